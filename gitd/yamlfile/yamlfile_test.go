@@ -1,0 +1,68 @@
+package yamlfile
+
+import (
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+type sample struct {
+	Build struct {
+		Image   string `yaml:"image"`
+		Timeout int    `yaml:"timeout"`
+	} `yaml:"build"`
+	Names []string             `yaml:"names"`
+	Envs  map[string]sampleEnv `yaml:"environments"`
+	Raw   *yaml.Node           `yaml:"raw"`
+}
+
+type sampleEnv struct {
+	Target string `yaml:"target"`
+}
+
+func TestDecodeSaysWhereAndWhat(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"good", "build: {image: host}\nraw: {any: [1]}\n", ""},
+		{"empty", "", "f.yaml: is empty; write it, or remove it"},
+		{"comment only", "# nothing\n", "f.yaml: is empty; write it, or remove it"},
+		{"unknown key", "build:\n  imagge: host\n", `f.yaml:2: unknown key "imagge" in "build"; did you mean "image"?`},
+		{"unknown key far", "zebra: 1\n", `f.yaml:1: unknown key "zebra" here; known keys: build, environments, names, raw`},
+		{"unknown key in map", "environments:\n  prod:\n    taget: x\n", `f.yaml:3: unknown key "taget" in "environments.prod"; did you mean "target"?`},
+		{"duplicate", "names: [a]\nnames: [b]\n", `f.yaml:2: "names" was already set on line 1; keep one of them`},
+		{"wrong type", "build:\n  timeout: soon\n", "f.yaml:2: is text (soon), where a number belongs"},
+		{"scalar for list", "names: x\n", "f.yaml:1: is text (x), where a list belongs"},
+		{"syntax", "build: [\n", "f.yaml:1: is not YAML"},
+		{"tab", "build:\n\timage: x\n", "indent with spaces"},
+		{"alias", "names: &a [x]\nraw: *a\n", "f.yaml:2: uses a YAML alias (*a); write the value out"},
+		{"two documents", "names: []\n---\nnames: []\n", "more than one YAML document"},
+		{"nesting", strings.Repeat("[", 100_000), "nests deeper than 64 levels"},
+		{"not utf-8", "names: [\"\xff\"]", "f.yaml: is not UTF-8 text; save it as UTF-8"},
+		{"too large", strings.Repeat("#", MaxBytes+1), "over the limit"},
+		{"byte order mark", "\ufeffbuild: {image: host}\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got sample
+			err := Decode("f.yaml", []byte(c.in), &got)
+			switch {
+			case c.want == "" && err != nil:
+				t.Fatalf("unexpected: %v", err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("build: {image: host}"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var s sample
+		if err := Decode("f.yaml", data, &s); err != nil {
+			if _, ok := ProblemsIn(err); !ok {
+				t.Fatalf("an error that is no Problem: %v", err)
+			}
+		}
+	})
+}
