@@ -1,0 +1,52 @@
+package show
+
+import (
+	"errors"
+	"strconv"
+	"time"
+)
+
+// Kind says what follows from an error: the exit code of a command and the
+// status of a page.
+type Kind string
+
+const (
+	NotFound  Kind = "not found" // exit 1, status 404
+	Forbidden Kind = "forbidden" // exit 1, status 403
+	Denied    Kind = "refused"   // exit 1, status 409
+	Usage     Kind = "usage"     // exit 2, status 400
+	Waiting   Kind = "waits"     // exit 3, status 409
+	Again     Kind = "try again" // exit 75, status 503
+)
+
+// Error is an error for the person who asked: what happened, where, what to do.
+type Error struct {
+	Kind  Kind     `json:"kind"`
+	What  string   `json:"error"`           // lower case, one line, no full stop
+	Where []string `json:"where,omitempty"` // details, a line each; "file:line: …" where there is one
+	Hint  string   `json:"hint,omitempty"`  // one thing to do
+}
+
+func (e *Error) Error() string { return e.What }
+
+// Exit is the exit code of a command that ends with err (DESIGN-UI section 6).
+func Exit(err error) int {
+	var e *Error
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &e):
+		return 1
+	case e.Kind == Usage:
+		return 2
+	case e.Kind == Waiting:
+		return 3
+	case e.Kind == Again:
+		return 75
+	}
+	return 1
+}
+
+func milliseconds(d Duration) []byte {
+	return strconv.AppendInt(nil, time.Duration(d).Milliseconds(), 10)
+}
