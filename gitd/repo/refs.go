@@ -1,0 +1,180 @@
+package repo
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// Hash is an object id. The zero Hash stands for "no such ref".
+type Hash = plumbing.Hash
+
+// Zero is the Hash of nothing.
+var Zero = plumbing.ZeroHash
+
+// ParseHash reads 40 lower-case hexadecimal digits.
+func ParseHash(s string) (Hash, bool) {
+	if len(s) != 40 || strings.Trim(s, "0123456789abcdef") != "" {
+		return Zero, false
+	}
+	return plumbing.NewHash(s), true
+}
+
+// ErrMoved is returned by Move when the ref was not where the caller said.
+var ErrMoved = errors.New("the ref has moved")
+
+// Ref is one ref and what it points at.
+type Ref struct {
+	Name string
+	Hash Hash
+}
+
+// Ref returns what the ref called name points at, Zero when there is none.
+func (r *Repository) Ref(name string) (Hash, error) {
+	var h Hash
+	err := r.read(func() error {
+		ref, err := r.git.Reference(plumbing.ReferenceName(name), true)
+		if errors.Is(err, plumbing.ErrReferenceNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read ref %s of %s: %w", name, r.name, err)
+		}
+		h = ref.Hash()
+		return nil
+	})
+	return h, err
+}
+
+// Refs lists the refs whose name begins with prefix, sorted by name.
+func (r *Repository) Refs(prefix string) ([]Ref, error) {
+	var refs []Ref
+	err := r.read(func() error {
+		it, err := r.git.References()
+		if err != nil {
+			return fmt.Errorf("list refs of %s: %w", r.name, err)
+		}
+		return it.ForEach(func(ref *plumbing.Reference) error {
+			if ref.Type() == plumbing.HashReference && strings.HasPrefix(ref.Name().String(), prefix) {
+				refs = append(refs, Ref{ref.Name().String(), ref.Hash()})
+			}
+			return nil
+		})
+	})
+	sort.Slice(refs, func(i, j int) bool { return refs[i].Name < refs[j].Name })
+	return refs, err
+}
+
+// Move is the one way a ref changes: from old to new, or not at all. Old Zero
+// creates, new Zero deletes. When it returns nil the move is durable; when it
+// returns ErrMoved nothing has changed. Afterwards the store's watchers are told.
+func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := r.updater.move(r, ref, old, new); err != nil {
+		return err
+	}
+	// git syncs the lock file before it renames it; the folder is ours to sync.
+	// A new ref may have made folders: each is an entry of the one above it.
+	for dir := filepath.Dir(filepath.Join(r.dir, ref)); len(dir) >= len(r.dir); dir = filepath.Dir(dir) {
+		if err := syncDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("sync ref %s of %s: %w", ref, r.name, err)
+		}
+		if old != Zero && new != Zero {
+			break
+		}
+	}
+	r.store.told(r.name)
+	return nil
+}
+
+// updater owns one `git update-ref --stdin` child, restarted when a refused
+// transaction has ended it (spec/git.md 4.6).
+type updater struct {
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout *bufio.Reader
+	stderr *bounded
+}
+
+func (u *updater) start(r *Repository) error {
+	cmd := r.Command(context.Background(), "update-ref", "--stdin")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	u.stderr = &bounded{max: 4 << 10}
+	cmd.Stderr = u.stderr
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start git update-ref: %w", err)
+	}
+	u.cmd, u.stdin, u.stdout = cmd, stdin, bufio.NewReader(stdout)
+	return nil
+}
+
+// stop ends the child and returns what it said on standard error.
+func (u *updater) stop() string {
+	if u.cmd == nil {
+		return ""
+	}
+	u.stdin.Close()
+	_ = u.cmd.Wait() // its exit status repeats what it wrote to standard error
+	said := u.stderr.String()
+	u.cmd = nil
+	return said
+}
+
+func (u *updater) move(r *Repository, ref string, old, new Hash) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.cmd == nil {
+		if err := u.start(r); err != nil {
+			return err
+		}
+	}
+	line := fmt.Sprintf("update %s %s %s\n", ref, new, old)
+	if new == Zero {
+		line = fmt.Sprintf("delete %s %s\n", ref, old)
+	}
+	if strings.Count(line, "\n") != 1 {
+		return fmt.Errorf("ref name %q holds a line break", ref)
+	}
+	_, err := io.WriteString(u.stdin, "start\n"+line+"commit\n")
+	for _, want := range []string{"start: ok\n", "commit: ok\n"} {
+		if err != nil {
+			break
+		}
+		var got string
+		if got, err = u.stdout.ReadString('\n'); err == nil && got != want {
+			err = fmt.Errorf("answered %q", strings.TrimSpace(got))
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	said := strings.TrimSpace(u.stop())
+	if strings.Contains(said, "but expected") || strings.Contains(said, "reference already exists") ||
+		strings.Contains(said, "unable to resolve reference") {
+		return ErrMoved
+	}
+	if said == "" {
+		said = err.Error()
+	}
+	return fmt.Errorf("move %s of %s: %s", ref, r.name, strings.TrimPrefix(said, "fatal: "))
+}

@@ -1,0 +1,178 @@
+package repo
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
+)
+
+// Signer signs for the server with its SSH key, in the form that git verifies
+// (gpg.format=ssh).
+type Signer struct {
+	Person Person
+	key    ssh.Signer
+}
+
+// namespace keeps a signature made for git from being taken for anything else.
+const namespace = "git"
+
+// OpenSigner reads the server's signing key, making it first when there is
+// none. Person is whom the server's commits name.
+func OpenSigner(path string, person Person) (*Signer, error) {
+	key, err := OpenKey(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{person, key}, nil
+}
+
+// OpenKey reads an SSH private key, making an ed25519 one, readable by its owner
+// only, when there is none. A key that others may read is refused.
+func OpenKey(path string) (ssh.Signer, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if data, err = newKey(path); err != nil {
+			return nil, fmt.Errorf("make key %s: %w", path, err)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("key %s may be read by others (mode %o); run: chmod 600 %s", path, info.Mode().Perm(), path)
+	}
+	key, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("read key %s: %w", path, err)
+	}
+	return key, nil
+}
+
+func newKey(path string) ([]byte, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(private, "headgate")
+	if err != nil {
+		return nil, err
+	}
+	data := pem.EncodeToMemory(block)
+	return data, WriteFile(path, data, 0o600)
+}
+
+// PublicKey is the key's public half.
+func (s *Signer) PublicKey() ssh.PublicKey { return s.key.PublicKey() }
+
+// Sign returns an armored SSH signature of message, ending in a line break.
+func (s *Signer) Sign(message []byte) (string, error) {
+	sig, err := sshsig.Sign(bytes.NewReader(message), s.key, sshsig.HashSHA512, namespace)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	return string(sshsig.Armor(sig)), nil
+}
+
+// AllowedSigners is the file with which `git log --show-signature` verifies
+// what this server signed (gpg.ssh.allowedSignersFile).
+func (s *Signer) AllowedSigners() string {
+	return s.Person.Email + " namespaces=\"" + namespace + "\" " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey()))) + "\n"
+}
+
+// ErrUnsigned is returned for an object that carries no signature.
+var ErrUnsigned = errors.New("carries no signature")
+
+// Signers are the keys whose signatures count.
+type Signers []ssh.PublicKey
+
+// ParseSigners reads an allowed-signers file.
+func ParseSigners(data []byte) (Signers, error) {
+	var keys Signers
+	for i, line := range strings.Split(string(data), "\n") {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		_, rest, _ := strings.Cut(line, " ") // the principals
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(rest))
+		if err != nil {
+			return nil, fmt.Errorf("allowed signers, line %d: %w", i+1, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// VerifyObject checks the signature inside the raw bytes of a commit or tag
+// (Repository.Raw). Only bytes that git itself would have signed count: the
+// payload is the object with its signature cut out and nothing else changed.
+func (s Signers) VerifyObject(kind string, raw []byte) error {
+	payload, armored, err := cutSignature(kind, raw)
+	if err != nil {
+		return err
+	}
+	sig, err := sshsig.Unarmor(armored)
+	if err != nil {
+		return fmt.Errorf("unreadable signature: %w", err)
+	}
+	for _, key := range s {
+		if sshsig.Verify(bytes.NewReader(payload), sig, key, sig.HashAlgorithm, namespace) == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("signed by %s, which is not an allowed signer", ssh.FingerprintSHA256(sig.PublicKey))
+}
+
+const (
+	armorBegin = "-----BEGIN SSH SIGNATURE-----"
+	armorEnd   = "-----END SSH SIGNATURE-----"
+)
+
+func cutSignature(kind string, raw []byte) (payload, armored []byte, err error) {
+	switch kind {
+	case "tag":
+		i := bytes.Index(raw, []byte("\n"+armorBegin))
+		if i < 0 {
+			return nil, nil, ErrUnsigned
+		}
+		armored = raw[i+1:]
+		if !bytes.HasSuffix(armored, []byte(armorEnd+"\n")) {
+			return nil, nil, errors.New("has text after its signature")
+		}
+		return raw[:i+1], armored, nil
+	case "commit":
+		head, body, ok := bytes.Cut(raw, []byte("\n\n"))
+		if !ok {
+			return nil, nil, ErrUnsigned
+		}
+		var rest, sig [][]byte
+		in := false
+		for _, line := range bytes.Split(head, []byte("\n")) {
+			switch {
+			case bytes.HasPrefix(line, []byte("gpgsig ")):
+				if sig != nil {
+					return nil, nil, errors.New("carries two signatures")
+				}
+				in, sig = true, [][]byte{line[len("gpgsig "):]}
+			case in && bytes.HasPrefix(line, []byte(" ")):
+				sig = append(sig, line[1:])
+			default:
+				in = false
+				rest = append(rest, line)
+			}
+		}
+		if sig == nil {
+			return nil, nil, ErrUnsigned
+		}
+		payload = append(bytes.Join(rest, []byte("\n")), "\n\n"...)
+		return append(payload, body...), bytes.Join(sig, []byte("\n")), nil
+	}
+	return nil, nil, fmt.Errorf("a %s carries no signature", kind)
+}
