@@ -1,0 +1,75 @@
+// Package decision keeps the record of what policies decided: a chain of signed
+// commits on refs/decisions/log of the repository that was judged. Each commit's
+// message tells people what was asked and answered and holds, as JSON, all that
+// is needed to ask again (policy replay).
+package decision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// Ref is the chain; its tip is the newest decision.
+const Ref = "refs/decisions/log"
+
+// Record is one decision.
+type Record struct {
+	Question string // push, land, promote, converge
+	About    string // "refs/heads/main by ada", "release 3 to production"
+	Answer   string // auto, manual, deny
+	Policy   string // digest of the modules that answered
+	Digest   string // of JSON
+	JSON     []byte // question, input and answer in canonical form
+}
+
+// ID is how the decision is named to people.
+func ID(commit repo.Hash) string { return "d-" + commit.String()[:7] }
+
+// Save appends a record durably and returns its commit. Nothing that a policy
+// allows may happen before Save has returned nil. A record equal to the newest
+// one with the same question and subject is not written again.
+func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (repo.Hash, error) {
+	for {
+		tip, err := r.Ref(Ref)
+		if err != nil {
+			return repo.Zero, fmt.Errorf("save decision: %w", err)
+		}
+		var parents []repo.Hash
+		if tip != repo.Zero {
+			parents = []repo.Hash{tip}
+			c, err := r.Commit(tip)
+			if err != nil {
+				return repo.Zero, fmt.Errorf("save decision: %w", err)
+			}
+			if repo.TrailerValue(c.Message, "Digest") == rec.Digest {
+				return tip, nil
+			}
+		}
+		body := strings.ReplaceAll(string(rec.JSON), "\n\n", "\n")
+		commit, err := r.WriteCommit(repo.NewCommit{Parents: parents, At: at, Message: repo.Message(
+			rec.Question+": "+rec.About+": "+rec.Answer, body,
+			repo.Trailer{Key: "Question", Value: rec.Question},
+			repo.Trailer{Key: "Decision", Value: rec.Answer},
+			repo.Trailer{Key: "Policy", Value: rec.Policy},
+			repo.Trailer{Key: "Digest", Value: rec.Digest},
+		)})
+		if err != nil {
+			return repo.Zero, fmt.Errorf("save decision: %w", err)
+		}
+		crash.Point("decision.written")
+		switch err := r.Move(ctx, Ref, tip, commit); {
+		case errors.Is(err, repo.ErrMoved):
+			continue
+		case err != nil:
+			return repo.Zero, fmt.Errorf("save decision: %w", err)
+		}
+		crash.Point("decision.saved")
+		return commit, nil
+	}
+}

@@ -1,0 +1,47 @@
+package decision
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+func TestSaveChainsAndDoesNotRepeat(t *testing.T) {
+	dir := t.TempDir()
+	signer, err := repo.OpenSigner(filepath.Join(dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := repo.OpenStore(dir, dir, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := s.Create(t.Context(), "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Unix(0, 0)
+	rec := Record{Question: "promote", About: "release 3 to production", Answer: "manual", Policy: "sha256:p", Digest: "sha256:1", JSON: []byte(`{"a":1}`)}
+	first, err := Save(t.Context(), r, at, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Save(t.Context(), r, at, rec); err != nil || again != first {
+		t.Fatalf("saved twice: %v, %v", again, err)
+	}
+	rec.Answer, rec.Digest = "auto", "sha256:2"
+	second, err := Save(t.Context(), r, at, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Commit(second)
+	if err != nil || len(c.ParentHashes) != 1 || c.ParentHashes[0] != first {
+		t.Fatalf("%v, %v", c, err)
+	}
+	if got := repo.TrailerValue(c.Message, "Decision"); got != "auto" {
+		t.Fatalf("%q in %q", got, c.Message)
+	}
+}
