@@ -186,9 +186,6 @@ func markUpgrade(resp *http.Response) error {
 // refuse answers a request that no instance answered with what is true.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	f := flightOf(r)
-	if r.Context().Err() != nil {
-		err = errors.New("the instance was stopped before it answered")
-	}
 	status, text := http.StatusBadGateway, f.pool.Name+": "+plain(err)
 	if errors.Is(err, errNoInstance) {
 		status, text = http.StatusServiceUnavailable, f.pool.Name+": no healthy instance"
@@ -208,6 +205,8 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 func plain(err error) string {
 	id, _, _ := strings.Cut(err.Error(), ":")
 	switch {
+	case errors.Is(err, context.Canceled):
+		return id + " was stopped before it answered"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return id + " takes no connection"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
