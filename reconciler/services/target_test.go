@@ -474,6 +474,70 @@ func TestRemoveAndPorts(t *testing.T) {
 	h.end()
 }
 
+func TestFallbackServesAfterARestart(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	good := Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web),
+		Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}}
+	bad := good
+	bad.Commit, bad.Sequence, bad.Fallback, bad.Release.Number = "c2", 2, &good, 2
+	bad.Compose = []byte(strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
+	h.seq = 2
+	h.Converge(bad)
+	o := h.await(Failed)
+	eventually(t, "the last good release serves", func() (string, bool) {
+		o, _ = h.Observe(h.env, "hello")
+		_, body, err := get(o.Services[0].URL)
+		return fmt.Sprint(body, err, o), err == nil && strings.HasPrefix(body, "release 1 ")
+	})
+	if o.Services[0].Release != 1 {
+		t.Errorf("%+v", o)
+	}
+	h.end()
+}
+
+func TestStopWhileUnpacking(t *testing.T) {
+	h := open(t, false)
+	unpacking := make(chan struct{}, 2)
+	h.releases.unpack = func(ctx context.Context, digest, dir string) error {
+		unpacking <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	h.converge(1, web)
+	<-unpacking
+	h.Remove(h.env, "hello")
+	eventually(t, "it is gone", func() (string, bool) {
+		o, known := h.Observe(h.env, "hello")
+		return fmt.Sprint(o), !known
+	})
+	h.end()
+}
+
+// A loop that is stuck must not look healthy for long.
+func TestSilenceIsNotHealth(t *testing.T) {
+	h := open(t, false)
+	h.converge(1, web)
+	h.await(Healthy)
+	h.mu.Lock()
+	a := h.apps[key{h.env, "hello"}]
+	h.mu.Unlock()
+	stuck, free := make(chan struct{}), make(chan struct{})
+	a.post(func() { close(stuck); <-free })
+	<-stuck
+	if o := a.observe(time.Now()); o.State != Healthy {
+		t.Errorf("%+v", o)
+	}
+	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != Unknown || !strings.Contains(o.Message, "nothing was heard of web-1") {
+		t.Errorf("%+v", o)
+	}
+	close(free)
+	h.end()
+	if o, _ := h.Observe(h.env, "hello"); o.State != Unknown {
+		t.Errorf("after the end: %+v", o)
+	}
+}
+
 func TestWorkerAndCommandCheck(t *testing.T) {
 	h := open(t, true)
 	h.converge(1, `services:
