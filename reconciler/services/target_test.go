@@ -113,6 +113,8 @@ type house struct {
 	env string
 	seq int
 	end func()
+
+	unpack atomic.Value // func(ctx, digest, dir) error
 }
 
 var houses atomic.Int64
@@ -122,7 +124,11 @@ func open(t *testing.T, confined bool) *house {
 	if _, err := exec.LookPath("bwrap"); confined && err != nil {
 		t.Skip("bubblewrap is not installed: apt-get install bubblewrap")
 	}
-	h := &house{Target: New(t.TempDir(), t.TempDir(), unpackSelf), t: t, env: fmt.Sprintf("test-%d-%d", os.Getpid(), houses.Add(1))}
+	h := &house{t: t, env: fmt.Sprintf("test-%d-%d", os.Getpid(), houses.Add(1))}
+	h.unpack.Store(unpackSelf)
+	h.Target = New(t.TempDir(), t.TempDir(), func(ctx context.Context, digest, dir string) error {
+		return h.unpack.Load().(func(context.Context, string, string) error)(ctx, digest, dir)
+	})
 	h.Unconfined = !confined
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -499,11 +505,11 @@ func TestFallbackServesAfterARestart(t *testing.T) {
 func TestStopWhileUnpacking(t *testing.T) {
 	h := open(t, false)
 	unpacking := make(chan struct{}, 2)
-	h.releases.unpack = func(ctx context.Context, digest, dir string) error {
+	h.unpack.Store(func(ctx context.Context, digest, dir string) error {
 		unpacking <- struct{}{}
 		<-ctx.Done()
 		return ctx.Err()
-	}
+	})
 	h.converge(1, web)
 	<-unpacking
 	h.Remove(h.env, "hello")
