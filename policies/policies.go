@@ -151,8 +151,10 @@ type Approval struct {
 	Groups   []string  `json:"groups"`
 	MayWrite bool      `json:"may_write"`
 	Tree     string    `json:"tree"`
+	Commit   string    `json:"commit"` // that carried it: the evidence
 	At       time.Time `json:"at"`
 	Via      string    `json:"via"`
+	Stale    bool      `json:"stale"` // its giver could not know what happened since, a hold for one; it does not count
 }
 
 // ReleaseFact is a release as a promotion sees it.
