@@ -17,20 +17,29 @@ import (
 type hook struct {
 	conn net.Conn
 	in   *io.PipeReader // the hook's standard input
+	out  *io.PipeWriter // its other end
 	gone bool
 	done bool // exit has been sent
 	wg   sync.WaitGroup
+}
+
+func newHook(conn net.Conn) *hook {
+	in, out := io.Pipe()
+	return &hook{conn: conn, in: in, out: out}
 }
 
 // writeTime is how long a hook may leave its socket unread before it counts as
 // gone. The hook program itself never stops reading.
 const writeTime = 30 * time.Second
 
+// stopReading makes reads of the hook's input fail. It may be called from any goroutine.
+func (h *hook) stopReading() { h.out.CloseWithError(errGone) }
+
 // start begins to read the hook's standard input. gone is called when the hook
-// has left; for proc-receive its input ends then too.
-func (h *hook) start(gone context.CancelFunc) {
-	in, out := io.Pipe()
-	h.in = in
+// has left, or, with toEnd, when its input has ended: git keeps proc-receive's
+// input open until it has its answer.
+func (h *hook) start(gone context.CancelFunc, toEnd bool) {
+	out := h.out
 	h.wg.Go(func() {
 		defer gone()
 		for {
@@ -46,6 +55,9 @@ func (h *hook) start(gone context.CancelFunc) {
 				}
 			case kind == wire.End:
 				out.Close()
+				if toEnd {
+					gone()
+				}
 			default:
 				out.CloseWithError(errors.New("the hook sent an unknown frame"))
 				return
@@ -58,9 +70,7 @@ var errGone = errors.New("the hook is gone")
 
 // finish ends the reading. It closes the connection.
 func (h *hook) finish() {
-	if h.in != nil {
-		h.in.Close()
-	}
+	h.in.Close()
 	h.conn.Close()
 	h.wg.Wait()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
@@ -34,6 +35,15 @@ type Environments interface {
 // is done. id is what Progress.Log holds.
 type Logs interface {
 	Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, error]
+}
+
+// Gate takes proposals to gated branches (package gate).
+type Gate interface {
+	// Propose is durable when it returns.
+	Propose(ctx context.Context, p gate.Proposal) (gate.Accepted, error)
+	// Follow yields the present state of a change and what follows, to its end.
+	Follow(ctx context.Context, repository string, change int) iter.Seq[gate.Progress]
+	Withdraw(ctx context.Context, repository string, change int, by show.Actor) error
 }
 
 // Listener is the daemon's side of the hook program. Set its fields, then Open
@@ -58,7 +68,8 @@ type Listener struct {
 
 	socket   *net.UnixListener
 	path     string
-	closing  chan struct{} // closed when Run is ending
+	closing  context.Context // done when Run is ending
+	close    context.CancelFunc
 	handlers sync.WaitGroup
 
 	mu     sync.Mutex // guards pushes and used of each
@@ -127,7 +138,8 @@ func (l *Listener) Open() error {
 		socket.Close()
 		return fmt.Errorf("open hook socket: %w", err)
 	}
-	l.socket, l.closing, l.pushes = socket, make(chan struct{}), map[string]*push{}
+	l.socket, l.pushes = socket, map[string]*push{}
+	l.closing, l.close = context.WithCancel(context.Background())
 	return nil
 }
 
@@ -168,12 +180,12 @@ func (l *Listener) take(token, hook string) *push {
 // that the server is stopping, and returns when they have ended.
 func (l *Listener) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
-		close(l.closing)
+		l.close()
 		l.socket.Close()
 	})
 	defer func() {
 		if stop() { // ctx is not done: accepting failed
-			close(l.closing)
+			l.close()
 			l.socket.Close()
 		}
 		l.handlers.Wait()
@@ -201,7 +213,7 @@ func (l *Listener) Run(ctx context.Context) error {
 // serve answers one hook.
 func (l *Listener) serve(conn *net.UnixConn) {
 	defer conn.Close()
-	h := &hook{conn: conn}
+	h := newHook(conn)
 	defer h.finish()
 	defer func() {
 		if v := recover(); v != nil {
@@ -232,7 +244,10 @@ func (l *Listener) serve(conn *net.UnixConn) {
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	h.start(cancel)
+	// Who stalls while we read is let go; what has been read is answered.
+	defer context.AfterFunc(l.closing, h.stopReading)()
+	defer context.AfterFunc(ctx, h.stopReading)()
+	h.start(cancel, header.Hook == wire.ProcReceive)
 	switch header.Hook {
 	case wire.PreReceive:
 		l.preReceive(ctx, h, p, header)

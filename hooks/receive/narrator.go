@@ -9,6 +9,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
 // narrator writes what a pusher reads while a change is on its way: the lines
@@ -24,10 +25,11 @@ type narrator struct {
 	subject    string
 	pushed     time.Time
 
-	attached bool // to a change that was there already
-	greeted  bool // the first state has been told
-	reused   bool // the verdict was there already
-	place    int  // last told
+	came     time.Time // when the pusher did
+	attached bool      // to a change that was there already
+	greeted  bool      // the first state has been told
+	reused   bool      // the verdict was there already
+	place    int       // last told
 	step     stepLines
 }
 
@@ -53,6 +55,7 @@ type stepLines struct {
 
 // hello is the first line about a change.
 func (n *narrator) hello(now time.Time) []string {
+	n.came = now
 	if n.attached {
 		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, span(now.Sub(n.pushed)))}
 	}
@@ -60,7 +63,7 @@ func (n *narrator) hello(now time.Time) []string {
 }
 
 // nowait is all about a change whose pusher does not wait.
-func (n *narrator) nowait(p Progress) []string {
+func (n *narrator) nowait(p gate.Progress) []string {
 	text := fmt.Sprintf("accepted as change %d", n.change)
 	if p.Place > 0 {
 		text = fmt.Sprintf("queued at %d as change %d%s", p.Place, n.change, lands(p))
@@ -70,18 +73,18 @@ func (n *narrator) nowait(p Progress) []string {
 }
 
 // progress tells one change of state.
-func (n *narrator) progress(p Progress) (lines []string) {
+func (n *narrator) progress(p gate.Progress) (lines []string) {
 	first := !n.greeted
 	n.greeted = true
 	switch p.Kind {
-	case Queued:
+	case gate.Queued:
 		return n.queued(p, first)
-	case Building:
+	case gate.Building:
 		n.step = stepLines{}
 		if first && n.attached {
 			percent := ""
-			if p.Percent > 0 {
-				percent = fmt.Sprintf(", %d %%", p.Percent)
+			if now, whole := n.came.Sub(p.At), p.Expected.Sub(p.At); now > 0 && now < whole {
+				percent = fmt.Sprintf(", %d %%", 100*now/whole)
 			}
 			return wrap("", "  ", "building "+p.With+percent+lands(p))
 		}
@@ -93,7 +96,7 @@ func (n *narrator) progress(p Progress) (lines []string) {
 			lines = append(lines, detach)
 		}
 		return lines
-	case Verdict:
+	case gate.Verdict:
 		if p.Reused {
 			n.reused = true
 			text := "identical tree, green since " + p.GreenSince.UTC().Format("15:04") + " UTC"
@@ -106,12 +109,12 @@ func (n *narrator) progress(p Progress) (lines []string) {
 			return nil
 		}
 		return append(wrap(clock(p.At)+" ", "  ", p.Reason), details(p.Details)...)
-	case Landed:
+	case gate.Landed:
 		return n.landed(p)
-	case Refused, Conflict:
+	case gate.Refused, gate.Conflict:
 		text := fmt.Sprintf("%d refused: %s", n.change, p.Reason)
 		stays := "stays"
-		if p.Kind == Conflict {
+		if p.Kind == gate.Conflict {
 			text, stays = fmt.Sprintf("%d %s", n.change, p.Reason), "is"
 		}
 		lines = append(wrap("error: ", "  ", text), details(p.Details)...)
@@ -122,13 +125,13 @@ func (n *narrator) progress(p Progress) (lines []string) {
 			lines = append(lines, wrap("  ", "    ", "log: "+n.logURL())...)
 		}
 		return append(lines, hint(p.Hint)...)
-	case Withdrawn:
+	case gate.Withdrawn:
 		text := fmt.Sprintf("%d was withdrawn", n.change)
 		if p.Reason != "" {
 			text += ": " + p.Reason
 		}
 		return append(append(wrap("error: ", "  ", text), details(p.Details)...), hint(p.Hint)...)
-	case Restarting:
+	case gate.Restarting:
 		return n.restarting(p.At)
 	}
 	return nil
@@ -136,11 +139,11 @@ func (n *narrator) progress(p Progress) (lines []string) {
 
 const detach = "hint: Ctrl-C detaches and cancels nothing; push again to come back"
 
-func (n *narrator) queued(p Progress, first bool) (lines []string) {
+func (n *narrator) queued(p gate.Progress, first bool) (lines []string) {
 	place := p.Place != n.place
 	n.place = p.Place
 	switch {
-	case strings.HasPrefix(p.Reason, "waits"): // for a person
+	case p.Waits: // for a person, or a time
 		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, p.Reason)), details(p.Details)...)
 		lines = append(lines, hint(p.Hint)...)
 		if first {
@@ -169,7 +172,7 @@ func (n *narrator) queued(p Progress, first bool) (lines []string) {
 	return wrap(clock(p.At)+" ", "  ", fmt.Sprintf("%d is now %s", n.change, text))
 }
 
-func (n *narrator) landed(p Progress) []string {
+func (n *narrator) landed(p gate.Progress) []string {
 	lines := wrap("success: ", "  ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
 	said := func(word string) bool {
 		for _, d := range p.Details {
@@ -199,32 +202,32 @@ func (n *narrator) restarting(at time.Time) []string {
 }
 
 // still tells, after a long silence, that there is nothing new.
-func (n *narrator) still(now time.Time, last Progress) []string {
+func (n *narrator) still(now time.Time, last gate.Progress) []string {
 	text := "still " + string(last.Kind)
 	switch {
-	case last.Kind == Building && n.step.number > 0:
+	case last.Kind == gate.Building && n.step.number > 0:
 		text = "still at " + n.step.phase + ": " + firstLine(n.step.command)
-	case last.Kind == Building:
+	case last.Kind == gate.Building:
 		text = "still building " + last.With
-	case last.Kind == Queued && last.Place > 0:
+	case last.Kind == gate.Queued && last.Place > 0:
 		text = fmt.Sprintf("still queued at %d", last.Place)
 	}
 	return []string{cut(plain(clock(now)+" "+text+lands(last)), width)}
 }
 
 // reason is what git prints behind a ref that was refused.
-func (n *narrator) reason(p Progress) string {
+func (n *narrator) reason(p gate.Progress) string {
 	switch {
-	case p.Kind == Restarting:
+	case p.Kind == gate.Restarting:
 		return fmt.Sprintf("restarting; %d still queued", n.change)
-	case p.Kind == Withdrawn:
+	case p.Kind == gate.Withdrawn:
 		return fmt.Sprintf("withdrawn: change %d", n.change)
 	}
 	what := p.Short
 	if what == "" {
 		what = firstLine(p.Reason)
 	}
-	if p.Kind == Refused {
+	if p.Kind == gate.Refused {
 		return cut(plain("refused: "+what), 200) + fmt.Sprintf(", change %d", n.change)
 	}
 	if what == "" {
@@ -325,7 +328,7 @@ func sshCommand(s show.Server) string {
 	return "ssh -p " + port + " " + host
 }
 
-func lands(p Progress) string {
+func lands(p gate.Progress) string {
 	if p.Expected.IsZero() {
 		return ""
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
 var tarn = show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example"}
@@ -36,8 +37,8 @@ var cases = map[string]func() []string{
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, subject: "Show fees before the last step"}
 		add := func(l []string) { lines = append(lines, l...) }
 		add(n.hello(at("14:03:41")))
-		add(n.progress(Progress{Kind: Queued, At: at("14:03:41"), Place: 1, Expected: at("14:08:02"), By: at("14:11:00")}))
-		add(n.progress(Progress{Kind: Building, At: at("14:03:44"), With: "main + 412", Tree: hash("71d0c3e"), Log: "b1"}))
+		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1, Expected: at("14:08:02"), By: at("14:11:00")}))
+		add(n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 412", Tree: hash("71d0c3e"), Log: "b1"}))
 		for _, e := range []show.LogEvent{
 			{Kind: "step", Step: 1, Phase: "install", Command: "go mod download"},
 			{Kind: "end", Step: 1, Took: show.Duration(9 * time.Second)},
@@ -51,21 +52,21 @@ var cases = map[string]func() []string{
 		} {
 			add(n.log(e))
 		}
-		add(n.progress(Progress{Kind: Verdict, At: at("14:07:50"), Tree: hash("71d0c3e")}))
-		add(n.progress(Progress{Kind: Landed, At: at("14:07:53"), Landed: hash("0c51e9d"), FastForward: true, Took: 252 * time.Second, Tree: hash("71d0c3e"),
+		add(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:07:50"), Tree: hash("71d0c3e")}))
+		add(n.progress(gate.Progress{Kind: gate.Landed, At: at("14:07:53"), Landed: hash("0c51e9d"), FastForward: true, Took: 252 * time.Second, Tree: hash("71d0c3e"),
 			Release: 188, Details: []string{"green: tree 71d0c3e, 1,851 tests, 1 flaky (TestWebhookRetry)", "release 188, now going to staging"}}))
 		return lines
 	},
 	"02-merged": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
-		return append(n.progress(Progress{Kind: Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
-			n.progress(Progress{Kind: Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"}})...)
+		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
+			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"}})...)
 	},
 	"03-identical-tree": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}
 		lines := n.hello(at("13:40:00"))
-		lines = append(lines, n.progress(Progress{Kind: Verdict, Reused: true, GreenSince: at("13:32:10"), From: "branch rates", Tree: hash("1")})...)
-		return append(lines, n.progress(Progress{Kind: Landed, Landed: hash("b3c7712"), FastForward: true, Took: 400 * time.Millisecond, Tree: hash("1")})...)
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, Reused: true, GreenSince: at("13:32:10"), From: "branch rates", Tree: hash("1")})...)
+		return append(lines, n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("b3c7712"), FastForward: true, Took: 400 * time.Millisecond, Tree: hash("1")})...)
 	},
 	"04-refused": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 411, greeted: true}
@@ -73,8 +74,8 @@ var cases = map[string]func() []string{
 		n.step.opened = true
 		lines := n.log(show.LogEvent{Kind: "out", Line: 1086, Text: `voucher_test.go:88: load "SUMMER-19": pq: relation "voucher_legacy" does not exist`})
 		lines = append(lines, n.log(show.LogEvent{Kind: "end", Exit: 1, Took: show.Duration(146 * time.Second)})...)
-		lines = append(lines, n.progress(Progress{Kind: Verdict, At: at("14:03:22"), Reason: "red; running 1 failed test again, with 411 and without it"})...)
-		p := Progress{Kind: Refused, At: at("14:03:30"), Old: hash("9f1c2ab"), Log: "b2",
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: "red; running 1 failed test again, with 411 and without it"})...)
+		p := gate.Progress{Kind: gate.Refused, At: at("14:03:30"), Old: hash("9f1c2ab"), Log: "b2",
 			Reason: "1 test fails with it and passes without it", Short: "1 test failed",
 			Details: []string{"TestVoucherRoundTrip/legacy_code, voucher/voucher_test.go:88", "with 411: failed 2 of 2; on main + 410 without it: passed"},
 			Hint:    "see it here with: headgate run --failed 411"}
@@ -82,32 +83,32 @@ var cases = map[string]func() []string{
 	},
 	"05-not-yours": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
-		return append(n.progress(Progress{Kind: Verdict, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
-			n.progress(Progress{Kind: Queued, At: at("14:03:40"), Place: 2, Reason: "412 stays at 2 and is tested again behind 410"})...)
+		return append(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
+			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:40"), Place: 2, Reason: "412 stays at 2 and is tested again behind 410"})...)
 	},
 	"06-conflict": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 406, greeted: true}
-		p := Progress{Kind: Conflict, Old: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
+		p := gate.Progress{Kind: gate.Conflict, Old: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
 			Details: []string{"basket/cart.go:14, basket/cart_test.go:9, and 5 more files"}, Hint: "git pull --rebase origin main, resolve, git push origin main"}
 		return append(n.progress(p), "! ("+n.reason(p)+")")
 	},
 	"08-attached": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, attached: true, pushed: at("14:03:41")}
-		return append(n.hello(at("14:05:51")), n.progress(Progress{Kind: Building, With: "main + 410 + 412", Percent: 48, Expected: at("14:08:00")})...)
+		return append(n.hello(at("14:05:51")), n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412", Expected: at("14:08:00")})...)
 	},
 	"09-nowait": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412}
-		return n.nowait(Progress{Kind: Queued, Place: 2, Expected: at("14:08:00")})
+		return n.nowait(gate.Progress{Kind: gate.Queued, Place: 2, Expected: at("14:08:00")})
 	},
 	"10-waits-for-a-person": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 415}
-		return n.progress(Progress{Kind: Queued, Place: 2, Reason: "waits for 1 approval from owners of db/ (ines, jun)",
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "waits for 1 approval from owners of db/ (ines, jun)",
 			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
 	},
 	"11-no-buildspec": func() []string { return noBuildspec("buildspec.yml", "hello", tarn).lines() },
 	"12-restarting": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
-		p := Progress{Kind: Restarting, At: at("14:04:10")}
+		p := gate.Progress{Kind: gate.Restarting, At: at("14:04:10")}
 		return append(n.progress(p), "! ("+n.reason(p)+")")
 	},
 }

@@ -186,7 +186,7 @@ func (j *judging) all(ctx context.Context, commands []command) (refusals []*refu
 			refusals = append(refusals, refuse(c.ref+" is pushed twice", "push it once"))
 			continue
 		}
-		jc, err := j.classify(c, branches)
+		jc, err := j.classify(ctx, c, branches)
 		if err != nil {
 			return nil, err
 		}
@@ -222,7 +222,7 @@ func (j *judging) all(ctx context.Context, commands []command) (refusals []*refu
 }
 
 // classify says which way a command goes.
-func (j *judging) classify(c command, b *branches) (judgedCommand, error) {
+func (j *judging) classify(ctx context.Context, c command, b *branches) (judgedCommand, error) {
 	jc := judgedCommand{command: c}
 	if name, ok := environmentOf(c.ref); ok {
 		jc.way, jc.environment = approve, name
@@ -236,11 +236,10 @@ func (j *judging) classify(c command, b *branches) (judgedCommand, error) {
 		gated := b.gated(name)
 		if b.empty && j.gatedRepository() && !c.deletes() {
 			// The first push to an empty repository is judged by its own headgate.yaml.
-			own, err := j.ownBranches(c.new)
-			if err != nil {
+			var err error
+			if gated, err = j.ownGates(ctx, c.new, name); err != nil {
 				return jc, err
 			}
-			gated = own[name]
 		}
 		if gated {
 			jc.way, jc.branch = propose, name
@@ -287,10 +286,6 @@ func (j *judging) one(ctx context.Context, c *judgedCommand, b *branches) (*refu
 		if no != nil || err != nil {
 			return no, err
 		}
-	}
-	if !mayWrite && c.way != approve {
-		// The decision is still asked for and kept: who tried is part of the record.
-		question.MayWrite = false
 	}
 	saved, no, err := j.l.judge(ctx, j.r, tip, question)
 	if err != nil {
@@ -457,7 +452,11 @@ func (j *judging) proposal(ctx context.Context, c *judgedCommand, b *branches) (
 			return no, err
 		}
 	}
-	return j.checkTree(ctx, pushed.tree)
+	target := b.settings(c.branch)
+	if b.tips[c.branch] == repo.Zero {
+		target = nil // the first push to a branch is judged by its own
+	}
+	return j.checkTree(ctx, pushed.tree, target)
 }
 
 func (j *judging) reader(ctx context.Context) (*reader, error) {
@@ -473,14 +472,10 @@ func (j *judging) reader(ctx context.Context) (*reader, error) {
 // refuseProblems is one refusal for all that is wrong with files.
 func refuseProblems(problems yamlfile.Problems) *refusal {
 	r := &refusal{Hint: "fix it, look with: headgate check, then push again"}
-	what := problems[0]
 	if len(problems) == 1 {
-		r.What = fmt.Sprintf("%s is not right", what.File)
+		r.What = problems[0].File + " is not right"
 	} else {
-		r.What = fmt.Sprintf("%s is not right, and %d more", what.File, len(problems)-1)
-		if len(problems) == 2 {
-			r.What = fmt.Sprintf("two things are not right in what you pushed")
-		}
+		r.What = fmt.Sprintf("%d things are not right in what you pushed", len(problems))
 	}
 	for _, p := range problems {
 		r.Where = append(r.Where, p.Place()+": "+p.What)
