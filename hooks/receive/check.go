@@ -69,7 +69,18 @@ func (j *judging) checkTree(ctx context.Context, tree repo.Hash, target *headgat
 			}
 		}
 	}
-	if j.l.Check != nil {
+	delete(files, headgateyaml.Name)
+	rego := map[string][]byte{}
+	for name, data := range files {
+		if strings.HasPrefix(name, PoliciesFolder+"/") {
+			rego[name] = data
+			delete(files, name)
+		}
+	}
+	if len(rego) > 0 {
+		problems = append(problems, policyProblems(ctx, rego)...)
+	}
+	if j.l.Check != nil && len(files) > 0 {
 		problems = append(problems, j.l.Check(files)...)
 	}
 	if len(problems) == 0 {
@@ -181,4 +192,21 @@ func noBuildspec(name, repository string, server show.Server) *refusal {
 		},
 		Hint: "an administrator can ungate it: " + sshCommand(server) + " repo set " + repository + " gate=off",
 	}
+}
+
+// refuseProblems is one refusal for all that is wrong with files.
+func refuseProblems(problems yamlfile.Problems) *refusal {
+	r := &refusal{Hint: "fix it, look with: headgate check, then push again"}
+	if len(problems) == 1 {
+		r.What = problems[0].File + " is not right"
+	} else {
+		r.What = fmt.Sprintf("%d things are not right in what you pushed", len(problems))
+	}
+	for _, p := range problems {
+		r.Where = append(r.Where, p.Place()+": "+p.What)
+		if p.Fix != "" {
+			r.Where = append(r.Where, "  fix: "+p.Fix)
+		}
+	}
+	return r
 }

@@ -4,59 +4,122 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/policies"
 )
 
-// Check finds what is wrong with the files of a tree that is to be landed:
-// buildspecs, compose files. files are those that headgate.yaml names, and the
-// YAML files at the top.
+// Check finds what is wrong with the files of a tree that is to be landed, by
+// path: the buildspecs and compose files that headgate.yaml names. headgate.yaml
+// itself, server.yaml and Rego are checked already.
 type Check func(files map[string][]byte) yamlfile.Problems
 
-// Question is what the policies are asked about one ref of a push.
-type Question struct {
-	Repository string
-	Ref        string
-	Action     string // create, update, force, delete, propose, approve
-	User       string
-	Groups     []string
-	Admin      bool
-	MayWrite   bool
-	Gated      bool
+// Engine is the policies of a repository as they stand at the commit tip; Zero
+// is the server's own alone. When the repository's are broken it returns an
+// engine that denies everything, and why.
+type Engine func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
+
+// facts is what the policies are told about one command.
+func (j *judging) facts(c judgedCommand) policies.PushInput {
+	user := j.push.actor.Name
+	in := policies.PushInput{
+		Now:        j.l.Now(),
+		Repository: j.r.Name(),
+		Own:        j.r.Name() == access.Own,
+		Ref:        c.ref,
+		Class:      policies.ClassPlain,
+		User: policies.User{
+			Name: user, Groups: j.access.Groups(user), Admin: j.access.IsAdmin(user),
+			MayRead: j.access.MayRead(user, j.r.Name()), MayWrite: j.access.MayWrite(user, j.r.Name()),
+		},
+		Key:    j.push.key,
+		Old:    c.old.String(),
+		New:    c.new.String(),
+		Create: c.old == repo.Zero,
+		Delete: c.deletes(),
+		Force:  c.force,
+	}
+	if in.User.Groups == nil {
+		in.User.Groups = []string{}
+	}
+	switch {
+	case c.way == approve:
+		in.Class, in.Approval = policies.ClassEnvironment, c.isPromotion
+	case c.branch != "" && c.ref == forPrefix+c.branch:
+		in.Class = policies.ClassProposal
+	case c.branch != "":
+		in.Class = policies.ClassGated
+	}
+	return in
 }
 
-// Answer is what they said, with the record to keep of it.
-type Answer struct {
-	Decision string // auto, manual, deny
-	Reasons  []string
-	Record   decision.Record
-}
-
-// Judge asks the policies of a repository as they stand at tip; Zero is the
-// server's own policies alone.
-type Judge func(ctx context.Context, r *repo.Repository, tip repo.Hash, q Question) (Answer, error)
-
-// judge asks about one command and keeps the decision, whatever it is, before
-// anything follows from it.
-func (l *Listener) judge(ctx context.Context, r *repo.Repository, tip repo.Hash, q Question) (repo.Hash, *refusal, error) {
-	a, err := l.Judge(ctx, r, tip, q)
-	if err != nil {
-		return repo.Zero, nil, fmt.Errorf("ask the policy about %s: %w", q.Ref, err)
+// decide asks the policies about every command of the push and keeps the
+// decisions, whatever they are, before anything follows from them. It returns
+// a refusal for each that is not allowed, by the command's place.
+func (j *judging) decide(ctx context.Context, commands []judgedCommand) (map[int]*refusal, error) {
+	records := make([]decision.Record, len(commands))
+	denied := map[int]policies.Answer{}
+	for i, c := range commands {
+		engine, err := j.l.Engine(j.r, c.judgedAt)
+		if engine == nil {
+			return nil, fmt.Errorf("read the policies of %s: %w", j.r.Name(), err)
+		}
+		if err != nil {
+			j.l.Log.Warn("policies are broken and deny everything", "repo", j.r.Name(), "commit", c.judgedAt.String(), "err", err)
+		}
+		answer, record := engine.Push(ctx, j.facts(c))
+		if answer.Decision != policies.Auto {
+			denied[i] = answer
+		}
+		records[i] = decision.Record{
+			Question: record.Question,
+			About:    c.ref + " by " + j.push.actor.Name,
+			Answer:   string(answer.Decision),
+			Policy:   answer.Policy,
+			Digest:   record.Digest(),
+			JSON:     record.JSON(),
+		}
 	}
 	crash.Point("push.deciding")
-	saved, err := decision.Save(ctx, r, l.Now(), a.Record)
+	saved, err := decision.SaveAll(ctx, j.r, j.l.Now(), records)
 	if err != nil {
-		return repo.Zero, nil, err
+		return nil, err
 	}
 	crash.Point("push.decided")
-	if a.Decision == "auto" {
-		return saved, nil, nil
+	refusals := map[int]*refusal{}
+	for i := range commands {
+		commands[i].decision = saved[i]
+		if answer, no := denied[i]; no {
+			refusals[i] = denial(commands[i], answer)
+		}
 	}
-	return saved, &refusal{
-		What:  fmt.Sprintf("the policy does not let %s %s %s", q.User, q.Action, q.Ref),
-		Where: a.Reasons,
-		Hint:  "ask an administrator; the decision is " + decision.ID(saved),
-	}, nil
+	return refusals, nil
+}
+
+// denial tells the pusher what the policies said.
+func denial(c judgedCommand, a policies.Answer) *refusal {
+	r := &refusal{Hint: "ask an administrator, and name the decision: " + decision.ID(c.decision)}
+	for _, reason := range a.Reasons {
+		r.Where = append(r.Where, reason.Rule+": "+reason.Message)
+	}
+	switch {
+	case len(a.Reasons) == 1:
+		r.What, r.Where = a.Reasons[0].Message, []string{"ref " + c.ref + ", policy " + a.Reasons[0].Rule}
+	case a.Decision == policies.Manual:
+		r.What = c.ref + " waits for what a push cannot wait for"
+	default:
+		r.What = "the policies do not allow this push to " + c.ref
+	}
+	return r
+}
+
+// policyProblems are the faults of pushed Rego.
+func policyProblems(ctx context.Context, files map[string][]byte) (problems yamlfile.Problems) {
+	for _, p := range policies.Check(ctx, files) {
+		problems = append(problems, yamlfile.Problem{File: p.File, Line: p.Line, What: p.What, Fix: p.Fix})
+	}
+	return problems
 }

@@ -52,7 +52,7 @@ type Listener struct {
 	Dir    string // where the socket is made; only the daemon's user may enter
 	Store  *repo.Store
 	Access func() *access.Config
-	Judge  Judge
+	Engine Engine
 	Check  Check // of the pushed files; nil checks nothing beyond the listener's own
 	Gate   Gate
 	// Environments may be nil: pushes to environments are refused then.
