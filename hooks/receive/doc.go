@@ -5,7 +5,7 @@
 //     to which repository (listener.go).
 //   - pre-receive judges, while the objects are in quarantine: names, server-owned
 //     refs, mixed pushes, the policy question `push`, the files of the pushed
-//     tree (prereceive.go, check.go, judge.go). A refusal leaves nothing behind.
+//     tree (prereceive.go, judging.go, judge.go, check.go). A refusal leaves nothing behind.
 //   - proc-receive acts: ungated refs move by compare-and-swap, proposals go to
 //     the gate and are followed, a push to an environment approves its promotion
 //     (procreceive.go, follow.go). "ok" is written after the ref has moved.

@@ -220,8 +220,9 @@ func TestManyRefs(t *testing.T) {
 	}
 	stdin := c.command(t.Context(), "update-ref", "--stdin")
 	var b strings.Builder
+	head := c.head()
 	for i := range maxCommands + 1 {
-		fmt.Fprintf(&b, "create refs/tags/n%d %s\n", i, c.head())
+		fmt.Fprintf(&b, "create refs/tags/n%d %s\n", i, head)
 	}
 	stdin.Stdin = strings.NewReader(b.String())
 	if out, err := stdin.CombinedOutput(); err != nil {
