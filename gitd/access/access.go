@@ -1,0 +1,222 @@
+// Package access reads server.yaml, the file of headgate.git that says who may
+// do what: users with their keys, groups, and repositories with their readers
+// and writers.
+//
+//   - Parse checks a file and makes a Config of it, or says what is wrong with
+//     it, with file and line.
+//   - Config answers questions about rights. It never changes.
+//   - Initial writes the first file; AddRepository and SetGate edit the text of
+//     one and leave everything else in it as it was, comments included (edit.go).
+//
+// Where the file is kept, and when a new one comes into force, is for others:
+// it is a repository like any other. Whether a push or a promotion is allowed
+// is for the policies; this package knows only what the file says.
+package access
+
+import (
+	_ "embed"
+	"fmt"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Names that mean something by themselves.
+const (
+	FileName       = "server.yaml"    // in the top folder of headgate.git
+	Own            = "headgate"       // the repository that holds this file
+	Administrators = "administrators" // the group that must not be empty
+	Everyone       = "everyone"       // every user of the file; not written in groups
+)
+
+// Schema is the JSON Schema of server.yaml, for editors.
+//
+//go:embed server.schema.json
+var Schema []byte
+
+// reserved are words that stand where a repository's name could: the console's
+// own pages, and the server's own repository.
+var reserved = []string{"sign-in", "sign-out", "assets", "events", "healthz", "allowed-signers", Own}
+
+var userForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+// CheckUserName says what is wrong with the name of a user or group.
+func CheckUserName(name string) error {
+	if !userForm.MatchString(name) {
+		return fmt.Errorf("%q is no name for a user or group: use 1 to 32 small letters, digits and '-', beginning with a letter", name)
+	}
+	return nil
+}
+
+// User is one person or machine that has keys.
+type User struct {
+	Name     string   // what the server calls them, unique
+	FullName string   // what their commits may call them; Name when the file says nothing
+	Email    []string // unproven; which commits are theirs
+	Keys     []Key
+}
+
+// Key is one public key of a user.
+type Key struct {
+	Fingerprint string // "SHA256:…", as ssh.FingerprintSHA256 and ssh-keygen -l have it
+	Type        string // "ssh-ed25519"
+	Comment     string
+	Public      ssh.PublicKey
+}
+
+// Repository is what the file says of a repository.
+type Repository struct {
+	Name        string
+	Description string
+	Read        []string // users and groups
+	Write       []string // users and groups; who may write may read
+	Gated       bool
+	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
+}
+
+// Config is one server.yaml that was found good. It never changes and is safe
+// for concurrent use. The nil Config knows nobody and allows nothing.
+type Config struct {
+	users        map[string]User
+	keys         map[string]string // fingerprint → user
+	emails       map[string]string // lower case → user
+	groups       map[string][]string
+	repositories map[string]Repository
+}
+
+// UserByKey finds who holds a key, by its SHA256 fingerprint. That somebody
+// *holds* it is for the caller to have proven.
+func (c *Config) UserByKey(fingerprint string) (User, bool) {
+	if c == nil {
+		return User{}, false
+	}
+	return c.User(c.keys[fingerprint])
+}
+
+// User finds a user by name.
+func (c *Config) User(name string) (User, bool) {
+	if c == nil {
+		return User{}, false
+	}
+	u, ok := c.users[name]
+	return u, ok
+}
+
+// UserByEmail finds whose address an unproven e-mail address is.
+func (c *Config) UserByEmail(email string) (User, bool) {
+	if c == nil {
+		return User{}, false
+	}
+	return c.User(c.emails[strings.ToLower(email)])
+}
+
+// Users lists all users by name.
+func (c *Config) Users() []User {
+	if c == nil {
+		return nil
+	}
+	users := make([]User, 0, len(c.users))
+	for _, name := range sorted(c.users) {
+		users = append(users, c.users[name])
+	}
+	return users
+}
+
+// Groups lists the groups a user is in, sorted, without Everyone.
+func (c *Config) Groups(user string) []string {
+	if c == nil {
+		return nil
+	}
+	var groups []string
+	for _, name := range sorted(c.groups) {
+		if slices.Contains(c.groups[name], user) {
+			groups = append(groups, name)
+		}
+	}
+	return groups
+}
+
+// Members lists the users of a group, sorted. The members of Everyone are all
+// users; an unknown group has none.
+func (c *Config) Members(group string) []string {
+	switch {
+	case c == nil:
+		return nil
+	case group == Everyone:
+		return sorted(c.users)
+	}
+	return slices.Sorted(slices.Values(c.groups[group]))
+}
+
+// IsAdmin reports whether user is one of the administrators.
+func (c *Config) IsAdmin(user string) bool {
+	return c != nil && user != "" && slices.Contains(c.groups[Administrators], user)
+}
+
+// MayRead reports whether user may read a repository: its readers and writers,
+// and the administrators, who could make themselves readers at any time. A
+// repository that the file does not name may be read by nobody.
+func (c *Config) MayRead(user, repository string) bool {
+	r, ok := c.Repository(repository)
+	return ok && (c.within(user, r.Read) || c.within(user, r.Write) || c.IsAdmin(user))
+}
+
+// MayWrite reports whether user is one of a repository's writers. Which refs
+// they may then push is for the policies.
+func (c *Config) MayWrite(user, repository string) bool {
+	r, ok := c.Repository(repository)
+	return ok && c.within(user, r.Write)
+}
+
+// Gated reports whether the gated branches of a repository are gated. What the
+// file does not name is gated.
+func (c *Config) Gated(repository string) bool {
+	r, ok := c.Repository(repository)
+	return !ok || r.Gated
+}
+
+// Repository is what the file says of one repository. Own is always there.
+func (c *Config) Repository(name string) (Repository, bool) {
+	if c == nil {
+		return Repository{}, false
+	}
+	r, ok := c.repositories[name]
+	return r, ok
+}
+
+// Repositories lists all repositories by name, Own among them.
+func (c *Config) Repositories() []Repository {
+	if c == nil {
+		return nil
+	}
+	all := make([]Repository, 0, len(c.repositories))
+	for _, name := range sorted(c.repositories) {
+		all = append(all, c.repositories[name])
+	}
+	return all
+}
+
+// within reports whether a user is meant by a list of users and groups.
+func (c *Config) within(user string, list []string) bool {
+	if _, ok := c.users[user]; !ok {
+		return false
+	}
+	for _, name := range list {
+		if name == Everyone || name == user || slices.Contains(c.groups[name], user) {
+			return true
+		}
+	}
+	return false
+}
+
+func sorted[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}

@@ -1,0 +1,391 @@
+package access_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+func line(t testing.TB, public any) string {
+	t.Helper()
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+func newKey(t testing.TB) string {
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return line(t, public)
+}
+
+var tarn = `# the Tarn team
+users:
+  ada: {name: Ada Lovelace, email: [ada@tarn.example, Ada@home.example], keys: ["KEY1 ada@laptop"]}
+  jun:
+    name: Jun
+    email: [jun@tarn.example]
+    keys:
+      - KEY2
+      - KEY3
+  robot:            # left us
+groups:
+  administrators: [ada]
+  release: [jun, ada]
+repositories:
+  hello: {description: "says hello", read: [everyone], write: [release]}
+  vault: {read: [jun], write: [], gate: off by ada on 2026-11-24}
+  open:
+`
+
+func withKeys(t testing.TB, s string) []byte {
+	for i := range 9 {
+		if name := fmt.Sprintf("KEY%d", i+1); strings.Contains(s, name) {
+			s = strings.ReplaceAll(s, name, newKey(t))
+		}
+	}
+	return []byte(s)
+}
+
+func TestRights(t *testing.T) {
+	c, err := access.Parse("server.yaml", withKeys(t, tarn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type row struct {
+		user, repository string
+		read, write      bool
+	}
+	for _, r := range []row{
+		{"ada", "hello", true, true},
+		{"robot", "hello", true, false},
+		{"jun", "vault", true, false},
+		{"ada", "vault", true, false}, // administrators read, but write only where listed
+		{"robot", "vault", false, false},
+		{"robot", "open", true, true},
+		{"ada", "headgate", true, true},
+		{"jun", "headgate", false, false},
+		{"ada", "missing", false, false},
+		{"nobody", "hello", false, false},
+		{"", "open", false, false},
+		{"everyone", "open", false, false},
+		{"administrators", "headgate", false, false},
+	} {
+		if got := c.MayRead(r.user, r.repository); got != r.read {
+			t.Errorf("MayRead(%q, %q) = %v", r.user, r.repository, got)
+		}
+		if got := c.MayWrite(r.user, r.repository); got != r.write {
+			t.Errorf("MayWrite(%q, %q) = %v", r.user, r.repository, got)
+		}
+	}
+	if !c.IsAdmin("ada") || c.IsAdmin("jun") || c.IsAdmin("") {
+		t.Error("administrators are not exactly ada")
+	}
+	if got := c.Groups("ada"); !slices.Equal(got, []string{"administrators", "release"}) {
+		t.Errorf("groups of ada: %v", got)
+	}
+	if got := c.Members("release"); !slices.Equal(got, []string{"ada", "jun"}) {
+		t.Errorf("members of release: %v", got)
+	}
+	if got := c.Members(access.Everyone); !slices.Equal(got, []string{"ada", "jun", "robot"}) {
+		t.Errorf("everyone: %v", got)
+	}
+	if c.Gated("vault") || !c.Gated("hello") || !c.Gated("open") || !c.Gated("headgate") || !c.Gated("missing") {
+		t.Error("wrong gates")
+	}
+	if v, _ := c.Repository("vault"); v.UngatedBy != "ada on 2026-11-24" {
+		t.Errorf("ungated by %q", v.UngatedBy)
+	}
+	var names []string
+	for _, r := range c.Repositories() {
+		names = append(names, r.Name)
+	}
+	if !slices.Equal(names, []string{"headgate", "hello", "open", "vault"}) {
+		t.Errorf("repositories: %v", names)
+	}
+	ada, _ := c.User("ada")
+	if u, ok := c.UserByKey(ada.Keys[0].Fingerprint); !ok || u.Name != "ada" || ada.Keys[0].Comment != "ada@laptop" {
+		t.Errorf("the key of ada finds %v %v", u, ok)
+	}
+	if _, ok := c.UserByKey(""); ok {
+		t.Error("no key finds somebody")
+	}
+	if u, ok := c.UserByEmail("ADA@tarn.example"); !ok || u.Name != "ada" {
+		t.Error("mail does not find ada")
+	}
+	var none *access.Config
+	if none.IsAdmin("ada") || none.MayRead("ada", "hello") || !none.Gated("hello") {
+		t.Error("no configuration allows something")
+	}
+}
+
+// Every fault is refused with the line it is on.
+func TestParseRefuses(t *testing.T) {
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const head = "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"
+	for name, row := range map[string]struct{ file, want string }{
+		"key of two":          {"users:\n  ada: {keys: [KEY1]}\n  jun:\n    keys: [KEY1]\ngroups: {administrators: [ada]}\n", "server.yaml:4: the key SHA256:"},
+		"same user twice":     {"users:\n  ada: {keys: [KEY1]}\n  ada: {keys: [KEY2]}\ngroups: {administrators: [ada]}\n", `server.yaml:3: "ada" was already set on line 2`},
+		"unknown member":      {"users:\n  ada: {keys: [KEY1]}\ngroups:\n  administrators: [ada]\n  release: [adda]\n", `server.yaml:5: group "release" holds "adda", who is no user; did you mean "ada"?`},
+		"unknown reader":      {head + "repositories:\n  hello: {read: [administratrs]}\n", `server.yaml:6: read of hello names "administratrs", which is no user and no group; did you mean "administrators"?`},
+		"group in group":      {head + "  release: [administrators]\n", `server.yaml:5: group "release" holds the group`},
+		"group like user":     {head + "  ada: [ada]\n", `server.yaml:5: "ada" is a group here and a user on line 2`},
+		"group everyone":      {head + "  everyone: [ada]\n", `server.yaml:5: "everyone" is always`},
+		"user everyone":       {"users:\n  everyone: {keys: [KEY1]}\ngroups: {administrators: [everyone]}\n", `server.yaml:2: "everyone" means`},
+		"no administrators":   {"users: {ada: {keys: [KEY1]}}\n", "server.yaml: there is no administrator"},
+		"keyless admin":       {"users: {ada: {}}\ngroups:\n  administrators: [ada]\n", "server.yaml:3: there is no administrator with a key"},
+		"no key":              {"users:\n  ada:\n    keys:\n      - ssh-ed25519 AAAA\ngroups: {administrators: [ada]}\n", "server.yaml:4: a key of ada is not an SSH public key"},
+		"private key":         {"users:\n  ada:\n    keys:\n      - -----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"},
+		"weak":                {"users:\n  ada: {keys: [\"" + line(t, &weak.PublicKey) + "\"]}\n", "server.yaml:2: a key of ada is an RSA key of 1024 bits"},
+		"dsa":                 {"users:\n  ada: {keys: [ssh-dss AAAAB3NzaC1kc3M=]}\n", "is a DSA key"},
+		"options":             {"users:\n  ada: {keys: ['command=\"x\" KEY1']}\n", "has the option command="},
+		"two keys in one":     {"users:\n  ada: {keys: [\"KEY1\\nKEY2\"]}\n", "has more than one line"},
+		"user name":           {"users:\n  Ada: {keys: [KEY1]}\n", `server.yaml:2: "Ada" is no name`},
+		"user name long":      {"users:\n  a" + strings.Repeat("b", 32) + ":\n", "server.yaml:2: "},
+		"user name option":    {"users:\n  -a:\n", "is no name"},
+		"full name":           {"users:\n  ada: {name: \"Ada <root@x>\", keys: [KEY1]}\n", "does not fit into a commit"},
+		"full name control":   {"users:\n  ada: {name: \"Ada\\e[2J\", keys: [KEY1]}\n", "U+001B"},
+		"mail":                {"users:\n  ada: {email: [ada], keys: [KEY1]}\n", `"ada" is no e-mail address`},
+		"mail of two":         {"users:\n  ada: {email: [a@x.example]}\n  jun: {email: [A@x.example]}\n", "server.yaml:3: A@x.example is already the address of ada"},
+		"unknown key":         {head + "repositories:\n  hello: {writ: []}\n", `did you mean "write"?`},
+		"reserved":            {head + "repositories:\n  Assets: {}\n", `server.yaml:6: "Assets" is the server's own`},
+		"own":                 {head + "repositories:\n  headgate: {}\n", `server.yaml:6: "headgate" is the server's own`},
+		"repository name":     {head + "repositories:\n  ../x: {}\n", "server.yaml:6: "},
+		"repository .git":     {head + "repositories:\n  x.git: {}\n", "server.yaml:6: "},
+		"gate":                {head + "repositories:\n  x: {gate: maybe}\n", "server.yaml:6: the gate of x"},
+		"gate list":           {head + "repositories:\n  x: {gate: [on]}\n", "server.yaml:6: the gate of x"},
+		"gate forged":         {head + "repositories:\n  x: {gate: \"off by a\\u001b[2J\"}\n", "server.yaml:6: the gate of x"},
+		"description":         {head + "repositories:\n  x: {description: \"a\\nb\"}\n", "server.yaml:6: the description of x"},
+		"list is text":        {head + "repositories:\n  x: {read: everyone}\n", "where a list belongs"},
+		"not a mapping":       {"- users\n", "server.yaml"},
+		"empty":               {"", "is empty"},
+		"alias":               {"users: &u {}\ngroups: *u\n", "alias"},
+		"merge key":           {"users:\n  <<: {ada: {keys: [KEY1]}}\n", "server.yaml:2: "},
+		"suggested key":       {"user: {}\n", `did you mean "users"?`},
+		"everyone in a group": {head + "  all: [everyone]\n", "groups hold users"},
+		"member twice":        {head + "  all: [ada, ada]\n", "twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := access.Parse("server.yaml", withKeys(t, row.file))
+			if err == nil {
+				t.Fatalf("taken: %+v", c)
+			}
+			if _, ok := yamlfile.ProblemsIn(err); !ok {
+				t.Errorf("not problems: %T", err)
+			}
+			if c != nil {
+				t.Error("a configuration came with the error")
+			}
+			if !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got:\n%s\nwant: %s", err, row.want)
+			}
+		})
+	}
+}
+
+func TestKeyTypes(t *testing.T) {
+	strong, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	curve, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []string{line(t, &strong.PublicKey), line(t, &curve.PublicKey), newKey(t) + " a comment\n"} {
+		if _, err := access.ParseKey(l); err != nil {
+			t.Errorf("%s: %v", l, err)
+		}
+	}
+}
+
+func TestInitial(t *testing.T) {
+	data, err := access.Initial("ada", "Ada \"the first\" Lovelace", "ada@tarn.example", []string{newKey(t) + " ada@laptop\n", newKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := access.Parse(access.FileName, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ada, _ := c.User("ada")
+	if !c.IsAdmin("ada") || len(ada.Keys) != 2 || ada.FullName != `Ada "the first" Lovelace` {
+		t.Errorf("ada is %+v", ada)
+	}
+	if data, err = access.AddRepository(data, "hello", `says "hello": to all #1`); err != nil {
+		t.Fatal(err)
+	}
+	if data, err = access.AddRepository(data, "other", ""); err != nil {
+		t.Fatal(err)
+	}
+	if data, err = access.SetGate(data, "hello", false, "ada on 2026-11-24"); err != nil {
+		t.Fatal(err)
+	}
+	c, _ = access.Parse(access.FileName, data)
+	if r, _ := c.Repository("hello"); r.Gated || r.UngatedBy != "ada on 2026-11-24" || r.Description != `says "hello": to all #1` {
+		t.Errorf("hello is %+v", r)
+	}
+	if !bytes.Contains(data, []byte("# Groups hold users")) {
+		t.Error("comments are gone")
+	}
+	for _, bad := range []struct {
+		user string
+		keys []string
+	}{{"Ada", []string{newKey(t)}}, {"ada", nil}, {"ada", []string{"x"}}} {
+		if _, err := access.Initial(bad.user, "", "", bad.keys); err == nil {
+			t.Errorf("taken: %v", bad)
+		}
+	}
+}
+
+// Edits touch one line; the rest of the text stays byte for byte.
+func TestEdits(t *testing.T) {
+	const head = "users: {ada: {name: \"Ä\", keys: [\"KEY1\"]}} # öhm\ngroups: {administrators: [ada]}\n"
+	off := func(d []byte) ([]byte, error) { return access.SetGate(d, "hello", false, "ada on 2026-11-24") }
+	on := func(d []byte) ([]byte, error) { return access.SetGate(d, "hello", true, "") }
+	add := func(d []byte) ([]byte, error) { return access.AddRepository(d, "new", "x") }
+	for name, row := range map[string]struct {
+		edit          func([]byte) ([]byte, error)
+		before, after string
+	}{
+		"add to none":              {add, "", "\nrepositories:\n  new: {description: \"x\", gate: on}\n"},
+		"add to empty flow":        {add, "repositories: {} # none yet\n", "repositories: # none yet\n  new: {description: \"x\", gate: on}\n"},
+		"add to null":              {add, "repositories:\n# end\n", "repositories:\n  new: {description: \"x\", gate: on}\n# end\n"},
+		"add behind":               {add, "repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n\n# the end\n", "repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n    new: {description: \"x\", gate: on}\n\n# the end\n"},
+		"add to flow":              {add, "repositories: {hello: {}}\n", "repositories: {new: {description: \"x\", gate: on}, hello: {}}\n"},
+		"off in empty flow":        {off, "repositories:\n  hello: {} # c\n", "repositories:\n  hello: {gate: off by ada on 2026-11-24} # c\n"},
+		"off in flow":              {off, "repositories:\n  hello: {read: [ada]} # c\n", "repositories:\n  hello: {gate: off by ada on 2026-11-24, read: [ada]} # c\n"},
+		"off for on in flow":       {off, "repositories: {hello: {description: \"öö, x\", gate: on, read: [ada]}}\n", "repositories: {hello: {description: \"öö, x\", gate: off by ada on 2026-11-24, read: [ada]}}\n"},
+		"off in block":             {off, "repositories:\n  hello: # c\n      # d\n      read: [ada]\n", "repositories:\n  hello: # c\n      gate: off by ada on 2026-11-24\n      # d\n      read: [ada]\n"},
+		"off for null":             {off, "repositories:\n  hello:\n  b:\n", "repositories:\n  hello:\n    gate: off by ada on 2026-11-24\n  b:\n"},
+		"off for tilde":            {off, "repositories:\n  hello: ~\n  b:\n", "repositories:\n  hello:\n    gate: off by ada on 2026-11-24\n  b:\n"},
+		"on again":                 {on, "repositories:\n  hello:\n    gate: off by ada on 2026-11-24   # c\n", "repositories:\n  hello:\n    gate: on   # c\n"},
+		"on for quoted":            {on, "repositories:\n  hello: {gate: 'off'}\n", "repositories:\n  hello: {gate: on}\n"},
+		"no line break at the end": {on, "repositories:\n  hello: {gate: off}", "repositories:\n  hello: {gate: on}\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start := string(withKeys(t, head))
+			got, err := row.edit([]byte(start + row.before))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := start + row.after; string(got) != want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, want)
+			}
+		})
+	}
+	base := withKeys(t, head+"repositories: {hello: {}}\n")
+	for name, edit := range map[string]func() ([]byte, error){
+		"there already": func() ([]byte, error) { return access.AddRepository(base, "hello", "") },
+		"bad name":      func() ([]byte, error) { return access.AddRepository(base, "a: {}", "") },
+		"reserved name": func() ([]byte, error) { return access.AddRepository(base, "headgate", "") },
+		"two lines":     func() ([]byte, error) { return access.AddRepository(base, "x", "a\nusers: {}") },
+		"unknown":       func() ([]byte, error) { return access.SetGate(base, "x", true, "") },
+		"own":           func() ([]byte, error) { return access.SetGate(base, "headgate", false, "ada") },
+		"forged by":     func() ([]byte, error) { return access.SetGate(base, "hello", false, "ada, read: [x]") },
+		"broken file":   func() ([]byte, error) { return access.SetGate([]byte("users: ["), "hello", true, "") },
+		"null in a flow": func() ([]byte, error) {
+			return access.SetGate(withKeys(t, head+"repositories: {hello: }\n"), "hello", false, "ada")
+		},
+	} {
+		if got, err := edit(); err == nil {
+			t.Errorf("%s: edited to\n%s", name, got)
+		}
+	}
+}
+
+// What the decoder takes, the schema takes; what has the wrong shape, both refuse.
+func TestSchema(t *testing.T) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(access.Schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("server.schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := compiler.Compile("server.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := access.Initial("ada", "", "", []string{newKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const head = "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"
+	for file, good := range map[string]bool{
+		tarn:          true,
+		string(first): true,
+		head:          true,
+		head + "repositories: {a: {gate: true}, b: {gate: off}}\n":                true,
+		head + "repositories: {a: {gate: maybe}}\n":                               false,
+		head + "repositories: {a: {read: everyone}}\n":                            false,
+		head + "repositories: {headgate: {}}\n":                                   false,
+		head + "repositories: {a.git: {}}\n":                                      false,
+		head + "repositories: {a: {wirte: []}}\n":                                 false,
+		head + "  everyone: []\n":                                                 false,
+		head + "more: 1\n":                                                        false,
+		"users: {Ada: {}}\n" + head[strings.Index(head, "groups"):]:               false,
+		"users: {ada: {keys: [KEY1]}}\n":                                          false,
+		"users: {ada: {keys: [ssh-dss AAAA]}}\ngroups: {administrators: [ada]}\n": false,
+	} {
+		data := withKeys(t, file)
+		_, parseErr := access.Parse("server.yaml", data)
+		var value any
+		if err := yaml.Unmarshal(data, &value); err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if value, err = jsonschema.UnmarshalJSON(bytes.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+		schemaErr := schema.Validate(value)
+		if (parseErr == nil) != good || (schemaErr == nil) != good {
+			t.Errorf("%s\ndecoder: %v\nschema: %v\nwant good: %v", file, parseErr, schemaErr, good)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(withKeys(f, tarn))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := access.Parse("server.yaml", data)
+		if err != nil {
+			return
+		}
+		admins := c.Members(access.Administrators)
+		if len(admins) == 0 {
+			t.Fatal("a file without administrators was taken")
+		}
+		if edited, err := access.AddRepository(data, "fuzzed", "x"); err == nil {
+			if d, err := access.Parse("server.yaml", edited); err != nil || len(d.Repositories()) != len(c.Repositories())+1 {
+				t.Fatalf("an edit broke the file: %v", err)
+			}
+		}
+	})
+}
