@@ -13,6 +13,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/services"
@@ -42,7 +43,6 @@ type Target interface {
 type Reconciler struct {
 	Store    *repo.Store
 	Access   func() *access.Config
-	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 	Releases func(r *repo.Repository) ([]Release, error)
 	Target   Target
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from

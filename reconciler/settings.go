@@ -11,4 +11,8 @@ type Settings struct {
 	Path   string
 	After  string
 	Soak   time.Duration
+
+	Approvals int      // how many
+	Approvers []string // users and groups whose approval counts; none: all who may write
+	Own       bool     // authors may approve their own change
 }
