@@ -153,6 +153,7 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 		}
 		p = s.promotion(s.Proposal.Release)
 		p.Approvals = append(slices.Clone(s.Proposal.Approvals), a)
+		p.Former = s.proposal.Former
 		crash.Point("promote.before-approved")
 		switch _, err := w.writeProposal(ctx, s, p, s.Proposal.Tree); {
 		case errors.Is(err, repo.ErrMoved):

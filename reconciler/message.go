@@ -70,6 +70,7 @@ const (
 	keyPolicy       = "Policy"
 	keyDecision     = "Decision"
 	approvedBy      = "Approved-by"
+	formerApproval  = "Former-Approval"
 	keyPromotion    = "Promotion-Id"
 
 	keyReason     = "Reason"
@@ -91,6 +92,7 @@ type Promotion struct {
 	Policy       string
 	Decision     string // "auto d-1a2b3c4 <commit>"
 	Approvals    []Approval
+	Former       []Approval // of other contents; they count for nothing
 	ID           string
 
 	// Of a rollback only.
@@ -149,6 +151,9 @@ func (p Promotion) message(repository, environment string) string {
 	for _, a := range p.Approvals {
 		ts = append(ts, a.trailer())
 	}
+	for _, a := range p.Former {
+		ts = append(ts, repo.Trailer{Key: formerApproval, Value: a.trailer().Value})
+	}
 	if p.Decision != "" && len(p.Approvals) == 0 && p.RollbackOf == repo.Zero {
 		add(approvedBy, "policy")
 	}
@@ -182,6 +187,10 @@ func parsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 			a, is := parseApproval(t.Value)
 			if is && a.Tree == tree && !approved(p.Approvals, a.User) {
 				p.Approvals = append(p.Approvals, a)
+			}
+		case formerApproval:
+			if a, is := parseApproval(t.Value); is && a.Tree != tree {
+				p.Former = append(p.Former, a)
 			}
 		case keyPromotion:
 			p.ID = t.Value

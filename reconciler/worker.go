@@ -220,11 +220,25 @@ func (w *worker) cover(ctx context.Context, s *sight, release int) error {
 func (w *worker) propose(ctx context.Context, s *sight, a Action) error {
 	p := s.promotion(a.Release)
 	p.Approvals = a.Approvals
+	p.Former = s.former(a.Approvals)
 	if _, err := w.writeProposal(ctx, s, p, s.Wanted.Tree); err != nil {
 		return err
 	}
 	w.log().Info("proposed", "release", a.Release, "supersedes", s.proposalRelease())
 	return nil
+}
+
+// maxFormer bounds the approvals that are remembered though they do not count.
+const maxFormer = 10
+
+// former are the approvals that a new proposal does not inherit.
+func (s *sight) former(kept []Approval) []Approval {
+	all := slices.Clone(s.proposal.Former)
+	if len(kept) == 0 {
+		all = append(all, s.proposal.Approvals...)
+	}
+	all = slices.DeleteFunc(all, func(a Approval) bool { return a.Tree == s.Wanted.Tree })
+	return all[max(0, len(all)-maxFormer):]
 }
 
 // writeProposal makes the commit and moves promote/<environment> to it.
