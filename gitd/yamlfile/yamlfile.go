@@ -171,7 +171,7 @@ func deepest(data []byte) (line, depth int) {
 // Decode reads a YAML mapping into a struct with yaml tags. Unknown and
 // duplicate keys and wrong types are Problems with their line; an unknown key
 // comes with the nearest one that exists. The struct may hold fields of type
-// *yaml.Node or types with UnmarshalYAML for what it wants to read itself.
+// yaml.Node (not pointers to it) or types with UnmarshalYAML for what it wants to read itself.
 func Decode(file string, data []byte, into any) error {
 	top, err := Parse(file, data)
 	if err != nil {
@@ -209,7 +209,7 @@ var unmarshaler = reflect.TypeFor[yaml.Unmarshaler]()
 
 func checkKeys(file string, n *yaml.Node, t reflect.Type, path string, ps *Problems) {
 	for t.Kind() == reflect.Pointer {
-		if t == reflect.TypeFor[*yaml.Node]() || t.Implements(unmarshaler) {
+		if t.Implements(unmarshaler) {
 			return
 		}
 		t = t.Elem()
@@ -385,21 +385,24 @@ func Nearest(got string, words []string) (string, bool) {
 	return best, best != ""
 }
 
-// distance is the Levenshtein distance.
+// distance counts the letters to add, drop, change or swap with a neighbour.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, last, row := []int(nil), []int(nil), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
+		before, last, row = last, row, make([]int, len(b)+1)
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
-			cost := diagonal
+			change := last[j-1]
 			if a[i-1] != b[j-1] {
-				cost++
+				change++
 			}
-			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, cost)
+			row[j] = min(last[j]+1, row[j-1]+1, change)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
 	}
 	return row[len(b)]

@@ -14,7 +14,7 @@ type sample struct {
 	} `yaml:"build"`
 	Names []string             `yaml:"names"`
 	Envs  map[string]sampleEnv `yaml:"environments"`
-	Raw   *yaml.Node           `yaml:"raw"`
+	Raw   yaml.Node            `yaml:"raw"`
 }
 
 type sampleEnv struct {

@@ -1,0 +1,127 @@
+package headgateyaml
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
+)
+
+const full = `build: {buildspec: ci/build.yml, image: host, timeout: 90s, network: true}
+land: {branches: [main, release/1], strategy: fast-forward}
+environments:
+  staging: {target: services}
+  production: {target: services, path: ops, after: staging, soak: 10m, approvals: {count: 2, from: release, own: true}}
+  extra: {target: services, after: staging, approvals: 1}
+`
+
+func TestParseKeepsEverything(t *testing.T) {
+	got, err := Parse(Name, []byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &File{
+		Build: Build{"ci/build.yml", "host", 90 * time.Second, true},
+		Land:  Land{[]string{"main", "release/1"}, FastForward},
+		Environments: []Environment{
+			{Name: "staging", Target: "services", Path: "deploy/staging", Line: 4},
+			{Name: "production", Target: "services", Path: "ops", After: "staging", Soak: 10 * time.Minute, Approvals: Approvals{2, "release", true}, Line: 5},
+			{Name: "extra", Target: "services", Path: "deploy/extra", After: "staging", Approvals: Approvals{Count: 1}, Line: 6},
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if empty, err := Parse(Name, []byte("# nothing\n")); err != nil || !reflect.DeepEqual(empty, Default()) {
+		t.Errorf("a file of comments: %+v, %v", empty, err)
+	}
+}
+
+// Each file is judged by the decoder and by the published schema. schemaBlind
+// marks faults that a JSON Schema cannot see.
+func TestParseAndSchemaAgree(t *testing.T) {
+	compiler := jsonschema.NewCompiler()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := compiler.AddResource("schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	published, err := compiler.Compile("schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, in, want string
+		schemaBlind    bool
+	}{
+		{name: "full", in: full},
+		{name: "land alone", in: "land: {branches: [main]}"},
+		{name: "no environments", in: "environments:\n"},
+		{name: "a list", in: "[a]", want: "headgate.yaml:1: is no mapping"},
+		{name: "slip", in: "environments:\n  staging:\n    taget: services\n", want: `headgate.yaml:3: unknown key "taget" here; did you mean "target"?`},
+		{name: "later key", in: "schedules: []", want: `headgate.yaml:1: unknown key "schedules"`},
+		{name: "no target", in: "environments:\n  staging: {}\n", want: `headgate.yaml:2: environment "staging" has no target; add target: services`},
+		{name: "other target", in: "environments:\n  staging: {target: hosts}\n", want: `headgate.yaml:2: target "hosts" is not in this version; use services`},
+		{name: "image", in: "build: {image: golang}", want: `image "golang" is not in this version`},
+		{name: "environment name", in: "environments:\n  Staging: {target: services}\n", want: `"Staging" is no name for an environment`},
+		{name: "after nothing", in: "environments:\n  a: {target: services, after: stagin}\n  staging: {target: services}\n", want: `headgate.yaml:2: environment "a" comes after "stagin", which is not defined; did you mean "staging"?`, schemaBlind: true},
+		{name: "circle", in: "environments:\n  a: {target: services, after: b}\n  b: {target: services, after: a}\n", want: "environments wait for each other: a after b after a", schemaBlind: true},
+		{name: "itself", in: "environments:\n  a: {target: services, after: a}\n", want: "a after a", schemaBlind: true},
+		{name: "soak after none", in: "environments:\n  a: {target: services, soak: 1h}\n", want: "comes after none"},
+		{name: "soak", in: "environments:\n  s: {target: services}\n  a: {target: services, after: s, soak: soon}\n", want: `soak "soon" is no duration`},
+		{name: "timeout", in: "build: {timeout: 100h}", want: "out of bounds", schemaBlind: true},
+		{name: "strategy", in: "land: {strategy: marge}", want: `did you mean "merge"?`},
+		{name: "no branch", in: "land: {branches: []}", want: "no branch would be gated"},
+		{name: "branch name", in: "land: {branches: ['-x']}", want: `"-x" is no branch name`},
+		{name: "server's branch", in: "land: {branches: [env/staging]}", want: "belongs to the server", schemaBlind: true},
+		{name: "path out", in: "environments:\n  a: {target: services, path: ../x}\n", want: `path "../x" is no path in the repository`},
+		{name: "path absolute", in: "build: {buildspec: /etc/passwd}", want: "is no path in the repository"},
+		{name: "approvals text", in: "environments:\n  a: {target: services, approvals: many}\n", want: "neither a number nor a mapping"},
+		{name: "approvals negative", in: "environments:\n  a: {target: services, approvals: -1}\n", want: "cannot be asked for"},
+		{name: "approvals slip", in: "environments:\n  a: {target: services, approvals: {form: release}}\n", want: `did you mean "from"?`},
+		{name: "duplicate", in: "environments:\n  a: {target: services}\n  a: {target: services}\n", want: "was already set on line 2", schemaBlind: true},
+		{name: "type", in: "build: {network: 7}", want: "headgate.yaml:1: is a number (7), where true or false belongs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse(Name, []byte(c.in))
+			if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+			if c.schemaBlind {
+				return
+			}
+			var v any
+			if err := yaml.Unmarshal([]byte(c.in), &v); err != nil {
+				t.Fatal(err)
+			}
+			asJSON, err := json.Marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := published.Validate(instance); (err == nil) != (c.want == "") {
+				t.Errorf("the schema says %v", err)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(full))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Parse(Name, data)
+		if (file == nil) == (err == nil) && err == nil {
+			t.Fatal("neither a file nor an error")
+		}
+	})
+}

@@ -1,0 +1,171 @@
+package rollout
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden conversations")
+
+// TestConversations plays testdata/*.txt: what happens stands on lines of its
+// own, and below "----" what is done about it, with the state and the next wake.
+//
+//	declare 3 web=v2*2 db=v1@127.0.0.1:5432 fallback=web=v1*2   a commit, its services
+//	ok web-1 web-2 / fail web-1 why / exit web-1 why / drained web-1 / listened web 127.0.0.1:80 [! why]
+//	wait 2s                                                      time passes
+func TestConversations(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no conversations: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := play(t, string(data))
+			if got == string(data) {
+				return
+			}
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want := strings.Split(string(data), "\n")
+			for i, line := range strings.Split(got, "\n") {
+				if i >= len(want) || line != want[i] {
+					t.Fatalf("%s:%d: got %q; see all of it with -update and git diff", file, i+1, line)
+				}
+			}
+			t.Fatalf("%s: the conversation ends earlier than the file", file)
+		})
+	}
+}
+
+func play(t *testing.T, text string) string {
+	var out strings.Builder
+	o, d, now := &Observed{}, Declared{}, epoch
+	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		input, _, _ := strings.Cut(block, "\n----")
+		out.WriteString(input + "\n")
+		said := false
+		var wake time.Time
+		for line := range strings.SplitSeq(input, "\n") {
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			if err := tell(o, &d, &now, line); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			if !said {
+				out.WriteString("----\n")
+				said = true
+			}
+			for round := 0; ; round++ {
+				if round > 3 {
+					t.Fatalf("no end of actions after %q", line)
+				}
+				var actions []Action
+				if actions, wake = Plan(d, o, now); len(actions) == 0 {
+					break
+				}
+				for _, a := range actions {
+					o.Did(a, now)
+					out.WriteString(a.String() + "\n")
+				}
+			}
+		}
+		if !said {
+			out.WriteString("\n")
+			continue
+		}
+		state, message := Status(d, o, now)
+		out.WriteString("= " + string(state))
+		if message != "" {
+			out.WriteString(": " + message)
+		}
+		if !wake.IsZero() {
+			fmt.Fprintf(&out, " (again in %s)", wake.Sub(now))
+		}
+		out.WriteString("\n\n")
+	}
+	return strings.TrimRight(out.String(), "\n") + "\n"
+}
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+var testCheck = Check{StartPeriod: 10 * time.Second, Interval: 2 * time.Second, Timeout: time.Second, Retries: 3}
+
+func tell(o *Observed, d *Declared, now *time.Time, line string) error {
+	words := strings.Fields(line)
+	arg := func(i int) string {
+		if i < len(words) {
+			return words[i]
+		}
+		return ""
+	}
+	rest := func(i int) string { return strings.Join(words[min(i, len(words)):], " ") }
+	switch words[0] {
+	case "declare":
+		seq, err := strconv.Atoi(arg(1))
+		if err != nil {
+			return err
+		}
+		*d = Declared{Commit: "c" + arg(1), Sequence: seq}
+		for _, w := range words[2:] {
+			if spec, ok := strings.CutPrefix(w, "fallback="); ok {
+				s := service(spec)
+				d.Services[len(d.Services)-1].Fallback = &s
+				continue
+			}
+			d.Services = append(d.Services, service(w))
+		}
+		o.Declare(*d)
+	case "ok":
+		for _, id := range words[1:] {
+			o.Saw(Checked{ID: id, OK: true}, *now)
+		}
+	case "fail":
+		o.Saw(Checked{ID: arg(1), Message: rest(2)}, *now)
+	case "exit":
+		o.Saw(Exited{ID: arg(1), How: rest(2)}, *now)
+	case "drained":
+		o.Saw(Drained{ID: arg(1)}, *now)
+	case "listened":
+		bound, why, _ := strings.Cut(rest(2), "!")
+		o.Saw(Listened{Service: arg(1), Bound: strings.Fields(bound), Err: strings.TrimSpace(why)}, *now)
+	case "wait":
+		by, err := time.ParseDuration(arg(1))
+		if err != nil {
+			return err
+		}
+		*now = now.Add(by)
+	default:
+		return fmt.Errorf("unknown word %q", words[0])
+	}
+	return nil
+}
+
+// service reads "web=v2*3@127.0.0.1:80,127.0.0.1:81".
+func service(w string) Service {
+	w, listen, _ := strings.Cut(w, "@")
+	name, version, _ := strings.Cut(w, "=")
+	version, times, counted := strings.Cut(version, "*")
+	s := Service{Name: name, Version: version, Label: "release " + strings.TrimPrefix(version, "v"), Replicas: 1, Check: testCheck, Drain: 5 * time.Second}
+	if counted {
+		s.Replicas, _ = strconv.Atoi(times)
+	}
+	if listen != "" {
+		s.Listen = strings.Split(listen, ",")
+	}
+	return s
+}

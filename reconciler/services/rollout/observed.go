@@ -1,0 +1,302 @@
+package rollout
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Back-off between starts of instances that fail.
+const (
+	firstDelay = time.Second
+	maxDelay   = 30 * time.Second
+	// stableAfter is how long an instance must have been healthy for its end to
+	// count as a mishap, answered at once, and not as one more failed start.
+	stableAfter = 10 * time.Second
+)
+
+// Phase is where an instance is in its life.
+type Phase string
+
+// The phases. Every instance goes Waiting → Starting → Healthy and, in the end,
+// Stopping; one that fails on the way is stopped and waits for its next start.
+const (
+	Waiting   Phase = "waiting"   // not running; starts when its pause is over
+	Starting  Phase = "starting"  // started, never yet healthy since
+	Serving   Phase = "healthy"   // healthy
+	Unhealthy Phase = "unhealthy" // its checks failed; to be stopped and started again
+	Draining  Phase = "draining"  // out of the traffic, requests in flight may finish
+	Stopping  Phase = "stopping"  // told to stop
+)
+
+// Instance is one process, or the pause before its next start.
+type Instance struct {
+	ID      string
+	Version string
+	Phase   Phase
+	Since   time.Time // of Phase
+	Retired bool      // not wanted any more: once stopped it is gone
+
+	NotBefore time.Time // Waiting: when it may start
+	Started   time.Time // of the running process
+	Healthy   time.Time // when it became healthy; zero when it is not
+	Checked   time.Time // last result of a check
+	Fails     int       // failed checks in a row
+	Served    bool      // had traffic since it was started
+	Restarts  int
+	LastExit  string // how it ended the last time
+	Message   string // what is wrong with it, if anything
+}
+
+// Tally is what is known about a version of a service.
+type Tally struct {
+	Label    string
+	Replicas int // as last declared
+	Check    Check
+	Drain    time.Duration
+	Failures int    // failed starts in a row
+	Ever     bool   // an instance was healthy once
+	Full     bool   // all replicas had the traffic once
+	Reason   string // the last failure, for people
+}
+
+// Tripped says whether the version is given up: its instances failed
+// max(3, replicas) times in a row and none was ever healthy.
+func (t *Tally) Tripped() bool {
+	return t != nil && !t.Ever && t.Failures >= max(3, t.Replicas)
+}
+
+// Facts is what is known about one service.
+type Facts struct {
+	Name      string
+	Commit    string   // environment commit that declared it last
+	Serving   string   // version that gets the traffic; empty before the first
+	Routed    []string // instances that get the traffic
+	Versions  map[string]*Tally
+	Instances []*Instance // oldest first
+	Next      int         // number of the last instance made
+
+	Bound       []string // what is listened on
+	ListenError string
+	ListenFails int
+	ListenRetry time.Time
+}
+
+// Observed is what is. The zero value is an application of which nothing runs.
+// It is changed by Declare, Did and Saw only, and belongs to one goroutine; Clone makes a
+// copy for another.
+type Observed struct {
+	Services map[string]*Facts
+}
+
+// Clone is a deep copy.
+func (o *Observed) Clone() *Observed {
+	c := &Observed{Services: make(map[string]*Facts, len(o.Services))}
+	for name, f := range o.Services {
+		g := *f
+		g.Routed, g.Bound = slices.Clone(f.Routed), slices.Clone(f.Bound)
+		g.Versions = make(map[string]*Tally, len(f.Versions))
+		for v, t := range f.Versions {
+			u := *t
+			g.Versions[v] = &u
+		}
+		g.Instances = make([]*Instance, len(f.Instances))
+		for i, in := range f.Instances {
+			n := *in
+			g.Instances[i] = &n
+		}
+		c.Services[name] = &g
+	}
+	return c
+}
+
+// Names are the services of which something is known, in order.
+func (o *Observed) Names() []string {
+	return slices.Sorted(maps.Keys(o.Services))
+}
+
+// Find is an instance by its ID, with its service; nil if there is none.
+func (o *Observed) Find(id string) (*Facts, *Instance) {
+	for _, f := range o.Services {
+		for _, in := range f.Instances {
+			if in.ID == id {
+				return f, in
+			}
+		}
+	}
+	return nil, nil
+}
+
+func (o *Observed) facts(name string) *Facts {
+	if o.Services == nil {
+		o.Services = map[string]*Facts{}
+	}
+	f := o.Services[name]
+	if f == nil {
+		f = &Facts{Name: name, Versions: map[string]*Tally{}}
+		o.Services[name] = f
+	}
+	return f
+}
+
+// Event is something that happened to a service or an instance.
+type Event interface{ event() }
+
+// The events.
+type (
+	// Listened: the proxy listens on Bound for the service; Err says what it could not listen on.
+	Listened struct {
+		Service string
+		Bound   []string
+		Err     string
+	}
+	// Ran: the process of an instance was started.
+	Ran struct{ ID string }
+	// Checked: a health check of an instance had a result.
+	Checked struct {
+		ID      string
+		OK      bool
+		Message string // what failed
+	}
+	// Drained: no request is in flight to an instance any more, or its time was up.
+	Drained struct{ ID string }
+	// Exited: the process of an instance ended, or could not be started.
+	Exited struct {
+		ID  string
+		How string // such as "exited 1: cannot open database"
+	}
+)
+
+func (Listened) event() {}
+func (Ran) event()      {}
+func (Checked) event()  {}
+func (Drained) event()  {}
+func (Exited) event()   {}
+
+// Saw records an event. Events about instances that are gone are dropped: they
+// come from what was abandoned.
+func (o *Observed) Saw(e Event, now time.Time) {
+	switch e := e.(type) {
+	case Listened:
+		f, ok := o.Services[e.Service]
+		if !ok {
+			return
+		}
+		f.Bound = slices.Sorted(slices.Values(e.Bound))
+		f.ListenError = e.Err
+		if e.Err == "" {
+			f.ListenFails, f.ListenRetry = 0, time.Time{}
+		} else {
+			f.ListenFails++
+			f.ListenRetry = now.Add(delay(f.ListenFails))
+		}
+	case Ran:
+		if _, in := o.Find(e.ID); in != nil && in.Phase == Starting {
+			in.Started = now
+		}
+	case Checked:
+		f, in := o.Find(e.ID)
+		if in == nil || in.Phase != Starting && in.Phase != Serving {
+			return
+		}
+		f.checked(in, e, now)
+	case Drained:
+		if _, in := o.Find(e.ID); in != nil && in.Phase == Draining {
+			in.Phase, in.Since, in.Served = Unhealthy, now, false // to be stopped
+		}
+	case Exited:
+		f, in := o.Find(e.ID)
+		if in == nil || in.Phase == Waiting {
+			return
+		}
+		f.exited(in, e.How, now)
+	}
+}
+
+func (f *Facts) checked(in *Instance, e Checked, now time.Time) {
+	in.Checked = now
+	t := f.Versions[in.Version]
+	if e.OK {
+		in.Fails, in.Message = 0, ""
+		if in.Phase == Starting {
+			in.Phase, in.Since, in.Healthy = Serving, now, now
+			t.Ever = true
+		}
+		return
+	}
+	in.Message = e.Message
+	switch {
+	case in.Phase == Starting && now.Sub(in.Started) >= t.Check.Deadline():
+		f.failed(in, fmt.Sprintf("was not healthy %s after its start: %s", t.Check.Deadline(), e.Message), now)
+		in.Phase, in.Since = Unhealthy, now
+	case in.Phase == Serving:
+		if in.Fails++; in.Fails >= max(1, t.Check.Retries) {
+			f.failed(in, "became unhealthy: "+e.Message, now)
+			in.Phase, in.Since = Unhealthy, now
+		}
+	}
+}
+
+func (f *Facts) exited(in *Instance, how string, now time.Time) {
+	in.LastExit = how
+	expected := in.Phase == Stopping
+	if in.Phase == Starting || in.Phase == Serving {
+		f.failed(in, how, now)
+	}
+	if in.Retired {
+		f.remove(in.ID)
+		return
+	}
+	if !expected {
+		in.Message = how
+	}
+	if in.NotBefore.Before(now) {
+		in.NotBefore = now
+	}
+	in.Phase, in.Since, in.Healthy, in.Fails = Waiting, now, time.Time{}, 0
+}
+
+// failed counts a failure of an instance and says when it may start again.
+func (f *Facts) failed(in *Instance, why string, now time.Time) {
+	in.Message = why
+	if in.Retired {
+		return // what is being taken away says nothing about its version
+	}
+	t := f.Versions[in.Version]
+	t.Reason = in.ID + " " + why
+	if !in.Healthy.IsZero() && now.Sub(in.Healthy) >= stableAfter {
+		t.Failures, in.NotBefore = 0, now
+		return
+	}
+	t.Failures++
+	in.NotBefore = now.Add(delay(t.Failures))
+}
+
+func (f *Facts) remove(id string) {
+	f.Instances = slices.DeleteFunc(f.Instances, func(in *Instance) bool { return in.ID == id })
+	f.Routed = slices.DeleteFunc(f.Routed, func(r string) bool { return r == id })
+	f.forgetVersions()
+}
+
+// forgetVersions drops what is known about versions nobody asks about any more.
+// The newest few stay: the declared version may have no instance just now.
+func (f *Facts) forgetVersions() {
+	if len(f.Versions) <= 8 {
+		return
+	}
+	used := map[string]bool{f.Serving: true}
+	for _, in := range f.Instances {
+		used[in.Version] = true
+	}
+	maps.DeleteFunc(f.Versions, func(v string, t *Tally) bool { return !used[v] && t.Failures == 0 })
+}
+
+// delay is the pause after the n-th failure in a row.
+func delay(n int) time.Duration {
+	d := firstDelay
+	for ; n > 1 && d < maxDelay; n-- {
+		d *= 2
+	}
+	return min(d, maxDelay)
+}

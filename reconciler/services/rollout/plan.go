@@ -1,0 +1,376 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Action is one thing to do. Actions are to be begun in the order in which they
+// are planned; Listen and Route take effect before the next one begins.
+type Action struct {
+	Kind     Kind
+	Fence    int // Sequence of the declared state that wanted it
+	Service  string
+	Instance string        // Start, Retire, Drain, Stop
+	Version  string        // Start, Route
+	Routed   []string      // Route: the instances that shall get the traffic
+	Listen   []string      // Listen: exactly what the proxy shall listen on
+	Timeout  time.Duration // Drain
+}
+
+// Kind is what an action does.
+type Kind string
+
+// The kinds of actions, with the event that answers each.
+const (
+	Listen Kind = "listen" // have the proxy listen; answered by Listened
+	Start  Kind = "start"  // start a process; answered by Ran, then Checked and Exited; or by Exited
+	Retire Kind = "retire" // mark an instance as wanted no more; nothing to do, nothing answers
+	Route  Kind = "route"  // send the traffic of a service to these instances and no others
+	Drain  Kind = "drain"  // let the requests in flight finish; answered by Drained
+	Stop   Kind = "stop"   // stop the process; answered by Exited
+	Close  Kind = "close"  // listen no longer and forget the service
+)
+
+func (a Action) String() string {
+	s := string(a.Kind) + " "
+	switch a.Kind {
+	case Listen:
+		s += a.Service + " on " + strings.Join(a.Listen, " ")
+	case Start:
+		s += a.Instance + " " + a.Version
+	case Route:
+		s += a.Service + " " + a.Version + " to " + strings.Join(a.Routed, " ")
+	case Drain:
+		s += fmt.Sprintf("%s within %s", a.Instance, a.Timeout)
+	case Stop, Retire:
+		s += a.Instance
+	case Close:
+		s += a.Service
+	}
+	return strings.TrimSpace(s)
+}
+
+// Declare brings what is known about versions up to what is declared. It comes
+// before Plan whenever Declared changes.
+func (o *Observed) Declare(d Declared) {
+	for _, s := range d.Services {
+		f := o.facts(s.Name)
+		if f.Commit != d.Commit {
+			f.Commit = d.Commit
+			f.ListenFails, f.ListenRetry = 0, time.Time{}
+			if t := f.Versions[s.Version]; t.Tripped() {
+				t.Failures = 0 // a newer commit gives what was given up a fresh chance
+			}
+		}
+		f.declare(s)
+		if s.Fallback != nil {
+			f.declare(*s.Fallback)
+		}
+	}
+}
+
+func (f *Facts) declare(s Service) {
+	t := f.Versions[s.Version]
+	if t == nil {
+		t = &Tally{}
+		f.Versions[s.Version] = t
+	}
+	t.Label, t.Replicas, t.Check, t.Drain = s.Label, s.Replicas, s.Check, s.Drain
+}
+
+// Did records that an action was begun.
+func (o *Observed) Did(a Action, now time.Time) {
+	f := o.facts(a.Service)
+	_, in := o.Find(a.Instance)
+	switch a.Kind {
+	case Listen:
+		f.ListenRetry = now.Add(maxDelay) // until it is answered
+	case Start:
+		if in == nil {
+			f.Next++
+			in = &Instance{ID: a.Instance, Version: a.Version}
+			f.Instances = append(f.Instances, in)
+		} else {
+			in.Restarts++
+		}
+		in.Phase, in.Since, in.Started, in.Checked = Starting, now, now, now
+		in.Healthy, in.Fails, in.Served = time.Time{}, 0, false
+	case Route:
+		f.Serving, f.Routed = a.Version, a.Routed
+		if t := f.Versions[a.Version]; t != nil && len(a.Routed) >= t.Replicas {
+			t.Full = true
+		}
+		for _, id := range a.Routed {
+			if _, in := o.Find(id); in != nil {
+				in.Served = true
+			}
+		}
+	case Drain:
+		if in != nil {
+			in.Phase, in.Since = Draining, now
+		}
+	case Stop:
+		if in != nil {
+			in.Phase, in.Since = Stopping, now
+		}
+	case Retire:
+		if in == nil {
+			break
+		}
+		if in.Retired = true; in.Phase == Waiting {
+			f.remove(in.ID)
+		}
+	case Close:
+		delete(o.Services, a.Service)
+	}
+}
+
+// Plan says what to do now to get from o to d, and when to ask again if nothing
+// happens before; the zero time means not at all. It changes neither. Declare
+// must have told o of d.
+func Plan(d Declared, o *Observed, now time.Time) (actions []Action, wake time.Time) {
+	p := &planner{d: d, o: o.Clone(), now: now}
+	declared := map[string]bool{}
+	allTookOver := true
+	for _, s := range d.Services {
+		declared[s.Name] = true
+		if !p.service(s) {
+			allTookOver = false
+		}
+	}
+	for _, name := range p.o.Names() {
+		if declared[name] {
+			continue
+		}
+		// What is not declared any more goes on serving until all that is declared
+		// has taken over, so that renaming a service is a rollout like any other.
+		if f := p.o.Services[name]; allTookOver {
+			p.remove(f)
+		} else {
+			p.keep(f)
+		}
+	}
+	return p.actions, p.wake
+}
+
+type planner struct {
+	d       Declared
+	o       *Observed
+	now     time.Time
+	actions []Action
+	wake    time.Time
+}
+
+func (p *planner) do(a Action) {
+	a.Fence = p.d.Sequence
+	p.actions = append(p.actions, a)
+	p.o.Did(a, p.now)
+}
+
+// at asks to be woken at t. It says whether that is now.
+func (p *planner) at(t time.Time) bool {
+	if !t.After(p.now) {
+		return true
+	}
+	if p.wake.IsZero() || t.Before(p.wake) {
+		p.wake = t
+	}
+	return false
+}
+
+// service plans one declared service and says whether its declared version has
+// taken over: it has the traffic, and had all its replicas healthy once.
+func (p *planner) service(s Service) (tookOver bool) {
+	f := p.o.facts(s.Name)
+	serving := f.serving(s)
+	if serving != s.Version && f.listensOn(s.Listen) {
+		fit := f.healthy(s.Version)
+		if len(fit) >= s.Replicas || len(fit) > 0 && len(f.healthy(serving)) == 0 {
+			serving = s.Version
+		}
+	}
+	switched := serving == s.Version
+
+	want := map[string]int{s.Version: s.Replicas}
+	if !switched {
+		if f.Versions[s.Version].Tripped() {
+			want[s.Version] = 0 // given up; what serves goes on serving
+		}
+		want[serving] = f.Versions[serving].replicas()
+	}
+	p.retire(f, want)
+	p.listen(f, s, switched)
+	p.route(f, serving)
+	p.stop(f)
+	p.start(f, s.Version, want[s.Version])
+	if !switched {
+		p.start(f, serving, want[serving])
+	}
+	t := f.Versions[s.Version]
+	return switched && t != nil && t.Full
+}
+
+// keep plans a service that is not declared any more but goes on for now.
+func (p *planner) keep(f *Facts) {
+	want := map[string]int{f.Serving: f.Versions[f.Serving].replicas()}
+	p.retire(f, want)
+	p.route(f, f.Serving)
+	p.stop(f)
+	p.start(f, f.Serving, want[f.Serving])
+}
+
+// remove plans the end of a service.
+func (p *planner) remove(f *Facts) {
+	p.retire(f, nil)
+	p.route(f, f.Serving)
+	p.stop(f)
+	if len(f.Instances) == 0 {
+		p.do(Action{Kind: Close, Service: f.Name})
+	}
+}
+
+// serving is the version that has the traffic now, or shall have it first.
+func (f *Facts) serving(s Service) string {
+	back := ""
+	if s.Fallback != nil {
+		back = s.Fallback.Version
+	}
+	switch {
+	case f.Serving == "" && back != "":
+		return back
+	case f.Serving == "":
+		return s.Version
+	case f.Serving != back && !f.Versions[f.Serving].ever():
+		// It never worked, so there is nothing to keep: the newer one pre-empts it.
+		return s.Version
+	}
+	return f.Serving
+}
+
+func (t *Tally) ever() bool { return t != nil && t.Ever }
+
+func (t *Tally) replicas() int {
+	if t == nil {
+		return 0
+	}
+	return t.Replicas
+}
+
+// listensOn says whether the proxy listens on all of want.
+func (f *Facts) listensOn(want []string) bool {
+	for _, a := range want {
+		if !slices.Contains(f.Bound, a) {
+			return false
+		}
+	}
+	return true
+}
+
+// healthy are the instances of a version that may have traffic.
+func (f *Facts) healthy(version string) (ids []string) {
+	for _, in := range f.Instances {
+		if in.Version == version && in.Phase == Serving && !in.Retired {
+			ids = append(ids, in.ID)
+		}
+	}
+	return ids
+}
+
+// retire retires the instances that are more than wanted of their version: first
+// those that are of no use yet, then the youngest.
+func (p *planner) retire(f *Facts, want map[string]int) {
+	live := map[string][]*Instance{}
+	for _, in := range slices.Backward(f.Instances) {
+		if !in.Retired {
+			live[in.Version] = append(live[in.Version], in)
+		}
+	}
+	use := func(in *Instance) int {
+		switch in.Phase {
+		case Serving:
+			return 2
+		case Starting:
+			return 1
+		}
+		return 0
+	}
+	surplus := map[string]bool{}
+	for version, all := range live {
+		slices.SortStableFunc(all, func(a, b *Instance) int { return use(a) - use(b) })
+		for _, in := range all[:max(0, len(all)-want[version])] {
+			surplus[in.ID] = true
+		}
+	}
+	for _, in := range slices.Clone(f.Instances) {
+		if surplus[in.ID] {
+			p.do(Action{Kind: Retire, Service: f.Name, Instance: in.ID})
+		}
+	}
+}
+
+func (p *planner) listen(f *Facts, s Service, switched bool) {
+	if !f.listensOn(s.Listen) {
+		if p.at(f.ListenRetry) {
+			all := slices.Concat(f.Bound, s.Listen)
+			slices.Sort(all)
+			p.do(Action{Kind: Listen, Service: f.Name, Listen: slices.Compact(all)})
+		}
+		return
+	}
+	// What is listened on but not declared any more belongs to what served before.
+	retiring := slices.ContainsFunc(f.Instances, func(in *Instance) bool { return in.Retired })
+	if switched && !retiring && len(f.Bound) > len(s.Listen) && p.at(f.ListenRetry) {
+		p.do(Action{Kind: Listen, Service: f.Name, Listen: s.Listen})
+	}
+}
+
+func (p *planner) route(f *Facts, serving string) {
+	fit := f.healthy(serving)
+	if serving != f.Serving || !slices.Equal(fit, f.Routed) {
+		p.do(Action{Kind: Route, Service: f.Name, Version: serving, Routed: fit})
+	}
+}
+
+// stop takes instances down that are retired or unhealthy: out of the traffic
+// they are by now, so what had some drains, and then it is stopped.
+func (p *planner) stop(f *Facts) {
+	for _, in := range slices.Clone(f.Instances) {
+		if !in.Retired && in.Phase != Unhealthy {
+			continue
+		}
+		switch in.Phase {
+		case Starting, Serving, Unhealthy:
+			if in.Served {
+				p.do(Action{Kind: Drain, Service: f.Name, Instance: in.ID, Timeout: f.Versions[in.Version].drain()})
+			} else {
+				p.do(Action{Kind: Stop, Service: f.Name, Instance: in.ID})
+			}
+		}
+	}
+}
+
+func (t *Tally) drain() time.Duration {
+	if t == nil {
+		return 0
+	}
+	return t.Drain
+}
+
+// start starts what is wanted of a version and its pause is over.
+func (p *planner) start(f *Facts, version string, want int) {
+	for _, in := range slices.Clone(f.Instances) {
+		if in.Version != version || in.Retired {
+			continue
+		}
+		want--
+		if in.Phase == Waiting && p.at(in.NotBefore) {
+			p.do(Action{Kind: Start, Service: f.Name, Instance: in.ID, Version: version})
+		}
+	}
+	for ; want > 0; want-- {
+		p.do(Action{Kind: Start, Service: f.Name, Instance: fmt.Sprintf("%s-%d", f.Name, f.Next+1), Version: version})
+	}
+}
