@@ -69,12 +69,10 @@ func (rc *Reconciler) whyNotApprove(s *sight, user string, authors []string) str
 	if !access.MayWrite(user, s.app) {
 		return fmt.Sprintf("%s may not write %s", someone(show.Actor{Name: user}), s.app)
 	}
-	if from := s.settings.Approvers; len(from) > 0 && !slices.ContainsFunc(from, func(name string) bool {
-		return name == user || slices.Contains(access.Members(name), user)
-	}) {
-		return fmt.Sprintf("%s is not in %s", user, strings.Join(from, " or "))
+	if from := s.settings.Approvals.From; from != "" && !slices.Contains(access.Members(from), user) {
+		return fmt.Sprintf("%s is not in the group %s", user, from)
 	}
-	if !s.settings.Own && s.settings.Approvals > 0 && slices.Contains(authors, user) {
+	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, user) {
 		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, user)
 	}
 	return ""

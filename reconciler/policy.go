@@ -2,17 +2,15 @@ package reconciler
 
 import (
 	"context"
-
-	"github.com/headgate-cd/headgate/gitd/repo"
+	"errors"
+	"strconv"
 )
 
-type question struct{}
+var errNoRelease = errors.New("there is no such release")
 
-func (rc *Reconciler) facts(ctx context.Context, s *sight, back *rollbackTarget) (question, error) {
-	return question{}, nil
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// answer asks the policy in force. Whatever keeps it from answering is a denial.
+func (rc *Reconciler) answer(ctx context.Context, s *sight, f facts) *asked {
+	return rc.judge(ctx, s.repo, f)
 }
-func (rc *Reconciler) answer(ctx context.Context, s *sight, q question) *asked { return nil }
-
-func settingsAt(r *repo.Repository, tip repo.Hash) ([]Settings, error) { return nil, nil }
-func gone(err error) bool                                              { return false }
-func (rc *Reconciler) waitsFor(ctx context.Context, s *sight) string   { return "" }

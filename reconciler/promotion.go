@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -141,11 +142,13 @@ func (s *sight) summary() string {
 
 // ssh is how people reach the server in a command to paste.
 func (rc *Reconciler) ssh() string {
-	host, port, ok := strings.Cut(rc.SSH, ":")
+	host, port, err := net.SplitHostPort(rc.SSH)
 	switch {
 	case rc.SSH == "":
 		return "ssh <server>"
-	case !ok || port == "22":
+	case err != nil:
+		return "ssh " + rc.SSH
+	case port == "22":
 		return "ssh " + host
 	}
 	return "ssh -p " + port + " " + host

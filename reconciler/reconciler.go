@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/services"
@@ -53,7 +54,7 @@ type Reconciler struct {
 	once      sync.Once
 	sequences cache[int]
 	released  cache[[]Release]
-	settled   cache[[]Settings]
+	settled   cache[[]headgateyaml.Environment]
 	emails    cache[[]string]
 
 	mu      sync.Mutex
@@ -171,7 +172,7 @@ func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, e
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(all, func(e Settings) bool { return e.Name == environment }) {
+	if !slices.ContainsFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment }) {
 		return nil, noEnvironment(r.Name(), environment, all)
 	}
 	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is only starting", environment, r.Name()), Hint: "try again in a moment"}
@@ -186,7 +187,7 @@ func (rc *Reconciler) repository(name string) (*repo.Repository, error) {
 	return r, err
 }
 
-func noEnvironment(repository, environment string, all []Settings) error {
+func noEnvironment(repository, environment string, all []headgateyaml.Environment) error {
 	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no environment %q", repository, environment)}
 	var names []string
 	for _, s := range all {
@@ -202,7 +203,7 @@ func noEnvironment(repository, environment string, all []Settings) error {
 
 // environments are the settings at the tip of the gated branch, in order. A
 // repository to which nothing has landed has none.
-func (rc *Reconciler) environments(r *repo.Repository) ([]Settings, repo.Hash, error) {
+func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environment, repo.Hash, error) {
 	tip, err := r.Ref(rc.Branch(r.Name()))
 	if err != nil || tip == repo.Zero {
 		return nil, repo.Zero, err

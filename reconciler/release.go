@@ -98,26 +98,37 @@ func folder(r *repo.Repository, commit repo.Hash, path string) (repo.Hash, error
 	return e.Hash, err
 }
 
-// render is the tree of apps/<application> for a release: its folder, byte for
-// byte, and release.json.
-func render(r *repo.Repository, rel Release, path string) (repo.Hash, error) {
+// rendered is the tree of apps/<application> for a release: its folder, byte for
+// byte, and release.json. It writes nothing; the blob and the tree are what is
+// not in the repository yet.
+func rendered(r *repo.Repository, rel Release, path string) (blob, tree repo.Object, err error) {
 	source, err := r.TreeOf(rel.Commit)
 	if err != nil {
-		return repo.Zero, err
+		return blob, tree, err
 	}
 	from, err := folder(r, rel.Commit, path)
 	if err != nil {
-		return repo.Zero, err
+		return blob, tree, err
+	}
+	entries, err := without(r, from)
+	if err != nil {
+		return blob, tree, err
 	}
 	data, err := manifest(rel, source).encode()
 	if err != nil {
+		return blob, tree, err
+	}
+	blob = repo.Blob(data)
+	return blob, repo.TreeObject(append(entries, repo.Entry{Name: releaseFile, Mode: filemode.Regular, Hash: blob.Hash()})), nil
+}
+
+// render is rendered, written.
+func render(r *repo.Repository, rel Release, path string) (repo.Hash, error) {
+	blob, tree, err := rendered(r, rel, path)
+	if err != nil {
 		return repo.Zero, err
 	}
-	blob := repo.Blob(data)
-	if err := r.Write(blob); err != nil {
-		return repo.Zero, err
-	}
-	return r.TreeWith(from, map[string]repo.Edit{releaseFile: {Mode: filemode.Regular, Hash: blob.Hash()}})
+	return tree.Hash(), r.Write(blob, tree)
 }
 
 // sameContent reports whether declaring rel from the folder at path would

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/reconciler/services"
 )
@@ -19,7 +20,7 @@ type sight struct {
 	View
 	repo        *repo.Repository
 	app         string
-	settings    Settings
+	settings    headgateyaml.Environment
 	environment string
 	tip         repo.Hash // of the gated branch
 	releases    []Release // ascending
@@ -55,7 +56,7 @@ func (rc *Reconciler) look(ctx context.Context, r *repo.Repository, environment 
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(e Settings) bool { return e.Name == environment })
+	i := slices.IndexFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment })
 	if i < 0 {
 		return nil, noEnvironment(r.Name(), environment, all)
 	}
