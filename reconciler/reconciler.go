@@ -26,15 +26,16 @@ const dirMode = filemode.Dir
 // what losing every event costs.
 const safety = time.Minute
 
-// Target is what converges an application to its declared state.
+// Target is what converges an application to its declared state
+// (*services.Target).
 type Target interface {
 	// Converge makes d what the application should be. It returns before that is so,
 	// may be repeated, and ignores a d with a lower Sequence than one it was given.
-	Converge(ctx context.Context, d services.Declared) error
-	// Observed is what the application is; State is Unknown while nothing is known.
-	Observed(environment, application string) services.Observed
-	// Watch tells, coalesced, that Observed may answer differently now.
-	Watch() (changed <-chan struct{}, stop func())
+	Converge(d services.Declared)
+	// Observe is what the application is; false when nothing is known of it.
+	Observe(environment, application string) (services.Observed, bool)
+	// Watch tells, coalesced, that Observe may answer differently now.
+	Watch() (changed <-chan struct{}, end func())
 }
 
 // Reconciler promotes and converges all environments of all repositories. Its
@@ -51,7 +52,9 @@ type Reconciler struct {
 	Log      *slog.Logger                   // nil: slog.Default
 	SSH      string                         // host:port as clients reach it, for commands to paste
 
-	once      sync.Once
+	// judge stands in for the engine in tests; nil otherwise.
+	judge func(ctx context.Context, r *repo.Repository, f facts) *asked
+
 	sequences cache[int]
 	released  cache[[]Release]
 	settled   cache[[]headgateyaml.Environment]
@@ -245,8 +248,13 @@ func (rc *Reconciler) releases(r *repo.Repository) ([]Release, error) {
 	return all, nil
 }
 
+// observed is the target's report. What it does not know is Unknown.
 func (rc *Reconciler) observed(environment, app string) services.Observed {
-	return rc.Target.Observed(environment, app)
+	o, ok := rc.Target.Observe(environment, app)
+	if !ok {
+		return services.Observed{State: services.Unknown}
+	}
+	return o
 }
 
 // cache remembers what immutable objects said. It forgets everything when full.

@@ -141,7 +141,7 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 func (w *worker) act(ctx context.Context, s *sight, a Action) error {
 	switch a.Kind {
 	case Converge:
-		return w.converge(ctx, s)
+		return w.converge(s)
 	case Note:
 		return w.note(ctx, s, a.Outcome)
 	case Cover:
@@ -158,7 +158,7 @@ func (w *worker) act(ctx context.Context, s *sight, a Action) error {
 
 // converge gives the declared state to the target. It is not durable, and need
 // not be: a new process begins by doing it.
-func (w *worker) converge(ctx context.Context, s *sight) error {
+func (w *worker) converge(s *sight) error {
 	declared, err := w.rc.declaredState(s, s.declared)
 	if err != nil {
 		return err
@@ -170,9 +170,7 @@ func (w *worker) converge(ctx context.Context, s *sight) error {
 		}
 	}
 	crash.Point("converge.before-target-told")
-	if err := w.rc.Target.Converge(ctx, declared); err != nil {
-		return fmt.Errorf("converge %s of %s: %w", w.environment, s.app, err)
-	}
+	w.rc.Target.Converge(declared)
 	crash.Point("converge.target-told")
 	w.told = s.declared.Commit
 	w.log().Info("converging", "commit", s.declared.Commit.String(), "release", s.declared.Release)
