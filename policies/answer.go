@@ -1,0 +1,142 @@
+package policies
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+)
+
+// word is what one policy said: the sets deny, need and met of its package.
+// Members are objects; a member of deny and need without rule and msg is an
+// error, and so is any field that is not known, because a misspelt one would
+// loosen the answer unnoticed.
+type word struct {
+	Deny []denyWord `json:"deny"`
+	Need []needWord `json:"need"`
+	Met  []metWord  `json:"met"`
+}
+
+type denyWord struct {
+	Rule  string `json:"rule"`
+	Msg   string `json:"msg"`
+	Title string `json:"title"`
+}
+
+// needWord waits: for persons when count is set, for a time when at is set,
+// else for an event.
+type needWord struct {
+	Rule   string    `json:"rule"`
+	Msg    string    `json:"msg"`
+	Title  string    `json:"title"`
+	Group  string    `json:"group"`
+	Count  int       `json:"count"`
+	Who    []string  `json:"who"`
+	Cannot []string  `json:"cannot"`
+	At     time.Time `json:"at"`
+}
+
+type metWord struct {
+	Rule   string `json:"rule"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+}
+
+// read takes the value of a question's package apart.
+func read(value any) (word, error) {
+	sets, ok := value.(map[string]any)
+	if !ok {
+		return word{}, fmt.Errorf("the answer is %T, not a package with deny and need", value)
+	}
+	picked := map[string]any{}
+	for _, name := range []string{"deny", "need", "met"} {
+		set, ok := sets[name]
+		if !ok {
+			continue
+		}
+		if _, ok := set.([]any); !ok {
+			return word{}, fmt.Errorf("%s is no set of objects; write: %s contains {\"rule\": …, \"msg\": …} if …", name, name)
+		}
+		picked[name] = set
+	}
+	if len(picked) == 0 {
+		return word{}, errors.New("it has neither deny nor need")
+	}
+	data, err := json.Marshal(picked)
+	if err != nil {
+		return word{}, err
+	}
+	var w word
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&w); err != nil {
+		return word{}, fmt.Errorf("a member of deny, need or met is not as it must be: %w", err)
+	}
+	for _, d := range w.Deny {
+		if d.Rule == "" || d.Msg == "" {
+			return word{}, errors.New("a member of deny has no rule or no msg")
+		}
+	}
+	for _, n := range w.Need {
+		if n.Rule == "" || n.Msg == "" || n.Count < 0 {
+			return word{}, errors.New("a member of need has no rule or no msg")
+		}
+	}
+	return w, nil
+}
+
+// weigh joins what several policies said; the strictest wins.
+func weigh(words []word) Answer {
+	a := Answer{Decision: Auto}
+	var denied, open, met []Condition
+	for _, w := range words {
+		for _, d := range w.Deny {
+			a.Decision = Deny
+			a.Reasons = append(a.Reasons, Reason{d.Rule, d.Msg})
+			denied = append(denied, Condition{Rule: d.Rule, Title: or(d.Title, d.Msg), Detail: unless(d.Title == "", d.Msg), Denied: true})
+		}
+	}
+	for _, w := range words {
+		for _, n := range w.Need {
+			if a.Decision == Auto {
+				a.Decision = Manual
+			}
+			a.Reasons = append(a.Reasons, Reason{n.Rule, n.Msg})
+			slices.Sort(n.Who)
+			slices.Sort(n.Cannot)
+			if n.Count > 0 {
+				a.Missing = append(a.Missing, Missing{n.Group, n.Count, n.Who, n.Cannot})
+			}
+			if n.At.After(a.NotBefore) {
+				a.NotBefore = n.At
+			}
+			open = append(open, Condition{Rule: n.Rule, Title: or(n.Title, n.Msg), Detail: unless(n.Title == "", n.Msg), Until: n.At, UntilPerson: n.Count > 0, Who: n.Who})
+		}
+		for _, m := range w.Met {
+			met = append(met, Condition{Rule: m.Rule, Title: or(m.Title, m.Rule), Met: true, Detail: m.Detail})
+		}
+	}
+	sort.SliceStable(a.Reasons, func(i, j int) bool { return a.Reasons[i].Rule < a.Reasons[j].Rule })
+	for _, checks := range [][]Condition{denied, open, met} {
+		sort.SliceStable(checks, func(i, j int) bool { return checks[i].Rule < checks[j].Rule })
+		a.Checks = append(a.Checks, checks...)
+	}
+	return a
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func unless(is bool, s string) string {
+	if is {
+		return ""
+	}
+	return s
+}

@@ -1,0 +1,58 @@
+package policies
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Record is one decision: all that is needed to ask the same question again.
+type Record struct {
+	Question string          `json:"question"`
+	Input    json.RawMessage `json:"input"`
+	Answer   Answer          `json:"answer"`
+	Took     time.Duration   `json:"-"`
+}
+
+// JSON is the record in canonical form: equal decisions have equal bytes.
+func (r Record) JSON() []byte {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		// Input was made by json.Marshal, and Answer has no field that can fail.
+		panic(err)
+	}
+	return data
+}
+
+// Digest names the record's content, except for the moment it was asked at: a
+// question asked again with the same facts and answer is the same decision.
+func (r Record) Digest() string {
+	var input map[string]any
+	if json.Unmarshal(r.Input, &input) == nil {
+		delete(input, "now")
+	}
+	data, err := json.Marshal([]any{r.Question, input, r.Answer})
+	if err != nil {
+		panic(err) // as in JSON
+	}
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Replay asks a recorded question again, at its recorded time.
+func (e *Engine) Replay(ctx context.Context, r Record) (Answer, error) {
+	var at struct {
+		Now time.Time `json:"now"`
+	}
+	if err := json.Unmarshal(r.Input, &at); err != nil {
+		return Answer{}, fmt.Errorf("replay: %w", err)
+	}
+	if _, ok := e.queries[r.Question]; !ok {
+		return Answer{}, fmt.Errorf("replay: unknown question %q", r.Question)
+	}
+	a, _ := e.ask(ctx, r.Question, at.Now, r.Input)
+	return a, nil
+}

@@ -1,0 +1,239 @@
+# May this release be given to this environment?
+package headgate.promote
+
+env := input.environment
+
+forward if not input.rollback
+
+# ── provenance ──
+deny contains {
+	"rule": "provenance", "title": "Provenance verifies",
+	"msg": sprintf("release %d does not verify: %s", [input.release.number, input.verify_error]),
+} if {
+	not input.provenance_verifies
+}
+
+met contains {"rule": "provenance", "title": "Provenance verifies"} if input.provenance_verifies
+
+# ── order: healthy in the environment before ──
+need contains {
+	"rule": "after", "title": sprintf("Runs in %s first", [env.after]),
+	"msg": sprintf("release %d is not healthy in %s", [input.release.number, env.after]),
+} if {
+	forward
+	env.after != ""
+	not upstream_healthy
+}
+
+met contains {
+	"rule": "after", "title": sprintf("Runs in %s first", [env.after]),
+	"detail": sprintf("%d, healthy", [input.release.number]),
+} if {
+	forward
+	env.after != ""
+	upstream_healthy
+}
+
+upstream_healthy if {
+	input.upstream.healthy
+	input.upstream.release == input.release.number
+}
+
+# ── soak: healthy there for long enough; an unhealthy moment starts it again ──
+soaked_at := time.parse_rfc3339_ns(input.upstream.healthy_since) + (env.soak_seconds * 1000000000)
+
+soaks if {
+	forward
+	env.soak_seconds > 0
+}
+
+soaked if {
+	upstream_healthy
+	time.now_ns() >= soaked_at
+}
+
+# Not soaked is open, whatever the reason: where nothing says since when it is
+# healthy there is no end to name, but there is no way past either.
+need contains object.union(
+	{"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after])},
+	soak_ends,
+) if {
+	soaks
+	not soaked
+}
+
+soak_ends := {
+	"msg": sprintf("soak of %s in %s ends at %s", [span(env.soak_seconds), env.after, clock(soaked_at)]),
+	"at": time.format([soaked_at, "UTC", "RFC3339Nano"]),
+} if {
+	upstream_healthy
+	soaked_at
+}
+
+else := {"msg": sprintf("soak of %s begins when it is healthy in %s", [span(env.soak_seconds), env.after])}
+
+met contains {"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after])} if {
+	soaks
+	soaked
+}
+
+# The day is said where it is not today.
+clock(at) := time.format([at, "UTC", "15:04:05 UTC"]) if time.date(at) == time.date(time.now_ns())
+
+else := time.format([at, "UTC", "Mon 2 Jan 15:04:05 UTC"])
+
+span(s) := sprintf("%d h", [s / 3600]) if s % 3600 == 0
+
+span(s) := sprintf("%d min", [s / 60]) if {
+	s % 3600 != 0
+	s % 60 == 0
+}
+
+span(s) := sprintf("%d s", [s]) if s % 60 != 0
+
+# ── approvals: of this content, by different people, not of their own change ──
+authors := {a | some a in input.authors}
+
+# May is whether a user's yes counts, apart from what they wrote.
+may(u) if {
+	env.approvals.from == ""
+	u.may_write
+}
+
+may(u) if {
+	env.approvals.from != ""
+	env.approvals.from in u.groups
+}
+
+own(name) if {
+	not env.approvals.own
+	name in authors
+}
+
+# Of_this is whether a yes was given to exactly what is promoted now.
+of_this(a) if {
+	input.tree != ""
+	a.tree == input.tree
+	not a.stale
+}
+
+approved := {a.user |
+	some a in input.approvals
+	a.user != ""
+	of_this(a)
+	may(a)
+	not own(a.user)
+}
+
+# People whose only yes was to something else.
+outdated := {a.user | some a in input.approvals; not of_this(a)} - {a.user | some a in input.approvals; of_this(a)}
+
+asked := env.approvals.count
+
+whose := "people who may write" if env.approvals.from == ""
+
+else := env.approvals.from
+
+could := {u.name | some u in input.candidates; may(u); not own(u.name); not u.name in approved}
+
+cannot := {u.name | some u in input.candidates; may(u); own(u.name)}
+
+need contains {
+	"rule": "approvals", "title": sprintf("%d %s from %s", [asked, plural("approval", asked), whose]),
+	"msg": approvals_msg,
+	"group": env.approvals.from, "count": asked - count(approved),
+	"who": [n | some n in could], "cannot": [n | some n in cannot],
+} if {
+	forward
+	count(approved) < asked
+}
+
+approvals_msg := concat("; ", array.concat([given], array.concat(excluded, void)))
+
+given := sprintf("%d %s missing%s", [asked - count(approved), plural("approval", asked - count(approved)), from_whom])
+
+from_whom := sprintf(" of %s", [concat(", ", could)]) if count(could) > 0
+
+else := ", and nobody may give it"
+
+excluded := [sprintf("%s wrote part of it and cannot", [concat(", ", cannot)])] if count(cannot) > 0
+
+else := []
+
+void := [sprintf("%s approved something else before", [concat(", ", outdated)])] if count(outdated) > 0
+
+else := []
+
+met contains {
+	"rule": "approvals", "title": sprintf("%d %s from %s", [asked, plural("approval", asked), whose]),
+	"detail": sprintf("given by %s", [concat(", ", approved)]),
+} if {
+	forward
+	asked > 0
+	count(approved) >= asked
+}
+
+plural(noun, n) := noun if n == 1
+
+else := sprintf("%ss", [noun])
+
+# ── hold: nothing by itself, until a person promotes forward ──
+# Whoever may write can, and so does who gives an approval that is asked for: by
+# approving this very content.
+lifted if {
+	some a in input.approvals
+	a.user != ""
+	of_this(a)
+	a.may_write
+}
+
+lifted if count(approved) > 0
+
+need contains {
+	"rule": "hold", "title": "No hold",
+	"msg": sprintf("held by %s: %s; approving this promotes forward and lifts it", [input.hold.by, input.hold.reason]),
+	"group": "", "count": lifters, "who": [u.name | some u in input.candidates; u.may_write], "cannot": [],
+} if {
+	forward
+	input.hold != null
+	not lifted
+}
+
+# An approval that is missing anyway lifts the hold too; it is counted once.
+lifters := 1 if count(approved) >= asked
+
+else := 0
+
+met contains {"rule": "hold", "title": "No hold", "detail": "lifted by this promotion"} if {
+	forward
+	input.hold != null
+	lifted
+}
+
+# ── direction: back is a rollback, and says so ──
+deny contains {
+	"rule": "backwards", "title": "Goes forward",
+	"msg": sprintf("release %d is older than release %d, which is declared; going back is a rollback", [input.release.number, input.current_release]),
+} if {
+	forward
+	input.release.number < input.current_release
+}
+
+# ── rollback: always to what was healthy, by whoever may write; never waits ──
+deny contains {
+	"rule": "rollback", "title": "A release that was healthy here",
+	"msg": sprintf("release %d was never healthy here to the end", [input.release.number]),
+} if {
+	input.rollback
+	not input.was_healthy
+}
+
+deny contains {"rule": "rollback-by", "title": "By somebody who may write", "msg": "only who may write the repository may roll back"} if {
+	input.rollback
+	not input.requested_by.may_write
+}
+
+met contains {"rule": "rollback", "title": "A release that was healthy here"} if {
+	input.rollback
+	input.was_healthy
+}
