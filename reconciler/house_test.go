@@ -20,6 +20,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/services"
 )
 
@@ -99,7 +100,7 @@ func openHouse(ctx context.Context, dir string) (*house, error) {
 		Releases: taggedReleases,
 		Branch:   func(string) string { return mainRef },
 		Log:      slog.New(slog.DiscardHandler),
-		judge:    judge,
+		Engine:   func(*repo.Repository, repo.Hash) (*policies.Engine, error) { return engine() },
 	}
 	return h, nil
 }
@@ -130,6 +131,9 @@ func (h *house) start(t *testing.T) (stop func()) {
 	t.Cleanup(stop)
 	return stop
 }
+
+// engine is the default policy.
+var engine = sync.OnceValues(func() (*policies.Engine, error) { return policies.New(nil) })
 
 // tagged is what a release's tag says, in this test.
 type tagged struct {
@@ -248,45 +252,6 @@ func helloFiles(version string) map[string]string {
 		"deploy/production/compose.yaml":             "services: {web: {command: hello " + version + ", deploy: {replicas: 2}}}\n",
 		"deploy/production/old-" + version + ".conf": version + "\n",
 	}
-}
-
-// judge is a policy of approvals, soak, health and provenance, in Go.
-func judge(_ context.Context, _ *repo.Repository, f facts) *asked {
-	a := &asked{at: f.now, decision: Auto, policy: "sha256:test"}
-	check := func(rule, title string, met bool, until time.Time, person bool) {
-		a.checks = append(a.checks, show.Check{Rule: rule, Title: title, Met: met, Until: until, UntilPerson: person && !met})
-		if !met && a.decision == Auto {
-			a.decision = Manual
-		}
-		if !met && until.After(f.now) {
-			a.notBefore = until
-		}
-	}
-	if f.rollback {
-		check("healthy-before", "was healthy", f.wasHealthy, time.Time{}, false)
-	} else {
-		if n := f.settings.Approvals.Count; n > 0 {
-			check("approvals", fmt.Sprintf("%d approval", n), len(f.approvals) >= n, time.Time{}, true)
-		}
-		if u := f.upstream; u != nil {
-			check("after", "healthy in "+u.name, u.healthy, time.Time{}, false)
-			if f.settings.Soak > 0 && u.healthy {
-				until := u.healthySince.Add(f.settings.Soak)
-				check("soak", "soak", !f.now.Before(until), until, false)
-			}
-		}
-		if f.hold != nil {
-			check("hold", "no hold", len(f.approvals) > 0, time.Time{}, true)
-		}
-	}
-	check("provenance", "provenance verifies", f.unverified == nil, time.Time{}, false)
-	if f.unverified != nil {
-		a.decision = Deny
-	}
-	a.record.Question, a.record.About, a.record.Answer, a.record.Policy = "promote", f.description, string(a.decision), a.policy
-	a.key = a.settleKey(f.description)
-	a.record.Digest, a.record.JSON = "sha256:"+a.key+f.now.String(), []byte(`{"now":"`+f.now.String()+`"}`)
-	return a
 }
 
 // fakeTarget is a target without processes: it remembers what it was given and

@@ -92,7 +92,7 @@ type Promotion struct {
 	Policy       string
 	Decision     string // "auto d-1a2b3c4 <commit>"
 	Approvals    []Approval
-	Former       []Approval // of other contents; they count for nothing
+	Former       []Approval // of other contents, or before a hold; they count for nothing
 	ID           string
 
 	// Of a rollback only.
@@ -189,7 +189,7 @@ func parsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 				p.Approvals = append(p.Approvals, a)
 			}
 		case formerApproval:
-			if a, is := parseApproval(t.Value); is && a.Tree != tree {
+			if a, is := parseApproval(t.Value); is {
 				p.Former = append(p.Former, a)
 			}
 		case keyPromotion:

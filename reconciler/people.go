@@ -55,9 +55,9 @@ func (rc *Reconciler) writers(repository string) []string {
 // is not there yet.
 func (rc *Reconciler) approvers(s *sight, authors []string) []string {
 	var names []string
-	for _, name := range rc.writers(s.app) {
-		if rc.whyNotApprove(s, name, authors) == "" && !approved(s.proposal.Approvals, name) {
-			names = append(names, name)
+	for _, u := range rc.Access().Users() {
+		if rc.whyNotApprove(s, u.Name, authors) == "" && !approved(s.proposal.Approvals, u.Name) {
+			names = append(names, u.Name)
 		}
 	}
 	return names
@@ -66,11 +66,12 @@ func (rc *Reconciler) approvers(s *sight, authors []string) []string {
 // whyNotApprove says why a user's approval would not count, "" when it would.
 func (rc *Reconciler) whyNotApprove(s *sight, user string, authors []string) string {
 	access := rc.Access()
-	if !access.MayWrite(user, s.app) {
+	if from := s.settings.Approvals.From; from != "" && s.settings.Approvals.Count > 0 {
+		if !slices.Contains(access.Members(from), user) || !access.MayRead(user, s.app) {
+			return fmt.Sprintf("%s is not in the group %s", someone(show.Actor{Name: user}), from)
+		}
+	} else if !access.MayWrite(user, s.app) {
 		return fmt.Sprintf("%s may not write %s", someone(show.Actor{Name: user}), s.app)
-	}
-	if from := s.settings.Approvals.From; from != "" && !slices.Contains(access.Members(from), user) {
-		return fmt.Sprintf("%s is not in the group %s", user, from)
 	}
 	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, user) {
 		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, user)

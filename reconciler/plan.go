@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/services"
 )
 
@@ -57,20 +58,10 @@ type Rendered struct {
 	Problem  string    // why the release cannot be declared here
 }
 
-// Decision is a policy's answer in one word.
-type Decision string
-
-// The decisions. Whatever is none of them is Deny.
-const (
-	Auto   Decision = "auto"
-	Manual Decision = "manual"
-	Deny   Decision = "deny"
-)
-
 // Answer is a policy's decision about one proposal.
 type Answer struct {
 	Proposal  repo.Hash
-	Decision  Decision
+	Decision  policies.Decision
 	NotBefore time.Time // when a condition of time changes; zero: none does
 }
 
@@ -178,7 +169,7 @@ func Plan(v View) []Action {
 	if v.Answer == nil || v.Answer.Proposal != p.Commit {
 		return do
 	}
-	if v.Answer.Decision == Auto && mayMove(v) {
+	if v.Answer.Decision == policies.Auto && mayMove(v) {
 		return append(do, Action{Kind: Promote, Release: p.Release})
 	}
 	if v.Answer.NotBefore.After(v.Now) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -62,13 +61,16 @@ func (rc *Reconciler) promotion(ctx context.Context, s *sight, actor show.Actor)
 	}
 	p := show.Promotion{Repository: s.app, Environment: s.environment, To: s.Proposal.Release,
 		Proposal: s.Proposal.Commit.String(), Tree: s.Proposal.Tree.String(), Source: s.proposal.Source.String(),
-		ProposedAt: s.proposedAt, Decision: string(s.asked.decision), Policy: s.asked.policy, NotBefore: s.asked.notBefore,
+		ProposedAt: s.proposedAt, Decision: string(s.asked.Decision), Policy: s.asked.Policy,
 		Checks:    openFirst(s.asked.checks),
 		Approvals: append(approvals(s.proposal.Approvals, false), approvals(s.proposal.Former, true)...)}
 	if s.Declared != nil {
 		p.From = s.Declared.Covers
 	}
 	p.Summary = s.summary()
+	if !s.asked.NotBefore.IsZero() {
+		p.NotBefore = s.asked.NotBefore.UTC()
+	}
 	authors, err := rc.authors(ctx, s)
 	if err != nil {
 		return p, err
@@ -114,30 +116,6 @@ func btoi(b bool) int {
 		return 1
 	}
 	return 0
-}
-
-// summary says in one line what the proposal waits for.
-func (s *sight) summary() string {
-	if s.Answer.Decision == Auto && s.Wanted != nil && s.Wanted.Release == s.Proposal.Release && mayMove(s.View) {
-		return "is being promoted"
-	}
-	var open []string
-	for _, c := range s.asked.checks {
-		if !c.Met {
-			open = append(open, c.Title)
-		}
-	}
-	if len(open) == 0 {
-		if s.Upstream != nil && !s.Upstream.Healthy {
-			return "waits for " + s.Upstream.Name + " to be healthy"
-		}
-		return "is being looked at"
-	}
-	verb := "waits for "
-	if s.Answer.Decision == Deny {
-		verb = "is held back by "
-	}
-	return verb + strings.Join(open, " and ")
 }
 
 // ssh is how people reach the server in a command to paste.

@@ -17,6 +17,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/services"
 )
 
@@ -43,17 +44,17 @@ type Target interface {
 // safe for concurrent use. Approve, ApprovePush and Rollback need Run running,
 // the queries do not.
 type Reconciler struct {
-	Store    *repo.Store
-	Access   func() *access.Config
+	Store  *repo.Store
+	Access func() *access.Config
+	// Engine compiles the policies at a commit of the gated branch. What it returns
+	// together with an error denies and says why.
+	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 	Releases func(r *repo.Repository) ([]Release, error)
 	Target   Target
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from
 	Now      func() time.Time               // nil: time.Now
 	Log      *slog.Logger                   // nil: slog.Default
 	SSH      string                         // host:port as clients reach it, for commands to paste
-
-	// judge stands in for the engine in tests; nil otherwise.
-	judge func(ctx context.Context, r *repo.Repository, f facts) *asked
 
 	sequences cache[int]
 	released  cache[[]Release]

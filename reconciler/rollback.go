@@ -12,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
 )
 
 // RolledBack is what a rollback did.
@@ -59,14 +60,14 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if err := w.rc.ask(ctx, s, &rollbackTarget{to: good, by: by, reason: reason}); err != nil {
+	if err := w.rc.ask(ctx, s, &rollbackTarget{to: good, by: by}); err != nil {
 		return RolledBack{}, err
 	}
 	saved, err := w.save(ctx, s.asked)
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if s.Answer.Decision != Auto {
+	if s.Answer.Decision != policies.Auto {
 		return RolledBack{}, &show.Error{Kind: show.Denied,
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
 			Where: s.asked.open(), Hint: "why " + s.app + " " + w.environment}
@@ -92,7 +93,7 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 	}
 	p := Promotion{Release: good.Release, Source: good.Source, Path: good.Path, Artifacts: good.Artifacts,
 		RollbackOf: s.declared.Commit, Restores: good.Commit, By: by.Name, Reason: reason,
-		Hold: s.app + " until promoted forward", Policy: s.asked.policy, Decision: decisionTrailer(s.asked, saved),
+		Hold: s.app + " until promoted forward", Policy: s.asked.Policy, Decision: decisionTrailer(s.asked, saved),
 		ID: promotionID(s.app, w.environment, s.declared.Commit, tree)}
 	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(s.declared.Commit), At: s.Now, Message: p.message(s.app, w.environment)})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/policies"
 )
 
 // Verified is what Verify saw. It proves something only together with its
@@ -220,7 +221,7 @@ func (v *verification) people(found func(string, ...any), message string, p Prom
 // record, when the clone has it.
 func (v *verification) decided(found func(string, ...any), p Promotion) error {
 	words := strings.Fields(p.Decision)
-	if len(words) != 3 || words[0] != string(Auto) {
+	if len(words) != 3 || words[0] != string(policies.Auto) {
 		found("names no decision that allows it")
 		return nil
 	}
@@ -243,7 +244,7 @@ func (v *verification) decided(found func(string, ...any), p Promotion) error {
 	if err != nil {
 		return err
 	}
-	if repo.TrailerValue(c.Message, "Decision") != string(Auto) || repo.TrailerValue(c.Message, "Policy") != p.Policy {
+	if repo.TrailerValue(c.Message, "Decision") != string(policies.Auto) || repo.TrailerValue(c.Message, "Policy") != p.Policy {
 		found("names decision %s, which does not allow it", short(h))
 	}
 	v.Decisions++

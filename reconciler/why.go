@@ -32,7 +32,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 		}
 	}
 	if e.Held != nil {
-		text := fmt.Sprintf("by %s, %s", cmpText(e.Held.By, "unknown"), clock(e.Held.At))
+		text := fmt.Sprintf("by %s, %s", or(e.Held.By, "unknown"), clock(e.Held.At))
 		if e.Held.Reason != "" {
 			text += ": " + e.Held.Reason
 		}
@@ -77,13 +77,6 @@ func isAre(n int) string {
 	return "are"
 }
 
-func cmpText(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a
-}
-
 // whyNothing is the answer for an environment without a proposal.
 func (rc *Reconciler) whyNothing(s *sight, runs string) string {
 	switch {
@@ -111,7 +104,7 @@ func (rc *Reconciler) waitsFor(ctx context.Context, s *sight) string {
 	if err := rc.ask(ctx, s, nil); err != nil {
 		return "the policy to be readable: " + err.Error()
 	}
-	for _, prefix := range []string{"waits for ", "is held back by "} {
+	for _, prefix := range []string{"waits for ", "is denied: "} {
 		if rest, ok := strings.CutPrefix(s.summary(), prefix); ok {
 			return rest
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/services"
 )
 
@@ -27,7 +28,7 @@ type worker struct {
 	ended       chan struct{} // closed when the goroutine is
 
 	told  repo.Hash // commit last given to the target by this process
-	saved string    // key of the decision last saved
+	saved string    // digest of the decision last saved
 }
 
 type request struct {
@@ -235,7 +236,6 @@ func (s *sight) former(kept []Approval) []Approval {
 	if len(kept) == 0 {
 		all = append(all, s.proposal.Approvals...)
 	}
-	all = slices.DeleteFunc(all, func(a Approval) bool { return a.Tree == s.Wanted.Tree })
 	return all[max(0, len(all)-maxFormer):]
 }
 
@@ -279,7 +279,7 @@ func (w *worker) promote(ctx context.Context, s *sight) error {
 	}
 	p := s.promotion(s.Proposal.Release)
 	p.Approvals = s.Proposal.Approvals
-	p.Policy, p.Decision = s.asked.policy, decisionTrailer(s.asked, saved)
+	p.Policy, p.Decision = s.asked.Policy, decisionTrailer(s.asked, saved)
 	p.ID = s.Proposal.ID
 	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: parents(s.tipDeclared()), At: s.Now, Message: p.message(s.app, s.environment)})
 	if err != nil {
@@ -304,23 +304,23 @@ func (w *worker) decide(ctx context.Context, s *sight) error {
 	if err := w.rc.ask(ctx, s, nil); err != nil {
 		return err
 	}
-	if s.asked.key == w.saved {
+	if s.asked.record.Digest == w.saved {
 		return nil
 	}
-	if s.Answer.Decision != Auto { // promote saves that one, when it is acted upon
-		if known, err := alreadySaved(s.repo, s.asked); err != nil {
+	if s.Answer.Decision != policies.Auto { // promote saves that one, when it is acted upon
+		if _, err := w.save(ctx, s.asked); err != nil {
 			return err
-		} else if !known {
-			if _, err := w.save(ctx, s.asked); err != nil {
-				return err
-			}
 		}
 	}
-	w.saved = s.asked.key
+	w.saved = s.asked.record.Digest
 	return nil
 }
 
+// save makes an answer a record, or finds the record it is already.
 func (w *worker) save(ctx context.Context, a *asked) (repo.Hash, error) {
+	if saved, err := savedBefore(w.repo, a); err != nil || saved != repo.Zero {
+		return saved, err
+	}
 	crash.Point("promote.before-decision-saved")
 	saved, err := decision.Save(ctx, w.repo, a.at, a.record)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/services"
 )
 
@@ -111,18 +112,18 @@ func (w *world) view(p *place) View {
 
 // answer is a policy of approvals and soak.
 func (w *world) answer(p *place, v View) *Answer {
-	a := &Answer{Proposal: v.Proposal.Commit, Decision: Auto}
+	a := &Answer{Proposal: v.Proposal.Commit, Decision: policies.Auto}
 	if len(v.Proposal.Approvals) < p.approvals {
-		a.Decision = Manual
+		a.Decision = policies.Manual
 	}
 	if up := w.place(p.after); up != nil && p.soak > 0 {
 		until := up.tip().outcome.HealthySince.Add(p.soak)
 		if w.now.Before(until) {
-			a.Decision, a.NotBefore = Manual, until
+			a.Decision, a.NotBefore = policies.Manual, until
 		}
 	}
 	if w.unproven[v.Proposal.Release] {
-		a.Decision = Deny
+		a.Decision = policies.Deny
 	}
 	return a
 }
