@@ -288,7 +288,6 @@ func (v *visit) environment() (*page, *environmentView, error) {
 	return p, view, nil
 }
 
-
 // noEnvironment adds to err the environment whose name is nearest.
 func noEnvironment(r *show.Repository, name string, err error) error {
 	if !isNotFound(err) {

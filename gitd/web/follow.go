@@ -19,8 +19,8 @@ type follower struct {
 	wait   *sync.WaitGroup // the stream ends only after its followers
 	build  string
 	cancel context.CancelFunc
-	notify chan struct{} // something is pending; nil while nothing is followed
-	step   int           // where lines go
+	notify chan struct{}  // something is pending; nil while nothing is followed
+	step   int            // where lines go
 	titles map[int]string // of the steps that the page has
 
 	mu      sync.Mutex // guards the rest

@@ -224,4 +224,3 @@ func (v *visit) repoPage(r *show.Repository, tab, title string, crumbs ...crumb)
 	last.Href, last.Keep = "", false
 	return p
 }
-

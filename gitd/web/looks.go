@@ -88,7 +88,8 @@ func parseTemplates(assets map[string]asset) *looks {
 		"moment":    func(t time.Time) template.HTML { return timeElement(t, t.Format("Mon 2 Jan 2006 15:04:05 MST")) },
 		"dict":      dict,
 		"safeurl":   safeURL,
-		"inc":       func(i int) int { return i + 1 },
+		"plus":      func(a, b int) int { return a + b },
+		"clock":     func(t, now time.Time) string { return clock(t, now, false, true) },
 	})
 	return &looks{pages: template.Must(t.ParseFS(files, "templates/*.html"))}
 }

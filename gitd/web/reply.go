@@ -89,6 +89,9 @@ func (v *visit) number() (int, bool) {
 // ssh spells a command for the visitor's terminal.
 func (v *visit) ssh(command string) string { return sshCommand(v.server.SSH, command) }
 
+// SSH is ssh for templates.
+func (v *visit) SSH(command string) string { return v.ssh(command) }
+
 func sshCommand(address, command string) string {
 	host, port, err := net.SplitHostPort(address)
 	switch {

@@ -174,4 +174,3 @@ func gone(error) error { return nil }
 func notFound(what, hint string) error {
 	return &show.Error{Kind: show.NotFound, What: what, Hint: hint}
 }
-
