@@ -180,7 +180,7 @@ func (l *follower) flush(v *visit, s *sender) error {
 // open adds a step to the page, unfolded.
 func (l *follower) open(v *visit, s *sender, n int, title string) error {
 	l.step, l.titles[n] = n, title
-	text, err := v.fragment("log-step", &logStep{N: n, Title: title, Mark: markOf(show.Running), Open: true, Live: true})
+	text, err := v.fragment("log-step", map[string]any{"S": &logStep{N: n, Title: title, Mark: markOf(show.Running), Open: true, Live: true}, "More": ""})
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func homePage(v *visit) (*page, error) {
 		return startPage(v, p, nil, fresh), nil
 	}
 	view := &homeView{}
-	var gated, ungated, today, green int
+	var gated, ungated, today, green, empty int
 	slices.SortStableFunc(all, func(a, b show.Repository) int { return b.LandedAt.Compare(a.LandedAt) })
 	for i := range all {
 		r := &all[i]
@@ -83,6 +83,9 @@ func homePage(v *visit) (*page, error) {
 		}
 		if row.Figures, err = v.figures(ctx, r, recent, total); err != nil {
 			return nil, err
+		}
+		if r.Gated && r.State == show.Empty {
+			empty++
 		}
 		if r.State == show.Green {
 			green++
@@ -117,9 +120,11 @@ func homePage(v *visit) (*page, error) {
 		view.Rows = append(view.Rows, row)
 	}
 	slices.SortStableFunc(view.Needs, func(a, b need) int { return cmp.Compare(b.at.Unix(), a.at.Unix()) })
-	view.Summary = fmt.Sprintf("%d gated, %d not gated. %s landed today; main is green in %d of %d.", gated, ungated, count(today, "change"), green, gated)
-	if green == gated && gated > 0 {
-		view.Summary = fmt.Sprintf("%d gated, %d not gated. %s landed today; no main is red.", gated, ungated, count(today, "change"))
+	view.Summary = fmt.Sprintf("%d gated, %d not gated. %s landed today, ", gated, ungated, count(today, "change"))
+	if green+empty == gated {
+		view.Summary += "no branch is red."
+	} else {
+		view.Summary = fmt.Sprintf("%s not green. ", count(gated-green-empty, "gated branch")) + view.Summary + fmt.Sprintf("%d of %d are green.", green, gated)
 	}
 	p.Template, p.Data, p.Parts = "home", view, []string{"home-head", "home-needs", "home-table", "asof"}
 	p.Say = fmt.Sprintf("%s need you", count(len(view.Needs), "thing"))

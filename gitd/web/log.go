@@ -15,8 +15,11 @@ import (
 
 // Bounds of a log on a page. The raw log has everything.
 const (
-	logLines    = 1000  // sent at first
+	logLines    = 1000  // kept of the whole log
 	logLinesMax = 20000 // sent when asked for more
+	stepLines   = 100   // sent of a folded step, its last
+	liveLines   = 250   // sent of the running step
+	linesAround = 25    // sent before and after the line where the failure shows
 )
 
 // buildLog is a build's log as the change page shows it: steps with their
@@ -26,8 +29,9 @@ type buildLog struct {
 	Took    time.Duration
 	Steps   []*logStep
 	Lines   int    // of the whole log
-	Before  int    // not sent
+	Before  int    // lines not sent
 	MoreURL string // sends more of them
+	more    bool   // more was asked for
 	RawURL  string
 	Live    bool
 	events  int // how many events this shows: a stream goes on after them
@@ -43,7 +47,8 @@ type logStep struct {
 	Ended  bool
 	Exit   int
 	Lines  []logLine
-	Before int  // lines of this step that are not sent
+	Before int  // lines of this step that are not sent, before those that are
+	After  int  // and after them
 	Open   bool // unfolded
 	Live   bool // lines may still come
 	// X and W place the strip on the time axis all steps share, in percent.
@@ -68,10 +73,11 @@ func (v *visit) buildLog(c *show.Change) (*buildLog, error) {
 		return nil, nil
 	}
 	keep := logLines
-	if v.r.URL.Query().Has("more") {
+	more := v.r.URL.Query().Has("more")
+	if more {
 		keep = logLinesMax
 	}
-	l := &buildLog{Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
+	l := &buildLog{more: more, Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
 	ring := &ring{keep: keep}
 	for e, err := range v.House.Log(v.r.Context(), v.actor, c.Repository, c.Number, false) {
 		if err != nil {
@@ -81,7 +87,7 @@ func (v *visit) buildLog(c *show.Change) (*buildLog, error) {
 		l.add(e, ring)
 	}
 	l.settle(ring, v.now)
-	if l.Before > 0 && keep < logLinesMax {
+	if !more {
 		l.MoreURL = changeHref(*c) + "?more#log"
 	}
 	return l, nil
@@ -180,11 +186,36 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 		}
 		s.X = min(int(100*s.Began/whole), 99)
 		s.W = min(max(int(100*s.Took/whole), 1), 100-s.X)
-		l.Before += s.Before
 	}
 	if l.Build.State == show.Failed && !failing && len(l.Steps) > 0 {
 		l.Steps[len(l.Steps)-1].Open = true // it ended before any command did
 	}
+	for _, s := range l.Steps {
+		if !l.more {
+			s.trim()
+		}
+		l.Before += s.Before + s.After
+	}
+}
+
+// trim leaves of a step what is worth reading at first: what led to the
+// failure and what followed, or the end.
+func (s *logStep) trim() {
+	from, to := 0, len(s.Lines)
+	for i := range s.Lines {
+		if s.Lines[i].Bad {
+			from, to = max(i-linesAround, 0), min(i+linesAround, to)
+		}
+	}
+	if from == 0 && to == len(s.Lines) {
+		keep := stepLines
+		if s.Live {
+			keep = liveLines
+		}
+		from = max(len(s.Lines)-keep, 0)
+	}
+	s.Before, s.After = s.Before+from, len(s.Lines)-to
+	s.Lines = s.Lines[from:to]
 }
 
 func stepTitle(e show.LogEvent) string {

@@ -85,6 +85,7 @@ func parseTemplates(assets map[string]asset) *looks {
 		"at":        func(t, now time.Time) template.HTML { return timeElement(t, clock(t, now, true, true)) },
 		"atm":       func(t, now time.Time) template.HTML { return timeElement(t, clock(t, now, false, true)) },
 		"bare":      func(t, now time.Time) template.HTML { return timeElement(t, clock(t, now, false, false)) },
+		"day":       func(t, now time.Time) template.HTML { return timeElement(t, dayOrClock(t, now)) },
 		"moment":    func(t time.Time) template.HTML { return timeElement(t, t.Format("Mon 2 Jan 2006 15:04:05 MST")) },
 		"dict":      dict,
 		"safeurl":   safeURL,

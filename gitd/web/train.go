@@ -161,8 +161,7 @@ func carOf(c show.Change, lands, now time.Time) car {
 			k.Ended = clock(c.EndedAt, now, true, false)
 		}
 	case show.Green:
-		k.Mark.Word = "Green, waits to land"
-		k.Level = levelOf(1)
+		k.Level, k.Progress = levelOf(1), "waits to land"
 	case show.Running:
 		if f, known, text := running(&c, now); text != "" {
 			k.Progress = text

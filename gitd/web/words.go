@@ -118,6 +118,18 @@ func clock(t, now time.Time, seconds, zone bool) string {
 	return t.Format(layout)
 }
 
+// dayOrClock is the time today, the day otherwise.
+func dayOrClock(t, now time.Time) string {
+	t = t.In(now.Location())
+	switch {
+	case sameDay(t, now):
+		return t.Format("15:04 MST")
+	case t.Year() == now.Year():
+		return t.Format("Mon 2 Jan")
+	}
+	return t.Format("2 Jan 2006")
+}
+
 // timeElement wraps what clock wrote; datetime carries UTC.
 func timeElement(t time.Time, text string) template.HTML {
 	if t.IsZero() {
