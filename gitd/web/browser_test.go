@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
@@ -113,13 +112,21 @@ func eval[T any](b *tab, js string) T {
 	return v
 }
 
-// until waits for a condition of the page.
+// until waits for a condition of the page, across navigations.
 func (b *tab) until(js string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 15*time.Second)
-	defer cancel()
-	if _, err := chromedp.Run(ctx, chromedp.Poll[bool](js)); err != nil {
-		b.t.Fatalf("waiting for %s: %v\nconsole: %s", js, err, b.console())
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+js+")"))
+		cancel()
+		if ok && err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("never came true: %s (%v)\nconsole: %s", js, err, b.console())
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -132,7 +139,6 @@ func (b *tab) scheme(name string) {
 	}
 }
 
-var _ cdp.Empty
 
 // TestShots takes pictures of every page for people to look at, into the
 // folder HEADGATE_SHOTS names.

@@ -161,7 +161,8 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 	}
 	whole := max(l.Took, time.Second)
 	if !l.Build.Finished.IsZero() && !l.Build.Started.IsZero() {
-		whole = max(whole, l.Build.Finished.Sub(l.Build.Started))
+		l.Took = l.Build.Finished.Sub(l.Build.Started)
+		whole = max(whole, l.Took)
 	}
 	failing := false
 	for i, s := range l.Steps {
