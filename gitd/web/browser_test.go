@@ -139,7 +139,6 @@ func (b *tab) scheme(name string) {
 	}
 }
 
-
 // TestShots takes pictures of every page for people to look at, into the
 // folder HEADGATE_SHOTS names.
 func TestShots(t *testing.T) {

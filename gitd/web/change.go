@@ -87,7 +87,7 @@ func changePage(v *visit) (*page, error) {
 		view.Revs = append(view.Revs, k)
 	}
 	for _, e := range slices.Backward(c.Story) {
-		view.Story = append(view.Story, storyEntry{Event: e, Mark: storyMark(e.What)})
+		view.Story = append(view.Story, storyEntry{Event: e, Mark: storyMark(e)})
 	}
 	n := fmt.Sprint(c.Number)
 	p := v.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
@@ -101,7 +101,7 @@ func changePage(v *visit) (*page, error) {
 	p.Say = "change " + n + ": " + strings.ToLower(view.Mark.Word)
 	p.Git = []command{
 		{"Git", "git fetch origin refs/changes/" + n + "/log && git log --first-parent FETCH_HEAD"},
-		{"SSH", v.ssh("change log " + n)},
+		{"SSH", v.ssh("change log " + r.Name + " " + n)},
 		{"Laptop", "git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"},
 	}
 	return p, nil
@@ -223,22 +223,16 @@ func (v *visit) landing(r *show.Repository, c *show.Change) time.Time {
 	return time.Time{}
 }
 
-// storyMark chooses the shape beside an entry of the story by its first words.
-// What it does not recognise gets a neutral one: nothing looks green by accident.
-func storyMark(what string) mark {
-	w := strings.ToLower(what)
-	for _, k := range []struct {
-		prefix string
-		mark   mark
-	}{
-		{"landed", markOf(show.Landed)}, {"refused", markOf(show.Refused)}, {"uncoupled", mark{"Uncoupled", "off", "red"}},
-		{"conflict", markOf(show.Conflict)}, {"withdrawn", markOf(show.Withdrawn)}, {"build green", markOf(show.Green)}, {"green", markOf(show.Green)},
-		{"build red", markOf(show.Failed)}, {"red", markOf(show.Failed)}, {"build failed", markOf(show.Failed)}, {"building", markOf(show.Running)},
-		{"build", markOf(show.Running)}, {"waits", markOf(show.Waits)}, {"approved", markOf(show.Green)}, {"revision", markOf(show.Queued)},
-	} {
-		if strings.HasPrefix(w, k.prefix) {
-			return k.mark
-		}
+// storyMark chooses the shape beside an entry of the story. What it does not
+// recognise gets a neutral one: nothing looks green by accident.
+func storyMark(e show.Event) mark {
+	switch e.Kind {
+	case "pushed":
+		return markOf(show.Queued)
+	case "tested":
+		return markOf(show.Green)
+	case "waits", "landed", "refused", "conflict", "withdrawn":
+		return markOf(show.State(e.Kind))
 	}
 	return mark{"", "queued", ""}
 }

@@ -293,7 +293,7 @@ func fullHouse() *house {
 	for i := range queue {
 		queue[i].Place = i + 1
 		queue[i].Revisions = []string{queue[i].Commit}
-		queue[i].Story = []show.Event{{At: queue[i].PushedAt, What: "revision 1 pushed", By: queue[i].By}, {At: queue[i].PushedAt, What: fmt.Sprintf("queued at place %d", i+1)}}
+		queue[i].Story = []show.Event{{At: queue[i].PushedAt, Kind: "pushed", What: "revision 1 pushed", By: queue[i].By}, {At: queue[i].PushedAt, What: fmt.Sprintf("queued at place %d", i+1)}}
 	}
 	refused := changeOf("checkout", 411, "Drop the legacy voucher table", "ada", show.Refused, at("13:59:12"), at("14:03:40"))
 	refused.Revision, refused.Revisions, refused.Commit = 3, []string{commit("4d1f6b8"), commit("90aa3f2"), commit("e71b0d4")}, commit("e71b0d4")
@@ -302,8 +302,8 @@ func fullHouse() *house {
 	refused.Hint = "see it on your machine with headgate run, amend, and git push origin main: it becomes revision 4"
 	refused.Build = &show.Build{ID: "b411", Tree: commit("3c0ffee"), State: show.Failed, Log: "b411", Started: at("13:59:58"), Finished: at("14:03:22"), Phase: "build", Command: "go test ./...", Exit: 1, LogLine: 1086}
 	refused.Story = []show.Event{
-		{At: at("13:59:12"), What: "revision 3 pushed", By: "ada"}, {At: at("13:59:12"), What: "queued at place 2"},
-		{At: at("14:03:22"), What: "build red: main + 410 + 411", More: "3:24"}, {At: at("14:03:40"), What: "refused", More: "fails with, passes without"},
+		{At: at("13:59:12"), Kind: "pushed", What: "revision 3 pushed", By: "ada"}, {At: at("13:59:12"), What: "queued at place 2"},
+		{At: at("14:03:22"), What: "build red: main + 410 + 411", More: "3:24"}, {At: at("14:03:40"), Kind: "refused", What: "refused", More: "fails with, passes without"},
 	}
 	past := []show.Change{refused}
 	for i, s := range []struct {
@@ -325,7 +325,7 @@ func fullHouse() *house {
 			c.Files, c.Reason = []string{"basket/cart.go:14", "basket/cart_test.go:9"}, "conflicts with 407, which landed at 13:29 UTC"
 			c.Hint = "git pull --rebase origin main, resolve, git push origin main"
 		}
-		c.Story = []show.Event{{At: c.PushedAt, What: "revision 1 pushed", By: s.by}, {At: c.EndedAt, What: string(s.state)}}
+		c.Story = []show.Event{{At: c.PushedAt, Kind: "pushed", What: "revision 1 pushed", By: s.by}, {At: c.EndedAt, Kind: string(s.state), What: string(s.state)}}
 		c.Revisions = []string{c.Commit}
 		past = append(past, c)
 	}

@@ -97,7 +97,7 @@ func localAddress(to string) string {
 	return u.RequestURI()
 }
 
-// Sign-in attempts: a code has 2^40 spellings and two minutes; these bounds
+// Sign-in attempts: a code has 2^50 spellings and two minutes; these bounds
 // leave a guesser no chance and an honest typist plenty.
 const (
 	attemptsEach = 10   // a minute, for one address (an IPv6 /64)
