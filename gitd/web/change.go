@@ -16,6 +16,7 @@ type changeView struct {
 	When    time.Time // of the state
 	Verdict verdict
 	Log     *buildLog
+	LogID   string  // finds in the journal why the log could not be read
 	Needs   []check // what landing still wants
 	Next    []string
 	Revs    []revision
@@ -67,14 +68,16 @@ func changePage(v *visit) (*page, error) {
 	}
 	view.Verdict = v.verdict(r, &c)
 	if view.Log, err = v.buildLog(&c); err != nil {
-		return nil, err
+		// The verdict is in Git and does not need the log: the page stands without it.
+		view.LogID = newID()
+		v.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
 	}
 	if c.State != show.Landed && c.State != show.Withdrawn {
-		if why, err := v.House.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number)); err == nil {
-			view.Needs, view.Next = checksOf(why.Checks, v.now), why.Next
-		} else if !isNotFound(err) {
-			return nil, err
+		why, err := v.House.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number))
+		if err != nil && !isNotFound(err) {
+			v.Log.Warn("left out what landing needs", "repo", r.Name, "change", c.Number, "err", err)
 		}
+		view.Needs, view.Next = checksOf(why.Checks, v.now), why.Next
 	}
 	for i, commit := range slices.Backward(c.Revisions) {
 		k := revision{Number: i + 1, Commit: commit, Mark: mark{"replaced", "stopped", ""}}

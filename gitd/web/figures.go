@@ -61,8 +61,51 @@ func figuresOf(changes []show.Change, now time.Time) figures {
 // day stay the same: a page that redraws four times a second must not read
 // every change each time. Safe for concurrent use.
 type figureStore struct {
-	mu  sync.Mutex // guards all
-	all map[string]storedFigures
+	mu      sync.Mutex // guards the rest
+	all     map[string]storedFigures
+	deploys map[string]storedDeploys // by repository
+}
+
+func newFigureStore() *figureStore {
+	return &figureStore{all: map[string]storedFigures{}, deploys: map[string]storedDeploys{}}
+}
+
+// storedDeploys counts the deployments of an environment, as long as its
+// declared commit, its state and the day stay the same.
+type storedDeploys struct {
+	environment, declared, day string
+	state                      show.State
+	all, failed                int
+}
+
+// deploys counts the last 30 days of the environment e.
+func (v *visit) deploys(r *show.Repository, e show.Environment) (storedDeploys, error) {
+	want := storedDeploys{environment: e.Name, declared: e.Declared, day: v.now.Format(time.DateOnly), state: e.State}
+	v.kept.mu.Lock()
+	got := v.kept.deploys[r.Name]
+	v.kept.mu.Unlock()
+	if got.environment == want.environment && got.declared == want.declared && got.day == want.day && got.state == want.state {
+		return got, nil
+	}
+	whole, err := v.House.Environment(v.r.Context(), v.actor, r.Name, e.Name)
+	if err != nil {
+		return want, err
+	}
+	for _, d := range whole.History {
+		if d.At.After(v.now.AddDate(0, 0, -30)) {
+			want.all++
+			if d.Outcome == show.Failed {
+				want.failed++
+			}
+		}
+	}
+	v.kept.mu.Lock()
+	if len(v.kept.deploys) >= maxFigures {
+		clear(v.kept.deploys)
+	}
+	v.kept.deploys[r.Name] = want
+	v.kept.mu.Unlock()
+	return want, nil
 }
 
 type storedFigures struct {

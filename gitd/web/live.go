@@ -29,6 +29,8 @@ const (
 	streamsAll  = 512
 )
 
+const eventStream = "text/event-stream; charset=utf-8"
+
 // streams counts the live streams of each user. Safe for concurrent use.
 type streams struct {
 	mu   sync.Mutex // guards the rest
@@ -174,7 +176,7 @@ func (v *visit) stream(draw func(*visit) (*page, error)) error {
 	}
 	s := &sender{w: v.w, rc: http.NewResponseController(v.w), have: parseResume(have)}
 	h := v.w.Header()
-	h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	h.Set("Content-Type", eventStream)
 	h.Set("X-Accel-Buffering", "no")
 	v.w.WriteHeader(http.StatusOK)
 	if err := s.write("retry: 2000\n\n"); err != nil {

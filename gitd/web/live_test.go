@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"go.uber.org/goleak"
 
@@ -360,5 +363,48 @@ func TestSignInInABrowser(t *testing.T) {
 	b.until(`location.pathname === "/sign-in"`)
 	if said := b.console(); said != "" {
 		t.Errorf("console: %s", said)
+	}
+}
+
+// TestWithoutScript approves with script switched off.
+func TestWithoutScriptInABrowser(t *testing.T) {
+	h := fullHouse()
+	b := open(t, launch(t), console(h), "ada")
+	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.SendKeys("#why", "by hand"), chromedp.Click("#decide button"))
+	b.do(chromedp.WaitVisible(".done"))
+	if did := h.did(); len(did) != 1 || !strings.Contains(did[0], `"by hand"`) {
+		t.Errorf("did %v", did)
+	}
+	b.do(chromedp.Navigate(b.url+"/checkout/env/production"), chromedp.Click(".do.stop"), chromedp.WaitVisible("#confirm"),
+		chromedp.SendKeys("#confirm", "production"), chromedp.Click("#ask .do.stop"), chromedp.WaitVisible(".done"))
+	if did := h.did(); len(did) != 2 || !strings.HasPrefix(did[1], "rollback checkout production 182") {
+		t.Errorf("did %v", did)
+	}
+}
+
+func TestALogThatCannotBeRead(t *testing.T) {
+	var journal strings.Builder
+	s := console(fullHouse())
+	s.House, s.Log = torn{fullHouse()}, logTo(&journal)
+	a := visitAs(t, s, "ada").get("/checkout/changes/411")
+	if a.StatusCode != 200 || !strings.Contains(a.body, "Refused: 1 command failed") || !strings.Contains(a.body, "The log could not be read.") || strings.Contains(a.body, "input/output") {
+		t.Errorf("%s: the verdict must stand without its log\n%s", a.Status, a.body)
+	}
+	_, id, _ := strings.Cut(a.body, "by the id <code>")
+	id, _, _ = strings.Cut(id, "<")
+	if id == "" || !strings.Contains(journal.String(), "id="+id) || !strings.Contains(journal.String(), "input/output") {
+		t.Errorf("id %q is not in %s", id, journal.String())
+	}
+}
+
+// torn is a House whose logs break off.
+type torn struct{ *house }
+
+func (torn) Log(context.Context, show.Actor, string, int, bool) iter.Seq2[show.LogEvent, error] {
+	return func(yield func(show.LogEvent, error) bool) {
+		yield(show.LogEvent{}, errors.New("read: input/output error"))
 	}
 }

@@ -101,22 +101,13 @@ func (v *visit) monthFigures(r *show.Repository, f figures) []figure {
 			figure{"Builds saved", fmt.Sprintf("%d of %d", f.Saved, f.Landed), "same tree"})
 	}
 	if n := len(r.Environments); n > 0 {
-		name := r.Environments[n-1].Name
-		e, err := v.House.Environment(v.r.Context(), v.actor, r.Name, name)
+		last := r.Environments[n-1]
+		d, err := v.deploys(r, last)
 		if err != nil {
-			v.Log.Warn("left out the deployment figures", "repo", r.Name, "env", name, "err", err)
+			v.Log.Warn("left out the deployment figures", "repo", r.Name, "env", last.Name, "err", err)
 			return all
 		}
-		deploys, failed := 0, 0
-		for _, d := range e.History {
-			if d.At.After(v.now.AddDate(0, 0, -30)) {
-				deploys++
-				if d.Outcome == show.Failed {
-					failed++
-				}
-			}
-		}
-		all = append(all, figure{"Deploys", fmt.Sprint(deploys), name}, figure{"Failed", fmt.Sprintf("%d of %d", failed, deploys), name})
+		all = append(all, figure{"Deploys", fmt.Sprint(d.all), last.Name}, figure{"Failed", fmt.Sprintf("%d of %d", d.failed, d.all), last.Name})
 	}
 	return all
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -56,6 +57,10 @@ func init() { // not a literal: pages link to each other through match
 func (rt *route) serve(v *visit) error {
 	if rt.plain != nil {
 		return rt.plain(v)
+	}
+	if rt.events && v.r.Method == http.MethodHead {
+		v.w.Header().Set("Content-Type", eventStream)
+		return nil // a stream without a body would never end
 	}
 	if rt.events {
 		return v.stream(rt.page)

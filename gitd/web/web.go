@@ -85,7 +85,7 @@ func (s *Server) Handler() http.Handler {
 	if len(s.Key) != 32 {
 		panic("web: Server.Key must be 32 bytes")
 	}
-	t := &site{Server: *s, attempts: newLimiter(), streams: newStreams(), kept: &figureStore{all: map[string]storedFigures{}}, csrf: http.NewCrossOriginProtection()}
+	t := &site{Server: *s, attempts: newLimiter(), streams: newStreams(), kept: newFigureStore(), csrf: http.NewCrossOriginProtection()}
 	if t.Log == nil {
 		t.Log = slog.Default()
 	}
