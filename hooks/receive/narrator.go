@@ -279,6 +279,11 @@ func (n *narrator) log(e show.LogEvent) []string {
 		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
 	case "note":
 		s.line = max(s.line, e.Line)
+		// CodeBuild's own words about phases stand in the log; here the steps say
+		// the same in one line each. What somebody should act on is told.
+		if !strings.HasPrefix(e.Text, "warning: ") {
+			return nil
+		}
 		return wrap("  ", "    ", cutBytes(e.Text, maxOutputLine))
 	}
 	return nil

@@ -98,6 +98,32 @@ func TestLateAndEarlyReadersSeeTheSame(t *testing.T) {
 	}
 }
 
+func TestFollowerMayComeBeforeTheLog(t *testing.T) {
+	d := open(t)
+	done := make(chan string)
+	go func() {
+		var events []Event
+		for e, err := range d.Follow(context.Background(), "soon", true) {
+			if err != nil {
+				t.Error(err)
+			}
+			events = append(events, e)
+		}
+		done <- texts(events)
+	}()
+	w, err := d.Create("soon", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Note("here")
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-done; got != "1 here\ndone SUCCEEDED\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestFollowEndsWithItsContext(t *testing.T) {
 	d := open(t)
 	w, err := d.Create("x", nil)
