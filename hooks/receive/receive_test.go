@@ -70,7 +70,6 @@ type house struct {
 	gate     *fakeGate
 	envs     *fakeEnvironments
 	stop     func()
-	log      syncBuffer
 }
 
 func newHouse(t *testing.T) *house {
