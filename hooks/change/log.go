@@ -126,10 +126,6 @@ func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, 
 		return Story{}, err
 	}
 	crash.Point("push.accepted")
-	if err := l.MendHead(ctx, s); err != nil {
-		return Story{}, err
-	}
-	crash.Point("push.head-moved")
 	return s, nil
 }
 
@@ -148,9 +144,10 @@ func (l *Log) append(ctx context.Context, s Story, old repo.Hash, e Event, more 
 	if e.By != "" {
 		author = repo.Person{Name: e.By}
 	}
+	message := e.message(s.Number)
 	commit, err := l.r.WriteCommit(repo.NewCommit{
 		Parents: append([]repo.Hash{s.Tip}, more...),
-		Author:  author, At: e.At, Message: e.message(s.Number),
+		Author:  author, At: e.At, Message: message,
 	})
 	if err == nil {
 		err = l.r.Move(ctx, Ref(s.Number), old, commit)
@@ -158,13 +155,18 @@ func (l *Log) append(ctx context.Context, s Story, old repo.Hash, e Event, more 
 	if err != nil {
 		return Story{}, fmt.Errorf("note %q in change %d of %s: %w", e.Kind, s.Number, s.Repository, err)
 	}
+	// It is durable now; nothing below may fail.
+	s.Tip = commit
+	s.add(commit, e.At.UTC().Truncate(time.Second), message)
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.newest = max(l.newest, s.Number)
-	l.mu.Unlock()
-	return l.Read(s.Number)
+	l.stories[s.Number] = s
+	return s, nil
 }
 
-// MendHead makes refs/changes/<n>/head point at the newest revision.
+// MendHead makes refs/changes/<n>/head point at the newest revision. Opening
+// and revising leave that to the caller: the head follows from the log.
 func (l *Log) MendHead(ctx context.Context, s Story) error {
 	for {
 		at, err := l.r.Ref(HeadRef(s.Number))
@@ -252,29 +254,30 @@ func (l *Log) read(number int, tip repo.Hash) (Story, error) {
 		return known, nil
 	}
 	s := Story{Repository: l.r.Name(), Number: number, Tip: tip}
-	var events []Event // newest first
+	type link struct {
+		commit  repo.Hash
+		at      time.Time
+		message string
+	}
+	var links []link // newest first
 	for at := tip; ; {
 		if at == known.Tip {
-			s.Branch, s.Revisions, s.Events = known.Branch, slices.Clip(known.Revisions), slices.Clip(known.Events)
+			s.Branch, s.Revisions, s.Events = known.Branch, known.Revisions, known.Events
 			break
 		}
 		c, err := l.r.Commit(at)
 		if err != nil {
 			return Story{}, fmt.Errorf("read change %d: %w", number, err)
 		}
-		e, ok := event(at, c.Committer.When.UTC(), c.Message)
-		if !ok || len(c.ParentHashes) == 0 {
+		if len(c.ParentHashes) == 0 {
 			s.Branch = repo.TrailerValue(c.Message, "Branch")
 			break
 		}
-		events = append(events, e)
+		links = append(links, link{at, c.Committer.When.UTC(), c.Message})
 		at = c.ParentHashes[0]
 	}
-	for _, e := range slices.Backward(events) {
-		s.Events = append(s.Events, e)
-		if e.Kind == Pushed {
-			s.Revisions = append(s.Revisions, revision(e))
-		}
+	for _, k := range slices.Backward(links) {
+		s.add(k.commit, k.at, k.message)
 	}
 	if len(s.Revisions) == 0 || s.Events[0].Kind != Pushed || s.Branch == "" {
 		return Story{}, fmt.Errorf("read change %d of %s: its log at %s does not begin with a push", number, l.r.Name(), tip)
@@ -283,6 +286,15 @@ func (l *Log) read(number int, tip repo.Hash) (Story, error) {
 	defer l.mu.Unlock()
 	l.stories[number] = s
 	return s, nil
+}
+
+// add puts an event at the end, leaving stories that share the slices alone.
+func (s *Story) add(commit repo.Hash, at time.Time, message string) {
+	e := event(commit, at, message)
+	s.Events = append(slices.Clip(s.Events), e)
+	if e.Kind == Pushed {
+		s.Revisions = append(slices.Clip(s.Revisions), revision(e))
+	}
 }
 
 func revision(e Event) Revision {

@@ -175,9 +175,9 @@ func (s Story) State() show.State {
 	return show.Queued
 }
 
-// event reads a commit of a log. ok is false for the commit that opens it.
-func event(commit repo.Hash, at time.Time, message string) (e Event, ok bool) {
-	e = Event{Commit: commit, At: at, Subject: repo.Subject(message)}
+// event reads a commit of a log.
+func event(commit repo.Hash, at time.Time, message string) Event {
+	e := Event{Commit: commit, At: at, Subject: repo.Subject(message)}
 	paragraphs := strings.Split(strings.TrimSpace(message), "\n\n")
 	if len(paragraphs) > 2 {
 		e.Body = strings.Join(paragraphs[1:len(paragraphs)-1], "\n\n")
@@ -195,7 +195,7 @@ func event(commit repo.Hash, at time.Time, message string) (e Event, ok bool) {
 			e.Trailers = append(e.Trailers, t)
 		}
 	}
-	return e, e.Kind != ""
+	return e
 }
 
 func (e Event) message(change int) string {

@@ -18,6 +18,9 @@ type Config struct {
 	Builder  Builder
 	Settings func(r *repo.Repository, tree repo.Hash) (Settings, error) // what a tree's headgate.yaml says; problems are shown to the pusher
 	Ask      func(ctx context.Context, q Question) (Answer, error)      // the land policy
+	// Check says what else must hold of any tree that lands: that configuration
+	// and policies in it can be read. Nil: nothing.
+	Check func(ctx context.Context, r *repo.Repository, tree repo.Hash) error
 	// Releases reports whether landings in a repository make releases. Nil: all
 	// but the repository headgate.
 	Releases func(repository string) bool
