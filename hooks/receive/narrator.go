@@ -50,7 +50,8 @@ type stepLines struct {
 	shown   int      // lines of output
 	kept    []string // the last ones that were not shown
 	left    int      // how many were not shown
-	line    int      // of the whole log
+	line    int      // of the whole log: the newest, or the last of the first step that failed
+	failed  bool     // a step has failed; line stays
 	began   time.Duration
 }
 
@@ -262,9 +263,11 @@ func (n *narrator) log(e show.LogEvent) []string {
 	s := &n.step
 	switch e.Kind {
 	case "step":
-		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, began: time.Duration(e.At)}
+		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, failed: s.failed, began: time.Duration(e.At)}
 	case "out":
-		s.line = e.Line
+		if !s.failed {
+			s.line = e.Line
+		}
 		var lines []string
 		if !s.opened {
 			s.opened = true
@@ -288,6 +291,7 @@ func (n *narrator) log(e show.LogEvent) []string {
 		mark := "+"
 		var lines []string
 		if e.Exit != 0 {
+			s.failed = true
 			mark = "x"
 			if s.left > len(s.kept) {
 				lines = append(lines, fmt.Sprintf("  | ... %d lines left out", s.left-len(s.kept)))
@@ -299,7 +303,6 @@ func (n *narrator) log(e show.LogEvent) []string {
 		s.kept = nil
 		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
 	case "note":
-		s.line = max(s.line, e.Line)
 		// CodeBuild's own words about phases stand in the log; here the steps say
 		// the same in one line each. What somebody should act on is told.
 		if !strings.HasPrefix(e.Text, "warning: ") {
