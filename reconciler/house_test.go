@@ -315,6 +315,13 @@ func (f *fakeTarget) last(environment string) services.Declared {
 	return services.Declared{}
 }
 
+func (f *fakeTarget) Remove(environment, _ string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.reports, environment)
+	delete(f.given, environment)
+}
+
 func (f *fakeTarget) Observe(environment, _ string) (services.Observed, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -23,6 +23,10 @@ import (
 const storyDir = "HEADGATE_TEST_STORY"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(beWeb) != "" {
+		fmt.Fprintln(os.Stderr, web()) // it ends only with an error
+		os.Exit(3)
+	}
 	dir := os.Getenv(storyDir)
 	if dir == "" {
 		os.Exit(m.Run())

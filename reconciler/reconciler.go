@@ -33,6 +33,8 @@ type Target interface {
 	// Converge makes d what the application should be. It returns before that is so,
 	// may be repeated, and ignores a d with a lower Sequence than one it was given.
 	Converge(d services.Declared)
+	// Remove stops an application that no environment declares any more.
+	Remove(environment, application string)
 	// Observe is what the application is; false when nothing is known of it.
 	Observe(environment, application string) (services.Observed, bool)
 	// Watch tells, coalesced, that Observe may answer differently now.

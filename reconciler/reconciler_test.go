@@ -223,6 +223,10 @@ func TestApprovingByPush(t *testing.T) {
 	if e := h.healthy(t, "production", 1); len(e.History[0].Approvals) != 2 {
 		t.Fatalf("approvals: %+v", e.History[0].Approvals)
 	}
+	// The answer got lost, and sam pushes again.
+	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first); err != nil || again != landed || !strings.Contains(lines[0], "already") {
+		t.Fatalf("pushed again: %s, %q, %v", again, lines, err)
+	}
 	h.checkVerifies(t, 2, 0, 2)
 }
 
