@@ -56,9 +56,9 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 // by the same content. It returns the commit that env/<environment> is at then,
 // and lines to tell the pusher.
 //
-// When the approval counts but something is still missing, the branch has not
-// moved, and a client told "ok" would believe it had. The error is then a
-// *show.Error of kind Waiting whose What says so; lines are to be shown too.
+// While something else is still missing the branch has not moved: landed is Zero
+// then, and whoever answers the client must not report env/<environment> as
+// moved, or it would believe it had.
 func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
@@ -85,9 +85,8 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 	}
 	lines = []string{done.Sentence}
 	if done.Promoted == repo.Zero {
-		return repo.Zero, lines, &show.Error{Kind: show.Waiting, What: "approved; waits for " + done.Waits,
-			Where: []string{"env/" + environment + " has not moved; it moves by itself when nothing is missing"},
-			Hint:  "why " + repository + " " + environment}
+		return repo.Zero, append(lines, "now waits for "+done.Waits,
+			"env/"+environment+" has not moved; it moves by itself when nothing is missing"), nil
 	}
 	lines = append(lines, fmt.Sprintf("env/%s is %s, and is converging", environment, short(done.Promoted)))
 	return done.Promoted, lines, nil

@@ -48,12 +48,6 @@ func (c *clockwork) Now() time.Time {
 	return c.now
 }
 
-func (c *clockwork) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 const serverYAML = `users:
   ada: {name: Ada Lovelace, email: [ada@example.com], keys: [%q]}
   jun: {name: Jun, email: [jun@example.com], keys: [%q]}
