@@ -26,16 +26,17 @@ type app struct {
 	target *Target
 	key    key
 
-	mu        sync.Mutex
-	newest    *Declared // last one told
-	pending   *Declared // told, not yet taken up
-	remove    bool      // to be removed; pending is nil then
-	inbox     []func()  // run by the loop
-	published published // what observe sees
-	since     time.Time // of lastState
-	lastState State     // as last seen by observe
-	lastWhat  Observed  // as last told to watchers
-	bell      chan struct{}
+	mu         sync.Mutex
+	newest     *Declared // last one told
+	pending    *Declared // told, not yet taken up
+	remove     bool      // to be removed; pending is nil then
+	inbox      []func()  // run by the loop
+	published  published // what observe sees
+	since      time.Time // when lastCommit came into lastState
+	lastState  State     // as last seen by observe
+	lastCommit string
+	lastWhat   Observed // as last told to watchers
+	bell       chan struct{}
 
 	declared *Declared // taken up and understood
 	plan     rollout.Declared

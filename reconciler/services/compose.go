@@ -2,7 +2,6 @@ package services
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -392,81 +391,6 @@ func (p *composeParser) environment(n *yaml.Node, what string) map[string]string
 	return env
 }
 
-const portForm = `write "8000:80", "127.0.0.1:8000:80" or "0:80" for any free port`
-
-func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
-	if n.Kind != yaml.SequenceNode {
-		p.problem(n, portForm, "%s is %s, where a list belongs", what, kind(n))
-		return nil
-	}
-	inside := ""
-	for _, c := range n.Content {
-		if c.Kind == yaml.MappingNode {
-			p.problem(c, portForm, "%s: the long form is not supported", what)
-			continue
-		}
-		text, ok := p.scalar(c, what)
-		if !ok {
-			continue
-		}
-		port, container, err := parsePort(text)
-		switch {
-		case err != nil:
-			p.problem(c, portForm, "%s: %q: %v", what, text, err)
-		case inside != "" && inside != container:
-			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what, inside, container)
-		case slices.Contains(ports, port) && port.Host != 0:
-			p.problem(c, "keep one of them", "%s: %s stands here twice", what, port)
-		case len(ports) == maxPorts:
-			p.problem(c, "", "%s: more than %d ports", what, maxPorts)
-		default:
-			inside = container
-			ports = append(ports, port)
-		}
-	}
-	return ports
-}
-
-func parsePort(text string) (p Port, container string, err error) {
-	spec, protocol, named := strings.Cut(text, "/")
-	if named && protocol != "tcp" {
-		return p, "", fmt.Errorf("only TCP is served")
-	}
-	p = Port{HostIP: "127.0.0.1"}
-	rest := spec
-	if i := strings.LastIndex(rest, ":"); i >= 0 {
-		rest, container = spec[:i], spec[i+1:]
-		host := rest
-		if i := strings.LastIndex(rest, ":"); i >= 0 {
-			host = rest[i+1:]
-			ip, err := netip.ParseAddr(strings.Trim(rest[:i], "[]"))
-			if err != nil {
-				return p, "", fmt.Errorf("%q is no IP address", rest[:i])
-			}
-			p.HostIP = ip.String()
-		}
-		if host != "" {
-			if p.Host, err = portNumber(host, 0); err != nil {
-				return p, "", err
-			}
-		}
-	} else {
-		container = rest // as in Compose: any free port of the machine
-	}
-	if _, err := portNumber(container, 1); err != nil {
-		return p, "", err
-	}
-	return p, container, nil
-}
-
-func portNumber(text string, low int) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < low || n > 65535 {
-		return 0, fmt.Errorf("%q is no port number", text)
-	}
-	return n, nil
-}
-
 var signals = map[string]syscall.Signal{
 	"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT, "SIGQUIT": syscall.SIGQUIT, "SIGHUP": syscall.SIGHUP,
 	"SIGUSR1": syscall.SIGUSR1, "SIGUSR2": syscall.SIGUSR2, "SIGKILL": syscall.SIGKILL, "SIGWINCH": syscall.SIGWINCH,
@@ -524,77 +448,4 @@ func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
 			s.Artifact, _ = p.scalar(v, what+".artifact")
 		}
 	}
-}
-
-func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
-	h := &s.Health
-	none := false
-	set := map[string]*yaml.Node{}
-	if n != nil && p.mapping(n, what, []string{"test", "interval", "timeout", "retries", "start_period", "disable"}, map[string]string{
-		"start_interval": "a starting instance is checked often anyway; leave it out",
-	}) {
-		for key, v := range yamlfile.Pairs(n) {
-			set[key.Value] = v
-		}
-		if v := set["test"]; v != nil {
-			h.Test, none = p.test(v, what+".test")
-			if h.Path != "" && (h.Test != nil || none) {
-				p.problem(v, "keep one of them", "%s.test: the service has x-headgate.health already", what)
-			}
-		}
-		if v := set["disable"]; v != nil && v.Value == "true" {
-			none = true
-		} else if v != nil && v.Value != "false" {
-			p.problem(v, "write true or false", "%s.disable is %s", what, kind(v))
-		}
-	}
-	h.Connect = len(s.Ports) > 0 && h.Path == "" && h.Test == nil && !none
-	h.Check = rollout.Check{StartPeriod: defaultStart, Interval: defaultInterval, Timeout: defaultTimeout, Retries: defaultRetries}
-	switch {
-	case h.Test != nil:
-		h.Interval = commandInterval
-	case h.Path == "" && !h.Connect:
-		h.StartPeriod = aliveStartPeriod
-	}
-	if v := set["start_period"]; v != nil {
-		h.StartPeriod = p.duration(v, what+".start_period", 0, time.Hour)
-	}
-	if v := set["interval"]; v != nil {
-		h.Interval = p.duration(v, what+".interval", 100*time.Millisecond, 10*time.Minute)
-	}
-	if v := set["timeout"]; v != nil {
-		h.Timeout = p.duration(v, what+".timeout", 10*time.Millisecond, 10*time.Minute)
-	}
-	if v := set["retries"]; v != nil {
-		h.Retries = p.integer(v, what+".retries", 1, 100)
-	}
-}
-
-// test reads healthcheck.test: text for a shell, or a list that begins with
-// CMD, CMD-SHELL or NONE.
-func (p *composeParser) test(n *yaml.Node, what string) (argv []string, none bool) {
-	if n.Kind != yaml.SequenceNode {
-		text, ok := p.scalar(n, what)
-		if !ok {
-			return nil, false
-		}
-		p.variables(n, text, what)
-		return []string{"/bin/sh", "-c", text}, false
-	}
-	for _, c := range n.Content {
-		if w, ok := p.scalar(c, what); ok {
-			argv = append(argv, w)
-			p.variables(c, w, what)
-		}
-	}
-	switch {
-	case len(argv) == 1 && argv[0] == "NONE":
-		return nil, true
-	case len(argv) >= 2 && argv[0] == "CMD":
-		return argv[1:], false
-	case len(argv) == 2 && argv[0] == "CMD-SHELL":
-		return []string{"/bin/sh", "-c", argv[1]}, false
-	}
-	p.problem(n, `write ["CMD", program, arguments…], ["CMD-SHELL", "command line"] or ["NONE"]`, "%s begins with none of CMD, CMD-SHELL, NONE", what)
-	return nil, false
 }

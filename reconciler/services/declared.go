@@ -50,7 +50,7 @@ type Observed struct {
 	Commit      string         `json:"commit"` // environment commit that State is about
 	Sequence    int            `json:"sequence"`
 	State       State          `json:"state"`
-	Since       time.Time      `json:"since"`
+	Since       time.Time      `json:"since"`             // when Commit came into State, as far as this run of the server knows
 	Message     string         `json:"message,omitempty"` // why, for people; empty when there is nothing to say
 	Services    []ServiceState `json:"services"`          // by name
 }

@@ -23,8 +23,8 @@ func (a *app) observe(now time.Time) Observed {
 	default:
 		o.State, o.Message = rollout.Status(p.plan, p.facts, now)
 	}
-	if o.State != a.lastState || a.since.IsZero() {
-		a.lastState, a.since = o.State, now
+	if o.State != a.lastState || o.Commit != a.lastCommit {
+		a.lastState, a.lastCommit, a.since = o.State, o.Commit, now
 	}
 	o.Since = a.since
 	for _, name := range p.facts.Names() {

@@ -178,14 +178,28 @@ func child(pid int) (int, bool) {
 	return 0, false
 }
 
+// group is the process group of the command, when it has one of its own. In a
+// sandbox its leader is the sandbox's first process, which the kernel shields
+// from signals that it does not handle; before that one has made the group there
+// is no command yet to be asked.
+func (p *process) group() (int, bool) {
+	leader := p.cmd.Process.Pid
+	if p.bwrap {
+		first, ok := child(leader)
+		if _, began := p.pid(); !ok || !began {
+			return 0, false
+		}
+		leader = first
+	}
+	group, err := syscall.Getpgid(leader)
+	return group, err == nil && group == leader
+}
+
 // stop asks the command and its process group to end and, after the grace time,
 // ends all of it. It returns when it has ended.
 func (p *process) stop(signal syscall.Signal, grace time.Duration) {
-	pid, ok := p.pid()
-	// Only a group leader is signalled: between fork and setsid the command is still
-	// in the group of bubblewrap, and is simply ended.
-	if group, err := syscall.Getpgid(pid); ok && err == nil && group == pid && grace > 0 {
-		if err := syscall.Kill(-pid, signal); err == nil {
+	if group, ok := p.group(); ok && grace > 0 {
+		if err := syscall.Kill(-group, signal); err == nil {
 			timer := time.NewTimer(grace)
 			defer timer.Stop()
 			select {

@@ -502,6 +502,31 @@ func TestFallbackServesAfterARestart(t *testing.T) {
 	h.end()
 }
 
+func TestStopIsAskedForFirst(t *testing.T) {
+	both(t, func(t *testing.T, h *house) {
+		h.converge(1, `services:
+  web:
+    command: ./server
+    environment: {BE_SERVER: "1"}
+    ports: ["0:80"]
+  script: {command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; while :; do sleep 0.01; done"], healthcheck: {start_period: 100ms}}
+  stubborn: {command: ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], stop_grace_period: 100ms, healthcheck: {start_period: 100ms}}
+`)
+		h.await(Healthy)
+		h.Remove(h.env, "hello")
+		eventually(t, "it is gone", func() (string, bool) {
+			o, known := h.Observe(h.env, "hello")
+			return fmt.Sprint(o), !known
+		})
+		for id, want := range map[string]string{"web-1": "web-1 exited 0: listening on", "script-1": "script-1 exited 7: bye", "stubborn-1": "stubborn-1 was ended by SIGKILL"} {
+			lines, err := h.InstanceLog(h.env, "hello", id, 1)
+			if err != nil || !strings.Contains(lines[0], "headgate: "+want) {
+				t.Errorf("%s: %q %v", id, lines, err)
+			}
+		}
+	})
+}
+
 func TestStopWhileUnpacking(t *testing.T) {
 	h := open(t, false)
 	unpacking := make(chan struct{}, 2)
