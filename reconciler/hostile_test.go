@@ -3,6 +3,7 @@ package reconciler
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,66 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 	}
 	h.target.report("staging", services.Healthy, "")
 	h.proposed(t, "production", 1)
+}
+
+// TestRightsAreThoseOfNow: an approval does not outlive its giver's right to
+// give it, and policy is asked again when rights change.
+func TestRightsAreThoseOfNow(t *testing.T) {
+	h := newHouse(t)
+	h.target.obedient = true
+	h.start(t)
+	files := helloFiles("one")
+	files["headgate.yaml"] = strings.Replace(helloYAML, "approvals: 1", "approvals: {count: 2, own: true, from: release}", 1)
+	if _, err := h.land(t.Context(), version1("ada", "one"), files); err != nil {
+		t.Fatal(err)
+	}
+	h.proposed(t, "production", 1)
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.setAccess(strings.Replace(serverYAML, "release: [ada, jun]", "release: [ada, sam]", 1)); err != nil {
+		t.Fatal(err)
+	}
+	done, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", "")
+	if err != nil || done.Promoted != repo.Zero || done.Waits != "1 approval" {
+		t.Fatalf("jun left the group, and ada approved: %+v, %v", done, err)
+	}
+	if done, err = h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); err != nil || done.Promoted == repo.Zero {
+		t.Fatalf("sam approved: %+v, %v", done, err)
+	}
+}
+
+// TestVerifyFromClones reads a mirror, and a plain clone of it.
+func TestVerifyFromClones(t *testing.T) {
+	h := newHouse(t)
+	h.target.obedient = true
+	stop := h.start(t)
+	h.release(t, "ada", "one")
+	h.healthy(t, "staging", 1)
+	stop()
+	var releases []Release
+	for i, kind := range []string{"--mirror", "--no-checkout"} {
+		dir := filepath.Join(t.TempDir(), "copy")
+		if _, err := h.hello.Git(t.Context(), "clone", "--quiet", "--no-local", kind, "--end-of-options", h.hello.Dir(), dir); err != nil {
+			t.Fatal(err)
+		}
+		c, err := repo.OpenClone(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if releases, err = taggedReleases(c); err != nil || len(releases) != 1 {
+				t.Fatalf("releases of the mirror: %+v, %v", releases, err)
+			}
+		}
+		v, err := Verify(t.Context(), c, repo.Signers{h.store.Signer().PublicKey()}, releases)
+		if err != nil || v.Environments != 1 || v.Promotions != 1 || v.Decisions != 1-i || len(v.Findings) != 0 {
+			t.Fatalf("%s: %+v, %v", kind, v, err)
+		}
+		if v, err = Verify(t.Context(), c, repo.Signers{}, releases); err != nil || len(v.Findings) == 0 {
+			t.Fatalf("%s, without keys: %+v, %v", kind, v, err)
+		}
+	}
 }
 
 // TestEnvironmentLeavesAndComesBack stops what headgate.yaml names no more, and
