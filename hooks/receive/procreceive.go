@@ -206,9 +206,7 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedComman
 // approve makes the pusher's approval of a promotion.
 func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedCommand) result {
 	crash.Point("push.approving")
-	by := p.actor
-	by.Via = "push"
-	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, by, c.new)
+	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new)
 	for _, line := range lines {
 		h.lines(wrap("", "  ", line)...)
 	}
