@@ -71,7 +71,7 @@ func (rc *Reconciler) look(ctx context.Context, r *repo.Repository, environment 
 		return nil, err
 	}
 	if d := s.declared; d != nil {
-		count, err := rc.sequence(ctx, r, d.Commit)
+		count, err := rc.sequence(ctx, r, d.Commit, d.Parent)
 		if err != nil {
 			return nil, err
 		}
@@ -248,10 +248,14 @@ func (rc *Reconciler) history(r *repo.Repository, environment string, limit int)
 }
 
 // sequence is a commit's place in its environment's branch, from 1.
-func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit repo.Hash) (int, error) {
+func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit, parent repo.Hash) (int, error) {
 	key := r.Name() + " " + commit.String()
 	if n, ok := rc.sequences.get(key); ok {
 		return n, nil
+	}
+	if n, ok := rc.sequences.get(r.Name() + " " + parent.String()); ok {
+		rc.sequences.put(key, n+1)
+		return n + 1, nil
 	}
 	out, err := r.Git(ctx, "rev-list", "--count", "--end-of-options", commit.String())
 	if err != nil {

@@ -110,7 +110,8 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 	for range maxRounds {
 		s, err := w.rc.look(ctx, w.repo, w.environment)
 		if gone(err) {
-			return safety, nil // the environment left headgate.yaml; its branch stays as it is
+			w.retire()
+			return safety, nil
 		}
 		if err != nil {
 			return 0, err
@@ -137,6 +138,16 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	return 0, fmt.Errorf("environment %s of %s did not come to rest in %d rounds", w.environment, w.repo.Name(), maxRounds)
+}
+
+// retire stops what runs in an environment that has left headgate.yaml. Its
+// branch stays: declared again, it goes on from there.
+func (w *worker) retire() {
+	if w.told != repo.Zero {
+		w.rc.Target.Remove(w.environment, w.repo.Name())
+		w.told = repo.Zero
+		w.log().Info("environment is not declared any more, stopping what runs there")
+	}
 }
 
 func (w *worker) act(ctx context.Context, s *sight, a Action) error {
