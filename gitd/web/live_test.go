@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net"
@@ -15,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"go.uber.org/goleak"
 
@@ -361,6 +364,31 @@ func TestSignInInABrowser(t *testing.T) {
 	b.until(`location.pathname === "/checkout/queue" && document.querySelector("h1").textContent === "Queue for main"`)
 	b.do(chromedp.Click(".who button"))
 	b.until(`location.pathname === "/sign-in"`)
+	if said := b.console(); said != "" {
+		t.Errorf("console: %s", said)
+	}
+}
+
+// TestLinksFromElsewhereInABrowser follows a link from another site, with which
+// browsers do not send a strict cookie.
+func TestLinksFromElsewhereInABrowser(t *testing.T) {
+	b := open(t, launch(t), console(fullHouse()), "ada")
+	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<link rel="icon" href="data:,"><a href="%s/checkout/changes/411">look</a>`, b.url)
+	}))
+	defer chat.Close()
+	// From the page's own task: the answer must not wait for the other site's process.
+	const follow = `setTimeout(() => document.querySelector("a").click()) > 0`
+	b.do(chromedp.Navigate(strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)))
+	eval[bool](b, follow)
+	b.until(`location.pathname === "/checkout/changes/411" && document.querySelector("h1").textContent.includes("Drop the legacy voucher table")`)
+	if _, err := chromedp.Call(b.ctx, network.ClearBrowserCookies, cdp.Empty{}); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Navigate(strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)))
+	eval[bool](b, follow)
+	b.until(`location.pathname === "/sign-in" && document.querySelector("[name=to]").value === "/checkout/changes/411"`)
 	if said := b.console(); said != "" {
 		t.Errorf("console: %s", said)
 	}

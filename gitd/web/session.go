@@ -163,6 +163,15 @@ func (v *visit) signIn() bool {
 	if to != "/" {
 		where += "?to=" + url.QueryEscape(to)
 	}
+	if v.r.Header.Get("Sec-Fetch-Site") == "cross-site" && v.r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+		// Somebody followed a link from a chat or a mail: the browser keeps a
+		// strict cookie back. It sends it once our own page asks.
+		v.w.Header().Set("Refresh", "0; url="+where)
+		if err := v.render(&page{Title: "Opening", Template: "opening", Bare: true, Data: where}, http.StatusOK); err != nil {
+			v.fail(err)
+		}
+		return false
+	}
 	http.Redirect(v.w, v.r, where, http.StatusSeeOther)
 	return false
 }
