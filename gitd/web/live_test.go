@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -138,6 +139,35 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 	})
 	if !strings.Contains(sent["repo-reaches"], ">187</a>") || sent["repo-train"] == "" || strings.Contains(sent["repo-train"], ">410<") || sent["repo-head"] != "" {
 		t.Errorf("sent %v, want the reaches with 187, the train without 410, and no head", sent)
+	}
+}
+
+func TestNewsIsCoalesced(t *testing.T) {
+	h := fullHouse()
+	b := visitAs(t, console(h), "ada")
+	events := b.listen(t.Context(), b.address("/checkout"))
+	await(t, events, "the title", func(e event) bool { return e.name == "page" })
+	began, last, redraws := time.Now(), 0, 0
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 1000 {
+			h.change("checkout", func() { h.repos[1].Description = fmt.Sprintf("news %d.", i) })
+			time.Sleep(time.Millisecond) // the pace of the news, not a wait
+		}
+	}()
+	for last != 999 {
+		e := await(t, events, "the last news", func(e event) bool { return e.name == "part" && e.data["id"] == "repo-head" })
+		_, text, _ := strings.Cut(e.data["html"].(string), "news ")
+		n, err := strconv.Atoi(text[:strings.Index(text, ".")])
+		if err != nil || n < last {
+			t.Fatalf("news %d after %d, %v", n, last, err)
+		}
+		last, redraws = n, redraws+1
+	}
+	<-done
+	if most := int(time.Since(began)/redrawAtMost) + 1; redraws > most {
+		t.Errorf("%d redraws in %v, want at most %d", redraws, time.Since(began), most)
 	}
 }
 
