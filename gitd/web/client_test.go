@@ -67,7 +67,7 @@ func visitAs(t *testing.T, s *Server, user string) *browser {
 
 func cookieFor(s *Server, user string) *http.Cookie {
 	rec := httptest.NewRecorder()
-	newSessions(s.Key, false).begin(rec, user, s.Now())
+	newSessions(s.Key).begin(rec, user, s.Now())
 	return rec.Result().Cookies()[0]
 }
 

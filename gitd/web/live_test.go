@@ -284,6 +284,45 @@ func TestStreamsEnd(t *testing.T) {
 	}
 }
 
+// TestStreamsOutliveTheServersTimeouts uses a server with timeouts far shorter
+// than a stream.
+func TestStreamsOutliveTheServersTimeouts(t *testing.T) {
+	h := fullHouse()
+	s := console(h)
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond
+	srv.Start()
+	t.Cleanup(srv.Close)
+	b := &browser{t: t, url: srv.URL, cookie: cookieFor(s, "ada")}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := b.listen(ctx, "/checkout/events")
+	for began := time.Now(); time.Since(began) < time.Second; {
+		h.change("checkout", func() { h.repos[1].Description += "." })
+		await(t, events, "the news", func(e event) bool { return e.name == "part" && e.data["id"] == "repo-head" })
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/checkout/changes/410/log.txt", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.AddCookie(b.cookie)
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() && !strings.Contains(lines.Text(), "attempt 1 of 2") {
+	}
+	for began := time.Now(); time.Since(began) < time.Second; {
+		h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Text: "still"})
+		if !lines.Scan() || !strings.HasSuffix(lines.Text(), "still") {
+			t.Fatalf("the log ended after %v: %v", time.Since(began), lines.Err())
+		}
+		time.Sleep(10 * time.Millisecond) // the pace of the log, not a wait
+	}
+}
+
 func TestStreamEndsWithItsUser(t *testing.T) {
 	h := fullHouse()
 	s := console(h)
