@@ -23,6 +23,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,6 +44,8 @@ type world struct {
 
 var ada = show.Actor{Name: "ada", Via: "push"}
 var jun = show.Actor{Name: "jun", Via: "push"}
+
+func showActor(name string) show.Actor { return show.Actor{Name: name, Via: "push"} }
 
 func newWorld(t *testing.T, options ...func(*Config)) *world {
 	t.Helper()
@@ -257,7 +260,9 @@ type fakeBuilder struct {
 	most    int
 }
 
-func newFakeBuilder() *fakeBuilder { return &fakeBuilder{keys: map[string]int{}, flip: map[string]bool{}} }
+func newFakeBuilder() *fakeBuilder {
+	return &fakeBuilder{keys: map[string]int{}, flip: map[string]bool{}}
+}
 
 func (b *fakeBuilder) Build(ctx context.Context, j Job) (Result, error) {
 	b.mu.Lock()
@@ -362,3 +367,12 @@ func (b *lockedBuffer) String() string {
 }
 
 var _ io.Writer = (*lockedBuffer)(nil)
+
+// verdict notes one, as a build would.
+func (w *world) verdict(in verdict.Inputs, result verdict.Result) {
+	w.t.Helper()
+	v := verdict.Verdict{Result: result, Key: in.Key(), Buildspec: in.Buildspec, Blob: in.Blob.String(), Image: in.Image, Finished: time.Now()}
+	if err := verdict.Note(w.t.Context(), w.r, in.Tree, v); err != nil {
+		w.t.Fatal(err)
+	}
+}
