@@ -5,29 +5,48 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sort"
 	"time"
 )
 
-// word is what one policy said: the sets deny, need and met of its package.
-// Members are objects; a member of deny and need without rule and msg is an
-// error, and so is any field that is not known, because a misspelt one would
-// loosen the answer unnoticed.
+// word is what one policy said: the sets of its package. Members are objects
+// with rule and msg (met does without msg); any field that is not known is an
+// error, because a misspelt one would loosen the answer unnoticed.
 type word struct {
 	Deny []denyWord `json:"deny"`
 	Need []needWord `json:"need"`
 	Met  []metWord  `json:"met"`
+	Warn []warnWord `json:"warn"`
 }
 
+// words are the sets with the fields of their members.
+var words = []struct {
+	name   string
+	fields []string
+}{
+	{"deny", fieldsOf[denyWord]()}, {"need", fieldsOf[needWord]()}, {"met", fieldsOf[metWord]()}, {"warn", fieldsOf[warnWord]()},
+}
+
+func fieldsOf[T any]() []string {
+	var names []string
+	for f := range jsonFields(reflect.TypeFor[T]()) {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// denyWord is final, unless it says until when.
 type denyWord struct {
-	Rule  string `json:"rule"`
-	Msg   string `json:"msg"`
-	Title string `json:"title"`
+	Rule  string    `json:"rule"`
+	Msg   string    `json:"msg"`
+	Title string    `json:"title"`
+	Until time.Time `json:"until"`
 }
 
-// needWord waits: for persons when count is set, for a time when at is set,
-// else for an event.
+// needWord waits: for persons when count or who is set, for a time when at is
+// set, else for an event.
 type needWord struct {
 	Rule   string    `json:"rule"`
 	Msg    string    `json:"msg"`
@@ -45,27 +64,24 @@ type metWord struct {
 	Detail string `json:"detail"`
 }
 
-// read takes the value of a question's package apart.
+// warnWord is said and stops nothing.
+type warnWord struct {
+	Rule string `json:"rule"`
+	Msg  string `json:"msg"`
+}
+
+// read takes the sets of a question's package apart.
 func read(value any) (word, error) {
 	sets, ok := value.(map[string]any)
 	if !ok {
-		return word{}, fmt.Errorf("the answer is %T, not a package with deny and need", value)
+		return word{}, fmt.Errorf("the answer is %T, not the sets of a package", value)
 	}
-	picked := map[string]any{}
-	for _, name := range []string{"deny", "need", "met"} {
-		set, ok := sets[name]
-		if !ok {
-			continue
-		}
+	for name, set := range sets {
 		if _, ok := set.([]any); !ok {
 			return word{}, fmt.Errorf("%s is no set of objects; write: %s contains {\"rule\": …, \"msg\": …} if …", name, name)
 		}
-		picked[name] = set
 	}
-	if len(picked) == 0 {
-		return word{}, errors.New("it has neither deny nor need")
-	}
-	data, err := json.Marshal(picked)
+	data, err := json.Marshal(sets)
 	if err != nil {
 		return word{}, err
 	}
@@ -73,7 +89,7 @@ func read(value any) (word, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&w); err != nil {
-		return word{}, fmt.Errorf("a member of deny, need or met is not as it must be: %w", err)
+		return word{}, fmt.Errorf("a member of a set is not as it must be: %w", err)
 	}
 	for _, d := range w.Deny {
 		if d.Rule == "" || d.Msg == "" {
@@ -82,7 +98,17 @@ func read(value any) (word, error) {
 	}
 	for _, n := range w.Need {
 		if n.Rule == "" || n.Msg == "" || n.Count < 0 {
-			return word{}, errors.New("a member of need has no rule or no msg")
+			return word{}, errors.New("a member of need has no rule or no msg, or a negative count")
+		}
+	}
+	for _, m := range w.Met {
+		if m.Rule == "" {
+			return word{}, errors.New("a member of met has no rule")
+		}
+	}
+	for _, m := range w.Warn {
+		if m.Rule == "" || m.Msg == "" {
+			return word{}, errors.New("a member of warn has no rule or no msg")
 		}
 	}
 	return w, nil
@@ -96,7 +122,7 @@ func weigh(words []word) Answer {
 		for _, d := range w.Deny {
 			a.Decision = Deny
 			a.Reasons = append(a.Reasons, Reason{d.Rule, d.Msg})
-			denied = append(denied, Condition{Rule: d.Rule, Title: or(d.Title, d.Msg), Detail: unless(d.Title == "", d.Msg), Denied: true})
+			denied = append(denied, Condition{Rule: d.Rule, Title: or(d.Title, d.Msg), Detail: unless(d.Title == "", d.Msg), Denied: true, Until: d.Until})
 		}
 	}
 	for _, w := range words {
@@ -113,7 +139,7 @@ func weigh(words []word) Answer {
 			if n.At.After(a.NotBefore) {
 				a.NotBefore = n.At
 			}
-			open = append(open, Condition{Rule: n.Rule, Title: or(n.Title, n.Msg), Detail: unless(n.Title == "", n.Msg), Until: n.At, UntilPerson: n.Count > 0, Who: n.Who})
+			open = append(open, Condition{Rule: n.Rule, Title: or(n.Title, n.Msg), Detail: unless(n.Title == "", n.Msg), Until: n.At, UntilPerson: n.Count > 0 || len(n.Who) > 0, Who: n.Who})
 		}
 		for _, m := range w.Met {
 			met = append(met, Condition{Rule: m.Rule, Title: or(m.Title, m.Rule), Met: true, Detail: m.Detail})

@@ -9,124 +9,109 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"reflect"
+	"runtime"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
+	// Rules that name a time zone answer the same on every machine.
+	_ "time/tzdata"
+
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown/print"
+	"github.com/open-policy-agent/opa/v1/version"
 )
 
 // Limits of one evaluation (spec/policy.md 2.1, spec/git.md F10).
 const (
-	maxInput = 1 << 20
-	deadline = 250 * time.Millisecond
-	// overrun is how much longer an evaluation that ignores its deadline is waited
-	// for. It then answers deny; its goroutine ends when it ends. The built-ins
-	// known to ignore the deadline are not allowed (capabilities.go).
+	maxInput   = 1 << 20
+	deadline   = 250 * time.Millisecond
+	maxPrinted = 4 << 10 // bytes that are kept
+	maxPrints  = 1000    // calls, after which the policy is stopped
+	// overrun is how much longer an evaluation is waited for that does not end
+	// when its deadline tells it to.
 	overrun = 250 * time.Millisecond
 )
 
 //go:embed rego/*.rego
 var defaults embed.FS
 
-// questions are the packages that are asked: headgate.push in the default
-// policy, policy.push in a repository's own.
-var questions = []string{"push", "land", "promote", "converge"}
-
 // Engine is a set of compiled policies. It is safe for concurrent use.
 type Engine struct {
-	digest  string
-	queries map[string][]rego.PreparedEvalQuery // by question: the default's, then the repository's
-	broken  error                               // why everything is denied; nil if the policies compiled
+	digest string
+	own    policy // the repository's; nil if it has none
+	broken error  // why everything is denied; nil if the policies compiled
 }
 
-var compiledDefaults = sync.OnceValues(func() (map[string]rego.PreparedEvalQuery, error) {
-	modules, err := defaultModules()
+// slots bounds how many evaluations of this process run at once, those among
+// them that were given up on.
+var slots = make(chan struct{}, 8+4*runtime.GOMAXPROCS(0))
+
+var compiledDefaults = sync.OnceValues(func() (policy, error) {
+	files, err := defaultFiles()
 	if err != nil {
 		return nil, err
 	}
-	compiler, err := compile(modules)
-	if err != nil {
-		return nil, err
-	}
-	prepared := map[string]rego.PreparedEvalQuery{}
-	for _, q := range questions {
-		if prepared[q], err = prepare(compiler, "data.headgate."+q); err != nil {
-			return nil, err
+	modules, ps := parse(files)
+	if len(ps) == 0 {
+		var built policy
+		if built, ps = build("headgate", modules); len(ps) == 0 {
+			return built, nil
 		}
 	}
-	return prepared, nil
+	return nil, ps
 })
 
-func defaultModules() (map[string]string, error) {
-	modules := map[string]string{}
+func defaultFiles() (map[string][]byte, error) {
 	paths, err := fs.Glob(defaults, "rego/*.rego")
 	if err != nil {
 		return nil, err
 	}
+	files := map[string][]byte{}
 	for _, p := range paths {
-		if strings.HasSuffix(p, "_test.rego") {
+		if isTest(p) {
 			continue
 		}
-		data, err := defaults.ReadFile(p)
-		if err != nil {
+		if files[p], err = defaults.ReadFile(p); err != nil {
 			return nil, err
 		}
-		modules[p] = string(data)
 	}
-	return modules, nil
+	return files, nil
 }
 
 // New compiles the default policies and a repository's own: the files of its
-// folder policies/ by path; others than *.rego and *_test.rego are left out. When
+// folder policies/ by path, of which only *.rego without *_test.rego matter. When
 // the repository's do not compile, the Engine denies everything and says why;
-// the error says the same.
+// the error, which is Problems, says the same. Any other error is one of this
+// program, and there is no Engine.
 func New(repository map[string][]byte) (*Engine, error) {
-	e := &Engine{queries: map[string][]rego.PreparedEvalQuery{}}
-	modules, err := defaultModules()
+	if _, err := compiledDefaults(); err != nil {
+		return nil, fmt.Errorf("compile the default policies: %w", err)
+	}
+	own := map[string][]byte{}
+	for path, data := range repository {
+		if strings.HasSuffix(path, ".rego") && !isTest(path) {
+			own[path] = data
+		}
+	}
+	named, err := defaultFiles()
 	if err != nil {
 		return nil, err
 	}
-	own := map[string]string{}
-	for path, data := range repository {
-		if strings.HasSuffix(path, ".rego") && !strings.HasSuffix(path, "_test.rego") {
-			own[path] = string(data)
-			modules["repository/"+path] = string(data)
-		}
+	for path, data := range own {
+		named["repository/"+path] = data
 	}
-	e.digest = digest(modules)
-	built, err := compiledDefaults()
-	if err != nil {
-		return nil, fmt.Errorf("compile the default policies: %w", err)
+	e := &Engine{digest: digest(named)}
+	modules, ps := parse(own)
+	if len(ps) == 0 {
+		e.own, ps = build("policy", modules)
 	}
-	for _, q := range questions {
-		e.queries[q] = append(e.queries[q], built[q])
-	}
-	if len(own) == 0 {
-		return e, nil
-	}
-	if ps := inspect(own); len(ps) > 0 {
-		e.broken = ps[0]
-		return e, e.broken
-	}
-	compiler, err := compile(own)
-	if err != nil {
-		e.broken = err
-		return e, err
-	}
-	for _, q := range questions {
-		if compiler.GetRulesExact(ast.MustParseRef("data.policy."+q+".deny")) == nil &&
-			compiler.GetRulesExact(ast.MustParseRef("data.policy."+q+".need")) == nil {
-			continue // the repository has no word on this question
-		}
-		query, err := prepare(compiler, "data.policy."+q)
-		if err != nil {
-			e.broken = err
-			return e, err
-		}
-		e.queries[q] = append(e.queries[q], query)
+	if len(ps) > 0 {
+		e.broken = ps
+		return e, ps
 	}
 	return e, nil
 }
@@ -134,7 +119,7 @@ func New(repository map[string][]byte) (*Engine, error) {
 // Digest names the modules of this engine.
 func (e *Engine) Digest() string { return e.digest }
 
-func digest(modules map[string]string) string {
+func digest(modules map[string][]byte) string {
 	names := make([]string, 0, len(modules))
 	for name := range modules {
 		names = append(names, name)
@@ -147,72 +132,58 @@ func digest(modules map[string]string) string {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
-func compile(modules map[string]string) (*ast.Compiler, error) {
-	parsed := map[string]*ast.Module{}
-	for name, text := range modules {
-		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities()})
-		if err != nil {
-			return nil, err
-		}
-		parsed[name] = m
-	}
-	c := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).WithDefaultRegoVersion(ast.RegoV1).WithEnablePrintStatements(false)
-	c.Compile(parsed)
-	if c.Failed() {
-		return nil, c.Errors
-	}
-	return c, nil
-}
-
-func prepare(c *ast.Compiler, query string) (rego.PreparedEvalQuery, error) {
-	return rego.New(rego.Compiler(c), rego.Query(query), rego.StrictBuiltinErrors(true), rego.SetRegoVersion(ast.RegoV1)).PrepareForEval(context.Background())
-}
-
 // Push answers whether a user may write a ref.
 func (e *Engine) Push(ctx context.Context, in PushInput) (Answer, Record) {
-	return e.ask(ctx, "push", in.Now, in)
+	return e.put(ctx, "push", in.Now, in)
 }
 
 // Land answers whether a candidate may become the tip of a gated branch.
 func (e *Engine) Land(ctx context.Context, in LandInput) (Answer, Record) {
-	return e.ask(ctx, "land", in.Now, in)
+	return e.put(ctx, "land", in.Now, in)
 }
 
 // Promote answers whether a release may be given to an environment.
 func (e *Engine) Promote(ctx context.Context, in PromoteInput) (Answer, Record) {
-	return e.ask(ctx, "promote", in.Now, in)
+	return e.put(ctx, "promote", in.Now, in)
 }
 
 // Converge answers whether drift may be healed: auto heals, else it is reported.
 func (e *Engine) Converge(ctx context.Context, in ConvergeInput) (Answer, Record) {
-	return e.ask(ctx, "converge", in.Now, in)
+	return e.put(ctx, "converge", in.Now, in)
 }
 
-func (e *Engine) ask(ctx context.Context, question string, now time.Time, input any) (Answer, Record) {
+func (e *Engine) put(ctx context.Context, question string, now time.Time, input any) (Answer, Record) {
+	raw, err := json.Marshal(document(reflect.ValueOf(input)))
+	if err != nil {
+		panic(err) // maps, lists and plain values only
+	}
+	return e.ask(ctx, question, now, raw)
+}
+
+func (e *Engine) ask(ctx context.Context, question string, now time.Time, raw []byte) (Answer, Record) {
 	began := time.Now()
-	raw, err := json.Marshal(input)
-	answer := Answer{}
+	var printed printer
+	var answer Answer
 	switch {
-	case err != nil:
-		answer = denied("input", "the question could not be put: "+err.Error())
 	case len(raw) > maxInput:
-		answer = denied("input", fmt.Sprintf("the question holds %d bytes, over the limit of %d", len(raw), maxInput))
+		answer = denied(fmt.Sprintf("the question holds %d bytes, over the limit of %d", len(raw), maxInput))
 	case e == nil:
-		answer = denied("policy", "there is no policy")
+		answer = denied("there is no policy")
 	case e.broken != nil:
-		answer = denied("policy", "the policy is broken: "+firstLine(e.broken))
+		answer = denied("the policy is broken: " + firstLine(e.broken))
 	default:
-		answer = e.evaluate(ctx, question, now, raw)
+		answer = e.evaluate(ctx, question, now, raw, &printed)
 	}
 	if e != nil {
 		answer.Policy = e.digest
 	}
-	return answer, Record{Question: question, Input: raw, Answer: answer, Took: time.Since(began)}
+	return answer, Record{Question: question, Input: raw, Answer: answer, Printed: printed.String(), Engine: "opa " + version.Version, Took: time.Since(began)}
 }
 
-func denied(rule, message string) Answer {
-	return Answer{Decision: Deny, Reasons: []Reason{{rule, message}},
-		Checks: []Condition{{Rule: rule, Title: message, Denied: true}}}
+// denied is the answer when there is none.
+func denied(message string) Answer {
+	return Answer{Decision: Deny, Reasons: []Reason{{RulePolicy, message}},
+		Checks: []Condition{{Rule: RulePolicy, Title: message, Denied: true}}}
 }
 
 func firstLine(err error) string {
@@ -220,34 +191,62 @@ func firstLine(err error) string {
 	return s
 }
 
-func (e *Engine) evaluate(ctx context.Context, question string, now time.Time, raw []byte) Answer {
-	if err := ctx.Err(); err != nil {
-		return denied("policy", "the question was withdrawn: "+err.Error())
-	}
+func (e *Engine) evaluate(ctx context.Context, question string, now time.Time, raw []byte, printed *printer) Answer {
 	input, err := ast.ValueFromReader(strings.NewReader(string(raw)))
 	if err != nil {
-		return denied("input", "the question could not be put: "+err.Error())
+		return denied("the question could not be put: " + err.Error())
 	}
-	var words []word
-	for i, q := range e.queries[question] {
-		w, err := evaluateOne(ctx, q, input, now)
-		if err != nil {
-			whose := "the default policy"
-			if i > 0 {
-				whose = "the repository's policy"
-			}
-			return denied("policy", fmt.Sprintf("%s gave no answer: %s", whose, firstLine(err)))
+	built, err := compiledDefaults()
+	if err != nil {
+		return denied("the default policy is broken: " + firstLine(err))
+	}
+	var said []word
+	for _, one := range []struct {
+		whose  string
+		policy policy
+	}{{"the default policy", built}, {"the repository's policy", e.own}} {
+		query, ok := one.policy[question]
+		if !ok && one.whose == "the repository's policy" {
+			continue // it has no word on this question
 		}
-		words = append(words, w)
+		w, err := evaluate(ctx, query, input, now, printed)
+		if err != nil {
+			return denied(fmt.Sprintf("%s gave no answer: %s", one.whose, firstLine(err)))
+		}
+		said = append(said, w)
 	}
-	return weigh(words)
+	return weigh(said)
 }
 
-var errTimedOut = errors.New("policy timed out")
+var (
+	errTimedOut    = errors.New("policy timed out")
+	errInterrupted = errors.New("nobody waits for the answer any more")
+)
 
-func evaluateOne(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time) (word, error) {
+// evaluate asks one policy. The deadline stops every loop of Rego, and the
+// built-ins that would not notice it are bounded or not allowed (capabilities.go,
+// bounds.go). What is left, such as comparing two values that share their parts
+// so often that they could never be written out, is given up on: the answer is a
+// denial, while the goroutine goes on until it ends and keeps its slot until
+// then. Only a process of its own could be stopped for certain.
+func evaluate(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time, printed *printer) (word, error) {
+	outer := ctx
+	if outer.Err() != nil {
+		return word{}, errInterrupted
+	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
+	late := func() error {
+		if outer.Err() != nil {
+			return errInterrupted
+		}
+		return errTimedOut
+	}
+	select {
+	case slots <- struct{}{}:
+	case <-ctx.Done():
+		return word{}, late()
+	}
 	type result struct {
 		word word
 		err  error
@@ -255,20 +254,20 @@ func evaluateOne(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value,
 	done := make(chan result, 1)
 	go func() {
 		defer func() {
+			<-slots
 			if p := recover(); p != nil {
 				done <- result{err: fmt.Errorf("the evaluation panicked: %v", p)}
 			}
 		}()
-		rs, err := q.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(now))
-		if err != nil {
-			if ctx.Err() != nil {
-				err = errTimedOut
-			}
-			done <- result{err: err}
-			return
+		rs, err := q.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(now), rego.EvalPrintHook(printed))
+		switch {
+		case err != nil && ctx.Err() != nil:
+			err = late()
+		case err == nil && (len(rs) != 1 || len(rs[0].Expressions) != 1):
+			err = errors.New("the answer is undefined")
 		}
-		if len(rs) != 1 || len(rs[0].Expressions) != 1 {
-			done <- result{err: errors.New("the answer is undefined")}
+		if err != nil {
+			done <- result{err: err}
 			return
 		}
 		w, err := read(rs[0].Expressions[0].Value)
@@ -277,7 +276,40 @@ func evaluateOne(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value,
 	select {
 	case r := <-done:
 		return r.word, r.err
-	case <-time.After(deadline + overrun):
-		return word{}, errTimedOut
+	case <-ctx.Done():
 	}
+	select {
+	case r := <-done:
+		return r.word, r.err
+	case <-time.After(overrun):
+		return word{}, late()
+	}
+}
+
+// printer keeps the beginning of what policies print.
+type printer struct {
+	mu    sync.Mutex // an evaluation that was given up on may still print
+	kept  strings.Builder
+	calls int
+}
+
+// Print implements print.Hook.
+func (p *printer) Print(at print.Context, text string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.calls++; p.calls > maxPrints {
+		return fmt.Errorf("the policy prints more than %d times", maxPrints)
+	}
+	line := fmt.Sprintf("%s:%d: %s\n", at.Location.File, at.Location.Row, text)
+	if room := maxPrinted - p.kept.Len(); len(line) > room {
+		line = strings.ToValidUTF8(line[:room], "")
+	}
+	p.kept.WriteString(line)
+	return nil
+}
+
+func (p *printer) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kept.String()
 }

@@ -35,6 +35,7 @@ type Answer struct {
 	Missing   []Missing   `json:"missing,omitempty"`   // approvals that persons must give
 	NotBefore time.Time   `json:"not_before,omitzero"` // earliest time at which asking again can help; zero: time alone does not help
 	Checks    []Condition `json:"checks,omitempty"`    // every condition, the open ones first
+	Warnings  []Reason    `json:"warnings,omitempty"`  // what stops nothing and should be read
 	Policy    string      `json:"policy"`              // digest of the modules that were asked
 }
 
@@ -42,6 +43,16 @@ type Answer struct {
 type Reason struct {
 	Rule    string `json:"rule"`
 	Message string `json:"message"`
+}
+
+// RulePolicy is the rule of a denial that is no judgement: the policy is broken,
+// said nothing that could be understood, or took too long.
+const RulePolicy = "policy"
+
+// Unanswered reports whether the denial is no judgement about what was asked, so
+// that asking again later, or with a mended policy, may give another answer.
+func (a Answer) Unanswered() bool {
+	return a.Decision == Deny && len(a.Reasons) == 1 && a.Reasons[0].Rule == RulePolicy
 }
 
 // Why joins the reasons into one line.
@@ -151,8 +162,10 @@ type Approval struct {
 	Groups   []string  `json:"groups"`
 	MayWrite bool      `json:"may_write"`
 	Tree     string    `json:"tree"`
+	Commit   string    `json:"commit"` // that carried it: the evidence
 	At       time.Time `json:"at"`
 	Via      string    `json:"via"`
+	Stale    bool      `json:"stale"` // its giver could not know what happened since, a hold for one; it does not count
 }
 
 // ReleaseFact is a release as a promotion sees it.
@@ -186,12 +199,12 @@ type PromoteInput struct {
 	Tree        string      `json:"tree"`            // content that approvals bind to
 	Authors     []string    `json:"authors"`         // users whose changes it carries
 	Approvals   []Approval  `json:"approvals"`
-	Candidates  []User      `json:"candidates"` // users who may read the repository
-	Upstream    *Upstream   `json:"upstream"`   // nil without an environment before
-	Hold        *HoldFact   `json:"hold"`
+	Candidates  []User      `json:"candidates"`         // users who may read the repository
+	Upstream    *Upstream   `json:"upstream,omitempty"` // nil without an environment before
+	Hold        *HoldFact   `json:"hold,omitempty"`
 	Rollback    bool        `json:"rollback"`
-	WasHealthy  bool        `json:"was_healthy"`  // rollback: the release was healthy here to the end
-	RequestedBy *User       `json:"requested_by"` // rollback: who asks
+	WasHealthy  bool        `json:"was_healthy"`            // rollback: the release was healthy here to the end
+	RequestedBy *User       `json:"requested_by,omitempty"` // rollback: who asks
 	Verifies    bool        `json:"provenance_verifies"`
 	VerifyError string      `json:"verify_error"`
 }

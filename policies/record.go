@@ -12,12 +12,15 @@ import (
 // Record is one decision: all that is needed to ask the same question again.
 type Record struct {
 	Question string          `json:"question"`
-	Input    json.RawMessage `json:"input"`
+	Input    json.RawMessage `json:"input"` // keys in order of name
 	Answer   Answer          `json:"answer"`
-	Took     time.Duration   `json:"-"`
+	Printed  string          `json:"printed,omitempty"` // by print() in the policies, capped
+	Engine   string          `json:"engine"`            // "opa 1.22.2"
+	Took     time.Duration   `json:"took_ns"`
 }
 
-// JSON is the record in canonical form: equal decisions have equal bytes.
+// JSON is the record as it is kept. Records of the same decision differ in the
+// moment it was asked at and the time it took, and in nothing else.
 func (r Record) JSON() []byte {
 	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
@@ -27,8 +30,9 @@ func (r Record) JSON() []byte {
 	return data
 }
 
-// Digest names the record's content, except for the moment it was asked at: a
-// question asked again with the same facts and answer is the same decision.
+// Digest names the decision: question, facts and answer, the policy's digest
+// included. A question asked again with the same facts and answer is the same
+// decision, so the moment it was asked at and the time it took do not count.
 func (r Record) Digest() string {
 	var input map[string]any
 	if json.Unmarshal(r.Input, &input) == nil {
@@ -50,7 +54,7 @@ func (e *Engine) Replay(ctx context.Context, r Record) (Answer, error) {
 	if err := json.Unmarshal(r.Input, &at); err != nil {
 		return Answer{}, fmt.Errorf("replay: %w", err)
 	}
-	if _, ok := e.queries[r.Question]; !ok {
+	if _, ok := inputs[r.Question]; !ok {
 		return Answer{}, fmt.Errorf("replay: unknown question %q", r.Question)
 	}
 	a, _ := e.ask(ctx, r.Question, at.Now, r.Input)

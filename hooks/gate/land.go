@@ -125,7 +125,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 		return
 	}
 	delete(l.open, number)
-	l.slog.Info("change landed", "change", number, "ref", c.Branch, "commit", c.commit)
+	l.slog.Info("change landed", "change", number, "ref", c.Branch, "commit", c.commit.String())
 	l.release(ctx, s)
 	l.opened.remove(number)
 	e, _ := s.Landing()
@@ -192,7 +192,7 @@ func (l *loop) noteLanded(ctx context.Context, s change.Story) (change.Story, er
 func (l *loop) stopped(ctx context.Context, c *candidate, a *assertion) {
 	number := c.Changes[0].Change
 	id := fmt.Sprintf("gate-%s-%d-%s", l.r.Name(), number, l.g.c.Now().UTC().Format("20060102T150405"))
-	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit", c.commit, "assertion", a.name, "err", a)
+	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit", c.commit.String(), "assertion", a.name, "err", a)
 	l.refuse(ctx, number, change.Event{
 		Kind: change.Refused, Subject: "stopped by the gate itself: assertion " + a.name + ", " + id,
 		Trailers: trailers("Reason", fmt.Sprintf("the gate stopped it before anything moved (assertion %s, %s): a fault of the server, not of the change", a.name, id),

@@ -9,9 +9,15 @@ deny contains {"rule": "write", "msg": sprintf("%s may not write %s any more", [
 	not input.user.may_write
 }
 
+deny contains {"rule": "administrators", "msg": sprintf("%s is the server's configuration, and %s is no administrator any more", [input.repository, input.user.name])} if {
+	input.own
+	not input.user.administrator
+}
+
 # A verdict counts for exactly the tree it was given to.
 green if {
 	input.verdict.result == "green"
+	input.tree != ""
 	input.verdict.tree == input.tree
 }
 

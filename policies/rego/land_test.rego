@@ -19,3 +19,10 @@ test_rights_are_those_of_now if rules(object.union(good, {"user": {"may_write": 
 test_says_what_is_met if {m.rule | some m in land.met with input as good} == {"verdict", "write"}
 
 test_never_waits if count(land.need) == 0
+
+test_green_of_nothing_does_not if rules(object.union(good, {"tree": "", "verdict": {"tree": ""}})) == {"verdict"}
+
+test_only_administrators_configure_the_server if {
+	rules(object.union(good, {"own": true})) == {"administrators"}
+	rules(object.union(good, {"own": true, "user": {"administrator": true}})) == set()
+}

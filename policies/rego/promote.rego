@@ -47,30 +47,40 @@ soaks if {
 	env.soak_seconds > 0
 }
 
-# The next whole second, so that nobody wakes up a moment too early.
-need contains {
-	"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after]),
-	"msg": sprintf("soak of %s in %s ends at %s", [span(env.soak_seconds), env.after, time.format([soaked_at, "UTC", "15:04:05 UTC"])]),
-	"at": time.format([soaked_at, "UTC", "RFC3339Nano"]),
-} if {
-	soaks
-	upstream_healthy
-	time.now_ns() < soaked_at
-}
-
-need contains {
-	"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after]),
-	"msg": sprintf("soak of %s begins when it is healthy in %s", [span(env.soak_seconds), env.after]),
-} if {
-	soaks
-	not upstream_healthy
-}
-
-met contains {"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after])} if {
-	soaks
+soaked if {
 	upstream_healthy
 	time.now_ns() >= soaked_at
 }
+
+# Not soaked is open, whatever the reason: where nothing says since when it is
+# healthy there is no end to name, but there is no way past either.
+need contains object.union(
+	{"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after])},
+	soak_ends,
+) if {
+	soaks
+	not soaked
+}
+
+soak_ends := {
+	"msg": sprintf("soak of %s in %s ends at %s", [span(env.soak_seconds), env.after, clock(soaked_at)]),
+	"at": time.format([soaked_at, "UTC", "RFC3339Nano"]),
+} if {
+	upstream_healthy
+	soaked_at
+}
+
+else := {"msg": sprintf("soak of %s begins when it is healthy in %s", [span(env.soak_seconds), env.after])}
+
+met contains {"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(env.soak_seconds), env.after])} if {
+	soaks
+	soaked
+}
+
+# The day is said where it is not today.
+clock(at) := time.format([at, "UTC", "15:04:05 UTC"]) if time.date(at) == time.date(time.now_ns())
+
+else := time.format([at, "UTC", "Mon 2 Jan 15:04:05 UTC"])
 
 span(s) := sprintf("%d h", [s / 3600]) if s % 3600 == 0
 
@@ -100,18 +110,29 @@ own(name) if {
 	name in authors
 }
 
+# Of_this is whether a yes was given to exactly what is promoted now.
+of_this(a) if {
+	input.tree != ""
+	a.tree == input.tree
+	not a.stale
+}
+
 approved := {a.user |
 	some a in input.approvals
-	a.tree == input.tree
+	a.user != ""
+	of_this(a)
 	may(a)
 	not own(a.user)
 }
+
+# People whose only yes was to something else.
+outdated := {a.user | some a in input.approvals; not of_this(a)} - {a.user | some a in input.approvals; of_this(a)}
 
 asked := env.approvals.count
 
 whose := "people who may write" if env.approvals.from == ""
 
-whose := env.approvals.from if env.approvals.from != ""
+else := env.approvals.from
 
 could := {u.name | some u in input.candidates; may(u); not own(u.name); not u.name in approved}
 
@@ -127,17 +148,21 @@ need contains {
 	count(approved) < asked
 }
 
-approvals_msg := concat("; ", array.concat([given], excluded))
+approvals_msg := concat("; ", array.concat([given], array.concat(excluded, void)))
 
 given := sprintf("%d %s missing%s", [asked - count(approved), plural("approval", asked - count(approved)), from_whom])
 
 from_whom := sprintf(" of %s", [concat(", ", could)]) if count(could) > 0
 
-from_whom := ", and nobody may give it" if count(could) == 0
+else := ", and nobody may give it"
 
 excluded := [sprintf("%s wrote part of it and cannot", [concat(", ", cannot)])] if count(cannot) > 0
 
-excluded := [] if count(cannot) == 0
+else := []
+
+void := [sprintf("%s approved something else before", [concat(", ", outdated)])] if count(outdated) > 0
+
+else := []
 
 met contains {
 	"rule": "approvals", "title": sprintf("%d %s from %s", [asked, plural("approval", asked), whose]),
@@ -150,30 +175,48 @@ met contains {
 
 plural(noun, n) := noun if n == 1
 
-plural(noun, n) := sprintf("%ss", [noun]) if n != 1
+else := sprintf("%ss", [noun])
 
 # ── hold: nothing by itself, until a person promotes forward ──
-# Whoever may write can: by approving this very content.
+# Whoever may write can, and so does who gives an approval that is asked for: by
+# approving this very content.
 lifted if {
 	some a in input.approvals
-	a.tree == input.tree
+	a.user != ""
+	of_this(a)
 	a.may_write
 }
+
+lifted if count(approved) > 0
 
 need contains {
 	"rule": "hold", "title": "No hold",
 	"msg": sprintf("held by %s: %s; approving this promotes forward and lifts it", [input.hold.by, input.hold.reason]),
-	"group": "", "count": 1, "who": [u.name | some u in input.candidates; u.may_write], "cannot": [],
+	"group": "", "count": lifters, "who": [u.name | some u in input.candidates; u.may_write], "cannot": [],
 } if {
 	forward
 	input.hold != null
 	not lifted
 }
 
+# An approval that is missing anyway lifts the hold too; it is counted once.
+lifters := 1 if count(approved) >= asked
+
+else := 0
+
 met contains {"rule": "hold", "title": "No hold", "detail": "lifted by this promotion"} if {
 	forward
 	input.hold != null
 	lifted
+}
+
+# ── direction: back is a rollback, and says so ──
+deny contains {
+	"rule": "backwards", "title": "Goes forward",
+	"msg": sprintf("release %d is older than release %d, which is declared; going back is a rollback", [input.release.number, input.current_release]),
+} if {
+	forward
+	input.release.number < input.current_release
 }
 
 # ── rollback: always to what was healthy, by whoever may write; never waits ──

@@ -14,6 +14,7 @@ base := {
 	"authors": ["ada"],
 	"approvals": [yes("jun", [], "t3")],
 	"candidates": [user("ada", ["release"]), user("jun", []), user("sam", ["release"])],
+	"current_release": 2,
 	"upstream": {"release": 3, "healthy": true, "healthy_since": "2026-11-24T11:00:00Z"},
 	"hold": null,
 	"rollback": false,
@@ -68,6 +69,25 @@ test_soak_met_is_said if {
 	"soak" in {m.rule | some m in promote.met with input as i with time.now_ns as noon}
 }
 
+# Found by review: health without a moment let the soak pass unnoticed.
+test_soak_without_a_beginning_waits if {
+	up := {"release": 3, "healthy": true}
+	i := object.union(object.remove(with_env({"soak_seconds": 60}), ["upstream"]), {"upstream": up})
+	open(i) == {"soak"}
+	{n | some n in promote.need with input as i; n.at} == set()
+}
+
+test_soak_end_is_exact if {
+	i := object.union(with_env({"soak_seconds": 3600}), {"upstream": {"healthy_since": "2026-11-24T11:30:00.123456789Z"}})
+	{n.at | some n in promote.need with input as i with time.now_ns as noon} == {"2026-11-24T12:30:00.123456789Z"}
+}
+
+test_soak_says_the_day if {
+	i := with_env({"soak_seconds": 86400})
+	some n in promote.need with input as i with time.now_ns as noon
+	endswith(n.msg, "ends at Wed 25 Nov 11:00:00 UTC")
+}
+
 test_nobody_has_approved if {
 	i := object.union(base, {"approvals": []})
 	open(i) == {"approvals"}
@@ -84,6 +104,20 @@ test_own_approval_counts_where_allowed if {
 }
 
 test_approval_of_another_content_does_not_count if open(object.union(base, {"approvals": [yes("jun", [], "t2")]})) == {"approvals"}
+
+test_outdated_approval_is_said if {
+	i := object.union(base, {"approvals": [yes("jun", [], "t2")]})
+	some n in promote.need with input as i with time.now_ns as noon
+	endswith(n.msg, "; jun approved something else before")
+}
+
+test_stale_approval_does_not_count if open(object.union(base, {"approvals": [object.union(yes("jun", [], "t3"), {"stale": true})]})) == {"approvals"}
+
+test_approval_of_no_content_does_not_count if {
+	open(object.union(base, {"tree": "", "approvals": [yes("jun", [], "")]})) == {"approvals"}
+}
+
+test_approval_by_nobody_does_not_count if open(object.union(base, {"approvals": [yes("", [], "t3")]})) == {"approvals"}
 
 test_the_same_person_twice_is_one if {
 	i := object.union(with_env({"approvals": {"count": 2}}), {"approvals": [yes("jun", [], "t3"), yes("jun", [], "t3")]})
@@ -126,9 +160,26 @@ test_hold_is_lifted_by_a_person if {
 
 test_hold_is_not_lifted_by_an_old_approval if open(object.union(held, {"approvals": [yes("jun", [], "t2")]})) == {"hold"}
 
+test_hold_is_lifted_by_an_approval_that_counts if {
+	groups := {"count": 1, "from": "release", "own": false}
+	i := object.union(held, {"environment": {"approvals": groups}, "approvals": [object.union(yes("sam", ["release"], "t3"), {"may_write": false})]})
+	open(i) == set()
+}
+
+test_hold_and_approvals_ask_once if {
+	i := object.union(object.union(held, {"environment": {"approvals": {"count": 1}}}), {"approvals": []})
+	open(i) == {"hold", "approvals"}
+	{[n.rule, n.count] | some n in promote.need with input as i with time.now_ns as noon} == {["hold", 0], ["approvals", 1]}
+}
+
+test_backwards_is_a_rollback if {
+	denied(object.union(base, {"current_release": 4})) == {"backwards"}
+	denied(object.union(base, {"current_release": 3})) == set()
+}
+
 back := object.union(base, {
 	"rollback": true, "was_healthy": true, "approvals": [], "upstream": null,
-	"hold": {"by": "sam", "reason": "5xx"}, "requested_by": user("ada", []),
+	"hold": {"by": "sam", "reason": "5xx"}, "requested_by": user("ada", []), "current_release": 4,
 })
 
 test_rollback_waits_for_nobody if {

@@ -12,6 +12,12 @@ deny contains {"rule": "write", "msg": sprintf("%s may not write %s", [input.use
 	not input.user.may_write
 }
 
+deny contains {"rule": "administrators", "msg": sprintf("%s is the server's configuration; only administrators write it", [input.repository])} if {
+	input.own
+	input.user.may_read
+	not input.user.administrator
+}
+
 deny contains {"rule": "server-owned", "msg": sprintf("%s is written by the server alone", [input.ref])} if {
 	input.class == "server"
 }
@@ -23,6 +29,12 @@ deny contains {"rule": "environment", "msg": sprintf("%s is written by promotion
 
 deny contains {"rule": "gated-delete", "msg": sprintf("%s is gated and cannot be deleted", [input.ref])} if {
 	input.class == "gated"
+	input["delete"]
+}
+
+# Neither a proposal nor an environment is there to be deleted.
+deny contains {"rule": "delete", "msg": sprintf("%s cannot be deleted", [input.ref])} if {
+	input.class in {"proposal", "environment"}
 	input["delete"]
 }
 

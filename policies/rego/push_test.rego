@@ -35,3 +35,13 @@ test_unknown_class if rules(object.union(plain, {"class": "other"})) == {"unknow
 test_says_who_may if count(push.met) == 1 with input as plain
 
 test_never_waits if count(push.need) == 0
+
+test_only_administrators_configure_the_server if {
+	rules(object.union(plain, {"own": true})) == {"administrators"}
+	rules(object.union(plain, {"own": true, "user": {"administrator": true}})) == set()
+}
+
+test_proposals_and_environments_are_not_deleted if {
+	rules(object.union(plain, {"class": "proposal", "delete": true})) == {"delete"}
+	rules(object.union(plain, {"class": "environment", "approval": true, "delete": true})) == {"delete"}
+}
