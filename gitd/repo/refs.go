@@ -119,9 +119,6 @@ func (r *Repository) Refs(prefix string) ([]Ref, error) {
 // creates, new Zero deletes. When it returns nil the move is durable; when it
 // returns ErrMoved nothing has changed. Afterwards the store's watchers are told.
 func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error {
-	if r.readOnly() {
-		return ErrReadOnly
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -89,8 +89,8 @@ func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, record
 		reason = "its policy waits"
 	}
 	o.waits, o.reason, o.hint, o.again = true, reason, a.Hint, a.NotBefore
-	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Decision") == record.String() {
-		return
+	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Reason") == reason {
+		return // asked again, and the same is missing
 	}
 	s, err := l.log.Append(ctx, o.story, change.Event{
 		Kind: change.Waits, At: l.g.c.Now(), Subject: "waits: " + reason,

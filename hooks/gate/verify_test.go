@@ -32,7 +32,7 @@ func (w *world) clone(mirror bool) *repo.Repository {
 		run("clone", "--quiet", w.r.Dir(), dir)
 		run("-C", dir, "fetch", "--quiet", "origin", "refs/changes/*:refs/changes/*", "refs/notes/*:refs/notes/*", "refs/releases/*:refs/releases/*")
 	}
-	r, err := repo.OpenReadOnly(dir)
+	r, err := repo.OpenClone(dir)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a data folder with a gate on it that can be stopped and started.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	store  *repo.Store
 	r      *repo.Repository
@@ -47,7 +47,7 @@ var jun = show.Actor{Name: "jun", Via: "push"}
 
 func showActor(name string) show.Actor { return show.Actor{Name: name, Via: "push"} }
 
-func newWorld(t *testing.T, options ...func(*Config)) *world {
+func newWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
 	w.config = Config{
