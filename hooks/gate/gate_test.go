@@ -53,7 +53,7 @@ func TestGreenLands(t *testing.T) {
 	w.git("fsck", "--strict")
 }
 
-func mustTree(t *testing.T, r *repo.Repository, commit repo.Hash) repo.Hash {
+func mustTree(t testing.TB, r *repo.Repository, commit repo.Hash) repo.Hash {
 	t.Helper()
 	tree, err := r.TreeOf(commit)
 	if err != nil {
@@ -526,3 +526,20 @@ func TestContainedChangeLandsWithTheOther(t *testing.T) {
 }
 
 func release2(w *world) ([]release.Release, error) { return release.Of(w.r).List() }
+
+// BenchmarkIdenticalTree is from the push of a tree that is green already to
+// main having moved and the release being there.
+func BenchmarkIdenticalTree(b *testing.B) {
+	w := newWorld(b)
+	first := w.commit("begin", files("a", "1"))
+	w.land(ada, first)
+	tip := w.commit("other", files("a", "2"), first)
+	w.land(ada, tip)
+	for i := 0; b.Loop(); i++ {
+		tip = w.commit("again", files("a", string(rune('1'+i%2))), tip)
+		w.land(ada, tip)
+	}
+	if w.build.runs() != 2 {
+		b.Fatalf("%d builds", w.build.runs())
+	}
+}

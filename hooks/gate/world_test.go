@@ -23,13 +23,14 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a data folder with a gate on it that can be stopped and started.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	store  *repo.Store
 	r      *repo.Repository
@@ -44,7 +45,9 @@ type world struct {
 var ada = show.Actor{Name: "ada", Via: "push"}
 var jun = show.Actor{Name: "jun", Via: "push"}
 
-func newWorld(t *testing.T, options ...func(*Config)) *world {
+func showActor(name string) show.Actor { return show.Actor{Name: name, Via: "push"} }
+
+func newWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
 	w.config = Config{
@@ -257,7 +260,9 @@ type fakeBuilder struct {
 	most    int
 }
 
-func newFakeBuilder() *fakeBuilder { return &fakeBuilder{keys: map[string]int{}, flip: map[string]bool{}} }
+func newFakeBuilder() *fakeBuilder {
+	return &fakeBuilder{keys: map[string]int{}, flip: map[string]bool{}}
+}
 
 func (b *fakeBuilder) Build(ctx context.Context, j Job) (Result, error) {
 	b.mu.Lock()
@@ -362,3 +367,12 @@ func (b *lockedBuffer) String() string {
 }
 
 var _ io.Writer = (*lockedBuffer)(nil)
+
+// verdict notes one, as a build would.
+func (w *world) verdict(in verdict.Inputs, result verdict.Result) {
+	w.t.Helper()
+	v := verdict.Verdict{Result: result, Key: in.Key(), Buildspec: in.Buildspec, Blob: in.Blob.String(), Image: in.Image, Finished: time.Now()}
+	if err := verdict.Note(w.t.Context(), w.r, in.Tree, v); err != nil {
+		w.t.Fatal(err)
+	}
+}
