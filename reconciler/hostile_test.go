@@ -130,8 +130,8 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 	if err != nil || !strings.Contains(w.Answer, "release 1 is not in staging") {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
-	if tip, _ := h.hello.Ref(EnvironmentRef("staging")); tip != repo.Zero {
-		t.Fatalf("staging moved to %s", tip)
+	if d, err := h.rc.declaredIn(h.hello, "staging"); d != nil || err != nil {
+		t.Fatalf("staging moved to %+v, %v", d, err)
 	}
 	mu.Lock()
 	broken = false

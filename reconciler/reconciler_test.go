@@ -29,7 +29,7 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("staging: %+v", staging)
 	}
 	given := h.target.last("staging")
-	if given.Sequence != 1 || string(given.Compose) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
+	if given.Sequence != 2 || string(given.Compose) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
 		t.Fatalf("the target was given %+v", given)
 	}
 
@@ -153,7 +153,7 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	if two := strings.Fields(string(was)); two[0] != two[1] {
 		t.Fatalf("restored %v", two)
 	}
-	if last := h.target.last("staging"); last.Sequence != 4 || last.Release.Number != 1 {
+	if last := h.target.last("staging"); last.Sequence != 5 || last.Release.Number != 1 {
 		t.Fatalf("the target was given %+v", last)
 	}
 	// The newest release is proposed, and so is the next; neither moves by itself.

@@ -25,6 +25,7 @@ type sight struct {
 	tip         repo.Hash // of the gated branch
 	releases    []Release // ascending
 	declared    *declaration
+	begun       repo.Hash // the branch's empty first commit, while nothing was ever promoted
 	upstream    *upstream
 	proposal    Promotion // of View.Proposal
 	proposedAt  time.Time
@@ -69,6 +70,12 @@ func (rc *Reconciler) look(ctx context.Context, r *repo.Repository, environment 
 	}
 	if s.declared, err = rc.declaredIn(r, environment); err != nil {
 		return nil, err
+	}
+	if s.declared == nil {
+		if s.begun, err = r.Ref(EnvironmentRef(environment)); err != nil {
+			return nil, err
+		}
+		s.Begun = s.begun
 	}
 	if d := s.declared; d != nil {
 		count, err := rc.sequence(ctx, r, d.Commit, d.Parent)
@@ -198,10 +205,14 @@ func (s *sight) sourceDeclared() repo.Hash {
 	return source
 }
 
-// declaredIn reads the tip of an environment's branch, nil when it has none.
+// declaredIn reads the tip of an environment's branch, nil when nothing was ever
+// promoted to it.
 func (rc *Reconciler) declaredIn(r *repo.Repository, environment string) (*declaration, error) {
 	tip, err := r.Ref(EnvironmentRef(environment))
 	if err != nil || tip == repo.Zero {
+		return nil, err
+	}
+	if first, err := isBeginning(r, tip); err != nil || first {
 		return nil, err
 	}
 	d, err := declarationAt(r, tip)
@@ -237,6 +248,11 @@ func (rc *Reconciler) history(r *repo.Repository, environment string, limit int)
 	}
 	var all []declaration
 	for at != repo.Zero && len(all) < limit {
+		if first, err := isBeginning(r, at); err != nil {
+			return nil, err
+		} else if first {
+			break
+		}
 		d, err := declarationAt(r, at)
 		if err != nil {
 			return nil, err

@@ -108,6 +108,11 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		if len(c.ParentHashes) > 1 {
 			found("has %d parents; an environment is one line", len(c.ParentHashes))
 		}
+		if first, err := isBeginning(v.repo, at); err != nil {
+			return err
+		} else if first {
+			break // signed, which was checked, and empty
+		}
 		p, ok := parsePromotion(c.Message, c.TreeHash)
 		if !ok {
 			found("does not read as a promotion: it names no release")

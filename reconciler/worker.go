@@ -253,6 +253,12 @@ func (s *sight) former(kept []Approval) []Approval {
 // writeProposal makes the commit and moves promote/<environment> to it.
 func (w *worker) writeProposal(ctx context.Context, s *sight, p Promotion, tree repo.Hash) (repo.Hash, error) {
 	parent := s.tipDeclared()
+	if parent == repo.Zero {
+		var err error
+		if parent, err = w.begin(ctx, s); err != nil {
+			return repo.Zero, err
+		}
+	}
 	p.ID = promotionID(s.app, s.environment, parent, tree)
 	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(parent), At: s.Now, Message: p.message(s.app, s.environment)})
 	if err != nil {
@@ -372,9 +378,10 @@ func (u *upstream) healthySince() time.Time {
 	return t.UTC()
 }
 
+// tipDeclared is the tip of the environment's branch.
 func (s *sight) tipDeclared() repo.Hash {
 	if s.declared == nil {
-		return repo.Zero
+		return s.begun
 	}
 	return s.declared.Commit
 }

@@ -165,9 +165,13 @@ func (s *server) watchAccess(ctx context.Context) error {
 			return nil
 		case <-moved:
 		}
-		if err := s.loadAccess(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err)
+		if err := s.loadAccess(ctx); err != nil {
+			if ctx.Err() == nil {
+				s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err)
+			}
+			continue
 		}
+		s.reconciler.Wake("") // what waited for somebody may wait for somebody else now
 	}
 }
 

@@ -46,7 +46,7 @@ type said struct{ code int }
 func (s said) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
-	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), versionCommand()}
+	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), verifyCommand(), versionCommand()}
 }
 
 func main() {

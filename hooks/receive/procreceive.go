@@ -207,7 +207,10 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedComman
 func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedCommand) result {
 	crash.Point("push.approving")
 	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new)
-	for _, line := range lines {
+	for i, line := range lines {
+		if i == 0 && err == nil {
+			line = "success: " + line
+		}
 		h.lines(wrap("", "  ", line)...)
 	}
 	if err != nil {
