@@ -77,6 +77,8 @@ func journey(t *testing.T, point string) string {
 		t.Fatal(err)
 	}
 	defer w.stop(true)
+	// The same commits in every run, so that whole contents can be compared.
+	w.extraEnv = []string{"GIT_AUTHOR_DATE=2026-11-24T12:00:00Z", "GIT_COMMITTER_DATE=2026-11-24T12:00:00Z"}
 	killed := 0
 	crash := []string{}
 	if point != "" {
@@ -275,7 +277,7 @@ func endState(t *testing.T, w *world) string {
 	if err := os.WriteFile(signers, []byte(run("ssh", append(append(w.sshArgs("ada"), "127.0.0.1"), "signers")...)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run("headgate", "verify", "--signers", signers, mirror)
+	run(filepath.Join(bin, "headgate"), "verify", "--signers", signers, mirror)
 
 	git := func(args ...string) string { return run("git", append([]string{"-C", mirror}, args...)...) }
 	var b strings.Builder
