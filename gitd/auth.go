@@ -7,6 +7,7 @@ import (
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -96,5 +97,15 @@ func (d *daemon) identity(ctx ssh.Context, via string) (actor show.Actor, key st
 	if !ok {
 		return show.Actor{}, "", false
 	}
-	return show.Actor{Name: user.Name, Groups: config.Groups(user.Name), Admin: config.IsAdmin(user.Name), Via: via}, key, true
+	actor, ok = Actor(config, user.Name, via)
+	return actor, key, ok
+}
+
+// Actor is a user as the rooms behind the front door see them; false when there
+// is no such user. The caller has proven that it is them.
+func Actor(config *access.Config, user, via string) (show.Actor, bool) {
+	if _, ok := config.User(user); !ok {
+		return show.Actor{}, false
+	}
+	return show.Actor{Name: user, Groups: config.Groups(user), Admin: config.IsAdmin(user), Via: via}, true
 }

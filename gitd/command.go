@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
@@ -20,7 +19,7 @@ import (
 // "error:" lines are made of (show.Exit); errOutcome when it has said it all.
 type command struct {
 	name    string // one or two words
-	args    string // "[repository] <change>"
+	args    string // "[repo] <change>"
 	what    string // one line for lists
 	example string // shown first in its help
 	options []option
@@ -139,7 +138,7 @@ func (s *session) listen(tty bool, cancel context.CancelCauseFunc) {
 
 // style is how the client can be written to (DESIGN-UI section 6).
 func (s *session) style(tty *terminal, w io.Writer) *text {
-	t := &text{w: w, now: time.Now().UTC()}
+	t := &text{w: w, now: s.d.clock().UTC()}
 	if tty == nil {
 		return t
 	}

@@ -1,6 +1,7 @@
 package gitd
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -16,7 +17,7 @@ import (
 // Commands about changes.
 var changeCommands = []command{
 	{
-		name: "change list", args: "[repository] [--state <state>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
+		name: "change list", args: "[repo] [--state <state>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
 		options: []option{
 			{name: "--state", value: "state", what: "only these: " + strings.Join(changeStates(), ", ")},
 			{name: "--all", what: "not only the newest 50"},
@@ -24,12 +25,12 @@ var changeCommands = []command{
 		run: changeList,
 	},
 	{
-		name: "change show", args: "[repository] <change>", what: "one change and its story", example: "change show 412",
+		name: "change show", args: "[repo] <change>", what: "one change and its story", example: "change show 412",
 		notes: "It ends with 0 when the change has landed, 1 when it was refused, 3 while it waits.",
 		run:   changeShow,
 	},
 	{
-		name: "change log", args: "[-f] [repository] <change> [--line <n>]", what: "the log of a change's newest build", example: "change log -f 412",
+		name: "change log", args: "[-f] [repo] <change> [--line <n>]", what: "the log of a change's newest build", example: "change log -f 412",
 		options: []option{
 			{name: "-f", what: "follow it to its end, and end with 0 if it is green"},
 			{name: "--line", value: "n", what: "the lines around line n"},
@@ -175,6 +176,9 @@ func (c *call) changeAnswer(ch show.Change) string {
 			s += fmt.Sprintf(", behind %d", ch.Behind)
 		}
 	}
+	if ch.State == show.Conflict && strings.HasPrefix(ch.Reason, "conflicts ") {
+		return fmt.Sprintf("%d %s", ch.Number, ch.Reason)
+	}
 	return s + orNothing(": ", ch.Reason)
 }
 
@@ -230,12 +234,12 @@ func changeLog(c *call) error {
 	if err != nil {
 		return err
 	}
-	const context = 20
+	const lines = 20 // on either side
 	for e, err := range c.d.House.Log(c.ctx, c.actor, name, number, follow) {
 		if err != nil {
 			return err
 		}
-		if around > 0 && e.Kind != "done" && (e.Line == 0 || e.Line < around-context || e.Line > around+context) {
+		if around > 0 && e.Kind != "done" && (e.Line == 0 || e.Line < around-lines || e.Line > around+lines) {
 			continue
 		}
 		if !c.put(e) {
@@ -244,9 +248,9 @@ func changeLog(c *call) error {
 		if follow {
 			c.flush()
 		}
-		if c.ctx.Err() != nil {
-			return c.ctx.Err()
-		}
+	}
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
 	}
 	if !follow {
 		return nil
@@ -291,7 +295,7 @@ func (c *call) logLine(e show.LogEvent, numbered bool) {
 	}
 }
 
-// change reads "[repository] <change>" and finds the repository if it was left out.
+// change reads "[repo] <change>" and finds the repository if it was left out.
 func (c *call) change() (name string, number int, err error) {
 	if err := c.wants(1, 2); err != nil {
 		return "", 0, err

@@ -10,16 +10,16 @@ import (
 // Commands about environments.
 var envCommands = []command{
 	{
-		name: "env list", args: "[repository]", what: "environments: what runs where", example: "env list hello",
+		name: "env list", args: "[repo]", what: "environments: what runs where", example: "env list hello",
 		run: envList,
 	},
 	{
-		name: "env show", args: "[repository] <environment>", what: "declared and actual state side by side", example: "env show production",
+		name: "env show", args: "[repo] <environment>", what: "declared and actual state side by side", example: "env show production",
 		notes: "It ends with 0 when the environment is healthy, 1 when it is not, 3 while it converges or is held.",
 		run:   envShow,
 	},
 	{
-		name: "env log", args: "[repository] <environment>", what: "what was deployed, when and by whom, newest first", example: "env log production",
+		name: "env log", args: "[repo] <environment>", what: "what was deployed, when and by whom, newest first", example: "env log production",
 		run: envLog,
 	},
 }
@@ -77,7 +77,7 @@ func waiting(e show.Environment) string {
 	return e.Reason
 }
 
-// environment reads "[repository] <environment>" and finds the repository if it
+// environment reads "[repo] <environment>" and finds the repository if it
 // was left out.
 func (c *call) environment(words []string) (repository, environment string, err error) {
 	environment = words[len(words)-1]

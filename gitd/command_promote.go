@@ -9,7 +9,7 @@ import (
 // Commands that act on an environment.
 var promoteCommands = []command{
 	{
-		name: "approve", args: "[repository] <environment> [--tree <tree>] [--reason <text>]", what: "say yes to the open promotion of an environment", example: "approve production",
+		name: "approve", args: "[repo] <environment> [--tree <tree>] [--reason <text>]", what: "say yes to the open promotion of an environment", example: "approve production",
 		options: []option{
 			{name: "--tree", value: "tree", what: "the content you have seen; another one is refused"},
 			{name: "--reason", value: "text", rest: true, what: "why; takes all words up to the next option"},
@@ -27,7 +27,7 @@ var promoteCommands = []command{
 		},
 	},
 	{
-		name: "rollback", args: "[repository] <environment> <release> [--reason <text>]", what: "promote an earlier release again, and hold", example: "rollback production 182",
+		name: "rollback", args: "[repo] <environment> <release> [--reason <text>]", what: "promote an earlier release again, and hold", example: "rollback production 182",
 		options: []option{{name: "--reason", value: "text", rest: true, what: "why; takes all words up to the next option"}},
 		notes:   "It sets a hold: nothing is promoted by itself until someone promotes forward.",
 		run:     rollback,

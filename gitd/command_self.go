@@ -112,7 +112,8 @@ func overview(c *call) error {
 	c.out.line("headgate on %s: you are %s", server.Name, introduction(c))
 	var rows [][]cell
 	for _, cmd := range commands() {
-		rows = append(rows, []cell{plain("  " + strings.TrimSpace(cmd.name+" "+cmd.args)), {s: cmd.what, colour: second}})
+		args, _, _ := strings.Cut(cmd.args, " [--") // its help has the options
+		rows = append(rows, []cell{plain("  " + strings.TrimSpace(cmd.name+" "+args)), {s: cmd.what, colour: second, cut: true}})
 	}
 	c.out.table(rows)
 	c.out.line("a repository may be left out when only one fits")

@@ -9,7 +9,7 @@ import (
 
 // why is one verb for every "why not".
 var whyCommands = []command{{
-	name: "why", args: "[repository] <change|environment|commit>", what: "why something has not landed, or is not live", example: "why production",
+	name: "why", args: "[repo] <change|environment|commit>", what: "why something has not landed, or is not live", example: "why production",
 	notes: "It ends with 0 when the answer is good, 1 when it is not, 3 while something is waited for.",
 	run: func(c *call) error {
 		if err := c.wants(1, 2); err != nil {

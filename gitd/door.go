@@ -19,6 +19,7 @@ type connection struct {
 	source   netip.Prefix
 	began    time.Time
 	deadline *time.Timer   // ends the connection unless a key is proven in time (F8)
+	wrote    atomic.Int64  // when something was last sent to the client, nanoseconds
 	heard    atomic.Int64  // when the client last sent something, nanoseconds
 	admitted chan struct{} // closed by the door when a place is free
 	gone     chan struct{}
@@ -83,6 +84,24 @@ func (c *connection) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+func (c *connection) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.wrote.Store(time.Now().UnixNano())
+	return n, err
+}
+
+// silentFor is how long the server has been waiting for the client. While the
+// client waits for an answer of ours that is not long; but half a message is no
+// message, so such a client has only somewhat more time.
+func (c *connection) silentFor(now time.Time) time.Duration {
+	heard, wrote := c.heard.Load(), c.wrote.Load()
+	d := now.Sub(time.Unix(0, max(heard, wrote)))
+	if heard > wrote {
+		d -= answerTime
+	}
+	return d
 }
 
 // Close ends the connection; it may be called at any time and more than once.
@@ -166,8 +185,12 @@ type door struct {
 	queue    []*connection
 }
 
-// silence is how long a client may say nothing before it gives way to another.
-const silence = 2 * time.Second
+// silence is how long a client may say nothing before it gives way to another;
+// answerTime is what a busy server may take to answer it.
+const (
+	silence    = 2 * time.Second
+	answerTime = 3 * time.Second
+)
 
 func newDoor(l Limits) *door {
 	return &door{limits: l, knocking: map[*connection]bool{}, from: map[netip.Prefix]int{}}
@@ -249,6 +272,7 @@ func (d *door) room(c *connection) bool {
 }
 
 func (d *door) enter(c *connection) {
+	c.wrote.Store(time.Now().UnixNano()) // its silence counts from here
 	d.knocking[c] = true
 	d.inside++
 	d.from[c.source]++
@@ -259,14 +283,14 @@ func (d *door) enter(c *connection) {
 // silent finds who gives way to c: of those in its way, the longest silent.
 func (d *door) silent(c *connection) *connection {
 	full := d.from[c.source] >= d.limits.PerSource
-	limit := time.Now().Add(-silence).UnixNano()
+	now, longest := time.Now(), silence
 	var victim *connection
 	for k, inside := range d.knocking {
-		if !inside || full && k.source != c.source || k.heard.Load() > limit {
+		if !inside || full && k.source != c.source {
 			continue
 		}
-		if victim == nil || k.heard.Load() < victim.heard.Load() {
-			victim = k
+		if d := k.silentFor(now); d >= longest {
+			victim, longest = k, d
 		}
 	}
 	return victim

@@ -140,7 +140,11 @@ func (g *gitChild) run(env []string, args ...string) (status int) {
 	})
 	stopGone := context.AfterFunc(s.ended, gone)
 	defer stopGone()
-	stalled := time.AfterFunc(s.d.limits.Stall, func() {
+	patience := s.d.limits.Stall
+	if g.outlives {
+		patience = s.d.limits.PushStall
+	}
+	stalled := time.AfterFunc(patience, func() {
 		if s.ended.Err() == nil {
 			s.d.log.Info("closed a connection whose git client made no progress", "remote", s.conn.RemoteAddr().String())
 		}
@@ -149,7 +153,7 @@ func (g *gitChild) run(env []string, args ...string) (status int) {
 		gone()
 	})
 	defer stalled.Stop()
-	progress := func() { stalled.Reset(s.d.limits.Stall) }
+	progress := func() { stalled.Reset(patience) }
 
 	var output sync.WaitGroup
 	busy := make(chan error, 1)
@@ -161,7 +165,7 @@ func (g *gitChild) run(env []string, args ...string) (status int) {
 		if g.before != nil {
 			rest, done, err := g.before(ctx, from, pipes[0][0])
 			if done != nil {
-				defer func() { <-ctx.Done(); done() }()
+				context.AfterFunc(ctx, done) // which is at the latest when the child has ended
 			}
 			if err != nil {
 				stalled.Stop()
@@ -221,14 +225,23 @@ func (g *gitChild) run(env []string, args ...string) (status int) {
 func (g *gitChild) wait(cmd *exec.Cmd, group int, ctx context.Context) error {
 	// The context's end sends SIGTERM to the group, and WaitDelay later SIGKILL
 	// to its leader; whoever in it ignores the first gets the second as well.
-	kill := context.AfterFunc(ctx, func() {
-		late := time.NewTimer(killAfter)
-		defer late.Stop()
-		<-late.C
-		syscall.Kill(-group, syscall.SIGKILL)
+	ended := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+		}
+		select {
+		case <-ended:
+		case <-time.After(killAfter):
+			syscall.Kill(-group, syscall.SIGKILL)
+		}
 	})
 	err := cmd.Wait()
-	kill()
+	close(ended)
+	killer.Wait()
 	// What the leader left behind holds our pipes and would do so for ever.
 	syscall.Kill(-group, syscall.SIGKILL)
 	return err

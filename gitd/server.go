@@ -34,6 +34,8 @@ type Server struct {
 	Logins  *Logins
 	Log     *slog.Logger // nil: slog.Default
 	Limits  Limits
+
+	now func() time.Time // for tests; nil: time.Now
 }
 
 // Limits bound what clients can take. A zero field means the value named in its
@@ -42,7 +44,8 @@ type Limits struct {
 	Login     time.Duration // 15 s from connecting to a proven key
 	Idle      time.Duration // 10 min for a connection without a session
 	KeepAlive time.Duration // 15 s between keepalives; a client that misses three is gone
-	Stall     time.Duration // 2 min in which a git client neither sends nor takes a byte
+	Stall     time.Duration // 2 min in which a fetching client neither sends nor takes a byte
+	PushStall time.Duration // 15 min for a pushing one, whose own hooks may run tests meanwhile
 	Drain     time.Duration // 10 s for running sessions when the server stops
 
 	Knocking      int           // 1024 connections whose key is not proven
@@ -72,6 +75,7 @@ func (l Limits) filled() Limits {
 	span(&l.Idle, 10*time.Minute)
 	span(&l.KeepAlive, 15*time.Second)
 	span(&l.Stall, 2*time.Minute)
+	span(&l.PushStall, 15*time.Minute)
 	span(&l.Drain, 10*time.Second)
 	span(&l.FetchWait, time.Minute)
 	fill(&l.Knocking, 1024)
@@ -250,4 +254,11 @@ func (d *daemon) serve(c *connection) {
 		return
 	}
 	d.ssh.HandleConn(c)
+}
+
+func (s *Server) clock() time.Time {
+	if s.now != nil {
+		return s.now()
+	}
+	return time.Now()
 }

@@ -1,6 +1,7 @@
 package gitd
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -294,12 +295,14 @@ func (c cleaner) Write(p []byte) (int, error) {
 // escaped, which JSON allows everywhere inside its strings and needs nowhere
 // else, for outside of strings such characters do not occur.
 func object(w io.Writer, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
+	var data bytes.Buffer
+	encoder := json.NewEncoder(&data)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
 		return err
 	}
 	var b strings.Builder
-	for _, c := range string(data) {
+	for _, c := range strings.TrimSuffix(data.String(), "\n") {
 		switch {
 		case !obeyed(c):
 			b.WriteRune(c)
@@ -311,6 +314,6 @@ func object(w io.Writer, v any) error {
 		}
 	}
 	b.WriteByte('\n')
-	_, err = io.WriteString(w, b.String())
+	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -56,9 +56,9 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 // by the same content. It returns the commit that env/<environment> is at then,
 // and lines to tell the pusher.
 //
-// When the approval counts but something is still missing, the branch has not
-// moved, and a client told "ok" would believe it had. The error is then a
-// *show.Error of kind Waiting whose What says so; lines are to be shown too.
+// While something else is still missing the branch has not moved: landed is Zero
+// then, and whoever answers the client must not report env/<environment> as
+// moved, or it would believe it had.
 func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
@@ -71,17 +71,22 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 	by.Via = "push"
 	var done Approved
 	err = w.on(ctx, func(ctx context.Context) (err error) {
+		if landed, lines, err = w.promotedAlready(ctx, commit); err != nil || landed != repo.Zero {
+			return err
+		}
 		done, err = w.approve(ctx, by, "", func(s *sight) error { return rc.isProposal(s, commit) })
 		return err
 	})
+	if landed != repo.Zero {
+		return landed, lines, nil
+	}
 	if err != nil {
 		return repo.Zero, nil, err
 	}
 	lines = []string{done.Sentence}
 	if done.Promoted == repo.Zero {
-		return repo.Zero, lines, &show.Error{Kind: show.Waiting, What: "approved; waits for " + done.Waits,
-			Where: []string{"env/" + environment + " has not moved; it moves by itself when nothing is missing"},
-			Hint:  "why " + repository + " " + environment}
+		return repo.Zero, append(lines, "now waits for "+done.Waits,
+			"env/"+environment+" has not moved; it moves by itself when nothing is missing"), nil
 	}
 	lines = append(lines, fmt.Sprintf("env/%s is %s, and is converging", environment, short(done.Promoted)))
 	return done.Promoted, lines, nil
@@ -97,23 +102,48 @@ func (rc *Reconciler) isProposal(s *sight, commit repo.Hash) error {
 		What:  fmt.Sprintf("%s is not the proposal for %s", short(commit), s.environment),
 		Where: []string{current(s), "only the server writes env/" + s.environment + "; pushing its proposal there approves it"},
 		Hint:  fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment)}
-	c, err := s.repo.Commit(commit)
+	same, err := madeHere(s.repo, commit, s.Proposal.ID, s.Proposal.Tree, s.Proposal.Parent)
 	if err != nil {
-		return refused
-	}
-	p, ok := parsePromotion(c.Message, c.TreeHash)
-	if !ok || p.ID != s.Proposal.ID || c.TreeHash != s.Proposal.Tree || !slices.Equal(c.ParentHashes, parents(s.Proposal.Parent)) {
-		return refused
-	}
-	kind, raw, err := s.repo.Raw(commit)
-	if err != nil {
-		return err
-	}
-	if err := (repo.Signers{s.repo.Signer().PublicKey()}).VerifyObject(kind, raw); err != nil {
 		refused.Where = append([]string{short(commit) + " " + err.Error()}, refused.Where...)
 		return refused
 	}
+	if !same {
+		return refused
+	}
 	return nil
+}
+
+// madeHere reports whether a commit is this server's work and the promotion
+// called id: same content, same parent. The error is about its signature.
+func madeHere(r *repo.Repository, commit repo.Hash, id string, tree, parent repo.Hash) (bool, error) {
+	c, err := r.Commit(commit)
+	if err != nil {
+		return false, nil // not a commit, or not one that we have
+	}
+	p, ok := parsePromotion(c.Message, c.TreeHash)
+	if !ok || p.ID != id || c.TreeHash != tree || !slices.Equal(c.ParentHashes, parents(parent)) {
+		return false, nil
+	}
+	kind, raw, err := r.Raw(commit)
+	if err != nil {
+		return false, err
+	}
+	err = repo.Signers{r.Signer().PublicKey()}.VerifyObject(kind, raw)
+	return err == nil, err
+}
+
+// promotedAlready answers a push of a proposal that is what the environment
+// declares now: somebody repeats a push whose answer was lost, or was second.
+func (w *worker) promotedAlready(ctx context.Context, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
+	s, err := w.rc.look(ctx, w.repo, w.environment)
+	if err != nil || s.declared == nil {
+		return repo.Zero, nil, err
+	}
+	d := s.declared
+	if same, err := madeHere(w.repo, commit, d.ID, d.Tree, d.Parent); !same || err != nil {
+		return repo.Zero, nil, nil // approve says what is wrong with it
+	}
+	return d.Commit, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, short(d.Commit))}, nil
 }
 
 // current names the open proposal.

@@ -64,6 +64,8 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 		h.MayRollback, h.WhyNot = mayRollback(all[0], d)
 		if i == 0 {
 			h.Outcome, h.Message = e.State, e.Reason
+		} else if h.Outcome == show.Converging {
+			h.Outcome, h.Message = show.Unknown, "something newer came before it was healthy"
 		}
 		e.MayRollback = e.MayRollback || h.MayRollback
 		e.History = append(e.History, h)

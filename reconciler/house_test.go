@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type house struct {
 	target *fakeTarget
 	rc     *Reconciler
 	clock  *clockwork
+	config atomic.Pointer[access.Config]
 }
 
 // clockwork is a clock that stands until the test moves it.
@@ -46,12 +48,6 @@ func (c *clockwork) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now
-}
-
-func (c *clockwork) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
 }
 
 const serverYAML = `users:
@@ -79,30 +75,39 @@ func openHouse(ctx context.Context, dir string) (*house, error) {
 	if h.hello, err = h.store.Create(ctx, "hello"); err != nil {
 		return nil, err
 	}
-	var keys []any
-	for i := range 4 {
-		seed := make([]byte, ed25519.SeedSize)
-		seed[0] = byte(i)
-		public, err := ssh.NewPublicKey(ed25519.NewKeyFromSeed(seed).Public())
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public))))
-	}
-	config, err := access.Parse("server.yaml", fmt.Appendf(nil, serverYAML, keys...))
-	if err != nil {
+	if err := h.setAccess(serverYAML); err != nil {
 		return nil, err
 	}
 	h.target.now = h.clock.Now
 	h.rc = &Reconciler{
 		Store: h.store, Target: h.target, Now: h.clock.Now, SSH: "127.0.0.1:2222",
-		Access:   func() *access.Config { return config },
+		Access:   h.config.Load,
 		Releases: taggedReleases,
 		Branch:   func(string) string { return mainRef },
 		Log:      slog.New(slog.DiscardHandler),
 		Engine:   func(*repo.Repository, repo.Hash) (*policies.Engine, error) { return engine() },
 	}
 	return h, nil
+}
+
+// setAccess puts a server.yaml in force; each %q in it is a user's key.
+func (h *house) setAccess(text string) error {
+	var keys []any
+	for i := range strings.Count(text, "%q") {
+		seed := make([]byte, ed25519.SeedSize)
+		seed[0] = byte(i)
+		public, err := ssh.NewPublicKey(ed25519.NewKeyFromSeed(seed).Public())
+		if err != nil {
+			return err
+		}
+		keys = append(keys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public))))
+	}
+	config, err := access.Parse("server.yaml", fmt.Appendf(nil, text, keys...))
+	if err != nil {
+		return err
+	}
+	h.config.Store(config)
+	return nil
 }
 
 // newHouse is openHouse for a test, with the reconciler running.
@@ -313,6 +318,13 @@ func (f *fakeTarget) last(environment string) services.Declared {
 		return given[len(given)-1]
 	}
 	return services.Declared{}
+}
+
+func (f *fakeTarget) Remove(environment, _ string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.reports, environment)
+	delete(f.given, environment)
 }
 
 func (f *fakeTarget) Observe(environment, _ string) (services.Observed, bool) {

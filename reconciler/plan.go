@@ -16,6 +16,7 @@ type View struct {
 	Releases []int     // landed, ascending
 	Upstream *Upstream // the environment that goes first; nil: takes what lands
 	Declared *Declared // nil: nothing was ever promoted
+	Begun    repo.Hash // the branch's empty first commit, while Declared is nil
 	Outcome  Outcome   // recorded about Declared
 	Observed Observed  // reported by the target, about any commit
 	Told     repo.Hash // declared commit that the target was last given
@@ -130,7 +131,7 @@ func Want(v View) int {
 // doing a part of it, being killed, and planning again comes to the same rest.
 func Plan(v View) []Action {
 	var do []Action
-	tip := repo.Zero
+	tip := v.Begun
 	if d := v.Declared; d != nil {
 		tip = d.Commit
 		if v.Told != d.Commit {

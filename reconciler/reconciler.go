@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,8 @@ type Target interface {
 	// Converge makes d what the application should be. It returns before that is so,
 	// may be repeated, and ignores a d with a lower Sequence than one it was given.
 	Converge(d services.Declared)
+	// Remove stops an application that no environment declares any more.
+	Remove(environment, application string)
 	// Observe is what the application is; false when nothing is known of it.
 	Observe(environment, application string) (services.Observed, bool)
 	// Watch tells, coalesced, that Observe may answer differently now.
@@ -44,7 +47,9 @@ type Target interface {
 // safe for concurrent use. Approve, ApprovePush and Rollback need Run running,
 // the queries do not.
 type Reconciler struct {
-	Store  *repo.Store
+	Store *repo.Store
+	// Access is who may do what now. Call Wake("") when it changes, or that is noticed
+	// within a minute only.
 	Access func() *access.Config
 	// Engine compiles the policies at a commit of the gated branch. What it returns
 	// together with an error denies and says why.
@@ -57,7 +62,7 @@ type Reconciler struct {
 	SSH      string                         // host:port as clients reach it, for commands to paste
 
 	sequences cache[int]
-	released  cache[[]Release]
+	released  cache[known]
 	settled   cache[[]headgateyaml.Environment]
 	emails    cache[[]string]
 
@@ -224,29 +229,47 @@ func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environme
 	return all, tip, nil
 }
 
-// releases are the repository's, ascending. Telling them means checking
-// signatures, so it is done once for each set of release refs.
+// known are a repository's releases as they were listed last.
+type known struct {
+	list   []Release
+	newest repo.Hash // tag of the last one
+	at     time.Time
+}
+
+const releasesPrefix = "refs/releases/"
+
+// releases are the repository's, ascending. Listing them means reading every
+// tag and checking its signature, and they are only ever added to: while the
+// newest is where it was and the next does not exist, the last list is good.
 func (rc *Reconciler) releases(r *repo.Repository) ([]Release, error) {
-	refs, err := r.Refs("refs/releases/")
-	if err != nil {
-		return nil, err
+	if k, ok := rc.released.get(r.Name()); ok && len(k.list) > 0 && time.Since(k.at) < safety {
+		last := k.list[len(k.list)-1].Number
+		newest, err := r.Ref(releasesPrefix + strconv.Itoa(last))
+		if err != nil {
+			return nil, err
+		}
+		next, err := r.Ref(releasesPrefix + strconv.Itoa(last+1))
+		if err != nil {
+			return nil, err
+		}
+		if newest == k.newest && next == repo.Zero {
+			return k.list, nil
+		}
 	}
-	var key strings.Builder
-	key.WriteString(r.Name())
-	for _, ref := range refs {
-		key.WriteString(" " + ref.Hash.String())
-	}
-	if all, ok := rc.released.get(key.String()); ok {
-		return all, nil
-	}
-	all, err := rc.Releases(r)
+	at := time.Now()
+	list, err := rc.Releases(r)
 	if err != nil {
 		return nil, fmt.Errorf("read releases of %s: %w", r.Name(), err)
 	}
-	all = slices.Clone(all)
-	slices.SortFunc(all, func(a, b Release) int { return a.Number - b.Number })
-	rc.released.put(key.String(), all)
-	return all, nil
+	list = slices.SortedFunc(slices.Values(list), func(a, b Release) int { return a.Number - b.Number })
+	k := known{list: list, at: at}
+	if len(list) > 0 {
+		if k.newest, err = r.Ref(releasesPrefix + strconv.Itoa(list[len(list)-1].Number)); err != nil {
+			return nil, err
+		}
+	}
+	rc.released.put(r.Name(), k)
+	return list, nil
 }
 
 // observed is the target's report. What it does not know is Unknown.
@@ -258,7 +281,7 @@ func (rc *Reconciler) observed(environment, app string) services.Observed {
 	return o
 }
 
-// cache remembers what immutable objects said. It forgets everything when full.
+// cache remembers what was read. It forgets everything when full.
 type cache[T any] struct {
 	mu sync.Mutex
 	m  map[string]T

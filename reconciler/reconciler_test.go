@@ -29,7 +29,7 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("staging: %+v", staging)
 	}
 	given := h.target.last("staging")
-	if given.Sequence != 1 || string(given.Compose) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
+	if given.Sequence != 2 || string(given.Compose) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
 		t.Fatalf("the target was given %+v", given)
 	}
 
@@ -153,7 +153,7 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	if two := strings.Fields(string(was)); two[0] != two[1] {
 		t.Fatalf("restored %v", two)
 	}
-	if last := h.target.last("staging"); last.Sequence != 4 || last.Release.Number != 1 {
+	if last := h.target.last("staging"); last.Sequence != 5 || last.Release.Number != 1 {
 		t.Fatalf("the target was given %+v", last)
 	}
 	// The newest release is proposed, and so is the next; neither moves by itself.
@@ -200,13 +200,12 @@ func TestApprovingByPush(t *testing.T) {
 		}
 	}
 	landed, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first)
-	var waits *show.Error
-	if !errors.As(err, &waits) || waits.Kind != show.Waiting || landed != repo.Zero || len(lines) == 0 {
+	if err != nil || landed != repo.Zero || len(lines) != 3 || lines[1] != "now waits for 1 approval" {
 		t.Fatalf("first approval: %s, %q, %v", landed, lines, err)
 	}
 	// Again, by the same person: nothing changes.
 	before, _ := h.hello.Ref(PromotionRef("production"))
-	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first); !errors.As(err, &waits) || !strings.HasPrefix(lines[0], "already approved") {
+	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first); err != nil || !strings.HasPrefix(lines[0], "already approved") {
 		t.Fatalf("second time: %q, %v", lines, err)
 	}
 	if now, _ := h.hello.Ref(PromotionRef("production")); now != before {
@@ -222,6 +221,10 @@ func TestApprovingByPush(t *testing.T) {
 	}
 	if e := h.healthy(t, "production", 1); len(e.History[0].Approvals) != 2 {
 		t.Fatalf("approvals: %+v", e.History[0].Approvals)
+	}
+	// The answer got lost, and sam pushes again.
+	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first); err != nil || again != landed || !strings.Contains(lines[0], "already") {
+		t.Fatalf("pushed again: %s, %q, %v", again, lines, err)
 	}
 	h.checkVerifies(t, 2, 0, 2)
 }
@@ -368,6 +371,9 @@ func TestRestartsChangeNothing(t *testing.T) {
 	h.release(t, "ada", "one")
 	h.healthy(t, "staging", 1)
 	h.proposed(t, "production", 1)
+	if err := h.settled(t); err != nil { // the decision about it is saved, too
+		t.Fatal(err)
+	}
 	stop()
 	before := allRefs(t, h.hello)
 	for range 2 {

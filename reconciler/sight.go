@@ -25,6 +25,7 @@ type sight struct {
 	tip         repo.Hash // of the gated branch
 	releases    []Release // ascending
 	declared    *declaration
+	begun       repo.Hash // the branch's empty first commit, while nothing was ever promoted
 	upstream    *upstream
 	proposal    Promotion // of View.Proposal
 	proposedAt  time.Time
@@ -70,8 +71,14 @@ func (rc *Reconciler) look(ctx context.Context, r *repo.Repository, environment 
 	if s.declared, err = rc.declaredIn(r, environment); err != nil {
 		return nil, err
 	}
+	if s.declared == nil {
+		if s.begun, err = r.Ref(EnvironmentRef(environment)); err != nil {
+			return nil, err
+		}
+		s.Begun = s.begun
+	}
 	if d := s.declared; d != nil {
-		count, err := rc.sequence(ctx, r, d.Commit)
+		count, err := rc.sequence(ctx, r, d.Commit, d.Parent)
 		if err != nil {
 			return nil, err
 		}
@@ -198,10 +205,14 @@ func (s *sight) sourceDeclared() repo.Hash {
 	return source
 }
 
-// declaredIn reads the tip of an environment's branch, nil when it has none.
+// declaredIn reads the tip of an environment's branch, nil when nothing was ever
+// promoted to it.
 func (rc *Reconciler) declaredIn(r *repo.Repository, environment string) (*declaration, error) {
 	tip, err := r.Ref(EnvironmentRef(environment))
 	if err != nil || tip == repo.Zero {
+		return nil, err
+	}
+	if first, err := isBeginning(r, tip); err != nil || first {
 		return nil, err
 	}
 	d, err := declarationAt(r, tip)
@@ -237,6 +248,11 @@ func (rc *Reconciler) history(r *repo.Repository, environment string, limit int)
 	}
 	var all []declaration
 	for at != repo.Zero && len(all) < limit {
+		if first, err := isBeginning(r, at); err != nil {
+			return nil, err
+		} else if first {
+			break
+		}
 		d, err := declarationAt(r, at)
 		if err != nil {
 			return nil, err
@@ -248,10 +264,14 @@ func (rc *Reconciler) history(r *repo.Repository, environment string, limit int)
 }
 
 // sequence is a commit's place in its environment's branch, from 1.
-func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit repo.Hash) (int, error) {
+func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit, parent repo.Hash) (int, error) {
 	key := r.Name() + " " + commit.String()
 	if n, ok := rc.sequences.get(key); ok {
 		return n, nil
+	}
+	if n, ok := rc.sequences.get(r.Name() + " " + parent.String()); ok {
+		rc.sequences.put(key, n+1)
+		return n + 1, nil
 	}
 	out, err := r.Git(ctx, "rev-list", "--count", "--end-of-options", commit.String())
 	if err != nil {

@@ -37,7 +37,8 @@ func (f Finding) String() string {
 // count, that every environment's branch is one line of signed commits, and
 // that each gave the environment exactly a release's bytes: the release exists,
 // verifies, and its folder with its manifest is what the commit holds. releases
-// are those of the clone, checked by the caller (Release.Verifies). It reads
+// are those of the clone, checked by the caller (Release.Verifies); a plain clone
+// has none of their tags, a mirror has. It reads
 // branches of the clone and, where there are none, those of its remotes. It
 // writes nothing. The error is for what keeps it from reading; what it finds
 // wrong are findings.
@@ -106,6 +107,11 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		}
 		if len(c.ParentHashes) > 1 {
 			found("has %d parents; an environment is one line", len(c.ParentHashes))
+		}
+		if first, err := isBeginning(v.repo, at); err != nil {
+			return err
+		} else if first {
+			break // signed, which was checked, and empty
 		}
 		p, ok := parsePromotion(c.Message, c.TreeHash)
 		if !ok {

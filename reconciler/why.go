@@ -102,12 +102,10 @@ func (rc *Reconciler) waitsFor(ctx context.Context, s *sight) string {
 		return "the next look at " + s.environment
 	}
 	if err := rc.ask(ctx, s, nil); err != nil {
-		return "the policy to be readable: " + err.Error()
+		return "policy, which could not be asked"
 	}
-	for _, prefix := range []string{"waits for ", "is denied: "} {
-		if rest, ok := strings.CutPrefix(s.summary(), prefix); ok {
-			return rest
-		}
+	if rest, ok := strings.CutPrefix(s.summary(), "is denied: "); ok {
+		return "policy to allow it: " + rest
 	}
-	return s.summary()
+	return strings.TrimPrefix(s.summary(), "waits for ")
 }

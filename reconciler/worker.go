@@ -110,7 +110,8 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 	for range maxRounds {
 		s, err := w.rc.look(ctx, w.repo, w.environment)
 		if gone(err) {
-			return safety, nil // the environment left headgate.yaml; its branch stays as it is
+			w.retire()
+			return safety, nil
 		}
 		if err != nil {
 			return 0, err
@@ -137,6 +138,16 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	return 0, fmt.Errorf("environment %s of %s did not come to rest in %d rounds", w.environment, w.repo.Name(), maxRounds)
+}
+
+// retire stops what runs in an environment that has left headgate.yaml. Its
+// branch stays: declared again, it goes on from there.
+func (w *worker) retire() {
+	if w.told != repo.Zero {
+		w.rc.Target.Remove(w.environment, w.repo.Name())
+		w.told = repo.Zero
+		w.log().Info("environment is not declared any more, stopping what runs there")
+	}
 }
 
 func (w *worker) act(ctx context.Context, s *sight, a Action) error {
@@ -242,6 +253,12 @@ func (s *sight) former(kept []Approval) []Approval {
 // writeProposal makes the commit and moves promote/<environment> to it.
 func (w *worker) writeProposal(ctx context.Context, s *sight, p Promotion, tree repo.Hash) (repo.Hash, error) {
 	parent := s.tipDeclared()
+	if parent == repo.Zero {
+		var err error
+		if parent, err = w.begin(ctx, s); err != nil {
+			return repo.Zero, err
+		}
+	}
 	p.ID = promotionID(s.app, s.environment, parent, tree)
 	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(parent), At: s.Now, Message: p.message(s.app, s.environment)})
 	if err != nil {
@@ -361,9 +378,10 @@ func (u *upstream) healthySince() time.Time {
 	return t.UTC()
 }
 
+// tipDeclared is the tip of the environment's branch.
 func (s *sight) tipDeclared() repo.Hash {
 	if s.declared == nil {
-		return repo.Zero
+		return s.begun
 	}
 	return s.declared.Commit
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
@@ -78,13 +79,16 @@ func open(t *testing.T, browser context.Context, s *Server, user string) *tab {
 		}
 	}()
 	t.Cleanup(func() { cancel(); <-done })
+	if _, err := chromedp.Call(ctx, network.ClearBrowserCookies, cdp.Empty{}); err != nil { // of other tabs: cookies know no ports
+		t.Fatal(err)
+	}
 	if user != "" {
 		c := cookieFor(s, user)
 		if _, err := chromedp.Call(ctx, network.SetCookie, network.SetCookieParams{Name: c.Name, Value: c.Value, URL: srv.URL}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	limited, stop := context.WithTimeout(ctx, 3*time.Minute)
+	limited, stop := context.WithTimeout(ctx, 90*time.Second)
 	t.Cleanup(stop)
 	b.ctx = limited
 	return b

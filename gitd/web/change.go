@@ -132,8 +132,11 @@ func (v *visit) change(r *show.Repository) (show.Change, error) {
 func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
 	d := verdict{Colour: markOf(c.State).Colour, Details: c.Details, Files: c.Files, Next: c.Hint}
 	because := func(head string) string {
-		if c.Reason == "" {
+		switch {
+		case c.Reason == "":
 			return head
+		case saysAlready(c.Reason, head):
+			return sentence(c.Reason)
 		}
 		return head + ": " + c.Reason
 	}
@@ -213,6 +216,11 @@ func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
 		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, v.now, false, true), More: "if it is green"})
 	}
 	return d
+}
+
+// saysAlready tells whether a reason begins with the word of its state.
+func saysAlready(reason, word string) bool {
+	return len(reason) >= len(word) && strings.EqualFold(reason[:len(word)], word)
 }
 
 // landing is when c lands, zero if nobody knows.

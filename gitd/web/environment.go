@@ -225,7 +225,20 @@ func environmentPage(v *visit) (*page, error) {
 		return nil, err
 	}
 	if n, err := strconv.Atoi(v.r.URL.Query().Get("rollback")); err == nil && n > 0 {
-		view.Ask = &askRollback{Release: n, Back: envHref(view.Repository, view.Name)}
+		no := &show.Error{Kind: show.Denied, What: fmt.Sprintf("release %d cannot be rolled back to in %s", n, view.Name), Hint: "choose one that the history offers"}
+		if !view.MayRollback {
+			no.Kind, no.Hint = show.Forbidden, "ask somebody who may roll "+view.Name+" back"
+		}
+		for _, d := range view.History {
+			if d.Release == n && d.Ask != "" {
+				view.Ask = &askRollback{Release: n, Back: envHref(view.Repository, view.Name)}
+			} else if d.Release == n && d.WhyNot != "" {
+				no.Where = []string{short(d.Commit) + ": " + d.WhyNot}
+			}
+		}
+		if view.Ask == nil {
+			return nil, &nearby{err: no, nearest: []link{{Text: view.Name, Href: envHref(view.Repository, view.Name)}}}
+		}
 	}
 	return p, nil
 }

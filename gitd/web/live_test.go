@@ -5,17 +5,21 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"go.uber.org/goleak"
 
@@ -138,6 +142,35 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 	}
 }
 
+func TestNewsIsCoalesced(t *testing.T) {
+	h := fullHouse()
+	b := visitAs(t, console(h), "ada")
+	events := b.listen(t.Context(), b.address("/checkout"))
+	await(t, events, "the title", func(e event) bool { return e.name == "page" })
+	began, last, redraws := time.Now(), 0, 0
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 1000 {
+			h.change("checkout", func() { h.repos[1].Description = fmt.Sprintf("news %d.", i) })
+			time.Sleep(time.Millisecond) // the pace of the news, not a wait
+		}
+	}()
+	for last != 999 {
+		e := await(t, events, "the last news", func(e event) bool { return e.name == "part" && e.data["id"] == "repo-head" })
+		_, text, _ := strings.Cut(e.data["html"].(string), "news ")
+		n, err := strconv.Atoi(text[:strings.Index(text, ".")])
+		if err != nil || n < last {
+			t.Fatalf("news %d after %d, %v", n, last, err)
+		}
+		last, redraws = n, redraws+1
+	}
+	<-done
+	if most := int(time.Since(began)/redrawAtMost) + 1; redraws > most {
+		t.Errorf("%d redraws in %v, want at most %d", redraws, time.Since(began), most)
+	}
+}
+
 func TestStreamOfAFreshServerTurns(t *testing.T) {
 	h := emptyHouse()
 	b := visitAs(t, console(h), "ada")
@@ -251,6 +284,45 @@ func TestStreamsEnd(t *testing.T) {
 	}
 }
 
+// TestStreamsOutliveTheServersTimeouts uses a server with timeouts far shorter
+// than a stream.
+func TestStreamsOutliveTheServersTimeouts(t *testing.T) {
+	h := fullHouse()
+	s := console(h)
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond
+	srv.Start()
+	t.Cleanup(srv.Close)
+	b := &browser{t: t, url: srv.URL, cookie: cookieFor(s, "ada")}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := b.listen(ctx, "/checkout/events")
+	for began := time.Now(); time.Since(began) < time.Second; {
+		h.change("checkout", func() { h.repos[1].Description += "." })
+		await(t, events, "the news", func(e event) bool { return e.name == "part" && e.data["id"] == "repo-head" })
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/checkout/changes/410/log.txt", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.AddCookie(b.cookie)
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() && !strings.Contains(lines.Text(), "attempt 1 of 2") {
+	}
+	for began := time.Now(); time.Since(began) < time.Second; {
+		h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Text: "still"})
+		if !lines.Scan() || !strings.HasSuffix(lines.Text(), "still") {
+			t.Fatalf("the log ended after %v: %v", time.Since(began), lines.Err())
+		}
+		time.Sleep(10 * time.Millisecond) // the pace of the log, not a wait
+	}
+}
+
 func TestStreamEndsWithItsUser(t *testing.T) {
 	h := fullHouse()
 	s := console(h)
@@ -361,6 +433,31 @@ func TestSignInInABrowser(t *testing.T) {
 	b.until(`location.pathname === "/checkout/queue" && document.querySelector("h1").textContent === "Queue for main"`)
 	b.do(chromedp.Click(".who button"))
 	b.until(`location.pathname === "/sign-in"`)
+	if said := b.console(); said != "" {
+		t.Errorf("console: %s", said)
+	}
+}
+
+// TestLinksFromElsewhereInABrowser follows a link from another site, with which
+// browsers do not send a strict cookie.
+func TestLinksFromElsewhereInABrowser(t *testing.T) {
+	b := open(t, launch(t), console(fullHouse()), "ada")
+	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<link rel="icon" href="data:,"><a href="%s/checkout/changes/411">look</a>`, b.url)
+	}))
+	defer chat.Close()
+	// From the page's own task: the answer must not wait for the other site's process.
+	const follow = `setTimeout(() => document.querySelector("a").click()) > 0`
+	b.do(chromedp.Navigate(strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)))
+	eval[bool](b, follow)
+	b.until(`location.pathname === "/checkout/changes/411" && document.querySelector("h1").textContent.includes("Drop the legacy voucher table")`)
+	if _, err := chromedp.Call(b.ctx, network.ClearBrowserCookies, cdp.Empty{}); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Navigate(strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)))
+	eval[bool](b, follow)
+	b.until(`location.pathname === "/sign-in" && document.querySelector("[name=to]").value === "/checkout/changes/411"`)
 	if said := b.console(); said != "" {
 		t.Errorf("console: %s", said)
 	}

@@ -162,7 +162,9 @@ func queuePage(v *visit) (*page, error) {
 			if c.Build.Phase != "" {
 				row.Now = c.Build.Phase + ", " + text
 			}
-		} else if c.Reason != "" {
+		} else if saysAlready(c.Reason, row.Mark.Word) {
+			row.Mark.Word = sentence(c.Reason)
+		} else {
 			row.Now = c.Reason
 		}
 		view.List = append(view.List, row)

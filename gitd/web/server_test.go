@@ -322,6 +322,11 @@ func TestRollbackAsksForTheName(t *testing.T) {
 	if did, want := h.did(), []string{`rollback checkout production 182 "5xx" as ada via console`}; !reflect.DeepEqual(did, want) {
 		t.Errorf("did %v, want %v", did, want)
 	}
+	for n, why := range map[int]string{181: "never healthy", 183: "declared now", 99: "choose one that the history offers"} {
+		if a := b.get(fmt.Sprintf("/checkout/env/production?rollback=%d", n)); a.StatusCode != 409 || !strings.Contains(a.body, why) {
+			t.Errorf("asking to roll back to %d: %s, want 409 with %q", n, a.Status, why)
+		}
+	}
 	body := b.get("/checkout/env/production").body
 	for _, n := range []int{182, 180} {
 		if !strings.Contains(body, fmt.Sprintf(">Roll back to %d</a>", n)) {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -29,7 +30,7 @@ type session struct {
 // sessions makes and checks cookies. Safe for concurrent use.
 type sessions struct {
 	key    []byte
-	secure bool
+	secure atomic.Bool // cookies go over https only
 
 	mu sync.Mutex // guards ended
 	// ended holds the sessions that were signed out, until they would have
@@ -37,8 +38,8 @@ type sessions struct {
 	ended map[string]time.Time
 }
 
-func newSessions(key []byte, secure bool) *sessions {
-	return &sessions{key: append([]byte(nil), key...), secure: secure, ended: map[string]time.Time{}}
+func newSessions(key []byte) *sessions {
+	return &sessions{key: append([]byte(nil), key...), ended: map[string]time.Time{}}
 }
 
 // sign seals a value for one purpose; a value sealed for another does not open.
@@ -79,7 +80,7 @@ func (s *sessions) mac(purpose string, body []byte) []byte {
 // cookieName carries the __Host- prefix where browsers honour it: no other
 // host, path or plain-text page can then plant the cookie.
 func (s *sessions) cookieName(name string) string {
-	if s.secure {
+	if s.secure.Load() {
 		return "__Host-headgate-" + name
 	}
 	return "headgate-" + name
@@ -88,7 +89,7 @@ func (s *sessions) cookieName(name string) string {
 func (s *sessions) cookie(name, value string, life time.Duration) *http.Cookie {
 	c := &http.Cookie{
 		Name: s.cookieName(name), Value: value, Path: "/", MaxAge: int(life.Seconds()),
-		HttpOnly: true, Secure: s.secure, SameSite: http.SameSiteStrictMode,
+		HttpOnly: true, Secure: s.secure.Load(), SameSite: http.SameSiteStrictMode,
 	}
 	if life <= 0 {
 		c.MaxAge = -1
@@ -162,6 +163,15 @@ func (v *visit) signIn() bool {
 	where := "/sign-in"
 	if to != "/" {
 		where += "?to=" + url.QueryEscape(to)
+	}
+	if v.r.Header.Get("Sec-Fetch-Site") == "cross-site" && v.r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+		// Somebody followed a link from a chat or a mail: the browser keeps a
+		// strict cookie back. It sends it once our own page asks.
+		v.w.Header().Set("Refresh", "0; url="+where)
+		if err := v.render(&page{Title: "Opening", Template: "opening", Bare: true, Data: where}, http.StatusOK); err != nil {
+			v.fail(err)
+		}
+		return false
 	}
 	http.Redirect(v.w, v.r, where, http.StatusSeeOther)
 	return false

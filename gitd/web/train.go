@@ -130,9 +130,9 @@ func couple(r *show.Repository, recent []show.Change, now time.Time, limit int) 
 	}
 	switch {
 	case t.Quiet:
-		t.Next = r.Branch + " is still; push to start"
+		t.Next = r.Branch + " is still; push to start."
 	case len(landing) == 0:
-		t.Next = count(len(r.Queue), "change") + " ahead of " + r.Branch + "; when the next one lands is not known"
+		t.Next = count(len(r.Queue), "change") + " ahead of " + r.Branch + "; when the next one lands is not known."
 	case len(landing) == 1:
 		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s.", count(len(r.Queue), "change"), r.Branch, landing[0])
 	default:

@@ -27,6 +27,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -76,7 +77,9 @@ type site struct {
 	kept     *figureStore
 	assets   map[string]asset
 	csrf     *http.CrossOriginProtection
-	secure   bool // the console's base URL is https
+
+	mu   sync.Mutex // guards base
+	base string     // what learn has seen
 }
 
 // Handler returns the console. It panics when Key is not 32 bytes: an unsigned
@@ -92,15 +95,30 @@ func (s *Server) Handler() http.Handler {
 	if t.Now == nil {
 		t.Now = func() time.Time { return time.Now().UTC() }
 	}
-	// The base URL may differ from what reaches us behind a proxy that ends TLS.
-	if u, err := url.Parse(s.House.Server(context.Background()).HTTP); err == nil && u.Host != "" {
-		t.secure = u.Scheme == "https"
-		_ = t.csrf.AddTrustedOrigin(u.Scheme + "://" + u.Host) // fails only for what is no origin: then nothing more is trusted
-	}
-	t.sessions = newSessions(s.Key, t.secure)
+	t.sessions = newSessions(s.Key)
 	t.assets = loadAssets()
 	t.look = parseTemplates(t.assets)
 	return t
+}
+
+// learn takes in the console's base URL, which may be known only once the
+// server listens, and may differ from what reaches us behind a proxy that ends
+// TLS: https makes cookies secure, and the origin is trusted to send forms.
+func (t *site) learn(base string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if base == t.base {
+		return
+	}
+	t.base = base
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" {
+		return // no origin: nothing more is trusted
+	}
+	t.sessions.secure.Store(u.Scheme == "https")
+	if err := t.csrf.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
+		t.Log.Warn("the console's base URL is no origin that could be trusted", "url", base, "err", err)
+	}
 }
 
 // ServeHTTP takes a request from the socket to its route: headers, odd paths,
@@ -118,6 +136,7 @@ func (t *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	v.server = t.House.Server(r.Context())
+	t.learn(v.server.HTTP)
 	if odd(r.URL) {
 		v.fail(notFound("there is no such address", ""))
 		return

@@ -38,7 +38,7 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 	if p, ok := l.lastShown(s.Number); !ok || p.Kind != Verdict || p.Candidate != c.commit {
 		l.board.add(Progress{
 			At: l.g.c.Now(), Kind: Verdict, Change: s.Number, Revision: s.Head().Number, Branch: c.Branch, Candidate: c.commit, Tree: c.tree,
-			With: c.with(), Log: v.Log, Green: true, Reused: true, GreenSince: v.Finished, From: fmt.Sprintf("change %d", v.Change),
+			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: fmt.Sprintf("change %d", v.Change),
 		})
 	}
 	answer, record, err := l.ask(ctx, Question{
@@ -64,7 +64,7 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 		l.refuse(ctx, s.Number, change.Event{
 			Kind: change.Refused, Subject: "refused by policy: " + why, Body: strings.Join(answer.Missing, "\n"),
 			Trailers: trailers("Reason", "policy: "+why, "Short", "policy: "+why, "Hint", answer.Hint, "Decision", record.String(),
-				"Candidate", c.commit.String(), "Tree", c.tree.String(), "Log", v.Log),
+				"Candidate", c.commit.String(), "Tree", c.tree.String(), "Log", v.LogName()),
 		})
 	}
 }
@@ -89,8 +89,8 @@ func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, record
 		reason = "its policy waits"
 	}
 	o.waits, o.reason, o.hint, o.again = true, reason, a.Hint, a.NotBefore
-	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Decision") == record.String() {
-		return
+	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Reason") == reason {
+		return // asked again, and the same is missing
 	}
 	s, err := l.log.Append(ctx, o.story, change.Event{
 		Kind: change.Waits, At: l.g.c.Now(), Subject: "waits: " + reason,
@@ -125,7 +125,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 		return
 	}
 	delete(l.open, number)
-	l.slog.Info("change landed", "change", number, "ref", c.Branch, "commit", c.commit)
+	l.slog.Info("change landed", "change", number, "ref", c.Branch, "commit", c.commit.String())
 	l.release(ctx, s)
 	l.opened.remove(number)
 	e, _ := s.Landing()
@@ -150,7 +150,7 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	if e := s.Last(); e.Kind != change.Tested || e.Hash("Candidate") != c.commit || e.Hash("Base") != c.base {
 		s, err = l.log.Append(ctx, s, change.Event{Kind: change.Tested, At: now, Subject: subject, Trailers: trailers(
 			"Candidate", c.commit.String(), "Base", c.base.String(), "Tree", c.tree.String(), "Verdict", v.Key,
-			"Decision", record.String(), "Log", v.Log, "Took", took,
+			"Decision", record.String(), "Log", v.LogName(), "Took", took,
 		)})
 		if err != nil {
 			return s, err
@@ -192,7 +192,7 @@ func (l *loop) noteLanded(ctx context.Context, s change.Story) (change.Story, er
 func (l *loop) stopped(ctx context.Context, c *candidate, a *assertion) {
 	number := c.Changes[0].Change
 	id := fmt.Sprintf("gate-%s-%d-%s", l.r.Name(), number, l.g.c.Now().UTC().Format("20060102T150405"))
-	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit", c.commit, "assertion", a.name, "err", a)
+	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit", c.commit.String(), "assertion", a.name, "err", a)
 	l.refuse(ctx, number, change.Event{
 		Kind: change.Refused, Subject: "stopped by the gate itself: assertion " + a.name + ", " + id,
 		Trailers: trailers("Reason", fmt.Sprintf("the gate stopped it before anything moved (assertion %s, %s): a fault of the server, not of the change", a.name, id),
@@ -234,7 +234,7 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 			hint = "mend it, or have it built again: git push -o rebuild"
 			took = ""
 		}
-		e.Trailers = trailers("Log", v.Log, "Verdict", v.Key, "Took", took)
+		e.Trailers = trailers("Log", v.LogName(), "Verdict", v.Key, "Took", took)
 	case plan.Broken:
 		why, brief = "its build could not run, so it is not green; the server's log says why under "+c.failure, "the build could not run"
 		hint = "push again once the server is mended"

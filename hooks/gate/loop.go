@@ -215,6 +215,11 @@ func (l *loop) state() (plan.State, error) {
 		s.Made[id] = m
 		s.Verdicts[c.key] = planned(c.known, c.key)
 	}
+	for key := range l.failures { // of what nobody wants any more
+		if _, wanted := s.Verdicts[key]; !wanted {
+			delete(l.failures, key)
+		}
+	}
 	for _, b := range l.building {
 		p := plan.Build{Key: b.key, Candidate: b.candidate.Candidate}
 		if !b.started.IsZero() {

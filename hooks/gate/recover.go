@@ -79,7 +79,7 @@ func (l *loop) mendLanded(ctx context.Context, s change.Story) (change.Story, er
 			return s, nil // the branch left that base with another change, which holds this one
 		}
 	}
-	l.slog.Info("noted a landing that was cut short", "change", s.Number, "ref", s.Branch, "commit", candidate)
+	l.slog.Info("noted a landing that was cut short", "change", s.Number, "ref", s.Branch, "commit", candidate.String())
 	return l.noteLanded(ctx, s)
 }
 

@@ -15,6 +15,11 @@ const ServerFile = "server.yaml"
 // tree without the file has the defaults. The repository Own is built by
 // CheckServerFile, whatever its tree says.
 func FileSettings(r *repo.Repository, tree repo.Hash) (Settings, error) {
+	return settingsIn(r, r.Name(), tree)
+}
+
+// settingsIn is FileSettings for a clone of the repository called name.
+func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, error) {
 	f := headgateyaml.Default()
 	data, err := r.File(tree, headgateyaml.Name)
 	switch {
@@ -30,7 +35,7 @@ func FileSettings(r *repo.Repository, tree repo.Hash) (Settings, error) {
 		Strategy: Strategy(f.Land.Strategy), Buildspec: f.Build.Buildspec, Image: f.Build.Image,
 		Timeout: f.Build.Timeout, Network: f.Build.Network,
 	}
-	if r.Name() == Own {
+	if name == Own {
 		s.Buildspec, s.Image, s.Network = builtin+ServerFile, "host", false
 	}
 	return s, nil

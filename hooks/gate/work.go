@@ -162,7 +162,7 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 		for _, ref := range c.Changes {
 			l.board.add(Progress{
 				At: v.Finished, Kind: Verdict, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
-				Candidate: c.commit, Tree: c.tree, With: c.with(), Log: v.Log, Green: v.Result == verdict.Green,
+				Candidate: c.commit, Tree: c.tree, With: c.with(), Log: v.LogName(), Green: v.Result == verdict.Green,
 				Reason: reason(v), Took: v.Finished.Sub(v.Started),
 			})
 		}

@@ -148,20 +148,40 @@ func (r *logReader) start(ctx context.Context, id string) {
 	r.id, r.cancel, r.events = id, cancel, events
 	r.group.Go(func() {
 		defer close(events)
-		for e, err := range r.l.Logs.Follow(ctx, id) {
-			if err != nil {
-				if ctx.Err() == nil {
-					r.l.Log.Warn("build log could not be followed", "build", id, "err", err)
-				}
+		// The gate names a log when it starts the build; the build makes it a
+		// moment later.
+		for pause := 20 * time.Millisecond; ; pause *= 2 {
+			some, err := r.read(ctx, id, events)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			if some || pause > 5*time.Second {
+				r.l.Log.Warn("build log could not be followed", "build", id, "err", err)
 				return
 			}
 			select {
-			case events <- e:
+			case <-time.After(pause):
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
+}
+
+// read sends a log's events; some reports whether there was any.
+func (r *logReader) read(ctx context.Context, id string, events chan<- show.LogEvent) (some bool, err error) {
+	for e, err := range r.l.Logs.Follow(ctx, id) {
+		if err != nil {
+			return some, err
+		}
+		some = true
+		select {
+		case events <- e:
+		case <-ctx.Done():
+			return some, ctx.Err()
+		}
+	}
+	return some, nil
 }
 
 // rest yields what is left of the log, for a moment, and stops reading it.

@@ -151,6 +151,7 @@ func (l *Listener) Open() error {
 func (l *Listener) Begin(actor show.Actor, key, repository string) (env []string, end func()) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
+	actor.Via = "push"
 	token := hex.EncodeToString(secret[:])
 	ctx, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()

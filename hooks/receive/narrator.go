@@ -25,11 +25,12 @@ type narrator struct {
 	subject    string
 	pushed     time.Time
 
-	came     time.Time // when the pusher did
-	attached bool      // to a change that was there already
-	greeted  bool      // the first state has been told
-	reused   bool      // the verdict was there already
-	place    int       // last told
+	came     time.Time      // when the pusher did
+	attached bool           // to a change that was there already
+	greeted  bool           // the first state has been told
+	reused   bool           // the verdict was there already
+	place    int            // last told
+	red      *gate.Progress // a verdict that is not told yet
 	step     stepLines
 }
 
@@ -49,7 +50,8 @@ type stepLines struct {
 	shown   int      // lines of output
 	kept    []string // the last ones that were not shown
 	left    int      // how many were not shown
-	line    int      // of the whole log
+	line    int      // of the whole log: the newest, or the last of the first step that failed
+	failed  bool     // a step has failed; line stays
 	began   time.Duration
 }
 
@@ -73,7 +75,20 @@ func (n *narrator) nowait(p gate.Progress) []string {
 }
 
 // progress tells one change of state.
-func (n *narrator) progress(p gate.Progress) (lines []string) {
+func (n *narrator) progress(p gate.Progress) []string {
+	var lines []string
+	// A red verdict is told when it is not the last word; the refusal that it
+	// leads to says the same with more.
+	if red := n.red; red != nil {
+		n.red = nil
+		if p.Kind != gate.Refused || p.Reason != red.Reason {
+			lines = append(wrap(clock(red.At)+" red: ", "  ", red.Reason), details(red.Details)...)
+		}
+	}
+	return append(lines, n.tell(p)...)
+}
+
+func (n *narrator) tell(p gate.Progress) (lines []string) {
 	first := !n.greeted
 	n.greeted = true
 	switch p.Kind {
@@ -105,7 +120,11 @@ func (n *narrator) progress(p gate.Progress) (lines []string) {
 			}
 			return wrap("", "  ", text+": nothing to build")
 		}
-		if p.Reason == "" {
+		switch {
+		case p.Reason == "":
+			return nil
+		case !strings.HasPrefix(p.Reason, "red"):
+			n.red = &p
 			return nil
 		}
 		return append(wrap(clock(p.At)+" ", "  ", p.Reason), details(p.Details)...)
@@ -221,6 +240,9 @@ func (n *narrator) reason(p gate.Progress) string {
 	case p.Kind == gate.Restarting:
 		return fmt.Sprintf("restarting; %d still queued", n.change)
 	case p.Kind == gate.Withdrawn:
+		if p.Short != "" {
+			return cut(plain(p.Short), 200) + fmt.Sprintf(", change %d", n.change)
+		}
 		return fmt.Sprintf("withdrawn: change %d", n.change)
 	}
 	what := p.Short
@@ -241,9 +263,11 @@ func (n *narrator) log(e show.LogEvent) []string {
 	s := &n.step
 	switch e.Kind {
 	case "step":
-		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, began: time.Duration(e.At)}
+		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, failed: s.failed, began: time.Duration(e.At)}
 	case "out":
-		s.line = e.Line
+		if !s.failed {
+			s.line = e.Line
+		}
 		var lines []string
 		if !s.opened {
 			s.opened = true
@@ -267,6 +291,7 @@ func (n *narrator) log(e show.LogEvent) []string {
 		mark := "+"
 		var lines []string
 		if e.Exit != 0 {
+			s.failed = true
 			mark = "x"
 			if s.left > len(s.kept) {
 				lines = append(lines, fmt.Sprintf("  | ... %d lines left out", s.left-len(s.kept)))
@@ -278,7 +303,11 @@ func (n *narrator) log(e show.LogEvent) []string {
 		s.kept = nil
 		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
 	case "note":
-		s.line = max(s.line, e.Line)
+		// CodeBuild's own words about phases stand in the log; here the steps say
+		// the same in one line each. What somebody should act on is told.
+		if !strings.HasPrefix(e.Text, "warning: ") {
+			return nil
+		}
 		return wrap("  ", "    ", cutBytes(e.Text, maxOutputLine))
 	}
 	return nil

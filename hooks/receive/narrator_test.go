@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,4 +196,25 @@ func TestWrapKeepsAllText(t *testing.T) {
 			t.Fatalf("%q became %q", text, lines)
 		}
 	})
+}
+
+// What the gate says today of a red build: the verdict and the refusal in the
+// same words.
+func TestRedVerdictIsToldOnce(t *testing.T) {
+	n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 9, greeted: true}
+	red := gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: `build: "make test" exited 2`}
+	if lines := n.progress(red); len(lines) > 0 {
+		t.Fatalf("%q", lines)
+	}
+	lines := n.progress(gate.Progress{Kind: gate.Refused, Reason: red.Reason, Short: red.Reason, Details: []string{"main stays at 9f1c2ab"}, Hint: "mend it"})
+	want := []string{`error: 9 refused: build: "make test" exited 2`, "  main stays at 9f1c2ab", "hint: mend it"}
+	if !slices.Equal(lines, want) {
+		t.Fatalf("%q", lines)
+	}
+	n.progress(red)
+	lines = n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:30"), With: "main + 9", Tree: hash("1234567"), Log: "b"})
+	want = []string{`14:03:22 red: build: "make test" exited 2`, "14:03:30 building main + 9, tree 1234567"}
+	if !slices.Equal(lines, want) {
+		t.Fatalf("%q", lines)
+	}
 }

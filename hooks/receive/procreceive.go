@@ -206,10 +206,11 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedComman
 // approve makes the pusher's approval of a promotion.
 func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedCommand) result {
 	crash.Point("push.approving")
-	by := p.actor
-	by.Via = "push"
-	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, by, c.new)
-	for _, line := range lines {
+	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new)
+	for i, line := range lines {
+		if i == 0 && err == nil {
+			line = "success: " + line
+		}
 		h.lines(wrap("", "  ", line)...)
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,7 +71,6 @@ type house struct {
 	gate     *fakeGate
 	envs     *fakeEnvironments
 	stop     func()
-	log      syncBuffer
 }
 
 func newHouse(t *testing.T) *house {
@@ -123,7 +123,7 @@ func newHouse(t *testing.T) *house {
 			return problems
 		},
 		Gate: h.gate, Environments: h.envs, Server: func() show.Server { return tarn },
-		Logs: fakeLogs{},
+		Logs: &fakeLogs{},
 	}
 	h.start()
 	t.Cleanup(func() {
@@ -410,10 +410,18 @@ func says(events ...gate.Progress) func(*fakeGate, gate.Proposal, int) iter.Seq[
 	}
 }
 
-type fakeLogs struct{}
+// fakeLogs has a log only when it is asked for the second time, as a build that
+// has just been started.
+type fakeLogs struct{ asked atomic.Int32 }
 
-func (fakeLogs) Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, error] {
+var _ Gate = (*gate.Gate)(nil)
+
+func (f *fakeLogs) Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
+		if f.asked.Add(1) == 1 {
+			yield(show.LogEvent{}, errors.New("no such log"))
+			return
+		}
 		for _, e := range []show.LogEvent{
 			{Kind: "step", Step: 1, Phase: "build", Command: "make test"},
 			{Kind: "out", Step: 1, Line: 1, Text: "\x1b[32mok\x1b[0m all \a of " + id},

@@ -103,6 +103,15 @@ type Verdict struct {
 	Candidate string     `json:"candidate"` // commit
 }
 
+// LogName is the name under which the log is found: the digest of the closed
+// log, which outlives the server, or its id.
+func (v Verdict) LogName() string {
+	if v.LogDigest != "" {
+		return v.LogDigest
+	}
+	return v.Log
+}
+
 // maxRed bounds how many red verdicts one note keeps; greens are all kept.
 const maxRed = 20
 

@@ -89,7 +89,8 @@ func (a *app) declare(d *Declared) {
 	if d == nil {
 		a.remove, a.pending = true, nil
 	} else {
-		if a.newest != nil && d.Sequence <= a.newest.Sequence {
+		// The same commit counts again only after the application was removed.
+		if a.newest != nil && (d.Sequence < a.newest.Sequence || d.Sequence == a.newest.Sequence && !a.remove) {
 			return
 		}
 		a.newest, a.pending, a.remove = d, d, false

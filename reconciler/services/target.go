@@ -121,7 +121,7 @@ func (t *Target) Converge(d Declared) {
 	k := key{d.Environment, d.Application}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if last, ok := t.fences[k]; ok && d.Sequence <= last {
+	if last, ok := t.fences[k]; ok && d.Sequence < last {
 		return
 	}
 	a := t.apps[k]

@@ -472,11 +472,15 @@ func TestRemoveAndPorts(t *testing.T) {
 	if _, _, err := get(url); err == nil {
 		t.Error("the port is still served")
 	}
-	h.seq = 0
+	last := h.seq
+	h.seq = last - 2
 	h.converge(1, web) // an old commit does not bring it back
 	if _, known := h.Observe(h.env, "hello"); known {
 		t.Error("an old commit brought it back")
 	}
+	h.seq = last - 1
+	h.converge(1, web) // the commit that it had does: it was declared once more
+	h.await(Healthy)
 	h.end()
 }
 

@@ -353,7 +353,8 @@ func safeLink(name, target string) bool {
 }
 
 // Unpack lays the artifact with this digest out as the folder dir, which is
-// there whole or not at all. An existing dir is left as it is.
+// there whole or not at all: dir is absent or empty before, and complete after.
+// A dir that holds something already is left as it is.
 func (s *Store) Unpack(ctx context.Context, digest, dir string) error {
 	if err := s.unpack(ctx, digest, dir); err != nil {
 		return fmt.Errorf("unpack artifact %s: %w", digest, err)
@@ -362,7 +363,7 @@ func (s *Store) Unpack(ctx context.Context, digest, dir string) error {
 }
 
 func (s *Store) unpack(ctx context.Context, digest, dir string) error {
-	if _, err := os.Stat(dir); err == nil {
+	if there, err := os.ReadDir(dir); err == nil && len(there) > 0 {
 		return nil
 	}
 	data, err := s.read(digest)
@@ -390,8 +391,11 @@ func (s *Store) unpack(ctx context.Context, digest, dir string) error {
 	if err := s.extract(ctx, m.Layers[0].Digest, temp); err != nil {
 		return err
 	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) { // it was empty
+		return err
+	}
 	if err := os.Rename(temp, dir); err != nil {
-		if _, there := os.Stat(dir); there == nil {
+		if there, readErr := os.ReadDir(dir); readErr == nil && len(there) > 0 {
 			return nil // somebody else was faster with the same content
 		}
 		return err

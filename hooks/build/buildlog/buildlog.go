@@ -70,7 +70,10 @@ type Dir struct {
 	mu       sync.Mutex
 	running  map[string]*Writer
 	finished map[string]string // id → digest, of logs finished by this process
+	created  chan struct{}     // closed and replaced when a log begins
 }
+
+var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
 
@@ -84,7 +87,7 @@ func OpenDir(root string) (*Dir, error) {
 	if err := os.MkdirAll(running, 0o755); err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
-	return &Dir{root: root, running: map[string]*Writer{}, finished: map[string]string{}}, nil
+	return &Dir{root: root, running: map[string]*Writer{}, finished: map[string]string{}, created: make(chan struct{})}, nil
 }
 
 // Create begins the log called id. Secrets are the values to be masked.
@@ -100,8 +103,29 @@ func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), more: make(chan struct{})}
 	d.mu.Lock()
 	d.running[id] = w
+	close(d.created)
+	d.created = make(chan struct{})
 	d.mu.Unlock()
 	return w, nil
+}
+
+// await opens a log that may not have begun yet: whoever is told that a build
+// runs may come before its log.
+func (d *Dir) await(ctx context.Context, name string, wait bool) (*os.File, *Writer, error) {
+	for {
+		d.mu.Lock()
+		created := d.created
+		d.mu.Unlock()
+		f, w, err := d.open(name)
+		if !wait || !errors.Is(err, ErrNoLog) || digestForm.MatchString(name) || !idForm.MatchString(name) {
+			return f, w, err
+		}
+		select {
+		case <-created:
+		case <-ctx.Done():
+			return nil, nil, err
+		}
+	}
 }
 
 // open finds a log by id or digest; w is nil when it is finished.
@@ -126,11 +150,12 @@ func (d *Dir) open(name string) (f *os.File, w *Writer, err error) {
 }
 
 // Follow yields the events of a log, by id or digest, from its beginning. With
-// wait it goes on until the log is done or ctx is; without, it ends at what is
-// there now. An error is the last thing it yields.
+// wait it waits for a log that has not begun yet, and goes on until the log is
+// done or ctx is; without, it ends at what is there now. An error is the last
+// thing it yields.
 func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		f, w, err := d.open(name)
+		f, w, err := d.await(ctx, name, wait)
 		if err != nil {
 			yield(Event{}, err)
 			return

@@ -98,6 +98,32 @@ func TestLateAndEarlyReadersSeeTheSame(t *testing.T) {
 	}
 }
 
+func TestFollowerMayComeBeforeTheLog(t *testing.T) {
+	d := open(t)
+	done := make(chan string)
+	go func() {
+		var events []Event
+		for e, err := range d.Follow(context.Background(), "soon", true) {
+			if err != nil {
+				t.Error(err)
+			}
+			events = append(events, e)
+		}
+		done <- texts(events)
+	}()
+	w, err := d.Create("soon", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Note("here")
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-done; got != "1 here\ndone SUCCEEDED\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestFollowEndsWithItsContext(t *testing.T) {
 	d := open(t)
 	w, err := d.Create("x", nil)
@@ -122,17 +148,20 @@ func TestDiscardEndsFollowersAndLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan string)
+	w.Note("hello")
+	done, seen := make(chan string), make(chan struct{})
 	go func() {
 		var events []Event
 		for e := range d.Follow(context.Background(), "x", true) {
-			events = append(events, e)
+			if events = append(events, e); len(events) == 1 {
+				close(seen)
+			}
 		}
 		done <- texts(events)
 	}()
-	w.Note("hello")
+	<-seen
 	w.Discard()
-	if got := <-done; got != "1 hello\ndone STOPPED\n" && got != "" {
+	if got := <-done; got != "1 hello\ndone STOPPED\n" {
 		t.Errorf("the follower saw %q", got)
 	}
 	for _, err := range d.Follow(t.Context(), "x", false) {
