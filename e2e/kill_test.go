@@ -130,8 +130,9 @@ func journey(t *testing.T, point string) string {
 	}
 	runs := func(environment string, release int, state string) func() error {
 		return func() error {
+			// Its exit code tells whether something waits; here the facts count.
 			out, err := hg("env", "show", "hello", environment, "--json")
-			if err != nil {
+			if err != nil && out == "" {
 				return err
 			}
 			var e struct {
@@ -141,7 +142,7 @@ func journey(t *testing.T, point string) string {
 			if err := json.Unmarshal([]byte(out), &e); err != nil {
 				return err
 			}
-			if e.State != state || e.Release != release {
+			if state != "" && e.State != state || e.Release != release {
 				return fmt.Errorf("%s is %s with release %d", environment, e.State, e.Release)
 			}
 			return nil
@@ -210,7 +211,7 @@ func journey(t *testing.T, point string) string {
 		if runs("production", 1, "healthy")() == nil {
 			return nil
 		}
-		if out, err := hg("env", "show", "hello", "production", "--json"); err != nil || !strings.Contains(out, `"release":1,`) {
+		if runs("production", 1, "")() != nil {
 			if _, err := hg("rollback", "hello", "production", "1", "--reason", "story"); err != nil {
 				return err
 			}

@@ -50,6 +50,7 @@ type revision struct {
 
 type storyEntry struct {
 	show.Event
+	Text string
 	Mark mark
 }
 
@@ -90,7 +91,11 @@ func changePage(v *visit) (*page, error) {
 		view.Revs = append(view.Revs, k)
 	}
 	for _, e := range slices.Backward(c.Story) {
-		view.Story = append(view.Story, storyEntry{Event: e, Mark: storyMark(e)})
+		k := storyEntry{Event: e, Text: sentence(e.What), Mark: storyMark(e)}
+		if e.By != "" && strings.HasPrefix(e.What, e.By) {
+			k.Text = e.What // a user's name is written as the user writes it
+		}
+		view.Story = append(view.Story, k)
 	}
 	n := fmt.Sprint(c.Number)
 	p := v.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
@@ -208,7 +213,7 @@ func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
 		}
 	}
 	if c.State == show.Refused || c.State == show.Conflict {
-		if r.Tip != "" {
+		if stays := func(line string) bool { return strings.Contains(line, "stays at") }; r.Tip != "" && !stays(c.Reason) && !slices.ContainsFunc(c.Details, stays) {
 			d.Facts = append(d.Facts, fact{Label: r.Branch, Text: "stays at " + short(r.Tip)})
 		}
 	}
@@ -279,6 +284,9 @@ func checksOf(list []show.Check, now time.Time) []check {
 			k.Until = "until when is not known"
 		}
 		k.Mark.Word = "open"
+		if k.Who = c.Who; slices.IndexFunc(c.Who, func(name string) bool { return !strings.Contains(c.Detail, name) }) < 0 {
+			k.Who = nil // the detail names them already
+		}
 		if c.Progress > 0 {
 			k.Bar = int(min(c.Progress, 1)*100 + 0.5)
 		}

@@ -40,6 +40,7 @@ type cell struct {
 	Differs bool
 	Will    bool // what it becomes
 	Stays   bool // it does not change
+	Open    bool // what it becomes shows only once it runs
 }
 
 func environmentsPage(v *visit) (*page, error) {
@@ -114,7 +115,7 @@ func (w *environmentsView) compare(r *show.Repository) {
 	if after != nil {
 		w.Columns = append(w.Columns, fmt.Sprintf("%s after %d", after.Name, after.Promotion.To))
 	}
-	add := func(name string, value func(show.Environment) cell, becomes func(*show.Promotion) *cell) {
+	add := func(name string, value func(show.Environment) cell, becomes func(*show.Promotion) cell) {
 		row := differing{Name: name}
 		differ := false
 		for i, e := range r.Environments {
@@ -125,12 +126,7 @@ func (w *environmentsView) compare(r *show.Repository) {
 			row.Cells = append(row.Cells, c)
 		}
 		if after != nil {
-			if c := becomes(after.Promotion); c != nil {
-				c.Will = true
-				row.Cells = append(row.Cells, *c)
-			} else {
-				row.Cells = append(row.Cells, cell{Stays: true})
-			}
+			row.Cells = append(row.Cells, becomes(after.Promotion))
 		}
 		if differ {
 			w.Rows = append(w.Rows, row)
@@ -138,21 +134,22 @@ func (w *environmentsView) compare(r *show.Repository) {
 			w.Equal++
 		}
 	}
-	stays := func(*show.Promotion) *cell { return nil }
+	stays := func(*show.Promotion) cell { return cell{Stays: true} }
+	shows := func(*show.Promotion) cell { return cell{Open: true} }
 	add("release", func(e show.Environment) cell {
 		if e.Release == 0 {
 			return cell{Text: "none"}
 		}
 		return cell{Text: fmt.Sprint(e.Release), Code: short(e.Commit)}
-	}, func(p *show.Promotion) *cell { return &cell{Text: fmt.Sprint(p.To), Code: short(p.Source)} })
-	add("state", func(e show.Environment) cell { return cell{Text: string(e.State)} }, stays)
+	}, func(p *show.Promotion) cell { return cell{Text: fmt.Sprint(p.To), Code: short(p.Source), Will: true} })
+	add("state", func(e show.Environment) cell { return cell{Text: string(e.State)} }, shows)
 	add("target", func(e show.Environment) cell { return cell{Text: e.Target} }, stays)
 	add("hold", func(e show.Environment) cell {
 		if e.Held == nil {
 			return cell{Text: "none"}
 		}
 		return cell{Text: "by " + e.Held.By}
-	}, stays)
+	}, func(*show.Promotion) cell { return cell{Text: "none", Will: true} })
 	var services []string
 	seen := map[string]bool{}
 	for _, e := range r.Environments {
@@ -177,13 +174,13 @@ func (w *environmentsView) compare(r *show.Repository) {
 				return cell{Text: fmt.Sprint(len(s.Instances))}
 			}
 			return cell{Text: "no such service"}
-		}, stays)
+		}, shows)
 		add(name+": address", func(e show.Environment) cell {
 			if s := find(e, name); s != nil && s.URL != "" {
 				return cell{Code: s.URL}
 			}
 			return cell{Text: "none"}
-		}, stays)
+		}, shows)
 	}
 }
 

@@ -120,11 +120,15 @@ func homePage(v *visit) (*page, error) {
 		view.Rows = append(view.Rows, row)
 	}
 	slices.SortStableFunc(view.Needs, func(a, b need) int { return cmp.Compare(b.at.Unix(), a.at.Unix()) })
-	view.Summary = fmt.Sprintf("%d gated, %d not gated. %s landed today, ", gated, ungated, count(today, "change"))
-	if green+empty == gated {
-		view.Summary += "no branch is red."
-	} else {
-		view.Summary = fmt.Sprintf("%s not green. ", count(gated-green-empty, "gated branch")) + view.Summary + fmt.Sprintf("%d of %d are green.", green, gated)
+	repositories := fmt.Sprintf("%d gated", gated)
+	if ungated > 0 {
+		repositories += fmt.Sprintf(", %d not gated", ungated)
+	}
+	switch red := gated - green - empty; red {
+	case 0:
+		view.Summary = fmt.Sprintf("%s. %s landed today, no branch is red.", repositories, count(today, "change"))
+	default:
+		view.Summary = fmt.Sprintf("%d of %d branches not green. %s; %s landed today.", red, gated, repositories, count(today, "change"))
 	}
 	p.Template, p.Data, p.Parts = "home", view, []string{"home-head", "home-needs", "home-table", "asof"}
 	p.Say = fmt.Sprintf("%s need you", count(len(view.Needs), "thing"))
@@ -138,13 +142,13 @@ func homePage(v *visit) (*page, error) {
 func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
 	var all []need
 	for _, e := range r.Environments {
-		if p := e.Promotion; p != nil && p.MayApprove {
+		if p := v.forMe(r.Name, e); p != nil && p.MayApprove {
 			n := need{Mark: markOf(show.Waits), Href: promoteHref(r.Name, e.Name), Do: "Review", at: p.ProposedAt,
 				Link: fmt.Sprintf("%s: promote release %d to %s", r.Name, p.To, e.Name), After: " waits for your approval"}
 			n.More = p.Summary
 			all = append(all, n)
 		}
-		if e.MayRollback && (e.State == show.Failed || e.State == show.Drift || e.State == show.Unknown) {
+		if (e.MayRollback || r.MayWrite) && (e.State == show.Failed || e.State == show.Drift || e.State == show.Unknown) {
 			word := map[show.State]string{show.Failed: "does not run what is declared", show.Drift: "differs from what is declared", show.Unknown: "does not answer"}[e.State]
 			n := need{Mark: markOf(e.State), Href: envHref(r.Name, e.Name), Do: "Compare", at: e.Since,
 				Link: r.Name + " in " + e.Name, After: " " + word, More: e.Reason}
@@ -166,6 +170,23 @@ func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
 		all = append(all, n)
 	}
 	return all
+}
+
+// forMe is the open promotion of e as it is for the visitor. Lists of
+// environments may leave out who asks; where a person is missing, it matters.
+func (v *visit) forMe(repo string, e show.Environment) *show.Promotion {
+	p := e.Promotion
+	if p == nil || p.MayApprove || !personMissing(p) {
+		return p
+	}
+	mine, err := v.House.Promotion(v.r.Context(), v.actor, repo, e.Name)
+	if err != nil {
+		if !isNotFound(err) {
+			v.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", v.actor.Name, "err", err)
+		}
+		return p
+	}
+	return &mine
 }
 
 // nextLanding is the line under a small train.

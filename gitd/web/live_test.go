@@ -137,6 +137,9 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 		}
 		return e.name == "page"
 	})
+	if !strings.Contains(sent["tabs"], ">6<span") {
+		t.Errorf("the tabs still count %q", sent["tabs"])
+	}
 	if !strings.Contains(sent["repo-reaches"], ">187</a>") || sent["repo-train"] == "" || strings.Contains(sent["repo-train"], ">410<") || sent["repo-head"] != "" {
 		t.Errorf("sent %v, want the reaches with 187, the train without 410, and no head", sent)
 	}
@@ -402,6 +405,7 @@ func TestLiveInABrowser(t *testing.T) {
 		}
 	})
 	b.until(`document.querySelector("#change-verdict h2").textContent === "Landed as abc4100 on main"`)
+	b.until(`!document.querySelector(".livebar") && !document.querySelector("details[open]")`)
 	b.until(`document.title.startsWith("Landed: 410") && document.querySelector("p[aria-live]").textContent === "change 410: landed"`)
 
 	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.Focus("#why"), chromedp.SendKeys("#why", "looks good"))

@@ -159,7 +159,7 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 		s.Lines = append(s.Lines, k.logLine)
 		s.Before--
 	}
-	whole := max(l.Took, time.Second)
+	whole := max(l.Took, time.Millisecond)
 	if !l.Build.Finished.IsZero() && !l.Build.Started.IsZero() {
 		l.Took = l.Build.Finished.Sub(l.Build.Started)
 		whole = max(whole, l.Took)

@@ -199,7 +199,11 @@ type part struct{ id, html string }
 func (v *visit) parts(w *view) ([]part, []string, error) {
 	parts := make([]part, 0, len(w.Parts))
 	hashes := make([]string, 0, len(w.Parts))
-	for _, id := range w.Parts {
+	ids := w.Parts
+	if w.InTabs {
+		ids = append([]string{"tabs"}, ids...)
+	}
+	for _, id := range ids {
 		var b bytes.Buffer
 		if err := v.look.pages.ExecuteTemplate(&b, id, w); err != nil {
 			return nil, nil, fmt.Errorf("render part %s: %w", id, err)

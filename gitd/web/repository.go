@@ -92,8 +92,12 @@ func (v *visit) monthFigures(r *show.Repository, f figures) []figure {
 	if f.Ended == 0 {
 		return nil
 	}
+	pace := "in 30 days"
+	if f.Landed >= 30 {
+		pace = fmt.Sprintf("%.1f a day", float64(f.Landed)/30)
+	}
 	all := []figure{
-		{"Landed", thousands(f.Landed), fmt.Sprintf("%.1f a day", float64(f.Landed)/30)},
+		{"Landed", thousands(f.Landed), pace},
 		{"Refused", fmt.Sprintf("%d of %d", f.Failed, f.Ended), "changes that ended"},
 	}
 	if f.Landed > 0 {
@@ -105,6 +109,9 @@ func (v *visit) monthFigures(r *show.Repository, f figures) []figure {
 		d, err := v.deploys(r, last)
 		if err != nil {
 			v.Log.Warn("left out the deployment figures", "repo", r.Name, "env", last.Name, "err", err)
+			return all
+		}
+		if d.all == 0 {
 			return all
 		}
 		all = append(all, figure{"Deploys", fmt.Sprint(d.all), last.Name}, figure{"Failed", fmt.Sprintf("%d of %d", d.failed, d.all), last.Name})

@@ -270,7 +270,7 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	req.AddCookie(a.Cookies()[0])
 	rec := httptest.NewRecorder()
 	s.Handler().ServeHTTP(rec, req)
-	if got := rec.Body.String(); !strings.Contains(got, "Done: approved 183 -&gt; 186") || !strings.Contains(got, "Now waits for soak") || !strings.Contains(got, "you have approved it already") {
+	if got := rec.Body.String(); !strings.Contains(got, "Done: approved 183 -&gt; 186") || !strings.Contains(got, "; now waits for soak") || !strings.Contains(got, "you have approved it already") {
 		t.Errorf("the page does not say what was done:\n%s", got)
 	}
 	want := []string{`approve checkout production ` + commit("6f0a1e2") + ` "looks good" as ada via console`}

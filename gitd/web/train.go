@@ -58,7 +58,11 @@ func running(c *show.Change, now time.Time) (fraction float64, known bool, text 
 		return 0, false, duration(ran) + ", no estimate yet"
 	}
 	if ran > expected {
-		return 0.96, true, duration(ran) + ", usually " + duration(expected)
+		usually := duration(expected)
+		if expected < time.Second {
+			usually = minutes(expected)
+		}
+		return 0.96, true, duration(ran) + ", usually " + usually
 	}
 	return max(ran.Seconds(), 0) / expected.Seconds(), true, duration(ran) + " of ~" + duration(expected)
 }

@@ -78,6 +78,8 @@ func duration(d time.Duration) string {
 // minutes writes a span in prose: 11 min, 40 s, 4 h 02 m.
 func minutes(d time.Duration) string {
 	switch {
+	case d < time.Second:
+		return "under 1 s"
 	case d < time.Minute:
 		return fmt.Sprintf("%d s", d/time.Second)
 	case d < time.Hour:

@@ -38,7 +38,6 @@ type problem struct {
 	short   string
 	details []string
 	hint    string
-	id      string // of the line in the server's log, for the gate's own faults
 }
 
 // with is what is tested: "main + 412".
@@ -49,9 +48,6 @@ func (c *candidate) with() string {
 	}
 	return s
 }
-
-// fastForward reports whether the very commit that was pushed would land.
-func (c *candidate) fastForward(head repo.Hash) bool { return c.commit == head }
 
 // make finds out what a candidate is. What it could not find out for a fault of
 // the server's makes the change wait.

@@ -104,8 +104,8 @@ func killAt(t *testing.T, point string, nth int) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self, "-test.run=^TestVictim$", "-test.count=1")
 	cmd.Env = append(os.Environ(), "HEADGATE_TEST_VICTIM="+w.dir, "HEADGATE_TEST_PUSHES="+string(story), fmt.Sprintf("HEADGATE_CRASH_AT=%s:%d", point, nth))
-	var out strings.Builder
-	cmd.Stderr = &out
+	out := new(lockedBuffer)
+	cmd.Stderr = out
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func killAt(t *testing.T, point string, nth int) {
 		if name, ok := strings.CutPrefix(in.Text(), "accepted "); ok {
 			accepted[name] = true
 		}
-		out.WriteString(in.Text() + "\n")
+		fmt.Fprintln(out, in.Text())
 	}
 	_ = cmd.Wait() // how it ended is in its state
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {

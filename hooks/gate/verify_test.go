@@ -147,7 +147,7 @@ func TestVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer move(release.Ref(rel.Number), repo.Zero)
+		defer func() { move(release.Ref(rel.Number), repo.Zero) }()
 		found("which did not land")
 	})
 	t.Run("another key", func(t *testing.T) {

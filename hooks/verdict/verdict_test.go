@@ -51,7 +51,7 @@ func TestKeyIsOfEverythingThatMatters(t *testing.T) {
 		}
 		seen[other.Key()] = name
 	}
-	if in.Key() != in.Key() || !strings.HasPrefix(in.Key(), "sha256:") {
+	if again := in; again.Key() != in.Key() || !strings.HasPrefix(in.Key(), "sha256:") {
 		t.Error(in.Key())
 	}
 }

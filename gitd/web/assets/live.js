@@ -33,7 +33,8 @@
       later.set(id, html);
       return;
     }
-    const open = new Set([...old.querySelectorAll("details[open][id]")].map((d) => d.id));
+    // What the reader has unfolded stays unfolded; what was open because it ran does not.
+    const open = new Set([...old.querySelectorAll("details[open][id]")].filter((d) => !d.querySelector(".live")).map((d) => d.id));
     old.outerHTML = html;
     for (const key of open) {
       const d = document.getElementById(key);
