@@ -205,15 +205,21 @@ func TestBounds(t *testing.T) {
 // The bound is on what is on disk: short lines and characters that JSON writes
 // at length do not get around it.
 func TestBoundIsOnTheFile(t *testing.T) {
-	for name, text := range map[string]string{"empty lines": strings.Repeat("\n", 1<<16), "escapes": strings.Repeat(strings.Repeat("<", 1000)+"\n", 64)} {
+	for name, c := range map[string]struct {
+		text  string
+		bytes int // printed: more than the bound once they are in the file
+	}{
+		"empty lines": {strings.Repeat("\n", 1<<16), 4 << 20},
+		"escapes":     {strings.Repeat(strings.Repeat("<", 1000)+"\n", 64), 13 << 20},
+	} {
 		d := open(t)
 		w, err := d.Create("x", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		out := w.Output(w.Begin("build", "yes"))
-		for range 16 << 20 / len(text) { // several times the bound, in the file
-			fmt.Fprint(out, text)
+		for range c.bytes / len(c.text) {
+			fmt.Fprint(out, c.text)
 		}
 		out.Close()
 		digest, err := w.Finish("SUCCEEDED")
