@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
@@ -51,16 +50,9 @@ func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (re
 				return tip, nil
 			}
 		}
-		body := strings.ReplaceAll(string(rec.JSON), "\n\n", "\n")
-		commit, err := r.WriteCommit(repo.NewCommit{Parents: parents, At: at, Message: repo.Message(
-			rec.Question+": "+rec.About+": "+rec.Answer, body,
-			repo.Trailer{Key: "Question", Value: rec.Question},
-			repo.Trailer{Key: "Decision", Value: rec.Answer},
-			repo.Trailer{Key: "Policy", Value: rec.Policy},
-			repo.Trailer{Key: "Digest", Value: rec.Digest},
-		)})
+		commit, err := write(r, at, rec, parents)
 		if err != nil {
-			return repo.Zero, fmt.Errorf("save decision: %w", err)
+			return repo.Zero, err
 		}
 		crash.Point("decision.written")
 		switch err := r.Move(ctx, Ref, tip, commit); {

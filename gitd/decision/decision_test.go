@@ -45,3 +45,43 @@ func TestSaveChainsAndDoesNotRepeat(t *testing.T) {
 		t.Fatalf("%q in %q", got, c.Message)
 	}
 }
+
+func TestSaveAllIsOneMoveInOrder(t *testing.T) {
+	dir := t.TempDir()
+	signer, err := repo.OpenSigner(filepath.Join(dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := repo.OpenStore(dir, dir, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := s.Create(t.Context(), "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Unix(0, 0)
+	rec := func(n string) Record {
+		return Record{Question: "push", About: "refs/heads/" + n, Answer: "auto", Digest: "sha256:" + n, JSON: []byte("{}")}
+	}
+	saved, err := SaveAll(t.Context(), r, at, []Record{rec("a"), rec("b"), rec("c")})
+	if err != nil || len(saved) != 3 {
+		t.Fatalf("%v, %v", saved, err)
+	}
+	if tip, err := r.Ref(Ref); err != nil || tip != saved[2] {
+		t.Fatalf("the chain ends at %s, %v", tip, err)
+	}
+	for i := 2; i > 0; i-- {
+		c, err := r.Commit(saved[i])
+		if err != nil || len(c.ParentHashes) != 1 || c.ParentHashes[0] != saved[i-1] {
+			t.Fatalf("%d: %v, %v", i, c, err)
+		}
+	}
+	if again, err := SaveAll(t.Context(), r, at, []Record{rec("c")}); err != nil || again[0] != saved[2] {
+		t.Fatalf("%v, %v", again, err)
+	}
+	if none, err := SaveAll(t.Context(), r, at, nil); err != nil || len(none) != 0 {
+		t.Fatalf("%v, %v", none, err)
+	}
+}

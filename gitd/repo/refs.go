@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,23 +57,62 @@ func (r *Repository) Ref(name string) (Hash, error) {
 	return h, err
 }
 
-// Refs lists the refs whose name begins with prefix, sorted by name.
+// Refs lists the refs whose name begins with prefix, sorted by name. Symbolic
+// refs are left out. It reads the files itself: go-git takes the lock files of
+// moves under way for refs, and fails when one is still empty.
 func (r *Repository) Refs(prefix string) ([]Ref, error) {
-	var refs []Ref
-	err := r.read(func() error {
-		it, err := r.git.References()
-		if err != nil {
-			return fmt.Errorf("list refs of %s: %w", r.name, err)
+	// Loose refs first: one that is packed meanwhile is found in the second place.
+	found := map[string]Hash{}
+	root := filepath.Join(r.dir, "refs")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // moved or deleted while we looked
 		}
-		return it.ForEach(func(ref *plumbing.Reference) error {
-			if ref.Type() == plumbing.HashReference && strings.HasPrefix(ref.Name().String(), prefix) {
-				refs = append(refs, Ref{ref.Name().String(), ref.Hash()})
+		if err != nil {
+			return err
+		}
+		name := "refs" + filepath.ToSlash(strings.TrimPrefix(path, root))
+		if d.IsDir() {
+			if dir := name + "/"; !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
+				return fs.SkipDir
 			}
 			return nil
-		})
+		}
+		if !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h, ok := ParseHash(strings.TrimSpace(string(data))); ok {
+			found[name] = h
+		}
+		return nil
 	})
+	if err != nil {
+		return nil, fmt.Errorf("list refs of %s: %w", r.name, err)
+	}
+	packed, err := os.ReadFile(filepath.Join(r.dir, "packed-refs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list refs of %s: %w", r.name, err)
+	}
+	for line := range strings.Lines(string(packed)) {
+		hash, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		h, ok := ParseHash(hash)
+		if _, loose := found[name]; ok && !loose && strings.HasPrefix(name, prefix) {
+			found[name] = h
+		}
+	}
+	refs := make([]Ref, 0, len(found))
+	for name, h := range found {
+		refs = append(refs, Ref{name, h})
+	}
 	sort.Slice(refs, func(i, j int) bool { return refs[i].Name < refs[j].Name })
-	return refs, err
+	return refs, nil
 }
 
 // Move is the one way a ref changes: from old to new, or not at all. Old Zero

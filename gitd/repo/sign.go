@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -119,6 +120,9 @@ func (s Signers) VerifyObject(kind string, raw []byte) error {
 		return err
 	}
 	sig, err := sshsig.Unarmor(armored)
+	if err == nil {
+		err = strict(armored)
+	}
 	if err != nil {
 		return fmt.Errorf("unreadable signature: %w", err)
 	}
@@ -128,6 +132,20 @@ func (s Signers) VerifyObject(kind string, raw []byte) error {
 		}
 	}
 	return fmt.Errorf("signed by %s, which is not an allowed signer", ssh.FingerprintSHA256(sig.PublicKey))
+}
+
+// strict refuses an armor whose base64 could be written otherwise: its last
+// character may hold bits that are no part of the signature, and then two
+// objects with different ids would carry the same one.
+func strict(armored []byte) error {
+	var body strings.Builder
+	for line := range strings.Lines(string(armored)) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "-----") {
+			body.WriteString(line)
+		}
+	}
+	_, err := base64.StdEncoding.Strict().DecodeString(body.String())
+	return err
 }
 
 const (

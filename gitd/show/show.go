@@ -118,6 +118,7 @@ func (d Duration) MarshalJSON() ([]byte, error) { return milliseconds(d), nil }
 // Event is one entry of a change's story (a commit of refs/changes/<n>/log).
 type Event struct {
 	At   time.Time `json:"at"`
+	Kind string    `json:"event,omitempty"` // pushed, tested, waits, landed, refused, conflict, withdrawn; others may come
 	What string    `json:"what"`
 	By   string    `json:"by,omitempty"`
 	More string    `json:"more,omitempty"`

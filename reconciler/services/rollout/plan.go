@@ -210,7 +210,7 @@ func (p *planner) service(s Service) (tookOver bool) {
 		p.start(f, serving, want[serving])
 	}
 	t := f.Versions[s.Version]
-	return switched && t != nil && t.Full
+	return switched && (t != nil && t.Full || len(f.healthy(s.Version)) >= s.Replicas)
 }
 
 // keep plans a service that is not declared any more but goes on for now.

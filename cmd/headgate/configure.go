@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/policies"
+)
+
+// configBranch is the gated branch of the server's own repository.
+const configBranch = "main"
+
+// configure brings the server's configuration into force: what has landed in
+// the repository headgate, made by its first change at the first start.
+func (s *server) configure(ctx context.Context) error {
+	own, err := s.store.Create(ctx, access.Own)
+	if err != nil {
+		return err
+	}
+	crash.Point("configure.own-repository")
+	tip, err := own.Ref("refs/heads/" + configBranch)
+	if err != nil {
+		return err
+	}
+	if tip == repo.Zero {
+		if err := s.firstConfiguration(ctx, own); err != nil {
+			return err
+		}
+	}
+	return s.loadAccess(ctx)
+}
+
+// firstConfiguration proposes the first server.yaml through the gate, as any
+// later one comes; after a kill it finds its own change open or landed.
+func (s *server) firstConfiguration(ctx context.Context, own *repo.Repository) error {
+	data, err := access.Initial(s.opts.admin, "", "", s.opts.keys)
+	if err != nil {
+		return fmt.Errorf("make the first %s: %w", access.FileName, err)
+	}
+	config, err := access.Parse(access.FileName, data)
+	if err != nil {
+		return fmt.Errorf("make the first %s: %w", access.FileName, err)
+	}
+	s.access.Store(config) // the pusher must be somebody for the policy
+	stories, err := s.gate.Changes(access.Own).List()
+	if err != nil {
+		return err
+	}
+	number := 0
+	for _, story := range stories {
+		if story.Open() {
+			number = story.Number
+		}
+	}
+	if number == 0 {
+		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{}, "Begin with "+s.opts.admin+" as administrator")
+		if err != nil {
+			return err
+		}
+		accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: access.Own, Branch: configBranch, Commit: commit, By: s.actor(s.opts.admin, "start")})
+		if err != nil {
+			return err
+		}
+		number = accepted.Change
+	}
+	if _, err := s.landed(ctx, access.Own, number); err != nil {
+		return fmt.Errorf("land the first configuration: %w", err)
+	}
+	return nil
+}
+
+// commitFile makes a commit on tip in which one file at the top is replaced.
+func (s *server) commitFile(r *repo.Repository, tip repo.Hash, name string, data []byte, author repo.Person, subject string) (repo.Hash, error) {
+	tree := repo.Zero
+	var parents []repo.Hash
+	if tip != repo.Zero {
+		var err error
+		if tree, err = r.TreeOf(tip); err != nil {
+			return repo.Zero, err
+		}
+		parents = []repo.Hash{tip}
+	}
+	blob := repo.Blob(data)
+	if err := r.Write(blob); err != nil {
+		return repo.Zero, err
+	}
+	tree, err := r.TreeWith(tree, map[string]repo.Edit{name: {Mode: filemode.Regular, Hash: blob.Hash()}})
+	if err != nil {
+		return repo.Zero, err
+	}
+	return r.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents, Author: author, At: time.Now(), Message: repo.Message(subject, "")})
+}
+
+// landed waits until a change has landed, and returns where. Any other end is
+// an error for the person who made the change.
+func (s *server) landed(ctx context.Context, repository string, change int) (repo.Hash, error) {
+	for p := range s.gate.Follow(ctx, repository, change) {
+		if !p.Ends() {
+			continue
+		}
+		switch p.Kind {
+		case gate.Landed:
+			return p.Landed, nil
+		case gate.Restarting:
+			return repo.Zero, &show.Error{Kind: show.Again, What: "the server is restarting; the change is safe", Hint: "try again in a moment"}
+		}
+		return repo.Zero, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d of %s was %s: %s", change, repository, p.Kind, p.Reason), Where: p.Details, Hint: p.Hint}
+	}
+	if err := ctx.Err(); err != nil {
+		return repo.Zero, err
+	}
+	return repo.Zero, &show.Error{Kind: show.Again, What: "the server is stopping; the change is safe", Hint: "try again in a moment"}
+}
+
+// loadAccess brings the server.yaml that has landed into force and makes the
+// repositories that it names. One that cannot be read leaves the old in force.
+func (s *server) loadAccess(ctx context.Context) error {
+	own, err := s.store.Repository(access.Own)
+	if err != nil {
+		return err
+	}
+	tip, err := own.Ref("refs/heads/" + configBranch)
+	if err != nil {
+		return err
+	}
+	tree, err := own.TreeOf(tip)
+	if err != nil {
+		return err
+	}
+	data, err := own.File(tree, access.FileName)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", access.FileName, err)
+	}
+	config, err := access.Parse(access.FileName, data)
+	if err != nil {
+		return err
+	}
+	for _, r := range config.Repositories() {
+		if _, err := s.store.Create(ctx, r.Name); err != nil {
+			return err
+		}
+		crash.Point("configure.repository-made")
+	}
+	s.access.Store(config)
+	return nil
+}
+
+// watchAccess follows the configuration until ctx is done.
+func (s *server) watchAccess(ctx context.Context) error {
+	moved, stop := s.store.Watch(access.Own)
+	defer stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-moved:
+		}
+		if err := s.loadAccess(ctx); err != nil {
+			if ctx.Err() == nil {
+				s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err)
+			}
+			continue
+		}
+		s.reconciler.Wake("") // what waited for somebody may wait for somebody else now
+	}
+}
+
+// engines compiles policies once for each set of files.
+type engines struct {
+	mu   sync.Mutex
+	made map[string]*policies.Engine // by the tree of policies/
+}
+
+// maxEngines bounds how many compiled sets are kept.
+const maxEngines = 64
+
+// of returns the policies that stand at a commit; Zero has the server's own
+// alone. An engine that comes with an error denies everything and says why.
+func (e *engines) of(r *repo.Repository, tip repo.Hash) (*policies.Engine, error) {
+	folder := repo.Zero
+	if tip != repo.Zero {
+		tree, err := r.TreeOf(tip)
+		if err != nil {
+			return nil, err
+		}
+		entry, err := r.Lookup(tree, "policies")
+		switch {
+		case errors.Is(err, repo.ErrNoFile):
+		case err != nil:
+			return nil, err
+		case entry.Mode == filemode.Dir:
+			folder = entry.Hash
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if engine := e.made[folder.String()]; engine != nil {
+		return engine, nil
+	}
+	var files map[string][]byte
+	if folder != repo.Zero {
+		found, err := r.Files(folder, isRego)
+		if err != nil {
+			return nil, err
+		}
+		files = map[string][]byte{}
+		for path, data := range found {
+			files["policies/"+path] = data
+		}
+	}
+	engine, err := policies.New(files)
+	if err != nil {
+		return engine, err
+	}
+	if len(e.made) >= maxEngines {
+		clear(e.made)
+	}
+	e.made[folder.String()] = engine
+	return engine, nil
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// sample is the repository that the demo pushes: a small web service.
+//
+//go:embed all:sample
+var sample embed.FS
+
+// sampleName is the sample's repository on the server.
+const sampleName = "hello"
+
+func demoCommand() command {
+	return command{
+		name: "demo", short: "start a server with a sample repository, and watch it work",
+		long: `
+headgate demo
+headgate demo --data ./try --ssh 127.0.0.1:2300 --http 127.0.0.1:8300
+
+Starts the server, makes the repository "hello" (a small web service with its
+test, buildspec and two environments), pushes it through the front door with
+git, and prints what happens: build, landing, release, staging, and production
+waiting for you. Then it stays, and is a server like any other.`,
+		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
+			o := serveFlags(flags)
+			return func(ctx context.Context, p printer, args []string) error {
+				if len(args) > 0 {
+					return usageError{fmt.Sprintf("demo takes no arguments, got %q", args[0])}
+				}
+				return demo(ctx, p, *o)
+			}
+		},
+	}
+}
+
+func demo(ctx context.Context, p printer, o options) error {
+	if err := o.prepare(); err != nil {
+		return err
+	}
+	// The demo pushes as you, with a key of its own: yours may want a passphrase.
+	demoKey := filepath.Join(o.data, "keys", "demo")
+	public, err := madeKey(demoKey, "headgate-demo")
+	if err != nil {
+		return err
+	}
+	keys, made, err := o.adminKeys(ctx)
+	if err != nil {
+		return err
+	}
+	o.keys = append(keys, public)
+	if made != "" {
+		fmt.Fprintf(p.out, "you have no SSH key, so one was made: %s\n", made)
+	}
+	o.logTo = filepath.Join(o.data, "logs", "server.log")
+	if err := os.MkdirAll(filepath.Dir(o.logTo), 0o755); err != nil {
+		return err
+	}
+	return serve(ctx, o, func(ctx context.Context, s *server) error {
+		d := demonstration{printer: p, server: s, key: demoKey, made: made, data: o.data}
+		if err := d.run(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("demo: %w\nhint: the server's own log is %s", err, o.logTo)
+		}
+		return nil
+	})
+}
+
+// demonstration is one run of the demo against a server that is up.
+type demonstration struct {
+	printer
+	server *server
+	key    string // the demo's private key
+	made   string // the user's private key, if the demo had to make it
+	data   string
+}
+
+func (d *demonstration) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+
+func (d *demonstration) run(ctx context.Context) error {
+	about := d.server.Server(ctx)
+	me := d.server.actor(d.server.opts.admin, "ssh")
+	d.say("headgate is up: ssh %s, console %s", about.SSH, about.HTTP)
+	d.say("administrator: %s, host key %s", me.Name, about.HostKey)
+	if _, err := d.server.Repository(ctx, me, sampleName); err != nil {
+		var e *show.Error
+		if !errors.As(err, &e) || e.Kind != show.NotFound {
+			return err
+		}
+		if _, err := d.server.CreateRepository(ctx, me, sampleName, "A small web service, to try things on"); err != nil {
+			return err
+		}
+		d.say("made the repository %s", sampleName)
+	}
+	if err := d.push(ctx, about); err != nil {
+		return err
+	}
+	return d.watch(ctx, about, me)
+}
+
+// push pushes the sample with git, as a user would, unless main is there.
+func (d *demonstration) push(ctx context.Context, about show.Server) error {
+	work, err := filepath.Abs(filepath.Join(d.data, "demo", sampleName))
+	if err != nil {
+		return err
+	}
+	key, err := filepath.Abs(d.key)
+	if err != nil {
+		return err
+	}
+	git := func(out io.Writer, args ...string) error {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", work}, args...)...)
+		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0",
+			"GIT_SSH_COMMAND=ssh -F /dev/null -i "+shellQuote(key)+" -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile="+shellQuote(filepath.Join(filepath.Dir(key), "known_hosts")))
+		var said strings.Builder
+		cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &said)
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(said.String()))
+		}
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(work, ".git")); err != nil {
+		if err := d.writeSample(work, about); err != nil {
+			return err
+		}
+		name := []string{"-c", "user.name=" + d.server.opts.admin, "-c", "user.email=" + d.server.opts.admin + "@localhost"}
+		for _, args := range [][]string{
+			{"init", "-q", "-b", "main"}, {"add", "-A"},
+			append(append([]string{}, name...), "commit", "-q", "-m", "Say hello"),
+		} {
+			if err := git(io.Discard, args...); err != nil {
+				return err
+			}
+		}
+	}
+	d.say("\n$ git push origin main")
+	return git(d.out, "push", about.CloneURL(sampleName), "main")
+}
+
+// writeSample lays the sample out, with ports beside the console's.
+func (d *demonstration) writeSample(work string, about show.Server) error {
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(about.HTTP, "http://"))
+	if err != nil {
+		return err
+	}
+	base, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	ports := strings.NewReplacer("${STAGING_PORT}", strconv.Itoa(base+1), "${PRODUCTION_PORT}", strconv.Itoa(base+2))
+	return fs.WalkDir(sample, "sample", func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(work, strings.TrimPrefix(path, "sample"))
+		if e.IsDir() {
+			return os.MkdirAll(to, 0o755)
+		}
+		content, err := sample.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, []byte(ports.Replace(string(content))), 0o644)
+	})
+}
+
+// watch follows the release until staging answers and production waits (or
+// runs, when the demo is started again), and says what to do next.
+func (d *demonstration) watch(ctx context.Context, about show.Server, me show.Actor) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	changed, stop := d.server.Watch(sampleName)
+	defer stop()
+	until := func(what string, met func() (bool, error)) error {
+		for {
+			ok, err := met()
+			if ok || err != nil {
+				return err
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return fmt.Errorf("%s did not come about in time", what)
+			}
+		}
+	}
+	d.say("")
+	var r show.Repository
+	if err := until("a release", func() (ok bool, err error) {
+		r, err = d.server.Repository(ctx, me, sampleName)
+		return r.Release > 0, err
+	}); err != nil {
+		return err
+	}
+	d.say("main is at %.7s, release %d", r.Tip, r.Release)
+	var staging show.Environment
+	if err := until("a healthy staging", func() (ok bool, err error) {
+		staging, err = d.server.Environment(ctx, me, sampleName, "staging")
+		return staging.State == show.Healthy && staging.Release == r.Release && len(staging.URLs) > 0, err
+	}); err != nil {
+		return err
+	}
+	d.say("staging runs release %d: %s", staging.Release, staging.URLs[0])
+	body, err := fetch(ctx, staging.URLs[0])
+	if err != nil {
+		return fmt.Errorf("staging does not answer: %w", err)
+	}
+	for line := range strings.Lines(body) {
+		fmt.Fprintf(d.out, "  | %s", line)
+	}
+	var production show.Environment
+	if err := until("a proposal for production", func() (ok bool, err error) {
+		production, err = d.server.Environment(ctx, me, sampleName, "production")
+		return production.Promotion != nil || production.Release == r.Release, err
+	}); err != nil {
+		return err
+	}
+	host, port, _ := strings.Cut(about.SSH, ":")
+	ssh := "ssh -p " + port
+	if d.made != "" {
+		ssh += " -i " + d.made
+		d.say("\nyour key is not in ~/.ssh, so first:\n  export GIT_SSH_COMMAND='ssh -i %s'", d.made)
+	}
+	if production.Promotion != nil {
+		d.say("\nproduction waits for your approval of release %d; any of these gives it:", production.Promotion.To)
+		d.say("  %s %s approve production", ssh, host)
+		d.say("  git push origin origin/promote/production:env/production    (in a clone)")
+		d.say("  %s/%s/promote/production    (sign in with: %s %s login)", about.HTTP, sampleName, ssh, host)
+	} else {
+		d.say("\nproduction runs release %d", production.Release)
+	}
+	d.say("\nnow change something:")
+	d.say("  git clone %s && cd %s", about.CloneURL(sampleName), sampleName)
+	d.say("  edit lib/Greeting.pm, git commit -a, git push origin main")
+	d.say("\nready: console %s, Ctrl-C stops the server, your data is in %s", about.HTTP, d.data)
+	return nil
+}
+
+func fetch(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return string(body), err
+}
+
+// shellQuote makes s one word of the shell that GIT_SSH_COMMAND goes through.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/hooks/receive"
+)
+
+// CreateRepository implements show.House: a change of server.yaml, through the
+// gate like any other.
+func (s *server) CreateRepository(ctx context.Context, a show.Actor, name, description string) (show.Done, error) {
+	if err := s.administrator(a, "make repositories"); err != nil {
+		return show.Done{}, err
+	}
+	if err := access.CheckRepositoryName(name); err != nil {
+		return show.Done{}, &show.Error{Kind: show.Usage, What: err.Error()}
+	}
+	err := s.reconfigure(ctx, a, fmt.Sprintf("Make the repository %s", name), func(c *access.Config, data []byte) ([]byte, error) {
+		if _, there := c.Repository(name); there {
+			return nil, &show.Error{Kind: show.Denied, What: fmt.Sprintf("there is a repository %s already", name)}
+		}
+		return access.AddRepository(data, name, description)
+	})
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{What: "made the repository " + name, Next: "git clone " + s.about.CloneURL(name)}, nil
+}
+
+// SetGate implements show.House.
+func (s *server) SetGate(ctx context.Context, a show.Actor, name string, gated bool) (show.Done, error) {
+	if err := s.administrator(a, "gate or ungate repositories"); err != nil {
+		return show.Done{}, err
+	}
+	if _, err := s.readable(a, name); err != nil {
+		return show.Done{}, err
+	}
+	if name == access.Own {
+		return show.Done{}, &show.Error{Kind: show.Denied, What: "the server's own configuration is always gated"}
+	}
+	word := map[bool]string{true: "on", false: "off"}[gated]
+	unchanged := false
+	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the gate of %s %s", name, word), func(c *access.Config, data []byte) ([]byte, error) {
+		if unchanged = c.Gated(name) == gated; unchanged {
+			return data, nil
+		}
+		return access.SetGate(data, name, gated, a.Name+" on "+time.Now().UTC().Format(time.DateOnly))
+	})
+	if err != nil {
+		return show.Done{}, err
+	}
+	if unchanged {
+		return show.Done{What: fmt.Sprintf("the gate of %s was %s already", name, word)}, nil
+	}
+	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, word, a.Name)}, nil
+}
+
+func (s *server) administrator(a show.Actor, what string) error {
+	if s.access.Load().IsAdmin(a.Name) {
+		return nil
+	}
+	return &show.Error{Kind: show.Forbidden, What: "only an administrator may " + what, Hint: "ask one of the group " + access.Administrators}
+}
+
+// reconfigure lands a change of server.yaml that an edit makes of the newest
+// one, and returns when it is in force. When somebody else's change lands in
+// between it edits again.
+func (s *server) reconfigure(ctx context.Context, a show.Actor, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
+	own, err := s.store.Repository(access.Own)
+	if err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		tip, err := own.Ref("refs/heads/" + configBranch)
+		if err != nil {
+			return err
+		}
+		tree, err := own.TreeOf(tip)
+		if err != nil {
+			return err
+		}
+		data, err := own.File(tree, access.FileName)
+		if err != nil {
+			return err
+		}
+		config, err := access.Parse(access.FileName, data)
+		if err != nil {
+			return err
+		}
+		edited, err := edit(config, data)
+		if err != nil {
+			return err
+		}
+		if string(edited) == string(data) {
+			return nil
+		}
+		author := repo.Person{Name: a.Name, Email: a.Name + "@" + s.about.Name}
+		if u, ok := config.User(a.Name); ok {
+			author.Name = u.FullName
+			if len(u.Email) > 0 {
+				author.Email = u.Email[0]
+			}
+		}
+		commit, err := s.commitFile(own, tip, access.FileName, edited, author, subject)
+		if err != nil {
+			return err
+		}
+		// A change of its own, whatever else its author has open there.
+		accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: access.Own, Branch: configBranch, Commit: commit, By: a})
+		if err != nil {
+			return err
+		}
+		if _, err := s.landed(ctx, access.Own, accepted.Change); err != nil {
+			if moved, rerr := own.Ref("refs/heads/" + configBranch); rerr == nil && moved != tip && try < 3 {
+				continue // it conflicted with what has landed since
+			}
+			return err
+		}
+		return s.loadAccess(ctx)
+	}
+}
+
+// Approve implements show.House.
+func (s *server) Approve(ctx context.Context, a show.Actor, repository, environment, tree, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	approved, err := s.reconciler.Approve(ctx, repository, environment, a, tree, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	d := show.Done{What: approved.Sentence, State: show.Open}
+	if approved.Promoted == repo.Zero {
+		d.State, d.Next = show.Waits, "now waits for "+approved.Waits
+	} else {
+		d.Next = fmt.Sprintf("env/%s is at %.7s; it converges by itself", environment, approved.Promoted)
+	}
+	return d, nil
+}
+
+// Rollback implements show.House.
+func (s *server) Rollback(ctx context.Context, a show.Actor, repository, environment string, release int, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	done, err := s.reconciler.Rollback(ctx, repository, environment, release, a, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{
+		What: fmt.Sprintf("rolled back %s %d -> %d in Git: env/%s %.7s", environment, done.From, done.To, environment, done.Commit),
+		Next: "hold set: no automatic promotion until someone promotes forward",
+	}, nil
+}
+
+// The rooms that others are handed.
+var (
+	_ show.House           = (*server)(nil)
+	_ receive.Gate         = (*gate.Gate)(nil)
+	_ receive.Environments = (*environments)(nil)
+)
+
+// environments is the reconciler, for pushes to env/<name>.
+type environments struct{ *server }
+
+// ApprovePush implements receive.Environments.
+func (e environments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {
+	if _, err := e.readable(by, repository); err != nil {
+		return repo.Zero, nil, err
+	}
+	return e.reconciler.ApprovePush(ctx, repository, environment, by, commit)
+}

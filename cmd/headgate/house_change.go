@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/hooks/release"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// newest is how many changes a list shows unless all are asked for.
+const newest = 50
+
+// Changes implements show.House.
+func (s *server) Changes(ctx context.Context, a show.Actor, name string, f show.ChangeFilter) ([]show.Change, int, error) {
+	r, err := s.readable(a, name)
+	if err != nil {
+		return nil, 0, err
+	}
+	stories, err := s.gate.Changes(name).List()
+	if err != nil {
+		return nil, 0, err
+	}
+	queue := s.gate.Queue(name)
+	list := []show.Change{}
+	for _, story := range slices.Backward(stories) {
+		entry := entryOf(queue, story.Number)
+		if f.State != "" && f.State != stateOf(story, entry) {
+			continue
+		}
+		c, err := s.summary(r, story, entry)
+		if err != nil {
+			return nil, 0, err
+		}
+		if list = append(list, c); len(list) == newest && !f.All {
+			break
+		}
+	}
+	return list, len(stories), nil
+}
+
+// stateOf is a change's state: its place in the queue knows better than its log
+// what is going on just now.
+func stateOf(story change.Story, entry *gate.Entry) show.State {
+	if entry != nil {
+		return entry.State
+	}
+	return story.State()
+}
+
+// summary is a change as lists show it.
+func (s *server) summary(r *repo.Repository, story change.Story, entry *gate.Entry) (show.Change, error) {
+	head := story.Head()
+	c := show.Change{
+		Repository: story.Repository, Number: story.Number, Revision: head.Number, Branch: story.Branch, Subject: head.Subject,
+		By: head.By, Author: head.Author, Commit: head.Commit.String(), State: stateOf(story, entry), PushedAt: head.At.UTC(),
+	}
+	if entry != nil {
+		c.Place, c.Behind, c.Reason, c.TestedWith = entry.Place, entry.Behind, entry.Reason, entry.With
+		c.Expected = show.Duration(entry.Took)
+		if entry.Candidate != repo.Zero {
+			c.Candidate, c.Tree = entry.Candidate.String(), entry.Tree.String()
+		}
+		if entry.Log != "" {
+			c.Build = &show.Build{ID: entry.Log, Tree: c.Tree, State: show.Running, Log: entry.Log, Started: entry.Started.UTC()}
+		}
+		return c, nil
+	}
+	end, ended := story.End()
+	if !ended {
+		return c, nil // accepted a moment ago; the gate has not looked yet
+	}
+	c.Reason, c.Hint, c.EndedAt = end.Get("Reason"), end.Get("Hint"), end.At.UTC()
+	candidate, tree := end.Hash("Candidate"), end.Hash("Tree")
+	if end.Kind == change.Landed {
+		if candidate = end.Hash("New"); candidate == repo.Zero {
+			candidate = end.Hash("In")
+		}
+		rel, err := s.gate.Book(story.Repository).At(candidate)
+		switch {
+		case err == nil:
+			c.Release = rel.Number
+		case !errors.Is(err, release.ErrNone):
+			return c, err
+		}
+	}
+	if candidate != repo.Zero {
+		c.Candidate = candidate.String()
+		if tree == repo.Zero {
+			var err error
+			if tree, err = r.TreeOf(candidate); err != nil {
+				return c, err
+			}
+		}
+	}
+	if tree != repo.Zero {
+		c.Tree = tree.String()
+	}
+	return c, nil
+}
+
+// Change implements show.House.
+func (s *server) Change(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
+	r, err := s.readable(a, name)
+	if err != nil {
+		return show.Change{}, err
+	}
+	story, entry, err := s.gate.Change(name, number)
+	if errors.Is(err, change.ErrNone) {
+		return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no change %d", name, number), Hint: "change list " + name + " shows what there is"}
+	}
+	if err != nil {
+		return show.Change{}, err
+	}
+	c, err := s.summary(r, story, entry)
+	if err != nil {
+		return c, err
+	}
+	for _, revision := range story.Revisions {
+		c.Revisions = append(c.Revisions, revision.Commit.String())
+	}
+	for _, e := range story.Events {
+		shown := show.Event{At: e.At.UTC(), Kind: string(e.Kind), What: e.Subject, By: e.By, More: e.Body}
+		c.Story = append(c.Story, shown)
+	}
+	if end, ended := story.End(); ended && entry == nil {
+		c.Details = end.Details()
+		if end.Kind == change.Conflict {
+			c.Files = conflictFiles(end)
+		}
+	}
+	if c.Build == nil && c.Tree != "" {
+		if c.Build, err = s.buildOf(r, c); err != nil {
+			return c, err
+		}
+	}
+	if c.State == show.Landed && c.Candidate != "" {
+		landed, _ := repo.ParseHash(c.Candidate)
+		live, err := s.reconciler.LiveIn(ctx, name, landed)
+		if err != nil {
+			return c, err
+		}
+		for _, l := range live {
+			c.RunsIn = append(c.RunsIn, l.Environment)
+		}
+	}
+	return c, nil
+}
+
+// conflictFiles reads the files that a conflict event names.
+func conflictFiles(e change.Event) []string {
+	var files []string
+	for _, line := range e.Details() {
+		for _, f := range strings.Split(line, ", ") {
+			if f = strings.TrimSpace(f); f != "" && !strings.Contains(f, " ") {
+				files = append(files, f)
+			}
+		}
+	}
+	return files
+}
+
+// buildOf is the build that judged a change: its own, or the earlier one of an
+// identical tree.
+func (s *server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error) {
+	tree, ok := repo.ParseHash(c.Tree)
+	if !ok {
+		return nil, nil
+	}
+	list, err := verdict.On(r, tree)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	best := list[len(list)-1]
+	for _, v := range list {
+		if v.Change == c.Number && v.Revision == c.Revision {
+			best = v
+		}
+	}
+	b := &show.Build{
+		ID: best.Log, Tree: c.Tree, State: show.Green, Reason: best.Reason, Log: best.LogDigest, Started: best.Started.UTC(), Finished: best.Finished.UTC(),
+		Reused: best.Change != c.Number, Phase: best.Phase, Command: best.Command, Exit: best.Exit, LogLine: best.LogLine,
+	}
+	if best.Result != verdict.Green {
+		b.State = show.Failed
+	}
+	return b, nil
+}
+
+// Log implements show.House.
+func (s *server) Log(ctx context.Context, a show.Actor, name string, number int, follow bool) iter.Seq2[show.LogEvent, error] {
+	return func(yield func(show.LogEvent, error) bool) {
+		c, err := s.Change(ctx, a, name, number)
+		if err == nil && follow && c.Build == nil && (c.State == show.Queued || c.State == show.Running) {
+			c, err = s.untilBuilt(ctx, a, name, number)
+		}
+		if err == nil && (c.Build == nil || c.Build.Log == "") {
+			err = &show.Error{Kind: show.NotFound, What: fmt.Sprintf("change %d has no log: %s", number, c.State), Where: nonEmpty(c.Reason)}
+		}
+		if err != nil {
+			yield(show.LogEvent{}, err)
+			return
+		}
+		for e, err := range s.logs.events(ctx, c.Build.Log, follow) {
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// untilBuilt waits until a queued change has a build, or has come to its end.
+func (s *server) untilBuilt(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
+	for p := range s.gate.Follow(ctx, name, number) {
+		if p.Log != "" || p.Ends() {
+			break
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return show.Change{}, err
+	}
+	return s.Change(ctx, a, name, number)
+}
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Why implements show.House: one verb for a change, an environment or a commit.
+func (s *server) Why(ctx context.Context, a show.Actor, name, thing string) (show.Why, error) {
+	r, err := s.readable(a, name)
+	if err != nil {
+		return show.Why{}, err
+	}
+	number, err := strconv.Atoi(thing)
+	if err == nil && len(thing) < 7 {
+		return s.whyChange(ctx, a, name, number)
+	}
+	why, err := s.reconciler.Why(ctx, a, name, thing)
+	var e *show.Error
+	if !errors.As(err, &e) || e.Kind != show.NotFound {
+		return why, err
+	}
+	if commit, ok, cerr := s.commit(ctx, r, thing); cerr != nil {
+		return show.Why{}, cerr
+	} else if ok {
+		return s.whyCommit(ctx, a, name, commit)
+	}
+	e.What = fmt.Sprintf("%q is no change, environment or commit of %s", thing, name)
+	return show.Why{}, e
+}
+
+// commit finds a commit by its id or the first digits of it.
+func (s *server) commit(ctx context.Context, r *repo.Repository, prefix string) (repo.Hash, bool, error) {
+	if len(prefix) < 4 || len(prefix) > 40 || strings.Trim(prefix, "0123456789abcdef") != "" {
+		return repo.Zero, false, nil
+	}
+	out, err := r.Git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", prefix+"^{commit}")
+	if err != nil {
+		return repo.Zero, false, ctx.Err() // there is none, or several
+	}
+	h, ok := repo.ParseHash(strings.TrimSpace(string(out)))
+	return h, ok, nil
+}
+
+func (s *server) whyChange(ctx context.Context, a show.Actor, name string, number int) (show.Why, error) {
+	c, err := s.Change(ctx, a, name, number)
+	if err != nil {
+		return show.Why{}, err
+	}
+	w := show.Why{State: c.State}
+	fact := func(label, text string) {
+		if text != "" {
+			w.Facts = append(w.Facts, show.Fact{Label: label, Text: text})
+		}
+	}
+	switch c.State {
+	case show.Landed:
+		w.Answer = fmt.Sprintf("%d landed on %s as %.7s.", number, c.Branch, c.Candidate)
+		if c.Release > 0 {
+			fact("release", strconv.Itoa(c.Release))
+		}
+		fact("runs in", strings.Join(c.RunsIn, ", "))
+	case show.Refused, show.Conflict, show.Withdrawn:
+		w.Answer = fmt.Sprintf("%d was %s: %s.", number, map[show.State]string{show.Refused: "refused", show.Conflict: "refused, it conflicts", show.Withdrawn: "withdrawn"}[c.State], c.Reason)
+		for _, d := range c.Details {
+			fact("", d)
+		}
+		fact("files", strings.Join(c.Files, ", "))
+		fact("next", c.Hint)
+	default:
+		w.Answer = fmt.Sprintf("%d has not landed: it is %s, at place %d.", number, c.State, c.Place)
+		if c.Behind > 0 {
+			fact("behind", strconv.Itoa(c.Behind))
+		}
+		fact("waits", c.Reason)
+		fact("tested", c.TestedWith)
+	}
+	if c.Build != nil {
+		where := "change log " + name + " " + strconv.Itoa(number)
+		if c.Build.LogLine > 0 {
+			where += ", line " + strconv.Itoa(c.Build.LogLine)
+		}
+		fact("log", where)
+	}
+	fact("page", fmt.Sprintf("%s/%s/changes/%d", s.about.HTTP, name, number))
+	return w, nil
+}
+
+func (s *server) whyCommit(ctx context.Context, a show.Actor, name string, commit repo.Hash) (show.Why, error) {
+	r, err := s.store.Repository(name)
+	if err != nil {
+		return show.Why{}, err
+	}
+	branch := s.branchOf(name)
+	tip, err := r.Ref("refs/heads/" + branch)
+	if err != nil {
+		return show.Why{}, err
+	}
+	on, err := r.Contains(ctx, tip, commit)
+	if err != nil {
+		return show.Why{}, err
+	}
+	id := commit.String()[:7]
+	if !on {
+		return show.Why{State: show.Unknown, Answer: fmt.Sprintf("%s has not landed on %s.", id, branch), Next: []string{"change list " + name}}, nil
+	}
+	live, err := s.reconciler.LiveIn(ctx, name, commit)
+	if err != nil {
+		return show.Why{}, err
+	}
+	w := show.Why{State: show.Landed, Answer: fmt.Sprintf("%s is on %s, and in no environment.", id, branch)}
+	var in []string
+	for _, l := range live {
+		in = append(in, l.Environment)
+		w.Facts = append(w.Facts, show.Fact{Label: l.Environment, Text: fmt.Sprintf("release %d, %s since %s", l.Release, l.State, l.Since.UTC().Format("Mon 2 Jan 15:04 UTC"))})
+	}
+	if len(in) > 0 {
+		w.Answer = fmt.Sprintf("%s is on %s and in %s.", id, branch, strings.Join(in, " and "))
+	}
+	return w, nil
+}

@@ -1,0 +1,157 @@
+// Headgate takes a team from git push to a running production.
+//
+// This program is the server (serve, demo) and the tools that people run
+// elsewhere: check, run and verify need nothing but a work tree or a clone.
+// Each command is a few lines here or in the file named for it; the rooms they
+// join are gitd, hooks, policies and reconciler.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+// command is one word after `headgate`.
+type command struct {
+	name  string
+	args  string // after the name, in the usage line
+	short string
+	long  string // shown by -h: examples first
+	setup func(flags *flag.FlagSet) func(ctx context.Context, p printer, args []string) error
+}
+
+// printer is where a command writes: data to out, everything else to err.
+type printer struct {
+	out, err io.Writer
+}
+
+// usageError makes a command exit with 2 and point to its help.
+type usageError struct{ what string }
+
+func (e usageError) Error() string { return e.what }
+
+// said is returned by a command that has itself told what is wrong; it only
+// sets the exit code.
+type said struct{ code int }
+
+func (s said) Error() string { return fmt.Sprintf("exit %d", s.code) }
+
+func commands() []command {
+	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), verifyCommand(), versionCommand()}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends ctx and lets everything finish; from then on the
+	// default action holds again, so that a second one ends the process.
+	context.AfterFunc(ctx, stop)
+	os.Exit(execute(ctx, printer{os.Stdout, os.Stderr}, os.Args[1:]))
+}
+
+// execute runs one command line and returns its exit code: 0 yes, 1 no, 2 wrong
+// usage.
+func execute(ctx context.Context, p printer, args []string) int {
+	if len(args) == 0 {
+		usage(p.err)
+		return 2
+	}
+	if args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		if len(args) > 1 {
+			return execute(ctx, p, []string{args[1], "-h"})
+		}
+		usage(p.out)
+		return 0
+	}
+	for _, c := range commands() {
+		if c.name != args[0] {
+			continue
+		}
+		flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
+		flags.SetOutput(io.Discard)
+		run := c.setup(flags)
+		err := flags.Parse(args[1:])
+		if errors.Is(err, flag.ErrHelp) {
+			help(p.out, c, flags)
+			return 0
+		}
+		if err != nil {
+			err = usageError{err.Error()}
+		} else {
+			err = run(ctx, p, flags.Args())
+		}
+		return exit(p, c.name, err)
+	}
+	fmt.Fprintf(p.err, "error: unknown command %q\n", args[0])
+	var names []string
+	for _, c := range commands() {
+		names = append(names, c.name)
+	}
+	if near, ok := yamlfile.Nearest(args[0], names); ok {
+		fmt.Fprintf(p.err, "hint: did you mean `headgate %s`?\n", near)
+	} else {
+		fmt.Fprintln(p.err, "hint: headgate -h lists the commands")
+	}
+	return 2
+}
+
+func exit(p printer, name string, err error) int {
+	var u usageError
+	var s said
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &s):
+		return s.code
+	case errors.As(err, &u):
+		fmt.Fprintf(p.err, "error: %s\nhint: headgate %s -h\n", u.what, name)
+		return 2
+	}
+	for i, line := range strings.Split(err.Error(), "\n") {
+		if i == 0 {
+			line = "error: " + line
+		}
+		fmt.Fprintln(p.err, line)
+	}
+	return 1
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "Headgate takes a team from git push to a running production.")
+	fmt.Fprintln(w, "\n  headgate demo                start a server with a sample repository and watch it work")
+	fmt.Fprintln(w, "  headgate serve --data /var/lib/headgate --ssh :22 --http :80")
+	fmt.Fprintln(w, "\nCommands:")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.short)
+	}
+	fmt.Fprintln(w, "\nheadgate <command> -h shows examples and flags.")
+	fmt.Fprintln(w, "Exit codes: 0 yes, 1 no (refused, wrong, unproven), 2 wrong usage.")
+}
+
+func help(w io.Writer, c command, flags *flag.FlagSet) {
+	fmt.Fprintln(w, strings.TrimSpace(c.long))
+	fmt.Fprintf(w, "\nUsage: headgate %s", c.name)
+	has := false
+	flags.VisitAll(func(*flag.Flag) { has = true })
+	if has {
+		fmt.Fprint(w, " [flags]")
+	}
+	if c.args != "" {
+		fmt.Fprint(w, " "+c.args)
+	}
+	fmt.Fprintln(w)
+	if has {
+		fmt.Fprintln(w)
+		flags.SetOutput(w)
+		flags.PrintDefaults()
+	}
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/host"
+)
+
+func runCommand() command {
+	return command{
+		name: "run", args: "[folder]", short: "build a work tree here, as the server would",
+		long: `
+headgate run
+headgate run --buildspec ci/nightly.yml --artifacts ./out
+
+Runs the buildspec on a copy of the work tree's files (those git tracks and
+those it does not ignore), with the same code and in the same sandbox as the
+server. Exit code 1 when the build fails.`,
+		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
+			var l localBuild
+			flags.StringVar(&l.buildspec, "buildspec", "", "path of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
+			flags.StringVar(&l.artifacts, "artifacts", "", "folder to put the artifacts into, unpacked")
+			flags.DurationVar(&l.timeout, "timeout", 0, "how long the build may take (default: as headgate.yaml says)")
+			flags.BoolVar(&l.json, "json", false, "print the log's events and the result, one object a line")
+			return func(ctx context.Context, p printer, args []string) error {
+				l.dir = "."
+				if len(args) > 1 {
+					return usageError{"run takes one folder"}
+				}
+				if len(args) == 1 {
+					l.dir = args[0]
+				}
+				return l.run(ctx, p)
+			}
+		},
+	}
+}
+
+// localBuild is one `headgate run`.
+type localBuild struct {
+	dir, buildspec, artifacts string
+	timeout                   time.Duration
+	json                      bool
+}
+
+func (l *localBuild) run(ctx context.Context, p printer) error {
+	settings := headgateyaml.Default()
+	if data, err := os.ReadFile(filepath.Join(l.dir, headgateyaml.Name)); err == nil {
+		if settings, err = headgateyaml.Parse(headgateyaml.Name, data); err != nil {
+			return err
+		}
+	}
+	if l.buildspec != "" {
+		settings.Build.Buildspec = l.buildspec
+	}
+	if l.timeout > 0 {
+		settings.Build.Timeout = l.timeout
+	}
+	if _, err := os.Stat(filepath.Join(l.dir, settings.Build.Buildspec)); err != nil {
+		return fmt.Errorf("no %s in %s\nhint: write one, or name another with --buildspec", settings.Build.Buildspec, l.dir)
+	}
+	temp, err := os.MkdirTemp("", "headgate-run-")
+	if err != nil {
+		return err
+	}
+	defer removeAll(temp)
+	source := filepath.Join(temp, "source")
+	if err := copyTree(ctx, l.dir, source); err != nil {
+		return fmt.Errorf("copy the work tree: %w", err)
+	}
+	logDir, err := buildlog.OpenDir(filepath.Join(temp, "logs"))
+	if err != nil {
+		return err
+	}
+	store, err := artifact.Open(filepath.Join(temp, "artifacts"))
+	if err != nil {
+		return err
+	}
+	const id = "run"
+	log, err := logDir.Create(id, nil)
+	if err != nil {
+		return err
+	}
+	printed := make(chan error, 1)
+	go func() { printed <- l.print(ctx, p.out, logs{logDir}, id) }()
+	result, err := build.Run(ctx, build.Request{
+		ID: fmt.Sprintf("local-%d", os.Getpid()), Source: source, Work: temp, Buildspec: settings.Build.Buildspec,
+		Timeout: settings.Build.Timeout, Network: settings.Build.Network, Repository: filepath.Base(source), Branch: "local", Initiator: ownName(),
+	}, &host.Host{}, log, store)
+	if err != nil {
+		log.Discard()
+		<-printed
+		return err
+	}
+	if _, err := log.Finish(string(result.Status)); err != nil {
+		return err
+	}
+	if err := <-printed; err != nil && ctx.Err() == nil {
+		return err
+	}
+	if l.artifacts != "" {
+		for _, a := range result.Artifacts {
+			if err := store.Unpack(ctx, a.Digest, filepath.Join(l.artifacts, filepath.FromSlash(a.Name))); err != nil {
+				return err
+			}
+		}
+	}
+	took := result.Finished.Sub(result.Started).Round(10 * time.Millisecond)
+	if l.json {
+		return errors.Join(json.NewEncoder(p.out).Encode(map[string]any{"kind": "result", "status": result.Status, "reason": result.Reason, "took_ms": took.Milliseconds()}), exitOf(result))
+	}
+	if result.Status != build.Succeeded {
+		fmt.Fprintf(p.err, "error: %s, after %s\n", result.Reason, took)
+		return said{1}
+	}
+	fmt.Fprintf(p.err, "green, in %s\n", took)
+	return nil
+}
+
+func exitOf(r build.Result) error {
+	if r.Status != build.Succeeded {
+		return said{1}
+	}
+	return nil
+}
+
+// print shows the log as it grows.
+func (l *localBuild) print(ctx context.Context, w io.Writer, all logs, id string) error {
+	enc := json.NewEncoder(w)
+	for e, err := range all.events(ctx, id, true) {
+		if err != nil {
+			return err
+		}
+		if l.json {
+			if err := enc.Encode(e); err != nil {
+				return err
+			}
+			continue
+		}
+		switch e.Kind {
+		case buildlog.Out, buildlog.Note:
+			if _, err := fmt.Fprintln(w, e.Text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// copyTree copies the files that git tracks or does not ignore; outside of a
+// work tree of git, all of them.
+func copyTree(ctx context.Context, from, to string) error {
+	cmd := exec.CommandContext(ctx, "git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	out, err := cmd.Output()
+	if err != nil {
+		return os.CopyFS(to, os.DirFS(from))
+	}
+	src, err := os.OpenRoot(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	dst, err := os.OpenRoot(to)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	for _, name := range strings.Split(strings.TrimRight(string(out), "\x00"), "\x00") {
+		if name == "" {
+			continue
+		}
+		if err := copyFile(src, dst, name); err != nil && !errors.Is(err, os.ErrNotExist) { // deleted in the work tree
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(src, dst *os.Root, name string) error {
+	info, err := src.Lstat(name)
+	if err != nil {
+		return err
+	}
+	if dir := filepath.Dir(name); dir != "." {
+		if err := dst.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	switch {
+	case info.Mode()&os.ModeSymlink != 0:
+		target, err := src.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return dst.Symlink(target, name)
+	case info.IsDir(): // a submodule
+		return dst.MkdirAll(name, 0o755)
+	}
+	in, err := src.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := dst.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, info.Mode().Perm()|0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"golang.org/x/term"
+)
+
+func serveCommand() command {
+	return command{
+		name: "serve", short: "run the server",
+		long: `
+headgate serve
+headgate serve --data /var/lib/headgate --ssh :22 --http 127.0.0.1:8080 --name git.example.org
+
+Runs the server until it is interrupted. At the first start it makes the data
+folder and the repository "headgate", in which you, with your SSH keys, are the
+administrator; everything else is configured there, by pushing.`,
+		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
+			o := serveFlags(flags)
+			return func(ctx context.Context, p printer, args []string) error {
+				if len(args) > 0 {
+					return usageError{fmt.Sprintf("serve takes no arguments, got %q", args[0])}
+				}
+				if err := o.prepare(); err != nil {
+					return err
+				}
+				keys, made, err := o.adminKeys(ctx)
+				if err != nil {
+					return err
+				}
+				o.keys = keys
+				return serve(ctx, *o, func(ctx context.Context, s *server) error {
+					about := s.Server(ctx)
+					fmt.Fprintf(p.err, "headgate is up: ssh %s, console %s\n", about.SSH, about.HTTP)
+					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
+					if made != "" {
+						fmt.Fprintf(p.err, "you have no SSH key, so one was made: use ssh -i %s\n", made)
+					}
+					return nil
+				})
+			}
+		},
+	}
+}
+
+// serve runs a server until ctx is done. ready is called once it answers; an
+// error of ready ends the server.
+func serve(ctx context.Context, o options, ready func(context.Context, *server) error) error {
+	logger, closeLog, err := o.logger()
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	s, err := open(ctx, o, logger)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
+}
+
+// logger writes the server's log: text for a person at a terminal, JSON lines
+// otherwise.
+func (o *options) logger() (*slog.Logger, func(), error) {
+	var to io.Writer = os.Stderr
+	closing := func() {}
+	if o.logTo != "" {
+		f, err := os.OpenFile(o.logTo, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open the server's log: %w", err)
+		}
+		to, closing = f, func() { f.Close() }
+	}
+	if to == os.Stderr && term.IsTerminal(int(os.Stderr.Fd())) {
+		return slog.New(slog.NewTextHandler(to, nil)), closing, nil
+	}
+	return slog.New(slog.NewJSONHandler(to, nil)), closing, nil
+}

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/headgate-cd/headgate/gitd"
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/web"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/host"
+	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/hooks/receive"
+	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler"
+	"github.com/headgate-cd/headgate/reconciler/services"
+)
+
+// server is all rooms, joined. It is the show.House of the front door
+// (house*.go).
+type server struct {
+	opts    options
+	log     *slog.Logger
+	lock    *os.File
+	started time.Time
+	about   show.Server
+
+	store      *repo.Store
+	access     atomic.Pointer[access.Config]
+	engines    engines
+	logs       logs
+	gate       *gate.Gate
+	reconciler *reconciler.Reconciler
+	services   *services.Target
+	receive    *receive.Listener
+	ssh        *gitd.Server
+	sshOn      net.Listener
+	web        *http.Server
+	webOn      net.Listener
+}
+
+// open makes the rooms and joins them. Nothing runs yet but the listeners,
+// which accept and wait.
+func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err error) {
+	s := &server{opts: o, log: log, started: time.Now()}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	path := func(parts ...string) string { return filepath.Join(append([]string{o.data}, parts...)...) }
+	if s.lock, err = lockData(o.data); err != nil {
+		return nil, err
+	}
+	// Only what is needed while it is used lives in work and run: whatever is
+	// there now belonged to a process that is no more.
+	for _, dir := range []string{"work", "run"} {
+		removeAll(path(dir))
+		if err := os.MkdirAll(path(dir), 0o700); err != nil {
+			return nil, fmt.Errorf("make the data folder: %w", err)
+		}
+	}
+	hostKey, err := repo.OpenKey(path("keys", "host"))
+	if err != nil {
+		return nil, err
+	}
+	cookieKey, err := openSecret(path("keys", "console"))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.listen(hostKey); err != nil {
+		return nil, err
+	}
+	signer, err := repo.OpenSigner(path("keys", "server"), repo.Person{Name: "Headgate", Email: "headgate@" + s.about.Name})
+	if err != nil {
+		return nil, err
+	}
+	s.about.Signers = signer.AllowedSigners()
+	program, err := hookProgram()
+	if err != nil {
+		return nil, err
+	}
+	if err := receive.InstallHooks(path("hooks"), program); err != nil {
+		return nil, err
+	}
+	var swept []string
+	if s.store, swept, err = repo.OpenStore(path("repositories"), path("hooks"), signer); err != nil {
+		return nil, err
+	}
+	for _, what := range swept {
+		log.Info("swept what an earlier process left", "file", what)
+	}
+	logDir, err := buildlog.OpenDir(path("logs", "builds"))
+	if err != nil {
+		return nil, err
+	}
+	s.logs = logs{logDir}
+	artifacts, err := artifact.Open(path("artifacts"))
+	if err != nil {
+		return nil, err
+	}
+	s.engines = engines{made: map[string]*policies.Engine{}}
+	s.gate = gate.New(gate.Config{
+		Store: s.store, Settings: gate.FileSettings, Workers: o.workers, Log: log, Check: checkTree,
+		Ask: gate.AskPolicies(s.engines.of, s.policyUser),
+		Builder: gate.Builtin{
+			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
+			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{}, work: path("work", "builds")},
+		},
+	})
+	s.services = services.New(path("work", "services"), path("logs", "services"), artifacts.Unpack)
+	s.services.Log = log
+	s.reconciler = &reconciler.Reconciler{
+		Store: s.store, Access: s.access.Load, Engine: s.engines.of, Releases: s.releasesOf, Target: s.services,
+		Branch: func(name string) string { return "refs/heads/" + s.branchOf(name) }, Log: log, SSH: s.about.SSH,
+	}
+	s.receive = &receive.Listener{
+		Dir: path("run"), Store: s.store, Access: s.access.Load, Engine: s.engines.of, Check: checkFiles, Gate: s.gate,
+		Environments: environments{s}, Logs: s.logs, Server: func() show.Server { return s.Server(context.Background()) }, Log: log,
+	}
+	logins := &gitd.Logins{}
+	s.ssh = &gitd.Server{Store: s.store, House: s, Access: s.access.Load, Begin: s.receive.Begin, HostKey: hostKey, Logins: logins, Log: log}
+	console := &web.Server{House: s, Login: logins, Key: cookieKey, Log: log,
+		Actor: func(_ context.Context, name string) (show.Actor, bool) {
+			a := s.actor(name, "console")
+			return a, a.Name != ""
+		}}
+	s.web = &http.Server{Handler: console.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	return s, s.receive.Open()
+}
+
+// listen takes the addresses and says where people find the server.
+func (s *server) listen(hostKey gossh.Signer) (err error) {
+	for _, l := range []struct {
+		flag, addr string
+		on         *net.Listener
+	}{{"ssh", s.opts.ssh, &s.sshOn}, {"http", s.opts.http, &s.webOn}} {
+		if *l.on, err = net.Listen("tcp", l.addr); err != nil {
+			return fmt.Errorf("listen on %s: %w\nhint: give another address with --%s", l.addr, err, l.flag)
+		}
+	}
+	reach := func(l net.Listener, asked string) string {
+		host, _, _ := net.SplitHostPort(asked)
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		if s.opts.name != "" {
+			host = s.opts.name
+		}
+		if host == "" || host == "0.0.0.0" || host == "::" {
+			if host, err = os.Hostname(); err != nil {
+				host = "localhost"
+			}
+		}
+		return net.JoinHostPort(host, port)
+	}
+	s.about = show.Server{
+		SSH: reach(s.sshOn, s.opts.ssh), HTTP: "http://" + reach(s.webOn, s.opts.http), HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
+		Version: version(), Started: s.started,
+	}
+	if s.opts.url != "" {
+		s.about.HTTP = strings.TrimRight(s.opts.url, "/")
+	}
+	s.about.Name, _, _ = net.SplitHostPort(s.about.SSH)
+	return nil
+}
+
+// run runs the rooms until ctx is done, or one of them cannot go on. ready is
+// called when the server answers and knows its users.
+func (s *server) run(ctx context.Context, ready func(context.Context) error) error {
+	// The front door stops first; then what it let in is finished; the services,
+	// which people use, go last.
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBase()
+	var front, middle, back errgroup.Group
+	failed := make(chan error, 8)
+	start := func(g *errgroup.Group, name string, run func() error) {
+		g.Go(func() error {
+			err := run()
+			if err != nil && name != "" {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+			if err != nil {
+				failed <- err
+			}
+			return err
+		})
+	}
+	start(&back, "services", func() error { return s.services.Run(base) })
+	start(&middle, "gate", func() error { return s.gate.Run(inner) })
+	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })
+	start(&middle, "receive", func() error { return s.receive.Run(inner) })
+
+	outer, stopOuter := context.WithCancel(ctx)
+	defer stopOuter()
+	err := s.configure(outer)
+	if err == nil {
+		start(&front, "access", func() error { return s.watchAccess(outer) })
+		start(&front, "ssh", func() error { return s.ssh.Serve(outer, s.sshOn) })
+		start(&front, "http", func() error { return s.serveWeb(outer) })
+		if err = s.announce(); err == nil {
+			start(&front, "", func() error { return ready(outer) })
+			select {
+			case <-ctx.Done():
+			case err = <-failed:
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		err = nil
+	}
+	s.log.Info("stopping")
+	stopOuter()
+	// Pushes in flight are told that the server restarts; their changes are safe.
+	go func() {
+		time.Sleep(50 * time.Millisecond) // lets sessions that are about to end do so
+		stopInner()
+	}()
+	// What a room returns it has said to failed already; err has the first.
+	_ = front.Wait()
+	stopInner()
+	_ = middle.Wait()
+	stopBase()
+	_ = back.Wait()
+	return err
+}
+
+// serveWeb serves the console until ctx is done.
+func (s *server) serveWeb(ctx context.Context) error {
+	s.web.BaseContext = func(net.Listener) context.Context { return ctx } // ends event streams
+	stop := context.AfterFunc(ctx, func() {
+		late, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if s.web.Shutdown(late) != nil {
+			s.web.Close()
+		}
+	})
+	defer stop()
+	if err := s.web.Serve(s.webOn); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// announce tells other programs, in run/server.json, where the server answers.
+func (s *server) announce() error {
+	data, err := json.Marshal(map[string]any{"ssh": s.about.SSH, "http": s.about.HTTP, "pid": os.Getpid(), "host_key": s.about.HostKey})
+	if err != nil {
+		return err
+	}
+	s.log.Info("started", "ssh", s.about.SSH, "http", s.about.HTTP, "version", s.about.Version)
+	return repo.WriteFile(filepath.Join(s.opts.data, "run", "server.json"), append(data, '\n'), 0o644)
+}
+
+// close lets go of what open took.
+func (s *server) close() {
+	for _, l := range []net.Listener{s.sshOn, s.webOn} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if s.store != nil {
+		s.store.Close()
+	}
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
+
+// hookProgram finds headgate-hook beside this program.
+func hookProgram() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find headgate-hook: %w", err)
+	}
+	program := filepath.Join(filepath.Dir(self), "headgate-hook")
+	if _, err := os.Stat(program); err != nil {
+		return "", fmt.Errorf("headgate-hook is not beside headgate in %s\nhint: make build puts both into bin", filepath.Dir(self))
+	}
+	return program, nil
+}
+
+// openSecret reads 32 random bytes, making them first.
+func openSecret(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		data = make([]byte, 32)
+		if _, err := rand.Read(data); err != nil {
+			return nil, err
+		}
+		return data, repo.WriteFile(path, data, 0o600)
+	}
+	if err == nil && len(data) != 32 {
+		err = fmt.Errorf("%s holds %d bytes, not 32; remove it, and everybody signs in again", path, len(data))
+	}
+	return data, err
+}

@@ -1,0 +1,419 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// world is one server with its users, as one story sees them.
+type world struct {
+	dir      string // everything of this story is below it
+	users    []string
+	user     string // whose key git and ssh use
+	cmd      *exec.Cmd
+	log      *os.File
+	exited   chan error
+	SSH      string `json:"ssh"`
+	HTTP     string `json:"http"`
+	extraEnv []string
+}
+
+type worldKey struct{}
+
+func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func newWorld(dir string) (*world, error) {
+	w := &world{dir: dir}
+	for _, d := range []string{"keys", "home"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return w, w.addKey("ada")
+}
+
+func (w *world) data() string { return filepath.Join(w.dir, "data") }
+
+func (w *world) key(user string) string { return filepath.Join(w.dir, "keys", user) }
+
+func (w *world) addKey(user string) error {
+	if slices.Contains(w.users, user) {
+		return nil
+	}
+	_, errs, err := within(patience, w.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", w.key(user))
+	if err != nil {
+		return fmt.Errorf("ssh-keygen: %w: %s", err, errs)
+	}
+	w.users = append(w.users, user)
+	if w.user == "" {
+		w.user = user
+	}
+	return nil
+}
+
+// sshArgs reach the server as user.
+func (w *world) sshArgs(user string) []string {
+	_, port, _ := strings.Cut(w.SSH, ":")
+	return []string{"-F", "/dev/null", "-i", w.key(user), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=" + filepath.Join(w.dir, "known_hosts"), "-p", port}
+}
+
+func (w *world) env() []string {
+	env := []string{
+		"HOME=" + filepath.Join(w.dir, "home"),
+		"PATH=" + bin + ":" + os.Getenv("PATH"),
+		"LC_ALL=C.UTF-8", "TERM=dumb",
+		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_ADVICE=0",
+		"GIT_AUTHOR_NAME=" + w.user, "GIT_AUTHOR_EMAIL=" + w.user + "@example.com",
+		"GIT_COMMITTER_NAME=" + w.user, "GIT_COMMITTER_EMAIL=" + w.user + "@example.com",
+		"GIT_SSH_COMMAND=ssh " + strings.Join(w.sshArgs(w.user), " "),
+		"SERVER=ssh://" + w.SSH, "HTTP=" + w.HTTP, "DATA=" + w.data(),
+	}
+	return append(env, w.extraEnv...)
+}
+
+// sync puts what has changed in the world into the story's environment.
+func (w *world) sync(ts *testscript.TestScript) {
+	for _, kv := range w.env() {
+		k, v, _ := strings.Cut(kv, "=")
+		ts.Setenv(k, v)
+	}
+}
+
+// start starts the server and waits until it says that it is up.
+func (w *world) start(extraEnv []string, args ...string) error {
+	if w.cmd != nil {
+		return errors.New("the server is running")
+	}
+	ready := filepath.Join(w.data(), "run", "server.json")
+	os.Remove(ready)
+	var err error
+	if w.log, err = os.OpenFile(filepath.Join(w.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return err
+	}
+	// The ports are chosen once: a server that comes back is where it was.
+	ssh, web := "127.0.0.1:0", "127.0.0.1:0"
+	if w.SSH != "" {
+		ssh, web = w.SSH, strings.TrimPrefix(w.HTTP, "http://")
+	}
+	w.cmd = exec.Command(filepath.Join(bin, "headgate"), append([]string{"serve", "--data", w.data(), "--ssh", ssh, "--http", web,
+		"--admin", "ada", "--admin-key", w.key("ada") + ".pub"}, args...)...)
+	w.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
+	w.cmd.Dir = w.dir
+	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
+	if err := w.cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan error, 1)
+	w.exited = exited
+	go func(cmd *exec.Cmd) { exited <- cmd.Wait() }(w.cmd)
+	deadline := time.Now().Add(patience)
+	for {
+		data, err := os.ReadFile(ready)
+		if err == nil && json.Unmarshal(data, w) == nil && w.SSH != "" {
+			return nil
+		}
+		select {
+		case err := <-exited:
+			w.cmd = nil
+			return fmt.Errorf("the server ended: %v\n%s", err, w.tail())
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			w.stop(true)
+			return fmt.Errorf("the server did not come up\n%s", w.tail())
+		}
+	}
+}
+
+// stop ends the server: with SIGKILL, or politely, and waits for it.
+func (w *world) stop(kill bool) error {
+	if w.cmd == nil {
+		return nil
+	}
+	sig := syscall.SIGTERM
+	if kill {
+		sig = syscall.SIGKILL
+	}
+	_ = w.cmd.Process.Signal(sig) // it may be gone already
+	var err error
+	select {
+	case err = <-w.exited:
+	case <-time.After(patience):
+		_ = w.cmd.Process.Kill()
+		<-w.exited
+		err = errors.New("the server did not end")
+	}
+	w.cmd = nil
+	w.log.Close()
+	if kill {
+		return nil
+	}
+	return err
+}
+
+// ended waits for the server to end by itself, as at a crash point.
+func (w *world) ended(d time.Duration) bool {
+	select {
+	case <-w.exited:
+		w.cmd = nil
+		w.log.Close()
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+func (w *world) tail() string {
+	data, _ := os.ReadFile(filepath.Join(w.dir, "server.log"))
+	return string(data[max(0, len(data)-4000):])
+}
+
+// serverCmd: server start [flags] | stop | kill
+func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if len(args) == 0 {
+		ts.Fatalf("usage: server start|stop|kill")
+	}
+	var err error
+	switch args[0] {
+	case "start":
+		err = w.start(nil, args[1:]...)
+		w.sync(ts)
+	case "stop":
+		err = w.stop(false)
+	case "kill":
+		err = w.stop(true)
+	default:
+		ts.Fatalf("server: unknown word %q", args[0])
+	}
+	if (err != nil) != neg {
+		ts.Fatalf("server %v: %v", args, err)
+	}
+}
+
+// userCmd: user NAME [GROUP…] makes a key and adds the user by a push to headgate.git.
+func userCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if len(args) == 0 || neg {
+		ts.Fatalf("usage: user NAME [GROUP…]")
+	}
+	ts.Check(w.addUser(args[0], args[1:]...))
+}
+
+func (w *world) addUser(name string, groups ...string) error {
+	if err := w.addKey(name); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(w.key(name) + ".pub")
+	if err != nil {
+		return err
+	}
+	return w.configure(func(yaml string) string {
+		yaml = strings.Replace(yaml, "users:\n", fmt.Sprintf("users:\n  %s:\n    email: [%s@example.com]\n    keys: [%q]\n", name, name, strings.TrimSpace(string(key))), 1)
+		for _, g := range groups {
+			if line := regexp.MustCompile(`(?m)^  ` + g + `: \[(.*)\]`); line.MatchString(yaml) {
+				yaml = line.ReplaceAllString(yaml, "  "+g+": [$1, "+name+"]")
+			} else {
+				yaml = strings.Replace(yaml, "groups:\n", "groups:\n  "+g+": ["+name+"]\n", 1)
+			}
+		}
+		return yaml
+	})
+}
+
+// configure changes server.yaml by a push, as an administrator does.
+func (w *world) configure(edit func(yaml string) string) error {
+	was := w.user
+	w.user = "ada"
+	defer func() { w.user = was }()
+	clone, err := os.MkdirTemp(w.dir, "config-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(clone)
+	run := func(args ...string) error {
+		if _, errs, err := within(patience, clone, w.env(), "git", args...); err != nil {
+			return fmt.Errorf("git %v: %w\n%s\n%s", args, err, errs, w.tail())
+		}
+		return nil
+	}
+	if err := run("clone", "-q", "ssh://"+w.SSH+"/headgate", "."); err != nil {
+		return err
+	}
+	path := filepath.Join(clone, "server.yaml")
+	yaml, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(edit(string(yaml))), 0o600); err != nil {
+		return err
+	}
+	if err := run("commit", "-qam", "Change the server's configuration"); err != nil {
+		return err
+	}
+	return run("push", "-q", "origin", "HEAD:main")
+}
+
+// asCmd: as NAME makes git and ssh act as that user from here on.
+func asCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: as NAME")
+	}
+	ts.Check(w.addKey(args[0])) // a key the server may never have seen
+	w.user = args[0]
+	w.sync(ts)
+}
+
+// hgCmd: hg WORDS… runs `ssh server WORDS…`; its output is stdout and stderr.
+func hgCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	err := ts.Exec("ssh", append(append(w.sshArgs(w.user), "127.0.0.1"), args...)...)
+	if (err != nil) != neg {
+		ts.Fatalf("ssh server %v: %v", args, err)
+	}
+}
+
+// eventuallyCmd: eventually REGEXP COMMAND… runs a program (or `hg …`, or
+// `get URL`) again and again until its standard output matches.
+func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if len(args) < 2 {
+		ts.Fatalf("usage: eventually REGEXP COMMAND…")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	var last string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+		switch args[1] {
+		case "hg":
+			out, errs, _ := within(patience, w.dir, w.env(), "ssh", append(append(w.sshArgs(w.user), "127.0.0.1"), args[2:]...)...)
+			last = out + errs
+		case "get":
+			last, _ = get(args[2])
+		default:
+			out, errs, _ := within(patience, ts.MkAbs("."), w.env(), args[1], args[2:]...)
+			last = out + errs
+		}
+		if want.MatchString(last) != neg {
+			fmt.Fprint(ts.Stdout(), last)
+			return
+		}
+	}
+	ts.Fatalf("never matched %q; last:\n%s\nserver:\n%s", args[0], last, w.tail())
+}
+
+func get(url string) (string, error) {
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return resp.Status + "\n" + string(body), err
+}
+
+// sampleCmd: sample NAME makes a local repository NAME with a build that runs
+// test.sh, two environments, and a remote `origin` on the server; it pushes nothing.
+func sampleCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: sample NAME")
+	}
+	ts.Check(w.sample(filepath.Join(ts.MkAbs("."), args[0]), args[0]))
+}
+
+func (w *world) sample(dir, name string) error {
+	for path, content := range sampleFiles {
+		file := filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "Say hello"},
+		{"remote", "add", "origin", "ssh://" + w.SSH + "/" + name},
+	} {
+		if _, errs, err := within(patience, dir, w.env(), "git", args...); err != nil {
+			return fmt.Errorf("git %v: %w: %s", args, err, errs)
+		}
+	}
+	return nil
+}
+
+var sampleFiles = map[string]string{
+	"test.sh":                        "echo testing\ngrep -q hello words.txt\n",
+	"words.txt":                      "hello world\n",
+	"serve.pl":                       serviceProgram,
+	"buildspec.yml":                  "version: 0.2\nphases:\n  build:\n    commands:\n      - sh test.sh\nartifacts:\n  files:\n    - serve.pl\n    - words.txt\n",
+	"headgate.yaml":                  "environments:\n  staging: {target: services, path: deploy/staging}\n  production: {target: services, path: deploy/production, after: staging, approvals: 1}\n",
+	"deploy/staging/compose.yaml":    composeFile,
+	"deploy/production/compose.yaml": composeFile,
+}
+
+const composeFile = "services:\n  web:\n    command: perl serve.pl\n    ports: [\"127.0.0.1:0:80\"]\n    x-headgate: {health: /}\n"
+
+// serviceProgram answers every request with words.txt and where it runs.
+const serviceProgram = `use strict; use warnings; use IO::Socket::INET;
+open my $f, '<', 'words.txt' or die; my $words = <$f>;
+my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $ENV{PORT}, Listen => 64, ReuseAddr => 1) or die "listen: $@";
+$SIG{TERM} = sub { exit 0 };
+while (1) {
+    my $c = $s->accept or next;
+    while (my $h = <$c>) { last if $h =~ /^\r?\n$/ }
+    my $body = $words . "in $ENV{HEADGATE_ENVIRONMENT}, release $ENV{HEADGATE_RELEASE}, pid $$\n";
+    print $c "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n" . $body;
+    close $c;
+}
+`
+
+// jsonCmd: jsonget VAR KEY reads the last stdout's first JSON object (keys
+// joined by dots, list places as numbers) into an environment variable.
+func jsonCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: jsonget VAR KEY")
+	}
+	var v any
+	dec := json.NewDecoder(bytes.NewReader([]byte(ts.ReadFile("stdout"))))
+	dec.UseNumber()
+	ts.Check(dec.Decode(&v))
+	for _, k := range strings.Split(args[1], ".") {
+		switch x := v.(type) {
+		case map[string]any:
+			v = x[k]
+		case []any:
+			var i int
+			_, err := fmt.Sscan(k, &i)
+			ts.Check(err)
+			if i >= len(x) {
+				ts.Fatalf("no place %d in %v", i, x)
+			}
+			v = x[i]
+		default:
+			ts.Fatalf("%q: nothing below %v", k, x)
+		}
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// dumpCmd: dump shows the server's log, for whoever debugs a story.
+func dumpCmd(ts *testscript.TestScript, _ bool, _ []string) { ts.Logf("%s", worldOf(ts).tail()) }

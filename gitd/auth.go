@@ -1,0 +1,111 @@
+package gitd
+
+import (
+	"errors"
+	"net"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// fingerprint is the Permissions extension that holds the key of an offer.
+const fingerprint = "headgate-fingerprint"
+
+type contextKey struct{ name string }
+
+// connectionKey leads from the library's context to our connection. The context
+// holds nothing that depends on a key: a client may offer one and sign with
+// another (CVE-2024-45337).
+var connectionKey = &contextKey{"connection"}
+
+// configure sets the library up. It decides about keys by one method only; the
+// other defects of the library that this works around stand in spec/git.md 3.1.
+func (d *daemon) configure() *ssh.Server {
+	return &ssh.Server{
+		Version:     "Headgate",
+		HostSigners: []ssh.Signer{d.HostKey},
+		PublicKeyHandler: func(ctx ssh.Context, key ssh.PublicKey) bool {
+			// The library shares one Permissions object among all offers of a
+			// connection; each offer gets its own instead, which x/crypto keeps
+			// with the key it was made for.
+			offered := gossh.FingerprintSHA256(key)
+			ctx.Permissions().Permissions = &gossh.Permissions{Extensions: map[string]string{fingerprint: offered}}
+			_, known := d.Access().UserByKey(offered)
+			return known
+		},
+		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
+			c, _ := ctx.Value(connectionKey).(*connection)
+			return &gossh.ServerConfig{
+				Config: gossh.Config{
+					// AES has hardware here, chacha20-poly1305 does not.
+					Ciphers: []string{"aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr"},
+					MACs:    []string{"hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512"},
+				},
+				PublicKeyAuthAlgorithms: []string{
+					gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519,
+					gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521, gossh.KeyAlgoSKECDSA256,
+					gossh.KeyAlgoRSASHA256, gossh.KeyAlgoRSASHA512,
+				},
+				MaxAuthTries: 6,
+				VerifiedPublicKeyCallback: func(meta gossh.ConnMetadata, _ gossh.PublicKey, perms *gossh.Permissions, _ string) (*gossh.Permissions, error) {
+					if c == nil || perms == nil {
+						return nil, errors.New("no connection")
+					}
+					key := perms.Extensions[fingerprint]
+					user, known := d.Access().UserByKey(key)
+					if !known {
+						return nil, errors.New("unknown key")
+					}
+					if err := c.proven(user.Name); err != nil {
+						d.log.Warn("refused a login", "user", user.Name, "remote", meta.RemoteAddr().String(), "err", err)
+						return nil, err
+					}
+					d.log.Info("logged in", "user", user.Name, "key", key, "remote", meta.RemoteAddr().String(), "client", clean(string(meta.ClientVersion())))
+					return perms, nil
+				},
+			}
+		},
+		ConnCallback: func(ctx ssh.Context, nc net.Conn) net.Conn {
+			ctx.SetValue(connectionKey, nc)
+			return nc
+		},
+		ConnectionFailedCallback: func(nc net.Conn, err error) {
+			d.log.Debug("a connection ended before a key was proven", "remote", nc.RemoteAddr().String(), "err", err)
+		},
+		ChannelHandlers: map[string]ssh.ChannelHandler{
+			"session": d.session,
+			"default": func(_ *ssh.Server, _ *gossh.ServerConn, nc gossh.NewChannel, _ ssh.Context) {
+				nc.Reject(gossh.Prohibited, "only sessions can be opened here")
+			},
+		},
+		RequestHandlers: map[string]ssh.RequestHandler{},
+	}
+}
+
+// identity is who the connection's proven key belongs to, now.
+func (d *daemon) identity(ctx ssh.Context, via string) (actor show.Actor, key string, ok bool) {
+	conn, _ := ctx.Value(ssh.ContextKeyConn).(*gossh.ServerConn)
+	if conn == nil || conn.Permissions == nil {
+		return show.Actor{}, "", false
+	}
+	key = conn.Permissions.Extensions[fingerprint]
+	config := d.Access()
+	user, ok := config.UserByKey(key)
+	if !ok {
+		return show.Actor{}, "", false
+	}
+	actor, ok = Actor(config, user.Name, via)
+	return actor, key, ok
+}
+
+// Actor is a user as the rooms behind the front door see them; false when there
+// is no such user. The caller has proven that it is them.
+func Actor(config *access.Config, user, via string) (show.Actor, bool) {
+	if _, ok := config.User(user); !ok {
+		return show.Actor{}, false
+	}
+	return show.Actor{Name: user, Groups: config.Groups(user), Admin: config.IsAdmin(user), Via: via}, true
+}

@@ -1,0 +1,333 @@
+package gitd
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+// Commands about changes.
+var changeCommands = []command{
+	{
+		name: "change list", args: "[repo] [--state <state>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
+		options: []option{
+			{name: "--state", value: "state", what: "only these: " + strings.Join(changeStates(), ", ")},
+			{name: "--all", what: "not only the newest 50"},
+		},
+		run: changeList,
+	},
+	{
+		name: "change show", args: "[repo] <change>", what: "one change and its story", example: "change show 412",
+		notes: "It ends with 0 when the change has landed, 1 when it was refused, 3 while it waits.",
+		run:   changeShow,
+	},
+	{
+		name: "change log", args: "[-f] [repo] <change> [--line <n>]", what: "the log of a change's newest build", example: "change log -f 412",
+		options: []option{
+			{name: "-f", what: "follow it to its end, and end with 0 if it is green"},
+			{name: "--line", value: "n", what: "the lines around line n"},
+		},
+		run: changeLog,
+	},
+}
+
+func changeStates() []string {
+	return []string{"queued", "running", "green", "waits", "landed", "refused", "conflict", "withdrawn"}
+}
+
+func changeList(c *call) error {
+	if err := c.wants(0, 1); err != nil {
+		return err
+	}
+	filter := show.ChangeFilter{State: show.State(c.options["--state"]), All: c.has("--all")}
+	if filter.State != "" && !slices.Contains(changeStates(), string(filter.State)) {
+		hint := "states: " + strings.Join(changeStates(), ", ")
+		if near, ok := yamlfile.Nearest(string(filter.State), changeStates()); ok {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		return usage(hint, "no change is ever %q", filter.State)
+	}
+	name, err := c.repository(c.words)
+	if err != nil {
+		return err
+	}
+	changes, total, err := c.d.House.Changes(c.ctx, c.actor, name, filter)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		for _, ch := range changes {
+			c.emit(ch)
+		}
+		return nil
+	}
+	if len(changes) == 0 {
+		what := "no change"
+		if filter.State != "" {
+			what += " is " + string(filter.State)
+		}
+		c.out.line("%s in %s", what, name)
+		if total == 0 {
+			c.out.line("propose one: git push origin main")
+		}
+		return nil
+	}
+	rows := [][]cell{{plain("CHANGE"), plain("STATE"), plain("PLACE"), plain("LANDS"), plain("BY"), plain("SUBJECT")}}
+	for _, ch := range changes {
+		rows = append(rows, []cell{
+			plain(strconv.Itoa(ch.Number)), c.out.word(ch.State), count(ch.Place), plain(c.lands(ch)), plain(ch.By), {s: ch.Subject, cut: true},
+		})
+	}
+	c.out.table(rows)
+	tail := fmt.Sprintf("%d of %d, times in UTC", len(changes), total)
+	if len(changes) < total && !filter.All {
+		tail += "; more: change list " + name + " --all"
+	}
+	c.out.line("%s", tail)
+	return nil
+}
+
+// lands is when a change has landed, or is expected to.
+func (c *call) lands(ch show.Change) string {
+	switch ch.State {
+	case show.Landed:
+		return c.out.at(ch.EndedAt, false)
+	case show.Running:
+		if ch.Build != nil {
+			return c.out.expected(ch.Build.Started, ch.Expected)
+		}
+	}
+	return "-"
+}
+
+func changeShow(c *call) error {
+	name, number, err := c.change()
+	if err != nil {
+		return err
+	}
+	ch, err := c.d.House.Change(c.ctx, c.actor, name, number)
+	if err != nil {
+		return err
+	}
+	if c.put(ch) {
+		return outcomeOf(ch.State)
+	}
+	c.out.line("%s", c.changeAnswer(ch))
+	rows := [][]cell{
+		{plain("subject"), {s: ch.Subject, cut: true}},
+		{plain("pushed"), plain(fmt.Sprintf("by %s at %s, revision %d, for %s of %s", ch.By, c.out.at(ch.PushedAt, true), ch.Revision, ch.Branch, ch.Repository))},
+		{plain("commit"), plain(short(ch.Commit) + orNothing(", written by ", ch.Author))},
+	}
+	if ch.TestedWith != "" || ch.Tree != "" {
+		rows = append(rows, []cell{plain("tested"), plain(strings.TrimPrefix(ch.TestedWith+orNothing(", tree ", short(ch.Tree)), ", "))})
+	}
+	if b := ch.Build; b != nil {
+		rows = append(rows, []cell{plain("build"), c.out.state(b.State), plain(c.build(b))})
+	}
+	for _, f := range ch.Files {
+		rows = append(rows, []cell{plain("conflict"), plain(f)})
+	}
+	if len(ch.RunsIn) > 0 {
+		rows = append(rows, []cell{plain("runs in"), plain(strings.Join(ch.RunsIn, ", "))})
+	}
+	c.out.table(rows)
+	for _, d := range ch.Details {
+		c.out.line("  %s", d)
+	}
+	if len(ch.Story) > 0 {
+		rows = nil
+		for _, e := range ch.Story {
+			rows = append(rows, []cell{{s: e.At.UTC().Format("02 Jan 15:04:05"), colour: second}, plain(e.What + orNothing(" by ", e.By)), plain(e.More)})
+		}
+		c.out.table(rows)
+	}
+	if ch.Hint != "" {
+		c.out.line("next: %s", ch.Hint)
+	}
+	return outcomeOf(ch.State)
+}
+
+// changeAnswer is a change in one sentence.
+func (c *call) changeAnswer(ch show.Change) string {
+	s := fmt.Sprintf("%d %s", ch.Number, stateVerb(ch.State))
+	switch ch.State {
+	case show.Landed:
+		s += fmt.Sprintf(" on %s as %s at %s", ch.Branch, short(ch.Candidate), c.out.at(ch.EndedAt, true))
+		if ch.Release > 0 {
+			s += fmt.Sprintf(": release %d", ch.Release)
+		}
+		return s
+	case show.Queued, show.Running, show.Green:
+		if ch.Place > 0 {
+			s += fmt.Sprintf(" at place %d", ch.Place)
+		}
+		if eta := c.lands(ch); eta != "-" {
+			s += ", lands " + eta + " UTC"
+		}
+		if ch.Behind > 0 {
+			s += fmt.Sprintf(", behind %d", ch.Behind)
+		}
+	}
+	if ch.State == show.Conflict && strings.HasPrefix(ch.Reason, "conflicts ") {
+		return fmt.Sprintf("%d %s", ch.Number, ch.Reason)
+	}
+	return s + orNothing(": ", ch.Reason)
+}
+
+func stateVerb(s show.State) string {
+	switch s {
+	case show.Refused, show.Withdrawn:
+		return "was " + string(s)
+	case show.Landed, show.Waits:
+		return string(s)
+	case show.Conflict:
+		return "conflicts"
+	}
+	return "is " + string(s)
+}
+
+func (c *call) build(b *show.Build) string {
+	var parts []string
+	switch {
+	case b.Reused:
+		parts = append(parts, "identical tree, green since "+c.out.at(b.Finished, true))
+	case !b.Started.IsZero() && !b.Finished.IsZero():
+		parts = append(parts, "took "+span(b.Finished.Sub(b.Started)))
+	case !b.Started.IsZero():
+		parts = append(parts, "since "+c.out.at(b.Started, true))
+	}
+	if b.Command != "" {
+		what := strings.TrimPrefix(b.Phase+": "+b.Command, ": ")
+		if b.Exit != 0 {
+			what += fmt.Sprintf(" (exit %d)", b.Exit)
+		}
+		parts = append(parts, what)
+	}
+	if b.Reason != "" {
+		parts = append(parts, b.Reason)
+	}
+	if b.LogLine > 0 {
+		parts = append(parts, fmt.Sprintf("line %d of the log", b.LogLine))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func changeLog(c *call) error {
+	around := 0
+	if s := c.options["--line"]; s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return usage("for example: change log 411 --line 1086", "%q is no line number", s)
+		}
+		around = n
+	}
+	follow := c.has("-f")
+	name, number, err := c.change()
+	if err != nil {
+		return err
+	}
+	const lines = 20 // on either side
+	for e, err := range c.d.House.Log(c.ctx, c.actor, name, number, follow) {
+		if err != nil {
+			return err
+		}
+		if around > 0 && e.Kind != "done" && (e.Line == 0 || e.Line < around-lines || e.Line > around+lines) {
+			continue
+		}
+		if !c.put(e) {
+			c.logLine(e, around > 0)
+		}
+		if follow {
+			c.flush()
+		}
+	}
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	if !follow {
+		return nil
+	}
+	ch, err := c.d.House.Change(c.ctx, c.actor, name, number)
+	if err != nil {
+		return err
+	}
+	if !c.json {
+		c.out.line("%s", c.changeAnswer(ch))
+	}
+	if ch.Build != nil && (ch.Build.State == show.Green || ch.Build.State == show.Failed) {
+		return outcomeOf(ch.Build.State)
+	}
+	return outcomeOf(ch.State)
+}
+
+// logLine writes one entry of a log as a push shows it: "|" is the build's own.
+func (c *call) logLine(e show.LogEvent, numbered bool) {
+	t := c.out
+	command := clean(strings.TrimPrefix(e.Phase+": "+e.Command, ": "))
+	switch e.Kind {
+	case "step":
+		m := marks[show.Running]
+		io.WriteString(t.w, t.paint(m.colour, t.shape(show.Running))+" "+command+"\n")
+	case "end":
+		state := show.Green
+		took := span(time.Duration(e.Took))
+		if e.Exit != 0 {
+			state, took = show.Failed, took+fmt.Sprintf(" (exit %d)", e.Exit)
+		}
+		fmt.Fprintf(t.w, "%s %s  %s\n", t.paint(marks[state].colour, t.shape(state)), command, took)
+	case "out":
+		if numbered {
+			fmt.Fprintf(t.w, "%6d ", e.Line)
+		}
+		fmt.Fprintf(t.w, "| %s\n", t.cleanLog(e.Text))
+	default:
+		if e.Text != "" {
+			fmt.Fprintf(t.w, "%s\n", t.cleanLog(e.Text))
+		}
+	}
+}
+
+// change reads "[repo] <change>" and finds the repository if it was left out.
+func (c *call) change() (name string, number int, err error) {
+	if err := c.wants(1, 2); err != nil {
+		return "", 0, err
+	}
+	last := c.words[len(c.words)-1]
+	if number, err = strconv.Atoi(last); err != nil || number < 1 {
+		return "", 0, usage("see them: change list", "%q is no number of a change", last)
+	}
+	if len(c.words) == 2 {
+		return c.words[0], number, nil
+	}
+	name, err = c.only(fmt.Sprintf("a change %d", number), func(r show.Repository) (bool, error) {
+		_, err := c.d.House.Change(c.ctx, c.actor, r.Name, number)
+		if notFound(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	return name, number, err
+}
+
+// repository is the first of words, or the only one there is, the server's own aside.
+func (c *call) repository(words []string) (string, error) {
+	if len(words) > 0 {
+		return words[0], nil
+	}
+	return c.only("changes", func(r show.Repository) (bool, error) { return r.Name != access.Own, nil })
+}
+
+func orNothing(before, s string) string {
+	if s == "" {
+		return ""
+	}
+	return before + s
+}

@@ -1,0 +1,240 @@
+package gitd
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Commands about environments.
+var envCommands = []command{
+	{
+		name: "env list", args: "[repo]", what: "environments: what runs where", example: "env list hello",
+		run: envList,
+	},
+	{
+		name: "env show", args: "[repo] <environment>", what: "declared and actual state side by side", example: "env show production",
+		notes: "It ends with 0 when the environment is healthy, 1 when it is not, 3 while it converges or is held.",
+		run:   envShow,
+	},
+	{
+		name: "env log", args: "[repo] <environment>", what: "what was deployed, when and by whom, newest first", example: "env log production",
+		run: envLog,
+	},
+}
+
+func envList(c *call) error {
+	if err := c.wants(0, 1); err != nil {
+		return err
+	}
+	var repositories []show.Repository
+	if len(c.words) == 1 {
+		r, err := c.d.House.Repository(c.ctx, c.actor, c.words[0])
+		if err != nil {
+			return err
+		}
+		repositories = append(repositories, r)
+	} else {
+		all, err := c.d.House.Repositories(c.ctx, c.actor)
+		if err != nil {
+			return err
+		}
+		repositories = all
+	}
+	rows := [][]cell{{plain("REPOSITORY"), plain("ENVIRONMENT"), plain("STATE"), plain("RELEASE"), plain("SINCE"), plain("BEHIND"), plain("WAITS")}}
+	for _, r := range repositories {
+		for _, e := range r.Environments {
+			if c.put(e) {
+				continue
+			}
+			rows = append(rows, []cell{
+				plain(r.Name), plain(e.Name), c.out.word(e.State), count(e.Release), plain(c.out.at(e.Since, false)), count(e.Behind), {s: waiting(e), cut: true},
+			})
+		}
+	}
+	if c.json {
+		return nil
+	}
+	if len(rows) == 1 {
+		c.out.line("no environments yet")
+		c.out.line("declare some in headgate.yaml")
+		return nil
+	}
+	c.out.table(rows)
+	c.out.line("%s, times in UTC; one of them: env show %s %s", plural(len(rows)-1, "environment"), rows[1][0].s, rows[1][1].s)
+	return nil
+}
+
+// waiting is what stands before an environment.
+func waiting(e show.Environment) string {
+	switch {
+	case e.Held != nil:
+		return "held by " + e.Held.By + orNothing(": ", e.Held.Reason)
+	case e.Promotion != nil:
+		return fmt.Sprintf("%d: %s", e.Promotion.To, e.Promotion.Summary)
+	}
+	return e.Reason
+}
+
+// environment reads "[repo] <environment>" and finds the repository if it
+// was left out.
+func (c *call) environment(words []string) (repository, environment string, err error) {
+	environment = words[len(words)-1]
+	if len(words) == 2 {
+		return words[0], environment, nil
+	}
+	repository, err = c.only("an environment "+environment, func(r show.Repository) (bool, error) {
+		for _, e := range r.Environments {
+			if e.Name == environment {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return repository, environment, err
+}
+
+func envShow(c *call) error {
+	if err := c.wants(1, 2); err != nil {
+		return err
+	}
+	repository, environment, err := c.environment(c.words)
+	if err != nil {
+		return err
+	}
+	e, err := c.d.House.Environment(c.ctx, c.actor, repository, environment)
+	if err != nil {
+		return err
+	}
+	if c.put(e) {
+		return outcomeOf(e.State)
+	}
+	full := repository + " " + environment
+	c.out.line("%s", envAnswer(c, e))
+	rows := [][]cell{}
+	if e.Release > 0 {
+		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(short(e.Commit)), plain("env/" + e.Name + " " + short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
+	}
+	for _, s := range e.Services {
+		if len(s.Instances) == 0 {
+			rows = append(rows, []cell{plain(s.Name), c.out.state(s.State), plain("-"), plain(s.URL)})
+		}
+		for _, i := range s.Instances {
+			what := i.Message
+			if i.Restarts > 0 {
+				what = strings.TrimPrefix(what+", "+plural(i.Restarts, "restart"), ", ")
+			}
+			rows = append(rows, []cell{plain(i.ID), c.out.state(i.State), count(i.Release), plain(what)})
+		}
+	}
+	if p := e.Promotion; p != nil {
+		state := show.Waits
+		if p.Decision == "deny" {
+			state = show.Refused
+		}
+		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(fmt.Sprint(p.To)), plain(p.Summary + ": why " + full)})
+		if p.MayApprove {
+			rows = append(rows, []cell{plain("you can"), plain("approve " + full)})
+		}
+	}
+	if h := e.Held; h != nil {
+		rows = append(rows, []cell{plain("held"), c.out.state(show.Hold), plain("-"), plain("by " + h.By + " " + c.out.at(h.At, true) + orNothing(": ", h.Reason))})
+	}
+	for _, u := range e.URLs {
+		rows = append(rows, []cell{plain("at"), plain(u)})
+	}
+	if to := lastHealthy(e); to > 0 && e.MayRollback {
+		rows = append(rows, []cell{plain("undo"), plain(fmt.Sprintf("rollback %s %d", full, to))})
+	}
+	c.out.table(rows)
+	return outcomeOf(e.State)
+}
+
+// envAnswer is an environment in one sentence.
+func envAnswer(c *call, e show.Environment) string {
+	s := e.Name + ": "
+	if e.Release > 0 {
+		s += fmt.Sprintf("release %d, ", e.Release)
+	}
+	s += string(e.State)
+	var all, well int
+	for _, service := range e.Services {
+		for _, i := range service.Instances {
+			if all++; i.State == show.Healthy {
+				well++
+			}
+		}
+	}
+	switch {
+	case e.State == show.Empty:
+		s += ", nothing has been promoted yet"
+	case all > 0:
+		s += fmt.Sprintf(" on %d of %d", well, all)
+	}
+	if !e.Since.IsZero() && e.State != show.Empty {
+		s += " since " + c.out.at(e.Since, true)
+	}
+	if e.Behind > 0 {
+		after := e.After
+		if after == "" {
+			after = "main"
+		}
+		s += fmt.Sprintf(", %d behind %s", e.Behind, after)
+	}
+	if e.State != show.Healthy && e.State != show.Empty {
+		s += orNothing(": ", e.Reason)
+	}
+	return s
+}
+
+// lastHealthy is the newest earlier release that ran well, 0 if none did.
+func lastHealthy(e show.Environment) int {
+	for _, d := range e.History {
+		if d.Release != e.Release && d.Outcome == show.Healthy && d.MayRollback {
+			return d.Release
+		}
+	}
+	return 0
+}
+
+func envLog(c *call) error {
+	if err := c.wants(1, 2); err != nil {
+		return err
+	}
+	repository, environment, err := c.environment(c.words)
+	if err != nil {
+		return err
+	}
+	e, err := c.d.House.Environment(c.ctx, c.actor, repository, environment)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		for _, d := range e.History {
+			c.emit(d)
+		}
+		return nil
+	}
+	if len(e.History) == 0 {
+		c.out.line("nothing has been promoted to %s yet", environment)
+		return nil
+	}
+	rows := [][]cell{{plain("AT"), plain("RELEASE"), plain("OUTCOME"), plain("DECLARED"), plain("BY"), plain("SUBJECT")}}
+	for _, d := range e.History {
+		by := d.By
+		for i, a := range d.Approvals {
+			by += []string{", approved by ", ", "}[min(i, 1)] + a.By
+		}
+		subject := d.Subject
+		if d.Rollback {
+			subject = "rollback: " + subject
+		}
+		rows = append(rows, []cell{
+			plain(c.out.at(d.At, false)), count(d.Release), c.out.word(d.Outcome), plain(short(d.Commit)), plain(by), {s: subject + orNothing(" - ", d.Message), cut: true},
+		})
+	}
+	c.out.table(rows)
+	c.out.line("%s of %s %s, times in UTC", plural(len(e.History), "deployment"), repository, environment)
+	return nil
+}

@@ -1,0 +1,310 @@
+package gitd
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// seed pushes one commit to main of hello and returns the work tree.
+func (h *harness) seed() string {
+	h.t.Helper()
+	work := filepath.Join(h.dir, "work")
+	h.git("jun", h.dir, "init", "--quiet", "--initial-branch=main", work)
+	if err := os.WriteFile(filepath.Join(work, "file"), []byte("hello\n"), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+	h.git("jun", work, "add", "file")
+	h.git("jun", work, "commit", "--quiet", "-m", "say hello")
+	h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:refs/heads/main")
+	return work
+}
+
+func (h *harness) tip(repository, ref string) string {
+	out, err := exec.Command("git", "--git-dir="+filepath.Join(h.dir, "repositories", repository+".git"), "rev-parse", "--verify", "--quiet", ref).Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestCloneAndPush(t *testing.T) {
+	type begun struct {
+		actor           show.Actor
+		key, repository string
+	}
+	var mu sync.Mutex
+	var begins []begun
+	ends := 0
+	h := start(t, func(s *Server) {
+		s.Begin = func(a show.Actor, key, repository string) ([]string, func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			begins = append(begins, begun{a, key, repository})
+			return []string{"GITD_TEST_TOKEN=t0k"}, func() { mu.Lock(); ends++; mu.Unlock() }
+		}
+	})
+	work := h.seed()
+	head := strings.TrimSpace(h.git("jun", work, "rev-parse", "HEAD"))
+	if got := h.tip("hello", "refs/heads/main"); got != head {
+		t.Fatalf("main is at %q, not %s", got, head)
+	}
+	want := begun{show.Actor{Name: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
+	mu.Lock()
+	if len(begins) != 1 || fmt.Sprint(begins[0]) != fmt.Sprint(want) || ends != 1 {
+		t.Errorf("begun %+v, ended %d", begins, ends)
+	}
+	mu.Unlock()
+	// A push big enough to need a pack, and what the hook says comes back.
+	big := make([]byte, 3<<20)
+	for i := range big {
+		big[i] = byte(i * i >> 7)
+	}
+	if err := os.WriteFile(filepath.Join(work, "big"), big, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.git("ada", work, "add", "big")
+	h.git("ada", work, "commit", "--quiet", "-m", "big")
+	if out := h.git("ada", work, "push", h.url("hello.git"), "HEAD:main"); !strings.Contains(out, "remote: token t0k") {
+		t.Errorf("the hook did not get its token:\n%s", out)
+	}
+	for i, form := range []string{"ssh://git@" + h.addr + "/hello", "ssh://git@" + h.addr + "/hello.git", "git@127.0.0.1:hello", "git@127.0.0.1:/hello.git"} {
+		to := filepath.Join(h.dir, fmt.Sprint("clone", i))
+		for _, protocol := range []string{"0", "2"} {
+			h.git("jun", h.dir, "-c", "protocol.version="+protocol, "clone", "--quiet", form, to+protocol)
+			if got, _ := os.ReadFile(filepath.Join(to+protocol, "big")); len(got) != len(big) {
+				t.Errorf("%s: cloned %d bytes", form, len(got))
+			}
+		}
+	}
+	archive := h.git("jun", h.dir, "archive", "--remote="+h.url("hello"), "--format=tar", "main", "file")
+	if !strings.Contains(archive, "hello\n") {
+		t.Errorf("the archive holds %d bytes without the file", len(archive))
+	}
+	if out := h.git("jun", h.dir, "ls-remote", h.url("hello")); !strings.Contains(out, "refs/heads/main") {
+		t.Errorf("ls-remote: %s", out)
+	}
+	// git's own exit status comes through.
+	if r := h.run(h.login("jun"), "git-upload-archive 'hello'", func(s *gossh.Session) { s.Stdin = strings.NewReader("0000") }); r.status == 0 {
+		t.Errorf("a bad archive request ended well: %+v", r)
+	}
+}
+
+// Who may not read does not learn what there is.
+func TestNoSuchRepository(t *testing.T) {
+	h := start(t, nil)
+	jun := h.login("jun")
+	for _, verb := range gitVerbs {
+		var answers []string
+		for _, name := range []string{"vault", "nowhere", "missing", "headgate"} {
+			r := h.run(jun, verb+" '/"+name+"'")
+			if r.status != 1 || r.stdout != "" {
+				t.Errorf("%s %s: %+v", verb, name, r)
+			}
+			answers = append(answers, strings.ReplaceAll(r.stderr, name, "X"))
+		}
+		for _, a := range answers {
+			if a != answers[0] || !strings.HasPrefix(a, "error: no such repository: \"X\"\n") {
+				t.Errorf("%s: answers differ: %q", verb, answers)
+			}
+		}
+	}
+	r := h.run(jun, "git-upload-pack 'hello'", func(s *gossh.Session) {
+		if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if r.status != 2 || !strings.Contains(r.stderr, "a terminal would damage") {
+		t.Errorf("with a terminal: %+v", r)
+	}
+}
+
+// A client that is killed in the middle of a push changes nothing: what the
+// hook has begun it ends, however much it still has to say.
+func TestClientKilledMidPush(t *testing.T) {
+	var fifo string
+	var mu sync.Mutex
+	begun, ended := 0, 0
+	h := start(t, func(s *Server) {
+		s.Begin = func(show.Actor, string, string) ([]string, func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			begun++
+			return []string{"GITD_TEST_WAIT=" + fifo}, func() { mu.Lock(); ended++; mu.Unlock() }
+		}
+	})
+	work := h.seed()
+	old := h.tip("hello", "refs/heads/main")
+	fifo = filepath.Join(h.dir, "go-on")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.git("jun", work, "commit", "--quiet", "--allow-empty", "-m", "more")
+	cmd := h.gitAs("jun", work, "push", h.url("hello"), "HEAD:main")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// The hook is there when it has opened the fifo to read.
+	var hook *os.File
+	until(t, "the hook waits", func() bool {
+		f, err := os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		hook = f
+		return err == nil
+	})
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	until(t, "the server has noticed", func() bool {
+		// The client's connection, and with it its place, is given back.
+		return strings.Count(h.log.String(), "logged in") == 2 && connections(h) == 0
+	})
+	if got := h.tip("hello", "refs/heads/main"); got != old {
+		t.Fatalf("main moved before it was let go, to %s", got)
+	}
+	hook.Close() // go on
+	head := strings.TrimSpace(h.git("jun", work, "rev-parse", "HEAD"))
+	until(t, "main has moved", func() bool { return h.tip("hello", "refs/heads/main") == head })
+	until(t, "the push has ended", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return begun == 2 && ended == 2
+	})
+}
+
+// connections asks the kernel for established connections to the server.
+func connections(h *harness) int {
+	var port int
+	fmt.Sscanf(h.addr[strings.LastIndex(h.addr, ":")+1:], "%d", &port)
+	data, err := os.ReadFile("/proc/self/net/tcp")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	n := 0
+	for _, line := range strings.Split(string(data), "\n") {
+		if f := strings.Fields(line); len(f) > 3 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] == "01" {
+			n++
+		}
+	}
+	return n
+}
+
+// Clones wait for their turn, for a while; asking for refs and pushing do not.
+func TestFetchesQueue(t *testing.T) {
+	h := start(t, func(s *Server) {
+		s.Limits.Fetches, s.Limits.FetchQueue, s.Limits.FetchWait = 1, 1, 50*time.Millisecond
+	})
+	work := h.seed()
+	for _, protocol := range []string{"version=2", ""} {
+		s, err := h.login("ada").NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if protocol != "" {
+			if err := s.Setenv("GIT_PROTOCOL", protocol); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in, err := s.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := s.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start("git-upload-pack 'hello'"); err != nil {
+			t.Fatal(err)
+		}
+		request := "0032want " + h.tip("hello", "refs/heads/main") + "\n" // and says no more
+		if protocol != "" {
+			request = "0012command=fetch\n"
+		}
+		io.WriteString(in, request)
+		go io.Copy(io.Discard, out)
+		clone := func(protocol string) (string, error) {
+			out, err := h.gitAs("jun", h.dir, "-c", "protocol.version="+protocol, "clone", "--quiet", h.url("hello"), filepath.Join(t.TempDir(), "c")).CombinedOutput()
+			return string(out), err
+		}
+		until(t, "the place is taken", func() bool {
+			out, err := clone("2")
+			return err != nil && strings.Contains(out, "error: the server is busy with other clones") && strings.Contains(out, "hint: try again in a minute")
+		})
+		if out, err := clone("0"); err == nil || !strings.Contains(out, "busy") {
+			t.Errorf("a second clone: %v\n%s", err, out)
+		}
+		h.git("jun", h.dir, "ls-remote", h.url("hello"))
+		h.git("jun", work, "commit", "--quiet", "--allow-empty", "-m", "more")
+		h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:main")
+		s.Close() // the client goes, and its git with it
+		until(t, "the place is free", func() bool { _, err := clone("2"); return err == nil })
+	}
+}
+
+// A git client that neither sends nor takes anything is gone.
+func TestStalledGitClient(t *testing.T) {
+	h := start(t, func(s *Server) {
+		s.Limits.Stall, s.Limits.PushStall = 200*time.Millisecond, 200*time.Millisecond
+	})
+	for _, verb := range gitVerbs {
+		client := h.login("jun")
+		s, err := client.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start(verb + " 'hello'"); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- client.Wait() }()
+		select {
+		case <-ended:
+		case <-time.After(within):
+			t.Fatalf("%s: still there", verb)
+		}
+	}
+}
+
+// When the server stops, what does not end by itself is ended.
+func TestStopEndsGit(t *testing.T) {
+	h := start(t, func(s *Server) { s.Limits.Drain = 100 * time.Millisecond })
+	s, err := h.login("jun").NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("git-receive-pack 'hello'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 4)); err != nil { // git is there
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > killAfter+5*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+}

@@ -1,0 +1,310 @@
+package gitd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Bounds of what a client may ask of one session before its program runs.
+const (
+	maxEnv      = 32  // env requests; more end the connection (S2)
+	maxRequests = 128 // of all kinds
+)
+
+// session is one channel on which a client runs one program. The library's own
+// session handler is not used: it keeps unbounded environments, leaks, and
+// does not notice that the client has closed the channel (F9).
+type session struct {
+	gossh.Channel
+	d    *daemon
+	conn *connection
+	ctx  ssh.Context // the connection's, for the proven key
+
+	work   sync.WaitGroup  // goroutines that end at the latest with the channel
+	ended  context.Context // done when the client has closed the channel
+	cancel context.CancelCauseFunc
+
+	env map[string]string // what the client sent, of what is taken at all
+
+	mu       sync.Mutex // guards the rest
+	terminal *terminal
+}
+
+// terminal is what a pty-req said.
+type terminal struct {
+	name  string // TERM
+	width int    // columns
+}
+
+// errHungUp is why a session's context is done when its client has gone.
+var errHungUp = errors.New("the client has gone")
+
+// session serves one channel. It returns when the channel and what ran on it
+// have ended.
+func (d *daemon) session(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.log.Error("contained a panic in a session", "err", p, "stack", string(debug.Stack()))
+		}
+	}()
+	c, _ := ctx.Value(connectionKey).(*connection)
+	d.mu.Lock()
+	if c == nil || d.stopping {
+		d.mu.Unlock()
+		offered.Reject(gossh.ResourceShortage, errStopping.Error())
+		return
+	}
+	d.work.Add(1)
+	d.mu.Unlock()
+	defer d.work.Done()
+	if !c.open() {
+		offered.Reject(gossh.ResourceShortage, fmt.Sprintf("at most %d sessions on one connection", d.limits.Sessions))
+		return
+	}
+	defer func() {
+		last := c.shut()
+		d.mu.Lock()
+		stopping := d.stopping
+		d.mu.Unlock()
+		if last && stopping {
+			c.Close()
+		}
+	}()
+	channel, requests, err := offered.Accept()
+	if err != nil {
+		return
+	}
+	defer channel.Close()
+	s := &session{Channel: channel, d: d, conn: c, ctx: ctx, env: map[string]string{}}
+	s.ended, s.cancel = context.WithCancelCause(context.Background())
+	defer s.cancel(errHungUp)
+
+	defer s.work.Wait()
+	s.work.Go(func() { d.keepAlive(s.ended, conn, c) })
+	s.requests(requests)
+	s.cancel(errHungUp) // the client has closed the channel, or the connection is gone
+}
+
+// keepAlive asks the client for a sign of life while a session runs. One that
+// is gone without saying so costs its connection.
+func (d *daemon) keepAlive(ctx context.Context, conn *gossh.ServerConn, c *connection) {
+	tick := time.NewTicker(d.limits.KeepAlive)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		late := time.AfterFunc(3*d.limits.KeepAlive, func() { c.Close() })
+		_, _, err := conn.SendRequest("keepalive@openssh.com", true, nil)
+		late.Stop()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// requests answers the channel's requests until it is closed, and starts the
+// one program.
+func (s *session) requests(in <-chan *gossh.Request) {
+	running, envs, count := false, 0, 0
+	for req := range in {
+		if count++; !running && count > maxRequests {
+			s.flooded("requests")
+			continue
+		}
+		ok := false
+		switch req.Type {
+		case "env":
+			if envs++; envs > maxEnv {
+				s.flooded("env requests")
+				continue
+			}
+			ok = !running && s.setEnv(req.Payload)
+		case "pty-req":
+			ok = !running && s.setTerminal(req.Payload)
+		case "window-change":
+			ok = s.resize(req.Payload)
+		case "exec", "shell":
+			if running {
+				break
+			}
+			var asked struct{ Line string }
+			if req.Type == "exec" && (len(req.Payload) > maxLine+4 || gossh.Unmarshal(req.Payload, &asked) != nil) {
+				asked.Line = strings.Repeat("x", maxLine+1) // refused with words, by the parser
+			}
+			running, ok = true, true
+			req.Reply(true, nil)
+			s.work.Go(func() { s.run(asked.Line) })
+			continue
+		case "signal":
+			var sig struct{ Name string }
+			if running && gossh.Unmarshal(req.Payload, &sig) == nil && (sig.Name == "INT" || sig.Name == "TERM" || sig.Name == "HUP") {
+				s.cancel(errHungUp)
+			}
+		}
+		// All else is refused: agents, X11, subsystems, breaks.
+		req.Reply(ok, nil)
+	}
+}
+
+func (s *session) flooded(what string) {
+	s.d.log.Warn("closed a connection that sent too many "+what, "remote", s.conn.RemoteAddr().String())
+	s.conn.Close()
+}
+
+var (
+	gitProtocolForm = regexp.MustCompile(`^version=[0-2](:[a-z0-9-]+(=[a-z0-9.-]+)?){0,8}$`)
+	localeForm      = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
+)
+
+// setEnv takes GIT_PROTOCOL, which a git child will see if it is well-formed,
+// and what says how the client wants its text. The rest is refused.
+func (s *session) setEnv(payload []byte) bool {
+	var kv struct{ Name, Value string }
+	if gossh.Unmarshal(payload, &kv) != nil {
+		return false
+	}
+	switch kv.Name {
+	case "GIT_PROTOCOL":
+		if !gitProtocolForm.MatchString(kv.Value) {
+			return false
+		}
+	case "LANG", "LC_ALL", "LC_CTYPE", "NO_COLOR":
+		if !localeForm.MatchString(kv.Value) {
+			return false
+		}
+	default:
+		return false
+	}
+	s.env[kv.Name] = kv.Value
+	return true
+}
+
+func (s *session) setTerminal(payload []byte) bool {
+	var p struct {
+		Term                         string
+		Columns, Rows, Width, Height uint32
+		Modes                        string
+	}
+	if gossh.Unmarshal(payload, &p) != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.terminal != nil {
+		return false
+	}
+	s.terminal = &terminal{name: p.Term, width: columns(p.Columns)}
+	return true
+}
+
+func (s *session) resize(payload []byte) bool {
+	var p struct{ Columns, Rows, Width, Height uint32 }
+	if gossh.Unmarshal(payload, &p) != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.terminal == nil {
+		return false
+	}
+	s.terminal.width = columns(p.Columns)
+	return true
+}
+
+// columns is a width that text can be laid out in.
+func columns(n uint32) int {
+	if n == 0 {
+		return 80
+	}
+	return int(min(max(n, 40), 500))
+}
+
+func (s *session) tty() *terminal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.terminal == nil {
+		return nil
+	}
+	t := *s.terminal
+	return &t
+}
+
+// run runs the session's one program and ends the channel with its status.
+func (s *session) run(line string) {
+	status := 1
+	defer func() {
+		if p := recover(); p != nil {
+			s.d.log.Error("contained a panic in a session", "line", clean(line), "err", p, "stack", string(debug.Stack()))
+			s.fail(&show.Error{Kind: show.Again, What: "the server made a mistake and has noted it", Hint: "try again; tell an administrator of this server if it stays"})
+			status = 75
+		}
+		s.exit(status)
+	}()
+	parsed, err := parseExec(line)
+	if err != nil {
+		e := &show.Error{Kind: show.Usage, What: err.Error(), Hint: "see what there is: help"}
+		if errors.Is(err, errQuote) {
+			e.Hint = "for an apostrophe, quote twice: \"...\" for your shell, and '...' inside for this server"
+		}
+		s.d.log.Info("refused a command line", "line", clean(line[:min(len(line), 200)]), "remote", s.conn.RemoteAddr().String())
+		s.fail(e)
+		status = show.Exit(e)
+		return
+	}
+	via := "ssh"
+	if parsed.verb == "git-receive-pack" {
+		via = "push"
+	}
+	actor, key, ok := s.d.identity(s.ctx, via)
+	if !ok {
+		s.fail(&show.Error{Kind: show.Forbidden, What: "your key is not known here any more"})
+		return
+	}
+	if parsed.verb != "" {
+		status = s.git(actor, key, parsed)
+		return
+	}
+	status = s.command(actor, parsed.words)
+}
+
+// fail writes an error for people.
+func (s *session) fail(e *show.Error) {
+	var w io.Writer = s.Stderr()
+	if s.tty() != nil {
+		w = returns{w}
+	}
+	io.WriteString(w, errorText(e, nil))
+}
+
+// exit sends the status and ends the channel.
+func (s *session) exit(status int) {
+	// Errors mean that the client has gone, who then needs no status.
+	s.CloseWrite()
+	s.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(status)}))
+	s.Close()
+}
+
+// returns ends lines as a terminal in raw mode wants them.
+type returns struct{ w io.Writer }
+
+func (r returns) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(r.w, strings.ReplaceAll(string(p), "\n", "\r\n")); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,319 @@
+package gitd
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// text writes a command's answer for people: lines and aligned columns. Every
+// string that reaches it is cleaned of what a terminal would obey (F13).
+type text struct {
+	w       io.Writer
+	colour  bool
+	unicode bool
+	width   int       // columns of the terminal; 0: cut nothing
+	now     time.Time // in UTC
+}
+
+// mark is how a state looks: its word is always written too (DESIGN-UI 3).
+type mark struct {
+	ascii, shape string
+	colour       string // SGR
+}
+
+const (
+	water  = "36"
+	green  = "32"
+	amber  = "33"
+	red    = "31"
+	second = "2"
+)
+
+var marks = map[show.State]mark{
+	show.Queued:     {"o", "○", second},
+	show.Running:    {">", "◐", water},
+	show.Converging: {">", "◐", water},
+	show.Green:      {"+", "●", green},
+	show.Healthy:    {"+", "●", green},
+	show.Landed:     {"+", "■", green},
+	show.Refused:    {"x", "✗", red},
+	show.Failed:     {"x", "✗", red},
+	show.Conflict:   {"!", "△", red},
+	show.Withdrawn:  {"-", "⊘", second},
+	show.NotGated:   {"-", "⊘", second},
+	show.Waits:      {"?", "◇", amber},
+	show.Open:       {"=", "◆", green},
+	show.Drift:      {"#", "≠", amber},
+	show.Hold:       {"H", "‖", amber},
+	show.Empty:      {"o", "○", second},
+	show.Unknown:    {".", "◌", amber},
+}
+
+func markOf(s show.State) mark {
+	if m, ok := marks[s]; ok {
+		return m
+	}
+	return marks[show.Unknown]
+}
+
+// cell is one entry of a table, or a piece of a line.
+type cell struct {
+	s      string
+	colour string
+	cut    bool // may be cut to fit the terminal's width; identifiers never are
+}
+
+func plain(s string) cell { return cell{s: s} }
+
+func count(n int) cell {
+	if n == 0 {
+		return plain("-")
+	}
+	return plain(fmt.Sprint(n))
+}
+
+// shape is a state's shape alone; the word stands beside it.
+func (t *text) shape(s show.State) string {
+	if t.unicode {
+		return markOf(s).shape
+	}
+	return markOf(s).ascii
+}
+
+// state is a state's shape and word.
+func (t *text) state(s show.State) cell {
+	return cell{s: t.shape(s) + " " + string(s), colour: markOf(s).colour}
+}
+
+// word is a state's word alone, as lists have it.
+func (t *text) word(s show.State) cell { return cell{s: string(s), colour: markOf(s).colour} }
+
+// line writes one line.
+func (t *text) line(format string, args ...any) {
+	io.WriteString(t.w, clean(fmt.Sprintf(format, args...))+"\n")
+}
+
+// table writes rows in columns, two spaces apart. The last piece of a row takes
+// what room there is, so a row with fewer pieces widens no column with its text.
+func (t *text) table(rows [][]cell) {
+	widths := map[int]int{}
+	for _, row := range rows {
+		for i, c := range row[:max(0, len(row)-1)] {
+			widths[i] = max(widths[i], utf8.RuneCountInString(clean(c.s)))
+		}
+	}
+	for _, row := range rows {
+		for len(row) > 1 && row[len(row)-1].s == "" {
+			row = row[:len(row)-1]
+		}
+		var b strings.Builder
+		at := 0
+		for i, c := range row {
+			s := clean(c.s)
+			n := utf8.RuneCountInString(s)
+			if c.cut && t.width > 0 && at+n > t.width {
+				s = t.shorten(s, max(t.width-at, 8))
+			}
+			b.WriteString(t.paint(c.colour, s))
+			if i < len(row)-1 {
+				b.WriteString(strings.Repeat(" ", max(0, widths[i]-n)+2))
+				at += max(widths[i], n) + 2
+			}
+		}
+		io.WriteString(t.w, b.String()+"\n")
+	}
+}
+
+func (t *text) shorten(s string, n int) string {
+	end := "..."
+	if t.unicode {
+		end = "…"
+	}
+	runes := []rune(s)
+	return strings.TrimRight(string(runes[:max(0, n-utf8.RuneCountInString(end))]), " ") + end
+}
+
+func (t *text) paint(colour, s string) string {
+	if !t.colour || colour == "" || s == "" {
+		return s
+	}
+	return "\x1b[" + colour + "m" + s + "\x1b[0m"
+}
+
+// at writes a moment in UTC: the time for today, with the day before it otherwise.
+func (t *text) at(when time.Time, zone bool) string {
+	if when.IsZero() {
+		return "-"
+	}
+	when = when.UTC()
+	layout := "15:04"
+	y, m, d := when.Date()
+	ny, nm, nd := t.now.Date()
+	switch {
+	case y == ny && m == nm && d == nd:
+	case y == ny:
+		layout = "Mon 2 Jan 15:04"
+	default:
+		layout = "2 Jan 2006 15:04"
+	}
+	if zone {
+		layout += " MST"
+	}
+	return when.Format(layout)
+}
+
+// span writes 0:09, 3:12, 4 h 02 m, 3 d 4 h.
+func span(d time.Duration) string {
+	d = max(d, 0).Round(time.Second)
+	switch {
+	case d < time.Hour:
+		return fmt.Sprintf("%d:%02d", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %02d m", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// short is a commit or tree as people name it.
+func short(id string) string { return id[:min(len(id), 7)] }
+
+// plural is "1 release", "3 releases".
+func plural(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	if strings.HasSuffix(one, "y") {
+		return fmt.Sprintf("%d %sies", n, strings.TrimSuffix(one, "y"))
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// errorText is an error in its form for terminals: error, where, hint.
+func errorText(e *show.Error, t *text) string {
+	if t == nil {
+		t = &text{}
+	}
+	var b strings.Builder
+	b.WriteString(t.paint(red, "error:") + " " + clean(e.What) + "\n")
+	for _, w := range e.Where {
+		b.WriteString("  " + clean(w) + "\n")
+	}
+	if e.Hint != "" {
+		b.WriteString(t.paint(water, "hint:") + " " + clean(e.Hint) + "\n")
+	}
+	return b.String()
+}
+
+// clean shows what a terminal would obey instead of sending it: control
+// characters in caret notation, and what turns the direction of text by number.
+func clean(s string) string {
+	if !strings.ContainsFunc(s, obeyed) && utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for _, c := range s {
+		switch {
+		case c == '\t':
+			b.WriteByte(' ')
+		case !obeyed(c):
+			b.WriteRune(c)
+		case c < 0x20:
+			b.WriteString("^" + string(c+'@'))
+		case c == 0x7f:
+			b.WriteString("^?")
+		default:
+			fmt.Fprintf(&b, "<%U>", c)
+		}
+	}
+	return b.String()
+}
+
+func obeyed(c rune) bool {
+	return unicode.IsControl(c) || unicode.Is(unicode.Cf, c) || c == '\u2028' || c == '\u2029'
+}
+
+var sgr = regexp.MustCompile("\x1b\\[[0-9;:]{0,32}m")
+
+// cleanLog is clean for a line of build output: colours stay, where there is
+// colour at all, and end with the line.
+func (t *text) cleanLog(s string) string {
+	var b strings.Builder
+	coloured := false
+	put := func(s string) {
+		for i, field := range strings.Split(s, "\t") {
+			if i > 0 {
+				b.WriteByte('\t')
+			}
+			b.WriteString(clean(field))
+		}
+	}
+	at := 0
+	for _, m := range sgr.FindAllStringIndex(s, -1) {
+		put(s[at:m[0]])
+		if t.colour {
+			b.WriteString(s[m[0]:m[1]])
+			coloured = true
+		}
+		at = m[1]
+	}
+	put(s[at:])
+	if coloured {
+		b.WriteString("\x1b[0m")
+	}
+	return b.String()
+}
+
+// cleaner cleans what a git child writes to its standard error, line breaks and
+// carriage returns aside.
+type cleaner struct{ w io.Writer }
+
+func (c cleaner) Write(p []byte) (int, error) {
+	var b strings.Builder
+	for line := range strings.SplitAfterSeq(string(p), "\n") {
+		text, end := line, ""
+		for text != "" && strings.ContainsAny(text[len(text)-1:], "\r\n") {
+			text, end = text[:len(text)-1], text[len(text)-1:]+end
+		}
+		b.WriteString(clean(text) + end)
+	}
+	if _, err := io.WriteString(c.w, b.String()); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// object writes one JSON object as a line. What a terminal would obey is
+// escaped, which JSON allows everywhere inside its strings and needs nowhere
+// else, for outside of strings such characters do not occur.
+func object(w io.Writer, v any) error {
+	var data bytes.Buffer
+	encoder := json.NewEncoder(&data)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, c := range strings.TrimSuffix(data.String(), "\n") {
+		switch {
+		case !obeyed(c):
+			b.WriteRune(c)
+		case c > 0xffff:
+			high, low := (c-0x10000)>>10+0xd800, (c-0x10000)&0x3ff+0xdc00
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, c)
+		}
+	}
+	b.WriteByte('\n')
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,179 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+)
+
+// chromium is where Debian puts it.
+const chromium = "/usr/bin/chromium"
+
+// tab is a page of a real browser that notes what its console says.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+	url string
+
+	mu   sync.Mutex // guards said
+	said []string
+}
+
+// launch starts a browser, one for all the tabs of a test.
+func launch(t *testing.T) context.Context {
+	t.Helper()
+	if _, err := os.Stat(chromium); err != nil {
+		t.Fatalf("%v\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true))
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
+	t.Cleanup(stop)
+	ctx, cancel := chromedp.NewContext(alloc)
+	t.Cleanup(cancel)
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil {
+		t.Fatalf("start chromium: %v", err)
+	}
+	return ctx
+}
+
+// open makes a tab on a console, signed in as user ("" for nobody).
+func open(t *testing.T, browser context.Context, s *Server, user string) *tab {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.Start()
+	ctx, cancel := chromedp.NewContext(browser)
+	b := &tab{t: t, url: srv.URL}
+	t.Cleanup(func() {
+		cancel()
+		srv.CloseClientConnections()
+		srv.Close()
+	})
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil {
+		t.Fatal(err)
+	}
+	messages := chromedp.Console(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for m, err := range messages {
+			if err != nil {
+				return
+			}
+			b.mu.Lock()
+			b.said = append(b.said, fmt.Sprintf("%s (%s %s)", m, m.Source, m.URL))
+			b.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	if _, err := chromedp.Call(ctx, network.ClearBrowserCookies, cdp.Empty{}); err != nil { // of other tabs: cookies know no ports
+		t.Fatal(err)
+	}
+	if user != "" {
+		c := cookieFor(s, user)
+		if _, err := chromedp.Call(ctx, network.SetCookie, network.SetCookieParams{Name: c.Name, Value: c.Value, URL: srv.URL}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limited, stop := context.WithTimeout(ctx, 90*time.Second)
+	t.Cleanup(stop)
+	b.ctx = limited
+	return b
+}
+
+func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	if err := chromedp.Do(b.ctx, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *tab) console() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Join(b.said, "\n")
+}
+
+func eval[T any](b *tab, js string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](js))
+	if err != nil {
+		b.t.Fatalf("evaluate %s: %v", js, err)
+	}
+	return v
+}
+
+// until waits for a condition of the page, across navigations.
+func (b *tab) until(js string) {
+	b.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+js+")"))
+		cancel()
+		if ok && err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("never came true: %s (%v)\nconsole: %s", js, err, b.console())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// scheme chooses light or dark, and asks for no motion.
+func (b *tab) scheme(name string) {
+	b.t.Helper()
+	features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}
+	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// TestShots takes pictures of every page for people to look at, into the
+// folder HEADGATE_SHOTS names.
+func TestShots(t *testing.T) {
+	dir := os.Getenv("HEADGATE_SHOTS")
+	if dir == "" {
+		t.Skip("takes pictures only when HEADGATE_SHOTS names a folder")
+	}
+	only := os.Getenv("HEADGATE_SHOTS_OF")
+	browser := launch(t)
+	full := open(t, browser, console(fullHouse()), "ada")
+	for _, path := range append(pagesOf, "/checkot", "/sign-in?code=ABCD-1234") {
+		if only != "" && !strings.Contains(path, only) {
+			continue
+		}
+		name := strings.NewReplacer("/", "_", "?", "-", "=", "-").Replace(strings.Trim(path, "/"))
+		for _, scheme := range []string{"light", "dark"} {
+			full.scheme(scheme)
+			for _, width := range []int64{1400, 390} {
+				height := int64(900)
+				full.do(chromedp.EmulateViewport(width, height), chromedp.Navigate(full.url+path))
+				png, err := chromedp.Run(full.ctx, chromedp.FullScreenshot(100))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s.%s.%d.png", name, scheme, width)), png, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if said := full.console(); said != "" {
+		t.Log(said)
+	}
+}

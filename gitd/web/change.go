@@ -1,0 +1,296 @@
+package web
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// changeView is the developer's page: the verdict, the log, the story.
+type changeView struct {
+	show.Change
+	Mark    mark
+	When    time.Time // of the state
+	Verdict verdict
+	Log     *buildLog
+	LogID   string  // finds in the journal why the log could not be read
+	Needs   []check // what landing still wants
+	Next    []string
+	Revs    []revision
+	Story   []storyEntry
+}
+
+// verdict is the page's one panel: the answer, then the evidence.
+type verdict struct {
+	Colour   string
+	Headline string
+	Facts    []fact
+	Details  []string
+	Files    []string
+	Next     string
+}
+
+// fact is one labelled line; Href makes it a link, Mono says it can be pasted.
+type fact struct {
+	Label, Text, Href string
+	Mono              bool
+	Mark              *mark
+	More              string
+}
+
+type revision struct {
+	Number  int
+	Commit  string
+	Mark    mark
+	Compare string // the command that shows what changed since the one before
+}
+
+type storyEntry struct {
+	show.Event
+	Text string
+	Mark mark
+}
+
+func changePage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	c, err := v.change(r)
+	if err != nil {
+		return nil, err
+	}
+	view := &changeView{Change: c, Mark: markOf(c.State), When: c.EndedAt}
+	if view.When.IsZero() {
+		view.When = c.PushedAt
+	}
+	view.Verdict = v.verdict(r, &c)
+	if view.Log, err = v.buildLog(&c); err != nil {
+		// The verdict is in Git and does not need the log: the page stands without it.
+		view.LogID = newID()
+		v.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
+	}
+	if c.State != show.Landed && c.State != show.Withdrawn {
+		why, err := v.House.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number))
+		if err != nil && !isNotFound(err) {
+			v.Log.Warn("left out what landing needs", "repo", r.Name, "change", c.Number, "err", err)
+		}
+		view.Needs, view.Next = checksOf(why.Checks, v.now), why.Next
+	}
+	for i, commit := range slices.Backward(c.Revisions) {
+		k := revision{Number: i + 1, Commit: commit, Mark: mark{"replaced", "stopped", ""}}
+		if i+1 == len(c.Revisions) {
+			k.Mark = marked(c.State, strings.ToLower(markOf(c.State).Word))
+		}
+		if i > 0 {
+			k.Compare = "git range-diff " + short(c.Revisions[i-1]) + "..." + short(commit)
+		}
+		view.Revs = append(view.Revs, k)
+	}
+	for _, e := range slices.Backward(c.Story) {
+		k := storyEntry{Event: e, Text: sentence(e.What), Mark: storyMark(e)}
+		if e.By != "" && strings.HasPrefix(e.What, e.By) {
+			k.Text = e.What // a user's name is written as the user writes it
+		}
+		view.Story = append(view.Story, k)
+	}
+	n := fmt.Sprint(c.Number)
+	p := v.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
+	p.JSON = c
+	p.Template, p.Data = "change", view
+	p.Parts = []string{"change-head", "change-verdict", "change-log", "change-side", "asof"}
+	p.Moving = c.Build != nil && c.Build.State == show.Running
+	if view.Log != nil {
+		p.Log = &logTail{Build: view.Log.Build.ID, State: view.Log.Build.State, Events: view.Log.events}
+	}
+	p.Say = "change " + n + ": " + strings.ToLower(view.Mark.Word)
+	p.Git = []command{
+		{"Git", "git fetch origin refs/changes/" + n + "/log && git log --first-parent FETCH_HEAD"},
+		{"SSH", v.ssh("change log " + r.Name + " " + n)},
+		{"Laptop", "git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"},
+	}
+	return p, nil
+}
+
+// change is the change of the address.
+func (v *visit) change(r *show.Repository) (show.Change, error) {
+	all := link{Text: "all changes of " + r.Name, Href: "/" + r.Name + "/changes"}
+	n, ok := v.number()
+	if !ok {
+		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(v.arg("n"), 40)+" is none", ""), nearest: []link{all}}
+	}
+	c, err := v.House.Change(v.r.Context(), v.actor, r.Name, n)
+	if err == nil || !isNotFound(err) {
+		return c, err
+	}
+	near := []link{all}
+	if newest, _, lerr := v.House.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{}); lerr == nil && len(newest) > 0 && n > newest[0].Number {
+		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest[0].Number), Href: changeHref(newest[0])}}, near...)
+	}
+	return c, &nearby{err: err, nearest: near}
+}
+
+// verdict words the state of a change as an answer with its evidence.
+func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
+	d := verdict{Colour: markOf(c.State).Colour, Details: c.Details, Files: c.Files, Next: c.Hint}
+	because := func(head string) string {
+		switch {
+		case c.Reason == "":
+			return head
+		case saysAlready(c.Reason, head):
+			return sentence(c.Reason)
+		}
+		return head + ": " + c.Reason
+	}
+	if c.TestedWith != "" && c.State != show.Landed {
+		d.Facts = append(d.Facts, fact{Label: "Tested as", Text: c.TestedWith, Mono: true})
+	}
+	switch c.State {
+	case show.Landed:
+		d.Headline = "Landed as " + short(c.Candidate) + " on " + c.Branch
+		if c.Release > 0 {
+			d.Facts = append(d.Facts, fact{Label: "Release", Text: fmt.Sprint(c.Release), Href: fmt.Sprintf("/%s/releases/%d", r.Name, c.Release)})
+		}
+		if len(c.RunsIn) > 0 {
+			d.Facts = append(d.Facts, fact{Label: "Runs in", Text: names(c.RunsIn)})
+		} else if len(r.Environments) > 0 {
+			d.Facts = append(d.Facts, fact{Label: "Runs in", Text: "no environment yet", More: "or no longer"})
+		}
+		if !c.EndedAt.IsZero() {
+			d.Facts = append(d.Facts, fact{Label: "Took", Text: minutes(c.EndedAt.Sub(c.PushedAt)), More: "from the push"})
+		}
+		if b := c.Build; b != nil && b.Reused {
+			d.Facts = append(d.Facts, fact{Label: "Build", Text: "none needed", More: "tree " + short(b.Tree) + " was green already"})
+		}
+	case show.Refused:
+		d.Headline = because("Refused")
+		d.Next = strings.TrimSpace(d.Next)
+	case show.Conflict:
+		d.Headline = because("Conflict")
+		if c.EndedAt.IsZero() {
+			d.Colour = "amber"
+		}
+	case show.Running:
+		d.Headline = "Building"
+		if _, _, text := running(c, v.now); text != "" {
+			d.Headline = "Building, " + text
+		}
+		d.Colour = "water"
+	case show.Green:
+		d.Headline = because("Green, waits to land")
+	case show.Queued:
+		d.Headline = because(fmt.Sprintf("Queued at place %d", c.Place))
+	case show.Waits:
+		d.Headline = because("Waits")
+	case show.Withdrawn:
+		d.Headline = because("Withdrawn")
+	default:
+		d.Headline = because(markOf(c.State).Word)
+	}
+	if c.Behind > 0 && c.State != show.Landed {
+		d.Facts = append(d.Facts, fact{Label: "Behind", Text: fmt.Sprintf("change %d", c.Behind), Href: fmt.Sprintf("/%s/changes/%d", r.Name, c.Behind), More: "which lands or fails first"})
+	}
+	if b := c.Build; b != nil && b.State == show.Failed {
+		if b.Command != "" {
+			text := b.Command
+			if b.Phase != "" {
+				text = b.Phase + ": " + text
+			}
+			f := fact{Label: "Command", Text: text, Mono: true}
+			if b.Exit != 0 {
+				f.More = fmt.Sprintf("exit status %d", b.Exit)
+			}
+			d.Facts = append(d.Facts, f)
+		}
+		if b.LogLine > 0 {
+			d.Facts = append(d.Facts, fact{Label: "Where", Text: fmt.Sprintf("log line %d", b.LogLine), Href: fmt.Sprintf("#L%d", b.LogLine)})
+		}
+		if b.Reason != "" && !strings.Contains(c.Reason, b.Reason) {
+			d.Facts = append(d.Facts, fact{Label: "Build says", Text: b.Reason})
+		}
+	}
+	if c.State == show.Refused || c.State == show.Conflict {
+		if stays := func(line string) bool { return strings.Contains(line, "stays at") }; r.Tip != "" && !stays(c.Reason) && !slices.ContainsFunc(c.Details, stays) {
+			d.Facts = append(d.Facts, fact{Label: r.Branch, Text: "stays at " + short(r.Tip)})
+		}
+	}
+	if at := v.landing(r, c); !at.IsZero() {
+		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, v.now, false, true), More: "if it is green"})
+	}
+	return d
+}
+
+// saysAlready tells whether a reason begins with the word of its state.
+func saysAlready(reason, word string) bool {
+	return len(reason) >= len(word) && strings.EqualFold(reason[:len(word)], word)
+}
+
+// landing is when c lands, zero if nobody knows.
+func (v *visit) landing(r *show.Repository, c *show.Change) time.Time {
+	at := landings(r.Queue, v.now)
+	for i := range r.Queue {
+		if r.Queue[i].Number == c.Number {
+			return at[i]
+		}
+	}
+	return time.Time{}
+}
+
+// storyMark chooses the shape beside an entry of the story. What it does not
+// recognise gets a neutral one: nothing looks green by accident.
+func storyMark(e show.Event) mark {
+	switch e.Kind {
+	case "pushed":
+		return markOf(show.Queued)
+	case "tested":
+		return markOf(show.Green)
+	case "waits", "landed", "refused", "conflict", "withdrawn":
+		return markOf(show.State(e.Kind))
+	}
+	return mark{"", "queued", ""}
+}
+
+// check is a condition of a gate as a row of the checklist.
+type check struct {
+	show.Check
+	Mark  mark
+	Until string
+	Bar   int // percent, of a condition of time
+}
+
+// checksOf draws conditions: open ones first, each with until when or until a
+// person acts, met ones with when.
+func checksOf(list []show.Check, now time.Time) []check {
+	var open, met []check
+	for _, c := range list {
+		k := check{Check: c, Mark: markOf(show.Waits)}
+		switch {
+		case c.Met:
+			k.Mark = mark{"met", "green", "green"}
+			if !c.Until.IsZero() {
+				k.Until = clock(c.Until, now, false, true)
+			}
+			met = append(met, k)
+			continue
+		case c.UntilPerson:
+			k.Until = "until a person acts"
+		case !c.Until.IsZero():
+			k.Mark = markOf(show.Running)
+			k.Until = "until " + clock(c.Until, now, false, true)
+		default:
+			k.Until = "until when is not known"
+		}
+		k.Mark.Word = "open"
+		if k.Who = c.Who; slices.IndexFunc(c.Who, func(name string) bool { return !strings.Contains(c.Detail, name) }) < 0 {
+			k.Who = nil // the detail names them already
+		}
+		if c.Progress > 0 {
+			k.Bar = int(min(c.Progress, 1)*100 + 0.5)
+		}
+		open = append(open, k)
+	}
+	return append(open, met...)
+}

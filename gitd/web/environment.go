@@ -1,0 +1,362 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// environmentsFacts is the JSON of the environments page.
+type environmentsFacts struct {
+	Environments []show.Environment `json:"environments"`
+}
+
+type environmentsView struct {
+	Repo    *show.Repository
+	Say     string
+	Reaches []reach
+	Columns []string // the environments, and what one becomes when its promotion is approved
+	Rows    []differing
+	Equal   int // rows that are the same everywhere
+	Missing []show.Release
+	From    string // the environment that has them
+	To      string // the one that has not
+}
+
+// differing is one declared or actual value, environment by environment.
+type differing struct {
+	Name  string
+	Cells []cell
+}
+
+type cell struct {
+	Text    string
+	Code    string
+	Differs bool
+	Will    bool // what it becomes
+	Stays   bool // it does not change
+	Open    bool // what it becomes shows only once it runs
+}
+
+func environmentsPage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	view := &environmentsView{Repo: r, Reaches: reachesOf(r, v.now)}
+	var said []string
+	for _, e := range r.Environments {
+		if e.Behind > 0 {
+			from := e.After
+			if from == "" {
+				from = r.Branch
+			}
+			said = append(said, fmt.Sprintf("%s is %s behind %s", e.Name, count(e.Behind, "release"), from))
+		}
+	}
+	switch {
+	case len(r.Environments) == 0:
+		view.Say = "No environments: headgate.yaml on " + r.Branch + " declares none."
+	case len(said) == 0:
+		view.Say = "Every environment is level with the one before it."
+	default:
+		view.Say = sentence(names(said)) + "."
+	}
+	view.compare(r)
+	if n := len(r.Environments); n > 0 {
+		last := r.Environments[n-1]
+		newest, from := r.Release, r.Branch
+		for _, e := range r.Environments {
+			if e.Name == last.After {
+				newest, from = e.Release, e.Name
+			}
+		}
+		if newest > last.Release {
+			releases, err := v.House.Releases(v.r.Context(), v.actor, r.Name)
+			if err != nil {
+				return nil, err
+			}
+			for _, k := range releases {
+				if k.Number > last.Release && k.Number <= newest && len(view.Missing) < 50 {
+					view.Missing = append(view.Missing, k)
+				}
+			}
+			view.From, view.To = from, last.Name
+		}
+	}
+	p := v.repoPage(r, "env", "Environments, "+r.Name, crumb{Text: "environments"})
+	p.JSON = environmentsFacts{orEmpty(r.Environments)}
+	p.Template, p.Data, p.Parts = "environments", view, []string{"envs-head", "repo-reaches", "envs-rows", "asof"}
+	p.Say = view.Say
+	p.Git = []command{{"SSH", v.ssh("env list " + r.Name)}}
+	if n := len(r.Environments); n > 1 {
+		p.Git = append([]command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/env/%s", r.Environments[n-1].Name, r.Environments[n-2].Name)}}, p.Git...)
+	}
+	return p, nil
+}
+
+// compare fills in the rows in which the environments differ.
+func (w *environmentsView) compare(r *show.Repository) {
+	if len(r.Environments) < 2 {
+		return
+	}
+	var after *show.Environment
+	for i := range r.Environments {
+		w.Columns = append(w.Columns, r.Environments[i].Name)
+		if r.Environments[i].Promotion != nil {
+			after = &r.Environments[i]
+		}
+	}
+	if after != nil {
+		w.Columns = append(w.Columns, fmt.Sprintf("%s after %d", after.Name, after.Promotion.To))
+	}
+	add := func(name string, value func(show.Environment) cell, becomes func(*show.Promotion) cell) {
+		row := differing{Name: name}
+		differ := false
+		for i, e := range r.Environments {
+			c := value(e)
+			if i > 0 && (c.Text != row.Cells[0].Text || c.Code != row.Cells[0].Code) {
+				c.Differs, differ = true, true
+			}
+			row.Cells = append(row.Cells, c)
+		}
+		if after != nil {
+			row.Cells = append(row.Cells, becomes(after.Promotion))
+		}
+		if differ {
+			w.Rows = append(w.Rows, row)
+		} else {
+			w.Equal++
+		}
+	}
+	stays := func(*show.Promotion) cell { return cell{Stays: true} }
+	shows := func(*show.Promotion) cell { return cell{Open: true} }
+	add("release", func(e show.Environment) cell {
+		if e.Release == 0 {
+			return cell{Text: "none"}
+		}
+		return cell{Text: fmt.Sprint(e.Release), Code: short(e.Commit)}
+	}, func(p *show.Promotion) cell { return cell{Text: fmt.Sprint(p.To), Code: short(p.Source), Will: true} })
+	add("state", func(e show.Environment) cell { return cell{Text: string(e.State)} }, shows)
+	add("target", func(e show.Environment) cell { return cell{Text: e.Target} }, stays)
+	add("hold", func(e show.Environment) cell {
+		if e.Held == nil {
+			return cell{Text: "none"}
+		}
+		return cell{Text: "by " + e.Held.By}
+	}, func(*show.Promotion) cell { return cell{Text: "none", Will: true} })
+	var services []string
+	seen := map[string]bool{}
+	for _, e := range r.Environments {
+		for _, s := range e.Services {
+			if !seen[s.Name] {
+				seen[s.Name] = true
+				services = append(services, s.Name)
+			}
+		}
+	}
+	find := func(e show.Environment, name string) *show.Service {
+		for i := range e.Services {
+			if e.Services[i].Name == name {
+				return &e.Services[i]
+			}
+		}
+		return nil
+	}
+	for _, name := range services {
+		add(name+": instances", func(e show.Environment) cell {
+			if s := find(e, name); s != nil {
+				return cell{Text: fmt.Sprint(len(s.Instances))}
+			}
+			return cell{Text: "no such service"}
+		}, shows)
+		add(name+": address", func(e show.Environment) cell {
+			if s := find(e, name); s != nil && s.URL != "" {
+				return cell{Code: s.URL}
+			}
+			return cell{Text: "none"}
+		}, shows)
+	}
+}
+
+// environmentView is declared and actual side by side, and how it came to be.
+type environmentView struct {
+	show.Environment
+	Reaches   []reach
+	Mark      mark
+	Promote   string
+	Colour    string
+	Healthy   int
+	Instances int
+	Releases  []string // what the instances run, if it is not the declared release alone
+	Deciding  *show.Deployed
+	History   []deployedRow
+	RollTo    int // the release that "Roll back" on top means, 0: none
+	Ask       *askRollback
+}
+
+type deployedRow struct {
+	show.Deployed
+	Mark    mark
+	Current bool
+	Ask     string // the address that asks whether to roll back to it
+}
+
+// askRollback is the form that asks before it rolls back: the release, and the
+// environment's name to be typed.
+type askRollback struct {
+	Release int
+	Problem string
+	Reason  string
+	Back    string
+}
+
+func environmentPage(v *visit) (*page, error) {
+	p, view, err := v.environment()
+	if err != nil {
+		return nil, err
+	}
+	if n, err := strconv.Atoi(v.r.URL.Query().Get("rollback")); err == nil && n > 0 {
+		no := &show.Error{Kind: show.Denied, What: fmt.Sprintf("release %d cannot be rolled back to in %s", n, view.Name), Hint: "choose one that the history offers"}
+		if !view.MayRollback {
+			no.Kind, no.Hint = show.Forbidden, "ask somebody who may roll "+view.Name+" back"
+		}
+		for _, d := range view.History {
+			if d.Release == n && d.Ask != "" {
+				view.Ask = &askRollback{Release: n, Back: envHref(view.Repository, view.Name)}
+			} else if d.Release == n && d.WhyNot != "" {
+				no.Where = []string{short(d.Commit) + ": " + d.WhyNot}
+			}
+		}
+		if view.Ask == nil {
+			return nil, &nearby{err: no, nearest: []link{{Text: view.Name, Href: envHref(view.Repository, view.Name)}}}
+		}
+	}
+	return p, nil
+}
+
+// environment makes the page of the address's environment.
+func (v *visit) environment() (*page, *environmentView, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, nil, err
+	}
+	name := v.arg("env")
+	e, err := v.House.Environment(v.r.Context(), v.actor, r.Name, name)
+	if err != nil {
+		return nil, nil, noEnvironment(r, name, err)
+	}
+	view := &environmentView{Environment: e, Mark: markOf(e.State), Promote: promoteHref(r.Name, e.Name)}
+	view.Colour = view.Mark.Colour
+	runs := map[int]int{}
+	for _, s := range e.Services {
+		for _, i := range s.Instances {
+			view.Instances++
+			runs[i.Release]++
+			if i.State == show.Healthy {
+				view.Healthy++
+			}
+		}
+	}
+	for rel, n := range runs {
+		view.Releases = append(view.Releases, fmt.Sprintf("%d on %d of %d", rel, n, view.Instances))
+	}
+	slices.Sort(view.Releases)
+	slices.Reverse(view.Releases) // newest first
+	base := envHref(r.Name, e.Name)
+	for i := range e.History {
+		d := &e.History[i]
+		row := deployedRow{Deployed: *d, Mark: markOf(d.Outcome), Current: d.Commit == e.Declared}
+		if row.Current {
+			view.Deciding = d
+		}
+		if d.Outcome == show.Healthy && d.Rollback {
+			row.Mark = mark{"Healthy, rollback", "hold", "amber"}
+		}
+		if d.MayRollback && e.MayRollback && !row.Current {
+			row.Ask = base + "?rollback=" + fmt.Sprint(d.Release) + "#ask"
+			if view.RollTo == 0 && d.Release != e.Release {
+				view.RollTo = d.Release
+			}
+		}
+		view.History = append(view.History, row)
+	}
+	p := v.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
+	p.JSON = e
+	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-history", "asof"}
+	p.Moving = e.State == show.Converging
+	p.Say = fmt.Sprintf("%s: release %d, %s", e.Name, e.Release, e.State)
+	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name}, {"SSH", v.ssh("env show " + r.Name + " " + e.Name)}, {"Why", v.ssh("why " + r.Name + " " + e.Name)}}
+	if view.RollTo > 0 {
+		p.Git = append(p.Git, command{"Undo", v.ssh(fmt.Sprintf("rollback %s %s %d", r.Name, e.Name, view.RollTo))})
+	}
+	return p, view, nil
+}
+
+// noEnvironment adds to err the environment whose name is nearest.
+func noEnvironment(r *show.Repository, name string, err error) error {
+	if !isNotFound(err) {
+		return err
+	}
+	var all []string
+	for _, e := range r.Environments {
+		all = append(all, e.Name)
+	}
+	near := []link{}
+	if n := nearest(name, all); n != "" {
+		near = append(near, link{Text: n, Href: envHref(r.Name, n)})
+	}
+	return &nearby{err: err, nearest: append(near, link{Text: "environments of " + r.Name, Href: "/" + r.Name + "/env"})}
+}
+
+// rollback is the act of the environment page. It wants the environment's name
+// typed: undoing it takes another promotion.
+func rollback(v *visit) error {
+	release, err := strconv.Atoi(v.form("release"))
+	if err != nil || release < 1 {
+		return &show.Error{Kind: show.Usage, What: "say which release to roll back to", Hint: "choose one from the history"}
+	}
+	repo, env := v.arg("repo"), v.arg("env")
+	if v.form("confirm") != env {
+		p, view, err := v.environment()
+		if err != nil {
+			return err
+		}
+		if v.wantsJSON() {
+			return &show.Error{Kind: show.Usage, What: "confirm is not the name of the environment", Hint: "send confirm=" + env}
+		}
+		view.Ask = &askRollback{Release: release, Reason: cut(v.form("reason"), 2000), Back: envHref(repo, env), Problem: "This is not the environment's name. Type " + env + "; nothing was done."}
+		return v.render(p, http.StatusUnprocessableEntity)
+	}
+	d, err := v.House.Rollback(v.r.Context(), v.actor, repo, env, release, strings.TrimSpace(v.form("reason")))
+	if err != nil {
+		return err
+	}
+	v.Log.Info("rolled back from the console", "repo", repo, "env", env, "release", release, "user", v.actor.Name)
+	return v.did(d, envHref(repo, env))
+}
+
+// did answers an act: JSON says what was done, a browser goes to the page that
+// shows it.
+func (v *visit) did(d show.Done, where string) error {
+	if v.wantsJSON() {
+		return v.writeJSON(http.StatusOK, d)
+	}
+	v.tell(d)
+	http.Redirect(v.w, v.r, where, http.StatusSeeOther)
+	return nil
+}
+
+// safeURL is u when a browser may be sent there, else nothing.
+func safeURL(u string) string {
+	p, err := url.Parse(u)
+	if err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Host == "" {
+		return ""
+	}
+	return u
+}

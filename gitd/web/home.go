@@ -1,0 +1,252 @@
+package web
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// homeFacts is the JSON of the home page.
+type homeFacts struct {
+	Server       show.Server       `json:"server"`
+	Repositories []show.Repository `json:"repositories"`
+}
+
+// homeView is the operator's page: what needs the visitor, then everything.
+type homeView struct {
+	Summary string
+	Needs   []need
+	Rows    []homeRow
+}
+
+// need is one thing that waits for the visitor.
+type need struct {
+	Mark  mark
+	Href  string
+	Link  string // the sentence begins with this link …
+	After string // … and ends with this
+	More  string
+	Do    string // the button
+	at    time.Time
+}
+
+type homeRow struct {
+	show.Repository
+	Mark    mark
+	Mini    *mini
+	Next    string
+	Envs    []homeEnv
+	Figures figures
+	Spark   spark
+	Lead    string
+}
+
+type homeEnv struct {
+	show.Environment
+	Href  string
+	Marks []mark
+}
+
+// refusalsShown is how long my refused change stays under Needs you.
+const refusalsShown = 7 * 24 * time.Hour
+
+func homePage(v *visit) (*page, error) {
+	ctx := v.r.Context()
+	all, err := v.House.Repositories(ctx, v.actor)
+	if err != nil {
+		return nil, err
+	}
+	p := &page{Title: "Repositories", Crumbs: []crumb{{Text: v.server.Name}}, Live: true, JSON: homeFacts{v.server, orEmpty(all)},
+		Git: []command{{"SSH", v.ssh("repo list")}}}
+	fresh := !slices.ContainsFunc(all, func(r show.Repository) bool { return r.Name != "headgate" })
+	if fresh || v.r.URL.Query().Has("new") {
+		return startPage(v, p, nil, fresh), nil
+	}
+	view := &homeView{}
+	var gated, ungated, today, green, empty int
+	slices.SortStableFunc(all, func(a, b show.Repository) int { return b.LandedAt.Compare(a.LandedAt) })
+	for i := range all {
+		r := &all[i]
+		recent, total, err := v.House.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
+		if err != nil {
+			return nil, fmt.Errorf("read the changes of %s: %w", r.Name, err)
+		}
+		row := homeRow{Repository: *r, Mark: markOf(r.State)}
+		if r.Gated {
+			gated++
+		} else {
+			ungated++
+		}
+		if row.Figures, err = v.figures(ctx, r, recent, total); err != nil {
+			return nil, err
+		}
+		if r.Gated && r.State == show.Empty {
+			empty++
+		}
+		if r.State == show.Green {
+			green++
+			if slices.ContainsFunc(r.Queue, func(c show.Change) bool { return c.State == show.Running }) {
+				row.Mark = mark{"Green, building", "running", "water"}
+			}
+		}
+		today += row.Figures.Today
+		row.Spark = sparkOf(row.Figures.Days)
+		if row.Figures.Landed > 0 {
+			row.Lead = minutes(row.Figures.Median)
+		}
+		if len(r.Queue) > 0 {
+			row.Mini = miniOf(r.Queue, v.now)
+			row.Next = nextLanding(r.Queue, v.now)
+			p.Moving = true
+		}
+		for _, e := range r.Environments {
+			k := homeEnv{Environment: e, Href: envHref(r.Name, e.Name)}
+			if e.Release > 0 && e.State != show.Healthy {
+				k.Marks = append(k.Marks, marked(e.State, strings.ToLower(markOf(e.State).Word)))
+			}
+			if e.Promotion != nil {
+				k.Marks = append(k.Marks, marked(show.Waits, "waits"))
+			}
+			if e.Held != nil {
+				k.Marks = append(k.Marks, marked(show.Hold, "hold"))
+			}
+			row.Envs = append(row.Envs, k)
+		}
+		view.Needs = append(view.Needs, v.needs(r, recent)...)
+		view.Rows = append(view.Rows, row)
+	}
+	slices.SortStableFunc(view.Needs, func(a, b need) int { return cmp.Compare(b.at.Unix(), a.at.Unix()) })
+	repositories := fmt.Sprintf("%d gated", gated)
+	if ungated > 0 {
+		repositories += fmt.Sprintf(", %d not gated", ungated)
+	}
+	switch red := gated - green - empty; red {
+	case 0:
+		view.Summary = fmt.Sprintf("%s. %s landed today, no branch is red.", repositories, count(today, "change"))
+	default:
+		view.Summary = fmt.Sprintf("%d of %d branches not green. %s; %s landed today.", red, gated, repositories, count(today, "change"))
+	}
+	p.Template, p.Data, p.Parts = "home", view, []string{"home-head", "home-needs", "home-table", "asof"}
+	p.Say = fmt.Sprintf("%s need you", count(len(view.Needs), "thing"))
+	if len(view.Needs) > 0 {
+		p.Title = fmt.Sprintf("(%d) Repositories", len(view.Needs))
+	}
+	return p, nil
+}
+
+// needs is what of a repository waits for the visitor.
+func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
+	var all []need
+	for _, e := range r.Environments {
+		if p := v.forMe(r.Name, e); p != nil && p.MayApprove {
+			n := need{Mark: markOf(show.Waits), Href: promoteHref(r.Name, e.Name), Do: "Review", at: p.ProposedAt,
+				Link: fmt.Sprintf("%s: promote release %d to %s", r.Name, p.To, e.Name), After: " waits for your approval"}
+			n.More = p.Summary
+			all = append(all, n)
+		}
+		if (e.MayRollback || r.MayWrite) && (e.State == show.Failed || e.State == show.Drift || e.State == show.Unknown) {
+			word := map[show.State]string{show.Failed: "does not run what is declared", show.Drift: "differs from what is declared", show.Unknown: "does not answer"}[e.State]
+			n := need{Mark: markOf(e.State), Href: envHref(r.Name, e.Name), Do: "Compare", at: e.Since,
+				Link: r.Name + " in " + e.Name, After: " " + word, More: e.Reason}
+			all = append(all, n)
+		}
+	}
+	for _, c := range recent {
+		if c.By != v.actor.Name || c.State != show.Refused && c.State != show.Conflict || v.now.Sub(c.EndedAt) > refusalsShown {
+			continue
+		}
+		n := need{Mark: markOf(c.State), Href: changeHref(c), Do: "See why", at: c.EndedAt,
+			Link: fmt.Sprintf("%s: change %d, %s", r.Name, c.Number, cut(c.Subject, 80)), After: ", yours, was refused", More: c.Reason}
+		if c.State == show.Conflict {
+			n.After = ", yours, is in conflict"
+		}
+		if !c.EndedAt.IsZero() {
+			n.More = strings.TrimPrefix(n.More+", "+clock(c.EndedAt, v.now, false, true), ", ")
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+// forMe is the open promotion of e as it is for the visitor. Lists of
+// environments may leave out who asks; where a person is missing, it matters.
+func (v *visit) forMe(repo string, e show.Environment) *show.Promotion {
+	p := e.Promotion
+	if p == nil || p.MayApprove || !personMissing(p) {
+		return p
+	}
+	mine, err := v.House.Promotion(v.r.Context(), v.actor, repo, e.Name)
+	if err != nil {
+		if !isNotFound(err) {
+			v.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", v.actor.Name, "err", err)
+		}
+		return p
+	}
+	return &mine
+}
+
+// nextLanding is the line under a small train.
+func nextLanding(queue []show.Change, now time.Time) string {
+	s := fmt.Sprintf("%d queued", len(queue))
+	for _, at := range landings(queue, now) {
+		if !at.IsZero() {
+			return s + ", next lands ~" + clock(at, now, false, false)
+		}
+	}
+	return s
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// startView is the page with blocks to paste, for a server or a repository in
+// which nothing flows yet.
+type startView struct {
+	Repo   *show.Repository
+	Name   string // of the repository to paste
+	Create string
+	Clone  string
+	Fresh  bool
+}
+
+// startPage turns p into the page of a fresh server (r nil) or an empty
+// repository. It turns into the real page by itself when something arrives.
+func startPage(v *visit, p *page, r *show.Repository, fresh bool) *page {
+	view := &startView{Repo: r, Name: "hello", Fresh: fresh}
+	if r != nil {
+		view.Name = r.Name
+	}
+	view.Create = v.ssh("repo create " + view.Name)
+	view.Clone = v.server.CloneURL(view.Name)
+	p.Title, p.Template, p.Width, p.Data = "Start", "start", "narrow", view
+	if p.Live = fresh || r != nil; p.Live {
+		p.Parts = []string{"start-waits"}
+	}
+	return p
+}
+
+// repository is the repository of the address.
+func (v *visit) repository() (*show.Repository, error) {
+	r, err := v.House.Repository(v.r.Context(), v.actor, v.arg("repo"))
+	if err != nil {
+		return nil, v.noRepository(v.arg("repo"), err)
+	}
+	return &r, nil
+}
+
+// repoPage begins a page inside a repository.
+func (v *visit) repoPage(r *show.Repository, tab, title string, crumbs ...crumb) *page {
+	p := &page{Title: title, Tab: tab, Repo: r, Watch: r.Name, Live: true}
+	p.Crumbs = append([]crumb{{Text: v.server.Name, Href: "/", Keep: len(crumbs) == 0}, {Text: r.Name, Href: "/" + r.Name, Keep: len(crumbs) == 1}}, crumbs...)
+	last := &p.Crumbs[len(p.Crumbs)-1]
+	last.Href, last.Keep = "", false
+	return p
+}

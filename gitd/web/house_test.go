@@ -1,0 +1,241 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// noon is the moment of every fixture: a Tuesday, as on the design's pictures.
+var noon = time.Date(2026, 11, 24, 14, 3, 51, 0, time.UTC)
+
+func at(clock string) time.Time {
+	t, err := time.Parse("15:04:05", clock)
+	if err != nil {
+		panic(err)
+	}
+	return time.Date(2026, 11, 24, t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+}
+
+// house is a show.House of fixed facts, with news that a test can make.
+type house struct {
+	mu       sync.Mutex // guards all
+	repos    []show.Repository
+	changes  map[string][]show.Change
+	releases map[string][]show.Release
+	logs     map[string][]show.LogEvent // by repository/number
+	grow     chan struct{}              // closed when a log has grown
+	watchers map[chan struct{}]string
+	promos   map[string]show.Promotion // by repository/environment
+	acts     []string
+	broken   error // what every question is answered with
+	server   show.Server
+}
+
+func commit(seed string) string {
+	return fmt.Sprintf("%s%0*x", seed, 40-len(seed), 0xabc)
+}
+
+func (h *house) Server(context.Context) show.Server { return h.server }
+
+func (h *house) Repositories(_ context.Context, a show.Actor) ([]show.Repository, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.broken != nil {
+		return nil, h.broken
+	}
+	if a.Name == "stranger" {
+		return nil, nil
+	}
+	return slices.Clone(h.repos), nil
+}
+
+func (h *house) Repository(_ context.Context, a show.Actor, name string) (show.Repository, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.broken != nil {
+		return show.Repository{}, h.broken
+	}
+	for _, r := range h.repos {
+		if r.Name == name && a.Name != "stranger" {
+			return r, nil
+		}
+	}
+	return show.Repository{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name)}
+}
+
+func (h *house) Changes(_ context.Context, _ show.Actor, repo string, f show.ChangeFilter) ([]show.Change, int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := h.changes[repo]
+	var got []show.Change
+	for _, c := range all {
+		if f.State == "" || c.State == f.State {
+			got = append(got, c)
+		}
+	}
+	if !f.All && len(got) > 50 {
+		got = got[:50]
+	}
+	return got, len(all), nil
+}
+
+func (h *house) Change(_ context.Context, _ show.Actor, repo string, n int) (show.Change, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.changes[repo] {
+		if c.Number == n {
+			return c, nil
+		}
+	}
+	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no change %d", repo, n)}
+}
+
+func (h *house) Log(ctx context.Context, _ show.Actor, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+	return func(yield func(show.LogEvent, error) bool) {
+		for i := 0; ; {
+			h.mu.Lock()
+			events, grow := h.logs[fmt.Sprintf("%s/%d", repo, n)], h.grow
+			h.mu.Unlock()
+			for ; i < len(events); i++ {
+				if !yield(events[i], nil) || events[i].Kind == "done" {
+					return
+				}
+			}
+			if !follow {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-grow:
+			}
+		}
+	}
+}
+
+// say adds events to a log under the eyes of its readers.
+func (h *house) say(repo string, n int, events ...show.LogEvent) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := fmt.Sprintf("%s/%d", repo, n)
+	h.logs[key] = append(slices.Clone(h.logs[key]), events...)
+	close(h.grow)
+	h.grow = make(chan struct{})
+}
+
+// change alters facts and tells the watchers.
+func (h *house) change(repo string, act func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	act()
+	for c, of := range h.watchers {
+		if of == "" || of == repo {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (h *house) Releases(_ context.Context, _ show.Actor, repo string) ([]show.Release, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.releases[repo], nil
+}
+
+func (h *house) Environment(ctx context.Context, a show.Actor, repo, env string) (show.Environment, error) {
+	r, err := h.Repository(ctx, a, repo)
+	if err != nil {
+		return show.Environment{}, err
+	}
+	for _, e := range r.Environments {
+		if e.Name == env {
+			return e, nil
+		}
+	}
+	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no environment %q", repo, env)}
+}
+
+func (h *house) Promotion(_ context.Context, a show.Actor, repo, env string) (show.Promotion, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.promos[repo+"/"+env]
+	if !ok {
+		return p, &show.Error{Kind: show.NotFound, What: "nothing waits to be promoted to " + env}
+	}
+	if a.Name == "mirek" {
+		p.MayApprove, p.WhyNot = false, "you wrote part of what it carries, and nobody approves their own change"
+	}
+	return p, nil
+}
+
+func (h *house) Why(_ context.Context, _ show.Actor, repo, thing string) (show.Why, error) {
+	if thing == "411" {
+		return show.Why{Answer: "411 was refused", State: show.Refused, Next: []string{"git push origin main"}, Checks: []show.Check{
+			{Rule: "owner", Title: "Owner of db/** approves", Met: true, Detail: "jun, for revision 3, 13:59:40"},
+			{Rule: "verdict", Title: "Green verdict for the tree", Detail: "refused, see the verdict", UntilPerson: true, Who: []string{"ada"}},
+		}}, nil
+	}
+	return show.Why{}, &show.Error{Kind: show.NotFound, What: "nothing is known about " + thing}
+}
+
+func (h *house) CreateRepository(context.Context, show.Actor, string, string) (show.Done, error) {
+	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
+}
+
+func (h *house) SetGate(context.Context, show.Actor, string, bool) (show.Done, error) {
+	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
+}
+
+func (h *house) Approve(_ context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.promos[repo+"/"+env]
+	if !ok {
+		return show.Done{}, &show.Error{Kind: show.NotFound, What: "nothing waits to be promoted to " + env}
+	}
+	if a.Name == "mirek" {
+		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "nobody approves their own change"}
+	}
+	if tree != "" && tree != p.Tree {
+		return show.Done{}, &show.Error{Kind: show.Denied, What: "the proposal has changed since you read it", Hint: "read it again"}
+	}
+	h.acts = append(h.acts, fmt.Sprintf("approve %s %s %s %q as %s via %s", repo, env, tree, reason, a.Name, a.Via))
+	p.Approvals = append(slices.Clone(p.Approvals), show.Approval{By: a.Name, At: noon, Via: a.Via, Tree: p.Tree, Why: reason})
+	p.MayApprove, p.WhyNot = false, "you have approved it already"
+	h.promos[repo+"/"+env] = p
+	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.Name, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
+}
+
+func (h *house) Rollback(_ context.Context, a show.Actor, repo, env string, release int, reason string) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.acts = append(h.acts, fmt.Sprintf("rollback %s %s %d %q as %s via %s", repo, env, release, reason, a.Name, a.Via))
+	return show.Done{What: fmt.Sprintf("rolled back %s to %d", env, release), Next: "hold set"}, nil
+}
+
+func (h *house) Watch(repo string) (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	h.mu.Lock()
+	h.watchers[c] = repo
+	h.mu.Unlock()
+	return c, sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.watchers, c)
+		close(c)
+	})
+}
+
+func (h *house) did() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.acts)
+}

@@ -1,0 +1,311 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Bounds of a log on a page. The raw log has everything.
+const (
+	logLines    = 1000  // kept of the whole log
+	logLinesMax = 20000 // sent when asked for more
+	stepLines   = 100   // sent of a folded step, its last
+	liveLines   = 250   // sent of the running step
+	linesAround = 25    // sent before and after the line where the failure shows
+)
+
+// buildLog is a build's log as the change page shows it: steps with their
+// last lines.
+type buildLog struct {
+	Build   *show.Build
+	Took    time.Duration
+	Steps   []*logStep
+	Lines   int    // of the whole log
+	Before  int    // lines not sent
+	MoreURL string // sends more of them
+	more    bool   // more was asked for
+	RawURL  string
+	Live    bool
+	events  int // how many events this shows: a stream goes on after them
+}
+
+// logStep is one command of the buildspec.
+type logStep struct {
+	N      int
+	Title  string // phase: command
+	Mark   mark
+	Began  time.Duration
+	Took   time.Duration
+	Ended  bool
+	Exit   int
+	Lines  []logLine
+	Before int  // lines of this step that are not sent, before those that are
+	After  int  // and after them
+	Open   bool // unfolded
+	Live   bool // lines may still come
+	// X and W place the strip on the time axis all steps share, in percent.
+	X, W int
+}
+
+// logLine is one line, or a note of the server in its place.
+type logLine struct {
+	N    int
+	At   show.Duration
+	Text string
+	Note bool
+	Bad  bool // the failure shows here
+}
+
+// beforeSteps is the title of what a build says before its first command.
+const beforeSteps = "before the first command"
+
+// buildLog reads the log of c's newest build; nil if there is none.
+func (v *visit) buildLog(c *show.Change) (*buildLog, error) {
+	if c.Build == nil || c.Build.Log == "" {
+		return nil, nil
+	}
+	keep := logLines
+	more := v.r.URL.Query().Has("more")
+	if more {
+		keep = logLinesMax
+	}
+	l := &buildLog{more: more, Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
+	ring := &ring{keep: keep}
+	for e, err := range v.House.Log(v.r.Context(), v.actor, c.Repository, c.Number, false) {
+		if err != nil {
+			return nil, fmt.Errorf("read the log of build %s: %w", c.Build.ID, err)
+		}
+		l.events++
+		l.add(e, ring)
+	}
+	l.settle(ring, v.now)
+	if !more {
+		l.MoreURL = changeHref(*c) + "?more#log"
+	}
+	return l, nil
+}
+
+// ring keeps the last lines of a log, each with the step it belongs to.
+type ring struct {
+	keep  int
+	lines []stepLine
+	next  int // the oldest line, once the ring is full
+}
+
+type stepLine struct {
+	step int // index into Steps, -1 before the first
+	logLine
+}
+
+func (r *ring) add(l stepLine) {
+	if len(r.lines) < r.keep {
+		r.lines = append(r.lines, l)
+		return
+	}
+	r.lines[r.next] = l
+	r.next = (r.next + 1) % r.keep
+}
+
+// add takes in one event.
+func (l *buildLog) add(e show.LogEvent, r *ring) {
+	at := time.Duration(e.At)
+	l.Took = max(l.Took, at)
+	switch e.Kind {
+	case "step":
+		l.Steps = append(l.Steps, &logStep{N: e.Step, Title: stepTitle(e), Began: at, Mark: markOf(show.Running)})
+	case "end":
+		for _, s := range l.Steps {
+			if s.N == e.Step && !s.Ended {
+				s.Ended, s.Exit, s.Took, s.Mark = true, e.Exit, time.Duration(e.Took), endMark(e.Exit)
+				if s.Took == 0 {
+					s.Took = at - s.Began
+				}
+			}
+		}
+	case "out", "note":
+		if e.Line > 0 {
+			l.Lines = max(l.Lines, e.Line)
+		} else {
+			l.Lines++
+		}
+		if len(l.Steps) == 0 {
+			l.Steps = append(l.Steps, &logStep{N: e.Step, Title: beforeSteps, Began: at, Mark: mark{"said", "queued", ""}})
+		}
+		line := stepLine{step: len(l.Steps) - 1, logLine: logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note"}}
+		l.Steps[line.step].Before++
+		r.add(line)
+	}
+}
+
+// settle gives the kept lines to their steps, once all events are in.
+func (l *buildLog) settle(r *ring, now time.Time) {
+	if l.Live && !l.Build.Started.IsZero() {
+		l.Took = max(l.Took, now.Sub(l.Build.Started))
+	}
+	for i := range r.lines {
+		k := r.lines[(r.next+i)%len(r.lines)]
+		s := l.Steps[k.step]
+		if k.N > 0 && k.N == l.Build.LogLine && l.Build.State == show.Failed {
+			k.Bad = true
+		}
+		s.Lines = append(s.Lines, k.logLine)
+		s.Before--
+	}
+	whole := max(l.Took, time.Millisecond)
+	if !l.Build.Finished.IsZero() && !l.Build.Started.IsZero() {
+		l.Took = l.Build.Finished.Sub(l.Build.Started)
+		whole = max(whole, l.Took)
+	}
+	failing := false
+	for i, s := range l.Steps {
+		last := i == len(l.Steps)-1
+		if !s.Ended {
+			end := whole
+			if !last {
+				end = l.Steps[i+1].Began
+			}
+			s.Took = max(end-s.Began, 0)
+			switch {
+			case l.Live && last:
+				s.Live, s.Open = true, true
+			case l.Build.State == show.Failed:
+				s.Mark = mark{"cancelled", "stopped", ""}
+			case l.Build.State == show.Green:
+				s.Mark = markOf(show.Green)
+			}
+		}
+		if s.Ended && s.Exit != 0 && !failing {
+			failing, s.Open = true, true
+		}
+		s.X = min(int(100*s.Began/whole), 99)
+		s.W = min(max(int(100*s.Took/whole), 1), 100-s.X)
+	}
+	if l.Build.State == show.Failed && !failing && len(l.Steps) > 0 {
+		l.Steps[len(l.Steps)-1].Open = true // it ended before any command did
+	}
+	for _, s := range l.Steps {
+		if !l.more {
+			s.trim()
+		}
+		l.Before += s.Before + s.After
+	}
+}
+
+// trim leaves of a step what is worth reading at first: what led to the
+// failure and what followed, or the end.
+func (s *logStep) trim() {
+	from, to := 0, len(s.Lines)
+	for i := range s.Lines {
+		if s.Lines[i].Bad {
+			from, to = max(i-linesAround, 0), min(i+linesAround, to)
+		}
+	}
+	if from == 0 && to == len(s.Lines) {
+		keep := stepLines
+		if s.Live {
+			keep = liveLines
+		}
+		from = max(len(s.Lines)-keep, 0)
+	}
+	s.Before, s.After = s.Before+from, len(s.Lines)-to
+	s.Lines = s.Lines[from:to]
+}
+
+func stepTitle(e show.LogEvent) string {
+	if e.Phase == "" {
+		return e.Command
+	}
+	return e.Phase + ": " + e.Command
+}
+
+func endMark(exit int) mark {
+	if exit == 0 {
+		return markOf(show.Green)
+	}
+	return markOf(show.Failed)
+}
+
+// logText is the raw log, which grows under the reader's eyes while the build
+// runs: what curl shows is what the page shows. Asked for JSON it is the
+// events, one a line.
+func logText(v *visit) error {
+	r, err := v.repository()
+	if err != nil {
+		return err
+	}
+	c, err := v.change(r)
+	if err != nil {
+		return err
+	}
+	if c.Build == nil || c.Build.Log == "" {
+		return &nearby{err: notFound(fmt.Sprintf("change %d has no build, so there is no log", c.Number), ""),
+			nearest: []link{{Text: fmt.Sprintf("change %d", c.Number), Href: changeHref(c)}}}
+	}
+	follow := c.Build.State == show.Running || c.Build.State == show.Queued
+	asJSON := v.wantsJSON()
+	h := v.w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	if asJSON {
+		h.Set("Content-Type", "application/x-ndjson")
+	}
+	if v.r.Method == http.MethodHead {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(v.r.Context())
+	defer cancel()
+	rc := http.NewResponseController(v.w)
+	out := bufio.NewWriterSize(v.w, 32<<10)
+	for e, err := range v.House.Log(ctx, v.actor, r.Name, c.Number, follow) {
+		if err != nil {
+			if out.Buffered() == 0 {
+				return err // nothing is sent yet, unless outcome knows better
+			}
+			_, _ = fmt.Fprintf(out, "\nheadgate: the log ends here: %s\n", plain(err.Error()))
+			_ = out.Flush()
+			return err
+		}
+		if err := writeEvent(out, e, asJSON); err != nil {
+			return gone(err)
+		}
+		if !follow {
+			continue
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(writePatience)) // not all connections have one; then the server's own holds
+		if err := out.Flush(); err != nil {
+			return gone(err)
+		}
+		if err := rc.Flush(); err != nil {
+			return gone(err)
+		}
+	}
+	return gone(out.Flush())
+}
+
+// writeEvent writes one event of a log as text, or as a line of JSON.
+func writeEvent(w io.Writer, e show.LogEvent, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(e)
+	}
+	var err error
+	switch e.Kind {
+	case "step":
+		_, err = fmt.Fprintf(w, "%8s  $ %s\n", since(e.At), plain(strings.TrimPrefix(stepTitle(e), ": ")))
+	case "out":
+		_, err = fmt.Fprintf(w, "%8s  %s\n", since(e.At), plain(e.Text))
+	case "note":
+		_, err = fmt.Fprintf(w, "%8s  headgate: %s\n", since(e.At), plain(e.Text))
+	case "end":
+		if e.Exit != 0 {
+			_, err = fmt.Fprintf(w, "%8s  exit status %d after %s\n", since(e.At), e.Exit, duration(time.Duration(e.Took)))
+		}
+	}
+	return err
+}

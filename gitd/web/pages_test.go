@@ -1,0 +1,101 @@
+package web
+
+import (
+	"flag"
+	"html"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files of pages anew")
+
+// pagesOf are the addresses of every page the full house has.
+var pagesOf = []string{
+	"/", "/?new", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes?state=refused", "/checkout/changes/411", "/checkout/changes/410", "/checkout/changes/409", "/checkout/changes/406", "/checkout/changes/415",
+	"/checkout/env", "/checkout/env/production", "/checkout/env/production?rollback=182", "/checkout/env/staging", "/checkout/promote/production", "/checkout/releases", "/checkout/releases/186",
+	"/scratch", "/scratch/queue", "/scratch/changes", "/scratch/env", "/scratch/releases", "/ledger/env/production", "/hello", "/terminal-agent", "/catalogue", "/headgate",
+}
+
+var (
+	shapes  = regexp.MustCompile(`<use href="#([a-z]+)"/>`)
+	cells   = regexp.MustCompile(`</t[dh]>\s*<t[dh][^>]*>`)
+	blocks  = regexp.MustCompile(`</?(div|p|li|ol|ul|tr|h[1-4]|dt|dl|summary|details|section|article|pre|aside|nav|form|table|label|textarea)\b[^>]*>`)
+	inputs  = regexp.MustCompile(`<(input|button|textarea)([^>]*)>`)
+	links   = regexp.MustCompile(`<a [^>]*href="([^"]*)"[^>]*>`)
+	anyTag  = regexp.MustCompile(`<[^>]*>`)
+	spaces  = regexp.MustCompile(`[ \t]+`)
+	empties = regexp.MustCompile(`\n\s*\n+`)
+)
+
+// textOf is what a page says inside main, with its shapes in brackets and its
+// links' addresses in angles: what a reader who sees neither colours nor
+// layout has.
+func textOf(page string) string {
+	_, page, _ = strings.Cut(page, "<main")
+	page, _, _ = strings.Cut(page, "</main>")
+	_, page, _ = strings.Cut(page, ">")
+	page = strings.ReplaceAll(strings.ReplaceAll(page, "\n", " "), "><", "> <")
+	page = shapes.ReplaceAllString(page, "[$1] ")
+	page = inputs.ReplaceAllString(page, " ⟦$1$2⟧ ")
+	page = links.ReplaceAllString(page, "⟨$1⟩")
+	page = cells.ReplaceAllString(page, " | ")
+	page = blocks.ReplaceAllString(page, "\n")
+	page = strings.ReplaceAll(page, "</dd>", "\n")
+	page = html.UnescapeString(anyTag.ReplaceAllString(page, ""))
+	page = spaces.ReplaceAllString(page, " ")
+	page = empties.ReplaceAllString(page, "\n")
+	var lines []string
+	for line := range strings.Lines(page) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// TestPages compares what each page says with testdata; go test -update
+// writes it, and a person reads the difference.
+func TestPages(t *testing.T) {
+	for _, c := range []struct {
+		name, user string
+		house      *house
+		pages      []string
+	}{
+		{"full", "ada", fullHouse(), pagesOf},
+		{"fresh", "ada", emptyHouse(), []string{"/", "/headgate"}},
+		{"mirek", "mirek", fullHouse(), []string{"/", "/checkout/promote/production"}},
+		{"nobody", "", emptyHouse(), []string{"/sign-in?code=ABCDE-12345&to=/checkout"}},
+	} {
+		b := visitAs(t, console(c.house), c.user)
+		for _, path := range c.pages {
+			a := b.get(path)
+			if a.StatusCode != http.StatusOK {
+				t.Errorf("%s: %s\n%s", path, a.Status, a.body)
+				continue
+			}
+			name := strings.Trim(strings.NewReplacer("/", "-", "?", "-", "=", "-", "&", "-").Replace(path), "-")
+			file := filepath.Join("testdata", "pages", strings.TrimSuffix(c.name+"-"+name, "-")+".txt")
+			got := textOf(a.body)
+			if *update {
+				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("%s differs from %s\ngot:\n%s", path, file, got)
+			}
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// promotionView is the gate of one environment: what is open, what would
+// change, what it carries, and the decision.
+type promotionView struct {
+	show.Promotion
+	Mark    mark
+	Met     int
+	Checks  []check
+	Files   []fileDiff
+	Added   int
+	Removed int
+	Opens   string
+	Given   []approvalRow
+	Problem string
+	Reason  string
+}
+
+type fileDiff struct {
+	show.FileDiff
+	Word string
+}
+
+type approvalRow struct {
+	show.Approval
+	Mark mark
+}
+
+func promotionPage(v *visit) (*page, error) {
+	p, _, err := v.promotion()
+	return p, err
+}
+
+func (v *visit) promotion() (*page, *promotionView, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, nil, err
+	}
+	env := v.arg("env")
+	m, err := v.House.Promotion(v.r.Context(), v.actor, r.Name, env)
+	if err != nil {
+		if !isNotFound(err) {
+			return nil, nil, err
+		}
+		for _, e := range r.Environments {
+			if e.Name == env {
+				return nil, nil, &nearby{err: err, nearest: []link{{Text: env + ", as it is now", Href: envHref(r.Name, env)}}}
+			}
+		}
+		return nil, nil, noEnvironment(r, env, err)
+	}
+	view := &promotionView{Promotion: m, Mark: markOf(show.Waits), Checks: checksOf(m.Checks, v.now)}
+	switch m.Decision {
+	case "auto":
+		view.Mark = markOf(show.Open)
+	case "deny":
+		view.Mark = mark{"Denied", "red", "red"}
+	}
+	if m.Summary != "" {
+		view.Mark.Word = sentence(m.Summary)
+	}
+	for _, c := range m.Checks {
+		if c.Met {
+			view.Met++
+		}
+	}
+	if m.NotBefore.After(v.now) {
+		view.Opens = "Opens " + clock(m.NotBefore, v.now, false, true) + " at the earliest."
+	} else if personMissing(&m) {
+		view.Opens = "Opens when a person acts."
+	}
+	for _, f := range m.Files {
+		word := f.State
+		if word == "changed" {
+			word = ""
+		}
+		view.Files = append(view.Files, fileDiff{f, word})
+		for _, l := range f.Lines {
+			switch l.Kind {
+			case "+":
+				view.Added++
+			case "-":
+				view.Removed++
+			}
+		}
+	}
+	for _, a := range m.Approvals {
+		k := approvalRow{a, mark{"counts", "green", "green"}}
+		if a.Stale || a.Tree != "" && a.Tree != m.Tree {
+			k.Stale, k.Mark = true, mark{"stale", "stopped", ""}
+		}
+		view.Given = append(view.Given, k)
+	}
+	title := fmt.Sprintf("Promote %d to %s", m.To, env)
+	p := v.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: fmt.Sprintf("promote %d", m.To)})
+	p.JSON = m
+	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-gate", "promo-diff", "promo-given", "asof"}
+	p.Say = title + ": " + view.Mark.Word
+	p.Git = []command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/promote/%s", env, env)}}
+	for _, c := range m.Commands {
+		p.Git = append(p.Git, command{"Approve", c})
+	}
+	p.Git = append(p.Git, command{"Why", v.ssh("why " + r.Name + " " + env)})
+	return p, view, nil
+}
+
+// approve is the act of the promotion page. The form carries the tree that was
+// seen: when the proposal has changed since, nothing is approved.
+func approve(v *visit) error {
+	repo, env, reason := v.arg("repo"), v.arg("env"), strings.TrimSpace(v.form("reason"))
+	d, err := v.House.Approve(v.r.Context(), v.actor, repo, env, v.form("tree"), reason)
+	if err != nil {
+		var e *show.Error
+		if !errors.As(err, &e) || e.Kind == show.NotFound || v.wantsJSON() {
+			return err
+		}
+		p, view, perr := v.promotion()
+		if perr != nil {
+			return err
+		}
+		view.Problem, view.Reason = e.What, cut(reason, 2000)
+		if e.Hint != "" {
+			view.Problem += "; " + e.Hint
+		}
+		return v.render(p, status(e.Kind))
+	}
+	v.Log.Info("approved from the console", "repo", repo, "env", env, "user", v.actor.Name)
+	if v.wantsJSON() {
+		return v.writeJSON(http.StatusOK, d)
+	}
+	where := promoteHref(repo, env)
+	if _, err := v.House.Promotion(v.r.Context(), v.actor, repo, env); err != nil {
+		where = envHref(repo, env) // the gate opened: the proposal is gone, what it does shows there
+	}
+	return v.did(d, where)
+}

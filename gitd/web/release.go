@@ -1,0 +1,90 @@
+package web
+
+import (
+	"fmt"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// releasesFacts is the JSON of the list of releases.
+type releasesFacts struct {
+	Releases []show.Release `json:"releases"`
+}
+
+type releasesView struct {
+	Repo *show.Repository
+	Rows []show.Release
+	Cut  int // older ones that the page leaves out
+}
+
+func releasesPage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	all, err := v.House.Releases(v.r.Context(), v.actor, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	view := &releasesView{Repo: r, Rows: all}
+	if len(all) > maxRows {
+		view.Rows, view.Cut = all[:maxRows], len(all)-maxRows
+	}
+	p := v.repoPage(r, "releases", "Releases, "+r.Name, crumb{Text: "releases"})
+	p.JSON = releasesFacts{orEmpty(all)}
+	p.Template, p.Data, p.Parts = "releases", view, []string{"releases-list", "asof"}
+	p.Git = []command{{"Git", "git fetch origin 'refs/releases/*:refs/releases/*' && git for-each-ref refs/releases"}}
+	return p, nil
+}
+
+type releaseView struct {
+	show.Release
+	Runs []releaseEnv
+}
+
+// releaseEnv is an environment that runs the release now.
+type releaseEnv struct {
+	show.Environment
+	Href string
+	Mark mark
+}
+
+func releasePage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	all, err := v.House.Releases(v.r.Context(), v.actor, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	list := link{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}
+	n, ok := v.number()
+	if !ok {
+		return nil, &nearby{err: notFound("a release is a number, and "+cut(v.arg("n"), 40)+" is none", ""), nearest: []link{list}}
+	}
+	for _, k := range all {
+		if k.Number != n {
+			continue
+		}
+		view := &releaseView{Release: k}
+		for _, e := range r.Environments {
+			if e.Release == n {
+				view.Runs = append(view.Runs, releaseEnv{e, envHref(r.Name, e.Name), markOf(e.State)})
+			}
+		}
+		p := v.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name), crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
+		p.JSON = k
+		p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "asof"}
+		p.Git = []command{
+			{"Git", fmt.Sprintf("git fetch origin refs/releases/%d && git cat-file -p FETCH_HEAD", n)},
+			{"Verify", fmt.Sprintf("git fetch origin refs/releases/%d:refs/tags/release-%d && git -c gpg.ssh.allowedSignersFile=allowed-signers tag -v release-%d", n, n, n)},
+		}
+		return p, nil
+	}
+	near := []link{list}
+	if len(all) > 0 {
+		near = append([]link{{Text: fmt.Sprintf("release %d, the newest", all[0].Number), Href: fmt.Sprintf("/%s/releases/%d", r.Name, all[0].Number)}}, near...)
+	}
+	return nil, &nearby{err: notFound(fmt.Sprintf("%s has no release %d", r.Name, n), ""), nearest: near}
+}

@@ -1,0 +1,258 @@
+package web
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// repositoryView is main, its environments, the train, and what happened.
+type repositoryView struct {
+	Repo    *show.Repository
+	Reaches []reach
+	Train   *train
+	Recent  []changeRow
+	Total   int
+	Figures []figure
+}
+
+// figure is one number of the last 30 days, of what.
+type figure struct{ Label, Value, Of string }
+
+// changeRow is a change in a table.
+type changeRow struct {
+	show.Change
+	Href string
+	Mark mark
+	More string
+	When time.Time
+}
+
+func rowOf(c show.Change) changeRow {
+	k := changeRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), More: c.Reason, When: c.EndedAt}
+	switch {
+	case c.State == show.Landed && c.Build != nil && c.Build.Reused:
+		k.More = minutes(c.EndedAt.Sub(c.PushedAt)) + ", tree already green"
+	case c.State == show.Landed && !c.EndedAt.IsZero():
+		k.More = "in " + minutes(c.EndedAt.Sub(c.PushedAt))
+	case c.State == show.Conflict && len(c.Files) > 0:
+		k.More = count(len(c.Files), "file")
+	}
+	if k.When.IsZero() {
+		k.When = c.PushedAt
+	}
+	return k
+}
+
+// trainCars is how many cars the overview draws.
+const trainCars = 5
+
+func repositoryPage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	ctx := v.r.Context()
+	recent, total, err := v.House.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
+	if err != nil {
+		return nil, err
+	}
+	p := v.repoPage(r, "overview", r.Name)
+	p.JSON = r
+	p.Git = []command{{"Git", "git log --first-parent " + r.Branch + "; git fetch origin 'refs/notes/*:refs/notes/*'"}, {"SSH", v.ssh("change list " + r.Name)}}
+	if r.Tip == "" && len(r.Queue) == 0 && total == 0 && r.Gated {
+		return startPage(v, p, r, false), nil
+	}
+	view := &repositoryView{Repo: r, Reaches: reachesOf(r, v.now), Train: couple(r, recent, v.now, trainCars), Total: total}
+	for _, c := range recent {
+		if len(view.Recent) < 8 && !slices.ContainsFunc(r.Queue, func(q show.Change) bool { return q.Number == c.Number }) {
+			view.Recent = append(view.Recent, rowOf(c))
+		}
+	}
+	f, err := v.figures(ctx, r, recent, total)
+	if err != nil {
+		return nil, err
+	}
+	if r.Gated {
+		view.Figures = v.monthFigures(r, f)
+	}
+	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-reaches", "repo-train", "repo-recent", "asof"}
+	p.Moving = len(r.Queue) > 0
+	p.Say = r.Branch + " is " + strings.ToLower(markOf(r.State).Word) + ", " + sayQueue(r.Queue)
+	return p, nil
+}
+
+// monthFigures are the numbers that the changes and the last environment's
+// history really say.
+func (v *visit) monthFigures(r *show.Repository, f figures) []figure {
+	if f.Ended == 0 {
+		return nil
+	}
+	pace := "in 30 days"
+	if f.Landed >= 30 {
+		pace = fmt.Sprintf("%.1f a day", float64(f.Landed)/30)
+	}
+	all := []figure{
+		{"Landed", thousands(f.Landed), pace},
+		{"Refused", fmt.Sprintf("%d of %d", f.Failed, f.Ended), "changes that ended"},
+	}
+	if f.Landed > 0 {
+		all = append(all, figure{"Lead time", minutes(f.Median), "p95 " + minutes(f.P95)},
+			figure{"Builds saved", fmt.Sprintf("%d of %d", f.Saved, f.Landed), "same tree"})
+	}
+	if n := len(r.Environments); n > 0 {
+		last := r.Environments[n-1]
+		d, err := v.deploys(r, last)
+		if err != nil {
+			v.Log.Warn("left out the deployment figures", "repo", r.Name, "env", last.Name, "err", err)
+			return all
+		}
+		if d.all == 0 {
+			return all
+		}
+		all = append(all, figure{"Deploys", fmt.Sprint(d.all), last.Name}, figure{"Failed", fmt.Sprintf("%d of %d", d.failed, d.all), last.Name})
+	}
+	return all
+}
+
+// queueFacts is the JSON of the queue page.
+type queueFacts struct {
+	Repository string        `json:"repository"`
+	Branch     string        `json:"branch"`
+	Queue      []show.Change `json:"queue"`
+}
+
+type queueView struct {
+	Repo    *show.Repository
+	Train   *train
+	List    []queueRow
+	Off     []car // uncoupled in the last ten minutes
+	Idle    bool  // nobody builds though something waits
+	Workers string
+}
+
+type queueRow struct {
+	show.Change
+	Href  string
+	Mark  mark
+	Now   string
+	Lands time.Time
+	Log   bool
+}
+
+func queuePage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	recent, _, err := v.House.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{})
+	if err != nil {
+		return nil, err
+	}
+	view := &queueView{Repo: r, Train: couple(r, recent, v.now, 0)}
+	for _, k := range view.Train.Cars {
+		if k.Off {
+			view.Off = append(view.Off, k)
+		}
+	}
+	at := landings(r.Queue, v.now)
+	busy := false
+	for i, c := range r.Queue {
+		row := queueRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), Lands: at[i], Log: c.Build != nil && c.Build.Log != ""}
+		if _, _, text := running(&c, v.now); text != "" {
+			busy = true
+			row.Now = text
+			if c.Build.Phase != "" {
+				row.Now = c.Build.Phase + ", " + text
+			}
+		} else if saysAlready(c.Reason, row.Mark.Word) {
+			row.Mark.Word = sentence(c.Reason)
+		} else {
+			row.Now = c.Reason
+		}
+		view.List = append(view.List, row)
+	}
+	view.Idle = len(r.Queue) > 0 && !busy && v.server.Workers == 0
+	view.Workers = fmt.Sprintf("%d of %s busy", v.server.WorkersBusy, count(v.server.Workers, "worker"))
+	p := v.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
+	p.JSON = queueFacts{r.Name, r.Branch, orEmpty(r.Queue)}
+	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-news", "queue-train", "queue-list", "asof"}
+	p.Moving = len(r.Queue) > 0
+	p.Say = sayQueue(r.Queue)
+	if len(r.Queue) > 0 {
+		p.Title = fmt.Sprintf("(%d) Queue, %s", len(r.Queue), r.Name)
+	}
+	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", v.ssh("change list " + r.Name)}}
+	return p, nil
+}
+
+// changesFacts is the JSON of the list of changes.
+type changesFacts struct {
+	Changes []show.Change `json:"changes"`
+	Total   int           `json:"total"`
+}
+
+type changesView struct {
+	Repo    *show.Repository
+	Rows    []changeRow
+	Total   int
+	Filters []filter
+	State   show.State
+	All     string // where all of them are, if not here
+	Cut     bool   // even "all" is more than a page holds
+}
+
+type filter struct {
+	Text, Href string
+	Current    bool
+}
+
+// maxRows is the longest table a page holds.
+const maxRows = 2000
+
+func changesPage(v *visit) (*page, error) {
+	r, err := v.repository()
+	if err != nil {
+		return nil, err
+	}
+	q := v.r.URL.Query()
+	f := show.ChangeFilter{State: show.State(q.Get("state")), All: q.Has("all")}
+	if _, ok := marks[f.State]; f.State != "" && !ok {
+		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, queued, running"}
+	}
+	list, total, err := v.House.Changes(v.r.Context(), v.actor, r.Name, f)
+	if err != nil {
+		return nil, err
+	}
+	view := &changesView{Repo: r, Total: total, State: f.State}
+	base := "/" + r.Name + "/changes"
+	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running, show.Queued} {
+		k := filter{Text: "Newest", Href: base, Current: s == f.State}
+		if s != "" {
+			k.Text, k.Href = markOf(s).Word, base+"?state="+url.QueryEscape(string(s))
+		}
+		view.Filters = append(view.Filters, k)
+	}
+	if !f.All && len(list) < total && (f.State == "" || len(list) >= 50) {
+		view.All = base + "?all"
+		if f.State != "" {
+			view.All = base + "?all&state=" + url.QueryEscape(string(f.State))
+		}
+	}
+	facts := changesFacts{Changes: orEmpty(list), Total: total}
+	if len(list) > maxRows {
+		list, view.Cut = list[:maxRows], true
+	}
+	for _, c := range list {
+		view.Rows = append(view.Rows, rowOf(c))
+	}
+	p := v.repoPage(r, "changes", "Changes, "+r.Name, crumb{Text: "changes"})
+	p.JSON = facts
+	p.Template, p.Data, p.Parts = "changes", view, []string{"changes-list", "asof"}
+	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", v.ssh("change list " + r.Name)}}
+	return p, nil
+}

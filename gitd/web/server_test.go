@@ -1,0 +1,509 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// fill makes an address of a route's pattern, in the full house.
+func fill(pattern string) string {
+	n := "411"
+	if strings.Contains(pattern, "releases") {
+		n = "186"
+	}
+	return strings.NewReplacer("{repo}", "checkout", "{n}", n, "{env}", "production", "{asset}", "console.css").Replace(pattern)
+}
+
+func TestEveryAnswerCarriesTheHeaders(t *testing.T) {
+	want := map[string]string{
+		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+		"X-Content-Type-Options":  "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
+	}
+	b := visitAs(t, console(fullHouse()), "ada")
+	paths := []string{"/missing", "/checkout/nothing", "/checkout/changes/9999", "//", "/a%2fb"}
+	for _, rt := range routes {
+		if !rt.events && rt.plain != nil || rt.page != nil && !rt.events {
+			paths = append(paths, fill(rt.pattern))
+		}
+	}
+	for _, path := range paths {
+		for _, a := range []answer{b.get(path), b.json(path), b.do(http.MethodPost, path, "a=b"), b.do(http.MethodDelete, path, "")} {
+			for k, v := range want {
+				if got := a.Header.Get(k); got != v {
+					t.Errorf("%s %s: %s is %q, want %q", a.Request.Method, path, k, got, v)
+				}
+			}
+			if a.Header.Get("Permissions-Policy") == "" {
+				t.Errorf("%s: no Permissions-Policy", path)
+			}
+			if !strings.HasPrefix(path, "/assets/") && a.Header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%s: Cache-Control is %q", path, a.Header.Get("Cache-Control"))
+			}
+		}
+	}
+}
+
+func TestNobodySeesNothing(t *testing.T) {
+	for _, who := range []struct {
+		name string
+		b    *browser
+	}{
+		{"nobody", visitAs(t, console(fullHouse()), "")},
+		{"a user who is gone", visitAs(t, console(fullHouse()), "removed")},
+		{"a forged cookie", func() *browser {
+			b := visitAs(t, console(fullHouse()), "")
+			other := console(fullHouse())
+			other.Key = []byte("ffffffffffffffffffffffffffffffff")
+			b.cookie = cookieFor(other, "ada")
+			return b
+		}()},
+		{"an old cookie", func() *browser {
+			b := visitAs(t, console(fullHouse()), "")
+			old := console(fullHouse())
+			old.Now = func() time.Time { return noon.Add(-sessionLife) }
+			b.cookie = cookieFor(old, "ada")
+			return b
+		}()},
+		{"a cookie from the future", func() *browser {
+			b := visitAs(t, console(fullHouse()), "")
+			s := console(fullHouse())
+			s.Now = func() time.Time { return noon.Add(time.Hour) }
+			b.cookie = cookieFor(s, "ada")
+			return b
+		}()},
+	} {
+		t.Run(who.name, func(t *testing.T) {
+			who.b.t = t
+			for _, rt := range append(slices.Clone(routes), &route{pattern: "/checkout/nothing"}, &route{pattern: "/a/b/c/d/e"}) {
+				path := fill(rt.pattern)
+				page, facts := who.b.get(path), who.b.json(path)
+				if rt.public {
+					if rt.plain != nil && (page.StatusCode != 200 || strings.Contains(page.body, "checkout")) {
+						t.Errorf("%s: %s %q", path, page.Status, page.body)
+					}
+					continue
+				}
+				switch {
+				case rt.events:
+					if page.StatusCode != 401 {
+						t.Errorf("%s: %s, want 401", path, page.Status)
+					}
+				case page.StatusCode != 303 || !strings.HasPrefix(page.Header.Get("Location"), "/sign-in"):
+					t.Errorf("%s: %s to %q, want 303 to /sign-in", path, page.Status, page.Header.Get("Location"))
+				}
+				if facts.StatusCode != 401 || !json.Valid([]byte(facts.body)) {
+					t.Errorf("%s as JSON: %s %s, want 401", path, facts.Status, facts.body)
+				}
+				if a := who.b.do(http.MethodPost, path, "release=1&confirm=production"); a.StatusCode != 401 {
+					t.Errorf("POST %s: %s, want 401", path, a.Status)
+				}
+				if strings.Contains(page.body+facts.body, "voucher") {
+					t.Errorf("%s: shows facts", path)
+				}
+			}
+		})
+	}
+}
+
+func TestStrangerFindsNothing(t *testing.T) {
+	b := visitAs(t, console(fullHouse()), "stranger")
+	for _, rt := range routes {
+		if rt.page == nil || rt.events || !strings.Contains(rt.pattern, "{repo}") {
+			continue
+		}
+		if a := b.get(fill(rt.pattern)); a.StatusCode != 404 || strings.Contains(a.body, "voucher") || strings.Contains(a.body, "catalogue") {
+			t.Errorf("%s: %s", rt.pattern, a.Status)
+		}
+	}
+}
+
+func TestSigningIn(t *testing.T) {
+	s := console(fullHouse())
+	b := visitAs(t, s, "")
+	if a := b.get("/checkout/changes?state=refused"); a.Header.Get("Location") != "/sign-in?to=%2Fcheckout%2Fchanges%3Fstate%3Drefused" {
+		t.Errorf("sent to %q", a.Header.Get("Location"))
+	}
+	form := b.get("/sign-in?code=CODE-ada&to=%2Fcheckout%2Fqueue")
+	if !strings.Contains(form.body, `value="CODE-ada"`) || !strings.Contains(form.body, `value="/checkout/queue"`) || !strings.Contains(form.body, "ssh git.tarn.example login") {
+		t.Errorf("the form does not hold the code, the way back, and the command:\n%s", form.body)
+	}
+	if a := b.do(http.MethodPost, "/sign-in", "code=wrong"); a.StatusCode != 403 || !strings.Contains(a.body, "used already") || len(a.Cookies()) != 0 {
+		t.Errorf("a wrong code: %s, %v", a.Status, a.Cookies())
+	}
+	in := b.do(http.MethodPost, "/sign-in", url.Values{"code": {" CODE-ada "}, "to": {"/checkout/queue"}}.Encode())
+	if in.StatusCode != 303 || in.Header.Get("Location") != "/checkout/queue" || len(in.Cookies()) != 1 {
+		t.Fatalf("signing in: %s to %q, %v", in.Status, in.Header.Get("Location"), in.Cookies())
+	}
+	c := in.Cookies()[0]
+	if !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.MaxAge != 12*60*60 {
+		t.Errorf("cookie: %v", c)
+	}
+	if a := b.do(http.MethodPost, "/sign-in", "code=CODE-ada"); a.StatusCode != 403 {
+		t.Errorf("the same code again: %s", a.Status)
+	}
+	if a := b.do(http.MethodPost, "/sign-in", "code=CODE-removed"); a.StatusCode != 403 || len(a.Cookies()) != 0 {
+		t.Errorf("a user who is gone: %s", a.Status)
+	}
+	b.cookie = c
+	if a := b.get("/checkout/queue"); a.StatusCode != 200 {
+		t.Fatalf("after signing in: %s", a.Status)
+	}
+	if a := b.get("/sign-in?to=/checkout"); a.StatusCode != 303 || a.Header.Get("Location") != "/checkout" {
+		t.Errorf("sign-in when signed in: %s", a.Status)
+	}
+	if a := b.get("/sign-out"); a.StatusCode != 405 {
+		t.Errorf("GET changed something: sign-out answers %s", a.Status)
+	}
+	if a := b.do(http.MethodPost, "/sign-out", ""); a.StatusCode != 303 || a.Cookies()[0].MaxAge != -1 {
+		t.Errorf("signing out: %s %v", a.Status, a.Cookies())
+	}
+	if a := b.get("/checkout"); a.StatusCode != 303 {
+		t.Errorf("the session lives on after signing out: %s", a.Status)
+	}
+}
+
+func TestTheWayBackStaysHere(t *testing.T) {
+	for to, want := range map[string]string{
+		"/checkout": "/checkout", "/checkout/changes?all": "/checkout/changes?all", "": "/", "//evil.example": "/", "https://evil.example/": "/", `/\evil.example`: "/", "/%2fevil.example": "/",
+		"javascript:alert(1)": "/", "/sign-out": "/", "/checkout/../..": "/", "/checkout/events": "/", "evil.example": "/", "/healthz": "/healthz", "/a/b/c/d": "/",
+	} {
+		if got := localAddress(to); got != want {
+			t.Errorf("%q leads to %q, want %q", to, got, want)
+		}
+	}
+}
+
+func TestCookiesOverHTTPSAreBoundToTheHost(t *testing.T) {
+	h := emptyHouse()
+	h.server.HTTP = "https://git.tarn.example"
+	rec := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodPost, "https://git.tarn.example/sign-in", strings.NewReader("code=CODE-ada"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	console(h).Handler().ServeHTTP(rec, r)
+	c := rec.Result().Cookies()
+	if len(c) != 1 || !c[0].Secure || c[0].Name != "__Host-headgate-session" {
+		t.Errorf("cookie: %v", c)
+	}
+}
+
+func TestSignInAttemptsAreLimited(t *testing.T) {
+	s := console(emptyHouse())
+	now := noon
+	s.Now = func() time.Time { return now }
+	b := visitAs(t, s, "")
+	for range attemptsEach {
+		if a := b.do(http.MethodPost, "/sign-in", "code=guess"); a.StatusCode != 403 {
+			t.Fatalf("a guess: %s", a.Status)
+		}
+	}
+	a := b.do(http.MethodPost, "/sign-in", "code=CODE-ada")
+	if a.StatusCode != 429 || a.Header.Get("Retry-After") == "" {
+		t.Fatalf("one guess too many: %s", a.Status)
+	}
+	now = now.Add(time.Minute)
+	if a := b.do(http.MethodPost, "/sign-in", "code=CODE-ada"); a.StatusCode != 303 {
+		t.Errorf("a minute later: %s (the code must not have been used up)", a.Status)
+	}
+	l := newLimiter()
+	for i := range attemptsAll + 50 {
+		wait := l.take(fmt.Sprintf("[2001:db8:%x::1]:5", i), noon)
+		if (wait > 0) != (i >= attemptsAll) {
+			t.Fatalf("attempt %d from another network: wait %v", i, wait)
+		}
+	}
+	l = newLimiter()
+	for i := range attemptsEach + 1 {
+		if wait := l.take(fmt.Sprintf("[2001:db8::%x]:5", i), noon); (wait > 0) != (i == attemptsEach) {
+			t.Fatalf("attempt %d from one network: wait %v", i, wait)
+		}
+	}
+}
+
+func TestActsComeFromOurOwnPages(t *testing.T) {
+	h := fullHouse()
+	s := console(h)
+	b := visitAs(t, s, "ada")
+	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"), "/checkout/env/production": "release=182&confirm=production", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
+	for path, form := range acts {
+		for _, foreign := range [][]string{
+			{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}, {"Origin", "null"}, {"Origin", b.url + ".evil.example"},
+		} {
+			if a := b.do(http.MethodPost, path, form, foreign...); a.StatusCode != 403 || len(a.Cookies()) != 0 {
+				t.Errorf("POST %s with %v: %s", path, foreign, a.Status)
+			}
+		}
+		if a := b.do(http.MethodPost, path, strings.Repeat("x", maxBody+1), "Sec-Fetch-Site", "same-origin"); a.StatusCode != 400 {
+			t.Errorf("POST %s of more than %d bytes: %s", path, maxBody, a.Status)
+		}
+		if a := b.do(http.MethodPost, path, form, "Content-Type", "text/plain"); a.StatusCode != 400 {
+			t.Errorf("POST %s as text/plain: %s", path, a.Status)
+		}
+	}
+	for _, path := range []string{"/checkout/promote/production?tree=x", "/checkout/env/production?release=182&confirm=production&rollback=182", "/checkout/env/production?_method=POST"} {
+		b.get(path)
+		b.get(path, "X-HTTP-Method-Override", "POST")
+	}
+	if did := h.did(); len(did) != 0 {
+		t.Fatalf("was done all the same: %v", did)
+	}
+	same := []string{"Sec-Fetch-Site", "same-origin", "Origin", b.url}
+	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=looks+good&tree="+commit("6f0a1e2"), same...)
+	if a.StatusCode != 303 || a.Header.Get("Location") != "/checkout/promote/production" {
+		t.Fatalf("approve: %s to %q\n%s", a.Status, a.Header.Get("Location"), a.body)
+	}
+	req, _ := http.NewRequest(http.MethodGet, b.url+"/checkout/promote/production", nil)
+	req.AddCookie(b.cookie)
+	req.AddCookie(a.Cookies()[0])
+	rec := httptest.NewRecorder()
+	s.Handler().ServeHTTP(rec, req)
+	if got := rec.Body.String(); !strings.Contains(got, "Done: approved 183 -&gt; 186") || !strings.Contains(got, "; now waits for soak") || !strings.Contains(got, "you have approved it already") {
+		t.Errorf("the page does not say what was done:\n%s", got)
+	}
+	want := []string{`approve checkout production ` + commit("6f0a1e2") + ` "looks good" as ada via console`}
+	if did := h.did(); !reflect.DeepEqual(did, want) {
+		t.Errorf("did %v, want %v", did, want)
+	}
+}
+
+func TestApprovalBindsToWhatWasSeen(t *testing.T) {
+	h := fullHouse()
+	b := visitAs(t, console(h), "ada")
+	if page := b.get("/checkout/promote/production"); !strings.Contains(page.body, `name="tree" value="`+commit("6f0a1e2")+`"`) {
+		t.Error("the form does not carry the tree")
+	}
+	a := b.do(http.MethodPost, "/checkout/promote/production", "tree="+commit("older")+"&reason=why+not")
+	if a.StatusCode != 409 || !strings.Contains(a.body, "The proposal has changed since you read it; read it again") || !strings.Contains(a.body, "why not</textarea>") {
+		t.Errorf("approving what was changed meanwhile: %s\n%s", a.Status, a.body)
+	}
+	if did := h.did(); len(did) != 0 {
+		t.Errorf("did %v", did)
+	}
+	mirek := visitAs(t, console(h), "mirek")
+	if page := mirek.get("/checkout/promote/production"); strings.Contains(page.body, "Approve 186") || !strings.Contains(page.body, "nobody approves their own change") {
+		t.Error("who may not approve is shown a button, or not why")
+	}
+	if a := mirek.do(http.MethodPost, "/checkout/promote/production", "", "Accept", "application/json"); a.StatusCode != 403 {
+		t.Errorf("approving one's own change: %s", a.Status)
+	}
+}
+
+func TestRollbackAsksForTheName(t *testing.T) {
+	h := fullHouse()
+	b := visitAs(t, console(h), "ada")
+	ask := b.get("/checkout/env/production?rollback=182")
+	if !strings.Contains(ask.body, "Roll production back to release 182?") || !strings.Contains(ask.body, "Type <code>production</code>") {
+		t.Error("the page does not ask")
+	}
+	if a := b.do(http.MethodPost, "/checkout/env/production", "release=182&confirm=prod&reason=5xx"); a.StatusCode != 422 || !strings.Contains(a.body, "Type production; nothing was done.") || !strings.Contains(a.body, "5xx</textarea>") {
+		t.Errorf("without the name: %s\n%s", a.Status, a.body)
+	}
+	for _, form := range []string{"confirm=production", "release=0&confirm=production", "release=x&confirm=production"} {
+		if a := b.do(http.MethodPost, "/checkout/env/production", form); a.StatusCode != 400 {
+			t.Errorf("%s: %s", form, a.Status)
+		}
+	}
+	if a := b.do(http.MethodPost, "/checkout/env/production", "release=182&confirm=production&reason=5xx"); a.StatusCode != 303 || a.Header.Get("Location") != "/checkout/env/production" {
+		t.Errorf("roll back: %s to %q", a.Status, a.Header.Get("Location"))
+	}
+	if did, want := h.did(), []string{`rollback checkout production 182 "5xx" as ada via console`}; !reflect.DeepEqual(did, want) {
+		t.Errorf("did %v, want %v", did, want)
+	}
+	for n, why := range map[int]string{181: "never healthy", 183: "declared now", 99: "choose one that the history offers"} {
+		if a := b.get(fmt.Sprintf("/checkout/env/production?rollback=%d", n)); a.StatusCode != 409 || !strings.Contains(a.body, why) {
+			t.Errorf("asking to roll back to %d: %s, want 409 with %q", n, a.Status, why)
+		}
+	}
+	body := b.get("/checkout/env/production").body
+	for _, n := range []int{182, 180} {
+		if !strings.Contains(body, fmt.Sprintf(">Roll back to %d</a>", n)) {
+			t.Errorf("release %d was healthy and is not offered", n)
+		}
+	}
+	if strings.Contains(body, "Roll back to 181") || !strings.Contains(body, "never healthy") {
+		t.Error("release 181, which failed, is offered or has no reason")
+	}
+}
+
+// TestJSONSaysTheSame compares the JSON of each page with what the house says.
+func TestJSONSaysTheSame(t *testing.T) {
+	h := fullHouse()
+	b := visitAs(t, console(h), "ada")
+	ctx, a := t.Context(), show.Actor{Name: "ada"}
+	repo, _ := h.Repository(ctx, a, "checkout")
+	env, _ := h.Environment(ctx, a, "checkout", "production")
+	promotion, _ := h.Promotion(ctx, a, "checkout", "production")
+	change, _ := h.Change(ctx, a, "checkout", 411)
+	refused, total, _ := h.Changes(ctx, a, "checkout", show.ChangeFilter{State: show.Refused})
+	releases, _ := h.Releases(ctx, a, "checkout")
+	for path, facts := range map[string]any{
+		"/":                               homeFacts{h.server, h.repos},
+		"/checkout":                       repo,
+		"/checkout/queue":                 queueFacts{"checkout", "main", repo.Queue},
+		"/checkout/changes?state=refused": changesFacts{refused, total},
+		"/checkout/changes/411":           change,
+		"/checkout/env":                   environmentsFacts{repo.Environments},
+		"/checkout/env/production":        env,
+		"/checkout/promote/production":    promotion,
+		"/checkout/releases":              releasesFacts{releases},
+		"/checkout/releases/186":          releases[0],
+	} {
+		got := b.json(path)
+		if got.StatusCode != 200 || got.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: %s %s", path, got.Status, got.Header.Get("Content-Type"))
+		}
+		want, err := json.Marshal(facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var x, y any
+		if err := json.Unmarshal([]byte(got.body), &x); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err := json.Unmarshal(want, &y); err != nil {
+			t.Fatal(err)
+		}
+		if path == "/" { // the page orders by landing, the facts are the same
+			byName(x)
+			byName(y)
+		}
+		if !reflect.DeepEqual(x, y) {
+			t.Errorf("%s: %s\nwant %s", path, got.body, want)
+		}
+	}
+}
+
+func byName(home any) {
+	slices.SortFunc(home.(map[string]any)["repositories"].([]any), func(a, b any) int {
+		return strings.Compare(a.(map[string]any)["repository"].(string), b.(map[string]any)["repository"].(string))
+	})
+}
+
+func TestProblems(t *testing.T) {
+	h := fullHouse()
+	b := visitAs(t, console(h), "ada")
+	for path, want := range map[string]string{
+		"/chekout":                      `<a href="/checkout">checkout</a>`,
+		"/checkout/que":                 `<a href="/checkout/queue">checkout/queue</a>`,
+		"/checkout/environment":         `<a href="/checkout/env">checkout/env</a>`,
+		"/checkout/env/prodution":       `<a href="/checkout/env/production">production</a>`,
+		"/checkout/promote/staging":     `<a href="/checkout/env/staging">staging, as it is now</a>`,
+		"/checkout/changes/9999":        `<a href="/checkout/changes/417">change 417, the newest</a>`,
+		"/checkout/changes/0411":        `<a href="/checkout/changes">all changes of checkout</a>`,
+		"/checkout/changes/x":           `<a href="/checkout/changes">all changes of checkout</a>`,
+		"/checkout/releases/900":        `<a href="/checkout/releases/186">release 186, the newest</a>`,
+		"/checkout/changes/406/log.txt": `<a href="/checkout/changes/406">change 406</a>`,
+	} {
+		a := b.get(path)
+		if a.StatusCode != 404 || !strings.Contains(a.body, want) {
+			t.Errorf("%s: %s, want 404 with %s\n%s", path, a.Status, want, a.body)
+		}
+		if j := b.json(path); j.StatusCode != 404 || !strings.Contains(j.body, `"nearest"`) {
+			t.Errorf("%s as JSON: %s %s", path, j.Status, j.body)
+		}
+	}
+	if a := b.do(http.MethodDelete, "/checkout/env/production", ""); a.StatusCode != 405 || a.Header.Get("Allow") != "GET, HEAD, POST" {
+		t.Errorf("DELETE: %s, Allow %q", a.Status, a.Header.Get("Allow"))
+	}
+	if a := b.do(http.MethodPost, "/checkout", "a=b"); a.StatusCode != 405 {
+		t.Errorf("POST to a page without an act: %s", a.Status)
+	}
+	if a := b.get("/checkout/changes?state=sideways"); a.StatusCode != 400 {
+		t.Errorf("an unknown filter: %s", a.Status)
+	}
+	if a := b.get("/checkout/queue/"); a.StatusCode != 308 || a.Header.Get("Location") != "/checkout/queue" {
+		t.Errorf("a slash too many: %s to %q", a.Status, a.Header.Get("Location"))
+	}
+	for _, path := range []string{"//checkout", "/checkout//queue", "/checkout/./queue", "/checkout/../checkout", "/checkout%2fqueue", "/checkout;x/queue", "/checkout/..;/queue", "/%2e%2e/checkout", `/checkout%5cqueue`, "/checkout/queue%00", "/checkout/%71ueue%25"} {
+		if a := b.get(path); a.StatusCode != 404 {
+			t.Errorf("%s: %s, want 404", path, a.Status)
+		}
+	}
+}
+
+func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
+	var journal strings.Builder
+	h := fullHouse()
+	s := console(h)
+	s.Log = logTo(&journal)
+	b := visitAs(t, s, "ada")
+	h.broken = errors.New("disk /secret/place is on fire")
+	a := b.get("/checkout")
+	j := b.json("/checkout")
+	if a.StatusCode != 500 || strings.Contains(a.body+j.body, "secret") {
+		t.Fatalf("%s\n%s", a.Status, a.body)
+	}
+	var p problem
+	if err := json.Unmarshal([]byte(j.body), &p); err != nil || p.ID == "" || !strings.Contains(journal.String(), "id="+p.ID) || !strings.Contains(journal.String(), "on fire") {
+		t.Errorf("%v: the id %q does not find the line in %s", err, p.ID, journal.String())
+	}
+	for kind, status := range map[show.Kind]int{show.Forbidden: 403, show.Again: 503, show.Waiting: 409} {
+		h.broken = &show.Error{Kind: kind, What: "it is so", Where: []string{"server.yaml:3: said so"}, Hint: "group release may"}
+		a := b.get("/checkout")
+		if a.StatusCode != status || !strings.Contains(a.body, "It is so") || !strings.Contains(a.body, "group release may") || !strings.Contains(a.body, "server.yaml:3") {
+			t.Errorf("%s: %s\n%s", kind, a.Status, a.body)
+		}
+		if status == 503 && a.Header.Get("Retry-After") == "" {
+			t.Error("503 does not say when to come again")
+		}
+	}
+	h.broken = nil
+	s.House = panics{h}
+	a = visitAs(t, s, "ada").get("/checkout")
+	if a.StatusCode != 500 || strings.Contains(a.body, "goroutine") {
+		t.Errorf("a panic: %s", a.Status)
+	}
+}
+
+// panics is a House that breaks when a repository is asked for.
+type panics struct{ *house }
+
+func (panics) Repository(context.Context, show.Actor, string) (show.Repository, error) {
+	panic("broken invariant")
+}
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+func TestPlainAddresses(t *testing.T) {
+	b := visitAs(t, console(fullHouse()), "")
+	if a := b.get("/healthz"); a.body != "ok\n" {
+		t.Errorf("healthz: %q", a.body)
+	}
+	if a := b.get("/allowed-signers"); !strings.HasPrefix(a.body, "headgate ssh-ed25519") {
+		t.Errorf("allowed-signers: %q", a.body)
+	}
+	a := b.get("/assets/console.css")
+	if a.Header.Get("Content-Type") != "text/css; charset=utf-8" || a.Header.Get("Cache-Control") != "no-cache" {
+		t.Errorf("console.css: %v", a.Header)
+	}
+	if again := b.get("/assets/console.css", "If-None-Match", a.Header.Get("ETag")); again.StatusCode != 304 {
+		t.Errorf("console.css again: %s", again.Status)
+	}
+	if kept := b.get("/assets/console.css?v=" + strings.Trim(a.Header.Get("ETag"), `"`)); !strings.Contains(kept.Header.Get("Cache-Control"), "immutable") {
+		t.Errorf("console.css by its hash: %v", kept.Header)
+	}
+	if a := b.get("/assets/../web.go"); a.StatusCode == 200 {
+		t.Error("assets leave their folder")
+	}
+	for _, name := range Reserved() {
+		if _, args := match("/" + name); args["repo"] != "" {
+			t.Errorf("%s is reserved and matches as a repository", name)
+		}
+		if _, args := match("/" + name + "/queue"); args["repo"] != "" {
+			t.Errorf("%s/queue matches as a repository", name)
+		}
+	}
+}

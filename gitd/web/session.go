@@ -1,0 +1,209 @@
+package web
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// sessionLife is how long a session lasts from sign-in.
+const sessionLife = 12 * time.Hour
+
+// session is what the cookie says. It holds no rights: those are looked up.
+type session struct {
+	ID      string    `json:"id"`
+	User    string    `json:"user"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
+}
+
+// sessions makes and checks cookies. Safe for concurrent use.
+type sessions struct {
+	key    []byte
+	secure atomic.Bool // cookies go over https only
+
+	mu sync.Mutex // guards ended
+	// ended holds the sessions that were signed out, until they would have
+	// expired. A restart forgets it; the browser has dropped the cookie anyway.
+	ended map[string]time.Time
+}
+
+func newSessions(key []byte) *sessions {
+	return &sessions{key: append([]byte(nil), key...), ended: map[string]time.Time{}}
+}
+
+// sign seals a value for one purpose; a value sealed for another does not open.
+func (s *sessions) sign(purpose string, v any) string {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic("web: sealing " + purpose + ": " + err.Error()) // our own struct of strings and times
+	}
+	return base64.RawURLEncoding.EncodeToString(body) + "." + base64.RawURLEncoding.EncodeToString(s.mac(purpose, body))
+}
+
+func (s *sessions) open(purpose, sealed string, v any) bool {
+	if len(sealed) > 4096 {
+		return false
+	}
+	b, m, ok := strings.Cut(sealed, ".")
+	if !ok {
+		return false
+	}
+	body, err := base64.RawURLEncoding.DecodeString(b)
+	if err != nil {
+		return false
+	}
+	mac, err := base64.RawURLEncoding.DecodeString(m)
+	if err != nil || !hmac.Equal(mac, s.mac(purpose, body)) {
+		return false
+	}
+	return json.Unmarshal(body, v) == nil
+}
+
+func (s *sessions) mac(purpose string, body []byte) []byte {
+	h := hmac.New(sha256.New, s.key)
+	h.Write([]byte("headgate " + purpose + " 1\n"))
+	h.Write(body)
+	return h.Sum(nil)
+}
+
+// cookieName carries the __Host- prefix where browsers honour it: no other
+// host, path or plain-text page can then plant the cookie.
+func (s *sessions) cookieName(name string) string {
+	if s.secure.Load() {
+		return "__Host-headgate-" + name
+	}
+	return "headgate-" + name
+}
+
+func (s *sessions) cookie(name, value string, life time.Duration) *http.Cookie {
+	c := &http.Cookie{
+		Name: s.cookieName(name), Value: value, Path: "/", MaxAge: int(life.Seconds()),
+		HttpOnly: true, Secure: s.secure.Load(), SameSite: http.SameSiteStrictMode,
+	}
+	if life <= 0 {
+		c.MaxAge = -1
+	}
+	return c
+}
+
+// begin opens a session for user.
+func (s *sessions) begin(w http.ResponseWriter, user string, now time.Time) {
+	value := s.sign("session", session{ID: rand.Text(), User: user, Issued: now.UTC(), Expires: now.UTC().Add(sessionLife)})
+	http.SetCookie(w, s.cookie("session", value, sessionLife))
+}
+
+// end closes the session of r, here and in the browser.
+func (s *sessions) end(w http.ResponseWriter, r *http.Request, now time.Time) {
+	if c, ok := s.current(r, now); ok {
+		s.mu.Lock()
+		for id, until := range s.ended {
+			if now.After(until) {
+				delete(s.ended, id)
+			}
+		}
+		s.ended[c.ID] = c.Expires
+		s.mu.Unlock()
+	}
+	http.SetCookie(w, s.cookie("session", "", -1))
+}
+
+// current is the session that r proves, if it does.
+func (s *sessions) current(r *http.Request, now time.Time) (session, bool) {
+	c, err := r.Cookie(s.cookieName("session"))
+	if err != nil {
+		return session{}, false
+	}
+	var got session
+	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) || got.Issued.After(now.Add(time.Minute)) {
+		return session{}, false
+	}
+	s.mu.Lock()
+	_, over := s.ended[got.ID]
+	s.mu.Unlock()
+	return got, !over
+}
+
+// know finds out who visits, without asking anything of them.
+func (v *visit) know() bool {
+	c, ok := v.sessions.current(v.r, v.now)
+	if !ok {
+		return false
+	}
+	a, ok := v.Actor(v.r.Context(), c.User)
+	if !ok {
+		return false
+	}
+	a.Via = "console"
+	v.actor, v.session = a, c
+	return true
+}
+
+// signIn is know for addresses that need somebody: it answers those who are
+// nobody, and says whether to go on.
+func (v *visit) signIn() bool {
+	if v.know() {
+		return true
+	}
+	if v.wantsJSON() || v.r.Method != http.MethodGet && v.r.Method != http.MethodHead || strings.HasSuffix(v.r.URL.Path, "/events") {
+		v.fail(&unknownError{hint: v.ssh("login") + " prints an address that signs this browser in"})
+		return false
+	}
+	to := v.r.URL.RequestURI()
+	where := "/sign-in"
+	if to != "/" {
+		where += "?to=" + url.QueryEscape(to)
+	}
+	if v.r.Header.Get("Sec-Fetch-Site") == "cross-site" && v.r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+		// Somebody followed a link from a chat or a mail: the browser keeps a
+		// strict cookie back. It sends it once our own page asks.
+		v.w.Header().Set("Refresh", "0; url="+where)
+		if err := v.render(&page{Title: "Opening", Template: "opening", Bare: true, Data: where}, http.StatusOK); err != nil {
+			v.fail(err)
+		}
+		return false
+	}
+	http.Redirect(v.w, v.r, where, http.StatusSeeOther)
+	return false
+}
+
+// unknownError asks for a session.
+type unknownError struct{ hint string }
+
+func (e *unknownError) Error() string { return "not signed in" }
+
+// done carries what an act did over the redirect to the page that shows it.
+type done struct {
+	User string    `json:"user"`
+	At   time.Time `json:"at"`
+	show.Done
+}
+
+// tell keeps what was done for the next page of this user.
+func (v *visit) tell(d show.Done) {
+	http.SetCookie(v.w, v.sessions.cookie("done", v.sessions.sign("done", done{User: v.actor.Name, At: v.now.UTC(), Done: d}), time.Minute))
+}
+
+// told takes what tell kept, once.
+func (v *visit) told() *show.Done {
+	c, err := v.r.Cookie(v.sessions.cookieName("done"))
+	if err != nil {
+		return nil
+	}
+	http.SetCookie(v.w, v.sessions.cookie("done", "", -1))
+	var d done
+	if !v.sessions.open("done", c.Value, &d) || d.User != v.actor.Name || v.now.Sub(d.At) > time.Minute {
+		return nil
+	}
+	return &d.Done
+}

@@ -1,0 +1,249 @@
+package web
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// uncoupledFor is how long a refused change stays beside the train before it
+// is only in the list of changes.
+const uncoupledFor = 10 * time.Minute
+
+// train is the queue as it is drawn: main, the gate, and the coupled cars.
+type train struct {
+	Repo  *show.Repository
+	Dock  *show.Change // what landed last, if known
+	Cars  []car
+	More  int    // cars not drawn
+	Why   string // what the cars not drawn do
+	Next  string // when the next lands, and the last
+	Said  string // the whole train as one sentence
+	Quiet bool   // nothing is queued
+}
+
+// car is one change in the train.
+type car struct {
+	show.Change
+	Mark     mark
+	Href     string
+	Off      bool // uncoupled
+	Waits    bool // nothing is being built for it yet
+	Level    *level
+	Progress string // 3:12 of ~4:30
+	Lands    string // lands ~14:06
+	LogHref  string
+	Ended    string // when it was uncoupled
+}
+
+// level is progress as a height, in percent of the car.
+type level struct{ Y, H int }
+
+func levelOf(fraction float64) *level {
+	h := int(fraction*100 + 0.5)
+	h = min(max(h, 2), 100)
+	return &level{Y: 100 - h, H: h}
+}
+
+// running says how far the build of c is, as far as that is known.
+func running(c *show.Change, now time.Time) (fraction float64, known bool, text string) {
+	if c.Build == nil || c.Build.State != show.Running || c.Build.Started.IsZero() {
+		return 0, false, ""
+	}
+	ran, expected := now.Sub(c.Build.Started), time.Duration(c.Expected)
+	if expected <= 0 {
+		return 0, false, duration(ran) + ", no estimate yet"
+	}
+	if ran > expected {
+		usually := duration(expected)
+		if expected < time.Second {
+			usually = minutes(expected)
+		}
+		return 0.96, true, duration(ran) + ", usually " + usually
+	}
+	return max(ran.Seconds(), 0) / expected.Seconds(), true, duration(ran) + " of ~" + duration(expected)
+}
+
+// landings estimates when each change of a queue lands: a build that runs
+// ends when it usually does, one that has not begun begins when the change
+// before it has landed. Zero where nothing is known.
+func landings(queue []show.Change, now time.Time) []time.Time {
+	at := make([]time.Time, len(queue))
+	before := now
+	for i := range queue {
+		c := &queue[i]
+		expected := time.Duration(c.Expected)
+		var own time.Time
+		switch {
+		case c.State == show.Refused, c.State == show.Conflict, c.State == show.Withdrawn:
+			continue
+		case c.State == show.Waits, before.IsZero():
+		case c.Build != nil && c.Build.State == show.Green, c.State == show.Green:
+			own = before
+		case expected <= 0:
+		case c.Build != nil && c.Build.State == show.Running && !c.Build.Started.IsZero():
+			if own = c.Build.Started.Add(expected); own.Before(now) {
+				own = time.Time{} // late already: nothing is known any more
+			}
+		default:
+			own = before.Add(expected)
+		}
+		if !own.IsZero() && own.Before(before) {
+			own = before
+		}
+		at[i], before = own, own
+	}
+	return at
+}
+
+// couple makes the train of a repository. recent are its newest changes: those
+// uncoupled a short while ago still hang beside it. At most limit cars are
+// drawn, 0 for all.
+func couple(r *show.Repository, recent []show.Change, now time.Time, limit int) *train {
+	t := &train{Repo: r, Quiet: len(r.Queue) == 0}
+	at := landings(r.Queue, now)
+	in := map[int]bool{}
+	for i, c := range r.Queue {
+		in[c.Number] = true
+		t.Cars = append(t.Cars, carOf(c, at[i], now))
+	}
+	for _, c := range recent {
+		if c.State == show.Landed && c.Branch == r.Branch && (t.Dock == nil || c.EndedAt.After(t.Dock.EndedAt)) {
+			t.Dock = &c
+		}
+		if in[c.Number] || c.Branch != r.Branch || c.State != show.Refused && c.State != show.Conflict || c.EndedAt.IsZero() || now.Sub(c.EndedAt) > uncoupledFor {
+			continue
+		}
+		place := len(t.Cars)
+		for i := range t.Cars {
+			if t.Cars[i].Number > c.Number {
+				place = i
+				break
+			}
+		}
+		t.Cars = slices.Insert(t.Cars, place, carOf(c, time.Time{}, now))
+	}
+	var landing []string
+	for _, a := range at {
+		if !a.IsZero() {
+			landing = append(landing, "~"+clock(a, now, false, true))
+		}
+	}
+	switch {
+	case t.Quiet:
+		t.Next = r.Branch + " is still; push to start."
+	case len(landing) == 0:
+		t.Next = count(len(r.Queue), "change") + " ahead of " + r.Branch + "; when the next one lands is not known."
+	case len(landing) == 1:
+		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s.", count(len(r.Queue), "change"), r.Branch, landing[0])
+	default:
+		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s, the last %s.", count(len(r.Queue), "change"), r.Branch, landing[0], landing[len(landing)-1])
+	}
+	t.Said = sayQueue(r.Queue)
+	if limit > 0 && len(t.Cars) > limit {
+		rest := make([]show.Change, 0, len(t.Cars)-limit)
+		for _, c := range t.Cars[limit:] {
+			rest = append(rest, c.Change)
+		}
+		t.More, t.Why, t.Cars = len(rest), sayQueue(rest), t.Cars[:limit]
+	}
+	return t
+}
+
+func carOf(c show.Change, lands, now time.Time) car {
+	k := car{Change: c, Mark: markOf(c.State), Href: changeHref(c), Waits: c.State == show.Queued || c.State == show.Waits}
+	switch c.State {
+	case show.Refused, show.Conflict:
+		k.Off = true
+		if c.State == show.Refused {
+			k.Mark = mark{"Uncoupled", "off", "red"}
+		}
+		if !c.EndedAt.IsZero() {
+			k.Ended = clock(c.EndedAt, now, true, false)
+		}
+	case show.Green:
+		k.Level, k.Progress = levelOf(1), "waits to land"
+	case show.Running:
+		if f, known, text := running(&c, now); text != "" {
+			k.Progress = text
+			if known {
+				k.Level = levelOf(f)
+			}
+		}
+	}
+	if c.Build != nil && c.Build.LogLine > 0 {
+		k.LogHref = fmt.Sprintf("%s#L%d", k.Href, c.Build.LogLine)
+	}
+	if !lands.IsZero() {
+		k.Lands = "lands ~" + clock(lands, now, false, false)
+	}
+	return k
+}
+
+// sayQueue tells a queue in words: one running, two queued, one conflicts.
+func sayQueue(queue []show.Change) string {
+	if len(queue) == 0 {
+		return "queue empty"
+	}
+	var order []show.State
+	n := map[show.State]int{}
+	for _, c := range queue {
+		if n[c.State] == 0 {
+			order = append(order, c.State)
+		}
+		n[c.State]++
+	}
+	var said []string
+	for _, s := range order {
+		said = append(said, fmt.Sprintf("%d %s", n[s], strings.ToLower(markOf(s).Word)))
+	}
+	return strings.Join(said, ", ")
+}
+
+func changeHref(c show.Change) string { return fmt.Sprintf("/%s/changes/%d", c.Repository, c.Number) }
+
+// mini is the train small enough for a table: positions in a drawing.
+type mini struct {
+	Width int
+	Cars  []miniCar
+	Said  string
+}
+
+type miniCar struct {
+	Shape      string // box or bad
+	Coupling   int    // where the coupling begins
+	X          int
+	Y, H       float64 // of the water inside
+	Filled     bool
+	InnerX     int
+	CouplingTo int
+}
+
+// maxMini is how many cars a table shows; the sentence has the number.
+const maxMini = 6
+
+func miniOf(queue []show.Change, now time.Time) *mini {
+	m := &mini{Said: "queue: " + sayQueue(queue)}
+	x := 11
+	for i, c := range queue {
+		if i == maxMini {
+			break
+		}
+		k := miniCar{Shape: "box", Coupling: x, CouplingTo: x + 3, X: x + 3, InnerX: x + 4}
+		if c.State == show.Refused || c.State == show.Conflict {
+			k.Shape, k.CouplingTo = "bad", x+19
+		} else if f, known, _ := running(&c, now); known {
+			k.Filled, k.H = true, f*13
+			k.Y = 16 - k.H
+		} else if c.State == show.Green {
+			k.Filled, k.Y, k.H = true, 3, 13
+		}
+		m.Cars = append(m.Cars, k)
+		x += 19
+	}
+	m.Width = x + 3
+	return m
+}

@@ -1,0 +1,212 @@
+// Package web is the console: the facts of gitd/show as pages in a browser,
+// and as JSON at the same addresses.
+//
+// Server has what the console needs; Server.Handler is all of it. Every page
+// is one function from a visit to a page value (home.go, repository.go,
+// change.go …): the same value is rendered whole, part by part on a live
+// stream (live.go), or as JSON. The route table in route.go is the only place
+// where an address gets a meaning; what it does not name does not exist.
+//
+// Who somebody is comes from a session that a one-time code opened (`ssh host
+// login` prints the code); what they may do is asked afresh for each request.
+// GET changes nothing; POSTs come from the console's own pages. User data is
+// only ever text: there is no inline script or style, and the Content-Security-
+// Policy forbids both.
+//
+// Left to others: the facts and the acts (show.House), rights (Actor), codes
+// (Login), and the listener. The caller's http.Server sets ReadHeaderTimeout,
+// ReadTimeout (bodies are at most 64 KiB), IdleTimeout, and a BaseContext that
+// ends when the server stops, which ends the live streams; WriteTimeout may be
+// set, streams extend it as they write.
+package web
+
+import (
+	"context"
+	"embed"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Login redeems the one-time codes that `ssh host login` prints. Redeem
+// consumes the code: a second call with the same code is not ok. It decides
+// about spelling (case, dash); the console only trims space around the code.
+type Login interface {
+	Redeem(code string) (user string, ok bool)
+}
+
+// Server is the console. All fields but Now and Log must be set before
+// Handler; they are not changed afterwards.
+type Server struct {
+	House show.House
+	// Actor looks up a user's rights, at each request. False: no such user
+	// (any more), and their sessions count for nothing.
+	Actor func(ctx context.Context, name string) (show.Actor, bool)
+	Login Login
+	Key   []byte       // 32 bytes that sign session cookies; keep it across restarts and sessions survive them
+	Log   *slog.Logger // nil: slog.Default
+	// Now is the clock; its zone is the zone of every time shown. nil: the
+	// wall clock in UTC.
+	Now func() time.Time
+}
+
+// Reserved lists the names that no repository may have, because they are
+// addresses of the console.
+func Reserved() []string {
+	return []string{"sign-in", "sign-out", "assets", "events", "healthz", "allowed-signers"}
+}
+
+// maxBody bounds every request body, in bytes.
+const maxBody = 64 << 10
+
+//go:embed templates assets
+var files embed.FS
+
+// site is a Server at work.
+type site struct {
+	Server
+	look     *looks
+	sessions *sessions
+	attempts *limiter
+	streams  *streams
+	kept     *figureStore
+	assets   map[string]asset
+	csrf     *http.CrossOriginProtection
+
+	mu   sync.Mutex // guards base
+	base string     // what learn has seen
+}
+
+// Handler returns the console. It panics when Key is not 32 bytes: an unsigned
+// session must not be possible by oversight.
+func (s *Server) Handler() http.Handler {
+	if len(s.Key) != 32 {
+		panic("web: Server.Key must be 32 bytes")
+	}
+	t := &site{Server: *s, attempts: newLimiter(), streams: newStreams(), kept: newFigureStore(), csrf: http.NewCrossOriginProtection()}
+	if t.Log == nil {
+		t.Log = slog.Default()
+	}
+	if t.Now == nil {
+		t.Now = func() time.Time { return time.Now().UTC() }
+	}
+	t.sessions = newSessions(s.Key)
+	t.assets = loadAssets()
+	t.look = parseTemplates(t.assets)
+	return t
+}
+
+// learn takes in the console's base URL, which may be known only once the
+// server listens, and may differ from what reaches us behind a proxy that ends
+// TLS: https makes cookies secure, and the origin is trusted to send forms.
+func (t *site) learn(base string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if base == t.base {
+		return
+	}
+	t.base = base
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" {
+		return // no origin: nothing more is trusted
+	}
+	t.sessions.secure.Store(u.Scheme == "https")
+	if err := t.csrf.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
+		t.Log.Warn("the console's base URL is no origin that could be trusted", "url", base, "err", err)
+	}
+}
+
+// ServeHTTP takes a request from the socket to its route: headers, odd paths,
+// origin, session, then the page or the act.
+func (t *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	setHeaders(w.Header())
+	out := &outcome{ResponseWriter: w}
+	v := &visit{site: t, w: out, r: r, now: t.Now()}
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			v.crashed(p, out)
+		}
+	}()
+	v.server = t.House.Server(r.Context())
+	t.learn(v.server.HTTP)
+	if odd(r.URL) {
+		v.fail(notFound("there is no such address", ""))
+		return
+	}
+	if clean := strings.TrimRight(r.URL.Path, "/"); clean != r.URL.Path && clean != "" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		http.Redirect(w, r, (&url.URL{Path: clean, RawQuery: r.URL.RawQuery}).String(), http.StatusPermanentRedirect)
+		return
+	}
+	rt, args := match(r.URL.Path)
+	if rt != nil {
+		v.args = args
+	}
+	if rt == nil || !rt.public {
+		if !v.signIn() {
+			return
+		}
+	} else {
+		v.know()
+	}
+	if rt == nil {
+		v.fail(v.nowhere())
+		return
+	}
+	if err := v.allowed(rt); err != nil {
+		v.fail(err)
+		return
+	}
+	if r.Method == http.MethodPost {
+		if err := t.csrf.Check(r); err != nil {
+			v.fail(&show.Error{Kind: show.Forbidden, What: "this form was sent from another site", Hint: "open the page here and send it again"})
+			return
+		}
+		if err := v.readForm(); err != nil {
+			v.fail(err)
+			return
+		}
+		if err := rt.post(v); err != nil {
+			v.fail(err)
+		}
+		return
+	}
+	if err := rt.serve(v); err != nil {
+		v.fail(err)
+	}
+}
+
+// setHeaders writes what every answer carries, errors and assets included.
+func setHeaders(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "+
+		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Permissions-Policy", "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	h.Add("Vary", "Accept, Cookie")
+}
+
+// outcome remembers whether an answer has begun, so that a late failure does
+// not write a second one into it.
+type outcome struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (o *outcome) WriteHeader(status int) { o.begun = true; o.ResponseWriter.WriteHeader(status) }
+func (o *outcome) Write(b []byte) (int, error) {
+	o.begun = true
+	return o.ResponseWriter.Write(b)
+}
+func (o *outcome) Unwrap() http.ResponseWriter { return o.ResponseWriter }

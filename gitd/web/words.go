@@ -1,0 +1,201 @@
+package web
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// mark is a state as it is drawn: a word, a shape and a colour, never one
+// alone (DESIGN-UI section 3). Shape names a symbol of the sprite.
+type mark struct{ Word, Shape, Colour string }
+
+// marks gives every state of gitd/show its mark. What is not here is unknown:
+// nothing is drawn green that is not known to be.
+var marks = map[show.State]mark{
+	show.Queued:     {"Queued", "queued", ""},
+	show.Running:    {"Running", "running", "water"},
+	show.Green:      {"Green", "green", "green"},
+	show.Healthy:    {"Healthy", "green", "green"},
+	show.Landed:     {"Landed", "landed", "green"},
+	show.Refused:    {"Refused", "red", "red"},
+	show.Failed:     {"Failed", "red", "red"},
+	show.Conflict:   {"Conflict", "conflict", "red"},
+	show.Withdrawn:  {"Withdrawn", "stopped", ""},
+	show.NotGated:   {"Not gated", "stopped", ""},
+	show.Waits:      {"Waits", "waits", "amber"},
+	show.Open:       {"Open", "open", "green"},
+	show.Drift:      {"Drift", "drift", "amber"},
+	show.Hold:       {"Hold", "hold", "amber"},
+	show.Converging: {"Converging", "running", "water"},
+	show.Empty:      {"Empty", "queued", ""},
+	show.Unknown:    {"Unknown", "unknown", "amber"},
+}
+
+func markOf(s show.State) mark {
+	if m, ok := marks[s]; ok {
+		return m
+	}
+	if s == "" {
+		return marks[show.Unknown]
+	}
+	return mark{sentence(string(s)), "unknown", "amber"}
+}
+
+// marked is the mark of s under another word.
+func marked(s show.State, word string) mark {
+	m := markOf(s)
+	m.Word = word
+	return m
+}
+
+// sentence starts s with a capital.
+func sentence(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	if n == 0 {
+		return s
+	}
+	return string(unicode.ToUpper(r)) + s[n:]
+}
+
+// duration writes 3:12, then 4 h 02 m, then 3 d 4 h.
+func duration(d time.Duration) string {
+	d = max(d, 0).Truncate(time.Second)
+	switch {
+	case d < time.Hour:
+		return fmt.Sprintf("%d:%02d", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %02d m", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// minutes writes a span in prose: 11 min, 40 s, 4 h 02 m.
+func minutes(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "under 1 s"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", (d+30*time.Second)/time.Minute)
+	}
+	return duration(d)
+}
+
+// since is the time of a log line: 2:51.4 from the build's beginning.
+func since(d show.Duration) string {
+	t := max(time.Duration(d), 0)
+	return fmt.Sprintf("%d:%02d.%d", t/time.Minute, t%time.Minute/time.Second, t%time.Second/(100*time.Millisecond))
+}
+
+func sameDay(a, b time.Time) bool {
+	ay, am, ad := a.Date()
+	by, bm, bd := b.Date()
+	return ay == by && am == bm && ad == bd
+}
+
+// clock writes t in now's zone: the time for today, with the day before it
+// otherwise. Seconds are for events of today only.
+func clock(t, now time.Time, seconds, zone bool) string {
+	t = t.In(now.Location())
+	layout := "15:04"
+	switch {
+	case sameDay(t, now) && seconds:
+		layout = "15:04:05"
+	case sameDay(t, now):
+	case t.Year() == now.Year():
+		layout = "Mon 2 Jan 15:04"
+	default:
+		layout = "2 Jan 2006 15:04"
+	}
+	if zone {
+		layout += " MST"
+	}
+	return t.Format(layout)
+}
+
+// dayOrClock is the time today, the day otherwise.
+func dayOrClock(t, now time.Time) string {
+	t = t.In(now.Location())
+	switch {
+	case sameDay(t, now):
+		return t.Format("15:04 MST")
+	case t.Year() == now.Year():
+		return t.Format("Mon 2 Jan")
+	}
+	return t.Format("2 Jan 2006")
+}
+
+// timeElement wraps what clock wrote; datetime carries UTC.
+func timeElement(t time.Time, text string) template.HTML {
+	if t.IsZero() {
+		return `<span class="faint">not known</span>`
+	}
+	return template.HTML(`<time datetime="` + t.UTC().Format(time.RFC3339) + `">` + template.HTMLEscapeString(text) + `</time>`) //nolint:gosec // digits, and a zone's name, escaped
+}
+
+// short is a commit, tree or digest as people write it.
+func short(id string) string {
+	if algorithm, hash, ok := strings.Cut(id, ":"); ok {
+		if len(hash) > 12 {
+			return algorithm + ":" + hash[:6] + "…" + hash[len(hash)-4:]
+		}
+		return id
+	}
+	if len(id) > 7 {
+		for _, r := range id {
+			if !strings.ContainsRune("0123456789abcdef", r) {
+				return id
+			}
+		}
+		return id[:7]
+	}
+	return id
+}
+
+// count writes "1 release", "3 releases".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return thousands(n) + " " + noun + "s"
+}
+
+// thousands groups digits: 1,061.
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// size writes bytes for people.
+func size(n int64) string {
+	switch {
+	case n < 1<<10:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	case n < 1<<30:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}
+
+// names joins names as prose: "ada", "ada and jun", "ada, jun and sam".
+func names(all []string) string {
+	switch len(all) {
+	case 0:
+		return ""
+	case 1:
+		return all[0]
+	}
+	return strings.Join(all[:len(all)-1], ", ") + " and " + all[len(all)-1]
+}

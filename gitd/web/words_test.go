@@ -1,0 +1,153 @@
+package web
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+func TestANSI(t *testing.T) {
+	for _, c := range []struct{ name, in, html, text string }{
+		{"text", "a < b & c", "a &lt; b &amp; c", "a < b & c"},
+		{"colour", "\x1b[31mred\x1b[0m", `<span class="c-r">red</span>`, "red"},
+		{"bright", "\x1b[92mok", `<span class="c-g">ok</span>`, "ok"},
+		{"bold and colour", "\x1b[1;33mhm\x1b[22m.\x1b[39m.", `<span class="c-y b">hm</span><span class="c-y">.</span>.`, "hm.."},
+		{"empty is reset", "\x1b[34ma\x1b[mb", `<span class="c-b">a</span>b`, "ab"},
+		{"black and white are ink", "\x1b[30mk\x1b[37mw", "kw", "kw"},
+		{"palette", "\x1b[38;5;31mx\x1b[48;2;31;32;33my", "xy", "xy"},
+		{"cursor", "a\x1b[2Jb\x1b[10;10Hc\x1b[?25l", "abc", "abc"},
+		{"hyperlink", "\x1b]8;;http://e.example\x1b\\l\x1b]8;;\x07", "l", "l"},
+		{"unfinished", "a\x1b[31", "a", "a"},
+		{"alone", "a\x1b", "a", "a"},
+		{"unended string", "a\x1b]0;title", "a", "a"},
+		{"markup in a colour", "\x1b[31m</span><b>", `<span class="c-r">&lt;/span&gt;&lt;b&gt;</span>`, "</span><b>"},
+		{"overrides", "a\u202eb", "a\u202eb", "a\ufffdb"}, // visible() mends the page, whole
+	} {
+		if got := string(ansi(c.in)); got != c.html {
+			t.Errorf("%s: %s, want %s", c.name, got, c.html)
+		}
+		if got := plain(c.in); got != c.text {
+			t.Errorf("%s as text: %q, want %q", c.name, got, c.text)
+		}
+	}
+}
+
+func FuzzANSI(f *testing.F) {
+	f.Add("\x1b[31mred\x1b]8;;x\x07\x1b[0m<script>")
+	f.Fuzz(func(t *testing.T, line string) {
+		html := string(visible([]byte(ansi(line))))
+		if strings.Count(html, "<span") != strings.Count(html, "</span>") {
+			t.Errorf("unbalanced: %q", html)
+		}
+		for _, tag := range strings.SplitAfter(html, "<")[1:] {
+			if !strings.HasPrefix(tag, "span class=\"") && !strings.HasPrefix(tag, "/span>") {
+				t.Errorf("another element: %q", html)
+			}
+		}
+		if text := plain(line); strings.ContainsAny(text, "\x1b\x00\r\n\u202e") {
+			t.Errorf("controls: %q", text)
+		}
+	})
+}
+
+func TestWords(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0:00", -time.Second: "0:00", 9*time.Second + 900*time.Millisecond: "0:09", 3*time.Minute + 12*time.Second: "3:12", 59*time.Minute + 59*time.Second: "59:59", 4*time.Hour + 2*time.Minute: "4 h 02 m", 76 * time.Hour: "3 d 4 h"} {
+		if got := duration(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+	zurich := time.FixedZone("CET", 3600)
+	now := noon.In(zurich)
+	for _, c := range []struct {
+		at   time.Time
+		want string
+	}{
+		{noon.Add(-time.Minute), "15:02:51 CET"}, {noon.AddDate(0, 0, -1), "Mon 23 Nov 15:03 CET"}, {noon.AddDate(-1, 0, 0), "24 Nov 2025 15:03 CET"},
+		{time.Date(2026, 11, 23, 23, 30, 0, 0, time.UTC), "00:30:00 CET"},
+	} {
+		if got := clock(c.at, now, true, true); got != c.want {
+			t.Errorf("%v is %q, want %q", c.at, got, c.want)
+		}
+	}
+	if got := string(timeElement(noon, "x<y")); got != `<time datetime="2026-11-24T14:03:51Z">x&lt;y</time>` {
+		t.Errorf("time element %s", got)
+	}
+	for in, want := range map[string]string{"": "", "9f1c2ab000000000": "9f1c2ab", "env/production": "env/production", "sha256:8c41b0d2f5a97e3c1b6aa2d7": "sha256:8c41b0…a2d7", "sha256:12": "sha256:12"} {
+		if got := short(in); got != want {
+			t.Errorf("%q is %q, want %q", in, got, want)
+		}
+	}
+	for n, want := range map[int]string{0: "0", 999: "999", 1061: "1,061", 1234567: "1,234,567", -1234: "-1,234", -123: "-123"} {
+		if got := thousands(n); got != want {
+			t.Errorf("%d is %q, want %q", n, got, want)
+		}
+	}
+	for _, s := range []show.State{show.Queued, show.Running, show.Green, show.Healthy, show.Landed, show.Refused, show.Failed, show.Conflict, show.Withdrawn, show.NotGated, show.Waits, show.Open, show.Drift, show.Hold, show.Unknown, show.Converging, show.Empty} {
+		if m := markOf(s); m.Word == "" || m.Shape == "" {
+			t.Errorf("%s has no mark", s)
+		}
+	}
+	for _, s := range []show.State{"", "new state"} {
+		if m := markOf(s); m.Shape != "unknown" || m.Colour != "amber" || m.Word == "" {
+			t.Errorf("%q is drawn as %v: what is not known must not look well", s, m)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"checkout", "catalogue", "ledger", "web"}
+	for in, want := range map[string]string{"chekout": "checkout", "Checkout": "checkout", "catalog": "catalogue", "legder": "ledger", "wob": "web", "zzzzzzzz": "", strings.Repeat("x", 5000): ""} {
+		if got := nearest(in, names); got != want {
+			t.Errorf("%.20q is nearest to %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestLandings(t *testing.T) {
+	running := func(started string) show.Change {
+		return show.Change{State: show.Running, Expected: show.Duration(5 * time.Minute), Build: &show.Build{State: show.Running, Started: at(started)}}
+	}
+	queued := show.Change{State: show.Queued, Expected: show.Duration(5 * time.Minute)}
+	for _, c := range []struct {
+		name  string
+		queue []show.Change
+		want  string
+	}{
+		{"one running", []show.Change{running("14:00:00")}, "14:05"},
+		{"the second is further", []show.Change{running("14:02:00"), running("14:00:00")}, "14:07 14:07"},
+		{"one after the other", []show.Change{running("14:00:00"), queued, queued}, "14:05 14:10 14:15"},
+		{"late", []show.Change{running("13:00:00"), queued}, "- -"},
+		{"nothing known", []show.Change{{State: show.Queued}}, "-"},
+		{"waits for a person", []show.Change{{State: show.Waits}, queued}, "- -"},
+		{"refused in between", []show.Change{running("14:00:00"), {State: show.Refused}, queued}, "14:05 - 14:10"},
+		{"green", []show.Change{running("14:00:00"), {State: show.Green}}, "14:05 14:05"},
+	} {
+		var got []string
+		for _, l := range landings(c.queue, noon) {
+			if l.IsZero() {
+				got = append(got, "-")
+			} else {
+				got = append(got, l.Format("15:04"))
+			}
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("%s: %s, want %s", c.name, s, c.want)
+		}
+	}
+}
+
+func TestFigures(t *testing.T) {
+	landed := func(pushed, ended time.Time, reused bool) show.Change {
+		return show.Change{State: show.Landed, PushedAt: pushed, EndedAt: ended, Build: &show.Build{Reused: reused}}
+	}
+	f := figuresOf([]show.Change{
+		landed(at("13:00:00"), at("13:10:00"), false), landed(at("00:00:00"), at("00:00:30"), true), landed(at("13:00:00"), at("13:20:00"), false),
+		landed(noon.AddDate(0, 0, -13), noon.AddDate(0, 0, -13), false), landed(noon.AddDate(0, 0, -14), noon.AddDate(0, 0, -14), false), landed(noon.AddDate(0, 0, -31), noon.AddDate(0, 0, -31), false),
+		{State: show.Refused, EndedAt: at("12:00:00")}, {State: show.Running, PushedAt: at("14:00:00")}, {State: show.Withdrawn, EndedAt: at("12:00:00")},
+	}, noon)
+	if f.Today != 3 || f.Days[0] != 1 || f.Landed != 5 || f.Ended != 6 || f.Failed != 1 || f.Saved != 1 || f.Median != 30*time.Second || f.P95 != 20*time.Minute {
+		t.Errorf("%+v", f)
+	}
+}

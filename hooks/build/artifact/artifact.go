@@ -1,0 +1,511 @@
+// Package artifact is the artifact store: what builds produced, named by digest,
+// in a folder that is an OCI image layout (so that any OCI tool can copy it to a
+// registry).
+//
+//   - Store.Pack makes an artifact of files: one deterministic tar.gz layer and an
+//     OCI manifest that names it. The same files give the same digest.
+//   - Store.Unpack lays an artifact out again, checking every digest on the way.
+//
+// What an artifact means, and which are still needed, is for releases to say.
+package artifact
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+)
+
+// Media types of the layout.
+const (
+	Type         = "application/vnd.headgate.artifact.v1"
+	manifestType = "application/vnd.oci.image.manifest.v1+json"
+	indexType    = "application/vnd.oci.image.index.v1+json"
+	layerType    = "application/vnd.oci.image.layer.v1.tar+gzip"
+	emptyType    = "application/vnd.oci.empty.v1+json"
+)
+
+// Bounds of one artifact.
+const (
+	MaxFiles = 100_000
+	MaxBytes = 8 << 30 // unpacked
+)
+
+// Artifact is one artifact in the store.
+type Artifact struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"` // of its manifest, "sha256:…"
+	Size   int64  `json:"size"`   // bytes of its packed files
+	Files  int    `json:"files"`
+}
+
+// File is one file to pack: a regular file Source below the root, to be called
+// Path (slash-separated, relative) in the artifact. Link, when not empty, makes
+// it a symbolic link to that path instead.
+type File struct {
+	Source string
+	Path   string
+	Link   string
+}
+
+// Store is an OCI image layout. It is safe for concurrent use by one process.
+type Store struct {
+	dir string
+	mu  sync.Mutex // guards index.json
+}
+
+type descriptor struct {
+	MediaType    string            `json:"mediaType"`
+	ArtifactType string            `json:"artifactType,omitempty"`
+	Digest       string            `json:"digest"`
+	Size         int64             `json:"size"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
+}
+
+type manifest struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	MediaType     string       `json:"mediaType"`
+	ArtifactType  string       `json:"artifactType"`
+	Config        descriptor   `json:"config"`
+	Layers        []descriptor `json:"layers"`
+}
+
+type index struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	MediaType     string       `json:"mediaType"`
+	Manifests     []descriptor `json:"manifests"`
+}
+
+// Open opens the store in dir, making it if absent, and removes blobs that a
+// killed process left half-written.
+func Open(dir string) (*Store, error) {
+	s := &Store{dir: dir}
+	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
+		return nil, fmt.Errorf("open artifacts: %w", err)
+	}
+	stale, _ := filepath.Glob(filepath.Join(dir, "blobs", "sha256", ".tmp-*"))
+	for _, path := range append(stale, filepath.Join(dir, ".tmp-index")) {
+		os.Remove(path) // a later start tries again
+	}
+	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); errors.Is(err, os.ErrNotExist) {
+		if err := s.replace("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+			return nil, fmt.Errorf("open artifacts: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Store) blob(digest string) (string, error) {
+	hexes, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || len(hexes) != 64 || strings.Trim(hexes, "0123456789abcdef") != "" {
+		return "", fmt.Errorf("%q is no digest", digest)
+	}
+	return filepath.Join(s.dir, "blobs", "sha256", hexes), nil
+}
+
+// Has reports whether the store holds the artifact with this digest.
+func (s *Store) Has(digest string) bool {
+	path, err := s.blob(digest)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(path)
+	return err == nil
+}
+
+// PutBlob stores bytes durably and returns their digest.
+func (s *Store) PutBlob(data []byte) (digest string, err error) {
+	d, err := s.put(func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	return d.Digest, err
+}
+
+// put stores what write writes, named by its digest: temporary file, synced,
+// renamed, folder synced.
+func (s *Store) put(write func(io.Writer) error) (descriptor, error) {
+	dir := filepath.Join(s.dir, "blobs", "sha256")
+	f, err := os.CreateTemp(dir, ".tmp-")
+	if err != nil {
+		return descriptor{}, err
+	}
+	defer os.Remove(f.Name()) // gone already after the rename
+	h := sha256.New()
+	counted := &counter{w: io.MultiWriter(f, h)}
+	err = write(counted)
+	err = errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close())
+	if err != nil {
+		return descriptor{}, err
+	}
+	name := hex.EncodeToString(h.Sum(nil))
+	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
+		return descriptor{}, err
+	}
+	return descriptor{Digest: "sha256:" + name, Size: counted.n}, syncDir(dir)
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *Store) replace(name string, data []byte) error {
+	temp := filepath.Join(s.dir, ".tmp-index")
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, filepath.Join(s.dir, name)); err != nil {
+		return err
+	}
+	return syncDir(s.dir)
+}
+
+// Pack makes an artifact called name of files below root. Only regular files
+// are read, and none outside of root, whatever symbolic links stand there.
+func (s *Store) Pack(ctx context.Context, root, name string, files []File) (Artifact, error) {
+	a, err := s.pack(ctx, root, name, files)
+	if err != nil {
+		return Artifact{}, fmt.Errorf("pack artifact %s: %w", name, err)
+	}
+	return a, nil
+}
+
+func (s *Store) pack(ctx context.Context, root, name string, files []File) (Artifact, error) {
+	if len(files) > MaxFiles {
+		return Artifact{}, fmt.Errorf("it would hold %d files, over the limit of %d", len(files), MaxFiles)
+	}
+	files = slices.Clone(files)
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	for i, f := range files {
+		if !fs.ValidPath(f.Path) || f.Path == "." {
+			return Artifact{}, fmt.Errorf("%q is no path for a file in an artifact", f.Path)
+		}
+		if i > 0 && files[i-1].Path == f.Path {
+			return Artifact{}, fmt.Errorf("both %s and %s would become %s", files[i-1].Source, f.Source, f.Path)
+		}
+	}
+	in, err := os.OpenRoot(root)
+	if err != nil {
+		return Artifact{}, err
+	}
+	defer in.Close()
+	layer, err := s.put(func(w io.Writer) error { return writeTar(ctx, w, in, files) })
+	if err != nil {
+		return Artifact{}, err
+	}
+	layer.MediaType = layerType
+	empty, err := s.PutBlob([]byte("{}"))
+	if err != nil {
+		return Artifact{}, err
+	}
+	data, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: Type,
+		Config: descriptor{MediaType: emptyType, Digest: empty, Size: 2}, Layers: []descriptor{layer}})
+	if err != nil {
+		return Artifact{}, err
+	}
+	crash.Point("build.artifact-layer")
+	digest, err := s.PutBlob(data)
+	if err != nil {
+		return Artifact{}, err
+	}
+	crash.Point("build.artifact-manifest")
+	err = s.list(descriptor{MediaType: manifestType, ArtifactType: Type, Digest: digest, Size: int64(len(data)),
+		Annotations: map[string]string{"org.opencontainers.image.title": name}})
+	return Artifact{Name: name, Digest: digest, Size: layer.Size, Files: len(files)}, err
+}
+
+// list adds a manifest to index.json, for other OCI tools; nothing here reads it.
+func (s *Store) list(d descriptor) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := index{SchemaVersion: 2, MediaType: indexType, Manifests: []descriptor{}}
+	data, err := os.ReadFile(filepath.Join(s.dir, "index.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &all)
+	} else if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("read index.json: %w", err)
+	}
+	if slices.ContainsFunc(all.Manifests, func(o descriptor) bool { return o.Digest == d.Digest }) {
+		return nil
+	}
+	all.Manifests = append(all.Manifests, d)
+	if data, err = json.Marshal(all); err != nil {
+		return err
+	}
+	return s.replace("index.json", data)
+}
+
+// writeTar writes files, which are sorted, so that equal files give equal bytes:
+// no times, no owners, two modes, a fixed gzip header.
+func writeTar(ctx context.Context, w io.Writer, root *os.Root, files []File) error {
+	z, err := gzip.NewWriterLevel(w, gzip.DefaultCompression)
+	if err != nil {
+		return err
+	}
+	t := tar.NewWriter(z)
+	total := int64(0)
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if f.Link != "" {
+			if !safeLink(f.Path, f.Link) {
+				return fmt.Errorf("%s links to %q, outside of the artifact", f.Path, f.Link)
+			}
+			if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: f.Path, Linkname: f.Link, Mode: 0o777, Format: tar.FormatPAX}); err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := writeFile(t, root, f)
+		if err != nil {
+			return err
+		}
+		if total += n; total > MaxBytes {
+			return fmt.Errorf("it would be over %d bytes", int64(MaxBytes))
+		}
+	}
+	return errors.Join(t.Close(), z.Close())
+}
+
+func writeFile(t *tar.Writer, root *os.Root, f File) (int64, error) {
+	// A fifo would block Open, so its kind is asked first; and again after, in
+	// case it was changed in between.
+	before, err := root.Stat(filepath.FromSlash(f.Source))
+	if err != nil {
+		return 0, err
+	}
+	if !before.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is no regular file (%s)", f.Source, before.Mode().Type())
+	}
+	in, err := root.OpenFile(filepath.FromSlash(f.Source), os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is no regular file (%s)", f.Source, info.Mode().Type())
+	}
+	mode := int64(0o644)
+	if info.Mode().Perm()&0o111 != 0 {
+		mode = 0o755
+	}
+	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: info.Size(), Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(t, io.LimitReader(in, info.Size()))
+	if err == nil && n < info.Size() {
+		err = fmt.Errorf("%s became shorter while it was read", f.Source)
+	}
+	return n, err
+}
+
+// safeLink reports whether a link at name to target stays within the artifact.
+func safeLink(name, target string) bool {
+	if path.IsAbs(target) {
+		return false
+	}
+	to := path.Join(path.Dir(name), target)
+	return to != ".." && !strings.HasPrefix(to, "../")
+}
+
+// Unpack lays the artifact with this digest out as the folder dir, which is
+// there whole or not at all: dir is absent or empty before, and complete after.
+// A dir that holds something already is left as it is.
+func (s *Store) Unpack(ctx context.Context, digest, dir string) error {
+	if err := s.unpack(ctx, digest, dir); err != nil {
+		return fmt.Errorf("unpack artifact %s: %w", digest, err)
+	}
+	return nil
+}
+
+func (s *Store) unpack(ctx context.Context, digest, dir string) error {
+	if there, err := os.ReadDir(dir); err == nil && len(there) > 0 {
+		return nil
+	}
+	data, err := s.read(digest)
+	if err != nil {
+		return err
+	}
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return fmt.Errorf("read its manifest: %w", err)
+	}
+	if m.ArtifactType != Type || len(m.Layers) != 1 {
+		return errors.New("it is no artifact of ours")
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(dir), ".unpack-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp) // gone already after the rename
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return err
+	}
+	if err := s.extract(ctx, m.Layers[0].Digest, temp); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) { // it was empty
+		return err
+	}
+	if err := os.Rename(temp, dir); err != nil {
+		if there, readErr := os.ReadDir(dir); readErr == nil && len(there) > 0 {
+			return nil // somebody else was faster with the same content
+		}
+		return err
+	}
+	return nil
+}
+
+// read reads a small blob and checks that it is what its name says.
+func (s *Store) read(digest string) ([]byte, error) {
+	path, err := s.blob(digest)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, errors.New("the store does not hold it")
+		}
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(data)
+	if digest != "sha256:"+hex.EncodeToString(sum[:]) {
+		return nil, errors.New("its bytes do not match its digest")
+	}
+	return data, nil
+}
+
+func (s *Store) extract(ctx context.Context, digest, dir string) error {
+	path, err := s.blob(digest)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	h := sha256.New()
+	packed := io.TeeReader(f, h)
+	z, err := gzip.NewReader(packed)
+	if err != nil {
+		return err
+	}
+	t := tar.NewReader(z)
+	var total int64
+	for n := 0; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		head, err := t.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if total += head.Size; total > MaxBytes || n >= MaxFiles {
+			return fmt.Errorf("it holds over %d files or %d bytes", MaxFiles, int64(MaxBytes))
+		}
+		if err := place(root, head, t); err != nil {
+			return err
+		}
+	}
+	return checkRest(packed, h, digest)
+}
+
+// checkRest reads what is left and compares the digest of all that was read.
+func checkRest(packed io.Reader, h hash.Hash, digest string) error {
+	if _, err := io.Copy(io.Discard, packed); err != nil {
+		return err
+	}
+	if digest != "sha256:"+hex.EncodeToString(h.Sum(nil)) {
+		return errors.New("its bytes do not match its digest")
+	}
+	return nil
+}
+
+func place(root *os.Root, head *tar.Header, content io.Reader) error {
+	name := head.Name
+	if !fs.ValidPath(name) || name == "." {
+		return fmt.Errorf("it holds a file called %q", name)
+	}
+	if dir := path.Dir(name); dir != "." {
+		if err := root.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	switch head.Typeflag {
+	case tar.TypeSymlink:
+		if !safeLink(name, head.Linkname) {
+			return fmt.Errorf("its %s links to %q, outside of it", name, head.Linkname)
+		}
+		return root.Symlink(head.Linkname, name)
+	case tar.TypeReg:
+		out, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, os.FileMode(head.Mode&0o755))
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(out, content)
+		return errors.Join(err, out.Close())
+	}
+	return fmt.Errorf("its %s is neither a file nor a link", name)
+}

@@ -1,0 +1,174 @@
+package artifact
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mode := os.FileMode(0o640)
+		if strings.HasSuffix(name, ".sh") {
+			mode = 0o700
+		}
+		if err := os.WriteFile(p, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func files(names ...string) []File {
+	var fs []File
+	for _, n := range names {
+		fs = append(fs, File{Source: n, Path: n})
+	}
+	return fs
+}
+
+func TestPackIsDeterministicAndUnpackExact(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var digests []string
+	for i, order := range [][]string{{"b/x", "a.sh"}, {"a.sh", "b/x"}} {
+		src := t.TempDir()
+		write(t, src, map[string]string{"b/x": "content", "a.sh": "#!/bin/sh\n", "not": "packed"})
+		at := time.Unix(int64(i)*1e6, 0)
+		if err := os.Chtimes(filepath.Join(src, "b/x"), at, at); err != nil {
+			t.Fatal(err)
+		}
+		a, err := store.Pack(t.Context(), src, "hello", append(files(order...), File{Path: "c/link", Link: "../a.sh"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, a.Digest)
+	}
+	if digests[0] != digests[1] {
+		t.Fatalf("equal files, different digests: %v", digests)
+	}
+	other, err := Open(filepath.Join(t.TempDir(), "b")) // another machine
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other.Has(digests[0]) || !store.Has(digests[0]) {
+		t.Error("Has is wrong")
+	}
+	dir := filepath.Join(t.TempDir(), "out")
+	for range 2 { // the second time finds it there
+		if err := store.Unpack(t.Context(), digests[0], dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"b/x": "content", "a.sh": "#!/bin/sh\n", "c/link": "#!/bin/sh\n"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "not")); err == nil {
+		t.Error("a file that was not named is there")
+	}
+	if info, _ := os.Stat(filepath.Join(dir, "a.sh")); info.Mode().Perm()&0o111 == 0 {
+		t.Error("a.sh has lost its mode")
+	}
+	var ix index
+	data, err := os.ReadFile(filepath.Join(store.dir, "index.json"))
+	if err != nil || json.Unmarshal(data, &ix) != nil || len(ix.Manifests) != 1 || ix.Manifests[0].Digest != digests[0] {
+		t.Errorf("index.json: %s %v", data, err)
+	}
+}
+
+func TestPackRefusesWhatIsNoFileInside(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, src := t.TempDir(), t.TempDir()
+	write(t, outside, map[string]string{"secret": "s"})
+	write(t, src, map[string]string{"ok": "x", "d/ok": "y"})
+	if err := os.Symlink(filepath.Join(outside, "secret"), filepath.Join(src, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(src, "dir")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(src, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, fs := range map[string][]File{
+		"link out":          files("link"),
+		"through a folder":  files("dir/secret"),
+		"fifo":              files("fifo"),
+		"folder":            files("d"),
+		"parent":            {{Source: "ok", Path: "../x"}},
+		"absolute":          {{Source: "ok", Path: "/x"}},
+		"clash":             {{Source: "ok", Path: "x"}, {Source: "d/ok", Path: "x"}},
+		"absent":            files("absent"),
+		"link to outside":   {{Path: "l", Link: "../x"}},
+		"absolute link":     {{Path: "l", Link: "/etc/passwd"}},
+		"source to outside": {{Source: "../" + filepath.Base(outside) + "/secret", Path: "x"}},
+	} {
+		if a, err := store.Pack(t.Context(), src, "x", fs); err == nil {
+			t.Errorf("%s: packed as %s", name, a.Digest)
+		}
+	}
+}
+
+func TestUnpackChecksEveryByte(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := t.TempDir()
+	write(t, src, map[string]string{"x": strings.Repeat("content", 100)})
+	a, err := store.Pack(t.Context(), src, "x", files("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(store.dir, "blobs", "sha256", "*"))
+	if err != nil || len(blobs) != 3 {
+		t.Fatal(blobs, err)
+	}
+	for _, blob := range blobs {
+		whole, err := os.ReadFile(blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(whole) == "{}" {
+			continue // the empty config is never read
+		}
+		if err := os.Chmod(blob, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range [][]byte{append([]byte{whole[0] ^ 1}, whole[1:]...), append(append([]byte{}, whole...), 'x'), whole[:len(whole)-1], {}} {
+			if err := os.WriteFile(blob, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(t.TempDir(), "out")
+			if err := store.Unpack(t.Context(), a.Digest, dir); err == nil {
+				t.Errorf("unpacked with %s changed", filepath.Base(blob))
+			}
+			if _, err := os.Stat(dir); err == nil {
+				t.Error("a half-made folder is left")
+			}
+		}
+		if err := os.WriteFile(blob, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, bad := range []string{"", "sha256:x", "../../etc/passwd", "sha256:" + strings.Repeat("0", 64)} {
+		if err := store.Unpack(t.Context(), bad, filepath.Join(t.TempDir(), "out")); err == nil {
+			t.Errorf("%q was unpacked", bad)
+		}
+	}
+}

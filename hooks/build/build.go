@@ -1,0 +1,106 @@
+// Package build runs one build: the commands of a buildspec on a checked-out
+// tree, in a sandbox, with a log; and keeps the artifacts.
+//
+//   - Run does it (run.go): phases, their order and what their failure means,
+//     after spec/codebuild.md.
+//   - Executor is where commands run; package host is the one there is.
+//   - The formats have packages of their own: buildspec, buildlog, artifact.
+//
+// What is built, when, and what a result means for a change is for the gate.
+// `headgate run` runs the same code on a laptop.
+package build
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
+)
+
+// DefaultTimeout is CodeBuild's own.
+const DefaultTimeout = 60 * time.Minute
+
+// Request is one build to run.
+type Request struct {
+	ID        string            // names the build in messages and in CODEBUILD_BUILD_ID
+	Source    string            // folder with the checked-out tree; the build owns it and writes there
+	Work      string            // folder for what else the build needs; Run makes and removes folders in it
+	Buildspec string            // path inside Source; "" is buildspec.yml
+	Variables map[string]string // win over the buildspec's own (B31)
+	Secrets   map[string]string // variables that are masked in the log (B36)
+	Timeout   time.Duration     // 0 is DefaultTimeout
+	Network   bool              // whether commands reach the network
+
+	// What the build may know of itself.
+	Number     int // of the change
+	Repository string
+	Branch     string
+	Commit     string
+	Tree       string
+	Initiator  string
+}
+
+// Status is how a build ended, in CodeBuild's words.
+type Status string
+
+const (
+	Succeeded Status = "SUCCEEDED"
+	Failed    Status = "FAILED"
+	TimedOut  Status = "TIMED_OUT"
+	Stopped   Status = "STOPPED" // somebody cancelled it; no verdict follows
+)
+
+// Result is what a build came to.
+type Result struct {
+	Status    Status
+	Phase     string // that failed
+	Code      string // phase context code: COMMAND_EXECUTION_ERROR, YAML_FILE_ERROR, CLIENT_ERROR
+	Command   string // that failed
+	Exit      int    // its exit status
+	Reason    string // one line for people: `build: "go test ./..." exited 1`
+	LogLine   int    // line of the log at which the failure shows; 0: none
+	Steps     int
+	Artifacts []artifact.Artifact
+	Started   time.Time
+	Finished  time.Time
+}
+
+// Executor makes sandboxes.
+type Executor interface {
+	// Start makes a sandbox for one build. An error is the server's own trouble
+	// (or the machine's), not the build's.
+	Start(ctx context.Context, s Sandbox) (Session, error)
+}
+
+// Sandbox is what a session is made of.
+type Sandbox struct {
+	ID      string
+	Source  string // host folder that is SourceDir inside
+	Control string // host folder that is ControlDir inside, for scripts and saved state
+	Home    string // host folder that is the home inside
+	Temp    string // host folder that is /tmp inside
+	Network bool
+}
+
+// Where things stand inside every sandbox, whatever the executor: equal paths
+// make equal messages and caches.
+const (
+	SourceDir  = "/codebuild/output/src/src"
+	ControlDir = "/codebuild/output/tmp"
+	HomeDir    = "/root"
+)
+
+// Session is one live sandbox.
+type Session interface {
+	// Run runs the script at a path inside with a shell and returns its exit
+	// status (128+n for signal n). What it and its children print goes to out. A
+	// child that stays behind does not hold Run up. When ctx is done Run returns
+	// its error; the session is then good for Close alone. ErrNoShell says that
+	// there is no such shell.
+	Run(ctx context.Context, shell, script string, out io.Writer) (exit int, err error)
+	// Notes are things that people who read the log should know of the sandbox.
+	Notes() []string
+	// Close ends everything in the sandbox and returns when nothing of it is left.
+	Close() error
+}

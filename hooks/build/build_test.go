@@ -1,0 +1,371 @@
+package build_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/host"
+)
+
+// bench is one build with its surroundings.
+type bench struct {
+	t      *testing.T
+	req    build.Request
+	logs   *buildlog.Dir
+	store  *artifact.Store
+	result build.Result
+	log    string // as people read it
+}
+
+// builds counts, so that no two have the same name at the same time.
+var builds atomic.Int64
+
+func prepare(t *testing.T, files map[string]string) *bench {
+	t.Helper()
+	dir := t.TempDir()
+	id := fmt.Sprintf("t-%d-%d", os.Getpid(), builds.Add(1))
+	b := &bench{t: t, req: build.Request{ID: id, Source: filepath.Join(dir, "src"), Work: filepath.Join(dir, "work"), Timeout: time.Minute, Commit: "c0ffee", Branch: "main"}}
+	for name, content := range files {
+		p := filepath.Join(b.req.Source, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if b.logs, err = buildlog.OpenDir(filepath.Join(dir, "logs")); err != nil {
+		t.Fatal(err)
+	}
+	if b.store, err = artifact.Open(filepath.Join(dir, "artifacts")); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *bench) run(ctx context.Context) *bench {
+	b.t.Helper()
+	var secrets []string
+	for _, s := range b.req.Secrets {
+		secrets = append(secrets, s)
+	}
+	w, err := b.logs.Create("t-1", secrets)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.result, err = build.Run(ctx, b.req, &host.Host{}, w, b.store)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := w.Finish(string(b.result.Status)); err != nil {
+		b.t.Fatal(err)
+	}
+	var text strings.Builder
+	for e, err := range b.logs.Follow(b.t.Context(), "t-1", true) {
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if e.Kind == buildlog.Out || e.Kind == buildlog.Note {
+			text.WriteString(e.Text + "\n")
+		}
+	}
+	b.log = text.String()
+	return b
+}
+
+// spec builds the given phases ("build: [a, b]" lines are YAML of `phases`).
+func spec(t *testing.T, text string) *bench {
+	t.Helper()
+	return prepare(t, map[string]string{"buildspec.yml": text}).run(t.Context())
+}
+
+func (b *bench) wants(status build.Status, in ...string) {
+	b.t.Helper()
+	if b.result.Status != status {
+		b.t.Errorf("ended %s (%s), not %s", b.result.Status, b.result.Reason, status)
+	}
+	for _, s := range in {
+		if not, ok := strings.CutPrefix(s, "!"); ok {
+			if strings.Contains("\n"+b.log, "\n"+not+"\n") {
+				b.t.Errorf("the log has the line %q", not)
+			}
+		} else if !strings.Contains(b.log, s) {
+			b.t.Errorf("the log lacks %q", s)
+		}
+	}
+	if b.t.Failed() {
+		b.t.Log(b.log)
+	}
+}
+
+func TestBehaviours(t *testing.T) {
+	for _, c := range []struct {
+		name, spec string
+		status     build.Status
+		log        []string
+	}{
+		{"B05 variables cross", "version: 0.2\nphases: {install: {commands: [FOO=bar]}, build: {commands: ['echo [$FOO]', 'X=$(echo two; echo lines)', 'echo \"$X\" | wc -l']}}", build.Succeeded, []string{"[bar]", "\n2\n"}},
+		{"B06 cd holds", "version: 0.2\nphases: {build: {commands: [mkdir d, cd d, 'basename $PWD']}, post_build: {commands: ['echo in $(basename $PWD)']}}", build.Succeeded, []string{"in d"}},
+		{"B07 functions do not cross", "version: 0.2\nphases: {build: {commands: ['f() { echo called; }', 'f || echo gone', 'set -e', 'false; echo on', 'true; echo $?']}}", build.Succeeded, []string{"gone", "on", "!called"}},
+		{"B07 line 4", "version: 0.2\nphases: {build: {commands: ['nosuchcommand || true']}}", build.Succeeded, []string{"/codebuild/output/tmp/script.sh: 4: nosuchcommand: not found"}},
+		{"B08 0.1 crosses nothing", "version: 0.1\nphases: {build: {commands: ['FOO=bar; mkdir d; cd d', 'echo [$FOO] $(basename $PWD)']}}", build.Succeeded, []string{"[] src"}},
+		{"B09 sh is the default", "version: 0.2\nphases: {build: {commands: ['echo [${BASH_VERSION:-none}]']}}", build.Succeeded, []string{"[none]"}},
+		{"B09 bash", "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['A=(1 2); echo ${#A[@]}', 'echo v$BASH_VERSION']}}", build.Succeeded, []string{"\n2\n", "\nv5"}},
+		{"B11 first failure ends the phase", "version: 0.2\nphases: {build: {commands: [echo one, exit 3, echo two]}}", build.Failed, []string{"\none\n", "!two"}},
+		{"B12 words", "version: 0.2\nphases: {build: {commands: [exit 3]}}", build.Failed, []string{"Running command exit 3\n", "Command did not exit successfully exit 3 exit status 3", "Phase complete: BUILD State: FAILED", "Phase context status code: COMMAND_EXECUTION_ERROR Message: Error while executing command: exit 3. Reason: exit status 3"}},
+		{"B13 last line counts", "version: 0.2\nphases:\n  build:\n    commands:\n      - |\n        false\n        echo after\n", build.Succeeded, []string{"\nafter\n"}},
+		{"B14 no pipefail", "version: 0.2\nphases: {build: {commands: ['false | true']}}", build.Succeeded, nil},
+		{"B15 substitution fails", "version: 0.2\nphases: {build: {commands: ['x=$(false)']}}", build.Failed, nil},
+		{"B16 exit 0 ends the command only", "version: 0.2\nphases: {build: {commands: ['exit 0; echo never', echo next]}}", build.Succeeded, []string{"\nnext\n", "!never"}},
+		{"B17 install fails", "version: 0.2\nphases: {install: {commands: ['false']}, pre_build: {commands: [echo pre]}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}", build.Failed, []string{"!pre", "!build", "!post"}},
+		{"B18 pre_build fails", "version: 0.2\nphases: {pre_build: {commands: ['false']}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"!build", "!post", "!Entering phase UPLOAD_ARTIFACTS"}},
+		{"B19 build fails, post_build runs", "version: 0.2\nphases: {build: {commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"\npost\n"}},
+		{"B20 upload after a failed build", "version: 0.2\nphases: {build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
+		{"B21 succeeding", "version: 0.2\nphases: {pre_build: {commands: ['echo pre $CODEBUILD_BUILD_SUCCEEDING']}, build: {commands: ['false'], finally: ['echo fin $CODEBUILD_BUILD_SUCCEEDING']}, post_build: {commands: ['echo post $CODEBUILD_BUILD_SUCCEEDING']}}", build.Failed, []string{"pre 1", "fin 0", "post 0"}},
+		{"B22 finally runs", "version: 0.2\nphases: {build: {commands: ['false', echo skipped], finally: [echo fin]}}", build.Failed, []string{"\nfin\n", "!skipped"}},
+		{"B23 finally fails", "version: 0.2\nphases: {build: {commands: ['true'], finally: [exit 4]}}", build.Failed, nil},
+		{"B24 finally alone", "version: 0.2\nphases: {build: {finally: [echo fin]}}", build.Succeeded, []string{"\nfin\n"}},
+		{"B25 abort", "version: 0.2\nphases: {build: {on-failure: ABORT, commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"!post"}},
+		{"B26 B27 continue", "version: 0.2\nphases: {pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: [echo build]}}", build.Succeeded, []string{"\nbuild\n", "the failure of pre_build does not count"}},
+		{"B27 continue does not forgive others", "version: 0.2\nphases: {build: {commands: [exit 7]}, post_build: {on-failure: CONTINUE, commands: ['false']}}", build.Failed, []string{"the failure of post_build does not count"}},
+		{"B32 B33 literal values", "version: 0.2\nenv: {variables: {A: \"$HOME:x\", B: NO, C: 3.10, D: \"it's\"}}\nphases: {build: {commands: ['echo \"$A $B $C $D\"']}}", build.Succeeded, []string{"$HOME:x NO 3.10 it's"}},
+		{"B44 nothing matched", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: nothing/**}", build.Failed, []string{"CLIENT_ERROR Message: no matching artifact paths found"}},
+		{"B44 no base", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: '**/*', base-directory: nowhere}", build.Failed, []string{"no matching base directory path found for nowhere"}},
+		{"B45 one of several", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: [nothing.txt, buildspec.yml]}", build.Succeeded, []string{"Skipping invalid file path nothing.txt"}},
+		{"B03 bad phase", "version: 0.2\nphases: {pre-build: {commands: [echo ran]}}", build.Failed, []string{"Invalid buildspec phase name: pre-build", "YAML_FILE_ERROR", "!ran"}},
+		{"B38 runtimes", "version: 0.2\nphases: {install: {runtime-versions: {golang: 1.20}}, build: {commands: ['true']}}", build.Succeeded, []string{"Skipping install of runtimes."}},
+		{"killed by signal", "version: 0.2\nphases: {build: {commands: ['kill -TERM $$']}}", build.Failed, []string{"exit status 143"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			spec(t, c.spec).wants(c.status, c.log...)
+		})
+	}
+}
+
+func TestResultNamesTheFailure(t *testing.T) {
+	b := spec(t, "version: 0.2\nphases: {build: {commands: [echo fine, 'echo broken; exit 3']}}")
+	r := b.result
+	if r.Phase != "build" || r.Command != "echo broken; exit 3" || r.Exit != 3 || r.Reason != `build: "echo broken; exit 3" exited 3` || r.Code != "COMMAND_EXECUTION_ERROR" {
+		t.Errorf("%+v", r)
+	}
+	if lines := strings.Split(b.log, "\n"); !strings.Contains(strings.Join(lines[max(0, r.LogLine-3):r.LogLine], "\n"), "broken") {
+		t.Errorf("line %d of the log is not at the failure:\n%s", r.LogLine, b.log)
+	}
+}
+
+func TestB01AnotherFileAndMissing(t *testing.T) {
+	b := prepare(t, map[string]string{"ci/b.yml": "version: 0.2\nphases: {build: {commands: [echo here]}}"})
+	b.req.Buildspec = "ci/b.yml"
+	b.run(t.Context()).wants(build.Succeeded, "\nhere\n")
+	prepare(t, map[string]string{"x": ""}).run(t.Context()).wants(build.Failed, "YAML file does not exist")
+	b = prepare(t, map[string]string{"x": ""})
+	if err := os.Symlink("/etc/passwd", filepath.Join(b.req.Source, "buildspec.yml")); err != nil {
+		t.Fatal(err)
+	}
+	b.run(t.Context()).wants(build.Failed, "YAML file does not exist")
+}
+
+func TestB31B36VariablesAndSecrets(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {variables: {A: file, B: file}}\nphases: {build: {commands: ['echo $A $B $TOKEN; env']}}"})
+	b.req.Variables, b.req.Secrets = map[string]string{"A": "call"}, map[string]string{"TOKEN": "hunter22"}
+	t.Setenv("SECRET_OF_THE_SERVER", "leaked")
+	t.Setenv("GIT_DIR", "/somewhere")
+	b.run(t.Context()).wants(build.Succeeded, "call file ***", "CODEBUILD_RESOLVED_SOURCE_VERSION=c0ffee", "HOME=/root")
+	for _, leak := range []string{"hunter22", "leaked", "GIT_"} {
+		if strings.Contains(b.log, leak) {
+			t.Errorf("%q is in the log", leak)
+		}
+	}
+}
+
+func TestArtifacts(t *testing.T) {
+	files := map[string]string{"my-build1/a.txt": "1", "my-build1/sub/b.txt": "2", "my-build2/c.txt": "3", "top.txt": "4", ".dot/x": "5", "d/e/f": "6"}
+	for _, c := range []struct {
+		name, artifacts string
+		want            []string
+	}{
+		{"B40 everything", "{files: '**/*'}", []string{".dot/x", "buildspec.yml", "d/e/f", "my-build1/a.txt", "my-build1/sub/b.txt", "my-build2/c.txt", "top.txt"}},
+		{"B40 one level", "{files: my-build1/*}", []string{"my-build1/a.txt"}},
+		{"B40 below", "{files: 'my-build1/**/*'}", []string{"my-build1/a.txt", "my-build1/sub/b.txt"}},
+		{"B39 dot slash and absolute", "{files: [./top.txt, $CODEBUILD_SRC_DIR/d/e/f]}", []string{"d/e/f", "top.txt"}},
+		{"B41 several bases", "{files: '**/*', base-directory: my-build*}", []string{"a.txt", "c.txt", "sub/b.txt"}},
+		{"B42 flat", "{files: 'my-build1/**/*', discard-paths: yes}", []string{"a.txt", "b.txt"}},
+		{"B43 exclude", "{files: '**/*', exclude-paths: ['**/.*/**/*', 'my-build*/**', buildspec.yml]}", []string{"d/e/f", "top.txt"}},
+		{"B48 base from a variable", "{files: '*', base-directory: $WHERE}", []string{"a.txt"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			files := map[string]string{"buildspec.yml": "version: 0.2\nenv: {variables: {WHERE: my-build1}}\nphases: {build: {commands: ['true']}}\nartifacts: " + c.artifacts}
+			for k, v := range map[string]string{"my-build1/a.txt": "1", "my-build1/sub/b.txt": "2", "my-build2/c.txt": "3", "top.txt": "4", ".dot/x": "5", "d/e/f": "6"} {
+				files[k] = v
+			}
+			b := prepare(t, files).run(t.Context())
+			b.wants(build.Succeeded)
+			if len(b.result.Artifacts) != 1 {
+				t.Fatalf("%+v", b.result)
+			}
+			if got := unpacked(t, b, b.result.Artifacts[0].Digest); !slices.Equal(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+	files["buildspec.yml"] = "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: ['my-build1/a.txt', 'my-build2/**/*'], discard-paths: yes}"
+	files["my-build2/a.txt"] = "clash"
+	prepare(t, files).run(t.Context()).wants(build.Failed, "both my-build1/a.txt and my-build2/a.txt would become a.txt")
+}
+
+func TestB46B47NamesAndSecondary(t *testing.T) {
+	b := spec(t, "version: 0.2\nphases: {build: {commands: [V=7]}}\nartifacts:\n  files: buildspec.yml\n  name: app/$V-$(echo x)\n  secondary-artifacts:\n    docs: {files: buildspec.yml}\n")
+	b.wants(build.Succeeded)
+	if len(b.result.Artifacts) != 2 || b.result.Artifacts[0].Name != "app/7-x" || b.result.Artifacts[1].Name != "docs" {
+		t.Errorf("%+v", b.result.Artifacts)
+	}
+	if b.result.Artifacts[0].Digest != b.result.Artifacts[1].Digest {
+		t.Error("the same files have two digests")
+	}
+}
+
+func TestB49Links(t *testing.T) {
+	for _, symlinks := range []string{"yes", "no"} {
+		b := spec(t, "version: 0.2\nphases: {build: {commands: ['echo x >a; ln -s a l; ln -s /etc/passwd out; ln -s nowhere n']}}\nartifacts: {files: [a, l, out, n], exclude-paths: "+map[string]string{"yes": "[out]", "no": "[]"}[symlinks]+", enable-symlinks: "+symlinks+"}")
+		b.wants(build.Succeeded)
+		got := unpacked(t, b, b.result.Artifacts[0].Digest)
+		want := []string{"a", "l"}
+		if symlinks == "yes" {
+			want = []string{"a", "l", "n"}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("symlinks %s: %v", symlinks, got)
+		}
+	}
+}
+
+func unpacked(t *testing.T, b *bench, digest string) []string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "out")
+	if err := b.store.Unpack(t.Context(), digest, dir); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			rel, _ := filepath.Rel(dir, p)
+			names = append(names, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+func TestSandboxHoldsTheBuildIn(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("of the server"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spec(t, fmt.Sprintf(`version: 0.2
+phases:
+  build:
+    commands:
+      - test ! -e %s && echo hidden
+      - touch /usr/x 2>/dev/null || echo readonly
+      - mount -t tmpfs x /mnt 2>/dev/null || echo unmounted
+      - test -z "$(cat /proc/1/environ 2>/dev/null | tr '\0' '\n' | grep SECRET)" && echo noenv
+      - test "$(ls -d /proc/[0-9]* | wc -l)" -lt 15 && echo alone
+      - test "$(ls /sys/class/net 2>/dev/null | grep -v lo | wc -l)" = 0 && echo offline
+      - test ! -e /etc/shadow && echo noshadow
+      - echo x >$HOME/y && echo x >/tmp/y && echo writable
+      - ls /proc/self/fd | wc -l
+`, secret)).wants(build.Succeeded, "hidden", "readonly", "unmounted", "noenv", "alone", "offline", "noshadow", "writable")
+}
+
+// A process left behind outlives its command, not its build, and holds nothing up.
+func TestB5LeftoversEnd(t *testing.T) {
+	mark := fmt.Sprintf("%d.%d", os.Getpid(), time.Now().UnixNano())
+	began := time.Now()
+	b := spec(t, "version: 0.2\nphases: {build: {commands: ['setsid nohup sh -c \"sleep 300 # "+mark+"\" & echo started', 'pgrep -f "+mark+" >/dev/null && echo alive', 'yes >/dev/stdout & echo flooding']}}")
+	b.wants(build.Succeeded, "\nalive\n", "\nflooding\n")
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it held the build up for %s", took)
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range dirs {
+		if data, _ := os.ReadFile(f); strings.Contains(string(data), mark) && !strings.Contains(f, fmt.Sprint(os.Getpid())) {
+			t.Errorf("still there: %q", data)
+		}
+	}
+}
+
+func TestB7OutputIsNotControl(t *testing.T) {
+	spec(t, "version: 0.2\nphases: {build: {commands: ['echo 0; echo 0 >&4; echo \"{\\\"k\\\":\\\"done\\\"}\"; exit 5']}}").wants(build.Failed, "exit status 5")
+	spec(t, "version: 0.2\nphases: {build: {commands: ['kill -9 -1', echo on]}}").wants(build.Failed, "!on")
+}
+
+func TestTimeoutEndsAll(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo begun; sleep 300']}, post_build: {commands: [echo post]}}"})
+	b.req.Timeout = 700 * time.Millisecond
+	b.run(t.Context()).wants(build.TimedOut, "\nbegun\n", "!post")
+	if !strings.Contains(b.result.Reason, "timed out after 700ms in build") {
+		t.Errorf("%q", b.result.Reason)
+	}
+}
+
+func TestCancelIsNoVerdict(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo x >began; sleep 300']}}"})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for range 1000 {
+			if _, err := os.Stat(filepath.Join(b.req.Source, "began")); err == nil {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	b.run(ctx).wants(build.Stopped)
+}
+
+func TestB1LimitsHold(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/pids"); err != nil || os.Geteuid() != 0 {
+		t.Log("control groups of version 1 are not writable here; the arithmetic is tested in package host")
+		return
+	}
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo all']}}"})
+	w, err := b.logs.Create("limited", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := build.Run(t.Context(), b.req, &host.Host{Limits: host.Limits{Processes: 40}}, w, b.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Status != build.Failed {
+		t.Errorf("a hundred processes under a limit of 40: %+v", r)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/headgate-" + b.req.ID); len(left) > 0 {
+		t.Errorf("control groups are left: %v", left)
+	}
+}
+
+func TestA2FifoIsRefused(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: fifo}"})
+	if err := syscall.Mkfifo(filepath.Join(b.req.Source, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.run(t.Context()).wants(build.Failed, "fifo is no regular file")
+}

@@ -1,0 +1,437 @@
+// Package buildlog keeps the logs of builds: one writer, many readers, who may
+// come late, on disk.
+//
+//   - Dir is the folder of logs. A log that grows is running/<id>.log; a finished
+//     one is <sha256 of its bytes>.log.
+//   - Writer writes one log: steps, their output, notes. It bounds and cleans what
+//     commands print (clean.go) and masks secrets (mask.go).
+//   - Follow reads a log from its beginning and waits for more until it is done.
+//
+// A log is a line of JSON per Event. It is data of the build, not a record that
+// anything depends on: verdicts name it by digest.
+package buildlog
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+)
+
+// Bounds of one log.
+const (
+	MaxBytes = 64 << 20 // of output; steps and notes are kept beyond it
+	MaxLine  = 8 << 10  // bytes; a longer line is broken up
+)
+
+// The kinds of Event.
+const (
+	Step = "step" // a command begins
+	Out  = "out"  // a line that a command printed
+	End  = "end"  // a command has ended
+	Note = "note" // a line of Headgate's own
+	Done = "done" // the build has ended; the last event
+)
+
+// Event is one entry of a log.
+type Event struct {
+	Kind    string `json:"k"`
+	At      int64  `json:"t"`           // milliseconds since the log began
+	Step    int    `json:"n,omitempty"` // from 1; 0 outside of steps
+	Phase   string `json:"phase,omitempty"`
+	Command string `json:"cmd,omitempty"`
+	Text    string `json:"s,omitempty"` // may hold SGR colour codes and tabs, no other controls
+	Exit    int    `json:"exit,omitempty"`
+	Took    int64  `json:"ms,omitempty"` // milliseconds that the step took
+	Line    int    `json:"-"`            // of Out and Note, counted from 1 by the reader
+}
+
+// ErrNoLog is returned for a log that is not there.
+var ErrNoLog = errors.New("no such log")
+
+// Dir is a folder of logs. It is safe for concurrent use.
+type Dir struct {
+	root string
+
+	mu       sync.Mutex
+	running  map[string]*Writer
+	finished map[string]string // id → digest, of logs finished by this process
+	created  chan struct{}     // closed and replaced when a log begins
+}
+
+var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
+
+// OpenDir opens a folder of logs, making it if absent. Logs that a killed
+// process left unfinished are removed: their builds are run again.
+func OpenDir(root string) (*Dir, error) {
+	running := filepath.Join(root, "running")
+	if err := os.RemoveAll(running); err != nil {
+		return nil, fmt.Errorf("open logs: %w", err)
+	}
+	if err := os.MkdirAll(running, 0o755); err != nil {
+		return nil, fmt.Errorf("open logs: %w", err)
+	}
+	return &Dir{root: root, running: map[string]*Writer{}, finished: map[string]string{}, created: make(chan struct{})}, nil
+}
+
+// Create begins the log called id. Secrets are the values to be masked.
+func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
+	if !idForm.MatchString(id) {
+		return nil, fmt.Errorf("create log: %q is no log id", id)
+	}
+	path := filepath.Join(d.root, "running", id+".log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("create log: %w", err)
+	}
+	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), more: make(chan struct{})}
+	d.mu.Lock()
+	d.running[id] = w
+	close(d.created)
+	d.created = make(chan struct{})
+	d.mu.Unlock()
+	return w, nil
+}
+
+// await opens a log that may not have begun yet: whoever is told that a build
+// runs may come before its log.
+func (d *Dir) await(ctx context.Context, name string, wait bool) (*os.File, *Writer, error) {
+	for {
+		d.mu.Lock()
+		created := d.created
+		d.mu.Unlock()
+		f, w, err := d.open(name)
+		if !wait || !errors.Is(err, ErrNoLog) || digestForm.MatchString(name) || !idForm.MatchString(name) {
+			return f, w, err
+		}
+		select {
+		case <-created:
+		case <-ctx.Done():
+			return nil, nil, err
+		}
+	}
+}
+
+// open finds a log by id or digest; w is nil when it is finished.
+func (d *Dir) open(name string) (f *os.File, w *Writer, err error) {
+	if !idForm.MatchString(name) {
+		return nil, nil, ErrNoLog
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock() // so that Finish renames before or after, not between
+	if w = d.running[name]; w != nil {
+		f, err = os.Open(w.path)
+		return f, w, err
+	}
+	if digest, ok := d.finished[name]; ok {
+		name = digest
+	}
+	f, err = os.Open(filepath.Join(d.root, name+".log"))
+	if errors.Is(err, os.ErrNotExist) {
+		err = ErrNoLog
+	}
+	return f, nil, err
+}
+
+// Follow yields the events of a log, by id or digest, from its beginning. With
+// wait it waits for a log that has not begun yet, and goes on until the log is
+// done or ctx is; without, it ends at what is there now. An error is the last
+// thing it yields.
+func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		f, w, err := d.await(ctx, name, wait)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		defer f.Close()
+		in := bufio.NewReaderSize(f, 64<<10)
+		var partial []byte
+		lines := 0
+		for {
+			// Whatever is written after this moment closes more.
+			var more <-chan struct{}
+			ended := true
+			if w != nil {
+				more, ended = w.waiting()
+			}
+			for {
+				chunk, err := in.ReadBytes('\n')
+				partial = append(partial, chunk...)
+				if err != nil {
+					if err == io.EOF {
+						break
+					}
+					yield(Event{}, fmt.Errorf("read log %s: %w", name, err))
+					return
+				}
+				var e Event
+				if err := json.Unmarshal(partial, &e); err != nil {
+					yield(Event{}, fmt.Errorf("read log %s: %w", name, err))
+					return
+				}
+				partial = partial[:0]
+				if e.Kind == Out || e.Kind == Note {
+					lines++
+					e.Line = lines
+				}
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if ended || !wait {
+				return
+			}
+			select {
+			case <-more:
+			case <-ctx.Done():
+				yield(Event{}, ctx.Err())
+				return
+			}
+		}
+	}
+}
+
+// Writer writes one log. It is safe for concurrent use.
+type Writer struct {
+	dir   *Dir
+	id    string
+	path  string
+	began time.Time
+	mask  *mask
+
+	mu    sync.Mutex
+	file  *os.File
+	hash  hash.Hash
+	err   error // the first that befell the file
+	size  int64 // bytes of output
+	cut   bool
+	lines int
+	steps int
+	step  time.Time // when the running step began
+	ended bool
+	more  chan struct{} // closed and replaced at each event
+}
+
+// ID names the log while it runs.
+func (w *Writer) ID() string { return w.id }
+
+func (w *Writer) waiting() (more <-chan struct{}, ended bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.more, w.ended
+}
+
+// write appends an event. The caller holds w.mu.
+func (w *Writer) write(e Event) {
+	if w.ended || w.err != nil {
+		return
+	}
+	e.At = time.Since(w.began).Milliseconds()
+	data, err := json.Marshal(e)
+	if err == nil {
+		data = append(data, '\n')
+		w.hash.Write(data)
+		_, err = w.file.Write(data)
+	}
+	if err != nil {
+		w.err = fmt.Errorf("write log: %w", err)
+		return
+	}
+	if e.Kind == Out || e.Kind == Note {
+		w.lines++
+	}
+	close(w.more)
+	w.more = make(chan struct{})
+}
+
+// Begin tells that a command begins and returns the number of its step.
+func (w *Writer) Begin(phase, command string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.steps++
+	w.step = time.Now()
+	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.apply(clean([]byte(firstLine(command))))})
+	return w.steps
+}
+
+// firstLine is how a command of several lines is named.
+func firstLine(command string) string {
+	b := bytes.TrimSpace([]byte(command))
+	if line, rest, ok := bytes.Cut(b, []byte("\n")); ok && len(bytes.TrimSpace(rest)) > 0 {
+		return string(bytes.TrimRight(line, "\r \t")) + " …"
+	}
+	return string(b)
+}
+
+// End tells that the command of a step has ended.
+func (w *Writer) End(step, exit int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.write(Event{Kind: End, Step: step, Exit: exit, Took: time.Since(w.step).Milliseconds()})
+}
+
+// Note writes a line of Headgate's own.
+func (w *Writer) Note(format string, args ...any) {
+	text := w.mask.apply(clean([]byte(fmt.Sprintf(format, args...))))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.write(Event{Kind: Note, Text: text})
+}
+
+func (w *Writer) line(step int, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.size += int64(len(text)); w.size > MaxBytes {
+		if !w.cut {
+			w.cut = true
+			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", MaxBytes>>20)})
+		}
+		return
+	}
+	w.write(Event{Kind: Out, Step: step, Text: text})
+}
+
+// Lines is how many lines the log has by now.
+func (w *Writer) Lines() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lines
+}
+
+// Output returns where the output of a step is written. Close it to have a last
+// line without a line break counted.
+func (w *Writer) Output(step int) io.WriteCloser { return &output{w: w, step: step} }
+
+// output cuts a stream into lines.
+type output struct {
+	w    *Writer
+	step int
+	buf  []byte
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.buf = append(o.buf, p...)
+	for {
+		i := bytes.IndexByte(o.buf, '\n')
+		if i < 0 {
+			break
+		}
+		o.emit(o.buf[:i])
+		o.buf = o.buf[i+1:]
+	}
+	// A line without end is broken up; what is held back is as long as a secret
+	// may be, so that none is broken in two and missed.
+	if hold := o.w.mask.longest; len(o.buf) > MaxLine+hold {
+		rest := []byte(o.w.mask.apply(string(o.buf)))
+		for len(rest) > MaxLine+hold {
+			o.emit(rest[:MaxLine])
+			rest = rest[MaxLine:]
+		}
+		o.buf = rest
+	}
+	if len(o.buf) == 0 {
+		o.buf = nil // let a large buffer go
+	}
+	return len(p), nil
+}
+
+func (o *output) Close() error {
+	if len(o.buf) > 0 {
+		o.emit(o.buf)
+		o.buf = nil
+	}
+	return nil
+}
+
+func (o *output) emit(line []byte) {
+	text := clean([]byte(o.w.mask.apply(string(line))))
+	for len(text) > MaxLine {
+		n := MaxLine
+		for n > 0 && text[n]&0xc0 == 0x80 { // not inside a character
+			n--
+		}
+		o.w.line(o.step, text[:n])
+		text = text[n:]
+	}
+	o.w.line(o.step, text)
+}
+
+// Finish ends the log with how the build ended, makes it durable and returns its
+// digest. Afterwards the Writer takes nothing more.
+func (w *Writer) Finish(status string) (digest string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return "", errors.New("finish log: it is finished")
+	}
+	w.write(Event{Kind: Done, Text: status})
+	digest = hex.EncodeToString(w.hash.Sum(nil))
+	err = errors.Join(w.err, w.file.Sync(), w.file.Close())
+	crash.Point("build.log-synced")
+	if err == nil {
+		w.dir.mu.Lock()
+		err = os.Rename(w.path, filepath.Join(w.dir.root, digest+".log"))
+		delete(w.dir.running, w.id)
+		w.dir.finished[w.id] = digest
+		w.dir.mu.Unlock()
+	} else {
+		w.dir.forget(w)
+	}
+	if err == nil {
+		err = syncDir(w.dir.root)
+	}
+	w.ended = true
+	close(w.more)
+	crash.Point("build.log-named")
+	if err != nil {
+		return "", fmt.Errorf("finish log: %w", err)
+	}
+	return digest, nil
+}
+
+// Discard ends and removes a log that nobody will ask for: of a build that was
+// cut off. Followers see it end.
+func (w *Writer) Discard() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return
+	}
+	w.write(Event{Kind: Done, Text: "STOPPED"})
+	w.file.Close()
+	w.dir.forget(w)
+	w.ended = true
+	close(w.more)
+}
+
+func (d *Dir) forget(w *Writer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.running, w.id)
+	os.Remove(w.path) // if not now, then at the next start
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -1,0 +1,300 @@
+package buildlog
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"unicode/utf8"
+)
+
+func open(t *testing.T) *Dir {
+	t.Helper()
+	d, err := OpenDir(filepath.Join(t.TempDir(), "logs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func collect(t *testing.T, d *Dir, name string, wait bool) []Event {
+	t.Helper()
+	var events []Event
+	for e, err := range d.Follow(t.Context(), name, wait) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+func texts(events []Event) string {
+	var b strings.Builder
+	for _, e := range events {
+		switch e.Kind {
+		case Out, Note:
+			fmt.Fprintf(&b, "%d %s\n", e.Line, e.Text)
+		case Step:
+			fmt.Fprintf(&b, "> %d %s: %s\n", e.Step, e.Phase, e.Command)
+		case End:
+			fmt.Fprintf(&b, "< %d exit %d\n", e.Step, e.Exit)
+		case Done:
+			fmt.Fprintf(&b, "done %s\n", e.Text)
+		}
+	}
+	return b.String()
+}
+
+func TestLateAndEarlyReadersSeeTheSame(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("hello-1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var early []Event
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for e, err := range d.Follow(context.Background(), "hello-1", true) {
+			if err != nil {
+				t.Error(err)
+			}
+			early = append(early, e)
+		}
+	})
+	n := w.Begin("build", "make test\nmake more")
+	out := w.Output(n)
+	fmt.Fprint(out, "one\ntw")
+	fmt.Fprint(out, "o\nthree")
+	out.Close()
+	w.End(n, 2)
+	w.Note("Phase complete: %s", "BUILD")
+	if got := len(collect(t, d, "hello-1", false)); got != 6 {
+		t.Errorf("a reader who does not wait sees %d events", got)
+	}
+	digest, err := w.Finish("FAILED")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	want := "> 1 build: make test …\n1 one\n2 two\n3 three\n< 1 exit 2\n4 Phase complete: BUILD\ndone FAILED\n"
+	for name, events := range map[string][]Event{"early": early, "by digest": collect(t, d, digest, true), "by id": collect(t, d, "hello-1", true)} {
+		if got := texts(events); got != want {
+			t.Errorf("%s reader:\n%s", name, got)
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(d.root, digest+".log"))
+	if sum := sha256.Sum256(data); err != nil || hex.EncodeToString(sum[:]) != digest {
+		t.Errorf("the file's name is not its digest (%v)", err)
+	}
+	if _, err := w.Finish("again"); err == nil {
+		t.Error("finished twice")
+	}
+}
+
+func TestFollowerMayComeBeforeTheLog(t *testing.T) {
+	d := open(t)
+	done := make(chan string)
+	go func() {
+		var events []Event
+		for e, err := range d.Follow(context.Background(), "soon", true) {
+			if err != nil {
+				t.Error(err)
+			}
+			events = append(events, e)
+		}
+		done <- texts(events)
+	}()
+	w, err := d.Create("soon", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Note("here")
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-done; got != "1 here\ndone SUCCEEDED\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestFollowEndsWithItsContext(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Discard()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var last error
+	for _, err := range d.Follow(ctx, "x", true) {
+		last = err
+	}
+	if !errors.Is(last, context.Canceled) {
+		t.Fatalf("ended with %v", last)
+	}
+}
+
+func TestDiscardEndsFollowersAndLeavesNothing(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Note("hello")
+	done, seen := make(chan string), make(chan struct{})
+	go func() {
+		var events []Event
+		for e := range d.Follow(context.Background(), "x", true) {
+			if events = append(events, e); len(events) == 1 {
+				close(seen)
+			}
+		}
+		done <- texts(events)
+	}()
+	<-seen
+	w.Discard()
+	if got := <-done; got != "1 hello\ndone STOPPED\n" {
+		t.Errorf("the follower saw %q", got)
+	}
+	for _, err := range d.Follow(t.Context(), "x", false) {
+		if !errors.Is(err, ErrNoLog) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestBounds(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := w.Output(w.Begin("build", "yes"))
+	long := "é" + strings.Repeat("e", 2<<20)
+	for range 40 {
+		fmt.Fprint(out, long)
+	}
+	out.Close()
+	w.End(1, 0)
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	total, cut := 0, 0
+	for _, e := range collect(t, d, "x", true) {
+		if len(e.Text) > MaxLine || !utf8.ValidString(e.Text) {
+			t.Fatalf("a line of %d bytes", len(e.Text))
+		}
+		total += len(e.Text)
+		if strings.Contains(e.Text, "the log is cut here") {
+			cut++
+		}
+	}
+	if total > MaxBytes+MaxLine || total < MaxBytes-MaxLine || cut != 1 {
+		t.Errorf("%d bytes kept, cut %d times", total, cut)
+	}
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\ttext":                           "plain\ttext",
+		"\x1b[31mred\x1b[0m":                    "\x1b[31mred\x1b[0m",
+		"\x1b]0;title\x07":                      "^[]0;title^G",
+		"\x1b[2J":                               "^[[2J",
+		"bad \xff byte":                         "bad \uFFFD byte",
+		"10%\r20%\r30%":                         "30%",
+		"dos\r":                                 "dos",
+		"nul\x00":                               "nul^@",
+		"\u202etxt.exe":                         "<U+202E>txt.exe",
+		"c1 \u009b31m":                          "c1 <U+009B>31m",
+		"\x1b[" + strings.Repeat("1", 40) + "m": "^[[" + strings.Repeat("1", 40) + "m",
+	} {
+		if got := clean([]byte(in)); got != want {
+			t.Errorf("%q became %q, not %q", in, got, want)
+		}
+	}
+}
+
+func TestMaskAcrossWrites(t *testing.T) {
+	d := open(t)
+	secret := "s3cr3t-value"
+	w, err := d.Create("x", []string{secret, "ab", "two\nlines-of-it"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := w.Output(w.Begin("build", "echo "+secret))
+	for _, c := range "token=" + secret + " ab\n" { // a byte at a time
+		fmt.Fprint(out, string(c))
+	}
+	fmt.Fprint(out, strings.Repeat("x", MaxLine-4)+secret+"\n") // across the break of a long line
+	fmt.Fprint(out, strings.Repeat("y", MaxLine-4)+secret+strings.Repeat("z", 2*MaxLine))
+	fmt.Fprint(out, "\nczNjcjN0LXZhbHVl and lines-of-it")
+	out.Close()
+	w.Note("it was %s", secret)
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, e := range collect(t, d, "x", true) {
+		all.WriteString(e.Text + e.Command)
+	}
+	for _, leak := range []string{secret, "czNjcjN0LXZhbHVl", "lines-of-it"} {
+		if strings.Contains(all.String(), leak) {
+			t.Errorf("%q is in the log", leak)
+		}
+	}
+	if !strings.Contains(all.String(), "token=*** ab") {
+		t.Error("short values are masked, or others are not")
+	}
+}
+
+func TestNoLogOutsideTheFolder(t *testing.T) {
+	d := open(t)
+	for _, name := range []string{"", "../x", "a/b", ".", strings.Repeat("a", 300)} {
+		if _, err := d.Create(name, nil); err == nil {
+			t.Errorf("%q was created", name)
+		}
+		for _, err := range d.Follow(t.Context(), name, false) {
+			if !errors.Is(err, ErrNoLog) {
+				t.Errorf("%q: %v", name, err)
+			}
+		}
+	}
+}
+
+func TestOpenDirRemovesUnfinishedLogs(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Note("half")
+	if _, err := OpenDir(d.root); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(d.root, "running", "*")); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add([]byte("\x1b[31mred\x1b[0m\r\n\xff\u202e"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		got := clean(in)
+		if !utf8.ValidString(got) {
+			t.Fatal("not UTF-8")
+		}
+		for i, r := range got {
+			if r == 0x1b && sgr([]byte(got[i:])) == 0 || r < ' ' && r != '\t' && r != 0x1b || r == 0x7f || r >= 0x80 && r < 0xa0 {
+				t.Fatalf("%q holds %q", got, r)
+			}
+		}
+	})
+}

@@ -1,0 +1,119 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits bound one build.
+type Limits struct {
+	Processes int   // processes and threads at a time
+	Memory    int64 // bytes
+}
+
+// DefaultLimits are generous: they keep a runaway build from taking the machine
+// with it. Memory is three quarters of the machine's.
+func DefaultLimits() Limits {
+	return Limits{Processes: 4096, Memory: totalMemory() / 4 * 3}
+}
+
+func totalMemory() int64 {
+	data, _ := os.ReadFile("/proc/meminfo") // without it there is no limit
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemTotal:" {
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+// group is the control group of one build: one folder on a machine with cgroup
+// v2, one for each controller on one with v1. The nil group limits nothing.
+type group struct{ dirs []string }
+
+// newGroup makes the group called name below root, where the cgroup file
+// systems are mounted. On an error there is no group.
+func newGroup(root, name string, l Limits) (*group, error) {
+	type setting struct{ file, value string }
+	plan := map[string][]setting{}
+	memory, processes := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.Processes)
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil { // v2
+		dir := filepath.Join(root, name)
+		if l.Processes > 0 {
+			plan[dir] = append(plan[dir], setting{"pids.max", processes})
+		}
+		if l.Memory > 0 {
+			plan[dir] = append(plan[dir], setting{"memory.max", memory}, setting{"memory.oom.group", "1"})
+		}
+	} else {
+		if _, err := os.Stat(filepath.Join(root, "pids")); err == nil && l.Processes > 0 {
+			plan[filepath.Join(root, "pids", name)] = []setting{{"pids.max", processes}}
+		}
+		if _, err := os.Stat(filepath.Join(root, "memory")); err == nil && l.Memory > 0 {
+			plan[filepath.Join(root, "memory", name)] = []setting{{"memory.limit_in_bytes", memory}}
+		}
+	}
+	if len(plan) == 0 {
+		return nil, errors.New("there are no control groups here")
+	}
+	g := &group{}
+	for dir, settings := range plan {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, errors.Join(plain(err), g.remove())
+		}
+		g.dirs = append(g.dirs, dir)
+		for _, s := range settings {
+			if err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644); err != nil {
+				return nil, errors.Join(plain(err), g.remove())
+			}
+		}
+	}
+	return g, nil
+}
+
+// plain says what befell a control group without the path of it.
+func plain(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("control group: %w", pe.Err)
+	}
+	return err
+}
+
+// enter is shell text by which a shell puts itself into the group.
+func (g *group) enter() string {
+	var b strings.Builder
+	for _, dir := range g.dirs {
+		fmt.Fprintf(&b, "echo $$ >'%s' || exit 125\n", filepath.Join(dir, "cgroup.procs"))
+	}
+	return b.String()
+}
+
+// remove removes the group, whose processes have ended. The kernel may take a
+// moment to see that.
+func (g *group) remove() error {
+	if g == nil {
+		return nil
+	}
+	var errs []error
+	for _, dir := range g.dirs {
+		var err error
+		for range 50 {
+			if err = os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
+				err = nil
+				break
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		if err != nil {
+			errs = append(errs, plain(err))
+		}
+	}
+	return errors.Join(errs...)
+}

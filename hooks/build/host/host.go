@@ -1,0 +1,326 @@
+// Package host runs builds on the machine itself, in bubblewrap: namespaces of
+// their own for processes, mounts, IPC, host name, users and (unless asked for)
+// network; a read-only system; a home and /tmp that nobody else sees; limits by
+// control groups where the machine lets us.
+//
+// One sandbox lives for one build. A small shell loop inside runs scripts that
+// are named on one pipe and tells exit statuses on another, so that nothing a
+// build prints can be taken for an answer, and a child that stays behind can
+// neither hold a step up nor outlive the build.
+package host
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+)
+
+// Host is the executor. Its zero value works.
+type Host struct {
+	Bwrap  string // path of bubblewrap; "" looks it up in PATH
+	Limits Limits // zero: DefaultLimits
+}
+
+// loop is what lives inside: it reads "<shell> <script>" lines on descriptor 3
+// and answers with the exit status on 4. Its children have neither.
+const loop = `while read -r shell script <&3; do
+	if command -v "$shell" >/dev/null 2>&1; then
+		"$shell" "$script" 3<&- 4>&- </dev/null
+		echo $? >&4
+	else
+		echo none >&4
+	fi
+done`
+
+// Start implements build.Executor.
+func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error) {
+	bwrap := h.Bwrap
+	if bwrap == "" {
+		var err error
+		if bwrap, err = exec.LookPath("bwrap"); err != nil {
+			return nil, errors.New("bubblewrap is not installed, and builds run in it; install it: apt-get install bubblewrap")
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n := &session{done: make(chan struct{})}
+	limits := h.Limits
+	if limits == (Limits{}) {
+		limits = DefaultLimits()
+	}
+	var err error
+	if n.group, err = newGroup(cgroupRoot, "headgate-"+s.ID, limits); err != nil {
+		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
+	}
+	if err := n.start(bwrap, s); err != nil {
+		return nil, errors.Join(err, n.group.remove())
+	}
+	return n, nil
+}
+
+// arguments are bubblewrap's.
+func arguments(s build.Sandbox) []string {
+	args := []string{
+		"--unshare-all", "--die-with-parent", "--new-session", "--hostname", "headgate-build", "--clearenv",
+		"--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt",
+		"--dev", "/dev", "--proc", "/proc", "--dir", "/var/tmp", "--dir", "/run",
+		"--bind", s.Temp, "/tmp", "--bind", s.Home, build.HomeDir,
+		"--bind", s.Source, build.SourceDir, "--bind", s.Control, build.ControlDir,
+		"--chdir", build.SourceDir, "--info-fd", "5",
+	}
+	for _, dir := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
+		path := "/" + dir
+		if to, err := os.Readlink(path); err == nil {
+			args = append(args, "--symlink", to, path)
+		} else if _, err := os.Stat(path); err == nil {
+			args = append(args, "--ro-bind", path, path)
+		}
+	}
+	etc := []string{"alternatives", "ca-certificates", "ssl", "pki", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
+		"perl", "python3", "java-17-openjdk", "mime.types", "services", "protocols"}
+	if s.Network {
+		args = append(args, "--share-net")
+		etc = append(etc, "resolv.conf", "hosts")
+	}
+	for _, name := range etc {
+		args = append(args, "--ro-bind-try", "/etc/"+name, "/etc/"+name)
+	}
+	return append(args, "--", "/bin/sh", "-c", loop)
+}
+
+type session struct {
+	cmd    *exec.Cmd
+	out    *os.File      // what the sandbox prints
+	ask    *os.File      // scripts to run
+	status *bufio.Reader // exit statuses
+	answer *os.File      // under status
+	pidfd  int           // of the sandbox's first process; -1 when it is not known
+	group  *group
+	notes  []string
+	done   chan struct{} // closed when bubblewrap has been waited for
+	err    error         // what Wait said; after done
+}
+
+func (n *session) start(bwrap string, s build.Sandbox) (err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	pipe := func() (r, w *os.File) {
+		if err == nil {
+			r, w, err = os.Pipe()
+		}
+		return r, w
+	}
+	outR, outW := pipe()
+	askR, askW := pipe()
+	answerR, answerW := pipe()
+	infoR, infoW := pipe()
+	for _, f := range []*os.File{outW, askR, answerW, infoW, infoR} {
+		if f != nil {
+			files = append(files, f)
+		}
+	}
+	for _, f := range []*os.File{outR, askW, answerR} {
+		if err != nil && f != nil {
+			files = append(files, f)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make the sandbox: %w", err)
+	}
+	args := append([]string{bwrap}, arguments(s)...)
+	if n.group != nil {
+		// A shell puts itself into the control groups and becomes bubblewrap, so
+		// that nothing of the sandbox ever runs outside of them.
+		args = append([]string{"/bin/sh", "-c", n.group.enter() + `exec "$@"`, "sh"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = outW, outW
+	cmd.ExtraFiles = []*os.File{askR, answerW, infoW} // 3, 4, 5
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		files = append(files, outR, askW, answerR)
+		return fmt.Errorf("start bubblewrap: %w", err)
+	}
+	n.cmd, n.out, n.ask, n.answer, n.status = cmd, outR, askW, answerR, bufio.NewReader(answerR)
+	go func() {
+		n.err = cmd.Wait()
+		close(n.done)
+	}()
+	infoW.Close() // so that reading it ends when bubblewrap has closed its own
+	n.pidfd = -1
+	var info struct {
+		PID int `json:"child-pid"`
+	}
+	if err := json.NewDecoder(io.LimitReader(infoR, 4096)).Decode(&info); err == nil && info.PID > 0 {
+		if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
+			n.pidfd = fd
+		}
+		return nil
+	}
+	// Bubblewrap ended before it had a sandbox; what it printed says why.
+	<-n.done
+	outW.Close()
+	said, _ := io.ReadAll(io.LimitReader(outR, 4096))
+	outR.Close()
+	askW.Close()
+	answerR.Close()
+	return fmt.Errorf("bubblewrap could not make a sandbox: %s", strings.TrimSpace(string(said)))
+}
+
+// Notes implements build.Session.
+func (n *session) Notes() []string { return n.notes }
+
+// errGone says that the sandbox has ended by itself: its loop was killed, by the
+// memory limit for one.
+var errGone = errors.New("the sandbox has ended")
+
+// Run implements build.Session.
+func (n *session) Run(ctx context.Context, shell, script string, out io.Writer) (int, error) {
+	if err := n.out.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Fprintf(n.ask, "%s %s\n", shell, script); err != nil {
+		return n.gone(ctx)
+	}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(out, n.out)
+		copied <- err
+	}()
+	stop := context.AfterFunc(ctx, n.kill)
+	line, err := n.status.ReadString('\n')
+	stop()
+	// The script has ended; what it printed is in the pipe. Stop the copying
+	// and take the rest without waiting, because a child that stayed behind may
+	// hold the pipe open.
+	if derr := n.out.SetReadDeadline(time.Unix(1, 0)); derr != nil {
+		return 0, derr
+	}
+	if cerr := <-copied; cerr != nil && !errors.Is(cerr, os.ErrDeadlineExceeded) {
+		return 0, cerr
+	}
+	if derr := n.rest(out); derr != nil {
+		return 0, derr
+	}
+	if err != nil || ctx.Err() != nil {
+		return n.gone(ctx)
+	}
+	line = strings.TrimSpace(line)
+	if line == "none" {
+		return 0, build.ErrNoShell
+	}
+	exit, err := strconv.Atoi(line)
+	if err != nil {
+		return 0, fmt.Errorf("the sandbox answered %q", line)
+	}
+	return exit, nil
+}
+
+// gone is what Run returns when the sandbox is no more: a build that killed its
+// own sandbox, or met its memory limit, has failed; one that was cancelled has not.
+func (n *session) gone(ctx context.Context) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	select {
+	case <-n.done:
+	case <-time.After(5 * time.Second):
+		return 0, errGone
+	}
+	return 128 + int(syscall.SIGKILL), nil
+}
+
+// maxRest bounds what is read after a script has ended.
+const maxRest = 1 << 20
+
+func (n *session) rest(out io.Writer) error {
+	if err := n.out.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	raw, err := n.out.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 64<<10)
+	for total := 0; total < maxRest; {
+		var got int
+		var rerr error
+		if err := raw.Read(func(fd uintptr) bool {
+			got, rerr = unix.Read(int(fd), buf)
+			return true // never wait
+		}); err != nil {
+			return err
+		}
+		switch {
+		case rerr == unix.EINTR:
+			continue
+		case rerr == unix.EAGAIN || got == 0:
+			return nil
+		case rerr != nil:
+			return rerr
+		}
+		total += got
+		if _, err := out.Write(buf[:got]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kill ends the sandbox at once: bubblewrap dies, and with it, by
+// --die-with-parent, the first process inside, and with that all others.
+func (n *session) kill() {
+	_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL) // it may be gone already
+}
+
+// Close implements build.Session. The kernel ends a process namespace whole: when
+// its first process is gone, so are all.
+func (n *session) Close() error {
+	n.kill()
+	<-n.done
+	var err error
+	if n.pidfd >= 0 {
+		fds := []unix.PollFd{{Fd: int32(n.pidfd), Events: unix.POLLIN}}
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			ready, perr := unix.Poll(fds, int(time.Until(deadline).Milliseconds()))
+			if perr == unix.EINTR {
+				continue
+			}
+			if ready == 0 {
+				err = errors.New("processes of the build could not be ended")
+			}
+			break
+		}
+		unix.Close(n.pidfd)
+		n.pidfd = -1
+	}
+	n.out.Close()
+	n.ask.Close()
+	n.answer.Close()
+	return errors.Join(err, n.group.remove())
+}
+
+// cgroupRoot is where control groups are mounted.
+var cgroupRoot = filepath.Join("/sys", "fs", "cgroup")

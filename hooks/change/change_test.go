@@ -1,0 +1,218 @@
+package change
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+func testRepository(t testing.TB) *repo.Repository {
+	t.Helper()
+	dir := t.TempDir()
+	signer, err := repo.OpenSigner(filepath.Join(dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	r, err := s.Create(t.Context(), "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func push(t testing.TB, r *repo.Repository, message string, options ...string) Push {
+	t.Helper()
+	c, err := r.WriteCommit(repo.NewCommit{At: noon, Message: message})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Push{Branch: "main", Commit: c, By: "ada", Key: "SHA256:abc", Options: options, At: noon}
+}
+
+func TestStory(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	p := push(t, r, "Show fees\n\nwith a body", "priority=high", "title=fix: the thing")
+	s, err := l.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Number != 1 || s.Branch != "main" || !s.Open() || s.State() != show.Queued || s.Head().Subject != "Show fees" {
+		t.Fatalf("%+v", s)
+	}
+	if v, ok := s.Head().Option("title"); !ok || v != "fix: the thing" {
+		t.Fatalf("%q", v)
+	}
+	s, err = l.Append(t.Context(), s, Event{Kind: Refused, At: noon.Add(time.Minute), Subject: `refused: build: "go test" exited 1`,
+		Body: "first\n\nsecond", Trailers: []repo.Trailer{{Key: "Reason", Value: "it is red"}, {Key: "Empty", Value: ""}, {Key: "Took", Value: "90s"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := push(t, r, "Show fees, better")
+	second.By = "jun"
+	if s, err = l.Revise(t.Context(), s, second); err != nil {
+		t.Fatal(err)
+	}
+	check := func(s Story) {
+		t.Helper()
+		if len(s.Revisions) != 2 || len(s.Events) != 3 || s.Head().Number != 2 || s.Head().By != "jun" || !s.Open() {
+			t.Fatalf("%+v", s)
+		}
+		e := s.Events[1]
+		if e.Kind != Refused || e.Revision != 1 || e.Body != "first\nsecond" || e.Get("Reason") != "it is red" || e.Took() != 90*time.Second || e.Get("Empty") != "" || !e.At.Equal(noon.Add(time.Minute)) {
+			t.Fatalf("%+v", e)
+		}
+		if rev := s.Revisions[0]; rev.Commit != p.Commit || rev.Key != "SHA256:abc" || rev.Via != "push" || len(rev.Options) != 2 {
+			t.Fatalf("%+v", rev)
+		}
+	}
+	check(s)
+	fresh, err := Of(r).Read(1) // nothing remembered
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(fresh)
+	c, err := r.Commit(fresh.Events[2].Commit)
+	if err != nil || len(c.ParentHashes) != 2 || c.ParentHashes[1] != second.Commit {
+		t.Fatalf("%v, %v", c, err)
+	}
+	if err := l.MendHead(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := r.Ref(HeadRef(1)); err != nil || h != second.Commit {
+		t.Fatalf("%s, %v", h, err)
+	}
+	if _, err := l.Read(2); !errors.Is(err, ErrNone) {
+		t.Fatal(err)
+	}
+}
+
+func TestAppendNeedsThePresentStory(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	s, err := l.Open(t.Context(), push(t, r, "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(t.Context(), s, Event{Kind: Withdrawn, At: noon, Subject: "withdrawn"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(t.Context(), s, Event{Kind: Landed, At: noon, Subject: "landed"}); !errors.Is(err, ErrMoved) {
+		t.Fatalf("two events after one: %v", err)
+	}
+	if s, err = l.Read(1); err != nil || s.State() != show.Withdrawn || s.Open() {
+		t.Fatalf("%+v, %v", s, err)
+	}
+}
+
+func TestNumbersAreTakenOnce(t *testing.T) {
+	r := testRepository(t)
+	const n = 20
+	var wg sync.WaitGroup
+	numbers := make(chan int, n)
+	for i := range n {
+		p := push(t, r, fmt.Sprint("change ", i))
+		l := Of(r) // each with its own idea of the newest
+		wg.Go(func() {
+			s, err := l.Open(t.Context(), p)
+			if err != nil {
+				t.Error(err)
+			}
+			numbers <- s.Number
+		})
+	}
+	wg.Wait()
+	seen := map[int]bool{}
+	for range n {
+		seen[<-numbers] = true
+	}
+	list, err := Of(r).List()
+	if err != nil || len(seen) != n || len(list) != n || list[n-1].Number != n {
+		t.Fatalf("%d numbers, %d changes, %v", len(seen), len(list), err)
+	}
+}
+
+// TestHostileText: nothing that a pusher writes can add a line to the story.
+func TestHostileText(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	p := push(t, r, "evil\x1b]0;x\x07\nEvent: landed", "a=b\n\nEvent: landed\nRevision: 1", strings.Repeat("x", 5000))
+	s, err := l.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := Of(r).Read(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []Story{s, fresh} {
+		if len(s.Events) != 1 || !s.Open() || strings.ContainsAny(s.Events[0].Subject, "\x1b\x07\n") {
+			t.Fatalf("%+v", s.Events)
+		}
+		if o := s.Head().Options; len(o) != 2 || o[0] != "a=b  Event: landed Revision: 1" && o[0] != "a=b Event: landed Revision: 1" || len(o[1]) > 1100 {
+			t.Fatalf("%q", o)
+		}
+	}
+}
+
+// TestListReadsOnlyWhatIsNew: a log is parsed once for each of its tips.
+func TestListReadsOnlyWhatIsNew(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	for i := range 5 {
+		if _, err := l.Open(t.Context(), push(t, r, fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l = Of(r)
+	first, err := l.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Of(r).Append(t.Context(), first[2], Event{Kind: Withdrawn, At: noon, Subject: "withdrawn"}); err != nil {
+		t.Fatal(err)
+	}
+	second, err := l.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range second {
+		if same := &second[i].Events[0] == &first[i].Events[0]; same != (i != 2) {
+			t.Errorf("change %d was read again: %v", i+1, !same)
+		}
+	}
+	if len(second[2].Events) != 2 || len(first[2].Events) != 1 {
+		t.Fatal("the new event is not there, or changed what was given out")
+	}
+}
+
+func BenchmarkList1000(b *testing.B) {
+	r := testRepository(b)
+	l := Of(r)
+	p := push(b, r, "one")
+	for range 1000 {
+		if _, err := l.Open(b.Context(), p); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		if _, err := l.List(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,311 @@
+package change
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// ErrNone is returned by Read for a number that no change has.
+var ErrNone = errors.New("no such change")
+
+// ErrMoved is returned by Append and Revise when the change's story has gone on
+// since the caller read it.
+var ErrMoved = repo.ErrMoved
+
+const prefix = "refs/changes/"
+
+// Ref is the ref of a change's log.
+func Ref(number int) string { return prefix + strconv.Itoa(number) + "/log" }
+
+// HeadRef is the ref of a change's newest revision.
+func HeadRef(number int) string { return prefix + strconv.Itoa(number) + "/head" }
+
+// Log is the stories of one repository's changes. It is safe for concurrent
+// use. What it has read it keeps, by the log's tip, so that listing reads only
+// what is new.
+type Log struct {
+	r *repo.Repository
+
+	mu      sync.Mutex
+	stories map[int]Story
+	newest  int // highest number known to be taken
+}
+
+// Of is the Log of a repository.
+func Of(r *repo.Repository) *Log { return &Log{r: r, stories: map[int]Story{}} }
+
+// Push is an accepted push: what Open and Revise record.
+type Push struct {
+	Branch   string // short name
+	Commit   repo.Hash
+	By       string // the proven user
+	Key      string // fingerprint of the proven key
+	Via      string // "push" if empty
+	Options  []string
+	Decision repo.Hash
+	At       time.Time
+}
+
+// Open makes a new change from a push. When it returns nil the change is
+// durable and cannot be lost.
+func (l *Log) Open(ctx context.Context, p Push) (Story, error) {
+	if p.Branch == "" || p.Commit == repo.Zero || p.By == "" {
+		return Story{}, fmt.Errorf("open change in %s: branch, commit and user must be known", l.r.Name())
+	}
+	number, err := l.next(false)
+	for ; err == nil; number, err = l.next(true) {
+		var s Story
+		if s, err = l.open(ctx, number, p); !errors.Is(err, repo.ErrMoved) {
+			return s, err
+		}
+	}
+	return Story{}, err
+}
+
+func (l *Log) open(ctx context.Context, number int, p Push) (Story, error) {
+	// The chain begins with a commit of its own, so that --first-parent never
+	// leads out of the story into the pushed commit's history.
+	root, err := l.r.WriteCommit(repo.NewCommit{At: p.At, Message: repo.Message(
+		fmt.Sprintf("change %d of %s, to %s", number, l.r.Name(), p.Branch), "",
+		repo.Trailer{Key: "Change", Value: strconv.Itoa(number)},
+		repo.Trailer{Key: "Repository", Value: l.r.Name()},
+		repo.Trailer{Key: "Branch", Value: p.Branch},
+	)})
+	if err != nil {
+		return Story{}, fmt.Errorf("open change %d of %s: %w", number, l.r.Name(), err)
+	}
+	s := Story{Repository: l.r.Name(), Number: number, Branch: p.Branch, Tip: root}
+	return l.push(ctx, s, repo.Zero, p)
+}
+
+// Revise adds a revision to a change as the caller knows it.
+func (l *Log) Revise(ctx context.Context, s Story, p Push) (Story, error) {
+	p.Branch = s.Branch
+	return l.push(ctx, s, s.Tip, p)
+}
+
+func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, error) {
+	c, err := l.r.Commit(p.Commit)
+	if err != nil {
+		return Story{}, err
+	}
+	subject, via := plain(repo.Subject(c.Message), 200), p.Via
+	if via == "" {
+		via = "push"
+	}
+	e := Event{
+		Kind: Pushed, Revision: len(s.Revisions) + 1, At: p.At, By: p.By,
+		Subject: fmt.Sprintf("%s pushed revision %d to %s: %s", p.By, len(s.Revisions)+1, s.Branch, subject),
+		Trailers: []repo.Trailer{
+			{Key: "Branch", Value: s.Branch},
+			{Key: "Commit", Value: p.Commit.String()},
+			{Key: "Subject", Value: subject},
+			{Key: "Author", Value: c.Author.Name},
+			{Key: "Key", Value: p.Key},
+			{Key: "Via", Value: via},
+		},
+	}
+	for _, o := range p.Options {
+		e.Trailers = append(e.Trailers, repo.Trailer{Key: "Option", Value: o})
+	}
+	if p.Decision != repo.Zero {
+		e.Trailers = append(e.Trailers, repo.Trailer{Key: "Decision", Value: p.Decision.String()})
+	}
+	crash.Point("push.proposed")
+	s, err = l.append(ctx, s, old, e, p.Commit)
+	if err != nil {
+		return Story{}, err
+	}
+	crash.Point("push.accepted")
+	return s, nil
+}
+
+// Append adds an event to a change as the caller knows it. It returns ErrMoved,
+// and adds nothing, when the story has gone on since.
+func (l *Log) Append(ctx context.Context, s Story, e Event) (Story, error) {
+	if e.Revision == 0 {
+		e.Revision = s.Head().Number
+	}
+	return l.append(ctx, s, s.Tip, e)
+}
+
+// append writes e after s.Tip and moves the ref from old, with further parents.
+func (l *Log) append(ctx context.Context, s Story, old repo.Hash, e Event, more ...repo.Hash) (Story, error) {
+	author := repo.Person{}
+	if e.By != "" {
+		author = repo.Person{Name: e.By}
+	}
+	message := e.message(s.Number)
+	commit, err := l.r.WriteCommit(repo.NewCommit{
+		Parents: append([]repo.Hash{s.Tip}, more...),
+		Author:  author, At: e.At, Message: message,
+	})
+	if err == nil {
+		err = l.r.Move(ctx, Ref(s.Number), old, commit)
+	}
+	if err != nil {
+		return Story{}, fmt.Errorf("note %q in change %d of %s: %w", e.Kind, s.Number, s.Repository, err)
+	}
+	// It is durable now; nothing below may fail.
+	s.Tip = commit
+	s.add(commit, e.At.UTC().Truncate(time.Second), message)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest = max(l.newest, s.Number)
+	l.stories[s.Number] = s
+	return s, nil
+}
+
+// MendHead makes refs/changes/<n>/head point at the newest revision. Opening
+// and revising leave that to the caller: the head follows from the log.
+func (l *Log) MendHead(ctx context.Context, s Story) error {
+	for {
+		at, err := l.r.Ref(HeadRef(s.Number))
+		if err != nil || at == s.Head().Commit {
+			return err
+		}
+		if err := l.r.Move(ctx, HeadRef(s.Number), at, s.Head().Commit); !errors.Is(err, repo.ErrMoved) {
+			return err
+		}
+		if s, err = l.Read(s.Number); err != nil {
+			return err
+		}
+	}
+}
+
+// Read returns the story of one change, or ErrNone.
+func (l *Log) Read(number int) (Story, error) {
+	tip, err := l.r.Ref(Ref(number))
+	if err != nil {
+		return Story{}, err
+	}
+	if tip == repo.Zero {
+		return Story{}, ErrNone
+	}
+	return l.read(number, tip)
+}
+
+// List returns all stories by number.
+func (l *Log) List() ([]Story, error) {
+	refs, err := l.r.Refs(prefix)
+	if err != nil {
+		return nil, err
+	}
+	var stories []Story
+	for _, ref := range refs {
+		number, ok := numberOf(ref.Name)
+		if !ok {
+			continue
+		}
+		s, err := l.read(number, ref.Hash)
+		if err != nil {
+			return nil, err
+		}
+		stories = append(stories, s)
+	}
+	slices.SortFunc(stories, func(a, b Story) int { return a.Number - b.Number })
+	return stories, nil
+}
+
+// numberOf reads "refs/changes/7/log".
+func numberOf(ref string) (int, bool) {
+	middle, ok := strings.CutSuffix(strings.TrimPrefix(ref, prefix), "/log")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(middle)
+	return n, err == nil && n > 0 && strconv.Itoa(n) == middle
+}
+
+// next is a number that is probably free; Open finds out by creating its ref.
+func (l *Log) next(look bool) (int, error) {
+	l.mu.Lock()
+	newest := l.newest
+	l.mu.Unlock()
+	if newest == 0 || look {
+		refs, err := l.r.Refs(prefix)
+		if err != nil {
+			return 0, err
+		}
+		for _, ref := range refs {
+			if n, ok := numberOf(ref.Name); ok {
+				newest = max(newest, n)
+			}
+		}
+	}
+	return newest + 1, nil
+}
+
+// read parses the chain below tip, as far as it is not known yet.
+func (l *Log) read(number int, tip repo.Hash) (Story, error) {
+	l.mu.Lock()
+	known := l.stories[number]
+	l.mu.Unlock()
+	if known.Tip == tip {
+		return known, nil
+	}
+	s := Story{Repository: l.r.Name(), Number: number, Tip: tip}
+	type link struct {
+		commit  repo.Hash
+		at      time.Time
+		message string
+	}
+	var links []link // newest first
+	for at := tip; ; {
+		if at == known.Tip {
+			s.Branch, s.Revisions, s.Events = known.Branch, known.Revisions, known.Events
+			break
+		}
+		c, err := l.r.Commit(at)
+		if err != nil {
+			return Story{}, fmt.Errorf("read change %d: %w", number, err)
+		}
+		if len(c.ParentHashes) == 0 {
+			s.Branch = repo.TrailerValue(c.Message, "Branch")
+			break
+		}
+		links = append(links, link{at, c.Committer.When.UTC(), c.Message})
+		at = c.ParentHashes[0]
+	}
+	for _, k := range slices.Backward(links) {
+		s.add(k.commit, k.at, k.message)
+	}
+	if len(s.Revisions) == 0 || s.Events[0].Kind != Pushed || s.Branch == "" {
+		return Story{}, fmt.Errorf("read change %d of %s: its log at %s does not begin with a push", number, l.r.Name(), tip)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stories[number] = s
+	return s, nil
+}
+
+// add puts an event at the end, leaving stories that share the slices alone.
+func (s *Story) add(commit repo.Hash, at time.Time, message string) {
+	e := event(commit, at, message)
+	s.Events = append(slices.Clip(s.Events), e)
+	if e.Kind == Pushed {
+		s.Revisions = append(slices.Clip(s.Revisions), revision(e))
+	}
+}
+
+func revision(e Event) Revision {
+	r := Revision{
+		Number: e.Revision, Commit: e.Hash("Commit"), By: e.By, Key: e.Get("Key"), Via: e.Get("Via"),
+		At: e.At, Decision: e.Hash("Decision"), Subject: e.Get("Subject"), Author: e.Get("Author"),
+	}
+	for _, t := range e.Trailers {
+		if t.Key == "Option" {
+			r.Options = append(r.Options, t.Value)
+		}
+	}
+	return r
+}

@@ -1,0 +1,238 @@
+// Package change keeps the story of every change: a chain of signed event
+// commits on refs/changes/<n>/log, with messages for people and trailers for
+// machines. `git log --first-parent refs/changes/7/log` reads as the story.
+//
+//   - Log reads and writes the stories of one repository. Each event is one
+//     commit and one move of one ref: that move is the event.
+//   - Story is what a change's chain says: its revisions and its events.
+//
+// The first event of each revision has the pushed commit as second parent,
+// which keeps it alive. refs/changes/<n>/head is derived from the log.
+//
+// Whether a change has landed is no event's to say: it has when its commit is
+// an ancestor of its branch. The landed event is the note of it, and the gate
+// mends the note when it is missing. What happens to a change is decided by
+// package gate.
+package change
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Kind is what an event tells.
+type Kind string
+
+const (
+	Pushed    Kind = "pushed"    // a revision was accepted
+	Tested    Kind = "tested"    // a candidate is green and about to land
+	Waits     Kind = "waits"     // a policy waits for a person or a time
+	Landed    Kind = "landed"    // the branch holds the revision
+	Refused   Kind = "refused"   // it will not land
+	Conflict  Kind = "conflict"  // it does not merge
+	Withdrawn Kind = "withdrawn" // a person took it back
+)
+
+// ends reports whether an event of this kind is the last of its revision.
+func (k Kind) ends() bool {
+	return k == Landed || k == Refused || k == Conflict || k == Withdrawn
+}
+
+// Event is one commit of a change's log.
+type Event struct {
+	Commit   repo.Hash // of the log; set by reading
+	Kind     Kind
+	Revision int
+	At       time.Time // to the second, UTC
+	By       string    // the user it came from, empty for the server
+	Subject  string    // the line for people
+	Body     string    // further lines for people, may be empty
+	// Trailers are the facts for machines, beyond Event, Change, Revision and By,
+	// which are written from the fields above. Empty values are left out.
+	Trailers []repo.Trailer
+}
+
+// Get is the value of the first trailer called key, empty if there is none.
+func (e Event) Get(key string) string {
+	for _, t := range e.Trailers {
+		if t.Key == key {
+			return t.Value
+		}
+	}
+	return ""
+}
+
+// Hash is the object id in the trailer called key, Zero if there is none.
+func (e Event) Hash(key string) repo.Hash {
+	h, _ := repo.ParseHash(e.Get(key))
+	return h
+}
+
+// Took is the duration in the trailer called Took, 0 if there is none.
+func (e Event) Took() time.Duration {
+	d, err := time.ParseDuration(e.Get("Took"))
+	if err != nil || d < 0 {
+		return 0
+	}
+	return d
+}
+
+// Details are the lines of the body.
+func (e Event) Details() []string {
+	if e.Body == "" {
+		return nil
+	}
+	return strings.Split(e.Body, "\n")
+}
+
+// Revision is one accepted push of a change.
+type Revision struct {
+	Number   int // from 1
+	Commit   repo.Hash
+	By       string // the user whose key was proven
+	Key      string // its fingerprint
+	Via      string
+	At       time.Time
+	Options  []string  // push options, as they came
+	Decision repo.Hash // the saved push decision, Zero if none
+	Subject  string    // of the commit
+	Author   string    // what the commit says, unproven
+}
+
+// Option returns the value of the push option called name ("priority" of
+// "priority=high") and whether it was given. The last one counts.
+func (r Revision) Option(name string) (value string, given bool) {
+	for _, o := range r.Options {
+		if n, v, _ := strings.Cut(o, "="); n == name {
+			value, given = v, true
+		}
+	}
+	return value, given
+}
+
+// Story is one change as its log tells it. It is not to be altered: the
+// slices are shared.
+type Story struct {
+	Repository string
+	Number     int
+	Branch     string    // short name: main
+	Tip        repo.Hash // of the log
+	Revisions  []Revision
+	Events     []Event // oldest first; the first is Pushed
+}
+
+// Head is the newest revision.
+func (s Story) Head() Revision { return s.Revisions[len(s.Revisions)-1] }
+
+// Last is the newest event of the newest revision: its Pushed event, if nothing
+// has happened since.
+func (s Story) Last() Event {
+	for i := len(s.Events) - 1; i > 0; i-- {
+		if s.Events[i].Revision == s.Head().Number {
+			return s.Events[i]
+		}
+	}
+	return s.Events[0]
+}
+
+// End is the event that ended the newest revision.
+func (s Story) End() (Event, bool) {
+	e := s.Last()
+	return e, e.Kind.ends()
+}
+
+// Open reports whether the newest revision has not come to its end.
+func (s Story) Open() bool { return !s.Last().Kind.ends() }
+
+// Landing is the newest Landed event, of whichever revision.
+func (s Story) Landing() (Event, bool) {
+	for i := len(s.Events) - 1; i >= 0; i-- {
+		if s.Events[i].Kind == Landed {
+			return s.Events[i], true
+		}
+	}
+	return Event{}, false
+}
+
+// State is the word that people read.
+func (s Story) State() show.State {
+	switch s.Last().Kind {
+	case Landed:
+		return show.Landed
+	case Refused:
+		return show.Refused
+	case Conflict:
+		return show.Conflict
+	case Withdrawn:
+		return show.Withdrawn
+	case Waits:
+		return show.Waits
+	}
+	return show.Queued
+}
+
+// event reads a commit of a log.
+func event(commit repo.Hash, at time.Time, message string) Event {
+	e := Event{Commit: commit, At: at, Subject: repo.Subject(message)}
+	paragraphs := strings.Split(strings.TrimSpace(message), "\n\n")
+	if len(paragraphs) > 2 {
+		e.Body = strings.Join(paragraphs[1:len(paragraphs)-1], "\n\n")
+	}
+	for _, t := range repo.Trailers(message) {
+		switch t.Key {
+		case "Event":
+			e.Kind = Kind(t.Value)
+		case "Revision":
+			e.Revision, _ = strconv.Atoi(t.Value)
+		case "By":
+			e.By = t.Value
+		case "Change":
+		default:
+			e.Trailers = append(e.Trailers, t)
+		}
+	}
+	return e
+}
+
+func (e Event) message(change int) string {
+	trailers := []repo.Trailer{
+		{Key: "Event", Value: string(e.Kind)},
+		{Key: "Change", Value: strconv.Itoa(change)},
+		{Key: "Revision", Value: strconv.Itoa(e.Revision)},
+		{Key: "By", Value: e.By},
+	}
+	trailers = append(trailers, e.Trailers...)
+	kept := trailers[:0]
+	for _, t := range trailers {
+		t.Value = plain(t.Value, 1000)
+		if t.Value != "" {
+			kept = append(kept, t)
+		}
+	}
+	var body []string
+	for _, line := range strings.Split(e.Body, "\n") {
+		if line = plain(line, 1000); line != "" && len(body) < 200 {
+			body = append(body, line)
+		}
+	}
+	return repo.Message(plain(e.Subject, 300), strings.Join(body, "\n"), kept...)
+}
+
+// plain makes one bounded line of text that came from outside: control
+// characters, which a terminal would obey, become spaces.
+func plain(s string, max int) string {
+	s = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?")))
+	if len(s) <= max {
+		return s
+	}
+	return strings.ToValidUTF8(s[:max], "") + "…"
+}

@@ -1,0 +1,302 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/gate/plan"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// candidate is what a plan.Candidate turned out to be.
+type candidate struct {
+	plan.Candidate
+	base   repo.Hash
+	commit repo.Hash // the commit that would land
+	tree   repo.Hash
+	key    string
+	inputs verdict.Inputs
+	Settings
+	known   verdict.List // on tree, as last read
+	failure string       // id under which the server's log says why its build could not run
+	problem *problem     // why it cannot be tested; commit, tree and key may then be zero
+}
+
+// problem ends a change before anything is built.
+type problem struct {
+	kind    change.Kind // Refused, Conflict, or Landed: the branch holds it already
+	reason  string
+	short   string
+	details []string
+	hint    string
+}
+
+// with is what is tested: "main + 412".
+func (c *candidate) with() string {
+	s := c.Branch
+	for _, r := range c.Changes {
+		s += " + " + strconv.Itoa(r.Change)
+	}
+	return s
+}
+
+// make finds out what a candidate is. What it could not find out for a fault of
+// the server's makes the change wait.
+func (l *loop) make(ctx context.Context, pc plan.Candidate) {
+	c := &candidate{Candidate: pc}
+	c.base, _ = repo.ParseHash(pc.Base)
+	for _, ref := range pc.Changes {
+		if o := l.open[ref.Change]; o == nil || o.story.Head().Number != ref.Revision {
+			return // the plan is made anew
+		}
+	}
+	err := l.shape(ctx, c)
+	if err == nil && c.problem == nil {
+		c.known, err = verdict.On(l.r, c.tree)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			l.postpone(pc.Changes[0].Change, "the server could not prepare it, and tries again", err)
+		}
+		return
+	}
+	l.made[pc.ID()] = c
+}
+
+// shape makes the commit of a candidate and says how it is built. The same
+// inputs give the same commit, byte for byte, also after a restart.
+func (l *loop) shape(ctx context.Context, c *candidate) (err error) {
+	at := c.base
+	for _, ref := range c.Changes {
+		s := l.open[ref.Change].story
+		if c.base != repo.Zero && c.Strategy == "" {
+			if c.Settings, err = l.settings(c.base); err != nil {
+				return c.unreadable(err, fmt.Sprintf("on %s at %s", c.Branch, short(c.base)),
+					"an administrator can ungate the repository, mend the file and gate it again")
+			}
+		}
+		if at, err = l.apply(ctx, c, at, s); err != nil || c.problem != nil {
+			return err
+		}
+	}
+	c.commit = at
+	if c.tree, err = l.r.TreeOf(at); err != nil {
+		return err
+	}
+	// The first push to an empty branch is judged by its own file; any other by
+	// the branch's. Either way the file must still be readable afterwards, or
+	// nothing could ever land again.
+	own, err := l.g.c.Settings(l.r, c.tree)
+	if err != nil {
+		return c.unreadable(err, "", "mend it, commit and push again")
+	}
+	if c.base == repo.Zero {
+		c.Settings = own.filled()
+	}
+	if l.g.c.Check != nil {
+		if err := l.g.c.Check(ctx, l.r, c.tree); err != nil {
+			return c.unreadable(err, "", "mend it, commit and push again")
+		}
+	}
+	c.inputs, err = inputs(l.r, c.tree, c.Settings)
+	if errors.Is(err, repo.ErrNoFile) {
+		c.problem = noBuildspec(c.Buildspec)
+		return nil
+	}
+	c.key = c.inputs.Key()
+	return err
+}
+
+// apply puts one change on a commit.
+func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.Story) (repo.Hash, error) {
+	head := s.Head()
+	if on == repo.Zero {
+		return head.Commit, nil
+	}
+	held, err := l.contains(ctx, on, head.Commit)
+	if err != nil {
+		return repo.Zero, err
+	}
+	if held {
+		c.problem = &problem{kind: change.Landed, reason: fmt.Sprintf("%s holds it already", c.Branch)}
+		return repo.Zero, nil
+	}
+	forward, err := l.contains(ctx, head.Commit, on)
+	if err != nil || forward {
+		return head.Commit, err
+	}
+	base, err := l.mergeBase(ctx, on, head.Commit)
+	if err != nil {
+		return repo.Zero, err
+	}
+	if base == repo.Zero {
+		c.problem = &problem{
+			kind: change.Refused, reason: fmt.Sprintf("%s shares no history with %s", short(head.Commit), c.Branch), short: "no history shared with " + c.Branch,
+			hint: fmt.Sprintf("begin from %s: git fetch origin, git switch -c work origin/%s", c.Branch, c.Branch),
+		}
+		return repo.Zero, nil
+	}
+	if c.Strategy == FastForward {
+		c.problem = &problem{
+			kind: change.Refused, reason: fmt.Sprintf("%s has moved to %s, and only fast-forwards land on it", c.Branch, short(on)),
+			short: c.Branch + " has moved", hint: fmt.Sprintf("git pull --rebase origin %s, git push origin %s", c.Branch, c.Branch),
+		}
+		return repo.Zero, nil
+	}
+	tree, conflicts, err := l.r.Merge(ctx, on, head.Commit)
+	if err != nil {
+		return repo.Zero, err
+	}
+	if len(conflicts) > 0 {
+		c.problem, err = l.conflict(ctx, c.Branch, on, base, conflicts)
+		return repo.Zero, err
+	}
+	commit, err := l.r.WriteCommit(repo.NewCommit{
+		Tree: tree, Parents: []repo.Hash{on, head.Commit}, At: head.At,
+		Message: repo.Message(fmt.Sprintf("Merge change %d into %s: %s", s.Number, c.Branch, head.Subject), "",
+			trailers("Change", strconv.Itoa(s.Number), "Revision", strconv.Itoa(head.Number), "By", head.By)...),
+	})
+	crash.Point("candidate.merged")
+	return commit, err
+}
+
+func (l *loop) mergeBase(ctx context.Context, a, b repo.Hash) (repo.Hash, error) {
+	out, err := l.r.Git(ctx, "merge-base", a.String(), b.String())
+	if ge := (*repo.GitError)(nil); errors.As(err, &ge) && ge.Exit == 1 {
+		return repo.Zero, nil
+	}
+	if err != nil {
+		return repo.Zero, err
+	}
+	base, ok := repo.ParseHash(strings.TrimSpace(string(out)))
+	if !ok {
+		return repo.Zero, fmt.Errorf("merge base of %s and %s in %s: git answered %q", a, b, l.r.Name(), out)
+	}
+	return base, nil
+}
+
+// conflict says which files do not merge, and which change that has landed
+// since the merge base touched them.
+func (l *loop) conflict(ctx context.Context, branch string, tip, base repo.Hash, files []string) (*problem, error) {
+	files = slices.Compact(slices.Sorted(slices.Values(files)))
+	p := &problem{
+		kind:  change.Conflict,
+		short: "conflict in " + many(len(files), "file"), reason: "conflicts in " + many(len(files), "file"),
+		hint: fmt.Sprintf("git pull --rebase origin %s, resolve, git push origin %s", branch, branch),
+	}
+	stories, err := l.log.List()
+	if err != nil {
+		return nil, err
+	}
+	landed := map[repo.Hash]change.Story{}
+	for _, s := range stories {
+		if e, ok := s.Landing(); ok && s.Branch == branch {
+			landed[e.Hash("New")] = s
+		}
+	}
+	for at := tip; at != base && at != repo.Zero; {
+		s, known := landed[at]
+		if !known {
+			break // it came before the gate, or past it
+		}
+		e, _ := s.Landing()
+		touched, err := l.r.ChangedPaths(ctx, e.Hash("Old"), at)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(touched, func(t string) bool { return slices.Contains(files, t) }) {
+			p.reason = fmt.Sprintf("conflicts with %d, which landed at %s", s.Number, e.At.Format("15:04 UTC"))
+			p.short = fmt.Sprintf("conflict with %d in %s", s.Number, many(len(files), "file"))
+			break
+		}
+		at = e.Hash("Old")
+	}
+	const shown = 20
+	p.details = append(p.details, files[:min(shown, len(files))]...)
+	if len(files) > shown {
+		p.details = append(p.details, fmt.Sprintf("and %d more files", len(files)-shown))
+	}
+	p.details = append(p.details, fmt.Sprintf("%s is at %s", branch, short(tip)))
+	return p, nil
+}
+
+// settings is what the tree of a tip says, with defaults filled in.
+func (l *loop) settings(commit repo.Hash) (Settings, error) {
+	tree, err := l.r.TreeOf(commit)
+	if err != nil {
+		return Settings{}, err
+	}
+	s, err := l.g.c.Settings(l.r, tree)
+	return s.filled(), err
+}
+
+func (s Settings) filled() Settings {
+	if s.Strategy == "" {
+		s.Strategy = Merge
+	}
+	if s.Buildspec == "" {
+		s.Buildspec = "buildspec.yml"
+	}
+	if s.Image == "" {
+		s.Image = "host"
+	}
+	return s
+}
+
+// builtin begins the name of a build that needs no file.
+const builtin = "builtin:"
+
+// inputs are what a build of tree depends on. The error is repo.ErrNoFile when
+// the tree has no such buildspec.
+func inputs(r *repo.Repository, tree repo.Hash, s Settings) (verdict.Inputs, error) {
+	in := verdict.Inputs{Tree: tree, Buildspec: s.Buildspec, Image: s.Image, Variables: s.Variables, Network: s.Network}
+	if strings.HasPrefix(s.Buildspec, builtin) {
+		return in, nil
+	}
+	e, err := r.Lookup(tree, path.Clean(s.Buildspec))
+	if err != nil {
+		return in, err
+	}
+	if !e.Mode.IsFile() {
+		return in, repo.ErrNoFile
+	}
+	in.Blob = e.Hash
+	return in, nil
+}
+
+func noBuildspec(name string) *problem {
+	return &problem{
+		kind: change.Refused, reason: "no " + name + ": nothing says how to test this tree", short: "no " + name,
+		details: []string{
+			"paste this into " + name + ", then push again:",
+			"  version: 0.2", "  phases:", "    build:", `      commands: ["make test"]`,
+		},
+		hint: "an administrator can ungate the repository: repo set <name> gate=off",
+	}
+}
+
+// unreadable is a file that judges a change and cannot be read. Problems in it
+// are for the pusher; any other error is the server's.
+func (c *candidate) unreadable(err error, where, hint string) error {
+	ps, ok := yamlfile.ProblemsIn(err)
+	if !ok || len(ps) == 0 {
+		return err
+	}
+	c.problem = &problem{kind: change.Refused, reason: ps[0].Error(), short: ps[0].Place() + ": " + ps[0].What, hint: hint}
+	if where != "" {
+		c.problem.reason += " (" + where + ")"
+	}
+	for _, p := range ps[1:] {
+		c.problem.details = append(c.problem.details, p.Error())
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package gate
+
+import (
+	"context"
+	"iter"
+	"sync"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/hooks/change"
+)
+
+// board is what a repository's loop lets others see. The loop writes and never
+// waits: a follower holds nothing but an index into its track.
+type board struct {
+	mu      sync.Mutex
+	tracks  map[int]*track // of open changes
+	entries []Entry
+	closed  bool
+}
+
+// track is the progress of one revision.
+type track struct {
+	mu    sync.Mutex
+	items []Progress
+	first int           // number of items[0]; earlier ones are dropped
+	more  chan struct{} // closed when there is more
+}
+
+// kept is how many items a track keeps. A follower that is further behind goes
+// on with the oldest one kept.
+const kept = 64
+
+func newTrack() *track { return &track{more: make(chan struct{})} }
+
+func (t *track) add(p Progress) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.items); n > 0 && t.items[n-1].Ends() {
+		return
+	}
+	t.items = append(t.items, p)
+	if len(t.items) > kept {
+		t.items = append(t.items[:0:0], t.items[1:]...)
+		t.first++
+	}
+	close(t.more)
+	t.more = make(chan struct{})
+}
+
+// last is the newest item; ok is false when there is none.
+func (t *track) last() (p Progress, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.items) == 0 {
+		return Progress{}, false
+	}
+	return t.items[len(t.items)-1], true
+}
+
+// from returns item number at, or a later one if it was dropped, and the number
+// after it; or the channel to wait on.
+func (t *track) from(at int) (p Progress, next int, more <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at = max(at, t.first)
+	if at-t.first < len(t.items) {
+		return t.items[at-t.first], at + 1, nil
+	}
+	return Progress{}, at, t.more
+}
+
+// present is the number of the newest item.
+func (t *track) present() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.first + max(0, len(t.items)-1)
+}
+
+// track returns the track of an open change, nil if there is none.
+func (b *board) track(number int) *track {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tracks[number]
+}
+
+// begin makes a new track for a change, and returns the one it replaces.
+func (b *board) begin(number int) (replaced *track) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	replaced = b.tracks[number]
+	b.tracks[number] = newTrack()
+	if b.closed {
+		b.tracks[number].add(Progress{Kind: Restarting, Change: number})
+	}
+	return replaced
+}
+
+// add adds progress to a change's track, and drops the track when it has ended.
+func (b *board) add(p Progress) {
+	b.mu.Lock()
+	t := b.tracks[p.Change]
+	if t != nil && p.Ends() && p.Kind != Restarting {
+		delete(b.tracks, p.Change)
+	}
+	b.mu.Unlock()
+	if t != nil {
+		t.add(p)
+	}
+}
+
+// close tells all followers that the server restarts.
+func (b *board) close(p Progress) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for number, t := range b.tracks {
+		p.Change = number
+		t.add(p)
+	}
+}
+
+func (b *board) show(entries []Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.entries = entries
+}
+
+func (b *board) snapshot() []Entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]Entry(nil), b.entries...)
+}
+
+// Follow yields what happens to a change's newest revision, from its present
+// state to its end. It yields nothing for a change that is not there. Any number
+// may follow; none of them slows the gate down. It ends early with ctx.
+func (g *Gate) Follow(ctx context.Context, repository string, number int) iter.Seq[Progress] {
+	return func(yield func(Progress) bool) {
+		l, err := g.loop(repository)
+		if err != nil || l.load(ctx) != nil {
+			return
+		}
+		t := l.board.track(number)
+		if t == nil {
+			// An open change has a track, but for the moment in which it is accepted.
+			l.proposing.Lock()
+			t = l.board.track(number)
+			s, err := l.log.Read(number)
+			l.proposing.Unlock()
+			if err != nil {
+				return
+			}
+			if t == nil {
+				yield(l.ending(s, s.Last()))
+				return
+			}
+		}
+		for at := t.present(); ; {
+			p, next, more := t.from(at)
+			if more == nil {
+				if !yield(p) || p.Ends() {
+					return
+				}
+				at = next
+				continue
+			}
+			select {
+			case <-more:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// ending is the progress that a change's last event amounts to.
+func (l *loop) ending(s change.Story, e change.Event) Progress {
+	p := Progress{
+		At: e.At, Change: s.Number, Revision: e.Revision, Branch: s.Branch,
+		Candidate: e.Hash("Candidate"), Tree: e.Hash("Tree"), Log: e.Get("Log"),
+		Reason: e.Get("Reason"), Short: e.Get("Short"), Hint: e.Get("Hint"), Details: e.Details(),
+	}
+	switch e.Kind {
+	case change.Landed:
+		p.Kind = Landed
+		p.Landed, p.Old = e.Hash("New"), e.Hash("Old")
+		if p.Landed == repo.Zero {
+			p.Landed = e.Hash("In") // another change brought it
+		}
+		p.Candidate = p.Landed
+		p.FastForward = p.Landed == s.Revisions[e.Revision-1].Commit
+		p.Took = e.At.Sub(s.Revisions[e.Revision-1].At)
+		if rel, err := l.releases.At(p.Landed); err == nil {
+			p.Release = rel.Number
+		}
+	case change.Conflict:
+		p.Kind = Conflict
+	case change.Withdrawn:
+		p.Kind = Withdrawn
+	default:
+		p.Kind = Refused
+	}
+	return p
+}

@@ -1,0 +1,207 @@
+package gate
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// Config is what a Gate is made from. Builder, Settings and Ask must be there.
+type Config struct {
+	Store    *repo.Store
+	Builder  Builder
+	Settings func(r *repo.Repository, tree repo.Hash) (Settings, error) // what a tree's headgate.yaml says; problems are shown to the pusher
+	Ask      func(ctx context.Context, q Question) (Answer, error)      // the land policy
+	// Check says what else must hold of any tree that lands: that configuration
+	// and policies in it can be read. Nil: nothing.
+	Check func(ctx context.Context, r *repo.Repository, tree repo.Hash) error
+	// Releases reports whether landings in a repository make releases. Nil: all
+	// but the repository headgate.
+	Releases func(repository string) bool
+	Workers  int           // builds at once over all repositories; 0: one for each core
+	Retry    time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
+	Log      *slog.Logger  // nil: slog.Default
+	Now      func() time.Time
+}
+
+// Settings is what a tree says about how it is built and landed. The gate
+// takes them from the target branch, never from the change; the first push to an
+// empty branch is judged by its own.
+type Settings struct {
+	Strategy  Strategy      // empty: Merge
+	Buildspec string        // path in the tree; empty: buildspec.yml. A path that begins with "builtin:" needs no file
+	Image     string        // empty: host
+	Timeout   time.Duration // 0: the Builder's default
+	Network   bool
+	Variables map[string]string
+}
+
+// Strategy is how a change lands on a branch that has moved.
+type Strategy string
+
+const (
+	Merge       Strategy = "merge"        // the pushed commit if it fast-forwards, else a merge commit
+	FastForward Strategy = "fast-forward" // the pushed commit or nothing
+)
+
+// Builder runs builds. It is called from several goroutines at once.
+type Builder interface {
+	// Build runs one build to its end, or until ctx is done, and leaves nothing
+	// running. An error means that there is no answer: the build was stopped or
+	// could not be run. Red is no error.
+	Build(ctx context.Context, j Job) (Result, error)
+}
+
+// Job is one build to run.
+type Job struct {
+	Repository *repo.Repository
+	Branch     string
+	Change     int
+	Revision   int
+	By         string // the user who pushed
+	Candidate  repo.Hash
+	Tree       repo.Hash
+	Buildspec  string
+	Image      string
+	Timeout    time.Duration // 0: the Builder's default
+	Network    bool
+	Variables  map[string]string
+	Log        string // id of the log to write; unique for each run
+}
+
+// Result is what a build that ran to its end said.
+type Result struct {
+	Green     bool
+	Reason    string // red: one line for people
+	Phase     string
+	Command   string // that failed
+	Exit      int
+	LogLine   int // where the failure shows, from 1
+	LogDigest string
+	Artifacts []verdict.Artifact
+}
+
+// Question is what the land policy is asked: may this candidate land?
+type Question struct {
+	Repository *repo.Repository
+	Branch     string
+	Tip        repo.Hash // where the branch is; Zero before the first landing
+	Candidate  repo.Hash
+	Tree       repo.Hash
+	Change     change.Story
+	Verdict    verdict.Verdict
+	Paths      []string // that landing would change
+	Now        time.Time
+}
+
+// Answer is the policy's decision. The zero Answer is deny.
+type Answer struct {
+	Decision  string // auto, manual, deny
+	Reasons   []string
+	Missing   []string  // manual: what is missing
+	NotBefore time.Time // manual: when to ask again, zero if only a person can help
+	Hint      string
+	Record    decision.Record // saved before the answer is acted on
+}
+
+// Proposal is a push to a gated branch that may enter the queue.
+type Proposal struct {
+	Repository string
+	Branch     string // short name
+	Commit     repo.Hash
+	By         show.Actor
+	Key        string   // fingerprint
+	Options    []string // push options: change=<n>, priority=high, rebuild; others are only kept
+	Decision   repo.Hash
+}
+
+// Accepted is what became of a Proposal.
+type Accepted struct {
+	Change   int
+	Revision int
+	Attached bool // the same commit was proposed before and has not ended, or has landed
+	PushedAt time.Time
+}
+
+// Kind is what a Progress tells.
+type Kind string
+
+const (
+	Queued     Kind = "queued"
+	Building   Kind = "building"
+	Verdict    Kind = "verdict"
+	Landed     Kind = "landed"
+	Refused    Kind = "refused"
+	Conflict   Kind = "conflict"
+	Withdrawn  Kind = "withdrawn"
+	Restarting Kind = "restarting"
+)
+
+// Progress is one thing that happened to a change.
+type Progress struct {
+	At       time.Time
+	Kind     Kind
+	Change   int
+	Revision int
+	Branch   string
+
+	Place     int       // queued, building: place in the branch's queue, from 1
+	Behind    int       // the change before it, 0 if none
+	Waits     bool      // queued: a policy waits; Reason says for what
+	Expected  time.Time // when it probably lands; zero if nothing is known
+	By        time.Time // nine times in ten it has landed by then
+	Candidate repo.Hash
+	Tree      repo.Hash
+	With      string // what is tested: "main + 412"
+	Log       string // id of the build's log
+
+	Green      bool // verdict
+	Reused     bool // verdict: it was there already
+	GreenSince time.Time
+	From       string // reused: what earned it, "change 7"
+
+	Reason  string // one line
+	Short   string // the same for git's "remote rejected" line
+	Details []string
+	Hint    string
+
+	Landed      repo.Hash // where the branch is now
+	Old         repo.Hash // where it was
+	FastForward bool      // the very commit that was pushed landed
+	Release     int
+	Took        time.Duration // landed: since the push; verdict: of the build
+}
+
+// Ends reports whether nothing follows p.
+func (p Progress) Ends() bool {
+	switch p.Kind {
+	case Landed, Refused, Conflict, Withdrawn, Restarting:
+		return true
+	}
+	return false
+}
+
+// Entry is one change in a queue, in the order in which they will be tried.
+type Entry struct {
+	Repository string
+	Branch     string
+	Change     int
+	Revision   int
+	State      show.State // queued, running, waits
+	Place      int        // in its branch's queue, from 1
+	Behind     int
+	Reason     string
+	Candidate  repo.Hash
+	Tree       repo.Hash
+	With       string
+	Log        string
+	Started    time.Time     // of the running build
+	Took       time.Duration // that a build usually takes here; 0 if unknown
+	Expected   time.Time
+}

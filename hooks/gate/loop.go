@@ -1,0 +1,419 @@
+package gate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/gate/plan"
+	"github.com/headgate-cd/headgate/hooks/release"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// loop is the gate of one repository. run owns what is marked so; others tell it
+// facts.
+type loop struct {
+	g        *Gate
+	r        *repo.Repository
+	log      *change.Log
+	releases *release.Book
+	slog     *slog.Logger
+	board    board
+	opened   numbers
+
+	// proposing is held while a push or a withdrawal is taken in, and while a
+	// landing goes from its tested event to its landed event: nothing comes
+	// between those.
+	proposing sync.Mutex
+	loaded    bool // guarded by proposing
+
+	inbox struct {
+		sync.Mutex
+		facts []func()
+	}
+	wake chan struct{} // holds a token when there are facts
+
+	// The rest is owned by run.
+	open      map[int]*open
+	made      map[string]*candidate // by plan.Candidate.ID
+	building  map[string]*building  // by key
+	failures  map[string]int        // by key
+	durations durations
+	greenTip  map[string]repo.Hash // by branch: the tip whose tree is known to be green
+	heads     []change.Story       // whose head ref may have to be mended
+	owing     bool                 // a release may be missing
+	builds    sync.WaitGroup
+}
+
+// open is an open change in the queue.
+type open struct {
+	story  change.Story
+	pushed time.Time
+	waits  bool
+	reason string    // why it waits
+	hint   string    //
+	again  time.Time // when to look again; zero: when woken
+	shown  Progress  // what was published last about its place
+}
+
+func newLoop(g *Gate, r *repo.Repository) *loop {
+	l := &loop{
+		g: g, r: r, log: change.Of(r), releases: release.Of(r),
+		slog: g.c.Log.With("repo", r.Name()),
+		wake: make(chan struct{}, 1),
+		open: map[int]*open{}, made: map[string]*candidate{}, building: map[string]*building{}, failures: map[string]int{},
+		greenTip: map[string]repo.Hash{},
+	}
+	l.board.tracks = map[int]*track{}
+	l.opened.set = map[int]bool{}
+	return l
+}
+
+// tell has run execute f, soon. It never waits.
+func (l *loop) tell(f func()) {
+	l.inbox.Lock()
+	l.inbox.facts = append(l.inbox.facts, f)
+	l.inbox.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *loop) hear() {
+	l.inbox.Lock()
+	facts := l.inbox.facts
+	l.inbox.facts = nil
+	l.inbox.Unlock()
+	for _, f := range facts {
+		f()
+	}
+}
+
+// run takes facts, plans, and does what the plan says, until ctx is done. Then
+// it waits for its builds, which ctx stops.
+func (l *loop) run(ctx context.Context) {
+	defer func() {
+		l.builds.Wait()
+		l.board.close(Progress{At: l.g.c.Now(), Kind: Restarting, Reason: "the server is restarting; the change keeps its place", Short: "restarting; still queued", Hint: "push again in a moment to come back"})
+	}()
+	moved, stop := l.g.c.Store.Watch(l.r.Name())
+	defer stop()
+	for ctx.Err() == nil {
+		again, err := l.turn(ctx)
+		if err != nil && ctx.Err() == nil {
+			l.slog.Error("gate stands still and tries again", "in", l.g.c.Retry, "err", err)
+			again = l.g.c.Now().Add(l.g.c.Retry)
+		}
+		var timer <-chan time.Time
+		if !again.IsZero() {
+			timer = time.After(max(0, again.Sub(l.g.c.Now())))
+		}
+		select {
+		case <-ctx.Done():
+		case <-l.wake:
+		case <-moved:
+		case <-timer:
+		}
+	}
+}
+
+// turn does all that can be done now. It returns when to come back, zero for
+// not before something happens.
+func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
+	if err := l.load(ctx); err != nil {
+		return time.Time{}, err
+	}
+	l.hear()
+	if l.owing {
+		l.mendReleases(ctx)
+	}
+	for ctx.Err() == nil {
+		l.hear()
+		l.mendHeads(ctx)
+		now := l.g.c.Now()
+		for _, o := range l.open {
+			if o.waits && !o.again.IsZero() && !now.Before(o.again) {
+				o.waits, o.again = false, time.Time{}
+			}
+		}
+		s, err := l.state()
+		if err != nil {
+			return time.Time{}, err
+		}
+		d := plan.Plan(s)
+		if len(d.Make) > 0 {
+			for _, c := range d.Make {
+				l.make(ctx, c)
+			}
+			continue
+		}
+		l.direct(ctx, d)
+		acted := false
+		for _, refusal := range d.Refuse {
+			l.refuseFor(ctx, refusal)
+			acted = true
+		}
+		for _, c := range d.Land {
+			l.land(ctx, l.made[c.ID()])
+			acted = true
+		}
+		if !acted {
+			l.publish(s)
+			break
+		}
+	}
+	for _, o := range l.open {
+		if o.waits && !o.again.IsZero() && (again.IsZero() || o.again.Before(again)) {
+			again = o.again
+		}
+	}
+	if l.owing && again.IsZero() {
+		again = l.g.c.Now().Add(l.g.c.Retry)
+	}
+	return again, nil
+}
+
+// state is what is known, for the planner.
+func (l *loop) state() (plan.State, error) {
+	now := l.g.c.Now()
+	s := plan.State{
+		Tips: map[string]plan.Tip{}, Made: map[string]plan.Made{}, Verdicts: map[string]plan.Verdict{},
+		Failures: l.failures, Workers: l.g.c.Workers, Expected: l.durations.median(),
+	}
+	for _, o := range l.open {
+		branch := o.story.Branch
+		s.Queue = append(s.Queue, o.queued())
+		if _, known := s.Tips[branch]; known {
+			continue
+		}
+		tip, err := l.r.Ref("refs/heads/" + branch)
+		if err != nil {
+			return s, err
+		}
+		s.Tips[branch] = plan.Tip{}
+		if tip != repo.Zero {
+			s.Tips[branch] = plan.Tip{Commit: tip.String(), Green: l.green(branch, tip)}
+		}
+	}
+	for id, c := range l.made {
+		if !l.stands(c, s.Tips) {
+			delete(l.made, id)
+			continue
+		}
+		m := plan.Made{Key: c.key}
+		if c.problem != nil {
+			m.Problem = c.problem.reason
+		}
+		s.Made[id] = m
+		s.Verdicts[c.key] = planned(c.known, c.key)
+	}
+	for key := range l.failures { // of what nobody wants any more
+		if _, wanted := s.Verdicts[key]; !wanted {
+			delete(l.failures, key)
+		}
+	}
+	for _, b := range l.building {
+		p := plan.Build{Key: b.key, Candidate: b.candidate.Candidate}
+		if !b.started.IsZero() {
+			p.Elapsed = now.Sub(b.started)
+		}
+		s.Running = append(s.Running, p)
+	}
+	return s, nil
+}
+
+// stands reports whether a candidate is still on its branch's tip and holds
+// changes as they are.
+func (l *loop) stands(c *candidate, tips map[string]plan.Tip) bool {
+	tip, known := tips[c.Branch]
+	if !known || tip.Commit != c.Base {
+		return false
+	}
+	for _, ref := range c.Changes {
+		if o := l.open[ref.Change]; o == nil || o.story.Head().Number != ref.Revision {
+			return false
+		}
+	}
+	return true
+}
+
+// green reports whether a tip's tree has a green verdict. The planner notes it
+// as evidence; landing asserts on its own account.
+func (l *loop) green(branch string, commit repo.Hash) bool {
+	if l.greenTip[branch] == commit {
+		return true
+	}
+	tree, err := l.r.TreeOf(commit)
+	if err != nil {
+		return false
+	}
+	vs, err := verdict.On(l.r, tree)
+	if err != nil || !slices.ContainsFunc(vs, func(v verdict.Verdict) bool { return v.Result == verdict.Green }) {
+		return false
+	}
+	l.greenTip[branch] = commit
+	return true
+}
+
+func planned(vs verdict.List, key string) plan.Verdict {
+	var p plan.Verdict
+	for _, v := range vs {
+		switch {
+		case v.Key != key:
+		case v.Result == verdict.Green:
+			p.Green = true
+		default:
+			p.Red = append(p.Red, plan.Ref{Change: v.Change, Revision: v.Revision})
+		}
+	}
+	return p
+}
+
+func (o *open) queued() plan.Change {
+	head := o.story.Head()
+	c := plan.Change{Ref: plan.Ref{Change: o.story.Number, Revision: head.Number}, Branch: o.story.Branch, Waits: o.waits}
+	_, c.Rebuild = head.Option("rebuild")
+	switch p, _ := head.Option("priority"); p {
+	case "high":
+		c.Priority = 1
+	case "low":
+		c.Priority = -1
+	}
+	return c
+}
+
+// enqueue takes a revision into the queue. Called by run alone.
+func (l *loop) enqueue(s change.Story, pushed time.Time) {
+	l.open[s.Number] = &open{story: s, pushed: pushed}
+	l.heads = append(l.heads, s)
+}
+
+// end tells followers of a change that has ended, and forgets it as open.
+func (l *loop) end(s change.Story) {
+	l.opened.remove(s.Number)
+	e, _ := s.End()
+	l.board.add(l.ending(s, e))
+}
+
+// postpone lets a change wait because the server could not go on with it.
+func (l *loop) postpone(number int, what string, err error) {
+	l.slog.Error("change waits", "change", number, "err", err)
+	if o := l.open[number]; o != nil {
+		o.waits, o.reason, o.hint = true, what, ""
+		o.again = l.g.c.Now().Add(l.g.c.Retry)
+	}
+}
+
+// contains is repo.Contains, without asking git for what a commit says itself.
+func (l *loop) contains(ctx context.Context, commit, ancestor repo.Hash) (bool, error) {
+	if commit != repo.Zero && ancestor != repo.Zero && commit != ancestor {
+		c, err := l.r.Commit(commit)
+		if err != nil {
+			return false, err
+		}
+		if slices.Contains(c.ParentHashes, ancestor) {
+			return true, nil
+		}
+	}
+	return l.r.Contains(ctx, commit, ancestor)
+}
+
+// publish tells followers their place, and shows the queue.
+func (l *loop) publish(s plan.State) {
+	now := l.g.c.Now()
+	plan.Sort(s.Queue)
+	slices.SortStableFunc(s.Queue, func(a, b plan.Change) int { return cmp.Compare(a.Branch, b.Branch) })
+	var entries []Entry
+	place, behind, branch := 0, 0, ""
+	var head time.Time // when the branch's running build began
+	for _, q := range s.Queue {
+		if q.Branch != branch {
+			place, behind, branch, head = 0, 0, q.Branch, time.Time{}
+		}
+		place++
+		o := l.open[q.Change]
+		e := Entry{
+			Repository: l.r.Name(), Branch: branch, Change: q.Change, Revision: q.Revision,
+			State: "queued", Place: place, Behind: behind, Took: l.durations.median(),
+		}
+		if o.waits {
+			e.State, e.Reason = "waits", o.reason
+		}
+		if c := l.made[plan.Candidate{Branch: branch, Base: s.Tips[branch].Commit, Changes: []plan.Ref{q.Ref}}.ID()]; c != nil {
+			e.Candidate, e.Tree, e.With = c.commit, c.tree, c.with()
+			if b := l.building[c.key]; b != nil && !b.started.IsZero() {
+				e.State, e.Log, e.Started = "running", b.log, b.started
+				head = b.started
+			}
+		}
+		var by time.Time
+		if !o.waits {
+			e.Expected, by = l.durations.expect(now, place, head)
+		}
+		entries = append(entries, e)
+		p := Progress{
+			At: now, Kind: Queued, Change: q.Change, Revision: q.Revision, Branch: branch, Place: place, Behind: behind,
+			Waits: o.waits, Reason: o.reason, Hint: o.hint, Expected: e.Expected, By: by,
+		}
+		if !o.waits {
+			p.Reason, p.Hint = "", ""
+		}
+		last := o.shown
+		if e.State != "running" && (last.Kind == "" || last.Place != p.Place || last.Behind != p.Behind || last.Waits != p.Waits || last.Reason != p.Reason) {
+			o.shown = p
+			l.board.add(p)
+		}
+		behind = q.Change
+	}
+	l.board.show(entries)
+}
+
+// trailers pairs names and values.
+func trailers(pairs ...string) []repo.Trailer {
+	var ts []repo.Trailer
+	for i := 0; i+1 < len(pairs); i += 2 {
+		ts = append(ts, repo.Trailer{Key: pairs[i], Value: pairs[i+1]})
+	}
+	return ts
+}
+
+func isMoved(err error) bool { return errors.Is(err, repo.ErrMoved) }
+
+func short(h repo.Hash) string { return h.String()[:7] }
+
+func many(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+// numbers is a set of change numbers, safe for concurrent use.
+type numbers struct {
+	mu  sync.Mutex
+	set map[int]bool
+}
+
+func (n *numbers) add(i int)    { n.mu.Lock(); n.set[i] = true; n.mu.Unlock() }
+func (n *numbers) remove(i int) { n.mu.Lock(); delete(n.set, i); n.mu.Unlock() }
+
+func (n *numbers) count() int { n.mu.Lock(); defer n.mu.Unlock(); return len(n.set) }
+
+func (n *numbers) list() []int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := make([]int, 0, len(n.set))
+	for i := range n.set {
+		list = append(list, i)
+	}
+	slices.Sort(list)
+	return list
+}

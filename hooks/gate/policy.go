@@ -1,0 +1,56 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/policies"
+)
+
+// AskPolicies answers Config.Ask with the policies of the tip that a change
+// would land on, never those of the change. engine compiles (or remembers) the
+// policies of a commit, Zero for a repository without one; user says who a
+// pusher is now, with the rights of now.
+func AskPolicies(
+	engine func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error),
+	user func(repository, name string) policies.User,
+) func(context.Context, Question) (Answer, error) {
+	return func(ctx context.Context, q Question) (Answer, error) {
+		e, err := engine(q.Repository, q.Tip)
+		if e == nil {
+			return Answer{}, fmt.Errorf("compile the policies of %s at %s: %w", q.Repository.Name(), q.Tip, err)
+		}
+		// An engine that could not be compiled denies, and says why.
+		head := q.Change.Head()
+		a, rec := e.Land(ctx, policies.LandInput{
+			Now: q.Now.UTC(), Repository: q.Repository.Name(), Own: q.Repository.Name() == Own, Branch: q.Branch,
+			Change: q.Change.Number, Revision: head.Number, User: user(q.Repository.Name(), head.By),
+			Commit: head.Commit.String(), Candidate: q.Candidate.String(), Tree: q.Tree.String(),
+			Verdict: policies.Verdict{Result: string(q.Verdict.Result), Tree: q.Tree.String(), Key: q.Verdict.Key},
+		})
+		answer := Answer{Decision: string(a.Decision), NotBefore: a.NotBefore}
+		for _, r := range a.Reasons {
+			answer.Reasons = append(answer.Reasons, r.Message)
+		}
+		for _, m := range a.Missing {
+			from := "anybody who may write"
+			if m.Group != "" {
+				from = m.Group
+			}
+			line := many(m.Count, "approval") + " from " + from
+			if len(m.Who) > 0 {
+				line += " (" + strings.Join(m.Who, ", ") + ")"
+			}
+			answer.Missing = append(answer.Missing, line)
+		}
+		answer.Record = decision.Record{
+			Question: rec.Question,
+			About:    fmt.Sprintf("change %d to refs/heads/%s", q.Change.Number, q.Branch),
+			Answer:   string(a.Decision), Policy: a.Policy, Digest: rec.Digest(), JSON: rec.JSON(),
+		}
+		return answer, nil
+	}
+}

@@ -1,0 +1,242 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/change"
+)
+
+// maxOpen bounds the open changes of one repository.
+const maxOpen = 1000
+
+// Propose takes a push into the queue. When it returns nil the change is
+// durable: nothing short of losing the disk loses it. Rules, the first that
+// fits:
+//
+//   - the same commit is open for the same branch: the caller is attached to it
+//   - option change=<n>: a new revision of that open change of the same user
+//   - the commit descends from the newest revision of an open change of the same
+//     user to the same branch: a new revision of it (of the newest, if several)
+//   - otherwise a new change
+//
+// A commit that the branch holds already is attached to the change that brought
+// it; if none did, it is refused: there is nothing to land. Errors for the
+// pusher are *show.Error.
+func (g *Gate) Propose(ctx context.Context, p Proposal) (Accepted, error) {
+	l, err := g.loop(p.Repository)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if err := l.load(ctx); err != nil {
+		return Accepted{}, err
+	}
+	if p.By.Name == "" {
+		return Accepted{}, &show.Error{Kind: show.Forbidden, What: "nobody may propose a change without a name"}
+	}
+	g.mu.Lock()
+	closed := g.closed
+	g.mu.Unlock()
+	if closed {
+		return Accepted{}, errRestarting()
+	}
+	l.proposing.Lock()
+	defer l.proposing.Unlock()
+	for {
+		a, err := l.propose(ctx, p)
+		if !isMoved(err) {
+			return a, err
+		}
+		// The change came to its end as its new revision came in: look again.
+	}
+}
+
+// propose is Propose with l.proposing held, once.
+func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
+	mine, same, err := l.openFor(p)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if same != nil {
+		return attached(*same), nil
+	}
+	if s, err := l.heldAlready(ctx, p); s != nil || err != nil {
+		if err != nil {
+			return Accepted{}, err
+		}
+		return attached(*s), nil
+	}
+	target, err := l.reviseTarget(ctx, p, mine)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Accepted{}, err
+	}
+	ctx = context.WithoutCancel(ctx) // from here on it is accepted, client or no client
+	at := l.g.c.Now()
+	push := change.Push{
+		Branch: p.Branch, Commit: p.Commit, By: p.By.Name, Key: p.Key, Via: p.By.Via,
+		Options: p.Options, Decision: p.Decision, At: at,
+	}
+	var s change.Story
+	if target != nil {
+		s, err = l.log.Revise(ctx, *target, push)
+	} else {
+		if n := l.opened.count(); n >= maxOpen {
+			return Accepted{}, &show.Error{
+				Kind: show.Again, What: fmt.Sprintf("%d changes are open in %s, which is the limit", n, p.Repository),
+				Hint: "withdraw old ones: git push -o cancel=<n> origin " + p.Branch,
+			}
+		}
+		s, err = l.log.Open(ctx, push)
+	}
+	if err != nil {
+		return Accepted{}, err
+	}
+	l.accept(s, at)
+	return Accepted{Change: s.Number, Revision: s.Head().Number, PushedAt: at}, nil
+}
+
+func attached(s change.Story) Accepted {
+	return Accepted{Change: s.Number, Revision: s.Head().Number, Attached: true, PushedAt: s.Head().At}
+}
+
+// accept begins to follow a new revision and tells the loop.
+func (l *loop) accept(s change.Story, at time.Time) {
+	l.opened.add(s.Number)
+	if earlier := l.board.begin(s.Number); earlier != nil {
+		earlier.add(Progress{
+			At: at, Kind: Withdrawn, Change: s.Number, Revision: s.Head().Number - 1, Branch: s.Branch,
+			Reason: fmt.Sprintf("revision %d took its place", s.Head().Number),
+			Short:  fmt.Sprintf("replaced by revision %d", s.Head().Number),
+		})
+	}
+	l.tell(func() { l.enqueue(s, at) })
+}
+
+// openFor finds the open changes of the pusher to the branch, and the open one
+// that has the very commit, whoever pushed it.
+func (l *loop) openFor(p Proposal) (mine []change.Story, same *change.Story, err error) {
+	for _, n := range l.opened.list() {
+		s, err := l.log.Read(n)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !s.Open() || s.Branch != p.Branch {
+			continue
+		}
+		if s.Head().Commit == p.Commit {
+			return nil, &s, nil
+		}
+		if s.Revisions[0].By == p.By.Name {
+			mine = append(mine, s)
+		}
+	}
+	return mine, nil, nil
+}
+
+// heldAlready looks whether the branch holds the commit, and which change
+// brought it.
+func (l *loop) heldAlready(ctx context.Context, p Proposal) (*change.Story, error) {
+	tip, err := l.r.Ref("refs/heads/" + p.Branch)
+	if err != nil || tip == repo.Zero {
+		return nil, err
+	}
+	held, err := l.contains(ctx, tip, p.Commit)
+	if err != nil || !held {
+		return nil, err
+	}
+	stories, err := l.log.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range slices.Backward(stories) {
+		if e, ok := s.End(); ok && e.Kind == change.Landed && s.Branch == p.Branch && s.Head().Commit == p.Commit {
+			return &s, nil
+		}
+	}
+	return nil, &show.Error{
+		Kind: show.Denied, What: fmt.Sprintf("%s holds %s already: there is nothing to land", p.Branch, p.Commit.String()[:7]),
+		Hint: "git pull",
+	}
+}
+
+// reviseTarget is the change that a proposal is a new revision of, nil for none.
+func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Story) (*change.Story, error) {
+	if value, given := (change.Revision{Options: p.Options}).Option("change"); given {
+		n, _ := strconv.Atoi(value)
+		for _, s := range mine {
+			if s.Number == n {
+				return &s, nil
+			}
+		}
+		return nil, &show.Error{
+			Kind: show.Denied, What: fmt.Sprintf("change %s is no open change of %s to %s", value, p.By.Name, p.Branch),
+			Hint: "leave out -o change=" + value + " to open a new change",
+		}
+	}
+	for _, s := range slices.Backward(mine) {
+		descends, err := l.contains(ctx, p.Commit, s.Head().Commit)
+		if err != nil {
+			return nil, err
+		}
+		if descends {
+			return &s, nil
+		}
+	}
+	return nil, nil
+}
+
+// Withdraw takes an open change out of the queue. The one who pushed it may, and
+// an administrator. When it returns nil the change will not land.
+func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by show.Actor) error {
+	l, err := g.loop(repository)
+	if err != nil {
+		return err
+	}
+	if err := l.load(ctx); err != nil {
+		return err
+	}
+	// While this is held no landing is under way: see land.
+	l.proposing.Lock()
+	defer l.proposing.Unlock()
+	s, err := l.log.Read(number)
+	if err != nil {
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository)}
+	}
+	if !by.Admin && by.Name != s.Revisions[0].By {
+		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number, s.Revisions[0].By)}
+	}
+	for {
+		if e, ended := s.End(); ended {
+			return &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject)}
+		}
+		crash.Point("withdraw.asked")
+		next, err := l.log.Append(ctx, s, change.Event{
+			Kind: change.Withdrawn, At: g.c.Now(), By: by.Name,
+			Subject:  by.Name + " withdrew it",
+			Trailers: trailers("Reason", by.Name+" withdrew it", "Short", "withdrawn by "+by.Name),
+		})
+		if err == nil {
+			s = next
+			break
+		}
+		if !isMoved(err) {
+			return err
+		}
+		if s, err = l.log.Read(number); err != nil {
+			return err
+		}
+	}
+	crash.Point("withdraw.noted")
+	l.end(s)
+	l.tell(func() { delete(l.open, number) })
+	return nil
+}

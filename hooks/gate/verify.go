@@ -1,0 +1,262 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/release"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// Report is what Verify found.
+type Report struct {
+	Branches []string  `json:"branches"` // that changes have landed on
+	Tips     int       `json:"tips"`     // commits that were ever the tip of one of them
+	Verdicts int       `json:"verdicts"` // green verdicts that were needed and found
+	Releases int       `json:"releases"` // that verify
+	Signed   int       `json:"signed"`   // objects whose signature was checked
+	Findings []Finding `json:"findings"` // what is not as it must be
+
+	r       *repo.Repository
+	signers repo.Signers
+	landed  map[repo.Hash]bool // commits that were tips
+}
+
+// Finding is something that is not as it must be.
+type Finding struct {
+	Where string `json:"where"` // ref
+	What  string `json:"what"`
+}
+
+func (f Finding) String() string { return f.Where + ": " + f.What }
+
+// Verify proves a repository from its objects and refs alone, as a mirror or an
+// ordinary clone with refs/changes, refs/notes and refs/releases fetched has them:
+//
+//   - the tips that each gated branch ever had form one line, without a gap, from
+//     nothing to where it is now, each put there by the gate
+//   - each had a green verdict for its tree, for the buildspec in that tree and
+//     the settings of the tip before it, noted before the branch moved
+//   - change logs, verdicts and releases are signed by one of signers
+//   - releases are of such commits, and their provenance verifies
+//
+// The error is only for what could not be looked at; what was found wrong is in
+// the Report.
+func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Report, error) {
+	rep := &Report{r: r, signers: signers, landed: map[repo.Hash]bool{}}
+	stories, err := change.Of(r).List()
+	if err != nil {
+		return rep, err
+	}
+	byBranch := map[string][]landed{}
+	name := ""
+	for _, s := range stories {
+		if name, err = rep.changeLog(s); err != nil {
+			return rep, err
+		}
+		for i, e := range s.Events {
+			if e.Kind == change.Landed && e.Hash("New") != repo.Zero {
+				byBranch[s.Branch] = append(byBranch[s.Branch], landed{s, e, s.Events[:i]})
+			}
+		}
+	}
+	if err := rep.notes(); err != nil {
+		return rep, err
+	}
+	for branch := range byBranch {
+		rep.Branches = append(rep.Branches, branch)
+	}
+	slices.Sort(rep.Branches)
+	for _, branch := range rep.Branches {
+		if err := rep.branch(ctx, branch, name, byBranch[branch]); err != nil {
+			return rep, err
+		}
+	}
+	return rep, rep.releases()
+}
+
+type landed struct {
+	story  change.Story
+	event  change.Event
+	before []change.Event
+}
+
+func (rep *Report) found(where, format string, args ...any) {
+	rep.Findings = append(rep.Findings, Finding{where, fmt.Sprintf(format, args...)})
+}
+
+// signed checks a chain of first parents, from tip to its end, and returns the
+// message of the last.
+func (rep *Report) signed(ref string, tip repo.Hash) (string, error) {
+	for at := tip; ; {
+		kind, raw, err := rep.r.Raw(at)
+		if err != nil {
+			return "", err
+		}
+		if err := rep.signers.VerifyObject(kind, raw); err != nil {
+			rep.found(ref, "commit %s %v", short(at), err)
+		}
+		rep.Signed++
+		c, err := rep.r.Commit(at)
+		if err != nil {
+			return "", err
+		}
+		if len(c.ParentHashes) == 0 {
+			return c.Message, nil
+		}
+		at = c.ParentHashes[0]
+	}
+}
+
+// changeLog checks one log's signatures and returns the repository's name in it.
+func (rep *Report) changeLog(s change.Story) (string, error) {
+	root, err := rep.signed(change.Ref(s.Number), s.Tip)
+	return repo.TrailerValue(root, "Repository"), err
+}
+
+func (rep *Report) notes() error {
+	tip, err := rep.r.Ref(verdict.Ref)
+	if err != nil || tip == repo.Zero {
+		return err
+	}
+	_, err = rep.signed(verdict.Ref, tip)
+	return err
+}
+
+// tip is where a branch is: as its server has it, if this is a clone.
+func (rep *Report) tip(branch string) (ref string, tip repo.Hash, err error) {
+	for _, ref = range []string{"refs/remotes/origin/" + branch, "refs/heads/" + branch} {
+		if tip, err = rep.r.Ref(ref); err != nil || tip != repo.Zero {
+			break
+		}
+	}
+	return ref, tip, err
+}
+
+// branch walks the line of landings back from the present tip.
+func (rep *Report) branch(ctx context.Context, branch, name string, landings []landed) error {
+	ref, tip, err := rep.tip(branch)
+	if err != nil {
+		return err
+	}
+	byNew := map[repo.Hash]landed{}
+	for _, l := range landings {
+		byNew[l.event.Hash("New")] = l
+	}
+	if tip == repo.Zero {
+		rep.found(ref, "%d changes have landed on it, and it is not there", len(landings))
+		return nil
+	}
+	seen := 0
+	for at := tip; at != repo.Zero; {
+		l, known := byNew[at]
+		if !known {
+			rep.found(ref, "was at %s, and no change landed as that", at)
+			break
+		}
+		delete(byNew, at)
+		seen++
+		old := l.event.Hash("Old")
+		if err := rep.landing(ctx, name, old, at, l); err != nil {
+			return err
+		}
+		rep.landed[at] = true
+		at = old
+	}
+	rep.Tips += seen
+	for new, l := range byNew {
+		rep.found(change.Ref(l.story.Number), "landed as %s, which is not in the line of %s", new, ref)
+	}
+	return nil
+}
+
+// landing checks one step of a branch.
+func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash, l landed) error {
+	where := change.Ref(l.story.Number)
+	if grows, err := rep.r.Contains(ctx, new, old); err != nil {
+		return err
+	} else if !grows {
+		rep.found(where, "moved %s from %s to %s, which does not hold it", l.story.Branch, short(old), short(new))
+	}
+	pushed := l.story.Revisions[l.event.Revision-1].Commit
+	if holds, err := rep.r.Contains(ctx, new, pushed); err != nil {
+		return err
+	} else if !holds {
+		rep.found(where, "landed as %s, which does not hold the pushed commit %s", short(new), short(pushed))
+	}
+	tree, err := rep.r.TreeOf(new)
+	if err != nil {
+		return err
+	}
+	judge := tree
+	if old != repo.Zero {
+		if judge, err = rep.r.TreeOf(old); err != nil {
+			return err
+		}
+	}
+	settings, err := settingsIn(rep.r, name, judge)
+	if err != nil {
+		rep.found(where, "settings at %s: %v", short(old), err)
+		return nil
+	}
+	in, err := inputs(rep.r, tree, settings.filled())
+	if errors.Is(err, repo.ErrNoFile) {
+		rep.found(where, "%s landed without %s", short(new), settings.filled().Buildspec)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	vs, err := verdict.On(rep.r, tree)
+	if err != nil {
+		return err
+	}
+	v := vs.Of(in.Key())
+	if v == nil || v.Result != verdict.Green {
+		rep.found(where, "%s landed, and its tree %s has no green verdict for %s", short(new), short(tree), in.Buildspec)
+		return nil
+	}
+	// The order of events, not of clocks: it was known to be green before it moved.
+	if !slices.ContainsFunc(l.before, func(e change.Event) bool {
+		return e.Kind == change.Tested && e.Hash("Candidate") == new && e.Get("Verdict") == in.Key()
+	}) {
+		rep.found(where, "%s landed, and its log does not say before that it was green", short(new))
+		return nil
+	}
+	rep.Verdicts++
+	return nil
+}
+
+func (rep *Report) releases() error {
+	refs, err := rep.r.Refs("refs/releases/")
+	if err != nil {
+		return err
+	}
+	list, err := release.Of(rep.r).List()
+	if err != nil {
+		rep.found("refs/releases/", "%v", err)
+		return nil
+	}
+	for _, rel := range list {
+		ref := release.Ref(rel.Number)
+		if err := rel.Verify(rep.r, rep.signers); err != nil {
+			rep.found(ref, "%s", strings.TrimPrefix(err.Error(), fmt.Sprintf("release %d: ", rel.Number)))
+			continue
+		}
+		rep.Signed++
+		if !rep.landed[rel.Commit] {
+			rep.found(ref, "is on %s, which did not land", short(rel.Commit))
+			continue
+		}
+		rep.Releases++
+	}
+	if len(refs) != len(list) {
+		rep.found("refs/releases/", "%d refs, %d releases", len(refs), len(list))
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package gate
+
+import (
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/release"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// clone makes a plain clone, as anybody could.
+func (w *world) clone(mirror bool) *repo.Repository {
+	w.t.Helper()
+	dir := filepath.Join(w.t.TempDir(), "clone")
+	run := func(args ...string) {
+		w.t.Helper()
+		cmd := exec.Command("git", args...)
+		cmd.Env = repo.Env("/dev/null")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			w.t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	if mirror {
+		run("clone", "--quiet", "--mirror", w.r.Dir(), dir)
+	} else {
+		run("clone", "--quiet", w.r.Dir(), dir)
+		run("-C", dir, "fetch", "--quiet", "origin", "refs/changes/*:refs/changes/*", "refs/notes/*:refs/notes/*", "refs/releases/*:refs/releases/*")
+	}
+	r, err := repo.OpenClone(dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) verify() *Report {
+	w.t.Helper()
+	rep, err := Verify(w.t.Context(), w.clone(true), repo.Signers{w.store.Signer().PublicKey()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rep
+}
+
+func TestVerify(t *testing.T) {
+	w := newWorld(t)
+	base := w.commit("begin", files("headgate.yaml", "land: {strategy: merge}\n"))
+	w.land(ada, base)
+	w.land(ada, w.commit("one", files("a", "1"), base))
+	p := w.land(jun, w.commit("two", files("b", "1"), base)) // a merge
+	w.end(w.propose(ada, w.commit("red", files("test", "red"), p.Landed)).Change)
+	signers := repo.Signers{w.store.Signer().PublicKey()}
+	for _, mirror := range []bool{true, false} {
+		rep, err := Verify(t.Context(), w.clone(mirror), signers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rep.Findings) > 0 || rep.Tips != 3 || rep.Verdicts != 3 || rep.Releases != 3 || rep.Signed < 15 || !slices.Equal(rep.Branches, []string{"main"}) {
+			t.Fatalf("mirror %v: %+v", mirror, rep)
+		}
+	}
+
+	found := func(what string) {
+		t.Helper()
+		rep := w.verify()
+		if !slices.ContainsFunc(rep.Findings, func(f Finding) bool { return strings.Contains(f.String(), what) }) {
+			t.Fatalf("want %q among %v", what, rep.Findings)
+		}
+	}
+	move := func(ref string, to repo.Hash) (undo func()) {
+		t.Helper()
+		old, err := w.r.Ref(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.r.Move(t.Context(), ref, old, to); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := w.r.Move(t.Context(), ref, to, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Run("a tip past the gate", func(t *testing.T) {
+		undo := move("refs/heads/main", w.commit("smuggled", files("c", "1"), p.Landed))
+		defer undo()
+		found("no change landed as that")
+	})
+	t.Run("a landing left out", func(t *testing.T) {
+		undo := move("refs/heads/main", p.Old)
+		defer undo()
+		found("which is not in the line of refs/heads/main")
+	})
+	t.Run("verdicts by somebody else", func(t *testing.T) {
+		old, err := w.r.Ref(verdict.Ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		undo := move(verdict.Ref, w.commit("forged", nil, old))
+		defer undo()
+		found("refs/notes/verdicts: commit")
+	})
+	t.Run("verdicts taken away", func(t *testing.T) {
+		undo := move(verdict.Ref, repo.Zero)
+		defer undo()
+		found("has no green verdict for buildspec.yml")
+	})
+	t.Run("a log by somebody else", func(t *testing.T) {
+		s := w.story(2)
+		undo := move(change.Ref(2), w.commit("forged\n\nEvent: landed\nRevision: 1", nil, s.Tip))
+		defer undo()
+		found("refs/changes/2/log: commit")
+	})
+	t.Run("a landing that was never tested", func(t *testing.T) {
+		l, err := w.gate.loop("hello")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.log.Open(t.Context(), change.Push{Branch: "main", Commit: w.commit("x", files("x", "1"), p.Landed), By: "ada", At: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := s.Head().Commit
+		if _, err := l.log.Append(t.Context(), s, change.Event{Kind: change.Landed, At: time.Now(), Subject: "landed", Trailers: trailers("Old", p.Landed.String(), "New", x.String())}); err != nil {
+			t.Fatal(err)
+		}
+		undo := move("refs/heads/main", x)
+		defer undo()
+		found("has no green verdict")
+		in, err := inputs(w.r, mustTree(t, w.r, x), Settings{}.filled())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.verdict(in, verdict.Green)
+		found("does not say before that it was green")
+	})
+	t.Run("a release of something else", func(t *testing.T) {
+		c := w.commit("other", files("z", "1"))
+		rel, err := release.Of(w.r).Make(t.Context(), release.Landing{Branch: "main", Commit: c, By: "ada", At: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { move(release.Ref(rel.Number), repo.Zero) }()
+		found("which did not land")
+	})
+	t.Run("another key", func(t *testing.T) {
+		other := newWorld(t)
+		rep, err := Verify(t.Context(), w.clone(true), repo.Signers{other.store.Signer().PublicKey()})
+		if err != nil || len(rep.Findings) < rep.Signed-3 {
+			t.Fatalf("%v, %d of %d", err, len(rep.Findings), rep.Signed)
+		}
+	})
+}

@@ -1,0 +1,183 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/hooks/gate/plan"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// building is a build that runs or waits for a worker.
+type building struct {
+	key       string
+	candidate *candidate
+	log       string
+	started   time.Time // zero while it waits
+	cancel    context.CancelFunc
+	stopped   bool // nobody wants it any more
+}
+
+// direct starts the builds that are wanted and stops those that are not.
+func (l *loop) direct(ctx context.Context, d plan.Decisions) {
+	for _, key := range d.Cancel {
+		if b := l.building[key]; !b.stopped {
+			b.stopped = true
+			b.cancel()
+		}
+	}
+	for _, w := range d.Build {
+		if l.building[w.Key] == nil {
+			l.begin(ctx, l.made[w.Candidate.ID()])
+		}
+	}
+}
+
+// begin starts the build of a candidate.
+func (l *loop) begin(ctx context.Context, c *candidate) {
+	o := l.open[c.Changes[0].Change]
+	head := o.story.Head()
+	b := &building{key: c.key, candidate: c}
+	b.log = fmt.Sprintf("%s-%d.%d-%s", l.r.Name(), o.story.Number, head.Number, strconv.FormatInt(l.g.c.Now().UnixNano(), 36))
+	job := Job{
+		Repository: l.r, Branch: c.Branch, Change: o.story.Number, Revision: head.Number, By: head.By,
+		Candidate: c.commit, Tree: c.tree, Buildspec: c.Buildspec, Image: c.Image, Timeout: c.Timeout,
+		Network: c.Network, Variables: c.Variables, Log: b.log,
+	}
+	ctx, b.cancel = context.WithCancel(ctx)
+	l.building[c.key] = b
+	l.builds.Go(func() {
+		defer b.cancel()
+		v, err := l.work(ctx, b, job)
+		stopped := ctx.Err() != nil
+		l.tell(func() { l.built(b, v, err, stopped) })
+	})
+}
+
+// work runs one build and notes its verdict. It runs in a goroutine of its own
+// and touches nothing that run owns.
+func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdict, err error) {
+	if err := l.g.pool.take(ctx, l.r.Name()); err != nil {
+		return v, err
+	}
+	defer l.g.pool.give()
+	started := l.g.c.Now()
+	l.tell(func() { l.began(b, started) })
+	crash.Point("build.starting")
+	result, err := guarded(ctx, l.g.c.Builder, job)
+	if err == nil {
+		err = ctx.Err() // what was stopped says nothing
+	}
+	if err != nil {
+		return v, err
+	}
+	crash.Point("build.ended")
+	in := b.candidate.inputs
+	v = verdict.Verdict{
+		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(), Network: in.Network,
+		Log: job.Log, LogDigest: result.LogDigest, Artifacts: result.Artifacts,
+		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine,
+		Started: started.UTC(), Finished: l.g.c.Now().UTC(),
+		Change: job.Change, Revision: job.Revision, Candidate: job.Candidate.String(),
+	}
+	if !in.Blob.IsZero() {
+		v.Blob = in.Blob.String()
+	}
+	if result.Green {
+		v.Result, v.Reason = verdict.Green, ""
+	}
+	return v, verdict.Note(ctx, l.r, job.Tree, v)
+}
+
+// guarded keeps a Builder that panics from taking the server with it.
+func guarded(ctx context.Context, builder Builder, job Job) (result Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the builder panicked: %v", p)
+		}
+	}()
+	return builder.Build(ctx, job)
+}
+
+// concerned are the open changes whose candidate waits for a build.
+func (l *loop) concerned(key string) (list []*candidate) {
+	for _, c := range l.made {
+		if c.key == key && c.problem == nil {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b *candidate) int { return a.Changes[0].Change - b.Changes[0].Change })
+	return list
+}
+
+// began: a worker has taken the build.
+func (l *loop) began(b *building, at time.Time) {
+	b.started = at
+	for _, c := range l.concerned(b.key) {
+		for i, ref := range c.Changes {
+			place := i + 1
+			if o := l.open[ref.Change]; o != nil && o.shown.Place > 0 {
+				place = o.shown.Place
+			}
+			p := Progress{
+				At: at, Kind: Building, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
+				Place: place, Candidate: c.commit, Tree: c.tree, With: c.with(), Log: b.log,
+			}
+			p.Expected, p.By = l.durations.expect(at, 1, at)
+			l.board.add(p)
+		}
+	}
+}
+
+// built: the build has ended, with a verdict that is noted, or without one.
+func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
+	delete(l.building, b.key)
+	switch {
+	case err != nil && stopped:
+		return // the plan knows why, or the server stops
+	case err != nil:
+		l.failures[b.key]++
+		b.candidate.failure = b.log
+		l.slog.Error("build could not run", "change", b.candidate.Changes[0].Change, "build", b.log, "err", err)
+		return
+	}
+	delete(l.failures, b.key)
+	l.durations.add(v.Finished.Sub(v.Started))
+	for _, c := range l.made {
+		if c.tree != b.candidate.tree || c.problem != nil {
+			continue
+		}
+		if vs, err := verdict.On(l.r, c.tree); err == nil {
+			c.known = vs
+		} else {
+			c.known = append(slices.Clip(c.known), v)
+		}
+		if c.key != b.key {
+			continue
+		}
+		for _, ref := range c.Changes {
+			l.board.add(Progress{
+				At: v.Finished, Kind: Verdict, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
+				Candidate: c.commit, Tree: c.tree, With: c.with(), Log: v.LogName(), Green: v.Result == verdict.Green,
+				Reason: reason(v), Took: v.Finished.Sub(v.Started),
+			})
+		}
+	}
+}
+
+// reason is a red verdict's line for people.
+func reason(v verdict.Verdict) string {
+	switch {
+	case v.Result == verdict.Green:
+		return ""
+	case v.Reason != "":
+		return v.Reason
+	case v.Command != "":
+		return fmt.Sprintf("%s: %q exited %d", v.Phase, v.Command, v.Exit)
+	}
+	return "the build said no"
+}

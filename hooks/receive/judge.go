@@ -1,0 +1,125 @@
+package receive
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/policies"
+)
+
+// Check finds what is wrong with the files of a tree that is to be landed, by
+// path: the buildspecs and compose files that headgate.yaml names. headgate.yaml
+// itself, server.yaml and Rego are checked already.
+type Check func(files map[string][]byte) yamlfile.Problems
+
+// Engine is the policies of a repository as they stand at the commit tip; Zero
+// is the server's own alone. When the repository's are broken it returns an
+// engine that denies everything, and why.
+type Engine func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
+
+// facts is what the policies are told about one command.
+func (j *judging) facts(c judgedCommand) policies.PushInput {
+	user := j.push.actor.Name
+	in := policies.PushInput{
+		Now:        j.l.Now(),
+		Repository: j.r.Name(),
+		Own:        j.r.Name() == access.Own,
+		Ref:        c.ref,
+		Class:      policies.ClassPlain,
+		User: policies.User{
+			Name: user, Groups: j.access.Groups(user), Admin: j.access.IsAdmin(user),
+			MayRead: j.access.MayRead(user, j.r.Name()), MayWrite: j.access.MayWrite(user, j.r.Name()),
+		},
+		Key:    j.push.key,
+		Old:    c.old.String(),
+		New:    c.new.String(),
+		Create: c.old == repo.Zero,
+		Delete: c.deletes(),
+		Force:  c.force,
+	}
+	if in.User.Groups == nil {
+		in.User.Groups = []string{}
+	}
+	switch {
+	case c.way == approve:
+		in.Class, in.Approval = policies.ClassEnvironment, c.isPromotion
+	case c.branch != "" && c.ref == forPrefix+c.branch:
+		in.Class = policies.ClassProposal
+	case c.branch != "":
+		in.Class = policies.ClassGated
+	}
+	return in
+}
+
+// decide asks the policies about every command of the push and keeps the
+// decisions, whatever they are, before anything follows from them. It returns
+// a refusal for each that is not allowed, by the command's place.
+func (j *judging) decide(ctx context.Context, commands []judgedCommand) (map[int]*refusal, error) {
+	records := make([]decision.Record, len(commands))
+	denied := map[int]policies.Answer{}
+	for i, c := range commands {
+		engine, err := j.l.Engine(j.r, c.judgedAt)
+		if engine == nil {
+			return nil, fmt.Errorf("read the policies of %s: %w", j.r.Name(), err)
+		}
+		if err != nil {
+			j.l.Log.Warn("policies are broken and deny everything", "repo", j.r.Name(), "commit", c.judgedAt.String(), "err", err)
+		}
+		answer, record := engine.Push(ctx, j.facts(c))
+		if answer.Decision != policies.Auto {
+			denied[i] = answer
+		}
+		records[i] = decision.Record{
+			Question: record.Question,
+			About:    c.ref + " by " + j.push.actor.Name,
+			Answer:   string(answer.Decision),
+			Policy:   answer.Policy,
+			Digest:   record.Digest(),
+			JSON:     record.JSON(),
+		}
+	}
+	crash.Point("push.deciding")
+	saved, err := decision.SaveAll(ctx, j.r, j.l.Now(), records)
+	if err != nil {
+		return nil, err
+	}
+	crash.Point("push.decided")
+	refusals := map[int]*refusal{}
+	for i := range commands {
+		commands[i].decision = saved[i]
+		if answer, no := denied[i]; no {
+			refusals[i] = denial(commands[i], answer)
+		}
+	}
+	return refusals, nil
+}
+
+// denial tells the pusher what the policies said.
+func denial(c judgedCommand, a policies.Answer) *refusal {
+	r := &refusal{Hint: "ask an administrator, and name the decision: " + decision.ID(c.decision)}
+	for _, reason := range a.Reasons {
+		r.Where = append(r.Where, reason.Rule+": "+reason.Message)
+	}
+	switch {
+	case len(a.Reasons) == 1:
+		r.What, r.Where = a.Reasons[0].Message, []string{"ref " + c.ref + ", policy " + a.Reasons[0].Rule}
+	case a.Decision == policies.Manual:
+		r.What = c.ref + " waits for what a push cannot wait for"
+	default:
+		r.What = "the policies do not allow this push to " + c.ref
+	}
+	return r
+}
+
+// policyProblems are the faults of pushed Rego.
+func policyProblems(ctx context.Context, files map[string][]byte) (problems yamlfile.Problems) {
+	for _, p := range policies.Check(ctx, files) {
+		problems = append(problems, yamlfile.Problem{File: p.File, Line: p.Line, What: p.What, Fix: p.Fix})
+	}
+	return problems
+}

@@ -1,0 +1,277 @@
+package receive
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/hooks/receive/wire"
+)
+
+// Environments takes pushes to env/<environment>. commit is the promotion that
+// the pusher approves. landed is the commit that the environment is at because
+// of it, Zero while something else is still missing; lines tell the pusher more.
+// An error for the pusher is a *show.Error.
+type Environments interface {
+	ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error)
+}
+
+// Logs yields a build's log from its beginning until the build has ended or ctx
+// is done. id is what Progress.Log holds.
+type Logs interface {
+	Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, error]
+}
+
+// Gate takes proposals to gated branches (package gate).
+type Gate interface {
+	// Propose is durable when it returns.
+	Propose(ctx context.Context, p gate.Proposal) (gate.Accepted, error)
+	// Follow yields the present state of a change and what follows, to its end.
+	Follow(ctx context.Context, repository string, change int) iter.Seq[gate.Progress]
+	Withdraw(ctx context.Context, repository string, change int, by show.Actor) error
+}
+
+// Listener is the daemon's side of the hook program. Set its fields, then Open
+// it, then Run it. Begin may be called from any goroutine once it is open.
+type Listener struct {
+	Dir    string // where the socket is made; only the daemon's user may enter
+	Store  *repo.Store
+	Access func() *access.Config
+	Engine Engine
+	Check  Check // of the pushed files; nil checks nothing beyond the listener's own
+	Gate   Gate
+	// Environments may be nil: pushes to environments are refused then.
+	Environments Environments
+	Logs         Logs
+	Server       func() show.Server
+	Log          *slog.Logger
+
+	// Now and Still are for tests: the clock, and after how long without a line
+	// a "still" line is written. Zero means time.Now and 30 s.
+	Now   func() time.Time
+	Still time.Duration
+
+	socket   *net.UnixListener
+	path     string
+	closing  context.Context // done when Run is ending
+	close    context.CancelFunc
+	handlers sync.WaitGroup
+
+	mu     sync.Mutex // guards pushes and used of each
+	pushes map[string]*push
+}
+
+// push is one receive-pack: who runs it, and what pre-receive found.
+type push struct {
+	actor      show.Actor
+	key        string // fingerprint
+	repository string
+	began      time.Time
+	ctx        context.Context // done when receive-pack has ended
+	used       map[string]bool // hooks that have come
+
+	// Written by pre-receive, read by proc-receive, which git runs after it.
+	judged *judged
+}
+
+// SocketName is the socket's name in Dir.
+const SocketName = "hook.sock"
+
+// headerTime is how long a hook may take to say who it is.
+const headerTime = 10 * time.Second
+
+// Open makes the socket, replacing one that a killed daemon left.
+func (l *Listener) Open() error {
+	if l.Now == nil {
+		l.Now = time.Now
+	}
+	if l.Still == 0 {
+		l.Still = 30 * time.Second
+	}
+	if l.Log == nil {
+		l.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := filepath.Abs(l.Dir)
+	if err != nil {
+		return fmt.Errorf("open hook socket: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("open hook socket: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("open hook socket: %w", err)
+	}
+	l.path = filepath.Join(dir, SocketName)
+	if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("open hook socket: %w", err)
+	}
+	bind := l.path
+	if len(bind) >= 108 { // the kernel's limit; the folder may be named by a handle instead
+		d, err := os.Open(dir)
+		if err != nil {
+			return fmt.Errorf("open hook socket: %w", err)
+		}
+		defer d.Close()
+		bind = fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), SocketName)
+	}
+	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: bind, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("open hook socket: %w", err)
+	}
+	socket.SetUnlinkOnClose(false) // by the name it was bound to, which may be the handle's
+	if err := os.Chmod(l.path, 0o600); err != nil {
+		socket.Close()
+		return fmt.Errorf("open hook socket: %w", err)
+	}
+	l.socket, l.pushes = socket, map[string]*push{}
+	l.closing, l.close = context.WithCancel(context.Background())
+	return nil
+}
+
+// Begin registers a push before its receive-pack starts. env belongs into the
+// environment of receive-pack, which hands it on to its hooks. key is the
+// fingerprint of the key that proved who actor is. end must be called when
+// receive-pack has ended or its client is gone: it stops the following of the
+// push; what the push has been promised goes on.
+func (l *Listener) Begin(actor show.Actor, key, repository string) (env []string, end func()) {
+	var secret [32]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	actor.Via = "push"
+	token := hex.EncodeToString(secret[:])
+	ctx, cancel := context.WithCancel(context.Background())
+	l.mu.Lock()
+	l.pushes[token] = &push{actor: actor, key: key, repository: repository, began: l.Now(), ctx: ctx, used: map[string]bool{}}
+	l.mu.Unlock()
+	return []string{wire.SocketVariable + "=" + l.path, wire.TokenVariable + "=" + token}, func() {
+		cancel()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.pushes, token)
+	}
+}
+
+// take finds the push of a token. Each hook of a push may come once.
+func (l *Listener) take(token, hook string) *push {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.pushes[token]
+	if p == nil || p.used[hook] {
+		return nil
+	}
+	p.used[hook] = true
+	return p
+}
+
+// Run answers hooks until ctx is done, then tells those that are being answered
+// that the server is stopping, and returns when they have ended.
+func (l *Listener) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		l.close()
+		l.socket.Close()
+	})
+	defer func() {
+		if stop() { // ctx is not done: accepting failed
+			l.close()
+			l.socket.Close()
+		}
+		l.handlers.Wait()
+		_ = os.Remove(l.path) // the next start would
+	}()
+	for {
+		conn, err := l.socket.AcceptUnix()
+		switch {
+		case err == nil:
+			l.handlers.Go(func() { l.serve(conn) })
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ECONNABORTED):
+			l.Log.Warn("hook socket could not accept", "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		default:
+			return fmt.Errorf("hook socket: %w", err)
+		}
+	}
+}
+
+// serve answers one hook.
+func (l *Listener) serve(conn *net.UnixConn) {
+	defer conn.Close()
+	h := newHook(conn)
+	defer h.finish()
+	defer func() {
+		if v := recover(); v != nil {
+			l.Log.Error("hook handler panicked", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+			h.lines("error: headgate met a fault of its own while it took this push",
+				"  its log has more at "+l.Now().UTC().Format(time.RFC3339),
+				"hint: push again to see where it stands; tell an administrator")
+			h.exit(1)
+		}
+	}()
+	if uid, err := peer(conn); err != nil || uid != os.Geteuid() {
+		l.Log.Warn("hook socket refused a stranger", "uid", uid, "err", err)
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(headerTime)) // a closed connection fails the read
+	header, err := wire.ReadHeader(conn)
+	if err != nil {
+		l.Log.Warn("hook sent no header", "err", err)
+		return
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	p := l.take(header.Token, header.Hook)
+	if p == nil {
+		h.lines("error: this push is not known to headgate; nothing was changed",
+			"hint: push through the server's own door")
+		h.exit(1)
+		return
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	// Who stalls while we read is let go; what has been read is answered.
+	defer context.AfterFunc(l.closing, h.stopReading)()
+	defer context.AfterFunc(ctx, h.stopReading)()
+	h.start(cancel, header.Hook == wire.ProcReceive)
+	switch header.Hook {
+	case wire.PreReceive:
+		l.preReceive(ctx, h, p, header)
+	case wire.ProcReceive:
+		l.procReceive(ctx, h, p)
+	default:
+		h.exit(1)
+	}
+}
+
+// peer is the user of the process at the other end.
+func peer(conn *net.UnixConn) (uid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	uid = -1
+	var sockErr error
+	err = raw.Control(func(fd uintptr) {
+		var c *syscall.Ucred
+		if c, sockErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); sockErr == nil {
+			uid = int(c.Uid)
+		}
+	})
+	return uid, errors.Join(err, sockErr)
+}

@@ -1,0 +1,89 @@
+package receive
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Where things stand among the refs. What else is below refs/ belongs to the server.
+const (
+	headsPrefix       = "refs/heads/"
+	tagsPrefix        = "refs/tags/"
+	forPrefix         = "refs/for/"
+	environmentPrefix = "refs/heads/env/"
+	promotePrefix     = "refs/heads/promote/"
+)
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
+
+// refusal is a no for a person: what happened, where, what to do (DESIGN-UI
+// section 6). Reason is the short form that git prints behind the ref.
+type refusal struct {
+	Reason string
+	What   string
+	Where  []string
+	Hint   string
+}
+
+func refuse(what, hint string, where ...string) *refusal {
+	return &refusal{What: what, Where: where, Hint: hint}
+}
+
+func (r *refusal) Error() string { return r.What }
+
+// checkName says why a ref cannot be pushed whoever pushes it: its name is not
+// of the grammar, which keeps it inert wherever it is shown or passed on
+// (spec/git.md F14), or it belongs to the server (spec/security.md R1, R2).
+// Environments are not among these: pushing to one may be an approval.
+func checkName(ref string) *refusal {
+	if len(ref) > maxRefName {
+		return refuse(fmt.Sprintf("a ref name of %d bytes is too long", len(ref)), fmt.Sprintf("use a name of at most %d bytes", maxRefName), quote(ref))
+	}
+	var name string
+	for _, prefix := range []string{headsPrefix, tagsPrefix, forPrefix} {
+		if rest, ok := strings.CutPrefix(ref, prefix); ok {
+			name = rest
+		}
+	}
+	if name == "" {
+		return refuse(quote(ref)+" belongs to the server", "push to refs/heads/, refs/tags/ or refs/for/<branch>")
+	}
+	if !nameForm.MatchString(name) || oddName(name) {
+		return refuse(quote(ref)+" is no ref name that is kept here",
+			"use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit")
+	}
+	if strings.HasPrefix(ref, promotePrefix) || ref == strings.TrimSuffix(promotePrefix, "/") {
+		return refuse(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>")
+	}
+	if ref == strings.TrimSuffix(environmentPrefix, "/") {
+		return refuse(ref+" belongs to the server", "environments are branches below it")
+	}
+	return nil
+}
+
+// oddName finds what the characters alone do not forbid.
+func oddName(name string) bool {
+	if strings.Contains(name, "..") || strings.HasSuffix(name, ".") || strings.HasSuffix(name, "/") || name == "HEAD" {
+		return true
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
+			return true
+		}
+	}
+	return false
+}
+
+// environmentOf is the environment whose branch ref is.
+func environmentOf(ref string) (string, bool) { return strings.CutPrefix(ref, environmentPrefix) }
+
+// quote makes a name of unknown content safe to show.
+func quote(s string) string {
+	const most = 60
+	s = plain(s)
+	if len(s) > most {
+		s = s[:most-3] + "..."
+	}
+	return `"` + s + `"`
+}

@@ -1,0 +1,426 @@
+package receive
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+)
+
+// narrator writes what a pusher reads while a change is on its way: the lines
+// behind "remote: " (design/terminal/push.txt). It knows no socket and no
+// clock but what it is told. Headgate's own words start at the margin, two
+// spaces are detail, "|" is the build's own output.
+type narrator struct {
+	server     show.Server
+	repository string
+	branch     string // short name
+	change     int
+	revision   int
+	subject    string
+	pushed     time.Time
+
+	came     time.Time      // when the pusher did
+	attached bool           // to a change that was there already
+	greeted  bool           // the first state has been told
+	reused   bool           // the verdict was there already
+	place    int            // last told
+	red      *gate.Progress // a verdict that is not told yet
+	step     stepLines
+}
+
+// maxStepLines of a build's own output are shown for each step; a failing step
+// shows its last few as well.
+const (
+	maxStepLines  = 200
+	lastStepLines = 20
+)
+
+// stepLines is what has been told of the running step.
+type stepLines struct {
+	number  int
+	phase   string
+	command string
+	opened  bool     // its "> " line is out
+	shown   int      // lines of output
+	kept    []string // the last ones that were not shown
+	left    int      // how many were not shown
+	line    int      // of the whole log: the newest, or the last of the first step that failed
+	failed  bool     // a step has failed; line stays
+	began   time.Duration
+}
+
+// hello is the first line about a change.
+func (n *narrator) hello(now time.Time) []string {
+	n.came = now
+	if n.attached {
+		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, span(now.Sub(n.pushed)))}
+	}
+	return []string{cut(plain(fmt.Sprintf("change %d, revision %d: %s", n.change, n.revision, n.subject)), width)}
+}
+
+// nowait is all about a change whose pusher does not wait.
+func (n *narrator) nowait(p gate.Progress) []string {
+	text := fmt.Sprintf("accepted as change %d", n.change)
+	if p.Place > 0 {
+		text = fmt.Sprintf("queued at %d as change %d%s", p.Place, n.change, lands(p))
+	}
+	return append(wrap("", "  ", text),
+		wrap("hint: ", "  ", fmt.Sprintf("follow with: %s change log -f %s %d", sshCommand(n.server), n.repository, n.change))...)
+}
+
+// progress tells one change of state.
+func (n *narrator) progress(p gate.Progress) []string {
+	var lines []string
+	// A red verdict is told when it is not the last word; the refusal that it
+	// leads to says the same with more.
+	if red := n.red; red != nil {
+		n.red = nil
+		if p.Kind != gate.Refused || p.Reason != red.Reason {
+			lines = append(wrap(clock(red.At)+" red: ", "  ", red.Reason), details(red.Details)...)
+		}
+	}
+	return append(lines, n.tell(p)...)
+}
+
+func (n *narrator) tell(p gate.Progress) (lines []string) {
+	first := !n.greeted
+	n.greeted = true
+	switch p.Kind {
+	case gate.Queued:
+		return n.queued(p, first)
+	case gate.Building:
+		n.step = stepLines{}
+		if first && n.attached {
+			percent := ""
+			if now, whole := n.came.Sub(p.At), p.Expected.Sub(p.At); now > 0 && now < whole {
+				percent = fmt.Sprintf(", %d %%", 100*now/whole)
+			}
+			return wrap("", "  ", "building "+p.With+percent+lands(p))
+		}
+		if first {
+			lines = append(lines, n.url())
+		}
+		lines = append(lines, wrap(clock(p.At)+" ", "  ", "building "+p.With+", tree "+short(p.Tree))...)
+		if first {
+			lines = append(lines, detach)
+		}
+		return lines
+	case gate.Verdict:
+		if p.Reused {
+			n.reused = true
+			text := "identical tree, green since " + p.GreenSince.UTC().Format("15:04") + " UTC"
+			if p.From != "" {
+				text += " (" + p.From + ")"
+			}
+			return wrap("", "  ", text+": nothing to build")
+		}
+		switch {
+		case p.Reason == "":
+			return nil
+		case !strings.HasPrefix(p.Reason, "red"):
+			n.red = &p
+			return nil
+		}
+		return append(wrap(clock(p.At)+" ", "  ", p.Reason), details(p.Details)...)
+	case gate.Landed:
+		return n.landed(p)
+	case gate.Refused, gate.Conflict:
+		text := fmt.Sprintf("%d refused: %s", n.change, p.Reason)
+		stays := "stays"
+		if p.Kind == gate.Conflict {
+			text, stays = fmt.Sprintf("%d %s", n.change, p.Reason), "is"
+		}
+		lines = append(wrap("error: ", "  ", text), details(p.Details)...)
+		if p.Old != repo.Zero {
+			lines = append(lines, wrap("  ", "    ", fmt.Sprintf("%s %s at %s", n.branch, stays, short(p.Old)))...)
+		}
+		if p.Log != "" {
+			lines = append(lines, wrap("  ", "    ", "log: "+n.logURL())...)
+		}
+		return append(lines, hint(p.Hint)...)
+	case gate.Withdrawn:
+		text := fmt.Sprintf("%d was withdrawn", n.change)
+		if p.Reason != "" {
+			text += ": " + p.Reason
+		}
+		return append(append(wrap("error: ", "  ", text), details(p.Details)...), hint(p.Hint)...)
+	case gate.Restarting:
+		return n.restarting(p.At)
+	}
+	return nil
+}
+
+const detach = "hint: Ctrl-C detaches and cancels nothing; push again to come back"
+
+func (n *narrator) queued(p gate.Progress, first bool) (lines []string) {
+	place := p.Place != n.place
+	n.place = p.Place
+	switch {
+	case p.Waits: // for a person, or a time
+		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, p.Reason)), details(p.Details)...)
+		lines = append(lines, hint(p.Hint)...)
+		if first {
+			lines = append(lines, "hint: Ctrl-C detaches and cancels nothing")
+		}
+		return lines
+	case p.Reason != "":
+		lines = wrap(clock(p.At)+" ", "  ", p.Reason)
+		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
+	case !first && !place:
+		return nil
+	}
+	text := "queued" + lands(p)
+	if p.Place > 0 {
+		text = fmt.Sprintf("queued at %d%s", p.Place, lands(p))
+	}
+	switch {
+	case first && n.attached:
+		return wrap("", "  ", text)
+	case first:
+		if !p.By.IsZero() && !p.Expected.IsZero() {
+			text += " (by " + p.By.UTC().Format("15:04") + ", nine times in ten)"
+		}
+		return append(append([]string{n.url()}, wrap("", "  ", text)...), detach)
+	}
+	return wrap(clock(p.At)+" ", "  ", fmt.Sprintf("%d is now %s", n.change, text))
+}
+
+func (n *narrator) landed(p gate.Progress) []string {
+	lines := wrap("success: ", "  ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
+	said := func(word string) bool {
+		for _, d := range p.Details {
+			if strings.HasPrefix(d, word) {
+				return true
+			}
+		}
+		return false
+	}
+	if !n.reused && p.Tree != repo.Zero && !said("green:") {
+		lines = append(lines, "  green: tree "+short(p.Tree))
+	}
+	lines = append(lines, details(p.Details)...)
+	if p.Release > 0 && !said("release ") {
+		lines = append(lines, fmt.Sprintf("  release %d", p.Release))
+	}
+	if !p.FastForward {
+		lines = append(lines, wrap("hint: ", "  ", n.branch+" had moved, so a merge landed; git pull fast-forwards")...)
+	}
+	return append(lines, hint(p.Hint)...)
+}
+
+// restarting is the last word of a server that stops.
+func (n *narrator) restarting(at time.Time) []string {
+	return append(wrap(clock(at)+" ", "  ", fmt.Sprintf("server restarting; %d is safe and keeps its place", n.change)),
+		"hint: push again in a moment to come back")
+}
+
+// still tells, after a long silence, that there is nothing new.
+func (n *narrator) still(now time.Time, last gate.Progress) []string {
+	text := "still " + string(last.Kind)
+	switch {
+	case last.Kind == gate.Building && n.step.number > 0:
+		text = "still at " + n.step.phase + ": " + firstLine(n.step.command)
+	case last.Kind == gate.Building:
+		text = "still building " + last.With
+	case last.Kind == gate.Queued && last.Place > 0:
+		text = fmt.Sprintf("still queued at %d", last.Place)
+	}
+	return []string{cut(plain(clock(now)+" "+text+lands(last)), width)}
+}
+
+// reason is what git prints behind a ref that was refused.
+func (n *narrator) reason(p gate.Progress) string {
+	switch {
+	case p.Kind == gate.Restarting:
+		return fmt.Sprintf("restarting; %d still queued", n.change)
+	case p.Kind == gate.Withdrawn:
+		if p.Short != "" {
+			return cut(plain(p.Short), 200) + fmt.Sprintf(", change %d", n.change)
+		}
+		return fmt.Sprintf("withdrawn: change %d", n.change)
+	}
+	what := p.Short
+	if what == "" {
+		what = firstLine(p.Reason)
+	}
+	if p.Kind == gate.Refused {
+		return cut(plain("refused: "+what), 200) + fmt.Sprintf(", change %d", n.change)
+	}
+	if what == "" {
+		what = "conflict, change " + strconv.Itoa(n.change)
+	}
+	return cut(plain(what), 200)
+}
+
+// log tells one event of the build's log.
+func (n *narrator) log(e show.LogEvent) []string {
+	s := &n.step
+	switch e.Kind {
+	case "step":
+		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, failed: s.failed, began: time.Duration(e.At)}
+	case "out":
+		if !s.failed {
+			s.line = e.Line
+		}
+		var lines []string
+		if !s.opened {
+			s.opened = true
+			if s.number > 0 {
+				lines = append(lines, cut(plain("  > "+s.title()), width))
+			}
+		}
+		if s.shown < maxStepLines {
+			s.shown++
+			return append(lines, output(e.Text)...)
+		}
+		if s.left == 0 {
+			lines = append(lines, wrap("  | ", "  |   ", "... more: "+n.logURL())...)
+		}
+		s.left++
+		if s.kept = append(s.kept, e.Text); len(s.kept) > lastStepLines {
+			s.kept = s.kept[1:]
+		}
+		return lines
+	case "end":
+		mark := "+"
+		var lines []string
+		if e.Exit != 0 {
+			s.failed = true
+			mark = "x"
+			if s.left > len(s.kept) {
+				lines = append(lines, fmt.Sprintf("  | ... %d lines left out", s.left-len(s.kept)))
+			}
+			for _, text := range s.kept {
+				lines = append(lines, output(text)...)
+			}
+		}
+		s.kept = nil
+		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
+	case "note":
+		// CodeBuild's own words about phases stand in the log; here the steps say
+		// the same in one line each. What somebody should act on is told.
+		if !strings.HasPrefix(e.Text, "warning: ") {
+			return nil
+		}
+		return wrap("  ", "    ", cutBytes(e.Text, maxOutputLine))
+	}
+	return nil
+}
+
+func (s *stepLines) title() string { return s.phase + ": " + firstLine(s.command) }
+
+// maxOutputLine of one line of a build's output are shown; the log has it whole.
+const maxOutputLine = 600
+
+func output(text string) []string {
+	return wrap("  | ", "  |   ", cutBytes(text, maxOutputLine))
+}
+
+// column puts the time a step took at the right.
+func column(left, right string) string {
+	const usual = 64
+	left = plain(left)
+	at := usual - len(right)
+	if len(left)+1 > at {
+		at = width - len(right)
+		left = cut(left, at-1)
+	}
+	return left + strings.Repeat(" ", at-len(left)) + right
+}
+
+func (n *narrator) url() string {
+	return n.server.HTTP + "/" + n.repository + "/changes/" + strconv.Itoa(n.change)
+}
+
+func (n *narrator) logURL() string {
+	if n.step.line > 0 {
+		return n.url() + "#L" + strconv.Itoa(n.step.line)
+	}
+	return n.url()
+}
+
+// sshCommand is how a person runs a command of the server.
+func sshCommand(s show.Server) string {
+	host, port, err := net.SplitHostPort(s.SSH)
+	switch {
+	case err != nil:
+		return "ssh " + s.SSH
+	case port == "22":
+		return "ssh " + host
+	}
+	return "ssh -p " + port + " " + host
+}
+
+func lands(p gate.Progress) string {
+	if p.Expected.IsZero() {
+		return ""
+	}
+	return ", lands ~" + p.Expected.UTC().Format("15:04") + " UTC"
+}
+
+func details(texts []string) (lines []string) {
+	const most = 40
+	for i, t := range texts {
+		if i == most {
+			return append(lines, fmt.Sprintf("  and %d more", len(texts)-most))
+		}
+		lines = append(lines, wrap("  ", "    ", t)...)
+	}
+	return lines
+}
+
+func hint(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return wrap("hint: ", "  ", text)
+}
+
+// lines is a refusal as the pusher reads it.
+func (r *refusal) lines() []string {
+	lines := wrap("error: ", "  ", r.What)
+	return append(append(lines, details(r.Where)...), hint(r.Hint)...)
+}
+
+func clock(at time.Time) string { return at.UTC().Format("15:04:05") }
+
+func short(h repo.Hash) string { return h.String()[:7] }
+
+// span is a duration as minutes and seconds.
+func span(d time.Duration) string {
+	s := int(d.Round(time.Second) / time.Second)
+	if s >= 3600 {
+		return fmt.Sprintf("%d:%02d:%02d", s/3600, s/60%60, s%60)
+	}
+	return fmt.Sprintf("%d:%02d", s/60, s%60)
+}
+
+// after is span for people who waited a moment only.
+func after(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return span(d)
+}
+
+func firstLine(s string) string {
+	line, rest, more := strings.Cut(strings.TrimSpace(s), "\n")
+	if more && strings.TrimSpace(rest) != "" {
+		line += " ..."
+	}
+	return line
+}
+
+// cutBytes shortens s before it is made plain.
+func cutBytes(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + " ..."
+}

@@ -1,0 +1,220 @@
+package receive
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+)
+
+var tarn = show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example"}
+
+func at(clock string) time.Time {
+	t, err := time.Parse(time.DateTime, "2026-11-24 "+clock)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+func hash(short string) repo.Hash {
+	h, _ := repo.ParseHash(short + strings.Repeat("0", 40-len(short)))
+	return h
+}
+
+// cases are those of design/terminal/push.txt, by its numbers. Case 7 is git's
+// own refusal, before it asks us.
+var cases = map[string]func() []string{
+	"01-landed": func() (lines []string) {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, subject: "Show fees before the last step"}
+		add := func(l []string) { lines = append(lines, l...) }
+		add(n.hello(at("14:03:41")))
+		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1, Expected: at("14:08:02"), By: at("14:11:00")}))
+		add(n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 412", Tree: hash("71d0c3e"), Log: "b1"}))
+		for _, e := range []show.LogEvent{
+			{Kind: "step", Step: 1, Phase: "install", Command: "go mod download"},
+			{Kind: "end", Step: 1, Took: show.Duration(9 * time.Second)},
+			{Kind: "step", Step: 2, Phase: "pre_build", Command: "go vet ./..."},
+			{Kind: "end", Step: 2, Took: show.Duration(33 * time.Second)},
+			{Kind: "step", Step: 3, Phase: "build", Command: "go test ./..."},
+			{Kind: "out", Step: 3, Line: 1, Text: "ok    tarn.example/checkout/basket    0.4s"},
+			{Kind: "out", Step: 3, Line: 2, Text: "ok    tarn.example/checkout/fees      1.5s"},
+			{Kind: "end", Step: 3, Took: show.Duration(178 * time.Second)},
+			{Kind: "done"},
+		} {
+			add(n.log(e))
+		}
+		add(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:07:50"), Tree: hash("71d0c3e")}))
+		add(n.progress(gate.Progress{Kind: gate.Landed, At: at("14:07:53"), Landed: hash("0c51e9d"), FastForward: true, Took: 252 * time.Second, Tree: hash("71d0c3e"),
+			Release: 188, Details: []string{"green: tree 71d0c3e, 1,851 tests, 1 flaky (TestWebhookRetry)", "release 188, now going to staging"}}))
+		return lines
+	},
+	"02-merged": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
+		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
+			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"}})...)
+	},
+	"03-identical-tree": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}
+		lines := n.hello(at("13:40:00"))
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, Reused: true, GreenSince: at("13:32:10"), From: "branch rates", Tree: hash("1")})...)
+		return append(lines, n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("b3c7712"), FastForward: true, Took: 400 * time.Millisecond, Tree: hash("1")})...)
+	},
+	"04-refused": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 411, greeted: true}
+		n.log(show.LogEvent{Kind: "step", Step: 3, Phase: "build", Command: "go test ./..."})
+		n.step.opened = true
+		lines := n.log(show.LogEvent{Kind: "out", Line: 1086, Text: `voucher_test.go:88: load "SUMMER-19": pq: relation "voucher_legacy" does not exist`})
+		lines = append(lines, n.log(show.LogEvent{Kind: "end", Exit: 1, Took: show.Duration(146 * time.Second)})...)
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: "red; running 1 failed test again, with 411 and without it"})...)
+		p := gate.Progress{Kind: gate.Refused, At: at("14:03:30"), Old: hash("9f1c2ab"), Log: "b2",
+			Reason: "1 test fails with it and passes without it", Short: "1 test failed",
+			Details: []string{"TestVoucherRoundTrip/legacy_code, voucher/voucher_test.go:88", "with 411: failed 2 of 2; on main + 410 without it: passed"},
+			Hint:    "see it here with: headgate run --failed 411"}
+		return append(append(lines, n.progress(p)...), "! ("+n.reason(p)+")")
+	},
+	"05-not-yours": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
+		return append(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
+			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:40"), Place: 2, Reason: "412 stays at 2 and is tested again behind 410"})...)
+	},
+	"06-conflict": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 406, greeted: true}
+		p := gate.Progress{Kind: gate.Conflict, Old: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
+			Details: []string{"basket/cart.go:14, basket/cart_test.go:9, and 5 more files"}, Hint: "git pull --rebase origin main, resolve, git push origin main"}
+		return append(n.progress(p), "! ("+n.reason(p)+")")
+	},
+	"08-attached": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, attached: true, pushed: at("14:03:41")}
+		return append(n.hello(at("14:05:51")), n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412", Expected: at("14:08:00")})...)
+	},
+	"09-nowait": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412}
+		return n.nowait(gate.Progress{Kind: gate.Queued, Place: 2, Expected: at("14:08:00")})
+	},
+	"10-waits-for-a-person": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 415}
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "waits for 1 approval from owners of db/ (ines, jun)",
+			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
+	},
+	"11-no-buildspec": func() []string { return noBuildspec("buildspec.yml", "hello", tarn).lines() },
+	"12-restarting": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
+		p := gate.Progress{Kind: gate.Restarting, At: at("14:04:10")}
+		return append(n.progress(p), "! ("+n.reason(p)+")")
+	},
+}
+
+func TestPushLines(t *testing.T) {
+	for name, tell := range cases {
+		t.Run(name, func(t *testing.T) {
+			lines := tell()
+			for _, line := range lines {
+				if len(line) > width {
+					t.Errorf("%d columns: %q", len(line), line)
+				}
+			}
+			want, err := os.ReadFile(filepath.Join("testdata", "push", name+".txt"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(lines, "\n") + "\n"; got != string(want) {
+				t.Errorf("got:\n%s\nwant:\n%s", got, want)
+			}
+		})
+	}
+}
+
+func TestStepOutputIsBounded(t *testing.T) {
+	n := &narrator{server: tarn, repository: "checkout", change: 9}
+	n.log(show.LogEvent{Kind: "step", Step: 1, Phase: "build", Command: "make\nmake check"})
+	var lines []string
+	for i := range 1000 {
+		lines = append(lines, n.log(show.LogEvent{Kind: "out", Step: 1, Line: i + 1, Text: fmt.Sprintf("line %d", i+1)})...)
+	}
+	if lines[0] != "  > build: make ..." || len(lines) != 1+maxStepLines+1 {
+		t.Fatalf("%d lines, first %q", len(lines), lines[0])
+	}
+	if got := lines[len(lines)-1]; got != "  | ... more: https://git.tarn.example/checkout/changes/9#L201" {
+		t.Fatalf("%q", got)
+	}
+	end := n.log(show.LogEvent{Kind: "end", Step: 1, Exit: 2, Took: show.Duration(time.Second)})
+	if end[0] != "  | ... 780 lines left out" || end[1] != "  | line 981" || end[20] != "  | line 1000" || !strings.HasPrefix(end[21], "  x build: make ...") {
+		t.Fatalf("%q", end)
+	}
+}
+
+func TestTextIsPlain(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":                        "plain",
+		"\x1b[31mred\x1b[0m":           "red",
+		"\x1b]0;title\a":               "^[]0;title^G",
+		"a\rb\x7f\x00":                 "a^Mb^?^@",
+		"✓ done… “ok”":                 `ok done... "ok"`,
+		"\u202egpj":                    "?gpj",
+		"\xff\xfe":                     "??",
+		"a\tb":                         "a    b",
+		"\x1b[1;2;3;4;5;6;7;8;9;10;1m": "^[[1;2;3;4;5;6;7;8;9;10;1m",
+	} {
+		if got := plain(in); got != want {
+			t.Errorf("plain(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestWrapKeepsAllText(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringMatching(`[ -~\x00-\x1f€]{0,300}`).Draw(t, "text")
+		lines := wrap("error: ", "  ", text)
+		var joined strings.Builder
+		for i, line := range lines {
+			if len(line) > width {
+				t.Fatalf("%d columns: %q", len(line), line)
+			}
+			prefix := "  "
+			if i == 0 {
+				prefix = "error: "
+			}
+			joined.WriteString(strings.TrimPrefix(line, strings.TrimRight(prefix, " ")))
+			for j := range len(line) {
+				if line[j] < ' ' || line[j] > '~' {
+					t.Fatalf("%q holds byte %d", line, line[j])
+				}
+			}
+		}
+		squeeze := func(s string) string { return strings.ReplaceAll(s, " ", "") }
+		if squeeze(joined.String()) != squeeze(plain(text)) {
+			t.Fatalf("%q became %q", text, lines)
+		}
+	})
+}
+
+// What the gate says today of a red build: the verdict and the refusal in the
+// same words.
+func TestRedVerdictIsToldOnce(t *testing.T) {
+	n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 9, greeted: true}
+	red := gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: `build: "make test" exited 2`}
+	if lines := n.progress(red); len(lines) > 0 {
+		t.Fatalf("%q", lines)
+	}
+	lines := n.progress(gate.Progress{Kind: gate.Refused, Reason: red.Reason, Short: red.Reason, Details: []string{"main stays at 9f1c2ab"}, Hint: "mend it"})
+	want := []string{`error: 9 refused: build: "make test" exited 2`, "  main stays at 9f1c2ab", "hint: mend it"}
+	if !slices.Equal(lines, want) {
+		t.Fatalf("%q", lines)
+	}
+	n.progress(red)
+	lines = n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:30"), With: "main + 9", Tree: hash("1234567"), Log: "b"})
+	want = []string{`14:03:22 red: build: "make test" exited 2`, "14:03:30 building main + 9, tree 1234567"}
+	if !slices.Equal(lines, want) {
+		t.Fatalf("%q", lines)
+	}
+}

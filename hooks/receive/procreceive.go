@@ -1,0 +1,247 @@
+package receive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+)
+
+// procReceive answers the hook that git runs for every ref, when the objects
+// have left the quarantine. It does what pre-receive let pass and nothing else.
+//
+// ctx ends when the pusher is gone. What has been begun is finished all the
+// same; only the telling stops.
+func (l *Listener) procReceive(ctx context.Context, h *hook, p *push) {
+	log := l.Log.With("repo", p.repository, "user", p.actor.Name)
+	a, err := readAsked(h.in, h.output)
+	if err != nil {
+		if ctx.Err() == nil {
+			log.Error("proc-receive could not be understood", "err", err)
+			h.lines("error: headgate could not understand git; nothing was changed", "hint: tell an administrator")
+		}
+		h.exit(1)
+		return
+	}
+	results := l.act(ctx, h, p, a)
+	if h.output(report(results)) == nil {
+		h.exit(0)
+	}
+}
+
+// act does what was asked and returns what is to be reported.
+func (l *Listener) act(ctx context.Context, h *hook, p *push, a asked) []result {
+	log := l.Log.With("repo", p.repository, "user", p.actor.Name)
+	all := func(reason string) []result {
+		results := make([]result, len(a.commands))
+		for i, c := range a.commands {
+			results[i] = refused(c.ref, reason)
+		}
+		return results
+	}
+	// Without a judgement there is no pre-receive hook, which git passes over in
+	// silence: nothing may move then.
+	if p.judged == nil {
+		log.Error("push was not judged; is the pre-receive hook there?")
+		h.lines("error: this push was not judged, so nothing was changed", "hint: tell an administrator: the hook pre-receive did not run")
+		return all("not judged")
+	}
+	commands := make([]judgedCommand, len(a.commands))
+	for i, c := range a.commands {
+		jc, ok := p.judged.commands[c.ref]
+		if !ok || jc.command != c {
+			log.Error("git asked for what was not judged", "ref", c.ref)
+			return all("not what was judged")
+		}
+		commands[i] = jc
+	}
+	r, err := l.Store.Repository(p.repository)
+	if err == nil {
+		err = r.SyncObjects(p.judged.folders)
+	}
+	if err != nil {
+		log.Error("push could not be taken", "err", err)
+		h.lines("error: headgate could not keep what was pushed; nothing was changed", "hint: push again; if it stays, tell an administrator")
+		return all("not kept")
+	}
+	crash.Point("push.objects-kept")
+	if len(commands) == 1 {
+		switch c := commands[0]; c.way {
+		case propose:
+			return []result{l.propose(ctx, h, p, c)}
+		case approve:
+			return []result{l.approve(ctx, h, p, c)}
+		case cancelled:
+			return []result{l.withdraw(ctx, h, p, c)}
+		}
+	}
+	// pre-receive let other ways pass only alone.
+	return l.move(ctx, h, r, commands, a.atomic)
+}
+
+// move moves plain refs, each from where it was advertised.
+func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, commands []judgedCommand, atomic bool) []result {
+	// A pusher who leaves now must not leave half a push behind.
+	ctx = context.WithoutCancel(ctx)
+	results := make([]result, len(commands))
+	for i, c := range commands {
+		results[i] = accepted(c.ref)
+	}
+	fail := func(done int, i int, err error) []result {
+		results[i] = refused(commands[i].ref, l.whyNot(h, r, commands[i], err))
+		if !atomic {
+			return nil
+		}
+		for j := range commands {
+			if j != i {
+				results[j] = refused(commands[j].ref, "atomic push: "+commands[i].ref+" was refused")
+			}
+		}
+		l.moveBack(ctx, h, r, commands[:done], results)
+		return results
+	}
+	if atomic {
+		for i, c := range commands {
+			now, err := r.Ref(c.ref)
+			if err == nil && now != c.old {
+				err = repo.ErrMoved
+			}
+			if err != nil {
+				return fail(0, i, err)
+			}
+		}
+	}
+	for i, c := range commands {
+		if c.old == repo.Zero && c.deletes() {
+			continue // git has said that there is no such ref
+		}
+		crash.Point("push.moving")
+		if err := r.Move(ctx, c.ref, c.old, c.new); err != nil {
+			if all := fail(i, i, err); all != nil {
+				return all
+			}
+			continue
+		}
+		crash.Point("push.moved")
+		l.Log.Info("ref moved", "repo", r.Name(), "ref", c.ref, "commit", c.new.String())
+	}
+	return results
+}
+
+// moveBack undoes moves of an atomic push that could not be finished. A ref that
+// somebody moved on meanwhile stays, and is reported as moved.
+func (l *Listener) moveBack(ctx context.Context, h *hook, r *repo.Repository, moved []judgedCommand, results []result) {
+	for i, c := range moved {
+		crash.Point("push.moving-back")
+		if err := r.Move(ctx, c.ref, c.new, c.old); err != nil {
+			l.Log.Error("ref of an atomic push could not be moved back", "repo", r.Name(), "ref", c.ref, "err", err)
+			h.lines("error: " + c.ref + " was moved and could not be moved back")
+			results[i] = accepted(c.ref)
+		}
+	}
+}
+
+// whyNot tells the pusher why a ref did not move, and returns the short form.
+func (l *Listener) whyNot(h *hook, r *repo.Repository, c judgedCommand, err error) string {
+	if errors.Is(err, repo.ErrMoved) {
+		now, readErr := r.Ref(c.ref)
+		at := "it is gone"
+		if readErr == nil && now != repo.Zero {
+			at = "it is at " + short(now)
+		}
+		h.lines(refuse(c.ref+" moved while you pushed", "git fetch, look, and push again", at+"; your push began when it was at "+short(c.old)).lines()...)
+		return "moved meanwhile; fetch first"
+	}
+	l.Log.Error("ref could not be moved", "repo", r.Name(), "ref", c.ref, "err", err)
+	h.lines(refuse(c.ref+" could not be moved", "push again; if it stays, tell an administrator").lines()...)
+	return "could not be moved"
+}
+
+// propose hands a commit to the gate and, unless told not to, waits for the end.
+func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedCommand) result {
+	crash.Point("push.proposing")
+	acc, err := l.Gate.Propose(context.WithoutCancel(ctx), gate.Proposal{
+		Repository: p.repository, Branch: c.branch, Commit: c.new, By: p.actor, Key: p.key,
+		Options: p.judged.options.raw, Decision: c.decision,
+	})
+	if err != nil {
+		return l.failed(h, p, c, "could not be proposed", err)
+	}
+	l.Log.Info("change proposed", "repo", p.repository, "ref", c.ref, "commit", c.new.String(), "change", acc.Change)
+	f := follower{l: l, h: h, repository: p.repository, change: acc.Change, narrator: &narrator{
+		server: l.Server(), repository: p.repository, branch: c.branch,
+		change: acc.Change, revision: acc.Revision, subject: c.subject, pushed: acc.PushedAt, attached: acc.Attached,
+	}}
+	if p.judged.options.nowait {
+		f.first(ctx)
+		return result{ref: c.ref, as: fmt.Sprintf("refs/changes/%d/head", acc.Change), new: c.new}
+	}
+	last, ended := f.follow(ctx)
+	if !ended {
+		if ctx.Err() == nil && last.Kind != gate.Restarting { // not the pusher left: the server is stopping
+			last = gate.Progress{Kind: gate.Restarting, At: l.Now()}
+			h.lines(f.narrator.progress(last)...)
+		}
+		return refused(c.ref, f.narrator.reason(gate.Progress{Kind: gate.Restarting}))
+	}
+	if last.Kind != gate.Landed {
+		return refused(c.ref, f.narrator.reason(last))
+	}
+	switch {
+	case last.FastForward && c.ref == headsPrefix+c.branch:
+		return accepted(c.ref) // the very commit: the client is where the branch is
+	case last.FastForward:
+		return result{ref: c.ref, as: headsPrefix + c.branch, old: last.Old, new: last.Landed}
+	}
+	// Reported so that no client tries to move its copy of the branch to a commit
+	// that it does not have (spec/git.md 4.2).
+	return result{ref: c.ref, as: "refs/landed/" + c.branch, old: last.Old, new: last.Landed}
+}
+
+// approve makes the pusher's approval of a promotion.
+func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedCommand) result {
+	crash.Point("push.approving")
+	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new)
+	for i, line := range lines {
+		if i == 0 && err == nil {
+			line = "success: " + line
+		}
+		h.lines(wrap("", "  ", line)...)
+	}
+	if err != nil {
+		return l.failed(h, p, c, "could not be approved", err)
+	}
+	l.Log.Info("promotion approved", "repo", p.repository, "env", c.environment, "user", p.actor.Name, "commit", landed.String())
+	if landed == repo.Zero {
+		// Kept, but something else is missing: the environment has not moved.
+		return result{ref: c.ref, as: "refs/approved/env/" + c.environment, old: c.new, new: c.new}
+	}
+	return result{ref: c.ref, as: "refs/landed/env/" + c.environment, old: c.old, new: landed}
+}
+
+// withdraw takes a change out of the queue. Nothing is proposed.
+func (l *Listener) withdraw(ctx context.Context, h *hook, p *push, c judgedCommand) result {
+	crash.Point("push.withdrawing")
+	if err := l.Gate.Withdraw(context.WithoutCancel(ctx), p.repository, c.withdraw, p.actor); err != nil {
+		return l.failed(h, p, c, fmt.Sprintf("change %d could not be withdrawn", c.withdraw), err)
+	}
+	h.lines(fmt.Sprintf("success: change %d was withdrawn; nothing was proposed", c.withdraw))
+	return result{ref: c.ref, as: fmt.Sprintf("refs/changes/%d/head", c.withdraw), old: c.new, new: c.new}
+}
+
+// failed tells why an act was not done, and reports it.
+func (l *Listener) failed(h *hook, p *push, c judgedCommand, what string, err error) result {
+	var told *show.Error
+	if errors.As(err, &told) {
+		h.lines((&refusal{What: told.What, Where: told.Where, Hint: told.Hint}).lines()...)
+		return refused(c.ref, cut(plain(told.What), 200))
+	}
+	l.Log.Error("push "+what, "repo", p.repository, "ref", c.ref, "err", err)
+	h.lines(refuse(c.ref+" "+what, "push again; if it stays, tell an administrator: the server's log has more at "+l.Now().UTC().Format(time.RFC3339)).lines()...)
+	return refused(c.ref, what)
+}

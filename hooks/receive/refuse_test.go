@@ -1,0 +1,253 @@
+package receive
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// Refused pushes change no ref, and leave none of their objects.
+func TestRefusals(t *testing.T) {
+	h := newHouse(t)
+	c := h.landed()
+	base := c.head()
+	if err := h.r.Move(t.Context(), "refs/heads/topic/one", repo.Zero, base); err != nil {
+		t.Fatal(err)
+	}
+	files := func(kv ...string) map[string]string {
+		m := map[string]string{"unique": t.Name()}
+		for i := 0; i < len(kv); i += 2 {
+			m[kv[i]] = kv[i+1]
+		}
+		return m
+	}
+	none := ""
+	for _, test := range []struct {
+		name  string
+		user  string
+		files map[string]string
+		push  []string
+		says  []string
+	}{
+		{"stranger", "jun", files(), []string{"HEAD:refs/heads/x"}, []string{"jun may not write hello", "name the decision: d-"}},
+		{"stranger to gated", "jun", files(), []string{"HEAD:main"}, []string{"jun may not write hello"}},
+		{"delete gated", "ada", files(), []string{":main"}, []string{"main is gated and cannot be deleted"}},
+		{"delete by refs/for", "ada", files(), []string{":refs/for/main"}, nil},
+		{"below a branch", "ada", files(), []string{"HEAD:refs/heads/main/sub"}, []string{"refs/heads/main/sub cannot be made: refs/heads/main exists"}},
+		{"above a branch", "ada", files(), []string{"HEAD:refs/heads/topic"}, []string{"refs/heads/topic cannot be made: refs/heads/topic/one exists"}},
+		{"a tree as a branch", "ada", files(), []string{"HEAD^{tree}:refs/heads/tree"}, nil},
+		{"a blob as a tag", "ada", files(), []string{"HEAD:buildspec.yml:refs/tags/blob"}, nil},
+		{"option for a program", "ada", files(), []string{"HEAD:refs/heads/--exec=touch"}, []string{"is no ref name that is kept here"}},
+		{"dash", "ada", files(), []string{"HEAD:refs/heads/-x"}, []string{"is no ref name that is kept here"}},
+		{"shell", "ada", files(), []string{"HEAD:refs/heads/x;touch${IFS}y"}, []string{"is no ref name that is kept here"}},
+		{"right to left", "ada", files(), []string{"HEAD:refs/heads/\u202egpj"}, []string{`"refs/heads/?gpj" is no ref name`}},
+		{"HEAD", "ada", files(), []string{"HEAD:refs/heads/HEAD"}, nil},
+		{"long", "ada", files(), []string{"HEAD:refs/heads/" + strings.Repeat("x/y", 90)}, []string{"is too long"}},
+		{"other namespace", "ada", files(), []string{"HEAD:refs/ci/x"}, []string{`"refs/ci/x" belongs to the server`}},
+		{"replace", "ada", files(), []string{"HEAD:refs/replace/" + base.String()}, []string{"belongs to the server"}},
+		{"meta", "ada", files(), []string{"HEAD:refs/meta/config"}, []string{"belongs to the server"}},
+		{"changes", "ada", files(), []string{"HEAD:refs/changes/1/head"}, nil},
+		{"notes", "ada", files(), []string{"HEAD:refs/notes/verdicts"}, nil},
+		{"releases", "ada", files(), []string{"HEAD:refs/releases/1"}, nil},
+		{"decisions", "ada", files(), []string{"HEAD:refs/decisions/log"}, nil},
+		{"environment", "ada", files(), []string{"HEAD:refs/heads/env/staging"}, []string{"refs/heads/env/staging belongs to the server"}},
+		{"promotion", "ada", files(), []string{"HEAD:refs/heads/promote/staging"}, []string{"refs/heads/promote/staging belongs to the server"}},
+		{"mixed", "ada", files(), []string{"HEAD:main", "HEAD:refs/heads/x"}, []string{`a push of "refs/heads/main" must be alone`}},
+		{"mixed atomic", "ada", files(), []string{"--atomic", "HEAD:refs/heads/x", "HEAD:main"}, []string{"must be alone"}},
+		{"mixed with refs/for", "ada", files(), []string{"HEAD:refs/for/main", "HEAD:refs/tags/x"}, []string{"must be alone"}},
+		{"mixed with a deletion", "ada", files(), []string{"HEAD:main", ":topic/one"}, []string{"must be alone"}},
+		{"one of two forbidden", "ada", files(), []string{"HEAD:refs/heads/x", "HEAD:refs/heads/-y"}, []string{"is no ref name"}},
+		{"no buildspec", "ada", files("buildspec.yml", none), []string{"HEAD:main"}, []string{"no buildspec.yml: nothing says how to test this tree"}},
+		{"broken buildspec", "ada", files("buildspec.yml", "version: 0.2\nphases:\n  biuld: # broken\n"), []string{"HEAD:main"},
+			[]string{"error: buildspec.yml is not right", `remote:   buildspec.yml:3: phase "biuld" is unknown`, `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
+		{"misspelt key", "ada", files("headgate.yaml", "land: {branches: [main]}\nenviroments: {}\n"), []string{"HEAD:main"}, []string{"headgate.yaml:2:", "enviroments"}},
+		{"another buildspec that is not there", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n"), []string{"HEAD:main"}, []string{"no ci.yml"}},
+		{"broken policy", "ada", files("policies/push.rego", "package policy.push\n\ndeny contains x if http.send({})\n"), []string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
+		{"broken compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/compose.yaml", "broken\n"), []string{"HEAD:refs/for/main"},
+			[]string{"deploy/staging/compose.yaml:3:"}},
+		{"two faults", "ada", files("policies/push.rego", "package policy.push\n\ndeny contains x if http.send({})\n", "buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c.git("checkout", "--quiet", "--detach", base.String())
+			test.files["unique"] = test.name // an object that only this push has
+			for name, content := range test.files {
+				if content == none {
+					c.git("rm", "--quiet", name)
+					delete(test.files, name)
+				}
+			}
+			commit := c.commit(test.name, test.files)
+			before := refs(t, h.r)
+			h.push(c, test.user, append([]string{"origin"}, test.push...)...).refused(t, test.says...)
+			if after := refs(t, h.r); after != before {
+				t.Errorf("refs changed from\n%s\nto\n%s", before, after)
+			}
+			if h.has(h.r, commit) {
+				t.Error("the refused commit is in the repository")
+			}
+			c.git("clean", "-qfdx")
+		})
+	}
+	left, err := filepath.Glob(filepath.Join(h.r.Dir(), "objects", "tmp_objdir-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+	if len(h.gate.proposals) != 1 {
+		t.Errorf("%d proposals", len(h.gate.proposals))
+	}
+}
+
+// refs lists all refs but the record of decisions, which refusals are part of.
+func refs(t *testing.T, r *repo.Repository) string {
+	t.Helper()
+	all, err := r.Refs("refs/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, ref := range all {
+		if ref.Name != "refs/decisions/log" {
+			fmt.Fprintln(&b, ref.Name, ref.Hash)
+		}
+	}
+	return b.String()
+}
+
+func TestForcedPushToGatedIsRefusedAndRecorded(t *testing.T) {
+	h := newHouse(t)
+	c := h.landed()
+	c.commit("second", map[string]string{"f": "2"})
+	h.push(c, "ada", "origin", "main").ok(t)
+	c.git("reset", "--quiet", "--hard", "HEAD^")
+	forced := c.commit("instead", map[string]string{"f": "3"})
+	before := h.decisions(h.r)
+	h.push(c, "ada", "--force", "origin", "main").refused(t, "main is gated and cannot be forced", "HEAD:refs/for/main")
+	if h.has(h.r, forced) || h.decisions(h.r) != before+1 {
+		t.Fatalf("%d decisions, before %d", h.decisions(h.r), before)
+	}
+	out, err := h.r.Git(t.Context(), "log", "-1", "--format=%s", "refs/decisions/log")
+	if err != nil || strings.TrimSpace(string(out)) != "push: refs/heads/main by ada: deny" {
+		t.Fatalf("%q, %v", out, err)
+	}
+}
+
+// What has landed judges, not what is pushed.
+func TestPolicyOfTheTargetJudges(t *testing.T) {
+	h := newHouse(t)
+	c := h.clone(h.r)
+	no := "package policy.push\n\ndeny contains {\"rule\": \"quiet\", \"msg\": \"nothing on tags today\"} if startswith(input.ref, \"refs/tags/\")\n"
+	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "policies/push.rego": no})
+	h.push(c, "ada", "origin", "main").ok(t)
+	c.git("rm", "--quiet", "policies/push.rego")
+	c.commit("without it", map[string]string{"f": "2"})
+	c.git("tag", "v1")
+	h.push(c, "ada", "origin", "v1").refused(t, "nothing on tags today", "policy quiet")
+	h.push(c, "ada", "origin", "main").ok(t)
+	h.push(c, "ada", "origin", "v1").ok(t)
+}
+
+// A gated branch cannot be freed by a push to another one, nor by its own.
+func TestGatedBranchesAreThoseThatLanded(t *testing.T) {
+	h := newHouse(t)
+	c := h.clone(h.r)
+	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "headgate.yaml": "land: {branches: [main, stable]}\n"})
+	h.push(c, "ada", "origin", "main").ok(t)
+	h.push(c, "ada", "origin", "main:stable").ok(t, "success: 2 landed on stable")
+	c.commit("free", map[string]string{"headgate.yaml": "land: {branches: [main]}\n"})
+	h.push(c, "ada", "origin", "main").ok(t, "landed on main")
+	c.git("reset", "--quiet", "--hard", "HEAD^")
+	c.commit("hurry", map[string]string{"f": "x"})
+	h.push(c, "ada", "origin", "main:stable").ok(t, "landed on stable") // still gated: its own headgate.yaml says so
+	h.push(c, "ada", "origin", "main:other").ok(t, "main -> other")
+	for _, p := range h.gate.proposals {
+		if p.Branch == "other" {
+			t.Fatal("other went to the gate")
+		}
+	}
+	if len(h.gate.proposals) != 4 {
+		t.Fatalf("%d proposals", len(h.gate.proposals))
+	}
+}
+
+func TestServerConfigurationIsChecked(t *testing.T) {
+	h := newHouse(t)
+	r, err := h.store.Create(t.Context(), "headgate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.clone(r)
+	c.commit("first", map[string]string{"server.yaml": strings.Replace(serverYAML, "administrators: [ada]", "administrators: [adda]", 1)})
+	h.push(c, "ada", "origin", "main").refused(t, "server.yaml:6:", `did you mean "ada"?`)
+	c.commit("right", map[string]string{"server.yaml": serverYAML})
+	h.push(c, "jun", "origin", "main").refused(t, "no such repository") // administrators only
+	h.push(c, "ada", "origin", "main").ok(t, "success: 1 landed on main")
+	c.git("rm", "--quiet", "server.yaml")
+	c.commit("gone", map[string]string{"f": "1"})
+	h.push(c, "ada", "origin", "main").refused(t, "no server.yaml")
+}
+
+func TestPushOptionsAreBounded(t *testing.T) {
+	h := newHouse(t)
+	c := h.clone(h.loose)
+	commit := c.commit("first", map[string]string{"f": "1"})
+	var many []string
+	for i := range 33 {
+		many = append(many, "-o", fmt.Sprint("o", i))
+	}
+	h.push(c, "ada", append(many, "origin", "main")...).refused(t, "at most 32 push options of 1024 bytes")
+	h.push(c, "ada", "-o", strings.Repeat("x", 1025), "origin", "main").refused(t, "at most 32 push options of 1024 bytes")
+	if h.has(h.loose, commit) {
+		t.Fatal("the refused commit is in the repository")
+	}
+	h.push(c, "ada", "-o", "a;b=c\x1b[31m'$(id)'", "-o", "\xff\xfe", "-o", strings.Repeat("x", 1024), "origin", "main").ok(t)
+}
+
+func TestManyRefs(t *testing.T) {
+	h := newHouse(t)
+	c := h.clone(h.loose)
+	c.commit("first", map[string]string{"f": "1"})
+	var specs []string
+	for i := range 60 {
+		specs = append(specs, fmt.Sprintf("HEAD:refs/tags/t%d", i))
+	}
+	h.push(c, "ada", append([]string{"origin"}, specs...)...).ok(t)
+	if n := h.decisions(h.loose); n != 60 {
+		t.Fatalf("%d decisions", n)
+	}
+	stdin := c.command(t.Context(), "update-ref", "--stdin")
+	var b strings.Builder
+	head := c.head()
+	for i := range maxCommands + 1 {
+		fmt.Fprintf(&b, "create refs/tags/n%d %s\n", i, head)
+	}
+	stdin.Stdin = strings.NewReader(b.String())
+	if out, err := stdin.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	h.push(c, "ada", "origin", "--tags").refused(t, "at most 4000 refs")
+}
+
+func TestFilesInHooksFolderAreNeverRun(t *testing.T) {
+	h := newHouse(t)
+	mark := filepath.Join(t.TempDir(), "ran")
+	script := "#!/bin/sh\ntouch " + mark + "\n"
+	for _, name := range []string{"pre-receive", "update", "post-receive", "post-update", "reference-transaction"} {
+		dir := filepath.Join(h.loose.Dir(), "hooks")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := h.clone(h.loose)
+	c.commit("first", map[string]string{"hooks/post-receive": script, ".githooks/update": script})
+	h.push(c, "ada", "origin", "main").ok(t)
+	if _, err := os.Stat(mark); err == nil {
+		t.Fatal("a hook of the repository ran")
+	}
+}

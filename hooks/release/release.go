@@ -1,0 +1,305 @@
+// Package release makes a release of each landing: a signed annotated tag at
+// refs/releases/<n> on the landed commit, whose message is the manifest with the
+// artifacts' digests and the provenance.
+//
+//   - Book makes, lists and reads the releases of one repository.
+//   - Release.Verify proves one from the repository and the server's public key
+//     alone: who made it, of which commit, with which artifacts.
+//
+// Where releases run is no concern of this package, nor is the artifacts' bytes'
+// keeping.
+package release
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// ErrNone is returned for a number or commit that has no release.
+var ErrNone = errors.New("no such release")
+
+const prefix = "refs/releases/"
+
+// Ref is the ref of a release.
+func Ref(number int) string { return prefix + strconv.Itoa(number) }
+
+// Manifest is what a release's tag says.
+type Manifest struct {
+	Release    int                `json:"release"`
+	Repository string             `json:"repository"`
+	Branch     string             `json:"branch"`
+	Commit     string             `json:"commit"`
+	Tree       string             `json:"tree"`
+	Previous   string             `json:"previous,omitempty"` // where the branch was before
+	Subject    string             `json:"subject,omitempty"`
+	Changes    []int              `json:"changes"`
+	By         string             `json:"by"`                // who pushed the revision that landed
+	AlsoBy     []string           `json:"also_by,omitempty"` // who pushed other revisions of it
+	At         time.Time          `json:"at"`
+	Verdict    Proof              `json:"verdict"`
+	Artifacts  []verdict.Artifact `json:"artifacts"`
+	Provenance *Envelope          `json:"provenance"`
+}
+
+// Proof names the verdict that let the commit land.
+type Proof struct {
+	Key       string `json:"key"`
+	Log       string `json:"log,omitempty"`
+	LogDigest string `json:"log_digest,omitempty"`
+}
+
+// Release is one release. It is not to be altered.
+type Release struct {
+	Number int
+	Tag    repo.Hash // the tag object
+	Commit repo.Hash // that the tag is on
+	Manifest
+}
+
+// Landing is what a release is made of.
+type Landing struct {
+	Branch   string
+	Commit   repo.Hash
+	Previous repo.Hash
+	Subject  string
+	Changes  []int
+	By       string
+	AlsoBy   []string
+	At       time.Time
+	Verdict  verdict.Verdict
+}
+
+// Book is the releases of one repository. It is safe for concurrent use; there
+// must be one writer, which makes releases one after the other.
+type Book struct {
+	r *repo.Repository
+
+	mu     sync.Mutex
+	byHash map[repo.Hash]Release // by tag object, which never changes
+	newest int
+	loaded bool
+}
+
+// Of is the Book of a repository.
+func Of(r *repo.Repository) *Book { return &Book{r: r, byHash: map[repo.Hash]Release{}} }
+
+// Make makes the release of a landing, durably. A commit that has one keeps it:
+// making it again returns it and changes nothing.
+func (b *Book) Make(ctx context.Context, l Landing) (Release, error) {
+	if err := b.load(); err != nil {
+		return Release{}, err
+	}
+	for {
+		if rel, err := b.At(l.Commit); !errors.Is(err, ErrNone) {
+			return rel, err
+		}
+		b.mu.Lock()
+		number := b.newest + 1
+		b.mu.Unlock()
+		tag, err := b.write(number, l)
+		if err != nil {
+			return Release{}, fmt.Errorf("make release %d of %s: %w", number, b.r.Name(), err)
+		}
+		crash.Point("release.written")
+		err = b.r.Move(ctx, Ref(number), repo.Zero, tag)
+		if errors.Is(err, repo.ErrMoved) { // somebody else made that number: look again
+			if _, err = b.List(); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return Release{}, fmt.Errorf("make release %d of %s: %w", number, b.r.Name(), err)
+		}
+		crash.Point("release.made")
+		return b.read(number, tag)
+	}
+}
+
+func (b *Book) write(number int, l Landing) (repo.Hash, error) {
+	tree, err := b.r.TreeOf(l.Commit)
+	if err != nil {
+		return repo.Zero, err
+	}
+	m := Manifest{
+		Release: number, Repository: b.r.Name(), Branch: l.Branch, Commit: l.Commit.String(), Tree: tree.String(),
+		Subject: l.Subject, Changes: l.Changes, By: l.By, AlsoBy: l.AlsoBy, At: l.At.UTC().Truncate(time.Second),
+		Verdict: Proof{l.Verdict.Key, l.Verdict.Log, l.Verdict.LogDigest}, Artifacts: l.Verdict.Artifacts,
+	}
+	if m.Artifacts == nil {
+		m.Artifacts = []verdict.Artifact{}
+	}
+	if l.Previous != repo.Zero {
+		m.Previous = l.Previous.String()
+	}
+	if m.Provenance, err = provenance(b.r.Signer(), m, l.Verdict); err != nil {
+		return repo.Zero, err
+	}
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return repo.Zero, err
+	}
+	name := strings.TrimPrefix(Ref(number), "refs/")
+	return b.r.WriteTag(name, l.Commit, l.At, fmt.Sprintf("release %d\n\n%s", number, text))
+}
+
+func (b *Book) load() error {
+	b.mu.Lock()
+	loaded := b.loaded
+	b.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	_, err := b.List()
+	return err
+}
+
+// List returns all releases by number. A ref below refs/releases/ that is no
+// release of this form is an error.
+func (b *Book) List() ([]Release, error) {
+	refs, err := b.r.Refs(prefix)
+	if err != nil {
+		return nil, err
+	}
+	var list []Release
+	for _, ref := range refs {
+		number, err := strconv.Atoi(strings.TrimPrefix(ref.Name, prefix))
+		if err != nil || Ref(number) != ref.Name {
+			return nil, fmt.Errorf("list releases of %s: %s is no release", b.r.Name(), ref.Name)
+		}
+		rel, err := b.read(number, ref.Hash)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, rel)
+	}
+	slices.SortFunc(list, func(x, y Release) int { return x.Number - y.Number })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.loaded = true
+	return list, nil
+}
+
+// Read returns a release by number, or ErrNone.
+func (b *Book) Read(number int) (Release, error) {
+	tag, err := b.r.Ref(Ref(number))
+	if err != nil {
+		return Release{}, err
+	}
+	if tag == repo.Zero {
+		return Release{}, ErrNone
+	}
+	return b.read(number, tag)
+}
+
+// At returns the release of a commit, or ErrNone.
+func (b *Book) At(commit repo.Hash) (Release, error) {
+	if err := b.load(); err != nil {
+		return Release{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, rel := range b.byHash {
+		if rel.Commit == commit {
+			return rel, nil
+		}
+	}
+	return Release{}, ErrNone
+}
+
+func (b *Book) read(number int, tag repo.Hash) (Release, error) {
+	b.mu.Lock()
+	rel, ok := b.byHash[tag]
+	b.mu.Unlock()
+	if ok && rel.Number == number {
+		return rel, nil
+	}
+	t, err := b.r.Tag(tag)
+	if err != nil {
+		return Release{}, fmt.Errorf("read release %d: %w", number, err)
+	}
+	if rel, err = parse(number, tag, t.Target, t.Message); err != nil {
+		return Release{}, fmt.Errorf("read release %d of %s: %w", number, b.r.Name(), err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.byHash[tag] = rel
+	b.newest = max(b.newest, number)
+	return rel, nil
+}
+
+func parse(number int, tag, commit repo.Hash, message string) (Release, error) {
+	head, text, ok := strings.Cut(message, "\n\n")
+	if !ok || head != "release "+strconv.Itoa(number) {
+		return Release{}, fmt.Errorf("its tag says %q", head)
+	}
+	rel := Release{Number: number, Tag: tag, Commit: commit}
+	// The signature may follow the manifest: only the first JSON value is it.
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&rel.Manifest); err != nil {
+		return Release{}, err
+	}
+	if rel.Manifest.Release != number {
+		return Release{}, fmt.Errorf("its manifest is of release %d", rel.Manifest.Release)
+	}
+	if rel.Manifest.Commit != commit.String() {
+		return Release{}, fmt.Errorf("its manifest names commit %s, and its tag is on %s", rel.Manifest.Commit, commit)
+	}
+	return rel, nil
+}
+
+// Verify proves a release: its tag's signature over the raw bytes, that the
+// commit and tree are those of the manifest, and that the provenance is signed
+// and about exactly this commit and these artifacts.
+func (rel Release) Verify(r *repo.Repository, signers repo.Signers) error {
+	fail := func(what string, err error) error {
+		return fmt.Errorf("release %d: %s: %w", rel.Number, what, err)
+	}
+	kind, raw, err := r.Raw(rel.Tag)
+	if err != nil {
+		return fail("its tag", err)
+	}
+	if err := signers.VerifyObject(kind, raw); err != nil {
+		return fail("its tag", err)
+	}
+	// What was signed, not what was parsed before: rel may come from anywhere.
+	t, err := r.Tag(rel.Tag)
+	if err != nil {
+		return fail("its tag", err)
+	}
+	signed, err := parse(rel.Number, rel.Tag, t.Target, t.Message)
+	if err != nil {
+		return fail("its tag", err)
+	}
+	if !reflect.DeepEqual(rel.Manifest, signed.Manifest) {
+		return fail("its manifest", errors.New("is not what its tag says"))
+	}
+	if t.Name != strings.TrimPrefix(Ref(rel.Number), "refs/") {
+		return fail("its tag", fmt.Errorf("is called %q", t.Name))
+	}
+	tree, err := r.TreeOf(signed.Commit)
+	if err != nil {
+		return fail("its commit", err)
+	}
+	if signed.Tree != tree.String() {
+		return fail("its manifest", fmt.Errorf("names tree %s, and the commit has %s", signed.Tree, tree))
+	}
+	statement, err := signed.Provenance.open(signers)
+	if err != nil {
+		return fail("its provenance", err)
+	}
+	if err := statement.about(signed.Manifest); err != nil {
+		return fail("its provenance", err)
+	}
+	return nil
+}

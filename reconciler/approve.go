@@ -1,0 +1,248 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Approved is what became of an approval.
+type Approved struct {
+	Release, From int
+	Tree          repo.Hash
+	Repeated      bool      // the same user had approved the same content already
+	Promoted      repo.Hash // commit of env/<environment>; Zero while something is missing
+	Waits         string    // for what, in one line, while Promoted is Zero
+	Sentence      string    // "approved 3 -> 4 for production, tree 6f0a1e2, as ada"
+	Given         int       // approvals of this content, this one included
+}
+
+// Approve records that a user wants the open proposal of an environment, and
+// promotes it if nothing else is missing. tree, when not empty, is the content
+// that the user saw, whole or as its first digits; another one is refused. The
+// error is a *show.Error that says who may when the user may not.
+func (rc *Reconciler) Approve(ctx context.Context, repository, environment string, by show.Actor, tree, reason string) (Approved, error) {
+	r, err := rc.repository(repository)
+	if err != nil {
+		return Approved{}, err
+	}
+	w, err := rc.worker(r, environment)
+	if err != nil {
+		return Approved{}, err
+	}
+	var done Approved
+	err = w.on(ctx, func(ctx context.Context) (err error) {
+		done, err = w.approve(ctx, by, reason, func(s *sight) error {
+			if tree != "" && (len(tree) < 7 || !strings.HasPrefix(s.Proposal.Tree.String(), tree)) {
+				return &show.Error{Kind: show.Denied,
+					What:  fmt.Sprintf("the proposal for %s is not tree %s any more", environment, clip(tree, 40)),
+					Where: []string{current(s)}, Hint: "look at it, then approve: approve " + repository + " " + environment}
+			}
+			return nil
+		})
+		return err
+	})
+	return done, err
+}
+
+// ApprovePush is Approve by `git push origin origin/promote/<env>:env/<env>`:
+// commit must be the open proposal, or one that an approval has since replaced
+// by the same content. It returns the commit that env/<environment> is at then,
+// and lines to tell the pusher.
+//
+// While something else is still missing the branch has not moved: landed is Zero
+// then, and whoever answers the client must not report env/<environment> as
+// moved, or it would believe it had.
+func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
+	r, err := rc.repository(repository)
+	if err != nil {
+		return repo.Zero, nil, err
+	}
+	w, err := rc.worker(r, environment)
+	if err != nil {
+		return repo.Zero, nil, err
+	}
+	by.Via = "push"
+	var done Approved
+	err = w.on(ctx, func(ctx context.Context) (err error) {
+		if landed, lines, err = w.promotedAlready(ctx, commit); err != nil || landed != repo.Zero {
+			return err
+		}
+		done, err = w.approve(ctx, by, "", func(s *sight) error { return rc.isProposal(s, commit) })
+		return err
+	})
+	if landed != repo.Zero {
+		return landed, lines, nil
+	}
+	if err != nil {
+		return repo.Zero, nil, err
+	}
+	lines = []string{done.Sentence}
+	if done.Promoted == repo.Zero {
+		return repo.Zero, append(lines, "now waits for "+done.Waits,
+			"env/"+environment+" has not moved; it moves by itself when nothing is missing"), nil
+	}
+	lines = append(lines, fmt.Sprintf("env/%s is %s, and is converging", environment, short(done.Promoted)))
+	return done.Promoted, lines, nil
+}
+
+// isProposal says whether a pushed commit is the open proposal: itself, or an
+// earlier commit by this server of the same promotion and content.
+func (rc *Reconciler) isProposal(s *sight, commit repo.Hash) error {
+	if commit == s.Proposal.Commit {
+		return nil
+	}
+	refused := &show.Error{Kind: show.Denied,
+		What:  fmt.Sprintf("%s is not the proposal for %s", short(commit), s.environment),
+		Where: []string{current(s), "only the server writes env/" + s.environment + "; pushing its proposal there approves it"},
+		Hint:  fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment)}
+	same, err := madeHere(s.repo, commit, s.Proposal.ID, s.Proposal.Tree, s.Proposal.Parent)
+	if err != nil {
+		refused.Where = append([]string{short(commit) + " " + err.Error()}, refused.Where...)
+		return refused
+	}
+	if !same {
+		return refused
+	}
+	return nil
+}
+
+// madeHere reports whether a commit is this server's work and the promotion
+// called id: same content, same parent. The error is about its signature.
+func madeHere(r *repo.Repository, commit repo.Hash, id string, tree, parent repo.Hash) (bool, error) {
+	c, err := r.Commit(commit)
+	if err != nil {
+		return false, nil // not a commit, or not one that we have
+	}
+	p, ok := parsePromotion(c.Message, c.TreeHash)
+	if !ok || p.ID != id || c.TreeHash != tree || !slices.Equal(c.ParentHashes, parents(parent)) {
+		return false, nil
+	}
+	kind, raw, err := r.Raw(commit)
+	if err != nil {
+		return false, err
+	}
+	err = repo.Signers{r.Signer().PublicKey()}.VerifyObject(kind, raw)
+	return err == nil, err
+}
+
+// promotedAlready answers a push of a proposal that is what the environment
+// declares now: somebody repeats a push whose answer was lost, or was second.
+func (w *worker) promotedAlready(ctx context.Context, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
+	s, err := w.rc.look(ctx, w.repo, w.environment)
+	if err != nil || s.declared == nil {
+		return repo.Zero, nil, err
+	}
+	d := s.declared
+	if same, err := madeHere(w.repo, commit, d.ID, d.Tree, d.Parent); !same || err != nil {
+		return repo.Zero, nil, nil // approve says what is wrong with it
+	}
+	return d.Commit, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, short(d.Commit))}, nil
+}
+
+// current names the open proposal.
+func current(s *sight) string {
+	return fmt.Sprintf("the proposal is release %d, tree %s, commit %s", s.Proposal.Release, short(s.Proposal.Tree), short(s.Proposal.Commit))
+}
+
+// approve runs on the worker's goroutine.
+func (w *worker) approve(ctx context.Context, by show.Actor, reason string, check func(*sight) error) (Approved, error) {
+	// The proposal to judge is the one that belongs to the present state, not one
+	// that a move a moment ago has made stale.
+	if _, err := w.settle(ctx); err != nil {
+		return Approved{}, err
+	}
+	s, err := w.rc.look(ctx, w.repo, w.environment)
+	if err != nil {
+		return Approved{}, err
+	}
+	if s.Proposal == nil {
+		return Approved{}, w.rc.nothingOpen(s)
+	}
+	if err := check(s); err != nil {
+		return Approved{}, err
+	}
+	if err := w.rc.mayApprove(ctx, s, by); err != nil {
+		return Approved{}, err
+	}
+	done := Approved{Release: s.Proposal.Release, Tree: s.Proposal.Tree}
+	if s.Declared != nil {
+		done.From = s.Declared.Covers
+	}
+	p := s.proposal
+	if done.Repeated = approved(p.Approvals, by.Name); !done.Repeated {
+		a := Approval{User: by.Name, Email: w.rc.email(by.Name), Tree: s.Proposal.Tree, At: s.Now, Via: via(by), Why: reason}
+		if _, ok := parseApproval(a.trailer().Value); !ok {
+			return Approved{}, fmt.Errorf("the approval of %q cannot be written down", by.Name)
+		}
+		p = s.promotion(s.Proposal.Release)
+		p.Approvals = append(slices.Clone(s.Proposal.Approvals), a)
+		p.Former = s.proposal.Former
+		crash.Point("promote.before-approved")
+		switch _, err := w.writeProposal(ctx, s, p, s.Proposal.Tree); {
+		case errors.Is(err, repo.ErrMoved):
+			return Approved{}, &show.Error{Kind: show.Again, What: "the proposal has just changed", Hint: "look at it and approve again"}
+		case err != nil:
+			return Approved{}, err
+		}
+		crash.Point("promote.approved")
+		w.log().Info("approved", "release", done.Release, "by", by.Name, "via", via(by), "tree", done.Tree.String())
+	}
+	done.Given = len(p.Approvals)
+	before := s.tipDeclared()
+	if _, err := w.settle(ctx); err != nil {
+		// The approval stands; what follows from it is tried again by the loop.
+		w.log().Error("could not act on the approval at once", "err", err)
+	}
+	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment, short(done.Tree), by.Name)
+	if done.Repeated {
+		done.Sentence = "already " + done.Sentence
+	}
+	after, err := w.rc.look(ctx, w.repo, w.environment)
+	if err != nil {
+		return done, err
+	}
+	if d := after.declared; d != nil && d.Commit != before && d.Tree == done.Tree {
+		done.Promoted = d.Commit
+		return done, nil
+	}
+	done.Waits = w.rc.waitsFor(ctx, after)
+	return done, nil
+}
+
+func step(from, to int) string {
+	if from == 0 {
+		return fmt.Sprintf("release %d ", to)
+	}
+	return fmt.Sprintf("%d -> %d ", from, to)
+}
+
+func via(by show.Actor) string {
+	switch by.Via {
+	case "push", "console":
+		return by.Via
+	}
+	return "ssh"
+}
+
+// nothingOpen says why there is nothing to approve.
+func (rc *Reconciler) nothingOpen(s *sight) error {
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s of %s has no open proposal", s.environment, s.app)}
+	switch {
+	case s.Wanted != nil && s.Wanted.Problem != "":
+		e.Where = []string{s.Wanted.Problem}
+	case s.declared != nil:
+		e.Where = []string{fmt.Sprintf("it is release %d, and nothing newer is ready for it", s.Declared.Covers)}
+	case s.Upstream != nil:
+		e.Where = []string{"nothing was promoted yet; it takes what is healthy in " + s.Upstream.Name}
+	default:
+		e.Where = []string{"nothing has been released yet"}
+	}
+	return e
+}

@@ -1,0 +1,98 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
+)
+
+var errNoRelease = errors.New("there is no such release")
+
+// rollbackTarget is what ask is about when it is not about the open proposal.
+type rollbackTarget struct {
+	to declaration
+	by show.Actor
+}
+
+// facts is what a promotion or rollback is judged by, and what it is about in
+// words. All joining is done here: policy is told facts with their evidence.
+func (rc *Reconciler) facts(ctx context.Context, s *sight, back *rollbackTarget) (in policies.PromoteInput, about string, err error) {
+	e := s.settings
+	in = policies.PromoteInput{
+		Now: s.Now.UTC(), Repository: s.repo.Name(), Application: s.app,
+		Environment: policies.Environment{Name: e.Name, After: e.After, Soak: int64(e.Soak.Seconds()),
+			Approvals: policies.Approvals{Count: e.Approvals.Count, From: e.Approvals.From, Own: e.Approvals.Own}},
+		Approvals: []policies.Approval{}, Authors: []string{}, Candidates: rc.candidates(s.app),
+	}
+	if d := s.declared; d != nil {
+		in.Current = s.Declared.Covers
+		if h := d.Held; h != nil {
+			in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}
+		}
+	}
+	if u := s.upstream; u != nil {
+		in.Upstream = &policies.Upstream{Release: s.Upstream.Release, Healthy: u.healthy}
+		if u.healthy {
+			in.Upstream.HealthySince = u.healthySince()
+		}
+	}
+	if back != nil {
+		by := rc.user(s.app, back.by.Name)
+		in.Rollback, in.WasHealthy, in.RequestedBy = true, true, &by
+		in.Release = policies.ReleaseFact{Number: back.to.Release, Commit: back.to.Source.String()}
+		in.Tree = back.to.Tree.String()
+		about = fmt.Sprintf("rollback of %s to release %d by %s", s.environment, back.to.Release, back.by.Name)
+	} else {
+		in.Release = policies.ReleaseFact{Number: s.Proposal.Release, Commit: s.proposal.Source.String()}
+		in.Tree = s.Proposal.Tree.String()
+		for _, a := range s.proposal.Approvals {
+			in.Approvals = append(in.Approvals, rc.approval(s, a, false))
+		}
+		for _, a := range s.proposal.Former {
+			in.Approvals = append(in.Approvals, rc.approval(s, a, true))
+		}
+		if in.Authors, err = rc.authors(ctx, s); err != nil {
+			return in, "", err
+		}
+		about = fmt.Sprintf("release %d to %s", s.Proposal.Release, s.environment)
+	}
+	unverified := errNoRelease
+	if rel, ok := s.release(in.Release.Number); ok {
+		unverified = rel.Verifies
+	}
+	if in.Verifies = unverified == nil; !in.Verifies {
+		in.VerifyError = unverified.Error()
+	}
+	return in, about, nil
+}
+
+func (rc *Reconciler) approval(s *sight, a Approval, stale bool) policies.Approval {
+	u := rc.user(s.app, a.User)
+	return policies.Approval{User: a.User, Groups: u.Groups, MayWrite: u.MayWrite, Tree: a.Tree.String(),
+		Commit: s.Proposal.Commit.String(), At: a.At.UTC(), Via: a.Via, Stale: stale}
+}
+
+// user is somebody as policy is told, with the rights of now.
+func (rc *Reconciler) user(repository, name string) policies.User {
+	access := rc.Access()
+	u := policies.User{Name: name, Groups: access.Groups(name), Admin: access.IsAdmin(name),
+		MayRead: access.MayRead(name, repository), MayWrite: access.MayWrite(name, repository)}
+	if u.Groups == nil {
+		u.Groups = []string{}
+	}
+	return u
+}
+
+// candidates are the users who may read a repository.
+func (rc *Reconciler) candidates(repository string) []policies.User {
+	users := []policies.User{}
+	for _, u := range rc.Access().Users() {
+		if one := rc.user(repository, u.Name); one.MayRead {
+			users = append(users, one)
+		}
+	}
+	return users
+}

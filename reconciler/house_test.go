@@ -1,0 +1,390 @@
+package reconciler
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/services"
+)
+
+const mainRef = "refs/heads/main"
+
+// house is a real store with the repository hello, a target whose reports the
+// test decides, and a reconciler between them.
+type house struct {
+	store  *repo.Store
+	hello  *repo.Repository
+	target *fakeTarget
+	rc     *Reconciler
+	clock  *clockwork
+	config atomic.Pointer[access.Config]
+}
+
+// clockwork is a clock that stands until the test moves it.
+type clockwork struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clockwork) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+const serverYAML = `users:
+  ada: {name: Ada Lovelace, email: [ada@example.com], keys: [%q]}
+  jun: {name: Jun, email: [jun@example.com], keys: [%q]}
+  sam: {name: Sam, email: [sam@example.com], keys: [%q]}
+  eve: {name: Eve, keys: [%q]}
+groups:
+  administrators: [ada]
+  release: [ada, jun]
+repositories:
+  hello: {write: [ada, jun, sam]}
+`
+
+// openHouse opens the house in dir, making what is not there yet.
+func openHouse(ctx context.Context, dir string) (*house, error) {
+	signer, err := repo.OpenSigner(filepath.Join(dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
+	if err != nil {
+		return nil, err
+	}
+	h := &house{target: newFakeTarget(), clock: &clockwork{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}}
+	if h.store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), signer); err != nil {
+		return nil, err
+	}
+	if h.hello, err = h.store.Create(ctx, "hello"); err != nil {
+		return nil, err
+	}
+	if err := h.setAccess(serverYAML); err != nil {
+		return nil, err
+	}
+	h.target.now = h.clock.Now
+	h.rc = &Reconciler{
+		Store: h.store, Target: h.target, Now: h.clock.Now, SSH: "127.0.0.1:2222",
+		Access:   h.config.Load,
+		Releases: taggedReleases,
+		Branch:   func(string) string { return mainRef },
+		Log:      slog.New(slog.DiscardHandler),
+		Engine:   func(*repo.Repository, repo.Hash) (*policies.Engine, error) { return engine() },
+	}
+	return h, nil
+}
+
+// setAccess puts a server.yaml in force; each %q in it is a user's key.
+func (h *house) setAccess(text string) error {
+	var keys []any
+	for i := range strings.Count(text, "%q") {
+		seed := make([]byte, ed25519.SeedSize)
+		seed[0] = byte(i)
+		public, err := ssh.NewPublicKey(ed25519.NewKeyFromSeed(seed).Public())
+		if err != nil {
+			return err
+		}
+		keys = append(keys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public))))
+	}
+	config, err := access.Parse("server.yaml", fmt.Appendf(nil, text, keys...))
+	if err != nil {
+		return err
+	}
+	h.config.Store(config)
+	return nil
+}
+
+// newHouse is openHouse for a test, with the reconciler running.
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	h, err := openHouse(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.store.Close)
+	return h
+}
+
+// start runs the reconciler until the test ends or stop is called.
+func (h *house) start(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- h.rc.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// engine is the default policy.
+var engine = sync.OnceValues(func() (*policies.Engine, error) { return policies.New(nil) })
+
+// tagged is what a release's tag says, in this test.
+type tagged struct {
+	By, Subject, Author string
+	Artifacts           []Artifact
+	Unverified          string
+}
+
+// taggedReleases reads refs/releases/*.
+func taggedReleases(r *repo.Repository) ([]Release, error) {
+	refs, err := r.Refs("refs/releases/")
+	if err != nil {
+		return nil, err
+	}
+	var all []Release
+	for _, ref := range refs {
+		t, err := r.Tag(ref.Hash)
+		if err != nil {
+			return nil, err
+		}
+		n, err := strconv.Atoi(strings.TrimPrefix(ref.Name, "refs/releases/"))
+		if err != nil {
+			return nil, err
+		}
+		var says tagged
+		text, _, _ := strings.Cut(t.Message, "\n")
+		if err := json.Unmarshal([]byte(text), &says); err != nil {
+			return nil, err
+		}
+		rel := Release{Number: n, Commit: t.Target, Change: n, By: says.By, Subject: says.Subject, At: t.Tagger.When, Artifacts: says.Artifacts}
+		if says.Unverified != "" {
+			rel.Verifies = errors.New(says.Unverified)
+		}
+		all = append(all, rel)
+	}
+	return all, nil
+}
+
+// land puts a commit with these files on main and releases it. It returns the
+// release's number.
+func (h *house) land(ctx context.Context, says tagged, files map[string]string) (int, error) {
+	tip, err := h.hello.Ref(mainRef)
+	if err != nil {
+		return 0, err
+	}
+	base := repo.Zero
+	if tip != repo.Zero {
+		if base, err = h.hello.TreeOf(tip); err != nil {
+			return 0, err
+		}
+	}
+	edits := map[string]repo.Edit{}
+	for path, content := range files {
+		b := repo.Blob([]byte(content))
+		if err := h.hello.Write(b); err != nil {
+			return 0, err
+		}
+		edits[path] = repo.Edit{Mode: filemode.Regular, Hash: b.Hash()}
+	}
+	tree, err := h.hello.TreeWith(base, edits)
+	if err != nil {
+		return 0, err
+	}
+	author := repo.Person{Name: says.By, Email: says.By + "@example.com"}
+	if says.Author != "" {
+		author = repo.Person{Name: says.Author, Email: says.Author + "@example.com"}
+	}
+	commit, err := h.hello.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(tip), Author: author, At: h.clock.Now(), Message: says.Subject})
+	if err != nil {
+		return 0, err
+	}
+	refs, err := h.hello.Refs("refs/releases/")
+	if err != nil {
+		return 0, err
+	}
+	n := len(refs) + 1
+	text, err := json.Marshal(says)
+	if err != nil {
+		return 0, err
+	}
+	tag, err := h.hello.WriteTag(strconv.Itoa(n), commit, h.clock.Now(), string(text))
+	if err != nil {
+		return 0, err
+	}
+	if err := h.hello.Move(ctx, mainRef, tip, commit); err != nil {
+		return 0, err
+	}
+	return n, h.hello.Move(ctx, "refs/releases/"+strconv.Itoa(n), repo.Zero, tag)
+}
+
+// release lands a version of hello by a user: artifacts and compose files differ
+// with the version.
+func (h *house) release(t *testing.T, by, version string) int {
+	t.Helper()
+	n, err := h.land(t.Context(), version1(by, version), helloFiles(version))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func version1(by, version string) tagged {
+	return tagged{By: by, Subject: "Say " + version, Artifacts: []Artifact{{Name: "hello", Digest: "sha256:" + strings.Repeat("a", 60) + version, Size: 10}}}
+}
+
+const helloYAML = `environments:
+  staging: {target: services, path: deploy/staging}
+  production: {target: services, path: deploy/production, after: staging, approvals: 1}
+`
+
+func helloFiles(version string) map[string]string {
+	return map[string]string{
+		"headgate.yaml":                              helloYAML,
+		"main.go":                                    "package main // " + version + "\n",
+		"deploy/staging/compose.yaml":                "services: {web: {command: hello " + version + "}}\n",
+		"deploy/production/compose.yaml":             "services: {web: {command: hello " + version + ", deploy: {replicas: 2}}}\n",
+		"deploy/production/old-" + version + ".conf": version + "\n",
+	}
+}
+
+// fakeTarget is a target without processes: it remembers what it was given and
+// reports what the test says, or healthy at once.
+type fakeTarget struct {
+	now func() time.Time
+
+	mu       sync.Mutex
+	obedient bool // reports healthy whatever it is given
+	given    map[string][]services.Declared
+	reports  map[string]services.Observed
+	watchers map[chan struct{}]bool
+}
+
+func newFakeTarget() *fakeTarget {
+	return &fakeTarget{given: map[string][]services.Declared{}, reports: map[string]services.Observed{}, watchers: map[chan struct{}]bool{}}
+}
+
+func (f *fakeTarget) Converge(d services.Declared) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.given[d.Environment] = append(f.given[d.Environment], d)
+	if n := len(f.given[d.Environment]); n > 1 && f.given[d.Environment][n-2].Sequence > d.Sequence {
+		return // fenced
+	}
+	state := services.Converging
+	if f.obedient {
+		state = services.Healthy
+	}
+	f.set(d, state, "")
+}
+
+func (f *fakeTarget) set(d services.Declared, state services.State, message string) {
+	f.reports[d.Environment] = services.Observed{Environment: d.Environment, Application: d.Application, Commit: d.Commit, Sequence: d.Sequence,
+		State: state, Since: f.now(), Message: message,
+		Services: []services.ServiceState{{Name: "web", URL: "http://127.0.0.1:1", Release: d.Release.Number,
+			Instances: []services.InstanceState{{ID: "web-1", Release: d.Release.Number, State: "healthy", Serving: true, Since: f.now()}}}}}
+	for ch := range f.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// report makes the target report a state of what it was last given.
+func (f *fakeTarget) report(environment string, state services.State, message string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if given := f.given[environment]; len(given) > 0 {
+		f.set(given[len(given)-1], state, message)
+	}
+}
+
+func (f *fakeTarget) last(environment string) services.Declared {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if given := f.given[environment]; len(given) > 0 {
+		return given[len(given)-1]
+	}
+	return services.Declared{}
+}
+
+func (f *fakeTarget) Remove(environment, _ string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.reports, environment)
+	delete(f.given, environment)
+}
+
+func (f *fakeTarget) Observe(environment, _ string) (services.Observed, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, ok := f.reports[environment]
+	return o, ok
+}
+
+func (f *fakeTarget) Watch() (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watchers[ch] = true
+	return ch, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.watchers, ch)
+	}
+}
+
+// eventually waits until an environment is as ok says.
+func (h *house) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		e, err := h.rc.Environment(t.Context(), "hello", environment)
+		if err == nil && ok(e) {
+			return e
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not %s within 20 s: %+v, %v", environment, what, e, err)
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks at a condition with a deadline
+	}
+}
+
+// healthy waits until the environment is noted to be healthy with a release.
+func (h *house) healthy(t *testing.T, environment string, release int) show.Environment {
+	t.Helper()
+	return h.eventually(t, environment, fmt.Sprintf("healthy with release %d", release), func(e show.Environment) bool {
+		if e.Release != release || e.State != show.Healthy || e.Declared == "" {
+			return false
+		}
+		at, _ := repo.ParseHash(e.Declared)
+		o, err := outcomeOf(h.hello, at)
+		return err == nil && o.State == services.Healthy
+	})
+}
+
+func (h *house) proposed(t *testing.T, environment string, release int) show.Promotion {
+	t.Helper()
+	h.eventually(t, environment, fmt.Sprintf("proposing release %d", release), func(e show.Environment) bool {
+		return e.Promotion != nil && e.Promotion.To == release
+	})
+	p, err := h.rc.Promotion(t.Context(), show.Actor{Name: "jun"}, "hello", environment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func actor(name string) show.Actor { return show.Actor{Name: name, Via: "ssh"} }

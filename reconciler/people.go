@@ -1,0 +1,173 @@
+package reconciler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// email is the address under which an approval names a user.
+func (rc *Reconciler) email(user string) string {
+	u, _ := rc.Access().User(user)
+	for _, e := range u.Email {
+		if !strings.ContainsAny(e, "<> \t\r\n") {
+			return e
+		}
+	}
+	return ""
+}
+
+// mayWrite refuses who may not write the repository, and names who may.
+func (rc *Reconciler) mayWrite(s *sight, by show.Actor, what string) error {
+	access := rc.Access()
+	if access.MayWrite(by.Name, s.app) {
+		return nil
+	}
+	return &show.Error{Kind: show.Forbidden,
+		What: fmt.Sprintf("%s may not %s %s of %s", someone(by), what, s.environment, s.app),
+		Hint: "ask one of: " + list(rc.writers(s.app))}
+}
+
+func someone(by show.Actor) string {
+	if by.Name == "" {
+		return "who is not signed in"
+	}
+	return by.Name
+}
+
+// writers are the users who may write a repository.
+func (rc *Reconciler) writers(repository string) []string {
+	access := rc.Access()
+	var names []string
+	for _, u := range access.Users() {
+		if access.MayWrite(u.Name, repository) {
+			names = append(names, u.Name)
+		}
+	}
+	return names
+}
+
+// approvers are the users whose approval of the open proposal would count and
+// is not there yet.
+func (rc *Reconciler) approvers(s *sight, authors []string) []string {
+	var names []string
+	for _, u := range rc.Access().Users() {
+		if rc.whyNotApprove(s, u.Name, authors) == "" && !approved(s.proposal.Approvals, u.Name) {
+			names = append(names, u.Name)
+		}
+	}
+	return names
+}
+
+// whyNotApprove says why a user's approval would not count, "" when it would.
+func (rc *Reconciler) whyNotApprove(s *sight, user string, authors []string) string {
+	access := rc.Access()
+	if from := s.settings.Approvals.From; from != "" && s.settings.Approvals.Count > 0 {
+		if !slices.Contains(access.Members(from), user) || !access.MayRead(user, s.app) {
+			return fmt.Sprintf("%s is not in the group %s", someone(show.Actor{Name: user}), from)
+		}
+	} else if !access.MayWrite(user, s.app) {
+		return fmt.Sprintf("%s may not write %s", someone(show.Actor{Name: user}), s.app)
+	}
+	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, user) {
+		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, user)
+	}
+	return ""
+}
+
+// mayApprove refuses who may not approve the open proposal, and names who may.
+func (rc *Reconciler) mayApprove(ctx context.Context, s *sight, by show.Actor) error {
+	authors, err := rc.authors(ctx, s)
+	if err != nil {
+		return err
+	}
+	why := rc.whyNotApprove(s, by.Name, authors)
+	if why == "" {
+		return nil
+	}
+	e := &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("%s may not approve release %d for %s of %s", someone(by), s.Proposal.Release, s.environment, s.app),
+		Where: []string{why}}
+	if who := rc.approvers(s, authors); len(who) > 0 {
+		e.Hint = "ask one of: " + list(who)
+	} else {
+		e.Hint = "nobody may; an administrator can add users or groups in headgate.git, or set own: true under approvals in headgate.yaml"
+	}
+	return e
+}
+
+// maxNames bounds a list of people in a sentence.
+const maxNames = 8
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "nobody"
+	}
+	if n := len(names); n > maxNames {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), n-maxNames)
+	}
+	return strings.Join(names, ", ")
+}
+
+// maxCommits bounds whose commits are looked at for one proposal.
+const maxCommits = 20000
+
+// authors are the users who made what the open proposal carries: who pushed the
+// changes, and whose addresses the commits name as author or co-author. The
+// latter are unproven, which is safe: a claim only ever takes a vote away.
+func (rc *Reconciler) authors(ctx context.Context, s *sight) ([]string, error) {
+	var users []string
+	for _, rel := range s.carried(s.Proposal.Release) {
+		users = append(users, rel.By)
+		users = append(users, rel.Authors...)
+	}
+	emails, err := rc.emailsBetween(ctx, s.repo, s.sourceDeclared(), s.proposal.Source)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range emails {
+		if u, ok := rc.Access().UserByEmail(e); ok {
+			users = append(users, u.Name)
+		}
+	}
+	slices.Sort(users)
+	users = slices.DeleteFunc(slices.Compact(users), func(u string) bool { return u == "" })
+	return users, nil
+}
+
+// emailsBetween are the addresses of authors and co-authors of the commits that
+// are in to and not in from.
+func (rc *Reconciler) emailsBetween(ctx context.Context, r *repo.Repository, from, to repo.Hash) ([]string, error) {
+	if to == repo.Zero {
+		return nil, nil
+	}
+	key := r.Name() + " " + from.String() + " " + to.String()
+	if e, ok := rc.emails.get(key); ok {
+		return e, nil
+	}
+	args := []string{"log", fmt.Sprintf("--max-count=%d", maxCommits), "--format=%ae%n%(trailers:key=Co-authored-by,valueonly)", "--end-of-options", to.String()}
+	if from != repo.Zero {
+		args = append(args, "^"+from.String())
+	}
+	out, err := r.Git(ctx, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the authors of %s: %w", r.Name(), err)
+	}
+	var emails []string
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimSpace(line)
+		if i := strings.LastIndexByte(line, '<'); i >= 0 { // "Name <address>"
+			line, _, _ = strings.Cut(line[i+1:], ">")
+		}
+		if strings.Contains(line, "@") {
+			emails = append(emails, strings.ToLower(line))
+		}
+	}
+	slices.Sort(emails)
+	emails = slices.Compact(emails)
+	rc.emails.put(key, emails)
+	return emails, nil
+}

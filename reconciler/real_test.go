@@ -1,0 +1,143 @@
+package reconciler
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/services"
+)
+
+// beWeb makes the test binary the service that the real target runs.
+const beWeb = "BE_WEB"
+
+func web() error {
+	says := os.Getenv(beWeb)
+	if says == "broken" {
+		return fmt.Errorf("cannot open the database")
+	}
+	return http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "says %s", says)
+	}))
+}
+
+// unpackSelf is an artifact store whose every artifact is the test binary.
+func unpackSelf(_ context.Context, _, dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return os.Link(self, filepath.Join(dir, "server"))
+}
+
+func composeOf(says string) string {
+	return `services:
+  web:
+    command: ./server
+    environment: {` + beWeb + `: "` + says + `"}
+    ports: ["0:80"]
+    x-headgate: {health: /}
+    healthcheck: {interval: 200ms, start_period: 10s}
+`
+}
+
+// TestWithRealProcesses is the whole way with the target that people get:
+// healthy means that a process answers, and a release that does not work shows.
+func TestWithRealProcesses(t *testing.T) {
+	h := newHouse(t)
+	h.rc.Now = time.Now
+	h.clock.now = time.Now()
+	// Beside the test binary, so that a link will do; its folder is removed with it.
+	work, err := os.MkdirTemp(filepath.Dir(os.Args[0]), "work-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := filepath.WalkDir(work, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				err = os.Chmod(path, 0o755) // unpacked releases are read-only
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(work); err != nil {
+			t.Error(err)
+		}
+	})
+	target := services.New(work, t.TempDir(), unpackSelf)
+	target.Unconfined = true
+	h.rc.Target = target
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- target.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	stop := h.start(t)
+	defer stop()
+
+	land := func(says string) {
+		files := helloFiles(says)
+		files["deploy/staging/compose.yaml"] = composeOf(says)
+		files["deploy/production/compose.yaml"] = composeOf(says + " to all")
+		tag := version1("ada", says)
+		tag.Artifacts[0].Digest = "sha256:" + strings.Repeat(fmt.Sprintf("%02x", len(says)), 32)
+		if _, err := h.land(t.Context(), tag, files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says := func(e show.Environment, want string) {
+		t.Helper()
+		resp, err := http.Get(e.URLs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "says "+want {
+			t.Fatalf("%s: %q, %v", e.Name, body, err)
+		}
+	}
+
+	land("one")
+	says(h.healthy(t, "staging", 1), "one")
+	h.proposed(t, "production", 1)
+	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil || done.Promoted == repo.Zero {
+		t.Fatalf("approve: %+v, %v", done, err)
+	}
+	says(h.healthy(t, "production", 1), "one to all")
+
+	land("broken")
+	bad := h.eventually(t, "staging", "failed with release 2", func(e show.Environment) bool { return e.Release == 2 && e.State == show.Failed })
+	says(bad, "one") // what served before goes on serving
+	if e, err := h.rc.Environment(t.Context(), "hello", "production"); err != nil || e.Promotion != nil || e.Release != 1 {
+		t.Fatalf("production: %+v, %v", e, err)
+	}
+	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("ada"), "does not start"); err != nil {
+		t.Fatal(err)
+	}
+	back := h.healthy(t, "staging", 1)
+	says(back, "one")
+	if back.Held == nil || back.History[1].Outcome != show.Failed || back.History[2].MayRollback {
+		t.Fatalf("after the rollback: %+v", back)
+	}
+
+	land("three!")
+	h.proposed(t, "staging", 3)
+	if _, err := h.rc.Approve(t.Context(), "hello", "staging", actor("jun"), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	says(h.healthy(t, "staging", 3), "three!")
+	h.checkVerifies(t, 4, 1, 2)
+}

@@ -1,0 +1,306 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/services"
+)
+
+const dirMode = filemode.Dir
+
+// safety is how often an environment is looked at although nothing was heard:
+// what losing every event costs.
+const safety = time.Minute
+
+// Target is what converges an application to its declared state
+// (*services.Target).
+type Target interface {
+	// Converge makes d what the application should be. It returns before that is so,
+	// may be repeated, and ignores a d with a lower Sequence than one it was given.
+	Converge(d services.Declared)
+	// Remove stops an application that no environment declares any more.
+	Remove(environment, application string)
+	// Observe is what the application is; false when nothing is known of it.
+	Observe(environment, application string) (services.Observed, bool)
+	// Watch tells, coalesced, that Observe may answer differently now.
+	Watch() (changed <-chan struct{}, end func())
+}
+
+// Reconciler promotes and converges all environments of all repositories. Its
+// exported fields are set before Run and not changed after; its methods are
+// safe for concurrent use. Approve, ApprovePush and Rollback need Run running,
+// the queries do not.
+type Reconciler struct {
+	Store *repo.Store
+	// Access is who may do what now. Call Wake("") when it changes, or that is noticed
+	// within a minute only.
+	Access func() *access.Config
+	// Engine compiles the policies at a commit of the gated branch. What it returns
+	// together with an error denies and says why.
+	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
+	Releases func(r *repo.Repository) ([]Release, error)
+	Target   Target
+	Branch   func(repository string) string // full ref name of the gated branch that releases come from
+	Now      func() time.Time               // nil: time.Now
+	Log      *slog.Logger                   // nil: slog.Default
+	SSH      string                         // host:port as clients reach it, for commands to paste
+
+	sequences cache[int]
+	released  cache[known]
+	settled   cache[[]headgateyaml.Environment]
+	emails    cache[[]string]
+
+	mu      sync.Mutex
+	workers map[string]*worker // by workerKey
+}
+
+func (rc *Reconciler) now() time.Time {
+	if rc.Now == nil {
+		return time.Now()
+	}
+	return rc.Now()
+}
+
+func (rc *Reconciler) log() *slog.Logger {
+	if rc.Log == nil {
+		return slog.Default()
+	}
+	return rc.Log
+}
+
+func workerKey(repository, environment string) string { return repository + "\x00" + environment }
+
+// Run keeps every environment converged and promoted until ctx is done. It
+// returns when all that it started has ended. Recovery after a kill is nothing
+// else than its first look at each environment.
+func (rc *Reconciler) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	moved, stop := rc.Store.Watch("")
+	defer stop()
+	reported, stopReports := rc.Target.Watch()
+	defer stopReports()
+	defer func() {
+		rc.mu.Lock()
+		defer rc.mu.Unlock()
+		rc.workers = nil
+	}()
+
+	// One goroutine starts workers and passes on the target's reports; each worker
+	// is one more, and ends with ctx.
+	group.Go(func() error {
+		tick := time.NewTicker(safety)
+		defer tick.Stop()
+		for {
+			if err := rc.startWorkers(ctx, group); err != nil {
+				rc.log().Error("looked for environments", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-moved:
+			case <-tick.C:
+			case <-reported:
+				rc.Wake("")
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// startWorkers starts a worker for every environment that has none.
+func (rc *Reconciler) startWorkers(ctx context.Context, group *errgroup.Group) error {
+	names, err := rc.Store.Names()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		r, err := rc.Store.Repository(name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all, _, err := rc.environments(r)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, e := range all {
+			rc.mu.Lock()
+			if rc.workers == nil {
+				rc.workers = map[string]*worker{}
+			}
+			key := workerKey(name, e.Name)
+			if rc.workers[key] == nil {
+				w := newWorker(rc, r, e.Name)
+				rc.workers[key] = w
+				group.Go(func() error { w.run(ctx); return nil })
+			}
+			rc.mu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Wake makes the environments of a repository ("" for all) be looked at now.
+func (rc *Reconciler) Wake(repository string) {
+	rc.mu.Lock()
+	defer rc.mu.Unlock()
+	for _, w := range rc.workers {
+		if repository == "" || w.repo.Name() == repository {
+			w.poke()
+		}
+	}
+}
+
+// worker returns the one writer of an environment.
+func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, error) {
+	rc.mu.Lock()
+	w := rc.workers[workerKey(r.Name(), environment)]
+	rc.mu.Unlock()
+	if w != nil {
+		return w, nil
+	}
+	all, _, err := rc.environments(r)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment }) {
+		return nil, noEnvironment(r.Name(), environment, all)
+	}
+	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is only starting", environment, r.Name()), Hint: "try again in a moment"}
+}
+
+// repository finds a repository for a person.
+func (rc *Reconciler) repository(name string) (*repo.Repository, error) {
+	r, err := rc.Store.Repository(name)
+	if errors.Is(err, repo.ErrNoRepository) {
+		return nil, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "list them with: repo list"}
+	}
+	return r, err
+}
+
+func noEnvironment(repository, environment string, all []headgateyaml.Environment) error {
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no environment %q", repository, environment)}
+	var names []string
+	for _, s := range all {
+		names = append(names, s.Name)
+	}
+	if len(names) == 0 {
+		e.Hint = "declare one under environments: in headgate.yaml and push it"
+	} else {
+		e.Hint = "its environments are " + strings.Join(names, ", ")
+	}
+	return e
+}
+
+// environments are the settings at the tip of the gated branch, in order. A
+// repository to which nothing has landed has none.
+func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environment, repo.Hash, error) {
+	tip, err := r.Ref(rc.Branch(r.Name()))
+	if err != nil || tip == repo.Zero {
+		return nil, repo.Zero, err
+	}
+	key := r.Name() + " " + tip.String()
+	if all, ok := rc.settled.get(key); ok {
+		return all, tip, nil
+	}
+	all, err := settingsAt(r, tip)
+	if err != nil {
+		return nil, tip, err
+	}
+	rc.settled.put(key, all)
+	return all, tip, nil
+}
+
+// known are a repository's releases as they were listed last.
+type known struct {
+	list   []Release
+	newest repo.Hash // tag of the last one
+	at     time.Time
+}
+
+const releasesPrefix = "refs/releases/"
+
+// releases are the repository's, ascending. Listing them means reading every
+// tag and checking its signature, and they are only ever added to: while the
+// newest is where it was and the next does not exist, the last list is good.
+func (rc *Reconciler) releases(r *repo.Repository) ([]Release, error) {
+	if k, ok := rc.released.get(r.Name()); ok && len(k.list) > 0 && time.Since(k.at) < safety {
+		last := k.list[len(k.list)-1].Number
+		newest, err := r.Ref(releasesPrefix + strconv.Itoa(last))
+		if err != nil {
+			return nil, err
+		}
+		next, err := r.Ref(releasesPrefix + strconv.Itoa(last+1))
+		if err != nil {
+			return nil, err
+		}
+		if newest == k.newest && next == repo.Zero {
+			return k.list, nil
+		}
+	}
+	at := time.Now()
+	list, err := rc.Releases(r)
+	if err != nil {
+		return nil, fmt.Errorf("read releases of %s: %w", r.Name(), err)
+	}
+	list = slices.SortedFunc(slices.Values(list), func(a, b Release) int { return a.Number - b.Number })
+	k := known{list: list, at: at}
+	if len(list) > 0 {
+		if k.newest, err = r.Ref(releasesPrefix + strconv.Itoa(list[len(list)-1].Number)); err != nil {
+			return nil, err
+		}
+	}
+	rc.released.put(r.Name(), k)
+	return list, nil
+}
+
+// observed is the target's report. What it does not know is Unknown.
+func (rc *Reconciler) observed(environment, app string) services.Observed {
+	o, ok := rc.Target.Observe(environment, app)
+	if !ok {
+		return services.Observed{State: services.Unknown}
+	}
+	return o
+}
+
+// cache remembers what was read. It forgets everything when full.
+type cache[T any] struct {
+	mu sync.Mutex
+	m  map[string]T
+}
+
+const maxCached = 4096
+
+func (c *cache[T]) get(key string) (T, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v, ok := c.m[key]
+	return v, ok
+}
+
+func (c *cache[T]) put(key string, v T) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil || len(c.m) >= maxCached {
+		c.m = map[string]T{}
+	}
+	c.m[key] = v
+}

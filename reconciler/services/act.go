@@ -1,0 +1,250 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/reconciler/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+)
+
+// listening is one address that the proxy listens on for an application.
+type listening struct {
+	*proxy.Listener
+	key     string
+	service string // that is served there
+	heir    string // declared service that takes the address over with its first instance
+}
+
+// act begins an action.
+func (a *app) act(act rollout.Action) {
+	log := a.target.Log.With("env", a.key.environment, "app", a.key.application, "commit", a.commit)
+	switch act.Kind {
+	case rollout.Listen:
+		bound, err := a.listen(act.Service, act.Listen)
+		e := rollout.Listened{Service: act.Service, Bound: bound}
+		if err != nil {
+			e.Err = err.Error()
+			log.Warn("cannot listen", "service", act.Service, "err", err)
+		}
+		a.facts.Saw(e, time.Now())
+	case rollout.Start:
+		a.start(act)
+	case rollout.Route:
+		a.route(act)
+		log.Info("traffic switched", "service", act.Service, "version", act.Version, "instances", act.Routed)
+	case rollout.Drain:
+		pool := a.pool(act.Service)
+		a.wait.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), act.Timeout)
+			defer cancel()
+			pool.Drain(ctx, act.Instance)
+			crash.Point("services.instance-drained")
+			a.post(func() { a.facts.Saw(rollout.Drained{ID: act.Instance}, time.Now()) })
+		})
+	case rollout.Stop:
+		if in := a.instances[act.Instance]; in != nil {
+			in.stop()
+		}
+	case rollout.Close:
+		a.closeService(act.Service)
+	case rollout.Retire: // nothing to do
+	}
+}
+
+func (a *app) pool(service string) *proxy.Pool {
+	p := a.pools[service]
+	if p == nil {
+		p = &proxy.Pool{Name: fmt.Sprintf("%s of %s in %s", service, a.key.application, a.key.environment)}
+		a.pools[service] = p
+	}
+	return p
+}
+
+func (a *app) route(act rollout.Action) {
+	var to []proxy.Backend
+	for _, id := range act.Routed {
+		if in := a.instances[id]; in != nil {
+			to = append(to, proxy.Backend{ID: id, Address: address(in.port)})
+		}
+	}
+	crash.Point("services.before-switch")
+	a.pool(act.Service).Set(to)
+	crash.Point("services.switched")
+	if len(to) > 0 {
+		for _, l := range a.listeners {
+			if l.heir == act.Service {
+				a.inherit(l)
+			}
+		}
+	}
+}
+
+func (a *app) inherit(l *listening) {
+	l.service, l.heir = l.heir, ""
+	l.Serve(a.pool(l.service))
+}
+
+// listen has the proxy listen on exactly these addresses for a service, and says
+// on which it does. An address of a service that is not declared any more is
+// taken over once the new service has an instance to serve.
+func (a *app) listen(service string, keys []string) (bound []string, err error) {
+	declared := map[string]bool{}
+	for _, s := range a.plan.Services {
+		declared[s.Name] = true
+	}
+	for _, k := range keys {
+		i := slices.IndexFunc(a.listeners, func(l *listening) bool { return l.key == k })
+		switch {
+		case i < 0:
+			l, e := a.target.listenFor(a.key, service, k, a.pool(service))
+			if e != nil {
+				err = errors.Join(err, e)
+				continue
+			}
+			a.listeners = append(a.listeners, &listening{Listener: l, key: k, service: service})
+		case a.listeners[i].service == service:
+		case !declared[a.listeners[i].service]:
+			a.listeners[i].heir = service
+		default:
+			err = errors.Join(err, fmt.Errorf("port %s of service %s is still served by service %s", k, service, a.listeners[i].service))
+			continue
+		}
+		bound = append(bound, k)
+	}
+	a.closeListeners(func(l *listening) bool { return l.service == service && l.heir == "" && !slices.Contains(keys, l.key) })
+	return bound, err
+}
+
+func (a *app) closeListeners(which func(*listening) bool) {
+	a.listeners = slices.DeleteFunc(a.listeners, func(l *listening) bool {
+		if !which(l) {
+			return false
+		}
+		a.target.release(l.key)
+		a.wait.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), defaultDrain)
+			defer cancel()
+			l.Close(ctx)
+		})
+		return true
+	})
+}
+
+func (a *app) closeService(service string) {
+	for _, l := range a.listeners {
+		if l.service == service && l.heir != "" {
+			a.inherit(l)
+		}
+	}
+	a.closeListeners(func(l *listening) bool { return l.service == service })
+	delete(a.pools, service)
+}
+
+// urls are where services are served.
+func (a *app) urls() map[string]string {
+	urls := map[string]string{}
+	for _, l := range a.listeners {
+		if _, ok := urls[l.service]; ok {
+			continue
+		}
+		at := l.Address()
+		host := at.IP.String()
+		if at.IP.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		urls[l.service] = "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port))
+	}
+	return urls
+}
+
+// listenFor listens on an address for a service and remembers for whom, so that
+// a conflict can be named. A free port stays the same while the server lives.
+func (t *Target) listenFor(k key, service, listen string, pool *proxy.Pool) (*proxy.Listener, error) {
+	at, free, _ := strings.Cut(listen, "#")
+	remembered := k.String() + "/" + listen
+	t.mu.Lock()
+	port := t.ports[remembered]
+	t.mu.Unlock()
+	host, number, err := net.SplitHostPort(at)
+	if err != nil {
+		return nil, err
+	}
+	var l *proxy.Listener
+	if free != "" && port != 0 {
+		// Somebody else may have it by now; then it is another one.
+		l, _ = proxy.Listen(net.JoinHostPort(host, strconv.Itoa(port)), pool, t.transport, t.Log)
+	}
+	if l == nil {
+		if l, err = proxy.Listen(at, pool, t.transport, t.Log); err != nil {
+			return nil, t.conflict(k, service, at, number, err)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if free != "" {
+		t.ports[remembered] = l.Address().Port
+	}
+	t.holders[listen] = fmt.Sprintf("service %s of %s in %s", service, k.application, k.environment)
+	return l, nil
+}
+
+func (t *Target) release(listen string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.holders, listen)
+}
+
+// conflict puts into words why an address cannot be listened on.
+func (t *Target) conflict(k key, service, at, number string, err error) error {
+	what := fmt.Sprintf("port %s of service %s of %s in %s", at, service, k.application, k.environment)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		by := "another program on this machine"
+		t.mu.Lock()
+		for held, holder := range t.holders {
+			if _, n, err := net.SplitHostPort(held); err == nil && n == number {
+				by = holder
+			}
+		}
+		t.mu.Unlock()
+		return fmt.Errorf("%s is taken by %s; stop that, or give one of them another port in compose.yaml (0 is any free one)", what, by)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s may not be used by the server's user; choose one above 1023 in compose.yaml", what)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s is on no address of this machine; correct the address in compose.yaml, or leave it out for 127.0.0.1", what)
+	}
+	return fmt.Errorf("%s cannot be used: %w; choose another in compose.yaml", what, err)
+}
+
+// start starts an instance.
+func (a *app) start(act rollout.Action) {
+	v := a.versions[act.Version]
+	ctx, cancel := context.WithCancel(context.Background())
+	in := &instance{app: a, id: act.Instance, version: v, cancel: cancel, stopping: make(chan struct{})}
+	if _, rec := a.facts.Find(act.Instance); rec != nil {
+		in.restarts = rec.Restarts
+	}
+	a.instances[act.Instance] = in
+	a.wait.Go(func() {
+		defer cancel()
+		how := in.run(ctx)
+		a.post(func() {
+			delete(a.instances, in.id)
+			a.facts.Saw(rollout.Exited{ID: in.id, How: how}, time.Now())
+		})
+	})
+}
+
+func (a *app) logPath(instance string) string {
+	return filepath.Join(a.target.LogDir, a.key.environment, a.key.application, instance+".log")
+}

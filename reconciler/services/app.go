@@ -1,0 +1,454 @@
+package services
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+)
+
+// inspectEvery is how often the folders that instances run from are looked at.
+const inspectEvery = 3 * time.Second
+
+// app converges one application in one environment. One goroutine, run, owns
+// everything but what stands below mu; the others post events to it.
+type app struct {
+	target *Target
+	key    key
+
+	mu         sync.Mutex
+	newest     *Declared // last one told
+	pending    *Declared // told, not yet taken up
+	remove     bool      // to be removed; pending is nil then
+	inbox      []func()  // run by the loop
+	published  published // what observe sees
+	since      time.Time // when lastCommit came into lastState
+	lastState  State     // as last seen by observe
+	lastCommit string
+	lastWhat   Observed // as last told to watchers
+	bell       chan struct{}
+
+	declared *Declared // taken up and understood
+	plan     rollout.Declared
+	facts    rollout.Observed
+	fault    string // why the newest declaration cannot be carried out
+	commit   string // environment commit that fault or plan is about
+	sequence int
+
+	versions   map[string]*version  // what instances of a version are
+	instances  map[string]*instance // by ID, those with a process
+	pools      map[string]*proxy.Pool
+	listeners  []*listening
+	inspect    time.Time // next look at the folders
+	inspecting bool
+
+	wait sync.WaitGroup // for every goroutine it started
+}
+
+// version is what instances of a version of a service are.
+type version struct {
+	service     Service
+	environment string
+	release     Release
+	digest      string
+}
+
+// published is a copy of the loop's state for other goroutines.
+type published struct {
+	commit   string
+	sequence int
+	fault    string
+	plan     rollout.Declared
+	facts    *rollout.Observed
+	live     map[string]liveInstance
+	urls     map[string]string
+	releases map[string]int // version → release number
+}
+
+type liveInstance struct{ port, pid int }
+
+func newApp(t *Target, k key) *app {
+	return &app{target: t, key: k, bell: make(chan struct{}, 1), published: published{facts: &rollout.Observed{}},
+		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}}
+}
+
+// declare hands a declaration to the loop, or with nil the end of the application.
+func (a *app) declare(d *Declared) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d == nil {
+		a.remove, a.pending = true, nil
+	} else {
+		// The same commit counts again only after the application was removed.
+		if a.newest != nil && (d.Sequence < a.newest.Sequence || d.Sequence == a.newest.Sequence && !a.remove) {
+			return
+		}
+		a.newest, a.pending, a.remove = d, d, false
+	}
+	a.ring()
+}
+
+// post has the loop run f.
+func (a *app) post(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inbox = append(a.inbox, f)
+	a.ring()
+}
+
+func (a *app) ring() {
+	select {
+	case a.bell <- struct{}{}:
+	default: // it rings already
+	}
+}
+
+// run converges until the application is removed or the target's context ends,
+// and then until all of it has ended.
+func (a *app) run() {
+	ctx := a.target.ctx
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			a.shutdown()
+			return
+		case <-a.bell:
+		case <-timer.C:
+		}
+		if a.step(timer) {
+			a.wait.Wait()
+			return
+		}
+	}
+}
+
+// step takes up what was told and what happened, and acts on it. It says whether
+// the application is gone.
+func (a *app) step(timer *time.Timer) (gone bool) {
+	a.mu.Lock()
+	inbox, pending, remove := a.inbox, a.pending, a.remove
+	a.inbox = nil
+	a.mu.Unlock()
+	if pending != nil {
+		a.takeUp(pending)
+	}
+	if remove {
+		a.plan = rollout.Declared{Commit: a.commit, Sequence: a.sequence}
+		a.declared, a.fault = nil, ""
+	}
+	for _, f := range inbox {
+		f()
+	}
+	var wake time.Time
+	for range 4 {
+		now := time.Now()
+		var actions []rollout.Action
+		actions, wake = rollout.Plan(a.plan, &a.facts, now)
+		if len(actions) == 0 {
+			break
+		}
+		for _, act := range actions {
+			a.facts.Did(act, now)
+			a.act(act)
+		}
+	}
+	a.lookAtFolders()
+	a.forget()
+	a.publish(pending)
+	if remove && len(a.facts.Services) == 0 && a.end() {
+		return true
+	}
+	next := a.inspect
+	if !wake.IsZero() && wake.Before(next) {
+		next = wake
+	}
+	timer.Reset(max(time.Millisecond, time.Until(next)))
+	return false
+}
+
+// end forgets the application unless something was told meanwhile.
+func (a *app) end() bool {
+	t := a.target
+	t.mu.Lock()
+	a.mu.Lock()
+	gone := a.remove && len(a.inbox) == 0
+	if gone {
+		delete(t.apps, a.key)
+		if a.newest != nil {
+			t.fences[a.key] = a.newest.Sequence
+		}
+	}
+	a.mu.Unlock()
+	t.mu.Unlock()
+	if gone {
+		t.notify()
+	}
+	return gone
+}
+
+// takeUp makes a plan of a declaration. When it cannot be understood, what runs
+// goes on running, and the state says why.
+func (a *app) takeUp(d *Declared) {
+	a.commit, a.sequence, a.fault = d.Commit, d.Sequence, ""
+	plan, versions, err := a.understand(d)
+	if err != nil {
+		a.fault = err.Error()
+		a.target.Log.Warn("declared state cannot be carried out", "env", a.key.environment, "app", a.key.application, "commit", d.Commit, "err", err)
+		return
+	}
+	if d.Fallback != nil {
+		if back, more, err := a.understand(d.Fallback); err == nil {
+			for i, s := range plan.Services {
+				if j := slices.IndexFunc(back.Services, func(b rollout.Service) bool { return b.Name == s.Name }); j >= 0 {
+					plan.Services[i].Fallback = &back.Services[j]
+				}
+			}
+			maps.Copy(versions, more)
+		}
+	}
+	a.declared, a.plan = d, plan
+	maps.Copy(a.versions, versions)
+	a.facts.Declare(plan)
+}
+
+// understand reads a declaration.
+func (a *app) understand(d *Declared) (rollout.Declared, map[string]*version, error) {
+	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence}
+	for _, name := range []string{d.Environment, d.Application} {
+		if !plainName.MatchString(name) {
+			return plan, nil, fmt.Errorf("%q cannot be the name of an environment or application; use letters, digits, '.', '_' and '-'", name)
+		}
+	}
+	file := "compose.yaml"
+	compose, err := Parse(file, d.Compose)
+	if err != nil {
+		return plan, nil, err
+	}
+	versions := map[string]*version{}
+	for _, s := range compose.Services {
+		digest, err := artifactOf(s, d.Release)
+		if err != nil {
+			return plan, nil, err
+		}
+		v := &version{service: s, environment: d.Environment, release: d.Release, digest: digest}
+		id := v.id(a.target.releases.generation(digest))
+		versions[id] = v
+		plan.Services = append(plan.Services, rollout.Service{
+			Name: s.Name, Version: id, Label: fmt.Sprintf("release %d", d.Release.Number), Replicas: s.Replicas,
+			Listen: listenKeys(s), Check: s.Health.Check, Drain: s.Drain,
+		})
+	}
+	return plan, versions, nil
+}
+
+// artifactOf is the digest of the artifact that a service runs from.
+func artifactOf(s Service, r Release) (string, error) {
+	names := slices.Sorted(maps.Keys(r.Artifacts))
+	if s.Artifact != "" {
+		if d, ok := r.Artifacts[s.Artifact]; ok {
+			return d, nil
+		}
+		return "", fmt.Errorf("service %s wants artifact %q, but release %d has %s; correct x-headgate.artifact in compose.yaml, or name the artifact so in buildspec.yml",
+			s.Name, s.Artifact, r.Number, list(names))
+	}
+	if len(names) == 1 {
+		return r.Artifacts[names[0]], nil
+	}
+	if d, ok := r.Artifacts[s.Name]; ok {
+		return d, nil
+	}
+	if len(names) == 0 {
+		return "", fmt.Errorf("release %d has no artifact for service %s to run from; list files under artifacts in buildspec.yml", r.Number, s.Name)
+	}
+	return "", fmt.Errorf("release %d has artifacts %s, and service %s does not say which; add x-headgate: {artifact: %s} in compose.yaml", r.Number, list(names), s.Name, names[0])
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// id names a version: everything that an instance is made of. What can change
+// without a new instance (replicas, ports, draining) is left out.
+func (v *version) id(generation int64) string {
+	s := v.service
+	s.Replicas, s.Drain, s.StopGrace, s.Ports = 0, 0, 0, nil
+	text, err := json.Marshal([]any{s, v.release.Number, v.release.Commit, v.digest, generation})
+	if err != nil {
+		panic(err) // strings, numbers and maps of them always marshal
+	}
+	sum := sha256.Sum256(text)
+	return fmt.Sprintf("%d-%s", v.release.Number, hex.EncodeToString(sum[:6]))
+}
+
+// listenKeys names what the proxy listens on for a service. Several free ports
+// are told apart by a number.
+func listenKeys(s Service) (keys []string) {
+	for i, p := range s.Ports {
+		k := p.String()
+		if p.Host == 0 {
+			k = fmt.Sprintf("%s#%s.%d", k, s.Name, i)
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// lookAtFolders compares the folders that instances run from with what was
+// unpacked, now and then. When one differs its versions change, and with them
+// its instances are replaced as in any rollout.
+func (a *app) lookAtFolders() {
+	now := time.Now()
+	if a.inspecting || now.Before(a.inspect) {
+		return
+	}
+	a.inspect = now.Add(inspectEvery)
+	digests := map[string]int64{}
+	for _, s := range a.plan.Services {
+		if v := a.versions[s.Version]; v != nil && a.declared != nil {
+			digests[v.digest] = 0
+		}
+	}
+	if len(digests) == 0 {
+		return
+	}
+	a.inspecting = true
+	declared := a.declared
+	a.wait.Go(func() {
+		began := time.Now()
+		for d := range digests {
+			digests[d] = a.target.releases.inspect(d)
+		}
+		cost := time.Since(began)
+		a.post(func() {
+			a.inspecting = false
+			a.inspect = time.Now().Add(max(inspectEvery, 50*cost))
+			if a.declared == declared {
+				a.replaceChanged(digests)
+			}
+		})
+	})
+}
+
+func (a *app) replaceChanged(generations map[string]int64) {
+	changed := false
+	for i, s := range a.plan.Services {
+		v := a.versions[s.Version]
+		id := v.id(generations[v.digest])
+		if id == s.Version {
+			continue
+		}
+		changed = true
+		a.target.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key.environment, "app", a.key.application, "commit", a.commit, "artifact", v.digest)
+		a.versions[id] = v
+		a.plan.Services[i].Version = id
+	}
+	if changed {
+		a.plan.Services = slices.Clone(a.plan.Services)
+		a.facts.Declare(a.plan)
+	}
+}
+
+// forget drops versions that nothing refers to.
+func (a *app) forget() {
+	used := map[string]bool{}
+	for _, s := range a.plan.Services {
+		used[s.Version] = true
+		if s.Fallback != nil {
+			used[s.Fallback.Version] = true
+		}
+	}
+	for _, f := range a.facts.Services {
+		used[f.Serving] = true
+		for _, in := range f.Instances {
+			used[in.Version] = true
+		}
+	}
+	maps.DeleteFunc(a.versions, func(id string, _ *version) bool { return !used[id] })
+}
+
+// publish copies what observe needs, and tells watchers if it differs.
+func (a *app) publish(taken *Declared) {
+	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, plan: a.plan, facts: a.facts.Clone(),
+		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
+	p.plan.Services = slices.Clone(a.plan.Services)
+	for id, in := range a.instances {
+		p.live[id] = liveInstance{in.port, in.pid}
+	}
+	for id, v := range a.versions {
+		p.releases[id] = v.release.Number
+	}
+	for name, pool := range a.pools {
+		pool.SetWhy(why(p.facts.Services[name]))
+	}
+	a.mu.Lock()
+	a.published = p
+	if a.pending == taken {
+		a.pending = nil
+	}
+	a.mu.Unlock()
+	now := a.observe(time.Now())
+	a.mu.Lock()
+	changed := !reflect.DeepEqual(now, a.lastWhat)
+	a.lastWhat = now
+	a.mu.Unlock()
+	if changed {
+		a.target.notify()
+	}
+}
+
+// why tells visitors of a service without a healthy instance what is true. It
+// holds nothing that an instance printed.
+func why(f *rollout.Facts) string {
+	if f == nil || len(f.Instances) == 0 {
+		return "no instance runs"
+	}
+	var parts []string
+	for _, in := range f.Instances {
+		parts = append(parts, in.ID+" is "+string(in.Phase))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// shutdown ends everything at once: no new requests, those in flight finish
+// within their drain time, instances stop within their grace time.
+func (a *app) shutdown() {
+	var drain time.Duration
+	for _, f := range a.facts.Services {
+		for _, t := range f.Versions {
+			drain = max(drain, t.Drain)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	var closing sync.WaitGroup
+	for _, l := range a.listeners {
+		closing.Go(func() { l.Close(ctx) })
+	}
+	closing.Wait()
+	for _, pool := range a.pools {
+		pool.Set(nil)
+	}
+	for id, in := range a.instances {
+		for _, pool := range a.pools {
+			closing.Go(func() { pool.Drain(ctx, id) })
+		}
+		in.stop()
+	}
+	closing.Wait()
+	cancel()
+	a.wait.Wait()
+}

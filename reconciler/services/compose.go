@@ -1,0 +1,451 @@
+package services
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+)
+
+// Compose is what a compose.yaml declares.
+type Compose struct {
+	Services []Service // by name
+}
+
+// Service is one service of a compose.yaml: supervised processes that run from
+// the release's artifact.
+type Service struct {
+	Name        string
+	Command     []string          // argv; variables not yet replaced
+	Environment map[string]string // variables not yet replaced
+	WorkingDir  string            // in the artifact; empty is its top
+	Ports       []Port
+	Replicas    int
+	Health      Health
+	Drain       time.Duration // how long requests in flight may take
+	StopSignal  syscall.Signal
+	StopGrace   time.Duration // from StopSignal to SIGKILL
+	Artifact    string        // empty: the release's only one, or the one named like the service
+}
+
+// Port is where the proxy listens for a service.
+type Port struct {
+	HostIP string
+	Host   int // 0 is any free one, kept while the server lives
+}
+
+func (p Port) String() string {
+	if strings.Contains(p.HostIP, ":") {
+		return "[" + p.HostIP + "]:" + strconv.Itoa(p.Host)
+	}
+	return p.HostIP + ":" + strconv.Itoa(p.Host)
+}
+
+// Health is how the instances of a service are checked: by the first of Path,
+// Test and Connect that is set; with none, an instance is healthy when it lives.
+type Health struct {
+	Path    string   // HTTP GET, 2xx and 3xx are healthy
+	Test    []string // a command in the instance's sandbox, exit status 0 is healthy
+	Connect bool     // a TCP connection succeeds
+	rollout.Check
+}
+
+// Limits of one file.
+const (
+	maxServices = 50
+	maxReplicas = 100
+	maxPorts    = 10
+)
+
+// Defaults, where a service says nothing.
+const (
+	defaultDrain     = 10 * time.Second
+	defaultGrace     = 10 * time.Second
+	defaultInterval  = 2 * time.Second
+	commandInterval  = 5 * time.Second // a command costs more than a request
+	defaultTimeout   = 2 * time.Second
+	defaultRetries   = 3
+	defaultStart     = 10 * time.Second
+	aliveStartPeriod = time.Second // without a check: so long alive is healthy
+)
+
+// Check says what is wrong with a compose.yaml; nil when nothing is.
+func Check(file string, data []byte) yamlfile.Problems {
+	_, err := Parse(file, data)
+	ps, _ := yamlfile.ProblemsIn(err)
+	return ps
+}
+
+// Parse reads a compose.yaml: the subset of the Compose specification that makes
+// sense for supervised processes. The error is yamlfile.Problems.
+func Parse(file string, data []byte) (*Compose, error) {
+	top, err := yamlfile.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	p := &composeParser{file: file}
+	c := &Compose{}
+	if !p.mapping(top, "compose.yaml", []string{"services", "name", "version"}, nil) {
+		return nil, p.problems
+	}
+	for key, value := range yamlfile.Pairs(top) {
+		if key.Value == "services" {
+			c.Services = p.services(value)
+		}
+	}
+	if len(p.problems) == 0 && len(c.Services) == 0 {
+		p.problem(top, `write one under "services:", such as "web: {command: ./web, ports: [\"8000:80\"]}"`, "declares no service")
+	}
+	if err := p.problems.Err(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(c.Services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
+	return c, nil
+}
+
+type composeParser struct {
+	file     string
+	problems yamlfile.Problems
+}
+
+func (p *composeParser) problem(at *yaml.Node, fix, format string, args ...any) {
+	p.problems = append(p.problems, yamlfile.Problem{File: p.file, Line: at.Line, What: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+// mapping checks that a node is a mapping with known keys, each once. Unsupported
+// says what to do about keys that Compose has and this subset has not.
+func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsupported map[string]string) bool {
+	if n.Kind != yaml.MappingNode {
+		p.problem(n, "", "%s is %s, where a mapping belongs", what, kind(n))
+		return false
+	}
+	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
+	for key := range yamlfile.Pairs(n) {
+		if slices.Contains(known, key.Value) {
+			continue
+		}
+		if fix, ok := unsupported[key.Value]; ok {
+			p.problem(key, fix, "%s: %q is not supported", what, key.Value)
+			continue
+		}
+		if strings.HasPrefix(key.Value, "x-") && key.Value != "x-headgate" {
+			if near, ok := yamlfile.Nearest(key.Value, []string{"x-headgate"}); !ok || near == "" {
+				continue // somebody else's extension
+			}
+		}
+		p.problems = append(p.problems, yamlfile.UnknownKey(p.file, key, what, slices.Clone(known)))
+	}
+	return true
+}
+
+func kind(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	if n.Tag == "!!null" {
+		return "nothing"
+	}
+	return fmt.Sprintf("text (%s)", n.Value)
+}
+
+// scalar is the text of a scalar that is not null.
+func (p *composeParser) scalar(n *yaml.Node, what string) (string, bool) {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+		p.problem(n, "", "%s is %s, where text belongs", what, kind(n))
+		return "", false
+	}
+	if strings.ContainsRune(n.Value, 0) {
+		p.problem(n, "remove it", "%s holds a NUL byte", what)
+		return "", false
+	}
+	return n.Value, true
+}
+
+func (p *composeParser) integer(n *yaml.Node, what string, low, high int) int {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return low
+	}
+	v, err := strconv.Atoi(text)
+	if err != nil || v < low || v > high {
+		p.problem(n, fmt.Sprintf("write a number from %d to %d", low, high), "%s is %q", what, text)
+		return low
+	}
+	return v
+}
+
+func (p *composeParser) duration(n *yaml.Node, what string, low, high time.Duration) time.Duration {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return low
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		p.problem(n, `write it like "500ms", "10s" or "1m30s"`, "%s is %q, which is no duration", what, text)
+		return low
+	}
+	if d < low || d > high {
+		p.problem(n, fmt.Sprintf("write a duration from %s to %s", low, high), "%s is %s", what, d)
+		return low
+	}
+	return d
+}
+
+var serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
+
+func (p *composeParser) services(n *yaml.Node) (all []Service) {
+	if n.Kind != yaml.MappingNode {
+		p.problem(n, "", `"services" is %s, where a mapping belongs`, kind(n))
+		return nil
+	}
+	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
+	taken := map[string]string{}
+	for key, value := range yamlfile.Pairs(n) {
+		if !serviceName.MatchString(key.Value) {
+			p.problem(key, "use lower-case letters, digits, _ and -, at most 40", "service name %q", key.Value)
+			continue
+		}
+		if len(all) == maxServices {
+			p.problem(key, "split the application", "declares more than %d services", maxServices)
+			break
+		}
+		s := p.service(key, value)
+		for _, port := range s.Ports {
+			at := port.String()
+			if by, ok := taken[at]; ok && port.Host != 0 {
+				p.problem(value, "give each its own", "services %q and %q both want port %s", by, s.Name, at)
+			}
+			taken[at] = s.Name
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+const noContainers = "containers are not in this version; leave it out and the command runs from the release's artifact"
+
+var serviceKeys = []string{"command", "environment", "ports", "deploy", "healthcheck", "stop_grace_period", "stop_signal", "working_dir", "x-headgate"}
+
+var unsupportedService = map[string]string{
+	"image":          noContainers,
+	"build":          noContainers,
+	"container_name": noContainers,
+	"volumes":        "the artifact is read-only and /tmp is private; keep data in a service outside, reached by an address in environment",
+	"tmpfs":          "/tmp is private and writable already",
+	"depends_on":     "services start side by side; let the process retry until what it needs answers",
+	"networks":       "services share the machine's network; reach each other on the ports the proxy listens on",
+	"network_mode":   "services share the machine's network",
+	"expose":         "an instance listens on $PORT; leave it out",
+	"env_file":       "write the variables under environment",
+	"entrypoint":     "put the whole command line under command",
+	"restart":        "an instance that ends is always started again; leave it out",
+	"user":           "instances run as the server's user without privileges; leave it out",
+	"secrets":        "a compose.yaml in Git is no place for secrets, and there is no store for them in this version",
+	"configs":        "put the files into the artifact",
+	"scale":          "write deploy: {replicas: N}",
+	"extends":        "write the service out",
+	"profiles":       "leave the service out of this environment's folder",
+	"labels":         "leave it out",
+	"logging":        "the last lines of every instance are kept already; leave it out",
+	"privileged":     "instances run without privileges",
+	"cap_add":        "instances run without privileges",
+}
+
+func (p *composeParser) service(key, n *yaml.Node) Service {
+	s := Service{Name: key.Value, Replicas: 1, Drain: defaultDrain, StopGrace: defaultGrace, StopSignal: syscall.SIGTERM, Environment: map[string]string{}}
+	where := "services." + s.Name
+	if !p.mapping(n, where, serviceKeys, unsupportedService) {
+		return s
+	}
+	var health, extension *yaml.Node
+	for key, v := range yamlfile.Pairs(n) {
+		what := where + "." + key.Value
+		switch key.Value {
+		case "command":
+			s.Command = p.command(v, what)
+		case "environment":
+			s.Environment = p.environment(v, what)
+		case "ports":
+			s.Ports = p.ports(v, what)
+		case "deploy":
+			if p.mapping(v, what, []string{"replicas"}, map[string]string{
+				"resources": "there are no limits in this version; leave it out", "update_config": "a rollout always starts the new before it drains the old; leave it out",
+				"restart_policy": "an instance that ends is always started again; leave it out", "mode": "leave it out", "placement": "leave it out",
+			}) {
+				for k, r := range yamlfile.Pairs(v) {
+					if k.Value == "replicas" {
+						s.Replicas = p.integer(r, what+".replicas", 0, maxReplicas)
+					}
+				}
+			}
+		case "healthcheck":
+			health = v
+		case "x-headgate":
+			extension = v
+		case "stop_grace_period":
+			s.StopGrace = p.duration(v, what, 0, 10*time.Minute)
+		case "stop_signal":
+			s.StopSignal = p.signal(v, what)
+		case "working_dir":
+			s.WorkingDir = p.workingDir(v, what)
+		}
+	}
+	if s.Command == nil && !slices.ContainsFunc(p.problems, func(q yamlfile.Problem) bool { return strings.HasPrefix(q.What, where+".command") }) {
+		p.problem(key, `write the program to run and its arguments, such as "command: ./web"`, "%s has no command", where)
+	}
+	p.extension(&s, extension, where+".x-headgate")
+	p.health(&s, health, where+".healthcheck")
+	return s
+}
+
+func (p *composeParser) command(n *yaml.Node, what string) (argv []string) {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			if word, ok := p.scalar(c, what); ok {
+				argv = append(argv, word)
+			}
+		}
+	default:
+		text, ok := p.scalar(n, what)
+		if !ok {
+			return nil
+		}
+		var err error
+		if argv, err = words(text); err != nil {
+			p.problem(n, "write it as a list", "%s: %v", what, err)
+			return nil
+		}
+	}
+	if len(argv) == 0 || argv[0] == "" {
+		p.problem(n, "write the program to run and its arguments", "%s is empty", what)
+		return nil
+	}
+	for _, w := range argv {
+		p.variables(n, w, what)
+	}
+	return argv
+}
+
+func (p *composeParser) variables(n *yaml.Node, text, what string) {
+	if _, err := expand(text, nil); err != nil {
+		p.problem(n, `write "$$" for a dollar sign that is meant for the program`, "%s: %v", what, err)
+	}
+}
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (p *composeParser) environment(n *yaml.Node, what string) map[string]string {
+	env := map[string]string{}
+	set := func(at *yaml.Node, name, value string) {
+		switch {
+		case !variableName.MatchString(name):
+			p.problem(at, "use letters, digits and _", "%s: variable name %q", what, name)
+		case name == "PORT" || strings.HasPrefix(name, "HEADGATE_"):
+			p.problem(at, "leave it out, or give yours another name", "%s: %s is set by headgate", what, name)
+		default:
+			p.variables(at, value, what+"."+name)
+			env[name] = value
+		}
+	}
+	switch n.Kind {
+	case yaml.MappingNode:
+		p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
+		for key, v := range yamlfile.Pairs(n) {
+			if v.Kind == yaml.ScalarNode && v.Tag == "!!null" {
+				p.problem(v, "write its value", "%s: %s has none, and nothing is taken from the server's environment", what, key.Value)
+			} else if value, ok := p.scalar(v, what+"."+key.Value); ok {
+				set(key, key.Value, value)
+			}
+		}
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			text, ok := p.scalar(c, what)
+			if !ok {
+				continue
+			}
+			name, value, ok := strings.Cut(text, "=")
+			if !ok {
+				p.problem(c, `write "NAME=value"`, "%s: %s has no value, and nothing is taken from the server's environment", what, name)
+				continue
+			}
+			if _, twice := env[name]; twice {
+				p.problem(c, "keep one of them", "%s: %s is set twice", what, name)
+			}
+			set(c, name, value)
+		}
+	default:
+		p.problem(n, `write "NAME: value" lines`, "%s is %s, where a mapping or a list belongs", what, kind(n))
+	}
+	return env
+}
+
+var signals = map[string]syscall.Signal{
+	"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT, "SIGQUIT": syscall.SIGQUIT, "SIGHUP": syscall.SIGHUP,
+	"SIGUSR1": syscall.SIGUSR1, "SIGUSR2": syscall.SIGUSR2, "SIGKILL": syscall.SIGKILL, "SIGWINCH": syscall.SIGWINCH,
+}
+
+func (p *composeParser) signal(n *yaml.Node, what string) syscall.Signal {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return syscall.SIGTERM
+	}
+	name := strings.ToUpper(text)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	sig, ok := signals[name]
+	if !ok {
+		p.problem(n, "use one of SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH", "%s: %q is no signal to stop with", what, text)
+		return syscall.SIGTERM
+	}
+	return sig
+}
+
+func (p *composeParser) workingDir(n *yaml.Node, what string) string {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return ""
+	}
+	if strings.HasPrefix(text, "/") || slices.Contains(strings.Split(text, "/"), "..") {
+		p.problem(n, `write a folder of the artifact, such as "app"`, "%s: %q is outside the artifact", what, text)
+		return ""
+	}
+	return text
+}
+
+func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
+	if n == nil || !p.mapping(n, what, []string{"health", "drain", "artifact"}, nil) {
+		return
+	}
+	for key, v := range yamlfile.Pairs(n) {
+		switch key.Value {
+		case "health":
+			path, ok := p.scalar(v, what+".health")
+			switch {
+			case !ok:
+			case !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " \t\r\n#"):
+				p.problem(v, `write the path to request, such as "/healthz"`, "%s.health: %q is no path", what, path)
+			case len(s.Ports) == 0:
+				p.problem(v, "add ports, or use healthcheck with a test command", "%s.health: the service has no ports", what)
+			default:
+				s.Health.Path = path
+			}
+		case "drain":
+			s.Drain = p.duration(v, what+".drain", 0, time.Hour)
+		case "artifact":
+			s.Artifact, _ = p.scalar(v, what+".artifact")
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package services
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+func TestParse(t *testing.T) {
+	c, err := Parse("compose.yaml", []byte(`
+name: hello
+x-other: {anything: goes}
+services:
+  worker:
+    command: [./worker, --queue, "$HEADGATE_ENVIRONMENT"]
+    environment: ["A=1=2", "B="]
+    deploy: {replicas: 0}
+    stop_signal: INT
+    stop_grace_period: 1m30s
+    working_dir: sub/dir
+  web:
+    command: ./web --name 'a b' "c\"d" e\ f -p ${PORT}
+    environment: {N: 1, YES: true, COST: "$$5"}
+    ports: ["8000:80", "[::1]:8001:80/tcp", "0.0.0.0::80", "80"]
+    healthcheck: {interval: 10s, retries: 5}
+    x-headgate: {health: "/healthz?a=b", drain: 3s, artifact: main}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Services) != 2 || c.Services[0].Name != "web" {
+		t.Fatalf("%+v", c)
+	}
+	web, worker := c.Services[0], c.Services[1]
+	for _, c := range []struct{ name, got, want string }{
+		{"command", fmt.Sprintf("%q", web.Command), `["./web" "--name" "a b" "c\"d" "e f" "-p" "${PORT}"]`},
+		{"environment", fmt.Sprint(web.Environment), "map[COST:$$5 N:1 YES:true]"},
+		{"ports", fmt.Sprint(web.Ports), "[127.0.0.1:8000 [::1]:8001 0.0.0.0:0 127.0.0.1:0]"},
+		{"health", fmt.Sprintf("%+v", web.Health), "{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5}}"},
+		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace), "3s main 1 terminated 10s"},
+		{"list", fmt.Sprint(worker.Command, worker.Environment), "[./worker --queue $HEADGATE_ENVIRONMENT] map[A:1=2 B:]"},
+		{"stop", fmt.Sprintf("%v %v %v %v", worker.Replicas, worker.StopSignal, worker.StopGrace, worker.WorkingDir), "0 interrupt 1m30s sub/dir"},
+		{"alive", fmt.Sprint(worker.Health.Connect, worker.Health.StartPeriod), "false 1s"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, c.got, c.want)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"image", "services:\n  web:\n    image: nginx\n    command: x\n", `f:3: services.web: "image" is not supported; containers are not in this version; leave it out and the command runs from the release's artifact`},
+		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `f:2: services.web: "depends_on" is not supported; services start side by side`},
+		{"unknown", "services:\n  web:\n    comand: x\n", `f:3: unknown key "comand" in "services.web"; did you mean "command"?`},
+		{"top", "servces: {}\n", `did you mean "services"?`},
+		{"misspelt extension", "services: {web: {command: x, x-headgat: {}}}\n", `did you mean "x-headgate"?`},
+		{"none", "services: {}\n", "declares no service"},
+		{"no services", "name: x\n", "f:1: declares no service"},
+		{"no command", "services:\n  web:\n    ports: ['80:80']\n", "f:2: services.web has no command; write the program"},
+		{"quote", "services: {web: {command: \"a 'b\"}}\n", "services.web.command: a single quote is not closed"},
+		{"variable", "services: {web: {command: 'x $HOME'}}\n", `services.web.command: $HOME is not set; an instance has $PORT, $HEADGATE_ENVIRONMENT`},
+		{"variable fix", "services: {web: {command: 'x $HOME'}}\n", `write "$$"`},
+		{"PORT", "services: {web: {command: x, environment: {PORT: 1}}}\n", "PORT is set by headgate"},
+		{"taken from the shell", "services: {web: {command: x, environment: [TOKEN]}}\n", "TOKEN has no value"},
+		{"port", "services: {web: {command: x, ports: ['1:2:3:4']}}\n", `"1:2" is no IP address`},
+		{"port number", "services: {web: {command: x, ports: ['70000:80']}}\n", `"70000" is no port number`},
+		{"range", "services: {web: {command: x, ports: ['8000-8010:80']}}\n", `"8000-8010" is no port number`},
+		{"udp", "services: {web: {command: x, ports: ['53:53/udp']}}\n", "only TCP"},
+		{"two inside", "services: {web: {command: x, ports: ['1000:80', '1001:81']}}\n", "an instance has one port"},
+		{"same port", "services: {a: {command: x, ports: ['1000:80']}, b: {command: x, ports: ['1000:80']}}\n", `services "a" and "b" both want port 127.0.0.1:1000`},
+		{"long ports", "services: {web: {command: x, ports: [{target: 80}]}}\n", "the long form is not supported"},
+		{"replicas", "services: {web: {command: x, deploy: {replicas: many}}}\n", `services.web.deploy.replicas is "many"; write a number from 0 to 100`},
+		{"too many replicas", "services: {web: {command: x, deploy: {replicas: 101}}}\n", "from 0 to 100"},
+		{"health without ports", "services: {web: {command: x, x-headgate: {health: /}}}\n", "the service has no ports"},
+		{"two checks", "services: {web: {command: x, ports: ['80'], healthcheck: {test: y}, x-headgate: {health: /}}}\n", "has x-headgate.health already"},
+		{"test", "services: {web: {command: x, healthcheck: {test: [y]}}}\n", "begins with none of CMD, CMD-SHELL, NONE"},
+		{"duration", "services: {web: {command: x, x-headgate: {drain: soon}}}\n", `"soon", which is no duration`},
+		{"negative", "services: {web: {command: x, x-headgate: {drain: -1s}}}\n", "from 0s to 1h0m0s"},
+		{"signal", "services: {web: {command: x, stop_signal: SIGSTOP}}\n", "no signal to stop with"},
+		{"outside", "services: {web: {command: x, working_dir: ../..}}\n", "outside the artifact"},
+		{"name", "services: {'We b': {command: x}}\n", `service name "We b"`},
+		{"duplicate", "services:\n  web: {command: x}\n  web: {command: y}\n", `f:3: "web" was already set on line 2`},
+		{"null", "services: {web: }\n", "services.web is nothing, where a mapping belongs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ps := Check("f", []byte(c.in))
+			if !strings.Contains(ps.Error(), c.want) {
+				t.Errorf("got %q, want %q", ps.Error(), c.want)
+			}
+		})
+	}
+}
+
+func TestExpand(t *testing.T) {
+	vars := map[string]string{"PORT": "80", "HEADGATE_RELEASE": "4"}
+	for in, want := range map[string]string{
+		"": "", "a$PORT.b": "a80.b", "${PORT}x": "80x", "$$PORT": "$PORT", "$PORTX": "!", "${PORT": "!", "$": "!", "${X:-y}": "y", "${X-}": "",
+		"${PORT:-1}": "80", "${HEADGATE_COMMIT:-none}": "none", "$HEADGATE_RELEASE$PORT": "480", "${}": "!", "cost $$5": "cost $5",
+	} {
+		got, err := expand(in, vars)
+		if err != nil {
+			got = "!"
+		}
+		if got != want {
+			t.Errorf("%q gives %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
+	read := func(text string) *version {
+		c, err := Parse("f", []byte("services: {web: {"+text+"}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &version{service: c.Services[0], release: Release{Number: 4, Commit: "c"}, digest: digest(1)}
+	}
+	base := "command: x, ports: ['80']"
+	id := read(base).id(1)
+	for _, same := range []string{base, base + ", deploy: {replicas: 3}", base + ", x-headgate: {drain: 1s}", "command: x, ports: ['80', '81:80']"} {
+		if read(same).id(1) != id {
+			t.Errorf("%s needs new instances", same)
+		}
+	}
+	for _, other := range []string{"command: y, ports: ['80']", base + ", environment: {A: b}", base + ", healthcheck: {retries: 9}", base + ", working_dir: x"} {
+		if read(other).id(1) == id {
+			t.Errorf("%s needs no new instances", other)
+		}
+	}
+	if read(base).id(2) == id {
+		t.Error("another generation needs no new instances")
+	}
+}
+
+func TestArtifactOf(t *testing.T) {
+	one, two := map[string]string{"main": "1"}, map[string]string{"web": "1", "worker": "2"}
+	for _, c := range []struct {
+		service   Service
+		artifacts map[string]string
+		want      string
+	}{
+		{Service{Name: "web"}, one, "1"},
+		{Service{Name: "worker"}, two, "2"},
+		{Service{Name: "x", Artifact: "web"}, two, "1"},
+		{Service{Name: "x"}, two, "does not say which"},
+		{Service{Name: "x", Artifact: "y"}, two, "release 7 has web, worker"},
+		{Service{Name: "x"}, nil, "has no artifact"},
+	} {
+		got, err := artifactOf(c.service, Release{Number: 7, Artifacts: c.artifacts})
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%+v: %q, want %q", c.service, got, c.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(web))
+	f.Add([]byte("services: {a: {command: [x], environment: [A=$PORT], healthcheck: {test: [CMD, y]}}}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("f", data)
+		if err != nil {
+			ps, ok := yamlfile.ProblemsIn(err)
+			if !ok || len(ps) == 0 {
+				t.Fatalf("an error that is no Problem: %v", err)
+			}
+			for _, p := range ps {
+				if p.File != "f" || p.What == "" {
+					t.Fatalf("%+v", p)
+				}
+			}
+			return
+		}
+		for _, s := range c.Services {
+			if len(s.Command) == 0 || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 || s.Drain < 0 || s.Drain > time.Hour {
+				t.Fatalf("%+v", s)
+			}
+			if _, err := expandAll(s.Command, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again, err := Parse("f", data)
+		if err != nil || !reflect.DeepEqual(c, again) {
+			t.Fatal("it reads differently the second time")
+		}
+	})
+}

@@ -1,0 +1,86 @@
+package services
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const portForm = `write "8000:80", "127.0.0.1:8000:80" or "0:80" for any free port`
+
+func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
+	if n.Kind != yaml.SequenceNode {
+		p.problem(n, portForm, "%s is %s, where a list belongs", what, kind(n))
+		return nil
+	}
+	inside := ""
+	for _, c := range n.Content {
+		if c.Kind == yaml.MappingNode {
+			p.problem(c, portForm, "%s: the long form is not supported", what)
+			continue
+		}
+		text, ok := p.scalar(c, what)
+		if !ok {
+			continue
+		}
+		port, container, err := parsePort(text)
+		switch {
+		case err != nil:
+			p.problem(c, portForm, "%s: %q: %v", what, text, err)
+		case inside != "" && inside != container:
+			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what, inside, container)
+		case slices.Contains(ports, port) && port.Host != 0:
+			p.problem(c, "keep one of them", "%s: %s stands here twice", what, port)
+		case len(ports) == maxPorts:
+			p.problem(c, "", "%s: more than %d ports", what, maxPorts)
+		default:
+			inside = container
+			ports = append(ports, port)
+		}
+	}
+	return ports
+}
+
+func parsePort(text string) (p Port, container string, err error) {
+	spec, protocol, named := strings.Cut(text, "/")
+	if named && protocol != "tcp" {
+		return p, "", fmt.Errorf("only TCP is served")
+	}
+	p = Port{HostIP: "127.0.0.1"}
+	rest := spec
+	if i := strings.LastIndex(rest, ":"); i >= 0 {
+		rest, container = spec[:i], spec[i+1:]
+		host := rest
+		if i := strings.LastIndex(rest, ":"); i >= 0 {
+			host = rest[i+1:]
+			ip, err := netip.ParseAddr(strings.Trim(rest[:i], "[]"))
+			if err != nil {
+				return p, "", fmt.Errorf("%q is no IP address", rest[:i])
+			}
+			p.HostIP = ip.String()
+		}
+		if host != "" {
+			if p.Host, err = portNumber(host, 0); err != nil {
+				return p, "", err
+			}
+		}
+	} else {
+		container = rest // as in Compose: any free port of the machine
+	}
+	if _, err := portNumber(container, 1); err != nil {
+		return p, "", err
+	}
+	return p, container, nil
+}
+
+func portNumber(text string, low int) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < low || n > 65535 {
+		return 0, fmt.Errorf("%q is no port number", text)
+	}
+	return n, nil
+}

@@ -1,0 +1,158 @@
+package services
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Checks of an instance that was never healthy come quickly, so that a rollout
+// waits for the instance and not for the clock.
+const (
+	firstCheck  = 10 * time.Millisecond
+	slowestWait = time.Second
+)
+
+// watch checks an instance until ctx ends, and says every result. The pauses
+// begin short and double until the first success.
+func watch(ctx context.Context, h Health, check func(context.Context) error, result func(error)) {
+	pause := firstCheck
+	if h.Path == "" && h.Test == nil && !h.Connect {
+		pause = h.StartPeriod
+	}
+	healthy := false
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		err := bounded(ctx, h.Timeout, check)
+		if ctx.Err() != nil {
+			return
+		}
+		result(err)
+		healthy = healthy || err == nil
+		if healthy {
+			pause = h.Interval
+		} else {
+			pause = min(2*pause, h.Interval, slowestWait)
+		}
+		timer.Reset(pause)
+	}
+}
+
+func bounded(ctx context.Context, timeout time.Duration, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+	defer cancel()
+	err := check(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// alive is the check of an instance that has none: whoever watches stops when it ends.
+func alive(context.Context) error { return nil }
+
+// connects checks that a port takes connections.
+func connects(port int) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address(port))
+		if err != nil {
+			return fmt.Errorf("port %d ($PORT): %w", port, cause(err))
+		}
+		return conn.Close()
+	}
+}
+
+// answers checks that an HTTP GET gets a status from 200 to 399.
+func answers(port int, path string) func(context.Context) error {
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address(port)+path, nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("User-Agent", "headgate-health")
+		resp, err := client.Do(req)
+		if err != nil {
+			return fmt.Errorf("GET %s on port %d ($PORT): %w", path, port, cause(err))
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode >= 200 && resp.StatusCode <= 399 {
+			return nil
+		}
+		// The reason is a help, not a need: a body that cannot be read is left out.
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+		return fmt.Errorf("GET %s answered %d: %s", path, resp.StatusCode, printable(line))
+	}
+}
+
+// cause takes the layers of the net packages off an error.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// runs checks that a command exits 0 in a sandbox like the instance's.
+func runs(s *starter, c command) func(context.Context) error {
+	return func(ctx context.Context) error {
+		var out lastBytes
+		c.output = &out
+		p, err := s.start(ctx, c)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			p.kill()
+			<-p.done
+			return ctx.Err()
+		}
+		if p.status == 0 {
+			return nil
+		}
+		lines := strings.Split(strings.TrimSpace(string(out.tail)), "\n")
+		text := "healthcheck " + p.outcome
+		if last := printable(lines[len(lines)-1]); last != "" {
+			text += ": " + last
+		}
+		return errors.New(text)
+	}
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct{ tail []byte }
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	l.tail = append(l.tail, p...)
+	if over := len(l.tail) - 1000; over > 0 {
+		l.tail = bytes.Clone(l.tail[over:])
+	}
+	return len(p), nil
+}

@@ -1,0 +1,239 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is one running command with all that it started.
+type process struct {
+	cmd     *exec.Cmd
+	bwrap   bool
+	log     *logFile // nil when the output is kept elsewhere
+	done    chan struct{}
+	outcome string // how it ended, for people; valid after done
+	status  int    // exit status; -1 after a signal; valid after done
+}
+
+// command is what to run where.
+type command struct {
+	argv       []string
+	env        []string
+	release    string // unpacked
+	workingDir string
+	hostname   string
+	output     interface{ Write([]byte) (int, error) }
+}
+
+// starter starts processes from a thread of its own. A child asks the kernel to
+// kill it when the thread that started it ends, and a thread ends when a
+// goroutine that locked it ends; this one lives as long as the target.
+type starter struct {
+	bwrap string // path of bubblewrap; empty runs without
+	work  chan func()
+}
+
+// run serves start until ctx ends.
+func (s *starter) run(ctx context.Context) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-s.work:
+			f()
+		}
+	}
+}
+
+var errStopped = errors.New("the server is stopping")
+
+// start starts a command. The process ends with the server in any case.
+func (s *starter) start(ctx context.Context, c command) (*process, error) {
+	var cmd *exec.Cmd
+	if s.bwrap != "" {
+		line := sandboxed(s.bwrap, c.release, c.workingDir, c.hostname, c.argv)
+		cmd = exec.Command(line[0], line[1:]...)
+		cmd.Dir = "/"
+	} else {
+		dir := filepath.Join(c.release, c.workingDir)
+		name := c.argv[0]
+		if strings.Contains(name, "/") && !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		cmd = exec.Command(name, c.argv[1:]...)
+		cmd.Dir = dir
+	}
+	cmd.Env = c.env
+	cmd.Stdout, cmd.Stderr = c.output, c.output
+	// A process that handed its output to something that outlives it does not hold us.
+	cmd.WaitDelay = 2 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	p := &process{cmd: cmd, bwrap: s.bwrap != "", done: make(chan struct{})}
+	p.log, _ = c.output.(*logFile)
+	started := make(chan error, 1)
+	select {
+	case s.work <- func() { started <- cmd.Start() }:
+	case <-ctx.Done():
+		return nil, errStopped
+	}
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	go p.wait()
+	return p, nil
+}
+
+func (p *process) wait() {
+	defer close(p.done)
+	err := p.cmd.Wait()
+	if !p.bwrap {
+		// What it left behind in its session ends with it.
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	}
+	state := p.cmd.ProcessState
+	if state == nil {
+		p.outcome, p.status = err.Error(), -1
+		return
+	}
+	p.status = state.ExitCode()
+	ws, _ := state.Sys().(syscall.WaitStatus)
+	switch {
+	case ws.Signaled():
+		p.outcome = "was ended by " + signalName(ws.Signal())
+	case p.bwrap && p.status > 128 && p.status < 128+32:
+		p.outcome = "was ended by " + signalName(syscall.Signal(p.status-128))
+	default:
+		p.outcome = "exited " + strconv.Itoa(p.status)
+	}
+	if p.log != nil {
+		if last := p.log.lastLine(); last != "" {
+			p.outcome += ": " + last
+		}
+	}
+}
+
+func signalName(s syscall.Signal) string {
+	for name, known := range signals {
+		if known == s {
+			return name
+		}
+	}
+	return fmt.Sprintf("signal %d (%s)", int(s), s)
+}
+
+// pid is the process of the command itself, seen from the machine. In a sandbox
+// there are bubblewrap and the sandbox's first process above it.
+func (p *process) pid() (int, bool) {
+	pid := p.cmd.Process.Pid
+	if !p.bwrap {
+		return pid, true
+	}
+	for range 2 {
+		next, ok := child(pid)
+		if !ok {
+			return 0, false
+		}
+		pid = next
+	}
+	return pid, true
+}
+
+// child is the first child of a process.
+func child(pid int) (int, bool) {
+	id := strconv.Itoa(pid)
+	if data, err := os.ReadFile("/proc/" + id + "/task/" + id + "/children"); err == nil {
+		first, _, _ := strings.Cut(string(data), " ")
+		n, err := strconv.Atoi(first)
+		return n, err == nil
+	}
+	// A kernel without that file: look through all of them.
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, false
+	}
+	for _, stat := range stats {
+		data, err := os.ReadFile(stat)
+		if err != nil {
+			continue
+		}
+		// "pid (name) state ppid …", where the name may hold anything.
+		_, rest, _ := strings.Cut(string(data)[strings.LastIndex(string(data), ")")+1:], " ")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == id {
+			n, err := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+			return n, err == nil
+		}
+	}
+	return 0, false
+}
+
+// group is the process group of the command, when it has one of its own. In a
+// sandbox its leader is the sandbox's first process, which the kernel shields
+// from signals that it does not handle; before that one has made the group there
+// is no command yet to be asked.
+func (p *process) group() (int, bool) {
+	leader := p.cmd.Process.Pid
+	if p.bwrap {
+		first, ok := child(leader)
+		if _, began := p.pid(); !ok || !began {
+			return 0, false
+		}
+		leader = first
+	}
+	group, err := syscall.Getpgid(leader)
+	return group, err == nil && group == leader
+}
+
+// stop asks the command and its process group to end and, after the grace time,
+// ends all of it. It returns when it has ended.
+func (p *process) stop(signal syscall.Signal, grace time.Duration) {
+	if group, ok := p.group(); ok && grace > 0 {
+		if err := syscall.Kill(-group, signal); err == nil {
+			timer := time.NewTimer(grace)
+			defer timer.Stop()
+			select {
+			case <-p.done:
+				return
+			case <-timer.C:
+			}
+		}
+	}
+	p.kill()
+	<-p.done
+}
+
+// kill ends all of it at once.
+func (p *process) kill() {
+	if p.bwrap {
+		// The sandbox's first process takes everything in its namespace with it, and
+		// bubblewrap then reports that it is gone.
+		if first, ok := child(p.cmd.Process.Pid); ok && syscall.Kill(first, syscall.SIGKILL) == nil {
+			return
+		}
+		// It has ended by itself if this fails.
+		_ = p.cmd.Process.Kill()
+		return
+	}
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+}
+
+// freePort finds a port on loopback that nobody listens on.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	return port, l.Close()
+}

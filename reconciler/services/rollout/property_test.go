@@ -1,0 +1,338 @@
+package rollout
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// world is a naive machine that carries actions out. It knows by itself what runs,
+// what is healthy and what gets traffic, and complains about actions that cannot be.
+type world struct {
+	t        *rapid.T
+	d        Declared
+	o        Observed
+	now      time.Time
+	running  map[string]string // instance → version
+	healthy  map[string]bool   // passed a check since it was started, and was not seen to fail since
+	fails    map[string]int
+	leaving  map[string]bool // draining or stopping
+	draining []string
+	stopping []string
+	routed   map[string][]string // service → instances
+	bound    map[string][]string
+	broken   map[string]bool // versions that never become healthy
+	minimum  map[string]int  // service → fewest instances that may have traffic; checked when present
+	wake     time.Time
+}
+
+func newWorld(t *rapid.T) *world {
+	return &world{t: t, now: epoch, running: map[string]string{}, healthy: map[string]bool{}, fails: map[string]int{}, leaving: map[string]bool{},
+		routed: map[string][]string{}, bound: map[string][]string{}, broken: map[string]bool{}, minimum: map[string]int{}}
+}
+
+func (w *world) declare(services ...Service) {
+	seq := w.d.Sequence + 1
+	w.d = Declared{Commit: fmt.Sprint("c", seq), Sequence: seq, Services: services}
+	w.o.Declare(w.d)
+	w.plan()
+}
+
+// plan carries out what is planned until nothing is.
+func (w *world) plan() {
+	for round := 0; ; round++ {
+		if round == 5 {
+			w.t.Fatalf("there is no end of actions")
+		}
+		before := w.o.Clone()
+		actions, wake := Plan(w.d, &w.o, w.now)
+		again, _ := Plan(w.d, before, w.now)
+		if fmt.Sprint(actions) != fmt.Sprint(again) {
+			w.t.Fatalf("the same facts gave %v and %v", actions, again)
+		}
+		w.wake = wake
+		if len(actions) == 0 {
+			break
+		}
+		for _, a := range actions {
+			w.o.Did(a, w.now)
+			w.act(a)
+		}
+	}
+	for service, least := range w.minimum {
+		if n := len(w.routed[service]); n < least {
+			w.t.Fatalf("%d instances of %s have traffic, of at least %d", n, service, least)
+		}
+	}
+}
+
+func (w *world) act(a Action) {
+	if a.Fence != w.d.Sequence {
+		w.t.Fatalf("%s has fence %d of %d", a, a.Fence, w.d.Sequence)
+	}
+	switch a.Kind {
+	case Listen:
+		w.bound[a.Service] = a.Listen
+		w.o.Saw(Listened{Service: a.Service, Bound: a.Listen}, w.now)
+	case Start:
+		if _, runs := w.running[a.Instance]; runs {
+			w.t.Fatalf("%s: it runs", a)
+		}
+		w.running[a.Instance] = a.Version
+		w.fails[a.Instance] = 0
+	case Route:
+		for _, id := range a.Routed {
+			if !w.healthy[id] || w.leaving[id] || w.running[id] != a.Version {
+				w.t.Fatalf("%s: %s is not fit for traffic", a, id)
+			}
+		}
+		w.routed[a.Service] = a.Routed
+	case Drain, Stop:
+		if _, runs := w.running[a.Instance]; !runs {
+			w.t.Fatalf("%s: it does not run", a)
+		}
+		for _, ids := range w.routed {
+			if slices.Contains(ids, a.Instance) {
+				w.t.Fatalf("%s: it has traffic", a)
+			}
+		}
+		w.leaving[a.Instance] = true
+		if a.Kind == Drain {
+			w.draining = append(w.draining, a.Instance)
+		} else {
+			w.stopping = append(w.stopping, a.Instance)
+		}
+	case Close:
+		for id := range w.running {
+			if f, _ := w.o.Find(id); f == nil {
+				w.t.Fatalf("%s: %s still runs", a, id)
+			}
+		}
+		delete(w.bound, a.Service)
+	}
+}
+
+func (w *world) exit(id, how string) {
+	delete(w.running, id)
+	delete(w.healthy, id)
+	delete(w.leaving, id)
+	w.draining = slices.DeleteFunc(w.draining, func(d string) bool { return d == id })
+	w.stopping = slices.DeleteFunc(w.stopping, func(d string) bool { return d == id })
+	w.o.Saw(Exited{ID: id, How: how}, w.now)
+	for service, ids := range w.routed {
+		w.routed[service] = slices.DeleteFunc(slices.Clone(ids), func(d string) bool { return d == id })
+	}
+	w.plan()
+}
+
+func (w *world) check(id string, ok bool) {
+	if _, runs := w.running[id]; !runs || w.leaving[id] {
+		return
+	}
+	if ok {
+		w.healthy[id], w.fails[id] = true, 0
+	} else if w.fails[id]++; w.fails[id] >= testCheck.Retries {
+		delete(w.healthy, id)
+	}
+	w.o.Saw(Checked{ID: id, OK: ok, Message: "no"}, w.now)
+	w.plan()
+}
+
+// settle lets time pass without faults: what can become healthy does, what drains
+// has drained, what is told to stop stops.
+func (w *world) settle(rounds int) {
+	for range rounds {
+		for _, id := range slices.Clone(w.draining) {
+			w.draining = slices.DeleteFunc(w.draining, func(d string) bool { return d == id })
+			w.o.Saw(Drained{ID: id}, w.now)
+			w.plan()
+		}
+		for _, id := range slices.Clone(w.stopping) {
+			w.exit(id, "exited 0")
+		}
+		for _, id := range slices.Sorted(maps.Keys(w.running)) {
+			if w.broken[w.running[id]] {
+				w.exit(id, "exited 1")
+			} else {
+				w.check(id, true)
+			}
+		}
+		w.now = w.now.Add(time.Second)
+		if w.wake.After(w.now) && len(w.draining)+len(w.stopping) == 0 {
+			// Nothing else will happen before the plan wants to be asked again, but checks.
+			for _, id := range slices.Sorted(maps.Keys(w.running)) {
+				if !w.broken[w.running[id]] {
+					w.check(id, true)
+				}
+			}
+			w.now = w.wake
+		}
+		w.plan()
+	}
+}
+
+// TestWhateverHappensItEndsConverged plays random commits and faults. At any time
+// only healthy instances have traffic and every action carries the newest fence;
+// when the faults stop and a working version is declared, exactly that runs.
+func TestWhateverHappensItEndsConverged(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		version := 0
+		services := func(broken bool) (all []Service) {
+			for _, name := range []string{"db", "web"} {
+				if !rapid.Bool().Draw(t, "declared") {
+					continue
+				}
+				version++
+				s := service(fmt.Sprintf("%s=v%d*%d", name, rapid.IntRange(max(1, version-2), version).Draw(t, "version"), rapid.IntRange(0, 4).Draw(t, "replicas")))
+				s.Version = name + s.Version
+				if rapid.Bool().Draw(t, "listens") {
+					s.Listen = []string{fmt.Sprint("127.0.0.1:8", rapid.IntRange(0, 1).Draw(t, "port"), name)}
+				}
+				if broken && rapid.Bool().Draw(t, "broken") {
+					w.broken[s.Version] = true
+				}
+				if rapid.IntRange(0, 3).Draw(t, "fallback") == 0 {
+					back := s
+					back.Version, back.Fallback = name+"v0", nil
+					s.Fallback = &back
+				}
+				all = append(all, s)
+			}
+			return all
+		}
+		any := func() string {
+			ids := slices.Sorted(maps.Keys(w.running))
+			if len(ids) == 0 {
+				return ""
+			}
+			return rapid.SampledFrom(ids).Draw(t, "instance")
+		}
+		w.declare(services(true)...)
+		for range rapid.IntRange(0, 60).Draw(t, "steps") {
+			switch rapid.IntRange(0, 7).Draw(t, "event") {
+			case 0:
+				w.declare(services(true)...)
+			case 1:
+				if id := any(); id != "" {
+					w.exit(id, "killed")
+				}
+			case 2, 3:
+				if id := any(); id != "" && !w.broken[w.running[id]] {
+					w.check(id, true)
+				}
+			case 4:
+				if id := any(); id != "" {
+					w.check(id, false)
+				}
+			case 5:
+				w.now = w.now.Add(time.Duration(rapid.IntRange(1, 20000).Draw(t, "ms")) * time.Millisecond)
+				w.plan()
+			case 6:
+				w.settle(1)
+			case 7:
+				// Events about what is gone change nothing.
+				before := fmt.Sprint(w.o.Names())
+				w.o.Saw(Exited{ID: "gone-1", How: "late"}, w.now)
+				w.o.Saw(Checked{ID: "gone-1", OK: true}, w.now)
+				if after := fmt.Sprint(w.o.Names()); before != after {
+					t.Fatalf("a late event changed %s to %s", before, after)
+				}
+				w.plan()
+			}
+		}
+		w.broken = map[string]bool{}
+		w.declare(services(false)...)
+		w.settle(60)
+		want := map[string]int{}
+		for _, s := range w.d.Services {
+			if s.Replicas > 0 {
+				want[s.Version] = s.Replicas
+			}
+			if !slices.Equal(w.bound[s.Name], s.Listen) {
+				t.Fatalf("%s listens on %v, not %v", s.Name, w.bound[s.Name], s.Listen)
+			}
+			if len(w.routed[s.Name]) != s.Replicas {
+				t.Fatalf("%v of %s have traffic, not %d", w.routed[s.Name], s.Name, s.Replicas)
+			}
+		}
+		got := map[string]int{}
+		for _, v := range w.running {
+			got[v]++
+		}
+		if !maps.Equal(want, got) {
+			t.Fatalf("%v runs, not %v", got, want)
+		}
+		if state, why := Status(w.d, &w.o, w.now); state != Healthy && len(w.d.Services) > 0 {
+			t.Fatalf("%s: %s", state, why)
+		}
+		if len(w.d.Services) == 0 && len(w.o.Services) > 0 {
+			t.Fatalf("%v is still known", w.o.Names())
+		}
+	})
+}
+
+// TestServingNeverDropsBelow: from one working version to the next, in any order of
+// events, at least the smaller of both numbers of instances has traffic.
+func TestServingNeverDropsBelow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		replicas := rapid.IntRange(1, 5).Draw(t, "replicas")
+		w.declare(service(fmt.Sprintf("web=v1*%d", replicas)))
+		w.settle(3)
+		for v := range rapid.IntRange(1, 5).Draw(t, "rollouts") {
+			next := rapid.IntRange(1, 5).Draw(t, "replicas")
+			w.minimum["web"] = min(replicas, next, len(w.routed["web"]))
+			replicas = next
+			w.declare(service(fmt.Sprintf("web=v%d*%d", v+2, next)))
+			for range rapid.IntRange(0, 20).Draw(t, "steps") {
+				ids := slices.Sorted(maps.Keys(w.running))
+				id := rapid.SampledFrom(ids).Draw(t, "instance")
+				switch {
+				case slices.Contains(w.draining, id):
+					w.draining = slices.DeleteFunc(w.draining, func(d string) bool { return d == id })
+					w.o.Saw(Drained{ID: id}, w.now)
+					w.plan()
+				case slices.Contains(w.stopping, id):
+					w.exit(id, "exited 0")
+				default:
+					w.check(id, true)
+				}
+			}
+			if rapid.Bool().Draw(t, "settle") {
+				w.settle(10)
+			}
+		}
+	})
+}
+
+// TestBadVersionsGetNothing: whatever is tried, a version that never becomes healthy
+// has no traffic and the old one goes on.
+func TestBadVersionsGetNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		replicas := rapid.IntRange(1, 5).Draw(t, "replicas")
+		w.declare(service(fmt.Sprintf("web=v1*%d", replicas)))
+		w.settle(3)
+		w.minimum["web"] = replicas
+		w.broken["v2"] = true
+		next := rapid.IntRange(1, 6).Draw(t, "replicas of the next")
+		w.declare(service(fmt.Sprintf("web=v2*%d", next)))
+		w.settle(40)
+		if state, why := Status(w.d, &w.o, w.now); state != Failed {
+			t.Fatalf("%s: %s", state, why)
+		}
+		for id, v := range w.running {
+			if v != "v1" {
+				t.Fatalf("%s of %s still runs", id, v)
+			}
+		}
+		if f := w.o.Services["web"].Versions["v2"].Failures; f > max(3, next)+next {
+			t.Fatalf("tried %d times", f)
+		}
+	})
+}

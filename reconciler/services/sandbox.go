@@ -1,0 +1,79 @@
+package services
+
+import (
+	"os"
+	"path"
+	"slices"
+)
+
+// inside is where an instance finds the release.
+const inside = "/app"
+
+// systemFolders are what an instance sees of the machine, read-only, besides /usr.
+var systemFolders = []string{
+	"/etc/alternatives", "/etc/ssl", "/etc/ca-certificates", "/etc/pki", "/etc/resolv.conf", "/etc/hosts",
+	"/etc/nsswitch.conf", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols",
+	"/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/nix/store",
+}
+
+// sandboxed is the command line that runs argv in bubblewrap: the system and the
+// release read-only, everything private but the network, which an instance
+// shares to be reached on its port, and gone whole when its first process or the
+// server is gone.
+func sandboxed(bwrap, release, workingDir, hostname string, argv []string) []string {
+	line := []string{
+		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", hostname,
+		"--die-with-parent", "--new-session", "--cap-drop", "ALL",
+		"--ro-bind", "/usr", "/usr",
+	}
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"} {
+		if to, err := os.Readlink(dir); err == nil {
+			line = append(line, "--symlink", to, dir)
+		} else {
+			line = append(line, "--ro-bind-try", dir, dir)
+		}
+	}
+	for _, dir := range systemFolders {
+		line = append(line, "--ro-bind-try", dir, dir)
+	}
+	line = append(line,
+		"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp",
+		"--ro-bind", release, inside, "--chdir", path.Join(inside, workingDir), "--")
+	return append(line, argv...)
+}
+
+// environment is the environment of an instance, built from nothing.
+func environment(vars map[string]string, declared map[string]string) ([]string, error) {
+	all := map[string]string{
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
+	}
+	for name, text := range declared {
+		value, err := expand(text, vars)
+		if err != nil {
+			return nil, err
+		}
+		all[name] = value
+	}
+	var env []string
+	for name, value := range all {
+		env = append(env, name+"="+value)
+	}
+	for name, value := range vars {
+		env = append(env, name+"="+value)
+	}
+	slices.Sort(env)
+	return env, nil
+}
+
+// expandAll expands every word of a command line.
+func expandAll(argv []string, vars map[string]string) ([]string, error) {
+	out := make([]string, len(argv))
+	for i, w := range argv {
+		var err error
+		if out[i], err = expand(w, vars); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,647 @@
+package services
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain lets the test binary be the service under test, too.
+func TestMain(m *testing.M) {
+	if os.Getenv("BE_SERVER") != "" {
+		beServer()
+		return
+	}
+	if os.Getenv("BE_TARGET") != "" {
+		beTarget()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// beServer is a small web service. SIGTERM ends it once its requests are answered.
+func beServer() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if os.Getenv("BROKEN") != "" {
+		fmt.Println("cannot open the database")
+		os.Exit(3)
+	}
+	var sick atomic.Bool
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "release %s instance %s says %s", os.Getenv("HEADGATE_RELEASE"), os.Getenv("HEADGATE_INSTANCE"), os.Getenv("SAYS"))
+	})
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
+		if sick.Load() || os.Getenv("SICK") != "" {
+			http.Error(w, "sick", http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("/sicken", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
+		d, _ := time.ParseDuration(r.FormValue("for"))
+		w.WriteHeader(http.StatusOK)
+		fmt.Fprint(w, "begun ")
+		w.(http.Flusher).Flush()
+		time.Sleep(d)
+		fmt.Fprint(w, "done")
+	})
+	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, strings.Join(os.Environ(), "\n"))
+	})
+	mux.HandleFunc("/write", func(w http.ResponseWriter, r *http.Request) {
+		for _, p := range []string{"/tmp/x", "x", "/usr/x"} {
+			err := os.WriteFile(p, nil, 0o600)
+			fmt.Fprintf(w, "%s %t\n", p, err == nil)
+		}
+	})
+	srv := &http.Server{Addr: "127.0.0.1:" + os.Getenv("PORT"), Handler: mux}
+	go func() {
+		<-ctx.Done()
+		srv.Shutdown(context.Background())
+	}()
+	fmt.Println("listening on", srv.Addr)
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	time.Sleep(10 * time.Millisecond) // Shutdown is returning
+}
+
+// unpackSelf puts the test binary into a release as ./server.
+func unpackSelf(_ context.Context, digest, dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "server"), data, 0o755),
+		os.WriteFile(filepath.Join(dir, "digest"), []byte(digest), 0o644))
+}
+
+func digest(n int) string {
+	return "sha256:" + hex.EncodeToString(bytes.Repeat([]byte{byte(n)}, 32))
+}
+
+// house is a running target with one environment of its own.
+type house struct {
+	*Target
+	t   *testing.T
+	env string
+	seq int
+	end func()
+
+	unpack atomic.Value // func(ctx, digest, dir) error
+}
+
+var houses atomic.Int64
+
+func open(t *testing.T, confined bool) *house {
+	t.Helper()
+	if _, err := exec.LookPath("bwrap"); confined && err != nil {
+		t.Skip("bubblewrap is not installed: apt-get install bubblewrap")
+	}
+	h := &house{t: t, env: fmt.Sprintf("test-%d-%d", os.Getpid(), houses.Add(1))}
+	h.unpack.Store(unpackSelf)
+	h.Target = New(t.TempDir(), t.TempDir(), func(ctx context.Context, digest, dir string) error {
+		return h.unpack.Load().(func(context.Context, string, string) error)(ctx, digest, dir)
+	})
+	h.Unconfined = !confined
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	h.end = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Errorf("Run did not return")
+		}
+		census(t, h.env)
+		if t.Failed() {
+			logs, _ := filepath.Glob(filepath.Join(h.LogDir, "*", "*", "*"))
+			for _, l := range logs {
+				data, _ := os.ReadFile(l)
+				t.Logf("%s\n%s", filepath.Base(l), data)
+			}
+		}
+		if err := removeTree(h.WorkDir); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(h.end)
+	return h
+}
+
+// census fails the test if a process of the environment lives.
+func census(t *testing.T, env string) {
+	t.Helper()
+	eventually(t, "no process is left", func() (string, bool) {
+		left := processesOf(env)
+		return fmt.Sprint(left), len(left) == 0
+	})
+}
+
+func processesOf(env string) (pids []string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, f := range files {
+		data, _ := os.ReadFile(f)
+		if bytes.Contains(data, []byte("HEADGATE_ENVIRONMENT="+env+"\x00")) {
+			pids = append(pids, f)
+		}
+	}
+	return pids
+}
+
+// eventually waits until ok, and fails with the last answer when it takes too long.
+func eventually(t *testing.T, what string, ok func() (string, bool)) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		said, is := ok()
+		if is {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not so after 20s: %s", what, said)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+const web = `services:
+  web:
+    command: ./server
+    environment: {BE_SERVER: "1", SAYS: hello}
+    ports: ["0:80"]
+    x-headgate: {health: /healthz, drain: 5s}
+    healthcheck: {interval: 200ms, start_period: 10s}
+    deploy: {replicas: 2}
+`
+
+func (h *house) converge(release int, compose string) {
+	h.seq++
+	h.Converge(Declared{Environment: h.env, Application: "hello", Repository: "hello", Commit: fmt.Sprintf("c%d", h.seq), Sequence: h.seq,
+		Compose: []byte(compose), Release: Release{Number: release, Commit: "abc", Artifacts: map[string]string{"main": digest(release)}}})
+}
+
+// await waits for a state of the newest declaration.
+func (h *house) await(s State) Observed {
+	h.t.Helper()
+	var o Observed
+	changed, end := h.Watch()
+	defer end()
+	deadline := time.After(15 * time.Second)
+	for {
+		o, _ = h.Observe(h.env, "hello")
+		if o.State == s && o.Sequence == h.seq {
+			return o
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			h.t.Fatalf("not %s after 15s: %+v", s, o)
+		}
+	}
+}
+
+func get(url string) (int, string, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+func (h *house) get(path, want string) {
+	h.t.Helper()
+	o, _ := h.Observe(h.env, "hello")
+	status, body, err := get(o.Services[0].URL + path)
+	if err != nil || status != 200 || !strings.Contains(body, want) {
+		h.t.Fatalf("GET %s: %d %q %v, want %q", path, status, body, err, want)
+	}
+}
+
+func both(t *testing.T, f func(t *testing.T, h *house)) {
+	t.Run("confined", func(t *testing.T) { h := open(t, true); f(t, h); h.end() })
+	t.Run("unconfined", func(t *testing.T) { h := open(t, false); f(t, h); h.end() })
+}
+
+func TestConvergeAndEnd(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	both(t, func(t *testing.T, h *house) {
+		began := time.Now()
+		h.converge(1, web)
+		o := h.await(Healthy)
+		t.Logf("healthy after %s", time.Since(began))
+		h.get("/", "release 1 instance web-")
+		began = time.Now()
+		h.converge(2, strings.Replace(web, "hello", "bye", 1))
+		o2 := h.await(Healthy)
+		t.Logf("next one after %s", time.Since(began))
+		h.get("/", "says bye")
+		if o.Services[0].URL != o2.Services[0].URL {
+			t.Errorf("the port changed: %s, %s", o.Services[0].URL, o2.Services[0].URL)
+		}
+		lines, err := h.InstanceLog(h.env, "hello", "web-1", 100)
+		if err != nil || !strings.Contains(strings.Join(lines, "\n"), "listening on") {
+			t.Errorf("log: %q %v", lines, err)
+		}
+		if _, err := h.InstanceLog(h.env, "hello", "../web-1", 1); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a log outside: %v", err)
+		}
+	})
+}
+
+func TestSandbox(t *testing.T) {
+	t.Setenv("SECRET_OF_SERVER", "x")
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	h.await(Healthy)
+	h.get("/write", "/tmp/x true\nx false\n/usr/x false\n")
+	h.get("/env", "HEADGATE_COMMIT=abc")
+	o, _ := h.Observe(h.env, "hello")
+	if _, body, _ := get(o.Services[0].URL + "/env"); strings.Contains(body, "SECRET_OF_SERVER") {
+		t.Error("the server's environment got in")
+	}
+	h.end()
+}
+
+// load requests without pause until it is ended, and counts what was lost.
+func load(url string) (end func() (sent, lost int64, why string)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var sent, lost atomic.Int64
+	var why atomic.Value
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				status, body, err := get(url)
+				sent.Add(1)
+				if err != nil || status != 200 {
+					lost.Add(1)
+					why.Store(fmt.Sprintf("%d %q %v", status, body, err))
+				}
+			}
+		})
+	}
+	return func() (int64, int64, string) {
+		cancel()
+		wg.Wait()
+		s, _ := why.Load().(string)
+		return sent.Load(), lost.Load(), s
+	}
+}
+
+func TestRollingUpdateLosesNoRequest(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	o := h.await(Healthy)
+	end := load(o.Services[0].URL)
+	for release := 2; release <= 4; release++ {
+		h.converge(release, web)
+		h.await(Healthy)
+		eventually(t, "the old instances are gone", func() (string, bool) {
+			o, _ := h.Observe(h.env, "hello")
+			return fmt.Sprint(o.Services), len(o.Services[0].Instances) == 2
+		})
+	}
+	sent, lost, why := end()
+	if lost > 0 || sent == 0 {
+		t.Errorf("%d of %d requests lost: %s", lost, sent, why)
+	}
+	t.Logf("%d requests", sent)
+	h.get("/", "release 4")
+	http.DefaultClient.CloseIdleConnections()
+	h.end()
+}
+
+func TestBadReleaseKeepsTheOld(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	h.await(Healthy)
+	h.converge(2, strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
+	o := h.await(Failed)
+	for _, want := range []string{"release 2 was given up", "release 1 goes on serving", "exited 3: cannot open the database"} {
+		if !strings.Contains(o.Message, want) {
+			t.Errorf("%q does not say %q", o.Message, want)
+		}
+	}
+	h.get("/", "release 1")
+	h.converge(3, "services: {web: {comand: x}}")
+	if o := h.await(Failed); !strings.Contains(o.Message, "compose.yaml:1") {
+		t.Errorf("no place in %q", o.Message)
+	}
+	h.get("/", "release 1")
+	h.converge(4, web)
+	h.await(Healthy)
+	h.get("/", "release 4")
+	// An older declaration that comes late does nothing.
+	h.Converge(Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web), Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}})
+	h.await(Healthy)
+	h.get("/", "release 4")
+	h.end()
+}
+
+func TestKilledInstanceComesBack(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	both(t, func(t *testing.T, h *house) {
+		h.converge(1, web)
+		o := h.await(Healthy)
+		end := load(o.Services[0].URL)
+		victim := o.Services[0].Instances[0]
+		if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.await(Degraded)
+		o = h.await(Healthy)
+		if in := o.Services[0].Instances[0]; in.Restarts != 1 || !strings.Contains(in.LastExit, "SIGKILL") {
+			t.Errorf("%+v", in)
+		}
+		// Requests that were in flight in the victim are sent to the other one.
+		if sent, lost, why := end(); lost > 0 {
+			t.Errorf("%d of %d requests lost: %s", lost, sent, why)
+		}
+	})
+}
+
+func TestSickInstanceIsReplaced(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	o := h.await(Healthy)
+	get("http://" + address(o.Services[0].Instances[1].Port) + "/sicken")
+	o = h.await(Degraded)
+	if !strings.Contains(o.Message, "/healthz answered 500: sick") {
+		t.Errorf("%q", o.Message)
+	}
+	h.await(Healthy)
+	h.end()
+}
+
+func TestDrainLetsASlowRequestFinish(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	o := h.await(Healthy)
+	resp, err := http.Get(o.Services[0].URL + "/slow?for=1500ms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	h.converge(2, web)
+	h.await(Healthy)
+	h.get("/", "release 2")
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "begun done" {
+		t.Errorf("%q %v", body, err)
+	}
+	h.end()
+}
+
+func TestChangedFolderIsUnpackedAgain(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	h.await(Healthy)
+	dir := h.releases.folder(digest(1))
+	if err := removeTree(dir); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the folder is back and its instances are new", func() (string, bool) {
+		_, err := os.Stat(filepath.Join(dir, "digest"))
+		o, _ := h.Observe(h.env, "hello")
+		ins := o.Services[0].Instances
+		return fmt.Sprint(err, ins), err == nil && o.State == Healthy && len(ins) == 2 && ins[0].ID == "web-3"
+	})
+	h.end()
+}
+
+func TestRemoveAndPorts(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, false)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)
+	h.converge(1, strings.Replace(web, "0:80", port+":80", 1))
+	eventually(t, "the conflict is told", func() (string, bool) {
+		o, _ := h.Observe(h.env, "hello")
+		return o.Message, strings.Contains(o.Message, "port 127.0.0.1:"+port+" of service web of hello in "+h.env+" is taken by another program")
+	})
+	taken.Close()
+	o := h.await(Healthy)
+	url := o.Services[0].URL
+	h.Remove(h.env, "hello")
+	eventually(t, "it is gone", func() (string, bool) {
+		o, known := h.Observe(h.env, "hello")
+		return fmt.Sprint(o), !known
+	})
+	if _, _, err := get(url); err == nil {
+		t.Error("the port is still served")
+	}
+	last := h.seq
+	h.seq = last - 2
+	h.converge(1, web) // an old commit does not bring it back
+	if _, known := h.Observe(h.env, "hello"); known {
+		t.Error("an old commit brought it back")
+	}
+	h.seq = last - 1
+	h.converge(1, web) // the commit that it had does: it was declared once more
+	h.await(Healthy)
+	h.end()
+}
+
+func TestFallbackServesAfterARestart(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	good := Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web),
+		Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}}
+	bad := good
+	bad.Commit, bad.Sequence, bad.Fallback, bad.Release.Number = "c2", 2, &good, 2
+	bad.Compose = []byte(strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
+	h.seq = 2
+	h.Converge(bad)
+	o := h.await(Failed)
+	eventually(t, "the last good release serves", func() (string, bool) {
+		o, _ = h.Observe(h.env, "hello")
+		_, body, err := get(o.Services[0].URL)
+		return fmt.Sprint(body, err, o), err == nil && strings.HasPrefix(body, "release 1 ")
+	})
+	if o.Services[0].Release != 1 {
+		t.Errorf("%+v", o)
+	}
+	h.end()
+}
+
+func TestStopIsAskedForFirst(t *testing.T) {
+	both(t, func(t *testing.T, h *house) {
+		h.converge(1, `services:
+  web:
+    command: ./server
+    environment: {BE_SERVER: "1"}
+    ports: ["0:80"]
+  script: {command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; while :; do sleep 0.01; done"], healthcheck: {start_period: 100ms}}
+  stubborn: {command: ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], stop_grace_period: 100ms, healthcheck: {start_period: 100ms}}
+`)
+		h.await(Healthy)
+		h.Remove(h.env, "hello")
+		eventually(t, "it is gone", func() (string, bool) {
+			o, known := h.Observe(h.env, "hello")
+			return fmt.Sprint(o), !known
+		})
+		for id, want := range map[string]string{"web-1": "web-1 exited 0: listening on", "script-1": "script-1 exited 7: bye", "stubborn-1": "stubborn-1 was ended by SIGKILL"} {
+			lines, err := h.InstanceLog(h.env, "hello", id, 1)
+			if err != nil || !strings.Contains(lines[0], "headgate: "+want) {
+				t.Errorf("%s: %q %v", id, lines, err)
+			}
+		}
+	})
+}
+
+func TestStopWhileUnpacking(t *testing.T) {
+	h := open(t, false)
+	unpacking := make(chan struct{}, 2)
+	h.unpack.Store(func(ctx context.Context, digest, dir string) error {
+		unpacking <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	h.converge(1, web)
+	<-unpacking
+	h.Remove(h.env, "hello")
+	eventually(t, "it is gone", func() (string, bool) {
+		o, known := h.Observe(h.env, "hello")
+		return fmt.Sprint(o), !known
+	})
+	h.end()
+}
+
+// A loop that is stuck must not look healthy for long.
+func TestSilenceIsNotHealth(t *testing.T) {
+	h := open(t, false)
+	h.converge(1, web)
+	h.await(Healthy)
+	h.mu.Lock()
+	a := h.apps[key{h.env, "hello"}]
+	h.mu.Unlock()
+	stuck, free := make(chan struct{}), make(chan struct{})
+	a.post(func() { close(stuck); <-free })
+	<-stuck
+	if o := a.observe(time.Now()); o.State != Healthy {
+		t.Errorf("%+v", o)
+	}
+	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != Unknown || !strings.Contains(o.Message, "nothing was heard of web-1") {
+		t.Errorf("%+v", o)
+	}
+	close(free)
+	h.end()
+	if o, _ := h.Observe(h.env, "hello"); o.State != Unknown {
+		t.Errorf("after the end: %+v", o)
+	}
+}
+
+func TestWorkerAndCommandCheck(t *testing.T) {
+	h := open(t, true)
+	h.converge(1, `services:
+  tick: {command: ["sh", "-c", "echo tick; exec sleep 1000"], healthcheck: {start_period: 200ms}}
+  tock:
+    command: sh -c 'touch /tmp/ready; echo $HEADGATE_INSTANCE; sleep 1000'
+    healthcheck: {test: test -f digest, interval: 100ms}
+    stop_signal: SIGINT
+    stop_grace_period: 200ms
+`)
+	o := h.await(Healthy)
+	if len(o.Services) != 2 || o.Services[1].Name != "tock" || o.Services[1].URL != "" {
+		t.Errorf("%+v", o)
+	}
+	h.end()
+}
+
+// beTarget runs a target until it is killed. It prints when it is healthy.
+func beTarget() {
+	t := New(os.Getenv("WORK"), os.Getenv("LOGS"), unpackSelf)
+	t.Unconfined = os.Getenv("BE_TARGET") == "unconfined"
+	changed, _ := t.Watch()
+	t.Converge(Declared{Environment: os.Getenv("ENVIRONMENT"), Application: "hello", Commit: "c", Sequence: 1, Compose: []byte(web),
+		Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}})
+	go func() {
+		for range changed {
+			if o, _ := t.Observe(os.Getenv("ENVIRONMENT"), "hello"); o.State == Healthy {
+				fmt.Println("healthy")
+				return
+			}
+		}
+	}()
+	fmt.Println(t.Run(context.Background()))
+}
+
+func TestKilledServerLeavesNoProcess(t *testing.T) {
+	for _, how := range []string{"confined", "unconfined"} {
+		t.Run(how, func(t *testing.T) {
+			if _, err := exec.LookPath("bwrap"); how == "confined" && err != nil {
+				t.Skip("bubblewrap is not installed: apt-get install bubblewrap")
+			}
+			env := fmt.Sprintf("killed-%s-%d", how, os.Getpid())
+			self, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			work := t.TempDir()
+			cmd := exec.Command(self)
+			cmd.Env = []string{"BE_TARGET=" + how, "PATH=" + os.Getenv("PATH"), "WORK=" + work, "LOGS=" + t.TempDir(), "ENVIRONMENT=" + env}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 100)
+			if n, err := out.Read(buf); err != nil || string(buf[:n]) != "healthy\n" {
+				t.Errorf("%q %v", buf[:n], err)
+			}
+			if len(processesOf(env)) == 0 {
+				t.Error("the census does not work")
+			}
+			cmd.Process.Kill()
+			cmd.Wait()
+			census(t, env)
+			if err := removeTree(work); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

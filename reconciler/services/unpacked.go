@@ -1,0 +1,231 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+)
+
+// unpackedReleases are artifacts unpacked to folders that instances run from, one
+// folder per digest, read-only, shared. The folders are a cache of this run of the
+// server: they are emptied when it starts and unpacked again when they differ
+// from what was unpacked.
+type unpackedReleases struct {
+	dir    string
+	unpack func(ctx context.Context, digest, dir string) error
+
+	mu  sync.Mutex
+	all map[string]*unpacked
+}
+
+// unpacked is one artifact.
+type unpacked struct {
+	mu    sync.Mutex   // held while the folder is made or looked at
+	print uint64       // of the folder as it was unpacked
+	made  atomic.Int64 // how often it was unpacked; written with mu held
+
+	// Guarded by unpackedReleases.mu.
+	users int
+	used  time.Time
+}
+
+// maxIdleReleases is how many folders that nobody uses are kept for a rollback.
+const maxIdleReleases = 5
+
+var digestForm = regexp.MustCompile(`^[a-z0-9]+:[0-9a-f]{32,128}$`)
+
+// empty removes what an earlier run of the server left.
+func (u *unpackedReleases) empty() error {
+	if err := os.MkdirAll(u.dir, 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(u.dir)
+	for _, e := range entries {
+		err = errors.Join(err, removeTree(filepath.Join(u.dir, e.Name())))
+	}
+	return err
+}
+
+func (u *unpackedReleases) folder(digest string) string {
+	return filepath.Join(u.dir, regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(digest, "-"))
+}
+
+func (u *unpackedReleases) entry(digest string) *unpacked {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.all == nil {
+		u.all = map[string]*unpacked{}
+	}
+	e := u.all[digest]
+	if e == nil {
+		e = &unpacked{}
+		u.all[digest] = e
+	}
+	return e
+}
+
+// use unpacks an artifact unless its folder is there and as it was, and keeps the
+// folder until leave.
+func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, err error) {
+	if !digestForm.MatchString(digest) {
+		return "", fmt.Errorf("artifact digest %q is none", digest)
+	}
+	e := u.entry(digest)
+	u.mu.Lock()
+	e.users++
+	e.used = time.Now()
+	u.mu.Unlock()
+	defer func() {
+		if err != nil {
+			u.leave(digest)
+		}
+	}()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	dir = u.folder(digest)
+	if print, err := fingerprint(dir); e.made.Load() > 0 && err == nil && print == e.print {
+		return dir, nil
+	}
+	if err := removeTree(dir); err != nil {
+		return "", fmt.Errorf("unpack %s: %w", digest, err)
+	}
+	temp, err := os.MkdirTemp(u.dir, ".unpacking-")
+	if err != nil {
+		return "", fmt.Errorf("unpack %s: %w", digest, err)
+	}
+	if err := u.place(ctx, digest, temp, dir); err != nil {
+		return "", errors.Join(fmt.Errorf("unpack %s: %w", digest, err), removeTree(temp))
+	}
+	if e.print, err = fingerprint(dir); err != nil {
+		return "", fmt.Errorf("unpack %s: %w", digest, err)
+	}
+	e.made.Add(1)
+	return dir, nil
+}
+
+func (u *unpackedReleases) place(ctx context.Context, digest, temp, dir string) error {
+	if err := u.unpack(ctx, digest, temp); err != nil {
+		return err
+	}
+	if err := readOnly(temp); err != nil {
+		return err
+	}
+	crash.Point("services.release-unpacked")
+	if err := os.Rename(temp, dir); err != nil {
+		return err
+	}
+	crash.Point("services.release-placed")
+	return nil
+}
+
+// leave ends a use, and removes the folders that were idle longest over the bound.
+func (u *unpackedReleases) leave(digest string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.all[digest].users--
+	var idle []string
+	for d, e := range u.all {
+		if e.users == 0 {
+			idle = append(idle, d)
+		}
+	}
+	slices.SortFunc(idle, func(a, b string) int { return u.all[b].used.Compare(u.all[a].used) })
+	for _, d := range idle[min(len(idle), maxIdleReleases):] {
+		// What cannot be removed now is removed at the next start.
+		_ = removeTree(u.folder(d))
+		delete(u.all, d)
+	}
+}
+
+// generation numbers the folder of an artifact: it changes when the folder had to
+// be unpacked anew, so that instances of the earlier one can be replaced.
+func (u *unpackedReleases) generation(digest string) int64 {
+	return max(1, u.entry(digest).made.Load())
+}
+
+// inspect is generation after a look at the folder: one more than it is when the
+// folder is not as it was unpacked.
+func (u *unpackedReleases) inspect(digest string) int64 {
+	e := u.entry(digest)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	made := e.made.Load()
+	if made == 0 {
+		return 1
+	}
+	if print, err := fingerprint(u.folder(digest)); err != nil || print != e.print {
+		made++
+	}
+	return made
+}
+
+// fingerprint sums up a tree without reading its files: names, kinds, sizes and
+// when and where each was last changed.
+func fingerprint(dir string) (uint64, error) {
+	h := fnv.New64a()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		st, _ := info.Sys().(*syscall.Stat_t)
+		changed := st.Ctim
+		if d.IsDir() && path == dir {
+			changed = syscall.Timespec{} // renaming it to its place changed that
+		}
+		fmt.Fprintf(h, "%q %s %d %d %d.%d\n", path, info.Mode(), info.Size(), st.Ino, changed.Sec, changed.Nsec)
+		return nil
+	})
+	return h.Sum64(), err
+}
+
+// readOnly takes the right to write from a tree. The top stays writable for its
+// owner, since a folder that is not cannot be renamed; the sandbox mounts it read-only.
+func readOnly(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		mode := info.Mode().Perm()&^0o222 | 0o444
+		if d.IsDir() {
+			mode |= 0o111
+		}
+		if path == dir {
+			mode |= 0o200
+		}
+		return os.Chmod(path, mode)
+	})
+}
+
+// removeTree removes a tree that may be read-only.
+func removeTree(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}

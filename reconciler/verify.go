@@ -1,0 +1,258 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/policies"
+)
+
+// Verified is what Verify saw. It proves something only together with its
+// counts: nothing wrong among no commits is nothing.
+type Verified struct {
+	Environments int
+	Promotions   int // commits that give an environment a release
+	Rollbacks    int // commits that give one back
+	Approvals    int // by people
+	Decisions    int // records that were there to be checked
+	Findings     []Finding
+}
+
+// Finding is one thing that is not as it must be.
+type Finding struct {
+	Ref    string
+	Commit repo.Hash
+	What   string
+}
+
+func (f Finding) String() string {
+	return fmt.Sprintf("%s at %s %s", f.Ref, short(f.Commit), f.What)
+}
+
+// Verify proves from a clone alone, with nothing but the keys whose signatures
+// count, that every environment's branch is one line of signed commits, and
+// that each gave the environment exactly a release's bytes: the release exists,
+// verifies, and its folder with its manifest is what the commit holds. releases
+// are those of the clone, checked by the caller (Release.Verifies); a plain clone
+// has none of their tags, a mirror has. It reads
+// branches of the clone and, where there are none, those of its remotes. It
+// writes nothing. The error is for what keeps it from reading; what it finds
+// wrong are findings.
+func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers, releases []Release) (Verified, error) {
+	var v verification
+	v.repo, v.signers, v.releases = r, signers, map[int]Release{}
+	for _, rel := range releases {
+		v.releases[rel.Number] = rel
+	}
+	refs, err := environmentRefs(r)
+	if err != nil {
+		return v.Verified, err
+	}
+	for _, ref := range refs {
+		v.Environments++
+		if err := v.branch(ctx, ref); err != nil {
+			return v.Verified, fmt.Errorf("verify %s: %w", ref.Name, err)
+		}
+	}
+	return v.Verified, nil
+}
+
+func environmentRefs(r *repo.Repository) ([]repo.Ref, error) {
+	refs, err := r.Refs("refs/heads/env/")
+	if err != nil || len(refs) > 0 {
+		return refs, err
+	}
+	all, err := r.Refs("refs/remotes/")
+	return slices.DeleteFunc(all, func(ref repo.Ref) bool {
+		_, name, _ := strings.Cut(strings.TrimPrefix(ref.Name, "refs/remotes/"), "/")
+		return !strings.HasPrefix(name, "env/")
+	}), err
+}
+
+type verification struct {
+	Verified
+	repo     *repo.Repository
+	signers  repo.Signers
+	releases map[int]Release
+}
+
+// branch walks one environment's branch from its tip to its root.
+func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
+	// What a rollback restores must stand below it; that is known at the root.
+	trees := map[repo.Hash]repo.Hash{} // commit → its apps
+	type claim struct{ by, restores, apps repo.Hash }
+	var claims []claim
+
+	for at := ref.Hash; at != repo.Zero; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		found := func(format string, args ...any) {
+			v.Findings = append(v.Findings, Finding{ref.Name, at, fmt.Sprintf(format, args...)})
+		}
+		kind, raw, err := v.repo.Raw(at)
+		if err != nil {
+			return err
+		}
+		c, err := v.repo.Commit(at)
+		if err != nil {
+			return err
+		}
+		if err := v.signers.VerifyObject(kind, raw); err != nil {
+			found("%s", err)
+		}
+		if len(c.ParentHashes) > 1 {
+			found("has %d parents; an environment is one line", len(c.ParentHashes))
+		}
+		if first, err := isBeginning(v.repo, at); err != nil {
+			return err
+		} else if first {
+			break // signed, which was checked, and empty
+		}
+		p, ok := parsePromotion(c.Message, c.TreeHash)
+		if !ok {
+			found("does not read as a promotion: it names no release")
+		} else {
+			apps, err := v.content(found, p, c.TreeHash)
+			if err != nil {
+				return err
+			}
+			trees[at] = apps
+			if p.RollbackOf != repo.Zero {
+				v.Rollbacks++
+				claims = append(claims, claim{at, p.Restores, apps})
+				if len(c.ParentHashes) == 0 || p.RollbackOf != c.ParentHashes[0] {
+					found("rolls back %s, which is not the commit before it", short(p.RollbackOf))
+				}
+			} else {
+				v.Promotions++
+			}
+			v.people(found, c.Message, p)
+			if err := v.decided(found, p); err != nil {
+				return err
+			}
+		}
+		at = repo.Zero
+		if len(c.ParentHashes) > 0 {
+			at = c.ParentHashes[0]
+		}
+	}
+	for _, c := range claims {
+		if apps, ok := trees[c.restores]; !ok || apps != c.apps {
+			v.Findings = append(v.Findings, Finding{ref.Name, c.by, fmt.Sprintf("restores %s, but its content is another", short(c.restores))})
+		}
+	}
+	return nil
+}
+
+// content checks that a commit holds a release's bytes and no others. It
+// returns the tree below apps.
+func (v *verification) content(found func(string, ...any), p Promotion, tree repo.Hash) (repo.Hash, error) {
+	top, err := v.repo.Tree(tree)
+	if err != nil {
+		return repo.Zero, err
+	}
+	held := false
+	for _, e := range top {
+		switch e.Name {
+		case "apps":
+		case "holds":
+			held = true
+		default:
+			found("holds %s, which belongs to no application", e.Name)
+		}
+	}
+	if rollback := p.RollbackOf != repo.Zero; held != rollback {
+		found("hold: %t, rollback: %t; a rollback sets a hold and a promotion lifts it", held, rollback)
+	}
+	appsEntry, err := v.repo.Lookup(tree, "apps")
+	if errors.Is(err, repo.ErrNoFile) {
+		found("holds no application")
+		return repo.Zero, nil
+	}
+	if err != nil {
+		return repo.Zero, err
+	}
+	apps, err := v.repo.Tree(appsEntry.Hash)
+	if err != nil {
+		return repo.Zero, err
+	}
+	if len(apps) != 1 {
+		found("holds %d applications, and names one release", len(apps))
+		return appsEntry.Hash, nil
+	}
+	rel, ok := v.releases[p.Release]
+	switch {
+	case !ok:
+		found("names release %d, of which there is no tag", p.Release)
+		return appsEntry.Hash, nil
+	case rel.Verifies != nil:
+		found("names release %d, which does not verify: %s", p.Release, rel.Verifies)
+		return appsEntry.Hash, nil
+	case rel.Commit != p.Source:
+		found("names release %d of %s, but that release is of %s", p.Release, short(p.Source), short(rel.Commit))
+		return appsEntry.Hash, nil
+	}
+	_, want, err := rendered(v.repo, rel, p.Path)
+	switch {
+	case errors.Is(err, errNoFolder):
+		found("names folder %s, which release %d does not have", p.Path, p.Release)
+	case err != nil:
+		return repo.Zero, err
+	case want.Hash() != apps[0].Hash:
+		found("holds bytes in apps/%s that are not release %d's %s", apps[0].Name, p.Release, p.Path)
+	}
+	return appsEntry.Hash, nil
+}
+
+// people checks that every approval is of this content and counts it.
+func (v *verification) people(found func(string, ...any), message string, p Promotion) {
+	named := 0
+	for _, t := range repo.Trailers(message) {
+		if t.Key == approvedBy && t.Value != "policy" {
+			named++
+		}
+	}
+	if named != len(p.Approvals) {
+		found("carries %d approvals, of which %d are of this content and of different people", named, len(p.Approvals))
+	}
+	v.Approvals += len(p.Approvals)
+}
+
+// decided checks that the commit names a decision that allowed it, and the
+// record, when the clone has it.
+func (v *verification) decided(found func(string, ...any), p Promotion) error {
+	words := strings.Fields(p.Decision)
+	if len(words) != 3 || words[0] != string(policies.Auto) {
+		found("names no decision that allows it")
+		return nil
+	}
+	h, ok := repo.ParseHash(words[2])
+	if !ok {
+		found("names no decision that allows it")
+		return nil
+	}
+	if !v.repo.Has(h) {
+		return nil // a plain clone has branches only; the mirror has the records
+	}
+	kind, raw, err := v.repo.Raw(h)
+	if err != nil {
+		return err
+	}
+	if err := v.signers.VerifyObject(kind, raw); err != nil {
+		found("names decision %s, which %s", short(h), err)
+	}
+	c, err := v.repo.Commit(h)
+	if err != nil {
+		return err
+	}
+	if repo.TrailerValue(c.Message, "Decision") != string(policies.Auto) || repo.TrailerValue(c.Message, "Policy") != p.Policy {
+		found("names decision %s, which does not allow it", short(h))
+	}
+	v.Decisions++
+	return nil
+}

@@ -1,0 +1,111 @@
+package reconciler
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Why says what an environment is, and why it is not further: the conditions of
+// its open proposal, until when or until whom each is open, and what to do.
+func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, environment string) (show.Why, error) {
+	r, err := rc.repository(repository)
+	if err != nil {
+		return show.Why{}, err
+	}
+	s, err := rc.look(ctx, r, environment)
+	if err != nil {
+		return show.Why{}, err
+	}
+	e, err := rc.environment(ctx, s)
+	if err != nil {
+		return show.Why{}, err
+	}
+	w := show.Why{State: e.State}
+	runs := "nothing was promoted to " + environment + " yet"
+	if s.declared != nil {
+		runs = fmt.Sprintf("%s is release %d and %s", environment, e.Release, e.State)
+		if e.Reason != "" {
+			runs += ": " + e.Reason
+		}
+	}
+	if e.Held != nil {
+		text := fmt.Sprintf("by %s, %s", or(e.Held.By, "unknown"), clock(e.Held.At))
+		if e.Held.Reason != "" {
+			text += ": " + e.Held.Reason
+		}
+		w.Facts = append(w.Facts, show.Fact{Label: "hold", Text: text + "; lifted by promoting forward"})
+	}
+	if !s.openProposal() {
+		w.Answer = rc.whyNothing(s, runs)
+		return w, nil
+	}
+	p, err := rc.promotion(ctx, s, actor)
+	if err != nil {
+		return show.Why{}, err
+	}
+	w.State, w.Checks = show.Waits, p.Checks
+	open := len(s.asked.open())
+	switch {
+	case open == 0:
+		w.Answer = fmt.Sprintf("release %d %s", p.To, p.Summary)
+	default:
+		w.Answer = fmt.Sprintf("release %d is not in %s because %d of %d conditions %s open", p.To, environment, open, len(p.Checks), isAre(open))
+	}
+	w.Facts = append([]show.Fact{{Label: "now", Text: runs}}, w.Facts...)
+	if !p.NotBefore.IsZero() {
+		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: clock(p.NotBefore)})
+	}
+	w.Facts = append(w.Facts,
+		show.Fact{Label: "content", Text: "tree " + p.Tree[:7] + ", which is what an approval binds to"},
+		show.Fact{Label: "policy", Text: clip(p.Policy, 100)})
+	switch {
+	case p.MayApprove:
+		w.Next = p.Commands
+	case actor.Name != "":
+		w.Facts = append(w.Facts, show.Fact{Label: "you", Text: p.WhyNot})
+	}
+	return w, nil
+}
+
+func isAre(n int) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
+}
+
+// whyNothing is the answer for an environment without a proposal.
+func (rc *Reconciler) whyNothing(s *sight, runs string) string {
+	switch {
+	case s.Wanted != nil && s.Wanted.Problem != "":
+		return runs + "; " + s.Wanted.Problem
+	case s.Wanted != nil:
+		return fmt.Sprintf("%s; release %d is about to be proposed", runs, s.Wanted.Release)
+	case len(s.Releases) == 0:
+		return "nothing has been released yet"
+	case s.Upstream != nil && s.Upstream.Release == 0:
+		return fmt.Sprintf("%s; it takes what is healthy in %s, to which nothing was promoted yet", runs, s.Upstream.Name)
+	case s.Upstream != nil && s.Declared != nil && s.Upstream.Release <= s.Declared.Covers:
+		return fmt.Sprintf("%s; %s, which comes before it, has nothing newer", runs, s.Upstream.Name)
+	case s.Upstream != nil && !s.Upstream.Healthy:
+		return fmt.Sprintf("%s; release %d is not healthy in %s yet", runs, s.Upstream.Release, s.Upstream.Name)
+	}
+	return runs + "; nothing newer has landed"
+}
+
+// waitsFor is what a proposal waits for, in one line without a verb.
+func (rc *Reconciler) waitsFor(ctx context.Context, s *sight) string {
+	if !s.openProposal() {
+		return "the next look at " + s.environment
+	}
+	if err := rc.ask(ctx, s, nil); err != nil {
+		return "policy, which could not be asked"
+	}
+	if rest, ok := strings.CutPrefix(s.summary(), "is denied: "); ok {
+		return "policy to allow it: " + rest
+	}
+	return strings.TrimPrefix(s.summary(), "waits for ")
+}

@@ -1,0 +1,443 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/services"
+)
+
+// worker is the one writer of one environment of one repository: of env/<name>,
+// promote/<name>, and the notes on its commits. Its goroutine owns the fields
+// below; what people ask for is done on it too, in turn.
+type worker struct {
+	rc          *Reconciler
+	repo        *repo.Repository
+	environment string
+	asks        chan request
+	wake        chan struct{}
+	ended       chan struct{} // closed when the goroutine is
+
+	told  repo.Hash // commit last given to the target by this process
+	saved string    // digest of the decision last saved
+}
+
+type request struct {
+	ctx  context.Context
+	do   func(context.Context) error
+	done chan error
+}
+
+func newWorker(rc *Reconciler, r *repo.Repository, environment string) *worker {
+	return &worker{rc: rc, repo: r, environment: environment, asks: make(chan request), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+}
+
+func (w *worker) log() *slog.Logger {
+	return w.rc.log().With("repo", w.repo.Name(), "env", w.environment)
+}
+
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// on runs do on the worker's goroutine and returns its error.
+func (w *worker) on(ctx context.Context, do func(context.Context) error) error {
+	req := request{ctx, do, make(chan error, 1)}
+	select {
+	case w.asks <- req:
+	case <-w.ended:
+		return &show.Error{Kind: show.Again, What: "the server is stopping", Hint: "try again in a moment"}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// Once begun it is waited for: its end is what the person is told.
+	return <-req.done
+}
+
+func (w *worker) run(ctx context.Context) {
+	defer close(w.ended)
+	moved, stop := w.rc.Store.Watch(w.repo.Name())
+	defer stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var failures int
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case req := <-w.asks:
+			// What a person asked for is not abandoned half way because they hang up;
+			// only the end of the server ends it.
+			req.done <- req.do(ctx)
+		case <-moved:
+		case <-w.wake:
+		case <-timer.C:
+		}
+		next, err := w.settle(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			failures++
+			next = min(time.Second<<min(failures, 6), safety)
+			w.log().Error("could not reconcile", "err", err, "again_in", next)
+		default:
+			failures = 0
+		}
+		timer.Reset(next)
+	}
+}
+
+// maxRounds bounds settle: a plan comes to rest after a few rounds, and one
+// that does not must not keep the processor busy.
+const maxRounds = 20
+
+// settle looks, plans and acts until nothing is left to do, and says when to
+// look again although nothing happens.
+func (w *worker) settle(ctx context.Context) (time.Duration, error) {
+	for range maxRounds {
+		s, err := w.rc.look(ctx, w.repo, w.environment)
+		if gone(err) {
+			w.retire()
+			return safety, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		s.Told = w.told
+		if err := w.decide(ctx, s); err != nil {
+			return 0, err
+		}
+		next, acted := safety, false
+		for _, a := range Plan(s.View) {
+			if a.Kind == Wake {
+				next = min(next, max(a.At.Sub(s.Now), time.Millisecond))
+				continue
+			}
+			acted = true
+			if err := w.act(ctx, s, a); errors.Is(err, repo.ErrMoved) {
+				break // somebody was faster; look again
+			} else if err != nil {
+				return 0, fmt.Errorf("%s release %d: %w", a.Kind, a.Release, err)
+			}
+		}
+		if !acted {
+			return next, nil
+		}
+	}
+	return 0, fmt.Errorf("environment %s of %s did not come to rest in %d rounds", w.environment, w.repo.Name(), maxRounds)
+}
+
+// retire stops what runs in an environment that has left headgate.yaml. Its
+// branch stays: declared again, it goes on from there.
+func (w *worker) retire() {
+	if w.told != repo.Zero {
+		w.rc.Target.Remove(w.environment, w.repo.Name())
+		w.told = repo.Zero
+		w.log().Info("environment is not declared any more, stopping what runs there")
+	}
+}
+
+func (w *worker) act(ctx context.Context, s *sight, a Action) error {
+	switch a.Kind {
+	case Converge:
+		return w.converge(s)
+	case Note:
+		return w.note(ctx, s, a.Outcome)
+	case Cover:
+		return w.cover(ctx, s, a.Release)
+	case Propose, Supersede:
+		return w.propose(ctx, s, a)
+	case Drop:
+		return w.drop(ctx, s, a)
+	case Promote:
+		return w.promote(ctx, s)
+	}
+	return fmt.Errorf("no such action: %s", a.Kind)
+}
+
+// converge gives the declared state to the target. It is not durable, and need
+// not be: a new process begins by doing it.
+func (w *worker) converge(s *sight) error {
+	declared, err := w.rc.declaredState(s, s.declared)
+	if err != nil {
+		return err
+	}
+	declared.Sequence = s.Declared.Sequence
+	if ok, _ := s.Outcome.good(); !ok {
+		if declared.Fallback, err = w.rc.fallback(s); err != nil {
+			return err
+		}
+	}
+	crash.Point("converge.before-target-told")
+	w.rc.Target.Converge(declared)
+	crash.Point("converge.target-told")
+	w.told = s.declared.Commit
+	w.log().Info("converging", "commit", s.declared.Commit.String(), "release", s.declared.Release)
+	return nil
+}
+
+func (w *worker) note(ctx context.Context, s *sight, o Outcome) error {
+	crash.Point("converge.before-outcome-noted")
+	err := w.repo.EditNote(ctx, NotesRef, s.declared.Commit, s.Now, noteSubject(s, string(o.State)), func(old []byte) ([]byte, error) {
+		next := o
+		next.Covers = parseOutcome(old).Covers
+		return next.encode()
+	})
+	if err != nil {
+		return err
+	}
+	crash.Point("converge.outcome-noted")
+	w.log().Info("outcome", "commit", s.declared.Commit.String(), "release", s.declared.Release, "state", o.State, "message", o.Message)
+	return nil
+}
+
+func noteSubject(s *sight, what string) string {
+	return fmt.Sprintf("%s in %s: release %d %s", s.app, s.environment, s.declared.Release, what)
+}
+
+func (w *worker) cover(ctx context.Context, s *sight, release int) error {
+	rel, ok := s.release(release)
+	if !ok {
+		return fmt.Errorf("there is no release %d", release)
+	}
+	crash.Point("promote.before-cover-noted")
+	err := w.repo.EditNote(ctx, NotesRef, s.declared.Commit, s.Now, noteSubject(s, fmt.Sprintf("is also release %d", release)), func(old []byte) ([]byte, error) {
+		return parseOutcome(old).withCover(Covered{release, rel.Commit.String()}).encode()
+	})
+	if err != nil {
+		return err
+	}
+	crash.Point("promote.cover-noted")
+	w.log().Info("release needs no promotion: same content", "release", release, "commit", s.declared.Commit.String())
+	return nil
+}
+
+// propose puts the promotion commit at promote/<environment>, as it would be on
+// env/<environment>, without a decision.
+func (w *worker) propose(ctx context.Context, s *sight, a Action) error {
+	p := s.promotion(a.Release)
+	p.Approvals = a.Approvals
+	p.Former = s.former(a.Approvals)
+	if _, err := w.writeProposal(ctx, s, p, s.Wanted.Tree); err != nil {
+		return err
+	}
+	w.log().Info("proposed", "release", a.Release, "supersedes", s.proposalRelease())
+	return nil
+}
+
+// maxFormer bounds the approvals that are remembered though they do not count.
+const maxFormer = 10
+
+// former are the approvals that a new proposal does not inherit.
+func (s *sight) former(kept []Approval) []Approval {
+	all := slices.Clone(s.proposal.Former)
+	if len(kept) == 0 {
+		all = append(all, s.proposal.Approvals...)
+	}
+	return all[max(0, len(all)-maxFormer):]
+}
+
+// writeProposal makes the commit and moves promote/<environment> to it.
+func (w *worker) writeProposal(ctx context.Context, s *sight, p Promotion, tree repo.Hash) (repo.Hash, error) {
+	parent := s.tipDeclared()
+	if parent == repo.Zero {
+		var err error
+		if parent, err = w.begin(ctx, s); err != nil {
+			return repo.Zero, err
+		}
+	}
+	p.ID = promotionID(s.app, s.environment, parent, tree)
+	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(parent), At: s.Now, Message: p.message(s.app, s.environment)})
+	if err != nil {
+		return repo.Zero, err
+	}
+	old := repo.Zero
+	if s.Proposal != nil {
+		old = s.Proposal.Commit
+	}
+	crash.Point("promote.before-proposed")
+	if err := w.repo.Move(ctx, PromotionRef(s.environment), old, commit); err != nil {
+		return repo.Zero, err
+	}
+	crash.Point("promote.proposed")
+	return commit, nil
+}
+
+func (w *worker) drop(ctx context.Context, s *sight, a Action) error {
+	crash.Point("promote.before-dropped")
+	if err := w.repo.Move(ctx, PromotionRef(s.environment), s.Proposal.Commit, repo.Zero); err != nil {
+		return err
+	}
+	crash.Point("promote.dropped")
+	w.log().Info("closed proposal", "release", a.Release, "reason", a.Reason)
+	return nil
+}
+
+// promote makes the proposal's content the declared state: one commit that
+// says everything, one move. The proposal goes after that; if this process does
+// not live to do it, the next one finds that the branch has it already.
+func (w *worker) promote(ctx context.Context, s *sight) error {
+	saved, err := w.save(ctx, s.asked)
+	if err != nil {
+		return err
+	}
+	p := s.promotion(s.Proposal.Release)
+	p.Approvals = s.Proposal.Approvals
+	p.Policy, p.Decision = s.asked.Policy, decisionTrailer(s.asked, saved)
+	p.ID = s.Proposal.ID
+	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: parents(s.tipDeclared()), At: s.Now, Message: p.message(s.app, s.environment)})
+	if err != nil {
+		return err
+	}
+	crash.Point("promote.before-environment-moved")
+	if err := w.repo.Move(ctx, EnvironmentRef(s.environment), s.tipDeclared(), commit); err != nil {
+		return err
+	}
+	crash.Point("promote.environment-moved")
+	w.log().Info("promoted", "release", p.Release, "commit", commit.String(), "decision", p.Decision)
+	return nil
+}
+
+// decide asks policy about the open proposal when it is the one wanted, and
+// saves the decision if it is news.
+func (w *worker) decide(ctx context.Context, s *sight) error {
+	if s.Proposal == nil || s.Wanted == nil || s.Proposal.Release != s.Wanted.Release ||
+		s.Proposal.Tree != s.Wanted.Tree || s.Proposal.Parent != s.tipDeclared() {
+		return nil // not the final word; Plan will replace it first
+	}
+	if err := w.rc.ask(ctx, s, nil); err != nil {
+		return err
+	}
+	if s.asked.record.Digest == w.saved {
+		return nil
+	}
+	if s.Answer.Decision != policies.Auto { // promote saves that one, when it is acted upon
+		if _, err := w.save(ctx, s.asked); err != nil {
+			return err
+		}
+	}
+	w.saved = s.asked.record.Digest
+	return nil
+}
+
+// save makes an answer a record, or finds the record it is already.
+func (w *worker) save(ctx context.Context, a *asked) (repo.Hash, error) {
+	if saved, err := savedBefore(w.repo, a); err != nil || saved != repo.Zero {
+		return saved, err
+	}
+	crash.Point("promote.before-decision-saved")
+	saved, err := decision.Save(ctx, w.repo, a.at, a.record)
+	if err != nil {
+		return repo.Zero, err
+	}
+	crash.Point("promote.decision-saved")
+	return saved, nil
+}
+
+// promotion is what the message about promoting a release says, as far as
+// it is known before anybody decides.
+func (s *sight) promotion(release int) Promotion {
+	rel, _ := s.release(release)
+	p := Promotion{Release: release, Source: rel.Commit, Path: s.settings.Path, subject: rel.Subject, includesFrom: s.sourceDeclared()}
+	for _, a := range rel.Artifacts {
+		p.Artifacts = append(p.Artifacts, a.Name+"@"+a.Digest)
+	}
+	slices.Sort(p.Artifacts)
+	if n := len(s.carried(release)); s.Declared != nil && n > 0 {
+		p.carries = fmt.Sprintf("%d release%s since release %d", n, plural(n), s.Declared.Covers)
+	}
+	if u := s.upstream; u != nil && u.declared != nil {
+		p.PromotedFrom = "env/" + s.settings.After + "@" + u.declared.Commit.String()
+		if s.settings.Soak > 0 && !u.declared.Outcome.HealthySince.IsZero() {
+			p.Soak = fmt.Sprintf("healthy there since %s (required %s)", u.healthySince().Format(time.RFC3339), s.settings.Soak)
+		}
+	}
+	return p
+}
+
+// healthySince is when the upstream became healthy, by the later of the note
+// and the target: a restart interrupts what is known.
+func (u *upstream) healthySince() time.Time {
+	t := u.declared.Outcome.HealthySince
+	if since := u.observed.Since.UTC().Truncate(time.Second); since.After(t) {
+		t = since
+	}
+	return t.UTC()
+}
+
+// tipDeclared is the tip of the environment's branch.
+func (s *sight) tipDeclared() repo.Hash {
+	if s.declared == nil {
+		return s.begun
+	}
+	return s.declared.Commit
+}
+
+func (s *sight) proposalRelease() int {
+	if s.Proposal == nil {
+		return 0
+	}
+	return s.Proposal.Release
+}
+
+func parents(h repo.Hash) []repo.Hash {
+	if h == repo.Zero {
+		return nil
+	}
+	return []repo.Hash{h}
+}
+
+func plural(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return "s"
+}
+
+// declaredState is what the target is given for a commit of the environment.
+func (rc *Reconciler) declaredState(s *sight, d *declaration) (services.Declared, error) {
+	m, err := manifestOf(s.repo, d.Tree, s.app)
+	if err != nil {
+		return services.Declared{}, err
+	}
+	compose, err := s.repo.File(d.Tree, appPath(s.app)+"/compose.yaml")
+	if err != nil && !errors.Is(err, repo.ErrNoFile) {
+		return services.Declared{}, err
+	}
+	return services.Declared{Environment: s.environment, Application: s.app, Repository: s.repo.Name(),
+		Commit: d.Commit.String(), Compose: compose,
+		Release: services.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts}}, nil
+}
+
+// maxHistory bounds how far back a fallback or a rollback is looked for.
+const maxHistory = 500
+
+// fallback is the last declared state that was healthy to the end, nil for none.
+func (rc *Reconciler) fallback(s *sight) (*services.Declared, error) {
+	all, err := rc.history(s.repo, s.environment, maxHistory)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range all {
+		if ok, _ := d.Outcome.good(); i == 0 || !ok {
+			continue
+		}
+		f, err := rc.declaredState(s, &d)
+		f.Sequence = s.Declared.Sequence - i
+		return &f, err
+	}
+	return nil, nil
+}
