@@ -215,7 +215,7 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = outW, outW
 	cmd.ExtraFiles = []*os.File{askR, answerW, infoW, shell, passwdR, groupR, hostsR} // from 3 on
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		files = append(files, outR, askW, answerR)
 		return fmt.Errorf("start bubblewrap: %w", err)
