@@ -125,26 +125,11 @@ func (s *server) landed(ctx context.Context, repository string, change int) (rep
 // loadAccess brings the server.yaml that has landed into force and makes the
 // repositories that it names. One that cannot be read leaves the old in force.
 func (s *server) loadAccess(ctx context.Context) error {
-	own, err := s.store.Repository(access.Own)
+	landed, err := s.landedConfiguration()
 	if err != nil {
 		return err
 	}
-	tip, err := own.Ref("refs/heads/" + configBranch)
-	if err != nil {
-		return err
-	}
-	tree, err := own.TreeOf(tip)
-	if err != nil {
-		return err
-	}
-	data, err := own.File(tree, access.FileName)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", access.FileName, err)
-	}
-	config, err := access.Parse(access.FileName, data)
-	if err != nil {
-		return err
-	}
+	config := landed.config
 	for _, r := range config.Repositories() {
 		if _, err := s.store.Create(ctx, r.Name); err != nil {
 			return err
@@ -153,6 +138,33 @@ func (s *server) loadAccess(ctx context.Context) error {
 	}
 	s.access.Store(config)
 	return nil
+}
+
+// configuration is one server.yaml that has landed.
+type configuration struct {
+	own    *repo.Repository
+	tip    repo.Hash
+	data   []byte
+	config *access.Config
+}
+
+func (s *server) landedConfiguration() (c configuration, err error) {
+	fail := func(err error) (configuration, error) { return c, fmt.Errorf("read %s: %w", access.FileName, err) }
+	if c.own, err = s.store.Repository(access.Own); err != nil {
+		return fail(err)
+	}
+	if c.tip, err = c.own.Ref("refs/heads/" + configBranch); err != nil {
+		return fail(err)
+	}
+	tree, err := c.own.TreeOf(c.tip)
+	if err != nil {
+		return fail(err)
+	}
+	if c.data, err = c.own.File(tree, access.FileName); err != nil {
+		return fail(err)
+	}
+	c.config, err = access.Parse(access.FileName, c.data)
+	return c, err
 }
 
 // watchAccess follows the configuration until ctx is done.

@@ -72,27 +72,12 @@ func (s *server) administrator(a show.Actor, what string) error {
 // one, and returns when it is in force. When somebody else's change lands in
 // between it edits again.
 func (s *server) reconfigure(ctx context.Context, a show.Actor, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
-	own, err := s.store.Repository(access.Own)
-	if err != nil {
-		return err
-	}
 	for try := 0; ; try++ {
-		tip, err := own.Ref("refs/heads/" + configBranch)
+		was, err := s.landedConfiguration()
 		if err != nil {
 			return err
 		}
-		tree, err := own.TreeOf(tip)
-		if err != nil {
-			return err
-		}
-		data, err := own.File(tree, access.FileName)
-		if err != nil {
-			return err
-		}
-		config, err := access.Parse(access.FileName, data)
-		if err != nil {
-			return err
-		}
+		own, tip, data, config := was.own, was.tip, was.data, was.config
 		edited, err := edit(config, data)
 		if err != nil {
 			return err

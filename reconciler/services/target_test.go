@@ -122,7 +122,7 @@ var houses atomic.Int64
 func open(t *testing.T, confined bool) *house {
 	t.Helper()
 	if _, err := exec.LookPath("bwrap"); confined && err != nil {
-		t.Skip("bubblewrap is not installed: apt-get install bubblewrap")
+		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 	}
 	h := &house{t: t, env: fmt.Sprintf("test-%d-%d", os.Getpid(), houses.Add(1))}
 	h.unpack.Store(unpackSelf)
@@ -612,7 +612,7 @@ func TestKilledServerLeavesNoProcess(t *testing.T) {
 	for _, how := range []string{"confined", "unconfined"} {
 		t.Run(how, func(t *testing.T) {
 			if _, err := exec.LookPath("bwrap"); how == "confined" && err != nil {
-				t.Skip("bubblewrap is not installed: apt-get install bubblewrap")
+				t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 			}
 			env := fmt.Sprintf("killed-%s-%d", how, os.Getpid())
 			self, err := os.Executable()
