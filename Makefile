@@ -21,7 +21,7 @@ run: run-packages build
 	bin/headgate serve --data $(DATA) --ssh $(SSH) --http $(HTTP)
 
 build:
-	go build -trimpath -o bin/ ./cmd/headgate ./cmd/headgate-hook
+	go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/headgate ./cmd/headgate-hook
 
 test: packages check
 	CGO_ENABLED=1 go test -race -timeout 30m ./...

@@ -9,6 +9,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,19 +22,21 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// bin is the folder with the programs under test, built once with the race
-// detector.
-var bin string
+// The folders with the programs under test, built once: bin with the race
+// detector; plain without, for the kill story, which starts a server many times
+// and waits for nothing but processes.
+var bin, plain string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// Stories mostly wait for processes: run more of them than there are cores.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err) // the testing package has that flag
+	}
 	dir, err := os.MkdirTemp("", "headgate-e2e-")
 	if err == nil {
-		bin = dir
-		build := exec.Command("go", "build", "-race", "-o", bin, "../cmd/headgate", "../cmd/headgate-hook")
-		build.Env = append(os.Environ(), "CGO_ENABLED=1")
-		build.Stderr = os.Stderr
-		err = build.Run()
+		bin, plain = filepath.Join(dir, "race"), filepath.Join(dir, "plain")
+		err = errors.Join(build("1", "-race", "-o", bin+"/"), build("0", "-o", plain+"/"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e: build the programs:", err)
@@ -42,6 +45,13 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+func build(cgo string, args ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build", "-trimpath"}, args...), "../cmd/headgate", "../cmd/headgate-hook")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
+	cmd.Stderr = os.Stderr
+	return cmd.Run()
 }
 
 func TestStories(t *testing.T) {

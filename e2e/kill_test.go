@@ -49,6 +49,11 @@ func crashPoints(t *testing.T) []string {
 	return points
 }
 
+// elsewhere are points that no journey reaches without a fault of its own.
+var elsewhere = map[string]bool{
+	"push.moving-back": true, // undoing an atomic push that lost a race: hooks/receive
+}
+
 // TestKill is the kill story: the same work, with the server killed by SIGKILL
 // at each named point in turn and started again, ends in the same state as
 // when nobody kills it, and nothing is done twice.
@@ -59,6 +64,9 @@ func TestKill(t *testing.T) {
 	}
 	undisturbed := journey(t, "")
 	for _, point := range points {
+		if elsewhere[point] {
+			continue
+		}
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			if got := journey(t, point); got != undisturbed {
@@ -77,6 +85,9 @@ func journey(t *testing.T, point string) string {
 		t.Fatal(err)
 	}
 	defer w.stop(true)
+	w.bin = plain
+	// The same commits in every run, so that whole contents can be compared.
+	w.extraEnv = []string{"GIT_AUTHOR_DATE=2026-11-24T12:00:00Z", "GIT_COMMITTER_DATE=2026-11-24T12:00:00Z"}
 	killed := 0
 	crash := []string{}
 	if point != "" {
@@ -190,23 +201,79 @@ func journey(t *testing.T, point string) string {
 	if err := git("commit", "-qam", "Break it"); err != nil {
 		t.Fatal(err)
 	}
-	step("red push", func() error {
-		if err := push(); err == nil {
-			t.Fatal("a red change landed")
+	// listed waits for a change to have come to an end; it proposes it with push
+	// unless the server has it already.
+	listed := func(number int, state string, push func() error) func() error {
+		return func() error {
+			out, err := hg("change", "list", "hello")
+			if err != nil {
+				return err
+			}
+			line := regexp.MustCompile(fmt.Sprintf(`(?m)^%d +(\w+)`, number)).FindStringSubmatch(out)
+			switch {
+			case line == nil:
+				_ = push() // what it came to is read from the list
+				return fmt.Errorf("change %d was not there", number)
+			case line[1] != state:
+				return fmt.Errorf("change %d is %s", number, line[1])
+			}
+			return nil
 		}
-		out, err := hg("change", "list", "hello")
-		if err == nil && !strings.Contains(out, "refused") {
-			err = errors.New("not refused yet")
-		}
-		return err
-	})
+	}
+	step("red push", listed(2, "refused", push))
 	write("words.txt", "hello again\n")
 	if err := git("commit", "-q", "-a", "--amend", "-m", "Say it again"); err != nil {
 		t.Fatal(err)
 	}
-	step("second push", push)
+	step("second push", listed(3, "landed", push))
 	step("staging again", runs("staging", 2, "healthy"))
-	step("approve again", approve(2))
+	step("plain branches", func() error { return git("push", "-q", "origin", "HEAD:refs/heads/side", "HEAD:refs/heads/other") })
+	step("approve by push", func() error {
+		if runs("production", 2, "healthy")() == nil {
+			return nil
+		}
+		if err := git("fetch", "-q", "origin"); err != nil {
+			return err
+		}
+		if err := git("push", "-q", "origin", "origin/promote/production:env/production"); err != nil {
+			return err
+		}
+		return errors.New("approved, not healthy there yet")
+	})
+
+	// From behind, and nothing that runs: a merge lands, and its release is what
+	// runs already.
+	if err := git("checkout", "-q", "--detach", "HEAD~1"); err != nil {
+		t.Fatal(err)
+	}
+	write("NOTES", "nothing that runs\n")
+	for _, args := range [][]string{{"add", "NOTES"}, {"commit", "-q", "-m", "Take notes"}} {
+		if err := git(args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proposal := func(options ...string) func() error {
+		return func() error {
+			return git(append(append([]string{"push", "-q"}, options...), "origin", "HEAD:refs/for/main")...)
+		}
+	}
+	step("from behind", listed(4, "landed", proposal()))
+	step("covered", runs("production", 3, "healthy"))
+
+	// A change that is taken back while it is built.
+	write("test.sh", "sleep 60\n")
+	if err := git("commit", "-q", "-a", "-m", "Take for ever"); err != nil {
+		t.Fatal(err)
+	}
+	step("slow push", listed(5, "running", proposal("-o", "nowait")))
+	step("withdraw", func() error {
+		err := listed(5, "withdrawn", nil)()
+		if err != nil {
+			_ = proposal("-o", "cancel=5")() // what it came to is read from the list
+		}
+		return err
+	})
+
 	step("rollback", func() error {
 		if runs("production", 1, "healthy")() == nil {
 			return nil
@@ -217,6 +284,12 @@ func journey(t *testing.T, point string) string {
 			}
 		}
 		return errors.New("rolled back, not healthy yet")
+	})
+	step("held proposal", func() error {
+		if !strings.Contains(refs(t, w), "refs/heads/promote/production ") {
+			return errors.New("the newest release is not proposed yet")
+		}
+		return nil
 	})
 	if point != "" && killed != 1 {
 		t.Errorf("the journey never passed %s: killed %d times", point, killed)
@@ -275,7 +348,7 @@ func endState(t *testing.T, w *world) string {
 	if err := os.WriteFile(signers, []byte(run("ssh", append(append(w.sshArgs("ada"), "127.0.0.1"), "signers")...)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run("headgate", "verify", "--signers", signers, mirror)
+	run(filepath.Join(w.bin, "headgate"), "verify", "--signers", signers, mirror)
 
 	git := func(args ...string) string { return run("git", append([]string{"-C", mirror}, args...)...) }
 	var b strings.Builder

@@ -22,6 +22,7 @@ import (
 // world is one server with its users, as one story sees them.
 type world struct {
 	dir      string // everything of this story is below it
+	bin      string // folder of the programs
 	users    []string
 	user     string // whose key git and ssh use
 	cmd      *exec.Cmd
@@ -37,7 +38,7 @@ type worldKey struct{}
 func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
 
 func newWorld(dir string) (*world, error) {
-	w := &world{dir: dir}
+	w := &world{dir: dir, bin: bin}
 	for _, d := range []string{"keys", "home"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
@@ -75,7 +76,7 @@ func (w *world) sshArgs(user string) []string {
 func (w *world) env() []string {
 	env := []string{
 		"HOME=" + filepath.Join(w.dir, "home"),
-		"PATH=" + bin + ":" + os.Getenv("PATH"),
+		"PATH=" + w.bin + ":" + os.Getenv("PATH"),
 		"LC_ALL=C.UTF-8", "TERM=dumb",
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_ADVICE=0",
 		"GIT_AUTHOR_NAME=" + w.user, "GIT_AUTHOR_EMAIL=" + w.user + "@example.com",
@@ -110,7 +111,7 @@ func (w *world) start(extraEnv []string, args ...string) error {
 	if w.SSH != "" {
 		ssh, web = w.SSH, strings.TrimPrefix(w.HTTP, "http://")
 	}
-	w.cmd = exec.Command(filepath.Join(bin, "headgate"), append([]string{"serve", "--data", w.data(), "--ssh", ssh, "--http", web,
+	w.cmd = exec.Command(filepath.Join(w.bin, "headgate"), append([]string{"serve", "--data", w.data(), "--ssh", ssh, "--http", web,
 		"--admin", "ada", "--admin-key", w.key("ada") + ".pub"}, args...)...)
 	w.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
 	w.cmd.Dir = w.dir

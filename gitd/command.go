@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
@@ -325,6 +326,9 @@ func (c *call) only(what string, fits func(show.Repository) (bool, error)) (stri
 		if ok {
 			found = append(found, r.Name)
 		}
+	}
+	if len(found) == 2 { // who means the server's own configuration says so
+		found = slices.DeleteFunc(found, func(name string) bool { return name == access.Own })
 	}
 	switch len(found) {
 	case 0:

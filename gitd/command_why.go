@@ -40,7 +40,7 @@ var whyCommands = []command{{
 		var rows [][]cell
 		for _, check := range why.Checks {
 			detail := check.Detail
-			if !check.Met && len(check.Who) > 0 {
+			if !check.Met && len(check.Who) > 0 && !strings.Contains(detail, strings.Join(check.Who, ", ")) {
 				detail = strings.TrimPrefix(detail+"; missing "+strings.Join(check.Who, ", "), "; ")
 			}
 			if !check.Met && !check.Until.IsZero() {

@@ -118,9 +118,14 @@ func read(value any) (word, error) {
 func weigh(words []word) Answer {
 	a := Answer{Decision: Auto}
 	var denied, open, met []Condition
+	final := false // something is denied for good
 	for _, w := range words {
 		for _, d := range w.Deny {
 			a.Decision = Deny
+			final = final || d.Until.IsZero()
+			if d.Until.After(a.NotBefore) {
+				a.NotBefore = d.Until
+			}
 			a.Reasons = append(a.Reasons, Reason{d.Rule, d.Msg})
 			denied = append(denied, Condition{Rule: d.Rule, Title: or(d.Title, d.Msg), Detail: unless(d.Title == "", d.Msg), Denied: true, Until: d.Until})
 		}
@@ -144,6 +149,12 @@ func weigh(words []word) Answer {
 		for _, m := range w.Met {
 			met = append(met, Condition{Rule: m.Rule, Title: or(m.Title, m.Rule), Met: true, Detail: m.Detail})
 		}
+		for _, m := range w.Warn {
+			a.Warnings = append(a.Warnings, Reason{m.Rule, m.Msg})
+		}
+	}
+	if final {
+		a.NotBefore = time.Time{} // waiting does not help
 	}
 	sort.SliceStable(a.Reasons, func(i, j int) bool { return a.Reasons[i].Rule < a.Reasons[j].Rule })
 	for _, checks := range [][]Condition{denied, open, met} {

@@ -14,16 +14,17 @@ import (
 
 // A built-in runs to its end whatever the deadline says, so one call must not
 // be able to make, or walk through, more than these. Doubling a text forty times
-// takes forty short rules.
+// takes forty short rules; and comparing arrays of some million parts overflows
+// the stack, which ends the whole process.
 const (
 	maxMade   = 8 << 20 // bytes that the built-ins of one evaluation may make together
 	partSize  = 48      // bytes of one small part
-	maxWalked = 1 << 20 // weight of a value that a built-in walks through, and of an answer
+	maxWalked = 1 << 20 // weight of a value that a built-in walks through or builds on, and of an answer
 )
 
 var (
 	errMade   = fmt.Errorf("the policy makes values of more than %d MiB", maxMade>>20)
-	errWalked = fmt.Errorf("the policy makes a value with more than %d parts", maxWalked)
+	errWalked = fmt.Errorf("the policy makes a value with more than %d parts", maxWalked/8)
 	errNumber = errors.New("the policy makes a number beyond all measure")
 )
 
@@ -64,7 +65,8 @@ func init() {
 	}
 	for _, name := range []string{
 		ast.ObjectUnion.Name, ast.ObjectUnionN.Name, ast.ObjectSubset.Name, ast.JSONFilter.Name, ast.JSONRemove.Name, ast.WalkBuiltin.Name,
-		ast.Sort.Name, ast.Max.Name, ast.Min.Name,
+		ast.Sort.Name, ast.Max.Name, ast.Min.Name, ast.JSONMarshal.Name, ast.Sprintf.Name, ast.ArrayFlatten.Name,
+		ast.ArrayConcat.Name, ast.Or.Name, ast.Union.Name,
 	} {
 		bound(name, func(_ topdown.BuiltinContext, args []*ast.Term) error {
 			for _, a := range args {
@@ -170,7 +172,7 @@ func each(v ast.Value, f func(*ast.Term) (stop bool)) {
 // and stops soon after maxWalked: parts may be shared so often that nobody could
 // write them all.
 func weight(v ast.Value) int {
-	total := 0
+	total := 0 // 8 for each part, and its bytes
 	var add func(t *ast.Term) bool
 	add = func(t *ast.Term) bool {
 		total += 8

@@ -103,7 +103,7 @@ func testAll(ctx context.Context, modules []module) Problems {
 		parsed[m.path] = m.parsed
 	}
 	results, err := tester.NewRunner().RaiseBuiltinErrors(true).SetModules(parsed).SetTimeout(deadline).
-		SetCompiler(ast.NewCompiler().WithCapabilities(testCapabilities()).WithDefaultRegoVersion(ast.RegoV1)).RunTests(ctx, nil)
+		SetCompiler(compiler(testCapabilities())).RunTests(ctx, nil)
 	if err != nil {
 		return problemsOf("policies", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"reflect"
 	"runtime"
-	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -120,13 +119,8 @@ func New(repository map[string][]byte) (*Engine, error) {
 func (e *Engine) Digest() string { return e.digest }
 
 func digest(modules map[string][]byte) string {
-	names := make([]string, 0, len(modules))
-	for name := range modules {
-		names = append(names, name)
-	}
-	sort.Strings(names)
 	h := sha256.New()
-	for _, name := range names {
+	for _, name := range sortedKeys(modules) {
 		fmt.Fprintf(h, "%d %s %d %s", len(name), name, len(modules[name]), modules[name])
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
@@ -225,10 +219,11 @@ var (
 
 // evaluate asks one policy. The deadline stops every loop of Rego, and the
 // built-ins that would not notice it are bounded or not allowed (capabilities.go,
-// bounds.go). What is left, such as comparing two values that share their parts
-// so often that they could never be written out, is given up on: the answer is a
-// denial, while the goroutine goes on until it ends and keeps its slot until
-// then. Only a process of its own could be stopped for certain.
+// bounds.go), as are the values that rules spell out (growth.go). What is left,
+// such as comparing values that functions have doubled again and again, is given
+// up on: the answer is a denial, while the goroutine goes on until it ends and
+// keeps its slot until then. Only a process of its own could be stopped for
+// certain.
 func evaluate(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time, printed *printer) (word, error) {
 	outer := ctx
 	if outer.Err() != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -29,19 +30,15 @@ type module struct {
 	parsed *ast.Module
 }
 
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
 func isTest(path string) bool { return strings.HasSuffix(path, "_test.rego") }
 
 // parse reads Rego files by path. What it returns is in order of path.
 func parse(files map[string][]byte) ([]module, Problems) {
 	var modules []module
 	var ps Problems
-	paths := make([]string, 0, len(files))
-	for path := range files {
-		if strings.HasSuffix(path, ".rego") {
-			paths = append(paths, path)
-		}
-	}
-	slices.Sort(paths)
+	paths := slices.DeleteFunc(sortedKeys(files), func(path string) bool { return !strings.HasSuffix(path, ".rego") })
 	if len(paths) > maxFiles {
 		return nil, Problems{{File: "policies", What: fmt.Sprintf("holds %d Rego files, over the limit of %d", len(paths), maxFiles)}}
 	}
@@ -154,7 +151,7 @@ func compile(modules []module, schemas *ast.SchemaSet) (*ast.Compiler, Problems)
 	for _, m := range modules {
 		parsed[m.path] = m.parsed
 	}
-	c := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).WithDefaultRegoVersion(ast.RegoV1).WithEnablePrintStatements(true).WithSchemas(schemas)
+	c := compiler(capabilities()).WithStrict(true).WithEnablePrintStatements(true).WithSchemas(schemas)
 	c.Compile(parsed)
 	if c.Failed() {
 		return nil, problemsOf("policies", c.Errors)

@@ -8,6 +8,12 @@
 //     Converge take one documented input each and return an Answer.
 //   - Record is all that is needed to ask the same question again.
 //   - Check judges a repository's Rego by compiling it and running its tests.
+//   - Schema is the JSON Schema of a question's input.
+//
+// A repository answers a question in the package policy.push, policy.land,
+// policy.promote or policy.converge, with sets of objects: deny (rule, msg, until)
+// ends it, need (rule, msg, at, group, count, who) leaves it open, met and warn
+// are for people. Packages lib.<name> hold what they share.
 //
 // The package knows nobody else in the project: callers join facts (who is in
 // which group, what verified) and keep records. Time is a fact like any other.

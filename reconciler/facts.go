@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
@@ -23,7 +24,8 @@ func (rc *Reconciler) facts(ctx context.Context, s *sight, back *rollbackTarget)
 	e := s.settings
 	in = policies.PromoteInput{
 		Now: s.Now.UTC(), Repository: s.repo.Name(), Application: s.app,
-		Environment: policies.Environment{Name: e.Name, After: e.After, Soak: int64(e.Soak.Seconds()),
+		Environment: policies.Environment{Name: e.Name, After: e.After,
+			Soak:      int64((e.Soak + time.Second - 1) / time.Second), // a policy counts whole seconds
 			Approvals: policies.Approvals{Count: e.Approvals.Count, From: e.Approvals.From, Own: e.Approvals.Own}},
 		Approvals: []policies.Approval{}, Authors: []string{}, Candidates: rc.candidates(s.app),
 	}

@@ -276,6 +276,18 @@ func (s *server) Environment(ctx context.Context, a show.Actor, repository, envi
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Environment{}, err
 	}
+	for range 3 { // a proposal may be gone before it was looked at
+		e, err := s.environment(ctx, a, repository, environment)
+		if !errors.Is(err, errProposalGone) {
+			return e, err
+		}
+	}
+	return s.reconciler.Environment(ctx, repository, environment)
+}
+
+var errProposalGone = errors.New("the proposal is gone")
+
+func (s *server) environment(ctx context.Context, a show.Actor, repository, environment string) (show.Environment, error) {
 	e, err := s.reconciler.Environment(ctx, repository, environment)
 	if err != nil {
 		return e, err
@@ -283,7 +295,11 @@ func (s *server) Environment(ctx context.Context, a show.Actor, repository, envi
 	e.MayRollback = s.access.Load().MayWrite(a.Name, repository)
 	if e.Promotion != nil { // what this actor may do
 		p, err := s.reconciler.Promotion(ctx, a, repository, environment)
-		if err != nil {
+		var gone *show.Error
+		switch {
+		case errors.As(err, &gone) && gone.Kind == show.NotFound:
+			return e, errProposalGone
+		case err != nil:
 			return e, err
 		}
 		e.Promotion = &p

@@ -71,6 +71,11 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 	}
 	// Only what is needed while it is used lives in work and run: whatever is
 	// there now belonged to a process that is no more.
+	if n, err := endOrphans(path("work")); err != nil {
+		return nil, err
+	} else if n > 0 {
+		log.Info("ended what an earlier process left running", "sandboxes", n)
+	}
 	for _, dir := range []string{"work", "run"} {
 		removeAll(path(dir))
 		if err := os.MkdirAll(path(dir), 0o700); err != nil {
@@ -122,7 +127,7 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 		Ask: gate.AskPolicies(s.engines.of, s.policyUser),
 		Builder: gate.Builtin{
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
-			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{}, work: path("work", "builds")},
+			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{Hidden: []string{o.data}}, work: path("work", "builds")},
 		},
 	})
 	s.services = services.New(path("work", "services"), path("logs", "services"), artifacts.Unpack)

@@ -222,7 +222,7 @@ func (r *reader) land(t text, f *File) {
 		for _, b := range f.Land.Branches {
 			line := r.line("land", "branches")
 			switch {
-			case !branchForm.MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, "/") || strings.HasSuffix(b, ".") || strings.HasSuffix(b, ".lock"):
+			case !branchForm.MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, "/") || strings.HasSuffix(b, ".") || strings.Contains(b, "/.") || strings.Contains(b+"/", ".lock/"):
 				r.problem(line, "", "%q is no branch name", b)
 			case strings.HasPrefix(b, "env/") || strings.HasPrefix(b, "promote/"):
 				r.problem(line, "", "branch %q belongs to the server", b)

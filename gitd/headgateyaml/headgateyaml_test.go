@@ -80,6 +80,8 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "strategy", in: "land: {strategy: marge}", want: `did you mean "merge"?`},
 		{name: "no branch", in: "land: {branches: []}", want: "no branch would be gated"},
 		{name: "branch name", in: "land: {branches: ['-x']}", want: `"-x" is no branch name`},
+		{name: "branch with a hidden part", in: "land: {branches: [a/.b]}", want: `"a/.b" is no branch name`, schemaBlind: true},
+		{name: "branch with a lock", in: "land: {branches: [a.lock/b]}", want: `"a.lock/b" is no branch name`, schemaBlind: true},
 		{name: "server's branch", in: "land: {branches: [env/staging]}", want: "belongs to the server", schemaBlind: true},
 		{name: "path out", in: "environments:\n  a: {target: services, path: ../x}\n", want: `path "../x" is no path in the repository`},
 		{name: "path absolute", in: "build: {buildspec: /etc/passwd}", want: "is no path in the repository"},

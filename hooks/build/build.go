@@ -25,7 +25,7 @@ const DefaultTimeout = 60 * time.Minute
 type Request struct {
 	ID        string            // names the build in messages and in CODEBUILD_BUILD_ID
 	Source    string            // folder with the checked-out tree; the build owns it and writes there
-	Work      string            // folder for what else the build needs; Run makes and removes folders in it
+	Work      string            // folder for what else the build needs; Run makes folders in it, the caller removes them
 	Buildspec string            // path inside Source; "" is buildspec.yml
 	Variables map[string]string // win over the buildspec's own (B31)
 	Secrets   map[string]string // variables that are masked in the log (B36)
@@ -77,7 +77,7 @@ type Executor interface {
 type Sandbox struct {
 	ID      string
 	Source  string // host folder that is SourceDir inside
-	Control string // host folder that is ControlDir inside, for scripts and saved state
+	Control string // host folder that is ControlDir inside, for scripts; nothing inside may write there
 	Home    string // host folder that is the home inside
 	Temp    string // host folder that is /tmp inside
 	Network bool
@@ -88,6 +88,7 @@ type Sandbox struct {
 const (
 	SourceDir  = "/codebuild/output/src/src"
 	ControlDir = "/codebuild/output/tmp"
+	StateDir   = "/codebuild/output/state" // for what commands leave to the next; not on the host, empty at first
 	HomeDir    = "/root"
 )
 
@@ -97,10 +98,12 @@ type Session interface {
 	// status (128+n for signal n). What it and its children print goes to out. A
 	// child that stays behind does not hold Run up. When ctx is done Run returns
 	// its error; the session is then good for Close alone. ErrNoShell says that
-	// there is no such shell.
+	// there is no such shell, ErrEnded that the build ended its own sandbox.
 	Run(ctx context.Context, shell, script string, out io.Writer) (exit int, err error)
 	// Notes are things that people who read the log should know of the sandbox.
 	Notes() []string
+	// Limit names the limits that the build has run into, "" if none.
+	Limit() string
 	// Close ends everything in the sandbox and returns when nothing of it is left.
 	Close() error
 }

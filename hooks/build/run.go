@@ -1,7 +1,9 @@
 package build
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +20,11 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
 
-// ErrNoShell is returned by a Session that has no such shell.
-var ErrNoShell = errors.New("there is no such shell")
+// What a Session answers when a script did not come to an end of its own.
+var (
+	ErrNoShell = errors.New("there is no such shell")
+	ErrEnded   = errors.New("the sandbox has ended")
+)
 
 // Run runs one build and returns what it came to. An error is the server's own
 // trouble: then there is no result, and nothing may be concluded about the tree.
@@ -62,7 +67,7 @@ type runner struct {
 	log        *buildlog.Writer
 	store      *artifact.Store
 	session    Session
-	control    string // host folder that is ControlDir
+	control    string // host folder that is ControlDir; commands cannot write there
 	succeeding bool   // CODEBUILD_BUILD_SUCCEEDING (B21)
 	result     Result
 }
@@ -188,12 +193,7 @@ func (r *runner) saveEnvironment() error {
 	for _, name := range names {
 		fmt.Fprintf(&b, "export %s=%s\n", name, quote(env[name]))
 	}
-	for file, content := range map[string]string{"first.sh": b.String(), "env.sh": b.String(), "dir.txt": SourceDir + "\n"} {
-		if err := os.WriteFile(filepath.Join(r.control, file), []byte(content), 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
+	return os.WriteFile(filepath.Join(r.control, "first.sh"), []byte(b.String()), 0o600)
 }
 
 // quote makes s one word of a shell.
@@ -211,7 +211,16 @@ func (r *runner) script(command string) string {
 	if r.spec.Version == "0.1" {
 		return fmt.Sprintf("cd %s; set -a\n. %s/first.sh; CODEBUILD_BUILD_SUCCEEDING=%s\nset +a\n%s\n", SourceDir, ControlDir, succeeding, command)
 	}
-	return fmt.Sprintf("cd \"$(cat %[1]s/dir.txt)\"\nset -a\n. %[1]s/env.sh; CODEBUILD_BUILD_SUCCEEDING=%[2]s\n%[3]s\nCODEBUILD_LAST_EXIT=$?\nexport -p >%[1]s/env.sh\npwd >%[1]s/dir.txt\nexit $CODEBUILD_LAST_EXIT\n", ControlDir, succeeding, command)
+	return strings.NewReplacer("@source", SourceDir, "@control", ControlDir, "@state", StateDir, "@succeeding", succeeding, "@command", command).Replace(
+		`if [ -e @state/dir.txt ]; then cd "$(cat @state/dir.txt)"; else cd @source; fi
+set -a
+if [ -e @state/env.sh ]; then . @state/env.sh; else . @control/first.sh; fi; CODEBUILD_BUILD_SUCCEEDING=@succeeding
+@command
+CODEBUILD_LAST_EXIT=$?
+export -p >@state/env.sh
+pwd >@state/dir.txt
+exit $CODEBUILD_LAST_EXIT
+`)
 }
 
 // command runs one command of the sandbox and returns its exit status.
@@ -266,7 +275,12 @@ func (r *runner) phase(ctx context.Context, p buildspec.Phase) (failed bool, err
 				continue
 			}
 			r.log.Note("Command did not exit successfully %s exit status %d", short(command), exit)
-			r.fail(p.Name, "COMMAND_EXECUTION_ERROR", command, exit, fmt.Sprintf("%s: %q exited %d", p.Name, short(command), exit))
+			reason := fmt.Sprintf("%s: %q exited %d", p.Name, short(command), exit)
+			if limit := r.session.Limit(); limit != "" {
+				reason += ", limit: " + limit
+				r.log.Note("the build ran into its limit: %s", limit)
+			}
+			r.fail(p.Name, "COMMAND_EXECUTION_ERROR", command, exit, reason)
 			if !failed {
 				broken = fmt.Sprintf("Error while executing command: %s. Reason: exit status %d", short(command), exit)
 			}
@@ -299,6 +313,10 @@ func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
 		r.log.Note("there is no %s on this machine; install it, or choose another with env.shell", r.spec.Shell)
 		exit, err = 127, nil
 	}
+	if errors.Is(err, ErrEnded) {
+		r.log.Note("the sandbox was killed from within, and the command with it")
+		exit, err = 128+9, nil
+	}
 	if err != nil {
 		r.log.End(n, -1)
 		return 0, err
@@ -323,34 +341,58 @@ func short(command string) string {
 }
 
 // expand evaluates a text of the buildspec that may hold $VAR and $(command), in
-// the state that the last command left (B46, B48).
+// the state that the last command left (B46, B48). The value stands between two
+// marks, so that what a process left behind prints meanwhile is no part of it.
 func (r *runner) expand(ctx context.Context, text string) (string, error) {
 	if !strings.ContainsAny(text, "$`") {
 		return text, nil
 	}
-	var out strings.Builder
-	escaped := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text)
-	exit, err := r.command(ctx, `printf '%s' "`+escaped+`"`, &limited{w: &out, left: 4096})
+	mark := rand.Text()
+	out := &between{begin: []byte(mark + "<"), end: []byte(">" + mark)}
+	exit, err := r.command(ctx, "cat <<"+mark+"\n"+mark+"<"+text+">"+mark+"\n"+mark, out)
+	if errors.Is(err, ErrEnded) || errors.Is(err, ErrNoShell) {
+		exit, err = 128+9, nil
+	}
 	if err != nil {
 		return "", err
 	}
-	if exit != 0 {
-		return "", fmt.Errorf("%q cannot be evaluated: exit status %d", text, exit)
+	if exit != 0 || !out.whole {
+		return "", &clientError{fmt.Sprintf("%q cannot be evaluated: exit status %d", text, exit)}
 	}
-	return strings.TrimSpace(out.String()), nil
+	return strings.TrimSpace(string(out.value)), nil
 }
 
-// limited swallows what is over a limit.
-type limited struct {
-	w    io.Writer
-	left int
+// maxValue bounds, in bytes, what a text of the buildspec may become.
+const maxValue = 4096
+
+// between keeps what is written between two marks and lets the rest go.
+type between struct {
+	begin, end []byte
+	value      []byte // all there is so far until whole, then what stood between
+	begun      bool
+	whole      bool
+	long       bool // over the bound: it will never be whole
 }
 
-func (l *limited) Write(p []byte) (int, error) {
-	n := min(len(p), l.left)
-	l.left -= n
-	if _, err := l.w.Write(p[:n]); err != nil {
-		return 0, err
+func (b *between) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 && !b.whole && !b.long {
+		some := p[:min(len(p), maxValue)]
+		p = p[len(some):]
+		b.value = append(b.value, some...)
+		if !b.begun {
+			i := bytes.Index(b.value, b.begin)
+			if i < 0 {
+				b.value = b.value[max(0, len(b.value)-len(b.begin)):]
+				continue
+			}
+			b.value, b.begun = b.value[i+len(b.begin):], true
+		}
+		if i := bytes.Index(b.value, b.end); i >= 0 {
+			b.value, b.whole = b.value[:i], true
+		} else if len(b.value) > 2*maxValue {
+			b.value, b.long = nil, true
+		}
 	}
-	return len(p), nil
+	return n, nil
 }

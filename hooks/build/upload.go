@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/bmatcuk/doublestar/v4"
 
@@ -51,19 +52,22 @@ func (e *clientError) Error() string { return e.what }
 func (r *runner) pack(ctx context.Context, a buildspec.Artifact) (artifact.Artifact, error) {
 	name, err := r.expand(ctx, a.Name)
 	if err != nil {
-		return artifact.Artifact{}, errors.Join(ctx.Err(), &clientError{err.Error()})
+		return artifact.Artifact{}, err
 	}
 	base, err := r.expand(ctx, a.BaseDirectory)
 	if err != nil {
-		return artifact.Artifact{}, errors.Join(ctx.Err(), &clientError{err.Error()})
+		return artifact.Artifact{}, err
 	}
 	if name == "" {
 		name = a.ID
 	}
+	if !fs.ValidPath(name) || name == "." || strings.ContainsFunc(name, unicode.IsControl) {
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is no name for an artifact: write a path without '..' that does not begin with '/'", name)}
+	}
 	patterns := slices.Clone(a.Files)
 	for i, p := range patterns {
 		if patterns[i], err = r.expand(ctx, p); err != nil {
-			return artifact.Artifact{}, errors.Join(ctx.Err(), &clientError{err.Error()})
+			return artifact.Artifact{}, err
 		}
 	}
 	files, skipped, err := match(r.req.Source, base, patterns, a)

@@ -9,9 +9,11 @@ import (
 // inside is where an instance finds the release.
 const inside = "/app"
 
-// systemFolders are what an instance sees of the machine, read-only, besides /usr.
+// systemFolders are what an instance sees of the machine, read-only, besides
+// /usr: nothing of /etc that holds a key, since it may run as root.
 var systemFolders = []string{
-	"/etc/alternatives", "/etc/ssl", "/etc/ca-certificates", "/etc/pki", "/etc/resolv.conf", "/etc/hosts",
+	"/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
+	"/etc/pki/ca-trust/extracted", "/etc/resolv.conf", "/etc/hosts",
 	"/etc/nsswitch.conf", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols",
 	"/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/nix/store",
 }
@@ -38,6 +40,9 @@ func sandboxed(bwrap, release, workingDir, hostname string, argv []string) []str
 	}
 	line = append(line,
 		"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp",
+		// The kernel's settings are root's to write even without capabilities.
+		"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger",
+		"--ro-bind-try", "/proc/mtrr", "/proc/mtrr", "--ro-bind-try", "/proc/pressure", "/proc/pressure",
 		"--ro-bind", release, inside, "--chdir", path.Join(inside, workingDir), "--")
 	return append(line, argv...)
 }

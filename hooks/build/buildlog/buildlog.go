@@ -34,7 +34,7 @@ import (
 
 // Bounds of one log.
 const (
-	MaxBytes = 64 << 20 // of output; steps and notes are kept beyond it
+	MaxBytes = 64 << 20 // of output as it is in the file; steps and notes are kept beyond it
 	MaxLine  = 8 << 10  // bytes; a longer line is broken up
 )
 
@@ -220,7 +220,7 @@ type Writer struct {
 	file  *os.File
 	hash  hash.Hash
 	err   error // the first that befell the file
-	size  int64 // bytes of output
+	size  int64 // bytes that output takes in the file
 	cut   bool
 	lines int
 	steps int
@@ -238,10 +238,11 @@ func (w *Writer) waiting() (more <-chan struct{}, ended bool) {
 	return w.more, w.ended
 }
 
-// write appends an event. The caller holds w.mu.
-func (w *Writer) write(e Event) {
+// write appends an event and returns how many bytes that took in the file. The
+// caller holds w.mu.
+func (w *Writer) write(e Event) (size int64) {
 	if w.ended || w.err != nil {
-		return
+		return 0
 	}
 	e.At = time.Since(w.began).Milliseconds()
 	data, err := json.Marshal(e)
@@ -252,13 +253,14 @@ func (w *Writer) write(e Event) {
 	}
 	if err != nil {
 		w.err = fmt.Errorf("write log: %w", err)
-		return
+		return 0
 	}
 	if e.Kind == Out || e.Kind == Note {
 		w.lines++
 	}
 	close(w.more)
 	w.more = make(chan struct{})
+	return int64(len(data))
 }
 
 // Begin tells that a command begins and returns the number of its step.
@@ -298,14 +300,14 @@ func (w *Writer) Note(format string, args ...any) {
 func (w *Writer) line(step int, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.size += int64(len(text)); w.size > MaxBytes {
+	if w.size >= MaxBytes {
 		if !w.cut {
 			w.cut = true
 			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", MaxBytes>>20)})
 		}
 		return
 	}
-	w.write(Event{Kind: Out, Step: step, Text: text})
+	w.size += w.write(Event{Kind: Out, Step: step, Text: text}) // in the file: a million empty lines are not nothing
 }
 
 // Lines is how many lines the log has by now.

@@ -35,7 +35,13 @@ func totalMemory() int64 {
 
 // group is the control group of one build: one folder on a machine with cgroup
 // v2, one for each controller on one with v1. The nil group limits nothing.
-type group struct{ dirs []string }
+type group struct {
+	dirs   []string
+	events []event
+}
+
+// event is a counter of how often a limit was met.
+type event struct{ file, key, limit string }
 
 // newGroup makes the group called name below root, where the cgroup file
 // systems are mounted. On an error there is no group.
@@ -63,6 +69,14 @@ func newGroup(root, name string, l Limits) (*group, error) {
 		return nil, errors.New("there are no control groups here")
 	}
 	g := &group{}
+	defer func() {
+		for _, dir := range g.dirs { // those that are not there count nothing
+			g.events = append(g.events,
+				event{filepath.Join(dir, "memory.events"), "oom_kill", fmt.Sprintf("%d MiB of memory", l.Memory>>20)},
+				event{filepath.Join(dir, "memory.oom_control"), "oom_kill", fmt.Sprintf("%d MiB of memory", l.Memory>>20)},
+				event{filepath.Join(dir, "pids.events"), "max", fmt.Sprintf("%d processes", l.Processes)})
+		}
+	}()
 	for dir, settings := range plan {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, errors.Join(plain(err), g.remove())
@@ -93,6 +107,23 @@ func (g *group) enter() string {
 		fmt.Fprintf(&b, "echo $$ >'%s' || exit 125\n", filepath.Join(dir, "cgroup.procs"))
 	}
 	return b.String()
+}
+
+// limit names the limits that were met, "" if none was.
+func (g *group) limit() string {
+	if g == nil {
+		return ""
+	}
+	var met []string
+	for _, e := range g.events {
+		data, _ := os.ReadFile(e.file) // a file of another version of control groups
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Fields(line); len(f) == 2 && f[0] == e.key && f[1] != "0" {
+				met = append(met, e.limit)
+			}
+		}
+	}
+	return strings.Join(met, ", ")
 }
 
 // remove removes the group, whose processes have ended. The kernel may take a

@@ -7,6 +7,12 @@
 // are named on one pipe and tells exit statuses on another, so that nothing a
 // build prints can be taken for an answer, and a child that stays behind can
 // neither hold a step up nor outlive the build.
+//
+// The build's processes have the loop's user, so two things keep it from them.
+// Its shell is a copy that may be executed but not read: the kernel then lets
+// nobody look into the process, at its descriptors under /proc for one, who
+// lacks privilege. And privilege is dropped: without it nothing inside can undo
+// the sandbox either, which root could otherwise do by mounting /usr writable.
 package host
 
 import (
@@ -31,13 +37,17 @@ import (
 
 // Host is the executor. Its zero value works.
 type Host struct {
-	Bwrap  string // path of bubblewrap; "" looks it up in PATH
-	Limits Limits // zero: DefaultLimits
+	Bwrap  string   // path of bubblewrap; "" looks it up in PATH
+	Limits Limits   // zero: DefaultLimits
+	Hidden []string // folders that no build may see, wherever they lie: the server's data
 }
 
-// loop is what lives inside: it reads "<shell> <script>" lines on descriptor 3
-// and answers with the exit status on 4. Its children have neither.
-const loop = `while read -r shell script <&3; do
+// loop is what lives inside: it says that it is there, reads "<shell> <script>"
+// lines on descriptor 3 and answers with the exit status on 4. Its children have
+// neither.
+const loop = `ulimit -c 0
+echo ready >&4
+while read -r shell script <&3; do
 	if command -v "$shell" >/dev/null 2>&1; then
 		"$shell" "$script" 3<&- 4>&- </dev/null
 		echo $? >&4
@@ -67,22 +77,53 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if n.group, err = newGroup(cgroupRoot, "headgate-"+s.ID, limits); err != nil {
 		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
 	}
-	if err := n.start(bwrap, s); err != nil {
+	if err := n.start(ctx, bwrap, h.arguments(s)); err != nil {
 		return nil, errors.Join(err, n.group.remove())
 	}
 	return n, nil
 }
 
+// Descriptors that bubblewrap is given, after those of the loop.
+const (
+	infoFD = 5 + iota
+	shellFD
+	passwdFD
+	groupFD
+	hostsFD
+)
+
+// Where the loop's shell stands inside. Its own name stays sh, which tells a
+// busybox what to be.
+const loopShell = "/codebuild/loop/sh"
+
+// Small files of /etc that are not the machine's.
+const (
+	passwd    = "root:x:0:0:root:" + build.HomeDir + ":/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+	groups    = "root:x:0:\nnogroup:x:65534:\n"
+	loopbacks = "127.0.0.1 localhost headgate-build\n::1 localhost\n"
+)
+
 // arguments are bubblewrap's.
-func arguments(s build.Sandbox) []string {
+func (h *Host) arguments(s build.Sandbox) []string {
 	args := []string{
-		"--unshare-all", "--die-with-parent", "--new-session", "--hostname", "headgate-build", "--clearenv",
+		"--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
 		"--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt",
 		"--dev", "/dev", "--proc", "/proc", "--dir", "/var/tmp", "--dir", "/run",
 		"--bind", s.Temp, "/tmp", "--bind", s.Home, build.HomeDir,
-		"--bind", s.Source, build.SourceDir, "--bind", s.Control, build.ControlDir,
-		"--chdir", build.SourceDir, "--info-fd", "5",
+		"--bind", s.Source, build.SourceDir, "--ro-bind", s.Control, build.ControlDir, "--dir", build.StateDir,
+		"--perms", "0111", "--ro-bind-data", strconv.Itoa(shellFD), loopShell,
+		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
+		"--chdir", build.SourceDir, "--info-fd", strconv.Itoa(infoFD),
+	}
+	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
+		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
+	}
+	// The kernel's settings are root's to write even without privilege, and
+	// bubblewrap does not cover them for a root in a user namespace.
+	args = append(args, "--ro-bind", "/proc/sys", "/proc/sys")
+	for _, file := range []string{"sysrq-trigger", "mtrr", "pressure", "fs", "acpi", "scsi"} {
+		args = append(args, "--ro-bind-try", "/proc/"+file, "/proc/"+file)
 	}
 	for _, dir := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
 		path := "/" + dir
@@ -92,16 +133,26 @@ func arguments(s build.Sandbox) []string {
 			args = append(args, "--ro-bind", path, path)
 		}
 	}
-	etc := []string{"alternatives", "ca-certificates", "ssl", "pki", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
+	// Of /etc only what holds no secrets: root's build could read root's keys.
+	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/ca-trust/extracted", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
 		"perl", "python3", "java-17-openjdk", "mime.types", "services", "protocols"}
 	if s.Network {
 		args = append(args, "--share-net")
 		etc = append(etc, "resolv.conf", "hosts")
+	} else {
+		args = append(args, "--ro-bind-data", strconv.Itoa(hostsFD), "/etc/hosts")
 	}
 	for _, name := range etc {
 		args = append(args, "--ro-bind-try", "/etc/"+name, "/etc/"+name)
 	}
-	return append(args, "--", "/bin/sh", "-c", loop)
+	for _, dir := range h.Hidden {
+		for _, seen := range []string{"/usr", "/opt"} {
+			if real, err := filepath.EvalSymlinks(dir); err == nil && strings.HasPrefix(real+"/", seen+"/") {
+				args = append(args, "--tmpfs", real)
+			}
+		}
+	}
+	return append(args, "--", loopShell, "-c", loop)
 }
 
 type session struct {
@@ -114,10 +165,9 @@ type session struct {
 	group  *group
 	notes  []string
 	done   chan struct{} // closed when bubblewrap has been waited for
-	err    error         // what Wait said; after done
 }
 
-func (n *session) start(bwrap string, s build.Sandbox) (err error) {
+func (n *session) start(ctx context.Context, bwrap string, arguments []string) (err error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -134,7 +184,14 @@ func (n *session) start(bwrap string, s build.Sandbox) (err error) {
 	askR, askW := pipe()
 	answerR, answerW := pipe()
 	infoR, infoW := pipe()
-	for _, f := range []*os.File{outW, askR, answerW, infoW, infoR} {
+	passwdR := given(passwd, pipe)
+	groupR := given(groups, pipe)
+	hostsR := given(loopbacks, pipe)
+	var shell *os.File
+	if err == nil {
+		shell, err = os.Open("/bin/sh")
+	}
+	for _, f := range []*os.File{outW, askR, answerW, infoW, infoR, passwdR, groupR, hostsR, shell} {
 		if f != nil {
 			files = append(files, f)
 		}
@@ -147,7 +204,7 @@ func (n *session) start(bwrap string, s build.Sandbox) (err error) {
 	if err != nil {
 		return fmt.Errorf("make the sandbox: %w", err)
 	}
-	args := append([]string{bwrap}, arguments(s)...)
+	args := append([]string{bwrap}, arguments...)
 	if n.group != nil {
 		// A shell puts itself into the control groups and becomes bubblewrap, so
 		// that nothing of the sandbox ever runs outside of them.
@@ -157,18 +214,23 @@ func (n *session) start(bwrap string, s build.Sandbox) (err error) {
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = outW, outW
-	cmd.ExtraFiles = []*os.File{askR, answerW, infoW} // 3, 4, 5
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.ExtraFiles = []*os.File{askR, answerW, infoW, shell, passwdR, groupR, hostsR} // from 3 on
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		files = append(files, outR, askW, answerR)
 		return fmt.Errorf("start bubblewrap: %w", err)
 	}
 	n.cmd, n.out, n.ask, n.answer, n.status = cmd, outR, askW, answerR, bufio.NewReader(answerR)
 	go func() {
-		n.err = cmd.Wait()
+		_ = cmd.Wait() // it is killed, or ends as its loop did; neither says anything
 		close(n.done)
 	}()
-	infoW.Close() // so that reading it ends when bubblewrap has closed its own
+	// So that reading ends when those in the sandbox have closed their own.
+	for _, f := range []*os.File{infoW, answerW, outW} {
+		f.Close()
+	}
+	stop := context.AfterFunc(ctx, n.kill)
+	defer stop()
 	n.pidfd = -1
 	var info struct {
 		PID int `json:"child-pid"`
@@ -177,24 +239,33 @@ func (n *session) start(bwrap string, s build.Sandbox) (err error) {
 		if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
 			n.pidfd = fd
 		}
-		return nil
+		if line, err := n.status.ReadString('\n'); err == nil && line == "ready\n" {
+			return nil
+		}
 	}
-	// Bubblewrap ended before it had a sandbox; what it printed says why.
-	<-n.done
-	outW.Close()
+	// There is no sandbox; what bubblewrap printed says why.
 	said, _ := io.ReadAll(io.LimitReader(outR, 4096))
-	outR.Close()
-	askW.Close()
-	answerR.Close()
+	if err := errors.Join(ctx.Err(), n.Close()); err != nil {
+		return err
+	}
 	return fmt.Errorf("bubblewrap could not make a sandbox: %s", strings.TrimSpace(string(said)))
+}
+
+// given makes a pipe from which text can be read; it is small enough to fit in.
+func given(text string, pipe func() (r, w *os.File)) *os.File {
+	r, w := pipe()
+	if w != nil {
+		_, _ = io.WriteString(w, text) // a pipe just made takes it
+		w.Close()
+	}
+	return r
 }
 
 // Notes implements build.Session.
 func (n *session) Notes() []string { return n.notes }
 
-// errGone says that the sandbox has ended by itself: its loop was killed, by the
-// memory limit for one.
-var errGone = errors.New("the sandbox has ended")
+// Limit implements build.Session.
+func (n *session) Limit() string { return n.group.limit() }
 
 // Run implements build.Session.
 func (n *session) Run(ctx context.Context, shell, script string, out io.Writer) (int, error) {
@@ -247,9 +318,9 @@ func (n *session) gone(ctx context.Context) (int, error) {
 	select {
 	case <-n.done:
 	case <-time.After(5 * time.Second):
-		return 0, errGone
+		return 0, errors.New("the sandbox neither answers nor ends")
 	}
-	return 128 + int(syscall.SIGKILL), nil
+	return 0, build.ErrEnded
 }
 
 // maxRest bounds what is read after a script has ended.
@@ -302,9 +373,10 @@ func (n *session) Close() error {
 	<-n.done
 	var err error
 	if n.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(n.pidfd, unix.SIGKILL, nil, 0) // dead or dying already, by --die-with-parent
 		fds := []unix.PollFd{{Fd: int32(n.pidfd), Events: unix.POLLIN}}
 		for deadline := time.Now().Add(10 * time.Second); ; {
-			ready, perr := unix.Poll(fds, int(time.Until(deadline).Milliseconds()))
+			ready, perr := unix.Poll(fds, max(0, int(time.Until(deadline).Milliseconds())))
 			if perr == unix.EINTR {
 				continue
 			}

@@ -74,6 +74,7 @@ type Facts struct {
 	Serving   string   // version that gets the traffic; empty before the first
 	Routed    []string // instances that get the traffic
 	Versions  map[string]*Tally
+	Declared  []string    // versions that are declared now: the wanted one and its fallback
 	Instances []*Instance // oldest first
 	Next      int         // number of the last instance made
 
@@ -95,7 +96,7 @@ func (o *Observed) Clone() *Observed {
 	c := &Observed{Services: make(map[string]*Facts, len(o.Services))}
 	for name, f := range o.Services {
 		g := *f
-		g.Routed, g.Bound = slices.Clone(f.Routed), slices.Clone(f.Bound)
+		g.Routed, g.Bound, g.Declared = slices.Clone(f.Routed), slices.Clone(f.Bound), slices.Clone(f.Declared)
 		g.Versions = make(map[string]*Tally, len(f.Versions))
 		for v, t := range f.Versions {
 			u := *t
@@ -286,6 +287,9 @@ func (f *Facts) forgetVersions() {
 		return
 	}
 	used := map[string]bool{f.Serving: true}
+	for _, v := range f.Declared {
+		used[v] = true
+	}
 	for _, in := range f.Instances {
 		used[in.Version] = true
 	}

@@ -65,6 +65,7 @@ func (o *Observed) Declare(d Declared) {
 				t.Failures = 0 // a newer commit gives what was given up a fresh chance
 			}
 		}
+		f.Declared = nil
 		f.declare(s)
 		if s.Fallback != nil {
 			f.declare(*s.Fallback)
@@ -73,6 +74,7 @@ func (o *Observed) Declare(d Declared) {
 }
 
 func (f *Facts) declare(s Service) {
+	f.Declared = append(f.Declared, s.Version)
 	t := f.Versions[s.Version]
 	if t == nil {
 		t = &Tally{}

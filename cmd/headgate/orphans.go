@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// endOrphans ends sandboxes that an earlier server made for the folder work and
+// did not live to end. Bubblewrap ends with the server, but not when the server
+// is killed in the very moment in which bubblewrap makes its first process. Only
+// the holder of the data folder's lock may do it.
+func endOrphans(work string) (ended int, err error) {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		found := 0
+		dirs, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			return ended, err
+		}
+		for _, dir := range dirs {
+			if !sandboxIn(dir, work) {
+				continue
+			}
+			pid, _ := strconv.Atoi(filepath.Base(dir)) // it is digits
+			if syscall.Kill(pid, syscall.SIGKILL) == nil {
+				found++
+			}
+		}
+		if found == 0 {
+			return ended, nil
+		}
+		ended = max(ended, found)
+		if time.Now().After(deadline) {
+			return ended, fmt.Errorf("%d processes of an earlier server cannot be ended", found)
+		}
+		time.Sleep(10 * time.Millisecond) // the kernel takes a moment to end a process
+	}
+}
+
+// sandboxIn reports whether the process at /proc/<pid> is a bubblewrap that was
+// given something below work.
+func sandboxIn(proc, work string) bool {
+	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	if err != nil {
+		return false // it has ended
+	}
+	args := bytes.Split(cmdline, []byte{0})
+	if filepath.Base(string(args[0])) != "bwrap" {
+		return false
+	}
+	for _, a := range args[1:] {
+		if strings.HasPrefix(string(a), work+string(filepath.Separator)) {
+			return true
+		}
+	}
+	return false
+}

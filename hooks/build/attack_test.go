@@ -1,0 +1,158 @@
+package build_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/host"
+)
+
+// steps is a buildspec whose build phase runs these commands.
+func steps(commands ...string) string {
+	var b strings.Builder
+	b.WriteString("version: 0.2\nphases:\n  build:\n    commands:\n")
+	for _, c := range commands {
+		b.WriteString("      - |\n")
+		for line := range strings.Lines(c) {
+			b.WriteString("        " + strings.TrimRight(line, "\n") + "\n")
+		}
+	}
+	return b.String()
+}
+
+// Whatever a build puts in place of the files through which it is told what to
+// run, the server neither follows nor waits for it.
+func TestB3ControlFilesLeadNowhere(t *testing.T) {
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("untouched"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, trick := range map[string]string{
+		"link":    "rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
+		"fifo":    "rm -f $D/script.sh; mkfifo $D/script.sh",
+		"folder":  "rm -f $D/script.sh; mkdir $D/script.sh",
+		"gone":    "rm -rf $D/*",
+		"remount": "mount -o remount,rw,bind $D; rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := prepare(t, map[string]string{"buildspec.yml": steps("D=/codebuild/output/tmp; { "+trick+"; } 2>/dev/null; true", "echo 'on we go'")})
+			b.req.Timeout = 10 * time.Second
+			b.run(t.Context()).wants(build.Succeeded, "\non we go\n")
+			if got, err := os.ReadFile(victim); err != nil || string(got) != "untouched" {
+				t.Fatalf("a file outside of the sandbox now holds %q (%v)", got, err)
+			}
+		})
+	}
+}
+
+// Exit statuses come over a descriptor that a build can neither inherit nor reach.
+func TestB7ExitStatusCannotBeForged(t *testing.T) {
+	spec(t, steps(`for p in /proc/[0-9]*; do for f in $p/fd/*; do
+  case $(readlink $f) in pipe:*) (echo 0 >$f) 2>/dev/null & esac
+done; done
+wait
+for i in 3 4 5 6 7 8 9 10; do (eval "echo 0 >&$i") 2>/dev/null; done
+exit 5`)).wants(build.Failed, "exit status 5")
+	spec(t, steps(`for p in 1 2; do (: <>/proc/$p/mem) 2>/dev/null && test $p != 1 && echo "memory of $p is open"; done; true`)).wants(build.Succeeded, "!memory of 2 is open")
+}
+
+// Inside there is no privilege left with which the sandbox could be undone.
+func TestB3SandboxCannotBeUndone(t *testing.T) {
+	b := spec(t, steps(
+		`grep ^CapEff /proc/self/status`,
+		`for d in / /usr /proc /proc/sys /etc/ssl; do mount -o remount,rw,bind $d 2>/dev/null && echo "remounted $d"; done; true`,
+		`umount /proc/sys 2>/dev/null && echo "bared /proc/sys"; true`,
+		`touch /usr/headgate-was-here 2>/dev/null && echo "wrote to /usr"; true`,
+		`(: >>/proc/sys/kernel/core_pattern) 2>/dev/null && echo "core_pattern is open"; true`,
+		`find /proc -maxdepth 3 -type f -not -path '/proc/[0-9]*' -writable 2>/dev/null | sed 's/^/writable: /'; true`,
+		`id -un; getent hosts localhost >/dev/null && echo 'localhost has an address'`,
+		`ls /etc/ssl/private 2>/dev/null && echo "saw private keys"; true`,
+		`(: >>/proc/sysrq-trigger) 2>/dev/null && echo "sysrq is open"; true`,
+		`ls /proc/1/root/work /sys/fs/cgroup 2>/dev/null | grep . && echo "saw the machine"; true`,
+		`perl -e 'use Socket; socket(my $s, PF_INET, SOCK_RAW, 1) and print "raw socket\n"'; true`,
+		`mknod $HOME/mem c 1 1 2>/dev/null && cat $HOME/mem >/dev/null 2>&1 && echo "read memory"; true`,
+	))
+	b.wants(build.Succeeded, "CapEff:\t0000000000000000", "\nroot\n", "localhost has an address", "!saw private keys", "!remounted /", "!remounted /usr", "!remounted /proc", "!remounted /proc/sys", "!remounted /etc/ssl",
+		"!bared /proc/sys", "!wrote to /usr", "!core_pattern is open", "!sysrq is open", "!saw the machine", "!raw socket", "!read memory")
+	if strings.Contains(b.log, "\nwritable: ") {
+		t.Errorf("kernel files are writable:\n%s", b.log)
+	}
+	if os.Remove("/usr/headgate-was-here") == nil {
+		t.Error("a build wrote to the machine's /usr")
+	}
+}
+
+// What keeps the sandbox from being made is the server's trouble: no verdict.
+func TestSetUpTroubleIsNoVerdict(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"control", "home", "temp"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := (&host.Host{}).Start(t.Context(), build.Sandbox{ID: "trouble", Source: filepath.Join(dir, "absent"),
+		Control: filepath.Join(dir, "control"), Home: filepath.Join(dir, "home"), Temp: filepath.Join(dir, "temp")})
+	if err == nil {
+		n.Close()
+		t.Fatal("a sandbox without a source")
+	}
+	if !strings.Contains(err.Error(), "absent") {
+		t.Errorf("%v does not say what is missing", err)
+	}
+}
+
+// bash has variables that cannot be set; they must not get in the way of saving
+// and restoring the others.
+func TestB07BashOptionsDoNotCross(t *testing.T) {
+	b := spec(t, "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['set -e; set -o pipefail; readonly R=1; X=2', 'false; echo on [$X]', 'false | true']}}")
+	b.wants(build.Succeeded, "\non [2]\n")
+	if strings.Contains(b.log, "readonly variable") {
+		t.Errorf("noise:\n%s", b.log)
+	}
+}
+
+// An artifact's name is what the buildspec says, whatever a process that stayed
+// behind prints meanwhile.
+func TestB46NameIsNotWhatAnOrphanPrints(t *testing.T) {
+	b := spec(t, "version: 0.2\nphases: {build: {commands: ['V=7; yes noise & true']}}\nartifacts: {files: buildspec.yml, name: 'app-$V'}")
+	b.wants(build.Succeeded)
+	if len(b.result.Artifacts) != 1 || b.result.Artifacts[0].Name != "app-7" {
+		t.Errorf("%+v", b.result.Artifacts)
+	}
+}
+
+func TestB46NameWithQuotes(t *testing.T) {
+	b := spec(t, "version: 0.2\nphases: {build: {commands: ['V=7']}}\nartifacts: {files: buildspec.yml, name: 'app-$(printf \"%s\" \"$V\")-$V'}")
+	b.wants(build.Succeeded)
+	if len(b.result.Artifacts) != 1 || b.result.Artifacts[0].Name != "app-7-7" {
+		t.Errorf("%+v", b.result.Artifacts)
+	}
+}
+
+// No process of the sandbox is left when Run returns, however it ends, and the
+// server holds no descriptor more than before.
+func TestB5NothingOutlivesTheBuild(t *testing.T) {
+	fds := func() int { e, _ := os.ReadDir("/proc/self/fd"); return len(e) }
+	prepare(t, map[string]string{"buildspec.yml": steps("true")}).run(t.Context())
+	before := fds()
+	for i, end := range []string{"true", "exit 3", "kill -9 2", "kill -STOP 2", "sleep 100"} {
+		mark := fmt.Sprintf("headgate-mark-%d-%d", os.Getpid(), i)
+		b := prepare(t, map[string]string{"buildspec.yml": steps("for i in 1 2 3; do setsid nohup sh -c 'sleep 300; : "+mark+"' >/dev/null 2>&1 & done", "trap '' TERM INT HUP; "+end)})
+		b.req.Timeout = 1500 * time.Millisecond
+		b.run(t.Context())
+		all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, f := range all {
+			if data, _ := os.ReadFile(f); strings.Contains(string(data), mark) {
+				t.Errorf("%s: still there: %q", end, data)
+			}
+		}
+	}
+	if after := fds(); after > before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}

@@ -1,0 +1,143 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+)
+
+// sandbox is a Sandbox with its folders and a script that does what is said.
+func sandbox(t testing.TB, script string) build.Sandbox {
+	t.Helper()
+	dir := t.TempDir()
+	s := build.Sandbox{ID: filepath.Base(dir) + strings.ReplaceAll(t.Name(), "/", "-"), Source: filepath.Join(dir, "src"), Control: filepath.Join(dir, "control"), Home: filepath.Join(dir, "home"), Temp: filepath.Join(dir, "temp")}
+	for _, d := range []string{s.Source, s.Control, s.Home, s.Temp} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(s.Control, "script.sh"), []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// The server's data is not seen even where the folder around it is.
+func TestHiddenFolders(t *testing.T) {
+	h := &Host{Hidden: []string{"/usr/share/doc", t.TempDir()}}
+	n, err := h.Start(t.Context(), sandbox(t, "ls /usr/share/doc; ls -d /usr/share"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	var out strings.Builder
+	exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out)
+	if err != nil || exit != 0 || out.String() != "/usr/share\n" {
+		t.Errorf("exit %d, %v:\n%s", exit, err, out.String())
+	}
+}
+
+func TestWithoutBubblewrap(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := (&Host{}).Start(t.Context(), sandbox(t, ""))
+	if err == nil || !strings.Contains(err.Error(), "apt-get install bubblewrap") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	// A bubblewrap that says it is there and then nothing more.
+	dir := t.TempDir()
+	slow, began := filepath.Join(dir, "bwrap"), filepath.Join(dir, "began")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\necho \"{\\\"child-pid\\\": $$}\" >&5\n: >"+began+"\nexec sleep 300\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		defer cancel()
+		for ctx.Err() == nil {
+			if _, err := os.Stat(began); err == nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if _, err := (&Host{Bwrap: slow}).Start(ctx, sandbox(t, "")); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestLimitsThatWereMet(t *testing.T) {
+	for version, files := range map[string]map[string]string{
+		"v1": {"pids/b/pids.events": "max 3\n", "memory/b/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"},
+		"v2": {"cgroup.controllers": "", "b/pids.events": "max 3\n", "b/memory.events": "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n"},
+		"no": {"pids/b/pids.events": "max 0\n", "memory/b/memory.oom_control": "oom_kill 0\n"},
+	} {
+		root := t.TempDir()
+		for name, content := range files {
+			p := filepath.Join(root, name)
+			if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g, err := newGroup(root, "b", Limits{Processes: 7, Memory: 5 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		met := strings.Split(g.limit(), ", ")
+		slices.Sort(met)
+		want := []string{"5 MiB of memory", "7 processes"}
+		if version == "no" {
+			want = []string{""}
+		}
+		if !slices.Equal(met, want) {
+			t.Errorf("%s: %q", version, met)
+		}
+	}
+	if (*group)(nil).limit() != "" {
+		t.Error("no group has met a limit")
+	}
+}
+
+// What a build costs before and between its commands.
+func BenchmarkStartAndFirstCommand(b *testing.B) {
+	s := sandbox(b, "exit 0")
+	for b.Loop() {
+		n, err := (&Host{}).Start(b.Context(), s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if exit, err := n.Run(b.Context(), "sh", build.ControlDir+"/script.sh", &strings.Builder{}); exit != 0 || err != nil {
+			b.Fatal(exit, err)
+		}
+		b.StopTimer()
+		if err := n.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+func BenchmarkCommand(b *testing.B) {
+	n, err := (&Host{}).Start(b.Context(), sandbox(b, "exit 0"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Close()
+	for b.Loop() {
+		if exit, err := n.Run(b.Context(), "sh", build.ControlDir+"/script.sh", &strings.Builder{}); exit != 0 || err != nil {
+			b.Fatal(exit, err)
+		}
+	}
+}
