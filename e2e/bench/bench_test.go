@@ -90,7 +90,7 @@ func BenchmarkPush(b *testing.B) {
 		c.git(b, "push", "-q", "origin", "HEAD:refs/heads/work")
 	}
 	logins := [][]string{w.login(w.SSH, "whoami"), w.login(w.sshdAddress, "true")}
-	pushes, logged := newSamples(len(clones)), newSamples(len(logins))
+	pushes, logged, beyond := newSamples(len(clones)), newSamples(len(logins)), newSamples(2)
 	for i := range *runs + warm {
 		for _, k := range turn(i, len(clones)) {
 			clones[k].commit(b, i)
@@ -107,6 +107,10 @@ func BenchmarkPush(b *testing.B) {
 			}
 		}
 	}
+	for i := range *runs { // what the push itself costs, once its user is in
+		beyond.add(0, pushes.of(ours)[i]-logged.of(0)[i])
+		beyond.add(1, pushes.of(durable)[i]-logged.of(1)[i])
+	}
 	t := newTable("push of one small commit to an ungated branch")
 	t.row("Headgate", pushes.of(ours))
 	t.row("sshd + git, as it comes (syncs nothing)", pushes.of(plain))
@@ -114,10 +118,13 @@ func BenchmarkPush(b *testing.B) {
 	t.row("the same, with the key exchange that the client prefers", pushes.of(usual))
 	t.row("login and one trivial command: Headgate", logged.of(0))
 	t.row("login and one trivial command: sshd", logged.of(1))
+	t.row("push less login: Headgate", beyond.of(0))
+	t.row("push less login: sshd + git, as durable", beyond.of(1))
 	t.ratio("Headgate / sshd + git, as it comes", pushes.ratio(ours, plain), 1.3)
 	t.ratio("Headgate / sshd + git, as durable", pushes.ratio(ours, durable), 1.3)
 	t.ratio("Headgate / sshd + git, as durable, the client's key exchange", pushes.ratio(ours, usual), 0)
 	t.ratio("login: Headgate / sshd", logged.ratio(0, 1), 0)
+	t.ratio("push less login: Headgate / sshd + git, as durable", beyond.ratio(0, 1), 0)
 	t.print()
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(ms(pushes.of(ours).p(50)), "p50-ms")
