@@ -1,0 +1,147 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// threePorts finds a free port with two free ones after it: the console's, and
+// the sample's services'.
+func threePorts(t *testing.T) int {
+	t.Helper()
+	for range 100 {
+		var taken []net.Listener
+		first := 0
+		for i := range 3 {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i*min(first, 1)))
+			if err != nil {
+				break
+			}
+			if i == 0 {
+				first = l.Addr().(*net.TCPAddr).Port
+			}
+			taken = append(taken, l)
+		}
+		for _, l := range taken {
+			l.Close()
+		}
+		if len(taken) == 3 {
+			return first
+		}
+	}
+	t.Fatal("no three free ports in a row")
+	return 0
+}
+
+// TestDemo is what a newcomer does: start the demo, read it, approve, change a
+// line and push, and stop it. Somebody without an SSH key gets one.
+func TestDemo(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := threePorts(t)
+	w.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
+	cmd := exec.Command(filepath.Join(bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home")}
+	cmd.Dir = w.dir
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	var said strings.Builder
+	watchdog := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+	defer watchdog.Stop()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		said.WriteString(lines.Text() + "\n")
+		if strings.HasPrefix(lines.Text(), "ready") {
+			break
+		}
+	}
+	for _, want := range []string{
+		"you have no SSH key, so one was made", "remote: success: 1 landed on main", "main is at", "release 1",
+		fmt.Sprintf("staging runs release 1: http://127.0.0.1:%d", port+1), "Hello from Headgate", "production waits for your approval of release 1",
+		"approve production", "git push origin origin/promote/production:env/production", "/hello/promote/production", "\nready",
+	} {
+		if !strings.Contains(said.String(), want) {
+			t.Fatalf("the demo did not say %q; it said\n%s\n%s", want, said.String(), errs.String())
+		}
+	}
+	go func() { // the pipe must not fill
+		for lines.Scan() {
+		}
+	}()
+
+	// The very commands it printed, with the key it made.
+	var approve, clone string
+	for line := range strings.Lines(said.String()) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "ssh ") && strings.HasSuffix(line, "approve production") {
+			approve = line
+		}
+		if strings.HasPrefix(line, "git clone ") {
+			clone, _, _ = strings.Cut(line, " &&")
+		}
+	}
+	easy := "-o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" + filepath.Join(w.dir, "known_hosts") + " "
+	shell := func(script string) string {
+		t.Helper()
+		env := append(w.env(), "GIT_SSH_COMMAND=ssh "+easy+"-i "+filepath.Join(w.data(), "keys", "you"))
+		stdout, stderr, err := within(patience, w.dir, env, "sh", "-ec", script)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s%s", script, err, stdout, stderr)
+		}
+		return stdout + stderr
+	}
+	shell(strings.Replace(approve, "ssh ", "ssh "+easy, 1))
+	answers := func(port int, want string) {
+		t.Helper()
+		var last string
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+			if last, _ = get(fmt.Sprintf("http://127.0.0.1:%d/", port)); strings.Contains(last, want) {
+				return
+			}
+		}
+		t.Fatalf("port %d answers %q, not %q", port, last, want)
+	}
+	answers(port+2, "this is production, release 1")
+	shell(clone + " clone && cd clone && sed -i 's/Hello from Headgate/Hello from a newcomer/' lib/Greeting.pm && git commit -qam 'Say who' && git push origin main")
+	answers(port+1, "Hello from a newcomer\nthis is staging, release 2")
+
+	// A change that breaks the test is refused, and main stays.
+	refused := shell("cd clone && sed -i 's/Hello/Goodbye/' lib/Greeting.pm && git commit -qam 'Say goodbye' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
+	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + w.HTTP + "/hello/changes/3"} {
+		if !strings.Contains(refused, want) {
+			t.Errorf("the push did not say %q:\n%s", want, refused)
+		}
+	}
+	if ids := regexp.MustCompile(`(?m)^[0-9a-f]{40}`).FindAllString(refused, -1); len(ids) != 2 || ids[0] != ids[1] {
+		t.Errorf("main did not stay: %v", ids)
+	}
+
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the demo ended with %v\n%s", err, errs.String())
+	}
+	if left := w.leftovers(); len(left) > 0 {
+		t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
+	}
+}
