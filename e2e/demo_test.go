@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,34 +13,6 @@ import (
 	"time"
 )
 
-// threePorts finds a free port with two free ones after it: the console's, and
-// the sample's services'.
-func threePorts(t *testing.T) int {
-	t.Helper()
-	for range 100 {
-		var taken []net.Listener
-		first := 0
-		for i := range 3 {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i*min(first, 1)))
-			if err != nil {
-				break
-			}
-			if i == 0 {
-				first = l.Addr().(*net.TCPAddr).Port
-			}
-			taken = append(taken, l)
-		}
-		for _, l := range taken {
-			l.Close()
-		}
-		if len(taken) == 3 {
-			return first
-		}
-	}
-	t.Fatal("no three free ports in a row")
-	return 0
-}
-
 // TestDemo is what a newcomer does: start the demo, read it, approve, change a
 // line and push, and stop it. Somebody without an SSH key gets one.
 func TestDemo(t *testing.T) {
@@ -49,7 +20,10 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := threePorts(t)
+	port, err := freePorts(3) // the console's, and the sample's services'
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
 	cmd := exec.Command(filepath.Join(bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home")}

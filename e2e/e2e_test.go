@@ -79,6 +79,7 @@ func TestStories(t *testing.T) {
 			"server":     serverCmd,
 			"user":       userCmd,
 			"as":         asCmd,
+			"letgo":      letgoCmd,
 			"hg":         hgCmd,
 			"eventually": eventuallyCmd,
 			"sample":     sampleCmd,

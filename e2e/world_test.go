@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -28,8 +29,8 @@ type world struct {
 	cmd      *exec.Cmd
 	log      *os.File
 	exited   chan error
-	SSH      string `json:"ssh"`
-	HTTP     string `json:"http"`
+	SSH      string // host:port
+	HTTP     string // http://host:port
 	extraEnv []string
 }
 
@@ -82,7 +83,7 @@ func (w *world) env() []string {
 		"GIT_AUTHOR_NAME=" + w.user, "GIT_AUTHOR_EMAIL=" + w.user + "@example.com",
 		"GIT_COMMITTER_NAME=" + w.user, "GIT_COMMITTER_EMAIL=" + w.user + "@example.com",
 		"GIT_SSH_COMMAND=ssh " + strings.Join(w.sshArgs(w.user), " "),
-		"SERVER=ssh://" + w.SSH, "HTTP=" + w.HTTP, "DATA=" + w.data(),
+		"SERVER=ssh://" + w.SSH, "HTTP=" + w.HTTP, "DATA=" + w.data(), "HELD=" + w.held(),
 	}
 	return append(env, w.extraEnv...)
 }
@@ -107,11 +108,14 @@ func (w *world) start(extraEnv []string, args ...string) error {
 		return err
 	}
 	// The ports are chosen once: a server that comes back is where it was.
-	ssh, web := "127.0.0.1:0", "127.0.0.1:0"
-	if w.SSH != "" {
-		ssh, web = w.SSH, strings.TrimPrefix(w.HTTP, "http://")
+	if w.SSH == "" {
+		port, err := freePorts(2)
+		if err != nil {
+			return err
+		}
+		w.SSH, w.HTTP = fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", port+1)
 	}
-	w.cmd = exec.Command(filepath.Join(w.bin, "headgate"), append([]string{"serve", "--data", w.data(), "--ssh", ssh, "--http", web,
+	w.cmd = exec.Command(filepath.Join(w.bin, "headgate"), append([]string{"serve", "--data", w.data(), "--ssh", w.SSH, "--http", strings.TrimPrefix(w.HTTP, "http://"),
 		"--admin", "ada", "--admin-key", w.key("ada") + ".pub"}, args...)...)
 	w.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
 	w.cmd.Dir = w.dir
@@ -125,7 +129,7 @@ func (w *world) start(extraEnv []string, args ...string) error {
 	deadline := time.Now().Add(patience)
 	for {
 		data, err := os.ReadFile(ready)
-		if err == nil && json.Unmarshal(data, w) == nil && w.SSH != "" {
+		if err == nil && json.Valid(data) {
 			return nil
 		}
 		select {
@@ -139,6 +143,28 @@ func (w *world) start(extraEnv []string, args ...string) error {
 			return fmt.Errorf("the server did not come up\n%s", w.tail())
 		}
 	}
+}
+
+// held is a command that takes until letGo: for builds that must still run when
+// the story goes on. No other server's story has the same one.
+func (w *world) held() string {
+	_, port, _ := strings.Cut(w.SSH, ":")
+	return "sleep 9" + port
+}
+
+// letGo ends the held command, once it runs.
+func (w *world) letGo() error {
+	cmdline := strings.ReplaceAll(w.held(), " ", "\x00") + "\x00"
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, p := range processes {
+			if text, err := os.ReadFile(p); err == nil && string(text) == cmdline {
+				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p))) // the glob leaves nothing but digits
+				return syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
+	return fmt.Errorf("no build came to run %q", w.held())
 }
 
 // stop ends the server: with SIGKILL, or politely, and waits for it.
@@ -268,6 +294,14 @@ func (w *world) configure(edit func(yaml string) string) error {
 		return err
 	}
 	return run("push", "-q", "origin", "HEAD:main")
+}
+
+// letgoCmd: letgo ends the command $HELD in the build that has come to it.
+func letgoCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 0 || neg {
+		ts.Fatalf("usage: letgo")
+	}
+	ts.Check(worldOf(ts).letGo())
 }
 
 // asCmd: as NAME makes git and ssh act as that user from here on.

@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// twofaced offers somebody else's public key, and once the server has said that
+// this key would do, proves its own: CVE-2024-45337.
+type twofaced struct {
+	ssh.Signer
+	offers ssh.PublicKey
+	asked  int
+}
+
+func (f *twofaced) PublicKey() ssh.PublicKey { return &face{f.Signer.PublicKey(), f} }
+
+type face struct {
+	ssh.PublicKey
+	of *twofaced
+}
+
+func (f *face) Marshal() []byte {
+	f.of.asked++
+	if f.of.asked <= 2 { // the offer, and the check of the server's answer to it
+		return f.of.offers.Marshal()
+	}
+	return f.PublicKey.Marshal()
+}
+
+// TestHostileClient: whoever has an administrator's public key, which is no
+// secret, is still nobody but who they can prove to be.
+func TestHostileClient(t *testing.T) {
+	t.Parallel()
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.stop(true)
+	if err := w.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{w.addUser("jun"), w.addKey("mallory")} { // mallory has a key, and no account
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	signer := func(user string) ssh.Signer {
+		t.Helper()
+		text, err := os.ReadFile(w.key(user))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := ssh.ParsePrivateKey(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	// run runs a command with these keys, offered in this order, under the name of ada.
+	run := func(command string, keys ...ssh.Signer) (string, error) {
+		client, err := ssh.Dial("tcp", w.SSH, &ssh.ClientConfig{
+			User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: patience,
+		})
+		if err != nil {
+			return "", err
+		}
+		defer client.Close()
+		s, err := client.NewSession()
+		if err != nil {
+			return "", err
+		}
+		out, err := s.CombinedOutput(command)
+		return string(out), err
+	}
+	ada := signer("ada").PublicKey()
+	for name, keys := range map[string][]ssh.Signer{
+		"offers ada, proves jun":               {&twofaced{Signer: signer("jun"), offers: ada}},
+		"mallory, then offers ada, proves jun": {signer("mallory"), &twofaced{Signer: signer("jun"), offers: ada}},
+		"jun, who says to be ada":              {signer("jun")},
+	} {
+		if out, err := run("whoami", keys...); err != nil || !strings.HasPrefix(out, "jun") {
+			t.Errorf("%s: taken for %q (%v)", name, out, err)
+		}
+		if out, err := run("repo create stolen", keys...); err == nil || !strings.Contains(out, "administrator") {
+			t.Errorf("%s: repo create: %q (%v)", name, out, err)
+		}
+	}
+	for name, keys := range map[string][]ssh.Signer{
+		"offers ada, proves mallory": {&twofaced{Signer: signer("mallory"), offers: ada}},
+		"mallory":                    {signer("mallory")},
+	} {
+		if out, err := run("whoami", keys...); err == nil {
+			t.Errorf("%s: let in as %q", name, out)
+		}
+	}
+
+	// The stock client, which has ada's public key and jun's private one.
+	foreign := filepath.Join(w.dir, "foreign.pub")
+	public, err := os.ReadFile(w.key("ada") + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(foreign, public, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("ssh", append([]string{"-v", "-i", foreign}, append(w.sshArgs("jun"), "127.0.0.1", "whoami")...)...)
+	cmd.Env = w.env()
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil || !strings.HasPrefix(out.String(), "jun") {
+		t.Errorf("the stock client is taken for %q (%v)\n%s", out.String(), err, errs.String())
+	}
+	if !strings.Contains(errs.String(), "Server accepts key: "+foreign) {
+		t.Errorf("the stock client did not offer the foreign key:\n%s", errs.String())
+	}
+}
