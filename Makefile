@@ -4,15 +4,17 @@ SSH  ?= 127.0.0.1:2222
 HTTP ?= 127.0.0.1:8080
 DATA ?= ./data
 
-# What running needs beyond Go, git, make and an SSH client; and what the tests need besides.
-RUN_PACKAGES  = bubblewrap
-TEST_PACKAGES = $(RUN_PACKAGES) chromium fonts-liberation fonts-dejavu-core git openssh-client openssh-server perl
+# What running needs beyond Go, git, make and an SSH client (perl is the sample's language); what the tests need
+# besides (a C compiler for the race detector); and the daemon that the benchmarks compare with.
+RUN_PACKAGES   = bubblewrap perl
+TEST_PACKAGES  = $(RUN_PACKAGES) chromium fonts-liberation fonts-dejavu-core gcc git libc6-dev openssh-client
+BENCH_PACKAGES = $(TEST_PACKAGES) openssh-server
 
 TOOL = go tool -modfile=.ci/tools/go.mod
 
 export CGO_ENABLED ?= 0
 
-.PHONY: demo run build test check bench size packages run-packages clean
+.PHONY: demo run build test check bench size run-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -23,7 +25,7 @@ run: run-packages build
 build:
 	go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/headgate ./cmd/headgate-hook
 
-test: packages check
+test: test-packages check
 	CGO_ENABLED=1 go test -race -timeout 30m ./...
 
 # Everything that reads the code without running it.
@@ -33,7 +35,7 @@ check:
 	$(TOOL) staticcheck ./...
 	@.ci/govulncheck
 
-bench: packages build
+bench: bench-packages build
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e/bench
 
 # The budget worth watching: binary, modules, cold build time.
@@ -43,8 +45,11 @@ size: build
 run-packages:
 	@.ci/packages $(RUN_PACKAGES)
 
-packages:
+test-packages:
 	@.ci/packages $(TEST_PACKAGES)
+
+bench-packages:
+	@.ci/packages $(BENCH_PACKAGES)
 
 clean:
 	rm -rf bin
