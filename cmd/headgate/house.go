@@ -205,7 +205,7 @@ func (s *server) releasesOf(r *repo.Repository) ([]reconciler.Release, error) {
 	signers := repo.Signers{r.Signer().PublicKey()}
 	var all []reconciler.Release
 	for _, rel := range list {
-		all = append(all, toReconcile(rel, s.verified(r, rel, signers)))
+		all = append(all, toReconcile(rel, s.verify(r, rel, signers)))
 	}
 	return all, nil
 }
@@ -224,17 +224,14 @@ func toReconcile(rel release.Release, verifies error) reconciler.Release {
 	return to
 }
 
-// verifiedTags remembers which tag objects have verified: a signature over bytes
-// that are named by their digest stays good.
-var verifiedTags sync.Map
-
-func (s *server) verified(r *repo.Repository, rel release.Release, signers repo.Signers) error {
-	if _, ok := verifiedTags.Load(rel.Tag); ok {
+// verify checks a release's signature and provenance, once.
+func (s *server) verify(r *repo.Repository, rel release.Release, signers repo.Signers) error {
+	if _, ok := s.verified.Load(rel.Tag); ok {
 		return nil
 	}
 	err := rel.Verify(r, signers)
 	if err == nil {
-		verifiedTags.Store(rel.Tag, true)
+		s.verified.Store(rel.Tag, true)
 	}
 	return err
 }

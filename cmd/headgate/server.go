@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,7 @@ type server struct {
 
 	store      *repo.Store
 	access     atomic.Pointer[access.Config]
+	verified   sync.Map // tag objects whose release has verified: a signature over bytes named by their digest stays good
 	engines    engines
 	logs       logs
 	gate       *gate.Gate
@@ -234,13 +236,12 @@ func (s *server) run(ctx context.Context, ready func(context.Context) error) err
 	}
 	s.log.Info("stopping")
 	stopOuter()
-	// Pushes in flight are told that the server restarts; their changes are safe.
-	go func() {
-		time.Sleep(50 * time.Millisecond) // lets sessions that are about to end do so
-		stopInner()
-	}()
+	// Sessions that are about to end may do so; then pushes in flight are told that
+	// the server restarts. Their changes are safe.
+	grace := time.AfterFunc(50*time.Millisecond, stopInner)
 	// What a room returns it has said to failed already; err has the first.
 	_ = front.Wait()
+	grace.Stop()
 	stopInner()
 	_ = middle.Wait()
 	stopBase()
