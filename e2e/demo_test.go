@@ -14,7 +14,7 @@ import (
 )
 
 // TestDemo is what a newcomer does: start the demo, read it, approve, change a
-// line and push, and stop it. Somebody without an SSH key gets one.
+// line and push, stop it, and start it again. Somebody without an SSH key gets one.
 func TestDemo(t *testing.T) {
 	w, err := newWorld(t.TempDir())
 	if err != nil {
@@ -25,46 +25,61 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
-	cmd := exec.Command(filepath.Join(bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home")}
-	cmd.Dir = w.dir
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Process.Kill()
-	var said strings.Builder
-	watchdog := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
-	defer watchdog.Stop()
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		said.WriteString(lines.Text() + "\n")
-		if strings.HasPrefix(lines.Text(), "ready") {
-			break
+	demo := func() (said string, stop func()) {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home")}
+		cmd.Dir = w.dir
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var errs strings.Builder
+		cmd.Stderr = &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill() })
+		watchdog := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+		defer watchdog.Stop()
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			said += lines.Text() + "\n"
+			if strings.HasPrefix(lines.Text(), "ready") {
+				break
+			}
+		}
+		drained := make(chan struct{})
+		go func() { // the pipe must not fill
+			defer close(drained)
+			for lines.Scan() {
+			}
+		}()
+		return said, func() {
+			t.Helper()
+			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			<-drained
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("the demo ended with %v\n%s", err, errs.String())
+			}
 		}
 	}
+	said, stop := demo()
 	for _, want := range []string{
 		"you have no SSH key, so one was made", "remote: success: 1 landed on main", "main is at", "release 1",
 		fmt.Sprintf("staging runs release 1: http://127.0.0.1:%d", port+1), "Hello from Headgate", "production waits for your approval of release 1",
 		"approve production", "git push origin origin/promote/production:env/production", "/hello/promote/production", "\nready",
 	} {
-		if !strings.Contains(said.String(), want) {
-			t.Fatalf("the demo did not say %q; it said\n%s\n%s", want, said.String(), errs.String())
+		if !strings.Contains(said, want) {
+			t.Fatalf("the demo did not say %q; it said\n%s", want, said)
 		}
 	}
-	go func() { // the pipe must not fill
-		for lines.Scan() {
-		}
-	}()
 
 	// The very commands it printed, with the key it made.
 	var approve, clone string
-	for line := range strings.Lines(said.String()) {
+	for line := range strings.Lines(said) {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "ssh ") && strings.HasSuffix(line, "approve production") {
 			approve = line
@@ -109,12 +124,15 @@ func TestDemo(t *testing.T) {
 		t.Errorf("main did not stay: %v", ids)
 	}
 
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
+	// The next day it goes on with what there is.
+	stop()
+	said, stop = demo()
+	for _, want := range []string{"the repository hello is there already", "release 2", "Hello from a newcomer", "production waits for your approval of release 2", "\nready"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the demo, started again, did not say %q; it said\n%s", want, said)
+		}
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the demo ended with %v\n%s", err, errs.String())
-	}
+	stop()
 	if left := w.leftovers(); len(left) > 0 {
 		t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
 	}

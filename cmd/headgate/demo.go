@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,23 +102,26 @@ func (d *demonstration) run(ctx context.Context) error {
 	me := d.server.actor(d.server.opts.admin, "ssh")
 	d.say("headgate is up: ssh %s, console %s", about.SSH, about.HTTP)
 	d.say("administrator: %s, host key %s", me.Name, about.HostKey)
-	if _, err := d.server.Repository(ctx, me, sampleName); err != nil {
-		var e *show.Error
-		if !errors.As(err, &e) || e.Kind != show.NotFound {
-			return err
-		}
+	r, err := d.server.Repository(ctx, me, sampleName)
+	var e *show.Error
+	switch {
+	case errors.As(err, &e) && e.Kind == show.NotFound:
 		if _, err := d.server.CreateRepository(ctx, me, sampleName, "A small web service, to try things on"); err != nil {
 			return err
 		}
 		d.say("made the repository %s", sampleName)
+	case err != nil:
+		return err
 	}
-	if err := d.push(ctx, about); err != nil {
+	if r.Tip != "" { // of an earlier demo; whatever was pushed since is yours
+		d.say("the repository %s is there already", sampleName)
+	} else if err := d.push(ctx, about); err != nil {
 		return err
 	}
 	return d.watch(ctx, about, me)
 }
 
-// push pushes the sample with git, as a user would, unless main is there.
+// push pushes the sample with git, as a user would.
 func (d *demonstration) push(ctx context.Context, about show.Server) error {
 	work, err := filepath.Abs(filepath.Join(d.data, "demo", sampleName))
 	if err != nil {
@@ -129,7 +133,9 @@ func (d *demonstration) push(ctx context.Context, about show.Server) error {
 	}
 	git := func(out io.Writer, args ...string) error {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", work}, args...)...)
-		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0",
+		// Nothing of the user's own git: they may sign commits, or have hooks.
+		cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "GIT_") }),
+			"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
 			"GIT_SSH_COMMAND=ssh -F /dev/null -i "+shellQuote(key)+" -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile="+shellQuote(filepath.Join(filepath.Dir(key), "known_hosts")))
 		var said strings.Builder
 		cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &said)
@@ -138,14 +144,17 @@ func (d *demonstration) push(ctx context.Context, about show.Server) error {
 		}
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(work, ".git")); err != nil {
+	// A demo that was interrupted may have left the sample without its commit.
+	if git(io.Discard, "--git-dir=.git", "rev-parse", "--quiet", "--verify", "HEAD") != nil {
+		if err := os.RemoveAll(work); err != nil {
+			return err
+		}
 		if err := d.writeSample(work, about); err != nil {
 			return err
 		}
-		name := []string{"-c", "user.name=" + d.server.opts.admin, "-c", "user.email=" + d.server.opts.admin + "@localhost"}
 		for _, args := range [][]string{
 			{"init", "-q", "-b", "main"}, {"add", "-A"},
-			append(append([]string{}, name...), "commit", "-q", "-m", "Say hello"),
+			{"-c", "user.name=" + d.server.opts.admin, "-c", "user.email=" + d.server.opts.admin + "@localhost", "commit", "-q", "-m", "Say hello"},
 		} {
 			if err := git(io.Discard, args...); err != nil {
 				return err
