@@ -127,7 +127,7 @@ func TestDemo(t *testing.T) {
 	// The next day it goes on with what there is.
 	stop()
 	said, stop = demo()
-	for _, want := range []string{"the repository hello is there already", "release 2", "Hello from a newcomer", "production waits for your approval of release 2", "\nready"} {
+	for _, want := range []string{"the repository hello is there already", "release 2", "Hello from a newcomer", "production runs release 1", "production waits for your approval of release 2", "\nready"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the demo, started again, did not say %q; it said\n%s", want, said)
 		}

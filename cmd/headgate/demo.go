@@ -113,9 +113,11 @@ func (d *demonstration) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	if r.Tip != "" { // of an earlier demo; whatever was pushed since is yours
+	if r.Tip != "" { // of an earlier demo; whatever was pushed since is the user's
 		d.say("the repository %s is there already", sampleName)
-	} else if err := d.push(ctx, about); err != nil {
+		return d.resume(ctx, about, me)
+	}
+	if err := d.push(ctx, about); err != nil {
 		return err
 	}
 	return d.watch(ctx, about, me)
@@ -192,76 +194,125 @@ func (d *demonstration) writeSample(work string, about show.Server) error {
 	})
 }
 
-// watch follows the release until staging answers and production waits (or
-// runs, when the demo is started again), and says what to do next.
+// watch follows the release until staging answers and production waits, and
+// says what to do next.
 func (d *demonstration) watch(ctx context.Context, about show.Server, me show.Actor) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	changed, stop := d.server.Watch(sampleName)
-	defer stop()
-	until := func(what string, met func() (bool, error)) error {
-		for {
-			ok, err := met()
-			if ok || err != nil {
-				return err
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return fmt.Errorf("%s did not come about in time", what)
-			}
-		}
-	}
 	d.say("")
 	var r show.Repository
-	if err := until("a release", func() (ok bool, err error) {
+	if err := d.until(limited, "a release", func() (ok bool, err error) {
 		r, err = d.server.Repository(ctx, me, sampleName)
 		return r.Release > 0, err
 	}); err != nil {
 		return err
 	}
 	d.say("main is at %.7s, release %d", r.Tip, r.Release)
-	var staging show.Environment
-	if err := until("a healthy staging", func() (ok bool, err error) {
+	var staging, production show.Environment
+	if err := d.until(limited, "a healthy staging", func() (ok bool, err error) {
 		staging, err = d.server.Environment(ctx, me, sampleName, "staging")
 		return staging.State == show.Healthy && staging.Release == r.Release && len(staging.URLs) > 0, err
 	}); err != nil {
 		return err
 	}
-	d.say("staging runs release %d: %s", staging.Release, staging.URLs[0])
-	body, err := fetch(ctx, staging.URLs[0])
-	if err != nil {
-		return fmt.Errorf("staging does not answer: %w", err)
+	if err := d.runs(limited, staging); err != nil {
+		return err
 	}
-	for line := range strings.Lines(body) {
-		fmt.Fprintf(d.out, "  | %s", line)
-	}
-	var production show.Environment
-	if err := until("a proposal for production", func() (ok bool, err error) {
+	if err := d.until(limited, "a proposal for production", func() (ok bool, err error) {
 		production, err = d.server.Environment(ctx, me, sampleName, "production")
-		return production.Promotion != nil || production.Release == r.Release, err
+		return production.Promotion != nil, err
 	}); err != nil {
 		return err
 	}
+	d.invite(about, []show.Environment{production})
+	return nil
+}
+
+// resume says what there is, whatever the user has made of the sample since.
+func (d *demonstration) resume(ctx context.Context, about show.Server, me show.Actor) error {
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var r show.Repository
+	err := d.until(limited, "a state of every environment", func() (settled bool, err error) {
+		r, err = d.server.Repository(ctx, me, sampleName)
+		for _, e := range r.Environments {
+			if e.State == show.Converging || e.State == show.Unknown {
+				return false, err
+			}
+		}
+		return true, err
+	})
+	if err != nil && limited.Err() == nil {
+		return err
+	}
+	d.say("\nmain is at %.7s, release %d", r.Tip, r.Release)
+	for _, e := range r.Environments {
+		if e.State != show.Healthy || len(e.URLs) == 0 || d.runs(limited, e) != nil {
+			d.say("%s: release %d, %s%s", e.Name, e.Release, e.State, behind(": ", e.Reason))
+		}
+	}
+	d.invite(about, r.Environments)
+	return nil
+}
+
+func behind(separator, text string) string {
+	if text == "" {
+		return ""
+	}
+	return separator + text
+}
+
+// until waits for something that changes of the sample bring about.
+func (d *demonstration) until(ctx context.Context, what string, met func() (bool, error)) error {
+	changed, stop := d.server.Watch(sampleName)
+	defer stop()
+	for {
+		ok, err := met()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%s did not come about in time", what)
+		}
+	}
+}
+
+// runs says what an environment runs, and how it answers.
+func (d *demonstration) runs(ctx context.Context, e show.Environment) error {
+	body, err := fetch(ctx, e.URLs[0])
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", e.Name, err)
+	}
+	d.say("%s runs release %d: %s", e.Name, e.Release, e.URLs[0])
+	for line := range strings.Lines(body) {
+		fmt.Fprintf(d.out, "  | %s", line)
+	}
+	return nil
+}
+
+// invite says what to do next, and that all of the above is true.
+func (d *demonstration) invite(about show.Server, environments []show.Environment) {
 	host, port, _ := strings.Cut(about.SSH, ":")
 	ssh := "ssh -p " + port
 	if d.made != "" {
 		ssh += " -i " + d.made
 		d.say("\nyour key is not in ~/.ssh, so first:\n  export GIT_SSH_COMMAND='ssh -i %s'", d.made)
 	}
-	if production.Promotion != nil {
-		d.say("\nproduction waits for your approval of release %d; any of these gives it:", production.Promotion.To)
-		d.say("  %s %s approve production", ssh, host)
-		d.say("  git push origin origin/promote/production:env/production    (in a clone)")
-		d.say("  %s/%s/promote/production    (sign in with: %s %s login)", about.HTTP, sampleName, ssh, host)
-	} else {
-		d.say("\nproduction runs release %d", production.Release)
+	for _, e := range environments {
+		if e.Promotion == nil {
+			continue
+		}
+		d.say("\n%s waits for your approval of release %d; any of these gives it:", e.Name, e.Promotion.To)
+		d.say("  %s %s approve %s", ssh, host, e.Name)
+		d.say("  git push origin origin/promote/%s:env/%s    (in a clone)", e.Name, e.Name)
+		d.say("  %s/%s/promote/%s    (sign in with: %s %s login)", about.HTTP, sampleName, e.Name, ssh, host)
 	}
 	d.say("\nnow change something:")
 	d.say("  git clone %s && cd %s", about.CloneURL(sampleName), sampleName)
 	d.say("  edit lib/Greeting.pm, git commit -a, git push origin main")
 	d.say("\nready: console %s, Ctrl-C stops the server, your data is in %s", about.HTTP, d.data)
-	return nil
 }
 
 func fetch(ctx context.Context, url string) (string, error) {
