@@ -53,6 +53,10 @@ func checkName(ref string) *refusal {
 		return refuse(quote(ref)+" is no ref name that is kept here",
 			"use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit")
 	}
+	if branch, ok := strings.CutPrefix(ref, forPrefix); ok && serverBranch(branch) {
+		return refuse(headsPrefix+branch+" belongs to the server: nothing can be proposed for it",
+			"propose for a gated branch; a promotion is approved with: git push origin origin/promote/<environment>:env/<environment>", ref)
+	}
 	if strings.HasPrefix(ref, promotePrefix) || ref == strings.TrimSuffix(promotePrefix, "/") {
 		return refuse(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>")
 	}
@@ -60,6 +64,12 @@ func checkName(ref string) *refusal {
 		return refuse(ref+" belongs to the server", "environments are branches below it")
 	}
 	return nil
+}
+
+// serverBranch reports whether a branch holds environments or proposals.
+func serverBranch(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	return top == "env" || top == "promote"
 }
 
 // oddName finds what the characters alone do not forbid.

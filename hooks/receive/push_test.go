@@ -64,6 +64,21 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 	}
 }
 
+// The door for proposals opens no branch of an empty repository that the pushed
+// headgate.yaml does not gate, least of all the server's.
+func TestFirstPushByRefsFor(t *testing.T) {
+	h := newHouse(t)
+	c := h.clone(h.r)
+	c.commit("first", buildspec)
+	h.push(c, "ada", "origin", "main:refs/for/env/staging").refused(t, "refs/heads/env/staging belongs to the server")
+	h.push(c, "ada", "origin", "main:refs/for/promote/staging").refused(t, "refs/heads/promote/staging belongs to the server")
+	h.push(c, "ada", "origin", "main:refs/for/topic").refused(t, "topic is not gated")
+	if n := len(h.gate.proposals); n != 0 {
+		t.Fatalf("%d proposals", n)
+	}
+	h.push(c, "ada", "origin", "main:refs/for/main").ok(t, "success: 1 landed on main")
+}
+
 func TestGatedPushLandsAsPushed(t *testing.T) {
 	h := newHouse(t)
 	c := h.landed()
