@@ -53,6 +53,22 @@ func TestGreenLands(t *testing.T) {
 	w.git("fsck", "--strict")
 }
 
+// Who has heard that a change has ended does not find it in the queue.
+func TestEndedIsNotQueued(t *testing.T) {
+	b := board{tracks: map[int]*track{}}
+	b.begin(1)
+	b.begin(2)
+	b.show([]Entry{{Change: 1}, {Change: 2}})
+	b.add(Progress{Kind: Building, Change: 1})
+	if q := b.snapshot(); len(q) != 2 {
+		t.Fatalf("%+v", q)
+	}
+	b.add(Progress{Kind: Landed, Change: 1})
+	if q := b.snapshot(); len(q) != 1 || q[0].Change != 2 {
+		t.Fatalf("%+v", q)
+	}
+}
+
 func mustTree(t testing.TB, r *repo.Repository, commit repo.Hash) repo.Hash {
 	t.Helper()
 	tree, err := r.TreeOf(commit)
