@@ -208,9 +208,6 @@ func (n *narrator) landed(p gate.Progress) []string {
 	if p.Release > 0 && !said("release ") {
 		lines = append(lines, fmt.Sprintf("  release %d", p.Release))
 	}
-	if !p.FastForward {
-		lines = append(lines, wrap("hint: ", "  ", n.branch+" had moved, so a merge landed; git pull fast-forwards")...)
-	}
 	return append(lines, hint(p.Hint)...)
 }
 
@@ -303,6 +300,9 @@ func (n *narrator) log(e show.LogEvent) []string {
 		s.kept = nil
 		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
 	case "note":
+		if !s.failed {
+			s.line = e.Line
+		}
 		// CodeBuild's own words about phases stand in the log; here the steps say
 		// the same in one line each. What somebody should act on is told.
 		if !strings.HasPrefix(e.Text, "warning: ") {

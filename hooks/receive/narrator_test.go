@@ -61,7 +61,8 @@ var cases = map[string]func() []string{
 	"02-merged": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
 		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
-			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"}})...)
+			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"},
+				Hint: "main had moved, so a merge landed; git pull fast-forwards"})...)
 	},
 	"03-identical-tree": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}

@@ -117,7 +117,8 @@ func TestGatedPushLandsAsMerge(t *testing.T) {
 	c := h.landed()
 	before := c.git("rev-parse", "origin/main")
 	c.commit("second", map[string]string{"f": "2"})
-	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:03:51"), Old: hash("9f1c2ab"), Landed: hash("45f8aed"), Took: 1e9})
+	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:03:51"), Old: hash("9f1c2ab"), Landed: hash("45f8aed"), Took: 1e9,
+		Hint: "main had moved, so a merge landed; git pull fast-forwards"})
 	p := h.push(c, "ada", "origin", "main")
 	p.ok(t, "main -> refs/landed/main", "9f1c2ab..45f8aed", "remote: hint: main had moved, so a merge landed; git pull fast-forwards")
 	if strings.Contains(p.out, "update_ref failed") || c.git("rev-parse", "origin/main") != before {
