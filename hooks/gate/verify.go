@@ -84,8 +84,10 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 	for branch := range byBranch {
 		rep.Branches = append(rep.Branches, branch)
 	}
-	if err := rep.unlanded(byBranch); err != nil {
-		return rep, err
+	if len(stories) > 0 {
+		if err := rep.unlanded(byBranch); err != nil {
+			return rep, err
+		}
 	}
 	slices.Sort(rep.Branches)
 	for _, branch := range rep.Branches {
