@@ -118,6 +118,15 @@ func TestVerify(t *testing.T) {
 		defer undo()
 		found("refs/changes/2/log: commit")
 	})
+	t.Run("an ancestor by replacement", func(t *testing.T) {
+		x := w.commit("unrelated", files("c", "1"))
+		stands := w.commit("stands in", files("c", "1"), p.Landed)
+		undo := move("refs/replace/"+x.String(), stands)
+		defer undo()
+		if holds, err := w.clone(true).Contains(t.Context(), x, p.Landed); err != nil || holds {
+			t.Fatalf("%v, %v", holds, err)
+		}
+	})
 	t.Run("a log that names a revision it has not", func(t *testing.T) {
 		s := w.story(2)
 		undo := move(change.Ref(2), w.commit("forged\n\nEvent: landed\nChange: 2\nRevision: 99\nNew: "+w.main().String(), nil, s.Tip))
