@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,22 @@ func TestGreenLands(t *testing.T) {
 		t.Fatalf("%+v, %v", vs, err)
 	}
 	w.git("fsck", "--strict")
+}
+
+// What hangs on a landing is done before the landing is told.
+func TestLandedIsCalledBeforeItIsTold(t *testing.T) {
+	var w *world
+	var called atomic.Bool
+	w = newWorld(t, func(c *Config) {
+		c.Landed = func(_ context.Context, repository string) {
+			l, err := w.gate.loop(repository)
+			called.Store(err == nil && l.board.track(1) != nil) // who follows it still waits
+		}
+	})
+	w.land(ada, w.commit("begin", files("a", "1")))
+	if !called.Load() {
+		t.Fatal("told before")
+	}
 }
 
 // Who has heard that a change has ended does not find it in the queue.
