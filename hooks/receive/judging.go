@@ -55,7 +55,7 @@ func (j *judging) all(ctx context.Context, commands []command) (refusals []*refu
 	// or land although it was refused (spec/git.md 4.1).
 	if len(special) > 0 && len(commands) > 1 {
 		return []*refusal{refuse("a push of "+quote(special[0])+" must be alone", "push the other refs by themselves",
-			fmt.Sprintf("it is gated, or an environment, and came with %d other refs; none was moved", len(commands)-1))}, nil
+			fmt.Sprintf("it is gated, or an environment, and came with others (%d refs in all); none was moved", len(commands)))}, nil
 	}
 	if j.options.cancel > 0 && len(special) == 0 {
 		return []*refusal{refuse("-o cancel works on a push to a gated branch only", fmt.Sprintf("git push -o cancel=%d origin <gated branch>", j.options.cancel))}, nil

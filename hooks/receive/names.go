@@ -18,12 +18,12 @@ const (
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 
 // refusal is a no for a person: what happened, where, what to do (DESIGN-UI
-// section 6). Reason is the short form that git prints behind the ref.
+// section 6). Behind the ref git itself prints "pre-receive hook declined": a
+// word of ours there would cost the promise that a refusal leaves no object.
 type refusal struct {
-	Reason string
-	What   string
-	Where  []string
-	Hint   string
+	What  string
+	Where []string
+	Hint  string
 }
 
 func refuse(what, hint string, where ...string) *refusal {
