@@ -163,7 +163,11 @@ func (n *narrator) queued(p gate.Progress, first bool) (lines []string) {
 	n.place = p.Place
 	switch {
 	case p.Waits: // for a person, or a time
-		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, p.Reason)), details(p.Details)...)
+		reason := p.Reason // of a policy, in whatever words, or of the server's own
+		if !strings.HasPrefix(reason, "waits ") {
+			reason = "waits: " + reason
+		}
+		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, reason)), details(p.Details)...)
 		lines = append(lines, hint(p.Hint)...)
 		if first {
 			lines = append(lines, "hint: Ctrl-C detaches and cancels nothing")

@@ -107,6 +107,10 @@ var cases = map[string]func() []string{
 		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "waits for 1 approval from owners of db/ (ines, jun)",
 			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
 	},
+	"10-waits-for-the-server": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 415, greeted: true}
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 1, Waits: true, Reason: "the server could not land it, and tries again"})
+	},
 	"11-no-buildspec": func() []string { return noBuildspec("buildspec.yml", "hello", tarn).lines() },
 	"12-restarting": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
