@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -34,7 +32,8 @@ func (f *face) Marshal() []byte {
 }
 
 // TestHostileClient: whoever has an administrator's public key, which is no
-// secret, is still nobody but who they can prove to be.
+// secret, is still nobody but who they can prove to be (the stock client's way
+// is told in keys-foreign.txtar).
 func TestHostileClient(t *testing.T) {
 	t.Parallel()
 	w, err := newWorld(t.TempDir())
@@ -98,25 +97,5 @@ func TestHostileClient(t *testing.T) {
 		if out, err := run("whoami", keys...); err == nil {
 			t.Errorf("%s: let in as %q", name, out)
 		}
-	}
-
-	// The stock client, which has ada's public key and jun's private one.
-	foreign := filepath.Join(w.dir, "foreign.pub")
-	public, err := os.ReadFile(w.key("ada") + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(foreign, public, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("ssh", append([]string{"-v", "-i", foreign}, append(w.sshArgs("jun"), "127.0.0.1", "whoami")...)...)
-	cmd.Env = w.env()
-	var out, errs strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil || !strings.HasPrefix(out.String(), "jun") {
-		t.Errorf("the stock client is taken for %q (%v)\n%s", out.String(), err, errs.String())
-	}
-	if !strings.Contains(errs.String(), "Server accepts key: "+foreign) {
-		t.Errorf("the stock client did not offer the foreign key:\n%s", errs.String())
 	}
 }

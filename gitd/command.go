@@ -167,8 +167,10 @@ func (c *call) dispatch(words []string) error {
 	if len(words) == 0 {
 		return overview(c)
 	}
-	if words[0] == "--help" || words[0] == "-h" {
+	if asksHelp(words[0]) {
 		words = append([]string{"help"}, words[1:]...)
+	} else if len(words) > 1 && asksHelp(words[1]) && len(family(all, words[0])) > 1 {
+		words = append([]string{"help", words[0]}, words[2:]...)
 	}
 	cmd, rest, err := find(all, words)
 	if err != nil {
@@ -184,9 +186,21 @@ func (c *call) dispatch(words []string) error {
 	return cmd.run(c)
 }
 
+func asksHelp(word string) bool { return word == "--help" || word == "-h" }
+
+// family is the commands of two words that begin with first.
+func family(all []command, first string) (members []command) {
+	for _, cmd := range all {
+		if strings.HasPrefix(cmd.name, first+" ") {
+			members = append(members, cmd)
+		}
+	}
+	return members
+}
+
 // find matches the first one or two words.
 func find(all []command, words []string) (*command, []string, error) {
-	var family []string // second words of commands that begin alike
+	var seconds []string // words of commands that begin alike
 	var firsts []string
 	for i := range all {
 		first, second, _ := strings.Cut(all[i].name, " ")
@@ -202,20 +216,20 @@ func find(all []command, words []string) (*command, []string, error) {
 		if len(words) > 1 && words[1] == second {
 			return &all[i], words[2:], nil
 		}
-		family = append(family, second)
+		seconds = append(seconds, second)
 	}
 	switch {
-	case family == nil:
+	case seconds == nil:
 		hint := "see what there is: help"
 		if near, ok := yamlfile.Nearest(words[0], firsts); ok {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		return nil, nil, usage(hint, "there is no command %q", words[0])
-	case len(words) == 1 || words[1] == "--help" || words[1] == "-h":
-		return nil, nil, usage("for example: "+words[0]+" "+family[0], "say what to do with %s: %s", words[0], strings.Join(family, ", "))
+	case len(words) == 1 || strings.HasPrefix(words[1], "-"):
+		return nil, nil, usage("for example: "+words[0]+" "+seconds[0], "say what to do with %s: %s", words[0], strings.Join(seconds, ", "))
 	}
-	hint := words[0] + " goes with " + strings.Join(family, ", ")
-	if near, ok := yamlfile.Nearest(words[1], family); ok {
+	hint := words[0] + " goes with " + strings.Join(seconds, ", ")
+	if near, ok := yamlfile.Nearest(words[1], seconds); ok {
 		hint = fmt.Sprintf("did you mean %q?", words[0]+" "+near)
 	}
 	return nil, nil, usage(hint, "there is no command %q", words[0]+" "+words[1])
@@ -311,8 +325,8 @@ func (c *call) put(v any) bool {
 }
 
 // only finds the one repository that fits, for a command that did not name one.
-// what says what it must have.
-func (c *call) only(what string, fits func(show.Repository) (bool, error)) (string, error) {
+// what says what it must have, list the command that shows what there is.
+func (c *call) only(what, list string, fits func(show.Repository) (bool, error)) (string, error) {
 	all, err := c.d.House.Repositories(c.ctx, c.actor)
 	if err != nil {
 		return "", err
@@ -332,7 +346,7 @@ func (c *call) only(what string, fits func(show.Repository) (bool, error)) (stri
 	}
 	switch len(found) {
 	case 0:
-		return "", &show.Error{Kind: show.NotFound, What: "no repository of yours has " + what, Hint: "see them: repo list"}
+		return "", &show.Error{Kind: show.NotFound, What: "no repository of yours has " + what, Hint: "see what there is: " + list}
 	case 1:
 		return found[0], nil
 	}

@@ -100,9 +100,9 @@ func (c *call) lands(ch show.Change) string {
 	switch ch.State {
 	case show.Landed:
 		return c.out.at(ch.EndedAt, false)
-	case show.Running:
-		if ch.Build != nil {
-			return c.out.expected(ch.Build.Started, ch.Expected)
+	case show.Queued, show.Running:
+		if !ch.LandsAt.IsZero() {
+			return "~" + ch.LandsAt.UTC().Format("15:04")
 		}
 	}
 	return "-"
@@ -145,7 +145,11 @@ func changeShow(c *call) error {
 	if len(ch.Story) > 0 {
 		rows = nil
 		for _, e := range ch.Story {
-			rows = append(rows, []cell{{s: e.At.UTC().Format("02 Jan 15:04:05"), colour: second}, plain(e.What + orNothing(" by ", e.By)), plain(e.More)})
+			what := e.What
+			if !strings.HasPrefix(what, e.By+" ") {
+				what += orNothing(" by ", e.By)
+			}
+			rows = append(rows, []cell{{s: e.At.UTC().Format("02 Jan 15:04:05"), colour: second}, plain(what), plain(e.More)})
 		}
 		c.out.table(rows)
 	}
@@ -235,15 +239,24 @@ func changeLog(c *call) error {
 		return err
 	}
 	const lines = 20 // on either side
+	command, shown, last := "", 0, 0
 	for e, err := range c.d.House.Log(c.ctx, c.actor, name, number, follow) {
 		if err != nil {
 			return err
 		}
-		if around > 0 && e.Kind != "done" && (e.Line == 0 || e.Line < around-lines || e.Line > around+lines) {
+		if e.Kind == "step" {
+			command = strings.TrimPrefix(e.Phase+": "+e.Command, ": ")
+		}
+		last = max(last, e.Line)
+		if around > 0 && (e.Line == 0 || e.Line < around-lines || e.Line > around+lines) {
 			continue
 		}
+		shown++
+		if e.Kind == "note" && around == 0 && !c.json && strings.HasPrefix(e.Text, "Running command ") {
+			continue // the step's own line follows
+		}
 		if !c.put(e) {
-			c.logLine(e, around > 0)
+			c.logLine(e, clean(command), around > 0)
 		}
 		if follow {
 			c.flush()
@@ -251,6 +264,9 @@ func changeLog(c *call) error {
 	}
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
+	}
+	if around > 0 && shown == 0 {
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("the log has no line %d: it has %s", around, plural(last, "line"))}
 	}
 	if !follow {
 		return nil
@@ -269,9 +285,12 @@ func changeLog(c *call) error {
 }
 
 // logLine writes one entry of a log as a push shows it: "|" is the build's own.
-func (c *call) logLine(e show.LogEvent, numbered bool) {
+// command is that of the step it belongs to.
+func (c *call) logLine(e show.LogEvent, command string, numbered bool) {
 	t := c.out
-	command := clean(strings.TrimPrefix(e.Phase+": "+e.Command, ": "))
+	if numbered {
+		fmt.Fprintf(t.w, "%6d ", e.Line)
+	}
 	switch e.Kind {
 	case "step":
 		m := marks[show.Running]
@@ -284,9 +303,6 @@ func (c *call) logLine(e show.LogEvent, numbered bool) {
 		}
 		fmt.Fprintf(t.w, "%s %s  %s\n", t.paint(marks[state].colour, t.shape(state)), command, took)
 	case "out":
-		if numbered {
-			fmt.Fprintf(t.w, "%6d ", e.Line)
-		}
 		fmt.Fprintf(t.w, "| %s\n", t.cleanLog(e.Text))
 	default:
 		if e.Text != "" {
@@ -307,7 +323,7 @@ func (c *call) change() (name string, number int, err error) {
 	if len(c.words) == 2 {
 		return c.words[0], number, nil
 	}
-	name, err = c.only(fmt.Sprintf("a change %d", number), func(r show.Repository) (bool, error) {
+	name, err = c.only(fmt.Sprintf("a change %d", number), "change list <repo>", func(r show.Repository) (bool, error) {
 		_, err := c.d.House.Change(c.ctx, c.actor, r.Name, number)
 		if notFound(err) {
 			return false, nil
@@ -322,7 +338,7 @@ func (c *call) repository(words []string) (string, error) {
 	if len(words) > 0 {
 		return words[0], nil
 	}
-	return c.only("changes", func(r show.Repository) (bool, error) { return r.Name != access.Own, nil })
+	return c.only("changes", "repo list", func(r show.Repository) (bool, error) { return r.Name != access.Own, nil })
 }
 
 func orNothing(before, s string) string {

@@ -84,7 +84,7 @@ func (c *call) environment(words []string) (repository, environment string, err 
 	if len(words) == 2 {
 		return words[0], environment, nil
 	}
-	repository, err = c.only("an environment "+environment, func(r show.Repository) (bool, error) {
+	repository, err = c.only("an environment "+environment, "env list", func(r show.Repository) (bool, error) {
 		for _, e := range r.Environments {
 			if e.Name == environment {
 				return true, nil

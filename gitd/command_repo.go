@@ -2,7 +2,6 @@ package gitd
 
 import (
 	"strings"
-	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 )
@@ -93,12 +92,4 @@ func dash(s string) cell {
 		return plain("-")
 	}
 	return plain(s)
-}
-
-// expected is when something that takes a while is expected to end, as "~14:08".
-func (t *text) expected(began time.Time, takes show.Duration) string {
-	if began.IsZero() || takes <= 0 {
-		return "-"
-	}
-	return "~" + began.Add(time.Duration(takes)).UTC().Format("15:04")
 }

@@ -72,6 +72,10 @@ func init() {
 			if len(c.words) == 0 {
 				return overview(c)
 			}
+			if members := family(commands(), c.words[0]); len(c.words) == 1 && len(members) > 0 {
+				list(c, members)
+				return nil
+			}
 			cmd, rest, err := find(commands(), c.words)
 			if err != nil {
 				return err
@@ -99,31 +103,41 @@ func introduction(c *call) string {
 func overview(c *call) error {
 	server := c.d.House.Server(c.ctx)
 	if c.json {
-		for _, cmd := range commands() {
-			c.emit(struct {
-				Command string `json:"command"`
-				Args    string `json:"arguments,omitempty"`
-				What    string `json:"what"`
-				Example string `json:"example"`
-			}{cmd.name, cmd.args, cmd.what, cmd.example})
-		}
+		list(c, commands())
 		return nil
 	}
 	c.out.line("headgate on %s: you are %s", server.Name, introduction(c))
-	var rows [][]cell
-	for _, cmd := range commands() {
-		args, _, _ := strings.Cut(cmd.args, " [--") // its help has the options
-		rows = append(rows, []cell{plain("  " + strings.TrimSpace(cmd.name+" "+args)), {s: cmd.what, colour: second, cut: true}})
-	}
-	c.out.table(rows)
+	list(c, commands())
 	c.out.line("a repository may be left out when only one fits")
 	c.out.line("try: ssh %s change list", sshTarget(server))
 	c.out.line("each has --json and --help; console: %s", server.HTTP)
 	return nil
 }
 
+// list writes commands, one a line.
+func list(c *call, commands []command) {
+	var rows [][]cell
+	for _, cmd := range commands {
+		if c.put(struct {
+			Command string `json:"command"`
+			Args    string `json:"arguments,omitempty"`
+			What    string `json:"what"`
+			Example string `json:"example"`
+		}{cmd.name, cmd.args, cmd.what, cmd.example}) {
+			continue
+		}
+		args, _, _ := strings.Cut(cmd.args, " [--") // its help has the options
+		rows = append(rows, []cell{plain("  " + strings.TrimSpace(cmd.name+" "+args)), {s: cmd.what, colour: second, cut: true}})
+	}
+	c.out.table(rows)
+}
+
 // help is one command's page, its example first.
 func help(c *call, cmd *command) error {
+	if c.json {
+		list(c, []command{*cmd})
+		return nil
+	}
 	server := c.d.House.Server(c.ctx)
 	c.out.line("example: ssh %s %s", sshTarget(server), cmd.example)
 	c.out.line("")

@@ -20,7 +20,7 @@ var whyCommands = []command{{
 		var err error
 		if len(c.words) == 2 {
 			repository = c.words[0]
-		} else if repository, err = c.only(fmt.Sprintf("a change, environment or commit %q", thing), func(r show.Repository) (bool, error) {
+		} else if repository, err = c.only(fmt.Sprintf("a change, environment or commit %q", thing), "repo list", func(r show.Repository) (bool, error) {
 			_, err := c.d.House.Why(c.ctx, c.actor, r.Name, thing)
 			if notFound(err) {
 				return false, nil

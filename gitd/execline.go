@@ -24,8 +24,9 @@ type execLine struct {
 }
 
 var (
-	errLine  = errors.New("this is no command line of this server")
-	errQuote = errors.New("a quote is not closed")
+	errLine       = errors.New("this is no command line of this server")
+	errRepository = errors.New("this names no repository of this server")
+	errQuote      = errors.New("a quote is not closed")
 )
 
 // parseExec reads a command line. It expands nothing: there is no shell.
@@ -42,7 +43,7 @@ func parseExec(line string) (execLine, error) {
 		if rest, ok := strings.CutPrefix(line, verb); ok {
 			name, ok := repositoryArgument(rest)
 			if !ok {
-				return execLine{}, errLine
+				return execLine{}, errRepository
 			}
 			return execLine{verb: verb, repository: name}, nil
 		}

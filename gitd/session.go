@@ -258,7 +258,10 @@ func (s *session) run(line string) {
 	parsed, err := parseExec(line)
 	if err != nil {
 		e := &show.Error{Kind: show.Usage, What: err.Error(), Hint: "see what there is: help"}
-		if errors.Is(err, errQuote) {
+		switch {
+		case errors.Is(err, errRepository):
+			e.Hint = "clone ssh://" + s.d.House.Server(s.ended).SSH + "/<name>; the command repo list shows the names"
+		case errors.Is(err, errQuote):
 			e.Hint = "for an apostrophe, quote twice: \"...\" for your shell, and '...' inside for this server"
 		}
 		s.d.log.Info("refused a command line", "line", clean(line[:min(len(line), 200)]), "remote", s.conn.RemoteAddr().String())

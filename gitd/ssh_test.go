@@ -139,7 +139,7 @@ func TestRefusesToStart(t *testing.T) {
 
 // Clients that say nothing, or drip, are gone by the deadline, and keep nobody out.
 func TestSilentConnections(t *testing.T) {
-	const deadline = time.Second
+	const deadline = 5 * time.Second // in which a loaded machine logs a good client in
 	h := start(t, func(s *Server) { s.Limits.Login = deadline; s.Limits.Knocking = 100 })
 	closed := make(chan error, 200)
 	began := time.Now()
@@ -175,7 +175,7 @@ func TestSilentConnections(t *testing.T) {
 			t.Fatal("connections are still open")
 		}
 	}
-	if took := time.Since(began); took > 10*deadline {
+	if took := time.Since(began); took > within {
 		t.Errorf("took %v to close all", took)
 	}
 }

@@ -125,6 +125,9 @@ func (s *server) landed(ctx context.Context, repository string, change int) (rep
 // loadAccess brings the server.yaml that has landed into force and makes the
 // repositories that it names. One that cannot be read leaves the old in force.
 func (s *server) loadAccess(ctx context.Context) error {
+	// Whoever read an older one must not bring it into force after a newer.
+	s.loading.Lock()
+	defer s.loading.Unlock()
 	landed, err := s.landedConfiguration()
 	if err != nil {
 		return err
@@ -167,20 +170,39 @@ func (s *server) landedConfiguration() (c configuration, err error) {
 	return c, err
 }
 
+// changed brings a configuration into force as it lands: whoever pushed it reads
+// "landed" and may rely on it.
+func (s *server) changed(ctx context.Context, repository string) {
+	if repository != access.Own {
+		return
+	}
+	if err := s.loadAccess(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err)
+	}
+}
+
+// retryAccess is when a configuration that could not be brought into force is
+// tried again.
+const retryAccess = 5 * time.Second
+
 // watchAccess follows the configuration until ctx is done.
 func (s *server) watchAccess(ctx context.Context) error {
 	moved, stop := s.store.Watch(access.Own)
 	defer stop()
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-moved:
+		case <-again:
 		}
+		again = nil
 		if err := s.loadAccess(ctx); err != nil {
 			if ctx.Err() == nil {
-				s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err)
+				s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err, "again_in", retryAccess)
 			}
+			again = time.After(retryAccess)
 			continue
 		}
 		s.reconciler.Wake("") // what waited for somebody may wait for somebody else now

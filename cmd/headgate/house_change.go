@@ -65,7 +65,7 @@ func (s *server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 	}
 	if entry != nil {
 		c.Place, c.Behind, c.Reason, c.TestedWith = entry.Place, entry.Behind, entry.Reason, entry.With
-		c.Expected = show.Duration(entry.Took)
+		c.Expected, c.LandsAt = show.Duration(entry.Took), entry.Expected
 		if entry.Candidate != repo.Zero {
 			c.Candidate, c.Tree = entry.Candidate.String(), entry.Tree.String()
 		}
@@ -213,6 +213,20 @@ func (s *server) Log(ctx context.Context, a show.Actor, name string, number int,
 			if !yield(e, err) {
 				return
 			}
+		}
+		if follow {
+			s.untilJudged(ctx, name, number, c.Build.ID)
+		}
+	}
+}
+
+// untilJudged waits until a change whose build has ended has come to its end
+// too, or waits, or is built again: between a log's last line and that are the
+// verdict, the policy and the landing.
+func (s *server) untilJudged(ctx context.Context, name string, number int, build string) {
+	for p := range s.gate.Follow(ctx, name, number) {
+		if p.Ends() || p.Waits || p.Kind == gate.Building && p.Log != build {
+			return
 		}
 	}
 }

@@ -32,6 +32,7 @@ func (s *server) Why(ctx context.Context, a show.Actor, name, thing string) (sho
 		return s.whyCommit(ctx, a, name, commit)
 	}
 	e.What = fmt.Sprintf("%q is no change, environment or commit of %s", thing, name)
+	e.Hint = "see what there is: change list " + name + ", or env list " + name
 	return show.Why{}, e
 }
 

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/term"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 func serveCommand() command {
@@ -39,7 +41,7 @@ administrator; everything else is configured there, by pushing.`,
 					about := s.Server(ctx)
 					fmt.Fprintf(p.err, "headgate is up: ssh %s, console %s\n", about.SSH, about.HTTP)
 					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
-					if made != "" {
+					if made != "" && s.admits(keys[0]) {
 						fmt.Fprintf(p.err, "you have no SSH key, so one was made: use ssh -i %s\n", made)
 					}
 					return nil
@@ -63,6 +65,17 @@ func serve(ctx context.Context, o options, ready func(context.Context, *server) 
 	}
 	defer s.close()
 	return s.run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
+}
+
+// admits reports whether an SSH public key is a user's: the keys that serve
+// finds count at the first start only.
+func (s *server) admits(key string) bool {
+	k, err := access.ParseKey(key)
+	if err != nil {
+		return false
+	}
+	_, known := s.access.Load().UserByKey(k.Fingerprint)
+	return known
 }
 
 // logger writes the server's log: text for a person at a terminal, JSON lines

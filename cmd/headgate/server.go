@@ -45,7 +45,8 @@ type server struct {
 
 	store      *repo.Store
 	access     atomic.Pointer[access.Config]
-	verified   sync.Map // tag objects whose release has verified: a signature over bytes named by their digest stays good
+	verified   sync.Map   // tag objects whose release has verified: a signature over bytes named by their digest stays good
+	loading    sync.Mutex // held while access is read and brought into force
 	engines    engines
 	logs       logs
 	gate       *gate.Gate
@@ -126,7 +127,7 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 	s.engines = engines{made: map[string]*policies.Engine{}}
 	s.gate = gate.New(gate.Config{
 		Store: s.store, Settings: gate.FileSettings, Workers: o.workers, Log: log, Check: checkTree,
-		Ask: gate.AskPolicies(s.engines.of, s.policyUser),
+		Ask: gate.AskPolicies(s.engines.of, s.policyUser), Landed: s.changed,
 		Builder: gate.Builtin{
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
 			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{Hidden: []string{o.data}}, work: path("work", "builds")},

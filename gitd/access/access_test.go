@@ -154,7 +154,7 @@ func TestParseRefuses(t *testing.T) {
 		"group like user":     {head + "  ada: [ada]\n", `server.yaml:5: "ada" is a group here and a user on line 2`},
 		"group everyone":      {head + "  everyone: [ada]\n", `server.yaml:5: "everyone" is always`},
 		"user everyone":       {"users:\n  everyone: {keys: [KEY1]}\ngroups: {administrators: [everyone]}\n", `server.yaml:2: "everyone" means`},
-		"no administrators":   {"users: {ada: {keys: [KEY1]}}\n", "server.yaml: there is no administrator"},
+		"no administrators":   {"users: {ada: {keys: [KEY1]}}\n", "server.yaml:1: there is no administrator"},
 		"keyless admin":       {"users: {ada: {}}\ngroups:\n  administrators: [ada]\n", "server.yaml:3: there is no administrator with a key"},
 		"no key":              {"users:\n  ada:\n    keys:\n      - ssh-ed25519 AAAA\ngroups: {administrators: [ada]}\n", "server.yaml:4: a key of ada is not an SSH public key"},
 		"private key":         {"users:\n  ada:\n    keys:\n      - -----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"},

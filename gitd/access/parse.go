@@ -69,7 +69,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		Write:       []string{Administrators},
 		Gated:       true,
 	}
-	r.administrators(section("groups"))
+	r.administrators(top)
 	if err := r.problems.Err(); err != nil {
 		return nil, err
 	}
@@ -187,15 +187,18 @@ func (r *reader) group(key, value *yaml.Node) {
 	r.config.groups[key.Value] = members
 }
 
-func (r *reader) administrators(groups *yaml.Node) {
+func (r *reader) administrators(top *yaml.Node) {
 	for _, name := range r.config.groups[Administrators] {
 		if len(r.config.users[name].Keys) > 0 {
 			return
 		}
 	}
-	at := &yaml.Node{}
-	if key, _ := lookup(groups, Administrators); key != nil {
+	at := top
+	if key, groups := lookup(top, "groups"); key != nil {
 		at = key
+		if key, _ := lookup(groups, Administrators); key != nil {
+			at = key
+		}
 	}
 	r.problem(at, fmt.Sprintf("add to groups: %s: [<a user who has a key>]", Administrators),
 		"there is no administrator with a key, so nobody could ever change this file again")

@@ -26,6 +26,7 @@ var config = [][2]string{
 	{"core.logAllRefUpdates", "false"},    // change logs and release tags are the record
 	{"core.protectHFS", "true"},
 	{"core.protectNTFS", "true"},
+	{"core.useReplaceRefs", "false"}, // an object is what its id says, also in a clone of somebody else's making
 	{"gc.auto", "0"},
 	{"init.defaultBranch", "main"},
 	{"protocol.version", "2"},

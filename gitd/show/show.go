@@ -105,8 +105,9 @@ type Change struct {
 	RunsIn     []string  `json:"runs_in,omitempty"` // environments that run it or something newer
 	Behind     int       `json:"behind,omitempty"`  // the change that must land or fail first
 	Story      []Event   `json:"story,omitempty"`
-	Files      []string  `json:"files,omitempty"` // in conflict
-	Expected   Duration  `json:"expected_ms,omitempty"`
+	Files      []string  `json:"files,omitempty"`       // in conflict
+	Expected   Duration  `json:"expected_ms,omitempty"` // that a build usually takes here
+	LandsAt    time.Time `json:"lands_at,omitzero"`     // when it probably lands
 }
 
 // Duration is a time.Duration that is milliseconds in JSON.
@@ -336,7 +337,8 @@ type House interface {
 	// Changes lists newest first; total is the number of all changes.
 	Changes(ctx context.Context, a Actor, repository string, f ChangeFilter) (changes []Change, total int, err error)
 	Change(ctx context.Context, a Actor, repository string, number int) (Change, error)
-	// Log yields a change's newest build log; with follow it ends when the build has ended.
+	// Log yields a change's newest build log; with follow it ends when the build
+	// has ended and what followed from it is known: the change has ended, or waits.
 	Log(ctx context.Context, a Actor, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
 	Releases(ctx context.Context, a Actor, repository string) ([]Release, error)
 	// Environment includes history and the open promotion.

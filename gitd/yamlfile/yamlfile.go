@@ -15,6 +15,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -112,7 +113,7 @@ func Parse(file string, data []byte) (*yaml.Node, error) {
 		if strings.Contains(what, "found character that cannot start any token") && bytes.Contains(data, []byte("\t")) {
 			fix = "indent with spaces; YAML does not allow tabs"
 		}
-		return fail(line, fix, "is not YAML: %s", what)
+		return fail(syntaxLine(data, line, what), fix, "is not YAML: %s", what)
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); err == nil {
@@ -341,6 +342,26 @@ func position(msg string) (line int, what string) {
 		return line, m[2]
 	}
 	return 0, strings.TrimPrefix(msg, "yaml: ")
+}
+
+// syntaxLine is the line of a fault of syntax. The yaml package counts lines from
+// 0 where it parses and from 1 where it scans, leaves out a line that is 0, and
+// knows none for some faults.
+func syntaxLine(data []byte, line int, what string) int {
+	at := -1
+	switch name, anchor := strings.CutPrefix(what, "unknown anchor '"); {
+	case anchor:
+		name, _, _ = strings.Cut(name, "'")
+		at = bytes.Index(data, []byte("*"+name))
+	case strings.HasPrefix(what, "control characters"):
+		at = bytes.IndexFunc(data, func(c rune) bool { return unicode.IsControl(c) && !strings.ContainsRune("\t\n\r", c) })
+	case line == 0, strings.HasPrefix(what, "did not find expected"):
+		line++
+	}
+	if at >= 0 {
+		line = 1 + bytes.Count(data[:at], []byte("\n"))
+	}
+	return min(line, 1+bytes.Count(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")))
 }
 
 var cannot = regexp.MustCompile("^cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.*)$")

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"iter"
+	"slices"
 	"sync"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -101,6 +102,8 @@ func (b *board) add(p Progress) {
 	t := b.tracks[p.Change]
 	if t != nil && p.Ends() && p.Kind != Restarting {
 		delete(b.tracks, p.Change)
+		// Whoever hears of the end must not find it in the queue any more.
+		b.entries = slices.DeleteFunc(slices.Clone(b.entries), func(e Entry) bool { return e.Change == p.Change })
 	}
 	b.mu.Unlock()
 	if t != nil {

@@ -24,10 +24,14 @@ type Config struct {
 	// Releases reports whether landings in a repository make releases. Nil: all
 	// but the repository headgate.
 	Releases func(repository string) bool
-	Workers  int           // builds at once over all repositories; 0: one for each core
-	Retry    time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
-	Log      *slog.Logger  // nil: slog.Default
-	Now      func() time.Time
+	// Landed is called when a change has landed, before anybody is told: what must
+	// be so when a pusher reads "landed". The repository's gate waits for it.
+	// Nil: nothing. After a kill it may not have been called.
+	Landed  func(ctx context.Context, repository string)
+	Workers int           // builds at once over all repositories; 0: one for each core
+	Retry   time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
+	Log     *slog.Logger  // nil: slog.Default
+	Now     func() time.Time
 }
 
 // Settings is what a tree says about how it is built and landed. The gate

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,38 @@ func TestGreenLands(t *testing.T) {
 		t.Fatalf("%+v, %v", vs, err)
 	}
 	w.git("fsck", "--strict")
+}
+
+// What hangs on a landing is done before the landing is told.
+func TestLandedIsCalledBeforeItIsTold(t *testing.T) {
+	var w *world
+	var called atomic.Bool
+	w = newWorld(t, func(c *Config) {
+		c.Landed = func(_ context.Context, repository string) {
+			l, err := w.gate.loop(repository)
+			called.Store(err == nil && l.board.track(1) != nil) // who follows it still waits
+		}
+	})
+	w.land(ada, w.commit("begin", files("a", "1")))
+	if !called.Load() {
+		t.Fatal("told before")
+	}
+}
+
+// Who has heard that a change has ended does not find it in the queue.
+func TestEndedIsNotQueued(t *testing.T) {
+	b := board{tracks: map[int]*track{}}
+	b.begin(1)
+	b.begin(2)
+	b.show([]Entry{{Change: 1}, {Change: 2}})
+	b.add(Progress{Kind: Building, Change: 1})
+	if q := b.snapshot(); len(q) != 2 {
+		t.Fatalf("%+v", q)
+	}
+	b.add(Progress{Kind: Landed, Change: 1})
+	if q := b.snapshot(); len(q) != 1 || q[0].Change != 2 {
+		t.Fatalf("%+v", q)
+	}
 }
 
 func mustTree(t testing.TB, r *repo.Repository, commit repo.Hash) repo.Hash {

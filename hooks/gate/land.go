@@ -127,6 +127,9 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	delete(l.open, number)
 	l.slog.Info("change landed", "change", number, "ref", c.Branch, "commit", c.commit.String())
 	l.release(ctx, s)
+	if l.g.c.Landed != nil {
+		l.g.c.Landed(ctx, l.r.Name())
+	}
 	l.opened.remove(number)
 	e, _ := s.Landing()
 	p := l.ending(s, e)

@@ -209,14 +209,14 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by s
 	defer l.proposing.Unlock()
 	s, err := l.log.Read(number)
 	if err != nil {
-		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository)}
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them: change list " + repository}
 	}
 	if !by.Admin && by.Name != s.Revisions[0].By {
-		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number, s.Revisions[0].By)}
+		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By + ", or an administrator"}
 	}
 	for {
 		if e, ended := s.End(); ended {
-			return &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject)}
+			return &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "nothing is left to withdraw"}
 		}
 		crash.Point("withdraw.asked")
 		next, err := l.log.Append(ctx, s, change.Event{

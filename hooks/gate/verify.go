@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -40,6 +42,7 @@ func (f Finding) String() string { return f.Where + ": " + f.What }
 //
 //   - the tips that each gated branch ever had form one line, without a gap, from
 //     nothing to where it is now, each put there by the gate
+//   - no change is missing, and each log is of the change whose ref it is at
 //   - each had a green verdict for its tree, for the buildspec in that tree and
 //     the settings of the tip before it, noted before the branch moved
 //   - change logs, verdicts and releases are signed by one of signers
@@ -54,10 +57,20 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 		return rep, err
 	}
 	byBranch := map[string][]landed{}
-	name := ""
+	name, number := "", 0
 	for _, s := range stories {
-		if name, err = rep.changeLog(s); err != nil {
+		// Numbers are given without gaps: one that is missing was taken away.
+		for number++; number < s.Number; number++ {
+			rep.found(change.Ref(number), "is not there, and change %d is", s.Number)
+		}
+		of, err := rep.changeLog(s)
+		if err != nil {
 			return rep, err
+		}
+		if name == "" {
+			name = of
+		} else if of != name {
+			rep.found(change.Ref(s.Number), "is a change of %q, and others are of %q", of, name)
 		}
 		for i, e := range s.Events {
 			if e.Kind == change.Landed && e.Hash("New") != repo.Zero {
@@ -70,6 +83,11 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 	}
 	for branch := range byBranch {
 		rep.Branches = append(rep.Branches, branch)
+	}
+	if len(stories) > 0 {
+		if err := rep.unlanded(byBranch); err != nil {
+			return rep, err
+		}
 	}
 	slices.Sort(rep.Branches)
 	for _, branch := range rep.Branches {
@@ -113,10 +131,47 @@ func (rep *Report) signed(ref string, tip repo.Hash) (string, error) {
 	}
 }
 
-// changeLog checks one log's signatures and returns the repository's name in it.
+// changeLog checks one log's signatures, and that it is of the change whose ref
+// it is at. It returns the repository's name in it.
 func (rep *Report) changeLog(s change.Story) (string, error) {
 	root, err := rep.signed(change.Ref(s.Number), s.Tip)
+	if number := repo.TrailerValue(root, "Change"); err == nil && number != strconv.Itoa(s.Number) {
+		rep.found(change.Ref(s.Number), "is the log of change %q", number)
+	}
 	return repo.TrailerValue(root, "Repository"), err
+}
+
+// unlanded finds branches that are gated, by their own headgate.yaml, and on
+// which nothing has landed.
+func (rep *Report) unlanded(byBranch map[string][]landed) error {
+	prefix := "refs/remotes/origin/"
+	refs, err := rep.r.Refs(prefix)
+	if err == nil && len(refs) == 0 {
+		prefix = "refs/heads/"
+		refs, err = rep.r.Refs(prefix)
+	}
+	for _, ref := range refs {
+		branch := strings.TrimPrefix(ref.Name, prefix)
+		if _, landed := byBranch[branch]; landed || strings.HasPrefix(branch, "env/") || strings.HasPrefix(branch, "promote/") {
+			continue
+		}
+		tree, err := rep.r.TreeOf(ref.Hash)
+		if err != nil {
+			return err
+		}
+		f := headgateyaml.Default()
+		if data, err := rep.r.File(tree, headgateyaml.Name); err == nil {
+			if own, err := headgateyaml.Parse(headgateyaml.Name, data); err == nil {
+				f = own
+			}
+		} else if !errors.Is(err, repo.ErrNoFile) {
+			return err
+		}
+		if f.Gates(branch) {
+			rep.found(ref.Name, "is gated and at %s, and no change has landed on it", short(ref.Hash))
+		}
+	}
+	return err
 }
 
 func (rep *Report) notes() error {

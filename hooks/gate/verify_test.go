@@ -118,6 +118,38 @@ func TestVerify(t *testing.T) {
 		defer undo()
 		found("refs/changes/2/log: commit")
 	})
+	t.Run("an ancestor by replacement", func(t *testing.T) {
+		x := w.commit("unrelated", files("c", "1"))
+		stands := w.commit("stands in", files("c", "1"), p.Landed)
+		undo := move("refs/replace/"+x.String(), stands)
+		defer undo()
+		if holds, err := w.clone(true).Contains(t.Context(), x, p.Landed); err != nil || holds {
+			t.Fatalf("%v, %v", holds, err)
+		}
+	})
+	t.Run("a log that names a revision it has not", func(t *testing.T) {
+		s := w.story(2)
+		undo := move(change.Ref(2), w.commit("forged\n\nEvent: landed\nChange: 2\nRevision: 99\nNew: "+w.main().String(), nil, s.Tip))
+		defer undo()
+		if _, err := Verify(t.Context(), w.clone(true), signers); err == nil || !strings.Contains(err.Error(), "is of revision 99, of 1") {
+			t.Fatal(err)
+		}
+	})
+	t.Run("a log of another change", func(t *testing.T) {
+		undo := move(change.Ref(4), w.story(2).Tip)
+		defer undo()
+		found(`refs/changes/4/log: is the log of change "2"`)
+	})
+	t.Run("a log taken away", func(t *testing.T) {
+		undo := move(change.Ref(1), repo.Zero)
+		defer undo()
+		found("refs/changes/1/log: is not there")
+	})
+	t.Run("a gated branch without landings", func(t *testing.T) {
+		undo := move("refs/heads/master", w.commit("smuggled", files("c", "1")))
+		defer undo()
+		found("refs/heads/master: is gated and at ")
+	})
 	t.Run("a landing that was never tested", func(t *testing.T) {
 		l, err := w.gate.loop("hello")
 		if err != nil {

@@ -92,7 +92,7 @@ func (w *world) start() {
 			if err != nil {
 				w.t.Errorf("Run: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			w.t.Error("Run does not return")
 		}
 		w.store.Close()
@@ -172,7 +172,7 @@ func (w *world) end(number int) Progress {
 
 func (w *world) follow(number int) (ps []Progress) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	for p := range w.gate.Follow(ctx, "hello", number) {
 		ps = append(ps, p)
@@ -193,7 +193,7 @@ func kinds(ps []Progress) (ks []Kind) {
 // until waits for a condition.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("waited in vain until %s", what)
 		}

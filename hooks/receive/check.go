@@ -181,8 +181,7 @@ func (w wanted) enter(dir string) bool {
 // noBuildspec is the refusal that a newcomer meets: with what to paste.
 func noBuildspec(name, repository string, server show.Server) *refusal {
 	return &refusal{
-		Reason: "no " + name,
-		What:   "no " + name + ": nothing says how to test this tree",
+		What: "no " + name + ": nothing says how to test this tree",
 		Where: []string{
 			"paste this into " + name + ", then push again:",
 			"  version: 0.2",

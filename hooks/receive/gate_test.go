@@ -88,6 +88,9 @@ func TestPushesThroughTheGate(t *testing.T) {
 	h.push(c, "ada", "origin", "main").ok(t, "success: 3 landed")
 	p = h.push(other, "ada", "origin", "HEAD:refs/for/main")
 	p.ok(t, "success: 4 landed", "hint: main had moved, so a merge landed; git pull fast-forwards", "HEAD -> refs/landed/main")
+	if n := strings.Count(p.out, "a merge landed"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, p.out)
+	}
 	other.git("pull", "--quiet", "--ff-only", "origin", "main")
 	if h.ref(h.r, "refs/heads/main") != other.head() {
 		t.Fatal("the pull is not at main")

@@ -55,7 +55,7 @@ func (j *judging) all(ctx context.Context, commands []command) (refusals []*refu
 	// or land although it was refused (spec/git.md 4.1).
 	if len(special) > 0 && len(commands) > 1 {
 		return []*refusal{refuse("a push of "+quote(special[0])+" must be alone", "push the other refs by themselves",
-			fmt.Sprintf("it is gated, or an environment, and came with %d other refs; none was moved", len(commands)-1))}, nil
+			fmt.Sprintf("it is gated, or an environment, and came with others (%d refs in all); none was moved", len(commands)))}, nil
 	}
 	if j.options.cancel > 0 && len(special) == 0 {
 		return []*refusal{refuse("-o cancel works on a push to a gated branch only", fmt.Sprintf("git push -o cancel=%d origin <gated branch>", j.options.cancel))}, nil
@@ -102,27 +102,26 @@ func (j *judging) classify(ctx context.Context, c command, b *branches) (judgedC
 		jc.way, jc.environment = approve, name
 		return jc, nil
 	}
-	if name, ok := strings.CutPrefix(c.ref, forPrefix); ok {
-		jc.way, jc.branch = propose, name
-		return jc, nil
+	name, proposed := strings.CutPrefix(c.ref, forPrefix)
+	if !proposed {
+		var branch bool
+		if name, branch = strings.CutPrefix(c.ref, headsPrefix); !branch {
+			return jc, nil
+		}
 	}
-	if name, ok := strings.CutPrefix(c.ref, headsPrefix); ok {
-		gated := b.gated(name)
-		if b.empty && j.gatedRepository() && !c.deletes() {
-			// The first push to an empty repository is judged by its own headgate.yaml.
-			var err error
-			if gated, err = j.ownGates(ctx, c.new, name); err != nil {
-				return jc, err
-			}
+	jc.gated = b.gated(name)
+	if b.empty && b.on && !c.deletes() {
+		// The first push to an empty repository is judged by its own headgate.yaml.
+		var err error
+		if jc.gated, err = j.ownGates(ctx, c.new, name); err != nil {
+			return jc, err
 		}
-		if gated {
-			jc.way, jc.branch = propose, name
-		}
+	}
+	if proposed || jc.gated {
+		jc.way, jc.branch = propose, name
 	}
 	return jc, nil
 }
-
-func (j *judging) gatedRepository() bool { return j.access.Gated(j.r.Name()) }
 
 // one finds what is wrong with one command whoever sends it, and fills in what
 // the policies and proc-receive need.
@@ -135,14 +134,14 @@ func (j *judging) one(ctx context.Context, c *judgedCommand, b *branches) (*refu
 		if c.deletes() {
 			return refuse(c.branch+" is gated and cannot be deleted", "an administrator can take it out of land.branches in headgate.yaml"), nil
 		}
-		if strings.HasPrefix(c.ref, forPrefix) && !b.gated(c.branch) && !(b.on && b.empty) {
+		if !c.gated {
 			return refuse(c.branch+" is not gated, so nothing can be proposed for it", "push to "+headsPrefix+c.branch, c.ref), nil
 		}
 		if j.options.cancel > 0 {
 			c.way, c.withdraw = cancelled, j.options.cancel
 			return nil, nil
 		}
-		return j.proposal(ctx, c)
+		return j.proposal(ctx, c, b)
 	}
 	return j.plain(ctx, c, b)
 }
@@ -264,7 +263,7 @@ func (j *judging) forward(ctx context.Context, old, new repo.Hash) (bool, error)
 }
 
 // proposal checks what is to be landed.
-func (j *judging) proposal(ctx context.Context, c *judgedCommand) (*refusal, error) {
+func (j *judging) proposal(ctx context.Context, c *judgedCommand, b *branches) (*refusal, error) {
 	objects, err := j.reader(ctx)
 	if err != nil {
 		return nil, err
@@ -291,8 +290,8 @@ func (j *judging) proposal(ctx context.Context, c *judgedCommand) (*refusal, err
 				fmt.Sprintf("%s does not contain %s, which %s was at", short(c.new), short(c.old), c.branch)), nil
 		}
 	}
-	if c.old == repo.Zero && strings.HasPrefix(c.ref, headsPrefix) {
-		if no, err := j.roomFor(c.ref); no != nil || err != nil {
+	if c.old == repo.Zero && b.tips[c.branch] == repo.Zero {
+		if no, err := j.roomFor(headsPrefix + c.branch); no != nil || err != nil {
 			return no, err
 		}
 	}

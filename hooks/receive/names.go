@@ -18,12 +18,12 @@ const (
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 
 // refusal is a no for a person: what happened, where, what to do (DESIGN-UI
-// section 6). Reason is the short form that git prints behind the ref.
+// section 6). Behind the ref git itself prints "pre-receive hook declined": a
+// word of ours there would cost the promise that a refusal leaves no object.
 type refusal struct {
-	Reason string
-	What   string
-	Where  []string
-	Hint   string
+	What  string
+	Where []string
+	Hint  string
 }
 
 func refuse(what, hint string, where ...string) *refusal {
@@ -53,6 +53,10 @@ func checkName(ref string) *refusal {
 		return refuse(quote(ref)+" is no ref name that is kept here",
 			"use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit")
 	}
+	if branch, ok := strings.CutPrefix(ref, forPrefix); ok && serverBranch(branch) {
+		return refuse(headsPrefix+branch+" belongs to the server: nothing can be proposed for it",
+			"propose for a gated branch; a promotion is approved with: git push origin origin/promote/<environment>:env/<environment>", ref)
+	}
 	if strings.HasPrefix(ref, promotePrefix) || ref == strings.TrimSuffix(promotePrefix, "/") {
 		return refuse(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>")
 	}
@@ -60,6 +64,12 @@ func checkName(ref string) *refusal {
 		return refuse(ref+" belongs to the server", "environments are branches below it")
 	}
 	return nil
+}
+
+// serverBranch reports whether a branch holds environments or proposals.
+func serverBranch(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	return top == "env" || top == "promote"
 }
 
 // oddName finds what the characters alone do not forbid.

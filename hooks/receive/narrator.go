@@ -163,7 +163,11 @@ func (n *narrator) queued(p gate.Progress, first bool) (lines []string) {
 	n.place = p.Place
 	switch {
 	case p.Waits: // for a person, or a time
-		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, p.Reason)), details(p.Details)...)
+		reason := p.Reason // of a policy, in whatever words, or of the server's own
+		if !strings.HasPrefix(reason, "waits ") {
+			reason = "waits: " + reason
+		}
+		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, reason)), details(p.Details)...)
 		lines = append(lines, hint(p.Hint)...)
 		if first {
 			lines = append(lines, "hint: Ctrl-C detaches and cancels nothing")
@@ -207,9 +211,6 @@ func (n *narrator) landed(p gate.Progress) []string {
 	lines = append(lines, details(p.Details)...)
 	if p.Release > 0 && !said("release ") {
 		lines = append(lines, fmt.Sprintf("  release %d", p.Release))
-	}
-	if !p.FastForward {
-		lines = append(lines, wrap("hint: ", "  ", n.branch+" had moved, so a merge landed; git pull fast-forwards")...)
 	}
 	return append(lines, hint(p.Hint)...)
 }
@@ -303,6 +304,9 @@ func (n *narrator) log(e show.LogEvent) []string {
 		s.kept = nil
 		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
 	case "note":
+		if !s.failed {
+			s.line = e.Line
+		}
 		// CodeBuild's own words about phases stand in the log; here the steps say
 		// the same in one line each. What somebody should act on is told.
 		if !strings.HasPrefix(e.Text, "warning: ") {

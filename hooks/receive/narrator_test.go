@@ -61,7 +61,8 @@ var cases = map[string]func() []string{
 	"02-merged": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
 		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
-			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"}})...)
+			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"},
+				Hint: "main had moved, so a merge landed; git pull fast-forwards"})...)
 	},
 	"03-identical-tree": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}
@@ -105,6 +106,10 @@ var cases = map[string]func() []string{
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 415}
 		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "waits for 1 approval from owners of db/ (ines, jun)",
 			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
+	},
+	"10-waits-for-the-server": func() []string {
+		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 415, greeted: true}
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 1, Waits: true, Reason: "the server could not land it, and tries again"})
 	},
 	"11-no-buildspec": func() []string { return noBuildspec("buildspec.yml", "hello", tarn).lines() },
 	"12-restarting": func() []string {

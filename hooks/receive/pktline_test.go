@@ -154,6 +154,7 @@ func TestNames(t *testing.T) {
 		"refs/heads/.a": false, "refs/heads/a/.b": false, "refs/heads/a.": false, "refs/heads/": false, "refs/heads": false, "HEAD": false,
 		"refs/heads/@{u}": false, "refs/heads/env": false, "refs/heads/promote": false, "refs/heads/promote/x": false, "refs/heads/emoji\U0001f600": false,
 		"refs/changes/1/head": false, "refs/stash": false, "refs/landed/main": false, "refs/heads/HEAD": false,
+		"refs/for/env/staging": false, "refs/for/promote/staging": false, "refs/for/env": false, "refs/for/environment": true,
 		"refs/heads/" + strings.Repeat("x", 300): false,
 	} {
 		if no := checkName(ref); (no == nil) != ok {

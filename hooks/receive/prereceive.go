@@ -28,6 +28,7 @@ type judgedCommand struct {
 	command
 	way         way
 	branch      string // short name, for propose
+	gated       bool   // the branch is, for propose
 	environment string // for approve
 	withdraw    int    // change, for cancelled
 	subject     string // of the pushed commit, for propose

@@ -64,6 +64,21 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 	}
 }
 
+// The door for proposals opens no branch of an empty repository that the pushed
+// headgate.yaml does not gate, least of all the server's.
+func TestFirstPushByRefsFor(t *testing.T) {
+	h := newHouse(t)
+	c := h.clone(h.r)
+	c.commit("first", buildspec)
+	h.push(c, "ada", "origin", "main:refs/for/env/staging").refused(t, "refs/heads/env/staging belongs to the server")
+	h.push(c, "ada", "origin", "main:refs/for/promote/staging").refused(t, "refs/heads/promote/staging belongs to the server")
+	h.push(c, "ada", "origin", "main:refs/for/topic").refused(t, "topic is not gated")
+	if n := len(h.gate.proposals); n != 0 {
+		t.Fatalf("%d proposals", n)
+	}
+	h.push(c, "ada", "origin", "main:refs/for/main").ok(t, "success: 1 landed on main")
+}
+
 func TestGatedPushLandsAsPushed(t *testing.T) {
 	h := newHouse(t)
 	c := h.landed()
@@ -102,7 +117,8 @@ func TestGatedPushLandsAsMerge(t *testing.T) {
 	c := h.landed()
 	before := c.git("rev-parse", "origin/main")
 	c.commit("second", map[string]string{"f": "2"})
-	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:03:51"), Old: hash("9f1c2ab"), Landed: hash("45f8aed"), Took: 1e9})
+	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:03:51"), Old: hash("9f1c2ab"), Landed: hash("45f8aed"), Took: 1e9,
+		Hint: "main had moved, so a merge landed; git pull fast-forwards"})
 	p := h.push(c, "ada", "origin", "main")
 	p.ok(t, "main -> refs/landed/main", "9f1c2ab..45f8aed", "remote: hint: main had moved, so a merge landed; git pull fast-forwards")
 	if strings.Contains(p.out, "update_ref failed") || c.git("rev-parse", "origin/main") != before {

@@ -148,7 +148,7 @@ func (h *house) start() {
 			if err != nil {
 				h.t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			h.t.Error("Run did not return")
 		}
 	})
@@ -476,7 +476,7 @@ func (b *syncBuffer) String() string {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !met(); {
+	for deadline := time.Now().Add(time.Minute); !met(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("never came: %s", what)
 		}
