@@ -203,6 +203,11 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // environment, runs the command, and saves both (WRAP, B05-B07); the command
 // stands on line 4, as it does with CodeBuild, so that a shell's messages name
 // the same line. In 0.1 every command starts afresh (B08).
+//
+// A command that is not complete ("make test &&", "make test \") would take in
+// the line after it, and its failure with it. So an empty line follows, and the
+// exit status goes through a parameter, which is not there when its line was
+// not run, unlike a variable, which the command before has left.
 func (r *runner) script(command string) string {
 	succeeding := "0"
 	if r.succeeding {
@@ -216,10 +221,12 @@ func (r *runner) script(command string) string {
 set -a
 if [ -e @state/env.sh ]; then . @state/env.sh; else . @control/first.sh; fi; CODEBUILD_BUILD_SUCCEEDING=@succeeding
 @command
-CODEBUILD_LAST_EXIT=$?
+
+set -- "$?"
+CODEBUILD_LAST_EXIT="${1:?the command before this line is not complete}"
 export -p >@state/env.sh
 pwd >@state/dir.txt
-exit $CODEBUILD_LAST_EXIT
+exit "$CODEBUILD_LAST_EXIT"
 `)
 }
 
