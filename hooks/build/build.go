@@ -60,7 +60,6 @@ type Result struct {
 	Exit      int    // its exit status
 	Reason    string // one line for people: `build: "go test ./..." exited 1`
 	LogLine   int    // line of the log at which the failure shows; 0: none
-	Steps     int
 	Artifacts []artifact.Artifact
 	Started   time.Time
 	Finished  time.Time

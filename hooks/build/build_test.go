@@ -145,6 +145,7 @@ func TestBehaviours(t *testing.T) {
 		{"B24 finally alone", "version: 0.2\nphases: {build: {finally: [echo fin]}}", build.Succeeded, []string{"\nfin\n"}},
 		{"B25 abort", "version: 0.2\nphases: {build: {on-failure: ABORT, commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"!post"}},
 		{"B26 B27 continue", "version: 0.2\nphases: {pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: [echo build]}}", build.Succeeded, []string{"\nbuild\n", "the failure of pre_build does not count"}},
+		{"B27 continue twice", "version: 0.2\nphases: {install: {on-failure: CONTINUE, commands: ['false']}, pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: ['echo build $CODEBUILD_BUILD_SUCCEEDING']}}", build.Succeeded, []string{"\nbuild 0\n"}},
 		{"B27 continue does not forgive others", "version: 0.2\nphases: {build: {commands: [exit 7]}, post_build: {on-failure: CONTINUE, commands: ['false']}}", build.Failed, []string{"the failure of post_build does not count"}},
 		{"B32 B33 literal values", "version: 0.2\nenv: {variables: {A: \"$HOME:x\", B: NO, C: 3.10, D: \"it's\"}}\nphases: {build: {commands: ['echo \"$A $B $C $D\"']}}", build.Succeeded, []string{"$HOME:x NO 3.10 it's"}},
 		{"B44 nothing matched", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: nothing/**}", build.Failed, []string{"CLIENT_ERROR Message: no matching artifact paths found"}},

@@ -244,7 +244,6 @@ func (r *runner) command(ctx context.Context, command string, out io.Writer) (in
 func (r *runner) phases(ctx context.Context) error {
 	for _, p := range r.spec.Phases {
 		before := r.result
-		succeeding := r.succeeding
 		failed, err := r.phase(ctx, p)
 		if err != nil {
 			return err
@@ -255,9 +254,7 @@ func (r *runner) phases(ctx context.Context) error {
 		if p.OnFailure == "CONTINUE" {
 			// B27 is not documented; the files that use it mean "this may fail".
 			r.log.Note("on-failure is CONTINUE: the failure of %s does not count", p.Name)
-			if succeeding {
-				r.result = before
-			}
+			r.result = before // green, or red by an earlier phase
 			continue
 		}
 		if p.OnFailure == "ABORT" || p.Name == "install" || p.Name == "pre_build" {
@@ -312,7 +309,6 @@ func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
 		r.result.Phase, r.result.Command = phase, command // for a timeout's message
 	}
 	n := r.log.Begin(phase, command)
-	r.result.Steps = n
 	out := r.log.Output(n)
 	exit, err := r.command(ctx, command, out)
 	out.Close()
