@@ -234,6 +234,53 @@ func TestArtifacts(t *testing.T) {
 	prepare(t, files).run(t.Context()).wants(build.Failed, "both my-build1/a.txt and my-build2/a.txt would become a.txt")
 }
 
+// What is wrong with the artifacts is the build's fault, however odd what it left
+// behind is, and is said with its line and what to do.
+func TestArtifactsAtFault(t *testing.T) {
+	for _, c := range []struct{ name, command, artifacts, reason string }{
+		{"nothing there", "true", "{files: nothing/**}", `buildspec.yml:3: no matching artifact paths found; the build left nothing that matches "nothing/**"`},
+		{"a folder", "mkdir dist; touch dist/x", "{files: dist/}", `"dist/" is a folder: write "dist/**/*"`},
+		{"a folder below the base", "mkdir -p a/dist; touch a/dist/x", "{files: dist, base-directory: a}", `"dist" is a folder: write "dist/**/*"`},
+		{"outside", "touch /tmp/out", "{files: /tmp/out}", `"/tmp/out" is outside of the source`},
+		{"parent", "true", "{files: ../x}", `"../x" is outside of the source`},
+		{"base outside", "true", "{files: x, base-directory: /tmp}", "no matching base directory path found for /tmp; it is outside of the source"},
+		{"base outside by a variable", "B=../..", "{files: x, base-directory: $B}", "no matching base directory path found for ../..; it is outside"},
+		{"all excluded", "touch x", "{files: x, exclude-paths: '*'}", "all that files names is in exclude-paths"},
+		{"exclude is no pattern", "touch x", "{files: x, exclude-paths: '[a'}", `"[a" is no pattern`},
+		{"files is no pattern", "touch x", "{files: '[a'}", `"[a" is no pattern`},
+		{"a link out", "ln -s /etc/passwd x", "{files: x}", "x is a link to a folder, to nothing or out of the source"},
+		{"folder's name is no text", `touch "$(printf 'a\\377')"; mkdir "$(printf 'd\\377')"`, "{files: 'd*/**'}", `the name of the folder "d\xff" is no UTF-8 text`},
+		{"file's name is no text", `touch "$(printf 'a\\377')"`, "{files: '**/*'}", `"a\xff" is no path`},
+		{"too large", "truncate -s 4T holes", "{files: holes}", "with holes it would be over 8 GiB"},
+		{"two of a name", "true", "{files: buildspec.yml, secondary-artifacts: {a: {files: buildspec.yml, name: x}, b: {files: buildspec.yml, name: $(echo x)}}}", `the artifacts a and b are both called "x"`},
+		{"name", "true", "{files: buildspec.yml, name: ../x}", `"../x" is no name for an artifact`},
+		{"name cannot be evaluated", "true", "{files: buildspec.yml, name: '${X:?}'}", "cannot be evaluated: exit status 2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := spec(t, "version: 0.2\nphases: {build: {commands: [\""+strings.ReplaceAll(c.command, `"`, `\"`)+"\"]}}\nartifacts: "+c.artifacts)
+			b.wants(build.Failed, "Phase complete: BUILD State: SUCCEEDED", "Phase context status code: CLIENT_ERROR Message: ")
+			if !strings.Contains(b.result.Reason, c.reason) || b.result.Code != "CLIENT_ERROR" || b.result.Phase != "upload_artifacts" {
+				t.Errorf("%+v", b.result)
+			}
+		})
+	}
+}
+
+// What no pattern can match is no trouble, and is not walked through.
+func TestArtifactsElsewhere(t *testing.T) {
+	b := spec(t, `version: 0.2
+phases: {build: {commands: ["mkdir -p dist/a $(printf 'd\\377'); touch dist/a/x dist/y", "ln -s a dist/l; ln -s nowhere dist/n"]}}
+artifacts: {files: ['dist/**/*', '/tmp/x', 'none']}`)
+	b.wants(build.Succeeded, "Skipping invalid file path /tmp/x\n", "Skipping invalid file path none\n", "Skipping link dist/l: it leads to a folder", "Skipping link dist/n:")
+	if len(b.result.Artifacts) != 1 {
+		t.Fatalf("%+v", b.result)
+	}
+	if got := unpacked(t, b, b.result.Artifacts[0].Digest); !slices.Equal(got, []string{"dist/a/x", "dist/y"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestB46B47NamesAndSecondary(t *testing.T) {
 	b := spec(t, "version: 0.2\nphases: {build: {commands: [V=7]}}\nartifacts:\n  files: buildspec.yml\n  name: app/$V-$(echo x)\n  secondary-artifacts:\n    docs: {files: buildspec.yml}\n")
 	b.wants(build.Succeeded)

@@ -64,6 +64,7 @@ var errTimeout = errors.New("timed out")
 type runner struct {
 	req        Request
 	spec       *buildspec.Spec
+	file       string // the buildspec's path
 	log        *buildlog.Writer
 	store      *artifact.Store
 	session    Session
@@ -105,7 +106,7 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 		r.fail("download_source", "YAML_FILE_ERROR", "", 0, ps[0].Error())
 		return nil
 	}
-	r.spec = spec
+	r.spec, r.file = spec, name
 	dirs := map[string]string{}
 	for _, d := range []string{"control", "home", "temp"} {
 		dirs[d] = filepath.Join(r.req.Work, d)
@@ -360,7 +361,7 @@ func (r *runner) expand(ctx context.Context, text string) (string, error) {
 		return "", err
 	}
 	if exit != 0 || !out.whole {
-		return "", &clientError{fmt.Sprintf("%q cannot be evaluated: exit status %d", text, exit)}
+		return "", &clientError{what: fmt.Sprintf("%q cannot be evaluated: exit status %d", text, exit)}
 	}
 	return strings.TrimSpace(string(out.value)), nil
 }

@@ -1,7 +1,9 @@
 package artifact
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,9 +120,57 @@ func TestPackRefusesWhatIsNoFileInside(t *testing.T) {
 		"absolute link":     {{Path: "l", Link: "/etc/passwd"}},
 		"source to outside": {{Source: "../" + filepath.Base(outside) + "/secret", Path: "x"}},
 	} {
-		if a, err := store.Pack(t.Context(), src, "x", fs); err == nil {
+		a, err := store.Pack(t.Context(), src, "x", fs)
+		if err == nil {
 			t.Errorf("%s: packed as %s", name, a.Digest)
 		}
+		var fault *FileError
+		if !errors.As(err, &fault) || strings.Contains(fault.Error(), outside) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.RemoveAll(store.dir); err != nil {
+		t.Fatal(err)
+	}
+	var fault *FileError
+	if _, err := store.Pack(t.Context(), src, "x", files("ok")); err == nil || errors.As(err, &fault) {
+		t.Errorf("the store's own trouble: %v", err)
+	}
+}
+
+// countdown is a context that is cancelled when it has been asked n times.
+type countdown struct {
+	context.Context
+	n int
+}
+
+func (c *countdown) Err() error {
+	if c.n--; c.n < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Neither a file with holes nor a large one holds a build up that is cancelled.
+func TestPackEndsWithItsContext(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := t.TempDir()
+	write(t, src, map[string]string{"holes": ""})
+	if err := os.Truncate(filepath.Join(src, "holes"), MaxBytes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Pack(&countdown{t.Context(), 5}, src, "x", files("holes")); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(store.dir, "blobs", "sha256", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	write(t, src, map[string]string{"a": "x"}) // one byte too much, together
+	if _, err := store.Pack(&countdown{t.Context(), 5}, src, "x", files("a", "holes")); err == nil || !strings.Contains(err.Error(), "with holes it would be over 8 GiB") {
+		t.Errorf("%v", err)
 	}
 }
 
