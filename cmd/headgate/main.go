@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -50,12 +51,25 @@ func commands() []command {
 }
 
 func main() {
+	keepInherited()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal ends ctx and lets everything finish; from then on the
 	// default action holds again, so that a second one ends the process.
 	context.AfterFunc(ctx, stop)
 	os.Exit(execute(ctx, printer{os.Stdout, os.Stderr}, os.Args[1:]))
+}
+
+// keepInherited keeps descriptors that whoever started the program left open (a
+// log, a folder, make's job server) from the programs that it starts: sandboxes
+// for one, which would reach through them what lies outside.
+func keepInherited() {
+	open, _ := os.ReadDir("/proc/self/fd") // without /proc there are no sandboxes either
+	for _, d := range open {
+		if fd, err := strconv.Atoi(d.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 // execute runs one command line and returns its exit code: 0 yes, 1 no, 2 wrong
