@@ -74,7 +74,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 		limits = DefaultLimits()
 	}
 	var err error
-	if n.group, err = newGroup(cgroupRoot, "headgate-"+s.ID, limits); err != nil {
+	if n.group, err = newGroup(cgroupRoot, groupName(s.ID), limits); err != nil {
 		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
 	}
 	if err := n.start(ctx, bwrap, h.arguments(s)); err != nil {
