@@ -39,7 +39,7 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 	defer cancel()
 	err := r.run(limited, ex)
 	r.result.Finished = time.Now()
-	if err != nil && limited.Err() == nil {
+	if err != nil && (limited.Err() == nil || errors.Is(err, errLeft)) {
 		log.Note("the server could not run the build: %v", err)
 		return r.result, fmt.Errorf("build %s: %w", req.ID, err)
 	}
@@ -60,6 +60,10 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 }
 
 var errTimeout = errors.New("timed out")
+
+// errLeft is in the error of a sandbox that could not be ended: however the build
+// ended, something of it is left.
+var errLeft = errors.New("end the sandbox")
 
 type runner struct {
 	req        Request
@@ -129,7 +133,10 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 	if err == nil {
 		err = r.upload(ctx)
 	}
-	return errors.Join(err, r.session.Close())
+	if left := r.session.Close(); left != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, left))
+	}
+	return err
 }
 
 // read finds and parses the buildspec. It goes through os.Root: a buildspec that
