@@ -35,7 +35,7 @@ type Request struct {
 	// What the build may know of itself.
 	Number     int // of the change
 	Repository string
-	Branch     string
+	Branch     string // "" when it is for none
 	Commit     string
 	Tree       string
 	Initiator  string

@@ -371,11 +371,30 @@ func TestB7OutputIsNotControl(t *testing.T) {
 }
 
 func TestTimeoutEndsAll(t *testing.T) {
+	t.Parallel()
 	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo begun; sleep 300']}, post_build: {commands: [echo post]}}"})
-	b.req.Timeout = 700 * time.Millisecond
+	b.req.Timeout = 5 * time.Second
 	b.run(t.Context()).wants(build.TimedOut, "\nbegun\n", "!post")
-	if !strings.Contains(b.result.Reason, "timed out after 700ms in build") {
+	if !strings.Contains(b.result.Reason, "timed out after 5s in build") {
 		t.Errorf("%q", b.result.Reason)
+	}
+}
+
+// A timeout tells what it has ended, also when something had failed before.
+func TestTimeoutAfterAFailure(t *testing.T) {
+	t.Parallel()
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: [exit 3]}, post_build: {commands: ['sleep 300']}}"})
+	b.req.Timeout = 5 * time.Second
+	b.run(t.Context()).wants(build.TimedOut)
+	if r := b.result; r.Reason != `timed out after 5s in post_build, running "sleep 300"` || r.Phase != "post_build" || r.Command != "sleep 300" || r.Exit != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestGreenNamesNothing(t *testing.T) {
+	b := spec(t, "version: 0.2\nphases: {build: {commands: ['true']}}")
+	if r := b.result; r.Status != build.Succeeded || r.Phase+r.Code+r.Command+r.Reason != "" || r.LogLine != 0 {
+		t.Errorf("%+v", r)
 	}
 }
 

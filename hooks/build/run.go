@@ -49,7 +49,11 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 		log.Note("the build was stopped")
 	case limited.Err() != nil:
 		r.result.Status, r.result.Artifacts = TimedOut, nil
-		r.result.Reason = fmt.Sprintf("timed out after %s in %s", timeout, r.result.Phase)
+		r.result.Phase, r.result.Command, r.result.Exit = r.phaseNow, r.commandNow, 0
+		r.result.Reason = fmt.Sprintf("timed out after %s", timeout)
+		if r.result.Phase != "" {
+			r.result.Reason += " in " + r.result.Phase
+		}
 		if r.result.Command != "" {
 			r.result.Reason += fmt.Sprintf(", running %q", short(r.result.Command))
 		}
@@ -74,6 +78,8 @@ type runner struct {
 	session    Session
 	control    string // host folder that is ControlDir; commands cannot write there
 	succeeding bool   // CODEBUILD_BUILD_SUCCEEDING (B21)
+	phaseNow   string // what a timeout will have ended
+	commandNow string
 	result     Result
 }
 
@@ -180,9 +186,11 @@ func (r *runner) saveEnvironment() error {
 		"CODEBUILD_SOURCE_REPO_URL":         r.req.Repository,
 		"CODEBUILD_SRC_DIR":                 SourceDir,
 		"CODEBUILD_START_TIME":              strconv.FormatInt(r.result.Started.UnixMilli(), 10),
-		"CODEBUILD_WEBHOOK_EVENT":           "PUSH",
-		"CODEBUILD_WEBHOOK_HEAD_REF":        "refs/heads/" + r.req.Branch,
-		"CODEBUILD_WEBHOOK_TRIGGER":         "branch/" + r.req.Branch,
+	}
+	if r.req.Branch != "" {
+		env["CODEBUILD_WEBHOOK_EVENT"] = "PUSH"
+		env["CODEBUILD_WEBHOOK_HEAD_REF"] = "refs/heads/" + r.req.Branch
+		env["CODEBUILD_WEBHOOK_TRIGGER"] = "branch/" + r.req.Branch
 	}
 	for _, v := range r.spec.Variables { // B31: the buildspec's give way
 		env[v.Name] = v.Value
@@ -313,9 +321,7 @@ func (r *runner) phase(ctx context.Context, p buildspec.Phase) (failed bool, err
 
 func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
 	r.log.Note("Running command %s", short(command))
-	if r.result.Status == Succeeded {
-		r.result.Phase, r.result.Command = phase, command // for a timeout's message
-	}
+	r.phaseNow, r.commandNow = phase, command
 	n := r.log.Begin(phase, command)
 	out := r.log.Output(n)
 	exit, err := r.command(ctx, command, out)

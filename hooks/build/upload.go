@@ -27,6 +27,7 @@ func (r *runner) upload(ctx context.Context) error {
 		return nil
 	}
 	r.log.Note("Entering phase UPLOAD_ARTIFACTS")
+	r.phaseNow, r.commandNow = "upload_artifacts", ""
 	names := map[string]string{}
 	for _, a := range r.spec.Artifacts {
 		packed, err := r.pack(ctx, a, names)
