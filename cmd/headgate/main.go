@@ -93,7 +93,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 		flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
 		run := c.setup(flags)
-		err := flags.Parse(args[1:])
+		words, err := parse(flags, args[1:])
 		if errors.Is(err, flag.ErrHelp) {
 			help(p.out, c, flags)
 			return 0
@@ -101,7 +101,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 		if err != nil {
 			err = usageError{err.Error()}
 		} else {
-			err = run(ctx, p, flags.Args())
+			err = run(ctx, p, words)
 		}
 		return exit(p, c.name, err)
 	}
@@ -116,6 +116,23 @@ func execute(ctx context.Context, p printer, args []string) int {
 		fmt.Fprintln(p.err, "hint: headgate -h lists the commands")
 	}
 	return 2
+}
+
+// parse reads flags before, between and after the other words, up to a "--".
+func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+	for len(args) > 0 {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		read := len(args) - flags.NArg()
+		if read > 0 && args[read-1] == "--" {
+			return append(words, flags.Args()...), nil
+		}
+		if args = flags.Args(); len(args) > 0 {
+			words, args = append(words, args[0]), args[1:]
+		}
+	}
+	return words, nil
 }
 
 func exit(p printer, name string, err error) int {
