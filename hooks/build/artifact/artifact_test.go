@@ -6,10 +6,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func write(t *testing.T, dir string, files map[string]string) {
@@ -135,6 +138,37 @@ func TestPackRefusesWhatIsNoFileInside(t *testing.T) {
 	var fault *FileError
 	if _, err := store.Pack(t.Context(), src, "x", files("ok")); err == nil || errors.As(err, &fault) {
 		t.Errorf("the store's own trouble: %v", err)
+	}
+}
+
+// A file that the server may not read is the files' fault: the build took the
+// permission away.
+func TestPackOfWhatMayNotBeRead(t *testing.T) {
+	top := t.TempDir()
+	store, err := Open(filepath.Join(top, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, top, map[string]string{"src/locked": "x", "src/d/x": "y"})
+	for path, mode := range map[string]os.FileMode{filepath.Dir(top): 0o755, top: 0o755, filepath.Join(store.dir, "blobs", "sha256"): 0o777, filepath.Join(top, "src/locked"): 0, filepath.Join(top, "src/d"): 0} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer os.Chmod(filepath.Join(top, "src/d"), 0o700) // so that it can be removed
+	if os.Geteuid() == 0 {
+		// This thread reads files as nobody for the time being.
+		runtime.LockOSThread()
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	}
+	for _, name := range []string{"locked", "d/x"} {
+		var fault *FileError
+		if _, err := store.Pack(t.Context(), filepath.Join(top, "src"), "x", files(name)); !errors.As(err, &fault) || fault.Error() != name+" cannot be read: permission denied" {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
