@@ -72,6 +72,15 @@ type Executor interface {
 	Start(ctx context.Context, s Sandbox) (Session, error)
 }
 
+// UnableError is what keeps an executor from making any sandbox, and what to do
+// about it, in words that everybody may read.
+type UnableError string
+
+func (e UnableError) Error() string { return string(e) }
+
+// ForPeople is the error's text for those whose change is concerned.
+func (e UnableError) ForPeople() string { return string(e) }
+
 // Sandbox is what a session is made of.
 type Sandbox struct {
 	ID      string

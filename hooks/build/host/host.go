@@ -78,7 +78,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if bwrap == "" {
 		var err error
 		if bwrap, err = exec.LookPath("bwrap"); err != nil {
-			return nil, errors.New("bubblewrap is not installed, and builds run in it; install it: apt-get install bubblewrap")
+			return nil, build.UnableError("bubblewrap is not installed, and builds run in it; install it on the server: apt-get install bubblewrap")
 		}
 	}
 	sealed := h.seals(ctx, bwrap)
@@ -277,7 +277,11 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	if err := errors.Join(ctx.Err(), n.Close()); err != nil {
 		return err
 	}
-	return fmt.Errorf("bubblewrap could not make a sandbox: %s%s", strings.TrimSpace(string(said)), advice(string(said), setting))
+	why := "bubblewrap could not make a sandbox: " + strings.TrimSpace(string(said))
+	if todo := advice(string(said), setting); todo != "" {
+		return build.UnableError(why + "; " + todo)
+	}
+	return errors.New(why) // it may name paths
 }
 
 // setting reads a setting of the kernel, "" if there is none.
@@ -294,13 +298,13 @@ func advice(said string, setting func(path string) string) string {
 	case !refused:
 		return ""
 	case setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-		return "; AppArmor lets only root make namespaces here: run headgate as root, give bwrap a profile that allows userns, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+		return "AppArmor lets only root make namespaces here: run headgate as root, give bwrap a profile that allows userns, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
 	case setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-		return "; only root may make namespaces here: run headgate as root, or sysctl -w kernel.unprivileged_userns_clone=1"
+		return "only root may make namespaces here: run headgate as root, or sysctl -w kernel.unprivileged_userns_clone=1"
 	case setting("/proc/sys/user/max_user_namespaces") == "0":
-		return "; namespaces are turned off here: sysctl -w user.max_user_namespaces=10000"
+		return "namespaces are turned off here: sysctl -w user.max_user_namespaces=10000"
 	}
-	return "; in a container, let it make namespaces (docker run --privileged)"
+	return "in a container, let it make namespaces (docker run --privileged)"
 }
 
 // given makes a pipe from which text can be read; it is small enough to fit in.
