@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -50,12 +51,25 @@ func commands() []command {
 }
 
 func main() {
+	keepInherited()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal ends ctx and lets everything finish; from then on the
 	// default action holds again, so that a second one ends the process.
 	context.AfterFunc(ctx, stop)
 	os.Exit(execute(ctx, printer{os.Stdout, os.Stderr}, os.Args[1:]))
+}
+
+// keepInherited keeps descriptors that whoever started the program left open (a
+// log, a folder, make's job server) from the programs that it starts: sandboxes
+// for one, which would reach through them what lies outside.
+func keepInherited() {
+	open, _ := os.ReadDir("/proc/self/fd") // without /proc there are no sandboxes either
+	for _, d := range open {
+		if fd, err := strconv.Atoi(d.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 // execute runs one command line and returns its exit code: 0 yes, 1 no, 2 wrong
@@ -79,7 +93,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 		flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
 		run := c.setup(flags)
-		err := flags.Parse(args[1:])
+		words, err := parse(flags, args[1:])
 		if errors.Is(err, flag.ErrHelp) {
 			help(p.out, c, flags)
 			return 0
@@ -87,7 +101,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 		if err != nil {
 			err = usageError{err.Error()}
 		} else {
-			err = run(ctx, p, flags.Args())
+			err = run(ctx, p, words)
 		}
 		return exit(p, c.name, err)
 	}
@@ -102,6 +116,23 @@ func execute(ctx context.Context, p printer, args []string) int {
 		fmt.Fprintln(p.err, "hint: headgate -h lists the commands")
 	}
 	return 2
+}
+
+// parse reads flags before, between and after the other words, up to a "--".
+func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+	for len(args) > 0 {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		read := len(args) - flags.NArg()
+		if read > 0 && args[read-1] == "--" {
+			return append(words, flags.Args()...), nil
+		}
+		if args = flags.Args(); len(args) > 0 {
+			words, args = append(words, args[0]), args[1:]
+		}
+	}
+	return words, nil
 }
 
 func exit(p printer, name string, err error) int {

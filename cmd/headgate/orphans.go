@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
 // endOrphans ends sandboxes that an earlier server made for the folder work and
@@ -40,6 +43,20 @@ func endOrphans(work string) (ended int, err error) {
 		}
 		time.Sleep(10 * time.Millisecond) // the kernel takes a moment to end a process
 	}
+}
+
+// sweepGroups removes the control groups of builds that an earlier server did not
+// live to end. Each has left a folder of its name in work.
+func sweepGroups(work string) error {
+	left, err := os.ReadDir(work)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	ids := make([]string, 0, len(left))
+	for _, d := range left {
+		ids = append(ids, d.Name())
+	}
+	return host.Sweep(ids)
 }
 
 // sandboxIn reports whether the process at /proc/<pid> is a bubblewrap that was

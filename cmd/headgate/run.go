@@ -29,7 +29,8 @@ headgate run --buildspec ci/nightly.yml --artifacts ./out
 
 Runs the buildspec on a copy of the work tree's files (those git tracks and
 those it does not ignore), with the same code and in the same sandbox as the
-server. Exit code 1 when the build fails.`,
+server. The folder for artifacts must be empty or absent. Exit code 1 when the
+build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
 			flags.StringVar(&l.buildspec, "buildspec", "", "path of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
@@ -58,8 +59,12 @@ type localBuild struct {
 }
 
 func (l *localBuild) run(ctx context.Context, p printer) error {
+	dir, err := filepath.Abs(l.dir)
+	if err != nil {
+		return err
+	}
 	settings := headgateyaml.Default()
-	if data, err := os.ReadFile(filepath.Join(l.dir, headgateyaml.Name)); err == nil {
+	if data, err := os.ReadFile(filepath.Join(dir, headgateyaml.Name)); err == nil {
 		if settings, err = headgateyaml.Parse(headgateyaml.Name, data); err != nil {
 			return err
 		}
@@ -67,11 +72,17 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if l.buildspec != "" {
 		settings.Build.Buildspec = l.buildspec
 	}
+	if l.timeout < 0 {
+		return usageError{"--timeout is negative"}
+	}
 	if l.timeout > 0 {
 		settings.Build.Timeout = l.timeout
 	}
-	if _, err := os.Stat(filepath.Join(l.dir, settings.Build.Buildspec)); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, settings.Build.Buildspec)); err != nil {
 		return fmt.Errorf("no %s in %s\nhint: write one, or name another with --buildspec", settings.Build.Buildspec, l.dir)
+	}
+	if there, err := os.ReadDir(l.artifacts); err == nil && len(there) > 0 { // or old ones could be taken for these
+		return fmt.Errorf("%s is not empty\nhint: remove what is in it, or name another folder with --artifacts", l.artifacts)
 	}
 	temp, err := os.MkdirTemp("", "headgate-run-")
 	if err != nil {
@@ -79,7 +90,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	defer removeAll(temp)
 	source := filepath.Join(temp, "source")
-	if err := copyTree(ctx, l.dir, source); err != nil {
+	if err := copyTree(ctx, dir, source); err != nil {
 		return fmt.Errorf("copy the work tree: %w", err)
 	}
 	logDir, err := buildlog.OpenDir(filepath.Join(temp, "logs"))
@@ -96,10 +107,11 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		return err
 	}
 	printed := make(chan error, 1)
-	go func() { printed <- l.print(ctx, p.out, logs{logDir}, id) }()
+	go func() { printed <- l.print(context.WithoutCancel(ctx), p.out, logs{logDir}, id) }() // to its end, which comes
 	result, err := build.Run(ctx, build.Request{
 		ID: fmt.Sprintf("local-%d", os.Getpid()), Source: source, Work: temp, Buildspec: settings.Build.Buildspec,
-		Timeout: settings.Build.Timeout, Network: settings.Build.Network, Repository: filepath.Base(source), Branch: "local", Initiator: ownName(),
+		Timeout: settings.Build.Timeout, Network: settings.Build.Network, Initiator: ownName(),
+		Repository: filepath.Base(dir), Branch: gitSays(ctx, dir, "branch", "--show-current"), Commit: gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"),
 	}, &host.Host{}, log, store)
 	if err != nil {
 		log.Discard()
@@ -109,7 +121,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if _, err := log.Finish(string(result.Status)); err != nil {
 		return err
 	}
-	if err := <-printed; err != nil && ctx.Err() == nil {
+	if err := <-printed; err != nil {
 		return err
 	}
 	if l.artifacts != "" {
@@ -161,13 +173,28 @@ func (l *localBuild) print(ctx context.Context, w io.Writer, all logs, id string
 	return nil
 }
 
+// gitSays is what git answers about a work tree, "" if nothing: what a build is
+// told of its commit is a courtesy here.
+func gitSays(ctx context.Context, dir string, args ...string) string {
+	out, _ := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
+	return strings.TrimSpace(string(out))
+}
+
 // copyTree copies the files that git tracks or does not ignore; outside of a
 // work tree of git, all of them.
 func copyTree(ctx context.Context, from, to string) error {
 	cmd := exec.CommandContext(ctx, "git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
-	if err != nil {
+	var said *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.Is(err, exec.ErrNotFound), errors.As(err, &said) && strings.Contains(string(said.Stderr), "not a git repository"):
 		return os.CopyFS(to, os.DirFS(from))
+	case said != nil: // a tree of another owner, for one: what it ignores is not known
+		return fmt.Errorf("git ls-files: %s", strings.TrimSpace(string(said.Stderr)))
+	default:
+		return err
 	}
 	src, err := os.OpenRoot(from)
 	if err != nil {

@@ -79,6 +79,9 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 	} else if n > 0 {
 		log.Info("ended what an earlier process left running", "sandboxes", n)
 	}
+	if err := sweepGroups(path("work", "builds")); err != nil {
+		log.Warn("control groups of an earlier process are left", "err", err)
+	}
 	for _, dir := range []string{"work", "run"} {
 		removeAll(path(dir))
 		if err := os.MkdirAll(path(dir), 0o700); err != nil {

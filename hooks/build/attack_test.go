@@ -1,12 +1,18 @@
 package build_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/host"
@@ -87,6 +93,18 @@ func TestB3SandboxCannotBeUndone(t *testing.T) {
 	}
 }
 
+// A process that makes a user namespace is privileged in it. With that, one of
+// root's could mount the control groups and lift its limits.
+func TestB3NoNamespacesInside(t *testing.T) {
+	if help, err := exec.Command("bwrap", "--help").Output(); err != nil || !strings.Contains(string(help), "--disable-userns") {
+		spec(t, steps("true")).wants(build.Succeeded, "bubblewrap is older than 0.8")
+		return
+	}
+	const newUser, newMounts = 0x10000000, 0x20000
+	spec(t, steps(fmt.Sprintf(`perl -e 'syscall(%d, %d) == 0 and print "a namespace\n"'; true`, unix.SYS_UNSHARE, newUser|newMounts),
+		`unshare -U true 2>/dev/null && echo "a namespace"; true`)).wants(build.Succeeded, "!a namespace")
+}
+
 // What keeps the sandbox from being made is the server's trouble: no verdict.
 func TestSetUpTroubleIsNoVerdict(t *testing.T) {
 	dir := t.TempDir()
@@ -154,5 +172,34 @@ func TestB5NothingOutlivesTheBuild(t *testing.T) {
 	}
 	if after := fds(); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// stuck is a sandbox whose commands run until they are stopped and that cannot be
+// ended.
+type stuck struct{}
+
+func (stuck) Start(context.Context, build.Sandbox) (build.Session, error) { return stuck{}, nil }
+
+func (stuck) Run(ctx context.Context, _, _ string, _ io.Writer) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+func (stuck) Notes() []string { return nil }
+func (stuck) Limit() string   { return "" }
+func (stuck) Close() error    { return errors.New("processes are left") }
+
+// What cannot be ended is not passed over because the time is over too.
+func TestB5WhatCannotBeEndedIsTold(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": steps("sleep 100")})
+	b.req.Timeout = time.Millisecond
+	w, err := b.logs.Create("stuck", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Discard()
+	if r, err := build.Run(t.Context(), b.req, stuck{}, w, b.store); err == nil || !strings.Contains(err.Error(), "processes are left") {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

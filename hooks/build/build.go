@@ -35,7 +35,7 @@ type Request struct {
 	// What the build may know of itself.
 	Number     int // of the change
 	Repository string
-	Branch     string
+	Branch     string // "" when it is for none
 	Commit     string
 	Tree       string
 	Initiator  string
@@ -60,7 +60,6 @@ type Result struct {
 	Exit      int    // its exit status
 	Reason    string // one line for people: `build: "go test ./..." exited 1`
 	LogLine   int    // line of the log at which the failure shows; 0: none
-	Steps     int
 	Artifacts []artifact.Artifact
 	Started   time.Time
 	Finished  time.Time
@@ -72,6 +71,15 @@ type Executor interface {
 	// (or the machine's), not the build's.
 	Start(ctx context.Context, s Sandbox) (Session, error)
 }
+
+// UnableError is what keeps an executor from making any sandbox, and what to do
+// about it, in words that everybody may read.
+type UnableError string
+
+func (e UnableError) Error() string { return string(e) }
+
+// ForPeople is the error's text for those whose change is concerned.
+func (e UnableError) ForPeople() string { return string(e) }
 
 // Sandbox is what a session is made of.
 type Sandbox struct {

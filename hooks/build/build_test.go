@@ -128,6 +128,12 @@ func TestBehaviours(t *testing.T) {
 		{"B13 last line counts", "version: 0.2\nphases:\n  build:\n    commands:\n      - |\n        false\n        echo after\n", build.Succeeded, []string{"\nafter\n"}},
 		{"B14 no pipefail", "version: 0.2\nphases: {build: {commands: ['false | true']}}", build.Succeeded, nil},
 		{"B15 substitution fails", "version: 0.2\nphases: {build: {commands: ['x=$(false)']}}", build.Failed, nil},
+		{"B13 incomplete with &&", "version: 0.2\nphases: {build: {commands: ['true', 'false &&']}}", build.Failed, []string{"the command before this line is not complete"}},
+		{"B13 incomplete with a pipe", "version: 0.2\nphases: {build: {commands: ['true', 'false |']}}", build.Failed, nil},
+		{"B13 backslash at the end", "version: 0.2\nphases: {build: {commands: ['true', 'false \\']}}", build.Failed, []string{"exit status 1"}},
+		{"B13 incomplete in bash", "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['true', 'false &&']}}", build.Failed, nil},
+		{"B13 exit status and IFS", "version: 0.2\nphases: {build: {commands: ['IFS=01', 'exit 0', 'false']}}", build.Failed, []string{"exit status 1"}},
+		{"B13 its own parameters", "version: 0.2\nphases: {build: {commands: ['set -- 7; true', 'echo [$#]']}}", build.Succeeded, []string{"[0]"}},
 		{"B16 exit 0 ends the command only", "version: 0.2\nphases: {build: {commands: ['exit 0; echo never', echo next]}}", build.Succeeded, []string{"\nnext\n", "!never"}},
 		{"B17 install fails", "version: 0.2\nphases: {install: {commands: ['false']}, pre_build: {commands: [echo pre]}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}", build.Failed, []string{"!pre", "!build", "!post"}},
 		{"B18 pre_build fails", "version: 0.2\nphases: {pre_build: {commands: ['false']}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"!build", "!post", "!Entering phase UPLOAD_ARTIFACTS"}},
@@ -139,6 +145,7 @@ func TestBehaviours(t *testing.T) {
 		{"B24 finally alone", "version: 0.2\nphases: {build: {finally: [echo fin]}}", build.Succeeded, []string{"\nfin\n"}},
 		{"B25 abort", "version: 0.2\nphases: {build: {on-failure: ABORT, commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"!post"}},
 		{"B26 B27 continue", "version: 0.2\nphases: {pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: [echo build]}}", build.Succeeded, []string{"\nbuild\n", "the failure of pre_build does not count"}},
+		{"B27 continue twice", "version: 0.2\nphases: {install: {on-failure: CONTINUE, commands: ['false']}, pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: ['echo build $CODEBUILD_BUILD_SUCCEEDING']}}", build.Succeeded, []string{"\nbuild 0\n"}},
 		{"B27 continue does not forgive others", "version: 0.2\nphases: {build: {commands: [exit 7]}, post_build: {on-failure: CONTINUE, commands: ['false']}}", build.Failed, []string{"the failure of post_build does not count"}},
 		{"B32 B33 literal values", "version: 0.2\nenv: {variables: {A: \"$HOME:x\", B: NO, C: 3.10, D: \"it's\"}}\nphases: {build: {commands: ['echo \"$A $B $C $D\"']}}", build.Succeeded, []string{"$HOME:x NO 3.10 it's"}},
 		{"B44 nothing matched", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: nothing/**}", build.Failed, []string{"CLIENT_ERROR Message: no matching artifact paths found"}},
@@ -225,6 +232,53 @@ func TestArtifacts(t *testing.T) {
 	files["buildspec.yml"] = "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: ['my-build1/a.txt', 'my-build2/**/*'], discard-paths: yes}"
 	files["my-build2/a.txt"] = "clash"
 	prepare(t, files).run(t.Context()).wants(build.Failed, "both my-build1/a.txt and my-build2/a.txt would become a.txt")
+}
+
+// What is wrong with the artifacts is the build's fault, however odd what it left
+// behind is, and is said with its line and what to do.
+func TestArtifactsAtFault(t *testing.T) {
+	for _, c := range []struct{ name, command, artifacts, reason string }{
+		{"nothing there", "true", "{files: nothing/**}", `buildspec.yml:3: no matching artifact paths found; the build left nothing that matches "nothing/**"`},
+		{"a folder", "mkdir dist; touch dist/x", "{files: dist/}", `"dist/" is a folder: write "dist/**/*"`},
+		{"a folder below the base", "mkdir -p a/dist; touch a/dist/x", "{files: dist, base-directory: a}", `"dist" is a folder: write "dist/**/*"`},
+		{"outside", "touch /tmp/out", "{files: /tmp/out}", `"/tmp/out" is outside of the source`},
+		{"parent", "true", "{files: ../x}", `"../x" is outside of the source`},
+		{"base outside", "true", "{files: x, base-directory: /tmp}", "no matching base directory path found for /tmp; it is outside of the source"},
+		{"base outside by a variable", "B=../..", "{files: x, base-directory: $B}", "no matching base directory path found for ../..; it is outside"},
+		{"all excluded", "touch x", "{files: x, exclude-paths: '*'}", "all that files names is in exclude-paths"},
+		{"exclude is no pattern", "touch x", "{files: x, exclude-paths: '[a'}", `"[a" is no pattern`},
+		{"files is no pattern", "touch x", "{files: '[a'}", `"[a" is no pattern`},
+		{"a link out", "ln -s /etc/passwd x", "{files: x}", "x is a link to a folder, to nothing or out of the source"},
+		{"folder's name is no text", `touch "$(printf 'a\\377')"; mkdir "$(printf 'd\\377')"`, "{files: 'd*/**'}", `the name of the folder "d\xff" is no UTF-8 text`},
+		{"file's name is no text", `touch "$(printf 'a\\377')"`, "{files: '**/*'}", `"a\xff" is no path`},
+		{"too large", "truncate -s 4T holes", "{files: holes}", "with holes it would be over 8 GiB"},
+		{"two of a name", "true", "{files: buildspec.yml, secondary-artifacts: {a: {files: buildspec.yml, name: x}, b: {files: buildspec.yml, name: $(echo x)}}}", `the artifacts a and b are both called "x"`},
+		{"name", "true", "{files: buildspec.yml, name: ../x}", `"../x" is no name for an artifact`},
+		{"name cannot be evaluated", "true", "{files: buildspec.yml, name: '${X:?}'}", "cannot be evaluated: exit status 2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := spec(t, "version: 0.2\nphases: {build: {commands: [\""+strings.ReplaceAll(c.command, `"`, `\"`)+"\"]}}\nartifacts: "+c.artifacts)
+			b.wants(build.Failed, "Phase complete: BUILD State: SUCCEEDED", "Phase context status code: CLIENT_ERROR Message: ")
+			if !strings.Contains(b.result.Reason, c.reason) || b.result.Code != "CLIENT_ERROR" || b.result.Phase != "upload_artifacts" {
+				t.Errorf("%+v", b.result)
+			}
+		})
+	}
+}
+
+// What no pattern can match is no trouble, and is not walked through.
+func TestArtifactsElsewhere(t *testing.T) {
+	b := spec(t, `version: 0.2
+phases: {build: {commands: ["mkdir -p dist/a $(printf 'd\\377'); touch dist/a/x dist/y", "ln -s a dist/l; ln -s nowhere dist/n"]}}
+artifacts: {files: ['dist/**/*', '/tmp/x', 'none']}`)
+	b.wants(build.Succeeded, "Skipping invalid file path /tmp/x\n", "Skipping invalid file path none\n", "Skipping link dist/l: it leads to a folder", "Skipping link dist/n:")
+	if len(b.result.Artifacts) != 1 {
+		t.Fatalf("%+v", b.result)
+	}
+	if got := unpacked(t, b, b.result.Artifacts[0].Digest); !slices.Equal(got, []string{"dist/a/x", "dist/y"}) {
+		t.Errorf("got %v", got)
+	}
 }
 
 func TestB46B47NamesAndSecondary(t *testing.T) {
@@ -317,11 +371,30 @@ func TestB7OutputIsNotControl(t *testing.T) {
 }
 
 func TestTimeoutEndsAll(t *testing.T) {
+	t.Parallel()
 	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo begun; sleep 300']}, post_build: {commands: [echo post]}}"})
-	b.req.Timeout = 700 * time.Millisecond
+	b.req.Timeout = 5 * time.Second
 	b.run(t.Context()).wants(build.TimedOut, "\nbegun\n", "!post")
-	if !strings.Contains(b.result.Reason, "timed out after 700ms in build") {
+	if !strings.Contains(b.result.Reason, "timed out after 5s in build") {
 		t.Errorf("%q", b.result.Reason)
+	}
+}
+
+// A timeout tells what it has ended, also when something had failed before.
+func TestTimeoutAfterAFailure(t *testing.T) {
+	t.Parallel()
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: [exit 3]}, post_build: {commands: ['sleep 300']}}"})
+	b.req.Timeout = 5 * time.Second
+	b.run(t.Context()).wants(build.TimedOut)
+	if r := b.result; r.Reason != `timed out after 5s in post_build, running "sleep 300"` || r.Phase != "post_build" || r.Command != "sleep 300" || r.Exit != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestGreenNamesNothing(t *testing.T) {
+	b := spec(t, "version: 0.2\nphases: {build: {commands: ['true']}}")
+	if r := b.result; r.Status != build.Succeeded || r.Phase+r.Code+r.Command+r.Reason != "" || r.LogLine != 0 {
+		t.Errorf("%+v", r)
 	}
 }
 

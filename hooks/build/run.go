@@ -39,7 +39,7 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 	defer cancel()
 	err := r.run(limited, ex)
 	r.result.Finished = time.Now()
-	if err != nil && limited.Err() == nil {
+	if err != nil && (limited.Err() == nil || errors.Is(err, errLeft)) {
 		log.Note("the server could not run the build: %v", err)
 		return r.result, fmt.Errorf("build %s: %w", req.ID, err)
 	}
@@ -49,7 +49,11 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 		log.Note("the build was stopped")
 	case limited.Err() != nil:
 		r.result.Status, r.result.Artifacts = TimedOut, nil
-		r.result.Reason = fmt.Sprintf("timed out after %s in %s", timeout, r.result.Phase)
+		r.result.Phase, r.result.Command, r.result.Exit = r.phaseNow, r.commandNow, 0
+		r.result.Reason = fmt.Sprintf("timed out after %s", timeout)
+		if r.result.Phase != "" {
+			r.result.Reason += " in " + r.result.Phase
+		}
 		if r.result.Command != "" {
 			r.result.Reason += fmt.Sprintf(", running %q", short(r.result.Command))
 		}
@@ -61,14 +65,21 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 
 var errTimeout = errors.New("timed out")
 
+// errLeft is in the error of a sandbox that could not be ended: however the build
+// ended, something of it is left.
+var errLeft = errors.New("end the sandbox")
+
 type runner struct {
 	req        Request
 	spec       *buildspec.Spec
+	file       string // the buildspec's path
 	log        *buildlog.Writer
 	store      *artifact.Store
 	session    Session
 	control    string // host folder that is ControlDir; commands cannot write there
 	succeeding bool   // CODEBUILD_BUILD_SUCCEEDING (B21)
+	phaseNow   string // what a timeout will have ended
+	commandNow string
 	result     Result
 }
 
@@ -105,7 +116,7 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 		r.fail("download_source", "YAML_FILE_ERROR", "", 0, ps[0].Error())
 		return nil
 	}
-	r.spec = spec
+	r.spec, r.file = spec, name
 	dirs := map[string]string{}
 	for _, d := range []string{"control", "home", "temp"} {
 		dirs[d] = filepath.Join(r.req.Work, d)
@@ -128,7 +139,10 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 	if err == nil {
 		err = r.upload(ctx)
 	}
-	return errors.Join(err, r.session.Close())
+	if left := r.session.Close(); left != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, left))
+	}
+	return err
 }
 
 // read finds and parses the buildspec. It goes through os.Root: a buildspec that
@@ -172,9 +186,11 @@ func (r *runner) saveEnvironment() error {
 		"CODEBUILD_SOURCE_REPO_URL":         r.req.Repository,
 		"CODEBUILD_SRC_DIR":                 SourceDir,
 		"CODEBUILD_START_TIME":              strconv.FormatInt(r.result.Started.UnixMilli(), 10),
-		"CODEBUILD_WEBHOOK_EVENT":           "PUSH",
-		"CODEBUILD_WEBHOOK_HEAD_REF":        "refs/heads/" + r.req.Branch,
-		"CODEBUILD_WEBHOOK_TRIGGER":         "branch/" + r.req.Branch,
+	}
+	if r.req.Branch != "" {
+		env["CODEBUILD_WEBHOOK_EVENT"] = "PUSH"
+		env["CODEBUILD_WEBHOOK_HEAD_REF"] = "refs/heads/" + r.req.Branch
+		env["CODEBUILD_WEBHOOK_TRIGGER"] = "branch/" + r.req.Branch
 	}
 	for _, v := range r.spec.Variables { // B31: the buildspec's give way
 		env[v.Name] = v.Value
@@ -203,6 +219,11 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // environment, runs the command, and saves both (WRAP, B05-B07); the command
 // stands on line 4, as it does with CodeBuild, so that a shell's messages name
 // the same line. In 0.1 every command starts afresh (B08).
+//
+// A command that is not complete ("make test &&", "make test \") would take in
+// the line after it, and its failure with it. So an empty line follows, and the
+// exit status goes through a parameter, which is not there when its line was
+// not run, unlike a variable, which the command before has left.
 func (r *runner) script(command string) string {
 	succeeding := "0"
 	if r.succeeding {
@@ -216,10 +237,12 @@ func (r *runner) script(command string) string {
 set -a
 if [ -e @state/env.sh ]; then . @state/env.sh; else . @control/first.sh; fi; CODEBUILD_BUILD_SUCCEEDING=@succeeding
 @command
-CODEBUILD_LAST_EXIT=$?
+
+set -- "$?"
+CODEBUILD_LAST_EXIT="${1:?the command before this line is not complete}"
 export -p >@state/env.sh
 pwd >@state/dir.txt
-exit $CODEBUILD_LAST_EXIT
+exit "$CODEBUILD_LAST_EXIT"
 `)
 }
 
@@ -237,7 +260,6 @@ func (r *runner) command(ctx context.Context, command string, out io.Writer) (in
 func (r *runner) phases(ctx context.Context) error {
 	for _, p := range r.spec.Phases {
 		before := r.result
-		succeeding := r.succeeding
 		failed, err := r.phase(ctx, p)
 		if err != nil {
 			return err
@@ -248,9 +270,7 @@ func (r *runner) phases(ctx context.Context) error {
 		if p.OnFailure == "CONTINUE" {
 			// B27 is not documented; the files that use it mean "this may fail".
 			r.log.Note("on-failure is CONTINUE: the failure of %s does not count", p.Name)
-			if succeeding {
-				r.result = before
-			}
+			r.result = before // green, or red by an earlier phase
 			continue
 		}
 		if p.OnFailure == "ABORT" || p.Name == "install" || p.Name == "pre_build" {
@@ -301,11 +321,8 @@ func (r *runner) phase(ctx context.Context, p buildspec.Phase) (failed bool, err
 
 func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
 	r.log.Note("Running command %s", short(command))
-	if r.result.Status == Succeeded {
-		r.result.Phase, r.result.Command = phase, command // for a timeout's message
-	}
+	r.phaseNow, r.commandNow = phase, command
 	n := r.log.Begin(phase, command)
-	r.result.Steps = n
 	out := r.log.Output(n)
 	exit, err := r.command(ctx, command, out)
 	out.Close()
@@ -357,7 +374,7 @@ func (r *runner) expand(ctx context.Context, text string) (string, error) {
 		return "", err
 	}
 	if exit != 0 || !out.whole {
-		return "", &clientError{fmt.Sprintf("%q cannot be evaluated: exit status %d", text, exit)}
+		return "", &clientError{what: fmt.Sprintf("%q cannot be evaluated: exit status %d", text, exit)}
 	}
 	return strings.TrimSpace(string(out.value)), nil
 }

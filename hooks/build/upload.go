@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
 
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
@@ -25,14 +27,20 @@ func (r *runner) upload(ctx context.Context) error {
 		return nil
 	}
 	r.log.Note("Entering phase UPLOAD_ARTIFACTS")
+	r.phaseNow, r.commandNow = "upload_artifacts", ""
+	names := map[string]string{}
 	for _, a := range r.spec.Artifacts {
-		packed, err := r.pack(ctx, a)
+		packed, err := r.pack(ctx, a, names)
 		var no *clientError
 		switch {
 		case errors.As(err, &no):
 			r.log.Note("Phase complete: UPLOAD_ARTIFACTS State: FAILED")
 			r.log.Note("Phase context status code: CLIENT_ERROR Message: %s", no)
-			r.fail("upload_artifacts", "CLIENT_ERROR", "", 0, "artifacts: "+no.Error())
+			problem := yamlfile.Problem{File: r.file, Line: a.Line, What: no.what, Fix: no.fix}
+			if no.fix != "" {
+				r.log.Note("%s", problem)
+			}
+			r.fail("upload_artifacts", "CLIENT_ERROR", "", 0, problem.Error())
 			return nil
 		case err != nil:
 			return err
@@ -44,12 +52,15 @@ func (r *runner) upload(ctx context.Context) error {
 	return nil
 }
 
-// clientError is a fault of the buildspec or of what the build left behind.
-type clientError struct{ what string }
+// clientError is a fault of the buildspec or of what the build left behind: what
+// is wrong, and what to do about it, which may be empty.
+type clientError struct{ what, fix string }
 
 func (e *clientError) Error() string { return e.what }
 
-func (r *runner) pack(ctx context.Context, a buildspec.Artifact) (artifact.Artifact, error) {
+// pack makes one artifact. Names are those of the artifacts so far, with the
+// identifier of each.
+func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[string]string) (artifact.Artifact, error) {
 	name, err := r.expand(ctx, a.Name)
 	if err != nil {
 		return artifact.Artifact{}, err
@@ -62,83 +73,117 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact) (artifact.Artif
 		name = a.ID
 	}
 	if !fs.ValidPath(name) || name == "." || strings.ContainsFunc(name, unicode.IsControl) {
-		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is no name for an artifact: write a path without '..' that does not begin with '/'", name)}
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is no name for an artifact", name), "write a path without '..' that does not begin with '/'"}
 	}
+	if other, twice := names[name]; twice {
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("the artifacts %s and %s are both called %q", other, a.ID, name), "give each a name of its own"}
+	}
+	names[name] = a.ID
 	patterns := slices.Clone(a.Files)
 	for i, p := range patterns {
 		if patterns[i], err = r.expand(ctx, p); err != nil {
 			return artifact.Artifact{}, err
 		}
 	}
-	files, skipped, err := match(r.req.Source, base, patterns, a)
-	for _, s := range skipped {
-		r.log.Note("Skipping invalid file path %s", s)
-	}
+	found, err := match(ctx, r.req.Source, base, patterns, a)
 	if err != nil {
 		return artifact.Artifact{}, err
 	}
-	packed, err := r.store.Pack(ctx, r.req.Source, name, files)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrPermission) {
-		// What cannot be packed is what the build left behind: a fifo, a clash of
-		// names, too much of it. Trouble with the store itself is the server's.
-		var pathErr *os.PathError
-		if !errors.As(err, &pathErr) || errors.Is(err, fs.ErrNotExist) {
-			return packed, &clientError{err.Error()}
+	for _, p := range found.unmatched {
+		r.log.Note("Skipping invalid file path %s", p)
+	}
+	for i, link := range found.links {
+		if i == maxNoted {
+			r.log.Note("Skipping %d links more", len(found.links)-i)
+			break
 		}
+		r.log.Note("Skipping link %s: it leads to a folder, to nothing or out of the source", link)
+	}
+	packed, err := r.store.Pack(ctx, r.req.Source, name, found.files)
+	var fault *artifact.FileError
+	if errors.As(err, &fault) {
+		return packed, &clientError{what: fault.Error()}
 	}
 	return packed, err
 }
 
+// maxNoted bounds how many links that are left out are named.
+const maxNoted = 10
+
 // inside makes a path or pattern of the buildspec relative to the source: "./x"
 // and absolute paths into the source are accepted (B39).
-func inside(p string) string {
-	if rest, ok := strings.CutPrefix(p, SourceDir+"/"); ok {
-		p = rest
-	} else if p == SourceDir {
-		p = "."
+func inside(p string) (rel string, ok bool) {
+	if rest, ok := strings.CutPrefix(p, SourceDir); ok && (rest == "" || rest[0] == '/') {
+		p = strings.TrimLeft(rest, "/")
 	}
-	return path.Clean(strings.TrimPrefix(p, "/"))
+	rel = path.Clean(p)
+	return rel, !path.IsAbs(rel) && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// reaches reports whether a pattern may match something below a folder.
+func reaches(pattern, dir string) bool {
+	if dir == "." || strings.Contains(pattern, "{") { // alternatives may hold slashes
+		return true
+	}
+	for part := range strings.SplitSeq(dir, "/") {
+		first, rest, more := strings.Cut(pattern, "/")
+		if first == "**" {
+			return true
+		}
+		if ok, err := doublestar.Match(first, part); err == nil && !ok || !more {
+			return false
+		}
+		pattern = rest
+	}
+	return true
+}
+
+// matched is what the patterns of an artifact found.
+type matched struct {
+	files     []artifact.File
+	unmatched []string // patterns that found nothing
+	links     []string // that are left out
 }
 
 // match finds the files of an artifact (B39-B45, B48, B49). Symbolic links are
-// not followed out of the source; folders that are links are not entered.
-func match(source, base string, patterns []string, a buildspec.Artifact) (files []artifact.File, skipped []string, err error) {
+// not followed out of the source; folders that are links are not entered, nor are
+// those in which no pattern can match.
+func match(ctx context.Context, source, base string, files []string, a buildspec.Artifact) (m matched, err error) {
 	root, err := os.OpenRoot(source)
 	if err != nil {
-		return nil, nil, err
+		return m, err
 	}
 	defer root.Close()
-	tree := root.FS()
-	bases := []string{"."}
-	if base = inside(base); base != "." {
-		if bases, err = doublestar.Glob(tree, base, doublestar.WithNoFollow()); err != nil {
-			return nil, nil, &clientError{fmt.Sprintf("base-directory %q is no pattern", base)}
-		}
-		bases = slices.DeleteFunc(bases, func(d string) bool {
-			info, err := root.Stat(filepath.FromSlash(d))
-			return err != nil || !info.IsDir()
-		})
-		if len(bases) == 0 {
-			return nil, nil, &clientError{"no matching base directory path found for " + base}
-		}
+	bases, err := baseDirectories(root, base)
+	if err != nil {
+		return m, err
 	}
-	for i, p := range patterns {
-		patterns[i] = inside(p)
-		if !doublestar.ValidatePattern(patterns[i]) {
-			return nil, nil, &clientError{fmt.Sprintf("%q is no pattern", p)}
-		}
+	patterns, err := patternsOf(files)
+	if err != nil {
+		return m, err
 	}
+	exclude, err := patternsOf(a.Exclude)
+	if err != nil {
+		return m, err
+	}
+	excluded := false
 	seen, used := map[string]bool{}, make([]bool, len(patterns))
 	for _, b := range bases {
-		sub, err := fs.Sub(tree, b)
+		sub, err := fs.Sub(root.FS(), b)
 		if err != nil {
-			return nil, nil, err
+			return m, err
 		}
 		err = fs.WalkDir(sub, ".", func(p string, d fs.DirEntry, err error) error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if err != nil {
-				return err
+				return unreadableFolder(path.Join(b, p), err)
 			}
 			if d.IsDir() {
+				if !slices.ContainsFunc(patterns, func(pattern string) bool { return reaches(pattern, p) }) {
+					return fs.SkipDir
+				}
 				return nil
 			}
 			hit := false
@@ -147,34 +192,108 @@ func match(source, base string, patterns []string, a buildspec.Artifact) (files 
 					hit, used[i] = true, true
 				}
 			}
-			if !hit || seen[path.Join(b, p)] {
+			full := path.Join(b, p)
+			if !hit || seen[full] {
 				return nil
 			}
-			for _, x := range a.Exclude {
-				if ok, err := doublestar.Match(inside(x), p); err != nil || ok {
-					return nil
-				}
+			if slices.ContainsFunc(exclude, func(x string) bool { return doublestar.MatchUnvalidated(x, p) }) {
+				excluded = true
+				return nil
 			}
-			file, ok := fileOf(root, path.Join(b, p), p, a)
-			if ok {
-				seen[path.Join(b, p)] = true
-				files = append(files, file)
+			seen[full] = true
+			if file, ok := fileOf(root, full, p, a); ok {
+				m.files = append(m.files, file)
+			} else {
+				m.links = append(m.links, full)
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, nil, err
+			return m, err
 		}
 	}
-	if len(files) == 0 {
-		return nil, nil, &clientError{"no matching artifact paths found"}
-	}
-	for i, p := range patterns {
+	for i := range patterns {
 		if !used[i] {
-			skipped = append(skipped, p)
+			m.unmatched = append(m.unmatched, files[i])
 		}
 	}
-	return files, skipped, nil
+	if len(m.files) == 0 {
+		no := &clientError{what: "no matching artifact paths found"}
+		switch {
+		case excluded:
+			no.fix = "all that files names is in exclude-paths"
+		case len(m.links) > 0:
+			no.fix = fmt.Sprintf("%s is a link to a folder, to nothing or out of the source", m.links[0])
+		case len(m.unmatched) > 0:
+			no.fix = whyNot(root, bases[0], m.unmatched[0])
+		}
+		return m, no
+	}
+	return m, nil
+}
+
+// whyNot says why a pattern found nothing.
+func whyNot(root *os.Root, base, pattern string) string {
+	p, ok := inside(pattern)
+	if !ok {
+		return fmt.Sprintf("%q is outside of the source: copy it into $CODEBUILD_SRC_DIR first", pattern)
+	}
+	if info, err := root.Stat(filepath.FromSlash(path.Join(base, p))); err == nil && info.IsDir() {
+		return fmt.Sprintf("%q is a folder: write %q", pattern, path.Join(p, "**/*"))
+	}
+	return fmt.Sprintf("the build left nothing that matches %q", pattern)
+}
+
+func baseDirectories(root *os.Root, base string) ([]string, error) {
+	rel, ok := inside(base)
+	none := &clientError{what: "no matching base directory path found for " + base}
+	if !ok {
+		none.fix = "it is outside of the source: name a folder in $CODEBUILD_SRC_DIR"
+		return nil, none
+	}
+	if rel == "." {
+		return []string{"."}, nil
+	}
+	bases, err := doublestar.Glob(root.FS(), rel, doublestar.WithNoFollow())
+	if err != nil {
+		return nil, &clientError{what: fmt.Sprintf("base-directory %q is no pattern", base)}
+	}
+	bases = slices.DeleteFunc(bases, func(d string) bool {
+		info, err := root.Stat(filepath.FromSlash(d))
+		return err != nil || !info.IsDir()
+	})
+	if len(bases) == 0 {
+		return nil, none
+	}
+	return bases, nil
+}
+
+// patternsOf checks patterns and makes them relative. One that leads out of the
+// source stays as it is, and matches nothing.
+func patternsOf(texts []string) ([]string, error) {
+	patterns := make([]string, len(texts))
+	for i, text := range texts {
+		patterns[i], _ = inside(text)
+		if !doublestar.ValidatePattern(patterns[i]) {
+			return nil, &clientError{what: fmt.Sprintf("%q is no pattern", text), fix: "close its brackets, or put a '\\' before them"}
+		}
+	}
+	return patterns, nil
+}
+
+// unreadableFolder is the fault of a folder in which a pattern may match. One
+// that is gone by now holds nothing.
+func unreadableFolder(name string, err error) error {
+	var pe *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case !utf8.ValidString(name):
+		return &clientError{what: fmt.Sprintf("the name of the folder %q is no UTF-8 text", name), fix: "rename it, or name others in files"}
+	case errors.As(err, &pe):
+		err = pe.Err
+	}
+	return &clientError{what: fmt.Sprintf("the folder %s cannot be read: %v", name, err), fix: "let the build make it readable, or name others in files"}
 }
 
 // fileOf makes the artifact's file of a path below the source; false for what is

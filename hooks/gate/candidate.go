@@ -27,7 +27,7 @@ type candidate struct {
 	inputs verdict.Inputs
 	Settings
 	known   verdict.List // on tree, as last read
-	failure string       // id under which the server's log says why its build could not run
+	failure string       // why its build could not run, for people
 	problem *problem     // why it cannot be tested; commit, tree and key may then be zero
 }
 

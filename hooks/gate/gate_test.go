@@ -422,10 +422,10 @@ func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
 }
 
 func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
-	for _, how := range []string{"broken", "panic"} {
+	for how, why := range map[string]string{"broken": "the server's log says why under ", "panic": "the server's log says why under ", "unable": "bubblewrap is not installed"} {
 		w := newWorld(t)
 		p := w.end(w.propose(ada, w.commit("begin", files("test", how))).Change)
-		if p.Kind != Refused || !strings.Contains(p.Reason, "could not run") || w.build.runs() != 3 {
+		if p.Kind != Refused || !strings.Contains(p.Reason, "its build could not run, so it is not green; "+why) || strings.Contains(p.Reason, "/path") || w.build.runs() != 3 {
 			t.Fatalf("%+v after %d tries", p, w.build.runs())
 		}
 		if note, _ := w.r.Ref(verdict.Ref); note != repo.Zero {

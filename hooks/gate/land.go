@@ -239,7 +239,7 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 		}
 		e.Trailers = trailers("Log", v.LogName(), "Verdict", v.Key, "Took", took)
 	case plan.Broken:
-		why, brief = "its build could not run, so it is not green; the server's log says why under "+c.failure, "the build could not run"
+		why, brief = "its build could not run, so it is not green; "+c.failure, "the build could not run"
 		hint = "push again once the server is mended"
 		delete(l.failures, c.key)
 	}

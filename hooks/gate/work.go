@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -141,7 +142,11 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 		return // the plan knows why, or the server stops
 	case err != nil:
 		l.failures[b.key]++
-		b.candidate.failure = b.log
+		b.candidate.failure = "the server's log says why under " + b.log
+		var known interface{ ForPeople() string }
+		if errors.As(err, &known) {
+			b.candidate.failure = known.ForPeople()
+		}
 		l.slog.Error("build could not run", "change", b.candidate.Changes[0].Change, "build", b.log, "err", err)
 		return
 	}

@@ -248,6 +248,12 @@ func (w *world) git(args ...string) string {
 	return string(out)
 }
 
+// unable is an error with a text for people.
+type unable struct{}
+
+func (unable) Error() string     { return "/path/of/the/server: no bubblewrap" }
+func (unable) ForPeople() string { return "bubblewrap is not installed" }
+
 // fakeBuilder says what it is told to, by what the tree's file "test" holds:
 // green unless it says "red" or "broken".
 type fakeBuilder struct {
@@ -292,6 +298,8 @@ func (b *fakeBuilder) Build(ctx context.Context, j Job) (Result, error) {
 	switch said := string(content); {
 	case strings.Contains(said, "panic"):
 		panic("as told")
+	case strings.Contains(said, "unable"):
+		return Result{}, fmt.Errorf("build: %w", unable{})
 	case strings.Contains(said, "broken"):
 		return Result{}, errors.New("no sandbox")
 	case strings.Contains(said, "red") && (!strings.Contains(said, "flaky") || b.keys[j.Tree.String()] == 0):

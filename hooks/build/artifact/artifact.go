@@ -194,8 +194,39 @@ func (s *Store) replace(name string, data []byte) error {
 	return syncDir(s.dir)
 }
 
+// FileError is a fault of the files that are to be packed, not of the store: one
+// that cannot be read, of a kind that is not packed, too much of them, two of one
+// name.
+type FileError struct {
+	what string
+	err  error // what befell the file; may be nil
+}
+
+func (e *FileError) Error() string {
+	if e.err != nil {
+		return fmt.Sprintf("%s: %v", e.what, e.err)
+	}
+	return e.what
+}
+
+func (e *FileError) Unwrap() error { return e.err }
+
+func wrong(format string, args ...any) error {
+	return &FileError{what: fmt.Sprintf(format, args...)}
+}
+
+// unreadable is the FileError of what the system said about a file.
+func unreadable(name string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return &FileError{what: name + " cannot be read", err: err}
+}
+
 // Pack makes an artifact called name of files below root. Only regular files
-// are read, and none outside of root, whatever symbolic links stand there.
+// are read, and none outside of root, whatever symbolic links stand there. An
+// error is a FileError when the files are at fault.
 func (s *Store) Pack(ctx context.Context, root, name string, files []File) (Artifact, error) {
 	a, err := s.pack(ctx, root, name, files)
 	if err != nil {
@@ -206,16 +237,16 @@ func (s *Store) Pack(ctx context.Context, root, name string, files []File) (Arti
 
 func (s *Store) pack(ctx context.Context, root, name string, files []File) (Artifact, error) {
 	if len(files) > MaxFiles {
-		return Artifact{}, fmt.Errorf("it would hold %d files, over the limit of %d", len(files), MaxFiles)
+		return Artifact{}, wrong("it would hold %d files, over the limit of %d", len(files), MaxFiles)
 	}
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	for i, f := range files {
 		if !fs.ValidPath(f.Path) || f.Path == "." {
-			return Artifact{}, fmt.Errorf("%q is no path for a file in an artifact", f.Path)
+			return Artifact{}, wrong("%q is no path for a file in an artifact", f.Path)
 		}
 		if i > 0 && files[i-1].Path == f.Path {
-			return Artifact{}, fmt.Errorf("both %s and %s would become %s", files[i-1].Source, f.Source, f.Path)
+			return Artifact{}, wrong("both %s and %s would become %s", files[i-1].Source, f.Source, f.Path)
 		}
 	}
 	in, err := os.OpenRoot(root)
@@ -280,52 +311,54 @@ func writeTar(ctx context.Context, w io.Writer, root *os.Root, files []File) err
 		return err
 	}
 	t := tar.NewWriter(z)
-	total := int64(0)
+	left := int64(MaxBytes)
 	for _, f := range files {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if f.Link != "" {
 			if !safeLink(f.Path, f.Link) {
-				return fmt.Errorf("%s links to %q, outside of the artifact", f.Path, f.Link)
+				return wrong("%s links to %q, outside of the artifact", f.Path, f.Link)
 			}
 			if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: f.Path, Linkname: f.Link, Mode: 0o777, Format: tar.FormatPAX}); err != nil {
 				return err
 			}
 			continue
 		}
-		n, err := writeFile(t, root, f)
+		n, err := writeFile(ctx, t, root, f, left)
 		if err != nil {
 			return err
 		}
-		if total += n; total > MaxBytes {
-			return fmt.Errorf("it would be over %d bytes", int64(MaxBytes))
-		}
+		left -= n
 	}
 	return errors.Join(t.Close(), z.Close())
 }
 
-func writeFile(t *tar.Writer, root *os.Root, f File) (int64, error) {
+// writeFile writes one file of at most max bytes.
+func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max int64) (int64, error) {
 	// A fifo would block Open, so its kind is asked first; and again after, in
 	// case it was changed in between.
 	before, err := root.Stat(filepath.FromSlash(f.Source))
 	if err != nil {
-		return 0, err
+		return 0, unreadable(f.Source, err)
 	}
 	if !before.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is no regular file (%s)", f.Source, before.Mode().Type())
+		return 0, wrong("%s is no regular file (%s)", f.Source, before.Mode().Type())
 	}
 	in, err := root.OpenFile(filepath.FromSlash(f.Source), os.O_RDONLY|nonblock, 0)
 	if err != nil {
-		return 0, err
+		return 0, unreadable(f.Source, err)
 	}
 	defer in.Close()
 	info, err := in.Stat()
 	if err != nil {
-		return 0, err
+		return 0, unreadable(f.Source, err)
 	}
 	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is no regular file (%s)", f.Source, info.Mode().Type())
+		return 0, wrong("%s is no regular file (%s)", f.Source, info.Mode().Type())
+	}
+	if info.Size() > max { // known before it is read: a file with holes has any size
+		return 0, wrong("with %s it would be over %d GiB", f.Source, int64(MaxBytes)>>30)
 	}
 	mode := int64(0o644)
 	if info.Mode().Perm()&0o111 != 0 {
@@ -334,9 +367,28 @@ func writeFile(t *tar.Writer, root *os.Root, f File) (int64, error) {
 	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: info.Size(), Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
 		return 0, err
 	}
-	n, err := io.Copy(t, io.LimitReader(in, info.Size()))
+	n, err := io.Copy(t, io.LimitReader(&source{ctx, f.Source, in}, info.Size()))
 	if err == nil && n < info.Size() {
-		err = fmt.Errorf("%s became shorter while it was read", f.Source)
+		err = wrong("%s became shorter while it was read", f.Source)
+	}
+	return n, err
+}
+
+// source reads a file until ctx is done. Its faults are the file's, in contrast
+// to those of what it is written to.
+type source struct {
+	ctx  context.Context
+	name string
+	in   io.Reader
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := s.in.Read(p)
+	if err != nil && err != io.EOF {
+		err = unreadable(s.name, err)
 	}
 	return n, err
 }

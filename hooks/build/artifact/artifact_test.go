@@ -1,13 +1,18 @@
 package artifact
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func write(t *testing.T, dir string, files map[string]string) {
@@ -118,9 +123,88 @@ func TestPackRefusesWhatIsNoFileInside(t *testing.T) {
 		"absolute link":     {{Path: "l", Link: "/etc/passwd"}},
 		"source to outside": {{Source: "../" + filepath.Base(outside) + "/secret", Path: "x"}},
 	} {
-		if a, err := store.Pack(t.Context(), src, "x", fs); err == nil {
+		a, err := store.Pack(t.Context(), src, "x", fs)
+		if err == nil {
 			t.Errorf("%s: packed as %s", name, a.Digest)
 		}
+		var fault *FileError
+		if !errors.As(err, &fault) || strings.Contains(fault.Error(), outside) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.RemoveAll(store.dir); err != nil {
+		t.Fatal(err)
+	}
+	var fault *FileError
+	if _, err := store.Pack(t.Context(), src, "x", files("ok")); err == nil || errors.As(err, &fault) {
+		t.Errorf("the store's own trouble: %v", err)
+	}
+}
+
+// A file that the server may not read is the files' fault: the build took the
+// permission away.
+func TestPackOfWhatMayNotBeRead(t *testing.T) {
+	top := t.TempDir()
+	store, err := Open(filepath.Join(top, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, top, map[string]string{"src/locked": "x", "src/d/x": "y"})
+	for path, mode := range map[string]os.FileMode{filepath.Dir(top): 0o755, top: 0o755, filepath.Join(store.dir, "blobs", "sha256"): 0o777, filepath.Join(top, "src/locked"): 0, filepath.Join(top, "src/d"): 0} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer os.Chmod(filepath.Join(top, "src/d"), 0o700) // so that it can be removed
+	if os.Geteuid() == 0 {
+		// This thread reads files as nobody for the time being.
+		runtime.LockOSThread()
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	}
+	for _, name := range []string{"locked", "d/x"} {
+		var fault *FileError
+		if _, err := store.Pack(t.Context(), filepath.Join(top, "src"), "x", files(name)); !errors.As(err, &fault) || fault.Error() != name+" cannot be read: permission denied" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// countdown is a context that is cancelled when it has been asked n times.
+type countdown struct {
+	context.Context
+	n int
+}
+
+func (c *countdown) Err() error {
+	if c.n--; c.n < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Neither a file with holes nor a large one holds a build up that is cancelled.
+func TestPackEndsWithItsContext(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := t.TempDir()
+	write(t, src, map[string]string{"holes": ""})
+	if err := os.Truncate(filepath.Join(src, "holes"), MaxBytes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Pack(&countdown{t.Context(), 5}, src, "x", files("holes")); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(store.dir, "blobs", "sha256", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	write(t, src, map[string]string{"a": "x"}) // one byte too much, together
+	if _, err := store.Pack(&countdown{t.Context(), 5}, src, "x", files("a", "holes")); err == nil || !strings.Contains(err.Error(), "with holes it would be over 8 GiB") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"regexp"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 )
@@ -343,8 +344,9 @@ func (o *output) Write(p []byte) (int, error) {
 	if hold := o.w.mask.longest; len(o.buf) > MaxLine+hold {
 		rest := []byte(o.w.mask.apply(string(o.buf)))
 		for len(rest) > MaxLine+hold {
-			o.emit(rest[:MaxLine])
-			rest = rest[MaxLine:]
+			n := breakAt(rest)
+			o.emit(rest[:n])
+			rest = rest[n:]
 		}
 		o.buf = rest
 	}
@@ -365,14 +367,21 @@ func (o *output) Close() error {
 func (o *output) emit(line []byte) {
 	text := clean([]byte(o.w.mask.apply(string(line))))
 	for len(text) > MaxLine {
-		n := MaxLine
-		for n > 0 && text[n]&0xc0 == 0x80 { // not inside a character
-			n--
-		}
+		n := breakAt(text)
 		o.w.line(o.step, text[:n])
 		text = text[n:]
 	}
 	o.w.line(o.step, text)
+}
+
+// breakAt is where a line of over MaxLine bytes is broken: not inside a character.
+func breakAt[T string | []byte](line T) int {
+	for n := MaxLine; n > MaxLine-utf8.UTFMax; n-- {
+		if utf8.RuneStart(line[n]) {
+			return n
+		}
+	}
+	return MaxLine // it is no text
 }
 
 // Finish ends the log with how the build ended, makes it durable and returns its

@@ -202,6 +202,35 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// A long line is broken between characters, however it arrives.
+func TestLongLineIsBrokenBetweenCharacters(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("x", []string{"a secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := "x" + strings.Repeat("é世😀", 20_000)
+	out := w.Output(w.Begin("build", "yes"))
+	for rest := long; rest != ""; {
+		n := min(len(rest), 4099)
+		fmt.Fprint(out, rest[:n])
+		rest = rest[n:]
+	}
+	out.Close()
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, e := range collect(t, d, "x", true) {
+		if e.Kind == Out {
+			got.WriteString(e.Text)
+		}
+	}
+	if got.String() != long {
+		t.Errorf("%d bytes in, %d out, of which %d are not text", len(long), got.Len(), strings.Count(got.String(), "\uFFFD"))
+	}
+}
+
 // The bound is on what is on disk: short lines and characters that JSON writes
 // at length do not get around it.
 func TestBoundIsOnTheFile(t *testing.T) {

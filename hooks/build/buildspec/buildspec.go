@@ -40,7 +40,6 @@ type Phase struct {
 	OnFailure string // "", ABORT or CONTINUE
 	Commands  []string
 	Finally   []string
-	Line      int
 }
 
 // Artifact is what to keep: the main one is called Main, the others by their
@@ -100,32 +99,44 @@ func (r *reader) warn(at *yaml.Node, format string, args ...any) {
 
 func null(n *yaml.Node) bool { return n == nil || n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// keys walks a mapping; of a key that stands twice the last counts (spec: "last
-// wins, warn"). Unknown keys are warned of, with the nearest that is known.
-func (r *reader) keys(n *yaml.Node, under string, known []string, each func(key, value *yaml.Node)) {
-	last := map[string]int{}
-	i := 0
+// pairs walks a mapping; of a key that stands twice the last counts (spec: "last
+// wins, warn").
+func (r *reader) pairs(n *yaml.Node, each func(key, value *yaml.Node)) {
+	last := map[string]*yaml.Node{}
 	for key := range yamlfile.Pairs(n) {
-		if _, twice := last[key.Value]; twice {
+		if last[key.Value] != nil {
 			r.warn(key, "%q stands twice; the last counts", key.Value)
 		}
-		last[key.Value] = i
-		i++
+		last[key.Value] = key
 	}
-	i = 0
 	for key, value := range yamlfile.Pairs(n) {
-		current := last[key.Value] == i
-		i++
-		if !current {
-			continue
+		if last[key.Value] == key {
+			each(key, value)
 		}
-		if !slices.Contains(known, key.Value) {
-			p := yamlfile.UnknownKey(r.file, key, under, slices.Clone(known))
-			r.warnings = append(r.warnings, p)
-			continue
-		}
-		each(key, value)
 	}
+}
+
+// keys is pairs for a mapping whose keys are known. Others are warned of, with
+// the nearest that is.
+func (r *reader) keys(n *yaml.Node, under string, known []string, each func(key, value *yaml.Node)) {
+	r.pairs(n, func(key, value *yaml.Node) {
+		if slices.Contains(known, key.Value) {
+			each(key, value)
+			return
+		}
+		r.warnings = append(r.warnings, yamlfile.UnknownKey(r.file, key, under, slices.Clone(known)))
+	})
+}
+
+// text reads a text; nothing is "".
+func (r *reader) text(n *yaml.Node, what string) string {
+	switch {
+	case null(n):
+		return ""
+	case n.Kind != yaml.ScalarNode:
+		r.refuse(n, "write one text behind it", "%s is no text", what)
+	}
+	return n.Value
 }
 
 func (r *reader) top(top *yaml.Node) {
@@ -177,15 +188,15 @@ func (r *reader) mapping(n *yaml.Node, what string, then func()) {
 	switch {
 	case null(n):
 	case n.Kind != yaml.MappingNode:
-		r.refuse(n, "", "%s is no mapping of keys to values", what)
+		r.refuse(n, "write 'key: value' below it, a line for each, without '- '", "%s is no mapping of keys to values", what)
 	default:
 		then()
 	}
 }
 
 func (r *reader) runAs(n *yaml.Node) {
-	if n.Value != "root" && !null(n) {
-		r.refuse(n, "remove run-as: commands run as the sandbox's only user, called root", "run-as %q is not in this version", n.Value)
+	if user := r.text(n, "run-as"); user != "root" && user != "" {
+		r.refuse(n, "remove run-as: commands run as the sandbox's only user, called root", "run-as %q is not in this version", user)
 	}
 }
 
@@ -196,9 +207,10 @@ func (r *reader) env(n *yaml.Node) {
 		r.keys(n, "env", []string{"shell", "variables", "parameter-store", "secrets-manager", "exported-variables", "git-credential-helper"}, func(key, value *yaml.Node) {
 			switch key.Value {
 			case "shell":
-				switch strings.TrimPrefix(value.Value, "/bin/") {
+				switch shell := strings.TrimPrefix(r.text(value, "env.shell"), "/bin/"); shell {
 				case "sh", "bash":
-					r.spec.Shell = strings.TrimPrefix(value.Value, "/bin/")
+					r.spec.Shell = shell
+				case "":
 				default:
 					r.refuse(value, "use sh or bash", "shell %q is not here", value.Value)
 				}
@@ -221,8 +233,7 @@ func (r *reader) env(n *yaml.Node) {
 
 func (r *reader) variables(n *yaml.Node) {
 	r.mapping(n, "env.variables", func() {
-		seen := map[string]int{}
-		for key, value := range yamlfile.Pairs(n) {
+		r.pairs(n, func(key, value *yaml.Node) {
 			v := Variable{key.Value, value.Value}
 			switch {
 			case value.Kind != yaml.ScalarNode:
@@ -232,19 +243,12 @@ func (r *reader) variables(n *yaml.Node) {
 			case strings.HasPrefix(v.Name, "CODEBUILD_"):
 				r.refuse(key, "choose another name", "%s: names beginning with CODEBUILD_ are CodeBuild's own", v.Name)
 			case strings.ContainsRune(v.Value, 0):
-				r.refuse(value, "", "variable %s holds a zero byte", v.Name)
-			}
-			if null(value) {
+				r.refuse(value, "remove it", "variable %s holds a zero byte", v.Name)
+			case null(value):
 				v.Value = ""
 			}
-			if i, twice := seen[v.Name]; twice {
-				r.warn(key, "%q stands twice; the last counts", v.Name)
-				r.spec.Variables[i] = v
-				continue
-			}
-			seen[v.Name] = len(r.spec.Variables)
 			r.spec.Variables = append(r.spec.Variables, v)
-		}
+		})
 	})
 }
 
@@ -254,20 +258,17 @@ func (r *reader) phases(key, n *yaml.Node) {
 		return
 	}
 	found := map[string]Phase{}
-	for key, value := range yamlfile.Pairs(n) {
-		if !slices.Contains(Names, key.Value) {
-			fix := ""
-			if near, ok := yamlfile.Nearest(strings.ReplaceAll(key.Value, "-", "_"), Names); ok {
-				fix = fmt.Sprintf("did you mean %q?", near)
-			}
-			r.refuse(key, fix, "Invalid buildspec phase name: %s. Expecting: build,install,post_build,pre_build", key.Value)
-			continue
+	r.pairs(n, func(key, value *yaml.Node) {
+		if slices.Contains(Names, key.Value) {
+			found[key.Value] = r.phase(key, value)
+			return
 		}
-		if _, twice := found[key.Value]; twice {
-			r.warn(key, "%q stands twice; the last counts", key.Value)
+		fix := ""
+		if near, ok := yamlfile.Nearest(strings.ReplaceAll(key.Value, "-", "_"), Names); ok {
+			fix = fmt.Sprintf("did you mean %q?", near)
 		}
-		found[key.Value] = r.phase(key, value)
-	}
+		r.refuse(key, fix, "Invalid buildspec phase name: %s. Expecting: build,install,post_build,pre_build", key.Value)
+	})
 	commands := 0
 	for _, name := range Names {
 		if p, ok := found[name]; ok {
@@ -281,20 +282,23 @@ func (r *reader) phases(key, n *yaml.Node) {
 }
 
 func (r *reader) phase(key, n *yaml.Node) Phase {
-	p := Phase{Name: key.Value, Line: key.Line}
+	p := Phase{Name: key.Value}
+	if n.Kind == yaml.SequenceNode || n.Kind == yaml.ScalarNode && !null(n) {
+		r.refuse(n, `write "commands:" below it, and the commands below that`, "phase %s is no mapping of keys to values", key.Value)
+		return p
+	}
 	r.mapping(n, "phase "+key.Value, func() {
 		r.keys(n, "phases."+key.Value, []string{"run-as", "on-failure", "runtime-versions", "commands", "finally", "steps"}, func(k, value *yaml.Node) {
 			switch k.Value {
 			case "run-as":
 				r.runAs(value)
 			case "on-failure":
-				switch {
-				case value.Value == "ABORT" || value.Value == "CONTINUE":
-					p.OnFailure = value.Value
-				case strings.HasPrefix(value.Value, "RETRY"):
-					r.refuse(value, "use ABORT or CONTINUE", "on-failure %s is not in this version", value.Value)
+				switch p.OnFailure = r.text(value, "on-failure"); {
+				case p.OnFailure == "" || p.OnFailure == "ABORT" || p.OnFailure == "CONTINUE":
+				case strings.HasPrefix(p.OnFailure, "RETRY"):
+					r.refuse(value, "use ABORT or CONTINUE", "on-failure %s is not in this version", p.OnFailure)
 				default:
-					r.refuse(value, "use ABORT or CONTINUE", "on-failure %q is unknown", value.Value)
+					r.refuse(value, "use ABORT or CONTINUE", "on-failure %q is unknown", p.OnFailure)
 				}
 			case "runtime-versions":
 				if !null(value) {
@@ -353,7 +357,7 @@ func (r *reader) artifacts(key, n *yaml.Node) {
 				return
 			}
 			r.mapping(value, "secondary-artifacts", func() {
-				for id, each := range yamlfile.Pairs(value) {
+				r.pairs(value, func(id, each *yaml.Node) {
 					a := Artifact{ID: id.Value, Line: id.Line}
 					if !identifierForm.MatchString(a.ID) || a.ID == Main {
 						r.refuse(id, "use letters, digits, '.', '_' and '-'", "%q is no identifier for an artifact", a.ID)
@@ -365,7 +369,7 @@ func (r *reader) artifacts(key, n *yaml.Node) {
 						r.refuse(id, `add files: ["**/*"]`, "artifact %s names no files", a.ID)
 					}
 					r.spec.Artifacts = append(r.spec.Artifacts, a)
-				}
+				})
 			})
 		})
 		if len(main.Files) > 0 {
@@ -383,28 +387,29 @@ func (r *reader) artifact(a *Artifact, key, value *yaml.Node) {
 	case "exclude-paths":
 		a.Exclude = r.texts(value, "exclude-paths")
 	case "name":
-		a.Name = value.Value
+		a.Name = r.text(value, "name")
 	case "base-directory":
-		a.BaseDirectory = value.Value
-		if clean := path.Clean(value.Value); clean == ".." || strings.HasPrefix(clean, "../") {
-			r.refuse(value, "name a folder in the source", "base-directory %q is outside of the source", value.Value)
+		a.BaseDirectory = r.text(value, "base-directory")
+		if clean := path.Clean(a.BaseDirectory); clean == ".." || strings.HasPrefix(clean, "../") {
+			r.refuse(value, "name a folder in the source", "base-directory %q is outside of the source", a.BaseDirectory)
 		}
 	case "discard-paths":
-		a.DiscardPaths = r.yes(value)
+		a.DiscardPaths = r.yes(value, key.Value)
 	case "enable-symlinks":
-		a.Symlinks = r.yes(value)
+		a.Symlinks = r.yes(value, key.Value)
 	case "s3-prefix", "type":
 		r.warn(key, "%s has no effect here", key.Value)
 	}
 }
 
-func (r *reader) yes(n *yaml.Node) bool {
-	switch strings.ToLower(n.Value) {
+func (r *reader) yes(n *yaml.Node, what string) bool {
+	text := r.text(n, what)
+	switch strings.ToLower(text) {
 	case "yes", "true", "on":
 		return true
 	case "no", "false", "off", "":
 		return false
 	}
-	r.refuse(n, "write yes or no", "%q is neither yes nor no", n.Value)
+	r.refuse(n, "write yes or no", "%s %q is neither yes nor no", what, text)
 	return false
 }

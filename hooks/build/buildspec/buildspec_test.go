@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
 func TestParse(t *testing.T) {
@@ -39,6 +41,29 @@ func TestParse(t *testing.T) {
 		{name: "artifacts empty", in: "version: 0.2\nartifacts: {name: x}\n" + phases, refused: "artifacts names no files"},
 		{name: "B47 no top files", in: "version: 0.2\nartifacts: {secondary-artifacts: {a: {files: x}}}\n" + phases},
 		{name: "alias", in: "version: &v 0.2\nphases: *v\n", refused: "uses a YAML alias"},
+		{name: "alias to itself", in: "version: 0.2\nphases: &p {build: *p}\n", refused: "uses a YAML alias"},
+		{name: "tabs", in: "version: 0.2\nphases:\n\tbuild:\n", refused: "b.yml:3: is not YAML: found character that cannot start any token; indent with spaces"},
+		{name: "BOM and CRLF", in: "\ufeffversion: 0.2\r\nphases:\r\n  build:\r\n    commands:\r\n      - x\r\n"},
+		{name: "not UTF-8", in: "version: 0.2\n" + phases + "# \xff\n", refused: "is not UTF-8"},
+		{name: "empty", in: "", refused: "is empty"},
+		{name: "two documents", in: "version: 0.2\n" + phases + "---\n" + phases, refused: "b.yml:3: holds more than one YAML document"},
+		{name: "version null", in: "version:\n" + phases, refused: `version "" is neither`},
+		{name: "phases null", in: "version: 0.2\nphases:\n", refused: "phases is no mapping"},
+		{name: "B30 phase run-as", in: "version: 0.2\nrun-as: root\nphases: {build: {run-as: ec2-user, commands: [x]}}\n", refused: `b.yml:3: run-as "ec2-user" is not in this version; remove run-as: commands run as the sandbox's only user, called root`},
+		{name: "B61 commands null", in: "version: 0.2\nphases: {install: {commands: }, build: {commands: [~, x]}}\n"},
+		{name: "commands in a phase's place", in: "version: 0.2\nphases: {build: [make test]}\n", refused: `b.yml:2: phase build is no mapping of keys to values; write "commands:" below it`},
+		{name: "a command in a phase's place", in: "version: 0.2\nphases: {build: make test}\n", refused: `phase build is no mapping of keys to values; write "commands:" below it`},
+		{name: "variables as a list", in: "version: 0.2\nenv: {variables: [{A: b}]}\n" + phases, refused: "env.variables is no mapping of keys to values; write 'key: value' below it"},
+		{name: "nothing after keys", in: "version: 0.2\nrun-as:\nenv: {shell: , variables: }\nphases: {build: {run-as: , on-failure: , commands: [x]}}\nartifacts: {files: x, name: , base-directory: ~, discard-paths: }\n"},
+		{name: "name is a list", in: "version: 0.2\nartifacts: {files: x, name: [a]}\n" + phases, refused: "b.yml:2: name is no text"},
+		{name: "base is a list", in: "version: 0.2\nartifacts: {files: x, base-directory: [a]}\n" + phases, refused: "base-directory is no text"},
+		{name: "yes is a list", in: "version: 0.2\nartifacts: {files: x, discard-paths: [yes]}\n" + phases, refused: "discard-paths is no text"},
+		{name: "yes is a number", in: "version: 0.2\nartifacts: {files: x, discard-paths: 1}\n" + phases, refused: `discard-paths "1" is neither yes nor no`},
+		{name: "shell is a list", in: "version: 0.2\nenv: {shell: [bash]}\n" + phases, refused: "env.shell is no text"},
+		{name: "secondary twice", in: "version: 0.2\nartifacts: {secondary-artifacts: {a: {files: x}, a: {files: y}}}\n" + phases, warned: `"a" stands twice; the last counts`},
+		{name: "phase twice", in: "version: 0.2\nphases: {build: {commands: [x]}, build: {commands: [y]}}\n", warned: `"build" stands twice; the last counts`},
+		{name: "steps", in: "version: 0.2\nphases: {build: {steps: [x], commands: [y]}}\n", warned: `did you mean "commands"?`},
+		{name: "secondary called main", in: "version: 0.2\nartifacts: {secondary-artifacts: {main: {files: x}}}\n" + phases, refused: `"main" is no identifier`},
 		{name: "list", in: "- a\n", refused: "is no mapping"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -48,6 +73,13 @@ func TestParse(t *testing.T) {
 			}
 			if c.warned != "" && !strings.Contains(warnings.Error(), c.warned) {
 				t.Errorf("warned %v, want %q", warnings, c.warned)
+			}
+			if err != nil {
+				for _, p := range err.(yamlfile.Problems) {
+					if p.Line == 0 && c.in != "" && !strings.Contains(p.What, "UTF-8") {
+						t.Errorf("without a line: %v", p)
+					}
+				}
 			}
 			if err == nil && spec == nil {
 				t.Error("no spec and no error")
@@ -72,6 +104,7 @@ artifacts:
   files: out.json
   discard-paths: Yes
   secondary-artifacts:
+    docs: {files: none}
     docs: {files: ["**/*"], base-directory: $CODEBUILD_SRC_DIR/doc, enable-symlinks: no}
 `))
 	if err != nil {
@@ -79,14 +112,14 @@ artifacts:
 	}
 	want := &Spec{
 		Version: "0.2", Shell: "bash",
-		Variables: []Variable{{"A", "last"}, {"B", "yes"}, {"C", "3.10"}, {"D", "0010"}, {"E", "$PATH:/x"}, {"F", ""}},
+		Variables: []Variable{{"B", "yes"}, {"C", "3.10"}, {"D", "0010"}, {"E", "$PATH:/x"}, {"F", ""}, {"A", "last"}},
 		Phases: []Phase{
-			{Name: "build", Commands: []string{"one\ntwo\n"}, Finally: []string{"a", "b"}, Line: 7},
-			{Name: "post_build", Commands: []string{"done"}, Line: 6},
+			{Name: "build", Commands: []string{"one\ntwo\n"}, Finally: []string{"a", "b"}},
+			{Name: "post_build", Commands: []string{"done"}},
 		},
 		Artifacts: []Artifact{
 			{ID: Main, Files: []string{"out.json"}, DiscardPaths: true, Line: 12},
-			{ID: "docs", Files: []string{"**/*"}, BaseDirectory: "$CODEBUILD_SRC_DIR/doc", Line: 16},
+			{ID: "docs", Files: []string{"**/*"}, BaseDirectory: "$CODEBUILD_SRC_DIR/doc", Line: 17},
 		},
 	}
 	if !reflect.DeepEqual(spec, want) {

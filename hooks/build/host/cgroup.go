@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -133,18 +134,30 @@ func (g *group) remove() error {
 		return nil
 	}
 	var errs []error
+	deadline := time.Now().Add(10 * time.Second)
 	for _, dir := range g.dirs {
-		var err error
-		for range 50 {
-			if err = os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
-				err = nil
-				break
-			}
+		err := os.Remove(dir)
+		for errors.Is(err, syscall.EBUSY) && time.Now().Before(deadline) {
 			time.Sleep(2 * time.Millisecond)
+			err = os.Remove(dir)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, plain(err))
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// Sweep removes the control groups that sandboxes with these IDs had in a process
+// that was killed. Their processes have ended.
+func Sweep(ids []string) error {
+	g := &group{}
+	for _, id := range ids {
+		for _, parent := range []string{"", "pids", "memory"} {
+			g.dirs = append(g.dirs, filepath.Join(cgroupRoot, parent, groupName(id)))
+		}
+	}
+	return g.remove()
+}
+
+func groupName(id string) string { return "headgate-" + id }

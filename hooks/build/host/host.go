@@ -25,8 +25,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -40,6 +42,20 @@ type Host struct {
 	Bwrap  string   // path of bubblewrap; "" looks it up in PATH
 	Limits Limits   // zero: DefaultLimits
 	Hidden []string // folders that no build may see, wherever they lie: the server's data
+
+	probe   sync.Once
+	sealing bool // bubblewrap can forbid user namespaces inside
+}
+
+// seals reports whether user namespaces can be forbidden inside. In one of its
+// own a process is privileged again: it could mount the control groups and, as
+// root's, lift its limits.
+func (h *Host) seals(ctx context.Context, bwrap string) bool {
+	h.probe.Do(func() {
+		help, _ := exec.CommandContext(ctx, bwrap, "--help").Output() // what it cannot tell it cannot do
+		h.sealing = strings.Contains(string(help), "--disable-userns")
+	})
+	return h.sealing
 }
 
 // loop is what lives inside: it says that it is there, reads "<shell> <script>"
@@ -62,9 +78,10 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if bwrap == "" {
 		var err error
 		if bwrap, err = exec.LookPath("bwrap"); err != nil {
-			return nil, errors.New("bubblewrap is not installed, and builds run in it; install it: apt-get install bubblewrap")
+			return nil, build.UnableError("bubblewrap is not installed, and builds run in it; install it on the server: apt-get install bubblewrap")
 		}
 	}
+	sealed := h.seals(ctx, bwrap)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -74,10 +91,13 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 		limits = DefaultLimits()
 	}
 	var err error
-	if n.group, err = newGroup(cgroupRoot, "headgate-"+s.ID, limits); err != nil {
+	if n.group, err = newGroup(cgroupRoot, groupName(s.ID), limits); err != nil {
 		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
 	}
-	if err := n.start(ctx, bwrap, h.arguments(s)); err != nil {
+	if !sealed {
+		n.notes = append(n.notes, "builds can make user namespaces, and as root's lift their limits: bubblewrap is older than 0.8")
+	}
+	if err := n.start(ctx, bwrap, h.arguments(s, sealed)); err != nil {
 		return nil, errors.Join(err, n.group.remove())
 	}
 	return n, nil
@@ -104,7 +124,7 @@ const (
 )
 
 // arguments are bubblewrap's.
-func (h *Host) arguments(s build.Sandbox) []string {
+func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 	args := []string{
 		"--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
 		"--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -118,6 +138,11 @@ func (h *Host) arguments(s build.Sandbox) []string {
 	}
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
+	} else if setting("/proc/sys/user/max_user_namespaces") == "0" { // root can do without
+		sealed = false
+	}
+	if sealed {
+		args = append(args, "--unshare-user", "--disable-userns")
 	}
 	// The kernel's settings are root's to write even without privilege, and
 	// bubblewrap does not cover them for a root in a user namespace.
@@ -135,7 +160,7 @@ func (h *Host) arguments(s build.Sandbox) []string {
 	}
 	// Of /etc only what holds no secrets: root's build could read root's keys.
 	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/ca-trust/extracted", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
-		"perl", "python3", "java-17-openjdk", "mime.types", "services", "protocols"}
+		"perl", "python3", "os-release", "mime.types", "services", "protocols"}
 	if s.Network {
 		args = append(args, "--share-net")
 		etc = append(etc, "resolv.conf", "hosts")
@@ -144,6 +169,10 @@ func (h *Host) arguments(s build.Sandbox) []string {
 	}
 	for _, name := range etc {
 		args = append(args, "--ro-bind-try", "/etc/"+name, "/etc/"+name)
+	}
+	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
+	for _, dir := range java {
+		args = append(args, "--ro-bind", dir, dir)
 	}
 	for _, dir := range h.Hidden {
 		for _, seen := range []string{"/usr", "/opt"} {
@@ -248,7 +277,34 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	if err := errors.Join(ctx.Err(), n.Close()); err != nil {
 		return err
 	}
-	return fmt.Errorf("bubblewrap could not make a sandbox: %s", strings.TrimSpace(string(said)))
+	why := "bubblewrap could not make a sandbox: " + strings.TrimSpace(string(said))
+	if todo := advice(string(said), setting); todo != "" {
+		return build.UnableError(why + "; " + todo)
+	}
+	return errors.New(why) // it may name paths
+}
+
+// setting reads a setting of the kernel, "" if there is none.
+func setting(path string) string {
+	data, _ := os.ReadFile(path)
+	return strings.TrimSpace(string(data))
+}
+
+// advice is what to do about a refusal to make namespaces, from what bubblewrap
+// said and the machine's settings; "" when it is about something else.
+func advice(said string, setting func(path string) string) string {
+	refused := slices.ContainsFunc([]string{"namespace", "uid map", "RTM_NEWADDR", "Failed to mount"}, func(s string) bool { return strings.Contains(said, s) })
+	switch {
+	case !refused:
+		return ""
+	case setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+		return "AppArmor lets only root make namespaces here: run headgate as root, give bwrap a profile that allows userns, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+	case setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+		return "only root may make namespaces here: run headgate as root, or sysctl -w kernel.unprivileged_userns_clone=1"
+	case setting("/proc/sys/user/max_user_namespaces") == "0":
+		return "namespaces are turned off here: sysctl -w user.max_user_namespaces=10000"
+	}
+	return "in a container, let it make namespaces (docker run --privileged)"
 }
 
 // given makes a pipe from which text can be read; it is small enough to fit in.
@@ -363,6 +419,11 @@ func (n *session) rest(out io.Writer) error {
 // kill ends the sandbox at once: bubblewrap dies, and with it, by
 // --die-with-parent, the first process inside, and with that all others.
 func (n *session) kill() {
+	select {
+	case <-n.done:
+		return // its number may be another's by now
+	default:
+	}
 	_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL) // it may be gone already
 }
 

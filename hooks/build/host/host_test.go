@@ -56,7 +56,7 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	// A bubblewrap that says it is there and then nothing more.
 	dir := t.TempDir()
 	slow, began := filepath.Join(dir, "bwrap"), filepath.Join(dir, "began")
-	if err := os.WriteFile(slow, []byte("#!/bin/sh\necho \"{\\\"child-pid\\\": $$}\" >&5\n: >"+began+"\nexec sleep 300\n"), 0o700); err != nil {
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\n[ $1 != --help ] || exit 0\necho \"{\\\"child-pid\\\": $$}\" >&5\n: >"+began+"\nexec sleep 300\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -107,6 +107,33 @@ func TestLimitsThatWereMet(t *testing.T) {
 	}
 	if (*group)(nil).limit() != "" {
 		t.Error("no group has met a limit")
+	}
+}
+
+// A refusal to make namespaces comes with what to do about it.
+func TestRefusedByTheMachine(t *testing.T) {
+	refuses := filepath.Join(t.TempDir(), "bwrap")
+	if err := os.WriteFile(refuses, []byte("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := (&Host{Bwrap: refuses}).Start(t.Context(), sandbox(t, ""))
+	if err == nil || !strings.HasPrefix(err.Error(), "bubblewrap could not make a sandbox: bwrap: setting up uid map: Permission denied; ") {
+		t.Errorf("%v", err)
+	}
+	for name, c := range map[string]struct{ said, path, value, want string }{
+		"Ubuntu":        {"bwrap: setting up uid map: Permission denied", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "apparmor_restrict_unprivileged_userns=0"},
+		"its loopback":  {"bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "run headgate as root"},
+		"Debian before": {"bwrap: No permissions to create new namespace", "/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
+		"turned off":    {"bwrap: Creating new namespace failed", "/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces"},
+		"container":     {"bwrap: Creating new namespace failed", "", "", "in a container"},
+	} {
+		got := advice(c.said, func(path string) string { return map[string]string{c.path: c.value}[path] })
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := advice("bwrap: Can't find source path /x", func(string) string { return "1" }); got != "" {
+		t.Errorf("advice on something else: %q", got)
 	}
 }
 
