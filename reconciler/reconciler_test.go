@@ -58,6 +58,9 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("approve: %+v, %v", done, err)
 	}
 	production := h.healthy(t, "production", 1)
+	if by := production.History[0].By; by != "policy" {
+		t.Fatalf("decided by %q; jun only approved", by)
+	}
 	if a := production.History[0].Approvals; len(a) != 1 || a[0].By != "jun" || a[0].Why != "looks good" || a[0].Tree != p.Tree {
 		t.Fatalf("approvals: %+v", a)
 	}
