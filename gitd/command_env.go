@@ -15,7 +15,7 @@ var envCommands = []command{
 	},
 	{
 		name: "env show", args: "[repo] <environment>", what: "declared and actual state side by side", example: "env show production",
-		notes: "It ends with 0 when the environment is healthy, 1 when it is not, 3 while it converges or is held.",
+		notes: "It ends with 0 when the environment is healthy, 1 when it is not, 3 while it converges.",
 		run:   envShow,
 	},
 	{

@@ -122,7 +122,7 @@ type PushInput struct {
 	Create     bool      `json:"create"`
 	Delete     bool      `json:"delete"`
 	Force      bool      `json:"force"`    // new does not descend from old
-	Approval   bool      `json:"approval"` // class environment: new is the open proposal
+	Approval   bool      `json:"approval"` // class environment: new is what is proposed for it
 }
 
 // Verdict is what a build said of a tree.

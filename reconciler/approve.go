@@ -92,6 +92,31 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 	return done.Promoted, lines, nil
 }
 
+// Proposed reports whether pushing commit to env/<environment> approves: it is the
+// open proposal, or one that an approval or the promotion itself has since
+// replaced by the same content.
+func (rc *Reconciler) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
+	r, err := rc.repository(repository)
+	if err != nil {
+		return false, err
+	}
+	s, err := rc.look(ctx, r, environment)
+	if gone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if s.Proposal != nil && rc.isProposal(s, commit) == nil {
+		return true, nil
+	}
+	if d := s.declared; d != nil {
+		same, err := madeHere(r, commit, d.ID, d.Tree, d.Parent)
+		return same && err == nil, nil // a signature that is not ours is no error of this server
+	}
+	return false, nil
+}
+
 // isProposal says whether a pushed commit is the open proposal: itself, or an
 // earlier commit by this server of the same promotion and content.
 func (rc *Reconciler) isProposal(s *sight, commit repo.Hash) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -152,11 +153,12 @@ func serving(o services.Observed) []show.Service {
 				staying++
 			default: // waiting, starting, draining, stopping: on its way
 				i.State = show.Converging
-				if i.Message == "" {
+				switch {
+				case in.State == "waiting":
+					// How it ended is news only where nothing was wrong with it before.
+					i.Message = strings.TrimPrefix(or(in.Message, in.LastExit)+", waiting for its next start", ", ")
+				case i.Message == "":
 					i.Message = in.State
-				}
-				if in.State == "waiting" && in.LastExit != "" {
-					i.Message = in.LastExit + ", " + i.Message
 				}
 			}
 			if i.State != show.Healthy && in.State != "draining" && in.State != "stopping" {
@@ -180,11 +182,8 @@ func deployed(d declaration) show.Deployed {
 	h := show.Deployed{Commit: d.Commit.String(), Release: d.Release, Source: d.Source.String(), Subject: d.subject, At: d.At,
 		By: "policy", Approvals: approvals(d.Approvals, false), Outcome: stateOf(d.Outcome.State), Message: d.Outcome.Message,
 		Rollback: d.RollbackOf != repo.Zero}
-	switch {
-	case h.Rollback:
+	if h.Rollback {
 		h.By = d.By
-	case len(d.Approvals) > 0:
-		h.By = d.Approvals[len(d.Approvals)-1].User
 	}
 	return h
 }

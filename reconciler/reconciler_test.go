@@ -58,6 +58,9 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("approve: %+v, %v", done, err)
 	}
 	production := h.healthy(t, "production", 1)
+	if by := production.History[0].By; by != "policy" {
+		t.Fatalf("decided by %q; jun only approved", by)
+	}
 	if a := production.History[0].Approvals; len(a) != 1 || a[0].By != "jun" || a[0].Why != "looks good" || a[0].Tree != p.Tree {
 		t.Fatalf("approvals: %+v", a)
 	}
@@ -193,6 +196,9 @@ func TestApprovingByPush(t *testing.T) {
 	}
 	staging, _ := h.hello.Ref(EnvironmentRef("staging"))
 	for what, commit := range map[string]repo.Hash{"hand-made": forged, "another environment's": staging, "absent": tree} {
+		if is, err := h.rc.Proposed(t.Context(), "hello", "production", commit); is || err != nil {
+			t.Fatalf("%s is proposed: %v, %v", what, is, err)
+		}
 		_, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), commit)
 		var refused *show.Error
 		if !errors.As(err, &refused) || refused.Kind != show.Denied || !strings.Contains(strings.Join(refused.Where, "\n"), p.Proposal[:7]) {
@@ -212,6 +218,13 @@ func TestApprovingByPush(t *testing.T) {
 		t.Fatal("approving twice made a new proposal")
 	}
 	// Sam fetched before jun approved, and pushes that commit.
+	proposed := func() {
+		t.Helper()
+		if is, err := h.rc.Proposed(t.Context(), "hello", "production", first); !is || err != nil {
+			t.Fatalf("what was proposed first: %v, %v", is, err)
+		}
+	}
+	proposed()
 	landed, _, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first)
 	if err != nil {
 		t.Fatal(err)
@@ -223,6 +236,7 @@ func TestApprovingByPush(t *testing.T) {
 		t.Fatalf("approvals: %+v", e.History[0].Approvals)
 	}
 	// The answer got lost, and sam pushes again.
+	proposed()
 	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first); err != nil || again != landed || !strings.Contains(lines[0], "already") {
 		t.Fatalf("pushed again: %s, %q, %v", again, lines, err)
 	}

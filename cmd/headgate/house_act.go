@@ -154,6 +154,11 @@ var (
 // environments is the reconciler, for pushes to env/<name>.
 type environments struct{ *server }
 
+// Proposed implements receive.Environments.
+func (e environments) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
+	return e.reconciler.Proposed(ctx, repository, environment, commit)
+}
+
 // ApprovePush implements receive.Environments.
 func (e environments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {
 	if _, err := e.readable(by, repository); err != nil {

@@ -129,7 +129,7 @@ func (j *judging) one(ctx context.Context, c *judgedCommand, b *branches) (*refu
 	c.judgedAt = b.judgesPush(c.branch)
 	switch c.way {
 	case approve:
-		return j.promotion(c)
+		return j.promotion(ctx, c)
 	case propose:
 		if c.deletes() {
 			return refuse(c.branch+" is gated and cannot be deleted", "an administrator can take it out of land.branches in headgate.yaml"), nil
@@ -148,7 +148,7 @@ func (j *judging) one(ctx context.Context, c *judgedCommand, b *branches) (*refu
 
 // promotion checks a push to an environment: only its open promotion may be
 // pushed, which approves it.
-func (j *judging) promotion(c *judgedCommand) (*refusal, error) {
+func (j *judging) promotion(ctx context.Context, c *judgedCommand) (*refusal, error) {
 	hint := fmt.Sprintf("to approve what is proposed: git fetch, then git push origin origin/promote/%s:env/%s", c.environment, c.environment)
 	if c.deletes() {
 		return refuse(c.ref+" belongs to the server and cannot be deleted", "remove the environment from headgate.yaml"), nil
@@ -156,19 +156,19 @@ func (j *judging) promotion(c *judgedCommand) (*refusal, error) {
 	if j.l.Environments == nil {
 		return refuse(c.ref+" belongs to the server", "push to a branch of your own"), nil
 	}
-	proposed, err := j.r.Ref(promotePrefix + c.environment)
+	var err error
+	if c.isPromotion, err = j.l.Environments.Proposed(ctx, j.r.Name(), c.environment, c.new); c.isPromotion || err != nil {
+		return nil, err
+	}
+	open, err := j.r.Ref(promotePrefix + c.environment)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case proposed == repo.Zero:
+	if open == repo.Zero {
 		return refuse(c.ref+" belongs to the server, and no promotion to it is open", hint), nil
-	case proposed != c.new:
-		return refuse(c.ref+" belongs to the server", hint,
-			fmt.Sprintf("the open promotion is %s; you pushed %s", short(proposed), short(c.new))), nil
 	}
-	c.isPromotion = true
-	return nil, nil
+	return refuse(c.ref+" belongs to the server", hint,
+		fmt.Sprintf("the open promotion is %s; you pushed %s", short(open), short(c.new))), nil
 }
 
 // plain checks a ref that the daemon moves at once.

@@ -24,10 +24,16 @@ import (
 )
 
 // Environments takes pushes to env/<environment>. commit is the promotion that
-// the pusher approves. landed is the commit that the environment is at because
+// the pusher approves.
+//
+// Proposed reports whether it is one: the open proposal, or a commit that an
+// approval or the promotion itself has replaced since by the same content.
+//
+// ApprovePush approves it. landed is the commit that the environment is at because
 // of it, Zero while something else is still missing; lines tell the pusher more.
 // An error for the pusher is a *show.Error.
 type Environments interface {
+	Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error)
 	ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error)
 }
 

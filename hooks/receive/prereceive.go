@@ -36,7 +36,7 @@ type judgedCommand struct {
 
 	// What the policies are told, and which policies.
 	force       bool // new does not contain old
-	isPromotion bool // new is the open promotion of the environment
+	isPromotion bool // new is the promotion that is open for the environment
 	judgedAt    repo.Hash
 	tree        repo.Hash // of the pushed commit, for propose
 }

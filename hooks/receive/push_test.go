@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -176,6 +177,7 @@ func TestPushToEnvironmentApproves(t *testing.T) {
 	if err := h.r.Move(t.Context(), "refs/heads/promote/production", repo.Zero, proposed); err != nil {
 		t.Fatal(err)
 	}
+	h.envs.open = []repo.Hash{proposed}
 	h.push(c, "ada", "origin", "HEAD:env/production").refused(t, "the open promotion is "+proposed.String()[:7]+"; you pushed "+other.String()[:7])
 	c.git("fetch", "--quiet", "origin")
 	h.envs.waits = true
@@ -188,7 +190,13 @@ func TestPushToEnvironmentApproves(t *testing.T) {
 	if strings.Contains(p.out, "update_ref failed") || len(h.envs.by) != 2 || h.envs.by[0].Name != "ada" || h.envs.by[0].Via != "push" {
 		t.Fatalf("%v %s", h.envs.by, p.out)
 	}
+	// Somebody else's approval has replaced the proposal since it was fetched.
+	h.envs.open = append(h.envs.open, other)
+	h.push(c, "ada", "origin", other.String()+":env/production").ok(t, "refs/landed/env/production")
 	h.push(c, "ada", "origin", ":env/production").refused(t, "cannot be deleted")
 	h.push(c, "ada", "origin", "HEAD:promote/production").refused(t, "belongs to the server")
-	h.push(c, "jun", "origin", "origin/promote/production:env/production").refused(t, "jun may not write hello")
+	// Whether the yes of somebody who only reads counts is for the promotion to say.
+	h.push(c, "jun", "origin", "origin/promote/production:env/production").ok(t, "refs/landed/env/production")
+	h.envs.err = &show.Error{Kind: show.Forbidden, What: "jun may not approve", Hint: "ask one of: sam"}
+	h.push(c, "jun", "origin", "origin/promote/production:env/production").refused(t, "jun may not approve", "ask one of: sam")
 }

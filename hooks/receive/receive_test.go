@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -441,6 +442,13 @@ type fakeEnvironments struct {
 	waits bool
 	err   error
 	move  func(commit repo.Hash) repo.Hash
+	open  []repo.Hash // the promotion and what it replaced
+}
+
+func (e *fakeEnvironments) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return environment == "production" && slices.Contains(e.open, commit), nil
 }
 
 func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {

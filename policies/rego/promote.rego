@@ -191,13 +191,17 @@ lifted if count(approved) > 0
 
 need contains {
 	"rule": "hold", "title": "No hold",
-	"msg": sprintf("held by %s: %s; approving this promotes forward and lifts it", [input.hold.by, input.hold.reason]),
+	"msg": sprintf("held by %s%s; approving this promotes forward and lifts it", [input.hold.by, because]),
 	"group": "", "count": lifters, "who": [u.name | some u in input.candidates; u.may_write], "cannot": [],
 } if {
 	forward
 	input.hold != null
 	not lifted
 }
+
+because := sprintf(": %s", [input.hold.reason]) if input.hold.reason != ""
+
+else := ""
 
 # An approval that is missing anyway lifts the hold too; it is counted once.
 lifters := 1 if count(approved) >= asked

@@ -153,6 +153,13 @@ held := object.union(with_env({"approvals": {"count": 0}}), {"hold": {"by": "sam
 
 test_hold_stops_what_is_automatic if open(object.union(held, {"approvals": []})) == {"hold"}
 
+test_hold_says_why if {
+	msgs(object.union(held, {"approvals": []})) == {"held by sam: 5xx; approving this promotes forward and lifts it"}
+	msgs(object.union(held, {"approvals": [], "hold": {"by": "sam", "reason": ""}})) == {"held by sam; approving this promotes forward and lifts it"}
+}
+
+msgs(i) := {n.msg | some n in promote.need with input as i}
+
 test_hold_is_lifted_by_a_person if {
 	open(held) == set()
 	"hold" in {m.rule | some m in promote.met with input as held}

@@ -10,6 +10,16 @@ deny contains {"rule": "read", "msg": "no such repository"} if not input.user.ma
 deny contains {"rule": "write", "msg": sprintf("%s may not write %s", [input.user.name, input.repository])} if {
 	input.user.may_read
 	not input.user.may_write
+	not approves
+}
+
+# To push the open proposal to its environment writes nothing of one's own: it is
+# an approval, and the question promote says whose counts. A group that is asked
+# for approvals need not be one that may write.
+approves if {
+	input.class == "environment"
+	input.approval
+	not input["delete"]
 }
 
 deny contains {"rule": "administrators", "msg": sprintf("%s is the server's configuration; only administrators write it", [input.repository])} if {

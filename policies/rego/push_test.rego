@@ -20,6 +20,13 @@ test_environment if rules(object.union(plain, {"class": "environment"})) == {"en
 
 test_approval_by_push if rules(object.union(plain, {"class": "environment", "approval": true})) == set()
 
+test_reader_may_approve_by_push if rules(object.union(plain, {"class": "environment", "approval": true, "user": {"may_write": false}})) == set()
+
+test_reader_pushes_nothing_else_there if {
+	rules(object.union(plain, {"class": "environment", "user": {"may_write": false}})) == {"write", "environment"}
+	rules(object.union(plain, {"class": "environment", "approval": true, "delete": true, "user": {"may_write": false}})) == {"write", "delete"}
+}
+
 test_gated_may_be_proposed_to if rules(object.union(plain, {"class": "gated"})) == set()
 
 test_gated_is_not_deleted if rules(object.union(plain, {"class": "gated", "delete": true})) == {"gated-delete"}

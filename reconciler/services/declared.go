@@ -25,9 +25,10 @@ type Declared struct {
 	Release Release
 
 	// Fallback is the last declared state that was healthy, if Commit is not known
-	// to be. It matters only when nothing of the application runs yet (the server
-	// has just started): its instances then serve until those of this state are
-	// healthy, so that a bad release does not take over by way of a restart.
+	// to be. When nothing of the application runs yet (the server has just started)
+	// its instances serve until those of this state are healthy, so that a bad release
+	// does not take over by way of a restart. They serve again when this state took
+	// over and its instances fail one after another.
 	Fallback *Declared
 }
 

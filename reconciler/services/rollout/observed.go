@@ -57,14 +57,16 @@ type Tally struct {
 	Drain    time.Duration
 	Failures int    // failed starts in a row
 	Ever     bool   // an instance was healthy once
+	Lasted   bool   // an instance that had the traffic was healthy for stableAfter before it failed
 	Full     bool   // all replicas had the traffic once
 	Reason   string // the last failure, for people
 }
 
 // Tripped says whether the version is given up: its instances failed
-// max(3, replicas) times in a row and none was ever healthy.
+// max(3, replicas) times in a row and it never served for long. Having been
+// healthy for a moment is no proof: many break with their first real request.
 func (t *Tally) Tripped() bool {
-	return t != nil && !t.Ever && t.Failures >= max(3, t.Replicas)
+	return t != nil && !t.Lasted && t.Failures >= max(3, t.Replicas)
 }
 
 // Facts is what is known about one service.
@@ -268,6 +270,7 @@ func (f *Facts) failed(in *Instance, why string, now time.Time) {
 	t.Reason = in.ID + " " + why
 	if !in.Healthy.IsZero() && now.Sub(in.Healthy) >= stableAfter {
 		t.Failures, in.NotBefore = 0, now
+		t.Lasted = t.Lasted || in.Served
 		return
 	}
 	t.Failures++

@@ -245,6 +245,9 @@ func (f *Facts) serving(s Service) string {
 		return back
 	case f.Serving == "":
 		return s.Version
+	case f.Serving == s.Version && back != "" && f.Versions[s.Version].Tripped() && len(f.healthy(s.Version)) == 0:
+		// It took over and did not last: the known good one serves again.
+		return back
 	case f.Serving != back && !f.Versions[f.Serving].ever():
 		// It never worked, so there is nothing to keep: the newer one pre-empts it.
 		return s.Version

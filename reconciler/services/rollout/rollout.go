@@ -42,8 +42,9 @@ type Service struct {
 	Check    Check
 	Drain    time.Duration // how long requests in flight may take once an instance is out of the traffic
 
-	// Fallback is a version that serves until Version is healthy when nothing of
-	// the service runs yet. Nil for none.
+	// Fallback is a version known to be good. It serves until Version is healthy when
+	// nothing of the service runs yet, and again when Version took over and is given
+	// up. Nil for none.
 	Fallback *Service
 }
 

@@ -60,7 +60,7 @@ func (f *Facts) status(s Service, now time.Time) (State, string) {
 	case t.Tripped() && !switched && f.Versions[f.Serving].ever():
 		return Failed, fmt.Sprintf("%s: %s was given up after %d failed starts and gets no traffic, %s goes on serving: %s",
 			f.Name, s.Label, t.Failures, f.Versions[f.Serving].Label, t.Reason)
-	case t.Tripped():
+	case t.Tripped() && len(fit) == 0:
 		return Failed, fmt.Sprintf("%s: %s failed to start %d times and nothing serves: %s", f.Name, s.Label, t.Failures, t.Reason)
 	case f.ListenError != "" && f.ListenFails >= 3:
 		return Failed, f.Name + ": " + f.ListenError
