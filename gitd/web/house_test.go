@@ -93,7 +93,7 @@ func (h *house) Change(_ context.Context, _ show.Actor, repo string, n int) (sho
 			return c, nil
 		}
 	}
-	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no change %d", repo, n)}
+	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", n, repo)}
 }
 
 func (h *house) Log(ctx context.Context, _ show.Actor, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
@@ -160,7 +160,7 @@ func (h *house) Environment(ctx context.Context, a show.Actor, repo, env string)
 			return e, nil
 		}
 	}
-	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no environment %q", repo, env)}
+	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
 }
 
 func (h *house) Promotion(_ context.Context, a show.Actor, repo, env string) (show.Promotion, error) {
