@@ -33,7 +33,7 @@ func (c *codes) Redeem(code string) (string, bool) {
 }
 
 // users are those the fixture's server knows.
-var users = []string{"ada", "mirek", "stranger"}
+var users = []string{"ada", "mirek", "stranger", longUser}
 
 // console is a Server on a House of fixtures, with its clock at noon.
 func console(h *house) *Server {
