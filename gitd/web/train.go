@@ -199,7 +199,7 @@ func waitsFor(c *show.Change) string {
 	case c.Reason != "":
 		return c.Reason
 	case c.Behind > 0:
-		return fmt.Sprintf("behind %d, which lands or fails first", c.Behind)
+		return fmt.Sprintf("behind %d", c.Behind)
 	}
 	return ""
 }

@@ -144,7 +144,7 @@ func TestQueuedSaysWhatFor(t *testing.T) {
 	second := changeOf("checkout", 6, "second", "ada", show.Queued, noon, time.Time{})
 	second.Behind = 5
 	k := couple(&show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: []show.Change{first, second}}, nil, noon, 0).Cars[1]
-	if k.Reason != "behind 5, which lands or fails first" || k.Lands != "end not known" {
+	if k.Reason != "behind 5" || k.Lands != "end not known" {
 		t.Errorf("a queued car says %q, %q", k.Reason, k.Lands)
 	}
 	if more := rowOf(second).More; more != k.Reason {
