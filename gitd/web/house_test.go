@@ -6,6 +6,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -127,6 +128,22 @@ func (h *house) say(repo string, n int, events ...show.LogEvent) {
 	h.logs[key] = append(slices.Clone(h.logs[key]), events...)
 	close(h.grow)
 	h.grow = make(chan struct{})
+}
+
+// watched waits until n live pages watch: only then is their stream open.
+func (h *house) watched(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		h.mu.Lock()
+		got := len(h.watchers)
+		h.mu.Unlock()
+		if got == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d pages watch, want %d", got, n)
+		}
+	}
 }
 
 // change alters facts and tells the watchers.
