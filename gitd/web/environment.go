@@ -94,7 +94,7 @@ func environmentsPage(v *visit) (*page, error) {
 	p.Template, p.Data, p.Parts = "environments", view, []string{"envs-head", "repo-reaches", "envs-rows", "asof"}
 	p.Say = view.Say
 	p.Git = []command{{"SSH", v.ssh("env list " + r.Name)}}
-	if n := len(r.Environments); n > 1 {
+	if n := len(r.Environments); n > 1 && r.Environments[n-1].Declared != "" && r.Environments[n-2].Declared != "" {
 		p.Git = append([]command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/env/%s", r.Environments[n-1].Name, r.Environments[n-2].Name)}}, p.Git...)
 	}
 	return p, nil

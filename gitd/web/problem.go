@@ -73,7 +73,7 @@ func (v *visit) fail(err error) {
 		return
 	}
 	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: v.actor.Name == ""}
-	pg.Crumbs = []crumb{{Text: v.server.Name, Href: "/", Keep: true}, {Text: http.StatusText(p.Status)}}
+	pg.Crumbs = []crumb{{Text: v.server.Name, Href: "/", Keep: true}, {Text: strings.ToLower(http.StatusText(p.Status))}}
 	if err := v.render(pg, p.Status); err != nil {
 		v.Log.Error("could not render the error page", "path", v.r.URL.Path, "err", err)
 		http.Error(v.w, p.What, p.Status)
