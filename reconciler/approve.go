@@ -258,7 +258,7 @@ func via(by show.Actor) string {
 
 // nothingOpen says why there is nothing to approve.
 func (rc *Reconciler) nothingOpen(s *sight) error {
-	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s of %s has no open proposal", s.environment, s.app)}
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.app)}
 	switch {
 	case s.Wanted != nil && s.Wanted.Problem != "":
 		e.Where = []string{s.Wanted.Problem}

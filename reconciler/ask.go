@@ -108,7 +108,10 @@ func (s *sight) summary() string {
 			parts = append(parts, lowerFirst(c.Title))
 		}
 	}
-	return verb + strings.Join(parts, " and ")
+	if n := len(parts); n > 1 {
+		return verb + strings.Join(parts[:n-1], ", ") + " and " + parts[n-1]
+	}
+	return verb + strings.Join(parts, "")
 }
 
 // blocked is what stands in the way although policy allows the promotion.

@@ -197,7 +197,7 @@ func (rc *Reconciler) repository(name string) (*repo.Repository, error) {
 }
 
 func noEnvironment(repository, environment string, all []headgateyaml.Environment) error {
-	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no environment %q", repository, environment)}
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", environment, repository)}
 	var names []string
 	for _, s := range all {
 		names = append(names, s.Name)

@@ -104,7 +104,27 @@ func (s *server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 	if tree != repo.Zero {
 		c.Tree = tree.String()
 	}
+	c.Build = builtFor(story, end, c.Tree)
 	return c, nil
+}
+
+// builtFor is the build of an ended change as far as its story tells it: green
+// or failed, and whether an earlier verdict saved it. Nil if nothing was built.
+func builtFor(story change.Story, end change.Event, tree string) *show.Build {
+	judged, state := end, show.Failed
+	if end.Kind == change.Landed {
+		state = show.Green
+		for _, e := range story.Events {
+			if e.Kind == change.Tested && e.Revision == end.Revision {
+				judged = e
+			}
+		}
+	}
+	log := judged.Get("Log")
+	if log == "" {
+		return nil
+	}
+	return &show.Build{ID: log, Tree: tree, State: state, Log: log, Reused: judged.Get("Took") == ""}
 }
 
 // Change implements show.House.
@@ -115,7 +135,7 @@ func (s *server) Change(ctx context.Context, a show.Actor, name string, number i
 	}
 	story, entry, err := s.gate.Change(name, number)
 	if errors.Is(err, change.ErrNone) {
-		return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no change %d", name, number), Hint: "change list " + name + " shows what there is"}
+		return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, name), Hint: "change list " + name + " shows what there is"}
 	}
 	if err != nil {
 		return show.Change{}, err
@@ -128,16 +148,16 @@ func (s *server) Change(ctx context.Context, a show.Actor, name string, number i
 		c.Revisions = append(c.Revisions, revision.Commit.String())
 	}
 	for _, e := range story.Events {
-		shown := show.Event{At: e.At.UTC(), Kind: string(e.Kind), What: e.Subject, By: e.By, More: e.Body}
+		shown := show.Event{At: e.At.UTC(), Kind: string(e.Kind), What: e.Subject, By: e.By, More: strings.Join(e.Details(), "; ")}
 		c.Story = append(c.Story, shown)
 	}
 	if end, ended := story.End(); ended && entry == nil {
 		c.Details = end.Details()
 		if end.Kind == change.Conflict {
-			c.Files = conflictFiles(end)
+			c.Files, c.Details = conflictFiles(end, c.Branch)
 		}
 	}
-	if c.Build == nil && c.Tree != "" {
+	if (c.Build == nil || entry == nil) && c.Tree != "" {
 		if c.Build, err = s.buildOf(r, c); err != nil {
 			return c, err
 		}
@@ -155,17 +175,17 @@ func (s *server) Change(ctx context.Context, a show.Actor, name string, number i
 	return c, nil
 }
 
-// conflictFiles reads the files that a conflict event names.
-func conflictFiles(e change.Event) []string {
-	var files []string
+// conflictFiles takes the body of a conflict apart: the files, a line each, and
+// what else it says (how many more, where the branch is).
+func conflictFiles(e change.Event, branch string) (files, rest []string) {
 	for _, line := range e.Details() {
-		for _, f := range strings.Split(line, ", ") {
-			if f = strings.TrimSpace(f); f != "" && !strings.Contains(f, " ") {
-				files = append(files, f)
-			}
+		if more, ok := strings.CutPrefix(line, "and "); ok && strings.HasSuffix(more, " more files") || strings.HasPrefix(line, branch+" is at ") {
+			rest = append(rest, line)
+		} else {
+			files = append(files, line)
 		}
 	}
-	return files
+	return files, rest
 }
 
 // buildOf is the build that judged a change: its own, or the earlier one of an
@@ -187,7 +207,7 @@ func (s *server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error)
 	}
 	b := &show.Build{
 		ID: best.Log, Tree: c.Tree, State: show.Green, Reason: best.Reason, Log: best.LogDigest, Started: best.Started.UTC(), Finished: best.Finished.UTC(),
-		Reused: best.Change != c.Number, Phase: best.Phase, Command: best.Command, Exit: best.Exit, LogLine: best.LogLine,
+		Reused: best.Change != c.Number || best.Revision != c.Revision, Phase: best.Phase, Command: best.Command, Exit: best.Exit, LogLine: best.LogLine,
 	}
 	if best.Result != verdict.Green {
 		b.State = show.Failed

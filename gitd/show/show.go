@@ -67,7 +67,7 @@ type Repository struct {
 	Description  string        `json:"description,omitempty"`
 	Clone        string        `json:"clone"`
 	Gated        bool          `json:"gated"`
-	UngatedBy    string        `json:"ungated_by,omitempty"` // who ungated it, with the day
+	UngatedBy    string        `json:"ungated_by,omitempty"` // who ungated it, and when: "sam on 2026-11-03"
 	Branch       string        `json:"branch"`               // the gated branch shown, usually main
 	Tip          string        `json:"tip,omitempty"`        // full commit id, empty before the first landing
 	Tree         string        `json:"tree,omitempty"`

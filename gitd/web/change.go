@@ -17,6 +17,7 @@ type changeView struct {
 	Verdict verdict
 	Log     *buildLog
 	LogID   string  // finds in the journal why the log could not be read
+	NoLog   string  // why there is none
 	Needs   []check // what landing still wants
 	Next    []string
 	Revs    []revision
@@ -73,6 +74,7 @@ func changePage(v *visit) (*page, error) {
 		view.LogID = newID()
 		v.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
 	}
+	view.NoLog = noLog(&c)
 	if c.State != show.Landed && c.State != show.Withdrawn {
 		why, err := v.House.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number))
 		if err != nil && !isNotFound(err) {
@@ -93,7 +95,7 @@ func changePage(v *visit) (*page, error) {
 	for _, e := range slices.Backward(c.Story) {
 		k := storyEntry{Event: e, Text: sentence(e.What), Mark: storyMark(e)}
 		if e.By != "" && strings.HasPrefix(e.What, e.By) {
-			k.Text = e.What // a user's name is written as the user writes it
+			k.Text, k.By = e.What, "" // a user's name is written as the user writes it, and once
 		}
 		view.Story = append(view.Story, k)
 	}
@@ -109,10 +111,26 @@ func changePage(v *visit) (*page, error) {
 	p.Say = "change " + n + ": " + strings.ToLower(view.Mark.Word)
 	p.Git = []command{
 		{"Git", "git fetch origin refs/changes/" + n + "/log && git log --first-parent FETCH_HEAD"},
-		{"SSH", v.ssh("change log " + r.Name + " " + n)},
-		{"Laptop", "git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"},
+		{"SSH", v.ssh("change show " + r.Name + " " + n)},
+	}
+	if c.Build != nil {
+		p.Git = append(p.Git, command{"Log", v.ssh("change log " + r.Name + " " + n)})
+	}
+	if c.Build != nil || c.EndedAt.IsZero() {
+		p.Git = append(p.Git, command{"Laptop", "git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"})
 	}
 	return p, nil
+}
+
+// noLog says why a change has no log to show.
+func noLog(c *show.Change) string {
+	switch {
+	case c.EndedAt.IsZero():
+		return "No build of this revision yet, so there is no log."
+	case c.State == show.Landed:
+		return "It landed without a build, so there is no log."
+	}
+	return "It was never built, so there is no log."
 }
 
 // change is the change of the address.
@@ -213,12 +231,16 @@ func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
 		}
 	}
 	if c.State == show.Refused || c.State == show.Conflict {
-		if stays := func(line string) bool { return strings.Contains(line, "stays at") }; r.Tip != "" && !stays(c.Reason) && !slices.ContainsFunc(c.Details, stays) {
+		if stays := func(line string) bool {
+			return strings.Contains(line, "stays at") || strings.HasPrefix(line, r.Branch+" is at ")
+		}; r.Tip != "" && !stays(c.Reason) && !slices.ContainsFunc(c.Details, stays) {
 			d.Facts = append(d.Facts, fact{Label: r.Branch, Text: "stays at " + short(r.Tip)})
 		}
 	}
 	if at := v.landing(r, c); !at.IsZero() {
 		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, v.now, false, true), More: "if it is green"})
+	} else if c.State == show.Queued || c.State == show.Running {
+		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "when is not known"})
 	}
 	return d
 }

@@ -33,7 +33,7 @@ func (c *codes) Redeem(code string) (string, bool) {
 }
 
 // users are those the fixture's server knows.
-var users = []string{"ada", "mirek", "stranger"}
+var users = []string{"ada", "mirek", "stranger", longUser}
 
 // console is a Server on a House of fixtures, with its clock at noon.
 func console(h *house) *Server {
@@ -92,7 +92,7 @@ func (b *browser) do(method, path, body string, header ...string) answer {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := &http.Client{Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(req)
 	if err != nil {
 		b.t.Fatal(err)

@@ -94,7 +94,7 @@ func environmentsPage(v *visit) (*page, error) {
 	p.Template, p.Data, p.Parts = "environments", view, []string{"envs-head", "repo-reaches", "envs-rows", "asof"}
 	p.Say = view.Say
 	p.Git = []command{{"SSH", v.ssh("env list " + r.Name)}}
-	if n := len(r.Environments); n > 1 {
+	if n := len(r.Environments); n > 1 && r.Environments[n-1].Declared != "" && r.Environments[n-2].Declared != "" {
 		p.Git = append([]command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/env/%s", r.Environments[n-1].Name, r.Environments[n-2].Name)}}, p.Git...)
 	}
 	return p, nil
@@ -291,7 +291,10 @@ func (v *visit) environment() (*page, *environmentView, error) {
 	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-history", "asof"}
 	p.Moving = e.State == show.Converging
 	p.Say = fmt.Sprintf("%s: release %d, %s", e.Name, e.Release, e.State)
-	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name}, {"SSH", v.ssh("env show " + r.Name + " " + e.Name)}, {"Why", v.ssh("why " + r.Name + " " + e.Name)}}
+	if e.Declared != "" { // before that there is no such branch
+		p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name}}
+	}
+	p.Git = append(p.Git, command{"SSH", v.ssh("env show " + r.Name + " " + e.Name)}, command{"Why", v.ssh("why " + r.Name + " " + e.Name)})
 	if view.RollTo > 0 {
 		p.Git = append(p.Git, command{"Undo", v.ssh(fmt.Sprintf("rollback %s %s %d", r.Name, e.Name, view.RollTo))})
 	}

@@ -19,6 +19,24 @@ func emptyHouse() *house {
 	}
 }
 
+// The longest name a user may have, and one of a repository that no phone can show.
+const (
+	longUser       = "wilhelmina-featherstonehaugh-iii"
+	longRepository = "a-repository-name-that-is-sixty-characters-long-and-says-so-"
+)
+
+// longPages are pages of longHouse.
+var longPages = []string{"/", "/" + longRepository, "/" + longRepository + "/queue", "/" + longRepository + "/changes/1"}
+
+// longHouse has long names where hostile text cannot be: in addresses.
+func longHouse() *house {
+	h := emptyHouse()
+	c := changeOf(longRepository, 1, "Say hello", longUser, show.Landed, at("13:00:00"), at("13:01:00"))
+	h.changes[longRepository] = []show.Change{c}
+	h.repos = append(h.repos, show.Repository{Name: longRepository, Clone: "ssh://git.tarn.example:22/" + longRepository, Gated: true, Branch: "main", Tip: c.Candidate, State: show.Green, LandedAt: c.EndedAt})
+	return h
+}
+
 func changeOf(repo string, n int, subject, by string, state show.State, pushed, ended time.Time) show.Change {
 	c := show.Change{Repository: repo, Number: n, Revision: 1, Branch: "main", Subject: subject, By: by, Author: by, Commit: commit(fmt.Sprintf("c%d", n)), State: state, PushedAt: pushed, EndedAt: ended}
 	if state == show.Landed {
@@ -186,7 +204,7 @@ func fullHouse() *house {
 	kiosks := level(staging, "terminal-agent", 17, 0)
 	kiosks.Name, kiosks.State, kiosks.Reason, kiosks.MayRollback = "kiosks", show.Unknown, "2 of 140 silent", false
 	agent.Environments = []show.Environment{kiosks}
-	scratch := show.Repository{Name: "scratch", Description: "Anything goes", Clone: "ssh://git.tarn.example:22/scratch", Branch: "main", State: show.NotGated, UngatedBy: "by sam, 3 Nov", MayWrite: true}
+	scratch := show.Repository{Name: "scratch", Description: "Anything goes", Clone: "ssh://git.tarn.example:22/scratch", Branch: "main", State: show.NotGated, UngatedBy: "sam on 2026-11-03", MayWrite: true}
 	fresh := show.Repository{Name: "hello", Clone: "ssh://git.tarn.example:22/hello", Gated: true, Branch: "main", State: show.Empty, MayWrite: true}
 	h.repos = append([]show.Repository{scratch, checkout, catalogue, ledger, webshop, agent, fresh}, h.repos...)
 	return h

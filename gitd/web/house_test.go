@@ -6,6 +6,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -93,7 +94,7 @@ func (h *house) Change(_ context.Context, _ show.Actor, repo string, n int) (sho
 			return c, nil
 		}
 	}
-	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no change %d", repo, n)}
+	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", n, repo)}
 }
 
 func (h *house) Log(ctx context.Context, _ show.Actor, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
@@ -129,6 +130,22 @@ func (h *house) say(repo string, n int, events ...show.LogEvent) {
 	h.grow = make(chan struct{})
 }
 
+// watched waits until n live pages watch: only then is their stream open.
+func (h *house) watched(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		h.mu.Lock()
+		got := len(h.watchers)
+		h.mu.Unlock()
+		if got == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d pages watch, want %d", got, n)
+		}
+	}
+}
+
 // change alters facts and tells the watchers.
 func (h *house) change(repo string, act func()) {
 	h.mu.Lock()
@@ -160,7 +177,7 @@ func (h *house) Environment(ctx context.Context, a show.Actor, repo, env string)
 			return e, nil
 		}
 	}
-	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no environment %q", repo, env)}
+	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
 }
 
 func (h *house) Promotion(_ context.Context, a show.Actor, repo, env string) (show.Promotion, error) {

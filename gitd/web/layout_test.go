@@ -56,6 +56,8 @@ func TestPagesInABrowser(t *testing.T) {
 		{"fresh", "ada", emptyHouse(), []string{"/", "/headgate", "/headgate/queue", "/headgate/env", "/headgate/releases", "/headgate/changes"}},
 		{"nobody", "", emptyHouse(), []string{"/sign-in"}},
 		{"may not approve", "mirek", fullHouse(), []string{"/checkout/promote/production"}},
+		{"long names", "ada", longHouse(), longPages},
+		{"long user", longUser, longHouse(), longPages},
 		{"hostile", "ada", hostileHouse(), hostilePages},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -176,6 +176,7 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 			switch {
 			case l.Live && last:
 				s.Live, s.Open = true, true
+			case s.Title == beforeSteps && !last: // no command, so it has no verdict
 			case l.Build.State == show.Failed:
 				s.Mark = mark{"cancelled", "stopped", ""}
 			case l.Build.State == show.Green:

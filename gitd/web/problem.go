@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ type problem struct {
 	ID      string    `json:"id,omitempty"` // finds the line in the server's journal
 	Nearest []link    `json:"nearest,omitempty"`
 	Safe    string    `json:"-"` // what is still safe
+	SignIn  string    `json:"-"` // where nobody becomes somebody, and comes back
 	Request string    `json:"-"`
 }
 
@@ -70,8 +72,8 @@ func (v *visit) fail(err error) {
 		}
 		return
 	}
-	pg := &page{Title: strings.ToUpper(p.What[:1]) + p.What[1:], Template: "problem", Data: p, Bare: v.actor.Name == ""}
-	pg.Crumbs = []crumb{{Text: v.server.Name, Href: "/", Keep: true}, {Text: http.StatusText(p.Status)}}
+	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: v.actor.Name == ""}
+	pg.Crumbs = []crumb{{Text: v.server.Name, Href: "/", Keep: true}, {Text: strings.ToLower(http.StatusText(p.Status))}}
 	if err := v.render(pg, p.Status); err != nil {
 		v.Log.Error("could not render the error page", "path", v.r.URL.Path, "err", err)
 		http.Error(v.w, p.What, p.Status)
@@ -80,7 +82,7 @@ func (v *visit) fail(err error) {
 
 // problem turns an error into words and a status.
 func (v *visit) problem(err error) *problem {
-	p := &problem{Request: v.r.Method + " " + cut(v.r.URL.Path, 200)}
+	p := &problem{Request: v.r.Method + " " + cut(v.r.URL.Path, 200), SignIn: "/sign-in"}
 	var near *nearby
 	if errors.As(err, &near) {
 		p.Nearest = near.nearest
@@ -94,6 +96,10 @@ func (v *visit) problem(err error) *problem {
 		p.Hint = "this address answers " + method.allow
 	case errors.As(err, &unknown):
 		p.Status, p.Kind, p.What, p.Hint = http.StatusUnauthorized, show.Forbidden, unknown.Error(), unknown.hint
+		p.SignIn += "?to=" + url.QueryEscape(v.r.URL.Path)
+		if v.r.Method == http.MethodPost {
+			p.Safe = "Your session is over, so nothing was done. Sign in, and do it again."
+		}
 	case errors.As(err, &people):
 		p.Status, p.Kind, p.What, p.Where, p.Hint = status(people.Kind), people.Kind, people.What, people.Where, people.Hint
 	default:

@@ -106,8 +106,14 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-gate", "promo-diff", "promo-given", "asof"}
 	p.Say = title + ": " + view.Mark.Word
 	p.Git = []command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/promote/%s", env, env)}}
-	for _, c := range m.Commands {
-		p.Git = append(p.Git, command{"Approve", c})
+	if m.MayApprove {
+		for i, c := range m.Commands {
+			label := "Approve"
+			if i > 0 {
+				label = "or"
+			}
+			p.Git = append(p.Git, command{label, c})
+		}
 	}
 	p.Git = append(p.Git, command{"Why", v.ssh("why " + r.Name + " " + env)})
 	return p, view, nil

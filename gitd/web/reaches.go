@@ -14,6 +14,7 @@ type reach struct {
 	Release  int
 	RelHref  string
 	Under    string // under the number: how far behind, or what landed
+	Moved    string // how the commit got there: landed, or committed where nothing lands
 	Commit   string
 	At       time.Time
 	States   []mark
@@ -39,7 +40,10 @@ const (
 
 // reachesOf is a repository's water: its branch, then each environment in order.
 func reachesOf(r *show.Repository, now time.Time) []reach {
-	first := reach{Name: r.Branch, Href: "/" + r.Name + "/changes?state=landed", Release: r.Release, Commit: r.Tip, At: r.LandedAt, Y: levelTop, States: []mark{markOf(r.State)}}
+	first := reach{Name: r.Branch, Href: "/" + r.Name + "/changes?state=landed", Release: r.Release, Commit: r.Tip, At: r.LandedAt, Y: levelTop, States: []mark{markOf(r.State)}, Moved: "landed"}
+	if !r.Gated {
+		first.Moved = "committed"
+	}
 	if r.Release > 0 {
 		first.RelHref = fmt.Sprintf("/%s/releases/%d", r.Name, r.Release)
 	}

@@ -86,5 +86,5 @@ func releasePage(v *visit) (*page, error) {
 	if len(all) > 0 {
 		near = append([]link{{Text: fmt.Sprintf("release %d, the newest", all[0].Number), Href: fmt.Sprintf("/%s/releases/%d", r.Name, all[0].Number)}}, near...)
 	}
-	return nil, &nearby{err: notFound(fmt.Sprintf("%s has no release %d", r.Name, n), ""), nearest: near}
+	return nil, &nearby{err: notFound(fmt.Sprintf("there is no release %d in %s", n, r.Name), ""), nearest: near}
 }

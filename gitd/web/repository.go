@@ -41,6 +41,8 @@ func rowOf(c show.Change) changeRow {
 		k.More = "in " + minutes(c.EndedAt.Sub(c.PushedAt))
 	case c.State == show.Conflict && len(c.Files) > 0:
 		k.More = count(len(c.Files), "file")
+	case c.State == show.Queued:
+		k.More = waitsFor(&c)
 	}
 	if k.When.IsZero() {
 		k.When = c.PushedAt
@@ -131,6 +133,7 @@ type queueView struct {
 	Train   *train
 	List    []queueRow
 	Off     []car // uncoupled in the last ten minutes
+	Drawn   bool  // there is a queue to draw, if an empty one
 	Idle    bool  // nobody builds though something waits
 	Workers string
 }
@@ -172,10 +175,11 @@ func queuePage(v *visit) (*page, error) {
 		} else if saysAlready(c.Reason, row.Mark.Word) {
 			row.Mark.Word = sentence(c.Reason)
 		} else {
-			row.Now = c.Reason
+			row.Now = waitsFor(&c)
 		}
 		view.List = append(view.List, row)
 	}
+	view.Drawn = r.Gated || len(r.Queue) > 0
 	view.Idle = len(r.Queue) > 0 && !busy && v.server.Workers == 0
 	view.Workers = fmt.Sprintf("%d of %s busy", v.server.WorkersBusy, count(v.server.Workers, "worker"))
 	p := v.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
@@ -222,7 +226,7 @@ func changesPage(v *visit) (*page, error) {
 	q := v.r.URL.Query()
 	f := show.ChangeFilter{State: show.State(q.Get("state")), All: q.Has("all")}
 	if _, ok := marks[f.State]; f.State != "" && !ok {
-		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, queued, running"}
+		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
 	}
 	list, total, err := v.House.Changes(v.r.Context(), v.actor, r.Name, f)
 	if err != nil {
@@ -230,7 +234,7 @@ func changesPage(v *visit) (*page, error) {
 	}
 	view := &changesView{Repo: r, Total: total, State: f.State}
 	base := "/" + r.Name + "/changes"
-	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running, show.Queued} {
+	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running, show.Queued, show.Waits} {
 		k := filter{Text: "Newest", Href: base, Current: s == f.State}
 		if s != "" {
 			k.Text, k.Href = markOf(s).Word, base+"?state="+url.QueryEscape(string(s))

@@ -279,6 +279,22 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	}
 }
 
+// TestActsAfterTheSessionIsOver says that nothing was done, and the way back.
+func TestActsAfterTheSessionIsOver(t *testing.T) {
+	h := fullHouse()
+	s := console(h)
+	b := visitAs(t, s, "ada")
+	s.Now = func() time.Time { return noon.Add(sessionLife + time.Minute) }
+	b = &browser{t: t, url: visitAs(t, s, "").url, cookie: b.cookie}
+	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=late&tree="+commit("6f0a1e2"), "Sec-Fetch-Site", "same-origin")
+	if a.StatusCode != 401 || !strings.Contains(a.body, "nothing was done") || !strings.Contains(a.body, `href="/sign-in?to=%2Fcheckout%2Fpromote%2Fproduction"`) {
+		t.Errorf("%s\n%s", a.Status, a.body)
+	}
+	if did := h.did(); len(did) != 0 {
+		t.Errorf("was done all the same: %v", did)
+	}
+}
+
 func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 	h := fullHouse()
 	b := visitAs(t, console(h), "ada")

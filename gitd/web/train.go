@@ -174,13 +174,34 @@ func carOf(c show.Change, lands, now time.Time) car {
 			}
 		}
 	}
-	if c.Build != nil && c.Build.LogLine > 0 {
-		k.LogHref = fmt.Sprintf("%s#L%d", k.Href, c.Build.LogLine)
+	if k.Waits && k.Reason == "" {
+		k.Reason = waitsFor(&c)
 	}
-	if !lands.IsZero() {
+	switch {
+	case c.Build == nil:
+	case c.Build.LogLine > 0:
+		k.LogHref = fmt.Sprintf("%s#L%d", k.Href, c.Build.LogLine)
+	case c.Build.Log != "" || c.Build.State == show.Failed:
+		k.LogHref = k.Href + "#log"
+	}
+	switch {
+	case !lands.IsZero():
 		k.Lands = "lands ~" + clock(lands, now, false, false)
+	case !k.Off:
+		k.Lands = "end not known"
 	}
 	return k
+}
+
+// waitsFor says why nothing is being built for c yet.
+func waitsFor(c *show.Change) string {
+	switch {
+	case c.Reason != "":
+		return c.Reason
+	case c.Behind > 0:
+		return fmt.Sprintf("behind %d", c.Behind)
+	}
+	return ""
 }
 
 // sayQueue tells a queue in words: one running, two queued, one conflicts.

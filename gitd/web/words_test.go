@@ -138,6 +138,20 @@ func TestLandings(t *testing.T) {
 	}
 }
 
+// TestQueuedSaysWhatFor: nothing is ever just pending.
+func TestQueuedSaysWhatFor(t *testing.T) {
+	first := changeOf("checkout", 5, "first", "ada", show.Running, noon, time.Time{})
+	second := changeOf("checkout", 6, "second", "ada", show.Queued, noon, time.Time{})
+	second.Behind = 5
+	k := couple(&show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: []show.Change{first, second}}, nil, noon, 0).Cars[1]
+	if k.Reason != "behind 5" || k.Lands != "end not known" {
+		t.Errorf("a queued car says %q, %q", k.Reason, k.Lands)
+	}
+	if more := rowOf(second).More; more != k.Reason {
+		t.Errorf("the list of changes says %q", more)
+	}
+}
+
 func TestFigures(t *testing.T) {
 	landed := func(pushed, ended time.Time, reused bool) show.Change {
 		return show.Change{State: show.Landed, PushedAt: pushed, EndedAt: ended, Build: &show.Build{Reused: reused}}
