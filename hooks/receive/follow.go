@@ -23,6 +23,9 @@ const (
 	// settle is how long the first "queued" is held back: a tree that is green
 	// already lands at once, and its pusher need not read about a queue.
 	settle = 150 * time.Millisecond
+	// silence is how long a step may say nothing before it is named: most end
+	// before, and are one line.
+	silence = 2 * time.Second
 	// tail is how long a build's last lines are waited for when its verdict is there.
 	tail = 2 * time.Second
 )
@@ -71,7 +74,13 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 		}
 	}
 	var held *gate.Progress
-	var holding <-chan time.Time
+	var holding, silent <-chan time.Time
+	read := func(e show.LogEvent) {
+		tell(f.narrator.log(e))
+		if e.Kind == "step" {
+			silent = time.After(silence)
+		}
+	}
 	release := func() {
 		if held != nil {
 			tell(f.narrator.progress(*held))
@@ -102,7 +111,7 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			if p.Kind == gate.Building || p.Ends() || p.Kind == gate.Verdict {
 				// The log's last lines come before what follows from them.
 				for e := range log.rest(ctx) {
-					tell(f.narrator.log(e))
+					read(e)
 				}
 			}
 			if p.Kind == gate.Building && !p.Reused && p.Log != "" && f.l.Logs != nil {
@@ -118,7 +127,9 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 				log.events = nil
 				continue
 			}
-			tell(f.narrator.log(e))
+			read(e)
+		case <-silent:
+			tell(f.narrator.open())
 		case <-holding:
 			release()
 		case <-still.C:

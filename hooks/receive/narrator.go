@@ -46,7 +46,7 @@ type stepLines struct {
 	number  int
 	phase   string
 	command string
-	opened  bool     // its "> " line is out
+	opened  bool     // its "> " line is out, or it has ended
 	shown   int      // lines of output
 	kept    []string // the last ones that were not shown
 	left    int      // how many were not shown
@@ -221,6 +221,17 @@ func (n *narrator) restarting(at time.Time) []string {
 		"hint: push again in a moment to come back")
 }
 
+// open names the running step, once: before its first output, or when it has
+// been silent for a moment.
+func (n *narrator) open() []string {
+	s := &n.step
+	if s.opened || s.number == 0 {
+		return nil
+	}
+	s.opened = true
+	return []string{cut(plain("  > "+s.title()), width)}
+}
+
 // still tells, after a long silence, that there is nothing new.
 func (n *narrator) still(now time.Time, last gate.Progress) []string {
 	text := "still " + string(last.Kind)
@@ -269,13 +280,7 @@ func (n *narrator) log(e show.LogEvent) []string {
 		if !s.failed {
 			s.line = e.Line
 		}
-		var lines []string
-		if !s.opened {
-			s.opened = true
-			if s.number > 0 {
-				lines = append(lines, cut(plain("  > "+s.title()), width))
-			}
-		}
+		lines := n.open()
 		if s.shown < maxStepLines {
 			s.shown++
 			return append(lines, output(e.Text)...)
@@ -289,6 +294,7 @@ func (n *narrator) log(e show.LogEvent) []string {
 		}
 		return lines
 	case "end":
+		s.opened = true
 		mark := "+"
 		var lines []string
 		if e.Exit != 0 {

@@ -223,3 +223,23 @@ func TestRedVerdictIsToldOnce(t *testing.T) {
 		t.Fatalf("%q", lines)
 	}
 }
+
+// A step that says nothing is named after a while, and then not again.
+func TestSilentStepIsNamedOnce(t *testing.T) {
+	n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412}
+	if lines := n.open(); lines != nil {
+		t.Errorf("without a step: %q", lines)
+	}
+	n.log(show.LogEvent{Kind: "step", Step: 1, Phase: "install", Command: "go mod download"})
+	var lines []string
+	for range 2 {
+		lines = append(lines, n.open()...)
+	}
+	lines = append(lines, n.log(show.LogEvent{Kind: "out", Step: 1, Line: 2, Text: "done"})...)
+	lines = append(lines, n.log(show.LogEvent{Kind: "end", Step: 1, Took: show.Duration(9 * time.Second)})...)
+	lines = append(lines, n.open()...)
+	want := []string{"  > install: go mod download", "  | done", "  + install: go mod download" + strings.Repeat(" ", 32) + "0:09"}
+	if !slices.Equal(lines, want) {
+		t.Errorf("%q, want %q", lines, want)
+	}
+}
