@@ -418,20 +418,31 @@ func TestB1LimitsHold(t *testing.T) {
 		t.Log("control groups of version 1 are not writable here; the arithmetic is tested in package host")
 		return
 	}
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo all']}}"})
-	w, err := b.logs.Create("limited", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := build.Run(t.Context(), b.req, &host.Host{Limits: host.Limits{Processes: 40}}, w, b.store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Status != build.Failed {
-		t.Errorf("a hundred processes under a limit of 40: %+v", r)
-	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/headgate-" + b.req.ID); len(left) > 0 {
-		t.Errorf("control groups are left: %v", left)
+	for _, c := range []struct {
+		name, command string
+		limits        host.Limits
+		met           string
+	}{
+		{"processes", "i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo all", host.Limits{Processes: 40}, "limit: 40 processes"},
+		{"memory", `perl -e '$x = "a" x 300_000_000; print length $x'`, host.Limits{Memory: 64 << 20}, "limit: 64 MiB of memory"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := prepare(t, map[string]string{"buildspec.yml": steps(c.command)})
+			w, err := b.logs.Create("limited", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := build.Run(t.Context(), b.req, &host.Host{Limits: c.limits}, w, b.store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Status != build.Failed || !strings.Contains(r.Reason, c.met) {
+				t.Errorf("%+v", r)
+			}
+			if left, _ := filepath.Glob("/sys/fs/cgroup/*/headgate-" + b.req.ID); len(left) > 0 {
+				t.Errorf("control groups are left: %v", left)
+			}
+		})
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // Limits bound one build.
 type Limits struct {
 	Processes int   // processes and threads at a time
-	Memory    int64 // bytes
+	Memory    int64 // bytes, swap included
 }
 
 // DefaultLimits are generous: they keep a runaway build from taking the machine
@@ -47,23 +47,27 @@ type event struct{ file, key, limit string }
 // newGroup makes the group called name below root, where the cgroup file
 // systems are mounted. On an error there is no group.
 func newGroup(root, name string, l Limits) (*group, error) {
-	type setting struct{ file, value string }
+	type setting struct {
+		file, value string
+		optional    bool // not there when the kernel does not count swap
+	}
 	plan := map[string][]setting{}
 	memory, processes := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.Processes)
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil { // v2
 		dir := filepath.Join(root, name)
 		if l.Processes > 0 {
-			plan[dir] = append(plan[dir], setting{"pids.max", processes})
+			plan[dir] = append(plan[dir], setting{file: "pids.max", value: processes})
 		}
 		if l.Memory > 0 {
-			plan[dir] = append(plan[dir], setting{"memory.max", memory}, setting{"memory.oom.group", "1"})
+			plan[dir] = append(plan[dir], setting{file: "memory.max", value: memory},
+				setting{file: "memory.swap.max", value: "0", optional: true}, setting{file: "memory.oom.group", value: "1"})
 		}
 	} else {
 		if _, err := os.Stat(filepath.Join(root, "pids")); err == nil && l.Processes > 0 {
-			plan[filepath.Join(root, "pids", name)] = []setting{{"pids.max", processes}}
+			plan[filepath.Join(root, "pids", name)] = []setting{{file: "pids.max", value: processes}}
 		}
 		if _, err := os.Stat(filepath.Join(root, "memory")); err == nil && l.Memory > 0 {
-			plan[filepath.Join(root, "memory", name)] = []setting{{"memory.limit_in_bytes", memory}}
+			plan[filepath.Join(root, "memory", name)] = []setting{{file: "memory.limit_in_bytes", value: memory}, {file: "memory.memsw.limit_in_bytes", value: memory, optional: true}}
 		}
 	}
 	if len(plan) == 0 {
@@ -84,6 +88,9 @@ func newGroup(root, name string, l Limits) (*group, error) {
 		}
 		g.dirs = append(g.dirs, dir)
 		for _, s := range settings {
+			if _, err := os.Stat(filepath.Join(dir, s.file)); s.optional && err != nil {
+				continue
+			}
 			if err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644); err != nil {
 				return nil, errors.Join(plain(err), g.remove())
 			}

@@ -24,13 +24,20 @@ func TestGroupOnBothVersions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			swap := map[string]string{"v1": "memory/b/memory.memsw.limit_in_bytes", "v2": "b/memory.swap.max"}[version]
+			if err := os.MkdirAll(filepath.Join(root, filepath.Dir(swap)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(root, swap), []byte("max"), 0o644); err != nil {
+				t.Fatal(err)
+			}
 			g, err := newGroup(root, "b", Limits{Processes: 7, Memory: 1 << 20})
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]string{"pids/b/pids.max": "7", "memory/b/memory.limit_in_bytes": "1048576"}
+			want := map[string]string{"pids/b/pids.max": "7", "memory/b/memory.limit_in_bytes": "1048576", swap: "1048576"}
 			if version == "v2" {
-				want = map[string]string{"b/pids.max": "7", "b/memory.max": "1048576", "b/memory.oom.group": "1"}
+				want = map[string]string{"b/pids.max": "7", "b/memory.max": "1048576", "b/memory.oom.group": "1", swap: "0"}
 			}
 			for file, value := range want {
 				if got, err := os.ReadFile(filepath.Join(root, file)); err != nil || string(got) != value {

@@ -60,8 +60,9 @@ func (h *Host) seals(ctx context.Context, bwrap string) bool {
 
 // loop is what lives inside: it says that it is there, reads "<shell> <script>"
 // lines on descriptor 3 and answers with the exit status on 4. Its children have
-// neither.
+// neither, and nothing of the server's own settings.
 const loop = `ulimit -c 0
+umask 022
 echo ready >&4
 while read -r shell script <&3; do
 	if command -v "$shell" >/dev/null 2>&1; then

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +42,21 @@ func TestHiddenFolders(t *testing.T) {
 	exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out)
 	if err != nil || exit != 0 || out.String() != "/usr/share\n" {
 		t.Errorf("exit %d, %v:\n%s", exit, err, out.String())
+	}
+}
+
+// The server's mask is not the build's: modes are the same everywhere.
+func TestMaskIsNotTheServers(t *testing.T) {
+	s := sandbox(t, "umask")
+	defer syscall.Umask(syscall.Umask(0o077))
+	n, err := (&Host{}).Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	var out strings.Builder
+	if exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out); err != nil || exit != 0 || out.String() != "0022\n" {
+		t.Errorf("exit %d, %v: %q", exit, err, out.String())
 	}
 }
 
