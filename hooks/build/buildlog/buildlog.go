@@ -101,7 +101,7 @@ func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
-	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), more: make(chan struct{})}
+	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), bound: MaxBytes, more: make(chan struct{})}
 	d.mu.Lock()
 	d.running[id] = w
 	close(d.created)
@@ -216,6 +216,7 @@ type Writer struct {
 	path  string
 	began time.Time
 	mask  *mask
+	bound int64 // MaxBytes; less in tests
 
 	mu    sync.Mutex
 	file  *os.File
@@ -301,10 +302,10 @@ func (w *Writer) Note(format string, args ...any) {
 func (w *Writer) line(step int, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.size >= MaxBytes {
+	if w.size >= w.bound {
 		if !w.cut {
 			w.cut = true
-			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", MaxBytes>>20)})
+			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", w.bound>>20)})
 		}
 		return
 	}
