@@ -158,7 +158,7 @@ func tail(path string, lines int) ([]string, error) {
 		}
 		found = true
 		sc := bufio.NewScanner(io.LimitReader(f, 2*maxLogBytes))
-		sc.Buffer(nil, 2*maxLogLine)
+		sc.Buffer(nil, 4*maxLogLine) // making it printable may double a line
 		for sc.Scan() {
 			all = append(all, sc.Text())
 		}

@@ -34,6 +34,21 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
+// TestLogOfGarbageIsRead: what is not text is written longer than it came.
+func TestLogOfGarbageIsRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "web-1.log")
+	l, err := openLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(l, strings.Repeat("a\xff", maxLogLine))
+	fmt.Fprintln(l, "end")
+	l.close()
+	if lines, err := tail(path, 1); err != nil || len(lines) != 1 || !strings.HasSuffix(lines[0], " end") {
+		t.Fatalf("%.50q, %v", lines, err)
+	}
+}
+
 func TestLogFileIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "web-1.log")

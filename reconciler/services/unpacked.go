@@ -62,9 +62,8 @@ func (u *unpackedReleases) folder(digest string) string {
 	return filepath.Join(u.dir, regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(digest, "-"))
 }
 
+// entry is called with u.mu held.
 func (u *unpackedReleases) entry(digest string) *unpacked {
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	if u.all == nil {
 		u.all = map[string]*unpacked{}
 	}
@@ -82,8 +81,8 @@ func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, 
 	if !digestForm.MatchString(digest) {
 		return "", fmt.Errorf("artifact digest %q is none", digest)
 	}
-	e := u.entry(digest)
 	u.mu.Lock()
+	e := u.entry(digest)
 	e.users++
 	e.used = time.Now()
 	u.mu.Unlock()
@@ -152,13 +151,17 @@ func (u *unpackedReleases) leave(digest string) {
 // generation numbers the folder of an artifact: it changes when the folder had to
 // be unpacked anew, so that instances of the earlier one can be replaced.
 func (u *unpackedReleases) generation(digest string) int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	return max(1, u.entry(digest).made.Load())
 }
 
 // inspect is generation after a look at the folder: one more than it is when the
 // folder is not as it was unpacked.
 func (u *unpackedReleases) inspect(digest string) int64 {
+	u.mu.Lock()
 	e := u.entry(digest)
+	u.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	made := e.made.Load()
