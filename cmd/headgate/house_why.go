@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -76,10 +77,7 @@ func (s *server) whyChange(ctx context.Context, a show.Actor, name string, numbe
 		fact("next", c.Hint)
 	default:
 		w.Answer = fmt.Sprintf("%d has not landed: it is %s, at place %d.", number, c.State, c.Place)
-		if c.Behind > 0 {
-			fact("behind", strconv.Itoa(c.Behind))
-		}
-		fact("waits", c.Reason)
+		w.Checks = landingNeeds(c, time.Now())
 		fact("tested", c.TestedWith)
 	}
 	if c.Build != nil {
@@ -91,6 +89,34 @@ func (s *server) whyChange(ctx context.Context, a show.Actor, name string, numbe
 	}
 	fact("page", fmt.Sprintf("%s/%s/changes/%d", s.about.HTTP, name, number))
 	return w, nil
+}
+
+// landingNeeds are the conditions between an open change and its branch.
+func landingNeeds(c show.Change, now time.Time) []show.Check {
+	place := show.Check{Rule: "queue", Title: "First in the queue for " + c.Branch, Met: c.Behind == 0}
+	if c.Behind > 0 {
+		place.Detail = fmt.Sprintf("behind %d, which lands or fails first", c.Behind)
+	}
+	green := show.Check{Rule: "verdict", Title: "Green verdict for its tree", Detail: "nothing is built for it yet"}
+	if c.State == show.Queued && c.Reason != "" {
+		green.Detail = c.Reason
+	}
+	if b := c.Build; b != nil {
+		green.Met, green.Detail = b.State == show.Green, fmt.Sprintf("tree %.7s", c.Tree)
+		if b.State == show.Running {
+			green.Detail += ", building since " + b.Started.Format("15:04 UTC")
+			if expected := time.Duration(c.Expected); expected > 0 {
+				if end := b.Started.Add(expected); now.Before(end) {
+					green.Until, green.Progress = end, now.Sub(b.Started).Seconds()/expected.Seconds()
+				}
+			}
+		}
+	}
+	checks := []show.Check{place, green}
+	if c.State == show.Waits {
+		checks = append(checks, show.Check{Rule: "policy", Title: "Policy lets it land", Detail: c.Reason})
+	}
+	return checks
 }
 
 func (s *server) whyCommit(ctx context.Context, a show.Actor, name string, commit repo.Hash) (show.Why, error) {

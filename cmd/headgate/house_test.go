@@ -1,0 +1,52 @@
+package main
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/change"
+)
+
+// TestLandingNeeds: an open change says each thing it waits for, and until when
+// if anybody knows.
+func TestLandingNeeds(t *testing.T) {
+	now := time.Date(2026, 11, 24, 14, 3, 0, 0, time.UTC)
+	first := show.Check{Rule: "queue", Title: "First in the queue for main", Met: true}
+	for name, c := range map[string]struct {
+		change show.Change
+		want   []show.Check
+	}{
+		"queued": {show.Change{Branch: "main", State: show.Queued, Behind: 6}, []show.Check{
+			{Rule: "queue", Title: "First in the queue for main", Detail: "behind 6, which lands or fails first"},
+			{Rule: "verdict", Title: "Green verdict for its tree", Detail: "nothing is built for it yet"},
+		}},
+		"running": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123", Expected: show.Duration(4 * time.Minute), Build: &show.Build{State: show.Running, Started: now.Add(-time.Minute)}}, []show.Check{
+			first, {Rule: "verdict", Title: "Green verdict for its tree", Detail: "tree abcdef0, building since 14:02 UTC", Until: now.Add(3 * time.Minute), Progress: 0.25},
+		}},
+		"running late": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123", Expected: show.Duration(time.Second), Build: &show.Build{State: show.Running, Started: now.Add(-time.Minute)}}, []show.Check{
+			first, {Rule: "verdict", Title: "Green verdict for its tree", Detail: "tree abcdef0, building since 14:02 UTC"},
+		}},
+		"waits": {show.Change{Branch: "main", State: show.Waits, Reason: "1 approval of ada", Tree: "abcdef0123", Build: &show.Build{State: show.Green}}, []show.Check{
+			first, {Rule: "verdict", Title: "Green verdict for its tree", Met: true, Detail: "tree abcdef0"},
+			{Rule: "policy", Title: "Policy lets it land", Detail: "1 approval of ada"},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := landingNeeds(c.change, now); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got  %+v\nwant %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestConflictFiles(t *testing.T) {
+	files, rest := conflictFiles(change.Event{Body: "a file, with spaces.txt\nlib/b.go\nand 3 more files\nmain is at 2a93a15"}, "main")
+	if want := []string{"a file, with spaces.txt", "lib/b.go"}; !reflect.DeepEqual(files, want) {
+		t.Errorf("files %q, want %q", files, want)
+	}
+	if want := []string{"and 3 more files", "main is at 2a93a15"}; !reflect.DeepEqual(rest, want) {
+		t.Errorf("the rest is %q, want %q", rest, want)
+	}
+}
