@@ -89,7 +89,7 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "approvals negative", in: "environments:\n  a: {target: services, approvals: -1}\n", want: "cannot be asked for"},
 		{name: "approvals slip", in: "environments:\n  a: {target: services, approvals: {form: release}}\n", want: `did you mean "from"?`},
 		{name: "duplicate", in: "environments:\n  a: {target: services}\n  a: {target: services}\n", want: "was already set on line 2", schemaBlind: true},
-		{name: "type", in: "build: {network: 7}", want: "headgate.yaml:1: is a number (7), where true or false belongs"},
+		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: "build.network" is a number (7), where true or false belongs`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse(Name, []byte(c.in))

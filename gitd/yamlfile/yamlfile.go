@@ -196,7 +196,7 @@ func DecodeNode(file string, node *yaml.Node, into any) error {
 		if errors.As(err, &te) {
 			for _, e := range te.Errors {
 				line, what := position(e)
-				ps = append(ps, Problem{File: file, Line: line, What: plainType(what)})
+				ps = append(ps, Problem{File: file, Line: line, What: plainType(what, func(tag, text string) string { return keyAt(node, line, tag, text) })})
 			}
 			return ps
 		}
@@ -366,8 +366,9 @@ func syntaxLine(data []byte, line int, what string) int {
 
 var cannot = regexp.MustCompile("^cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.*)$")
 
-// plainType puts the yaml package's type errors into words for people.
-func plainType(what string) string {
+// plainType puts the yaml package's type errors into words for people. Key finds
+// the key of a value by its tag and the beginning of its text.
+func plainType(what string, key func(tag, text string) string) string {
 	m := cannot.FindStringSubmatch(what)
 	if m == nil {
 		return what
@@ -392,7 +393,38 @@ func plainType(what string) string {
 	case strings.HasPrefix(want, "int"), strings.HasPrefix(want, "uint"), strings.HasPrefix(want, "float"):
 		want = "a number"
 	}
-	return "is " + got + ", where " + want + " belongs"
+	is := "is "
+	if k := key("!!"+m[1], strings.TrimSuffix(m[2], "...")); k != "" {
+		is = strconv.Quote(k) + " is "
+	}
+	return is + got + ", where " + want + " belongs"
+}
+
+// keyAt is the dotted path of the one value below n that begins on a line with
+// that tag and text; "" if there is none, or more than one could be meant.
+func keyAt(n *yaml.Node, line int, tag, text string) string {
+	found := map[string]bool{}
+	var walk func(n *yaml.Node, path string)
+	walk = func(n *yaml.Node, path string) {
+		if n.Line == line && n.ShortTag() == tag && strings.HasPrefix(n.Value, text) {
+			found[path] = true
+		}
+		if n.Kind == yaml.SequenceNode {
+			for _, c := range n.Content {
+				walk(c, path)
+			}
+		}
+		for key, value := range Pairs(n) {
+			walk(value, join(path, key.Value))
+		}
+	}
+	walk(n, "")
+	if len(found) == 1 {
+		for path := range found {
+			return path
+		}
+	}
+	return ""
 }
 
 // Nearest finds the word closest to got, if one is close enough to suggest.
