@@ -169,7 +169,7 @@ func (c *call) dispatch(words []string) error {
 	}
 	if asksHelp(words[0]) {
 		words = append([]string{"help"}, words[1:]...)
-	} else if len(words) > 1 && asksHelp(words[1]) && len(family(all, words[0])) > 1 {
+	} else if len(words) > 1 && asksHelp(words[1]) && len(family(all, words[0])) > 0 {
 		words = append([]string{"help", words[0]}, words[2:]...)
 	}
 	cmd, rest, err := find(all, words)

@@ -45,7 +45,7 @@ func (s *session) git(actor show.Actor, key string, line execLine) int {
 			return s.refuse(&show.Error{Kind: show.Again, What: "too many pushes are waiting already", Hint: "try again when some have landed"})
 		}
 		defer s.d.pushes.give(actor.Name)
-		env, end := s.d.Begin(actor, key, r.Name())
+		env, end := s.d.Begin(s.ended, actor, key, r.Name())
 		defer end()
 		child := &gitChild{s: s, outlives: true}
 		status = child.run(repo.Env(s.d.Store.Hooks(), append(extra, env...)...), "receive-pack", r.Dir())

@@ -1,6 +1,7 @@
 package gitd
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -48,7 +49,7 @@ func TestCloneAndPush(t *testing.T) {
 	var begins []begun
 	ends := 0
 	h := start(t, func(s *Server) {
-		s.Begin = func(a show.Actor, key, repository string) ([]string, func()) {
+		s.Begin = func(_ context.Context, a show.Actor, key, repository string) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			begins = append(begins, begun{a, key, repository})
@@ -136,11 +137,13 @@ func TestClientKilledMidPush(t *testing.T) {
 	var fifo string
 	var mu sync.Mutex
 	begun, ended := 0, 0
+	var client context.Context
 	h := start(t, func(s *Server) {
-		s.Begin = func(show.Actor, string, string) ([]string, func()) {
+		s.Begin = func(ctx context.Context, _ show.Actor, _, _ string) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			begun++
+			client = ctx
 			return []string{"GITD_TEST_WAIT=" + fifo}, func() { mu.Lock(); ended++; mu.Unlock() }
 		}
 	})
@@ -171,6 +174,10 @@ func TestClientKilledMidPush(t *testing.T) {
 		// The client's connection, and with it its place, is given back.
 		return strings.Count(h.log.String(), "logged in") == 2 && connections(h) == 0
 	})
+	mu.Lock()
+	gone := client
+	mu.Unlock()
+	until(t, "whoever answers the hooks knows", func() bool { return gone.Err() != nil })
 	if got := h.tip("hello", "refs/heads/main"); got != old {
 		t.Fatalf("main moved before it was let go, to %s", got)
 	}

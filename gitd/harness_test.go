@@ -141,7 +141,7 @@ func start(t *testing.T, change func(*Server)) *harness {
 		Store:   store,
 		House:   newTarn(),
 		Access:  h.config.Load,
-		Begin:   func(show.Actor, string, string) ([]string, func()) { return nil, func() {} },
+		Begin:   func(context.Context, show.Actor, string, string) ([]string, func()) { return nil, func() {} },
 		HostKey: hostKey,
 		Logins:  &Logins{},
 		Log:     slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -27,9 +27,10 @@ type Server struct {
 	// Access is the configuration in force, asked afresh at each decision.
 	Access func() *access.Config
 	// Begin announces a push to whatever answers the hooks: env is added to the
-	// environment of git-receive-pack, end is called when that has ended. key is
-	// the fingerprint of the proven key.
-	Begin   func(actor show.Actor, key, repository string) (env []string, end func())
+	// environment of git-receive-pack, end is called when that has ended. client
+	// is done when the client has gone, which may be long before. key is the
+	// fingerprint of the proven key.
+	Begin   func(client context.Context, actor show.Actor, key, repository string) (env []string, end func())
 	HostKey gossh.Signer
 	Logins  *Logins
 	Log     *slog.Logger // nil: slog.Default

@@ -88,6 +88,7 @@ type push struct {
 	key        string // fingerprint
 	repository string
 	began      time.Time
+	client     context.Context // done when the client has gone
 	ctx        context.Context // done when receive-pack has ended
 	used       map[string]bool // hooks that have come
 
@@ -151,17 +152,18 @@ func (l *Listener) Open() error {
 
 // Begin registers a push before its receive-pack starts. env belongs into the
 // environment of receive-pack, which hands it on to its hooks. key is the
-// fingerprint of the key that proved who actor is. end must be called when
-// receive-pack has ended or its client is gone: it stops the following of the
-// push; what the push has been promised goes on.
-func (l *Listener) Begin(actor show.Actor, key, repository string) (env []string, end func()) {
+// fingerprint of the key that proved who actor is. When client is done, because
+// nobody is there any more, the push is followed no further, so that it holds
+// neither processes nor a place; what it has been promised goes on. end must be
+// called when receive-pack has ended.
+func (l *Listener) Begin(client context.Context, actor show.Actor, key, repository string) (env []string, end func()) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	actor.Via = "push"
 	token := hex.EncodeToString(secret[:])
 	ctx, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()
-	l.pushes[token] = &push{actor: actor, key: key, repository: repository, began: l.Now(), ctx: ctx, used: map[string]bool{}}
+	l.pushes[token] = &push{actor: actor, key: key, repository: repository, began: l.Now(), client: client, ctx: ctx, used: map[string]bool{}}
 	l.mu.Unlock()
 	return []string{wire.SocketVariable + "=" + l.path, wire.TokenVariable + "=" + token}, func() {
 		cancel()

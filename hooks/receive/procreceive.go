@@ -181,6 +181,9 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedComman
 		f.first(ctx)
 		return result{ref: c.ref, as: fmt.Sprintf("refs/changes/%d/head", acc.Change), new: c.new}
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(p.client, stop)()
 	last, ended := f.follow(ctx)
 	if !ended {
 		if ctx.Err() == nil && last.Kind != gate.Restarting { // not the pusher left: the server is stopping

@@ -72,6 +72,7 @@ type house struct {
 	gate     *fakeGate
 	envs     *fakeEnvironments
 	stop     func()
+	client   context.Context // of the pushes; nil: one that stays
 }
 
 func newHouse(t *testing.T) *house {
@@ -191,7 +192,11 @@ func (h *house) push(c *clone, user string, args ...string) pushed {
 }
 
 func (h *house) pushing(ctx context.Context, c *clone, user string, args ...string) (*exec.Cmd, func()) {
-	env, end := h.listener.Begin(show.Actor{Name: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
+	client := h.client
+	if client == nil {
+		client = context.Background()
+	}
+	env, end := h.listener.Begin(client, show.Actor{Name: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
 	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.door(env)}, args...)...), end
 }
 

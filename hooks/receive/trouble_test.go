@@ -117,7 +117,7 @@ func TestAtomicPushIsAllOrNothing(t *testing.T) {
 	second := c.commit("second", map[string]string{"f": "2"})
 	other := c.commit("third", map[string]string{"f": "3"})
 	h.push(c, "ada", "origin", other.String()+":refs/heads/parked").ok(t) // so that it is there
-	env, end := h.listener.Begin(show.Actor{Name: "ada"}, "k", "loose")
+	env, end := h.listener.Begin(t.Context(), show.Actor{Name: "ada"}, "k", "loose")
 	defer end()
 	// The clock is asked while the push is judged: after the advertisement,
 	// before the moves. Somebody moves b then.
@@ -246,7 +246,7 @@ func (g patientGate) Follow(ctx context.Context, repository string, change int) 
 }
 
 func TestLostClientChangesNothing(t *testing.T) {
-	for _, how := range []string{"killed", "door ended"} {
+	for _, how := range []string{"killed", "door ended", "client gone"} {
 		t.Run(how, func(t *testing.T) {
 			h := newHouse(t)
 			c := h.landed()
@@ -254,7 +254,10 @@ func TestLostClientChangesNothing(t *testing.T) {
 			w := waiting{make(chan struct{}), make(chan struct{}, 10)}
 			h.listener.Gate = patientGate{h.gate, w}
 			second := c.commit("second", map[string]string{"f": "2"})
+			client, leave := context.WithCancel(context.Background())
+			h.client = client
 			cmd, end := h.pushing(t.Context(), c, "ada", "origin", "main")
+			h.client = nil
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			out := &syncBuffer{}
 			cmd.Stdout, cmd.Stderr = out, out
@@ -263,10 +266,13 @@ func TestLostClientChangesNothing(t *testing.T) {
 			}
 			<-h.gate.events
 			eventually(t, "queued", func() bool { return strings.Contains(out.String(), "queued at 1") })
-			if how == "killed" {
+			switch how {
+			case "killed":
 				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // client and receive-pack, and the hook
-			} else {
+			case "door ended":
 				end()
+			case "client gone":
+				leave()
 			}
 			select {
 			case <-w.ended:
@@ -275,6 +281,7 @@ func TestLostClientChangesNothing(t *testing.T) {
 			}
 			_ = cmd.Wait() // killed, or told that the change is still queued
 			end()
+			leave()
 			// The change goes on, and a push of the same commit comes back to it.
 			close(w.let)
 			h.push(c, "ada", "origin", "main").ok(t, "attached again", "success: 2 landed")
@@ -350,7 +357,7 @@ func (h *house) dialHook(header wire.Header) (answer string, exit int) {
 func TestTokens(t *testing.T) {
 	h := newHouse(t)
 	token := func(env []string) string { return strings.TrimPrefix(env[1], wire.TokenVariable+"=") }
-	env, end := h.listener.Begin(show.Actor{Name: "ada"}, "k", "loose")
+	env, end := h.listener.Begin(t.Context(), show.Actor{Name: "ada"}, "k", "loose")
 	if len(token(env)) != 64 {
 		t.Fatalf("%q", env)
 	}
