@@ -424,7 +424,21 @@ func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
 func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
 	for how, why := range map[string]string{"broken": "the server's log says why under ", "panic": "the server's log says why under ", "unable": "bubblewrap is not installed"} {
 		w := newWorld(t)
-		p := w.end(w.propose(ada, w.commit("begin", files("test", how))).Change)
+		release := w.build.holdBuilds()
+		var p Progress
+		var tries []string
+		for p = range w.gate.Follow(t.Context(), "hello", w.propose(ada, w.commit("begin", files("test", how))).Change) {
+			release() // whoever follows is told of everything from here on
+			if try, told, ok := strings.Cut(p.Reason, ": "); ok && p.Kind == Queued {
+				tries = append(tries, try)
+				if !strings.HasPrefix(told, why) {
+					t.Errorf("%+v", p)
+				}
+			}
+		}
+		if !slices.Equal(tries, []string{"the build could not run, try 1 of 3", "the build could not run, try 2 of 3"}) {
+			t.Errorf("told of %q", tries)
+		}
 		if p.Kind != Refused || !strings.Contains(p.Reason, "its build could not run, so it is not green; "+why) || strings.Contains(p.Reason, "/path") || w.build.runs() != 3 {
 			t.Fatalf("%+v after %d tries", p, w.build.runs())
 		}

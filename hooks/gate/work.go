@@ -120,18 +120,33 @@ func (l *loop) began(b *building, at time.Time) {
 	b.started = at
 	for _, c := range l.concerned(b.key) {
 		for i, ref := range c.Changes {
-			place := i + 1
-			if o := l.open[ref.Change]; o != nil && o.shown.Place > 0 {
-				place = o.shown.Place
-			}
 			p := Progress{
 				At: at, Kind: Building, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
-				Place: place, Candidate: c.commit, Tree: c.tree, With: c.with(), Log: b.log,
+				Place: l.place(ref.Change, i+1), Candidate: c.commit, Tree: c.tree, With: c.with(), Log: b.log,
 			}
 			p.Expected, p.By = l.durations.expect(at, 1, at)
 			l.board.add(p)
 		}
 	}
+}
+
+// again tells those whose build could not run that it will be tried again.
+func (l *loop) again(b *building, why string) {
+	for _, c := range l.concerned(b.key) {
+		for i, ref := range c.Changes {
+			l.board.add(Progress{
+				At: l.g.c.Now(), Kind: Queued, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch, Place: l.place(ref.Change, i+1), Reason: why,
+			})
+		}
+	}
+}
+
+// place is a change's place in the queue as it was shown last, else otherwise.
+func (l *loop) place(change, otherwise int) int {
+	if o := l.open[change]; o != nil && o.shown.Place > 0 {
+		return o.shown.Place
+	}
+	return otherwise
 }
 
 // built: the build has ended, with a verdict that is noted, or without one.
@@ -148,6 +163,9 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 			b.candidate.failure = known.ForPeople()
 		}
 		l.slog.Error("build could not run", "change", b.candidate.Changes[0].Change, "build", b.log, "err", err)
+		if n := l.failures[b.key]; n < plan.MaxFailures {
+			l.again(b, fmt.Sprintf("the build could not run, try %d of %d: %s", n, plan.MaxFailures, b.candidate.failure))
+		}
 		return
 	}
 	delete(l.failures, b.key)
