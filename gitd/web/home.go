@@ -221,12 +221,17 @@ type startView struct {
 // repository. It turns into the real page by itself when something arrives.
 func startPage(v *visit, p *page, r *show.Repository, fresh bool) *page {
 	view := &startView{Repo: r, Name: "hello", Fresh: fresh}
-	if r != nil {
-		view.Name = r.Name
+	switch {
+	case r != nil:
+		view.Name, p.Title = r.Name, r.Name+" is empty"
+	case fresh:
+		p.Title = "Start"
+	default:
+		p.Title = "New repository"
 	}
 	view.Create = v.ssh("repo create " + view.Name)
 	view.Clone = v.server.CloneURL(view.Name)
-	p.Title, p.Template, p.Width, p.Data = "Start", "start", "narrow", view
+	p.Template, p.Width, p.Data = "start", "narrow", view
 	if p.Live = fresh || r != nil; p.Live {
 		p.Parts = []string{"start-waits"}
 	}

@@ -422,6 +422,28 @@ func TestLiveInABrowser(t *testing.T) {
 	}
 }
 
+// TestLiveLeavesWhatIsInUseInABrowser: a part that holds the focus is replaced
+// once the focus has left it, with the newest there is.
+func TestLiveLeavesWhatIsInUseInABrowser(t *testing.T) {
+	h := fullHouse()
+	b := open(t, launch(t), console(h), "ada")
+	b.do(chromedp.Navigate(b.url + "/checkout"))
+	h.watched(t, 1)
+	eval[bool](b, `(window.used = document.querySelector("#repo-train a.more")).focus() === undefined`)
+	for n := range 2 {
+		h.change("checkout", func() {
+			h.repos[1].Queue = h.repos[1].Queue[1:]
+			h.repos[1].Release = 187 + n
+		})
+		b.until(fmt.Sprintf(`document.querySelector("#repo-reaches").textContent.includes("%d")`, 187+n))
+	}
+	if !eval[bool](b, `document.activeElement === window.used && document.querySelector("#repo-train").textContent.includes("7 changes ahead")`) {
+		t.Error("the part in use was replaced")
+	}
+	eval[bool](b, `window.used.blur() === undefined`)
+	b.until(`!window.used.isConnected && document.querySelector("#repo-train").textContent.includes("5 changes ahead")`)
+}
+
 // TestLiveAfterARestartInABrowser: the page says that it has lost the server,
 // and goes on by itself once there is one again.
 func TestLiveAfterARestartInABrowser(t *testing.T) {
