@@ -175,6 +175,22 @@ func TestB5NothingOutlivesTheBuild(t *testing.T) {
 	}
 }
 
+// shellless is a sandbox that lacks the shell a buildspec asks for.
+type shellless struct{ stuck }
+
+func (s shellless) Start(context.Context, build.Sandbox) (build.Session, error) { return s, nil }
+
+func (shellless) Run(context.Context, string, string, io.Writer) (int, error) {
+	return 0, build.ErrNoShell
+}
+func (shellless) Close() error { return nil }
+
+func TestB10NoShell(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: [make]}}"})
+	b.executor = shellless{}
+	b.run(t.Context()).wants(build.Failed, "there is no bash on this machine; install it, or choose another with env.shell", "exit status 127")
+}
+
 // stuck is a sandbox whose commands run until they are stopped and that cannot be
 // ended.
 type stuck struct{}

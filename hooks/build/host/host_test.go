@@ -58,6 +58,9 @@ func TestMaskIsNotTheServers(t *testing.T) {
 	if exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out); err != nil || exit != 0 || out.String() != "0022\n" {
 		t.Errorf("exit %d, %v: %q", exit, err, out.String())
 	}
+	if _, err := n.Run(t.Context(), "nosuchsh", build.ControlDir+"/script.sh", &out); !errors.Is(err, build.ErrNoShell) {
+		t.Errorf("a shell that is not there: %v", err)
+	}
 }
 
 func TestWithoutBubblewrap(t *testing.T) {
