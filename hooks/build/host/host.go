@@ -52,6 +52,8 @@ type Host struct {
 // root's, lift its limits.
 func (h *Host) seals(ctx context.Context, bwrap string) bool {
 	h.probe.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // the answer is for all builds
+		defer cancel()
 		help, _ := exec.CommandContext(ctx, bwrap, "--help").Output() // what it cannot tell it cannot do
 		h.sealing = strings.Contains(string(help), "--disable-userns")
 	})

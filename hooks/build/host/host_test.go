@@ -129,6 +129,22 @@ func TestLimitsThatWereMet(t *testing.T) {
 	}
 }
 
+// A build that is cancelled before bubblewrap was asked does not speak for others.
+func TestSealsWhoeverAsks(t *testing.T) {
+	knows := filepath.Join(t.TempDir(), "bwrap")
+	if err := os.WriteFile(knows, []byte("#!/bin/sh\necho '    --disable-userns   Disable'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if h := (&Host{}); !h.seals(ctx, knows) || !h.seals(t.Context(), "absent") {
+		t.Error("the answer of the first was lost")
+	}
+	if (&Host{}).seals(t.Context(), "absent") {
+		t.Error("what is not there can do it")
+	}
+}
+
 // A refusal to make namespaces comes with what to do about it.
 func TestRefusedByTheMachine(t *testing.T) {
 	refuses := filepath.Join(t.TempDir(), "bwrap")
