@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,21 @@ func TestB3NoNamespacesInside(t *testing.T) {
 	const newUser, newMounts = 0x10000000, 0x20000
 	spec(t, steps(fmt.Sprintf(`perl -e 'syscall(%d, %d) == 0 and print "a namespace\n"'; true`, unix.SYS_UNSHARE, newUser|newMounts),
 		`unshare -U true 2>/dev/null && echo "a namespace"; true`)).wants(build.Succeeded, "!a namespace")
+}
+
+// The session's keyring is inherited through all namespaces; what is in it is not
+// the build's to read.
+func TestB3NoKeysOfTheServer(t *testing.T) {
+	runtime.LockOSThread() // a session's keyring is a thread's
+	defer runtime.UnlockOSThread()
+	id, err := unix.AddKey("user", fmt.Sprintf("headgate-test-%d", os.Getpid()), []byte("of the server"), unix.KEY_SPEC_SESSION_KEYRING)
+	if err != nil {
+		t.Logf("there are no keyrings here: %v", err)
+		return
+	}
+	defer unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
+	spec(t, steps(fmt.Sprintf(`perl -e '$b = "\0" x 100; $n = syscall(%d, %d, %d, $b, 100); print "read ", $n, " ", substr($b, 0, 13), "\n"'`, unix.SYS_KEYCTL, unix.KEYCTL_READ, id))).
+		wants(build.Succeeded, "read -1 ", "!read 13 of the server")
 }
 
 // What keeps the sandbox from being made is the server's trouble: no verdict.
