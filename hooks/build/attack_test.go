@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,21 @@ func TestB3NoNamespacesInside(t *testing.T) {
 		`unshare -U true 2>/dev/null && echo "a namespace"; true`)).wants(build.Succeeded, "!a namespace")
 }
 
+// The session's keyring is inherited through all namespaces; what is in it is not
+// the build's to read.
+func TestB3NoKeysOfTheServer(t *testing.T) {
+	runtime.LockOSThread() // a session's keyring is a thread's
+	defer runtime.UnlockOSThread()
+	id, err := unix.AddKey("user", fmt.Sprintf("headgate-test-%d", os.Getpid()), []byte("of the server"), unix.KEY_SPEC_SESSION_KEYRING)
+	if err != nil {
+		t.Logf("there are no keyrings here: %v", err)
+		return
+	}
+	defer unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
+	spec(t, steps(fmt.Sprintf(`perl -e '$b = "\0" x 100; $n = syscall(%d, %d, %d, $b, 100); print "read ", $n, " ", substr($b, 0, 13), "\n"'`, unix.SYS_KEYCTL, unix.KEYCTL_READ, id))).
+		wants(build.Succeeded, "read -1 ", "!read 13 of the server")
+}
+
 // What keeps the sandbox from being made is the server's trouble: no verdict.
 func TestSetUpTroubleIsNoVerdict(t *testing.T) {
 	dir := t.TempDir()
@@ -173,6 +189,22 @@ func TestB5NothingOutlivesTheBuild(t *testing.T) {
 	if after := fds(); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
+}
+
+// shellless is a sandbox that lacks the shell a buildspec asks for.
+type shellless struct{ stuck }
+
+func (s shellless) Start(context.Context, build.Sandbox) (build.Session, error) { return s, nil }
+
+func (shellless) Run(context.Context, string, string, io.Writer) (int, error) {
+	return 0, build.ErrNoShell
+}
+func (shellless) Close() error { return nil }
+
+func TestB10NoShell(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: [make]}}"})
+	b.executor = shellless{}
+	b.run(t.Context()).wants(build.Failed, "there is no bash on this machine; install it, or choose another with env.shell", "exit status 127")
 }
 
 // stuck is a sandbox whose commands run until they are stopped and that cannot be

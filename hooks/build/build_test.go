@@ -20,12 +20,13 @@ import (
 
 // bench is one build with its surroundings.
 type bench struct {
-	t      *testing.T
-	req    build.Request
-	logs   *buildlog.Dir
-	store  *artifact.Store
-	result build.Result
-	log    string // as people read it
+	t        *testing.T
+	req      build.Request
+	executor build.Executor
+	logs     *buildlog.Dir
+	store    *artifact.Store
+	result   build.Result
+	log      string // as people read it
 }
 
 // builds counts, so that no two have the same name at the same time.
@@ -35,7 +36,7 @@ func prepare(t *testing.T, files map[string]string) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	id := fmt.Sprintf("t-%d-%d", os.Getpid(), builds.Add(1))
-	b := &bench{t: t, req: build.Request{ID: id, Source: filepath.Join(dir, "src"), Work: filepath.Join(dir, "work"), Timeout: time.Minute, Commit: "c0ffee", Branch: "main"}}
+	b := &bench{t: t, executor: &host.Host{}, req: build.Request{ID: id, Source: filepath.Join(dir, "src"), Work: filepath.Join(dir, "work"), Timeout: time.Minute, Commit: "c0ffee", Branch: "main"}}
 	for name, content := range files {
 		p := filepath.Join(b.req.Source, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -65,7 +66,7 @@ func (b *bench) run(ctx context.Context) *bench {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.result, err = build.Run(ctx, b.req, &host.Host{}, w, b.store)
+	b.result, err = build.Run(ctx, b.req, b.executor, w, b.store)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -119,6 +120,8 @@ func TestBehaviours(t *testing.T) {
 		{"B05 variables cross", "version: 0.2\nphases: {install: {commands: [FOO=bar]}, build: {commands: ['echo [$FOO]', 'X=$(echo two; echo lines)', 'echo \"$X\" | wc -l']}}", build.Succeeded, []string{"[bar]", "\n2\n"}},
 		{"B06 cd holds", "version: 0.2\nphases: {build: {commands: [mkdir d, cd d, 'basename $PWD']}, post_build: {commands: ['echo in $(basename $PWD)']}}", build.Succeeded, []string{"in d"}},
 		{"B07 functions do not cross", "version: 0.2\nphases: {build: {commands: ['f() { echo called; }', 'f || echo gone', 'set -e', 'false; echo on', 'true; echo $?']}}", build.Succeeded, []string{"gone", "on", "!called"}},
+		{"B05 PATH crosses", "version: 0.2\nphases: {install: {commands: ['mkdir b; echo echo mine >b/tool; chmod +x b/tool', 'PATH=$PWD/b:$PATH']}, build: {commands: [tool]}}", build.Succeeded, []string{"\nmine\n"}},
+		{"B07 aliases and umask do not cross", "version: 0.2\nphases: {build: {commands: [\"umask 077; alias tool='echo called'\", 'umask; tool 2>/dev/null || echo gone']}}", build.Succeeded, []string{"\n0022\n", "\ngone\n"}},
 		{"B07 line 4", "version: 0.2\nphases: {build: {commands: ['nosuchcommand || true']}}", build.Succeeded, []string{"/codebuild/output/tmp/script.sh: 4: nosuchcommand: not found"}},
 		{"B08 0.1 crosses nothing", "version: 0.1\nphases: {build: {commands: ['FOO=bar; mkdir d; cd d', 'echo [$FOO] $(basename $PWD)']}}", build.Succeeded, []string{"[] src"}},
 		{"B09 sh is the default", "version: 0.2\nphases: {build: {commands: ['echo [${BASH_VERSION:-none}]']}}", build.Succeeded, []string{"[none]"}},
@@ -139,6 +142,7 @@ func TestBehaviours(t *testing.T) {
 		{"B18 pre_build fails", "version: 0.2\nphases: {pre_build: {commands: ['false']}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"!build", "!post", "!Entering phase UPLOAD_ARTIFACTS"}},
 		{"B19 build fails, post_build runs", "version: 0.2\nphases: {build: {commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"\npost\n"}},
 		{"B20 upload after a failed build", "version: 0.2\nphases: {build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
+		{"B20 upload after a failed post_build", "version: 0.2\nphases: {build: {commands: ['true']}, post_build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
 		{"B21 succeeding", "version: 0.2\nphases: {pre_build: {commands: ['echo pre $CODEBUILD_BUILD_SUCCEEDING']}, build: {commands: ['false'], finally: ['echo fin $CODEBUILD_BUILD_SUCCEEDING']}, post_build: {commands: ['echo post $CODEBUILD_BUILD_SUCCEEDING']}}", build.Failed, []string{"pre 1", "fin 0", "post 0"}},
 		{"B22 finally runs", "version: 0.2\nphases: {build: {commands: ['false', echo skipped], finally: [echo fin]}}", build.Failed, []string{"\nfin\n", "!skipped"}},
 		{"B23 finally fails", "version: 0.2\nphases: {build: {commands: ['true'], finally: [exit 4]}}", build.Failed, nil},
@@ -289,6 +293,13 @@ func TestB46B47NamesAndSecondary(t *testing.T) {
 	}
 	if b.result.Artifacts[0].Digest != b.result.Artifacts[1].Digest {
 		t.Error("the same files have two digests")
+	}
+	b = spec(t, "version: 0.2\nphases: {build: {commands: ['mkdir -p d/e; touch d/e/x d/y']}}\nartifacts:\n  secondary-artifacts:\n    flat: {files: ['**/*'], base-directory: $CODEBUILD_SRC_DIR/d, discard-paths: yes}\n    deep: {files: 'd/**/*'}\n")
+	b.wants(build.Succeeded)
+	for i, want := range [][]string{{"x", "y"}, {"d/e/x", "d/y"}} {
+		if got := unpacked(t, b, b.result.Artifacts[i].Digest); !slices.Equal(got, want) {
+			t.Errorf("%s: %v", b.result.Artifacts[i].Name, got)
+		}
 	}
 }
 

@@ -66,7 +66,8 @@ var ErrNoLog = errors.New("no such log")
 
 // Dir is a folder of logs. It is safe for concurrent use.
 type Dir struct {
-	root string
+	root  string
+	bound int64 // MaxBytes, or less in a test
 
 	mu       sync.Mutex
 	running  map[string]*Writer
@@ -88,7 +89,7 @@ func OpenDir(root string) (*Dir, error) {
 	if err := os.MkdirAll(running, 0o755); err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
-	return &Dir{root: root, running: map[string]*Writer{}, finished: map[string]string{}, created: make(chan struct{})}, nil
+	return &Dir{root: root, bound: MaxBytes, running: map[string]*Writer{}, finished: map[string]string{}, created: make(chan struct{})}, nil
 }
 
 // Create begins the log called id. Secrets are the values to be masked.
@@ -101,7 +102,7 @@ func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
-	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), bound: MaxBytes, more: make(chan struct{})}
+	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), more: make(chan struct{})}
 	d.mu.Lock()
 	d.running[id] = w
 	close(d.created)
@@ -216,7 +217,6 @@ type Writer struct {
 	path  string
 	began time.Time
 	mask  *mask
-	bound int64 // MaxBytes; less in tests
 
 	mu    sync.Mutex
 	file  *os.File
@@ -302,10 +302,10 @@ func (w *Writer) Note(format string, args ...any) {
 func (w *Writer) line(step int, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.size >= w.bound {
+	if w.size >= w.dir.bound {
 		if !w.cut {
 			w.cut = true
-			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", w.bound>>20)})
+			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", w.dir.bound>>20)})
 		}
 		return
 	}

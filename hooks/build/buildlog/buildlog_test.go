@@ -98,6 +98,60 @@ func TestLateAndEarlyReadersSeeTheSame(t *testing.T) {
 	}
 }
 
+// Whoever comes, whenever, reads the whole log and nothing twice, also across the
+// moment at which it gets its last name.
+func TestReadersWhoComeAtAnyMoment(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("busy", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	seen := make([]string, 40)
+	come := func(i int) {
+		wg.Go(func() {
+			var events []Event
+			for e, err := range d.Follow(context.Background(), "busy", true) {
+				if err != nil {
+					t.Error(err)
+				}
+				events = append(events, e)
+			}
+			seen[i] = texts(events)
+		})
+	}
+	out := w.Output(w.Begin("build", "make"))
+	for i := range 2000 {
+		fmt.Fprintf(out, "line %d\nand", i)
+		fmt.Fprintln(out, strings.Repeat(" more", i%50))
+		if i%100 == 99 {
+			come(i / 100)
+		}
+	}
+	out.Close()
+	w.End(1, 0)
+	for i := 20; i < 30; i++ {
+		come(i)
+	}
+	digest, err := w.Finish("SUCCEEDED")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 30; i < 40; i++ {
+		come(i)
+	}
+	wg.Wait()
+	want := texts(collect(t, d, digest, false))
+	if n := strings.Count(want, "\n"); n != 4003 {
+		t.Errorf("%d events", n)
+	}
+	for i, got := range seen {
+		if got != want {
+			t.Errorf("reader %d saw %d bytes of %d", i, len(got), len(want))
+		}
+	}
+}
+
 func TestFollowerMayComeBeforeTheLog(t *testing.T) {
 	d := open(t)
 	done := make(chan string)
@@ -171,15 +225,24 @@ func TestDiscardEndsFollowersAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestBounds(t *testing.T) {
+// bounded is a folder whose logs are cut early.
+func bounded(t *testing.T) *Dir {
 	d := open(t)
+	if d.bound != MaxBytes {
+		t.Fatalf("logs are cut at %d bytes", d.bound)
+	}
+	d.bound = 4 << 20
+	return d
+}
+
+func TestBounds(t *testing.T) {
+	d := bounded(t)
 	w, err := d.Create("x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.bound = 2 << 20
 	out := w.Output(w.Begin("build", "yes"))
-	long := "é" + strings.Repeat("e", 1<<16)
+	long := "é" + strings.Repeat("e", 256<<10)
 	for range 40 {
 		fmt.Fprint(out, long)
 	}
@@ -198,7 +261,7 @@ func TestBounds(t *testing.T) {
 			cut++
 		}
 	}
-	if total := int64(total); total > w.bound || total < w.bound*98/100 || cut != 1 {
+	if max := int(d.bound); total > max || total < max*95/100 || cut != 1 {
 		t.Errorf("%d bytes kept, cut %d times", total, cut)
 	}
 }
@@ -239,15 +302,14 @@ func TestBoundIsOnTheFile(t *testing.T) {
 		text  string
 		bytes int // printed: more than the bound once they are in the file
 	}{
-		"empty lines": {strings.Repeat("\n", 1<<16), 1 << 16},
-		"escapes":     {strings.Repeat(strings.Repeat("<", 1000)+"\n", 64), 13 << 14},
+		"empty lines": {strings.Repeat("\n", 1<<16), 256 << 10},
+		"escapes":     {strings.Repeat(strings.Repeat("<", 1000)+"\n", 64), 896 << 10},
 	} {
-		d := open(t)
+		d := bounded(t)
 		w, err := d.Create("x", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.bound = 1 << 20
 		out := w.Output(w.Begin("build", "yes"))
 		for range c.bytes / len(c.text) {
 			fmt.Fprint(out, c.text)
@@ -258,7 +320,7 @@ func TestBoundIsOnTheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(filepath.Join(d.root, digest+".log"))
-		if err != nil || info.Size() > w.bound+1<<16 || info.Size() < w.bound {
+		if err != nil || info.Size() > d.bound+1<<16 || info.Size() < d.bound/2 {
 			t.Errorf("%s: the file holds %d bytes, %v", name, info.Size(), err)
 		}
 	}

@@ -1,7 +1,7 @@
 // Package host runs builds on the machine itself, in bubblewrap: namespaces of
 // their own for processes, mounts, IPC, host name, users and (unless asked for)
-// network; a read-only system; a home and /tmp that nobody else sees; limits by
-// control groups where the machine lets us.
+// network; a read-only system; a home and /tmp that nobody else sees; no keyrings;
+// limits by control groups where the machine lets us.
 //
 // One sandbox lives for one build. A small shell loop inside runs scripts that
 // are named on one pipe and tells exit statuses on another, so that nothing a
@@ -52,6 +52,8 @@ type Host struct {
 // root's, lift its limits.
 func (h *Host) seals(ctx context.Context, bwrap string) bool {
 	h.probe.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // the answer is for all builds
+		defer cancel()
 		help, _ := exec.CommandContext(ctx, bwrap, "--help").Output() // what it cannot tell it cannot do
 		h.sealing = strings.Contains(string(help), "--disable-userns")
 	})
@@ -111,6 +113,7 @@ const (
 	passwdFD
 	groupFD
 	hostsFD
+	seccompFD
 )
 
 // Where the loop's shell stands inside. Its own name stays sh, which tells a
@@ -135,7 +138,7 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 		"--bind", s.Source, build.SourceDir, "--ro-bind", s.Control, build.ControlDir, "--dir", build.StateDir,
 		"--perms", "0111", "--ro-bind-data", strconv.Itoa(shellFD), loopShell,
 		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
-		"--chdir", build.SourceDir, "--info-fd", strconv.Itoa(infoFD),
+		"--chdir", build.SourceDir, "--info-fd", strconv.Itoa(infoFD), "--seccomp", strconv.Itoa(seccompFD),
 	}
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
@@ -217,11 +220,12 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	passwdR := given(passwd, pipe)
 	groupR := given(groups, pipe)
 	hostsR := given(loopbacks, pipe)
+	seccompR := given(noKeyrings(), pipe)
 	var shell *os.File
 	if err == nil {
 		shell, err = os.Open("/bin/sh")
 	}
-	for _, f := range []*os.File{outW, askR, answerW, infoW, infoR, passwdR, groupR, hostsR, shell} {
+	for _, f := range []*os.File{outW, askR, answerW, infoW, infoR, passwdR, groupR, hostsR, seccompR, shell} {
 		if f != nil {
 			files = append(files, f)
 		}
@@ -244,7 +248,7 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = outW, outW
-	cmd.ExtraFiles = []*os.File{askR, answerW, infoW, shell, passwdR, groupR, hostsR} // from 3 on
+	cmd.ExtraFiles = []*os.File{askR, answerW, infoW, shell, passwdR, groupR, hostsR, seccompR} // from 3 on
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		files = append(files, outR, askW, answerR)

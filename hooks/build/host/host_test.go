@@ -58,6 +58,9 @@ func TestMaskIsNotTheServers(t *testing.T) {
 	if exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out); err != nil || exit != 0 || out.String() != "0022\n" {
 		t.Errorf("exit %d, %v: %q", exit, err, out.String())
 	}
+	if _, err := n.Run(t.Context(), "nosuchsh", build.ControlDir+"/script.sh", &out); !errors.Is(err, build.ErrNoShell) {
+		t.Errorf("a shell that is not there: %v", err)
+	}
 }
 
 func TestWithoutBubblewrap(t *testing.T) {
@@ -123,6 +126,22 @@ func TestLimitsThatWereMet(t *testing.T) {
 	}
 	if (*group)(nil).limit() != "" {
 		t.Error("no group has met a limit")
+	}
+}
+
+// A build that is cancelled before bubblewrap was asked does not speak for others.
+func TestSealsWhoeverAsks(t *testing.T) {
+	knows := filepath.Join(t.TempDir(), "bwrap")
+	if err := os.WriteFile(knows, []byte("#!/bin/sh\necho '    --disable-userns   Disable'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if h := (&Host{}); !h.seals(ctx, knows) || !h.seals(t.Context(), "absent") {
+		t.Error("the answer of the first was lost")
+	}
+	if (&Host{}).seals(t.Context(), "absent") {
+		t.Error("what is not there can do it")
 	}
 }
 
