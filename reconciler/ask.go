@@ -22,6 +22,10 @@ type asked struct {
 	record decision.Record
 }
 
+// askAgain is when a policy that could not answer is asked anew: it may have been
+// late only because the machine was busy.
+const askAgain = 10 * time.Second
+
 // ask puts the question promote about the open proposal, or about a rollback,
 // and leaves the answer in s. A policy that cannot answer denies: the error is
 // only for what keeps us from asking.
@@ -52,6 +56,9 @@ func (rc *Reconciler) ask(ctx context.Context, s *sight, back *rollbackTarget) e
 		s.asked.checks = append(s.asked.checks, check)
 	}
 	s.Answer = &Answer{Decision: answer.Decision, NotBefore: answer.NotBefore}
+	if answer.Unanswered() {
+		s.Answer.NotBefore = s.Now.Add(askAgain)
+	}
 	if back == nil {
 		s.Answer.Proposal = s.Proposal.Commit
 	}

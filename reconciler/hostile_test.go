@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -133,6 +134,15 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 	if d, err := h.rc.declaredIn(h.hello, "staging"); d != nil || err != nil {
 		t.Fatalf("staging moved to %+v, %v", d, err)
 	}
+	staging, err := h.rc.worker(h.hello, "staging")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var next time.Duration
+	err = staging.on(t.Context(), func(ctx context.Context) (err error) { next, err = staging.settle(ctx); return err })
+	if err != nil || next > askAgain {
+		t.Fatalf("asked again in %s, %v", next, err)
+	}
 	mu.Lock()
 	broken = false
 	mu.Unlock()
@@ -238,7 +248,7 @@ func TestEnvironmentLeavesAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The fake forgets what it was given when it is told to remove it.
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for h.target.last("staging").Commit != "" {
 		if time.Now().After(deadline) {
 			t.Fatal("staging still runs")

@@ -346,17 +346,21 @@ func (f *fakeTarget) Watch() (<-chan struct{}, func()) {
 	}
 }
 
+// patience is how long a test waits for what must come: long enough for a
+// machine that has much else to do.
+const patience = time.Minute
+
 // eventually waits until an environment is as ok says.
 func (h *house) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		e, err := h.rc.Environment(t.Context(), "hello", environment)
 		if err == nil && ok(e) {
 			return e
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not %s within 20 s: %+v, %v", environment, what, e, err)
+			t.Fatalf("%s: not %s within %s: %+v, %v", environment, what, patience, e, err)
 		}
 		time.Sleep(5 * time.Millisecond) // between two looks at a condition with a deadline
 	}

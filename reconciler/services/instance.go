@@ -57,7 +57,12 @@ func (in *instance) run(ctx context.Context) (how string) {
 	// Old logs are only in the way; they are tried again with the next start.
 	_ = pruneLogs(filepath.Dir(in.app.logPath(in.id)))
 
-	c, vars, port, err := in.command(dir)
+	port, err := t.free.take()
+	if err != nil {
+		return "could not start: " + err.Error()
+	}
+	defer t.free.leave(port)
+	c, vars, err := in.command(dir, port)
 	if err != nil {
 		return "could not start: " + err.Error()
 	}
@@ -102,13 +107,10 @@ func (in *instance) tell(f func()) {
 	})
 }
 
-// command is what to run, the variables of the instance, and the port it is told
-// to listen on.
-func (in *instance) command(dir string) (c command, vars map[string]string, port int, err error) {
+// command is what to run, and the variables of the instance, which is told to
+// listen on port.
+func (in *instance) command(dir string, port int) (c command, vars map[string]string, err error) {
 	v := in.version
-	if port, err = freePort(); err != nil {
-		return c, nil, 0, err
-	}
 	vars = map[string]string{
 		"PORT": strconv.Itoa(port), "HEADGATE_ENVIRONMENT": v.environment, "HEADGATE_APPLICATION": in.app.key.application,
 		"HEADGATE_RELEASE": strconv.Itoa(v.release.Number), "HEADGATE_COMMIT": v.release.Commit, "HEADGATE_INSTANCE": in.id,
@@ -117,7 +119,7 @@ func (in *instance) command(dir string) (c command, vars map[string]string, port
 	if c.env, err = environment(vars, v.service.Environment); err == nil {
 		c.argv, err = expandAll(v.service.Command, vars)
 	}
-	return c, vars, port, err
+	return c, vars, err
 }
 
 // check is how the instance is checked.

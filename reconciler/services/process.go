@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -228,12 +229,40 @@ func (p *process) kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 }
 
-// freePort finds a port on loopback that nobody listens on.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+// freePorts are the ports on loopback that instances were told to listen on. Until
+// one does, the kernel gives its port to anybody who asks: were that another
+// instance, the checks and requests of one would be answered by the other.
+type freePorts struct {
+	mu    sync.Mutex
+	given map[int]bool
+}
+
+// take finds a port that nobody listens on or was told to.
+func (f *freePorts) take() (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		if err := l.Close(); err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
+		if f.given[port] {
+			continue
+		}
+		if f.given == nil {
+			f.given = map[int]bool{}
+		}
+		f.given[port] = true
+		return port, nil
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, l.Close()
+}
+
+func (f *freePorts) leave(port int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.given, port)
 }

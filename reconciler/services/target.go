@@ -47,6 +47,7 @@ type Target struct {
 	starter   *starter
 	releases  *unpackedReleases
 	transport *http.Transport
+	free      freePorts
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before

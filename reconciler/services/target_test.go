@@ -55,6 +55,9 @@ func beServer() {
 		if sick.Load() || os.Getenv("SICK") != "" {
 			http.Error(w, "sick", http.StatusInternalServerError)
 		}
+		if os.Getenv("BRIEF") != "" {
+			time.AfterFunc(50*time.Millisecond, func() { os.Exit(4) })
+		}
 	})
 	mux.HandleFunc("/sicken", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
@@ -180,16 +183,20 @@ func processesOf(env string) (pids []string) {
 }
 
 // eventually waits until ok, and fails with the last answer when it takes too long.
+// patience is how long a test waits for what must come: long enough for a
+// machine that has much else to do.
+const patience = time.Minute
+
 func eventually(t *testing.T, what string, ok func() (string, bool)) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		said, is := ok()
 		if is {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after 20s: %s", what, said)
+			t.Fatalf("%s: not so after %s: %s", what, patience, said)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -217,7 +224,7 @@ func (h *house) await(s State) Observed {
 	var o Observed
 	changed, end := h.Watch()
 	defer end()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(patience)
 	for {
 		o, _ = h.Observe(h.env, "hello")
 		if o.State == s && o.Sequence == h.seq {
@@ -226,7 +233,7 @@ func (h *house) await(s State) Observed {
 		select {
 		case <-changed:
 		case <-deadline:
-			h.t.Fatalf("not %s after 15s: %+v", s, o)
+			h.t.Fatalf("not %s after %s: %+v", s, patience, o)
 		}
 	}
 }
@@ -502,6 +509,42 @@ func TestFallbackServesAfterARestart(t *testing.T) {
 	})
 	if o.Services[0].Release != 1 {
 		t.Errorf("%+v", o)
+	}
+	h.end()
+}
+
+// TestBriefReleaseGivesWay: a release that is healthy for a moment takes over, and
+// the last good one serves again when it turns out not to last.
+func TestBriefReleaseGivesWay(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, true)
+	h.converge(1, web)
+	h.await(Healthy)
+	good := Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web),
+		Release: Release{Number: 1, Commit: "abc", Artifacts: map[string]string{"main": digest(1)}}}
+	h.seq++
+	h.Converge(Declared{Environment: h.env, Application: "hello", Commit: "c2", Sequence: h.seq, Fallback: &good,
+		Compose: []byte(strings.Replace(web, "SAYS", "BRIEF: yes, SAYS", 1)),
+		Release: Release{Number: 2, Commit: "abc", Artifacts: map[string]string{"main": digest(2)}}})
+	o := h.await(Failed)
+	for _, want := range []string{"release 2 was given up", "release 1 goes on serving", "exited 4"} {
+		if !strings.Contains(o.Message, want) {
+			t.Errorf("%q does not say %q", o.Message, want)
+		}
+	}
+	eventually(t, "both instances of the good release serve", func() (string, bool) {
+		o, _ = h.Observe(h.env, "hello")
+		serving := 0
+		for _, in := range o.Services[0].Instances {
+			if in.Serving && in.Release == 1 {
+				serving++
+			}
+		}
+		return fmt.Sprintf("%+v", o), serving == 2 && len(o.Services[0].Instances) == 2
+	})
+	h.get("/", "release 1")
+	if o, _ := h.Observe(h.env, "hello"); o.State != Failed {
+		t.Errorf("release 2 is declared and does not work, and the state is %s", o.State)
 	}
 	h.end()
 }

@@ -28,7 +28,7 @@ func front(t *testing.T) (*Pool, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		http.DefaultClient.CloseIdleConnections()
 		l.Close(ctx)
