@@ -55,6 +55,11 @@ func TestPoliciesThatNeverEnd(t *testing.T) {
 				t.Fatalf("does not compile: %v", ps)
 			}
 			e := engine(t, files)
+			if c.want != "policy timed out" {
+				// It is to be stopped by what it makes, however slow the machine is.
+				defer func(d time.Duration) { deadline = d }(deadline)
+				deadline = time.Minute
+			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			began := time.Now()
@@ -64,7 +69,7 @@ func TestPoliciesThatNeverEnd(t *testing.T) {
 			if a.Decision != Deny || !a.Unanswered() || !strings.Contains(a.Why(), c.want) {
 				t.Errorf("%+v", a)
 			}
-			if took > 20*deadline {
+			if took > 20*time.Second {
 				t.Errorf("took %s", took)
 			}
 			if made := after.TotalAlloc - before.TotalAlloc; made > 256<<20 {
@@ -91,7 +96,7 @@ func TestGivesUpOnWhatDoesNotNotice(t *testing.T) {
 	}
 	slotsFree(t) // those given up on by an earlier test among them
 	began := time.Now()
-	_, err = evaluate(t.Context(), query, ast.NewObject(), noon, &printer{})
+	_, err = evaluate(t.Context(), query, ast.NewObject(), noon, &printer{}, deadline)
 	if took := time.Since(began); !errors.Is(err, errTimedOut) || took < deadline || took > 20*deadline {
 		t.Errorf("%v after %s", err, took)
 	}
