@@ -110,7 +110,7 @@ func journey(t *testing.T, point string) string {
 	step := func(name string, do func() error) {
 		t.Helper()
 		var err error
-		for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 			if err = do(); err == nil {
 				return
 			}
