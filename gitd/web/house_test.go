@@ -134,9 +134,7 @@ func (h *house) say(repo string, n int, events ...show.LogEvent) {
 func (h *house) watched(t *testing.T, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		h.mu.Lock()
-		got := len(h.watchers)
-		h.mu.Unlock()
+		got := h.watching()
 		if got == n {
 			return
 		}
@@ -144,6 +142,12 @@ func (h *house) watched(t *testing.T, n int) {
 			t.Fatalf("%d pages watch, want %d", got, n)
 		}
 	}
+}
+
+func (h *house) watching() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.watchers)
 }
 
 // change alters facts and tells the watchers.

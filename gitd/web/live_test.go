@@ -481,6 +481,35 @@ func (f *restarts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	(*h).ServeHTTP(w, r)
 }
 
+// promoting is a House in which an approval is the last: the proposal is gone
+// before whoever approved has read the answer.
+type promoting struct{ *house }
+
+func (p promoting) Approve(ctx context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
+	done, err := p.house.Approve(ctx, a, repo, env, tree, reason)
+	p.change(repo, func() { delete(p.promos, repo+"/"+env) })
+	for p.watching() > 0 && ctx.Err() == nil { // until the page has heard of that, or does not listen any more
+		time.Sleep(time.Millisecond)
+	}
+	return done, err
+}
+
+// TestLastApprovalInABrowser: news that end a page do not stand in the way of the
+// answer to its own form.
+func TestLastApprovalInABrowser(t *testing.T) {
+	h := fullHouse()
+	s := console(h)
+	s.House = promoting{h}
+	b := open(t, launch(t), s, "ada")
+	b.do(chromedp.Navigate(b.url + "/checkout/promote/production"))
+	h.watched(t, 1)
+	b.do(chromedp.Click("#decide button"))
+	b.until(`location.pathname === "/checkout/env/production" && document.querySelector(".done")?.textContent.includes("approved 183 -> 186")`)
+	if said := b.console(); said != "" {
+		t.Errorf("console: %s", said)
+	}
+}
+
 // TestSignInInABrowser goes the way of a person: a page, the code, the page.
 func TestSignInInABrowser(t *testing.T) {
 	h := fullHouse()

@@ -86,6 +86,9 @@
       else { lost.textContent = "This page has changed. Reload to see it."; lost.hidden = false; }
     });
   };
+  // What a form does may end what this page shows. The answer to the form says
+  // so better than this page, which would load itself again in its stead.
+  document.addEventListener("submit", stop);
   // A hidden page needs no stream, and browsers allow few at once.
   document.addEventListener("visibilitychange", () => { if (document.hidden) stop(); else start(); });
   if (!document.hidden) start();
