@@ -384,9 +384,8 @@ func (n *session) gone(ctx context.Context) (int, error) {
 	return 0, build.ErrEnded
 }
 
-// maxRest bounds what is read after a script has ended.
-const maxRest = 1 << 20
-
+// rest takes what a script that has ended left in the pipe: no more than fits in,
+// because what came later is of a child that stayed behind.
 func (n *session) rest(out io.Writer) error {
 	if err := n.out.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -395,8 +394,13 @@ func (n *session) rest(out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	var capacity int
+	var cerr error
+	if err := raw.Control(func(fd uintptr) { capacity, cerr = unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0) }); err != nil || cerr != nil {
+		return errors.Join(err, cerr)
+	}
 	buf := make([]byte, 64<<10)
-	for total := 0; total < maxRest; {
+	for total := 0; total < capacity; {
 		var got int
 		var rerr error
 		if err := raw.Read(func(fd uintptr) bool {
