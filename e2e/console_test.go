@@ -95,14 +95,7 @@ func (b *browser) sees(js string) {
 // approve it for production, without loading a page again for news.
 func TestConsole(t *testing.T) {
 	t.Parallel()
-	w, err := newWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.stop(true)
-	if err := w.start(nil); err != nil {
-		t.Fatal(err)
-	}
+	w := served(t)
 	if err := w.addUser("jun", "release"); err != nil {
 		t.Fatal(err)
 	}

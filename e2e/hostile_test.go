@@ -36,14 +36,7 @@ func (f *face) Marshal() []byte {
 // is told in keys-foreign.txtar).
 func TestHostileClient(t *testing.T) {
 	t.Parallel()
-	w, err := newWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.stop(true)
-	if err := w.start(nil); err != nil {
-		t.Fatal(err)
-	}
+	w := served(t)
 	for _, err := range []error{w.addUser("jun"), w.addKey("mallory")} { // mallory has a key, and no account
 		if err != nil {
 			t.Fatal(err)

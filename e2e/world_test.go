@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -46,6 +47,20 @@ func newWorld(dir string) (*world, error) {
 		}
 	}
 	return w, w.addKey("ada")
+}
+
+// served is a world whose server runs, until the test ends.
+func served(t *testing.T) *world {
+	t.Helper()
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.stop(true) })
+	if err := w.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	return w
 }
 
 func (w *world) data() string { return filepath.Join(w.dir, "data") }

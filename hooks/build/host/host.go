@@ -283,8 +283,8 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 		return err
 	}
 	why := "bubblewrap could not make a sandbox: " + strings.TrimSpace(string(said))
-	if todo := advice(string(said), setting); todo != "" {
-		return build.UnableError(why + "; " + todo)
+	if do := advice(string(said), setting); do != "" {
+		return build.UnableError(why + "; " + do)
 	}
 	return errors.New(why) // it may name paths
 }
