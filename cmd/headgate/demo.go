@@ -247,19 +247,15 @@ func (d *demonstration) resume(ctx context.Context, about show.Server, me show.A
 	}
 	d.say("\nmain is at %.7s, release %d", r.Tip, r.Release)
 	for _, e := range r.Environments {
-		if e.State != show.Healthy || len(e.URLs) == 0 || d.runs(limited, e) != nil {
-			d.say("%s: release %d, %s%s", e.Name, e.Release, e.State, behind(": ", e.Reason))
+		switch {
+		case e.Release == 0:
+			d.say("%s runs nothing yet", e.Name)
+		case e.State != show.Healthy || len(e.URLs) == 0 || d.runs(limited, e) != nil:
+			d.say("%s is %s with release %d; why: env show %s", e.Name, e.State, e.Release, e.Name)
 		}
 	}
 	d.invite(about, r.Environments)
 	return nil
-}
-
-func behind(separator, text string) string {
-	if text == "" {
-		return ""
-	}
-	return separator + text
 }
 
 // until waits for something that changes of the sample bring about.
