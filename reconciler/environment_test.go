@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // TestInstancesSayWhatIsWrongOnce: what ended an instance, or what was wrong with

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // NotesRef holds a note on each environment commit: what became of it.

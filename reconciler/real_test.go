@@ -13,7 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // beWeb makes the test binary the service that the real target runs.

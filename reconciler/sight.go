@@ -11,7 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // sight is what one look at an environment of a repository saw: the View that

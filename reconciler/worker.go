@@ -13,7 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // worker is the one writer of one environment of one repository: of env/<name>,

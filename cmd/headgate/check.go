@@ -19,7 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // composeFile is what declares an environment of the target services.

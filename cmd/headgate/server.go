@@ -31,7 +31,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/receive"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
-	"github.com/headgate-cd/headgate/reconciler/services"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // server is all rooms, joined. It is the show.House of the front door

@@ -6,7 +6,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // health reads healthcheck, after x-headgate.

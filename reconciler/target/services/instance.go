@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // unpackWithin bounds how long an artifact may take to be unpacked.

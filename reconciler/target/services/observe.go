@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // observe says what is known at a time. It works without the loop, so that a loop

@@ -26,7 +26,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 )
 
 // Target runs declared applications. Create it with New, run it with Run; the

@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // Compose is what a compose.yaml declares.

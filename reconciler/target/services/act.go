@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
-	"github.com/headgate-cd/headgate/reconciler/services/proxy"
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // listening is one address that the proxy listens on for an application.

@@ -3,7 +3,7 @@ package services
 import (
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // Release is what a declared state says about the release it runs.

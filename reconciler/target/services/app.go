@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/services/proxy"
-	"github.com/headgate-cd/headgate/reconciler/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // inspectEvery is how often the folders that instances run from are looked at.
