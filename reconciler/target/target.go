@@ -1,0 +1,186 @@
+// Package target is the contract between the reconciler, which knows what an
+// environment should be, and whatever makes it so: services, and in time hosts,
+// Kubernetes and functions. It holds types and no behaviour of its own.
+//
+// # What a target promises
+//
+// A target keeps each application that it was given, by Key, at the newest
+// Declared, and says with Observed what it sees. Every implementation runs the
+// suite in targettest, which holds it to this:
+//
+//   - Idempotent: Converge with what it has already changes nothing that runs.
+//   - Fenced: a Declared or a Remove with a lower Sequence than the newest one
+//     told for the same Key is ignored, however late it comes. Sequences of
+//     different Keys have nothing to do with each other.
+//   - Silence is Unknown: a target never says Healthy of what it has not looked
+//     at lately, of what it was not told of, or before Run and after it.
+//   - Retrying is the target's: what may pass (a port that is taken, a process
+//     that ended, a host that is away) it tries again for as long as that is
+//     declared, with a growing pause. The reconciler calls Converge once per
+//     commit and process, and never again because of what it observes.
+//   - An error belongs to the Declared that had it, and goes with it.
+//
+// # What its errors mean
+//
+// Check's problems are faults of the files, by place: they stop a push. Problems
+// that only show in the environment are states: Converging is being retried and
+// needs nobody; Degraded serves and is being mended; Failed needs a person or a
+// newer commit, and its Message says what to do; Unknown is no information. Run's
+// error is a fault of the machine that the target cannot work without, and ends
+// the server.
+package target
+
+import (
+	"context"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+// Target converges applications. All its methods may be called at any time and
+// by several goroutines; none but Run blocks.
+type Target interface {
+	// Check says what is wrong with the files of an application's directory, dir being
+	// its path for messages. Warnings stop nothing.
+	Check(dir string, files Files) (problems, warnings yamlfile.Problems)
+
+	// Run converges until ctx is done and all that it started has ended. It is called
+	// once. What was declared before it is taken up when it begins.
+	Run(ctx context.Context) error
+
+	// Converge tells what is declared now.
+	Converge(d Declared)
+
+	// Remove takes away all of what was declared up to sequence. When all of it is gone,
+	// Observe knows nothing of it any more. The same Declared brings it back.
+	Remove(k Key, sequence int)
+
+	// Observe says what is, without waiting for anything.
+	Observe(k Key) Observed
+
+	// Watch returns a channel that gets a value when Observe may answer differently than
+	// when the last value was taken, and a function that ends that. An empty field of k
+	// stands for every value: Key{Repository: "hello"} is all that "hello" runs.
+	Watch(k Key) (changed <-chan struct{}, end func())
+}
+
+// Key names what a target converges: one application in one environment.
+type Key struct {
+	Repository  string `json:"repository"`
+	Application string `json:"application"`
+	Environment string `json:"environment"`
+}
+
+func (k Key) String() string { return k.Application + " in " + k.Environment }
+
+// Matches reports whether k is among what pattern stands for, in which an empty
+// field is every value.
+func (k Key) Matches(pattern Key) bool {
+	return (pattern.Repository == "" || pattern.Repository == k.Repository) &&
+		(pattern.Application == "" || pattern.Application == k.Application) &&
+		(pattern.Environment == "" || pattern.Environment == k.Environment)
+}
+
+// Files are those of an application's directory, by slash-separated path in it.
+// Whoever made them does not change them after.
+type Files map[string][]byte
+
+// Declared is the declared state of an application in an environment, as of one
+// commit of the environment's branch.
+type Declared struct {
+	Key
+
+	Commit   string // of the environment's branch
+	Sequence int    // place of Commit in that branch; larger is newer
+
+	Files   Files
+	Release Release
+
+	// Fallback is the last declared state that was healthy to its end, nil for none or
+	// when Commit is itself known to be good. It serves where nothing does yet (the
+	// server has just started) until this state is healthy, so that a bad release does
+	// not take over by way of a restart; and again when this state took over and then
+	// failed for good.
+	Fallback *Declared
+}
+
+// Release is what runs.
+type Release struct {
+	Number    int               `json:"number"`
+	Commit    string            `json:"commit"`    // landed commit that it was made from
+	Artifacts map[string]string `json:"artifacts"` // name → digest
+}
+
+// State is the state of an application, or of a unit of it, in one word.
+type State string
+
+// The states, from nothing known to bad. Unknown is the zero value: silence is
+// never healthy.
+const (
+	Unknown    State = ""           // nothing is known, or what is known is too old
+	Converging State = "converging" // on the way to what is declared
+	Healthy    State = "healthy"    // what is declared runs, is healthy, and gets the traffic
+	Degraded   State = "degraded"   // what is declared serves, but something of it is broken and being mended
+	Failed     State = "failed"     // what is declared does not work; what served before goes on serving
+)
+
+func (s State) String() string {
+	if s == Unknown {
+		return "unknown"
+	}
+	return string(s)
+}
+
+// Observed is what an application in an environment is. The zero value is one of
+// which nothing is known.
+type Observed struct {
+	Key
+
+	Commit   string // that State is about
+	Sequence int
+	State    State
+	Since    time.Time // when Commit came into State, as far as the target has seen
+	Message  string    // why, for people; empty when there is nothing to say
+	Units    []Unit    // by name
+}
+
+// Unit is a part of an application that is judged and reached on its own: a
+// service, a host, a workload, a function.
+type Unit struct {
+	Name      string
+	State     State
+	URL       string     // where it answers; empty when it does not or nobody can say
+	Release   int        // that gets the traffic; 0 for none
+	Instances []Instance // oldest first
+}
+
+// Instance is one process, pod or copy of a unit, or the pause before its next
+// start.
+type Instance struct {
+	ID       string // unique in its application while the target lives
+	Release  int
+	Phase    Phase
+	Since    time.Time // of Phase
+	Serving  bool      // whether it gets traffic
+	Restarts int
+	LastExit string // how it ended the last time, for people
+	Message  string // what is wrong with it, for people
+	Port     int    // on the machine it runs on; 0 for none
+	PID      int    // on the machine it runs on; 0 for none
+}
+
+// Phase is where an instance is in its life.
+type Phase string
+
+// The phases.
+const (
+	PhaseWaiting   Phase = "waiting"   // not running, starts when its pause is over
+	PhaseStarting  Phase = "starting"  // started, not healthy yet
+	PhaseHealthy   Phase = "healthy"   // fit for traffic
+	PhaseUnhealthy Phase = "unhealthy" // its checks failed; to be stopped and started again
+	PhaseDraining  Phase = "draining"  // out of the traffic, requests in flight may finish
+	PhaseStopping  Phase = "stopping"  // told to stop
+)
+
+// Leaving reports whether an instance in this phase is on its way out.
+func (p Phase) Leaving() bool { return p == PhaseDraining || p == PhaseStopping }
