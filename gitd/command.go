@@ -327,7 +327,7 @@ func (c *call) put(v any) bool {
 // only finds the one repository that fits, for a command that did not name one.
 // what says what it must have, list the command that shows what there is.
 func (c *call) only(what, list string, fits func(show.Repository) (bool, error)) (string, error) {
-	all, err := c.d.House.Repositories(c.ctx, c.actor)
+	all, err := c.d.Backend.Repositories(c.ctx, c.actor)
 	if err != nil {
 		return "", err
 	}

@@ -59,7 +59,7 @@ func changeList(c *call) error {
 	if err != nil {
 		return err
 	}
-	changes, total, err := c.d.House.Changes(c.ctx, c.actor, name, filter)
+	changes, total, err := c.d.Backend.Changes(c.ctx, c.actor, name, filter)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func changeShow(c *call) error {
 	if err != nil {
 		return err
 	}
-	ch, err := c.d.House.Change(c.ctx, c.actor, name, number)
+	ch, err := c.d.Backend.Change(c.ctx, c.actor, name, number)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func changeLog(c *call) error {
 	}
 	const lines = 20 // on either side
 	command, shown, last := "", 0, 0
-	for e, err := range c.d.House.Log(c.ctx, c.actor, name, number, follow) {
+	for e, err := range c.d.Backend.Log(c.ctx, c.actor, name, number, follow) {
 		if err != nil {
 			return err
 		}
@@ -271,7 +271,7 @@ func changeLog(c *call) error {
 	if !follow {
 		return nil
 	}
-	ch, err := c.d.House.Change(c.ctx, c.actor, name, number)
+	ch, err := c.d.Backend.Change(c.ctx, c.actor, name, number)
 	if err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ func (c *call) change() (name string, number int, err error) {
 		return c.words[0], number, nil
 	}
 	name, err = c.only(fmt.Sprintf("a change %d", number), "change list <repo>", func(r show.Repository) (bool, error) {
-		_, err := c.d.House.Change(c.ctx, c.actor, r.Name, number)
+		_, err := c.d.Backend.Change(c.ctx, c.actor, r.Name, number)
 		if notFound(err) {
 			return false, nil
 		}

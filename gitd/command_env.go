@@ -30,13 +30,13 @@ func envList(c *call) error {
 	}
 	var repositories []show.Repository
 	if len(c.words) == 1 {
-		r, err := c.d.House.Repository(c.ctx, c.actor, c.words[0])
+		r, err := c.d.Backend.Repository(c.ctx, c.actor, c.words[0])
 		if err != nil {
 			return err
 		}
 		repositories = append(repositories, r)
 	} else {
-		all, err := c.d.House.Repositories(c.ctx, c.actor)
+		all, err := c.d.Backend.Repositories(c.ctx, c.actor)
 		if err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func envShow(c *call) error {
 	if err != nil {
 		return err
 	}
-	e, err := c.d.House.Environment(c.ctx, c.actor, repository, environment)
+	e, err := c.d.Backend.Environment(c.ctx, c.actor, repository, environment)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func envLog(c *call) error {
 	if err != nil {
 		return err
 	}
-	e, err := c.d.House.Environment(c.ctx, c.actor, repository, environment)
+	e, err := c.d.Backend.Environment(c.ctx, c.actor, repository, environment)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ var promoteCommands = []command{
 			if err != nil {
 				return err
 			}
-			return c.act(c.d.House.Approve(c.ctx, c.actor, repository, environment, c.options["--tree"], c.options["--reason"]))
+			return c.act(c.d.Backend.Approve(c.ctx, c.actor, repository, environment, c.options["--tree"], c.options["--reason"]))
 		},
 	},
 	{
@@ -52,7 +52,7 @@ func rollback(c *call) error {
 		return err
 	}
 	if release == 0 {
-		e, err := c.d.House.Environment(c.ctx, c.actor, repository, environment)
+		e, err := c.d.Backend.Environment(c.ctx, c.actor, repository, environment)
 		if err != nil {
 			return err
 		}
@@ -61,5 +61,5 @@ func rollback(c *call) error {
 		}
 		return usage(fmt.Sprintf("see them: env log %s %s", repository, environment), "say which release; no earlier one was healthy")
 	}
-	return c.act(c.d.House.Rollback(c.ctx, c.actor, repository, environment, release, c.options["--reason"]))
+	return c.act(c.d.Backend.Rollback(c.ctx, c.actor, repository, environment, release, c.options["--reason"]))
 }

@@ -14,7 +14,7 @@ var repoCommands = []command{
 			if err := c.wants(0, 0); err != nil {
 				return err
 			}
-			all, err := c.d.House.Repositories(c.ctx, c.actor)
+			all, err := c.d.Backend.Repositories(c.ctx, c.actor)
 			if err != nil {
 				return err
 			}
@@ -50,7 +50,7 @@ var repoCommands = []command{
 			if err := c.wants(1, 1); err != nil {
 				return err
 			}
-			return c.act(c.d.House.CreateRepository(c.ctx, c.actor, c.words[0], c.options["--description"]))
+			return c.act(c.d.Backend.CreateRepository(c.ctx, c.actor, c.words[0], c.options["--description"]))
 		},
 	},
 	{
@@ -64,7 +64,7 @@ var repoCommands = []command{
 			if key != "gate" || value != "on" && value != "off" {
 				return usage("for example: "+c.command.example, "%q is no setting; there is gate=on and gate=off", c.words[1])
 			}
-			return c.act(c.d.House.SetGate(c.ctx, c.actor, c.words[0], value == "on"))
+			return c.act(c.d.Backend.SetGate(c.ctx, c.actor, c.words[0], value == "on"))
 		},
 	},
 }

@@ -29,7 +29,7 @@ var selfCommands = []command{
 				return err
 			}
 			code := c.d.Logins.New(c.actor.Name)
-			base := c.d.House.Server(c.ctx).HTTP
+			base := c.d.Backend.Server(c.ctx).HTTP
 			page := base + "/sign-in?code=" + url.QueryEscape(code)
 			if c.put(struct {
 				Code string `json:"code"`
@@ -50,7 +50,7 @@ var selfCommands = []command{
 			if err := c.wants(0, 0); err != nil {
 				return err
 			}
-			signers := c.d.House.Server(c.ctx).Signers
+			signers := c.d.Backend.Server(c.ctx).Signers
 			if c.put(struct {
 				Signers string `json:"signers"`
 			}{signers}) {
@@ -101,7 +101,7 @@ func introduction(c *call) string {
 
 // overview is what `ssh host` answers: where, who, and what can be asked.
 func overview(c *call) error {
-	server := c.d.House.Server(c.ctx)
+	server := c.d.Backend.Server(c.ctx)
 	if c.json {
 		list(c, commands())
 		return nil
@@ -138,7 +138,7 @@ func help(c *call, cmd *command) error {
 		list(c, []command{*cmd})
 		return nil
 	}
-	server := c.d.House.Server(c.ctx)
+	server := c.d.Backend.Server(c.ctx)
 	c.out.line("example: ssh %s %s", sshTarget(server), cmd.example)
 	c.out.line("")
 	c.out.line("%s", strings.TrimSpace(cmd.name+" "+cmd.args))

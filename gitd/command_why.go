@@ -21,7 +21,7 @@ var whyCommands = []command{{
 		if len(c.words) == 2 {
 			repository = c.words[0]
 		} else if repository, err = c.only(fmt.Sprintf("a change, environment or commit %q", thing), "repo list", func(r show.Repository) (bool, error) {
-			_, err := c.d.House.Why(c.ctx, c.actor, r.Name, thing)
+			_, err := c.d.Backend.Why(c.ctx, c.actor, r.Name, thing)
 			if notFound(err) {
 				return false, nil
 			}
@@ -29,7 +29,7 @@ var whyCommands = []command{{
 		}); err != nil {
 			return err
 		}
-		why, err := c.d.House.Why(c.ctx, c.actor, repository, thing)
+		why, err := c.d.Backend.Why(c.ctx, c.actor, repository, thing)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func (s *session) git(actor show.Actor, key string, line execLine) int {
 	r, err := s.d.Store.Repository(line.repository)
 	if !s.d.Access().MayRead(actor.Name, line.repository) || errors.Is(err, repo.ErrNoRepository) {
 		// One answer for both: who may not read does not learn what there is.
-		return s.refuse(&show.Error{Kind: show.NotFound, What: fmt.Sprintf("no such repository: %q", line.repository), Hint: "see yours: ssh " + sshTarget(s.d.House.Server(s.ended)) + " repo list"})
+		return s.refuse(&show.Error{Kind: show.NotFound, What: fmt.Sprintf("no such repository: %q", line.repository), Hint: "see yours: ssh " + sshTarget(s.d.Backend.Server(s.ended)) + " repo list"})
 	}
 	if err != nil {
 		s.d.log.Error("could not open a repository", "repo", line.repository, "err", err)

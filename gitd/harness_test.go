@@ -139,7 +139,7 @@ func start(t *testing.T, change func(*Server)) *harness {
 	h.addr = l.Addr().String()
 	h.server = &Server{
 		Store:   store,
-		House:   newTarn(),
+		Backend: newTarn(),
 		Access:  h.config.Load,
 		Begin:   func(context.Context, show.Actor, string, string) ([]string, func()) { return nil, func() {} },
 		HostKey: hostKey,

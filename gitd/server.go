@@ -22,8 +22,8 @@ import (
 // Server is the SSH daemon. Its fields are set before Serve and not changed
 // afterwards.
 type Server struct {
-	Store *repo.Store
-	House show.House
+	Store   *repo.Store
+	Backend show.Backend
 	// Access is the configuration in force, asked afresh at each decision.
 	Access func() *access.Config
 	// Begin announces a push to whatever answers the hooks: env is added to the
@@ -99,8 +99,8 @@ func (s *Server) check() error {
 		return errors.New("ssh daemon: no access configuration: nobody's key could be checked")
 	case s.HostKey == nil:
 		return errors.New("ssh daemon: no host key")
-	case s.Store == nil || s.House == nil || s.Begin == nil || s.Logins == nil:
-		return errors.New("ssh daemon: Store, House, Begin and Logins must all be set")
+	case s.Store == nil || s.Backend == nil || s.Begin == nil || s.Logins == nil:
+		return errors.New("ssh daemon: Store, Backend, Begin and Logins must all be set")
 	}
 	return nil
 }

@@ -260,7 +260,7 @@ func (s *session) run(line string) {
 		e := &show.Error{Kind: show.Usage, What: err.Error(), Hint: "see what there is: help"}
 		switch {
 		case errors.Is(err, errRepository):
-			e.Hint = "clone ssh://" + s.d.House.Server(s.ended).SSH + "/<name>; the command repo list shows the names"
+			e.Hint = "clone ssh://" + s.d.Backend.Server(s.ended).SSH + "/<name>; the command repo list shows the names"
 		case errors.Is(err, errQuote):
 			e.Hint = "for an apostrophe, quote twice: \"...\" for your shell, and '...' inside for this server"
 		}

@@ -305,14 +305,14 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestPanicIsContained(t *testing.T) {
-	house := newTarn()
-	h := start(t, func(s *Server) { s.House = house })
+	backend := newTarn()
+	h := start(t, func(s *Server) { s.Backend = backend })
 	client := h.login("jun")
-	house.panics = true
+	backend.panics = true
 	if r := h.run(client, "repo list"); r.status != 75 || !strings.Contains(r.stderr, "error: the server made a mistake") || strings.Contains(r.stderr, "planted") {
 		t.Errorf("a panic shows as %+v", r)
 	}
-	house.panics = false
+	backend.panics = false
 	if r := h.run(client, "whoami"); r.stdout != "jun\n" {
 		t.Errorf("after it: %+v", r)
 	}
@@ -363,14 +363,14 @@ func TestRevokedKey(t *testing.T) {
 }
 
 func TestStopEndsFollowers(t *testing.T) {
-	house := newTarn()
-	house.follow, house.began = make(chan struct{}), make(chan struct{})
-	h := start(t, func(s *Server) { s.House = house })
+	backend := newTarn()
+	backend.follow, backend.began = make(chan struct{}), make(chan struct{})
+	h := start(t, func(s *Server) { s.Backend = backend })
 	client := h.login("jun")
 	idle := h.login("ada")
 	got := make(chan result)
 	go func() { got <- h.run(client, "change log -f 411") }()
-	<-house.began
+	<-backend.began
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -386,9 +386,9 @@ func TestStopEndsFollowers(t *testing.T) {
 func TestFollowersGo(t *testing.T) {
 	for _, how := range []string{"ctrl-c", "close", "signal"} {
 		t.Run(how, func(t *testing.T) {
-			house := newTarn()
-			house.follow, house.began = make(chan struct{}), make(chan struct{})
-			h := start(t, func(s *Server) { s.House = house })
+			backend := newTarn()
+			backend.follow, backend.began = make(chan struct{}), make(chan struct{})
+			h := start(t, func(s *Server) { s.Backend = backend })
 			s, err := h.login("jun").NewSession()
 			if err != nil {
 				t.Fatal(err)
@@ -405,7 +405,7 @@ func TestFollowersGo(t *testing.T) {
 			if err := s.Start("change log -f 411"); err != nil {
 				t.Fatal(err)
 			}
-			<-house.began
+			<-backend.began
 			switch how {
 			case "ctrl-c":
 				in.Write([]byte{3})

@@ -13,114 +13,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
-	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
-	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
-
-// composeFile is what declares an environment of the target services.
-const composeFile = "compose.yaml"
-
-func isRego(path string) bool { return strings.HasSuffix(path, ".rego") }
-
-// checkFiles judges the files of one tree that Headgate reads itself, by path:
-// the same at the gate, in the push and in `headgate check`. Which files of a
-// tree they are is said by its headgate.yaml (see wantedFiles).
-func checkFiles(files map[string][]byte) yamlfile.Problems {
-	settings, ps := headgateyaml.Default(), yamlfile.Problems(nil)
-	if data, ok := files[headgateyaml.Name]; ok {
-		f, err := headgateyaml.Parse(headgateyaml.Name, data)
-		if err != nil {
-			return problems(headgateyaml.Name, err)
-		}
-		settings = f
-	}
-	if data, ok := files[settings.Build.Buildspec]; ok {
-		if _, _, err := buildspec.Parse(settings.Build.Buildspec, data); err != nil {
-			ps = append(ps, problems(settings.Build.Buildspec, err)...)
-		}
-	}
-	for _, e := range settings.Environments {
-		name := path.Join(e.Path, composeFile)
-		data, ok := files[name]
-		if !ok {
-			ps = append(ps, yamlfile.Problem{File: headgateyaml.Name, Line: e.Line,
-				What: fmt.Sprintf("environment %q is declared in %s, where there is no %s", e.Name, e.Path, composeFile),
-				Fix:  "add " + name + ", or name its folder with path:"})
-			continue
-		}
-		ps = append(ps, services.Check(name, data)...)
-	}
-	rego := map[string][]byte{}
-	for name, data := range files {
-		if strings.HasPrefix(name, "policies/") && isRego(name) {
-			rego[name] = data
-		}
-	}
-	for _, p := range policies.Check(context.Background(), rego) {
-		ps = append(ps, yamlfile.Problem{File: p.File, Line: p.Line, What: p.What, Fix: p.Fix})
-	}
-	return ps
-}
-
-func problems(file string, err error) yamlfile.Problems {
-	if ps, ok := yamlfile.ProblemsIn(err); ok {
-		return ps
-	}
-	return yamlfile.Problems{{File: file, What: err.Error()}}
-}
-
-// wanted reports whether checkFiles looks at a file.
-func wanted(settings *headgateyaml.File, name string) bool {
-	if name == headgateyaml.Name || name == settings.Build.Buildspec || strings.HasPrefix(name, "policies/") && isRego(name) {
-		return true
-	}
-	return slices.ContainsFunc(settings.Environments, func(e headgateyaml.Environment) bool {
-		return name == path.Join(e.Path, composeFile)
-	})
-}
-
-// fileAt is the headgate.yaml of a commit, or what holds without one.
-func fileAt(r *repo.Repository, commit repo.Hash) (*headgateyaml.File, error) {
-	tree, err := r.TreeOf(commit)
-	if err != nil {
-		return nil, err
-	}
-	data, err := r.File(tree, headgateyaml.Name)
-	if errors.Is(err, repo.ErrNoFile) {
-		return headgateyaml.Default(), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return headgateyaml.Parse(headgateyaml.Name, data)
-}
-
-// checkTree is checkFiles for the gate: a merge of two good trees need not be
-// good. The repository headgate is judged by its build alone.
-func checkTree(_ context.Context, r *repo.Repository, tree repo.Hash) error {
-	if r.Name() == access.Own {
-		return nil
-	}
-	settings := headgateyaml.Default()
-	data, err := r.File(tree, headgateyaml.Name)
-	if err == nil {
-		if settings, err = headgateyaml.Parse(headgateyaml.Name, data); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, repo.ErrNoFile) {
-		return err
-	}
-	files, err := r.Files(tree, func(name string) bool { return wanted(settings, name) })
-	if err != nil {
-		return err
-	}
-	return checkFiles(files).Err()
-}
 
 func checkCommand() command {
 	return command{
@@ -211,7 +109,7 @@ func check(dir string) (checked, error) {
 	settings, valid := headgateyaml.Default(), true
 	if read(headgateyaml.Name) {
 		f, err := headgateyaml.Parse(headgateyaml.Name, files[headgateyaml.Name])
-		if valid = err == nil; valid { // else checkFiles says what is wrong
+		if valid = err == nil; valid { // else server.CheckFiles says what is wrong
 			settings = f
 		}
 	}
@@ -224,10 +122,10 @@ func check(dir string) (checked, error) {
 		}
 	}
 	for _, e := range settings.Environments {
-		read(path.Join(e.Path, composeFile))
+		read(path.Join(e.Path, server.ComposeFile))
 	}
 	err = fs.WalkDir(root.FS(), "policies", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && isRego(name) {
+		if err == nil && d.Type().IsRegular() && server.IsRego(name) {
 			read(name)
 		}
 		return err
@@ -237,11 +135,11 @@ func check(dir string) (checked, error) {
 	}
 	slices.Sort(c.Checked)
 	if !illegible { // or what cannot be read were missing besides
-		c.Problems = append(c.Problems, checkFiles(files)...)
+		c.Problems = append(c.Problems, server.CheckFiles(files)...)
 	}
 	if own {
 		if _, err := access.Parse(access.FileName, files[access.FileName]); err != nil {
-			c.Problems = append(c.Problems, problems(access.FileName, err)...)
+			c.Problems = append(c.Problems, server.Problems(access.FileName, err)...)
 		}
 	}
 	if data, ok := files[spec]; ok {

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -57,7 +58,7 @@ func demo(ctx context.Context, p printer, o options) error {
 		return err
 	}
 	// The demo pushes as you, with a key of its own: yours may want a passphrase.
-	demoKey := filepath.Join(o.data, "keys", "demo")
+	demoKey := filepath.Join(o.Data, "keys", "demo")
 	public, err := madeKey(demoKey, "headgate-demo")
 	if err != nil {
 		return err
@@ -66,16 +67,16 @@ func demo(ctx context.Context, p printer, o options) error {
 	if err != nil {
 		return err
 	}
-	o.keys = append(keys, public)
+	o.Keys = append(keys, public)
 	if made != "" {
 		fmt.Fprintf(p.out, "you have no SSH key, so one was made: %s\n", made)
 	}
-	o.logTo = filepath.Join(o.data, "logs", "server.log")
+	o.logTo = filepath.Join(o.Data, "logs", "server.log")
 	if err := os.MkdirAll(filepath.Dir(o.logTo), 0o755); err != nil {
 		return err
 	}
-	return serve(ctx, o, func(ctx context.Context, s *server) error {
-		d := demonstration{printer: p, server: s, key: demoKey, made: made, data: o.data}
+	return serve(ctx, o, func(ctx context.Context, s *server.Server) error {
+		d := demonstration{printer: p, server: s, admin: o.Admin, key: demoKey, made: made, data: o.Data}
 		if err := d.run(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -89,7 +90,8 @@ func demo(ctx context.Context, p printer, o options) error {
 // demonstration is one run of the demo against a server that is up.
 type demonstration struct {
 	printer
-	server *server
+	server *server.Server
+	admin  string
 	key    string // the demo's private key
 	made   string // the user's private key, if the demo had to make it
 	data   string
@@ -99,7 +101,7 @@ func (d *demonstration) say(format string, args ...any) { fmt.Fprintf(d.out, for
 
 func (d *demonstration) run(ctx context.Context) error {
 	about := d.server.Server(ctx)
-	me := d.server.actor(d.server.opts.admin, "ssh")
+	me := d.server.Actor(d.admin, "ssh")
 	d.say("headgate is up: ssh %s, console %s", about.SSH, about.HTTP)
 	d.say("administrator: %s, host key %s", me.Name, about.HostKey)
 	r, err := d.server.Repository(ctx, me, sampleName)
@@ -156,7 +158,7 @@ func (d *demonstration) push(ctx context.Context, about show.Server) error {
 		}
 		for _, args := range [][]string{
 			{"init", "-q", "-b", "main"}, {"add", "-A"},
-			{"-c", "user.name=" + d.server.opts.admin, "-c", "user.email=" + d.server.opts.admin + "@localhost", "commit", "-q", "-m", "Say hello"},
+			{"-c", "user.name=" + d.admin, "-c", "user.email=" + d.admin + "@localhost", "commit", "-q", "-m", "Say hello"},
 		} {
 			if err := git(io.Discard, args...); err != nil {
 				return err

@@ -10,30 +10,32 @@ import (
 
 const module = "github.com/headgate-cd/headgate/"
 
-// allowed says which rooms a room may import, by the longest path that fits.
-// ARCHITECTURE.md has the same as a picture.
+// allowed says which packages those below a path may import, by the longest path
+// that fits. ARCHITECTURE.md has the same as a picture.
 var allowed = map[string][]string{
-	"policies":           {},
-	"gitd":               {"gitd"},
-	"hooks":              {"gitd", "hooks", "policies"},
-	"hooks/build":        {"gitd/crash", "gitd/yamlfile", "hooks/build"},
-	"hooks/receive/wire": {},
-	"reconciler":         {"gitd", "policies", "reconciler"},
-	"cmd/headgate-hook":  {"hooks/receive/wire"},
-	"cmd/headgate":       {"gitd", "hooks", "policies", "reconciler"},
-	"e2e":                {},
+	"policies":            {},
+	"gitd":                {"gitd"},
+	"hooks":               {"gitd", "hooks", "policies"},
+	"hooks/build":         {"gitd/crash", "gitd/yamlfile", "hooks/build"},
+	"hooks/receive/wire":  {},
+	"reconciler":          {"gitd", "policies", "reconciler"},
+	"cmd/internal/server": {"gitd", "hooks", "policies", "reconciler"},
+	"cmd/headgate-hook":   {"hooks/receive/wire"},
+	"cmd/headgate":        {"cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
+	"e2e":                 {},
 }
 
-// leaves of gitd are for everybody; the front door itself (SSH daemon, console)
-// is for cmd alone.
-var frontDoor = []string{"gitd", "gitd/web"}
+// serving are the SSH daemon and the console. What else is below gitd is for
+// everybody; these are for the one package that joins all.
+var serving = []string{"gitd", "gitd/web"}
 
-func within(path string, rooms []string) bool {
-	return slices.ContainsFunc(rooms, func(room string) bool { return path == room || strings.HasPrefix(path, room+"/") })
+func within(path string, tops []string) bool {
+	return slices.ContainsFunc(tops, func(top string) bool { return path == top || strings.HasPrefix(path, top+"/") })
 }
 
-// TestImportsRunOneWay keeps the house as it was drawn: policies knows nobody,
-// the front door is handed what it shows, e2e sees programs only.
+// TestImportsRunOneWay: policies knows nobody, hooks and reconciler do not know
+// each other, the SSH daemon and the console are handed what they show, only
+// cmd/internal/server knows all, and e2e sees programs only.
 func TestImportsRunOneWay(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports,Doc", "../../...").Output()
 	if err != nil {
@@ -53,27 +55,27 @@ func TestImportsRunOneWay(t *testing.T) {
 		if p.Doc == "" && !strings.HasPrefix(name, "e2e") {
 			t.Errorf("%s has no package comment", name)
 		}
-		room := ""
-		for r := range allowed {
-			if within(name, []string{r}) && len(r) > len(room) {
-				room = r
+		top := ""
+		for a := range allowed {
+			if within(name, []string{a}) && len(a) > len(top) {
+				top = a
 			}
 		}
-		if room == "" {
-			t.Errorf("%s is in no room", name)
+		if top == "" {
+			t.Errorf("nothing says what %s may import", name)
 		}
 		imports := p.Imports
-		if room == "e2e" {
+		if top == "e2e" {
 			imports = slices.Concat(p.Imports, p.TestImports, p.XTestImports)
 		}
 		for _, i := range imports {
 			i, ours := strings.CutPrefix(i, module)
 			switch {
 			case !ours:
-			case !within(i, allowed[room]):
+			case !within(i, allowed[top]):
 				t.Errorf("%s imports %s", name, i)
-			case slices.Contains(frontDoor, i) && room != "cmd/headgate" && room != "gitd":
-				t.Errorf("%s imports the front door, %s", name, i)
+			case slices.Contains(serving, i) && top != "cmd/internal/server" && top != "gitd":
+				t.Errorf("%s imports %s, which cmd/internal/server alone starts", name, i)
 			}
 		}
 	}

@@ -10,22 +10,15 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 )
 
-// options are what `serve` and `demo` are told on the command line. Everything
-// else is configured in headgate.git.
+// options are what `serve` and `demo` are told on the command line.
 type options struct {
-	data    string
-	ssh     string // address to listen on
-	http    string
-	name    string // host name people know the server by
-	url     string // base URL people reach the console at
-	admin   string
-	keyFile list
-	workers int
-
-	keys  []string // the first administrator's public keys
-	logTo string   // file for the server's log; empty: standard error
+	server.Options
+	keyFile list   // files with the first administrator's public keys
+	logTo   string // file for the server's log; empty: standard error
 }
 
 // list is a flag that may be given several times.
@@ -35,35 +28,35 @@ func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 func serveFlags(flags *flag.FlagSet) *options {
-	o := &options{}
-	flags.StringVar(&o.data, "data", "./data", "folder that holds everything the server keeps")
-	flags.StringVar(&o.ssh, "ssh", "127.0.0.1:2222", "address to listen on for SSH; port 0 takes a free one")
-	flags.StringVar(&o.http, "http", "127.0.0.1:8080", "address to listen on for HTTP; port 0 takes a free one")
-	flags.StringVar(&o.name, "name", "", "host name people reach the server by (default: the host of --ssh)")
-	flags.StringVar(&o.url, "url", "", "base URL of the console, when a proxy stands before it (default: http:// and the address of --http)")
-	flags.StringVar(&o.admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
+	o := &options{Options: server.Options{Version: version()}}
+	flags.StringVar(&o.Data, "data", "./data", "folder that holds everything the server keeps")
+	flags.StringVar(&o.SSH, "ssh", "127.0.0.1:2222", "address to listen on for SSH; port 0 takes a free one")
+	flags.StringVar(&o.HTTP, "http", "127.0.0.1:8080", "address to listen on for HTTP; port 0 takes a free one")
+	flags.StringVar(&o.Name, "name", "", "host name people reach the server by (default: the host of --ssh)")
+	flags.StringVar(&o.URL, "url", "", "base URL of the console, when a proxy stands before it (default: http:// and the address of --http)")
+	flags.StringVar(&o.Admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
 	flags.Var(&o.keyFile, "admin-key", "file with SSH public keys of the first administrator; may be given again (default: your own)")
-	flags.IntVar(&o.workers, "workers", runtime.NumCPU(), "builds that may run at the same time")
+	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "builds that may run at the same time")
 	return o
 }
 
 // prepare checks the options and makes the data folder.
 func (o *options) prepare() error {
-	for _, a := range []struct{ flag, addr string }{{"ssh", o.ssh}, {"http", o.http}} {
+	for _, a := range []struct{ flag, addr string }{{"ssh", o.SSH}, {"http", o.HTTP}} {
 		if _, _, err := net.SplitHostPort(a.addr); err != nil {
 			return usageError{fmt.Sprintf("--%s %q is no address; write host:port, such as 127.0.0.1:2222", a.flag, a.addr)}
 		}
 	}
-	if o.workers < 1 {
+	if o.Workers < 1 {
 		return usageError{"--workers must be at least 1"}
 	}
-	abs, err := filepath.Abs(o.data)
+	abs, err := filepath.Abs(o.Data)
 	if err != nil {
 		return err
 	}
-	o.data = abs
+	o.Data = abs
 	for _, dir := range []string{"", "keys", "run", "work", "logs"} {
-		if err := os.MkdirAll(filepath.Join(o.data, dir), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(o.Data, dir), 0o700); err != nil {
 			return fmt.Errorf("make the data folder: %w", err)
 		}
 	}
@@ -80,8 +73,8 @@ func (o *options) adminKeys(ctx context.Context) (keys []string, made string, er
 	if keys = ownKeys(ctx); len(keys) > 0 {
 		return keys, "", nil
 	}
-	made = filepath.Join(o.data, "keys", "you")
-	key, err := madeKey(made, o.admin)
+	made = filepath.Join(o.Data, "keys", "you")
+	key, err := madeKey(made, o.Admin)
 	if err != nil {
 		return nil, "", errors.Join(errors.New("you have no SSH key, and none could be made"), err)
 	}

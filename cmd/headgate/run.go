@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
@@ -88,7 +89,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if err != nil {
 		return err
 	}
-	defer removeAll(temp)
+	defer build.RemoveAll(temp)
 	source := filepath.Join(temp, "source")
 	if err := copyTree(ctx, dir, source); err != nil {
 		return fmt.Errorf("copy the work tree: %w", err)
@@ -107,7 +108,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		return err
 	}
 	printed := make(chan error, 1)
-	go func() { printed <- l.print(context.WithoutCancel(ctx), p.out, logs{logDir}, id) }() // to its end, which comes
+	go func() { printed <- l.print(context.WithoutCancel(ctx), p.out, server.Logs{Dir: logDir}, id) }() // to its end, which comes
 	result, err := build.Run(ctx, build.Request{
 		ID: fmt.Sprintf("local-%d", os.Getpid()), Source: source, Work: temp, Buildspec: settings.Build.Buildspec,
 		Timeout: settings.Build.Timeout, Network: settings.Build.Network, Initiator: ownName(),
@@ -151,9 +152,9 @@ func exitOf(r build.Result) error {
 }
 
 // print shows the log as it grows.
-func (l *localBuild) print(ctx context.Context, w io.Writer, all logs, id string) error {
+func (l *localBuild) print(ctx context.Context, w io.Writer, all server.Logs, id string) error {
 	enc := json.NewEncoder(w)
-	for e, err := range all.events(ctx, id, true) {
+	for e, err := range all.Events(ctx, id, true) {
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 )
 
 func serveCommand() command {
@@ -36,12 +36,12 @@ administrator; everything else is configured there, by pushing.`,
 				if err != nil {
 					return err
 				}
-				o.keys = keys
-				return serve(ctx, *o, func(ctx context.Context, s *server) error {
+				o.Keys = keys
+				return serve(ctx, *o, func(ctx context.Context, s *server.Server) error {
 					about := s.Server(ctx)
 					fmt.Fprintf(p.err, "headgate is up: ssh %s, console %s\n", about.SSH, about.HTTP)
 					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
-					if made != "" && s.admits(keys[0]) {
+					if made != "" && s.Admits(keys[0]) {
 						fmt.Fprintf(p.err, "you have no SSH key, so one was made: use ssh -i %s\n", made)
 					}
 					return nil
@@ -53,29 +53,18 @@ administrator; everything else is configured there, by pushing.`,
 
 // serve runs a server until ctx is done. ready is called once it answers; an
 // error of ready ends the server.
-func serve(ctx context.Context, o options, ready func(context.Context, *server) error) error {
+func serve(ctx context.Context, o options, ready func(context.Context, *server.Server) error) error {
 	logger, closeLog, err := o.logger()
 	if err != nil {
 		return err
 	}
 	defer closeLog()
-	s, err := open(ctx, o, logger)
+	s, err := server.Open(ctx, o.Options, logger)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	return s.run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
-}
-
-// admits reports whether an SSH public key is a user's: the keys that serve
-// finds count at the first start only.
-func (s *server) admits(key string) bool {
-	k, err := access.ParseKey(key)
-	if err != nil {
-		return false
-	}
-	_, known := s.access.Load().UserByKey(k.Fingerprint)
-	return known
+	defer s.Close()
+	return s.Run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
 }
 
 // logger writes the server's log: text for a person at a terminal, JSON lines

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -93,7 +94,7 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	}
 	var releases []reconciler.Release
 	for _, rel := range list {
-		releases = append(releases, toReconcile(rel, rel.Verify(r, signers)))
+		releases = append(releases, server.ToReconcile(rel, rel.Verify(r, signers)))
 	}
 	delivery, err := reconciler.Verify(ctx, r, signers, releases)
 	if err != nil {

@@ -2,8 +2,6 @@ package show
 
 import (
 	"errors"
-	"strconv"
-	"time"
 )
 
 // Kind says what follows from an error: the exit code of a command and the
@@ -45,8 +43,4 @@ func Exit(err error) int {
 		return 75
 	}
 	return 1
-}
-
-func milliseconds(d Duration) []byte {
-	return strconv.AppendInt(nil, time.Duration(d).Milliseconds(), 10)
 }

@@ -159,7 +159,7 @@ func TestShots(t *testing.T) {
 	}
 	only := os.Getenv("HEADGATE_SHOTS_OF")
 	browser := launch(t)
-	full := open(t, browser, console(fullHouse()), "ada")
+	full := open(t, browser, console(fullBackend()), "ada")
 	for _, path := range append(pagesOf, "/checkot", "/sign-in?code=ABCD-1234") {
 		if only != "" && !strings.Contains(path, only) {
 			continue

@@ -76,7 +76,7 @@ func changePage(v *visit) (*page, error) {
 	}
 	view.NoLog = noLog(&c)
 	if c.State != show.Landed && c.State != show.Withdrawn {
-		why, err := v.House.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number))
+		why, err := v.Backend.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number))
 		if err != nil && !isNotFound(err) {
 			v.Log.Warn("left out what landing needs", "repo", r.Name, "change", c.Number, "err", err)
 		}
@@ -140,12 +140,12 @@ func (v *visit) change(r *show.Repository) (show.Change, error) {
 	if !ok {
 		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(v.arg("n"), 40)+" is none", ""), nearest: []link{all}}
 	}
-	c, err := v.House.Change(v.r.Context(), v.actor, r.Name, n)
+	c, err := v.Backend.Change(v.r.Context(), v.actor, r.Name, n)
 	if err == nil || !isNotFound(err) {
 		return c, err
 	}
 	near := []link{all}
-	if newest, _, lerr := v.House.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{}); lerr == nil && len(newest) > 0 && n > newest[0].Number {
+	if newest, _, lerr := v.Backend.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{}); lerr == nil && len(newest) > 0 && n > newest[0].Number {
 		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest[0].Number), Href: changeHref(newest[0])}}, near...)
 	}
 	return c, &nearby{err: err, nearest: near}

@@ -35,10 +35,10 @@ func (c *codes) Redeem(code string) (string, bool) {
 // users are those the fixture's server knows.
 var users = []string{"ada", "mirek", "stranger", longUser}
 
-// console is a Server on a House of fixtures, with its clock at noon.
-func console(h *house) *Server {
+// console is a Server on a Backend of fixtures, with its clock at noon.
+func console(h *backend) *Server {
 	return &Server{
-		House: h, Login: &codes{used: map[string]bool{}}, Key: []byte("0123456789abcdef0123456789abcdef"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Backend: h, Login: &codes{used: map[string]bool{}}, Key: []byte("0123456789abcdef0123456789abcdef"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return noon },
 		Actor: func(_ context.Context, name string) (show.Actor, bool) {
 			return show.Actor{Name: name, Admin: name == "ada"}, slices.Contains(users, name)

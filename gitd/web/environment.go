@@ -77,7 +77,7 @@ func environmentsPage(v *visit) (*page, error) {
 			}
 		}
 		if newest > last.Release {
-			releases, err := v.House.Releases(v.r.Context(), v.actor, r.Name)
+			releases, err := v.Backend.Releases(v.r.Context(), v.actor, r.Name)
 			if err != nil {
 				return nil, err
 			}
@@ -247,7 +247,7 @@ func (v *visit) environment() (*page, *environmentView, error) {
 		return nil, nil, err
 	}
 	name := v.arg("env")
-	e, err := v.House.Environment(v.r.Context(), v.actor, r.Name, name)
+	e, err := v.Backend.Environment(v.r.Context(), v.actor, r.Name, name)
 	if err != nil {
 		return nil, nil, noEnvironment(r, name, err)
 	}
@@ -336,7 +336,7 @@ func rollback(v *visit) error {
 		view.Ask = &askRollback{Release: release, Reason: cut(v.form("reason"), 2000), Back: envHref(repo, env), Problem: "This is not the environment's name. Type " + env + "; nothing was done."}
 		return v.render(p, http.StatusUnprocessableEntity)
 	}
-	d, err := v.House.Rollback(v.r.Context(), v.actor, repo, env, release, strings.TrimSpace(v.form("reason")))
+	d, err := v.Backend.Rollback(v.r.Context(), v.actor, repo, env, release, strings.TrimSpace(v.form("reason")))
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ func (v *visit) deploys(r *show.Repository, e show.Environment) (storedDeploys, 
 	if got.environment == want.environment && got.declared == want.declared && got.day == want.day && got.state == want.state {
 		return got, nil
 	}
-	whole, err := v.House.Environment(v.r.Context(), v.actor, r.Name, e.Name)
+	whole, err := v.Backend.Environment(v.r.Context(), v.actor, r.Name, e.Name)
 	if err != nil {
 		return want, err
 	}
@@ -143,7 +143,7 @@ func (v *visit) figures(ctx context.Context, r *show.Repository, recent []show.C
 		last := recent[len(recent)-1]
 		if last.PushedAt.After(v.now.AddDate(0, 0, -31)) {
 			var err error
-			if all, _, err = v.House.Changes(ctx, v.actor, r.Name, show.ChangeFilter{All: true}); err != nil {
+			if all, _, err = v.Backend.Changes(ctx, v.actor, r.Name, show.ChangeFilter{All: true}); err != nil {
 				return figures{}, fmt.Errorf("count the changes of %s: %w", r.Name, err)
 			}
 		}

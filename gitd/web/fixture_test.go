@@ -8,9 +8,9 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// emptyHouse is a server that was started a minute ago.
-func emptyHouse() *house {
-	return &house{
+// emptyBackend is a server that was started a minute ago.
+func emptyBackend() *backend {
+	return &backend{
 		changes: map[string][]show.Change{}, releases: map[string][]show.Release{}, logs: map[string][]show.LogEvent{}, grow: make(chan struct{}),
 		watchers: map[chan struct{}]string{}, promos: map[string]show.Promotion{},
 		repos: []show.Repository{{Name: "headgate", Description: "Users, keys, policies of this server", Gated: true, Branch: "main", Tip: commit("5aa10e3"), State: show.Green, LandedAt: noon.AddDate(0, 0, -4)}},
@@ -25,12 +25,12 @@ const (
 	longRepository = "a-repository-name-that-is-sixty-characters-long-and-says-so-"
 )
 
-// longPages are pages of longHouse.
+// longPages are pages of longBackend.
 var longPages = []string{"/", "/" + longRepository, "/" + longRepository + "/queue", "/" + longRepository + "/changes/1"}
 
-// longHouse has long names where hostile text cannot be: in addresses.
-func longHouse() *house {
-	h := emptyHouse()
+// longBackend has long names where hostile text cannot be: in addresses.
+func longBackend() *backend {
+	h := emptyBackend()
 	c := changeOf(longRepository, 1, "Say hello", longUser, show.Landed, at("13:00:00"), at("13:01:00"))
 	h.changes[longRepository] = []show.Change{c}
 	h.repos = append(h.repos, show.Repository{Name: longRepository, Clone: "ssh://git.tarn.example:22/" + longRepository, Gated: true, Branch: "main", Tip: c.Candidate, State: show.Green, LandedAt: c.EndedAt})
@@ -46,9 +46,9 @@ func changeOf(repo string, n int, subject, by string, state show.State, pushed, 
 	return c
 }
 
-// fullHouse is the server of the design's pictures.
-func fullHouse() *house {
-	h := emptyHouse()
+// fullBackend is the server of the design's pictures.
+func fullBackend() *backend {
+	h := emptyBackend()
 	queue := []show.Change{
 		changeOf("checkout", 410, "Retry card authorisation once on 502", "mirek", show.Running, at("13:58:30"), time.Time{}),
 		changeOf("checkout", 412, "Show fees before the last step", "ines", show.Running, at("14:01:40"), time.Time{}),

@@ -55,7 +55,7 @@ func (l *follower) follow(ctx context.Context, v *visit, p *page, s *sender) {
 	notify, skip, actor, repo := l.notify, s.have.Log.Events, v.actor, v.arg("repo")
 	l.wait.Go(func() {
 		stepped := false
-		for e, err := range v.House.Log(ctx, actor, repo, number, true) {
+		for e, err := range v.Backend.Log(ctx, actor, repo, number, true) {
 			if err != nil {
 				if ctx.Err() == nil {
 					v.Log.Warn("lost a log that was being followed", "repo", repo, "change", number, "err", err)

@@ -56,7 +56,7 @@ const refusalsShown = 7 * 24 * time.Hour
 
 func homePage(v *visit) (*page, error) {
 	ctx := v.r.Context()
-	all, err := v.House.Repositories(ctx, v.actor)
+	all, err := v.Backend.Repositories(ctx, v.actor)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func homePage(v *visit) (*page, error) {
 	slices.SortStableFunc(all, func(a, b show.Repository) int { return b.LandedAt.Compare(a.LandedAt) })
 	for i := range all {
 		r := &all[i]
-		recent, total, err := v.House.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
+		recent, total, err := v.Backend.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
 		if err != nil {
 			return nil, fmt.Errorf("read the changes of %s: %w", r.Name, err)
 		}
@@ -179,7 +179,7 @@ func (v *visit) forMe(repo string, e show.Environment) *show.Promotion {
 	if p == nil || p.MayApprove || !personMissing(p) {
 		return p
 	}
-	mine, err := v.House.Promotion(v.r.Context(), v.actor, repo, e.Name)
+	mine, err := v.Backend.Promotion(v.r.Context(), v.actor, repo, e.Name)
 	if err != nil {
 		if !isNotFound(err) {
 			v.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", v.actor.Name, "err", err)
@@ -240,7 +240,7 @@ func startPage(v *visit, p *page, r *show.Repository, fresh bool) *page {
 
 // repository is the repository of the address.
 func (v *visit) repository() (*show.Repository, error) {
-	r, err := v.House.Repository(v.r.Context(), v.actor, v.arg("repo"))
+	r, err := v.Backend.Repository(v.r.Context(), v.actor, v.arg("repo"))
 	if err != nil {
 		return nil, v.noRepository(v.arg("repo"), err)
 	}

@@ -17,13 +17,13 @@ const (
 	jsURL    = "javascript:alert(1)"
 )
 
-// hostilePages are the pages of hostileHouse that show its texts.
+// hostilePages are the pages of hostileBackend that show its texts.
 var hostilePages = []string{"/", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes/7", "/checkout/env", "/checkout/env/production", "/checkout/promote/production", "/checkout/releases", "/checkout/releases/3"}
 
-// hostileHouse has the texts above everywhere a person can put text, and names
+// hostileBackend has the texts above everywhere a person can put text, and names
 // that are too long for any page.
-func hostileHouse() *house {
-	h := emptyHouse()
+func hostileBackend() *backend {
+	h := emptyBackend()
 	long := strings.Repeat("long", 80)
 	evil := script + breakout + override + long
 	c := changeOf("checkout", 7, evil, "mallory", show.Refused, at("13:00:00"), at("14:00:00"))
@@ -54,7 +54,7 @@ func hostileHouse() *house {
 }
 
 func TestHostileTextIsText(t *testing.T) {
-	b := visitAs(t, console(hostileHouse()), "ada")
+	b := visitAs(t, console(hostileBackend()), "ada")
 	for _, path := range hostilePages {
 		a := b.get(path)
 		if a.StatusCode != 200 {

@@ -49,19 +49,19 @@ func TestPagesInABrowser(t *testing.T) {
 	browser := launch(t)
 	for _, c := range []struct {
 		name, user string
-		house      *house
+		backend    *backend
 		pages      []string
 	}{
-		{"full", "ada", fullHouse(), append([]string{"/nowhere-at-all", "/sign-in?code=ABCD-1234"}, pagesOf...)},
-		{"fresh", "ada", emptyHouse(), []string{"/", "/headgate", "/headgate/queue", "/headgate/env", "/headgate/releases", "/headgate/changes"}},
-		{"nobody", "", emptyHouse(), []string{"/sign-in"}},
-		{"may not approve", "mirek", fullHouse(), []string{"/checkout/promote/production"}},
-		{"long names", "ada", longHouse(), longPages},
-		{"long user", longUser, longHouse(), longPages},
-		{"hostile", "ada", hostileHouse(), hostilePages},
+		{"full", "ada", fullBackend(), append([]string{"/nowhere-at-all", "/sign-in?code=ABCD-1234"}, pagesOf...)},
+		{"fresh", "ada", emptyBackend(), []string{"/", "/headgate", "/headgate/queue", "/headgate/env", "/headgate/releases", "/headgate/changes"}},
+		{"nobody", "", emptyBackend(), []string{"/sign-in"}},
+		{"may not approve", "mirek", fullBackend(), []string{"/checkout/promote/production"}},
+		{"long names", "ada", longBackend(), longPages},
+		{"long user", longUser, longBackend(), longPages},
+		{"hostile", "ada", hostileBackend(), hostilePages},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := open(t, browser, console(c.house), c.user)
+			b := open(t, browser, console(c.backend), c.user)
 			for _, path := range c.pages {
 				b.do(chromedp.EmulateViewport(1600, 900), chromedp.Navigate(b.url+path))
 				if wrong := eval[string](b, accessible); wrong != "" {

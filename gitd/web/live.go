@@ -168,7 +168,7 @@ func (v *visit) stream(draw func(*visit) (*page, error)) error {
 	var followers sync.WaitGroup
 	defer followers.Wait()
 	defer cancel()
-	news, stop := v.House.Watch(p.Watch)
+	news, stop := v.Backend.Watch(p.Watch)
 	defer stop()
 	have := v.r.Header.Get("Last-Event-ID")
 	if have == "" {
@@ -234,7 +234,7 @@ func (v *visit) stream(draw func(*visit) (*page, error)) error {
 			continue
 		}
 		v.now = v.Now()
-		v.server = v.House.Server(ctx)
+		v.server = v.Backend.Server(ctx)
 		if !v.know() {
 			return nil
 		}

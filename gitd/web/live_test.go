@@ -117,7 +117,7 @@ func (b *browser) address(path string) string {
 }
 
 func TestStreamSendsWhatChanged(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -146,7 +146,7 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 }
 
 func TestNewsIsCoalesced(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	events := b.listen(t.Context(), b.address("/checkout"))
 	await(t, events, "the title", func(e event) bool { return e.name == "page" })
@@ -175,7 +175,7 @@ func TestNewsIsCoalesced(t *testing.T) {
 }
 
 func TestStreamOfAFreshServerTurns(t *testing.T) {
-	h := emptyHouse()
+	h := emptyBackend()
 	b := visitAs(t, console(h), "ada")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -188,7 +188,7 @@ func TestStreamOfAFreshServerTurns(t *testing.T) {
 }
 
 func TestStreamFollowsTheLog(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -224,7 +224,7 @@ func TestStreamFollowsTheLog(t *testing.T) {
 }
 
 func TestStreamGoesOnWhereTheReaderIs(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	address := b.address("/checkout/changes/410")
 	h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Line: 23, Text: "between page and stream"})
@@ -257,7 +257,7 @@ func TestStreamsEnd(t *testing.T) {
 		goleak.VerifyNone(t, before)
 	}()
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	stop, down := context.WithCancel(context.Background())
 	defer down()
@@ -283,7 +283,7 @@ func TestStreamsEnd(t *testing.T) {
 // TestStreamsOutliveTheServersTimeouts uses a server with timeouts far shorter
 // than a stream.
 func TestStreamsOutliveTheServersTimeouts(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	srv := httptest.NewUnstartedServer(s.Handler())
 	const timeout = 500 * time.Millisecond
@@ -321,7 +321,7 @@ func TestStreamsOutliveTheServersTimeouts(t *testing.T) {
 }
 
 func TestStreamEndsWithItsUser(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	var gone atomic.Bool
 	s.Actor = func(_ context.Context, name string) (show.Actor, bool) { return show.Actor{Name: name}, !gone.Load() }
@@ -338,7 +338,7 @@ func TestStreamEndsWithItsUser(t *testing.T) {
 }
 
 func TestTheRawLogGrows(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/checkout/changes/410/log.txt", nil)
 	if err != nil {
@@ -381,7 +381,7 @@ func TestTheRawLogGrows(t *testing.T) {
 // TestLiveInABrowser reads along with the pages' own script.
 func TestLiveInABrowser(t *testing.T) {
 	browser := launch(t)
-	h := fullHouse()
+	h := fullBackend()
 	b := open(t, browser, console(h), "ada")
 	b.do(chromedp.EmulateViewport(1400, 900), chromedp.Navigate(b.url+"/checkout/changes/410"))
 	b.until(`document.querySelector("#s2-lines .ln:last-child").textContent.includes("attempt 1 of 2")`)
@@ -425,7 +425,7 @@ func TestLiveInABrowser(t *testing.T) {
 // TestLiveLeavesWhatIsInUseInABrowser: a part that holds the focus is replaced
 // once the focus has left it, with the newest there is.
 func TestLiveLeavesWhatIsInUseInABrowser(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := open(t, launch(t), console(h), "ada")
 	b.do(chromedp.Navigate(b.url + "/checkout"))
 	h.watched(t, 1)
@@ -447,7 +447,7 @@ func TestLiveLeavesWhatIsInUseInABrowser(t *testing.T) {
 // TestLiveAfterARestartInABrowser: the page says that it has lost the server,
 // and goes on by itself once there is one again.
 func TestLiveAfterARestartInABrowser(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	front := &restarts{}
 	front.up(s.Handler())
@@ -481,12 +481,12 @@ func (f *restarts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	(*h).ServeHTTP(w, r)
 }
 
-// promoting is a House in which an approval is the last: the proposal is gone
+// promoting is a Backend in which an approval is the last: the proposal is gone
 // before whoever approved has read the answer.
-type promoting struct{ *house }
+type promoting struct{ *backend }
 
 func (p promoting) Approve(ctx context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
-	done, err := p.house.Approve(ctx, a, repo, env, tree, reason)
+	done, err := p.backend.Approve(ctx, a, repo, env, tree, reason)
 	p.change(repo, func() { delete(p.promos, repo+"/"+env) })
 	for p.watching() > 0 && ctx.Err() == nil { // until the page has heard of that, or does not listen any more
 		time.Sleep(time.Millisecond)
@@ -497,9 +497,9 @@ func (p promoting) Approve(ctx context.Context, a show.Actor, repo, env, tree, r
 // TestLastApprovalInABrowser: news that end a page do not stand in the way of the
 // answer to its own form.
 func TestLastApprovalInABrowser(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
-	s.House = promoting{h}
+	s.Backend = promoting{h}
 	b := open(t, launch(t), s, "ada")
 	b.do(chromedp.Navigate(b.url + "/checkout/promote/production"))
 	h.watched(t, 1)
@@ -512,7 +512,7 @@ func TestLastApprovalInABrowser(t *testing.T) {
 
 // TestSignInInABrowser goes the way of a person: a page, the code, the page.
 func TestSignInInABrowser(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := open(t, launch(t), console(h), "")
 	b.do(chromedp.Navigate(b.url + "/checkout/releases"))
 	b.until(`document.activeElement.id === "code"`)
@@ -529,7 +529,7 @@ func TestSignInInABrowser(t *testing.T) {
 // TestLinksFromElsewhereInABrowser follows a link from another site, with which
 // browsers do not send a strict cookie.
 func TestLinksFromElsewhereInABrowser(t *testing.T) {
-	b := open(t, launch(t), console(fullHouse()), "ada")
+	b := open(t, launch(t), console(fullBackend()), "ada")
 	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprintf(w, `<link rel="icon" href="data:,"><a href="%s/checkout/changes/411">look</a>`, b.url)
@@ -554,7 +554,7 @@ func TestLinksFromElsewhereInABrowser(t *testing.T) {
 
 // TestWithoutScript approves with script switched off.
 func TestWithoutScriptInABrowser(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := open(t, launch(t), console(h), "ada")
 	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
 		t.Fatal(err)
@@ -573,8 +573,8 @@ func TestWithoutScriptInABrowser(t *testing.T) {
 
 func TestALogThatCannotBeRead(t *testing.T) {
 	var journal strings.Builder
-	s := console(fullHouse())
-	s.House, s.Log = torn{fullHouse()}, logTo(&journal)
+	s := console(fullBackend())
+	s.Backend, s.Log = torn{fullBackend()}, logTo(&journal)
 	a := visitAs(t, s, "ada").get("/checkout/changes/411")
 	if a.StatusCode != 200 || !strings.Contains(a.body, "Refused: 1 command failed") || !strings.Contains(a.body, "The log could not be read.") || strings.Contains(a.body, "input/output") {
 		t.Errorf("%s: the verdict must stand without its log\n%s", a.Status, a.body)
@@ -586,8 +586,8 @@ func TestALogThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// torn is a House whose logs break off.
-type torn struct{ *house }
+// torn is a Backend whose logs break off.
+type torn struct{ *backend }
 
 func (torn) Log(context.Context, show.Actor, string, int, bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {

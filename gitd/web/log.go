@@ -79,7 +79,7 @@ func (v *visit) buildLog(c *show.Change) (*buildLog, error) {
 	}
 	l := &buildLog{more: more, Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
 	ring := &ring{keep: keep}
-	for e, err := range v.House.Log(v.r.Context(), v.actor, c.Repository, c.Number, false) {
+	for e, err := range v.Backend.Log(v.r.Context(), v.actor, c.Repository, c.Number, false) {
 		if err != nil {
 			return nil, fmt.Errorf("read the log of build %s: %w", c.Build.ID, err)
 		}
@@ -264,7 +264,7 @@ func logText(v *visit) error {
 	defer cancel()
 	rc := http.NewResponseController(v.w)
 	out := bufio.NewWriterSize(v.w, 32<<10)
-	for e, err := range v.House.Log(ctx, v.actor, r.Name, c.Number, follow) {
+	for e, err := range v.Backend.Log(ctx, v.actor, r.Name, c.Number, follow) {
 		if err != nil {
 			if out.Buffered() == 0 {
 				return err // nothing is sent yet, unless outcome knows better

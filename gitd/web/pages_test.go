@@ -13,7 +13,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files of pages anew")
 
-// pagesOf are the addresses of every page the full house has.
+// pagesOf are the addresses of every page the full backend has.
 var pagesOf = []string{
 	"/", "/?new", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes?state=refused", "/checkout/changes/411", "/checkout/changes/410", "/checkout/changes/409", "/checkout/changes/406", "/checkout/changes/415",
 	"/checkout/env", "/checkout/env/production", "/checkout/env/production?rollback=182", "/checkout/env/staging", "/checkout/promote/production", "/checkout/releases", "/checkout/releases/186",
@@ -62,15 +62,15 @@ func textOf(page string) string {
 func TestPages(t *testing.T) {
 	for _, c := range []struct {
 		name, user string
-		house      *house
+		backend    *backend
 		pages      []string
 	}{
-		{"full", "ada", fullHouse(), pagesOf},
-		{"fresh", "ada", emptyHouse(), []string{"/", "/headgate"}},
-		{"mirek", "mirek", fullHouse(), []string{"/", "/checkout/promote/production"}},
-		{"nobody", "", emptyHouse(), []string{"/sign-in?code=ABCDE-12345&to=/checkout"}},
+		{"full", "ada", fullBackend(), pagesOf},
+		{"fresh", "ada", emptyBackend(), []string{"/", "/headgate"}},
+		{"mirek", "mirek", fullBackend(), []string{"/", "/checkout/promote/production"}},
+		{"nobody", "", emptyBackend(), []string{"/sign-in?code=ABCDE-12345&to=/checkout"}},
 	} {
-		b := visitAs(t, console(c.house), c.user)
+		b := visitAs(t, console(c.backend), c.user)
 		for _, path := range c.pages {
 			a := b.get(path)
 			if a.StatusCode != http.StatusOK {

@@ -154,7 +154,7 @@ func newID() string {
 // exists.
 func (v *visit) nowhere() error {
 	seg := strings.Split(strings.Trim(v.r.URL.Path, "/"), "/")
-	r, err := v.House.Repository(v.r.Context(), v.actor, seg[0])
+	r, err := v.Backend.Repository(v.r.Context(), v.actor, seg[0])
 	if err != nil {
 		return v.noRepository(seg[0], notFound("there is nothing at "+cut(v.r.URL.Path, 120), ""))
 	}
@@ -178,7 +178,7 @@ func (v *visit) noRepository(name string, err error) error {
 	if !isNotFound(err) {
 		return err
 	}
-	all, lerr := v.House.Repositories(v.r.Context(), v.actor)
+	all, lerr := v.Backend.Repositories(v.r.Context(), v.actor)
 	if lerr != nil {
 		return err // the first error is the answer; this one would only hide it
 	}

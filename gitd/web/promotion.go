@@ -46,7 +46,7 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 		return nil, nil, err
 	}
 	env := v.arg("env")
-	m, err := v.House.Promotion(v.r.Context(), v.actor, r.Name, env)
+	m, err := v.Backend.Promotion(v.r.Context(), v.actor, r.Name, env)
 	if err != nil {
 		if !isNotFound(err) {
 			return nil, nil, err
@@ -123,7 +123,7 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 // seen: when the proposal has changed since, nothing is approved.
 func approve(v *visit) error {
 	repo, env, reason := v.arg("repo"), v.arg("env"), strings.TrimSpace(v.form("reason"))
-	d, err := v.House.Approve(v.r.Context(), v.actor, repo, env, v.form("tree"), reason)
+	d, err := v.Backend.Approve(v.r.Context(), v.actor, repo, env, v.form("tree"), reason)
 	if err != nil {
 		var e *show.Error
 		if !errors.As(err, &e) || e.Kind == show.NotFound || v.wantsJSON() {
@@ -144,7 +144,7 @@ func approve(v *visit) error {
 		return v.writeJSON(http.StatusOK, d)
 	}
 	where := promoteHref(repo, env)
-	if _, err := v.House.Promotion(v.r.Context(), v.actor, repo, env); err != nil {
+	if _, err := v.Backend.Promotion(v.r.Context(), v.actor, repo, env); err != nil {
 		where = envHref(repo, env) // the gate opened: the proposal is gone, what it does shows there
 	}
 	return v.did(d, where)

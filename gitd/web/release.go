@@ -22,7 +22,7 @@ func releasesPage(v *visit) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := v.House.Releases(v.r.Context(), v.actor, r.Name)
+	all, err := v.Backend.Releases(v.r.Context(), v.actor, r.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func releasePage(v *visit) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := v.House.Releases(v.r.Context(), v.actor, r.Name)
+	all, err := v.Backend.Releases(v.r.Context(), v.actor, r.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func repositoryPage(v *visit) (*page, error) {
 		return nil, err
 	}
 	ctx := v.r.Context()
-	recent, total, err := v.House.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
+	recent, total, err := v.Backend.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func queuePage(v *visit) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	recent, _, err := v.House.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{})
+	recent, _, err := v.Backend.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{})
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +228,7 @@ func changesPage(v *visit) (*page, error) {
 	if _, ok := marks[f.State]; f.State != "" && !ok {
 		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
 	}
-	list, total, err := v.House.Changes(v.r.Context(), v.actor, r.Name, f)
+	list, total, err := v.Backend.Changes(v.r.Context(), v.actor, r.Name, f)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// fill makes an address of a route's pattern, in the full house.
+// fill makes an address of a route's pattern, in the full backend.
 func fill(pattern string) string {
 	n := "411"
 	if strings.Contains(pattern, "releases") {
@@ -33,7 +33,7 @@ func TestEveryAnswerCarriesTheHeaders(t *testing.T) {
 		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 		"X-Content-Type-Options":  "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
 	}
-	b := visitAs(t, console(fullHouse()), "ada")
+	b := visitAs(t, console(fullBackend()), "ada")
 	paths := []string{"/missing", "/checkout/nothing", "/checkout/changes/9999", "//", "/a%2fb"}
 	for _, rt := range routes {
 		if !rt.events && rt.plain != nil || rt.page != nil && !rt.events {
@@ -62,25 +62,25 @@ func TestNobodySeesNothing(t *testing.T) {
 		name string
 		b    *browser
 	}{
-		{"nobody", visitAs(t, console(fullHouse()), "")},
-		{"a user who is gone", visitAs(t, console(fullHouse()), "removed")},
+		{"nobody", visitAs(t, console(fullBackend()), "")},
+		{"a user who is gone", visitAs(t, console(fullBackend()), "removed")},
 		{"a forged cookie", func() *browser {
-			b := visitAs(t, console(fullHouse()), "")
-			other := console(fullHouse())
+			b := visitAs(t, console(fullBackend()), "")
+			other := console(fullBackend())
 			other.Key = []byte("ffffffffffffffffffffffffffffffff")
 			b.cookie = cookieFor(other, "ada")
 			return b
 		}()},
 		{"an old cookie", func() *browser {
-			b := visitAs(t, console(fullHouse()), "")
-			old := console(fullHouse())
+			b := visitAs(t, console(fullBackend()), "")
+			old := console(fullBackend())
 			old.Now = func() time.Time { return noon.Add(-sessionLife) }
 			b.cookie = cookieFor(old, "ada")
 			return b
 		}()},
 		{"a cookie from the future", func() *browser {
-			b := visitAs(t, console(fullHouse()), "")
-			s := console(fullHouse())
+			b := visitAs(t, console(fullBackend()), "")
+			s := console(fullBackend())
 			s.Now = func() time.Time { return noon.Add(time.Hour) }
 			b.cookie = cookieFor(s, "ada")
 			return b
@@ -120,7 +120,7 @@ func TestNobodySeesNothing(t *testing.T) {
 }
 
 func TestStrangerFindsNothing(t *testing.T) {
-	b := visitAs(t, console(fullHouse()), "stranger")
+	b := visitAs(t, console(fullBackend()), "stranger")
 	for _, rt := range routes {
 		if rt.page == nil || rt.events || !strings.Contains(rt.pattern, "{repo}") {
 			continue
@@ -132,7 +132,7 @@ func TestStrangerFindsNothing(t *testing.T) {
 }
 
 func TestSigningIn(t *testing.T) {
-	s := console(fullHouse())
+	s := console(fullBackend())
 	b := visitAs(t, s, "")
 	if a := b.get("/checkout/changes?state=refused"); a.Header.Get("Location") != "/sign-in?to=%2Fcheckout%2Fchanges%3Fstate%3Drefused" {
 		t.Errorf("sent to %q", a.Header.Get("Location"))
@@ -188,7 +188,7 @@ func TestTheWayBackStaysHere(t *testing.T) {
 }
 
 func TestCookiesOverHTTPSAreBoundToTheHost(t *testing.T) {
-	h := emptyHouse()
+	h := emptyBackend()
 	h.server.HTTP = "https://git.tarn.example"
 	rec := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodPost, "https://git.tarn.example/sign-in", strings.NewReader("code=CODE-ada"))
@@ -201,7 +201,7 @@ func TestCookiesOverHTTPSAreBoundToTheHost(t *testing.T) {
 }
 
 func TestSignInAttemptsAreLimited(t *testing.T) {
-	s := console(emptyHouse())
+	s := console(emptyBackend())
 	now := noon
 	s.Now = func() time.Time { return now }
 	b := visitAs(t, s, "")
@@ -234,7 +234,7 @@ func TestSignInAttemptsAreLimited(t *testing.T) {
 }
 
 func TestActsComeFromOurOwnPages(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	b := visitAs(t, s, "ada")
 	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"), "/checkout/env/production": "release=182&confirm=production", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
@@ -281,7 +281,7 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 
 // TestActsAfterTheSessionIsOver says that nothing was done, and the way back.
 func TestActsAfterTheSessionIsOver(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	b := visitAs(t, s, "ada")
 	s.Now = func() time.Time { return noon.Add(sessionLife + time.Minute) }
@@ -296,7 +296,7 @@ func TestActsAfterTheSessionIsOver(t *testing.T) {
 }
 
 func TestApprovalBindsToWhatWasSeen(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	if page := b.get("/checkout/promote/production"); !strings.Contains(page.body, `name="tree" value="`+commit("6f0a1e2")+`"`) {
 		t.Error("the form does not carry the tree")
@@ -318,7 +318,7 @@ func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 }
 
 func TestRollbackAsksForTheName(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	ask := b.get("/checkout/env/production?rollback=182")
 	if !strings.Contains(ask.body, "Roll production back to release 182?") || !strings.Contains(ask.body, "Type <code>production</code>") {
@@ -354,9 +354,9 @@ func TestRollbackAsksForTheName(t *testing.T) {
 	}
 }
 
-// TestJSONSaysTheSame compares the JSON of each page with what the house says.
+// TestJSONSaysTheSame compares the JSON of each page with what the backend says.
 func TestJSONSaysTheSame(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	ctx, a := t.Context(), show.Actor{Name: "ada"}
 	repo, _ := h.Repository(ctx, a, "checkout")
@@ -409,7 +409,7 @@ func byName(home any) {
 }
 
 func TestProblems(t *testing.T) {
-	h := fullHouse()
+	h := fullBackend()
 	b := visitAs(t, console(h), "ada")
 	for path, want := range map[string]string{
 		"/chekout":                      `<a href="/checkout">checkout</a>`,
@@ -452,7 +452,7 @@ func TestProblems(t *testing.T) {
 
 func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
 	var journal strings.Builder
-	h := fullHouse()
+	h := fullBackend()
 	s := console(h)
 	s.Log = logTo(&journal)
 	b := visitAs(t, s, "ada")
@@ -477,15 +477,15 @@ func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
 		}
 	}
 	h.broken = nil
-	s.House = panics{h}
+	s.Backend = panics{h}
 	a = visitAs(t, s, "ada").get("/checkout")
 	if a.StatusCode != 500 || strings.Contains(a.body, "goroutine") {
 		t.Errorf("a panic: %s", a.Status)
 	}
 }
 
-// panics is a House that breaks when a repository is asked for.
-type panics struct{ *house }
+// panics is a Backend that breaks when a repository is asked for.
+type panics struct{ *backend }
 
 func (panics) Repository(context.Context, show.Actor, string) (show.Repository, error) {
 	panic("broken invariant")
@@ -494,7 +494,7 @@ func (panics) Repository(context.Context, show.Actor, string) (show.Repository, 
 func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func TestPlainAddresses(t *testing.T) {
-	b := visitAs(t, console(fullHouse()), "")
+	b := visitAs(t, console(fullBackend()), "")
 	if a := b.get("/healthz"); a.body != "ok\n" {
 		t.Errorf("healthz: %q", a.body)
 	}

@@ -13,7 +13,7 @@
 // only ever text: there is no inline script or style, and the Content-Security-
 // Policy forbids both.
 //
-// Left to others: the facts and the acts (show.House), rights (Actor), codes
+// Left to others: the facts and the acts (show.Backend), rights (Actor), codes
 // (Login), and the listener. The caller's http.Server sets ReadHeaderTimeout,
 // ReadTimeout (bodies are at most 64 KiB), IdleTimeout, and a BaseContext that
 // ends when the server stops, which ends the live streams; WriteTimeout may be
@@ -43,7 +43,7 @@ type Login interface {
 // Server is the console. All fields but Now and Log must be set before
 // Handler; they are not changed afterwards.
 type Server struct {
-	House show.House
+	Backend show.Backend
 	// Actor looks up a user's rights, at each request. False: no such user
 	// (any more), and their sessions count for nothing.
 	Actor func(ctx context.Context, name string) (show.Actor, bool)
@@ -135,7 +135,7 @@ func (t *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			v.crashed(p, out)
 		}
 	}()
-	v.server = t.House.Server(r.Context())
+	v.server = t.Backend.Server(r.Context())
 	t.learn(v.server.HTTP)
 	if odd(r.URL) {
 		v.fail(notFound("there is no such address", ""))

@@ -23,8 +23,8 @@ func at(clock string) time.Time {
 	return time.Date(2026, 11, 24, t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
 }
 
-// house is a show.House of fixed facts, with news that a test can make.
-type house struct {
+// backend is a show.Backend of fixed facts, with news that a test can make.
+type backend struct {
 	mu       sync.Mutex // guards all
 	repos    []show.Repository
 	changes  map[string][]show.Change
@@ -42,9 +42,9 @@ func commit(seed string) string {
 	return fmt.Sprintf("%s%0*x", seed, 40-len(seed), 0xabc)
 }
 
-func (h *house) Server(context.Context) show.Server { return h.server }
+func (h *backend) Server(context.Context) show.Server { return h.server }
 
-func (h *house) Repositories(_ context.Context, a show.Actor) ([]show.Repository, error) {
+func (h *backend) Repositories(_ context.Context, a show.Actor) ([]show.Repository, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.broken != nil {
@@ -56,7 +56,7 @@ func (h *house) Repositories(_ context.Context, a show.Actor) ([]show.Repository
 	return slices.Clone(h.repos), nil
 }
 
-func (h *house) Repository(_ context.Context, a show.Actor, name string) (show.Repository, error) {
+func (h *backend) Repository(_ context.Context, a show.Actor, name string) (show.Repository, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.broken != nil {
@@ -70,7 +70,7 @@ func (h *house) Repository(_ context.Context, a show.Actor, name string) (show.R
 	return show.Repository{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name)}
 }
 
-func (h *house) Changes(_ context.Context, _ show.Actor, repo string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (h *backend) Changes(_ context.Context, _ show.Actor, repo string, f show.ChangeFilter) ([]show.Change, int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := h.changes[repo]
@@ -86,7 +86,7 @@ func (h *house) Changes(_ context.Context, _ show.Actor, repo string, f show.Cha
 	return got, len(all), nil
 }
 
-func (h *house) Change(_ context.Context, _ show.Actor, repo string, n int) (show.Change, error) {
+func (h *backend) Change(_ context.Context, _ show.Actor, repo string, n int) (show.Change, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range h.changes[repo] {
@@ -97,7 +97,7 @@ func (h *house) Change(_ context.Context, _ show.Actor, repo string, n int) (sho
 	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", n, repo)}
 }
 
-func (h *house) Log(ctx context.Context, _ show.Actor, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (h *backend) Log(ctx context.Context, _ show.Actor, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		for i := 0; ; {
 			h.mu.Lock()
@@ -121,7 +121,7 @@ func (h *house) Log(ctx context.Context, _ show.Actor, repo string, n int, follo
 }
 
 // say adds events to a log under the eyes of its readers.
-func (h *house) say(repo string, n int, events ...show.LogEvent) {
+func (h *backend) say(repo string, n int, events ...show.LogEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	key := fmt.Sprintf("%s/%d", repo, n)
@@ -131,7 +131,7 @@ func (h *house) say(repo string, n int, events ...show.LogEvent) {
 }
 
 // watched waits until n live pages watch: only then is their stream open.
-func (h *house) watched(t *testing.T, n int) {
+func (h *backend) watched(t *testing.T, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		got := h.watching()
@@ -144,14 +144,14 @@ func (h *house) watched(t *testing.T, n int) {
 	}
 }
 
-func (h *house) watching() int {
+func (h *backend) watching() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.watchers)
 }
 
 // change alters facts and tells the watchers.
-func (h *house) change(repo string, act func()) {
+func (h *backend) change(repo string, act func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	act()
@@ -165,13 +165,13 @@ func (h *house) change(repo string, act func()) {
 	}
 }
 
-func (h *house) Releases(_ context.Context, _ show.Actor, repo string) ([]show.Release, error) {
+func (h *backend) Releases(_ context.Context, _ show.Actor, repo string) ([]show.Release, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.releases[repo], nil
 }
 
-func (h *house) Environment(ctx context.Context, a show.Actor, repo, env string) (show.Environment, error) {
+func (h *backend) Environment(ctx context.Context, a show.Actor, repo, env string) (show.Environment, error) {
 	r, err := h.Repository(ctx, a, repo)
 	if err != nil {
 		return show.Environment{}, err
@@ -184,7 +184,7 @@ func (h *house) Environment(ctx context.Context, a show.Actor, repo, env string)
 	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
 }
 
-func (h *house) Promotion(_ context.Context, a show.Actor, repo, env string) (show.Promotion, error) {
+func (h *backend) Promotion(_ context.Context, a show.Actor, repo, env string) (show.Promotion, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p, ok := h.promos[repo+"/"+env]
@@ -197,7 +197,7 @@ func (h *house) Promotion(_ context.Context, a show.Actor, repo, env string) (sh
 	return p, nil
 }
 
-func (h *house) Why(_ context.Context, _ show.Actor, repo, thing string) (show.Why, error) {
+func (h *backend) Why(_ context.Context, _ show.Actor, repo, thing string) (show.Why, error) {
 	if thing == "411" {
 		return show.Why{Answer: "411 was refused", State: show.Refused, Next: []string{"git push origin main"}, Checks: []show.Check{
 			{Rule: "owner", Title: "Owner of db/** approves", Met: true, Detail: "jun, for revision 3, 13:59:40"},
@@ -207,15 +207,15 @@ func (h *house) Why(_ context.Context, _ show.Actor, repo, thing string) (show.W
 	return show.Why{}, &show.Error{Kind: show.NotFound, What: "nothing is known about " + thing}
 }
 
-func (h *house) CreateRepository(context.Context, show.Actor, string, string) (show.Done, error) {
+func (h *backend) CreateRepository(context.Context, show.Actor, string, string) (show.Done, error) {
 	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
 }
 
-func (h *house) SetGate(context.Context, show.Actor, string, bool) (show.Done, error) {
+func (h *backend) SetGate(context.Context, show.Actor, string, bool) (show.Done, error) {
 	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
 }
 
-func (h *house) Approve(_ context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
+func (h *backend) Approve(_ context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p, ok := h.promos[repo+"/"+env]
@@ -235,14 +235,14 @@ func (h *house) Approve(_ context.Context, a show.Actor, repo, env, tree, reason
 	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.Name, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
 }
 
-func (h *house) Rollback(_ context.Context, a show.Actor, repo, env string, release int, reason string) (show.Done, error) {
+func (h *backend) Rollback(_ context.Context, a show.Actor, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.acts = append(h.acts, fmt.Sprintf("rollback %s %s %d %q as %s via %s", repo, env, release, reason, a.Name, a.Via))
 	return show.Done{What: fmt.Sprintf("rolled back %s to %d", env, release), Next: "hold set"}, nil
 }
 
-func (h *house) Watch(repo string) (<-chan struct{}, func()) {
+func (h *backend) Watch(repo string) (<-chan struct{}, func()) {
 	c := make(chan struct{}, 1)
 	h.mu.Lock()
 	h.watchers[c] = repo
@@ -255,7 +255,7 @@ func (h *house) Watch(repo string) (<-chan struct{}, func()) {
 	})
 }
 
-func (h *house) did() []string {
+func (h *backend) did() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.acts)

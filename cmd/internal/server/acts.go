@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -9,12 +9,11 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/gate"
-	"github.com/headgate-cd/headgate/hooks/receive"
 )
 
-// CreateRepository implements show.House: a change of server.yaml, through the
+// CreateRepository implements show.Backend: a change of server.yaml, through the
 // gate like any other.
-func (s *server) CreateRepository(ctx context.Context, a show.Actor, name, description string) (show.Done, error) {
+func (s *Server) CreateRepository(ctx context.Context, a show.Actor, name, description string) (show.Done, error) {
 	if err := s.administrator(a, "make repositories"); err != nil {
 		return show.Done{}, err
 	}
@@ -33,8 +32,8 @@ func (s *server) CreateRepository(ctx context.Context, a show.Actor, name, descr
 	return show.Done{What: "made the repository " + name, Next: "git clone " + s.about.CloneURL(name)}, nil
 }
 
-// SetGate implements show.House.
-func (s *server) SetGate(ctx context.Context, a show.Actor, name string, gated bool) (show.Done, error) {
+// SetGate implements show.Backend.
+func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated bool) (show.Done, error) {
 	if err := s.administrator(a, "gate or ungate repositories"); err != nil {
 		return show.Done{}, err
 	}
@@ -61,7 +60,7 @@ func (s *server) SetGate(ctx context.Context, a show.Actor, name string, gated b
 	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, word, a.Name)}, nil
 }
 
-func (s *server) administrator(a show.Actor, what string) error {
+func (s *Server) administrator(a show.Actor, what string) error {
 	if s.access.Load().IsAdmin(a.Name) {
 		return nil
 	}
@@ -71,7 +70,7 @@ func (s *server) administrator(a show.Actor, what string) error {
 // reconfigure lands a change of server.yaml that an edit makes of the newest
 // one, and returns when it is in force. When somebody else's change lands in
 // between it edits again.
-func (s *server) reconfigure(ctx context.Context, a show.Actor, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
+func (s *Server) reconfigure(ctx context.Context, a show.Actor, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
 	for try := 0; ; try++ {
 		was, err := s.landedConfiguration()
 		if err != nil {
@@ -111,8 +110,8 @@ func (s *server) reconfigure(ctx context.Context, a show.Actor, subject string, 
 	}
 }
 
-// Approve implements show.House.
-func (s *server) Approve(ctx context.Context, a show.Actor, repository, environment, tree, reason string) (show.Done, error) {
+// Approve implements show.Backend.
+func (s *Server) Approve(ctx context.Context, a show.Actor, repository, environment, tree, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -129,8 +128,8 @@ func (s *server) Approve(ctx context.Context, a show.Actor, repository, environm
 	return d, nil
 }
 
-// Rollback implements show.House.
-func (s *server) Rollback(ctx context.Context, a show.Actor, repository, environment string, release int, reason string) (show.Done, error) {
+// Rollback implements show.Backend.
+func (s *Server) Rollback(ctx context.Context, a show.Actor, repository, environment string, release int, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -142,27 +141,4 @@ func (s *server) Rollback(ctx context.Context, a show.Actor, repository, environ
 		What: fmt.Sprintf("rolled back %s %d -> %d in Git: env/%s %.7s", environment, done.From, done.To, environment, done.Commit),
 		Next: "hold set: no automatic promotion until someone promotes forward",
 	}, nil
-}
-
-// The rooms that others are handed.
-var (
-	_ show.House           = (*server)(nil)
-	_ receive.Gate         = (*gate.Gate)(nil)
-	_ receive.Environments = (*environments)(nil)
-)
-
-// environments is the reconciler, for pushes to env/<name>.
-type environments struct{ *server }
-
-// Proposed implements receive.Environments.
-func (e environments) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
-	return e.reconciler.Proposed(ctx, repository, environment, commit)
-}
-
-// ApprovePush implements receive.Environments.
-func (e environments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {
-	if _, err := e.readable(by, repository); err != nil {
-		return repo.Zero, nil, err
-	}
-	return e.reconciler.ApprovePush(ctx, repository, environment, by, commit)
 }

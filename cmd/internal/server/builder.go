@@ -1,15 +1,11 @@
-package main
+package server
 
 import (
 	"context"
 	"fmt"
-	"iter"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
@@ -38,7 +34,7 @@ func (b *builder) Build(ctx context.Context, j gate.Job) (result gate.Result, er
 	if err := os.MkdirAll(source, 0o700); err != nil {
 		return gate.Result{}, fmt.Errorf("make the build's folder: %w", err)
 	}
-	defer removeAll(dir)
+	defer build.RemoveAll(dir)
 	if err := j.Repository.Checkout(ctx, j.Tree, source); err != nil {
 		return gate.Result{}, err
 	}
@@ -65,42 +61,3 @@ func (b *builder) Build(ctx context.Context, j gate.Job) (result gate.Result, er
 	}
 	return result, nil
 }
-
-// removeAll removes a folder that a build may have made read-only.
-func removeAll(dir string) {
-	if os.RemoveAll(dir) == nil {
-		return
-	}
-	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			return os.Chmod(path, 0o700)
-		}
-		return nil
-	})
-	_ = os.RemoveAll(dir) // what is left even now is swept at the next start
-}
-
-// logs gives the front door and the receive room the events of build logs.
-type logs struct{ *buildlog.Dir }
-
-// Follow implements receive.Logs.
-func (l logs) Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, error] {
-	return l.events(ctx, id, true)
-}
-
-// events yields a log by id or by "sha256:…" digest.
-func (l logs) events(ctx context.Context, name string, wait bool) iter.Seq2[show.LogEvent, error] {
-	return func(yield func(show.LogEvent, error) bool) {
-		for e, err := range l.Dir.Follow(ctx, strings.TrimPrefix(name, "sha256:"), wait) {
-			shown := show.LogEvent{
-				Kind: e.Kind, Step: e.Step, Line: e.Line, At: millis(e.At), Phase: e.Phase, Command: e.Command,
-				Text: e.Text, Exit: e.Exit, Took: millis(e.Took),
-			}
-			if !yield(shown, err) {
-				return
-			}
-		}
-	}
-}
-
-func millis(n int64) show.Duration { return show.Duration(time.Duration(n) * time.Millisecond) }

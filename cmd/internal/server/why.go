@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// Why implements show.House: one verb for a change, an environment or a commit.
-func (s *server) Why(ctx context.Context, a show.Actor, name, thing string) (show.Why, error) {
+// Why implements show.Backend: one verb for a change, an environment or a commit.
+func (s *Server) Why(ctx context.Context, a show.Actor, name, thing string) (show.Why, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Why{}, err
@@ -38,7 +38,7 @@ func (s *server) Why(ctx context.Context, a show.Actor, name, thing string) (sho
 }
 
 // commit finds a commit by its id or the first digits of it.
-func (s *server) commit(ctx context.Context, r *repo.Repository, prefix string) (repo.Hash, bool, error) {
+func (s *Server) commit(ctx context.Context, r *repo.Repository, prefix string) (repo.Hash, bool, error) {
 	if len(prefix) < 4 || len(prefix) > 40 || strings.Trim(prefix, "0123456789abcdef") != "" {
 		return repo.Zero, false, nil
 	}
@@ -50,7 +50,7 @@ func (s *server) commit(ctx context.Context, r *repo.Repository, prefix string) 
 	return h, ok, nil
 }
 
-func (s *server) whyChange(ctx context.Context, a show.Actor, name string, number int) (show.Why, error) {
+func (s *Server) whyChange(ctx context.Context, a show.Actor, name string, number int) (show.Why, error) {
 	c, err := s.Change(ctx, a, name, number)
 	if err != nil {
 		return show.Why{}, err
@@ -119,7 +119,7 @@ func landingNeeds(c show.Change, now time.Time) []show.Check {
 	return checks
 }
 
-func (s *server) whyCommit(ctx context.Context, a show.Actor, name string, commit repo.Hash) (show.Why, error) {
+func (s *Server) whyCommit(ctx context.Context, a show.Actor, name string, commit repo.Hash) (show.Why, error) {
 	r, err := s.store.Repository(name)
 	if err != nil {
 		return show.Why{}, err

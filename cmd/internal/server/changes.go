@@ -1,10 +1,9 @@
-package main
+package server
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
@@ -19,8 +18,8 @@ import (
 // newest is how many changes a list shows unless all are asked for.
 const newest = 50
 
-// Changes implements show.House.
-func (s *server) Changes(ctx context.Context, a show.Actor, name string, f show.ChangeFilter) ([]show.Change, int, error) {
+// Changes implements show.Backend.
+func (s *Server) Changes(ctx context.Context, a show.Actor, name string, f show.ChangeFilter) ([]show.Change, int, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return nil, 0, err
@@ -57,7 +56,7 @@ func stateOf(story change.Story, entry *gate.Entry) show.State {
 }
 
 // summary is a change as lists show it.
-func (s *server) summary(r *repo.Repository, story change.Story, entry *gate.Entry) (show.Change, error) {
+func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Entry) (show.Change, error) {
 	head := story.Head()
 	c := show.Change{
 		Repository: story.Repository, Number: story.Number, Revision: head.Number, Branch: story.Branch, Subject: head.Subject,
@@ -127,8 +126,8 @@ func builtFor(story change.Story, end change.Event, tree string) *show.Build {
 	return &show.Build{ID: log, Tree: tree, State: state, Log: log, Reused: judged.Get("Took") == ""}
 }
 
-// Change implements show.House.
-func (s *server) Change(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
+// Change implements show.Backend.
+func (s *Server) Change(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Change{}, err
@@ -190,7 +189,7 @@ func conflictFiles(e change.Event, branch string) (files, rest []string) {
 
 // buildOf is the build that judged a change: its own, or the earlier one of an
 // identical tree.
-func (s *server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error) {
+func (s *Server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error) {
 	tree, ok := repo.ParseHash(c.Tree)
 	if !ok {
 		return nil, nil
@@ -215,58 +214,19 @@ func (s *server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error)
 	return b, nil
 }
 
-// Log implements show.House.
-func (s *server) Log(ctx context.Context, a show.Actor, name string, number int, follow bool) iter.Seq2[show.LogEvent, error] {
-	return func(yield func(show.LogEvent, error) bool) {
-		c, err := s.Change(ctx, a, name, number)
-		if err == nil && follow && c.Build == nil && (c.State == show.Queued || c.State == show.Running) {
-			c, err = s.untilBuilt(ctx, a, name, number)
-		}
-		if err == nil && (c.Build == nil || c.Build.Log == "") {
-			err = &show.Error{Kind: show.NotFound, What: fmt.Sprintf("change %d has no log: %s", number, c.State), Where: nonEmpty(c.Reason)}
-		}
-		if err != nil {
-			yield(show.LogEvent{}, err)
-			return
-		}
-		for e, err := range s.logs.events(ctx, c.Build.Log, follow) {
-			if !yield(e, err) {
-				return
-			}
-		}
-		if follow {
-			s.untilJudged(ctx, name, number, c.Build.ID)
-		}
-	}
-}
-
-// untilJudged waits until a change whose build has ended has come to its end
-// too, or waits, or is built again: between a log's last line and that are the
-// verdict, the policy and the landing.
-func (s *server) untilJudged(ctx context.Context, name string, number int, build string) {
-	for p := range s.gate.Follow(ctx, name, number) {
-		if p.Ends() || p.Waits || p.Kind == gate.Building && p.Log != build {
-			return
-		}
-	}
-}
-
-// untilBuilt waits until a queued change has a build, or has come to its end.
-func (s *server) untilBuilt(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
-	for p := range s.gate.Follow(ctx, name, number) {
-		if p.Log != "" || p.Ends() {
-			break
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return show.Change{}, err
-	}
-	return s.Change(ctx, a, name, number)
-}
-
 func nonEmpty(s string) []string {
 	if s == "" {
 		return nil
 	}
 	return []string{s}
+}
+
+// entryOf is a change's place in the queue, nil if it has none.
+func entryOf(queue []gate.Entry, number int) *gate.Entry {
+	for i := range queue {
+		if queue[i].Change == number {
+			return &queue[i]
+		}
+	}
+	return nil
 }

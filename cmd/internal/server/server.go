@@ -1,4 +1,15 @@
-package main
+// Package server is Headgate running: it makes every part (front door, receive,
+// gate, reconciler, targets), joins them, and answers show.Backend for the SSH
+// commands and the console, one file a noun.
+//
+//   - Open makes a Server of a data directory, Run runs it, Close lets it go.
+//   - repositories.go, changes.go, log.go, releases.go, environments.go, acts.go,
+//     why.go and watch.go are the Backend.
+//   - configure.go brings server.yaml of the repository headgate into force.
+//
+// It decides nothing itself: what lands is the gate's matter, what is promoted
+// the reconciler's, who may do what access's.
+package server
 
 import (
 	"context"
@@ -24,6 +35,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/web"
+	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/host"
@@ -34,10 +46,25 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
-// server is all rooms, joined. It is the show.House of the front door
-// (house*.go).
-type server struct {
-	opts    options
+// Options are what a server is started with. Everything else is configured in
+// headgate.git.
+type Options struct {
+	Data    string // the directory that holds everything the server keeps; it is there
+	SSH     string // address to listen on
+	HTTP    string
+	Name    string // host name people know the server by; empty: the host of SSH
+	URL     string // base URL people reach the console at; empty: http:// and the address of HTTP
+	Workers int    // builds that may run at the same time
+	Version string // what the program says it is
+
+	// At the first start only:
+	Admin string   // user name of the first administrator
+	Keys  []string // and their public keys
+}
+
+// Server is all parts, joined. It is the show.Backend of SSH and console.
+type Server struct {
+	opts    Options
 	log     *slog.Logger
 	lock    *os.File
 	started time.Time
@@ -48,7 +75,7 @@ type server struct {
 	verified   sync.Map   // tag objects whose release has verified: a signature over bytes named by their digest stays good
 	loading    sync.Mutex // held while access is read and brought into force
 	engines    engines
-	logs       logs
+	logs       Logs
 	gate       *gate.Gate
 	reconciler *reconciler.Reconciler
 	services   *services.Target
@@ -59,17 +86,24 @@ type server struct {
 	webOn      net.Listener
 }
 
-// open makes the rooms and joins them. Nothing runs yet but the listeners,
-// which accept and wait.
-func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err error) {
-	s := &server{opts: o, log: log, started: time.Now()}
+// What the parts are handed of one another.
+var (
+	_ show.Backend         = (*Server)(nil)
+	_ receive.Gate         = (*gate.Gate)(nil)
+	_ receive.Environments = (*environments)(nil)
+)
+
+// Open makes the parts and joins them. Nothing runs yet but the listeners, which
+// accept and wait.
+func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err error) {
+	s := &Server{opts: o, log: log, started: time.Now()}
 	defer func() {
 		if err != nil {
-			s.close()
+			s.Close()
 		}
 	}()
-	path := func(parts ...string) string { return filepath.Join(append([]string{o.data}, parts...)...) }
-	if s.lock, err = lockData(o.data); err != nil {
+	path := func(parts ...string) string { return filepath.Join(append([]string{o.Data}, parts...)...) }
+	if s.lock, err = lockData(o.Data); err != nil {
 		return nil, err
 	}
 	// Only what is needed while it is used lives in work and run: whatever is
@@ -83,7 +117,7 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 		log.Warn("control groups of an earlier process are left", "err", err)
 	}
 	for _, dir := range []string{"work", "run"} {
-		removeAll(path(dir))
+		build.RemoveAll(path(dir))
 		if err := os.MkdirAll(path(dir), 0o700); err != nil {
 			return nil, fmt.Errorf("make the data folder: %w", err)
 		}
@@ -122,18 +156,18 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 	if err != nil {
 		return nil, err
 	}
-	s.logs = logs{logDir}
+	s.logs = Logs{Dir: logDir}
 	artifacts, err := artifact.Open(path("artifacts"))
 	if err != nil {
 		return nil, err
 	}
 	s.engines = engines{made: map[string]*policies.Engine{}}
 	s.gate = gate.New(gate.Config{
-		Store: s.store, Settings: gate.FileSettings, Workers: o.workers, Log: log, Check: checkTree,
+		Store: s.store, Settings: gate.FileSettings, Workers: o.Workers, Log: log, Check: checkTree,
 		Ask: gate.AskPolicies(s.engines.of, s.policyUser), Landed: s.changed,
 		Builder: gate.Builtin{
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
-			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{Hidden: []string{o.data}}, work: path("work", "builds")},
+			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{Hidden: []string{o.Data}}, work: path("work", "builds")},
 		},
 	})
 	s.services = services.New(path("work", "services"), path("logs", "services"), artifacts.Unpack)
@@ -143,14 +177,14 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 		Branch: func(name string) string { return "refs/heads/" + s.branchOf(name) }, Log: log, SSH: s.about.SSH,
 	}
 	s.receive = &receive.Listener{
-		Dir: path("run"), Store: s.store, Access: s.access.Load, Engine: s.engines.of, Check: checkFiles, Gate: s.gate,
+		Dir: path("run"), Store: s.store, Access: s.access.Load, Engine: s.engines.of, Check: CheckFiles, Gate: s.gate,
 		Environments: environments{s}, Logs: s.logs, Server: func() show.Server { return s.Server(context.Background()) }, Log: log,
 	}
 	logins := &gitd.Logins{}
-	s.ssh = &gitd.Server{Store: s.store, House: s, Access: s.access.Load, Begin: s.receive.Begin, HostKey: hostKey, Logins: logins, Log: log}
-	console := &web.Server{House: s, Login: logins, Key: cookieKey, Log: log,
+	s.ssh = &gitd.Server{Store: s.store, Backend: s, Access: s.access.Load, Begin: s.receive.Begin, HostKey: hostKey, Logins: logins, Log: log}
+	console := &web.Server{Backend: s, Login: logins, Key: cookieKey, Log: log,
 		Actor: func(_ context.Context, name string) (show.Actor, bool) {
-			a := s.actor(name, "console")
+			a := s.Actor(name, "console")
 			return a, a.Name != ""
 		}}
 	s.web = &http.Server{Handler: console.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -159,11 +193,11 @@ func open(ctx context.Context, o options, log *slog.Logger) (_ *server, err erro
 }
 
 // listen takes the addresses and says where people find the server.
-func (s *server) listen(hostKey gossh.Signer) (err error) {
+func (s *Server) listen(hostKey gossh.Signer) (err error) {
 	for _, l := range []struct {
 		flag, addr string
 		on         *net.Listener
-	}{{"ssh", s.opts.ssh, &s.sshOn}, {"http", s.opts.http, &s.webOn}} {
+	}{{"ssh", s.opts.SSH, &s.sshOn}, {"http", s.opts.HTTP, &s.webOn}} {
 		if *l.on, err = net.Listen("tcp", l.addr); err != nil {
 			return fmt.Errorf("listen on %s: %w\nhint: give another address with --%s", l.addr, err, l.flag)
 		}
@@ -171,8 +205,8 @@ func (s *server) listen(hostKey gossh.Signer) (err error) {
 	reach := func(l net.Listener, asked string) string {
 		host, _, _ := net.SplitHostPort(asked)
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		if s.opts.name != "" {
-			host = s.opts.name
+		if s.opts.Name != "" {
+			host = s.opts.Name
 		}
 		if host == "" || host == "0.0.0.0" || host == "::" {
 			if host, err = os.Hostname(); err != nil {
@@ -182,19 +216,19 @@ func (s *server) listen(hostKey gossh.Signer) (err error) {
 		return net.JoinHostPort(host, port)
 	}
 	s.about = show.Server{
-		SSH: reach(s.sshOn, s.opts.ssh), HTTP: "http://" + reach(s.webOn, s.opts.http), HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
-		Version: version(), Started: s.started,
+		SSH: reach(s.sshOn, s.opts.SSH), HTTP: "http://" + reach(s.webOn, s.opts.HTTP), HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
+		Version: s.opts.Version, Started: s.started,
 	}
-	if s.opts.url != "" {
-		s.about.HTTP = strings.TrimRight(s.opts.url, "/")
+	if s.opts.URL != "" {
+		s.about.HTTP = strings.TrimRight(s.opts.URL, "/")
 	}
 	s.about.Name, _, _ = net.SplitHostPort(s.about.SSH)
 	return nil
 }
 
-// run runs the rooms until ctx is done, or one of them cannot go on. ready is
-// called when the server answers and knows its users.
-func (s *server) run(ctx context.Context, ready func(context.Context) error) error {
+// Run runs the parts until ctx is done, or one of them cannot go on. ready is
+// called when the server answers and knows its users; its error ends the server.
+func (s *Server) Run(ctx context.Context, ready func(context.Context) error) error {
 	// The front door stops first; then what it let in is finished; the services,
 	// which people use, go last.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
@@ -243,7 +277,7 @@ func (s *server) run(ctx context.Context, ready func(context.Context) error) err
 	// Sessions that are about to end may do so; then pushes in flight are told that
 	// the server restarts. Their changes are safe.
 	grace := time.AfterFunc(50*time.Millisecond, stopInner)
-	// What a room returns it has said to failed already; err has the first.
+	// What a part returns it has said to failed already; err has the first.
 	_ = front.Wait()
 	grace.Stop()
 	stopInner()
@@ -254,7 +288,7 @@ func (s *server) run(ctx context.Context, ready func(context.Context) error) err
 }
 
 // serveWeb serves the console until ctx is done.
-func (s *server) serveWeb(ctx context.Context) error {
+func (s *Server) serveWeb(ctx context.Context) error {
 	s.web.BaseContext = func(net.Listener) context.Context { return ctx } // ends event streams
 	stop := context.AfterFunc(ctx, func() {
 		late, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -271,17 +305,17 @@ func (s *server) serveWeb(ctx context.Context) error {
 }
 
 // announce tells other programs, in run/server.json, where the server answers.
-func (s *server) announce() error {
+func (s *Server) announce() error {
 	data, err := json.Marshal(map[string]any{"ssh": s.about.SSH, "http": s.about.HTTP, "pid": os.Getpid(), "host_key": s.about.HostKey})
 	if err != nil {
 		return err
 	}
 	s.log.Info("started", "ssh", s.about.SSH, "http", s.about.HTTP, "version", s.about.Version)
-	return repo.WriteFile(filepath.Join(s.opts.data, "run", "server.json"), append(data, '\n'), 0o644)
+	return repo.WriteFile(filepath.Join(s.opts.Data, "run", "server.json"), append(data, '\n'), 0o644)
 }
 
-// close lets go of what open took.
-func (s *server) close() {
+// Close lets go of what Open took.
+func (s *Server) Close() {
 	for _, l := range []net.Listener{s.sshOn, s.webOn} {
 		if l != nil {
 			l.Close()

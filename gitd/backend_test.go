@@ -15,7 +15,7 @@ var tarnNow = time.Date(2026, 11, 24, 14, 3, 48, 0, time.UTC)
 
 func today(hour, minute int) time.Time { return time.Date(2026, 11, 24, hour, minute, 0, 0, time.UTC) }
 
-// tarn is a House with the facts of the design's examples.
+// tarn is a Backend with the facts of the design's examples.
 type tarn struct {
 	repositories []show.Repository
 	changes      []show.Change

@@ -1,10 +1,8 @@
-package main
+package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -14,7 +12,6 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/gate"
-	"github.com/headgate-cd/headgate/policies"
 )
 
 // configBranch is the gated branch of the server's own repository.
@@ -22,7 +19,7 @@ const configBranch = "main"
 
 // configure brings the server's configuration into force: what has landed in
 // the repository headgate, made by its first change at the first start.
-func (s *server) configure(ctx context.Context) error {
+func (s *Server) configure(ctx context.Context) error {
 	own, err := s.store.Create(ctx, access.Own)
 	if err != nil {
 		return err
@@ -42,8 +39,8 @@ func (s *server) configure(ctx context.Context) error {
 
 // firstConfiguration proposes the first server.yaml through the gate, as any
 // later one comes; after a kill it finds its own change open or landed.
-func (s *server) firstConfiguration(ctx context.Context, own *repo.Repository) error {
-	data, err := access.Initial(s.opts.admin, "", "", s.opts.keys)
+func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) error {
+	data, err := access.Initial(s.opts.Admin, "", "", s.opts.Keys)
 	if err != nil {
 		return fmt.Errorf("make the first %s: %w", access.FileName, err)
 	}
@@ -63,11 +60,11 @@ func (s *server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 		}
 	}
 	if number == 0 {
-		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{}, "Begin with "+s.opts.admin+" as administrator")
+		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{}, "Begin with "+s.opts.Admin+" as administrator")
 		if err != nil {
 			return err
 		}
-		accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: access.Own, Branch: configBranch, Commit: commit, By: s.actor(s.opts.admin, "start")})
+		accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: access.Own, Branch: configBranch, Commit: commit, By: s.Actor(s.opts.Admin, "start")})
 		if err != nil {
 			return err
 		}
@@ -80,7 +77,7 @@ func (s *server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 }
 
 // commitFile makes a commit on tip in which one file at the top is replaced.
-func (s *server) commitFile(r *repo.Repository, tip repo.Hash, name string, data []byte, author repo.Person, subject string) (repo.Hash, error) {
+func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data []byte, author repo.Person, subject string) (repo.Hash, error) {
 	tree := repo.Zero
 	var parents []repo.Hash
 	if tip != repo.Zero {
@@ -103,7 +100,7 @@ func (s *server) commitFile(r *repo.Repository, tip repo.Hash, name string, data
 
 // landed waits until a change has landed, and returns where. Any other end is
 // an error for the person who made the change.
-func (s *server) landed(ctx context.Context, repository string, change int) (repo.Hash, error) {
+func (s *Server) landed(ctx context.Context, repository string, change int) (repo.Hash, error) {
 	for p := range s.gate.Follow(ctx, repository, change) {
 		if !p.Ends() {
 			continue
@@ -124,7 +121,7 @@ func (s *server) landed(ctx context.Context, repository string, change int) (rep
 
 // loadAccess brings the server.yaml that has landed into force and makes the
 // repositories that it names. One that cannot be read leaves the old in force.
-func (s *server) loadAccess(ctx context.Context) error {
+func (s *Server) loadAccess(ctx context.Context) error {
 	// Whoever read an older one must not bring it into force after a newer.
 	s.loading.Lock()
 	defer s.loading.Unlock()
@@ -151,7 +148,7 @@ type configuration struct {
 	config *access.Config
 }
 
-func (s *server) landedConfiguration() (c configuration, err error) {
+func (s *Server) landedConfiguration() (c configuration, err error) {
 	fail := func(err error) (configuration, error) { return c, fmt.Errorf("read %s: %w", access.FileName, err) }
 	if c.own, err = s.store.Repository(access.Own); err != nil {
 		return fail(err)
@@ -172,7 +169,7 @@ func (s *server) landedConfiguration() (c configuration, err error) {
 
 // changed brings a configuration into force as it lands: whoever pushed it reads
 // "landed" and may rely on it.
-func (s *server) changed(ctx context.Context, repository string) {
+func (s *Server) changed(ctx context.Context, repository string) {
 	if repository != access.Own {
 		return
 	}
@@ -186,7 +183,7 @@ func (s *server) changed(ctx context.Context, repository string) {
 const retryAccess = 5 * time.Second
 
 // watchAccess follows the configuration until ctx is done.
-func (s *server) watchAccess(ctx context.Context) error {
+func (s *Server) watchAccess(ctx context.Context) error {
 	moved, stop := s.store.Watch(access.Own)
 	defer stop()
 	var again <-chan time.Time
@@ -207,58 +204,4 @@ func (s *server) watchAccess(ctx context.Context) error {
 		}
 		s.reconciler.Wake("") // what waited for somebody may wait for somebody else now
 	}
-}
-
-// engines compiles policies once for each set of files.
-type engines struct {
-	mu   sync.Mutex
-	made map[string]*policies.Engine // by the tree of policies/
-}
-
-// maxEngines bounds how many compiled sets are kept.
-const maxEngines = 64
-
-// of returns the policies that stand at a commit; Zero has the server's own
-// alone. An engine that comes with an error denies everything and says why.
-func (e *engines) of(r *repo.Repository, tip repo.Hash) (*policies.Engine, error) {
-	folder := repo.Zero
-	if tip != repo.Zero {
-		tree, err := r.TreeOf(tip)
-		if err != nil {
-			return nil, err
-		}
-		entry, err := r.Lookup(tree, "policies")
-		switch {
-		case errors.Is(err, repo.ErrNoFile):
-		case err != nil:
-			return nil, err
-		case entry.Mode == filemode.Dir:
-			folder = entry.Hash
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if engine := e.made[folder.String()]; engine != nil {
-		return engine, nil
-	}
-	var files map[string][]byte
-	if folder != repo.Zero {
-		found, err := r.Files(folder, isRego)
-		if err != nil {
-			return nil, err
-		}
-		files = map[string][]byte{}
-		for path, data := range found {
-			files["policies/"+path] = data
-		}
-	}
-	engine, err := policies.New(files)
-	if err != nil {
-		return engine, err
-	}
-	if len(e.made) >= maxEngines {
-		clear(e.made)
-	}
-	e.made[folder.String()] = engine
-	return engine, nil
 }

@@ -1,0 +1,69 @@
+package server
+
+import (
+	"context"
+	"errors"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Environment implements show.Backend.
+func (s *Server) Environment(ctx context.Context, a show.Actor, repository, environment string) (show.Environment, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Environment{}, err
+	}
+	for range 3 { // a proposal may be gone before it was looked at
+		e, err := s.environment(ctx, a, repository, environment)
+		if !errors.Is(err, errProposalGone) {
+			return e, err
+		}
+	}
+	return s.reconciler.Environment(ctx, repository, environment)
+}
+
+var errProposalGone = errors.New("the proposal is gone")
+
+func (s *Server) environment(ctx context.Context, a show.Actor, repository, environment string) (show.Environment, error) {
+	e, err := s.reconciler.Environment(ctx, repository, environment)
+	if err != nil {
+		return e, err
+	}
+	e.MayRollback = s.access.Load().MayWrite(a.Name, repository)
+	if e.Promotion != nil { // what this actor may do
+		p, err := s.reconciler.Promotion(ctx, a, repository, environment)
+		var gone *show.Error
+		switch {
+		case errors.As(err, &gone) && gone.Kind == show.NotFound:
+			return e, errProposalGone
+		case err != nil:
+			return e, err
+		}
+		e.Promotion = &p
+	}
+	return e, nil
+}
+
+// Promotion implements show.Backend.
+func (s *Server) Promotion(ctx context.Context, a show.Actor, repository, environment string) (show.Promotion, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Promotion{}, err
+	}
+	return s.reconciler.Promotion(ctx, a, repository, environment)
+}
+
+// environments is the reconciler, for pushes to env/<name>.
+type environments struct{ *Server }
+
+// Proposed implements receive.Environments.
+func (e environments) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
+	return e.reconciler.Proposed(ctx, repository, environment, commit)
+}
+
+// ApprovePush implements receive.Environments.
+func (e environments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {
+	if _, err := e.readable(by, repository); err != nil {
+		return repo.Zero, nil, err
+	}
+	return e.reconciler.ApprovePush(ctx, repository, environment, by, commit)
+}

@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// Server implements show.Backend.
+func (s *Server) Server(context.Context) show.Server {
+	about := s.about
+	about.WorkersBusy, about.Workers = s.gate.Busy()
+	return about
+}
+
+// readable opens a repository for an actor. What may not be read is not there.
+func (s *Server) readable(a show.Actor, name string) (*repo.Repository, error) {
+	c := s.access.Load()
+	if a.Name != "" && c.MayRead(a.Name, name) {
+		r, err := s.store.Repository(name)
+		if !errors.Is(err, repo.ErrNoRepository) {
+			return r, err
+		}
+	}
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "repo list shows those you may read"}
+	var names []string
+	for _, r := range c.Repositories() {
+		if c.MayRead(a.Name, r.Name) {
+			names = append(names, r.Name)
+		}
+	}
+	if near, ok := yamlfile.Nearest(name, names); ok {
+		e.Hint = "did you mean " + near + "?"
+	}
+	return nil, e
+}
+
+// Repositories implements show.Backend.
+func (s *Server) Repositories(ctx context.Context, a show.Actor) ([]show.Repository, error) {
+	c := s.access.Load()
+	var names []string
+	for _, r := range c.Repositories() {
+		names = append(names, r.Name)
+	}
+	if !slices.Contains(names, access.Own) {
+		names = append(names, access.Own)
+	}
+	var list []show.Repository
+	for _, name := range names {
+		if a.Name == "" || !c.MayRead(a.Name, name) {
+			continue
+		}
+		r, err := s.Repository(ctx, a, name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	slices.SortStableFunc(list, func(x, y show.Repository) int { return y.LandedAt.Compare(x.LandedAt) })
+	return list, nil
+}
+
+// Repository implements show.Backend.
+func (s *Server) Repository(ctx context.Context, a show.Actor, name string) (show.Repository, error) {
+	r, err := s.readable(a, name)
+	if err != nil {
+		return show.Repository{}, err
+	}
+	c := s.access.Load()
+	configured, _ := c.Repository(name)
+	v := show.Repository{
+		Name: name, Description: configured.Description, Clone: s.about.CloneURL(name), Gated: c.Gated(name), UngatedBy: configured.UngatedBy,
+		Branch: s.branchOf(name), State: show.Empty, MayWrite: c.MayWrite(a.Name, name), Queue: []show.Change{}, Environments: []show.Environment{},
+	}
+	if name == access.Own {
+		v.Description = "Users, keys, groups and repositories of this server"
+	}
+	tip, err := r.Ref("refs/heads/" + v.Branch)
+	if err != nil {
+		return v, err
+	}
+	if tip != repo.Zero {
+		commit, err := r.Commit(tip)
+		if err != nil {
+			return v, err
+		}
+		v.Tip, v.Tree, v.LandedAt = tip.String(), commit.TreeHash.String(), commit.Committer.When.UTC()
+		if v.State, err = s.stateOf(r, commit.TreeHash, v.Gated); err != nil {
+			return v, err
+		}
+	} else if !v.Gated {
+		v.State = show.NotGated
+	}
+	releases, err := s.gate.Book(name).List()
+	if err != nil {
+		return v, err
+	}
+	if n := len(releases); n > 0 {
+		v.Release = releases[n-1].Number
+		if releases[n-1].Commit == tip {
+			v.LandedAt = releases[n-1].Manifest.At.UTC()
+		}
+	}
+	for _, e := range s.gate.Queue(name) {
+		story, err := s.gate.Changes(name).Read(e.Change)
+		if err != nil {
+			return v, err
+		}
+		change, err := s.summary(r, story, &e)
+		if err != nil {
+			return v, err
+		}
+		v.Queue = append(v.Queue, change)
+	}
+	if v.Tip != "" && name != access.Own {
+		environments, err := s.reconciler.Environments(ctx, name)
+		if err != nil {
+			return v, err
+		}
+		v.Environments = append(v.Environments, environments...)
+	}
+	return v, nil
+}
+
+// stateOf is what may be said of a branch's tip: green only with a verdict.
+func (s *Server) stateOf(r *repo.Repository, tree repo.Hash, gated bool) (show.State, error) {
+	if !gated {
+		return show.NotGated, nil
+	}
+	list, err := verdict.On(r, tree)
+	if err != nil {
+		return show.Unknown, err
+	}
+	for _, v := range list {
+		if v.Result == verdict.Green {
+			return show.Green, nil
+		}
+	}
+	return show.Unknown, nil
+}
+
+// branchOf is the gated branch whose landings become releases: the first that
+// the repository's headgate.yaml names and that is there, else main.
+func (s *Server) branchOf(name string) string {
+	r, err := s.store.Repository(name)
+	if err != nil {
+		return configBranch
+	}
+	for _, branch := range []string{"main", "master"} {
+		if tip, err := r.Ref("refs/heads/" + branch); err == nil && tip != repo.Zero {
+			return branch
+		}
+	}
+	refs, err := r.Refs("refs/heads/")
+	if err != nil {
+		return configBranch
+	}
+	for _, ref := range refs {
+		branch := strings.TrimPrefix(ref.Name, "refs/heads/")
+		if f, err := fileAt(r, ref.Hash); err == nil && f.Gates(branch) && !strings.HasPrefix(branch, "env/") && !strings.HasPrefix(branch, "promote/") {
+			return branch
+		}
+	}
+	return configBranch
+}

@@ -1,0 +1,36 @@
+package server
+
+import "sync"
+
+// Watch implements show.Backend: refs that move, builds that begin, instances
+// that come and go.
+func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
+	moved, stopMoved := s.store.Watch(repository)
+	seen, stopSeen := s.services.Watch()
+	changed := make(chan struct{}, 1)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(changed)
+		for {
+			select {
+			case <-done:
+				return
+			case <-moved:
+			case <-seen:
+			}
+			select {
+			case <-done: // both channels are closed by now
+				return
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	})
+	return changed, sync.OnceFunc(func() {
+		close(done)
+		stopMoved()
+		stopSeen()
+		wg.Wait()
+	})
+}

@@ -1,0 +1,25 @@
+package show
+
+import (
+	"context"
+)
+
+// Acts are what people do besides pushing. Each is checked against the rights of
+// the actor and recorded in Git.
+type Acts interface {
+	CreateRepository(ctx context.Context, a Actor, name, description string) (Done, error)
+	// SetGate sets whether a repository's branches are gated.
+	SetGate(ctx context.Context, a Actor, repository string, gated bool) (Done, error)
+	// Approve approves the open promotion; tree, when not empty, must be its tree.
+	Approve(ctx context.Context, a Actor, repository, environment, tree, reason string) (Done, error)
+	// Rollback promotes the tree of an earlier release and sets a hold.
+	Rollback(ctx context.Context, a Actor, repository, environment string, release int, reason string) (Done, error)
+}
+
+// Done says what an act did.
+type Done struct {
+	What  string   `json:"done"`            // "approved 183 -> 186 for production, tree 6f0a1e2, as ada"
+	Next  string   `json:"next,omitempty"`  // "now waits for soak until 15:00 UTC"
+	More  []string `json:"more,omitempty"`  // further lines
+	State State    `json:"state,omitempty"` // waits when something is still missing
+}

@@ -1,0 +1,44 @@
+package show
+
+import (
+	"strconv"
+	"time"
+)
+
+// Build is one run of a buildspec, as a change or a verdict names it.
+type Build struct {
+	ID       string    `json:"build"`
+	Tree     string    `json:"tree"`
+	State    State     `json:"state"` // queued, running, green, failed
+	Reason   string    `json:"reason,omitempty"`
+	Log      string    `json:"log,omitempty"` // what Backend.Log takes
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished,omitzero"`
+	Reused   bool      `json:"reused,omitempty"` // the verdict was there already
+	Phase    string    `json:"phase,omitempty"`
+	Command  string    `json:"command,omitempty"`
+	Exit     int       `json:"exit,omitempty"`
+	LogLine  int       `json:"log_line,omitempty"` // where the failure shows
+}
+
+// LogEvent is one entry of a build's log, in order.
+type LogEvent struct {
+	Kind    string    `json:"kind"`           // step, out, end, note, done
+	Step    int       `json:"step,omitempty"` // from 1
+	Line    int       `json:"line,omitempty"` // of the whole log, from 1; out and note only
+	At      Duration  `json:"at_ms"`          // since the build began
+	Phase   string    `json:"phase,omitempty"`
+	Command string    `json:"command,omitempty"`
+	Text    string    `json:"text,omitempty"` // may hold SGR colour codes, no other controls
+	Exit    int       `json:"exit,omitempty"` // kind end
+	Took    Duration  `json:"took_ms,omitempty"`
+	Began   time.Time `json:"-"`
+}
+
+// Duration is a time.Duration that is milliseconds in JSON.
+type Duration time.Duration
+
+// MarshalJSON writes milliseconds.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return strconv.AppendInt(nil, time.Duration(d).Milliseconds(), 10), nil
+}

@@ -1,0 +1,64 @@
+package show
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// Changes answers for changes, their builds and what came of them.
+type Changes interface {
+	// Changes lists newest first; total is the number of all changes.
+	Changes(ctx context.Context, a Actor, repository string, f ChangeFilter) (changes []Change, total int, err error)
+	Change(ctx context.Context, a Actor, repository string, number int) (Change, error)
+	// Log yields a change's newest build log; with follow it ends when the build
+	// has ended and what followed from it is known: the change has ended, or waits.
+	Log(ctx context.Context, a Actor, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
+	Releases(ctx context.Context, a Actor, repository string) ([]Release, error)
+}
+
+// ChangeFilter narrows Backend.Changes. The zero filter means the newest 50.
+type ChangeFilter struct {
+	State State
+	All   bool
+}
+
+// Change is one change. The lists (Story, Steps) are filled on its own page only.
+type Change struct {
+	Repository string    `json:"repository"`
+	Number     int       `json:"change"`
+	Revision   int       `json:"revision"`
+	Revisions  []string  `json:"revisions,omitempty"` // commit of each revision, first is revision 1
+	Branch     string    `json:"branch"`
+	Subject    string    `json:"subject"`
+	By         string    `json:"by"`     // the user who pushed, from the proven key
+	Author     string    `json:"author"` // what the commit says, unproven
+	Commit     string    `json:"commit"`
+	State      State     `json:"state"`
+	Reason     string    `json:"reason,omitempty"` // one line: why it is in that state
+	Details    []string  `json:"details,omitempty"`
+	Hint       string    `json:"hint,omitempty"`
+	Place      int       `json:"place,omitempty"` // in the queue, from 1
+	PushedAt   time.Time `json:"pushed_at"`
+	EndedAt    time.Time `json:"ended_at,omitzero"`
+	Candidate  string    `json:"candidate,omitempty"` // commit being tested, or landed
+	Tree       string    `json:"tree,omitempty"`
+	TestedWith string    `json:"tested_with,omitempty"` // "main + 410 + 412"
+	Build      *Build    `json:"build,omitempty"`
+	Release    int       `json:"release,omitempty"`
+	RunsIn     []string  `json:"runs_in,omitempty"` // environments that run it or something newer
+	Behind     int       `json:"behind,omitempty"`  // the change that must land or fail first
+	Story      []Event   `json:"story,omitempty"`
+	Files      []string  `json:"files,omitempty"`       // in conflict
+	Expected   Duration  `json:"expected_ms,omitempty"` // that a build usually takes here
+	LandsAt    time.Time `json:"lands_at,omitzero"`     // when it probably lands
+}
+
+// Event is one entry of a change's story (a commit of refs/changes/<n>/log).
+type Event struct {
+	At   time.Time `json:"at"`
+	Kind string    `json:"event,omitempty"` // pushed, tested, waits, landed, refused, conflict, withdrawn; others may come
+	What string    `json:"what"`
+	By   string    `json:"by,omitempty"`
+	More string    `json:"more,omitempty"`
+}

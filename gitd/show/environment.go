@@ -1,0 +1,77 @@
+package show
+
+import (
+	"context"
+	"time"
+)
+
+// Environments answers for environments and their open promotions.
+type Environments interface {
+	// Environment includes history and the open promotion.
+	Environment(ctx context.Context, a Actor, repository, environment string) (Environment, error)
+	Promotion(ctx context.Context, a Actor, repository, environment string) (Promotion, error)
+}
+
+// Environment is declared and actual state side by side.
+type Environment struct {
+	Repository   string     `json:"repository"`
+	Name         string     `json:"environment"`
+	After        string     `json:"after,omitempty"`
+	Target       string     `json:"target"`
+	State        State      `json:"state"` // of the actual side: healthy, converging, failed, unknown, empty
+	Reason       string     `json:"reason,omitempty"`
+	Since        time.Time  `json:"since,omitzero"`
+	Release      int        `json:"release,omitempty"`  // declared
+	Commit       string     `json:"commit,omitempty"`   // source commit of that release
+	Declared     string     `json:"declared,omitempty"` // commit of env/<name>
+	DeclaredAt   time.Time  `json:"declared_at,omitzero"`
+	Behind       int        `json:"behind"` // releases behind the environment (or branch) before it
+	Services     []Service  `json:"services,omitempty"`
+	Held         *HoldNote  `json:"hold,omitempty"`
+	Promotion    *Promotion `json:"promotion,omitempty"` // the open proposal, if any
+	History      []Deployed `json:"history,omitempty"`   // newest first; its own page only
+	MayRollback  bool       `json:"may_rollback"`
+	URLs         []string   `json:"urls,omitempty"`
+	LastApproved []Approval `json:"-"`
+}
+
+// Service is one service of an environment with its instances.
+type Service struct {
+	Name      string     `json:"service"`
+	URL       string     `json:"url,omitempty"`
+	State     State      `json:"state"`
+	Instances []Instance `json:"instances"`
+}
+
+// Instance is one supervised process.
+type Instance struct {
+	ID       string    `json:"instance"`
+	Release  int       `json:"release"`
+	State    State     `json:"state"`
+	Message  string    `json:"message,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	Restarts int       `json:"restarts"`
+}
+
+// HoldNote says who stopped automatic promotion and why.
+type HoldNote struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
+// Deployed is one commit of env/<name> with what became of it.
+type Deployed struct {
+	Commit      string     `json:"declared"`
+	Release     int        `json:"release"`
+	Source      string     `json:"commit"`
+	Subject     string     `json:"subject"`
+	At          time.Time  `json:"at"`
+	By          string     `json:"by"` // who or what decided: "policy", a user
+	Approvals   []Approval `json:"approvals,omitempty"`
+	Outcome     State      `json:"outcome"` // healthy, failed, converging, unknown
+	Message     string     `json:"message,omitempty"`
+	Rollback    bool       `json:"rollback,omitempty"`
+	MayRollback bool       `json:"may_rollback"` // "roll back to this" is offered
+	WhyNot      string     `json:"why_not,omitempty"`
+}

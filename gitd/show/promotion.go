@@ -1,0 +1,64 @@
+package show
+
+import (
+	"time"
+)
+
+// Promotion is the open proposal of one environment, with its gate.
+type Promotion struct {
+	Repository  string     `json:"repository"`
+	Environment string     `json:"environment"`
+	From        int        `json:"from_release,omitempty"` // 0: nothing runs there yet
+	To          int        `json:"to_release"`
+	Proposal    string     `json:"proposal"` // commit at promote/<environment>
+	Tree        string     `json:"tree"`     // what an approval binds to
+	Source      string     `json:"commit"`
+	ProposedAt  time.Time  `json:"proposed_at"`
+	Decision    string     `json:"decision"` // auto, manual, deny
+	Summary     string     `json:"summary"`  // "waits for 1 approval and soak"
+	Checks      []Check    `json:"checks"`   // open ones first
+	NotBefore   time.Time  `json:"not_before,omitzero"`
+	Policy      string     `json:"policy"` // digest
+	Approvals   []Approval `json:"approvals"`
+	MayApprove  bool       `json:"may_approve"`
+	WhyNot      string     `json:"why_not,omitempty"` // why the actor may not approve
+	Files       []FileDiff `json:"files,omitempty"`   // its own page only
+	Carries     []Release  `json:"carries,omitempty"` // its own page only, newest first
+	Commands    []string   `json:"commands"`          // that approve it, ready to paste
+}
+
+// Approval is one person's yes to exactly one content.
+type Approval struct {
+	By    string    `json:"by"`
+	At    time.Time `json:"at"`
+	Via   string    `json:"via"`
+	Tree  string    `json:"tree"`
+	Why   string    `json:"reason,omitempty"`
+	Stale bool      `json:"stale,omitempty"`
+}
+
+// Check is one condition of a gate.
+type Check struct {
+	Rule        string    `json:"rule"`
+	Title       string    `json:"title"`
+	Met         bool      `json:"met"`
+	Detail      string    `json:"detail,omitempty"`
+	Until       time.Time `json:"until,omitzero"`
+	UntilPerson bool      `json:"until_a_person_acts,omitempty"`
+	Who         []string  `json:"who,omitempty"`
+	Progress    float64   `json:"progress,omitempty"` // 0 to 1 for a condition of time
+}
+
+// FileDiff is the change of one rendered file.
+type FileDiff struct {
+	Path  string     `json:"path"`
+	State string     `json:"state"` // added, removed, changed
+	Lines []DiffLine `json:"lines"`
+	Cut   bool       `json:"cut,omitempty"` // more lines than are sent
+}
+
+// DiffLine is one line; Kind is "+", "-" or " ".
+type DiffLine struct {
+	Kind string `json:"kind"`
+	Text string `json:"text"`
+}
