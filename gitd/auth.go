@@ -9,6 +9,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // fingerprint is the Permissions extension that holds the key of an offer.
@@ -63,7 +64,7 @@ func (d *daemon) configure() *ssh.Server {
 						d.log.Warn("refused a login", "user", user.Name, "remote", meta.RemoteAddr().String(), "err", err)
 						return nil, err
 					}
-					d.log.Info("logged in", "user", user.Name, "key", key, "remote", meta.RemoteAddr().String(), "client", clean(string(meta.ClientVersion())))
+					d.log.Info("logged in", "user", user.Name, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
 					return perms, nil
 				},
 			}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -111,11 +112,11 @@ func (s *session) command(actor show.Actor, words []string) int {
 		return 130
 	case !errors.As(err, &e):
 		id := rand.Text()[:8]
-		s.d.log.Error("a command failed", "id", id, "user", actor.Name, "command", clean(strings.Join(words, " ")), "err", err)
+		s.d.log.Error("a command failed", "id", id, "user", actor.Name, "command", terminal.Line(strings.Join(words, " ")), "err", err)
 		e = &show.Error{Kind: show.Again, What: "the server could not answer; it noted the cause as " + id, Hint: "tell an administrator of this server"}
 	}
 	if c.json {
-		object(stderr, e)
+		terminal.JSON(stderr, e)
 	} else {
 		io.WriteString(stderr, errorText(e, c.out))
 	}
@@ -138,7 +139,7 @@ func (s *session) listen(tty bool, cancel context.CancelCauseFunc) {
 }
 
 // style is how the client can be written to (DESIGN-UI section 6).
-func (s *session) style(tty *terminal, w io.Writer) *text {
+func (s *session) style(tty *pty, w io.Writer) *text {
 	t := &text{w: w, now: s.d.clock().UTC()}
 	if tty == nil {
 		return t
@@ -309,7 +310,7 @@ func (c *call) wants(least, most int) error {
 
 // emit writes v as a line of JSON.
 func (c *call) emit(v any) {
-	if err := object(c.out.w, v); err != nil {
+	if err := terminal.JSON(c.out.w, v); err != nil {
 		// Either the client has gone, which the last flush finds, or v cannot be
 		// JSON, which is a mistake of ours.
 		c.d.log.Debug("could not write an object", "command", c.command.name, "err", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -256,7 +257,7 @@ func changeLog(c *call) error {
 			continue // the step's own line follows
 		}
 		if !c.put(e) {
-			c.logLine(e, clean(command), around > 0)
+			c.logLine(e, terminal.Line(command), around > 0)
 		}
 		if follow {
 			c.flush()
@@ -303,10 +304,10 @@ func (c *call) logLine(e show.LogEvent, command string, numbered bool) {
 		}
 		fmt.Fprintf(t.w, "%s %s  %s\n", t.paint(marks[state].colour, t.shape(state)), command, took)
 	case "out":
-		fmt.Fprintf(t.w, "| %s\n", t.cleanLog(e.Text))
+		fmt.Fprintf(t.w, "| %s\n", t.log(e.Text))
 	default:
 		if e.Text != "" {
-			fmt.Fprintf(t.w, "%s\n", t.cleanLog(e.Text))
+			fmt.Fprintf(t.w, "%s\n", t.log(e.Text))
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -99,7 +101,7 @@ func TestOutputIsClean(t *testing.T) {
 	} {
 		r := h.run(ada, line)
 		for _, c := range r.stdout + r.stderr {
-			if c != '\n' && c != '\t' && obeyed(c) {
+			if c != '\n' && c != '\t' && terminal.Unsafe(c) {
 				t.Errorf("%s: sends %U:\n%q", line, c, r.stdout+r.stderr)
 				break
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // git runs one git verb for the session's client and returns its exit status.
@@ -195,7 +196,7 @@ func (g *gitChild) run(env []string, args ...string) (status int) {
 		}
 	}
 	output.Go(func() { pass(s, pipes[1][0]) })
-	output.Go(func() { pass(cleaner{s.Stderr()}, pipes[2][0]) })
+	output.Go(func() { pass(terminal.Writer(s.Stderr()), pipes[2][0]) })
 
 	err = g.wait(cmd, group, ctx)
 	output.Wait()

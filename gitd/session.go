@@ -15,6 +15,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Bounds of what a client may ask of one session before its program runs.
@@ -38,12 +39,12 @@ type session struct {
 
 	env map[string]string // what the client sent, of what is taken at all
 
-	mu       sync.Mutex // guards the rest
-	terminal *terminal
+	mu  sync.Mutex // guards the rest
+	pty *pty
 }
 
-// terminal is what a pty-req said.
-type terminal struct {
+// pty is what a pty-req said.
+type pty struct {
 	name  string // TERM
 	width int    // columns
 }
@@ -205,10 +206,10 @@ func (s *session) setTerminal(payload []byte) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.terminal != nil {
+	if s.pty != nil {
 		return false
 	}
-	s.terminal = &terminal{name: p.Term, width: columns(p.Columns)}
+	s.pty = &pty{name: p.Term, width: columns(p.Columns)}
 	return true
 }
 
@@ -219,10 +220,10 @@ func (s *session) resize(payload []byte) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.terminal == nil {
+	if s.pty == nil {
 		return false
 	}
-	s.terminal.width = columns(p.Columns)
+	s.pty.width = columns(p.Columns)
 	return true
 }
 
@@ -234,13 +235,13 @@ func columns(n uint32) int {
 	return int(min(max(n, 40), 500))
 }
 
-func (s *session) tty() *terminal {
+func (s *session) tty() *pty {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.terminal == nil {
+	if s.pty == nil {
 		return nil
 	}
-	t := *s.terminal
+	t := *s.pty
 	return &t
 }
 
@@ -249,7 +250,7 @@ func (s *session) run(line string) {
 	status := 1
 	defer func() {
 		if p := recover(); p != nil {
-			s.d.log.Error("contained a panic in a session", "line", clean(line), "err", p, "stack", string(debug.Stack()))
+			s.d.log.Error("contained a panic in a session", "line", terminal.Line(line), "err", p, "stack", string(debug.Stack()))
 			s.fail(&show.Error{Kind: show.Again, What: "the server made a mistake and has noted it", Hint: "try again; tell an administrator of this server if it stays"})
 			status = 75
 		}
@@ -264,7 +265,7 @@ func (s *session) run(line string) {
 		case errors.Is(err, errQuote):
 			e.Hint = "for an apostrophe, quote twice: \"...\" for your shell, and '...' inside for this server"
 		}
-		s.d.log.Info("refused a command line", "line", clean(line[:min(len(line), 200)]), "remote", s.conn.RemoteAddr().String())
+		s.d.log.Info("refused a command line", "line", terminal.Line(line[:min(len(line), 200)]), "remote", s.conn.RemoteAddr().String())
 		s.fail(e)
 		status = show.Exit(e)
 		return

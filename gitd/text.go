@@ -1,17 +1,14 @@
 package gitd
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // text writes a command's answer for people: lines and aligned columns. Every
@@ -99,7 +96,7 @@ func (t *text) word(s show.State) cell { return cell{s: string(s), colour: markO
 
 // line writes one line.
 func (t *text) line(format string, args ...any) {
-	io.WriteString(t.w, clean(fmt.Sprintf(format, args...))+"\n")
+	io.WriteString(t.w, terminal.Line(fmt.Sprintf(format, args...))+"\n")
 }
 
 // table writes rows in columns, two spaces apart. The last piece of a row takes
@@ -108,7 +105,7 @@ func (t *text) table(rows [][]cell) {
 	widths := map[int]int{}
 	for _, row := range rows {
 		for i, c := range row[:max(0, len(row)-1)] {
-			widths[i] = max(widths[i], utf8.RuneCountInString(clean(c.s)))
+			widths[i] = max(widths[i], utf8.RuneCountInString(terminal.Line(c.s)))
 		}
 	}
 	for _, row := range rows {
@@ -118,7 +115,7 @@ func (t *text) table(rows [][]cell) {
 		var b strings.Builder
 		at := 0
 		for i, c := range row {
-			s := clean(c.s)
+			s := terminal.Line(c.s)
 			n := utf8.RuneCountInString(s)
 			if c.cut && t.width > 0 && at+n > t.width {
 				s = t.shorten(s, max(t.width-at, 8))
@@ -203,117 +200,20 @@ func errorText(e *show.Error, t *text) string {
 		t = &text{}
 	}
 	var b strings.Builder
-	b.WriteString(t.paint(red, "error:") + " " + clean(e.What) + "\n")
+	b.WriteString(t.paint(red, "error:") + " " + terminal.Line(e.What) + "\n")
 	for _, w := range e.Where {
-		b.WriteString("  " + clean(w) + "\n")
+		b.WriteString("  " + terminal.Line(w) + "\n")
 	}
 	if e.Hint != "" {
-		b.WriteString(t.paint(water, "hint:") + " " + clean(e.Hint) + "\n")
+		b.WriteString(t.paint(water, "hint:") + " " + terminal.Line(e.Hint) + "\n")
 	}
 	return b.String()
 }
 
-// clean shows what a terminal would obey instead of sending it: control
-// characters in caret notation, and what turns the direction of text by number.
-func clean(s string) string {
-	if !strings.ContainsFunc(s, obeyed) && utf8.ValidString(s) {
-		return s
+// log is a line of build output: its colours stay where there is colour at all.
+func (t *text) log(line string) string {
+	if t.colour {
+		return terminal.Coloured(line)
 	}
-	var b strings.Builder
-	for _, c := range s {
-		switch {
-		case c == '\t':
-			b.WriteByte(' ')
-		case !obeyed(c):
-			b.WriteRune(c)
-		case c < 0x20:
-			b.WriteString("^" + string(c+'@'))
-		case c == 0x7f:
-			b.WriteString("^?")
-		default:
-			fmt.Fprintf(&b, "<%U>", c)
-		}
-	}
-	return b.String()
-}
-
-func obeyed(c rune) bool {
-	return unicode.IsControl(c) || unicode.Is(unicode.Cf, c) || c == '\u2028' || c == '\u2029'
-}
-
-var sgr = regexp.MustCompile("\x1b\\[[0-9;:]{0,32}m")
-
-// cleanLog is clean for a line of build output: colours stay, where there is
-// colour at all, and end with the line.
-func (t *text) cleanLog(s string) string {
-	var b strings.Builder
-	coloured := false
-	put := func(s string) {
-		for i, field := range strings.Split(s, "\t") {
-			if i > 0 {
-				b.WriteByte('\t')
-			}
-			b.WriteString(clean(field))
-		}
-	}
-	at := 0
-	for _, m := range sgr.FindAllStringIndex(s, -1) {
-		put(s[at:m[0]])
-		if t.colour {
-			b.WriteString(s[m[0]:m[1]])
-			coloured = true
-		}
-		at = m[1]
-	}
-	put(s[at:])
-	if coloured {
-		b.WriteString("\x1b[0m")
-	}
-	return b.String()
-}
-
-// cleaner cleans what a git child writes to its standard error, line breaks and
-// carriage returns aside.
-type cleaner struct{ w io.Writer }
-
-func (c cleaner) Write(p []byte) (int, error) {
-	var b strings.Builder
-	for line := range strings.SplitAfterSeq(string(p), "\n") {
-		text, end := line, ""
-		for text != "" && strings.ContainsAny(text[len(text)-1:], "\r\n") {
-			text, end = text[:len(text)-1], text[len(text)-1:]+end
-		}
-		b.WriteString(clean(text) + end)
-	}
-	if _, err := io.WriteString(c.w, b.String()); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// object writes one JSON object as a line. What a terminal would obey is
-// escaped, which JSON allows everywhere inside its strings and needs nowhere
-// else, for outside of strings such characters do not occur.
-func object(w io.Writer, v any) error {
-	var data bytes.Buffer
-	encoder := json.NewEncoder(&data)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(v); err != nil {
-		return err
-	}
-	var b strings.Builder
-	for _, c := range strings.TrimSuffix(data.String(), "\n") {
-		switch {
-		case !obeyed(c):
-			b.WriteRune(c)
-		case c > 0xffff:
-			high, low := (c-0x10000)>>10+0xd800, (c-0x10000)&0x3ff+0xdc00
-			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, c)
-		}
-	}
-	b.WriteByte('\n')
-	_, err := io.WriteString(w, b.String())
-	return err
+	return terminal.Plain(line)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Approved is what became of an approval.
@@ -41,7 +42,7 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 		done, err = w.approve(ctx, by, reason, func(s *sight) error {
 			if tree != "" && (len(tree) < 7 || !strings.HasPrefix(s.Proposal.Tree.String(), tree)) {
 				return &show.Error{Kind: show.Denied,
-					What:  fmt.Sprintf("the proposal for %s is not tree %s any more", environment, clip(tree, 40)),
+					What:  fmt.Sprintf("the proposal for %s is not tree %s any more", environment, terminal.Message(tree, 40)),
 					Where: []string{current(s)}, Hint: "look at it, then approve: approve " + repository + " " + environment}
 			}
 			return nil

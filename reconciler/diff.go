@@ -10,6 +10,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Bounds of a rendered diff: beyond them it is cut, and says so.
@@ -98,13 +99,7 @@ func addLine(f *show.FileDiff, kind, text string) {
 		f.Cut = true
 		return
 	}
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f {
-			return '·'
-		}
-		return r
-	}, strings.ToValidUTF8(text, "·"))
-	f.Lines = append(f.Lines, show.DiffLine{Kind: kind, Text: text})
+	f.Lines = append(f.Lines, show.DiffLine{Kind: kind, Text: terminal.Text(text)})
 }
 
 func readLine(in *bufio.Reader) (string, error) {

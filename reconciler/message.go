@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // EnvironmentRef is the branch that declares an environment.
@@ -34,7 +35,7 @@ var approvalForm = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) <([^<>
 func (a Approval) trailer() repo.Trailer {
 	value := fmt.Sprintf("%s <%s> tree=%s at=%s via=%s", a.User, a.Email, a.Tree, a.At.UTC().Format(time.RFC3339), a.Via)
 	if a.Why != "" {
-		value += " why=" + strconv.Quote(clip(strings.Join(strings.Fields(a.Why), " "), 500))
+		value += " why=" + strconv.Quote(terminal.Message(strings.Join(strings.Fields(a.Why), " "), 500))
 	}
 	return repo.Trailer{Key: approvedBy, Value: value}
 }
@@ -121,7 +122,7 @@ func (p Promotion) message(repository, environment string) string {
 		}
 	}
 	head := fmt.Sprintf("promote %s to %s: release %d (%s)", repository, environment, p.Release, short(p.Source))
-	body := clip(p.subject, 200) + "\n\n" + p.carries
+	body := terminal.Message(p.subject, 200) + "\n\n" + p.carries
 	if p.RollbackOf != repo.Zero {
 		head = fmt.Sprintf("rollback %s in %s to release %d", repository, environment, p.Release)
 		body = ""

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -122,7 +123,7 @@ func TestDiffIsBounded(t *testing.T) {
 		t.Errorf("gone: %+v", gone)
 	}
 	if len(wide.Lines) != 3 || len(wide.Lines[1].Text) > maxDiffWidth+10 || !utf8.ValidString(wide.Lines[1].Text) || strings.ContainsRune(wide.Lines[1].Text, 0x1b) {
-		t.Errorf("wide: %d lines, %q", len(wide.Lines), clip(wide.Lines[1].Text, 40))
+		t.Errorf("wide: %d lines, %q", len(wide.Lines), terminal.Cut(wide.Lines[1].Text, 40))
 	}
 	if logo.Lines[0].Text != "binary file" {
 		t.Errorf("logo: %+v", logo)

@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -74,7 +74,7 @@ func (o Outcome) next(commit repo.Hash, seen Observed) (Outcome, bool) {
 	default:
 		return o, false
 	}
-	n.State, n.Since, n.Message, n.Services = seen.State, since, clip(seen.Message, 1000), seen.Serving
+	n.State, n.Since, n.Message, n.Services = seen.State, since, terminal.Message(seen.Message, 1000), seen.Serving
 	return n, true
 }
 
@@ -141,13 +141,6 @@ func parseOutcome(data []byte) Outcome {
 		return Outcome{}
 	}
 	return o
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return strings.ToValidUTF8(s[:n], "") + "…"
-	}
-	return s
 }
 
 // clock writes a time for people.

@@ -12,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/policies"
 )
 
@@ -38,7 +39,7 @@ func (rc *Reconciler) Rollback(ctx context.Context, repository, environment stri
 	}
 	var done RolledBack
 	err = w.on(ctx, func(ctx context.Context) (err error) {
-		done, err = w.rollback(ctx, release, by, strings.Join(strings.Fields(clip(reason, 1000)), " "))
+		done, err = w.rollback(ctx, release, by, terminal.Message(strings.Join(strings.Fields(reason), " "), 1000))
 		return err
 	})
 	return done, err

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Why says what an environment is, and why it is not further: the conditions of
@@ -60,7 +61,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 	}
 	w.Facts = append(w.Facts,
 		show.Fact{Label: "content", Text: "tree " + p.Tree[:7] + ", which is what an approval binds to"},
-		show.Fact{Label: "policy", Text: clip(p.Policy, 100)})
+		show.Fact{Label: "policy", Text: terminal.Message(p.Policy, 100)})
 	switch {
 	case p.MayApprove:
 		w.Next = p.Commands

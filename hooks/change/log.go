@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // ErrNone is returned by Read for a number that no change has.
@@ -98,7 +99,7 @@ func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, 
 	if err != nil {
 		return Story{}, err
 	}
-	subject, via := plain(repo.Subject(c.Message), 200), p.Via
+	subject, via := terminal.Message(repo.Subject(c.Message), 200), p.Via
 	if via == "" {
 		via = "push"
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Kind is what an event tells.
@@ -208,31 +209,16 @@ func (e Event) message(change int) string {
 	trailers = append(trailers, e.Trailers...)
 	kept := trailers[:0]
 	for _, t := range trailers {
-		t.Value = plain(t.Value, 1000)
+		t.Value = terminal.Message(t.Value, 1000)
 		if t.Value != "" {
 			kept = append(kept, t)
 		}
 	}
 	var body []string
 	for _, line := range strings.Split(e.Body, "\n") {
-		if line = plain(line, 1000); line != "" && len(body) < 200 {
+		if line = terminal.Message(line, 1000); line != "" && len(body) < 200 {
 			body = append(body, line)
 		}
 	}
-	return repo.Message(plain(e.Subject, 300), strings.Join(body, "\n"), kept...)
-}
-
-// plain makes one bounded line of text that came from outside: control
-// characters, which a terminal would obey, become spaces.
-func plain(s string, max int) string {
-	s = strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?")))
-	if len(s) <= max {
-		return s
-	}
-	return strings.ToValidUTF8(s[:max], "") + "…"
+	return repo.Message(terminal.Message(e.Subject, 300), strings.Join(body, "\n"), kept...)
 }

@@ -31,6 +31,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Bounds of one log.
@@ -271,7 +272,7 @@ func (w *Writer) Begin(phase, command string) int {
 	defer w.mu.Unlock()
 	w.steps++
 	w.step = time.Now()
-	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.apply(clean([]byte(firstLine(command))))})
+	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.apply(terminal.Log(firstLine(command)))})
 	return w.steps
 }
 
@@ -293,7 +294,7 @@ func (w *Writer) End(step, exit int) {
 
 // Note writes a line of Headgate's own.
 func (w *Writer) Note(format string, args ...any) {
-	text := w.mask.apply(clean([]byte(fmt.Sprintf(format, args...))))
+	text := w.mask.apply(terminal.Log(fmt.Sprintf(format, args...)))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.write(Event{Kind: Note, Text: text})
@@ -366,7 +367,8 @@ func (o *output) Close() error {
 }
 
 func (o *output) emit(line []byte) {
-	text := clean([]byte(o.w.mask.apply(string(line))))
+	// Once more afterwards: what was printed over may have been in the middle of one.
+	text := o.w.mask.apply(terminal.Log(o.w.mask.apply(string(line))))
 	for len(text) > MaxLine {
 		n := breakAt(text)
 		o.w.line(o.step, text[:n])

@@ -326,26 +326,6 @@ func TestBoundIsOnTheFile(t *testing.T) {
 	}
 }
 
-func TestClean(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain\ttext":                           "plain\ttext",
-		"\x1b[31mred\x1b[0m":                    "\x1b[31mred\x1b[0m",
-		"\x1b]0;title\x07":                      "^[]0;title^G",
-		"\x1b[2J":                               "^[[2J",
-		"bad \xff byte":                         "bad \uFFFD byte",
-		"10%\r20%\r30%":                         "30%",
-		"dos\r":                                 "dos",
-		"nul\x00":                               "nul^@",
-		"\u202etxt.exe":                         "<U+202E>txt.exe",
-		"c1 \u009b31m":                          "c1 <U+009B>31m",
-		"\x1b[" + strings.Repeat("1", 40) + "m": "^[[" + strings.Repeat("1", 40) + "m",
-	} {
-		if got := clean([]byte(in)); got != want {
-			t.Errorf("%q became %q, not %q", in, got, want)
-		}
-	}
-}
-
 func TestMaskAcrossWrites(t *testing.T) {
 	d := open(t)
 	secret := "s3cr3t-value"
@@ -406,19 +386,4 @@ func TestOpenDirRemovesUnfinishedLogs(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(d.root, "running", "*")); len(left) > 0 {
 		t.Errorf("left %v", left)
 	}
-}
-
-func FuzzClean(f *testing.F) {
-	f.Add([]byte("\x1b[31mred\x1b[0m\r\n\xff\u202e"))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		got := clean(in)
-		if !utf8.ValidString(got) {
-			t.Fatal("not UTF-8")
-		}
-		for i, r := range got {
-			if r == 0x1b && sgr([]byte(got[i:])) == 0 || r < ' ' && r != '\t' && r != 0x1b || r == 0x7f || r >= 0x80 && r < 0xa0 {
-				t.Fatalf("%q holds %q", got, r)
-			}
-		}
-	})
 }

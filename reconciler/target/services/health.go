@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Checks of an instance that was never healthy come quickly, so that a rollout
@@ -99,7 +101,7 @@ func answers(port int, path string) func(context.Context) error {
 		// The reason is a help, not a need: a body that cannot be read is left out.
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
 		line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-		return fmt.Errorf("GET %s answered %d: %s", path, resp.StatusCode, printable(line))
+		return fmt.Errorf("GET %s answered %d: %s", path, resp.StatusCode, terminal.Plain(line))
 	}
 }
 
@@ -139,7 +141,7 @@ func runs(s *starter, c command) func(context.Context) error {
 		}
 		lines := strings.Split(strings.TrimSpace(string(out.tail)), "\n")
 		text := "healthcheck " + p.outcome
-		if last := printable(lines[len(lines)-1]); last != "" {
+		if last := terminal.Plain(lines[len(lines)-1]); last != "" {
 			text += ": " + last
 		}
 		return errors.New(text)

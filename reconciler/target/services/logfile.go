@@ -13,8 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Bounds of what is kept of an instance's output.
@@ -70,7 +70,7 @@ func (l *logFile) Write(p []byte) (int, error) {
 }
 
 func (l *logFile) flush() {
-	text := strings.TrimRight(printable(string(l.part)), " ")
+	text := strings.TrimRight(terminal.Plain(string(l.part)), " ")
 	l.part = l.part[:0]
 	if text != "" {
 		l.last = text
@@ -129,19 +129,6 @@ func (l *logFile) close() {
 	// Nothing was promised about the last lines of a process on a full disk.
 	_ = l.file.Close()
 	l.file = nil
-}
-
-// printable makes text safe to show on a terminal.
-func printable(s string) string {
-	if !utf8.ValidString(s) {
-		s = strings.ToValidUTF8(s, "\uFFFD")
-	}
-	return strings.Map(func(r rune) rune {
-		if r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
 }
 
 // tail reads the last lines of a log and the file it was rotated to.
