@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -83,5 +84,26 @@ func TestSaveAllIsOneMoveInOrder(t *testing.T) {
 	}
 	if none, err := SaveAll(t.Context(), r, at, nil); err != nil || len(none) != 0 {
 		t.Fatalf("%v, %v", none, err)
+	}
+
+	list, more, err := List(t.Context(), r, repo.Zero, 2)
+	if err != nil || !more || len(list) != 2 || list[0].Commit != saved[2] || list[0].About != "refs/heads/c" || string(list[0].JSON) != "{}" {
+		t.Errorf("the newest are %+v, more %v, %v", list, more, err)
+	}
+	list, more, err = List(t.Context(), r, saved[1], 2)
+	if err != nil || more || len(list) != 1 || list[0].Commit != saved[0] {
+		t.Errorf("older ones are %+v, more %v, %v", list, more, err)
+	}
+	if one, err := Find(t.Context(), r, ID(saved[1])); err != nil || one.Commit != saved[1] || one.Digest != "sha256:b" || one.Answer != "auto" {
+		t.Errorf("found %+v, %v", one, err)
+	}
+	other, err := r.WriteCommit(repo.NewCommit{Tree: repo.Zero, At: at, Message: "other\n\nQuestion: push\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", "d-", "d-0000000", "d-zzzzzzz", ID(other), "--all"} {
+		if one, err := Find(t.Context(), r, id); !errors.Is(err, ErrNone) {
+			t.Errorf("%q is %+v, %v", id, one, err)
+		}
 	}
 }

@@ -56,6 +56,7 @@ func write(r *repo.Repository, at time.Time, rec Record, parents []repo.Hash) (r
 	commit, err := r.WriteCommit(repo.NewCommit{Parents: parents, At: at, Message: repo.Message(
 		rec.Question+": "+rec.About+": "+rec.Answer, body,
 		repo.Trailer{Key: "Question", Value: rec.Question},
+		repo.Trailer{Key: "About", Value: rec.About},
 		repo.Trailer{Key: "Decision", Value: rec.Answer},
 		repo.Trailer{Key: "Policy", Value: rec.Policy},
 		repo.Trailer{Key: "Digest", Value: rec.Digest},

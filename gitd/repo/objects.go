@@ -66,6 +66,13 @@ func (r *Repository) Tag(h Hash) (*object.Tag, error) {
 	return t, nil
 }
 
+// TooBig is an object that is not read into memory.
+type TooBig struct{ Size int64 }
+
+func (e *TooBig) Error() string {
+	return fmt.Sprintf("is %d bytes, over the limit of %d", e.Size, MaxFile)
+}
+
 // Raw returns the bytes of an object as git names it: type and content.
 // Signatures are checked over these, never over a parsed form.
 func (r *Repository) Raw(h Hash) (kind string, content []byte, err error) {
@@ -75,7 +82,7 @@ func (r *Repository) Raw(h Hash) (kind string, content []byte, err error) {
 			return err
 		}
 		if o.Size() > MaxFile {
-			return fmt.Errorf("is %d bytes, over the limit of %d", o.Size(), MaxFile)
+			return &TooBig{Size: o.Size()}
 		}
 		rd, err := o.Reader()
 		if err != nil {

@@ -48,17 +48,3 @@ type Check struct {
 	Who         []string  `json:"who,omitempty"`
 	Progress    float64   `json:"progress,omitempty"` // 0 to 1 for a condition of time
 }
-
-// FileDiff is the change of one rendered file.
-type FileDiff struct {
-	Path  string     `json:"path"`
-	State string     `json:"state"` // added, removed, changed
-	Lines []DiffLine `json:"lines"`
-	Cut   bool       `json:"cut,omitempty"` // more lines than are sent
-}
-
-// DiffLine is one line; Kind is "+", "-" or " ".
-type DiffLine struct {
-	Kind string `json:"kind"`
-	Text string `json:"text"`
-}

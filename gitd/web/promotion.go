@@ -79,7 +79,7 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 		view.Opens = "Opens when a person acts."
 	}
 	for _, f := range m.Files {
-		word := f.State
+		word := string(f.State)
 		if word == "changed" {
 			word = ""
 		}
