@@ -43,7 +43,7 @@ func hostileBackend() *backend {
 	h.releases["checkout"] = []show.Release{{Repository: "checkout", Number: 3, Commit: commit("abc"), Subject: evil, Change: 7, By: evil, At: noon, Artifacts: []show.Artifact{{Name: evil, Digest: "sha256:" + evil}}, RunsIn: []string{evil}}}
 	p := show.Promotion{Repository: "checkout", Environment: "production", To: 3, Proposal: commit("d"), Tree: commit("e"), Decision: "manual", Summary: evil, Policy: evil, MayApprove: true,
 		Checks: []show.Check{{Title: evil, Detail: evil, Who: []string{evil}, UntilPerson: true}}, Approvals: []show.Approval{{By: evil, Via: evil, Tree: evil, Why: evil, At: noon}},
-		Files: []show.FileDiff{{Path: evil, State: evil, Lines: []show.DiffLine{{Kind: "+", Text: evil}, {Kind: evil, Text: evil}}}}, Carries: h.releases["checkout"], Commands: []string{evil}}
+		Files: []show.FileDiff{{Path: evil, State: show.FileState(evil), Lines: []show.DiffLine{{Kind: "+", Text: evil}, {Kind: evil, Text: evil}}}}, Carries: h.releases["checkout"], Commands: []string{evil}}
 	h.promos["checkout/production"] = p
 	env := show.Environment{Repository: "checkout", Name: "production", Target: evil, After: evil, State: show.State(evil), Reason: evil, Since: noon, Release: 3, Commit: evil, Declared: evil, URLs: []string{jsURL, "http://ok.example/" + long}, Promotion: &p,
 		Held:     &show.HoldNote{By: evil, At: noon, Reason: evil},
