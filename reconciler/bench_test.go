@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // BenchmarkLandedToTold measures from the move that makes a release to the
@@ -18,7 +20,7 @@ func BenchmarkLandedToTold(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- h.rc.Run(ctx) }()
-	told, end := h.target.Watch()
+	told, end := h.target.Watch(target.Key{})
 	defer end()
 	version := 0
 	for b.Loop() {

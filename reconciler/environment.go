@@ -9,7 +9,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // maxShown bounds the history on an environment's page.
@@ -77,7 +77,7 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 // environment is everything but the history.
 func (rc *Reconciler) environment(ctx context.Context, s *sight) (show.Environment, error) {
 	e := show.Environment{Repository: s.app, Name: s.environment, After: s.settings.After, Target: s.settings.Target, State: show.Empty}
-	observed := rc.observed(s.environment, s.app)
+	observed := rc.observed(s.settings, s.key())
 	if d := s.declared; d != nil {
 		e.Release, e.Commit = s.Declared.Covers, s.sourceDeclared().String()
 		e.Declared, e.DeclaredAt = d.Commit.String(), d.At
@@ -115,54 +115,54 @@ func (rc *Reconciler) environment(ctx context.Context, s *sight) (show.Environme
 }
 
 // actual is the state of what is declared, as far as the target has told.
-func actual(o services.Observed, declared repo.Hash) (state show.State, reason string, since time.Time) {
+func actual(o target.Observed, declared repo.Hash) (state show.State, reason string, since time.Time) {
 	if o.Commit != declared.String() {
 		return show.Unknown, "the target has not reported on " + short(declared) + " yet", since
 	}
 	return stateOf(o.State), o.Message, o.Since.UTC()
 }
 
-func stateOf(s services.State) show.State {
+func stateOf(s target.State) show.State {
 	switch s {
-	case services.Healthy:
+	case target.Healthy:
 		return show.Healthy
-	case services.Converging:
+	case target.Converging:
 		return show.Converging
-	case services.Degraded:
+	case target.Degraded:
 		return show.Drift
-	case services.Failed:
+	case target.Failed:
 		return show.Failed
 	}
 	return show.Unknown
 }
 
 // serving are the services as the target sees them, whatever commit it is at.
-func serving(o services.Observed) []show.Service {
+func serving(o target.Observed) []show.Service {
 	var all []show.Service
-	for _, sv := range o.Services {
-		one := show.Service{Name: sv.Name, URL: sv.URL, State: show.Healthy}
+	for _, u := range o.Units {
+		one := show.Service{Name: u.Name, URL: u.URL, State: show.Healthy}
 		staying := 0
-		for _, in := range sv.Instances {
+		for _, in := range u.Instances {
 			i := show.Instance{ID: in.ID, Release: in.Release, Since: in.Since.UTC(), Restarts: in.Restarts, Message: in.Message}
-			switch in.State {
-			case "healthy":
+			switch in.Phase {
+			case target.PhaseHealthy:
 				i.State = show.Healthy
 				staying++
-			case "unhealthy":
+			case target.PhaseUnhealthy:
 				i.State = show.Failed
 				staying++
 			default: // waiting, starting, draining, stopping: on its way
 				i.State = show.Converging
 				switch {
-				case in.State == "waiting":
+				case in.Phase == target.PhaseWaiting:
 					// How it ended is news only where nothing was wrong with it before.
 					i.Message = strings.TrimPrefix(or(in.Message, in.LastExit)+", waiting for its next start", ", ")
 				case i.Message == "":
-					i.Message = in.State
+					i.Message = string(in.Phase)
 				}
 			}
-			if i.State != show.Healthy && in.State != "draining" && in.State != "stopping" {
-				one.State = stateOf(o.State)
+			if i.State != show.Healthy && !in.Phase.Leaving() {
+				one.State = stateOf(u.State)
 				if one.State == show.Healthy {
 					one.State = show.Converging
 				}
@@ -236,7 +236,7 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 			return nil, fmt.Errorf("is %s in %s of %s: %w", short(commit), e.Name, repository, err)
 		}
 		if in {
-			state, _, since := actual(rc.observed(e.Name, r.Name()), d.Commit)
+			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: r.Name(), Environment: e.Name}), d.Commit)
 			live = append(live, Live{e.Name, d.Outcome.covers(d.Release), state, since})
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // TestManyAtOnce lets people approve, roll back, push and release at the same
@@ -160,7 +160,7 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 	h.target.mu.Lock()
 	given := h.target.given["staging"][0]
 	given.Commit = strings.Repeat("0", 40) // the old version says ok
-	h.target.set(given, services.Healthy, "")
+	h.target.set(given, target.Healthy, "")
 	h.target.mu.Unlock()
 	e := h.eventually(t, "staging", "unknown", func(e show.Environment) bool { return e.State == show.Unknown })
 	if err := h.settled(t); err != nil {
@@ -172,7 +172,7 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 	if p, err := h.rc.Environment(t.Context(), "hello", "production"); err != nil || p.Promotion != nil || p.State != show.Empty {
 		t.Fatalf("production: %+v, %v", p, err)
 	}
-	h.target.report("staging", services.Healthy, "")
+	h.target.report("staging", target.Healthy, "")
 	h.proposed(t, "production", 1)
 }
 

@@ -21,8 +21,9 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 const mainRef = "refs/heads/main"
@@ -80,7 +81,7 @@ func openHouse(ctx context.Context, dir string) (*house, error) {
 	}
 	h.target.now = h.clock.Now
 	h.rc = &Reconciler{
-		Store: h.store, Target: h.target, Now: h.clock.Now, SSH: "127.0.0.1:2222",
+		Store: h.store, Targets: map[string]target.Target{"services": h.target}, Now: h.clock.Now, SSH: "127.0.0.1:2222",
 		Access:   h.config.Load,
 		Releases: taggedReleases,
 		Branch:   func(string) string { return mainRef },
@@ -266,35 +267,55 @@ type fakeTarget struct {
 
 	mu       sync.Mutex
 	obedient bool // reports healthy whatever it is given
-	given    map[string][]services.Declared
-	reports  map[string]services.Observed
-	watchers map[chan struct{}]bool
+	given    map[string][]target.Declared
+	reports  map[string]target.Observed
+	watchers map[chan struct{}]target.Key
 }
 
 func newFakeTarget() *fakeTarget {
-	return &fakeTarget{given: map[string][]services.Declared{}, reports: map[string]services.Observed{}, watchers: map[chan struct{}]bool{}}
+	return &fakeTarget{given: map[string][]target.Declared{}, reports: map[string]target.Observed{}, watchers: map[chan struct{}]target.Key{}}
 }
 
-func (f *fakeTarget) Converge(d services.Declared) {
+func (f *fakeTarget) Converge(d target.Declared) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.given[d.Environment] = append(f.given[d.Environment], d)
 	if n := len(f.given[d.Environment]); n > 1 && f.given[d.Environment][n-2].Sequence > d.Sequence {
 		return // fenced
 	}
-	state := services.Converging
+	state := target.Converging
 	if f.obedient {
-		state = services.Healthy
+		state = target.Healthy
 	}
 	f.set(d, state, "")
 }
 
-func (f *fakeTarget) set(d services.Declared, state services.State, message string) {
-	f.reports[d.Environment] = services.Observed{Environment: d.Environment, Application: d.Application, Commit: d.Commit, Sequence: d.Sequence,
-		State: state, Since: f.now(), Message: message,
-		Services: []services.ServiceState{{Name: "web", URL: "http://127.0.0.1:1", Release: d.Release.Number,
-			Instances: []services.InstanceState{{ID: "web-1", Release: d.Release.Number, State: "healthy", Serving: true, Since: f.now()}}}}}
-	for ch := range f.watchers {
+func (f *fakeTarget) set(d target.Declared, state target.State, message string) {
+	f.reports[d.Environment] = target.Observed{
+		Key:      d.Key,
+		Commit:   d.Commit,
+		Sequence: d.Sequence,
+		State:    state,
+		Since:    f.now(),
+		Message:  message,
+		Units: []target.Unit{{
+			Name:    "web",
+			State:   state,
+			URL:     "http://127.0.0.1:1",
+			Release: d.Release.Number,
+			Instances: []target.Instance{{
+				ID:      "web-1",
+				Release: d.Release.Number,
+				Phase:   target.PhaseHealthy,
+				Serving: true,
+				Since:   f.now(),
+			}},
+		}},
+	}
+	for ch, pattern := range f.watchers {
+		if !d.Key.Matches(pattern) {
+			continue
+		}
 		select {
 		case ch <- struct{}{}:
 		default:
@@ -303,7 +324,7 @@ func (f *fakeTarget) set(d services.Declared, state services.State, message stri
 }
 
 // report makes the target report a state of what it was last given.
-func (f *fakeTarget) report(environment string, state services.State, message string) {
+func (f *fakeTarget) report(environment string, state target.State, message string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if given := f.given[environment]; len(given) > 0 {
@@ -311,34 +332,39 @@ func (f *fakeTarget) report(environment string, state services.State, message st
 	}
 }
 
-func (f *fakeTarget) last(environment string) services.Declared {
+func (f *fakeTarget) last(environment string) target.Declared {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if given := f.given[environment]; len(given) > 0 {
 		return given[len(given)-1]
 	}
-	return services.Declared{}
+	return target.Declared{}
 }
 
-func (f *fakeTarget) Remove(environment, _ string) {
+func (f *fakeTarget) Check(string, target.Files) (problems, warnings yamlfile.Problems) {
+	return nil, nil
+}
+
+func (f *fakeTarget) Run(context.Context) error { return nil }
+
+func (f *fakeTarget) Remove(k target.Key, _ int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.reports, environment)
-	delete(f.given, environment)
+	delete(f.reports, k.Environment)
+	delete(f.given, k.Environment)
 }
 
-func (f *fakeTarget) Observe(environment, _ string) (services.Observed, bool) {
+func (f *fakeTarget) Observe(k target.Key) target.Observed {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o, ok := f.reports[environment]
-	return o, ok
+	return f.reports[k.Environment]
 }
 
-func (f *fakeTarget) Watch() (<-chan struct{}, func()) {
+func (f *fakeTarget) Watch(k target.Key) (<-chan struct{}, func()) {
 	ch := make(chan struct{}, 1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.watchers[ch] = true
+	f.watchers[ch] = k
 	return ch, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -375,7 +401,7 @@ func (h *house) healthy(t *testing.T, environment string, release int) show.Envi
 		}
 		at, _ := repo.ParseHash(e.Declared)
 		o, err := outcomeOf(h.hello, at)
-		return err == nil && o.State == services.Healthy
+		return err == nil && o.State == target.Healthy
 	})
 }
 

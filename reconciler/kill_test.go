@@ -16,7 +16,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // storyDir makes the test binary a process that plays the story in that folder,
@@ -76,7 +76,7 @@ func story(dir string) error {
 	noted := func(e show.Environment, release int) bool {
 		at, _ := repo.ParseHash(e.Declared)
 		o, err := outcomeOf(h.hello, at)
-		return err == nil && e.Release >= release && e.State == show.Healthy && o.State == services.Healthy
+		return err == nil && e.Release >= release && e.State == show.Healthy && o.State == target.Healthy
 	}
 	landed := func(n int, says tagged, files map[string]string) error {
 		refs, err := h.hello.Refs("refs/releases/")

@@ -8,7 +8,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/terminal"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // NotesRef holds a note on each environment commit: what became of it.
@@ -18,13 +18,13 @@ const NotesRef = "refs/notes/deployments"
 // not with every report. The zero Outcome is that of a commit of which nothing
 // has been heard yet.
 type Outcome struct {
-	State        services.State `json:"state,omitempty"`
-	Since        time.Time      `json:"since,omitzero"`         // of State
-	HealthySince time.Time      `json:"healthy_since,omitzero"` // while State is healthy: no interruption is known since
-	FailedAt     time.Time      `json:"failed_at,omitzero"`     // last time it failed, if ever
-	Message      string         `json:"message,omitempty"`
-	Services     []Served       `json:"services,omitempty"`
-	Covers       []Covered      `json:"covers,omitempty"` // newer releases with the same content
+	State        target.State `json:"state,omitempty"`
+	Since        time.Time    `json:"since,omitzero"`         // of State
+	HealthySince time.Time    `json:"healthy_since,omitzero"` // while State is healthy: no interruption is known since
+	FailedAt     time.Time    `json:"failed_at,omitzero"`     // last time it failed, if ever
+	Message      string       `json:"message,omitempty"`
+	Services     []Served     `json:"services,omitempty"`
+	Covers       []Covered    `json:"covers,omitempty"` // newer releases with the same content
 }
 
 // Served is one service when the state was reached.
@@ -51,23 +51,23 @@ func (o Outcome) next(commit repo.Hash, seen Observed) (Outcome, bool) {
 	}
 	n := o
 	switch seen.State {
-	case services.Converging:
-		if o.State == services.Converging || o.State == services.Healthy {
+	case target.Converging:
+		if o.State == target.Converging || o.State == target.Healthy {
 			return o, false
 		}
 		n.HealthySince = time.Time{}
-	case services.Healthy:
-		if o.State == services.Healthy && !since.After(o.HealthySince) {
+	case target.Healthy:
+		if o.State == target.Healthy && !since.After(o.HealthySince) {
 			return o, false
 		}
 		n.HealthySince = since
-	case services.Degraded:
-		if o.State == services.Degraded {
+	case target.Degraded:
+		if o.State == target.Degraded {
 			return o, false
 		}
 		n.HealthySince = time.Time{}
-	case services.Failed:
-		if o.State == services.Failed {
+	case target.Failed:
+		if o.State == target.Failed {
 			return o, false
 		}
 		n.HealthySince, n.FailedAt = time.Time{}, since
@@ -84,11 +84,11 @@ func (o Outcome) good() (ok bool, whyNot string) {
 	switch {
 	case !o.FailedAt.IsZero():
 		return false, "it failed at " + clock(o.FailedAt)
-	case o.State == services.Healthy:
+	case o.State == target.Healthy:
 		return true, ""
-	case o.State == "" || o.State == services.Unknown:
+	case o.State == target.Unknown:
 		return false, "nothing is known of how it went"
-	case o.State == services.Converging:
+	case o.State == target.Converging:
 		return false, "it was never seen healthy"
 	}
 	return false, fmt.Sprintf("it was %s at the end", o.State)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // View is all that matters about one environment of one repository at one
@@ -69,7 +69,7 @@ type Answer struct {
 // Observed is what the target reports.
 type Observed struct {
 	Commit  string
-	State   services.State
+	State   target.State
 	Since   time.Time
 	Message string
 	Serving []Served

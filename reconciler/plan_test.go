@@ -12,7 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 var update = flag.Bool("update", false, "rewrite the answers in testdata/plan")
@@ -116,7 +116,7 @@ func (w *world) hear(out *bytes.Buffer, words []string) {
 			fmt.Fprintln(out, p)
 		}
 	case "report":
-		w.report(w.place(words[1]), services.State(words[2]))
+		w.report(w.place(words[1]), target.State(words[2]))
 	case "approve":
 		if s := w.approve(w.place(words[1]), words[2]); s != "" {
 			fmt.Fprintln(out, s)
@@ -151,7 +151,7 @@ func (w *world) happens(t *rapid.T) {
 		w.unproven[n] = rapid.IntRange(0, 9).Draw(t, "unproven") == 0
 		w.releases = append(w.releases, n)
 	case "report":
-		w.report(p, rapid.SampledFrom([]services.State{services.Healthy, services.Healthy, services.Converging, services.Degraded, services.Failed, services.Unknown}).Draw(t, "state"))
+		w.report(p, rapid.SampledFrom([]target.State{target.Healthy, target.Healthy, target.Converging, target.Degraded, target.Failed, target.Unknown}).Draw(t, "state"))
 	case "approve":
 		w.approve(p, rapid.SampledFrom([]string{"ada", "jun"}).Draw(t, "user"))
 	case "rollback":
@@ -224,8 +224,8 @@ func TestKilledAtEveryAction(t *testing.T) {
 					if ok && kill && a.Kind != Converge {
 						w.restart()
 					}
-					if tip := p.tip(); tip != nil && p.told == tip.commit && p.report.State != services.Healthy {
-						p.report = Observed{Commit: tip.commit.String(), State: services.Healthy, Since: w.now}
+					if tip := p.tip(); tip != nil && p.told == tip.commit && p.report.State != target.Healthy {
+						p.report = Observed{Commit: tip.commit.String(), State: target.Healthy, Since: w.now}
 						acted = true
 					}
 				}

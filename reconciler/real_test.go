@@ -73,12 +73,12 @@ func TestWithRealProcesses(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	target := services.New(work, t.TempDir(), unpackSelf)
-	target.Unconfined = true
-	h.rc.Target = target
+	services := services.New(work, t.TempDir(), unpackSelf)
+	services.Unconfined = true
+	h.rc.Targets["services"] = services
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- target.Run(ctx) }()
+	go func() { ended <- services.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 const dirMode = filemode.Dir
@@ -27,20 +27,6 @@ const dirMode = filemode.Dir
 // safety is how often an environment is looked at although nothing was heard:
 // what losing every event costs.
 const safety = time.Minute
-
-// Target is what converges an application to its declared state
-// (*services.Target).
-type Target interface {
-	// Converge makes d what the application should be. It returns before that is so,
-	// may be repeated, and ignores a d with a lower Sequence than one it was given.
-	Converge(d services.Declared)
-	// Remove stops an application that no environment declares any more.
-	Remove(environment, application string)
-	// Observe is what the application is; false when nothing is known of it.
-	Observe(environment, application string) (services.Observed, bool)
-	// Watch tells, coalesced, that Observe may answer differently now.
-	Watch() (changed <-chan struct{}, end func())
-}
 
 // Reconciler promotes and converges all environments of all repositories. Its
 // exported fields are set before Run and not changed after; its methods are
@@ -55,7 +41,7 @@ type Reconciler struct {
 	// together with an error denies and says why.
 	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 	Releases func(r *repo.Repository) ([]Release, error)
-	Target   Target
+	Targets  map[string]target.Target       // by the name that headgate.yaml gives as target:
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from
 	Now      func() time.Time               // nil: time.Now
 	Log      *slog.Logger                   // nil: slog.Default
@@ -93,16 +79,13 @@ func (rc *Reconciler) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	moved, stop := rc.Store.Watch("")
 	defer stop()
-	reported, stopReports := rc.Target.Watch()
-	defer stopReports()
 	defer func() {
 		rc.mu.Lock()
 		defer rc.mu.Unlock()
 		rc.workers = nil
 	}()
 
-	// One goroutine starts workers and passes on the target's reports; each worker
-	// is one more, and ends with ctx.
+	// One goroutine starts workers; each worker is one more, and ends with ctx.
 	group.Go(func() error {
 		tick := time.NewTicker(safety)
 		defer tick.Stop()
@@ -115,8 +98,6 @@ func (rc *Reconciler) Run(ctx context.Context) error {
 				return nil
 			case <-moved:
 			case <-tick.C:
-			case <-reported:
-				rc.Wake("")
 			}
 		}
 	})
@@ -272,13 +253,14 @@ func (rc *Reconciler) releases(r *repo.Repository) ([]Release, error) {
 	return list, nil
 }
 
-// observed is the target's report. What it does not know is Unknown.
-func (rc *Reconciler) observed(environment, app string) services.Observed {
-	o, ok := rc.Target.Observe(environment, app)
-	if !ok {
-		return services.Observed{State: services.Unknown}
+// observed is what an environment's target reports. What it does not know is
+// Unknown, and so is all of a target that this server does not have.
+func (rc *Reconciler) observed(e headgateyaml.Environment, k target.Key) target.Observed {
+	t := rc.Targets[e.Target]
+	if t == nil {
+		return target.Observed{}
 	}
-	return o
+	return t.Observe(k)
 }
 
 // cache remembers what was read. It forgets everything when full.

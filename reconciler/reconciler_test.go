@@ -11,7 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // TestFromReleaseToProduction is the whole way of one release, as people and
@@ -29,7 +29,7 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("staging: %+v", staging)
 	}
 	given := h.target.last("staging")
-	if given.Sequence != 2 || string(given.Compose) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
+	if given.Sequence != 2 || string(given.Files["compose.yaml"]) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
 		t.Fatalf("the target was given %+v", given)
 	}
 
@@ -123,7 +123,7 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	h.healthy(t, "staging", 1)
 	h.release(t, "ada", "two")
 	h.healthy(t, "staging", 2)
-	h.target.report("staging", services.Failed, "web does not answer")
+	h.target.report("staging", target.Failed, "web does not answer")
 	h.eventually(t, "staging", "failed", func(e show.Environment) bool { return e.State == show.Failed })
 	h.release(t, "ada", "three")
 	before := h.healthy(t, "staging", 3)

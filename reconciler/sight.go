@@ -11,7 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // sight is what one look at an environment of a repository saw: the View that
@@ -32,6 +32,13 @@ type sight struct {
 	asked       *asked // of View.Answer
 }
 
+// key names what the environment's target converges.
+func (s *sight) key() target.Key { return s.keyIn(s.environment) }
+
+func (s *sight) keyIn(environment string) target.Key {
+	return target.Key{Repository: s.repo.Name(), Application: s.app, Environment: environment}
+}
+
 // declaration is one commit of an environment's branch, read.
 type declaration struct {
 	Promotion
@@ -43,8 +50,9 @@ type declaration struct {
 
 // upstream is what is known of the environment named by `after`.
 type upstream struct {
+	settings headgateyaml.Environment
 	declared *declaration
-	observed services.Observed
+	observed target.Observed
 	healthy  bool
 }
 
@@ -86,19 +94,22 @@ func (rc *Reconciler) look(ctx context.Context, r *repo.Repository, environment 
 			Covers: d.Outcome.covers(d.Release), ID: d.ID, Held: d.Held != nil}
 		s.Outcome = d.Outcome
 	}
-	s.Observed = seen(rc.observed(environment, s.app))
+	s.Observed = seen(rc.observed(s.settings, s.key()))
 	if after := s.settings.After; after != "" {
 		s.Upstream = &Upstream{Name: after}
 		s.upstream = &upstream{}
 		if s.upstream.declared, err = rc.declaredIn(r, after); err != nil {
 			return nil, err
 		}
-		s.upstream.observed = rc.observed(after, s.app)
+		if i := slices.IndexFunc(all, func(e headgateyaml.Environment) bool { return e.Name == after }); i >= 0 {
+			s.upstream.settings = all[i]
+			s.upstream.observed = rc.observed(all[i], s.keyIn(after))
+		}
 		if d := s.upstream.declared; d != nil {
 			// Both must say so: the note that this commit became healthy, which dates
 			// it, and the target that it is so now.
-			s.upstream.healthy = s.upstream.observed.State == services.Healthy &&
-				s.upstream.observed.Commit == d.Commit.String() && d.Outcome.State == services.Healthy
+			s.upstream.healthy = s.upstream.observed.State == target.Healthy &&
+				s.upstream.observed.Commit == d.Commit.String() && d.Outcome.State == target.Healthy
 			s.Upstream.Release, s.Upstream.Healthy = d.Outcome.covers(d.Release), s.upstream.healthy
 		}
 	}
@@ -286,10 +297,10 @@ func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit, 
 }
 
 // seen is what of a target's report matters to Plan and to notes.
-func seen(o services.Observed) Observed {
+func seen(o target.Observed) Observed {
 	s := Observed{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message}
-	for _, sv := range o.Services {
-		s.Serving = append(s.Serving, Served{Name: sv.Name, Release: sv.Release, URL: sv.URL, Instances: len(sv.Instances)})
+	for _, u := range o.Units {
+		s.Serving = append(s.Serving, Served{Name: u.Name, Release: u.Release, URL: u.URL, Instances: len(u.Instances)})
 	}
 	return s
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // worker is the one writer of one environment of one repository: of env/<name>,
@@ -27,8 +27,18 @@ type worker struct {
 	wake        chan struct{}
 	ended       chan struct{} // closed when the goroutine is
 
-	told  repo.Hash // commit last given to the target by this process
-	saved string    // digest of the decision last saved
+	told  told   // what this process gave to a target
+	saved string // digest of the decision last saved
+
+	reports  watch // of the environment's target
+	upstream watch // of the target of the environment named by `after`
+}
+
+// told is what a target was given last.
+type told struct {
+	target   string
+	commit   repo.Hash
+	sequence int
 }
 
 type request struct {
@@ -70,6 +80,8 @@ func (w *worker) run(ctx context.Context) {
 	defer close(w.ended)
 	moved, stop := w.rc.Store.Watch(w.repo.Name())
 	defer stop()
+	defer w.reports.end()
+	defer w.upstream.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var failures int
@@ -83,6 +95,8 @@ func (w *worker) run(ctx context.Context) {
 			req.done <- req.do(ctx)
 		case <-moved:
 		case <-w.wake:
+		case <-w.reports.changed:
+		case <-w.upstream.changed:
 		case <-timer.C:
 		}
 		next, err := w.settle(ctx)
@@ -116,7 +130,13 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		s.Told = w.told
+		s.Told = w.told.commit
+		w.reports.follow(w.rc.Targets[s.settings.Target], s.key())
+		if u := s.upstream; u != nil {
+			w.upstream.follow(w.rc.Targets[u.settings.Target], s.keyIn(s.settings.After))
+		} else {
+			w.upstream.end()
+		}
 		if err := w.decide(ctx, s); err != nil {
 			return 0, err
 		}
@@ -143,11 +163,41 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 // retire stops what runs in an environment that has left headgate.yaml. Its
 // branch stays: declared again, it goes on from there.
 func (w *worker) retire() {
-	if w.told != repo.Zero {
-		w.rc.Target.Remove(w.environment, w.repo.Name())
-		w.told = repo.Zero
+	if w.told.commit != repo.Zero {
+		w.rc.Targets[w.told.target].Remove(w.key(), w.told.sequence)
+		w.told = told{}
 		w.log().Info("environment is not declared any more, stopping what runs there")
 	}
+}
+
+func (w *worker) key() target.Key {
+	return target.Key{Repository: w.repo.Name(), Application: w.repo.Name(), Environment: w.environment}
+}
+
+// watch is a subscription to what a target reports of one environment, so that
+// a report wakes only those who decide by it.
+type watch struct {
+	target  target.Target
+	key     target.Key
+	changed <-chan struct{} // nil: nothing is watched
+	stop    func()
+}
+
+func (f *watch) follow(t target.Target, k target.Key) {
+	if f.target == t && f.key == k {
+		return
+	}
+	f.end()
+	if f.target, f.key = t, k; t != nil {
+		f.changed, f.stop = t.Watch(k)
+	}
+}
+
+func (f *watch) end() {
+	if f.stop != nil {
+		f.stop()
+	}
+	*f = watch{}
 }
 
 func (w *worker) act(ctx context.Context, s *sight, a Action) error {
@@ -171,6 +221,10 @@ func (w *worker) act(ctx context.Context, s *sight, a Action) error {
 // converge gives the declared state to the target. It is not durable, and need
 // not be: a new process begins by doing it.
 func (w *worker) converge(s *sight) error {
+	t := w.rc.Targets[s.settings.Target]
+	if t == nil {
+		return fmt.Errorf("there is no target %q on this server", s.settings.Target)
+	}
 	declared, err := w.rc.declaredState(s, s.declared)
 	if err != nil {
 		return err
@@ -181,10 +235,13 @@ func (w *worker) converge(s *sight) error {
 			return err
 		}
 	}
+	if w.told.commit != repo.Zero && w.told.target != s.settings.Target {
+		w.rc.Targets[w.told.target].Remove(w.key(), w.told.sequence)
+	}
 	crash.Point("converge.before-target-told")
-	w.rc.Target.Converge(declared)
+	t.Converge(declared)
 	crash.Point("converge.target-told")
-	w.told = s.declared.Commit
+	w.told = told{s.settings.Target, s.declared.Commit, declared.Sequence}
 	w.log().Info("converging", "commit", s.declared.Commit.String(), "release", s.declared.Release)
 	return nil
 }
@@ -408,25 +465,32 @@ func plural(n int) string {
 }
 
 // declaredState is what the target is given for a commit of the environment.
-func (rc *Reconciler) declaredState(s *sight, d *declaration) (services.Declared, error) {
+func (rc *Reconciler) declaredState(s *sight, d *declaration) (target.Declared, error) {
 	m, err := manifestOf(s.repo, d.Tree, s.app)
 	if err != nil {
-		return services.Declared{}, err
+		return target.Declared{}, err
 	}
-	compose, err := s.repo.File(d.Tree, appPath(s.app)+"/compose.yaml")
-	if err != nil && !errors.Is(err, repo.ErrNoFile) {
-		return services.Declared{}, err
+	dir, err := s.repo.Lookup(d.Tree, appPath(s.app))
+	if err != nil {
+		return target.Declared{}, err
 	}
-	return services.Declared{Environment: s.environment, Application: s.app, Repository: s.repo.Name(),
-		Commit: d.Commit.String(), Compose: compose,
-		Release: services.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts}}, nil
+	files, err := s.repo.Files(dir.Hash, func(path string) bool { return path != releaseFile })
+	if err != nil {
+		return target.Declared{}, err
+	}
+	return target.Declared{
+		Key:     s.key(),
+		Commit:  d.Commit.String(),
+		Files:   files,
+		Release: target.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts},
+	}, nil
 }
 
 // maxHistory bounds how far back a fallback or a rollback is looked for.
 const maxHistory = 500
 
 // fallback is the last declared state that was healthy to the end, nil for none.
-func (rc *Reconciler) fallback(s *sight) (*services.Declared, error) {
+func (rc *Reconciler) fallback(s *sight) (*target.Declared, error) {
 	all, err := rc.history(s.repo, s.environment, maxHistory)
 	if err != nil {
 		return nil, err

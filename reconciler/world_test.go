@@ -11,7 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // world is a small model of repositories, targets and policy around Plan. It
@@ -80,7 +80,7 @@ func (w *world) treeOf(release int) repo.Hash { return hashOf("release", release
 
 func (w *world) healthy(p *place) bool {
 	t := p.tip()
-	return t != nil && p.report.State == services.Healthy && p.report.Commit == t.commit.String() && t.outcome.State == services.Healthy
+	return t != nil && p.report.State == target.Healthy && p.report.Commit == t.commit.String() && t.outcome.State == target.Healthy
 }
 
 func (w *world) view(p *place) View {
@@ -143,7 +143,7 @@ func (w *world) act(p *place, a Action) {
 	case Converge:
 		p.told = t.commit
 		if p.report.Commit != t.commit.String() {
-			p.report = Observed{Commit: t.commit.String(), State: services.Converging, Since: w.now}
+			p.report = Observed{Commit: t.commit.String(), State: target.Converging, Since: w.now}
 		}
 	case Note:
 		covers := t.outcome.Covers
@@ -249,7 +249,7 @@ func (w *world) rollback(p *place, release int) string {
 	return fmt.Sprintf("release %d was not healthy to the end", release)
 }
 
-func (w *world) report(p *place, state services.State) {
+func (w *world) report(p *place, state target.State) {
 	if t := p.tip(); t != nil {
 		p.report = Observed{Commit: t.commit.String(), State: state, Since: w.now}
 	}
@@ -295,7 +295,7 @@ func (p *place) String() string {
 		if c := t.outcome.covers(t.release); c != t.release {
 			s += fmt.Sprintf(" (also %d)", c)
 		}
-		s += fmt.Sprintf(" at %d %s", len(p.branch), cmpOr(string(t.outcome.State), "unknown"))
+		s += fmt.Sprintf(" at %d %s", len(p.branch), t.outcome.State)
 		if t.held {
 			s += ", held"
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -48,7 +49,8 @@ func CheckFiles(files map[string][]byte) yamlfile.Problems {
 				Fix:  "add " + name + ", or name its folder with path:"})
 			continue
 		}
-		ps = append(ps, services.Check(name, data)...)
+		problems, _ := services.Check(e.Path, target.Files{ComposeFile: data})
+		ps = append(ps, problems...)
 	}
 	rego := map[string][]byte{}
 	for name, data := range files {

@@ -43,6 +43,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/receive"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -173,7 +174,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.services = services.New(path("work", "services"), path("logs", "services"), artifacts.Unpack)
 	s.services.Log = log
 	s.reconciler = &reconciler.Reconciler{
-		Store: s.store, Access: s.access.Load, Engine: s.engines.of, Releases: s.releasesOf, Target: s.services,
+		Store: s.store, Access: s.access.Load, Engine: s.engines.of, Releases: s.releasesOf, Targets: map[string]target.Target{"services": s.services},
 		Branch: func(name string) string { return "refs/heads/" + s.branchOf(name) }, Log: log, SSH: s.about.SSH,
 	}
 	s.receive = &receive.Listener{

@@ -1,12 +1,16 @@
 package server
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
 
 // Watch implements show.Backend: refs that move, builds that begin, instances
 // that come and go.
 func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)
-	seen, stopSeen := s.services.Watch()
+	seen, stopSeen := s.services.Watch(target.Key{Repository: repository})
 	changed := make(chan struct{}, 1)
 	done := make(chan struct{})
 	var wg sync.WaitGroup

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -27,7 +27,7 @@ type listening struct {
 
 // act begins an action.
 func (a *app) act(act rollout.Action) {
-	log := a.target.Log.With("env", a.key.environment, "app", a.key.application, "commit", a.commit)
+	log := a.owner.Log.With("env", a.key.Environment, "app", a.key.Application, "commit", a.commit)
 	switch act.Kind {
 	case rollout.Listen:
 		bound, err := a.listen(act.Service, act.Listen)
@@ -64,7 +64,7 @@ func (a *app) act(act rollout.Action) {
 func (a *app) pool(service string) *proxy.Pool {
 	p := a.pools[service]
 	if p == nil {
-		p = &proxy.Pool{Name: fmt.Sprintf("%s of %s in %s", service, a.key.application, a.key.environment)}
+		p = &proxy.Pool{Name: fmt.Sprintf("%s of %s in %s", service, a.key.Application, a.key.Environment)}
 		a.pools[service] = p
 	}
 	return p
@@ -106,7 +106,7 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 		i := slices.IndexFunc(a.listeners, func(l *listening) bool { return l.key == k })
 		switch {
 		case i < 0:
-			l, e := a.target.listenFor(a.key, service, k, a.pool(service))
+			l, e := a.owner.listenFor(a.key, service, k, a.pool(service))
 			if e != nil {
 				err = errors.Join(err, e)
 				continue
@@ -130,7 +130,7 @@ func (a *app) closeListeners(which func(*listening) bool) {
 		if !which(l) {
 			return false
 		}
-		a.target.release(l.key)
+		a.owner.release(l.key)
 		a.wait.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), defaultDrain)
 			defer cancel()
@@ -169,9 +169,9 @@ func (a *app) urls() map[string]string {
 
 // listenFor listens on an address for a service and remembers for whom, so that
 // a conflict can be named. A free port stays the same while the server lives.
-func (t *Target) listenFor(k key, service, listen string, pool *proxy.Pool) (*proxy.Listener, error) {
+func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Pool) (*proxy.Listener, error) {
 	at, free, _ := strings.Cut(listen, "#")
-	remembered := k.String() + "/" + listen
+	remembered := freePort{k, listen}
 	t.mu.Lock()
 	port := t.ports[remembered]
 	t.mu.Unlock()
@@ -194,7 +194,7 @@ func (t *Target) listenFor(k key, service, listen string, pool *proxy.Pool) (*pr
 	if free != "" {
 		t.ports[remembered] = l.Address().Port
 	}
-	t.holders[listen] = fmt.Sprintf("service %s of %s in %s", service, k.application, k.environment)
+	t.holders[listen] = fmt.Sprintf("service %s of %s in %s", service, k.Application, k.Environment)
 	return l, nil
 }
 
@@ -205,8 +205,8 @@ func (t *Target) release(listen string) {
 }
 
 // conflict puts into words why an address cannot be listened on.
-func (t *Target) conflict(k key, service, at, number string, err error) error {
-	what := fmt.Sprintf("port %s of service %s of %s in %s", at, service, k.application, k.environment)
+func (t *Target) conflict(k target.Key, service, at, number string, err error) error {
+	what := fmt.Sprintf("port %s of service %s of %s in %s", at, service, k.Application, k.Environment)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		by := "another program on this machine"
@@ -246,5 +246,5 @@ func (a *app) start(act rollout.Action) {
 }
 
 func (a *app) logPath(instance string) string {
-	return filepath.Join(a.target.LogDir, a.key.environment, a.key.application, instance+".log")
+	return a.owner.logPath(a.key, instance)
 }

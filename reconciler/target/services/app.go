@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -23,22 +24,22 @@ const inspectEvery = 3 * time.Second
 // app converges one application in one environment. One goroutine, run, owns
 // everything but what stands below mu; the others post events to it.
 type app struct {
-	target *Target
-	key    key
+	owner *Target
+	key   target.Key
 
 	mu         sync.Mutex
-	newest     *Declared // last one told
-	pending    *Declared // told, not yet taken up
-	remove     bool      // to be removed; pending is nil then
-	inbox      []func()  // run by the loop
-	published  published // what observe sees
-	since      time.Time // when lastCommit came into lastState
-	lastState  State     // as last seen by observe
+	fence      int              // newest sequence told
+	pending    *target.Declared // told, not yet taken up
+	remove     bool             // to be removed; pending is nil then
+	inbox      []func()         // run by the loop
+	published  published        // what observe sees
+	since      time.Time        // when lastCommit came into lastState
+	lastState  target.State     // as last seen by observe
 	lastCommit string
-	lastWhat   Observed // as last told to watchers
+	lastWhat   target.Observed // as last told to watchers
 	bell       chan struct{}
 
-	declared *Declared // taken up and understood
+	declared *target.Declared // taken up and understood
 	plan     rollout.Declared
 	facts    rollout.Observed
 	fault    string // why the newest declaration cannot be carried out
@@ -59,7 +60,7 @@ type app struct {
 type version struct {
 	service     Service
 	environment string
-	release     Release
+	release     target.Release
 	digest      string
 }
 
@@ -77,24 +78,31 @@ type published struct {
 
 type liveInstance struct{ port, pid int }
 
-func newApp(t *Target, k key) *app {
-	return &app{target: t, key: k, bell: make(chan struct{}, 1), published: published{facts: &rollout.Observed{}},
+func newApp(t *Target, k target.Key) *app {
+	return &app{fence: -1, owner: t, key: k, bell: make(chan struct{}, 1), published: published{facts: &rollout.Observed{}},
 		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}}
 }
 
-// declare hands a declaration to the loop, or with nil the end of the application.
-func (a *app) declare(d *Declared) {
+// declare hands a declaration to the loop. The one that it has counts again only
+// after it was removed.
+func (a *app) declare(d *target.Declared) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d == nil {
-		a.remove, a.pending = true, nil
-	} else {
-		// The same commit counts again only after the application was removed.
-		if a.newest != nil && (d.Sequence < a.newest.Sequence || d.Sequence == a.newest.Sequence && !a.remove) {
-			return
-		}
-		a.newest, a.pending, a.remove = d, d, false
+	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove {
+		return
 	}
+	a.fence, a.pending, a.remove = d.Sequence, d, false
+	a.ring()
+}
+
+// removeUpTo hands the end of what was declared to the loop.
+func (a *app) removeUpTo(sequence int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if sequence < a.fence {
+		return
+	}
+	a.fence, a.pending, a.remove = sequence, nil, true
 	a.ring()
 }
 
@@ -116,7 +124,7 @@ func (a *app) ring() {
 // run converges until the application is removed or the target's context ends,
 // and then until all of it has ended.
 func (a *app) run() {
-	ctx := a.target.ctx
+	ctx := a.owner.ctx
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -180,32 +188,30 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 
 // end forgets the application unless something was told meanwhile.
 func (a *app) end() bool {
-	t := a.target
+	t := a.owner
 	t.mu.Lock()
 	a.mu.Lock()
 	gone := a.remove && len(a.inbox) == 0
 	if gone {
 		delete(t.apps, a.key)
-		if a.newest != nil {
-			t.fences[a.key] = a.newest.Sequence
-		}
+		t.fences[a.key] = a.fence
 	}
 	a.mu.Unlock()
 	t.mu.Unlock()
 	if gone {
-		t.notify()
+		t.notify(a.key)
 	}
 	return gone
 }
 
 // takeUp makes a plan of a declaration. When it cannot be understood, what runs
 // goes on running, and the state says why.
-func (a *app) takeUp(d *Declared) {
+func (a *app) takeUp(d *target.Declared) {
 	a.commit, a.sequence, a.fault = d.Commit, d.Sequence, ""
 	plan, versions, err := a.understand(d)
 	if err != nil {
 		a.fault = err.Error()
-		a.target.Log.Warn("declared state cannot be carried out", "env", a.key.environment, "app", a.key.application, "commit", d.Commit, "err", err)
+		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key.Environment, "app", a.key.Application, "commit", d.Commit, "err", err)
 		return
 	}
 	if d.Fallback != nil {
@@ -224,15 +230,18 @@ func (a *app) takeUp(d *Declared) {
 }
 
 // understand reads a declaration.
-func (a *app) understand(d *Declared) (rollout.Declared, map[string]*version, error) {
+func (a *app) understand(d *target.Declared) (rollout.Declared, map[string]*version, error) {
 	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence}
-	for _, name := range []string{d.Environment, d.Application} {
+	for _, name := range []string{d.Repository, d.Environment, d.Application} {
 		if !plainName.MatchString(name) {
-			return plan, nil, fmt.Errorf("%q cannot be the name of an environment or application; use letters, digits, '.', '_' and '-'", name)
+			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
 		}
 	}
-	file := "compose.yaml"
-	compose, err := Parse(file, d.Compose)
+	data, ok := d.Files[composeFile]
+	if !ok {
+		return plan, nil, errNoCompose
+	}
+	compose, err := Parse(composeFile, data)
 	if err != nil {
 		return plan, nil, err
 	}
@@ -243,7 +252,7 @@ func (a *app) understand(d *Declared) (rollout.Declared, map[string]*version, er
 			return plan, nil, err
 		}
 		v := &version{service: s, environment: d.Environment, release: d.Release, digest: digest}
-		id := v.id(a.target.releases.generation(digest))
+		id := v.id(a.owner.releases.generation(digest))
 		versions[id] = v
 		plan.Services = append(plan.Services, rollout.Service{
 			Name: s.Name, Version: id, Label: fmt.Sprintf("release %d", d.Release.Number), Replicas: s.Replicas,
@@ -254,7 +263,7 @@ func (a *app) understand(d *Declared) (rollout.Declared, map[string]*version, er
 }
 
 // artifactOf is the digest of the artifact that a service runs from.
-func artifactOf(s Service, r Release) (string, error) {
+func artifactOf(s Service, r target.Release) (string, error) {
 	names := slices.Sorted(maps.Keys(r.Artifacts))
 	if s.Artifact != "" {
 		if d, ok := r.Artifacts[s.Artifact]; ok {
@@ -331,7 +340,7 @@ func (a *app) lookAtFolders() {
 	a.wait.Go(func() {
 		began := time.Now()
 		for d := range digests {
-			digests[d] = a.target.releases.inspect(d)
+			digests[d] = a.owner.releases.inspect(d)
 		}
 		cost := time.Since(began)
 		a.post(func() {
@@ -353,7 +362,7 @@ func (a *app) replaceChanged(generations map[string]int64) {
 			continue
 		}
 		changed = true
-		a.target.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key.environment, "app", a.key.application, "commit", a.commit, "artifact", v.digest)
+		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key.Environment, "app", a.key.Application, "commit", a.commit, "artifact", v.digest)
 		a.versions[id] = v
 		a.plan.Services[i].Version = id
 	}
@@ -382,7 +391,7 @@ func (a *app) forget() {
 }
 
 // publish copies what observe needs, and tells watchers if it differs.
-func (a *app) publish(taken *Declared) {
+func (a *app) publish(taken *target.Declared) {
 	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, plan: a.plan, facts: a.facts.Clone(),
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)
@@ -407,7 +416,7 @@ func (a *app) publish(taken *Declared) {
 	a.lastWhat = now
 	a.mu.Unlock()
 	if changed {
-		a.target.notify()
+		a.owner.notify(a.key)
 	}
 }
 

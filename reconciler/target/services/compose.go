@@ -1,7 +1,9 @@
 package services
 
 import (
+	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -77,11 +80,21 @@ const (
 	aliveStartPeriod = time.Second // without a check: so long alive is healthy
 )
 
-// Check says what is wrong with a compose.yaml; nil when nothing is.
-func Check(file string, data []byte) yamlfile.Problems {
+// composeFile is what an application's directory must hold.
+const composeFile = "compose.yaml"
+
+var errNoCompose = errors.New("there is no " + composeFile + "; add one to the environment's path, and promote a release that has it")
+
+// Check says what is wrong with the files of an application's directory.
+func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
+	file := path.Join(dir, composeFile)
+	data, ok := files[composeFile]
+	if !ok {
+		return yamlfile.Problems{{File: file, What: "is not there", Fix: "add it, or name its directory with path: in headgate.yaml"}}, nil
+	}
 	_, err := Parse(file, data)
-	ps, _ := yamlfile.ProblemsIn(err)
-	return ps
+	problems, _ = yamlfile.ProblemsIn(err)
+	return problems, nil
 }
 
 // Parse reads a compose.yaml: the subset of the Compose specification that makes

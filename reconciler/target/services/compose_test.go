@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 func TestParse(t *testing.T) {
@@ -54,14 +55,14 @@ services:
 
 func TestProblems(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
-		{"image", "services:\n  web:\n    image: nginx\n    command: x\n", `f:3: services.web: "image" is not supported; containers are not in this version; leave it out and the command runs from the release's artifact`},
-		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `f:2: services.web: "depends_on" is not supported; services start side by side`},
-		{"unknown", "services:\n  web:\n    comand: x\n", `f:3: unknown key "comand" in "services.web"; did you mean "command"?`},
+		{"image", "services:\n  web:\n    image: nginx\n    command: x\n", `compose.yaml:3: services.web: "image" is not supported; containers are not in this version; leave it out and the command runs from the release's artifact`},
+		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `compose.yaml:2: services.web: "depends_on" is not supported; services start side by side`},
+		{"unknown", "services:\n  web:\n    comand: x\n", `compose.yaml:3: unknown key "comand" in "services.web"; did you mean "command"?`},
 		{"top", "servces: {}\n", `did you mean "services"?`},
 		{"misspelt extension", "services: {web: {command: x, x-headgat: {}}}\n", `did you mean "x-headgate"?`},
 		{"none", "services: {}\n", "declares no service"},
-		{"no services", "name: x\n", "f:1: declares no service"},
-		{"no command", "services:\n  web:\n    ports: ['80:80']\n", "f:2: services.web has no command; write the program"},
+		{"no services", "name: x\n", "compose.yaml:1: declares no service"},
+		{"no command", "services:\n  web:\n    ports: ['80:80']\n", "compose.yaml:2: services.web has no command; write the program"},
 		{"quote", "services: {web: {command: \"a 'b\"}}\n", "services.web.command: a single quote is not closed"},
 		{"variable", "services: {web: {command: 'x $HOME'}}\n", `services.web.command: $HOME is not set; an instance has $PORT, $HEADGATE_ENVIRONMENT`},
 		{"variable fix", "services: {web: {command: 'x $HOME'}}\n", `write "$$"`},
@@ -84,11 +85,11 @@ func TestProblems(t *testing.T) {
 		{"signal", "services: {web: {command: x, stop_signal: SIGSTOP}}\n", "no signal to stop with"},
 		{"outside", "services: {web: {command: x, working_dir: ../..}}\n", "outside the artifact"},
 		{"name", "services: {'We b': {command: x}}\n", `service name "We b"`},
-		{"duplicate", "services:\n  web: {command: x}\n  web: {command: y}\n", `f:3: "web" was already set on line 2`},
+		{"duplicate", "services:\n  web: {command: x}\n  web: {command: y}\n", `compose.yaml:3: "web" was already set on line 2`},
 		{"null", "services: {web: }\n", "services.web is nothing, where a mapping belongs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ps := Check("f", []byte(c.in))
+			ps, _ := Check("", target.Files{composeFile: []byte(c.in)})
 			if !strings.Contains(ps.Error(), c.want) {
 				t.Errorf("got %q, want %q", ps.Error(), c.want)
 			}
@@ -118,7 +119,7 @@ func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &version{service: c.Services[0], release: Release{Number: 4, Commit: "c"}, digest: digest(1)}
+		return &version{service: c.Services[0], release: target.Release{Number: 4, Commit: "c"}, digest: digest(1)}
 	}
 	base := "command: x, ports: ['80']"
 	id := read(base).id(1)
@@ -151,7 +152,7 @@ func TestArtifactOf(t *testing.T) {
 		{Service{Name: "x", Artifact: "y"}, two, "release 7 has web, worker"},
 		{Service{Name: "x"}, nil, "has no artifact"},
 	} {
-		got, err := artifactOf(c.service, Release{Number: 7, Artifacts: c.artifacts})
+		got, err := artifactOf(c.service, target.Release{Number: 7, Artifacts: c.artifacts})
 		if err != nil {
 			got = err.Error()
 		}

@@ -41,7 +41,7 @@ func (in *instance) stop() {
 // run starts the process, watches it and says how it ended. All that it started
 // has ended when it returns.
 func (in *instance) run(ctx context.Context) (how string) {
-	t, v := in.app.target, in.version
+	t, v := in.app.owner, in.version
 	unpacking, cancel := context.WithTimeoutCause(ctx, unpackWithin, fmt.Errorf("took longer than %s", unpackWithin))
 	dir, err := t.releases.use(unpacking, v.digest)
 	cancel()
@@ -112,7 +112,7 @@ func (in *instance) tell(f func()) {
 func (in *instance) command(dir string, port int) (c command, vars map[string]string, err error) {
 	v := in.version
 	vars = map[string]string{
-		"PORT": strconv.Itoa(port), "HEADGATE_ENVIRONMENT": v.environment, "HEADGATE_APPLICATION": in.app.key.application,
+		"PORT": strconv.Itoa(port), "HEADGATE_ENVIRONMENT": v.environment, "HEADGATE_APPLICATION": in.app.key.Application,
 		"HEADGATE_RELEASE": strconv.Itoa(v.release.Number), "HEADGATE_COMMIT": v.release.Commit, "HEADGATE_INSTANCE": in.id,
 	}
 	c = command{release: dir, workingDir: v.service.WorkingDir, hostname: in.id}
@@ -131,7 +131,7 @@ func (in *instance) check(c command, vars map[string]string, port int) (func(con
 	case h.Test != nil:
 		var err error
 		c.argv, err = expandAll(h.Test, vars)
-		return runs(in.app.target.starter, c), err
+		return runs(in.app.owner.starter, c), err
 	case h.Connect:
 		return connects(port), nil
 	}

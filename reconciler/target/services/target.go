@@ -2,9 +2,8 @@
 // of an application in an environment converged to what the environment's
 // branch declares, behind a built-in proxy, and says what it sees.
 //
-// The main types are Declared (what should be: a compose.yaml and a release),
-// Observed (what is) and Target, which runs a loop per application between the
-// two. Deciding is left to the pure package rollout, carrying requests to the
+// Target implements the contract of package target and runs a loop per
+// application; what is declared is a compose.yaml in the application's directory. Deciding is left to the pure package rollout, carrying requests to the
 // package proxy. This package owns what touches the machine: unpacked releases,
 // processes in their sandbox, health checks and logs.
 //
@@ -26,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 )
 
@@ -37,7 +38,7 @@ type Target struct {
 	Unpack func(ctx context.Context, digest, dir string) error
 
 	WorkDir string // for unpacked releases; a cache, emptied at the start
-	LogDir  string // for the output of instances: <environment>/<application>/<instance>.log
+	LogDir  string // for the output of instances: <repository>/<environment>/<application>/<instance>.log
 	Log     *slog.Logger
 
 	// Unconfined runs instances without bubblewrap even where it is installed. Then,
@@ -51,26 +52,40 @@ type Target struct {
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
-	apps     map[key]*app
-	fences   map[key]int            // newest sequence of applications that were removed
-	watchers map[chan struct{}]bool // told of changes
-	holders  map[string]string      // address listened on → who it is for
-	ports    map[string]int         // address with port 0 → the port it became
+	apps     map[target.Key]*app
+	fences   map[target.Key]int // newest sequence of applications that were removed
+	watchers map[*watcher]bool
+	holders  map[string]string // address listened on → who it is for
+	ports    map[freePort]int  // the port it became
 	running  sync.WaitGroup
 }
 
-type key struct{ environment, application string }
+// freePort is an address with port 0, of one application.
+type freePort struct {
+	of     target.Key
+	listen string
+}
 
-func (k key) String() string { return k.environment + "/" + k.application }
+// watcher is told of changes of what its pattern matches.
+type watcher struct {
+	pattern target.Key
+	changed chan struct{}
+}
 
 // New makes a target that keeps what it unpacks in workDir and what instances
 // print in logDir.
 func New(workDir, logDir string, unpack func(ctx context.Context, digest, dir string) error) *Target {
 	return &Target{
-		Unpack: unpack, WorkDir: workDir, LogDir: logDir, Log: slog.New(slog.DiscardHandler),
+		Unpack:    unpack,
+		WorkDir:   workDir,
+		LogDir:    logDir,
+		Log:       slog.New(slog.DiscardHandler),
 		transport: proxy.Transport(),
-		apps:      map[key]*app{}, fences: map[key]int{}, watchers: map[chan struct{}]bool{},
-		holders: map[string]string{}, ports: map[string]int{},
+		apps:      map[target.Key]*app{},
+		fences:    map[target.Key]int{},
+		watchers:  map[*watcher]bool{},
+		holders:   map[string]string{},
+		ports:     map[freePort]int{},
 	}
 }
 
@@ -116,91 +131,102 @@ func (t *Target) Run(ctx context.Context) error {
 	return nil
 }
 
-// Converge tells what is declared now. It returns at once. The newest Sequence
-// wins: what is older than the last one told is ignored, and so is the same one again.
-func (t *Target) Converge(d Declared) {
-	k := key{d.Environment, d.Application}
+// Check implements target.Target.
+func (t *Target) Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
+	return Check(dir, files)
+}
+
+// Converge implements target.Target.
+func (t *Target) Converge(d target.Declared) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if last, ok := t.fences[k]; ok && d.Sequence < last {
+	if last, ok := t.fences[d.Key]; ok && d.Sequence < last {
 		return
 	}
-	a := t.apps[k]
+	a := t.apps[d.Key]
 	if a != nil {
 		a.declare(&d)
 		return
 	}
-	a = newApp(t, k)
+	a = newApp(t, d.Key)
 	a.declare(&d)
-	t.apps[k] = a
+	t.apps[d.Key] = a
 	if t.ctx != nil && t.ctx.Err() == nil {
 		t.running.Go(a.run)
 	}
 }
 
-// Remove drains and stops an application. It returns at once; when all of it has
-// ended, Observe knows nothing of it any more.
-func (t *Target) Remove(environment, application string) {
+// Remove implements target.Target: it drains and stops.
+func (t *Target) Remove(k target.Key, sequence int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if a := t.apps[key{environment, application}]; a != nil {
-		a.declare(nil)
+	if a := t.apps[k]; a != nil {
+		a.removeUpTo(sequence)
+	} else {
+		t.fences[k] = max(t.fences[k], sequence)
 	}
 }
 
-// Observe says what an application is now; false when nothing is known of it.
-func (t *Target) Observe(environment, application string) (Observed, bool) {
+// Observe implements target.Target.
+func (t *Target) Observe(k target.Key) target.Observed {
 	t.mu.Lock()
-	a := t.apps[key{environment, application}]
+	a := t.apps[k]
 	live := t.ctx != nil && t.ctx.Err() == nil
 	t.mu.Unlock()
 	if a == nil {
-		return Observed{}, false
+		return target.Observed{}
 	}
 	o := a.observe(time.Now())
 	if !live {
-		o.State, o.Message = Unknown, "the server is starting or stopping"
+		o.State, o.Message = target.Unknown, "the server is starting or stopping"
 	}
-	return o, true
+	return o
 }
 
-// Watch returns a channel that gets a value when something in any observed state
-// has changed since the last value was taken, and a function that ends that.
-func (t *Target) Watch() (changed <-chan struct{}, end func()) {
-	ch := make(chan struct{}, 1)
+// Watch implements target.Target.
+func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) {
+	w := &watcher{pattern: k, changed: make(chan struct{}, 1)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.watchers[ch] = true
-	return ch, func() {
+	t.watchers[w] = true
+	return w.changed, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.watchers, ch)
+		delete(t.watchers, w)
 	}
 }
 
-func (t *Target) notify() {
+func (t *Target) notify(k target.Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for ch := range t.watchers {
+	for w := range t.watchers {
+		if !k.Matches(w.pattern) {
+			continue
+		}
 		select {
-		case ch <- struct{}{}:
+		case w.changed <- struct{}{}:
 		default: // it has not taken the last one yet
 		}
 	}
 }
 
+// logPath is the file that takes the output of an instance.
+func (t *Target) logPath(k target.Key, instance string) string {
+	return filepath.Join(t.LogDir, k.Repository, k.Environment, k.Application, instance+".log")
+}
+
 // InstanceLog is the end of an instance's output, each line with its time. The
 // output of instances that are gone is kept for a while. The error matches
 // fs.ErrNotExist when there is none.
-func (t *Target) InstanceLog(environment, application, instance string, lines int) ([]string, error) {
-	for _, name := range []string{environment, application, instance} {
+func (t *Target) InstanceLog(k target.Key, instance string, lines int) ([]string, error) {
+	for _, name := range []string{k.Repository, k.Environment, k.Application, instance} {
 		if !plainName.MatchString(name) {
 			return nil, fmt.Errorf("log of instance %q: %w", instance, fs.ErrNotExist)
 		}
 	}
-	all, err := tail(filepath.Join(t.LogDir, environment, application, instance+".log"), lines)
+	all, err := tail(t.logPath(k, instance), lines)
 	if err != nil {
-		return nil, fmt.Errorf("log of instance %s in %s/%s: %w", instance, environment, application, err)
+		return nil, fmt.Errorf("log of instance %s of %s: %w", instance, k, err)
 	}
 	return all, nil
 }

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // TestMain lets the test binary be the service under test, too.
@@ -148,7 +150,7 @@ func open(t *testing.T, confined bool) *house {
 		}
 		census(t, h.env)
 		if t.Failed() {
-			logs, _ := filepath.Glob(filepath.Join(h.LogDir, "*", "*", "*"))
+			logs, _ := filepath.Glob(filepath.Join(h.LogDir, "*", "*", "*", "*"))
 			for _, l := range logs {
 				data, _ := os.ReadFile(l)
 				t.Logf("%s\n%s", filepath.Base(l), data)
@@ -214,19 +216,36 @@ const web = `services:
 
 func (h *house) converge(release int, compose string) {
 	h.seq++
-	h.Converge(Declared{Environment: h.env, Application: "hello", Repository: "hello", Commit: fmt.Sprintf("c%d", h.seq), Sequence: h.seq,
-		Compose: []byte(compose), Release: Release{Number: release, Commit: "abc", Artifacts: map[string]string{"main": digest(release)}}})
+	h.Converge(h.declared(h.seq, release, compose))
+}
+
+func (h *house) key() target.Key {
+	return target.Key{Repository: "hello", Application: "hello", Environment: h.env}
+}
+
+func (h *house) declared(sequence, release int, compose string) target.Declared {
+	return declared(h.key(), sequence, release, compose)
+}
+
+func declared(k target.Key, sequence, release int, compose string) target.Declared {
+	return target.Declared{
+		Key:      k,
+		Commit:   fmt.Sprintf("c%d", sequence),
+		Sequence: sequence,
+		Files:    target.Files{composeFile: []byte(compose)},
+		Release:  target.Release{Number: release, Commit: "abc", Artifacts: map[string]string{"main": digest(release)}},
+	}
 }
 
 // await waits for a state of the newest declaration.
-func (h *house) await(s State) Observed {
+func (h *house) await(s target.State) target.Observed {
 	h.t.Helper()
-	var o Observed
-	changed, end := h.Watch()
+	var o target.Observed
+	changed, end := h.Watch(h.key())
 	defer end()
 	deadline := time.After(patience)
 	for {
-		o, _ = h.Observe(h.env, "hello")
+		o = h.Observe(h.key())
 		if o.State == s && o.Sequence == h.seq {
 			return o
 		}
@@ -250,8 +269,8 @@ func get(url string) (int, string, error) {
 
 func (h *house) get(path, want string) {
 	h.t.Helper()
-	o, _ := h.Observe(h.env, "hello")
-	status, body, err := get(o.Services[0].URL + path)
+	o := h.Observe(h.key())
+	status, body, err := get(o.Units[0].URL + path)
 	if err != nil || status != 200 || !strings.Contains(body, want) {
 		h.t.Fatalf("GET %s: %d %q %v, want %q", path, status, body, err, want)
 	}
@@ -267,22 +286,22 @@ func TestConvergeAndEnd(t *testing.T) {
 	both(t, func(t *testing.T, h *house) {
 		began := time.Now()
 		h.converge(1, web)
-		o := h.await(Healthy)
+		o := h.await(target.Healthy)
 		t.Logf("healthy after %s", time.Since(began))
 		h.get("/", "release 1 instance web-")
 		began = time.Now()
 		h.converge(2, strings.Replace(web, "hello", "bye", 1))
-		o2 := h.await(Healthy)
+		o2 := h.await(target.Healthy)
 		t.Logf("next one after %s", time.Since(began))
 		h.get("/", "says bye")
-		if o.Services[0].URL != o2.Services[0].URL {
-			t.Errorf("the port changed: %s, %s", o.Services[0].URL, o2.Services[0].URL)
+		if o.Units[0].URL != o2.Units[0].URL {
+			t.Errorf("the port changed: %s, %s", o.Units[0].URL, o2.Units[0].URL)
 		}
-		lines, err := h.InstanceLog(h.env, "hello", "web-1", 100)
+		lines, err := h.InstanceLog(h.key(), "web-1", 100)
 		if err != nil || !strings.Contains(strings.Join(lines, "\n"), "listening on") {
 			t.Errorf("log: %q %v", lines, err)
 		}
-		if _, err := h.InstanceLog(h.env, "hello", "../web-1", 1); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := h.InstanceLog(h.key(), "../web-1", 1); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("a log outside: %v", err)
 		}
 	})
@@ -293,11 +312,11 @@ func TestSandbox(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.get("/write", "/tmp/x true\nx false\n/usr/x false\n")
 	h.get("/env", "HEADGATE_COMMIT=abc")
-	o, _ := h.Observe(h.env, "hello")
-	if _, body, _ := get(o.Services[0].URL + "/env"); strings.Contains(body, "SECRET_OF_SERVER") {
+	o := h.Observe(h.key())
+	if _, body, _ := get(o.Units[0].URL + "/env"); strings.Contains(body, "SECRET_OF_SERVER") {
 		t.Error("the server's environment got in")
 	}
 	h.end()
@@ -333,14 +352,14 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	o := h.await(Healthy)
-	end := load(o.Services[0].URL)
+	o := h.await(target.Healthy)
+	end := load(o.Units[0].URL)
 	for release := 2; release <= 4; release++ {
 		h.converge(release, web)
-		h.await(Healthy)
+		h.await(target.Healthy)
 		eventually(t, "the old instances are gone", func() (string, bool) {
-			o, _ := h.Observe(h.env, "hello")
-			return fmt.Sprint(o.Services), len(o.Services[0].Instances) == 2
+			o := h.Observe(h.key())
+			return fmt.Sprint(o.Units), len(o.Units[0].Instances) == 2
 		})
 	}
 	sent, lost, why := end()
@@ -357,9 +376,9 @@ func TestBadReleaseKeepsTheOld(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.converge(2, strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
-	o := h.await(Failed)
+	o := h.await(target.Failed)
 	for _, want := range []string{"release 2 was given up", "release 1 goes on serving", "exited 3: cannot open the database"} {
 		if !strings.Contains(o.Message, want) {
 			t.Errorf("%q does not say %q", o.Message, want)
@@ -367,16 +386,16 @@ func TestBadReleaseKeepsTheOld(t *testing.T) {
 	}
 	h.get("/", "release 1")
 	h.converge(3, "services: {web: {comand: x}}")
-	if o := h.await(Failed); !strings.Contains(o.Message, "compose.yaml:1") {
+	if o := h.await(target.Failed); !strings.Contains(o.Message, "compose.yaml:1") {
 		t.Errorf("no place in %q", o.Message)
 	}
 	h.get("/", "release 1")
 	h.converge(4, web)
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.get("/", "release 4")
 	// An older declaration that comes late does nothing.
-	h.Converge(Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web), Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}})
-	h.await(Healthy)
+	h.Converge(h.declared(1, 1, web))
+	h.await(target.Healthy)
 	h.get("/", "release 4")
 	h.end()
 }
@@ -385,15 +404,15 @@ func TestKilledInstanceComesBack(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	both(t, func(t *testing.T, h *house) {
 		h.converge(1, web)
-		o := h.await(Healthy)
-		end := load(o.Services[0].URL)
-		victim := o.Services[0].Instances[0]
+		o := h.await(target.Healthy)
+		end := load(o.Units[0].URL)
+		victim := o.Units[0].Instances[0]
 		if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		h.await(Degraded)
-		o = h.await(Healthy)
-		if in := o.Services[0].Instances[0]; in.Restarts != 1 || !strings.Contains(in.LastExit, "SIGKILL") {
+		h.await(target.Degraded)
+		o = h.await(target.Healthy)
+		if in := o.Units[0].Instances[0]; in.Restarts != 1 || !strings.Contains(in.LastExit, "SIGKILL") {
 			t.Errorf("%+v", in)
 		}
 		// Requests that were in flight in the victim are sent to the other one.
@@ -407,13 +426,13 @@ func TestSickInstanceIsReplaced(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	o := h.await(Healthy)
-	get("http://" + address(o.Services[0].Instances[1].Port) + "/sicken")
-	o = h.await(Degraded)
+	o := h.await(target.Healthy)
+	get("http://" + address(o.Units[0].Instances[1].Port) + "/sicken")
+	o = h.await(target.Degraded)
 	if !strings.Contains(o.Message, "/healthz answered 500: sick") {
 		t.Errorf("%q", o.Message)
 	}
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.end()
 }
 
@@ -421,14 +440,14 @@ func TestDrainLetsASlowRequestFinish(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	o := h.await(Healthy)
-	resp, err := http.Get(o.Services[0].URL + "/slow?for=1500ms")
+	o := h.await(target.Healthy)
+	resp, err := http.Get(o.Units[0].URL + "/slow?for=1500ms")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	h.converge(2, web)
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.get("/", "release 2")
 	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "begun done" {
 		t.Errorf("%q %v", body, err)
@@ -440,16 +459,16 @@ func TestChangedFolderIsUnpackedAgain(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	h.await(Healthy)
+	h.await(target.Healthy)
 	dir := h.releases.folder(digest(1))
 	if err := removeTree(dir); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the folder is back and its instances are new", func() (string, bool) {
 		_, err := os.Stat(filepath.Join(dir, "digest"))
-		o, _ := h.Observe(h.env, "hello")
-		ins := o.Services[0].Instances
-		return fmt.Sprint(err, ins), err == nil && o.State == Healthy && len(ins) == 2 && ins[0].ID == "web-3"
+		o := h.Observe(h.key())
+		ins := o.Units[0].Instances
+		return fmt.Sprint(err, ins), err == nil && o.State == target.Healthy && len(ins) == 2 && ins[0].ID == "web-3"
 	})
 	h.end()
 }
@@ -465,16 +484,16 @@ func TestRemoveAndPorts(t *testing.T) {
 	port := strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)
 	h.converge(1, strings.Replace(web, "0:80", port+":80", 1))
 	eventually(t, "the conflict is told", func() (string, bool) {
-		o, _ := h.Observe(h.env, "hello")
+		o := h.Observe(h.key())
 		return o.Message, strings.Contains(o.Message, "port 127.0.0.1:"+port+" of service web of hello in "+h.env+" is taken by another program")
 	})
 	taken.Close()
-	o := h.await(Healthy)
-	url := o.Services[0].URL
-	h.Remove(h.env, "hello")
+	o := h.await(target.Healthy)
+	url := o.Units[0].URL
+	h.Remove(h.key(), h.seq)
 	eventually(t, "it is gone", func() (string, bool) {
-		o, known := h.Observe(h.env, "hello")
-		return fmt.Sprint(o), !known
+		o := h.Observe(h.key())
+		return fmt.Sprint(o), o.Commit == ""
 	})
 	if _, _, err := get(url); err == nil {
 		t.Error("the port is still served")
@@ -482,32 +501,30 @@ func TestRemoveAndPorts(t *testing.T) {
 	last := h.seq
 	h.seq = last - 2
 	h.converge(1, web) // an old commit does not bring it back
-	if _, known := h.Observe(h.env, "hello"); known {
+	if o := h.Observe(h.key()); o.Commit != "" {
 		t.Error("an old commit brought it back")
 	}
 	h.seq = last - 1
 	h.converge(1, web) // the commit that it had does: it was declared once more
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.end()
 }
 
 func TestFallbackServesAfterARestart(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
-	good := Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web),
-		Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}}
-	bad := good
-	bad.Commit, bad.Sequence, bad.Fallback, bad.Release.Number = "c2", 2, &good, 2
-	bad.Compose = []byte(strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
+	good := h.declared(1, 1, web)
+	bad := h.declared(2, 2, strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
+	bad.Fallback = &good
 	h.seq = 2
 	h.Converge(bad)
-	o := h.await(Failed)
+	o := h.await(target.Failed)
 	eventually(t, "the last good release serves", func() (string, bool) {
-		o, _ = h.Observe(h.env, "hello")
-		_, body, err := get(o.Services[0].URL)
+		o = h.Observe(h.key())
+		_, body, err := get(o.Units[0].URL)
 		return fmt.Sprint(body, err, o), err == nil && strings.HasPrefix(body, "release 1 ")
 	})
-	if o.Services[0].Release != 1 {
+	if o.Units[0].Release != 1 {
 		t.Errorf("%+v", o)
 	}
 	h.end()
@@ -519,31 +536,30 @@ func TestBriefReleaseGivesWay(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
-	h.await(Healthy)
-	good := Declared{Environment: h.env, Application: "hello", Commit: "c1", Sequence: 1, Compose: []byte(web),
-		Release: Release{Number: 1, Commit: "abc", Artifacts: map[string]string{"main": digest(1)}}}
+	h.await(target.Healthy)
+	good := h.declared(1, 1, web)
 	h.seq++
-	h.Converge(Declared{Environment: h.env, Application: "hello", Commit: "c2", Sequence: h.seq, Fallback: &good,
-		Compose: []byte(strings.Replace(web, "SAYS", "BRIEF: yes, SAYS", 1)),
-		Release: Release{Number: 2, Commit: "abc", Artifacts: map[string]string{"main": digest(2)}}})
-	o := h.await(Failed)
+	brief := h.declared(h.seq, 2, strings.Replace(web, "SAYS", "BRIEF: yes, SAYS", 1))
+	brief.Fallback = &good
+	h.Converge(brief)
+	o := h.await(target.Failed)
 	for _, want := range []string{"release 2 was given up", "release 1 goes on serving", "exited 4"} {
 		if !strings.Contains(o.Message, want) {
 			t.Errorf("%q does not say %q", o.Message, want)
 		}
 	}
 	eventually(t, "both instances of the good release serve", func() (string, bool) {
-		o, _ = h.Observe(h.env, "hello")
+		o = h.Observe(h.key())
 		serving := 0
-		for _, in := range o.Services[0].Instances {
+		for _, in := range o.Units[0].Instances {
 			if in.Serving && in.Release == 1 {
 				serving++
 			}
 		}
-		return fmt.Sprintf("%+v", o), serving == 2 && len(o.Services[0].Instances) == 2
+		return fmt.Sprintf("%+v", o), serving == 2 && len(o.Units[0].Instances) == 2
 	})
 	h.get("/", "release 1")
-	if o, _ := h.Observe(h.env, "hello"); o.State != Failed {
+	if o := h.Observe(h.key()); o.State != target.Failed {
 		t.Errorf("release 2 is declared and does not work, and the state is %s", o.State)
 	}
 	h.end()
@@ -559,14 +575,14 @@ func TestStopIsAskedForFirst(t *testing.T) {
   script: {command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; while :; do sleep 0.01; done"], healthcheck: {start_period: 100ms}}
   stubborn: {command: ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], stop_grace_period: 100ms, healthcheck: {start_period: 100ms}}
 `)
-		h.await(Healthy)
-		h.Remove(h.env, "hello")
+		h.await(target.Healthy)
+		h.Remove(h.key(), h.seq)
 		eventually(t, "it is gone", func() (string, bool) {
-			o, known := h.Observe(h.env, "hello")
-			return fmt.Sprint(o), !known
+			o := h.Observe(h.key())
+			return fmt.Sprint(o), o.Commit == ""
 		})
 		for id, want := range map[string]string{"web-1": "web-1 exited 0: listening on", "script-1": "script-1 exited 7: bye", "stubborn-1": "stubborn-1 was ended by SIGKILL"} {
-			lines, err := h.InstanceLog(h.env, "hello", id, 1)
+			lines, err := h.InstanceLog(h.key(), id, 1)
 			if err != nil || !strings.Contains(lines[0], "headgate: "+want) {
 				t.Errorf("%s: %q %v", id, lines, err)
 			}
@@ -584,10 +600,10 @@ func TestStopWhileUnpacking(t *testing.T) {
 	})
 	h.converge(1, web)
 	<-unpacking
-	h.Remove(h.env, "hello")
+	h.Remove(h.key(), h.seq)
 	eventually(t, "it is gone", func() (string, bool) {
-		o, known := h.Observe(h.env, "hello")
-		return fmt.Sprint(o), !known
+		o := h.Observe(h.key())
+		return fmt.Sprint(o), o.Commit == ""
 	})
 	h.end()
 }
@@ -596,22 +612,22 @@ func TestStopWhileUnpacking(t *testing.T) {
 func TestSilenceIsNotHealth(t *testing.T) {
 	h := open(t, false)
 	h.converge(1, web)
-	h.await(Healthy)
+	h.await(target.Healthy)
 	h.mu.Lock()
-	a := h.apps[key{h.env, "hello"}]
+	a := h.apps[h.key()]
 	h.mu.Unlock()
 	stuck, free := make(chan struct{}), make(chan struct{})
 	a.post(func() { close(stuck); <-free })
 	<-stuck
-	if o := a.observe(time.Now()); o.State != Healthy {
+	if o := a.observe(time.Now()); o.State != target.Healthy {
 		t.Errorf("%+v", o)
 	}
-	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != Unknown || !strings.Contains(o.Message, "nothing was heard of web-1") {
+	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != target.Unknown || !strings.Contains(o.Message, "nothing was heard of web-1") {
 		t.Errorf("%+v", o)
 	}
 	close(free)
 	h.end()
-	if o, _ := h.Observe(h.env, "hello"); o.State != Unknown {
+	if o := h.Observe(h.key()); o.State != target.Unknown {
 		t.Errorf("after the end: %+v", o)
 	}
 }
@@ -626,8 +642,8 @@ func TestWorkerAndCommandCheck(t *testing.T) {
     stop_signal: SIGINT
     stop_grace_period: 200ms
 `)
-	o := h.await(Healthy)
-	if len(o.Services) != 2 || o.Services[1].Name != "tock" || o.Services[1].URL != "" {
+	o := h.await(target.Healthy)
+	if len(o.Units) != 2 || o.Units[1].Name != "tock" || o.Units[1].URL != "" {
 		t.Errorf("%+v", o)
 	}
 	h.end()
@@ -637,12 +653,12 @@ func TestWorkerAndCommandCheck(t *testing.T) {
 func beTarget() {
 	t := New(os.Getenv("WORK"), os.Getenv("LOGS"), unpackSelf)
 	t.Unconfined = os.Getenv("BE_TARGET") == "unconfined"
-	changed, _ := t.Watch()
-	t.Converge(Declared{Environment: os.Getenv("ENVIRONMENT"), Application: "hello", Commit: "c", Sequence: 1, Compose: []byte(web),
-		Release: Release{Number: 1, Artifacts: map[string]string{"main": digest(1)}}})
+	k := target.Key{Repository: "hello", Application: "hello", Environment: os.Getenv("ENVIRONMENT")}
+	changed, _ := t.Watch(k)
+	t.Converge(declared(k, 1, 1, web))
 	go func() {
 		for range changed {
-			if o, _ := t.Observe(os.Getenv("ENVIRONMENT"), "hello"); o.State == Healthy {
+			if t.Observe(k).State == target.Healthy {
 				fmt.Println("healthy")
 				return
 			}

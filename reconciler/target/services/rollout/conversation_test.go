@@ -89,7 +89,7 @@ func play(t *testing.T, text string) string {
 			continue
 		}
 		state, message := Status(d, o, now)
-		out.WriteString("= " + string(state))
+		out.WriteString("= " + state.String())
 		if message != "" {
 			out.WriteString(": " + message)
 		}

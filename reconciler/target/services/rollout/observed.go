@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Back-off between starts of instances that fail.
@@ -16,29 +18,15 @@ const (
 	stableAfter = 10 * time.Second
 )
 
-// Phase is where an instance is in its life.
-type Phase string
-
-// The phases. Every instance goes Waiting → Starting → Healthy and, in the end,
-// Stopping; one that fails on the way is stopped and waits for its next start.
-const (
-	Waiting   Phase = "waiting"   // not running; starts when its pause is over
-	Starting  Phase = "starting"  // started, never yet healthy since
-	Serving   Phase = "healthy"   // healthy
-	Unhealthy Phase = "unhealthy" // its checks failed; to be stopped and started again
-	Draining  Phase = "draining"  // out of the traffic, requests in flight may finish
-	Stopping  Phase = "stopping"  // told to stop
-)
-
 // Instance is one process, or the pause before its next start.
 type Instance struct {
 	ID      string
 	Version string
-	Phase   Phase
+	Phase   target.Phase
 	Since   time.Time // of Phase
 	Retired bool      // not wanted any more: once stopped it is gone
 
-	NotBefore time.Time // Waiting: when it may start
+	NotBefore time.Time // when waiting: when it may start
 	Started   time.Time // of the running process
 	Healthy   time.Time // when it became healthy; zero when it is not
 	Checked   time.Time // last result of a check
@@ -195,22 +183,22 @@ func (o *Observed) Saw(e Event, now time.Time) {
 			f.ListenRetry = now.Add(delay(f.ListenFails))
 		}
 	case Ran:
-		if _, in := o.Find(e.ID); in != nil && in.Phase == Starting {
+		if _, in := o.Find(e.ID); in != nil && in.Phase == target.PhaseStarting {
 			in.Started = now
 		}
 	case Checked:
 		f, in := o.Find(e.ID)
-		if in == nil || in.Phase != Starting && in.Phase != Serving {
+		if in == nil || in.Phase != target.PhaseStarting && in.Phase != target.PhaseHealthy {
 			return
 		}
 		f.checked(in, e, now)
 	case Drained:
-		if _, in := o.Find(e.ID); in != nil && in.Phase == Draining {
-			in.Phase, in.Since, in.Served = Unhealthy, now, false // to be stopped
+		if _, in := o.Find(e.ID); in != nil && in.Phase == target.PhaseDraining {
+			in.Phase, in.Since, in.Served = target.PhaseUnhealthy, now, false // to be stopped
 		}
 	case Exited:
 		f, in := o.Find(e.ID)
-		if in == nil || in.Phase == Waiting {
+		if in == nil || in.Phase == target.PhaseWaiting {
 			return
 		}
 		f.exited(in, e.How, now)
@@ -222,29 +210,29 @@ func (f *Facts) checked(in *Instance, e Checked, now time.Time) {
 	t := f.Versions[in.Version]
 	if e.OK {
 		in.Fails, in.Message = 0, ""
-		if in.Phase == Starting {
-			in.Phase, in.Since, in.Healthy = Serving, now, now
+		if in.Phase == target.PhaseStarting {
+			in.Phase, in.Since, in.Healthy = target.PhaseHealthy, now, now
 			t.Ever = true
 		}
 		return
 	}
 	in.Message = e.Message
 	switch {
-	case in.Phase == Starting && now.Sub(in.Started) >= t.Check.Deadline():
+	case in.Phase == target.PhaseStarting && now.Sub(in.Started) >= t.Check.Deadline():
 		f.failed(in, fmt.Sprintf("was not healthy %s after its start: %s", t.Check.Deadline(), e.Message), now)
-		in.Phase, in.Since = Unhealthy, now
-	case in.Phase == Serving:
+		in.Phase, in.Since = target.PhaseUnhealthy, now
+	case in.Phase == target.PhaseHealthy:
 		if in.Fails++; in.Fails >= max(1, t.Check.Retries) {
 			f.failed(in, "became unhealthy: "+e.Message, now)
-			in.Phase, in.Since = Unhealthy, now
+			in.Phase, in.Since = target.PhaseUnhealthy, now
 		}
 	}
 }
 
 func (f *Facts) exited(in *Instance, how string, now time.Time) {
 	in.LastExit = how
-	expected := in.Phase == Stopping
-	if in.Phase == Starting || in.Phase == Serving {
+	expected := in.Phase == target.PhaseStopping
+	if in.Phase == target.PhaseStarting || in.Phase == target.PhaseHealthy {
 		f.failed(in, how, now)
 	}
 	if in.Retired {
@@ -257,7 +245,7 @@ func (f *Facts) exited(in *Instance, how string, now time.Time) {
 	if in.NotBefore.Before(now) {
 		in.NotBefore = now
 	}
-	in.Phase, in.Since, in.Healthy, in.Fails = Waiting, now, time.Time{}, 0
+	in.Phase, in.Since, in.Healthy, in.Fails = target.PhaseWaiting, now, time.Time{}, 0
 }
 
 // failed counts a failure of an instance and says when it may start again.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Action is one thing to do. Actions are to be begun in the order in which they
@@ -98,7 +100,7 @@ func (o *Observed) Did(a Action, now time.Time) {
 		} else {
 			in.Restarts++
 		}
-		in.Phase, in.Since, in.Started, in.Checked = Starting, now, now, now
+		in.Phase, in.Since, in.Started, in.Checked = target.PhaseStarting, now, now, now
 		in.Healthy, in.Fails, in.Served = time.Time{}, 0, false
 	case Route:
 		f.Serving, f.Routed = a.Version, a.Routed
@@ -112,17 +114,17 @@ func (o *Observed) Did(a Action, now time.Time) {
 		}
 	case Drain:
 		if in != nil {
-			in.Phase, in.Since = Draining, now
+			in.Phase, in.Since = target.PhaseDraining, now
 		}
 	case Stop:
 		if in != nil {
-			in.Phase, in.Since = Stopping, now
+			in.Phase, in.Since = target.PhaseStopping, now
 		}
 	case Retire:
 		if in == nil {
 			break
 		}
-		if in.Retired = true; in.Phase == Waiting {
+		if in.Retired = true; in.Phase == target.PhaseWaiting {
 			f.remove(in.ID)
 		}
 	case Close:
@@ -277,7 +279,7 @@ func (f *Facts) listensOn(want []string) bool {
 // healthy are the instances of a version that may have traffic.
 func (f *Facts) healthy(version string) (ids []string) {
 	for _, in := range f.Instances {
-		if in.Version == version && in.Phase == Serving && !in.Retired {
+		if in.Version == version && in.Phase == target.PhaseHealthy && !in.Retired {
 			ids = append(ids, in.ID)
 		}
 	}
@@ -295,9 +297,9 @@ func (p *planner) retire(f *Facts, want map[string]int) {
 	}
 	use := func(in *Instance) int {
 		switch in.Phase {
-		case Serving:
+		case target.PhaseHealthy:
 			return 2
-		case Starting:
+		case target.PhaseStarting:
 			return 1
 		}
 		return 0
@@ -343,11 +345,11 @@ func (p *planner) route(f *Facts, serving string) {
 // they are by now, so what had some drains, and then it is stopped.
 func (p *planner) stop(f *Facts) {
 	for _, in := range slices.Clone(f.Instances) {
-		if !in.Retired && in.Phase != Unhealthy {
+		if !in.Retired && in.Phase != target.PhaseUnhealthy {
 			continue
 		}
 		switch in.Phase {
-		case Starting, Serving, Unhealthy:
+		case target.PhaseStarting, target.PhaseHealthy, target.PhaseUnhealthy:
 			if in.Served {
 				p.do(Action{Kind: Drain, Service: f.Name, Instance: in.ID, Timeout: f.Versions[in.Version].drain()})
 			} else {
@@ -371,7 +373,7 @@ func (p *planner) start(f *Facts, version string, want int) {
 			continue
 		}
 		want--
-		if in.Phase == Waiting && p.at(in.NotBefore) {
+		if in.Phase == target.PhaseWaiting && p.at(in.NotBefore) {
 			p.do(Action{Kind: Start, Service: f.Name, Instance: in.ID, Version: version})
 		}
 	}

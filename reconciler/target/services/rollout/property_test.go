@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // world is a naive machine that carries actions out. It knows by itself what runs,
@@ -267,7 +269,7 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 		if !maps.Equal(want, got) {
 			t.Fatalf("%v runs, not %v", got, want)
 		}
-		if state, why := Status(w.d, &w.o, w.now); state != Healthy && len(w.d.Services) > 0 {
+		if state, why := Status(w.d, &w.o, w.now); state != target.Healthy && len(w.d.Services) > 0 {
 			t.Fatalf("%s: %s", state, why)
 		}
 		if len(w.d.Services) == 0 && len(w.o.Services) > 0 {
@@ -323,7 +325,7 @@ func TestBadVersionsGetNothing(t *testing.T) {
 		next := rapid.IntRange(1, 6).Draw(t, "replicas of the next")
 		w.declare(service(fmt.Sprintf("web=v2*%d", next)))
 		w.settle(40)
-		if state, why := Status(w.d, &w.o, w.now); state != Failed {
+		if state, why := Status(w.d, &w.o, w.now); state != target.Failed {
 			t.Fatalf("%s: %s", state, why)
 		}
 		for id, v := range w.running {

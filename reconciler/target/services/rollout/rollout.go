@@ -13,18 +13,6 @@ package rollout
 
 import "time"
 
-// State is the state of an application, in one word.
-type State string
-
-// The states. Anything that is not known is Unknown.
-const (
-	Unknown    State = "unknown"
-	Converging State = "converging"
-	Healthy    State = "healthy"
-	Degraded   State = "degraded"
-	Failed     State = "failed"
-)
-
 // Declared is what should be.
 type Declared struct {
 	Commit   string // environment commit
