@@ -117,7 +117,7 @@ func (r *Repository) Refs(prefix string) ([]Ref, error) {
 
 // Move is the one way a ref changes: from old to new, or not at all. Old Zero
 // creates, new Zero deletes. When it returns nil the move is durable; when it
-// returns ErrMoved nothing has changed. Afterwards the store's watchers are told.
+// returns ErrMoved nothing has changed. Afterwards the store's watchers are woken.
 func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error 
 			break
 		}
 	}
-	r.store.told(r.name)
+	r.store.moved.Notify(r.name)
 	return nil
 }
 

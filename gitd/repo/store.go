@@ -18,6 +18,8 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/go-git/go-billy/v5/osfs"
+
+	"github.com/headgate-cd/headgate/gitd/signal"
 )
 
 // Store is a folder of bare repositories, `<root>/<name>.git`. It is safe for
@@ -28,9 +30,10 @@ type Store struct {
 	hooks  string
 	signer *Signer
 
-	mu       sync.Mutex
-	open     map[string]*Repository
-	watchers map[*watcher]bool
+	moved signal.Topic // by the name of the repository of which a ref moved
+
+	mu   sync.Mutex
+	open map[string]*Repository
 }
 
 // Repository is one bare repository. It is safe for concurrent use.
@@ -64,7 +67,7 @@ func OpenStore(root, hooks string, signer *Signer) (*Store, []string, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("open repositories: %w", err)
 	}
-	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}, watchers: map[*watcher]bool{}}
+	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}}
 	swept, err := s.sweep()
 	return s, swept, err
 }
@@ -189,39 +192,12 @@ func (r *Repository) reopen() error {
 	return nil
 }
 
-// Told about moves: the store's watchers, coalesced.
-type watcher struct {
-	repository string
-	wake       chan struct{}
-}
-
 // Watch returns a channel that holds a token whenever a ref of the repository
-// (any repository, for "") has moved since the last one was taken. Many moves
-// may make one token: look at the refs, do not count. stop closes the channel.
+// (any repository, for signal.All) has moved since the last one was taken. Many
+// moves may make one token: look at the refs, do not count. stop closes the
+// channel.
 func (s *Store) Watch(repository string) (moved <-chan struct{}, stop func()) {
-	w := &watcher{repository, make(chan struct{}, 1)}
-	s.mu.Lock()
-	s.watchers[w] = true
-	s.mu.Unlock()
-	return w.wake, sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.watchers, w)
-		close(w.wake)
-	})
-}
-
-func (s *Store) told(repository string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for w := range s.watchers {
-		if w.repository == "" || w.repository == repository {
-			select {
-			case w.wake <- struct{}{}:
-			default:
-			}
-		}
-	}
+	return s.moved.Watch(repository)
 }
 
 // sweep removes what a killed git child leaves and what blocks its successors

@@ -31,7 +31,7 @@ func planted(t *testing.T) (w *world, l *loop, c *candidate, base repo.Hash) {
 	// The loop hands over what it has, and stays out of the way.
 	got := make(chan *candidate)
 	paused := make(chan struct{})
-	l.tell(func() {
+	l.mailbox.Post(func() {
 		for _, c := range l.made {
 			got <- c
 		}

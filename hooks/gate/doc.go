@@ -3,7 +3,7 @@
 //
 //   - Gate accepts proposals, tells their progress, and runs one loop for each
 //     repository. A loop owns its repository's queue; builds, proposals and
-//     wakes are facts that it is told.
+//     wakes are posted to its mailbox.
 //   - What to do next is decided by package plan, which is pure. The loop makes
 //     the candidates (candidate.go), has them built (work.go), lands them
 //     (land.go) after asserting what must hold (assert.go), and publishes what

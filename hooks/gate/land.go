@@ -283,7 +283,7 @@ func (l *loop) refuse(ctx context.Context, number int, e change.Event) {
 	s, err := l.log.Append(ctx, o.story, e)
 	switch {
 	case err == nil:
-	case isMoved(err): // a revision or a withdrawal came first: it is in the inbox
+	case isMoved(err): // a revision or a withdrawal came first: it is in the mailbox
 		if s, err := l.log.Read(number); err == nil {
 			o.story = s
 			if !s.Open() {

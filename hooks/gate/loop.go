@@ -11,14 +11,15 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/gate/plan"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
-// loop is the gate of one repository. run owns what is marked so; others tell it
-// facts.
+// loop is the gate of one repository. run owns what is marked so; others post
+// functions that run executes.
 type loop struct {
 	g        *Gate
 	r        *repo.Repository
@@ -34,11 +35,7 @@ type loop struct {
 	proposing sync.Mutex
 	loaded    bool // guarded by proposing
 
-	inbox struct {
-		sync.Mutex
-		facts []func()
-	}
-	wake chan struct{} // holds a token when there are facts
+	mailbox signal.Mailbox[func()] // what run is to do to what it owns
 
 	// The rest is owned by run.
 	open      map[int]*open
@@ -67,7 +64,6 @@ func newLoop(g *Gate, r *repo.Repository) *loop {
 	l := &loop{
 		g: g, r: r, log: change.Of(r), releases: release.Of(r),
 		slog: g.c.Log.With("repo", r.Name()),
-		wake: make(chan struct{}, 1),
 		open: map[int]*open{}, made: map[string]*candidate{}, building: map[string]*building{}, failures: map[string]int{},
 		greenTip: map[string]repo.Hash{},
 	}
@@ -76,28 +72,14 @@ func newLoop(g *Gate, r *repo.Repository) *loop {
 	return l
 }
 
-// tell has run execute f, soon. It never waits.
-func (l *loop) tell(f func()) {
-	l.inbox.Lock()
-	l.inbox.facts = append(l.inbox.facts, f)
-	l.inbox.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (l *loop) hear() {
-	l.inbox.Lock()
-	facts := l.inbox.facts
-	l.inbox.facts = nil
-	l.inbox.Unlock()
-	for _, f := range facts {
+// drain executes what was posted.
+func (l *loop) drain() {
+	for _, f := range l.mailbox.Drain() {
 		f()
 	}
 }
 
-// run takes facts, plans, and does what the plan says, until ctx is done. Then
+// run drains its mailbox, plans, and does what the plan says, until ctx is done. Then
 // it waits for its builds, which ctx stops.
 func (l *loop) run(ctx context.Context) {
 	defer func() {
@@ -118,7 +100,7 @@ func (l *loop) run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-l.wake:
+		case <-l.mailbox.C():
 		case <-moved:
 		case <-timer:
 		}
@@ -131,12 +113,12 @@ func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
 	if err := l.load(ctx); err != nil {
 		return time.Time{}, err
 	}
-	l.hear()
+	l.drain()
 	if l.owing {
 		l.mendReleases(ctx)
 	}
 	for ctx.Err() == nil {
-		l.hear()
+		l.drain()
 		l.mendHeads(ctx)
 		now := l.g.c.Now()
 		for _, o := range l.open {

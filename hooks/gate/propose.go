@@ -118,7 +118,7 @@ func (l *loop) accept(s change.Story, at time.Time) {
 			Short:  fmt.Sprintf("replaced by revision %d", s.Head().Number),
 		})
 	}
-	l.tell(func() { l.enqueue(s, at) })
+	l.mailbox.Post(func() { l.enqueue(s, at) })
 }
 
 // openFor finds the open changes of the pusher to the branch, and the open one
@@ -237,6 +237,6 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by s
 	}
 	crash.Point("withdraw.noted")
 	l.end(s)
-	l.tell(func() { delete(l.open, number) })
+	l.mailbox.Post(func() { delete(l.open, number) })
 	return nil
 }

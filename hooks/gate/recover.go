@@ -41,7 +41,7 @@ func (l *loop) load(ctx context.Context) error {
 		l.board.begin(s.Number)
 	}
 	l.loaded = true
-	l.tell(func() {
+	l.mailbox.Post(func() {
 		l.durations = append(took, l.durations...)
 		for _, s := range waiting {
 			if l.open[s.Number] == nil {

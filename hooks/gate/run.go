@@ -117,7 +117,7 @@ func errRestarting() error {
 // nothing to wake.
 func (g *Gate) Wake(repository string) {
 	if l, err := g.loop(repository); err == nil {
-		l.tell(func() {
+		l.mailbox.Post(func() {
 			for _, o := range l.open {
 				o.waits, o.again = false, time.Time{}
 			}

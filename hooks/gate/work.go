@@ -55,7 +55,7 @@ func (l *loop) begin(ctx context.Context, c *candidate) {
 		defer b.cancel()
 		v, err := l.work(ctx, b, job)
 		stopped := ctx.Err() != nil
-		l.tell(func() { l.built(b, v, err, stopped) })
+		l.mailbox.Post(func() { l.built(b, v, err, stopped) })
 	})
 }
 
@@ -67,7 +67,7 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 	}
 	defer l.g.pool.give()
 	started := l.g.c.Now()
-	l.tell(func() { l.began(b, started) })
+	l.mailbox.Post(func() { l.began(b, started) })
 	crash.Point("build.starting")
 	result, err := guarded(ctx, l.g.c.Builder, job)
 	if err == nil {
