@@ -2,7 +2,6 @@ package gate
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,13 +15,10 @@ import (
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
-// realBuilder runs builds in the sandbox, as the server does.
+// realBuilder is the server's own, and says when a build starts.
 type realBuilder struct {
-	t         *testing.T
-	logs      *buildlog.Dir
-	artifacts *artifact.Store
-	work      string
-	began     chan string // log ids
+	TreeBuilder
+	started chan string // log ids
 }
 
 func newRealBuilder(t *testing.T) *realBuilder {
@@ -36,39 +32,15 @@ func newRealBuilder(t *testing.T) *realBuilder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &realBuilder{t: t, logs: logs, artifacts: store, work: dir, began: make(chan string, 10)}
+	b := &realBuilder{started: make(chan string, 10)}
+	b.TreeBuilder = TreeBuilder{Logs: logs, Artifacts: store, Executor: b, Work: filepath.Join(dir, "work")}
+	return b
 }
 
-func (b *realBuilder) Build(ctx context.Context, j Job) (Result, error) {
-	log, err := b.logs.Create(j.Log, nil)
-	if err != nil {
-		return Result{}, err
-	}
-	defer log.Discard()
-	dir := filepath.Join(b.work, j.Log)
-	if err := os.MkdirAll(filepath.Join(dir, "source"), 0o700); err != nil {
-		return Result{}, err
-	}
-	if err := j.Repository.Checkout(ctx, j.Tree, filepath.Join(dir, "source")); err != nil {
-		return Result{}, err
-	}
-	b.began <- j.Log
-	r, err := build.Run(ctx, build.Request{
-		ID: j.Log, Source: filepath.Join(dir, "source"), Work: dir, Buildspec: j.Buildspec, Timeout: j.Timeout, Network: j.Network,
-		Number: j.Change, Repository: j.Repository.Name(), Branch: j.Branch, Commit: j.Candidate.String(), Tree: j.Tree.String(), Initiator: j.By,
-	}, &host.Host{}, log, b.artifacts)
-	if err != nil {
-		return Result{}, err
-	}
-	if r.Status == build.Stopped {
-		return Result{}, context.Canceled
-	}
-	digest, err := log.Finish(string(r.Status))
-	result := Result{Green: r.Status == build.Succeeded, Reason: r.Reason, Phase: r.Phase, Command: r.Command, Exit: r.Exit, LogLine: r.LogLine, LogDigest: digest}
-	for _, a := range r.Artifacts {
-		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
-	}
-	return result, err
+// Start implements build.Executor.
+func (b *realBuilder) Start(ctx context.Context, s build.Sandbox) (build.Session, error) {
+	b.started <- s.ID
+	return (&host.Host{}).Start(ctx, s)
 }
 
 func TestRealBuilds(t *testing.T) {
@@ -81,22 +53,22 @@ func TestRealBuilds(t *testing.T) {
 	if p.Kind != Refused || !strings.Contains(p.Reason, "./check") || !strings.Contains(p.Reason, "126") || p.Log == "" {
 		t.Fatalf("%+v", p)
 	}
-	<-b.began
+	<-b.started
 	good := w.commit("check with sh", map[string]string{"buildspec.yml": strings.Replace(spec, "./check", "sh ./check", 1)}, base)
 	p = w.land(ada, good)
-	<-b.began
+	<-b.started
 	rel, err := release.Of(w.r).Read(p.Release)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rel.Artifacts) != 1 || !b.artifacts.Has(rel.Artifacts[0].Digest) {
+	if len(rel.Artifacts) != 1 || !b.Artifacts.Has(rel.Artifacts[0].Digest) {
 		t.Fatalf("%+v", rel.Artifacts)
 	}
 	if err := rel.Verify(w.r, repo.Signers{w.store.Signer().PublicKey()}); err != nil {
 		t.Fatal(err)
 	}
 	said := false
-	for e, err := range b.logs.Follow(t.Context(), rel.Manifest.Verdict.LogDigest, false) {
+	for e, err := range b.Logs.Follow(t.Context(), rel.Manifest.Verdict.LogDigest, false) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,13 +90,13 @@ func TestStoppedRealBuildSaysNothing(t *testing.T) {
 	a := w.propose(ada, w.commit("begin", map[string]string{
 		"buildspec.yml": "version: 0.2\nphases:\n  build:\n    commands: [\"sleep 600\"]\n",
 	}))
-	<-b.began
+	<-b.started
 	w.stop()
 	if tip, err := w.r.Ref(verdict.Ref); err != nil || tip != repo.Zero {
 		t.Fatalf("it left a verdict: %s, %v", tip, err)
 	}
 	w.start()
-	<-b.began
+	<-b.started
 	if err := w.gate.Withdraw(t.Context(), "hello", a.Change, ada); err != nil {
 		t.Fatal(err)
 	}

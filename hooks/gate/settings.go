@@ -20,16 +20,9 @@ func FileSettings(r *repo.Repository, tree repo.Hash) (Settings, error) {
 
 // settingsIn is FileSettings for a clone of the repository called name.
 func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, error) {
-	f := headgateyaml.Default()
-	data, err := r.File(tree, headgateyaml.Name)
-	switch {
-	case errors.Is(err, repo.ErrNoFile):
-	case err != nil:
+	f, err := fileIn(r, tree)
+	if err != nil {
 		return Settings{}, err
-	default:
-		if f, err = headgateyaml.Parse(headgateyaml.Name, data); err != nil {
-			return Settings{}, err
-		}
 	}
 	s := Settings{
 		Strategy: Strategy(f.Land.Strategy), Buildspec: f.Build.Buildspec, Image: f.Build.Image,
@@ -39,6 +32,18 @@ func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, erro
 		s.Buildspec, s.Image, s.Network = builtin+ServerFile, "host", false
 	}
 	return s, nil
+}
+
+// fileIn is the headgate.yaml of a tree, or what holds without one.
+func fileIn(r *repo.Repository, tree repo.Hash) (*headgateyaml.File, error) {
+	data, err := r.File(tree, headgateyaml.Name)
+	if errors.Is(err, repo.ErrNoFile) {
+		return headgateyaml.Default(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return headgateyaml.Parse(headgateyaml.Name, data)
 }
 
 // Builtin builds the repository Own in this process: it is green when its

@@ -88,12 +88,15 @@ type Book struct {
 
 	mu     sync.Mutex
 	byHash map[repo.Hash]Release // by tag object, which never changes
+	proven map[repo.Hash]bool    // tag objects that have verified: a signature over bytes named by their digest stays good
 	newest int
 	loaded bool
 }
 
 // Of is the Book of a repository.
-func Of(r *repo.Repository) *Book { return &Book{r: r, byHash: map[repo.Hash]Release{}} }
+func Of(r *repo.Repository) *Book {
+	return &Book{r: r, byHash: map[repo.Hash]Release{}, proven: map[repo.Hash]bool{}}
+}
 
 // Make makes the release of a landing, durably. A commit that has one keeps it:
 // making it again returns it and changes nothing.
@@ -237,6 +240,24 @@ func (b *Book) read(number int, tag repo.Hash) (Release, error) {
 	b.byHash[tag] = rel
 	b.newest = max(b.newest, number)
 	return rel, nil
+}
+
+// Verify proves a release of this Book with the server's own key, once.
+func (b *Book) Verify(rel Release) error {
+	b.mu.Lock()
+	proven := b.proven[rel.Tag]
+	b.mu.Unlock()
+	if proven {
+		return nil
+	}
+
+	if err := rel.Verify(b.r, repo.Signers{b.r.Signer().PublicKey()}); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.proven[rel.Tag] = true
+	return nil
 }
 
 func parse(number int, tag, commit repo.Hash, message string) (Release, error) {

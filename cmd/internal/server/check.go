@@ -82,22 +82,6 @@ func wanted(settings *headgateyaml.File, name string) bool {
 	})
 }
 
-// fileAt is the headgate.yaml of a commit, or what holds without one.
-func fileAt(r *repo.Repository, commit repo.Hash) (*headgateyaml.File, error) {
-	tree, err := r.TreeOf(commit)
-	if err != nil {
-		return nil, err
-	}
-	data, err := r.File(tree, headgateyaml.Name)
-	if errors.Is(err, repo.ErrNoFile) {
-		return headgateyaml.Default(), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return headgateyaml.Parse(headgateyaml.Name, data)
-}
-
 // checkTree is CheckFiles for the gate: a merge of two good trees need not be
 // good. The repository headgate is judged by its build alone.
 func checkTree(_ context.Context, r *repo.Repository, tree repo.Hash) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -69,10 +68,10 @@ func (l Logs) Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, er
 	return l.Events(ctx, id, true)
 }
 
-// Events yields a log by id or by "sha256:…" digest.
+// Events yields a log as buildlog.Dir.Follow does.
 func (l Logs) Events(ctx context.Context, name string, wait bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
-		for e, err := range l.Dir.Follow(ctx, strings.TrimPrefix(name, "sha256:"), wait) {
+		for e, err := range l.Dir.Follow(ctx, name, wait) {
 			shown := show.LogEvent{
 				Kind: e.Kind, Step: e.Step, Line: e.Line, At: millis(e.At), Phase: e.Phase, Command: e.Command,
 				Text: e.Text, Exit: e.Exit, Took: millis(e.Took),

@@ -52,10 +52,9 @@ func (s *Server) releasesOf(r *repo.Repository) ([]reconciler.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	signers := repo.Signers{r.Signer().PublicKey()}
 	var all []reconciler.Release
 	for _, rel := range list {
-		all = append(all, ToReconcile(rel, s.verify(r, rel, signers)))
+		all = append(all, ToReconcile(rel, book.Verify(rel)))
 	}
 	return all, nil
 }
@@ -72,16 +71,4 @@ func ToReconcile(rel release.Release, verifies error) reconciler.Release {
 		to.Artifacts = append(to.Artifacts, reconciler.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
 	}
 	return to
-}
-
-// verify checks a release's signature and provenance, once.
-func (s *Server) verify(r *repo.Repository, rel release.Release, signers repo.Signers) error {
-	if _, ok := s.verified.Load(rel.Tag); ok {
-		return nil
-	}
-	err := rel.Verify(r, signers)
-	if err == nil {
-		s.verified.Store(rel.Tag, true)
-	}
-	return err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -78,7 +77,7 @@ func (s *Server) Repository(ctx context.Context, a show.Actor, name string) (sho
 	configured, _ := c.Repository(name)
 	v := show.Repository{
 		Name: name, Description: configured.Description, Clone: s.about.CloneURL(name), Gated: c.Gated(name), UngatedBy: configured.UngatedBy,
-		Branch: s.branchOf(name), State: show.Empty, MayWrite: c.MayWrite(a.Name, name), Queue: []show.Change{}, Environments: []show.Environment{},
+		Branch: s.gate.Branch(name), State: show.Empty, MayWrite: c.MayWrite(a.Name, name), Queue: []show.Change{}, Environments: []show.Environment{},
 	}
 	if name == access.Own {
 		v.Description = "Users, keys, groups and repositories of this server"
@@ -145,29 +144,4 @@ func (s *Server) stateOf(r *repo.Repository, tree repo.Hash, gated bool) (show.S
 		}
 	}
 	return show.Unknown, nil
-}
-
-// branchOf is the gated branch whose landings become releases: the first that
-// the repository's headgate.yaml names and that is there, else main.
-func (s *Server) branchOf(name string) string {
-	r, err := s.store.Repository(name)
-	if err != nil {
-		return configBranch
-	}
-	for _, branch := range []string{"main", "master"} {
-		if tip, err := r.Ref("refs/heads/" + branch); err == nil && tip != repo.Zero {
-			return branch
-		}
-	}
-	refs, err := r.Refs("refs/heads/")
-	if err != nil {
-		return configBranch
-	}
-	for _, ref := range refs {
-		branch := strings.TrimPrefix(ref.Name, "refs/heads/")
-		if f, err := fileAt(r, ref.Hash); err == nil && f.Gates(branch) && !strings.HasPrefix(branch, "env/") && !strings.HasPrefix(branch, "promote/") {
-			return branch
-		}
-	}
-	return configBranch
 }

@@ -73,9 +73,8 @@ type Server struct {
 
 	store      *repo.Store
 	access     atomic.Pointer[access.Config]
-	verified   sync.Map   // tag objects whose release has verified: a signature over bytes named by their digest stays good
 	loading    sync.Mutex // held while access is read and brought into force
-	engines    engines
+	policies   policies.Cache
 	logs       Logs
 	gate       *gate.Gate
 	reconciler *reconciler.Reconciler
@@ -162,34 +161,77 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	if err != nil {
 		return nil, err
 	}
-	s.engines = engines{made: map[string]*policies.Engine{}}
 	s.gate = gate.New(gate.Config{
-		Store: s.store, Settings: gate.FileSettings, Workers: o.Workers, Log: log, Check: checkTree,
-		Ask: gate.AskPolicies(s.engines.of, s.policyUser), Landed: s.changed,
+		Store:    s.store,
+		Settings: gate.FileSettings,
+		Check:    checkTree,
+		Ask:      gate.AskPolicies(s.engine, s.policyUser),
+		Landed:   s.changed,
+		Workers:  o.Workers,
+		Log:      log,
 		Builder: gate.Builtin{
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
-			Next:     &builder{logs: logDir, artifacts: artifacts, executor: &host.Host{Hidden: []string{o.Data}}, work: path("work", "builds")},
+			Next: &gate.TreeBuilder{
+				Logs:      logDir,
+				Artifacts: artifacts,
+				Executor:  &host.Host{Hidden: []string{o.Data}},
+				Work:      path("work", "builds"),
+			},
 		},
 	})
 	s.services = services.New(path("work", "services"), path("logs", "services"), artifacts.Unpack)
 	s.services.Log = log
 	s.reconciler = &reconciler.Reconciler{
-		Store: s.store, Access: s.access.Load, Engine: s.engines.of, Releases: s.releasesOf, Targets: map[string]target.Target{"services": s.services},
-		Branch: func(name string) string { return "refs/heads/" + s.branchOf(name) }, Log: log, SSH: s.about.SSH,
+		Store:    s.store,
+		Access:   s.access.Load,
+		Engine:   s.engine,
+		Releases: s.releasesOf,
+		Targets:  map[string]target.Target{"services": s.services},
+		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
+		Log:      log,
+		SSH:      s.about.SSH,
 	}
 	s.receive = &receive.Listener{
-		Dir: path("run"), Store: s.store, Access: s.access.Load, Engine: s.engines.of, Check: CheckFiles, Gate: s.gate,
-		Environments: environments{s}, Logs: s.logs, Server: func() show.Server { return s.Server(context.Background()) }, Log: log,
+		Dir:          path("run"),
+		Store:        s.store,
+		Access:       s.access.Load,
+		Engine:       s.engine,
+		Check:        CheckFiles,
+		Gate:         s.gate,
+		Environments: environments{s},
+		Logs:         s.logs,
+		Server:       func() show.Server { return s.Server(context.Background()) },
+		Log:          log,
 	}
+
 	logins := &gitd.Logins{}
-	s.ssh = &gitd.Server{Store: s.store, Backend: s, Access: s.access.Load, Begin: s.receive.Begin, HostKey: hostKey, Logins: logins, Log: log}
-	console := &web.Server{Backend: s, Login: logins, Key: cookieKey, Log: log,
+	s.ssh = &gitd.Server{
+		Store:   s.store,
+		Backend: s,
+		Access:  s.access.Load,
+		Begin:   s.receive.Begin,
+		HostKey: hostKey,
+		Logins:  logins,
+		Log:     log,
+	}
+	console := &web.Server{
+		Backend: s,
+		Login:   logins,
+		Key:     cookieKey,
+		Log:     log,
 		Actor: func(_ context.Context, name string) (show.Actor, bool) {
 			a := s.Actor(name, "console")
 			return a, a.Name != ""
-		}}
-	s.web = &http.Server{Handler: console.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+		},
+	}
+	s.web = &http.Server{
+		Handler:           console.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 	return s, s.receive.Open()
 }
 

@@ -124,7 +124,7 @@ func (s *Server) whyCommit(ctx context.Context, a show.Actor, name string, commi
 	if err != nil {
 		return show.Why{}, err
 	}
-	branch := s.branchOf(name)
+	branch := s.gate.Branch(name)
 	tip, err := r.Ref("refs/heads/" + branch)
 	if err != nil {
 		return show.Why{}, err

@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -152,13 +153,14 @@ func (d *Dir) open(name string) (f *os.File, w *Writer, err error) {
 	return f, nil, err
 }
 
-// Follow yields the events of a log, by id or digest, from its beginning. With
-// wait it waits for a log that has not begun yet, and goes on until the log is
+// Follow yields the events of a log, by id or digest (with or without the
+// "sha256:" of verdicts), from its beginning. With wait it waits for a log that
+// is not there yet, and goes on until the log is
 // done or ctx is; without, it ends at what is there now. An error is the last
 // thing it yields.
 func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		f, w, err := d.await(ctx, name, wait)
+		f, w, err := d.await(ctx, strings.TrimPrefix(name, "sha256:"), wait)
 		if err != nil {
 			yield(Event{}, err)
 			return

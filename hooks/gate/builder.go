@@ -1,0 +1,80 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// TreeBuilder does what package build does for the gate: a tree is checked out,
+// built in a sandbox, logged, and cleaned up after.
+type TreeBuilder struct {
+	Logs      *buildlog.Dir
+	Artifacts *artifact.Store
+	Executor  build.Executor
+	Work      string // directory for checkouts; what is in it at the start is nobody's
+}
+
+// Build implements Builder.
+func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err error) {
+	log, err := b.Logs.Create(j.Log, nil)
+	if err != nil {
+		return Result{}, err
+	}
+	defer log.Discard() // of a build that came to no end; a finished log stays
+	dir := filepath.Join(b.Work, j.Log)
+	source := filepath.Join(dir, "source")
+	if err := os.MkdirAll(source, 0o700); err != nil {
+		return Result{}, fmt.Errorf("make the build's directory: %w", err)
+	}
+	defer build.RemoveAll(dir)
+	if err := j.Repository.Checkout(ctx, j.Tree, source); err != nil {
+		return Result{}, err
+	}
+
+	r, err := build.Run(ctx, build.Request{
+		ID:         j.Log,
+		Source:     source,
+		Work:       dir,
+		Buildspec:  j.Buildspec,
+		Variables:  j.Variables,
+		Timeout:    j.Timeout,
+		Network:    j.Network,
+		Number:     j.Change,
+		Repository: j.Repository.Name(),
+		Branch:     j.Branch,
+		Commit:     j.Candidate.String(),
+		Tree:       j.Tree.String(),
+		Initiator:  j.By,
+	}, b.Executor, log, b.Artifacts)
+	if err != nil {
+		return Result{}, err
+	}
+	if r.Status == build.Stopped {
+		return Result{}, context.Cause(ctx)
+	}
+	digest, err := log.Finish(string(r.Status))
+	if err != nil {
+		return Result{}, err
+	}
+
+	result = Result{
+		Green:     r.Status == build.Succeeded,
+		Reason:    r.Reason,
+		Phase:     r.Phase,
+		Command:   r.Command,
+		Exit:      r.Exit,
+		LogLine:   r.LogLine,
+		LogDigest: "sha256:" + digest,
+	}
+	for _, a := range r.Artifacts {
+		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
+	}
+	return result, nil
+}
