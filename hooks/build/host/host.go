@@ -263,8 +263,8 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	for _, f := range []*os.File{infoW, answerW, outW} {
 		f.Close()
 	}
-	stop := context.AfterFunc(ctx, n.kill)
-	defer stop()
+	// A bubblewrap that is killed before it has tied its first process to itself
+	// leaves it behind. So nobody kills it before that process is known.
 	n.pidfd = -1
 	var info struct {
 		PID int `json:"child-pid"`
@@ -273,6 +273,8 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 		if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
 			n.pidfd = fd
 		}
+		stop := context.AfterFunc(ctx, n.kill)
+		defer stop()
 		if line, err := n.status.ReadString('\n'); err == nil && line == "ready\n" {
 			return nil
 		}

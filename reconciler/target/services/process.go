@@ -2,8 +2,10 @@ package services
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -14,16 +16,22 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // process is one running command with all that it started.
 type process struct {
 	cmd     *exec.Cmd
 	bwrap   bool
+	first   int      // the sandbox's first process, which takes all others with it; 0 without one
 	log     *logFile // nil when the output is kept elsewhere
 	done    chan struct{}
 	outcome string // how it ended, for people; valid after done
 	status  int    // exit status; -1 after a signal; valid after done
+
+	mu    sync.Mutex // guards what pidfd is
+	pidfd int        // stays with first, whatever gets its number; -1 without one, and when done
 }
 
 // command is what to run where.
@@ -81,24 +89,58 @@ func (s *starter) start(ctx context.Context, c command) (*process, error) {
 	// A process that handed its output to something that outlives it does not hold us.
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	p := &process{cmd: cmd, bwrap: s.bwrap != "", done: make(chan struct{})}
+	p := &process{cmd: cmd, bwrap: s.bwrap != "", pidfd: -1, done: make(chan struct{})}
 	p.log, _ = c.output.(*logFile)
+
+	info, told, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer info.Close()
+	if p.bwrap {
+		cmd.ExtraFiles = []*os.File{told} // infoFD
+	}
 	started := make(chan error, 1)
 	select {
 	case s.work <- func() { started <- cmd.Start() }:
+		err = <-started
 	case <-ctx.Done():
-		return nil, errStopped
+		err = errStopped
 	}
-	if err := <-started; err != nil {
+	told.Close()
+	if err != nil {
 		return nil, err
+	}
+
+	// A bubblewrap that is killed before it has tied its first process to itself
+	// leaves it behind. So whoever may kill waits until that process is known.
+	if p.bwrap {
+		p.first, p.pidfd = firstOf(info)
 	}
 	go p.wait()
 	return p, nil
 }
 
+// firstOf reads which process is the first of a sandbox, and opens it. There is
+// none when bubblewrap could not make a sandbox; it has said why then.
+func firstOf(info io.Reader) (pid, pidfd int) {
+	var said struct {
+		PID int `json:"child-pid"`
+	}
+	if err := json.NewDecoder(io.LimitReader(info, 4096)).Decode(&said); err != nil || said.PID <= 0 {
+		return 0, -1
+	}
+	pidfd, err := unix.PidfdOpen(said.PID, 0)
+	if err != nil {
+		return said.PID, -1 // it has ended
+	}
+	return said.PID, pidfd
+}
+
 func (p *process) wait() {
 	defer close(p.done)
 	err := p.cmd.Wait()
+	p.endSandbox()
 	if !p.bwrap {
 		// What it left behind in its session ends with it.
 		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
@@ -125,6 +167,36 @@ func (p *process) wait() {
 	}
 }
 
+// endSandbox ends what is left in the sandbox and waits for it: bubblewrap ends
+// with the command, and does not wait for what the command started. The kernel
+// lets the first process end last.
+func (p *process) endSandbox() {
+	if !p.killSandbox() {
+		return
+	}
+	ended := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(ended, -1); err != unix.EINTR {
+			break
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	unix.Close(p.pidfd)
+	p.pidfd = -1
+}
+
+// killSandbox kills the sandbox's first process; false if there is none to wait for.
+func (p *process) killSandbox() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd < 0 {
+		return false
+	}
+	_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0) // it may have ended
+	return true
+}
+
 func signalName(s syscall.Signal) string {
 	for name, known := range signals {
 		if known == s {
@@ -137,18 +209,13 @@ func signalName(s syscall.Signal) string {
 // pid is the process of the command itself, seen from the machine. In a sandbox
 // there are bubblewrap and the sandbox's first process above it.
 func (p *process) pid() (int, bool) {
-	pid := p.cmd.Process.Pid
 	if !p.bwrap {
-		return pid, true
+		return p.cmd.Process.Pid, true
 	}
-	for range 2 {
-		next, ok := child(pid)
-		if !ok {
-			return 0, false
-		}
-		pid = next
+	if p.first == 0 {
+		return 0, false
 	}
-	return pid, true
+	return child(p.first)
 }
 
 // child is the first child of a process.
@@ -186,11 +253,10 @@ func child(pid int) (int, bool) {
 func (p *process) group() (int, bool) {
 	leader := p.cmd.Process.Pid
 	if p.bwrap {
-		first, ok := child(leader)
-		if _, began := p.pid(); !ok || !began {
+		if _, began := p.pid(); !began {
 			return 0, false
 		}
-		leader = first
+		leader = p.first
 	}
 	group, err := syscall.Getpgid(leader)
 	return group, err == nil && group == leader
@@ -216,17 +282,14 @@ func (p *process) stop(signal syscall.Signal, grace time.Duration) {
 
 // kill ends all of it at once.
 func (p *process) kill() {
-	if p.bwrap {
-		// The sandbox's first process takes everything in its namespace with it, and
-		// bubblewrap then reports that it is gone.
-		if first, ok := child(p.cmd.Process.Pid); ok && syscall.Kill(first, syscall.SIGKILL) == nil {
-			return
-		}
-		// It has ended by itself if this fails.
-		_ = p.cmd.Process.Kill()
+	if !p.bwrap {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 		return
 	}
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	// Bubblewrap ends with its first process, and says how.
+	if !p.killSandbox() {
+		_ = p.cmd.Process.Kill() // it has made no sandbox, or that has ended
+	}
 }
 
 // freePorts are the ports on loopback that instances were told to listen on. Until

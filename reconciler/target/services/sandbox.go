@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 )
 
 // inside is where an instance finds the release.
@@ -18,6 +19,9 @@ var systemFolders = []string{
 	"/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/nix/store",
 }
 
+// infoFD is the descriptor on which bubblewrap says what it has started.
+const infoFD = 3
+
 // sandboxed is the command line that runs argv in bubblewrap: the system and the
 // release read-only, everything private but the network, which an instance
 // shares to be reached on its port, and gone whole when its first process or the
@@ -25,7 +29,7 @@ var systemFolders = []string{
 func sandboxed(bwrap, release, workingDir, hostname string, argv []string) []string {
 	line := []string{
 		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", hostname,
-		"--die-with-parent", "--new-session", "--cap-drop", "ALL",
+		"--die-with-parent", "--new-session", "--cap-drop", "ALL", "--info-fd", strconv.Itoa(infoFD),
 		"--ro-bind", "/usr", "/usr",
 	}
 	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"} {
