@@ -269,11 +269,11 @@ type fakeTarget struct {
 	obedient bool // reports healthy whatever it is given
 	given    map[string][]target.Declared
 	reports  map[string]target.Observed
-	watchers map[chan struct{}]target.Key
+	topic    target.Topic
 }
 
 func newFakeTarget() *fakeTarget {
-	return &fakeTarget{given: map[string][]target.Declared{}, reports: map[string]target.Observed{}, watchers: map[chan struct{}]target.Key{}}
+	return &fakeTarget{given: map[string][]target.Declared{}, reports: map[string]target.Observed{}}
 }
 
 func (f *fakeTarget) Converge(d target.Declared) {
@@ -312,15 +312,7 @@ func (f *fakeTarget) set(d target.Declared, state target.State, message string) 
 			}},
 		}},
 	}
-	for ch, pattern := range f.watchers {
-		if !d.Key.Matches(pattern) {
-			continue
-		}
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	}
+	f.topic.Notify(d.Key)
 }
 
 // report makes the target report a state of what it was last given.
@@ -360,17 +352,7 @@ func (f *fakeTarget) Observe(k target.Key) target.Observed {
 	return f.reports[k.Environment]
 }
 
-func (f *fakeTarget) Watch(k target.Key) (<-chan struct{}, func()) {
-	ch := make(chan struct{}, 1)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.watchers[ch] = k
-	return ch, func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.watchers, ch)
-	}
-}
+func (f *fakeTarget) Watch(k target.Key) (<-chan struct{}, func()) { return f.topic.Watch(k) }
 
 // patience is how long a test waits for what must come: long enough for a
 // machine that has much else to do.

@@ -59,10 +59,16 @@ const (
 	Merge       = "merge"
 )
 
+// Services is the target of supervised processes behind a proxy.
+const Services = "services"
+
+// Targets are the names of all targets.
+var Targets = []string{Services}
+
 // Environment is somewhere releases run.
 type Environment struct {
 	Name      string
-	Target    string // "services"
+	Target    string // one of Targets
 	Path      string // folder in the tree that declares it
 	After     string // environment a release must be healthy in first; "" for none
 	Soak      time.Duration
@@ -291,7 +297,7 @@ func (r *reader) environments(n *yaml.Node, f *File) {
 }
 
 func (r *reader) environment(key, value *yaml.Node) Environment {
-	e := Environment{Name: key.Value, Path: path.Join("deploy", key.Value), Target: "services", Line: key.Line}
+	e := Environment{Name: key.Value, Path: path.Join("deploy", key.Value), Target: Services, Line: key.Line}
 	if !environmentForm.MatchString(e.Name) {
 		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "%q is no name for an environment", e.Name)
 	}
@@ -310,8 +316,14 @@ func (r *reader) environment(key, value *yaml.Node) Environment {
 	switch {
 	case t.Target == nil:
 		r.problem(key.Line, "add target: services", "environment %q has no target", e.Name)
-	case *t.Target != "services":
-		r.problem(line("target"), "use services", "target %q is not in this version", *t.Target)
+	case !slices.Contains(Targets, *t.Target):
+		fix := "use " + strings.Join(Targets, " or ")
+		if near, ok := yamlfile.Nearest(*t.Target, Targets); ok {
+			fix = fmt.Sprintf("did you mean %q?", near)
+		}
+		r.problem(line("target"), fix, "environment %q has the target %q, which this server does not have", e.Name, *t.Target)
+	default:
+		e.Target = *t.Target
 	}
 	if t.Path != nil {
 		e.Path = *t.Path

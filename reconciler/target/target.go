@@ -1,6 +1,7 @@
 // Package target is the contract between the reconciler, which knows what an
 // environment should be, and whatever makes it so: services, and in time hosts,
-// Kubernetes and functions. It holds types and no behaviour of its own.
+// Kubernetes and functions. It holds types, and the Topic that reports go
+// through.
 //
 // # What a target promises
 //
@@ -34,6 +35,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -59,8 +61,9 @@ type Target interface {
 	Observe(k Key) Observed
 
 	// Watch returns a channel that gets a value when Observe may answer differently than
-	// when the last value was taken, and a function that ends that. An empty field of k
-	// stands for every value: Key{Repository: "hello"} is all that "hello" runs.
+	// when the last value was taken, and a function that ends that and closes it. k is
+	// one application in one environment, or Key{Repository: "hello"} for all that
+	// "hello" runs, or the zero Key for all.
 	Watch(k Key) (changed <-chan struct{}, end func())
 }
 
@@ -73,12 +76,25 @@ type Key struct {
 
 func (k Key) String() string { return k.Application + " in " + k.Environment }
 
-// Matches reports whether k is among what pattern stands for, in which an empty
-// field is every value.
-func (k Key) Matches(pattern Key) bool {
-	return (pattern.Repository == "" || pattern.Repository == k.Repository) &&
-		(pattern.Application == "" || pattern.Application == k.Application) &&
-		(pattern.Environment == "" || pattern.Environment == k.Environment)
+// Topic wakes those who watch applications; the zero value is ready.
+type Topic struct{ topic signal.Topic }
+
+// Watch does what Target asks of it.
+func (t *Topic) Watch(k Key) (changed <-chan struct{}, end func()) {
+	return t.topic.Watch(k.topic())
+}
+
+// Notify wakes whoever watches k, its repository, or all.
+func (t *Topic) Notify(k Key) {
+	t.topic.Notify(k.topic())
+	t.topic.Notify(Key{Repository: k.Repository}.topic())
+}
+
+func (k Key) topic() string {
+	if k.Application == "" && k.Environment == "" {
+		return k.Repository
+	}
+	return k.Repository + "/" + k.Environment + "/" + k.Application
 }
 
 // Files are those of an application's directory, by slash-separated path in it.

@@ -32,6 +32,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd"
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/web"
@@ -186,7 +187,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Access:   s.access.Load,
 		Engine:   s.engine,
 		Releases: s.releasesOf,
-		Targets:  map[string]target.Target{"services": s.services},
+		Targets:  map[string]target.Target{headgateyaml.Services: s.services},
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
 		SSH:      s.about.SSH,

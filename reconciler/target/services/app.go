@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
@@ -26,18 +27,17 @@ const inspectEvery = 3 * time.Second
 type app struct {
 	owner *Target
 	key   target.Key
+	inbox signal.Mailbox[func()] // run by the loop
 
 	mu         sync.Mutex
 	fence      int              // newest sequence told
 	pending    *target.Declared // told, not yet taken up
 	remove     bool             // to be removed; pending is nil then
-	inbox      []func()         // run by the loop
 	published  published        // what observe sees
 	since      time.Time        // when lastCommit came into lastState
 	lastState  target.State     // as last seen by observe
 	lastCommit string
 	lastWhat   target.Observed // as last told to watchers
-	bell       chan struct{}
 
 	declared *target.Declared // taken up and understood
 	plan     rollout.Declared
@@ -79,7 +79,7 @@ type published struct {
 type liveInstance struct{ port, pid int }
 
 func newApp(t *Target, k target.Key) *app {
-	return &app{fence: -1, owner: t, key: k, bell: make(chan struct{}, 1), published: published{facts: &rollout.Observed{}},
+	return &app{fence: -1, owner: t, key: k, published: published{facts: &rollout.Observed{}},
 		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}}
 }
 
@@ -92,7 +92,7 @@ func (a *app) declare(d *target.Declared) {
 		return
 	}
 	a.fence, a.pending, a.remove = d.Sequence, d, false
-	a.ring()
+	a.inbox.Wake()
 }
 
 // removeUpTo hands the end of what was declared to the loop.
@@ -103,23 +103,11 @@ func (a *app) removeUpTo(sequence int) {
 		return
 	}
 	a.fence, a.pending, a.remove = sequence, nil, true
-	a.ring()
+	a.inbox.Wake()
 }
 
 // post has the loop run f.
-func (a *app) post(f func()) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.inbox = append(a.inbox, f)
-	a.ring()
-}
-
-func (a *app) ring() {
-	select {
-	case a.bell <- struct{}{}:
-	default: // it rings already
-	}
-}
+func (a *app) post(f func()) { a.inbox.Post(f) }
 
 // run converges until the application is removed or the target's context ends,
 // and then until all of it has ended.
@@ -132,7 +120,7 @@ func (a *app) run() {
 		case <-ctx.Done():
 			a.shutdown()
 			return
-		case <-a.bell:
+		case <-a.inbox.C():
 		case <-timer.C:
 		}
 		if a.step(timer) {
@@ -146,8 +134,7 @@ func (a *app) run() {
 // the application is gone.
 func (a *app) step(timer *time.Timer) (gone bool) {
 	a.mu.Lock()
-	inbox, pending, remove := a.inbox, a.pending, a.remove
-	a.inbox = nil
+	pending, remove := a.pending, a.remove
 	a.mu.Unlock()
 	if pending != nil {
 		a.takeUp(pending)
@@ -156,7 +143,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 		a.plan = rollout.Declared{Commit: a.commit, Sequence: a.sequence}
 		a.declared, a.fault = nil, ""
 	}
-	for _, f := range inbox {
+	for _, f := range a.inbox.Drain() {
 		f()
 	}
 	var wake time.Time
@@ -191,7 +178,7 @@ func (a *app) end() bool {
 	t := a.owner
 	t.mu.Lock()
 	a.mu.Lock()
-	gone := a.remove && len(a.inbox) == 0
+	gone := a.remove && a.inbox.Empty()
 	if gone {
 		delete(t.apps, a.key)
 		t.fences[a.key] = a.fence
@@ -199,7 +186,7 @@ func (a *app) end() bool {
 	a.mu.Unlock()
 	t.mu.Unlock()
 	if gone {
-		t.notify(a.key)
+		t.reports.Notify(a.key)
 	}
 	return gone
 }
@@ -416,7 +403,7 @@ func (a *app) publish(taken *target.Declared) {
 	a.lastWhat = now
 	a.mu.Unlock()
 	if changed {
-		a.owner.notify(a.key)
+		a.owner.reports.Notify(a.key)
 	}
 }
 

@@ -137,7 +137,7 @@ func (p *composeParser) problem(at *yaml.Node, fix, format string, args ...any) 
 // says what to do about keys that Compose has and this subset has not.
 func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsupported map[string]string) bool {
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, "", "%s is %s, where a mapping belongs", what, kind(n))
+		p.problem(n, `write "key: value" lines below it`, "%s is %s, where a mapping belongs", what, kind(n))
 		return false
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
@@ -175,7 +175,7 @@ func kind(n *yaml.Node) string {
 // scalar is the text of a scalar that is not null.
 func (p *composeParser) scalar(n *yaml.Node, what string) (string, bool) {
 	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
-		p.problem(n, "", "%s is %s, where text belongs", what, kind(n))
+		p.problem(n, "write text or a number", "%s is %s, where text belongs", what, kind(n))
 		return "", false
 	}
 	if strings.ContainsRune(n.Value, 0) {
@@ -219,7 +219,7 @@ var serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 
 func (p *composeParser) services(n *yaml.Node) (all []Service) {
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, "", `"services" is %s, where a mapping belongs`, kind(n))
+		p.problem(n, `write a service below it, such as "web: {command: ./web, ports: [\"8000:80\"]}"`, `"services" is %s, where a mapping belongs`, kind(n))
 		return nil
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)

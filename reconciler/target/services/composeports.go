@@ -34,9 +34,9 @@ func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
 		case inside != "" && inside != container:
 			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what, inside, container)
 		case slices.Contains(ports, port) && port.Host != 0:
-			p.problem(c, "keep one of them", "%s: %s stands here twice", what, port)
+			p.problem(c, "keep one of them", "%s: %s is given twice", what, port)
 		case len(ports) == maxPorts:
-			p.problem(c, "", "%s: more than %d ports", what, maxPorts)
+			p.problem(c, "split the service", "%s: more than %d ports", what, maxPorts)
 		default:
 			inside = container
 			ports = append(ports, port)

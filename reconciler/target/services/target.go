@@ -49,27 +49,21 @@ type Target struct {
 	releases  *unpackedReleases
 	transport *http.Transport
 	free      freePorts
+	reports   target.Topic
 
-	mu       sync.Mutex
-	ctx      context.Context // of Run; nil before
-	apps     map[target.Key]*app
-	fences   map[target.Key]int // newest sequence of applications that were removed
-	watchers map[*watcher]bool
-	holders  map[string]string // address listened on → who it is for
-	ports    map[freePort]int  // the port it became
-	running  sync.WaitGroup
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil before
+	apps    map[target.Key]*app
+	fences  map[target.Key]int // newest sequence of applications that were removed
+	holders map[string]string  // address listened on → who it is for
+	ports   map[freePort]int   // the port it became
+	running sync.WaitGroup
 }
 
 // freePort is an address with port 0, of one application.
 type freePort struct {
 	of     target.Key
 	listen string
-}
-
-// watcher is told of changes of what its pattern matches.
-type watcher struct {
-	pattern target.Key
-	changed chan struct{}
 }
 
 // New makes a target that keeps what it unpacks in workDir and what instances
@@ -83,7 +77,6 @@ func New(workDir, logDir string, unpack func(ctx context.Context, digest, dir st
 		transport: proxy.Transport(),
 		apps:      map[target.Key]*app{},
 		fences:    map[target.Key]int{},
-		watchers:  map[*watcher]bool{},
 		holders:   map[string]string{},
 		ports:     map[freePort]int{},
 	}
@@ -184,31 +177,7 @@ func (t *Target) Observe(k target.Key) target.Observed {
 }
 
 // Watch implements target.Target.
-func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) {
-	w := &watcher{pattern: k, changed: make(chan struct{}, 1)}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.watchers[w] = true
-	return w.changed, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.watchers, w)
-	}
-}
-
-func (t *Target) notify(k target.Key) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for w := range t.watchers {
-		if !k.Matches(w.pattern) {
-			continue
-		}
-		select {
-		case w.changed <- struct{}{}:
-		default: // it has not taken the last one yet
-		}
-	}
-}
+func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) { return t.reports.Watch(k) }
 
 // logPath is the file that takes the output of an instance.
 func (t *Target) logPath(k target.Key, instance string) string {
