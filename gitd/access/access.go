@@ -37,9 +37,16 @@ const (
 //go:embed server.schema.json
 var Schema []byte
 
-// reserved are words that stand where a repository's name could: the console's
-// own pages, and the server's own repository.
-var reserved = []string{"sign-in", "sign-out", "assets", "events", "healthz", "allowed-signers", Own}
+// Reserved are the names that no repository may have, for they stand where a
+// repository's name could: what the server answers over HTTP beside
+// repositories, or may answer one day, and the server's own repository. This is
+// the one list; the test of gitd/web holds its addresses against it.
+func Reserved() []string {
+	return []string{
+		"allowed-signers", "api", "artifacts", "assets", "events", "favicon.ico", "healthz", "metrics",
+		"robots.txt", "search", "sign-in", "sign-out", "webhooks", Own,
+	}
+}
 
 var userForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 

@@ -267,7 +267,7 @@ func CheckRepositoryName(name string) error {
 	if err := repo.CheckName(name); err != nil {
 		return err
 	}
-	for _, word := range reserved {
+	for _, word := range Reserved() {
 		if strings.EqualFold(name, word) {
 			return fmt.Errorf("%q is the server's own name for something; choose another", name)
 		}

@@ -50,7 +50,7 @@ func (h *backend) Repositories(_ context.Context, a show.Actor) ([]show.Reposito
 	if h.broken != nil {
 		return nil, h.broken
 	}
-	if a.Name == "stranger" {
+	if a.Name == "outsider" {
 		return nil, nil
 	}
 	return slices.Clone(h.repos), nil
@@ -63,7 +63,7 @@ func (h *backend) Repository(_ context.Context, a show.Actor, name string) (show
 		return show.Repository{}, h.broken
 	}
 	for _, r := range h.repos {
-		if r.Name == name && a.Name != "stranger" {
+		if r.Name == name && a.Name != "outsider" {
 			return r, nil
 		}
 	}
@@ -133,7 +133,7 @@ func (h *backend) say(repo string, n int, events ...show.LogEvent) {
 // watched waits until n live pages watch: only then is their stream open.
 func (h *backend) watched(t *testing.T, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(waitTimeout); ; time.Sleep(time.Millisecond) {
 		got := h.watching()
 		if got == n {
 			return

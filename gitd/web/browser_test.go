@@ -20,10 +20,10 @@ import (
 // chromium is where Debian puts it.
 const chromium = "/usr/bin/chromium"
 
-// patience is how long a condition may take to come true before a test gives it
+// waitTimeout is how long a condition may take to come true before a test gives it
 // up: far longer than on the slowest machine, for a condition that comes true
 // costs none of it.
-const patience = 2 * time.Minute
+const waitTimeout = 2 * time.Minute
 
 // tab is a page of a real browser that notes what its console says.
 type tab struct {
@@ -42,7 +42,7 @@ func launch(t *testing.T) context.Context {
 		t.Fatalf("%v\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.WSURLReadTimeout(patience), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true))
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
@@ -99,7 +99,7 @@ func open(t *testing.T, browser context.Context, s *Server, user string) *tab {
 
 func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	ctx, cancel := context.WithTimeout(b.ctx, waitTimeout)
 	defer cancel()
 	if err := chromedp.Do(ctx, actions...); err != nil {
 		b.t.Fatal(err)
@@ -114,7 +114,7 @@ func (b *tab) console() string {
 
 func eval[T any](b *tab, js string) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	ctx, cancel := context.WithTimeout(b.ctx, waitTimeout)
 	defer cancel()
 	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
 	if err != nil {
@@ -126,7 +126,7 @@ func eval[T any](b *tab, js string) T {
 // until waits for a condition of the page, across navigations.
 func (b *tab) until(js string) {
 	b.t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(waitTimeout)
 	for {
 		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second) // a question that a navigation swallowed is asked again
 		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+js+")"))

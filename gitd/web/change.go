@@ -55,12 +55,12 @@ type storyEntry struct {
 	Mark mark
 }
 
-func changePage(v *visit) (*page, error) {
-	r, err := v.repository()
+func changePage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	c, err := v.change(r)
+	c, err := q.change(r)
 	if err != nil {
 		return nil, err
 	}
@@ -68,19 +68,19 @@ func changePage(v *visit) (*page, error) {
 	if view.When.IsZero() {
 		view.When = c.PushedAt
 	}
-	view.Verdict = v.verdict(r, &c)
-	if view.Log, err = v.buildLog(&c); err != nil {
+	view.Verdict = q.verdict(r, &c)
+	if view.Log, err = q.buildLog(&c); err != nil {
 		// The verdict is in Git and does not need the log: the page stands without it.
 		view.LogID = newID()
-		v.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
+		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
 	}
 	view.NoLog = noLog(&c)
 	if c.State != show.Landed && c.State != show.Withdrawn {
-		why, err := v.Backend.Why(v.r.Context(), v.actor, r.Name, fmt.Sprint(c.Number))
+		why, err := q.Backend.Why(q.r.Context(), q.actor, r.Name, fmt.Sprint(c.Number))
 		if err != nil && !isNotFound(err) {
-			v.Log.Warn("left out what landing needs", "repo", r.Name, "change", c.Number, "err", err)
+			q.Log.Warn("left out what landing needs", "repo", r.Name, "change", c.Number, "err", err)
 		}
-		view.Needs, view.Next = checksOf(why.Checks, v.now), why.Next
+		view.Needs, view.Next = checksOf(why.Checks, q.now), why.Next
 	}
 	for i, commit := range slices.Backward(c.Revisions) {
 		k := revision{Number: i + 1, Commit: commit, Mark: mark{"replaced", "stopped", ""}}
@@ -100,7 +100,7 @@ func changePage(v *visit) (*page, error) {
 		view.Story = append(view.Story, k)
 	}
 	n := fmt.Sprint(c.Number)
-	p := v.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
+	p := q.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
 	p.JSON = c
 	p.Template, p.Data = "change", view
 	p.Parts = []string{"change-head", "change-verdict", "change-log", "change-side", "asof"}
@@ -111,10 +111,10 @@ func changePage(v *visit) (*page, error) {
 	p.Say = "change " + n + ": " + strings.ToLower(view.Mark.Word)
 	p.Git = []command{
 		{"Git", "git fetch origin refs/changes/" + n + "/log && git log --first-parent FETCH_HEAD"},
-		{"SSH", v.ssh("change show " + r.Name + " " + n)},
+		{"SSH", q.ssh("change show " + r.Name + " " + n)},
 	}
 	if c.Build != nil {
-		p.Git = append(p.Git, command{"Log", v.ssh("change log " + r.Name + " " + n)})
+		p.Git = append(p.Git, command{"Log", q.ssh("change log " + r.Name + " " + n)})
 	}
 	if c.Build != nil || c.EndedAt.IsZero() {
 		p.Git = append(p.Git, command{"Laptop", "git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"})
@@ -134,25 +134,25 @@ func noLog(c *show.Change) string {
 }
 
 // change is the change of the address.
-func (v *visit) change(r *show.Repository) (show.Change, error) {
+func (q *request) change(r *show.Repository) (show.Change, error) {
 	all := link{Text: "all changes of " + r.Name, Href: "/" + r.Name + "/changes"}
-	n, ok := v.number()
+	n, ok := q.number()
 	if !ok {
-		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(v.arg("n"), 40)+" is none", ""), nearest: []link{all}}
+		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(q.arg("n"), 40)+" is none", ""), nearest: []link{all}}
 	}
-	c, err := v.Backend.Change(v.r.Context(), v.actor, r.Name, n)
+	c, err := q.Backend.Change(q.r.Context(), q.actor, r.Name, n)
 	if err == nil || !isNotFound(err) {
 		return c, err
 	}
 	near := []link{all}
-	if newest, _, lerr := v.Backend.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{}); lerr == nil && len(newest) > 0 && n > newest[0].Number {
+	if newest, _, lerr := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{}); lerr == nil && len(newest) > 0 && n > newest[0].Number {
 		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest[0].Number), Href: changeHref(newest[0])}}, near...)
 	}
 	return c, &nearby{err: err, nearest: near}
 }
 
 // verdict words the state of a change as an answer with its evidence.
-func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
+func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	d := verdict{Colour: markOf(c.State).Colour, Details: c.Details, Files: c.Files, Next: c.Hint}
 	because := func(head string) string {
 		switch {
@@ -193,7 +193,7 @@ func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
 		}
 	case show.Running:
 		d.Headline = "Building"
-		if _, _, text := running(c, v.now); text != "" {
+		if _, _, text := running(c, q.now); text != "" {
 			d.Headline = "Building, " + text
 		}
 		d.Colour = "water"
@@ -237,8 +237,8 @@ func (v *visit) verdict(r *show.Repository, c *show.Change) verdict {
 			d.Facts = append(d.Facts, fact{Label: r.Branch, Text: "stays at " + short(r.Tip)})
 		}
 	}
-	if at := v.landing(r, c); !at.IsZero() {
-		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, v.now, false, true), More: "if it is green"})
+	if at := q.landing(r, c); !at.IsZero() {
+		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, q.now, false, true), More: "if it is green"})
 	} else if c.State == show.Queued || c.State == show.Running {
 		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "when is not known"})
 	}
@@ -251,8 +251,8 @@ func saysAlready(reason, word string) bool {
 }
 
 // landing is when c lands, zero if nobody knows.
-func (v *visit) landing(r *show.Repository, c *show.Change) time.Time {
-	at := landings(r.Queue, v.now)
+func (q *request) landing(r *show.Repository, c *show.Change) time.Time {
+	at := landings(r.Queue, q.now)
 	for i := range r.Queue {
 		if r.Queue[i].Number == c.Number {
 			return at[i]
@@ -262,7 +262,7 @@ func (v *visit) landing(r *show.Repository, c *show.Change) time.Time {
 }
 
 // storyMark chooses the shape beside an entry of the story. What it does not
-// recognise gets a neutral one: nothing looks green by accident.
+// recognise gets a neutral one: nothing templates green by accident.
 func storyMark(e show.Event) mark {
 	switch e.Kind {
 	case "pushed":

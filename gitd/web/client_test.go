@@ -33,7 +33,7 @@ func (c *codes) Redeem(code string) (string, bool) {
 }
 
 // users are those the fixture's server knows.
-var users = []string{"ada", "mirek", "stranger", longUser}
+var users = []string{"ada", "mirek", "outsider", longUser}
 
 // console is a Server on a Backend of fixtures, with its clock at noon.
 func console(h *backend) *Server {
@@ -53,8 +53,8 @@ type browser struct {
 	cookie *http.Cookie
 }
 
-// visitAs serves s and opens a session for user ("" for nobody).
-func visitAs(t *testing.T, s *Server, user string) *browser {
+// signedIn serves s and opens a session for user ("" for nobody).
+func signedIn(t *testing.T, s *Server, user string) *browser {
 	t.Helper()
 	srv := httptest.NewServer(s.Handler())
 	t.Cleanup(srv.Close)
@@ -92,7 +92,7 @@ func (b *browser) do(method, path, body string, header ...string) answer {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := &http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Timeout: waitTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(req)
 	if err != nil {
 		b.t.Fatal(err)

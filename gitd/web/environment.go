@@ -19,7 +19,7 @@ type environmentsFacts struct {
 type environmentsView struct {
 	Repo    *show.Repository
 	Say     string
-	Reaches []reach
+	Stages  []stage
 	Columns []string // the environments, and what one becomes when its promotion is approved
 	Rows    []differing
 	Equal   int // rows that are the same everywhere
@@ -43,12 +43,12 @@ type cell struct {
 	Open    bool // what it becomes shows only once it runs
 }
 
-func environmentsPage(v *visit) (*page, error) {
-	r, err := v.repository()
+func environmentsPage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	view := &environmentsView{Repo: r, Reaches: reachesOf(r, v.now)}
+	view := &environmentsView{Repo: r, Stages: stagesOf(r, q.now)}
 	var said []string
 	for _, e := range r.Environments {
 		if e.Behind > 0 {
@@ -77,7 +77,7 @@ func environmentsPage(v *visit) (*page, error) {
 			}
 		}
 		if newest > last.Release {
-			releases, err := v.Backend.Releases(v.r.Context(), v.actor, r.Name)
+			releases, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
 			if err != nil {
 				return nil, err
 			}
@@ -89,11 +89,11 @@ func environmentsPage(v *visit) (*page, error) {
 			view.From, view.To = from, last.Name
 		}
 	}
-	p := v.repoPage(r, "env", "Environments, "+r.Name, crumb{Text: "environments"})
+	p := q.repoPage(r, "env", "Environments, "+r.Name, crumb{Text: "environments"})
 	p.JSON = environmentsFacts{orEmpty(r.Environments)}
-	p.Template, p.Data, p.Parts = "environments", view, []string{"envs-head", "repo-reaches", "envs-rows", "asof"}
+	p.Template, p.Data, p.Parts = "environments", view, []string{"envs-head", "repo-stages", "envs-rows", "asof"}
 	p.Say = view.Say
-	p.Git = []command{{"SSH", v.ssh("env list " + r.Name)}}
+	p.Git = []command{{"SSH", q.ssh("env list " + r.Name)}}
 	if n := len(r.Environments); n > 1 && r.Environments[n-1].Declared != "" && r.Environments[n-2].Declared != "" {
 		p.Git = append([]command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/env/%s", r.Environments[n-1].Name, r.Environments[n-2].Name)}}, p.Git...)
 	}
@@ -187,7 +187,7 @@ func (w *environmentsView) compare(r *show.Repository) {
 // environmentView is declared and actual side by side, and how it came to be.
 type environmentView struct {
 	show.Environment
-	Reaches   []reach
+	Stages    []stage
 	Mark      mark
 	Promote   string
 	Colour    string
@@ -216,12 +216,12 @@ type askRollback struct {
 	Back    string
 }
 
-func environmentPage(v *visit) (*page, error) {
-	p, view, err := v.environment()
+func environmentPage(q *request) (*page, error) {
+	p, view, err := q.environment()
 	if err != nil {
 		return nil, err
 	}
-	if n, err := strconv.Atoi(v.r.URL.Query().Get("rollback")); err == nil && n > 0 {
+	if n, err := strconv.Atoi(q.r.URL.Query().Get("rollback")); err == nil && n > 0 {
 		no := &show.Error{Kind: show.Denied, What: fmt.Sprintf("release %d cannot be rolled back to in %s", n, view.Name), Hint: "choose one that the history offers"}
 		if !view.MayRollback {
 			no.Kind, no.Hint = show.Forbidden, "ask somebody who may roll "+view.Name+" back"
@@ -241,13 +241,13 @@ func environmentPage(v *visit) (*page, error) {
 }
 
 // environment makes the page of the address's environment.
-func (v *visit) environment() (*page, *environmentView, error) {
-	r, err := v.repository()
+func (q *request) environment() (*page, *environmentView, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, nil, err
 	}
-	name := v.arg("env")
-	e, err := v.Backend.Environment(v.r.Context(), v.actor, r.Name, name)
+	name := q.arg("env")
+	e, err := q.Backend.Environment(q.r.Context(), q.actor, r.Name, name)
 	if err != nil {
 		return nil, nil, noEnvironment(r, name, err)
 	}
@@ -286,7 +286,7 @@ func (v *visit) environment() (*page, *environmentView, error) {
 		}
 		view.History = append(view.History, row)
 	}
-	p := v.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
+	p := q.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
 	p.JSON = e
 	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-history", "asof"}
 	p.Moving = e.State == show.Converging
@@ -294,9 +294,9 @@ func (v *visit) environment() (*page, *environmentView, error) {
 	if e.Declared != "" { // before that there is no such branch
 		p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name}}
 	}
-	p.Git = append(p.Git, command{"SSH", v.ssh("env show " + r.Name + " " + e.Name)}, command{"Why", v.ssh("why " + r.Name + " " + e.Name)})
+	p.Git = append(p.Git, command{"SSH", q.ssh("env show " + r.Name + " " + e.Name)}, command{"Why", q.ssh("why " + r.Name + " " + e.Name)})
 	if view.RollTo > 0 {
-		p.Git = append(p.Git, command{"Undo", v.ssh(fmt.Sprintf("rollback %s %s %d", r.Name, e.Name, view.RollTo))})
+		p.Git = append(p.Git, command{"Undo", q.ssh(fmt.Sprintf("rollback %s %s %d", r.Name, e.Name, view.RollTo))})
 	}
 	return p, view, nil
 }
@@ -319,39 +319,39 @@ func noEnvironment(r *show.Repository, name string, err error) error {
 
 // rollback is the act of the environment page. It wants the environment's name
 // typed: undoing it takes another promotion.
-func rollback(v *visit) error {
-	release, err := strconv.Atoi(v.form("release"))
+func rollback(q *request) error {
+	release, err := strconv.Atoi(q.form("release"))
 	if err != nil || release < 1 {
 		return &show.Error{Kind: show.Usage, What: "say which release to roll back to", Hint: "choose one from the history"}
 	}
-	repo, env := v.arg("repo"), v.arg("env")
-	if v.form("confirm") != env {
-		p, view, err := v.environment()
+	repo, env := q.arg("repo"), q.arg("env")
+	if q.form("confirm") != env {
+		p, view, err := q.environment()
 		if err != nil {
 			return err
 		}
-		if v.wantsJSON() {
+		if q.wantsJSON() {
 			return &show.Error{Kind: show.Usage, What: "confirm is not the name of the environment", Hint: "send confirm=" + env}
 		}
-		view.Ask = &askRollback{Release: release, Reason: cut(v.form("reason"), 2000), Back: envHref(repo, env), Problem: "This is not the environment's name. Type " + env + "; nothing was done."}
-		return v.render(p, http.StatusUnprocessableEntity)
+		view.Ask = &askRollback{Release: release, Reason: cut(q.form("reason"), 2000), Back: envHref(repo, env), Problem: "This is not the environment's name. Type " + env + "; nothing was done."}
+		return q.render(p, http.StatusUnprocessableEntity)
 	}
-	d, err := v.Backend.Rollback(v.r.Context(), v.actor, repo, env, release, strings.TrimSpace(v.form("reason")))
+	d, err := q.Backend.Rollback(q.r.Context(), q.actor, repo, env, release, strings.TrimSpace(q.form("reason")))
 	if err != nil {
 		return err
 	}
-	v.Log.Info("rolled back from the console", "repo", repo, "env", env, "release", release, "user", v.actor.Name)
-	return v.did(d, envHref(repo, env))
+	q.Log.Info("rolled back from the console", "repo", repo, "env", env, "release", release, "user", q.actor.Name)
+	return q.answer(d, envHref(repo, env))
 }
 
-// did answers an act: JSON says what was done, a browser goes to the page that
+// answer answers an act: JSON says what was done, a browser goes to the page that
 // shows it.
-func (v *visit) did(d show.Done, where string) error {
-	if v.wantsJSON() {
-		return v.writeJSON(http.StatusOK, d)
+func (q *request) answer(d show.Done, where string) error {
+	if q.wantsJSON() {
+		return q.writeJSON(http.StatusOK, d)
 	}
-	v.tell(d)
-	http.Redirect(v.w, v.r, where, http.StatusSeeOther)
+	q.tell(d)
+	http.Redirect(q.w, q.r, where, http.StatusSeeOther)
 	return nil
 }
 

@@ -79,32 +79,32 @@ type storedDeploys struct {
 }
 
 // deploys counts the last 30 days of the environment e.
-func (v *visit) deploys(r *show.Repository, e show.Environment) (storedDeploys, error) {
-	want := storedDeploys{environment: e.Name, declared: e.Declared, day: v.now.Format(time.DateOnly), state: e.State}
-	v.kept.mu.Lock()
-	got := v.kept.deploys[r.Name]
-	v.kept.mu.Unlock()
+func (q *request) deploys(r *show.Repository, e show.Environment) (storedDeploys, error) {
+	want := storedDeploys{environment: e.Name, declared: e.Declared, day: q.now.Format(time.DateOnly), state: e.State}
+	q.kept.mu.Lock()
+	got := q.kept.deploys[r.Name]
+	q.kept.mu.Unlock()
 	if got.environment == want.environment && got.declared == want.declared && got.day == want.day && got.state == want.state {
 		return got, nil
 	}
-	whole, err := v.Backend.Environment(v.r.Context(), v.actor, r.Name, e.Name)
+	whole, err := q.Backend.Environment(q.r.Context(), q.actor, r.Name, e.Name)
 	if err != nil {
 		return want, err
 	}
 	for _, d := range whole.History {
-		if d.At.After(v.now.AddDate(0, 0, -30)) {
+		if d.At.After(q.now.AddDate(0, 0, -30)) {
 			want.all++
 			if d.Outcome == show.Failed {
 				want.failed++
 			}
 		}
 	}
-	v.kept.mu.Lock()
-	if len(v.kept.deploys) >= maxFigures {
-		clear(v.kept.deploys)
+	q.kept.mu.Lock()
+	if len(q.kept.deploys) >= maxFigures {
+		clear(q.kept.deploys)
 	}
-	v.kept.deploys[r.Name] = want
-	v.kept.mu.Unlock()
+	q.kept.deploys[r.Name] = want
+	q.kept.mu.Unlock()
 	return want, nil
 }
 
@@ -121,10 +121,10 @@ const maxFigures = 1000
 
 // figures of a repository, as the actor sees its changes. Rights do not
 // matter inside: who may read a repository may read all its changes.
-func (v *visit) figures(ctx context.Context, r *show.Repository, recent []show.Change, total int) (figures, error) {
-	day := v.now.Format(time.DateOnly)
+func (q *request) figures(ctx context.Context, r *show.Repository, recent []show.Change, total int) (figures, error) {
+	day := q.now.Format(time.DateOnly)
 	if len(recent) == 0 {
-		return figuresOf(nil, v.now), nil
+		return figuresOf(nil, q.now), nil
 	}
 	var ended time.Time
 	for _, c := range recent {
@@ -132,29 +132,29 @@ func (v *visit) figures(ctx context.Context, r *show.Repository, recent []show.C
 			ended = c.EndedAt
 		}
 	}
-	v.kept.mu.Lock()
-	k, ok := v.kept.all[r.Name]
-	v.kept.mu.Unlock()
+	q.kept.mu.Lock()
+	k, ok := q.kept.all[r.Name]
+	q.kept.mu.Unlock()
 	if ok && k.tip == r.Tip && k.total == total && k.ended.Equal(ended) && k.day == day {
 		return k.figures, nil
 	}
 	all := recent
 	if len(recent) < total {
 		last := recent[len(recent)-1]
-		if last.PushedAt.After(v.now.AddDate(0, 0, -31)) {
+		if last.PushedAt.After(q.now.AddDate(0, 0, -31)) {
 			var err error
-			if all, _, err = v.Backend.Changes(ctx, v.actor, r.Name, show.ChangeFilter{All: true}); err != nil {
+			if all, _, err = q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{All: true}); err != nil {
 				return figures{}, fmt.Errorf("count the changes of %s: %w", r.Name, err)
 			}
 		}
 	}
-	f := figuresOf(all, v.now)
-	v.kept.mu.Lock()
-	if len(v.kept.all) >= maxFigures {
-		clear(v.kept.all)
+	f := figuresOf(all, q.now)
+	q.kept.mu.Lock()
+	if len(q.kept.all) >= maxFigures {
+		clear(q.kept.all)
 	}
-	v.kept.all[r.Name] = storedFigures{tip: r.Tip, total: total, ended: ended, day: day, figures: f}
-	v.kept.mu.Unlock()
+	q.kept.all[r.Name] = storedFigures{tip: r.Tip, total: total, ended: ended, day: day, figures: f}
+	q.kept.mu.Unlock()
 	return f, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // follower reads the log of the build that a live page shows, in a goroutine
@@ -30,7 +31,7 @@ type follower struct {
 
 // follow follows the log that p shows while its build runs, and stops
 // following any other.
-func (l *follower) follow(ctx context.Context, v *visit, p *page, s *sender) {
+func (l *follower) follow(ctx context.Context, q *request, p *page, s *sender) {
 	running := p.Log != nil && p.Log.State == show.Running && s.have.Log != nil
 	if running && l.cancel != nil && l.build == p.Log.Build {
 		return
@@ -42,7 +43,7 @@ func (l *follower) follow(ctx context.Context, v *visit, p *page, s *sender) {
 	if !running {
 		return
 	}
-	number, ok := v.number()
+	number, ok := q.number()
 	if !ok {
 		return
 	}
@@ -52,13 +53,13 @@ func (l *follower) follow(ctx context.Context, v *visit, p *page, s *sender) {
 	l.mu.Lock()
 	l.pending, l.skipped = nil, 0
 	l.mu.Unlock()
-	notify, skip, actor, repo := l.notify, s.have.Log.Events, v.actor, v.arg("repo")
+	notify, skip, actor, repo := l.notify, s.have.Log.Events, q.actor, q.arg("repo")
 	l.wait.Go(func() {
 		stepped := false
-		for e, err := range v.Backend.Log(ctx, actor, repo, number, true) {
+		for e, err := range q.Backend.Log(ctx, actor, repo, number, true) {
 			if err != nil {
 				if ctx.Err() == nil {
-					v.Log.Warn("lost a log that was being followed", "repo", repo, "change", number, "err", err)
+					q.Log.Warn("lost a log that was being followed", "repo", repo, "change", number, "err", err)
 				}
 				return
 			}
@@ -111,7 +112,7 @@ func (l *follower) take(e show.LogEvent) {
 }
 
 // flush sends what has come since the last time.
-func (l *follower) flush(v *visit, s *sender) error {
+func (l *follower) flush(q *request, s *sender) error {
 	l.mu.Lock()
 	events, skipped := l.pending, l.skipped
 	l.pending, l.skipped = nil, 0
@@ -124,7 +125,7 @@ func (l *follower) flush(v *visit, s *sender) error {
 		if html.Len() == 0 {
 			return nil
 		}
-		text := string(visible(html.Bytes()))
+		text := string(terminal.Page(html.Bytes()))
 		html.Reset()
 		return s.send("line", lineEvent{ID: fmt.Sprintf("s%d-lines", l.step), HTML: text})
 	}
@@ -141,18 +142,18 @@ func (l *follower) flush(v *visit, s *sender) error {
 		switch e.Kind {
 		case "out", "note":
 			if _, ok := l.titles[l.step]; !ok {
-				if err := l.open(v, s, l.step, beforeSteps); err != nil {
+				if err := l.open(q, s, l.step, beforeSteps); err != nil {
 					return err
 				}
 			}
-			if err := v.look.pages.ExecuteTemplate(&html, "log-line", logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note"}); err != nil {
+			if err := q.pages.ExecuteTemplate(&html, "log-line", logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note"}); err != nil {
 				return fmt.Errorf("render a log line: %w", err)
 			}
 		case "step":
 			if err := lines(); err != nil {
 				return err
 			}
-			if err := l.open(v, s, e.Step, stepTitle(e)); err != nil {
+			if err := l.open(q, s, e.Step, stepTitle(e)); err != nil {
 				return err
 			}
 		case "end":
@@ -160,7 +161,7 @@ func (l *follower) flush(v *visit, s *sender) error {
 				return err
 			}
 			step := &logStep{N: e.Step, Title: l.titles[e.Step], Mark: endMark(e.Exit), Took: time.Duration(e.Took), Ended: true, Exit: e.Exit}
-			text, err := v.fragment("step-head", step)
+			text, err := q.fragment("step-head", step)
 			if err != nil {
 				return err
 			}
@@ -178,9 +179,9 @@ func (l *follower) flush(v *visit, s *sender) error {
 }
 
 // open adds a step to the page, unfolded.
-func (l *follower) open(v *visit, s *sender, n int, title string) error {
+func (l *follower) open(q *request, s *sender, n int, title string) error {
 	l.step, l.titles[n] = n, title
-	text, err := v.fragment("log-step", map[string]any{"S": &logStep{N: n, Title: title, Mark: markOf(show.Running), Open: true, Live: true}, "More": ""})
+	text, err := q.fragment("log-step", map[string]any{"S": &logStep{N: n, Title: title, Mark: markOf(show.Running), Open: true, Live: true}, "More": ""})
 	if err != nil {
 		return err
 	}
@@ -188,10 +189,10 @@ func (l *follower) open(v *visit, s *sender, n int, title string) error {
 }
 
 // fragment renders one template on its own.
-func (v *visit) fragment(name string, data any) (string, error) {
+func (q *request) fragment(name string, data any) (string, error) {
 	var b bytes.Buffer
-	if err := v.look.pages.ExecuteTemplate(&b, name, data); err != nil {
+	if err := q.pages.ExecuteTemplate(&b, name, data); err != nil {
 		return "", fmt.Errorf("render %s: %w", name, err)
 	}
-	return strings.TrimSpace(string(visible(b.Bytes()))), nil
+	return strings.TrimSpace(string(terminal.Page(b.Bytes()))), nil
 }

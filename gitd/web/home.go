@@ -54,24 +54,24 @@ type homeEnv struct {
 // refusalsShown is how long my refused change stays under Needs you.
 const refusalsShown = 7 * 24 * time.Hour
 
-func homePage(v *visit) (*page, error) {
-	ctx := v.r.Context()
-	all, err := v.Backend.Repositories(ctx, v.actor)
+func homePage(q *request) (*page, error) {
+	ctx := q.r.Context()
+	all, err := q.Backend.Repositories(ctx, q.actor)
 	if err != nil {
 		return nil, err
 	}
-	p := &page{Title: "Repositories", Crumbs: []crumb{{Text: v.server.Name}}, Live: true, JSON: homeFacts{v.server, orEmpty(all)},
-		Git: []command{{"SSH", v.ssh("repo list")}}}
+	p := &page{Title: "Repositories", Crumbs: []crumb{{Text: q.server.Name}}, Live: true, JSON: homeFacts{q.server, orEmpty(all)},
+		Git: []command{{"SSH", q.ssh("repo list")}}}
 	fresh := !slices.ContainsFunc(all, func(r show.Repository) bool { return r.Name != "headgate" })
-	if fresh || v.r.URL.Query().Has("new") {
-		return startPage(v, p, nil, fresh), nil
+	if fresh || q.r.URL.Query().Has("new") {
+		return startPage(q, p, nil, fresh), nil
 	}
 	view := &homeView{}
 	var gated, ungated, today, green, empty int
 	slices.SortStableFunc(all, func(a, b show.Repository) int { return b.LandedAt.Compare(a.LandedAt) })
 	for i := range all {
 		r := &all[i]
-		recent, total, err := v.Backend.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
+		recent, total, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
 		if err != nil {
 			return nil, fmt.Errorf("read the changes of %s: %w", r.Name, err)
 		}
@@ -81,7 +81,7 @@ func homePage(v *visit) (*page, error) {
 		} else {
 			ungated++
 		}
-		if row.Figures, err = v.figures(ctx, r, recent, total); err != nil {
+		if row.Figures, err = q.figures(ctx, r, recent, total); err != nil {
 			return nil, err
 		}
 		if r.Gated && r.State == show.Empty {
@@ -99,8 +99,8 @@ func homePage(v *visit) (*page, error) {
 			row.Lead = minutes(row.Figures.Median)
 		}
 		if len(r.Queue) > 0 {
-			row.Mini = miniOf(r.Queue, v.now)
-			row.Next = nextLanding(r.Queue, v.now)
+			row.Mini = miniOf(r.Queue, q.now)
+			row.Next = nextLanding(r.Queue, q.now)
 			p.Moving = true
 		}
 		for _, e := range r.Environments {
@@ -116,7 +116,7 @@ func homePage(v *visit) (*page, error) {
 			}
 			row.Envs = append(row.Envs, k)
 		}
-		view.Needs = append(view.Needs, v.needs(r, recent)...)
+		view.Needs = append(view.Needs, q.needs(r, recent)...)
 		view.Rows = append(view.Rows, row)
 	}
 	slices.SortStableFunc(view.Needs, func(a, b need) int { return cmp.Compare(b.at.Unix(), a.at.Unix()) })
@@ -139,10 +139,10 @@ func homePage(v *visit) (*page, error) {
 }
 
 // needs is what of a repository waits for the visitor.
-func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
+func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 	var all []need
 	for _, e := range r.Environments {
-		if p := v.forMe(r.Name, e); p != nil && p.MayApprove {
+		if p := q.forMe(r.Name, e); p != nil && p.MayApprove {
 			n := need{Mark: markOf(show.Waits), Href: promoteHref(r.Name, e.Name), Do: "Review", at: p.ProposedAt,
 				Link: fmt.Sprintf("%s: promote release %d to %s", r.Name, p.To, e.Name), After: " waits for your approval"}
 			n.More = p.Summary
@@ -156,7 +156,7 @@ func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
 		}
 	}
 	for _, c := range recent {
-		if c.By != v.actor.Name || c.State != show.Refused && c.State != show.Conflict || v.now.Sub(c.EndedAt) > refusalsShown {
+		if c.By != q.actor.Name || c.State != show.Refused && c.State != show.Conflict || q.now.Sub(c.EndedAt) > refusalsShown {
 			continue
 		}
 		n := need{Mark: markOf(c.State), Href: changeHref(c), Do: "See why", at: c.EndedAt,
@@ -165,7 +165,7 @@ func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
 			n.After = ", yours, is in conflict"
 		}
 		if !c.EndedAt.IsZero() {
-			n.More = strings.TrimPrefix(n.More+", "+clock(c.EndedAt, v.now, false, true), ", ")
+			n.More = strings.TrimPrefix(n.More+", "+clock(c.EndedAt, q.now, false, true), ", ")
 		}
 		all = append(all, n)
 	}
@@ -174,15 +174,15 @@ func (v *visit) needs(r *show.Repository, recent []show.Change) []need {
 
 // forMe is the open promotion of e as it is for the visitor. Lists of
 // environments may leave out who asks; where a person is missing, it matters.
-func (v *visit) forMe(repo string, e show.Environment) *show.Promotion {
+func (q *request) forMe(repo string, e show.Environment) *show.Promotion {
 	p := e.Promotion
 	if p == nil || p.MayApprove || !personMissing(p) {
 		return p
 	}
-	mine, err := v.Backend.Promotion(v.r.Context(), v.actor, repo, e.Name)
+	mine, err := q.Backend.Promotion(q.r.Context(), q.actor, repo, e.Name)
 	if err != nil {
 		if !isNotFound(err) {
-			v.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", v.actor.Name, "err", err)
+			q.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", q.actor.Name, "err", err)
 		}
 		return p
 	}
@@ -219,7 +219,7 @@ type startView struct {
 
 // startPage turns p into the page of a fresh server (r nil) or an empty
 // repository. It turns into the real page by itself when something arrives.
-func startPage(v *visit, p *page, r *show.Repository, fresh bool) *page {
+func startPage(q *request, p *page, r *show.Repository, fresh bool) *page {
 	view := &startView{Repo: r, Name: "hello", Fresh: fresh}
 	switch {
 	case r != nil:
@@ -229,8 +229,8 @@ func startPage(v *visit, p *page, r *show.Repository, fresh bool) *page {
 	default:
 		p.Title = "New repository"
 	}
-	view.Create = v.ssh("repo create " + view.Name)
-	view.Clone = v.server.CloneURL(view.Name)
+	view.Create = q.ssh("repo create " + view.Name)
+	view.Clone = q.server.CloneURL(view.Name)
 	p.Template, p.Width, p.Data = "start", "narrow", view
 	if p.Live = fresh || r != nil; p.Live {
 		p.Parts = []string{"start-waits"}
@@ -239,18 +239,18 @@ func startPage(v *visit, p *page, r *show.Repository, fresh bool) *page {
 }
 
 // repository is the repository of the address.
-func (v *visit) repository() (*show.Repository, error) {
-	r, err := v.Backend.Repository(v.r.Context(), v.actor, v.arg("repo"))
+func (q *request) repository() (*show.Repository, error) {
+	r, err := q.Backend.Repository(q.r.Context(), q.actor, q.arg("repo"))
 	if err != nil {
-		return nil, v.noRepository(v.arg("repo"), err)
+		return nil, q.noRepository(q.arg("repo"), err)
 	}
 	return &r, nil
 }
 
 // repoPage begins a page inside a repository.
-func (v *visit) repoPage(r *show.Repository, tab, title string, crumbs ...crumb) *page {
+func (q *request) repoPage(r *show.Repository, tab, title string, crumbs ...crumb) *page {
 	p := &page{Title: title, Tab: tab, Repo: r, Watch: r.Name, Live: true}
-	p.Crumbs = append([]crumb{{Text: v.server.Name, Href: "/", Keep: len(crumbs) == 0}, {Text: r.Name, Href: "/" + r.Name, Keep: len(crumbs) == 1}}, crumbs...)
+	p.Crumbs = append([]crumb{{Text: q.server.Name, Href: "/", Keep: len(crumbs) == 0}, {Text: r.Name, Href: "/" + r.Name, Keep: len(crumbs) == 1}}, crumbs...)
 	last := &p.Crumbs[len(p.Crumbs)-1]
 	last.Href, last.Keep = "", false
 	return p

@@ -54,7 +54,7 @@ func hostileBackend() *backend {
 }
 
 func TestHostileTextIsText(t *testing.T) {
-	b := visitAs(t, console(hostileBackend()), "ada")
+	b := signedIn(t, console(hostileBackend()), "ada")
 	for _, path := range hostilePages {
 		a := b.get(path)
 		if a.StatusCode != 200 {

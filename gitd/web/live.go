@@ -16,11 +16,11 @@ import (
 
 // How live pages behave.
 const (
-	redrawAtMost  = 250 * time.Millisecond // four times a second
-	redrawMoving  = 5 * time.Second        // a page that shows passing time
-	heartbeat     = 20 * time.Second       // keeps proxies from closing a quiet stream
-	writePatience = 30 * time.Second       // for a reader that does not take what it asked for
-	burstLines    = 500                    // of a log, at once; more are skipped and counted
+	redrawAtMost = 250 * time.Millisecond // four times a second
+	redrawMoving = 5 * time.Second        // a page that shows passing time
+	heartbeat    = 20 * time.Second       // keeps proxies from closing a quiet stream
+	writeTimeout = 30 * time.Second       // for a reader that does not take what it asked for
+	burstLines   = 500                    // of a log, at once; more are skipped and counted
 )
 
 // Bounds on streams, which each cost a goroutine and redraws.
@@ -126,7 +126,7 @@ func (s *sender) send(event string, data any) error {
 }
 
 func (s *sender) write(text string) error {
-	_ = s.rc.SetWriteDeadline(time.Now().Add(writePatience)) // not all connections have one; then the server's own holds
+	_ = s.rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // not all connections have one; then the server's own holds
 	if _, err := s.w.Write([]byte(text)); err != nil {
 		return err
 	}
@@ -155,30 +155,30 @@ type (
 // stream redraws a page for as long as its reader stays: on news of its
 // repository, and as time passes if the page shows that. It ends with the
 // request's context, the session, or the page.
-func (v *visit) stream(draw func(*visit) (*page, error)) error {
-	if !v.streams.begin(v.actor.Name) {
+func (q *request) stream(draw func(*request) (*page, error)) error {
+	if !q.streams.begin(q.actor.Name) {
 		return &show.Error{Kind: show.Again, What: "too many live pages are open", Hint: "close some; each page works without being live"}
 	}
-	defer v.streams.end(v.actor.Name)
-	p, err := draw(v)
+	defer q.streams.end(q.actor.Name)
+	p, err := draw(q)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithDeadline(v.r.Context(), v.session.Expires.Add(time.Since(v.now)))
+	ctx, cancel := context.WithDeadline(q.r.Context(), q.session.Expires.Add(time.Since(q.now)))
 	var followers sync.WaitGroup
 	defer followers.Wait()
 	defer cancel()
-	news, stop := v.Backend.Watch(p.Watch)
+	news, stop := q.Backend.Watch(p.Watch)
 	defer stop()
-	have := v.r.Header.Get("Last-Event-ID")
+	have := q.r.Header.Get("Last-Event-ID")
 	if have == "" {
-		have = v.r.URL.Query().Get("have")
+		have = q.r.URL.Query().Get("have")
 	}
-	s := &sender{w: v.w, rc: http.NewResponseController(v.w), have: parseResume(have)}
-	h := v.w.Header()
+	s := &sender{w: q.w, rc: http.NewResponseController(q.w), have: parseResume(have)}
+	h := q.w.Header()
 	h.Set("Content-Type", eventStream)
 	h.Set("X-Accel-Buffering", "no")
-	v.w.WriteHeader(http.StatusOK)
+	q.w.WriteHeader(http.StatusOK)
 	if err := s.write("retry: 2000\n\n"); err != nil {
 		return gone(err)
 	}
@@ -189,14 +189,14 @@ func (v *visit) stream(draw func(*visit) (*page, error)) error {
 	var moving, soon <-chan time.Time
 	for {
 		if p != nil {
-			if err := v.redraw(p, s); err != nil {
+			if err := q.redraw(p, s); err != nil {
 				return err
 			}
 			if err := s.send("page", pageEvent{Title: p.Title + titleEnd, Say: changed(said, p.Say)}); err != nil {
 				return gone(err)
 			}
 			said = p.Say
-			l.follow(ctx, v, p, s)
+			l.follow(ctx, q, p, s)
 			moving = nil
 			if p.Moving {
 				moving = time.After(redrawMoving)
@@ -223,7 +223,7 @@ func (v *visit) stream(draw func(*visit) (*page, error)) error {
 			continue
 		case <-soon:
 			soon = nil
-			if err := l.flush(v, s); err != nil {
+			if err := l.flush(q, s); err != nil {
 				return gone(err)
 			}
 			continue
@@ -233,15 +233,15 @@ func (v *visit) stream(draw func(*visit) (*page, error)) error {
 			}
 			continue
 		}
-		v.now = v.Now()
-		v.server = v.Backend.Server(ctx)
-		if !v.know() {
+		q.now = q.Now()
+		q.server = q.Backend.Server(ctx)
+		if !q.know() {
 			return nil
 		}
-		p, err = draw(v)
+		p, err = draw(q)
 		if err != nil {
 			if ctx.Err() == nil {
-				v.Log.Warn("ended a live page", "path", v.r.URL.Path, "user", v.actor.Name, "err", err)
+				q.Log.Warn("ended a live page", "path", q.r.URL.Path, "user", q.actor.Name, "err", err)
 				_ = s.send("turn", struct{}{}) // the page itself says best what happened to it
 			}
 			return nil
@@ -261,9 +261,9 @@ func changed(before, now string) string {
 }
 
 // redraw sends the parts that differ from what the reader has.
-func (v *visit) redraw(p *page, s *sender) error {
-	w := v.viewOf(p)
-	parts, hashes, err := v.parts(w)
+func (q *request) redraw(p *page, s *sender) error {
+	w := q.viewOf(p)
+	parts, hashes, err := q.parts(w)
 	if err != nil {
 		return err
 	}

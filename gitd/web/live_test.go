@@ -81,7 +81,7 @@ func (b *browser) listen(ctx context.Context, path string) <-chan event {
 // await is the first event that is wanted.
 func await(t *testing.T, events <-chan event, what string, wanted func(event) bool) event {
 	t.Helper()
-	late := time.After(patience)
+	late := time.After(waitTimeout)
 	for {
 		select {
 		case e, ok := <-events:
@@ -118,7 +118,7 @@ func (b *browser) address(path string) string {
 
 func TestStreamSendsWhatChanged(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	events := b.listen(ctx, b.address("/checkout"))
@@ -140,14 +140,14 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 	if !strings.Contains(sent["tabs"], ">6<span") {
 		t.Errorf("the tabs still count %q", sent["tabs"])
 	}
-	if !strings.Contains(sent["repo-reaches"], ">187</a>") || sent["repo-train"] == "" || strings.Contains(sent["repo-train"], ">410<") || sent["repo-head"] != "" {
-		t.Errorf("sent %v, want the reaches with 187, the train without 410, and no head", sent)
+	if !strings.Contains(sent["repo-stages"], ">187</a>") || sent["repo-train"] == "" || strings.Contains(sent["repo-train"], ">410<") || sent["repo-head"] != "" {
+		t.Errorf("sent %v, want the stages with 187, the train without 410, and no head", sent)
 	}
 }
 
 func TestNewsIsCoalesced(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	events := b.listen(t.Context(), b.address("/checkout"))
 	await(t, events, "the title", func(e event) bool { return e.name == "page" })
 	began, last, redraws := time.Now(), 0, 0
@@ -176,7 +176,7 @@ func TestNewsIsCoalesced(t *testing.T) {
 
 func TestStreamOfAFreshServerTurns(t *testing.T) {
 	h := emptyBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	events := b.listen(ctx, b.address("/"))
@@ -189,7 +189,7 @@ func TestStreamOfAFreshServerTurns(t *testing.T) {
 
 func TestStreamFollowsTheLog(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	events := b.listen(ctx, b.address("/checkout/changes/410"))
@@ -225,7 +225,7 @@ func TestStreamFollowsTheLog(t *testing.T) {
 
 func TestStreamGoesOnWhereTheReaderIs(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	address := b.address("/checkout/changes/410")
 	h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Line: 23, Text: "between page and stream"})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -252,7 +252,7 @@ func TestABurstIsCut(t *testing.T) {
 func TestStreamsEnd(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	defer func() {
-		for deadline := time.Now().Add(patience); goleak.Find(before) != nil && time.Now().Before(deadline); { // which waits a little itself
+		for deadline := time.Now().Add(waitTimeout); goleak.Find(before) != nil && time.Now().Before(deadline); { // which waits a little itself
 		}
 		goleak.VerifyNone(t, before)
 	}()
@@ -325,7 +325,7 @@ func TestStreamEndsWithItsUser(t *testing.T) {
 	s := console(h)
 	var gone atomic.Bool
 	s.Actor = func(_ context.Context, name string) (show.Actor, bool) { return show.Actor{Name: name}, !gone.Load() }
-	b := visitAs(t, s, "ada")
+	b := signedIn(t, s, "ada")
 	events := b.listen(t.Context(), "/checkout/events")
 	await(t, events, "the title", func(e event) bool { return e.name == "page" })
 	gone.Store(true)
@@ -339,7 +339,7 @@ func TestStreamEndsWithItsUser(t *testing.T) {
 
 func TestTheRawLogGrows(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/checkout/changes/410/log.txt", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -402,19 +402,19 @@ func TestLiveInABrowser(t *testing.T) {
 	b.until(`!document.querySelector(".livebar") && !document.querySelector("details[open]")`)
 	b.until(`document.title.startsWith("Landed: 410") && document.querySelector("p[aria-live]").textContent === "change 410: landed"`)
 
-	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.Focus("#why"), chromedp.SendKeys("#why", "looks good"))
+	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.Focus("#why"), chromedp.SendKeys("#why", "templates good"))
 	h.change("checkout", func() {
 		p := h.promos["checkout/production"]
 		p.Summary = "waits for 1 approval"
 		h.promos["checkout/production"] = p
 	})
 	b.until(`document.querySelector("#promo-head").textContent.includes("Waits for 1 approval") && !document.querySelector("#promo-head").textContent.includes("soak")`)
-	if got := eval[string](b, `document.querySelector("#why").value`); got != "looks good" {
+	if got := eval[string](b, `document.querySelector("#why").value`); got != "templates good" {
 		t.Errorf("what was typed is %q after an update", got)
 	}
 	b.do(chromedp.Click("#decide button"))
 	b.until(`document.querySelector(".done")?.textContent.includes("approved 183 -> 186")`)
-	if did := h.did(); len(did) != 1 || !strings.Contains(did[0], `"looks good" as ada via console`) {
+	if did := h.did(); len(did) != 1 || !strings.Contains(did[0], `"templates good" as ada via console`) {
 		t.Errorf("did %v", did)
 	}
 	if said := b.console(); said != "" {
@@ -435,7 +435,7 @@ func TestLiveLeavesWhatIsInUseInABrowser(t *testing.T) {
 			h.repos[1].Queue = h.repos[1].Queue[1:]
 			h.repos[1].Release = 187 + n
 		})
-		b.until(fmt.Sprintf(`document.querySelector("#repo-reaches").textContent.includes("%d")`, 187+n))
+		b.until(fmt.Sprintf(`document.querySelector("#repo-stages").textContent.includes("%d")`, 187+n))
 	}
 	if !eval[bool](b, `document.activeElement === window.used && document.querySelector("#repo-train").textContent.includes("7 changes ahead")`) {
 		t.Error("the part in use was replaced")
@@ -575,7 +575,7 @@ func TestALogThatCannotBeRead(t *testing.T) {
 	var journal strings.Builder
 	s := console(fullBackend())
 	s.Backend, s.Log = torn{fullBackend()}, logTo(&journal)
-	a := visitAs(t, s, "ada").get("/checkout/changes/411")
+	a := signedIn(t, s, "ada").get("/checkout/changes/411")
 	if a.StatusCode != 200 || !strings.Contains(a.body, "Refused: 1 command failed") || !strings.Contains(a.body, "The log could not be read.") || strings.Contains(a.body, "input/output") {
 		t.Errorf("%s: the verdict must stand without its log\n%s", a.Status, a.body)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Bounds of a log on a page. The raw log has everything.
@@ -68,25 +69,25 @@ type logLine struct {
 const beforeSteps = "before the first command"
 
 // buildLog reads the log of c's newest build; nil if there is none.
-func (v *visit) buildLog(c *show.Change) (*buildLog, error) {
+func (q *request) buildLog(c *show.Change) (*buildLog, error) {
 	if c.Build == nil || c.Build.Log == "" {
 		return nil, nil
 	}
 	keep := logLines
-	more := v.r.URL.Query().Has("more")
+	more := q.r.URL.Query().Has("more")
 	if more {
 		keep = logLinesMax
 	}
 	l := &buildLog{more: more, Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
 	ring := &ring{keep: keep}
-	for e, err := range v.Backend.Log(v.r.Context(), v.actor, c.Repository, c.Number, false) {
+	for e, err := range q.Backend.Log(q.r.Context(), q.actor, c.Repository, c.Number, false) {
 		if err != nil {
 			return nil, fmt.Errorf("read the log of build %s: %w", c.Build.ID, err)
 		}
 		l.events++
 		l.add(e, ring)
 	}
-	l.settle(ring, v.now)
+	l.settle(ring, q.now)
 	if !more {
 		l.MoreURL = changeHref(*c) + "?more#log"
 	}
@@ -237,12 +238,12 @@ func endMark(exit int) mark {
 // logText is the raw log, which grows under the reader's eyes while the build
 // runs: what curl shows is what the page shows. Asked for JSON it is the
 // events, one a line.
-func logText(v *visit) error {
-	r, err := v.repository()
+func logText(q *request) error {
+	r, err := q.repository()
 	if err != nil {
 		return err
 	}
-	c, err := v.change(r)
+	c, err := q.change(r)
 	if err != nil {
 		return err
 	}
@@ -251,25 +252,25 @@ func logText(v *visit) error {
 			nearest: []link{{Text: fmt.Sprintf("change %d", c.Number), Href: changeHref(c)}}}
 	}
 	follow := c.Build.State == show.Running || c.Build.State == show.Queued
-	asJSON := v.wantsJSON()
-	h := v.w.Header()
+	asJSON := q.wantsJSON()
+	h := q.w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	if asJSON {
 		h.Set("Content-Type", "application/x-ndjson")
 	}
-	if v.r.Method == http.MethodHead {
+	if q.r.Method == http.MethodHead {
 		return nil
 	}
-	ctx, cancel := context.WithCancel(v.r.Context())
+	ctx, cancel := context.WithCancel(q.r.Context())
 	defer cancel()
-	rc := http.NewResponseController(v.w)
-	out := bufio.NewWriterSize(v.w, 32<<10)
-	for e, err := range v.Backend.Log(ctx, v.actor, r.Name, c.Number, follow) {
+	rc := http.NewResponseController(q.w)
+	out := bufio.NewWriterSize(q.w, 32<<10)
+	for e, err := range q.Backend.Log(ctx, q.actor, r.Name, c.Number, follow) {
 		if err != nil {
 			if out.Buffered() == 0 {
 				return err // nothing is sent yet, unless outcome knows better
 			}
-			_, _ = fmt.Fprintf(out, "\nheadgate: the log ends here: %s\n", plain(err.Error()))
+			_, _ = fmt.Fprintf(out, "\nheadgate: the log ends here: %s\n", terminal.Plain(err.Error()))
 			_ = out.Flush()
 			return err
 		}
@@ -279,7 +280,7 @@ func logText(v *visit) error {
 		if !follow {
 			continue
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(writePatience)) // not all connections have one; then the server's own holds
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // not all connections have one; then the server's own holds
 		if err := out.Flush(); err != nil {
 			return gone(err)
 		}
@@ -298,11 +299,11 @@ func writeEvent(w io.Writer, e show.LogEvent, asJSON bool) error {
 	var err error
 	switch e.Kind {
 	case "step":
-		_, err = fmt.Fprintf(w, "%8s  $ %s\n", since(e.At), plain(strings.TrimPrefix(stepTitle(e), ": ")))
+		_, err = fmt.Fprintf(w, "%8s  $ %s\n", since(e.At), terminal.Plain(strings.TrimPrefix(stepTitle(e), ": ")))
 	case "out":
-		_, err = fmt.Fprintf(w, "%8s  %s\n", since(e.At), plain(e.Text))
+		_, err = fmt.Fprintf(w, "%8s  %s\n", since(e.At), terminal.Plain(e.Text))
 	case "note":
-		_, err = fmt.Fprintf(w, "%8s  headgate: %s\n", since(e.At), plain(e.Text))
+		_, err = fmt.Fprintf(w, "%8s  headgate: %s\n", since(e.At), terminal.Plain(e.Text))
 	case "end":
 		if e.Exit != 0 {
 			_, err = fmt.Fprintf(w, "%8s  exit status %d after %s\n", since(e.At), e.Exit, duration(time.Duration(e.Took)))

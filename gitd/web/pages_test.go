@@ -70,7 +70,7 @@ func TestPages(t *testing.T) {
 		{"mirek", "mirek", fullBackend(), []string{"/", "/checkout/promote/production"}},
 		{"nobody", "", emptyBackend(), []string{"/sign-in?code=ABCDE-12345&to=/checkout"}},
 	} {
-		b := visitAs(t, console(c.backend), c.user)
+		b := signedIn(t, console(c.backend), c.user)
 		for _, path := range c.pages {
 			a := b.get(path)
 			if a.StatusCode != http.StatusOK {

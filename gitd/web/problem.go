@@ -46,43 +46,43 @@ func (e *nearby) Unwrap() error { return e.err }
 
 // fail answers with err: *show.Error for the person who asked, anything else
 // as the server's own fault, with an id that finds the journal's line.
-func (v *visit) fail(err error) {
-	out, _ := v.w.(*outcome)
+func (q *request) fail(err error) {
+	out, _ := q.w.(*outcome)
 	if err == nil {
 		return
 	}
-	if v.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+	if q.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
 		return // the visitor has left, or the server stops
 	}
 	if out != nil && out.begun {
-		v.Log.Error("broke off an answer", "path", v.r.URL.Path, "user", v.actor.Name, "err", err)
+		q.Log.Error("broke off an answer", "path", q.r.URL.Path, "user", q.actor.Name, "err", err)
 		return
 	}
-	p := v.problem(err)
+	p := q.problem(err)
 	if p.Status == http.StatusServiceUnavailable {
-		v.w.Header().Set("Retry-After", "5")
+		q.w.Header().Set("Retry-After", "5")
 	}
 	for _, name := range []string{"Content-Length", "ETag"} {
-		v.w.Header().Del(name)
+		q.w.Header().Del(name)
 	}
-	v.w.Header().Set("Cache-Control", "no-store")
-	if v.wantsJSON() {
-		if err := v.writeJSON(p.Status, p); err != nil {
-			v.Log.Error("could not write an error", "path", v.r.URL.Path, "err", err)
+	q.w.Header().Set("Cache-Control", "no-store")
+	if q.wantsJSON() {
+		if err := q.writeJSON(p.Status, p); err != nil {
+			q.Log.Error("could not write an error", "path", q.r.URL.Path, "err", err)
 		}
 		return
 	}
-	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: v.actor.Name == ""}
-	pg.Crumbs = []crumb{{Text: v.server.Name, Href: "/", Keep: true}, {Text: strings.ToLower(http.StatusText(p.Status))}}
-	if err := v.render(pg, p.Status); err != nil {
-		v.Log.Error("could not render the error page", "path", v.r.URL.Path, "err", err)
-		http.Error(v.w, p.What, p.Status)
+	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: q.actor.Name == ""}
+	pg.Crumbs = []crumb{{Text: q.server.Name, Href: "/", Keep: true}, {Text: strings.ToLower(http.StatusText(p.Status))}}
+	if err := q.render(pg, p.Status); err != nil {
+		q.Log.Error("could not render the error page", "path", q.r.URL.Path, "err", err)
+		http.Error(q.w, p.What, p.Status)
 	}
 }
 
 // problem turns an error into words and a status.
-func (v *visit) problem(err error) *problem {
-	p := &problem{Request: v.r.Method + " " + cut(v.r.URL.Path, 200), SignIn: "/sign-in"}
+func (q *request) problem(err error) *problem {
+	p := &problem{Request: q.r.Method + " " + cut(q.r.URL.Path, 200), SignIn: "/sign-in"}
 	var near *nearby
 	if errors.As(err, &near) {
 		p.Nearest = near.nearest
@@ -96,8 +96,8 @@ func (v *visit) problem(err error) *problem {
 		p.Hint = "this address answers " + method.allow
 	case errors.As(err, &unknown):
 		p.Status, p.Kind, p.What, p.Hint = http.StatusUnauthorized, show.Forbidden, unknown.Error(), unknown.hint
-		p.SignIn += "?to=" + url.QueryEscape(v.r.URL.Path)
-		if v.r.Method == http.MethodPost {
+		p.SignIn += "?to=" + url.QueryEscape(q.r.URL.Path)
+		if q.r.Method == http.MethodPost {
 			p.Safe = "Your session is over, so nothing was done. Sign in, and do it again."
 		}
 	case errors.As(err, &people):
@@ -106,11 +106,11 @@ func (v *visit) problem(err error) *problem {
 		p.Status, p.ID = http.StatusInternalServerError, newID()
 		p.What = "the server could not answer this"
 		p.Safe = "Nothing was changed by looking. What has landed, and every verdict, is in Git."
-		if v.r.Method == http.MethodPost {
+		if q.r.Method == http.MethodPost {
 			p.Safe = "It is not certain what became of it: look at the page before you do it again. What has landed is in Git."
 		}
 		p.Hint = "try again; if it stays, give your operator this id: it finds the line in the server's journal"
-		v.Log.Error("could not answer", "id", p.ID, "method", v.r.Method, "path", v.r.URL.Path, "user", v.actor.Name, "err", err)
+		q.Log.Error("could not answer", "id", p.ID, "method", q.r.Method, "path", q.r.URL.Path, "user", q.actor.Name, "err", err)
 	}
 	if p.What == "" {
 		p.What = "the server refused this"
@@ -119,12 +119,12 @@ func (v *visit) problem(err error) *problem {
 }
 
 // crashed answers for a page whose code panicked.
-func (v *visit) crashed(p any, out *outcome) {
-	v.Log.Error("panicked", "path", v.r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+func (q *request) crashed(p any, out *outcome) {
+	q.Log.Error("panicked", "path", q.r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	if out.begun {
 		panic(http.ErrAbortHandler) // break the connection: half an answer must not look whole
 	}
-	v.fail(fmt.Errorf("panic: %v", p))
+	q.fail(fmt.Errorf("panic: %v", p))
 }
 
 func status(k show.Kind) int {
@@ -152,11 +152,11 @@ func newID() string {
 
 // nowhere is the error for an address no route has: it names the nearest that
 // exists.
-func (v *visit) nowhere() error {
-	seg := strings.Split(strings.Trim(v.r.URL.Path, "/"), "/")
-	r, err := v.Backend.Repository(v.r.Context(), v.actor, seg[0])
+func (q *request) nowhere() error {
+	seg := strings.Split(strings.Trim(q.r.URL.Path, "/"), "/")
+	r, err := q.Backend.Repository(q.r.Context(), q.actor, seg[0])
 	if err != nil {
-		return v.noRepository(seg[0], notFound("there is nothing at "+cut(v.r.URL.Path, 120), ""))
+		return q.noRepository(seg[0], notFound("there is nothing at "+cut(q.r.URL.Path, 120), ""))
 	}
 	base := "/" + r.Name
 	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env", "releases": base + "/releases"}
@@ -170,15 +170,15 @@ func (v *visit) nowhere() error {
 			near = link{Text: r.Name + "/" + w, Href: words[w]}
 		}
 	}
-	return &nearby{err: notFound("there is nothing at "+cut(v.r.URL.Path, 120), ""), nearest: []link{near}}
+	return &nearby{err: notFound("there is nothing at "+cut(q.r.URL.Path, 120), ""), nearest: []link{near}}
 }
 
 // noRepository adds to err the repository whose name is nearest to name.
-func (v *visit) noRepository(name string, err error) error {
+func (q *request) noRepository(name string, err error) error {
 	if !isNotFound(err) {
 		return err
 	}
-	all, lerr := v.Backend.Repositories(v.r.Context(), v.actor)
+	all, lerr := q.Backend.Repositories(q.r.Context(), q.actor)
 	if lerr != nil {
 		return err // the first error is the answer; this one would only hide it
 	}

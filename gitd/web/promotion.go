@@ -35,18 +35,18 @@ type approvalRow struct {
 	Mark mark
 }
 
-func promotionPage(v *visit) (*page, error) {
-	p, _, err := v.promotion()
+func promotionPage(q *request) (*page, error) {
+	p, _, err := q.promotion()
 	return p, err
 }
 
-func (v *visit) promotion() (*page, *promotionView, error) {
-	r, err := v.repository()
+func (q *request) promotion() (*page, *promotionView, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, nil, err
 	}
-	env := v.arg("env")
-	m, err := v.Backend.Promotion(v.r.Context(), v.actor, r.Name, env)
+	env := q.arg("env")
+	m, err := q.Backend.Promotion(q.r.Context(), q.actor, r.Name, env)
 	if err != nil {
 		if !isNotFound(err) {
 			return nil, nil, err
@@ -58,7 +58,7 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 		}
 		return nil, nil, noEnvironment(r, env, err)
 	}
-	view := &promotionView{Promotion: m, Mark: markOf(show.Waits), Checks: checksOf(m.Checks, v.now)}
+	view := &promotionView{Promotion: m, Mark: markOf(show.Waits), Checks: checksOf(m.Checks, q.now)}
 	switch m.Decision {
 	case "auto":
 		view.Mark = markOf(show.Open)
@@ -73,8 +73,8 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 			view.Met++
 		}
 	}
-	if m.NotBefore.After(v.now) {
-		view.Opens = "Opens " + clock(m.NotBefore, v.now, false, true) + " at the earliest."
+	if m.NotBefore.After(q.now) {
+		view.Opens = "Opens " + clock(m.NotBefore, q.now, false, true) + " at the earliest."
 	} else if personMissing(&m) {
 		view.Opens = "Opens when a person acts."
 	}
@@ -101,7 +101,7 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 		view.Given = append(view.Given, k)
 	}
 	title := fmt.Sprintf("Promote %d to %s", m.To, env)
-	p := v.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: fmt.Sprintf("promote %d", m.To)})
+	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: fmt.Sprintf("promote %d", m.To)})
 	p.JSON = m
 	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-gate", "promo-diff", "promo-given", "asof"}
 	p.Say = title + ": " + view.Mark.Word
@@ -115,21 +115,21 @@ func (v *visit) promotion() (*page, *promotionView, error) {
 			p.Git = append(p.Git, command{label, c})
 		}
 	}
-	p.Git = append(p.Git, command{"Why", v.ssh("why " + r.Name + " " + env)})
+	p.Git = append(p.Git, command{"Why", q.ssh("why " + r.Name + " " + env)})
 	return p, view, nil
 }
 
 // approve is the act of the promotion page. The form carries the tree that was
 // seen: when the proposal has changed since, nothing is approved.
-func approve(v *visit) error {
-	repo, env, reason := v.arg("repo"), v.arg("env"), strings.TrimSpace(v.form("reason"))
-	d, err := v.Backend.Approve(v.r.Context(), v.actor, repo, env, v.form("tree"), reason)
+func approve(q *request) error {
+	repo, env, reason := q.arg("repo"), q.arg("env"), strings.TrimSpace(q.form("reason"))
+	d, err := q.Backend.Approve(q.r.Context(), q.actor, repo, env, q.form("tree"), reason)
 	if err != nil {
 		var e *show.Error
-		if !errors.As(err, &e) || e.Kind == show.NotFound || v.wantsJSON() {
+		if !errors.As(err, &e) || e.Kind == show.NotFound || q.wantsJSON() {
 			return err
 		}
-		p, view, perr := v.promotion()
+		p, view, perr := q.promotion()
 		if perr != nil {
 			return err
 		}
@@ -137,15 +137,15 @@ func approve(v *visit) error {
 		if e.Hint != "" {
 			view.Problem += "; " + e.Hint
 		}
-		return v.render(p, status(e.Kind))
+		return q.render(p, status(e.Kind))
 	}
-	v.Log.Info("approved from the console", "repo", repo, "env", env, "user", v.actor.Name)
-	if v.wantsJSON() {
-		return v.writeJSON(http.StatusOK, d)
+	q.Log.Info("approved from the console", "repo", repo, "env", env, "user", q.actor.Name)
+	if q.wantsJSON() {
+		return q.writeJSON(http.StatusOK, d)
 	}
 	where := promoteHref(repo, env)
-	if _, err := v.Backend.Promotion(v.r.Context(), v.actor, repo, env); err != nil {
+	if _, err := q.Backend.Promotion(q.r.Context(), q.actor, repo, env); err != nil {
 		where = envHref(repo, env) // the gate opened: the proposal is gone, what it does shows there
 	}
-	return v.did(d, where)
+	return q.answer(d, where)
 }

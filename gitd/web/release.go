@@ -17,12 +17,12 @@ type releasesView struct {
 	Cut  int // older ones that the page leaves out
 }
 
-func releasesPage(v *visit) (*page, error) {
-	r, err := v.repository()
+func releasesPage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	all, err := v.Backend.Releases(v.r.Context(), v.actor, r.Name)
+	all, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func releasesPage(v *visit) (*page, error) {
 	if len(all) > maxRows {
 		view.Rows, view.Cut = all[:maxRows], len(all)-maxRows
 	}
-	p := v.repoPage(r, "releases", "Releases, "+r.Name, crumb{Text: "releases"})
+	p := q.repoPage(r, "releases", "Releases, "+r.Name, crumb{Text: "releases"})
 	p.JSON = releasesFacts{orEmpty(all)}
 	p.Template, p.Data, p.Parts = "releases", view, []string{"releases-list", "asof"}
 	p.Git = []command{{"Git", "git fetch origin 'refs/releases/*:refs/releases/*' && git for-each-ref refs/releases"}}
@@ -49,19 +49,19 @@ type releaseEnv struct {
 	Mark mark
 }
 
-func releasePage(v *visit) (*page, error) {
-	r, err := v.repository()
+func releasePage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	all, err := v.Backend.Releases(v.r.Context(), v.actor, r.Name)
+	all, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
 	if err != nil {
 		return nil, err
 	}
 	list := link{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}
-	n, ok := v.number()
+	n, ok := q.number()
 	if !ok {
-		return nil, &nearby{err: notFound("a release is a number, and "+cut(v.arg("n"), 40)+" is none", ""), nearest: []link{list}}
+		return nil, &nearby{err: notFound("a release is a number, and "+cut(q.arg("n"), 40)+" is none", ""), nearest: []link{list}}
 	}
 	for _, k := range all {
 		if k.Number != n {
@@ -73,7 +73,7 @@ func releasePage(v *visit) (*page, error) {
 				view.Runs = append(view.Runs, releaseEnv{e, envHref(r.Name, e.Name), markOf(e.State)})
 			}
 		}
-		p := v.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name), crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
+		p := q.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name), crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
 		p.JSON = k
 		p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "asof"}
 		p.Git = []command{

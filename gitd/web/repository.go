@@ -13,7 +13,7 @@ import (
 // repositoryView is main, its environments, the train, and what happened.
 type repositoryView struct {
 	Repo    *show.Repository
-	Reaches []reach
+	Stages  []stage
 	Train   *train
 	Recent  []changeRow
 	Total   int
@@ -50,39 +50,39 @@ func rowOf(c show.Change) changeRow {
 	return k
 }
 
-// trainCars is how many cars the overview draws.
-const trainCars = 5
+// trainEntries is how many entries the overview draws.
+const trainEntries = 5
 
-func repositoryPage(v *visit) (*page, error) {
-	r, err := v.repository()
+func repositoryPage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	ctx := v.r.Context()
-	recent, total, err := v.Backend.Changes(ctx, v.actor, r.Name, show.ChangeFilter{})
+	ctx := q.r.Context()
+	recent, total, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
 	if err != nil {
 		return nil, err
 	}
-	p := v.repoPage(r, "overview", r.Name)
+	p := q.repoPage(r, "overview", r.Name)
 	p.JSON = r
-	p.Git = []command{{"Git", "git log --first-parent " + r.Branch + "; git fetch origin 'refs/notes/*:refs/notes/*'"}, {"SSH", v.ssh("change list " + r.Name)}}
+	p.Git = []command{{"Git", "git log --first-parent " + r.Branch + "; git fetch origin 'refs/notes/*:refs/notes/*'"}, {"SSH", q.ssh("change list " + r.Name)}}
 	if r.Tip == "" && len(r.Queue) == 0 && total == 0 && r.Gated {
-		return startPage(v, p, r, false), nil
+		return startPage(q, p, r, false), nil
 	}
-	view := &repositoryView{Repo: r, Reaches: reachesOf(r, v.now), Train: couple(r, recent, v.now, trainCars), Total: total}
+	view := &repositoryView{Repo: r, Stages: stagesOf(r, q.now), Train: buildTrain(r, recent, q.now, trainEntries), Total: total}
 	for _, c := range recent {
-		if len(view.Recent) < 8 && !slices.ContainsFunc(r.Queue, func(q show.Change) bool { return q.Number == c.Number }) {
+		if len(view.Recent) < 8 && !slices.ContainsFunc(r.Queue, func(k show.Change) bool { return k.Number == c.Number }) {
 			view.Recent = append(view.Recent, rowOf(c))
 		}
 	}
-	f, err := v.figures(ctx, r, recent, total)
+	f, err := q.figures(ctx, r, recent, total)
 	if err != nil {
 		return nil, err
 	}
 	if r.Gated {
-		view.Figures = v.monthFigures(r, f)
+		view.Figures = q.monthFigures(r, f)
 	}
-	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-reaches", "repo-train", "repo-recent", "asof"}
+	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-stages", "repo-train", "repo-recent", "asof"}
 	p.Moving = len(r.Queue) > 0
 	p.Say = r.Branch + " is " + strings.ToLower(markOf(r.State).Word) + ", " + sayQueue(r.Queue)
 	return p, nil
@@ -90,7 +90,7 @@ func repositoryPage(v *visit) (*page, error) {
 
 // monthFigures are the numbers that the changes and the last environment's
 // history really say.
-func (v *visit) monthFigures(r *show.Repository, f figures) []figure {
+func (q *request) monthFigures(r *show.Repository, f figures) []figure {
 	if f.Ended == 0 {
 		return nil
 	}
@@ -108,9 +108,9 @@ func (v *visit) monthFigures(r *show.Repository, f figures) []figure {
 	}
 	if n := len(r.Environments); n > 0 {
 		last := r.Environments[n-1]
-		d, err := v.deploys(r, last)
+		d, err := q.deploys(r, last)
 		if err != nil {
-			v.Log.Warn("left out the deployment figures", "repo", r.Name, "env", last.Name, "err", err)
+			q.Log.Warn("left out the deployment figures", "repo", r.Name, "env", last.Name, "err", err)
 			return all
 		}
 		if d.all == 0 {
@@ -132,9 +132,9 @@ type queueView struct {
 	Repo    *show.Repository
 	Train   *train
 	List    []queueRow
-	Off     []car // uncoupled in the last ten minutes
-	Drawn   bool  // there is a queue to draw, if an empty one
-	Idle    bool  // nobody builds though something waits
+	Off     []entry // that left it in the last ten minutes
+	Drawn   bool    // there is a queue to draw, if an empty one
+	Idle    bool    // nobody builds though something waits
 	Workers string
 }
 
@@ -147,26 +147,26 @@ type queueRow struct {
 	Log   bool
 }
 
-func queuePage(v *visit) (*page, error) {
-	r, err := v.repository()
+func queuePage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	recent, _, err := v.Backend.Changes(v.r.Context(), v.actor, r.Name, show.ChangeFilter{})
+	recent, _, err := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{})
 	if err != nil {
 		return nil, err
 	}
-	view := &queueView{Repo: r, Train: couple(r, recent, v.now, 0)}
-	for _, k := range view.Train.Cars {
+	view := &queueView{Repo: r, Train: buildTrain(r, recent, q.now, 0)}
+	for _, k := range view.Train.Entries {
 		if k.Off {
 			view.Off = append(view.Off, k)
 		}
 	}
-	at := landings(r.Queue, v.now)
+	at := landings(r.Queue, q.now)
 	busy := false
 	for i, c := range r.Queue {
 		row := queueRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), Lands: at[i], Log: c.Build != nil && c.Build.Log != ""}
-		if _, _, text := running(&c, v.now); text != "" {
+		if _, _, text := running(&c, q.now); text != "" {
 			busy = true
 			row.Now = text
 			if c.Build.Phase != "" {
@@ -180,9 +180,9 @@ func queuePage(v *visit) (*page, error) {
 		view.List = append(view.List, row)
 	}
 	view.Drawn = r.Gated || len(r.Queue) > 0
-	view.Idle = len(r.Queue) > 0 && !busy && v.server.Workers == 0
-	view.Workers = fmt.Sprintf("%d of %s busy", v.server.WorkersBusy, count(v.server.Workers, "worker"))
-	p := v.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
+	view.Idle = len(r.Queue) > 0 && !busy && q.server.Workers == 0
+	view.Workers = fmt.Sprintf("%d of %s busy", q.server.WorkersBusy, count(q.server.Workers, "worker"))
+	p := q.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
 	p.JSON = queueFacts{r.Name, r.Branch, orEmpty(r.Queue)}
 	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-news", "queue-train", "queue-list", "asof"}
 	p.Moving = len(r.Queue) > 0
@@ -190,7 +190,7 @@ func queuePage(v *visit) (*page, error) {
 	if len(r.Queue) > 0 {
 		p.Title = fmt.Sprintf("(%d) Queue, %s", len(r.Queue), r.Name)
 	}
-	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", v.ssh("change list " + r.Name)}}
+	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", q.ssh("change list " + r.Name)}}
 	return p, nil
 }
 
@@ -218,17 +218,17 @@ type filter struct {
 // maxRows is the longest table a page holds.
 const maxRows = 2000
 
-func changesPage(v *visit) (*page, error) {
-	r, err := v.repository()
+func changesPage(q *request) (*page, error) {
+	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	q := v.r.URL.Query()
-	f := show.ChangeFilter{State: show.State(q.Get("state")), All: q.Has("all")}
+	query := q.r.URL.Query()
+	f := show.ChangeFilter{State: show.State(query.Get("state")), All: query.Has("all")}
 	if _, ok := marks[f.State]; f.State != "" && !ok {
 		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
 	}
-	list, total, err := v.Backend.Changes(v.r.Context(), v.actor, r.Name, f)
+	list, total, err := q.Backend.Changes(q.r.Context(), q.actor, r.Name, f)
 	if err != nil {
 		return nil, err
 	}
@@ -254,9 +254,9 @@ func changesPage(v *visit) (*page, error) {
 	for _, c := range list {
 		view.Rows = append(view.Rows, rowOf(c))
 	}
-	p := v.repoPage(r, "changes", "Changes, "+r.Name, crumb{Text: "changes"})
+	p := q.repoPage(r, "changes", "Changes, "+r.Name, crumb{Text: "changes"})
 	p.JSON = facts
 	p.Template, p.Data, p.Parts = "changes", view, []string{"changes-list", "asof"}
-	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", v.ssh("change list " + r.Name)}}
+	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", q.ssh("change list " + r.Name)}}
 	return p, nil
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -33,9 +34,9 @@ func TestEveryAnswerCarriesTheHeaders(t *testing.T) {
 		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 		"X-Content-Type-Options":  "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
 	}
-	b := visitAs(t, console(fullBackend()), "ada")
+	b := signedIn(t, console(fullBackend()), "ada")
 	paths := []string{"/missing", "/checkout/nothing", "/checkout/changes/9999", "//", "/a%2fb"}
-	for _, rt := range routes {
+	for _, rt := range routes() {
 		if !rt.events && rt.plain != nil || rt.page != nil && !rt.events {
 			paths = append(paths, fill(rt.pattern))
 		}
@@ -62,24 +63,24 @@ func TestNobodySeesNothing(t *testing.T) {
 		name string
 		b    *browser
 	}{
-		{"nobody", visitAs(t, console(fullBackend()), "")},
-		{"a user who is gone", visitAs(t, console(fullBackend()), "removed")},
+		{"nobody", signedIn(t, console(fullBackend()), "")},
+		{"a user who is gone", signedIn(t, console(fullBackend()), "removed")},
 		{"a forged cookie", func() *browser {
-			b := visitAs(t, console(fullBackend()), "")
+			b := signedIn(t, console(fullBackend()), "")
 			other := console(fullBackend())
 			other.Key = []byte("ffffffffffffffffffffffffffffffff")
 			b.cookie = cookieFor(other, "ada")
 			return b
 		}()},
 		{"an old cookie", func() *browser {
-			b := visitAs(t, console(fullBackend()), "")
+			b := signedIn(t, console(fullBackend()), "")
 			old := console(fullBackend())
 			old.Now = func() time.Time { return noon.Add(-sessionLife) }
 			b.cookie = cookieFor(old, "ada")
 			return b
 		}()},
 		{"a cookie from the future", func() *browser {
-			b := visitAs(t, console(fullBackend()), "")
+			b := signedIn(t, console(fullBackend()), "")
 			s := console(fullBackend())
 			s.Now = func() time.Time { return noon.Add(time.Hour) }
 			b.cookie = cookieFor(s, "ada")
@@ -88,7 +89,7 @@ func TestNobodySeesNothing(t *testing.T) {
 	} {
 		t.Run(who.name, func(t *testing.T) {
 			who.b.t = t
-			for _, rt := range append(slices.Clone(routes), &route{pattern: "/checkout/nothing"}, &route{pattern: "/a/b/c/d/e"}) {
+			for _, rt := range append(routes(), &route{pattern: "/checkout/nothing"}, &route{pattern: "/a/b/c/d/e"}) {
 				path := fill(rt.pattern)
 				page, facts := who.b.get(path), who.b.json(path)
 				if rt.public {
@@ -119,9 +120,9 @@ func TestNobodySeesNothing(t *testing.T) {
 	}
 }
 
-func TestStrangerFindsNothing(t *testing.T) {
-	b := visitAs(t, console(fullBackend()), "stranger")
-	for _, rt := range routes {
+func TestAnotherUserFindsNothing(t *testing.T) {
+	b := signedIn(t, console(fullBackend()), "outsider")
+	for _, rt := range routes() {
 		if rt.page == nil || rt.events || !strings.Contains(rt.pattern, "{repo}") {
 			continue
 		}
@@ -133,7 +134,7 @@ func TestStrangerFindsNothing(t *testing.T) {
 
 func TestSigningIn(t *testing.T) {
 	s := console(fullBackend())
-	b := visitAs(t, s, "")
+	b := signedIn(t, s, "")
 	if a := b.get("/checkout/changes?state=refused"); a.Header.Get("Location") != "/sign-in?to=%2Fcheckout%2Fchanges%3Fstate%3Drefused" {
 		t.Errorf("sent to %q", a.Header.Get("Location"))
 	}
@@ -177,11 +178,12 @@ func TestSigningIn(t *testing.T) {
 }
 
 func TestTheWayBackStaysHere(t *testing.T) {
+	q := &request{site: console(emptyBackend()).Handler().(*site)}
 	for to, want := range map[string]string{
 		"/checkout": "/checkout", "/checkout/changes?all": "/checkout/changes?all", "": "/", "//evil.example": "/", "https://evil.example/": "/", `/\evil.example`: "/", "/%2fevil.example": "/",
 		"javascript:alert(1)": "/", "/sign-out": "/", "/checkout/../..": "/", "/checkout/events": "/", "evil.example": "/", "/healthz": "/healthz", "/a/b/c/d": "/",
 	} {
-		if got := localAddress(to); got != want {
+		if got := q.localAddress(to); got != want {
 			t.Errorf("%q leads to %q, want %q", to, got, want)
 		}
 	}
@@ -204,7 +206,7 @@ func TestSignInAttemptsAreLimited(t *testing.T) {
 	s := console(emptyBackend())
 	now := noon
 	s.Now = func() time.Time { return now }
-	b := visitAs(t, s, "")
+	b := signedIn(t, s, "")
 	for range attemptsEach {
 		if a := b.do(http.MethodPost, "/sign-in", "code=guess"); a.StatusCode != 403 {
 			t.Fatalf("a guess: %s", a.Status)
@@ -236,7 +238,7 @@ func TestSignInAttemptsAreLimited(t *testing.T) {
 func TestActsComeFromOurOwnPages(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
-	b := visitAs(t, s, "ada")
+	b := signedIn(t, s, "ada")
 	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"), "/checkout/env/production": "release=182&confirm=production", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
 	for path, form := range acts {
 		for _, foreign := range [][]string{
@@ -261,7 +263,7 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 		t.Fatalf("was done all the same: %v", did)
 	}
 	same := []string{"Sec-Fetch-Site", "same-origin", "Origin", b.url}
-	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=looks+good&tree="+commit("6f0a1e2"), same...)
+	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=templates+good&tree="+commit("6f0a1e2"), same...)
 	if a.StatusCode != 303 || a.Header.Get("Location") != "/checkout/promote/production" {
 		t.Fatalf("approve: %s to %q\n%s", a.Status, a.Header.Get("Location"), a.body)
 	}
@@ -273,7 +275,7 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	if got := rec.Body.String(); !strings.Contains(got, "Done: approved 183 -&gt; 186") || !strings.Contains(got, "; now waits for soak") || !strings.Contains(got, "you have approved it already") {
 		t.Errorf("the page does not say what was done:\n%s", got)
 	}
-	want := []string{`approve checkout production ` + commit("6f0a1e2") + ` "looks good" as ada via console`}
+	want := []string{`approve checkout production ` + commit("6f0a1e2") + ` "templates good" as ada via console`}
 	if did := h.did(); !reflect.DeepEqual(did, want) {
 		t.Errorf("did %v, want %v", did, want)
 	}
@@ -283,9 +285,9 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 func TestActsAfterTheSessionIsOver(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
-	b := visitAs(t, s, "ada")
+	b := signedIn(t, s, "ada")
 	s.Now = func() time.Time { return noon.Add(sessionLife + time.Minute) }
-	b = &browser{t: t, url: visitAs(t, s, "").url, cookie: b.cookie}
+	b = &browser{t: t, url: signedIn(t, s, "").url, cookie: b.cookie}
 	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=late&tree="+commit("6f0a1e2"), "Sec-Fetch-Site", "same-origin")
 	if a.StatusCode != 401 || !strings.Contains(a.body, "nothing was done") || !strings.Contains(a.body, `href="/sign-in?to=%2Fcheckout%2Fpromote%2Fproduction"`) {
 		t.Errorf("%s\n%s", a.Status, a.body)
@@ -297,7 +299,7 @@ func TestActsAfterTheSessionIsOver(t *testing.T) {
 
 func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	if page := b.get("/checkout/promote/production"); !strings.Contains(page.body, `name="tree" value="`+commit("6f0a1e2")+`"`) {
 		t.Error("the form does not carry the tree")
 	}
@@ -308,7 +310,7 @@ func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 	if did := h.did(); len(did) != 0 {
 		t.Errorf("did %v", did)
 	}
-	mirek := visitAs(t, console(h), "mirek")
+	mirek := signedIn(t, console(h), "mirek")
 	if page := mirek.get("/checkout/promote/production"); strings.Contains(page.body, "Approve 186") || !strings.Contains(page.body, "nobody approves their own change") {
 		t.Error("who may not approve is shown a button, or not why")
 	}
@@ -319,7 +321,7 @@ func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 
 func TestRollbackAsksForTheName(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	ask := b.get("/checkout/env/production?rollback=182")
 	if !strings.Contains(ask.body, "Roll production back to release 182?") || !strings.Contains(ask.body, "Type <code>production</code>") {
 		t.Error("the page does not ask")
@@ -357,7 +359,7 @@ func TestRollbackAsksForTheName(t *testing.T) {
 // TestJSONSaysTheSame compares the JSON of each page with what the backend says.
 func TestJSONSaysTheSame(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	ctx, a := t.Context(), show.Actor{Name: "ada"}
 	repo, _ := h.Repository(ctx, a, "checkout")
 	env, _ := h.Environment(ctx, a, "checkout", "production")
@@ -410,7 +412,7 @@ func byName(home any) {
 
 func TestProblems(t *testing.T) {
 	h := fullBackend()
-	b := visitAs(t, console(h), "ada")
+	b := signedIn(t, console(h), "ada")
 	for path, want := range map[string]string{
 		"/chekout":                      `<a href="/checkout">checkout</a>`,
 		"/checkout/que":                 `<a href="/checkout/queue">checkout/queue</a>`,
@@ -455,7 +457,7 @@ func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
 	s.Log = logTo(&journal)
-	b := visitAs(t, s, "ada")
+	b := signedIn(t, s, "ada")
 	h.broken = errors.New("disk /secret/place is on fire")
 	a := b.get("/checkout")
 	j := b.json("/checkout")
@@ -478,7 +480,7 @@ func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
 	}
 	h.broken = nil
 	s.Backend = panics{h}
-	a = visitAs(t, s, "ada").get("/checkout")
+	a = signedIn(t, s, "ada").get("/checkout")
 	if a.StatusCode != 500 || strings.Contains(a.body, "goroutine") {
 		t.Errorf("a panic: %s", a.Status)
 	}
@@ -494,7 +496,7 @@ func (panics) Repository(context.Context, show.Actor, string) (show.Repository, 
 func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func TestPlainAddresses(t *testing.T) {
-	b := visitAs(t, console(fullBackend()), "")
+	b := signedIn(t, console(fullBackend()), "")
 	if a := b.get("/healthz"); a.body != "ok\n" {
 		t.Errorf("healthz: %q", a.body)
 	}
@@ -514,12 +516,43 @@ func TestPlainAddresses(t *testing.T) {
 	if a := b.get("/assets/../web.go"); a.StatusCode == 200 {
 		t.Error("assets leave their folder")
 	}
-	for _, name := range Reserved() {
-		if _, args := match("/" + name); args["repo"] != "" {
-			t.Errorf("%s is reserved and matches as a repository", name)
+}
+
+// TestNoRepositoryHidesAnAddress: what the console answers beside repositories
+// is a name that no repository may have.
+func TestNoRepositoryHidesAnAddress(t *testing.T) {
+	for _, rt := range routes() {
+		first, _, _ := strings.Cut(strings.TrimPrefix(rt.pattern, "/"), "/")
+		if first == "{repo}" || first == "{$}" {
+			continue
 		}
-		if _, args := match("/" + name + "/queue"); args["repo"] != "" {
-			t.Errorf("%s/queue matches as a repository", name)
+		if !slices.Contains(access.Reserved(), first) {
+			t.Errorf("%s: a repository may be called %s", rt.pattern, first)
+		}
+	}
+}
+
+// TestMountedBesideOthers: the console takes what nobody else takes.
+func TestMountedBesideOthers(t *testing.T) {
+	says := func(what string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, what) })
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", console(fullBackend()).Handler())
+	mux.Handle("/webhooks/{forge}", says("webhooks"))
+	mux.Handle("/metrics", says("metrics"))
+	mux.Handle("/{repo}/info/refs", says("refs"))
+
+	for _, c := range []struct{ method, path, want string }{
+		{"POST", "/webhooks/github", "webhooks"},
+		{"GET", "/metrics", "metrics"},
+		{"GET", "/checkout/info/refs", "refs"},
+		{"GET", "/sign-in", "Sign in with your SSH key"},
+	} {
+		rec := httptest.NewRecorder()
+		mux.ServeHTTP(rec, httptest.NewRequest(c.method, c.path, nil))
+		if !strings.Contains(rec.Body.String(), c.want) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, rec.Code, rec.Body)
 		}
 	}
 }

@@ -135,45 +135,45 @@ func (s *sessions) current(r *http.Request, now time.Time) (session, bool) {
 }
 
 // know finds out who visits, without asking anything of them.
-func (v *visit) know() bool {
-	c, ok := v.sessions.current(v.r, v.now)
+func (q *request) know() bool {
+	c, ok := q.sessions.current(q.r, q.now)
 	if !ok {
 		return false
 	}
-	a, ok := v.Actor(v.r.Context(), c.User)
+	a, ok := q.Actor(q.r.Context(), c.User)
 	if !ok {
 		return false
 	}
 	a.Via = "console"
-	v.actor, v.session = a, c
+	q.actor, q.session = a, c
 	return true
 }
 
 // signIn is know for addresses that need somebody: it answers those who are
 // nobody, and says whether to go on.
-func (v *visit) signIn() bool {
-	if v.know() {
+func (q *request) signIn() bool {
+	if q.know() {
 		return true
 	}
-	if v.wantsJSON() || v.r.Method != http.MethodGet && v.r.Method != http.MethodHead || strings.HasSuffix(v.r.URL.Path, "/events") {
-		v.fail(&unknownError{hint: v.ssh("login") + " prints an address that signs this browser in"})
+	if q.wantsJSON() || q.r.Method != http.MethodGet && q.r.Method != http.MethodHead || strings.HasSuffix(q.r.URL.Path, "/events") {
+		q.fail(&unknownError{hint: q.ssh("login") + " prints an address that signs this browser in"})
 		return false
 	}
-	to := v.r.URL.RequestURI()
+	to := q.r.URL.RequestURI()
 	where := "/sign-in"
 	if to != "/" {
 		where += "?to=" + url.QueryEscape(to)
 	}
-	if v.r.Header.Get("Sec-Fetch-Site") == "cross-site" && v.r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+	if q.r.Header.Get("Sec-Fetch-Site") == "cross-site" && q.r.Header.Get("Sec-Fetch-Mode") == "navigate" {
 		// Somebody followed a link from a chat or a mail: the browser keeps a
 		// strict cookie back. It sends it once our own page asks.
-		v.w.Header().Set("Refresh", "0; url="+where)
-		if err := v.render(&page{Title: "Opening", Template: "opening", Bare: true, Data: where}, http.StatusOK); err != nil {
-			v.fail(err)
+		q.w.Header().Set("Refresh", "0; url="+where)
+		if err := q.render(&page{Title: "Opening", Template: "opening", Bare: true, Data: where}, http.StatusOK); err != nil {
+			q.fail(err)
 		}
 		return false
 	}
-	http.Redirect(v.w, v.r, where, http.StatusSeeOther)
+	http.Redirect(q.w, q.r, where, http.StatusSeeOther)
 	return false
 }
 
@@ -190,19 +190,19 @@ type done struct {
 }
 
 // tell keeps what was done for the next page of this user.
-func (v *visit) tell(d show.Done) {
-	http.SetCookie(v.w, v.sessions.cookie("done", v.sessions.sign("done", done{User: v.actor.Name, At: v.now.UTC(), Done: d}), time.Minute))
+func (q *request) tell(d show.Done) {
+	http.SetCookie(q.w, q.sessions.cookie("done", q.sessions.sign("done", done{User: q.actor.Name, At: q.now.UTC(), Done: d}), time.Minute))
 }
 
 // told takes what tell kept, once.
-func (v *visit) told() *show.Done {
-	c, err := v.r.Cookie(v.sessions.cookieName("done"))
+func (q *request) told() *show.Done {
+	c, err := q.r.Cookie(q.sessions.cookieName("done"))
 	if err != nil {
 		return nil
 	}
-	http.SetCookie(v.w, v.sessions.cookie("done", "", -1))
+	http.SetCookie(q.w, q.sessions.cookie("done", "", -1))
 	var d done
-	if !v.sessions.open("done", c.Value, &d) || d.User != v.actor.Name || v.now.Sub(d.At) > time.Minute {
+	if !q.sessions.open("done", c.Value, &d) || d.User != q.actor.Name || q.now.Sub(d.At) > time.Minute {
 		return nil
 	}
 	return &d.Done

@@ -18,80 +18,80 @@ type signInView struct {
 	Command           string
 }
 
-func signInForm(v *visit) error {
-	q := v.r.URL.Query()
-	view := signInView{Code: cut(strings.TrimSpace(q.Get("code")), 64), To: localAddress(q.Get("to"))}
-	if v.actor.Name != "" && view.Code == "" {
-		http.Redirect(v.w, v.r, view.To, http.StatusSeeOther)
+func signInForm(q *request) error {
+	query := q.r.URL.Query()
+	view := signInView{Code: cut(strings.TrimSpace(query.Get("code")), 64), To: q.localAddress(query.Get("to"))}
+	if q.actor.Name != "" && view.Code == "" {
+		http.Redirect(q.w, q.r, view.To, http.StatusSeeOther)
 		return nil
 	}
-	return v.showSignIn(view, http.StatusOK)
+	return q.showSignIn(view, http.StatusOK)
 }
 
-func (v *visit) showSignIn(view signInView, status int) error {
-	view.Command = v.ssh("login")
-	if v.wantsJSON() {
-		return v.writeJSON(status, map[string]string{"error": view.Problem, "hint": view.Command})
+func (q *request) showSignIn(view signInView, status int) error {
+	view.Command = q.ssh("login")
+	if q.wantsJSON() {
+		return q.writeJSON(status, map[string]string{"error": view.Problem, "hint": view.Command})
 	}
 	title := "Sign in"
 	if view.Problem != "" {
 		title = "Not signed in"
 	}
-	return v.render(&page{Title: title, Template: "signin", Bare: true, Data: view}, status)
+	return q.render(&page{Title: title, Template: "signin", Bare: true, Data: view}, status)
 }
 
 // signIn consumes the code and opens the session.
-func signIn(v *visit) error {
-	view := signInView{To: localAddress(v.form("to"))}
-	if wait := v.attempts.take(v.r.RemoteAddr, v.now); wait > 0 {
-		v.w.Header().Set("Retry-After", "60")
+func signIn(q *request) error {
+	view := signInView{To: q.localAddress(q.form("to"))}
+	if wait := q.attempts.take(q.r.RemoteAddr, q.now); wait > 0 {
+		q.w.Header().Set("Retry-After", "60")
 		view.Problem = "Too many codes were tried. Wait a minute, then try again; no code was used up."
-		return v.showSignIn(view, http.StatusTooManyRequests)
+		return q.showSignIn(view, http.StatusTooManyRequests)
 	}
-	code := strings.TrimSpace(v.form("code"))
+	code := strings.TrimSpace(q.form("code"))
 	if code == "" || len(code) > 64 {
 		view.Problem = "Type the code that the command prints."
-		return v.showSignIn(view, http.StatusUnprocessableEntity)
+		return q.showSignIn(view, http.StatusUnprocessableEntity)
 	}
-	user, ok := v.Login.Redeem(code)
+	user, ok := q.Login.Redeem(code)
 	if !ok {
-		v.Log.Info("refused a sign-in code", "remote", v.r.RemoteAddr)
+		q.Log.Info("refused a sign-in code", "remote", q.r.RemoteAddr)
 		view.Problem = "This code is not valid: it was used already, is older than two minutes, or is mistyped. Print a new one."
-		return v.showSignIn(view, http.StatusForbidden)
+		return q.showSignIn(view, http.StatusForbidden)
 	}
-	if _, ok := v.Actor(v.r.Context(), user); !ok {
-		v.Log.Warn("refused a sign-in for a user that is gone", "user", user)
+	if _, ok := q.Actor(q.r.Context(), user); !ok {
+		q.Log.Warn("refused a sign-in for a user that is gone", "user", user)
 		view.Problem = "The code was right, but its user no longer exists. Ask an administrator of this server."
-		return v.showSignIn(view, http.StatusForbidden)
+		return q.showSignIn(view, http.StatusForbidden)
 	}
-	v.sessions.begin(v.w, user, v.now)
-	v.Log.Info("signed in to the console", "user", user, "remote", v.r.RemoteAddr)
-	if v.wantsJSON() {
-		return v.writeJSON(http.StatusOK, show.Done{What: "signed in as " + user})
+	q.sessions.begin(q.w, user, q.now)
+	q.Log.Info("signed in to the console", "user", user, "remote", q.r.RemoteAddr)
+	if q.wantsJSON() {
+		return q.writeJSON(http.StatusOK, show.Done{What: "signed in as " + user})
 	}
-	http.Redirect(v.w, v.r, view.To, http.StatusSeeOther)
+	http.Redirect(q.w, q.r, view.To, http.StatusSeeOther)
 	return nil
 }
 
-func signOut(v *visit) error {
-	v.sessions.end(v.w, v.r, v.now)
-	if v.actor.Name != "" {
-		v.Log.Info("signed out of the console", "user", v.actor.Name)
+func signOut(q *request) error {
+	q.sessions.end(q.w, q.r, q.now)
+	if q.actor.Name != "" {
+		q.Log.Info("signed out of the console", "user", q.actor.Name)
 	}
-	if v.wantsJSON() {
-		return v.writeJSON(http.StatusOK, show.Done{What: "signed out"})
+	if q.wantsJSON() {
+		return q.writeJSON(http.StatusOK, show.Done{What: "signed out"})
 	}
-	http.Redirect(v.w, v.r, "/sign-in", http.StatusSeeOther)
+	http.Redirect(q.w, q.r, "/sign-in", http.StatusSeeOther)
 	return nil
 }
 
 // localAddress is to when it is an address of this console, else home.
-func localAddress(to string) string {
+func (q *request) localAddress(to string) string {
 	u, err := url.Parse(to)
-	if err != nil || u.Scheme != "" || u.Host != "" || u.Opaque != "" || odd(u) {
+	if err != nil || u.Scheme != "" || u.Host != "" || u.Opaque != "" || ambiguousPath(u) {
 		return "/"
 	}
-	if rt, _ := match(u.Path); rt == nil || rt.events || rt.page == nil && rt.act != nil {
+	if rt := q.routeOf(u.Path); rt == nowhereRoute || rt.events || rt.page == nil && rt.act != nil {
 		return "/"
 	}
 	return u.RequestURI()

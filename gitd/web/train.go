@@ -9,43 +9,43 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// uncoupledFor is how long a refused change stays beside the train before it
+// shownBesideTrain is how long a refused change stays beside the train before it
 // is only in the list of changes.
-const uncoupledFor = 10 * time.Minute
+const shownBesideTrain = 10 * time.Minute
 
-// train is the queue as it is drawn: main, the gate, and the coupled cars.
+// train is the queue as it is drawn: main, the gate, and the changes behind it.
 type train struct {
-	Repo  *show.Repository
-	Dock  *show.Change // what landed last, if known
-	Cars  []car
-	More  int    // cars not drawn
-	Why   string // what the cars not drawn do
-	Next  string // when the next lands, and the last
-	Said  string // the whole train as one sentence
-	Quiet bool   // nothing is queued
+	Repo    *show.Repository
+	Last    *show.Change // what landed last, if known
+	Entries []entry
+	More    int    // entries not drawn
+	Why     string // what the entries not drawn do
+	Next    string // when the next lands, and the last
+	Said    string // the whole train as one sentence
+	Quiet   bool   // nothing is queued
 }
 
-// car is one change in the train.
-type car struct {
+// entry is one change in the train.
+type entry struct {
 	show.Change
 	Mark     mark
 	Href     string
-	Off      bool // uncoupled
+	Off      bool // it has left the train
 	Waits    bool // nothing is being built for it yet
-	Level    *level
-	Progress string // 3:12 of ~4:30
+	Progress *progress
+	Elapsed  string // 3:12 of ~4:30
 	Lands    string // lands ~14:06
 	LogHref  string
-	Ended    string // when it was uncoupled
+	Ended    string // when it left the train
 }
 
-// level is progress as a height, in percent of the car.
-type level struct{ Y, H int }
+// progress is how far a build is as a height, in percent of the entry.
+type progress struct{ Y, H int }
 
-func levelOf(fraction float64) *level {
+func progressOf(fraction float64) *progress {
 	h := int(fraction*100 + 0.5)
 	h = min(max(h, 2), 100)
-	return &level{Y: 100 - h, H: h}
+	return &progress{Y: 100 - h, H: h}
 }
 
 // running says how far the build of c is, as far as that is known.
@@ -99,32 +99,32 @@ func landings(queue []show.Change, now time.Time) []time.Time {
 	return at
 }
 
-// couple makes the train of a repository. recent are its newest changes: those
-// uncoupled a short while ago still hang beside it. At most limit cars are
+// buildTrain makes the train of a repository. recent are its newest changes: those
+// that left a short while ago still stand beside it. At most limit entries are
 // drawn, 0 for all.
-func couple(r *show.Repository, recent []show.Change, now time.Time, limit int) *train {
+func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit int) *train {
 	t := &train{Repo: r, Quiet: len(r.Queue) == 0}
 	at := landings(r.Queue, now)
 	in := map[int]bool{}
 	for i, c := range r.Queue {
 		in[c.Number] = true
-		t.Cars = append(t.Cars, carOf(c, at[i], now))
+		t.Entries = append(t.Entries, entryOf(c, at[i], now))
 	}
 	for _, c := range recent {
-		if c.State == show.Landed && c.Branch == r.Branch && (t.Dock == nil || c.EndedAt.After(t.Dock.EndedAt)) {
-			t.Dock = &c
+		if c.State == show.Landed && c.Branch == r.Branch && (t.Last == nil || c.EndedAt.After(t.Last.EndedAt)) {
+			t.Last = &c
 		}
-		if in[c.Number] || c.Branch != r.Branch || c.State != show.Refused && c.State != show.Conflict || c.EndedAt.IsZero() || now.Sub(c.EndedAt) > uncoupledFor {
+		if in[c.Number] || c.Branch != r.Branch || c.State != show.Refused && c.State != show.Conflict || c.EndedAt.IsZero() || now.Sub(c.EndedAt) > shownBesideTrain {
 			continue
 		}
-		place := len(t.Cars)
-		for i := range t.Cars {
-			if t.Cars[i].Number > c.Number {
+		place := len(t.Entries)
+		for i := range t.Entries {
+			if t.Entries[i].Number > c.Number {
 				place = i
 				break
 			}
 		}
-		t.Cars = slices.Insert(t.Cars, place, carOf(c, time.Time{}, now))
+		t.Entries = slices.Insert(t.Entries, place, entryOf(c, time.Time{}, now))
 	}
 	var landing []string
 	for _, a := range at {
@@ -143,34 +143,34 @@ func couple(r *show.Repository, recent []show.Change, now time.Time, limit int) 
 		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s, the last %s.", count(len(r.Queue), "change"), r.Branch, landing[0], landing[len(landing)-1])
 	}
 	t.Said = sayQueue(r.Queue)
-	if limit > 0 && len(t.Cars) > limit {
-		rest := make([]show.Change, 0, len(t.Cars)-limit)
-		for _, c := range t.Cars[limit:] {
+	if limit > 0 && len(t.Entries) > limit {
+		rest := make([]show.Change, 0, len(t.Entries)-limit)
+		for _, c := range t.Entries[limit:] {
 			rest = append(rest, c.Change)
 		}
-		t.More, t.Why, t.Cars = len(rest), sayQueue(rest), t.Cars[:limit]
+		t.More, t.Why, t.Entries = len(rest), sayQueue(rest), t.Entries[:limit]
 	}
 	return t
 }
 
-func carOf(c show.Change, lands, now time.Time) car {
-	k := car{Change: c, Mark: markOf(c.State), Href: changeHref(c), Waits: c.State == show.Queued || c.State == show.Waits}
+func entryOf(c show.Change, lands, now time.Time) entry {
+	k := entry{Change: c, Mark: markOf(c.State), Href: changeHref(c), Waits: c.State == show.Queued || c.State == show.Waits}
 	switch c.State {
 	case show.Refused, show.Conflict:
 		k.Off = true
 		if c.State == show.Refused {
-			k.Mark = mark{"Uncoupled", "off", "red"}
+			k.Mark = mark{"Left the train", "off", "red"}
 		}
 		if !c.EndedAt.IsZero() {
 			k.Ended = clock(c.EndedAt, now, true, false)
 		}
 	case show.Green:
-		k.Level, k.Progress = levelOf(1), "waits to land"
+		k.Progress, k.Elapsed = progressOf(1), "waits to land"
 	case show.Running:
 		if f, known, text := running(&c, now); text != "" {
-			k.Progress = text
+			k.Elapsed = text
 			if known {
-				k.Level = levelOf(f)
+				k.Progress = progressOf(f)
 			}
 		}
 	}
@@ -228,12 +228,12 @@ func changeHref(c show.Change) string { return fmt.Sprintf("/%s/changes/%d", c.R
 
 // mini is the train small enough for a table: positions in a drawing.
 type mini struct {
-	Width int
-	Cars  []miniCar
-	Said  string
+	Width   int
+	Entries []miniEntry
+	Said    string
 }
 
-type miniCar struct {
+type miniEntry struct {
 	Shape      string // box or bad
 	Coupling   int    // where the coupling begins
 	X          int
@@ -243,7 +243,7 @@ type miniCar struct {
 	CouplingTo int
 }
 
-// maxMini is how many cars a table shows; the sentence has the number.
+// maxMini is how many entries a table shows; the sentence has the number.
 const maxMini = 6
 
 func miniOf(queue []show.Change, now time.Time) *mini {
@@ -253,7 +253,7 @@ func miniOf(queue []show.Change, now time.Time) *mini {
 		if i == maxMini {
 			break
 		}
-		k := miniCar{Shape: "box", Coupling: x, CouplingTo: x + 3, X: x + 3, InnerX: x + 4}
+		k := miniEntry{Shape: "box", Coupling: x, CouplingTo: x + 3, X: x + 3, InnerX: x + 4}
 		if c.State == show.Refused || c.State == show.Conflict {
 			k.Shape, k.CouplingTo = "bad", x+19
 		} else if f, known, _ := running(&c, now); known {
@@ -262,7 +262,7 @@ func miniOf(queue []show.Change, now time.Time) *mini {
 		} else if c.State == show.Green {
 			k.Filled, k.Y, k.H = true, 3, 13
 		}
-		m.Cars = append(m.Cars, k)
+		m.Entries = append(m.Entries, k)
 		x += 19
 	}
 	m.Width = x + 3

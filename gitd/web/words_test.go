@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 func TestANSI(t *testing.T) {
@@ -23,12 +24,12 @@ func TestANSI(t *testing.T) {
 		{"alone", "a\x1b", "a", "a"},
 		{"unended string", "a\x1b]0;title", "a", "a"},
 		{"markup in a colour", "\x1b[31m</span><b>", `<span class="c-r">&lt;/span&gt;&lt;b&gt;</span>`, "</span><b>"},
-		{"overrides", "a\u202eb", "a\u202eb", "a\ufffdb"}, // visible() mends the page, whole
+		{"overrides", "a\u202eb", "a&lt;U+202E&gt;b", "a<U+202E>b"},
 	} {
 		if got := string(ansi(c.in)); got != c.html {
 			t.Errorf("%s: %s, want %s", c.name, got, c.html)
 		}
-		if got := plain(c.in); got != c.text {
+		if got := terminal.Plain(c.in); got != c.text {
 			t.Errorf("%s as text: %q, want %q", c.name, got, c.text)
 		}
 	}
@@ -37,7 +38,7 @@ func TestANSI(t *testing.T) {
 func FuzzANSI(f *testing.F) {
 	f.Add("\x1b[31mred\x1b]8;;x\x07\x1b[0m<script>")
 	f.Fuzz(func(t *testing.T, line string) {
-		html := string(visible([]byte(ansi(line))))
+		html := string(terminal.Page([]byte(ansi(line))))
 		if strings.Count(html, "<span") != strings.Count(html, "</span>") {
 			t.Errorf("unbalanced: %q", html)
 		}
@@ -46,7 +47,7 @@ func FuzzANSI(f *testing.F) {
 				t.Errorf("another element: %q", html)
 			}
 		}
-		if text := plain(line); strings.ContainsAny(text, "\x1b\x00\r\n\u202e") {
+		if text := terminal.Plain(line); strings.ContainsAny(text, "\x1b\x00\r\n\u202e") {
 			t.Errorf("controls: %q", text)
 		}
 	})
@@ -143,9 +144,9 @@ func TestQueuedSaysWhatFor(t *testing.T) {
 	first := changeOf("checkout", 5, "first", "ada", show.Running, noon, time.Time{})
 	second := changeOf("checkout", 6, "second", "ada", show.Queued, noon, time.Time{})
 	second.Behind = 5
-	k := couple(&show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: []show.Change{first, second}}, nil, noon, 0).Cars[1]
+	k := buildTrain(&show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: []show.Change{first, second}}, nil, noon, 0).Entries[1]
 	if k.Reason != "behind 5" || k.Lands != "end not known" {
-		t.Errorf("a queued car says %q, %q", k.Reason, k.Lands)
+		t.Errorf("a queued entry says %q, %q", k.Reason, k.Lands)
 	}
 	if more := rowOf(second).More; more != k.Reason {
 		t.Errorf("the list of changes says %q", more)

@@ -2,10 +2,12 @@
 // and as JSON at the same addresses.
 //
 // Server has what the console needs; Server.Handler is all of it. Every page
-// is one function from a visit to a page value (home.go, repository.go,
+// is one function from a request to a page value (home.go, repository.go,
 // change.go …): the same value is rendered whole, part by part on a live
-// stream (live.go), or as JSON. The route table in route.go is the only place
-// where an address gets a meaning; what it does not name does not exist.
+// stream (live.go), or as JSON. The table in routes.go is the only place where
+// an address gets a meaning; what it does not name does not exist. The handler
+// stands at "/" of the server's http.ServeMux, beside whatever else the server
+// answers; names that repositories must not have are access.Reserved.
 //
 // Who somebody is comes from a session that a one-time code opened (`ssh host
 // login` prints the code); what they may do is asked afresh for each request.
@@ -23,6 +25,7 @@ package web
 import (
 	"context"
 	"embed"
+	"html/template"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -44,7 +47,7 @@ type Login interface {
 // Handler; they are not changed afterwards.
 type Server struct {
 	Backend show.Backend
-	// Actor looks up a user's rights, at each request. False: no such user
+	// Actor templates up a user's rights, at each request. False: no such user
 	// (any more), and their sessions count for nothing.
 	Actor func(ctx context.Context, name string) (show.Actor, bool)
 	Login Login
@@ -53,12 +56,6 @@ type Server struct {
 	// Now is the clock; its zone is the zone of every time shown. nil: the
 	// wall clock in UTC.
 	Now func() time.Time
-}
-
-// Reserved lists the names that no repository may have, because they are
-// addresses of the console.
-func Reserved() []string {
-	return []string{"sign-in", "sign-out", "assets", "events", "healthz", "allowed-signers"}
 }
 
 // maxBody bounds every request body, in bytes.
@@ -70,13 +67,16 @@ var files embed.FS
 // site is a Server at work.
 type site struct {
 	Server
-	look     *looks
+	pages    *template.Template
 	sessions *sessions
 	attempts *limiter
 	streams  *streams
 	kept     *figureStore
 	assets   map[string]asset
 	csrf     *http.CrossOriginProtection
+
+	mux          *http.ServeMux // of all addresses
+	repositories *http.ServeMux // of those below a repository's name
 
 	mu   sync.Mutex // guards base
 	base string     // what learn has seen
@@ -97,7 +97,8 @@ func (s *Server) Handler() http.Handler {
 	}
 	t.sessions = newSessions(s.Key)
 	t.assets = loadAssets()
-	t.look = parseTemplates(t.assets)
+	t.pages = parseTemplates(t.assets)
+	t.mount()
 	return t
 }
 
@@ -121,65 +122,65 @@ func (t *site) learn(base string) {
 	}
 }
 
-// ServeHTTP takes a request from the socket to its route: headers, odd paths,
-// origin, session, then the page or the act.
+// ServeHTTP takes a request from the socket to its route. An address that could
+// be read in two ways is nowhere: http.ServeMux would tidy it up into a page.
 func (t *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w.Header())
+	if ambiguousPath(r.URL) {
+		t.serve(ambiguousRoute, w, r)
+		return
+	}
+	clean := strings.TrimRight(r.URL.Path, "/")
+	if clean != r.URL.Path && clean != "" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		to := url.URL{Path: clean, RawQuery: r.URL.RawQuery}
+		http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
+		return
+	}
+	t.mux.ServeHTTP(w, r)
+}
+
+// serve answers for a route: session, method, origin, then the page or the act.
+func (t *site) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	out := &outcome{ResponseWriter: w}
-	v := &visit{site: t, w: out, r: r, now: t.Now()}
+	q := &request{site: t, w: out, r: r, now: t.Now()}
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
-			v.crashed(p, out)
+			q.crashed(p, out)
 		}
 	}()
-	v.server = t.Backend.Server(r.Context())
-	t.learn(v.server.HTTP)
-	if odd(r.URL) {
-		v.fail(notFound("there is no such address", ""))
+
+	q.server = t.Backend.Server(r.Context())
+	t.learn(q.server.HTTP)
+	if rt.public {
+		q.know()
+	} else if !q.signIn() {
 		return
 	}
-	if clean := strings.TrimRight(r.URL.Path, "/"); clean != r.URL.Path && clean != "" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		http.Redirect(w, r, (&url.URL{Path: clean, RawQuery: r.URL.RawQuery}).String(), http.StatusPermanentRedirect)
+
+	if err := q.allowed(rt); err != nil {
+		q.fail(err)
 		return
 	}
-	rt, args := match(r.URL.Path)
-	if rt != nil {
-		v.args = args
-	}
-	if rt == nil || !rt.public {
-		if !v.signIn() {
-			return
-		}
-	} else {
-		v.know()
-	}
-	if rt == nil {
-		v.fail(v.nowhere())
-		return
-	}
-	if err := v.allowed(rt); err != nil {
-		v.fail(err)
-		return
-	}
-	if r.Method == http.MethodPost {
-		if err := t.csrf.Check(r); err != nil {
-			v.fail(&show.Error{Kind: show.Forbidden, What: "this form was sent from another site", Hint: "open the page here and send it again"})
-			return
-		}
-		if err := v.readForm(); err != nil {
-			v.fail(err)
-			return
-		}
-		if err := rt.post(v); err != nil {
-			v.fail(err)
+	if r.Method != http.MethodPost {
+		if err := rt.serve(q); err != nil {
+			q.fail(err)
 		}
 		return
 	}
-	if err := rt.serve(v); err != nil {
-		v.fail(err)
+
+	if err := t.csrf.Check(r); err != nil {
+		q.fail(&show.Error{Kind: show.Forbidden, What: "this form was sent from another site", Hint: "open the page here and send it again"})
+		return
+	}
+	if err := q.readForm(); err != nil {
+		q.fail(err)
+		return
+	}
+	if err := rt.act(q); err != nil {
+		q.fail(err)
 	}
 }
 

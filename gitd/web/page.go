@@ -15,17 +15,17 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
-// visit is one request: who asks, for what, when.
-type visit struct {
+// request is one request: who asks, for what, when.
+type request struct {
 	*site
 	w       http.ResponseWriter
 	r       *http.Request
 	actor   show.Actor // nobody before sign-in
 	session session
 	server  show.Server
-	args    map[string]string // what the route's {names} stand for
 	now     time.Time
 }
 
@@ -39,7 +39,7 @@ type page struct {
 	Template string           // defined in templates/
 	Width    string           // "", "wide" or "narrow"
 	Parts    []string         // templates whose one element has the template's name as id, and is replaced live
-	Bare     bool             // no lintel: sign-in
+	Bare     bool             // without the header: sign-in
 	Data     any              // for the template
 	JSON     any              // the same facts; the structs of gitd/show
 	Watch    string           // the repository to watch, "" for all of them
@@ -66,7 +66,7 @@ type command struct{ Label, Text string }
 type view struct {
 	*page
 	D         any
-	V         *visit
+	Request   *request
 	Server    show.Server
 	Actor     show.Actor
 	Done      *show.Done
@@ -76,21 +76,21 @@ type view struct {
 	Attention int
 }
 
-func (v *visit) arg(name string) string  { return v.args[name] }
-func (v *visit) form(name string) string { return v.r.PostForm.Get(name) }
+func (q *request) arg(name string) string  { return q.r.PathValue(name) }
+func (q *request) form(name string) string { return q.r.PostForm.Get(name) }
 
 // number is the {n} of the address.
-func (v *visit) number() (int, bool) {
-	s := v.arg("n")
+func (q *request) number() (int, bool) {
+	s := q.arg("n")
 	n, err := strconv.Atoi(s)
 	return n, err == nil && n > 0 && strconv.Itoa(n) == s
 }
 
 // ssh spells a command for the visitor's terminal.
-func (v *visit) ssh(command string) string { return sshCommand(v.server.SSH, command) }
+func (q *request) ssh(command string) string { return sshCommand(q.server.SSH, command) }
 
 // SSH is ssh for templates.
-func (v *visit) SSH(command string) string { return v.ssh(command) }
+func (q *request) SSH(command string) string { return q.ssh(command) }
 
 func sshCommand(address, command string) string {
 	host, port, err := net.SplitHostPort(address)
@@ -104,8 +104,8 @@ func sshCommand(address, command string) string {
 }
 
 // wantsJSON says whether the visitor asked for JSON and not for a page.
-func (v *visit) wantsJSON() bool {
-	for accept := range strings.SplitSeq(strings.Join(v.r.Header.Values("Accept"), ","), ",") {
+func (q *request) wantsJSON() bool {
+	for accept := range strings.SplitSeq(strings.Join(q.r.Header.Values("Accept"), ","), ",") {
 		switch t, _, _ := mime.ParseMediaType(accept); t {
 		case "text/html":
 			return false
@@ -117,12 +117,12 @@ func (v *visit) wantsJSON() bool {
 }
 
 // readForm reads a POST's fields, at most maxBody bytes of them.
-func (v *visit) readForm() error {
-	if t, _, _ := mime.ParseMediaType(v.r.Header.Get("Content-Type")); t != "application/x-www-form-urlencoded" && v.r.ContentLength != 0 {
+func (q *request) readForm() error {
+	if t, _, _ := mime.ParseMediaType(q.r.Header.Get("Content-Type")); t != "application/x-www-form-urlencoded" && q.r.ContentLength != 0 {
 		return &show.Error{Kind: show.Usage, What: "this address reads application/x-www-form-urlencoded only"}
 	}
-	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxBody)
-	if err := v.r.ParseForm(); err != nil {
+	q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
+	if err := q.r.ParseForm(); err != nil {
 		var big *http.MaxBytesError
 		if errors.As(err, &big) {
 			return &show.Error{Kind: show.Usage, What: fmt.Sprintf("the form is larger than %d KiB", maxBody>>10), Hint: "shorten it"}
@@ -133,55 +133,55 @@ func (v *visit) readForm() error {
 }
 
 // show answers with p in the form that was asked for.
-func (v *visit) show(p *page) error {
-	if v.wantsJSON() {
-		return v.writeJSON(http.StatusOK, p.JSON)
+func (q *request) show(p *page) error {
+	if q.wantsJSON() {
+		return q.writeJSON(http.StatusOK, p.JSON)
 	}
-	return v.render(p, http.StatusOK)
+	return q.render(p, http.StatusOK)
 }
 
-func (v *visit) writeJSON(status int, facts any) error {
+func (q *request) writeJSON(status int, facts any) error {
 	b, err := json.MarshalIndent(facts, "", "  ")
 	if err != nil {
-		return fmt.Errorf("write JSON of %s: %w", v.r.URL.Path, err)
+		return fmt.Errorf("write JSON of %s: %w", q.r.URL.Path, err)
 	}
-	h := v.w.Header()
+	h := q.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b)+1))
-	v.w.WriteHeader(status)
-	_, err = v.w.Write(append(b, '\n'))
+	q.w.WriteHeader(status)
+	_, err = q.w.Write(append(b, '\n'))
 	return gone(err)
 }
 
 // render writes p whole. It is made in memory first, so that a template that
 // fails becomes an error page and not half a page.
-func (v *visit) render(p *page, status int) error {
-	w := v.viewOf(p)
+func (q *request) render(p *page, status int) error {
+	w := q.viewOf(p)
 	if p.Live {
-		_, hashes, err := v.parts(w)
+		_, hashes, err := q.parts(w)
 		if err != nil {
 			return err
 		}
-		w.LiveURL = strings.TrimSuffix(v.r.URL.Path, "/") + "/events?" + resume{Parts: hashes, Log: p.Log}.query(v.r.URL.Query())
+		w.LiveURL = strings.TrimSuffix(q.r.URL.Path, "/") + "/events?" + resume{Parts: hashes, Log: p.Log}.query(q.r.URL.Query())
 	}
 	if !p.Bare {
-		w.Done = v.told()
+		w.Done = q.told()
 	}
 	var b bytes.Buffer
-	if err := v.look.pages.ExecuteTemplate(&b, "layout", w); err != nil {
+	if err := q.pages.ExecuteTemplate(&b, "layout", w); err != nil {
 		return fmt.Errorf("render %s: %w", p.Template, err)
 	}
-	body := visible(b.Bytes())
-	h := v.w.Header()
+	body := terminal.Page(b.Bytes())
+	h := q.w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	v.w.WriteHeader(status)
-	_, err := v.w.Write(body)
+	q.w.WriteHeader(status)
+	_, err := q.w.Write(body)
 	return gone(err)
 }
 
-func (v *visit) viewOf(p *page) *view {
-	w := &view{page: p, D: p.Data, V: v, Server: v.server, Actor: v.actor, Now: v.now, InTabs: p.Repo != nil}
+func (q *request) viewOf(p *page) *view {
+	w := &view{page: p, D: p.Data, Request: q, Server: q.server, Actor: q.actor, Now: q.now, InTabs: p.Repo != nil}
 	if p.Repo != nil {
 		for _, e := range p.Repo.Environments {
 			if needsSomebody(e) {
@@ -196,7 +196,7 @@ func (v *visit) viewOf(p *page) *view {
 type part struct{ id, html string }
 
 // parts renders the live parts of a page, with a short hash of each.
-func (v *visit) parts(w *view) ([]part, []string, error) {
+func (q *request) parts(w *view) ([]part, []string, error) {
 	parts := make([]part, 0, len(w.Parts))
 	hashes := make([]string, 0, len(w.Parts))
 	ids := w.Parts
@@ -205,39 +205,15 @@ func (v *visit) parts(w *view) ([]part, []string, error) {
 	}
 	for _, id := range ids {
 		var b bytes.Buffer
-		if err := v.look.pages.ExecuteTemplate(&b, id, w); err != nil {
+		if err := q.pages.ExecuteTemplate(&b, id, w); err != nil {
 			return nil, nil, fmt.Errorf("render part %s: %w", id, err)
 		}
-		html := visible(bytes.TrimSpace(b.Bytes()))
+		html := terminal.Page(bytes.TrimSpace(b.Bytes()))
 		sum := sha256.Sum256(html)
 		parts = append(parts, part{id: id, html: string(html)})
 		hashes = append(hashes, hex.EncodeToString(sum[:4]))
 	}
 	return parts, hashes, nil
-}
-
-// visible replaces the runes that would make text read otherwise than it is
-// written: control characters and bidirectional overrides. None of our own
-// templates has any, so what is replaced came from somebody's data.
-func visible(html []byte) []byte {
-	return bytes.Map(func(r rune) rune {
-		if tricky(r) {
-			return '\uFFFD'
-		}
-		return r
-	}, html)
-}
-
-func tricky(r rune) bool {
-	switch {
-	case r == '\n', r == '\t', r == '\r':
-		return false
-	case r < 0x20, r >= 0x7f && r < 0xa0:
-		return true
-	case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0x2028, r == 0x2029, r == 0xfeff:
-		return true
-	}
-	return false
 }
 
 // cut shortens s to n runes.

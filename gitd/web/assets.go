@@ -40,34 +40,31 @@ func loadAssets() map[string]asset {
 
 // serveAsset answers for the stylesheet, the script and the mark. An address
 // with the file's own hash never changes its content.
-func serveAsset(v *visit) error {
-	a, ok := v.assets[v.arg("asset")]
+func serveAsset(q *request) error {
+	a, ok := q.assets[q.arg("asset")]
 	if !ok {
 		return notFound("there is no such file", "")
 	}
-	h := v.w.Header()
+	h := q.w.Header()
 	h.Set("Content-Type", a.kind)
 	h.Set("ETag", `"`+a.hash+`"`)
 	h.Set("Cache-Control", "no-cache")
 	h.Del("Vary")
-	if v.r.URL.Query().Get("v") == a.hash {
+	if q.r.URL.Query().Get("v") == a.hash {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
-	if v.r.Header.Get("If-None-Match") == `"`+a.hash+`"` {
-		v.w.WriteHeader(http.StatusNotModified)
+	if q.r.Header.Get("If-None-Match") == `"`+a.hash+`"` {
+		q.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
 	h.Set("Content-Length", strconv.Itoa(len(a.body)))
-	_, err := v.w.Write(a.body)
+	_, err := q.w.Write(a.body)
 	return gone(err)
 }
 
-// looks is the parsed templates.
-type looks struct{ pages *template.Template }
-
 // parseTemplates reads every template once; a mistake in one is a mistake in
 // the program.
-func parseTemplates(assets map[string]asset) *looks {
+func parseTemplates(assets map[string]asset) *template.Template {
 	t := template.New("").Funcs(template.FuncMap{
 		"asset":     func(name string) string { return "/assets/" + name + "?v=" + assets[name].hash },
 		"st":        func(s show.State) mark { return markOf(s) },
@@ -92,7 +89,7 @@ func parseTemplates(assets map[string]asset) *looks {
 		"plus":      func(a, b int) int { return a + b },
 		"clock":     func(t, now time.Time) string { return clock(t, now, false, true) },
 	})
-	return &looks{pages: template.Must(t.ParseFS(files, "templates/*.html"))}
+	return template.Must(t.ParseFS(files, "templates/*.html"))
 }
 
 // dict is the argument of a template that needs several.

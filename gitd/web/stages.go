@@ -7,8 +7,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// reach is main or an environment, as one stretch of the same water.
-type reach struct {
+// stage is main or an environment, as one stretch of the same water.
+type stage struct {
 	Name     string
 	Href     string
 	Release  int
@@ -28,19 +28,19 @@ type reach struct {
 	Open     bool // and it lets water through
 }
 
-// Height is how much of the reach is water.
-func (r reach) Height() int { return 100 - r.Y }
+// Height is how much of the stage is water.
+func (r stage) Height() int { return 100 - r.Y }
 
 // Levels: the surface of main, the drop per release behind, the lowest.
 const (
-	levelTop  = 12
-	levelDrop = 16
-	levelLow  = 80
+	stageTop  = 12
+	stageDrop = 16
+	stageLow  = 80
 )
 
-// reachesOf is a repository's water: its branch, then each environment in order.
-func reachesOf(r *show.Repository, now time.Time) []reach {
-	first := reach{Name: r.Branch, Href: "/" + r.Name + "/changes?state=landed", Release: r.Release, Commit: r.Tip, At: r.LandedAt, Y: levelTop, States: []mark{markOf(r.State)}, Moved: "landed"}
+// stagesOf is a repository's water: its branch, then each environment in order.
+func stagesOf(r *show.Repository, now time.Time) []stage {
+	first := stage{Name: r.Branch, Href: "/" + r.Name + "/changes?state=landed", Release: r.Release, Commit: r.Tip, At: r.LandedAt, Y: stageTop, States: []mark{markOf(r.State)}, Moved: "landed"}
 	if !r.Gated {
 		first.Moved = "committed"
 	}
@@ -51,11 +51,11 @@ func reachesOf(r *show.Repository, now time.Time) []reach {
 		first.More = "tree " + short(r.Tree)
 	}
 	first.Dry = r.Tip == ""
-	all := []reach{first}
+	all := []stage{first}
 	for _, e := range r.Environments {
-		k := reach{
+		k := stage{
 			Name: e.Name, Href: envHref(r.Name, e.Name), Release: e.Release, Gate: true,
-			Dry: e.Release == 0, Y: min(levelTop+levelDrop*max(r.Release-e.Release, 0), levelLow),
+			Dry: e.Release == 0, Y: min(stageTop+stageDrop*max(r.Release-e.Release, 0), stageLow),
 		}
 		if e.Release > 0 {
 			k.RelHref = fmt.Sprintf("/%s/releases/%d", r.Name, e.Release)
