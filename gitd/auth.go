@@ -60,7 +60,7 @@ func (d *daemon) configure() *ssh.Server {
 					if !known {
 						return nil, errors.New("unknown key")
 					}
-					if err := c.proven(user.Name); err != nil {
+					if err := c.authenticatedAs(user.Name); err != nil {
 						d.log.Warn("refused a login", "user", user.Name, "remote", meta.RemoteAddr().String(), "err", err)
 						return nil, err
 					}

@@ -7,19 +7,17 @@ import (
 	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
 // maxLine is the length of a command line in bytes.
 const maxLine = 4096
 
-// gitVerbs are the programs that git asks for; the argument is one repository.
-var gitVerbs = []string{"git-upload-pack", "git-receive-pack", "git-upload-archive"}
-
 // execLine is what a client asked a session to run: one git verb on one
 // repository, or the words of a command.
 type execLine struct {
-	verb       string // "git-upload-pack"; empty for a command
-	repository string // of a git verb
+	service    transport.Service // of git; empty for a command
+	repository string            // that git is to serve
 	words      []string
 }
 
@@ -39,13 +37,13 @@ func parseExec(line string) (execLine, error) {
 			return execLine{}, errLine
 		}
 	}
-	for _, verb := range gitVerbs {
-		if rest, ok := strings.CutPrefix(line, verb); ok {
+	for _, service := range transport.Services {
+		if rest, ok := strings.CutPrefix(line, string(service)); ok {
 			name, ok := repositoryArgument(rest)
 			if !ok {
 				return execLine{}, errRepository
 			}
-			return execLine{verb: verb, repository: name}, nil
+			return execLine{service: service, repository: name}, nil
 		}
 	}
 	words, err := split(line)

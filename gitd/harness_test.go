@@ -26,6 +26,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
 func TestMain(m *testing.M) {
@@ -138,10 +139,14 @@ func start(t *testing.T, change func(*Server)) *harness {
 	}
 	h.addr = l.Addr().String()
 	h.server = &Server{
-		Store:   store,
 		Backend: newTarn(),
 		Access:  h.config.Load,
-		Begin:   func(context.Context, show.Actor, string, string) ([]string, func()) { return nil, func() {} },
+		Transport: &transport.Transport{
+			Store:  store,
+			Access: h.config.Load,
+			Begin:  func(context.Context, show.Actor, string, string) ([]string, func()) { return nil, func() {} },
+			Log:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		},
 		HostKey: hostKey,
 		Logins:  &Logins{},
 		Log:     slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -15,26 +14,21 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
 // Server is the SSH daemon. Its fields are set before Serve and not changed
 // afterwards.
 type Server struct {
-	Store   *repo.Store
 	Backend show.Backend
 	// Access is the configuration in force, asked afresh at each decision.
-	Access func() *access.Config
-	// Begin announces a push to whatever answers the hooks: env is added to the
-	// environment of git-receive-pack, end is called when that has ended. client
-	// is done when the client has gone, which may be long before. key is the
-	// fingerprint of the proven key.
-	Begin   func(client context.Context, actor show.Actor, key, repository string) (env []string, end func())
-	HostKey gossh.Signer
-	Logins  *Logins
-	Log     *slog.Logger // nil: slog.Default
-	Limits  Limits
+	Access    func() *access.Config
+	Transport *transport.Transport // runs git for clients
+	HostKey   gossh.Signer
+	Logins    *Logins
+	Log       *slog.Logger // nil: slog.Default
+	Limits    Limits
 
 	now func() time.Time // for tests; nil: time.Now
 }
@@ -45,20 +39,13 @@ type Limits struct {
 	Login     time.Duration // 15 s from connecting to a proven key
 	Idle      time.Duration // 10 min for a connection without a session
 	KeepAlive time.Duration // 15 s between keepalives; a client that misses three is gone
-	Stall     time.Duration // 2 min in which a fetching client neither sends nor takes a byte
-	PushStall time.Duration // 15 min for a pushing one, whose own hooks may run tests meanwhile
 	Drain     time.Duration // 10 s for running sessions when the server stops
 
-	Knocking      int           // 1024 connections whose key is not proven
-	Handshakes    int           // 100 of them at work on a key at once; others queue
-	PerSource     int           // 10 of those from one address (IPv6: one /64)
-	PerUser       int           // 64 connections of one user
-	Sessions      int           // 10 sessions of one connection
-	Pushes        int           // 128 pushes at once, waiting ones included
-	PushesPerUser int           // 64 of those by one user
-	Fetches       int           // packs made at once: two for each core
-	FetchQueue    int           // 32 fetches that wait for their turn
-	FetchWait     time.Duration // 60 s that they wait at most
+	Unauthenticated int // 1024 connections whose key is not proven
+	Handshakes      int // 100 of them at work on a key at once; others queue
+	PerSource       int // 10 of those from one address (IPv6: one /64)
+	PerUser         int // 64 connections of one user
+	Sessions        int // 10 sessions of one connection
 }
 
 func (l Limits) filled() Limits {
@@ -75,19 +62,12 @@ func (l Limits) filled() Limits {
 	span(&l.Login, 15*time.Second)
 	span(&l.Idle, 10*time.Minute)
 	span(&l.KeepAlive, 15*time.Second)
-	span(&l.Stall, 2*time.Minute)
-	span(&l.PushStall, 15*time.Minute)
 	span(&l.Drain, 10*time.Second)
-	span(&l.FetchWait, time.Minute)
-	fill(&l.Knocking, 1024)
+	fill(&l.Unauthenticated, 1024)
 	fill(&l.Handshakes, 100)
 	fill(&l.PerSource, 10)
 	fill(&l.PerUser, 64)
 	fill(&l.Sessions, 10)
-	fill(&l.Pushes, 128)
-	fill(&l.PushesPerUser, 64)
-	fill(&l.Fetches, 2*runtime.NumCPU())
-	fill(&l.FetchQueue, 32)
 	return l
 }
 
@@ -99,22 +79,20 @@ func (s *Server) check() error {
 		return errors.New("ssh daemon: no access configuration: nobody's key could be checked")
 	case s.HostKey == nil:
 		return errors.New("ssh daemon: no host key")
-	case s.Store == nil || s.Backend == nil || s.Begin == nil || s.Logins == nil:
-		return errors.New("ssh daemon: Store, Backend, Begin and Logins must all be set")
+	case s.Transport == nil || s.Backend == nil || s.Logins == nil:
+		return errors.New("ssh daemon: Transport, Backend and Logins must all be set")
 	}
-	return nil
+	return s.Transport.Check()
 }
 
 // daemon is a Server at work.
 type daemon struct {
 	*Server
-	limits Limits
-	log    *slog.Logger
-	ssh    *ssh.Server
-	door   *door
-	pushes *counter
-	users  *counter
-	fetch  *turnstile
+	limits    Limits
+	log       *slog.Logger
+	ssh       *ssh.Server
+	admission *admission
+	users     *transport.Quota
 
 	commands context.Context // of SSH commands; done when the server begins to stop
 	children context.Context // of git children; done when the time to drain is over
@@ -146,10 +124,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Server:      s,
 		limits:      limits,
 		log:         s.Log,
-		door:        newDoor(limits),
-		users:       newCounter(0, limits.PerUser),
-		pushes:      newCounter(limits.Pushes, limits.PushesPerUser),
-		fetch:       newTurnstile(limits.Fetches, limits.FetchQueue, limits.FetchWait),
+		admission:   newAdmission(limits),
+		users:       transport.NewQuota(0, limits.PerUser),
 		commands:    commands,
 		children:    children,
 		connections: map[*connection]bool{},
@@ -168,7 +144,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	d.stopping = true
 	var idle []*connection
 	for c := range d.connections {
-		if c.unused() {
+		if c.isIdle() {
 			idle = append(idle, c)
 		}
 	}
@@ -245,12 +221,12 @@ func (d *daemon) serve(c *connection) {
 			d.log.Error("contained a panic in a connection", "err", p, "stack", string(debug.Stack()))
 		}
 		c.Close()
-		c.leave()
+		c.release()
 		d.mu.Lock()
 		delete(d.connections, c)
 		d.mu.Unlock()
 	}()
-	if !d.door.knock(c) {
+	if !d.admission.register(c) {
 		d.log.Warn("refused a connection: too many without a proven key", "remote", c.RemoteAddr().String())
 		return
 	}

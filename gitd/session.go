@@ -16,6 +16,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
 // Bounds of what a client may ask of one session before its program runs.
@@ -70,12 +71,12 @@ func (d *daemon) session(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.Ne
 	d.work.Add(1)
 	d.mu.Unlock()
 	defer d.work.Done()
-	if !c.open() {
+	if !c.openSession() {
 		offered.Reject(gossh.ResourceShortage, fmt.Sprintf("at most %d sessions on one connection", d.limits.Sessions))
 		return
 	}
 	defer func() {
-		last := c.shut()
+		last := c.closeSession()
 		d.mu.Lock()
 		stopping := d.stopping
 		d.mu.Unlock()
@@ -271,7 +272,7 @@ func (s *session) run(line string) {
 		return
 	}
 	via := "ssh"
-	if parsed.verb == "git-receive-pack" {
+	if parsed.service == transport.ReceivePack {
 		via = "push"
 	}
 	actor, key, ok := s.d.identity(s.ctx, via)
@@ -279,7 +280,7 @@ func (s *session) run(line string) {
 		s.fail(&show.Error{Kind: show.Forbidden, What: "your key is not known here any more"})
 		return
 	}
-	if parsed.verb != "" {
+	if parsed.service != "" {
 		status = s.git(actor, key, parsed)
 		return
 	}

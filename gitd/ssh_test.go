@@ -15,6 +15,8 @@ import (
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
 // impostor claims one key and signs with another's.
@@ -122,7 +124,7 @@ func TestRefusesToStart(t *testing.T) {
 	for name, spoil := range map[string]func(*Server){
 		"no access":   func(s *Server) { s.Access = nil },
 		"no host key": func(s *Server) { s.HostKey = nil },
-		"no begin":    func(s *Server) { s.Begin = nil },
+		"no begin":    func(s *Server) { s.Transport = &transport.Transport{Store: s.Transport.Store, Access: s.Access} },
 		"no logins":   func(s *Server) { s.Logins = nil },
 	} {
 		s := *h.server
@@ -140,7 +142,7 @@ func TestRefusesToStart(t *testing.T) {
 // Clients that say nothing, or drip, are gone by the deadline, and keep nobody out.
 func TestSilentConnections(t *testing.T) {
 	const deadline = 5 * time.Second // in which a loaded machine logs a good client in
-	h := start(t, func(s *Server) { s.Limits.Login = deadline; s.Limits.Knocking = 100 })
+	h := start(t, func(s *Server) { s.Limits.Login = deadline; s.Limits.Unauthenticated = 100 })
 	closed := make(chan error, 200)
 	began := time.Now()
 	for i := range 200 {
@@ -428,8 +430,9 @@ func TestFollowersGo(t *testing.T) {
 
 func TestExecLine(t *testing.T) {
 	type want struct {
-		verb, repository string
-		words            []string
+		service    transport.Service
+		repository string
+		words      []string
 	}
 	for line, w := range map[string]want{
 		"git-upload-pack '/hello'":            {"git-upload-pack", "hello", nil},
@@ -447,7 +450,7 @@ func TestExecLine(t *testing.T) {
 		"echo $HOME `id` *":                   {"", "", []string{"echo", "$HOME", "`id`", "*"}},
 	} {
 		got, err := parseExec(line)
-		if err != nil || got.verb != w.verb || got.repository != w.repository || strings.Join(got.words, "|") != strings.Join(w.words, "|") {
+		if err != nil || got.service != w.service || got.repository != w.repository || strings.Join(got.words, "|") != strings.Join(w.words, "|") {
 			t.Errorf("%q: %+v, %v", line, got, err)
 		}
 	}
@@ -482,7 +485,7 @@ func FuzzExecLine(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got.verb != "" && (strings.ContainsAny(got.repository, "/'\" \\$`") || got.repository == "" || got.words != nil || filepath.Base(got.repository) != got.repository) {
+		if got.service != "" && (strings.ContainsAny(got.repository, "/'\" \\$`") || got.repository == "" || got.words != nil || filepath.Base(got.repository) != got.repository) {
 			t.Fatalf("%q: %+v", line, got)
 		}
 		for _, w := range got.words {

@@ -35,6 +35,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/transport"
 	"github.com/headgate-cd/headgate/gitd/web"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
@@ -207,10 +208,14 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 
 	logins := &gitd.Logins{}
 	s.ssh = &gitd.Server{
-		Store:   s.store,
 		Backend: s,
 		Access:  s.access.Load,
-		Begin:   s.receive.Begin,
+		Transport: &transport.Transport{
+			Store:  s.store,
+			Access: s.access.Load,
+			Begin:  s.receive.Begin,
+			Log:    log,
+		},
 		HostKey: hostKey,
 		Logins:  logins,
 		Log:     log,

@@ -27,7 +27,7 @@ func TestAcknowledgesAtOnceUntilAKeyIsProven(t *testing.T) {
 	d := &daemon{limits: Limits{Login: time.Minute}.filled()}
 	c := newConnection(d, accepted)
 	defer c.Close()
-	c.asked = true // the door is not what is tested
+	c.requested = true // admission is not what is tested
 
 	toAndFro := func() (quick int) {
 		t.Helper()
@@ -47,11 +47,11 @@ func TestAcknowledgesAtOnceUntilAKeyIsProven(t *testing.T) {
 		}
 		return quick
 	}
-	c.known.Store(true)
+	c.authenticated.Store(true)
 	if toAndFro() != 0 {
 		t.Skip("this kernel puts no acknowledgement off") // then there is nothing to test
 	}
-	c.known.Store(false)
+	c.authenticated.Store(false)
 	if toAndFro() == 0 {
 		t.Error("during login the kernel puts acknowledgements off")
 	}

@@ -1,0 +1,242 @@
+// Package transport lets a client fetch from and push to a repository. It opens
+// the repository if the client may read it, and runs git's own program between
+// the two: the same way for every protocol, which is left to the callers and
+// handed over as a Client.
+//
+//   - Transport authorises and starts (transport.go); a child process is fed,
+//     watched and ended in child.go.
+//   - Packs are made a few at a time; who asks for one waits in a bounded queue,
+//     who only asks for refs does not (queue.go, peek.go).
+//
+// Whether a push is allowed is decided behind the hooks. This package sees that
+// the pusher may read the repository, says who they are (Begin), and moves bytes.
+// It writes no ref.
+//
+// Goroutines: three for each child, for its pipes, and one that sees it end. Serve
+// returns when they have ended, the one that reads from the client aside, which
+// Client.Reading waits for.
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+// Service is what a client asks git to do.
+type Service string
+
+// The services. A client names them so.
+const (
+	UploadPack    Service = "git-upload-pack"
+	ReceivePack   Service = "git-receive-pack"
+	UploadArchive Service = "git-upload-archive"
+)
+
+// Services are all of them.
+var Services = []Service{UploadPack, ReceivePack, UploadArchive}
+
+// Request is what a client asks for, and who that is.
+type Request struct {
+	Actor      show.Actor
+	Key        string // what proved who it is: the fingerprint of a key
+	Service    Service
+	Repository string // its name
+	Protocol   string // what git calls GIT_PROTOCOL, well-formed; may be empty
+}
+
+// Client is the other end, whatever protocol it speaks.
+type Client struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer // for people; what git says there is made fit for a terminal
+	// Gone is done when the client has gone.
+	Gone context.Context
+	// Kick ends the connection. Nothing less ends a write that waits for the
+	// client to read.
+	Kick func()
+	// Reading has what reads from In, which may end after Serve: a client need
+	// not say before the answer that it will say no more. The caller waits for it
+	// once In has ended.
+	Reading *sync.WaitGroup
+}
+
+// Transport serves clients. Its fields are set before its first use; it is safe
+// for concurrent use.
+type Transport struct {
+	Store *repo.Store
+	// Access is the configuration in force, asked afresh at each request.
+	Access func() *access.Config
+	// Begin announces a push to whatever answers the hooks: env is added to the
+	// environment of git-receive-pack, end is called when that has ended. client
+	// is done when the client has gone, which may be long before.
+	Begin  func(client context.Context, actor show.Actor, key, repository string) (env []string, end func())
+	Log    *slog.Logger // nil: slog.Default
+	Limits Limits
+
+	once    sync.Once
+	fetches *queue
+	pushes  *Quota
+}
+
+// Limits bound what clients can take. A zero field means the value named in its
+// comment.
+type Limits struct {
+	Stall     time.Duration // 2 min in which a fetching client neither sends nor takes a byte
+	PushStall time.Duration // 15 min for a pushing one, whose own hooks may run tests meanwhile
+
+	Pushes        int           // 128 pushes at once, waiting ones included
+	PushesPerUser int           // 64 of those by one user
+	Fetches       int           // packs made at once: two for each core
+	FetchQueue    int           // 32 fetches that wait for their turn
+	FetchWait     time.Duration // 60 s that they wait at most
+}
+
+// filled is l with its defaults.
+func (l Limits) filled() Limits {
+	return Limits{
+		Stall:         positive(l.Stall, 2*time.Minute),
+		PushStall:     positive(l.PushStall, 15*time.Minute),
+		Pushes:        positive(l.Pushes, 128),
+		PushesPerUser: positive(l.PushesPerUser, 64),
+		Fetches:       positive(l.Fetches, 2*runtime.NumCPU()),
+		FetchQueue:    positive(l.FetchQueue, 32),
+		FetchWait:     positive(l.FetchWait, time.Minute),
+	}
+}
+
+func positive[T int | time.Duration](n, otherwise T) T {
+	if n > 0 {
+		return n
+	}
+	return otherwise
+}
+
+// Check says what is missing that nobody could be served without.
+func (t *Transport) Check() error {
+	if t.Store == nil || t.Access == nil || t.Begin == nil {
+		return errors.New("transport: Store, Access and Begin must all be set")
+	}
+	return nil
+}
+
+func (t *Transport) start() {
+	t.once.Do(func() {
+		t.Limits = t.Limits.filled()
+		t.fetches = newQueue(t.Limits.Fetches, t.Limits.FetchQueue, t.Limits.FetchWait)
+		t.pushes = NewQuota(t.Limits.Pushes, t.Limits.PushesPerUser)
+		if t.Log == nil {
+			t.Log = slog.Default()
+		}
+	})
+}
+
+// Serve runs a service for a client, and returns git's exit status. An error is a
+// *show.Error: nothing was run, or it was ended; the client is not told by Serve.
+// When ctx is done, so is the child.
+func (t *Transport) Serve(ctx context.Context, r Request, c Client) (status int, err error) {
+	t.start()
+	repository, err := t.Open(r.Actor, r.Repository)
+	if err != nil {
+		return 1, err
+	}
+	return t.serve(ctx, r, repository, c)
+}
+
+// Open opens a repository for who may read it. An error is a *show.Error.
+func (t *Transport) Open(actor show.Actor, name string) (*repo.Repository, error) {
+	t.start()
+	r, err := t.Store.Repository(name)
+	if !t.Access().MayRead(actor.Name, name) || errors.Is(err, repo.ErrNoRepository) {
+		// One answer for both: who may not read does not learn what there is.
+		return nil, t.notFound(actor, name)
+	}
+	if err != nil {
+		t.Log.Error("could not open a repository", "repo", name, "err", err)
+		return nil, &show.Error{
+			Kind: show.Again,
+			What: fmt.Sprintf("repository %q cannot be opened", name),
+			Hint: "tell an administrator of this server",
+		}
+	}
+	return r, nil
+}
+
+// notFound names the nearest of what the actor may read.
+func (t *Transport) notFound(actor show.Actor, name string) error {
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no such repository: %q", name)}
+	all, err := t.Store.Names()
+	if err != nil {
+		t.Log.Warn("could not list the repositories", "err", err) // the hint is left out
+		return e
+	}
+
+	var readable []string
+	config := t.Access()
+	for _, n := range all {
+		if config.MayRead(actor.Name, n) {
+			readable = append(readable, n)
+		}
+	}
+	if near, ok := yamlfile.Nearest(name, readable); ok {
+		e.Hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	return e
+}
+
+func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repository, c Client) (status int, err error) {
+	var extra []string
+	if r.Protocol != "" {
+		extra = append(extra, "GIT_PROTOCOL="+r.Protocol)
+	}
+	began := time.Now()
+	child := &child{t: t, client: c, stall: t.Limits.Stall}
+
+	switch r.Service {
+	case ReceivePack:
+		if !t.pushes.Take(r.Actor.Name) {
+			return 1, &show.Error{Kind: show.Again, What: "too many pushes are waiting already", Hint: "try again when some have landed"}
+		}
+		defer t.pushes.Give(r.Actor.Name)
+
+		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name())
+		defer end()
+		child.outlives = true
+		child.stall = t.Limits.PushStall
+		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), "receive-pack", repository.Dir())
+
+	case UploadPack:
+		requests := strings.HasPrefix(r.Protocol, "version=2") // others have no commands, whatever they are called
+		child.before = func(ctx context.Context, from io.Reader, to io.Writer) (io.Reader, func(), error) {
+			return t.fetches.admit(ctx, from, to, requests)
+		}
+		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), "upload-pack", "--strict", repository.Dir())
+
+	case UploadArchive:
+		child.before = func(ctx context.Context, from io.Reader, _ io.Writer) (io.Reader, func(), error) {
+			done, err := t.fetches.enter(ctx)
+			return from, done, err
+		}
+		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), "upload-archive", repository.Dir())
+
+	default:
+		return 1, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not a service of this server", r.Service)}
+	}
+
+	t.Log.Info("served git",
+		"verb", string(r.Service), "repo", repository.Name(), "user", r.Actor.Name, "via", r.Actor.Via,
+		"status", status, "took", time.Since(began).Round(time.Millisecond))
+	return status, err
+}
