@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
 // Approved is what became of an approval.
@@ -39,7 +40,7 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 	}
 	var done Approved
 	err = w.on(ctx, func(ctx context.Context) (err error) {
-		done, err = w.approve(ctx, by, reason, func(s *sight) error {
+		done, err = w.approve(ctx, by, reason, func(s *snapshot) error {
 			if tree != "" && (len(tree) < 7 || !strings.HasPrefix(s.Proposal.Tree.String(), tree)) {
 				return &show.Error{Kind: show.Denied,
 					What:  fmt.Sprintf("the proposal for %s is not tree %s any more", environment, terminal.Message(tree, 40)),
@@ -75,7 +76,7 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 		if landed, lines, err = w.promotedAlready(ctx, commit); err != nil || landed != repo.Zero {
 			return err
 		}
-		done, err = w.approve(ctx, by, "", func(s *sight) error { return rc.isProposal(s, commit) })
+		done, err = w.approve(ctx, by, "", func(s *snapshot) error { return rc.isProposal(s, commit) })
 		return err
 	})
 	if landed != repo.Zero {
@@ -101,7 +102,7 @@ func (rc *Reconciler) Proposed(ctx context.Context, repository, environment stri
 	if err != nil {
 		return false, err
 	}
-	s, err := rc.look(ctx, r, environment)
+	s, err := rc.load(ctx, r, environment)
 	if gone(err) {
 		return false, nil
 	}
@@ -111,8 +112,8 @@ func (rc *Reconciler) Proposed(ctx context.Context, repository, environment stri
 	if s.Proposal != nil && rc.isProposal(s, commit) == nil {
 		return true, nil
 	}
-	if d := s.declared; d != nil {
-		same, err := madeHere(r, commit, d.ID, d.Tree, d.Parent)
+	if d := s.Declared; d != nil {
+		same, err := record.Made(r, commit, d.ID, d.Tree, d.Parent)
 		return same && err == nil, nil // a signature that is not ours is no error of this server
 	}
 	return false, nil
@@ -120,7 +121,7 @@ func (rc *Reconciler) Proposed(ctx context.Context, repository, environment stri
 
 // isProposal says whether a pushed commit is the open proposal: itself, or an
 // earlier commit by this server of the same promotion and content.
-func (rc *Reconciler) isProposal(s *sight, commit repo.Hash) error {
+func (rc *Reconciler) isProposal(s *snapshot, commit repo.Hash) error {
 	if commit == s.Proposal.Commit {
 		return nil
 	}
@@ -128,7 +129,7 @@ func (rc *Reconciler) isProposal(s *sight, commit repo.Hash) error {
 		What:  fmt.Sprintf("%s is not the proposal for %s", short(commit), s.environment),
 		Where: []string{current(s), "only the server writes env/" + s.environment + "; pushing its proposal there approves it"},
 		Hint:  fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment)}
-	same, err := madeHere(s.repo, commit, s.Proposal.ID, s.Proposal.Tree, s.Proposal.Parent)
+	same, err := record.Made(s.repo, commit, s.Proposal.ID, s.Proposal.Tree, s.Proposal.Parent)
 	if err != nil {
 		refused.Where = append([]string{short(commit) + " " + err.Error()}, refused.Where...)
 		return refused
@@ -139,52 +140,33 @@ func (rc *Reconciler) isProposal(s *sight, commit repo.Hash) error {
 	return nil
 }
 
-// madeHere reports whether a commit is this server's work and the promotion
-// called id: same content, same parent. The error is about its signature.
-func madeHere(r *repo.Repository, commit repo.Hash, id string, tree, parent repo.Hash) (bool, error) {
-	c, err := r.Commit(commit)
-	if err != nil {
-		return false, nil // not a commit, or not one that we have
-	}
-	p, ok := parsePromotion(c.Message, c.TreeHash)
-	if !ok || p.ID != id || c.TreeHash != tree || !slices.Equal(c.ParentHashes, parents(parent)) {
-		return false, nil
-	}
-	kind, raw, err := r.Raw(commit)
-	if err != nil {
-		return false, err
-	}
-	err = repo.Signers{r.Signer().PublicKey()}.VerifyObject(kind, raw)
-	return err == nil, err
-}
-
 // promotedAlready answers a push of a proposal that is what the environment
 // declares now: somebody repeats a push whose answer was lost, or was second.
 func (w *worker) promotedAlready(ctx context.Context, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
-	s, err := w.rc.look(ctx, w.repo, w.environment)
-	if err != nil || s.declared == nil {
+	s, err := w.rc.load(ctx, w.repo, w.environment)
+	if err != nil || s.Declared == nil {
 		return repo.Zero, nil, err
 	}
-	d := s.declared
-	if same, err := madeHere(w.repo, commit, d.ID, d.Tree, d.Parent); !same || err != nil {
+	d := s.Declared
+	if same, err := record.Made(w.repo, commit, d.ID, d.Tree, d.Parent); !same || err != nil {
 		return repo.Zero, nil, nil // approve says what is wrong with it
 	}
-	return d.Commit, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, short(d.Commit))}, nil
+	return d.Hash, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, short(d.Hash))}, nil
 }
 
 // current names the open proposal.
-func current(s *sight) string {
+func current(s *snapshot) string {
 	return fmt.Sprintf("the proposal is release %d, tree %s, commit %s", s.Proposal.Release, short(s.Proposal.Tree), short(s.Proposal.Commit))
 }
 
 // approve runs on the worker's goroutine.
-func (w *worker) approve(ctx context.Context, by show.Actor, reason string, check func(*sight) error) (Approved, error) {
+func (w *worker) approve(ctx context.Context, by show.Actor, reason string, check func(*snapshot) error) (Approved, error) {
 	// The proposal to judge is the one that belongs to the present state, not one
 	// that a move a moment ago has made stale.
 	if _, err := w.settle(ctx); err != nil {
 		return Approved{}, err
 	}
-	s, err := w.rc.look(ctx, w.repo, w.environment)
+	s, err := w.rc.load(ctx, w.repo, w.environment)
 	if err != nil {
 		return Approved{}, err
 	}
@@ -198,18 +180,16 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 		return Approved{}, err
 	}
 	done := Approved{Release: s.Proposal.Release, Tree: s.Proposal.Tree}
-	if s.Declared != nil {
-		done.From = s.Declared.Covers
-	}
-	p := s.proposal
-	if done.Repeated = approved(p.Approvals, by.Name); !done.Repeated {
-		a := Approval{User: by.Name, Email: w.rc.email(by.Name), Tree: s.Proposal.Tree, At: s.Now, Via: via(by), Why: reason}
-		if _, ok := parseApproval(a.trailer().Value); !ok {
+	done.From = s.covers()
+	p := s.Proposal.Promotion
+	if done.Repeated = record.ApprovedBy(p.Approvals, by.Name); !done.Repeated {
+		a := record.Approval{User: by.Name, Email: w.rc.email(by.Name), Tree: s.Proposal.Tree, At: s.Now, Via: via(by), Why: reason}
+		if !a.Written() {
 			return Approved{}, fmt.Errorf("the approval of %q cannot be written down", by.Name)
 		}
 		p = s.promotion(s.Proposal.Release)
 		p.Approvals = append(slices.Clone(s.Proposal.Approvals), a)
-		p.Former = s.proposal.Former
+		p.Former = s.Proposal.Former
 		crash.Point("promote.before-approved")
 		switch _, err := w.writeProposal(ctx, s, p, s.Proposal.Tree); {
 		case errors.Is(err, repo.ErrMoved):
@@ -221,7 +201,7 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 		w.log().Info("approved", "release", done.Release, "by", by.Name, "via", via(by), "tree", done.Tree.String())
 	}
 	done.Given = len(p.Approvals)
-	before := s.tipDeclared()
+	before := s.tip()
 	if _, err := w.settle(ctx); err != nil {
 		// The approval stands; what follows from it is tried again by the loop.
 		w.log().Error("could not act on the approval at once", "err", err)
@@ -230,12 +210,12 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 	if done.Repeated {
 		done.Sentence = "already " + done.Sentence
 	}
-	after, err := w.rc.look(ctx, w.repo, w.environment)
+	after, err := w.rc.load(ctx, w.repo, w.environment)
 	if err != nil {
 		return done, err
 	}
-	if d := after.declared; d != nil && d.Commit != before && d.Tree == done.Tree {
-		done.Promoted = d.Commit
+	if d := after.Declared; d != nil && d.Hash != before && d.Tree == done.Tree {
+		done.Promoted = d.Hash
 		return done, nil
 	}
 	done.Waits = w.rc.waitsFor(ctx, after)
@@ -258,13 +238,13 @@ func via(by show.Actor) string {
 }
 
 // nothingOpen says why there is nothing to approve.
-func (rc *Reconciler) nothingOpen(s *sight) error {
-	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.app)}
+func (rc *Reconciler) nothingOpen(s *snapshot) error {
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.application)}
 	switch {
-	case s.Wanted != nil && s.Wanted.Problem != "":
-		e.Where = []string{s.Wanted.Problem}
-	case s.declared != nil:
-		e.Where = []string{fmt.Sprintf("it is release %d, and nothing newer is ready for it", s.Declared.Covers)}
+	case s.problem() != "":
+		e.Where = []string{s.problem()}
+	case s.Declared != nil:
+		e.Where = []string{fmt.Sprintf("it is release %d, and nothing newer is ready for it", s.covers())}
 	case s.Upstream != nil:
 		e.Where = []string{"nothing was promoted yet; it takes what is healthy in " + s.Upstream.Name}
 	default:

@@ -11,7 +11,7 @@ import (
 // BenchmarkLandedToTold measures from the move that makes a release to the
 // target being told of it: the reconciler's part of landing to converged.
 func BenchmarkLandedToTold(b *testing.B) {
-	h, err := openHouse(b.Context(), b.TempDir())
+	h, err := openHarness(b.Context(), b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}

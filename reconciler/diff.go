@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
 // Bounds of a rendered diff: beyond them it is cut, and says so.
@@ -32,7 +33,7 @@ func diff(ctx context.Context, r *repo.Repository, from, to repo.Hash, app strin
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := r.Command(ctx, "-c", "core.quotePath=false", "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames",
-		"--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--end-of-options", from.String(), to.String(), "--", appPath(app), holdPath(app))
+		"--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--end-of-options", from.String(), to.String(), "--", record.ApplicationPath(app), record.HoldPath(app))
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -28,7 +30,7 @@ func (rc *Reconciler) Environments(ctx context.Context, repository string) ([]sh
 	}
 	var shown []show.Environment
 	for _, e := range all {
-		s, err := rc.look(ctx, r, e.Name)
+		s, err := rc.load(ctx, r, e.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -48,7 +50,7 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 	if err != nil {
 		return show.Environment{}, err
 	}
-	s, err := rc.look(ctx, r, name)
+	s, err := rc.load(ctx, r, name)
 	if err != nil {
 		return show.Environment{}, err
 	}
@@ -56,13 +58,14 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 	if err != nil {
 		return show.Environment{}, err
 	}
-	all, err := rc.history(r, name, maxShown)
+	all, err := record.History(r, s.application, name, maxShown)
 	if err != nil {
 		return show.Environment{}, err
 	}
 	for i, d := range all {
 		h := deployed(d)
-		h.MayRollback, h.WhyNot = mayRollback(all[0], d)
+		bar := mayRollback(all[0], d)
+		h.MayRollback, h.WhyNot = bar == "", bar.explain(d)
 		if i == 0 {
 			h.Outcome, h.Message = e.State, e.Reason
 		} else if h.Outcome == show.Converging {
@@ -75,22 +78,25 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 }
 
 // environment is everything but the history.
-func (rc *Reconciler) environment(ctx context.Context, s *sight) (show.Environment, error) {
-	e := show.Environment{Repository: s.app, Name: s.environment, After: s.settings.After, Target: s.settings.Target, State: show.Empty}
-	observed := rc.observed(s.settings, s.key())
-	if d := s.declared; d != nil {
-		e.Release, e.Commit = s.Declared.Covers, s.sourceDeclared().String()
-		e.Declared, e.DeclaredAt = d.Commit.String(), d.At
-		e.State, e.Reason, e.Since = actual(observed, d.Commit)
+func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Environment, error) {
+	e := show.Environment{
+		Repository: s.repo.Name(),
+		Name:       s.environment,
+		After:      s.settings.After,
+		Target:     s.settings.Target,
+		State:      show.Empty,
+	}
+	if d := s.Declared; d != nil {
+		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
+		e.Declared, e.DeclaredAt = d.Hash.String(), d.At
+		e.State, e.Reason, e.Since = actual(s.actual, d.Hash)
 		e.LastApproved = approvals(d.Approvals, false)
 		if d.Held != nil {
 			e.Held = &show.HoldNote{By: d.Held.By, At: d.Held.At.UTC(), Reason: d.Held.Reason}
 		}
 	}
-	if s.Wanted != nil && s.Wanted.Problem != "" && e.Reason == "" {
-		e.Reason = s.Wanted.Problem
-	}
-	e.Services = serving(observed)
+	e.Reason = cmp.Or(e.Reason, s.problem())
+	e.Services = serving(s.actual)
 	for _, sv := range e.Services {
 		if sv.URL != "" {
 			e.URLs = append(e.URLs, sv.URL)
@@ -99,7 +105,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *sight) (show.Environme
 	before := 0
 	switch {
 	case s.Upstream != nil:
-		before = s.Upstream.Release
+		before = s.Upstream.Release()
 	case len(s.Releases) > 0:
 		before = s.Releases[len(s.Releases)-1]
 	}
@@ -119,7 +125,7 @@ func actual(o target.Observed, declared repo.Hash) (state show.State, reason str
 	if o.Commit != declared.String() {
 		return show.Unknown, "the target has not reported on " + short(declared) + " yet", since
 	}
-	return stateOf(o.State), o.Message, o.Since.UTC()
+	return stateOf(target.State(o.State)), o.Message, o.Since.UTC()
 }
 
 func stateOf(s target.State) show.State {
@@ -156,7 +162,7 @@ func serving(o target.Observed) []show.Service {
 				switch {
 				case in.Phase == target.PhaseWaiting:
 					// How it ended is news only where nothing was wrong with it before.
-					i.Message = strings.TrimPrefix(or(in.Message, in.LastExit)+", waiting for its next start", ", ")
+					i.Message = strings.TrimPrefix(cmp.Or(in.Message, in.LastExit)+", waiting for its next start", ", ")
 				case i.Message == "":
 					i.Message = string(in.Phase)
 				}
@@ -178,17 +184,28 @@ func serving(o target.Observed) []show.Service {
 }
 
 // deployed is one line of the history.
-func deployed(d declaration) show.Deployed {
-	h := show.Deployed{Commit: d.Commit.String(), Release: d.Release, Source: d.Source.String(), Subject: d.subject, At: d.At,
-		By: "policy", Approvals: approvals(d.Approvals, false), Outcome: stateOf(d.Outcome.State), Message: d.Outcome.Message,
-		Rollback: d.RollbackOf != repo.Zero}
-	if h.Rollback {
-		h.By = d.By
+func deployed(d record.Commit) show.Deployed {
+	h := show.Deployed{
+		Commit:    d.Hash.String(),
+		Release:   d.Release,
+		Source:    d.Source.String(),
+		Subject:   d.Subject,
+		At:        d.At,
+		By:        "policy",
+		Approvals: approvals(d.Approvals, false),
+		Outcome:   stateOf(d.Outcome.State),
+		Message:   d.Outcome.Message,
+	}
+	if b := d.Rollback; b != nil {
+		h.Rollback, h.By, h.Subject = true, b.By, "rolled back"
+		if b.Reason != "" {
+			h.Subject += ": " + b.Reason
+		}
 	}
 	return h
 }
 
-func approvals(as []Approval, stale bool) []show.Approval {
+func approvals(as []record.Approval, stale bool) []show.Approval {
 	var shown []show.Approval
 	for _, a := range as {
 		shown = append(shown, show.Approval{By: a.User, At: a.At.UTC(), Via: a.Via, Tree: a.Tree.String(), Why: a.Why, Stale: stale})
@@ -217,27 +234,20 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 	}
 	var live []Live
 	for _, e := range all {
-		d, err := rc.declaredIn(r, e.Name)
+		d, err := record.Tip(r, r.Name(), e.Name)
 		if err != nil {
 			return nil, err
 		}
 		if d == nil {
 			continue
 		}
-		sources := []repo.Hash{d.Source}
-		for _, c := range d.Outcome.Covers {
-			if h, ok := repo.ParseHash(c.Commit); ok {
-				sources = append(sources, h)
-			}
-		}
-		newest := sources[len(sources)-1]
-		in, err := r.Contains(ctx, newest, commit)
+		in, err := r.Contains(ctx, d.CoveredSource(), commit)
 		if err != nil {
 			return nil, fmt.Errorf("is %s in %s of %s: %w", short(commit), e.Name, repository, err)
 		}
 		if in {
-			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: r.Name(), Environment: e.Name}), d.Commit)
-			live = append(live, Live{e.Name, d.Outcome.covers(d.Release), state, since})
+			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: r.Name(), Environment: e.Name}), d.Hash)
+			live = append(live, Live{e.Name, d.Covers(), state, since})
 		}
 	}
 	return slices.Clip(live), nil

@@ -15,13 +15,14 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // TestManyAtOnce lets people approve, roll back, push and release at the same
 // time. Whatever wins, both environments are one line of proven commits.
 func TestManyAtOnce(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
 	h.release(t, "ada", "0")
@@ -79,7 +80,7 @@ func TestManyAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Verify(t.Context(), h.hello, repo.Signers{h.store.Signer().PublicKey()}, releases)
+	v, err := record.Verify(t.Context(), h.hello, repo.Signers{h.store.Signer().PublicKey()}, releases)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,17 +91,17 @@ func TestManyAtOnce(t *testing.T) {
 		t.Fatalf("too little happened to prove anything: %+v", v)
 	}
 	for _, env := range []string{"staging", "production"} {
-		all, err := h.rc.history(h.hello, env, 1000)
+		all, err := record.History(h.hello, "hello", env, 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, d := range all {
 			held := i+1 < len(all) && all[i+1].Held != nil
-			if held && d.RollbackOf == repo.Zero && len(d.Approvals) == 0 {
-				t.Errorf("%s: %s went past a hold by itself", env, short(d.Commit))
+			if held && d.Rollback == nil && len(d.Approvals) == 0 {
+				t.Errorf("%s: %s went past a hold by itself", env, short(d.Hash))
 			}
-			if env == "production" && d.RollbackOf == repo.Zero && len(d.Approvals) == 0 {
-				t.Errorf("production: %s has no approval", short(d.Commit))
+			if env == "production" && d.Rollback == nil && len(d.Approvals) == 0 {
+				t.Errorf("production: %s has no approval", short(d.Hash))
 			}
 		}
 	}
@@ -109,7 +110,7 @@ func TestManyAtOnce(t *testing.T) {
 
 // TestBrokenPolicyMovesNothing: undefined is deny, with the reason shown.
 func TestBrokenPolicyMovesNothing(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	var mu sync.Mutex
 	broken := true
@@ -131,7 +132,7 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 	if err != nil || !strings.Contains(w.Answer, "release 1 is not in staging") {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
-	if d, err := h.rc.declaredIn(h.hello, "staging"); d != nil || err != nil {
+	if d, err := record.Tip(h.hello, "hello", "staging"); d != nil || err != nil {
 		t.Fatalf("staging moved to %+v, %v", d, err)
 	}
 	staging, err := h.rc.worker(h.hello, "staging")
@@ -140,7 +141,7 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 	}
 	var next time.Duration
 	err = staging.on(t.Context(), func(ctx context.Context) (err error) { next, err = staging.settle(ctx); return err })
-	if err != nil || next > askAgain {
+	if err != nil || next > retryUnanswered {
 		t.Fatalf("asked again in %s, %v", next, err)
 	}
 	mu.Lock()
@@ -153,7 +154,7 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 // TestSilenceIsNotHealthy: nothing follows from a target that says nothing, or
 // that speaks of another commit.
 func TestSilenceIsNotHealthy(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.start(t)
 	h.release(t, "ada", "one")
 	h.eventually(t, "staging", "converging", func(e show.Environment) bool { return e.State == show.Converging })
@@ -179,7 +180,7 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 // TestRightsAreThoseOfNow: an approval does not outlive its giver's right to
 // give it, and policy is asked again when rights change.
 func TestRightsAreThoseOfNow(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	files := helloFiles("one")
@@ -205,13 +206,13 @@ func TestRightsAreThoseOfNow(t *testing.T) {
 
 // TestVerifyFromClones reads a mirror, and a plain clone of it.
 func TestVerifyFromClones(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
 	h.release(t, "ada", "one")
 	h.healthy(t, "staging", 1)
 	stop()
-	var releases []Release
+	var releases []record.Release
 	for i, kind := range []string{"--mirror", "--no-checkout"} {
 		dir := filepath.Join(t.TempDir(), "copy")
 		if _, err := h.hello.Git(t.Context(), "clone", "--quiet", "--no-local", kind, "--end-of-options", h.hello.Dir(), dir); err != nil {
@@ -226,11 +227,11 @@ func TestVerifyFromClones(t *testing.T) {
 				t.Fatalf("releases of the mirror: %+v, %v", releases, err)
 			}
 		}
-		v, err := Verify(t.Context(), c, repo.Signers{h.store.Signer().PublicKey()}, releases)
+		v, err := record.Verify(t.Context(), c, repo.Signers{h.store.Signer().PublicKey()}, releases)
 		if err != nil || v.Environments != 1 || v.Promotions != 1 || v.Decisions != 1-i || len(v.Findings) != 0 {
 			t.Fatalf("%s: %+v, %v", kind, v, err)
 		}
-		if v, err = Verify(t.Context(), c, repo.Signers{}, releases); err != nil || len(v.Findings) == 0 {
+		if v, err = record.Verify(t.Context(), c, repo.Signers{}, releases); err != nil || len(v.Findings) == 0 {
 			t.Fatalf("%s, without keys: %+v, %v", kind, v, err)
 		}
 	}
@@ -239,7 +240,7 @@ func TestVerifyFromClones(t *testing.T) {
 // TestEnvironmentLeavesAndComesBack stops what headgate.yaml names no more, and
 // keeps its branch.
 func TestEnvironmentLeavesAndComesBack(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	h.release(t, "ada", "one")
@@ -255,7 +256,7 @@ func TestEnvironmentLeavesAndComesBack(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if tip, _ := h.hello.Ref(EnvironmentRef("staging")); tip.String() != before.Declared {
+	if tip, _ := h.hello.Ref(record.EnvironmentRef("staging")); tip.String() != before.Declared {
 		t.Fatalf("the branch moved to %s", tip)
 	}
 	if _, err := h.land(t.Context(), version1("ada", "one"), map[string]string{"headgate.yaml": helloYAML}); err != nil {
@@ -268,7 +269,7 @@ func TestEnvironmentLeavesAndComesBack(t *testing.T) {
 
 // TestVerifyFindsPlantedFaults: each fault in an environment's branch is found.
 func TestVerifyFindsPlantedFaults(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
 	h.release(t, "ada", "one")
@@ -279,7 +280,7 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 	}
 	h.healthy(t, "production", 1)
 	stop()
-	good, err := h.hello.Ref(EnvironmentRef("production"))
+	good, err := h.hello.Ref(record.EnvironmentRef("production"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,13 +310,13 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 		change(&n)
 		return n
 	}
-	unproven := append([]Release(nil), releases...)
+	unproven := append([]record.Release(nil), releases...)
 	unproven[0].Verifies = errors.New("signed by somebody else")
 	replace := strings.NewReplacer
 	for name, fault := range map[string]struct {
 		commit   repo.NewCommit
 		unsigned bool
-		releases []Release
+		releases []record.Release
 		want     string
 	}{
 		"nothing":         {commit: again},
@@ -371,7 +372,7 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 			if fault.releases != nil {
 				rels = fault.releases
 			}
-			v, err := Verify(t.Context(), h.hello, signers, rels)
+			v, err := record.Verify(t.Context(), h.hello, signers, rels)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -45,7 +46,7 @@ func TestMain(m *testing.M) {
 func story(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	h, err := openHouse(ctx, dir)
+	h, err := openHarness(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func story(dir string) error {
 	}
 	noted := func(e show.Environment, release int) bool {
 		at, _ := repo.ParseHash(e.Declared)
-		o, err := outcomeOf(h.hello, at)
+		o, err := record.OutcomeOf(h.hello, at)
 		return err == nil && e.Release >= release && e.State == show.Healthy && o.State == target.Healthy
 	}
 	landed := func(n int, says tagged, files map[string]string) error {
@@ -148,31 +149,31 @@ func story(dir string) error {
 // ending is the logical state that the story left: everything but times and ids.
 func ending(t *testing.T, dir string) string {
 	t.Helper()
-	h, err := openHouse(t.Context(), dir)
+	h, err := openHarness(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer h.store.Close()
 	var s strings.Builder
 	for _, env := range []string{"staging", "production"} {
-		all, err := h.rc.history(h.hello, env, 100)
+		all, err := record.History(h.hello, "hello", env, 100)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, d := range all {
-			fmt.Fprintf(&s, "%s %d covers %d %s rollback %q by %s hold %t\n", env, d.Release, d.Outcome.covers(d.Release), d.Outcome.State, d.By, users(d.Approvals), d.Held != nil)
+			fmt.Fprintf(&s, "%s %d covers %d %s rollback %q by %s hold %t\n", env, d.Release, d.Covers(), d.Outcome.State, triggeredBy(d), users(d.Approvals), d.Held != nil)
 		}
-		look, err := h.rc.look(t.Context(), h.hello, env)
+		look, err := h.rc.load(t.Context(), h.hello, env)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&s, "%s proposes %d\n", env, look.proposalRelease())
+		fmt.Fprintf(&s, "%s proposes %d\n", env, look.proposedRelease())
 	}
 	releases, err := taggedReleases(h.hello)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Verify(t.Context(), h.hello, repo.Signers{h.store.Signer().PublicKey()}, releases)
+	v, err := record.Verify(t.Context(), h.hello, repo.Signers{h.store.Signer().PublicKey()}, releases)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,4 +261,12 @@ func TestKilledAtEveryPoint(t *testing.T) {
 			})
 		}
 	}
+}
+
+// triggeredBy is who rolled back, if it is a rollback.
+func triggeredBy(c record.Commit) string {
+	if c.Rollback == nil {
+		return ""
+	}
+	return c.Rollback.By
 }

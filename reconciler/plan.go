@@ -6,48 +6,44 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // View is all that matters about one environment of one repository at one
-// instant. Worker.look gathers it; Plan decides on nothing else.
+// instant. Reconciler.load gathers it; Plan decides on nothing else.
 type View struct {
 	Now      time.Time
-	Releases []int     // landed, ascending
-	Upstream *Upstream // the environment that goes first; nil: takes what lands
-	Declared *Declared // nil: nothing was ever promoted
-	Begun    repo.Hash // the branch's empty first commit, while Declared is nil
-	Outcome  Outcome   // recorded about Declared
-	Observed Observed  // reported by the target, about any commit
-	Told     repo.Hash // declared commit that the target was last given
-	Proposal *Proposal // nil: none is open
-	Wanted   *Rendered // what release Want(v) would declare; nil when Want is 0
-	Answer   *Answer   // what policy says about Proposal; nil: not asked
+	Releases []int            // landed, ascending
+	Upstream *Upstream        // the environment that goes first; nil: takes what lands
+	Declared *Declared        // nil: nothing was ever promoted
+	Initial  repo.Hash        // the branch's empty first commit, while Declared is nil
+	Observed record.Report    // by the target, about any commit
+	Given    repo.Hash        // declared commit that the target was last given
+	Proposal *record.Proposal // nil: none is open
+	Wanted   *Rendered        // what release Want(v) would declare; nil when Want is 0
+	Decision *Decision        // what policy says about Proposal; nil: it was not asked
 }
 
 // Upstream is the environment named by `after`.
 type Upstream struct {
-	Name    string
-	Release int  // newest release that its declared state covers; 0: none
-	Healthy bool // its target says now that exactly this is healthy
+	Name     string
+	Declared *record.Commit // nil: nothing was ever promoted to it
+	Observed record.Report
+}
+
+// Release is the newest release that its declared state covers; 0: none.
+func (u *Upstream) Release() int {
+	if u.Declared == nil {
+		return 0
+	}
+	return u.Declared.Covers()
 }
 
 // Declared is the tip of an environment's branch.
 type Declared struct {
-	Commit   repo.Hash
+	record.Commit
 	Sequence int // commits in the branch; the target's fence
-	Release  int // that is in the tree
-	Covers   int // newest release with the same content, at least Release
-	ID       string
-	Held     bool
-}
-
-// Proposal is the commit at promote/<environment>.
-type Proposal struct {
-	Commit, Parent, Tree repo.Hash
-	Release              int
-	ID                   string
-	Approvals            []Approval // of Tree, by distinct users
 }
 
 // Rendered is what declaring a release would mean.
@@ -56,23 +52,23 @@ type Rendered struct {
 	Tree     repo.Hash // of the whole promotion commit
 	Same     bool      // Declared has this very content, and no hold to lift
 	Unproven bool      // its signature or provenance does not verify
-	Problem  string    // why the release cannot be declared here
+	Problem  Problem   // why the release cannot be declared here
 }
 
-// Answer is a policy's decision about one proposal.
-type Answer struct {
+// Problem is why a release cannot be declared in an environment.
+type Problem string
+
+// The problems; the zero Problem is none.
+const (
+	NoDirectory Problem = "no directory" // the release has nothing at the environment's path
+	OddPath     Problem = "odd path"     // a path that a trailer cannot hold
+)
+
+// Decision is a policy's decision about one proposal.
+type Decision struct {
 	Proposal  repo.Hash
-	Decision  policies.Decision
+	Result    policies.Decision
 	NotBefore time.Time // when a condition of time changes; zero: none does
-}
-
-// Observed is what the target reports.
-type Observed struct {
-	Commit  string
-	State   target.State
-	Since   time.Time
-	Message string
-	Serving []Served
 }
 
 // Kind says what an Action does.
@@ -95,10 +91,43 @@ const (
 type Action struct {
 	Kind      Kind
 	Release   int
-	Approvals []Approval
-	Outcome   Outcome
+	Approvals []record.Approval
+	Outcome   record.Outcome
 	At        time.Time
-	Reason    string
+	Reason    Reason
+}
+
+// Reason is why a proposal is dropped.
+type Reason string
+
+// The reasons.
+const (
+	Promoted   Reason = "promoted"
+	Unwanted   Reason = "no longer wanted"
+	Impossible Reason = "cannot be declared" // Rendered.Problem says why
+	Same       Reason = "same content as declared"
+)
+
+// healthy reports whether an environment is healthy with what it declares. Both
+// must say so: the note that this commit became healthy, which dates it, and the
+// target that it is so now.
+func healthy(declared *record.Commit, observed record.Report) bool {
+	return declared != nil && declared.Outcome.State == target.Healthy &&
+		observed.State == target.Healthy && observed.Commit == declared.Hash.String()
+}
+
+// Healthy reports whether its target says now that exactly what is declared there
+// is healthy.
+func (u *Upstream) Healthy() bool { return healthy(u.Declared, u.Observed) }
+
+// HealthySince is when it became healthy, by the later of the note and the
+// target: a restart interrupts what is known.
+func (u *Upstream) HealthySince() time.Time {
+	t := u.Declared.Outcome.HealthySince
+	if since := u.Observed.Since.UTC().Truncate(time.Second); since.After(t) {
+		t = since
+	}
+	return t.UTC()
 }
 
 // Want is the release that ought to be declared or proposed next, 0 for none:
@@ -112,16 +141,17 @@ func Want(v View) int {
 	}
 	newest := v.Releases[len(v.Releases)-1]
 	if v.Upstream != nil {
-		newest = v.Upstream.Release
+		newest = v.Upstream.Release()
 	}
+
 	wanted := 0
 	switch {
-	case v.Upstream == nil || v.Upstream.Healthy:
+	case v.Upstream == nil || v.Upstream.Healthy():
 		wanted = newest
 	case v.Proposal != nil && v.Proposal.Release <= newest:
 		wanted = v.Proposal.Release
 	}
-	if !slices.Contains(v.Releases, wanted) || v.Declared != nil && wanted <= v.Declared.Covers {
+	if !slices.Contains(v.Releases, wanted) || v.Declared != nil && wanted <= v.Declared.Covers() {
 		return 0
 	}
 	return wanted
@@ -131,19 +161,17 @@ func Want(v View) int {
 // doing a part of it, being killed, and planning again comes to the same rest.
 func Plan(v View) []Action {
 	var do []Action
-	tip := v.Begun
 	if d := v.Declared; d != nil {
-		tip = d.Commit
-		if v.Told != d.Commit {
+		if v.Given != d.Hash {
 			do = append(do, Action{Kind: Converge, Release: d.Release})
 		}
-		if next, changed := v.Outcome.next(d.Commit, v.Observed); changed {
+		if next, changed := d.Outcome.Next(d.Hash, v.Observed); changed {
 			do = append(do, Action{Kind: Note, Release: d.Release, Outcome: next})
 		}
 	}
 
 	p, wanted := v.Proposal, v.Wanted
-	drop := func(reason string) []Action {
+	drop := func(reason Reason) []Action {
 		if p == nil {
 			return do
 		}
@@ -151,42 +179,61 @@ func Plan(v View) []Action {
 	}
 	switch {
 	case p != nil && v.Declared != nil && p.ID == v.Declared.ID:
-		return drop("promoted")
+		return drop(Promoted)
 	case wanted == nil:
-		return drop("no longer wanted")
+		return drop(Unwanted)
 	case wanted.Problem != "":
-		return drop(wanted.Problem)
+		return drop(Impossible)
 	case wanted.Same:
 		if p != nil {
-			return drop("same content as declared")
+			return drop(Same)
 		}
 		return append(do, Action{Kind: Cover, Release: wanted.Release})
 	case p == nil:
 		return append(do, Action{Kind: Propose, Release: wanted.Release})
-	case p.Release != wanted.Release || p.Tree != wanted.Tree || p.Parent != tip:
+	case p.Release != wanted.Release || p.Tree != wanted.Tree || p.Parent != v.tip():
 		return append(do, Action{Kind: Supersede, Release: wanted.Release, Approvals: kept(v)})
 	}
 
-	if v.Answer == nil || v.Answer.Proposal != p.Commit {
+	if v.Decision == nil || v.Decision.Proposal != p.Commit {
 		return do
 	}
-	if v.Answer.Decision == policies.Auto && mayMove(v) {
+	if v.Decision.Result == policies.Auto && mayMove(v) {
 		return append(do, Action{Kind: Promote, Release: p.Release})
 	}
-	if v.Answer.NotBefore.After(v.Now) {
-		do = append(do, Action{Kind: Wake, At: v.Answer.NotBefore})
+	if v.Decision.NotBefore.After(v.Now) {
+		do = append(do, Action{Kind: Wake, At: v.Decision.NotBefore})
 	}
 	return do
 }
 
+// tip is that of the environment's branch.
+func (v View) tip() repo.Hash {
+	if v.Declared == nil {
+		return v.Initial
+	}
+	return v.Declared.Hash
+}
+
+// covers is the newest release that the environment stands for, 0 for none.
+func (v View) covers() int {
+	if v.Declared == nil {
+		return 0
+	}
+	return v.Declared.Covers()
+}
+
+// held reports whether only a person can promote.
+func (v View) held() bool { return v.Declared != nil && v.Declared.Held != nil }
+
 // kept are the approvals that a proposal's successor inherits: those of the
 // same content. A hold set since asks for a new yes: what people approved
 // before the rollback, they approved without knowing of it.
-func kept(v View) []Approval {
+func kept(v View) []record.Approval {
 	if v.Wanted.Tree != v.Proposal.Tree {
 		return nil
 	}
-	if v.Declared != nil && v.Declared.Held && v.Declared.Commit != v.Proposal.Parent {
+	if v.held() && v.Declared.Hash != v.Proposal.Parent {
 		return nil
 	}
 	return v.Proposal.Approvals
@@ -195,8 +242,8 @@ func kept(v View) []Approval {
 // mayMove is what no policy can allow: a release that does not verify, past a
 // hold without a person, or past an environment that is not healthy with it.
 func mayMove(v View) bool {
-	if v.Wanted.Unproven || v.Declared != nil && v.Declared.Held && len(v.Proposal.Approvals) == 0 {
+	if v.Wanted.Unproven || v.held() && len(v.Proposal.Approvals) == 0 {
 		return false
 	}
-	return v.Upstream == nil || v.Upstream.Healthy && v.Upstream.Release >= v.Proposal.Release
+	return v.Upstream == nil || v.Upstream.Healthy() && v.Upstream.Release() >= v.Proposal.Release
 }

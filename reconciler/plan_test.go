@@ -12,13 +12,14 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 var update = flag.Bool("update", false, "rewrite the answers in testdata/plan")
 
 // TestConversations plays testdata/plan/*.txt: lines that begin with ">" are
-// said to a world, the lines after it are the answer.
+// said to a model, the lines after it are the answer.
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/plan/*.txt")
 	if err != nil || len(files) == 0 {
@@ -31,17 +32,17 @@ func TestConversations(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got bytes.Buffer
-			w := newWorld()
+			m := newModel()
 			for line := range strings.Lines(string(text)) {
 				switch {
 				case strings.HasPrefix(line, "#"), strings.TrimSpace(line) == "":
 					got.WriteString(line)
 				case strings.HasPrefix(line, ">"):
 					got.WriteString(line)
-					w.hear(&got, strings.Fields(line[1:]))
+					m.say(&got, strings.Fields(line[1:]))
 				}
 			}
-			for _, v := range w.violated {
+			for _, v := range m.violated {
 				t.Error(v)
 			}
 			if *update {
@@ -57,14 +58,14 @@ func TestConversations(t *testing.T) {
 	}
 }
 
-// hear understands one line:
+// say understands one line:
 //
 //	env <name> [after=<name>] [approvals=<n>] [soak=<duration>]
 //	release <n> [same] [unproven]
 //	run | once <env> | plan <env> | show
 //	report <env> <state> | approve <env> <user> | rollback <env> <release>
 //	tick <duration> | restart
-func (w *world) hear(out *bytes.Buffer, words []string) {
+func (m *model) say(out *bytes.Buffer, words []string) {
 	switch words[0] {
 	case "env":
 		p := &place{name: words[1]}
@@ -79,101 +80,101 @@ func (w *world) hear(out *bytes.Buffer, words []string) {
 				p.soak, _ = time.ParseDuration(value)
 			}
 		}
-		w.envs = append(w.envs, p)
+		m.envs = append(m.envs, p)
 	case "release":
 		n := number(words[1])
-		w.content[n] = "content " + words[1]
+		m.content[n] = "content " + words[1]
 		for _, opt := range words[2:] {
 			switch opt {
 			case "same":
-				w.content[n] = w.content[n-1]
+				m.content[n] = m.content[n-1]
 			case "unproven":
-				w.unproven[n] = true
+				m.unproven[n] = true
 			}
 		}
-		w.releases = append(w.releases, n)
+		m.releases = append(m.releases, n)
 	case "run":
-		if err := w.settle(func(p *place, a Action) { fmt.Fprintf(out, "%s: %s\n", p.name, a) }); err != nil {
+		if err := m.settle(func(p *place, a Action) { fmt.Fprintf(out, "%s: %s\n", p.name, a) }); err != nil {
 			fmt.Fprintln(out, err)
 		}
-		for _, p := range w.envs {
-			for _, a := range Plan(w.view(p)) {
+		for _, p := range m.envs {
+			for _, a := range Plan(m.view(p)) {
 				fmt.Fprintf(out, "%s: %s\n", p.name, a)
 			}
 		}
 	case "once":
-		if a, ok := w.once(w.place(words[1])); ok {
+		if a, ok := m.once(m.place(words[1])); ok {
 			fmt.Fprintln(out, a)
 		} else {
 			fmt.Fprintln(out, "nothing")
 		}
 	case "plan":
-		for _, a := range Plan(w.view(w.place(words[1]))) {
+		for _, a := range Plan(m.view(m.place(words[1]))) {
 			fmt.Fprintln(out, a)
 		}
 	case "show":
-		for _, p := range w.envs {
+		for _, p := range m.envs {
 			fmt.Fprintln(out, p)
 		}
 	case "report":
-		w.report(w.place(words[1]), target.State(words[2]))
+		m.report(m.place(words[1]), target.State(words[2]))
 	case "approve":
-		if s := w.approve(w.place(words[1]), words[2]); s != "" {
+		if s := m.approve(m.place(words[1]), words[2]); s != "" {
 			fmt.Fprintln(out, s)
 		}
 	case "rollback":
-		if s := w.rollback(w.place(words[1]), number(words[2])); s != "" {
+		if s := m.rollback(m.place(words[1]), number(words[2])); s != "" {
 			fmt.Fprintln(out, s)
 		}
 	case "tick":
 		d, _ := time.ParseDuration(words[1])
-		w.now = w.now.Add(d)
+		m.now = m.now.Add(d)
 	case "restart":
-		w.restart()
+		m.restart()
 	default:
 		fmt.Fprintf(out, "not understood: %s\n", strings.Join(words, " "))
 	}
 }
 
-func demoWorld() *world {
-	w := newWorld()
-	w.envs = []*place{{name: "staging"}, {name: "production", after: "staging", approvals: 1, soak: time.Minute}, {name: "attic", after: "production"}}
-	return w
+func demoModel() *model {
+	m := newModel()
+	m.envs = []*place{{name: "staging"}, {name: "production", after: "staging", approvals: 1, soak: time.Minute}, {name: "attic", after: "production"}}
+	return m
 }
 
-// happens lets one random thing happen in a world.
-func (w *world) happens(t *rapid.T) {
-	p := rapid.SampledFrom(w.envs).Draw(t, "env")
+// happens lets one random thing happen in a model.
+func (m *model) happens(t *rapid.T) {
+	p := rapid.SampledFrom(m.envs).Draw(t, "env")
 	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "tick", "restart", "act", "act"}).Draw(t, "event") {
 	case "release":
-		n := len(w.releases) + 1
-		w.content[n] = fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "content"))
-		w.unproven[n] = rapid.IntRange(0, 9).Draw(t, "unproven") == 0
-		w.releases = append(w.releases, n)
+		n := len(m.releases) + 1
+		m.content[n] = fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "content"))
+		m.unproven[n] = rapid.IntRange(0, 9).Draw(t, "unproven") == 0
+		m.releases = append(m.releases, n)
 	case "report":
-		w.report(p, rapid.SampledFrom([]target.State{target.Healthy, target.Healthy, target.Converging, target.Degraded, target.Failed, target.Unknown}).Draw(t, "state"))
+		m.report(p, rapid.SampledFrom([]target.State{target.Healthy, target.Healthy, target.Converging, target.Degraded, target.Failed, target.Unknown}).Draw(t, "state"))
 	case "approve":
-		w.approve(p, rapid.SampledFrom([]string{"ada", "jun"}).Draw(t, "user"))
+		m.approve(p, rapid.SampledFrom([]string{"ada", "jun"}).Draw(t, "user"))
 	case "rollback":
-		if len(w.releases) > 0 {
-			w.rollback(p, rapid.SampledFrom(w.releases).Draw(t, "to"))
+		if len(m.releases) > 0 {
+			m.rollback(p, rapid.SampledFrom(m.releases).Draw(t, "to"))
 		}
 	case "tick":
-		w.now = w.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(t, "pass"))
+		m.now = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(t, "pass"))
 	case "restart":
-		w.restart()
+		m.restart()
 	case "act":
-		w.once(p)
+		m.once(p)
 	}
 }
 
-func (w *world) check(t *rapid.T) {
-	for _, v := range w.violated {
+func (m *model) check(t *rapid.T) {
+	for _, v := range m.violated {
 		t.Fatal(v)
 	}
-	for _, p := range w.envs {
+	for _, p := range m.envs {
 		for i, r := range p.branch {
-			if i > 0 && r.parent != p.branch[i-1].commit {
+			if i > 0 && r.Parent != p.branch[i-1].Hash {
 				t.Fatalf("%s is not one line at %d", p.name, i+1)
 			}
 		}
@@ -182,25 +183,25 @@ func (w *world) check(t *rapid.T) {
 
 // TestNothingForbiddenEverHappens lets anything happen in any order, with kills
 // between any two actions, and settles at random times. What must never be is
-// checked in world.act and world.check.
+// checked in model.act and model.check.
 func TestNothingForbiddenEverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := demoWorld()
+		m := demoModel()
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
-			w.happens(t)
+			m.happens(t)
 			if rapid.IntRange(0, 2).Draw(t, "settle") == 0 {
-				if err := w.settle(func(*place, Action) {}); err != nil {
+				if err := m.settle(func(*place, Action) {}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			w.check(t)
+			m.check(t)
 		}
-		if err := w.settle(func(*place, Action) {}); err != nil {
+		if err := m.settle(func(*place, Action) {}); err != nil {
 			t.Fatal(err)
 		}
-		w.check(t)
-		for _, p := range w.envs {
-			for _, a := range Plan(w.view(p)) {
+		m.check(t)
+		for _, p := range m.envs {
+			for _, a := range Plan(m.view(p)) {
 				if a.Kind != Wake {
 					t.Fatalf("%s: at rest, but %s", p.name, a)
 				}
@@ -213,19 +214,19 @@ func TestNothingForbiddenEverHappens(t *testing.T) {
 // every single action, and expects the same end.
 func TestKilledAtEveryAction(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		calm, killed := demoWorld(), demoWorld()
+		calm, killed := demoModel(), demoModel()
 		// The target as it is: it reports healthy what it was told to run.
-		live := func(w *world, kill bool) {
+		live := func(m *model, kill bool) {
 			for range 1000 {
 				acted := false
-				for _, p := range w.envs {
-					a, ok := w.once(p)
+				for _, p := range m.envs {
+					a, ok := m.once(p)
 					acted = acted || ok
 					if ok && kill && a.Kind != Converge {
-						w.restart()
+						m.restart()
 					}
-					if tip := p.tip(); tip != nil && p.told == tip.commit && p.report.State != target.Healthy {
-						p.report = Observed{Commit: tip.commit.String(), State: target.Healthy, Since: w.now}
+					if tip := p.tip(); tip != nil && p.given == tip.Hash && p.observed.State != target.Healthy {
+						p.observed = record.Report{Commit: tip.Hash.String(), State: target.Healthy, Since: m.now}
 						acted = true
 					}
 				}
@@ -239,23 +240,23 @@ func TestKilledAtEveryAction(t *testing.T) {
 			event := rapid.SampledFrom([]string{"release", "approve", "rollback"}).Draw(t, "event")
 			env := rapid.IntRange(0, 2).Draw(t, "env")
 			n := rapid.IntRange(0, 3).Draw(t, "n")
-			for i, w := range []*world{calm, killed} {
-				p := w.envs[env]
+			for i, m := range []*model{calm, killed} {
+				p := m.envs[env]
 				switch event {
 				case "release":
-					w.content[len(w.releases)+1] = fmt.Sprint(n)
-					w.releases = append(w.releases, len(w.releases)+1)
+					m.content[len(m.releases)+1] = fmt.Sprint(n)
+					m.releases = append(m.releases, len(m.releases)+1)
 				case "approve":
-					w.approve(p, []string{"ada", "jun", "sam", "ines"}[n])
+					m.approve(p, []string{"ada", "jun", "sam", "ines"}[n])
 				case "rollback":
-					w.rollback(p, n+1)
+					m.rollback(p, n+1)
 				}
 				// A restart begins the soak again, so both get time for it.
 				for range 6 {
-					live(w, i == 1)
-					w.now = w.now.Add(2 * time.Minute)
+					live(m, i == 1)
+					m.now = m.now.Add(2 * time.Minute)
 				}
-				w.check(t)
+				m.check(t)
 			}
 			for i := range calm.envs {
 				if a, b := calm.envs[i].String(), killed.envs[i].String(); a != b {

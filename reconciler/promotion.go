@@ -9,13 +9,8 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
-
-// openProposal reports whether there is a proposal that a person could be asked
-// about: one by this server on the present state.
-func (s *sight) openProposal() bool {
-	return s.Proposal != nil && s.Proposal.ID != "" && s.Proposal.Parent == s.tipDeclared()
-}
 
 // Promotion is the open proposal of an environment, with its gate, its diff and
 // what it carries, as actor sees it. The error is a *show.Error when there is none.
@@ -24,7 +19,7 @@ func (rc *Reconciler) Promotion(ctx context.Context, actor show.Actor, repositor
 	if err != nil {
 		return show.Promotion{}, err
 	}
-	s, err := rc.look(ctx, r, name)
+	s, err := rc.load(ctx, r, name)
 	if err != nil {
 		return show.Promotion{}, err
 	}
@@ -36,10 +31,10 @@ func (rc *Reconciler) Promotion(ctx context.Context, actor show.Actor, repositor
 		return p, err
 	}
 	base := repo.Zero
-	if s.declared != nil {
-		base = s.declared.Commit
+	if s.Declared != nil {
+		base = s.Declared.Hash
 	}
-	if p.Files, err = diff(ctx, r, base, s.Proposal.Commit, s.app); err != nil {
+	if p.Files, err = diff(ctx, r, base, s.Proposal.Commit, s.application); err != nil {
 		return p, err
 	}
 	for _, rel := range s.carried(s.Proposal.Release) {
@@ -55,21 +50,27 @@ func (rc *Reconciler) Promotion(ctx context.Context, actor show.Actor, repositor
 
 // promotion asks policy anew, so that what is shown is true now. Nothing is
 // saved: only what is acted upon, or news to the loop, becomes a record.
-func (rc *Reconciler) promotion(ctx context.Context, s *sight, actor show.Actor) (show.Promotion, error) {
-	if err := rc.ask(ctx, s, nil); err != nil {
+func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor show.Actor) (show.Promotion, error) {
+	if err := rc.evaluate(ctx, s, nil); err != nil {
 		return show.Promotion{}, err
 	}
-	p := show.Promotion{Repository: s.app, Environment: s.environment, To: s.Proposal.Release,
-		Proposal: s.Proposal.Commit.String(), Tree: s.Proposal.Tree.String(), Source: s.proposal.Source.String(),
-		ProposedAt: s.proposedAt, Decision: string(s.asked.Decision), Policy: s.asked.Policy,
-		Checks:    openFirst(s.asked.checks),
-		Approvals: append(approvals(s.proposal.Approvals, false), approvals(s.proposal.Former, true)...)}
-	if s.Declared != nil {
-		p.From = s.Declared.Covers
+	p := show.Promotion{
+		Repository:  s.repo.Name(),
+		Environment: s.environment,
+		From:        s.covers(),
+		To:          s.Proposal.Release,
+		Proposal:    s.Proposal.Commit.String(),
+		Tree:        s.Proposal.Tree.String(),
+		Source:      s.Proposal.Source.String(),
+		ProposedAt:  s.Proposal.At,
+		Decision:    string(s.evaluated.Decision),
+		Policy:      s.evaluated.Policy,
+		Checks:      openFirst(s.evaluated.checks),
+		Approvals:   append(approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)...),
 	}
-	p.Summary = s.summary()
-	if !s.asked.NotBefore.IsZero() {
-		p.NotBefore = s.asked.NotBefore.UTC()
+	p.Summary = s.waits().String()
+	if !s.evaluated.NotBefore.IsZero() {
+		p.NotBefore = s.evaluated.NotBefore.UTC()
 	}
 	authors, err := rc.authors(ctx, s)
 	if err != nil {
@@ -78,7 +79,7 @@ func (rc *Reconciler) promotion(ctx context.Context, s *sight, actor show.Actor)
 	switch {
 	case actor.Name == "":
 		p.WhyNot = "sign in to approve"
-	case approved(s.proposal.Approvals, actor.Name):
+	case record.ApprovedBy(s.Proposal.Approvals, actor.Name):
 		p.WhyNot = "you have approved this content"
 	default:
 		p.WhyNot = rc.whyNotApprove(s, actor.Name, authors)
@@ -88,7 +89,7 @@ func (rc *Reconciler) promotion(ctx context.Context, s *sight, actor show.Actor)
 		p.WhyNot = "nobody's approval is missing"
 	}
 	p.Commands = []string{
-		rc.ssh() + " approve " + s.app + " " + s.environment,
+		rc.ssh() + " approve " + s.application + " " + s.environment,
 		fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment),
 	}
 	return p, nil
@@ -96,11 +97,11 @@ func (rc *Reconciler) promotion(ctx context.Context, s *sight, actor show.Actor)
 
 // wantsPeople reports whether an approval would help: one is missing, or only a
 // person can lift the hold.
-func (s *sight) wantsPeople() bool {
-	if s.declared != nil && s.declared.Held != nil && len(s.proposal.Approvals) == 0 {
+func (s *snapshot) wantsPeople() bool {
+	if s.held() && len(s.Proposal.Approvals) == 0 {
 		return true
 	}
-	return slices.ContainsFunc(s.asked.checks, func(c show.Check) bool { return !c.Met && c.UntilPerson })
+	return slices.ContainsFunc(s.evaluated.checks, func(c show.Check) bool { return !c.Met && c.UntilPerson })
 }
 
 func openFirst(checks []show.Check) []show.Check {

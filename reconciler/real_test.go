@@ -52,7 +52,7 @@ func composeOf(says string) string {
 // TestWithRealProcesses is the whole way with the target that people get:
 // healthy means that a process answers, and a release that does not work shows.
 func TestWithRealProcesses(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.rc.Now = time.Now
 	h.clock.now = time.Now()
 	// Beside the test binary, so that a link will do; its folder is removed with it.

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -19,10 +18,9 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
-
-const dirMode = filemode.Dir
 
 // safety is how often an environment is looked at although nothing was heard:
 // what losing every event costs.
@@ -40,7 +38,7 @@ type Reconciler struct {
 	// Engine compiles the policies at a commit of the gated branch. What it returns
 	// together with an error denies and says why.
 	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
-	Releases func(r *repo.Repository) ([]Release, error)
+	Releases func(r *repo.Repository) ([]record.Release, error)
 	Targets  map[string]target.Target       // by the name that headgate.yaml gives as target:
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from
 	Now      func() time.Time               // nil: time.Now
@@ -165,7 +163,7 @@ func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, e
 	if !slices.ContainsFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment }) {
 		return nil, noEnvironment(r.Name(), environment, all)
 	}
-	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is only starting", environment, r.Name()), Hint: "try again in a moment"}
+	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is still starting", environment, r.Name()), Hint: "try again in a moment"}
 }
 
 // repository finds a repository for a person.
@@ -212,7 +210,7 @@ func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environme
 
 // known are a repository's releases as they were listed last.
 type known struct {
-	list   []Release
+	list   []record.Release
 	newest repo.Hash // tag of the last one
 	at     time.Time
 }
@@ -222,7 +220,7 @@ const releasesPrefix = "refs/releases/"
 // releases are the repository's, ascending. Listing them means reading every
 // tag and checking its signature, and they are only ever added to: while the
 // newest is where it was and the next does not exist, the last list is good.
-func (rc *Reconciler) releases(r *repo.Repository) ([]Release, error) {
+func (rc *Reconciler) releases(r *repo.Repository) ([]record.Release, error) {
 	if k, ok := rc.released.get(r.Name()); ok && len(k.list) > 0 && time.Since(k.at) < safety {
 		last := k.list[len(k.list)-1].Number
 		newest, err := r.Ref(releasesPrefix + strconv.Itoa(last))
@@ -242,7 +240,7 @@ func (rc *Reconciler) releases(r *repo.Repository) ([]Release, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read releases of %s: %w", r.Name(), err)
 	}
-	list = slices.SortedFunc(slices.Values(list), func(a, b Release) int { return a.Number - b.Number })
+	list = slices.SortedFunc(slices.Values(list), func(a, b record.Release) int { return a.Number - b.Number })
 	k := known{list: list, at: at}
 	if len(list) > 0 {
 		if k.newest, err = r.Ref(releasesPrefix + strconv.Itoa(list[len(list)-1].Number)); err != nil {

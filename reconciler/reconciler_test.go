@@ -11,6 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -18,7 +19,7 @@ import (
 // git see it.
 func TestFromReleaseToProduction(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	h := newHouse(t)
+	h := newHarness(t)
 	defer h.store.Close()
 	h.target.obedient = true
 	stop := h.start(t)
@@ -65,7 +66,7 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("approvals: %+v", a)
 	}
 	h.eventually(t, "production", "without a proposal", func(e show.Environment) bool { return e.Promotion == nil })
-	if at, _ := h.hello.Ref(PromotionRef("production")); at != repo.Zero {
+	if at, _ := h.hello.Ref(record.ProposalRef("production")); at != repo.Zero {
 		t.Fatalf("promote/production is still at %s", at)
 	}
 	// Plain git shows it: the tree, the message, the signature.
@@ -95,13 +96,13 @@ func repoHash(t *testing.T, s string) repo.Hash {
 }
 
 // checkVerifies expects Verify to find nothing wrong among so many commits.
-func (h *house) checkVerifies(t *testing.T, promotions, rollbacks, approvals int) {
+func (h *harness) checkVerifies(t *testing.T, promotions, rollbacks, approvals int) {
 	t.Helper()
 	releases, err := taggedReleases(h.hello)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Verify(t.Context(), h.hello, repo.Signers{h.store.Signer().PublicKey()}, releases)
+	v, err := record.Verify(t.Context(), h.hello, repo.Signers{h.store.Signer().PublicKey()}, releases)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +117,7 @@ func (h *house) checkVerifies(t *testing.T, promotions, rollbacks, approvals int
 // TestRollbackHoldsUntilPromotedForward rolls back to a release that was
 // healthy to the end, and no other, and stays there until somebody approves.
 func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	h.release(t, "ada", "one")
@@ -178,7 +179,7 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 // TestApprovingByPush accepts the proposal as it was fetched, and as it was
 // before another person's approval, and nothing else.
 func TestApprovingByPush(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	files := helloFiles("one")
@@ -194,7 +195,7 @@ func TestApprovingByPush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	staging, _ := h.hello.Ref(EnvironmentRef("staging"))
+	staging, _ := h.hello.Ref(record.EnvironmentRef("staging"))
 	for what, commit := range map[string]repo.Hash{"hand-made": forged, "another environment's": staging, "absent": tree} {
 		if is, err := h.rc.Proposed(t.Context(), "hello", "production", commit); is || err != nil {
 			t.Fatalf("%s is proposed: %v, %v", what, is, err)
@@ -210,11 +211,11 @@ func TestApprovingByPush(t *testing.T) {
 		t.Fatalf("first approval: %s, %q, %v", landed, lines, err)
 	}
 	// Again, by the same person: nothing changes.
-	before, _ := h.hello.Ref(PromotionRef("production"))
+	before, _ := h.hello.Ref(record.ProposalRef("production"))
 	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first); err != nil || !strings.HasPrefix(lines[0], "already approved") {
 		t.Fatalf("second time: %q, %v", lines, err)
 	}
-	if now, _ := h.hello.Ref(PromotionRef("production")); now != before {
+	if now, _ := h.hello.Ref(record.ProposalRef("production")); now != before {
 		t.Fatal("approving twice made a new proposal")
 	}
 	// Sam fetched before jun approved, and pushes that commit.
@@ -229,7 +230,7 @@ func TestApprovingByPush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tip, _ := h.hello.Ref(EnvironmentRef("production")); tip != landed {
+	if tip, _ := h.hello.Ref(record.EnvironmentRef("production")); tip != landed {
 		t.Fatalf("landed %s, but env/production is %s", landed, tip)
 	}
 	if e := h.healthy(t, "production", 1); len(e.History[0].Approvals) != 2 {
@@ -245,7 +246,7 @@ func TestApprovingByPush(t *testing.T) {
 
 // TestSoakWakesExactly waits with a real timer for a condition of time.
 func TestSoakWakesExactly(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.rc.Now, h.target.now = time.Now, time.Now
 	h.target.obedient = true
 	h.start(t)
@@ -264,7 +265,7 @@ func TestSoakWakesExactly(t *testing.T) {
 // TestStaleApprovalsAreShownAndDoNotCount lets a newer release replace an
 // approved proposal.
 func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	two := func(version string) map[string]string {
@@ -310,7 +311,7 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 
 // TestCoAuthorsAreAuthors: whoever a carried commit names cannot approve it.
 func TestCoAuthorsAreAuthors(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	says := version1("ada", "one")
@@ -329,7 +330,7 @@ func TestCoAuthorsAreAuthors(t *testing.T) {
 
 // TestSameContentNeedsNoPromotion covers releases that change nothing there.
 func TestSameContentNeedsNoPromotion(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	h.release(t, "ada", "one")
@@ -351,7 +352,7 @@ func TestSameContentNeedsNoPromotion(t *testing.T) {
 
 // TestProblemsAreSaid: a release without the folder, and one that does not verify.
 func TestProblemsAreSaid(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
 	files := helloFiles("one")
@@ -360,7 +361,7 @@ func TestProblemsAreSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.eventually(t, "staging", "explained", func(e show.Environment) bool {
-		return e.State == show.Empty && strings.Contains(e.Reason, "no folder deploy/nowhere")
+		return e.State == show.Empty && strings.Contains(e.Reason, "no directory deploy/nowhere")
 	})
 	says := version1("ada", "two")
 	says.Unverified = "its provenance names other bytes"
@@ -379,7 +380,7 @@ func TestProblemsAreSaid(t *testing.T) {
 
 // TestRestartsChangeNothing stops and starts the reconciler at rest.
 func TestRestartsChangeNothing(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
 	h.release(t, "ada", "one")
@@ -404,7 +405,7 @@ func TestRestartsChangeNothing(t *testing.T) {
 }
 
 // settled makes both environments look once more.
-func (h *house) settled(t *testing.T) error {
+func (h *harness) settled(t *testing.T) error {
 	for _, env := range []string{"staging", "production"} {
 		var err error
 		deadline := time.Now().Add(patience)

@@ -2,18 +2,17 @@ package reconciler
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // RolledBack is what a rollback did.
@@ -46,14 +45,14 @@ func (rc *Reconciler) Rollback(ctx context.Context, repository, environment stri
 }
 
 func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reason string) (RolledBack, error) {
-	s, err := w.rc.look(ctx, w.repo, w.environment)
+	s, err := w.rc.load(ctx, w.repo, w.environment)
 	if err != nil {
 		return RolledBack{}, err
 	}
 	if err := w.rc.mayWrite(s, by, "roll back"); err != nil {
 		return RolledBack{}, err
 	}
-	all, err := w.rc.history(w.repo, w.environment, maxHistory)
+	all, err := record.History(w.repo, s.application, w.environment, maxHistory)
 	if err != nil {
 		return RolledBack{}, err
 	}
@@ -61,47 +60,44 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if err := w.rc.ask(ctx, s, &rollbackTarget{to: good, by: by}); err != nil {
+	if err := w.rc.evaluate(ctx, s, &rollbackTarget{to: good, by: by}); err != nil {
 		return RolledBack{}, err
 	}
-	saved, err := w.save(ctx, s.asked)
+	saved, err := w.save(ctx, s.evaluated)
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if s.Answer.Decision != policies.Auto {
+	if s.Decision.Result != policies.Auto {
 		return RolledBack{}, &show.Error{Kind: show.Denied,
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
-			Where: s.asked.open(), Hint: "why " + s.app + " " + w.environment}
+			Where: s.evaluated.open(), Hint: "why " + s.application + " " + w.environment}
 	}
-	hold, err := json.MarshalIndent(Hold{By: by.Name, At: s.Now.UTC(), Reason: reason}, "", "  ")
+	hold := record.Hold{By: by.Name, At: s.Now.UTC(), Reason: reason}
+	tree, err := record.Restore(w.repo, s.Declared.Tree, good.Tree, s.application, hold)
 	if err != nil {
 		return RolledBack{}, err
 	}
-	blob := repo.Blob(append(hold, '\n'))
-	if err := w.repo.Write(blob); err != nil {
-		return RolledBack{}, err
+	p := record.Promotion{
+		ID:        record.PromotionID(s.application, w.environment, s.Declared.Hash, tree),
+		Release:   good.Release,
+		Source:    good.Source,
+		Path:      good.Path,
+		Artifacts: good.Artifacts,
+		Policy:    s.evaluated.Policy,
+		Decision:  record.Decision{Decision: s.evaluated.Decision, Commit: saved},
+		Rollback:  &record.Rollback{Of: s.Declared.Hash, Restores: good.Hash, By: by.Name, Reason: reason},
 	}
-	apps, err := w.repo.Lookup(good.Tree, appPath(s.app))
-	if err != nil {
-		return RolledBack{}, err
-	}
-	tree, err := w.repo.TreeWith(s.declared.Tree, map[string]repo.Edit{
-		appPath(s.app):  {Mode: dirMode, Hash: apps.Hash},
-		holdPath(s.app): {Mode: filemode.Regular, Hash: blob.Hash()},
+	commit, err := w.repo.WriteCommit(repo.NewCommit{
+		Tree:    tree,
+		Parents: record.Parents(s.Declared.Hash),
+		At:      s.Now,
+		Message: p.Message(s.application, w.environment),
 	})
 	if err != nil {
 		return RolledBack{}, err
 	}
-	p := Promotion{Release: good.Release, Source: good.Source, Path: good.Path, Artifacts: good.Artifacts,
-		RollbackOf: s.declared.Commit, Restores: good.Commit, By: by.Name, Reason: reason,
-		Hold: s.app + " until promoted forward", Policy: s.asked.Policy, Decision: decisionTrailer(s.asked, saved),
-		ID: promotionID(s.app, w.environment, s.declared.Commit, tree)}
-	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(s.declared.Commit), At: s.Now, Message: p.message(s.app, w.environment)})
-	if err != nil {
-		return RolledBack{}, err
-	}
 	crash.Point("rollback.before-environment-moved")
-	switch err := w.repo.Move(ctx, EnvironmentRef(w.environment), s.declared.Commit, commit); {
+	switch err := w.repo.Move(ctx, record.EnvironmentRef(w.environment), s.Declared.Hash, commit); {
 	case errors.Is(err, repo.ErrMoved):
 		return RolledBack{}, &show.Error{Kind: show.Again, What: w.environment + " has just changed", Hint: "look at it and roll back again"}
 	case err != nil:
@@ -113,19 +109,19 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 		// The rollback stands in Git; the loop goes on converging to it.
 		w.log().Error("could not act on the rollback at once", "err", err)
 	}
-	return RolledBack{From: s.declared.Release, To: good.Release, Commit: commit, Restores: good.Commit}, nil
+	return RolledBack{From: s.Declared.Release, To: good.Release, Commit: commit, Restores: good.Hash}, nil
 }
 
 // rollbackTo finds the newest commit of a release in history that may be rolled
 // back to. all is newest first; the first is what is declared now.
-func rollbackTo(s *sight, all []declaration, release int) (declaration, error) {
-	app, environment := s.app, s.environment
+func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, error) {
+	app, environment := s.application, s.environment
 	if len(all) == 0 {
-		return declaration{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, app)}
+		return record.Commit{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, app)}
 	}
 	last := 0
 	for _, d := range all[1:] {
-		if ok, _ := mayRollback(all[0], d); ok {
+		if mayRollback(all[0], d) == "" {
 			last = d.Release
 			break
 		}
@@ -133,7 +129,7 @@ func rollbackTo(s *sight, all []declaration, release int) (declaration, error) {
 	e := &show.Error{Kind: show.Usage}
 	if last == 0 {
 		e.Where = []string{"no earlier release was healthy to the end in " + environment}
-		e.Hint = "repair it forward: push a change that mends it"
+		e.Hint = "go forward: push a change that fixes it"
 	} else {
 		e.Hint = fmt.Sprintf("rollback %s %s %d", app, environment, last)
 	}
@@ -142,20 +138,20 @@ func rollbackTo(s *sight, all []declaration, release int) (declaration, error) {
 		if last != 0 {
 			e.What += fmt.Sprintf("; the last healthy one is %d", last)
 		}
-		return declaration{}, e
+		return record.Commit{}, e
 	}
 	e.Kind = show.Denied
 	why := ""
 	for _, d := range all {
-		if d.Release != release && d.Outcome.covers(d.Release) != release {
+		if d.Release != release && d.Covers() != release {
 			continue
 		}
-		ok, whyNot := mayRollback(all[0], d)
-		if ok {
+		bar := mayRollback(all[0], d)
+		if bar == "" {
 			return d, nil
 		}
 		if why == "" {
-			why = whyNot
+			why = bar.explain(d)
 		}
 	}
 	if why == "" {
@@ -163,17 +159,57 @@ func rollbackTo(s *sight, all []declaration, release int) (declaration, error) {
 	} else {
 		e.What = fmt.Sprintf("%s cannot be rolled back to release %d: %s", environment, release, why)
 	}
-	return declaration{}, e
+	return record.Commit{}, e
 }
+
+// barrier is why an environment cannot be rolled back to a commit of its branch.
+type barrier string
+
+// The barriers; the zero barrier is none.
+const (
+	declaredNow barrier = "declared now"
+	sameRelease barrier = "same release"
+	failedOnce  barrier = "failed"
+	silent      barrier = "silent"
+	neverGood   barrier = "never healthy"
+	notAtTheEnd barrier = "not healthy at the end"
+)
 
 // mayRollback says whether commit d of an environment's branch can be rolled
 // back to while now is declared.
-func mayRollback(now, d declaration) (ok bool, whyNot string) {
-	if d.Commit == now.Commit {
-		return false, "it is what is declared now"
+func mayRollback(now, d record.Commit) barrier {
+	switch o := d.Outcome; {
+	case d.Hash == now.Hash:
+		return declaredNow
+	case d.Release == now.Release:
+		return sameRelease
+	case o.Good():
+		return ""
+	case !o.FailedAt.IsZero():
+		return failedOnce
+	case o.State == target.Unknown:
+		return silent
+	case o.State == target.Converging:
+		return neverGood
 	}
-	if d.Release == now.Release {
-		return false, "the same release is declared now"
+	return notAtTheEnd
+}
+
+// explain says it of a commit.
+func (b barrier) explain(d record.Commit) string {
+	switch b {
+	case "":
+		return ""
+	case declaredNow:
+		return "it is what is declared now"
+	case sameRelease:
+		return "the same release is declared now"
+	case failedOnce:
+		return "it failed at " + clock(d.Outcome.FailedAt)
+	case silent:
+		return "nothing is known of how it went"
+	case neverGood:
+		return "it was never seen healthy"
 	}
-	return d.Outcome.good()
+	return fmt.Sprintf("it was %s at the end", d.Outcome.State)
 }

@@ -1,9 +1,9 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
@@ -16,7 +16,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 	if err != nil {
 		return show.Why{}, err
 	}
-	s, err := rc.look(ctx, r, environment)
+	s, err := rc.load(ctx, r, environment)
 	if err != nil {
 		return show.Why{}, err
 	}
@@ -26,14 +26,14 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 	}
 	w := show.Why{State: e.State}
 	runs := "nothing was promoted to " + environment + " yet"
-	if s.declared != nil {
+	if s.Declared != nil {
 		runs = fmt.Sprintf("%s is release %d and %s", environment, e.Release, e.State)
 		if e.Reason != "" {
 			runs += ": " + e.Reason
 		}
 	}
 	if e.Held != nil {
-		text := fmt.Sprintf("by %s, %s", or(e.Held.By, "unknown"), clock(e.Held.At))
+		text := fmt.Sprintf("by %s, %s", cmp.Or(e.Held.By, "unknown"), clock(e.Held.At))
 		if e.Held.Reason != "" {
 			text += ": " + e.Held.Reason
 		}
@@ -48,7 +48,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 		return show.Why{}, err
 	}
 	w.State, w.Checks = show.Waits, p.Checks
-	open := len(s.asked.open())
+	open := len(s.evaluated.open())
 	switch {
 	case open == 0:
 		w.Answer = fmt.Sprintf("release %d %s", p.To, p.Summary)
@@ -79,34 +79,35 @@ func isAre(n int) string {
 }
 
 // whyNothing is the answer for an environment without a proposal.
-func (rc *Reconciler) whyNothing(s *sight, runs string) string {
+func (rc *Reconciler) whyNothing(s *snapshot, runs string) string {
 	switch {
-	case s.Wanted != nil && s.Wanted.Problem != "":
-		return runs + "; " + s.Wanted.Problem
+	case s.problem() != "":
+		return runs + "; " + s.problem()
 	case s.Wanted != nil:
 		return fmt.Sprintf("%s; release %d is about to be proposed", runs, s.Wanted.Release)
 	case len(s.Releases) == 0:
 		return "nothing has been released yet"
-	case s.Upstream != nil && s.Upstream.Release == 0:
+	case s.Upstream != nil && s.Upstream.Release() == 0:
 		return fmt.Sprintf("%s; it takes what is healthy in %s, to which nothing was promoted yet", runs, s.Upstream.Name)
-	case s.Upstream != nil && s.Declared != nil && s.Upstream.Release <= s.Declared.Covers:
+	case s.Upstream != nil && s.Declared != nil && s.Upstream.Release() <= s.covers():
 		return fmt.Sprintf("%s; %s, which comes before it, has nothing newer", runs, s.Upstream.Name)
-	case s.Upstream != nil && !s.Upstream.Healthy:
-		return fmt.Sprintf("%s; release %d is not healthy in %s yet", runs, s.Upstream.Release, s.Upstream.Name)
+	case s.Upstream != nil && !s.Upstream.Healthy():
+		return fmt.Sprintf("%s; release %d is not healthy in %s yet", runs, s.Upstream.Release(), s.Upstream.Name)
 	}
 	return runs + "; nothing newer has landed"
 }
 
 // waitsFor is what a proposal waits for, in one line without a verb.
-func (rc *Reconciler) waitsFor(ctx context.Context, s *sight) string {
+func (rc *Reconciler) waitsFor(ctx context.Context, s *snapshot) string {
 	if !s.openProposal() {
 		return "the next look at " + s.environment
 	}
-	if err := rc.ask(ctx, s, nil); err != nil {
+	if err := rc.evaluate(ctx, s, nil); err != nil {
 		return "policy, which could not be asked"
 	}
-	if rest, ok := strings.CutPrefix(s.summary(), "is denied: "); ok {
-		return "policy to allow it: " + rest
+	w := s.waits()
+	if w.denied {
+		return "policy to allow it: " + join(w.on)
 	}
-	return strings.TrimPrefix(s.summary(), "waits for ")
+	return join(w.on)
 }

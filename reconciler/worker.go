@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
@@ -13,6 +14,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -27,15 +29,15 @@ type worker struct {
 	wake        chan struct{}
 	ended       chan struct{} // closed when the goroutine is
 
-	told  told   // what this process gave to a target
+	given given  // what this process gave to a target
 	saved string // digest of the decision last saved
 
 	reports  watch // of the environment's target
 	upstream watch // of the target of the environment named by `after`
 }
 
-// told is what a target was given last.
-type told struct {
+// given is what a target was given last.
+type given struct {
 	target   string
 	commit   repo.Hash
 	sequence int
@@ -122,18 +124,18 @@ const maxRounds = 20
 // look again although nothing happens.
 func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 	for range maxRounds {
-		s, err := w.rc.look(ctx, w.repo, w.environment)
+		s, err := w.rc.load(ctx, w.repo, w.environment)
 		if gone(err) {
-			w.retire()
+			w.stop()
 			return safety, nil
 		}
 		if err != nil {
 			return 0, err
 		}
-		s.Told = w.told.commit
+		s.Given = w.given.commit
 		w.reports.follow(w.rc.Targets[s.settings.Target], s.key())
-		if u := s.upstream; u != nil {
-			w.upstream.follow(w.rc.Targets[u.settings.Target], s.keyIn(s.settings.After))
+		if u := s.Upstream; u != nil {
+			w.upstream.follow(w.rc.Targets[s.before.Target], s.keyIn(u.Name))
 		} else {
 			w.upstream.end()
 		}
@@ -160,12 +162,12 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 	return 0, fmt.Errorf("environment %s of %s did not come to rest in %d rounds", w.environment, w.repo.Name(), maxRounds)
 }
 
-// retire stops what runs in an environment that has left headgate.yaml. Its
+// stop stops what runs in an environment that has left headgate.yaml. Its
 // branch stays: declared again, it goes on from there.
-func (w *worker) retire() {
-	if w.told.commit != repo.Zero {
-		w.rc.Targets[w.told.target].Remove(w.key(), w.told.sequence)
-		w.told = told{}
+func (w *worker) stop() {
+	if w.given.commit != repo.Zero {
+		w.rc.Targets[w.given.target].Remove(w.key(), w.given.sequence)
+		w.given = given{}
 		w.log().Info("environment is not declared any more, stopping what runs there")
 	}
 }
@@ -200,7 +202,7 @@ func (f *watch) end() {
 	*f = watch{}
 }
 
-func (w *worker) act(ctx context.Context, s *sight, a Action) error {
+func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	switch a.Kind {
 	case Converge:
 		return w.converge(s)
@@ -220,78 +222,78 @@ func (w *worker) act(ctx context.Context, s *sight, a Action) error {
 
 // converge gives the declared state to the target. It is not durable, and need
 // not be: a new process begins by doing it.
-func (w *worker) converge(s *sight) error {
+func (w *worker) converge(s *snapshot) error {
 	t := w.rc.Targets[s.settings.Target]
 	if t == nil {
 		return fmt.Errorf("there is no target %q on this server", s.settings.Target)
 	}
-	declared, err := w.rc.declaredState(s, s.declared)
+	declared, err := w.rc.declaredState(s, s.Declared.Commit)
 	if err != nil {
 		return err
 	}
 	declared.Sequence = s.Declared.Sequence
-	if ok, _ := s.Outcome.good(); !ok {
+	if !s.Declared.Outcome.Good() {
 		if declared.Fallback, err = w.rc.fallback(s); err != nil {
 			return err
 		}
 	}
-	if w.told.commit != repo.Zero && w.told.target != s.settings.Target {
-		w.rc.Targets[w.told.target].Remove(w.key(), w.told.sequence)
+	if w.given.commit != repo.Zero && w.given.target != s.settings.Target {
+		w.rc.Targets[w.given.target].Remove(w.key(), w.given.sequence)
 	}
-	crash.Point("converge.before-target-told")
+	crash.Point("converge.before-target-given")
 	t.Converge(declared)
-	crash.Point("converge.target-told")
-	w.told = told{s.settings.Target, s.declared.Commit, declared.Sequence}
-	w.log().Info("converging", "commit", s.declared.Commit.String(), "release", s.declared.Release)
+	crash.Point("converge.target-given")
+	w.given = given{s.settings.Target, s.Declared.Hash, declared.Sequence}
+	w.log().Info("converging", "commit", s.Declared.Hash.String(), "release", s.Declared.Release)
 	return nil
 }
 
-func (w *worker) note(ctx context.Context, s *sight, o Outcome) error {
+func (w *worker) note(ctx context.Context, s *snapshot, o record.Outcome) error {
 	crash.Point("converge.before-outcome-noted")
-	err := w.repo.EditNote(ctx, NotesRef, s.declared.Commit, s.Now, noteSubject(s, string(o.State)), func(old []byte) ([]byte, error) {
+	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now, noteSubject(s, string(o.State)), func(old []byte) ([]byte, error) {
 		next := o
-		next.Covers = parseOutcome(old).Covers
-		return next.encode()
+		next.Covers = record.ParseOutcome(old).Covers
+		return next.Encode()
 	})
 	if err != nil {
 		return err
 	}
 	crash.Point("converge.outcome-noted")
-	w.log().Info("outcome", "commit", s.declared.Commit.String(), "release", s.declared.Release, "state", o.State, "message", o.Message)
+	w.log().Info("outcome", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "state", o.State, "message", o.Message)
 	return nil
 }
 
-func noteSubject(s *sight, what string) string {
-	return fmt.Sprintf("%s in %s: release %d %s", s.app, s.environment, s.declared.Release, what)
+func noteSubject(s *snapshot, what string) string {
+	return fmt.Sprintf("%s in %s: release %d %s", s.application, s.environment, s.Declared.Release, what)
 }
 
-func (w *worker) cover(ctx context.Context, s *sight, release int) error {
+func (w *worker) cover(ctx context.Context, s *snapshot, release int) error {
 	rel, ok := s.release(release)
 	if !ok {
 		return fmt.Errorf("there is no release %d", release)
 	}
 	crash.Point("promote.before-cover-noted")
-	err := w.repo.EditNote(ctx, NotesRef, s.declared.Commit, s.Now, noteSubject(s, fmt.Sprintf("is also release %d", release)), func(old []byte) ([]byte, error) {
-		return parseOutcome(old).withCover(Covered{release, rel.Commit.String()}).encode()
+	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now, noteSubject(s, fmt.Sprintf("is also release %d", release)), func(old []byte) ([]byte, error) {
+		return record.ParseOutcome(old).WithCover(record.Covered{Release: release, Commit: rel.Commit.String()}).Encode()
 	})
 	if err != nil {
 		return err
 	}
 	crash.Point("promote.cover-noted")
-	w.log().Info("release needs no promotion: same content", "release", release, "commit", s.declared.Commit.String())
+	w.log().Info("release needs no promotion: same content", "release", release, "commit", s.Declared.Hash.String())
 	return nil
 }
 
 // propose puts the promotion commit at promote/<environment>, as it would be on
 // env/<environment>, without a decision.
-func (w *worker) propose(ctx context.Context, s *sight, a Action) error {
+func (w *worker) propose(ctx context.Context, s *snapshot, a Action) error {
 	p := s.promotion(a.Release)
 	p.Approvals = a.Approvals
 	p.Former = s.former(a.Approvals)
 	if _, err := w.writeProposal(ctx, s, p, s.Wanted.Tree); err != nil {
 		return err
 	}
-	w.log().Info("proposed", "release", a.Release, "supersedes", s.proposalRelease())
+	w.log().Info("proposed", "release", a.Release, "supersedes", s.proposedRelease())
 	return nil
 }
 
@@ -299,25 +301,27 @@ func (w *worker) propose(ctx context.Context, s *sight, a Action) error {
 const maxFormer = 10
 
 // former are the approvals that a new proposal does not inherit.
-func (s *sight) former(kept []Approval) []Approval {
-	all := slices.Clone(s.proposal.Former)
+func (s *snapshot) former(kept []record.Approval) []record.Approval {
+	if s.Proposal == nil {
+		return nil
+	}
+	all := slices.Clone(s.Proposal.Former)
 	if len(kept) == 0 {
-		all = append(all, s.proposal.Approvals...)
+		all = append(all, s.Proposal.Approvals...)
 	}
 	return all[max(0, len(all)-maxFormer):]
 }
 
 // writeProposal makes the commit and moves promote/<environment> to it.
-func (w *worker) writeProposal(ctx context.Context, s *sight, p Promotion, tree repo.Hash) (repo.Hash, error) {
-	parent := s.tipDeclared()
-	if parent == repo.Zero {
-		var err error
-		if parent, err = w.begin(ctx, s); err != nil {
+func (w *worker) writeProposal(ctx context.Context, s *snapshot, p record.Promotion, tree repo.Hash) (repo.Hash, error) {
+	if s.tip() == repo.Zero {
+		if err := w.makeInitial(ctx, s); err != nil {
 			return repo.Zero, err
 		}
 	}
-	p.ID = promotionID(s.app, s.environment, parent, tree)
-	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(parent), At: s.Now, Message: p.message(s.app, s.environment)})
+	parent := s.tip()
+	p.ID = record.PromotionID(s.application, s.environment, parent, tree)
+	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(parent), At: s.Now, Message: p.Message(s.application, s.environment)})
 	if err != nil {
 		return repo.Zero, err
 	}
@@ -326,16 +330,16 @@ func (w *worker) writeProposal(ctx context.Context, s *sight, p Promotion, tree 
 		old = s.Proposal.Commit
 	}
 	crash.Point("promote.before-proposed")
-	if err := w.repo.Move(ctx, PromotionRef(s.environment), old, commit); err != nil {
+	if err := w.repo.Move(ctx, record.ProposalRef(s.environment), old, commit); err != nil {
 		return repo.Zero, err
 	}
 	crash.Point("promote.proposed")
 	return commit, nil
 }
 
-func (w *worker) drop(ctx context.Context, s *sight, a Action) error {
+func (w *worker) drop(ctx context.Context, s *snapshot, a Action) error {
 	crash.Point("promote.before-dropped")
-	if err := w.repo.Move(ctx, PromotionRef(s.environment), s.Proposal.Commit, repo.Zero); err != nil {
+	if err := w.repo.Move(ctx, record.ProposalRef(s.environment), s.Proposal.Commit, repo.Zero); err != nil {
 		return err
 	}
 	crash.Point("promote.dropped")
@@ -346,21 +350,21 @@ func (w *worker) drop(ctx context.Context, s *sight, a Action) error {
 // promote makes the proposal's content the declared state: one commit that
 // says everything, one move. The proposal goes after that; if this process does
 // not live to do it, the next one finds that the branch has it already.
-func (w *worker) promote(ctx context.Context, s *sight) error {
-	saved, err := w.save(ctx, s.asked)
+func (w *worker) promote(ctx context.Context, s *snapshot) error {
+	saved, err := w.save(ctx, s.evaluated)
 	if err != nil {
 		return err
 	}
 	p := s.promotion(s.Proposal.Release)
 	p.Approvals = s.Proposal.Approvals
-	p.Policy, p.Decision = s.asked.Policy, decisionTrailer(s.asked, saved)
+	p.Policy, p.Decision = s.evaluated.Policy, record.Decision{Decision: s.evaluated.Decision, Commit: saved}
 	p.ID = s.Proposal.ID
-	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: parents(s.tipDeclared()), At: s.Now, Message: p.message(s.app, s.environment)})
+	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: record.Parents(s.tip()), At: s.Now, Message: p.Message(s.application, s.environment)})
 	if err != nil {
 		return err
 	}
 	crash.Point("promote.before-environment-moved")
-	if err := w.repo.Move(ctx, EnvironmentRef(s.environment), s.tipDeclared(), commit); err != nil {
+	if err := w.repo.Move(ctx, record.EnvironmentRef(s.environment), s.tip(), commit); err != nil {
 		return err
 	}
 	crash.Point("promote.environment-moved")
@@ -370,33 +374,30 @@ func (w *worker) promote(ctx context.Context, s *sight) error {
 
 // decide asks policy about the open proposal when it is the one wanted, and
 // saves the decision if it is news.
-func (w *worker) decide(ctx context.Context, s *sight) error {
+func (w *worker) decide(ctx context.Context, s *snapshot) error {
 	if s.Proposal == nil || s.Wanted == nil || s.Proposal.Release != s.Wanted.Release ||
-		s.Proposal.Tree != s.Wanted.Tree || s.Proposal.Parent != s.tipDeclared() {
+		s.Proposal.Tree != s.Wanted.Tree || s.Proposal.Parent != s.tip() {
 		return nil // not the final word; Plan will replace it first
 	}
-	if err := w.rc.ask(ctx, s, nil); err != nil {
+	if err := w.rc.evaluate(ctx, s, nil); err != nil {
 		return err
 	}
-	if s.asked.record.Digest == w.saved {
+	if s.evaluated.record.Digest == w.saved {
 		return nil
 	}
-	if s.Answer.Decision != policies.Auto { // promote saves that one, when it is acted upon
-		if _, err := w.save(ctx, s.asked); err != nil {
+	if s.Decision.Result != policies.Auto { // promote saves that one, when it is acted upon
+		if _, err := w.save(ctx, s.evaluated); err != nil {
 			return err
 		}
 	}
-	w.saved = s.asked.record.Digest
+	w.saved = s.evaluated.record.Digest
 	return nil
 }
 
 // save makes an answer a record, or finds the record it is already.
-func (w *worker) save(ctx context.Context, a *asked) (repo.Hash, error) {
-	if saved, err := savedBefore(w.repo, a); err != nil || saved != repo.Zero {
-		return saved, err
-	}
+func (w *worker) save(ctx context.Context, e *evaluation) (repo.Hash, error) {
 	crash.Point("promote.before-decision-saved")
-	saved, err := decision.Save(ctx, w.repo, a.at, a.record)
+	saved, err := decision.Save(ctx, w.repo, e.at, e.record)
 	if err != nil {
 		return repo.Zero, err
 	}
@@ -406,81 +407,42 @@ func (w *worker) save(ctx context.Context, a *asked) (repo.Hash, error) {
 
 // promotion is what the message about promoting a release says, as far as
 // it is known before anybody decides.
-func (s *sight) promotion(release int) Promotion {
+func (s *snapshot) promotion(release int) record.Promotion {
 	rel, _ := s.release(release)
-	p := Promotion{Release: release, Source: rel.Commit, Path: s.settings.Path, subject: rel.Subject, includesFrom: s.sourceDeclared()}
-	for _, a := range rel.Artifacts {
-		p.Artifacts = append(p.Artifacts, a.Name+"@"+a.Digest)
+	p := record.Promotion{
+		Release:   release,
+		Source:    rel.Commit,
+		Path:      s.settings.Path,
+		Artifacts: slices.Clone(rel.Artifacts),
+		Replaces:  s.sourceDeclared(),
+		Subject:   rel.Subject,
 	}
-	slices.Sort(p.Artifacts)
-	if n := len(s.carried(release)); s.Declared != nil && n > 0 {
-		p.carries = fmt.Sprintf("%d release%s since release %d", n, plural(n), s.Declared.Covers)
+	slices.SortFunc(p.Artifacts, func(a, b record.Artifact) int { return strings.Compare(a.Name, b.Name) })
+	if s.Declared != nil {
+		p.Carries = record.Span{Releases: len(s.carried(release)), Since: s.covers()}
 	}
-	if u := s.upstream; u != nil && u.declared != nil {
-		p.PromotedFrom = "env/" + s.settings.After + "@" + u.declared.Commit.String()
-		if s.settings.Soak > 0 && !u.declared.Outcome.HealthySince.IsZero() {
-			p.Soak = fmt.Sprintf("healthy there since %s (required %s)", u.healthySince().Format(time.RFC3339), s.settings.Soak)
+	if u := s.Upstream; u != nil && u.Declared != nil {
+		p.From = record.Origin{Environment: u.Name, Commit: u.Declared.Hash}
+		if s.settings.Soak > 0 && !u.Declared.Outcome.HealthySince.IsZero() {
+			p.Soak = record.Soak{Since: u.HealthySince(), Required: s.settings.Soak}
 		}
 	}
 	return p
 }
 
-// healthySince is when the upstream became healthy, by the later of the note
-// and the target: a restart interrupts what is known.
-func (u *upstream) healthySince() time.Time {
-	t := u.declared.Outcome.HealthySince
-	if since := u.observed.Since.UTC().Truncate(time.Second); since.After(t) {
-		t = since
-	}
-	return t.UTC()
-}
-
-// tipDeclared is the tip of the environment's branch.
-func (s *sight) tipDeclared() repo.Hash {
-	if s.declared == nil {
-		return s.begun
-	}
-	return s.declared.Commit
-}
-
-func (s *sight) proposalRelease() int {
-	if s.Proposal == nil {
-		return 0
-	}
-	return s.Proposal.Release
-}
-
-func parents(h repo.Hash) []repo.Hash {
-	if h == repo.Zero {
-		return nil
-	}
-	return []repo.Hash{h}
-}
-
-func plural(n int) string {
-	if n == 1 {
-		return ""
-	}
-	return "s"
-}
-
 // declaredState is what the target is given for a commit of the environment.
-func (rc *Reconciler) declaredState(s *sight, d *declaration) (target.Declared, error) {
-	m, err := manifestOf(s.repo, d.Tree, s.app)
+func (rc *Reconciler) declaredState(s *snapshot, d record.Commit) (target.Declared, error) {
+	m, err := record.ManifestOf(s.repo, d.Tree, s.application)
 	if err != nil {
 		return target.Declared{}, err
 	}
-	dir, err := s.repo.Lookup(d.Tree, appPath(s.app))
-	if err != nil {
-		return target.Declared{}, err
-	}
-	files, err := s.repo.Files(dir.Hash, func(path string) bool { return path != releaseFile })
+	files, err := record.Files(s.repo, d.Tree, s.application)
 	if err != nil {
 		return target.Declared{}, err
 	}
 	return target.Declared{
 		Key:     s.key(),
-		Commit:  d.Commit.String(),
+		Commit:  d.Hash.String(),
 		Files:   files,
 		Release: target.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts},
 	}, nil
@@ -490,16 +452,16 @@ func (rc *Reconciler) declaredState(s *sight, d *declaration) (target.Declared, 
 const maxHistory = 500
 
 // fallback is the last declared state that was healthy to the end, nil for none.
-func (rc *Reconciler) fallback(s *sight) (*target.Declared, error) {
-	all, err := rc.history(s.repo, s.environment, maxHistory)
+func (rc *Reconciler) fallback(s *snapshot) (*target.Declared, error) {
+	all, err := record.History(s.repo, s.application, s.environment, maxHistory)
 	if err != nil {
 		return nil, err
 	}
 	for i, d := range all {
-		if ok, _ := d.Outcome.good(); i == 0 || !ok {
+		if i == 0 || !d.Outcome.Good() {
 			continue
 		}
-		f, err := rc.declaredState(s, &d)
+		f, err := rc.declaredState(s, d)
 		f.Sequence = s.Declared.Sequence - i
 		return &f, err
 	}

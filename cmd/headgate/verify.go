@@ -13,7 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/release"
-	"github.com/headgate-cd/headgate/reconciler"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
 func verifyCommand() command {
@@ -92,11 +92,11 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	if err != nil {
 		return err
 	}
-	var releases []reconciler.Release
+	var releases []record.Release
 	for _, rel := range list {
 		releases = append(releases, server.ToReconcile(rel, rel.Verify(r, signers)))
 	}
-	delivery, err := reconciler.Verify(ctx, r, signers, releases)
+	delivery, err := record.Verify(ctx, r, signers, releases)
 	if err != nil {
 		return err
 	}

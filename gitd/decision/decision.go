@@ -32,28 +32,26 @@ func ID(commit repo.Hash) string { return "d-" + commit.String()[:7] }
 
 // Save appends a record durably and returns its commit. Nothing that a policy
 // allows may happen before Save has returned nil. A record equal to the newest
-// one with the same question and subject is not written again.
+// one with the same question and subject is not written again: after a restart
+// nothing is news that was known before.
 func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (repo.Hash, error) {
 	for {
 		tip, err := r.Ref(Ref)
 		if err != nil {
 			return repo.Zero, fmt.Errorf("save decision: %w", err)
 		}
+		if saved, err := savedBefore(r, tip, rec); err != nil || saved != repo.Zero {
+			return saved, err
+		}
 		var parents []repo.Hash
 		if tip != repo.Zero {
 			parents = []repo.Hash{tip}
-			c, err := r.Commit(tip)
-			if err != nil {
-				return repo.Zero, fmt.Errorf("save decision: %w", err)
-			}
-			if repo.TrailerValue(c.Message, "Digest") == rec.Digest {
-				return tip, nil
-			}
 		}
 		commit, err := write(r, at, rec, parents)
 		if err != nil {
 			return repo.Zero, err
 		}
+
 		crash.Point("decision.written")
 		switch err := r.Move(ctx, Ref, tip, commit); {
 		case errors.Is(err, repo.ErrMoved):
@@ -64,4 +62,30 @@ func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (re
 		crash.Point("decision.saved")
 		return commit, nil
 	}
+}
+
+// recent bounds how far back savedBefore looks.
+const recent = 100
+
+// savedBefore finds a record, from tip on, if it is the newest with the same
+// question and subject.
+func savedBefore(r *repo.Repository, tip repo.Hash, rec Record) (repo.Hash, error) {
+	at := tip
+	for range recent {
+		if at == repo.Zero {
+			break
+		}
+		s, parent, err := read(r, at)
+		if err != nil && !errors.Is(err, ErrNone) {
+			return repo.Zero, fmt.Errorf("save decision: %w", err)
+		}
+		if s.Question == rec.Question && s.About == rec.About {
+			if s.Digest == rec.Digest {
+				return at, nil
+			}
+			break
+		}
+		at = parent
+	}
+	return repo.Zero, nil
 }

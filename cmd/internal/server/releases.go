@@ -7,7 +7,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/release"
-	"github.com/headgate-cd/headgate/reconciler"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
 // Releases implements show.Backend.
@@ -43,7 +43,7 @@ func (s *Server) Releases(ctx context.Context, a show.Actor, name string) ([]sho
 }
 
 // releasesOf is what the reconciler knows of releases, each verified.
-func (s *Server) releasesOf(r *repo.Repository) ([]reconciler.Release, error) {
+func (s *Server) releasesOf(r *repo.Repository) ([]record.Release, error) {
 	book := s.gate.Book(r.Name())
 	if book == nil {
 		return nil, nil
@@ -52,7 +52,7 @@ func (s *Server) releasesOf(r *repo.Repository) ([]reconciler.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []reconciler.Release
+	var all []record.Release
 	for _, rel := range list {
 		all = append(all, ToReconcile(rel, book.Verify(rel)))
 	}
@@ -60,15 +60,15 @@ func (s *Server) releasesOf(r *repo.Repository) ([]reconciler.Release, error) {
 }
 
 // ToReconcile is a release as the reconciler knows it.
-func ToReconcile(rel release.Release, verifies error) reconciler.Release {
-	to := reconciler.Release{
+func ToReconcile(rel release.Release, verifies error) record.Release {
+	to := record.Release{
 		Number: rel.Number, Commit: rel.Commit, By: rel.Manifest.By, Authors: rel.AlsoBy, Subject: rel.Subject, At: rel.Manifest.At, Verifies: verifies,
 	}
 	if len(rel.Changes) > 0 {
 		to.Change = rel.Changes[0]
 	}
 	for _, a := range rel.Artifacts {
-		to.Artifacts = append(to.Artifacts, reconciler.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
+		to.Artifacts = append(to.Artifacts, record.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
 	}
 	return to
 }

@@ -23,29 +23,30 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 const mainRef = "refs/heads/main"
 
-// house is a real store with the repository hello, a target whose reports the
+// harness is a real store with the repository hello, a target whose reports the
 // test decides, and a reconciler between them.
-type house struct {
+type harness struct {
 	store  *repo.Store
 	hello  *repo.Repository
 	target *fakeTarget
 	rc     *Reconciler
-	clock  *clockwork
+	clock  *fakeClock
 	config atomic.Pointer[access.Config]
 }
 
-// clockwork is a clock that stands until the test moves it.
-type clockwork struct {
+// fakeClock is a clock that stands until the test moves it.
+type fakeClock struct {
 	mu  sync.Mutex
 	now time.Time
 }
 
-func (c *clockwork) Now() time.Time {
+func (c *fakeClock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now
@@ -63,13 +64,13 @@ repositories:
   hello: {write: [ada, jun, sam]}
 `
 
-// openHouse opens the house in dir, making what is not there yet.
-func openHouse(ctx context.Context, dir string) (*house, error) {
+// openHarness opens the harness in dir, making what is not there yet.
+func openHarness(ctx context.Context, dir string) (*harness, error) {
 	signer, err := repo.OpenSigner(filepath.Join(dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
 	if err != nil {
 		return nil, err
 	}
-	h := &house{target: newFakeTarget(), clock: &clockwork{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}}
+	h := &harness{target: newFakeTarget(), clock: &fakeClock{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}}
 	if h.store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), signer); err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func openHouse(ctx context.Context, dir string) (*house, error) {
 }
 
 // setAccess puts a server.yaml in force; each %q in it is a user's key.
-func (h *house) setAccess(text string) error {
+func (h *harness) setAccess(text string) error {
 	var keys []any
 	for i := range strings.Count(text, "%q") {
 		seed := make([]byte, ed25519.SeedSize)
@@ -111,10 +112,10 @@ func (h *house) setAccess(text string) error {
 	return nil
 }
 
-// newHouse is openHouse for a test, with the reconciler running.
-func newHouse(t *testing.T) *house {
+// newHouse is openHarness for a test, with the reconciler running.
+func newHarness(t *testing.T) *harness {
 	t.Helper()
-	h, err := openHouse(t.Context(), t.TempDir())
+	h, err := openHarness(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func newHouse(t *testing.T) *house {
 }
 
 // start runs the reconciler until the test ends or stop is called.
-func (h *house) start(t *testing.T) (stop func()) {
+func (h *harness) start(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
@@ -144,17 +145,17 @@ var engine = sync.OnceValues(func() (*policies.Engine, error) { return policies.
 // tagged is what a release's tag says, in this test.
 type tagged struct {
 	By, Subject, Author string
-	Artifacts           []Artifact
+	Artifacts           []record.Artifact
 	Unverified          string
 }
 
 // taggedReleases reads refs/releases/*.
-func taggedReleases(r *repo.Repository) ([]Release, error) {
+func taggedReleases(r *repo.Repository) ([]record.Release, error) {
 	refs, err := r.Refs("refs/releases/")
 	if err != nil {
 		return nil, err
 	}
-	var all []Release
+	var all []record.Release
 	for _, ref := range refs {
 		t, err := r.Tag(ref.Hash)
 		if err != nil {
@@ -169,7 +170,7 @@ func taggedReleases(r *repo.Repository) ([]Release, error) {
 		if err := json.Unmarshal([]byte(text), &says); err != nil {
 			return nil, err
 		}
-		rel := Release{Number: n, Commit: t.Target, Change: n, By: says.By, Subject: says.Subject, At: t.Tagger.When, Artifacts: says.Artifacts}
+		rel := record.Release{Number: n, Commit: t.Target, Change: n, By: says.By, Subject: says.Subject, At: t.Tagger.When, Artifacts: says.Artifacts}
 		if says.Unverified != "" {
 			rel.Verifies = errors.New(says.Unverified)
 		}
@@ -180,7 +181,7 @@ func taggedReleases(r *repo.Repository) ([]Release, error) {
 
 // land puts a commit with these files on main and releases it. It returns the
 // release's number.
-func (h *house) land(ctx context.Context, says tagged, files map[string]string) (int, error) {
+func (h *harness) land(ctx context.Context, says tagged, files map[string]string) (int, error) {
 	tip, err := h.hello.Ref(mainRef)
 	if err != nil {
 		return 0, err
@@ -207,7 +208,7 @@ func (h *house) land(ctx context.Context, says tagged, files map[string]string) 
 	if says.Author != "" {
 		author = repo.Person{Name: says.Author, Email: says.Author + "@example.com"}
 	}
-	commit, err := h.hello.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents(tip), Author: author, At: h.clock.Now(), Message: says.Subject})
+	commit, err := h.hello.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(tip), Author: author, At: h.clock.Now(), Message: says.Subject})
 	if err != nil {
 		return 0, err
 	}
@@ -232,7 +233,7 @@ func (h *house) land(ctx context.Context, says tagged, files map[string]string) 
 
 // release lands a version of hello by a user: artifacts and compose files differ
 // with the version.
-func (h *house) release(t *testing.T, by, version string) int {
+func (h *harness) release(t *testing.T, by, version string) int {
 	t.Helper()
 	n, err := h.land(t.Context(), version1(by, version), helloFiles(version))
 	if err != nil {
@@ -242,7 +243,7 @@ func (h *house) release(t *testing.T, by, version string) int {
 }
 
 func version1(by, version string) tagged {
-	return tagged{By: by, Subject: "Say " + version, Artifacts: []Artifact{{Name: "hello", Digest: "sha256:" + strings.Repeat("a", 60) + version, Size: 10}}}
+	return tagged{By: by, Subject: "Say " + version, Artifacts: []record.Artifact{{Name: "hello", Digest: "sha256:" + strings.Repeat("a", 60) + version, Size: 10}}}
 }
 
 const helloYAML = `environments:
@@ -359,7 +360,7 @@ func (f *fakeTarget) Watch(k target.Key) (<-chan struct{}, func()) { return f.to
 const patience = time.Minute
 
 // eventually waits until an environment is as ok says.
-func (h *house) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {
+func (h *harness) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
@@ -375,19 +376,19 @@ func (h *house) eventually(t *testing.T, environment, what string, ok func(show.
 }
 
 // healthy waits until the environment is noted to be healthy with a release.
-func (h *house) healthy(t *testing.T, environment string, release int) show.Environment {
+func (h *harness) healthy(t *testing.T, environment string, release int) show.Environment {
 	t.Helper()
 	return h.eventually(t, environment, fmt.Sprintf("healthy with release %d", release), func(e show.Environment) bool {
 		if e.Release != release || e.State != show.Healthy || e.Declared == "" {
 			return false
 		}
 		at, _ := repo.ParseHash(e.Declared)
-		o, err := outcomeOf(h.hello, at)
+		o, err := record.OutcomeOf(h.hello, at)
 		return err == nil && o.State == target.Healthy
 	})
 }
 
-func (h *house) proposed(t *testing.T, environment string, release int) show.Promotion {
+func (h *harness) proposed(t *testing.T, environment string, release int) show.Promotion {
 	t.Helper()
 	h.eventually(t, environment, fmt.Sprintf("proposing release %d", release), func(e show.Environment) bool {
 		return e.Promotion != nil && e.Promotion.To == release

@@ -1,12 +1,11 @@
-package reconciler
+package record
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
 )
@@ -36,12 +35,11 @@ func (f Finding) String() string {
 // Verify proves from a clone alone, with nothing but the keys whose signatures
 // count, that every environment's branch is one line of signed commits, and
 // that each gave the environment exactly a release's bytes: the release exists,
-// verifies, and its folder with its manifest is what the commit holds. releases
+// verifies, and its directory with its manifest is what the commit holds. releases
 // are those of the clone, checked by the caller (Release.Verifies); a plain clone
-// has none of their tags, a mirror has. It reads
-// branches of the clone and, where there are none, those of its remotes. It
-// writes nothing. The error is for what keeps it from reading; what it finds
-// wrong are findings.
+// has none of their tags, a mirror has. It reads branches of the clone and, where
+// there are none, those of its remotes. It writes nothing. The error is for what
+// keeps it from reading; what it finds wrong are findings.
 func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers, releases []Release) (Verified, error) {
 	var v verification
 	v.repo, v.signers, v.releases = r, signers, map[int]Release{}
@@ -59,18 +57,6 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers, relea
 		}
 	}
 	return v.Verified, nil
-}
-
-func environmentRefs(r *repo.Repository) ([]repo.Ref, error) {
-	refs, err := r.Refs("refs/heads/env/")
-	if err != nil || len(refs) > 0 {
-		return refs, err
-	}
-	all, err := r.Refs("refs/remotes/")
-	return slices.DeleteFunc(all, func(ref repo.Ref) bool {
-		_, name, _ := strings.Cut(strings.TrimPrefix(ref.Name, "refs/remotes/"), "/")
-		return !strings.HasPrefix(name, "env/")
-	}), err
 }
 
 type verification struct {
@@ -108,12 +94,12 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		if len(c.ParentHashes) > 1 {
 			found("has %d parents; an environment is one line", len(c.ParentHashes))
 		}
-		if first, err := isBeginning(v.repo, at); err != nil {
+		if initial, err := IsInitial(v.repo, at); err != nil {
 			return err
-		} else if first {
+		} else if initial {
 			break // signed, which was checked, and empty
 		}
-		p, ok := parsePromotion(c.Message, c.TreeHash)
+		p, ok := ParsePromotion(c.Message, c.TreeHash)
 		if !ok {
 			found("does not read as a promotion: it names no release")
 		} else {
@@ -122,17 +108,17 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 				return err
 			}
 			trees[at] = apps
-			if p.RollbackOf != repo.Zero {
+			if b := p.Rollback; b != nil {
 				v.Rollbacks++
-				claims = append(claims, claim{at, p.Restores, apps})
-				if len(c.ParentHashes) == 0 || p.RollbackOf != c.ParentHashes[0] {
-					found("rolls back %s, which is not the commit before it", short(p.RollbackOf))
+				claims = append(claims, claim{at, b.Restores, apps})
+				if len(c.ParentHashes) == 0 || b.Of != c.ParentHashes[0] {
+					found("rolls back %s, which is not the commit before it", short(b.Of))
 				}
 			} else {
 				v.Promotions++
 			}
-			v.people(found, c.Message, p)
-			if err := v.decided(found, p); err != nil {
+			v.approvals(found, c.Message, p)
+			if err := v.decided(ctx, found, p); err != nil {
 				return err
 			}
 		}
@@ -159,17 +145,17 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 	held := false
 	for _, e := range top {
 		switch e.Name {
-		case "apps":
-		case "holds":
+		case applicationsDir:
+		case holdsDir:
 			held = true
 		default:
 			found("holds %s, which belongs to no application", e.Name)
 		}
 	}
-	if rollback := p.RollbackOf != repo.Zero; held != rollback {
+	if rollback := p.Rollback != nil; held != rollback {
 		found("hold: %t, rollback: %t; a rollback sets a hold and a promotion lifts it", held, rollback)
 	}
-	appsEntry, err := v.repo.Lookup(tree, "apps")
+	appsEntry, err := v.repo.Lookup(tree, applicationsDir)
 	if errors.Is(err, repo.ErrNoFile) {
 		found("holds no application")
 		return repo.Zero, nil
@@ -199,8 +185,8 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 	}
 	_, want, err := rendered(v.repo, rel, p.Path)
 	switch {
-	case errors.Is(err, errNoFolder):
-		found("names folder %s, which release %d does not have", p.Path, p.Release)
+	case errors.Is(err, ErrNoDirectory):
+		found("names directory %s, which release %d does not have", p.Path, p.Release)
 	case err != nil:
 		return repo.Zero, err
 	case want.Hash() != apps[0].Hash:
@@ -209,15 +195,9 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 	return appsEntry.Hash, nil
 }
 
-// people checks that every approval is of this content and counts it.
-func (v *verification) people(found func(string, ...any), message string, p Promotion) {
-	named := 0
-	for _, t := range repo.Trailers(message) {
-		if t.Key == approvedBy && t.Value != "policy" {
-			named++
-		}
-	}
-	if named != len(p.Approvals) {
+// approvals checks that every approval is of this content and counts it.
+func (v *verification) approvals(found func(string, ...any), message string, p Promotion) {
+	if named := approvalsNamed(message); named != len(p.Approvals) {
 		found("carries %d approvals, of which %d are of this content and of different people", named, len(p.Approvals))
 	}
 	v.Approvals += len(p.Approvals)
@@ -225,33 +205,33 @@ func (v *verification) people(found func(string, ...any), message string, p Prom
 
 // decided checks that the commit names a decision that allowed it, and the
 // record, when the clone has it.
-func (v *verification) decided(found func(string, ...any), p Promotion) error {
-	words := strings.Fields(p.Decision)
-	if len(words) != 3 || words[0] != string(policies.Auto) {
+func (v *verification) decided(ctx context.Context, found func(string, ...any), p Promotion) error {
+	if p.Decision.Decision != policies.Auto {
 		found("names no decision that allows it")
 		return nil
 	}
-	h, ok := repo.ParseHash(words[2])
-	if !ok {
-		found("names no decision that allows it")
-		return nil
-	}
-	if !v.repo.Has(h) {
+	at := p.Decision.Commit
+	if !v.repo.Has(at) {
 		return nil // a plain clone has branches only; the mirror has the records
 	}
-	kind, raw, err := v.repo.Raw(h)
+
+	kind, raw, err := v.repo.Raw(at)
 	if err != nil {
 		return err
 	}
 	if err := v.signers.VerifyObject(kind, raw); err != nil {
-		found("names decision %s, which %s", short(h), err)
+		found("names decision %s, which %s", decision.ID(at), err)
 	}
-	c, err := v.repo.Commit(h)
+	rec, err := decision.Read(ctx, v.repo, at)
+	if errors.Is(err, decision.ErrNone) {
+		found("names decision %s, which is not in the log of decisions", decision.ID(at))
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	if repo.TrailerValue(c.Message, "Decision") != string(policies.Auto) || repo.TrailerValue(c.Message, "Policy") != p.Policy {
-		found("names decision %s, which does not allow it", short(h))
+	if rec.Answer != string(policies.Auto) || rec.Policy != p.Policy {
+		found("names decision %s, which does not allow it", decision.ID(at))
 	}
 	v.Decisions++
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
 // email is the address under which an approval names a user.
@@ -22,14 +23,14 @@ func (rc *Reconciler) email(user string) string {
 }
 
 // mayWrite refuses who may not write the repository, and names who may.
-func (rc *Reconciler) mayWrite(s *sight, by show.Actor, what string) error {
+func (rc *Reconciler) mayWrite(s *snapshot, by show.Actor, what string) error {
 	access := rc.Access()
-	if access.MayWrite(by.Name, s.app) {
+	if access.MayWrite(by.Name, s.application) {
 		return nil
 	}
 	return &show.Error{Kind: show.Forbidden,
-		What: fmt.Sprintf("%s may not %s %s of %s", someone(by), what, s.environment, s.app),
-		Hint: "ask one of: " + list(rc.writers(s.app))}
+		What: fmt.Sprintf("%s may not %s %s of %s", someone(by), what, s.environment, s.application),
+		Hint: "ask one of: " + list(rc.writers(s.application))}
 }
 
 func someone(by show.Actor) string {
@@ -53,10 +54,10 @@ func (rc *Reconciler) writers(repository string) []string {
 
 // approvers are the users whose approval of the open proposal would count and
 // is not there yet.
-func (rc *Reconciler) approvers(s *sight, authors []string) []string {
+func (rc *Reconciler) approvers(s *snapshot, authors []string) []string {
 	var names []string
 	for _, u := range rc.Access().Users() {
-		if rc.whyNotApprove(s, u.Name, authors) == "" && !approved(s.proposal.Approvals, u.Name) {
+		if rc.whyNotApprove(s, u.Name, authors) == "" && !record.ApprovedBy(s.Proposal.Approvals, u.Name) {
 			names = append(names, u.Name)
 		}
 	}
@@ -64,14 +65,14 @@ func (rc *Reconciler) approvers(s *sight, authors []string) []string {
 }
 
 // whyNotApprove says why a user's approval would not count, "" when it would.
-func (rc *Reconciler) whyNotApprove(s *sight, user string, authors []string) string {
+func (rc *Reconciler) whyNotApprove(s *snapshot, user string, authors []string) string {
 	access := rc.Access()
 	if from := s.settings.Approvals.From; from != "" && s.settings.Approvals.Count > 0 {
-		if !slices.Contains(access.Members(from), user) || !access.MayRead(user, s.app) {
+		if !slices.Contains(access.Members(from), user) || !access.MayRead(user, s.application) {
 			return fmt.Sprintf("%s is not in the group %s", someone(show.Actor{Name: user}), from)
 		}
-	} else if !access.MayWrite(user, s.app) {
-		return fmt.Sprintf("%s may not write %s", someone(show.Actor{Name: user}), s.app)
+	} else if !access.MayWrite(user, s.application) {
+		return fmt.Sprintf("%s may not write %s", someone(show.Actor{Name: user}), s.application)
 	}
 	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, user) {
 		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, user)
@@ -80,7 +81,7 @@ func (rc *Reconciler) whyNotApprove(s *sight, user string, authors []string) str
 }
 
 // mayApprove refuses who may not approve the open proposal, and names who may.
-func (rc *Reconciler) mayApprove(ctx context.Context, s *sight, by show.Actor) error {
+func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by show.Actor) error {
 	authors, err := rc.authors(ctx, s)
 	if err != nil {
 		return err
@@ -89,7 +90,7 @@ func (rc *Reconciler) mayApprove(ctx context.Context, s *sight, by show.Actor) e
 	if why == "" {
 		return nil
 	}
-	e := &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("%s may not approve release %d for %s of %s", someone(by), s.Proposal.Release, s.environment, s.app),
+	e := &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("%s may not approve release %d for %s of %s", someone(by), s.Proposal.Release, s.environment, s.application),
 		Where: []string{why}}
 	if who := rc.approvers(s, authors); len(who) > 0 {
 		e.Hint = "ask one of: " + list(who)
@@ -99,32 +100,19 @@ func (rc *Reconciler) mayApprove(ctx context.Context, s *sight, by show.Actor) e
 	return e
 }
 
-// maxNames bounds a list of people in a sentence.
-const maxNames = 8
-
-func list(names []string) string {
-	if len(names) == 0 {
-		return "nobody"
-	}
-	if n := len(names); n > maxNames {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), n-maxNames)
-	}
-	return strings.Join(names, ", ")
-}
-
 // maxCommits bounds whose commits are looked at for one proposal.
 const maxCommits = 20000
 
 // authors are the users who made what the open proposal carries: who pushed the
 // changes, and whose addresses the commits name as author or co-author. The
 // latter are unproven, which is safe: a claim only ever takes a vote away.
-func (rc *Reconciler) authors(ctx context.Context, s *sight) ([]string, error) {
+func (rc *Reconciler) authors(ctx context.Context, s *snapshot) ([]string, error) {
 	var users []string
 	for _, rel := range s.carried(s.Proposal.Release) {
 		users = append(users, rel.By)
 		users = append(users, rel.Authors...)
 	}
-	emails, err := rc.emailsBetween(ctx, s.repo, s.sourceDeclared(), s.proposal.Source)
+	emails, err := rc.emailsBetween(ctx, s.repo, s.sourceDeclared(), s.Proposal.Source)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,147 @@
+package record
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// Outcome is the note on an environment commit: what happened to it. It changes
+// when the state does, not with every report. The zero Outcome is that of a
+// commit that nothing was reported about yet.
+type Outcome struct {
+	State        target.State `json:"state,omitempty"`
+	Since        time.Time    `json:"since,omitzero"`         // of State
+	HealthySince time.Time    `json:"healthy_since,omitzero"` // while State is healthy: no interruption is known since
+	FailedAt     time.Time    `json:"failed_at,omitzero"`     // last time it failed, if ever
+	Message      string       `json:"message,omitempty"`
+	Services     []Served     `json:"services,omitempty"`
+	Covers       []Covered    `json:"covers,omitempty"` // newer releases with the same content
+}
+
+// Served is one service when the state was reached.
+type Served struct {
+	Name      string `json:"name"`
+	Release   int    `json:"release,omitempty"`
+	URL       string `json:"url,omitempty"`
+	Instances int    `json:"instances"`
+}
+
+// Covered is a release that needed no commit: its content was declared already.
+type Covered struct {
+	Release int    `json:"release"`
+	Commit  string `json:"commit"`
+}
+
+// Report is what a target reports about a commit.
+type Report struct {
+	Commit  string // of the environment
+	State   target.State
+	Since   time.Time
+	Message string
+	Serving []Served
+}
+
+// maxMessage bounds the message of a report that is kept, in bytes.
+const maxMessage = 1000
+
+// Next is the outcome of a commit after a report, and whether it is news. Silence
+// is never news, and neither is a target that, after a restart of the server,
+// brings up again what was healthy: only its result is.
+func (o Outcome) Next(commit repo.Hash, report Report) (Outcome, bool) {
+	since := report.Since.UTC().Truncate(time.Second)
+	if report.Commit != commit.String() {
+		return o, false
+	}
+
+	n := o
+	switch report.State {
+	case target.Converging:
+		if o.State == target.Converging || o.State == target.Healthy {
+			return o, false
+		}
+		n.HealthySince = time.Time{}
+	case target.Healthy:
+		if o.State == target.Healthy && !since.After(o.HealthySince) {
+			return o, false
+		}
+		n.HealthySince = since
+	case target.Degraded:
+		if o.State == target.Degraded {
+			return o, false
+		}
+		n.HealthySince = time.Time{}
+	case target.Failed:
+		if o.State == target.Failed {
+			return o, false
+		}
+		n.HealthySince, n.FailedAt = time.Time{}, since
+	default:
+		return o, false
+	}
+	n.State, n.Since, n.Message, n.Services = report.State, since, terminal.Message(report.Message, maxMessage), report.Serving
+	return n, true
+}
+
+// Good reports whether the commit was healthy to the end, which is until it was
+// superseded, or until now.
+func (o Outcome) Good() bool { return o.FailedAt.IsZero() && o.State == target.Healthy }
+
+// Newest is the newest release that the commit stands for, at least release, and
+// the landed commit of it where that is not the one of release.
+func (o Outcome) Newest(release int, source repo.Hash) (int, repo.Hash) {
+	for _, c := range o.Covers {
+		if h, ok := repo.ParseHash(c.Commit); ok && c.Release > release {
+			release, source = c.Release, h
+		}
+	}
+	return release, source
+}
+
+// maxCovers bounds the list of covered releases in a note; the newest matter.
+const maxCovers = 200
+
+// WithCover is the outcome of a commit that also stands for a newer release.
+func (o Outcome) WithCover(c Covered) Outcome {
+	if slices.Contains(o.Covers, c) {
+		return o
+	}
+	o.Covers = append(slices.Clone(o.Covers), c)
+	if n := len(o.Covers); n > maxCovers {
+		o.Covers = o.Covers[n-maxCovers:]
+	}
+	return o
+}
+
+// Encode writes the note.
+func (o Outcome) Encode() ([]byte, error) {
+	data, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode outcome: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// ParseOutcome reads a note. One that cannot be read says nothing, and nothing
+// is never healthy.
+func ParseOutcome(data []byte) Outcome {
+	var o Outcome
+	if err := json.Unmarshal(data, &o); err != nil {
+		return Outcome{}
+	}
+	return o
+}
+
+// OutcomeOf reads the note on an environment commit.
+func OutcomeOf(r *repo.Repository, commit repo.Hash) (Outcome, error) {
+	data, err := r.Note(Outcomes, commit)
+	if err != nil || data == nil {
+		return Outcome{}, err
+	}
+	return ParseOutcome(data), nil
+}

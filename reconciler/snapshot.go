@@ -1,0 +1,228 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/reconciler/record"
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// snapshot is one environment of a repository as it was read at one instant: the
+// View that Plan decides on, and what acting and showing need besides.
+type snapshot struct {
+	View
+	repo        *repo.Repository
+	application string
+	environment string
+	settings    headgateyaml.Environment
+	branchTip   repo.Hash                // of the gated branch
+	landed      []record.Release         // ascending
+	actual      target.Observed          // Observed, whole
+	before      headgateyaml.Environment // settings of Upstream
+	evaluated   *evaluation              // of Decision
+}
+
+// load reads everything that matters about an environment. It writes objects
+// (the trees that would be promoted) but moves nothing.
+func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment string) (*snapshot, error) {
+	s := &snapshot{repo: r, application: r.Name(), environment: environment}
+	s.Now = rc.now()
+	all, tip, err := rc.environments(r)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment })
+	if i < 0 {
+		return nil, noEnvironment(r.Name(), environment, all)
+	}
+	s.settings, s.branchTip = all[i], tip
+
+	if s.landed, err = rc.releases(r); err != nil {
+		return nil, err
+	}
+	for _, rel := range s.landed {
+		s.Releases = append(s.Releases, rel.Number)
+	}
+	if err := rc.loadDeclared(ctx, s); err != nil {
+		return nil, err
+	}
+	s.actual = rc.observed(s.settings, s.key())
+	s.Observed = observedOf(s.actual)
+	if err := rc.loadUpstream(s, all); err != nil {
+		return nil, err
+	}
+	if s.Proposal, err = record.ProposalFor(r, environment); err != nil {
+		return nil, err
+	}
+	return s, s.loadWanted()
+}
+
+// loadDeclared reads what is declared now, or the initial commit.
+func (rc *Reconciler) loadDeclared(ctx context.Context, s *snapshot) error {
+	tip, err := record.Tip(s.repo, s.application, s.environment)
+	if err != nil {
+		return err
+	}
+	if tip == nil {
+		s.Initial, err = s.repo.Ref(record.EnvironmentRef(s.environment))
+		return err
+	}
+	count, err := rc.sequence(ctx, s.repo, tip.Hash, tip.Parent)
+	s.Declared = &Declared{Commit: *tip, Sequence: count}
+	return err
+}
+
+// loadUpstream reads the environment that this one comes after.
+func (rc *Reconciler) loadUpstream(s *snapshot, all []headgateyaml.Environment) (err error) {
+	after := s.settings.After
+	if after == "" {
+		return nil
+	}
+	s.Upstream = &Upstream{Name: after}
+	if i := slices.IndexFunc(all, func(e headgateyaml.Environment) bool { return e.Name == after }); i >= 0 {
+		s.before = all[i]
+		s.Upstream.Observed = observedOf(rc.observed(all[i], s.keyIn(after)))
+	}
+	s.Upstream.Declared, err = record.Tip(s.repo, s.application, after)
+	return err
+}
+
+// key names what the environment's target converges.
+func (s *snapshot) key() target.Key { return s.keyIn(s.environment) }
+
+func (s *snapshot) keyIn(environment string) target.Key {
+	return target.Key{Repository: s.repo.Name(), Application: s.application, Environment: environment}
+}
+
+// loadWanted renders the release that ought to come next.
+func (s *snapshot) loadWanted() error {
+	wanted := Want(s.View)
+	if wanted == 0 {
+		return nil
+	}
+	rel, _ := s.release(wanted)
+	s.Wanted = &Rendered{Release: wanted, Unproven: rel.Verifies != nil}
+	if p := s.settings.Path; p != strings.Join(strings.Fields(p), " ") {
+		s.Wanted.Problem = OddPath
+		return nil
+	}
+
+	base := repo.Zero
+	if s.Declared != nil {
+		base = s.Declared.Tree
+	}
+	tree, err := record.Render(s.repo, base, s.application, rel, s.settings.Path)
+	if errors.Is(err, record.ErrNoDirectory) {
+		s.Wanted.Problem = NoDirectory
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.Wanted.Tree = tree
+	if s.Declared != nil && s.Declared.Held == nil && rel.Verifies == nil {
+		s.Wanted.Same, err = record.SameContent(s.repo, base, s.application, rel, s.settings.Path)
+	}
+	return err
+}
+
+// problem says why the wanted release cannot be declared, "" when it can.
+func (s *snapshot) problem() string {
+	if s.Wanted == nil {
+		return ""
+	}
+	switch s.Wanted.Problem {
+	case NoDirectory:
+		return fmt.Sprintf("release %d has no directory %s, which headgate.yaml gives as the path of %s",
+			s.Wanted.Release, s.settings.Path, s.environment)
+	case OddPath:
+		return fmt.Sprintf("the path %q of environment %s holds unusual white space", s.settings.Path, s.environment)
+	}
+	return ""
+}
+
+// release finds a release by number.
+func (s *snapshot) release(number int) (record.Release, bool) {
+	i, ok := slices.BinarySearchFunc(s.landed, number, func(r record.Release, n int) int { return r.Number - n })
+	if !ok {
+		return record.Release{}, false
+	}
+	return s.landed[i], true
+}
+
+// carried are the releases that promoting to would bring, newest first.
+func (s *snapshot) carried(to int) []record.Release {
+	var rs []record.Release
+	for _, r := range slices.Backward(s.landed) {
+		if r.Number > s.covers() && r.Number <= to {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+// sourceDeclared is the landed commit that the environment runs, Zero for none.
+func (s *snapshot) sourceDeclared() repo.Hash {
+	if s.Declared == nil {
+		return repo.Zero
+	}
+	return s.Declared.CoveredSource()
+}
+
+// proposedRelease is that of the open proposal, 0 for none.
+func (s *snapshot) proposedRelease() int {
+	if s.Proposal == nil {
+		return 0
+	}
+	return s.Proposal.Release
+}
+
+// openProposal reports whether there is a proposal that a person could be asked
+// about: one by this server on the present state.
+func (s *snapshot) openProposal() bool {
+	return s.Proposal != nil && s.Proposal.ID != "" && s.Proposal.Parent == s.tip()
+}
+
+// sequence is a commit's place in its environment's branch, from 1.
+func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit, parent repo.Hash) (int, error) {
+	key := r.Name() + " " + commit.String()
+	if n, ok := rc.sequences.get(key); ok {
+		return n, nil
+	}
+	if n, ok := rc.sequences.get(r.Name() + " " + parent.String()); ok {
+		rc.sequences.put(key, n+1)
+		return n + 1, nil
+	}
+
+	out, err := r.Git(ctx, "rev-list", "--count", "--end-of-options", commit.String())
+	if err != nil {
+		return 0, fmt.Errorf("count commits of an environment of %s: %w", r.Name(), err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		return 0, fmt.Errorf("count commits of an environment of %s: git answered %q", r.Name(), out)
+	}
+	rc.sequences.put(key, n)
+	return n, nil
+}
+
+// observedOf is what of a target's report matters to Plan and to notes.
+func observedOf(o target.Observed) record.Report {
+	report := record.Report{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message}
+	for _, u := range o.Units {
+		report.Serving = append(report.Serving, record.Served{
+			Name:      u.Name,
+			Release:   u.Release,
+			URL:       u.URL,
+			Instances: len(u.Instances),
+		})
+	}
+	return report
+}
