@@ -9,6 +9,7 @@
 package headgateyaml
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"path"
@@ -35,7 +36,8 @@ func Schema() []byte { return slices.Clone(schema) }
 type File struct {
 	Build        Build
 	Land         Land
-	Environments []Environment // in the order of the file
+	Applications []Application // in the order of the file; none: the repository is one
+	Environments []Environment // of all applications, in the order of the file
 }
 
 // Build says how a change is built and tested.
@@ -65,15 +67,26 @@ const Services = "services"
 // Targets are the names of all targets.
 var Targets = []string{Services}
 
+// Application is one of several in a repository, with environments of its own.
+type Application struct {
+	Name      string
+	Path      string   // directory that paths of its environments begin at
+	Artifacts []string // those of a release that are its own; nil: all
+	Line      int      // in the file, for messages
+}
+
 // Environment is somewhere releases run.
 type Environment struct {
-	Name      string
-	Target    string // one of Targets
-	Path      string // folder in the tree that declares it
-	After     string // environment a release must be healthy in first; "" for none
-	Soak      time.Duration
-	Approvals Approvals
-	Line      int // in the file, for messages
+	Name        string // no two of a repository have the same
+	Application string // that runs there; "" is the one that bears the repository's name
+	Target      string // one of Targets
+	Path        string // directory in the tree that declares it
+	After       string // environment a release must be healthy in first; "" for none
+	Soak        time.Duration
+	Approvals   Approvals
+	Line        int // in the file, for messages
+
+	afterLine int
 }
 
 // Approvals says whose yes a promotion needs.
@@ -104,6 +117,16 @@ func (f *File) Environment(name string) (Environment, bool) {
 	return Environment{}, false
 }
 
+// Application finds an application by name.
+func (f *File) Application(name string) (Application, bool) {
+	for _, a := range f.Applications {
+		if a.Name == name {
+			return a, true
+		}
+	}
+	return Application{}, false
+}
+
 // text is the file as it is written.
 type text struct {
 	Build struct {
@@ -116,6 +139,13 @@ type text struct {
 		Branches []string `yaml:"branches"`
 		Strategy *string  `yaml:"strategy"`
 	} `yaml:"land"`
+	Environments yaml.Node `yaml:"environments"`
+	Applications yaml.Node `yaml:"applications"`
+}
+
+type applicationText struct {
+	Path         *string   `yaml:"path"`
+	Artifacts    []string  `yaml:"artifacts"`
 	Environments yaml.Node `yaml:"environments"`
 }
 
@@ -135,6 +165,8 @@ type approvalsText struct {
 
 var (
 	environmentForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	applicationForm = environmentForm
+	artifactForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 	groupForm       = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	branchForm      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
 )
@@ -142,6 +174,8 @@ var (
 // Limits of one file.
 const (
 	maxEnvironments = 50
+	maxApplications = 50
+	maxArtifacts    = 100
 	maxTimeout      = 36 * time.Hour // spec/codebuild.md: at most 2160 minutes
 	maxSoak         = 90 * 24 * time.Hour
 	maxApprovals    = 50
@@ -159,7 +193,7 @@ func Parse(file string, data []byte) (*File, error) {
 		return nil, err
 	}
 	if top.Kind != yaml.MappingNode {
-		return nil, yamlfile.Problems{{File: file, Line: top.Line, What: "is no mapping of keys to values", Fix: `begin with a key, such as "environments:"`}}
+		return nil, yamlfile.Problems{{File: file, Line: top.Line, What: "is not a mapping of keys to values", Fix: `begin with a key, such as "environments:"`}}
 	}
 	var t text
 	if err := yamlfile.DecodeNode(file, top, &t); err != nil {
@@ -168,7 +202,10 @@ func Parse(file string, data []byte) (*File, error) {
 	r := reader{file: file, top: top}
 	r.build(t, f)
 	r.land(t, f)
-	r.environments(&t.Environments, f)
+	r.environments(&t.Environments, Application{}, f)
+	r.applications(&t.Applications, f)
+	r.unique(f)
+	r.order(f)
 	return f, r.problems.Err()
 }
 
@@ -229,7 +266,7 @@ func (r *reader) land(t text, f *File) {
 			line := r.line("land", "branches")
 			switch {
 			case !branchForm.MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, "/") || strings.HasSuffix(b, ".") || strings.Contains(b, "/.") || strings.Contains(b+"/", ".lock/"):
-				r.problem(line, "", "%q is no branch name", b)
+				r.problem(line, "", "invalid branch name %q", b)
 			case strings.HasPrefix(b, "env/") || strings.HasPrefix(b, "promote/"):
 				r.problem(line, "", "branch %q belongs to the server", b)
 			}
@@ -247,48 +284,137 @@ func (r *reader) land(t text, f *File) {
 	}
 }
 
-func (r *reader) environments(n *yaml.Node, f *File) {
+func (r *reader) applications(n *yaml.Node, f *File) {
 	if n.Kind == 0 || n.Tag == "!!null" {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		r.problem(n.Line, `write "staging: {target: services, path: deploy/staging}" below it`, "environments is no mapping of names to environments")
+		r.problem(n.Line, `write "web: {environments: {web-staging: {target: services}}}" below it`,
+			"applications is not a mapping of names to applications")
 		return
 	}
 	r.problems = append(r.problems, yamlfile.DuplicateKeys(r.file, n)...)
 	for key, value := range yamlfile.Pairs(n) {
-		f.Environments = append(f.Environments, r.environment(key, value))
+		if len(f.Applications) == maxApplications {
+			r.problem(key.Line, "split the repository", "holds more than %d applications", maxApplications)
+			return
+		}
+		r.application(key, value, f)
 	}
-	if len(f.Environments) > maxEnvironments {
-		r.problem(n.Line, "", "holds %d environments, over the limit of %d", len(f.Environments), maxEnvironments)
+}
+
+func (r *reader) application(key, value *yaml.Node, f *File) {
+	a := Application{Name: key.Value, Path: key.Value, Line: key.Line}
+	if !applicationForm.MatchString(a.Name) {
+		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid application name %q", a.Name)
+	}
+	if value.Kind != yaml.MappingNode {
+		r.problem(value.Line, "write {environments: {"+a.Name+"-staging: {target: services}}}", "application %q is not a mapping", a.Name)
 		return
 	}
-	var names []string
-	for _, e := range f.Environments {
-		names = append(names, e.Name)
+	var t applicationText
+	if err := yamlfile.DecodeNode(r.file, value, &t); err != nil {
+		ps, _ := yamlfile.ProblemsIn(err)
+		r.problems = append(r.problems, ps...)
+		return
 	}
+	if t.Path != nil {
+		a.Path = *t.Path
+		r.path(a.Path, lineOf(value, "path"), "path")
+	}
+	a.Artifacts = t.Artifacts
+	if t.Artifacts != nil && (len(a.Artifacts) == 0 || len(a.Artifacts) > maxArtifacts) {
+		r.problem(lineOf(value, "artifacts"), fmt.Sprintf("name 1 to %d, or leave it out for all", maxArtifacts),
+			"application %q has %d artifacts", a.Name, len(a.Artifacts))
+	}
+	for _, name := range a.Artifacts {
+		if !artifactForm.MatchString(name) {
+			r.problem(lineOf(value, "artifacts"), "name it as buildspec.yml does", "invalid artifact name %q", name)
+		}
+	}
+	f.Applications = append(f.Applications, a)
+	r.environments(&t.Environments, a, f)
+}
+
+// lineOf is the line of a key of a mapping.
+func lineOf(n *yaml.Node, name string) int {
+	for key := range yamlfile.Pairs(n) {
+		if key.Value == name {
+			return key.Line
+		}
+	}
+	return n.Line
+}
+
+func (r *reader) environments(n *yaml.Node, of Application, f *File) {
+	if n.Kind == 0 || n.Tag == "!!null" {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		r.problem(n.Line, `write "staging: {target: services, path: deploy/staging}" below it`, "environments is not a mapping of names to environments")
+		return
+	}
+	r.problems = append(r.problems, yamlfile.DuplicateKeys(r.file, n)...)
+	for key, value := range yamlfile.Pairs(n) {
+		if len(f.Environments) == maxEnvironments {
+			r.problem(key.Line, "", "holds more than %d environments", maxEnvironments)
+			return
+		}
+		f.Environments = append(f.Environments, r.environment(key, value, of))
+	}
+}
+
+// unique says which environments have the name of an earlier one of another
+// application: the branch env/<name> has one history.
+func (r *reader) unique(f *File) {
+	first := map[string]Environment{}
 	for _, e := range f.Environments {
-		line := r.line("environments", e.Name, "after")
+		if by, taken := first[e.Name]; taken && by.Application != e.Application {
+			r.problem(e.Line, fmt.Sprintf("give it a name of its own, such as %q", cmp.Or(e.Application, "main")+"-"+e.Name),
+				"environment %q is already defined on line %d", e.Name, by.Line)
+			continue
+		}
+		first[e.Name] = e
+	}
+}
+
+// order checks that environments come after others of their application, and
+// not in a circle.
+func (r *reader) order(f *File) {
+	for _, e := range f.Environments {
 		if e.After == "" {
 			continue
+		}
+		var names []string
+		for _, other := range f.Environments {
+			if other.Application == e.Application {
+				names = append(names, other.Name)
+			}
 		}
 		if !slices.Contains(names, e.After) {
 			fix := "environments here: " + strings.Join(names, ", ")
 			if near, ok := yamlfile.Nearest(e.After, names); ok {
 				fix = fmt.Sprintf("did you mean %q?", near)
 			}
-			r.problem(line, fix, "environment %q comes after %q, which is not defined", e.Name, e.After)
+			what := "is not defined"
+			if other, ok := f.Environment(e.After); ok {
+				what = "is of another application"
+				if other.Application != "" {
+					what = "is of application " + other.Application
+				}
+			}
+			r.problem(e.afterLine, fix, "environment %q comes after %q, which %s", e.Name, e.After, what)
 			continue
 		}
-		way := []string{e.Name}
+		chain := []string{e.Name}
 		for at := e; at.After != ""; {
-			way = append(way, at.After)
+			chain = append(chain, at.After)
 			if at.After == e.Name {
-				r.problem(line, "one of them must come first", "environments wait for each other: %s", strings.Join(way, " after "))
+				r.problem(e.afterLine, "one of them must come first", "environments wait for each other: %s", strings.Join(chain, " after "))
 				break
 			}
 			next, ok := f.Environment(at.After)
-			if !ok || len(way) > len(names) {
+			if !ok || len(chain) > len(names) {
 				break
 			}
 			at = next
@@ -296,13 +422,19 @@ func (r *reader) environments(n *yaml.Node, f *File) {
 	}
 }
 
-func (r *reader) environment(key, value *yaml.Node) Environment {
-	e := Environment{Name: key.Value, Path: path.Join("deploy", key.Value), Target: Services, Line: key.Line}
+func (r *reader) environment(key, value *yaml.Node, of Application) Environment {
+	e := Environment{
+		Name:        key.Value,
+		Application: of.Name,
+		Target:      Services,
+		Path:        path.Join(of.Path, "deploy", key.Value),
+		Line:        key.Line,
+	}
 	if !environmentForm.MatchString(e.Name) {
-		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "%q is no name for an environment", e.Name)
+		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid environment name %q", e.Name)
 	}
 	if value.Kind != yaml.MappingNode {
-		r.problem(value.Line, "write {target: services, path: deploy/"+e.Name+"}", "environment %q is no mapping", e.Name)
+		r.problem(value.Line, "write {target: services, path: deploy/"+e.Name+"}", "environment %q is not a mapping", e.Name)
 		return e
 	}
 	var t environmentText
@@ -312,7 +444,7 @@ func (r *reader) environment(key, value *yaml.Node) Environment {
 		}
 		return e
 	}
-	line := func(key string) int { return r.line("environments", e.Name, key) }
+	line := func(key string) int { return lineOf(value, key) }
 	switch {
 	case t.Target == nil:
 		r.problem(key.Line, "add target: services", "environment %q has no target", e.Name)
@@ -326,11 +458,12 @@ func (r *reader) environment(key, value *yaml.Node) Environment {
 		e.Target = *t.Target
 	}
 	if t.Path != nil {
-		e.Path = *t.Path
-		r.path(e.Path, line("path"), "path")
+		r.path(*t.Path, line("path"), "path")
+		e.Path = path.Join(of.Path, *t.Path)
 	}
 	if t.After != nil {
 		e.After = *t.After
+		e.afterLine = line("after")
 	}
 	if t.Soak != nil {
 		e.Soak = r.duration(*t.Soak, line("soak"), "soak", 0, maxSoak)
@@ -363,13 +496,13 @@ func (r *reader) approvals(n *yaml.Node, e *Environment) {
 		r.problem(n.Line, fmt.Sprintf("use 0 to %d", maxApprovals), "%d approvals cannot be asked for", t.Count)
 	}
 	if t.From != "" && !groupForm.MatchString(t.From) {
-		r.problem(n.Line, "name a group of server.yaml", "%q is no group name", t.From)
+		r.problem(n.Line, "name a group of server.yaml", "invalid group name %q", t.From)
 	}
 }
 
 func (r *reader) path(p string, line int, what string) {
 	if p == "" || path.IsAbs(p) || path.Clean(p) != p || p == ".." || strings.HasPrefix(p, "../") || p == "." || strings.ContainsAny(p, "\x00\n\\") || len(p) > 1000 {
-		r.problem(line, "give a path from the top of the repository, such as deploy/staging", "%s %q is no path in the repository", what, p)
+		r.problem(line, "give a path from the top of the repository, such as deploy/staging", "invalid %s %q", what, p)
 	}
 }
 
@@ -377,7 +510,7 @@ func (r *reader) duration(s string, line int, what string, least, most time.Dura
 	d, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
-		r.problem(line, "write a number and a unit, such as 90s, 20m or 1h30m", "%s %q is no duration", what, s)
+		r.problem(line, "write a number and a unit, such as 90s, 20m or 1h30m", "invalid %s %q", what, s)
 	case d < least || d > most:
 		r.problem(line, fmt.Sprintf("use %s to %s", least, most), "%s %s is out of bounds", what, s)
 	}

@@ -30,8 +30,8 @@ func TestParseKeepsEverything(t *testing.T) {
 		Land:  Land{[]string{"main", "release/1"}, FastForward},
 		Environments: []Environment{
 			{Name: "staging", Target: "services", Path: "deploy/staging", Line: 4},
-			{Name: "production", Target: "services", Path: "ops", After: "staging", Soak: 10 * time.Minute, Approvals: Approvals{2, "release", true}, Line: 5},
-			{Name: "extra", Target: "services", Path: "deploy/extra", After: "staging", Approvals: Approvals{Count: 1}, Line: 6},
+			{Name: "production", Target: "services", Path: "ops", After: "staging", Soak: 10 * time.Minute, Approvals: Approvals{2, "release", true}, Line: 5, afterLine: 5},
+			{Name: "extra", Target: "services", Path: "deploy/extra", After: "staging", Approvals: Approvals{Count: 1}, Line: 6, afterLine: 6},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -64,32 +64,44 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "full", in: full},
 		{name: "land alone", in: "land: {branches: [main]}"},
 		{name: "no environments", in: "environments:\n"},
-		{name: "a list", in: "[a]", want: "headgate.yaml:1: is no mapping"},
+		{name: "a list", in: "[a]", want: "headgate.yaml:1: is not a mapping"},
 		{name: "slip", in: "environments:\n  staging:\n    taget: services\n", want: `headgate.yaml:3: unknown key "taget" here; did you mean "target"?`},
 		{name: "later key", in: "schedules: []", want: `headgate.yaml:1: unknown key "schedules"`},
 		{name: "no target", in: "environments:\n  staging: {}\n", want: `headgate.yaml:2: environment "staging" has no target; add target: services`},
 		{name: "other target", in: "environments:\n  staging: {target: hosts}\n", want: `headgate.yaml:2: environment "staging" has the target "hosts", which this server does not have; use services`},
 		{name: "misspelt target", in: "environments:\n  staging:\n    target: servcies\n", want: `headgate.yaml:3: environment "staging" has the target "servcies", which this server does not have; did you mean "services"?`},
 		{name: "image", in: "build: {image: golang}", want: `image "golang" is not in this version`},
-		{name: "environment name", in: "environments:\n  Staging: {target: services}\n", want: `"Staging" is no name for an environment`},
+		{name: "environment name", in: "environments:\n  Staging: {target: services}\n", want: `invalid environment name "Staging"`},
 		{name: "after nothing", in: "environments:\n  a: {target: services, after: stagin}\n  staging: {target: services}\n", want: `headgate.yaml:2: environment "a" comes after "stagin", which is not defined; did you mean "staging"?`, schemaBlind: true},
 		{name: "circle", in: "environments:\n  a: {target: services, after: b}\n  b: {target: services, after: a}\n", want: "environments wait for each other: a after b after a", schemaBlind: true},
 		{name: "itself", in: "environments:\n  a: {target: services, after: a}\n", want: "a after a", schemaBlind: true},
 		{name: "soak after none", in: "environments:\n  a: {target: services, soak: 1h}\n", want: "comes after none"},
-		{name: "soak", in: "environments:\n  s: {target: services}\n  a: {target: services, after: s, soak: soon}\n", want: `soak "soon" is no duration`},
+		{name: "soak", in: "environments:\n  s: {target: services}\n  a: {target: services, after: s, soak: soon}\n", want: `invalid soak "soon"`},
 		{name: "timeout", in: "build: {timeout: 100h}", want: "out of bounds", schemaBlind: true},
 		{name: "strategy", in: "land: {strategy: marge}", want: `did you mean "merge"?`},
 		{name: "no branch", in: "land: {branches: []}", want: "no branch would be gated"},
-		{name: "branch name", in: "land: {branches: ['-x']}", want: `"-x" is no branch name`},
-		{name: "branch with a hidden part", in: "land: {branches: [a/.b]}", want: `"a/.b" is no branch name`, schemaBlind: true},
-		{name: "branch with a lock", in: "land: {branches: [a.lock/b]}", want: `"a.lock/b" is no branch name`, schemaBlind: true},
+		{name: "branch name", in: "land: {branches: ['-x']}", want: `invalid branch name "-x"`},
+		{name: "branch with a hidden part", in: "land: {branches: [a/.b]}", want: `invalid branch name "a/.b"`, schemaBlind: true},
+		{name: "branch with a lock", in: "land: {branches: [a.lock/b]}", want: `invalid branch name "a.lock/b"`, schemaBlind: true},
 		{name: "server's branch", in: "land: {branches: [env/staging]}", want: "belongs to the server", schemaBlind: true},
-		{name: "path out", in: "environments:\n  a: {target: services, path: ../x}\n", want: `path "../x" is no path in the repository`},
-		{name: "path absolute", in: "build: {buildspec: /etc/passwd}", want: "is no path in the repository"},
+		{name: "path out", in: "environments:\n  a: {target: services, path: ../x}\n", want: `invalid path "../x"`},
+		{name: "path absolute", in: "build: {buildspec: /etc/passwd}", want: `invalid buildspec "/etc/passwd"`},
 		{name: "approvals text", in: "environments:\n  a: {target: services, approvals: many}\n", want: "neither a number nor a mapping"},
 		{name: "approvals negative", in: "environments:\n  a: {target: services, approvals: -1}\n", want: "cannot be asked for"},
 		{name: "approvals slip", in: "environments:\n  a: {target: services, approvals: {form: release}}\n", want: `did you mean "from"?`},
 		{name: "duplicate", in: "environments:\n  a: {target: services}\n  a: {target: services}\n", want: "was already set on line 2", schemaBlind: true},
+		{name: "applications", in: monorepo},
+		{name: "no applications", in: "applications:\n"},
+		{name: "applications list", in: "applications: [web]\n", want: "headgate.yaml:1: applications is not a mapping"},
+		{name: "application slip", in: "applications:\n  web:\n    enviroments: {}\n", want: `headgate.yaml:3: unknown key "enviroments" here; did you mean "environments"?`},
+		{name: "application name", in: "applications: {Web: {}}\n", want: `invalid application name "Web"`},
+		{name: "application path", in: "applications: {web: {path: /web}}\n", want: `invalid path "/web"`},
+		{name: "application artifact", in: "applications: {web: {artifacts: [a/b]}}\n", want: `invalid artifact name "a/b"`},
+		{name: "application without artifacts", in: "applications: {web: {artifacts: []}}\n", want: `application "web" has 0 artifacts`},
+		{name: "environment of two", in: "applications:\n  web:\n    environments: {staging: {target: services}}\n  api:\n    environments: {staging: {target: services}}\n",
+			want: `headgate.yaml:5: environment "staging" is already defined on line 3; give it a name of its own, such as "api-staging"`, schemaBlind: true},
+		{name: "after another's", in: "applications:\n  web:\n    environments: {web-test: {target: services}}\n  api:\n    environments: {api-test: {target: services, after: web-test}}\n",
+			want: `headgate.yaml:5: environment "api-test" comes after "web-test", which is of application web`, schemaBlind: true},
 		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: "build.network" is a number (7), where true or false belongs`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -116,6 +128,36 @@ func TestParseAndSchemaAgree(t *testing.T) {
 				t.Errorf("the schema says %v", err)
 			}
 		})
+	}
+}
+
+const monorepo = `applications:
+  web:
+    path: site
+    artifacts: [web, assets]
+    environments:
+      web-staging: {target: services, path: staging}
+      web-production: {target: services, after: web-staging}
+  api:
+    environments:
+      api: {target: services}
+`
+
+func TestApplicationsHaveTheirOwn(t *testing.T) {
+	f, err := Parse(Name, []byte(monorepo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []Application{{"web", "site", []string{"web", "assets"}, 2}, {"api", "api", nil, 8}}; !reflect.DeepEqual(f.Applications, want) {
+		t.Errorf("%+v", f.Applications)
+	}
+	var got []string
+	for _, e := range f.Environments {
+		got = append(got, e.Application+" "+e.Name+" "+e.Path)
+	}
+	want := []string{"web web-staging site/staging", "web web-production site/deploy/web-production", "api api api/deploy/api"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q", got)
 	}
 }
 
