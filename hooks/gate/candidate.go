@@ -65,7 +65,7 @@ func (l *loop) make(ctx context.Context, pc plan.Candidate) {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			l.postpone(pc.Changes[0].Change, "the server could not prepare it, and tries again", err)
+			l.retryLater(pc.Changes[0].Change, "the server could not prepare it, and tries again", err)
 		}
 		return
 	}

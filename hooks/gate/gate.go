@@ -201,6 +201,7 @@ type Entry struct {
 	Place      int        // in its branch's queue, from 1
 	Behind     int
 	Reason     string
+	Until      time.Time // waits: when its turn comes by itself; zero: when what it waits for happens
 	Candidate  repo.Hash
 	Tree       repo.Hash
 	With       string

@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
@@ -402,6 +403,81 @@ func TestNotBeforeWakesByItself(t *testing.T) {
 	a := w.propose(ada, w.commit("begin", files()))
 	w.until("it was asked", func() bool { w.policy.mu.Lock(); defer w.policy.mu.Unlock(); return len(w.policy.asked) == 1 })
 	w.policy.say(auto, nil)
+	if p := w.end(a.Change); p.Kind != Landed {
+		t.Fatalf("%+v", p)
+	}
+}
+
+// TestChangedRulesWakeWhoWaits: a landing that changes what the policy is made
+// from wakes the changes that wait on its branch; any other landing does not.
+func TestChangedRulesWakeWhoWaits(t *testing.T) {
+	for _, file := range []string{"policies/land.rego", "headgate.yaml"} {
+		t.Run(file, func(t *testing.T) {
+			w := newWorld(t)
+			base := w.land(ada, w.commit("begin", files())).Landed
+			manual := Answer{Decision: "manual", Reasons: []string{"waits for owners"}}
+			w.policy.say(manual, nil)
+			waits := w.propose(ada, w.commit("waits", files("a", "1"), base))
+			w.until("it waits", func() bool { q := w.gate.Queue("hello"); return len(q) == 1 && q[0].State == show.Waits })
+
+			w.policy.say(auto, nil)
+			other := w.land(jun, w.commit("other", files("b", "1"), base)).Landed
+			if q := w.gate.Queue("hello"); len(q) != 1 || q[0].State != show.Waits {
+				t.Fatalf("a landing that changes no rule woke it: %+v", q)
+			}
+			w.land(jun, w.commit("rules", files(file, "# of another day\n"), other))
+			if p := w.end(waits.Change); p.Kind != Landed {
+				t.Fatalf("%+v", p)
+			}
+		})
+	}
+}
+
+// TestWakeAll: what all repositories share wakes those who wait in any.
+func TestWakeAll(t *testing.T) {
+	w := newWorld(t)
+	w.policy.say(Answer{Decision: "manual", Reasons: []string{"waits for owners"}}, nil)
+	a := w.propose(ada, w.commit("begin", files()))
+	w.until("it waits", func() bool { q := w.gate.Queue("hello"); return len(q) == 1 && q[0].State == show.Waits })
+	w.policy.say(auto, nil)
+	w.gate.Wake(signal.All)
+	if p := w.end(a.Change); p.Kind != Landed {
+		t.Fatalf("%+v", p)
+	}
+}
+
+// TestDenialUntilATimeWaits: a denial that says when it ends refuses nobody.
+func TestDenialUntilATimeWaits(t *testing.T) {
+	w := newWorld(t)
+	until := time.Now().Add(time.Hour)
+	w.policy.say(Answer{Decision: "deny", Reasons: []string{"frozen"}, NotBefore: until}, nil)
+	a := w.propose(ada, w.commit("begin", files()))
+	w.until("it waits", func() bool {
+		q := w.gate.Queue("hello")
+		return len(q) == 1 && q[0].State == show.Waits && q[0].Until.Equal(until)
+	})
+	w.policy.say(auto, nil)
+	w.gate.Wake("hello")
+	if p := w.end(a.Change); p.Kind != Landed {
+		t.Fatalf("%+v", p)
+	}
+}
+
+// TestNotBeforeThatIsPast: a policy that names a time that is past is asked at
+// leisure, not without end.
+func TestNotBeforeThatIsPast(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Retry = time.Hour })
+	w.policy.say(Answer{Decision: "manual", Reasons: []string{"confused"}, NotBefore: time.Now().Add(-time.Hour)}, nil)
+	a := w.propose(ada, w.commit("begin", files()))
+	w.until("it waits", func() bool { q := w.gate.Queue("hello"); return len(q) == 1 && q[0].State == show.Waits })
+	w.policy.mu.Lock()
+	asked := len(w.policy.asked)
+	w.policy.mu.Unlock()
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	w.policy.say(auto, nil)
+	w.gate.Wake("hello")
 	if p := w.end(a.Change); p.Kind != Landed {
 		t.Fatalf("%+v", p)
 	}

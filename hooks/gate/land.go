@@ -30,7 +30,7 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			l.postpone(s.Number, "the server could not check it, and tries again", err)
+			l.retryLater(s.Number, "the server could not check it, and tries again", err)
 		}
 		return
 	}
@@ -41,22 +41,31 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: fmt.Sprintf("change %d", v.Change),
 		})
 	}
+	now := l.g.c.Now()
 	answer, record, err := l.ask(ctx, Question{
-		Repository: l.r, Branch: c.Branch, Tip: c.base, Candidate: c.commit, Tree: c.tree, Change: s, Verdict: v, Paths: paths, Now: l.g.c.Now(),
+		Repository: l.r,
+		Branch:     c.Branch,
+		Tip:        c.base,
+		Candidate:  c.commit,
+		Tree:       c.tree,
+		Change:     s,
+		Verdict:    v,
+		Paths:      paths,
+		Now:        now,
 	})
 	if err != nil {
 		if ctx.Err() == nil {
-			l.postpone(s.Number, "its policy could not be asked; the server tries again", err)
+			l.retryLater(s.Number, "its policy could not be asked; the server tries again", err)
 		}
 		return
 	}
 	crash.Point("land.decided")
 	why := strings.Join(answer.Reasons, "; ")
-	switch answer.Decision {
-	case "auto":
+	switch {
+	case answer.Decision == "auto":
 		l.swap(ctx, c, o, v, record)
-	case "manual":
-		l.wait(ctx, c, o, answer, record)
+	case answer.Decision == "manual", answer.NotBefore.After(now): // a denial that ends by itself
+		l.wait(ctx, c, o, answer, now, record)
 	default:
 		if why == "" {
 			why = fmt.Sprintf("the policy answered %q", answer.Decision)
@@ -82,27 +91,6 @@ func (l *loop) ask(ctx context.Context, q Question) (Answer, repo.Hash, error) {
 	return a, saved, err
 }
 
-// wait notes that a policy waits. Others pass the change.
-func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, record repo.Hash) {
-	reason := strings.Join(append(slices.Clone(a.Reasons), a.Missing...), "; ")
-	if reason == "" {
-		reason = "its policy waits"
-	}
-	o.waits, o.reason, o.hint, o.again = true, reason, a.Hint, a.NotBefore
-	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Reason") == reason {
-		return // asked again, and the same is missing
-	}
-	s, err := l.log.Append(ctx, o.story, change.Event{
-		Kind: change.Waits, At: l.g.c.Now(), Subject: "waits: " + reason,
-		Trailers: trailers("Reason", reason, "Hint", a.Hint, "Decision", record.String(), "Candidate", c.commit.String(), "Tree", c.tree.String()),
-	})
-	if err == nil {
-		o.story = s
-	} else if !isMoved(err) && ctx.Err() == nil {
-		l.slog.Error("cannot note that a change waits", "change", o.story.Number, "err", err)
-	}
-}
-
 // swap moves the branch. The tested event before it is the intent, the landed
 // event after it the note; no other event of the change comes between.
 func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdict, record repo.Hash) {
@@ -120,7 +108,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 				}
 			}
 		default:
-			l.postpone(number, "the server could not land it, and tries again", err)
+			l.retryLater(number, "the server could not land it, and tries again", err)
 		}
 		return
 	}
@@ -264,7 +252,7 @@ func (l *loop) landedAfterAll(ctx context.Context, o *open) bool {
 	l.proposing.Unlock()
 	if err != nil || s.Open() {
 		if err != nil && ctx.Err() == nil {
-			l.postpone(s.Number, "the server could not note its end, and tries again", err)
+			l.retryLater(s.Number, "the server could not note its end, and tries again", err)
 			return true
 		}
 		return false
@@ -293,7 +281,7 @@ func (l *loop) refuse(ctx context.Context, number int, e change.Event) {
 		return
 	default:
 		if ctx.Err() == nil {
-			l.postpone(number, "the server could not note its end, and tries again", err)
+			l.retryLater(number, "the server could not note its end, and tries again", err)
 		}
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/gate/plan"
@@ -51,13 +52,10 @@ type loop struct {
 
 // open is an open change in the queue.
 type open struct {
-	story  change.Story
-	pushed time.Time
-	waits  bool
-	reason string    // why it waits
-	hint   string    //
-	again  time.Time // when to look again; zero: when woken
-	shown  Progress  // what was published last about its place
+	story   change.Story
+	pushed  time.Time
+	waiting *waiting // nil: it is tried when its turn comes
+	shown   Progress // what was published last about its place
 }
 
 func newLoop(g *Gate, r *repo.Repository) *loop {
@@ -121,10 +119,8 @@ func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
 		l.drain()
 		l.mendHeads(ctx)
 		now := l.g.c.Now()
-		for _, o := range l.open {
-			if o.waits && !o.again.IsZero() && !now.Before(o.again) {
-				o.waits, o.again = false, time.Time{}
-			}
+		if err := l.endWaits(now); err != nil {
+			return time.Time{}, err
 		}
 		s, err := l.state()
 		if err != nil {
@@ -152,13 +148,9 @@ func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
 			break
 		}
 	}
-	for _, o := range l.open {
-		if o.waits && !o.again.IsZero() && (again.IsZero() || o.again.Before(again)) {
-			again = o.again
-		}
-	}
-	if l.owing && again.IsZero() {
-		again = l.g.c.Now().Add(l.g.c.Retry)
+	again = l.nextTurn()
+	if retry := l.g.c.Now().Add(l.g.c.Retry); l.owing && (again.IsZero() || retry.Before(again)) {
+		again = retry
 	}
 	return again, nil
 }
@@ -261,7 +253,7 @@ func planned(vs verdict.List, key string) plan.Verdict {
 
 func (o *open) queued() plan.Change {
 	head := o.story.Head()
-	c := plan.Change{Ref: plan.Ref{Change: o.story.Number, Revision: head.Number}, Branch: o.story.Branch, Waits: o.waits}
+	c := plan.Change{Ref: plan.Ref{Change: o.story.Number, Revision: head.Number}, Branch: o.story.Branch, Waits: o.waiting != nil}
 	_, c.Rebuild = head.Option("rebuild")
 	switch p, _ := head.Option("priority"); p {
 	case "high":
@@ -283,15 +275,6 @@ func (l *loop) end(s change.Story) {
 	l.opened.remove(s.Number)
 	e, _ := s.End()
 	l.board.add(l.ending(s, e))
-}
-
-// postpone lets a change wait because the server could not go on with it.
-func (l *loop) postpone(number int, what string, err error) {
-	l.slog.Error("change waits", "change", number, "err", err)
-	if o := l.open[number]; o != nil {
-		o.waits, o.reason, o.hint = true, what, ""
-		o.again = l.g.c.Now().Add(l.g.c.Retry)
-	}
 }
 
 // contains is repo.Contains, without asking git for what a commit says itself.
@@ -324,32 +307,32 @@ func (l *loop) publish(s plan.State) {
 		o := l.open[q.Change]
 		e := Entry{
 			Repository: l.r.Name(), Branch: branch, Change: q.Change, Revision: q.Revision,
-			State: "queued", Place: place, Behind: behind, Took: l.durations.median(),
+			State: show.Queued, Place: place, Behind: behind, Took: l.durations.median(),
 		}
-		if o.waits {
-			e.State, e.Reason = "waits", o.reason
+		if o.waiting != nil {
+			e.State, e.Reason, e.Until = show.Waits, o.waiting.reason, o.waiting.until
 		}
 		if c := l.made[plan.Candidate{Branch: branch, Base: s.Tips[branch].Commit, Changes: []plan.Ref{q.Ref}}.ID()]; c != nil {
 			e.Candidate, e.Tree, e.With = c.commit, c.tree, c.with()
 			if b := l.building[c.key]; b != nil && !b.started.IsZero() {
-				e.State, e.Log, e.Started = "running", b.log, b.started
+				e.State, e.Log, e.Started = show.Running, b.log, b.started
 				head = b.started
 			}
 		}
 		var by time.Time
-		if !o.waits {
+		if o.waiting == nil {
 			e.Expected, by = l.durations.expect(now, place, head)
 		}
 		entries = append(entries, e)
 		p := Progress{
 			At: now, Kind: Queued, Change: q.Change, Revision: q.Revision, Branch: branch, Place: place, Behind: behind,
-			Waits: o.waits, Reason: o.reason, Hint: o.hint, Expected: e.Expected, By: by,
+			Expected: e.Expected, By: by,
 		}
-		if !o.waits {
-			p.Reason, p.Hint = "", ""
+		if w := o.waiting; w != nil {
+			p.Waits, p.Reason, p.Hint = true, w.reason, w.hint
 		}
 		last := o.shown
-		if e.State != "running" && (last.Kind == "" || last.Place != p.Place || last.Behind != p.Behind || last.Waits != p.Waits || last.Reason != p.Reason) {
+		if e.State != show.Running && (last.Kind == "" || last.Place != p.Place || last.Behind != p.Behind || last.Waits != p.Waits || last.Reason != p.Reason) {
 			o.shown = p
 			l.board.add(p)
 		}

@@ -112,19 +112,6 @@ func errRestarting() error {
 	return &show.Error{Kind: show.Again, What: "the server is restarting", Hint: "push again in a moment"}
 }
 
-// Wake makes a repository's loop ask the policies of waiting changes again, and
-// look at its refs anew. It returns at once. A repository that is not there has
-// nothing to wake.
-func (g *Gate) Wake(repository string) {
-	if l, err := g.loop(repository); err == nil {
-		l.mailbox.Post(func() {
-			for _, o := range l.open {
-				o.waits, o.again = false, time.Time{}
-			}
-		})
-	}
-}
-
 // Changes is the stories of a repository's changes, nil if it is not there.
 func (g *Gate) Changes(repository string) *change.Log {
 	l, err := g.loop(repository)

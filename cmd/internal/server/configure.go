@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -121,6 +122,7 @@ func (s *Server) landed(ctx context.Context, repository string, change int) (rep
 
 // loadAccess brings the server.yaml that has landed into force and makes the
 // repositories that it names. One that cannot be read leaves the old in force.
+// Whoever waits because of what the old one said is woken.
 func (s *Server) loadAccess(ctx context.Context) error {
 	// Whoever read an older one must not bring it into force after a newer.
 	s.loading.Lock()
@@ -137,6 +139,14 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		crash.Point("configure.repository-made")
 	}
 	s.access.Store(config)
+
+	// Only what has changed wakes: asking again is recorded in refs, and those of
+	// the server's own repository bring us here.
+	if s.inForce != landed.tip {
+		s.inForce = landed.tip
+		s.gate.Wake(signal.All)
+		s.reconciler.Wake(signal.All)
+	}
 	return nil
 }
 
@@ -200,8 +210,6 @@ func (s *Server) watchAccess(ctx context.Context) error {
 				s.log.Error("kept the configuration that was in force", "repo", access.Own, "err", err, "again_in", retryAccess)
 			}
 			again = time.After(retryAccess)
-			continue
 		}
-		s.reconciler.Wake("") // what waited for somebody may wait for somebody else now
 	}
 }

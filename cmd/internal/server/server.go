@@ -76,6 +76,7 @@ type Server struct {
 	store      *repo.Store
 	access     atomic.Pointer[access.Config]
 	loading    sync.Mutex // held while access is read and brought into force
+	inForce    repo.Hash  // the commit that access was read from; guarded by loading
 	policies   policies.Cache
 	logs       Logs
 	gate       *gate.Gate

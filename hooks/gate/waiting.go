@@ -1,0 +1,182 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/hooks/change"
+)
+
+// waiting is why an open change is passed by the others, and what ends that. A
+// new revision ends it too.
+type waiting struct {
+	reason string
+	hint   string
+	until  time.Time // when it is its turn again; zero: not by time alone
+
+	// rules are what the policy was compiled from, when it is the policy that waits:
+	// it is asked again when the branch has others.
+	policy bool
+	rules  rules
+}
+
+// over reports whether time ends it.
+func (w *waiting) over(now time.Time) bool {
+	return !w.until.IsZero() && !now.Before(w.until)
+}
+
+// rules are the files of a branch's tip that a land policy may read.
+type rules struct{ policies, settings repo.Hash }
+
+// policiesDir is the directory in which a repository keeps its policies.
+const policiesDir = "policies"
+
+// rulesAt are the rules of a tip; Zero has none.
+func rulesAt(r *repo.Repository, tip repo.Hash) (rules, error) {
+	var found rules
+	if tip == repo.Zero {
+		return found, nil
+	}
+	tree, err := r.TreeOf(tip)
+	if err != nil {
+		return found, err
+	}
+	for _, file := range []struct {
+		path string
+		hash *repo.Hash
+	}{
+		{policiesDir, &found.policies},
+		{headgateyaml.Name, &found.settings},
+	} {
+		entry, err := r.Lookup(tree, file.path)
+		if err != nil && !errors.Is(err, repo.ErrNoFile) {
+			return found, err
+		}
+		*file.hash = entry.Hash
+	}
+	return found, nil
+}
+
+// Wake makes the gate ask the policies of waiting changes again, because
+// something that they read and that is in no ref of the repository (signal.All:
+// of any repository) has changed. It returns at once. A repository that is not
+// there has nothing to wake. What is in the repository, and time, wake the gate
+// by themselves.
+func (g *Gate) Wake(repository string) {
+	if repository != signal.All {
+		if l, err := g.loop(repository); err == nil {
+			l.askAgain()
+		}
+		return
+	}
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.loops {
+		l.askAgain()
+	}
+}
+
+func (l *loop) askAgain() {
+	l.mailbox.Post(func() {
+		for _, o := range l.open {
+			o.waiting = nil
+		}
+	})
+}
+
+// endWaits ends the waits that time, or other rules on the branch, end.
+func (l *loop) endWaits(now time.Time) error {
+	current := map[string]rules{} // by branch
+	for _, o := range l.open {
+		w := o.waiting
+		switch {
+		case w == nil:
+			continue
+		case w.over(now):
+			o.waiting = nil
+			continue
+		case !w.policy:
+			continue
+		}
+
+		branch := o.story.Branch
+		if _, known := current[branch]; !known {
+			tip, err := l.r.Ref("refs/heads/" + branch)
+			if err != nil {
+				return err
+			}
+			if current[branch], err = rulesAt(l.r, tip); err != nil {
+				return err
+			}
+		}
+		if current[branch] != w.rules {
+			o.waiting = nil
+		}
+	}
+	return nil
+}
+
+// nextTurn is when the first wait is over by time; zero if none is.
+func (l *loop) nextTurn() (next time.Time) {
+	for _, o := range l.open {
+		if w := o.waiting; w != nil && !w.until.IsZero() && (next.IsZero() || w.until.Before(next)) {
+			next = w.until
+		}
+	}
+	return next
+}
+
+// wait notes that a policy waits. Others pass the change.
+func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, asked time.Time, record repo.Hash) {
+	reason := strings.Join(append(slices.Clone(a.Reasons), a.Missing...), "; ")
+	if reason == "" {
+		reason = "its policy waits"
+	}
+	used, err := rulesAt(l.r, c.base)
+	if err != nil {
+		if ctx.Err() == nil {
+			l.retryLater(o.story.Number, "the server could not read its policy again", err)
+		}
+		return
+	}
+	o.waiting = &waiting{reason: reason, hint: a.Hint, until: a.NotBefore, policy: true, rules: used}
+	if !a.NotBefore.IsZero() && !a.NotBefore.After(asked) {
+		o.waiting.until = asked.Add(l.g.c.Retry) // a time that is past: no reason to ask without end
+	}
+
+	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Reason") == reason {
+		return // asked again, and the same is missing
+	}
+	s, err := l.log.Append(ctx, o.story, change.Event{
+		Kind:    change.Waits,
+		At:      l.g.c.Now(),
+		Subject: "waits: " + reason,
+		Trailers: trailers(
+			"Reason", reason,
+			"Hint", a.Hint,
+			"Decision", record.String(),
+			"Candidate", c.commit.String(),
+			"Tree", c.tree.String(),
+		),
+	})
+	if err == nil {
+		o.story = s
+	} else if !isMoved(err) && ctx.Err() == nil {
+		l.slog.Error("cannot note that a change waits", "change", o.story.Number, "err", err)
+	}
+}
+
+// retryLater lets a change wait because the server could not go on with it.
+func (l *loop) retryLater(number int, what string, err error) {
+	l.slog.Error("change waits", "change", number, "err", err)
+	if o := l.open[number]; o != nil {
+		o.waiting = &waiting{reason: what, until: l.g.c.Now().Add(l.g.c.Retry)}
+	}
+}
