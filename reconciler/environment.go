@@ -90,6 +90,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
 		e.Declared, e.DeclaredAt = d.Hash.String(), d.At
 		e.State, e.Reason, e.Since = actual(s.actual, d.Hash)
+		e.Unhealed = s.actual.Unhealed && e.State == show.Drift
 		e.LastApproved = approvals(d.Approvals, false)
 		if d.Held != nil {
 			e.Held = &show.HoldNote{By: d.Held.By, At: d.Held.At.UTC(), Reason: d.Held.Reason}

@@ -32,12 +32,7 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot, back *rollbackT
 	if err != nil {
 		return err
 	}
-	engine, err := rc.Engine(s.repo, s.branchTip)
-	if err != nil {
-		// A broken policy's engine denies and says why; so does no engine at all.
-		rc.log().Warn("policy is not usable", "repo", s.repo.Name(), "commit", s.branchTip.String(), "err", err)
-	}
-	answer, rec := engine.Promote(ctx, in)
+	answer, rec := rc.engine(s).Promote(ctx, in)
 	if err := ctx.Err(); err != nil {
 		return err // the question was withdrawn; that is not an answer to keep
 	}
@@ -68,6 +63,32 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot, back *rollbackT
 		s.Decision.Proposal = s.Proposal.Commit
 	}
 	return nil
+}
+
+// engine holds the policies that judge an environment. A broken policy's engine
+// denies and says why; so does no engine at all.
+func (rc *Reconciler) engine(s *snapshot) *policies.Engine {
+	engine, err := rc.Engine(s.repo, s.branchTip)
+	if err != nil {
+		rc.log().Warn("policy is not usable", "repo", s.repo.Name(), "commit", s.branchTip.String(), "err", err)
+	}
+	return engine
+}
+
+// evaluateDrift asks the query converge: may drift from what is declared be
+// healed, or is it to be reported only?
+func (rc *Reconciler) evaluateDrift(ctx context.Context, s *snapshot) (*evaluation, error) {
+	answer, rec := rc.engine(s).Converge(ctx, policies.ConvergeInput{
+		Now:         s.Now.UTC(),
+		Repository:  s.repo.Name(),
+		Environment: s.environment,
+		Release:     s.Declared.Release,
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err // as above
+	}
+	about := fmt.Sprintf("drift of release %d in %s", s.Declared.Release, s.environment)
+	return &evaluation{Answer: answer, at: s.Now, record: recordOf(rec, about)}, nil
 }
 
 // recordOf is what is kept of a decision.

@@ -35,7 +35,8 @@ type place struct {
 	soak        time.Duration
 	branch      []*record.Commit // env/<name>
 	proposal    *record.Proposal // promote/<name>
-	given       repo.Hash
+	drift       target.Drift
+	given       Given
 	observed    record.Report
 }
 
@@ -72,7 +73,7 @@ func (m *model) newCommit() repo.Hash {
 func (m *model) treeOf(release int) repo.Hash { return hashOf("release", release, m.content[release]) }
 
 func (m *model) view(p *place) View {
-	v := View{Now: m.now, Releases: m.releases, Observed: p.observed, Given: p.given, Proposal: p.proposal}
+	v := View{Now: m.now, Releases: m.releases, Observed: p.observed, Given: p.given, Drift: p.drift, Proposal: p.proposal}
 	if up := m.place(p.after); up != nil {
 		v.Upstream = &Upstream{Name: up.name, Declared: up.tip(), Observed: up.observed}
 	}
@@ -122,7 +123,7 @@ func (m *model) act(p *place, a Action) {
 	}
 	switch a.Kind {
 	case Converge:
-		p.given = t.Hash
+		p.given = Given{t.Hash, a.Drift}
 		if p.observed.Commit != t.Hash.String() {
 			p.observed = record.Report{Commit: t.Hash.String(), State: target.Converging, Since: m.now}
 		}
@@ -241,7 +242,7 @@ func (m *model) report(p *place, state target.State) {
 // restart forgets what lives in the process: all but refs and notes.
 func (m *model) restart() {
 	for _, p := range m.envs {
-		p.given, p.observed = repo.Zero, record.Report{}
+		p.given, p.observed = Given{}, record.Report{}
 	}
 }
 
@@ -254,6 +255,10 @@ func (a Action) String() string {
 		s += ": " + string(a.Reason)
 	case Wake:
 		return "wake " + a.At.Format("15:04:05")
+	case Converge:
+		if a.Drift != target.Heal {
+			s += ", drift: " + string(a.Drift)
+		}
 	case Propose, Supersede:
 		if len(a.Approvals) > 0 {
 			s += " keeping " + users(a.Approvals)

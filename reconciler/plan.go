@@ -19,7 +19,8 @@ type View struct {
 	Declared *Declared        // nil: nothing was ever promoted
 	Initial  repo.Hash        // the branch's empty first commit, while Declared is nil
 	Observed record.Report    // by the target, about any commit
-	Given    repo.Hash        // declared commit that the target was last given
+	Given    Given            // what the target was given last
+	Drift    target.Drift     // what policy says is to be done about drift
 	Proposal *record.Proposal // nil: none is open
 	Wanted   *Rendered        // what release Want(v) would declare; nil when Want is 0
 	Decision *Decision        // what policy says about Proposal; nil: it was not asked
@@ -44,6 +45,12 @@ func (u *Upstream) Release() int {
 type Declared struct {
 	record.Commit
 	Sequence int // commits in the branch; the target's fence
+}
+
+// Given is a declared state as a target was given it.
+type Given struct {
+	Commit repo.Hash
+	Drift  target.Drift
 }
 
 // Rendered is what declaring a release would mean.
@@ -77,7 +84,7 @@ type Kind string
 // The kinds of actions. All but Wake change something, and Plan stops asking
 // for each once it has been done.
 const (
-	Converge  Kind = "converge"  // give Declared to the target
+	Converge  Kind = "converge"  // give Declared to the target, and what to do about Drift
 	Note      Kind = "note"      // record Outcome about Declared
 	Cover     Kind = "cover"     // record that Declared is also Release
 	Propose   Kind = "propose"   // put Release at promote/<environment>, with Approvals
@@ -93,6 +100,7 @@ type Action struct {
 	Release   int
 	Approvals []record.Approval
 	Outcome   record.Outcome
+	Drift     target.Drift
 	At        time.Time
 	Reason    Reason
 }
@@ -162,8 +170,8 @@ func Want(v View) int {
 func Plan(v View) []Action {
 	var do []Action
 	if d := v.Declared; d != nil {
-		if v.Given != d.Hash {
-			do = append(do, Action{Kind: Converge, Release: d.Release})
+		if v.Given != (Given{d.Hash, v.Drift}) {
+			do = append(do, Action{Kind: Converge, Release: d.Release, Drift: v.Drift})
 		}
 		if next, changed := d.Outcome.Next(d.Hash, v.Observed); changed {
 			do = append(do, Action{Kind: Note, Release: d.Release, Outcome: next})

@@ -64,7 +64,7 @@ func TestConversations(t *testing.T) {
 //	release <n> [same] [unproven]
 //	run | once <env> | plan <env> | show
 //	report <env> <state> | approve <env> <user> | rollback <env> <release>
-//	tick <duration> | restart
+//	tick <duration> | restart | drift <env> heal|report
 func (m *model) say(out *bytes.Buffer, words []string) {
 	switch words[0] {
 	case "env":
@@ -131,6 +131,8 @@ func (m *model) say(out *bytes.Buffer, words []string) {
 		m.now = m.now.Add(d)
 	case "restart":
 		m.restart()
+	case "drift":
+		m.place(words[1]).drift = map[string]target.Drift{"heal": target.Heal, "report": target.Report}[words[2]]
 	default:
 		fmt.Fprintf(out, "not understood: %s\n", strings.Join(words, " "))
 	}
@@ -145,7 +147,7 @@ func demoModel() *model {
 // happens lets one random thing happen in a model.
 func (m *model) happens(t *rapid.T) {
 	p := rapid.SampledFrom(m.envs).Draw(t, "env")
-	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "tick", "restart", "act", "act"}).Draw(t, "event") {
+	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "tick", "restart", "drift", "act", "act"}).Draw(t, "event") {
 	case "release":
 		n := len(m.releases) + 1
 		m.content[n] = fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "content"))
@@ -163,6 +165,8 @@ func (m *model) happens(t *rapid.T) {
 		m.now = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(t, "pass"))
 	case "restart":
 		m.restart()
+	case "drift":
+		p.drift = rapid.SampledFrom([]target.Drift{target.Heal, target.Report}).Draw(t, "drift")
 	case "act":
 		m.once(p)
 	}
@@ -225,7 +229,7 @@ func TestKilledAtEveryAction(t *testing.T) {
 					if ok && kill && a.Kind != Converge {
 						m.restart()
 					}
-					if tip := p.tip(); tip != nil && p.given == tip.Hash && p.observed.State != target.Healthy {
+					if tip := p.tip(); tip != nil && p.given.Commit == tip.Hash && p.observed.State != target.Healthy {
 						p.observed = record.Report{Commit: tip.Hash.String(), State: target.Healthy, Since: m.now}
 						acted = true
 					}

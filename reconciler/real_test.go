@@ -7,12 +7,18 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -55,36 +61,7 @@ func TestWithRealProcesses(t *testing.T) {
 	h := newHarness(t)
 	h.rc.Now = time.Now
 	h.clock.now = time.Now()
-	// Beside the test binary, so that a link will do; its folder is removed with it.
-	work, err := os.MkdirTemp(filepath.Dir(os.Args[0]), "work-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := filepath.WalkDir(work, func(path string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				err = os.Chmod(path, 0o755) // unpacked releases are read-only
-			}
-			return err
-		}); err != nil {
-			t.Error(err)
-		}
-		if err := os.RemoveAll(work); err != nil {
-			t.Error(err)
-		}
-	})
-	services := services.New(work, t.TempDir(), unpackSelf)
-	services.Unconfined = true
-	h.rc.Targets["services"] = services
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- services.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	h.runServices(t)
 	stop := h.start(t)
 	defer stop()
 
@@ -140,4 +117,99 @@ func TestWithRealProcesses(t *testing.T) {
 	}
 	says(h.healthy(t, "staging", 3), "three!")
 	h.checkVerifies(t, 4, 1, 2)
+}
+
+// runServices gives the harness the target that people get, without a sandbox.
+func (h *harness) runServices(t *testing.T) {
+	t.Helper()
+	// Beside the test binary, so that a link will do; its folder is removed with it.
+	work, err := os.MkdirTemp(filepath.Dir(os.Args[0]), "work-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := filepath.WalkDir(work, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				err = os.Chmod(path, 0o755) // unpacked releases are read-only
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(work); err != nil {
+			t.Error(err)
+		}
+	})
+	services := services.New(work, t.TempDir(), unpackSelf)
+	services.Unconfined = true
+	h.rc.Targets["services"] = services
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- services.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDriftIsReportedWherePolicySaysSo kills a process: policy has that reported,
+// and later healed.
+func TestDriftIsReportedWherePolicySaysSo(t *testing.T) {
+	h := newHarness(t)
+	h.rc.Now = time.Now
+	h.clock.now = time.Now()
+	h.runServices(t)
+	reporting, err := policies.New(map[string][]byte{"policies/drift.rego": []byte(`package policy.converge
+
+need contains {"rule": "hands-off", "msg": "somebody is looking at it"}
+`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var healing atomic.Bool
+	h.rc.Engine = func(*repo.Repository, repo.Hash) (*policies.Engine, error) {
+		if healing.Load() {
+			return engine()
+		}
+		return reporting, nil
+	}
+	stop := h.start(t)
+	defer stop()
+	files := helloFiles("one")
+	files["deploy/staging/compose.yaml"] = composeOf("one")
+	tag := version1("ada", "one")
+	tag.Artifacts[0].Digest = "sha256:" + strings.Repeat("01", 32)
+	if _, err := h.land(t.Context(), tag, files); err != nil {
+		t.Fatal(err)
+	}
+	h.healthy(t, "staging", 1)
+
+	key := target.Key{Repository: "hello", Application: "hello", Environment: "staging"}
+	was := h.rc.Targets["services"].Observe(key).Units[0].Instances[0]
+	if err := syscall.Kill(was.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	drifted := h.eventually(t, "staging", "drifted", func(e show.Environment) bool { return e.State == show.Drift })
+	if !drifted.Unhealed || !strings.Contains(drifted.Reason, "left as it is: policy has drift reported, not healed") {
+		t.Fatalf("drift: %+v", drifted)
+	}
+	if err := h.settled(t); err != nil {
+		t.Fatal(err)
+	}
+	if now := h.rc.Targets["services"].Observe(key).Units[0].Instances; len(now) != 1 || now[0].Phase != target.PhaseWaiting {
+		t.Fatalf("something was healed: %+v", now)
+	}
+	list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
+	if err != nil || !slices.ContainsFunc(list, func(d decision.Saved) bool { return d.Question == "converge" && d.Answer == "manual" }) {
+		t.Fatalf("no decision about drift among %+v, %v", list, err)
+	}
+
+	healing.Store(true)
+	h.rc.Wake("hello")
+	healed := h.healthy(t, "staging", 1)
+	if healed.Unhealed || healed.Services[0].Instances[0].Restarts == 0 {
+		t.Fatalf("healed: %+v", healed)
+	}
 }

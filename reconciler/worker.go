@@ -32,14 +32,16 @@ type worker struct {
 	given given  // what this process gave to a target
 	saved string // digest of the decision last saved
 
+	savedDrift string // the same of the one about drift
+
 	reports  watch // of the environment's target
 	upstream watch // of the target of the environment named by `after`
 }
 
 // given is what a target was given last.
 type given struct {
+	Given
 	target   string
-	commit   repo.Hash
 	sequence int
 }
 
@@ -132,7 +134,7 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		s.Given = w.given.commit
+		s.Given = w.given.Given
 		w.reports.follow(w.rc.Targets[s.settings.Target], s.key())
 		if u := s.Upstream; u != nil {
 			w.upstream.follow(w.rc.Targets[s.before.Target], s.keyIn(u.Name))
@@ -165,7 +167,7 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 // stop stops what runs in an environment that has left headgate.yaml. Its
 // branch stays: declared again, it goes on from there.
 func (w *worker) stop() {
-	if w.given.commit != repo.Zero {
+	if w.given.Commit != repo.Zero {
 		w.rc.Targets[w.given.target].Remove(w.key(), w.given.sequence)
 		w.given = given{}
 		w.log().Info("environment is not declared any more, stopping what runs there")
@@ -205,7 +207,7 @@ func (f *watch) end() {
 func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	switch a.Kind {
 	case Converge:
-		return w.converge(s)
+		return w.converge(s, a.Drift)
 	case Note:
 		return w.note(ctx, s, a.Outcome)
 	case Cover:
@@ -222,7 +224,7 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 
 // converge gives the declared state to the target. It is not durable, and need
 // not be: a new process begins by doing it.
-func (w *worker) converge(s *snapshot) error {
+func (w *worker) converge(s *snapshot, drift target.Drift) error {
 	t := w.rc.Targets[s.settings.Target]
 	if t == nil {
 		return fmt.Errorf("there is no target %q on this server", s.settings.Target)
@@ -231,20 +233,20 @@ func (w *worker) converge(s *snapshot) error {
 	if err != nil {
 		return err
 	}
-	declared.Sequence = s.Declared.Sequence
+	declared.Sequence, declared.Drift = s.Declared.Sequence, drift
 	if !s.Declared.Outcome.Good() {
 		if declared.Fallback, err = w.rc.fallback(s); err != nil {
 			return err
 		}
 	}
-	if w.given.commit != repo.Zero && w.given.target != s.settings.Target {
+	if w.given.Commit != repo.Zero && w.given.target != s.settings.Target {
 		w.rc.Targets[w.given.target].Remove(w.key(), w.given.sequence)
 	}
 	crash.Point("converge.before-target-given")
 	t.Converge(declared)
 	crash.Point("converge.target-given")
-	w.given = given{s.settings.Target, s.Declared.Hash, declared.Sequence}
-	w.log().Info("converging", "commit", s.Declared.Hash.String(), "release", s.Declared.Release)
+	w.given = given{Given{s.Declared.Hash, drift}, s.settings.Target, declared.Sequence}
+	w.log().Info("converging", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "drift", string(drift))
 	return nil
 }
 
@@ -372,9 +374,12 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 	return nil
 }
 
-// decide asks policy about the open proposal when it is the one wanted, and
-// saves the decision if it is news.
+// decide asks policy about drift, and about the open proposal when it is the one
+// wanted. A decision that is news is saved.
 func (w *worker) decide(ctx context.Context, s *snapshot) error {
+	if err := w.decideDrift(ctx, s); err != nil {
+		return err
+	}
 	if s.Proposal == nil || s.Wanted == nil || s.Proposal.Release != s.Wanted.Release ||
 		s.Proposal.Tree != s.Wanted.Tree || s.Proposal.Parent != s.tip() {
 		return nil // not the final word; Plan will replace it first
@@ -391,6 +396,34 @@ func (w *worker) decide(ctx context.Context, s *snapshot) error {
 		}
 	}
 	w.saved = s.evaluated.record.Digest
+	return nil
+}
+
+// decideDrift asks policy what is to be done about drift. A policy that cannot
+// answer changes nothing: what runs goes on running, and being healed.
+func (w *worker) decideDrift(ctx context.Context, s *snapshot) error {
+	if s.Declared == nil {
+		return nil
+	}
+	e, err := w.rc.evaluateDrift(ctx, s)
+	if err != nil {
+		return err
+	}
+	if e.Unanswered() {
+		w.log().Warn("policy does not say whether drift is healed", "reason", e.Why())
+		s.Drift = w.given.Drift
+		return nil
+	}
+	if e.Decision != policies.Auto {
+		s.Drift = target.Report
+	}
+	if e.record.Digest == w.savedDrift {
+		return nil
+	}
+	if _, err := w.save(ctx, e); err != nil {
+		return err
+	}
+	w.savedDrift = e.record.Digest
 	return nil
 }
 

@@ -20,6 +20,7 @@ type Environment struct {
 	Target       string     `json:"target"`
 	State        State      `json:"state"` // of the actual side: healthy, converging, failed, unknown, empty
 	Reason       string     `json:"reason,omitempty"`
+	Unhealed     bool       `json:"unhealed,omitempty"` // drift that policy has reported, not healed
 	Since        time.Time  `json:"since,omitzero"`
 	Release      int        `json:"release,omitempty"`  // declared
 	Commit       string     `json:"commit,omitempty"`   // source commit of that release

@@ -112,6 +112,10 @@ type Declared struct {
 	Files   Files
 	Release Release
 
+	// Drift says what to do about what breaks once Commit was reached. It may change
+	// while Commit and Sequence stay.
+	Drift Drift
+
 	// Fallback is the last declared state that was healthy to its end, nil for none or
 	// when Commit is itself known to be good. It serves where nothing does yet (the
 	// server has just started) until this state is healthy, so that a bad release does
@@ -119,6 +123,15 @@ type Declared struct {
 	// failed for good.
 	Fallback *Declared
 }
+
+// Drift is what a target does about drift.
+type Drift string
+
+// What is done. Getting to what is declared in the first place is not drift.
+const (
+	Heal   Drift = ""       // bring it back to what is declared
+	Report Drift = "report" // leave it as it is, and say so
+)
 
 // Release is what runs.
 type Release struct {
@@ -157,6 +170,7 @@ type Observed struct {
 	State    State
 	Since    time.Time // when Commit came into State, as far as the target has seen
 	Message  string    // why, for people; empty when there is nothing to say
+	Unhealed bool      // what is Degraded stays so: it is reported only
 	Units    []Unit    // by name
 }
 

@@ -32,6 +32,7 @@ type app struct {
 	mu         sync.Mutex
 	fence      int              // newest sequence told
 	pending    *target.Declared // told, not yet taken up
+	drift      target.Drift     // newest told
 	remove     bool             // to be removed; pending is nil then
 	published  published        // what observe sees
 	since      time.Time        // when lastCommit came into lastState
@@ -88,10 +89,10 @@ func newApp(t *Target, k target.Key) *app {
 func (a *app) declare(d *target.Declared) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove {
+	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove && d.Drift == a.drift {
 		return
 	}
-	a.fence, a.pending, a.remove = d.Sequence, d, false
+	a.fence, a.pending, a.remove, a.drift = d.Sequence, d, false, d.Drift
 	a.inbox.Wake()
 }
 
@@ -218,7 +219,7 @@ func (a *app) takeUp(d *target.Declared) {
 
 // understand reads a declaration.
 func (a *app) understand(d *target.Declared) (rollout.Declared, map[string]*version, error) {
-	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence}
+	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence, Report: d.Drift == target.Report}
 	for _, name := range []string{d.Repository, d.Environment, d.Application} {
 		if !plainName.MatchString(name) {
 			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)

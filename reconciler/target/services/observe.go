@@ -23,6 +23,7 @@ func (a *app) observe(now time.Time) target.Observed {
 		o.State, o.Message = target.Failed, p.fault
 	default:
 		o.State, o.Message = rollout.Status(p.plan, p.facts, now)
+		o.Unhealed = p.plan.Report && o.State == target.Degraded
 	}
 	if o.State != a.lastState || o.Commit != a.lastCommit {
 		a.lastState, a.lastCommit, a.since = o.State, o.Commit, now

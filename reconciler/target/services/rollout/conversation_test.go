@@ -122,6 +122,10 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 		}
 		*d = Declared{Commit: "c" + arg(1), Sequence: seq}
 		for _, w := range words[2:] {
+			if w == "report" {
+				d.Report = true
+				continue
+			}
 			if spec, ok := strings.CutPrefix(w, "fallback="); ok {
 				s := service(spec)
 				d.Services[len(d.Services)-1].Fallback = &s

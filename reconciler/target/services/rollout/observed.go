@@ -61,6 +61,7 @@ func (t *Tally) Tripped() bool {
 type Facts struct {
 	Name      string
 	Commit    string   // environment commit that declared it last
+	Reached   bool     // Commit was reached: all replicas that it wants had the traffic
 	Serving   string   // version that gets the traffic; empty before the first
 	Routed    []string // instances that get the traffic
 	Versions  map[string]*Tally

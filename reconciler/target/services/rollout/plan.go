@@ -62,6 +62,7 @@ func (o *Observed) Declare(d Declared) {
 		f := o.facts(s.Name)
 		if f.Commit != d.Commit {
 			f.Commit = d.Commit
+			f.Reached = f.Serving == s.Version && len(f.Routed) >= s.Replicas
 			f.ListenFails, f.ListenRetry = 0, time.Time{}
 			if t := f.Versions[s.Version]; t.Tripped() {
 				t.Failures = 0 // a newer commit gives what was given up a fresh chance
@@ -106,6 +107,7 @@ func (o *Observed) Did(a Action, now time.Time) {
 		f.Serving, f.Routed = a.Version, a.Routed
 		if t := f.Versions[a.Version]; t != nil && len(a.Routed) >= t.Replicas {
 			t.Full = true
+			f.Reached = f.Reached || a.Version == f.wanted()
 		}
 		for _, id := range a.Routed {
 			if _, in := o.Find(id); in != nil {
@@ -209,6 +211,9 @@ func (p *planner) service(s Service) (tookOver bool) {
 	p.listen(f, s, switched)
 	p.route(f, serving)
 	p.stop(f)
+	if p.d.Report && f.Reached {
+		return switched
+	}
 	p.start(f, s.Version, want[s.Version])
 	if !switched {
 		p.start(f, serving, want[serving])
@@ -255,6 +260,14 @@ func (f *Facts) serving(s Service) string {
 		return s.Version
 	}
 	return f.Serving
+}
+
+// wanted is the version that is declared now, its fallback aside.
+func (f *Facts) wanted() string {
+	if len(f.Declared) == 0 {
+		return ""
+	}
+	return f.Declared[0]
 }
 
 func (t *Tally) ever() bool { return t != nil && t.Ever }
@@ -345,7 +358,7 @@ func (p *planner) route(f *Facts, serving string) {
 // they are by now, so what had some drains, and then it is stopped.
 func (p *planner) stop(f *Facts) {
 	for _, in := range slices.Clone(f.Instances) {
-		if !in.Retired && in.Phase != target.PhaseUnhealthy {
+		if !in.Retired && (in.Phase != target.PhaseUnhealthy || p.d.Report && f.Reached) {
 			continue
 		}
 		switch in.Phase {

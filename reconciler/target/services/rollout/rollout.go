@@ -18,6 +18,7 @@ type Declared struct {
 	Commit   string // environment commit
 	Sequence int    // its position in the environment's branch
 	Services []Service
+	Report   bool // what breaks once all of a service had the traffic is left as it is
 }
 
 // Service is one declared service.

@@ -29,7 +29,7 @@ func Status(d Declared, o *Observed, now time.Time) (target.State, string) {
 			worse(target.Converging, s.Name+": not started yet")
 			continue
 		}
-		worse(f.status(s, now))
+		worse(f.status(s, d.Report, now))
 	}
 	for _, name := range o.Names() {
 		f := o.Services[name]
@@ -49,7 +49,7 @@ func StatusOf(d Declared, o *Observed, name string, now time.Time) target.State 
 	}
 	for _, s := range d.Services {
 		if s.Name == name && f.Versions[s.Version] != nil {
-			state, _ := f.status(s, now)
+			state, _ := f.status(s, d.Report, now)
 			return state
 		}
 	}
@@ -58,7 +58,7 @@ func StatusOf(d Declared, o *Observed, name string, now time.Time) target.State 
 
 var severity = []target.State{target.Healthy, target.Converging, target.Degraded, target.Unknown, target.Failed}
 
-func (f *Facts) status(s Service, now time.Time) (target.State, string) {
+func (f *Facts) status(s Service, report bool, now time.Time) (target.State, string) {
 	t := f.Versions[s.Version]
 	fit := f.healthy(s.Version)
 	switched := f.Serving == s.Version
@@ -97,6 +97,8 @@ func (f *Facts) status(s Service, now time.Time) (target.State, string) {
 	switch {
 	case len(fit) >= s.Replicas:
 		return target.Healthy, ""
+	case broken && report && f.Reached:
+		return target.Degraded, progress + "; left as it is: policy has drift reported, not healed"
 	case broken:
 		return target.Degraded, progress
 	}
