@@ -8,7 +8,6 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
@@ -34,7 +33,7 @@ func (d *daemon) configure() *ssh.Server {
 			// with the key it was made for.
 			offered := gossh.FingerprintSHA256(key)
 			ctx.Permissions().Permissions = &gossh.Permissions{Extensions: map[string]string{fingerprint: offered}}
-			_, known := d.Access().UserByKey(offered)
+			_, known := d.Access().ByKey(offered, access.ViaSSH)
 			return known
 		},
 		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
@@ -56,15 +55,15 @@ func (d *daemon) configure() *ssh.Server {
 						return nil, errors.New("no connection")
 					}
 					key := perms.Extensions[fingerprint]
-					user, known := d.Access().UserByKey(key)
+					who, known := d.Access().ByKey(key, access.ViaSSH)
 					if !known {
 						return nil, errors.New("unknown key")
 					}
-					if err := c.authenticatedAs(user.Name); err != nil {
-						d.log.Warn("refused a login", "user", user.Name, "remote", meta.RemoteAddr().String(), "err", err)
+					if err := c.authenticatedAs(who.User); err != nil {
+						d.log.Warn("refused a login", "user", who.User, "remote", meta.RemoteAddr().String(), "err", err)
 						return nil, err
 					}
-					d.log.Info("logged in", "user", user.Name, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
+					d.log.Info("logged in", "user", who.User, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
 					return perms, nil
 				},
 			}
@@ -87,26 +86,12 @@ func (d *daemon) configure() *ssh.Server {
 }
 
 // identity is who the connection's proven key belongs to, now.
-func (d *daemon) identity(ctx ssh.Context, via string) (actor show.Actor, key string, ok bool) {
+func (d *daemon) identity(ctx ssh.Context, via access.Via) (who access.Identity, key string, ok bool) {
 	conn, _ := ctx.Value(ssh.ContextKeyConn).(*gossh.ServerConn)
 	if conn == nil || conn.Permissions == nil {
-		return show.Actor{}, "", false
+		return access.Identity{}, "", false
 	}
 	key = conn.Permissions.Extensions[fingerprint]
-	config := d.Access()
-	user, ok := config.UserByKey(key)
-	if !ok {
-		return show.Actor{}, "", false
-	}
-	actor, ok = Actor(config, user.Name, via)
-	return actor, key, ok
-}
-
-// Actor is a user as the rooms behind the front door see them; false when there
-// is no such user. The caller has proven that it is them.
-func Actor(config *access.Config, user, via string) (show.Actor, bool) {
-	if _, ok := config.User(user); !ok {
-		return show.Actor{}, false
-	}
-	return show.Actor{Name: user, Groups: config.Groups(user), Admin: config.IsAdmin(user), Via: via}, true
+	who, ok = d.Access().ByKey(key, via)
+	return who, key, ok
 }

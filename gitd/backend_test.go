@@ -85,7 +85,7 @@ func (h *tarn) Repositories(_ context.Context, a show.Actor) ([]show.Repository,
 	if h.panics {
 		panic("planted")
 	}
-	if a.Name == "sam" {
+	if a.User == "sam" {
 		return nil, errors.New("disk on fire at /secret/path")
 	}
 	return h.repositories, nil
@@ -189,7 +189,7 @@ func (h *tarn) Why(ctx context.Context, a show.Actor, name, thing string) (show.
 }
 
 func (h *tarn) CreateRepository(_ context.Context, a show.Actor, name, description string) (show.Done, error) {
-	if !a.Admin {
+	if a.User != "ada" {
 		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "only administrators create repositories", Hint: "ask one of ada"}
 	}
 	return show.Done{What: fmt.Sprintf("created %s: %s", name, description), Next: "git clone ssh://git.tarn.example/" + name}, nil
@@ -200,10 +200,10 @@ func (h *tarn) SetGate(_ context.Context, _ show.Actor, name string, gated bool)
 }
 
 func (h *tarn) Approve(_ context.Context, a show.Actor, name, environment, tree, reason string) (show.Done, error) {
-	if a.Name == "jun" {
+	if a.User == "jun" {
 		return show.Done{}, &show.Error{Kind: show.Denied, What: "you cannot approve your own change", Where: []string{"headgate.yaml:12: approvals: 1", "change 412 is by jun"}, Hint: "ask one of ada, sam"}
 	}
-	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2", a.Name, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
+	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2", a.User, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
 }
 
 func (h *tarn) Rollback(_ context.Context, _ show.Actor, name, environment string, release int, reason string) (show.Done, error) {

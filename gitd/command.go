@@ -112,7 +112,7 @@ func (s *session) command(actor show.Actor, words []string) int {
 		return 130
 	case !errors.As(err, &e):
 		id := rand.Text()[:8]
-		s.d.log.Error("a command failed", "id", id, "user", actor.Name, "command", terminal.Line(strings.Join(words, " ")), "err", err)
+		s.d.log.Error("a command failed", "id", id, "user", actor.User, "command", terminal.Line(strings.Join(words, " ")), "err", err)
 		e = &show.Error{Kind: show.Again, What: "the server could not answer; it noted the cause as " + id, Hint: "tell an administrator of this server"}
 	}
 	if c.json {

@@ -26,7 +26,7 @@ var repoCommands = []command{
 			}
 			if len(all) == 0 {
 				c.out.line("no repositories yet")
-				if c.actor.Admin {
+				if c.standing().Admin {
 					c.out.line("make one: repo create <name>")
 				}
 				return nil

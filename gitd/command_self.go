@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 // Commands about who asks, and about the server itself.
@@ -14,7 +16,13 @@ var selfCommands = []command{
 			if err := c.wants(0, 0); err != nil {
 				return err
 			}
-			if c.put(c.actor) {
+			standing := c.standing()
+			if c.put(struct {
+				Name   string     `json:"name"`
+				Groups []string   `json:"groups,omitempty"`
+				Admin  bool       `json:"administrator,omitempty"`
+				Via    access.Via `json:"via"`
+			}{standing.Name, standing.Groups, standing.Admin, c.actor.Via}) {
 				return nil
 			}
 			c.out.line("%s", introduction(c))
@@ -28,7 +36,7 @@ var selfCommands = []command{
 			if err := c.wants(0, 0); err != nil {
 				return err
 			}
-			code := c.d.Logins.New(c.actor.Name)
+			code := c.d.Logins.New(c.actor.User)
 			base := c.d.Backend.Server(c.ctx).HTTP
 			page := base + "/sign-in?code=" + url.QueryEscape(code)
 			if c.put(struct {
@@ -39,7 +47,7 @@ var selfCommands = []command{
 				return nil
 			}
 			c.out.line("%s", page)
-			c.out.line("code %s, for one sign-in as %s, within 2 minutes", code, c.actor.Name)
+			c.out.line("code %s, for one sign-in as %s, within 2 minutes", code, c.actor.User)
 			return nil
 		},
 	},
@@ -88,12 +96,15 @@ func init() {
 	})
 }
 
+// standing is how the caller stands to the server itself.
+func (c *call) standing() access.Standing { return c.d.Access().Standing(c.actor, access.Own) }
+
 func introduction(c *call) string {
-	s := c.actor.Name
-	if others := slices.DeleteFunc(slices.Clone(c.actor.Groups), func(g string) bool { return g == "administrators" }); len(others) > 0 {
+	s, standing := c.actor.User, c.standing()
+	if others := slices.DeleteFunc(standing.Groups, func(g string) bool { return g == access.Administrators }); len(others) > 0 {
 		s += " (" + strings.Join(others, ", ") + ")"
 	}
-	if c.actor.Admin {
+	if standing.Admin {
 		s += ", administrator"
 	}
 	return s

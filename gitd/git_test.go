@@ -62,7 +62,7 @@ func TestCloneAndPush(t *testing.T) {
 	if got := h.tip("hello", "refs/heads/main"); got != head {
 		t.Fatalf("main is at %q, not %s", got, head)
 	}
-	want := begun{show.Actor{Name: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
+	want := begun{show.Actor{User: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
 	mu.Lock()
 	if len(begins) != 1 || fmt.Sprint(begins[0]) != fmt.Sprint(want) || ends != 1 {
 		t.Errorf("begun %+v, ended %d", begins, ends)

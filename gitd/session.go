@@ -14,6 +14,7 @@ import (
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/transport"
@@ -271,9 +272,9 @@ func (s *session) run(line string) {
 		status = show.Exit(e)
 		return
 	}
-	via := "ssh"
+	via := access.ViaSSH
 	if parsed.service == transport.ReceivePack {
-		via = "push"
+		via = access.ViaPush
 	}
 	actor, key, ok := s.d.identity(s.ctx, via)
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -182,10 +183,10 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 	done := Approved{Release: s.Proposal.Release, Tree: s.Proposal.Tree}
 	done.From = s.covers()
 	p := s.Proposal.Promotion
-	if done.Repeated = record.ApprovedBy(p.Approvals, by.Name); !done.Repeated {
-		a := record.Approval{User: by.Name, Email: w.rc.email(by.Name), Tree: s.Proposal.Tree, At: s.Now, Via: via(by), Why: reason}
+	if done.Repeated = record.ApprovedBy(p.Approvals, by.User); !done.Repeated {
+		a := record.Approval{User: by.User, Email: w.rc.email(by.User), Tree: s.Proposal.Tree, At: s.Now, Via: via(by), Why: reason}
 		if !a.Written() {
-			return Approved{}, fmt.Errorf("the approval of %q cannot be written down", by.Name)
+			return Approved{}, fmt.Errorf("the approval of %q cannot be written down", by.User)
 		}
 		p = s.promotion(s.Proposal.Release)
 		p.Approvals = append(slices.Clone(s.Proposal.Approvals), a)
@@ -198,7 +199,7 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 			return Approved{}, err
 		}
 		crash.Point("promote.approved")
-		w.log().Info("approved", "release", done.Release, "by", by.Name, "via", via(by), "tree", done.Tree.String())
+		w.log().Info("approved", "release", done.Release, "by", by.User, "via", via(by), "tree", done.Tree.String())
 	}
 	done.Given = len(p.Approvals)
 	before := s.tip()
@@ -206,7 +207,7 @@ func (w *worker) approve(ctx context.Context, by show.Actor, reason string, chec
 		// The approval stands; what follows from it is tried again by the loop.
 		w.log().Error("could not act on the approval at once", "err", err)
 	}
-	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment, short(done.Tree), by.Name)
+	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment, short(done.Tree), by.User)
 	if done.Repeated {
 		done.Sentence = "already " + done.Sentence
 	}
@@ -231,10 +232,10 @@ func step(from, to int) string {
 
 func via(by show.Actor) string {
 	switch by.Via {
-	case "push", "console":
-		return by.Via
+	case access.ViaPush, access.ViaConsole:
+		return string(by.Via)
 	}
-	return "ssh"
+	return string(access.ViaSSH)
 }
 
 // nothingOpen says why there is nothing to approve.

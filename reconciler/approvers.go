@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -24,32 +25,20 @@ func (rc *Reconciler) email(user string) string {
 
 // mayWrite refuses who may not write the repository, and names who may.
 func (rc *Reconciler) mayWrite(s *snapshot, by show.Actor, what string) error {
-	access := rc.Access()
-	if access.MayWrite(by.Name, s.application) {
+	config := rc.Access()
+	if config.May(by, access.Write, s.application) {
 		return nil
 	}
 	return &show.Error{Kind: show.Forbidden,
 		What: fmt.Sprintf("%s may not %s %s of %s", someone(by), what, s.environment, s.application),
-		Hint: "ask one of: " + list(rc.writers(s.application))}
+		Hint: "ask one of: " + list(config.Who(access.Write, s.application))}
 }
 
 func someone(by show.Actor) string {
-	if by.Name == "" {
+	if by.User == "" {
 		return "who is not signed in"
 	}
-	return by.Name
-}
-
-// writers are the users who may write a repository.
-func (rc *Reconciler) writers(repository string) []string {
-	access := rc.Access()
-	var names []string
-	for _, u := range access.Users() {
-		if access.MayWrite(u.Name, repository) {
-			names = append(names, u.Name)
-		}
-	}
-	return names
+	return by.User
 }
 
 // approvers are the users whose approval of the open proposal would count and
@@ -57,25 +46,28 @@ func (rc *Reconciler) writers(repository string) []string {
 func (rc *Reconciler) approvers(s *snapshot, authors []string) []string {
 	var names []string
 	for _, u := range rc.Access().Users() {
-		if rc.whyNotApprove(s, u.Name, authors) == "" && !record.ApprovedBy(s.Proposal.Approvals, u.Name) {
+		if rc.whyNotApprove(s, access.Recorded(u.Name), authors) == "" && !record.ApprovedBy(s.Proposal.Approvals, u.Name) {
 			names = append(names, u.Name)
 		}
 	}
 	return names
 }
 
-// whyNotApprove says why a user's approval would not count, "" when it would.
-func (rc *Reconciler) whyNotApprove(s *snapshot, user string, authors []string) string {
-	access := rc.Access()
-	if from := s.settings.Approvals.From; from != "" && s.settings.Approvals.Count > 0 {
-		if !slices.Contains(access.Members(from), user) || !access.MayRead(user, s.application) {
-			return fmt.Sprintf("%s is not in the group %s", someone(show.Actor{Name: user}), from)
-		}
-	} else if !access.MayWrite(user, s.application) {
-		return fmt.Sprintf("%s may not write %s", someone(show.Actor{Name: user}), s.application)
+// whyNotApprove says why somebody's approval would not count, "" when it would.
+func (rc *Reconciler) whyNotApprove(s *snapshot, who access.Identity, authors []string) string {
+	config := rc.Access()
+	if !who.Scope.Allows(access.Write, s.application) {
+		return fmt.Sprintf("what %s came with does not allow to write %s", someone(who), s.application)
 	}
-	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, user) {
-		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, user)
+	if from := s.settings.Approvals.From; from != "" && s.settings.Approvals.Count > 0 {
+		if !slices.Contains(config.Members(from), who.User) || !config.May(who, access.Read, s.application) {
+			return fmt.Sprintf("%s is not in the group %s", someone(who), from)
+		}
+	} else if !config.May(who, access.Write, s.application) {
+		return fmt.Sprintf("%s may not write %s", someone(who), s.application)
+	}
+	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, who.User) {
+		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, who.User)
 	}
 	return ""
 }
@@ -86,7 +78,7 @@ func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by show.Actor
 	if err != nil {
 		return err
 	}
-	why := rc.whyNotApprove(s, by.Name, authors)
+	why := rc.whyNotApprove(s, by, authors)
 	if why == "" {
 		return nil
 	}

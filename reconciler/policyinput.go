@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -43,11 +44,11 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, back *rollb
 		}
 	}
 	if back != nil {
-		by := rc.user(s.application, back.by.Name)
+		by := policies.User(rc.Access().Standing(back.by, s.application))
 		in.Rollback, in.WasHealthy, in.RequestedBy = true, true, &by
 		in.Release = policies.ReleaseFact{Number: back.to.Release, Commit: back.to.Source.String()}
 		in.Tree = back.to.Tree.String()
-		about = fmt.Sprintf("rollback of %s to release %d by %s", s.environment, back.to.Release, back.by.Name)
+		about = fmt.Sprintf("rollback of %s to release %d by %s", s.environment, back.to.Release, back.by.User)
 	} else {
 		in.Release = policies.ReleaseFact{Number: s.Proposal.Release, Commit: s.Proposal.Source.String()}
 		in.Tree = s.Proposal.Tree.String()
@@ -73,28 +74,18 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, back *rollb
 }
 
 func (rc *Reconciler) approval(s *snapshot, a record.Approval, stale bool) policies.Approval {
-	u := rc.user(s.application, a.User)
+	u := rc.Access().Standing(access.Recorded(a.User), s.application)
 	return policies.Approval{User: a.User, Groups: u.Groups, MayWrite: u.MayWrite, Tree: a.Tree.String(),
 		Commit: s.Proposal.Commit.String(), At: a.At.UTC(), Via: a.Via, Stale: stale}
-}
-
-// user is somebody as policy is told, with the rights of now.
-func (rc *Reconciler) user(repository, name string) policies.User {
-	access := rc.Access()
-	u := policies.User{Name: name, Groups: access.Groups(name), Admin: access.IsAdmin(name),
-		MayRead: access.MayRead(name, repository), MayWrite: access.MayWrite(name, repository)}
-	if u.Groups == nil {
-		u.Groups = []string{}
-	}
-	return u
 }
 
 // candidates are the users who may read a repository.
 func (rc *Reconciler) candidates(repository string) []policies.User {
 	users := []policies.User{}
-	for _, u := range rc.Access().Users() {
-		if one := rc.user(repository, u.Name); one.MayRead {
-			users = append(users, one)
+	config := rc.Access()
+	for _, u := range config.Users() {
+		if one := config.Standing(access.Recorded(u.Name), repository); one.MayRead {
+			users = append(users, policies.User(one))
 		}
 	}
 	return users

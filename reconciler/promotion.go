@@ -77,12 +77,12 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor show.Act
 		return p, err
 	}
 	switch {
-	case actor.Name == "":
+	case actor.User == "":
 		p.WhyNot = "sign in to approve"
-	case record.ApprovedBy(s.Proposal.Approvals, actor.Name):
+	case record.ApprovedBy(s.Proposal.Approvals, actor.User):
 		p.WhyNot = "you have approved this content"
 	default:
-		p.WhyNot = rc.whyNotApprove(s, actor.Name, authors)
+		p.WhyNot = rc.whyNotApprove(s, actor, authors)
 	}
 	p.MayApprove = p.WhyNot == "" && s.wantsPeople()
 	if p.WhyNot == "" && !p.MayApprove {

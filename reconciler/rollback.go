@@ -72,7 +72,7 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
 			Where: s.evaluated.open(), Hint: "why " + s.application + " " + w.environment}
 	}
-	hold := record.Hold{By: by.Name, At: s.Now.UTC(), Reason: reason}
+	hold := record.Hold{By: by.User, At: s.Now.UTC(), Reason: reason}
 	tree, err := record.Restore(w.repo, s.Declared.Tree, good.Tree, s.application, hold)
 	if err != nil {
 		return RolledBack{}, err
@@ -85,7 +85,7 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 		Artifacts: good.Artifacts,
 		Policy:    s.evaluated.Policy,
 		Decision:  record.Decision{Decision: s.evaluated.Decision, Commit: saved},
-		Rollback:  &record.Rollback{Of: s.Declared.Hash, Restores: good.Hash, By: by.Name, Reason: reason},
+		Rollback:  &record.Rollback{Of: s.Declared.Hash, Restores: good.Hash, By: by.User, Reason: reason},
 	}
 	commit, err := w.repo.WriteCommit(repo.NewCommit{
 		Tree:    tree,
@@ -104,7 +104,7 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 		return RolledBack{}, err
 	}
 	crash.Point("rollback.environment-moved")
-	w.log().Info("rolled back", "release", good.Release, "commit", commit.String(), "by", by.Name)
+	w.log().Info("rolled back", "release", good.Release, "commit", commit.String(), "by", by.User)
 	if _, err := w.settle(ctx); err != nil {
 		// The rollback stands in Git; the loop goes on converging to it.
 		w.log().Error("could not act on the rollback at once", "err", err)

@@ -65,7 +65,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 	switch {
 	case p.MayApprove:
 		w.Next = p.Commands
-	case actor.Name != "":
+	case actor.User != "":
 		w.Facts = append(w.Facts, show.Fact{Label: "you", Text: p.WhyNot})
 	}
 	return w, nil

@@ -76,7 +76,7 @@ func demo(ctx context.Context, p printer, o options) error {
 		return err
 	}
 	return serve(ctx, o, func(ctx context.Context, s *server.Server) error {
-		d := demonstration{printer: p, server: s, admin: o.Admin, key: demoKey, made: made, data: o.Data}
+		d := demonstration{printer: p, server: s, admin: o.Admin, key: demoKey, public: public, made: made, data: o.Data}
 		if err := d.run(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -92,7 +92,8 @@ type demonstration struct {
 	printer
 	server *server.Server
 	admin  string
-	key    string // the demo's private key
+	key    string // file of the demo's private key
+	public string // its public half
 	made   string // the user's private key, if the demo had to make it
 	data   string
 }
@@ -101,9 +102,12 @@ func (d *demonstration) say(format string, args ...any) { fmt.Fprintf(d.out, for
 
 func (d *demonstration) run(ctx context.Context) error {
 	about := d.server.Server(ctx)
-	me := d.server.Actor(d.admin, "ssh")
+	me, known := d.server.Operator(d.public)
+	if !known {
+		return fmt.Errorf("%s is nobody's key on this server\nhint: headgate serve starts it as it is; another --data makes a new one", d.key)
+	}
 	d.say("headgate is up: ssh %s, console %s", about.SSH, about.HTTP)
-	d.say("administrator: %s, host key %s", me.Name, about.HostKey)
+	d.say("administrator: %s, host key %s", me.User, about.HostKey)
 	r, err := d.server.Repository(ctx, me, sampleName)
 	var e *show.Error
 	switch {

@@ -41,7 +41,7 @@ administrator; everything else is configured there, by pushing.`,
 					about := s.Server(ctx)
 					fmt.Fprintf(p.err, "headgate is up: ssh %s, console %s\n", about.SSH, about.HTTP)
 					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
-					if made != "" && s.Admits(keys[0]) {
+					if _, known := s.Operator(keys[0]); known && made != "" {
 						fmt.Fprintf(p.err, "you have no SSH key, so one was made: use ssh -i %s\n", made)
 					}
 					return nil

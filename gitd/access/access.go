@@ -4,7 +4,8 @@
 //
 //   - Parse checks a file and makes a Config of it, or says what is wrong with
 //     it, with file and line.
-//   - Config answers questions about rights. It never changes.
+//   - Config never changes. It makes an Identity of a proven key or a session, and
+//     answers May for it: every right is asked of an identity (identity.go).
 //   - Initial writes the first file; AddRepository and SetGate edit the text of
 //     one and leave everything else in it as it was, comments included (edit.go).
 //
@@ -94,15 +95,6 @@ type Config struct {
 	repositories map[string]Repository
 }
 
-// UserByKey finds who holds a key, by its SHA256 fingerprint. That somebody
-// *holds* it is for the caller to have proven.
-func (c *Config) UserByKey(fingerprint string) (User, bool) {
-	if c == nil {
-		return User{}, false
-	}
-	return c.User(c.keys[fingerprint])
-}
-
 // User finds a user by name.
 func (c *Config) User(name string) (User, bool) {
 	if c == nil {
@@ -156,26 +148,6 @@ func (c *Config) Members(group string) []string {
 		return sorted(c.users)
 	}
 	return slices.Sorted(slices.Values(c.groups[group]))
-}
-
-// IsAdmin reports whether user is one of the administrators.
-func (c *Config) IsAdmin(user string) bool {
-	return c != nil && user != "" && slices.Contains(c.groups[Administrators], user)
-}
-
-// MayRead reports whether user may read a repository: its readers and writers,
-// and the administrators, who could make themselves readers at any time. A
-// repository that the file does not name may be read by nobody.
-func (c *Config) MayRead(user, repository string) bool {
-	r, ok := c.Repository(repository)
-	return ok && (c.within(user, r.Read) || c.within(user, r.Write) || c.IsAdmin(user))
-}
-
-// MayWrite reports whether user is one of a repository's writers. Which refs
-// they may then push is for the policies.
-func (c *Config) MayWrite(user, repository string) bool {
-	r, ok := c.Repository(repository)
-	return ok && c.within(user, r.Write)
 }
 
 // Gated reports whether the gated branches of a repository are gated. What the

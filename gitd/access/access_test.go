@@ -90,15 +90,22 @@ func TestRights(t *testing.T) {
 		{"everyone", "open", false, false},
 		{"administrators", "headgate", false, false},
 	} {
-		if got := c.MayRead(r.user, r.repository); got != r.read {
-			t.Errorf("MayRead(%q, %q) = %v", r.user, r.repository, got)
+		who := access.Recorded(r.user)
+		if got := c.May(who, access.Read, r.repository); got != r.read {
+			t.Errorf("%q reads %q: %v", r.user, r.repository, got)
 		}
-		if got := c.MayWrite(r.user, r.repository); got != r.write {
-			t.Errorf("MayWrite(%q, %q) = %v", r.user, r.repository, got)
+		if got := c.May(who, access.Write, r.repository); got != r.write {
+			t.Errorf("%q writes %q: %v", r.user, r.repository, got)
+		}
+		if got := c.May(who, access.Administer, r.repository); got != (r.user == "ada" && r.repository != "missing") {
+			t.Errorf("%q administers %q: %v", r.user, r.repository, got)
+		}
+		if c.May(who, 0, r.repository) || c.May(who, access.Administer+1, r.repository) {
+			t.Errorf("%q has an unknown right to %q", r.user, r.repository)
 		}
 	}
-	if !c.IsAdmin("ada") || c.IsAdmin("jun") || c.IsAdmin("") {
-		t.Error("administrators are not exactly ada")
+	if got := c.Who(access.Write, "hello"); !slices.Equal(got, []string{"ada", "jun"}) {
+		t.Errorf("writers of hello: %v", got)
 	}
 	if got := c.Groups("ada"); !slices.Equal(got, []string{"administrators", "release"}) {
 		t.Errorf("groups of ada: %v", got)
@@ -123,17 +130,26 @@ func TestRights(t *testing.T) {
 		t.Errorf("repositories: %v", names)
 	}
 	ada, _ := c.User("ada")
-	if u, ok := c.UserByKey(ada.Keys[0].Fingerprint); !ok || u.Name != "ada" || ada.Keys[0].Comment != "ada@laptop" {
-		t.Errorf("the key of ada finds %v %v", u, ok)
+	if who, ok := c.ByKey(ada.Keys[0].Fingerprint, access.ViaSSH); !ok || who.User != "ada" || ada.Keys[0].Comment != "ada@laptop" {
+		t.Errorf("the key of ada finds %v %v", who, ok)
 	}
-	if _, ok := c.UserByKey(""); ok {
+	if who, ok := c.ByKey("", access.ViaSSH); ok || who.User != "" {
 		t.Error("no key finds somebody")
+	}
+	if who, ok := c.BySession("jun"); !ok || who.User != "jun" || who.Via != access.ViaConsole {
+		t.Errorf("the session of jun finds %v %v", who, ok)
+	}
+	for _, name := range []string{"", "nobody", access.Everyone, access.Administrators} {
+		if who, ok := c.BySession(name); ok || who.User != "" {
+			t.Errorf("a session of %q finds %v", name, who)
+		}
 	}
 	if u, ok := c.UserByEmail("ADA@tarn.example"); !ok || u.Name != "ada" {
 		t.Error("mail does not find ada")
 	}
 	var none *access.Config
-	if none.IsAdmin("ada") || none.MayRead("ada", "hello") || !none.Gated("hello") {
+	_, known := none.ByKey(ada.Keys[0].Fingerprint, access.ViaSSH)
+	if known || none.May(access.Recorded("ada"), access.Read, "hello") || none.Who(access.Read, "hello") != nil || !none.Gated("hello") {
 		t.Error("no configuration allows something")
 	}
 }
@@ -231,7 +247,7 @@ func TestInitial(t *testing.T) {
 		t.Fatal(err)
 	}
 	ada, _ := c.User("ada")
-	if !c.IsAdmin("ada") || len(ada.Keys) != 2 || ada.FullName != `Ada "the first" Lovelace` {
+	if !c.May(access.Recorded("ada"), access.Administer, access.Own) || len(ada.Keys) != 2 || ada.FullName != `Ada "the first" Lovelace` {
 		t.Errorf("ada is %+v", ada)
 	}
 	if data, err = access.AddRepository(data, "hello", `says "hello": to all #1`); err != nil {

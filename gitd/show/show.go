@@ -8,16 +8,14 @@
 // nothing and remembers nothing.
 package show
 
-import "context"
+import (
+	"context"
 
-// Actor is who asks: a user proven by key, or by a console session that such a
-// user opened. The zero Actor is nobody, who may see nothing.
-type Actor struct {
-	Name   string   `json:"name"`
-	Groups []string `json:"groups,omitempty"`
-	Admin  bool     `json:"administrator,omitempty"`
-	Via    string   `json:"via,omitempty"` // "ssh", "push", "console"
-}
+	"github.com/headgate-cd/headgate/gitd/access"
+)
+
+// Actor is who asks. The zero Actor is nobody, who may see nothing.
+type Actor = access.Identity
 
 // State is one word of DESIGN-UI section 3; the word is what people read.
 type State string

@@ -159,7 +159,7 @@ func (t *Transport) Serve(ctx context.Context, r Request, c Client) (status int,
 func (t *Transport) Open(actor show.Actor, name string) (*repo.Repository, error) {
 	t.start()
 	r, err := t.Store.Repository(name)
-	if !t.Access().MayRead(actor.Name, name) || errors.Is(err, repo.ErrNoRepository) {
+	if !t.Access().May(actor, access.Read, name) || errors.Is(err, repo.ErrNoRepository) {
 		// One answer for both: who may not read does not learn what there is.
 		return nil, t.notFound(actor, name)
 	}
@@ -186,7 +186,7 @@ func (t *Transport) notFound(actor show.Actor, name string) error {
 	var readable []string
 	config := t.Access()
 	for _, n := range all {
-		if config.MayRead(actor.Name, n) {
+		if config.May(actor, access.Read, n) {
 			readable = append(readable, n)
 		}
 	}
@@ -206,10 +206,10 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 
 	switch r.Service {
 	case ReceivePack:
-		if !t.pushes.Take(r.Actor.Name) {
+		if !t.pushes.Take(r.Actor.User) {
 			return 1, &show.Error{Kind: show.Again, What: "too many pushes are waiting already", Hint: "try again when some have landed"}
 		}
-		defer t.pushes.Give(r.Actor.Name)
+		defer t.pushes.Give(r.Actor.User)
 
 		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name())
 		defer end()
@@ -236,7 +236,7 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 	}
 
 	t.Log.Info("served git",
-		"verb", string(r.Service), "repo", repository.Name(), "user", r.Actor.Name, "via", r.Actor.Via,
+		"verb", string(r.Service), "repo", repository.Name(), "user", r.Actor.User, "via", string(r.Actor.Via),
 		"status", status, "took", time.Since(began).Round(time.Millisecond))
 	return status, err
 }

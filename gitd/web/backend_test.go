@@ -50,7 +50,7 @@ func (h *backend) Repositories(_ context.Context, a show.Actor) ([]show.Reposito
 	if h.broken != nil {
 		return nil, h.broken
 	}
-	if a.Name == "outsider" {
+	if a.User == "outsider" {
 		return nil, nil
 	}
 	return slices.Clone(h.repos), nil
@@ -63,7 +63,7 @@ func (h *backend) Repository(_ context.Context, a show.Actor, name string) (show
 		return show.Repository{}, h.broken
 	}
 	for _, r := range h.repos {
-		if r.Name == name && a.Name != "outsider" {
+		if r.Name == name && a.User != "outsider" {
 			return r, nil
 		}
 	}
@@ -191,7 +191,7 @@ func (h *backend) Promotion(_ context.Context, a show.Actor, repo, env string) (
 	if !ok {
 		return p, &show.Error{Kind: show.NotFound, What: "nothing waits to be promoted to " + env}
 	}
-	if a.Name == "mirek" {
+	if a.User == "mirek" {
 		p.MayApprove, p.WhyNot = false, "you wrote part of what it carries, and nobody approves their own change"
 	}
 	return p, nil
@@ -222,23 +222,23 @@ func (h *backend) Approve(_ context.Context, a show.Actor, repo, env, tree, reas
 	if !ok {
 		return show.Done{}, &show.Error{Kind: show.NotFound, What: "nothing waits to be promoted to " + env}
 	}
-	if a.Name == "mirek" {
+	if a.User == "mirek" {
 		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "nobody approves their own change"}
 	}
 	if tree != "" && tree != p.Tree {
 		return show.Done{}, &show.Error{Kind: show.Denied, What: "the proposal has changed since you read it", Hint: "read it again"}
 	}
-	h.acts = append(h.acts, fmt.Sprintf("approve %s %s %s %q as %s via %s", repo, env, tree, reason, a.Name, a.Via))
-	p.Approvals = append(slices.Clone(p.Approvals), show.Approval{By: a.Name, At: noon, Via: a.Via, Tree: p.Tree, Why: reason})
+	h.acts = append(h.acts, fmt.Sprintf("approve %s %s %s %q as %s via %s", repo, env, tree, reason, a.User, a.Via))
+	p.Approvals = append(slices.Clone(p.Approvals), show.Approval{By: a.User, At: noon, Via: string(a.Via), Tree: p.Tree, Why: reason})
 	p.MayApprove, p.WhyNot = false, "you have approved it already"
 	h.promos[repo+"/"+env] = p
-	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.Name, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
+	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.User, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
 }
 
 func (h *backend) Rollback(_ context.Context, a show.Actor, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.acts = append(h.acts, fmt.Sprintf("rollback %s %s %d %q as %s via %s", repo, env, release, reason, a.Name, a.Via))
+	h.acts = append(h.acts, fmt.Sprintf("rollback %s %s %d %q as %s via %s", repo, env, release, reason, a.User, a.Via))
 	return show.Done{What: fmt.Sprintf("rolled back %s to %d", env, release), Next: "hold set"}, nil
 }
 

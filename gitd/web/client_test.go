@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -41,8 +42,9 @@ func console(h *backend) *Server {
 		Backend: h, Login: &codes{used: map[string]bool{}}, Key: []byte("0123456789abcdef0123456789abcdef"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return noon },
 		Actor: func(_ context.Context, name string) (show.Actor, bool) {
-			return show.Actor{Name: name, Admin: name == "ada"}, slices.Contains(users, name)
+			return show.Actor{User: name, Via: access.ViaConsole}, slices.Contains(users, name)
 		},
+		Administers: func(who show.Actor) bool { return who.User == "ada" },
 	}
 }
 

@@ -340,7 +340,7 @@ func rollback(q *request) error {
 	if err != nil {
 		return err
 	}
-	q.Log.Info("rolled back from the console", "repo", repo, "env", env, "release", release, "user", q.actor.Name)
+	q.Log.Info("rolled back from the console", "repo", repo, "env", env, "release", release, "user", q.actor.User)
 	return q.answer(d, envHref(repo, env))
 }
 

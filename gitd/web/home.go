@@ -156,7 +156,7 @@ func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 		}
 	}
 	for _, c := range recent {
-		if c.By != q.actor.Name || c.State != show.Refused && c.State != show.Conflict || q.now.Sub(c.EndedAt) > refusalsShown {
+		if c.By != q.actor.User || c.State != show.Refused && c.State != show.Conflict || q.now.Sub(c.EndedAt) > refusalsShown {
 			continue
 		}
 		n := need{Mark: markOf(c.State), Href: changeHref(c), Do: "See why", at: c.EndedAt,
@@ -182,7 +182,7 @@ func (q *request) forMe(repo string, e show.Environment) *show.Promotion {
 	mine, err := q.Backend.Promotion(q.r.Context(), q.actor, repo, e.Name)
 	if err != nil {
 		if !isNotFound(err) {
-			q.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", q.actor.Name, "err", err)
+			q.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", q.actor.User, "err", err)
 		}
 		return p
 	}

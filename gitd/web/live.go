@@ -156,10 +156,10 @@ type (
 // repository, and as time passes if the page shows that. It ends with the
 // request's context, the session, or the page.
 func (q *request) stream(draw func(*request) (*page, error)) error {
-	if !q.streams.begin(q.actor.Name) {
+	if !q.streams.begin(q.actor.User) {
 		return &show.Error{Kind: show.Again, What: "too many live pages are open", Hint: "close some; each page works without being live"}
 	}
-	defer q.streams.end(q.actor.Name)
+	defer q.streams.end(q.actor.User)
 	p, err := draw(q)
 	if err != nil {
 		return err
@@ -241,7 +241,7 @@ func (q *request) stream(draw func(*request) (*page, error)) error {
 		p, err = draw(q)
 		if err != nil {
 			if ctx.Err() == nil {
-				q.Log.Warn("ended a live page", "path", q.r.URL.Path, "user", q.actor.Name, "err", err)
+				q.Log.Warn("ended a live page", "path", q.r.URL.Path, "user", q.actor.User, "err", err)
 				_ = s.send("turn", struct{}{}) // the page itself says best what happened to it
 			}
 			return nil

@@ -324,7 +324,7 @@ func TestStreamEndsWithItsUser(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
 	var gone atomic.Bool
-	s.Actor = func(_ context.Context, name string) (show.Actor, bool) { return show.Actor{Name: name}, !gone.Load() }
+	s.Actor = func(_ context.Context, name string) (show.Actor, bool) { return show.Actor{User: name}, !gone.Load() }
 	b := signedIn(t, s, "ada")
 	events := b.listen(t.Context(), "/checkout/events")
 	await(t, events, "the title", func(e event) bool { return e.name == "page" })

@@ -69,6 +69,7 @@ type view struct {
 	Request   *request
 	Server    show.Server
 	Actor     show.Actor
+	Admin     bool // the actor may make repositories
 	Done      *show.Done
 	LiveURL   string
 	Now       time.Time
@@ -181,7 +182,7 @@ func (q *request) render(p *page, status int) error {
 }
 
 func (q *request) viewOf(p *page) *view {
-	w := &view{page: p, D: p.Data, Request: q, Server: q.server, Actor: q.actor, Now: q.now, InTabs: p.Repo != nil}
+	w := &view{page: p, D: p.Data, Request: q, Server: q.server, Actor: q.actor, Admin: q.Administers(q.actor), Now: q.now, InTabs: p.Repo != nil}
 	if p.Repo != nil {
 		for _, e := range p.Repo.Environments {
 			if needsSomebody(e) {

@@ -55,7 +55,7 @@ func (q *request) fail(err error) {
 		return // the visitor has left, or the server stops
 	}
 	if out != nil && out.begun {
-		q.Log.Error("broke off an answer", "path", q.r.URL.Path, "user", q.actor.Name, "err", err)
+		q.Log.Error("broke off an answer", "path", q.r.URL.Path, "user", q.actor.User, "err", err)
 		return
 	}
 	p := q.problem(err)
@@ -72,7 +72,7 @@ func (q *request) fail(err error) {
 		}
 		return
 	}
-	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: q.actor.Name == ""}
+	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: q.actor.User == ""}
 	pg.Crumbs = []crumb{{Text: q.server.Name, Href: "/", Keep: true}, {Text: strings.ToLower(http.StatusText(p.Status))}}
 	if err := q.render(pg, p.Status); err != nil {
 		q.Log.Error("could not render the error page", "path", q.r.URL.Path, "err", err)
@@ -110,7 +110,7 @@ func (q *request) problem(err error) *problem {
 			p.Safe = "It is not certain what became of it: look at the page before you do it again. What has landed is in Git."
 		}
 		p.Hint = "try again; if it stays, give your operator this id: it finds the line in the server's journal"
-		q.Log.Error("could not answer", "id", p.ID, "method", q.r.Method, "path", q.r.URL.Path, "user", q.actor.Name, "err", err)
+		q.Log.Error("could not answer", "id", p.ID, "method", q.r.Method, "path", q.r.URL.Path, "user", q.actor.User, "err", err)
 	}
 	if p.What == "" {
 		p.What = "the server refused this"

@@ -139,7 +139,7 @@ func approve(q *request) error {
 		}
 		return q.render(p, status(e.Kind))
 	}
-	q.Log.Info("approved from the console", "repo", repo, "env", env, "user", q.actor.Name)
+	q.Log.Info("approved from the console", "repo", repo, "env", env, "user", q.actor.User)
 	if q.wantsJSON() {
 		return q.writeJSON(http.StatusOK, d)
 	}

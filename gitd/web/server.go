@@ -47,12 +47,14 @@ type Login interface {
 // Handler; they are not changed afterwards.
 type Server struct {
 	Backend show.Backend
-	// Actor templates up a user's rights, at each request. False: no such user
+	// Actor looks up a user's rights, at each request. False: no such user
 	// (any more), and their sessions count for nothing.
 	Actor func(ctx context.Context, name string) (show.Actor, bool)
-	Login Login
-	Key   []byte       // 32 bytes that sign session cookies; keep it across restarts and sessions survive them
-	Log   *slog.Logger // nil: slog.Default
+	// Administers reports whether an actor administers the server.
+	Administers func(show.Actor) bool
+	Login       Login
+	Key         []byte       // 32 bytes that sign session cookies; keep it across restarts and sessions survive them
+	Log         *slog.Logger // nil: slog.Default
 	// Now is the clock; its zone is the zone of every time shown. nil: the
 	// wall clock in UTC.
 	Now func() time.Time

@@ -360,7 +360,7 @@ func TestRollbackAsksForTheName(t *testing.T) {
 func TestJSONSaysTheSame(t *testing.T) {
 	h := fullBackend()
 	b := signedIn(t, console(h), "ada")
-	ctx, a := t.Context(), show.Actor{Name: "ada"}
+	ctx, a := t.Context(), show.Actor{User: "ada"}
 	repo, _ := h.Repository(ctx, a, "checkout")
 	env, _ := h.Environment(ctx, a, "checkout", "production")
 	promotion, _ := h.Promotion(ctx, a, "checkout", "production")

@@ -191,7 +191,7 @@ type done struct {
 
 // tell keeps what was done for the next page of this user.
 func (q *request) tell(d show.Done) {
-	http.SetCookie(q.w, q.sessions.cookie("done", q.sessions.sign("done", done{User: q.actor.Name, At: q.now.UTC(), Done: d}), time.Minute))
+	http.SetCookie(q.w, q.sessions.cookie("done", q.sessions.sign("done", done{User: q.actor.User, At: q.now.UTC(), Done: d}), time.Minute))
 }
 
 // told takes what tell kept, once.
@@ -202,7 +202,7 @@ func (q *request) told() *show.Done {
 	}
 	http.SetCookie(q.w, q.sessions.cookie("done", "", -1))
 	var d done
-	if !q.sessions.open("done", c.Value, &d) || d.User != q.actor.Name || q.now.Sub(d.At) > time.Minute {
+	if !q.sessions.open("done", c.Value, &d) || d.User != q.actor.User || q.now.Sub(d.At) > time.Minute {
 		return nil
 	}
 	return &d.Done

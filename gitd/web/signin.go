@@ -21,7 +21,7 @@ type signInView struct {
 func signInForm(q *request) error {
 	query := q.r.URL.Query()
 	view := signInView{Code: cut(strings.TrimSpace(query.Get("code")), 64), To: q.localAddress(query.Get("to"))}
-	if q.actor.Name != "" && view.Code == "" {
+	if q.actor.User != "" && view.Code == "" {
 		http.Redirect(q.w, q.r, view.To, http.StatusSeeOther)
 		return nil
 	}
@@ -75,8 +75,8 @@ func signIn(q *request) error {
 
 func signOut(q *request) error {
 	q.sessions.end(q.w, q.r, q.now)
-	if q.actor.Name != "" {
-		q.Log.Info("signed out of the console", "user", q.actor.Name)
+	if q.actor.User != "" {
+		q.Log.Info("signed out of the console", "user", q.actor.User)
 	}
 	if q.wantsJSON() {
 		return q.writeJSON(http.StatusOK, show.Done{What: "signed out"})

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -15,6 +16,7 @@ import (
 // Config is what a Gate is made from. Builder, Settings and Ask must be there.
 type Config struct {
 	Store    *repo.Store
+	Access   func() *access.Config // who may do what, now; nil: nobody but for their own changes
 	Builder  Builder
 	Settings func(r *repo.Repository, tree repo.Hash) (Settings, error) // what a tree's headgate.yaml says; problems are shown to the pusher
 	Ask      func(ctx context.Context, q Question) (Answer, error)      // the land policy

@@ -569,7 +569,7 @@ func TestManyPushersAllLandInOrder(t *testing.T) {
 	for i := range n {
 		c := w.commit("change", files("f"+string(rune('a'+i)), "1"), base)
 		wg.Go(func() {
-			who := show.Actor{Name: "user" + string(rune('a'+i))}
+			who := show.Actor{User: "user" + string(rune('a'+i))}
 			a, err := w.gate.Propose(t.Context(), Proposal{Repository: "hello", Branch: "main", Commit: c, By: who})
 			if err != nil {
 				t.Error(err)

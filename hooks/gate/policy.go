@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
@@ -12,11 +13,11 @@ import (
 
 // AskPolicies answers Config.Ask with the policies of the tip that a change
 // would land on, never those of the change. engine compiles (or remembers) the
-// policies of a commit, Zero for a repository without one; user says who a
-// pusher is now, with the rights of now.
+// policies of a commit, Zero for a repository without one; config has the rights
+// of now, by which a pusher is judged.
 func AskPolicies(
 	engine func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error),
-	user func(repository, name string) policies.User,
+	config func() *access.Config,
 ) func(context.Context, Question) (Answer, error) {
 	return func(ctx context.Context, q Question) (Answer, error) {
 		e, err := engine(q.Repository, q.Tip)
@@ -27,7 +28,7 @@ func AskPolicies(
 		head := q.Change.Head()
 		a, rec := e.Land(ctx, policies.LandInput{
 			Now: q.Now.UTC(), Repository: q.Repository.Name(), Own: q.Repository.Name() == Own, Branch: q.Branch,
-			Change: q.Change.Number, Revision: head.Number, User: user(q.Repository.Name(), head.By),
+			Change: q.Change.Number, Revision: head.Number, User: policies.User(config().Standing(access.Recorded(head.By), q.Repository.Name())),
 			Commit: head.Commit.String(), Candidate: q.Candidate.String(), Tree: q.Tree.String(),
 			Verdict: policies.Verdict{Result: string(q.Verdict.Result), Tree: q.Tree.String(), Key: q.Verdict.Key},
 		})

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -37,7 +38,7 @@ func (g *Gate) Propose(ctx context.Context, p Proposal) (Accepted, error) {
 	if err := l.load(ctx); err != nil {
 		return Accepted{}, err
 	}
-	if p.By.Name == "" {
+	if p.By.User == "" {
 		return Accepted{}, &show.Error{Kind: show.Forbidden, What: "nobody may propose a change without a name"}
 	}
 	g.mu.Lock()
@@ -82,7 +83,7 @@ func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
 	ctx = context.WithoutCancel(ctx) // from here on it is accepted, client or no client
 	at := l.g.c.Now()
 	push := change.Push{
-		Branch: p.Branch, Commit: p.Commit, By: p.By.Name, Key: p.Key, Via: p.By.Via,
+		Branch: p.Branch, Commit: p.Commit, By: p.By.User, Key: p.Key, Via: string(p.By.Via),
 		Options: p.Options, Decision: p.Decision, At: at,
 	}
 	var s change.Story
@@ -135,7 +136,7 @@ func (l *loop) openFor(p Proposal) (mine []change.Story, same *change.Story, err
 		if s.Head().Commit == p.Commit {
 			return nil, &s, nil
 		}
-		if s.Revisions[0].By == p.By.Name {
+		if s.Revisions[0].By == p.By.User {
 			mine = append(mine, s)
 		}
 	}
@@ -178,7 +179,7 @@ func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Story
 			}
 		}
 		return nil, &show.Error{
-			Kind: show.Denied, What: fmt.Sprintf("change %s is no open change of %s to %s", value, p.By.Name, p.Branch),
+			Kind: show.Denied, What: fmt.Sprintf("change %s is no open change of %s to %s", value, p.By.User, p.Branch),
 			Hint: "leave out -o change=" + value + " to open a new change",
 		}
 	}
@@ -211,7 +212,8 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by s
 	if err != nil {
 		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them: change list " + repository}
 	}
-	if !by.Admin && by.Name != s.Revisions[0].By {
+	own := by.User == s.Revisions[0].By && by.Scope.Allows(access.Write, repository)
+	if !own && !g.c.Access().May(by, access.Administer, repository) {
 		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By + ", or an administrator"}
 	}
 	for {
@@ -220,9 +222,9 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by s
 		}
 		crash.Point("withdraw.asked")
 		next, err := l.log.Append(ctx, s, change.Event{
-			Kind: change.Withdrawn, At: g.c.Now(), By: by.Name,
-			Subject:  by.Name + " withdrew it",
-			Trailers: trailers("Reason", by.Name+" withdrew it", "Short", "withdrawn by "+by.Name),
+			Kind: change.Withdrawn, At: g.c.Now(), By: by.User,
+			Subject:  by.User + " withdrew it",
+			Trailers: trailers("Reason", by.User+" withdrew it", "Short", "withdrawn by "+by.User),
 		})
 		if err == nil {
 			s = next

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
@@ -34,6 +35,9 @@ type Gate struct {
 func New(c Config) *Gate {
 	if c.Releases == nil {
 		c.Releases = func(repository string) bool { return repository != Own }
+	}
+	if c.Access == nil {
+		c.Access = func() *access.Config { return nil }
 	}
 	if c.Workers <= 0 {
 		c.Workers = runtime.NumCPU()

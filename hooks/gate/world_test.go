@@ -42,10 +42,10 @@ type world struct {
 	logged *lockedBuffer
 }
 
-var ada = show.Actor{Name: "ada", Via: "push"}
-var jun = show.Actor{Name: "jun", Via: "push"}
+var ada = show.Actor{User: "ada", Via: "push"}
+var jun = show.Actor{User: "jun", Via: "push"}
 
-func showActor(name string) show.Actor { return show.Actor{Name: name, Via: "push"} }
+func showActor(name string) show.Actor { return show.Actor{User: name, Via: "push"} }
 
 func newWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()

@@ -24,26 +24,19 @@ type Engine func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 
 // facts is what the policies are told about one command.
 func (j *judging) facts(c judgedCommand) policies.PushInput {
-	user := j.push.actor.Name
 	in := policies.PushInput{
 		Now:        j.l.Now(),
 		Repository: j.r.Name(),
 		Own:        j.r.Name() == access.Own,
 		Ref:        c.ref,
 		Class:      policies.ClassPlain,
-		User: policies.User{
-			Name: user, Groups: j.access.Groups(user), Admin: j.access.IsAdmin(user),
-			MayRead: j.access.MayRead(user, j.r.Name()), MayWrite: j.access.MayWrite(user, j.r.Name()),
-		},
-		Key:    j.push.key,
-		Old:    c.old.String(),
-		New:    c.new.String(),
-		Create: c.old == repo.Zero,
-		Delete: c.deletes(),
-		Force:  c.force,
-	}
-	if in.User.Groups == nil {
-		in.User.Groups = []string{}
+		User:       policies.User(j.access.Standing(j.push.actor, j.r.Name())),
+		Key:        j.push.key,
+		Old:        c.old.String(),
+		New:        c.new.String(),
+		Create:     c.old == repo.Zero,
+		Delete:     c.deletes(),
+		Force:      c.force,
 	}
 	switch {
 	case c.way == approve:
@@ -76,7 +69,7 @@ func (j *judging) decide(ctx context.Context, commands []judgedCommand) (map[int
 		}
 		records[i] = decision.Record{
 			Question: record.Question,
-			About:    c.ref + " by " + j.push.actor.Name,
+			About:    c.ref + " by " + j.push.actor.User,
 			Answer:   string(answer.Decision),
 			Policy:   answer.Policy,
 			Digest:   record.Digest(),

@@ -71,7 +71,7 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 	if err == nil {
 		refusals, err = l.judgePush(ctx, p, header, input)
 	}
-	log := l.Log.With("repo", p.repository, "user", p.actor.Name)
+	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	switch {
 	case errors.Is(err, errGone), err != nil && p.ctx.Err() != nil:
 		log.Info("push went away before it was judged")

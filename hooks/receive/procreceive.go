@@ -18,7 +18,7 @@ import (
 // ctx ends when the pusher is gone. What has been begun is finished all the
 // same; only the telling stops.
 func (l *Listener) procReceive(ctx context.Context, h *hook, p *push) {
-	log := l.Log.With("repo", p.repository, "user", p.actor.Name)
+	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	a, err := readAsked(h.in, h.output)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -36,7 +36,7 @@ func (l *Listener) procReceive(ctx context.Context, h *hook, p *push) {
 
 // act does what was asked and returns what is to be reported.
 func (l *Listener) act(ctx context.Context, h *hook, p *push, a asked) []result {
-	log := l.Log.With("repo", p.repository, "user", p.actor.Name)
+	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	all := func(reason string) []result {
 		results := make([]result, len(a.commands))
 		for i, c := range a.commands {
@@ -219,7 +219,7 @@ func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedComman
 	if err != nil {
 		return l.failed(h, p, c, "could not be approved", err)
 	}
-	l.Log.Info("promotion approved", "repo", p.repository, "env", c.environment, "user", p.actor.Name, "commit", landed.String())
+	l.Log.Info("promotion approved", "repo", p.repository, "env", c.environment, "user", p.actor.User, "commit", landed.String())
 	if landed == repo.Zero {
 		// Kept, but something else is missing: the environment has not moved.
 		return result{ref: c.ref, as: "refs/approved/env/" + c.environment, old: c.new, new: c.new}

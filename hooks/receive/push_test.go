@@ -60,7 +60,7 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 	// its own headgate.yaml says which branch is gated, and by which buildspec
 	c.commit("settings", map[string]string{"headgate.yaml": "build: {buildspec: ci/spec.yml}\nland: {branches: [trunk]}\n", "ci/spec.yml": "version: 0.2\n"})
 	h.push(c, "ada", "origin", "main:trunk").ok(t, "success: 1 landed on trunk", "[new branch]      main -> trunk")
-	if p := h.gate.proposals[0]; p.Branch != "trunk" || p.By.Name != "ada" || p.Key != "SHA256:key-of-ada" || p.Decision == repo.Zero {
+	if p := h.gate.proposals[0]; p.Branch != "trunk" || p.By.User != "ada" || p.Key != "SHA256:key-of-ada" || p.Decision == repo.Zero {
 		t.Fatalf("%+v", p)
 	}
 }
@@ -187,7 +187,7 @@ func TestPushToEnvironmentApproves(t *testing.T) {
 	h.envs.move = func(repo.Hash) repo.Hash { return signed }
 	p := h.push(c, "ada", "origin", "origin/promote/production:env/production")
 	p.ok(t, "refs/landed/env/production", base.String()[:7]+"..abc1234")
-	if strings.Contains(p.out, "update_ref failed") || len(h.envs.by) != 2 || h.envs.by[0].Name != "ada" || h.envs.by[0].Via != "push" {
+	if strings.Contains(p.out, "update_ref failed") || len(h.envs.by) != 2 || h.envs.by[0].User != "ada" || h.envs.by[0].Via != "push" {
 		t.Fatalf("%v %s", h.envs.by, p.out)
 	}
 	// Somebody else's approval has replaced the proposal since it was fetched.

@@ -196,7 +196,7 @@ func (h *house) pushing(ctx context.Context, c *clone, user string, args ...stri
 	if client == nil {
 		client = context.Background()
 	}
-	env, end := h.listener.Begin(client, show.Actor{Name: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
+	env, end := h.listener.Begin(client, show.Actor{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
 	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.door(env)}, args...)...), end
 }
 
@@ -464,7 +464,7 @@ func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environm
 	}
 	e.by = append(e.by, by)
 	if e.waits {
-		return repo.Zero, []string{"approved 183 -> 186 for production, as " + by.Name, "now waits for soak until 15:00 UTC"}, nil
+		return repo.Zero, []string{"approved 183 -> 186 for production, as " + by.User, "now waits for soak until 15:00 UTC"}, nil
 	}
 	return e.move(commit), []string{"approved for " + environment}, nil
 }

@@ -49,7 +49,7 @@ func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated b
 		if unchanged = c.Gated(name) == gated; unchanged {
 			return data, nil
 		}
-		return access.SetGate(data, name, gated, a.Name+" on "+time.Now().UTC().Format(time.DateOnly))
+		return access.SetGate(data, name, gated, a.User+" on "+time.Now().UTC().Format(time.DateOnly))
 	})
 	if err != nil {
 		return show.Done{}, err
@@ -57,11 +57,11 @@ func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated b
 	if unchanged {
 		return show.Done{What: fmt.Sprintf("the gate of %s was %s already", name, word)}, nil
 	}
-	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, word, a.Name)}, nil
+	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, word, a.User)}, nil
 }
 
 func (s *Server) administrator(a show.Actor, what string) error {
-	if s.access.Load().IsAdmin(a.Name) {
+	if s.access.Load().May(a, access.Administer, access.Own) {
 		return nil
 	}
 	return &show.Error{Kind: show.Forbidden, What: "only an administrator may " + what, Hint: "ask one of the group " + access.Administrators}
@@ -84,8 +84,8 @@ func (s *Server) reconfigure(ctx context.Context, a show.Actor, subject string, 
 		if string(edited) == string(data) {
 			return nil
 		}
-		author := repo.Person{Name: a.Name, Email: a.Name + "@" + s.about.Name}
-		if u, ok := config.User(a.Name); ok {
+		author := repo.Person{Name: a.User, Email: a.User + "@" + s.about.Name}
+		if u, ok := config.User(a.User); ok {
 			author.Name = u.FullName
 			if len(u.Email) > 0 {
 				author.Email = u.Email[0]

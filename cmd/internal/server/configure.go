@@ -65,7 +65,16 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 		if err != nil {
 			return err
 		}
-		accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: access.Own, Branch: configBranch, Commit: commit, By: s.Actor(s.opts.Admin, "start")})
+		by, ok := operator(config, s.opts.Keys[0])
+		if !ok {
+			return fmt.Errorf("make the first %s: the key %q is not in it", access.FileName, s.opts.Keys[0])
+		}
+		accepted, err := s.gate.Propose(ctx, gate.Proposal{
+			Repository: access.Own,
+			Branch:     configBranch,
+			Commit:     commit,
+			By:         by,
+		})
 		if err != nil {
 			return err
 		}

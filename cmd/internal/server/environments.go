@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
@@ -29,7 +30,7 @@ func (s *Server) environment(ctx context.Context, a show.Actor, repository, envi
 	if err != nil {
 		return e, err
 	}
-	e.MayRollback = s.access.Load().MayWrite(a.Name, repository)
+	e.MayRollback = s.access.Load().May(a, access.Write, repository)
 	if e.Promotion != nil { // what this actor may do
 		p, err := s.reconciler.Promotion(ctx, a, repository, environment)
 		var gone *show.Error

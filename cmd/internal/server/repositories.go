@@ -23,7 +23,7 @@ func (s *Server) Server(context.Context) show.Server {
 // readable opens a repository for an actor. What may not be read is not there.
 func (s *Server) readable(a show.Actor, name string) (*repo.Repository, error) {
 	c := s.access.Load()
-	if a.Name != "" && c.MayRead(a.Name, name) {
+	if c.May(a, access.Read, name) {
 		r, err := s.store.Repository(name)
 		if !errors.Is(err, repo.ErrNoRepository) {
 			return r, err
@@ -32,7 +32,7 @@ func (s *Server) readable(a show.Actor, name string) (*repo.Repository, error) {
 	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "repo list shows those you may read"}
 	var names []string
 	for _, r := range c.Repositories() {
-		if c.MayRead(a.Name, r.Name) {
+		if c.May(a, access.Read, r.Name) {
 			names = append(names, r.Name)
 		}
 	}
@@ -54,7 +54,7 @@ func (s *Server) Repositories(ctx context.Context, a show.Actor) ([]show.Reposit
 	}
 	var list []show.Repository
 	for _, name := range names {
-		if a.Name == "" || !c.MayRead(a.Name, name) {
+		if !c.May(a, access.Read, name) {
 			continue
 		}
 		r, err := s.Repository(ctx, a, name)
@@ -77,7 +77,7 @@ func (s *Server) Repository(ctx context.Context, a show.Actor, name string) (sho
 	configured, _ := c.Repository(name)
 	v := show.Repository{
 		Name: name, Description: configured.Description, Clone: s.about.CloneURL(name), Gated: c.Gated(name), UngatedBy: configured.UngatedBy,
-		Branch: s.gate.Branch(name), State: show.Empty, MayWrite: c.MayWrite(a.Name, name), Queue: []show.Change{}, Environments: []show.Environment{},
+		Branch: s.gate.Branch(name), State: show.Empty, MayWrite: c.May(a, access.Write, name), Queue: []show.Change{}, Environments: []show.Environment{},
 	}
 	if name == access.Own {
 		v.Description = "Users, keys, groups and repositories of this server"

@@ -166,9 +166,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	s.gate = gate.New(gate.Config{
 		Store:    s.store,
+		Access:   s.access.Load,
 		Settings: gate.FileSettings,
 		Check:    checkTree,
-		Ask:      gate.AskPolicies(s.engine, s.policyUser),
+		Ask:      gate.AskPolicies(s.engine, s.access.Load),
 		Landed:   s.changed,
 		Workers:  o.Workers,
 		Log:      log,
@@ -226,10 +227,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Login:   logins,
 		Key:     cookieKey,
 		Log:     log,
-		Actor: func(_ context.Context, name string) (show.Actor, bool) {
-			a := s.Actor(name, "console")
-			return a, a.Name != ""
+		Actor: func(_ context.Context, user string) (access.Identity, bool) {
+			return s.access.Load().BySession(user)
 		},
+		Administers: func(who access.Identity) bool { return s.access.Load().May(who, access.Administer, access.Own) },
 	}
 	s.web = &http.Server{
 		Handler:           console.Handler(),

@@ -1,0 +1,163 @@
+package access
+
+import (
+	"slices"
+	"time"
+)
+
+// Right is something that may be done with a repository. The zero Right is one
+// that nobody has.
+type Right int
+
+const (
+	Read       Right = iota + 1
+	Write            // push to it; which refs is for the policies
+	Administer       // set its gate; of Own: users, keys, groups and repositories
+)
+
+func (r Right) String() string {
+	switch r {
+	case Read:
+		return "read"
+	case Write:
+		return "write"
+	case Administer:
+		return "administer"
+	}
+	return "unknown right"
+}
+
+// Via is the way by which somebody came, as records name it.
+type Via string
+
+const (
+	ViaSSH     Via = "ssh"
+	ViaPush    Via = "push"
+	ViaConsole Via = "console"
+	ViaStart   Via = "start"  // the operator, at the server's first start
+	viaRecord  Via = "record" // nobody came: see Recorded
+)
+
+// Identity is who acts: a user, how they came, and what narrows their rights
+// this time. It is made of proven facts only: Config.ByKey of a key whose
+// possession SSH has proven, Config.BySession of a session that such a user has
+// opened. The zero Identity is nobody, who may do nothing.
+type Identity struct {
+	User  string // name in server.yaml
+	Via   Via
+	Scope Scope
+}
+
+// Scope narrows the rights of an identity, for a token, a deploy key or an agent.
+// It never adds one: what the user may not do, nothing in a Scope makes allowed.
+// The zero Scope takes nothing away.
+type Scope struct {
+	Repositories []string  // these and no others; nil: all of the user's
+	Highest      Right     // this right and lower ones; 0: all of the user's
+	Until        time.Time // no right from then on; zero: it does not expire
+}
+
+// Allows reports whether the scope leaves a right to a repository to a user who
+// has it.
+func (s Scope) Allows(right Right, repository string) bool {
+	switch {
+	case s.Repositories != nil && !slices.Contains(s.Repositories, repository):
+		return false
+	case s.Highest != 0 && right > s.Highest:
+		return false
+	case !s.Until.IsZero() && !time.Now().Before(s.Until):
+		return false
+	}
+	return true
+}
+
+// ByKey is whoever holds a key, by its SHA256 fingerprint. That it was proven is
+// for the caller to know; false when the key is nobody's.
+func (c *Config) ByKey(fingerprint string, via Via) (Identity, bool) {
+	if c == nil {
+		return Identity{}, false
+	}
+	return c.identity(c.keys[fingerprint], via)
+}
+
+// BySession is the user of a session that a proven user has opened; false when
+// there is no such user any more.
+func (c *Config) BySession(user string) (Identity, bool) { return c.identity(user, ViaConsole) }
+
+func (c *Config) identity(user string, via Via) (Identity, bool) {
+	if _, ok := c.User(user); !ok {
+		return Identity{}, false
+	}
+	return Identity{User: user, Via: via}, true
+}
+
+// Recorded is a user whom a record names: who pushed what is about to land, who
+// gave an approval. It serves to ask what they may do now, and proves nothing:
+// nobody acts by it.
+func Recorded(user string) Identity { return Identity{User: user, Via: viaRecord} }
+
+// May reports whether somebody has a right to a repository: as the file says of
+// the user, and as far as the scope goes.
+//
+// Readers are those whom read or write names, and the administrators, who could
+// make themselves readers at any time; writers are those of write. Nobody has
+// rights to a repository that the file does not name.
+func (c *Config) May(who Identity, right Right, repository string) bool {
+	r, ok := c.Repository(repository)
+	if !ok || !who.Scope.Allows(right, repository) {
+		return false
+	}
+	switch right {
+	case Read:
+		return c.within(who.User, r.Read) || c.within(who.User, r.Write) || c.administers(who.User)
+	case Write:
+		return c.within(who.User, r.Write)
+	case Administer:
+		return c.administers(who.User)
+	}
+	return false
+}
+
+// Who lists the users that have a right to a repository, sorted.
+func (c *Config) Who(right Right, repository string) []string {
+	var names []string
+	for _, u := range c.Users() {
+		if c.May(Recorded(u.Name), right, repository) {
+			names = append(names, u.Name)
+		}
+	}
+	return names
+}
+
+// administers reports whether a user is one of the administrators.
+func (c *Config) administers(user string) bool {
+	return slices.Contains(c.groups[Administrators], user)
+}
+
+// Standing is what somebody is and may do in one repository. It has the shape in
+// which policies are told of users (policies.User), and is made here only.
+type Standing struct {
+	Name     string
+	Groups   []string // not nil
+	Admin    bool
+	MayRead  bool
+	MayWrite bool
+}
+
+// Standing says how somebody stands to a repository. A scope that takes the right
+// to administer away takes the group of administrators with it.
+func (c *Config) Standing(who Identity, repository string) Standing {
+	s := Standing{
+		Name:     who.User,
+		Groups:   []string{},
+		Admin:    c.May(who, Administer, repository),
+		MayRead:  c.May(who, Read, repository),
+		MayWrite: c.May(who, Write, repository),
+	}
+	for _, group := range c.Groups(who.User) {
+		if group != Administrators || s.Admin {
+			s.Groups = append(s.Groups, group)
+		}
+	}
+	return s
+}
