@@ -8,7 +8,6 @@ package main
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -22,31 +21,31 @@ import (
 )
 
 func main() {
-	// Whoever reads our output may be gone (spec/git.md 4.4, E4): that is an
+	// Whoever reads our output may be gone: that is an
 	// error of a write, not our end. The process ends when git or the daemon
 	// closes its side.
 	signal.Ignore(syscall.SIGPIPE)
-	messages := newTalker(os.Stderr)
+	messages := newDropWriter(os.Stderr)
 	status := run(os.Args, os.Getenv, os.Stdin, os.Stdout, messages)
-	messages.finish()
+	messages.drain()
 	os.Exit(status)
 }
 
-func run(args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer, messages *talker) int {
+func run(args []string, getenv func(string) string, stdin io.Reader, stdout io.Writer, messages *dropWriter) int {
 	switch hook := filepath.Base(args[0]); hook {
 	case wire.ReferenceTransaction:
 		return referenceTransaction(args[1:], stdin, messages)
 	case wire.PreReceive, wire.ProcReceive:
 		return relay(hook, getenv, stdin, stdout, messages)
 	default:
-		messages.say("error: %s is no hook of headgate; it is run by git as pre-receive, proc-receive or reference-transaction", hook)
+		messages.printf("error: %s is not a hook of headgate; it is run by git as pre-receive, proc-receive or reference-transaction", hook)
 		return 2
 	}
 }
 
 // referenceTransaction refuses every move of a ref. The daemon writes refs
-// without hooks; whoever meets this hook is somebody else (spec/security.md H6).
-func referenceTransaction(args []string, stdin io.Reader, messages *talker) int {
+// without hooks: whoever runs into this one is somebody else.
+func referenceTransaction(args []string, stdin io.Reader, messages *dropWriter) int {
 	if len(args) == 1 && (args[0] == "committed" || args[0] == "aborted") {
 		return 0
 	}
@@ -56,14 +55,14 @@ func referenceTransaction(args []string, stdin io.Reader, messages *talker) int 
 	if moves == "" && errors.Is(err, io.EOF) {
 		return 0
 	}
-	messages.say("error: only headgate moves the refs of this repository; nothing was changed")
-	messages.say("hint: push to the server instead")
+	messages.printf("error: only headgate moves the refs of this repository; nothing was changed")
+	messages.printf("hint: push to the server instead")
 	return 1
 }
 
 // relay connects git's hook with the daemon and returns the exit status that
 // the daemon sends.
-func relay(hook string, getenv func(string) string, stdin io.Reader, stdout io.Writer, messages *talker) int {
+func relay(hook string, getenv func(string) string, stdin io.Reader, stdout io.Writer, messages *dropWriter) int {
 	header := wire.Header{Hook: hook, Token: getenv(wire.TokenVariable)}
 	if hook == wire.PreReceive {
 		header.Quarantine = getenv("GIT_QUARANTINE_PATH")
@@ -71,7 +70,7 @@ func relay(hook string, getenv func(string) string, stdin io.Reader, stdout io.W
 	}
 	socket := getenv(wire.SocketVariable)
 	if socket == "" || header.Token == "" {
-		messages.say("error: headgate is not running here; nothing was changed")
+		messages.printf("error: headgate is not running here; nothing was changed")
 		return 1
 	}
 	conn, err := dial(socket)
@@ -80,8 +79,8 @@ func relay(hook string, getenv func(string) string, stdin io.Reader, stdout io.W
 		err = wire.WriteHeader(conn, header)
 	}
 	if err != nil {
-		messages.say("error: headgate is not running here; nothing was changed")
-		messages.say("hint: push again in a moment")
+		messages.printf("error: headgate is not running here; nothing was changed")
+		messages.printf("hint: push again in a moment")
 		return 1
 	}
 	go feed(conn, stdin) // ends with the process
@@ -89,11 +88,11 @@ func relay(hook string, getenv func(string) string, stdin io.Reader, stdout io.W
 		kind, content, err := wire.Read(conn)
 		if err != nil {
 			if hook == wire.PreReceive {
-				messages.say("error: headgate went away; nothing was changed")
+				messages.printf("error: headgate went away; nothing was changed")
 			} else {
-				messages.say("error: headgate went away while it worked on this push")
+				messages.printf("error: headgate went away while it worked on this push")
 			}
-			messages.say("hint: push again in a moment to see where it stands")
+			messages.printf("hint: push again in a moment to see where it stands")
 			return 1
 		}
 		switch kind {
@@ -116,7 +115,7 @@ func relay(hook string, getenv func(string) string, stdin io.Reader, stdout io.W
 // limit of 108 bytes.
 func dial(socket string) (net.Conn, error) {
 	if len(socket) >= 108 {
-		// Nothing else in this short process depends on the folder it is in.
+		// Nothing else in this short process depends on the directory it is in.
 		if err := os.Chdir(filepath.Dir(socket)); err != nil {
 			return nil, err
 		}
@@ -125,7 +124,7 @@ func dial(socket string) (net.Conn, error) {
 	return net.Dial("unix", socket)
 }
 
-// feed carries git's words to the daemon. Errors need no answer here: when the
+// feed carries what git says to the daemon. Errors need no answer here: when the
 // daemon is gone, relay sees it.
 func feed(conn net.Conn, stdin io.Reader) {
 	buf := make([]byte, 32<<10)
@@ -160,9 +159,4 @@ func options(getenv func(string) string) (options []string, overflow bool) {
 		options = append(options, strings.ToValidUTF8(o, "\uFFFD"))
 	}
 	return options, false
-}
-
-// say writes one line for the pusher.
-func (t *talker) say(format string, args ...any) {
-	t.Write([]byte(fmt.Sprintf(format, args...) + "\n"))
 }

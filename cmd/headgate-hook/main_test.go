@@ -26,21 +26,21 @@ func TestReferenceTransaction(t *testing.T) {
 		{nil, move, 1},
 	} {
 		var said strings.Builder
-		messages := newTalker(&said)
+		messages := newDropWriter(&said)
 		status := run(append([]string{"/hooks/reference-transaction"}, test.args...), nil, strings.NewReader(test.stdin), io.Discard, messages)
-		messages.finish()
+		messages.drain()
 		if status != test.status || (status == 1) != strings.Contains(said.String(), "error: only headgate moves the refs") {
 			t.Errorf("%v %q: %d %q", test.args, test.stdin, status, said.String())
 		}
 	}
 }
 
-func TestUnknownNameIsNoHook(t *testing.T) {
+func TestUnknownHook(t *testing.T) {
 	var said strings.Builder
-	messages := newTalker(&said)
+	messages := newDropWriter(&said)
 	status := run([]string{"/hooks/update"}, nil, strings.NewReader(""), io.Discard, messages)
-	messages.finish()
-	if status == 0 || !strings.Contains(said.String(), "update is no hook of headgate") {
+	messages.drain()
+	if status == 0 || !strings.Contains(said.String(), "update is not a hook of headgate") {
 		t.Fatalf("%d %q", status, said.String())
 	}
 }
