@@ -16,7 +16,8 @@ import (
 // TestDemo is what a newcomer does: start the demo, read it, approve, change a
 // line and push, stop it, and start it again. Somebody without an SSH key gets one.
 func TestDemo(t *testing.T) {
-	w, err := newWorld(t.TempDir())
+	t.Parallel()
+	w, err := newWorld(t.TempDir(), raced)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +28,7 @@ func TestDemo(t *testing.T) {
 	w.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
 	demo := func() (said string, stop func()) {
 		t.Helper()
-		cmd := exec.Command(filepath.Join(bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
+		cmd := exec.Command(filepath.Join(w.bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home")}
 		cmd.Dir = w.dir
 		out, err := cmd.StdoutPipe()
@@ -39,7 +40,10 @@ func TestDemo(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { cmd.Process.Kill() })
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			w.abandon()
+		})
 		watchdog := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
 		defer watchdog.Stop()
 		lines := bufio.NewScanner(out)
@@ -133,7 +137,7 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	stop()
-	if left := w.leftovers(); len(left) > 0 {
+	if left := w.processes(); len(left) > 0 {
 		t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
 	}
 }

@@ -9,23 +9,38 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// The folders with the programs under test, built once: bin with the race
-// detector; plain without, for the kill story, which starts a server many times
-// and waits for nothing but processes.
-var bin, plain string
+// programs is where the programs under test are built, each way once.
+var programs string
+
+// raced is the folder with the programs that look out for data races; plain, for
+// the kill story, which starts a server many times, with those that do not.
+var (
+	raced = sync.OnceValues(func() (string, error) { return build("raced", "CGO_ENABLED=1", "-race") })
+	plain = sync.OnceValues(func() (string, error) { return build("plain", "CGO_ENABLED=0") })
+)
+
+func build(name, env string, args ...string) (string, error) {
+	dir := filepath.Join(programs, name)
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-o", dir + "/"}, append(args, "../cmd/headgate", "../cmd/headgate-hook")...)...)
+	cmd.Env = append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the programs: %w\n%s", err, out)
+	}
+	return dir, nil
+}
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -33,43 +48,36 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err) // the testing package has that flag
 	}
-	dir, err := os.MkdirTemp("", "headgate-e2e-")
-	if err == nil {
-		bin, plain = filepath.Join(dir, "race"), filepath.Join(dir, "plain")
-		err = errors.Join(build("1", "-race", "-o", bin+"/"), build("0", "-o", plain+"/"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e: build the programs:", err)
+	var err error
+	if programs, err = os.MkdirTemp("", "headgate-e2e-"); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	os.RemoveAll(dir)
+	os.RemoveAll(programs)
 	os.Exit(code)
 }
 
-func build(cgo string, args ...string) error {
-	cmd := exec.Command("go", append(append([]string{"build", "-trimpath"}, args...), "../cmd/headgate", "../cmd/headgate-hook")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
-	cmd.Stderr = os.Stderr
-	return cmd.Run()
-}
-
 func TestStories(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			w, err := newWorld(env.WorkDir)
+			w, err := newWorld(env.WorkDir, raced)
 			if err != nil {
 				return err
 			}
 			env.Values[worldKey{}] = w
 			env.Vars = append(env.Vars, w.env()...)
 			env.Defer(func() {
-				w.stop(true)
-				if left := w.leftovers(); len(left) > 0 {
-					env.T().Log("processes left over:\n" + strings.Join(left, "\n"))
+				failed := false
+				w.finish(func(format string, args ...any) {
+					env.T().Log(fmt.Sprintf(format, args...))
+					failed = true
+				})
+				if failed {
 					env.T().FailNow()
 				}
 			})
@@ -90,7 +98,7 @@ func TestStories(t *testing.T) {
 }
 
 // patience is how long a story waits for something that must come.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // within runs a program with a deadline and returns its output.
 func within(d time.Duration, dir string, env []string, name string, args ...string) (stdout, stderr string, err error) {
@@ -105,18 +113,8 @@ func within(d time.Duration, dir string, env []string, name string, args ...stri
 	return out.String(), errs.String(), err
 }
 
-// leftovers lists processes that mention the world's folder.
-func (w *world) leftovers() []string {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		left := w.processes()
-		if len(left) == 0 || time.Now().After(deadline) {
-			return left
-		}
-		time.Sleep(50 * time.Millisecond) // a killed child is reaped by its parent's end, which no event tells us of
-	}
-}
-
+// processes lists what runs and mentions the world's folder: the server, what it
+// started, and what was started to talk to it.
 func (w *world) processes() []string {
 	var left []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")

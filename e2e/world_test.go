@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/crypto/ssh"
 )
 
 // world is one server with its users, as one story sees them.
@@ -33,14 +34,20 @@ type world struct {
 	SSH      string // host:port
 	HTTP     string // http://host:port
 	extraEnv []string
+	line     *ssh.Client // what ask keeps open
+	lineOf   string      // whose it is
 }
 
 type worldKey struct{}
 
 func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
 
-func newWorld(dir string) (*world, error) {
-	w := &world{dir: dir, bin: bin}
+func newWorld(dir string, programs func() (string, error)) (*world, error) {
+	w := &world{dir: dir}
+	var err error
+	if w.bin, err = programs(); err != nil {
+		return nil, err
+	}
 	for _, d := range []string{"keys", "home"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
@@ -52,15 +59,44 @@ func newWorld(dir string) (*world, error) {
 // served is a world whose server runs, until the test ends.
 func served(t *testing.T) *world {
 	t.Helper()
-	w, err := newWorld(t.TempDir())
+	w, err := newWorld(t.TempDir(), raced)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.stop(true) })
+	t.Cleanup(func() { w.finish(t.Errorf) })
 	if err := w.start(nil); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// finish stops the server and wants nothing of it to be left.
+func (w *world) finish(complain func(format string, args ...any)) {
+	if err := w.stop(false); err != nil {
+		complain("the server did not stop well: %v\n%s", err, w.tail())
+	}
+	if left := w.processes(); len(left) > 0 {
+		complain("processes left over:\n%s", strings.Join(left, "\n"))
+	}
+	w.abandon()
+}
+
+// abandon ends, without asking, whatever runs for this world.
+func (w *world) abandon() {
+	w.hangUp()
+	_ = w.stop(true) // a killed server says nothing
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		left := w.processes()
+		for _, process := range left {
+			pid, _, _ := strings.Cut(process, " ")
+			if n, err := strconv.Atoi(pid); err == nil {
+				_ = syscall.Kill(n, syscall.SIGKILL) // it may have ended
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+	}
 }
 
 func (w *world) data() string { return filepath.Join(w.dir, "data") }
@@ -71,9 +107,11 @@ func (w *world) addKey(user string) error {
 	if slices.Contains(w.users, user) {
 		return nil
 	}
-	_, errs, err := within(patience, w.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", w.key(user))
-	if err != nil {
-		return fmt.Errorf("ssh-keygen: %w: %s", err, errs)
+	if _, err := os.Stat(w.key(user)); err != nil {
+		_, errs, err := within(patience, w.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", w.key(user))
+		if err != nil {
+			return fmt.Errorf("ssh-keygen: %w: %s", err, errs)
+		}
 	}
 	w.users = append(w.users, user)
 	if w.user == "" {
@@ -352,8 +390,7 @@ func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
 		switch args[1] {
 		case "hg":
-			out, errs, _ := within(patience, w.dir, w.env(), "ssh", append(append(w.sshArgs(w.user), "127.0.0.1"), args[2:]...)...)
-			last = out + errs
+			last, _ = w.ask(w.user, args[2:]...)
 		case "get":
 			last, _ = get(args[2])
 		default:

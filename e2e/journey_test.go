@@ -1,0 +1,312 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// sameCommits has every run of the journey make the same commits, so that whole
+// contents can be compared.
+var sameCommits = []string{"GIT_AUTHOR_DATE=2026-11-24T12:00:00Z", "GIT_COMMITTER_DATE=2026-11-24T12:00:00Z"}
+
+// chapters take a new server from its first start to a rollback in production.
+// Each begins with a server that is not running, and ends when everything that
+// it set off has come to rest.
+var chapters = []chapter{
+	{name: "first start", settingUp: true},
+	{name: "make a repository", settingUp: true, do: (*journey).makeRepository},
+	{name: "push", do: (*journey).firstPush, staging: 1},
+	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
+	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
+	{name: "push the next", do: (*journey).pushNext, staging: 2, production: 1},
+	{name: "push plain branches", do: (*journey).pushBranches, staging: 2, production: 1},
+	{name: "approve by push", do: (*journey).approveByPush, staging: 2, production: 2},
+	{name: "push from behind", do: (*journey).pushFromBehind, staging: 3, production: 3},
+	{name: "withdraw", do: (*journey).withdraw, staging: 3, production: 3},
+	{name: "roll back", do: (*journey).rollBack, staging: 3, production: 1},
+}
+
+type chapter struct {
+	name                string
+	settingUp           bool // nothing of it is about hello's changes
+	do                  func(*journey)
+	staging, production int // the releases that run, healthy, at the end; 0 is none
+}
+
+// journey is one world on its way through a chapter.
+type journey struct {
+	*world
+	t      *testing.T
+	to     chapter
+	work   string   // the clone of hello that ada works in
+	crash  []string // environment of the server until it is killed
+	killed int
+}
+
+// travel goes through a chapter with a server that has one more variable in its
+// environment, by which it may be killed once.
+func travel(t *testing.T, w *world, to chapter, variable string) *journey {
+	t.Helper()
+	j := &journey{world: w, t: t, to: to, work: filepath.Join(w.dir, "hello"), crash: []string{variable}}
+	err := w.start(j.crash)
+	if err != nil && w.cmd == nil { // killed on the way up
+		j.killed, j.crash = 1, nil
+		err = w.start(nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(j.work); err == nil {
+		j.must(j.git("remote", "set-url", "origin", "ssh://"+w.SSH+"/hello"))
+	}
+	if to.do != nil {
+		to.do(j)
+	}
+	return j
+}
+
+// step tries until it succeeds, starting the server again when it has died:
+// what a person does who is told that the connection was closed.
+func (j *journey) step(name string, do func() error) {
+	j.t.Helper()
+	var err error
+	for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = do(); err == nil {
+			return
+		}
+		if j.cmd == nil || j.ended(0) {
+			j.killed++
+			j.crash = nil
+			if err := j.start(nil); err != nil {
+				j.t.Fatalf("%s: start again: %v", name, err)
+			}
+		}
+	}
+	j.t.Fatalf("%s: %s: %v\n%s", j.to.name, name, err, j.tail())
+}
+
+// arrive waits until what the chapter ends with runs, and until rest is so too.
+func (j *journey) arrive(rest func() error) {
+	j.t.Helper()
+	j.step("the end", func() error {
+		for _, repository := range []string{"headgate", "hello"} {
+			if err := j.changesEnded(repository); err != nil {
+				return err
+			}
+		}
+		for _, e := range []struct {
+			name    string
+			release int
+		}{{"staging", j.to.staging}, {"production", j.to.production}} {
+			if e.release == 0 {
+				continue
+			}
+			if err := j.runs(e.name, e.release, "healthy"); err != nil {
+				return err
+			}
+		}
+		if j.to.staging > j.to.production && !strings.Contains(refs(j.t, j.world), "refs/heads/promote/production ") {
+			return errors.New("the newest release is not proposed yet")
+		}
+		if rest != nil {
+			return rest()
+		}
+		return nil
+	})
+}
+
+// changesEnded asks whether every change of a repository, if there is one, has
+// come to an end.
+func (j *journey) changesEnded(repository string) error {
+	if _, err := os.Stat(filepath.Join(j.data(), "repositories", repository+".git")); err != nil {
+		return nil
+	}
+	out, err := j.hg("change", "list", repository, "--json")
+	if err != nil {
+		return err
+	}
+	for list := json.NewDecoder(strings.NewReader(out)); ; {
+		var c struct {
+			Change int
+			State  string
+		}
+		switch err := list.Decode(&c); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		if !slices.Contains([]string{"landed", "refused", "withdrawn"}, c.State) {
+			return fmt.Errorf("change %d of %s is %s", c.Change, repository, c.State)
+		}
+	}
+}
+
+func (j *journey) must(err error) {
+	j.t.Helper()
+	if err != nil {
+		j.t.Fatal(err)
+	}
+}
+
+func (j *journey) hg(args ...string) (string, error) { return j.ask("ada", args...) }
+
+func (j *journey) git(args ...string) error {
+	_, errs, err := within(patience, j.work, j.env(), "git", args...)
+	if err != nil {
+		err = fmt.Errorf("git %v: %w: %s", args, err, errs)
+	}
+	return err
+}
+
+func (j *journey) write(name, content string) {
+	j.t.Helper()
+	j.must(os.WriteFile(filepath.Join(j.work, name), []byte(content), 0o644))
+}
+
+// runs asks whether an environment declares a release and is in a state, if one
+// is named.
+func (j *journey) runs(environment string, release int, state string) error {
+	// Its exit code tells whether something waits; here the facts count.
+	out, err := j.hg("env", "show", "hello", environment, "--json")
+	if err != nil && out == "" {
+		return err
+	}
+	var e struct {
+		State   string `json:"state"`
+		Release int    `json:"release"`
+	}
+	if err := json.Unmarshal([]byte(out), &e); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	if state != "" && e.State != state || e.Release != release {
+		return fmt.Errorf("%s is %s with release %d", environment, e.State, e.Release)
+	}
+	return nil
+}
+
+// change waits until a change has come to a state. propose is done as long as the
+// server does not have it; how that ends is read from the list.
+func (j *journey) change(number int, state string, propose func() error) {
+	j.t.Helper()
+	j.step(fmt.Sprintf("change %d is %s", number, state), func() error {
+		out, err := j.hg("change", "list", "hello")
+		if err != nil {
+			return err
+		}
+		line := regexp.MustCompile(fmt.Sprintf(`(?m)^%d +(\w+)`, number)).FindStringSubmatch(out)
+		switch {
+		case line == nil:
+			return fmt.Errorf("change %d was not there: %v", number, propose())
+		case line[1] != state:
+			return fmt.Errorf("change %d is %s", number, line[1])
+		}
+		return nil
+	})
+}
+
+func (j *journey) push() error { return j.git("push", "-q", "origin", "main") }
+
+func (j *journey) propose(options ...string) error {
+	return j.git(append(append([]string{"push", "-q"}, options...), "origin", "HEAD:refs/for/main")...)
+}
+
+func (j *journey) makeRepository() {
+	j.step("repo create", func() error {
+		out, err := j.hg("repo", "list")
+		if err == nil && strings.Contains(out, "hello") {
+			return nil
+		}
+		_, err = j.hg("repo", "create", "hello")
+		return err
+	})
+}
+
+func (j *journey) firstPush() {
+	j.must(j.sample(j.work, "hello"))
+	j.write("headgate.yaml", strings.Replace(sampleFiles["headgate.yaml"], "approvals: 1", "approvals: {count: 1, own: true}", 1))
+	j.must(j.git("commit", "-qam", "Approve my own"))
+	j.step("push", j.push)
+}
+
+func (j *journey) approve() {
+	j.step("approve", func() error {
+		if j.runs("production", 1, "") == nil {
+			return nil
+		}
+		_, err := j.hg("approve", "hello", "production")
+		return err
+	})
+}
+
+// pushRed pushes what must be refused, and stay so.
+func (j *journey) pushRed() {
+	j.write("words.txt", "goodbye\n")
+	j.must(j.git("commit", "-qam", "Break it"))
+	j.change(2, "refused", j.push)
+}
+
+func (j *journey) pushNext() {
+	j.write("words.txt", "hello again\n")
+	j.must(j.git("commit", "-q", "-a", "--amend", "-m", "Say it again"))
+	j.change(3, "landed", j.push)
+}
+
+func (j *journey) pushBranches() {
+	j.step("push", func() error { return j.git("push", "-q", "origin", "HEAD:refs/heads/side", "HEAD:refs/heads/other") })
+}
+
+func (j *journey) approveByPush() {
+	j.step("approve", func() error {
+		if j.runs("production", 2, "") == nil {
+			return nil
+		}
+		if err := j.git("fetch", "-q", "origin"); err != nil {
+			return err
+		}
+		return j.git("push", "-q", "origin", "origin/promote/production:env/production")
+	})
+}
+
+// pushFromBehind has a merge land with nothing in it that runs: its release is
+// what runs already.
+func (j *journey) pushFromBehind() {
+	j.must(j.git("checkout", "-q", "--detach", "HEAD~1"))
+	j.write("NOTES", "nothing that runs\n")
+	j.must(j.git("add", "NOTES"))
+	j.must(j.git("commit", "-q", "-m", "Take notes"))
+	j.change(4, "landed", func() error { return j.propose() })
+}
+
+// withdraw takes a change back while it is built.
+func (j *journey) withdraw() {
+	j.write("test.sh", "sleep 600\n")
+	j.must(j.git("commit", "-q", "-a", "-m", "Take for ever"))
+	j.change(5, "running", func() error { return j.propose("-o", "nowait") })
+	j.step("withdraw", func() error {
+		out, err := j.hg("change", "list", "hello")
+		if err != nil || regexp.MustCompile(`(?m)^5 +withdrawn`).MatchString(out) {
+			return err
+		}
+		return fmt.Errorf("not withdrawn yet: %v", j.propose("-o", "cancel=5"))
+	})
+}
+
+func (j *journey) rollBack() {
+	j.step("rollback", func() error {
+		if j.runs("production", 1, "") == nil {
+			return nil
+		}
+		_, err := j.hg("rollback", "hello", "production", "1", "--reason", "story")
+		return err
+	})
+}
