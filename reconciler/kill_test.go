@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 // a rollback. Each step is left out when it has been done, so that a second
 // process carries on where the first was killed.
 func story(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	h, err := openHarness(ctx, dir)
 	if err != nil {

@@ -51,7 +51,7 @@ func composeOf(says string) string {
     environment: {` + beWeb + `: "` + says + `"}
     ports: ["0:80"]
     x-headgate: {health: /}
-    healthcheck: {interval: 200ms, start_period: 10s}
+    healthcheck: {interval: 200ms, start_period: 10m}
 `
 }
 

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/change"
@@ -100,7 +99,7 @@ func killAt(t *testing.T, point string, nth int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self, "-test.run=^TestVictim$", "-test.count=1")
 	cmd.Env = append(os.Environ(), "HEADGATE_TEST_VICTIM="+w.dir, "HEADGATE_TEST_PUSHES="+string(story), fmt.Sprintf("HEADGATE_CRASH_AT=%s:%d", point, nth))

@@ -23,7 +23,7 @@ func TestPoolGivesTurns(t *testing.T) {
 			}
 			got <- repository
 		}()
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 			p.mu.Lock()
 			waits := len(p.waiting[repository])
 			p.mu.Unlock()

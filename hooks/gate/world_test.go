@@ -28,6 +28,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is how long a test waits for what must come: long enough for a
+// machine that has much else to do.
+const patience = 5 * time.Minute
+
 // world is a data folder with a gate on it that can be stopped and started.
 type world struct {
 	t      testing.TB
@@ -92,7 +96,7 @@ func (w *world) start() {
 			if err != nil {
 				w.t.Errorf("Run: %v", err)
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			w.t.Error("Run does not return")
 		}
 		w.store.Close()
@@ -172,7 +176,7 @@ func (w *world) end(number int) Progress {
 
 func (w *world) follow(number int) (ps []Progress) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	for p := range w.gate.Follow(ctx, "hello", number) {
 		ps = append(ps, p)
@@ -193,7 +197,7 @@ func kinds(ps []Progress) (ks []Kind) {
 // until waits for a condition.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("waited in vain until %s", what)
 		}

@@ -29,6 +29,10 @@ import (
 
 var hookProgram string
 
+// patience is how long a test waits for what must come: long enough for a
+// machine that has much else to do.
+const patience = 5 * time.Minute
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "headgate-hook-")
 	if err != nil {
@@ -150,7 +154,7 @@ func (h *house) start() {
 			if err != nil {
 				h.t.Error(err)
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			h.t.Error("Run did not return")
 		}
 	})
@@ -489,7 +493,7 @@ func (b *syncBuffer) String() string {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !met(); {
+	for deadline := time.Now().Add(patience); !met(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("never came: %s", what)
 		}

@@ -276,7 +276,7 @@ func TestLostClientChangesNothing(t *testing.T) {
 			}
 			select {
 			case <-w.ended:
-			case <-time.After(time.Minute):
+			case <-time.After(patience):
 				t.Fatal("following did not stop")
 			}
 			_ = cmd.Wait() // killed, or told that the change is still queued

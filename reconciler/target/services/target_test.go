@@ -49,6 +49,8 @@ func beServer() {
 		os.Exit(3)
 	}
 	var sick atomic.Bool
+	finish := make(chan struct{})
+	finishOnce := sync.OnceFunc(func() { close(finish) })
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "release %s instance %s says %s", os.Getenv("HEADGATE_RELEASE"), os.Getenv("HEADGATE_INSTANCE"), os.Getenv("SAYS"))
@@ -63,13 +65,13 @@ func beServer() {
 	})
 	mux.HandleFunc("/sicken", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
-		d, _ := time.ParseDuration(r.FormValue("for"))
 		w.WriteHeader(http.StatusOK)
 		fmt.Fprint(w, "begun ")
 		w.(http.Flusher).Flush()
-		time.Sleep(d)
+		<-finish
 		fmt.Fprint(w, "done")
 	})
+	mux.HandleFunc("/finish", func(http.ResponseWriter, *http.Request) { finishOnce() })
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, strings.Join(os.Environ(), "\n"))
 	})
@@ -145,7 +147,7 @@ func open(t *testing.T, confined bool) *house {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			t.Errorf("Run did not return")
 		}
 		census(t, h.env)
@@ -187,7 +189,7 @@ func processesOf(env string) (pids []string) {
 // eventually waits until ok, and fails with the last answer when it takes too long.
 // patience is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
-const patience = time.Minute
+const patience = 5 * time.Minute
 
 func eventually(t *testing.T, what string, ok func() (string, bool)) {
 	t.Helper()
@@ -209,8 +211,8 @@ const web = `services:
     command: ./server
     environment: {BE_SERVER: "1", SAYS: hello}
     ports: ["0:80"]
-    x-headgate: {health: /healthz, drain: 5s}
-    healthcheck: {interval: 200ms, start_period: 10s}
+    x-headgate: {health: /healthz, drain: 10m}
+    healthcheck: {interval: 200ms, start_period: 10m}
     deploy: {replicas: 2}
 `
 
@@ -441,7 +443,7 @@ func TestDrainLetsASlowRequestFinish(t *testing.T) {
 	h := open(t, true)
 	h.converge(1, web)
 	o := h.await(target.Healthy)
-	resp, err := http.Get(o.Units[0].URL + "/slow?for=1500ms")
+	resp, err := http.Get(o.Units[0].URL + "/slow")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -449,6 +451,9 @@ func TestDrainLetsASlowRequestFinish(t *testing.T) {
 	h.converge(2, web)
 	h.await(target.Healthy)
 	h.get("/", "release 2")
+	for _, in := range o.Units[0].Instances {
+		get("http://" + address(in.Port) + "/finish") // the one that is not asked may have gone
+	}
 	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "begun done" {
 		t.Errorf("%q %v", body, err)
 	}
@@ -572,10 +577,23 @@ func TestStopIsAskedForFirst(t *testing.T) {
     command: ./server
     environment: {BE_SERVER: "1"}
     ports: ["0:80"]
-  script: {command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; while :; do sleep 0.01; done"], healthcheck: {start_period: 100ms}}
-  stubborn: {command: ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], stop_grace_period: 100ms, healthcheck: {start_period: 100ms}}
+    stop_grace_period: 10m
+  script:
+    command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.01; done"]
+    stop_grace_period: 10m
+    healthcheck: {start_period: 100ms}
+  stubborn:
+    command: ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.01; done"]
+    stop_grace_period: 100ms
+    healthcheck: {start_period: 100ms}
 `)
 		h.await(target.Healthy)
+		for _, id := range []string{"script-1", "stubborn-1"} {
+			eventually(t, id+" has set its trap", func() (string, bool) {
+				lines, err := h.InstanceLog(h.key(), id, 1)
+				return fmt.Sprint(lines, err), err == nil && strings.Contains(strings.Join(lines, ""), "ready")
+			})
+		}
 		h.Remove(h.key(), h.seq)
 		eventually(t, "it is gone", func() (string, bool) {
 			o := h.Observe(h.key())
