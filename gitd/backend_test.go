@@ -17,6 +17,9 @@ func today(hour, minute int) time.Time { return time.Date(2026, 11, 24, hour, mi
 
 // tarn is a Backend with the facts of the design's examples.
 type tarn struct {
+	show.Source       // these two are not asked by the tests here
+	show.Environments // but for the methods below
+
 	repositories []show.Repository
 	changes      []show.Change
 	environment  show.Environment

@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -62,19 +64,105 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 	if err != nil {
 		return show.Environment{}, err
 	}
-	for i, d := range all {
+	e.History = history(e, all, all)
+	for _, d := range e.History {
+		e.MayRollback = e.MayRollback || d.MayRollback
+	}
+	return e, nil
+}
+
+// history is a part of an environment's commits as people see it: all is the
+// newest ones, of which the first is what e declares.
+func history(e show.Environment, all, part []record.Commit) []show.Deployed {
+	var shown []show.Deployed
+	for i, d := range part {
 		h := deployed(d)
 		bar := mayRollback(all[0], d)
 		h.MayRollback, h.WhyNot = bar == "", bar.explain(d)
-		if i == 0 {
+		if i+1 < len(part) {
+			h.From = part[i+1].Release
+		}
+		if d.Hash == all[0].Hash {
 			h.Outcome, h.Message = e.State, e.Reason
 		} else if h.Outcome == show.Converging {
 			h.Outcome, h.Message = show.Unknown, "something newer came before it was healthy"
 		}
-		e.MayRollback = e.MayRollback || h.MayRollback
-		e.History = append(e.History, h)
+		shown = append(shown, h)
 	}
-	return e, nil
+	return shown
+}
+
+// Deployments is a part of an environment's history: the newest, or from one of
+// its commits on. total counts all of it.
+func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from string) (list []show.Deployed, total int, err error) {
+	e, err := rc.Environment(ctx, repository, name)
+	if err != nil || len(e.History) == 0 {
+		return nil, 0, err
+	}
+	r, err := rc.repository(repository)
+	if err != nil {
+		return nil, 0, err
+	}
+	s, err := rc.load(ctx, r, name)
+	if err != nil {
+		return nil, 0, err
+	}
+	tip, err := r.Ref(record.EnvironmentRef(name))
+	if err != nil {
+		return nil, 0, err
+	}
+	out, err := r.Git(ctx, "rev-list", "--count", "--min-parents=1", "--end-of-options", tip.String())
+	if err != nil {
+		return nil, 0, err
+	}
+	if total, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
+		return nil, 0, fmt.Errorf("count the deployments of %s: git answered %q", name, out)
+	}
+
+	at := tip
+	if from != "" {
+		none := &show.Error{
+			Kind: show.NotFound,
+			What: fmt.Sprintf("there is no deployment %q in %s", from, name),
+			Hint: "env log " + repository + " " + name + " shows what there was",
+		}
+		if at, err = resolve(ctx, r, from); err != nil {
+			return nil, 0, err
+		}
+		if at == repo.Zero {
+			return nil, 0, none
+		}
+		switch in, err := r.Contains(ctx, tip, at); {
+		case err != nil:
+			return nil, 0, err
+		case !in:
+			return nil, 0, none
+		}
+	}
+	newest, err := record.HistoryFrom(r, s.application, tip, 1)
+	if err != nil {
+		return nil, 0, err
+	}
+	part, err := record.HistoryFrom(r, s.application, at, maxShown+1) // one more, for what the last replaced
+	if err != nil {
+		return nil, 0, err
+	}
+	list = history(e, newest, part)
+	return list[:min(len(list), maxShown)], total, nil
+}
+
+// resolve finds a commit by its id or the first digits of it, Zero if there is
+// none.
+func resolve(ctx context.Context, r *repo.Repository, id string) (repo.Hash, error) {
+	if len(id) < 4 || strings.Trim(id, "0123456789abcdef") != "" {
+		return repo.Zero, nil
+	}
+	out, err := r.Git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", id+"^{commit}")
+	if err != nil {
+		return repo.Zero, ctx.Err() // there is none, or several
+	}
+	h, _ := repo.ParseHash(strings.TrimSpace(string(out)))
+	return h, nil
 }
 
 // environment is everything but the history.
@@ -188,6 +276,7 @@ func serving(o target.Observed) []show.Service {
 func deployed(d record.Commit) show.Deployed {
 	h := show.Deployed{
 		Commit:    d.Hash.String(),
+		Tree:      d.Tree.String(),
 		Release:   d.Release,
 		Source:    d.Source.String(),
 		Subject:   d.Subject,
@@ -196,6 +285,9 @@ func deployed(d record.Commit) show.Deployed {
 		Approvals: approvals(d.Approvals, false),
 		Outcome:   stateOf(d.Outcome.State),
 		Message:   d.Outcome.Message,
+	}
+	if d.Decision.Commit != repo.Zero {
+		h.Decision = decision.ID(d.Decision.Commit)
 	}
 	if b := d.Rollback; b != nil {
 		h.Rollback, h.By, h.Subject = true, b.By, "rolled back"

@@ -10,6 +10,9 @@ type Environments interface {
 	// Environment includes history and the open promotion.
 	Environment(ctx context.Context, a Actor, repository, environment string) (Environment, error)
 	Promotion(ctx context.Context, a Actor, repository, environment string) (Promotion, error)
+	// Deployments are the newest commits of env/<environment>, or those from the
+	// commit from on; total counts all of them.
+	Deployments(ctx context.Context, a Actor, repository, environment, from string) (list []Deployed, total int, err error)
 }
 
 // Environment is declared and actual state side by side.
@@ -64,11 +67,14 @@ type HoldNote struct {
 // Deployed is one commit of env/<name> with what became of it.
 type Deployed struct {
 	Commit      string     `json:"declared"`
+	Tree        string     `json:"tree,omitempty"` // what approvals bound to
 	Release     int        `json:"release"`
+	From        int        `json:"from_release,omitempty"` // declared before; 0: nothing, or not known
 	Source      string     `json:"commit"`
 	Subject     string     `json:"subject"`
 	At          time.Time  `json:"at"`
-	By          string     `json:"by"` // who or what decided: "policy", a user
+	By          string     `json:"by"`                 // who or what decided: "policy", a user
+	Decision    string     `json:"decision,omitempty"` // of the policy: d-1a2b3c4
 	Approvals   []Approval `json:"approvals,omitempty"`
 	Outcome     State      `json:"outcome"` // healthy, failed, converging, unknown
 	Message     string     `json:"message,omitempty"`

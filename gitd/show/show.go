@@ -47,6 +47,7 @@ type Backend interface {
 	Repositories
 	Changes
 	Environments
+	Source
 	Acts
 	Watcher
 

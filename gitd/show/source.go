@@ -174,6 +174,8 @@ type FoundCommit struct {
 type Source interface {
 	// Commit is the commit that revision names: an id, the first digits of one, a branch or a tag.
 	Commit(ctx context.Context, a Actor, repository, revision string) (CommitPage, error)
+	// Commits are the newest of a revision's history; "" is the gated branch.
+	Commits(ctx context.Context, a Actor, repository, revision string) (list []Commit, more bool, err error)
 	// Content is what stands at a path of a revision.
 	Content(ctx context.Context, a Actor, repository, revision, path string) (Content, error)
 	// Compare is the difference between two revisions.

@@ -25,6 +25,8 @@ func at(clock string) time.Time {
 
 // backend is a show.Backend of fixed facts, with news that a test can make.
 type backend struct {
+	sources
+
 	mu       sync.Mutex // guards all
 	repos    []show.Repository
 	changes  map[string][]show.Change

@@ -20,8 +20,11 @@ type changeView struct {
 	NoLog   string  // why there is none
 	Needs   []check // what landing still wants
 	Next    []string
-	Revs    []revision
-	Story   []storyEntry
+
+	DiffHref string
+	Diff     *difference
+	Revs     []revision
+	Story    []storyEntry
 }
 
 // verdict is the page's one panel: the answer, then the evidence.
@@ -47,6 +50,7 @@ type revision struct {
 	Commit  string
 	Mark    mark
 	Compare string // the command that shows what changed since the one before
+	Href    string // the page that does
 }
 
 type storyEntry struct {
@@ -75,6 +79,8 @@ func changePage(q *request) (*page, error) {
 		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
 	}
 	view.NoLog = noLog(&c)
+	view.DiffHref = changeHref(c) + "/diff"
+	view.Diff = q.changeDiff(&c, 0, c.Revision)
 	if c.State != show.Landed && c.State != show.Withdrawn {
 		why, err := q.Backend.Why(q.r.Context(), q.actor, r.Name, fmt.Sprint(c.Number))
 		if err != nil && !isNotFound(err) {
@@ -89,6 +95,7 @@ func changePage(q *request) (*page, error) {
 		}
 		if i > 0 {
 			k.Compare = "git range-diff " + short(c.Revisions[i-1]) + "..." + short(commit)
+			k.Href = fmt.Sprintf("%s/diff?revision=%d&from=%d", changeHref(c), i+1, i)
 		}
 		view.Revs = append(view.Revs, k)
 	}

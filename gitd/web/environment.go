@@ -196,12 +196,17 @@ type environmentView struct {
 	Releases  []string // what the instances run, if it is not the declared release alone
 	Deciding  *show.Deployed
 	History   []deployedRow
-	RollTo    int // the release that "Roll back" on top means, 0: none
+	Whole     string // where all of the history is, if not here
+	RollTo    int    // the release that "Roll back" on top means, 0: none
 	Ask       *askRollback
 }
 
+// historyShown is how much of its history an environment's page shows.
+const historyShown = 20
+
 type deployedRow struct {
 	show.Deployed
+	Href    string
 	Mark    mark
 	Current bool
 	Ask     string // the address that asks whether to roll back to it
@@ -268,23 +273,22 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	slices.Sort(view.Releases)
 	slices.Reverse(view.Releases) // newest first
-	base := envHref(r.Name, e.Name)
 	for i := range e.History {
 		d := &e.History[i]
-		row := deployedRow{Deployed: *d, Mark: markOf(d.Outcome), Current: d.Commit == e.Declared}
+		row := deployedRowOf(&e, d)
 		if row.Current {
 			view.Deciding = d
 		}
-		if d.Outcome == show.Healthy && d.Rollback {
-			row.Mark = mark{"Healthy, rollback", "hold", "amber"}
+		// The top offers what is older than what runs: back, never forward.
+		if row.Ask != "" && view.RollTo == 0 && d.Release < e.Release {
+			view.RollTo = d.Release
 		}
-		if d.MayRollback && e.MayRollback && !row.Current {
-			row.Ask = base + "?rollback=" + fmt.Sprint(d.Release) + "#ask"
-			if view.RollTo == 0 && d.Release != e.Release {
-				view.RollTo = d.Release
-			}
+		if len(view.History) < historyShown {
+			view.History = append(view.History, row)
 		}
-		view.History = append(view.History, row)
+	}
+	if len(e.History) > historyShown {
+		view.Whole = envHref(r.Name, e.Name) + "/history"
 	}
 	p := q.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
 	p.JSON = e

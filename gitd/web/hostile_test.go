@@ -18,7 +18,9 @@ const (
 )
 
 // hostilePages are the pages of hostileBackend that show its texts.
-var hostilePages = []string{"/", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes/7", "/checkout/env", "/checkout/env/production", "/checkout/promote/production", "/checkout/releases", "/checkout/releases/3"}
+var hostilePages = []string{"/", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes/7", "/checkout/env", "/checkout/env/production", "/checkout/promote/production", "/checkout/releases", "/checkout/releases/3",
+	"/checkout/changes/7/diff", "/checkout/commits", "/checkout/commits/abc", "/checkout/compare/a/b", "/checkout/tree/abc", "/checkout/tree/abc?path=basket/tax.go", "/checkout/env/production/history",
+	"/checkout/decisions", "/checkout/decisions/d-5aa10e3", "/search?q=x"}
 
 // hostileBackend has the texts above everywhere a person can put text, and names
 // that are too long for any page.
@@ -26,6 +28,7 @@ func hostileBackend() *backend {
 	h := emptyBackend()
 	long := strings.Repeat("long", 80)
 	evil := script + breakout + override + long
+	h.text = evil
 	c := changeOf("checkout", 7, evil, "mallory", show.Refused, at("13:00:00"), at("14:00:00"))
 	c.Author, c.Reason, c.Hint, c.TestedWith = evil, evil, evil, evil
 	c.Details, c.Files, c.RunsIn, c.Branch = []string{evil}, []string{evil + ":1"}, []string{evil}, "main"

@@ -85,7 +85,7 @@ func (r resume) String() string {
 // query is the query of a stream's address: the page's own filters and have.
 func (r resume) query(page url.Values) string {
 	q := url.Values{}
-	for _, k := range []string{"state", "all", "more", "new"} {
+	for _, k := range []string{"state", "by", "path", "before", "more", "line", "find", "tree", "new"} {
 		if page.Has(k) {
 			q.Set(k, page.Get(k))
 		}

@@ -159,10 +159,10 @@ func (q *request) nowhere() error {
 		return q.noRepository(seg[0], notFound("there is nothing at "+cut(q.r.URL.Path, 120), ""))
 	}
 	base := "/" + r.Name
-	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env", "releases": base + "/releases"}
+	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env", "releases": base + "/releases", "commits": base + "/commits", "decisions": base + "/decisions"}
 	near := link{Text: r.Name, Href: base}
 	if len(seg) > 1 {
-		if w := nearest(seg[1], []string{"queue", "changes", "env", "environments", "releases", "promote"}); w != "" {
+		if w := nearest(seg[1], []string{"queue", "changes", "env", "environments", "releases", "promote", "commits", "decisions"}); w != "" {
 			switch w {
 			case "environments", "promote":
 				w = "env"
@@ -191,6 +191,12 @@ func (q *request) noRepository(name string, err error) error {
 		near = append(near, link{Text: n, Href: "/" + n})
 	}
 	return &nearby{err: err, nearest: append(near, link{Text: "all repositories", Href: "/"})}
+}
+
+// isForPeople reports whether err says to the visitor what is wrong.
+func isForPeople(err error) bool {
+	var e *show.Error
+	return errors.As(err, &e)
 }
 
 func isNotFound(err error) bool {

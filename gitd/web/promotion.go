@@ -16,18 +16,13 @@ type promotionView struct {
 	Mark    mark
 	Met     int
 	Checks  []check
-	Files   []fileDiff
-	Added   int
-	Removed int
+	Diff    *difference // between the releases
+	Files   *difference // what the environment will read
+	Rules   int
 	Opens   string
 	Given   []approvalRow
 	Problem string
 	Reason  string
-}
-
-type fileDiff struct {
-	show.FileDiff
-	Word string
 }
 
 type approvalRow struct {
@@ -78,18 +73,16 @@ func (q *request) promotion() (*page, *promotionView, error) {
 	} else if personMissing(&m) {
 		view.Opens = "Opens when a person acts."
 	}
-	for _, f := range m.Files {
-		word := string(f.State)
-		if word == "changed" {
-			word = ""
-		}
-		view.Files = append(view.Files, fileDiff{f, word})
+	view.Diff = q.releaseDiff(r.Name, m.From, m.To)
+	view.Files = differenceOf(r.Name, show.Comparison{Files: m.Files, Changed: len(m.Files)})
+	for i, f := range view.Files.Files {
+		view.Files.Files[i].ID, view.Files.Files[i].Open = "e"+f.ID, false
 		for _, l := range f.Lines {
 			switch l.Kind {
 			case "+":
-				view.Added++
+				view.Files.Added++
 			case "-":
-				view.Removed++
+				view.Files.Removed++
 			}
 		}
 	}
@@ -103,9 +96,17 @@ func (q *request) promotion() (*page, *promotionView, error) {
 	title := fmt.Sprintf("Promote %d to %s", m.To, env)
 	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: fmt.Sprintf("promote %d", m.To)})
 	p.JSON = m
-	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-gate", "promo-diff", "promo-given", "asof"}
+	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-gate", "promo-carries", "promo-diff", "promo-files", "promo-given", "asof"}
 	p.Say = title + ": " + view.Mark.Word
-	p.Git = []command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/promote/%s", env, env)}}
+	for i, line := range view.Diff.Git {
+		if i == 0 {
+			line = "git fetch origin && " + line
+		}
+		p.Git = append(p.Git, command{"Source", line})
+	}
+	p.Git = append(p.Git,
+		command{"Declared", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/promote/%s", env, env)},
+		command{"SSH", q.ssh("promotion diff " + r.Name + " " + env)})
 	if m.MayApprove {
 		for i, c := range m.Commands {
 			label := "Approve"

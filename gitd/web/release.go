@@ -39,7 +39,9 @@ func releasesPage(q *request) (*page, error) {
 
 type releaseView struct {
 	show.Release
-	Runs []releaseEnv
+	Runs   []releaseEnv
+	Before int // the release it is compared with, 0: none
+	Diff   *difference
 }
 
 // releaseEnv is an environment that runs the release now.
@@ -63,11 +65,15 @@ func releasePage(q *request) (*page, error) {
 	if !ok {
 		return nil, &nearby{err: notFound("a release is a number, and "+cut(q.arg("n"), 40)+" is none", ""), nearest: []link{list}}
 	}
-	for _, k := range all {
+	for i, k := range all {
 		if k.Number != n {
 			continue
 		}
 		view := &releaseView{Release: k}
+		if i+1 < len(all) { // newest first
+			view.Before = all[i+1].Number
+		}
+		view.Diff = q.releaseDiff(r.Name, view.Before, n)
 		for _, e := range r.Environments {
 			if e.Release == n {
 				view.Runs = append(view.Runs, releaseEnv{e, envHref(r.Name, e.Name), markOf(e.State)})
@@ -75,11 +81,14 @@ func releasePage(q *request) (*page, error) {
 		}
 		p := q.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name), crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
 		p.JSON = k
-		p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "asof"}
-		p.Git = []command{
+		p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "release-diff", "asof"}
+		for _, line := range view.Diff.Git {
+			p.Git = append(p.Git, command{"Source", line})
+		}
+		p.Git = append(p.Git, []command{
 			{"Git", fmt.Sprintf("git fetch origin refs/releases/%d && git cat-file -p FETCH_HEAD", n)},
 			{"Verify", fmt.Sprintf("git fetch origin refs/releases/%d:refs/tags/release-%d && git -c gpg.ssh.allowedSignersFile=allowed-signers tag -v release-%d", n, n, n)},
-		}
+		}...)
 		return p, nil
 	}
 	near := []link{list}

@@ -31,6 +31,7 @@ func routes() []*route {
 		{pattern: "/healthz", public: true, plain: healthz},
 		{pattern: "/allowed-signers", public: true, plain: allowedSigners},
 		{pattern: "/assets/{asset}", public: true, plain: serveAsset},
+		{pattern: "/search", page: searchPage},
 	}
 	live := []*route{
 		{pattern: "/{repo}", page: repositoryPage},
@@ -39,12 +40,21 @@ func routes() []*route {
 		{pattern: "/{repo}/changes/{n}", page: changePage},
 		{pattern: "/{repo}/env", page: environmentsPage},
 		{pattern: "/{repo}/env/{env}", page: environmentPage, act: rollback},
+		{pattern: "/{repo}/env/{env}/{commit}", page: deploymentPage},
 		{pattern: "/{repo}/promote/{env}", page: promotionPage, act: approve},
 		{pattern: "/{repo}/releases", page: releasesPage},
 		{pattern: "/{repo}/releases/{n}", page: releasePage},
 	}
 	still := []*route{
 		{pattern: "/{repo}/changes/{n}/log.txt", plain: logText},
+		{pattern: "/{repo}/changes/{n}/diff", page: changeDiffPage},
+		{pattern: "/{repo}/commits", page: commitsPage},
+		{pattern: "/{repo}/commits/{revision}", page: commitPage},
+		{pattern: "/{repo}/tree/{revision}", page: treePage},
+		{pattern: "/{repo}/compare/{from}/{to}", page: comparePage},
+		{pattern: "/{repo}/env/{env}/history", page: historyPage},
+		{pattern: "/{repo}/decisions", page: decisionsPage},
+		{pattern: "/{repo}/decisions/{id}", page: decisionPage},
 	}
 
 	all := slices.Concat(own, live, still)

@@ -74,8 +74,10 @@ type site struct {
 	attempts *limiter
 	streams  *streams
 	kept     *figureStore
-	assets   map[string]asset
-	csrf     *http.CrossOriginProtection
+
+	differences *differences
+	assets      map[string]asset
+	csrf        *http.CrossOriginProtection
 
 	mux          *http.ServeMux // of all addresses
 	repositories *http.ServeMux // of those below a repository's name
@@ -90,7 +92,7 @@ func (s *Server) Handler() http.Handler {
 	if len(s.Key) != 32 {
 		panic("web: Server.Key must be 32 bytes")
 	}
-	t := &site{Server: *s, attempts: newLimiter(), streams: newStreams(), kept: newFigureStore(), csrf: http.NewCrossOriginProtection()}
+	t := &site{Server: *s, attempts: newLimiter(), streams: newStreams(), kept: newFigureStore(), differences: &differences{}, csrf: http.NewCrossOriginProtection()}
 	if t.Log == nil {
 		t.Log = slog.Default()
 	}

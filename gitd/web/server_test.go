@@ -26,7 +26,7 @@ func fill(pattern string) string {
 	if strings.Contains(pattern, "releases") {
 		n = "186"
 	}
-	return strings.NewReplacer("{repo}", "checkout", "{n}", n, "{env}", "production", "{asset}", "console.css").Replace(pattern)
+	return strings.NewReplacer("{repo}", "checkout", "{n}", n, "{env}", "production", "{commit}", "77e03b1", "{revision}", "9f1c2ab", "{from}", "51aa0d3", "{to}", "9f1c2ab", "{id}", "d-5aa10e3", "{$}", "", "{asset}", "console.css").Replace(pattern)
 }
 
 func TestEveryAnswerCarriesTheHeaders(t *testing.T) {

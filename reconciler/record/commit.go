@@ -46,7 +46,11 @@ func History(r *repo.Repository, application, environment string, limit int) ([]
 	if err != nil {
 		return nil, err
 	}
+	return HistoryFrom(r, application, at, limit)
+}
 
+// HistoryFrom is History from a commit of the branch on, which is included.
+func HistoryFrom(r *repo.Repository, application string, at repo.Hash, limit int) ([]Commit, error) {
 	var all []Commit
 	for at != repo.Zero && len(all) < limit {
 		if initial, err := IsInitial(r, at); err != nil {

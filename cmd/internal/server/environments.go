@@ -45,6 +45,14 @@ func (s *Server) environment(ctx context.Context, a show.Actor, repository, envi
 	return e, nil
 }
 
+// Deployments implements show.Backend.
+func (s *Server) Deployments(ctx context.Context, a show.Actor, repository, environment, from string) ([]show.Deployed, int, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return nil, 0, err
+	}
+	return s.reconciler.Deployments(ctx, repository, environment, from)
+}
+
 // Promotion implements show.Backend.
 func (s *Server) Promotion(ctx context.Context, a show.Actor, repository, environment string) (show.Promotion, error) {
 	if _, err := s.readable(a, repository); err != nil {

@@ -79,6 +79,7 @@ type Server struct {
 	inForce    repo.Hash  // the commit that access was read from; guarded by loading
 	policies   policies.Cache
 	logs       Logs
+	artifacts  *artifact.Store
 	gate       *gate.Gate
 	reconciler *reconciler.Reconciler
 	services   *services.Target
@@ -160,8 +161,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		return nil, err
 	}
 	s.logs = Logs{Dir: logDir}
-	artifacts, err := artifact.Open(path("artifacts"))
-	if err != nil {
+	if s.artifacts, err = artifact.Open(path("artifacts")); err != nil {
 		return nil, err
 	}
 	s.gate = gate.New(gate.Config{
@@ -177,13 +177,13 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
 			Next: &gate.TreeBuilder{
 				Logs:      logDir,
-				Artifacts: artifacts,
+				Artifacts: s.artifacts,
 				Executor:  &host.Host{Hidden: []string{o.Data}},
 				Work:      path("work", "builds"),
 			},
 		},
 	})
-	s.services = services.New(path("work", "services"), path("logs", "services"), artifacts.Unpack)
+	s.services = services.New(path("work", "services"), path("logs", "services"), s.artifacts.Unpack)
 	s.services.Log = log
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,

@@ -2,11 +2,14 @@ package artifact
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -254,5 +257,43 @@ func TestUnpackChecksEveryByte(t *testing.T) {
 		if err := store.Unpack(t.Context(), bad, filepath.Join(t.TempDir(), "out")); err == nil {
 			t.Errorf("%q was unpacked", bad)
 		}
+	}
+}
+
+// TestList: what an artifact holds is told without laying it out.
+func TestList(t *testing.T) {
+	store, err := Open(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := t.TempDir()
+	write(t, src, map[string]string{"b/x": "content", "a.sh": "#!/bin/sh\n"})
+	a, err := store.Pack(t.Context(), src, "hello", append(files("b/x", "a.sh"), File{Path: "c/link", Link: "../a.sh"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	list, err := store.List(t.Context(), a.Digest, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := func(text string) string {
+		sum := sha256.Sum256([]byte(text))
+		return hex.EncodeToString(sum[:])
+	}
+	want := []Content{
+		{"a.sh", 10, digest("#!/bin/sh\n") + " executable"},
+		{"b/x", 7, digest("content")},
+		{"c/link", 0, digest("link ../a.sh") + " executable"},
+	}
+	if !slices.Equal(list, want) {
+		t.Errorf("got %v\nwant %v", list, want)
+	}
+
+	if _, err := store.List(t.Context(), a.Digest, 16); err == nil {
+		t.Error("17 bytes are read where 16 are the bound")
+	}
+	if _, err := store.List(t.Context(), "sha256:"+strings.Repeat("0", 64), 1000); err == nil {
+		t.Error("what the store does not hold is listed")
 	}
 }

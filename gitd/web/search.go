@@ -1,0 +1,64 @@
+package web
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// searchView is what a search found: repositories, changes, commits.
+type searchView struct {
+	show.Found
+	Changes []changeRow
+}
+
+func searchPage(q *request) (*page, error) {
+	query := cut(strings.TrimSpace(q.r.URL.Query().Get("q")), 200)
+	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{}, Commits: []show.FoundCommit{}}
+	if query != "" {
+		var err error
+		if found, err = q.Backend.Search(q.r.Context(), q.actor, query); err != nil {
+			return nil, err
+		}
+	}
+
+	view := &searchView{Found: found}
+	for _, c := range found.Changes {
+		view.Changes = append(view.Changes, rowOf(c))
+	}
+	p := &page{
+		Title:    "Search",
+		Crumbs:   []crumb{{Text: q.server.Name, Href: "/", Keep: true}, {Text: "search"}},
+		Template: "search",
+		Data:     view,
+		JSON:     found,
+		Git:      []command{{"SSH", q.ssh("search " + quoted(query))}},
+	}
+	if query != "" {
+		p.Title = "Search: " + cut(query, 60)
+	}
+	return p, nil
+}
+
+// quoted is a word as a shell takes it, twice: SSH hands its command to one.
+func quoted(word string) string {
+	if word != "" && strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./") == "" {
+		return word
+	}
+	return `"'` + strings.NewReplacer(`'`, `'\''`, `"`, `\"`, "$", `\$`, "`", "\\`", `\`, `\\`).Replace(word) + `'"`
+}
+
+// filterQuery is a query with some fields set; empty ones are left out.
+func filterQuery(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(v) == 0 {
+		return ""
+	}
+	return "?" + v.Encode()
+}
