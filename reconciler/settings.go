@@ -17,14 +17,7 @@ func settingsAt(r *repo.Repository, commit repo.Hash) ([]headgateyaml.Environmen
 	if err != nil {
 		return nil, err
 	}
-	data, err := r.File(tree, headgateyaml.Name)
-	if errors.Is(err, repo.ErrNoFile) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	f, err := headgateyaml.Parse(headgateyaml.Name, data)
+	f, err := headgateyaml.In(r.FilesOf(tree).ReadFile)
 	if err != nil {
 		return nil, fmt.Errorf("read %s of %s at %s: %w", headgateyaml.Name, r.Name(), short(commit), err)
 	}

@@ -64,11 +64,9 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if err != nil {
 		return err
 	}
-	settings := headgateyaml.Default()
-	if data, err := os.ReadFile(filepath.Join(dir, headgateyaml.Name)); err == nil {
-		if settings, err = headgateyaml.Parse(headgateyaml.Name, data); err != nil {
-			return err
-		}
+	settings, err := headgateyaml.In(func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) })
+	if err != nil {
+		return err
 	}
 	if l.buildspec != "" {
 		settings.Build.Buildspec = l.buildspec

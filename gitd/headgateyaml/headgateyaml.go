@@ -11,7 +11,9 @@ package headgateyaml
 import (
 	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"regexp"
 	"slices"
@@ -180,6 +182,19 @@ const (
 	maxSoak         = 90 * 24 * time.Hour
 	maxApprovals    = 50
 )
+
+// In is the headgate.yaml of some files, or the Default when they have none.
+// read reads a regular file; its error wraps fs.ErrNotExist when it is not there.
+func In(read func(name string) ([]byte, error)) (*File, error) {
+	data, err := read(Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", Name, err)
+	}
+	return Parse(Name, data)
+}
 
 // Parse reads a headgate.yaml. The error is yamlfile.Problems: everything that
 // is wrong, by line. A file with nothing but comments is the Default.

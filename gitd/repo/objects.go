@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -18,8 +19,9 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/object"
 )
 
-// ErrNoFile is returned by File when the tree has no such file.
-var ErrNoFile = errors.New("no such file")
+// ErrNoFile is returned by File when the tree has no such file. It is an
+// fs.ErrNotExist.
+var ErrNoFile = fmt.Errorf("no such file: %w", fs.ErrNotExist)
 
 // MaxFile bounds a file that is read into memory.
 const MaxFile = 8 << 20

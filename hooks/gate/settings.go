@@ -36,14 +36,7 @@ func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, erro
 
 // fileIn is the headgate.yaml of a tree, or what holds without one.
 func fileIn(r *repo.Repository, tree repo.Hash) (*headgateyaml.File, error) {
-	data, err := r.File(tree, headgateyaml.Name)
-	if errors.Is(err, repo.ErrNoFile) {
-		return headgateyaml.Default(), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return headgateyaml.Parse(headgateyaml.Name, data)
+	return headgateyaml.In(r.FilesOf(tree).ReadFile)
 }
 
 // Builtin builds the repository Own in this process: it is green when its

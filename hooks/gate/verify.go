@@ -10,6 +10,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
@@ -159,12 +160,10 @@ func (rep *Report) unlanded(byBranch map[string][]landed) error {
 		if err != nil {
 			return err
 		}
-		f := headgateyaml.Default()
-		if data, err := rep.r.File(tree, headgateyaml.Name); err == nil {
-			if own, err := headgateyaml.Parse(headgateyaml.Name, data); err == nil {
-				f = own
-			}
-		} else if !errors.Is(err, repo.ErrNoFile) {
+		f, err := headgateyaml.In(rep.r.FilesOf(tree).ReadFile)
+		if _, wrong := yamlfile.ProblemsIn(err); wrong {
+			f = headgateyaml.Default()
+		} else if err != nil {
 			return err
 		}
 		if f.Gates(branch) {

@@ -56,14 +56,7 @@ func (b *branches) read(commit repo.Hash) (*headgateyaml.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := b.r.File(tree, headgateyaml.Name)
-	if err == repo.ErrNoFile {
-		return headgateyaml.Default(), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return headgateyaml.Parse(headgateyaml.Name, data)
+	return headgateyaml.In(b.r.FilesOf(tree).ReadFile)
 }
 
 // gated reports whether a branch moves only through the gate: when the branch

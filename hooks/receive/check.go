@@ -4,118 +4,96 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"sort"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/check"
 )
 
-// PoliciesFolder holds a repository's own policies.
-const PoliciesFolder = "policies"
+// maxTree is how much a tree that lands may hold. Linux is at 100,000 entries
+// and 1.5 GB; a tree over it is a mistake, or made to fill a disk at checkout.
+var maxTree = repo.Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
 
-// checkTree finds what is wrong with the files of a tree that is to land, before
-// anything is spent on it. It judges form only; what the files ask for comes
-// into force when they have landed.
+// measureTime bounds the measuring of one tree.
+const measureTime = time.Minute
+
+// checkTree finds what is wrong with the files of a tree that is to land, while
+// it is in quarantine. target is the headgate.yaml of the branch; nil for the
+// first push, which is judged by its own.
 func (j *judging) checkTree(ctx context.Context, tree repo.Hash, target *headgateyaml.File) (*refusal, error) {
 	objects, err := j.reader(ctx)
 	if err != nil {
 		return nil, err
 	}
-	own, no, err := readOwn(objects, tree)
-	if no != nil || err != nil {
+	if no, err := j.l.extents.check(ctx, objects, tree); no != nil || err != nil {
 		return no, err
 	}
-	if target == nil { // the first push is judged by its own
-		target = own
+
+	files := repo.TreeFiles{Objects: objects, Root: tree}
+	if j.r.Name() == access.Own {
+		found, err := j.l.Checker.ServerTree(ctx, files)
+		return refuseFound(found), err
 	}
-	w := wanted{exact: map[string]bool{headgateyaml.Name: true, own.Build.Buildspec: true, target.Build.Buildspec: true}}
-	for _, e := range own.Environments {
-		w.folders = append(w.folders, path.Clean(e.Path))
-	}
-	configuration := j.r.Name() == access.Own
-	if configuration {
-		w.exact[access.FileName] = true
-	}
-	files, err := objects.files(tree, w.enter, w.keep)
-	if errors.Is(err, errTooBig) {
-		return refuse("the tree holds more than can be checked", fmt.Sprintf("keep what is checked below %d files and %d MB", maxFiles, maxTotal>>20), err.Error()), nil
-	}
-	if err != nil {
+	found, err := j.l.Checker.Tree(ctx, files)
+	switch {
+	case err != nil:
 		return nil, err
+	case found.Missing != nil && len(found.Problems) == 1:
+		return noBuildspec(*found.Missing, j.r.Name(), j.l.Server()), nil
+	case len(found.Problems) > 0:
+		return refuseFound(found), nil
 	}
-	var problems yamlfile.Problems
-	if configuration {
-		data, ok := files[access.FileName]
-		if !ok {
-			return refuse("no "+access.FileName+": nothing says who may do what", "restore it, then push again"), nil
-		}
-		if _, err := access.Parse(access.FileName, data); err != nil {
-			ps, ok := yamlfile.ProblemsIn(err)
-			if !ok {
-				return nil, err
-			}
-			problems = append(problems, ps...)
-		}
-		delete(files, access.FileName)
-	} else {
-		for _, name := range []string{target.Build.Buildspec, own.Build.Buildspec} {
-			if _, ok := files[name]; !ok && !strings.HasPrefix(name, builtin) {
-				return noBuildspec(name, j.r.Name(), j.l.Server()), nil
-			}
+	j.warnings = found.Warnings
+
+	// The branch's own settings build it.
+	if target != nil && target.Build.Buildspec != found.Settings.Build.Buildspec {
+		name := target.Build.Buildspec
+		if _, err := files.ReadFile(name); errors.Is(err, repo.ErrNoFile) {
+			return noBuildspec(check.Missing{File: name}, j.r.Name(), j.l.Server()), nil
+		} else if err != nil {
+			return nil, err
 		}
 	}
-	delete(files, headgateyaml.Name)
-	rego := map[string][]byte{}
-	for name, data := range files {
-		if strings.HasPrefix(name, PoliciesFolder+"/") {
-			rego[name] = data
-			delete(files, name)
-		}
-	}
-	if len(rego) > 0 {
-		problems = append(problems, policyProblems(ctx, rego)...)
-	}
-	if j.l.Check != nil && len(files) > 0 {
-		problems = append(problems, j.l.Check(files)...)
-	}
-	if len(problems) == 0 {
-		return nil, nil
-	}
-	sort.SliceStable(problems, func(a, b int) bool {
-		if problems[a].File != problems[b].File {
-			return problems[a].File < problems[b].File
-		}
-		return problems[a].Line < problems[b].Line
-	})
-	return refuseProblems(problems), nil
+	return nil, nil
 }
 
-// builtin begins the name of a buildspec that is no file of the tree.
-const builtin = "builtin:"
+// extents remembers how much trees hold, so that a push is measured by what is
+// new in it.
+type extents struct {
+	mu    sync.Mutex // held while known is in use
+	known map[repo.Hash]repo.Extent
+}
 
-// readOwn reads the headgate.yaml at the top of a tree.
-func readOwn(objects *reader, tree repo.Hash) (*headgateyaml.File, *refusal, error) {
-	files, err := objects.files(tree, func(string) bool { return false }, func(p string) bool { return p == headgateyaml.Name })
-	if errors.Is(err, errTooBig) {
-		return nil, refuse(headgateyaml.Name+" is too big", "it needs a few lines only", headgateyaml.Name), nil
+const maxExtents = 200_000
+
+// check refuses a tree that holds too much.
+func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*refusal, error) {
+	known := map[repo.Hash]repo.Extent{}
+	if x.mu.TryLock() { // else another push is being measured: this one does without what is known
+		defer x.mu.Unlock()
+		if x.known == nil || len(x.known) > maxExtents {
+			x.known = known
+		}
+		known = x.known
 	}
-	if err != nil {
-		return nil, nil, err
+	measuring, cancel := context.WithTimeout(ctx, measureTime)
+	defer cancel()
+
+	_, err := repo.Measure(measuring, tree, maxTree, objects.Tree, objects.size, known)
+	var large *repo.TooLarge
+	switch {
+	case errors.As(err, &large):
+		return refuse("the tree is larger than this server takes", "leave out what belongs elsewhere, then push again", large.Error()), nil
+	case errors.Is(err, errTooBig), errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return refuse("the tree is larger than this server can check", "put fewer files into one directory, then push again"), nil
 	}
-	data, ok := files[headgateyaml.Name]
-	if !ok {
-		return headgateyaml.Default(), nil, nil
-	}
-	f, err := headgateyaml.Parse(headgateyaml.Name, data)
-	if ps, ok := yamlfile.ProblemsIn(err); ok {
-		return nil, refuseProblems(ps), nil
-	}
-	return f, nil, err
+	return nil, err
 }
 
 // ownGates reads, for the first push to an empty repository, whether the pushed
@@ -130,82 +108,65 @@ func (j *judging) ownGates(ctx context.Context, pushed repo.Hash, branch string)
 	if err != nil {
 		return true, nil // no commit: refused as such
 	}
-	f, no, err := readOwn(objects, c.tree)
-	if err != nil || no != nil {
-		return true, err
+	f, err := headgateyaml.In(repo.TreeFiles{Objects: objects, Root: c.tree}.ReadFile)
+	if err != nil {
+		return true, nil
 	}
 	return f.Gates(branch), nil
 }
 
-// wanted says which files of a tree are checked.
-type wanted struct {
-	exact   map[string]bool
-	folders []string // that declare an environment
-}
-
-func (w wanted) keep(p string) bool {
-	dir, base := path.Split(p)
-	switch {
-	case w.exact[p]:
-		return true
-	case strings.HasPrefix(p, PoliciesFolder+"/"):
-		return strings.HasSuffix(base, ".rego")
-	}
-	for _, f := range w.folders {
-		if path.Clean("./"+dir) == f {
-			return composeNames[base]
-		}
-	}
-	return false
-}
-
-var composeNames = map[string]bool{"compose.yaml": true, "compose.yml": true, "docker-compose.yaml": true, "docker-compose.yml": true}
-
-func (w wanted) enter(dir string) bool {
-	if dir == PoliciesFolder || strings.HasPrefix(dir, PoliciesFolder+"/") {
-		return true
-	}
-	for p := range w.exact {
-		if strings.HasPrefix(p, dir+"/") {
-			return true
-		}
-	}
-	for _, f := range w.folders {
-		if f == dir || strings.HasPrefix(f, dir+"/") {
-			return true
-		}
-	}
-	return false
-}
-
 // noBuildspec is the refusal that a newcomer meets: with what to paste.
-func noBuildspec(name, repository string, server show.Server) *refusal {
-	return &refusal{
-		What: "no " + name + ": nothing says how to test this tree",
-		Where: []string{
-			"paste this into " + name + ", then push again:",
-			"  version: 0.2",
-			"  phases:",
-			"    build:",
-			`      commands: ["make test"]`,
-		},
-		Hint: "an administrator can ungate it: " + sshCommand(server) + " repo set " + repository + " gate=off",
+func noBuildspec(m check.Missing, repository string, server show.Server) *refusal {
+	r := &refusal{What: "no " + m.File + ": nothing says how to test this tree"}
+	if m.Is != check.Absent {
+		r.What = fmt.Sprintf("%s %s: nothing says how to test this tree", m.File, m.What())
 	}
+	if m.Is != check.Absent || m.Near != "" {
+		r.Hint = m.Fix()
+		return r
+	}
+	r.Where = []string{
+		"paste this into " + m.File + ", then push again:",
+		"  version: 0.2",
+		"  phases:",
+		"    build:",
+		`      commands: ["make test"]`,
+	}
+	r.Hint = "an administrator can ungate it: " + sshCommand(server) + " repo set " + repository + " gate=off"
+	return r
 }
 
-// refuseProblems is one refusal for all that is wrong with files.
-func refuseProblems(problems yamlfile.Problems) *refusal {
-	r := &refusal{Hint: "fix it, look with: headgate check, then push again"}
-	if len(problems) == 1 {
-		r.What = problems[0].File + " is not right"
-	} else {
-		r.What = fmt.Sprintf("%d things are not right in what you pushed", len(problems))
+// refuseFound is one refusal for all that is wrong with files; nil for nothing.
+func refuseFound(found check.Result) *refusal {
+	if len(found.Problems) == 0 {
+		return nil
 	}
-	for _, p := range problems {
+	r := &refusal{Hint: "fix it, look with: headgate check, then push again"}
+	if len(found.Problems) == 1 {
+		r.What = found.Problems[0].File + " is not right"
+	} else {
+		r.What = fmt.Sprintf("%d things are not right in what you pushed", len(found.Problems))
+	}
+	for _, p := range found.Problems {
 		r.Where = append(r.Where, p.Place()+": "+p.What)
 		if p.Fix != "" {
 			r.Where = append(r.Where, "  fix: "+p.Fix)
 		}
 	}
 	return r
+}
+
+// maxWarnings is how many warnings about files a pusher is told.
+const maxWarnings = 5
+
+// warningLines tell the pusher of what is odd and no reason to refuse.
+func warningLines(warnings yamlfile.Problems) (lines []string) {
+	for i, w := range warnings {
+		if i == maxWarnings {
+			lines = append(lines, fmt.Sprintf("warning: and %d more: headgate check has them", len(warnings)-maxWarnings))
+			break
+		}
+		lines = append(lines, wrap("warning: ", "  ", strings.TrimSpace(w.Error()))...)
+	}
+	return lines
 }

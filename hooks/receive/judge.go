@@ -8,14 +8,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/policies"
 )
-
-// Check finds what is wrong with the files of a tree that is to be landed, by
-// path: the buildspecs and compose files that headgate.yaml names. headgate.yaml
-// itself, server.yaml and Rego are checked already.
-type Check func(files map[string][]byte) yamlfile.Problems
 
 // Engine is the policies of a repository as they stand at the commit tip; Zero
 // is the server's own alone. When the repository's are broken it returns an
@@ -107,12 +101,4 @@ func denial(c judgedCommand, a policies.Answer) *refusal {
 		r.What = "the policies do not allow this push to " + c.ref
 	}
 	return r
-}
-
-// policyProblems are the faults of pushed Rego.
-func policyProblems(ctx context.Context, files map[string][]byte) (problems yamlfile.Problems) {
-	for _, p := range policies.Check(ctx, files) {
-		problems = append(problems, yamlfile.Problem{File: p.File, Line: p.Line, What: p.What, Fix: p.Fix})
-	}
-	return problems
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
 // judging is the work on one push in pre-receive.
@@ -21,6 +22,7 @@ type judging struct {
 	folders    []string
 	objects    *reader // started when first needed
 	passed     map[string]judgedCommand
+	warnings   yamlfile.Problems // about the files of the proposed tree
 }
 
 func (j *judging) all(ctx context.Context, commands []command) (refusals []*refusal, err error) {

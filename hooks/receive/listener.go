@@ -19,6 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
@@ -59,8 +60,9 @@ type Listener struct {
 	Store  *repo.Store
 	Access func() *access.Config
 	Engine Engine
-	Check  Check // of the pushed files; nil checks nothing beyond the listener's own
 	Gate   Gate
+	// Checker finds what is wrong with the files of a tree that is to be landed.
+	Checker *check.Checker
 	// Environments may be nil: pushes to environments are refused then.
 	Environments Environments
 	Logs         Logs
@@ -77,6 +79,8 @@ type Listener struct {
 	closing  context.Context // done when Run is ending
 	close    context.CancelFunc
 	handlers sync.WaitGroup
+
+	extents extents // of trees that were pushed
 
 	mu     sync.Mutex // guards pushes and used of each
 	pushes map[string]*push

@@ -13,6 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -111,7 +112,7 @@ var cases = map[string]func() []string{
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 415, greeted: true}
 		return n.progress(gate.Progress{Kind: gate.Queued, Place: 1, Waits: true, Reason: "the server could not land it, and tries again"})
 	},
-	"11-no-buildspec": func() []string { return noBuildspec("buildspec.yml", "hello", tarn).lines() },
+	"11-no-buildspec": func() []string { return noBuildspec(check.Missing{File: "buildspec.yml"}, "hello", tarn).lines() },
 	"12-restarting": func() []string {
 		n := &narrator{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
 		p := gate.Progress{Kind: gate.Restarting, At: at("14:04:10")}

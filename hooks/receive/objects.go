@@ -74,7 +74,7 @@ type reader struct {
 // Bounds of what a push may make the server read: one object, and all of them.
 const (
 	maxObject = 4 << 20
-	maxTotal  = 64 << 20
+	maxTotal  = 256 << 20
 )
 
 func newReader(ctx context.Context, r *repo.Repository, q repo.Quarantine) (*reader, error) {
@@ -108,25 +108,7 @@ var errTooBig = errors.New("too big to be checked")
 
 // object reads an object; a missing one is repo.ErrNoFile.
 func (rd *reader) object(h repo.Hash) (kind string, content []byte, err error) {
-	ask := func(verb string) (kind string, size int, err error) {
-		if _, err := io.WriteString(rd.stdin, verb+" "+h.String()+"\n"); err != nil {
-			return "", 0, err
-		}
-		line, err := rd.stdout.ReadString('\n')
-		if err != nil {
-			return "", 0, fmt.Errorf("read object %s: %w", h, err)
-		}
-		f := strings.Fields(line)
-		if len(f) == 2 && f[1] == "missing" {
-			return "", 0, repo.ErrNoFile
-		}
-		if len(f) != 3 || f[0] != h.String() {
-			return "", 0, fmt.Errorf("read object %s: git answered %q", h, line)
-		}
-		size, err = strconv.Atoi(f[2])
-		return f[1], size, err
-	}
-	kind, size, err := ask("info")
+	kind, size, err := rd.ask("info", h)
 	if err != nil {
 		return "", nil, err
 	}
@@ -134,7 +116,7 @@ func (rd *reader) object(h repo.Hash) (kind string, content []byte, err error) {
 		return kind, nil, errTooBig
 	}
 	rd.total += size
-	if kind, size, err = ask("contents"); err != nil {
+	if kind, size, err = rd.ask("contents", h); err != nil {
 		return "", nil, err
 	}
 	content = make([]byte, size)
@@ -147,18 +129,35 @@ func (rd *reader) object(h repo.Hash) (kind string, content []byte, err error) {
 
 // kind is an object's type without reading it.
 func (rd *reader) kind(h repo.Hash) (string, error) {
-	if _, err := io.WriteString(rd.stdin, "info "+h.String()+"\n"); err != nil {
-		return "", err
+	kind, _, err := rd.ask("info", h)
+	return kind, err
+}
+
+// size is an object's size in bytes, without reading it.
+func (rd *reader) size(h repo.Hash) (int64, error) {
+	_, size, err := rd.ask("info", h)
+	return int64(size), err
+}
+
+// ask sends a command about an object and reads the first line of the answer; a
+// missing object is repo.ErrNoFile.
+func (rd *reader) ask(verb string, h repo.Hash) (kind string, size int, err error) {
+	if _, err := io.WriteString(rd.stdin, verb+" "+h.String()+"\n"); err != nil {
+		return "", 0, err
 	}
 	line, err := rd.stdout.ReadString('\n')
 	if err != nil {
-		return "", fmt.Errorf("read object %s: %w", h, err)
+		return "", 0, fmt.Errorf("read object %s: %w", h, err)
 	}
 	f := strings.Fields(line)
-	if len(f) != 3 {
-		return "", repo.ErrNoFile
+	if len(f) == 2 && f[1] == "missing" {
+		return "", 0, repo.ErrNoFile
 	}
-	return f[1], nil
+	if len(f) != 3 || f[0] != h.String() {
+		return "", 0, fmt.Errorf("read object %s: git answered %q", h, line)
+	}
+	size, err = strconv.Atoi(f[2])
+	return f[1], size, err
 }
 
 // commit is what a push needs to know of a commit.
@@ -208,8 +207,14 @@ func parseCommit(content []byte) commit {
 	return c
 }
 
-// tree lists a tree's entries.
-func (rd *reader) tree(h repo.Hash) ([]repo.Entry, error) {
+// Blob reads a file (repo.Objects).
+func (rd *reader) Blob(h repo.Hash) ([]byte, error) {
+	_, content, err := rd.object(h)
+	return content, err
+}
+
+// Tree lists a tree's entries (repo.Objects).
+func (rd *reader) Tree(h repo.Hash) ([]repo.Entry, error) {
 	kind, content, err := rd.object(h)
 	if err != nil {
 		return nil, err
@@ -235,44 +240,3 @@ func (rd *reader) tree(h repo.Hash) ([]repo.Entry, error) {
 	}
 	return entries, nil
 }
-
-// files reads the regular files below a tree that keep accepts, by path. enter
-// says which folders are looked into. At most maxFiles are read.
-func (rd *reader) files(tree repo.Hash, enter, keep func(path string) bool) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	var walk func(h repo.Hash, prefix string, depth int) error
-	walk = func(h repo.Hash, prefix string, depth int) error {
-		entries, err := rd.tree(h)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			path := prefix + e.Name
-			switch {
-			case e.Mode == filemode.Dir:
-				if depth < maxDepth && enter(path) {
-					if err := walk(e.Hash, path+"/", depth+1); err != nil {
-						return err
-					}
-				}
-			case e.Mode.IsFile() && e.Mode != filemode.Symlink && keep(path):
-				if len(files) == maxFiles {
-					return fmt.Errorf("%s: more than %d files to check: %w", path, maxFiles, errTooBig)
-				}
-				_, content, err := rd.object(e.Hash)
-				if err != nil {
-					return fmt.Errorf("%s: %w", path, err)
-				}
-				files[path] = content
-			}
-		}
-		return nil
-	}
-	return files, walk(tree, "", 0)
-}
-
-// Bounds of the files of one tree that are checked.
-const (
-	maxFiles = 2000
-	maxDepth = 16
-)

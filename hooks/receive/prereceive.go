@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
@@ -46,6 +47,7 @@ type judged struct {
 	commands map[string]judgedCommand // by ref
 	options  options
 	folders  []string // below objects/, into which its objects go
+	warnings yamlfile.Problems
 }
 
 // options are the push options that mean something.
@@ -90,6 +92,7 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 		}
 		log.Info("push refused", "reason", plain(refusals[0].What))
 	default:
+		h.lines(warningLines(p.judged.warnings)...)
 		h.exit(0)
 		return
 	}
@@ -138,7 +141,7 @@ func (l *Listener) judgePush(ctx context.Context, p *push, header wire.Header, i
 	if err != nil || len(refusals) > 0 {
 		return refusals, err
 	}
-	p.judged = &judged{commands: j.passed, options: opts, folders: j.folders}
+	p.judged = &judged{commands: j.passed, options: opts, folders: j.folders, warnings: j.warnings}
 	return nil, nil
 }
 

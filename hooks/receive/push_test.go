@@ -58,7 +58,7 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 		`remote:         commands: ["make test"]`,
 		"remote: hint: an administrator can ungate it")
 	// its own headgate.yaml says which branch is gated, and by which buildspec
-	c.commit("settings", map[string]string{"headgate.yaml": "build: {buildspec: ci/spec.yml}\nland: {branches: [trunk]}\n", "ci/spec.yml": "version: 0.2\n"})
+	c.commit("settings", map[string]string{"headgate.yaml": "build: {buildspec: ci/spec.yml}\nland: {branches: [trunk]}\n", "ci/spec.yml": buildspec["buildspec.yml"]})
 	h.push(c, "ada", "origin", "main:trunk").ok(t, "success: 1 landed on trunk", "[new branch]      main -> trunk")
 	if p := h.gate.proposals[0]; p.Branch != "trunk" || p.By.User != "ada" || p.Key != "SHA256:key-of-ada" || p.Decision == repo.Zero {
 		t.Fatalf("%+v", p)

@@ -23,6 +23,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/policies"
 )
@@ -120,14 +121,20 @@ func newHouse(t *testing.T) *house {
 			}
 			return policies.New(files)
 		},
-		Check: func(files map[string][]byte) (problems yamlfile.Problems) {
-			for name, data := range files {
-				if bytes.Contains(data, []byte("broken")) {
-					problems = append(problems, yamlfile.Problem{File: name, Line: 3, What: "phase \"biuld\" is unknown", Fix: "did you mean \"build\"?"})
+		Checker: &check.Checker{Targets: map[string]check.Target{"services": {
+			Reads: []string{"compose.yaml"},
+			Check: func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
+				switch data, ok := files["compose.yaml"]; {
+				case !ok:
+					problems = yamlfile.Problems{{File: dir + "/compose.yaml", What: "is not there"}}
+				case bytes.Contains(data, []byte("broken")):
+					problems = yamlfile.Problems{{File: dir + "/compose.yaml", Line: 1, What: "is broken"}}
+				case bytes.Contains(data, []byte("odd")):
+					warnings = yamlfile.Problems{{File: dir + "/compose.yaml", Line: 1, What: "is odd"}}
 				}
-			}
-			return problems
-		},
+				return problems, warnings
+			},
+		}}},
 		Gate: h.gate, Environments: h.envs, Server: func() show.Server { return tarn },
 		Logs: &fakeLogs{},
 	}
@@ -263,6 +270,18 @@ func (c *clone) command(ctx context.Context, args ...string) *exec.Cmd {
 func (c *clone) git(args ...string) string {
 	c.t.Helper()
 	out, err := c.command(context.Background(), args...).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// pipe runs git with an input and returns what it prints.
+func (c *clone) pipe(input string, args ...string) string {
+	c.t.Helper()
+	cmd := c.command(context.Background(), args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

@@ -63,12 +63,18 @@ func TestRefusals(t *testing.T) {
 		{"one of two forbidden", "ada", files(), []string{"HEAD:refs/heads/x", "HEAD:refs/heads/-y"}, []string{"is no ref name"}},
 		{"no buildspec", "ada", files("buildspec.yml", none), []string{"HEAD:main"}, []string{"no buildspec.yml: nothing says how to test this tree"}},
 		{"broken buildspec", "ada", files("buildspec.yml", "version: 0.2\nphases:\n  biuld: # broken\n"), []string{"HEAD:main"},
-			[]string{"error: buildspec.yml is not right", `remote:   buildspec.yml:3: phase "biuld" is unknown`, `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
+			[]string{"error: buildspec.yml is not right", "remote:   buildspec.yml:3: Invalid buildspec phase name: biuld", `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
 		{"misspelt key", "ada", files("headgate.yaml", "land: {branches: [main]}\nenviroments: {}\n"), []string{"HEAD:main"}, []string{"headgate.yaml:2:", "enviroments"}},
 		{"another buildspec that is not there", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n"), []string{"HEAD:main"}, []string{"no ci.yml"}},
 		{"broken policy", "ada", files("policies/push.rego", "package policy.push\n\ndeny contains x if http.send({})\n"), []string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
 		{"broken compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/compose.yaml", "broken\n"), []string{"HEAD:refs/for/main"},
-			[]string{"deploy/staging/compose.yaml:3:"}},
+			[]string{"deploy/staging/compose.yaml:1: is broken"}},
+		{"no compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/other", "1"), []string{"HEAD:main"},
+			[]string{"deploy/staging/compose.yaml: is not there"}},
+		{"no directory of an environment", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n"), []string{"HEAD:main"},
+			[]string{"headgate.yaml:1: environment \"staging\" is declared in deploy/staging, which is not there"}},
+		{"broken buildspec under another name", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n", "ci.yml", "version: 0.2\nphases:\n  biuld: {}\n"), []string{"HEAD:main"},
+			[]string{"ci.yml:3: Invalid buildspec phase name"}},
 		{"two faults", "ada", files("policies/push.rego", "package policy.push\n\ndeny contains x if http.send({})\n", "buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -187,7 +193,7 @@ func TestServerConfigurationIsChecked(t *testing.T) {
 	h.push(c, "ada", "origin", "main").ok(t, "success: 1 landed on main")
 	c.git("rm", "--quiet", "server.yaml")
 	c.commit("gone", map[string]string{"f": "1"})
-	h.push(c, "ada", "origin", "main").refused(t, "no server.yaml")
+	h.push(c, "ada", "origin", "main").refused(t, "server.yaml: is not there")
 }
 
 func TestPushOptionsAreBounded(t *testing.T) {
@@ -250,4 +256,44 @@ func TestFilesInHooksFolderAreNeverRun(t *testing.T) {
 	if _, err := os.Stat(mark); err == nil {
 		t.Fatal("a hook of the repository ran")
 	}
+}
+
+// A few objects can stand for more files than any disk holds. Whoever pushes
+// them is refused while they are in quarantine, and others are not held up.
+func TestTreeBombIsRefused(t *testing.T) {
+	h := newHouse(t)
+	c := h.landed()
+
+	for _, where := range []string{"deep", "policies", "."} {
+		tree := c.pipe("", "hash-object", "-w", "--stdin") // an empty file
+		entry := "100644 blob " + tree + "\tf\n"
+		for range 12 {
+			var level strings.Builder
+			for i := range 16 {
+				fmt.Fprintf(&level, "%s", strings.ReplaceAll(entry, "\t", fmt.Sprintf("\t%02d", i)))
+			}
+			entry = "040000 tree " + c.pipe(level.String(), "mktree") + "\td\n"
+		}
+		top := strings.Fields(entry)[2]
+		if where != "." {
+			blob := c.pipe(buildspec["buildspec.yml"], "hash-object", "-w", "--stdin")
+			top = c.pipe("100644 blob "+blob+"\tbuildspec.yml\n040000 tree "+top+"\t"+where+"\n", "mktree")
+		}
+		commit := c.git("commit-tree", "-p", "HEAD", "-m", "bomb", top)
+		h.push(c, "ada", "origin", commit+":refs/for/main").refused(t, "the tree is larger than this server takes", "holds more than 1000000 entries")
+		if h, ok := repo.ParseHash(commit); !ok || c.r.Has(h) {
+			t.Errorf("%s: the commit %s of a refused push is kept", where, commit)
+		}
+	}
+}
+
+// What is odd and no reason to refuse is told to the pusher, whose change lands.
+func TestWarningsAreTold(t *testing.T) {
+	h := newHouse(t)
+	c := h.landed()
+	c.commit("odd", map[string]string{
+		"headgate.yaml":               "environments: {staging: {target: services, path: deploy/staging}}\n",
+		"deploy/staging/compose.yaml": "odd\n",
+	})
+	h.push(c, "ada", "origin", "HEAD:main").ok(t, "warning: deploy/staging/compose.yaml:1: is odd", "success:")
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
@@ -31,7 +32,7 @@ func (s *Server) engine(r *repo.Repository, tip repo.Hash) (*policies.Engine, er
 		if directory == repo.Zero {
 			return nil, nil
 		}
-		found, err := r.Files(directory, IsRego)
+		found, err := r.Files(directory, func(name string) bool { return strings.HasSuffix(name, ".rego") })
 		if err != nil {
 			return nil, err
 		}

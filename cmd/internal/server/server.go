@@ -200,7 +200,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Store:        s.store,
 		Access:       s.access.Load,
 		Engine:       s.engine,
-		Check:        CheckFiles,
+		Checker:      Checker(),
 		Gate:         s.gate,
 		Environments: environments{s},
 		Logs:         s.logs,

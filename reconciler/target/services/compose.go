@@ -85,12 +85,22 @@ const composeFile = "compose.yaml"
 
 var errNoCompose = errors.New("there is no " + composeFile + "; add one to the environment's path, and promote a release that has it")
 
+// Reads are the names of the files that Check looks at: the one that counts, and
+// others that people take for it.
+var Reads = []string{composeFile, "compose.yml", "docker-compose.yaml", "docker-compose.yml"}
+
 // Check says what is wrong with the files of an application's directory.
 func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
 	file := path.Join(dir, composeFile)
 	data, ok := files[composeFile]
 	if !ok {
-		return yamlfile.Problems{{File: file, What: "is not there", Fix: "add it, or name its directory with path: in headgate.yaml"}}, nil
+		p := yamlfile.Problem{File: file, What: "is not there", Fix: "add it, or name its directory with path: in headgate.yaml"}
+		for _, name := range Reads[1:] {
+			if _, there := files[name]; there {
+				p.Fix = "rename " + path.Join(dir, name) + " to " + composeFile
+			}
+		}
+		return yamlfile.Problems{p}, nil
 	}
 	_, err := Parse(file, data)
 	problems, _ = yamlfile.ProblemsIn(err)

@@ -1,0 +1,432 @@
+// Package check is the one reader of a tree's own files: headgate.yaml, the
+// buildspec, policies, what declares each environment, and in the repository
+// headgate server.yaml. A push in quarantine, a merge that the gate made and a
+// work tree on a laptop are read by the same Tree, so that what is good for one
+// is good for all.
+//
+// It judges form. What the files ask for comes into force when they have landed,
+// and is for others.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/build/buildspec"
+	"github.com/headgate-cd/headgate/policies"
+)
+
+// Files are the files of a tree by slash-separated path, "." being its root:
+// repo.TreeFiles of a push or of what landed, os.Root.FS of a work tree. Errors
+// wrap fs.ErrNotExist for what is not there.
+type Files interface {
+	ReadDir(name string) ([]fs.DirEntry, error)
+	ReadFile(name string) ([]byte, error)
+}
+
+// Target is what a kind of environment knows of the directory that declares one.
+type Target struct {
+	Reads []string // names of files in the directory that Check wants, if they are there
+	// Check says what is wrong with them; dir is the directory's path, for messages.
+	Check func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems)
+}
+
+// Checker checks trees. It is safe for concurrent use.
+type Checker struct {
+	Targets map[string]Target // by the name that headgate.yaml uses
+}
+
+// Result is what a tree says, and what is wrong with it.
+type Result struct {
+	Settings *headgateyaml.File // of its headgate.yaml; the Default when that is missing or wrong
+	Read     []string           // files that were read, sorted
+	Problems yamlfile.Problems  // by file and line
+	Warnings yamlfile.Problems
+	// Missing is the file that says how the tree is built, when that is not there.
+	// It is among Problems too.
+	Missing *Missing
+}
+
+// Missing is a file that must be there and is not.
+type Missing struct {
+	File string
+	Is   Kind   // what is there instead
+	Near string // a file of nearly that name, if there is one: "buildspec.yaml"
+}
+
+// Kind is what stands at a path.
+type Kind int
+
+const (
+	Absent Kind = iota
+	Regular
+	Directory
+	Symlink
+	Submodule
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Regular:
+		return "a file"
+	case Directory:
+		return "a directory"
+	case Symlink:
+		return "a symbolic link"
+	case Submodule:
+		return "a submodule"
+	}
+	return "not there"
+}
+
+// What says in words what is wrong.
+func (m Missing) What() string {
+	if m.Is != Absent {
+		return fmt.Sprintf("is %s, not a file", m.Is)
+	}
+	return "is not there"
+}
+
+// Fix says what to do about it.
+func (m Missing) Fix() string {
+	switch {
+	case m.Near != "":
+		return fmt.Sprintf("rename %s to %s, or name it in %s with build: {buildspec: %s}", m.Near, m.File, headgateyaml.Name, m.Near)
+	case m.Is == Symlink:
+		return "put the file itself there: links are not followed"
+	}
+	return `write one: version: 0.2, phases: {build: {commands: ["make test"]}}`
+}
+
+// Bounds of what is read of one tree. What is checked is written by people:
+// none of them is met by honest files.
+const (
+	maxFile      = yamlfile.MaxBytes
+	maxTotal     = 16 << 20
+	maxEntries   = 20_000 // of directories that are listed
+	maxFiles     = 2_000
+	maxLevels    = 16 // below policies/
+	maxPathBytes = 1_000
+)
+
+// PoliciesDir holds a repository's own policies.
+const PoliciesDir = "policies"
+
+// Tree reads the files of a repository's tree. Faults of the files are in the
+// Result; the error means that they could not be read.
+func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
+	r := c.reader(ctx, files)
+	r.settings()
+	r.buildspec()
+	r.environments(c.Targets)
+	r.policies()
+	return r.finish()
+}
+
+// ServerTree reads the files of the repository headgate: server.yaml is all that
+// counts in it.
+func (c *Checker) ServerTree(ctx context.Context, files Files) (Result, error) {
+	r := c.reader(ctx, files)
+	if data := r.required(access.FileName, "restore it: it says who may do what"); data != nil {
+		_, err := access.Parse(access.FileName, data)
+		r.fault(access.FileName, err)
+	}
+	return r.finish()
+}
+
+func (c *Checker) reader(ctx context.Context, files Files) *reader {
+	return &reader{
+		ctx:    ctx,
+		files:  files,
+		dirs:   map[string][]fs.DirEntry{},
+		result: Result{Settings: headgateyaml.Default()},
+	}
+}
+
+// reader reads one tree. Once err is set its methods do nothing.
+type reader struct {
+	ctx    context.Context
+	files  Files
+	dirs   map[string][]fs.DirEntry // that were listed; nil for one that is not there
+	result Result
+
+	entries, total int
+	err            error
+}
+
+// errBound ends the reading; the problem says why.
+var errBound = errors.New("over a bound")
+
+func (r *reader) finish() (Result, error) {
+	if errors.Is(r.err, errBound) {
+		r.err = nil
+	}
+	if r.err != nil {
+		return r.result, fmt.Errorf("check tree: %w", r.err)
+	}
+	slices.Sort(r.result.Read)
+	sortProblems(r.result.Problems)
+	sortProblems(r.result.Warnings)
+	return r.result, nil
+}
+
+func sortProblems(ps yamlfile.Problems) {
+	slices.SortStableFunc(ps, func(a, b yamlfile.Problem) int {
+		if c := strings.Compare(a.File, b.File); c != 0 {
+			return c
+		}
+		return a.Line - b.Line
+	})
+}
+
+func (r *reader) problem(file string, line int, what, fix string) {
+	r.result.Problems = append(r.result.Problems, yamlfile.Problem{File: file, Line: line, What: what, Fix: fix})
+}
+
+// bound is a problem that ends the reading.
+func (r *reader) bound(file, what, fix string) {
+	r.problem(file, 0, what, fix)
+	r.err = errBound
+}
+
+// fault takes the problems in err, an error about file.
+func (r *reader) fault(file string, err error) {
+	if ps, ok := yamlfile.ProblemsIn(err); ok {
+		r.result.Problems = append(r.result.Problems, ps...)
+	} else if err != nil {
+		r.problem(file, 0, err.Error(), "")
+	}
+}
+
+// list lists a directory, once; nil when there is none.
+func (r *reader) list(dir string) []fs.DirEntry {
+	if entries, ok := r.dirs[dir]; ok || r.err != nil {
+		return entries
+	}
+	if err := r.ctx.Err(); err != nil {
+		r.err = err
+		return nil
+	}
+	if r.kind(dir) != Directory {
+		r.dirs[dir] = nil
+		return nil
+	}
+	entries, err := r.files.ReadDir(dir)
+	if err != nil {
+		r.err = err
+		return nil
+	}
+	if r.entries += len(entries); r.entries > maxEntries {
+		r.bound(dir, fmt.Sprintf("more than %d files stand beside those that are checked", maxEntries), "move them to another directory")
+		return nil
+	}
+	r.dirs[dir] = entries
+	return entries
+}
+
+// kind is what stands at a path. Links are not followed, in its directories
+// neither.
+func (r *reader) kind(name string) Kind {
+	if name == "." {
+		return Directory
+	}
+	for _, e := range r.list(path.Dir(name)) {
+		if e.Name() == path.Base(name) {
+			return kindOf(e.Type())
+		}
+	}
+	return Absent
+}
+
+func kindOf(t fs.FileMode) Kind {
+	switch {
+	case t.IsRegular():
+		return Regular
+	case t.IsDir():
+		return Directory
+	case t&fs.ModeSymlink != 0:
+		return Symlink
+	}
+	return Submodule
+}
+
+// read reads a regular file; nil when there is none, or it cannot be used.
+func (r *reader) read(name string) []byte {
+	if r.err != nil || r.kind(name) != Regular {
+		return nil
+	}
+	if len(r.result.Read) == maxFiles {
+		r.bound(name, fmt.Sprintf("more than %d files are to be checked", maxFiles), "keep fewer in the directories that are checked")
+		return nil
+	}
+	data, err := r.files.ReadFile(name)
+	switch {
+	case err != nil:
+		r.problem(name, 0, "cannot be read: "+reason(err), "")
+		return nil
+	case len(data) > maxFile:
+		r.problem(name, 0, fmt.Sprintf("is %d bytes, over the limit of %d", len(data), maxFile), "keep it small")
+		return nil
+	}
+	if r.total += len(data); r.total > maxTotal {
+		r.bound(name, fmt.Sprintf("the files that are checked are more than %d MiB", maxTotal>>20), "keep other files elsewhere")
+		return nil
+	}
+	r.result.Read = append(r.result.Read, name)
+	if data == nil {
+		data = []byte{}
+	}
+	return data
+}
+
+// reason is what an error says without the path, which stands before it.
+func reason(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return err.Error()
+}
+
+// required reads a file that must be there. Nil when it is not, which is a
+// problem.
+func (r *reader) required(name, fix string) []byte {
+	kind := r.kind(name)
+	if kind != Regular && r.err == nil {
+		m := Missing{File: name, Is: kind}
+		r.result.Missing = &m
+		r.problem(name, 0, m.What(), fix)
+	}
+	return r.read(name)
+}
+
+func (r *reader) settings() {
+	switch kind := r.kind(headgateyaml.Name); kind {
+	case Absent:
+		return
+	case Regular:
+	default:
+		r.problem(headgateyaml.Name, 0, fmt.Sprintf("is %s, not a file", kind), "put the file itself there")
+		return
+	}
+	data := r.read(headgateyaml.Name)
+	if data == nil {
+		return
+	}
+	f, err := headgateyaml.Parse(headgateyaml.Name, data)
+	if err != nil {
+		r.fault(headgateyaml.Name, err)
+		return
+	}
+	r.result.Settings = f
+}
+
+func (r *reader) buildspec() {
+	name := r.result.Settings.Build.Buildspec
+	if kind := r.kind(name); kind != Regular {
+		m := Missing{File: name, Is: kind, Near: r.near(name)}
+		r.result.Missing = &m
+		r.problem(name, 0, m.What()+": nothing says how to test this tree", m.Fix())
+		return
+	}
+	data := r.read(name)
+	if data == nil {
+		return
+	}
+	_, warnings, err := buildspec.Parse(name, data)
+	r.fault(name, err)
+	r.result.Warnings = append(r.result.Warnings, warnings...)
+}
+
+// near is a file beside name that was probably meant.
+func (r *reader) near(name string) string {
+	stem := strings.TrimSuffix(name, path.Ext(name))
+	for _, other := range []string{stem + ".yml", stem + ".yaml", "." + path.Base(stem) + ".yml"} {
+		if other != name && r.kind(other) == Regular {
+			return other
+		}
+	}
+	for _, e := range r.list(path.Dir(name)) { // Buildspec.yml
+		other := path.Join(path.Dir(name), e.Name())
+		if other != name && strings.EqualFold(e.Name(), path.Base(name)) && r.kind(other) == Regular {
+			return other
+		}
+	}
+	return ""
+}
+
+func (r *reader) environments(targets map[string]Target) {
+	for _, e := range r.result.Settings.Environments {
+		target, ok := targets[e.Target]
+		if !ok {
+			r.problem(headgateyaml.Name, e.Line, fmt.Sprintf("environment %q: unknown target %q", e.Name, e.Target), "")
+			continue
+		}
+		dir := path.Clean(e.Path)
+		if kind := r.kind(dir); kind != Directory && r.err == nil {
+			r.problem(headgateyaml.Name, e.Line,
+				fmt.Sprintf("environment %q is declared in %s, which is %s", e.Name, dir, kind),
+				"add the directory, or name another with path:")
+			continue
+		}
+		files := map[string][]byte{}
+		for _, name := range target.Reads {
+			if data := r.read(path.Join(dir, name)); data != nil {
+				files[name] = data
+			}
+		}
+		if r.err != nil {
+			return
+		}
+		problems, warnings := target.Check(dir, files)
+		r.result.Problems = append(r.result.Problems, problems...)
+		r.result.Warnings = append(r.result.Warnings, warnings...)
+	}
+}
+
+func (r *reader) policies() {
+	rego := map[string][]byte{}
+	r.walk(PoliciesDir, func(name string) {
+		if !strings.HasSuffix(name, ".rego") {
+			return
+		}
+		if data := r.read(name); data != nil {
+			rego[name] = data
+		}
+	})
+	if r.err != nil || len(rego) == 0 {
+		return
+	}
+	for _, p := range policies.Check(r.ctx, rego) {
+		r.problem(p.File, p.Line, p.What, p.Fix)
+	}
+}
+
+// walk calls f for all regular files below dir.
+func (r *reader) walk(dir string, f func(name string)) { r.walkLevel(dir, 0, f) }
+
+func (r *reader) walkLevel(dir string, level int, f func(name string)) {
+	if level == maxLevels || len(dir) > maxPathBytes {
+		r.bound(dir, fmt.Sprintf("nests deeper than %d directories", maxLevels), "")
+	}
+	for _, e := range r.list(dir) {
+		if r.err != nil {
+			return
+		}
+		name := path.Join(dir, e.Name())
+		switch kindOf(e.Type()) {
+		case Directory:
+			r.walkLevel(name, level+1, f)
+		case Regular:
+			f(name)
+		}
+	}
+}

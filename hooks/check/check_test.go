@@ -1,0 +1,281 @@
+package check_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"pgregory.net/rapid"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/check"
+)
+
+// checker knows a target whose file says what is wrong with it.
+var checker = &check.Checker{Targets: map[string]check.Target{"services": {
+	Reads: []string{"compose.yaml", "compose.yml"},
+	Check: func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
+		data, ok := files["compose.yaml"]
+		if !ok {
+			problems = append(problems, yamlfile.Problem{File: dir + "/compose.yaml", What: "is not there"})
+		}
+		if strings.Contains(string(data), "wrong") {
+			problems = append(problems, yamlfile.Problem{File: dir + "/compose.yaml", Line: 1, What: "is wrong"})
+		}
+		if strings.Contains(string(data), "odd") {
+			warnings = append(warnings, yamlfile.Problem{File: dir + "/compose.yaml", Line: 1, What: "is odd"})
+		}
+		return problems, warnings
+	},
+}}}
+
+const good = "version: 0.2\nphases: {build: {commands: [make test]}}\n"
+
+// said is a result as lines: problems, "warning: …", "missing …".
+func said(r check.Result) string {
+	var lines []string
+	for _, p := range r.Problems {
+		lines = append(lines, p.Error())
+	}
+	for _, w := range r.Warnings {
+		lines = append(lines, "warning: "+w.Error())
+	}
+	if r.Missing != nil {
+		lines = append(lines, "missing "+r.Missing.File)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestTree(t *testing.T) {
+	t.Parallel()
+	const staging = "environments: {staging: {target: services, path: deploy/staging}}\n"
+	for _, tt := range []struct {
+		name  string
+		files map[string]string // "-> target" is a link
+		read  string
+		want  []string // in what is said; none: nothing is said
+	}{
+		{"smallest", map[string]string{"buildspec.yml": good}, "buildspec.yml", nil},
+		{"nothing", map[string]string{"README": "x"}, "", []string{"buildspec.yml: is not there: nothing says how to test this tree; write one", "missing buildspec.yml"}},
+		{"a link", map[string]string{"buildspec.yml": "-> ci.yml", "ci.yml": good}, "", []string{"buildspec.yml: is a symbolic link, not a file", "put the file itself there"}},
+		{"a directory", map[string]string{"buildspec.yml/x": "1"}, "", []string{"buildspec.yml: is a directory, not a file"}},
+		{"the other ending", map[string]string{"buildspec.yaml": good}, "", []string{"rename buildspec.yaml to buildspec.yml"}},
+		{"other case", map[string]string{"BuildSpec.yml": good}, "", []string{"rename BuildSpec.yml to buildspec.yml"}},
+		{"moved", map[string]string{"headgate.yaml": "build: {buildspec: ci/b.yml}", "ci/b.yml": good}, "ci/b.yml headgate.yaml", nil},
+		{"moved and broken", map[string]string{"headgate.yaml": "build: {buildspec: ci/b.yml}", "ci/b.yml": "version: 0.2\nphases:\n  biuld: {}\n"}, "ci/b.yml headgate.yaml", []string{"ci/b.yml:3:", `did you mean "build"?`}},
+		{"moved and not there", map[string]string{"headgate.yaml": "build: {buildspec: ci/b.yml}", "buildspec.yml": good}, "headgate.yaml", []string{"missing ci/b.yml"}},
+		{"behind a link", map[string]string{"headgate.yaml": "build: {buildspec: ci/b.yml}", "ci": "-> real", "real/b.yml": good}, "headgate.yaml", []string{"missing ci/b.yml"}},
+		{"builtin is the server's own", map[string]string{"headgate.yaml": "build: {buildspec: 'builtin:server.yaml'}"}, "headgate.yaml", []string{"missing builtin:server.yaml"}},
+		{"settings broken", map[string]string{"headgate.yaml": "enviroments: {}", "buildspec.yml": good}, "buildspec.yml headgate.yaml", []string{"headgate.yaml:1:", "environments"}},
+		{"settings a link", map[string]string{"headgate.yaml": "-> x", "buildspec.yml": good}, "buildspec.yml", []string{"headgate.yaml: is a symbolic link"}},
+		{"environment", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/compose.yaml": "fine", "deploy/staging/other": "1"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", nil},
+		{"environment without its file", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/x": "1"}, "buildspec.yml headgate.yaml", []string{"deploy/staging/compose.yaml: is not there"}},
+		{"environment without its directory", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/x": "1"}, "buildspec.yml headgate.yaml", []string{`headgate.yaml:1: environment "staging" is declared in deploy/staging, which is not there`}},
+		{"environment a file", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging": "1"}, "buildspec.yml headgate.yaml", []string{"which is a file"}},
+		{"environment wrong and odd", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/compose.yaml": "wrong odd"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"compose.yaml:1: is wrong", "warning: deploy/staging/compose.yaml:1: is odd"}},
+		{"policy broken", map[string]string{"buildspec.yml": good, "policies/a/push.rego": "package policy.push\n\ndeny contains x if http.send({})\n"}, "buildspec.yml policies/a/push.rego", []string{"policies/a/push.rego:3:"}},
+		{"policy behind a link", map[string]string{"buildspec.yml": good, "policies": "-> rules", "rules/push.rego": "nonsense"}, "buildspec.yml", nil},
+		{"too big", map[string]string{"buildspec.yml": strings.Repeat("#", yamlfile.MaxBytes+1)}, "", []string{"buildspec.yml: is 1048577 bytes, over the limit"}},
+		{"all at once", map[string]string{"headgate.yaml": staging, "buildspec.yml": "version: 9\n", "deploy/staging/compose.yaml": "wrong"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"buildspec.yml:1:", "compose.yaml:1: is wrong"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for kind, files := range everyWay(t, tt.files) {
+				r, err := checker.Tree(t.Context(), files)
+				if err != nil {
+					t.Fatalf("%s: %v", kind, err)
+				}
+				text := said(r)
+				if len(tt.want) == 0 && text != "" {
+					t.Errorf("%s: said\n%s\nwant nothing", kind, text)
+				}
+				for _, want := range tt.want {
+					if !strings.Contains(text, want) {
+						t.Errorf("%s: said\n%s\nwant %q", kind, text, want)
+					}
+				}
+				if got := strings.Join(r.Read, " "); got != tt.read {
+					t.Errorf("%s: read %q, want %q", kind, got, tt.read)
+				}
+			}
+		})
+	}
+}
+
+// everyWay is the same tree as each file system that Tree is used with.
+func everyWay(t *testing.T, files map[string]string) map[string]check.Files {
+	t.Helper()
+	dir := t.TempDir()
+	edits := map[string]repo.Edit{}
+	store := newRepository(t)
+	for name, content := range files {
+		file := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mode := filemode.Regular
+		link, isLink := strings.CutPrefix(content, "-> ")
+		var err error
+		if isLink {
+			mode, content = filemode.Symlink, link
+			err = os.Symlink(link, file)
+		} else {
+			err = os.WriteFile(file, []byte(content), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob := repo.Blob([]byte(content))
+		if err := store.Write(blob); err != nil {
+			t.Fatal(err)
+		}
+		edits[name] = repo.Edit{Mode: mode, Hash: blob.Hash()}
+	}
+	tree, err := store.TreeWith(repo.Zero, edits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return map[string]check.Files{"a repository": store.FilesOf(tree), "a work tree": root.FS().(check.Files)}
+}
+
+func newRepository(t *testing.T) *repo.Repository {
+	t.Helper()
+	dir := t.TempDir()
+	signer, err := repo.OpenSigner(filepath.Join(dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, _, err := repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	r, err := store.Create(t.Context(), "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestServerTree(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		"":                        "server.yaml: is not there",
+		"users: {}\ngruops: {}\n": `server.yaml:2: unknown key "gruops"`,
+	} {
+		files := map[string]string{"README": "x"}
+		if content != "" {
+			files["server.yaml"] = content
+		}
+		for kind, fsys := range everyWay(t, files) {
+			r, err := checker.ServerTree(t.Context(), fsys)
+			if err != nil || !strings.Contains(said(r), want) {
+				t.Errorf("%s: said %q, %v; want %q", kind, said(r), err, want)
+			}
+		}
+	}
+}
+
+// Whatever a tree holds, reading it ends within its bounds and says so.
+func TestTreeBounds(t *testing.T) {
+	t.Parallel()
+	many, deep := fstest.MapFS{}, fstest.MapFS{}
+	for i := range 3000 {
+		many[fmt.Sprintf("policies/%d/x.rego", i)] = &fstest.MapFile{Data: []byte("package policy.push\n")}
+	}
+	for i := range 30 {
+		deep["policies/"+strings.Repeat("d/", i)+"x.txt"] = &fstest.MapFile{}
+	}
+	for want, fsys := range map[string]fstest.MapFS{"more than 2000 files": many, "nests deeper than 16": deep} {
+		fsys["buildspec.yml"] = &fstest.MapFile{Data: []byte(good)}
+		r, err := checker.Tree(t.Context(), fsys)
+		if err != nil || !strings.Contains(said(r), want) {
+			t.Errorf("said %.300q, %v; want %q", said(r), err, want)
+		}
+	}
+
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := checker.Tree(done, many); err == nil {
+		t.Error("a tree was read although the context was done")
+	}
+}
+
+// Measure agrees with counting one by one, and does not expand what is shared.
+func TestMeasure(t *testing.T) {
+	t.Parallel()
+	limit := repo.Extent{Entries: 1 << 40, Bytes: 1 << 40, Depth: 100}
+	rapid.Check(t, func(t *rapid.T) {
+		trees := map[repo.Hash][]repo.Entry{}
+		naive := map[repo.Hash]repo.Extent{}
+		sizes := map[repo.Hash]int64{}
+		hash := func(n int) (h repo.Hash) { h[0], h[1] = byte(n), byte(n>>8)+1; return h }
+		for i := range rapid.IntRange(1, 12).Draw(t, "trees") {
+			x := repo.Extent{Depth: 1}
+			var entries []repo.Entry
+			for j := range rapid.IntRange(0, 5).Draw(t, "entries") {
+				e := repo.Entry{Name: fmt.Sprint(j), Mode: filemode.Regular, Hash: hash(1000 + j)}
+				sizes[e.Hash] = int64(j * 10)
+				if i > 0 && rapid.Bool().Draw(t, "directory") {
+					e.Mode, e.Hash = filemode.Dir, hash(rapid.IntRange(0, i-1).Draw(t, "which"))
+					sub := naive[e.Hash]
+					x.Entries += sub.Entries
+					x.Bytes += sub.Bytes
+					x.Depth = max(x.Depth, sub.Depth+1)
+				} else {
+					x.Bytes += int64(j * 10)
+				}
+				x.Entries++
+				entries = append(entries, e)
+			}
+			trees[hash(i)], naive[hash(i)] = entries, x
+		}
+		reads := 0
+		top := hash(len(trees) - 1)
+		got, err := repo.Measure(context.Background(), top, limit, func(h repo.Hash) ([]repo.Entry, error) {
+			reads++
+			return trees[h], nil
+		}, func(h repo.Hash) (int64, error) { return sizes[h], nil }, map[repo.Hash]repo.Extent{})
+		if err != nil || got != naive[top] || reads > len(trees) {
+			t.Fatalf("Measure = %+v, %v in %d reads; want %+v in at most %d", got, err, reads, naive[top], len(trees))
+		}
+	})
+}
+
+func TestMeasureLimits(t *testing.T) {
+	t.Parallel()
+	leaf, mid, top := repo.Hash{1}, repo.Hash{2}, repo.Hash{3}
+	trees := map[repo.Hash][]repo.Entry{
+		leaf: {{Name: "a", Mode: filemode.Regular, Hash: repo.Hash{9}}, {Name: "b", Mode: filemode.Regular, Hash: repo.Hash{9}}},
+		mid:  {{Name: "x", Mode: filemode.Dir, Hash: leaf}, {Name: "y", Mode: filemode.Dir, Hash: leaf}},
+		top:  {{Name: "p", Mode: filemode.Dir, Hash: mid}, {Name: "q", Mode: filemode.Submodule, Hash: repo.Hash{8}}},
+	}
+	for _, tt := range []struct {
+		limit repo.Extent
+		want  string
+	}{
+		{repo.Extent{Entries: 8, Bytes: 400, Depth: 3}, ""},
+		{repo.Extent{Entries: 7, Bytes: 400, Depth: 3}, "the tree holds more than 7 entries"},
+		{repo.Extent{Entries: 5, Bytes: 400, Depth: 3}, "p holds more than 5 entries"},
+		{repo.Extent{Entries: 8, Bytes: 399, Depth: 3}, "p holds more than 399 bytes"},
+		{repo.Extent{Entries: 8, Bytes: 99, Depth: 3}, "p/x/a holds more than 99 bytes"},
+		{repo.Extent{Entries: 8, Bytes: 400, Depth: 2}, "p/x holds more than 2 levels"},
+	} {
+		_, err := repo.Measure(t.Context(), top, tt.limit, func(h repo.Hash) ([]repo.Entry, error) { return trees[h], nil },
+			func(repo.Hash) (int64, error) { return 100, nil }, map[repo.Hash]repo.Extent{})
+		if err == nil && tt.want != "" || err != nil && err.Error() != tt.want {
+			t.Errorf("%+v: %v, want %q", tt.limit, err, tt.want)
+		}
+	}
+}
