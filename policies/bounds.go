@@ -25,7 +25,7 @@ const (
 var (
 	errMade   = fmt.Errorf("the policy makes values of more than %d MiB", maxMade>>20)
 	errWalked = fmt.Errorf("the policy makes a value with more than %d parts", maxWalked/8)
-	errNumber = errors.New("the policy makes a number beyond all measure")
+	errNumber = errors.New("the policy makes a number that is too large")
 )
 
 // OPA looks built-ins up in one table of the process. Nothing else in it
@@ -83,7 +83,7 @@ func init() {
 	} {
 		bound(name, func(_ topdown.BuiltinContext, args []*ast.Term) error {
 			for _, a := range args {
-				if !measured(a) {
+				if !finite(a) {
 					return errNumber
 				}
 			}
@@ -192,19 +192,19 @@ func weight(v ast.Value) int {
 	return total
 }
 
-// measured reports whether a number, or every number in a collection, is one that
+// finite reports whether a number, or every number in a collection, is one that
 // arithmetic can write out: 1e1000000000 is short only as long as nobody does.
-func measured(t *ast.Term) bool {
+func finite(t *ast.Term) bool {
 	n, ok := t.Value.(ast.Number)
 	if !ok {
-		fine := true
+		all := true
 		each(t.Value, func(t *ast.Term) bool {
 			if n, ok := t.Value.(ast.Number); ok && !small(n) {
-				fine = false
+				all = false
 			}
-			return !fine
+			return !all
 		})
-		return fine
+		return all
 	}
 	return small(n)
 }
@@ -217,8 +217,8 @@ func small(n ast.Number) bool {
 	return err == nil && !math.IsInf(f, 0) && len(n) <= 400
 }
 
-// written turns an answer into plain Go values, if it is not too large for that.
-func written(t *ast.Term, _ *rego.EvalContext) (any, error) {
+// boundedJSON turns a result into plain Go values, if it is not too large for that.
+func boundedJSON(t *ast.Term, _ *rego.EvalContext) (any, error) {
 	if weight(t.Value) > maxWalked {
 		return nil, errWalked
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 // allowed are the built-ins that policies may use: pure, and either quick or
-// bounded (bounds.go), since a built-in does not notice the deadline
-// (spec/git.md F10). A name that ends in "." allows all below it. Whatever OPA
+// bounded (bounds.go), since a built-in does not notice the
+// timeout. A name that ends in "." allows all below it. Whatever OPA
 // adds later is not allowed until somebody has looked at it.
 var allowed = []string{
 	// comparison, arithmetic, aggregates
@@ -27,7 +27,7 @@ var allowed = []string{
 	"array.", "object.", "json.filter", "json.remove", "json.marshal", "json.unmarshal", "json.is_valid", "walk",
 	// digests and versions
 	"crypto.sha256", "semver.",
-	// the instant is the question's, not the clock's
+	// the instant is the input's, not the clock's
 	"time.",
 	// for people who look for a fault; ends up in the record
 	"print", "internal.print",

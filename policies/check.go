@@ -42,12 +42,12 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// testsWithin bounds all tests of a repository's policies together.
-const testsWithin = 10 * time.Second
+// testTimeout bounds all tests of a repository's policies together.
+const testTimeout = 10 * time.Second
 
 // Check judges a repository's policies, by path: they must compile with the
-// built-ins that are allowed, against the inputs of the questions, belong to a
-// question, and pass their own tests, if they have any.
+// built-ins that are allowed, against the inputs of the queries, belong to a
+// query, and pass their own tests, if they have any.
 func Check(ctx context.Context, files map[string][]byte) []Problem {
 	modules, ps := parse(files)
 	var own []module
@@ -72,11 +72,11 @@ func Check(ctx context.Context, files map[string][]byte) []Problem {
 }
 
 // runTests runs the tests of modules. One that does not notice its deadline is
-// given up on; see evaluate for what that means.
+// given up on; see evaluateOne for what that means.
 func runTests(ctx context.Context, modules []module) Problems {
-	ctx, cancel := context.WithTimeout(ctx, testsWithin)
+	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
-	late := Problem{File: "policies", What: fmt.Sprintf("its tests take longer than %s", testsWithin), Fix: "make them smaller"}
+	late := Problem{File: "policies", What: fmt.Sprintf("its tests take longer than %s", testTimeout), Fix: "make them smaller"}
 	done := make(chan Problems, 1)
 	go func() {
 		defer func() {
@@ -92,7 +92,7 @@ func runTests(ctx context.Context, modules []module) Problems {
 			ps = append(ps, late)
 		}
 		return ps
-	case <-time.After(testsWithin + overrun):
+	case <-time.After(testTimeout + grace):
 		return Problems{late}
 	}
 }
@@ -102,7 +102,7 @@ func testAll(ctx context.Context, modules []module) Problems {
 	for _, m := range modules {
 		parsed[m.path] = m.parsed
 	}
-	results, err := tester.NewRunner().RaiseBuiltinErrors(true).SetModules(parsed).SetTimeout(deadline).
+	results, err := tester.NewRunner().RaiseBuiltinErrors(true).SetModules(parsed).SetTimeout(evalTimeout).
 		SetCompiler(compiler(testCapabilities())).RunTests(ctx, nil)
 	if err != nil {
 		return problemsOf("policies", err)

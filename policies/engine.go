@@ -24,22 +24,22 @@ import (
 	"github.com/open-policy-agent/opa/v1/version"
 )
 
-// Limits of one evaluation (spec/policy.md 2.1, spec/git.md F10).
+// Limits of one evaluation. The default policy takes about 1 ms.
 const (
 	maxInput   = 1 << 20
 	maxPrinted = 4 << 10 // bytes that are kept
 	maxPrints  = 1000    // calls, after which the policy is stopped
-	// overrun is how much longer an evaluation is waited for that does not end
-	// when its deadline tells it to.
-	overrun = 250 * time.Millisecond
-	// patience is the deadline of the default policy. It cannot loop: only a machine
+	// grace is how much longer an evaluation is waited for that does not end
+	// when its timeout tells it to.
+	grace = 250 * time.Millisecond
+	// defaultTimeout is that of the default policy. It cannot loop: only a machine
 	// with too much else to do keeps it from answering, and a denial would be wrong.
-	patience = 10 * time.Second
+	defaultTimeout = 10 * time.Second
 )
 
-// deadline is that of a repository's policy (spec/policy.md 2.1): it also bounds what
-// one can allocate until then. Tests of other bounds put it off.
-var deadline = 250 * time.Millisecond
+// evalTimeout is that of a repository's policy: it also bounds what one can
+// allocate until then. Tests of other bounds raise it.
+var evalTimeout = 250 * time.Millisecond
 
 //go:embed rego/*.rego
 var defaults embed.FS
@@ -51,9 +51,9 @@ type Engine struct {
 	broken error  // why everything is denied; nil if the policies compiled
 }
 
-// slots bounds how many evaluations of this process run at once, those among
+// semaphore bounds how many evaluations of this process run at once, those among
 // them that were given up on.
-var slots = make(chan struct{}, 8+4*runtime.GOMAXPROCS(0))
+var semaphore = make(chan struct{}, 8+4*runtime.GOMAXPROCS(0))
 
 var compiledDefaults = sync.OnceValues(func() (policy, error) {
 	files, err := defaultFiles()
@@ -88,7 +88,7 @@ func defaultFiles() (map[string][]byte, error) {
 }
 
 // New compiles the default policies and a repository's own: the files of its
-// folder policies/ by path, of which only *.rego without *_test.rego matter. When
+// directory policies/ by path, of which only *.rego without *_test.rego matter. When
 // the repository's do not compile, the Engine denies everything and says why;
 // the error, which is Problems, says the same. Any other error is one of this
 // program, and there is no Engine.
@@ -134,53 +134,61 @@ func digest(modules map[string][]byte) string {
 
 // Push answers whether a user may write a ref.
 func (e *Engine) Push(ctx context.Context, in PushInput) (Answer, Record) {
-	return e.put(ctx, "push", in.Now, in)
+	return e.query(ctx, "push", in.Now, in)
 }
 
 // Land answers whether a candidate may become the tip of a gated branch.
 func (e *Engine) Land(ctx context.Context, in LandInput) (Answer, Record) {
-	return e.put(ctx, "land", in.Now, in)
+	return e.query(ctx, "land", in.Now, in)
 }
 
 // Promote answers whether a release may be given to an environment.
 func (e *Engine) Promote(ctx context.Context, in PromoteInput) (Answer, Record) {
-	return e.put(ctx, "promote", in.Now, in)
+	return e.query(ctx, "promote", in.Now, in)
 }
 
 // Converge answers whether drift may be healed: auto heals, else it is reported.
 func (e *Engine) Converge(ctx context.Context, in ConvergeInput) (Answer, Record) {
-	return e.put(ctx, "converge", in.Now, in)
+	return e.query(ctx, "converge", in.Now, in)
 }
 
-func (e *Engine) put(ctx context.Context, question string, now time.Time, input any) (Answer, Record) {
+func (e *Engine) query(ctx context.Context, query string, now time.Time, input any) (Answer, Record) {
 	raw, err := json.Marshal(document(reflect.ValueOf(input)))
 	if err != nil {
 		panic(err) // maps, lists and plain values only
 	}
-	return e.ask(ctx, question, now, raw)
+	return e.decide(ctx, query, now, raw)
 }
 
-func (e *Engine) ask(ctx context.Context, question string, now time.Time, raw []byte) (Answer, Record) {
-	began := time.Now()
+// decide evaluates a query whose input is raw: the answer, and the record of it.
+func (e *Engine) decide(ctx context.Context, query string, now time.Time, raw []byte) (Answer, Record) {
+	start := time.Now()
 	var printed printer
 	var answer Answer
 	switch {
 	case len(raw) > maxInput:
-		answer = denied(fmt.Sprintf("the question holds %d bytes, over the limit of %d", len(raw), maxInput))
+		answer = denied(fmt.Sprintf("the input is %d bytes, over the limit of %d", len(raw), maxInput))
 	case e == nil:
 		answer = denied("there is no policy")
 	case e.broken != nil:
 		answer = denied("the policy is broken: " + firstLine(e.broken))
 	default:
-		answer = e.evaluate(ctx, question, now, raw, &printed)
+		answer = e.evaluate(ctx, query, now, raw, &printed)
 	}
 	if e != nil {
 		answer.Policy = e.digest
 	}
-	return answer, Record{Question: question, Input: raw, Answer: answer, Printed: printed.String(), Engine: "opa " + version.Version, Took: time.Since(began)}
+	return answer, Record{
+		Query:   query,
+		Input:   raw,
+		Answer:  answer,
+		Printed: printed.String(),
+		Engine:  "opa " + version.Version,
+		Took:    time.Since(start),
+	}
 }
 
-// denied is the answer when there is none.
+// denied is the answer when a policy gives none.
 func denied(message string) Answer {
 	return Answer{Decision: Deny, Reasons: []Reason{{RulePolicy, message}},
 		Checks: []Condition{{Rule: RulePolicy, Title: message, Denied: true}}}
@@ -191,32 +199,37 @@ func firstLine(err error) string {
 	return s
 }
 
-func (e *Engine) evaluate(ctx context.Context, question string, now time.Time, raw []byte, printed *printer) Answer {
+// evaluate joins what the default policy and the repository's say.
+func (e *Engine) evaluate(ctx context.Context, query string, now time.Time, raw []byte, printed *printer) Answer {
 	input, err := ast.ValueFromReader(strings.NewReader(string(raw)))
 	if err != nil {
-		return denied("the question could not be put: " + err.Error())
+		return denied("the input is not JSON: " + err.Error())
 	}
 	built, err := compiledDefaults()
 	if err != nil {
 		return denied("the default policy is broken: " + firstLine(err))
 	}
-	var said []word
+
+	var results []result
 	for _, one := range []struct {
-		whose  string
-		policy policy
-		within time.Duration
-	}{{"the default policy", built, patience}, {"the repository's policy", e.own, deadline}} {
-		query, ok := one.policy[question]
+		whose   string
+		policy  policy
+		timeout time.Duration
+	}{
+		{"the default policy", built, defaultTimeout},
+		{"the repository's policy", e.own, evalTimeout},
+	} {
+		prepared, ok := one.policy[query]
 		if !ok && one.whose == "the repository's policy" {
-			continue // it has no word on this question
+			continue // it does not answer this query
 		}
-		w, err := evaluate(ctx, query, input, now, printed, one.within)
+		r, err := evaluateOne(ctx, prepared, input, now, printed, one.timeout)
 		if err != nil {
 			return denied(fmt.Sprintf("%s gave no answer: %s", one.whose, firstLine(err)))
 		}
-		said = append(said, w)
+		results = append(results, r)
 	}
-	return weigh(said)
+	return combine(results)
 }
 
 var (
@@ -224,19 +237,21 @@ var (
 	errInterrupted = errors.New("nobody waits for the answer any more")
 )
 
-// evaluate asks one policy. The deadline stops every loop of Rego, and the
+// evaluateOne evaluates one policy. The timeout stops every loop of Rego, and the
 // built-ins that would not notice it are bounded or not allowed (capabilities.go,
 // bounds.go), as are the values that rules spell out (growth.go). What is left,
 // such as comparing values that functions have doubled again and again, is given
 // up on: the answer is a denial, while the goroutine goes on until it ends and
 // keeps its slot until then. Only a process of its own could be stopped for
 // certain.
-func evaluate(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time, printed *printer, within time.Duration) (word, error) {
+func evaluateOne(
+	ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time, printed *printer, timeout time.Duration,
+) (result, error) {
 	outer := ctx
 	if outer.Err() != nil {
-		return word{}, errInterrupted
+		return result{}, errInterrupted
 	}
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	late := func() error {
 		if outer.Err() != nil {
@@ -244,21 +259,23 @@ func evaluate(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, no
 		}
 		return errTimedOut
 	}
+
 	select {
-	case slots <- struct{}{}:
+	case semaphore <- struct{}{}:
 	case <-ctx.Done():
-		return word{}, late()
+		return result{}, late()
 	}
-	type result struct {
-		word word
-		err  error
+
+	type outcome struct {
+		result result
+		err    error
 	}
-	done := make(chan result, 1)
+	done := make(chan outcome, 1)
 	go func() {
 		defer func() {
-			<-slots
+			<-semaphore
 			if p := recover(); p != nil {
-				done <- result{err: fmt.Errorf("the evaluation panicked: %v", p)}
+				done <- outcome{err: fmt.Errorf("the evaluation panicked: %v", p)}
 			}
 		}()
 		rs, err := q.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(now), rego.EvalPrintHook(printed))
@@ -266,25 +283,26 @@ func evaluate(ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, no
 		case err != nil && ctx.Err() != nil:
 			err = late()
 		case err == nil && (len(rs) != 1 || len(rs[0].Expressions) != 1):
-			err = errors.New("the answer is undefined")
+			err = errors.New("the result is undefined")
 		}
 		if err != nil {
-			done <- result{err: err}
+			done <- outcome{err: err}
 			return
 		}
-		w, err := read(rs[0].Expressions[0].Value)
-		done <- result{w, err}
+		r, err := parseResult(rs[0].Expressions[0].Value)
+		done <- outcome{r, err}
 	}()
+
 	select {
-	case r := <-done:
-		return r.word, r.err
+	case o := <-done:
+		return o.result, o.err
 	case <-ctx.Done():
 	}
 	select {
-	case r := <-done:
-		return r.word, r.err
-	case <-time.After(overrun):
-		return word{}, late()
+	case o := <-done:
+		return o.result, o.err
+	case <-time.After(grace):
+		return result{}, late()
 	}
 }
 

@@ -27,8 +27,8 @@ func TestPrintsAreKept(t *testing.T) {
 	}
 }
 
-// One engine is asked by many at once and answers each their own.
-func TestAskedByMany(t *testing.T) {
+// One engine serves many at once and answers each their own.
+func TestEvaluatedByMany(t *testing.T) {
 	e := engine(t, map[string][]byte{"policies/a.rego": []byte("package policy.push\n\ndeny contains {\"rule\": \"x\", \"msg\": sprintf(\"not %s\", [input.user.name])} if endswith(input.user.name, \"7\")\n")})
 	var wg sync.WaitGroup
 	for i := range 100 {
@@ -72,7 +72,7 @@ func TestWarningsStopNothing(t *testing.T) {
 }
 
 // The engine of the target branch judges a change, whatever policy the change
-// brings along; which one did is in the answer (spec/security.md P4).
+// brings along; which one did is in the answer.
 func TestJudgedByTheOldPolicy(t *testing.T) {
 	old := engine(t, map[string][]byte{"policies/a.rego": []byte("package policy.land\n\ndeny contains {\"rule\": \"closed\", \"msg\": \"closed\"} if input.branch == \"main\"\n")})
 	changed := engine(t, map[string][]byte{"policies/a.rego": []byte("package policy.land\n\ndeny contains {\"rule\": \"closed\", \"msg\": \"closed\"} if input.branch == \"other\"\n")})

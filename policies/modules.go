@@ -19,9 +19,9 @@ const (
 	maxFileSize = 256 << 10
 )
 
-// questions are the packages that are asked: headgate.push in the default
+// queries are the packages that are evaluated: headgate.push in the default
 // policy, policy.push in a repository's own.
-var questions = []string{"push", "land", "promote", "converge"}
+var queries = []string{"push", "land", "promote", "converge"}
 
 // module is one Rego file.
 type module struct {
@@ -60,53 +60,53 @@ func parse(files map[string][]byte) ([]module, Problems) {
 	return modules, ps
 }
 
-// policy is a compiled package for each question that it has a word on.
+// policy is a compiled package for each query that it answers.
 type policy map[string]rego.PreparedEvalQuery
 
-// build compiles modules whose packages are <root>.<question>, and lib.<name> for
-// what they share. Each question is compiled by itself, against its own input.
+// build compiles modules whose packages are <root>.<query>, and lib.<name> for
+// what they share. Each query is compiled by itself, against its own input.
 func build(root string, modules []module) (policy, Problems) {
 	var ps Problems
-	asked := map[string][]module{}
+	byQuery := map[string][]module{}
 	var libraries []module
 	for _, m := range modules {
-		question, under := strings.CutPrefix(m.name, root+".")
+		query, under := strings.CutPrefix(m.name, root+".")
 		switch {
-		case under && slices.Contains(questions, question):
-			asked[question] = append(asked[question], m)
+		case under && slices.Contains(queries, query):
+			byQuery[query] = append(byQuery[query], m)
 		case strings.HasPrefix(m.name, "lib."):
 			libraries = append(libraries, m)
 		default:
-			ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s is never asked", m.name),
+			ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s is never evaluated", m.name),
 				Fix: fmt.Sprintf("name it %[1]s.push, %[1]s.land, %[1]s.promote or %[1]s.converge, or lib.<name> for what they share", root)})
 		}
 	}
 	built := policy{}
 	used := map[string]bool{}
-	for _, q := range questions {
-		if len(asked[q]) == 0 {
+	for _, q := range queries {
+		if len(byQuery[q]) == 0 {
 			continue
 		}
-		with := needed(asked[q], libraries)
+		with := needed(byQuery[q], libraries)
 		for _, l := range with {
 			used[l.path] = true
 		}
-		compiler, faults := compile(append(with, asked[q]...), schemaSet(q))
+		compiler, faults := compile(append(with, byQuery[q]...), schemaSet(q))
 		if len(faults) > 0 {
 			ps = append(ps, faults...)
 			continue
 		}
-		sets, faults := setsOf(compiler, root+"."+q, asked[q])
+		sets, faults := setsOf(compiler, root+"."+q, byQuery[q])
 		if len(faults) > 0 {
 			ps = append(ps, faults...)
 			continue
 		}
-		query, err := prepare(compiler, root+"."+q, sets)
+		prepared, err := prepare(compiler, root+"."+q, sets)
 		if err != nil {
-			ps = append(ps, problemsOf(asked[q][0].path, err)...)
+			ps = append(ps, problemsOf(byQuery[q][0].path, err)...)
 			continue
 		}
-		built[q] = query
+		built[q] = prepared
 	}
 	// A library nobody uses yet is judged all the same.
 	var unused []module
@@ -164,7 +164,7 @@ func compile(modules []module, schemas *ast.SchemaSet) (*ast.Compiler, Problems)
 func setsOf(c *ast.Compiler, name string, modules []module) ([]string, Problems) {
 	var sets []string
 	var ps Problems
-	for _, set := range words {
+	for _, set := range resultSets {
 		ref := ast.MustParseRef("data." + name + "." + set.name)
 		rules := c.GetRulesExact(ref)
 		if len(rules) == 0 {
@@ -175,7 +175,7 @@ func setsOf(c *ast.Compiler, name string, modules []module) ([]string, Problems)
 			Fix: fmt.Sprintf(`write: %s contains {"rule": "name", "msg": "what people read"} if …`, set.name)}
 		members, ok := c.TypeEnv.GetByRef(ref).(*types.Set)
 		if !ok {
-			at.What = fmt.Sprintf("%s is no set", set.name)
+			at.What = fmt.Sprintf("%s is not a set", set.name)
 			ps = append(ps, at)
 			continue
 		}
@@ -218,15 +218,15 @@ func alternatives(t types.Type) []types.Type {
 	return []types.Type{t}
 }
 
-// prepare asks for the sets and nothing else of a package. A set that is
-// undefined makes the whole answer undefined, and that is a denial.
+// prepare queries the sets and nothing else of a package. A set that is
+// undefined makes the whole result undefined, and that is a denial.
 func prepare(c *ast.Compiler, name string, sets []string) (rego.PreparedEvalQuery, error) {
 	var pairs []string
 	for _, s := range sets {
 		pairs = append(pairs, fmt.Sprintf("%q: data.%s.%s", s, name, s))
 	}
 	return rego.New(rego.Compiler(c), rego.Query("{"+strings.Join(pairs, ", ")+"}"), rego.StrictBuiltinErrors(true),
-		rego.SetRegoVersion(ast.RegoV1), rego.GenerateJSON(written)).PrepareForEval(context.Background())
+		rego.SetRegoVersion(ast.RegoV1), rego.GenerateJSON(boundedJSON)).PrepareForEval(context.Background())
 }
 
 // problemsOf puts a compiler's errors in our words.

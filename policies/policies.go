@@ -1,16 +1,16 @@
 // Package policies answers whether something may happen: a push, a landing, a
 // promotion, a healing. It embeds Open Policy Agent and the default Rego, which
 // most teams never look at: it reads the facts that headgate.yaml and server.yaml
-// gave. A repository's own Rego in policies/ is asked as well, and the stricter
-// answer wins.
+// gave. A repository's own Rego in policies/ is evaluated as well, and the
+// stricter answer wins.
 //
 //   - Engine is a set of compiled policies; its methods Push, Land, Promote and
 //     Converge take one documented input each and return an Answer.
-//   - Record is all that is needed to ask the same question again.
+//   - Record is all that is needed to evaluate the same query again.
 //   - Check judges a repository's Rego by compiling it and running its tests.
-//   - Schema is the JSON Schema of a question's input.
+//   - Schema is the JSON Schema of a query's input.
 //
-// A repository answers a question in the package policy.push, policy.land,
+// A repository answers a query in the package policy.push, policy.land,
 // policy.promote or policy.converge, with sets of objects: deny (rule, msg, until)
 // ends it, need (rule, msg, at, group, count, who) leaves it open, met and warn
 // are for people. Packages lib.<name> hold what they share.
@@ -30,7 +30,7 @@ type Decision string
 
 const (
 	Auto   Decision = "auto"   // it may happen now
-	Manual Decision = "manual" // it waits for a person, a time or an event; ask again then
+	Manual Decision = "manual" // it waits for a person, a time or an event; evaluate again then
 	Deny   Decision = "deny"   // it may not happen
 )
 
@@ -39,24 +39,24 @@ type Answer struct {
 	Decision  Decision    `json:"decision"`
 	Reasons   []Reason    `json:"reasons,omitempty"`   // what denied, or what is open
 	Missing   []Missing   `json:"missing,omitempty"`   // approvals that persons must give
-	NotBefore time.Time   `json:"not_before,omitzero"` // earliest time at which asking again can help; zero: time alone does not help
+	NotBefore time.Time   `json:"not_before,omitzero"` // earliest time at which evaluating again can help; zero: time alone does not help
 	Checks    []Condition `json:"checks,omitempty"`    // every condition, the open ones first
 	Warnings  []Reason    `json:"warnings,omitempty"`  // what stops nothing and should be read
-	Policy    string      `json:"policy"`              // digest of the modules that were asked
+	Policy    string      `json:"policy"`              // digest of the modules that were evaluated
 }
 
-// Reason is one rule's word.
+// Reason is what one rule says.
 type Reason struct {
 	Rule    string `json:"rule"`
 	Message string `json:"message"`
 }
 
-// RulePolicy is the rule of a denial that is no judgement: the policy is broken,
-// said nothing that could be understood, or took too long.
+// RulePolicy is the rule of a denial that is not about the input: the policy is broken,
+// its result is invalid, or it took too long.
 const RulePolicy = "policy"
 
-// Unanswered reports whether the denial is no judgement about what was asked, so
-// that asking again later, or with a mended policy, may give another answer.
+// Unanswered reports whether the denial is not about the input, so that the same
+// query later, or with a repaired policy, may have another answer.
 func (a Answer) Unanswered() bool {
 	return a.Decision == Deny && len(a.Reasons) == 1 && a.Reasons[0].Rule == RulePolicy
 }

@@ -138,15 +138,15 @@ func TestRepositoryPolicies(t *testing.T) {
 	for _, c := range []struct{ name, file, want string }{
 		{"stricter wins", "package policy.push\ndeny contains {\"rule\": \"friday\", \"msg\": \"not on Fridays\"} if true\n", "not on Fridays"},
 		{"looser does not", "package policy.push\ndeny := set()\nneed := set()\n", ""},
-		{"other question", "package policy.promote\ndeny contains {\"rule\": \"x\", \"msg\": \"no\"} if true\n", ""},
+		{"other query", "package policy.promote\ndeny contains {\"rule\": \"x\", \"msg\": \"no\"} if true\n", ""},
 		{"need waits", "package policy.push\nneed contains {\"rule\": \"x\", \"msg\": \"wait for it\"} if true\n", "wait for it"},
-		{"a misspelt field that cannot be seen before", "package policy.push\nneed contains object.union(m, {lower(\"Cuont\"): 2}) if true\nm := {\"rule\": \"x\", \"msg\": \"m\"}\n", "is not as it must be"},
+		{"a misspelt field that cannot be seen before", "package policy.push\nneed contains object.union(m, {lower(\"Cuont\"): 2}) if true\nm := {\"rule\": \"x\", \"msg\": \"m\"}\n", "invalid member of a set"},
 		{"no message", "package policy.push\ndeny contains {\"rule\": \"x\"} if true\n", "has no rule or no msg"},
 		{"negative count", "package policy.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"count\": -1} if true\n", "negative count"},
-		{"text for a number", "package policy.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"count\": \"2\"} if true\n", "is not as it must be"},
-		{"time that is none", "package policy.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"at\": \"soon\"} if true\n", "is not as it must be"},
+		{"text for a number", "package policy.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"count\": \"2\"} if true\n", "invalid member of a set"},
+		{"time that is none", "package policy.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"at\": \"soon\"} if true\n", "invalid member of a set"},
 		{"two values", "package policy.push\nneed := set()\ndeny := {{\"rule\": \"a\", \"msg\": \"a\"}} if input.ref\ndeny := {{\"rule\": \"b\", \"msg\": \"b\"}} if input.ref\n", "gave no answer"},
-		{"undefined", "package policy.push\nneed := set()\ndeny := set() if input.ref == \"never\"\n", "gave no answer: the answer is undefined"},
+		{"undefined", "package policy.push\nneed := set()\ndeny := set() if input.ref == \"never\"\n", "gave no answer: the result is undefined"},
 		{"a helper that fails unused", "package policy.push\nneed := set()\nhelper := to_number(\"x\")\n", ""},
 		{"warning", "package policy.push\nneed := set()\nwarn contains {\"rule\": \"w\", \"msg\": \"careful\"}\n", ""},
 		{"built-in error", "package policy.push\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if to_number(\"x\") > 1\n", "gave no answer"},
@@ -212,17 +212,17 @@ func TestCheck(t *testing.T) {
 		{"good", map[string]string{"policies/a.rego": good, "policies/README.md": "{"}, ""},
 		{"green test", map[string]string{"policies/a.rego": good, "policies/a_test.rego": "package policy.push_test\ntest_x if count(data.policy.push.deny) == 1 with input as {\"ref\": \"refs/heads/x\"}\n"}, ""},
 		{"red test", map[string]string{"policies/a.rego": good, "policies/a_test.rego": "package policy.push_test\n\ntest_x if count(data.policy.push.deny) == 2 with input as {\"ref\": \"refs/heads/x\"}\n"}, "policies/a_test.rego:3: test test_x fails"},
-		{"never asked", map[string]string{"policies/a.rego": "package policy.pusch\n"}, "policies/a.rego:1: package policy.pusch is never asked; name it policy.push"},
+		{"never evaluated", map[string]string{"policies/a.rego": "package policy.pusch\n"}, "policies/a.rego:1: package policy.pusch is never evaluated; name it policy.push"},
 		{"syntax", map[string]string{"policies/a.rego": "package policy.push\n\nwhat is this\n"}, "policies/a.rego:3: "},
 		{"undefined", map[string]string{"policies/a.rego": good + "\nx := nothing\n"}, "policies/a.rego:5: "},
 		{"no word", map[string]string{"policies/a.rego": "package policy.push\n\nallow if true\n"}, "policies/a.rego:1: package policy.push has neither deny nor need, so it would never object; write: deny contains"},
-		{"below", map[string]string{"policies/a.rego": "package policy.push.friday\n\ndeny := set()\n"}, "policies/a.rego:1: package policy.push.friday is never asked"},
-		{"truth", map[string]string{"policies/a.rego": "package policy.push\n\ndeny := true\n"}, "policies/a.rego:3: deny is no set; write: deny contains"},
-		{"truth or set", map[string]string{"policies/a.rego": "package policy.push\n\ndeny := set()\n\nneed := false\n"}, "policies/a.rego:5: need is no set"},
+		{"below", map[string]string{"policies/a.rego": "package policy.push.friday\n\ndeny := set()\n"}, "policies/a.rego:1: package policy.push.friday is never evaluated"},
+		{"truth", map[string]string{"policies/a.rego": "package policy.push\n\ndeny := true\n"}, "policies/a.rego:3: deny is not a set; write: deny contains"},
+		{"truth or set", map[string]string{"policies/a.rego": "package policy.push\n\ndeny := set()\n\nneed := false\n"}, "policies/a.rego:5: need is not a set"},
 		{"texts", map[string]string{"policies/a.rego": "package policy.push\n\ndeny contains \"no\" if true\n"}, "policies/a.rego:3: deny contains string, not an object"},
 		{"misspelt field of an answer", map[string]string{"policies/a.rego": "package policy.push\n\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"cuont\": 2} if true\n"}, `policies/a.rego:3: need contains an object with the unknown field "cuont"; fields: rule, msg, title, group, count`},
 		{"misspelt field of the input", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref", "input.user.nmae", 1)}, "policies/a.rego:3: undefined ref: input.user.nmae; have: \"nmae\", want (one of): [\"administrator\""},
-		{"field of another question", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref", "input.environment.name", 1)}, "policies/a.rego:3: undefined ref: input.environment.name"},
+		{"field of another query", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref", "input.environment.name", 1)}, "policies/a.rego:3: undefined ref: input.environment.name"},
 		{"wrong type of the input", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==", "input.force ==", 1)}, "policies/a.rego:3: match error"},
 		{"library asks wrongly", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==", "data.lib.a.ref ==", 1), "policies/l.rego": "package lib.a\n\nref := input.reff\n"}, "policies/l.rego:3: undefined ref: input.reff"},
 		{"broken library nobody uses", map[string]string{"policies/a.rego": good, "policies/l.rego": "package lib.a\n\nx := y\n"}, "policies/l.rego:3: "},
@@ -267,7 +267,7 @@ func TestRecordsReplay(t *testing.T) {
 	}
 	in.Tree = "t4"
 	if _, other := e.Promote(t.Context(), in); other.Digest() == rec.Digest() {
-		t.Error("another question has the same digest")
+		t.Error("another query has the same digest")
 	}
 }
 
@@ -280,7 +280,7 @@ func TestInputIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if a, _ := engine(t, nil).Push(ctx, push()); a.Decision != Deny {
-		t.Fatalf("asked when nobody waits: %+v", a)
+		t.Fatalf("evaluated when nobody waits: %+v", a)
 	}
 }
 

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Record is one decision: all that is needed to ask the same question again.
+// Record is one decision: all that is needed to evaluate the same query again.
 type Record struct {
-	Question string          `json:"question"`
-	Input    json.RawMessage `json:"input"` // keys in order of name
-	Answer   Answer          `json:"answer"`
-	Printed  string          `json:"printed,omitempty"` // by print() in the policies, capped
-	Engine   string          `json:"engine"`            // "opa 1.22.2"
-	Took     time.Duration   `json:"took_ns"`
+	Query   string          `json:"question"` // push, land, promote, converge
+	Input   json.RawMessage `json:"input"`    // keys in order of name
+	Answer  Answer          `json:"answer"`
+	Printed string          `json:"printed,omitempty"` // by print() in the policies, capped
+	Engine  string          `json:"engine"`            // "opa 1.22.2"
+	Took    time.Duration   `json:"took_ns"`
 }
 
 // JSON is the record as it is kept. Records of the same decision differ in the
-// moment it was asked at and the time it took, and in nothing else.
+// moment of the query and the time it took, and in nothing else.
 func (r Record) JSON() []byte {
 	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
@@ -30,15 +30,15 @@ func (r Record) JSON() []byte {
 	return data
 }
 
-// Digest names the decision: question, facts and answer, the policy's digest
-// included. A question asked again with the same facts and answer is the same
-// decision, so the moment it was asked at and the time it took do not count.
+// Digest names the decision: query, input and answer, the policy's digest
+// included. A query that is evaluated again with the same input and answer is the
+// same decision, so the moment and the time it took do not count.
 func (r Record) Digest() string {
 	var input map[string]any
 	if json.Unmarshal(r.Input, &input) == nil {
 		delete(input, "now")
 	}
-	data, err := json.Marshal([]any{r.Question, input, r.Answer})
+	data, err := json.Marshal([]any{r.Query, input, r.Answer})
 	if err != nil {
 		panic(err) // as in JSON
 	}
@@ -46,7 +46,7 @@ func (r Record) Digest() string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Replay asks a recorded question again, at its recorded time.
+// Replay evaluates a recorded query again, at its recorded time.
 func (e *Engine) Replay(ctx context.Context, r Record) (Answer, error) {
 	var at struct {
 		Now time.Time `json:"now"`
@@ -54,9 +54,9 @@ func (e *Engine) Replay(ctx context.Context, r Record) (Answer, error) {
 	if err := json.Unmarshal(r.Input, &at); err != nil {
 		return Answer{}, fmt.Errorf("replay: %w", err)
 	}
-	if _, ok := inputs[r.Question]; !ok {
-		return Answer{}, fmt.Errorf("replay: unknown question %q", r.Question)
+	if _, ok := inputs[r.Query]; !ok {
+		return Answer{}, fmt.Errorf("replay: unknown query %q", r.Query)
 	}
-	a, _ := e.ask(ctx, r.Question, at.Now, r.Input)
+	a, _ := e.decide(ctx, r.Query, at.Now, r.Input)
 	return a, nil
 }

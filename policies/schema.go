@@ -11,7 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// inputs are the documents that the questions are asked about.
+// inputs are the documents that the queries are given.
 var inputs = map[string]reflect.Type{
 	"push":     reflect.TypeFor[PushInput](),
 	"land":     reflect.TypeFor[LandInput](),
@@ -19,17 +19,17 @@ var inputs = map[string]reflect.Type{
 	"converge": reflect.TypeFor[ConvergeInput](),
 }
 
-// Schema is the JSON Schema of a question's input, by which a repository's Rego
+// Schema is the JSON Schema of a query's input, by which a repository's Rego
 // is compiled: a misspelt field is a fault of the file, not a rule that never
-// applies. It is nil for what is no question.
-func Schema(question string) []byte {
-	t, ok := inputs[question]
+// applies. It is nil for what is not a query.
+func Schema(query string) []byte {
+	t, ok := inputs[query]
 	if !ok {
 		return nil
 	}
 	top := schemaOf(t)
 	top["$schema"] = "http://json-schema.org/draft-07/schema#"
-	top["title"] = "input of the question " + question
+	top["title"] = "input of the query " + query
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
@@ -40,9 +40,9 @@ func Schema(question string) []byte {
 }
 
 // schemaSet is what the compiler checks input against.
-func schemaSet(question string) *ast.SchemaSet {
+func schemaSet(query string) *ast.SchemaSet {
 	set := ast.NewSchemaSet()
-	set.Put(ast.SchemaRootRef, any(schemaOf(inputs[question])))
+	set.Put(ast.SchemaRootRef, any(schemaOf(inputs[query])))
 	return set
 }
 

@@ -10,12 +10,12 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// Every input, empty or full, is a document of its question's schema, holds no
+// Every input, empty or full, is a document of its query's schema, holds no
 // null, and an unknown field is none.
 func TestInputsMatchTheirSchemas(t *testing.T) {
-	for question, typ := range inputs {
+	for query, typ := range inputs {
 		compiler := jsonschema.NewCompiler()
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema(question)))
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema(query)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,29 +34,29 @@ func TestInputsMatchTheirSchemas(t *testing.T) {
 				t.Fatal(err)
 			}
 			if bytes.Contains(raw, []byte("null")) {
-				t.Errorf("%s, %s: holds null: %s", question, name, raw)
+				t.Errorf("%s, %s: holds null: %s", query, name, raw)
 			}
 			instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := schema.Validate(instance); err != nil {
-				t.Errorf("%s, %s: %v in %s", question, name, err, raw)
+				t.Errorf("%s, %s: %v in %s", query, name, err, raw)
 			}
 			if name == "full" {
 				back := reflect.New(typ)
 				if err := json.Unmarshal(raw, back.Interface()); err != nil || !reflect.DeepEqual(back.Elem().Interface(), v.Interface()) {
-					t.Errorf("%s: comes back as %+v, %v", question, back.Elem(), err)
+					t.Errorf("%s: comes back as %+v, %v", query, back.Elem(), err)
 				}
 			}
 			instance.(map[string]any)["more"] = true
 			if schema.Validate(instance) == nil {
-				t.Errorf("%s: any field will do", question)
+				t.Errorf("%s: any field will do", query)
 			}
 		}
 	}
 	if Schema("fly") != nil {
-		t.Error("there is a schema of what is no question")
+		t.Error("there is a schema of what is not a query")
 	}
 }
 

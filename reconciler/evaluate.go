@@ -94,12 +94,12 @@ func (rc *Reconciler) evaluateDrift(ctx context.Context, s *snapshot) (*evaluati
 // recordOf is what is kept of a decision.
 func recordOf(rec policies.Record, about string) decision.Record {
 	return decision.Record{
-		Question: rec.Question,
-		About:    about,
-		Answer:   string(rec.Answer.Decision),
-		Policy:   rec.Answer.Policy,
-		Digest:   rec.Digest(),
-		JSON:     rec.JSON(),
+		Query:  rec.Query,
+		About:  about,
+		Answer: string(rec.Answer.Decision),
+		Policy: rec.Answer.Policy,
+		Digest: rec.Digest(),
+		JSON:   rec.JSON(),
 	}
 }
 

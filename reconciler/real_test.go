@@ -202,7 +202,7 @@ need contains {"rule": "hands-off", "msg": "somebody is looking at it"}
 		t.Fatalf("something was healed: %+v", now)
 	}
 	list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
-	if err != nil || !slices.ContainsFunc(list, func(d decision.Saved) bool { return d.Question == "converge" && d.Answer == "manual" }) {
+	if err != nil || !slices.ContainsFunc(list, func(d decision.Saved) bool { return d.Query == "converge" && d.Answer == "manual" }) {
 		t.Fatalf("no decision about drift among %+v, %v", list, err)
 	}
 

@@ -1,7 +1,7 @@
 // Package decision keeps the record of what policies decided: a chain of signed
 // commits on refs/decisions/log of the repository that was judged. Each commit's
-// message tells people what was asked and answered and holds, as JSON, all that
-// is needed to ask again (policy replay).
+// message tells people the query and the answer and holds, as JSON, all that
+// is needed to evaluate it again.
 package decision
 
 import (
@@ -19,12 +19,12 @@ const Ref = "refs/decisions/log"
 
 // Record is one decision.
 type Record struct {
-	Question string // push, land, promote, converge
-	About    string // "refs/heads/main by ada", "release 3 to production"
-	Answer   string // auto, manual, deny
-	Policy   string // digest of the modules that answered
-	Digest   string // of JSON
-	JSON     []byte // question, input and answer in canonical form
+	Query  string // push, land, promote, converge
+	About  string // "refs/heads/main by ada", "release 3 to production"
+	Answer string // auto, manual, deny
+	Policy string // digest of the modules that answered
+	Digest string // of JSON
+	JSON   []byte // query, input and answer in canonical form
 }
 
 // ID is how the decision is named to people.
@@ -32,7 +32,7 @@ func ID(commit repo.Hash) string { return "d-" + commit.String()[:7] }
 
 // Save appends a record durably and returns its commit. Nothing that a policy
 // allows may happen before Save has returned nil. A record equal to the newest
-// one with the same question and subject is not written again: after a restart
+// one with the same query and subject is not written again: after a restart
 // nothing is news that was known before.
 func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (repo.Hash, error) {
 	for {
@@ -68,7 +68,7 @@ func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (re
 const recent = 100
 
 // savedBefore finds a record, from tip on, if it is the newest with the same
-// question and subject.
+// query and subject.
 func savedBefore(r *repo.Repository, tip repo.Hash, rec Record) (repo.Hash, error) {
 	at := tip
 	for range recent {
@@ -79,7 +79,7 @@ func savedBefore(r *repo.Repository, tip repo.Hash, rec Record) (repo.Hash, erro
 		if err != nil && !errors.Is(err, ErrNone) {
 			return repo.Zero, fmt.Errorf("save decision: %w", err)
 		}
-		if s.Question == rec.Question && s.About == rec.About {
+		if s.Query == rec.Query && s.About == rec.About {
 			if s.Digest == rec.Digest {
 				return at, nil
 			}

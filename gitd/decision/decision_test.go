@@ -25,7 +25,7 @@ func TestSaveChainsAndDoesNotRepeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Unix(0, 0)
-	rec := Record{Question: "promote", About: "release 3 to production", Answer: "manual", Policy: "sha256:p", Digest: "sha256:1", JSON: []byte(`{"a":1}`)}
+	rec := Record{Query: "promote", About: "release 3 to production", Answer: "manual", Policy: "sha256:p", Digest: "sha256:1", JSON: []byte(`{"a":1}`)}
 	first, err := Save(t.Context(), r, at, rec)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestSaveAllIsOneMoveInOrder(t *testing.T) {
 	}
 	at := time.Unix(0, 0)
 	rec := func(n string) Record {
-		return Record{Question: "push", About: "refs/heads/" + n, Answer: "auto", Digest: "sha256:" + n, JSON: []byte("{}")}
+		return Record{Query: "push", About: "refs/heads/" + n, Answer: "auto", Digest: "sha256:" + n, JSON: []byte("{}")}
 	}
 	saved, err := SaveAll(t.Context(), r, at, []Record{rec("a"), rec("b"), rec("c")})
 	if err != nil || len(saved) != 3 {

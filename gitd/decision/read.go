@@ -93,17 +93,17 @@ func read(r *repo.Repository, commit repo.Hash) (s Saved, parent repo.Hash, err 
 		parent = c.ParentHashes[0]
 	}
 	s = Saved{Commit: commit, At: c.Committer.When.UTC()}
-	s.Question = repo.TrailerValue(c.Message, "Question")
+	s.Query = repo.TrailerValue(c.Message, "Question")
 	s.Answer = repo.TrailerValue(c.Message, "Decision")
 	s.Policy = repo.TrailerValue(c.Message, "Policy")
 	s.Digest = repo.TrailerValue(c.Message, "Digest")
-	if s.Question == "" {
+	if s.Query == "" {
 		return s, parent, ErrNone
 	}
 
 	s.About = repo.TrailerValue(c.Message, "About") // older ones have it in their first line only
 	if s.About == "" {
-		s.About = strings.TrimSuffix(strings.TrimPrefix(repo.Subject(c.Message), s.Question+": "), ": "+s.Answer)
+		s.About = strings.TrimSuffix(strings.TrimPrefix(repo.Subject(c.Message), s.Query+": "), ": "+s.Answer)
 	}
 	if parts := strings.Split(strings.TrimSpace(c.Message), "\n\n"); len(parts) > 2 {
 		s.JSON = []byte(strings.Join(parts[1:len(parts)-1], "\n\n"))

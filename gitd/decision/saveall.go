@@ -54,8 +54,8 @@ func SaveAll(ctx context.Context, r *repo.Repository, at time.Time, recs []Recor
 func write(r *repo.Repository, at time.Time, rec Record, parents []repo.Hash) (repo.Hash, error) {
 	body := strings.ReplaceAll(string(rec.JSON), "\n\n", "\n")
 	commit, err := r.WriteCommit(repo.NewCommit{Parents: parents, At: at, Message: repo.Message(
-		rec.Question+": "+rec.About+": "+rec.Answer, body,
-		repo.Trailer{Key: "Question", Value: rec.Question},
+		rec.Query+": "+rec.About+": "+rec.Answer, body,
+		repo.Trailer{Key: "Question", Value: rec.Query},
 		repo.Trailer{Key: "About", Value: rec.About},
 		repo.Trailer{Key: "Decision", Value: rec.Answer},
 		repo.Trailer{Key: "Policy", Value: rec.Policy},

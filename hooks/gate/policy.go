@@ -48,9 +48,9 @@ func AskPolicies(
 			answer.Missing = append(answer.Missing, line)
 		}
 		answer.Record = decision.Record{
-			Question: rec.Question,
-			About:    fmt.Sprintf("change %d to refs/heads/%s", q.Change.Number, q.Branch),
-			Answer:   string(a.Decision), Policy: a.Policy, Digest: rec.Digest(), JSON: rec.JSON(),
+			Query:  rec.Query,
+			About:  fmt.Sprintf("change %d to refs/heads/%s", q.Change.Number, q.Branch),
+			Answer: string(a.Decision), Policy: a.Policy, Digest: rec.Digest(), JSON: rec.JSON(),
 		}
 		return answer, nil
 	}

@@ -349,7 +349,7 @@ func (p *fakePolicy) ask(_ context.Context, q Question) (Answer, error) {
 	p.asked = append(p.asked, q)
 	a := p.answer
 	a.Record = decision.Record{
-		Question: "land", About: fmt.Sprintf("change %d", q.Change.Number), Answer: a.Decision,
+		Query: "land", About: fmt.Sprintf("change %d", q.Change.Number), Answer: a.Decision,
 		Digest: fmt.Sprintf("sha256:%s-%d", q.Candidate, len(p.asked)), JSON: []byte("{}"),
 	}
 	return a, p.err

@@ -43,7 +43,7 @@ func (h *house) withGate() *quickBuilder {
 	g := gate.New(gate.Config{
 		Store: h.store, Builder: b, Settings: gate.FileSettings, Workers: 2,
 		Ask: func(ctx context.Context, q gate.Question) (gate.Answer, error) {
-			return gate.Answer{Decision: "auto", Record: decision.Record{Question: "land", About: q.Candidate.String(), Answer: "auto", Digest: q.Candidate.String(), JSON: []byte("{}")}}, nil
+			return gate.Answer{Decision: "auto", Record: decision.Record{Query: "land", About: q.Candidate.String(), Answer: "auto", Digest: q.Candidate.String(), JSON: []byte("{}")}}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

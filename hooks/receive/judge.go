@@ -62,12 +62,12 @@ func (j *judging) decide(ctx context.Context, commands []judgedCommand) (map[int
 			denied[i] = answer
 		}
 		records[i] = decision.Record{
-			Question: record.Question,
-			About:    c.ref + " by " + j.push.actor.User,
-			Answer:   string(answer.Decision),
-			Policy:   answer.Policy,
-			Digest:   record.Digest(),
-			JSON:     record.JSON(),
+			Query:  record.Query,
+			About:  c.ref + " by " + j.push.actor.User,
+			Answer: string(answer.Decision),
+			Policy: answer.Policy,
+			Digest: record.Digest(),
+			JSON:   record.JSON(),
 		}
 	}
 	crash.Point("push.deciding")

@@ -128,7 +128,7 @@ approved := {a.user |
 # People whose only yes was to something else.
 outdated := {a.user | some a in input.approvals; not of_this(a)} - {a.user | some a in input.approvals; of_this(a)}
 
-asked := env.approvals.count
+required := env.approvals.count
 
 whose := "people who may write" if env.approvals.from == ""
 
@@ -139,18 +139,18 @@ could := {u.name | some u in input.candidates; may(u); not own(u.name); not u.na
 cannot := {u.name | some u in input.candidates; may(u); own(u.name)}
 
 need contains {
-	"rule": "approvals", "title": sprintf("%d %s from %s", [asked, plural("approval", asked), whose]),
+	"rule": "approvals", "title": sprintf("%d %s from %s", [required, plural("approval", required), whose]),
 	"msg": approvals_msg,
-	"group": env.approvals.from, "count": asked - count(approved),
+	"group": env.approvals.from, "count": required - count(approved),
 	"who": [n | some n in could], "cannot": [n | some n in cannot],
 } if {
 	forward
-	count(approved) < asked
+	count(approved) < required
 }
 
-approvals_msg := concat("; ", array.concat([given], array.concat(excluded, void)))
+approvals_msg := concat("; ", array.concat([still_missing], array.concat(excluded, void)))
 
-given := sprintf("%d %s missing%s", [asked - count(approved), plural("approval", asked - count(approved)), from_whom])
+still_missing := sprintf("%d %s missing%s", [required - count(approved), plural("approval", required - count(approved)), from_whom])
 
 from_whom := sprintf(" of %s", [concat(", ", could)]) if count(could) > 0
 
@@ -165,12 +165,12 @@ void := [sprintf("%s approved something else before", [concat(", ", outdated)])]
 else := []
 
 met contains {
-	"rule": "approvals", "title": sprintf("%d %s from %s", [asked, plural("approval", asked), whose]),
+	"rule": "approvals", "title": sprintf("%d %s from %s", [required, plural("approval", required), whose]),
 	"detail": sprintf("given by %s", [concat(", ", approved)]),
 } if {
 	forward
-	asked > 0
-	count(approved) >= asked
+	required > 0
+	count(approved) >= required
 }
 
 plural(noun, n) := noun if n == 1
@@ -204,7 +204,7 @@ because := sprintf(": %s", [input.hold.reason]) if input.hold.reason != ""
 else := ""
 
 # An approval that is missing anyway lifts the hold too; it is counted once.
-lifters := 1 if count(approved) >= asked
+lifters := 1 if count(approved) >= required
 
 else := 0
 

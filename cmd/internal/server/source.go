@@ -298,7 +298,7 @@ func decisionOf(name string, d decision.Saved) show.Decision {
 		ID:         decision.ID(d.Commit),
 		Commit:     d.Commit.String(),
 		At:         d.At,
-		Question:   d.Question,
+		Question:   d.Query,
 		About:      d.About,
 		Answer:     d.Answer,
 		Policy:     d.Policy,
