@@ -88,7 +88,13 @@ func ProblemsIn(err error) (Problems, bool) {
 // the bounds, aliases, text that is not UTF-8, several documents, and an empty
 // file. Duplicate keys are left to the caller, whose format decides. The error
 // is Problems.
-func Parse(file string, data []byte) (*yaml.Node, error) {
+func Parse(file string, data []byte) (*yaml.Node, error) { return parse(file, data, false) }
+
+// ParseAliased is Parse for formats in which aliases (*name) and merges (<<) are
+// usual: each is replaced by what it stands for. The bounds hold for the result.
+func ParseAliased(file string, data []byte) (*yaml.Node, error) { return parse(file, data, true) }
+
+func parse(file string, data []byte, aliases bool) (*yaml.Node, error) {
 	fail := func(line int, fix, format string, args ...any) (*yaml.Node, error) {
 		return nil, Problems{{File: file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix}}
 	}
@@ -127,6 +133,11 @@ func Parse(file string, data []byte) (*yaml.Node, error) {
 	var walk func(n *yaml.Node, depth int) *Problem
 	walk = func(n *yaml.Node, depth int) *Problem {
 		count++
+		if n.Kind == yaml.AliasNode && aliases {
+			if p := resolve(file, n); p != nil {
+				return p
+			}
+		}
 		switch {
 		case n.Kind == yaml.AliasNode:
 			return &Problem{file, n.Line, "uses a YAML alias (*" + n.Value + ")", "write the value out"}
@@ -139,6 +150,9 @@ func Parse(file string, data []byte) (*yaml.Node, error) {
 			if p := walk(c, depth+1); p != nil {
 				return p
 			}
+		}
+		if aliases && n.Kind == yaml.MappingNode {
+			return merge(file, n)
 		}
 		return nil
 	}
@@ -286,6 +300,62 @@ func join(path, key string) string {
 		return key
 	}
 	return path + "." + key
+}
+
+// resolve replaces an alias by a copy of what it stands for. Aliases in the copy
+// are left for whoever walks it: one that holds itself meets the bound on depth.
+func resolve(file string, n *yaml.Node) *Problem {
+	if n.Alias == nil || n.Alias.Kind == yaml.AliasNode {
+		return &Problem{file, n.Line, "uses the YAML alias *" + n.Value + ", which stands for nothing", "write the value out"}
+	}
+	c := *n.Alias
+	c.Anchor = ""
+	c.Content = make([]*yaml.Node, len(n.Alias.Content))
+	for i, child := range n.Alias.Content {
+		copied := *child
+		c.Content[i] = &copied
+	}
+	*n = c
+	return nil
+}
+
+// merge puts what "<<" of a mapping stands for into it. Keys of its own win, and
+// of several mappings the first.
+func merge(file string, n *yaml.Node) *Problem {
+	var own, from []*yaml.Node
+	for key, value := range Pairs(n) {
+		if key.Tag != "!!merge" {
+			own = append(own, key, value)
+			continue
+		}
+		mappings := []*yaml.Node{value}
+		if value.Kind == yaml.SequenceNode {
+			mappings = value.Content
+		}
+		for _, m := range mappings {
+			if m.Kind != yaml.MappingNode {
+				return &Problem{file, key.Line, `merges ("<<") what is not a mapping`, "name an anchor of a mapping, or write the keys out"}
+			}
+			from = append(from, m)
+		}
+	}
+	if len(from) == 0 {
+		return nil
+	}
+	have := map[string]bool{}
+	for i := 0; i < len(own); i += 2 {
+		have[own[i].Value] = true
+	}
+	for _, m := range from {
+		for key, value := range Pairs(m) {
+			if !have[key.Value] {
+				have[key.Value] = true
+				own = append(own, key, value)
+			}
+		}
+	}
+	n.Content = own
+	return nil
 }
 
 // Pairs walks the keys and values of a mapping in file order.

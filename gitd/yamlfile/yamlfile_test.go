@@ -1,6 +1,8 @@
 package yamlfile
 
 import (
+	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -75,4 +77,26 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAliasesAreBounded: what aliases stand for counts, and the result has none left.
+func TestAliasesAreBounded(t *testing.T) {
+	bomb := "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	for i := 1; i < 9; i++ {
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 10), ", "))
+	}
+	if _, err := ParseAliased("f.yaml", []byte(bomb)); err == nil || !strings.Contains(err.Error(), "holds more than 100000 values") {
+		t.Errorf("a bomb: %v", err)
+	}
+	top, err := ParseAliased("f.yaml", []byte("base: &b {x: 1, y: 2}\nother: &o {y: 3, z: 4}\nall: {<<: [*b, *o], x: 5}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]map[string]int
+	if err := top.Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]int{"x": 5, "y": 2, "z": 4}; !reflect.DeepEqual(got["all"], want) {
+		t.Errorf("%v, want %v", got["all"], want)
+	}
 }
