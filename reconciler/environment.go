@@ -243,7 +243,10 @@ func serving(o target.Observed) []show.Service {
 			case target.PhaseHealthy:
 				i.State = show.Healthy
 				staying++
-			case target.PhaseUnhealthy:
+			case target.PhaseDone:
+				i.State, i.Message = show.Healthy, cmp.Or(in.Message, string(in.Phase))
+				staying++
+			case target.PhaseUnhealthy, target.PhaseFailed:
 				i.State = show.Failed
 				staying++
 			default: // waiting, starting, draining, stopping: on its way

@@ -22,6 +22,8 @@ func TestInstancesSayWhatIsWrongOnce(t *testing.T) {
 		{target.Instance{Phase: "waiting"}, show.Converging, "waiting for its next start"},
 		{target.Instance{Phase: "draining"}, show.Converging, "draining"},
 		{target.Instance{Phase: "healthy"}, show.Healthy, ""},
+		{target.Instance{Phase: target.PhaseDone, LastExit: "exited 0"}, show.Healthy, "done"},
+		{target.Instance{Phase: target.PhaseFailed, LastExit: "exited 1", Message: "exited 1"}, show.Failed, "exited 1"},
 	} {
 		all := serving(target.Observed{Units: []target.Unit{{Name: "web", Instances: []target.Instance{c.in}}}})
 		if got := all[0].Instances[0]; got.State != c.state || got.Message != c.want {

@@ -210,6 +210,8 @@ const (
 	PhaseUnhealthy Phase = "unhealthy" // its checks failed; to be stopped and started again
 	PhaseDraining  Phase = "draining"  // out of the traffic, requests in flight may finish
 	PhaseStopping  Phase = "stopping"  // told to stop
+	PhaseDone      Phase = "done"      // ended well, and is not to be started again
+	PhaseFailed    Phase = "failed"    // ended badly, and is not to be started again
 )
 
 // Leaving reports whether an instance in this phase is on its way out.

@@ -237,10 +237,10 @@ func (a *app) start(act rollout.Action) {
 	a.instances[act.Instance] = in
 	a.wait.Go(func() {
 		defer cancel()
-		how := in.run(ctx)
+		well, how := in.run(ctx)
 		a.post(func() {
 			delete(a.instances, in.id)
-			a.facts.Saw(rollout.Exited{ID: in.id, How: how}, time.Now())
+			a.facts.Saw(rollout.Exited{ID: in.id, Well: well, How: how}, time.Now())
 		})
 	})
 }

@@ -229,7 +229,7 @@ func (a *app) understand(d *target.Declared) (rollout.Declared, map[string]*vers
 	if !ok {
 		return plan, nil, errNoCompose
 	}
-	compose, err := Parse(composeFile, data)
+	compose, _, err := Parse(composeFile, data)
 	if err != nil {
 		return plan, nil, err
 	}
@@ -244,7 +244,7 @@ func (a *app) understand(d *target.Declared) (rollout.Declared, map[string]*vers
 		versions[id] = v
 		plan.Services = append(plan.Services, rollout.Service{
 			Name: s.Name, Version: id, Label: fmt.Sprintf("release %d", d.Release.Number), Replicas: s.Replicas,
-			Listen: listenKeys(s), Check: s.Health.Check, Drain: s.Drain,
+			Listen: listenKeys(s), Check: s.Health.Check, Restart: s.Restart, Drain: s.Drain,
 		})
 	}
 	return plan, versions, nil
@@ -283,7 +283,8 @@ func list(names []string) string {
 // without a new instance (replicas, ports, draining) is left out.
 func (v *version) id(generation int64) string {
 	s := v.service
-	s.Replicas, s.Drain, s.StopGrace, s.Ports = 0, 0, 0, nil
+	s.Replicas, s.Drain, s.StopGrace, s.Ports, s.Restart = 0, 0, 0, nil, rollout.Restart{}
+	s.Health.Passes, s.Health.HealthyFor = 0, 0
 	text, err := json.Marshal([]any{s, v.release.Number, v.release.Commit, v.digest, generation})
 	if err != nil {
 		panic(err) // strings, numbers and maps of them always marshal

@@ -34,9 +34,13 @@ type Service struct {
 	Replicas    int
 	Health      Health
 	Drain       time.Duration // how long requests in flight may take
+	Restart     rollout.Restart
 	StopSignal  syscall.Signal
 	StopGrace   time.Duration // from StopSignal to SIGKILL
 	Artifact    string        // empty: the release's only one, or the one named like the service
+
+	passes     *int // as x-headgate says, if it does
+	healthyFor *time.Duration
 }
 
 // Port is where the proxy listens for a service.
@@ -77,7 +81,9 @@ const (
 	defaultTimeout   = 2 * time.Second
 	defaultRetries   = 3
 	defaultStart     = 10 * time.Second
+	defaultPasses    = 2
 	aliveStartPeriod = time.Second // without a check: so long alive is healthy
+	aliveHealthyFor  = 10 * time.Second
 )
 
 // composeFile is what an application's directory must hold.
@@ -102,22 +108,23 @@ func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems
 		}
 		return yamlfile.Problems{p}, nil
 	}
-	_, err := Parse(file, data)
+	_, warnings, err := Parse(file, data)
 	problems, _ = yamlfile.ProblemsIn(err)
-	return problems, nil
+	return problems, warnings
 }
 
 // Parse reads a compose.yaml: the subset of the Compose specification that makes
-// sense for supervised processes. The error is yamlfile.Problems.
-func Parse(file string, data []byte) (*Compose, error) {
-	top, err := yamlfile.Parse(file, data)
+// sense for supervised processes. Warnings name what is read and has no effect.
+// The error is yamlfile.Problems.
+func Parse(file string, data []byte) (c *Compose, warnings yamlfile.Problems, err error) {
+	top, err := yamlfile.ParseAliased(file, data)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p := &composeParser{file: file}
-	c := &Compose{}
-	if !p.mapping(top, "compose.yaml", []string{"services", "name", "version"}, nil) {
-		return nil, p.problems
+	c = &Compose{}
+	if !p.mapping(top, "compose.yaml", []string{"services", "name", "version"}, nil, nil) {
+		return nil, p.warnings, p.problems
 	}
 	for key, value := range yamlfile.Pairs(top) {
 		if key.Value == "services" {
@@ -128,15 +135,16 @@ func Parse(file string, data []byte) (*Compose, error) {
 		p.problem(top, `write one under "services:", such as "web: {command: ./web, ports: [\"8000:80\"]}"`, "declares no service")
 	}
 	if err := p.problems.Err(); err != nil {
-		return nil, err
+		return nil, p.warnings, err
 	}
 	slices.SortFunc(c.Services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
-	return c, nil
+	return c, p.warnings, nil
 }
 
 type composeParser struct {
 	file     string
 	problems yamlfile.Problems
+	warnings yamlfile.Problems
 }
 
 func (p *composeParser) problem(at *yaml.Node, fix, format string, args ...any) {
@@ -145,7 +153,7 @@ func (p *composeParser) problem(at *yaml.Node, fix, format string, args ...any) 
 
 // mapping checks that a node is a mapping with known keys, each once. Unsupported
 // says what to do about keys that Compose has and this subset has not.
-func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsupported map[string]string) bool {
+func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsupported, harmless map[string]string) bool {
 	if n.Kind != yaml.MappingNode {
 		p.problem(n, `write "key: value" lines below it`, "%s is %s, where a mapping belongs", what, kind(n))
 		return false
@@ -153,6 +161,15 @@ func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsup
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
 	for key := range yamlfile.Pairs(n) {
 		if slices.Contains(known, key.Value) {
+			continue
+		}
+		if why, ok := harmless[key.Value]; ok {
+			p.warnings = append(p.warnings, yamlfile.Problem{
+				File: p.file,
+				Line: key.Line,
+				What: fmt.Sprintf("%s.%s has no effect here", what, key.Value),
+				Fix:  why,
+			})
 			continue
 		}
 		if fix, ok := unsupported[key.Value]; ok {
@@ -258,37 +275,50 @@ func (p *composeParser) services(n *yaml.Node) (all []Service) {
 
 const noContainers = "containers are not in this version; leave it out and the command runs from the release's artifact"
 
-var serviceKeys = []string{"command", "environment", "ports", "deploy", "healthcheck", "stop_grace_period", "stop_signal", "working_dir", "x-headgate"}
+var serviceKeys = []string{"command", "environment", "ports", "deploy", "healthcheck", "stop_grace_period", "stop_signal", "working_dir", "restart", "x-headgate"}
 
 var unsupportedService = map[string]string{
-	"image":          noContainers,
-	"build":          noContainers,
-	"container_name": noContainers,
-	"volumes":        "the artifact is read-only and /tmp is private; keep data in a service outside, reached by an address in environment",
-	"tmpfs":          "/tmp is private and writable already",
-	"depends_on":     "services start side by side; let the process retry until what it needs answers",
-	"networks":       "services share the machine's network; reach each other on the ports the proxy listens on",
-	"network_mode":   "services share the machine's network",
-	"expose":         "an instance listens on $PORT; leave it out",
-	"env_file":       "write the variables under environment",
-	"entrypoint":     "put the whole command line under command",
-	"restart":        "an instance that ends is always started again; leave it out",
-	"user":           "instances run as the server's user without privileges; leave it out",
-	"secrets":        "a compose.yaml in Git is no place for secrets, and there is no store for them in this version",
-	"configs":        "put the files into the artifact",
-	"scale":          "write deploy: {replicas: N}",
-	"extends":        "write the service out",
-	"profiles":       "leave the service out of this environment's folder",
-	"labels":         "leave it out",
-	"logging":        "the last lines of every instance are kept already; leave it out",
-	"privileged":     "instances run without privileges",
-	"cap_add":        "instances run without privileges",
+	"image":        noContainers,
+	"build":        noContainers,
+	"volumes":      "the artifact is read-only and /tmp is private; keep data in a service outside, reached by an address in environment",
+	"tmpfs":        "/tmp is private and writable already",
+	"depends_on":   "services start side by side; let the process retry until what it needs answers",
+	"networks":     "services share the machine's network; reach each other on the ports the proxy listens on",
+	"network_mode": "services share the machine's network",
+	"env_file":     "write the variables under environment",
+	"entrypoint":   "put the whole command line under command",
+	"user":         "instances run as the server's user without privileges; leave it out",
+	"secrets":      "a compose.yaml in Git is no place for secrets, and there is no store for them in this version",
+	"configs":      "put the files into the artifact",
+	"scale":        "write deploy: {replicas: N}",
+	"extends":      "write the service out",
+	"profiles":     "leave the service out of this environment's folder",
+	"privileged":   "instances run without privileges",
+	"cap_add":      "instances run without privileges",
+}
+
+// harmlessService are keys that say nothing about how a process has to run. Files
+// that are also given to Compose have them.
+var harmlessService = map[string]string{
+	"annotations":    "",
+	"attach":         "",
+	"container_name": "instances are named by service and number",
+	"expose":         "an instance listens on $PORT",
+	"hostname":       "an instance's host name is its own",
+	"domainname":     "",
+	"init":           "what an instance leaves behind is reaped already",
+	"labels":         "",
+	"logging":        "the output of every instance is kept already",
+	"platform":       "",
+	"pull_policy":    "",
+	"stdin_open":     "an instance's input is empty",
+	"tty":            "an instance's output goes to its log",
 }
 
 func (p *composeParser) service(key, n *yaml.Node) Service {
 	s := Service{Name: key.Value, Replicas: 1, Drain: defaultDrain, StopGrace: defaultGrace, StopSignal: syscall.SIGTERM, Environment: map[string]string{}}
 	where := "services." + s.Name
-	if !p.mapping(n, where, serviceKeys, unsupportedService) {
+	if !p.mapping(n, where, serviceKeys, unsupportedService, harmlessService) {
 		return s
 	}
 	var health, extension *yaml.Node
@@ -304,14 +334,16 @@ func (p *composeParser) service(key, n *yaml.Node) Service {
 		case "deploy":
 			if p.mapping(v, what, []string{"replicas"}, map[string]string{
 				"resources": "there are no limits in this version; leave it out", "update_config": "a rollout always starts the new before it drains the old; leave it out",
-				"restart_policy": "an instance that ends is always started again; leave it out", "mode": "leave it out", "placement": "leave it out",
-			}) {
+				"restart_policy": "write restart: always, on-failure or \"no\" beside deploy",
+			}, map[string]string{"mode": "", "placement": "there is one machine", "labels": ""}) {
 				for k, r := range yamlfile.Pairs(v) {
 					if k.Value == "replicas" {
 						s.Replicas = p.integer(r, what+".replicas", 0, maxReplicas)
 					}
 				}
 			}
+		case "restart":
+			s.Restart = p.restart(v, what)
 		case "healthcheck":
 			health = v
 		case "x-headgate":
@@ -346,7 +378,7 @@ func (p *composeParser) command(n *yaml.Node, what string) (argv []string) {
 			return nil
 		}
 		var err error
-		if argv, err = words(text); err != nil {
+		if argv, err = shellWords(text); err != nil {
 			p.problem(n, "write it as a list", "%s: %v", what, err)
 			return nil
 		}
@@ -362,7 +394,7 @@ func (p *composeParser) command(n *yaml.Node, what string) (argv []string) {
 }
 
 func (p *composeParser) variables(n *yaml.Node, text, what string) {
-	if _, err := expand(text, nil); err != nil {
+	if _, err := interpolate(text, nil); err != nil {
 		p.problem(n, `write "$$" for a dollar sign that is meant for the program`, "%s: %v", what, err)
 	}
 }
@@ -414,6 +446,33 @@ func (p *composeParser) environment(n *yaml.Node, what string) map[string]string
 	return env
 }
 
+// restart reads what becomes of an instance that ends. Where Compose takes "no" for
+// granted, a service that says nothing is kept running.
+func (p *composeParser) restart(n *yaml.Node, what string) (r rollout.Restart) {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return r
+	}
+	policy, most, counted := strings.Cut(text, ":")
+	switch {
+	case text == "always" || text == "unless-stopped":
+		return r
+	case text == "no" || text == "false": // YAML takes an unquoted no for false
+		return rollout.Restart{Never: true}
+	case policy == "on-failure":
+		r.OnFailure = true
+		if !counted {
+			return r
+		}
+		var err error
+		if r.Most, err = strconv.Atoi(most); err == nil && r.Most > 0 {
+			return r
+		}
+	}
+	p.problem(n, `write always, on-failure, on-failure:3 or "no"`, "%s is %q", what, text)
+	return r
+}
+
 var signals = map[string]syscall.Signal{
 	"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT, "SIGQUIT": syscall.SIGQUIT, "SIGHUP": syscall.SIGHUP,
 	"SIGUSR1": syscall.SIGUSR1, "SIGUSR2": syscall.SIGUSR2, "SIGKILL": syscall.SIGKILL, "SIGWINCH": syscall.SIGWINCH,
@@ -449,7 +508,7 @@ func (p *composeParser) workingDir(n *yaml.Node, what string) string {
 }
 
 func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
-	if n == nil || !p.mapping(n, what, []string{"health", "drain", "artifact"}, nil) {
+	if n == nil || !p.mapping(n, what, []string{"health", "drain", "artifact", "passes", "healthy_for"}, nil, nil) {
 		return
 	}
 	for key, v := range yamlfile.Pairs(n) {
@@ -467,6 +526,12 @@ func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
 			}
 		case "drain":
 			s.Drain = p.duration(v, what+".drain", 0, time.Hour)
+		case "passes":
+			n := p.integer(v, what+".passes", 1, 100)
+			s.passes = &n
+		case "healthy_for":
+			d := p.duration(v, what+".healthy_for", 0, time.Hour)
+			s.healthyFor = &d
 		case "artifact":
 			s.Artifact, _ = p.scalar(v, what+".artifact")
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	c, err := Parse("compose.yaml", []byte(`
+	c, _, err := Parse("compose.yaml", []byte(`
 name: hello
 x-other: {anything: goes}
 services:
@@ -41,15 +41,75 @@ services:
 		{"command", fmt.Sprintf("%q", web.Command), `["./web" "--name" "a b" "c\"d" "e f" "-p" "${PORT}"]`},
 		{"environment", fmt.Sprint(web.Environment), "map[COST:$$5 N:1 YES:true]"},
 		{"ports", fmt.Sprint(web.Ports), "[127.0.0.1:8000 [::1]:8001 0.0.0.0:0 127.0.0.1:0]"},
-		{"health", fmt.Sprintf("%+v", web.Health), "{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5}}"},
+		{"health", fmt.Sprintf("%+v", web.Health), "{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5 Passes:2 HealthyFor:0s}}"},
 		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace), "3s main 1 terminated 10s"},
 		{"list", fmt.Sprint(worker.Command, worker.Environment), "[./worker --queue $HEADGATE_ENVIRONMENT] map[A:1=2 B:]"},
 		{"stop", fmt.Sprintf("%v %v %v %v", worker.Replicas, worker.StopSignal, worker.StopGrace, worker.WorkingDir), "0 interrupt 1m30s sub/dir"},
-		{"alive", fmt.Sprint(worker.Health.Connect, worker.Health.StartPeriod), "false 1s"},
+		{"alive", fmt.Sprint(worker.Health.Connect, worker.Health.StartPeriod, worker.Health.HealthyFor, worker.Health.Passes), "false 1s 10s 1"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, c.got, c.want)
 		}
+	}
+}
+
+// A file that is also given to Compose is read for what it says, and what has no
+// effect here is named.
+func TestCompatibility(t *testing.T) {
+	c, warnings, err := Parse("compose.yaml", []byte(`
+x-common: &common
+  labels: {a: b}
+  environment: &env {A: "1"}
+  restart: on-failure:3
+services:
+  web:
+    <<: *common
+    command: x
+    container_name: web
+    init: true
+    tty: true
+    logging: {driver: json-file}
+    x-headgate: {passes: 5, healthy_for: 30s}
+    ports: ["80"]
+  job:
+    command: y
+    environment: {<<: *env, B: "2"}
+    restart: no
+  other:
+    command: z
+    environment: *env
+    restart: unless-stopped
+    deploy: {mode: replicated}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, other, web := c.Services[0], c.Services[1], c.Services[2]
+	for _, c := range []struct{ name, got, want string }{
+		{"merged", fmt.Sprint(web.Environment, web.Command), "map[A:1] [x]"},
+		{"merged into", fmt.Sprint(job.Environment), "map[A:1 B:2]"},
+		{"alias", fmt.Sprint(other.Environment), "map[A:1]"},
+		{"restart", fmt.Sprint(web.Restart, job.Restart, other.Restart), "{false true 3} {true false 0} {false false 0}"},
+		{"lasting", fmt.Sprint(web.Health.Passes, web.Health.HealthyFor), "5 30s"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, c.got, c.want)
+		}
+	}
+	var got []string
+	for _, w := range warnings {
+		got = append(got, w.Place()+" "+w.What)
+	}
+	want := []string{
+		"compose.yaml:10 services.web.container_name has no effect here",
+		"compose.yaml:11 services.web.init has no effect here",
+		"compose.yaml:12 services.web.tty has no effect here",
+		"compose.yaml:13 services.web.logging has no effect here",
+		"compose.yaml:3 services.web.labels has no effect here",
+		"compose.yaml:24 services.other.deploy.mode has no effect here",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("warnings %q", got)
 	}
 }
 
@@ -82,6 +142,11 @@ func TestProblems(t *testing.T) {
 		{"test", "services: {web: {command: x, healthcheck: {test: [y]}}}\n", "begins with none of CMD, CMD-SHELL, NONE"},
 		{"duration", "services: {web: {command: x, x-headgate: {drain: soon}}}\n", `"soon", which is no duration`},
 		{"negative", "services: {web: {command: x, x-headgate: {drain: -1s}}}\n", "from 0s to 1h0m0s"},
+		{"restart", "services: {web: {command: x, restart: sometimes}}\n", `services.web.restart is "sometimes"; write always, on-failure, on-failure:3 or "no"`},
+		{"restarts", "services: {web: {command: x, restart: on-failure:0}}\n", `services.web.restart is "on-failure:0"`},
+		{"passes", "services: {web: {command: x, x-headgate: {passes: 0}}}\n", "write a number from 1 to 100"},
+		{"alias of itself", "services: {web: &a {command: x, environment: *a}}\n", "nests deeper than"},
+		{"merge of text", "services: {web: {<<: x, command: x}}\n", "what is not a mapping"},
 		{"signal", "services: {web: {command: x, stop_signal: SIGSTOP}}\n", "no signal to stop with"},
 		{"outside", "services: {web: {command: x, working_dir: ../..}}\n", "outside the artifact"},
 		{"name", "services: {'We b': {command: x}}\n", `service name "We b"`},
@@ -97,13 +162,16 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-func TestExpand(t *testing.T) {
+func TestInterpolate(t *testing.T) {
 	vars := map[string]string{"PORT": "80", "HEADGATE_RELEASE": "4"}
 	for in, want := range map[string]string{
 		"": "", "a$PORT.b": "a80.b", "${PORT}x": "80x", "$$PORT": "$PORT", "$PORTX": "!", "${PORT": "!", "$": "!", "${X:-y}": "y", "${X-}": "",
 		"${PORT:-1}": "80", "${HEADGATE_COMMIT:-none}": "none", "$HEADGATE_RELEASE$PORT": "480", "${}": "!", "cost $$5": "cost $5",
+		"${A:-${B:-x}}": "x", "${A:-<${PORT}>}z": "<80>z", "${A:-${B}}": "!", "${A:-${B:-x}": "!", "${PORT:-${B}}": "!", "${A:-a-b:c}": "a-b:c",
+		"${PORT:+yes}": "yes", "${A+yes}": "", "${HEADGATE_COMMIT:+yes}": "", "${HEADGATE_COMMIT+yes}": "yes", "${PORT:?no}": "80", "${A:?no}": "!",
+		"${PORT!x}": "!", "${PORT:}": "!", "${A:-$$x}": "$x", "${A:-{}}": "{}",
 	} {
-		got, err := expand(in, vars)
+		got, err := interpolate(in, vars)
 		if err != nil {
 			got = "!"
 		}
@@ -115,7 +183,7 @@ func TestExpand(t *testing.T) {
 
 func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 	read := func(text string) *version {
-		c, err := Parse("f", []byte("services: {web: {"+text+"}}"))
+		c, _, err := Parse("f", []byte("services: {web: {"+text+"}}"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +234,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(web))
 	f.Add([]byte("services: {a: {command: [x], environment: [A=$PORT], healthcheck: {test: [CMD, y]}}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse("f", data)
+		c, _, err := Parse("f", data)
 		if err != nil {
 			ps, ok := yamlfile.ProblemsIn(err)
 			if !ok || len(ps) == 0 {
@@ -183,11 +251,11 @@ func FuzzParse(f *testing.F) {
 			if len(s.Command) == 0 || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 || s.Drain < 0 || s.Drain > time.Hour {
 				t.Fatalf("%+v", s)
 			}
-			if _, err := expandAll(s.Command, nil); err != nil {
+			if _, err := interpolateAll(s.Command, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
-		again, err := Parse("f", data)
+		again, _, err := Parse("f", data)
 		if err != nil || !reflect.DeepEqual(c, again) {
 			t.Fatal("it reads differently the second time")
 		}

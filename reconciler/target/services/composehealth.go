@@ -14,8 +14,8 @@ func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
 	h := &s.Health
 	none := false
 	set := map[string]*yaml.Node{}
-	if n != nil && p.mapping(n, what, []string{"test", "interval", "timeout", "retries", "start_period", "disable"}, map[string]string{
-		"start_interval": "a starting instance is checked often anyway; leave it out",
+	if n != nil && p.mapping(n, what, []string{"test", "interval", "timeout", "retries", "start_period", "disable"}, nil, map[string]string{
+		"start_interval": "a starting instance is checked often anyway",
 	}) {
 		for key, v := range yamlfile.Pairs(n) {
 			set[key.Value] = v
@@ -33,12 +33,24 @@ func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
 		}
 	}
 	h.Connect = len(s.Ports) > 0 && h.Path == "" && h.Test == nil && !none
-	h.Check = rollout.Check{StartPeriod: defaultStart, Interval: defaultInterval, Timeout: defaultTimeout, Retries: defaultRetries}
+	h.Check = rollout.Check{
+		StartPeriod: defaultStart,
+		Interval:    defaultInterval,
+		Timeout:     defaultTimeout,
+		Retries:     defaultRetries,
+		Passes:      defaultPasses,
+	}
 	switch {
 	case h.Test != nil:
 		h.Interval = commandInterval
 	case h.Path == "" && !h.Connect:
-		h.StartPeriod = aliveStartPeriod
+		h.StartPeriod, h.Passes, h.HealthyFor = aliveStartPeriod, 1, aliveHealthyFor
+	}
+	if s.passes != nil {
+		h.Passes = *s.passes
+	}
+	if s.healthyFor != nil {
+		h.HealthyFor = *s.healthyFor
 	}
 	if v := set["start_period"]; v != nil {
 		h.StartPeriod = p.duration(v, what+".start_period", 0, time.Hour)

@@ -24,13 +24,14 @@ const (
 )
 
 // watch checks an instance until ctx ends, and says every result. The pauses
-// begin short and double until the first success.
+// begin short and double until the first success, and are those that the service
+// declares once it has passed often enough.
 func watch(ctx context.Context, h Health, check func(context.Context) error, result func(error)) {
 	pause := firstCheck
 	if h.Path == "" && h.Test == nil && !h.Connect {
 		pause = h.StartPeriod
 	}
-	healthy := false
+	passes := 0 // in a row, until there were enough
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
@@ -44,10 +45,17 @@ func watch(ctx context.Context, h Health, check func(context.Context) error, res
 			return
 		}
 		result(err)
-		healthy = healthy || err == nil
-		if healthy {
+		switch {
+		case passes >= h.Passes && passes > 0:
 			pause = h.Interval
-		} else {
+		case err == nil:
+			if passes++; passes >= h.Passes {
+				pause = h.Interval
+			} else {
+				pause = min(h.Interval, slowestWait)
+			}
+		default:
+			passes = 0
 			pause = min(2*pause, h.Interval, slowestWait)
 		}
 		timer.Reset(pause)

@@ -40,18 +40,18 @@ func (in *instance) stop() {
 
 // run starts the process, watches it and says how it ended. All that it started
 // has ended when it returns.
-func (in *instance) run(ctx context.Context) (how string) {
+func (in *instance) run(ctx context.Context) (well bool, how string) {
 	t, v := in.app.owner, in.version
 	unpacking, cancel := context.WithTimeoutCause(ctx, unpackWithin, fmt.Errorf("took longer than %s", unpackWithin))
 	dir, err := t.releases.use(unpacking, v.digest)
 	cancel()
 	if err != nil {
-		return "could not start: " + err.Error()
+		return false, "could not start: " + err.Error()
 	}
 	defer t.releases.leave(v.digest)
 	log, err := openLog(in.app.logPath(in.id))
 	if err != nil {
-		return "could not start: open its log: " + err.Error()
+		return false, "could not start: open its log: " + err.Error()
 	}
 	defer log.close()
 	// Old logs are only in the way; they are tried again with the next start.
@@ -59,22 +59,22 @@ func (in *instance) run(ctx context.Context) (how string) {
 
 	port, err := t.free.take()
 	if err != nil {
-		return "could not start: " + err.Error()
+		return false, "could not start: " + err.Error()
 	}
 	defer t.free.leave(port)
 	c, vars, err := in.command(dir, port)
 	if err != nil {
-		return "could not start: " + err.Error()
+		return false, "could not start: " + err.Error()
 	}
 	check, err := in.check(c, vars, port)
 	if err != nil {
-		return "could not start: " + err.Error()
+		return false, "could not start: " + err.Error()
 	}
 	c.output = log
 	log.note("started %s of release %d on port %d (restart %d)", in.id, v.release.Number, port, in.restarts)
 	p, err := t.starter.start(ctx, c)
 	if err != nil {
-		return "could not start: " + err.Error()
+		return false, "could not start: " + err.Error()
 	}
 	crash.Point("services.instance-started")
 	in.tell(func() {
@@ -95,7 +95,7 @@ func (in *instance) run(ctx context.Context) (how string) {
 	watcher.Wait()
 	log.note("%s %s", in.id, p.outcome)
 	crash.Point("services.instance-ended")
-	return p.outcome
+	return p.status == 0, p.outcome
 }
 
 // tell has the loop run f if this is still the run of the instance it knows.
@@ -117,7 +117,7 @@ func (in *instance) command(dir string, port int) (c command, vars map[string]st
 	}
 	c = command{release: dir, workingDir: v.service.WorkingDir, hostname: in.id}
 	if c.env, err = environment(vars, v.service.Environment); err == nil {
-		c.argv, err = expandAll(v.service.Command, vars)
+		c.argv, err = interpolateAll(v.service.Command, vars)
 	}
 	return c, vars, err
 }
@@ -130,7 +130,7 @@ func (in *instance) check(c command, vars map[string]string, port int) (func(con
 		return answers(port, h.Path), nil
 	case h.Test != nil:
 		var err error
-		c.argv, err = expandAll(h.Test, vars)
+		c.argv, err = interpolateAll(h.Test, vars)
 		return runs(in.app.owner.starter, c), err
 	case h.Connect:
 		return connects(port), nil

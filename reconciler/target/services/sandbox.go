@@ -58,7 +58,7 @@ func environment(vars map[string]string, declared map[string]string) ([]string, 
 		"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
 	}
 	for name, text := range declared {
-		value, err := expand(text, vars)
+		value, err := interpolate(text, vars)
 		if err != nil {
 			return nil, err
 		}
@@ -73,16 +73,4 @@ func environment(vars map[string]string, declared map[string]string) ([]string, 
 	}
 	slices.Sort(env)
 	return env, nil
-}
-
-// expandAll expands every word of a command line.
-func expandAll(argv []string, vars map[string]string) ([]string, error) {
-	out := make([]string, len(argv))
-	for i, w := range argv {
-		var err error
-		if out[i], err = expand(w, vars); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }

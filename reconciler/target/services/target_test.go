@@ -582,10 +582,12 @@ func TestStopIsAskedForFirst(t *testing.T) {
     command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.01; done"]
     stop_grace_period: 10m
     healthcheck: {start_period: 100ms}
+    x-headgate: {healthy_for: 0s}
   stubborn:
     command: ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.01; done"]
     stop_grace_period: 100ms
     healthcheck: {start_period: 100ms}
+    x-headgate: {healthy_for: 0s}
 `)
 		h.await(target.Healthy)
 		for _, id := range []string{"script-1", "stubborn-1"} {
@@ -653,7 +655,7 @@ func TestSilenceIsNotHealth(t *testing.T) {
 func TestWorkerAndCommandCheck(t *testing.T) {
 	h := open(t, true)
 	h.converge(1, `services:
-  tick: {command: ["sh", "-c", "echo tick; exec sleep 1000"], healthcheck: {start_period: 200ms}}
+  tick: {command: ["sh", "-c", "echo tick; exec sleep 1000"], healthcheck: {start_period: 200ms}, x-headgate: {healthy_for: 200ms}}
   tock:
     command: sh -c 'touch /tmp/ready; echo $HEADGATE_INSTANCE; sleep 1000'
     healthcheck: {test: test -f digest, interval: 100ms}

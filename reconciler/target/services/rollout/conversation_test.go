@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "rewrite the golden conversations")
 //	declare 3 web=v2*2 db=v1@127.0.0.1:5432 fallback=web=v1*2   a commit, its services
 //	ok web-1 web-2 / fail web-1 why / exit web-1 why / drained web-1 / listened web 127.0.0.1:80 [! why]
 //	wait 2s                                                      time passes
+//	passes 2 / lasts 10s / restart no / restart on-failure 2      what is declared from here on must show
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -54,6 +55,7 @@ func TestConversations(t *testing.T) {
 func play(t *testing.T, text string) string {
 	var out strings.Builder
 	o, d, now := &Observed{}, Declared{}, epoch
+	declaredCheck, declaredRestart = testCheck, Restart{}
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		input, _, _ := strings.Cut(block, "\n----")
 		out.WriteString(input + "\n")
@@ -103,6 +105,12 @@ func play(t *testing.T, text string) string {
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
+// What services declared from here on have.
+var (
+	declaredCheck   = testCheck
+	declaredRestart Restart
+)
+
 var testCheck = Check{StartPeriod: 10 * time.Second, Interval: 2 * time.Second, Timeout: time.Second, Retries: 3}
 
 func tell(o *Observed, d *Declared, now *time.Time, line string) error {
@@ -141,12 +149,35 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 	case "fail":
 		o.Saw(Checked{ID: arg(1), Message: rest(2)}, *now)
 	case "exit":
-		o.Saw(Exited{ID: arg(1), How: rest(2)}, *now)
+		o.Saw(Exited{ID: arg(1), Well: rest(2) == "exited 0", How: rest(2)}, *now)
+	case "restart":
+		switch arg(1) {
+		case "no":
+			declaredRestart = Restart{Never: true}
+		case "on-failure":
+			most, err := strconv.Atoi(arg(2))
+			if err != nil {
+				return err
+			}
+			declaredRestart = Restart{OnFailure: true, Most: most}
+		}
 	case "drained":
 		o.Saw(Drained{ID: arg(1)}, *now)
 	case "listened":
 		bound, why, _ := strings.Cut(rest(2), "!")
 		o.Saw(Listened{Service: arg(1), Bound: strings.Fields(bound), Err: strings.TrimSpace(why)}, *now)
+	case "passes":
+		n, err := strconv.Atoi(arg(1))
+		if err != nil {
+			return err
+		}
+		declaredCheck.Passes = n
+	case "lasts":
+		d, err := time.ParseDuration(arg(1))
+		if err != nil {
+			return err
+		}
+		declaredCheck.HealthyFor = d
 	case "wait":
 		by, err := time.ParseDuration(arg(1))
 		if err != nil {
@@ -164,7 +195,7 @@ func service(w string) Service {
 	w, listen, _ := strings.Cut(w, "@")
 	name, version, _ := strings.Cut(w, "=")
 	version, times, counted := strings.Cut(version, "*")
-	s := Service{Name: name, Version: version, Label: "release " + strings.TrimPrefix(version, "v"), Replicas: 1, Check: testCheck, Drain: 5 * time.Second}
+	s := Service{Name: name, Version: version, Label: "release " + strings.TrimPrefix(version, "v"), Replicas: 1, Check: declaredCheck, Restart: declaredRestart, Drain: 5 * time.Second}
 	if counted {
 		s.Replicas, _ = strconv.Atoi(times)
 	}

@@ -30,6 +30,7 @@ type Instance struct {
 	Started   time.Time // of the running process
 	Healthy   time.Time // when it became healthy; zero when it is not
 	Checked   time.Time // last result of a check
+	Passes    int       // good checks in a row since it was started
 	Fails     int       // failed checks in a row
 	Served    bool      // had traffic since it was started
 	Restarts  int
@@ -42,11 +43,13 @@ type Tally struct {
 	Label    string
 	Replicas int // as last declared
 	Check    Check
+	Restart  Restart
 	Drain    time.Duration
+	Over     bool   // an instance ended badly and is not to be started again
 	Failures int    // failed starts in a row
 	Ever     bool   // an instance was healthy once
 	Lasted   bool   // an instance that had the traffic was healthy for stableAfter before it failed
-	Full     bool   // all replicas had the traffic once
+	Complete bool   // all replicas lasted at one time, once
 	Reason   string // the last failure, for people
 }
 
@@ -54,14 +57,14 @@ type Tally struct {
 // max(3, replicas) times in a row and it never served for long. Having been
 // healthy for a moment is no proof: many break with their first real request.
 func (t *Tally) Tripped() bool {
-	return t != nil && !t.Lasted && t.Failures >= max(3, t.Replicas)
+	return t != nil && (t.Over || !t.Lasted && t.Failures >= max(3, t.Replicas))
 }
 
 // Facts is what is known about one service.
 type Facts struct {
 	Name      string
 	Commit    string   // environment commit that declared it last
-	Reached   bool     // Commit was reached: all replicas that it wants had the traffic
+	Reached   bool     // Commit was reached: all replicas that it wants have had the traffic, and lasted
 	Serving   string   // version that gets the traffic; empty before the first
 	Routed    []string // instances that get the traffic
 	Versions  map[string]*Tally
@@ -155,8 +158,9 @@ type (
 	Drained struct{ ID string }
 	// Exited: the process of an instance ended, or could not be started.
 	Exited struct {
-		ID  string
-		How string // such as "exited 1: cannot open database"
+		ID   string
+		Well bool   // with status 0
+		How  string // such as "exited 1: cannot open database"
 	}
 )
 
@@ -199,10 +203,10 @@ func (o *Observed) Saw(e Event, now time.Time) {
 		}
 	case Exited:
 		f, in := o.Find(e.ID)
-		if in == nil || in.Phase == target.PhaseWaiting {
+		if in == nil || !in.runs() {
 			return
 		}
-		f.exited(in, e.How, now)
+		f.exited(in, e, now)
 	}
 }
 
@@ -211,13 +215,21 @@ func (f *Facts) checked(in *Instance, e Checked, now time.Time) {
 	t := f.Versions[in.Version]
 	if e.OK {
 		in.Fails, in.Message = 0, ""
+		in.Passes++
 		if in.Phase == target.PhaseStarting {
 			in.Phase, in.Since, in.Healthy = target.PhaseHealthy, now, now
 			t.Ever = true
 		}
+		if len(f.lasting(in.Version, now)) >= t.Replicas {
+			t.Complete = true
+			f.reach()
+		}
 		return
 	}
 	in.Message = e.Message
+	if in.Passes < t.Check.Passes {
+		in.Passes = 0
+	}
 	switch {
 	case in.Phase == target.PhaseStarting && now.Sub(in.Started) >= t.Check.Deadline():
 		f.failed(in, fmt.Sprintf("was not healthy %s after its start: %s", t.Check.Deadline(), e.Message), now)
@@ -230,23 +242,47 @@ func (f *Facts) checked(in *Instance, e Checked, now time.Time) {
 	}
 }
 
-func (f *Facts) exited(in *Instance, how string, now time.Time) {
-	in.LastExit = how
-	expected := in.Phase == target.PhaseStopping
-	if in.Phase == target.PhaseStarting || in.Phase == target.PhaseHealthy {
-		f.failed(in, how, now)
-	}
+func (f *Facts) exited(in *Instance, e Exited, now time.Time) {
+	in.LastExit = e.How
 	if in.Retired {
 		f.remove(in.ID)
 		return
 	}
-	if !expected {
-		in.Message = how
+	t := f.Versions[in.Version]
+	asked := in.Phase == target.PhaseStopping
+	again := t.Restart.again(e.Well && !asked, in.Restarts)
+	phase := target.PhaseWaiting
+	switch {
+	case asked: // its checks had failed, which is counted
+		if !again {
+			t.Over, phase = true, target.PhaseFailed
+		}
+	case e.Well && !again:
+		t.Ever, t.Failures, phase = true, 0, target.PhaseDone
+		in.Message = ""
+	default:
+		if in.Phase == target.PhaseStarting || in.Phase == target.PhaseHealthy {
+			f.failed(in, e.How, now)
+		}
+		in.Message = e.How
+		if !again {
+			t.Over, phase = true, target.PhaseFailed
+		} else if e.Well {
+			in.Message += `; what may end says restart: "no" or on-failure`
+		}
 	}
 	if in.NotBefore.Before(now) {
 		in.NotBefore = now
 	}
-	in.Phase, in.Since, in.Healthy, in.Fails = target.PhaseWaiting, now, time.Time{}, 0
+	in.Phase, in.Since, in.Healthy, in.Fails, in.Passes = phase, now, time.Time{}, 0, 0
+	if len(f.lasting(in.Version, now)) >= t.Replicas {
+		t.Complete = true
+	}
+}
+
+// runs reports whether the instance has a process, or is about to.
+func (in *Instance) runs() bool {
+	return in.Phase != target.PhaseWaiting && in.Phase != target.PhaseDone && in.Phase != target.PhaseFailed
 }
 
 // failed counts a failure of an instance and says when it may start again.

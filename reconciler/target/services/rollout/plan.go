@@ -63,15 +63,26 @@ func (o *Observed) Declare(d Declared) {
 		if f.Commit != d.Commit {
 			f.Commit = d.Commit
 			f.Reached = f.Serving == s.Version && len(f.Routed) >= s.Replicas
-			f.ListenFails, f.ListenRetry = 0, time.Time{}
+			// An error belongs to the commit that had it.
+			f.ListenError, f.ListenFails, f.ListenRetry = "", 0, time.Time{}
 			if t := f.Versions[s.Version]; t.Tripped() {
-				t.Failures = 0 // a newer commit gives what was given up a fresh chance
+				t.Failures, t.Over = 0, false // a newer commit gives what was given up a fresh chance
+				f.tryAgain(s.Version)
 			}
 		}
 		f.Declared = nil
 		f.declare(s)
 		if s.Fallback != nil {
 			f.declare(*s.Fallback)
+		}
+	}
+}
+
+// tryAgain has the instances of a version that failed for good start once more.
+func (f *Facts) tryAgain(version string) {
+	for _, in := range f.Instances {
+		if in.Version == version && in.Phase == target.PhaseFailed {
+			in.Phase, in.NotBefore, in.Restarts = target.PhaseWaiting, time.Time{}, 0
 		}
 	}
 }
@@ -83,7 +94,7 @@ func (f *Facts) declare(s Service) {
 		t = &Tally{}
 		f.Versions[s.Version] = t
 	}
-	t.Label, t.Replicas, t.Check, t.Drain = s.Label, s.Replicas, s.Check, s.Drain
+	t.Label, t.Replicas, t.Check, t.Restart, t.Drain = s.Label, s.Replicas, s.Check, s.Restart, s.Drain
 }
 
 // Did records that an action was begun.
@@ -102,13 +113,10 @@ func (o *Observed) Did(a Action, now time.Time) {
 			in.Restarts++
 		}
 		in.Phase, in.Since, in.Started, in.Checked = target.PhaseStarting, now, now, now
-		in.Healthy, in.Fails, in.Served = time.Time{}, 0, false
+		in.Healthy, in.Fails, in.Passes, in.Served = time.Time{}, 0, 0, false
 	case Route:
 		f.Serving, f.Routed = a.Version, a.Routed
-		if t := f.Versions[a.Version]; t != nil && len(a.Routed) >= t.Replicas {
-			t.Full = true
-			f.Reached = f.Reached || a.Version == f.wanted()
-		}
+		f.reach()
 		for _, id := range a.Routed {
 			if _, in := o.Find(id); in != nil {
 				in.Served = true
@@ -126,7 +134,7 @@ func (o *Observed) Did(a Action, now time.Time) {
 		if in == nil {
 			break
 		}
-		if in.Retired = true; in.Phase == target.PhaseWaiting {
+		if in.Retired = true; !in.runs() {
 			f.remove(in.ID)
 		}
 	case Close:
@@ -141,9 +149,10 @@ func Plan(d Declared, o *Observed, now time.Time) (actions []Action, wake time.T
 	p := &planner{d: d, o: o.Clone(), now: now}
 	declared := map[string]bool{}
 	allTookOver := true
+	serving := p.serving()
 	for _, s := range d.Services {
 		declared[s.Name] = true
-		if !p.service(s) {
+		if !p.service(s, serving[s.Name]) {
 			allTookOver = false
 		}
 	}
@@ -168,6 +177,9 @@ type planner struct {
 	now     time.Time
 	actions []Action
 	wake    time.Time
+
+	back    bool // the application returns to what was known to be good
+	givenUp bool // what is declared does not take over, nothing of it is tried on
 }
 
 func (p *planner) do(a Action) {
@@ -187,39 +199,94 @@ func (p *planner) at(t time.Time) bool {
 	return false
 }
 
-// service plans one declared service and says whether its declared version has
-// taken over: it has the traffic, and had all its replicas healthy once.
-func (p *planner) service(s Service) (tookOver bool) {
-	f := p.o.facts(s.Name)
-	serving := f.serving(s)
-	if serving != s.Version && f.listensOn(s.Listen) {
-		fit := f.healthy(s.Version)
-		if len(fit) >= s.Replicas || len(fit) > 0 && len(f.healthy(serving)) == 0 {
-			serving = s.Version
+// serving decides which version of each service shall have the traffic. The
+// services of an application switch together, once all of them are ready: half a
+// release is a combination that nobody has tested. When one gives up what is
+// declared, all do, and what served goes on.
+func (p *planner) serving() (versions map[string]string) {
+	p.back = slices.ContainsFunc(p.d.Services, func(s Service) bool {
+		f := p.o.facts(s.Name)
+		return s.hasFallback() && f.Versions[s.Version].Tripped() && len(f.healthy(s.Version)) == 0
+	})
+	versions = map[string]string{}
+	waiting, ready, tripped := false, true, false
+	for _, s := range p.d.Services {
+		f := p.o.facts(s.Name)
+		v := f.serving(s, p.back)
+		versions[s.Name] = v
+		waiting = waiting || v != s.Version
+		if v == s.Version && f.Versions[s.Version].complete() {
+			continue // it did its part, now or with an earlier commit
+		}
+		ready = ready && f.ready(s, v, p.now)
+		tripped = tripped || f.Versions[s.Version].Tripped()
+	}
+	if waiting && ready {
+		for _, s := range p.d.Services {
+			versions[s.Name] = s.Version
 		}
 	}
+	p.givenUp = waiting && !ready && tripped
+	return versions
+}
+
+func (s Service) hasFallback() bool { return s.Fallback != nil && s.Fallback.Version != s.Version }
+
+// ready reports whether the declared version can take over from what serves.
+func (f *Facts) ready(s Service, serving string, now time.Time) bool {
+	if !f.listensOn(s.Listen) {
+		return false
+	}
+	if len(f.lasting(s.Version, now)) >= s.Replicas {
+		return true
+	}
+	// Where nothing serves, there is nothing to wait for.
+	return serving != s.Version && len(f.healthy(s.Version)) > 0 && len(f.healthy(serving)) == 0
+}
+
+// service plans one declared service and says whether its declared version has
+// taken over for good.
+func (p *planner) service(s Service, serving string) (tookOver bool) {
+	f := p.o.facts(s.Name)
 	switched := serving == s.Version
+	t := f.Versions[s.Version]
 
 	want := map[string]int{s.Version: s.Replicas}
+	returns := p.back && switched && s.hasFallback()
+	if p.givenUp && !returns && (!switched || !t.complete()) {
+		want[s.Version] = 0
+	}
 	if !switched {
-		if f.Versions[s.Version].Tripped() {
-			want[s.Version] = 0 // given up; what serves goes on serving
-		}
 		want[serving] = f.Versions[serving].replicas()
+	}
+	if returns {
+		want[s.Fallback.Version] = s.Fallback.Replicas
 	}
 	p.retire(f, want)
 	p.listen(f, s, switched)
 	p.route(f, serving)
 	p.stop(f)
-	if p.d.Report && f.Reached {
+	if p.d.Report && f.Reached && !returns {
 		return switched
 	}
 	p.start(f, s.Version, want[s.Version])
 	if !switched {
 		p.start(f, serving, want[serving])
 	}
-	t := f.Versions[s.Version]
-	return switched && (t != nil && t.Full || len(f.healthy(s.Version)) >= s.Replicas)
+	if returns {
+		p.start(f, s.Fallback.Version, s.Fallback.Replicas)
+	}
+	p.untilLasting(f, s)
+	return switched && (t.complete() || len(f.lasting(s.Version, p.now)) >= s.Replicas)
+}
+
+// untilLasting asks to be woken when an instance has been healthy for long enough.
+func (p *planner) untilLasting(f *Facts, s Service) {
+	for _, in := range f.Instances {
+		if in.Version == s.Version && in.Phase == target.PhaseHealthy && in.Passes >= s.Check.Passes {
+			p.at(in.Healthy.Add(s.Check.HealthyFor))
+		}
+	}
 }
 
 // keep plans a service that is not declared any more but goes on for now.
@@ -241,25 +308,36 @@ func (p *planner) remove(f *Facts) {
 	}
 }
 
-// serving is the version that has the traffic now, or shall have it first.
-func (f *Facts) serving(s Service) string {
-	back := ""
+// serving is the version that has the traffic now, or shall have it first. back
+// says that the application returns to what was known to be good.
+func (f *Facts) serving(s Service, back bool) string {
+	good := ""
 	if s.Fallback != nil {
-		back = s.Fallback.Version
+		good = s.Fallback.Version
 	}
 	switch {
-	case f.Serving == "" && back != "":
-		return back
+	case f.Serving == "" && good != "":
+		return good
 	case f.Serving == "":
 		return s.Version
-	case f.Serving == s.Version && back != "" && f.Versions[s.Version].Tripped() && len(f.healthy(s.Version)) == 0:
-		// It took over and did not last: the known good one serves again.
-		return back
-	case f.Serving != back && !f.Versions[f.Serving].ever():
+	case f.Serving == s.Version && back && s.hasFallback():
+		// It goes on until the known good one can take over.
+		if len(f.healthy(s.Version)) == 0 || len(f.healthy(good)) >= s.Fallback.Replicas {
+			return good
+		}
+	case f.Serving != good && !f.Versions[f.Serving].ever():
 		// It never worked, so there is nothing to keep: the newer one pre-empts it.
 		return s.Version
 	}
 	return f.Serving
+}
+
+// reach notes that what is declared was reached: it has the traffic and lasted.
+func (f *Facts) reach() {
+	t := f.Versions[f.wanted()]
+	if f.Serving == f.wanted() && t.complete() && len(f.Routed) >= t.Replicas {
+		f.Reached = true
+	}
 }
 
 // wanted is the version that is declared now, its fallback aside.
@@ -269,6 +347,8 @@ func (f *Facts) wanted() string {
 	}
 	return f.Declared[0]
 }
+
+func (t *Tally) complete() bool { return t != nil && t.Complete }
 
 func (t *Tally) ever() bool { return t != nil && t.Ever }
 
@@ -299,6 +379,22 @@ func (f *Facts) healthy(version string) (ids []string) {
 	return ids
 }
 
+// lasting are the instances of a version that have been healthy for long enough,
+// and those that have done what they were for.
+func (f *Facts) lasting(version string, now time.Time) (ids []string) {
+	t := f.Versions[version]
+	for _, in := range f.Instances {
+		if in.Version != version || in.Retired {
+			continue
+		}
+		lasts := in.Phase == target.PhaseHealthy && in.Passes >= t.Check.Passes && now.Sub(in.Healthy) >= t.Check.HealthyFor
+		if lasts || in.Phase == target.PhaseDone {
+			ids = append(ids, in.ID)
+		}
+	}
+	return ids
+}
+
 // retire retires the instances that are more than wanted of their version: first
 // those that are of no use yet, then the youngest.
 func (p *planner) retire(f *Facts, want map[string]int) {
@@ -310,7 +406,7 @@ func (p *planner) retire(f *Facts, want map[string]int) {
 	}
 	use := func(in *Instance) int {
 		switch in.Phase {
-		case target.PhaseHealthy:
+		case target.PhaseHealthy, target.PhaseDone:
 			return 2
 		case target.PhaseStarting:
 			return 1

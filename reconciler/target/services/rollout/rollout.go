@@ -29,6 +29,7 @@ type Service struct {
 	Replicas int
 	Listen   []string // what the proxy listens on for it; nil without ports
 	Check    Check
+	Restart  Restart
 	Drain    time.Duration // how long requests in flight may take once an instance is out of the traffic
 
 	// Fallback is a version known to be good. It serves until Version is healthy when
@@ -37,12 +38,32 @@ type Service struct {
 	Fallback *Service
 }
 
+// Restart says what becomes of an instance that ended by itself. The zero value
+// starts it again, whatever happens.
+type Restart struct {
+	Never     bool // not even after a failure
+	OnFailure bool // only after a failure
+	Most      int  // so many times after a failure; 0 is no bound
+}
+
+// again reports whether an instance that was restarted so many times is started
+// again after it ended well or badly.
+func (r Restart) again(well bool, restarts int) bool {
+	return !r.Never && !(well && r.OnFailure) && (well || r.Most == 0 || restarts < r.Most)
+}
+
 // Check says how results of health checks are judged.
 type Check struct {
 	StartPeriod time.Duration // failures before it do not count
 	Interval    time.Duration // between two checks
 	Timeout     time.Duration // of one check
 	Retries     int           // failures in a row that make an instance unhealthy
+
+	// One good answer is no proof. An instance may have traffic after it where nothing
+	// else has any; it counts as lasting, which is what lets it take over and makes its
+	// application healthy, after Passes of them in a row and for HealthyFor.
+	Passes     int
+	HealthyFor time.Duration
 }
 
 // Deadline is how long an instance may take from its start to its first success.

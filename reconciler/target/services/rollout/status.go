@@ -17,7 +17,8 @@ func Status(d Declared, o *Observed, now time.Time) (target.State, string) {
 		state, message = target.Converging, "being removed"
 	}
 	worse := func(s target.State, m string) {
-		if slices.Index(severity, s) > slices.Index(severity, state) {
+		was, is := slices.Index(severity, state), slices.Index(severity, s)
+		if is > was || is == was && message == "" {
 			state, message = s, m
 		}
 	}
@@ -60,25 +61,36 @@ var severity = []target.State{target.Healthy, target.Converging, target.Degraded
 
 func (f *Facts) status(s Service, report bool, now time.Time) (target.State, string) {
 	t := f.Versions[s.Version]
-	fit := f.healthy(s.Version)
+	fit := len(f.healthy(s.Version))
+	for _, in := range f.Instances {
+		if in.Version == s.Version && in.Phase == target.PhaseDone && !in.Retired {
+			fit++
+		}
+	}
 	switched := f.Serving == s.Version
-	progress := fmt.Sprintf("%s: %d of %d instances of %s healthy", f.Name, len(fit), s.Replicas, s.Label)
+	lasting := f.lasting(s.Version, now)
+	progress := fmt.Sprintf("%s: %d of %d instances of %s healthy", f.Name, fit, s.Replicas, s.Label)
+	if fit >= s.Replicas && len(lasting) < s.Replicas {
+		progress += s.Check.stillToShow()
+	}
 	broken := false
 	for _, in := range f.Instances {
-		if in.Version != s.Version || in.Retired || in.Phase == target.PhaseHealthy {
+		if in.Version != s.Version || in.Retired || slices.Contains(lasting, in.ID) {
 			continue
 		}
-		broken = broken || in.Phase != target.PhaseStarting || in.Restarts > 0
+		broken = broken || in.Restarts > 0 || in.Phase != target.PhaseStarting && in.Phase != target.PhaseHealthy
 		if in.Message != "" {
 			progress += "; " + in.ID + ": " + in.Message
 			break
 		}
 	}
 	switch {
-	case t.Tripped() && !switched && f.Versions[f.Serving].ever():
+	case t.Tripped() && !t.Over && !switched && f.Versions[f.Serving].ever():
 		return target.Failed, fmt.Sprintf("%s: %s was given up after %d failed starts and gets no traffic, %s goes on serving: %s",
 			f.Name, s.Label, t.Failures, f.Versions[f.Serving].Label, t.Reason)
-	case t.Tripped() && len(fit) == 0:
+	case t.Over:
+		return target.Failed, fmt.Sprintf("%s: %s ended and is not to be started again: %s", f.Name, s.Label, t.Reason)
+	case t.Tripped() && fit == 0:
 		return target.Failed, fmt.Sprintf("%s: %s failed to start %d times and nothing serves: %s", f.Name, s.Label, t.Failures, t.Reason)
 	case f.ListenError != "" && f.ListenFails >= 3:
 		return target.Failed, f.Name + ": " + f.ListenError
@@ -86,6 +98,8 @@ func (f *Facts) status(s Service, report bool, now time.Time) (target.State, str
 		return target.Converging, f.Name + ": " + f.ListenError
 	case !f.listensOn(s.Listen):
 		return target.Converging, f.Name + ": not listening yet"
+	case !switched && f.ready(s, f.Serving, now):
+		return target.Converging, "" // the other services have something to say
 	case !switched:
 		return target.Converging, progress
 	}
@@ -95,7 +109,7 @@ func (f *Facts) status(s Service, report bool, now time.Time) (target.State, str
 		}
 	}
 	switch {
-	case len(fit) >= s.Replicas:
+	case len(lasting) >= s.Replicas:
 		return target.Healthy, ""
 	case broken && report && f.Reached:
 		return target.Degraded, progress + "; left as it is: policy has drift reported, not healed"
@@ -103,4 +117,12 @@ func (f *Facts) status(s Service, report bool, now time.Time) (target.State, str
 		return target.Degraded, progress
 	}
 	return target.Converging, progress
+}
+
+// stillToShow is what instances that are healthy have to do to count as lasting.
+func (c Check) stillToShow() string {
+	if c.HealthyFor > 0 {
+		return fmt.Sprintf(", to stay so for %s", c.HealthyFor)
+	}
+	return fmt.Sprintf(", to pass %d checks in a row", c.Passes)
 }
