@@ -53,6 +53,7 @@ type browser struct {
 	t      *testing.T
 	url    string
 	cookie *http.Cookie
+	token  string // goes with every form, as on a page of the session
 }
 
 // signedIn serves s and opens a session for user ("" for nobody).
@@ -63,14 +64,25 @@ func signedIn(t *testing.T, s *Server, user string) *browser {
 	b := &browser{t: t, url: srv.URL}
 	if user != "" {
 		b.cookie = cookieFor(s, user)
+		b.token = tokenFor(s, b.cookie)
 	}
 	return b
 }
 
 func cookieFor(s *Server, user string) *http.Cookie {
 	rec := httptest.NewRecorder()
-	newSessions(s.Key).begin(rec, user, s.Now())
+	newSessions(s.Key).begin(rec, user, "127.0.0.1:1", s.Now())
 	return rec.Result().Cookies()[0]
+}
+
+// tokenFor is the form token of a cookie's session.
+func tokenFor(s *Server, cookie *http.Cookie) string {
+	all := newSessions(s.Key)
+	var opened session
+	if !all.open("session", cookie.Value, &opened) {
+		return ""
+	}
+	return all.token(opened)
 }
 
 // answer is a response with its body read.
@@ -81,6 +93,9 @@ type answer struct {
 
 func (b *browser) do(method, path, body string, header ...string) answer {
 	b.t.Helper()
+	if body != "" && b.token != "" {
+		body += "&token=" + b.token
+	}
 	req, err := http.NewRequestWithContext(b.t.Context(), method, b.url+path, strings.NewReader(body))
 	if err != nil {
 		b.t.Fatal(err)

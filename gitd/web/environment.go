@@ -354,7 +354,7 @@ func (q *request) answer(d show.Done, where string) error {
 	if q.wantsJSON() {
 		return q.writeJSON(http.StatusOK, d)
 	}
-	q.tell(d)
+	q.setFlash(d)
 	http.Redirect(q.w, q.r, where, http.StatusSeeOther)
 	return nil
 }

@@ -71,6 +71,7 @@ type view struct {
 	Actor     show.Actor
 	Admin     bool // the actor may make repositories
 	Done      *show.Done
+	Token     string // of the session, for its forms
 	LiveURL   string
 	Now       time.Time
 	InTabs    bool
@@ -166,7 +167,7 @@ func (q *request) render(p *page, status int) error {
 		w.LiveURL = strings.TrimSuffix(q.r.URL.Path, "/") + "/events?" + resume{Parts: hashes, Log: p.Log}.query(q.r.URL.Query())
 	}
 	if !p.Bare {
-		w.Done = q.told()
+		w.Done = q.takeFlash()
 	}
 	var b bytes.Buffer
 	if err := q.pages.ExecuteTemplate(&b, "layout", w); err != nil {
@@ -183,6 +184,9 @@ func (q *request) render(p *page, status int) error {
 
 func (q *request) viewOf(p *page) *view {
 	w := &view{page: p, D: p.Data, Request: q, Server: q.server, Actor: q.actor, Admin: q.Administers(q.actor), Now: q.now, InTabs: p.Repo != nil}
+	if q.session.ID != "" {
+		w.Token = q.sessions.token(q.session)
+	}
 	if p.Repo != nil {
 		for _, e := range p.Repo.Environments {
 			if needsSomebody(e) {

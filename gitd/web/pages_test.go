@@ -25,6 +25,7 @@ var pagesOf = []string{
 }
 
 var (
+	tokens  = regexp.MustCompile(`<input type="hidden" name="token"[^>]*>`)
 	shapes  = regexp.MustCompile(`<use href="#([a-z]+)"/>`)
 	cells   = regexp.MustCompile(`</t[dh]>\s*<t[dh][^>]*>`)
 	blocks  = regexp.MustCompile(`</?(div|p|li|ol|ul|tr|h[1-4]|dt|dl|summary|details|section|article|pre|aside|nav|form|table|label|textarea)\b[^>]*>`)
@@ -41,6 +42,7 @@ var (
 func textOf(page string) string {
 	_, page, _ = strings.Cut(page, "<main")
 	page, _, _ = strings.Cut(page, "</main>")
+	page = tokens.ReplaceAllString(page, "") // another one in each session
 	_, page, _ = strings.Cut(page, ">")
 	page = strings.ReplaceAll(strings.ReplaceAll(page, "\n", " "), "><", "> <")
 	page = shapes.ReplaceAllString(page, "[$1] ")

@@ -20,13 +20,16 @@ type route struct {
 	events  bool                 // the live stream of page
 }
 
+// signInPattern is the one form that is sent without a session.
+const signInPattern = "/sign-in"
+
 // routes is every address there is; those of pages with a stream have their
 // /events beside them.
 func routes() []*route {
 	own := []*route{
 		{pattern: "/{$}", page: homePage},
 		{pattern: "/events", page: homePage, events: true},
-		{pattern: "/sign-in", public: true, plain: signInForm, act: signIn},
+		{pattern: signInPattern, public: true, plain: signInForm, act: signIn},
 		{pattern: "/sign-out", public: true, act: signOut},
 		{pattern: "/healthz", public: true, plain: healthz},
 		{pattern: "/allowed-signers", public: true, plain: allowedSigners},

@@ -183,6 +183,10 @@ func (t *site) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		q.fail(err)
 		return
 	}
+	if q.session.ID != "" && rt.pattern != signInPattern && !q.sessions.holds(q.session, q.form("token")) {
+		q.fail(&show.Error{Kind: show.Forbidden, What: "this form is not from a page of your session", Hint: "open the page again and send its form"})
+		return
+	}
 	if err := rt.act(q); err != nil {
 		q.fail(err)
 	}

@@ -159,7 +159,7 @@ func TestSigningIn(t *testing.T) {
 	if a := b.do(http.MethodPost, "/sign-in", "code=CODE-removed"); a.StatusCode != 403 || len(a.Cookies()) != 0 {
 		t.Errorf("a user who is gone: %s", a.Status)
 	}
-	b.cookie = c
+	b.cookie, b.token = c, tokenFor(s, c)
 	if a := b.get("/checkout/queue"); a.StatusCode != 200 {
 		t.Fatalf("after signing in: %s", a.Status)
 	}
@@ -169,7 +169,7 @@ func TestSigningIn(t *testing.T) {
 	if a := b.get("/sign-out"); a.StatusCode != 405 {
 		t.Errorf("GET changed something: sign-out answers %s", a.Status)
 	}
-	if a := b.do(http.MethodPost, "/sign-out", ""); a.StatusCode != 303 || a.Cookies()[0].MaxAge != -1 {
+	if a := b.do(http.MethodPost, "/sign-out", "x=y"); a.StatusCode != 303 || a.Cookies()[0].MaxAge != -1 {
 		t.Errorf("signing out: %s %v", a.Status, a.Cookies())
 	}
 	if a := b.get("/checkout"); a.StatusCode != 303 {
@@ -268,6 +268,7 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 		t.Fatalf("approve: %s to %q\n%s", a.Status, a.Header.Get("Location"), a.body)
 	}
 	req, _ := http.NewRequest(http.MethodGet, b.url+"/checkout/promote/production", nil)
+	req.RemoteAddr = "127.0.0.1:1"
 	req.AddCookie(b.cookie)
 	req.AddCookie(a.Cookies()[0])
 	rec := httptest.NewRecorder()
@@ -278,6 +279,43 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	want := []string{`approve checkout production ` + commit("6f0a1e2") + ` "templates good" as ada via console`}
 	if did := h.did(); !reflect.DeepEqual(did, want) {
 		t.Errorf("did %v, want %v", did, want)
+	}
+}
+
+// TestASessionIsNoUseToOthers: an application on another port of the console's
+// host is sent the cookie. It can neither replay it from where it runs nor, with
+// another session of its own, send a form in its name.
+func TestASessionIsNoUseToOthers(t *testing.T) {
+	s := console(fullBackend())
+	cookie := cookieFor(s, "ada") // opened from 127.0.0.1
+	get := func(remote string) int {
+		req := httptest.NewRequest(http.MethodGet, "/checkout", nil)
+		req.RemoteAddr = remote
+		req.AddCookie(cookie)
+		rec := httptest.NewRecorder()
+		s.Handler().ServeHTTP(rec, req)
+		return rec.Code
+	}
+	for remote, want := range map[string]int{
+		"127.0.0.1:2": 200, "[::1]:2": 200, "127.3.0.1:9": 200, "192.0.2.7:1": 303, "[2001:db8::1]:1": 303, "": 303,
+	} {
+		if got := get(remote); got != want {
+			t.Errorf("from %q: %d, want %d", remote, got, want)
+		}
+	}
+
+	h := fullBackend()
+	s = console(h)
+	b := signedIn(t, s, "ada")
+	for _, token := range []string{"", "x", tokenFor(s, cookieFor(s, "ada")), tokenFor(s, cookieFor(s, "mirek"))} {
+		b.token = ""
+		a := b.do(http.MethodPost, "/checkout/promote/production", "tree="+commit("6f0a1e2")+"&token="+token, "Sec-Fetch-Site", "same-origin")
+		if a.StatusCode != http.StatusForbidden || !strings.Contains(a.body, "not from a page of your session") {
+			t.Errorf("with the token %q: %s", token, a.Status)
+		}
+	}
+	if did := h.did(); len(did) != 0 {
+		t.Errorf("was done all the same: %v", did)
 	}
 }
 

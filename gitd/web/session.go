@@ -20,9 +20,14 @@ import (
 const sessionLife = 12 * time.Hour
 
 // session is what the cookie says. It holds no rights: those are looked up.
+//
+// Cookies know no ports: every service that the browser reaches on the console's
+// host is sent this one, and could replay it. So it is good only from where it
+// was opened, and an act takes the session's form token besides.
 type session struct {
 	ID      string    `json:"id"`
 	User    string    `json:"user"`
+	From    string    `json:"from"` // the network that it was opened from
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
 }
@@ -97,10 +102,27 @@ func (s *sessions) cookie(name, value string, life time.Duration) *http.Cookie {
 	return c
 }
 
-// begin opens a session for user.
-func (s *sessions) begin(w http.ResponseWriter, user string, now time.Time) {
-	value := s.sign("session", session{ID: rand.Text(), User: user, Issued: now.UTC(), Expires: now.UTC().Add(sessionLife)})
-	http.SetCookie(w, s.cookie("session", value, sessionLife))
+// begin opens a session for user, who asks from remote.
+func (s *sessions) begin(w http.ResponseWriter, user, remote string, now time.Time) {
+	opened := session{
+		ID:      rand.Text(),
+		User:    user,
+		From:    networkOf(remote).String(),
+		Issued:  now.UTC(),
+		Expires: now.UTC().Add(sessionLife),
+	}
+	http.SetCookie(w, s.cookie("session", s.sign("session", opened), sessionLife))
+}
+
+// token is what the forms of a session's pages carry: a page of another origin
+// cannot read it, and another session's is not taken.
+func (s *sessions) token(of session) string {
+	return base64.RawURLEncoding.EncodeToString(s.mac("form", []byte(of.ID)))
+}
+
+// holds reports whether a form that was sent carries the session's token.
+func (s *sessions) holds(of session, token string) bool {
+	return hmac.Equal([]byte(token), []byte(s.token(of)))
 }
 
 // end closes the session of r, here and in the browser.
@@ -125,7 +147,7 @@ func (s *sessions) current(r *http.Request, now time.Time) (session, bool) {
 		return session{}, false
 	}
 	var got session
-	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) || got.Issued.After(now.Add(time.Minute)) {
+	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) || got.Issued.After(now.Add(time.Minute)) || got.From != networkOf(r.RemoteAddr).String() {
 		return session{}, false
 	}
 	s.mu.Lock()
@@ -182,27 +204,27 @@ type unknownError struct{ hint string }
 
 func (e *unknownError) Error() string { return "not signed in" }
 
-// done carries what an act did over the redirect to the page that shows it.
-type done struct {
+// flash carries what an act did over the redirect to the page that shows it.
+type flash struct {
 	User string    `json:"user"`
 	At   time.Time `json:"at"`
 	show.Done
 }
 
-// tell keeps what was done for the next page of this user.
-func (q *request) tell(d show.Done) {
-	http.SetCookie(q.w, q.sessions.cookie("done", q.sessions.sign("done", done{User: q.actor.User, At: q.now.UTC(), Done: d}), time.Minute))
+// setFlash keeps what was done for the next page of this user.
+func (q *request) setFlash(d show.Done) {
+	http.SetCookie(q.w, q.sessions.cookie("flash", q.sessions.sign("flash", flash{User: q.actor.User, At: q.now.UTC(), Done: d}), time.Minute))
 }
 
-// told takes what tell kept, once.
-func (q *request) told() *show.Done {
-	c, err := q.r.Cookie(q.sessions.cookieName("done"))
+// takeFlash takes what setFlash kept, once.
+func (q *request) takeFlash() *show.Done {
+	c, err := q.r.Cookie(q.sessions.cookieName("flash"))
 	if err != nil {
 		return nil
 	}
-	http.SetCookie(q.w, q.sessions.cookie("done", "", -1))
-	var d done
-	if !q.sessions.open("done", c.Value, &d) || d.User != q.actor.User || q.now.Sub(d.At) > time.Minute {
+	http.SetCookie(q.w, q.sessions.cookie("flash", "", -1))
+	var d flash
+	if !q.sessions.open("flash", c.Value, &d) || d.User != q.actor.User || q.now.Sub(d.At) > time.Minute {
 		return nil
 	}
 	return &d.Done

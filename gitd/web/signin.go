@@ -64,7 +64,7 @@ func signIn(q *request) error {
 		view.Problem = "The code was right, but its user no longer exists. Ask an administrator of this server."
 		return q.showSignIn(view, http.StatusForbidden)
 	}
-	q.sessions.begin(q.w, user, q.now)
+	q.sessions.begin(q.w, user, q.r.RemoteAddr, q.now)
 	q.Log.Info("signed in to the console", "user", user, "remote", q.r.RemoteAddr)
 	if q.wantsJSON() {
 		return q.writeJSON(http.StatusOK, show.Done{What: "signed in as " + user})
@@ -125,7 +125,7 @@ func (l *limiter) take(remote string, now time.Time) time.Duration {
 		clear(l.each)
 	}
 	wait := l.window.Add(time.Minute).Sub(now)
-	who := prefix(remote)
+	who := networkOf(remote)
 	if l.all >= attemptsAll || l.each[who] >= attemptsEach || len(l.each) >= attemptsKept && l.each[who] == 0 {
 		return wait
 	}
@@ -134,7 +134,9 @@ func (l *limiter) take(remote string, now time.Time) time.Duration {
 	return 0
 }
 
-func prefix(remote string) netip.Prefix {
+// networkOf is the network of a client: its address, or of IPv6 the /64. All of
+// loopback is one, for a browser on this machine uses both families by turns.
+func networkOf(remote string) netip.Prefix {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
 		host = remote
@@ -142,6 +144,9 @@ func prefix(remote string) netip.Prefix {
 	a, err := netip.ParseAddr(host)
 	if err != nil {
 		return netip.Prefix{} // unknown addresses share one count
+	}
+	if a = a.Unmap(); a.IsLoopback() {
+		a = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	bits := 32
 	if a = a.Unmap().WithZone(""); a.Is6() {

@@ -38,6 +38,31 @@ func Transport() *http.Transport {
 	}
 }
 
+// consoleCookie begins the names of the console's cookies. Browsers send them to
+// every port of the console's host, and whoever has one is its user.
+const consoleCookie = "headgate-"
+
+// withoutConsole takes the console's cookies out of a request: what an
+// application has never seen it cannot replay. The other cookies stay as they
+// were written, which need not be as Go would write them.
+func withoutConsole(h http.Header) {
+	for i, line := range h["Cookie"] {
+		var kept []string
+		for part := range strings.SplitSeq(line, ";") {
+			name, _, _ := strings.Cut(strings.TrimSpace(part), "=")
+			name = strings.TrimPrefix(strings.TrimSpace(name), "__Host-")
+			if !strings.HasPrefix(strings.ToLower(name), consoleCookie) {
+				kept = append(kept, part)
+			}
+		}
+		h["Cookie"][i] = strings.TrimSpace(strings.Join(kept, ";"))
+	}
+	h["Cookie"] = slices.DeleteFunc(h["Cookie"], func(line string) bool { return line == "" })
+	if len(h["Cookie"]) == 0 {
+		delete(h, "Cookie")
+	}
+}
+
 // Listen listens on address and serves it from pool. The error of a taken port
 // matches syscall.EADDRINUSE.
 func Listen(address string, pool *Pool, transport *http.Transport, log *slog.Logger) (*Listener, error) {
@@ -53,6 +78,7 @@ func Listen(address string, pool *Pool, transport *http.Transport, log *slog.Log
 			r.Out.URL.Scheme = "http"
 			r.Out.Host = r.In.Host
 			r.SetXForwarded()
+			withoutConsole(r.Out.Header)
 		},
 		Transport:      carrier{transport},
 		ModifyResponse: markUpgrade,

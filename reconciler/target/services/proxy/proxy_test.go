@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -274,5 +275,38 @@ func TestForgedForwarding(t *testing.T) {
 	defer resp.Body.Close()
 	if body, _ := io.ReadAll(resp.Body); string(body) != "127.0.0.1 hello.example" {
 		t.Errorf("%q", body)
+	}
+}
+
+// TestConsoleCookiesStayAway: an application on another port of the console's
+// host is sent the console's cookies, and must not get them.
+func TestConsoleCookiesStayAway(t *testing.T) {
+	pool, url := front(t)
+	got := make(chan []string, 1)
+	pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) { got <- r.Header["Cookie"] })})
+
+	for _, c := range []struct {
+		sent, want []string
+	}{
+		{[]string{"headgate-session=secret"}, nil},
+		{[]string{"a=1; headgate-session=secret; b=\"x y\""}, []string{"a=1; b=\"x y\""}},
+		{[]string{"__Host-headgate-session=secret;HEADGATE-flash=x; a=1"}, []string{"a=1"}},
+		{[]string{"headgate-session=1", "b=2"}, []string{"b=2"}},
+		{[]string{"headgate=mine; ab=headgate-session"}, []string{"headgate=mine; ab=headgate-session"}},
+		{nil, nil},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header["Cookie"] = c.sent
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if seen := <-got; !slices.Equal(seen, c.want) {
+			t.Errorf("%q arrives as %q, want %q", c.sent, seen, c.want)
+		}
 	}
 }
