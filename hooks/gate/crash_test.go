@@ -73,7 +73,10 @@ func TestKilledAtEveryPoint(t *testing.T) {
 			nths = append(nths, 2)
 		}
 		for _, nth := range nths {
-			t.Run(fmt.Sprintf("%s:%d", point, nth), func(t *testing.T) { killAt(t, point, nth) })
+			t.Run(fmt.Sprintf("%s:%d", point, nth), func(t *testing.T) {
+				t.Parallel()
+				killAt(t, point, nth)
+			})
 		}
 	}
 }

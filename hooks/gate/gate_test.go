@@ -399,12 +399,13 @@ func TestPolicyWaitsDeniesAndIsWoken(t *testing.T) {
 
 func TestNotBeforeWakesByItself(t *testing.T) {
 	w := newWorld(t)
-	w.policy.say(Answer{Decision: "manual", Reasons: []string{"soon"}, NotBefore: time.Now().Add(50 * time.Millisecond)}, nil)
+	w.policy.soon = 50 * time.Millisecond
 	a := w.propose(ada, w.commit("begin", files()))
-	w.until("it was asked", func() bool { w.policy.mu.Lock(); defer w.policy.mu.Unlock(); return len(w.policy.asked) == 1 })
-	w.policy.say(auto, nil)
 	if p := w.end(a.Change); p.Kind != Landed {
 		t.Fatalf("%+v", p)
+	}
+	if got := events(w.story(a.Change)); got != "pushed waits tested landed" {
+		t.Fatal(got)
 	}
 }
 

@@ -341,6 +341,7 @@ type fakePolicy struct {
 	answer Answer
 	err    error
 	asked  []Question
+	soon   time.Duration // until what its first answer waits for; 0 has it say answer at once
 }
 
 func (p *fakePolicy) ask(_ context.Context, q Question) (Answer, error) {
@@ -348,6 +349,9 @@ func (p *fakePolicy) ask(_ context.Context, q Question) (Answer, error) {
 	defer p.mu.Unlock()
 	p.asked = append(p.asked, q)
 	a := p.answer
+	if p.soon > 0 && len(p.asked) == 1 {
+		a = Answer{Decision: "manual", Reasons: []string{"soon"}, NotBefore: time.Now().Add(p.soon)}
+	}
 	a.Record = decision.Record{
 		Query: "land", About: fmt.Sprintf("change %d", q.Change.Number), Answer: a.Decision,
 		Digest: fmt.Sprintf("sha256:%s-%d", q.Candidate, len(p.asked)), JSON: []byte("{}"),
