@@ -4,17 +4,21 @@ SSH  ?= 127.0.0.1:2222
 HTTP ?= 127.0.0.1:8080
 DATA ?= ./data
 
-# What running needs beyond Go, git, make and an SSH client (perl is the sample's language); what the tests need
-# besides (a C compiler for the race detector); and the daemon that the benchmarks compare with.
+# What running needs beyond Go, git, make and an SSH client (perl is the sample's language); what the race detector
+# needs to be built (a C compiler), and the tests besides; and the daemon that the benchmarks compare with.
 RUN_PACKAGES   = bubblewrap perl
-TEST_PACKAGES  = $(RUN_PACKAGES) chromium fonts-liberation fonts-dejavu-core gcc git libc6-dev openssh-client
+RACE_PACKAGES  = gcc libc6-dev
+TEST_PACKAGES  = $(RUN_PACKAGES) $(RACE_PACKAGES) chromium fonts-liberation fonts-dejavu-core git openssh-client procps
 BENCH_PACKAGES = $(TEST_PACKAGES) openssh-server
 
-TOOL = go tool -modfile=.ci/tools/go.mod
-
+# One set of flags for everything, so that nothing is compiled twice.
 export CGO_ENABLED ?= 0
+export GOFLAGS     += -trimpath
 
-.PHONY: demo run build test check bench size run-packages test-packages bench-packages clean
+# With the race detector. What reads the code reads it that way too, for the same reason.
+RACED = CGO_ENABLED=1 GOFLAGS="$(GOFLAGS) -race"
+
+.PHONY: demo run build test check bench size run-packages race-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -23,16 +27,19 @@ run: run-packages build
 	bin/headgate serve --data $(DATA) --ssh $(SSH) --http $(HTTP)
 
 build:
-	go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/headgate ./cmd/headgate-hook
+	go build -ldflags '-s -w' -o bin/ ./cmd/headgate ./cmd/headgate-hook
 
+# More packages at a time than there are cores: most of them mostly wait. go vet has been run by check.
 test: test-packages check
-	CGO_ENABLED=1 go test -race -timeout 30m ./...
+	go test -vet=off -timeout 30m $$(.ci/concurrent not)
+	CGO_ENABLED=1 go test -race -vet=off -timeout 30m -p 3 $$(.ci/concurrent)
 
 # Everything that reads the code without running it.
-check:
+check: race-packages
 	@unformatted=$$(gofmt -l cmd e2e gitd hooks policies reconciler); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted; run: gofmt -w ."; exit 1; }
-	go vet ./...
-	$(TOOL) staticcheck ./...
+	$(RACED) go vet ./...
+	go build -modfile=.ci/tools/go.mod -o bin/ honnef.co/go/tools/cmd/staticcheck
+	$(RACED) bin/staticcheck ./...
 	@.ci/govulncheck
 
 bench: bench-packages build
@@ -44,6 +51,9 @@ size: build
 
 run-packages:
 	@.ci/packages $(RUN_PACKAGES)
+
+race-packages:
+	@.ci/packages $(RACE_PACKAGES)
 
 test-packages:
 	@.ci/packages $(TEST_PACKAGES)

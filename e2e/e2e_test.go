@@ -34,7 +34,7 @@ var (
 
 func build(name, env string, args ...string) (string, error) {
 	dir := filepath.Join(programs, name)
-	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-o", dir + "/"}, append(args, "../cmd/headgate", "../cmd/headgate-hook")...)...)
+	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, append(args, "../cmd/headgate", "../cmd/headgate-hook")...)...)
 	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the programs: %w\n%s", err, out)
