@@ -87,21 +87,21 @@ func (b *branches) settings(name string) *headgateyaml.File {
 	return f
 }
 
-// judgesChange is the headgate.yaml by which a change to a branch is built and
+// changeSettings is the headgate.yaml by which a change to a branch is built and
 // landed: the branch's own. Nil means that the change's own decides, because the
 // branch does not exist yet.
-func (b *branches) judgesChange(name string) *headgateyaml.File {
+func (b *branches) changeSettings(name string) *headgateyaml.File {
 	if b.tips[name] == repo.Zero {
 		return nil
 	}
 	return b.settings(name)
 }
 
-// judgesPush is the commit whose policies are asked about a push: the tip of the
+// policyCommit is the commit whose policies are asked about a push: the tip of the
 // gated branch (short name), or else of the branch that HEAD names. Policies
 // count where the gate let them in: in a repository that is not gated, and
-// before the first landing, the server's own judge alone.
-func (b *branches) judgesPush(name string) repo.Hash {
+// before the first landing, the server's own count alone.
+func (b *branches) policyCommit(name string) repo.Hash {
 	if !b.on {
 		return repo.Zero
 	}

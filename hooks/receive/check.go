@@ -21,41 +21,41 @@ import (
 var maxTree = repo.Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
 
 // measureTime bounds the measuring of one tree.
-const measureTime = time.Minute
+const measureTimeout = time.Minute
 
 // checkTree finds what is wrong with the files of a tree that is to land, while
 // it is in quarantine. target is the headgate.yaml of the branch; nil for the
 // first push, which is judged by its own.
-func (j *judging) checkTree(ctx context.Context, tree repo.Hash, target *headgateyaml.File) (*refusal, error) {
-	objects, err := j.reader(ctx)
+func (v *validation) checkTree(ctx context.Context, tree repo.Hash, target *headgateyaml.File) (*rejection, error) {
+	objects, err := v.reader(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if no, err := j.l.extents.check(ctx, objects, tree); no != nil || err != nil {
-		return no, err
+	if rejection, err := v.l.extents.check(ctx, objects, tree); rejection != nil || err != nil {
+		return rejection, err
 	}
 
 	files := repo.TreeFiles{Objects: objects, Root: tree}
-	if j.r.Name() == access.Own {
-		found, err := j.l.Checker.ServerTree(ctx, files)
-		return refuseFound(found), err
+	if v.r.Name() == access.Own {
+		found, err := v.l.Checker.ServerTree(ctx, files)
+		return rejectFiles(found), err
 	}
-	found, err := j.l.Checker.Tree(ctx, files)
+	found, err := v.l.Checker.Tree(ctx, files)
 	switch {
 	case err != nil:
 		return nil, err
 	case found.Missing != nil && len(found.Problems) == 1:
-		return noBuildspec(*found.Missing, j.r.Name(), j.l.Server()), nil
+		return noBuildspec(*found.Missing, v.r.Name(), v.l.Server()), nil
 	case len(found.Problems) > 0:
-		return refuseFound(found), nil
+		return rejectFiles(found), nil
 	}
-	j.warnings = found.Warnings
+	v.warnings = found.Warnings
 
 	// The branch's own settings build it.
 	if target != nil && target.Build.Buildspec != found.Settings.Build.Buildspec {
 		name := target.Build.Buildspec
 		if _, err := files.ReadFile(name); errors.Is(err, repo.ErrNoFile) {
-			return noBuildspec(check.Missing{File: name}, j.r.Name(), j.l.Server()), nil
+			return noBuildspec(check.Missing{File: name}, v.r.Name(), v.l.Server()), nil
 		} else if err != nil {
 			return nil, err
 		}
@@ -73,7 +73,7 @@ type extents struct {
 const maxExtents = 200_000
 
 // check refuses a tree that holds too much.
-func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*refusal, error) {
+func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*rejection, error) {
 	known := map[repo.Hash]repo.Extent{}
 	if x.mu.TryLock() { // else another push is being measured: this one does without what is known
 		defer x.mu.Unlock()
@@ -82,16 +82,16 @@ func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*
 		}
 		known = x.known
 	}
-	measuring, cancel := context.WithTimeout(ctx, measureTime)
+	measuring, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
 
 	_, err := repo.Measure(measuring, tree, maxTree, objects.Tree, objects.size, known)
 	var large *repo.TooLarge
 	switch {
 	case errors.As(err, &large):
-		return refuse("the tree is larger than this server takes", "leave out what belongs elsewhere, then push again", large.Error()), nil
+		return reject("the tree is larger than this server takes", "leave out what belongs elsewhere, then push again", large.Error()), nil
 	case errors.Is(err, errTooBig), errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-		return refuse("the tree is larger than this server can check", "put fewer files into one directory, then push again"), nil
+		return reject("the tree is larger than this server can check", "put fewer files into one directory, then push again"), nil
 	}
 	return nil, err
 }
@@ -99,8 +99,8 @@ func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*
 // ownGates reads, for the first push to an empty repository, whether the pushed
 // commit's own headgate.yaml gates a branch. One that cannot be read gates it,
 // so that it is refused with its faults.
-func (j *judging) ownGates(ctx context.Context, pushed repo.Hash, branch string) (bool, error) {
-	objects, err := j.reader(ctx)
+func (v *validation) ownGates(ctx context.Context, pushed repo.Hash, branch string) (bool, error) {
+	objects, err := v.reader(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -116,8 +116,8 @@ func (j *judging) ownGates(ctx context.Context, pushed repo.Hash, branch string)
 }
 
 // noBuildspec is the refusal that a newcomer meets: with what to paste.
-func noBuildspec(m check.Missing, repository string, server show.Server) *refusal {
-	r := &refusal{What: "no " + m.File + ": nothing says how to test this tree"}
+func noBuildspec(m check.Missing, repository string, server show.Server) *rejection {
+	r := &rejection{What: "no " + m.File + ": nothing says how to test this tree"}
 	if m.Is != check.Absent {
 		r.What = fmt.Sprintf("%s %s: nothing says how to test this tree", m.File, m.What())
 	}
@@ -137,11 +137,11 @@ func noBuildspec(m check.Missing, repository string, server show.Server) *refusa
 }
 
 // refuseFound is one refusal for all that is wrong with files; nil for nothing.
-func refuseFound(found check.Result) *refusal {
+func rejectFiles(found check.Result) *rejection {
 	if len(found.Problems) == 0 {
 		return nil
 	}
-	r := &refusal{Hint: "fix it, look with: headgate check, then push again"}
+	r := &rejection{Hint: "fix it, look with: headgate check, then push again"}
 	if len(found.Problems) == 1 {
 		r.What = found.Problems[0].File + " is not right"
 	} else {

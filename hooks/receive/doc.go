@@ -5,14 +5,14 @@
 //     to which repository (listener.go).
 //   - pre-receive judges, while the objects are in quarantine: names, server-owned
 //     refs, mixed pushes, the policy question `push`, the files of the pushed
-//     tree (prereceive.go, judging.go, judge.go, check.go). A refusal leaves nothing behind.
+//     tree (prereceive.go, validate.go, policy.go, check.go). A refusal leaves nothing behind.
 //   - proc-receive acts: ungated refs move by compare-and-swap, proposals go to
 //     the gate and are followed, a push to an environment approves its promotion
 //     (procreceive.go, follow.go). "ok" is written after the ref has moved.
-//   - narrator writes the pusher's "remote: " lines (narrator.go).
+//   - reporter writes the pusher's "remote: " lines (reporter.go).
 //   - InstallHooks puts the hook program where every git finds it.
 //
-// One push is judged as a whole: when one of its refs is refused in pre-receive,
+// One push is decided as a whole: when one of its refs is refused in pre-receive,
 // none of them moves, atomic or not. Later, a ref that has moved meanwhile is
 // refused alone, unless the push is atomic: then the refs that this push moved
 // are moved back. That is not atomic against a kill of the server between two

@@ -16,7 +16,7 @@ type follower struct {
 	h          *hook
 	repository string
 	change     int
-	narrator   *narrator
+	reporter   *reporter
 }
 
 const (
@@ -39,7 +39,7 @@ func (f *follower) first(ctx context.Context) {
 		now = p
 		break
 	}
-	f.h.lines(f.narrator.nowait(now)...)
+	f.h.lines(f.reporter.nowait(now)...)
 }
 
 // follow tells everything up to the end, which it returns. ended is false when
@@ -61,7 +61,7 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			}
 		}
 	})
-	f.h.lines(f.narrator.hello(f.l.Now())...)
+	f.h.lines(f.reporter.greeting(f.l.Now())...)
 
 	log := &logReader{l: f.l, group: &readers}
 	defer log.stop()
@@ -76,14 +76,14 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 	var held *gate.Progress
 	var holding, silent <-chan time.Time
 	read := func(e show.LogEvent) {
-		tell(f.narrator.log(e))
+		tell(f.reporter.log(e))
 		if e.Kind == "step" {
 			silent = time.After(silence)
 		}
 	}
 	release := func() {
 		if held != nil {
-			tell(f.narrator.progress(*held))
+			tell(f.reporter.progress(*held))
 			held, holding = nil, nil
 		}
 	}
@@ -93,14 +93,14 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			if !more {
 				return last, false
 			}
-			if p.Kind == gate.Queued && p.Reason == "" && !f.narrator.greeted {
+			if p.Kind == gate.Queued && p.Reason == "" && !f.reporter.greeted {
 				held, last = &p, p
 				if holding == nil {
 					holding = time.After(settle)
 				}
 				continue
 			}
-			if !p.Reused && !(p.Kind == gate.Landed && f.narrator.reused) {
+			if !p.Reused && !(p.Kind == gate.Landed && f.reporter.reused) {
 				release()
 			}
 			held, holding = nil, nil
@@ -117,7 +117,7 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			if p.Kind == gate.Building && !p.Reused && p.Log != "" && f.l.Logs != nil {
 				log.start(ctx, p.Log)
 			}
-			tell(f.narrator.progress(p))
+			tell(f.reporter.progress(p))
 			last = p
 			if p.Ends() {
 				return p, p.Kind != gate.Restarting // which is told already
@@ -129,12 +129,12 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			}
 			read(e)
 		case <-silent:
-			tell(f.narrator.open())
+			tell(f.reporter.open())
 		case <-holding:
 			release()
 		case <-still.C:
 			release()
-			tell(f.narrator.still(f.l.Now(), last))
+			tell(f.reporter.still(f.l.Now(), last))
 		case <-f.l.closing.Done():
 			return last, false
 		case <-ctx.Done():

@@ -30,7 +30,7 @@ func newHook(conn net.Conn) *hook {
 
 // writeTime is how long a hook may leave its socket unread before it counts as
 // gone. The hook program itself never stops reading.
-const writeTime = 30 * time.Second
+const writeTimeout = 30 * time.Second
 
 // stopReading makes reads of the hook's input fail. It may be called from any goroutine.
 func (h *hook) stopReading() { h.out.CloseWithError(errGone) }
@@ -79,7 +79,7 @@ func (h *hook) write(kind wire.Kind, content []byte) error {
 	if h.gone {
 		return errGone
 	}
-	_ = h.conn.SetWriteDeadline(time.Now().Add(writeTime)) // a closed connection fails the write
+	_ = h.conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // a closed connection fails the write
 	if err := wire.WriteAll(h.conn, kind, content); err != nil {
 		h.gone = true
 		return errGone

@@ -9,7 +9,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
-// hookNames are all hooks that git finds in the hooks folder.
+// hookNames are all hooks that git finds in the hooks directory.
 var hookNames = []string{wire.PreReceive, wire.ProcReceive, wire.ReferenceTransaction}
 
 // InstallHooks makes dir hold exactly the hooks of a repository, as symbolic
@@ -64,7 +64,7 @@ func InstallHooks(dir, program string) error {
 }
 
 // CheckHooks reports a hook that git would not run. git passes over a missing
-// pre-receive in silence, so this is asked at every start.
+// pre-receive in silence, so this is checked at every start.
 func CheckHooks(dir string) error {
 	for _, name := range hookNames {
 		path := filepath.Join(dir, name)

@@ -97,14 +97,14 @@ type push struct {
 	used       map[string]bool // hooks that have come
 
 	// Written by pre-receive, read by proc-receive, which git runs after it.
-	judged *judged
+	accepted *acceptedPush
 }
 
 // SocketName is the socket's name in Dir.
 const SocketName = "hook.sock"
 
 // headerTime is how long a hook may take to say who it is.
-const headerTime = 10 * time.Second
+const headerTimeout = 10 * time.Second
 
 // Open makes the socket, replacing one that a killed daemon left.
 func (l *Listener) Open() error {
@@ -132,7 +132,7 @@ func (l *Listener) Open() error {
 		return fmt.Errorf("open hook socket: %w", err)
 	}
 	bind := l.path
-	if len(bind) >= 108 { // the kernel's limit; the folder may be named by a handle instead
+	if len(bind) >= 108 { // the kernel's limit; the directory may be named by a handle instead
 		d, err := os.Open(dir)
 		if err != nil {
 			return fmt.Errorf("open hook socket: %w", err)
@@ -238,10 +238,10 @@ func (l *Listener) serve(conn *net.UnixConn) {
 		}
 	}()
 	if uid, err := peer(conn); err != nil || uid != os.Geteuid() {
-		l.Log.Warn("hook socket refused a stranger", "uid", uid, "err", err)
+		l.Log.Warn("hook socket refused another user", "uid", uid, "err", err)
 		return
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(headerTime)) // a closed connection fails the read
+	_ = conn.SetReadDeadline(time.Now().Add(headerTimeout)) // a closed connection fails the read
 	header, err := wire.ReadHeader(conn)
 	if err != nil {
 		l.Log.Warn("hook sent no header", "err", err)

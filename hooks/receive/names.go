@@ -20,25 +20,25 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 // refusal is a no for a person: what happened, where, what to do (DESIGN-UI
 // section 6). Behind the ref git itself prints "pre-receive hook declined": a
 // word of ours there would cost the promise that a refusal leaves no object.
-type refusal struct {
+type rejection struct {
 	What  string
 	Where []string
 	Hint  string
 }
 
-func refuse(what, hint string, where ...string) *refusal {
-	return &refusal{What: what, Where: where, Hint: hint}
+func reject(what, hint string, where ...string) *rejection {
+	return &rejection{What: what, Where: where, Hint: hint}
 }
 
-func (r *refusal) Error() string { return r.What }
+func (r *rejection) Error() string { return r.What }
 
 // checkName says why a ref cannot be pushed whoever pushes it: its name is not
 // of the grammar, which keeps it inert wherever it is shown or passed on
 // (spec/git.md F14), or it belongs to the server (spec/security.md R1, R2).
 // Environments are not among these: pushing to one may be an approval.
-func checkName(ref string) *refusal {
+func checkName(ref string) *rejection {
 	if len(ref) > maxRefName {
-		return refuse(fmt.Sprintf("a ref name of %d bytes is too long", len(ref)), fmt.Sprintf("use a name of at most %d bytes", maxRefName), quote(ref))
+		return reject(fmt.Sprintf("a ref name of %d bytes is too long", len(ref)), fmt.Sprintf("use a name of at most %d bytes", maxRefName), quote(ref))
 	}
 	var name string
 	for _, prefix := range []string{headsPrefix, tagsPrefix, forPrefix} {
@@ -47,21 +47,21 @@ func checkName(ref string) *refusal {
 		}
 	}
 	if name == "" {
-		return refuse(quote(ref)+" belongs to the server", "push to refs/heads/, refs/tags/ or refs/for/<branch>")
+		return reject(quote(ref)+" belongs to the server", "push to refs/heads/, refs/tags/ or refs/for/<branch>")
 	}
-	if !nameForm.MatchString(name) || oddName(name) {
-		return refuse(quote(ref)+" is no ref name that is kept here",
+	if !nameForm.MatchString(name) || ambiguousName(name) {
+		return reject(quote(ref)+" is no ref name that is kept here",
 			"use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit")
 	}
 	if branch, ok := strings.CutPrefix(ref, forPrefix); ok && serverBranch(branch) {
-		return refuse(headsPrefix+branch+" belongs to the server: nothing can be proposed for it",
+		return reject(headsPrefix+branch+" belongs to the server: nothing can be proposed for it",
 			"propose for a gated branch; a promotion is approved with: git push origin origin/promote/<environment>:env/<environment>", ref)
 	}
 	if strings.HasPrefix(ref, promotePrefix) || ref == strings.TrimSuffix(promotePrefix, "/") {
-		return refuse(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>")
+		return reject(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>")
 	}
 	if ref == strings.TrimSuffix(environmentPrefix, "/") {
-		return refuse(ref+" belongs to the server", "environments are branches below it")
+		return reject(ref+" belongs to the server", "environments are branches below it")
 	}
 	return nil
 }
@@ -73,7 +73,7 @@ func serverBranch(name string) bool {
 }
 
 // oddName finds what the characters alone do not forbid.
-func oddName(name string) bool {
+func ambiguousName(name string) bool {
 	if strings.Contains(name, "..") || strings.HasSuffix(name, ".") || strings.HasSuffix(name, "/") || name == "HEAD" {
 		return true
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 )
 
-// quarantineOf checks what a hook calls the quarantine of its push: a folder
+// quarantineOf checks what a hook calls the quarantine of its push: a directory
 // that receive-pack made inside the repository. The empty path is a push
 // without objects.
 func quarantineOf(r *repo.Repository, path string) (repo.Quarantine, error) {
@@ -42,7 +42,7 @@ func quarantineOf(r *repo.Repository, path string) (repo.Quarantine, error) {
 	return repo.Quarantine{Objects: real, Alternates: alternates, Path: real}, nil
 }
 
-// arriving lists the folders below objects/ into which the objects of a
+// arriving lists the directories below objects/ into which the objects of a
 // quarantine will be moved.
 func arriving(q repo.Quarantine) ([]string, error) {
 	if q.Objects == "" {

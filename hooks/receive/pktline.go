@@ -108,17 +108,17 @@ func packet(b *bytes.Buffer, format string, args ...any) {
 
 const flushPacket = "0000"
 
-// proposal is what receive-pack asks of proc-receive.
-type asked struct {
+// request is what receive-pack asks of proc-receive.
+type request struct {
 	commands []command
 	options  []string
 	atomic   bool
 }
 
-// readAsked talks version 1 of the proc-receive protocol: it agrees on the
+// readRequest talks version 1 of the proc-receive protocol: it agrees on the
 // version through answer, then reads commands and push options.
-func readAsked(r io.Reader, answer func([]byte) error) (asked, error) {
-	var a asked
+func readRequest(r io.Reader, answer func([]byte) error) (request, error) {
+	var a request
 	greeting, flush, err := readPacket(r)
 	if err != nil {
 		return a, err
@@ -188,7 +188,7 @@ func readAsked(r io.Reader, answer func([]byte) error) (asked, error) {
 
 var errOptions = fmt.Errorf("a push may hold at most %d push options of %d bytes", wire.MaxOptions, wire.MaxOptionBytes)
 
-// result is what became of one command.
+// result is the outcome of one command.
 type result struct {
 	ref    string
 	reason string // not empty: refused, and why, in one line

@@ -54,7 +54,7 @@ func TestReadAsked(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var answer bytes.Buffer
-			a, err := readAsked(strings.NewReader(test.in), func(p []byte) error { answer.Write(p); return nil })
+			a, err := readRequest(strings.NewReader(test.in), func(p []byte) error { answer.Write(p); return nil })
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
 					t.Fatalf("%v", err)
@@ -88,7 +88,7 @@ func FuzzReadAsked(f *testing.F) {
 	f.Add([]byte("0000"))
 	f.Add([]byte("000eversion=1\n0000"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		a, err := readAsked(bytes.NewReader(in), func([]byte) error { return nil })
+		a, err := readRequest(bytes.NewReader(in), func([]byte) error { return nil })
 		if err != nil {
 			return
 		}
@@ -114,7 +114,7 @@ func FuzzParseCommands(f *testing.F) {
 		var back strings.Builder
 		for _, c := range commands {
 			fmt.Fprintf(&back, "%s %s %s\n", c.old, c.new, c.ref)
-			if no := checkName(c.ref); no == nil && strings.ContainsAny(c.ref, " \t\\~^:?*[;$`'\"(){}<>|&!@") {
+			if rejection := checkName(c.ref); rejection == nil && strings.ContainsAny(c.ref, " \t\\~^:?*[;$`'\"(){}<>|&!@") {
 				t.Fatalf("%q may be pushed", c.ref)
 			}
 		}
@@ -157,8 +157,8 @@ func TestNames(t *testing.T) {
 		"refs/for/env/staging": false, "refs/for/promote/staging": false, "refs/for/env": false, "refs/for/environment": true,
 		"refs/heads/" + strings.Repeat("x", 300): false,
 	} {
-		if no := checkName(ref); (no == nil) != ok {
-			t.Errorf("%s: %v", ref, no)
+		if rejection := checkName(ref); (rejection == nil) != ok {
+			t.Errorf("%s: %v", ref, rejection)
 		}
 	}
 }

@@ -15,19 +15,19 @@ import (
 )
 
 // way is what will be done about a command.
-type way int
+type action int
 
 const (
-	plainRef  way = iota // the daemon moves the ref
-	propose              // to the gate
-	approve              // of a promotion
-	cancelled            // nothing: a change is withdrawn instead
+	plainRef  action = iota // the daemon moves the ref
+	propose                 // to the gate
+	approve                 // of a promotion
+	cancelled               // nothing: a change is withdrawn instead
 )
 
-// judged is one command that pre-receive let pass.
-type judgedCommand struct {
+// acceptedCommand is one command that pre-receive let pass.
+type acceptedCommand struct {
 	command
-	way         way
+	action      action
 	branch      string // short name, for propose
 	gated       bool   // the branch is, for propose
 	environment string // for approve
@@ -38,15 +38,15 @@ type judgedCommand struct {
 	// What the policies are told, and which policies.
 	force       bool // new does not contain old
 	isPromotion bool // new is the promotion that is open for the environment
-	judgedAt    repo.Hash
+	policiesAt  repo.Hash
 	tree        repo.Hash // of the pushed commit, for propose
 }
 
-// judged is a push that pre-receive let pass; proc-receive does this and nothing else.
-type judged struct {
-	commands map[string]judgedCommand // by ref
+// acceptedPush is a push that pre-receive let pass; proc-receive does this and nothing else.
+type acceptedPush struct {
+	commands map[string]acceptedCommand // by ref
 	options  options
-	folders  []string // below objects/, into which its objects go
+	dirs     []string // below objects/, into which its objects go
 	warnings yamlfile.Problems
 }
 
@@ -57,8 +57,8 @@ type options struct {
 	cancel int
 }
 
-// judgeTime bounds the whole of pre-receive, which the pusher waits for.
-const judgeTime = 2 * time.Minute
+// validateTimeout bounds the whole of pre-receive, which the pusher waits for.
+const validateTimeout = 2 * time.Minute
 
 // maxInput is what the commands of pre-receive may be.
 const maxInput = maxCommands * (2*41 + maxPacket/16)
@@ -66,33 +66,33 @@ const maxInput = maxCommands * (2*41 + maxPacket/16)
 // preReceive answers the hook that git runs while the objects of the push are in
 // quarantine. A refusal leaves no object behind; nothing is promised yet.
 func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire.Header) {
-	ctx, cancel := context.WithTimeout(ctx, judgeTime)
+	ctx, cancel := context.WithTimeout(ctx, validateTimeout)
 	defer cancel()
 	input, err := io.ReadAll(io.LimitReader(h.in, maxInput+1))
-	var refusals []*refusal
+	var rejections []*rejection
 	if err == nil {
-		refusals, err = l.judgePush(ctx, p, header, input)
+		rejections, err = l.validatePush(ctx, p, header, input)
 	}
 	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	switch {
 	case errors.Is(err, errGone), err != nil && p.ctx.Err() != nil:
-		log.Info("push went away before it was judged")
+		log.Info("push went away before it was checked")
 	case err != nil:
-		log.Error("push could not be judged", "err", err)
-		r := refuse("headgate could not judge this push; nothing was changed",
+		log.Error("push could not be checked", "err", err)
+		r := reject("headgate could not check this push; nothing was changed",
 			"push again; if it stays, tell an administrator: the server's log has more at "+l.Now().UTC().Format(time.RFC3339))
 		h.lines(r.lines()...)
-	case len(refusals) > 0:
-		for i, r := range refusals {
+	case len(rejections) > 0:
+		for i, r := range rejections {
 			if i == maxShown {
-				h.lines(fmt.Sprintf("error: and %d more", len(refusals)-maxShown))
+				h.lines(fmt.Sprintf("error: and %d more", len(rejections)-maxShown))
 				break
 			}
 			h.lines(r.lines()...)
 		}
-		log.Info("push refused", "reason", plain(refusals[0].What))
+		log.Info("push refused", "reason", plain(rejections[0].What))
 	default:
-		h.lines(warningLines(p.judged.warnings)...)
+		h.lines(warningLines(p.accepted.warnings)...)
 		h.exit(0)
 		return
 	}
@@ -104,20 +104,20 @@ const maxShown = 10
 
 // judgePush decides about a whole push and keeps what it decided in p. Refusals
 // are for the pusher, an error is the server's.
-func (l *Listener) judgePush(ctx context.Context, p *push, header wire.Header, input []byte) ([]*refusal, error) {
+func (l *Listener) validatePush(ctx context.Context, p *push, header wire.Header, input []byte) ([]*rejection, error) {
 	if header.Overflow {
-		return []*refusal{refuse(errOptions.Error(), "give fewer or shorter -o options")}, nil
+		return []*rejection{reject(errOptions.Error(), "give fewer or shorter -o options")}, nil
 	}
 	if len(input) > maxInput {
-		return []*refusal{refuse(errTooMany.Error(), "push in several steps")}, nil
+		return []*rejection{reject(errTooMany.Error(), "push in several steps")}, nil
 	}
-	opts, no := parseOptions(header.Options)
-	if no != nil {
-		return []*refusal{no}, nil
+	opts, unfit := parseOptions(header.Options)
+	if unfit != nil {
+		return []*rejection{unfit}, nil
 	}
 	commands, err := parseCommands(input)
 	if errors.Is(err, errTooMany) {
-		return []*refusal{refuse(err.Error(), "push in several steps")}, nil
+		return []*rejection{reject(err.Error(), "push in several steps")}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -130,24 +130,24 @@ func (l *Listener) judgePush(ctx context.Context, p *push, header wire.Header, i
 	if err != nil {
 		return nil, err
 	}
-	j := &judging{l: l, r: r, push: p, access: l.Access(), quarantine: q, options: opts}
-	if j.folders, err = arriving(q); err != nil {
+	v := &validation{l: l, r: r, push: p, access: l.Access(), quarantine: q, options: opts}
+	if v.dirs, err = arriving(q); err != nil {
 		return nil, err
 	}
-	refusals, err := j.all(ctx, commands)
-	if j.objects != nil {
-		j.objects.close()
+	rejections, err := v.all(ctx, commands)
+	if v.objects != nil {
+		v.objects.close()
 	}
-	if err != nil || len(refusals) > 0 {
-		return refusals, err
+	if err != nil || len(rejections) > 0 {
+		return rejections, err
 	}
-	p.judged = &judged{commands: j.passed, options: opts, folders: j.folders, warnings: j.warnings}
+	p.accepted = &acceptedPush{commands: v.passed, options: opts, dirs: v.dirs, warnings: v.warnings}
 	return nil, nil
 }
 
 // parseOptions reads -o nowait and -o cancel=<change>. Others are kept as the
 // pusher wrote them; they mean nothing to the server.
-func parseOptions(raw []string) (options, *refusal) {
+func parseOptions(raw []string) (options, *rejection) {
 	o := options{raw: raw}
 	for _, text := range raw {
 		key, value, has := strings.Cut(text, "=")
@@ -157,7 +157,7 @@ func parseOptions(raw []string) (options, *refusal) {
 		case key == "cancel" && has:
 			n, err := strconv.Atoi(value)
 			if err != nil || n < 1 || strconv.Itoa(n) != value {
-				return o, refuse("-o cancel="+quote(value)+" names no change", "name it by its number: -o cancel=7")
+				return o, reject("-o cancel="+quote(value)+" names no change", "name it by its number: -o cancel=7")
 			}
 			o.cancel = n
 		}

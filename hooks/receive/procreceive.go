@@ -19,7 +19,7 @@ import (
 // same; only the telling stops.
 func (l *Listener) procReceive(ctx context.Context, h *hook, p *push) {
 	log := l.Log.With("repo", p.repository, "user", p.actor.User)
-	a, err := readAsked(h.in, h.output)
+	a, err := readRequest(h.in, h.output)
 	if err != nil {
 		if ctx.Err() == nil {
 			log.Error("proc-receive could not be understood", "err", err)
@@ -34,8 +34,8 @@ func (l *Listener) procReceive(ctx context.Context, h *hook, p *push) {
 	}
 }
 
-// act does what was asked and returns what is to be reported.
-func (l *Listener) act(ctx context.Context, h *hook, p *push, a asked) []result {
+// act does what is requested and returns what is to be reported.
+func (l *Listener) act(ctx context.Context, h *hook, p *push, a request) []result {
 	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	all := func(reason string) []result {
 		results := make([]result, len(a.commands))
@@ -44,25 +44,25 @@ func (l *Listener) act(ctx context.Context, h *hook, p *push, a asked) []result 
 		}
 		return results
 	}
-	// Without a judgement there is no pre-receive hook, which git passes over in
+	// Without its result there is no pre-receive hook, which git passes over in
 	// silence: nothing may move then.
-	if p.judged == nil {
-		log.Error("push was not judged; is the pre-receive hook there?")
-		h.lines("error: this push was not judged, so nothing was changed", "hint: tell an administrator: the hook pre-receive did not run")
-		return all("not judged")
+	if p.accepted == nil {
+		log.Error("push was not checked; is the pre-receive hook there?")
+		h.lines("error: this push was not checked, so nothing was changed", "hint: tell an administrator: the hook pre-receive did not run")
+		return all("not checked")
 	}
-	commands := make([]judgedCommand, len(a.commands))
+	commands := make([]acceptedCommand, len(a.commands))
 	for i, c := range a.commands {
-		jc, ok := p.judged.commands[c.ref]
+		jc, ok := p.accepted.commands[c.ref]
 		if !ok || jc.command != c {
-			log.Error("git asked for what was not judged", "ref", c.ref)
-			return all("not what was judged")
+			log.Error("git asks for what was not checked", "ref", c.ref)
+			return all("not what was checked")
 		}
 		commands[i] = jc
 	}
 	r, err := l.Store.Repository(p.repository)
 	if err == nil {
-		err = r.SyncObjects(p.judged.folders)
+		err = r.SyncObjects(p.accepted.dirs)
 	}
 	if err != nil {
 		log.Error("push could not be taken", "err", err)
@@ -71,7 +71,7 @@ func (l *Listener) act(ctx context.Context, h *hook, p *push, a asked) []result 
 	}
 	crash.Point("push.objects-kept")
 	if len(commands) == 1 {
-		switch c := commands[0]; c.way {
+		switch c := commands[0]; c.action {
 		case propose:
 			return []result{l.propose(ctx, h, p, c)}
 		case approve:
@@ -85,7 +85,7 @@ func (l *Listener) act(ctx context.Context, h *hook, p *push, a asked) []result 
 }
 
 // move moves plain refs, each from where it was advertised.
-func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, commands []judgedCommand, atomic bool) []result {
+func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, commands []acceptedCommand, atomic bool) []result {
 	// A pusher who leaves now must not leave half a push behind.
 	ctx = context.WithoutCancel(ctx)
 	results := make([]result, len(commands))
@@ -135,7 +135,7 @@ func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, comman
 
 // moveBack undoes moves of an atomic push that could not be finished. A ref that
 // somebody moved on meanwhile stays, and is reported as moved.
-func (l *Listener) moveBack(ctx context.Context, h *hook, r *repo.Repository, moved []judgedCommand, results []result) {
+func (l *Listener) moveBack(ctx context.Context, h *hook, r *repo.Repository, moved []acceptedCommand, results []result) {
 	for i, c := range moved {
 		crash.Point("push.moving-back")
 		if err := r.Move(ctx, c.ref, c.new, c.old); err != nil {
@@ -147,37 +147,37 @@ func (l *Listener) moveBack(ctx context.Context, h *hook, r *repo.Repository, mo
 }
 
 // whyNot tells the pusher why a ref did not move, and returns the short form.
-func (l *Listener) whyNot(h *hook, r *repo.Repository, c judgedCommand, err error) string {
+func (l *Listener) whyNot(h *hook, r *repo.Repository, c acceptedCommand, err error) string {
 	if errors.Is(err, repo.ErrMoved) {
 		now, readErr := r.Ref(c.ref)
 		at := "it is gone"
 		if readErr == nil && now != repo.Zero {
 			at = "it is at " + short(now)
 		}
-		h.lines(refuse(c.ref+" moved while you pushed", "git fetch, look, and push again", at+"; your push began when it was at "+short(c.old)).lines()...)
+		h.lines(reject(c.ref+" moved while you pushed", "git fetch, look, and push again", at+"; your push began when it was at "+short(c.old)).lines()...)
 		return "moved meanwhile; fetch first"
 	}
 	l.Log.Error("ref could not be moved", "repo", r.Name(), "ref", c.ref, "err", err)
-	h.lines(refuse(c.ref+" could not be moved", "push again; if it stays, tell an administrator").lines()...)
+	h.lines(reject(c.ref+" could not be moved", "push again; if it stays, tell an administrator").lines()...)
 	return "could not be moved"
 }
 
 // propose hands a commit to the gate and, unless told not to, waits for the end.
-func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedCommand) result {
+func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
 	crash.Point("push.proposing")
 	acc, err := l.Gate.Propose(context.WithoutCancel(ctx), gate.Proposal{
 		Repository: p.repository, Branch: c.branch, Commit: c.new, By: p.actor, Key: p.key,
-		Options: p.judged.options.raw, Decision: c.decision,
+		Options: p.accepted.options.raw, Decision: c.decision,
 	})
 	if err != nil {
 		return l.failed(h, p, c, "could not be proposed", err)
 	}
 	l.Log.Info("change proposed", "repo", p.repository, "ref", c.ref, "commit", c.new.String(), "change", acc.Change)
-	f := follower{l: l, h: h, repository: p.repository, change: acc.Change, narrator: &narrator{
+	f := follower{l: l, h: h, repository: p.repository, change: acc.Change, reporter: &reporter{
 		server: l.Server(), repository: p.repository, branch: c.branch,
 		change: acc.Change, revision: acc.Revision, subject: c.subject, pushed: acc.PushedAt, attached: acc.Attached,
 	}}
-	if p.judged.options.nowait {
+	if p.accepted.options.nowait {
 		f.first(ctx)
 		return result{ref: c.ref, as: fmt.Sprintf("refs/changes/%d/head", acc.Change), new: c.new}
 	}
@@ -188,12 +188,12 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedComman
 	if !ended {
 		if ctx.Err() == nil && last.Kind != gate.Restarting { // not the pusher left: the server is stopping
 			last = gate.Progress{Kind: gate.Restarting, At: l.Now()}
-			h.lines(f.narrator.progress(last)...)
+			h.lines(f.reporter.progress(last)...)
 		}
-		return refused(c.ref, f.narrator.reason(gate.Progress{Kind: gate.Restarting}))
+		return refused(c.ref, f.reporter.reason(gate.Progress{Kind: gate.Restarting}))
 	}
 	if last.Kind != gate.Landed {
-		return refused(c.ref, f.narrator.reason(last))
+		return refused(c.ref, f.reporter.reason(last))
 	}
 	switch {
 	case last.FastForward && c.ref == headsPrefix+c.branch:
@@ -207,7 +207,7 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c judgedComman
 }
 
 // approve makes the pusher's approval of a promotion.
-func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedCommand) result {
+func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
 	crash.Point("push.approving")
 	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new)
 	for i, line := range lines {
@@ -228,7 +228,7 @@ func (l *Listener) approve(ctx context.Context, h *hook, p *push, c judgedComman
 }
 
 // withdraw takes a change out of the queue. Nothing is proposed.
-func (l *Listener) withdraw(ctx context.Context, h *hook, p *push, c judgedCommand) result {
+func (l *Listener) withdraw(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
 	crash.Point("push.withdrawing")
 	if err := l.Gate.Withdraw(context.WithoutCancel(ctx), p.repository, c.withdraw, p.actor); err != nil {
 		return l.failed(h, p, c, fmt.Sprintf("change %d could not be withdrawn", c.withdraw), err)
@@ -238,13 +238,13 @@ func (l *Listener) withdraw(ctx context.Context, h *hook, p *push, c judgedComma
 }
 
 // failed tells why an act was not done, and reports it.
-func (l *Listener) failed(h *hook, p *push, c judgedCommand, what string, err error) result {
-	var told *show.Error
-	if errors.As(err, &told) {
-		h.lines((&refusal{What: told.What, Where: told.Where, Hint: told.Hint}).lines()...)
-		return refused(c.ref, cut(plain(told.What), 200))
+func (l *Listener) failed(h *hook, p *push, c acceptedCommand, what string, err error) result {
+	var shown *show.Error
+	if errors.As(err, &shown) {
+		h.lines((&rejection{What: shown.What, Where: shown.Where, Hint: shown.Hint}).lines()...)
+		return refused(c.ref, cut(plain(shown.What), 200))
 	}
 	l.Log.Error("push "+what, "repo", p.repository, "ref", c.ref, "err", err)
-	h.lines(refuse(c.ref+" "+what, "push again; if it stays, tell an administrator: the server's log has more at "+l.Now().UTC().Format(time.RFC3339)).lines()...)
+	h.lines(reject(c.ref+" "+what, "push again; if it stays, tell an administrator: the server's log has more at "+l.Now().UTC().Format(time.RFC3339)).lines()...)
 	return refused(c.ref, what)
 }

@@ -443,13 +443,13 @@ func says(events ...gate.Progress) func(*fakeGate, gate.Proposal, int) iter.Seq[
 
 // fakeLogs has a log only when it is asked for the second time, as a build that
 // has just been started.
-type fakeLogs struct{ asked atomic.Int32 }
+type fakeLogs struct{ request atomic.Int32 }
 
 var _ Gate = (*gate.Gate)(nil)
 
 func (f *fakeLogs) Follow(ctx context.Context, id string) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
-		if f.asked.Add(1) == 1 {
+		if f.request.Add(1) == 1 {
 			yield(show.LogEvent{}, errors.New("no such log"))
 			return
 		}

@@ -145,8 +145,8 @@ func TestForcedPushToGatedIsRefusedAndRecorded(t *testing.T) {
 func TestPolicyOfTheTargetJudges(t *testing.T) {
 	h := newHouse(t)
 	c := h.clone(h.r)
-	no := "package policy.push\n\ndeny contains {\"rule\": \"quiet\", \"msg\": \"nothing on tags today\"} if startswith(input.ref, \"refs/tags/\")\n"
-	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "policies/push.rego": no})
+	quiet := "package policy.push\n\ndeny contains {\"rule\": \"quiet\", \"msg\": \"nothing on tags today\"} if startswith(input.ref, \"refs/tags/\")\n"
+	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "policies/push.rego": quiet})
 	h.push(c, "ada", "origin", "main").ok(t)
 	c.git("rm", "--quiet", "policies/push.rego")
 	c.commit("without it", map[string]string{"f": "2"})

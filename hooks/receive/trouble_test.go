@@ -158,7 +158,7 @@ func TestAtomicPushMovesBack(t *testing.T) {
 	k := newHook(near)
 	defer near.Close()
 	// "x/y" and "x" cannot both be: the third move fails, after all was verified.
-	commands := []judgedCommand{
+	commands := []acceptedCommand{
 		{command: command{ref: "refs/heads/a", old: first, new: second}},
 		{command: command{ref: "refs/heads/x/y", new: second}},
 		{command: command{ref: "refs/heads/x", new: second}},

@@ -16,16 +16,16 @@ import (
 // engine that denies everything, and why.
 type Engine func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 
-// facts is what the policies are told about one command.
-func (j *judging) facts(c judgedCommand) policies.PushInput {
+// input is what the policies are told about one command.
+func (v *validation) input(c acceptedCommand) policies.PushInput {
 	in := policies.PushInput{
-		Now:        j.l.Now(),
-		Repository: j.r.Name(),
-		Own:        j.r.Name() == access.Own,
+		Now:        v.l.Now(),
+		Repository: v.r.Name(),
+		Own:        v.r.Name() == access.Own,
 		Ref:        c.ref,
 		Class:      policies.ClassPlain,
-		User:       policies.User(j.access.Standing(j.push.actor, j.r.Name())),
-		Key:        j.push.key,
+		User:       policies.User(v.access.Standing(v.push.actor, v.r.Name())),
+		Key:        v.push.key,
 		Old:        c.old.String(),
 		New:        c.new.String(),
 		Create:     c.old == repo.Zero,
@@ -33,7 +33,7 @@ func (j *judging) facts(c judgedCommand) policies.PushInput {
 		Force:      c.force,
 	}
 	switch {
-	case c.way == approve:
+	case c.action == approve:
 		in.Class, in.Approval = policies.ClassEnvironment, c.isPromotion
 	case c.branch != "" && c.ref == forPrefix+c.branch:
 		in.Class = policies.ClassProposal
@@ -46,24 +46,24 @@ func (j *judging) facts(c judgedCommand) policies.PushInput {
 // decide asks the policies about every command of the push and keeps the
 // decisions, whatever they are, before anything follows from them. It returns
 // a refusal for each that is not allowed, by the command's place.
-func (j *judging) decide(ctx context.Context, commands []judgedCommand) (map[int]*refusal, error) {
+func (v *validation) decide(ctx context.Context, commands []acceptedCommand) (map[int]*rejection, error) {
 	records := make([]decision.Record, len(commands))
 	denied := map[int]policies.Answer{}
 	for i, c := range commands {
-		engine, err := j.l.Engine(j.r, c.judgedAt)
+		engine, err := v.l.Engine(v.r, c.policiesAt)
 		if engine == nil {
-			return nil, fmt.Errorf("read the policies of %s: %w", j.r.Name(), err)
+			return nil, fmt.Errorf("read the policies of %s: %w", v.r.Name(), err)
 		}
 		if err != nil {
-			j.l.Log.Warn("policies are broken and deny everything", "repo", j.r.Name(), "commit", c.judgedAt.String(), "err", err)
+			v.l.Log.Warn("policies are broken and deny everything", "repo", v.r.Name(), "commit", c.policiesAt.String(), "err", err)
 		}
-		answer, record := engine.Push(ctx, j.facts(c))
+		answer, record := engine.Push(ctx, v.input(c))
 		if answer.Decision != policies.Auto {
 			denied[i] = answer
 		}
 		records[i] = decision.Record{
 			Query:  record.Query,
-			About:  c.ref + " by " + j.push.actor.User,
+			About:  c.ref + " by " + v.push.actor.User,
 			Answer: string(answer.Decision),
 			Policy: answer.Policy,
 			Digest: record.Digest(),
@@ -71,24 +71,24 @@ func (j *judging) decide(ctx context.Context, commands []judgedCommand) (map[int
 		}
 	}
 	crash.Point("push.deciding")
-	saved, err := decision.SaveAll(ctx, j.r, j.l.Now(), records)
+	saved, err := decision.SaveAll(ctx, v.r, v.l.Now(), records)
 	if err != nil {
 		return nil, err
 	}
 	crash.Point("push.decided")
-	refusals := map[int]*refusal{}
+	rejections := map[int]*rejection{}
 	for i := range commands {
 		commands[i].decision = saved[i]
-		if answer, no := denied[i]; no {
-			refusals[i] = denial(commands[i], answer)
+		if answer, is := denied[i]; is {
+			rejections[i] = denial(commands[i], answer)
 		}
 	}
-	return refusals, nil
+	return rejections, nil
 }
 
 // denial tells the pusher what the policies said.
-func denial(c judgedCommand, a policies.Answer) *refusal {
-	r := &refusal{Hint: "ask an administrator, and name the decision: " + decision.ID(c.decision)}
+func denial(c acceptedCommand, a policies.Answer) *rejection {
+	r := &rejection{Hint: "ask an administrator, and name the decision: " + decision.ID(c.decision)}
 	for _, reason := range a.Reasons {
 		r.Where = append(r.Where, reason.Rule+": "+reason.Message)
 	}

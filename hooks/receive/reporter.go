@@ -12,11 +12,11 @@ import (
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
-// narrator writes what a pusher reads while a change is on its way: the lines
+// reporter writes what a pusher reads while a change is on its way: the lines
 // behind "remote: " (design/terminal/push.txt). It knows no socket and no
 // clock but what it is told. Headgate's own words start at the margin, two
 // spaces are detail, "|" is the build's own output.
-type narrator struct {
+type reporter struct {
 	server     show.Server
 	repository string
 	branch     string // short name
@@ -56,7 +56,7 @@ type stepLines struct {
 }
 
 // hello is the first line about a change.
-func (n *narrator) hello(now time.Time) []string {
+func (n *reporter) greeting(now time.Time) []string {
 	n.came = now
 	if n.attached {
 		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, span(now.Sub(n.pushed)))}
@@ -65,7 +65,7 @@ func (n *narrator) hello(now time.Time) []string {
 }
 
 // nowait is all about a change whose pusher does not wait.
-func (n *narrator) nowait(p gate.Progress) []string {
+func (n *reporter) nowait(p gate.Progress) []string {
 	text := fmt.Sprintf("accepted as change %d", n.change)
 	if p.Place > 0 {
 		text = fmt.Sprintf("queued at %d as change %d%s", p.Place, n.change, lands(p))
@@ -75,7 +75,7 @@ func (n *narrator) nowait(p gate.Progress) []string {
 }
 
 // progress tells one change of state.
-func (n *narrator) progress(p gate.Progress) []string {
+func (n *reporter) progress(p gate.Progress) []string {
 	var lines []string
 	// A red verdict is told when it is not the last word; the refusal that it
 	// leads to says the same with more.
@@ -85,10 +85,10 @@ func (n *narrator) progress(p gate.Progress) []string {
 			lines = append(wrap(clock(red.At)+" red: ", "  ", red.Reason), details(red.Details)...)
 		}
 	}
-	return append(lines, n.tell(p)...)
+	return append(lines, n.event(p)...)
 }
 
-func (n *narrator) tell(p gate.Progress) (lines []string) {
+func (n *reporter) event(p gate.Progress) (lines []string) {
 	first := !n.greeted
 	n.greeted = true
 	switch p.Kind {
@@ -158,7 +158,7 @@ func (n *narrator) tell(p gate.Progress) (lines []string) {
 
 const detach = "hint: Ctrl-C detaches and cancels nothing; push again to come back"
 
-func (n *narrator) queued(p gate.Progress, first bool) (lines []string) {
+func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	place := p.Place != n.place
 	n.place = p.Place
 	switch {
@@ -195,7 +195,7 @@ func (n *narrator) queued(p gate.Progress, first bool) (lines []string) {
 	return wrap(clock(p.At)+" ", "  ", fmt.Sprintf("%d is now %s", n.change, text))
 }
 
-func (n *narrator) landed(p gate.Progress) []string {
+func (n *reporter) landed(p gate.Progress) []string {
 	lines := wrap("success: ", "  ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
 	said := func(word string) bool {
 		for _, d := range p.Details {
@@ -216,14 +216,14 @@ func (n *narrator) landed(p gate.Progress) []string {
 }
 
 // restarting is the last word of a server that stops.
-func (n *narrator) restarting(at time.Time) []string {
+func (n *reporter) restarting(at time.Time) []string {
 	return append(wrap(clock(at)+" ", "  ", fmt.Sprintf("server restarting; %d is safe and keeps its place", n.change)),
 		"hint: push again in a moment to come back")
 }
 
 // open names the running step, once: before its first output, or when it has
 // been silent for a moment.
-func (n *narrator) open() []string {
+func (n *reporter) open() []string {
 	s := &n.step
 	if s.opened || s.number == 0 {
 		return nil
@@ -233,7 +233,7 @@ func (n *narrator) open() []string {
 }
 
 // still tells, after a long silence, that there is nothing new.
-func (n *narrator) still(now time.Time, last gate.Progress) []string {
+func (n *reporter) still(now time.Time, last gate.Progress) []string {
 	text := "still " + string(last.Kind)
 	switch {
 	case last.Kind == gate.Building && n.step.number > 0:
@@ -247,7 +247,7 @@ func (n *narrator) still(now time.Time, last gate.Progress) []string {
 }
 
 // reason is what git prints behind a ref that was refused.
-func (n *narrator) reason(p gate.Progress) string {
+func (n *reporter) reason(p gate.Progress) string {
 	switch {
 	case p.Kind == gate.Restarting:
 		return fmt.Sprintf("restarting; %d still queued", n.change)
@@ -271,7 +271,7 @@ func (n *narrator) reason(p gate.Progress) string {
 }
 
 // log tells one event of the build's log.
-func (n *narrator) log(e show.LogEvent) []string {
+func (n *reporter) log(e show.LogEvent) []string {
 	s := &n.step
 	switch e.Kind {
 	case "step":
@@ -344,11 +344,11 @@ func column(left, right string) string {
 	return left + strings.Repeat(" ", at-len(left)) + right
 }
 
-func (n *narrator) url() string {
+func (n *reporter) url() string {
 	return n.server.HTTP + "/" + n.repository + "/changes/" + strconv.Itoa(n.change)
 }
 
-func (n *narrator) logURL() string {
+func (n *reporter) logURL() string {
 	if n.step.line > 0 {
 		return n.url() + "#L" + strconv.Itoa(n.step.line)
 	}
@@ -393,7 +393,7 @@ func hint(text string) []string {
 }
 
 // lines is a refusal as the pusher reads it.
-func (r *refusal) lines() []string {
+func (r *rejection) lines() []string {
 	lines := wrap("error: ", "  ", r.What)
 	return append(append(lines, details(r.Where)...), hint(r.Hint)...)
 }
