@@ -240,7 +240,7 @@ func via(by show.Actor) string {
 
 // nothingOpen says why there is nothing to approve.
 func (rc *Reconciler) nothingOpen(s *snapshot) error {
-	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.application)}
+	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.repo.Name())}
 	switch {
 	case s.problem() != "":
 		e.Where = []string{s.problem()}

@@ -26,12 +26,12 @@ func (rc *Reconciler) email(user string) string {
 // mayWrite refuses who may not write the repository, and names who may.
 func (rc *Reconciler) mayWrite(s *snapshot, by show.Actor, what string) error {
 	config := rc.Access()
-	if config.May(by, access.Write, s.application) {
+	if config.May(by, access.Write, s.repo.Name()) {
 		return nil
 	}
 	return &show.Error{Kind: show.Forbidden,
-		What: fmt.Sprintf("%s may not %s %s of %s", someone(by), what, s.environment, s.application),
-		Hint: "ask one of: " + list(config.Who(access.Write, s.application))}
+		What: fmt.Sprintf("%s may not %s %s of %s", someone(by), what, s.environment, s.repo.Name()),
+		Hint: "ask one of: " + list(config.Who(access.Write, s.repo.Name()))}
 }
 
 func someone(by show.Actor) string {
@@ -41,53 +41,94 @@ func someone(by show.Actor) string {
 	return by.User
 }
 
-// approvers are the users whose approval of the open proposal would count and
-// is not there yet.
-func (rc *Reconciler) approvers(s *snapshot, authors []string) []string {
+// approvers tells who may approve an open proposal.
+type approvers struct {
+	rc      *Reconciler
+	s       *snapshot
+	rules   []rules
+	authors []string
+}
+
+func (rc *Reconciler) approvers(ctx context.Context, s *snapshot) (a approvers, err error) {
+	a = approvers{rc: rc, s: s}
+	if a.rules, err = rc.rulesFor(s, s.Proposal.Source); err != nil {
+		return a, err
+	}
+	a.authors, err = rc.authors(ctx, s)
+	return a, err
+}
+
+// names are the users whose approval would count and is not there yet.
+func (a approvers) names() []string {
 	var names []string
-	for _, u := range rc.Access().Users() {
-		if rc.whyNotApprove(s, access.Recorded(u.Name), authors) == "" && !record.ApprovedBy(s.Proposal.Approvals, u.Name) {
+	for _, u := range a.rc.Access().Users() {
+		if a.whyNot(access.Recorded(u.Name)) == "" && !record.ApprovedBy(a.s.Proposal.Approvals, u.Name) {
 			names = append(names, u.Name)
 		}
 	}
 	return names
 }
 
-// whyNotApprove says why somebody's approval would not count, "" when it would.
-func (rc *Reconciler) whyNotApprove(s *snapshot, who access.Identity, authors []string) string {
-	config := rc.Access()
-	if !who.Scope.Allows(access.Write, s.application) {
-		return fmt.Sprintf("what %s came with does not allow to write %s", someone(who), s.application)
+// whyNot says why somebody's approval would not count, "" when it would. Whoever
+// wrote a part of it cannot while any of the rules says so; else it is enough that
+// one of the rules wants the approval.
+func (a approvers) whyNot(who access.Identity) string {
+	config, repository := a.rc.Access(), a.s.repo.Name()
+	if !who.Scope.Allows(access.Write, repository) {
+		return fmt.Sprintf("what %s came with does not allow to write %s", someone(who), repository)
 	}
-	if from := s.settings.Approvals.From; from != "" && s.settings.Approvals.Count > 0 {
-		if !slices.Contains(config.Members(from), who.User) || !config.May(who, access.Read, s.application) {
-			return fmt.Sprintf("%s is not in the group %s", someone(who), from)
+
+	group, asked, wanted := "", false, false
+	for _, r := range a.rules {
+		want := r.settings.Approvals
+		switch {
+		case want.Count == 0:
+			continue
+		case want.From == "":
+			wanted = wanted || config.May(who, access.Write, repository)
+		case slices.Contains(config.Members(want.From), who.User) && config.May(who, access.Read, repository):
+			wanted = true
+		default:
+			group = want.From
 		}
-	} else if !config.May(who, access.Write, s.application) {
-		return fmt.Sprintf("%s may not write %s", someone(who), s.application)
+		asked = true
 	}
-	if !s.settings.Approvals.Own && s.settings.Approvals.Count > 0 && slices.Contains(authors, who.User) {
-		return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", s.Proposal.Release, who.User)
+	switch {
+	case asked && !wanted && group != "":
+		return fmt.Sprintf("%s is not in the group %s", someone(who), group)
+	case asked && !wanted, !asked && !config.May(who, access.Write, repository):
+		return fmt.Sprintf("%s may not write %s", someone(who), repository)
+	}
+	for _, r := range a.rules {
+		if want := r.settings.Approvals; want.Count > 0 && !want.Own && slices.Contains(a.authors, who.User) {
+			return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", a.s.Proposal.Release, who.User)
+		}
 	}
 	return ""
 }
 
 // mayApprove refuses who may not approve the open proposal, and names who may.
 func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by show.Actor) error {
-	authors, err := rc.authors(ctx, s)
+	may, err := rc.approvers(ctx, s)
 	if err != nil {
 		return err
 	}
-	why := rc.whyNotApprove(s, by, authors)
+	why := may.whyNot(by)
 	if why == "" {
 		return nil
 	}
-	e := &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("%s may not approve release %d for %s of %s", someone(by), s.Proposal.Release, s.environment, s.application),
-		Where: []string{why}}
-	if who := rc.approvers(s, authors); len(who) > 0 {
+	e := &show.Error{
+		Kind:  show.Forbidden,
+		What:  fmt.Sprintf("%s may not approve release %d for %s of %s", someone(by), s.Proposal.Release, s.environment, s.repo.Name()),
+		Where: []string{why},
+	}
+	if who := may.names(); len(who) > 0 {
 		e.Hint = "ask one of: " + list(who)
 	} else {
-		e.Hint = "nobody may; an administrator can add users or groups in headgate.git, or set own: true under approvals in headgate.yaml"
+		e.Hint = "nobody may; an administrator can add users or groups in headgate.git"
+		if s.Declared == nil { // else the rules before it hold as well
+			e.Hint += ", or set own: true under approvals in headgate.yaml"
+		}
 	}
 	return e
 }
@@ -99,12 +140,25 @@ const maxCommits = 20000
 // changes, and whose addresses the commits name as author or co-author. The
 // latter are unproven, which is safe: a claim only ever takes a vote away.
 func (rc *Reconciler) authors(ctx context.Context, s *snapshot) ([]string, error) {
-	var users []string
-	for _, rel := range s.carried(s.Proposal.Release) {
-		users = append(users, rel.By)
-		users = append(users, rel.Authors...)
+	from, source := s.covers(), s.sourceDeclared()
+	if s.Declared != nil {
+		all, err := rc.rulesFor(s, s.Proposal.Source)
+		if err != nil {
+			return nil, err
+		}
+		if len(ruleChanges(all)) > 0 {
+			// A release that was merely covered may have brought them.
+			from, source = s.Declared.Release, s.Declared.Source
+		}
 	}
-	emails, err := rc.emailsBetween(ctx, s.repo, s.sourceDeclared(), s.Proposal.Source)
+	var users []string
+	for _, rel := range s.landed {
+		if rel.Number > from && rel.Number <= s.Proposal.Release {
+			users = append(users, rel.By)
+			users = append(users, rel.Authors...)
+		}
+	}
+	emails, err := rc.emailsBetween(ctx, s.repo, source, s.Proposal.Source)
 	if err != nil {
 		return nil, err
 	}

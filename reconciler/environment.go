@@ -26,12 +26,12 @@ func (rc *Reconciler) Environments(ctx context.Context, repository string) ([]sh
 	if err != nil {
 		return nil, err
 	}
-	all, _, err := rc.environments(r)
+	file, _, err := rc.declaration(r)
 	if err != nil {
 		return nil, err
 	}
 	var shown []show.Environment
-	for _, e := range all {
+	for _, e := range file.Environments {
 		s, err := rc.load(ctx, r, e.Name)
 		if err != nil {
 			return nil, err
@@ -168,11 +168,12 @@ func resolve(ctx context.Context, r *repo.Repository, id string) (repo.Hash, err
 // environment is everything but the history.
 func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Environment, error) {
 	e := show.Environment{
-		Repository: s.repo.Name(),
-		Name:       s.environment,
-		After:      s.settings.After,
-		Target:     s.settings.Target,
-		State:      show.Empty,
+		Repository:  s.repo.Name(),
+		Application: s.settings.Application,
+		Name:        s.environment,
+		After:       s.settings.After,
+		Target:      s.settings.Target,
+		State:       show.Empty,
 	}
 	if d := s.Declared; d != nil {
 		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
@@ -324,13 +325,14 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 	if err != nil {
 		return nil, err
 	}
-	all, _, err := rc.environments(r)
+	file, _, err := rc.declaration(r)
 	if err != nil {
 		return nil, err
 	}
 	var live []Live
-	for _, e := range all {
-		d, err := record.Tip(r, r.Name(), e.Name)
+	for _, e := range file.Environments {
+		application := applicationOf(r, e)
+		d, err := record.Tip(r, application, e.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -342,7 +344,7 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 			return nil, fmt.Errorf("is %s in %s of %s: %w", short(commit), e.Name, repository, err)
 		}
 		if in {
-			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: r.Name(), Environment: e.Name}), d.Hash)
+			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: application, Environment: e.Name}), d.Hash)
 			live = append(live, Live{e.Name, d.Covers(), state, since})
 		}
 	}

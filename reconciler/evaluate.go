@@ -10,35 +10,92 @@ import (
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
-// evaluation is one answer of policy with what is kept of it.
+// evaluation is an answer of policy with what is kept of it.
 type evaluation struct {
 	policies.Answer
-	at     time.Time
-	checks []show.Check
-	record decision.Record
+	at      time.Time
+	checks  []show.Check
+	records []decision.Record // the first is by what is declared now
+	changes []show.RuleChange // that the proposal brings
+}
+
+// digest names the answers.
+func (e *evaluation) digest() string {
+	var all []string
+	for _, r := range e.records {
+		all = append(all, r.Digest)
+	}
+	return strings.Join(all, " ")
 }
 
 // retryUnanswered is when a policy that could not answer is evaluated again: it
 // may have been late only because the machine was busy.
 const retryUnanswered = 10 * time.Second
 
-// evaluate asks the query promote about the open proposal, or about a rollback,
-// and leaves the answer in s. A policy that cannot answer denies: the error is
-// only for what keeps us from asking.
-func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot, back *rollbackTarget) error {
-	in, about, err := rc.promoteInput(ctx, s, back)
+// evaluate asks the query promote about the open proposal, by each of the rules
+// that judge it, and leaves the strictest answer in s. A policy that cannot answer
+// denies: the error is only for what keeps us from asking.
+func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot) error {
+	all, err := rc.rulesFor(s, s.Proposal.Source)
 	if err != nil {
 		return err
 	}
-	answer, rec := rc.engine(s).Promote(ctx, in)
-	if err := ctx.Err(); err != nil {
-		return err // the question was withdrawn; that is not an answer to keep
+	e := &evaluation{at: s.Now, changes: ruleChanges(all)}
+	var answers []policies.Answer
+	unanswered := false
+	for _, r := range all {
+		in, err := rc.promoteInput(ctx, s, r)
+		if err != nil {
+			return err
+		}
+		answer, rec := r.engine.Promote(ctx, in)
+		if err := ctx.Err(); err != nil {
+			return err // the question was withdrawn; that is not an answer to keep
+		}
+		about := fmt.Sprintf("release %d to %s", s.Proposal.Release, s.environment)
+		if len(all) > 1 {
+			about += " by the rules of what is " + string(r.origin)
+		}
+		answers, e.records = append(answers, answer), append(e.records, recordOf(rec, about))
+		unanswered = unanswered || answer.Unanswered()
+	}
+	e.Answer = strictest(answers)
+	e.checks = s.shown(e.Checks)
+	if len(e.changes) > 0 {
+		e.checks = append(e.checks, show.Check{
+			Rule:   "rules",
+			Title:  "Judged by the rules before it and by its own",
+			Met:    true,
+			Detail: "it changes " + join(changed(e.changes)),
+		})
 	}
 
-	s.evaluated = &evaluation{Answer: answer, at: s.Now, record: recordOf(rec, about)}
-	for _, c := range answer.Checks {
+	s.evaluated = e
+	s.Decision = &Decision{Proposal: s.Proposal.Commit, Result: e.Decision, NotBefore: e.NotBefore}
+	if unanswered {
+		s.Decision.NotBefore = s.Now.Add(retryUnanswered)
+	}
+	return nil
+}
+
+// evaluateRollback asks about going back to a commit.
+func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by show.Actor) error {
+	answer, rec := rc.engineAt(s.repo, s.branchTip).Promote(ctx, rc.rollbackInput(s, to, by))
+	if err := ctx.Err(); err != nil {
+		return err // as above
+	}
+	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.User)
+	s.evaluated = &evaluation{Answer: answer, at: s.Now, checks: s.shown(answer.Checks), records: []decision.Record{recordOf(rec, about)}}
+	return nil
+}
+
+// shown are a policy's conditions for people.
+func (s *snapshot) shown(conditions []policies.Condition) []show.Check {
+	var checks []show.Check
+	for _, c := range conditions {
 		check := show.Check{
 			Rule:        c.Rule,
 			Title:       c.Title,
@@ -50,35 +107,26 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot, back *rollbackT
 		if !c.Until.IsZero() {
 			check.Until = c.Until.UTC()
 		}
-		if u := in.Upstream; c.Rule == "soak" && !c.Met && u != nil && u.Healthy && in.Environment.Soak > 0 {
-			check.Progress = min(1, max(0, s.Now.Sub(u.HealthySince).Seconds()/float64(in.Environment.Soak)))
+		if u := s.Upstream; c.Rule == "soak" && !c.Met && u != nil && u.Healthy() && s.settings.Soak > 0 {
+			check.Progress = min(1, max(0, s.Now.Sub(u.HealthySince()).Seconds()/s.settings.Soak.Seconds()))
 		}
-		s.evaluated.checks = append(s.evaluated.checks, check)
+		checks = append(checks, check)
 	}
-	s.Decision = &Decision{Result: answer.Decision, NotBefore: answer.NotBefore}
-	if answer.Unanswered() {
-		s.Decision.NotBefore = s.Now.Add(retryUnanswered)
-	}
-	if back == nil {
-		s.Decision.Proposal = s.Proposal.Commit
-	}
-	return nil
+	return checks
 }
 
-// engine holds the policies that judge an environment. A broken policy's engine
-// denies and says why; so does no engine at all.
-func (rc *Reconciler) engine(s *snapshot) *policies.Engine {
-	engine, err := rc.Engine(s.repo, s.branchTip)
-	if err != nil {
-		rc.log().Warn("policy is not usable", "repo", s.repo.Name(), "commit", s.branchTip.String(), "err", err)
+func changed(changes []show.RuleChange) []string {
+	var all []string
+	for _, c := range changes {
+		all = append(all, fmt.Sprintf("%s from %s to %s", c.Rule, c.Was, c.Is))
 	}
-	return engine
+	return all
 }
 
 // evaluateDrift asks the query converge: may drift from what is declared be
 // healed, or is it to be reported only?
 func (rc *Reconciler) evaluateDrift(ctx context.Context, s *snapshot) (*evaluation, error) {
-	answer, rec := rc.engine(s).Converge(ctx, policies.ConvergeInput{
+	answer, rec := rc.engineAt(s.repo, s.branchTip).Converge(ctx, policies.ConvergeInput{
 		Now:         s.Now.UTC(),
 		Repository:  s.repo.Name(),
 		Environment: s.environment,
@@ -88,7 +136,7 @@ func (rc *Reconciler) evaluateDrift(ctx context.Context, s *snapshot) (*evaluati
 		return nil, err // as above
 	}
 	about := fmt.Sprintf("drift of release %d in %s", s.Declared.Release, s.environment)
-	return &evaluation{Answer: answer, at: s.Now, record: recordOf(rec, about)}, nil
+	return &evaluation{Answer: answer, at: s.Now, records: []decision.Record{recordOf(rec, about)}}, nil
 }
 
 // recordOf is what is kept of a decision.

@@ -3,8 +3,6 @@ package reconciler
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -14,67 +12,70 @@ import (
 
 var errNoRelease = errors.New("there is no such release")
 
-// rollbackTarget is what evaluate is about when it is not about the open proposal.
-type rollbackTarget struct {
-	to record.Commit
-	by show.Actor
-}
-
-// promoteInput is what a promotion or rollback is judged by, and what it is about in
-// words. All joining is done here: policy is told facts with their evidence.
-func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, back *rollbackTarget) (in policies.PromoteInput, about string, err error) {
-	e := s.settings
-	in = policies.PromoteInput{
-		Now: s.Now.UTC(), Repository: s.repo.Name(), Application: s.application,
-		Environment: policies.Environment{Name: e.Name, After: e.After,
-			Soak:      int64((e.Soak + time.Second - 1) / time.Second), // a policy counts whole seconds
-			Approvals: policies.Approvals{Count: e.Approvals.Count, From: e.Approvals.From, Own: e.Approvals.Own}},
-		Approvals: []policies.Approval{}, Authors: []string{}, Candidates: rc.candidates(s.application),
-	}
-	if d := s.Declared; d != nil {
-		in.Current = d.Covers()
-		if h := d.Held; h != nil {
-			in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}
-		}
-	}
-	if u := s.Upstream; u != nil {
+// promoteInput is what the open proposal is judged by under some rules. All
+// joining is done here: policy gets facts with their evidence.
+func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (policies.PromoteInput, error) {
+	in := rc.commonInput(s, s.Proposal.Release)
+	in.Environment = r.forPolicy()
+	in.Release.Commit = s.Proposal.Source.String()
+	in.Tree = s.Proposal.Tree.String()
+	if u := r.upstream; u != nil {
 		in.Upstream = &policies.Upstream{Release: u.Release(), Healthy: u.Healthy()}
 		if u.Healthy() {
 			in.Upstream.HealthySince = u.HealthySince()
 		}
 	}
-	if back != nil {
-		by := policies.User(rc.Access().Standing(back.by, s.application))
-		in.Rollback, in.WasHealthy, in.RequestedBy = true, true, &by
-		in.Release = policies.ReleaseFact{Number: back.to.Release, Commit: back.to.Source.String()}
-		in.Tree = back.to.Tree.String()
-		about = fmt.Sprintf("rollback of %s to release %d by %s", s.environment, back.to.Release, back.by.User)
-	} else {
-		in.Release = policies.ReleaseFact{Number: s.Proposal.Release, Commit: s.Proposal.Source.String()}
-		in.Tree = s.Proposal.Tree.String()
-		for _, a := range s.Proposal.Approvals {
-			in.Approvals = append(in.Approvals, rc.approval(s, a, false))
-		}
-		for _, a := range s.Proposal.Former {
-			in.Approvals = append(in.Approvals, rc.approval(s, a, true))
-		}
-		if in.Authors, err = rc.authors(ctx, s); err != nil {
-			return in, "", err
-		}
-		about = fmt.Sprintf("release %d to %s", s.Proposal.Release, s.environment)
+	for _, a := range s.Proposal.Approvals {
+		in.Approvals = append(in.Approvals, rc.approval(s, a, false))
 	}
+	for _, a := range s.Proposal.Former {
+		in.Approvals = append(in.Approvals, rc.approval(s, a, true))
+	}
+	var err error
+	in.Authors, err = rc.authors(ctx, s)
+	return in, err
+}
+
+// rollbackInput is what going back to a commit is judged by.
+func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by show.Actor) policies.PromoteInput {
+	in := rc.commonInput(s, to.Release)
+	in.Environment = rules{settings: s.settings}.forPolicy()
+	in.Release.Commit = to.Source.String()
+	in.Tree = to.Tree.String()
+	user := policies.User(rc.Access().Standing(by, s.repo.Name()))
+	in.Rollback, in.WasHealthy, in.RequestedBy = true, true, &user
+	return in
+}
+
+// commonInput is what both have in common.
+func (rc *Reconciler) commonInput(s *snapshot, release int) policies.PromoteInput {
+	in := policies.PromoteInput{
+		Now:         s.Now.UTC(),
+		Repository:  s.repo.Name(),
+		Application: s.application,
+		Release:     policies.ReleaseFact{Number: release},
+		Current:     s.covers(),
+		Approvals:   []policies.Approval{},
+		Authors:     []string{},
+		Candidates:  rc.candidates(s.repo.Name()),
+	}
+	if s.held() {
+		h := s.Declared.Held
+		in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}
+	}
+
 	unverified := errNoRelease
-	if rel, ok := s.release(in.Release.Number); ok {
+	if rel, ok := s.release(release); ok {
 		unverified = rel.Verifies
 	}
 	if in.Verifies = unverified == nil; !in.Verifies {
 		in.VerifyError = unverified.Error()
 	}
-	return in, about, nil
+	return in
 }
 
 func (rc *Reconciler) approval(s *snapshot, a record.Approval, stale bool) policies.Approval {
-	u := rc.Access().Standing(access.Recorded(a.User), s.application)
+	u := rc.Access().Standing(access.Recorded(a.User), s.repo.Name())
 	return policies.Approval{User: a.User, Groups: u.Groups, MayWrite: u.MayWrite, Tree: a.Tree.String(),
 		Commit: s.Proposal.Commit.String(), At: a.At.UTC(), Via: a.Via, Stale: stale}
 }

@@ -51,7 +51,7 @@ func (rc *Reconciler) Promotion(ctx context.Context, actor show.Actor, repositor
 // promotion asks policy anew, so that what is shown is true now. Nothing is
 // saved: only what is acted upon, or news to the loop, becomes a record.
 func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor show.Actor) (show.Promotion, error) {
-	if err := rc.evaluate(ctx, s, nil); err != nil {
+	if err := rc.evaluate(ctx, s); err != nil {
 		return show.Promotion{}, err
 	}
 	p := show.Promotion{
@@ -66,13 +66,14 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor show.Act
 		Decision:    string(s.evaluated.Decision),
 		Policy:      s.evaluated.Policy,
 		Checks:      openFirst(s.evaluated.checks),
+		Rules:       s.evaluated.changes,
 		Approvals:   append(approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)...),
 	}
 	p.Summary = s.waits().String()
 	if !s.evaluated.NotBefore.IsZero() {
 		p.NotBefore = s.evaluated.NotBefore.UTC()
 	}
-	authors, err := rc.authors(ctx, s)
+	may, err := rc.approvers(ctx, s)
 	if err != nil {
 		return p, err
 	}
@@ -82,14 +83,14 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor show.Act
 	case record.ApprovedBy(s.Proposal.Approvals, actor.User):
 		p.WhyNot = "you have approved this content"
 	default:
-		p.WhyNot = rc.whyNotApprove(s, actor, authors)
+		p.WhyNot = may.whyNot(actor)
 	}
 	p.MayApprove = p.WhyNot == "" && s.wantsPeople()
 	if p.WhyNot == "" && !p.MayApprove {
 		p.WhyNot = "nobody's approval is missing"
 	}
 	p.Commands = []string{
-		rc.ssh() + " approve " + s.application + " " + s.environment,
+		rc.ssh() + " approve " + s.repo.Name() + " " + s.environment,
 		fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment),
 	}
 	return p, nil

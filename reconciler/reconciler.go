@@ -47,7 +47,7 @@ type Reconciler struct {
 
 	sequences cache[int]
 	released  cache[known]
-	settled   cache[[]headgateyaml.Environment]
+	files     cache[*headgateyaml.File]
 	emails    cache[[]string]
 
 	mu      sync.Mutex
@@ -115,12 +115,12 @@ func (rc *Reconciler) startWorkers(ctx context.Context, group *errgroup.Group) e
 			errs = append(errs, err)
 			continue
 		}
-		all, _, err := rc.environments(r)
+		file, _, err := rc.declaration(r)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		for _, e := range all {
+		for _, e := range file.Environments {
 			rc.mu.Lock()
 			if rc.workers == nil {
 				rc.workers = map[string]*worker{}
@@ -156,12 +156,12 @@ func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, e
 	if w != nil {
 		return w, nil
 	}
-	all, _, err := rc.environments(r)
+	file, _, err := rc.declaration(r)
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment }) {
-		return nil, noEnvironment(r.Name(), environment, all)
+	if _, ok := file.Environment(environment); !ok {
+		return nil, noEnvironment(r.Name(), environment, file.Environments)
 	}
 	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is still starting", environment, r.Name()), Hint: "try again in a moment"}
 }
@@ -187,25 +187,6 @@ func noEnvironment(repository, environment string, all []headgateyaml.Environmen
 		e.Hint = "its environments are " + strings.Join(names, ", ")
 	}
 	return e
-}
-
-// environments are the settings at the tip of the gated branch, in order. A
-// repository to which nothing has landed has none.
-func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environment, repo.Hash, error) {
-	tip, err := r.Ref(rc.Branch(r.Name()))
-	if err != nil || tip == repo.Zero {
-		return nil, repo.Zero, err
-	}
-	key := r.Name() + " " + tip.String()
-	if all, ok := rc.settled.get(key); ok {
-		return all, tip, nil
-	}
-	all, err := settingsAt(r, tip)
-	if err != nil {
-		return nil, tip, err
-	}
-	rc.settled.put(key, all)
-	return all, tip, nil
 }
 
 // known are a repository's releases as they were listed last.

@@ -443,3 +443,83 @@ func hint(err error) string {
 	}
 	return ""
 }
+
+const twoApplications = `applications:
+  web:
+    artifacts: [hello]
+    environments:
+      web-staging: {target: services}
+      web-production: {target: services, after: web-staging, approvals: 1}
+  api:
+    path: services/api
+    artifacts: [api]
+    environments:
+      api-staging: {target: services}
+`
+
+// TestTwoApplications lets two applications of one repository go their own ways:
+// environments, directories, artifacts and histories.
+func TestTwoApplications(t *testing.T) {
+	h := newHarness(t)
+	h.target.obedient = true
+	h.start(t)
+	land := func(web, api string) {
+		t.Helper()
+		says := tagged{By: "ada", Subject: "web " + web + ", api " + api, Artifacts: []record.Artifact{
+			{Name: "hello", Digest: "sha256:" + strings.Repeat("a", 60) + web},
+			{Name: "api", Digest: "sha256:" + strings.Repeat("b", 60) + api},
+		}}
+		_, err := h.land(t.Context(), says, map[string]string{
+			"headgate.yaml":                                twoApplications,
+			"web/deploy/web-staging/compose.yaml":          "services: {web: {command: web " + web + "}}\n",
+			"web/deploy/web-production/compose.yaml":       "services: {web: {command: web " + web + "}}\n",
+			"services/api/deploy/api-staging/compose.yaml": "services: {api: {command: api " + api + "}}\n",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	land("one", "one")
+	web := h.healthy(t, "web-staging", 1)
+	h.healthy(t, "api-staging", 1)
+	if web.Application != "web" || web.Repository != "hello" {
+		t.Fatalf("staging of web: %+v", web)
+	}
+	given := h.target.last("web-staging")
+	if given.Application != "web" || len(given.Release.Artifacts) != 1 || given.Release.Artifacts["hello"] == "" || len(given.Files) != 1 {
+		t.Fatalf("the target was given %+v", given)
+	}
+	p := h.proposed(t, "web-production", 1)
+	if len(p.Files) != 2 || p.Files[0].Path != "apps/web/compose.yaml" || p.Commands[0] != "ssh -p 2222 127.0.0.1 approve hello web-production" {
+		t.Fatalf("promotion: %+v", p)
+	}
+	if _, err := h.rc.Approve(t.Context(), "hello", "web-production", actor("jun"), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	h.healthy(t, "web-production", 1)
+
+	// Only the api changes: that of the web is the same content.
+	land("one", "two")
+	if api := h.healthy(t, "api-staging", 2); len(api.History) != 2 {
+		t.Fatalf("history of the api: %+v", api.History)
+	}
+	same := h.eventually(t, "web-staging", "release 2", func(e show.Environment) bool { return e.Release == 2 })
+	if same.Declared != web.Declared || len(same.History) != 1 {
+		t.Fatalf("the web was promoted for nothing: %+v", same)
+	}
+
+	// The api goes back; the web does not notice.
+	if _, err := h.rc.Rollback(t.Context(), "hello", "api-staging", 1, actor("jun"), "slow"); err != nil {
+		t.Fatal(err)
+	}
+	back := h.healthy(t, "api-staging", 1)
+	if back.Held == nil || h.healthy(t, "web-staging", 2).Held != nil {
+		t.Fatalf("after the rollback: %+v", back)
+	}
+	if out, err := h.hello.Git(t.Context(), "ls-tree", "-r", "--name-only", "env/api-staging"); err != nil ||
+		string(out) != "apps/api/compose.yaml\napps/api/release.json\nholds/api.json\n" {
+		t.Fatalf("env/api-staging holds %s, %v", out, err)
+	}
+	h.checkVerifies(t, 4, 1, 1)
+}

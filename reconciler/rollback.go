@@ -60,17 +60,17 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if err := w.rc.evaluate(ctx, s, &rollbackTarget{to: good, by: by}); err != nil {
+	if err := w.rc.evaluateRollback(ctx, s, good, by); err != nil {
 		return RolledBack{}, err
 	}
 	saved, err := w.save(ctx, s.evaluated)
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if s.Decision.Result != policies.Auto {
+	if s.evaluated.Decision != policies.Auto {
 		return RolledBack{}, &show.Error{Kind: show.Denied,
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
-			Where: s.evaluated.open(), Hint: "why " + s.application + " " + w.environment}
+			Where: s.evaluated.open(), Hint: "why " + s.repo.Name() + " " + w.environment}
 	}
 	hold := record.Hold{By: by.User, At: s.Now.UTC(), Reason: reason}
 	tree, err := record.Restore(w.repo, s.Declared.Tree, good.Tree, s.application, hold)
@@ -115,9 +115,9 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 // rollbackTo finds the newest commit of a release in history that may be rolled
 // back to. all is newest first; the first is what is declared now.
 func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, error) {
-	app, environment := s.application, s.environment
+	repository, environment := s.repo.Name(), s.environment
 	if len(all) == 0 {
-		return record.Commit{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, app)}
+		return record.Commit{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, repository)}
 	}
 	last := 0
 	for _, d := range all[1:] {
@@ -131,7 +131,7 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 		e.Where = []string{"no earlier release was healthy to the end in " + environment}
 		e.Hint = "go forward: push a change that fixes it"
 	} else {
-		e.Hint = fmt.Sprintf("rollback %s %s %d", app, environment, last)
+		e.Hint = fmt.Sprintf("rollback %s %s %d", repository, environment, last)
 	}
 	if release == 0 {
 		e.What = "say which release"
@@ -155,7 +155,7 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 		}
 	}
 	if why == "" {
-		e.What = fmt.Sprintf("release %d never ran in %s of %s", release, environment, app)
+		e.What = fmt.Sprintf("release %d never ran in %s of %s", release, environment, repository)
 	} else {
 		e.What = fmt.Sprintf("%s cannot be rolled back to release %d: %s", environment, release, why)
 	}

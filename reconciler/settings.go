@@ -1,27 +1,65 @@
 package reconciler
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
-// settingsAt are the environments in the headgate.yaml of a landed commit. The
-// file was checked before it landed; one that is bad all the same stops
-// everything that depends on it.
-func settingsAt(r *repo.Repository, commit repo.Hash) ([]headgateyaml.Environment, error) {
+// declaration is headgate.yaml at the tip of the gated branch. A repository to
+// which nothing has landed has no environments.
+func (rc *Reconciler) declaration(r *repo.Repository) (*headgateyaml.File, repo.Hash, error) {
+	tip, err := r.Ref(rc.Branch(r.Name()))
+	if err != nil || tip == repo.Zero {
+		return headgateyaml.Default(), repo.Zero, err
+	}
+	file, err := rc.fileAt(r, tip)
+	return file, tip, err
+}
+
+// fileAt is the headgate.yaml of a landed commit. The file was checked before it
+// landed; one that is bad all the same stops everything that depends on it.
+func (rc *Reconciler) fileAt(r *repo.Repository, commit repo.Hash) (*headgateyaml.File, error) {
+	key := r.Name() + " " + commit.String()
+	if file, ok := rc.files.get(key); ok {
+		return file, nil
+	}
 	tree, err := r.TreeOf(commit)
 	if err != nil {
 		return nil, err
 	}
-	f, err := headgateyaml.In(r.FilesOf(tree).ReadFile)
+	file, err := headgateyaml.In(r.FilesOf(tree).ReadFile)
 	if err != nil {
 		return nil, fmt.Errorf("read %s of %s at %s: %w", headgateyaml.Name, r.Name(), short(commit), err)
 	}
-	return f.Environments, nil
+	rc.files.put(key, file)
+	return file, nil
+}
+
+// applicationOf is the application that runs in an environment.
+func applicationOf(r *repo.Repository, e headgateyaml.Environment) string {
+	return cmp.Or(e.Application, r.Name())
+}
+
+// ofApplication are releases with those artifacts that are the application's own.
+func ofApplication(releases []record.Release, file *headgateyaml.File, application string) []record.Release {
+	app, ok := file.Application(application)
+	if !ok || app.Artifacts == nil {
+		return releases
+	}
+	own := slices.Clone(releases)
+	for i, rel := range own {
+		own[i].Artifacts = slices.DeleteFunc(slices.Clone(rel.Artifacts), func(a record.Artifact) bool {
+			return !slices.Contains(app.Artifacts, a.Name)
+		})
+	}
+	return own
 }
 
 // gone reports whether err says that there is no such environment.

@@ -32,21 +32,27 @@ type snapshot struct {
 // load reads everything that matters about an environment. It writes objects
 // (the trees that would be promoted) but moves nothing.
 func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment string) (*snapshot, error) {
-	s := &snapshot{repo: r, application: r.Name(), environment: environment}
-	s.Now = rc.now()
-	all, tip, err := rc.environments(r)
+	file, tip, err := rc.declaration(r)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment })
-	if i < 0 {
-		return nil, noEnvironment(r.Name(), environment, all)
+	settings, ok := file.Environment(environment)
+	if !ok {
+		return nil, noEnvironment(r.Name(), environment, file.Environments)
 	}
-	s.settings, s.branchTip = all[i], tip
+	s := &snapshot{
+		repo:        r,
+		application: applicationOf(r, settings),
+		environment: environment,
+		settings:    settings,
+		branchTip:   tip,
+	}
+	s.Now = rc.now()
 
 	if s.landed, err = rc.releases(r); err != nil {
 		return nil, err
 	}
+	s.landed = ofApplication(s.landed, file, settings.Application)
 	for _, rel := range s.landed {
 		s.Releases = append(s.Releases, rel.Number)
 	}
@@ -55,7 +61,7 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 	}
 	s.actual = rc.observed(s.settings, s.key())
 	s.Observed = observedOf(s.actual)
-	if err := rc.loadUpstream(s, all); err != nil {
+	if err := rc.loadUpstream(s, file); err != nil {
 		return nil, err
 	}
 	if s.Proposal, err = record.ProposalFor(r, environment); err != nil {
@@ -80,15 +86,15 @@ func (rc *Reconciler) loadDeclared(ctx context.Context, s *snapshot) error {
 }
 
 // loadUpstream reads the environment that this one comes after.
-func (rc *Reconciler) loadUpstream(s *snapshot, all []headgateyaml.Environment) (err error) {
+func (rc *Reconciler) loadUpstream(s *snapshot, file *headgateyaml.File) (err error) {
 	after := s.settings.After
 	if after == "" {
 		return nil
 	}
 	s.Upstream = &Upstream{Name: after}
-	if i := slices.IndexFunc(all, func(e headgateyaml.Environment) bool { return e.Name == after }); i >= 0 {
-		s.before = all[i]
-		s.Upstream.Observed = observedOf(rc.observed(all[i], s.keyIn(after)))
+	if before, ok := file.Environment(after); ok {
+		s.before = before
+		s.Upstream.Observed = observedOf(rc.observed(before, s.keyIn(after)))
 	}
 	s.Upstream.Declared, err = record.Tip(s.repo, s.application, after)
 	return err

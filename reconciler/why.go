@@ -59,6 +59,10 @@ func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, env
 	if !p.NotBefore.IsZero() {
 		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: clock(p.NotBefore)})
 	}
+	if len(p.Rules) > 0 {
+		w.Facts = append(w.Facts, show.Fact{Label: "rules", Text: "this promotion changes " + join(changed(p.Rules)) +
+			"; until then the rules before it hold as well"})
+	}
 	w.Facts = append(w.Facts,
 		show.Fact{Label: "content", Text: "tree " + p.Tree[:7] + ", which is what an approval binds to"},
 		show.Fact{Label: "policy", Text: terminal.Message(p.Policy, 100)})
@@ -102,7 +106,7 @@ func (rc *Reconciler) waitsFor(ctx context.Context, s *snapshot) string {
 	if !s.openProposal() {
 		return "the next look at " + s.environment
 	}
-	if err := rc.evaluate(ctx, s, nil); err != nil {
+	if err := rc.evaluate(ctx, s); err != nil {
 		return "policy, which could not be asked"
 	}
 	w := s.waits()

@@ -41,6 +41,7 @@ type worker struct {
 // given is what a target was given last.
 type given struct {
 	Given
+	key      target.Key
 	target   string
 	sequence int
 }
@@ -168,14 +169,10 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 // branch stays: declared again, it goes on from there.
 func (w *worker) stop() {
 	if w.given.Commit != repo.Zero {
-		w.rc.Targets[w.given.target].Remove(w.key(), w.given.sequence)
+		w.rc.Targets[w.given.target].Remove(w.given.key, w.given.sequence)
 		w.given = given{}
 		w.log().Info("environment is not declared any more, stopping what runs there")
 	}
-}
-
-func (w *worker) key() target.Key {
-	return target.Key{Repository: w.repo.Name(), Application: w.repo.Name(), Environment: w.environment}
 }
 
 // watch is a subscription to what a target reports of one environment, so that
@@ -239,13 +236,13 @@ func (w *worker) converge(s *snapshot, drift target.Drift) error {
 			return err
 		}
 	}
-	if w.given.Commit != repo.Zero && w.given.target != s.settings.Target {
-		w.rc.Targets[w.given.target].Remove(w.key(), w.given.sequence)
+	if w.given.Commit != repo.Zero && (w.given.target != s.settings.Target || w.given.key != s.key()) {
+		w.rc.Targets[w.given.target].Remove(w.given.key, w.given.sequence)
 	}
 	crash.Point("converge.before-target-given")
 	t.Converge(declared)
 	crash.Point("converge.target-given")
-	w.given = given{Given{s.Declared.Hash, drift}, s.settings.Target, declared.Sequence}
+	w.given = given{Given{s.Declared.Hash, drift}, s.key(), s.settings.Target, declared.Sequence}
 	w.log().Info("converging", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "drift", string(drift))
 	return nil
 }
@@ -370,7 +367,7 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 		return err
 	}
 	crash.Point("promote.environment-moved")
-	w.log().Info("promoted", "release", p.Release, "commit", commit.String(), "decision", p.Decision)
+	w.log().Info("promoted", "release", p.Release, "commit", commit.String(), "decision", p.Decision.String())
 	return nil
 }
 
@@ -384,10 +381,10 @@ func (w *worker) decide(ctx context.Context, s *snapshot) error {
 		s.Proposal.Tree != s.Wanted.Tree || s.Proposal.Parent != s.tip() {
 		return nil // not the final word; Plan will replace it first
 	}
-	if err := w.rc.evaluate(ctx, s, nil); err != nil {
+	if err := w.rc.evaluate(ctx, s); err != nil {
 		return err
 	}
-	if s.evaluated.record.Digest == w.saved {
+	if s.evaluated.digest() == w.saved {
 		return nil
 	}
 	if s.Decision.Result != policies.Auto { // promote saves that one, when it is acted upon
@@ -395,7 +392,7 @@ func (w *worker) decide(ctx context.Context, s *snapshot) error {
 			return err
 		}
 	}
-	w.saved = s.evaluated.record.Digest
+	w.saved = s.evaluated.digest()
 	return nil
 }
 
@@ -417,25 +414,31 @@ func (w *worker) decideDrift(ctx context.Context, s *snapshot) error {
 	if e.Decision != policies.Auto {
 		s.Drift = target.Report
 	}
-	if e.record.Digest == w.savedDrift {
+	if e.digest() == w.savedDrift {
 		return nil
 	}
 	if _, err := w.save(ctx, e); err != nil {
 		return err
 	}
-	w.savedDrift = e.record.Digest
+	w.savedDrift = e.digest()
 	return nil
 }
 
-// save makes an answer a record, or finds the record it is already.
-func (w *worker) save(ctx context.Context, e *evaluation) (repo.Hash, error) {
-	crash.Point("promote.before-decision-saved")
-	saved, err := decision.Save(ctx, w.repo, e.at, e.record)
-	if err != nil {
-		return repo.Zero, err
+// save makes each answer a record, unless it is the newest about its subject, and
+// returns the first: the decision by what is declared now.
+func (w *worker) save(ctx context.Context, e *evaluation) (first repo.Hash, err error) {
+	for i, rec := range e.records {
+		crash.Point("promote.before-decision-saved")
+		saved, err := decision.Save(ctx, w.repo, e.at, rec)
+		if err != nil {
+			return repo.Zero, err
+		}
+		crash.Point("promote.decision-saved")
+		if i == 0 {
+			first = saved
+		}
 	}
-	crash.Point("promote.decision-saved")
-	return saved, nil
+	return first, nil
 }
 
 // promotion is what the message about promoting a release says, as far as

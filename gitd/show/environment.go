@@ -18,6 +18,7 @@ type Environments interface {
 // Environment is declared and actual state side by side.
 type Environment struct {
 	Repository   string     `json:"repository"`
+	Application  string     `json:"application,omitempty"` // empty: the one that bears the repository's name
 	Name         string     `json:"environment"`
 	After        string     `json:"after,omitempty"`
 	Target       string     `json:"target"`

@@ -6,25 +6,26 @@ import (
 
 // Promotion is the open proposal of one environment, with its gate.
 type Promotion struct {
-	Repository  string     `json:"repository"`
-	Environment string     `json:"environment"`
-	From        int        `json:"from_release,omitempty"` // 0: nothing runs there yet
-	To          int        `json:"to_release"`
-	Proposal    string     `json:"proposal"` // commit at promote/<environment>
-	Tree        string     `json:"tree"`     // what an approval binds to
-	Source      string     `json:"commit"`
-	ProposedAt  time.Time  `json:"proposed_at"`
-	Decision    string     `json:"decision"` // auto, manual, deny
-	Summary     string     `json:"summary"`  // "waits for 1 approval and soak"
-	Checks      []Check    `json:"checks"`   // open ones first
-	NotBefore   time.Time  `json:"not_before,omitzero"`
-	Policy      string     `json:"policy"` // digest
-	Approvals   []Approval `json:"approvals"`
-	MayApprove  bool       `json:"may_approve"`
-	WhyNot      string     `json:"why_not,omitempty"` // why the actor may not approve
-	Files       []FileDiff `json:"files,omitempty"`   // its own page only
-	Carries     []Release  `json:"carries,omitempty"` // its own page only, newest first
-	Commands    []string   `json:"commands"`          // that approve it, ready to paste
+	Repository  string       `json:"repository"`
+	Environment string       `json:"environment"`
+	From        int          `json:"from_release,omitempty"` // 0: nothing runs there yet
+	To          int          `json:"to_release"`
+	Proposal    string       `json:"proposal"` // commit at promote/<environment>
+	Tree        string       `json:"tree"`     // what an approval binds to
+	Source      string       `json:"commit"`
+	ProposedAt  time.Time    `json:"proposed_at"`
+	Decision    string       `json:"decision"`        // auto, manual, deny
+	Summary     string       `json:"summary"`         // "waits for 1 approval and soak"
+	Checks      []Check      `json:"checks"`          // open ones first
+	Rules       []RuleChange `json:"rules,omitempty"` // that it changes; those before it hold as well until then
+	NotBefore   time.Time    `json:"not_before,omitzero"`
+	Policy      string       `json:"policy"` // digest
+	Approvals   []Approval   `json:"approvals"`
+	MayApprove  bool         `json:"may_approve"`
+	WhyNot      string       `json:"why_not,omitempty"` // why the actor may not approve
+	Files       []FileDiff   `json:"files,omitempty"`   // its own page only
+	Carries     []Release    `json:"carries,omitempty"` // its own page only, newest first
+	Commands    []string     `json:"commands"`          // that approve it, ready to paste
 }
 
 // Approval is one person's yes to exactly one content.
@@ -47,4 +48,11 @@ type Check struct {
 	UntilPerson bool      `json:"until_a_person_acts,omitempty"`
 	Who         []string  `json:"who,omitempty"`
 	Progress    float64   `json:"progress,omitempty"` // 0 to 1 for a condition of time
+}
+
+// RuleChange is a rule of an environment that a promotion changes.
+type RuleChange struct {
+	Rule string `json:"rule"`
+	Was  string `json:"was"`
+	Is   string `json:"is"`
 }

@@ -36,6 +36,23 @@ type Artifact struct {
 	Size   int64  // bytes; 0 where only the name and the digest are known
 }
 
+// only is the release with those of its artifacts that are among named: a
+// repository's applications have artifacts of their own. unknown are the others
+// among named.
+func (rel Release) only(named []Artifact) (own Release, unknown []Artifact) {
+	own = rel
+	own.Artifacts = nil
+	for _, n := range named {
+		i := slices.IndexFunc(rel.Artifacts, func(a Artifact) bool { return a.Name == n.Name && a.Digest == n.Digest })
+		if i < 0 {
+			unknown = append(unknown, n)
+			continue
+		}
+		own.Artifacts = append(own.Artifacts, rel.Artifacts[i])
+	}
+	return own, unknown
+}
+
 // manifestFile is the one file in apps/<application> that comes from the server
 // and not from the release's directory. A file of that name there gives way.
 const manifestFile = "release.json"

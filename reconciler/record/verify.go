@@ -183,7 +183,11 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 		found("names release %d of %s, but that release is of %s", p.Release, short(p.Source), short(rel.Commit))
 		return appsEntry.Hash, nil
 	}
-	_, want, err := rendered(v.repo, rel, p.Path)
+	own, unknown := rel.only(p.Artifacts)
+	for _, a := range unknown {
+		found("names artifact %s@%s, which release %d does not have", a.Name, a.Digest, p.Release)
+	}
+	_, want, err := rendered(v.repo, own, p.Path)
 	switch {
 	case errors.Is(err, ErrNoDirectory):
 		found("names directory %s, which release %d does not have", p.Path, p.Release)
