@@ -1,8 +1,11 @@
 package gitd
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
+	"sync"
 
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
@@ -34,6 +37,9 @@ func (d *daemon) configure() *ssh.Server {
 			offered := gossh.FingerprintSHA256(key)
 			ctx.Permissions().Permissions = &gossh.Permissions{Extensions: map[string]string{fingerprint: offered}}
 			_, known := d.Access().ByKey(offered, access.ViaSSH)
+			if c, ok := ctx.Value(connectionKey).(*connection); ok && !known {
+				d.unknownKey(c, offered)
+			}
 			return known
 		},
 		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
@@ -50,6 +56,11 @@ func (d *daemon) configure() *ssh.Server {
 					gossh.KeyAlgoRSASHA256, gossh.KeyAlgoRSASHA512,
 				},
 				MaxAuthTries: 6,
+				PreAuthConnCallback: func(conn gossh.ServerPreAuthConn) {
+					if c != nil {
+						c.banner = conn.SendAuthBanner
+					}
+				},
 				VerifiedPublicKeyCallback: func(meta gossh.ConnMetadata, _ gossh.PublicKey, perms *gossh.Permissions, _ string) (*gossh.Permissions, error) {
 					if c == nil || perms == nil {
 						return nil, errors.New("no connection")
@@ -63,6 +74,7 @@ func (d *daemon) configure() *ssh.Server {
 						d.log.Warn("refused a login", "user", who.User, "remote", meta.RemoteAddr().String(), "err", err)
 						return nil, err
 					}
+					d.spare.add(c.refused)
 					d.log.Info("logged in", "user", who.User, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
 					return perms, nil
 				},
@@ -82,6 +94,54 @@ func (d *daemon) configure() *ssh.Server {
 			},
 		},
 		RequestHandlers: map[string]ssh.RequestHandler{},
+	}
+}
+
+// unknownKey tells a client that it offered a key which nobody here has. Which of
+// its keys is the last cannot be known; so one that another key was good after is
+// remembered, and not spoken of again.
+func (d *daemon) unknownKey(c *connection, key string) {
+	c.refused = append(c.refused, key)
+	if c.banner == nil || d.spare.has(key) {
+		return
+	}
+	// An error means that the client has gone.
+	_ = c.banner(fmt.Sprintf("%s: no user here has the key %s; to be let in, send its public half to an administrator of this server\r\n",
+		d.Backend.Server(context.Background()).Name, key))
+}
+
+// maxSpare is how many keys are remembered.
+const maxSpare = 1000
+
+// keys remembers the last few it was told of. It is safe for concurrent use.
+type keys struct {
+	mu    sync.Mutex // guards the rest
+	known map[string]bool
+	order []string
+}
+
+func (k *keys) has(key string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.known[key]
+}
+
+func (k *keys) add(added []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil {
+		k.known = map[string]bool{}
+	}
+	for _, key := range added {
+		if k.known[key] {
+			continue
+		}
+		k.known[key] = true
+		k.order = append(k.order, key)
+	}
+	for len(k.order) > maxSpare {
+		delete(k.known, k.order[0])
+		k.order = k.order[1:]
 	}
 }
 

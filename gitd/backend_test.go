@@ -2,218 +2,50 @@ package gitd
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"iter"
-	"strconv"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-var tarnNow = time.Date(2026, 11, 24, 14, 3, 48, 0, time.UTC)
+var testNow = time.Date(2026, 11, 24, 14, 3, 48, 0, time.UTC)
 
-func today(hour, minute int) time.Time { return time.Date(2026, 11, 24, hour, minute, 0, 0, time.UTC) }
-
-// tarn is a Backend with the facts of the design's examples.
-type tarn struct {
-	show.Source       // these two are not asked by the tests here
-	show.Environments // but for the methods below
-
-	repositories []show.Repository
-	changes      []show.Change
-	environment  show.Environment
-	panics       bool
-	follow       chan struct{} // a follower of a log waits here, when set
-	began        chan struct{}
+// backend is what the daemon's own tests ask of one: gitd/shell tests the rest.
+type backend struct {
+	show.Backend
+	panics bool
+	follow chan struct{} // a follower of a log waits here, when set
+	began  chan struct{}
 }
 
-const evil = "\x1b]0;owned\x07 \u202etxt"
-
-func newTarn() *tarn {
-	promotion := &show.Promotion{
-		Repository: "checkout", Environment: "production", From: 183, To: 186, Tree: "6f0a1e2aaaa", Decision: "manual",
-		Summary: "1 approval, soak until 15:00 UTC", MayApprove: true,
-	}
-	production := show.Environment{
-		Repository: "checkout", Name: "production", After: "staging", Target: "services", State: show.Drift, Reason: "prod-c differs",
-		Since: today(11, 42), Release: 183, Commit: "51aa0d3ffff", Declared: "2aa9c07ffff", DeclaredAt: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC),
-		Behind: 3, Promotion: promotion, MayRollback: true, URLs: []string{"http://127.0.0.1:8081"},
-		Services: []show.Service{{Name: "web", State: show.Drift, Instances: []show.Instance{
-			{ID: "prod-a", Release: 183, State: show.Healthy, Message: "200 in 11 ms"},
-			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1},
-			{ID: "prod-c", Release: 183, State: show.Drift, Message: "config/limits.yaml differs since 11:42 UTC"},
-		}}},
-		History: []show.Deployed{
-			{Commit: "2aa9c07ffff", Release: 183, Subject: "Round tax per line", At: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC), By: "policy", Outcome: show.Healthy,
-				Approvals: []show.Approval{{By: "jun"}, {By: "ada"}}},
-			{Commit: "77e0c1fffff", Release: 182, Subject: "Log the key", At: time.Date(2025, 11, 20, 9, 0, 0, 0, time.UTC), By: "ada", Outcome: show.Healthy, MayRollback: true},
-		},
-	}
-	staging := show.Environment{Repository: "checkout", Name: "staging", State: show.Healthy, Release: 186, Since: today(14, 0)}
-	other := show.Environment{Repository: "catalogue", Name: "staging", State: show.Empty}
-	return &tarn{
-		environment: production,
-		repositories: []show.Repository{
-			{Name: "catalogue", Clone: "ssh://git.tarn.example/catalogue", State: show.Empty, Environments: []show.Environment{other}},
-			{Name: "checkout", Clone: "ssh://git.tarn.example/checkout", Description: "the till " + evil, Gated: true, Branch: "main", Tip: "9f1c2abffff", State: show.Green, Release: 186,
-				LandedAt: today(13, 58), Queue: make([]show.Change, 4), Environments: []show.Environment{staging, production}},
-			{Name: "headgate", Clone: "ssh://git.tarn.example/headgate", State: show.Green},
-		},
-		changes: []show.Change{
-			{Repository: "checkout", Number: 417, State: show.Conflict, Place: 7, By: "sam", Subject: "Move vouchers to their own schema", Branch: "main", Commit: "417aaaaffff",
-				Revision: 2, PushedAt: today(14, 1), Author: "Sam", Files: []string{"voucher/load.go:12"}, Reason: "conflicts with 412", Hint: "git pull --rebase origin main, resolve, git push origin main"},
-			{Repository: "checkout", Number: 412, State: show.Running, Place: 2, By: "ines", Subject: "Show fees before the last step " + evil, Branch: "main", Commit: "0c51e9dffff",
-				Revision: 1, PushedAt: today(14, 2), Author: "Ines", Tree: "71d0c3effff", TestedWith: "main + 410 + 412", Behind: 410, Expected: show.Duration(5 * time.Minute), LandsAt: today(14, 8),
-				Build: &show.Build{ID: "b1", State: show.Running, Started: today(14, 3), Phase: "build", Command: "go test ./..."},
-				Story: []show.Event{{At: today(14, 2), What: "proposed", By: "ines"}, {At: today(14, 3), What: "building", More: "main + 410 + 412"}}},
-			{Repository: "checkout", Number: 411, State: show.Refused, By: "ada", Subject: "Drop the legacy voucher table", Branch: "main", Commit: "411aaaaffff", PushedAt: today(13, 1),
-				Revision: 1, Reason: "1 test fails with it and passes without it", Details: []string{"TestVoucherRoundTrip, voucher_test.go:88"},
-				Build: &show.Build{State: show.Failed, Started: today(13, 1), Finished: today(13, 3), Phase: "build", Command: "go test ./...", Exit: 1, LogLine: 1086}},
-			{Repository: "checkout", Number: 409, State: show.Landed, By: "jun", Subject: "Round tax per line, not per basket", Branch: "main", Commit: "9f1c2abffff", Candidate: "9f1c2abffff",
-				Revision: 1, PushedAt: today(13, 50), EndedAt: today(13, 58), Release: 186, Build: &show.Build{State: show.Green, Reused: true, Finished: today(13, 32)}, RunsIn: []string{"staging"}},
-		},
+func (b *backend) Server(context.Context) show.Server {
+	return show.Server{
+		Name: "git.tarn.example",
+		SSH:  "git.tarn.example:22",
+		HTTP: "https://git.tarn.example",
 	}
 }
 
-func missing(format string, args ...any) error {
-	return &show.Error{Kind: show.NotFound, What: fmt.Sprintf(format, args...)}
-}
-
-func (h *tarn) Server(context.Context) show.Server {
-	return show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example", Signers: "headgate@tarn.example namespaces=\"git\" ssh-ed25519 AAAA\n"}
-}
-
-func (h *tarn) Repositories(_ context.Context, a show.Actor) ([]show.Repository, error) {
-	if h.panics {
+func (b *backend) Repositories(context.Context, show.Actor) ([]show.Repository, error) {
+	if b.panics {
 		panic("planted")
 	}
-	if a.User == "sam" {
-		return nil, errors.New("disk on fire at /secret/path")
-	}
-	return h.repositories, nil
+	return []show.Repository{{Name: "checkout"}}, nil
 }
 
-func (h *tarn) Repository(_ context.Context, _ show.Actor, name string) (show.Repository, error) {
-	for _, r := range h.repositories {
-		if r.Name == name {
-			return r, nil
-		}
-	}
-	return show.Repository{}, missing("no such repository: %q", name)
+func (b *backend) Change(_ context.Context, _ show.Actor, repository string, n int) (show.Change, error) {
+	return show.Change{Repository: repository, Number: n, State: show.Refused}, nil
 }
 
-func (h *tarn) Changes(ctx context.Context, a show.Actor, name string, f show.ChangeFilter) ([]show.Change, int, error) {
-	if _, err := h.Repository(ctx, a, name); err != nil {
-		return nil, 0, err
-	}
-	var list []show.Change
-	for _, c := range h.changes {
-		if c.Repository == name && (f.State == "" || f.State == c.State) {
-			list = append(list, c)
-		}
-	}
-	if name != "checkout" {
-		return list, 0, nil
-	}
-	return list, 417, nil
-}
-
-func (h *tarn) Change(_ context.Context, _ show.Actor, name string, n int) (show.Change, error) {
-	for _, c := range h.changes {
-		if c.Repository == name && c.Number == n {
-			return c, nil
-		}
-	}
-	return show.Change{}, missing("%s has no change %d", name, n)
-}
-
-func (h *tarn) Log(ctx context.Context, a show.Actor, name string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (b *backend) Log(ctx context.Context, _ show.Actor, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
-		if _, err := h.Change(ctx, a, name, n); err != nil {
-			yield(show.LogEvent{}, err)
+		if !yield(show.LogEvent{Kind: "out", Line: 1, Text: "voucher_test.go:88: no relation"}, nil) || !follow {
 			return
 		}
-		for _, e := range []show.LogEvent{
-			{Kind: "step", Step: 1, Phase: "build", Command: "go test ./..."},
-			{Kind: "out", Step: 1, Line: 1, Text: "ok\t\x1b[32mbasket\x1b[0m" + evil},
-			{Kind: "out", Step: 1, Line: 90, Text: "voucher_test.go:88: no relation"},
-			{Kind: "end", Step: 1, Exit: 1, Took: show.Duration(146 * time.Second)},
-			{Kind: "done"},
-		} {
-			if !yield(e, nil) {
-				return
-			}
-		}
-		if follow && h.follow != nil {
-			close(h.began)
-			select {
-			case <-ctx.Done():
-			case <-h.follow:
-			}
+		close(b.began)
+		select {
+		case <-ctx.Done():
+		case <-b.follow:
 		}
 	}
-}
-
-func (h *tarn) Releases(context.Context, show.Actor, string) ([]show.Release, error) { return nil, nil }
-
-func (h *tarn) Environment(_ context.Context, _ show.Actor, name, environment string) (show.Environment, error) {
-	if name == "checkout" && environment == "production" {
-		return h.environment, nil
-	}
-	if name == "catalogue" && environment == "staging" {
-		return h.repositories[0].Environments[0], nil
-	}
-	return show.Environment{}, missing("%s has no environment %q", name, environment)
-}
-
-func (h *tarn) Promotion(context.Context, show.Actor, string, string) (show.Promotion, error) {
-	return *h.environment.Promotion, nil
-}
-
-func (h *tarn) Why(ctx context.Context, a show.Actor, name, thing string) (show.Why, error) {
-	if name == "checkout" && thing == "production" {
-		return show.Why{
-			Answer: "186 is not in production because 2 of 4 conditions are open.", State: show.Waits,
-			Checks: []show.Check{
-				{Title: "2 approvals from release", Detail: "1 given (jun 14:01)", UntilPerson: true, Who: []string{"ada", "sam"}},
-				{Title: "soak 1 h healthy in staging", Detail: "4 min of 60", Until: today(15, 0)},
-				{Title: "runs in staging first", Met: true, Detail: "same digest, since 14:00 UTC"},
-			},
-			Facts: []show.Fact{{Label: "policy", Text: "prod.manual at 5aa10e3"}},
-			Next:  []string{"approve checkout production"},
-		}, nil
-	}
-	if n, err := strconv.Atoi(thing); err == nil {
-		c, err := h.Change(ctx, a, name, n)
-		return show.Why{Answer: fmt.Sprintf("%d is %s.", n, c.State), State: c.State}, err
-	}
-	return show.Why{}, missing("%s has no change, environment or commit %q", name, thing)
-}
-
-func (h *tarn) CreateRepository(_ context.Context, a show.Actor, name, description string) (show.Done, error) {
-	if a.User != "ada" {
-		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "only administrators create repositories", Hint: "ask one of ada"}
-	}
-	return show.Done{What: fmt.Sprintf("created %s: %s", name, description), Next: "git clone ssh://git.tarn.example/" + name}, nil
-}
-
-func (h *tarn) SetGate(_ context.Context, _ show.Actor, name string, gated bool) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("gate of %s: %v", name, gated)}, nil
-}
-
-func (h *tarn) Approve(_ context.Context, a show.Actor, name, environment, tree, reason string) (show.Done, error) {
-	if a.User == "jun" {
-		return show.Done{}, &show.Error{Kind: show.Denied, What: "you cannot approve your own change", Where: []string{"headgate.yaml:12: approvals: 1", "change 412 is by jun"}, Hint: "ask one of ada, sam"}
-	}
-	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2", a.User, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
-}
-
-func (h *tarn) Rollback(_ context.Context, _ show.Actor, name, environment string, release int, reason string) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
-}
-
-func (h *tarn) Watch(string) (<-chan struct{}, func()) {
-	c := make(chan struct{})
-	return c, func() { close(c) }
 }

@@ -28,6 +28,8 @@ type connection struct {
 	authenticated atomic.Bool     // a key is proven
 
 	// Touched by the goroutine that reads during the handshake only.
+	banner     func(message string) error // writes to the client before it is authenticated
+	refused    []string                   // fingerprints of keys it offered that nobody has; a few, the library sees to it
 	identified bool
 	requested  bool
 

@@ -5,8 +5,7 @@
 //     (admission.go, connection.go), proves who is there by public key and
 //     nothing else (auth.go), and runs one program for each session (session.go).
 //   - git's own programs run in gitd/transport (git.go).
-//   - Everything else is a command of the table in command.go; each family of
-//     commands has its own file. They show the facts of gitd/show.
+//   - Everything else is a command of gitd/shell.
 //   - Logins keeps the one-time codes with which a user of the SSH daemon opens a
 //     session of the console (login.go).
 //

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
@@ -22,9 +23,8 @@ type execLine struct {
 }
 
 var (
-	errLine       = errors.New("this is no command line of this server")
-	errRepository = errors.New("this names no repository of this server")
-	errQuote      = errors.New("a quote is not closed")
+	errLine       = errors.New("this is not a command line of this server")
+	errRepository = errors.New("this is not the name of a repository")
 )
 
 // parseExec reads a command line. It expands nothing: there is no shell.
@@ -46,7 +46,7 @@ func parseExec(line string) (execLine, error) {
 			return execLine{service: service, repository: name}, nil
 		}
 	}
-	words, err := split(line)
+	words, err := shell.Split(line)
 	if err != nil {
 		return execLine{}, err
 	}
@@ -57,7 +57,8 @@ func parseExec(line string) (execLine, error) {
 }
 
 // repositoryArgument reads " '/hello.git'", as git writes it, or the same
-// without quotes: one space, one word, one optional slash, one optional ".git".
+// without quotes: one space, one word, one optional slash on either side, one
+// optional ".git".
 func repositoryArgument(rest string) (name string, ok bool) {
 	path, ok := strings.CutPrefix(rest, " ")
 	if !ok {
@@ -68,47 +69,8 @@ func repositoryArgument(rest string) (name string, ok bool) {
 			return "", false
 		}
 	}
-	name = strings.TrimSuffix(strings.TrimPrefix(path, "/"), ".git")
+	path = strings.TrimSuffix(strings.TrimPrefix(path, "/"), "/")
+	name = strings.TrimSuffix(path, ".git")
 	// A name is of letters, digits and "._-": no quote or space can be left.
 	return name, repo.CheckName(name) == nil
-}
-
-// split cuts a line into words at spaces; single and double quotes keep spaces,
-// a backslash keeps the next character.
-func split(line string) ([]string, error) {
-	var words []string
-	var word strings.Builder
-	var quote rune
-	in, escaped := false, false
-	for _, c := range line {
-		switch {
-		case escaped:
-			word.WriteRune(c)
-			escaped = false
-		case c == '\\' && quote != '\'':
-			in, escaped = true, true
-		case quote != 0 && c == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteRune(c)
-		case c == '\'' || c == '"':
-			in, quote = true, c
-		case c == ' ':
-			if in {
-				words = append(words, word.String())
-				word.Reset()
-				in = false
-			}
-		default:
-			in = true
-			word.WriteRune(c)
-		}
-	}
-	if quote != 0 || escaped {
-		return nil, errQuote
-	}
-	if in {
-		words = append(words, word.String())
-	}
-	return words, nil
 }

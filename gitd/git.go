@@ -39,7 +39,7 @@ func (s *session) git(actor show.Actor, key string, line execLine) int {
 		e = &show.Error{Kind: show.Again, What: "the server could not answer", Hint: "tell an administrator of this server"}
 	}
 	if e.Kind == show.NotFound && e.Hint == "" {
-		e.Hint = "see yours: ssh " + sshTarget(s.d.Backend.Server(s.ended)) + " repo list"
+		e.Hint = "see yours: " + s.ssh("repo list")
 	}
 	return s.refuse(e)
 }

@@ -122,6 +122,11 @@ func TestNoSuchRepository(t *testing.T) {
 			}
 		}
 	}
+	for name, hint := range map[string]string{"helo": "did you mean \"hello\"?", "nowhere": "see yours: ssh git.tarn.example repo list"} {
+		if r := h.run(jun, "git-upload-pack '"+name+"'"); !strings.Contains(r.stderr, "hint: "+hint+"\n") {
+			t.Errorf("%s: %q", name, r.stderr)
+		}
+	}
 	r := h.run(jun, "git-upload-pack 'hello'", func(s *gossh.Session) {
 		if err := s.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
 			t.Fatal(err)

@@ -139,7 +139,7 @@ func start(t *testing.T, change func(*Server)) *harness {
 	}
 	h.addr = l.Addr().String()
 	h.server = &Server{
-		Backend: newTarn(),
+		Backend: &backend{},
 		Access:  h.config.Load,
 		Transport: &transport.Transport{
 			Store:  store,
@@ -151,7 +151,7 @@ func start(t *testing.T, change func(*Server)) *harness {
 		Logins:  &Logins{},
 		Log:     slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Limits:  Limits{Drain: 5 * time.Second, Login: within},
-		now:     func() time.Time { return tarnNow },
+		now:     func() time.Time { return testNow },
 	}
 	if change != nil {
 		change(h.server)

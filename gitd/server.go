@@ -14,6 +14,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
@@ -91,7 +92,9 @@ type daemon struct {
 	limits    Limits
 	log       *slog.Logger
 	ssh       *ssh.Server
+	shell     *shell.Shell
 	admission *admission
+	spare     keys // offered before one that was good
 	users     *transport.Quota
 
 	commands context.Context // of SSH commands; done when the server begins to stop
@@ -105,7 +108,11 @@ type daemon struct {
 }
 
 // errStopping is why a session's context is done when the server stops.
-var errStopping = errors.New("the server is restarting")
+var errStopping = &show.Error{
+	Kind: show.Again,
+	What: "the server is restarting",
+	Hint: "try again in a moment",
+}
 
 // Serve accepts connections from l until ctx is done. Then it closes l, ends
 // commands, gives git children Limits.Drain to end by themselves, and returns
@@ -134,6 +141,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		d.log = slog.Default()
 	}
 	d.ssh = d.configure()
+	d.shell = &shell.Shell{
+		Backend: s.Backend,
+		Access:  s.Access,
+		Login:   func(user string) (string, time.Duration) { return s.Logins.New(user), codeLife },
+		Log:     d.log,
+		Now:     s.now,
+	}
 
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -231,11 +245,4 @@ func (d *daemon) serve(c *connection) {
 		return
 	}
 	d.ssh.HandleConn(c)
-}
-
-func (s *Server) clock() time.Time {
-	if s.now != nil {
-		return s.now()
-	}
-	return time.Now()
 }

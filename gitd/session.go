@@ -1,12 +1,14 @@
 package gitd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +17,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/transport"
@@ -260,11 +263,11 @@ func (s *session) run(line string) {
 	}()
 	parsed, err := parseExec(line)
 	if err != nil {
-		e := &show.Error{Kind: show.Usage, What: err.Error(), Hint: "see what there is: help"}
+		e := &show.Error{Kind: show.Usage, What: err.Error(), Hint: "see what there is: " + s.ssh("help")}
 		switch {
 		case errors.Is(err, errRepository):
-			e.Hint = "clone ssh://" + s.d.Backend.Server(s.ended).SSH + "/<name>; the command repo list shows the names"
-		case errors.Is(err, errQuote):
+			e.Hint = "clone ssh://" + s.d.Backend.Server(s.ended).SSH + "/<name>; see the names: " + s.ssh("repo list")
+		case errors.Is(err, shell.ErrQuote):
 			e.Hint = "for an apostrophe, quote twice: \"...\" for your shell, and '...' inside for this server"
 		}
 		s.d.log.Info("refused a command line", "line", terminal.Line(line[:min(len(line), 200)]), "remote", s.conn.RemoteAddr().String())
@@ -288,13 +291,60 @@ func (s *session) run(line string) {
 	status = s.command(actor, parsed.words)
 }
 
+// command runs the words a client sent and returns the exit code.
+func (s *session) command(actor show.Actor, words []string) int {
+	ctx, cancel := context.WithCancelCause(s.d.commands)
+	defer cancel(nil)
+	defer context.AfterFunc(s.ended, func() { cancel(errHungUp) })()
+	tty := s.tty()
+	s.work.Go(func() { s.listen(tty != nil, cancel) })
+
+	in := shell.Invocation{Actor: actor, Words: words, Out: s, Err: s.Stderr()}
+	if tty != nil {
+		in.Out, in.Err = returns{s}, returns{s} // one screen, in order
+		in.Terminal = s.style(tty)
+	}
+	return s.d.shell.Run(ctx, in)
+}
+
+// listen reads what the client types while a command runs, which is nothing but
+// Ctrl-C on a terminal, where no signal is sent.
+func (s *session) listen(tty bool, cancel context.CancelCauseFunc) {
+	buffer := make([]byte, 512)
+	for {
+		n, err := s.Read(buffer)
+		if tty && slices.ContainsFunc(buffer[:n], func(b byte) bool { return b == 3 || b == 4 }) {
+			cancel(errHungUp)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// style is how the client's terminal can be written to.
+func (s *session) style(tty *pty) shell.Terminal {
+	locale := strings.ToLower(cmp.Or(s.env["LC_ALL"], s.env["LC_CTYPE"], s.env["LANG"]))
+	usable := tty.name != "dumb" && tty.name != ""
+	return shell.Terminal{
+		Width:   tty.width,
+		Colour:  usable && s.env["NO_COLOR"] == "", // empty means not set, by its convention
+		Unicode: usable && (strings.HasSuffix(locale, "utf-8") || strings.HasSuffix(locale, "utf8")),
+	}
+}
+
+// ssh is a command as it is typed, to be pasted.
+func (s *session) ssh(command string) string {
+	return "ssh " + shell.Target(s.d.Backend.Server(s.ended)) + " " + command
+}
+
 // fail writes an error for people.
 func (s *session) fail(e *show.Error) {
 	var w io.Writer = s.Stderr()
 	if s.tty() != nil {
 		w = returns{w}
 	}
-	io.WriteString(w, errorText(e, nil))
+	io.WriteString(w, shell.ErrorText(e))
 }
 
 // exit sends the status and ends the channel.

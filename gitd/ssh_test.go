@@ -16,6 +16,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
+	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
@@ -102,6 +103,63 @@ func TestStockClientOffersForeignKey(t *testing.T) {
 	}
 	if !strings.Contains(string(out), "Authentications that can continue: publickey\n") && !strings.Contains(string(out), "Authentications that can continue: publickey\r\n") {
 		t.Errorf("more than public keys is advertised:\n%s", out)
+	}
+}
+
+// Whose key nobody has is told which it was and whom to ask; who has others as
+// well is told once.
+func TestUnknownKeyIsTold(t *testing.T) {
+	h := start(t, nil)
+	said := func(signers ...gossh.Signer) (banners string, err error) {
+		client, err := gossh.Dial("tcp", h.addr, &gossh.ClientConfig{
+			User:            "git",
+			Auth:            []gossh.AuthMethod{gossh.PublicKeys(signers...)},
+			HostKeyCallback: gossh.FixedHostKey(h.server.HostKey.PublicKey()),
+			BannerCallback:  func(message string) error { banners += message; return nil },
+			Timeout:         within,
+		})
+		if err == nil {
+			client.Close()
+		}
+		return banners, err
+	}
+	eve, jun := h.keys["eve"], h.keys["jun"]
+	want := "git.tarn.example: no user here has the key " + gossh.FingerprintSHA256(eve.PublicKey()) + "; to be let in, "
+
+	args := h.ssh("eve", "git@127.0.0.1", "whoami")
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err == nil || !strings.Contains(string(out), want) {
+		t.Errorf("the stock client shows %s, %v", out, err)
+	}
+	for range 2 {
+		if got, err := said(eve); err == nil || !strings.HasPrefix(got, want) {
+			t.Errorf("an unknown key alone is told %q, %v", got, err)
+		}
+	}
+	if got, err := said(eve, jun); err != nil || !strings.HasPrefix(got, want) {
+		t.Errorf("the first time before a good one it is told %q, %v", got, err)
+	}
+	if got, err := said(eve, jun); err != nil || got != "" {
+		t.Errorf("the second time before a good one it is told %q, %v", got, err)
+	}
+}
+
+// Colours are for terminals that want them.
+func TestTerminal(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		pty  string
+		want shell.Terminal
+	}{
+		{map[string]string{"LANG": "en_GB.UTF-8"}, "xterm", shell.Terminal{Width: 80, Colour: true, Unicode: true}},
+		{map[string]string{"LANG": "en_GB.UTF-8", "LC_ALL": "C"}, "xterm", shell.Terminal{Width: 80, Colour: true}},
+		{map[string]string{"NO_COLOR": "1"}, "xterm", shell.Terminal{Width: 80}},
+		{map[string]string{"NO_COLOR": ""}, "xterm", shell.Terminal{Width: 80, Colour: true}},
+		{map[string]string{"LANG": "en_GB.UTF-8"}, "dumb", shell.Terminal{Width: 80}},
+	} {
+		s := &session{env: c.env}
+		if got := s.style(&pty{name: c.pty, width: 80}); got != c.want {
+			t.Errorf("%v on %s: %+v", c.env, c.pty, got)
+		}
 	}
 }
 
@@ -302,7 +360,7 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestPanicIsContained(t *testing.T) {
-	backend := newTarn()
+	backend := &backend{}
 	h := start(t, func(s *Server) { s.Backend = backend })
 	client := h.login("jun")
 	backend.panics = true
@@ -360,7 +418,7 @@ func TestRevokedKey(t *testing.T) {
 }
 
 func TestStopEndsFollowers(t *testing.T) {
-	backend := newTarn()
+	backend := &backend{}
 	backend.follow, backend.began = make(chan struct{}), make(chan struct{})
 	h := start(t, func(s *Server) { s.Backend = backend })
 	client := h.login("jun")
@@ -383,7 +441,7 @@ func TestStopEndsFollowers(t *testing.T) {
 func TestFollowersGo(t *testing.T) {
 	for _, how := range []string{"ctrl-c", "close", "signal"} {
 		t.Run(how, func(t *testing.T) {
-			backend := newTarn()
+			backend := &backend{}
 			backend.follow, backend.began = make(chan struct{}), make(chan struct{})
 			h := start(t, func(s *Server) { s.Backend = backend })
 			s, err := h.login("jun").NewSession()
@@ -452,7 +510,7 @@ func TestExecLine(t *testing.T) {
 	for _, line := range []string{
 		"git-upload-pack", "git-upload-pack ", "git-upload-pack 'a b'", "git-upload-pack 'a", "git-upload-pack a'", "git-upload-pack 'a' 'b'", "git-upload-pack  'a'",
 		"git-upload-pack --help", "git-upload-pack --upload-pack=x r", "git-upload-pack '-x'", "git-upload-packs 'a'", "git-upload-pack\t'a'",
-		"git-upload-pack '../hello'", "git-upload-pack '/../hello'", "git-upload-pack '//hello'", "git-upload-pack 'a/b'", "git-upload-pack '/hello.git.git'", "git-upload-pack '/hello/'",
+		"git-upload-pack '../hello'", "git-upload-pack '/../hello'", "git-upload-pack '//hello'", "git-upload-pack 'a/b'", "git-upload-pack '/hello.git.git'", "git-upload-pack '/hello//'",
 		"git-upload-pack '/~/hello'", "git-upload-pack '$(id)'", "git-upload-pack 'a;id'", "git-upload-pack 'a\"b'", "git-upload-pack 'h\u0435llo'", "git-upload-pack ''", "git-upload-pack '/'",
 		"git-upload-pack '" + strings.Repeat("a", 101) + "'", "git-upload-pack '..'", "git-upload-pack '.git'",
 		"git upload-pack 'a'", "git", "git-shell", "git-lfs-authenticate a download",
@@ -492,7 +550,7 @@ func FuzzExecLine(f *testing.F) {
 }
 
 func TestLogins(t *testing.T) {
-	now := tarnNow
+	now := testNow
 	l := &Logins{now: func() time.Time { return now }}
 	code := l.New("ada")
 	if user, ok := l.Redeem(strings.ToLower(strings.ReplaceAll(code, "-", " "))); !ok || user != "ada" {

@@ -98,7 +98,7 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 	default:
 	}
 	if err != nil && parent.Err() != nil {
-		return 1, &show.Error{Kind: show.Again, What: context.Cause(parent).Error(), Hint: "try again in a moment"}
+		return 1, context.Cause(parent)
 	}
 	var failed *exec.ExitError
 	switch {

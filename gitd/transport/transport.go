@@ -145,7 +145,7 @@ func (t *Transport) start() {
 
 // Serve runs a service for a client, and returns git's exit status. An error is a
 // *show.Error: nothing was run, or it was ended; the client is not told by Serve.
-// When ctx is done, so is the child.
+// When ctx is done, so is the child, and the error is ctx's cause.
 func (t *Transport) Serve(ctx context.Context, r Request, c Client) (status int, err error) {
 	t.start()
 	repository, err := t.Open(r.Actor, r.Repository)

@@ -1,4 +1,4 @@
-package gitd
+package shell
 
 import (
 	"fmt"
@@ -12,29 +12,26 @@ var whyCommands = []command{{
 	name: "why", args: "[repo] <change|environment|commit>", what: "why something has not landed, or is not live", example: "why production",
 	notes: "It ends with 0 when the answer is good, 1 when it is not, 3 while something is waited for.",
 	run: func(c *call) error {
-		if err := c.wants(1, 2); err != nil {
-			return err
-		}
-		thing := c.words[len(c.words)-1]
-		var repository string
-		var err error
-		if len(c.words) == 2 {
-			repository = c.words[0]
-		} else if repository, err = c.only(fmt.Sprintf("a change, environment or commit %q", thing), "repo list", func(r show.Repository) (bool, error) {
-			_, err := c.d.Backend.Why(c.ctx, c.actor, r.Name, thing)
-			if notFound(err) {
-				return false, nil
+		thing, repository := c.args["change|environment|commit"], c.args["repo"]
+		if repository == "" {
+			var err error
+			what := fmt.Sprintf("a change, environment or commit %q", thing)
+			if repository, err = c.only(what, "repo list", func(r show.Repository) (bool, error) {
+				_, err := c.shell.Backend.Why(c.ctx, c.actor, r.Name, thing)
+				if notFound(err) {
+					return false, nil
+				}
+				return err == nil, err
+			}); err != nil {
+				return err
 			}
-			return err == nil, err
-		}); err != nil {
-			return err
 		}
-		why, err := c.d.Backend.Why(c.ctx, c.actor, repository, thing)
+		why, err := c.shell.Backend.Why(c.ctx, c.actor, repository, thing)
 		if err != nil {
 			return err
 		}
-		if c.put(why) {
-			return outcomeOf(why.State)
+		if c.json {
+			return c.answer(why, outcomeOf(why.State))
 		}
 		c.out.line("%s", why.Answer)
 		var rows [][]cell

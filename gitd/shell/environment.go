@@ -1,7 +1,8 @@
-package gitd
+package shell
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -25,18 +26,15 @@ var envCommands = []command{
 }
 
 func envList(c *call) error {
-	if err := c.wants(0, 1); err != nil {
-		return err
-	}
 	var repositories []show.Repository
-	if len(c.words) == 1 {
-		r, err := c.d.Backend.Repository(c.ctx, c.actor, c.words[0])
+	if c.args["repo"] != "" {
+		r, err := c.shell.Backend.Repository(c.ctx, c.actor, c.args["repo"])
 		if err != nil {
 			return err
 		}
 		repositories = append(repositories, r)
 	} else {
-		all, err := c.d.Backend.Repositories(c.ctx, c.actor)
+		all, err := c.shell.Backend.Repositories(c.ctx, c.actor)
 		if err != nil {
 			return err
 		}
@@ -45,7 +43,10 @@ func envList(c *call) error {
 	rows := [][]cell{{plain("REPOSITORY"), plain("ENVIRONMENT"), plain("STATE"), plain("RELEASE"), plain("SINCE"), plain("BEHIND"), plain("WAITS")}}
 	for _, r := range repositories {
 		for _, e := range r.Environments {
-			if c.put(e) {
+			if c.json {
+				if err := c.emit(e); err != nil {
+					return err
+				}
 				continue
 			}
 			rows = append(rows, []cell{
@@ -62,7 +63,7 @@ func envList(c *call) error {
 		return nil
 	}
 	c.out.table(rows)
-	c.out.line("%s, times in UTC; one of them: env show %s %s", plural(len(rows)-1, "environment"), rows[1][0].s, rows[1][1].s)
+	c.out.line("%s, times in UTC; one of them: %s", show.Plural(len(rows)-1, "environment"), c.ssh("env show "+rows[1][0].s+" "+rows[1][1].s))
 	return nil
 }
 
@@ -77,44 +78,35 @@ func waiting(e show.Environment) string {
 	return e.Reason
 }
 
-// environment reads "[repo] <environment>" and finds the repository if it
-// was left out.
-func (c *call) environment(words []string) (repository, environment string, err error) {
-	environment = words[len(words)-1]
-	if len(words) == 2 {
-		return words[0], environment, nil
+// environment finds the repository of an environment if it was left out.
+func (c *call) environment() (repository, environment string, err error) {
+	environment = c.args["environment"]
+	if repository = c.args["repo"]; repository != "" {
+		return repository, environment, nil
 	}
 	repository, err = c.only("an environment "+environment, "env list", func(r show.Repository) (bool, error) {
-		for _, e := range r.Environments {
-			if e.Name == environment {
-				return true, nil
-			}
-		}
-		return false, nil
+		return slices.ContainsFunc(r.Environments, func(e show.Environment) bool { return e.Name == environment }), nil
 	})
 	return repository, environment, err
 }
 
 func envShow(c *call) error {
-	if err := c.wants(1, 2); err != nil {
-		return err
-	}
-	repository, environment, err := c.environment(c.words)
+	repository, environment, err := c.environment()
 	if err != nil {
 		return err
 	}
-	e, err := c.d.Backend.Environment(c.ctx, c.actor, repository, environment)
+	e, err := c.shell.Backend.Environment(c.ctx, c.actor, repository, environment)
 	if err != nil {
 		return err
 	}
-	if c.put(e) {
-		return outcomeOf(e.State)
+	if c.json {
+		return c.answer(e, outcomeOf(e.State))
 	}
 	full := repository + " " + environment
 	c.out.line("%s", envAnswer(c, e))
 	rows := [][]cell{}
 	if e.Release > 0 {
-		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(short(e.Commit)), plain("env/" + e.Name + " " + short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
+		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(show.Short(e.Commit)), plain("env/" + e.Name + " " + show.Short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
 	}
 	for _, s := range e.Services {
 		if len(s.Instances) == 0 {
@@ -123,7 +115,7 @@ func envShow(c *call) error {
 		for _, i := range s.Instances {
 			what := i.Message
 			if i.Restarts > 0 {
-				what = strings.TrimPrefix(what+", "+plural(i.Restarts, "restart"), ", ")
+				what = strings.TrimPrefix(what+", "+show.Plural(i.Restarts, "restart"), ", ")
 			}
 			rows = append(rows, []cell{plain(i.ID), c.out.state(i.State), count(i.Release), plain(what)})
 		}
@@ -133,9 +125,9 @@ func envShow(c *call) error {
 		if p.Decision == "deny" {
 			state = show.Refused
 		}
-		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(fmt.Sprint(p.To)), plain(p.Summary + ": why " + full)})
+		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(fmt.Sprint(p.To)), plain(p.Summary + ": " + c.ssh("why "+full))})
 		if p.MayApprove {
-			rows = append(rows, []cell{plain("you can"), plain("approve " + full)})
+			rows = append(rows, []cell{plain("you can"), plain(c.ssh("approve " + full))})
 		}
 	}
 	if h := e.Held; h != nil {
@@ -145,7 +137,7 @@ func envShow(c *call) error {
 		rows = append(rows, []cell{plain("at"), plain(u)})
 	}
 	if to := lastHealthy(e); to > 0 && e.MayRollback {
-		rows = append(rows, []cell{plain("undo"), plain(fmt.Sprintf("rollback %s %d", full, to))})
+		rows = append(rows, []cell{plain("undo"), plain(c.ssh(fmt.Sprintf("rollback %s %d", full, to)))})
 	}
 	c.out.table(rows)
 	return outcomeOf(e.State)
@@ -199,22 +191,16 @@ func lastHealthy(e show.Environment) int {
 }
 
 func envLog(c *call) error {
-	if err := c.wants(1, 2); err != nil {
-		return err
-	}
-	repository, environment, err := c.environment(c.words)
+	repository, environment, err := c.environment()
 	if err != nil {
 		return err
 	}
-	e, err := c.d.Backend.Environment(c.ctx, c.actor, repository, environment)
+	e, err := c.shell.Backend.Environment(c.ctx, c.actor, repository, environment)
 	if err != nil {
 		return err
 	}
 	if c.json {
-		for _, d := range e.History {
-			c.emit(d)
-		}
-		return nil
+		return emitAll(c, e.History)
 	}
 	if len(e.History) == 0 {
 		c.out.line("nothing has been promoted to %s yet", environment)
@@ -231,10 +217,10 @@ func envLog(c *call) error {
 			subject = "rollback: " + subject
 		}
 		rows = append(rows, []cell{
-			plain(c.out.at(d.At, false)), count(d.Release), c.out.word(d.Outcome), plain(short(d.Commit)), plain(by), {s: subject + orNothing(" - ", d.Message), cut: true},
+			plain(c.out.at(d.At, false)), count(d.Release), c.out.word(d.Outcome), plain(show.Short(d.Commit)), plain(by), {s: subject + orNothing(" - ", d.Message), cut: true},
 		})
 	}
 	c.out.table(rows)
-	c.out.line("%s of %s %s, times in UTC", plural(len(e.History), "deployment"), repository, environment)
+	c.out.line("%s of %s %s, times in UTC", show.Plural(len(e.History), "deployment"), repository, environment)
 	return nil
 }

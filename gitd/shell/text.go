@@ -1,4 +1,4 @@
-package gitd
+package shell
 
 import (
 	"fmt"
@@ -14,11 +14,9 @@ import (
 // text writes a command's answer for people: lines and aligned columns. Every
 // string that reaches it is cleaned of what a terminal would obey (F13).
 type text struct {
-	w       io.Writer
-	colour  bool
-	unicode bool
-	width   int       // columns of the terminal; 0: cut nothing
-	now     time.Time // in UTC
+	Terminal
+	w   io.Writer
+	now time.Time // in UTC
 }
 
 // mark is how a state looks: its word is always written too (DESIGN-UI 3).
@@ -67,6 +65,7 @@ type cell struct {
 	s      string
 	colour string
 	cut    bool // may be cut to fit the terminal's width; identifiers never are
+	wrap   bool // goes on in the next line instead; the last of its row only
 }
 
 func plain(s string) cell { return cell{s: s} }
@@ -80,7 +79,7 @@ func count(n int) cell {
 
 // shape is a state's shape alone; the word stands beside it.
 func (t *text) shape(s show.State) string {
-	if t.unicode {
+	if t.Unicode {
 		return markOf(s).shape
 	}
 	return markOf(s).ascii
@@ -117,8 +116,16 @@ func (t *text) table(rows [][]cell) {
 		for i, c := range row {
 			s := terminal.Line(c.s)
 			n := utf8.RuneCountInString(s)
-			if c.cut && t.width > 0 && at+n > t.width {
-				s = t.shorten(s, max(t.width-at, 8))
+			switch {
+			case t.Width == 0 || at+n <= t.Width:
+			case c.cut:
+				s = t.shorten(s, max(t.Width-at, 8))
+			case c.wrap:
+				lines := wrap(s, max(t.Width-at, 20))
+				for _, line := range lines[:len(lines)-1] {
+					b.WriteString(t.paint(c.colour, line) + "\n" + strings.Repeat(" ", at))
+				}
+				s = lines[len(lines)-1]
 			}
 			b.WriteString(t.paint(c.colour, s))
 			if i < len(row)-1 {
@@ -130,9 +137,27 @@ func (t *text) table(rows [][]cell) {
 	}
 }
 
+// wrap breaks s at spaces into lines of at most width characters, where it can.
+func wrap(s string, width int) (lines []string) {
+	line := ""
+	for word := range strings.FieldsSeq(s) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines = append(lines, line)
+			line = ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
+}
+
+// wrapped writes text, and breaks its lines where the terminal ends.
+func (t *text) wrapped(format string, args ...any) {
+	t.table([][]cell{{{s: fmt.Sprintf(format, args...), wrap: true}}})
+}
+
 func (t *text) shorten(s string, n int) string {
 	end := "..."
-	if t.unicode {
+	if t.Unicode {
 		end = "…"
 	}
 	runes := []rune(s)
@@ -140,7 +165,7 @@ func (t *text) shorten(s string, n int) string {
 }
 
 func (t *text) paint(colour, s string) string {
-	if !t.colour || colour == "" || s == "" {
+	if !t.Colour || colour == "" || s == "" {
 		return s
 	}
 	return "\x1b[" + colour + "m" + s + "\x1b[0m"
@@ -168,37 +193,10 @@ func (t *text) at(when time.Time, zone bool) string {
 	return when.Format(layout)
 }
 
-// span writes 0:09, 3:12, 4 h 02 m, 3 d 4 h.
-func span(d time.Duration) string {
-	d = max(d, 0).Round(time.Second)
-	switch {
-	case d < time.Hour:
-		return fmt.Sprintf("%d:%02d", d/time.Minute, d%time.Minute/time.Second)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %02d m", d/time.Hour, d%time.Hour/time.Minute)
-	}
-	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-}
+// ErrorText is an error in its form for terminals: error, where, hint.
+func ErrorText(e *show.Error) string { return errorText(e, &text{}) }
 
-// short is a commit or tree as people name it.
-func short(id string) string { return id[:min(len(id), 7)] }
-
-// plural is "1 release", "3 releases".
-func plural(n int, one string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	if strings.HasSuffix(one, "y") {
-		return fmt.Sprintf("%d %sies", n, strings.TrimSuffix(one, "y"))
-	}
-	return fmt.Sprintf("%d %ss", n, one)
-}
-
-// errorText is an error in its form for terminals: error, where, hint.
 func errorText(e *show.Error, t *text) string {
-	if t == nil {
-		t = &text{}
-	}
 	var b strings.Builder
 	b.WriteString(t.paint(red, "error:") + " " + terminal.Line(e.What) + "\n")
 	for _, w := range e.Where {
@@ -212,7 +210,7 @@ func errorText(e *show.Error, t *text) string {
 
 // log is a line of build output: its colours stay where there is colour at all.
 func (t *text) log(line string) string {
-	if t.colour {
+	if t.Colour {
 		return terminal.Coloured(line)
 	}
 	return terminal.Plain(line)

@@ -1,4 +1,4 @@
-package gitd
+package shell
 
 import (
 	"context"
@@ -20,10 +20,11 @@ var changeCommands = []command{
 	{
 		name: "change list", args: "[repo] [--state <state>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
 		options: []option{
-			{name: "--state", value: "state", what: "only these: " + strings.Join(changeStates(), ", ")},
-			{name: "--all", what: "not only the newest 50"},
+			{"--state", "only these: " + strings.Join(changeStates(), ", ")},
+			{"--all", "not only the newest 50"},
 		},
-		run: changeList,
+		notes: "Without a repository it lists the changes of all that you may read.",
+		run:   changeList,
 	},
 	{
 		name: "change show", args: "[repo] <change>", what: "one change and its story", example: "change show 412",
@@ -33,8 +34,8 @@ var changeCommands = []command{
 	{
 		name: "change log", args: "[-f] [repo] <change> [--line <n>]", what: "the log of a change's newest build", example: "change log -f 412",
 		options: []option{
-			{name: "-f", what: "follow it to its end, and end with 0 if it is green"},
-			{name: "--line", value: "n", what: "the lines around line n"},
+			{"-f", "follow it to its end, and end with 0 if it is green"},
+			{"--line", "the lines around line n"},
 		},
 		run: changeLog,
 	},
@@ -45,55 +46,89 @@ func changeStates() []string {
 }
 
 func changeList(c *call) error {
-	if err := c.wants(0, 1); err != nil {
-		return err
-	}
 	filter := show.ChangeFilter{State: show.State(c.options["--state"]), All: c.has("--all")}
 	if filter.State != "" && !slices.Contains(changeStates(), string(filter.State)) {
 		hint := "states: " + strings.Join(changeStates(), ", ")
 		if near, ok := yamlfile.Nearest(string(filter.State), changeStates()); ok {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
-		return usage(hint, "no change is ever %q", filter.State)
+		return usageError(hint, "no change is ever %q", filter.State)
 	}
-	name, err := c.repository(c.words)
+	names, err := c.repositories()
 	if err != nil {
 		return err
 	}
-	changes, total, err := c.d.Backend.Changes(c.ctx, c.actor, name, filter)
-	if err != nil {
-		return err
+	var changes []show.Change
+	total := 0
+	for _, name := range names {
+		some, all, err := c.shell.Backend.Changes(c.ctx, c.actor, name, filter)
+		if err != nil {
+			return err
+		}
+		changes = append(changes, some...)
+		total += all
+	}
+	if len(names) > 1 {
+		slices.SortStableFunc(changes, func(a, b show.Change) int { return b.PushedAt.Compare(a.PushedAt) })
+		if !filter.All {
+			changes = changes[:min(len(changes), newest)]
+		}
 	}
 	if c.json {
-		for _, ch := range changes {
-			c.emit(ch)
-		}
-		return nil
+		return emitAll(c, changes)
 	}
 	if len(changes) == 0 {
-		what := "no change"
-		if filter.State != "" {
-			what += " is " + string(filter.State)
-		}
-		c.out.line("%s in %s", what, name)
-		if total == 0 {
-			c.out.line("propose one: git push origin main")
-		}
+		c.noChange(names, filter, total)
 		return nil
 	}
+
 	rows := [][]cell{{plain("CHANGE"), plain("STATE"), plain("PLACE"), plain("LANDS"), plain("BY"), plain("SUBJECT")}}
 	for _, ch := range changes {
 		rows = append(rows, []cell{
-			plain(strconv.Itoa(ch.Number)), c.out.word(ch.State), count(ch.Place), plain(c.lands(ch)), plain(ch.By), {s: ch.Subject, cut: true},
+			plain(strconv.Itoa(ch.Number)),
+			c.out.word(ch.State),
+			count(ch.Place),
+			plain(c.lands(ch)),
+			plain(ch.By),
+			{s: ch.Subject, cut: true},
 		})
 	}
+	if len(names) > 1 {
+		rows[0] = slices.Insert(rows[0], 0, plain("REPOSITORY"))
+		for i, ch := range changes {
+			rows[i+1] = slices.Insert(rows[i+1], 0, plain(ch.Repository))
+		}
+	}
 	c.out.table(rows)
-	tail := fmt.Sprintf("%d of %d, times in UTC", len(changes), total)
+	tail := fmt.Sprintf("%d of %s, times in UTC", len(changes), show.Thousands(total))
 	if len(changes) < total && !filter.All {
-		tail += "; more: change list " + name + " --all"
+		tail += "; more: " + c.ssh(strings.TrimSpace("change list "+c.args["repo"])+" --all")
 	}
 	c.out.line("%s", tail)
 	return nil
+}
+
+// newest is how many changes are listed unless all are asked for.
+const newest = 50
+
+// noChange says what there is instead of changes, and how to have one.
+func (c *call) noChange(names []string, filter show.ChangeFilter, total int) {
+	if len(names) == 0 {
+		c.noRepository()
+		return
+	}
+	what := "no change"
+	if filter.State != "" {
+		what += " is " + string(filter.State)
+	}
+	where := names[0]
+	if len(names) > 1 {
+		where = show.Plural(len(names), "repository")
+	}
+	c.out.line("%s in %s", what, where)
+	if total == 0 {
+		c.out.line("propose one: git push origin main")
+	}
 }
 
 // lands is when a change has landed, or is expected to.
@@ -114,21 +149,21 @@ func changeShow(c *call) error {
 	if err != nil {
 		return err
 	}
-	ch, err := c.d.Backend.Change(c.ctx, c.actor, name, number)
+	ch, err := c.shell.Backend.Change(c.ctx, c.actor, name, number)
 	if err != nil {
 		return err
 	}
-	if c.put(ch) {
-		return outcomeOf(ch.State)
+	if c.json {
+		return c.answer(ch, outcomeOf(ch.State))
 	}
 	c.out.line("%s", c.changeAnswer(ch))
 	rows := [][]cell{
 		{plain("subject"), {s: ch.Subject, cut: true}},
 		{plain("pushed"), plain(fmt.Sprintf("by %s at %s, revision %d, for %s of %s", ch.By, c.out.at(ch.PushedAt, true), ch.Revision, ch.Branch, ch.Repository))},
-		{plain("commit"), plain(short(ch.Commit) + orNothing(", written by ", ch.Author))},
+		{plain("commit"), plain(show.Short(ch.Commit) + orNothing(", written by ", ch.Author))},
 	}
 	if ch.TestedWith != "" || ch.Tree != "" {
-		rows = append(rows, []cell{plain("tested"), plain(strings.TrimPrefix(ch.TestedWith+orNothing(", tree ", short(ch.Tree)), ", "))})
+		rows = append(rows, []cell{plain("tested"), plain(strings.TrimPrefix(ch.TestedWith+orNothing(", tree ", show.Short(ch.Tree)), ", "))})
 	}
 	if b := ch.Build; b != nil {
 		rows = append(rows, []cell{plain("build"), c.out.state(b.State), plain(c.build(b))})
@@ -165,7 +200,7 @@ func (c *call) changeAnswer(ch show.Change) string {
 	s := fmt.Sprintf("%d %s", ch.Number, stateVerb(ch.State))
 	switch ch.State {
 	case show.Landed:
-		s += fmt.Sprintf(" on %s as %s at %s", ch.Branch, short(ch.Candidate), c.out.at(ch.EndedAt, true))
+		s += fmt.Sprintf(" on %s as %s at %s", ch.Branch, show.Short(ch.Candidate), c.out.at(ch.EndedAt, true))
 		if ch.Release > 0 {
 			s += fmt.Sprintf(": release %d", ch.Release)
 		}
@@ -205,7 +240,7 @@ func (c *call) build(b *show.Build) string {
 	case b.Reused:
 		parts = append(parts, "identical tree, green since "+c.out.at(b.Finished, true))
 	case !b.Started.IsZero() && !b.Finished.IsZero():
-		parts = append(parts, "took "+span(b.Finished.Sub(b.Started)))
+		parts = append(parts, "took "+show.Elapsed(b.Finished.Sub(b.Started)))
 	case !b.Started.IsZero():
 		parts = append(parts, "since "+c.out.at(b.Started, true))
 	}
@@ -230,7 +265,7 @@ func changeLog(c *call) error {
 	if s := c.options["--line"]; s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
-			return usage("for example: change log 411 --line 1086", "%q is no line number", s)
+			return usageError("for example: "+c.ssh("change log 411 --line 1086"), "%q is not the number of a line", s)
 		}
 		around = n
 	}
@@ -241,7 +276,7 @@ func changeLog(c *call) error {
 	}
 	const lines = 20 // on either side
 	command, shown, last := "", 0, 0
-	for e, err := range c.d.Backend.Log(c.ctx, c.actor, name, number, follow) {
+	for e, err := range c.shell.Backend.Log(c.ctx, c.actor, name, number, follow) {
 		if err != nil {
 			return err
 		}
@@ -256,7 +291,11 @@ func changeLog(c *call) error {
 		if e.Kind == "note" && around == 0 && !c.json && strings.HasPrefix(e.Text, "Running command ") {
 			continue // the step's own line follows
 		}
-		if !c.put(e) {
+		if c.json {
+			if err := c.emit(e); err != nil {
+				return err
+			}
+		} else {
 			c.logLine(e, terminal.Line(command), around > 0)
 		}
 		if follow {
@@ -267,12 +306,12 @@ func changeLog(c *call) error {
 		return context.Cause(c.ctx)
 	}
 	if around > 0 && shown == 0 {
-		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("the log has no line %d: it has %s", around, plural(last, "line"))}
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("the log has no line %d: it has %s", around, show.Plural(last, "line"))}
 	}
 	if !follow {
 		return nil
 	}
-	ch, err := c.d.Backend.Change(c.ctx, c.actor, name, number)
+	ch, err := c.shell.Backend.Change(c.ctx, c.actor, name, number)
 	if err != nil {
 		return err
 	}
@@ -298,7 +337,7 @@ func (c *call) logLine(e show.LogEvent, command string, numbered bool) {
 		io.WriteString(t.w, t.paint(m.colour, t.shape(show.Running))+" "+command+"\n")
 	case "end":
 		state := show.Green
-		took := span(time.Duration(e.Took))
+		took := show.Elapsed(time.Duration(e.Took))
 		if e.Exit != 0 {
 			state, took = show.Failed, took+fmt.Sprintf(" (exit %d)", e.Exit)
 		}
@@ -312,20 +351,17 @@ func (c *call) logLine(e show.LogEvent, command string, numbered bool) {
 	}
 }
 
-// change reads "[repo] <change>" and finds the repository if it was left out.
+// change reads a change's number, and finds the repository if it was left out.
 func (c *call) change() (name string, number int, err error) {
-	if err := c.wants(1, 2); err != nil {
-		return "", 0, err
+	if number, err = strconv.Atoi(c.args["change"]); err != nil || number < 1 {
+		list := strings.TrimSpace("change list " + c.args["repo"])
+		return "", 0, usageError("see them: "+c.ssh(list), "%q is not the number of a change", c.args["change"])
 	}
-	last := c.words[len(c.words)-1]
-	if number, err = strconv.Atoi(last); err != nil || number < 1 {
-		return "", 0, usage("see them: change list", "%q is no number of a change", last)
+	if name = c.args["repo"]; name != "" {
+		return name, number, nil
 	}
-	if len(c.words) == 2 {
-		return c.words[0], number, nil
-	}
-	name, err = c.only(fmt.Sprintf("a change %d", number), "change list <repo>", func(r show.Repository) (bool, error) {
-		_, err := c.d.Backend.Change(c.ctx, c.actor, r.Name, number)
+	name, err = c.only(fmt.Sprintf("a change %d", number), "change list", func(r show.Repository) (bool, error) {
+		_, err := c.shell.Backend.Change(c.ctx, c.actor, r.Name, number)
 		if notFound(err) {
 			return false, nil
 		}
@@ -334,12 +370,22 @@ func (c *call) change() (name string, number int, err error) {
 	return name, number, err
 }
 
-// repository is the first of words, or the only one there is, the server's own aside.
-func (c *call) repository(words []string) (string, error) {
-	if len(words) > 0 {
-		return words[0], nil
+// repositories is the one that was named, or all that may be read; the server's
+// own is among them only if there is no other.
+func (c *call) repositories() (names []string, err error) {
+	if name := c.args["repo"]; name != "" {
+		return []string{name}, nil
 	}
-	return c.only("changes", "repo list", func(r show.Repository) (bool, error) { return r.Name != access.Own, nil })
+	all, err := c.shell.Backend.Repositories(c.ctx, c.actor)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		if r.Name != access.Own || len(all) == 1 {
+			names = append(names, r.Name)
+		}
+	}
+	return names, nil
 }
 
 func orNothing(before, s string) string {

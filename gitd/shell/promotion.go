@@ -1,0 +1,69 @@
+package shell
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Commands that act on an environment.
+var promoteCommands = []command{
+	{
+		name: "approve", args: "[repo] <environment> [--tree <tree>] [--reason <text>...]", what: "say yes to the open promotion of an environment", example: "approve production",
+		options: []option{
+			{"--tree", "the content you have seen; another one is refused"},
+			{"--reason", "why; takes all words up to the next option"},
+		},
+		notes: "A yes is for exactly one content: a newer proposal needs another.\nIt ends with 0 when the approval counts, even while other conditions are open.",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Approve(c.ctx, c.actor, repository, environment, c.options["--tree"], c.options["--reason"]))
+		},
+	},
+	{
+		name: "rollback", args: "[repo] <environment> <release> [--reason <text>...]", what: "promote an earlier release again, and hold", example: "rollback production 182",
+		options:    []option{{"--reason", "why; takes all words up to the next option"}},
+		notes:      "It sets a hold: nothing is promoted by itself until someone promotes forward.",
+		run:        rollback,
+		incomplete: whichRelease,
+	},
+}
+
+func rollback(c *call) error {
+	release, err := strconv.Atoi(c.args["release"])
+	if err != nil || release < 1 {
+		if c.args["repo"] == "" { // "rollback hello production": what was meant is known
+			c.args["repo"], c.args["environment"] = c.args["environment"], c.args["release"]
+			return whichRelease(c)
+		}
+		list := c.ssh("env log " + c.args["repo"] + " " + c.args["environment"])
+		return usageError("see them: "+list, "%q is not the number of a release", c.args["release"])
+	}
+	repository, environment, err := c.environment()
+	if err != nil {
+		return err
+	}
+	return c.act(c.shell.Backend.Rollback(c.ctx, c.actor, repository, environment, release, c.options["--reason"]))
+}
+
+// whichRelease says what one can roll back to.
+func whichRelease(c *call) error {
+	if c.args["environment"] == "" {
+		return usageError("for example: "+c.ssh(c.command.example), "usage: %s", c.command.usage())
+	}
+	repository, environment, err := c.environment()
+	if err != nil {
+		return err
+	}
+	e, err := c.shell.Backend.Environment(c.ctx, c.actor, repository, environment)
+	if err != nil {
+		return err
+	}
+	if to := lastHealthy(e); to > 0 {
+		again := c.ssh(fmt.Sprintf("rollback %s %s %d", repository, environment, to))
+		return usageError(again, "choose a release; the last healthy one is %d", to)
+	}
+	return usageError("see them: "+c.ssh("env log "+repository+" "+environment), "choose a release; no earlier one was healthy")
+}

@@ -1,0 +1,88 @@
+package shell
+
+import (
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Commands about repositories.
+var repoCommands = []command{
+	{
+		name: "repo list", what: "the repositories you may read", example: "repo list",
+		run: func(c *call) error {
+			all, err := c.shell.Backend.Repositories(c.ctx, c.actor)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return emitAll(c, all)
+			}
+			if len(all) == 0 {
+				c.noRepository()
+				return nil
+			}
+			rows := [][]cell{{plain("REPOSITORY"), plain("STATE"), plain("TIP"), plain("RELEASE"), plain("QUEUE"), plain("LANDED"), plain("DESCRIPTION")}}
+			for _, r := range all {
+				rows = append(rows, []cell{
+					plain(r.Name), c.out.word(r.State), dash(show.Short(r.Tip)), count(r.Release), count(len(r.Queue)),
+					plain(c.out.at(r.LandedAt, false)), {s: r.Description, cut: true},
+				})
+			}
+			c.out.table(rows)
+			c.out.line("%s, times in UTC; clone: git clone %s", show.Plural(len(all), "repository"), all[0].Clone)
+			return nil
+		},
+	},
+	{
+		name: "repo create", args: "<name> [--description <text>...]", what: "make a repository", example: "repo create hello --description says hello",
+		options: []option{{"--description", "one line about it; takes all words up to the next option"}},
+		run: func(c *call) error {
+			return c.act(c.shell.Backend.CreateRepository(c.ctx, c.actor, c.args["name"], c.options["--description"]))
+		},
+	},
+	{
+		name: "repo set", args: "<name> <gate=on|off>", what: "gate a repository's branches, or not", example: "repo set hello gate=off",
+		notes: "With the gate on, main moves only to what has been built and tested.\nWith it off, main moves as it is pushed, and who did that stays on record.",
+		run: func(c *call) error {
+			setting := c.args["gate=on|off"]
+			if setting != "gate=on" && setting != "gate=off" {
+				return usageError("for example: "+c.ssh(c.command.example), "%q is not a setting; there is gate=on and gate=off", setting)
+			}
+			return c.act(c.shell.Backend.SetGate(c.ctx, c.actor, c.args["name"], setting == "gate=on"))
+		},
+	},
+}
+
+// noRepository says that there is nothing yet, and how there can be something.
+func (c *call) noRepository() {
+	if !c.standing().Admin {
+		c.out.line("no repositories yet that you may read; an administrator can make one or let you in")
+		return
+	}
+	c.out.line("no repositories yet")
+	c.out.line("make one: %s", c.ssh("repo create hello"))
+}
+
+// act tells what was done.
+func (c *call) act(done show.Done, err error) error {
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.emit(done)
+	}
+	c.out.line("%s", done.What)
+	if done.Next != "" {
+		c.out.line("%s", done.Next)
+	}
+	for _, line := range done.More {
+		c.out.line("%s", line)
+	}
+	return nil
+}
+
+func dash(s string) cell {
+	if s == "" {
+		return plain("-")
+	}
+	return plain(s)
+}
