@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
@@ -53,6 +55,7 @@ type checked struct {
 	Checked  []string          `json:"checked"` // files
 	Problems yamlfile.Problems `json:"problems"`
 	Warnings yamlfile.Problems `json:"warnings"`
+	Rights   map[string]string `json:"rights,omitempty"` // of server.yaml: what they come to, by repository
 }
 
 func (c checked) print(p printer, asJSON bool) error {
@@ -66,6 +69,9 @@ func (c checked) print(p printer, asJSON bool) error {
 		}
 		for _, warning := range c.Warnings {
 			fmt.Fprintln(p.out, "warning: "+warning.Error())
+		}
+		for _, name := range slices.Sorted(maps.Keys(c.Rights)) {
+			fmt.Fprintf(p.out, "rights of %s: %s\n", name, c.Rights[name])
 		}
 		if c.Good {
 			fmt.Fprintf(p.out, "good: %s\n", strings.Join(c.Checked, ", "))
@@ -103,11 +109,16 @@ func checkDir(ctx context.Context, dir string) (checked, error) {
 	if err != nil {
 		return checked{}, err
 	}
+	rights := map[string]string{}
+	for _, r := range found.Access.Repositories() {
+		rights[r.Name] = r.Rights()
+	}
 	return checked{
 		Good:     len(found.Problems) == 0,
 		Checked:  append([]string{}, found.Read...),
 		Problems: append(yamlfile.Problems{}, found.Problems...),
 		Warnings: append(yamlfile.Problems{}, found.Warnings...),
+		Rights:   rights,
 	}, nil
 }
 

@@ -79,8 +79,8 @@ type Key struct {
 type Repository struct {
 	Name        string
 	Description string
-	Read        []string // users and groups
-	Write       []string // users and groups; who may write may read
+	Read        []string // users and groups; as Write when the file gives that alone
+	Write       []string // users and groups, who may read, too; as Read when the file gives that alone
 	Gated       bool
 	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
 }

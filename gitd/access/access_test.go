@@ -154,6 +154,60 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// What is left out is never wider than what is given, and the words say what
+// holds.
+func TestRightsLeftOut(t *testing.T) {
+	const head = "users:\n  ada: {keys: [KEY1]}\n  jun: {keys: [KEY2]}\ngroups:\n  administrators: [ada]\n  release: [ada]\nrepositories:\n  x: "
+	for given, want := range map[string]string{
+		"{}":                                 "read: everyone; write: everyone",
+		"":                                   "read: everyone; write: everyone",
+		"{description: of all}":              "read: everyone; write: everyone",
+		"{read: [administrators]}":           "read: administrators; write: administrators",
+		"{write: [release, ada]}":            "read: release, ada; write: release, ada",
+		"{read: []}":                         "read: nobody; write: nobody",
+		"{write: }":                          "read: nobody; write: nobody",
+		"{read: [everyone]}":                 "read: everyone; write: everyone",
+		"{read: [jun], write: [release]}":    "read: jun, release; write: release",
+		"{read: [everyone, jun], write: []}": "read: everyone; write: nobody",
+		"{read: [], write: [everyone]}":      "read: everyone; write: everyone",
+		"{read: [release, jun], write: [release]}": "read: release, jun; write: release",
+	} {
+		c, err := access.Parse("server.yaml", withKeys(t, head+given+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", given, err)
+			continue
+		}
+		x, _ := c.Repository("x")
+		if got := x.Rights(); got != want {
+			t.Errorf("%s: %q, want %q", given, got, want)
+		}
+		jun := access.Recorded("jun")
+		reads := strings.Contains(want, "read: everyone") || strings.Contains(want, "jun")
+		if c.May(jun, access.Read, "x") != reads || c.May(jun, access.Write, "x") != strings.Contains(want, "write: everyone") {
+			t.Errorf("%s: jun reads %v, writes %v", given, c.May(jun, access.Read, "x"), c.May(jun, access.Write, "x"))
+		}
+	}
+}
+
+func TestRightsSince(t *testing.T) {
+	const head = "users:\n  ada: {keys: [KEY1]}\ngroups:\n  administrators: [ada]\nrepositories:\n"
+	parse := func(repositories string) *access.Config {
+		c, err := access.Parse("server.yaml", withKeys(t, head+repositories))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	before, after := parse("  a: {read: [ada]}\n  b:\n  c:\n"), parse("  a: {write: [ada]}\n  b: {read: [ada]}\n  d: {write: []}\n")
+	want := []string{"b: read: ada; write: ada (was read: everyone; write: everyone)", "d: read: nobody; write: nobody"}
+	if got := after.RightsSince(before); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := after.RightsSince(nil); len(got) != 3 {
+		t.Errorf("since nothing: %q", got)
+	}
+}
+
 // Every fault is refused with the line it is on.
 func TestParseRefuses(t *testing.T) {
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)

@@ -40,8 +40,9 @@ func Initial(user, fullName, email string, keys []string) ([]byte, error) {
 	}
 	fmt.Fprintf(&b, "\n# Groups hold users. %s may change this file; %s is every user\n"+
 		"# and needs no entry.\ngroups:\n  %s: [%s]\n\n", Administrators, Everyone, Administrators, user)
-	b.WriteString("# For each repository: description, read and write (users and groups, left out:\n" +
-		"# everyone), gate (on, or off when nothing has to be built before main moves).\n" +
+	b.WriteString("# For each repository: description, read and write (users and groups; one left out\n" +
+		"# is as the other, both left out are everyone), gate (on, or off when nothing has\n" +
+		"# to be built before main moves).\n" +
 		"repositories: {}\n")
 	data := []byte(b.String())
 	if _, err := Parse(FileName, data); err != nil {

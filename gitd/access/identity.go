@@ -2,6 +2,7 @@ package access
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -127,6 +128,45 @@ func (c *Config) Who(right Right, repository string) []string {
 		}
 	}
 	return names
+}
+
+// Rights is what the file comes to for a repository, in words: "read: everyone;
+// write: release". Administrators may read every repository, which it leaves out.
+func (r Repository) Rights() string {
+	readers := slices.Clone(r.Read)
+	for _, name := range r.Write { // who may write may read
+		if !slices.Contains(readers, name) {
+			readers = append(readers, name)
+		}
+	}
+	return "read: " + names(readers) + "; write: " + names(r.Write)
+}
+
+func names(list []string) string {
+	switch {
+	case len(list) == 0:
+		return "nobody"
+	case slices.Contains(list, Everyone):
+		return Everyone
+	}
+	return strings.Join(list, ", ")
+}
+
+// RightsSince says of each repository to which rights are others than in an
+// earlier Config, or which is new, what they come to now.
+func (c *Config) RightsSince(earlier *Config) []string {
+	var lines []string
+	for _, r := range c.Repositories() {
+		was, known := earlier.Repository(r.Name)
+		switch {
+		case r.Name == Own:
+		case !known:
+			lines = append(lines, r.Name+": "+r.Rights())
+		case was.Rights() != r.Rights():
+			lines = append(lines, r.Name+": "+r.Rights()+" (was "+was.Rights()+")")
+		}
+	}
+	return lines
 }
 
 // administers reports whether a user is one of the administrators.

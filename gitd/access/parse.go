@@ -217,8 +217,17 @@ func (r *reader) repository(key, value *yaml.Node) {
 			r.problem(n, "keep it to one line", "the description of %s does not fit: %s", name, what)
 		}
 	}
-	repository.Read = r.list(value, "read", name)
-	repository.Write = r.list(value, "write", name)
+	read, reads := r.list(value, "read", name)
+	write, writes := r.list(value, "write", name)
+	switch { // what is left out is never wider than what is given
+	case !reads && !writes:
+		read, write = []string{Everyone}, []string{Everyone}
+	case !reads:
+		read = write
+	case !writes:
+		write = read
+	}
+	repository.Read, repository.Write = read, write
 	if _, n := lookup(value, "gate"); n != nil {
 		var ok bool
 		if repository.Gated, repository.UngatedBy, ok = gate(n.Value); !ok || n.Kind != yaml.ScalarNode {
@@ -244,13 +253,14 @@ func gate(value string) (on bool, by string, ok bool) {
 	return true, "", false
 }
 
-// list reads who may read or write; left out it means everyone, empty nobody.
-func (r *reader) list(value *yaml.Node, what, repository string) []string {
+// list reads who may read or write, an empty list meaning nobody; false when it
+// is left out.
+func (r *reader) list(value *yaml.Node, what, repository string) (names []string, given bool) {
 	_, list := lookup(value, what)
 	if list == nil {
-		return []string{Everyone}
+		return nil, false
 	}
-	names := []string{}
+	names = []string{}
 	known := append(append([]string{Everyone}, r.users...), r.groups...)
 	for _, n := range items(list) {
 		if !slices.Contains(known, n.Value) {
@@ -259,7 +269,7 @@ func (r *reader) list(value *yaml.Node, what, repository string) []string {
 		}
 		names = append(names, n.Value)
 	}
-	return names
+	return names, true
 }
 
 // CheckRepositoryName says what is wrong with a name for a new repository.

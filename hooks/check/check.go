@@ -50,6 +50,7 @@ type Result struct {
 	Read     []string           // files that were read, sorted
 	Problems yamlfile.Problems  // by file and line
 	Warnings yamlfile.Problems
+	Access   *access.Config // of its server.yaml: ServerTree's, when that is good
 	// Missing is the file that says how the tree is built, when that is not there.
 	// It is among Problems too.
 	Missing *Missing
@@ -136,7 +137,8 @@ func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
 func (c *Checker) ServerTree(ctx context.Context, files Files) (Result, error) {
 	r := c.reader(ctx, files)
 	if data := r.required(access.FileName, "restore it: it says who may do what"); data != nil {
-		_, err := access.Parse(access.FileName, data)
+		config, err := access.Parse(access.FileName, data)
+		r.result.Access = config
 		r.fault(access.FileName, err)
 	}
 	return r.finish()

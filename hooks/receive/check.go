@@ -38,6 +38,9 @@ func (v *validation) checkTree(ctx context.Context, tree repo.Hash, target *head
 	files := repo.TreeFiles{Objects: objects, Root: tree}
 	if v.r.Name() == access.Own {
 		found, err := v.l.Checker.ServerTree(ctx, files)
+		for _, line := range found.Access.RightsSince(v.access) {
+			v.notices = append(v.notices, "rights of "+line)
+		}
 		return rejectFiles(found), err
 	}
 	found, err := v.l.Checker.Tree(ctx, files)

@@ -48,6 +48,7 @@ type acceptedPush struct {
 	options  options
 	dirs     []string // below objects/, into which its objects go
 	warnings yamlfile.Problems
+	notices  []string
 }
 
 // options are the push options that mean something.
@@ -93,6 +94,7 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 		log.Info("push refused", "reason", plain(rejections[0].What))
 	default:
 		h.lines(warningLines(p.accepted.warnings)...)
+		h.lines(p.accepted.notices...)
 		h.exit(0)
 		return
 	}
@@ -141,7 +143,13 @@ func (l *Listener) validatePush(ctx context.Context, p *push, header wire.Header
 	if err != nil || len(rejections) > 0 {
 		return rejections, err
 	}
-	p.accepted = &acceptedPush{commands: v.passed, options: opts, dirs: v.dirs, warnings: v.warnings}
+	p.accepted = &acceptedPush{
+		commands: v.passed,
+		options:  opts,
+		dirs:     v.dirs,
+		warnings: v.warnings,
+		notices:  v.notices,
+	}
 	return nil, nil
 }
 

@@ -63,7 +63,7 @@ users:
 groups:
   administrators: [ada]
 repositories:
-  hello: {write: [ada]}
+  hello: {read: [everyone], write: [ada]}
   loose: {gate: off}
 `
 

@@ -191,6 +191,8 @@ func TestServerConfigurationIsChecked(t *testing.T) {
 	c.commit("right", map[string]string{"server.yaml": serverYAML})
 	h.push(c, "jun", "origin", "main").refused(t, "no such repository") // administrators only
 	h.push(c, "ada", "origin", "main").ok(t, "success: 1 landed on main")
+	c.commit("narrower", map[string]string{"server.yaml": strings.Replace(serverYAML, "loose: {", "loose: {read: [jun], ", 1)})
+	h.push(c, "ada", "origin", "main").ok(t, "remote: rights of loose: read: jun; write: jun (was read: everyone; write: everyone)", "success: 2 landed")
 	c.git("rm", "--quiet", "server.yaml")
 	c.commit("gone", map[string]string{"f": "1"})
 	h.push(c, "ada", "origin", "main").refused(t, "server.yaml: is not there")

@@ -23,6 +23,7 @@ type validation struct {
 	objects    *reader // started when first needed
 	passed     map[string]acceptedCommand
 	warnings   yamlfile.Problems // about the files of the proposed tree
+	notices    []string          // what comes of it that the pusher should know, a line each
 }
 
 func (v *validation) all(ctx context.Context, commands []command) (rejections []*rejection, err error) {
