@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -37,6 +38,18 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.Admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
 	flags.Var(&o.keyFile, "admin-key", "file with SSH public keys of the first administrator; may be given again (default: your own)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "builds that may run at the same time")
+	flags.Func("trusted-proxy", "address or CIDR of a proxy before services, whose X-Forwarded-* are passed on; may be given again", func(s string) error {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			a, aerr := netip.ParseAddr(s)
+			if aerr != nil {
+				return errors.New("write an address such as 10.0.0.5, or a network such as 10.0.0.0/8")
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		o.Proxies = append(o.Proxies, p)
+		return nil
+	})
 	return o
 }
 

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,10 +56,11 @@ type Options struct {
 	Data    string // the directory that holds everything the server keeps; it is there
 	SSH     string // address to listen on
 	HTTP    string
-	Name    string // host name people know the server by; empty: the host of SSH
-	URL     string // base URL people reach the console at; empty: http:// and the address of HTTP
-	Workers int    // builds that may run at the same time
-	Version string // what the program says it is
+	Name    string         // host name people know the server by; empty: the host of SSH
+	URL     string         // base URL people reach the console at; empty: http:// and the address of HTTP
+	Workers int            // builds that may run at the same time
+	Proxies []netip.Prefix // that stand before services, and are believed about where a request came from
+	Version string         // what the program says it is
 
 	// At the first start only:
 	Admin string   // user name of the first administrator
@@ -185,6 +187,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	})
 	s.services = services.New(path("work", "services"), path("logs", "services"), s.artifacts.Unpack)
 	s.services.Log = log
+	s.services.TrustedProxies = o.Proxies
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,
 		Access:   s.access.Load,

@@ -182,10 +182,10 @@ func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Poo
 	var l *proxy.Listener
 	if free != "" && port != 0 {
 		// Somebody else may have it by now; then it is another one.
-		l, _ = proxy.Listen(net.JoinHostPort(host, strconv.Itoa(port)), pool, t.transport, t.Log)
+		l, _ = proxy.Listen(net.JoinHostPort(host, strconv.Itoa(port)), pool, t.transport, t.TrustedProxies, t.Log)
 	}
 	if l == nil {
-		if l, err = proxy.Listen(at, pool, t.transport, t.Log); err != nil {
+		if l, err = proxy.Listen(at, pool, t.transport, t.TrustedProxies, t.Log); err != nil {
 			return nil, t.conflict(k, service, at, number, err)
 		}
 	}

@@ -45,6 +45,9 @@ type Target struct {
 	// and where it is not, an instance sees what the server's user sees.
 	Unconfined bool
 
+	// TrustedProxies are those before this server whose X-Forwarded-* are passed on.
+	TrustedProxies proxy.Trusted
+
 	starter   *starter
 	releases  *unpackedReleases
 	transport *http.Transport

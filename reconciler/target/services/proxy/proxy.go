@@ -63,9 +63,10 @@ func withoutConsole(h http.Header) {
 	}
 }
 
-// Listen listens on address and serves it from pool. The error of a taken port
+// Listen listens on address and serves it from pool, behind those that are
+// trusted, nil for nobody. The error of a taken port
 // matches syscall.EADDRINUSE.
-func Listen(address string, pool *Pool, transport *http.Transport, log *slog.Logger) (*Listener, error) {
+func Listen(address string, pool *Pool, transport *http.Transport, trusted Trusted, log *slog.Logger) (*Listener, error) {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
@@ -74,12 +75,7 @@ func Listen(address string, pool *Pool, transport *http.Transport, log *slog.Log
 	l.pool.Store(pool)
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	rp := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme = "http"
-			r.Out.Host = r.In.Host
-			r.SetXForwarded()
-			withoutConsole(r.Out.Header)
-		},
+		Rewrite:        trusted.rewrite,
 		Transport:      carrier{transport},
 		ModifyResponse: markUpgrade,
 		ErrorHandler:   refuse,
@@ -93,7 +89,7 @@ func Listen(address string, pool *Pool, transport *http.Transport, log *slog.Log
 				f.pool.leave(f)
 				cancel()
 			}()
-			rp.ServeHTTP(w, r.WithContext(context.WithValue(ctx, flightKey{}, f)))
+			rp.ServeHTTP(plainWriter{w}, r.WithContext(context.WithValue(ctx, flightKey{}, f)))
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,

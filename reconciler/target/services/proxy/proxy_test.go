@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -20,11 +21,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // front is a listener before a pool.
-func front(t *testing.T) (*Pool, string) {
+func front(t *testing.T, trusted Trusted) (*Pool, string) {
 	t.Helper()
 	pool := &Pool{Name: "web of hello in staging"}
 	transport := Transport()
-	l, err := Listen("127.0.0.1:0", pool, transport, slog.New(slog.DiscardHandler))
+	l, err := Listen("127.0.0.1:0", pool, transport, trusted, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func do(t *testing.T, method, url, body string) string {
 }
 
 func TestNobodyThere(t *testing.T) {
-	pool, url := front(t)
+	pool, url := front(t, nil)
 	pool.SetWhy("web-1 is starting")
 	if got := do(t, "GET", url, ""); got != "503 503 web of hello in staging: no healthy instance\nweb-1 is starting" {
 		t.Errorf("%q", got)
@@ -112,7 +113,7 @@ func TestNobodyThere(t *testing.T) {
 }
 
 func TestAnotherInstanceIsTriedWhenThatIsSafe(t *testing.T) {
-	pool, url := front(t)
+	pool, url := front(t, nil)
 	good := back(t, "web-9", says("hi"))
 	for _, c := range []struct {
 		name         string
@@ -146,7 +147,7 @@ func TestAnotherInstanceIsTriedWhenThatIsSafe(t *testing.T) {
 }
 
 func TestLeastBusyIsTaken(t *testing.T) {
-	pool, url := front(t)
+	pool, url := front(t, nil)
 	release, begun := make(chan struct{}), make(chan struct{}, 1)
 	pool.Set([]Backend{
 		back(t, "slow", func(w http.ResponseWriter, r *http.Request) {
@@ -171,7 +172,7 @@ func TestLeastBusyIsTaken(t *testing.T) {
 }
 
 func TestDrain(t *testing.T) {
-	pool, url := front(t)
+	pool, url := front(t, nil)
 	release, begun := make(chan struct{}), make(chan struct{}, 2)
 	old := back(t, "old", func(w http.ResponseWriter, r *http.Request) {
 		begun <- struct{}{}
@@ -223,7 +224,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestUpgradedConnections(t *testing.T) {
-	pool, url := front(t)
+	pool, url := front(t, nil)
 	pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "echo" {
 			http.Error(w, "no upgrade", http.StatusBadRequest)
@@ -260,28 +261,103 @@ func TestUpgradedConnections(t *testing.T) {
 	}
 }
 
-func TestForgedForwarding(t *testing.T) {
-	pool, url := front(t)
-	pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.Header.Get("X-Forwarded-For"), " ", r.Header.Get("X-Forwarded-Host"))
-	})})
-	req, _ := http.NewRequest("GET", url, nil)
-	req.Header.Set("X-Forwarded-For", "10.9.8.7")
-	req.Host = "hello.example"
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
+// TestForwarding: who stands before us is believed if that was configured, and
+// nobody else is.
+func TestForwarding(t *testing.T) {
+	sent := map[string]string{
+		"X-Forwarded-For":    "10.9.8.7",
+		"X-Forwarded-Proto":  "https",
+		"X-Forwarded-Host":   "shop.example",
+		"X-Forwarded-Prefix": "/shop",
+		"X-Real-Ip":          "10.9.8.7",
+		"Forwarded":          "for=10.9.8.7",
 	}
-	defer resp.Body.Close()
-	if body, _ := io.ReadAll(resp.Body); string(body) != "127.0.0.1 hello.example" {
-		t.Errorf("%q", body)
+	for name, c := range map[string]struct {
+		trusted Trusted
+		want    string
+	}{
+		"nobody":      {nil, "127.0.0.1|http|hello.example|||"},
+		"others":      {Trusted{netip.MustParsePrefix("10.0.0.0/8")}, "127.0.0.1|http|hello.example|||"},
+		"who sent it": {Trusted{netip.MustParsePrefix("127.0.0.0/8")}, "10.9.8.7, 127.0.0.1|https|shop.example|/shop|10.9.8.7|for=10.9.8.7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool, url := front(t, c.trusted)
+			pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) {
+				var got []string
+				for _, name := range []string{"For", "Proto", "Host", "Prefix"} {
+					got = append(got, r.Header.Get("X-Forwarded-"+name))
+				}
+				fmt.Fprint(w, strings.Join(append(got, r.Header.Get("X-Real-Ip"), r.Header.Get("Forwarded")), "|"))
+			})})
+			req, _ := http.NewRequest("GET", url, nil)
+			for name, value := range sent {
+				req.Header.Set(name, value)
+			}
+			req.Host = "hello.example"
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if body, _ := io.ReadAll(resp.Body); string(body) != c.want {
+				t.Errorf("%s, want %s", body, c.want)
+			}
+		})
+	}
+}
+
+// TestWhatIsNotOursIsPassedThrough: parameters that Go would not read, and a body
+// without a type.
+func TestWhatIsNotOursIsPassedThrough(t *testing.T) {
+	pool, url := front(t, nil)
+	pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		if kind := r.Header.Get("Want-Type"); kind != "" {
+			w.Header().Set("Content-Type", kind)
+		}
+		w.WriteHeader(http.StatusEarlyHints)
+		fmt.Fprint(w, "<html>"+r.RequestURI)
+	})})
+	for target, kind := range map[string]string{
+		"/a%2Fb/../c//d?q=a;b&x=1":  "",
+		"/?x=%zz&y=%":               "",
+		"/?":                        "",
+		"/a;b=c?d":                  "text/made-up",
+		"/%E2%82%AC?u=http://e/?f;": "",
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		header := ""
+		if kind != "" {
+			header = "Want-Type: " + kind + "\r\n"
+		}
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\n", target, header)
+		r := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(r, nil)
+		for err == nil && resp.StatusCode == http.StatusEarlyHints {
+			resp, err = http.ReadResponse(r, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || string(body) != "<html>"+target {
+			t.Errorf("%s arrived as %q, %v", target, body, err)
+		}
+		if got := resp.Header["Content-Type"]; strings.Join(got, ",") != kind {
+			t.Errorf("%s: the type is %q, want %q", target, got, kind)
+		}
 	}
 }
 
 // TestConsoleCookiesStayAway: an application on another port of the console's
 // host is sent the console's cookies, and must not get them.
 func TestConsoleCookiesStayAway(t *testing.T) {
-	pool, url := front(t)
+	pool, url := front(t, nil)
 	got := make(chan []string, 1)
 	pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) { got <- r.Header["Cookie"] })})
 
