@@ -147,6 +147,11 @@ func (e *Engine) Promote(ctx context.Context, in PromoteInput) (Answer, Record) 
 	return e.query(ctx, "promote", in.Now, in)
 }
 
+// Rollback answers whether an environment may go back to a release.
+func (e *Engine) Rollback(ctx context.Context, in RollbackInput) (Answer, Record) {
+	return e.query(ctx, "rollback", in.Now, in)
+}
+
 // Converge answers whether drift may be healed: auto heals, else it is reported.
 func (e *Engine) Converge(ctx context.Context, in ConvergeInput) (Answer, Record) {
 	return e.query(ctx, "converge", in.Now, in)

@@ -21,7 +21,7 @@ const (
 
 // queries are the packages that are evaluated: headgate.push in the default
 // policy, policy.push in a repository's own.
-var queries = []string{"push", "land", "promote", "converge"}
+var queries = []string{"push", "land", "promote", "rollback", "converge"}
 
 // module is one Rego file.
 type module struct {
@@ -78,7 +78,7 @@ func build(root string, modules []module) (policy, Problems) {
 			libraries = append(libraries, m)
 		default:
 			ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s is never evaluated", m.name),
-				Fix: fmt.Sprintf("name it %[1]s.push, %[1]s.land, %[1]s.promote or %[1]s.converge, or lib.<name> for what they share", root)})
+				Fix: fmt.Sprintf("name it %[1]s.push, %[1]s.land, %[1]s.promote, %[1]s.rollback or %[1]s.converge, or lib.<name> for what they share", root)})
 		}
 	}
 	built := policy{}

@@ -4,14 +4,14 @@
 // gave. A repository's own Rego in policies/ is evaluated as well, and the
 // stricter answer wins.
 //
-//   - Engine is a set of compiled policies; its methods Push, Land, Promote and
-//     Converge take one documented input each and return an Answer.
+//   - Engine is a set of compiled policies; its methods Push, Land, Promote,
+//     Rollback and Converge take one documented input each and return an Answer.
 //   - Record is all that is needed to evaluate the same query again.
 //   - Check judges a repository's Rego by compiling it and running its tests.
 //   - Schema is the JSON Schema of a query's input.
 //
 // A repository answers a query in the package policy.push, policy.land,
-// policy.promote or policy.converge, with sets of objects: deny (rule, msg, until)
+// policy.promote, policy.rollback or policy.converge, with sets of objects: deny (rule, msg, until)
 // ends it, need (rule, msg, at, group, count, who) leaves it open, met and warn
 // are for people. Packages lib.<name> hold what they share.
 //
@@ -208,9 +208,21 @@ type PromoteInput struct {
 	Candidates  []User      `json:"candidates"`         // users who may read the repository
 	Upstream    *Upstream   `json:"upstream,omitempty"` // nil without an environment before
 	Hold        *HoldFact   `json:"hold,omitempty"`
-	Rollback    bool        `json:"rollback"`
-	WasHealthy  bool        `json:"was_healthy"`            // rollback: the release was healthy here to the end
-	RequestedBy *User       `json:"requested_by,omitempty"` // rollback: who asks
+	Verifies    bool        `json:"provenance_verifies"`
+	VerifyError string      `json:"verify_error"`
+}
+
+// RollbackInput asks: may this environment go back to this release?
+type RollbackInput struct {
+	Now         time.Time   `json:"now"`
+	Repository  string      `json:"repository"`
+	Application string      `json:"application"`
+	Environment string      `json:"environment"`
+	User        User        `json:"user"` // who asks
+	Reason      string      `json:"reason"`
+	Release     ReleaseFact `json:"release"`
+	Current     int         `json:"current_release"`
+	WasHealthy  bool        `json:"was_healthy"` // the release was healthy here to the end
 	Verifies    bool        `json:"provenance_verifies"`
 	VerifyError string      `json:"verify_error"`
 }

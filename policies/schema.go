@@ -16,6 +16,7 @@ var inputs = map[string]reflect.Type{
 	"push":     reflect.TypeFor[PushInput](),
 	"land":     reflect.TypeFor[LandInput](),
 	"promote":  reflect.TypeFor[PromoteInput](),
+	"rollback": reflect.TypeFor[RollbackInput](),
 	"converge": reflect.TypeFor[ConvergeInput](),
 }
 

@@ -81,13 +81,25 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot) error {
 	return nil
 }
 
-// evaluateRollback asks about going back to a commit.
-func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by show.Actor) error {
-	answer, rec := rc.engineAt(s.repo, s.branchTip).Promote(ctx, rc.rollbackInput(s, to, by))
+// evaluateRollback asks the query rollback about going back to a commit. The way
+// out must not depend on policies that are broken or slow: then the default ones
+// decide, which is on record.
+func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by show.Actor, reason string) error {
+	in := rc.rollbackInput(s, to, by, reason)
+	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.User)
+	answer, rec := rc.engineAt(s.repo, s.branchTip).Rollback(ctx, in)
+	if answer.Unanswered() {
+		rc.log().Warn("policy does not say whether to roll back, the default decides", "repo", s.repo.Name(), "env", s.environment, "reason", answer.Why())
+		byDefault, err := policies.New(nil)
+		if err != nil {
+			return err
+		}
+		answer, rec = byDefault.Rollback(ctx, in)
+		about += ", by the default policy"
+	}
 	if err := ctx.Err(); err != nil {
 		return err // as above
 	}
-	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.User)
 	s.evaluated = &evaluation{Answer: answer, at: s.Now, checks: s.shown(answer.Checks), records: []decision.Record{recordOf(rec, about)}}
 	return nil
 }

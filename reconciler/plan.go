@@ -69,6 +69,7 @@ type Problem string
 const (
 	NoDirectory Problem = "no directory" // the release has nothing at the environment's path
 	OddPath     Problem = "odd path"     // a path that a trailer cannot hold
+	NoArtifact  Problem = "no artifact"  // bytes of the release are gone
 )
 
 // Decision is a policy's decision about one proposal.

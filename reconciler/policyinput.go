@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"context"
-	"errors"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -10,15 +9,25 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
-var errNoRelease = errors.New("there is no such release")
-
 // promoteInput is what the open proposal is judged by under some rules. All
 // joining is done here: policy gets facts with their evidence.
 func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (policies.PromoteInput, error) {
-	in := rc.commonInput(s, s.Proposal.Release)
-	in.Environment = r.forPolicy()
-	in.Release.Commit = s.Proposal.Source.String()
-	in.Tree = s.Proposal.Tree.String()
+	in := policies.PromoteInput{
+		Now:         s.Now.UTC(),
+		Repository:  s.repo.Name(),
+		Application: s.application,
+		Environment: r.forPolicy(),
+		Release:     policies.ReleaseFact{Number: s.Proposal.Release, Commit: s.Proposal.Source.String()},
+		Current:     s.covers(),
+		Tree:        s.Proposal.Tree.String(),
+		Approvals:   []policies.Approval{},
+		Candidates:  rc.candidates(s.repo.Name()),
+	}
+	in.Verifies, in.VerifyError = s.verifies(s.Proposal.Release)
+	if s.held() {
+		h := s.Declared.Held
+		in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}
+	}
 	if u := r.upstream; u != nil {
 		in.Upstream = &policies.Upstream{Release: u.Release(), Healthy: u.Healthy()}
 		if u.Healthy() {
@@ -37,41 +46,32 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 }
 
 // rollbackInput is what going back to a commit is judged by.
-func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by show.Actor) policies.PromoteInput {
-	in := rc.commonInput(s, to.Release)
-	in.Environment = rules{settings: s.settings}.forPolicy()
-	in.Release.Commit = to.Source.String()
-	in.Tree = to.Tree.String()
-	user := policies.User(rc.Access().Standing(by, s.repo.Name()))
-	in.Rollback, in.WasHealthy, in.RequestedBy = true, true, &user
-	return in
-}
-
-// commonInput is what both have in common.
-func (rc *Reconciler) commonInput(s *snapshot, release int) policies.PromoteInput {
-	in := policies.PromoteInput{
+func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by show.Actor, reason string) policies.RollbackInput {
+	in := policies.RollbackInput{
 		Now:         s.Now.UTC(),
 		Repository:  s.repo.Name(),
 		Application: s.application,
-		Release:     policies.ReleaseFact{Number: release},
+		Environment: s.environment,
+		User:        policies.User(rc.Access().Standing(by, s.repo.Name())),
+		Reason:      reason,
+		Release:     policies.ReleaseFact{Number: to.Release, Commit: to.Source.String()},
 		Current:     s.covers(),
-		Approvals:   []policies.Approval{},
-		Authors:     []string{},
-		Candidates:  rc.candidates(s.repo.Name()),
+		WasHealthy:  to.Outcome.Good(),
 	}
-	if s.held() {
-		h := s.Declared.Held
-		in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}
-	}
-
-	unverified := errNoRelease
-	if rel, ok := s.release(release); ok {
-		unverified = rel.Verifies
-	}
-	if in.Verifies = unverified == nil; !in.Verifies {
-		in.VerifyError = unverified.Error()
-	}
+	in.Verifies, in.VerifyError = s.verifies(to.Release)
 	return in
+}
+
+// verifies says whether a release may go anywhere, and else why not.
+func (s *snapshot) verifies(release int) (bool, string) {
+	rel, ok := s.release(release)
+	switch {
+	case !ok:
+		return false, "there is no such release"
+	case rel.Verifies != nil:
+		return false, rel.Verifies.Error()
+	}
+	return true, ""
 }
 
 func (rc *Reconciler) approval(s *snapshot, a record.Approval, stale bool) policies.Approval {

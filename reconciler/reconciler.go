@@ -39,6 +39,7 @@ type Reconciler struct {
 	// together with an error denies and says why.
 	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 	Releases func(r *repo.Repository) ([]record.Release, error)
+	Artifact func(digest string) bool       // whether its bytes are there; nil: they always are
 	Targets  map[string]target.Target       // by the name that headgate.yaml gives as target:
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from
 	Now      func() time.Time               // nil: time.Now
@@ -240,6 +241,17 @@ func (rc *Reconciler) observed(e headgateyaml.Environment, k target.Key) target.
 		return target.Observed{}
 	}
 	return t.Observe(k)
+}
+
+// available says which artifact's bytes are gone: what cannot run must not become
+// what is declared.
+func (rc *Reconciler) available(artifacts []record.Artifact) error {
+	for _, a := range artifacts {
+		if rc.Artifact != nil && !rc.Artifact(a.Digest) {
+			return fmt.Errorf("the bytes of artifact %s (%s) are not on this server any more", a.Name, a.Digest)
+		}
+	}
+	return nil
 }
 
 // cache remembers what was read. It forgets everything when full.

@@ -60,7 +60,15 @@ func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reaso
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if err := w.rc.evaluateRollback(ctx, s, good, by); err != nil {
+	if err := w.rc.available(good.Artifacts); err != nil {
+		return RolledBack{}, &show.Error{
+			Kind:  show.Denied,
+			What:  fmt.Sprintf("%s cannot be rolled back to release %d: %s", w.environment, good.Release, err),
+			Where: []string{"nothing has moved"},
+			Hint:  "restore the artifact from a backup, or roll back to another release: env log " + s.repo.Name() + " " + w.environment,
+		}
+	}
+	if err := w.rc.evaluateRollback(ctx, s, good, by, reason); err != nil {
 		return RolledBack{}, err
 	}
 	saved, err := w.save(ctx, s.evaluated)
@@ -120,8 +128,12 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 		return record.Commit{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, repository)}
 	}
 	last := 0
-	for _, d := range all[1:] {
-		if mayRollback(all[0], d) == "" {
+	undone := map[repo.Hash]bool{} // rolled back since: good to its end, and yet not good enough
+	for _, d := range all {
+		if d.Rollback != nil {
+			undone[d.Rollback.Of] = true
+		}
+		if mayRollback(all[0], d) == "" && !undone[d.Hash] {
 			last = d.Release
 			break
 		}
@@ -153,6 +165,9 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 		if why == "" {
 			why = bar.explain(d)
 		}
+		if bar == newer {
+			e.Hint = fmt.Sprintf("go forward with: approve %s %s", repository, environment)
+		}
 	}
 	if why == "" {
 		e.What = fmt.Sprintf("release %d never ran in %s of %s", release, environment, repository)
@@ -169,6 +184,7 @@ type barrier string
 const (
 	declaredNow barrier = "declared now"
 	sameRelease barrier = "same release"
+	newer       barrier = "newer"
 	failedOnce  barrier = "failed"
 	silent      barrier = "silent"
 	neverGood   barrier = "never healthy"
@@ -183,6 +199,8 @@ func mayRollback(now, d record.Commit) barrier {
 		return declaredNow
 	case d.Release == now.Release:
 		return sameRelease
+	case d.Release > now.Release:
+		return newer
 	case o.Good():
 		return ""
 	case !o.FailedAt.IsZero():
@@ -204,6 +222,8 @@ func (b barrier) explain(d record.Commit) string {
 		return "it is what is declared now"
 	case sameRelease:
 		return "the same release is declared now"
+	case newer:
+		return "it is newer than what is declared now, and going forward is a promotion"
 	case failedOnce:
 		return "it failed at " + clock(d.Outcome.FailedAt)
 	case silent:

@@ -67,7 +67,7 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 	if s.Proposal, err = record.ProposalFor(r, environment); err != nil {
 		return nil, err
 	}
-	return s, s.loadWanted()
+	return s, s.loadWanted(rc)
 }
 
 // loadDeclared reads what is declared now, or the initial commit.
@@ -108,7 +108,7 @@ func (s *snapshot) keyIn(environment string) target.Key {
 }
 
 // loadWanted renders the release that ought to come next.
-func (s *snapshot) loadWanted() error {
+func (s *snapshot) loadWanted(rc *Reconciler) error {
 	wanted := Want(s.View)
 	if wanted == 0 {
 		return nil
@@ -117,6 +117,11 @@ func (s *snapshot) loadWanted() error {
 	s.Wanted = &Rendered{Release: wanted, Unproven: rel.Verifies != nil}
 	if p := s.settings.Path; p != strings.Join(strings.Fields(p), " ") {
 		s.Wanted.Problem = OddPath
+		return nil
+	}
+
+	if rc.available(rel.Artifacts) != nil {
+		s.Wanted.Problem = NoArtifact
 		return nil
 	}
 
@@ -148,6 +153,8 @@ func (s *snapshot) problem() string {
 	case NoDirectory:
 		return fmt.Sprintf("release %d has no directory %s, which headgate.yaml gives as the path of %s",
 			s.Wanted.Release, s.settings.Path, s.environment)
+	case NoArtifact:
+		return fmt.Sprintf("the bytes of an artifact of release %d are not on this server any more", s.Wanted.Release)
 	case OddPath:
 		return fmt.Sprintf("the path %q of environment %s holds unusual white space", s.settings.Path, s.environment)
 	}

@@ -3,8 +3,6 @@ package headgate.promote
 
 env := input.environment
 
-forward if not input.rollback
-
 # ── provenance ──
 deny contains {
 	"rule": "provenance", "title": "Provenance verifies",
@@ -20,7 +18,6 @@ need contains {
 	"rule": "after", "title": sprintf("Runs in %s first", [env.after]),
 	"msg": sprintf("release %d is not healthy in %s", [input.release.number, env.after]),
 } if {
-	forward
 	env.after != ""
 	not upstream_healthy
 }
@@ -29,7 +26,6 @@ met contains {
 	"rule": "after", "title": sprintf("Runs in %s first", [env.after]),
 	"detail": sprintf("%d, healthy", [input.release.number]),
 } if {
-	forward
 	env.after != ""
 	upstream_healthy
 }
@@ -43,7 +39,6 @@ upstream_healthy if {
 soaked_at := time.parse_rfc3339_ns(input.upstream.healthy_since) + (env.soak_seconds * 1000000000)
 
 soaks if {
-	forward
 	env.soak_seconds > 0
 }
 
@@ -144,7 +139,6 @@ need contains {
 	"group": env.approvals.from, "count": required - count(approved),
 	"who": [n | some n in could], "cannot": [n | some n in cannot],
 } if {
-	forward
 	count(approved) < required
 }
 
@@ -168,7 +162,6 @@ met contains {
 	"rule": "approvals", "title": sprintf("%d %s from %s", [required, plural("approval", required), whose]),
 	"detail": sprintf("given by %s", [concat(", ", approved)]),
 } if {
-	forward
 	required > 0
 	count(approved) >= required
 }
@@ -194,7 +187,6 @@ need contains {
 	"msg": sprintf("held by %s%s; approving this promotes forward and lifts it", [input.hold.by, because]),
 	"group": "", "count": lifters, "who": [u.name | some u in input.candidates; u.may_write], "cannot": [],
 } if {
-	forward
 	input.hold != null
 	not lifted
 }
@@ -209,7 +201,6 @@ lifters := 1 if count(approved) >= required
 else := 0
 
 met contains {"rule": "hold", "title": "No hold", "detail": "lifted by this promotion"} if {
-	forward
 	input.hold != null
 	lifted
 }
@@ -219,25 +210,5 @@ deny contains {
 	"rule": "backwards", "title": "Goes forward",
 	"msg": sprintf("release %d is older than release %d, which is declared; going back is a rollback", [input.release.number, input.current_release]),
 } if {
-	forward
 	input.release.number < input.current_release
-}
-
-# ── rollback: always to what was healthy, by whoever may write; never waits ──
-deny contains {
-	"rule": "rollback", "title": "A release that was healthy here",
-	"msg": sprintf("release %d was never healthy here to the end", [input.release.number]),
-} if {
-	input.rollback
-	not input.was_healthy
-}
-
-deny contains {"rule": "rollback-by", "title": "By somebody who may write", "msg": "only who may write the repository may roll back"} if {
-	input.rollback
-	not input.requested_by.may_write
-}
-
-met contains {"rule": "rollback", "title": "A release that was healthy here"} if {
-	input.rollback
-	input.was_healthy
 }

@@ -17,7 +17,6 @@ base := {
 	"current_release": 2,
 	"upstream": {"release": 3, "healthy": true, "healthy_since": "2026-11-24T11:00:00Z"},
 	"hold": null,
-	"rollback": false,
 	"provenance_verifies": true,
 	"verify_error": "",
 }
@@ -183,25 +182,6 @@ test_backwards_is_a_rollback if {
 	denied(object.union(base, {"current_release": 4})) == {"backwards"}
 	denied(object.union(base, {"current_release": 3})) == set()
 }
-
-back := object.union(base, {
-	"rollback": true, "was_healthy": true, "approvals": [], "upstream": null,
-	"hold": {"by": "sam", "reason": "5xx"}, "requested_by": user("ada", []), "current_release": 4,
-})
-
-test_rollback_waits_for_nobody if {
-	denied(back) == set()
-	open(back) == set()
-	"rollback" in {m.rule | some m in promote.met with input as back}
-}
-
-test_rollback_to_what_was_never_healthy if denied(object.union(back, {"was_healthy": false})) == {"rollback"}
-
-test_rollback_by_a_reader if denied(object.union(back, {"requested_by": {"may_write": false}})) == {"rollback-by"}
-
-test_rollback_by_nobody if denied(object.union(back, {"requested_by": null})) == {"rollback-by"}
-
-test_rollback_needs_provenance if denied(object.union(back, {"provenance_verifies": false})) == {"provenance"}
 
 test_spans if {
 	promote.span(7200) == "2 h"

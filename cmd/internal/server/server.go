@@ -193,6 +193,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Access:   s.access.Load,
 		Engine:   s.engine,
 		Releases: s.releasesOf,
+		Artifact: s.artifacts.Has,
 		Targets:  map[string]target.Target{headgateyaml.Services: s.services},
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,

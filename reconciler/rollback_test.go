@@ -1,0 +1,156 @@
+package reconciler
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
+	"github.com/headgate-cd/headgate/reconciler/record"
+)
+
+// refused rolls back and expects a refusal that says all of want.
+func (h *harness) refused(t *testing.T, release int, want ...string) {
+	t.Helper()
+	before, _ := h.hello.Ref(record.EnvironmentRef("staging"))
+	_, err := h.rc.Rollback(t.Context(), "hello", "staging", release, actor("jun"), "")
+	var refused *show.Error
+	if !errors.As(err, &refused) {
+		t.Fatalf("rollback to %d: %v", release, err)
+	}
+	said := refused.What + "\n" + strings.Join(refused.Where, "\n") + "\n" + refused.Hint
+	for _, w := range want {
+		if !strings.Contains(said, w) {
+			t.Errorf("rollback to %d says\n%s\nand not %q", release, said, w)
+		}
+	}
+	if after, _ := h.hello.Ref(record.EnvironmentRef("staging")); after != before {
+		t.Errorf("rollback to %d was refused and moved staging to %s", release, after)
+	}
+}
+
+// TestRollbackNeverGoesForward: what was rolled back comes again by approval only,
+// and is not what people are advised to go back to.
+func TestRollbackNeverGoesForward(t *testing.T) {
+	h := newHarness(t)
+	h.target.obedient = true
+	h.start(t)
+	for i, version := range []string{"one", "two", "six"} {
+		h.release(t, "ada", version)
+		h.healthy(t, "staging", i+1)
+	}
+	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 2, actor("jun"), ""); err != nil {
+		t.Fatal(err)
+	}
+	e := h.healthy(t, "staging", 2)
+	if e.History[1].Release != 3 || e.History[1].MayRollback || !strings.Contains(e.History[1].WhyNot, "newer than what is declared") {
+		t.Fatalf("history: %+v", e.History)
+	}
+	h.refused(t, 3, "it is newer than what is declared now", "approve hello staging")
+	h.refused(t, 0, "the last healthy one is 1")
+
+	// Forward again, by approval; what was rolled back once is not advised then.
+	h.release(t, "ada", "ten")
+	h.proposed(t, "staging", 4)
+	if _, err := h.rc.Approve(t.Context(), "hello", "staging", actor("jun"), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	h.healthy(t, "staging", 4)
+	h.refused(t, 0, "the last healthy one is 2")
+}
+
+// TestRollbackIsAQueryOfItsOwn: neither a freeze nor a policy that is broken closes
+// the way out; a rule about rollbacks does.
+func TestRollbackIsAQueryOfItsOwn(t *testing.T) {
+	for name, c := range map[string]struct {
+		rego, refused string
+		byDefault     bool
+	}{
+		"freeze": {rego: "package policy.promote\n\ndeny contains {\"rule\": \"freeze\", \"msg\": \"frozen until Monday\"}\n"},
+		"broken": {rego: "package policy.promote\n\ndeny contains x if", byDefault: true},
+		"rule": {
+			rego:    "package policy.rollback\n\nneed contains {\"rule\": \"reason\", \"msg\": \"say why, with --reason\"} if input.reason == \"\"\n",
+			refused: "say why, with --reason",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t)
+			h.target.obedient = true
+			var mu sync.Mutex
+			text := ""
+			h.rc.Engine = func(*repo.Repository, repo.Hash) (*policies.Engine, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if text == "" {
+					return engine()
+				}
+				return policies.New(map[string][]byte{"policies/own.rego": []byte(text)})
+			}
+			h.start(t)
+			h.release(t, "ada", "one")
+			h.healthy(t, "staging", 1)
+			h.release(t, "ada", "two")
+			h.healthy(t, "staging", 2)
+			mu.Lock()
+			text = c.rego
+			mu.Unlock()
+
+			if c.refused != "" {
+				h.refused(t, 1, "policy does not allow", c.refused)
+			}
+			if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("jun"), "5xx"); err != nil {
+				t.Fatal(err)
+			}
+			h.healthy(t, "staging", 1)
+			list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			about := "rollback of staging to release 1 by jun"
+			if c.byDefault {
+				about += ", by the default policy"
+			}
+			if !slices.ContainsFunc(list, func(d decision.Saved) bool { return d.Query == "rollback" && d.Answer == "auto" && d.About == about }) {
+				t.Fatalf("no decision about %s among %+v", about, list)
+			}
+		})
+	}
+}
+
+// TestNothingMovesToBytesThatAreGone: a rollback to a release whose artifact is
+// gone is refused before Git moves, and such a release is not promoted.
+func TestNothingMovesToBytesThatAreGone(t *testing.T) {
+	h := newHarness(t)
+	h.target.obedient = true
+	var mu sync.Mutex
+	lost := ""
+	h.rc.Artifact = func(digest string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return lost == "" || !strings.HasSuffix(digest, lost)
+	}
+	h.start(t)
+	h.release(t, "ada", "one")
+	h.healthy(t, "staging", 1)
+	h.release(t, "ada", "two")
+	h.healthy(t, "staging", 2)
+	mu.Lock()
+	lost = "one"
+	mu.Unlock()
+	h.refused(t, 1, "the bytes of artifact hello", "nothing has moved", "restore the artifact from a backup")
+
+	mu.Lock()
+	lost = "six"
+	mu.Unlock()
+	h.release(t, "ada", "six")
+	e := h.eventually(t, "staging", "explained", func(e show.Environment) bool { return e.Behind == 1 })
+	w, err := h.rc.Why(t.Context(), actor("jun"), "hello", "staging")
+	if err != nil || e.Release != 2 || e.Promotion != nil || !strings.Contains(w.Answer, "the bytes of an artifact of release 3 are not on this server") {
+		t.Fatalf("staging: %+v, why: %+v, %v", e, w, err)
+	}
+}
