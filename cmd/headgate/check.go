@@ -20,7 +20,7 @@ import (
 
 func checkCommand() command {
 	return command{
-		name: "check", args: "[folder]", short: "check headgate.yaml, buildspec, compose files and policies, before a push does",
+		name: "check", args: "[directory]", short: "check headgate.yaml, buildspec, compose files and policies, before a push does",
 		long: `
 headgate check
 headgate check ./service
@@ -34,7 +34,7 @@ it warns. In a clone of the repository headgate it checks server.yaml. Exit code
 			return func(ctx context.Context, p printer, args []string) error {
 				dir := "."
 				if len(args) > 1 {
-					return usageError{"check takes one folder"}
+					return usageError{"check takes one directory"}
 				}
 				if len(args) == 1 {
 					dir = args[0]
@@ -84,7 +84,7 @@ func (c checked) print(p printer, asJSON bool) error {
 		}
 	}
 	if !c.Good {
-		return said{1}
+		return exitCode{1}
 	}
 	return nil
 }

@@ -38,8 +38,8 @@ headgate demo
 headgate demo --data ./try --ssh 127.0.0.1:2300 --http 127.0.0.1:8300
 
 Starts the server, makes the repository "hello" (a small web service with its
-test, buildspec and two environments), pushes it through the front door with
-git, and prints what happens: build, landing, release, staging, and production
+test, buildspec and two environments), pushes it with git as
+anybody would, and prints what happens: build, landing, release, staging, and production
 waiting for you. Then it stays, and is a server like any other.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			o := serveFlags(flags)
@@ -145,10 +145,10 @@ func (d *demonstration) push(ctx context.Context, about show.Server) error {
 		cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "GIT_") }),
 			"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
 			"GIT_SSH_COMMAND=ssh -F /dev/null -i "+shellQuote(key)+" -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile="+shellQuote(filepath.Join(filepath.Dir(key), "known_hosts")))
-		var said strings.Builder
-		cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &said)
+		var output strings.Builder
+		cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &output)
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(said.String()))
+			return fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(output.String()))
 		}
 		return nil
 	}

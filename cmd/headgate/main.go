@@ -2,8 +2,8 @@
 //
 // This program is the server (serve, demo) and the tools that people run
 // elsewhere: check, run and verify need nothing but a work tree or a clone.
-// Each command is a few lines here or in the file named for it; the rooms they
-// join are gitd, hooks, policies and reconciler.
+// Each command is a few lines here or in the file named for it; what they
+// start is joined in cmd/internal/server.
 package main
 
 import (
@@ -40,11 +40,10 @@ type usageError struct{ what string }
 
 func (e usageError) Error() string { return e.what }
 
-// said is returned by a command that has itself told what is wrong; it only
-// sets the exit code.
-type said struct{ code int }
+// exitCode is returned by a command that has itself printed what is wrong.
+type exitCode struct{ code int }
 
-func (s said) Error() string { return fmt.Sprintf("exit %d", s.code) }
+func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
 	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), verifyCommand(), versionCommand()}
@@ -61,7 +60,7 @@ func main() {
 }
 
 // keepInherited keeps descriptors that whoever started the program left open (a
-// log, a folder, make's job server) from the programs that it starts: sandboxes
+// log, a directory, make's job server) from the programs that it starts: sandboxes
 // for one, which would reach through them what lies outside.
 func keepInherited() {
 	open, _ := os.ReadDir("/proc/self/fd") // without /proc there are no sandboxes either
@@ -93,7 +92,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 		flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
 		run := c.setup(flags)
-		words, err := parse(flags, args[1:])
+		operands, err := parse(flags, args[1:])
 		if errors.Is(err, flag.ErrHelp) {
 			help(p.out, c, flags)
 			return 0
@@ -101,7 +100,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 		if err != nil {
 			err = usageError{err.Error()}
 		} else {
-			err = run(ctx, p, words)
+			err = run(ctx, p, operands)
 		}
 		return exit(p, c.name, err)
 	}
@@ -118,26 +117,26 @@ func execute(ctx context.Context, p printer, args []string) int {
 	return 2
 }
 
-// parse reads flags before, between and after the other words, up to a "--".
-func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+// parse reads flags before, between and after the operands, up to a "--".
+func parse(flags *flag.FlagSet, args []string) (operands []string, err error) {
 	for len(args) > 0 {
 		if err := flags.Parse(args); err != nil {
 			return nil, err
 		}
 		read := len(args) - flags.NArg()
 		if read > 0 && args[read-1] == "--" {
-			return append(words, flags.Args()...), nil
+			return append(operands, flags.Args()...), nil
 		}
 		if args = flags.Args(); len(args) > 0 {
-			words, args = append(words, args[0]), args[1:]
+			operands, args = append(operands, args[0]), args[1:]
 		}
 	}
-	return words, nil
+	return operands, nil
 }
 
 func exit(p printer, name string, err error) int {
 	var u usageError
-	var s said
+	var s exitCode
 	switch {
 	case err == nil:
 		return 0

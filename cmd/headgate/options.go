@@ -15,7 +15,7 @@ import (
 	"github.com/headgate-cd/headgate/cmd/internal/server"
 )
 
-// options are what `serve` and `demo` are told on the command line.
+// options are what the command line of `serve` and `demo` says.
 type options struct {
 	server.Options
 	keyFile list   // files with the first administrator's public keys
@@ -30,11 +30,11 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 func serveFlags(flags *flag.FlagSet) *options {
 	o := &options{Options: server.Options{Version: version()}}
-	flags.StringVar(&o.Data, "data", "./data", "folder that holds everything the server keeps")
+	flags.StringVar(&o.Data, "data", "./data", "directory that holds everything the server keeps")
 	flags.StringVar(&o.SSH, "ssh", "127.0.0.1:2222", "address to listen on for SSH; port 0 takes a free one")
 	flags.StringVar(&o.HTTP, "http", "127.0.0.1:8080", "address to listen on for HTTP; port 0 takes a free one")
 	flags.StringVar(&o.Name, "name", "", "host name people reach the server by (default: the host of --ssh)")
-	flags.StringVar(&o.URL, "url", "", "base URL of the console, when a proxy stands before it (default: http:// and the address of --http)")
+	flags.StringVar(&o.URL, "url", "", "base URL of the console, behind a proxy (default: http:// and the address of --http)")
 	flags.StringVar(&o.Admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
 	flags.Var(&o.keyFile, "admin-key", "file with SSH public keys of the first administrator; may be given again (default: your own)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "builds that may run at the same time")
@@ -53,11 +53,11 @@ func serveFlags(flags *flag.FlagSet) *options {
 	return o
 }
 
-// prepare checks the options and makes the data folder.
+// prepare checks the options and makes the data directory.
 func (o *options) prepare() error {
 	for _, a := range []struct{ flag, addr string }{{"ssh", o.SSH}, {"http", o.HTTP}} {
 		if _, _, err := net.SplitHostPort(a.addr); err != nil {
-			return usageError{fmt.Sprintf("--%s %q is no address; write host:port, such as 127.0.0.1:2222", a.flag, a.addr)}
+			return usageError{fmt.Sprintf("--%s %q is not an address; write host:port, such as 127.0.0.1:2222", a.flag, a.addr)}
 		}
 	}
 	if o.Workers < 1 {
@@ -70,7 +70,7 @@ func (o *options) prepare() error {
 	o.Data = abs
 	for _, dir := range []string{"", "keys", "run", "work", "logs"} {
 		if err := os.MkdirAll(filepath.Join(o.Data, dir), 0o700); err != nil {
-			return fmt.Errorf("make the data folder: %w", err)
+			return fmt.Errorf("make the data directory: %w", err)
 		}
 	}
 	return nil

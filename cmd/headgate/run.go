@@ -23,25 +23,25 @@ import (
 
 func runCommand() command {
 	return command{
-		name: "run", args: "[folder]", short: "build a work tree here, as the server would",
+		name: "run", args: "[directory]", short: "build a work tree here, as the server would",
 		long: `
 headgate run
 headgate run --buildspec ci/nightly.yml --artifacts ./out
 
 Runs the buildspec on a copy of the work tree's files (those git tracks and
 those it does not ignore), with the same code and in the same sandbox as the
-server. The folder for artifacts must be empty or absent. Exit code 1 when the
+server. The directory for artifacts must be empty or absent. Exit code 1 when the
 build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
 			flags.StringVar(&l.buildspec, "buildspec", "", "path of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
-			flags.StringVar(&l.artifacts, "artifacts", "", "folder to put the artifacts into, unpacked")
+			flags.StringVar(&l.artifacts, "artifacts", "", "directory to put the artifacts into, unpacked")
 			flags.DurationVar(&l.timeout, "timeout", 0, "how long the build may take (default: as headgate.yaml says)")
 			flags.BoolVar(&l.json, "json", false, "print the log's events and the result, one object a line")
 			return func(ctx context.Context, p printer, args []string) error {
 				l.dir = "."
 				if len(args) > 1 {
-					return usageError{"run takes one folder"}
+					return usageError{"run takes one directory"}
 				}
 				if len(args) == 1 {
 					l.dir = args[0]
@@ -81,7 +81,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		return fmt.Errorf("no %s in %s\nhint: write one, or name another with --buildspec", settings.Build.Buildspec, l.dir)
 	}
 	if there, err := os.ReadDir(l.artifacts); err == nil && len(there) > 0 { // or old ones could be taken for these
-		return fmt.Errorf("%s is not empty\nhint: remove what is in it, or name another folder with --artifacts", l.artifacts)
+		return fmt.Errorf("%s is not empty\nhint: remove what is in it, or name another directory with --artifacts", l.artifacts)
 	}
 	temp, err := os.MkdirTemp("", "headgate-run-")
 	if err != nil {
@@ -136,7 +136,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	if result.Status != build.Succeeded {
 		fmt.Fprintf(p.err, "error: %s, after %s\n", result.Reason, took)
-		return said{1}
+		return exitCode{1}
 	}
 	fmt.Fprintf(p.err, "green, in %s\n", took)
 	return nil
@@ -144,7 +144,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 
 func exitOf(r build.Result) error {
 	if r.Status != build.Succeeded {
-		return said{1}
+		return exitCode{1}
 	}
 	return nil
 }
@@ -185,13 +185,13 @@ func copyTree(ctx context.Context, from, to string) error {
 	cmd := exec.CommandContext(ctx, "git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
-	var said *exec.ExitError
+	var failed *exec.ExitError
 	switch {
 	case err == nil:
-	case errors.Is(err, exec.ErrNotFound), errors.As(err, &said) && strings.Contains(string(said.Stderr), "not a git repository"):
+	case errors.Is(err, exec.ErrNotFound), errors.As(err, &failed) && strings.Contains(string(failed.Stderr), "not a git repository"):
 		return os.CopyFS(to, os.DirFS(from))
-	case said != nil: // a tree of another owner, for one: what it ignores is not known
-		return fmt.Errorf("git ls-files: %s", strings.TrimSpace(string(said.Stderr)))
+	case failed != nil: // a tree of another owner, for one: what it ignores is not known
+		return fmt.Errorf("git ls-files: %s", strings.TrimSpace(string(failed.Stderr)))
 	default:
 		return err
 	}

@@ -21,7 +21,7 @@ headgate serve
 headgate serve --data /var/lib/headgate --ssh :22 --http 127.0.0.1:8080 --name git.example.org
 
 Runs the server until it is interrupted. At the first start it makes the data
-folder and the repository "headgate", in which you, with your SSH keys, are the
+directory and the repository "headgate", in which you, with your SSH keys, are the
 administrator; everything else is configured there, by pushing.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			o := serveFlags(flags)

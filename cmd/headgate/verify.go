@@ -68,7 +68,7 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 		return err
 	}
 	if signersFile == "" {
-		out, _ := exec.CommandContext(ctx, "git", "-C", dir, "config", "--type=path", "gpg.ssh.allowedSignersFile").Output() // none is told below
+		out, _ := exec.CommandContext(ctx, "git", "-C", dir, "config", "--type=path", "gpg.ssh.allowedSignersFile").Output() // none is reported below
 		if signersFile = strings.TrimSpace(string(out)); signersFile == "" {
 			return usageError{"nothing says whose signatures count; give --signers (ssh <server> signers prints them)"}
 		}
@@ -127,15 +127,15 @@ func (f proof) print(p printer, asJSON bool) error {
 		for _, finding := range f.Findings {
 			fmt.Fprintln(p.out, finding)
 		}
-		word := "verified"
+		result := "verified"
 		if !f.Verified {
-			word = "not proven"
+			result = "not proven"
 		}
 		fmt.Fprintf(p.out, "%s: %d tips with %d green verdicts, %d releases, %d promotions and %d rollbacks in %d environments, %d approvals, %d signatures\n",
-			word, f.Tips, f.Verdicts, f.Releases, f.Promotions, f.Rollbacks, f.Environments, f.Approvals, f.Signatures)
+			result, f.Tips, f.Verdicts, f.Releases, f.Promotions, f.Rollbacks, f.Environments, f.Approvals, f.Signatures)
 	}
 	if !f.Verified {
-		return said{1}
+		return exitCode{1}
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ import (
 
 // Names that mean something by themselves.
 const (
-	FileName       = "server.yaml"    // in the top folder of headgate.git
+	FileName       = "server.yaml"    // in the top directory of headgate.git
 	Own            = "headgate"       // the repository that holds this file
 	Administrators = "administrators" // the group that must not be empty
 	Everyone       = "everyone"       // every user of the file; not written in groups
@@ -54,7 +54,7 @@ var userForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 // CheckUserName says what is wrong with the name of a user or group.
 func CheckUserName(name string) error {
 	if !userForm.MatchString(name) {
-		return fmt.Errorf("%q is no name for a user or group: use 1 to 32 small letters, digits and '-', beginning with a letter", name)
+		return fmt.Errorf("%q is not a name for a user or group: use 1 to 32 small letters, digits and '-', starting with a letter", name)
 	}
 	return nil
 }

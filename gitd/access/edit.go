@@ -99,7 +99,7 @@ func AddRepository(data []byte, name, description string) ([]byte, error) {
 }
 
 // SetGate switches the gate of a repository on or off. by says who did it and
-// when ("ada on 2026-11-24"), and stands in the file while the gate is off; it
+// when ("ada on 2026-11-24"), and is in the file while the gate is off; it
 // is letters, digits, spaces and "._@+-", and may be empty.
 func SetGate(data []byte, name string, on bool, by string) ([]byte, error) {
 	old, top, err := parsed(data)
@@ -190,7 +190,7 @@ func (t *text) insert(n int, add ...string) {
 	t.all = append(t.all[:n:n], append(add, t.all[n:]...)...)
 }
 
-// replace puts new for old where node begins, if old stands there.
+// replace puts new for old where node starts, if old is there.
 func (t *text) replace(node *yaml.Node, old, new string) bool {
 	if node.Line < 1 || node.Line > len(t.all) {
 		return false

@@ -184,7 +184,7 @@ type Standing struct {
 	MayWrite bool
 }
 
-// Standing says how somebody stands to a repository. A scope that takes the right
+// Standing says what somebody is and may do in a repository. A scope that takes the right
 // to administer away takes the group of administrators with it.
 func (c *Config) Standing(who Identity, repository string) Standing {
 	s := Standing{

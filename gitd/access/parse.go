@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -132,13 +133,13 @@ func (r *reader) user(key, value *yaml.Node) {
 	if _, name := lookup(value, "name"); name != nil && name.Value != "" {
 		u.FullName = name.Value
 		if what := badLine(name.Value, 100); what != "" || strings.ContainsAny(name.Value, "<>") {
-			r.problem(name, "write it as in a commit: Ada Lovelace", "the name of %s does not fit into a commit: %s", u.Name, orElse(what, "it holds < or >"))
+			r.problem(name, "write it as in a commit: Ada Lovelace", "the name of %s does not fit into a commit: %s", u.Name, cmp.Or(what, "it holds < or >"))
 		}
 	}
 	_, emails := lookup(value, "email")
 	for _, n := range items(emails) {
 		if !emailForm.MatchString(n.Value) {
-			r.problem(n, "write it like ada@example.com", "%q is no e-mail address", n.Value)
+			r.problem(n, "write it like ada@example.com", "%q is not an e-mail address", n.Value)
 			continue
 		}
 		lower := strings.ToLower(n.Value)
@@ -177,7 +178,7 @@ func (r *reader) group(key, value *yaml.Node) {
 		case n.Value == Everyone:
 			r.problem(n, "name "+Everyone+" where the group is used", "group %q holds %q; groups hold users", key.Value, Everyone)
 		case !slices.Contains(r.users, n.Value):
-			r.problem(n, suggest(n.Value, r.users, "add the user under users"), "group %q holds %q, who is no user", key.Value, n.Value)
+			r.problem(n, suggest(n.Value, r.users, "add the user under users"), "group %q holds %q, which is not a user", key.Value, n.Value)
 		case slices.Contains(members, n.Value):
 			r.problem(n, "keep one of them", "group %q holds %q twice", key.Value, n.Value)
 		default:
@@ -264,7 +265,7 @@ func (r *reader) list(value *yaml.Node, what, repository string) (names []string
 	known := append(append([]string{Everyone}, r.users...), r.groups...)
 	for _, n := range items(list) {
 		if !slices.Contains(known, n.Value) {
-			r.problem(n, suggest(n.Value, known, "add the user or group"), "%s of %s names %q, which is no user and no group", what, repository, n.Value)
+			r.problem(n, suggest(n.Value, known, "add the user or group"), "%s of %s names %q, which is not a user or a group", what, repository, n.Value)
 			continue
 		}
 		names = append(names, n.Value)
@@ -354,11 +355,4 @@ func suggest(got string, known []string, otherwise string) string {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	return otherwise
-}
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }

@@ -23,16 +23,15 @@ type Build struct {
 
 // LogEvent is one entry of a build's log, in order.
 type LogEvent struct {
-	Kind    string    `json:"kind"`           // step, out, end, note, done
-	Step    int       `json:"step,omitempty"` // from 1
-	Line    int       `json:"line,omitempty"` // of the whole log, from 1; out and note only
-	At      Duration  `json:"at_ms"`          // since the build began
-	Phase   string    `json:"phase,omitempty"`
-	Command string    `json:"command,omitempty"`
-	Text    string    `json:"text,omitempty"` // may hold SGR colour codes, no other controls
-	Exit    int       `json:"exit,omitempty"` // kind end
-	Took    Duration  `json:"took_ms,omitempty"`
-	Began   time.Time `json:"-"`
+	Kind    string   `json:"kind"`           // step, out, end, note, done
+	Step    int      `json:"step,omitempty"` // from 1
+	Line    int      `json:"line,omitempty"` // of the whole log, from 1; out and note only
+	At      Duration `json:"at_ms"`          // since the build started
+	Phase   string   `json:"phase,omitempty"`
+	Command string   `json:"command,omitempty"`
+	Text    string   `json:"text,omitempty"` // may hold SGR colour codes, no other controls
+	Exit    int      `json:"exit,omitempty"` // kind end
+	Took    Duration `json:"took_ms,omitempty"`
 }
 
 // Duration is a time.Duration that is milliseconds in JSON.

@@ -65,7 +65,7 @@ type HoldNote struct {
 	Reason string    `json:"reason"`
 }
 
-// Deployed is one commit of env/<name> with what became of it.
+// Deployed is one commit of env/<name> with its outcome.
 type Deployed struct {
 	Commit      string     `json:"declared"`
 	Tree        string     `json:"tree,omitempty"` // what approvals bound to

@@ -27,7 +27,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.What }
 
-// Exit is the exit code of a command that ends with err (DESIGN-UI section 6).
+// Exit is the exit code of a command that ends with err.
 func Exit(err error) int {
 	var e *Error
 	switch {

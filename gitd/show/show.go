@@ -17,7 +17,7 @@ import (
 // Actor is who asks. The zero Actor is nobody, who may see nothing.
 type Actor = access.Identity
 
-// State is one word of DESIGN-UI section 3; the word is what people read.
+// State is the state of anything that has one; people read it as it is.
 type State string
 
 const (

@@ -43,9 +43,9 @@ func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated b
 	if name == access.Own {
 		return show.Done{}, &show.Error{Kind: show.Denied, What: "the server's own configuration is always gated"}
 	}
-	word := map[bool]string{true: "on", false: "off"}[gated]
+	state := map[bool]string{true: "on", false: "off"}[gated]
 	unchanged := false
-	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the gate of %s %s", name, word), func(c *access.Config, data []byte) ([]byte, error) {
+	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the gate of %s %s", name, state), func(c *access.Config, data []byte) ([]byte, error) {
 		if unchanged = c.Gated(name) == gated; unchanged {
 			return data, nil
 		}
@@ -55,9 +55,9 @@ func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated b
 		return show.Done{}, err
 	}
 	if unchanged {
-		return show.Done{What: fmt.Sprintf("the gate of %s was %s already", name, word)}, nil
+		return show.Done{What: fmt.Sprintf("the gate of %s was %s already", name, state)}, nil
 	}
-	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, word, a.User)}, nil
+	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, state, a.User)}, nil
 }
 
 func (s *Server) administrator(a show.Actor, what string) error {

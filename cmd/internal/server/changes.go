@@ -110,20 +110,20 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 // builtFor is the build of an ended change as far as its story tells it: green
 // or failed, and whether an earlier verdict saved it. Nil if nothing was built.
 func builtFor(story change.Story, end change.Event, tree string) *show.Build {
-	judged, state := end, show.Failed
+	tested, state := end, show.Failed
 	if end.Kind == change.Landed {
 		state = show.Green
 		for _, e := range story.Events {
 			if e.Kind == change.Tested && e.Revision == end.Revision {
-				judged = e
+				tested = e
 			}
 		}
 	}
-	log := judged.Get("Log")
+	log := tested.Get("Log")
 	if log == "" {
 		return nil
 	}
-	return &show.Build{ID: log, Tree: tree, State: state, Log: log, Reused: judged.Get("Took") == ""}
+	return &show.Build{ID: log, Tree: tree, State: state, Log: log, Reused: tested.Get("Took") == ""}
 }
 
 // Change implements show.Backend.
@@ -187,7 +187,7 @@ func conflictFiles(e change.Event, branch string) (files, rest []string) {
 	return files, rest
 }
 
-// buildOf is the build that judged a change: its own, or the earlier one of an
+// buildOf is the build that tested a change: its own, or the earlier one of an
 // identical tree.
 func (s *Server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error) {
 	tree, ok := repo.ParseHash(c.Tree)

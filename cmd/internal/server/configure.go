@@ -61,7 +61,7 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 		}
 	}
 	if number == 0 {
-		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{}, "Begin with "+s.opts.Admin+" as administrator")
+		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{}, "Make "+s.opts.Admin+" the first administrator")
 		if err != nil {
 			return err
 		}

@@ -8,13 +8,13 @@ import (
 	"syscall"
 )
 
-// lockData takes the data folder for this process alone, until it ends. Who
+// lockData takes the data directory for this process alone, until it ends. Who
 // holds the lock may sweep what an earlier process left behind.
 func lockData(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock the data folder: %w", err)
+		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder := make([]byte, 32)

@@ -31,15 +31,15 @@ func (s *Server) Log(ctx context.Context, a show.Actor, name string, number int,
 			}
 		}
 		if follow {
-			s.untilJudged(ctx, name, number, c.Build.ID)
+			s.untilSettled(ctx, name, number, c.Build.ID)
 		}
 	}
 }
 
-// untilJudged waits until a change whose build has ended has come to its end
+// untilSettled waits until a change whose build has ended has come to its end
 // too, or waits, or is built again: between a log's last line and that are the
 // verdict, the policy and the landing.
-func (s *Server) untilJudged(ctx context.Context, name string, number int, build string) {
+func (s *Server) untilSettled(ctx context.Context, name string, number int, build string) {
 	for p := range s.gate.Follow(ctx, name, number) {
 		if p.Ends() || p.Waits || p.Kind == gate.Building && p.Log != build {
 			return

@@ -14,10 +14,10 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
-// endOrphans ends sandboxes that an earlier server made for the folder work and
+// endOrphans ends sandboxes that an earlier server made for the directory work and
 // did not live to end. Bubblewrap ends with the server, but not when the server
 // is killed in the very moment in which bubblewrap makes its first process. Only
-// the holder of the data folder's lock may do it.
+// the holder of the data directory's lock may do it.
 func endOrphans(work string) (ended int, err error) {
 	for deadline := time.Now().Add(5 * time.Second); ; {
 		found := 0
@@ -45,8 +45,8 @@ func endOrphans(work string) (ended int, err error) {
 	}
 }
 
-// sweepGroups removes the control groups of builds that an earlier server did not
-// live to end. Each has left a folder of its name in work.
+// sweepGroups removes the cgroups of builds that an earlier server did not
+// live to end. Each has left a directory of its name in work.
 func sweepGroups(work string) error {
 	left, err := os.ReadDir(work)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

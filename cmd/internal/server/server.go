@@ -1,4 +1,4 @@
-// Package server is Headgate running: it makes every part (front door, receive,
+// Package server is Headgate running: it makes every part (SSH, console, receive,
 // gate, reconciler, targets), joins them, and answers show.Backend for the SSH
 // commands and the console, one file a noun.
 //
@@ -120,12 +120,12 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		log.Info("ended what an earlier process left running", "sandboxes", n)
 	}
 	if err := sweepGroups(path("work", "builds")); err != nil {
-		log.Warn("control groups of an earlier process are left", "err", err)
+		log.Warn("cgroups of an earlier process are left", "err", err)
 	}
 	for _, dir := range []string{"work", "run"} {
 		build.RemoveAll(path(dir))
 		if err := os.MkdirAll(path(dir), 0o700); err != nil {
-			return nil, fmt.Errorf("make the data folder: %w", err)
+			return nil, fmt.Errorf("make the data directory: %w", err)
 		}
 	}
 	hostKey, err := repo.OpenKey(path("keys", "host"))
@@ -284,7 +284,7 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 // Run runs the parts until ctx is done, or one of them cannot go on. ready is
 // called when the server answers and knows its users; its error ends the server.
 func (s *Server) Run(ctx context.Context, ready func(context.Context) error) error {
-	// The front door stops first; then what it let in is finished; the services,
+	// SSH and HTTP stop first; then what they let in is finished; the services,
 	// which people use, go last.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopInner()
@@ -332,7 +332,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	// Sessions that are about to end may do so; then pushes in flight are told that
 	// the server restarts. Their changes are safe.
 	grace := time.AfterFunc(50*time.Millisecond, stopInner)
-	// What a part returns it has said to failed already; err has the first.
+	// What a part returns has gone to failed already; err has the first.
 	_ = front.Wait()
 	grace.Stop()
 	stopInner()

@@ -6,7 +6,7 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
-// Watch implements show.Backend: refs that move, builds that begin, instances
+// Watch implements show.Backend: refs that move, builds that start, instances
 // that come and go.
 func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)

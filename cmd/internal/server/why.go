@@ -32,7 +32,7 @@ func (s *Server) Why(ctx context.Context, a show.Actor, name, thing string) (sho
 	} else if ok {
 		return s.whyCommit(ctx, a, name, commit)
 	}
-	e.What = fmt.Sprintf("%q is no change, environment or commit of %s", thing, name)
+	e.What = fmt.Sprintf("%q is not a change, an environment or a commit of %s", thing, name)
 	e.Hint = "see what there is: change list " + name + ", or env list " + name
 	return show.Why{}, e
 }
