@@ -34,6 +34,11 @@ var config = [][2]string{
 	{"receive.autogc", "false"},
 	{"receive.keepAlive", "5"},
 	{"receive.maxInputSize", "536870912"},
+	// Old histories hold what tools of their time wrote. It harms nobody, and no
+	// forge turns it away.
+	{"receive.fsck.badTimezone", "warn"},
+	{"receive.fsck.missingSpaceBeforeDate", "warn"},
+	{"receive.fsck.zeroPaddedFilemode", "warn"},
 	{"receive.procReceiveRefs", "refs"}, // every ref is written by the daemon
 	{"receive.hideRefs", "refs/changes"},
 	{"receive.hideRefs", "refs/notes"},

@@ -4,6 +4,11 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Where things stand among the refs. What else is below refs/ belongs to the server.
@@ -33,8 +38,9 @@ func reject(what, hint string, where ...string) *rejection {
 func (r *rejection) Error() string { return r.What }
 
 // checkName says why a ref cannot be pushed whoever pushes it: its name is not
-// of the grammar, which keeps it inert wherever it is shown or passed on
-// (spec/git.md F14), or it belongs to the server (spec/security.md R1, R2).
+// one, or it belongs to the server. Plain branches and tags may have any name
+// that git takes and that is inert wherever it is shown or passed on; what can be
+// gated, or is part of a command that Headgate prints, has a plain one.
 // Environments are not among these: pushing to one may be an approval.
 func checkName(ref string) *rejection {
 	if len(ref) > maxRefName {
@@ -49,9 +55,15 @@ func checkName(ref string) *rejection {
 	if name == "" {
 		return reject(quote(ref)+" belongs to the server", "push to refs/heads/, refs/tags/ or refs/for/<branch>")
 	}
-	if !nameForm.MatchString(name) || ambiguousName(name) {
-		return reject(quote(ref)+" is no ref name that is kept here",
-			"use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit")
+	if err := plumbing.ReferenceName(ref).Validate(); err != nil || name[0] == '-' || name == "HEAD" ||
+		!utf8.ValidString(ref) || strings.ContainsFunc(ref, terminal.Unsafe) {
+		return reject(quote(ref)+" is not a valid ref name", "git help check-ref-format has the rules; a name may not begin with '-'")
+	}
+	if serverBranch(name) || strings.HasPrefix(ref, forPrefix) {
+		if !nameForm.MatchString(name) {
+			return reject(quote(ref)+" is not a valid name of a branch that changes are proposed for",
+				"use letters, digits, '.', '_', '-' and '/', beginning with a letter or digit")
+		}
 	}
 	if branch, ok := strings.CutPrefix(ref, forPrefix); ok && serverBranch(branch) {
 		return reject(headsPrefix+branch+" belongs to the server: nothing can be proposed for it",
@@ -70,19 +82,6 @@ func checkName(ref string) *rejection {
 func serverBranch(name string) bool {
 	top, _, _ := strings.Cut(name, "/")
 	return top == "env" || top == "promote"
-}
-
-// oddName finds what the characters alone do not forbid.
-func ambiguousName(name string) bool {
-	if strings.Contains(name, "..") || strings.HasSuffix(name, ".") || strings.HasSuffix(name, "/") || name == "HEAD" {
-		return true
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
-			return true
-		}
-	}
-	return false
 }
 
 // environmentOf is the environment whose branch ref is.

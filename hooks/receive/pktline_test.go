@@ -152,7 +152,7 @@ func TestNames(t *testing.T) {
 		"refs/heads/main": true, "refs/heads/feature/x-1.2_3": true, "refs/tags/v1.0": true, "refs/for/main": true, "refs/heads/env/staging": true,
 		"refs/heads/a.lock": false, "refs/heads/a.lock/b": false, "refs/heads/a..b": false, "refs/heads/a/": false, "refs/heads/a//b": false,
 		"refs/heads/.a": false, "refs/heads/a/.b": false, "refs/heads/a.": false, "refs/heads/": false, "refs/heads": false, "HEAD": false,
-		"refs/heads/@{u}": false, "refs/heads/env": false, "refs/heads/promote": false, "refs/heads/promote/x": false, "refs/heads/emoji\U0001f600": false,
+		"refs/heads/@{u}": false, "refs/heads/env": false, "refs/heads/promote": false, "refs/heads/promote/x": false, "refs/heads/emoji\U0001f600": true, "refs/for/emoji\U0001f600": false, "refs/heads/a b": false, "refs/heads/a\x07": false, "refs/heads/\xff": false,
 		"refs/changes/1/head": false, "refs/stash": false, "refs/landed/main": false, "refs/heads/HEAD": false,
 		"refs/for/env/staging": false, "refs/for/promote/staging": false, "refs/for/env": false, "refs/for/environment": true,
 		"refs/heads/" + strings.Repeat("x", 300): false,

@@ -43,47 +43,55 @@ func (v *validation) input(c acceptedCommand) policies.PushInput {
 	return in
 }
 
-// decide asks the policies about every command of the push and keeps the
-// decisions, whatever they are, before anything follows from them. It returns
-// a refusal for each that is not allowed, by the command's place.
-func (v *validation) decide(ctx context.Context, commands []acceptedCommand) (map[int]*rejection, error) {
-	records := make([]decision.Record, len(commands))
-	denied := map[int]policies.Answer{}
+// decide asks the policies about every command of the push, also about one that
+// is refused already (who tried belongs to the record), and keeps the decisions
+// before anything follows from them. A command that is not allowed becomes unfit.
+func (v *validation) decide(ctx context.Context, commands []acceptedCommand) error {
+	records := make([]decision.Record, 0, len(commands))
+	results := make([]*policies.Answer, len(commands))
 	for i, c := range commands {
+		if c.misnamed {
+			continue
+		}
 		engine, err := v.l.Engine(v.r, c.policiesAt)
 		if engine == nil {
-			return nil, fmt.Errorf("read the policies of %s: %w", v.r.Name(), err)
+			return fmt.Errorf("read the policies of %s: %w", v.r.Name(), err)
 		}
 		if err != nil {
 			v.l.Log.Warn("policies are broken and deny everything", "repo", v.r.Name(), "commit", c.policiesAt.String(), "err", err)
 		}
 		answer, record := engine.Push(ctx, v.input(c))
-		if answer.Decision != policies.Auto {
-			denied[i] = answer
-		}
-		records[i] = decision.Record{
+		results[i] = &answer
+		records = append(records, decision.Record{
 			Query:  record.Query,
 			About:  c.ref + " by " + v.push.actor.User,
 			Answer: string(answer.Decision),
 			Policy: answer.Policy,
 			Digest: record.Digest(),
 			JSON:   record.JSON(),
-		}
+		})
+	}
+	if len(records) == 0 {
+		return nil
 	}
 	crash.Point("push.deciding")
 	saved, err := decision.SaveAll(ctx, v.r, v.l.Now(), records)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	crash.Point("push.decided")
-	rejections := map[int]*rejection{}
+
 	for i := range commands {
-		commands[i].decision = saved[i]
-		if answer, is := denied[i]; is {
-			rejections[i] = denial(commands[i], answer)
+		c := &commands[i]
+		if results[i] == nil {
+			continue
+		}
+		c.decision, saved = saved[0], saved[1:]
+		if results[i].Decision != policies.Auto && c.unfit == nil {
+			c.unfit = denial(*c, *results[i])
 		}
 	}
-	return rejections, nil
+	return nil
 }
 
 // denial tells the pusher what the policies said.

@@ -34,6 +34,9 @@ type acceptedCommand struct {
 	withdraw    int    // change, for cancelled
 	subject     string // of the pushed commit, for propose
 	decision    repo.Hash
+	unfit       *rejection // not nil: this ref is refused, and others of the push are not
+	misnamed    bool       // and no policy is asked, because nobody may have a ref of that name
+	afterwards  bool       // moved once what is proposed beside it has landed
 
 	// What the policies are told, and which policies.
 	force       bool // new does not contain old
@@ -47,15 +50,14 @@ type acceptedPush struct {
 	commands map[string]acceptedCommand // by ref
 	options  options
 	dirs     []string // below objects/, into which its objects go
-	warnings yamlfile.Problems
-	notices  []string
 }
 
 // options are the push options that mean something.
 type options struct {
-	raw    []string
-	nowait bool
-	cancel int
+	raw      []string
+	nowait   bool
+	cancel   int
+	warnings []string // for the pusher
 }
 
 // validateTimeout bounds the whole of pre-receive, which the pusher waits for.
@@ -71,8 +73,9 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 	defer cancel()
 	input, err := io.ReadAll(io.LimitReader(h.in, maxInput+1))
 	var rejections []*rejection
+	var notes []string
 	if err == nil {
-		rejections, err = l.validatePush(ctx, p, header, input)
+		rejections, notes, err = l.validatePush(ctx, p, header, input)
 	}
 	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	switch {
@@ -93,8 +96,7 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 		}
 		log.Info("push refused", "reason", plain(rejections[0].What))
 	default:
-		h.lines(warningLines(p.accepted.warnings)...)
-		h.lines(p.accepted.notices...)
+		h.lines(notes...)
 		h.exit(0)
 		return
 	}
@@ -104,57 +106,70 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 // maxShown refusals of one push are spelled out.
 const maxShown = 10
 
-// judgePush decides about a whole push and keeps what it decided in p. Refusals
-// are for the pusher, an error is the server's.
-func (l *Listener) validatePush(ctx context.Context, p *push, header wire.Header, input []byte) ([]*rejection, error) {
+// validatePush decides about a whole push and keeps what it decided in p.
+// Rejections refuse all of it; notes are for the pusher of one that goes on. An
+// error is the server's.
+func (l *Listener) validatePush(
+	ctx context.Context, p *push, header wire.Header, input []byte,
+) (_ []*rejection, notes []string, err error) {
+	refuse := func(what, hint string) ([]*rejection, []string, error) {
+		return []*rejection{reject(what, hint)}, nil, nil
+	}
 	if header.Overflow {
-		return []*rejection{reject(errOptions.Error(), "give fewer or shorter -o options")}, nil
+		return refuse(errOptions.Error(), "give fewer or shorter -o options")
 	}
 	if len(input) > maxInput {
-		return []*rejection{reject(errTooMany.Error(), "push in several steps")}, nil
+		return refuse(errTooMany.Error(), "push in several steps")
 	}
 	opts, unfit := parseOptions(header.Options)
 	if unfit != nil {
-		return []*rejection{unfit}, nil
+		return []*rejection{unfit}, nil, nil
 	}
 	commands, err := parseCommands(input)
 	if errors.Is(err, errTooMany) {
-		return []*rejection{reject(err.Error(), "push in several steps")}, nil
+		return refuse(err.Error(), "push in several steps")
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r, err := l.Store.Repository(p.repository)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	q, err := quarantineOf(r, header.Quarantine)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	v := &validation{l: l, r: r, push: p, access: l.Access(), quarantine: q, options: opts}
 	if v.dirs, err = arriving(q); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+
 	rejections, err := v.all(ctx, commands)
 	if v.objects != nil {
 		v.objects.close()
 	}
 	if err != nil || len(rejections) > 0 {
-		return rejections, err
+		return rejections, nil, err
 	}
-	p.accepted = &acceptedPush{
-		commands: v.passed,
-		options:  opts,
-		dirs:     v.dirs,
-		warnings: v.warnings,
-		notices:  v.notices,
+	p.accepted = &acceptedPush{commands: v.passed, options: opts, dirs: v.dirs}
+
+	notes = append(opts.warnings, warningLines(v.warnings)...)
+	notes = append(notes, v.notices...)
+	for _, c := range commands {
+		if unfit := v.passed[c.ref].unfit; unfit != nil {
+			notes = append(notes, unfit.lines()...)
+		}
 	}
-	return nil, nil
+	return nil, notes, nil
 }
 
-// parseOptions reads -o nowait and -o cancel=<change>. Others are kept as the
-// pusher wrote them; they mean nothing to the server.
+// optionNames are the push options that mean something.
+var optionNames = []string{"nowait", "cancel"}
+
+// parseOptions reads -o nowait and -o cancel=<change>. One that is nearly that
+// is refused: the push would do something else than its author means. Of others
+// the pusher is warned.
 func parseOptions(raw []string) (options, *rejection) {
 	o := options{raw: raw}
 	for _, text := range raw {
@@ -168,6 +183,12 @@ func parseOptions(raw []string) (options, *rejection) {
 				return o, reject("-o cancel="+quote(value)+" names no change", "name it by its number: -o cancel=7")
 			}
 			o.cancel = n
+		default:
+			if near, ok := yamlfile.Nearest(key, optionNames); ok {
+				usage := map[string]string{"nowait": "-o nowait", "cancel": "-o cancel=<change>"}[near]
+				return o, reject("unknown push option "+quote(text)+"; nothing was done", "did you mean "+usage+"?")
+			}
+			o.warnings = append(o.warnings, "warning: push option "+quote(text)+" means nothing to headgate")
 		}
 	}
 	return o, nil

@@ -70,18 +70,77 @@ func (l *Listener) act(ctx context.Context, h *hook, p *push, a request) []resul
 		return all("not kept")
 	}
 	crash.Point("push.objects-kept")
-	if len(commands) == 1 {
-		switch c := commands[0]; c.action {
-		case propose:
-			return []result{l.propose(ctx, h, p, c)}
-		case approve:
-			return []result{l.approve(ctx, h, p, c)}
-		case cancelled:
-			return []result{l.withdraw(ctx, h, p, c)}
+	return l.carryOut(ctx, h, r, p, commands, a.atomic)
+}
+
+// carryOut does what passed, in the order in which one depends on the other:
+// plain refs at once, then what is proposed, then its tags. An atomic push is
+// done whole or not at all, so its plain refs wait for the proposal too.
+func (l *Listener) carryOut(
+	ctx context.Context, h *hook, r *repo.Repository, p *push, commands []acceptedCommand, atomic bool,
+) []result {
+	results := make([]result, len(commands))
+	var now, later []int // places of plain refs
+	special := -1
+	for i, c := range commands {
+		switch {
+		case c.unfit != nil && atomic:
+			for j := range commands {
+				results[j] = refused(commands[j].ref, "atomic push: "+c.ref+" was refused")
+			}
+			results[i] = refused(c.ref, c.unfit.What)
+			return results
+		case c.unfit != nil:
+			results[i] = refused(c.ref, c.unfit.What)
+		case c.action != plainRef:
+			special = i
+		case c.afterwards || atomic:
+			later = append(later, i)
+		default:
+			now = append(now, i)
 		}
 	}
-	// pre-receive let other ways pass only alone.
-	return l.move(ctx, h, r, commands, a.atomic)
+	l.movePlaces(ctx, h, r, commands, results, now, false)
+
+	if special >= 0 {
+		switch c := commands[special]; c.action {
+		case propose:
+			results[special] = l.propose(ctx, h, p, c)
+		case approve:
+			results[special] = l.approve(ctx, h, p, c)
+		case cancelled:
+			results[special] = l.withdraw(ctx, h, p, c)
+		}
+		tip, err := r.Ref(headsPrefix + commands[special].branch)
+		landed := false
+		if err == nil && results[special].reason == "" && len(later) > 0 {
+			landed, err = r.Contains(context.WithoutCancel(ctx), tip, commands[special].new)
+		}
+		if !landed || err != nil {
+			for _, i := range later {
+				results[i] = refused(commands[i].ref, commands[special].branch+" has not landed; push it again when it has")
+			}
+			return results
+		}
+	}
+	l.movePlaces(ctx, h, r, commands, results, later, atomic)
+	return results
+}
+
+// movePlaces moves the commands at places and fills in their results.
+func (l *Listener) movePlaces(
+	ctx context.Context, h *hook, r *repo.Repository, commands []acceptedCommand, results []result, places []int, atomic bool,
+) {
+	if len(places) == 0 {
+		return
+	}
+	moving := make([]acceptedCommand, len(places))
+	for i, place := range places {
+		moving[i] = commands[place]
+	}
+	for i, done := range l.move(ctx, h, r, moving, atomic) {
+		results[places[i]] = done
+	}
 }
 
 // move moves plain refs, each from where it was advertised.
@@ -179,7 +238,9 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 	}}
 	if p.accepted.options.nowait {
 		f.first(ctx)
-		return result{ref: c.ref, as: fmt.Sprintf("refs/changes/%d/head", acc.Change), new: c.new}
+		at := l.atHead(p.repository, c, acc.Change)
+		at.old = repo.Zero // a new reference, in git's words
+		return at
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -195,15 +256,28 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 	if last.Kind != gate.Landed {
 		return refused(c.ref, f.reporter.reason(last))
 	}
+	// What a client is told about a branch is where that is: others may have landed
+	// since, and a client that comes back to an old push must not go back with it.
+	tip, err := l.tip(p.repository, headsPrefix+c.branch)
 	switch {
-	case last.FastForward && c.ref == headsPrefix+c.branch:
+	case err != nil || tip != c.new:
+	case c.ref == headsPrefix+c.branch:
 		return accepted(c.ref) // the very commit: the client is where the branch is
-	case last.FastForward:
-		return result{ref: c.ref, as: headsPrefix + c.branch, old: last.Old, new: last.Landed}
+	default:
+		return result{ref: c.ref, as: headsPrefix + c.branch, old: last.Old, new: tip}
 	}
 	// Reported so that no client tries to move its copy of the branch to a commit
 	// that it does not have (spec/git.md 4.2).
 	return result{ref: c.ref, as: "refs/landed/" + c.branch, old: last.Old, new: last.Landed}
+}
+
+// tip is where a ref is now.
+func (l *Listener) tip(repository, ref string) (repo.Hash, error) {
+	r, err := l.Store.Repository(repository)
+	if err != nil {
+		return repo.Zero, err
+	}
+	return r.Ref(ref)
 }
 
 // approve makes the pusher's approval of a promotion.
@@ -234,7 +308,17 @@ func (l *Listener) withdraw(ctx context.Context, h *hook, p *push, c acceptedCom
 		return l.failed(h, p, c, fmt.Sprintf("change %d could not be withdrawn", c.withdraw), err)
 	}
 	h.lines(fmt.Sprintf("success: change %d was withdrawn; nothing was proposed", c.withdraw))
-	return result{ref: c.ref, as: fmt.Sprintf("refs/changes/%d/head", c.withdraw), old: c.new, new: c.new}
+	return l.atHead(p.repository, c, c.withdraw)
+}
+
+// atHead reports a push as the newest revision of a change, where that is now.
+func (l *Listener) atHead(repository string, c acceptedCommand, change int) result {
+	ref := fmt.Sprintf("refs/changes/%d/head", change)
+	head, err := l.tip(repository, ref)
+	if err != nil || head == repo.Zero { // it was read a moment ago
+		head = c.new
+	}
+	return result{ref: c.ref, as: ref, old: head, new: head}
 }
 
 // failed tells why an act was not done, and reports it.

@@ -160,7 +160,7 @@ func TestNowaitReattachAndCancel(t *testing.T) {
 	}
 	h.push(c, "ada", "-o", "cancel=9", "origin", "main").refused(t, "error: there is no change 9", "hint: list them")
 	h.push(c, "ada", "-o", "cancel=x", "origin", "main").refused(t, "names no change")
-	h.push(c, "ada", "-o", "cancel=2", "origin", "main:topic").refused(t, "works on a push to a gated branch only")
+	h.push(c, "ada", "-o", "cancel=2", "origin", "main:topic").refused(t, "works on a push to one gated branch only")
 }
 
 func TestPushToEnvironmentApproves(t *testing.T) {

@@ -26,76 +26,120 @@ type validation struct {
 	notices    []string          // what comes of it that the pusher should know, a line each
 }
 
-func (v *validation) all(ctx context.Context, commands []command) (rejections []*rejection, err error) {
+// all decides about every command. Rejections refuse the whole push: what is
+// wrong with all of it, or with a ref that the others depend on. A ref that is
+// refused by itself is kept as unfit.
+func (v *validation) all(ctx context.Context, commands []command) ([]*rejection, error) {
 	branches, err := readBranches(v.r, v.access)
 	if err != nil {
 		return nil, err
 	}
-	v.passed = make(map[string]acceptedCommand, len(commands))
-	var special []string
-	for _, c := range commands {
-		if rejection := checkName(c.ref); rejection != nil {
-			rejections = append(rejections, rejection)
-			continue
-		}
-		if _, twice := v.passed[c.ref]; twice {
-			rejections = append(rejections, reject(c.ref+" is pushed twice", "push it once"))
-			continue
-		}
-		jc, err := v.classify(ctx, c, branches)
-		if err != nil {
-			return nil, err
-		}
-		if jc.action != plainRef {
-			special = append(special, c.ref)
-		}
-		v.passed[c.ref] = jc
-	}
-	if len(rejections) > 0 {
-		return rejections, nil
-	}
-	// A gated ref waits for its build; what is pushed beside it would wait too,
-	// or land although it was refused (spec/git.md 4.1).
-	if len(special) > 0 && len(commands) > 1 {
-		return []*rejection{reject("a push of "+quote(special[0])+" must be alone", "push the other refs by themselves",
-			fmt.Sprintf("it is gated, or an environment, and came with others (%d refs in all); none was moved", len(commands)))}, nil
-	}
-	if v.options.cancel > 0 && len(special) == 0 {
-		return []*rejection{reject("-o cancel works on a push to a gated branch only", fmt.Sprintf("git push -o cancel=%d origin <gated branch>", v.options.cancel))}, nil
-	}
 	ordered := make([]acceptedCommand, len(commands))
-	refused := map[int]*rejection{}
+	special := -1 // place of the one command that is not about a plain ref
+	seen := map[string]bool{}
 	for i, c := range commands {
-		ordered[i] = v.passed[c.ref]
-		if refused[i], err = v.one(ctx, &ordered[i], branches); err != nil {
+		if seen[c.ref] {
+			return []*rejection{reject(quote(c.ref)+" is pushed twice", "push it once")}, nil
+		}
+		seen[c.ref] = true
+		if unfit := checkName(c.ref); unfit != nil {
+			ordered[i] = acceptedCommand{command: c, unfit: unfit, misnamed: true}
+			continue
+		}
+		if ordered[i], err = v.classify(ctx, c, branches); err != nil {
 			return nil, err
 		}
+		switch {
+		case ordered[i].action == plainRef:
+		case special >= 0:
+			return notTogether(commands[special], c), nil
+		default:
+			special = i
+		}
 	}
-	// The policies are asked about what is refused already as well: who tried
-	// belongs to the record.
-	denied, err := v.decide(ctx, ordered)
-	if err != nil {
+	if special >= 0 && len(commands) > 1 && ordered[special].action != propose {
+		return notTogether(commands[special], commands[(special+1)%len(commands)]), nil
+	}
+	if v.options.cancel > 0 && (special < 0 || len(commands) > 1) {
+		return []*rejection{reject("-o cancel works on a push to one gated branch only",
+			fmt.Sprintf("git push -o cancel=%d origin <gated branch>", v.options.cancel))}, nil
+	}
+
+	for i := range ordered {
+		if c := &ordered[i]; c.unfit == nil {
+			if c.unfit, err = v.one(ctx, c, branches); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := v.decide(ctx, ordered); err != nil {
 		return nil, err
 	}
-	for i, c := range ordered {
-		if rejection := refused[i]; rejection != nil {
-			rejections = append(rejections, rejection)
-		} else if rejection := denied[i]; rejection != nil {
-			rejections = append(rejections, rejection)
+	if special >= 0 {
+		proposed := &ordered[special]
+		if proposed.unfit == nil && proposed.action == propose {
+			// The dear part comes last: only who may propose has a tree checked.
+			proposed.unfit, err = v.checkTree(ctx, proposed.tree, branches.changeSettings(proposed.branch))
+			if err != nil {
+				return nil, err
+			}
+		}
+		if err := v.markAfterwards(ctx, ordered, special); err != nil {
+			return nil, err
+		}
+	}
+	return v.keep(ordered, special), nil
+}
+
+// keep fills in what passed. When nothing did, or only what waits for a proposal
+// that did not, the whole push is refused and leaves no object behind.
+func (v *validation) keep(ordered []acceptedCommand, special int) (rejections []*rejection) {
+	v.passed = make(map[string]acceptedCommand, len(ordered))
+	fit := false
+	for _, c := range ordered {
+		if c.afterwards && ordered[special].unfit != nil {
+			c.unfit = reject(c.ref+" was not made: "+ordered[special].branch+" was refused", "push it again with a commit that lands")
+		}
+		if c.unfit != nil {
+			rejections = append(rejections, c.unfit)
+		} else {
+			fit = true
 		}
 		v.passed[c.ref] = c
 	}
-	if len(rejections) == 0 && len(ordered) == 1 && ordered[0].action == propose {
-		// The dear part comes last: only who may propose has a tree checked.
-		rejection, err := v.checkTree(ctx, ordered[0].tree, branches.changeSettings(ordered[0].branch))
-		if err != nil {
-			return nil, err
+	if fit {
+		return nil
+	}
+	return rejections
+}
+
+// notTogether refuses a push of two refs of which each would have to wait for
+// the other.
+func notTogether(a, b command) []*rejection {
+	return []*rejection{reject("a push of "+quote(a.ref)+" cannot hold "+quote(b.ref)+" too", "push them one after the other",
+		"one gated branch may come with tags and branches that are not gated;",
+		"an approval must be alone; none was moved")}
+}
+
+// markAfterwards finds the tags of what is proposed: they are made once it has
+// landed, and not at all when it does not.
+func (v *validation) markAfterwards(ctx context.Context, ordered []acceptedCommand, special int) error {
+	for i := range ordered {
+		c := &ordered[i]
+		if i == special || c.unfit != nil || c.deletes() || !strings.HasPrefix(c.ref, tagsPrefix) {
+			continue
 		}
-		if rejection != nil {
-			rejections = append(rejections, rejection)
+		_, err := v.r.GitIn(ctx, v.quarantine, nil, "merge-base", "--is-ancestor", c.new.String(), ordered[special].new.String())
+		var ge *repo.GitError
+		switch {
+		case err == nil:
+			c.afterwards = true
+		case errors.As(err, &ge) && ge.Exit > 0: // 1: it is not an ancestor; 128: it is not a commit
+		default:
+			return err
 		}
 	}
-	return rejections, nil
+	return nil
 }
 
 // classify says which way a command goes.
