@@ -18,6 +18,9 @@ func TestFixedConfigurationCounts(t *testing.T) {
 	}
 	for _, kv := range config {
 		section, key, _ := strings.Cut(kv[0], ".")
+		if sub, name, ok := strings.Cut(key, "."); ok {
+			section, key = section+` "`+sub+`"`, name
+		}
 		if _, err := f.WriteString("[" + section + "]\n\t" + key + " = 1\n"); err != nil {
 			t.Fatal(err)
 		}

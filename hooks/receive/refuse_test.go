@@ -378,3 +378,35 @@ func TestAttachingDoesNotGoBack(t *testing.T) {
 		t.Errorf("origin/main went back to %s", got)
 	}
 }
+
+// Histories that tools of their time wrote come in; what is dangerous does not.
+func TestOldHistories(t *testing.T) {
+	h := newHouse(t)
+	c := h.landed()
+	tree, parent := c.git("rev-parse", "HEAD^{tree}"), c.git("rev-parse", "HEAD")
+	for name, test := range map[string]struct {
+		author string
+		says   string
+		ok     bool
+	}{
+		"a bad time zone":             {"A <a@b> 1200000000 -7", "badTimezone", true},
+		"no space before the date":    {"A <a@b>1200000000 +0000", "missingSpaceBeforeDate", true},
+		"an author of several lines":  {"A <a@b> <c@d> 1200000000 +0000", "badDate", false},
+		"a commit without its author": {"", "missingAuthor", false},
+	} {
+		text := "tree " + tree + "\nparent " + parent + "\n"
+		if test.author != "" {
+			text += "author " + test.author + "\n"
+		}
+		text += "committer C <c@d> 1200000000 +0000\n\nold\n"
+		commit := c.pipe(text, "hash-object", "-t", "commit", "-w", "--literally", "--stdin")
+		result := h.push(c, "ada", "origin", commit+":refs/heads/old-"+strings.ReplaceAll(name, " ", "-"))
+		if test.ok {
+			result.ok(t, test.says)
+		} else {
+			if result.err == nil || !strings.Contains(result.out, test.says) { // in git's own words, of any width
+				t.Errorf("%s: %v\n%s", name, result.err, result.out)
+			}
+		}
+	}
+}
