@@ -13,7 +13,7 @@ import (
 )
 
 // deadline is a last resort: a lost wake-up would block for ever.
-const deadline = time.Minute
+const deadline = 5 * time.Minute
 
 // FuzzTopic runs operations on a Topic and on a naive model of it: each
 // subscriber has a flag that says whether a token must be there.

@@ -23,7 +23,7 @@ const chromium = "/usr/bin/chromium"
 // waitTimeout is how long a condition may take to come true before a test gives it
 // up: far longer than on the slowest machine, for a condition that comes true
 // costs none of it.
-const waitTimeout = 2 * time.Minute
+const waitTimeout = 5 * time.Minute
 
 // tab is a page of a real browser that notes what its console says.
 type tab struct {
