@@ -15,6 +15,7 @@ import (
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
@@ -163,7 +164,7 @@ func (l *localBuild) print(ctx context.Context, w io.Writer, all server.Logs, id
 			continue
 		}
 		switch e.Kind {
-		case buildlog.Out, buildlog.Note:
+		case show.LogOut, show.LogNote:
 			if _, err := fmt.Fprintln(w, e.Text); err != nil {
 				return err
 			}

@@ -171,6 +171,12 @@ func changeShow(c *call) error {
 	for _, f := range ch.Files {
 		rows = append(rows, []cell{plain("conflict"), plain(f)})
 	}
+	if ch.MoreFiles > 0 {
+		rows = append(rows, []cell{plain("conflict"), plain("and " + show.Plural(ch.MoreFiles, "more file"))})
+	}
+	if ch.Tip != "" {
+		rows = append(rows, []cell{plain(ch.Branch), plain("stays at " + show.Short(ch.Tip))})
+	}
 	if len(ch.RunsIn) > 0 {
 		rows = append(rows, []cell{plain("runs in"), plain(strings.Join(ch.RunsIn, ", "))})
 	}
@@ -182,8 +188,8 @@ func changeShow(c *call) error {
 		rows = nil
 		for _, e := range ch.Story {
 			what := e.What
-			if !strings.HasPrefix(what, e.By+" ") {
-				what += orNothing(" by ", e.By)
+			if e.By != "" {
+				what = e.By + " " + what
 			}
 			rows = append(rows, []cell{{s: e.At.UTC().Format("02 Jan 15:04:05"), colour: second}, plain(what), plain(e.More)})
 		}
@@ -216,7 +222,7 @@ func (c *call) changeAnswer(ch show.Change) string {
 			s += fmt.Sprintf(", behind %d", ch.Behind)
 		}
 	}
-	if ch.State == show.Conflict && strings.HasPrefix(ch.Reason, "conflicts ") {
+	if ch.State == show.Conflict && ch.Reason != "" { // "conflicts with …"
 		return fmt.Sprintf("%d %s", ch.Number, ch.Reason)
 	}
 	return s + orNothing(": ", ch.Reason)
@@ -288,7 +294,7 @@ func changeLog(c *call) error {
 			continue
 		}
 		shown++
-		if e.Kind == "note" && around == 0 && !c.json && strings.HasPrefix(e.Text, "Running command ") {
+		if e.Kind == "note" && e.About == show.NoteCommand && around == 0 && !c.json {
 			continue // the step's own line follows
 		}
 		if c.json {

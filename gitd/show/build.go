@@ -21,17 +21,38 @@ type Build struct {
 	LogLine  int       `json:"log_line,omitempty"` // where the failure shows
 }
 
+// NoteAbout says of a line of Headgate's own what is to be known without reading
+// it.
+type NoteAbout string
+
+const (
+	NoteWarning NoteAbout = "warning" // somebody should act on it
+	NoteCommand NoteAbout = "command" // it names the command whose step follows
+)
+
+// LogKind is what a LogEvent is.
+type LogKind string
+
+const (
+	LogStep LogKind = "step" // a command begins
+	LogOut  LogKind = "out"  // a line that a command printed
+	LogEnd  LogKind = "end"  // a command has ended
+	LogNote LogKind = "note" // a line of Headgate's own
+	LogDone LogKind = "done" // the build has ended; the last event
+)
+
 // LogEvent is one entry of a build's log, in order.
 type LogEvent struct {
-	Kind    string   `json:"kind"`           // step, out, end, note, done
-	Step    int      `json:"step,omitempty"` // from 1
-	Line    int      `json:"line,omitempty"` // of the whole log, from 1; out and note only
-	At      Duration `json:"at_ms"`          // since the build started
-	Phase   string   `json:"phase,omitempty"`
-	Command string   `json:"command,omitempty"`
-	Text    string   `json:"text,omitempty"` // may hold SGR colour codes, no other controls
-	Exit    int      `json:"exit,omitempty"` // kind end
-	Took    Duration `json:"took_ms,omitempty"`
+	Kind    LogKind   `json:"kind"`
+	Step    int       `json:"step,omitempty"` // from 1
+	Line    int       `json:"line,omitempty"` // of the whole log, from 1; out and note only
+	At      Duration  `json:"at_ms"`          // since the build started
+	Phase   string    `json:"phase,omitempty"`
+	Command string    `json:"command,omitempty"`
+	About   NoteAbout `json:"about,omitempty"` // kind note
+	Text    string    `json:"text,omitempty"`  // may hold SGR colour codes, no other controls
+	Exit    int       `json:"exit,omitempty"`  // kind end
+	Took    Duration  `json:"took_ms,omitempty"`
 }
 
 // Duration is a time.Duration that is milliseconds in JSON.

@@ -49,16 +49,22 @@ type Change struct {
 	RunsIn     []string  `json:"runs_in,omitempty"` // environments that run it or something newer
 	Behind     int       `json:"behind,omitempty"`  // the change that must land or fail first
 	Story      []Event   `json:"story,omitempty"`
-	Files      []string  `json:"files,omitempty"`       // in conflict
-	Expected   Duration  `json:"expected_ms,omitempty"` // that a build usually takes here
-	LandsAt    time.Time `json:"lands_at,omitzero"`     // when it probably lands
+	Cause      string    `json:"cause,omitempty"`         // of a refusal: build-failed, no-buildspec, denied, …; others may come
+	Rules      []string  `json:"rules,omitempty"`         // of the policy that denies it or lets it wait
+	Files      []string  `json:"files,omitempty"`         // in conflict, the first of them
+	MoreFiles  int       `json:"more_files,omitempty"`    // in conflict, beyond those
+	With       int       `json:"conflict_with,omitempty"` // the landed change that touched the same files
+	Tip        string    `json:"tip,omitempty"`           // refused, in conflict: where the branch stayed
+	WaitsUntil time.Time `json:"waits_until,omitzero"`    // waits: when it is its turn again, if nothing else happens
+	Expected   Duration  `json:"expected_ms,omitempty"`   // that a build usually takes here
+	LandsAt    time.Time `json:"lands_at,omitzero"`       // when it probably lands
 }
 
 // Event is one entry of a change's story (a commit of refs/changes/<n>/log).
 type Event struct {
 	At   time.Time `json:"at"`
 	Kind string    `json:"event,omitempty"` // pushed, tested, waits, landed, refused, conflict, withdrawn; others may come
-	What string    `json:"what"`
-	By   string    `json:"by,omitempty"`
+	What string    `json:"what"`            // "pushed revision 2 to main: Say more"; who did it is By
+	By   string    `json:"by,omitempty"`    // a user; empty for the server
 	More string    `json:"more,omitempty"`
 }

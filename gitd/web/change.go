@@ -101,8 +101,8 @@ func changePage(q *request) (*page, error) {
 	}
 	for _, e := range slices.Backward(c.Story) {
 		k := storyEntry{Event: e, Text: sentence(e.What), Mark: storyMark(e)}
-		if e.By != "" && strings.HasPrefix(e.What, e.By) {
-			k.Text, k.By = e.What, "" // a user's name is written as the user writes it, and once
+		if e.By != "" {
+			k.Text, k.By = e.By+" "+e.What, "" // a user's name is written as the user writes it, and once
 		}
 		view.Story = append(view.Story, k)
 	}
@@ -161,6 +161,9 @@ func (q *request) change(r *show.Repository) (show.Change, error) {
 // verdict words the state of a change as an answer with its evidence.
 func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	d := verdict{Colour: markOf(c.State).Colour, Details: c.Details, Files: c.Files, Next: c.Hint}
+	if c.MoreFiles > 0 {
+		d.Details = append(slices.Clip(d.Details), count(c.MoreFiles, "more file"))
+	}
 	because := func(head string) string {
 		switch {
 		case c.Reason == "":
@@ -233,16 +236,12 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 		if b.LogLine > 0 {
 			d.Facts = append(d.Facts, fact{Label: "Where", Text: fmt.Sprintf("log line %d", b.LogLine), Href: fmt.Sprintf("#L%d", b.LogLine)})
 		}
-		if b.Reason != "" && !strings.Contains(c.Reason, b.Reason) {
+		if b.Reason != "" && b.Reason != c.Reason {
 			d.Facts = append(d.Facts, fact{Label: "Build says", Text: b.Reason})
 		}
 	}
-	if c.State == show.Refused || c.State == show.Conflict {
-		if stays := func(line string) bool {
-			return strings.Contains(line, "stays at") || strings.HasPrefix(line, r.Branch+" is at ")
-		}; r.Tip != "" && !stays(c.Reason) && !slices.ContainsFunc(c.Details, stays) {
-			d.Facts = append(d.Facts, fact{Label: r.Branch, Text: "stays at " + short(r.Tip)})
-		}
+	if c.Tip != "" {
+		d.Facts = append(d.Facts, fact{Label: c.Branch, Text: "stays at " + short(c.Tip)})
 	}
 	if at := q.landing(r, c); !at.IsZero() {
 		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, q.now, false, true), More: "if it is green"})

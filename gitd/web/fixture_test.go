@@ -73,7 +73,7 @@ func fullBackend() *backend {
 	for i := range queue {
 		queue[i].Place = i + 1
 		queue[i].Revisions = []string{queue[i].Commit}
-		queue[i].Story = []show.Event{{At: queue[i].PushedAt, Kind: "pushed", What: "revision 1 pushed", By: queue[i].By}, {At: queue[i].PushedAt, What: fmt.Sprintf("queued at place %d", i+1)}}
+		queue[i].Story = []show.Event{{At: queue[i].PushedAt, Kind: "pushed", What: "pushed revision 1 to main", By: queue[i].By}, {At: queue[i].PushedAt, What: fmt.Sprintf("queued at place %d", i+1)}}
 	}
 	refused := changeOf("checkout", 411, "Drop the legacy voucher table", "ada", show.Refused, at("13:59:12"), at("14:03:40"))
 	refused.Revision, refused.Revisions, refused.Commit = 3, []string{commit("4d1f6b8"), commit("90aa3f2"), commit("e71b0d4")}, commit("e71b0d4")
@@ -105,7 +105,7 @@ func fullBackend() *backend {
 			c.Files, c.Reason = []string{"basket/cart.go:14", "basket/cart_test.go:9"}, "conflicts with 407, which landed at 13:29 UTC"
 			c.Hint = "git pull --rebase origin main, resolve, git push origin main"
 		}
-		c.Story = []show.Event{{At: c.PushedAt, Kind: "pushed", What: "revision 1 pushed", By: s.by}, {At: c.EndedAt, Kind: string(s.state), What: string(s.state)}}
+		c.Story = []show.Event{{At: c.PushedAt, Kind: "pushed", What: "pushed revision 1 to main", By: s.by}, {At: c.EndedAt, Kind: string(s.state), What: string(s.state)}}
 		c.Revisions = []string{c.Commit}
 		past = append(past, c)
 	}

@@ -373,7 +373,7 @@ func TestTheRawLogGrows(t *testing.T) {
 	a := b.do(http.MethodGet, "/checkout/changes/409/log.txt", "", "Accept", "application/json")
 	for line := range strings.Lines(a.body) {
 		var e show.LogEvent
-		if err := json.Unmarshal([]byte(line), &struct{ Kind *string }{&e.Kind}); err != nil || e.Kind == "" {
+		if err := json.Unmarshal([]byte(line), &struct{ Kind *show.LogKind }{&e.Kind}); err != nil || e.Kind == "" {
 			t.Errorf("no event: %s", line)
 		}
 	}

@@ -101,7 +101,7 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 	}
 	spec, warnings, err := read(r.req.Source, name)
 	for _, w := range warnings {
-		r.log.Note("warning: %s", w.Error())
+		r.log.NoteAbout(buildlog.Warning, "warning: %s", w.Error())
 	}
 	if err != nil {
 		ps, ok := yamlfile.ProblemsIn(err)
@@ -320,7 +320,7 @@ func (r *runner) phase(ctx context.Context, p buildspec.Phase) (failed bool, err
 }
 
 func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
-	r.log.Note("Running command %s", short(command))
+	r.log.NoteAbout(buildlog.Command, "Running command %s", short(command))
 	r.phaseNow, r.commandNow = phase, command
 	n := r.log.Begin(phase, command)
 	out := r.log.Output(n)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,8 +59,13 @@ func TestStory(t *testing.T) {
 	if v, ok := s.Head().Option("title"); !ok || v != "fix: the thing" {
 		t.Fatalf("%q", v)
 	}
-	s, err = l.Append(t.Context(), s, Event{Kind: Refused, At: noon.Add(time.Minute), Subject: `refused: build: "go test" exited 1`,
-		Body: "first\n\nsecond", Trailers: []repo.Trailer{{Key: "Reason", Value: "it is red"}, {Key: "Empty", Value: ""}, {Key: "Took", Value: "90s"}}})
+	s, err = l.Append(t.Context(), s, Event{
+		Kind:    Refused,
+		At:      noon.Add(time.Minute),
+		Subject: `refused: build: "go test" exited 1`,
+		Details: []string{"first", "", "second"},
+		Facts:   Facts{Reason: "it is red", Took: 90 * time.Second},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +80,7 @@ func TestStory(t *testing.T) {
 			t.Fatalf("%+v", s)
 		}
 		e := s.Events[1]
-		if e.Kind != Refused || e.Revision != 1 || e.Body != "first\nsecond" || e.Get("Reason") != "it is red" || e.Took() != 90*time.Second || e.Get("Empty") != "" || !e.At.Equal(noon.Add(time.Minute)) {
+		if e.Kind != Refused || e.Revision != 1 || !slices.Equal(e.Details, []string{"first", "second"}) || e.Reason != "it is red" || e.Took != 90*time.Second || !e.At.Equal(noon.Add(time.Minute)) {
 			t.Fatalf("%+v", e)
 		}
 		if rev := s.Revisions[0]; rev.Commit != p.Commit || rev.Key != "SHA256:abc" || rev.Via != "push" || len(rev.Options) != 2 {
@@ -214,5 +221,48 @@ func BenchmarkList1000(b *testing.B) {
 		if _, err := l.List(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestFactsRoundTrip: what is written as trailers is read back, each fact of it.
+func TestFactsRoundTrip(t *testing.T) {
+	hash := func(digit string) repo.Hash {
+		h, _ := repo.ParseHash(strings.Repeat(digit, 40))
+		return h
+	}
+	want := Facts{
+		Candidate: hash("1"),
+		Base:      hash("2"),
+		Tree:      hash("3"),
+		Verdict:   "sha256:ab",
+		Log:       "sha256:cd",
+		Took:      90 * time.Second,
+		Decision:  hash("4"),
+		Rules:     []string{"owners", "freeze"},
+		Until:     noon.Add(time.Hour),
+		Old:       hash("5"),
+		New:       hash("6"),
+		In:        hash("7"),
+		Tip:       hash("8"),
+		Cause:     DeniedByPolicy,
+		Files:     []string{"a.txt", "and 3 more files", "main is at b"},
+		MoreFiles: 3,
+		With:      12,
+		Assertion: "ancestor",
+		Reason:    "policy: no",
+		Short:     "no",
+		Hint:      "ask: somebody",
+	}
+	for i, f := range reflect.VisibleFields(reflect.TypeFor[Facts]()) {
+		if reflect.ValueOf(want).Field(i).IsZero() {
+			t.Errorf("the test says nothing of %s", f.Name)
+		}
+	}
+	message := Event{Kind: Refused, Revision: 2, Subject: "refused", Details: []string{"more"}, Facts: want}.message(7)
+	if got, _ := event(repo.Zero, noon, message); !reflect.DeepEqual(got.Facts, want) {
+		t.Errorf("read back:\n%+v\nfrom:\n%s", got.Facts, message)
+	}
+	if ts := (Facts{}).trailers(); slices.ContainsFunc(ts, func(t repo.Trailer) bool { return t.Value != "" }) {
+		t.Errorf("no facts are %+v", ts)
 	}
 }

@@ -104,25 +104,26 @@ func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, 
 		via = "push"
 	}
 	e := Event{
-		Kind: Pushed, Revision: len(s.Revisions) + 1, At: p.At, By: p.By,
-		Subject: fmt.Sprintf("%s pushed revision %d to %s: %s", p.By, len(s.Revisions)+1, s.Branch, subject),
-		Trailers: []repo.Trailer{
-			{Key: "Branch", Value: s.Branch},
-			{Key: "Commit", Value: p.Commit.String()},
-			{Key: "Subject", Value: subject},
-			{Key: "Author", Value: c.Author.Name},
-			{Key: "Key", Value: p.Key},
-			{Key: "Via", Value: via},
-		},
+		Kind:     Pushed,
+		Revision: len(s.Revisions) + 1,
+		At:       p.At,
+		By:       p.By,
+		Subject:  fmt.Sprintf("%s pushed revision %d to %s: %s", p.By, len(s.Revisions)+1, s.Branch, subject),
+		Facts:    Facts{Decision: p.Decision},
+	}
+	trailers := []repo.Trailer{
+		{Key: "Branch", Value: s.Branch},
+		{Key: "Commit", Value: p.Commit.String()},
+		{Key: "Subject", Value: subject},
+		{Key: "Author", Value: c.Author.Name},
+		{Key: "Key", Value: p.Key},
+		{Key: "Via", Value: via},
 	}
 	for _, o := range p.Options {
-		e.Trailers = append(e.Trailers, repo.Trailer{Key: "Option", Value: o})
-	}
-	if p.Decision != repo.Zero {
-		e.Trailers = append(e.Trailers, repo.Trailer{Key: "Decision", Value: p.Decision.String()})
+		trailers = append(trailers, repo.Trailer{Key: "Option", Value: o})
 	}
 	crash.Point("push.proposed")
-	s, err = l.append(ctx, s, old, e, p.Commit)
+	s, err = l.append(ctx, s, old, e, trailers, p.Commit)
 	if err != nil {
 		return Story{}, err
 	}
@@ -136,18 +137,21 @@ func (l *Log) Append(ctx context.Context, s Story, e Event) (Story, error) {
 	if e.Revision == 0 {
 		e.Revision = s.Head().Number
 	}
-	return l.append(ctx, s, s.Tip, e)
+	return l.append(ctx, s, s.Tip, e, nil)
 }
 
-// append writes e after s.Tip and moves the ref from old, with further parents.
-func (l *Log) append(ctx context.Context, s Story, old repo.Hash, e Event, more ...repo.Hash) (Story, error) {
+// append writes e, with further trailers and parents, after s.Tip and moves the
+// ref from old.
+func (l *Log) append(
+	ctx context.Context, s Story, old repo.Hash, e Event, trailers []repo.Trailer, parents ...repo.Hash,
+) (Story, error) {
 	author := repo.Person{}
 	if e.By != "" {
 		author = repo.Person{Name: e.By}
 	}
-	message := e.message(s.Number)
+	message := e.message(s.Number, trailers...)
 	commit, err := l.r.WriteCommit(repo.NewCommit{
-		Parents: append([]repo.Hash{s.Tip}, more...),
+		Parents: append([]repo.Hash{s.Tip}, parents...),
 		Author:  author, At: e.At, Message: message,
 	})
 	if err == nil {
@@ -294,20 +298,28 @@ func (l *Log) read(number int, tip repo.Hash) (Story, error) {
 
 // add puts an event at the end, leaving stories that share the slices alone.
 func (s *Story) add(commit repo.Hash, at time.Time, message string) {
-	e := event(commit, at, message)
+	e, trailers := event(commit, at, message)
 	s.Events = append(slices.Clip(s.Events), e)
 	if e.Kind == Pushed {
-		s.Revisions = append(slices.Clip(s.Revisions), revision(e))
+		s.Revisions = append(slices.Clip(s.Revisions), revision(e, trailers))
 	}
 }
 
-func revision(e Event) Revision {
-	r := Revision{
-		Number: e.Revision, Commit: e.Hash("Commit"), By: e.By, Key: e.Get("Key"), Via: e.Get("Via"),
-		At: e.At, Decision: e.Hash("Decision"), Subject: e.Get("Subject"), Author: e.Get("Author"),
-	}
-	for _, t := range e.Trailers {
-		if t.Key == "Option" {
+func revision(e Event, trailers []repo.Trailer) Revision {
+	r := Revision{Number: e.Revision, By: e.By, At: e.At, Decision: e.Decision}
+	for _, t := range trailers {
+		switch t.Key {
+		case "Commit":
+			r.Commit, _ = repo.ParseHash(t.Value)
+		case "Subject":
+			r.Subject = t.Value
+		case "Author":
+			r.Author = t.Value
+		case "Key":
+			r.Key = t.Value
+		case "Via":
+			r.Via = t.Value
+		case "Option":
 			r.Options = append(r.Options, t.Value)
 		}
 	}

@@ -51,43 +51,8 @@ type Event struct {
 	At       time.Time // to the second, UTC
 	By       string    // the user it came from, empty for the server
 	Subject  string    // the line for people
-	Body     string    // further lines for people, may be empty
-	// Trailers are the facts for machines, beyond Event, Change, Revision and By,
-	// which are written from the fields above. Empty values are left out.
-	Trailers []repo.Trailer
-}
-
-// Get is the value of the first trailer called key, empty if there is none.
-func (e Event) Get(key string) string {
-	for _, t := range e.Trailers {
-		if t.Key == key {
-			return t.Value
-		}
-	}
-	return ""
-}
-
-// Hash is the object id in the trailer called key, Zero if there is none.
-func (e Event) Hash(key string) repo.Hash {
-	h, _ := repo.ParseHash(e.Get(key))
-	return h
-}
-
-// Took is the duration in the trailer called Took, 0 if there is none.
-func (e Event) Took() time.Duration {
-	d, err := time.ParseDuration(e.Get("Took"))
-	if err != nil || d < 0 {
-		return 0
-	}
-	return d
-}
-
-// Details are the lines of the body.
-func (e Event) Details() []string {
-	if e.Body == "" {
-		return nil
-	}
-	return strings.Split(e.Body, "\n")
+	Details  []string  // further lines for people
+	Facts              // what it says to machines
 }
 
 // Revision is one accepted push of a change.
@@ -176,14 +141,16 @@ func (s Story) State() show.State {
 	return show.Queued
 }
 
-// event reads a commit of a log.
-func event(commit repo.Hash, at time.Time, message string) Event {
+// event reads a commit of a log. The trailers that are of no Event are returned
+// too: a push has some.
+func event(commit repo.Hash, at time.Time, message string) (Event, []repo.Trailer) {
 	e := Event{Commit: commit, At: at, Subject: repo.Subject(message)}
 	paragraphs := strings.Split(strings.TrimSpace(message), "\n\n")
 	if len(paragraphs) > 2 {
-		e.Body = strings.Join(paragraphs[1:len(paragraphs)-1], "\n\n")
+		e.Details = strings.Split(strings.Join(paragraphs[1:len(paragraphs)-1], "\n\n"), "\n")
 	}
-	for _, t := range repo.Trailers(message) {
+	trailers := repo.Trailers(message)
+	for _, t := range trailers {
 		switch t.Key {
 		case "Event":
 			e.Kind = Kind(t.Value)
@@ -191,22 +158,22 @@ func event(commit repo.Hash, at time.Time, message string) Event {
 			e.Revision, _ = strconv.Atoi(t.Value)
 		case "By":
 			e.By = t.Value
-		case "Change":
 		default:
-			e.Trailers = append(e.Trailers, t)
+			e.Facts.set(t)
 		}
 	}
-	return e
+	return e, trailers
 }
 
-func (e Event) message(change int) string {
+// message is the commit's message of an event; more are the trailers of a push.
+func (e Event) message(change int, more ...repo.Trailer) string {
 	trailers := []repo.Trailer{
 		{Key: "Event", Value: string(e.Kind)},
 		{Key: "Change", Value: strconv.Itoa(change)},
 		{Key: "Revision", Value: strconv.Itoa(e.Revision)},
 		{Key: "By", Value: e.By},
 	}
-	trailers = append(trailers, e.Trailers...)
+	trailers = append(append(trailers, more...), e.Facts.trailers()...)
 	kept := trailers[:0]
 	for _, t := range trailers {
 		t.Value = terminal.Message(t.Value, 1000)
@@ -215,7 +182,7 @@ func (e Event) message(change int) string {
 		}
 	}
 	var body []string
-	for _, line := range strings.Split(e.Body, "\n") {
+	for _, line := range e.Details {
 		if line = terminal.Message(line, 1000); line != "" && len(body) < 200 {
 			body = append(body, line)
 		}

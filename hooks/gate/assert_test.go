@@ -82,10 +82,10 @@ func TestFailedAssertionsMoveNothing(t *testing.T) {
 			}
 			s := w.story(c.Changes[0].Change)
 			e, ended := s.End()
-			if !ended || e.Kind != change.Refused || e.Get("Assertion") != name {
+			if !ended || e.Kind != change.Refused || e.Assertion != name {
 				t.Fatalf("%+v", e)
 			}
-			id := strings.TrimPrefix(e.Get("Short"), "stopped by the gate, ")
+			id := strings.TrimPrefix(e.Short, "stopped by the gate, ")
 			if id == "" || !strings.Contains(w.logged.String(), "id="+id) {
 				t.Fatalf("%q is not in the server's log", id)
 			}

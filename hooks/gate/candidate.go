@@ -34,10 +34,8 @@ type candidate struct {
 // problem ends a change before anything is built.
 type problem struct {
 	kind    change.Kind // Refused, Conflict, or Landed: the branch holds it already
-	reason  string
-	short   string
 	details []string
-	hint    string
+	change.Facts
 }
 
 // with is what is tested: "main + 412".
@@ -81,7 +79,7 @@ func (l *loop) shape(ctx context.Context, c *candidate) (err error) {
 		if c.base != repo.Zero && c.Strategy == "" {
 			if c.Settings, err = l.settings(c.base); err != nil {
 				return c.unreadable(err, fmt.Sprintf("on %s at %s", c.Branch, short(c.base)),
-					"an administrator can ungate the repository, mend the file and gate it again")
+					"an administrator can ungate the repository, fix the file and gate it again")
 			}
 		}
 		if at, err = l.apply(ctx, c, at, s); err != nil || c.problem != nil {
@@ -97,14 +95,14 @@ func (l *loop) shape(ctx context.Context, c *candidate) (err error) {
 	// nothing could ever land again.
 	own, err := l.g.c.Settings(l.r, c.tree)
 	if err != nil {
-		return c.unreadable(err, "", "mend it, commit and push again")
+		return c.unreadable(err, "", "fix it, commit and push again")
 	}
 	if c.base == repo.Zero {
 		c.Settings = own.filled()
 	}
 	if l.g.c.Check != nil {
 		if err := l.g.c.Check(ctx, l.r, c.tree); err != nil {
-			return c.unreadable(err, "", "mend it, commit and push again")
+			return c.unreadable(err, "", "fix it, commit and push again")
 		}
 	}
 	c.inputs, err = inputs(l.r, c.tree, c.Settings)
@@ -127,7 +125,10 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.S
 		return repo.Zero, err
 	}
 	if held {
-		c.problem = &problem{kind: change.Landed, reason: fmt.Sprintf("%s holds it already", c.Branch)}
+		c.problem = &problem{
+			kind:  change.Landed,
+			Facts: change.Facts{In: c.base, Reason: fmt.Sprintf("%s holds it already", c.Branch)},
+		}
 		return repo.Zero, nil
 	}
 	forward, err := l.contains(ctx, head.Commit, on)
@@ -139,17 +140,21 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.S
 		return repo.Zero, err
 	}
 	if base == repo.Zero {
-		c.problem = &problem{
-			kind: change.Refused, reason: fmt.Sprintf("%s shares no history with %s", short(head.Commit), c.Branch), short: "no history shared with " + c.Branch,
-			hint: fmt.Sprintf("begin from %s: git fetch origin, git switch -c work origin/%s", c.Branch, c.Branch),
-		}
+		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+			Cause:  change.NoSharedHistory,
+			Reason: fmt.Sprintf("%s shares no history with %s", short(head.Commit), c.Branch),
+			Short:  "no history shared with " + c.Branch,
+			Hint:   fmt.Sprintf("begin from %s: git fetch origin, git switch -c work origin/%s", c.Branch, c.Branch),
+		}}
 		return repo.Zero, nil
 	}
 	if c.Strategy == FastForward {
-		c.problem = &problem{
-			kind: change.Refused, reason: fmt.Sprintf("%s has moved to %s, and only fast-forwards land on it", c.Branch, short(on)),
-			short: c.Branch + " has moved", hint: fmt.Sprintf("git pull --rebase origin %s, git push origin %s", c.Branch, c.Branch),
-		}
+		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+			Cause:  change.NotFastForward,
+			Reason: fmt.Sprintf("%s has moved to %s, and only fast-forwards land on it", c.Branch, short(on)),
+			Short:  c.Branch + " has moved",
+			Hint:   fmt.Sprintf("git pull --rebase origin %s, git push origin %s", c.Branch, c.Branch),
+		}}
 		return repo.Zero, nil
 	}
 	tree, conflicts, err := l.r.Merge(ctx, on, head.Commit)
@@ -188,11 +193,15 @@ func (l *loop) mergeBase(ctx context.Context, a, b repo.Hash) (repo.Hash, error)
 // since the merge base touched them.
 func (l *loop) conflict(ctx context.Context, branch string, tip, base repo.Hash, files []string) (*problem, error) {
 	files = slices.Compact(slices.Sorted(slices.Values(files)))
-	p := &problem{
-		kind:  change.Conflict,
-		short: "conflict in " + many(len(files), "file"), reason: "conflicts in " + many(len(files), "file"),
-		hint: fmt.Sprintf("git pull --rebase origin %s, resolve, git push origin %s", branch, branch),
-	}
+	const shown = 20
+	p := &problem{kind: change.Conflict, Facts: change.Facts{
+		Tip:       tip,
+		Files:     files[:min(shown, len(files))],
+		MoreFiles: max(0, len(files)-shown),
+		Reason:    "conflicts in " + many(len(files), "file"),
+		Short:     "conflict in " + many(len(files), "file"),
+		Hint:      fmt.Sprintf("git pull --rebase origin %s, resolve, git push origin %s", branch, branch),
+	}}
 	stories, err := l.log.List()
 	if err != nil {
 		return nil, err
@@ -200,7 +209,7 @@ func (l *loop) conflict(ctx context.Context, branch string, tip, base repo.Hash,
 	landed := map[repo.Hash]change.Story{}
 	for _, s := range stories {
 		if e, ok := s.Landing(); ok && s.Branch == branch {
-			landed[e.Hash("New")] = s
+			landed[e.New] = s
 		}
 	}
 	for at := tip; at != base && at != repo.Zero; {
@@ -209,23 +218,18 @@ func (l *loop) conflict(ctx context.Context, branch string, tip, base repo.Hash,
 			break // it came before the gate, or past it
 		}
 		e, _ := s.Landing()
-		touched, err := l.r.ChangedPaths(ctx, e.Hash("Old"), at)
+		touched, err := l.r.ChangedPaths(ctx, e.Old, at)
 		if err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(touched, func(t string) bool { return slices.Contains(files, t) }) {
-			p.reason = fmt.Sprintf("conflicts with %d, which landed at %s", s.Number, e.At.Format("15:04 UTC"))
-			p.short = fmt.Sprintf("conflict with %d in %s", s.Number, many(len(files), "file"))
+			p.With = s.Number
+			p.Reason = fmt.Sprintf("conflicts with %d, which landed at %s", s.Number, e.At.Format("15:04 UTC"))
+			p.Short = fmt.Sprintf("conflict with %d in %s", s.Number, many(len(files), "file"))
 			break
 		}
-		at = e.Hash("Old")
+		at = e.Old
 	}
-	const shown = 20
-	p.details = append(p.details, files[:min(shown, len(files))]...)
-	if len(files) > shown {
-		p.details = append(p.details, fmt.Sprintf("and %d more files", len(files)-shown))
-	}
-	p.details = append(p.details, fmt.Sprintf("%s is at %s", branch, short(tip)))
 	return p, nil
 }
 
@@ -275,12 +279,17 @@ func inputs(r *repo.Repository, tree repo.Hash, s Settings) (verdict.Inputs, err
 
 func noBuildspec(name string) *problem {
 	return &problem{
-		kind: change.Refused, reason: "no " + name + ": nothing says how to test this tree", short: "no " + name,
+		kind: change.Refused,
 		details: []string{
 			"paste this into " + name + ", then push again:",
 			"  version: 0.2", "  phases:", "    build:", `      commands: ["make test"]`,
 		},
-		hint: "an administrator can ungate the repository: repo set <name> gate=off",
+		Facts: change.Facts{
+			Cause:  change.NoBuildspec,
+			Reason: "no " + name + ": nothing says how to test this tree",
+			Short:  "no " + name,
+			Hint:   "an administrator can ungate the repository: repo set <name> gate=off",
+		},
 	}
 }
 
@@ -291,9 +300,14 @@ func (c *candidate) unreadable(err error, where, hint string) error {
 	if !ok || len(ps) == 0 {
 		return err
 	}
-	c.problem = &problem{kind: change.Refused, reason: ps[0].Error(), short: ps[0].Place() + ": " + ps[0].What, hint: hint}
+	c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+		Cause:  change.InvalidFile,
+		Reason: ps[0].Error(),
+		Short:  ps[0].Place() + ": " + ps[0].What,
+		Hint:   hint,
+	}}
 	if where != "" {
-		c.problem.reason += " (" + where + ")"
+		c.problem.Reason += " (" + where + ")"
 	}
 	for _, p := range ps[1:] {
 		c.problem.details = append(c.problem.details, p.Error())

@@ -179,16 +179,28 @@ func (g *Gate) Follow(ctx context.Context, repository string, number int) iter.S
 // ending is the progress that a change's last event amounts to.
 func (l *loop) ending(s change.Story, e change.Event) Progress {
 	p := Progress{
-		At: e.At, Change: s.Number, Revision: e.Revision, Branch: s.Branch,
-		Candidate: e.Hash("Candidate"), Tree: e.Hash("Tree"), Log: e.Get("Log"),
-		Reason: e.Get("Reason"), Short: e.Get("Short"), Hint: e.Get("Hint"), Details: e.Details(),
+		At:        e.At,
+		Change:    s.Number,
+		Revision:  e.Revision,
+		Branch:    s.Branch,
+		Candidate: e.Candidate,
+		Tree:      e.Tree,
+		Log:       e.Log,
+		Cause:     e.Cause,
+		Reason:    e.Reason,
+		Short:     e.Short,
+		Hint:      e.Hint,
+		Details:   e.Details,
+		Files:     e.Files,
+		MoreFiles: e.MoreFiles,
+		Tip:       e.Tip,
 	}
 	switch e.Kind {
 	case change.Landed:
 		p.Kind = Landed
-		p.Landed, p.Old = e.Hash("New"), e.Hash("Old")
+		p.Landed, p.Old = e.New, e.Old
 		if p.Landed == repo.Zero {
-			p.Landed = e.Hash("In") // another change brought it
+			p.Landed = e.In // another change brought it
 		}
 		p.Candidate = p.Landed
 		p.FastForward = p.Landed == s.Revisions[e.Revision-1].Commit

@@ -110,6 +110,7 @@ type Question struct {
 type Answer struct {
 	Decision  string // auto, manual, deny
 	Reasons   []string
+	Rules     []string  // that the reasons are of, each once
 	Missing   []string  // manual: what is missing
 	NotBefore time.Time // manual: when to ask again, zero if only a person can help
 	Hint      string
@@ -172,10 +173,14 @@ type Progress struct {
 	GreenSince time.Time
 	From       string // reused: what earned it, "change 7"
 
-	Reason  string // one line
-	Short   string // the same for git's "remote rejected" line
-	Details []string
-	Hint    string
+	Reason    string // one line
+	Short     string // the same for git's "remote rejected" line
+	Details   []string
+	Hint      string
+	Cause     change.Cause // refused
+	Files     []string     // conflict: the first of them
+	MoreFiles int          // conflict: beyond Files
+	Tip       repo.Hash    // refused, conflict: where the branch stays
 
 	Landed      repo.Hash // where the branch is now
 	Old         repo.Hash // where it was

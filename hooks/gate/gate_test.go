@@ -104,7 +104,7 @@ func TestRedIsRefused(t *testing.T) {
 	a := w.propose(ada, bad)
 	ps := w.follow(a.Change)
 	p := ps[len(ps)-1]
-	if p.Kind != Refused || p.Reason != `build: "go test ./..." exited 1` || p.Log == "" || !slices.Contains(p.Details, "main stays at "+short(first)) || p.Hint == "" {
+	if p.Kind != Refused || p.Reason != `build: "go test ./..." exited 1` || p.Log == "" || p.Cause != change.BuildFailed || p.Tip != first || p.Hint == "" {
 		t.Fatalf("%+v", p)
 	}
 	if w.main() != first {
@@ -203,7 +203,7 @@ func TestConflictNamesFilesAndChange(t *testing.T) {
 	a := w.propose(jun, w.commit("mine", map[string]string{"a": "3\n", "b": "2\n"}, base))
 	p := w.end(a.Change)
 	if p.Kind != Conflict || !strings.HasPrefix(p.Reason, "conflicts with 2, which landed at ") || p.Short != "conflict with 2 in 1 file" ||
-		!slices.Contains(p.Details, "a") || slices.Contains(p.Details, "b") || !strings.Contains(p.Hint, "git pull --rebase origin main") {
+		!slices.Equal(p.Files, []string{"a"}) || p.MoreFiles != 0 || p.Tip != tip || !strings.Contains(p.Hint, "git pull --rebase origin main") {
 		t.Fatalf("%+v", p)
 	}
 	if w.main() != tip {

@@ -71,9 +71,21 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 			why = fmt.Sprintf("the policy answered %q", answer.Decision)
 		}
 		l.refuse(ctx, s.Number, change.Event{
-			Kind: change.Refused, Subject: "refused by policy: " + why, Body: strings.Join(answer.Missing, "\n"),
-			Trailers: trailers("Reason", "policy: "+why, "Short", "policy: "+why, "Hint", answer.Hint, "Decision", record.String(),
-				"Candidate", c.commit.String(), "Tree", c.tree.String(), "Log", v.LogName()),
+			Kind:    change.Refused,
+			Subject: "refused by policy: " + why,
+			Details: answer.Missing,
+			Facts: change.Facts{
+				Candidate: c.commit,
+				Tree:      c.tree,
+				Tip:       c.base,
+				Log:       v.LogName(),
+				Decision:  record,
+				Cause:     change.DeniedByPolicy,
+				Rules:     answer.Rules,
+				Reason:    "policy: " + why,
+				Short:     "policy: " + why,
+				Hint:      answer.Hint,
+			},
 		})
 	}
 }
@@ -132,17 +144,22 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	defer l.proposing.Unlock()
 	s := o.story
 	now := l.g.c.Now()
-	subject, took := fmt.Sprintf("tested %s: green", c.with()), v.Finished.Sub(v.Started).String()
+	subject, took := fmt.Sprintf("tested %s: green", c.with()), tookOf(v)
 	if v.Candidate != c.commit.String() {
-		took = "" // it took none
+		took = 0 // it was not run for this one
 		subject += fmt.Sprintf(" since %s (change %d)", v.Finished.UTC().Format("2006-01-02 15:04 UTC"), v.Change)
 	}
 	var err error
-	if e := s.Last(); e.Kind != change.Tested || e.Hash("Candidate") != c.commit || e.Hash("Base") != c.base {
-		s, err = l.log.Append(ctx, s, change.Event{Kind: change.Tested, At: now, Subject: subject, Trailers: trailers(
-			"Candidate", c.commit.String(), "Base", c.base.String(), "Tree", c.tree.String(), "Verdict", v.Key,
-			"Decision", record.String(), "Log", v.LogName(), "Took", took,
-		)})
+	if e := s.Last(); e.Kind != change.Tested || e.Candidate != c.commit || e.Base != c.base {
+		s, err = l.log.Append(ctx, s, change.Event{Kind: change.Tested, At: now, Subject: subject, Facts: change.Facts{
+			Candidate: c.commit,
+			Base:      c.base,
+			Tree:      c.tree,
+			Verdict:   v.Key,
+			Decision:  record,
+			Log:       v.LogName(),
+			Took:      took,
+		}})
 		if err != nil {
 			return s, err
 		}
@@ -167,14 +184,16 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 // noteLanded appends the landed event that a tested event announced.
 func (l *loop) noteLanded(ctx context.Context, s change.Story) (change.Story, error) {
 	e := s.Last()
-	commit, head := e.Hash("Candidate"), s.Head()
-	subject := fmt.Sprintf("landed on %s as %s", s.Branch, short(commit))
-	event := change.Event{Kind: change.Landed, At: l.g.c.Now(), Subject: subject, Trailers: trailers(
-		"Old", e.Get("Base"), "New", commit.String(), "Tree", e.Get("Tree"), "Verdict", e.Get("Verdict"), "Log", e.Get("Log"),
-	)}
-	if commit != head.Commit {
-		hint := fmt.Sprintf("%s had moved, so a merge landed; git pull fast-forwards", s.Branch)
-		event.Trailers = append(event.Trailers, repo.Trailer{Key: "Hint", Value: hint})
+	subject := fmt.Sprintf("landed on %s as %s", s.Branch, short(e.Candidate))
+	event := change.Event{Kind: change.Landed, At: l.g.c.Now(), Subject: subject, Facts: change.Facts{
+		Old:     e.Base,
+		New:     e.Candidate,
+		Tree:    e.Tree,
+		Verdict: e.Verdict,
+		Log:     e.Log,
+	}}
+	if e.Candidate != s.Head().Commit {
+		event.Hint = fmt.Sprintf("%s had moved, so a merge landed; git pull fast-forwards", s.Branch)
 	}
 	return l.log.Append(ctx, s, event)
 }
@@ -184,11 +203,19 @@ func (l *loop) stopped(ctx context.Context, c *candidate, a *assertion) {
 	number := c.Changes[0].Change
 	id := fmt.Sprintf("gate-%s-%d-%s", l.r.Name(), number, l.g.c.Now().UTC().Format("20060102T150405"))
 	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit", c.commit.String(), "assertion", a.name, "err", a)
+	reason := fmt.Sprintf("the gate stopped it before anything moved (assertion %s, %s): a fault of the server, not of the change", a.name, id)
 	l.refuse(ctx, number, change.Event{
-		Kind: change.Refused, Subject: "stopped by the gate itself: assertion " + a.name + ", " + id,
-		Trailers: trailers("Reason", fmt.Sprintf("the gate stopped it before anything moved (assertion %s, %s): a fault of the server, not of the change", a.name, id),
-			"Short", "stopped by the gate, "+id, "Hint", "tell the administrator "+id+"; it finds the line in the server's log", "Assertion", a.name,
-			"Candidate", c.commit.String()),
+		Kind:    change.Refused,
+		Subject: "stopped by the gate itself: assertion " + a.name + ", " + id,
+		Facts: change.Facts{
+			Candidate: c.commit,
+			Tip:       c.base,
+			Cause:     change.AssertionFailed,
+			Assertion: a.name,
+			Reason:    reason,
+			Short:     "stopped by the gate, " + id,
+			Hint:      "tell the administrator " + id + "; it finds the line in the server's log",
+		},
 	})
 }
 
@@ -200,49 +227,57 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 		return
 	}
 	e := change.Event{Kind: change.Refused}
-	why, brief, hint, details := "", "", "", []string(nil)
 	switch r.Why {
 	case plan.Problem:
-		p := c.problem
-		e.Kind, why, brief, hint, details = p.kind, p.reason, p.short, p.hint, p.details
-		if p.kind == change.Landed {
+		e.Kind, e.Details, e.Facts = c.problem.kind, c.problem.details, c.problem.Facts
+		if e.Kind == change.Landed {
 			if l.landedAfterAll(ctx, o) {
 				return
 			}
 			e.Subject = fmt.Sprintf("landed on %s: %s holds it", c.Branch, short(c.base))
-			e.Trailers = trailers("In", c.base.String())
 		}
 	case plan.Red:
 		v := c.known.RedFor(c.key, r.Change.Change, r.Change.Revision)
 		if v == nil {
 			v = c.known.Of(c.key)
 		}
-		why, brief = reason(*v), reason(*v)
-		hint = "mend it, commit and push again"
-		took := v.Finished.Sub(v.Started).String()
-		if v.Change != r.Change.Change || v.Revision != r.Change.Revision {
-			details = append(details, fmt.Sprintf("the identical tree was red at %s, for change %d", v.Finished.UTC().Format("2006-01-02 15:04 UTC"), v.Change))
-			hint = "mend it, or have it built again: git push -o rebuild"
-			took = ""
+		e.Facts = change.Facts{
+			Cause:   change.BuildFailed,
+			Verdict: v.Key,
+			Log:     v.LogName(),
+			Took:    tookOf(*v),
+			Reason:  reason(*v),
+			Short:   reason(*v),
+			Hint:    "fix it, commit and push again",
 		}
-		e.Trailers = trailers("Log", v.LogName(), "Verdict", v.Key, "Took", took)
+		if v.Change != r.Change.Change || v.Revision != r.Change.Revision {
+			at := v.Finished.UTC().Format("2006-01-02 15:04 UTC")
+			e.Details = append(e.Details, fmt.Sprintf("the identical tree was red at %s, for change %d", at, v.Change))
+			e.Hint = "fix it, or have it built again: git push -o rebuild"
+			e.Took = 0 // it was not run for this one
+		}
 	case plan.Broken:
-		why, brief = "its build could not run, so it is not green; "+c.failure, "the build could not run"
-		hint = "push again once the server is mended"
+		e.Facts = change.Facts{
+			Cause:  change.BuildNotRun,
+			Reason: "its build could not run, so it is not green; " + c.failure,
+			Short:  "the build could not run",
+			Hint:   "push again once the server can build",
+		}
 		delete(l.failures, c.key)
 	}
-	if c.base != repo.Zero && e.Kind == change.Refused {
-		details = append(details, fmt.Sprintf("%s stays at %s", c.Branch, short(c.base)))
-	}
 	if e.Subject == "" {
-		e.Subject = "refused: " + why
+		e.Subject = "refused: " + e.Reason
 	}
-	e.Body = strings.Join(details, "\n")
-	e.Trailers = append(e.Trailers, trailers("Reason", why, "Short", brief, "Hint", hint)...)
-	if c.commit != repo.Zero {
-		e.Trailers = append(e.Trailers, trailers("Candidate", c.commit.String(), "Tree", c.tree.String())...)
+	if e.Kind == change.Refused {
+		e.Tip = c.base
 	}
+	e.Candidate, e.Tree = c.commit, c.tree
 	l.refuse(ctx, r.Change.Change, e)
+}
+
+// tookOf is how long a build ran; never zero, which means that none was run.
+func tookOf(v verdict.Verdict) time.Duration {
+	return max(v.Finished.Sub(v.Started), time.Nanosecond)
 }
 
 // landedAfterAll finishes a landing of which only the note is missing.
@@ -307,21 +342,21 @@ func (l *loop) release(ctx context.Context, s change.Story) {
 
 func (l *loop) makeRelease(ctx context.Context, s change.Story) error {
 	e, ok := s.Landing()
-	commit := e.Hash("New")
+	commit := e.New
 	if !ok || commit == repo.Zero {
 		return nil
 	}
-	vs, err := verdict.On(l.r, e.Hash("Tree"))
+	vs, err := verdict.On(l.r, e.Tree)
 	if err != nil {
 		return err
 	}
-	v := vs.Of(e.Get("Verdict"))
+	v := vs.Of(e.Verdict)
 	if v == nil || v.Result != verdict.Green {
 		return fmt.Errorf("change %d landed as %s, and the note of its green verdict is gone", s.Number, commit)
 	}
 	revision := s.Revisions[e.Revision-1]
 	x := release.Landing{
-		Branch: s.Branch, Commit: commit, Previous: e.Hash("Old"), Subject: revision.Subject, Changes: []int{s.Number},
+		Branch: s.Branch, Commit: commit, Previous: e.Old, Subject: revision.Subject, Changes: []int{s.Number},
 		By: revision.By, At: e.At.UTC().Truncate(time.Second), Verdict: *v,
 	}
 	for _, r := range s.Revisions[:e.Revision] {

@@ -184,7 +184,7 @@ func (l *loop) state() (plan.State, error) {
 		}
 		m := plan.Made{Key: c.key}
 		if c.problem != nil {
-			m.Problem = c.problem.reason
+			m.Problem = c.problem.Reason
 		}
 		s.Made[id] = m
 		s.Verdicts[c.key] = planned(c.known, c.key)

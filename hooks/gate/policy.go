@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -35,6 +36,9 @@ func AskPolicies(
 		answer := Answer{Decision: string(a.Decision), NotBefore: a.NotBefore}
 		for _, r := range a.Reasons {
 			answer.Reasons = append(answer.Reasons, r.Message)
+			if !slices.Contains(answer.Rules, r.Rule) {
+				answer.Rules = append(answer.Rules, r.Rule)
+			}
 		}
 		for _, m := range a.Missing {
 			from := "anybody who may write"

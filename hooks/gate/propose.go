@@ -222,9 +222,11 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by s
 		}
 		crash.Point("withdraw.asked")
 		next, err := l.log.Append(ctx, s, change.Event{
-			Kind: change.Withdrawn, At: g.c.Now(), By: by.User,
-			Subject:  by.User + " withdrew it",
-			Trailers: trailers("Reason", by.User+" withdrew it", "Short", "withdrawn by "+by.User),
+			Kind:    change.Withdrawn,
+			At:      g.c.Now(),
+			By:      by.User,
+			Subject: by.User + " withdrew it",
+			Facts:   change.Facts{Reason: by.User + " withdrew it", Short: "withdrawn by " + by.User},
 		})
 		if err == nil {
 			s = next

@@ -33,7 +33,7 @@ func (l *loop) load(ctx context.Context) error {
 			waiting = append(waiting, s)
 		}
 		for _, e := range s.Events {
-			took.add(e.Took())
+			took.add(e.Took)
 		}
 	}
 	for _, s := range waiting { // by number: the order they came in
@@ -58,7 +58,7 @@ func (l *loop) load(ctx context.Context) error {
 // that its newest event announced.
 func (l *loop) mendLanded(ctx context.Context, s change.Story) (change.Story, error) {
 	e := s.Last()
-	candidate := e.Hash("Candidate")
+	candidate := e.Candidate
 	if e.Kind != change.Tested || candidate == repo.Zero {
 		return s, nil
 	}
@@ -75,7 +75,7 @@ func (l *loop) mendLanded(ctx context.Context, s change.Story) (change.Story, er
 		return s, err
 	}
 	for _, other := range stories {
-		if o, ok := other.Landing(); ok && other.Branch == s.Branch && o.Get("Old") == e.Get("Base") {
+		if o, ok := other.Landing(); ok && other.Branch == s.Branch && o.Old == e.Base {
 			return s, nil // the branch left that base with another change, which holds this one
 		}
 	}
@@ -123,7 +123,7 @@ func (l *loop) mendReleases(ctx context.Context) {
 	}
 	var landed []change.Story
 	for _, s := range stories {
-		if e, ok := s.Landing(); ok && e.Hash("New") != repo.Zero && !has[e.Hash("New")] {
+		if e, ok := s.Landing(); ok && e.New != repo.Zero && !has[e.New] {
 			landed = append(landed, s)
 		}
 	}

@@ -74,7 +74,7 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 			rep.found(change.Ref(s.Number), "is a change of %q, and others are of %q", of, name)
 		}
 		for i, e := range s.Events {
-			if e.Kind == change.Landed && e.Hash("New") != repo.Zero {
+			if e.Kind == change.Landed && e.New != repo.Zero {
 				byBranch[s.Branch] = append(byBranch[s.Branch], landed{s, e, s.Events[:i]})
 			}
 		}
@@ -200,7 +200,7 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 	}
 	byNew := map[repo.Hash]landed{}
 	for _, l := range landings {
-		byNew[l.event.Hash("New")] = l
+		byNew[l.event.New] = l
 	}
 	if tip == repo.Zero {
 		rep.found(ref, "%d changes have landed on it, and it is not there", len(landings))
@@ -215,7 +215,7 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 		}
 		delete(byNew, at)
 		seen++
-		old := l.event.Hash("Old")
+		old := l.event.Old
 		if err := rep.landing(ctx, name, old, at, l); err != nil {
 			return err
 		}
@@ -277,7 +277,7 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 	}
 	// The order of events, not of clocks: it was known to be green before it moved.
 	if !slices.ContainsFunc(l.before, func(e change.Event) bool {
-		return e.Kind == change.Tested && e.Hash("Candidate") == new && e.Get("Verdict") == in.Key()
+		return e.Kind == change.Tested && e.Candidate == new && e.Verdict == in.Key()
 	}) {
 		rep.found(where, "%s landed, and its log does not say before that it was green", short(new))
 		return nil
@@ -299,7 +299,7 @@ func (rep *Report) releases() error {
 	for _, rel := range list {
 		ref := release.Ref(rel.Number)
 		if err := rel.Verify(rep.r, rep.signers); err != nil {
-			rep.found(ref, "%s", strings.TrimPrefix(err.Error(), fmt.Sprintf("release %d: ", rel.Number)))
+			rep.found(ref, "%v", err)
 			continue
 		}
 		rep.Signed++

@@ -160,7 +160,7 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		x := s.Head().Commit
-		if _, err := l.log.Append(t.Context(), s, change.Event{Kind: change.Landed, At: time.Now(), Subject: "landed", Trailers: trailers("Old", p.Landed.String(), "New", x.String())}); err != nil {
+		if _, err := l.log.Append(t.Context(), s, change.Event{Kind: change.Landed, At: time.Now(), Subject: "landed", Facts: change.Facts{Old: p.Landed, New: x}}); err != nil {
 			t.Fatal(err)
 		}
 		undo := move("refs/heads/main", x)

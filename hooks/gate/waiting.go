@@ -151,20 +151,22 @@ func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, asked 
 		o.waiting.until = asked.Add(l.g.c.Retry) // a time that is past: no reason to ask without end
 	}
 
-	if e := o.story.Last(); e.Kind == change.Waits && e.Get("Reason") == reason {
+	if e := o.story.Last(); e.Kind == change.Waits && e.Reason == reason {
 		return // asked again, and the same is missing
 	}
 	s, err := l.log.Append(ctx, o.story, change.Event{
 		Kind:    change.Waits,
 		At:      l.g.c.Now(),
 		Subject: "waits: " + reason,
-		Trailers: trailers(
-			"Reason", reason,
-			"Hint", a.Hint,
-			"Decision", record.String(),
-			"Candidate", c.commit.String(),
-			"Tree", c.tree.String(),
-		),
+		Facts: change.Facts{
+			Candidate: c.commit,
+			Tree:      c.tree,
+			Decision:  record,
+			Rules:     a.Rules,
+			Until:     a.NotBefore,
+			Reason:    reason,
+			Hint:      a.Hint,
+		},
 	})
 	if err == nil {
 		o.story = s

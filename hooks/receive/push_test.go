@@ -101,8 +101,8 @@ func TestGatedPushShowsBuild(t *testing.T) {
 	h.gate.script = says(
 		gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1},
 		gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 2", Tree: hash("71d0c3e"), Log: "b7"},
-		gate.Progress{Kind: gate.Verdict, At: at("14:03:50"), Reason: "red; running 1 failed test again"},
-		gate.Progress{Kind: gate.Refused, At: at("14:03:51"), Reason: "1 test fails with it and passes without it", Short: "1 test failed", Old: hash("9f1c2ab")},
+		gate.Progress{Kind: gate.Queued, At: at("14:03:50"), Reason: "red; running 1 failed test again"},
+		gate.Progress{Kind: gate.Refused, At: at("14:03:51"), Reason: "1 test fails with it and passes without it", Short: "1 test failed", Tip: hash("9f1c2ab")},
 	)
 	h.push(c, "ada", "origin", "main").refused(t,
 		"remote: queued at 1", "remote: 14:03:44 building main + 2, tree 71d0c3e", "remote:   > build: make test", "remote:   | ok all ^G of b7",

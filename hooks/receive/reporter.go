@@ -120,14 +120,10 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 			}
 			return wrap("", "  ", text+": nothing to build")
 		}
-		switch {
-		case p.Reason == "":
-			return nil
-		case !strings.HasPrefix(p.Reason, "red"):
+		if !p.Green && p.Reason != "" {
 			n.red = &p
-			return nil
 		}
-		return append(wrap(clock(p.At)+" ", "  ", p.Reason), details(p.Details)...)
+		return nil
 	case gate.Landed:
 		return n.landed(p)
 	case gate.Refused, gate.Conflict:
@@ -136,9 +132,13 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		if p.Kind == gate.Conflict {
 			text, stays = fmt.Sprintf("%d %s", n.change, p.Reason), "is"
 		}
-		lines = append(wrap("error: ", "  ", text), details(p.Details)...)
-		if p.Old != repo.Zero {
-			lines = append(lines, wrap("  ", "    ", fmt.Sprintf("%s %s at %s", n.branch, stays, short(p.Old)))...)
+		lines = append(wrap("error: ", "  ", text), details(p.Files)...)
+		if p.MoreFiles > 0 {
+			lines = append(lines, fmt.Sprintf("  and %d more", p.MoreFiles))
+		}
+		lines = append(lines, details(p.Details)...)
+		if p.Tip != repo.Zero {
+			lines = append(lines, wrap("  ", "    ", fmt.Sprintf("%s %s at %s", n.branch, stays, short(p.Tip)))...)
 		}
 		if p.Log != "" {
 			lines = append(lines, wrap("  ", "    ", "log: "+n.logURL())...)
@@ -163,11 +163,7 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	n.place = p.Place
 	switch {
 	case p.Waits: // for a person, or a time
-		reason := p.Reason // of a policy, in whatever words, or of the server's own
-		if !strings.HasPrefix(reason, "waits ") {
-			reason = "waits: " + reason
-		}
-		lines = append(wrap("", "  ", fmt.Sprintf("change %d %s", n.change, reason)), details(p.Details)...)
+		lines = append(wrap("", "  ", fmt.Sprintf("change %d waits: %s", n.change, p.Reason)), details(p.Details)...)
 		lines = append(lines, hint(p.Hint)...)
 		if first {
 			lines = append(lines, "hint: Ctrl-C detaches and cancels nothing")
@@ -197,19 +193,13 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 
 func (n *reporter) landed(p gate.Progress) []string {
 	lines := wrap("success: ", "  ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
-	said := func(word string) bool {
-		for _, d := range p.Details {
-			if strings.HasPrefix(d, word) {
-				return true
-			}
-		}
-		return false
+	if len(p.Details) > 0 { // which say more than we know of tree and release
+		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
 	}
-	if !n.reused && p.Tree != repo.Zero && !said("green:") {
+	if !n.reused && p.Tree != repo.Zero {
 		lines = append(lines, "  green: tree "+short(p.Tree))
 	}
-	lines = append(lines, details(p.Details)...)
-	if p.Release > 0 && !said("release ") {
+	if p.Release > 0 {
 		lines = append(lines, fmt.Sprintf("  release %d", p.Release))
 	}
 	return append(lines, hint(p.Hint)...)
@@ -315,7 +305,7 @@ func (n *reporter) log(e show.LogEvent) []string {
 		}
 		// CodeBuild's own words about phases stand in the log; here the steps say
 		// the same in one line each. What somebody should act on is told.
-		if !strings.HasPrefix(e.Text, "warning: ") {
+		if e.About != show.NoteWarning {
 			return nil
 		}
 		return wrap("  ", "    ", cutBytes(e.Text, maxOutputLine))

@@ -77,8 +77,8 @@ var cases = map[string]func() []string{
 		n.step.opened = true
 		lines := n.log(show.LogEvent{Kind: "out", Line: 1086, Text: `voucher_test.go:88: load "SUMMER-19": pq: relation "voucher_legacy" does not exist`})
 		lines = append(lines, n.log(show.LogEvent{Kind: "end", Exit: 1, Took: show.Duration(146 * time.Second)})...)
-		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: "red; running 1 failed test again, with 411 and without it"})...)
-		p := gate.Progress{Kind: gate.Refused, At: at("14:03:30"), Old: hash("9f1c2ab"), Log: "b2",
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"), Reason: "red; running 1 failed test again, with 411 and without it"})...)
+		p := gate.Progress{Kind: gate.Refused, At: at("14:03:30"), Tip: hash("9f1c2ab"), Log: "b2",
 			Reason: "1 test fails with it and passes without it", Short: "1 test failed",
 			Details: []string{"TestVoucherRoundTrip/legacy_code, voucher/voucher_test.go:88", "with 411: failed 2 of 2; on main + 410 without it: passed"},
 			Hint:    "see it here with: headgate run --failed 411"}
@@ -86,13 +86,13 @@ var cases = map[string]func() []string{
 	},
 	"05-not-yours": func() []string {
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
-		return append(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
+		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
 			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:40"), Place: 2, Reason: "412 stays at 2 and is tested again behind 410"})...)
 	},
 	"06-conflict": func() []string {
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 406, greeted: true}
-		p := gate.Progress{Kind: gate.Conflict, Old: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
-			Details: []string{"basket/cart.go:14, basket/cart_test.go:9, and 5 more files"}, Hint: "git pull --rebase origin main, resolve, git push origin main"}
+		p := gate.Progress{Kind: gate.Conflict, Tip: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
+			Files: []string{"basket/cart.go", "basket/cart_test.go"}, MoreFiles: 5, Hint: "git pull --rebase origin main, resolve, git push origin main"}
 		return append(n.progress(p), "! ("+n.reason(p)+")")
 	},
 	"08-attached": func() []string {
@@ -105,7 +105,7 @@ var cases = map[string]func() []string{
 	},
 	"10-waits-for-a-person": func() []string {
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 415}
-		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "waits for 1 approval from owners of db/ (ines, jun)",
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "1 approval from owners of db/ (ines, jun)",
 			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
 	},
 	"10-waits-for-the-server": func() []string {
@@ -212,8 +212,8 @@ func TestRedVerdictIsToldOnce(t *testing.T) {
 	if lines := n.progress(red); len(lines) > 0 {
 		t.Fatalf("%q", lines)
 	}
-	lines := n.progress(gate.Progress{Kind: gate.Refused, Reason: red.Reason, Short: red.Reason, Details: []string{"main stays at 9f1c2ab"}, Hint: "mend it"})
-	want := []string{`error: 9 refused: build: "make test" exited 2`, "  main stays at 9f1c2ab", "hint: mend it"}
+	lines := n.progress(gate.Progress{Kind: gate.Refused, Reason: red.Reason, Short: red.Reason, Tip: hash("9f1c2ab"), Hint: "fix it"})
+	want := []string{`error: 9 refused: build: "make test" exited 2`, "  main stays at 9f1c2ab", "hint: fix it"}
 	if !slices.Equal(lines, want) {
 		t.Fatalf("%q", lines)
 	}

@@ -281,10 +281,11 @@ func parse(number int, tag, commit repo.Hash, message string) (Release, error) {
 
 // Verify proves a release: its tag's signature over the raw bytes, that the
 // commit and tree are those of the manifest, and that the provenance is signed
-// and about exactly this commit and these artifacts.
+// and about exactly this commit and these artifacts. The error says what of the
+// release is wrong, and leaves it to the caller to say which.
 func (rel Release) Verify(r *repo.Repository, signers repo.Signers) error {
 	fail := func(what string, err error) error {
-		return fmt.Errorf("release %d: %s: %w", rel.Number, what, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	kind, raw, err := r.Raw(rel.Tag)
 	if err != nil {

@@ -64,6 +64,7 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 	}
 	if entry != nil {
 		c.Place, c.Behind, c.Reason, c.TestedWith = entry.Place, entry.Behind, entry.Reason, entry.With
+		c.WaitsUntil = entry.Until
 		c.Expected, c.LandsAt = show.Duration(entry.Took), entry.Expected
 		if entry.Candidate != repo.Zero {
 			c.Candidate, c.Tree = entry.Candidate.String(), entry.Tree.String()
@@ -77,11 +78,15 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 	if !ended {
 		return c, nil // accepted a moment ago; the gate has not looked yet
 	}
-	c.Reason, c.Hint, c.EndedAt = end.Get("Reason"), end.Get("Hint"), end.At.UTC()
-	candidate, tree := end.Hash("Candidate"), end.Hash("Tree")
+	c.Reason, c.Hint, c.EndedAt = end.Reason, end.Hint, end.At.UTC()
+	c.Cause, c.Rules, c.Files, c.MoreFiles, c.With = string(end.Cause), end.Rules, end.Files, end.MoreFiles, end.With
+	if end.Tip != repo.Zero {
+		c.Tip = end.Tip.String()
+	}
+	candidate, tree := end.Candidate, end.Tree
 	if end.Kind == change.Landed {
-		if candidate = end.Hash("New"); candidate == repo.Zero {
-			candidate = end.Hash("In")
+		if candidate = end.New; candidate == repo.Zero {
+			candidate = end.In
 		}
 		rel, err := s.gate.Book(story.Repository).At(candidate)
 		switch {
@@ -119,11 +124,10 @@ func builtFor(story change.Story, end change.Event, tree string) *show.Build {
 			}
 		}
 	}
-	log := tested.Get("Log")
-	if log == "" {
+	if tested.Log == "" {
 		return nil
 	}
-	return &show.Build{ID: log, Tree: tree, State: state, Log: log, Reused: tested.Get("Took") == ""}
+	return &show.Build{ID: tested.Log, Tree: tree, State: state, Log: tested.Log, Reused: tested.Took == 0}
 }
 
 // Change implements show.Backend.
@@ -147,14 +151,16 @@ func (s *Server) Change(ctx context.Context, a show.Actor, name string, number i
 		c.Revisions = append(c.Revisions, revision.Commit.String())
 	}
 	for _, e := range story.Events {
-		shown := show.Event{At: e.At.UTC(), Kind: string(e.Kind), What: e.Subject, By: e.By, More: strings.Join(e.Details(), "; ")}
-		c.Story = append(c.Story, shown)
+		c.Story = append(c.Story, show.Event{
+			At:   e.At.UTC(),
+			Kind: string(e.Kind),
+			What: whatHappened(story, e),
+			By:   e.By,
+			More: strings.Join(e.Details, "; "),
+		})
 	}
 	if end, ended := story.End(); ended && entry == nil {
-		c.Details = end.Details()
-		if end.Kind == change.Conflict {
-			c.Files, c.Details = conflictFiles(end, c.Branch)
-		}
+		c.Details = end.Details
 	}
 	if (c.Build == nil || entry == nil) && c.Tree != "" {
 		if c.Build, err = s.buildOf(r, c); err != nil {
@@ -174,17 +180,16 @@ func (s *Server) Change(ctx context.Context, a show.Actor, name string, number i
 	return c, nil
 }
 
-// conflictFiles takes the body of a conflict apart: the files, a line each, and
-// what else it says (how many more, where the branch is).
-func conflictFiles(e change.Event, branch string) (files, rest []string) {
-	for _, line := range e.Details() {
-		if more, ok := strings.CutPrefix(line, "and "); ok && strings.HasSuffix(more, " more files") || strings.HasPrefix(line, branch+" is at ") {
-			rest = append(rest, line)
-		} else {
-			files = append(files, line)
-		}
+// whatHappened is an event in words that follow the name of who did it, or stand
+// alone when that was the server.
+func whatHappened(story change.Story, e change.Event) string {
+	switch e.Kind {
+	case change.Pushed:
+		return fmt.Sprintf("pushed revision %d to %s: %s", e.Revision, story.Branch, story.Revisions[e.Revision-1].Subject)
+	case change.Withdrawn:
+		return "withdrew it"
 	}
-	return files, rest
+	return e.Subject
 }
 
 // buildOf is the build that tested a change: its own, or the earlier one of an

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/hooks/change"
 )
 
 // TestLandingNeeds: an open change says each thing it waits for, and until when
@@ -28,9 +27,9 @@ func TestLandingNeeds(t *testing.T) {
 		"running late": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123", Expected: show.Duration(time.Second), Build: &show.Build{State: show.Running, Started: now.Add(-time.Minute)}}, []show.Check{
 			first, {Rule: "verdict", Title: "Green verdict for its tree", Detail: "tree abcdef0, building since 14:02 UTC"},
 		}},
-		"waits": {show.Change{Branch: "main", State: show.Waits, Reason: "1 approval of ada", Tree: "abcdef0123", Build: &show.Build{State: show.Green}}, []show.Check{
+		"waits": {show.Change{Branch: "main", State: show.Waits, Reason: "1 approval of ada", WaitsUntil: now.Add(time.Hour), Tree: "abcdef0123", Build: &show.Build{State: show.Green}}, []show.Check{
 			first, {Rule: "verdict", Title: "Green verdict for its tree", Met: true, Detail: "tree abcdef0"},
-			{Rule: "policy", Title: "Policy lets it land", Detail: "1 approval of ada"},
+			{Rule: "policy", Title: "Policy lets it land", Detail: "1 approval of ada", Until: now.Add(time.Hour)},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -38,15 +37,5 @@ func TestLandingNeeds(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", got, c.want)
 			}
 		})
-	}
-}
-
-func TestConflictFiles(t *testing.T) {
-	files, rest := conflictFiles(change.Event{Body: "a file, with spaces.txt\nlib/b.go\nand 3 more files\nmain is at 2a93a15"}, "main")
-	if want := []string{"a file, with spaces.txt", "lib/b.go"}; !reflect.DeepEqual(files, want) {
-		t.Errorf("files %q, want %q", files, want)
-	}
-	if want := []string{"and 3 more files", "main is at 2a93a15"}; !reflect.DeepEqual(rest, want) {
-		t.Errorf("the rest is %q, want %q", rest, want)
 	}
 }

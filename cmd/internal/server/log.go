@@ -73,8 +73,16 @@ func (l Logs) Events(ctx context.Context, name string, wait bool) iter.Seq2[show
 	return func(yield func(show.LogEvent, error) bool) {
 		for e, err := range l.Dir.Follow(ctx, name, wait) {
 			shown := show.LogEvent{
-				Kind: e.Kind, Step: e.Step, Line: e.Line, At: millis(e.At), Phase: e.Phase, Command: e.Command,
-				Text: e.Text, Exit: e.Exit, Took: millis(e.Took),
+				Kind:    show.LogKind(e.Kind),
+				Step:    e.Step,
+				Line:    e.Line,
+				At:      millis(e.At),
+				Phase:   e.Phase,
+				Command: e.Command,
+				About:   show.NoteAbout(e.About),
+				Text:    e.Text,
+				Exit:    e.Exit,
+				Took:    millis(e.Took),
 			}
 			if !yield(shown, err) {
 				return

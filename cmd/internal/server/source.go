@@ -128,8 +128,8 @@ func (s *Server) ChangeDiff(ctx context.Context, a show.Actor, name string, numb
 // it has landed the branch holds the revision itself: then it is what the branch
 // was before.
 func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.Story, head repo.Hash) (repo.Hash, error) {
-	if landing, ok := story.Landing(); ok && landing.Hash("New") != repo.Zero {
-		return source.Base(ctx, r, landing.Hash("Old"), head)
+	if landing, ok := story.Landing(); ok && landing.New != repo.Zero {
+		return source.Base(ctx, r, landing.Old, head)
 	}
 	tip, err := r.Ref("refs/heads/" + story.Branch)
 	if err != nil {

@@ -73,7 +73,14 @@ func (s *Server) whyChange(ctx context.Context, a show.Actor, name string, numbe
 		for _, d := range c.Details {
 			fact("", d)
 		}
-		fact("files", strings.Join(c.Files, ", "))
+		files := strings.Join(c.Files, ", ")
+		if c.MoreFiles > 0 {
+			files += fmt.Sprintf(" and %d more", c.MoreFiles)
+		}
+		fact("files", files)
+		if c.Tip != "" {
+			fact(c.Branch, fmt.Sprintf("stays at %.7s", c.Tip))
+		}
 		fact("next", c.Hint)
 	default:
 		w.Answer = fmt.Sprintf("%d has not landed: it is %s, at place %d.", number, c.State, c.Place)
@@ -114,7 +121,7 @@ func landingNeeds(c show.Change, now time.Time) []show.Check {
 	}
 	checks := []show.Check{place, green}
 	if c.State == show.Waits {
-		checks = append(checks, show.Check{Rule: "policy", Title: "Policy lets it land", Detail: c.Reason})
+		checks = append(checks, show.Check{Rule: "policy", Title: "Policy lets it land", Detail: c.Reason, Until: c.WaitsUntil})
 	}
 	return checks
 }

@@ -41,22 +41,34 @@ const (
 	MaxLine  = 8 << 10  // bytes; a longer line is broken up
 )
 
-// The kinds of Event.
+// Kind is what an Event is.
+type Kind string
+
 const (
-	Step = "step" // a command begins
-	Out  = "out"  // a line that a command printed
-	End  = "end"  // a command has ended
-	Note = "note" // a line of Headgate's own
-	Done = "done" // the build has ended; the last event
+	Step Kind = "step" // a command begins
+	Out  Kind = "out"  // a line that a command printed
+	End  Kind = "end"  // a command has ended
+	Note Kind = "note" // a line of Headgate's own
+	Done Kind = "done" // the build has ended; the last event
+)
+
+// About says of a Note what is to be known without reading it. Most say nothing
+// of the kind.
+type About string
+
+const (
+	Warning About = "warning" // somebody should act on it
+	Command About = "command" // it names the command whose Step follows
 )
 
 // Event is one entry of a log.
 type Event struct {
-	Kind    string `json:"k"`
+	Kind    Kind   `json:"k"`
 	At      int64  `json:"t"`           // milliseconds since the log began
 	Step    int    `json:"n,omitempty"` // from 1; 0 outside of steps
 	Phase   string `json:"phase,omitempty"`
 	Command string `json:"cmd,omitempty"`
+	About   About  `json:"about,omitempty"`
 	Text    string `json:"s,omitempty"` // may hold SGR colour codes and tabs, no other controls
 	Exit    int    `json:"exit,omitempty"`
 	Took    int64  `json:"ms,omitempty"` // milliseconds that the step took
@@ -295,11 +307,14 @@ func (w *Writer) End(step, exit int) {
 }
 
 // Note writes a line of Headgate's own.
-func (w *Writer) Note(format string, args ...any) {
+func (w *Writer) Note(format string, args ...any) { w.NoteAbout("", format, args...) }
+
+// NoteAbout is Note for a line that programs take up.
+func (w *Writer) NoteAbout(about About, format string, args ...any) {
 	text := w.mask.apply(terminal.Log(fmt.Sprintf(format, args...)))
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.write(Event{Kind: Note, Text: text})
+	w.write(Event{Kind: Note, About: about, Text: text})
 }
 
 func (w *Writer) line(step int, text string) {
