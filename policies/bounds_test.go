@@ -27,7 +27,7 @@ func chain(name, first, step string, n int) string {
 // Policies that would take the server with them. Each is
 // answered soon, by a denial that says why, and without much memory.
 func TestPoliciesThatNeverEnd(t *testing.T) {
-	const when = "package policy.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if "
+	const when = "package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if "
 	text := strings.Repeat("a", 2000)
 	for _, c := range []struct{ name, file, want string }{
 		{"loops", when + "{\n\tsome a in l\n\tsome b in l\n\tsome c in l\n\ta + b + c < 0\n}\n\nl := [i | some i, _ in split(\"" + text + text + "\", \"\")]\n", "policy timed out"},
@@ -41,7 +41,7 @@ func TestPoliciesThatNeverEnd(t *testing.T) {
 		{"a text in pieces", when + "count(split(x14, \"\")) == 1\n\n" + chain("x", `"aaaaaaaaaaaaaaaa"`, `concat("", [PREV, PREV])`, 14), "more than 8 MiB"},
 		{"shared parts, written", when + "json.marshal(x40) == \"\"\n\n" + chain("x", `[1]`, `array.concat([PREV], [PREV])`, 40), "makes a value"},
 		{"shared parts, joined", when + "object.union({\"a\": x40}, {\"a\": {}}) == {}\n\n" + chain("x", `[1]`, `array.concat([PREV], [PREV])`, 40), "makes a value"},
-		{"shared parts, answered", "package policy.push\n\ndeny contains {\"rule\": \"x\", \"msg\": x40}\n\n" + chain("x", `[1]`, `array.concat([PREV], [PREV])`, 40), "makes a value"},
+		{"shared parts, answered", "package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": x40}\n\n" + chain("x", `[1]`, `array.concat([PREV], [PREV])`, 40), "makes a value"},
 		{"shared parts by a function", when + "json.marshal(x40) == \"\"\n\ntwice(v) := [v, v]\n\n" + chain("x", `[1]`, `twice(PREV)`, 40), "policy timed out"},
 		{"shared parts in sets", when + "x40 == y40\n\n" + chain("x", `{1}`, `{[PREV, 1]} | {[PREV, 2]}`, 40) + chain("y", `{1}`, `{[PREV, 1]} | {[PREV, 2]}`, 40), "makes a value"},
 		{"shared parts, sorted", when + "x40 == y40\n\n" + chain("x", `[1]`, `sort({[PREV, 1]} | {[PREV, 2]})`, 40) + chain("y", `[1]`, `sort({[PREV, 1]} | {[PREV, 2]})`, 40), "makes a value"},
@@ -115,7 +115,7 @@ func waitIdle(t *testing.T) {
 // What rules spell out is refused before its types are inferred, which would
 // take as long as comparing it.
 func TestGrowthIsRefused(t *testing.T) {
-	const when = "package policy.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if "
+	const when = "package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if "
 	for name, file := range map[string]string{
 		"arrays":         when + "x40 == y40\n\n" + chain("x", `[1]`, `[PREV, PREV]`, 40) + chain("y", `[1]`, `[PREV, PREV]`, 40),
 		"objects":        when + "x40 == 1\n\n" + chain("x", `{"a": 1}`, `{"a": PREV, "b": PREV}`, 40),
@@ -147,7 +147,7 @@ func functions(n int) string {
 
 // The budget is for policies out of their mind, not for those with work to do.
 func TestBoundsLeaveRoom(t *testing.T) {
-	e := engine(t, map[string][]byte{"policies/a.rego": []byte(`package policy.promote
+	e := engine(t, map[string][]byte{"policies/a.rego": []byte(`package headgate.promote
 
 deny contains {"rule": "x", "msg": "m"} if {
 	lines := [sprintf("%s: %s by %d", [upper(a), concat(", ", input.authors), i]) | some i, a in input.authors]

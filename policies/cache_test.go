@@ -39,7 +39,7 @@ func TestCacheCompilesOnce(t *testing.T) {
 	if e, err := c.Engine("bad", func() (map[string][]byte, error) { return nil, unread }); e != nil || !errors.Is(err, unread) {
 		t.Error(e, err)
 	}
-	broken := map[string][]byte{"policies/a.rego": []byte("package policy.push\n\ndeny contains if")}
+	broken := map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains if")}
 	if e, err := c.Engine("bad", func() (map[string][]byte, error) { return broken, nil }); e == nil || err == nil {
 		t.Error("a set that does not compile must deny and say so:", e, err)
 	}

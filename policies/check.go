@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
@@ -45,35 +47,29 @@ func (ps Problems) Error() string {
 // testTimeout bounds all tests of a repository's policies together.
 const testTimeout = 10 * time.Second
 
-// Check judges a repository's policies, by path: they must compile with the
-// built-ins that are allowed, against the inputs of the queries, belong to a
-// query, and pass their own tests, if they have any.
+// Check judges a repository's policies, by path: packages headgate.* must compile
+// with the built-ins that are allowed, against the inputs of the queries, belong to
+// a query, refer to nothing that is not there, and pass their own tests, if they
+// have any. Which files those are is said by Reads; others are left alone.
 func Check(ctx context.Context, files map[string][]byte) []Problem {
-	modules, ps := parse(files)
-	var own []module
-	for _, m := range modules {
-		if !isTest(m.path) {
-			own = append(own, m)
-		}
-	}
+	built, ps := build(files)
 	if len(ps) == 0 {
-		_, ps = build("policy", own)
-	}
-	if len(ps) == 0 && len(own) < len(modules) {
-		ps = runTests(ctx, modules)
+		s := readSources(files)
+		tests := s.tests(built.modules)
+		if ps = s.problems; len(ps) == 0 && len(tests) > 0 {
+			all := append(slices.Clone(built.modules), tests...)
+			ps = runTests(ctx, append(s.needed(all), all...), readData(files).values)
+		}
 	}
 	slices.SortStableFunc(ps, func(a, b Problem) int {
-		if a.File != b.File {
-			return strings.Compare(a.File, b.File)
-		}
-		return a.Line - b.Line
+		return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line)
 	})
 	return slices.Compact(ps)
 }
 
 // runTests runs the tests of modules. One that does not notice its deadline is
 // given up on; see evaluateOne for what that means.
-func runTests(ctx context.Context, modules []module) Problems {
+func runTests(ctx context.Context, modules []module, data map[string]any) Problems {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
 	late := Problem{File: "policies", What: fmt.Sprintf("its tests take longer than %s", testTimeout), Fix: "make them smaller"}
@@ -84,7 +80,7 @@ func runTests(ctx context.Context, modules []module) Problems {
 				done <- Problems{{File: "policies", What: fmt.Sprintf("its tests cannot be run: %v", p)}}
 			}
 		}()
-		done <- testAll(ctx, modules)
+		done <- testAll(ctx, modules, data)
 	}()
 	select {
 	case ps := <-done:
@@ -97,13 +93,18 @@ func runTests(ctx context.Context, modules []module) Problems {
 	}
 }
 
-func testAll(ctx context.Context, modules []module) Problems {
+func testAll(ctx context.Context, modules []module, data map[string]any) Problems {
 	parsed := map[string]*ast.Module{}
 	for _, m := range modules {
 		parsed[m.path] = m.parsed
 	}
-	results, err := tester.NewRunner().RaiseBuiltinErrors(true).SetModules(parsed).SetTimeout(evalTimeout).
-		SetCompiler(compiler(testCapabilities())).RunTests(ctx, nil)
+	runner := tester.NewRunner().
+		RaiseBuiltinErrors(true).
+		SetModules(parsed).
+		SetStore(inmem.NewFromObject(data)).
+		SetTimeout(evalTimeout).
+		SetCompiler(compiler(testCapabilities()))
+	results, err := runner.RunTests(ctx, nil)
 	if err != nil {
 		return problemsOf("policies", err)
 	}

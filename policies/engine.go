@@ -58,16 +58,13 @@ var semaphore = make(chan struct{}, 8+4*runtime.GOMAXPROCS(0))
 var compiledDefaults = sync.OnceValues(func() (policy, error) {
 	files, err := defaultFiles()
 	if err != nil {
-		return nil, err
+		return policy{}, err
 	}
-	modules, ps := parse(files)
-	if len(ps) == 0 {
-		var built policy
-		if built, ps = build("headgate", modules); len(ps) == 0 {
-			return built, nil
-		}
+	built, ps := build(files)
+	if len(ps) > 0 {
+		return policy{}, ps
 	}
-	return nil, ps
+	return built, nil
 })
 
 func defaultFiles() (map[string][]byte, error) {
@@ -87,41 +84,36 @@ func defaultFiles() (map[string][]byte, error) {
 	return files, nil
 }
 
-// New compiles the default policies and a repository's own: the files of its
-// directory policies/ by path, of which only *.rego without *_test.rego matter. When
-// the repository's do not compile, the Engine denies everything and says why;
-// the error, which is Problems, says the same. Any other error is one of this
-// program, and there is no Engine.
+// New compiles the default policies and a repository's own, from the files by path
+// for which Reads is true; tests do not matter. When the repository's do not
+// compile, the Engine denies everything and says why; the error, which is Problems,
+// says the same. Any other error is one of this program, and there is no Engine.
 func New(repository map[string][]byte) (*Engine, error) {
 	if _, err := compiledDefaults(); err != nil {
 		return nil, fmt.Errorf("compile the default policies: %w", err)
-	}
-	own := map[string][]byte{}
-	for path, data := range repository {
-		if strings.HasSuffix(path, ".rego") && !isTest(path) {
-			own[path] = data
-		}
 	}
 	named, err := defaultFiles()
 	if err != nil {
 		return nil, err
 	}
-	for path, data := range own {
-		named["repository/"+path] = data
-	}
-	e := &Engine{digest: digest(named)}
-	modules, ps := parse(own)
-	if len(ps) == 0 {
-		e.own, ps = build("policy", modules)
-	}
+	e := &Engine{}
+	var ps Problems
+	e.own, ps = build(repository)
 	if len(ps) > 0 {
 		e.broken = ps
+		e.own.files = sortedKeys(repository) // any of them may be to blame
+	}
+	for _, name := range e.own.files {
+		named["repository/"+name] = repository[name]
+	}
+	e.digest = digest(named)
+	if e.broken != nil {
 		return e, ps
 	}
 	return e, nil
 }
 
-// Digest names the modules of this engine.
+// Digest names the modules and the data of this engine.
 func (e *Engine) Digest() string { return e.digest }
 
 func digest(modules map[string][]byte) string {
@@ -224,7 +216,7 @@ func (e *Engine) evaluate(ctx context.Context, query string, now time.Time, raw 
 		{"the default policy", built, defaultTimeout},
 		{"the repository's policy", e.own, evalTimeout},
 	} {
-		prepared, ok := one.policy[query]
+		prepared, ok := one.policy.prepared[query]
 		if !ok && one.whose == "the repository's policy" {
 			continue // it does not answer this query
 		}

@@ -10,140 +10,82 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/types"
 )
 
-// Limits of a repository's policies.
-const (
-	maxFiles    = 100
-	maxFileSize = 256 << 10
-)
-
-// queries are the packages that are evaluated: headgate.push in the default
-// policy, policy.push in a repository's own.
+// queries are the packages that are evaluated, below root: headgate.push.
 var queries = []string{"push", "land", "promote", "rollback", "converge"}
-
-// module is one Rego file.
-type module struct {
-	path   string
-	name   string // its package: "policy.push"
-	parsed *ast.Module
-}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-func isTest(path string) bool { return strings.HasSuffix(path, "_test.rego") }
-
-// parse reads Rego files by path. What it returns is in order of path.
-func parse(files map[string][]byte) ([]module, Problems) {
-	var modules []module
-	var ps Problems
-	paths := slices.DeleteFunc(sortedKeys(files), func(path string) bool { return !strings.HasSuffix(path, ".rego") })
-	if len(paths) > maxFiles {
-		return nil, Problems{{File: "policies", What: fmt.Sprintf("holds %d Rego files, over the limit of %d", len(paths), maxFiles)}}
-	}
-	for _, path := range paths {
-		if n := len(files[path]); n > maxFileSize {
-			ps = append(ps, Problem{File: path, What: fmt.Sprintf("is %d bytes, over the limit of %d", n, maxFileSize)})
-			continue
-		}
-		m, err := ast.ParseModuleWithOpts(path, string(files[path]), ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities()})
-		switch {
-		case err != nil:
-			ps = append(ps, problemsOf(path, err)...)
-		case m == nil:
-			ps = append(ps, Problem{File: path, What: "is empty", Fix: "write it, or remove it"})
-		default:
-			modules = append(modules, module{path, strings.TrimPrefix(m.Package.Path.String(), "data."), m})
-		}
-	}
-	return modules, ps
+// policy is what the packages headgate.* of some files come to.
+type policy struct {
+	prepared map[string]rego.PreparedEvalQuery // of each query that has a package
+	modules  []module                          // that count
+	data     map[string]any
+	files    []string // that count: of modules, and of data
 }
 
-// policy is a compiled package for each query that it answers.
-type policy map[string]rego.PreparedEvalQuery
-
-// build compiles modules whose packages are <root>.<query>, and lib.<name> for
-// what they share. Each query is compiled by itself, against its own input.
-func build(root string, modules []module) (policy, Problems) {
+// build compiles files whose packages are headgate.<query>, with whatever they
+// refer to. Each query is compiled by itself, against its own input. It returns a
+// policy with problems too: of what could be read.
+func build(files map[string][]byte) (policy, Problems) {
 	var ps Problems
+	s, d := readSources(files), readData(files)
 	byQuery := map[string][]module{}
-	var libraries []module
-	for _, m := range modules {
-		query, under := strings.CutPrefix(m.name, root+".")
-		switch {
-		case under && slices.Contains(queries, query):
+	var others []module
+	for _, m := range s.evaluated() {
+		if query := strings.TrimPrefix(m.name, root+"."); slices.Contains(queries, query) {
 			byQuery[query] = append(byQuery[query], m)
-		case strings.HasPrefix(m.name, "lib."):
-			libraries = append(libraries, m)
-		default:
-			ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s is never evaluated", m.name),
-				Fix: fmt.Sprintf("name it %[1]s.push, %[1]s.land, %[1]s.promote, %[1]s.rollback or %[1]s.converge, or lib.<name> for what they share", root)})
+		} else {
+			others = append(others, m)
 		}
 	}
-	built := policy{}
-	used := map[string]bool{}
+	built := policy{prepared: map[string]rego.PreparedEvalQuery{}, data: map[string]any{}}
+	used := map[string]module{}
 	for _, q := range queries {
-		if len(byQuery[q]) == 0 {
+		modules := byQuery[q]
+		if len(modules) == 0 {
 			continue
 		}
-		with := needed(byQuery[q], libraries)
-		for _, l := range with {
-			used[l.path] = true
+		all := append(s.needed(modules), modules...)
+		for _, m := range all {
+			used[m.path] = m
 		}
-		compiler, faults := compile(append(with, byQuery[q]...), schemaSet(q))
+		compiler, faults := compile(all, schemaSet(q))
 		if len(faults) > 0 {
 			ps = append(ps, faults...)
 			continue
 		}
-		sets, faults := setsOf(compiler, root+"."+q, byQuery[q])
-		if len(faults) > 0 {
+		sets, faults := setsOf(compiler, root+"."+q, modules)
+		values, from, unresolved := d.resolve(compiler)
+		if faults = append(faults, unresolved...); len(faults) > 0 {
 			ps = append(ps, faults...)
 			continue
 		}
-		prepared, err := prepare(compiler, root+"."+q, sets)
+		prepared, err := prepare(compiler, root+"."+q, sets, values)
 		if err != nil {
-			ps = append(ps, problemsOf(byQuery[q][0].path, err)...)
+			ps = append(ps, problemsOf(modules[0].path, err)...)
 			continue
 		}
-		built[q] = prepared
+		built.prepared[q] = prepared
+		maps.Copy(built.data, values)
+		built.files = append(built.files, from...)
 	}
-	// A library nobody uses yet is judged all the same.
-	var unused []module
-	for _, l := range libraries {
-		if !used[l.path] {
-			unused = append(unused, l)
+	for _, m := range others {
+		if _, ok := used[m.path]; !ok {
+			ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s is never evaluated", m.name),
+				Fix: "name it headgate.push, headgate.land, headgate.promote, headgate.rollback or headgate.converge, or refer to it from one of those"})
 		}
 	}
-	if len(unused) > 0 {
-		_, faults := compile(append(needed(unused, libraries), unused...), nil)
-		ps = append(ps, faults...)
+	for _, name := range sortedKeys(used) {
+		built.modules = append(built.modules, used[name])
+		built.files = append(built.files, name)
 	}
-	if len(ps) > 0 {
-		return nil, ps
-	}
-	return built, nil
-}
-
-// needed are the libraries that modules refer to, and those that these refer to.
-func needed(by, libraries []module) []module {
-	var found []module
-	for look := by; len(look) > 0; {
-		m := look[0]
-		look = look[1:]
-		ast.WalkRefs(m.parsed, func(r ast.Ref) bool {
-			name := strings.TrimPrefix(r.String(), "data.")
-			for _, l := range libraries {
-				if (name == l.name || strings.HasPrefix(name, l.name+".") || strings.HasPrefix(l.name, name+".")) &&
-					!slices.ContainsFunc(found, func(f module) bool { return f.path == l.path }) {
-					found = append(found, l)
-					look = append(slices.Clone(look), l)
-				}
-			}
-			return false
-		})
-	}
-	return found
+	slices.Sort(built.files)
+	built.files = slices.Compact(built.files)
+	return built, append(s.problems, ps...)
 }
 
 func compile(modules []module, schemas *ast.SchemaSet) (*ast.Compiler, Problems) {
@@ -160,7 +102,7 @@ func compile(modules []module, schemas *ast.SchemaSet) (*ast.Compiler, Problems)
 }
 
 // setsOf finds which of the sets a package has, and what can be seen of their
-// members before anybody asks.
+// members before it is evaluated.
 func setsOf(c *ast.Compiler, name string, modules []module) ([]string, Problems) {
 	var sets []string
 	var ps Problems
@@ -220,13 +162,19 @@ func alternatives(t types.Type) []types.Type {
 
 // prepare queries the sets and nothing else of a package. A set that is
 // undefined makes the whole result undefined, and that is a denial.
-func prepare(c *ast.Compiler, name string, sets []string) (rego.PreparedEvalQuery, error) {
+func prepare(c *ast.Compiler, name string, sets []string, data map[string]any) (rego.PreparedEvalQuery, error) {
 	var pairs []string
 	for _, s := range sets {
 		pairs = append(pairs, fmt.Sprintf("%q: data.%s.%s", s, name, s))
 	}
-	return rego.New(rego.Compiler(c), rego.Query("{"+strings.Join(pairs, ", ")+"}"), rego.StrictBuiltinErrors(true),
-		rego.SetRegoVersion(ast.RegoV1), rego.GenerateJSON(boundedJSON)).PrepareForEval(context.Background())
+	return rego.New(
+		rego.Compiler(c),
+		rego.Store(inmem.NewFromObject(data)),
+		rego.Query("{"+strings.Join(pairs, ", ")+"}"),
+		rego.StrictBuiltinErrors(true),
+		rego.SetRegoVersion(ast.RegoV1),
+		rego.GenerateJSON(boundedJSON),
+	).PrepareForEval(context.Background())
 }
 
 // problemsOf puts a compiler's errors in our words.

@@ -10,10 +10,12 @@
 //   - Check judges a repository's Rego by compiling it and running its tests.
 //   - Schema is the JSON Schema of a query's input.
 //
-// A repository answers a query in the package policy.push, policy.land,
-// policy.promote, policy.rollback or policy.converge, with sets of objects: deny (rule, msg, until)
-// ends it, need (rule, msg, at, group, count, who) leaves it open, met and warn
-// are for people. Packages lib.<name> hold what they share.
+// A repository answers a query in the package headgate.push, headgate.land,
+// headgate.promote, headgate.rollback or headgate.converge, with sets of objects:
+// deny (rule, msg, until) ends it, need (rule, msg, at, group, count, who) leaves it open, met and
+// warn are for people. What these refer to counts with them: other packages below
+// policies/, and the members of the JSON and YAML objects in policies/ itself, as
+// data.<name>. All else there is some other program's.
 //
 // The package knows nobody else in the project: callers join facts (who is in
 // which group, what verified) and keep records. Time is a fact like any other.

@@ -118,7 +118,7 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if broken {
-			return policies.New(map[string][]byte{"policies/own.rego": []byte("package policy.promote\ndeny contains x if")})
+			return policies.New(map[string][]byte{"policies/own.rego": []byte("package headgate.promote\ndeny contains x if")})
 		}
 		return engine()
 	}

@@ -161,7 +161,7 @@ func TestDriftIsReportedWherePolicySaysSo(t *testing.T) {
 	h.rc.Now = time.Now
 	h.clock.now = time.Now()
 	h.runServices(t)
-	reporting, err := policies.New(map[string][]byte{"policies/drift.rego": []byte(`package policy.converge
+	reporting, err := policies.New(map[string][]byte{"policies/drift.rego": []byte(`package headgate.converge
 
 need contains {"rule": "hands-off", "msg": "somebody is looking at it"}
 `)})

@@ -71,10 +71,10 @@ func TestRollbackIsAQueryOfItsOwn(t *testing.T) {
 		rego, refused string
 		byDefault     bool
 	}{
-		"freeze": {rego: "package policy.promote\n\ndeny contains {\"rule\": \"freeze\", \"msg\": \"frozen until Monday\"}\n"},
-		"broken": {rego: "package policy.promote\n\ndeny contains x if", byDefault: true},
+		"freeze": {rego: "package headgate.promote\n\ndeny contains {\"rule\": \"freeze\", \"msg\": \"frozen until Monday\"}\n"},
+		"broken": {rego: "package headgate.promote\n\ndeny contains x if", byDefault: true},
 		"rule": {
-			rego:    "package policy.rollback\n\nneed contains {\"rule\": \"reason\", \"msg\": \"say why, with --reason\"} if input.reason == \"\"\n",
+			rego:    "package headgate.rollback\n\nneed contains {\"rule\": \"reason\", \"msg\": \"say why, with --reason\"} if input.reason == \"\"\n",
 			refused: "say why, with --reason",
 		},
 	} {

@@ -29,7 +29,7 @@ func ownPolicies(r *repo.Repository, commit repo.Hash) (*policies.Engine, error)
 }
 
 // twoYeses is a policy of a repository's own.
-const twoYeses = `package policy.promote
+const twoYeses = `package headgate.promote
 
 need contains {"rule": "pair", "msg": "two people look at production", "count": 1} if {
 	input.environment.name == "production"

@@ -118,9 +118,6 @@ const (
 	maxPathBytes = 1_000
 )
 
-// PoliciesDir holds a repository's own policies.
-const PoliciesDir = "policies"
-
 // Tree reads the files of a repository's tree. Faults of the files are in the
 // Result; the error means that they could not be read.
 func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
@@ -395,19 +392,19 @@ func (r *reader) environments(targets map[string]Target) {
 }
 
 func (r *reader) policies() {
-	rego := map[string][]byte{}
-	r.walk(PoliciesDir, func(name string) {
-		if !strings.HasSuffix(name, ".rego") {
+	files := map[string][]byte{}
+	r.walk(policies.Dir, func(name string) {
+		if !policies.Reads(name) {
 			return
 		}
 		if data := r.read(name); data != nil {
-			rego[name] = data
+			files[name] = data
 		}
 	})
-	if r.err != nil || len(rego) == 0 {
+	if r.err != nil || len(files) == 0 {
 		return
 	}
-	for _, p := range policies.Check(r.ctx, rego) {
+	for _, p := range policies.Check(r.ctx, files) {
 		r.problem(p.File, p.Line, p.What, p.Fix)
 	}
 }

@@ -79,7 +79,7 @@ func TestTree(t *testing.T) {
 		{"environment without its directory", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/x": "1"}, "buildspec.yml headgate.yaml", []string{`headgate.yaml:1: environment "staging" is declared in deploy/staging, which is not there`}},
 		{"environment a file", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging": "1"}, "buildspec.yml headgate.yaml", []string{"which is a file"}},
 		{"environment wrong and odd", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/compose.yaml": "wrong odd"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"compose.yaml:1: is wrong", "warning: deploy/staging/compose.yaml:1: is odd"}},
-		{"policy broken", map[string]string{"buildspec.yml": good, "policies/a/push.rego": "package policy.push\n\ndeny contains x if http.send({})\n"}, "buildspec.yml policies/a/push.rego", []string{"policies/a/push.rego:3:"}},
+		{"policy broken", map[string]string{"buildspec.yml": good, "policies/a/push.rego": "package headgate.push\n\ndeny contains x if http.send({})\n"}, "buildspec.yml policies/a/push.rego", []string{"policies/a/push.rego:3:"}},
 		{"policy behind a link", map[string]string{"buildspec.yml": good, "policies": "-> rules", "rules/push.rego": "nonsense"}, "buildspec.yml", nil},
 		{"too big", map[string]string{"buildspec.yml": strings.Repeat("#", yamlfile.MaxBytes+1)}, "", []string{"buildspec.yml: is 1048577 bytes, over the limit"}},
 		{"all at once", map[string]string{"headgate.yaml": staging, "buildspec.yml": "version: 9\n", "deploy/staging/compose.yaml": "wrong"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"buildspec.yml:1:", "compose.yaml:1: is wrong"}},
@@ -192,7 +192,7 @@ func TestTreeBounds(t *testing.T) {
 	t.Parallel()
 	many, deep := fstest.MapFS{}, fstest.MapFS{}
 	for i := range 3000 {
-		many[fmt.Sprintf("policies/%d/x.rego", i)] = &fstest.MapFile{Data: []byte("package policy.push\n")}
+		many[fmt.Sprintf("policies/%d/x.rego", i)] = &fstest.MapFile{Data: []byte("package headgate.push\n")}
 	}
 	for i := range 30 {
 		deep["policies/"+strings.Repeat("d/", i)+"x.txt"] = &fstest.MapFile{}

@@ -66,7 +66,7 @@ func TestRefusals(t *testing.T) {
 			[]string{"error: buildspec.yml is not right", "remote:   buildspec.yml:3: Invalid buildspec phase name: biuld", `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
 		{"misspelt key", "ada", files("headgate.yaml", "land: {branches: [main]}\nenviroments: {}\n"), []string{"HEAD:main"}, []string{"headgate.yaml:2:", "enviroments"}},
 		{"another buildspec that is not there", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n"), []string{"HEAD:main"}, []string{"no ci.yml"}},
-		{"broken policy", "ada", files("policies/push.rego", "package policy.push\n\ndeny contains x if http.send({})\n"), []string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
+		{"broken policy", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n"), []string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
 		{"broken compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/compose.yaml", "broken\n"), []string{"HEAD:refs/for/main"},
 			[]string{"deploy/staging/compose.yaml:1: is broken"}},
 		{"no compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/other", "1"), []string{"HEAD:main"},
@@ -75,7 +75,7 @@ func TestRefusals(t *testing.T) {
 			[]string{"headgate.yaml:1: environment \"staging\" is declared in deploy/staging, which is not there"}},
 		{"broken buildspec under another name", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n", "ci.yml", "version: 0.2\nphases:\n  biuld: {}\n"), []string{"HEAD:main"},
 			[]string{"ci.yml:3: Invalid buildspec phase name"}},
-		{"two faults", "ada", files("policies/push.rego", "package policy.push\n\ndeny contains x if http.send({})\n", "buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
+		{"two faults", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n", "buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.git("checkout", "--quiet", "--detach", base.String())
@@ -145,7 +145,7 @@ func TestForcedPushToGatedIsRefusedAndRecorded(t *testing.T) {
 func TestPolicyOfTheTargetJudges(t *testing.T) {
 	h := newHouse(t)
 	c := h.clone(h.r)
-	quiet := "package policy.push\n\ndeny contains {\"rule\": \"quiet\", \"msg\": \"nothing on tags today\"} if startswith(input.ref, \"refs/tags/\")\n"
+	quiet := "package headgate.push\n\ndeny contains {\"rule\": \"quiet\", \"msg\": \"nothing on tags today\"} if startswith(input.ref, \"refs/tags/\")\n"
 	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "policies/push.rego": quiet})
 	h.push(c, "ada", "origin", "main").ok(t)
 	c.git("rm", "--quiet", "policies/push.rego")

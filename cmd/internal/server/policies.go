@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
@@ -19,7 +18,7 @@ func (s *Server) engine(r *repo.Repository, tip repo.Hash) (*policies.Engine, er
 		if err != nil {
 			return nil, err
 		}
-		entry, err := r.Lookup(tree, "policies")
+		entry, err := r.Lookup(tree, policies.Dir)
 		switch {
 		case errors.Is(err, repo.ErrNoFile):
 		case err != nil:
@@ -32,13 +31,13 @@ func (s *Server) engine(r *repo.Repository, tip repo.Hash) (*policies.Engine, er
 		if directory == repo.Zero {
 			return nil, nil
 		}
-		found, err := r.Files(directory, func(name string) bool { return strings.HasSuffix(name, ".rego") })
+		found, err := r.Files(directory, func(name string) bool { return policies.Reads(policies.Dir + "/" + name) })
 		if err != nil {
 			return nil, err
 		}
 		files := map[string][]byte{}
 		for path, data := range found {
-			files["policies/"+path] = data
+			files[policies.Dir+"/"+path] = data
 		}
 		return files, nil
 	})
