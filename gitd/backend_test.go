@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -26,18 +27,18 @@ func (b *backend) Server(context.Context) show.Server {
 	}
 }
 
-func (b *backend) Repositories(context.Context, show.Actor) ([]show.Repository, error) {
+func (b *backend) Repositories(context.Context, access.Identity) ([]show.Repository, error) {
 	if b.panics {
 		panic("planted")
 	}
 	return []show.Repository{{Name: "checkout"}}, nil
 }
 
-func (b *backend) Change(_ context.Context, _ show.Actor, repository string, n int) (show.Change, error) {
+func (b *backend) Change(_ context.Context, _ access.Identity, repository string, n int) (show.Change, error) {
 	return show.Change{Repository: repository, Number: n, State: show.Refused}, nil
 }
 
-func (b *backend) Log(ctx context.Context, _ show.Actor, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (b *backend) Log(ctx context.Context, _ access.Identity, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		if !yield(show.LogEvent{Kind: "out", Line: 1, Text: "voucher_test.go:88: no relation"}, nil) || !follow {
 			return

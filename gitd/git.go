@@ -3,12 +3,13 @@ package gitd
 import (
 	"errors"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
 // git runs one git verb for the session's client and returns its exit status.
-func (s *session) git(actor show.Actor, key string, line execLine) int {
+func (s *session) git(actor access.Identity, key string, line execLine) int {
 	if s.tty() != nil {
 		return s.refuse(&show.Error{
 			Kind: show.Usage,

@@ -15,7 +15,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
-	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
@@ -43,14 +43,14 @@ func (h *harness) tip(repository, ref string) string {
 
 func TestCloneAndPush(t *testing.T) {
 	type begun struct {
-		actor           show.Actor
+		actor           access.Identity
 		key, repository string
 	}
 	var mu sync.Mutex
 	var begins []begun
 	ends := 0
 	h := start(t, func(s *Server) {
-		s.Transport.Begin = func(_ context.Context, a show.Actor, key, repository string) ([]string, func()) {
+		s.Transport.Begin = func(_ context.Context, a access.Identity, key, repository string) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			begins = append(begins, begun{a, key, repository})
@@ -62,7 +62,7 @@ func TestCloneAndPush(t *testing.T) {
 	if got := h.tip("hello", "refs/heads/main"); got != head {
 		t.Fatalf("main is at %q, not %s", got, head)
 	}
-	want := begun{show.Actor{User: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
+	want := begun{access.Identity{User: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
 	mu.Lock()
 	if len(begins) != 1 || fmt.Sprint(begins[0]) != fmt.Sprint(want) || ends != 1 {
 		t.Errorf("begun %+v, ended %d", begins, ends)
@@ -145,7 +145,7 @@ func TestClientKilledMidPush(t *testing.T) {
 	begun, ended := 0, 0
 	var client context.Context
 	h := start(t, func(s *Server) {
-		s.Transport.Begin = func(ctx context.Context, _ show.Actor, _, _ string) ([]string, func()) {
+		s.Transport.Begin = func(ctx context.Context, _ access.Identity, _, _ string) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			begun++

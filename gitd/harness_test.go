@@ -25,7 +25,6 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
@@ -144,7 +143,7 @@ func start(t *testing.T, change func(*Server)) *harness {
 		Transport: &transport.Transport{
 			Store:  store,
 			Access: h.config.Load,
-			Begin:  func(context.Context, show.Actor, string, string) ([]string, func()) { return nil, func() {} },
+			Begin:  func(context.Context, access.Identity, string, string) ([]string, func()) { return nil, func() {} },
 			Log:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		},
 		HostKey: hostKey,

@@ -292,7 +292,7 @@ func (s *session) run(line string) {
 }
 
 // command runs the words a client sent and returns the exit code.
-func (s *session) command(actor show.Actor, words []string) int {
+func (s *session) command(actor access.Identity, words []string) int {
 	ctx, cancel := context.WithCancelCause(s.d.commands)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ended, func() { cancel(errHungUp) })()

@@ -30,7 +30,7 @@ type Approved struct {
 // promotes it if nothing else is missing. tree, when not empty, is the content
 // that the user saw, whole or as its first digits; another one is refused. The
 // error is a *show.Error that says who may when the user may not.
-func (rc *Reconciler) Approve(ctx context.Context, repository, environment string, by show.Actor, tree, reason string) (Approved, error) {
+func (rc *Reconciler) Approve(ctx context.Context, repository, environment string, by access.Identity, tree, reason string) (Approved, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return Approved{}, err
@@ -62,7 +62,7 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 // While something else is still missing the branch has not moved: landed is Zero
 // then, and whoever answers the client must not report env/<environment> as
 // moved, or it would believe it had.
-func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
+func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return repo.Zero, nil, err
@@ -161,7 +161,7 @@ func current(s *snapshot) string {
 }
 
 // approve runs on the worker's goroutine.
-func (w *worker) approve(ctx context.Context, by show.Actor, reason string, check func(*snapshot) error) (Approved, error) {
+func (w *worker) approve(ctx context.Context, by access.Identity, reason string, check func(*snapshot) error) (Approved, error) {
 	// The proposal to judge is the one that belongs to the present state, not one
 	// that a move a moment ago has made stale.
 	if _, err := w.settle(ctx); err != nil {
@@ -230,7 +230,7 @@ func step(from, to int) string {
 	return fmt.Sprintf("%d -> %d ", from, to)
 }
 
-func via(by show.Actor) string {
+func via(by access.Identity) string {
 	switch by.Via {
 	case access.ViaPush, access.ViaConsole:
 		return string(by.Via)

@@ -24,7 +24,7 @@ func (rc *Reconciler) email(user string) string {
 }
 
 // mayWrite refuses who may not write the repository, and names who may.
-func (rc *Reconciler) mayWrite(s *snapshot, by show.Actor, what string) error {
+func (rc *Reconciler) mayWrite(s *snapshot, by access.Identity, what string) error {
 	config := rc.Access()
 	if config.May(by, access.Write, s.repo.Name()) {
 		return nil
@@ -34,7 +34,7 @@ func (rc *Reconciler) mayWrite(s *snapshot, by show.Actor, what string) error {
 		Hint: "ask one of: " + list(config.Who(access.Write, s.repo.Name()))}
 }
 
-func someone(by show.Actor) string {
+func someone(by access.Identity) string {
 	if by.User == "" {
 		return "who is not signed in"
 	}
@@ -108,7 +108,7 @@ func (a approvers) whyNot(who access.Identity) string {
 }
 
 // mayApprove refuses who may not approve the open proposal, and names who may.
-func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by show.Actor) error {
+func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by access.Identity) error {
 	may, err := rc.approvers(ctx, s)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -201,7 +202,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 	}
 	e.Behind = len(s.carried(before))
 	if s.openProposal() {
-		p, err := rc.promotion(ctx, s, show.Actor{})
+		p, err := rc.promotion(ctx, s, access.Identity{})
 		if err != nil {
 			return e, err
 		}

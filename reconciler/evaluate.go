@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
@@ -84,7 +85,7 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot) error {
 // evaluateRollback asks the query rollback about going back to a commit. The way
 // out must not depend on policies that are broken or slow: then the default ones
 // decide, which is on record.
-func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by show.Actor, reason string) error {
+func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by access.Identity, reason string) error {
 	in := rc.rollbackInput(s, to, by, reason)
 	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.User)
 	answer, rec := rc.engineAt(s.repo, s.branchTip).Rollback(ctx, in)

@@ -393,11 +393,11 @@ func (h *harness) proposed(t *testing.T, environment string, release int) show.P
 	h.eventually(t, environment, fmt.Sprintf("proposing release %d", release), func(e show.Environment) bool {
 		return e.Promotion != nil && e.Promotion.To == release
 	})
-	p, err := h.rc.Promotion(t.Context(), show.Actor{User: "jun"}, "hello", environment)
+	p, err := h.rc.Promotion(t.Context(), access.Identity{User: "jun"}, "hello", environment)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func actor(name string) show.Actor { return show.Actor{User: name, Via: "ssh"} }
+func actor(name string) access.Identity { return access.Identity{User: name, Via: "ssh"} }

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
@@ -46,7 +45,7 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 }
 
 // rollbackInput is what going back to a commit is judged by.
-func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by show.Actor, reason string) policies.RollbackInput {
+func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by access.Identity, reason string) policies.RollbackInput {
 	in := policies.RollbackInput{
 		Now:         s.Now.UTC(),
 		Repository:  s.repo.Name(),

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -14,7 +15,7 @@ import (
 
 // Promotion is the open proposal of an environment, with its gate, its diff and
 // what it carries, as actor sees it. The error is a *show.Error when there is none.
-func (rc *Reconciler) Promotion(ctx context.Context, actor show.Actor, repository, name string) (show.Promotion, error) {
+func (rc *Reconciler) Promotion(ctx context.Context, actor access.Identity, repository, name string) (show.Promotion, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return show.Promotion{}, err
@@ -50,7 +51,7 @@ func (rc *Reconciler) Promotion(ctx context.Context, actor show.Actor, repositor
 
 // promotion asks policy anew, so that what is shown is true now. Nothing is
 // saved: only what is acted upon, or news to the loop, becomes a record.
-func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor show.Actor) (show.Promotion, error) {
+func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.Identity) (show.Promotion, error) {
 	if err := rc.evaluate(ctx, s); err != nil {
 		return show.Promotion{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -27,7 +28,7 @@ type RolledBack struct {
 // person promotes forward. The release must have been healthy to the end in
 // this environment. Release 0 is an error that names the last one that was.
 // Errors for the person are *show.Error.
-func (rc *Reconciler) Rollback(ctx context.Context, repository, environment string, release int, by show.Actor, reason string) (RolledBack, error) {
+func (rc *Reconciler) Rollback(ctx context.Context, repository, environment string, release int, by access.Identity, reason string) (RolledBack, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return RolledBack{}, err
@@ -44,7 +45,7 @@ func (rc *Reconciler) Rollback(ctx context.Context, repository, environment stri
 	return done, err
 }
 
-func (w *worker) rollback(ctx context.Context, release int, by show.Actor, reason string) (RolledBack, error) {
+func (w *worker) rollback(ctx context.Context, release int, by access.Identity, reason string) (RolledBack, error) {
 	s, err := w.rc.load(ctx, w.repo, w.environment)
 	if err != nil {
 		return RolledBack{}, err

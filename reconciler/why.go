@@ -5,13 +5,14 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
 // Why says what an environment is, and why it is not further: the conditions of
 // its open proposal, until when or until whom each is open, and what to do.
-func (rc *Reconciler) Why(ctx context.Context, actor show.Actor, repository, environment string) (show.Why, error) {
+func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository, environment string) (show.Why, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return show.Why{}, err

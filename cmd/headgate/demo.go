@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -202,7 +203,7 @@ func (d *demonstration) writeSample(work string, about show.Server) error {
 
 // watch follows the release until staging answers and production waits, and
 // says what to do next.
-func (d *demonstration) watch(ctx context.Context, about show.Server, me show.Actor) error {
+func (d *demonstration) watch(ctx context.Context, about show.Server, me access.Identity) error {
 	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	d.say("")
@@ -235,7 +236,7 @@ func (d *demonstration) watch(ctx context.Context, about show.Server, me show.Ac
 }
 
 // resume says what there is, whatever the user has made of the sample since.
-func (d *demonstration) resume(ctx context.Context, about show.Server, me show.Actor) error {
+func (d *demonstration) resume(ctx context.Context, about show.Server, me access.Identity) error {
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var r show.Repository

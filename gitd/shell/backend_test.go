@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -79,7 +80,7 @@ func (b *backend) Server(context.Context) show.Server {
 	return show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example", Signers: "headgate@tarn.example namespaces=\"git\" ssh-ed25519 AAAA\n"}
 }
 
-func (b *backend) Repositories(_ context.Context, a show.Actor) ([]show.Repository, error) {
+func (b *backend) Repositories(_ context.Context, a access.Identity) ([]show.Repository, error) {
 	if a.User == "sam" {
 		return nil, errors.New("disk on fire at /secret/path")
 	}
@@ -89,7 +90,7 @@ func (b *backend) Repositories(_ context.Context, a show.Actor) ([]show.Reposito
 	return b.repositories, nil
 }
 
-func (b *backend) Repository(_ context.Context, _ show.Actor, name string) (show.Repository, error) {
+func (b *backend) Repository(_ context.Context, _ access.Identity, name string) (show.Repository, error) {
 	for _, r := range b.repositories {
 		if r.Name == name {
 			return r, nil
@@ -98,7 +99,7 @@ func (b *backend) Repository(_ context.Context, _ show.Actor, name string) (show
 	return show.Repository{}, missing("no such repository: %q", name)
 }
 
-func (b *backend) Changes(ctx context.Context, a show.Actor, name string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (b *backend) Changes(ctx context.Context, a access.Identity, name string, f show.ChangeFilter) ([]show.Change, int, error) {
 	if _, err := b.Repository(ctx, a, name); err != nil {
 		return nil, 0, err
 	}
@@ -114,7 +115,7 @@ func (b *backend) Changes(ctx context.Context, a show.Actor, name string, f show
 	return list, 417, nil
 }
 
-func (b *backend) Change(_ context.Context, _ show.Actor, name string, n int) (show.Change, error) {
+func (b *backend) Change(_ context.Context, _ access.Identity, name string, n int) (show.Change, error) {
 	for _, c := range b.changes {
 		if c.Repository == name && c.Number == n {
 			return c, nil
@@ -123,7 +124,7 @@ func (b *backend) Change(_ context.Context, _ show.Actor, name string, n int) (s
 	return show.Change{}, missing("%s has no change %d", name, n)
 }
 
-func (b *backend) Log(ctx context.Context, a show.Actor, name string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (b *backend) Log(ctx context.Context, a access.Identity, name string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		if _, err := b.Change(ctx, a, name, n); err != nil {
 			yield(show.LogEvent{}, err)
@@ -143,11 +144,11 @@ func (b *backend) Log(ctx context.Context, a show.Actor, name string, n int, fol
 	}
 }
 
-func (b *backend) Releases(context.Context, show.Actor, string) ([]show.Release, error) {
+func (b *backend) Releases(context.Context, access.Identity, string) ([]show.Release, error) {
 	return nil, nil
 }
 
-func (b *backend) Environment(_ context.Context, _ show.Actor, name, environment string) (show.Environment, error) {
+func (b *backend) Environment(_ context.Context, _ access.Identity, name, environment string) (show.Environment, error) {
 	if name == "checkout" && environment == "production" {
 		return b.environment, nil
 	}
@@ -157,11 +158,11 @@ func (b *backend) Environment(_ context.Context, _ show.Actor, name, environment
 	return show.Environment{}, missing("%s has no environment %q", name, environment)
 }
 
-func (b *backend) Promotion(context.Context, show.Actor, string, string) (show.Promotion, error) {
+func (b *backend) Promotion(context.Context, access.Identity, string, string) (show.Promotion, error) {
 	return *b.environment.Promotion, nil
 }
 
-func (b *backend) Why(ctx context.Context, a show.Actor, name, thing string) (show.Why, error) {
+func (b *backend) Why(ctx context.Context, a access.Identity, name, thing string) (show.Why, error) {
 	if name == "checkout" && thing == "production" {
 		return show.Why{
 			Answer: "186 is not in production because 2 of 4 conditions are open.", State: show.Waits,
@@ -181,24 +182,24 @@ func (b *backend) Why(ctx context.Context, a show.Actor, name, thing string) (sh
 	return show.Why{}, missing("%s has no change, environment or commit %q", name, thing)
 }
 
-func (b *backend) CreateRepository(_ context.Context, a show.Actor, name, description string) (show.Done, error) {
+func (b *backend) CreateRepository(_ context.Context, a access.Identity, name, description string) (show.Done, error) {
 	if a.User != "ada" {
 		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "only administrators create repositories", Hint: "ask one of ada"}
 	}
 	return show.Done{What: fmt.Sprintf("created %s: %s", name, description), Next: "git clone ssh://git.tarn.example/" + name}, nil
 }
 
-func (b *backend) SetGate(_ context.Context, _ show.Actor, name string, gated bool) (show.Done, error) {
+func (b *backend) SetGate(_ context.Context, _ access.Identity, name string, gated bool) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("gate of %s: %v", name, gated)}, nil
 }
 
-func (b *backend) Approve(_ context.Context, a show.Actor, name, environment, tree, reason string) (show.Done, error) {
+func (b *backend) Approve(_ context.Context, a access.Identity, name, environment, tree, reason string) (show.Done, error) {
 	if a.User == "jun" {
 		return show.Done{}, &show.Error{Kind: show.Denied, What: "you cannot approve your own change", Where: []string{"headgate.yaml:12: approvals: 1", "change 412 is by jun"}, Hint: "ask one of ada, sam"}
 	}
 	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2", a.User, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
 }
 
-func (b *backend) Rollback(_ context.Context, _ show.Actor, name, environment string, release int, reason string) (show.Done, error) {
+func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
 }

@@ -45,7 +45,7 @@ type Shell struct {
 
 // Invocation is one command of a user.
 type Invocation struct {
-	Actor    show.Actor
+	Actor    access.Identity
 	Words    []string // none: the overview
 	Out, Err io.Writer
 	Terminal Terminal
@@ -86,7 +86,7 @@ func commands() []command {
 type call struct {
 	ctx     context.Context
 	shell   *Shell
-	actor   show.Actor
+	actor   access.Identity
 	out     *text
 	command *command
 	args    map[string]string // by the names in the command's usage

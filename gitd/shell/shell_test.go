@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
@@ -55,7 +54,7 @@ func run(t *testing.T, s *Shell, user, line string, tty bool) result {
 		t.Fatal(err)
 	}
 	var stdout, stderr strings.Builder
-	in := Invocation{Actor: show.Actor{User: user, Via: access.ViaSSH}, Words: words, Out: &stdout, Err: &stderr}
+	in := Invocation{Actor: access.Identity{User: user, Via: access.ViaSSH}, Words: words, Out: &stdout, Err: &stderr}
 	if tty {
 		in.Err = in.Out
 		in.Terminal = Terminal{Width: 80, Colour: true, Unicode: true}
@@ -214,7 +213,7 @@ func TestUsage(t *testing.T) {
 func TestHelpIsWrapped(t *testing.T) {
 	var narrow, wide strings.Builder
 	for width, out := range map[int]*strings.Builder{60: &narrow, 0: &wide} {
-		in := Invocation{Actor: show.Actor{User: "ada"}, Words: []string{"help"}, Out: out, Err: out, Terminal: Terminal{Width: width, Unicode: true}}
+		in := Invocation{Actor: access.Identity{User: "ada"}, Words: []string{"help"}, Out: out, Err: out, Terminal: Terminal{Width: width, Unicode: true}}
 		if status := newShell().Run(t.Context(), in); status != 0 {
 			t.Fatalf("exit %d", status)
 		}
@@ -238,7 +237,7 @@ func FuzzShell(f *testing.F) {
 			return
 		}
 		var out strings.Builder
-		shell.Run(t.Context(), Invocation{Actor: show.Actor{User: "ada"}, Words: words, Out: &out, Err: &out})
+		shell.Run(t.Context(), Invocation{Actor: access.Identity{User: "ada"}, Words: words, Out: &out, Err: &out})
 		for _, r := range out.String() {
 			if terminal.Unsafe(r) && r != '\n' && r != '\t' {
 				t.Fatalf("%q: sends %U:\n%q", line, r, out.String())

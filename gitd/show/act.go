@@ -2,18 +2,20 @@ package show
 
 import (
 	"context"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 // Acts are what people do besides pushing. Each is checked against the rights of
 // the actor and recorded in Git.
 type Acts interface {
-	CreateRepository(ctx context.Context, a Actor, name, description string) (Done, error)
+	CreateRepository(ctx context.Context, who access.Identity, name, description string) (Done, error)
 	// SetGate sets whether a repository's branches are gated.
-	SetGate(ctx context.Context, a Actor, repository string, gated bool) (Done, error)
+	SetGate(ctx context.Context, who access.Identity, repository string, gated bool) (Done, error)
 	// Approve approves the open promotion; tree, when not empty, must be its tree.
-	Approve(ctx context.Context, a Actor, repository, environment, tree, reason string) (Done, error)
+	Approve(ctx context.Context, who access.Identity, repository, environment, tree, reason string) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.
-	Rollback(ctx context.Context, a Actor, repository, environment string, release int, reason string) (Done, error)
+	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int, reason string) (Done, error)
 }
 
 // Done says what an act did.

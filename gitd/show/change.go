@@ -4,17 +4,19 @@ import (
 	"context"
 	"iter"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 // Changes answers for changes, their builds and what came of them.
 type Changes interface {
 	// Changes lists newest first; total is the number of all changes.
-	Changes(ctx context.Context, a Actor, repository string, f ChangeFilter) (changes []Change, total int, err error)
-	Change(ctx context.Context, a Actor, repository string, number int) (Change, error)
+	Changes(ctx context.Context, who access.Identity, repository string, f ChangeFilter) (changes []Change, total int, err error)
+	Change(ctx context.Context, who access.Identity, repository string, number int) (Change, error)
 	// Log yields a change's newest build log; with follow it ends when the build
 	// has ended and what followed from it is known: the change has ended, or waits.
-	Log(ctx context.Context, a Actor, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
-	Releases(ctx context.Context, a Actor, repository string) ([]Release, error)
+	Log(ctx context.Context, who access.Identity, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
+	Releases(ctx context.Context, who access.Identity, repository string) ([]Release, error)
 }
 
 // ChangeFilter narrows Backend.Changes. The zero filter means the newest 50.

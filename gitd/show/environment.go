@@ -3,16 +3,18 @@ package show
 import (
 	"context"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 // Environments answers for environments and their open promotions.
 type Environments interface {
 	// Environment includes history and the open promotion.
-	Environment(ctx context.Context, a Actor, repository, environment string) (Environment, error)
-	Promotion(ctx context.Context, a Actor, repository, environment string) (Promotion, error)
+	Environment(ctx context.Context, who access.Identity, repository, environment string) (Environment, error)
+	Promotion(ctx context.Context, who access.Identity, repository, environment string) (Promotion, error)
 	// Deployments are the newest commits of env/<environment>, or those from the
 	// commit from on; total counts all of them.
-	Deployments(ctx context.Context, a Actor, repository, environment, from string) (list []Deployed, total int, err error)
+	Deployments(ctx context.Context, who access.Identity, repository, environment, from string) (list []Deployed, total int, err error)
 }
 
 // Environment is declared and actual state side by side.

@@ -3,13 +3,15 @@ package show
 import (
 	"context"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 // Repositories answers for the server and its repositories.
 type Repositories interface {
 	Server(ctx context.Context) Server
-	Repositories(ctx context.Context, a Actor) ([]Repository, error)
-	Repository(ctx context.Context, a Actor, name string) (Repository, error)
+	Repositories(ctx context.Context, who access.Identity) ([]Repository, error)
+	Repository(ctx context.Context, who access.Identity, name string) (Repository, error)
 }
 
 // Repository is one line of the repository list, and the head of its page.

@@ -14,9 +14,6 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 )
 
-// Actor is who asks. The zero Actor is nobody, who may see nothing.
-type Actor = access.Identity
-
 // State is the state of anything that has one; people read it as it is.
 type State string
 
@@ -52,7 +49,7 @@ type Backend interface {
 	Watcher
 
 	// Why answers for a change number, an environment, or a commit id.
-	Why(ctx context.Context, a Actor, repository, thing string) (Why, error)
+	Why(ctx context.Context, who access.Identity, repository, thing string) (Why, error)
 }
 
 // Watcher tells, coalesced, that something about a repository ("" for any) may

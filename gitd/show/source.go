@@ -3,6 +3,8 @@ package show
 import (
 	"context"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 )
 
 // Commit is one commit as lists show it. Author is what the commit says,
@@ -173,22 +175,22 @@ type FoundCommit struct {
 // of it is read-only and bounded; what is left out is said.
 type Source interface {
 	// Commit is the commit that revision names: an id, the first digits of one, a branch or a tag.
-	Commit(ctx context.Context, a Actor, repository, revision string) (CommitPage, error)
+	Commit(ctx context.Context, who access.Identity, repository, revision string) (CommitPage, error)
 	// Commits are the newest of a revision's history; "" is the gated branch.
-	Commits(ctx context.Context, a Actor, repository, revision string) (list []Commit, more bool, err error)
+	Commits(ctx context.Context, who access.Identity, repository, revision string) (list []Commit, more bool, err error)
 	// Content is what stands at a path of a revision.
-	Content(ctx context.Context, a Actor, repository, revision, path string) (Content, error)
+	Content(ctx context.Context, who access.Identity, repository, revision, path string) (Content, error)
 	// Compare is the difference between two revisions.
-	Compare(ctx context.Context, a Actor, repository, from, to string) (Comparison, error)
+	Compare(ctx context.Context, who access.Identity, repository, from, to string) (Comparison, error)
 	// ChangeDiff is what a revision of a change alters, or, with from, what it
 	// alters against that earlier revision. Revision 0 is the newest.
-	ChangeDiff(ctx context.Context, a Actor, repository string, number, from, revision int) (Comparison, error)
+	ChangeDiff(ctx context.Context, who access.Identity, repository string, number, from, revision int) (Comparison, error)
 	// ReleaseDiff is the difference between two releases, from 0 being nothing.
-	ReleaseDiff(ctx context.Context, a Actor, repository string, from, to int) (Comparison, error)
+	ReleaseDiff(ctx context.Context, who access.Identity, repository string, from, to int) (Comparison, error)
 	// Decision is one recorded decision, by the id that people are shown.
-	Decision(ctx context.Context, a Actor, repository, id string) (Decision, error)
+	Decision(ctx context.Context, who access.Identity, repository, id string) (Decision, error)
 	// Decisions are the newest, below the commit before, which may be empty.
-	Decisions(ctx context.Context, a Actor, repository, before string) (list []Decision, more bool, err error)
+	Decisions(ctx context.Context, who access.Identity, repository, before string) (list []Decision, more bool, err error)
 	// Search looks for text in names, subjects, authors and commits.
-	Search(ctx context.Context, a Actor, query string) (Found, error)
+	Search(ctx context.Context, who access.Identity, query string) (Found, error)
 }

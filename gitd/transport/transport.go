@@ -50,7 +50,7 @@ var Services = []Service{UploadPack, ReceivePack, UploadArchive}
 
 // Request is what a client asks for, and who that is.
 type Request struct {
-	Actor      show.Actor
+	Actor      access.Identity
 	Key        string // what proved who it is: the fingerprint of a key
 	Service    Service
 	Repository string // its name
@@ -82,7 +82,7 @@ type Transport struct {
 	// Begin announces a push to whatever answers the hooks: env is added to the
 	// environment of git-receive-pack, end is called when that has ended. client
 	// is done when the client has gone, which may be long before.
-	Begin  func(client context.Context, actor show.Actor, key, repository string) (env []string, end func())
+	Begin  func(client context.Context, actor access.Identity, key, repository string) (env []string, end func())
 	Log    *slog.Logger // nil: slog.Default
 	Limits Limits
 
@@ -156,7 +156,7 @@ func (t *Transport) Serve(ctx context.Context, r Request, c Client) (status int,
 }
 
 // Open opens a repository for who may read it. An error is a *show.Error.
-func (t *Transport) Open(actor show.Actor, name string) (*repo.Repository, error) {
+func (t *Transport) Open(actor access.Identity, name string) (*repo.Repository, error) {
 	t.start()
 	r, err := t.Store.Repository(name)
 	if !t.Access().May(actor, access.Read, name) || errors.Is(err, repo.ErrNoRepository) {
@@ -175,7 +175,7 @@ func (t *Transport) Open(actor show.Actor, name string) (*repo.Repository, error
 }
 
 // notFound names the nearest of what the actor may read.
-func (t *Transport) notFound(actor show.Actor, name string) error {
+func (t *Transport) notFound(actor access.Identity, name string) error {
 	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no such repository: %q", name)}
 	all, err := t.Store.Names()
 	if err != nil {

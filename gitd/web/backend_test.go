@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -46,7 +47,7 @@ func commit(seed string) string {
 
 func (h *backend) Server(context.Context) show.Server { return h.server }
 
-func (h *backend) Repositories(_ context.Context, a show.Actor) ([]show.Repository, error) {
+func (h *backend) Repositories(_ context.Context, a access.Identity) ([]show.Repository, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.broken != nil {
@@ -58,7 +59,7 @@ func (h *backend) Repositories(_ context.Context, a show.Actor) ([]show.Reposito
 	return slices.Clone(h.repos), nil
 }
 
-func (h *backend) Repository(_ context.Context, a show.Actor, name string) (show.Repository, error) {
+func (h *backend) Repository(_ context.Context, a access.Identity, name string) (show.Repository, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.broken != nil {
@@ -72,7 +73,7 @@ func (h *backend) Repository(_ context.Context, a show.Actor, name string) (show
 	return show.Repository{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name)}
 }
 
-func (h *backend) Changes(_ context.Context, _ show.Actor, repo string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (h *backend) Changes(_ context.Context, _ access.Identity, repo string, f show.ChangeFilter) ([]show.Change, int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := h.changes[repo]
@@ -88,7 +89,7 @@ func (h *backend) Changes(_ context.Context, _ show.Actor, repo string, f show.C
 	return got, len(all), nil
 }
 
-func (h *backend) Change(_ context.Context, _ show.Actor, repo string, n int) (show.Change, error) {
+func (h *backend) Change(_ context.Context, _ access.Identity, repo string, n int) (show.Change, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range h.changes[repo] {
@@ -99,7 +100,7 @@ func (h *backend) Change(_ context.Context, _ show.Actor, repo string, n int) (s
 	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", n, repo)}
 }
 
-func (h *backend) Log(ctx context.Context, _ show.Actor, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (h *backend) Log(ctx context.Context, _ access.Identity, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		for i := 0; ; {
 			h.mu.Lock()
@@ -167,13 +168,13 @@ func (h *backend) change(repo string, act func()) {
 	}
 }
 
-func (h *backend) Releases(_ context.Context, _ show.Actor, repo string) ([]show.Release, error) {
+func (h *backend) Releases(_ context.Context, _ access.Identity, repo string) ([]show.Release, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.releases[repo], nil
 }
 
-func (h *backend) Environment(ctx context.Context, a show.Actor, repo, env string) (show.Environment, error) {
+func (h *backend) Environment(ctx context.Context, a access.Identity, repo, env string) (show.Environment, error) {
 	r, err := h.Repository(ctx, a, repo)
 	if err != nil {
 		return show.Environment{}, err
@@ -186,7 +187,7 @@ func (h *backend) Environment(ctx context.Context, a show.Actor, repo, env strin
 	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
 }
 
-func (h *backend) Promotion(_ context.Context, a show.Actor, repo, env string) (show.Promotion, error) {
+func (h *backend) Promotion(_ context.Context, a access.Identity, repo, env string) (show.Promotion, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p, ok := h.promos[repo+"/"+env]
@@ -199,7 +200,7 @@ func (h *backend) Promotion(_ context.Context, a show.Actor, repo, env string) (
 	return p, nil
 }
 
-func (h *backend) Why(_ context.Context, _ show.Actor, repo, thing string) (show.Why, error) {
+func (h *backend) Why(_ context.Context, _ access.Identity, repo, thing string) (show.Why, error) {
 	if thing == "411" {
 		return show.Why{Answer: "411 was refused", State: show.Refused, Next: []string{"git push origin main"}, Checks: []show.Check{
 			{Rule: "owner", Title: "Owner of db/** approves", Met: true, Detail: "jun, for revision 3, 13:59:40"},
@@ -209,15 +210,15 @@ func (h *backend) Why(_ context.Context, _ show.Actor, repo, thing string) (show
 	return show.Why{}, &show.Error{Kind: show.NotFound, What: "nothing is known about " + thing}
 }
 
-func (h *backend) CreateRepository(context.Context, show.Actor, string, string) (show.Done, error) {
+func (h *backend) CreateRepository(context.Context, access.Identity, string, string) (show.Done, error) {
 	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
 }
 
-func (h *backend) SetGate(context.Context, show.Actor, string, bool) (show.Done, error) {
+func (h *backend) SetGate(context.Context, access.Identity, string, bool) (show.Done, error) {
 	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
 }
 
-func (h *backend) Approve(_ context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
+func (h *backend) Approve(_ context.Context, a access.Identity, repo, env, tree, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p, ok := h.promos[repo+"/"+env]
@@ -237,7 +238,7 @@ func (h *backend) Approve(_ context.Context, a show.Actor, repo, env, tree, reas
 	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.User, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
 }
 
-func (h *backend) Rollback(_ context.Context, a show.Actor, repo, env string, release int, reason string) (show.Done, error) {
+func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.acts = append(h.acts, fmt.Sprintf("rollback %s %s %d %q as %s via %s", repo, env, release, reason, a.User, a.Via))

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/show"
 )
 
 // codes is a Login whose codes are "CODE-" and the user's name, each good once.
@@ -41,10 +40,10 @@ func console(h *backend) *Server {
 	return &Server{
 		Backend: h, Login: &codes{used: map[string]bool{}}, Key: []byte("0123456789abcdef0123456789abcdef"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return noon },
-		Actor: func(_ context.Context, name string) (show.Actor, bool) {
-			return show.Actor{User: name, Via: access.ViaConsole}, slices.Contains(users, name)
+		Actor: func(_ context.Context, name string) (access.Identity, bool) {
+			return access.Identity{User: name, Via: access.ViaConsole}, slices.Contains(users, name)
 		},
-		Administers: func(who show.Actor) bool { return who.User == "ada" },
+		Administers: func(who access.Identity) bool { return who.User == "ada" },
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"go.uber.org/goleak"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -325,7 +326,9 @@ func TestStreamEndsWithItsUser(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
 	var gone atomic.Bool
-	s.Actor = func(_ context.Context, name string) (show.Actor, bool) { return show.Actor{User: name}, !gone.Load() }
+	s.Actor = func(_ context.Context, name string) (access.Identity, bool) {
+		return access.Identity{User: name}, !gone.Load()
+	}
 	b := signedIn(t, s, "ada")
 	events := b.listen(t.Context(), "/checkout/events")
 	await(t, events, "the title", func(e event) bool { return e.name == "page" })
@@ -486,7 +489,7 @@ func (f *restarts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // before whoever approved has read the answer.
 type promoting struct{ *backend }
 
-func (p promoting) Approve(ctx context.Context, a show.Actor, repo, env, tree, reason string) (show.Done, error) {
+func (p promoting) Approve(ctx context.Context, a access.Identity, repo, env, tree, reason string) (show.Done, error) {
 	done, err := p.backend.Approve(ctx, a, repo, env, tree, reason)
 	p.change(repo, func() { delete(p.promos, repo+"/"+env) })
 	for p.watching() > 0 && ctx.Err() == nil { // until the page has heard of that, or does not listen any more
@@ -590,7 +593,7 @@ func TestALogThatCannotBeRead(t *testing.T) {
 // torn is a Backend whose logs break off.
 type torn struct{ *backend }
 
-func (torn) Log(context.Context, show.Actor, string, int, bool) iter.Seq2[show.LogEvent, error] {
+func (torn) Log(context.Context, access.Identity, string, int, bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		yield(show.LogEvent{}, errors.New("read: input/output error"))
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
@@ -23,7 +24,7 @@ type request struct {
 	*site
 	w       http.ResponseWriter
 	r       *http.Request
-	actor   show.Actor // nobody before sign-in
+	actor   access.Identity // nobody before sign-in
 	session session
 	server  show.Server
 	now     time.Time
@@ -68,7 +69,7 @@ type view struct {
 	D         any
 	Request   *request
 	Server    show.Server
-	Actor     show.Actor
+	Actor     access.Identity
 	Admin     bool // the actor may make repositories
 	Done      *show.Done
 	Token     string // of the session, for its forms

@@ -33,6 +33,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -49,9 +50,9 @@ type Server struct {
 	Backend show.Backend
 	// Actor looks up a user's rights, at each request. False: no such user
 	// (any more), and their sessions count for nothing.
-	Actor func(ctx context.Context, name string) (show.Actor, bool)
+	Actor func(ctx context.Context, name string) (access.Identity, bool)
 	// Administers reports whether an actor administers the server.
-	Administers func(show.Actor) bool
+	Administers func(access.Identity) bool
 	Login       Login
 	Key         []byte       // 32 bytes that sign session cookies; keep it across restarts and sessions survive them
 	Log         *slog.Logger // nil: slog.Default

@@ -398,7 +398,7 @@ func TestRollbackAsksForTheName(t *testing.T) {
 func TestJSONSaysTheSame(t *testing.T) {
 	h := fullBackend()
 	b := signedIn(t, console(h), "ada")
-	ctx, a := t.Context(), show.Actor{User: "ada"}
+	ctx, a := t.Context(), access.Identity{User: "ada"}
 	repo, _ := h.Repository(ctx, a, "checkout")
 	env, _ := h.Environment(ctx, a, "checkout", "production")
 	promotion, _ := h.Promotion(ctx, a, "checkout", "production")
@@ -527,7 +527,7 @@ func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
 // panics is a Backend that breaks when a repository is asked for.
 type panics struct{ *backend }
 
-func (panics) Repository(context.Context, show.Actor, string) (show.Repository, error) {
+func (panics) Repository(context.Context, access.Identity, string) (show.Repository, error) {
 	panic("broken invariant")
 }
 

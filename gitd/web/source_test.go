@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -62,7 +63,7 @@ func (s *sources) comparison(repo string) show.Comparison {
 	}
 }
 
-func (s *sources) Commit(_ context.Context, _ show.Actor, repo, revision string) (show.CommitPage, error) {
+func (s *sources) Commit(_ context.Context, _ access.Identity, repo, revision string) (show.CommitPage, error) {
 	if strings.HasPrefix(revision, "0000") {
 		return show.CommitPage{}, &show.Error{Kind: show.NotFound, What: "there is no such commit"}
 	}
@@ -76,11 +77,11 @@ func (s *sources) Commit(_ context.Context, _ show.Actor, repo, revision string)
 	}, nil
 }
 
-func (s *sources) Commits(_ context.Context, _ show.Actor, repo, revision string) ([]show.Commit, bool, error) {
+func (s *sources) Commits(_ context.Context, _ access.Identity, repo, revision string) ([]show.Commit, bool, error) {
 	return s.comparison(repo).Commits, revision == "", nil
 }
 
-func (s *sources) Content(_ context.Context, _ show.Actor, repo, revision, path string) (show.Content, error) {
+func (s *sources) Content(_ context.Context, _ access.Identity, repo, revision, path string) (show.Content, error) {
 	c := show.Content{Repository: repo, Revision: revision, Commit: commit("9f1c2ab"), Path: path}
 	switch path {
 	case "":
@@ -100,18 +101,18 @@ func (s *sources) Content(_ context.Context, _ show.Actor, repo, revision, path 
 	return c, nil
 }
 
-func (s *sources) Compare(_ context.Context, _ show.Actor, repo, _, _ string) (show.Comparison, error) {
+func (s *sources) Compare(_ context.Context, _ access.Identity, repo, _, _ string) (show.Comparison, error) {
 	return s.comparison(repo), s.fails
 }
 
-func (s *sources) ChangeDiff(_ context.Context, _ show.Actor, repo string, _, from, _ int) (show.Comparison, error) {
+func (s *sources) ChangeDiff(_ context.Context, _ access.Identity, repo string, _, from, _ int) (show.Comparison, error) {
 	s.asked++
 	c := s.comparison(repo)
 	c.Artifacts, c.Rebased = nil, from > 0
 	return c, s.fails
 }
 
-func (s *sources) ReleaseDiff(_ context.Context, _ show.Actor, repo string, from, to int) (show.Comparison, error) {
+func (s *sources) ReleaseDiff(_ context.Context, _ access.Identity, repo string, from, to int) (show.Comparison, error) {
 	s.asked++
 	c := s.comparison(repo)
 	c.FromRelease, c.ToRelease = from, to
@@ -133,20 +134,20 @@ func (s *sources) decision(repo string) show.Decision {
 	}
 }
 
-func (s *sources) Decision(_ context.Context, _ show.Actor, repo, id string) (show.Decision, error) {
+func (s *sources) Decision(_ context.Context, _ access.Identity, repo, id string) (show.Decision, error) {
 	if id != "d-5aa10e3" {
 		return show.Decision{}, &show.Error{Kind: show.NotFound, What: "there is no such decision"}
 	}
 	return s.decision(repo), nil
 }
 
-func (s *sources) Decisions(_ context.Context, _ show.Actor, repo, before string) ([]show.Decision, bool, error) {
+func (s *sources) Decisions(_ context.Context, _ access.Identity, repo, before string) ([]show.Decision, bool, error) {
 	deny := s.decision(repo)
 	deny.ID, deny.Answer, deny.About, deny.Question = "d-0000001", "deny", s.said("refs/heads/main by mallory"), "push"
 	return []show.Decision{s.decision(repo), deny}, before == "", nil
 }
 
-func (s *sources) Search(_ context.Context, a show.Actor, query string) (show.Found, error) {
+func (s *sources) Search(_ context.Context, a access.Identity, query string) (show.Found, error) {
 	found := show.Found{Query: query}
 	if a.User == "outsider" || query == "nothing" {
 		return found, nil
@@ -206,7 +207,7 @@ func TestWhatIsNotThere(t *testing.T) {
 }
 
 // Deployments are the history of the environment, from a commit on.
-func (h *backend) Deployments(ctx context.Context, a show.Actor, repo, env, from string) ([]show.Deployed, int, error) {
+func (h *backend) Deployments(ctx context.Context, a access.Identity, repo, env, from string) ([]show.Deployed, int, error) {
 	e, err := h.Environment(ctx, a, repo, env)
 	if err != nil {
 		return nil, 0, err

@@ -122,7 +122,7 @@ type Proposal struct {
 	Repository string
 	Branch     string // short name
 	Commit     repo.Hash
-	By         show.Actor
+	By         access.Identity
 	Key        string   // fingerprint
 	Options    []string // push options: change=<n>, priority=high, rebuild; others are only kept
 	Decision   repo.Hash

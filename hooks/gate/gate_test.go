@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -570,7 +571,7 @@ func TestManyPushersAllLandInOrder(t *testing.T) {
 	for i := range n {
 		c := w.commit("change", files("f"+string(rune('a'+i)), "1"), base)
 		wg.Go(func() {
-			who := show.Actor{User: "user" + string(rune('a'+i))}
+			who := access.Identity{User: "user" + string(rune('a'+i))}
 			a, err := w.gate.Propose(t.Context(), Proposal{Repository: "hello", Branch: "main", Commit: c, By: who})
 			if err != nil {
 				t.Error(err)

@@ -197,7 +197,7 @@ func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Story
 
 // Withdraw takes an open change out of the queue. The one who pushed it may, and
 // an administrator. When it returns nil the change will not land.
-func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by show.Actor) error {
+func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by access.Identity) error {
 	l, err := g.loop(repository)
 	if err != nil {
 		return err

@@ -19,9 +19,9 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"go.uber.org/goleak"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
@@ -46,10 +46,10 @@ type world struct {
 	logged *lockedBuffer
 }
 
-var ada = show.Actor{User: "ada", Via: "push"}
-var jun = show.Actor{User: "jun", Via: "push"}
+var ada = access.Identity{User: "ada", Via: "push"}
+var jun = access.Identity{User: "jun", Via: "push"}
 
-func showActor(name string) show.Actor { return show.Actor{User: name, Via: "push"} }
+func showActor(name string) access.Identity { return access.Identity{User: name, Via: "push"} }
 
 func newWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()
@@ -153,7 +153,7 @@ func files(extra ...string) map[string]string {
 	return m
 }
 
-func (w *world) propose(by show.Actor, commit repo.Hash, options ...string) Accepted {
+func (w *world) propose(by access.Identity, commit repo.Hash, options ...string) Accepted {
 	w.t.Helper()
 	a, err := w.gate.Propose(w.t.Context(), Proposal{
 		Repository: "hello", Branch: "main", Commit: commit, By: by, Key: "SHA256:test", Options: options,
@@ -205,7 +205,7 @@ func (w *world) until(what string, ok func() bool) {
 }
 
 // land proposes and follows to the landing.
-func (w *world) land(by show.Actor, commit repo.Hash, options ...string) Progress {
+func (w *world) land(by access.Identity, commit repo.Hash, options ...string) Progress {
 	w.t.Helper()
 	a := w.propose(by, commit, options...)
 	p := w.end(a.Change)

@@ -35,7 +35,7 @@ import (
 // An error for the pusher is a *show.Error.
 type Environments interface {
 	Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error)
-	ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (landed repo.Hash, lines []string, err error)
+	ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (landed repo.Hash, lines []string, err error)
 }
 
 // Logs yields a build's log from its beginning until the build has ended or ctx
@@ -50,7 +50,7 @@ type Gate interface {
 	Propose(ctx context.Context, p gate.Proposal) (gate.Accepted, error)
 	// Follow yields the present state of a change and what follows, to its end.
 	Follow(ctx context.Context, repository string, change int) iter.Seq[gate.Progress]
-	Withdraw(ctx context.Context, repository string, change int, by show.Actor) error
+	Withdraw(ctx context.Context, repository string, change int, by access.Identity) error
 }
 
 // Listener is the daemon's side of the hook program. Set its fields, then Open
@@ -88,7 +88,7 @@ type Listener struct {
 
 // push is one receive-pack: who runs it, and what pre-receive found.
 type push struct {
-	actor      show.Actor
+	actor      access.Identity
 	key        string // fingerprint
 	repository string
 	began      time.Time
@@ -160,7 +160,7 @@ func (l *Listener) Open() error {
 // nobody is there any more, the push is followed no further, so that it holds
 // neither processes nor a place; what it has been promised goes on. end must be
 // called when receive-pack has ended.
-func (l *Listener) Begin(client context.Context, actor show.Actor, key, repository string) (env []string, end func()) {
+func (l *Listener) Begin(client context.Context, actor access.Identity, key, repository string) (env []string, end func()) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	actor.Via = "push"

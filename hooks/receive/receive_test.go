@@ -209,7 +209,7 @@ func (h *house) pushing(ctx context.Context, c *clone, user string, args ...stri
 	if client == nil {
 		client = context.Background()
 	}
-	env, end := h.listener.Begin(client, show.Actor{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
+	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
 	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.door(env)}, args...)...), end
 }
 
@@ -399,7 +399,7 @@ func (g *fakeGate) Follow(ctx context.Context, repository string, change int) it
 	return script(g, p, change)
 }
 
-func (g *fakeGate) Withdraw(ctx context.Context, repository string, change int, by show.Actor) error {
+func (g *fakeGate) Withdraw(ctx context.Context, repository string, change int, by access.Identity) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if change > len(g.proposals) {
@@ -468,7 +468,7 @@ func (f *fakeLogs) Follow(ctx context.Context, id string) iter.Seq2[show.LogEven
 
 type fakeEnvironments struct {
 	mu    sync.Mutex
-	by    []show.Actor
+	by    []access.Identity
 	waits bool
 	err   error
 	move  func(commit repo.Hash) repo.Hash
@@ -481,7 +481,7 @@ func (e *fakeEnvironments) Proposed(ctx context.Context, repository, environment
 	return environment == "production" && slices.Contains(e.open, commit), nil
 }
 
-func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {
+func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (repo.Hash, []string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil {

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
@@ -117,7 +117,7 @@ func TestAtomicPushIsAllOrNothing(t *testing.T) {
 	second := c.commit("second", map[string]string{"f": "2"})
 	other := c.commit("third", map[string]string{"f": "3"})
 	h.push(c, "ada", "origin", other.String()+":refs/heads/parked").ok(t) // so that it is there
-	env, end := h.listener.Begin(t.Context(), show.Actor{User: "ada"}, "k", "loose")
+	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose")
 	defer end()
 	// The clock is asked while the push is judged: after the advertisement,
 	// before the moves. Somebody moves b then.
@@ -357,7 +357,7 @@ func (h *house) dialHook(header wire.Header) (answer string, exit int) {
 func TestTokens(t *testing.T) {
 	h := newHouse(t)
 	token := func(env []string) string { return strings.TrimPrefix(env[1], wire.TokenVariable+"=") }
-	env, end := h.listener.Begin(t.Context(), show.Actor{User: "ada"}, "k", "loose")
+	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose")
 	if len(token(env)) != 64 {
 		t.Fatalf("%q", env)
 	}

@@ -13,7 +13,7 @@ import (
 
 // CreateRepository implements show.Backend: a change of server.yaml, through the
 // gate like any other.
-func (s *Server) CreateRepository(ctx context.Context, a show.Actor, name, description string) (show.Done, error) {
+func (s *Server) CreateRepository(ctx context.Context, a access.Identity, name, description string) (show.Done, error) {
 	if err := s.administrator(a, "make repositories"); err != nil {
 		return show.Done{}, err
 	}
@@ -33,7 +33,7 @@ func (s *Server) CreateRepository(ctx context.Context, a show.Actor, name, descr
 }
 
 // SetGate implements show.Backend.
-func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated bool) (show.Done, error) {
+func (s *Server) SetGate(ctx context.Context, a access.Identity, name string, gated bool) (show.Done, error) {
 	if err := s.administrator(a, "gate or ungate repositories"); err != nil {
 		return show.Done{}, err
 	}
@@ -60,7 +60,7 @@ func (s *Server) SetGate(ctx context.Context, a show.Actor, name string, gated b
 	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, state, a.User)}, nil
 }
 
-func (s *Server) administrator(a show.Actor, what string) error {
+func (s *Server) administrator(a access.Identity, what string) error {
 	if s.access.Load().May(a, access.Administer, access.Own) {
 		return nil
 	}
@@ -70,7 +70,7 @@ func (s *Server) administrator(a show.Actor, what string) error {
 // reconfigure lands a change of server.yaml that an edit makes of the newest
 // one, and returns when it is in force. When somebody else's change lands in
 // between it edits again.
-func (s *Server) reconfigure(ctx context.Context, a show.Actor, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
+func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
 	for try := 0; ; try++ {
 		was, err := s.landedConfiguration()
 		if err != nil {
@@ -111,7 +111,7 @@ func (s *Server) reconfigure(ctx context.Context, a show.Actor, subject string, 
 }
 
 // Approve implements show.Backend.
-func (s *Server) Approve(ctx context.Context, a show.Actor, repository, environment, tree, reason string) (show.Done, error) {
+func (s *Server) Approve(ctx context.Context, a access.Identity, repository, environment, tree, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -129,7 +129,7 @@ func (s *Server) Approve(ctx context.Context, a show.Actor, repository, environm
 }
 
 // Rollback implements show.Backend.
-func (s *Server) Rollback(ctx context.Context, a show.Actor, repository, environment string, release int, reason string) (show.Done, error) {
+func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, environment string, release int, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
@@ -19,7 +20,7 @@ import (
 const newest = 50
 
 // Changes implements show.Backend.
-func (s *Server) Changes(ctx context.Context, a show.Actor, name string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f show.ChangeFilter) ([]show.Change, int, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return nil, 0, err
@@ -131,7 +132,7 @@ func builtFor(story change.Story, end change.Event, tree string) *show.Build {
 }
 
 // Change implements show.Backend.
-func (s *Server) Change(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
+func (s *Server) Change(ctx context.Context, a access.Identity, name string, number int) (show.Change, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Change{}, err

@@ -10,7 +10,7 @@ import (
 )
 
 // Environment implements show.Backend.
-func (s *Server) Environment(ctx context.Context, a show.Actor, repository, environment string) (show.Environment, error) {
+func (s *Server) Environment(ctx context.Context, a access.Identity, repository, environment string) (show.Environment, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Environment{}, err
 	}
@@ -25,7 +25,7 @@ func (s *Server) Environment(ctx context.Context, a show.Actor, repository, envi
 
 var errProposalGone = errors.New("the proposal is gone")
 
-func (s *Server) environment(ctx context.Context, a show.Actor, repository, environment string) (show.Environment, error) {
+func (s *Server) environment(ctx context.Context, a access.Identity, repository, environment string) (show.Environment, error) {
 	e, err := s.reconciler.Environment(ctx, repository, environment)
 	if err != nil {
 		return e, err
@@ -46,7 +46,7 @@ func (s *Server) environment(ctx context.Context, a show.Actor, repository, envi
 }
 
 // Deployments implements show.Backend.
-func (s *Server) Deployments(ctx context.Context, a show.Actor, repository, environment, from string) ([]show.Deployed, int, error) {
+func (s *Server) Deployments(ctx context.Context, a access.Identity, repository, environment, from string) ([]show.Deployed, int, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return nil, 0, err
 	}
@@ -54,7 +54,7 @@ func (s *Server) Deployments(ctx context.Context, a show.Actor, repository, envi
 }
 
 // Promotion implements show.Backend.
-func (s *Server) Promotion(ctx context.Context, a show.Actor, repository, environment string) (show.Promotion, error) {
+func (s *Server) Promotion(ctx context.Context, a access.Identity, repository, environment string) (show.Promotion, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Promotion{}, err
 	}
@@ -70,7 +70,7 @@ func (e environments) Proposed(ctx context.Context, repository, environment stri
 }
 
 // ApprovePush implements receive.Environments.
-func (e environments) ApprovePush(ctx context.Context, repository, environment string, by show.Actor, commit repo.Hash) (repo.Hash, []string, error) {
+func (e environments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (repo.Hash, []string, error) {
 	if _, err := e.readable(by, repository); err != nil {
 		return repo.Zero, nil, err
 	}

@@ -6,13 +6,14 @@ import (
 	"iter"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
 // Log implements show.Backend.
-func (s *Server) Log(ctx context.Context, a show.Actor, name string, number int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (s *Server) Log(ctx context.Context, a access.Identity, name string, number int, follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		c, err := s.Change(ctx, a, name, number)
 		if err == nil && follow && c.Build == nil && (c.State == show.Queued || c.State == show.Running) {
@@ -48,7 +49,7 @@ func (s *Server) untilSettled(ctx context.Context, name string, number int, buil
 }
 
 // untilBuilt waits until a queued change has a build, or has come to its end.
-func (s *Server) untilBuilt(ctx context.Context, a show.Actor, name string, number int) (show.Change, error) {
+func (s *Server) untilBuilt(ctx context.Context, a access.Identity, name string, number int) (show.Change, error) {
 	for p := range s.gate.Follow(ctx, name, number) {
 		if p.Log != "" || p.Ends() {
 			break

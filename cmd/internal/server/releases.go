@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -11,7 +12,7 @@ import (
 )
 
 // Releases implements show.Backend.
-func (s *Server) Releases(ctx context.Context, a show.Actor, name string) ([]show.Release, error) {
+func (s *Server) Releases(ctx context.Context, a access.Identity, name string) ([]show.Release, error) {
 	if _, err := s.readable(a, name); err != nil {
 		return nil, err
 	}

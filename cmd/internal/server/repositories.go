@@ -21,7 +21,7 @@ func (s *Server) Server(context.Context) show.Server {
 }
 
 // readable opens a repository for an actor. What may not be read is not there.
-func (s *Server) readable(a show.Actor, name string) (*repo.Repository, error) {
+func (s *Server) readable(a access.Identity, name string) (*repo.Repository, error) {
 	c := s.access.Load()
 	if c.May(a, access.Read, name) {
 		r, err := s.store.Repository(name)
@@ -43,7 +43,7 @@ func (s *Server) readable(a show.Actor, name string) (*repo.Repository, error) {
 }
 
 // Repositories implements show.Backend.
-func (s *Server) Repositories(ctx context.Context, a show.Actor) ([]show.Repository, error) {
+func (s *Server) Repositories(ctx context.Context, a access.Identity) ([]show.Repository, error) {
 	c := s.access.Load()
 	var names []string
 	for _, r := range c.Repositories() {
@@ -68,7 +68,7 @@ func (s *Server) Repositories(ctx context.Context, a show.Actor) ([]show.Reposit
 }
 
 // Repository implements show.Backend.
-func (s *Server) Repository(ctx context.Context, a show.Actor, name string) (show.Repository, error) {
+func (s *Server) Repository(ctx context.Context, a access.Identity, name string) (show.Repository, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Repository{}, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -21,7 +22,7 @@ import (
 )
 
 // Commit implements show.Backend.
-func (s *Server) Commit(ctx context.Context, a show.Actor, name, revision string) (show.CommitPage, error) {
+func (s *Server) Commit(ctx context.Context, a access.Identity, name, revision string) (show.CommitPage, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.CommitPage{}, err
@@ -34,7 +35,7 @@ func (s *Server) Commit(ctx context.Context, a show.Actor, name, revision string
 }
 
 // Commits implements show.Backend.
-func (s *Server) Commits(ctx context.Context, a show.Actor, name, revision string) ([]show.Commit, bool, error) {
+func (s *Server) Commits(ctx context.Context, a access.Identity, name, revision string) ([]show.Commit, bool, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return nil, false, err
@@ -47,7 +48,7 @@ func (s *Server) Commits(ctx context.Context, a show.Actor, name, revision strin
 }
 
 // Content implements show.Backend.
-func (s *Server) Content(ctx context.Context, a show.Actor, name, revision, path string) (show.Content, error) {
+func (s *Server) Content(ctx context.Context, a access.Identity, name, revision, path string) (show.Content, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Content{}, err
@@ -62,7 +63,7 @@ func (s *Server) Content(ctx context.Context, a show.Actor, name, revision, path
 }
 
 // Compare implements show.Backend.
-func (s *Server) Compare(ctx context.Context, a show.Actor, name, from, to string) (show.Comparison, error) {
+func (s *Server) Compare(ctx context.Context, a access.Identity, name, from, to string) (show.Comparison, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Comparison{}, err
@@ -79,7 +80,7 @@ func (s *Server) Compare(ctx context.Context, a show.Actor, name, from, to strin
 }
 
 // ChangeDiff implements show.Backend.
-func (s *Server) ChangeDiff(ctx context.Context, a show.Actor, name string, number, from, revision int) (show.Comparison, error) {
+func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string, number, from, revision int) (show.Comparison, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Comparison{}, err
@@ -148,7 +149,7 @@ func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.St
 }
 
 // ReleaseDiff implements show.Backend.
-func (s *Server) ReleaseDiff(ctx context.Context, a show.Actor, name string, from, to int) (show.Comparison, error) {
+func (s *Server) ReleaseDiff(ctx context.Context, a access.Identity, name string, from, to int) (show.Comparison, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Comparison{}, err
@@ -257,7 +258,7 @@ func (s *Server) artifactFiles(ctx context.Context, d *show.ArtifactDiff) {
 }
 
 // Decision implements show.Backend.
-func (s *Server) Decision(ctx context.Context, a show.Actor, name, id string) (show.Decision, error) {
+func (s *Server) Decision(ctx context.Context, a access.Identity, name, id string) (show.Decision, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Decision{}, err
@@ -270,7 +271,7 @@ func (s *Server) Decision(ctx context.Context, a show.Actor, name, id string) (s
 }
 
 // Decisions implements show.Backend.
-func (s *Server) Decisions(ctx context.Context, a show.Actor, name, before string) ([]show.Decision, bool, error) {
+func (s *Server) Decisions(ctx context.Context, a access.Identity, name, before string) ([]show.Decision, bool, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return nil, false, err
@@ -315,7 +316,7 @@ const (
 )
 
 // Search implements show.Backend.
-func (s *Server) Search(ctx context.Context, a show.Actor, query string) (show.Found, error) {
+func (s *Server) Search(ctx context.Context, a access.Identity, query string) (show.Found, error) {
 	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{}, Commits: []show.FoundCommit{}}
 	query = strings.TrimSpace(query)
 	if query == "" {
@@ -353,7 +354,7 @@ func (s *Server) Search(ctx context.Context, a show.Actor, query string) (show.F
 }
 
 // searchIn looks through one repository.
-func (s *Server) searchIn(ctx context.Context, a show.Actor, view show.Repository, query string, found *show.Found) error {
+func (s *Server) searchIn(ctx context.Context, a access.Identity, view show.Repository, query string, found *show.Found) error {
 	r, err := s.readable(a, view.Name)
 	if err != nil {
 		return err

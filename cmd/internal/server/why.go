@@ -8,12 +8,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
 // Why implements show.Backend: one verb for a change, an environment or a commit.
-func (s *Server) Why(ctx context.Context, a show.Actor, name, thing string) (show.Why, error) {
+func (s *Server) Why(ctx context.Context, a access.Identity, name, thing string) (show.Why, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Why{}, err
@@ -50,7 +51,7 @@ func (s *Server) commit(ctx context.Context, r *repo.Repository, prefix string) 
 	return h, ok, nil
 }
 
-func (s *Server) whyChange(ctx context.Context, a show.Actor, name string, number int) (show.Why, error) {
+func (s *Server) whyChange(ctx context.Context, a access.Identity, name string, number int) (show.Why, error) {
 	c, err := s.Change(ctx, a, name, number)
 	if err != nil {
 		return show.Why{}, err
@@ -126,7 +127,7 @@ func landingNeeds(c show.Change, now time.Time) []show.Check {
 	return checks
 }
 
-func (s *Server) whyCommit(ctx context.Context, a show.Actor, name string, commit repo.Hash) (show.Why, error) {
+func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, commit repo.Hash) (show.Why, error) {
 	r, err := s.store.Repository(name)
 	if err != nil {
 		return show.Why{}, err
