@@ -210,6 +210,7 @@ type PromoteInput struct {
 	Candidates  []User      `json:"candidates"`         // users who may read the repository
 	Upstream    *Upstream   `json:"upstream,omitempty"` // nil without an environment before
 	Hold        *HoldFact   `json:"hold,omitempty"`
+	Removal     bool        `json:"removal"` // the environment is to run nothing any more; release is 0
 	Verifies    bool        `json:"provenance_verifies"`
 	VerifyError string      `json:"verify_error"`
 }

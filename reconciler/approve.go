@@ -157,7 +157,7 @@ func (w *worker) promotedAlready(ctx context.Context, commit repo.Hash) (landed 
 
 // current names the open proposal.
 func current(s *snapshot) string {
-	return fmt.Sprintf("the proposal is release %d, tree %s, commit %s", s.Proposal.Release, short(s.Proposal.Tree), short(s.Proposal.Commit))
+	return fmt.Sprintf("the proposal is %s, tree %s, commit %s", s.proposed(), short(s.Proposal.Tree), short(s.Proposal.Commit))
 }
 
 // approve runs on the worker's goroutine.
@@ -224,6 +224,9 @@ func (w *worker) approve(ctx context.Context, by access.Identity, reason string,
 }
 
 func step(from, to int) string {
+	if to == 0 {
+		return "the removal "
+	}
 	if from == 0 {
 		return fmt.Sprintf("release %d ", to)
 	}

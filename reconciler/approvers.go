@@ -101,7 +101,7 @@ func (a approvers) whyNot(who access.Identity) string {
 	}
 	for _, r := range a.rules {
 		if want := r.settings.Approvals; want.Count > 0 && !want.Own && slices.Contains(a.authors, who.User) {
-			return fmt.Sprintf("release %d carries a change of %s, and nobody approves their own", a.s.Proposal.Release, who.User)
+			return fmt.Sprintf("%s carries a change of %s, and nobody approves their own", a.s.proposed(), who.User)
 		}
 	}
 	return ""
@@ -119,7 +119,7 @@ func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by access.Ide
 	}
 	e := &show.Error{
 		Kind:  show.Forbidden,
-		What:  fmt.Sprintf("%s may not approve release %d for %s of %s", someone(by), s.Proposal.Release, s.environment, s.repo.Name()),
+		What:  fmt.Sprintf("%s may not approve %s for %s of %s", someone(by), s.proposed(), s.environment, s.repo.Name()),
 		Where: []string{why},
 	}
 	if who := may.names(); len(who) > 0 {
@@ -141,7 +141,7 @@ const maxCommits = 20000
 // latter are unproven, which is safe: a claim only ever takes a vote away.
 func (rc *Reconciler) authors(ctx context.Context, s *snapshot) ([]string, error) {
 	from, source := s.covers(), s.sourceDeclared()
-	if s.Declared != nil {
+	if s.Declared != nil && !s.Declared.Removal {
 		all, err := rc.rulesFor(s, s.Proposal.Source)
 		if err != nil {
 			return nil, err
@@ -153,7 +153,7 @@ func (rc *Reconciler) authors(ctx context.Context, s *snapshot) ([]string, error
 	}
 	var users []string
 	for _, rel := range s.landed {
-		if rel.Number > from && rel.Number <= s.Proposal.Release {
+		if rel.Number > from && (rel.Number <= s.Proposal.Release || s.Proposal.Removal) {
 			users = append(users, rel.By)
 			users = append(users, rel.Authors...)
 		}

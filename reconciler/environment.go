@@ -27,12 +27,12 @@ func (rc *Reconciler) Environments(ctx context.Context, repository string) ([]sh
 	if err != nil {
 		return nil, err
 	}
-	file, _, err := rc.declaration(r)
+	all, err := rc.environments(r)
 	if err != nil {
 		return nil, err
 	}
 	var shown []show.Environment
-	for _, e := range file.Environments {
+	for _, e := range all {
 		s, err := rc.load(ctx, r, e.Name)
 		if err != nil {
 			return nil, err
@@ -176,7 +176,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 		Target:      s.settings.Target,
 		State:       show.Empty,
 	}
-	if d := s.Declared; d != nil {
+	if d := s.Declared; d != nil && !d.Removal {
 		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
 		e.Declared, e.DeclaredAt = d.Hash.String(), d.At
 		e.State, e.Reason, e.Since = actual(s.actual, d.Hash)
@@ -185,6 +185,9 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 		if d.Held != nil {
 			e.Held = &show.HoldNote{By: d.Held.By, At: d.Held.At.UTC(), Reason: d.Held.Reason}
 		}
+	}
+	if s.Leaving {
+		e.Reason = cmp.Or(e.Reason, "headgate.yaml does not name it any more; it goes on until its removal is promoted")
 	}
 	e.Reason = cmp.Or(e.Reason, s.problem())
 	e.Services = serving(s.actual)
@@ -293,6 +296,9 @@ func deployed(d record.Commit) show.Deployed {
 	}
 	if d.Decision.Commit != repo.Zero {
 		h.Decision = decision.ID(d.Decision.Commit)
+	}
+	if d.Removal {
+		h.Subject = "removed"
 	}
 	if b := d.Rollback; b != nil {
 		h.Rollback, h.By, h.Subject = true, b.By, "rolled back"

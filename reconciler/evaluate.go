@@ -57,6 +57,9 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot) error {
 			return err // the question was withdrawn; that is not an answer to keep
 		}
 		about := fmt.Sprintf("release %d to %s", s.Proposal.Release, s.environment)
+		if s.Proposal.Removal {
+			about = "removal of " + s.environment
+		}
 		if len(all) > 1 {
 			about += " by the rules of what is " + string(r.origin)
 		}

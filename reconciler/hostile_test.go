@@ -237,36 +237,6 @@ func TestVerifyFromClones(t *testing.T) {
 	}
 }
 
-// TestEnvironmentLeavesAndComesBack stops what headgate.yaml names no more, and
-// keeps its branch.
-func TestEnvironmentLeavesAndComesBack(t *testing.T) {
-	h := newHarness(t)
-	h.target.obedient = true
-	h.start(t)
-	h.release(t, "ada", "one")
-	before := h.healthy(t, "staging", 1)
-	if _, err := h.land(t.Context(), version1("ada", "one"), map[string]string{"headgate.yaml": "environments: {}\n"}); err != nil {
-		t.Fatal(err)
-	}
-	// The fake forgets what it was given when it is told to remove it.
-	deadline := time.Now().Add(patience)
-	for h.target.last("staging").Commit != "" {
-		if time.Now().After(deadline) {
-			t.Fatal("staging still runs")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	if tip, _ := h.hello.Ref(record.EnvironmentRef("staging")); tip.String() != before.Declared {
-		t.Fatalf("the branch moved to %s", tip)
-	}
-	if _, err := h.land(t.Context(), version1("ada", "one"), map[string]string{"headgate.yaml": helloYAML}); err != nil {
-		t.Fatal(err)
-	}
-	if after := h.healthy(t, "staging", 3); after.Declared != before.Declared {
-		t.Fatalf("came back as %+v", after)
-	}
-}
-
 // TestVerifyFindsPlantedFaults: each fault in an environment's branch is found.
 func TestVerifyFindsPlantedFaults(t *testing.T) {
 	h := newHarness(t)

@@ -17,6 +17,7 @@ type View struct {
 	Releases []int            // landed, ascending
 	Upstream *Upstream        // the environment that goes first; nil: takes what lands
 	Declared *Declared        // nil: nothing was ever promoted
+	Leaving  bool             // headgate.yaml does not name it any more
 	Initial  repo.Hash        // the branch's empty first commit, while Declared is nil
 	Observed record.Report    // by the target, about any commit
 	Given    Given            // what the target was given last
@@ -57,6 +58,7 @@ type Given struct {
 type Rendered struct {
 	Release  int
 	Tree     repo.Hash // of the whole promotion commit
+	Removal  bool      // nothing is to be declared; Release is 0
 	Same     bool      // Declared has this very content, and no hold to lift
 	Unproven bool      // its signature or provenance does not verify
 	Problem  Problem   // why the release cannot be declared here
@@ -86,6 +88,7 @@ type Kind string
 // for each once it has been done.
 const (
 	Converge  Kind = "converge"  // give Declared to the target, and what to do about Drift
+	Remove    Kind = "remove"    // take from the target what it was given
 	Note      Kind = "note"      // record Outcome about Declared
 	Cover     Kind = "cover"     // record that Declared is also Release
 	Propose   Kind = "propose"   // put Release at promote/<environment>, with Approvals
@@ -145,7 +148,7 @@ func (u *Upstream) HealthySince() time.Time {
 // before it is on its way to something newer, and is not once that has been
 // rolled back.
 func Want(v View) int {
-	if len(v.Releases) == 0 {
+	if len(v.Releases) == 0 || v.Leaving {
 		return 0
 	}
 	newest := v.Releases[len(v.Releases)-1]
@@ -170,7 +173,13 @@ func Want(v View) int {
 // doing a part of it, being killed, and planning again comes to the same rest.
 func Plan(v View) []Action {
 	var do []Action
-	if d := v.Declared; d != nil {
+	switch d := v.Declared; {
+	case d == nil:
+	case d.Removal:
+		if v.Given.Commit != repo.Zero {
+			do = append(do, Action{Kind: Remove})
+		}
+	default:
 		if v.Given != (Given{d.Hash, v.Drift}) {
 			do = append(do, Action{Kind: Converge, Release: d.Release, Drift: v.Drift})
 		}

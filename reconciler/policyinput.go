@@ -22,7 +22,11 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 		Approvals:   []policies.Approval{},
 		Candidates:  rc.candidates(s.repo.Name()),
 	}
-	in.Verifies, in.VerifyError = s.verifies(s.Proposal.Release)
+	if in.Removal = s.Proposal.Removal; in.Removal {
+		in.Verifies = true // nothing comes that could be unproven
+	} else {
+		in.Verifies, in.VerifyError = s.verifies(s.Proposal.Release)
+	}
 	if s.held() {
 		h := s.Declared.Held
 		in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}

@@ -60,6 +60,7 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		Environment: s.environment,
 		From:        s.covers(),
 		To:          s.Proposal.Release,
+		Removal:     s.Proposal.Removal,
 		Proposal:    s.Proposal.Commit.String(),
 		Tree:        s.Proposal.Tree.String(),
 		Source:      s.Proposal.Source.String(),

@@ -116,12 +116,12 @@ func (rc *Reconciler) startWorkers(ctx context.Context, group *errgroup.Group) e
 			errs = append(errs, err)
 			continue
 		}
-		file, _, err := rc.declaration(r)
+		all, err := rc.environments(r)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		for _, e := range file.Environments {
+		for _, e := range all {
 			rc.mu.Lock()
 			if rc.workers == nil {
 				rc.workers = map[string]*worker{}
@@ -157,12 +157,12 @@ func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, e
 	if w != nil {
 		return w, nil
 	}
-	file, _, err := rc.declaration(r)
+	all, err := rc.environments(r)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := file.Environment(environment); !ok {
-		return nil, noEnvironment(r.Name(), environment, file.Environments)
+	if !slices.ContainsFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment }) {
+		return nil, noEnvironment(r.Name(), environment, all)
 	}
 	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is still starting", environment, r.Name()), Hint: "try again in a moment"}
 }

@@ -40,7 +40,7 @@ const (
 // judges too, so that stricter rules hold at once.
 func (rc *Reconciler) rulesFor(s *snapshot, proposed repo.Hash) ([]rules, error) {
 	var all []rules
-	if s.Declared != nil {
+	if s.Declared != nil && !s.Declared.Removal {
 		all = append(all, rules{origin: ofDeclared, commit: s.Declared.Source})
 	}
 	all = append(all, rules{origin: ofProposed, commit: proposed}, rules{origin: ofLanded, commit: s.branchTip})

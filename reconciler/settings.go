@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -21,6 +22,59 @@ func (rc *Reconciler) declaration(r *repo.Repository) (*headgateyaml.File, repo.
 	}
 	file, err := rc.fileAt(r, tip)
 	return file, tip, err
+}
+
+// environments are those that headgate.yaml declares, in its order, and after
+// them those that it does not name any more but that go on: to end one is a
+// promotion of nothing, judged like any other.
+func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environment, error) {
+	file, _, err := rc.declaration(r)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Clone(file.Environments)
+	refs, err := r.Refs(record.EnvironmentRef(""))
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
+		name := strings.TrimPrefix(ref.Name, record.EnvironmentRef(""))
+		if _, declared := file.Environment(name); declared {
+			continue
+		}
+		settings, gone, err := rc.leaving(r, name)
+		if err != nil {
+			return nil, err
+		}
+		if settings.Name != "" && !gone {
+			all = append(all, settings)
+		}
+	}
+	return all, nil
+}
+
+// leaving are the settings of an environment that headgate.yaml does not name any
+// more, by what was promoted to it last; the zero ones when nothing ever was. gone
+// reports whether it has been removed, so that nothing but history is left.
+func (rc *Reconciler) leaving(r *repo.Repository, environment string) (e headgateyaml.Environment, gone bool, err error) {
+	all, err := record.History(r, r.Name(), environment, 2)
+	if err != nil || len(all) == 0 {
+		return e, false, err
+	}
+	gone = all[0].Removal
+	for _, c := range all {
+		if c.Removal {
+			continue
+		}
+		file, err := rc.fileAt(r, c.Source)
+		if err != nil {
+			return e, gone, err
+		}
+		if settings, ok := file.Environment(environment); ok {
+			return settings, gone, nil
+		}
+	}
+	return headgateyaml.Environment{Name: environment, Target: headgateyaml.Services}, gone, nil
 }
 
 // fileAt is the headgate.yaml of a landed commit. The file was checked before it

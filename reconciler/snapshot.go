@@ -36,9 +36,14 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 	if err != nil {
 		return nil, err
 	}
-	settings, ok := file.Environment(environment)
-	if !ok {
-		return nil, noEnvironment(r.Name(), environment, file.Environments)
+	settings, declared := file.Environment(environment)
+	if !declared {
+		if settings, _, err = rc.leaving(r, environment); err != nil {
+			return nil, err
+		}
+		if settings.Name == "" {
+			return nil, noEnvironment(r.Name(), environment, file.Environments)
+		}
 	}
 	s := &snapshot{
 		repo:        r,
@@ -47,7 +52,7 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 		settings:    settings,
 		branchTip:   tip,
 	}
-	s.Now = rc.now()
+	s.Now, s.Leaving = rc.now(), !declared
 
 	if s.landed, err = rc.releases(r); err != nil {
 		return nil, err
@@ -88,7 +93,7 @@ func (rc *Reconciler) loadDeclared(ctx context.Context, s *snapshot) error {
 // loadUpstream reads the environment that this one comes after.
 func (rc *Reconciler) loadUpstream(s *snapshot, file *headgateyaml.File) (err error) {
 	after := s.settings.After
-	if after == "" {
+	if after == "" || s.Leaving {
 		return nil
 	}
 	s.Upstream = &Upstream{Name: after}
@@ -109,6 +114,11 @@ func (s *snapshot) keyIn(environment string) target.Key {
 
 // loadWanted renders the release that ought to come next.
 func (s *snapshot) loadWanted(rc *Reconciler) error {
+	if s.Leaving && s.Declared != nil && !s.Declared.Removal {
+		tree, err := record.Without(s.repo, s.Declared.Tree, s.application)
+		s.Wanted = &Rendered{Removal: true, Tree: tree}
+		return err
+	}
 	wanted := Want(s.View)
 	if wanted == 0 {
 		return nil
@@ -195,6 +205,14 @@ func (s *snapshot) proposedRelease() int {
 		return 0
 	}
 	return s.Proposal.Release
+}
+
+// proposed names what is proposed.
+func (s *snapshot) proposed() string {
+	if s.Proposal.Removal {
+		return "the removal"
+	}
+	return fmt.Sprintf("release %d", s.Proposal.Release)
 }
 
 // openProposal reports whether there is a proposal that a person could be asked

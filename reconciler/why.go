@@ -52,9 +52,9 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	open := len(s.evaluated.open())
 	switch {
 	case open == 0:
-		w.Answer = fmt.Sprintf("release %d %s", p.To, p.Summary)
+		w.Answer = s.proposed() + " " + p.Summary
 	default:
-		w.Answer = fmt.Sprintf("release %d is not in %s because %d of %d conditions %s open", p.To, environment, open, len(p.Checks), isAre(open))
+		w.Answer = fmt.Sprintf("%s is not in %s because %d of %d conditions %s open", s.proposed(), environment, open, len(p.Checks), isAre(open))
 	}
 	w.Facts = append([]show.Fact{{Label: "now", Text: runs}}, w.Facts...)
 	if !p.NotBefore.IsZero() {

@@ -171,7 +171,7 @@ func (w *worker) stop() {
 	if w.given.Commit != repo.Zero {
 		w.rc.Targets[w.given.target].Remove(w.given.key, w.given.sequence)
 		w.given = given{}
-		w.log().Info("environment is not declared any more, stopping what runs there")
+		w.log().Info("environment is removed, stopping what runs there")
 	}
 }
 
@@ -205,6 +205,9 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	switch a.Kind {
 	case Converge:
 		return w.converge(s, a.Drift)
+	case Remove:
+		w.stop()
+		return nil
 	case Note:
 		return w.note(ctx, s, a.Outcome)
 	case Cover:
@@ -399,7 +402,7 @@ func (w *worker) decide(ctx context.Context, s *snapshot) error {
 // decideDrift asks policy what is to be done about drift. A policy that cannot
 // answer changes nothing: what runs goes on running, and being healed.
 func (w *worker) decideDrift(ctx context.Context, s *snapshot) error {
-	if s.Declared == nil {
+	if s.Declared == nil || s.Declared.Removal {
 		return nil
 	}
 	e, err := w.rc.evaluateDrift(ctx, s)
@@ -444,6 +447,9 @@ func (w *worker) save(ctx context.Context, e *evaluation) (first repo.Hash, err 
 // promotion is what the message about promoting a release says, as far as
 // it is known before anybody decides.
 func (s *snapshot) promotion(release int) record.Promotion {
+	if s.Leaving {
+		return record.Promotion{Removal: true, Source: s.branchTip}
+	}
 	rel, _ := s.release(release)
 	p := record.Promotion{
 		Release:   release,

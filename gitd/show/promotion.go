@@ -10,8 +10,9 @@ type Promotion struct {
 	Environment string       `json:"environment"`
 	From        int          `json:"from_release,omitempty"` // 0: nothing runs there yet
 	To          int          `json:"to_release"`
-	Proposal    string       `json:"proposal"` // commit at promote/<environment>
-	Tree        string       `json:"tree"`     // what an approval binds to
+	Removal     bool         `json:"removal,omitempty"` // it is to run nothing any more; ToRelease is 0
+	Proposal    string       `json:"proposal"`          // commit at promote/<environment>
+	Tree        string       `json:"tree"`              // what an approval binds to
 	Source      string       `json:"commit"`
 	ProposedAt  time.Time    `json:"proposed_at"`
 	Decision    string       `json:"decision"`        // auto, manual, deny

@@ -18,6 +18,7 @@ need contains {
 	"rule": "after", "title": sprintf("Runs in %s first", [env.after]),
 	"msg": sprintf("release %d is not healthy in %s", [input.release.number, env.after]),
 } if {
+	not input.removal
 	env.after != ""
 	not upstream_healthy
 }
@@ -26,6 +27,7 @@ met contains {
 	"rule": "after", "title": sprintf("Runs in %s first", [env.after]),
 	"detail": sprintf("%d, healthy", [input.release.number]),
 } if {
+	not input.removal
 	env.after != ""
 	upstream_healthy
 }
@@ -39,6 +41,7 @@ upstream_healthy if {
 soaked_at := time.parse_rfc3339_ns(input.upstream.healthy_since) + (env.soak_seconds * 1000000000)
 
 soaks if {
+	not input.removal
 	env.soak_seconds > 0
 }
 
@@ -210,5 +213,6 @@ deny contains {
 	"rule": "backwards", "title": "Goes forward",
 	"msg": sprintf("release %d is older than release %d, which is declared; going back is a rollback", [input.release.number, input.current_release]),
 } if {
+	not input.removal
 	input.release.number < input.current_release
 }

@@ -183,6 +183,15 @@ test_backwards_is_a_rollback if {
 	denied(object.union(base, {"current_release": 3})) == set()
 }
 
+leaving := object.union(base, {"removal": true, "release": {"number": 0}, "upstream": {"healthy": false}})
+
+test_a_removal_waits_for_people_only if {
+	denied(leaving) == set()
+	open(leaving) == set()
+	open(object.union(leaving, {"approvals": []})) == {"approvals"}
+	open(object.union(leaving, {"approvals": [yes("ada", [], "t3")]})) == {"approvals"}
+}
+
 test_spans if {
 	promote.span(7200) == "2 h"
 	promote.span(600) == "10 min"

@@ -23,8 +23,11 @@ func (c Commit) Covers() int {
 	return release
 }
 
-// CoveredSource is the landed commit of that release.
+// CoveredSource is the landed commit of that release, Zero when nothing runs.
 func (c Commit) CoveredSource() repo.Hash {
+	if c.Removal {
+		return repo.Zero
+	}
 	_, source := c.Outcome.Newest(c.Release, c.Source)
 	return source
 }

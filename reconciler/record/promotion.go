@@ -36,6 +36,7 @@ const (
 	keyRestores   = "Restores"
 	keyTrigger    = "Trigger"
 	keyHold       = "Hold"
+	keyRemoves    = "Removes"
 )
 
 // approvedByPolicy is the approval trailer of what needed no person.
@@ -60,6 +61,7 @@ type Promotion struct {
 	Former    []Approval // of other contents, or before a hold; they count for nothing
 
 	Rollback *Rollback // nil: it goes forward
+	Removal  bool      // it takes the application out of the environment; Source is what no longer declares it
 
 	Subject string // of the release
 	Carries Span   // told to people, not read back
@@ -122,11 +124,16 @@ func (p Promotion) Message(application, environment string) string {
 		add(keyHold, application+" until promoted forward")
 	}
 
-	add(keyRelease, strconv.Itoa(p.Release))
+	if p.Removal {
+		head, body = fmt.Sprintf("remove %s from %s", application, environment), ""
+		add(keyRemoves, environment)
+	} else {
+		add(keyRelease, strconv.Itoa(p.Release))
+	}
 	add(keySource, p.Source.String())
 	add(keyPath, p.Path)
 	switch {
-	case p.Rollback != nil:
+	case p.Rollback != nil, p.Removal:
 	case p.Replaces != repo.Zero:
 		add(keyIncludes, p.Replaces.String()+".."+p.Source.String())
 	default:
@@ -162,6 +169,8 @@ func ParsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 		switch t.Key {
 		case keyRelease:
 			p.Release, _ = strconv.Atoi(t.Value)
+		case keyRemoves:
+			p.Removal = t.Value != ""
 		case keySource:
 			p.Source, _ = repo.ParseHash(t.Value)
 		case keyPath:
@@ -209,7 +218,7 @@ func ParsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 		_, body, _ := strings.Cut(message, "\n\n")
 		p.Subject, _, _ = strings.Cut(strings.TrimSpace(body), "\n")
 	}
-	return p, p.Release > 0 && p.Source != repo.Zero && p.ID != ""
+	return p, (p.Release > 0) != p.Removal && p.Source != repo.Zero && p.ID != ""
 }
 
 // approvalsNamed counts the trailers that claim to be a person's approval,

@@ -52,6 +52,10 @@ func drawn(t *rapid.T, tree repo.Hash) Promotion {
 		p.From = Origin{"test-1", hashOf("up")}
 		p.Soak = Soak{moment("healthy"), time.Duration(rapid.IntRange(1, 1e6).Draw(t, "soak")) * time.Second}
 	}
+	if rapid.IntRange(0, 4).Draw(t, "removal") == 0 {
+		p.Removal, p.Release, p.Path = true, 0, ""
+		return p
+	}
 	if rapid.Bool().Draw(t, "rollback") {
 		p.Rollback = &Rollback{Of: hashOf("of"), Restores: hashOf("restores"), By: "jun", Reason: oneLine("reason")}
 		return p
@@ -265,7 +269,7 @@ func FuzzPromotion(f *testing.F) {
 				t.Fatalf("%+v", a)
 			}
 		}
-		if ok && (p.Release < 1 || p.ID == "" || p.Source == repo.Zero) {
+		if ok && (p.Release < 1 && !p.Removal || p.ID == "" || p.Source == repo.Zero) {
 			t.Fatalf("%+v", p)
 		}
 		if !ok {

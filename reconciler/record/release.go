@@ -182,6 +182,14 @@ func Render(r *repo.Repository, base repo.Hash, application string, rel Release,
 	})
 }
 
+// Without writes the tree of an environment without an application.
+func Without(r *repo.Repository, base repo.Hash, application string) (repo.Hash, error) {
+	return r.TreeWith(base, map[string]repo.Edit{
+		ApplicationPath(application): {Remove: true},
+		HoldPath(application):        {Remove: true},
+	})
+}
+
 // Restore writes the tree of an environment in which an application is what it
 // was in an earlier tree, byte for byte, and is held.
 func Restore(r *repo.Repository, base, earlier repo.Hash, application string, hold Hold) (repo.Hash, error) {

@@ -142,6 +142,12 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 	if err != nil {
 		return repo.Zero, err
 	}
+	if p.Removal {
+		if len(top) > 0 {
+			found("removes the application and holds %d entries", len(top))
+		}
+		return repo.Zero, nil
+	}
 	held := false
 	for _, e := range top {
 		switch e.Name {
