@@ -128,11 +128,12 @@ func cause(err error) error {
 
 func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// runs checks that a command exits 0 in a sandbox like the instance's.
-func runs(s *starter, c command) func(context.Context) error {
+// runs checks that a command exits 0 in the sandbox of the instance, where it sees
+// the files and processes that the instance has made.
+func runs(s *starter, c command, instance func() *process) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var out lastBytes
-		c.output = &out
+		c.output, c.in = &out, instance()
 		p, err := s.start(ctx, c)
 		if err != nil {
 			return err

@@ -66,13 +66,14 @@ func (in *instance) run(ctx context.Context) (well bool, how string) {
 	if err != nil {
 		return false, "could not start: " + err.Error()
 	}
-	check, err := in.check(c, vars, port)
+	var p *process
+	check, err := in.check(c, vars, port, func() *process { return p })
 	if err != nil {
 		return false, "could not start: " + err.Error()
 	}
 	c.output = log
 	log.note("started %s of release %d on port %d (restart %d)", in.id, v.release.Number, port, in.restarts)
-	p, err := t.starter.start(ctx, c)
+	p, err = t.starter.start(ctx, c)
 	if err != nil {
 		return false, "could not start: " + err.Error()
 	}
@@ -122,8 +123,8 @@ func (in *instance) command(dir string, port int) (c command, vars map[string]st
 	return c, vars, err
 }
 
-// check is how the instance is checked.
-func (in *instance) check(c command, vars map[string]string, port int) (func(context.Context) error, error) {
+// check is how the instance is checked once it is started.
+func (in *instance) check(c command, vars map[string]string, port int, started func() *process) (func(context.Context) error, error) {
 	h := in.version.service.Health
 	switch {
 	case h.Path != "":
@@ -131,7 +132,7 @@ func (in *instance) check(c command, vars map[string]string, port int) (func(con
 	case h.Test != nil:
 		var err error
 		c.argv, err = interpolateAll(h.Test, vars)
-		return runs(in.app.owner.starter, c), err
+		return runs(in.app.owner.starter, c, started), err
 	case h.Connect:
 		return connects(port), nil
 	}

@@ -41,7 +41,8 @@ type command struct {
 	release    string // unpacked
 	workingDir string
 	hostname   string
-	output     interface{ Write([]byte) (int, error) }
+	output     io.Writer
+	in         *process // the process whose sandbox it runs in; nil for one of its own
 }
 
 // starter starts processes from a thread of its own. A child asks the kernel to
@@ -71,11 +72,22 @@ var errStopped = errors.New("the server is stopping")
 // start starts a command. The process ends with the server in any case.
 func (s *starter) start(ctx context.Context, c command) (*process, error) {
 	var cmd *exec.Cmd
-	if s.bwrap != "" {
-		line := sandboxed(s.bwrap, c.release, c.workingDir, c.hostname, c.argv)
+	var namespaces []*os.File
+	switch {
+	case c.in != nil && c.in.bwrap:
+		var line []string
+		var err error
+		if namespaces, line, err = c.in.entered(c); err != nil {
+			return nil, err
+		}
+		defer closeAll(namespaces)
 		cmd = exec.Command(line[0], line[1:]...)
 		cmd.Dir = "/"
-	} else {
+	case s.bwrap != "":
+		line := sandboxed(s.bwrap, c)
+		cmd = exec.Command(line[0], line[1:]...)
+		cmd.Dir = "/"
+	default:
 		dir := filepath.Join(c.release, c.workingDir)
 		name := c.argv[0]
 		if strings.Contains(name, "/") && !filepath.IsAbs(name) {
@@ -83,13 +95,19 @@ func (s *starter) start(ctx context.Context, c command) (*process, error) {
 		}
 		cmd = exec.Command(name, c.argv[1:]...)
 		cmd.Dir = dir
+		cmd.Env = c.env
 	}
-	cmd.Env = c.env
+	if cmd.Env == nil {
+		// What makes a sandbox runs outside it: variables that an application chose, such
+		// as LD_PRELOAD, are set inside.
+		cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	}
 	cmd.Stdout, cmd.Stderr = c.output, c.output
 	// A process that handed its output to something that outlives it does not hold us.
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	p := &process{cmd: cmd, bwrap: s.bwrap != "", pidfd: -1, done: make(chan struct{})}
+	cmd.ExtraFiles = namespaces
+	p := &process{cmd: cmd, bwrap: s.bwrap != "" && c.in == nil, pidfd: -1, done: make(chan struct{})}
 	p.log, _ = c.output.(*logFile)
 
 	info, told, err := os.Pipe()

@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // inside is where an instance finds the release.
@@ -26,9 +27,9 @@ const infoFD = 3
 // release read-only, everything private but the network, which an instance
 // shares to be reached on its port, and gone whole when its first process or the
 // server is gone.
-func sandboxed(bwrap, release, workingDir, hostname string, argv []string) []string {
+func sandboxed(bwrap string, c command) []string {
 	line := []string{
-		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", hostname,
+		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", c.hostname,
 		"--die-with-parent", "--new-session", "--cap-drop", "ALL", "--info-fd", strconv.Itoa(infoFD),
 		"--ro-bind", "/usr", "/usr",
 	}
@@ -47,8 +48,12 @@ func sandboxed(bwrap, release, workingDir, hostname string, argv []string) []str
 		// The kernel's settings are root's to write even without capabilities.
 		"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger",
 		"--ro-bind-try", "/proc/mtrr", "/proc/mtrr", "--ro-bind-try", "/proc/pressure", "/proc/pressure",
-		"--ro-bind", release, inside, "--chdir", path.Join(inside, workingDir), "--")
-	return append(line, argv...)
+		"--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir), "--unsetenv", "PATH")
+	for _, v := range c.env {
+		name, value, _ := strings.Cut(v, "=")
+		line = append(line, "--setenv", name, value)
+	}
+	return append(append(line, "--"), c.argv...)
 }
 
 // environment is the environment of an instance, built from nothing.

@@ -321,6 +321,19 @@ func TestSandbox(t *testing.T) {
 	if _, body, _ := get(o.Units[0].URL + "/env"); strings.Contains(body, "SECRET_OF_SERVER") {
 		t.Error("the server's environment got in")
 	}
+	// What makes the sandbox runs outside it: were an application's LD_PRELOAD in its
+	// environment, the application would, too.
+	for pid, above := o.Units[0].Instances[0].PID, 0; above < 2; above++ {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, _ = strconv.Atoi(strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[1])
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil || bytes.Contains(environ, []byte("SAYS=")) {
+			t.Errorf("process %d above the instance has %q, %v", pid, environ, err)
+		}
+	}
 	h.end()
 }
 
@@ -658,7 +671,13 @@ func TestWorkerAndCommandCheck(t *testing.T) {
   tick: {command: ["sh", "-c", "echo tick; exec sleep 1000"], healthcheck: {start_period: 200ms}, x-headgate: {healthy_for: 200ms}}
   tock:
     command: sh -c 'touch /tmp/ready; echo $HEADGATE_INSTANCE; sleep 1000'
-    healthcheck: {test: test -f digest, interval: 100ms}
+    healthcheck:
+      interval: 100ms
+      test: |
+        test -f digest && test -f /tmp/ready && test "$$HEADGATE_INSTANCE" = tock-1 || exit 1
+        grep -Eqx 'CapEff:.0+' /proc/self/status && grep -Eqx 'CapBnd:.0+' /proc/self/status || exit 2
+        grep -q tock /proc/1/cmdline || exit 3
+        test ! -e /etc/shadow && ! touch /app/x && ! touch /usr/x || exit 4
     stop_signal: SIGINT
     stop_grace_period: 200ms
 `)
