@@ -169,7 +169,7 @@ func warningLines(warnings yamlfile.Problems) (lines []string) {
 			lines = append(lines, fmt.Sprintf("warning: and %d more: headgate check has them", len(warnings)-maxWarnings))
 			break
 		}
-		lines = append(lines, wrap("warning: ", "  ", strings.TrimSpace(w.Error()))...)
+		lines = append(lines, oneLine("warning: ", strings.TrimSpace(w.Error()))...)
 	}
 	return lines
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
@@ -87,7 +88,7 @@ func (h *hook) write(kind wire.Kind, content []byte) error {
 	return nil
 }
 
-// lines tells the pusher something: lines of printable ASCII, whatever they
+// lines tells the pusher something: lines that are safe to show, whatever they
 // were made of.
 func (h *hook) lines(lines ...string) {
 	if len(lines) == 0 {
@@ -95,7 +96,7 @@ func (h *hook) lines(lines ...string) {
 	}
 	var b strings.Builder
 	for _, line := range lines {
-		b.WriteString(plain(line))
+		b.WriteString(terminal.Plain(line))
 		b.WriteByte('\n')
 	}
 	_ = h.write(wire.Message, []byte(b.String())) // a lost pusher changes nothing

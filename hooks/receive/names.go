@@ -90,7 +90,7 @@ func environmentOf(ref string) (string, bool) { return strings.CutPrefix(ref, en
 // quote makes a name of unknown content safe to show.
 func quote(s string) string {
 	const most = 60
-	s = plain(s)
+	s = terminal.Plain(s)
 	if len(s) > most {
 		s = s[:most-3] + "..."
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
@@ -213,7 +214,7 @@ func report(results []result) []byte {
 	var b bytes.Buffer
 	for _, r := range results {
 		if r.reason != "" {
-			packet(&b, "ng %s %s", r.ref, plain(r.reason))
+			packet(&b, "ng %s %s", r.ref, terminal.Plain(r.reason))
 			continue
 		}
 		packet(&b, "ok %s", r.ref)

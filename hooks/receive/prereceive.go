@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
@@ -94,7 +95,7 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 			}
 			h.lines(r.lines()...)
 		}
-		log.Info("push refused", "reason", plain(rejections[0].What))
+		log.Info("push refused", "reason", terminal.Plain(rejections[0].What))
 	default:
 		h.lines(notes...)
 		h.exit(0)

@@ -9,6 +9,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -288,7 +289,7 @@ func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedComm
 		if i == 0 && err == nil {
 			line = "success: " + line
 		}
-		h.lines(wrap("", "  ", line)...)
+		h.lines(oneLine("", line)...)
 	}
 	if err != nil {
 		return l.failed(h, p, c, "could not be approved", err)
@@ -326,7 +327,7 @@ func (l *Listener) failed(h *hook, p *push, c acceptedCommand, what string, err 
 	var shown *show.Error
 	if errors.As(err, &shown) {
 		h.lines((&rejection{What: shown.What, Where: shown.Where, Hint: shown.Hint}).lines()...)
-		return refused(c.ref, cut(plain(shown.What), 200))
+		return refused(c.ref, terminal.Cut(terminal.Plain(shown.What), 200))
 	}
 	l.Log.Error("push "+what, "repo", p.repository, "ref", c.ref, "err", err)
 	h.lines(reject(c.ref+" "+what, "push again; if it stays, tell an administrator: the server's log has more at "+l.Now().UTC().Format(time.RFC3339)).lines()...)

@@ -105,7 +105,7 @@ func TestGatedPushShowsBuild(t *testing.T) {
 		gate.Progress{Kind: gate.Refused, At: at("14:03:51"), Reason: "1 test fails with it and passes without it", Short: "1 test failed", Tip: hash("9f1c2ab")},
 	)
 	h.push(c, "ada", "origin", "main").refused(t,
-		"remote: queued at 1", "remote: 14:03:44 building main + 2, tree 71d0c3e", "remote:   > build: make test", "remote:   | ok all ^G of b7",
+		"remote: queued at 1", "remote: 14:03:44 building main + 2, tree 71d0c3e", "remote:   > build: make test", "remote:   | ok all  of b7",
 		"remote:   + build: make test", "0:09", "remote: error: 2 refused: 1 test fails", "remote:   main stays at 9f1c2ab",
 		"[remote rejected] main -> main (refused: 1 test failed, change 2)")
 	if got := h.ref(h.r, "refs/heads/main"); got == second {

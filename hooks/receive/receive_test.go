@@ -227,11 +227,6 @@ func (p pushed) refused(t *testing.T, contains ...string) {
 		t.Fatalf("the push was not refused:\n%s", p.out)
 	}
 	p.says(t, contains...)
-	for line := range strings.SplitSeq(p.out, "\n") {
-		if text, ok := strings.CutPrefix(line, "remote: "); ok && len(strings.TrimRight(text, " ")) > width {
-			t.Errorf("%d columns: %q", len(text), text)
-		}
-	}
 }
 
 func (p pushed) says(t *testing.T, contains ...string) {

@@ -6,9 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -61,7 +63,7 @@ func (n *reporter) greeting(now time.Time) []string {
 	if n.attached {
 		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, span(now.Sub(n.pushed)))}
 	}
-	return []string{cut(plain(fmt.Sprintf("change %d, revision %d: %s", n.change, n.revision, n.subject)), width)}
+	return []string{terminal.Cut(terminal.Plain(fmt.Sprintf("change %d, revision %d: %s", n.change, n.revision, n.subject)), 200)}
 }
 
 // nowait is all about a change whose pusher does not wait.
@@ -70,8 +72,8 @@ func (n *reporter) nowait(p gate.Progress) []string {
 	if p.Place > 0 {
 		text = fmt.Sprintf("queued at %d as change %d%s", p.Place, n.change, lands(p))
 	}
-	return append(wrap("", "  ", text),
-		wrap("hint: ", "  ", fmt.Sprintf("follow with: %s change log -f %s %d", sshCommand(n.server), n.repository, n.change))...)
+	return append(oneLine("", text),
+		oneLine("hint: ", fmt.Sprintf("follow with: %s change log -f %s %d", sshCommand(n.server), n.repository, n.change))...)
 }
 
 // progress tells one change of state.
@@ -82,7 +84,7 @@ func (n *reporter) progress(p gate.Progress) []string {
 	if red := n.red; red != nil {
 		n.red = nil
 		if p.Kind != gate.Refused || p.Reason != red.Reason {
-			lines = append(wrap(clock(red.At)+" red: ", "  ", red.Reason), details(red.Details)...)
+			lines = append(oneLine(clock(red.At)+" red: ", red.Reason), details(red.Details)...)
 		}
 	}
 	return append(lines, n.event(p)...)
@@ -101,12 +103,12 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 			if now, whole := n.came.Sub(p.At), p.Expected.Sub(p.At); now > 0 && now < whole {
 				percent = fmt.Sprintf(", %d %%", 100*now/whole)
 			}
-			return wrap("", "  ", "building "+p.With+percent+lands(p))
+			return oneLine("", "building "+p.With+percent+lands(p))
 		}
 		if first {
 			lines = append(lines, n.url())
 		}
-		lines = append(lines, wrap(clock(p.At)+" ", "  ", "building "+p.With+", tree "+short(p.Tree))...)
+		lines = append(lines, oneLine(clock(p.At)+" ", "building "+p.With+", tree "+short(p.Tree))...)
 		if first {
 			lines = append(lines, detach)
 		}
@@ -118,7 +120,7 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 			if p.From != "" {
 				text += " (" + p.From + ")"
 			}
-			return wrap("", "  ", text+": nothing to build")
+			return oneLine("", text+": nothing to build")
 		}
 		if !p.Green && p.Reason != "" {
 			n.red = &p
@@ -132,16 +134,16 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		if p.Kind == gate.Conflict {
 			text, stays = fmt.Sprintf("%d %s", n.change, p.Reason), "is"
 		}
-		lines = append(wrap("error: ", "  ", text), details(p.Files)...)
+		lines = append(oneLine("error: ", text), details(p.Files)...)
 		if p.MoreFiles > 0 {
 			lines = append(lines, fmt.Sprintf("  and %d more", p.MoreFiles))
 		}
 		lines = append(lines, details(p.Details)...)
 		if p.Tip != repo.Zero {
-			lines = append(lines, wrap("  ", "    ", fmt.Sprintf("%s %s at %s", n.branch, stays, short(p.Tip)))...)
+			lines = append(lines, oneLine("  ", fmt.Sprintf("%s %s at %s", n.branch, stays, short(p.Tip)))...)
 		}
 		if p.Log != "" {
-			lines = append(lines, wrap("  ", "    ", "log: "+n.logURL())...)
+			lines = append(lines, oneLine("  ", "log: "+n.logURL())...)
 		}
 		return append(lines, hint(p.Hint)...)
 	case gate.Withdrawn:
@@ -149,7 +151,7 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		if p.Reason != "" {
 			text += ": " + p.Reason
 		}
-		return append(append(wrap("error: ", "  ", text), details(p.Details)...), hint(p.Hint)...)
+		return append(append(oneLine("error: ", text), details(p.Details)...), hint(p.Hint)...)
 	case gate.Restarting:
 		return n.restarting(p.At)
 	}
@@ -163,14 +165,14 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	n.place = p.Place
 	switch {
 	case p.Waits: // for a person, or a time
-		lines = append(wrap("", "  ", fmt.Sprintf("change %d waits: %s", n.change, p.Reason)), details(p.Details)...)
+		lines = append(oneLine("", fmt.Sprintf("change %d waits: %s", n.change, p.Reason)), details(p.Details)...)
 		lines = append(lines, hint(p.Hint)...)
 		if first {
 			lines = append(lines, "hint: Ctrl-C detaches and cancels nothing")
 		}
 		return lines
 	case p.Reason != "":
-		lines = wrap(clock(p.At)+" ", "  ", p.Reason)
+		lines = oneLine(clock(p.At)+" ", p.Reason)
 		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
 	case !first && !place:
 		return nil
@@ -181,18 +183,18 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	}
 	switch {
 	case first && n.attached:
-		return wrap("", "  ", text)
+		return oneLine("", text)
 	case first:
 		if !p.By.IsZero() && !p.Expected.IsZero() {
 			text += " (by " + p.By.UTC().Format("15:04") + ", nine times in ten)"
 		}
-		return append(append([]string{n.url()}, wrap("", "  ", text)...), detach)
+		return append(append([]string{n.url()}, oneLine("", text)...), detach)
 	}
-	return wrap(clock(p.At)+" ", "  ", fmt.Sprintf("%d is now %s", n.change, text))
+	return oneLine(clock(p.At)+" ", fmt.Sprintf("%d is now %s", n.change, text))
 }
 
 func (n *reporter) landed(p gate.Progress) []string {
-	lines := wrap("success: ", "  ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
+	lines := oneLine("success: ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
 	if len(p.Details) > 0 { // which say more than we know of tree and release
 		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
 	}
@@ -207,7 +209,7 @@ func (n *reporter) landed(p gate.Progress) []string {
 
 // restarting is the last word of a server that stops.
 func (n *reporter) restarting(at time.Time) []string {
-	return append(wrap(clock(at)+" ", "  ", fmt.Sprintf("server restarting; %d is safe and keeps its place", n.change)),
+	return append(oneLine(clock(at)+" ", fmt.Sprintf("server restarting; %d is safe and keeps its place", n.change)),
 		"hint: push again in a moment to come back")
 }
 
@@ -219,7 +221,7 @@ func (n *reporter) open() []string {
 		return nil
 	}
 	s.opened = true
-	return []string{cut(plain("  > "+s.title()), width)}
+	return []string{terminal.Cut(terminal.Plain("  > "+s.title()), 200)}
 }
 
 // still tells, after a long silence, that there is nothing new.
@@ -233,7 +235,7 @@ func (n *reporter) still(now time.Time, last gate.Progress) []string {
 	case last.Kind == gate.Queued && last.Place > 0:
 		text = fmt.Sprintf("still queued at %d", last.Place)
 	}
-	return []string{cut(plain(clock(now)+" "+text+lands(last)), width)}
+	return []string{terminal.Plain(clock(now) + " " + text + lands(last))}
 }
 
 // reason is what git prints behind a ref that was refused.
@@ -243,7 +245,7 @@ func (n *reporter) reason(p gate.Progress) string {
 		return fmt.Sprintf("restarting; %d still queued", n.change)
 	case p.Kind == gate.Withdrawn:
 		if p.Short != "" {
-			return cut(plain(p.Short), 200) + fmt.Sprintf(", change %d", n.change)
+			return terminal.Cut(terminal.Plain(p.Short), 200) + fmt.Sprintf(", change %d", n.change)
 		}
 		return fmt.Sprintf("withdrawn: change %d", n.change)
 	}
@@ -252,12 +254,12 @@ func (n *reporter) reason(p gate.Progress) string {
 		what = firstLine(p.Reason)
 	}
 	if p.Kind == gate.Refused {
-		return cut(plain("refused: "+what), 200) + fmt.Sprintf(", change %d", n.change)
+		return terminal.Cut(terminal.Plain("refused: "+what), 200) + fmt.Sprintf(", change %d", n.change)
 	}
 	if what == "" {
 		what = "conflict, change " + strconv.Itoa(n.change)
 	}
-	return cut(plain(what), 200)
+	return terminal.Cut(terminal.Plain(what), 200)
 }
 
 // log tells one event of the build's log.
@@ -276,7 +278,7 @@ func (n *reporter) log(e show.LogEvent) []string {
 			return append(lines, output(e.Text)...)
 		}
 		if s.left == 0 {
-			lines = append(lines, wrap("  | ", "  |   ", "... more: "+n.logURL())...)
+			lines = append(lines, oneLine("  | ", "... more: "+n.logURL())...)
 		}
 		s.left++
 		if s.kept = append(s.kept, e.Text); len(s.kept) > lastStepLines {
@@ -308,7 +310,7 @@ func (n *reporter) log(e show.LogEvent) []string {
 		if e.About != show.NoteWarning {
 			return nil
 		}
-		return wrap("  ", "    ", cutBytes(e.Text, maxOutputLine))
+		return oneLine("  ", cutBytes(e.Text, maxOutputLine))
 	}
 	return nil
 }
@@ -319,19 +321,14 @@ func (s *stepLines) title() string { return s.phase + ": " + firstLine(s.command
 const maxOutputLine = 600
 
 func output(text string) []string {
-	return wrap("  | ", "  |   ", cutBytes(text, maxOutputLine))
+	return oneLine("  | ", cutBytes(text, maxOutputLine))
 }
 
 // column puts the time a step took at the right.
 func column(left, right string) string {
-	const usual = 64
-	left = plain(left)
-	at := usual - len(right)
-	if len(left)+1 > at {
-		at = width - len(right)
-		left = cut(left, at-1)
-	}
-	return left + strings.Repeat(" ", at-len(left)) + right
+	left = terminal.Plain(left)
+	space := usualWidth - utf8.RuneCountInString(left) - len(right)
+	return left + strings.Repeat(" ", max(1, space)) + right
 }
 
 func (n *reporter) url() string {
@@ -370,7 +367,7 @@ func details(texts []string) (lines []string) {
 		if i == most {
 			return append(lines, fmt.Sprintf("  and %d more", len(texts)-most))
 		}
-		lines = append(lines, wrap("  ", "    ", t)...)
+		lines = append(lines, oneLine("  ", t)...)
 	}
 	return lines
 }
@@ -379,12 +376,12 @@ func hint(text string) []string {
 	if text == "" {
 		return nil
 	}
-	return wrap("hint: ", "  ", text)
+	return oneLine("hint: ", text)
 }
 
 // lines is a refusal as the pusher reads it.
 func (r *rejection) lines() []string {
-	lines := wrap("error: ", "  ", r.What)
+	lines := oneLine("error: ", r.What)
 	return append(append(lines, details(r.Where)...), hint(r.Hint)...)
 }
 
