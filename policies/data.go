@@ -224,11 +224,13 @@ func (d *documents) resolve(c *ast.Compiler) (values map[string]any, files []str
 			}
 			return
 		case !ok || len(d.files[string(name)]) == 0:
-			report(at, ground.String()+" is not defined", fmt.Sprintf("write it into %s/data.json, {%q: …}, or name a package", Dir, string(name)))
+			report(at, ground.String()+" is not defined",
+				fmt.Sprintf("write it into %s/data.json, {%q: …}, or name a package", Dir, string(name)))
 			ps = append(ps, d.problems...) // it may be in one of those
 			return
 		case len(d.files[string(name)]) > 1:
-			report(at, fmt.Sprintf("data.%s is given twice, in %s", string(name), strings.Join(d.files[string(name)], " and ")), "keep one of them")
+			report(at, fmt.Sprintf("data.%s is given twice, in %s", string(name), strings.Join(d.files[string(name)], " and ")),
+				"keep one of them")
 			return
 		}
 		if !hasValue(d.values[string(name)], ground[2:]) {

@@ -13,7 +13,7 @@ import (
 // Dir is the directory of a repository's own policies.
 const Dir = "policies"
 
-// Root is the first name of every package that is evaluated. Other packages, which
+// root is the first name of every package that is evaluated. Other packages, which
 // are there for other programs, count when one of these refers to them.
 const root = "headgate"
 
@@ -100,7 +100,7 @@ func packageOf(text string) (pkg string, line int) {
 	return "", 0
 }
 
-// misspelt reports whether a name was probably meant to be Root.
+// misspelt reports whether a name was probably meant to be root.
 func misspelt(name string) bool {
 	if name == root || len(name) < len(root)-1 || len(name) > len(root)+1 {
 		return false
@@ -197,7 +197,7 @@ func (s *sources) needed(by []module) []module {
 			looked[name] = true
 			for _, file := range paths {
 				pkg := s.packages[file]
-				if taken[file] || !within(name, pkg) && !within(pkg, name) {
+				if taken[file] || !sameOrBelow(name, pkg) && !sameOrBelow(pkg, name) {
 					continue
 				}
 				taken[file] = true
@@ -212,5 +212,5 @@ func (s *sources) needed(by []module) []module {
 	return found
 }
 
-// within reports whether a dotted name is another, or below it.
-func within(name, other string) bool { return name == other || strings.HasPrefix(name, other+".") }
+// sameOrBelow reports whether a dotted name is another, or below it.
+func sameOrBelow(name, other string) bool { return name == other || strings.HasPrefix(name, other+".") }

@@ -75,8 +75,13 @@ func build(files map[string][]byte) (policy, Problems) {
 	}
 	for _, m := range others {
 		if _, ok := used[m.path]; !ok {
-			ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s is never evaluated", m.name),
-				Fix: "name it headgate.push, headgate.land, headgate.promote, headgate.rollback or headgate.converge, or refer to it from one of those"})
+			ps = append(ps, Problem{
+				File: m.path,
+				Line: m.parsed.Package.Location.Row,
+				What: fmt.Sprintf("package %s is never evaluated", m.name),
+				Fix: "name it headgate.push, headgate.land, headgate.promote, headgate.rollback or headgate.converge, " +
+					"or refer to it from one of those",
+			})
 		}
 	}
 	for _, name := range sortedKeys(used) {
@@ -130,16 +135,24 @@ func setsOf(c *ast.Compiler, name string, modules []module) ([]string, Problems)
 			}
 			for _, p := range object.StaticProperties() {
 				if key, ok := p.Key.(string); ok && !slices.Contains(set.fields, key) {
-					ps = append(ps, Problem{File: at.File, Line: at.Line, What: fmt.Sprintf("%s contains an object with the unknown field %q", set.name, key),
-						Fix: "fields: " + strings.Join(set.fields, ", ")})
+					ps = append(ps, Problem{
+						File: at.File,
+						Line: at.Line,
+						What: fmt.Sprintf("%s contains an object with the unknown field %q", set.name, key),
+						Fix:  "fields: " + strings.Join(set.fields, ", "),
+					})
 				}
 			}
 		}
 	}
 	if !slices.Contains(sets, "deny") && !slices.Contains(sets, "need") {
 		m := modules[0]
-		ps = append(ps, Problem{File: m.path, Line: m.parsed.Package.Location.Row, What: fmt.Sprintf("package %s has neither deny nor need, so it would never object", name),
-			Fix: `write: deny contains {"rule": "name", "msg": "what people read"} if …`})
+		ps = append(ps, Problem{
+			File: m.path,
+			Line: m.parsed.Package.Location.Row,
+			What: fmt.Sprintf("package %s has neither deny nor need, so it would never object", name),
+			Fix:  `write: deny contains {"rule": "name", "msg": "what people read"} if …`,
+		})
 	}
 	return sets, ps
 }

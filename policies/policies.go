@@ -110,7 +110,7 @@ const (
 	ClassServer      = "server"      // refs that only the server writes
 )
 
-// PushInput asks: may this user write this ref?
+// PushInput is about: may this user write this ref?
 type PushInput struct {
 	Now        time.Time `json:"now"`
 	Repository string    `json:"repository"`
@@ -134,7 +134,7 @@ type Verdict struct {
 	Key    string `json:"key"`
 }
 
-// LandInput asks: may this candidate become the tip of the gated branch?
+// LandInput is about: may this candidate become the tip of the gated branch?
 type LandInput struct {
 	Now        time.Time `json:"now"`
 	Repository string    `json:"repository"`
@@ -196,7 +196,7 @@ type HoldFact struct {
 	At     time.Time `json:"at"`
 }
 
-// PromoteInput asks: may this release be given to this environment?
+// PromoteInput is about: may this release be given to this environment?
 type PromoteInput struct {
 	Now         time.Time   `json:"now"`
 	Repository  string      `json:"repository"`
@@ -215,7 +215,7 @@ type PromoteInput struct {
 	VerifyError string      `json:"verify_error"`
 }
 
-// RollbackInput asks: may this environment go back to this release?
+// RollbackInput is about: may this environment go back to this release?
 type RollbackInput struct {
 	Now         time.Time   `json:"now"`
 	Repository  string      `json:"repository"`
@@ -230,7 +230,7 @@ type RollbackInput struct {
 	VerifyError string      `json:"verify_error"`
 }
 
-// ConvergeInput asks: may drift be healed, or only reported?
+// ConvergeInput is about: may drift be healed, or only reported?
 type ConvergeInput struct {
 	Now         time.Time `json:"now"`
 	Repository  string    `json:"repository"`

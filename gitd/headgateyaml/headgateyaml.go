@@ -178,7 +178,7 @@ const (
 	maxEnvironments = 50
 	maxApplications = 50
 	maxArtifacts    = 100
-	maxTimeout      = 36 * time.Hour // spec/codebuild.md: at most 2160 minutes
+	maxTimeout      = 36 * time.Hour // what CodeBuild allows: 2160 minutes
 	maxSoak         = 90 * 24 * time.Hour
 	maxApprovals    = 50
 )
@@ -280,7 +280,9 @@ func (r *reader) land(t text, f *File) {
 		for _, b := range f.Land.Branches {
 			line := r.line("land", "branches")
 			switch {
-			case !branchForm.MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, "/") || strings.HasSuffix(b, ".") || strings.Contains(b, "/.") || strings.Contains(b+"/", ".lock/"):
+			case !branchForm.MatchString(b) ||
+				strings.Contains(b, "..") || strings.Contains(b, "//") || strings.Contains(b, "/.") ||
+				strings.HasSuffix(b, "/") || strings.HasSuffix(b, ".") || strings.Contains(b+"/", ".lock/"):
 				r.problem(line, "", "invalid branch name %q", b)
 			case strings.HasPrefix(b, "env/") || strings.HasPrefix(b, "promote/"):
 				r.problem(line, "", "branch %q belongs to the server", b)
@@ -516,7 +518,8 @@ func (r *reader) approvals(n *yaml.Node, e *Environment) {
 }
 
 func (r *reader) path(p string, line int, what string) {
-	if p == "" || path.IsAbs(p) || path.Clean(p) != p || p == ".." || strings.HasPrefix(p, "../") || p == "." || strings.ContainsAny(p, "\x00\n\\") || len(p) > 1000 {
+	if p == "" || p == "." || p == ".." || strings.HasPrefix(p, "../") || path.IsAbs(p) || path.Clean(p) != p ||
+		strings.ContainsAny(p, "\x00\n\\") || len(p) > 1000 {
 		r.problem(line, "give a path from the top of the repository, such as deploy/staging", "invalid %s %q", what, p)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Bounds of one file (spec/security.md C2).
+// Bounds of one file.
 const (
 	MaxBytes = 1 << 20 // bytes in one file
 	MaxDepth = 64      // nesting of mappings and sequences

@@ -14,7 +14,7 @@ deny contains {"rule": "write", "msg": sprintf("%s may not write %s", [input.use
 }
 
 # To push the open proposal to its environment writes nothing of one's own: it is
-# an approval, and the question promote says whose counts. A group that is asked
+# an approval, and the query promote says whose counts. A group that is asked
 # for approvals need not be one that may write.
 approves if {
 	input.class == "environment"
