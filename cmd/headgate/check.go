@@ -20,7 +20,9 @@ import (
 
 func checkCommand() command {
 	return command{
-		name: "check", args: "[directory]", short: "check headgate.yaml, buildspec, compose files and policies, before a push does",
+		name:  "check",
+		args:  "[directory]",
+		short: "check headgate.yaml, buildspec, compose files and policies, before a push does",
 		long: `
 headgate check
 headgate check ./service

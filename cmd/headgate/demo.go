@@ -77,7 +77,15 @@ func demo(ctx context.Context, p printer, o options) error {
 		return err
 	}
 	return serve(ctx, o, func(ctx context.Context, s *server.Server) error {
-		d := demonstration{printer: p, server: s, admin: o.Admin, key: demoKey, public: public, made: made, data: o.Data}
+		d := demonstration{
+			printer: p,
+			server:  s,
+			admin:   o.Admin,
+			key:     demoKey,
+			public:  public,
+			made:    made,
+			data:    o.Data,
+		}
 		if err := d.run(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil

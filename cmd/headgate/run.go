@@ -24,7 +24,9 @@ import (
 
 func runCommand() command {
 	return command{
-		name: "run", args: "[directory]", short: "build a work tree here, as the server would",
+		name:  "run",
+		args:  "[directory]",
+		short: "build a work tree here, as the server would",
 		long: `
 headgate run
 headgate run --buildspec ci/nightly.yml --artifacts ./out
@@ -109,9 +111,16 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	printed := make(chan error, 1)
 	go func() { printed <- l.print(context.WithoutCancel(ctx), p.out, server.Logs{Dir: logDir}, id) }() // to its end, which comes
 	result, err := build.Run(ctx, build.Request{
-		ID: fmt.Sprintf("local-%d", os.Getpid()), Source: source, Work: temp, Buildspec: settings.Build.Buildspec,
-		Timeout: settings.Build.Timeout, Network: settings.Build.Network, Initiator: ownName(),
-		Repository: filepath.Base(dir), Branch: gitSays(ctx, dir, "branch", "--show-current"), Commit: gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"),
+		ID:         fmt.Sprintf("local-%d", os.Getpid()),
+		Source:     source,
+		Work:       temp,
+		Buildspec:  settings.Build.Buildspec,
+		Timeout:    settings.Build.Timeout,
+		Network:    settings.Build.Network,
+		Initiator:  ownName(),
+		Repository: filepath.Base(dir),
+		Branch:     gitSays(ctx, dir, "branch", "--show-current"),
+		Commit:     gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"),
 	}, &host.Host{}, log, store)
 	if err != nil {
 		log.Discard()

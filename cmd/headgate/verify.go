@@ -18,7 +18,9 @@ import (
 
 func verifyCommand() command {
 	return command{
-		name: "verify", args: "[clone]", short: "prove, from a clone and nothing else, that main was never red and nothing unproven was deployed",
+		name:  "verify",
+		args:  "[clone]",
+		short: "prove, from a clone and nothing else, that main was never red and nothing unproven was deployed",
 		long: `
 git clone --mirror ssh://git.example.org/hello
 ssh git.example.org signers > signers
@@ -101,9 +103,15 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 		return err
 	}
 	found := proof{
-		Tips: source.Tips, Verdicts: source.Verdicts, Releases: source.Releases, Signatures: source.Signed,
-		Environments: delivery.Environments, Promotions: delivery.Promotions, Rollbacks: delivery.Rollbacks, Approvals: delivery.Approvals,
-		Findings: []string{},
+		Tips:         source.Tips,
+		Verdicts:     source.Verdicts,
+		Releases:     source.Releases,
+		Signatures:   source.Signed,
+		Environments: delivery.Environments,
+		Promotions:   delivery.Promotions,
+		Rollbacks:    delivery.Rollbacks,
+		Approvals:    delivery.Approvals,
+		Findings:     []string{},
 	}
 	for _, f := range source.Findings {
 		found.Findings = append(found.Findings, f.String())

@@ -94,7 +94,13 @@ func AddRepository(data []byte, name, description string) ([]byte, error) {
 		text.insert(text.end(top, key), strings.Repeat(" ", indent)+name+": "+value)
 	}
 	want := old.clone()
-	want.repositories[name] = Repository{Name: name, Description: description, Read: []string{Everyone}, Write: []string{Everyone}, Gated: true}
+	want.repositories[name] = Repository{
+		Name:        name,
+		Description: description,
+		Read:        []string{Everyone},
+		Write:       []string{Everyone},
+		Gated:       true,
+	}
 	return text.checked(want)
 }
 

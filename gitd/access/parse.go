@@ -88,7 +88,12 @@ type reader struct {
 }
 
 func (r *reader) problem(at *yaml.Node, fix, format string, args ...any) {
-	r.problems = append(r.problems, yamlfile.Problem{File: r.file, Line: at.Line, What: fmt.Sprintf(format, args...), Fix: fix})
+	r.problems = append(r.problems, yamlfile.Problem{
+		File: r.file,
+		Line: at.Line,
+		What: fmt.Sprintf(format, args...),
+		Fix:  fix,
+	})
 }
 
 // lookup finds a key and its value in a mapping.

@@ -64,7 +64,11 @@ func (s *Server) administrator(a access.Identity, what string) error {
 	if s.access.Load().May(a, access.Administer, access.Own) {
 		return nil
 	}
-	return &show.Error{Kind: show.Forbidden, What: "only an administrator may " + what, Hint: "ask one of the group " + access.Administrators}
+	return &show.Error{
+		Kind: show.Forbidden,
+		What: "only an administrator may " + what,
+		Hint: "ask one of the group " + access.Administrators,
+	}
 }
 
 // reconfigure lands a change of server.yaml that an edit makes of the newest
@@ -96,7 +100,12 @@ func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject str
 			return err
 		}
 		// A change of its own, whatever else its author has open there.
-		accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: access.Own, Branch: configBranch, Commit: commit, By: a})
+		accepted, err := s.gate.Propose(ctx, gate.Proposal{
+			Repository: access.Own,
+			Branch:     configBranch,
+			Commit:     commit,
+			By:         a,
+		})
 		if err != nil {
 			return err
 		}

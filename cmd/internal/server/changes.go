@@ -60,8 +60,16 @@ func stateOf(story change.Story, entry *gate.Entry) show.State {
 func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Entry) (show.Change, error) {
 	head := story.Head()
 	c := show.Change{
-		Repository: story.Repository, Number: story.Number, Revision: head.Number, Branch: story.Branch, Subject: head.Subject,
-		By: head.By, Author: head.Author, Commit: head.Commit.String(), State: stateOf(story, entry), PushedAt: head.At.UTC(),
+		Repository: story.Repository,
+		Number:     story.Number,
+		Revision:   head.Number,
+		Branch:     story.Branch,
+		Subject:    head.Subject,
+		By:         head.By,
+		Author:     head.Author,
+		Commit:     head.Commit.String(),
+		State:      stateOf(story, entry),
+		PushedAt:   head.At.UTC(),
 	}
 	if entry != nil {
 		c.Place, c.Behind, c.Reason, c.TestedWith = entry.Place, entry.Behind, entry.Reason, entry.With
@@ -71,7 +79,13 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 			c.Candidate, c.Tree = entry.Candidate.String(), entry.Tree.String()
 		}
 		if entry.Log != "" {
-			c.Build = &show.Build{ID: entry.Log, Tree: c.Tree, State: show.Running, Log: entry.Log, Started: entry.Started.UTC()}
+			c.Build = &show.Build{
+				ID:      entry.Log,
+				Tree:    c.Tree,
+				State:   show.Running,
+				Log:     entry.Log,
+				Started: entry.Started.UTC(),
+			}
 		}
 		return c, nil
 	}
@@ -128,7 +142,13 @@ func builtFor(story change.Story, end change.Event, tree string) *show.Build {
 	if tested.Log == "" {
 		return nil
 	}
-	return &show.Build{ID: tested.Log, Tree: tree, State: state, Log: tested.Log, Reused: tested.Took == 0}
+	return &show.Build{
+		ID:     tested.Log,
+		Tree:   tree,
+		State:  state,
+		Log:    tested.Log,
+		Reused: tested.Took == 0,
+	}
 }
 
 // Change implements show.Backend.
@@ -139,7 +159,11 @@ func (s *Server) Change(ctx context.Context, a access.Identity, name string, num
 	}
 	story, entry, err := s.gate.Change(name, number)
 	if errors.Is(err, change.ErrNone) {
-		return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, name), Hint: "change list " + name + " shows what there is"}
+		return show.Change{}, &show.Error{
+			Kind: show.NotFound,
+			What: fmt.Sprintf("there is no change %d in %s", number, name),
+			Hint: "change list " + name + " shows what there is",
+		}
 	}
 	if err != nil {
 		return show.Change{}, err
@@ -211,8 +235,18 @@ func (s *Server) buildOf(r *repo.Repository, c show.Change) (*show.Build, error)
 		}
 	}
 	b := &show.Build{
-		ID: best.Log, Tree: c.Tree, State: show.Green, Reason: best.Reason, Log: best.LogDigest, Started: best.Started.UTC(), Finished: best.Finished.UTC(),
-		Reused: best.Change != c.Number || best.Revision != c.Revision, Phase: best.Phase, Command: best.Command, Exit: best.Exit, LogLine: best.LogLine,
+		ID:       best.Log,
+		Tree:     c.Tree,
+		State:    show.Green,
+		Reason:   best.Reason,
+		Log:      best.LogDigest,
+		Started:  best.Started.UTC(),
+		Finished: best.Finished.UTC(),
+		Reused:   best.Change != c.Number || best.Revision != c.Revision,
+		Phase:    best.Phase,
+		Command:  best.Command,
+		Exit:     best.Exit,
+		LogLine:  best.LogLine,
 	}
 	if best.Result != verdict.Green {
 		b.State = show.Failed

@@ -105,7 +105,13 @@ func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data
 	if err != nil {
 		return repo.Zero, err
 	}
-	return r.WriteCommit(repo.NewCommit{Tree: tree, Parents: parents, Author: author, At: time.Now(), Message: repo.Message(subject, "")})
+	return r.WriteCommit(repo.NewCommit{
+		Tree:    tree,
+		Parents: parents,
+		Author:  author,
+		At:      time.Now(),
+		Message: repo.Message(subject, ""),
+	})
 }
 
 // landed waits until a change has landed, and returns where. Any other end is
@@ -119,14 +125,27 @@ func (s *Server) landed(ctx context.Context, repository string, change int) (rep
 		case gate.Landed:
 			return p.Landed, nil
 		case gate.Restarting:
-			return repo.Zero, &show.Error{Kind: show.Again, What: "the server is restarting; the change is safe", Hint: "try again in a moment"}
+			return repo.Zero, &show.Error{
+				Kind: show.Again,
+				What: "the server is restarting; the change is safe",
+				Hint: "try again in a moment",
+			}
 		}
-		return repo.Zero, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d of %s was %s: %s", change, repository, p.Kind, p.Reason), Where: p.Details, Hint: p.Hint}
+		return repo.Zero, &show.Error{
+			Kind:  show.Denied,
+			What:  fmt.Sprintf("change %d of %s was %s: %s", change, repository, p.Kind, p.Reason),
+			Where: p.Details,
+			Hint:  p.Hint,
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return repo.Zero, err
 	}
-	return repo.Zero, &show.Error{Kind: show.Again, What: "the server is stopping; the change is safe", Hint: "try again in a moment"}
+	return repo.Zero, &show.Error{
+		Kind: show.Again,
+		What: "the server is stopping; the change is safe",
+		Hint: "try again in a moment",
+	}
 }
 
 // loadAccess brings the server.yaml that has landed into force and makes the

@@ -20,7 +20,11 @@ func (s *Server) Log(ctx context.Context, a access.Identity, name string, number
 			c, err = s.untilBuilt(ctx, a, name, number)
 		}
 		if err == nil && (c.Build == nil || c.Build.Log == "") {
-			err = &show.Error{Kind: show.NotFound, What: fmt.Sprintf("change %d has no log: %s", number, c.State), Where: nonEmpty(c.Reason)}
+			err = &show.Error{
+				Kind:  show.NotFound,
+				What:  fmt.Sprintf("change %d has no log: %s", number, c.State),
+				Where: nonEmpty(c.Reason),
+			}
 		}
 		if err != nil {
 			yield(show.LogEvent{}, err)

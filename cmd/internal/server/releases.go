@@ -26,7 +26,15 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 	}
 	shown := []show.Release{}
 	for _, rel := range slices.Backward(list) {
-		v := show.Release{Repository: name, Number: rel.Number, Commit: rel.Commit.String(), Subject: rel.Subject, By: rel.Manifest.By, At: rel.Manifest.At.UTC(), Artifacts: []show.Artifact{}}
+		v := show.Release{
+			Repository: name,
+			Number:     rel.Number,
+			Commit:     rel.Commit.String(),
+			Subject:    rel.Subject,
+			By:         rel.Manifest.By,
+			At:         rel.Manifest.At.UTC(),
+			Artifacts:  []show.Artifact{},
+		}
 		if len(rel.Changes) > 0 {
 			v.Change = rel.Changes[0]
 		}
@@ -63,7 +71,13 @@ func (s *Server) releasesOf(r *repo.Repository) ([]record.Release, error) {
 // ToReconcile is a release as the reconciler knows it.
 func ToReconcile(rel release.Release, verifies error) record.Release {
 	to := record.Release{
-		Number: rel.Number, Commit: rel.Commit, By: rel.Manifest.By, Authors: rel.AlsoBy, Subject: rel.Subject, At: rel.Manifest.At, Verifies: verifies,
+		Number:   rel.Number,
+		Commit:   rel.Commit,
+		By:       rel.Manifest.By,
+		Authors:  rel.AlsoBy,
+		Subject:  rel.Subject,
+		At:       rel.Manifest.At,
+		Verifies: verifies,
 	}
 	if len(rel.Changes) > 0 {
 		to.Change = rel.Changes[0]

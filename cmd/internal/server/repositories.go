@@ -29,7 +29,11 @@ func (s *Server) readable(a access.Identity, name string) (*repo.Repository, err
 			return r, err
 		}
 	}
-	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "repo list shows those you may read"}
+	e := &show.Error{
+		Kind: show.NotFound,
+		What: fmt.Sprintf("there is no repository %q", name),
+		Hint: "repo list shows those you may read",
+	}
 	var names []string
 	for _, r := range c.Repositories() {
 		if c.May(a, access.Read, r.Name) {
@@ -76,8 +80,16 @@ func (s *Server) Repository(ctx context.Context, a access.Identity, name string)
 	c := s.access.Load()
 	configured, _ := c.Repository(name)
 	v := show.Repository{
-		Name: name, Description: configured.Description, Clone: s.about.CloneURL(name), Gated: c.Gated(name), UngatedBy: configured.UngatedBy,
-		Branch: s.gate.Branch(name), State: show.Empty, MayWrite: c.May(a, access.Write, name), Queue: []show.Change{}, Environments: []show.Environment{},
+		Name:         name,
+		Description:  configured.Description,
+		Clone:        s.about.CloneURL(name),
+		Gated:        c.Gated(name),
+		UngatedBy:    configured.UngatedBy,
+		Branch:       s.gate.Branch(name),
+		State:        show.Empty,
+		MayWrite:     c.May(a, access.Write, name),
+		Queue:        []show.Change{},
+		Environments: []show.Environment{},
 	}
 	if name == access.Own {
 		v.Description = "Users, keys, groups and repositories of this server"

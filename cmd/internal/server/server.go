@@ -139,7 +139,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	if err := s.listen(hostKey); err != nil {
 		return nil, err
 	}
-	signer, err := repo.OpenSigner(path("keys", "server"), repo.Person{Name: "Headgate", Email: "headgate@" + s.about.Name})
+	signer, err := repo.OpenSigner(path("keys", "server"), repo.Person{
+		Name:  "Headgate",
+		Email: "headgate@" + s.about.Name,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -271,8 +274,11 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 		return net.JoinHostPort(host, port)
 	}
 	s.about = show.Server{
-		SSH: reach(s.sshOn, s.opts.SSH), HTTP: "http://" + reach(s.webOn, s.opts.HTTP), HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
-		Version: s.opts.Version, Started: s.started,
+		SSH:     reach(s.sshOn, s.opts.SSH),
+		HTTP:    "http://" + reach(s.webOn, s.opts.HTTP),
+		HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
+		Version: s.opts.Version,
+		Started: s.started,
 	}
 	if s.opts.URL != "" {
 		s.about.HTTP = strings.TrimRight(s.opts.URL, "/")

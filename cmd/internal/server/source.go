@@ -106,7 +106,11 @@ func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string,
 		if from >= revision && revision <= last {
 			what = fmt.Sprintf("revision %d is not older than revision %d", from, revision)
 		}
-		return show.Comparison{}, &show.Error{Kind: show.NotFound, What: what, Hint: fmt.Sprintf("it has revisions 1 to %d", last)}
+		return show.Comparison{}, &show.Error{
+			Kind: show.NotFound,
+			What: what,
+			Hint: fmt.Sprintf("it has revisions 1 to %d", last),
+		}
 	}
 
 	head := story.Revisions[revision-1].Commit
@@ -200,7 +204,13 @@ func (s *Server) artifactDiffs(ctx context.Context, old, next []verdict.Artifact
 	}
 	var all []show.ArtifactDiff
 	for _, a := range next {
-		d := show.ArtifactDiff{Name: a.Name, To: a.Digest, From: was[a.Name].Digest, Size: a.Size, State: show.FileChanged}
+		d := show.ArtifactDiff{
+			Name:  a.Name,
+			To:    a.Digest,
+			From:  was[a.Name].Digest,
+			Size:  a.Size,
+			State: show.FileChanged,
+		}
 		switch d.From {
 		case "":
 			d.State = show.FileAdded
@@ -244,7 +254,12 @@ func (s *Server) artifactFiles(ctx context.Context, d *show.ArtifactDiff) {
 		case !there:
 			files = append(files, show.ArtifactFile{Path: f.Path, State: show.FileAdded, To: f.Size})
 		case before.Digest != f.Digest:
-			files = append(files, show.ArtifactFile{Path: f.Path, State: show.FileChanged, From: before.Size, To: f.Size})
+			files = append(files, show.ArtifactFile{
+				Path:  f.Path,
+				State: show.FileChanged,
+				From:  before.Size,
+				To:    f.Size,
+			})
 		}
 	}
 	for path, f := range was {
@@ -265,7 +280,10 @@ func (s *Server) Decision(ctx context.Context, a access.Identity, name, id strin
 	}
 	saved, err := decision.Find(ctx, r, id)
 	if errors.Is(err, decision.ErrNone) {
-		return show.Decision{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no decision %q in %s", id, name)}
+		return show.Decision{}, &show.Error{
+			Kind: show.NotFound,
+			What: fmt.Sprintf("there is no decision %q in %s", id, name),
+		}
 	}
 	return decisionOf(name, saved), err
 }
@@ -282,7 +300,10 @@ func (s *Server) Decisions(ctx context.Context, a access.Identity, name, before 
 	}
 	saved, more, err := decision.List(ctx, r, at, newest)
 	if errors.Is(err, decision.ErrNone) {
-		return nil, false, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s is not a decision of %s", before, name)}
+		return nil, false, &show.Error{
+			Kind: show.NotFound,
+			What: fmt.Sprintf("%s is not a decision of %s", before, name),
+		}
 	}
 	list := []show.Decision{}
 	for _, d := range saved {
@@ -317,7 +338,12 @@ const (
 
 // Search implements show.Backend.
 func (s *Server) Search(ctx context.Context, a access.Identity, query string) (show.Found, error) {
-	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{}, Commits: []show.FoundCommit{}}
+	found := show.Found{
+		Query:        query,
+		Repositories: []show.Repository{},
+		Changes:      []show.Change{},
+		Commits:      []show.FoundCommit{},
+	}
 	query = strings.TrimSpace(query)
 	if query == "" {
 		return found, nil

@@ -122,7 +122,12 @@ func landingNeeds(c show.Change, now time.Time) []show.Check {
 	}
 	checks := []show.Check{place, green}
 	if c.State == show.Waits {
-		checks = append(checks, show.Check{Rule: "policy", Title: "Policy lets it land", Detail: c.Reason, Until: c.WaitsUntil})
+		checks = append(checks, show.Check{
+			Rule:   "policy",
+			Title:  "Policy lets it land",
+			Detail: c.Reason,
+			Until:  c.WaitsUntil,
+		})
 	}
 	return checks
 }
@@ -143,7 +148,11 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 	}
 	id := commit.String()[:7]
 	if !on {
-		return show.Why{State: show.Unknown, Answer: fmt.Sprintf("%s has not landed on %s.", id, branch), Next: []string{"change list " + name}}, nil
+		return show.Why{
+			State:  show.Unknown,
+			Answer: fmt.Sprintf("%s has not landed on %s.", id, branch),
+			Next:   []string{"change list " + name},
+		}, nil
 	}
 	live, err := s.reconciler.LiveIn(ctx, name, commit)
 	if err != nil {
@@ -153,7 +162,10 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 	var in []string
 	for _, l := range live {
 		in = append(in, l.Environment)
-		w.Facts = append(w.Facts, show.Fact{Label: l.Environment, Text: fmt.Sprintf("release %d, %s since %s", l.Release, l.State, l.Since.UTC().Format("Mon 2 Jan 15:04 UTC"))})
+		w.Facts = append(w.Facts, show.Fact{
+			Label: l.Environment,
+			Text:  fmt.Sprintf("release %d, %s since %s", l.Release, l.State, l.Since.UTC().Format("Mon 2 Jan 15:04 UTC")),
+		})
 	}
 	if len(in) > 0 {
 		w.Answer = fmt.Sprintf("%s is on %s and in %s.", id, branch, strings.Join(in, " and "))
