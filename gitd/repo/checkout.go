@@ -16,7 +16,7 @@ import (
 // Checkout writes the files of a tree below dir, which must exist and should
 // be empty. Trees are hostile (F12): every write goes through os.Root, so that
 // nothing lands outside dir whatever names and symbolic links the tree holds;
-// submodules become empty folders. No filter, hook or attribute runs.
+// submodules become empty directories. No filter, hook or attribute runs.
 func (r *Repository) Checkout(ctx context.Context, tree Hash, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -132,6 +132,6 @@ func writeFile(root *os.Root, mode, hash, name string, in *bufio.Reader) error {
 			return io.ErrUnexpectedEOF
 		}
 	}
-	_, err = in.Discard(1) // the line break after each object
+	_, err = in.Discard(1) // the newline after each object
 	return err
 }

@@ -22,5 +22,5 @@ func OpenClone(dir string) (*Repository, error) {
 		r := &Repository{store: &Store{}, name: filepath.Base(dir), dir: at, objects: cache.NewObjectLRU(16 * cache.MiByte)}
 		return r, r.reopen()
 	}
-	return nil, fmt.Errorf("open clone: %s is no git repository; run: git clone --mirror <url>", dir)
+	return nil, fmt.Errorf("open clone: %s is not a git repository; run: git clone --mirror <url>", dir)
 }

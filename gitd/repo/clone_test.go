@@ -36,6 +36,6 @@ func TestOpenCloneReadsWhatWasCloned(t *testing.T) {
 		}
 	}
 	if _, err := OpenClone(t.TempDir()); err == nil || !strings.Contains(err.Error(), "git clone --mirror") {
-		t.Fatalf("an empty folder: %v", err)
+		t.Fatalf("an empty directory: %v", err)
 	}
 }

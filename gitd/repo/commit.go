@@ -87,7 +87,7 @@ func tidy(message string) string {
 type Trailer struct{ Key, Value string }
 
 // Message joins a subject, a body (may be empty) and trailers the way git
-// reads them back. Line breaks in a trailer's value become spaces.
+// reads them back. Newlines in a trailer's value become spaces.
 func Message(subject, body string, trailers ...Trailer) string {
 	var b strings.Builder
 	b.WriteString(oneLine(subject) + "\n")

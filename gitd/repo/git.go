@@ -84,7 +84,7 @@ func (r *Repository) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return r.CommandIn(ctx, Quarantine{}, args...)
 }
 
-// Quarantine names the folders in which receive-pack keeps the objects of a
+// Quarantine names the directories in which receive-pack keeps the objects of a
 // push that is not accepted yet (the GIT_* variables of a pre-receive hook).
 // The zero Quarantine is none.
 type Quarantine struct {
@@ -203,7 +203,7 @@ func exited(err error, code int) bool {
 	return errors.As(err, &ge) && ge.Exit == code
 }
 
-// syncDir makes the entries of a folder durable.
+// syncDir makes the entries of a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

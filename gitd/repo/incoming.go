@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// SyncObjects makes the entries of folders below objects/ durable ("." is
+// SyncObjects makes the entries of directories below objects/ durable ("." is
 // objects/ itself). git syncs the files that it moves out of a push's
-// quarantine, but never the folders that name them.
+// quarantine, but never the directories that name them.
 func (r *Repository) SyncObjects(dirs []string) error {
 	for _, dir := range dirs {
 		if !filepath.IsLocal(dir) {

@@ -12,6 +12,6 @@ func TestHeadAndSyncObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := r.SyncObjects([]string{"../.."}); err == nil {
-		t.Fatal("a folder outside was synced")
+		t.Fatal("a directory outside was synced")
 	}
 }

@@ -27,7 +27,7 @@ func (r *Repository) Note(ref string, on Hash) ([]byte, error) {
 	return content, err
 }
 
-// notePath is where this server keeps a note: always one level of folders,
+// notePath is where this server keeps a note: always one level of directories,
 // which git reads as it reads any fan-out.
 func notePath(on Hash) string {
 	h := on.String()

@@ -27,7 +27,7 @@ var ErrNoFile = fmt.Errorf("no such file: %w", fs.ErrNotExist)
 const MaxFile = 8 << 20
 
 // read runs f, which reads through go-git, alone on this repository. When an
-// object was not found it runs f once more with the packs looked up anew: a
+// object was not found it runs f once more with the packs looked up again: a
 // push may have brought one since.
 func (r *Repository) read(f func() error) error {
 	r.mu.Lock()
@@ -268,7 +268,7 @@ func TreeObject(entries []Entry) Object {
 }
 
 // Write stores objects durably: when it returns, each is a synced file in a
-// synced folder. Objects already there are left as they are.
+// synced directory. Objects already there are left as they are.
 func (r *Repository) Write(objects ...Object) error {
 	dirs := map[string]bool{}
 	for _, o := range objects {
@@ -322,7 +322,7 @@ type Edit struct {
 }
 
 // TreeWith returns the tree that is base with edits applied, by slash-separated
-// path, writing the trees it needs. Emptied folders disappear.
+// path, writing the trees it needs. Emptied directories disappear.
 func (r *Repository) TreeWith(base Hash, edits map[string]Edit) (Hash, error) {
 	entries, err := r.Tree(base)
 	if err != nil {

@@ -125,8 +125,8 @@ func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error 
 	if err := r.updater.move(r, ref, old, new); err != nil {
 		return err
 	}
-	// git syncs the lock file before it renames it; the folder is ours to sync.
-	// A new ref may have made folders: each is an entry of the one above it.
+	// git syncs the lock file before it renames it; the directory is ours to sync.
+	// A new ref may have made directories: each is an entry of the one above it.
 	for dir := filepath.Dir(filepath.Join(r.dir, ref)); len(dir) >= len(r.dir); dir = filepath.Dir(dir) {
 		if err := syncDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("sync ref %s of %s: %w", ref, r.name, err)
@@ -193,7 +193,7 @@ func (u *updater) move(r *Repository, ref string, old, new Hash) error {
 		line = fmt.Sprintf("delete %s %s\n", ref, old)
 	}
 	if strings.Count(line, "\n") != 1 {
-		return fmt.Errorf("ref name %q holds a line break", ref)
+		return fmt.Errorf("ref name %q holds a newline", ref)
 	}
 	_, err := io.WriteString(u.stdin, "start\n"+line+"commit\n")
 	for _, want := range []string{"start: ok\n", "commit: ok\n"} {

@@ -112,7 +112,7 @@ func TestMoveIsCompareAndSwap(t *testing.T) {
 		t.Fatal("the watcher was not told")
 	}
 	if err := r.Move(t.Context(), "refs/heads/x\ndelete refs/heads/y", Zero, a); err == nil {
-		t.Fatal("a ref name with a line break was accepted")
+		t.Fatal("a ref name with a newline was accepted")
 	}
 }
 
@@ -283,9 +283,9 @@ func TestCheckoutStaysInside(t *testing.T) {
 	}
 	for name, entries := range map[string][]Entry{
 		"a link, then a file through it": {{"d", filemode.Symlink, link.Hash()}, {"d", filemode.Dir, inner.Hash()}},
-		"parent folder":                  {{"..", filemode.Dir, inner.Hash()}},
-		"git folder":                     {{".GIT", filemode.Dir, inner.Hash()}},
-		"git folder with return":         {{".git\r", filemode.Dir, inner.Hash()}},
+		"parent directory":               {{"..", filemode.Dir, inner.Hash()}},
+		"git directory":                  {{".GIT", filemode.Dir, inner.Hash()}},
+		"git directory with return":      {{".git\r", filemode.Dir, inner.Hash()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := TreeObject(entries)
@@ -304,7 +304,7 @@ func TestCheckoutStaysInside(t *testing.T) {
 
 func TestObjectsFromAnotherProcessAreSeen(t *testing.T) {
 	_, r := testStore(t)
-	commit(t, r, "a", map[string]string{"f": "x"}) // go-git has looked at the folder
+	commit(t, r, "a", map[string]string{"f": "x"}) // go-git has looked at the directory
 	var last Hash
 	for i := range 3 {
 		last = commit(t, r, "n", map[string]string{"f": string(rune('0' + i))})
@@ -381,7 +381,7 @@ func TestTrailers(t *testing.T) {
 		t.Fatalf("%q gives %v", m, got)
 	}
 	if Trailers("Subject: alone") != nil {
-		t.Fatal("a subject is no trailer")
+		t.Fatal("a subject is not a trailer")
 	}
 }
 

@@ -73,7 +73,7 @@ func newKey(path string) ([]byte, error) {
 // PublicKey is the key's public half.
 func (s *Signer) PublicKey() ssh.PublicKey { return s.key.PublicKey() }
 
-// Sign returns an armored SSH signature of message, ending in a line break.
+// Sign returns an armored SSH signature of message, ending in a newline.
 func (s *Signer) Sign(message []byte) (string, error) {
 	sig, err := sshsig.Sign(bytes.NewReader(message), s.key, sshsig.HashSHA512, namespace)
 	if err != nil {

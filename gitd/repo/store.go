@@ -22,9 +22,9 @@ import (
 	"github.com/headgate-cd/headgate/gitd/signal"
 )
 
-// Store is a folder of bare repositories, `<root>/<name>.git`. It is safe for
+// Store is a directory of bare repositories, `<root>/<name>.git`. It is safe for
 // concurrent use; only one process may have it open (the caller holds the
-// data folder's lock).
+// data directory's lock).
 type Store struct {
 	root   string
 	hooks  string
@@ -54,13 +54,13 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 // 1 to 100 letters, digits, ".", "_", "-", not ending in ".git").
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) || strings.HasSuffix(strings.ToLower(name), ".git") || strings.Contains(name, "..") {
-		return fmt.Errorf("%q is no repository name: use 1 to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in .git", name)
+		return fmt.Errorf("%q is not a repository name: use 1 to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in .git", name)
 	}
 	return nil
 }
 
 // OpenStore opens the repositories below root, which is made if absent. hooks
-// is the folder with the hook programs that every repository's receive-pack
+// is the directory with the hook programs that every repository's receive-pack
 // runs. It sweeps what a killed process left behind (see Sweep) and returns a
 // line for each thing swept.
 func OpenStore(root, hooks string, signer *Signer) (*Store, []string, error) {
@@ -86,7 +86,7 @@ func (s *Store) Close() {
 // Signer is what signs this store's commits.
 func (s *Store) Signer() *Signer { return s.signer }
 
-// Hooks is the folder with the hook programs.
+// Hooks is the directory with the hook programs.
 func (s *Store) Hooks() string { return s.hooks }
 
 // Names lists the repositories on disk.
@@ -175,13 +175,13 @@ func (s *Store) Create(ctx context.Context, name string) (*Repository, error) {
 // Name is the repository's name.
 func (r *Repository) Name() string { return r.name }
 
-// Dir is the repository's folder, for a git child as its only argument.
+// Dir is the repository's directory, for a git child as its only argument.
 func (r *Repository) Dir() string { return r.dir }
 
 // Signer is what signs this repository's server-made commits.
 func (r *Repository) Signer() *Signer { return r.store.signer }
 
-// reopen makes go-git look at the folder afresh. The caller holds r.mu, or is
+// reopen makes go-git look at the directory afresh. The caller holds r.mu, or is
 // the only one who knows r.
 func (r *Repository) reopen() error {
 	g, err := git.Open(filesystem.NewStorage(osfs.New(r.dir), r.objects), nil)
@@ -202,7 +202,7 @@ func (s *Store) Watch(repository string) (moved <-chan struct{}, stop func()) {
 
 // sweep removes what a killed git child leaves and what blocks its successors
 // for ever (F3): ref and pack locks, quarantines, keep files, half-made objects
-// and repositories. Only the holder of the data folder's lock may do it.
+// and repositories. Only the holder of the data directory's lock may do it.
 func (s *Store) sweep() (swept []string, err error) {
 	names, err := os.ReadDir(s.root)
 	if err != nil {
@@ -246,8 +246,8 @@ func (s *Store) sweep() (swept []string, err error) {
 	return swept, nil
 }
 
-// WriteFile writes a file durably: a temporary file in the same folder, synced,
-// renamed, and the folder synced. Readers see the old content or the new.
+// WriteFile writes a file durably: a temporary file in the same directory, synced,
+// renamed, and the directory synced. Readers see the old content or the new.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".tmp-")

@@ -40,11 +40,11 @@ func TestB3ControlFilesLeadNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, trick := range map[string]string{
-		"link":    "rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
-		"fifo":    "rm -f $D/script.sh; mkfifo $D/script.sh",
-		"folder":  "rm -f $D/script.sh; mkdir $D/script.sh",
-		"gone":    "rm -rf $D/*",
-		"remount": "mount -o remount,rw,bind $D; rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
+		"link":      "rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
+		"fifo":      "rm -f $D/script.sh; mkfifo $D/script.sh",
+		"directory": "rm -f $D/script.sh; mkdir $D/script.sh",
+		"gone":      "rm -rf $D/*",
+		"remount":   "mount -o remount,rw,bind $D; rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := prepare(t, map[string]string{"buildspec.yml": steps("D=/codebuild/output/tmp; { "+trick+"; } 2>/dev/null; true", "echo 'on we go'")})
@@ -95,7 +95,7 @@ func TestB3SandboxCannotBeUndone(t *testing.T) {
 }
 
 // A process that makes a user namespace is privileged in it. With that, one of
-// root's could mount the control groups and lift its limits.
+// root's could mount the cgroups and lift its limits.
 func TestB3NoNamespacesInside(t *testing.T) {
 	if help, err := exec.Command("bwrap", "--help").Output(); err != nil || !strings.Contains(string(help), "--disable-userns") {
 		spec(t, steps("true")).wants(build.Succeeded, "bubblewrap is older than 0.8")
@@ -121,7 +121,7 @@ func TestB3NoKeysOfTheServer(t *testing.T) {
 		wants(build.Succeeded, "read -1 ", "!read 13 of the server")
 }
 
-// What keeps the sandbox from being made is the server's trouble: no verdict.
+// What keeps the sandbox from being made is the server's failure: no verdict.
 func TestSetUpTroubleIsNoVerdict(t *testing.T) {
 	dir := t.TempDir()
 	for _, d := range []string{"control", "home", "temp"} {

@@ -24,8 +24,8 @@ const DefaultTimeout = 60 * time.Minute
 // Request is one build to run.
 type Request struct {
 	ID        string            // names the build in messages and in CODEBUILD_BUILD_ID
-	Source    string            // folder with the checked-out tree; the build owns it and writes there
-	Work      string            // folder for what else the build needs; Run makes folders in it, the caller removes them
+	Source    string            // directory with the checked-out tree; the build owns it and writes there
+	Work      string            // directory for what else the build needs; Run makes directories in it, the caller removes them
 	Buildspec string            // path inside Source; "" is buildspec.yml
 	Variables map[string]string // win over the buildspec's own (B31)
 	Secrets   map[string]string // variables that are masked in the log (B36)
@@ -67,7 +67,7 @@ type Result struct {
 
 // Executor makes sandboxes.
 type Executor interface {
-	// Start makes a sandbox for one build. An error is the server's own trouble
+	// Start makes a sandbox for one build. An error is the server's own failure
 	// (or the machine's), not the build's.
 	Start(ctx context.Context, s Sandbox) (Session, error)
 }
@@ -84,10 +84,10 @@ func (e UnableError) ForPeople() string { return string(e) }
 // Sandbox is what a session is made of.
 type Sandbox struct {
 	ID      string
-	Source  string // host folder that is SourceDir inside
-	Control string // host folder that is ControlDir inside, for scripts; nothing inside may write there
-	Home    string // host folder that is the home inside
-	Temp    string // host folder that is /tmp inside
+	Source  string // host directory that is SourceDir inside
+	Control string // host directory that is ControlDir inside, for scripts; nothing inside may write there
+	Home    string // host directory that is the home inside
+	Temp    string // host directory that is /tmp inside
 	Network bool
 }
 

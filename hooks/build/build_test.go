@@ -243,21 +243,21 @@ func TestArtifacts(t *testing.T) {
 func TestArtifactsAtFault(t *testing.T) {
 	for _, c := range []struct{ name, command, artifacts, reason string }{
 		{"nothing there", "true", "{files: nothing/**}", `buildspec.yml:3: no matching artifact paths found; the build left nothing that matches "nothing/**"`},
-		{"a folder", "mkdir dist; touch dist/x", "{files: dist/}", `"dist/" is a folder: write "dist/**/*"`},
-		{"a folder below the base", "mkdir -p a/dist; touch a/dist/x", "{files: dist, base-directory: a}", `"dist" is a folder: write "dist/**/*"`},
+		{"a directory", "mkdir dist; touch dist/x", "{files: dist/}", `"dist/" is a directory: write "dist/**/*"`},
+		{"a directory below the base", "mkdir -p a/dist; touch a/dist/x", "{files: dist, base-directory: a}", `"dist" is a directory: write "dist/**/*"`},
 		{"outside", "touch /tmp/out", "{files: /tmp/out}", `"/tmp/out" is outside of the source`},
 		{"parent", "true", "{files: ../x}", `"../x" is outside of the source`},
 		{"base outside", "true", "{files: x, base-directory: /tmp}", "no matching base directory path found for /tmp; it is outside of the source"},
 		{"base outside by a variable", "B=../..", "{files: x, base-directory: $B}", "no matching base directory path found for ../..; it is outside"},
 		{"all excluded", "touch x", "{files: x, exclude-paths: '*'}", "all that files names is in exclude-paths"},
-		{"exclude is no pattern", "touch x", "{files: x, exclude-paths: '[a'}", `"[a" is no pattern`},
-		{"files is no pattern", "touch x", "{files: '[a'}", `"[a" is no pattern`},
-		{"a link out", "ln -s /etc/passwd x", "{files: x}", "x is a link to a folder, to nothing or out of the source"},
-		{"folder's name is no text", `touch "$(printf 'a\\377')"; mkdir "$(printf 'd\\377')"`, "{files: 'd*/**'}", `the name of the folder "d\xff" is no UTF-8 text`},
-		{"file's name is no text", `touch "$(printf 'a\\377')"`, "{files: '**/*'}", `"a\xff" is no path`},
+		{"exclude is not a pattern", "touch x", "{files: x, exclude-paths: '[a'}", `"[a" is not a pattern`},
+		{"files is not a pattern", "touch x", "{files: '[a'}", `"[a" is not a pattern`},
+		{"a link out", "ln -s /etc/passwd x", "{files: x}", "x is a link to a directory, to nothing or out of the source"},
+		{"directory's name is not text", `touch "$(printf 'a\\377')"; mkdir "$(printf 'd\\377')"`, "{files: 'd*/**'}", `the name of the directory "d\xff" is not UTF-8 text`},
+		{"file's name is not text", `touch "$(printf 'a\\377')"`, "{files: '**/*'}", `"a\xff" is not a path`},
 		{"too large", "truncate -s 4T holes", "{files: holes}", "with holes it would be over 8 GiB"},
 		{"two of a name", "true", "{files: buildspec.yml, secondary-artifacts: {a: {files: buildspec.yml, name: x}, b: {files: buildspec.yml, name: $(echo x)}}}", `the artifacts a and b are both called "x"`},
-		{"name", "true", "{files: buildspec.yml, name: ../x}", `"../x" is no name for an artifact`},
+		{"name", "true", "{files: buildspec.yml, name: ../x}", `"../x" is not a name for an artifact`},
 		{"name cannot be evaluated", "true", "{files: buildspec.yml, name: '${X:?}'}", "cannot be evaluated: exit status 2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -271,12 +271,12 @@ func TestArtifactsAtFault(t *testing.T) {
 	}
 }
 
-// What no pattern can match is no trouble, and is not walked through.
+// What no pattern can match is fine, and is not walked through.
 func TestArtifactsElsewhere(t *testing.T) {
 	b := spec(t, `version: 0.2
 phases: {build: {commands: ["mkdir -p dist/a $(printf 'd\\377'); touch dist/a/x dist/y", "ln -s a dist/l; ln -s nowhere dist/n"]}}
 artifacts: {files: ['dist/**/*', '/tmp/x', 'none']}`)
-	b.wants(build.Succeeded, "Skipping invalid file path /tmp/x\n", "Skipping invalid file path none\n", "Skipping link dist/l: it leads to a folder", "Skipping link dist/n:")
+	b.wants(build.Succeeded, "Skipping invalid file path /tmp/x\n", "Skipping invalid file path none\n", "Skipping link dist/l: it leads to a directory", "Skipping link dist/n:")
 	if len(b.result.Artifacts) != 1 {
 		t.Fatalf("%+v", b.result)
 	}
@@ -422,7 +422,7 @@ func TestCancelIsNoVerdict(t *testing.T) {
 
 func TestB1LimitsHold(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/pids"); err != nil || os.Geteuid() != 0 {
-		t.Log("control groups of version 1 are not writable here; the arithmetic is tested in package host")
+		t.Log("cgroups of version 1 are not writable here; the arithmetic is tested in package host")
 		return
 	}
 	for _, c := range []struct {
@@ -447,7 +447,7 @@ func TestB1LimitsHold(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 			if left, _ := filepath.Glob("/sys/fs/cgroup/*/headgate-" + b.req.ID); len(left) > 0 {
-				t.Errorf("control groups are left: %v", left)
+				t.Errorf("cgroups are left: %v", left)
 			}
 		})
 	}
@@ -458,5 +458,5 @@ func TestA2FifoIsRefused(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(b.req.Source, "fifo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.run(t.Context()).wants(build.Failed, "fifo is no regular file")
+	b.run(t.Context()).wants(build.Failed, "fifo is not a regular file")
 }

@@ -76,7 +76,7 @@ type runner struct {
 	log        *buildlog.Writer
 	store      *artifact.Store
 	session    Session
-	control    string // host folder that is ControlDir; commands cannot write there
+	control    string // host directory that is ControlDir; commands cannot write there
 	succeeding bool   // CODEBUILD_BUILD_SUCCEEDING (B21)
 	phaseNow   string // what a timeout will have ended
 	commandNow string
@@ -215,7 +215,7 @@ func (r *runner) saveEnvironment() error {
 // quote makes s one word of a shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// script is the file that runs one command. In 0.2 it restores folder and
+// script is the file that runs one command. In 0.2 it restores directory and
 // environment, runs the command, and saves both (WRAP, B05-B07); the command
 // stands on line 4, as it does with CodeBuild, so that a shell's messages name
 // the same line. In 0.1 every command starts afresh (B08).

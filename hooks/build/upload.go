@@ -73,7 +73,7 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[strin
 		name = a.ID
 	}
 	if !fs.ValidPath(name) || name == "." || strings.ContainsFunc(name, unicode.IsControl) {
-		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is no name for an artifact", name), "write a path without '..' that does not begin with '/'"}
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is not a name for an artifact", name), "write a path without '..' that does not begin with '/'"}
 	}
 	if other, twice := names[name]; twice {
 		return artifact.Artifact{}, &clientError{fmt.Sprintf("the artifacts %s and %s are both called %q", other, a.ID, name), "give each a name of its own"}
@@ -97,7 +97,7 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[strin
 			r.log.Note("Skipping %d links more", len(found.links)-i)
 			break
 		}
-		r.log.Note("Skipping link %s: it leads to a folder, to nothing or out of the source", link)
+		r.log.Note("Skipping link %s: it leads to a directory, to nothing or out of the source", link)
 	}
 	packed, err := r.store.Pack(ctx, r.req.Source, name, found.files)
 	var fault *artifact.FileError
@@ -120,7 +120,7 @@ func inside(p string) (rel string, ok bool) {
 	return rel, !path.IsAbs(rel) && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
-// reaches reports whether a pattern may match something below a folder.
+// reaches reports whether a pattern may match something below a directory.
 func reaches(pattern, dir string) bool {
 	if dir == "." || strings.Contains(pattern, "{") { // alternatives may hold slashes
 		return true
@@ -146,7 +146,7 @@ type matched struct {
 }
 
 // match finds the files of an artifact (B39-B45, B48, B49). Symbolic links are
-// not followed out of the source; folders that are links are not entered, nor are
+// not followed out of the source; directories that are links are not entered, nor are
 // those in which no pattern can match.
 func match(ctx context.Context, source, base string, files []string, a buildspec.Artifact) (m matched, err error) {
 	root, err := os.OpenRoot(source)
@@ -223,7 +223,7 @@ func match(ctx context.Context, source, base string, files []string, a buildspec
 		case excluded:
 			no.fix = "all that files names is in exclude-paths"
 		case len(m.links) > 0:
-			no.fix = fmt.Sprintf("%s is a link to a folder, to nothing or out of the source", m.links[0])
+			no.fix = fmt.Sprintf("%s is a link to a directory, to nothing or out of the source", m.links[0])
 		case len(m.unmatched) > 0:
 			no.fix = whyNot(root, bases[0], m.unmatched[0])
 		}
@@ -239,7 +239,7 @@ func whyNot(root *os.Root, base, pattern string) string {
 		return fmt.Sprintf("%q is outside of the source: copy it into $CODEBUILD_SRC_DIR first", pattern)
 	}
 	if info, err := root.Stat(filepath.FromSlash(path.Join(base, p))); err == nil && info.IsDir() {
-		return fmt.Sprintf("%q is a folder: write %q", pattern, path.Join(p, "**/*"))
+		return fmt.Sprintf("%q is a directory: write %q", pattern, path.Join(p, "**/*"))
 	}
 	return fmt.Sprintf("the build left nothing that matches %q", pattern)
 }
@@ -248,7 +248,7 @@ func baseDirectories(root *os.Root, base string) ([]string, error) {
 	rel, ok := inside(base)
 	none := &clientError{what: "no matching base directory path found for " + base}
 	if !ok {
-		none.fix = "it is outside of the source: name a folder in $CODEBUILD_SRC_DIR"
+		none.fix = "it is outside of the source: name a directory in $CODEBUILD_SRC_DIR"
 		return nil, none
 	}
 	if rel == "." {
@@ -256,7 +256,7 @@ func baseDirectories(root *os.Root, base string) ([]string, error) {
 	}
 	bases, err := doublestar.Glob(root.FS(), rel, doublestar.WithNoFollow())
 	if err != nil {
-		return nil, &clientError{what: fmt.Sprintf("base-directory %q is no pattern", base)}
+		return nil, &clientError{what: fmt.Sprintf("base-directory %q is not a pattern", base)}
 	}
 	bases = slices.DeleteFunc(bases, func(d string) bool {
 		info, err := root.Stat(filepath.FromSlash(d))
@@ -275,13 +275,13 @@ func patternsOf(texts []string) ([]string, error) {
 	for i, text := range texts {
 		patterns[i], _ = inside(text)
 		if !doublestar.ValidatePattern(patterns[i]) {
-			return nil, &clientError{what: fmt.Sprintf("%q is no pattern", text), fix: "close its brackets, or put a '\\' before them"}
+			return nil, &clientError{what: fmt.Sprintf("%q is not a pattern", text), fix: "close its brackets, or put a '\\' before them"}
 		}
 	}
 	return patterns, nil
 }
 
-// unreadableFolder is the fault of a folder in which a pattern may match. One
+// unreadableFolder is the fault of a directory in which a pattern may match. One
 // that is gone by now holds nothing.
 func unreadableFolder(name string, err error) error {
 	var pe *fs.PathError
@@ -289,15 +289,15 @@ func unreadableFolder(name string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case !utf8.ValidString(name):
-		return &clientError{what: fmt.Sprintf("the name of the folder %q is no UTF-8 text", name), fix: "rename it, or name others in files"}
+		return &clientError{what: fmt.Sprintf("the name of the directory %q is not UTF-8 text", name), fix: "rename it, or name others in files"}
 	case errors.As(err, &pe):
 		err = pe.Err
 	}
-	return &clientError{what: fmt.Sprintf("the folder %s cannot be read: %v", name, err), fix: "let the build make it readable, or name others in files"}
+	return &clientError{what: fmt.Sprintf("the directory %s cannot be read: %v", name, err), fix: "let the build make it readable, or name others in files"}
 }
 
 // fileOf makes the artifact's file of a path below the source; false for what is
-// left out: links to folders or to nowhere.
+// left out: links to directories or to nowhere.
 func fileOf(root *os.Root, source, name string, a buildspec.Artifact) (artifact.File, bool) {
 	if a.DiscardPaths {
 		name = path.Base(name)

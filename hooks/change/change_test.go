@@ -97,7 +97,7 @@ func TestStory(t *testing.T) {
 	if err != nil || len(c.ParentHashes) != 2 || c.ParentHashes[1] != second.Commit {
 		t.Fatalf("%v, %v", c, err)
 	}
-	if err := l.MendHead(t.Context(), s); err != nil {
+	if err := l.RepairHead(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := r.Ref(HeadRef(1)); err != nil || h != second.Commit {

@@ -170,9 +170,9 @@ func (l *Log) append(
 	return s, nil
 }
 
-// MendHead makes refs/changes/<n>/head point at the newest revision. Opening
+// RepairHead makes refs/changes/<n>/head point at the newest revision. Opening
 // and revising leave that to the caller: the head follows from the log.
-func (l *Log) MendHead(ctx context.Context, s Story) error {
+func (l *Log) RepairHead(ctx context.Context, s Story) error {
 	for {
 		at, err := l.r.Ref(HeadRef(s.Number))
 		if err != nil || at == s.Head().Commit {

@@ -11,7 +11,7 @@
 //
 // Whether a change has landed is no event's to say: it has when its commit is
 // an ancestor of its branch. The landed event is the note of it, and the gate
-// mends the note when it is missing. What happens to a change is decided by
+// repairs the note when it is missing. What happens to a change is decided by
 // package gate.
 package change
 

@@ -47,17 +47,17 @@ func (c *candidate) with() string {
 	return s
 }
 
-// make finds out what a candidate is. What it could not find out for a fault of
+// prepare finds out what a candidate is. What it could not find out for a fault of
 // the server's makes the change wait.
-func (l *loop) make(ctx context.Context, pc plan.Candidate) {
+func (l *loop) prepare(ctx context.Context, pc plan.Candidate) {
 	c := &candidate{Candidate: pc}
 	c.base, _ = repo.ParseHash(pc.Base)
 	for _, ref := range pc.Changes {
 		if o := l.open[ref.Change]; o == nil || o.story.Head().Number != ref.Revision {
-			return // the plan is made anew
+			return // the plan is made again
 		}
 	}
-	err := l.shape(ctx, c)
+	err := l.merge(ctx, c)
 	if err == nil && c.problem == nil {
 		c.known, err = verdict.On(l.r, c.tree)
 	}
@@ -70,9 +70,9 @@ func (l *loop) make(ctx context.Context, pc plan.Candidate) {
 	l.made[pc.ID()] = c
 }
 
-// shape makes the commit of a candidate and says how it is built. The same
+// merge makes the commit of a candidate and says how it is built. The same
 // inputs give the same commit, byte for byte, also after a restart.
-func (l *loop) shape(ctx context.Context, c *candidate) (err error) {
+func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 	at := c.base
 	for _, ref := range c.Changes {
 		s := l.open[ref.Change].story

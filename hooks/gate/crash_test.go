@@ -64,7 +64,7 @@ type push struct {
 }
 
 // TestKilledAtEveryPoint kills a process with SIGKILL at every crash point on the
-// way of some changes, starts another one on the same folder, and wants the same
+// way of some changes, starts another one on the same directory, and wants the same
 // end as without a kill.
 func TestKilledAtEveryPoint(t *testing.T) {
 	for _, point := range points(t) {

@@ -10,30 +10,30 @@ import (
 	"github.com/headgate-cd/headgate/hooks/change"
 )
 
-// board is what a repository's loop lets others see. The loop writes and never
-// waits: a follower holds nothing but an index into its track.
-type board struct {
+// progressBoard is what a repository's loop lets others see. The loop writes and never
+// waits: a follower holds nothing but an index into its progress.
+type progressBoard struct {
 	mu      sync.Mutex
-	tracks  map[int]*track // of open changes
+	open    map[int]*revisionProgress // of open changes
 	entries []Entry
 	closed  bool
 }
 
-// track is the progress of one revision.
-type track struct {
+// revisionProgress is the progress of one revision.
+type revisionProgress struct {
 	mu    sync.Mutex
 	items []Progress
 	first int           // number of items[0]; earlier ones are dropped
 	more  chan struct{} // closed when there is more
 }
 
-// kept is how many items a track keeps. A follower that is further behind goes
+// kept is how many items of a revision are kept. A follower that is further behind goes
 // on with the oldest one kept.
 const kept = 64
 
-func newTrack() *track { return &track{more: make(chan struct{})} }
+func newRevisionProgress() *revisionProgress { return &revisionProgress{more: make(chan struct{})} }
 
-func (t *track) add(p Progress) {
+func (t *revisionProgress) add(p Progress) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.items); n > 0 && t.items[n-1].Ends() {
@@ -49,7 +49,7 @@ func (t *track) add(p Progress) {
 }
 
 // last is the newest item; ok is false when there is none.
-func (t *track) last() (p Progress, ok bool) {
+func (t *revisionProgress) last() (p Progress, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.items) == 0 {
@@ -60,7 +60,7 @@ func (t *track) last() (p Progress, ok bool) {
 
 // from returns item number at, or a later one if it was dropped, and the number
 // after it; or the channel to wait on.
-func (t *track) from(at int) (p Progress, next int, more <-chan struct{}) {
+func (t *revisionProgress) from(at int) (p Progress, next int, more <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at = max(at, t.first)
@@ -71,37 +71,37 @@ func (t *track) from(at int) (p Progress, next int, more <-chan struct{}) {
 }
 
 // present is the number of the newest item.
-func (t *track) present() int {
+func (t *revisionProgress) present() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.first + max(0, len(t.items)-1)
 }
 
-// track returns the track of an open change, nil if there is none.
-func (b *board) track(number int) *track {
+// of returns the progress of an open change, nil if there is none.
+func (b *progressBoard) of(number int) *revisionProgress {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.tracks[number]
+	return b.open[number]
 }
 
-// begin makes a new track for a change, and returns the one it replaces.
-func (b *board) begin(number int) (replaced *track) {
+// begin starts the progress of a new revision, and returns the one it replaces.
+func (b *progressBoard) begin(number int) (replaced *revisionProgress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	replaced = b.tracks[number]
-	b.tracks[number] = newTrack()
+	replaced = b.open[number]
+	b.open[number] = newRevisionProgress()
 	if b.closed {
-		b.tracks[number].add(Progress{Kind: Restarting, Change: number})
+		b.open[number].add(Progress{Kind: Restarting, Change: number})
 	}
 	return replaced
 }
 
-// add adds progress to a change's track, and drops the track when it has ended.
-func (b *board) add(p Progress) {
+// add adds to a change's progress, and drops it when it has ended.
+func (b *progressBoard) add(p Progress) {
 	b.mu.Lock()
-	t := b.tracks[p.Change]
+	t := b.open[p.Change]
 	if t != nil && p.Ends() && p.Kind != Restarting {
-		delete(b.tracks, p.Change)
+		delete(b.open, p.Change)
 		// Whoever hears of the end must not find it in the queue any more.
 		b.entries = slices.DeleteFunc(slices.Clone(b.entries), func(e Entry) bool { return e.Change == p.Change })
 	}
@@ -112,23 +112,23 @@ func (b *board) add(p Progress) {
 }
 
 // close tells all followers that the server restarts.
-func (b *board) close(p Progress) {
+func (b *progressBoard) close(p Progress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	for number, t := range b.tracks {
+	for number, t := range b.open {
 		p.Change = number
 		t.add(p)
 	}
 }
 
-func (b *board) show(entries []Entry) {
+func (b *progressBoard) show(entries []Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.entries = entries
 }
 
-func (b *board) snapshot() []Entry {
+func (b *progressBoard) snapshot() []Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]Entry(nil), b.entries...)
@@ -143,11 +143,11 @@ func (g *Gate) Follow(ctx context.Context, repository string, number int) iter.S
 		if err != nil || l.load(ctx) != nil {
 			return
 		}
-		t := l.board.track(number)
+		t := l.progress.of(number)
 		if t == nil {
-			// An open change has a track, but for the moment in which it is accepted.
+			// An open change has progress, but for the moment in which it is accepted.
 			l.proposing.Lock()
-			t = l.board.track(number)
+			t = l.progress.of(number)
 			s, err := l.log.Read(number)
 			l.proposing.Unlock()
 			if err != nil {

@@ -63,7 +63,7 @@ func TestLandedIsCalledBeforeItIsTold(t *testing.T) {
 	w = newWorld(t, func(c *Config) {
 		c.Landed = func(_ context.Context, repository string) {
 			l, err := w.gate.loop(repository)
-			called.Store(err == nil && l.board.track(1) != nil) // who follows it still waits
+			called.Store(err == nil && l.progress.of(1) != nil) // who follows it still waits
 		}
 	})
 	w.land(ada, w.commit("begin", files("a", "1")))
@@ -74,7 +74,7 @@ func TestLandedIsCalledBeforeItIsTold(t *testing.T) {
 
 // Who has heard that a change has ended does not find it in the queue.
 func TestEndedIsNotQueued(t *testing.T) {
-	b := board{tracks: map[int]*track{}}
+	b := progressBoard{open: map[int]*revisionProgress{}}
 	b.begin(1)
 	b.begin(2)
 	b.show([]Entry{{Change: 1}, {Change: 2}})

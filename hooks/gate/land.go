@@ -18,7 +18,7 @@ import (
 )
 
 // land lands a candidate: assert, ask, note what is about to happen, swap, note
-// that it has. A kill between any two of these is mended by load.
+// that it has. A kill between any two of these is repaired by load.
 func (l *loop) land(ctx context.Context, c *candidate) {
 	o := l.open[c.Changes[0].Change]
 	s := o.story
@@ -36,7 +36,7 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 	}
 	// Whoever built it now, in another life or for another change: it is reused.
 	if p, ok := l.lastShown(s.Number); !ok || p.Kind != Verdict || p.Candidate != c.commit {
-		l.board.add(Progress{
+		l.progress.add(Progress{
 			At: l.g.c.Now(), Kind: Verdict, Change: s.Number, Revision: s.Head().Number, Branch: c.Branch, Candidate: c.commit, Tree: c.tree,
 			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: fmt.Sprintf("change %d", v.Change),
 		})
@@ -111,7 +111,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	if err != nil {
 		switch {
 		case ctx.Err() != nil:
-		case isMoved(err): // the branch or the change went on meanwhile: plan anew
+		case isMoved(err): // the branch or the change went on meanwhile: plan again
 			delete(l.made, c.ID())
 			if s, err := l.log.Read(number); err == nil {
 				o.story = s
@@ -136,7 +136,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	p.At = l.g.c.Now()
 	p.Took = p.At.Sub(o.pushed)
 	p.Tree = c.tree
-	l.board.add(p)
+	l.progress.add(p)
 }
 
 func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdict, record repo.Hash) (change.Story, error) {
@@ -172,7 +172,7 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 		return s, err
 	}
 	crash.Point("land.moved")
-	// From here on it has landed, whatever happens: the note is mended at start.
+	// From here on it has landed, whatever happens: the note is repaired at start.
 	s, err = l.noteLanded(context.WithoutCancel(ctx), s)
 	if err != nil {
 		return s, err
@@ -283,7 +283,7 @@ func tookOf(v verdict.Verdict) time.Duration {
 // landedAfterAll finishes a landing of which only the note is missing.
 func (l *loop) landedAfterAll(ctx context.Context, o *open) bool {
 	l.proposing.Lock()
-	s, err := l.mendLanded(ctx, o.story)
+	s, err := l.repairLanded(ctx, o.story)
 	l.proposing.Unlock()
 	if err != nil || s.Open() {
 		if err != nil && ctx.Err() == nil {
@@ -333,7 +333,7 @@ func (l *loop) release(ctx context.Context, s change.Story) {
 		return
 	}
 	if err := l.makeRelease(ctx, s); err != nil {
-		l.owing = true
+		l.releasePending = true
 		if ctx.Err() == nil {
 			l.slog.Error("release could not be made; it is tried again", "change", s.Number, "err", err)
 		}
@@ -369,7 +369,7 @@ func (l *loop) makeRelease(ctx context.Context, s change.Story) error {
 }
 
 func (l *loop) lastShown(number int) (Progress, bool) {
-	t := l.board.track(number)
+	t := l.progress.of(number)
 	if t == nil {
 		return Progress{}, false
 	}

@@ -27,7 +27,7 @@ type loop struct {
 	log      *change.Log
 	releases *release.Book
 	slog     *slog.Logger
-	board    board
+	progress progressBoard
 	opened   numbers
 
 	// proposing is held while a push or a withdrawal is taken in, and while a
@@ -39,15 +39,15 @@ type loop struct {
 	mailbox signal.Mailbox[func()] // what run is to do to what it owns
 
 	// The rest is owned by run.
-	open      map[int]*open
-	made      map[string]*candidate // by plan.Candidate.ID
-	building  map[string]*building  // by key
-	failures  map[string]int        // by key
-	durations durations
-	greenTip  map[string]repo.Hash // by branch: the tip whose tree is known to be green
-	heads     []change.Story       // whose head ref may have to be mended
-	owing     bool                 // a release may be missing
-	builds    sync.WaitGroup
+	open           map[int]*open
+	made           map[string]*candidate // by plan.Candidate.ID
+	building       map[string]*building  // by key
+	failures       map[string]int        // by key
+	durations      durations
+	greenTip       map[string]repo.Hash // by branch: the tip whose tree is known to be green
+	heads          []change.Story       // whose head ref may have to be repaired
+	releasePending bool                 // a release may be missing
+	builds         sync.WaitGroup
 }
 
 // open is an open change in the queue.
@@ -65,7 +65,7 @@ func newLoop(g *Gate, r *repo.Repository) *loop {
 		open: map[int]*open{}, made: map[string]*candidate{}, building: map[string]*building{}, failures: map[string]int{},
 		greenTip: map[string]repo.Hash{},
 	}
-	l.board.tracks = map[int]*track{}
+	l.progress.open = map[int]*revisionProgress{}
 	l.opened.set = map[int]bool{}
 	return l
 }
@@ -82,12 +82,12 @@ func (l *loop) drain() {
 func (l *loop) run(ctx context.Context) {
 	defer func() {
 		l.builds.Wait()
-		l.board.close(Progress{At: l.g.c.Now(), Kind: Restarting, Reason: "the server is restarting; the change keeps its place", Short: "restarting; still queued", Hint: "push again in a moment to come back"})
+		l.progress.close(Progress{At: l.g.c.Now(), Kind: Restarting, Reason: "the server is restarting; the change keeps its place", Short: "restarting; still queued", Hint: "push again in a moment to come back"})
 	}()
 	moved, stop := l.g.c.Store.Watch(l.r.Name())
 	defer stop()
 	for ctx.Err() == nil {
-		again, err := l.turn(ctx)
+		again, err := l.step(ctx)
 		if err != nil && ctx.Err() == nil {
 			l.slog.Error("gate stands still and tries again", "in", l.g.c.Retry, "err", err)
 			again = l.g.c.Now().Add(l.g.c.Retry)
@@ -105,19 +105,19 @@ func (l *loop) run(ctx context.Context) {
 	}
 }
 
-// turn does all that can be done now. It returns when to come back, zero for
+// step does all that can be done now. It returns when to come back, zero for
 // not before something happens.
-func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
+func (l *loop) step(ctx context.Context) (again time.Time, err error) {
 	if err := l.load(ctx); err != nil {
 		return time.Time{}, err
 	}
 	l.drain()
-	if l.owing {
-		l.mendReleases(ctx)
+	if l.releasePending {
+		l.repairReleases(ctx)
 	}
 	for ctx.Err() == nil {
 		l.drain()
-		l.mendHeads(ctx)
+		l.repairHeads(ctx)
 		now := l.g.c.Now()
 		if err := l.endWaits(now); err != nil {
 			return time.Time{}, err
@@ -129,11 +129,11 @@ func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
 		d := plan.Plan(s)
 		if len(d.Make) > 0 {
 			for _, c := range d.Make {
-				l.make(ctx, c)
+				l.prepare(ctx, c)
 			}
 			continue
 		}
-		l.direct(ctx, d)
+		l.syncBuilds(ctx, d)
 		acted := false
 		for _, refusal := range d.Refuse {
 			l.refuseFor(ctx, refusal)
@@ -149,7 +149,7 @@ func (l *loop) turn(ctx context.Context) (again time.Time, err error) {
 		}
 	}
 	again = l.nextTurn()
-	if retry := l.g.c.Now().Add(l.g.c.Retry); l.owing && (again.IsZero() || retry.Before(again)) {
+	if retry := l.g.c.Now().Add(l.g.c.Retry); l.releasePending && (again.IsZero() || retry.Before(again)) {
 		again = retry
 	}
 	return again, nil
@@ -178,7 +178,7 @@ func (l *loop) state() (plan.State, error) {
 		}
 	}
 	for id, c := range l.made {
-		if !l.stands(c, s.Tips) {
+		if !l.current(c, s.Tips) {
 			delete(l.made, id)
 			continue
 		}
@@ -204,9 +204,9 @@ func (l *loop) state() (plan.State, error) {
 	return s, nil
 }
 
-// stands reports whether a candidate is still on its branch's tip and holds
+// current reports whether a candidate is still on its branch's tip and holds
 // changes as they are.
-func (l *loop) stands(c *candidate, tips map[string]plan.Tip) bool {
+func (l *loop) current(c *candidate, tips map[string]plan.Tip) bool {
 	tip, known := tips[c.Branch]
 	if !known || tip.Commit != c.Base {
 		return false
@@ -274,7 +274,7 @@ func (l *loop) enqueue(s change.Story, pushed time.Time) {
 func (l *loop) end(s change.Story) {
 	l.opened.remove(s.Number)
 	e, _ := s.End()
-	l.board.add(l.ending(s, e))
+	l.progress.add(l.ending(s, e))
 }
 
 // contains is repo.Contains, without asking git for what a commit says itself.
@@ -334,11 +334,11 @@ func (l *loop) publish(s plan.State) {
 		last := o.shown
 		if e.State != show.Running && (last.Kind == "" || last.Place != p.Place || last.Behind != p.Behind || last.Waits != p.Waits || last.Reason != p.Reason) {
 			o.shown = p
-			l.board.add(p)
+			l.progress.add(p)
 		}
 		behind = q.Change
 	}
-	l.board.show(entries)
+	l.progress.show(entries)
 }
 
 // trailers pairs names and values.

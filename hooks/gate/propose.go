@@ -112,7 +112,7 @@ func attached(s change.Story) Accepted {
 // accept begins to follow a new revision and tells the loop.
 func (l *loop) accept(s change.Story, at time.Time) {
 	l.opened.add(s.Number)
-	if earlier := l.board.begin(s.Number); earlier != nil {
+	if earlier := l.progress.begin(s.Number); earlier != nil {
 		earlier.add(Progress{
 			At: at, Kind: Withdrawn, Change: s.Number, Revision: s.Head().Number - 1, Branch: s.Branch,
 			Reason: fmt.Sprintf("revision %d took its place", s.Head().Number),
@@ -179,7 +179,7 @@ func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Story
 			}
 		}
 		return nil, &show.Error{
-			Kind: show.Denied, What: fmt.Sprintf("change %s is no open change of %s to %s", value, p.By.User, p.Branch),
+			Kind: show.Denied, What: fmt.Sprintf("change %s is not an open change of %s to %s", value, p.By.User, p.Branch),
 			Hint: "leave out -o change=" + value + " to open a new change",
 		}
 	}

@@ -25,7 +25,7 @@ func (l *loop) load(ctx context.Context) error {
 	var waiting []change.Story
 	for _, s := range stories {
 		if s.Open() {
-			if s, err = l.mendLanded(ctx, s); err != nil {
+			if s, err = l.repairLanded(ctx, s); err != nil {
 				return err
 			}
 		}
@@ -38,7 +38,7 @@ func (l *loop) load(ctx context.Context) error {
 	}
 	for _, s := range waiting { // by number: the order they came in
 		l.opened.add(s.Number)
-		l.board.begin(s.Number)
+		l.progress.begin(s.Number)
 	}
 	l.loaded = true
 	l.mailbox.Post(func() {
@@ -49,14 +49,14 @@ func (l *loop) load(ctx context.Context) error {
 			}
 		}
 		l.heads = append(l.heads, stories...)
-		l.owing = true
+		l.releasePending = true
 	})
 	return nil
 }
 
-// mendLanded notes that a change has landed if its branch holds the candidate
+// repairLanded notes that a change has landed if its branch holds the candidate
 // that its newest event announced.
-func (l *loop) mendLanded(ctx context.Context, s change.Story) (change.Story, error) {
+func (l *loop) repairLanded(ctx context.Context, s change.Story) (change.Story, error) {
 	e := s.Last()
 	candidate := e.Candidate
 	if e.Kind != change.Tested || candidate == repo.Zero {
@@ -83,26 +83,26 @@ func (l *loop) mendLanded(ctx context.Context, s change.Story) (change.Story, er
 	return l.noteLanded(ctx, s)
 }
 
-// mendHeads makes refs/changes/<n>/head what the logs say.
-func (l *loop) mendHeads(ctx context.Context) {
+// repairHeads makes refs/changes/<n>/head what the logs say.
+func (l *loop) repairHeads(ctx context.Context) {
 	heads := l.heads
 	l.heads = nil
 	for _, s := range heads {
-		if err := l.log.MendHead(ctx, s); err != nil && ctx.Err() == nil {
-			l.slog.Error("cannot mend the head of a change", "change", s.Number, "err", err)
+		if err := l.log.RepairHead(ctx, s); err != nil && ctx.Err() == nil {
+			l.slog.Error("cannot repair the head of a change", "change", s.Number, "err", err)
 		}
 	}
 }
 
-// mendReleases makes the releases that landings lack, in the order in which
+// repairReleases makes the releases that landings lack, in the order in which
 // they landed.
-func (l *loop) mendReleases(ctx context.Context) {
-	l.owing = false
+func (l *loop) repairReleases(ctx context.Context) {
+	l.releasePending = false
 	if !l.g.c.Releases(l.r.Name()) {
 		return
 	}
 	fail := func(err error) {
-		l.owing = true
+		l.releasePending = true
 		if ctx.Err() == nil {
 			l.slog.Error("releases could not be made; they are tried again", "err", err)
 		}

@@ -55,7 +55,7 @@ func New(c Config) *Gate {
 }
 
 // Run runs the gate until ctx is done: it reads the queues back from the
-// repositories, mends what a kill left unfinished, and goes on. When it returns,
+// repositories, repairs what a kill left unfinished, and goes on. When it returns,
 // no build runs. Changes that have not ended stay in their queue for the next
 // Run of another Gate.
 func (g *Gate) Run(ctx context.Context) error {
@@ -140,7 +140,7 @@ func (g *Gate) Queue(repository string) []Entry {
 	if err != nil {
 		return nil
 	}
-	return l.board.snapshot()
+	return l.progress.snapshot()
 }
 
 // Change is the story of one change and its place in the queue, nil if it is
@@ -154,7 +154,7 @@ func (g *Gate) Change(repository string, number int) (change.Story, *Entry, erro
 	if err != nil {
 		return change.Story{}, nil, err
 	}
-	for _, e := range l.board.snapshot() {
+	for _, e := range l.progress.snapshot() {
 		if e.Change == number {
 			return s, &e, nil
 		}

@@ -23,8 +23,8 @@ type building struct {
 	stopped   bool // nobody wants it any more
 }
 
-// direct starts the builds that are wanted and stops those that are not.
-func (l *loop) direct(ctx context.Context, d plan.Decisions) {
+// syncBuilds starts the builds that are wanted and stops those that are not.
+func (l *loop) syncBuilds(ctx context.Context, d plan.Decisions) {
 	for _, key := range d.Cancel {
 		if b := l.building[key]; !b.stopped {
 			b.stopped = true
@@ -104,8 +104,8 @@ func guarded(ctx context.Context, builder Builder, job Job) (result Result, err 
 	return builder.Build(ctx, job)
 }
 
-// concerned are the open changes whose candidate waits for a build.
-func (l *loop) concerned(key string) (list []*candidate) {
+// waitingFor are the open changes whose candidate waits for a build.
+func (l *loop) waitingFor(key string) (list []*candidate) {
 	for _, c := range l.made {
 		if c.key == key && c.problem == nil {
 			list = append(list, c)
@@ -118,23 +118,23 @@ func (l *loop) concerned(key string) (list []*candidate) {
 // began: a worker has taken the build.
 func (l *loop) began(b *building, at time.Time) {
 	b.started = at
-	for _, c := range l.concerned(b.key) {
+	for _, c := range l.waitingFor(b.key) {
 		for i, ref := range c.Changes {
 			p := Progress{
 				At: at, Kind: Building, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
 				Place: l.place(ref.Change, i+1), Candidate: c.commit, Tree: c.tree, With: c.with(), Log: b.log,
 			}
 			p.Expected, p.By = l.durations.expect(at, 1, at)
-			l.board.add(p)
+			l.progress.add(p)
 		}
 	}
 }
 
 // again tells those whose build could not run that it will be tried again.
 func (l *loop) again(b *building, why string) {
-	for _, c := range l.concerned(b.key) {
+	for _, c := range l.waitingFor(b.key) {
 		for i, ref := range c.Changes {
-			l.board.add(Progress{
+			l.progress.add(Progress{
 				At: l.g.c.Now(), Kind: Queued, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch, Place: l.place(ref.Change, i+1), Reason: why,
 			})
 		}
@@ -183,7 +183,7 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 			continue
 		}
 		for _, ref := range c.Changes {
-			l.board.add(Progress{
+			l.progress.add(Progress{
 				At: v.Finished, Kind: Verdict, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
 				Candidate: c.commit, Tree: c.tree, With: c.with(), Log: v.LogName(), Green: v.Result == verdict.Green,
 				Reason: reason(v), Took: v.Finished.Sub(v.Started),
@@ -202,5 +202,5 @@ func reason(v verdict.Verdict) string {
 	case v.Command != "":
 		return fmt.Sprintf("%s: %q exited %d", v.Phase, v.Command, v.Exit)
 	}
-	return "the build said no"
+	return "the build failed"
 }

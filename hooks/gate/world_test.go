@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // machine that has much else to do.
 const patience = 5 * time.Minute
 
-// world is a data folder with a gate on it that can be stopped and started.
+// world is a data directory with a gate on it that can be stopped and started.
 type world struct {
 	t      testing.TB
 	dir    string
@@ -71,7 +71,7 @@ func newWorld(t testing.TB, options ...func(*Config)) *world {
 	return w
 }
 
-// start opens the data folder, as a new process would, and runs a gate on it.
+// start opens the data directory, as a new process would, and runs a gate on it.
 func (w *world) start() {
 	w.t.Helper()
 	signer, err := repo.OpenSigner(filepath.Join(w.dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})

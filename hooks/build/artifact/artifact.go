@@ -1,5 +1,5 @@
 // Package artifact is the artifact store: what builds produced, named by digest,
-// in a folder that is an OCI image layout (so that any OCI tool can copy it to a
+// in a directory that is an OCI image layout (so that any OCI tool can copy it to a
 // registry).
 //
 //   - Store.Pack makes an artifact of files: one deterministic tar.gz layer and an
@@ -112,7 +112,7 @@ func Open(dir string) (*Store, error) {
 func (s *Store) blob(digest string) (string, error) {
 	hexes, ok := strings.CutPrefix(digest, "sha256:")
 	if !ok || len(hexes) != 64 || strings.Trim(hexes, "0123456789abcdef") != "" {
-		return "", fmt.Errorf("%q is no digest", digest)
+		return "", fmt.Errorf("%q is not a digest", digest)
 	}
 	return filepath.Join(s.dir, "blobs", "sha256", hexes), nil
 }
@@ -137,7 +137,7 @@ func (s *Store) PutBlob(data []byte) (digest string, err error) {
 }
 
 // put stores what write writes, named by its digest: temporary file, synced,
-// renamed, folder synced.
+// renamed, directory synced.
 func (s *Store) put(write func(io.Writer) error) (descriptor, error) {
 	dir := filepath.Join(s.dir, "blobs", "sha256")
 	f, err := os.CreateTemp(dir, ".tmp-")
@@ -243,7 +243,7 @@ func (s *Store) pack(ctx context.Context, root, name string, files []File) (Arti
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	for i, f := range files {
 		if !fs.ValidPath(f.Path) || f.Path == "." {
-			return Artifact{}, wrong("%q is no path for a file in an artifact", f.Path)
+			return Artifact{}, wrong("%q is not a path for a file in an artifact", f.Path)
 		}
 		if i > 0 && files[i-1].Path == f.Path {
 			return Artifact{}, wrong("both %s and %s would become %s", files[i-1].Source, f.Source, f.Path)
@@ -343,7 +343,7 @@ func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max in
 		return 0, unreadable(f.Source, err)
 	}
 	if !before.Mode().IsRegular() {
-		return 0, wrong("%s is no regular file (%s)", f.Source, before.Mode().Type())
+		return 0, wrong("%s is not a regular file (%s)", f.Source, before.Mode().Type())
 	}
 	in, err := root.OpenFile(filepath.FromSlash(f.Source), os.O_RDONLY|nonblock, 0)
 	if err != nil {
@@ -355,7 +355,7 @@ func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max in
 		return 0, unreadable(f.Source, err)
 	}
 	if !info.Mode().IsRegular() {
-		return 0, wrong("%s is no regular file (%s)", f.Source, info.Mode().Type())
+		return 0, wrong("%s is not a regular file (%s)", f.Source, info.Mode().Type())
 	}
 	if info.Size() > max { // known before it is read: a file with holes has any size
 		return 0, wrong("with %s it would be over %d GiB", f.Source, int64(MaxBytes)>>30)

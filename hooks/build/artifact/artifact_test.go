@@ -114,17 +114,17 @@ func TestPackRefusesWhatIsNoFileInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, fs := range map[string][]File{
-		"link out":          files("link"),
-		"through a folder":  files("dir/secret"),
-		"fifo":              files("fifo"),
-		"folder":            files("d"),
-		"parent":            {{Source: "ok", Path: "../x"}},
-		"absolute":          {{Source: "ok", Path: "/x"}},
-		"clash":             {{Source: "ok", Path: "x"}, {Source: "d/ok", Path: "x"}},
-		"absent":            files("absent"),
-		"link to outside":   {{Path: "l", Link: "../x"}},
-		"absolute link":     {{Path: "l", Link: "/etc/passwd"}},
-		"source to outside": {{Source: "../" + filepath.Base(outside) + "/secret", Path: "x"}},
+		"link out":            files("link"),
+		"through a directory": files("dir/secret"),
+		"fifo":                files("fifo"),
+		"directory":           files("d"),
+		"parent":              {{Source: "ok", Path: "../x"}},
+		"absolute":            {{Source: "ok", Path: "/x"}},
+		"clash":               {{Source: "ok", Path: "x"}, {Source: "d/ok", Path: "x"}},
+		"absent":              files("absent"),
+		"link to outside":     {{Path: "l", Link: "../x"}},
+		"absolute link":       {{Path: "l", Link: "/etc/passwd"}},
+		"source to outside":   {{Source: "../" + filepath.Base(outside) + "/secret", Path: "x"}},
 	} {
 		a, err := store.Pack(t.Context(), src, "x", fs)
 		if err == nil {
@@ -140,7 +140,7 @@ func TestPackRefusesWhatIsNoFileInside(t *testing.T) {
 	}
 	var fault *FileError
 	if _, err := store.Pack(t.Context(), src, "x", files("ok")); err == nil || errors.As(err, &fault) {
-		t.Errorf("the store's own trouble: %v", err)
+		t.Errorf("the store's own failure: %v", err)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestUnpackChecksEveryByte(t *testing.T) {
 				t.Errorf("unpacked with %s changed", filepath.Base(blob))
 			}
 			if _, err := os.Stat(dir); err == nil {
-				t.Error("a half-made folder is left")
+				t.Error("a half-made directory is left")
 			}
 		}
 		if err := os.WriteFile(blob, whole, 0o600); err != nil {

@@ -46,7 +46,7 @@ func crafted(t *testing.T, s *Store, entries ...tar.Header) string {
 	return digest
 }
 
-// A2: nothing in an artifact reaches out of the folder it is laid out in, then or
+// A2: nothing in an artifact reaches out of the directory it is laid out in, then or
 // when somebody follows its links later.
 func TestUnpackRefusesHostileArtifacts(t *testing.T) {
 	store, err := Open(filepath.Join(t.TempDir(), "a"))
@@ -58,23 +58,23 @@ func TestUnpackRefusesHostileArtifacts(t *testing.T) {
 		return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
 	}
 	for name, entries := range map[string][]tar.Header{
-		"parent":              {file("../x")},
-		"absolute":            {file("/x")},
-		"dots":                {file("a/../../x")},
-		"link out":            {link("l", "../x")},
-		"absolute link":       {link("l", "/etc/passwd")},
-		"behind a link":       {link("l", "."), file("l/x")},
-		"link behind a link":  {link("a", "."), link("a/a/l", "../../x")},
-		"up through links":    {link("a", "."), link("b", "."), link("l", "a/b/../../x")},
-		"hard link":           {{Typeflag: tar.TypeLink, Name: "h", Linkname: "/etc/passwd"}},
-		"fifo":                {{Typeflag: tar.TypeFifo, Name: "f"}},
-		"device":              {{Typeflag: tar.TypeChar, Name: "d", Devmajor: 1, Devminor: 3}},
-		"twice":               {file("x"), file("x")},
-		"file over a link":    {link("x", "y"), file("x")},
-		"a file is no folder": {file("x"), file("x/y")},
-		"long way up":         {link("d/e/l", "../../../x")},
-		"name is the top":     {file(".")},
-		"link to nothing":     {link("l", "")},
+		"parent":                    {file("../x")},
+		"absolute":                  {file("/x")},
+		"dots":                      {file("a/../../x")},
+		"link out":                  {link("l", "../x")},
+		"absolute link":             {link("l", "/etc/passwd")},
+		"behind a link":             {link("l", "."), file("l/x")},
+		"link behind a link":        {link("a", "."), link("a/a/l", "../../x")},
+		"up through links":          {link("a", "."), link("b", "."), link("l", "a/b/../../x")},
+		"hard link":                 {{Typeflag: tar.TypeLink, Name: "h", Linkname: "/etc/passwd"}},
+		"fifo":                      {{Typeflag: tar.TypeFifo, Name: "f"}},
+		"device":                    {{Typeflag: tar.TypeChar, Name: "d", Devmajor: 1, Devminor: 3}},
+		"twice":                     {file("x"), file("x")},
+		"file over a link":          {link("x", "y"), file("x")},
+		"a file is not a directory": {file("x"), file("x/y")},
+		"long way up":               {link("d/e/l", "../../../x")},
+		"name is the top":           {file(".")},
+		"link to nothing":           {link("l", "")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := t.TempDir()

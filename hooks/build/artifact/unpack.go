@@ -23,9 +23,9 @@ import (
 )
 
 // safeLink reports whether a link at name to target stays within the artifact,
-// given that no folder on the way to name is a link. A ".." may only stand at the
-// beginning of the target: after a folder it means that folder's parent, which is
-// another one if the folder is a link.
+// given that no directory on the way to name is a link. A ".." may only stand at the
+// beginning of the target: after a directory it means that directory's parent, which is
+// another one if the directory is a link.
 func safeLink(name, target string) bool {
 	if path.IsAbs(target) {
 		return false
@@ -41,7 +41,7 @@ func safeLink(name, target string) bool {
 	return to != ".." && !strings.HasPrefix(to, "../")
 }
 
-// Unpack lays the artifact with this digest out as the folder dir, which is
+// Unpack lays the artifact with this digest out as the directory dir, which is
 // there whole or not at all: dir is absent or empty before, and complete after.
 // A dir that holds something already is left as it is.
 func (s *Store) Unpack(ctx context.Context, digest, dir string) error {
@@ -64,7 +64,7 @@ func (s *Store) unpack(ctx context.Context, digest, dir string) error {
 		return fmt.Errorf("read its manifest: %w", err)
 	}
 	if m.ArtifactType != Type || len(m.Layers) != 1 {
-		return errors.New("it is no artifact of ours")
+		return errors.New("it is not an artifact of ours")
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
@@ -97,7 +97,7 @@ func (s *Store) unpack(ctx context.Context, digest, dir string) error {
 	return syncDir(filepath.Dir(dir))
 }
 
-// syncEach is up to how many files and folders are synced one by one; for more,
+// syncEach is up to how many files and directories are synced one by one; for more,
 // syncing the file system is faster.
 const syncEach = 200
 

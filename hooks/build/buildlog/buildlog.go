@@ -1,7 +1,7 @@
 // Package buildlog keeps the logs of builds: one writer, many readers, who may
 // come late, on disk.
 //
-//   - Dir is the folder of logs. A log that grows is running/<id>.log; a finished
+//   - Dir is the directory of logs. A log that grows is running/<id>.log; a finished
 //     one is <sha256 of its bytes>.log.
 //   - Writer writes one log: steps, their output, notes. It bounds and cleans what
 //     commands print (clean.go) and masks secrets (mask.go).
@@ -78,7 +78,7 @@ type Event struct {
 // ErrNoLog is returned for a log that is not there.
 var ErrNoLog = errors.New("no such log")
 
-// Dir is a folder of logs. It is safe for concurrent use.
+// Dir is a directory of logs. It is safe for concurrent use.
 type Dir struct {
 	root  string
 	bound int64 // MaxBytes, or less in a test
@@ -93,7 +93,7 @@ var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
 
-// OpenDir opens a folder of logs, making it if absent. Logs that a killed
+// OpenDir opens a directory of logs, making it if absent. Logs that a killed
 // process left unfinished are removed: their builds are run again.
 func OpenDir(root string) (*Dir, error) {
 	running := filepath.Join(root, "running")
@@ -109,7 +109,7 @@ func OpenDir(root string) (*Dir, error) {
 // Create begins the log called id. Secrets are the values to be masked.
 func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 	if !idForm.MatchString(id) {
-		return nil, fmt.Errorf("create log: %q is no log id", id)
+		return nil, fmt.Errorf("create log: %q is not a log id", id)
 	}
 	path := filepath.Join(d.root, "running", id+".log")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
@@ -236,7 +236,7 @@ type Writer struct {
 	mu    sync.Mutex
 	file  *os.File
 	hash  hash.Hash
-	err   error // the first that befell the file
+	err   error // the first of the file
 	size  int64 // bytes that output takes in the file
 	cut   bool
 	lines int
@@ -338,7 +338,7 @@ func (w *Writer) Lines() int {
 }
 
 // Output returns where the output of a step is written. Close it to have a last
-// line without a line break counted.
+// line without a newline counted.
 func (w *Writer) Output(step int) io.WriteCloser { return &output{w: w, step: step} }
 
 // output cuts a stream into lines.
@@ -401,7 +401,7 @@ func breakAt[T string | []byte](line T) int {
 			return n
 		}
 	}
-	return MaxLine // it is no text
+	return MaxLine // it is not text
 }
 
 // Finish ends the log with how the build ended, makes it durable and returns its

@@ -225,7 +225,7 @@ func TestDiscardEndsFollowersAndLeavesNothing(t *testing.T) {
 	}
 }
 
-// bounded is a folder whose logs are cut early.
+// bounded is a directory whose logs are cut early.
 func bounded(t *testing.T) *Dir {
 	d := open(t)
 	if d.bound != MaxBytes {

@@ -72,7 +72,7 @@ func Parse(file string, data []byte) (spec *Spec, warnings yamlfile.Problems, er
 	}
 	r := &reader{file: file, spec: &Spec{Shell: "sh"}}
 	if top.Kind != yaml.MappingNode {
-		r.refuse(top, `begin with "version: 0.2"`, "is no mapping of keys to values")
+		r.refuse(top, `begin with "version: 0.2"`, "is not a mapping of keys to values")
 		return nil, nil, r.problems
 	}
 	r.top(top)
@@ -99,13 +99,13 @@ func (r *reader) warn(at *yaml.Node, format string, args ...any) {
 
 func null(n *yaml.Node) bool { return n == nil || n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// pairs walks a mapping; of a key that stands twice the last counts (spec: "last
+// pairs walks a mapping; of a key that is given twice the last counts (spec: "last
 // wins, warn").
 func (r *reader) pairs(n *yaml.Node, each func(key, value *yaml.Node)) {
 	last := map[string]*yaml.Node{}
 	for key := range yamlfile.Pairs(n) {
 		if last[key.Value] != nil {
-			r.warn(key, "%q stands twice; the last counts", key.Value)
+			r.warn(key, "%q is given twice; the last counts", key.Value)
 		}
 		last[key.Value] = key
 	}
@@ -134,7 +134,7 @@ func (r *reader) text(n *yaml.Node, what string) string {
 	case null(n):
 		return ""
 	case n.Kind != yaml.ScalarNode:
-		r.refuse(n, "write one text behind it", "%s is no text", what)
+		r.refuse(n, "write one text behind it", "%s is not text", what)
 	}
 	return n.Value
 }
@@ -188,7 +188,7 @@ func (r *reader) mapping(n *yaml.Node, what string, then func()) {
 	switch {
 	case null(n):
 	case n.Kind != yaml.MappingNode:
-		r.refuse(n, "write 'key: value' below it, a line for each, without '- '", "%s is no mapping of keys to values", what)
+		r.refuse(n, "write 'key: value' below it, a line for each, without '- '", "%s is not a mapping of keys to values", what)
 	default:
 		then()
 	}
@@ -237,9 +237,9 @@ func (r *reader) variables(n *yaml.Node) {
 			v := Variable{key.Value, value.Value}
 			switch {
 			case value.Kind != yaml.ScalarNode:
-				r.refuse(value, "write its value as text", "variable %s is no text", key.Value)
+				r.refuse(value, "write its value as text", "variable %s is not text", key.Value)
 			case !variableForm.MatchString(v.Name):
-				r.refuse(key, "use letters, digits and '_'", "%q is no name for a variable", v.Name)
+				r.refuse(key, "use letters, digits and '_'", "%q is not a name for a variable", v.Name)
 			case strings.HasPrefix(v.Name, "CODEBUILD_"):
 				r.refuse(key, "choose another name", "%s: names beginning with CODEBUILD_ are CodeBuild's own", v.Name)
 			case strings.ContainsRune(v.Value, 0):
@@ -254,7 +254,7 @@ func (r *reader) variables(n *yaml.Node) {
 
 func (r *reader) phases(key, n *yaml.Node) {
 	if n.Kind != yaml.MappingNode {
-		r.refuse(key, `write phases: {build: {commands: ["make test"]}}`, "phases is no mapping of phase names to phases")
+		r.refuse(key, `write phases: {build: {commands: ["make test"]}}`, "phases is not a mapping of phase names to phases")
 		return
 	}
 	found := map[string]Phase{}
@@ -284,7 +284,7 @@ func (r *reader) phases(key, n *yaml.Node) {
 func (r *reader) phase(key, n *yaml.Node) Phase {
 	p := Phase{Name: key.Value}
 	if n.Kind == yaml.SequenceNode || n.Kind == yaml.ScalarNode && !null(n) {
-		r.refuse(n, `write "commands:" below it, and the commands below that`, "phase %s is no mapping of keys to values", key.Value)
+		r.refuse(n, `write "commands:" below it, and the commands below that`, "phase %s is not a mapping of keys to values", key.Value)
 		return p
 	}
 	r.mapping(n, "phase "+key.Value, func() {
@@ -338,7 +338,7 @@ func (r *reader) texts(n *yaml.Node, what string) []string {
 			if item.Kind == yaml.MappingNode {
 				fix = "a text that holds ': ' must be quoted"
 			}
-			r.refuse(item, fix, "an item of %s is no text", what)
+			r.refuse(item, fix, "an item of %s is not text", what)
 		}
 	}
 	return list
@@ -360,7 +360,7 @@ func (r *reader) artifacts(key, n *yaml.Node) {
 				r.pairs(value, func(id, each *yaml.Node) {
 					a := Artifact{ID: id.Value, Line: id.Line}
 					if !identifierForm.MatchString(a.ID) || a.ID == Main {
-						r.refuse(id, "use letters, digits, '.', '_' and '-'", "%q is no identifier for an artifact", a.ID)
+						r.refuse(id, "use letters, digits, '.', '_' and '-'", "%q is not an identifier for an artifact", a.ID)
 					}
 					r.mapping(each, "artifact "+a.ID, func() {
 						r.keys(each, "artifacts.secondary-artifacts."+a.ID, artifactKeys, func(k, v *yaml.Node) { r.artifact(&a, k, v) })
@@ -391,7 +391,7 @@ func (r *reader) artifact(a *Artifact, key, value *yaml.Node) {
 	case "base-directory":
 		a.BaseDirectory = r.text(value, "base-directory")
 		if clean := path.Clean(a.BaseDirectory); clean == ".." || strings.HasPrefix(clean, "../") {
-			r.refuse(value, "name a folder in the source", "base-directory %q is outside of the source", a.BaseDirectory)
+			r.refuse(value, "name a directory in the source", "base-directory %q is outside of the source", a.BaseDirectory)
 		}
 	case "discard-paths":
 		a.DiscardPaths = r.yes(value, key.Value)

@@ -34,7 +34,7 @@ func totalMemory() int64 {
 	return 0
 }
 
-// group is the control group of one build: one folder on a machine with cgroup
+// group is the cgroup of one build: one directory on a machine with cgroup
 // v2, one for each controller on one with v1. The nil group limits nothing.
 type group struct {
 	dirs   []string
@@ -71,7 +71,7 @@ func newGroup(root, name string, l Limits) (*group, error) {
 		}
 	}
 	if len(plan) == 0 {
-		return nil, errors.New("there are no control groups here")
+		return nil, errors.New("there are no cgroups here")
 	}
 	g := &group{}
 	defer func() {
@@ -99,11 +99,11 @@ func newGroup(root, name string, l Limits) (*group, error) {
 	return g, nil
 }
 
-// plain says what befell a control group without the path of it.
+// plain says what befell a cgroup without the path of it.
 func plain(err error) error {
 	var pe *os.PathError
 	if errors.As(err, &pe) {
-		return fmt.Errorf("control group: %w", pe.Err)
+		return fmt.Errorf("cgroup: %w", pe.Err)
 	}
 	return err
 }
@@ -124,7 +124,7 @@ func (g *group) limit() string {
 	}
 	var met []string
 	for _, e := range g.events {
-		data, _ := os.ReadFile(e.file) // a file of another version of control groups
+		data, _ := os.ReadFile(e.file) // a file of another version of cgroups
 		for line := range strings.Lines(string(data)) {
 			if f := strings.Fields(line); len(f) == 2 && f[0] == e.key && f[1] != "0" {
 				met = append(met, e.limit)
@@ -155,7 +155,7 @@ func (g *group) remove() error {
 	return errors.Join(errs...)
 }
 
-// Sweep removes the control groups that sandboxes with these IDs had in a process
+// Sweep removes the cgroups that sandboxes with these IDs had in a process
 // that was killed. Their processes have ended.
 func Sweep(ids []string) error {
 	g := &group{}

@@ -1,7 +1,7 @@
 // Package host runs builds on the machine itself, in bubblewrap: namespaces of
 // their own for processes, mounts, IPC, host name, users and (unless asked for)
 // network; a read-only system; a home and /tmp that nobody else sees; no keyrings;
-// limits by control groups where the machine lets us.
+// limits by cgroups where the machine lets us.
 //
 // One sandbox lives for one build. A small shell loop inside runs scripts that
 // are named on one pipe and tells exit statuses on another, so that nothing a
@@ -41,14 +41,14 @@ import (
 type Host struct {
 	Bwrap  string   // path of bubblewrap; "" looks it up in PATH
 	Limits Limits   // zero: DefaultLimits
-	Hidden []string // folders that no build may see, wherever they lie: the server's data
+	Hidden []string // directories that no build may see, wherever they lie: the server's data
 
 	probe   sync.Once
 	sealing bool // bubblewrap can forbid user namespaces inside
 }
 
 // seals reports whether user namespaces can be forbidden inside. In one of its
-// own a process is privileged again: it could mount the control groups and, as
+// own a process is privileged again: it could mount the cgroups and, as
 // root's, lift its limits.
 func (h *Host) seals(ctx context.Context, bwrap string) bool {
 	h.probe.Do(func() {
@@ -240,7 +240,7 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	}
 	args := append([]string{bwrap}, arguments...)
 	if n.group != nil {
-		// A shell puts itself into the control groups and becomes bubblewrap, so
+		// A shell puts itself into the cgroups and becomes bubblewrap, so
 		// that nothing of the sandbox ever runs outside of them.
 		args = append([]string{"/bin/sh", "-c", n.group.enter() + `exec "$@"`, "sh"}, args...)
 	}
@@ -466,5 +466,5 @@ func (n *session) Close() error {
 	return errors.Join(err, n.group.remove())
 }
 
-// cgroupRoot is where control groups are mounted.
+// cgroupRoot is where cgroups are mounted.
 var cgroupRoot = filepath.Join("/sys", "fs", "cgroup")

@@ -14,7 +14,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 )
 
-// sandbox is a Sandbox with its folders and a script that does what is said.
+// sandbox is a Sandbox with its directories and a script that does what is said.
 func sandbox(t testing.TB, script string) build.Sandbox {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,7 +30,7 @@ func sandbox(t testing.TB, script string) build.Sandbox {
 	return s
 }
 
-// The server's data is not seen even where the folder around it is.
+// The server's data is not seen even where the directory around it is.
 func TestHiddenFolders(t *testing.T) {
 	h := &Host{Hidden: []string{"/usr/share/doc", t.TempDir()}}
 	n, err := h.Start(t.Context(), sandbox(t, "ls /usr/share/doc; ls -d /usr/share"))

@@ -69,7 +69,7 @@ type Made struct {
 // Verdict is what is known of a build key.
 type Verdict struct {
 	Green bool
-	Red   []Ref // the revisions for which it was built and red; of no account when Green
+	Red   []Ref // the revisions for which it was built and red; ignored when Green
 }
 
 // Build is a build that runs or waits for a worker.
@@ -99,7 +99,7 @@ const MaxFailures = 3
 type Why string
 
 const (
-	Red     Why = "red"     // the build said no
+	Red     Why = "red"     // the build failed
 	Problem Why = "problem" // the candidate could not be made or judged
 	Broken  Why = "broken"  // the build could not run
 )
