@@ -20,9 +20,9 @@ import (
 // listening is one address that the proxy listens on for an application.
 type listening struct {
 	*proxy.Listener
-	key     string
-	service string // that is served there
-	heir    string // declared service that takes the address over with its first instance
+	key       string
+	service   string // that is served there
+	successor string // declared service that takes the address over with its first instance
 }
 
 // act begins an action.
@@ -36,7 +36,7 @@ func (a *app) act(act rollout.Action) {
 			e.Err = err.Error()
 			log.Warn("cannot listen", "service", act.Service, "err", err)
 		}
-		a.facts.Saw(e, time.Now())
+		a.observed.Saw(e, time.Now())
 	case rollout.Start:
 		a.start(act)
 	case rollout.Route:
@@ -49,7 +49,7 @@ func (a *app) act(act rollout.Action) {
 			defer cancel()
 			pool.Drain(ctx, act.Instance)
 			crash.Point("services.instance-drained")
-			a.post(func() { a.facts.Saw(rollout.Drained{ID: act.Instance}, time.Now()) })
+			a.post(func() { a.observed.Saw(rollout.Drained{ID: act.Instance}, time.Now()) })
 		})
 	case rollout.Stop:
 		if in := a.instances[act.Instance]; in != nil {
@@ -82,15 +82,15 @@ func (a *app) route(act rollout.Action) {
 	crash.Point("services.switched")
 	if len(to) > 0 {
 		for _, l := range a.listeners {
-			if l.heir == act.Service {
-				a.inherit(l)
+			if l.successor == act.Service {
+				a.handOver(l)
 			}
 		}
 	}
 }
 
-func (a *app) inherit(l *listening) {
-	l.service, l.heir = l.heir, ""
+func (a *app) handOver(l *listening) {
+	l.service, l.successor = l.successor, ""
 	l.Serve(a.pool(l.service))
 }
 
@@ -114,14 +114,16 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 			a.listeners = append(a.listeners, &listening{Listener: l, key: k, service: service})
 		case a.listeners[i].service == service:
 		case !declared[a.listeners[i].service]:
-			a.listeners[i].heir = service
+			a.listeners[i].successor = service
 		default:
 			err = errors.Join(err, fmt.Errorf("port %s of service %s is still served by service %s", k, service, a.listeners[i].service))
 			continue
 		}
 		bound = append(bound, k)
 	}
-	a.closeListeners(func(l *listening) bool { return l.service == service && l.heir == "" && !slices.Contains(keys, l.key) })
+	a.closeListeners(func(l *listening) bool {
+		return l.service == service && l.successor == "" && !slices.Contains(keys, l.key)
+	})
 	return bound, err
 }
 
@@ -142,8 +144,8 @@ func (a *app) closeListeners(which func(*listening) bool) {
 
 func (a *app) closeService(service string) {
 	for _, l := range a.listeners {
-		if l.service == service && l.heir != "" {
-			a.inherit(l)
+		if l.service == service && l.successor != "" {
+			a.handOver(l)
 		}
 	}
 	a.closeListeners(func(l *listening) bool { return l.service == service })
@@ -231,7 +233,7 @@ func (a *app) start(act rollout.Action) {
 	v := a.versions[act.Version]
 	ctx, cancel := context.WithCancel(context.Background())
 	in := &instance{app: a, id: act.Instance, version: v, cancel: cancel, stopping: make(chan struct{})}
-	if _, rec := a.facts.Find(act.Instance); rec != nil {
+	if _, rec := a.observed.Find(act.Instance); rec != nil {
 		in.restarts = rec.Restarts
 	}
 	a.instances[act.Instance] = in
@@ -240,7 +242,7 @@ func (a *app) start(act rollout.Action) {
 		well, how := in.run(ctx)
 		a.post(func() {
 			delete(a.instances, in.id)
-			a.facts.Saw(rollout.Exited{ID: in.id, Well: well, How: how}, time.Now())
+			a.observed.Saw(rollout.Exited{ID: in.id, Well: well, How: how}, time.Now())
 		})
 	})
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
-// inspectEvery is how often the folders that instances run from are looked at.
+// inspectEvery is how often the directories that instances run from are looked at.
 const inspectEvery = 3 * time.Second
 
 // app converges one application in one environment. One goroutine, run, owns
@@ -31,7 +31,7 @@ type app struct {
 
 	mu         sync.Mutex
 	fence      int              // newest sequence told
-	pending    *target.Declared // told, not yet taken up
+	pending    *target.Declared // told, not yet accepted
 	drift      target.Drift     // newest told
 	remove     bool             // to be removed; pending is nil then
 	published  published        // what observe sees
@@ -40,9 +40,9 @@ type app struct {
 	lastCommit string
 	lastWhat   target.Observed // as last told to watchers
 
-	declared *target.Declared // taken up and understood
+	declared *target.Declared // accepted
 	plan     rollout.Declared
-	facts    rollout.Observed
+	observed rollout.Observed
 	fault    string // why the newest declaration cannot be carried out
 	commit   string // environment commit that fault or plan is about
 	sequence int
@@ -51,7 +51,7 @@ type app struct {
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
 	listeners  []*listening
-	inspect    time.Time // next look at the folders
+	inspect    time.Time // next look at the directories
 	inspecting bool
 
 	wait sync.WaitGroup // for every goroutine it started
@@ -138,7 +138,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	pending, remove := a.pending, a.remove
 	a.mu.Unlock()
 	if pending != nil {
-		a.takeUp(pending)
+		a.accept(pending)
 	}
 	if remove {
 		a.plan = rollout.Declared{Commit: a.commit, Sequence: a.sequence}
@@ -151,19 +151,19 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	for range 4 {
 		now := time.Now()
 		var actions []rollout.Action
-		actions, wake = rollout.Plan(a.plan, &a.facts, now)
+		actions, wake = rollout.Plan(a.plan, &a.observed, now)
 		if len(actions) == 0 {
 			break
 		}
 		for _, act := range actions {
-			a.facts.Did(act, now)
+			a.observed.Did(act, now)
 			a.act(act)
 		}
 	}
-	a.lookAtFolders()
-	a.forget()
+	a.checkDrift()
+	a.prune()
 	a.publish(pending)
-	if remove && len(a.facts.Services) == 0 && a.end() {
+	if remove && len(a.observed.Services) == 0 && a.end() {
 		return true
 	}
 	next := a.inspect
@@ -192,18 +192,18 @@ func (a *app) end() bool {
 	return gone
 }
 
-// takeUp makes a plan of a declaration. When it cannot be understood, what runs
+// accept makes a plan of a declaration. When it cannot be understood, what runs
 // goes on running, and the state says why.
-func (a *app) takeUp(d *target.Declared) {
+func (a *app) accept(d *target.Declared) {
 	a.commit, a.sequence, a.fault = d.Commit, d.Sequence, ""
-	plan, versions, err := a.understand(d)
+	plan, versions, err := a.parse(d)
 	if err != nil {
 		a.fault = err.Error()
 		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key.Environment, "app", a.key.Application, "commit", d.Commit, "err", err)
 		return
 	}
 	if d.Fallback != nil {
-		if back, more, err := a.understand(d.Fallback); err == nil {
+		if back, more, err := a.parse(d.Fallback); err == nil {
 			for i, s := range plan.Services {
 				if j := slices.IndexFunc(back.Services, func(b rollout.Service) bool { return b.Name == s.Name }); j >= 0 {
 					plan.Services[i].Fallback = &back.Services[j]
@@ -214,11 +214,11 @@ func (a *app) takeUp(d *target.Declared) {
 	}
 	a.declared, a.plan = d, plan
 	maps.Copy(a.versions, versions)
-	a.facts.Declare(plan)
+	a.observed.Declare(plan)
 }
 
-// understand reads a declaration.
-func (a *app) understand(d *target.Declared) (rollout.Declared, map[string]*version, error) {
+// parse reads a declaration.
+func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, error) {
 	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence, Report: d.Drift == target.Report}
 	for _, name := range []string{d.Repository, d.Environment, d.Application} {
 		if !plainName.MatchString(name) {
@@ -306,10 +306,10 @@ func listenKeys(s Service) (keys []string) {
 	return keys
 }
 
-// lookAtFolders compares the folders that instances run from with what was
+// checkDrift compares the directories that instances run from with what was
 // unpacked, now and then. When one differs its versions change, and with them
 // its instances are replaced as in any rollout.
-func (a *app) lookAtFolders() {
+func (a *app) checkDrift() {
 	now := time.Now()
 	if a.inspecting || now.Before(a.inspect) {
 		return
@@ -357,12 +357,12 @@ func (a *app) replaceChanged(generations map[string]int64) {
 	}
 	if changed {
 		a.plan.Services = slices.Clone(a.plan.Services)
-		a.facts.Declare(a.plan)
+		a.observed.Declare(a.plan)
 	}
 }
 
-// forget drops versions that nothing refers to.
-func (a *app) forget() {
+// prune drops versions that nothing refers to.
+func (a *app) prune() {
 	used := map[string]bool{}
 	for _, s := range a.plan.Services {
 		used[s.Version] = true
@@ -370,7 +370,7 @@ func (a *app) forget() {
 			used[s.Fallback.Version] = true
 		}
 	}
-	for _, f := range a.facts.Services {
+	for _, f := range a.observed.Services {
 		used[f.Serving] = true
 		for _, in := range f.Instances {
 			used[in.Version] = true
@@ -381,7 +381,7 @@ func (a *app) forget() {
 
 // publish copies what observe needs, and tells watchers if it differs.
 func (a *app) publish(taken *target.Declared) {
-	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, plan: a.plan, facts: a.facts.Clone(),
+	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, plan: a.plan, facts: a.observed.Clone(),
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
@@ -411,7 +411,7 @@ func (a *app) publish(taken *target.Declared) {
 
 // why tells visitors of a service without a healthy instance what is true. It
 // holds nothing that an instance printed.
-func why(f *rollout.Facts) string {
+func why(f *rollout.ServiceState) string {
 	if f == nil || len(f.Instances) == 0 {
 		return "no instance runs"
 	}
@@ -426,7 +426,7 @@ func why(f *rollout.Facts) string {
 // within their drain time, instances stop within their grace time.
 func (a *app) shutdown() {
 	var drain time.Duration
-	for _, f := range a.facts.Services {
+	for _, f := range a.observed.Services {
 		for _, t := range f.Versions {
 			drain = max(drain, t.Drain)
 		}

@@ -232,7 +232,7 @@ func (p *composeParser) duration(n *yaml.Node, what string, low, high time.Durat
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		p.problem(n, `write it like "500ms", "10s" or "1m30s"`, "%s is %q, which is no duration", what, text)
+		p.problem(n, `write it like "500ms", "10s" or "1m30s"`, "%s is %q, which is not a duration", what, text)
 		return low
 	}
 	if d < low || d > high {
@@ -292,7 +292,7 @@ var unsupportedService = map[string]string{
 	"configs":      "put the files into the artifact",
 	"scale":        "write deploy: {replicas: N}",
 	"extends":      "write the service out",
-	"profiles":     "leave the service out of this environment's folder",
+	"profiles":     "leave the service out of this environment's directory",
 	"privileged":   "instances run without privileges",
 	"cap_add":      "instances run without privileges",
 }
@@ -489,7 +489,7 @@ func (p *composeParser) signal(n *yaml.Node, what string) syscall.Signal {
 	}
 	sig, ok := signals[name]
 	if !ok {
-		p.problem(n, "use one of SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH", "%s: %q is no signal to stop with", what, text)
+		p.problem(n, "use one of SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH", "%s: %q is not a signal to stop with", what, text)
 		return syscall.SIGTERM
 	}
 	return sig
@@ -501,7 +501,7 @@ func (p *composeParser) workingDir(n *yaml.Node, what string) string {
 		return ""
 	}
 	if strings.HasPrefix(text, "/") || slices.Contains(strings.Split(text, "/"), "..") {
-		p.problem(n, `write a folder of the artifact, such as "app"`, "%s: %q is outside the artifact", what, text)
+		p.problem(n, `write a directory of the artifact, such as "app"`, "%s: %q is outside the artifact", what, text)
 		return ""
 	}
 	return text
@@ -518,7 +518,7 @@ func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
 			switch {
 			case !ok:
 			case !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " \t\r\n#"):
-				p.problem(v, `write the path to request, such as "/healthz"`, "%s.health: %q is no path", what, path)
+				p.problem(v, `write the path to request, such as "/healthz"`, "%s.health: %q is not a path", what, path)
 			case len(s.Ports) == 0:
 				p.problem(v, "add ports, or use healthcheck with a test command", "%s.health: the service has no ports", what)
 			default:

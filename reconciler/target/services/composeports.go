@@ -59,7 +59,7 @@ func parsePort(text string) (p Port, container string, err error) {
 			host = rest[i+1:]
 			ip, err := netip.ParseAddr(strings.Trim(rest[:i], "[]"))
 			if err != nil {
-				return p, "", fmt.Errorf("%q is no IP address", rest[:i])
+				return p, "", fmt.Errorf("%q is not an IP address", rest[:i])
 			}
 			p.HostIP = ip.String()
 		}
@@ -80,7 +80,7 @@ func parsePort(text string) (p Port, container string, err error) {
 func portNumber(text string, low int) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < low || n > 65535 {
-		return 0, fmt.Errorf("%q is no port number", text)
+		return 0, fmt.Errorf("%q is not a port number", text)
 	}
 	return n, nil
 }

@@ -48,7 +48,7 @@ func (in *instance) run(ctx context.Context) (well bool, how string) {
 	if err != nil {
 		return false, "could not start: " + err.Error()
 	}
-	defer t.releases.leave(v.digest)
+	defer t.releases.release(v.digest)
 	log, err := openLog(in.app.logPath(in.id))
 	if err != nil {
 		return false, "could not start: open its log: " + err.Error()
@@ -61,7 +61,7 @@ func (in *instance) run(ctx context.Context) (well bool, how string) {
 	if err != nil {
 		return false, "could not start: " + err.Error()
 	}
-	defer t.free.leave(port)
+	defer t.free.release(port)
 	c, vars, err := in.command(dir, port)
 	if err != nil {
 		return false, "could not start: " + err.Error()
@@ -80,7 +80,7 @@ func (in *instance) run(ctx context.Context) (well bool, how string) {
 	crash.Point("services.instance-started")
 	in.tell(func() {
 		in.port, in.pid = port, p.cmd.Process.Pid
-		in.app.facts.Saw(rollout.Ran{ID: in.id}, time.Now())
+		in.app.observed.Saw(rollout.Ran{ID: in.id}, time.Now())
 	})
 
 	watching, unwatch := context.WithCancel(ctx)
@@ -157,7 +157,7 @@ func (in *instance) checked(p *process) func(error) {
 			if pid != 0 {
 				in.pid = pid
 			}
-			in.app.facts.Saw(e, time.Now())
+			in.app.observed.Saw(e, time.Now())
 		})
 	}
 }

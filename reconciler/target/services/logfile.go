@@ -159,7 +159,7 @@ func tail(path string, lines int) ([]string, error) {
 	return all[max(0, len(all)-lines):], nil
 }
 
-// pruneLogs removes the oldest logs of a folder over the bound.
+// pruneLogs removes the oldest logs of a directory over the bound.
 func pruneLogs(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) <= maxLogFiles {

@@ -342,7 +342,7 @@ func (f *freePorts) take() (int, error) {
 	}
 }
 
-func (f *freePorts) leave(port int) {
+func (f *freePorts) release(port int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.given, port)

@@ -28,7 +28,7 @@ func TestPortsAreGivenOnce(t *testing.T) {
 		given[port] = true
 	}
 	for port := range given {
-		f.leave(port)
+		f.release(port)
 	}
 	if len(f.given) != 0 {
 		t.Fatalf("%d ports are never free again", len(f.given))

@@ -11,9 +11,9 @@ import (
 // inside is where an instance finds the release.
 const inside = "/app"
 
-// systemFolders are what an instance sees of the machine, read-only, besides
+// systemDirectories are what an instance sees of the machine, read-only, besides
 // /usr: nothing of /etc that holds a key, since it may run as root.
-var systemFolders = []string{
+var systemDirectories = []string{
 	"/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
 	"/etc/pki/ca-trust/extracted", "/etc/resolv.conf", "/etc/hosts",
 	"/etc/nsswitch.conf", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols",
@@ -40,7 +40,7 @@ func sandboxed(bwrap string, c command) []string {
 			line = append(line, "--ro-bind-try", dir, dir)
 		}
 	}
-	for _, dir := range systemFolders {
+	for _, dir := range systemDirectories {
 		line = append(line, "--ro-bind-try", dir, dir)
 	}
 	line = append(line,

@@ -113,8 +113,8 @@ func digest(n int) string {
 	return "sha256:" + hex.EncodeToString(bytes.Repeat([]byte{byte(n)}, 32))
 }
 
-// house is a running target with one environment of its own.
-type house struct {
+// harness is a running target with one environment of its own.
+type harness struct {
 	*Target
 	t   *testing.T
 	env string
@@ -124,14 +124,14 @@ type house struct {
 	unpack atomic.Value // func(ctx, digest, dir) error
 }
 
-var houses atomic.Int64
+var harnesses atomic.Int64
 
-func open(t *testing.T, confined bool) *house {
+func open(t *testing.T, confined bool) *harness {
 	t.Helper()
 	if _, err := exec.LookPath("bwrap"); confined && err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 	}
-	h := &house{t: t, env: fmt.Sprintf("test-%d-%d", os.Getpid(), houses.Add(1))}
+	h := &harness{t: t, env: fmt.Sprintf("test-%d-%d", os.Getpid(), harnesses.Add(1))}
 	h.unpack.Store(unpackSelf)
 	h.Target = New(t.TempDir(), t.TempDir(), func(ctx context.Context, digest, dir string) error {
 		return h.unpack.Load().(func(context.Context, string, string) error)(ctx, digest, dir)
@@ -147,7 +147,7 @@ func open(t *testing.T, confined bool) *house {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(waitTimeout):
 			t.Errorf("Run did not return")
 		}
 		census(t, h.env)
@@ -187,20 +187,20 @@ func processesOf(env string) (pids []string) {
 }
 
 // eventually waits until ok, and fails with the last answer when it takes too long.
-// patience is how long a test waits for what must come: long enough for a
+// waitTimeout is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
-const patience = 5 * time.Minute
+const waitTimeout = 5 * time.Minute
 
 func eventually(t *testing.T, what string, ok func() (string, bool)) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(waitTimeout)
 	for {
 		said, is := ok()
 		if is {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %s: %s", what, patience, said)
+			t.Fatalf("%s: not so after %s: %s", what, waitTimeout, said)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -216,16 +216,16 @@ const web = `services:
     deploy: {replicas: 2}
 `
 
-func (h *house) converge(release int, compose string) {
+func (h *harness) converge(release int, compose string) {
 	h.seq++
 	h.Converge(h.declared(h.seq, release, compose))
 }
 
-func (h *house) key() target.Key {
+func (h *harness) key() target.Key {
 	return target.Key{Repository: "hello", Application: "hello", Environment: h.env}
 }
 
-func (h *house) declared(sequence, release int, compose string) target.Declared {
+func (h *harness) declared(sequence, release int, compose string) target.Declared {
 	return declared(h.key(), sequence, release, compose)
 }
 
@@ -240,12 +240,12 @@ func declared(k target.Key, sequence, release int, compose string) target.Declar
 }
 
 // await waits for a state of the newest declaration.
-func (h *house) await(s target.State) target.Observed {
+func (h *harness) await(s target.State) target.Observed {
 	h.t.Helper()
 	var o target.Observed
 	changed, end := h.Watch(h.key())
 	defer end()
-	deadline := time.After(patience)
+	deadline := time.After(waitTimeout)
 	for {
 		o = h.Observe(h.key())
 		if o.State == s && o.Sequence == h.seq {
@@ -254,7 +254,7 @@ func (h *house) await(s target.State) target.Observed {
 		select {
 		case <-changed:
 		case <-deadline:
-			h.t.Fatalf("not %s after %s: %+v", s, patience, o)
+			h.t.Fatalf("not %s after %s: %+v", s, waitTimeout, o)
 		}
 	}
 }
@@ -269,7 +269,7 @@ func get(url string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
-func (h *house) get(path, want string) {
+func (h *harness) get(path, want string) {
 	h.t.Helper()
 	o := h.Observe(h.key())
 	status, body, err := get(o.Units[0].URL + path)
@@ -278,14 +278,14 @@ func (h *house) get(path, want string) {
 	}
 }
 
-func both(t *testing.T, f func(t *testing.T, h *house)) {
+func both(t *testing.T, f func(t *testing.T, h *harness)) {
 	t.Run("confined", func(t *testing.T) { h := open(t, true); f(t, h); h.end() })
 	t.Run("unconfined", func(t *testing.T) { h := open(t, false); f(t, h); h.end() })
 }
 
 func TestConvergeAndEnd(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
-	both(t, func(t *testing.T, h *house) {
+	both(t, func(t *testing.T, h *harness) {
 		began := time.Now()
 		h.converge(1, web)
 		o := h.await(target.Healthy)
@@ -417,7 +417,7 @@ func TestBadReleaseKeepsTheOld(t *testing.T) {
 
 func TestKilledInstanceComesBack(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
-	both(t, func(t *testing.T, h *house) {
+	both(t, func(t *testing.T, h *harness) {
 		h.converge(1, web)
 		o := h.await(target.Healthy)
 		end := load(o.Units[0].URL)
@@ -478,11 +478,11 @@ func TestChangedFolderIsUnpackedAgain(t *testing.T) {
 	h := open(t, true)
 	h.converge(1, web)
 	h.await(target.Healthy)
-	dir := h.releases.folder(digest(1))
+	dir := h.releases.directory(digest(1))
 	if err := removeTree(dir); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the folder is back and its instances are new", func() (string, bool) {
+	eventually(t, "the directory is back and its instances are new", func() (string, bool) {
 		_, err := os.Stat(filepath.Join(dir, "digest"))
 		o := h.Observe(h.key())
 		ins := o.Units[0].Instances
@@ -584,7 +584,7 @@ func TestBriefReleaseGivesWay(t *testing.T) {
 }
 
 func TestStopIsAskedForFirst(t *testing.T) {
-	both(t, func(t *testing.T, h *house) {
+	both(t, func(t *testing.T, h *harness) {
 		h.converge(1, `services:
   web:
     command: ./server

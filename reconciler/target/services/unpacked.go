@@ -18,8 +18,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 )
 
-// unpackedReleases are artifacts unpacked to folders that instances run from, one
-// folder per digest, read-only, shared. The folders are a cache of this run of the
+// unpackedReleases are artifacts unpacked to directories that instances run from, one
+// directory per digest, read-only, shared. The directories are a cache of this run of the
 // server: they are emptied when it starts and unpacked again when they differ
 // from what was unpacked.
 type unpackedReleases struct {
@@ -32,8 +32,8 @@ type unpackedReleases struct {
 
 // unpacked is one artifact.
 type unpacked struct {
-	mu    sync.Mutex   // held while the folder is made or looked at
-	print uint64       // of the folder as it was unpacked
+	mu    sync.Mutex   // held while the directory is made or looked at
+	print uint64       // of the directory as it was unpacked
 	made  atomic.Int64 // how often it was unpacked; written with mu held
 
 	// Guarded by unpackedReleases.mu.
@@ -41,7 +41,7 @@ type unpacked struct {
 	used  time.Time
 }
 
-// maxIdleReleases is how many folders that nobody uses are kept for a rollback.
+// maxIdleReleases is how many directories that nobody uses are kept for a rollback.
 const maxIdleReleases = 5
 
 var digestForm = regexp.MustCompile(`^[a-z0-9]+:[0-9a-f]{32,128}$`)
@@ -58,7 +58,7 @@ func (u *unpackedReleases) empty() error {
 	return err
 }
 
-func (u *unpackedReleases) folder(digest string) string {
+func (u *unpackedReleases) directory(digest string) string {
 	return filepath.Join(u.dir, regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(digest, "-"))
 }
 
@@ -75,8 +75,8 @@ func (u *unpackedReleases) entry(digest string) *unpacked {
 	return e
 }
 
-// use unpacks an artifact unless its folder is there and as it was, and keeps the
-// folder until leave.
+// use unpacks an artifact unless its directory is there and as it was, and keeps the
+// directory until release.
 func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, err error) {
 	if !digestForm.MatchString(digest) {
 		return "", fmt.Errorf("artifact digest %q is none", digest)
@@ -88,12 +88,12 @@ func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, 
 	u.mu.Unlock()
 	defer func() {
 		if err != nil {
-			u.leave(digest)
+			u.release(digest)
 		}
 	}()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	dir = u.folder(digest)
+	dir = u.directory(digest)
 	if print, err := fingerprint(dir); e.made.Load() > 0 && err == nil && print == e.print {
 		return dir, nil
 	}
@@ -129,8 +129,8 @@ func (u *unpackedReleases) place(ctx context.Context, digest, temp, dir string) 
 	return nil
 }
 
-// leave ends a use, and removes the folders that were idle longest over the bound.
-func (u *unpackedReleases) leave(digest string) {
+// release ends a use, and removes the directories that were idle longest over the bound.
+func (u *unpackedReleases) release(digest string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.all[digest].users--
@@ -143,12 +143,12 @@ func (u *unpackedReleases) leave(digest string) {
 	slices.SortFunc(idle, func(a, b string) int { return u.all[b].used.Compare(u.all[a].used) })
 	for _, d := range idle[min(len(idle), maxIdleReleases):] {
 		// What cannot be removed now is removed at the next start.
-		_ = removeTree(u.folder(d))
+		_ = removeTree(u.directory(d))
 		delete(u.all, d)
 	}
 }
 
-// generation numbers the folder of an artifact: it changes when the folder had to
+// generation numbers the directory of an artifact: it changes when the directory had to
 // be unpacked anew, so that instances of the earlier one can be replaced.
 func (u *unpackedReleases) generation(digest string) int64 {
 	u.mu.Lock()
@@ -156,8 +156,8 @@ func (u *unpackedReleases) generation(digest string) int64 {
 	return max(1, u.entry(digest).made.Load())
 }
 
-// inspect is generation after a look at the folder: one more than it is when the
-// folder is not as it was unpacked.
+// inspect is generation after a look at the directory: one more than it is when the
+// directory is not as it was unpacked.
 func (u *unpackedReleases) inspect(digest string) int64 {
 	u.mu.Lock()
 	e := u.entry(digest)
@@ -168,7 +168,7 @@ func (u *unpackedReleases) inspect(digest string) int64 {
 	if made == 0 {
 		return 1
 	}
-	if print, err := fingerprint(u.folder(digest)); err != nil || print != e.print {
+	if print, err := fingerprint(u.directory(digest)); err != nil || print != e.print {
 		made++
 	}
 	return made
@@ -198,7 +198,7 @@ func fingerprint(dir string) (uint64, error) {
 }
 
 // readOnly takes the right to write from a tree. The top stays writable for its
-// owner, since a folder that is not cannot be renamed; the sandbox mounts it read-only.
+// owner, since a directory that is not cannot be renamed; the sandbox mounts it read-only.
 func readOnly(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type()&fs.ModeSymlink != 0 {

@@ -28,13 +28,13 @@ func TestReleasesComeAndGo(t *testing.T) {
 				if data, err := os.ReadFile(filepath.Join(dir, "name")); err != nil || string(data) != digest {
 					t.Errorf("%s holds %q, %v", digest, data, err)
 				}
-				u.leave(digest)
+				u.release(digest)
 			}
 		})
 	}
 	all.Wait()
 	if left, err := os.ReadDir(u.dir); err != nil || len(left) != maxIdleReleases {
-		t.Errorf("%d folders are kept, not %d: %v", len(left), maxIdleReleases, err)
+		t.Errorf("%d directories are kept, not %d: %v", len(left), maxIdleReleases, err)
 	}
 	for digest, e := range u.all {
 		if e.users != 0 {

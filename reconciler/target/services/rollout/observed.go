@@ -60,8 +60,8 @@ func (t *Tally) Tripped() bool {
 	return t != nil && (t.Over || !t.Lasted && t.Failures >= max(3, t.Replicas))
 }
 
-// Facts is what is known about one service.
-type Facts struct {
+// ServiceState is what is known about one service.
+type ServiceState struct {
 	Name      string
 	Commit    string   // environment commit that declared it last
 	Reached   bool     // Commit was reached: all replicas that it wants have had the traffic, and lasted
@@ -82,12 +82,12 @@ type Facts struct {
 // It is changed by Declare, Did and Saw only, and belongs to one goroutine; Clone makes a
 // copy for another.
 type Observed struct {
-	Services map[string]*Facts
+	Services map[string]*ServiceState
 }
 
 // Clone is a deep copy.
 func (o *Observed) Clone() *Observed {
-	c := &Observed{Services: make(map[string]*Facts, len(o.Services))}
+	c := &Observed{Services: make(map[string]*ServiceState, len(o.Services))}
 	for name, f := range o.Services {
 		g := *f
 		g.Routed, g.Bound, g.Declared = slices.Clone(f.Routed), slices.Clone(f.Bound), slices.Clone(f.Declared)
@@ -112,7 +112,7 @@ func (o *Observed) Names() []string {
 }
 
 // Find is an instance by its ID, with its service; nil if there is none.
-func (o *Observed) Find(id string) (*Facts, *Instance) {
+func (o *Observed) Find(id string) (*ServiceState, *Instance) {
 	for _, f := range o.Services {
 		for _, in := range f.Instances {
 			if in.ID == id {
@@ -123,13 +123,13 @@ func (o *Observed) Find(id string) (*Facts, *Instance) {
 	return nil, nil
 }
 
-func (o *Observed) facts(name string) *Facts {
+func (o *Observed) service(name string) *ServiceState {
 	if o.Services == nil {
-		o.Services = map[string]*Facts{}
+		o.Services = map[string]*ServiceState{}
 	}
 	f := o.Services[name]
 	if f == nil {
-		f = &Facts{Name: name, Versions: map[string]*Tally{}}
+		f = &ServiceState{Name: name, Versions: map[string]*Tally{}}
 		o.Services[name] = f
 	}
 	return f
@@ -210,7 +210,7 @@ func (o *Observed) Saw(e Event, now time.Time) {
 	}
 }
 
-func (f *Facts) checked(in *Instance, e Checked, now time.Time) {
+func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 	in.Checked = now
 	t := f.Versions[in.Version]
 	if e.OK {
@@ -242,7 +242,7 @@ func (f *Facts) checked(in *Instance, e Checked, now time.Time) {
 	}
 }
 
-func (f *Facts) exited(in *Instance, e Exited, now time.Time) {
+func (f *ServiceState) exited(in *Instance, e Exited, now time.Time) {
 	in.LastExit = e.How
 	if in.Retired {
 		f.remove(in.ID)
@@ -286,7 +286,7 @@ func (in *Instance) runs() bool {
 }
 
 // failed counts a failure of an instance and says when it may start again.
-func (f *Facts) failed(in *Instance, why string, now time.Time) {
+func (f *ServiceState) failed(in *Instance, why string, now time.Time) {
 	in.Message = why
 	if in.Retired {
 		return // what is being taken away says nothing about its version
@@ -302,7 +302,7 @@ func (f *Facts) failed(in *Instance, why string, now time.Time) {
 	in.NotBefore = now.Add(delay(t.Failures))
 }
 
-func (f *Facts) remove(id string) {
+func (f *ServiceState) remove(id string) {
 	f.Instances = slices.DeleteFunc(f.Instances, func(in *Instance) bool { return in.ID == id })
 	f.Routed = slices.DeleteFunc(f.Routed, func(r string) bool { return r == id })
 	f.forgetVersions()
@@ -310,7 +310,7 @@ func (f *Facts) remove(id string) {
 
 // forgetVersions drops what is known about versions nobody asks about any more.
 // The newest few stay: the declared version may have no instance just now.
-func (f *Facts) forgetVersions() {
+func (f *ServiceState) forgetVersions() {
 	if len(f.Versions) <= 8 {
 		return
 	}

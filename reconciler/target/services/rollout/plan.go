@@ -59,7 +59,7 @@ func (a Action) String() string {
 // before Plan whenever Declared changes.
 func (o *Observed) Declare(d Declared) {
 	for _, s := range d.Services {
-		f := o.facts(s.Name)
+		f := o.service(s.Name)
 		if f.Commit != d.Commit {
 			f.Commit = d.Commit
 			f.Reached = f.Serving == s.Version && len(f.Routed) >= s.Replicas
@@ -79,7 +79,7 @@ func (o *Observed) Declare(d Declared) {
 }
 
 // tryAgain has the instances of a version that failed for good start once more.
-func (f *Facts) tryAgain(version string) {
+func (f *ServiceState) tryAgain(version string) {
 	for _, in := range f.Instances {
 		if in.Version == version && in.Phase == target.PhaseFailed {
 			in.Phase, in.NotBefore, in.Restarts = target.PhaseWaiting, time.Time{}, 0
@@ -87,7 +87,7 @@ func (f *Facts) tryAgain(version string) {
 	}
 }
 
-func (f *Facts) declare(s Service) {
+func (f *ServiceState) declare(s Service) {
 	f.Declared = append(f.Declared, s.Version)
 	t := f.Versions[s.Version]
 	if t == nil {
@@ -99,7 +99,7 @@ func (f *Facts) declare(s Service) {
 
 // Did records that an action was begun.
 func (o *Observed) Did(a Action, now time.Time) {
-	f := o.facts(a.Service)
+	f := o.service(a.Service)
 	_, in := o.Find(a.Instance)
 	switch a.Kind {
 	case Listen:
@@ -205,13 +205,13 @@ func (p *planner) at(t time.Time) bool {
 // declared, all do, and what served goes on.
 func (p *planner) serving() (versions map[string]string) {
 	p.back = slices.ContainsFunc(p.d.Services, func(s Service) bool {
-		f := p.o.facts(s.Name)
+		f := p.o.service(s.Name)
 		return s.hasFallback() && f.Versions[s.Version].Tripped() && len(f.healthy(s.Version)) == 0
 	})
 	versions = map[string]string{}
 	waiting, ready, tripped := false, true, false
 	for _, s := range p.d.Services {
-		f := p.o.facts(s.Name)
+		f := p.o.service(s.Name)
 		v := f.serving(s, p.back)
 		versions[s.Name] = v
 		waiting = waiting || v != s.Version
@@ -233,7 +233,7 @@ func (p *planner) serving() (versions map[string]string) {
 func (s Service) hasFallback() bool { return s.Fallback != nil && s.Fallback.Version != s.Version }
 
 // ready reports whether the declared version can take over from what serves.
-func (f *Facts) ready(s Service, serving string, now time.Time) bool {
+func (f *ServiceState) ready(s Service, serving string, now time.Time) bool {
 	if !f.listensOn(s.Listen) {
 		return false
 	}
@@ -247,7 +247,7 @@ func (f *Facts) ready(s Service, serving string, now time.Time) bool {
 // service plans one declared service and says whether its declared version has
 // taken over for good.
 func (p *planner) service(s Service, serving string) (tookOver bool) {
-	f := p.o.facts(s.Name)
+	f := p.o.service(s.Name)
 	switched := serving == s.Version
 	t := f.Versions[s.Version]
 
@@ -281,7 +281,7 @@ func (p *planner) service(s Service, serving string) (tookOver bool) {
 }
 
 // untilLasting asks to be woken when an instance has been healthy for long enough.
-func (p *planner) untilLasting(f *Facts, s Service) {
+func (p *planner) untilLasting(f *ServiceState, s Service) {
 	for _, in := range f.Instances {
 		if in.Version == s.Version && in.Phase == target.PhaseHealthy && in.Passes >= s.Check.Passes {
 			p.at(in.Healthy.Add(s.Check.HealthyFor))
@@ -290,7 +290,7 @@ func (p *planner) untilLasting(f *Facts, s Service) {
 }
 
 // keep plans a service that is not declared any more but goes on for now.
-func (p *planner) keep(f *Facts) {
+func (p *planner) keep(f *ServiceState) {
 	want := map[string]int{f.Serving: f.Versions[f.Serving].replicas()}
 	p.retire(f, want)
 	p.route(f, f.Serving)
@@ -299,7 +299,7 @@ func (p *planner) keep(f *Facts) {
 }
 
 // remove plans the end of a service.
-func (p *planner) remove(f *Facts) {
+func (p *planner) remove(f *ServiceState) {
 	p.retire(f, nil)
 	p.route(f, f.Serving)
 	p.stop(f)
@@ -310,7 +310,7 @@ func (p *planner) remove(f *Facts) {
 
 // serving is the version that has the traffic now, or shall have it first. back
 // says that the application returns to what was known to be good.
-func (f *Facts) serving(s Service, back bool) string {
+func (f *ServiceState) serving(s Service, back bool) string {
 	good := ""
 	if s.Fallback != nil {
 		good = s.Fallback.Version
@@ -333,7 +333,7 @@ func (f *Facts) serving(s Service, back bool) string {
 }
 
 // reach notes that what is declared was reached: it has the traffic and lasted.
-func (f *Facts) reach() {
+func (f *ServiceState) reach() {
 	t := f.Versions[f.wanted()]
 	if f.Serving == f.wanted() && t.complete() && len(f.Routed) >= t.Replicas {
 		f.Reached = true
@@ -341,7 +341,7 @@ func (f *Facts) reach() {
 }
 
 // wanted is the version that is declared now, its fallback aside.
-func (f *Facts) wanted() string {
+func (f *ServiceState) wanted() string {
 	if len(f.Declared) == 0 {
 		return ""
 	}
@@ -360,7 +360,7 @@ func (t *Tally) replicas() int {
 }
 
 // listensOn says whether the proxy listens on all of want.
-func (f *Facts) listensOn(want []string) bool {
+func (f *ServiceState) listensOn(want []string) bool {
 	for _, a := range want {
 		if !slices.Contains(f.Bound, a) {
 			return false
@@ -370,7 +370,7 @@ func (f *Facts) listensOn(want []string) bool {
 }
 
 // healthy are the instances of a version that may have traffic.
-func (f *Facts) healthy(version string) (ids []string) {
+func (f *ServiceState) healthy(version string) (ids []string) {
 	for _, in := range f.Instances {
 		if in.Version == version && in.Phase == target.PhaseHealthy && !in.Retired {
 			ids = append(ids, in.ID)
@@ -381,7 +381,7 @@ func (f *Facts) healthy(version string) (ids []string) {
 
 // lasting are the instances of a version that have been healthy for long enough,
 // and those that have done what they were for.
-func (f *Facts) lasting(version string, now time.Time) (ids []string) {
+func (f *ServiceState) lasting(version string, now time.Time) (ids []string) {
 	t := f.Versions[version]
 	for _, in := range f.Instances {
 		if in.Version != version || in.Retired {
@@ -397,7 +397,7 @@ func (f *Facts) lasting(version string, now time.Time) (ids []string) {
 
 // retire retires the instances that are more than wanted of their version: first
 // those that are of no use yet, then the youngest.
-func (p *planner) retire(f *Facts, want map[string]int) {
+func (p *planner) retire(f *ServiceState, want map[string]int) {
 	live := map[string][]*Instance{}
 	for _, in := range slices.Backward(f.Instances) {
 		if !in.Retired {
@@ -427,7 +427,7 @@ func (p *planner) retire(f *Facts, want map[string]int) {
 	}
 }
 
-func (p *planner) listen(f *Facts, s Service, switched bool) {
+func (p *planner) listen(f *ServiceState, s Service, switched bool) {
 	if !f.listensOn(s.Listen) {
 		if p.at(f.ListenRetry) {
 			all := slices.Concat(f.Bound, s.Listen)
@@ -443,7 +443,7 @@ func (p *planner) listen(f *Facts, s Service, switched bool) {
 	}
 }
 
-func (p *planner) route(f *Facts, serving string) {
+func (p *planner) route(f *ServiceState, serving string) {
 	fit := f.healthy(serving)
 	if serving != f.Serving || !slices.Equal(fit, f.Routed) {
 		p.do(Action{Kind: Route, Service: f.Name, Version: serving, Routed: fit})
@@ -452,7 +452,7 @@ func (p *planner) route(f *Facts, serving string) {
 
 // stop takes instances down that are retired or unhealthy: out of the traffic
 // they are by now, so what had some drains, and then it is stopped.
-func (p *planner) stop(f *Facts) {
+func (p *planner) stop(f *ServiceState) {
 	for _, in := range slices.Clone(f.Instances) {
 		if !in.Retired && (in.Phase != target.PhaseUnhealthy || p.d.Report && f.Reached) {
 			continue
@@ -476,7 +476,7 @@ func (t *Tally) drain() time.Duration {
 }
 
 // start starts what is wanted of a version and its pause is over.
-func (p *planner) start(f *Facts, version string, want int) {
+func (p *planner) start(f *ServiceState, version string, want int) {
 	for _, in := range slices.Clone(f.Instances) {
 		if in.Version != version || in.Retired {
 			continue

@@ -59,7 +59,7 @@ func StatusOf(d Declared, o *Observed, name string, now time.Time) target.State 
 
 var severity = []target.State{target.Healthy, target.Converging, target.Degraded, target.Unknown, target.Failed}
 
-func (f *Facts) status(s Service, report bool, now time.Time) (target.State, string) {
+func (f *ServiceState) status(s Service, report bool, now time.Time) (target.State, string) {
 	t := f.Versions[s.Version]
 	fit := len(f.healthy(s.Version))
 	for _, in := range f.Instances {
