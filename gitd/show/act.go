@@ -12,6 +12,11 @@ type Acts interface {
 	CreateRepository(ctx context.Context, who access.Identity, name, description string) (Done, error)
 	// SetGate sets whether a repository's branches are gated.
 	SetGate(ctx context.Context, who access.Identity, repository string, gated bool) (Done, error)
+	// Withdraw takes an open change out of the queue.
+	Withdraw(ctx context.Context, who access.Identity, repository string, change int) (Done, error)
+	// Retry proposes the newest revision of a change that ended without landing
+	// once more; Done says under which number.
+	Retry(ctx context.Context, who access.Identity, repository string, change int) (Done, error)
 	// Approve approves the open promotion; tree, when not empty, must be its tree.
 	Approve(ctx context.Context, who access.Identity, repository, environment, tree, reason string) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.

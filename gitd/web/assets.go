@@ -79,15 +79,17 @@ func parseTemplates(assets map[string]asset) *template.Template {
 		"ansi":      ansi,
 		"since":     since,
 		"dur":       func(d time.Duration) string { return duration(d) },
-		"at":        func(t, now time.Time) template.HTML { return timeElement(t, clock(t, now, true, true)) },
-		"atm":       func(t, now time.Time) template.HTML { return timeElement(t, clock(t, now, false, true)) },
-		"bare":      func(t, now time.Time) template.HTML { return timeElement(t, clock(t, now, false, false)) },
-		"day":       func(t, now time.Time) template.HTML { return timeElement(t, dayOrClock(t, now)) },
-		"moment":    func(t time.Time) template.HTML { return timeElement(t, t.Format("Mon 2 Jan 2006 15:04:05 MST")) },
-		"dict":      dict,
-		"safeurl":   safeURL,
-		"plus":      func(a, b int) int { return a + b },
-		"clock":     func(t, now time.Time) string { return clock(t, now, false, true) },
+		"at":        func(t, now time.Time) template.HTML { return timeElement(t, "at", clock(t, now, true, true)) },
+		"atm":       func(t, now time.Time) template.HTML { return timeElement(t, "atm", clock(t, now, false, true)) },
+		"bare":      func(t, now time.Time) template.HTML { return timeElement(t, "bare", clock(t, now, false, false)) },
+		"day":       func(t, now time.Time) template.HTML { return timeElement(t, "day", dayOrClock(t, now)) },
+		"moment": func(t time.Time) template.HTML {
+			return timeElement(t, "moment", t.Format("Mon 2 Jan 2006 15:04:05 MST"))
+		},
+		"dict":    dict,
+		"safeurl": safeURL,
+		"plus":    func(a, b int) int { return a + b },
+		"clock":   func(t, now time.Time) string { return clock(t, now, false, true) },
 	})
 	return template.Must(t.ParseFS(files, "templates/*.html"))
 }

@@ -94,6 +94,8 @@ func (h *backend) Change(_ context.Context, _ access.Identity, repo string, n in
 	defer h.mu.Unlock()
 	for _, c := range h.changes[repo] {
 		if c.Number == n {
+			c.MayWithdraw = c.EndedAt.IsZero()
+			c.MayRetry = !c.MayWithdraw && c.State != show.Landed
 			return c, nil
 		}
 	}
@@ -236,6 +238,24 @@ func (h *backend) Approve(_ context.Context, a access.Identity, repo, env, tree,
 	p.MayApprove, p.WhyNot = false, "you have approved it already"
 	h.promos[repo+"/"+env] = p
 	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.User, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
+}
+
+func (h *backend) Withdraw(_ context.Context, a access.Identity, repo string, number int) (show.Done, error) {
+	return h.end("withdraw", a, repo, number)
+}
+
+func (h *backend) Retry(_ context.Context, a access.Identity, repo string, number int) (show.Done, error) {
+	return h.end("retry", a, repo, number)
+}
+
+func (h *backend) end(act string, a access.Identity, repo string, number int) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a.User == "mirek" {
+		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "it is not yours to " + act}
+	}
+	h.acts = append(h.acts, fmt.Sprintf("%s %s %d as %s via %s", act, repo, number, a.User, a.Via))
+	return show.Done{What: act + " done"}, nil
 }
 
 func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {

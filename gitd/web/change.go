@@ -129,6 +129,35 @@ func changePage(q *request) (*page, error) {
 	return p, nil
 }
 
+// changeAct withdraws a change, or proposes it once more.
+func changeAct(q *request) error {
+	r, err := q.repository()
+	if err != nil {
+		return err
+	}
+	c, err := q.change(r)
+	if err != nil {
+		return err
+	}
+
+	var d show.Done
+	act, where := q.form("act"), changeHref(c)
+	switch act {
+	case "withdraw":
+		d, err = q.Backend.Withdraw(q.r.Context(), q.actor, r.Name, c.Number)
+	case "retry":
+		where = "/" + r.Name + "/changes"
+		d, err = q.Backend.Retry(q.r.Context(), q.actor, r.Name, c.Number)
+	default:
+		return &show.Error{Kind: show.Usage, What: "choose what to do with the change", Hint: "send act=withdraw or act=retry"}
+	}
+	if err != nil {
+		return err
+	}
+	q.Log.Info("acted from the console", "act", act, "repo", r.Name, "change", c.Number, "user", q.actor.User)
+	return q.answer(d, where)
+}
+
 // noLog says why a change has no log to show.
 func noLog(c *show.Change) string {
 	switch {

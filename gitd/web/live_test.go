@@ -557,6 +557,20 @@ func TestLinksFromElsewhereInABrowser(t *testing.T) {
 }
 
 // TestWithoutScript approves with script switched off.
+func TestTimesAreTheViewersInABrowser(t *testing.T) {
+	b := open(t, launch(t), console(fullBackend()), "ada")
+	if _, err := chromedp.Call(b.ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kolkata"}); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Navigate(b.url + "/checkout/changes/411"))
+	b.until(`document.querySelector("#change-head time").textContent.endsWith("19:29 GMT+5:30")`)
+	if title := eval[string](b, `document.querySelector("#change-head time").title`); title != "Tue 24 Nov 2026 13:59:12 UTC" {
+		t.Errorf("on hover: %s", title)
+	}
+	b.do(chromedp.Navigate(b.url + "/checkout/changes/411#L40"))
+	b.until(`document.getElementById("L40") && document.getElementById("L40").closest("details").open`)
+}
+
 func TestWithoutScriptInABrowser(t *testing.T) {
 	h := fullBackend()
 	b := open(t, launch(t), console(h), "ada")

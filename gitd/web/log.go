@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +22,8 @@ const (
 	logLinesMax = 20000 // sent when asked for more
 	stepLines   = 100   // sent of a folded step, its last
 	liveLines   = 250   // sent of the running step
-	linesAround = 25    // sent before and after the line where the failure shows
+	linesAround = 25    // sent before and after a line that is looked for
+	maxMatches  = 500   // lines that a search marks
 )
 
 // buildLog is a build's log as the change page shows it: steps with their
@@ -33,6 +36,10 @@ type buildLog struct {
 	Before  int    // lines not sent
 	MoreURL string // sends more of them
 	more    bool   // more was asked for
+	line    int    // that was asked for
+	Find    string // what is searched for
+	Found   int    // lines that have it
+	First   int    // the first of them
 	RawURL  string
 	Live    bool
 	events  int // how many events this shows: a stream goes on after them
@@ -48,6 +55,8 @@ type logStep struct {
 	Ended  bool
 	Exit   int
 	Lines  []logLine
+	First  int  // number of its first line
+	Last   int  // and of its last
 	Before int  // lines of this step that are not sent, before those that are
 	After  int  // and after them
 	Open   bool // unfolded
@@ -58,11 +67,14 @@ type logStep struct {
 
 // logLine is one line, or a note of the server in its place.
 type logLine struct {
-	N    int
-	At   show.Duration
-	Text string
-	Note bool
-	Bad  bool // the failure shows here
+	N     int
+	At    show.Duration
+	Text  string
+	Note  bool
+	Bad   bool // the failure shows here
+	Hit   bool // it has what is searched for
+	Gap   int  // lines before it that are not sent
+	place int  // its number, where it has none of its own
 }
 
 // beforeSteps is the title of what a build says before its first command.
@@ -80,6 +92,9 @@ func (q *request) buildLog(c *show.Change) (*buildLog, error) {
 	}
 	l := &buildLog{more: more, Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
 	ring := &ring{keep: keep}
+	query := q.r.URL.Query()
+	l.line, _ = strconv.Atoi(query.Get("line")) // what is no number asks for no line
+	l.Find = cut(strings.TrimSpace(query.Get("find")), 200)
 	for e, err := range q.Backend.Log(q.r.Context(), q.actor, c.Repository, c.Number, false) {
 		if err != nil {
 			return nil, fmt.Errorf("read the log of build %s: %w", c.Build.ID, err)
@@ -94,15 +109,23 @@ func (q *request) buildLog(c *show.Change) (*buildLog, error) {
 	return l, nil
 }
 
-// ring keeps the last lines of a log, each with the step it belongs to.
+// ring keeps the last lines of a log, each with the step it belongs to, and
+// those before them that are looked for.
 type ring struct {
 	keep  int
 	lines []stepLine
-	next  int // the oldest line, once the ring is full
+	next  int        // the oldest line, once the ring is full
+	early []stepLine // older than all of lines
+}
+
+// all is every line that is kept, in order.
+func (r *ring) all() []stepLine {
+	return slices.Concat(r.early, r.lines[r.next:], r.lines[:r.next])
 }
 
 type stepLine struct {
-	step int // index into Steps, -1 before the first
+	step   int  // index into Steps, -1 before the first
+	wanted bool // it stays when newer ones come
 	logLine
 }
 
@@ -110,6 +133,9 @@ func (r *ring) add(l stepLine) {
 	if len(r.lines) < r.keep {
 		r.lines = append(r.lines, l)
 		return
+	}
+	if old := r.lines[r.next]; old.wanted {
+		r.early = append(r.early, old)
 	}
 	r.lines[r.next] = l
 	r.next = (r.next + 1) % r.keep
@@ -141,9 +167,30 @@ func (l *buildLog) add(e show.LogEvent, r *ring) {
 			l.Steps = append(l.Steps, &logStep{N: e.Step, Title: beforeSteps, Began: at, Mark: mark{"said", "queued", ""}})
 		}
 		line := stepLine{step: len(l.Steps) - 1, logLine: logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note"}}
-		l.Steps[line.step].Before++
+		l.want(&line)
+		s := l.Steps[line.step]
+		if s.First == 0 {
+			s.First = l.Lines
+		}
+		s.Last = l.Lines
+		if line.N == 0 {
+			line.place = l.Lines
+		}
 		r.add(line)
 	}
+}
+
+// want says whether a line is looked for, or stands around one that is.
+func (l *buildLog) want(line *stepLine) {
+	line.Bad = line.N > 0 && line.N == l.Build.LogLine && l.Build.State == show.Failed
+	if l.Find != "" && l.Found < maxMatches && strings.Contains(strings.ToLower(terminal.Plain(line.Text)), strings.ToLower(l.Find)) {
+		line.Hit = true
+		if l.Found++; l.First == 0 {
+			l.First = line.N
+		}
+	}
+	near := func(n int) bool { return n > 0 && line.N >= n-linesAround && line.N <= n+linesAround }
+	line.wanted = line.Hit || near(l.line) || l.Build.State == show.Failed && near(l.Build.LogLine)
 }
 
 // settle gives the kept lines to their steps, once all events are in.
@@ -151,14 +198,8 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 	if l.Live && !l.Build.Started.IsZero() {
 		l.Took = max(l.Took, now.Sub(l.Build.Started))
 	}
-	for i := range r.lines {
-		k := r.lines[(r.next+i)%len(r.lines)]
-		s := l.Steps[k.step]
-		if k.N > 0 && k.N == l.Build.LogLine && l.Build.State == show.Failed {
-			k.Bad = true
-		}
-		s.Lines = append(s.Lines, k.logLine)
-		s.Before--
+	for _, k := range r.all() {
+		l.Steps[k.step].Lines = append(l.Steps[k.step].Lines, k.logLine)
 	}
 	whole := max(l.Took, time.Millisecond)
 	if !l.Build.Finished.IsZero() && !l.Build.Started.IsZero() {
@@ -187,6 +228,9 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 		if s.Ended && s.Exit != 0 && !failing {
 			failing, s.Open = true, true
 		}
+		if slices.ContainsFunc(s.Lines, func(k logLine) bool { return k.Hit || l.line > 0 && k.N == l.line }) {
+			s.Open = true
+		}
 		s.X = min(int(100*s.Began/whole), 99)
 		s.W = min(max(int(100*s.Took/whole), 1), 100-s.X)
 	}
@@ -195,30 +239,78 @@ func (l *buildLog) settle(r *ring, now time.Time) {
 	}
 	for _, s := range l.Steps {
 		if !l.more {
-			s.trim()
+			s.trim(l.line)
 		}
+		s.count()
 		l.Before += s.Before + s.After
+		for _, k := range s.Lines {
+			l.Before += k.Gap
+		}
 	}
 }
 
-// trim leaves of a step what is worth reading at first: what led to the
-// failure and what followed, or the end.
-func (s *logStep) trim() {
-	from, to := 0, len(s.Lines)
+// trim leaves of a step what is worth reading at first: what stands around the
+// failure and whatever is looked for, or the end.
+func (s *logStep) trim(line int) {
+	keep := make([]bool, len(s.Lines))
+	marks := false
+	around := func(i, n int) {
+		marks = true
+		for j := max(i-n, 0); j < min(i+n+1, len(keep)); j++ {
+			keep[j] = true
+		}
+	}
+	for i, k := range s.Lines {
+		switch {
+		case k.Bad, line > 0 && k.N == line:
+			around(i, linesAround)
+		case k.Hit:
+			around(i, 2)
+		}
+	}
+	end := stepLines
+	switch {
+	case s.Live:
+		end = liveLines
+	case marks:
+		end = 0
+	}
+	for i := max(len(keep)-end, 0); i < len(keep); i++ {
+		keep[i] = true
+	}
+
+	kept := s.Lines[:0:0]
+	for i, k := range s.Lines {
+		if keep[i] {
+			kept = append(kept, k)
+		}
+	}
+	s.Lines = kept
+}
+
+// count says where lines are left out.
+func (s *logStep) count() {
+	next := s.First
 	for i := range s.Lines {
-		if s.Lines[i].Bad {
-			from, to = max(i-linesAround, 0), min(i+linesAround, to)
+		k := &s.Lines[i]
+		at := k.N
+		if at == 0 {
+			at = k.place
 		}
-	}
-	if from == 0 && to == len(s.Lines) {
-		keep := stepLines
-		if s.Live {
-			keep = liveLines
+		if gap := at - next; i == 0 {
+			s.Before = max(gap, 0)
+		} else {
+			k.Gap = max(gap, 0)
 		}
-		from = max(len(s.Lines)-keep, 0)
+		next = at + 1
 	}
-	s.Before, s.After = s.Before+from, len(s.Lines)-to
-	s.Lines = s.Lines[from:to]
+	switch left := max(s.Last-next+1, 0); {
+	case s.First == 0:
+	case len(s.Lines) == 0:
+		s.Before = left
+	default:
+		s.After = left
+	}
 }
 
 func stepTitle(e show.LogEvent) string {

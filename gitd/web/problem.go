@@ -51,6 +51,11 @@ func (q *request) fail(err error) {
 	if err == nil {
 		return
 	}
+	var other *elsewhere
+	if errors.As(err, &other) && (out == nil || !out.begun) {
+		http.Redirect(q.w, q.r, other.to, http.StatusSeeOther)
+		return
+	}
 	if q.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
 		return // the visitor has left, or the server stops
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -46,12 +47,13 @@ func (q *request) promotion() (*page, *promotionView, error) {
 		if !isNotFound(err) {
 			return nil, nil, err
 		}
-		for _, e := range r.Environments {
-			if e.Name == env {
-				return nil, nil, &nearby{err: err, nearest: []link{{Text: env + ", as it is now", Href: envHref(r.Name, env)}}}
-			}
+		p, err := q.nothingWaits(r, env, err)
+		return p, nil, err
+	}
+	if tree := q.r.URL.Query().Get("tree"); tree != "" && !strings.HasPrefix(m.Tree, tree) {
+		if where, err := q.promoted(r, env, tree); where != "" || err != nil {
+			return nil, nil, cmp.Or(err, error(&elsewhere{where}))
 		}
-		return nil, nil, noEnvironment(r, env, err)
 	}
 	view := &promotionView{Promotion: m, Mark: markOf(show.Waits), Checks: checksOf(m.Checks, q.now)}
 	switch m.Decision {
@@ -116,9 +118,73 @@ func (q *request) promotion() (*page, *promotionView, error) {
 			p.Git = append(p.Git, command{label, c})
 		}
 	}
+	p.Git = append(p.Git, command{"Link", q.server.HTTP + promoteHref(r.Name, env) + "?tree=" + short(m.Tree)})
 	p.Git = append(p.Git, command{"Why", q.ssh("why " + r.Name + " " + env)})
 	return p, view, nil
 }
+
+// waitsView is the page of a gate before which nothing stands.
+type waitsView struct {
+	Repository  string
+	Environment string
+	Why         string
+	Last        *deployedRow // what was promoted last
+	Replaced    string       // the tree that a link was to, which came to nothing
+}
+
+// nothingWaits is the page of a promotion that is no more: a link to it leads to
+// what came of it, or says that it was replaced.
+func (q *request) nothingWaits(r *show.Repository, env string, why error) (*page, error) {
+	e, err := q.Backend.Environment(q.r.Context(), q.actor, r.Name, env)
+	if err != nil {
+		return nil, noEnvironment(r, env, err)
+	}
+	tree := q.r.URL.Query().Get("tree")
+	if tree != "" {
+		if where, err := q.promoted(r, env, tree); where != "" || err != nil {
+			return nil, cmp.Or(err, error(&elsewhere{where}))
+		}
+	}
+
+	view := &waitsView{Repository: r.Name, Environment: env, Why: why.Error(), Replaced: cut(tree, 40)}
+	if len(e.History) > 0 {
+		last := deployedRowOf(&e, &e.History[0])
+		view.Last = &last
+	}
+	p := q.repoPage(r, "env", "Nothing waits for "+env+", "+r.Name, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: "promote"})
+	p.JSON = struct {
+		Environment string         `json:"environment"`
+		Promotion   *string        `json:"promotion"` // null: there is none
+		Last        *show.Deployed `json:"last,omitempty"`
+	}{Environment: env}
+	p.Template, p.Data, p.Parts = "promotion-none", view, []string{"none-all", "asof"}
+	p.Say = "nothing waits for " + env
+	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + env}, {"SSH", q.ssh("env log " + r.Name + " " + env)}}
+	return p, nil
+}
+
+// promoted is the address of what a proposal became: the commit of the
+// environment with its tree. Empty: it came to nothing.
+func (q *request) promoted(r *show.Repository, env, tree string) (string, error) {
+	if len(tree) < 7 {
+		return "", nil
+	}
+	e, err := q.Backend.Environment(q.r.Context(), q.actor, r.Name, env)
+	if err != nil {
+		return "", err
+	}
+	for _, d := range e.History {
+		if strings.HasPrefix(d.Tree, tree) {
+			return envHref(r.Name, env) + "/" + d.Commit, nil
+		}
+	}
+	return "", nil
+}
+
+// elsewhere is not an error: what was asked for has another address by now.
+type elsewhere struct{ to string }
+
+func (e *elsewhere) Error() string { return "it is at " + e.to }
 
 // approve is the act of the promotion page. The form carries the tree that was
 // seen: when the proposal has changed since, nothing is approved.
@@ -131,7 +197,7 @@ func approve(q *request) error {
 			return err
 		}
 		p, view, perr := q.promotion()
-		if perr != nil {
+		if perr != nil || view == nil {
 			return err
 		}
 		view.Problem, view.Reason = e.What, cut(reason, 2000)

@@ -40,7 +40,7 @@ func routes() []*route {
 		{pattern: "/{repo}", page: repositoryPage},
 		{pattern: "/{repo}/queue", page: queuePage},
 		{pattern: "/{repo}/changes", page: changesPage},
-		{pattern: "/{repo}/changes/{n}", page: changePage},
+		{pattern: "/{repo}/changes/{n}", page: changePage, act: changeAct},
 		{pattern: "/{repo}/env", page: environmentsPage},
 		{pattern: "/{repo}/env/{env}", page: environmentPage, act: rollback},
 		{pattern: "/{repo}/env/{env}/{commit}", page: deploymentPage},

@@ -442,6 +442,93 @@ func TestJSONSaysTheSame(t *testing.T) {
 	}
 }
 
+// TestALinkToAPromotionStays: it leads to what came of it, however it ended.
+func TestALinkToAPromotionStays(t *testing.T) {
+	h := fullBackend()
+	for i := range h.repos {
+		for j := range h.repos[i].Environments {
+			for k := range h.repos[i].Environments[j].History {
+				d := &h.repos[i].Environments[j].History[k]
+				d.Tree = commit(fmt.Sprintf("7e%02d%s", k, h.repos[i].Environments[j].Name[:1]))
+			}
+		}
+	}
+	b := signedIn(t, console(h), "ada")
+	for path, want := range map[string]string{
+		"/checkout/promote/production?tree=6f0a1e2":  "200 Your decision",
+		"/checkout/promote/production?tree=7e01p000": "303 /checkout/env/production/" + commit("77e03b1"),
+		"/checkout/promote/staging":                  "200 Promoted last",
+		"/checkout/promote/staging?tree=7e00s000":    "303 /checkout/env/staging/" + commit("81b20aa"),
+		"/checkout/promote/staging?tree=abcdefabc":   "200 was never promoted",
+	} {
+		a := b.get(path)
+		status, what, _ := strings.Cut(want, " ")
+		if fmt.Sprint(a.StatusCode) != status || !strings.Contains(a.body+a.Header.Get("Location"), what) {
+			t.Errorf("%s: %s %s, want %s\n%s", path, a.Status, a.Header.Get("Location"), want, a.body)
+		}
+	}
+}
+
+// TestChangesAreWithdrawnAndRetried by button, and refused with a reason.
+func TestChangesAreWithdrawnAndRetried(t *testing.T) {
+	h := fullBackend()
+	s := console(h)
+	b := signedIn(t, s, "ada")
+	for _, c := range []struct{ path, form, want string }{
+		{"/checkout/changes/410", "act=withdraw", "303 /checkout/changes/410"},
+		{"/checkout/changes/411", "act=retry", "303 /checkout/changes"},
+		{"/checkout/changes/411", "act=other", "400 "},
+		{"/checkout/changes/9999", "act=retry", "404 "},
+	} {
+		a := b.do(http.MethodPost, c.path, c.form, "Sec-Fetch-Site", "same-origin")
+		if got := fmt.Sprintf("%d %s", a.StatusCode, a.Header.Get("Location")); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.path, c.form, got, c.want)
+		}
+	}
+	if a := signedIn(t, s, "mirek").do(http.MethodPost, "/checkout/changes/410", "act=withdraw"); a.StatusCode != 403 || !strings.Contains(a.body, "not yours") {
+		t.Errorf("another user's change: %s", a.Status)
+	}
+	want := []string{"withdraw checkout 410 as ada via console", "retry checkout 411 as ada via console"}
+	if did := h.did(); !reflect.DeepEqual(did, want) {
+		t.Errorf("did %v, want %v", did, want)
+	}
+	if a := b.get("/checkout/changes/409"); strings.Contains(a.body, `name="act"`) {
+		t.Error("a landed change can be acted on")
+	}
+}
+
+// TestLinesOfALongLogAreFound: by number and by text, wherever they are.
+func TestLinesOfALongLogAreFound(t *testing.T) {
+	b := signedIn(t, console(fullBackend()), "ada")
+	for _, c := range []struct {
+		query     string
+		has, hasn []string
+	}{
+		{"", []string{`id="L1086"`, "1,059 lines before these"}, []string{`id="L40"`}},
+		{"?line=40", []string{`id="L40"`, `id="L15"`, `id="L65"`, `id="L1086"`, "lines between these"}, []string{`id="L14"`, `id="L66"`}},
+		{"?find=Package77x", []string{"No line has “Package77x”"}, nil},
+		{"?find=PACKAGE77 ", []string{`hit" id="L78"`, `<a href="#L78">`, `id="L1086"`}, []string{`id="L80"`}},
+		{"?find=legacy_code", []string{`<a href="#L1082">2 lines</a> have`, `hit" id="L1082"`, `hit" id="L1088"`}, nil},
+		{"?line=-3", []string{`id="L1086"`}, nil},
+		{"?line=99999999999999999999", []string{`id="L1086"`}, nil},
+	} {
+		a := b.get("/checkout/changes/411" + strings.ReplaceAll(c.query, " ", "%20"))
+		if a.StatusCode != 200 {
+			t.Errorf("%s: %s", c.query, a.Status)
+		}
+		for _, want := range c.has {
+			if !strings.Contains(a.body, want) {
+				t.Errorf("%q lacks %s", c.query, want)
+			}
+		}
+		for _, not := range c.hasn {
+			if strings.Contains(a.body, not) {
+				t.Errorf("%q has %s", c.query, not)
+			}
+		}
+	}
+}
+
 func byName(home any) {
 	slices.SortFunc(home.(map[string]any)["repositories"].([]any), func(a, b any) int {
 		return strings.Compare(a.(map[string]any)["repository"].(string), b.(map[string]any)["repository"].(string))
@@ -456,7 +543,7 @@ func TestProblems(t *testing.T) {
 		"/checkout/que":                 `<a href="/checkout/queue">checkout/queue</a>`,
 		"/checkout/environment":         `<a href="/checkout/env">checkout/env</a>`,
 		"/checkout/env/prodution":       `<a href="/checkout/env/production">production</a>`,
-		"/checkout/promote/staging":     `<a href="/checkout/env/staging">staging, as it is now</a>`,
+		"/checkout/promote/stagin":      `<a href="/checkout/env/staging">staging</a>`,
 		"/checkout/changes/9999":        `<a href="/checkout/changes/417">change 417, the newest</a>`,
 		"/checkout/changes/0411":        `<a href="/checkout/changes">all changes of checkout</a>`,
 		"/checkout/changes/x":           `<a href="/checkout/changes">all changes of checkout</a>`,

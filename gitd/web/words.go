@@ -133,11 +133,15 @@ func dayOrClock(t, now time.Time) string {
 }
 
 // timeElement wraps what clock wrote; datetime carries UTC.
-func timeElement(t time.Time, text string) template.HTML {
+//
+// as names the form for live.js, which writes it again in the viewer's zone.
+func timeElement(t time.Time, as, text string) template.HTML {
 	if t.IsZero() {
 		return `<span class="faint">not known</span>`
 	}
-	return template.HTML(`<time datetime="` + t.UTC().Format(time.RFC3339) + `">` + template.HTMLEscapeString(text) + `</time>`) //nolint:gosec // digits, and a zone's name, escaped
+	utc := t.UTC()
+	return template.HTML(`<time datetime="` + utc.Format(time.RFC3339) + `" title="` + utc.Format("Mon 2 Jan 2006 15:04:05 MST") +
+		`" data-as="` + as + `">` + template.HTMLEscapeString(text) + `</time>`) //nolint:gosec // digits, and a zone's name, escaped
 }
 
 // short is a commit, tree or digest as people write it.

@@ -72,7 +72,7 @@ func TestWords(t *testing.T) {
 			t.Errorf("%v is %q, want %q", c.at, got, c.want)
 		}
 	}
-	if got := string(timeElement(noon, "x<y")); got != `<time datetime="2026-11-24T14:03:51Z">x&lt;y</time>` {
+	if got := string(timeElement(noon, "at", "x<y")); got != `<time datetime="2026-11-24T14:03:51Z" title="Tue 24 Nov 2026 14:03:51 UTC" data-as="at">x&lt;y</time>` {
 		t.Errorf("time element %s", got)
 	}
 	for in, want := range map[string]string{"": "", "9f1c2ab000000000": "9f1c2ab", "env/production": "env/production", "sha256:8c41b0d2f5a97e3c1b6aa2d7": "sha256:8c41b0…a2d7", "sha256:12": "sha256:12"} {

@@ -119,6 +119,42 @@ func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject str
 	}
 }
 
+// Withdraw implements show.Backend.
+func (s *Server) Withdraw(ctx context.Context, a access.Identity, repository string, number int) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	if err := s.gate.Withdraw(ctx, repository, number, a); err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository), Next: "push again, or retry it, to propose it once more"}, nil
+}
+
+// Retry implements show.Backend: the same commit, proposed like a push of it.
+func (s *Server) Retry(ctx context.Context, a access.Identity, repository string, number int) (show.Done, error) {
+	c, err := s.Change(ctx, a, repository, number)
+	if err != nil {
+		return show.Done{}, err
+	}
+	switch {
+	case !s.access.Load().May(a, access.Write, repository):
+		return show.Done{}, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("you may not write to %s", repository), Hint: "ask " + c.By + " to retry it"}
+	case !c.MayRetry:
+		return show.Done{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d is %s: there is nothing to retry", number, c.State)}
+	}
+
+	commit, _ := repo.ParseHash(c.Commit)
+	accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: repository, Branch: c.Branch, Commit: commit, By: a})
+	if err != nil {
+		return show.Done{}, err
+	}
+	d := show.Done{What: fmt.Sprintf("change %d of %s is proposed again as change %d", number, repository, accepted.Change), State: show.Queued}
+	if accepted.Attached {
+		d.What = fmt.Sprintf("the commit of change %d is open already, as change %d", number, accepted.Change)
+	}
+	return d, nil
+}
+
 // Approve implements show.Backend.
 func (s *Server) Approve(ctx context.Context, a access.Identity, repository, environment, tree, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {

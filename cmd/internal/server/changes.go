@@ -175,6 +175,7 @@ func (s *Server) Change(ctx context.Context, a access.Identity, name string, num
 	for _, revision := range story.Revisions {
 		c.Revisions = append(c.Revisions, revision.Commit.String())
 	}
+	c.MayWithdraw, c.MayRetry = s.mayEnd(a, story), s.mayRetry(a, story)
 	for _, e := range story.Events {
 		c.Story = append(c.Story, show.Event{
 			At:   e.At.UTC(),
@@ -203,6 +204,19 @@ func (s *Server) Change(ctx context.Context, a access.Identity, name string, num
 		}
 	}
 	return c, nil
+}
+
+// mayEnd is whether an actor may withdraw a change: who pushed it, and
+// administrators.
+func (s *Server) mayEnd(a access.Identity, story change.Story) bool {
+	own := a.User == story.Revisions[0].By && a.Scope.Allows(access.Write, story.Repository)
+	return story.Open() && (own || s.access.Load().May(a, access.Administer, story.Repository))
+}
+
+// mayRetry is whether an actor may propose a change once more.
+func (s *Server) mayRetry(a access.Identity, story change.Story) bool {
+	end, ended := story.End()
+	return ended && end.Kind != change.Landed && s.access.Load().May(a, access.Write, story.Repository)
 }
 
 // whatHappened is an event in words that follow the name of who did it, or stand

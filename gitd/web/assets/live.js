@@ -4,6 +4,61 @@
 // end, "fold" {id} closes a step, "page" {title, say} is the window's title
 // and what to say aloud, "turn" asks for the whole page again.
 "use strict";
+
+// Times are written in the server's zone; here they become the viewer's. UTC
+// stays in the title, and in the attribute that other programs read.
+(() => {
+  const write = (date, options) => new Intl.DateTimeFormat("en-GB", options).format(date).replaceAll(",", "");
+  const zoneOf = (date) => new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(date).find((p) => p.type === "timeZoneName").value;
+  if (!new Date().getTimezoneOffset() && zoneOf(new Date()) === "UTC") return;
+
+  const words = (date, as) => {
+    const now = new Date();
+    const today = date.toDateString() === now.toDateString();
+    const clock = { hour: "2-digit", minute: "2-digit" };
+    const day = { day: "numeric", month: "short" };
+    if (date.getFullYear() === now.getFullYear()) day.weekday = "short";
+    else day.year = "numeric";
+    const zone = as === "bare" ? "" : " " + zoneOf(date);
+    if (as === "moment") return write(date, { weekday: "short", day: "numeric", month: "short", year: "numeric", ...clock, second: "2-digit" }) + zone;
+    if (as === "day" && !today) return write(date, day);
+    if (!today) return write(date, day) + " " + write(date, clock) + zone;
+    return write(date, as === "at" ? { ...clock, second: "2-digit" } : clock) + zone;
+  };
+  const localise = (root) => {
+    for (const time of root.querySelectorAll("time[data-as]")) {
+      time.textContent = words(new Date(time.dateTime), time.dataset.as);
+      time.removeAttribute("data-as");
+    }
+    for (const zone of root.querySelectorAll(".zone")) zone.textContent = zoneOf(new Date());
+  };
+  localise(document);
+  new MutationObserver((changes) => {
+    for (const change of changes) for (const node of change.addedNodes) if (node.nodeType === 1) localise(node.parentNode || node);
+  }).observe(document.body, { childList: true, subtree: true });
+})();
+
+// A link to a line of a long log leads to it: what is not on the page is asked
+// for, and what is folded is opened.
+(() => {
+  const go = () => {
+    const wanted = /^#L([0-9]+)$/.exec(location.hash);
+    if (!wanted) return;
+    const line = document.getElementById("L" + wanted[1]);
+    const step = line && line.closest("details");
+    if (step && !step.open) {
+      step.open = true;
+      line.scrollIntoView();
+    }
+    const url = new URL(location.href);
+    if (line || url.searchParams.get("line") === wanted[1] || !document.getElementById("steps")) return;
+    url.searchParams.set("line", wanted[1]);
+    location.replace(url);
+  };
+  go();
+  window.addEventListener("hashchange", go);
+})();
+
 (() => {
   const address = document.body.dataset.live;
   if (!address || !window.EventSource) return;
