@@ -91,7 +91,7 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 		return repo.Zero, append(lines, "now waits for "+done.Waits,
 			"env/"+environment+" has not moved; it moves by itself when nothing is missing"), nil
 	}
-	lines = append(lines, fmt.Sprintf("env/%s is %s, and is converging", environment, short(done.Promoted)))
+	lines = append(lines, fmt.Sprintf("env/%s is %s, and is converging", environment, show.Short(done.Promoted.String())))
 	return done.Promoted, lines, nil
 }
 
@@ -127,12 +127,12 @@ func (rc *Reconciler) isProposal(s *snapshot, commit repo.Hash) error {
 		return nil
 	}
 	refused := &show.Error{Kind: show.Denied,
-		What:  fmt.Sprintf("%s is not the proposal for %s", short(commit), s.environment),
+		What:  fmt.Sprintf("%s is not the proposal for %s", show.Short(commit.String()), s.environment),
 		Where: []string{current(s), "only the server writes env/" + s.environment + "; pushing its proposal there approves it"},
 		Hint:  fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment)}
 	same, err := record.Made(s.repo, commit, s.Proposal.ID, s.Proposal.Tree, s.Proposal.Parent)
 	if err != nil {
-		refused.Where = append([]string{short(commit) + " " + err.Error()}, refused.Where...)
+		refused.Where = append([]string{show.Short(commit.String()) + " " + err.Error()}, refused.Where...)
 		return refused
 	}
 	if !same {
@@ -152,12 +152,12 @@ func (w *worker) promotedAlready(ctx context.Context, commit repo.Hash) (landed 
 	if same, err := record.Made(w.repo, commit, d.ID, d.Tree, d.Parent); !same || err != nil {
 		return repo.Zero, nil, nil // approve says what is wrong with it
 	}
-	return d.Hash, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, short(d.Hash))}, nil
+	return d.Hash, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, show.Short(d.Hash.String()))}, nil
 }
 
 // current names the open proposal.
 func current(s *snapshot) string {
-	return fmt.Sprintf("the proposal is %s, tree %s, commit %s", s.proposed(), short(s.Proposal.Tree), short(s.Proposal.Commit))
+	return fmt.Sprintf("the proposal is %s, tree %s, commit %s", s.proposed(), show.Short(s.Proposal.Tree.String()), show.Short(s.Proposal.Commit.String()))
 }
 
 // approve runs on the worker's goroutine.
@@ -207,7 +207,7 @@ func (w *worker) approve(ctx context.Context, by access.Identity, reason string,
 		// The approval stands; what follows from it is tried again by the loop.
 		w.log().Error("could not act on the approval at once", "err", err)
 	}
-	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment, short(done.Tree), by.User)
+	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment, show.Short(done.Tree.String()), by.User)
 	if done.Repeated {
 		done.Sentence = "already " + done.Sentence
 	}

@@ -217,7 +217,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 // actual is the state of what is declared, as far as the target has told.
 func actual(o target.Observed, declared repo.Hash) (state show.State, reason string, since time.Time) {
 	if o.Commit != declared.String() {
-		return show.Unknown, "the target has not reported on " + short(declared) + " yet", since
+		return show.Unknown, "the target has not reported on " + show.Short(declared.String()) + " yet", since
 	}
 	return stateOf(target.State(o.State)), o.Message, o.Since.UTC()
 }
@@ -348,7 +348,7 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 		}
 		in, err := r.Contains(ctx, d.CoveredSource(), commit)
 		if err != nil {
-			return nil, fmt.Errorf("is %s in %s of %s: %w", short(commit), e.Name, repository, err)
+			return nil, fmt.Errorf("is %s in %s of %s: %w", show.Short(commit.String()), e.Name, repository, err)
 		}
 		if in {
 			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: application, Environment: e.Name}), d.Hash)

@@ -6,12 +6,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/headgate-cd/headgate/gitd/repo"
 )
-
-// short is the form in which people read a hash.
-func short(h repo.Hash) string { return h.String()[:7] }
 
 // clock writes a time for people.
 func clock(t time.Time) string { return t.UTC().Format("Mon 2 Jan 15:04 UTC") }

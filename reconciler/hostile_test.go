@@ -98,10 +98,10 @@ func TestManyAtOnce(t *testing.T) {
 		for i, d := range all {
 			held := i+1 < len(all) && all[i+1].Held != nil
 			if held && d.Rollback == nil && len(d.Approvals) == 0 {
-				t.Errorf("%s: %s went past a hold by itself", env, short(d.Hash))
+				t.Errorf("%s: %s went past a hold by itself", env, show.Short(d.Hash.String()))
 			}
 			if env == "production" && d.Rollback == nil && len(d.Approvals) == 0 {
-				t.Errorf("production: %s has no approval", short(d.Hash))
+				t.Errorf("production: %s has no approval", show.Short(d.Hash.String()))
 			}
 		}
 	}

@@ -191,7 +191,7 @@ func ruleChanges(all []rules) []show.RuleChange {
 	add("approvals from", cmp.Or(a.From, "who may write"), cmp.Or(b.From, "who may write"))
 	add("approval of one's own change", allowed(a.Own), allowed(b.Own))
 	if policyDigest(was.engine) != policyDigest(is.engine) {
-		add("policies/", short(was.commit), short(is.commit))
+		add("policies/", show.Short(was.commit.String()), show.Short(is.commit.String()))
 	}
 	return changes
 }

@@ -90,7 +90,7 @@ func (rc *Reconciler) fileAt(r *repo.Repository, commit repo.Hash) (*headgateyam
 	}
 	file, err := headgateyaml.In(r.FilesOf(tree).ReadFile)
 	if err != nil {
-		return nil, fmt.Errorf("read %s of %s at %s: %w", headgateyaml.Name, r.Name(), short(commit), err)
+		return nil, fmt.Errorf("read %s of %s at %s: %w", headgateyaml.Name, r.Name(), show.Short(commit.String()), err)
 	}
 	rc.files.put(key, file)
 	return file, nil

@@ -85,13 +85,16 @@ func (t *text) shape(s show.State) string {
 	return markOf(s).ascii
 }
 
+// stateWord is a state as people write it.
+func stateWord(s show.State) string { return strings.ReplaceAll(string(s), "-", " ") }
+
 // state is a state's shape and word.
 func (t *text) state(s show.State) cell {
-	return cell{s: t.shape(s) + " " + string(s), colour: markOf(s).colour}
+	return cell{s: t.shape(s) + " " + stateWord(s), colour: markOf(s).colour}
 }
 
 // word is a state's word alone, as lists have it.
-func (t *text) word(s show.State) cell { return cell{s: string(s), colour: markOf(s).colour} }
+func (t *text) word(s show.State) cell { return cell{s: stateWord(s), colour: markOf(s).colour} }
 
 // line writes one line.
 func (t *text) line(format string, args ...any) {

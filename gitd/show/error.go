@@ -9,12 +9,12 @@ import (
 type Kind string
 
 const (
-	NotFound  Kind = "not found" // exit 1, status 404
+	NotFound  Kind = "not-found" // exit 1, status 404
 	Forbidden Kind = "forbidden" // exit 1, status 403
 	Denied    Kind = "refused"   // exit 1, status 409
 	Usage     Kind = "usage"     // exit 2, status 400
 	Waiting   Kind = "waits"     // exit 3, status 409
-	Again     Kind = "try again" // exit 75, status 503
+	Again     Kind = "try-again" // exit 75, status 503
 )
 
 // Error is an error for the person who asked: what happened, where, what to do.

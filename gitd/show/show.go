@@ -27,7 +27,7 @@ const (
 	Failed     State = "failed"
 	Conflict   State = "conflict"
 	Withdrawn  State = "withdrawn"
-	NotGated   State = "not gated"
+	NotGated   State = "not-gated"
 	Waits      State = "waits"
 	Open       State = "open"
 	Drift      State = "drift"

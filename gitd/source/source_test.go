@@ -220,10 +220,10 @@ func TestContent(t *testing.T) {
 		{"link", "link 11 bytes \"/etc/passwd\""},
 		{"big", "file 1048577 bytes cut"},
 		{"huge", "file 8388609 bytes binary cut"},
-		{"nothing", "not found"},
-		{"../../etc/passwd", "not found"},
-		{"dir/", "not found"},
-		{"big/x", "not found"},
+		{"nothing", "not-found"},
+		{"../../etc/passwd", "not-found"},
+		{"dir/", "not-found"},
+		{"big/x", "not-found"},
 	} {
 		p, err := Content(c.r, h, k.path)
 		got := fmt.Sprintf("%s %d bytes", p.Kind, p.Size)

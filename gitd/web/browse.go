@@ -48,7 +48,7 @@ func commitsPage(q *request) (*page, error) {
 	p := q.repoPage(r, "commits", "Commits, "+r.Name, crumb{Text: "commits"})
 	p.JSON = commitsFacts{list, more}
 	p.Template, p.Data, p.Live = "commits", view, false
-	p.Git = []command{{"Git", "git log " + short(view.Revision)}}
+	p.Git = []command{{"Git", "git log " + show.Short(view.Revision)}}
 	return p, nil
 }
 
@@ -81,10 +81,10 @@ func commitPage(q *request) (*page, error) {
 		q.Log.Warn("left out where a commit is", "repo", r.Name, "commit", c.ID, "err", err)
 	}
 
-	p := q.repoPage(r, "commits", short(c.ID)+" "+cut(c.Subject, 60), crumb{Text: "commits", Href: view.Base + "/commits", Keep: true}, crumb{Text: short(c.ID)})
+	p := q.repoPage(r, "commits", show.Short(c.ID)+" "+cut(c.Subject, 60), crumb{Text: "commits", Href: view.Base + "/commits", Keep: true}, crumb{Text: show.Short(c.ID)})
 	p.JSON = c
 	p.Template, p.Data, p.Live = "commit", view, false
-	p.Git = []command{{"Git", "git show " + c.ID}, {"Why", q.ssh("why " + r.Name + " " + short(c.ID))}}
+	p.Git = []command{{"Git", "git show " + c.ID}, {"Why", q.ssh("why " + r.Name + " " + show.Short(c.ID))}}
 	return p, nil
 }
 
@@ -143,7 +143,7 @@ func treePage(q *request) (*page, error) {
 	case c.Binary:
 		view.Note = "It is not text, " + size(c.Size) + "."
 	case c.Kind == show.Submodule:
-		view.Note = "A submodule, at commit " + short(c.Text) + " of another repository."
+		view.Note = "A submodule, at commit " + show.Short(c.Text) + " of another repository."
 	case c.Kind == show.Link:
 		view.Note = "A link to " + c.Text
 	case c.Kind != show.Directory:
@@ -154,14 +154,14 @@ func treePage(q *request) (*page, error) {
 	if name != "" {
 		title = path.Base(name)
 	}
-	p := q.repoPage(r, "commits", title+" at "+short(c.Commit), crumb{Text: short(c.Commit), Href: view.Base + "/commits/" + c.Commit, Keep: true}, crumb{Text: title})
+	p := q.repoPage(r, "commits", title+" at "+show.Short(c.Commit), crumb{Text: show.Short(c.Commit), Href: view.Base + "/commits/" + c.Commit, Keep: true}, crumb{Text: title})
 	p.JSON = c
 	p.Template, p.Data, p.Live = "tree", view, false
 	what := ":" + name
 	if c.Kind == show.Directory {
-		p.Git = []command{{"Git", "git ls-tree " + short(c.Commit) + what}}
+		p.Git = []command{{"Git", "git ls-tree " + show.Short(c.Commit) + what}}
 	} else {
-		p.Git = []command{{"Git", fmt.Sprintf("git show '%s%s'", short(c.Commit), strings.ReplaceAll(what, "'", `'\''`))}}
+		p.Git = []command{{"Git", fmt.Sprintf("git show '%s%s'", show.Short(c.Commit), strings.ReplaceAll(what, "'", `'\''`))}}
 	}
 	return p, nil
 }

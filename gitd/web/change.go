@@ -94,7 +94,7 @@ func changePage(q *request) (*page, error) {
 			k.Mark = marked(c.State, strings.ToLower(markOf(c.State).Word))
 		}
 		if i > 0 {
-			k.Compare = "git range-diff " + short(c.Revisions[i-1]) + "..." + short(commit)
+			k.Compare = "git range-diff " + show.Short(c.Revisions[i-1]) + "..." + show.Short(commit)
 			k.Href = fmt.Sprintf("%s/diff?revision=%d&from=%d", changeHref(c), i+1, i)
 		}
 		view.Revs = append(view.Revs, k)
@@ -191,7 +191,7 @@ func (q *request) change(r *show.Repository) (show.Change, error) {
 func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	d := verdict{Colour: markOf(c.State).Colour, Details: c.Details, Files: c.Files, Next: c.Hint}
 	if c.MoreFiles > 0 {
-		d.Details = append(slices.Clip(d.Details), count(c.MoreFiles, "more file"))
+		d.Details = append(slices.Clip(d.Details), show.Plural(c.MoreFiles, "more file"))
 	}
 	because := func(head string) string {
 		switch {
@@ -207,7 +207,7 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	}
 	switch c.State {
 	case show.Landed:
-		d.Headline = "Landed as " + short(c.Candidate) + " on " + c.Branch
+		d.Headline = "Landed as " + show.Short(c.Candidate) + " on " + c.Branch
 		if c.Release > 0 {
 			d.Facts = append(d.Facts, fact{Label: "Release", Text: fmt.Sprint(c.Release), Href: fmt.Sprintf("/%s/releases/%d", r.Name, c.Release)})
 		}
@@ -220,7 +220,7 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 			d.Facts = append(d.Facts, fact{Label: "Took", Text: minutes(c.EndedAt.Sub(c.PushedAt)), More: "from the push"})
 		}
 		if b := c.Build; b != nil && b.Reused {
-			d.Facts = append(d.Facts, fact{Label: "Build", Text: "none needed", More: "tree " + short(b.Tree) + " was green already"})
+			d.Facts = append(d.Facts, fact{Label: "Build", Text: "none needed", More: "tree " + show.Short(b.Tree) + " was green already"})
 		}
 	case show.Refused:
 		d.Headline = because("Refused")
@@ -270,7 +270,7 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 		}
 	}
 	if c.Tip != "" {
-		d.Facts = append(d.Facts, fact{Label: c.Branch, Text: "stays at " + short(c.Tip)})
+		d.Facts = append(d.Facts, fact{Label: c.Branch, Text: "stays at " + show.Short(c.Tip)})
 	}
 	if at := q.landing(r, c); !at.IsZero() {
 		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, q.now, false, true), More: "if it is green"})

@@ -93,8 +93,8 @@ func deploymentPage(q *request) (*page, error) {
 	if d.Release != d.From {
 		view.Diff = q.releaseDiff(r.Name, d.From, d.Release)
 	}
-	title := fmt.Sprintf("Release %d in %s, %s", d.Release, e.Name, short(d.Commit))
-	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: e.Name, Href: base, Keep: true}, crumb{Text: short(d.Commit)})
+	title := fmt.Sprintf("Release %d in %s, %s", d.Release, e.Name, show.Short(d.Commit))
+	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: e.Name, Href: base, Keep: true}, crumb{Text: show.Short(d.Commit)})
 	p.JSON = d
 	p.Template, p.Data = "deployment", view
 	p.Parts = []string{"deployment-head", "deployment-facts", "asof"}

@@ -67,7 +67,7 @@ func differenceOf(repo string, c show.Comparison) *difference {
 		case len(a.Files) == 0:
 			k.Note = "no file differs, only how they are packed"
 		default:
-			k.Note = count(len(a.Files), "file") + " differ"
+			k.Note = show.Plural(len(a.Files), "file") + " differ"
 			if len(a.Files) == 1 {
 				k.Note = "1 file differs"
 			}
@@ -110,7 +110,7 @@ func fileNote(f show.FileDiff) string {
 
 // Stat is the difference in one line.
 func (d *difference) Stat() string {
-	return fmt.Sprintf("%s, +%s −%s", count(d.Changed, "file"), thousands(d.Added), thousands(d.Removed))
+	return fmt.Sprintf("%s, +%s −%s", show.Plural(d.Changed, "file"), show.Thousands(d.Added), show.Thousands(d.Removed))
 }
 
 // Left is how many files are not listed.
@@ -266,7 +266,7 @@ func comparePage(q *request) (*page, error) {
 		return nil, err
 	}
 	d := differenceOf(r.Name, c)
-	title := short(from) + " to " + short(to)
+	title := show.Short(from) + " to " + show.Short(to)
 	p := q.repoPage(r, "commits", "Difference, "+title, crumb{Text: "commits", Href: "/" + r.Name + "/commits", Keep: true}, crumb{Text: title})
 	p.JSON = c
 	p.Template, p.Data, p.Live = "compare", d, false

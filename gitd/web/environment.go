@@ -56,7 +56,7 @@ func environmentsPage(q *request) (*page, error) {
 			if from == "" {
 				from = r.Branch
 			}
-			said = append(said, fmt.Sprintf("%s is %s behind %s", e.Name, count(e.Behind, "release"), from))
+			said = append(said, fmt.Sprintf("%s is %s behind %s", e.Name, show.Plural(e.Behind, "release"), from))
 		}
 	}
 	switch {
@@ -140,8 +140,10 @@ func (w *environmentsView) compare(r *show.Repository) {
 		if e.Release == 0 {
 			return cell{Text: "none"}
 		}
-		return cell{Text: fmt.Sprint(e.Release), Code: short(e.Commit)}
-	}, func(p *show.Promotion) cell { return cell{Text: fmt.Sprint(p.To), Code: short(p.Source), Will: true} })
+		return cell{Text: fmt.Sprint(e.Release), Code: show.Short(e.Commit)}
+	}, func(p *show.Promotion) cell {
+		return cell{Text: fmt.Sprint(p.To), Code: show.Short(p.Source), Will: true}
+	})
 	add("state", func(e show.Environment) cell { return cell{Text: string(e.State)} }, shows)
 	add("target", func(e show.Environment) cell { return cell{Text: e.Target} }, stays)
 	add("hold", func(e show.Environment) cell {
@@ -235,7 +237,7 @@ func environmentPage(q *request) (*page, error) {
 			if d.Release == n && d.Ask != "" {
 				view.Ask = &askRollback{Release: n, Back: envHref(view.Repository, view.Name)}
 			} else if d.Release == n && d.WhyNot != "" {
-				no.Where = []string{short(d.Commit) + ": " + d.WhyNot}
+				no.Where = []string{show.Short(d.Commit) + ": " + d.WhyNot}
 			}
 		}
 		if view.Ask == nil {

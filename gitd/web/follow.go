@@ -131,7 +131,7 @@ func (l *follower) flush(q *request, s *sender) error {
 	}
 	if skipped > 0 {
 		s.have.Log.Events += skipped
-		fmt.Fprintf(&html, `<div class="cut">%s came too fast to show here; the raw log has them</div>`, count(skipped, "line"))
+		fmt.Fprintf(&html, `<div class="cut">%s came too fast to show here; the raw log has them</div>`, show.Plural(skipped, "line"))
 	}
 	for _, e := range events {
 		if e.Kind == "seen" {

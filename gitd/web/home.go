@@ -126,12 +126,12 @@ func homePage(q *request) (*page, error) {
 	}
 	switch red := gated - green - empty; red {
 	case 0:
-		view.Summary = fmt.Sprintf("%s. %s landed today, no branch is red.", repositories, count(today, "change"))
+		view.Summary = fmt.Sprintf("%s. %s landed today, no branch is red.", repositories, show.Plural(today, "change"))
 	default:
-		view.Summary = fmt.Sprintf("%d of %d branches not green. %s; %s landed today.", red, gated, repositories, count(today, "change"))
+		view.Summary = fmt.Sprintf("%d of %d branches not green. %s; %s landed today.", red, gated, repositories, show.Plural(today, "change"))
 	}
 	p.Template, p.Data, p.Parts = "home", view, []string{"home-head", "home-needs", "home-table", "asof"}
-	p.Say = fmt.Sprintf("%s need you", count(len(view.Needs), "thing"))
+	p.Say = fmt.Sprintf("%s need you", show.Plural(len(view.Needs), "thing"))
 	if len(view.Needs) > 0 {
 		p.Title = fmt.Sprintf("(%d) Repositories", len(view.Needs))
 	}

@@ -398,7 +398,7 @@ func writeEvent(w io.Writer, e show.LogEvent, asJSON bool) error {
 		_, err = fmt.Fprintf(w, "%8s  headgate: %s\n", since(e.At), terminal.Plain(e.Text))
 	case "end":
 		if e.Exit != 0 {
-			_, err = fmt.Fprintf(w, "%8s  exit status %d after %s\n", since(e.At), e.Exit, duration(time.Duration(e.Took)))
+			_, err = fmt.Fprintf(w, "%8s  exit status %d after %s\n", since(e.At), e.Exit, show.Elapsed(time.Duration(e.Took)))
 		}
 	}
 	return err

@@ -118,7 +118,7 @@ func (q *request) promotion() (*page, *promotionView, error) {
 			p.Git = append(p.Git, command{label, c})
 		}
 	}
-	p.Git = append(p.Git, command{"Link", q.server.HTTP + promoteHref(r.Name, env) + "?tree=" + short(m.Tree)})
+	p.Git = append(p.Git, command{"Link", q.server.HTTP + promoteHref(r.Name, env) + "?tree=" + show.Short(m.Tree)})
 	p.Git = append(p.Git, command{"Why", q.ssh("why " + r.Name + " " + env)})
 	return p, view, nil
 }

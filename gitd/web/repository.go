@@ -40,7 +40,7 @@ func rowOf(c show.Change) changeRow {
 	case c.State == show.Landed && !c.EndedAt.IsZero():
 		k.More = "in " + minutes(c.EndedAt.Sub(c.PushedAt))
 	case c.State == show.Conflict && len(c.Files) > 0:
-		k.More = count(len(c.Files), "file")
+		k.More = show.Plural(len(c.Files), "file")
 	case c.State == show.Queued:
 		k.More = waitsFor(&c)
 	}
@@ -99,7 +99,7 @@ func (q *request) monthFigures(r *show.Repository, f figures) []figure {
 		pace = fmt.Sprintf("%.1f a day", float64(f.Landed)/30)
 	}
 	all := []figure{
-		{"Landed", thousands(f.Landed), pace},
+		{"Landed", show.Thousands(f.Landed), pace},
 		{"Refused", fmt.Sprintf("%d of %d", f.Failed, f.Ended), "changes that ended"},
 	}
 	if f.Landed > 0 {
@@ -181,7 +181,7 @@ func queuePage(q *request) (*page, error) {
 	}
 	view.Drawn = r.Gated || len(r.Queue) > 0
 	view.Idle = len(r.Queue) > 0 && !busy && q.server.Workers == 0
-	view.Workers = fmt.Sprintf("%d of %s busy", q.server.WorkersBusy, count(q.server.Workers, "worker"))
+	view.Workers = fmt.Sprintf("%d of %s busy", q.server.WorkersBusy, show.Plural(q.server.Workers, "worker"))
 	p := q.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
 	p.JSON = queueFacts{r.Name, r.Branch, orEmpty(r.Queue)}
 	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-news", "queue-train", "queue-list", "asof"}

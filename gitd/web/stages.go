@@ -48,7 +48,7 @@ func stagesOf(r *show.Repository, now time.Time) []stage {
 		first.RelHref = fmt.Sprintf("/%s/releases/%d", r.Name, r.Release)
 	}
 	if r.Tree != "" {
-		first.More = "tree " + short(r.Tree)
+		first.More = "tree " + show.Short(r.Tree)
 	}
 	first.Dry = r.Tip == ""
 	all := []stage{first}
@@ -70,7 +70,7 @@ func stagesOf(r *show.Repository, now time.Time) []stage {
 		case e.Behind == 0:
 			k.Under, k.Open = "level with "+from, true
 		default:
-			k.Under = count(e.Behind, "release") + " behind " + from
+			k.Under = show.Plural(e.Behind, "release") + " behind " + from
 		}
 		k.States, k.More = envMarks(e)
 		if e.State == show.Healthy {

@@ -55,16 +55,16 @@ func running(c *show.Change, now time.Time) (fraction float64, known bool, text 
 	}
 	ran, expected := now.Sub(c.Build.Started), time.Duration(c.Expected)
 	if expected <= 0 {
-		return 0, false, duration(ran) + ", no estimate yet"
+		return 0, false, show.Elapsed(ran) + ", no estimate yet"
 	}
 	if ran > expected {
-		usually := duration(expected)
+		usually := show.Elapsed(expected)
 		if expected < time.Second {
 			usually = minutes(expected)
 		}
-		return 0.96, true, duration(ran) + ", usually " + usually
+		return 0.96, true, show.Elapsed(ran) + ", usually " + usually
 	}
-	return max(ran.Seconds(), 0) / expected.Seconds(), true, duration(ran) + " of ~" + duration(expected)
+	return max(ran.Seconds(), 0) / expected.Seconds(), true, show.Elapsed(ran) + " of ~" + show.Elapsed(expected)
 }
 
 // landings estimates when each change of a queue lands: a build that runs
@@ -136,11 +136,11 @@ func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit i
 	case t.Quiet:
 		t.Next = r.Branch + " is still; push to start."
 	case len(landing) == 0:
-		t.Next = count(len(r.Queue), "change") + " ahead of " + r.Branch + "; when the next one lands is not known."
+		t.Next = show.Plural(len(r.Queue), "change") + " ahead of " + r.Branch + "; when the next one lands is not known."
 	case len(landing) == 1:
-		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s.", count(len(r.Queue), "change"), r.Branch, landing[0])
+		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s.", show.Plural(len(r.Queue), "change"), r.Branch, landing[0])
 	default:
-		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s, the last %s.", count(len(r.Queue), "change"), r.Branch, landing[0], landing[len(landing)-1])
+		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s, the last %s.", show.Plural(len(r.Queue), "change"), r.Branch, landing[0], landing[len(landing)-1])
 	}
 	t.Said = sayQueue(r.Queue)
 	if limit > 0 && len(t.Entries) > limit {

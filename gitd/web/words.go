@@ -63,18 +63,6 @@ func sentence(s string) string {
 	return string(unicode.ToUpper(r)) + s[n:]
 }
 
-// duration writes 3:12, then 4 h 02 m, then 3 d 4 h.
-func duration(d time.Duration) string {
-	d = max(d, 0).Truncate(time.Second)
-	switch {
-	case d < time.Hour:
-		return fmt.Sprintf("%d:%02d", d/time.Minute, d%time.Minute/time.Second)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %02d m", d/time.Hour, d%time.Hour/time.Minute)
-	}
-	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-}
-
 // minutes writes a span in prose: 11 min, 40 s, 4 h 02 m.
 func minutes(d time.Duration) string {
 	switch {
@@ -85,7 +73,7 @@ func minutes(d time.Duration) string {
 	case d < time.Hour:
 		return fmt.Sprintf("%d min", (d+30*time.Second)/time.Minute)
 	}
-	return duration(d)
+	return show.Elapsed(d)
 }
 
 // since is the time of a log line: 2:51.4 from the build's beginning.
@@ -142,42 +130,6 @@ func timeElement(t time.Time, as, text string) template.HTML {
 	utc := t.UTC()
 	return template.HTML(`<time datetime="` + utc.Format(time.RFC3339) + `" title="` + utc.Format("Mon 2 Jan 2006 15:04:05 MST") +
 		`" data-as="` + as + `">` + template.HTMLEscapeString(text) + `</time>`) //nolint:gosec // digits, and a zone's name, escaped
-}
-
-// short is a commit, tree or digest as people write it.
-func short(id string) string {
-	if algorithm, hash, ok := strings.Cut(id, ":"); ok {
-		if len(hash) > 12 {
-			return algorithm + ":" + hash[:6] + "…" + hash[len(hash)-4:]
-		}
-		return id
-	}
-	if len(id) > 7 {
-		for _, r := range id {
-			if !strings.ContainsRune("0123456789abcdef", r) {
-				return id
-			}
-		}
-		return id[:7]
-	}
-	return id
-}
-
-// count writes "1 release", "3 releases".
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return thousands(n) + " " + noun + "s"
-}
-
-// thousands groups digits: 1,061.
-func thousands(n int) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }
 
 // size writes bytes for people.

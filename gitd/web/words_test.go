@@ -20,9 +20,9 @@ func TestANSI(t *testing.T) {
 		{"palette", "\x1b[38;5;31mx\x1b[48;2;31;32;33my", "xy", "xy"},
 		{"cursor", "a\x1b[2Jb\x1b[10;10Hc\x1b[?25l", "abc", "abc"},
 		{"hyperlink", "\x1b]8;;http://e.example\x1b\\l\x1b]8;;\x07", "l", "l"},
-		{"unfinished", "a\x1b[31", "a", "a"},
-		{"alone", "a\x1b", "a", "a"},
-		{"unended string", "a\x1b]0;title", "a", "a"},
+		{"unfinished", "a\x1b[31", "a^[[31", "a^[[31"},
+		{"alone", "a\x1b", "a^[", "a^["},
+		{"unended string", "a\x1b]0;title", "a^[]0;title", "a^[]0;title"},
 		{"markup in a colour", "\x1b[31m</span><b>", `<span class="c-r">&lt;/span&gt;&lt;b&gt;</span>`, "</span><b>"},
 		{"overrides", "a\u202eb", "a&lt;U+202E&gt;b", "a<U+202E>b"},
 	} {
@@ -55,7 +55,7 @@ func FuzzANSI(f *testing.F) {
 
 func TestWords(t *testing.T) {
 	for d, want := range map[time.Duration]string{0: "0:00", -time.Second: "0:00", 9*time.Second + 900*time.Millisecond: "0:09", 3*time.Minute + 12*time.Second: "3:12", 59*time.Minute + 59*time.Second: "59:59", 4*time.Hour + 2*time.Minute: "4 h 02 m", 76 * time.Hour: "3 d 4 h"} {
-		if got := duration(d); got != want {
+		if got := show.Elapsed(d); got != want {
 			t.Errorf("%v is %q, want %q", d, got, want)
 		}
 	}
@@ -76,12 +76,12 @@ func TestWords(t *testing.T) {
 		t.Errorf("time element %s", got)
 	}
 	for in, want := range map[string]string{"": "", "9f1c2ab000000000": "9f1c2ab", "env/production": "env/production", "sha256:8c41b0d2f5a97e3c1b6aa2d7": "sha256:8c41b0…a2d7", "sha256:12": "sha256:12"} {
-		if got := short(in); got != want {
+		if got := show.Short(in); got != want {
 			t.Errorf("%q is %q, want %q", in, got, want)
 		}
 	}
 	for n, want := range map[int]string{0: "0", 999: "999", 1061: "1,061", 1234567: "1,234,567", -1234: "-1,234", -123: "-123"} {
-		if got := thousands(n); got != want {
+		if got := show.Thousands(n); got != want {
 			t.Errorf("%d is %q, want %q", n, got, want)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
@@ -49,7 +50,7 @@ func (l *loop) assert(ctx context.Context, x landing) (verdict.Verdict, []string
 func (l *loop) assertAncestor(ctx context.Context, x landing) error {
 	ok, err := l.contains(ctx, x.commit, x.tip)
 	if err == nil && !ok {
-		err = &assertion{"ancestor", fmt.Sprintf("%s at %s is no ancestor of candidate %s", x.branch, short(x.tip), short(x.commit))}
+		err = &assertion{"ancestor", fmt.Sprintf("%s at %s is no ancestor of candidate %s", x.branch, show.Short(x.tip.String()), show.Short(x.commit.String()))}
 	}
 	return err
 }
@@ -80,13 +81,13 @@ func (l *loop) assertVerdict(x landing) (verdict.Verdict, error) {
 	if v := vs.Of(in.Key()); v != nil && v.Result == verdict.Green {
 		return *v, nil
 	}
-	return verdict.Verdict{}, &assertion{"verdict", fmt.Sprintf("tree %s of candidate %s has no green verdict for %s", short(tree), short(x.commit), in.Buildspec)}
+	return verdict.Verdict{}, &assertion{"verdict", fmt.Sprintf("tree %s of candidate %s has no green verdict for %s", show.Short(tree.String()), show.Short(x.commit.String()), in.Buildspec)}
 }
 
 // assertContained: every change that is said to land does.
 func (l *loop) assertContained(ctx context.Context, x landing) error {
 	if len(x.heads) == 0 {
-		return &assertion{"contained", fmt.Sprintf("candidate %s claims no change", short(x.commit))}
+		return &assertion{"contained", fmt.Sprintf("candidate %s claims no change", show.Short(x.commit.String()))}
 	}
 	for _, head := range x.heads {
 		ok, err := l.contains(ctx, x.commit, head)
@@ -94,7 +95,7 @@ func (l *loop) assertContained(ctx context.Context, x landing) error {
 			return err
 		}
 		if !ok {
-			return &assertion{"contained", fmt.Sprintf("candidate %s does not hold %s", short(x.commit), short(head))}
+			return &assertion{"contained", fmt.Sprintf("candidate %s does not hold %s", show.Short(x.commit.String()), show.Short(head.String()))}
 		}
 	}
 	return nil
@@ -129,7 +130,7 @@ func (l *loop) assertPaths(ctx context.Context, x landing) ([]string, error) {
 		}
 	}
 	if i := slices.IndexFunc(paths, func(p string) bool { return !theirs[p] }); i >= 0 {
-		return nil, &assertion{"paths", fmt.Sprintf("candidate %s would change %s, which none of its changes did", short(x.commit), paths[i])}
+		return nil, &assertion{"paths", fmt.Sprintf("candidate %s would change %s, which none of its changes did", show.Short(x.commit.String()), paths[i])}
 	}
 	return paths, nil
 }

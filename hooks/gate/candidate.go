@@ -11,6 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/gate/plan"
@@ -78,7 +79,7 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 		s := l.open[ref.Change].story
 		if c.base != repo.Zero && c.Strategy == "" {
 			if c.Settings, err = l.settings(c.base); err != nil {
-				return c.unreadable(err, fmt.Sprintf("on %s at %s", c.Branch, short(c.base)),
+				return c.unreadable(err, fmt.Sprintf("on %s at %s", c.Branch, show.Short(c.base.String())),
 					"an administrator can ungate the repository, fix the file and gate it again")
 			}
 		}
@@ -142,7 +143,7 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.S
 	if base == repo.Zero {
 		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
 			Cause:  change.NoSharedHistory,
-			Reason: fmt.Sprintf("%s shares no history with %s", short(head.Commit), c.Branch),
+			Reason: fmt.Sprintf("%s shares no history with %s", show.Short(head.Commit.String()), c.Branch),
 			Short:  "no history shared with " + c.Branch,
 			Hint:   fmt.Sprintf("begin from %s: git fetch origin, git switch -c work origin/%s", c.Branch, c.Branch),
 		}}
@@ -151,7 +152,7 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.S
 	if c.Strategy == FastForward {
 		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
 			Cause:  change.NotFastForward,
-			Reason: fmt.Sprintf("%s has moved to %s, and only fast-forwards land on it", c.Branch, short(on)),
+			Reason: fmt.Sprintf("%s has moved to %s, and only fast-forwards land on it", c.Branch, show.Short(on.String())),
 			Short:  c.Branch + " has moved",
 			Hint:   fmt.Sprintf("git pull --rebase origin %s, git push origin %s", c.Branch, c.Branch),
 		}}

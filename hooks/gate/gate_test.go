@@ -42,7 +42,7 @@ func TestGreenLands(t *testing.T) {
 		t.Fatalf("story: %s", got)
 	}
 	log := w.git("log", "--first-parent", "--format=%s", "refs/changes/2/log")
-	want := "landed on main as " + short(second) + "\ntested main + 2: green\nada pushed revision 1 to main: Show fees\nchange 2 of hello, to main\n"
+	want := "landed on main as " + show.Short(second.String()) + "\ntested main + 2: green\nada pushed revision 1 to main: Show fees\nchange 2 of hello, to main\n"
 	if log != want {
 		t.Fatalf("the log reads\n%s, want\n%s", log, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/gate/plan"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -184,7 +185,7 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 // noteLanded appends the landed event that a tested event announced.
 func (l *loop) noteLanded(ctx context.Context, s change.Story) (change.Story, error) {
 	e := s.Last()
-	subject := fmt.Sprintf("landed on %s as %s", s.Branch, short(e.Candidate))
+	subject := fmt.Sprintf("landed on %s as %s", s.Branch, show.Short(e.Candidate.String()))
 	event := change.Event{Kind: change.Landed, At: l.g.c.Now(), Subject: subject, Facts: change.Facts{
 		Old:     e.Base,
 		New:     e.Candidate,
@@ -234,7 +235,7 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 			if l.landedAfterAll(ctx, o) {
 				return
 			}
-			e.Subject = fmt.Sprintf("landed on %s: %s holds it", c.Branch, short(c.base))
+			e.Subject = fmt.Sprintf("landed on %s: %s holds it", c.Branch, show.Short(c.base.String()))
 		}
 	case plan.Red:
 		v := c.known.RedFor(c.key, r.Change.Change, r.Change.Revision)

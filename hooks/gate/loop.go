@@ -352,8 +352,6 @@ func trailers(pairs ...string) []repo.Trailer {
 
 func isMoved(err error) bool { return errors.Is(err, repo.ErrMoved) }
 
-func short(h repo.Hash) string { return h.String()[:7] }
-
 func many(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

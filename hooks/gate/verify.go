@@ -10,6 +10,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -118,7 +119,7 @@ func (rep *Report) signed(ref string, tip repo.Hash) (string, error) {
 			return "", err
 		}
 		if err := rep.signers.VerifyObject(kind, raw); err != nil {
-			rep.found(ref, "commit %s %v", short(at), err)
+			rep.found(ref, "commit %s %v", show.Short(at.String()), err)
 		}
 		rep.Signed++
 		c, err := rep.r.Commit(at)
@@ -167,7 +168,7 @@ func (rep *Report) unlanded(byBranch map[string][]landed) error {
 			return err
 		}
 		if f.Gates(branch) {
-			rep.found(ref.Name, "is gated and at %s, and no change has landed on it", short(ref.Hash))
+			rep.found(ref.Name, "is gated and at %s, and no change has landed on it", show.Short(ref.Hash.String()))
 		}
 	}
 	return err
@@ -235,13 +236,13 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 	if grows, err := rep.r.Contains(ctx, new, old); err != nil {
 		return err
 	} else if !grows {
-		rep.found(where, "moved %s from %s to %s, which does not hold it", l.story.Branch, short(old), short(new))
+		rep.found(where, "moved %s from %s to %s, which does not hold it", l.story.Branch, show.Short(old.String()), show.Short(new.String()))
 	}
 	pushed := l.story.Revisions[l.event.Revision-1].Commit
 	if holds, err := rep.r.Contains(ctx, new, pushed); err != nil {
 		return err
 	} else if !holds {
-		rep.found(where, "landed as %s, which does not hold the pushed commit %s", short(new), short(pushed))
+		rep.found(where, "landed as %s, which does not hold the pushed commit %s", show.Short(new.String()), show.Short(pushed.String()))
 	}
 	tree, err := rep.r.TreeOf(new)
 	if err != nil {
@@ -255,12 +256,12 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 	}
 	settings, err := settingsIn(rep.r, name, judge)
 	if err != nil {
-		rep.found(where, "settings at %s: %v", short(old), err)
+		rep.found(where, "settings at %s: %v", show.Short(old.String()), err)
 		return nil
 	}
 	in, err := inputs(rep.r, tree, settings.filled())
 	if errors.Is(err, repo.ErrNoFile) {
-		rep.found(where, "%s landed without %s", short(new), settings.filled().Buildspec)
+		rep.found(where, "%s landed without %s", show.Short(new.String()), settings.filled().Buildspec)
 		return nil
 	}
 	if err != nil {
@@ -272,14 +273,14 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 	}
 	v := vs.Of(in.Key())
 	if v == nil || v.Result != verdict.Green {
-		rep.found(where, "%s landed, and its tree %s has no green verdict for %s", short(new), short(tree), in.Buildspec)
+		rep.found(where, "%s landed, and its tree %s has no green verdict for %s", show.Short(new.String()), show.Short(tree.String()), in.Buildspec)
 		return nil
 	}
 	// The order of events, not of clocks: it was known to be green before it moved.
 	if !slices.ContainsFunc(l.before, func(e change.Event) bool {
 		return e.Kind == change.Tested && e.Candidate == new && e.Verdict == in.Key()
 	}) {
-		rep.found(where, "%s landed, and its log does not say before that it was green", short(new))
+		rep.found(where, "%s landed, and its log does not say before that it was green", show.Short(new.String()))
 		return nil
 	}
 	rep.Verdicts++
@@ -304,7 +305,7 @@ func (rep *Report) releases() error {
 		}
 		rep.Signed++
 		if !rep.landed[rel.Commit] {
-			rep.found(ref, "is on %s, which did not land", short(rel.Commit))
+			rep.found(ref, "is on %s, which did not land", show.Short(rel.Commit.String()))
 			continue
 		}
 		rep.Releases++

@@ -212,9 +212,9 @@ func (l *Listener) whyNot(h *hook, r *repo.Repository, c acceptedCommand, err er
 		now, readErr := r.Ref(c.ref)
 		at := "it is gone"
 		if readErr == nil && now != repo.Zero {
-			at = "it is at " + short(now)
+			at = "it is at " + show.Short(now.String())
 		}
-		h.lines(reject(c.ref+" moved while you pushed", "git fetch, look, and push again", at+"; your push began when it was at "+short(c.old)).lines()...)
+		h.lines(reject(c.ref+" moved while you pushed", "git fetch, look, and push again", at+"; your push began when it was at "+show.Short(c.old.String())).lines()...)
 		return "moved meanwhile; fetch first"
 	}
 	l.Log.Error("ref could not be moved", "repo", r.Name(), "ref", c.ref, "err", err)

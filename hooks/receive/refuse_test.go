@@ -45,7 +45,7 @@ func TestRefusals(t *testing.T) {
 		{"a blob as a tag", "ada", files(), []string{"HEAD:buildspec.yml:refs/tags/blob"}, nil},
 		{"option for a program", "ada", files(), []string{"HEAD:refs/heads/--exec=touch"}, []string{"is not a valid ref name"}},
 		{"dash", "ada", files(), []string{"HEAD:refs/heads/-x"}, []string{"is not a valid ref name"}},
-		{"right to left", "ada", files(), []string{"HEAD:refs/heads/\u202egpj"}, []string{`gpj" is not a valid ref name`}},
+		{"right to left", "ada", files(), []string{"HEAD:refs/heads/\u202egpj"}, []string{`"refs/heads/<U+202E>gpj" is not a valid ref name`}},
 		{"HEAD", "ada", files(), []string{"HEAD:refs/heads/HEAD"}, nil},
 		{"long", "ada", files(), []string{"HEAD:refs/heads/" + strings.Repeat("x/y", 90)}, []string{"is too long"}},
 		{"other namespace", "ada", files(), []string{"HEAD:refs/ci/x"}, []string{`"refs/ci/x" belongs to the server`}},

@@ -61,7 +61,7 @@ type stepLines struct {
 func (n *reporter) greeting(now time.Time) []string {
 	n.came = now
 	if n.attached {
-		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, span(now.Sub(n.pushed)))}
+		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, show.Elapsed(now.Sub(n.pushed)))}
 	}
 	return []string{terminal.Cut(terminal.Plain(fmt.Sprintf("change %d, revision %d: %s", n.change, n.revision, n.subject)), 200)}
 }
@@ -108,7 +108,7 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		if first {
 			lines = append(lines, n.url())
 		}
-		lines = append(lines, oneLine(clock(p.At)+" ", "building "+p.With+", tree "+short(p.Tree))...)
+		lines = append(lines, oneLine(clock(p.At)+" ", "building "+p.With+", tree "+show.Short(p.Tree.String()))...)
 		if first {
 			lines = append(lines, detach)
 		}
@@ -140,7 +140,7 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		}
 		lines = append(lines, details(p.Details)...)
 		if p.Tip != repo.Zero {
-			lines = append(lines, oneLine("  ", fmt.Sprintf("%s %s at %s", n.branch, stays, short(p.Tip)))...)
+			lines = append(lines, oneLine("  ", fmt.Sprintf("%s %s at %s", n.branch, stays, show.Short(p.Tip.String())))...)
 		}
 		if p.Log != "" {
 			lines = append(lines, oneLine("  ", "log: "+n.logURL())...)
@@ -194,12 +194,12 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 }
 
 func (n *reporter) landed(p gate.Progress) []string {
-	lines := oneLine("success: ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, short(p.Landed), after(p.Took)))
+	lines := oneLine("success: ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, show.Short(p.Landed.String()), after(p.Took)))
 	if len(p.Details) > 0 { // which say more than we know of tree and release
 		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
 	}
 	if !n.reused && p.Tree != repo.Zero {
-		lines = append(lines, "  green: tree "+short(p.Tree))
+		lines = append(lines, "  green: tree "+show.Short(p.Tree.String()))
 	}
 	if p.Release > 0 {
 		lines = append(lines, fmt.Sprintf("  release %d", p.Release))
@@ -300,7 +300,7 @@ func (n *reporter) log(e show.LogEvent) []string {
 			}
 		}
 		s.kept = nil
-		return append(lines, column("  "+mark+" "+s.title(), span(time.Duration(e.Took))))
+		return append(lines, column("  "+mark+" "+s.title(), show.Elapsed(time.Duration(e.Took))))
 	case "note":
 		if !s.failed {
 			s.line = e.Line
@@ -387,23 +387,12 @@ func (r *rejection) lines() []string {
 
 func clock(at time.Time) string { return at.UTC().Format("15:04:05") }
 
-func short(h repo.Hash) string { return h.String()[:7] }
-
-// span is a duration as minutes and seconds.
-func span(d time.Duration) string {
-	s := int(d.Round(time.Second) / time.Second)
-	if s >= 3600 {
-		return fmt.Sprintf("%d:%02d:%02d", s/3600, s/60%60, s%60)
-	}
-	return fmt.Sprintf("%d:%02d", s/60, s%60)
-}
-
 // after is span for people who waited a moment only.
 func after(d time.Duration) string {
 	if d < 10*time.Second {
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	}
-	return span(d)
+	return show.Elapsed(d)
 }
 
 func firstLine(s string) string {

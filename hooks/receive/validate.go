@@ -8,6 +8,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -215,7 +216,7 @@ func (v *validation) promotion(ctx context.Context, c *acceptedCommand) (*reject
 		return reject(c.ref+" belongs to the server, and no promotion to it is open", hint), nil
 	}
 	return reject(c.ref+" belongs to the server", hint,
-		fmt.Sprintf("the open promotion is %s; you pushed %s", short(open), short(c.new))), nil
+		fmt.Sprintf("the open promotion is %s; you pushed %s", show.Short(open.String()), show.Short(c.new.String()))), nil
 }
 
 // plain checks a ref that the daemon moves at once.
@@ -334,7 +335,7 @@ func (v *validation) proposal(ctx context.Context, c *acceptedCommand, b *branch
 		}
 		if c.force = !forward; c.force {
 			return reject(c.branch+" is gated and cannot be forced", fmt.Sprintf("git pull --rebase origin %s, then push; or propose it from any base: git push origin HEAD:refs/for/%s", c.branch, c.branch),
-				fmt.Sprintf("%s does not contain %s, which %s was at", short(c.new), short(c.old), c.branch)), nil
+				fmt.Sprintf("%s does not contain %s, which %s was at", show.Short(c.new.String()), show.Short(c.old.String()), c.branch)), nil
 		}
 	}
 	if c.old == repo.Zero && b.tips[c.branch] == repo.Zero {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/policies"
 )
@@ -112,7 +113,7 @@ func (p Promotion) Message(application, environment string) string {
 		}
 	}
 
-	head := fmt.Sprintf("promote %s to %s: release %d (%s)", application, environment, p.Release, short(p.Source))
+	head := fmt.Sprintf("promote %s to %s: release %d (%s)", application, environment, p.Release, show.Short(p.Source.String()))
 	body := terminal.Message(p.Subject, 200) + "\n\n" + p.Carries.String()
 	if b := p.Rollback; b != nil {
 		head = fmt.Sprintf("rollback %s in %s to release %d", application, environment, p.Release)

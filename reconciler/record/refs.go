@@ -38,5 +38,3 @@ func environmentRefs(r *repo.Repository) ([]repo.Ref, error) {
 	}
 	return refs, err
 }
-
-func short(h repo.Hash) string { return h.String()[:7] }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
 )
 
@@ -29,7 +30,7 @@ type Finding struct {
 }
 
 func (f Finding) String() string {
-	return fmt.Sprintf("%s at %s %s", f.Ref, short(f.Commit), f.What)
+	return fmt.Sprintf("%s at %s %s", f.Ref, show.Short(f.Commit.String()), f.What)
 }
 
 // Verify proves from a clone alone, with nothing but the keys whose signatures
@@ -112,7 +113,7 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 				v.Rollbacks++
 				claims = append(claims, claim{at, b.Restores, apps})
 				if len(c.ParentHashes) == 0 || b.Of != c.ParentHashes[0] {
-					found("rolls back %s, which is not the commit before it", short(b.Of))
+					found("rolls back %s, which is not the commit before it", show.Short(b.Of.String()))
 				}
 			} else {
 				v.Promotions++
@@ -129,7 +130,7 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 	}
 	for _, c := range claims {
 		if apps, ok := trees[c.restores]; !ok || apps != c.apps {
-			v.Findings = append(v.Findings, Finding{ref.Name, c.by, fmt.Sprintf("restores %s, but its content is another", short(c.restores))})
+			v.Findings = append(v.Findings, Finding{ref.Name, c.by, fmt.Sprintf("restores %s, but its content is another", show.Short(c.restores.String()))})
 		}
 	}
 	return nil
@@ -186,7 +187,7 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 		found("names release %d, which does not verify: %s", p.Release, rel.Verifies)
 		return appsEntry.Hash, nil
 	case rel.Commit != p.Source:
-		found("names release %d of %s, but that release is of %s", p.Release, short(p.Source), short(rel.Commit))
+		found("names release %d of %s, but that release is of %s", p.Release, show.Short(p.Source.String()), show.Short(rel.Commit.String()))
 		return appsEntry.Hash, nil
 	}
 	own, unknown := rel.only(p.Artifacts)
