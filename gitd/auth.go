@@ -24,8 +24,8 @@ type contextKey struct{ name string }
 // another (CVE-2024-45337).
 var connectionKey = &contextKey{"connection"}
 
-// configure sets the library up. It decides about keys by one method only; the
-// other defects of the library that this works around stand in spec/git.md 3.1.
+// configure sets the library up. It decides about keys by one method only, and
+// works around the library's other defects.
 func (d *daemon) configure() *ssh.Server {
 	return &ssh.Server{
 		Version:     "Headgate",

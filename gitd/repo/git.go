@@ -16,11 +16,10 @@ import (
 // Path is the PATH of every git child; it does not depend on the server's own.
 const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// config is the fixed configuration of every git child (spec/git.md part B 3.3
-// and part C F1), set by environment so that nothing in a repository's own
-// config file can weaken it.
+// config is the fixed configuration of every git child, set by environment so
+// that nothing in a repository's own config file can weaken it.
 var config = [][2]string{
-	{"core.fsync", "objects,derived-metadata,reference"}, // F1: by default an acknowledged push was synced zero times
+	{"core.fsync", "objects,derived-metadata,reference"}, // by default an acknowledged push was synced zero times
 	{"core.fsyncMethod", "fsync"},
 	{"core.alternateRefsCommand", "true"}, // advertise nothing from alternates
 	{"core.logAllRefUpdates", "false"},    // change logs and release tags are the record
@@ -45,7 +44,7 @@ var config = [][2]string{
 	{"receive.hideRefs", "refs/releases"},
 	{"receive.hideRefs", "refs/decisions"},
 	{"safe.directory", "*"},
-	{"transfer.fsckObjects", "true"}, // F12
+	{"transfer.fsckObjects", "true"},
 	{"uploadpack.allowAnySHA1InWant", "true"},
 	{"uploadpack.allowFilter", "true"},
 }

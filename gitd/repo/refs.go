@@ -140,7 +140,7 @@ func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error 
 }
 
 // updater owns one `git update-ref --stdin` child, restarted when a refused
-// transaction has ended it (spec/git.md 4.6).
+// transaction has ended it.
 type updater struct {
 	mu     sync.Mutex
 	cmd    *exec.Cmd

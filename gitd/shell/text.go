@@ -19,7 +19,7 @@ type text struct {
 	now time.Time // in UTC
 }
 
-// mark is how a state looks: its word is always written too (DESIGN-UI 3).
+// mark is how a state looks: its word is always written too.
 type mark struct {
 	ascii, shape string
 	colour       string // SGR

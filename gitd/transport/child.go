@@ -29,7 +29,7 @@ type child struct {
 	// outlives: what the child does goes on without the client. Then a client
 	// that has gone is to git one that says nothing more: its input ends, and
 	// its output is read and thrown away for ever, for a child that cannot write
-	// would stop in the middle of landing a change (spec/git.md 4.4).
+	// would stop in the middle of landing a change.
 	outlives bool
 	// before sees the client's bytes first; it passes on to the child what it
 	// has read, and may wait. The rest of the input is copied. done is called

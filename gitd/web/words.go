@@ -12,7 +12,7 @@ import (
 )
 
 // mark is a state as it is drawn: a word, a shape and a colour, never one
-// alone (DESIGN-UI section 3). Shape names a symbol of the sprite.
+// alone. Shape names a symbol of the sprite.
 type mark struct{ Word, Shape, Colour string }
 
 // marks gives every state of gitd/show its mark. What is not here is unknown:

@@ -22,9 +22,9 @@ const (
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 
-// refusal is a no for a person: what happened, where, what to do (DESIGN-UI
-// section 6). Behind the ref git itself prints "pre-receive hook declined": a
-// word of ours there would cost the promise that a refusal leaves no object.
+// rejection tells a person why something is refused: what happened, where, what
+// to do. Behind the ref git itself prints "pre-receive hook declined": a word of
+// ours there would cost the promise that a refusal leaves no object.
 type rejection struct {
 	What  string
 	Where []string

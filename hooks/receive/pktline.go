@@ -13,7 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
-// Bounds of one push (spec/security.md R1, R3, G6).
+// Bounds of one push.
 const (
 	maxCommands = 4000
 	maxRefName  = 256 // bytes
@@ -71,7 +71,7 @@ func parseCommands(input []byte) ([]command, error) {
 }
 
 // Pkt-lines: four hexadecimal digits that count themselves and what follows;
-// "0000" is a flush (spec/git.md 4.1).
+// "0000" is a flush.
 
 // readPacket takes one packet. flush reports a flush packet.
 func readPacket(r io.Reader) (content []byte, flush bool, err error) {
@@ -209,7 +209,7 @@ func refused(ref, reason string) result {
 }
 
 // report is what receive-pack reads last. "ok" is written only when what it
-// says has happened and is durable (spec/git.md 0.1).
+// says has happened and is durable.
 func report(results []result) []byte {
 	var b bytes.Buffer
 	for _, r := range results {

@@ -268,7 +268,7 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 		return result{ref: c.ref, as: headsPrefix + c.branch, old: last.Old, new: tip}
 	}
 	// Reported so that no client tries to move its copy of the branch to a commit
-	// that it does not have (spec/git.md 4.2).
+	// that it does not have.
 	return result{ref: c.ref, as: "refs/landed/" + c.branch, old: last.Old, new: last.Landed}
 }
 

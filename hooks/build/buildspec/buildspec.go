@@ -1,5 +1,5 @@
 // Package buildspec reads buildspec.yml, AWS CodeBuild's format, versions 0.1
-// and 0.2, to the letter of spec/codebuild.md: strict where CodeBuild is strict
+// and 0.2, to the letter of CodeBuild: strict where CodeBuild is strict
 // (what it would fail on is refused, with file and line), lenient where real
 // files are sloppy (a scalar where a list belongs, empty lists, keys twice).
 //

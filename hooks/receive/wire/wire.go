@@ -4,7 +4,7 @@
 //
 // A frame is a kind, a length of four bytes (big-endian), and that many bytes.
 // Lengths are bounded and nothing is joined by separators, so no byte that a
-// pusher chose can be taken for another field (spec/security.md G6).
+// pusher chose can be taken for another field.
 //
 // The package imports the standard library only and little of that: the hook
 // program starts three times in a push.
@@ -31,7 +31,7 @@ const (
 	ReferenceTransaction = "reference-transaction"
 )
 
-// Bounds of a push (spec/security.md G6).
+// Bounds of a push.
 const (
 	MaxOptions     = 32
 	MaxOptionBytes = 1 << 10
