@@ -18,7 +18,7 @@ type connection struct {
 	d             *daemon
 	source        netip.Prefix
 	connected     time.Time
-	deadline      *time.Timer   // ends the connection unless a key is proven in time (F8)
+	deadline      *time.Timer   // ends the connection unless a key is proven in time
 	lastSent      atomic.Int64  // when something was last sent to the client, nanoseconds
 	lastReceived  atomic.Int64  // when the client last sent something, nanoseconds
 	admitted      chan struct{} // closed when there is a place for its handshake
@@ -53,7 +53,7 @@ func newConnection(d *daemon, nc net.Conn) *connection {
 	}
 	c.lastReceived.Store(c.connected.UnixNano())
 	// A deadline on the connection would be reset by every read of the library,
-	// and a client that drips bytes would never be idle: a timer closes it (F8).
+	// and a client that drips bytes would never be idle: a timer closes it.
 	c.deadline = time.AfterFunc(d.limits.Login, func() { c.Close() })
 	return c
 }

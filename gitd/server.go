@@ -73,7 +73,7 @@ func (l Limits) filled() Limits {
 }
 
 // check refuses to start a server that would let anybody in, or under a key
-// that nobody could recognise (F9).
+// that nobody could recognise.
 func (s *Server) check() error {
 	switch {
 	case s.Access == nil:

@@ -31,7 +31,7 @@ const (
 
 // session is one channel on which a client runs one program. The library's own
 // session handler is not used: it keeps unbounded environments, leaks, and
-// does not notice that the client has closed the channel (F9).
+// does not notice that the client has closed the channel.
 type session struct {
 	gossh.Channel
 	d    *daemon

@@ -14,7 +14,7 @@ import (
 )
 
 // Checkout writes the files of a tree below dir, which must exist and should
-// be empty. Trees are hostile (F12): every write goes through os.Root, so that
+// be empty. Trees are hostile: every write goes through os.Root, so that
 // nothing lands outside dir whatever names and symbolic links the tree holds;
 // submodules become empty directories. No filter, hook or attribute runs.
 func (r *Repository) Checkout(ctx context.Context, tree Hash, dir string) error {

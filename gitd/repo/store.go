@@ -201,7 +201,7 @@ func (s *Store) Watch(repository string) (moved <-chan struct{}, stop func()) {
 }
 
 // sweep removes what a killed git child leaves and what blocks its successors
-// for ever (F3): ref and pack locks, quarantines, keep files, half-made objects
+// for ever: ref and pack locks, quarantines, keep files, half-made objects
 // and repositories. Only the holder of the data directory's lock may do it.
 func (s *Store) sweep() (swept []string, err error) {
 	names, err := os.ReadDir(s.root)

@@ -12,7 +12,7 @@ import (
 )
 
 // text writes a command's answer for people: lines and aligned columns. Every
-// string that reaches it is cleaned of what a terminal would obey (F13).
+// string that reaches it is cleaned of what a terminal would obey.
 type text struct {
 	Terminal
 	w   io.Writer

@@ -2,7 +2,7 @@
 // obeys what it is sent, a page can be made to read backwards, and a newline in
 // a commit message begins a trailer: so whatever a client, a build or a
 // repository says passes one of these functions before it reaches any of them
-//.
+// .
 //
 //   - Line and Text are for people at a terminal: nothing is lost, what would be
 //     obeyed is spelled out.

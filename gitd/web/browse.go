@@ -190,5 +190,3 @@ func treeHref(repo, revision, name string) string {
 	}
 	return href
 }
-
-func commitHref(repo, id string) string { return "/" + repo + "/commits/" + id }

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"net/url"
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -47,18 +46,4 @@ func quoted(word string) string {
 		return word
 	}
 	return `"'` + strings.NewReplacer(`'`, `'\''`, `"`, `\"`, "$", `\$`, "`", "\\`", `\`, `\\`).Replace(word) + `'"`
-}
-
-// filterQuery is a query with some fields set; empty ones are left out.
-func filterQuery(pairs ...string) string {
-	v := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			v.Set(pairs[i], pairs[i+1])
-		}
-	}
-	if len(v) == 0 {
-		return ""
-	}
-	return "?" + v.Encode()
 }

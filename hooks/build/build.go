@@ -2,7 +2,7 @@
 // tree, in a sandbox, with a log; and keeps the artifacts.
 //
 //   - Run does it (run.go): phases, their order and what their failure means,
-//     as CodeBuild documents and does it.
+//     as CodeBuild does it (doc/codebuild.md, whose rows comments name).
 //   - Executor is where commands run; package host is the one there is.
 //   - The formats have packages of their own: buildspec, buildlog, artifact.
 //
