@@ -13,22 +13,22 @@ import (
 // ask runs a command of the server, as user, over a connection that is kept: what
 // is asked until the answer is right shall not cost a process and a handshake
 // each time. The real ssh client has its say wherever a story acts.
-func (w *world) ask(user string, args ...string) (string, error) {
-	out, err := w.askOnce(user, args...)
+func (h *harness) ask(user string, args ...string) (string, error) {
+	out, err := h.askOnce(user, args...)
 	var exit *ssh.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		w.hangUp() // the server has gone, or was never there
+		h.hangUp() // the server has gone, or was never there
 		err = fmt.Errorf("ssh %v: %w: %s", args, err, out)
 	}
 	return out, err
 }
 
-func (w *world) askOnce(user string, args ...string) (string, error) {
-	if w.line != nil && w.lineOf != user {
-		w.hangUp()
+func (h *harness) askOnce(user string, args ...string) (string, error) {
+	if h.line != nil && h.lineOf != user {
+		h.hangUp()
 	}
-	if w.line == nil {
-		text, err := os.ReadFile(w.key(user))
+	if h.line == nil {
+		text, err := os.ReadFile(h.key(user))
 		if err != nil {
 			return "", err
 		}
@@ -36,20 +36,20 @@ func (w *world) askOnce(user string, args ...string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		w.line, err = ssh.Dial("tcp", w.SSH, &ssh.ClientConfig{
+		h.line, err = ssh.Dial("tcp", h.SSH, &ssh.ClientConfig{
 			User:            user,
 			Auth:            []ssh.AuthMethod{ssh.PublicKeys(key)},
 			HostKeyCallback: ssh.InsecureIgnoreHostKey(), // the stock client checks it
-			Timeout:         patience,
+			Timeout:         waitTimeout,
 		})
 		if err != nil {
 			return "", err
 		}
-		w.lineOf = user
+		h.lineOf = user
 	}
-	late := time.AfterFunc(patience, func() { w.line.Close() })
+	late := time.AfterFunc(waitTimeout, func() { h.line.Close() })
 	defer late.Stop()
-	session, err := w.line.NewSession()
+	session, err := h.line.NewSession()
 	if err != nil {
 		return "", err
 	}
@@ -58,9 +58,9 @@ func (w *world) askOnce(user string, args ...string) (string, error) {
 	return string(out), err
 }
 
-func (w *world) hangUp() {
-	if w.line != nil {
-		w.line.Close()
-		w.line = nil
+func (h *harness) hangUp() {
+	if h.line != nil {
+		h.line.Close()
+		h.line = nil
 	}
 }

@@ -32,7 +32,7 @@ func openBrowser(t *testing.T) *browser {
 	for _, flag := range []string{"disable-quic", "disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage"} {
 		options = append(options, chromedp.Flag(flag, true))
 	}
-	limited, stop := context.WithTimeout(context.Background(), 4*patience)
+	limited, stop := context.WithTimeout(context.Background(), 4*waitTimeout)
 	t.Cleanup(stop)
 	allocated, stop := chromedp.NewExecAllocator(limited, options...)
 	t.Cleanup(stop)
@@ -74,7 +74,7 @@ func (b *browser) console() string {
 // navigations.
 func (b *browser) sees(js string) {
 	b.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(waitTimeout); ; time.Sleep(20 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
 		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+js+")"))
 		cancel()
@@ -95,28 +95,28 @@ func (b *browser) sees(js string) {
 // approve it for production, without loading a page again for news.
 func TestConsole(t *testing.T) {
 	t.Parallel()
-	w := served(t)
-	if err := w.addUser("jun", "release"); err != nil {
+	h := served(t)
+	if err := h.addUser("jun", "release"); err != nil {
 		t.Fatal(err)
 	}
 	must := func(dir, name string, args ...string) string {
 		t.Helper()
-		out, errs, err := within(patience, dir, w.env(), name, args...)
+		out, errs, err := within(waitTimeout, dir, h.env(), name, args...)
 		if err != nil {
-			t.Fatalf("%s %v: %v\n%s%s\n%s", name, args, err, out, errs, w.tail())
+			t.Fatalf("%s %v: %v\n%s%s\n%s", name, args, err, out, errs, h.tail())
 		}
 		return out
 	}
 	ssh := func(user string, words ...string) string {
 		t.Helper()
-		return must(w.dir, "ssh", append(append(w.sshArgs(user), "127.0.0.1"), words...)...)
+		return must(h.dir, "ssh", append(append(h.sshArgs(user), "127.0.0.1"), words...)...)
 	}
 	ssh("ada", "repo", "create", "hello")
-	work := filepath.Join(w.dir, "hello")
-	if err := w.sample(work, "hello"); err != nil {
+	work := filepath.Join(h.dir, "hello")
+	if err := h.sample(work, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	buildspec := "version: 0.2\nphases:\n  build:\n    commands:\n      - echo before; " + w.held() + " || true; sh test.sh\nartifacts:\n  files: [serve.pl, words.txt]\n"
+	buildspec := "version: 0.2\nphases:\n  build:\n    commands:\n      - echo before; " + h.held() + " || true; sh test.sh\nartifacts:\n  files: [serve.pl, words.txt]\n"
 	if err := os.WriteFile(filepath.Join(work, "buildspec.yml"), []byte(buildspec), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestConsole(t *testing.T) {
 
 	// A link to the change leads through the sign-in and back to it.
 	b := openBrowser(t)
-	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(w.HTTP+"/hello/changes/1"))
+	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(h.HTTP+"/hello/changes/1"))
 	b.sees(`location.pathname === "/sign-in" && document.activeElement.id === "code"`)
 	var login struct{ Code string }
 	if err := json.Unmarshal([]byte(ssh("jun", "login", "--json")), &login); err != nil {
@@ -137,7 +137,7 @@ func TestConsole(t *testing.T) {
 	// The log grows in the open page, and the answer comes into it.
 	b.sees(`document.querySelector("#change-log").innerText.includes("before")`)
 	b.sees(`(window.sameFromHere = true) && !document.querySelector("#change-log").innerText.includes("testing")`)
-	if err := w.letGo(); err != nil {
+	if err := h.letGo(); err != nil {
 		t.Fatal(err)
 	}
 	b.sees(`document.querySelector("#change-log").textContent.includes("testing")`)
@@ -145,14 +145,14 @@ func TestConsole(t *testing.T) {
 	b.sees(`document.title.startsWith("Landed: 1") && window.sameFromHere`)
 
 	// Production's page says that it waits; from there to the promotion.
-	b.do(chromedp.Navigate(w.HTTP + "/hello/env/production"))
+	b.do(chromedp.Navigate(h.HTTP + "/hello/env/production"))
 	b.sees(`document.querySelector("main a[href='/hello/promote/production']")`)
 	b.do(chromedp.Click("main a[href='/hello/promote/production']"))
 	b.sees(`document.querySelector("h1").textContent.includes("Promote release 1 to production")`)
 	b.sees(`document.querySelector("#promo-diff").innerText.includes("compose.yaml") && document.querySelector("#promo-gate li.open")`)
 	b.do(chromedp.SendKeys("#why", "seen in staging"), chromedp.Click("#decide button"))
 	b.sees(`document.querySelector(".done")?.textContent.includes("approved")`)
-	b.do(chromedp.Navigate(w.HTTP + "/hello/env/production"))
+	b.do(chromedp.Navigate(h.HTTP + "/hello/env/production"))
 	b.sees(`/^healthy/i.test(document.querySelector("#env-sides .st.green")?.innerText)`)
 
 	// What the page shows is what is there, and Git says who and why.
@@ -177,7 +177,7 @@ func TestConsole(t *testing.T) {
 	// Every page holds on a phone, and the browser has nothing to complain of.
 	b.do(chromedp.EmulateViewport(360, 740))
 	for _, page := range []string{"/", "/hello", "/hello/queue", "/hello/changes/1", "/hello/env", "/hello/env/production", "/hello/releases/1"} {
-		b.do(chromedp.Navigate(w.HTTP + page))
+		b.do(chromedp.Navigate(h.HTTP + page))
 		b.sees(fmt.Sprintf("location.pathname === %q && performance.getEntriesByType('navigation')[0].responseStatus === 200", page))
 		if wide, err := chromedp.Run(b.ctx, chromedp.Evaluate[int]("document.documentElement.scrollWidth")); err != nil || wide > 360 {
 			t.Errorf("%s is %d wide on a phone of 360 (%v)", page, wide, err)

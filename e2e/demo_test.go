@@ -17,7 +17,7 @@ import (
 // line and push, stop it, and start it again. Somebody without an SSH key gets one.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	w, err := newWorld(t.TempDir(), raced)
+	h, err := newHarness(t.TempDir(), raced)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,12 +25,12 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
+	h.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
 	demo := func() (said string, stop func()) {
 		t.Helper()
-		cmd := exec.Command(filepath.Join(w.bin, "headgate"), "demo", "--data", w.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home")}
-		cmd.Dir = w.dir
+		cmd := exec.Command(filepath.Join(h.bin, "headgate"), "demo", "--data", h.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(h.dir, "home")}
+		cmd.Dir = h.dir
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -42,9 +42,9 @@ func TestDemo(t *testing.T) {
 		}
 		t.Cleanup(func() {
 			cmd.Process.Kill()
-			w.abandon()
+			h.abandon()
 		})
-		watchdog := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+		watchdog := time.AfterFunc(2*waitTimeout, func() { cmd.Process.Kill() })
 		defer watchdog.Stop()
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
@@ -92,11 +92,11 @@ func TestDemo(t *testing.T) {
 			clone, _, _ = strings.Cut(line, " &&")
 		}
 	}
-	easy := "-o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" + filepath.Join(w.dir, "known_hosts") + " "
+	easy := "-o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" + filepath.Join(h.dir, "known_hosts") + " "
 	shell := func(script string) string {
 		t.Helper()
-		env := append(w.env(), "GIT_SSH_COMMAND=ssh "+easy+"-i "+filepath.Join(w.data(), "keys", "you"))
-		stdout, stderr, err := within(patience, w.dir, env, "sh", "-ec", script)
+		env := append(h.env(), "GIT_SSH_COMMAND=ssh "+easy+"-i "+filepath.Join(h.data(), "keys", "you"))
+		stdout, stderr, err := within(waitTimeout, h.dir, env, "sh", "-ec", script)
 		if err != nil {
 			t.Fatalf("%s: %v\n%s%s", script, err, stdout, stderr)
 		}
@@ -106,7 +106,7 @@ func TestDemo(t *testing.T) {
 	answers := func(port int, want string) {
 		t.Helper()
 		var last string
-		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+		for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
 			if last, _ = get(fmt.Sprintf("http://127.0.0.1:%d/", port)); strings.Contains(last, want) {
 				return
 			}
@@ -119,7 +119,7 @@ func TestDemo(t *testing.T) {
 
 	// A change that breaks the test is refused, and main stays.
 	refused := shell("cd clone && sed -i 's/Hello/Goodbye/' lib/Greeting.pm && git commit -qam 'Say goodbye' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
-	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + w.HTTP + "/hello/changes/3"} {
+	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + h.HTTP + "/hello/changes/3"} {
 		if !strings.Contains(refused, want) {
 			t.Errorf("the push did not say %q:\n%s", want, refused)
 		}
@@ -137,7 +137,7 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	stop()
-	if left := w.processes(); len(left) > 0 {
+	if left := h.processes(); len(left) > 0 {
 		t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
 	}
 }

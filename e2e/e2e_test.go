@@ -3,8 +3,8 @@
 // it knows is what a user can see.
 //
 // A story is a testscript file in testdata, run against a server of its own
-// (its own data folder, ports chosen by the kernel). Commands beyond
-// testscript's own are in world_test.go.
+// (its own data directory, ports chosen by the kernel). Commands beyond
+// testscript's own are in harness_test.go.
 package e2e
 
 import (
@@ -25,7 +25,7 @@ import (
 // programs is where the programs under test are built, each way once.
 var programs string
 
-// raced is the folder with the programs that look out for data races; plain, for
+// raced is the directory with the programs that look out for data races; plain, for
 // the kill story, which starts a server many times, with those that do not.
 var (
 	raced = sync.OnceValues(func() (string, error) { return build("raced", "CGO_ENABLED=1", "-race") })
@@ -65,15 +65,15 @@ func TestStories(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			w, err := newWorld(env.WorkDir, raced)
+			h, err := newHarness(env.WorkDir, raced)
 			if err != nil {
 				return err
 			}
-			env.Values[worldKey{}] = w
-			env.Vars = append(env.Vars, w.env()...)
+			env.Values[harnessKey{}] = h
+			env.Vars = append(env.Vars, h.env()...)
 			env.Defer(func() {
 				failed := false
-				w.finish(func(format string, args ...any) {
+				h.finish(func(format string, args ...any) {
 					env.T().Log(fmt.Sprintf(format, args...))
 					failed = true
 				})
@@ -97,8 +97,8 @@ func TestStories(t *testing.T) {
 	})
 }
 
-// patience is how long a story waits for something that must come.
-const patience = 3 * time.Minute
+// waitTimeout is how long a story waits for something that must come.
+const waitTimeout = 3 * time.Minute
 
 // within runs a program with a deadline and returns its output.
 func within(d time.Duration, dir string, env []string, name string, args ...string) (stdout, stderr string, err error) {
@@ -113,9 +113,9 @@ func within(d time.Duration, dir string, env []string, name string, args ...stri
 	return out.String(), errs.String(), err
 }
 
-// processes lists what runs and mentions the world's folder: the server, what it
+// processes lists what runs and mentions the harness's directory: the server, what it
 // started, and what was started to talk to it.
-func (w *world) processes() []string {
+func (h *harness) processes() []string {
 	var left []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
@@ -125,7 +125,7 @@ func (w *world) processes() []string {
 		}
 		cwd, _ := os.Readlink(filepath.Join(d, "cwd"))
 		line := strings.ReplaceAll(string(cmdline), "\x00", " ")
-		if d != fmt.Sprintf("/proc/%d", os.Getpid()) && (strings.Contains(line, w.dir) || strings.HasPrefix(cwd, w.dir)) {
+		if d != fmt.Sprintf("/proc/%d", os.Getpid()) && (strings.Contains(line, h.dir) || strings.HasPrefix(cwd, h.dir)) {
 			left = append(left, filepath.Base(d)+" "+line)
 		}
 	}

@@ -36,15 +36,15 @@ func (f *face) Marshal() []byte {
 // is told in keys-foreign.txtar).
 func TestHostileClient(t *testing.T) {
 	t.Parallel()
-	w := served(t)
-	for _, err := range []error{w.addUser("jun"), w.addKey("mallory")} { // mallory has a key, and no account
+	h := served(t)
+	for _, err := range []error{h.addUser("jun"), h.addKey("mallory")} { // mallory has a key, and no account
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	signer := func(user string) ssh.Signer {
 		t.Helper()
-		text, err := os.ReadFile(w.key(user))
+		text, err := os.ReadFile(h.key(user))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,8 +56,8 @@ func TestHostileClient(t *testing.T) {
 	}
 	// run runs a command with these keys, offered in this order, under the name of ada.
 	run := func(command string, keys ...ssh.Signer) (string, error) {
-		client, err := ssh.Dial("tcp", w.SSH, &ssh.ClientConfig{
-			User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: patience,
+		client, err := ssh.Dial("tcp", h.SSH, &ssh.ClientConfig{
+			User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: waitTimeout,
 		})
 		if err != nil {
 			return "", err

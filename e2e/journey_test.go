@@ -42,9 +42,9 @@ type chapter struct {
 	staging, production int // the releases that run, healthy, at the end; 0 is none
 }
 
-// journey is one world on its way through a chapter.
+// journey is one harness on its way through a chapter.
 type journey struct {
-	*world
+	*harness
 	t      *testing.T
 	to     chapter
 	work   string   // the clone of hello that ada works in
@@ -54,19 +54,19 @@ type journey struct {
 
 // travel goes through a chapter with a server that has one more variable in its
 // environment, by which it may be killed once.
-func travel(t *testing.T, w *world, to chapter, variable string) *journey {
+func travel(t *testing.T, h *harness, to chapter, variable string) *journey {
 	t.Helper()
-	j := &journey{world: w, t: t, to: to, work: filepath.Join(w.dir, "hello"), crash: []string{variable}}
-	err := w.start(j.crash)
-	if err != nil && w.cmd == nil { // killed on the way up
+	j := &journey{harness: h, t: t, to: to, work: filepath.Join(h.dir, "hello"), crash: []string{variable}}
+	err := h.start(j.crash)
+	if err != nil && h.cmd == nil { // killed on the way up
 		j.killed, j.crash = 1, nil
-		err = w.start(nil)
+		err = h.start(nil)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(j.work); err == nil {
-		j.must(j.git("remote", "set-url", "origin", "ssh://"+w.SSH+"/hello"))
+		j.must(j.git("remote", "set-url", "origin", "ssh://"+h.SSH+"/hello"))
 	}
 	if to.do != nil {
 		to.do(j)
@@ -79,7 +79,7 @@ func travel(t *testing.T, w *world, to chapter, variable string) *journey {
 func (j *journey) step(name string, do func() error) {
 	j.t.Helper()
 	var err error
-	for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * waitTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = do(); err == nil {
 			return
 		}
@@ -114,7 +114,7 @@ func (j *journey) arrive(rest func() error) {
 				return err
 			}
 		}
-		if j.to.staging > j.to.production && !strings.Contains(refs(j.t, j.world), "refs/heads/promote/production ") {
+		if j.to.staging > j.to.production && !strings.Contains(refs(j.t, j.harness), "refs/heads/promote/production ") {
 			return errors.New("the newest release is not proposed yet")
 		}
 		if rest != nil {
@@ -161,7 +161,7 @@ func (j *journey) must(err error) {
 func (j *journey) hg(args ...string) (string, error) { return j.ask("ada", args...) }
 
 func (j *journey) git(args ...string) error {
-	_, errs, err := within(patience, j.work, j.env(), "git", args...)
+	_, errs, err := within(waitTimeout, j.work, j.env(), "git", args...)
 	if err != nil {
 		err = fmt.Errorf("git %v: %w: %s", args, err, errs)
 	}

@@ -104,23 +104,23 @@ type recording struct {
 }
 
 func record(t *testing.T) (all []*recording) {
-	w, err := newWorld(t.TempDir(), plain)
+	h, err := newHarness(t.TempDir(), plain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.extraEnv = sameCommits
-	t.Cleanup(w.abandon)
+	h.extraEnv = sameCommits
+	t.Cleanup(h.abandon)
 	log := filepath.Join(t.TempDir(), "passed")
 
 	for _, c := range chapters {
 		r := &recording{chapter: c, before: t.TempDir()}
-		duplicate(t, w.dir, r.before)
+		duplicate(t, h.dir, r.before)
 		if err := os.RemoveAll(log); err != nil {
 			t.Fatal(err)
 		}
-		j := travel(t, w, c, "HEADGATE_CRASH_LOG="+log)
+		j := travel(t, h, c, "HEADGATE_CRASH_LOG="+log)
 		j.arrive(nil)
-		r.refs, r.end = refNames(t, w), endState(t, w)
+		r.refs, r.end = refNames(t, h), endState(t, h)
 		text, err := os.ReadFile(log)
 		if err != nil {
 			t.Fatal(err)
@@ -130,8 +130,8 @@ func record(t *testing.T) (all []*recording) {
 				r.passed = append(r.passed, point)
 			}
 		}
-		if err := w.stop(false); err != nil {
-			t.Fatalf("%s: the server did not stop well: %v\n%s", c.name, err, w.tail())
+		if err := h.stop(false); err != nil {
+			t.Fatalf("%s: the server did not stop well: %v\n%s", c.name, err, h.tail())
 		}
 		all = append(all, r)
 	}
@@ -142,66 +142,66 @@ func record(t *testing.T) (all []*recording) {
 func killAt(t *testing.T, r *recording, point string) {
 	dir := t.TempDir()
 	duplicate(t, r.before, dir)
-	w, err := newWorld(dir, plain)
+	h, err := newHarness(dir, plain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.extraEnv = sameCommits
-	t.Cleanup(w.abandon)
+	h.extraEnv = sameCommits
+	t.Cleanup(h.abandon)
 
-	j := travel(t, w, r.chapter, "HEADGATE_CRASH_AT="+point)
+	j := travel(t, h, r.chapter, "HEADGATE_CRASH_AT="+point)
 	j.arrive(func() error {
 		if j.killed != 1 {
 			return fmt.Errorf("it never passed %s", point)
 		}
-		if names := refNames(t, w); !slices.Equal(names, r.refs) {
+		if names := refNames(t, h); !slices.Equal(names, r.refs) {
 			return fmt.Errorf("there are the refs\n%s\nunkilled there are\n%s", strings.Join(names, "\n"), strings.Join(r.refs, "\n"))
 		}
 		return nil
 	})
 
 	// Starting it once more changes nothing.
-	before := refs(t, w)
-	if err := w.stop(false); err != nil {
-		t.Errorf("the server did not stop well: %v\n%s", err, w.tail())
+	before := refs(t, h)
+	if err := h.stop(false); err != nil {
+		t.Errorf("the server did not stop well: %v\n%s", err, h.tail())
 	}
-	if left := w.processes(); len(left) > 0 {
+	if left := h.processes(); len(left) > 0 {
 		t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
 	}
-	if err := w.start(nil); err != nil {
+	if err := h.start(nil); err != nil {
 		t.Fatal(err)
 	}
 	j.arrive(nil)
-	if after := refs(t, w); settled(after) != settled(before) {
+	if after := refs(t, h); settled(after) != settled(before) {
 		t.Errorf("a restart changed\n%s\ninto\n%s", before, after)
 	}
-	if end := endState(t, w); end != r.end {
+	if end := endState(t, h); end != r.end {
 		t.Errorf("killed at %s the end is\n%s\nunkilled it is\n%s", point, end, r.end)
 	}
-	if err := w.stop(false); err != nil {
-		t.Errorf("the server did not stop well: %v\n%s", err, w.tail())
+	if err := h.stop(false); err != nil {
+		t.Errorf("the server did not stop well: %v\n%s", err, h.tail())
 	}
 }
 
-// duplicate copies everything in a folder, as it is, into another that is there.
+// duplicate copies everything in a directory, as it is, into another that is there.
 func duplicate(t *testing.T, from, to string) {
 	t.Helper()
-	out, errs, err := within(patience, from, os.Environ(), "cp", "-a", "--reflink=auto", ".", to)
+	out, errs, err := within(waitTimeout, from, os.Environ(), "cp", "-a", "--reflink=auto", ".", to)
 	if err != nil {
 		t.Fatalf("copy %s: %v\n%s%s", from, err, out, errs)
 	}
 }
 
 // refs lists the refs of the server's repositories, read past the server.
-func refs(t *testing.T, w *world) string {
+func refs(t *testing.T, h *harness) string {
 	t.Helper()
 	var all strings.Builder
 	for _, name := range []string{"headgate", "hello"} {
-		dir := filepath.Join(w.data(), "repositories", name+".git")
+		dir := filepath.Join(h.data(), "repositories", name+".git")
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		out, errs, err := within(patience, w.dir, w.env(), "git", "--git-dir="+dir, "for-each-ref", "--format="+name+" %(refname) %(objectname)")
+		out, errs, err := within(waitTimeout, h.dir, h.env(), "git", "--git-dir="+dir, "for-each-ref", "--format="+name+" %(refname) %(objectname)")
 		if err != nil {
 			t.Fatalf("for-each-ref: %v %s", err, errs)
 		}
@@ -210,9 +210,9 @@ func refs(t *testing.T, w *world) string {
 	return all.String()
 }
 
-func refNames(t *testing.T, w *world) (names []string) {
+func refNames(t *testing.T, h *harness) (names []string) {
 	t.Helper()
-	for line := range strings.Lines(refs(t, w)) {
+	for line := range strings.Lines(refs(t, h)) {
 		names = append(names, line[:strings.LastIndex(line, " ")])
 	}
 	return names
@@ -228,29 +228,29 @@ func settled(refs string) string {
 
 // endState tells what became of everything: of what people push, from a mirror
 // clone alone.
-func endState(t *testing.T, w *world) string {
+func endState(t *testing.T, h *harness) string {
 	t.Helper()
 	run := func(name string, args ...string) string {
 		t.Helper()
-		out, errs, err := within(patience, w.dir, w.env(), name, args...)
+		out, errs, err := within(waitTimeout, h.dir, h.env(), name, args...)
 		if err != nil {
 			t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, errs)
 		}
 		return out
 	}
 	var b strings.Builder
-	own := filepath.Join(w.data(), "repositories", "headgate.git")
+	own := filepath.Join(h.data(), "repositories", "headgate.git")
 	fmt.Fprintln(&b, "server.yaml:", run("git", "--git-dir="+own, "log", "--first-parent", "--format=%s %T", "main"))
-	if _, err := os.Stat(filepath.Join(w.data(), "repositories", "hello.git")); err != nil {
+	if _, err := os.Stat(filepath.Join(h.data(), "repositories", "hello.git")); err != nil {
 		return b.String()
 	}
 
-	mirror, err := os.MkdirTemp(w.dir, "mirror-")
+	mirror, err := os.MkdirTemp(h.dir, "mirror-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(mirror)
-	run("git", "clone", "-q", "--mirror", "ssh://"+w.SSH+"/hello", mirror)
+	run("git", "clone", "-q", "--mirror", "ssh://"+h.SSH+"/hello", mirror)
 	git := func(args ...string) string { t.Helper(); return run("git", append([]string{"-C", mirror}, args...)...) }
 	git("fsck", "--strict", "--no-dangling")
 	names := git("for-each-ref", "--format=%(refname)")
@@ -258,13 +258,13 @@ func endState(t *testing.T, w *world) string {
 	if !has("refs/heads/main") {
 		return b.String() + names
 	}
-	signers := filepath.Join(w.dir, "signers")
-	if text, err := w.ask("ada", "signers"); err != nil {
+	signers := filepath.Join(h.dir, "signers")
+	if text, err := h.ask("ada", "signers"); err != nil {
 		t.Fatal(err)
 	} else if err := os.WriteFile(signers, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(filepath.Join(w.bin, "headgate"), "verify", "--signers", signers, mirror)
+	run(filepath.Join(h.bin, "headgate"), "verify", "--signers", signers, mirror)
 
 	fmt.Fprintln(&b, "main:", git("log", "--first-parent", "--format=%s %T", "main"))
 	for _, e := range []string{"staging", "production"} {

@@ -27,8 +27,8 @@ var runs = flag.Int("runs", 40, "how often each thing is measured")
 // warm is how many runs go first and are not counted.
 const warm = 3
 
-// patience is how long anything may take before the measurement is given up.
-const patience = 60 * time.Second
+// waitTimeout is how long anything may take before the measurement is given up.
+const waitTimeout = 60 * time.Second
 
 var programs struct {
 	sync.Once
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// built is the folder with the programs as they are shipped: without the race
+// built is the directory with the programs as they are shipped: without the race
 // detector, which would be what is measured otherwise.
 func built(b *testing.B) string {
 	b.Helper()
@@ -79,7 +79,7 @@ func machine() string {
 // BenchmarkPush: one small commit to a branch that is not gated, against sshd
 // and git, as they come and made to keep what they acknowledge.
 func BenchmarkPush(b *testing.B) {
-	w := newWorld(b)
+	w := newHarness(b)
 	w.serve(b, buildspec("true"))
 	w.sshd(b)
 	durability := []string{"core.fsync=objects,derived-metadata,reference", "core.fsyncMethod=fsync"}
@@ -135,7 +135,7 @@ func BenchmarkPush(b *testing.B) {
 // BenchmarkFirstCommand: from `git push` to the first command of the build, by
 // the command's own clock. Every tree is new.
 func BenchmarkFirstCommand(b *testing.B) {
-	w := newWorld(b)
+	w := newHarness(b)
 	w.serve(b, buildspec("echo first $(date +%s%N)"))
 	c := w.headgate(b, "ours")
 	const fromStart, fromPack, fromAccepted, whole = 0, 1, 2, 3
@@ -166,7 +166,7 @@ func BenchmarkFirstCommand(b *testing.B) {
 // BenchmarkIdenticalTree: an empty commit on a green tip, which lands without a
 // build.
 func BenchmarkIdenticalTree(b *testing.B) {
-	w := newWorld(b)
+	w := newHarness(b)
 	w.serve(b, buildspec("true"))
 	gated, free := w.headgate(b, "gated"), w.headgate(b, "free")
 	gated.push(b, "HEAD:main")
@@ -213,7 +213,7 @@ func BenchmarkIdenticalTree(b *testing.B) {
 // BenchmarkStaging: from "landed" in the push to the new release's answer at
 // staging's address, for a service of one process.
 func BenchmarkStaging(b *testing.B) {
-	w := newWorld(b)
+	w := newHarness(b)
 	files := buildspec("true")
 	files["buildspec.yml"] += "artifacts:\n  files: [serve.pl, words.txt]\n"
 	files["serve.pl"] = serviceProgram

@@ -22,10 +22,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// world is one server with its users, as one story sees them.
-type world struct {
+// harness is one server with its users, as one story sees them.
+type harness struct {
 	dir      string // everything of this story is below it
-	bin      string // folder of the programs
+	bin      string // directory of the programs
 	users    []string
 	user     string // whose key git and ssh use
 	cmd      *exec.Cmd
@@ -38,14 +38,14 @@ type world struct {
 	lineOf   string      // whose it is
 }
 
-type worldKey struct{}
+type harnessKey struct{}
 
-func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+func harnessOf(ts *testscript.TestScript) *harness { return ts.Value(harnessKey{}).(*harness) }
 
-func newWorld(dir string, programs func() (string, error)) (*world, error) {
-	w := &world{dir: dir}
+func newHarness(dir string, programs func() (string, error)) (*harness, error) {
+	h := &harness{dir: dir}
 	var err error
-	if w.bin, err = programs(); err != nil {
+	if h.bin, err = programs(); err != nil {
 		return nil, err
 	}
 	for _, d := range []string{"keys", "home"} {
@@ -53,40 +53,40 @@ func newWorld(dir string, programs func() (string, error)) (*world, error) {
 			return nil, err
 		}
 	}
-	return w, w.addKey("ada")
+	return h, h.addKey("ada")
 }
 
-// served is a world whose server runs, until the test ends.
-func served(t *testing.T) *world {
+// served is a harness whose server runs, until the test ends.
+func served(t *testing.T) *harness {
 	t.Helper()
-	w, err := newWorld(t.TempDir(), raced)
+	h, err := newHarness(t.TempDir(), raced)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.finish(t.Errorf) })
-	if err := w.start(nil); err != nil {
+	t.Cleanup(func() { h.finish(t.Errorf) })
+	if err := h.start(nil); err != nil {
 		t.Fatal(err)
 	}
-	return w
+	return h
 }
 
 // finish stops the server and wants nothing of it to be left.
-func (w *world) finish(complain func(format string, args ...any)) {
-	if err := w.stop(false); err != nil {
-		complain("the server did not stop well: %v\n%s", err, w.tail())
+func (h *harness) finish(complain func(format string, args ...any)) {
+	if err := h.stop(false); err != nil {
+		complain("the server did not stop well: %v\n%s", err, h.tail())
 	}
-	if left := w.processes(); len(left) > 0 {
+	if left := h.processes(); len(left) > 0 {
 		complain("processes left over:\n%s", strings.Join(left, "\n"))
 	}
-	w.abandon()
+	h.abandon()
 }
 
-// abandon ends, without asking, whatever runs for this world.
-func (w *world) abandon() {
-	w.hangUp()
-	_ = w.stop(true) // a killed server says nothing
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		left := w.processes()
+// abandon ends, without asking, whatever runs for this harness.
+func (h *harness) abandon() {
+	h.hangUp()
+	_ = h.stop(true) // a killed server says nothing
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		left := h.processes()
 		for _, process := range left {
 			pid, _, _ := strings.Cut(process, " ")
 			if n, err := strconv.Atoi(pid); err == nil {
@@ -99,87 +99,87 @@ func (w *world) abandon() {
 	}
 }
 
-func (w *world) data() string { return filepath.Join(w.dir, "data") }
+func (h *harness) data() string { return filepath.Join(h.dir, "data") }
 
-func (w *world) key(user string) string { return filepath.Join(w.dir, "keys", user) }
+func (h *harness) key(user string) string { return filepath.Join(h.dir, "keys", user) }
 
-func (w *world) addKey(user string) error {
-	if slices.Contains(w.users, user) {
+func (h *harness) addKey(user string) error {
+	if slices.Contains(h.users, user) {
 		return nil
 	}
-	if _, err := os.Stat(w.key(user)); err != nil {
-		_, errs, err := within(patience, w.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", w.key(user))
+	if _, err := os.Stat(h.key(user)); err != nil {
+		_, errs, err := within(waitTimeout, h.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", h.key(user))
 		if err != nil {
 			return fmt.Errorf("ssh-keygen: %w: %s", err, errs)
 		}
 	}
-	w.users = append(w.users, user)
-	if w.user == "" {
-		w.user = user
+	h.users = append(h.users, user)
+	if h.user == "" {
+		h.user = user
 	}
 	return nil
 }
 
 // sshArgs reach the server as user.
-func (w *world) sshArgs(user string) []string {
-	_, port, _ := strings.Cut(w.SSH, ":")
-	return []string{"-F", "/dev/null", "-i", w.key(user), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
-		"-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=" + filepath.Join(w.dir, "known_hosts"), "-p", port}
+func (h *harness) sshArgs(user string) []string {
+	_, port, _ := strings.Cut(h.SSH, ":")
+	return []string{"-F", "/dev/null", "-i", h.key(user), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=" + filepath.Join(h.dir, "known_hosts"), "-p", port}
 }
 
-func (w *world) env() []string {
+func (h *harness) env() []string {
 	env := []string{
-		"HOME=" + filepath.Join(w.dir, "home"),
-		"PATH=" + w.bin + ":" + os.Getenv("PATH"),
+		"HOME=" + filepath.Join(h.dir, "home"),
+		"PATH=" + h.bin + ":" + os.Getenv("PATH"),
 		"LC_ALL=C.UTF-8", "TERM=dumb",
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_ADVICE=0",
-		"GIT_AUTHOR_NAME=" + w.user, "GIT_AUTHOR_EMAIL=" + w.user + "@example.com",
-		"GIT_COMMITTER_NAME=" + w.user, "GIT_COMMITTER_EMAIL=" + w.user + "@example.com",
-		"GIT_SSH_COMMAND=ssh " + strings.Join(w.sshArgs(w.user), " "),
-		"SERVER=ssh://" + w.SSH, "HTTP=" + w.HTTP, "DATA=" + w.data(), "HELD=" + w.held(),
+		"GIT_AUTHOR_NAME=" + h.user, "GIT_AUTHOR_EMAIL=" + h.user + "@example.com",
+		"GIT_COMMITTER_NAME=" + h.user, "GIT_COMMITTER_EMAIL=" + h.user + "@example.com",
+		"GIT_SSH_COMMAND=ssh " + strings.Join(h.sshArgs(h.user), " "),
+		"SERVER=ssh://" + h.SSH, "HTTP=" + h.HTTP, "DATA=" + h.data(), "HELD=" + h.held(),
 	}
-	return append(env, w.extraEnv...)
+	return append(env, h.extraEnv...)
 }
 
-// sync puts what has changed in the world into the story's environment.
-func (w *world) sync(ts *testscript.TestScript) {
-	for _, kv := range w.env() {
+// sync puts what has changed in the harness into the story's environment.
+func (h *harness) sync(ts *testscript.TestScript) {
+	for _, kv := range h.env() {
 		k, v, _ := strings.Cut(kv, "=")
 		ts.Setenv(k, v)
 	}
 }
 
 // start starts the server and waits until it says that it is up.
-func (w *world) start(extraEnv []string, args ...string) error {
-	if w.cmd != nil {
+func (h *harness) start(extraEnv []string, args ...string) error {
+	if h.cmd != nil {
 		return errors.New("the server is running")
 	}
-	ready := filepath.Join(w.data(), "run", "server.json")
+	ready := filepath.Join(h.data(), "run", "server.json")
 	os.Remove(ready)
 	var err error
-	if w.log, err = os.OpenFile(filepath.Join(w.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if h.log, err = os.OpenFile(filepath.Join(h.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		return err
 	}
 	// The ports are chosen once: a server that comes back is where it was.
-	if w.SSH == "" {
+	if h.SSH == "" {
 		port, err := freePorts(2)
 		if err != nil {
 			return err
 		}
-		w.SSH, w.HTTP = fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", port+1)
+		h.SSH, h.HTTP = fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", port+1)
 	}
-	w.cmd = exec.Command(filepath.Join(w.bin, "headgate"), append([]string{"serve", "--data", w.data(), "--ssh", w.SSH, "--http", strings.TrimPrefix(w.HTTP, "http://"),
-		"--admin", "ada", "--admin-key", w.key("ada") + ".pub"}, args...)...)
-	w.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(w.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
-	w.cmd.Dir = w.dir
-	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
-	if err := w.cmd.Start(); err != nil {
+	h.cmd = exec.Command(filepath.Join(h.bin, "headgate"), append([]string{"serve", "--data", h.data(), "--ssh", h.SSH, "--http", strings.TrimPrefix(h.HTTP, "http://"),
+		"--admin", "ada", "--admin-key", h.key("ada") + ".pub"}, args...)...)
+	h.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(h.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
+	h.cmd.Dir = h.dir
+	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log
+	if err := h.cmd.Start(); err != nil {
 		return err
 	}
 	exited := make(chan error, 1)
-	w.exited = exited
-	go func(cmd *exec.Cmd) { exited <- cmd.Wait() }(w.cmd)
-	deadline := time.Now().Add(patience)
+	h.exited = exited
+	go func(cmd *exec.Cmd) { exited <- cmd.Wait() }(h.cmd)
+	deadline := time.Now().Add(waitTimeout)
 	for {
 		data, err := os.ReadFile(ready)
 		if err == nil && json.Valid(data) {
@@ -187,28 +187,28 @@ func (w *world) start(extraEnv []string, args ...string) error {
 		}
 		select {
 		case err := <-exited:
-			w.cmd = nil
-			return fmt.Errorf("the server ended: %v\n%s", err, w.tail())
+			h.cmd = nil
+			return fmt.Errorf("the server ended: %v\n%s", err, h.tail())
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			w.stop(true)
-			return fmt.Errorf("the server did not come up\n%s", w.tail())
+			h.stop(true)
+			return fmt.Errorf("the server did not come up\n%s", h.tail())
 		}
 	}
 }
 
 // held is a command that takes until letGo: for builds that must still run when
 // the story goes on. No other server's story has the same one.
-func (w *world) held() string {
-	_, port, _ := strings.Cut(w.SSH, ":")
+func (h *harness) held() string {
+	_, port, _ := strings.Cut(h.SSH, ":")
 	return "sleep 9" + port
 }
 
 // letGo ends the held command, once it runs.
-func (w *world) letGo() error {
-	cmdline := strings.ReplaceAll(w.held(), " ", "\x00") + "\x00"
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+func (h *harness) letGo() error {
+	cmdline := strings.ReplaceAll(h.held(), " ", "\x00") + "\x00"
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		for _, p := range processes {
 			if text, err := os.ReadFile(p); err == nil && string(text) == cmdline {
@@ -217,29 +217,29 @@ func (w *world) letGo() error {
 			}
 		}
 	}
-	return fmt.Errorf("no build came to run %q", w.held())
+	return fmt.Errorf("no build came to run %q", h.held())
 }
 
 // stop ends the server: with SIGKILL, or politely, and waits for it.
-func (w *world) stop(kill bool) error {
-	if w.cmd == nil {
+func (h *harness) stop(kill bool) error {
+	if h.cmd == nil {
 		return nil
 	}
 	sig := syscall.SIGTERM
 	if kill {
 		sig = syscall.SIGKILL
 	}
-	_ = w.cmd.Process.Signal(sig) // it may be gone already
+	_ = h.cmd.Process.Signal(sig) // it may be gone already
 	var err error
 	select {
-	case err = <-w.exited:
-	case <-time.After(patience):
-		_ = w.cmd.Process.Kill()
-		<-w.exited
+	case err = <-h.exited:
+	case <-time.After(waitTimeout):
+		_ = h.cmd.Process.Kill()
+		<-h.exited
 		err = errors.New("the server did not end")
 	}
-	w.cmd = nil
-	w.log.Close()
+	h.cmd = nil
+	h.log.Close()
 	if kill {
 		return nil
 	}
@@ -247,37 +247,37 @@ func (w *world) stop(kill bool) error {
 }
 
 // ended waits for the server to end by itself, as at a crash point.
-func (w *world) ended(d time.Duration) bool {
+func (h *harness) ended(d time.Duration) bool {
 	select {
-	case <-w.exited:
-		w.cmd = nil
-		w.log.Close()
+	case <-h.exited:
+		h.cmd = nil
+		h.log.Close()
 		return true
 	case <-time.After(d):
 		return false
 	}
 }
 
-func (w *world) tail() string {
-	data, _ := os.ReadFile(filepath.Join(w.dir, "server.log"))
+func (h *harness) tail() string {
+	data, _ := os.ReadFile(filepath.Join(h.dir, "server.log"))
 	return string(data[max(0, len(data)-4000):])
 }
 
 // serverCmd: server start [flags] | stop | kill
 func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
+	h := harnessOf(ts)
 	if len(args) == 0 {
 		ts.Fatalf("usage: server start|stop|kill")
 	}
 	var err error
 	switch args[0] {
 	case "start":
-		err = w.start(nil, args[1:]...)
-		w.sync(ts)
+		err = h.start(nil, args[1:]...)
+		h.sync(ts)
 	case "stop":
-		err = w.stop(false)
+		err = h.stop(false)
 	case "kill":
-		err = w.stop(true)
+		err = h.stop(true)
 	default:
 		ts.Fatalf("server: unknown word %q", args[0])
 	}
@@ -288,22 +288,22 @@ func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 // userCmd: user NAME [GROUP…] makes a key and adds the user by a push to headgate.git.
 func userCmd(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
+	h := harnessOf(ts)
 	if len(args) == 0 || neg {
 		ts.Fatalf("usage: user NAME [GROUP…]")
 	}
-	ts.Check(w.addUser(args[0], args[1:]...))
+	ts.Check(h.addUser(args[0], args[1:]...))
 }
 
-func (w *world) addUser(name string, groups ...string) error {
-	if err := w.addKey(name); err != nil {
+func (h *harness) addUser(name string, groups ...string) error {
+	if err := h.addKey(name); err != nil {
 		return err
 	}
-	key, err := os.ReadFile(w.key(name) + ".pub")
+	key, err := os.ReadFile(h.key(name) + ".pub")
 	if err != nil {
 		return err
 	}
-	return w.configure(func(yaml string) string {
+	return h.configure(func(yaml string) string {
 		yaml = strings.Replace(yaml, "users:\n", fmt.Sprintf("users:\n  %s:\n    email: [%s@example.com]\n    keys: [%q]\n", name, name, strings.TrimSpace(string(key))), 1)
 		for _, g := range groups {
 			if line := regexp.MustCompile(`(?m)^  ` + g + `: \[(.*)\]`); line.MatchString(yaml) {
@@ -317,22 +317,22 @@ func (w *world) addUser(name string, groups ...string) error {
 }
 
 // configure changes server.yaml by a push, as an administrator does.
-func (w *world) configure(edit func(yaml string) string) error {
-	was := w.user
-	w.user = "ada"
-	defer func() { w.user = was }()
-	clone, err := os.MkdirTemp(w.dir, "config-")
+func (h *harness) configure(edit func(yaml string) string) error {
+	was := h.user
+	h.user = "ada"
+	defer func() { h.user = was }()
+	clone, err := os.MkdirTemp(h.dir, "config-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(clone)
 	run := func(args ...string) error {
-		if _, errs, err := within(patience, clone, w.env(), "git", args...); err != nil {
-			return fmt.Errorf("git %v: %w\n%s\n%s", args, err, errs, w.tail())
+		if _, errs, err := within(waitTimeout, clone, h.env(), "git", args...); err != nil {
+			return fmt.Errorf("git %v: %w\n%s\n%s", args, err, errs, h.tail())
 		}
 		return nil
 	}
-	if err := run("clone", "-q", "ssh://"+w.SSH+"/headgate", "."); err != nil {
+	if err := run("clone", "-q", "ssh://"+h.SSH+"/headgate", "."); err != nil {
 		return err
 	}
 	path := filepath.Join(clone, "server.yaml")
@@ -354,24 +354,24 @@ func letgoCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 0 || neg {
 		ts.Fatalf("usage: letgo")
 	}
-	ts.Check(worldOf(ts).letGo())
+	ts.Check(harnessOf(ts).letGo())
 }
 
 // asCmd: as NAME makes git and ssh act as that user from here on.
 func asCmd(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
+	h := harnessOf(ts)
 	if len(args) != 1 || neg {
 		ts.Fatalf("usage: as NAME")
 	}
-	ts.Check(w.addKey(args[0])) // a key the server may never have seen
-	w.user = args[0]
-	w.sync(ts)
+	ts.Check(h.addKey(args[0])) // a key the server may never have seen
+	h.user = args[0]
+	h.sync(ts)
 }
 
 // hgCmd: hg WORDS… runs `ssh server WORDS…`; its output is stdout and stderr.
 func hgCmd(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
-	err := ts.Exec("ssh", append(append(w.sshArgs(w.user), "127.0.0.1"), args...)...)
+	h := harnessOf(ts)
+	err := ts.Exec("ssh", append(append(h.sshArgs(h.user), "127.0.0.1"), args...)...)
 	if (err != nil) != neg {
 		ts.Fatalf("ssh server %v: %v", args, err)
 	}
@@ -380,21 +380,21 @@ func hgCmd(ts *testscript.TestScript, neg bool, args []string) {
 // eventuallyCmd: eventually REGEXP COMMAND… runs a program (or `hg …`, or
 // `get URL`) again and again until its standard output matches.
 func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
+	h := harnessOf(ts)
 	if len(args) < 2 {
 		ts.Fatalf("usage: eventually REGEXP COMMAND…")
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	var last string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
 		switch args[1] {
 		case "hg":
-			last, _ = w.ask(w.user, args[2:]...)
+			last, _ = h.ask(h.user, args[2:]...)
 		case "get":
 			last, _ = get(args[2])
 		default:
-			out, errs, _ := within(patience, ts.MkAbs("."), w.env(), args[1], args[2:]...)
+			out, errs, _ := within(waitTimeout, ts.MkAbs("."), h.env(), args[1], args[2:]...)
 			last = out + errs
 		}
 		if want.MatchString(last) != neg {
@@ -402,7 +402,7 @@ func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("never matched %q; last:\n%s\nserver:\n%s", args[0], last, w.tail())
+	ts.Fatalf("never matched %q; last:\n%s\nserver:\n%s", args[0], last, h.tail())
 }
 
 func get(url string) (string, error) {
@@ -419,14 +419,14 @@ func get(url string) (string, error) {
 // sampleCmd: sample NAME makes a local repository NAME with a build that runs
 // test.sh, two environments, and a remote `origin` on the server; it pushes nothing.
 func sampleCmd(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
+	h := harnessOf(ts)
 	if len(args) != 1 || neg {
 		ts.Fatalf("usage: sample NAME")
 	}
-	ts.Check(w.sample(filepath.Join(ts.MkAbs("."), args[0]), args[0]))
+	ts.Check(h.sample(filepath.Join(ts.MkAbs("."), args[0]), args[0]))
 }
 
-func (w *world) sample(dir, name string) error {
+func (h *harness) sample(dir, name string) error {
 	for path, content := range sampleFiles {
 		file := filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -438,9 +438,9 @@ func (w *world) sample(dir, name string) error {
 	}
 	for _, args := range [][]string{
 		{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "Say hello"},
-		{"remote", "add", "origin", "ssh://" + w.SSH + "/" + name},
+		{"remote", "add", "origin", "ssh://" + h.SSH + "/" + name},
 	} {
-		if _, errs, err := within(patience, dir, w.env(), "git", args...); err != nil {
+		if _, errs, err := within(waitTimeout, dir, h.env(), "git", args...); err != nil {
 			return fmt.Errorf("git %v: %w: %s", args, err, errs)
 		}
 	}
@@ -503,4 +503,4 @@ func jsonCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // dumpCmd: dump shows the server's log, for whoever debugs a story.
-func dumpCmd(ts *testscript.TestScript, _ bool, _ []string) { ts.Logf("%s", worldOf(ts).tail()) }
+func dumpCmd(ts *testscript.TestScript, _ bool, _ []string) { ts.Logf("%s", harnessOf(ts).tail()) }

@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// world is one Headgate server and, where it is asked for, one sshd, with the
+// harness is one Headgate server and, where it is asked for, one sshd, with the
 // one client of both.
-type world struct {
+type harness struct {
 	dir         string
 	files       map[string]string
 	SSH         string `json:"ssh"`
@@ -32,9 +32,9 @@ type world struct {
 
 const asClientsCome = "as-clients-come"
 
-func newWorld(b *testing.B) *world {
+func newHarness(b *testing.B) *harness {
 	b.Helper()
-	w := &world{dir: b.TempDir()}
+	w := &harness{dir: b.TempDir()}
 	for _, d := range []string{"home", "sshd"} {
 		if err := os.MkdirAll(path(w.dir, d), 0o700); err != nil {
 			b.Fatal(err)
@@ -55,12 +55,12 @@ func newWorld(b *testing.B) *world {
 	return w
 }
 
-func (w *world) keygen(b *testing.B, file string) {
+func (w *harness) keygen(b *testing.B, file string) {
 	b.Helper()
 	w.run(b, w.dir, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f", file)
 }
 
-func (w *world) env() []string {
+func (w *harness) env() []string {
 	return []string{
 		"HOME=" + path(w.dir, "home"), "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "TERM=dumb",
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
@@ -70,9 +70,9 @@ func (w *world) env() []string {
 }
 
 // run runs a program that must succeed and returns its standard output.
-func (w *world) run(b *testing.B, dir, name string, args ...string) string {
+func (w *harness) run(b *testing.B, dir, name string, args ...string) string {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, w.env()
@@ -86,7 +86,7 @@ func (w *world) run(b *testing.B, dir, name string, args ...string) string {
 }
 
 // login is the ssh arguments that run a command at an address.
-func (w *world) login(address string, command ...string) []string {
+func (w *harness) login(address string, command ...string) []string {
 	host, port, _ := net.SplitHostPort(address)
 	return append([]string{"-F", path(w.dir, "ssh_config"), "-p", port, host}, command...)
 }
@@ -107,7 +107,7 @@ func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error) {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may be gone already
 		select {
 		case <-done:
-		case <-time.After(patience):
+		case <-time.After(waitTimeout):
 			_ = cmd.Process.Kill()
 			<-done
 		}
@@ -117,7 +117,7 @@ func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error) {
 
 // serve starts Headgate with a repository "hello"; files is what clones of it
 // begin with.
-func (w *world) serve(b *testing.B, files map[string]string) {
+func (w *harness) serve(b *testing.B, files map[string]string) {
 	b.Helper()
 	w.files = files
 	data := path(w.dir, "data")
@@ -150,9 +150,9 @@ func passed() (env []string) {
 }
 
 // until waits for a daemon to come up.
-func (w *world) until(b *testing.B, exited <-chan error, name string, ready func() bool) {
+func (w *harness) until(b *testing.B, exited <-chan error, name string, ready func() bool) {
 	b.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(waitTimeout)
 	for !ready() {
 		select {
 		case err := <-exited:
@@ -165,7 +165,7 @@ func (w *world) until(b *testing.B, exited <-chan error, name string, ready func
 	}
 }
 
-func (w *world) tail() string {
+func (w *harness) tail() string {
 	var all string
 	for _, name := range []string{"server.log", "sshd/log"} {
 		data, _ := os.ReadFile(path(w.dir, name))
@@ -175,7 +175,7 @@ func (w *world) tail() string {
 }
 
 // sshd starts OpenSSH's daemon for the user that runs this, on a free port.
-func (w *world) sshd(b *testing.B) {
+func (w *harness) sshd(b *testing.B) {
 	b.Helper()
 	program, err := exec.LookPath("sshd")
 	if err != nil {
@@ -219,11 +219,11 @@ func (w *world) sshd(b *testing.B) {
 
 // clone is a working copy with its remote.
 type clone struct {
-	w   *world
+	w   *harness
 	dir string
 }
 
-func (w *world) clone(b *testing.B, name, url string) *clone {
+func (w *harness) clone(b *testing.B, name, url string) *clone {
 	b.Helper()
 	c := &clone{w, path(w.dir, "clones", name)}
 	for file, content := range w.files {
@@ -244,14 +244,14 @@ func (w *world) clone(b *testing.B, name, url string) *clone {
 }
 
 // headgate is a working copy of the repository on Headgate.
-func (w *world) headgate(b *testing.B, name string) *clone {
+func (w *harness) headgate(b *testing.B, name string) *clone {
 	b.Helper()
 	return w.clone(b, name, "ssh://"+w.SSH+"/hello")
 }
 
 // bare is a working copy of a bare repository of its own behind sshd, which the
 // client knows as host.
-func (w *world) bare(b *testing.B, name, host string, config ...string) *clone {
+func (w *harness) bare(b *testing.B, name, host string, config ...string) *clone {
 	b.Helper()
 	me, err := user.Current()
 	if err != nil {
@@ -328,7 +328,7 @@ func (p *push) stamp(b *testing.B, before string) time.Time {
 // push pushes, and must succeed.
 func (c *clone) push(b *testing.B, refspec string) *push {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	trace := path(c.w.dir, "trace")
 	if err := os.RemoveAll(trace); err != nil {
@@ -387,7 +387,7 @@ func packSent(b *testing.B, trace string) time.Time {
 }
 
 // logged is when the server last logged a message.
-func (w *world) logged(b *testing.B, message string) time.Time {
+func (w *harness) logged(b *testing.B, message string) time.Time {
 	b.Helper()
 	data, err := os.ReadFile(path(w.dir, "server.log"))
 	if err != nil {
@@ -410,9 +410,9 @@ func (w *world) logged(b *testing.B, message string) time.Time {
 }
 
 // stagingURL waits until staging has an address that answers.
-func (w *world) stagingURL(b *testing.B) string {
+func (w *harness) stagingURL(b *testing.B) string {
 	b.Helper()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(waitTimeout); ; {
 		// Its exit code says whether it is healthy; here only the address counts.
 		cmd := exec.Command("ssh", w.login(w.SSH, "env", "show", "hello", "staging", "--json")...)
 		cmd.Env = w.env()
@@ -435,7 +435,7 @@ func waitFor(b *testing.B, url, text string) time.Time {
 	b.Helper()
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	var last string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); {
 		resp, err := client.Get(url)
 		if err == nil {
 			body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16)) // what is cut off does not match
