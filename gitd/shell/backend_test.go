@@ -158,8 +158,20 @@ func (b *backend) Environment(_ context.Context, _ access.Identity, name, enviro
 	return show.Environment{}, missing("%s has no environment %q", name, environment)
 }
 
-func (b *backend) Promotion(context.Context, access.Identity, string, string) (show.Promotion, error) {
-	return *b.environment.Promotion, nil
+func (b *backend) Promotion(_ context.Context, _ access.Identity, name, environment string) (show.Promotion, error) {
+	switch name + " " + environment {
+	case "checkout production":
+		p := *b.environment.Promotion
+		p.Rules = []show.RuleChange{{Rule: "approvals", Was: "1", Is: "none"}}
+		p.Files = []show.FileDiff{{
+			Path: "artifacts.yaml", State: show.FileChanged, Added: 1, Removed: 1,
+			Lines: []show.DiffLine{{Kind: "-", Text: "app: a"}, {Kind: "+", Text: "app: b"}},
+		}}
+		return p, nil
+	case "checkout staging":
+		return show.Promotion{Repository: name, Environment: environment, From: 186, Removal: true}, nil
+	}
+	return show.Promotion{}, missing("nothing waits for %s", environment)
 }
 
 func (b *backend) Why(ctx context.Context, a access.Identity, name, thing string) (show.Why, error) {
@@ -202,4 +214,79 @@ func (b *backend) Approve(_ context.Context, a access.Identity, name, environmen
 
 func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
+}
+
+// testDiff has what others wrote, a rule, and all that is left out of a difference.
+func testDiff() show.Comparison {
+	return show.Comparison{
+		Repository: "checkout",
+		From:       "51aa0d3ffff",
+		To:         "0c51e9dffff",
+		Commits: []show.Commit{
+			{ID: "0c51e9dffff", Subject: "Show fees before the last step " + evil, Author: "Ines"},
+			{ID: "77e0c1fffff", Subject: "Log the key", Author: "Ada"},
+		},
+		MoreCommits: true,
+		Files: []show.FileDiff{
+			{
+				Path: "fee.go", State: show.FileChanged, Added: 2, Removed: 1, Cut: true,
+				Lines: []show.DiffLine{
+					{Kind: "@", Text: "@@ -3,2 +3,3 @@ func fee()"},
+					{Kind: " ", Text: "\treturn 1"},
+					{Kind: "-", Text: "old " + evil},
+					{Kind: "+", Text: "new"},
+				},
+			},
+			{Path: "logo.png", From: "img/logo.png", State: show.FileRenamed, Binary: true, OldMode: "100644", Mode: "100755"},
+			{
+				Path: "headgate.yaml", State: show.FileChanged, Added: 1, Rule: true,
+				Lines: []show.DiffLine{{Kind: "@", Text: "@@ -1,0 +2 @@"}, {Kind: "+", Text: "approvals: 0"}},
+			},
+		},
+		Changed: 5,
+		Added:   1203,
+		Removed: 1,
+		Artifacts: []show.ArtifactDiff{
+			{Name: "same", State: show.FileSame},
+			{Name: "app", State: show.FileChanged, Files: []show.ArtifactFile{{Path: "bin/app", State: show.FileChanged}}, Cut: true},
+			{Name: "docs", State: show.FileAdded},
+			{Name: "old", State: show.FileChanged, Why: "it has been cleared away"},
+		},
+		Git: []string{"git diff 51aa0d3 0c51e9d"},
+	}
+}
+
+func (b *backend) ChangeDiff(ctx context.Context, a access.Identity, name string, number, from, revision int) (show.Comparison, error) {
+	ch, err := b.Change(ctx, a, name, number)
+	if err != nil {
+		return show.Comparison{}, err
+	}
+	if revision > ch.Revision || from >= max(revision, ch.Revision) {
+		return show.Comparison{}, missing("change %d of %s has no revision %d", number, name, max(revision, from))
+	}
+	d := testDiff()
+	if from > 0 {
+		d.Commits, d.MoreCommits, d.Artifacts, d.Files, d.Changed, d.Rebased = nil, false, nil, d.Files[2:], 1, true
+	}
+	return d, nil
+}
+
+func (b *backend) ReleaseDiff(_ context.Context, _ access.Identity, name string, from, to int) (show.Comparison, error) {
+	if to == 0 {
+		return show.Comparison{}, missing("there is no release %d in %s", to, name)
+	}
+	d := testDiff()
+	d.FromRelease, d.ToRelease = from, to
+	return d, nil
+}
+
+func (b *backend) Search(_ context.Context, _ access.Identity, query string) (show.Found, error) {
+	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{}, Commits: []show.FoundCommit{}}
+	if query == "before the last" || query == "fees" {
+		found.Repositories = b.repositories[1:2]
+		found.Changes = b.changes[1:2]
+		found.Commits = []show.FoundCommit{{Repository: "checkout", Commit: testDiff().Commits[0]}}
+		found.Cut = true
+	}
+	return found, nil
 }

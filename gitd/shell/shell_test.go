@@ -134,6 +134,7 @@ func TestOutputIsClean(t *testing.T) {
 	shell := newShell()
 	for _, line := range []string{
 		"repo list", "repo list --json", "change list checkout", "change list checkout --json", "change show 412", "change log 412", "change log 412 --json",
+		"change diff 412", "change diff 412 --json", "promotion diff production", "search fees", "search fees --json",
 		"env list", "why checkout \u202eproduction", "nonsense\u200b", "repo create hello --description a\u2066b",
 	} {
 		r := run(t, shell, "ada", line, false)
@@ -199,9 +200,9 @@ func TestUsage(t *testing.T) {
 		}
 	}
 
-	u := usageOf("[-f] [repo] <change> [--line <n>] [--reason <text>...]")
+	u := usageOf("[-f] [repo] <change> <more...> [--line <n>] [--reason <text>...]")
 	want := usage{
-		arguments: []argument{{"repo", true}, {"change", false}},
+		arguments: []argument{{"repo", true, false}, {"change", false, false}, {"more", false, true}},
 		options:   []optionUsage{{"-f", "", false}, {"--line", "n", false}, {"--reason", "text", true}},
 	}
 	if !reflect.DeepEqual(u, want) {
@@ -227,7 +228,7 @@ func TestHelpIsWrapped(t *testing.T) {
 }
 
 func FuzzShell(f *testing.F) {
-	for _, line := range []string{"change log -f checkout 412 --line 3", "approve production --reason a b --tree c", "help change log", "rollback", "--version --json"} {
+	for _, line := range []string{"change log -f checkout 412 --line 3", "approve production --reason a b --tree c", "help change log", "rollback", "--version --json", "search a --json b", "change diff 412 --from 1"} {
 		f.Add(line)
 	}
 	shell := newShell()

@@ -12,6 +12,7 @@ import (
 //
 //	<change>              an argument that must be given
 //	[repo]                one that may be left out
+//	<text...>             one that takes all words that are left; the last one
 //	[-f]                  an option
 //	[--line <n>]          an option with a value
 //	[--reason <text>...]  an option that takes all words up to the next one: ssh
@@ -24,6 +25,7 @@ type usage struct {
 type argument struct {
 	name     string
 	optional bool
+	rest     bool
 }
 
 type optionUsage struct {
@@ -58,7 +60,8 @@ func usageOf(args string) (u usage) {
 		args = args[end+1:]
 
 		if !strings.HasPrefix(inner, "-") {
-			u.arguments = append(u.arguments, argument{inner, optional})
+			name, rest := strings.CutSuffix(inner, "...")
+			u.arguments = append(u.arguments, argument{name, optional, rest})
 			continue
 		}
 		name, value, _ := strings.Cut(inner, " ")
@@ -171,8 +174,12 @@ func (c *call) arguments(u usage, words []string) error {
 		if a.optional {
 			spare--
 		}
-		c.args[a.name] = rest[0]
-		rest = rest[1:]
+		taken := 1
+		if a.rest {
+			taken = len(rest)
+		}
+		c.args[a.name] = strings.Join(rest[:taken], " ")
+		rest = rest[taken:]
 	}
 	if spare < 0 && c.command.incomplete != nil {
 		return c.command.incomplete(c)
