@@ -24,6 +24,7 @@ var sameCommits = []string{"GIT_AUTHOR_DATE=2026-11-24T12:00:00Z", "GIT_COMMITTE
 var chapters = []chapter{
 	{name: "first start", settingUp: true},
 	{name: "make a repository", settingUp: true, do: (*journey).makeRepository},
+	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
 	{name: "push", do: (*journey).firstPush, staging: 1},
 	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
 	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
@@ -160,6 +161,16 @@ func (j *journey) must(err error) {
 
 func (j *journey) hg(args ...string) (string, error) { return j.ask("ada", args...) }
 
+// tell is hg with something on standard input.
+func (j *journey) tell(input string, args ...string) error {
+	ssh := append(append([]string{"-c", `printf %s "$0" | "$@"`, input, "ssh"}, append(j.sshArgs("ada"), "127.0.0.1")...), args...)
+	_, errs, err := within(waitTimeout, j.dir, j.env(), "sh", ssh...)
+	if err != nil {
+		err = fmt.Errorf("%v: %w: %s", args, err, errs)
+	}
+	return err
+}
+
 func (j *journey) git(args ...string) error {
 	_, errs, err := within(waitTimeout, j.work, j.env(), "git", args...)
 	if err != nil {
@@ -228,6 +239,16 @@ func (j *journey) makeRepository() {
 		}
 		_, err = j.hg("repo", "create", "hello")
 		return err
+	})
+}
+
+func (j *journey) keepSecret() {
+	j.step("secret set", func() error {
+		out, err := j.hg("secret", "list")
+		if err == nil && strings.Contains(out, "hello:token") {
+			return nil
+		}
+		return j.tell("wonderland", "secret", "set", "hello:token")
 	})
 }
 

@@ -297,23 +297,37 @@ func (s *session) command(actor access.Identity, words []string) int {
 	defer cancel(nil)
 	defer context.AfterFunc(s.ended, func() { cancel(errHungUp) })()
 	tty := s.tty()
-	s.work.Go(func() { s.listen(tty != nil, cancel) })
 
 	in := shell.Invocation{Actor: actor, Words: words, Out: s, Err: s.Stderr()}
-	if tty != nil {
+	if tty == nil {
+		in.In = s.input(ctx)
+	} else {
+		s.work.Go(func() { s.listen(cancel) })
 		in.Out, in.Err = returns{s}, returns{s} // one screen, in order
 		in.Terminal = s.style(tty)
 	}
 	return s.d.shell.Run(ctx, in)
 }
 
-// listen reads what the client types while a command runs, which is nothing but
-// Ctrl-C on a terminal, where no signal is sent.
-func (s *session) listen(tty bool, cancel context.CancelCauseFunc) {
+// input is what the client sends to a command, until ctx is done. What the
+// command does not read stays where it is: SSH's window bounds it.
+func (s *session) input(ctx context.Context) io.Reader {
+	read, write := io.Pipe()
+	context.AfterFunc(ctx, func() { read.CloseWithError(context.Cause(ctx)) })
+	s.work.Go(func() {
+		_, err := io.Copy(write, s)
+		write.CloseWithError(err) // nil: the client has said all
+	})
+	return read
+}
+
+// listen reads what is typed on a terminal while a command runs, which is nothing
+// but Ctrl-C: no signal is sent there.
+func (s *session) listen(cancel context.CancelCauseFunc) {
 	buffer := make([]byte, 512)
 	for {
 		n, err := s.Read(buffer)
-		if tty && slices.ContainsFunc(buffer[:n], func(b byte) bool { return b == 3 || b == 4 }) {
+		if slices.ContainsFunc(buffer[:n], func(b byte) bool { return b == 3 || b == 4 }) {
 			cancel(errHungUp)
 		}
 		if err != nil {

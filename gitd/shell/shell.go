@@ -46,7 +46,8 @@ type Shell struct {
 // Invocation is one command of a user.
 type Invocation struct {
 	Actor    access.Identity
-	Words    []string // none: the overview
+	Words    []string  // none: the overview
+	In       io.Reader // what the client sends to the command; nil: nothing
 	Out, Err io.Writer
 	Terminal Terminal
 }
@@ -79,7 +80,7 @@ type option struct{ name, what string }
 
 // commands is the table of all of them, in the order of the overview.
 func commands() []command {
-	return slices.Concat(selfCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands, searchCommands, whyCommands)
+	return slices.Concat(selfCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands, searchCommands, whyCommands, secretCommands)
 }
 
 // call is one run of a command.
@@ -87,6 +88,7 @@ type call struct {
 	ctx     context.Context
 	shell   *Shell
 	actor   access.Identity
+	in      io.Reader // nil: nothing
 	out     *text
 	command *command
 	args    map[string]string // by the names in the command's usage
@@ -132,6 +134,7 @@ func (s *Shell) Run(ctx context.Context, in Invocation) (status int) {
 		ctx:     ctx,
 		shell:   s,
 		actor:   in.Actor,
+		in:      in.In,
 		out:     &text{w: buffer, Terminal: in.Terminal, now: now().UTC()},
 		options: map[string]string{},
 		args:    map[string]string{},

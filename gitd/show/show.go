@@ -45,6 +45,7 @@ type Backend interface {
 	Changes
 	Environments
 	Source
+	Secrets
 	Acts
 	Watcher
 

@@ -24,9 +24,13 @@ func at(clock string) time.Time {
 	return time.Date(2026, 11, 24, t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
 }
 
+// secrets are not asked for: no page shows one.
+type secrets interface{ show.Secrets }
+
 // backend is a show.Backend of fixed facts, with news that a test can make.
 type backend struct {
 	sources
+	secrets
 
 	mu       sync.Mutex // guards all
 	repos    []show.Repository

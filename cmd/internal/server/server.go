@@ -4,7 +4,7 @@
 //
 //   - Open makes a Server of a data directory, Run runs it, Close lets it go.
 //   - repositories.go, changes.go, log.go, releases.go, environments.go, acts.go,
-//     why.go and watch.go are the Backend.
+//     secrets.go, why.go and watch.go are the Backend.
 //   - configure.go brings server.yaml of the repository headgate into force.
 //
 // It decides nothing itself: what lands is the gate's matter, what is promoted
@@ -35,6 +35,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/transport"
 	"github.com/headgate-cd/headgate/gitd/web"
@@ -80,6 +81,7 @@ type Server struct {
 	loading    sync.Mutex // held while access is read and brought into force
 	inForce    repo.Hash  // the commit that access was read from; guarded by loading
 	policies   policies.Cache
+	secrets    *secret.Store
 	logs       Logs
 	artifacts  *artifact.Store
 	gate       *gate.Gate
@@ -134,6 +136,9 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	cookieKey, err := openSecret(path("keys", "console"))
 	if err != nil {
+		return nil, err
+	}
+	if s.secrets, err = secret.Open(path("secrets"), path("keys", "secrets")); err != nil {
 		return nil, err
 	}
 	if err := s.listen(hostKey); err != nil {
