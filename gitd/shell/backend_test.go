@@ -62,7 +62,7 @@ func newBackend() *backend {
 			{Repository: "checkout", Number: 417, State: show.Conflict, Place: 7, By: "sam", Subject: "Move vouchers to their own schema", Branch: "main", Commit: "417aaaaffff",
 				Revision: 2, PushedAt: today(14, 1), Author: "Sam", Files: []string{"voucher/load.go:12"}, Reason: "conflicts with 412", Hint: "git pull --rebase origin main, resolve, git push origin main"},
 			{Repository: "checkout", Number: 412, State: show.Running, Place: 2, By: "ines", Subject: "Show fees before the last step " + evil, Branch: "main", Commit: "0c51e9dffff",
-				Revision: 1, PushedAt: today(14, 2), Author: "Ines", Tree: "71d0c3effff", TestedWith: "main + 410 + 412", Behind: 410, Expected: show.Duration(5 * time.Minute), LandsAt: today(14, 8),
+				Revision: 1, PushedAt: today(14, 2), Author: "Ines", Tree: "71d0c3effff", TestedWith: "main + 410 + 412", Behind: 410, Expected: show.Duration(5 * time.Minute), Estimate: show.Estimate{LandsAt: today(14, 8)},
 				Build: &show.Build{ID: "b1", State: show.Running, Started: today(14, 3), Phase: "build", Command: "go test ./..."},
 				Story: []show.Event{{At: today(14, 2), What: "proposed", By: "ines"}, {At: today(14, 3), What: "building", More: "main + 410 + 412"}}},
 			{Repository: "checkout", Number: 411, State: show.Refused, By: "ada", Subject: "Drop the legacy voucher table", Branch: "main", Commit: "411aaaaffff", PushedAt: today(13, 1),

@@ -137,8 +137,8 @@ func (c *call) lands(ch show.Change) string {
 	case show.Landed:
 		return c.out.at(ch.EndedAt, false)
 	case show.Queued, show.Running:
-		if !ch.LandsAt.IsZero() {
-			return "~" + ch.LandsAt.UTC().Format("15:04")
+		if text := ch.Estimate.Text(func(at time.Time) string { return at.UTC().Format("15:04") }); text != "" {
+			return text
 		}
 	}
 	return "-"
@@ -216,7 +216,10 @@ func (c *call) changeAnswer(ch show.Change) string {
 			s += fmt.Sprintf(" at place %d", ch.Place)
 		}
 		if eta := c.lands(ch); eta != "-" {
-			s += ", lands " + eta + " UTC"
+			s += ", lands " + eta
+			if !ch.LandsSoon {
+				s += " UTC"
+			}
 		}
 		if ch.Behind > 0 {
 			s += fmt.Sprintf(", behind %d", ch.Behind)

@@ -59,7 +59,7 @@ type Change struct {
 	Tip        string    `json:"tip,omitempty"`           // refused, in conflict: where the branch stayed
 	WaitsUntil time.Time `json:"waits_until,omitzero"`    // waits: when it is its turn again, if nothing else happens
 	Expected   Duration  `json:"expected_ms,omitempty"`   // that a build usually takes here
-	LandsAt    time.Time `json:"lands_at,omitzero"`       // when it probably lands
+	Estimate             // open: when it probably lands
 
 	MayWithdraw bool `json:"may_withdraw,omitempty"` // its own page only, as MayRetry
 	MayRetry    bool `json:"may_retry,omitempty"`

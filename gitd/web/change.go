@@ -272,8 +272,8 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	if c.Tip != "" {
 		d.Facts = append(d.Facts, fact{Label: c.Branch, Text: "stays at " + show.Short(c.Tip)})
 	}
-	if at := q.landing(r, c); !at.IsZero() {
-		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "~" + clock(at, q.now, false, true), More: "if it is green"})
+	if text := landsText(c.Estimate, q.now, true); text != "" {
+		d.Facts = append(d.Facts, fact{Label: "Lands", Text: text, More: "if it is green"})
 	} else if c.State == show.Queued || c.State == show.Running {
 		d.Facts = append(d.Facts, fact{Label: "Lands", Text: "when is not known"})
 	}
@@ -283,17 +283,6 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 // saysAlready tells whether a reason begins with the word of its state.
 func saysAlready(reason, word string) bool {
 	return len(reason) >= len(word) && strings.EqualFold(reason[:len(word)], word)
-}
-
-// landing is when c lands, zero if nobody knows.
-func (q *request) landing(r *show.Repository, c *show.Change) time.Time {
-	at := landings(r.Queue, q.now)
-	for i := range r.Queue {
-		if r.Queue[i].Number == c.Number {
-			return at[i]
-		}
-	}
-	return time.Time{}
 }
 
 // storyMark chooses the shape beside an entry of the story. What it does not

@@ -70,6 +70,11 @@ func fullBackend() *backend {
 	queue[4].Reason, queue[4].Behind = "waits for 1 approval from owners of i18n/ (jun)", 414
 	queue[5].Reason, queue[5].Expected = "for a worker, all 4 are busy", show.Duration(4*time.Minute)
 	queue[6].Reason, queue[6].TestedWith = "conflicts with 412 in db/schema.sql as it is now", "main + 410 + 412 + 417"
+	for i, lands := range []string{"14:05:09", "14:08:05", "14:08:05", "14:08:05", "", "14:12:05", ""} {
+		if lands != "" {
+			queue[i].LandsAt = at(lands)
+		}
+	}
 	for i := range queue {
 		queue[i].Place = i + 1
 		queue[i].Revisions = []string{queue[i].Commit}
@@ -79,6 +84,7 @@ func fullBackend() *backend {
 	refused.Revision, refused.Revisions, refused.Commit = 3, []string{commit("4d1f6b8"), commit("90aa3f2"), commit("e71b0d4")}, commit("e71b0d4")
 	refused.Reason, refused.TestedWith = "1 command failed, and passes without it", "main + 410 + 411"
 	refused.Details = []string{"voucher/voucher_test.go:88: pq: relation \"voucher_legacy\" does not exist", "with 411: failed 2 of 2; on main + 410 without it: passed"}
+	refused.Tip = commit("9f1c2ab")
 	refused.Hint = "see it on your machine with headgate run, amend, and git push origin main: it becomes revision 4"
 	refused.Build = &show.Build{ID: "b411", Tree: commit("3c0ffee"), State: show.Failed, Log: "b411", Started: at("13:59:58"), Finished: at("14:03:22"), Phase: "build", Command: "go test ./...", Exit: 1, LogLine: 1086}
 	refused.Story = []show.Event{
@@ -191,6 +197,7 @@ func fullBackend() *backend {
 	catalogue := repo("catalogue", "Products and search", "c40e7d1", 92, at("13:51:00"))
 	one := changeOf("catalogue", 93, "Sort by price", "sam", show.Running, at("14:01:00"), time.Time{})
 	one.Build, one.Expected, one.TestedWith = &show.Build{ID: "x", State: show.Running, Started: at("14:02:00")}, show.Duration(5*time.Minute), "main + 93"
+	one.LandsAt = at("14:07:00")
 	catalogue.Queue, catalogue.Environments = []show.Change{one}, []show.Environment{level(staging, "catalogue", 92, 0), level(production, "catalogue", 92, 0)}
 	ledger := repo("ledger", "Double entry, exports", "0b77aa9", 311, at("12:20:00"))
 	held := level(production, "ledger", 309, 2)

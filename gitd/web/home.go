@@ -192,9 +192,9 @@ func (q *request) forMe(repo string, e show.Environment) *show.Promotion {
 // nextLanding is the line under a small train.
 func nextLanding(queue []show.Change, now time.Time) string {
 	s := fmt.Sprintf("%d queued", len(queue))
-	for _, at := range landings(queue, now) {
-		if !at.IsZero() {
-			return s + ", next lands ~" + clock(at, now, false, false)
+	for _, c := range queue {
+		if text := landsText(c.Estimate, now, false); text != "" {
+			return s + ", next lands " + text
 		}
 	}
 	return s

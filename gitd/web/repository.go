@@ -143,7 +143,7 @@ type queueRow struct {
 	Href  string
 	Mark  mark
 	Now   string
-	Lands time.Time
+	Lands string
 	Log   bool
 }
 
@@ -162,10 +162,9 @@ func queuePage(q *request) (*page, error) {
 			view.Off = append(view.Off, k)
 		}
 	}
-	at := landings(r.Queue, q.now)
 	busy := false
-	for i, c := range r.Queue {
-		row := queueRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), Lands: at[i], Log: c.Build != nil && c.Build.Log != ""}
+	for _, c := range r.Queue {
+		row := queueRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), Lands: landsText(c.Estimate, q.now, false), Log: c.Build != nil && c.Build.Log != ""}
 		if _, _, text := running(&c, q.now); text != "" {
 			busy = true
 			row.Now = text

@@ -67,36 +67,9 @@ func running(c *show.Change, now time.Time) (fraction float64, known bool, text 
 	return max(ran.Seconds(), 0) / expected.Seconds(), true, show.Elapsed(ran) + " of ~" + show.Elapsed(expected)
 }
 
-// landings estimates when each change of a queue lands: a build that runs
-// ends when it usually does, one that has not begun begins when the change
-// before it has landed. Zero where nothing is known.
-func landings(queue []show.Change, now time.Time) []time.Time {
-	at := make([]time.Time, len(queue))
-	before := now
-	for i := range queue {
-		c := &queue[i]
-		expected := time.Duration(c.Expected)
-		var own time.Time
-		switch {
-		case c.State == show.Refused, c.State == show.Conflict, c.State == show.Withdrawn:
-			continue
-		case c.State == show.Waits, before.IsZero():
-		case c.Build != nil && c.Build.State == show.Green, c.State == show.Green:
-			own = before
-		case expected <= 0:
-		case c.Build != nil && c.Build.State == show.Running && !c.Build.Started.IsZero():
-			if own = c.Build.Started.Add(expected); own.Before(now) {
-				own = time.Time{} // late already: nothing is known any more
-			}
-		default:
-			own = before.Add(expected)
-		}
-		if !own.IsZero() && own.Before(before) {
-			own = before
-		}
-		at[i], before = own, own
-	}
-	return at
+// landsText is when an open change lands, empty where nothing is known.
+func landsText(e show.Estimate, now time.Time, zone bool) string {
+	return e.Text(func(at time.Time) string { return clock(at, now, false, zone) })
 }
 
 // buildTrain makes the train of a repository. recent are its newest changes: those
@@ -104,11 +77,14 @@ func landings(queue []show.Change, now time.Time) []time.Time {
 // drawn, 0 for all.
 func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit int) *train {
 	t := &train{Repo: r, Quiet: len(r.Queue) == 0}
-	at := landings(r.Queue, now)
 	in := map[int]bool{}
-	for i, c := range r.Queue {
+	var landing []string
+	for _, c := range r.Queue {
 		in[c.Number] = true
-		t.Entries = append(t.Entries, entryOf(c, at[i], now))
+		t.Entries = append(t.Entries, entryOf(c, now))
+		if text := landsText(c.Estimate, now, true); text != "" {
+			landing = append(landing, text)
+		}
 	}
 	for _, c := range recent {
 		if c.State == show.Landed && c.Branch == r.Branch && (t.Last == nil || c.EndedAt.After(t.Last.EndedAt)) {
@@ -124,13 +100,7 @@ func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit i
 				break
 			}
 		}
-		t.Entries = slices.Insert(t.Entries, place, entryOf(c, time.Time{}, now))
-	}
-	var landing []string
-	for _, a := range at {
-		if !a.IsZero() {
-			landing = append(landing, "~"+clock(a, now, false, true))
-		}
+		t.Entries = slices.Insert(t.Entries, place, entryOf(c, now))
 	}
 	switch {
 	case t.Quiet:
@@ -153,7 +123,7 @@ func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit i
 	return t
 }
 
-func entryOf(c show.Change, lands, now time.Time) entry {
+func entryOf(c show.Change, now time.Time) entry {
 	k := entry{Change: c, Mark: markOf(c.State), Href: changeHref(c), Waits: c.State == show.Queued || c.State == show.Waits}
 	switch c.State {
 	case show.Refused, show.Conflict:
@@ -184,9 +154,10 @@ func entryOf(c show.Change, lands, now time.Time) entry {
 	case c.Build.Log != "" || c.Build.State == show.Failed:
 		k.LogHref = k.Href + "#log"
 	}
+	lands := landsText(c.Estimate, now, false)
 	switch {
-	case !lands.IsZero():
-		k.Lands = "lands ~" + clock(lands, now, false, false)
+	case lands != "":
+		k.Lands = "lands " + lands
 	case !k.Off:
 		k.Lands = "end not known"
 	}

@@ -106,35 +106,25 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-func TestLandings(t *testing.T) {
-	running := func(started string) show.Change {
-		return show.Change{State: show.Running, Expected: show.Duration(5 * time.Minute), Build: &show.Build{State: show.Running, Started: at(started)}}
-	}
-	queued := show.Change{State: show.Queued, Expected: show.Duration(5 * time.Minute)}
-	for _, c := range []struct {
-		name  string
+// TestTrainSaysWhenItLands: the console shows what the gate foresees, and nothing
+// of its own.
+func TestTrainSaysWhenItLands(t *testing.T) {
+	queued := func(e show.Estimate) show.Change { return show.Change{State: show.Queued, Estimate: e} }
+	soon, later := show.Estimate{LandsSoon: true}, show.Estimate{LandsAt: at("14:15:00"), LandsBy: at("14:20:00")}
+	for name, c := range map[string]struct {
 		queue []show.Change
 		want  string
 	}{
-		{"one running", []show.Change{running("14:00:00")}, "14:05"},
-		{"the second is further", []show.Change{running("14:02:00"), running("14:00:00")}, "14:07 14:07"},
-		{"one after the other", []show.Change{running("14:00:00"), queued, queued}, "14:05 14:10 14:15"},
-		{"late", []show.Change{running("13:00:00"), queued}, "- -"},
-		{"nothing known", []show.Change{{State: show.Queued}}, "-"},
-		{"waits for a person", []show.Change{{State: show.Waits}, queued}, "- -"},
-		{"refused in between", []show.Change{running("14:00:00"), {State: show.Refused}, queued}, "14:05 - 14:10"},
-		{"green", []show.Change{running("14:00:00"), {State: show.Green}}, "14:05 14:05"},
+		"unknown": {[]show.Change{queued(show.Estimate{})}, "1 change ahead of main; when the next one lands is not known."},
+		"one":     {[]show.Change{queued(later)}, "1 change ahead of main. Next landing ~14:15 UTC."},
+		"late":    {[]show.Change{queued(soon), queued(later)}, "2 changes ahead of main. Next landing any moment, the last ~14:15 UTC."},
+		"first waits": {
+			[]show.Change{{State: show.Waits}, queued(soon)}, "2 changes ahead of main. Next landing any moment.",
+		},
 	} {
-		var got []string
-		for _, l := range landings(c.queue, noon) {
-			if l.IsZero() {
-				got = append(got, "-")
-			} else {
-				got = append(got, l.Format("15:04"))
-			}
-		}
-		if s := strings.Join(got, " "); s != c.want {
-			t.Errorf("%s: %s, want %s", c.name, s, c.want)
+		r := &show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: c.queue}
+		if got := buildTrain(r, nil, noon, 0).Next; got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }

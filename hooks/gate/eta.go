@@ -3,9 +3,12 @@ package gate
 import (
 	"slices"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// durations are how long a repository's recent builds took, newest last.
+// durations are how long a repository's recent green builds took, newest last:
+// what fails in its first second says nothing about when a change lands.
 type durations []time.Duration
 
 // recent is how many builds are looked at.
@@ -31,19 +34,47 @@ func (d durations) at(share float64) time.Duration {
 
 func (d durations) median() time.Duration { return d.at(0.5) }
 
-// expect is when the change at a place will probably land, and by when nine
-// times in ten; zero if nothing is known. head is when the build of the first
-// in the queue began, zero if it has not.
-func (d durations) expect(now time.Time, place int, head time.Time) (median, late time.Time) {
-	if len(d) == 0 {
+// soon is how near a landing is when no time is named for it any more: times
+// are shown in minutes, and none that is shown may be past.
+const soon = time.Minute
+
+// estimate fills in when the changes of a queue probably land: it is the one
+// calculation of it, made anew whenever somebody looks. The entries of a branch
+// are in the order of their turn. Those that wait for something are passed by the
+// others, and nothing is known of them.
+func (d durations) estimate(queue []Entry, now time.Time) {
+	usual, slow := d.median(), d.at(0.9)
+	if usual <= 0 {
 		return
 	}
-	until := func(each time.Duration) time.Time {
-		first := each
-		if !head.IsZero() {
-			first = max(0, each-now.Sub(head))
+
+	branch := ""
+	var at, by time.Time // when the change before has landed
+	for i := range queue {
+		e := &queue[i]
+		if i == 0 || e.Branch != branch {
+			branch, at, by = e.Branch, now, now
 		}
-		return now.Add(first + time.Duration(place-1)*each)
+		if e.State == show.Waits {
+			continue
+		}
+		at, by = after(at, e.Started, usual), after(by, e.Started, slow)
+		e.LandsSoon = at.Sub(now) < soon
+		if at.After(now) {
+			e.LandsAt, e.LandsBy = at, by
+		}
 	}
-	return until(d.median()), until(d.at(0.9))
+}
+
+// after is when a build that takes so long has ended and what came before it has
+// landed: it began at started, or begins then.
+func after(before, started time.Time, takes time.Duration) time.Time {
+	if started.IsZero() {
+		return before.Add(takes)
+	}
+	end := started.Add(takes)
+	if end.Before(before) { // which is not before now: it may be late itself
+		return before
+	}
+	return end
 }

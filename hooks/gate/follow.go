@@ -5,8 +5,10 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
 )
 
@@ -15,7 +17,8 @@ import (
 type progressBoard struct {
 	mu      sync.Mutex
 	open    map[int]*revisionProgress // of open changes
-	entries []Entry
+	entries []Entry                   // without their estimates
+	recent  durations                 // that those are made of
 	closed  bool
 }
 
@@ -122,16 +125,33 @@ func (b *progressBoard) close(p Progress) {
 	}
 }
 
-func (b *progressBoard) show(entries []Entry) {
+func (b *progressBoard) show(entries []Entry, recent durations) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.entries = entries
+	b.entries, b.recent = entries, recent
 }
 
-func (b *progressBoard) snapshot() []Entry {
+// snapshot is the queue as it is now.
+func (b *progressBoard) snapshot(now time.Time) []Entry {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]Entry(nil), b.entries...)
+	entries, recent := slices.Clone(b.entries), b.recent
+	b.mu.Unlock()
+	recent.estimate(entries, now)
+	return entries
+}
+
+// Estimate is when an open change probably lands.
+func (g *Gate) Estimate(repository string, number int) show.Estimate {
+	l, err := g.loop(repository)
+	if err != nil {
+		return show.Estimate{}
+	}
+	for _, e := range l.progress.snapshot(g.c.Now()) {
+		if e.Change == number {
+			return e.Estimate
+		}
+	}
+	return show.Estimate{}
 }
 
 // Follow yields what happens to a change's newest revision, from its present
@@ -161,6 +181,9 @@ func (g *Gate) Follow(ctx context.Context, repository string, number int) iter.S
 		for at := t.present(); ; {
 			p, next, more := t.from(at)
 			if more == nil {
+				if p.Kind == Queued || p.Kind == Building {
+					p.Estimate = g.Estimate(repository, number)
+				}
 				if !yield(p) || p.Ends() {
 					return
 				}

@@ -158,11 +158,9 @@ type Progress struct {
 	Revision int
 	Branch   string
 
-	Place     int       // queued, building: place in the branch's queue, from 1
-	Behind    int       // the change before it, 0 if none
-	Waits     bool      // queued: a policy waits; Reason says for what
-	Expected  time.Time // when it probably lands; zero if nothing is known
-	By        time.Time // nine times in ten it has landed by then
+	Place     int // queued, building: as in Entry
+	Behind    int
+	Waits     bool // queued: a policy waits; Reason says for what
 	Candidate repo.Hash
 	Tree      repo.Hash
 	With      string // what is tested: "main + 412"
@@ -187,6 +185,8 @@ type Progress struct {
 	FastForward bool      // the very commit that was pushed landed
 	Release     int
 	Took        time.Duration // landed: since the push; verdict: of the build
+
+	show.Estimate // queued, building: as of when Follow yields it
 }
 
 // Ends reports whether nothing follows p.
@@ -205,8 +205,8 @@ type Entry struct {
 	Change     int
 	Revision   int
 	State      show.State // queued, running, waits
-	Place      int        // in its branch's queue, from 1
-	Behind     int
+	Place      int        // in its branch's queue, from 1, without those that wait; 0: it waits
+	Behind     int        // the change before it, which lands or fails first; 0: none
 	Reason     string
 	Until      time.Time // waits: when its turn comes by itself; zero: when what it waits for happens
 	Candidate  repo.Hash
@@ -215,5 +215,6 @@ type Entry struct {
 	Log        string
 	Started    time.Time     // of the running build
 	Took       time.Duration // that a build usually takes here; 0 if unknown
-	Expected   time.Time
+
+	show.Estimate
 }

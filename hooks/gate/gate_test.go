@@ -77,13 +77,13 @@ func TestEndedIsNotQueued(t *testing.T) {
 	b := progressBoard{open: map[int]*revisionProgress{}}
 	b.begin(1)
 	b.begin(2)
-	b.show([]Entry{{Change: 1}, {Change: 2}})
+	b.show([]Entry{{Change: 1}, {Change: 2}}, nil)
 	b.add(Progress{Kind: Building, Change: 1})
-	if q := b.snapshot(); len(q) != 2 {
+	if q := b.snapshot(noon); len(q) != 2 {
 		t.Fatalf("%+v", q)
 	}
 	b.add(Progress{Kind: Landed, Change: 1})
-	if q := b.snapshot(); len(q) != 1 || q[0].Change != 2 {
+	if q := b.snapshot(noon); len(q) != 1 || q[0].Change != 2 {
 		t.Fatalf("%+v", q)
 	}
 }

@@ -298,35 +298,41 @@ func (l *loop) publish(s plan.State) {
 	slices.SortStableFunc(s.Queue, func(a, b plan.Change) int { return cmp.Compare(a.Branch, b.Branch) })
 	var entries []Entry
 	place, behind, branch := 0, 0, ""
-	var head time.Time // when the branch's running build began
 	for _, q := range s.Queue {
 		if q.Branch != branch {
-			place, behind, branch, head = 0, 0, q.Branch, time.Time{}
+			place, behind, branch = 0, 0, q.Branch
 		}
-		place++
 		o := l.open[q.Change]
 		e := Entry{
-			Repository: l.r.Name(), Branch: branch, Change: q.Change, Revision: q.Revision,
-			State: show.Queued, Place: place, Behind: behind, Took: l.durations.median(),
+			Repository: l.r.Name(),
+			Branch:     branch,
+			Change:     q.Change,
+			Revision:   q.Revision,
+			State:      show.Queued,
+			Took:       l.durations.median(),
 		}
 		if o.waiting != nil {
 			e.State, e.Reason, e.Until = show.Waits, o.waiting.reason, o.waiting.until
+		} else { // the others pass those that wait
+			place++
+			e.Place, e.Behind = place, behind
+			behind = q.Change
 		}
 		if c := l.made[plan.Candidate{Branch: branch, Base: s.Tips[branch].Commit, Changes: []plan.Ref{q.Ref}}.ID()]; c != nil {
 			e.Candidate, e.Tree, e.With = c.commit, c.tree, c.with()
 			if b := l.building[c.key]; b != nil && !b.started.IsZero() {
 				e.State, e.Log, e.Started = show.Running, b.log, b.started
-				head = b.started
 			}
-		}
-		var by time.Time
-		if o.waiting == nil {
-			e.Expected, by = l.durations.expect(now, place, head)
 		}
 		entries = append(entries, e)
 		p := Progress{
-			At: now, Kind: Queued, Change: q.Change, Revision: q.Revision, Branch: branch, Place: place, Behind: behind,
-			Expected: e.Expected, By: by,
+			At:       now,
+			Kind:     Queued,
+			Change:   q.Change,
+			Revision: q.Revision,
+			Branch:   branch,
+			Place:    e.Place,
+			Behind:   e.Behind,
 		}
 		if w := o.waiting; w != nil {
 			p.Waits, p.Reason, p.Hint = true, w.reason, w.hint
@@ -336,9 +342,8 @@ func (l *loop) publish(s plan.State) {
 			o.shown = p
 			l.progress.add(p)
 		}
-		behind = q.Change
 	}
-	l.progress.show(entries)
+	l.progress.show(entries, slices.Clone(l.durations))
 }
 
 // trailers pairs names and values.

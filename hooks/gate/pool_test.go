@@ -68,38 +68,3 @@ func TestPoolForgetsWhoLeaves(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 }
-
-func TestExpect(t *testing.T) {
-	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	var d durations
-	if at, by := d.expect(now, 1, time.Time{}); !at.IsZero() || !by.IsZero() {
-		t.Fatal("it foresees without having seen")
-	}
-	for _, m := range []int{1, 2, 3, 4, 100, 2, 3, 2, 3, 2} {
-		d.add(time.Duration(m) * time.Minute)
-	}
-	if d.median() != 3*time.Minute {
-		t.Fatal(d.median())
-	}
-	for _, c := range []struct {
-		place int
-		head  time.Time
-		at    time.Duration
-	}{
-		{1, time.Time{}, 3 * time.Minute},
-		{1, now.Add(-time.Minute), 2 * time.Minute},
-		{1, now.Add(-time.Hour), 0}, // late
-		{3, now.Add(-time.Minute), 8 * time.Minute},
-	} {
-		at, by := d.expect(now, c.place, c.head)
-		if at.Sub(now) != c.at || by.Before(at) {
-			t.Errorf("place %d: %s, by %s; want %s", c.place, at.Sub(now), by.Sub(now), c.at)
-		}
-	}
-	for range 30 {
-		d.add(time.Second)
-	}
-	if len(d) != recent || d.median() != time.Second {
-		t.Fatalf("%d kept, median %s", len(d), d.median())
-	}
-}

@@ -33,7 +33,9 @@ func (l *loop) load(ctx context.Context) error {
 			waiting = append(waiting, s)
 		}
 		for _, e := range s.Events {
-			took.add(e.Took)
+			if e.Kind == change.Tested { // green
+				took.add(e.Took)
+			}
 		}
 	}
 	for _, s := range waiting { // by number: the order they came in

@@ -140,7 +140,7 @@ func (g *Gate) Queue(repository string) []Entry {
 	if err != nil {
 		return nil
 	}
-	return l.progress.snapshot()
+	return l.progress.snapshot(g.c.Now())
 }
 
 // Change is the story of one change and its place in the queue, nil if it is
@@ -154,7 +154,7 @@ func (g *Gate) Change(repository string, number int) (change.Story, *Entry, erro
 	if err != nil {
 		return change.Story{}, nil, err
 	}
-	for _, e := range l.progress.snapshot() {
+	for _, e := range l.progress.snapshot(g.c.Now()) {
 		if e.Change == number {
 			return s, &e, nil
 		}

@@ -120,12 +120,18 @@ func (l *loop) began(b *building, at time.Time) {
 	b.started = at
 	for _, c := range l.waitingFor(b.key) {
 		for i, ref := range c.Changes {
-			p := Progress{
-				At: at, Kind: Building, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
-				Place: l.place(ref.Change, i+1), Candidate: c.commit, Tree: c.tree, With: c.with(), Log: b.log,
-			}
-			p.Expected, p.By = l.durations.expect(at, 1, at)
-			l.progress.add(p)
+			l.progress.add(Progress{
+				At:        at,
+				Kind:      Building,
+				Change:    ref.Change,
+				Revision:  ref.Revision,
+				Branch:    c.Branch,
+				Place:     l.place(ref.Change, i+1),
+				Candidate: c.commit,
+				Tree:      c.tree,
+				With:      c.with(),
+				Log:       b.log,
+			})
 		}
 	}
 }
@@ -169,7 +175,9 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 		return
 	}
 	delete(l.failures, b.key)
-	l.durations.add(v.Finished.Sub(v.Started))
+	if v.Result == verdict.Green {
+		l.durations.add(v.Finished.Sub(v.Started))
+	}
 	for _, c := range l.made {
 		if c.tree != b.candidate.tree || c.problem != nil {
 			continue

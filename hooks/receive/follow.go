@@ -134,6 +134,7 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			release()
 		case <-still.C:
 			release()
+			last.Estimate = f.l.Gate.Estimate(f.repository, f.change)
 			tell(f.reporter.still(f.l.Now(), last))
 		case <-f.l.closing.Done():
 			return last, false

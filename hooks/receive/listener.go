@@ -50,6 +50,8 @@ type Gate interface {
 	Propose(ctx context.Context, p gate.Proposal) (gate.Accepted, error)
 	// Follow yields the present state of a change and what follows, to its end.
 	Follow(ctx context.Context, repository string, change int) iter.Seq[gate.Progress]
+	// Estimate is when an open change probably lands, as of now.
+	Estimate(repository string, change int) show.Estimate
 	Withdraw(ctx context.Context, repository string, change int, by access.Identity) error
 }
 

@@ -143,7 +143,7 @@ func TestNowaitReattachAndCancel(t *testing.T) {
 	h := newHouse(t)
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
-	queued := gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 2, Expected: at("14:08:00")}
+	queued := gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 2, Estimate: show.Estimate{LandsAt: at("14:08:00")}}
 	h.gate.script = says(queued)
 	p := h.push(c, "ada", "-o", "nowait", "-o", "title=a; b=c", "origin", "main")
 	p.ok(t, "[new reference]   main -> refs/changes/2/head", "remote: queued at 2 as change 2, lands ~14:08 UTC", "change log -f hello 2")

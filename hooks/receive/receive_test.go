@@ -383,6 +383,8 @@ func (g *fakeGate) Propose(ctx context.Context, p gate.Proposal) (gate.Accepted,
 	return gate.Accepted{Change: len(g.proposals), Revision: 1, PushedAt: time.Now()}, nil
 }
 
+func (g *fakeGate) Estimate(string, int) show.Estimate { return show.Estimate{} }
+
 func (g *fakeGate) Follow(ctx context.Context, repository string, change int) iter.Seq[gate.Progress] {
 	g.mu.Lock()
 	p, script := g.proposals[change-1], g.script

@@ -100,7 +100,7 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		n.step = stepLines{}
 		if first && n.attached {
 			percent := ""
-			if now, whole := n.came.Sub(p.At), p.Expected.Sub(p.At); now > 0 && now < whole {
+			if now, whole := n.came.Sub(p.At), p.LandsAt.Sub(p.At); now > 0 && now < whole {
 				percent = fmt.Sprintf(", %d %%", 100*now/whole)
 			}
 			return oneLine("", "building "+p.With+percent+lands(p))
@@ -185,8 +185,8 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	case first && n.attached:
 		return oneLine("", text)
 	case first:
-		if !p.By.IsZero() && !p.Expected.IsZero() {
-			text += " (by " + p.By.UTC().Format("15:04") + ", nine times in ten)"
+		if !p.LandsBy.IsZero() && !p.LandsSoon {
+			text += " (by " + p.LandsBy.UTC().Format("15:04") + ", nine times in ten)"
 		}
 		return append(append([]string{n.url()}, oneLine("", text)...), detach)
 	}
@@ -355,10 +355,11 @@ func sshCommand(s show.Server) string {
 }
 
 func lands(p gate.Progress) string {
-	if p.Expected.IsZero() {
+	text := p.Estimate.Text(func(at time.Time) string { return at.UTC().Format("15:04 UTC") })
+	if text == "" {
 		return ""
 	}
-	return ", lands ~" + p.Expected.UTC().Format("15:04") + " UTC"
+	return ", lands " + text
 }
 
 func details(texts []string) (lines []string) {

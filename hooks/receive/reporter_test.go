@@ -41,7 +41,7 @@ var cases = map[string]func() []string{
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, subject: "Show fees before the last step"}
 		add := func(l []string) { lines = append(lines, l...) }
 		add(n.greeting(at("14:03:41")))
-		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1, Expected: at("14:08:02"), By: at("14:11:00")}))
+		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1, Estimate: show.Estimate{LandsAt: at("14:08:02"), LandsBy: at("14:11:00")}}))
 		add(n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 412", Tree: hash("71d0c3e"), Log: "b1"}))
 		for _, e := range []show.LogEvent{
 			{Kind: "step", Step: 1, Phase: "install", Command: "go mod download"},
@@ -99,11 +99,11 @@ var cases = map[string]func() []string{
 	},
 	"08-attached": func() []string {
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, attached: true, pushed: at("14:03:41")}
-		return append(n.greeting(at("14:05:51")), n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412", Expected: at("14:08:00")})...)
+		return append(n.greeting(at("14:05:51")), n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412", Estimate: show.Estimate{LandsAt: at("14:08:00")}})...)
 	},
 	"09-nowait": func() []string {
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412}
-		return n.nowait(gate.Progress{Kind: gate.Queued, Place: 2, Expected: at("14:08:00")})
+		return n.nowait(gate.Progress{Kind: gate.Queued, Place: 2, Estimate: show.Estimate{LandsAt: at("14:08:00")}})
 	},
 	"10-waits-for-a-person": func() []string {
 		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 415}

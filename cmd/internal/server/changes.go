@@ -74,7 +74,7 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 	if entry != nil {
 		c.Place, c.Behind, c.Reason, c.TestedWith = entry.Place, entry.Behind, entry.Reason, entry.With
 		c.WaitsUntil = entry.Until
-		c.Expected, c.LandsAt = show.Duration(entry.Took), entry.Expected
+		c.Expected, c.Estimate = show.Duration(entry.Took), entry.Estimate
 		if entry.Candidate != repo.Zero {
 			c.Candidate, c.Tree = entry.Candidate.String(), entry.Tree.String()
 		}

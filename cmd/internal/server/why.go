@@ -84,7 +84,7 @@ func (s *Server) whyChange(ctx context.Context, a access.Identity, name string, 
 		}
 		fact("next", c.Hint)
 	default:
-		w.Answer = fmt.Sprintf("%d has not landed: it is %s, at place %d.", number, c.State, c.Place)
+		w.Answer = fmt.Sprintf("%d has not landed: %s.", number, openState(c))
 		w.Checks = landingNeeds(c, time.Now())
 		fact("tested", c.TestedWith)
 	}
@@ -97,6 +97,27 @@ func (s *Server) whyChange(ctx context.Context, a access.Identity, name string, 
 	}
 	fact("page", fmt.Sprintf("%s/%s/changes/%d", s.about.HTTP, name, number))
 	return w, nil
+}
+
+// openState is the state of an open change in words.
+func openState(c show.Change) (s string) {
+	switch c.State {
+	case show.Waits:
+		return "it waits: " + c.Reason
+	case show.Running:
+		s = "it is being built"
+	case show.Green:
+		s = "it is green"
+	default:
+		s = "it is queued"
+	}
+	if c.Place > 0 {
+		s += fmt.Sprintf(", at place %d", c.Place)
+	}
+	if at := c.Estimate.Text(func(t time.Time) string { return t.UTC().Format("15:04 UTC") }); at != "" {
+		s += ", and lands " + at
+	}
+	return s
 }
 
 // landingNeeds are the conditions between an open change and its branch.
@@ -113,23 +134,22 @@ func landingNeeds(c show.Change, now time.Time) []show.Check {
 		green.Met, green.Detail = b.State == show.Green, fmt.Sprintf("tree %.7s", c.Tree)
 		if b.State == show.Running {
 			green.Detail += ", building since " + b.Started.Format("15:04 UTC")
-			if expected := time.Duration(c.Expected); expected > 0 {
-				if end := b.Started.Add(expected); now.Before(end) {
-					green.Until, green.Progress = end, now.Sub(b.Started).Seconds()/expected.Seconds()
-				}
+			if !c.LandsAt.IsZero() {
+				green.Until = c.LandsAt
+				green.Progress = now.Sub(b.Started).Seconds() / c.LandsAt.Sub(b.Started).Seconds()
 			}
 		}
 	}
-	checks := []show.Check{place, green}
-	if c.State == show.Waits {
-		checks = append(checks, show.Check{
-			Rule:   "policy",
-			Title:  "Policy lets it land",
-			Detail: c.Reason,
-			Until:  c.WaitsUntil,
-		})
+	if c.State != show.Waits {
+		return []show.Check{place, green}
 	}
-	return checks
+	// The others pass it: it has no place.
+	return []show.Check{green, {
+		Rule:   "policy",
+		Title:  "Policy lets it land",
+		Detail: c.Reason,
+		Until:  c.WaitsUntil,
+	}}
 }
 
 func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, commit repo.Hash) (show.Why, error) {
