@@ -371,7 +371,7 @@ func (h *harness) eventually(t *testing.T, environment, what string, ok func(sho
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not %s within %s: %+v, %v", environment, what, patience, e, err)
 		}
-		time.Sleep(5 * time.Millisecond) // between two looks at a condition with a deadline
+		time.Sleep(25 * time.Millisecond) // so that looking leaves the machine to what is waited for
 	}
 }
 

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,13 +36,24 @@ func web() error {
 	}))
 }
 
-// unpackSelf is an artifact store whose every artifact is the test binary.
+// unpackSelf is an artifact store whose every artifact is the test binary: a copy,
+// since a link more would change what the target watches in all that have one.
 func unpackSelf(_ context.Context, _, dir string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	return os.Link(self, filepath.Join(dir, "server"))
+	from, err := os.Open(self)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(filepath.Join(dir, "server"), os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return errors.Join(err, to.Close())
 }
 
 func composeOf(says string) string {
@@ -96,7 +108,9 @@ func TestWithRealProcesses(t *testing.T) {
 	says(h.healthy(t, "production", 1), "one to all")
 
 	land("broken")
-	bad := h.eventually(t, "staging", "failed with release 2", func(e show.Environment) bool { return e.Release == 2 && e.State == show.Failed })
+	bad := h.eventually(t, "staging", "noted to have failed with release 2", func(e show.Environment) bool {
+		return e.Release == 2 && e.State == show.Failed && e.History[0].Outcome == show.Failed
+	})
 	says(bad, "one") // what served before goes on serving
 	if e, err := h.rc.Environment(t.Context(), "hello", "production"); err != nil || e.Promotion != nil || e.Release != 1 {
 		t.Fatalf("production: %+v, %v", e, err)
@@ -122,11 +136,7 @@ func TestWithRealProcesses(t *testing.T) {
 // runServices gives the harness the target that people get, without a sandbox.
 func (h *harness) runServices(t *testing.T) {
 	t.Helper()
-	// Beside the test binary, so that a link will do; its folder is removed with it.
-	work, err := os.MkdirTemp(filepath.Dir(os.Args[0]), "work-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	work := t.TempDir()
 	t.Cleanup(func() {
 		if err := filepath.WalkDir(work, func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
@@ -134,9 +144,6 @@ func (h *harness) runServices(t *testing.T) {
 			}
 			return err
 		}); err != nil {
-			t.Error(err)
-		}
-		if err := os.RemoveAll(work); err != nil {
 			t.Error(err)
 		}
 	})
