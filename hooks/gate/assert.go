@@ -55,16 +55,19 @@ func (l *loop) assertAncestor(ctx context.Context, x landing) error {
 	return err
 }
 
-// assertVerdict: the very tree that lands is green, for the buildspec in that
-// tree and the settings of the branch.
+// assertVerdict: the very tree that lands is green, built as it says itself, with
+// what the branch lets a build reach.
 func (l *loop) assertVerdict(x landing) (verdict.Verdict, error) {
-	from := x.tip
-	if from == repo.Zero {
-		from = x.commit
-	}
-	settings, err := l.settings(from)
+	settings, err := l.settings(x.commit)
 	if err != nil {
 		return verdict.Verdict{}, err
+	}
+	if x.tip != repo.Zero {
+		branch, err := l.settings(x.tip)
+		if err != nil {
+			return verdict.Verdict{}, err
+		}
+		settings = branch.building(settings)
 	}
 	tree, err := l.r.TreeOf(x.commit)
 	if err != nil {

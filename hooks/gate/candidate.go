@@ -91,15 +91,16 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 	if c.tree, err = l.r.TreeOf(at); err != nil {
 		return err
 	}
-	// The first push to an empty branch is judged by its own file; any other by
-	// the branch's. Either way the file must still be readable afterwards, or
-	// nothing could ever land again.
+	// Its own file must be readable whoever judges it, or nothing could ever land
+	// again.
 	own, err := l.g.c.Settings(l.r, c.tree)
 	if err != nil {
 		return c.unreadable(err, "", "fix it, commit and push again")
 	}
 	if c.base == repo.Zero {
-		c.Settings = own.filled()
+		c.Settings = own.filled() // the first push to an empty branch is judged by its own
+	} else {
+		c.Settings = c.Settings.building(own)
 	}
 	if l.g.c.Check != nil {
 		if err := l.g.c.Check(ctx, l.r, c.tree); err != nil {
@@ -242,6 +243,14 @@ func (l *loop) settings(commit repo.Hash) (Settings, error) {
 	}
 	s, err := l.g.c.Settings(l.r, tree)
 	return s.filled(), err
+}
+
+// building is how a tree is built and landed on a branch with these settings. How
+// it is built is the tree's own matter: buildspec, image, timeout. What the build
+// may reach, and how it lands, is the branch's.
+func (s Settings) building(tree Settings) Settings {
+	s.Buildspec, s.Image, s.Timeout = tree.Buildspec, tree.Image, tree.Timeout
+	return s.filled()
 }
 
 func (s Settings) filled() Settings {

@@ -36,14 +36,15 @@ type Config struct {
 	Now     func() time.Time
 }
 
-// Settings is what a tree says about how it is built and landed. The gate
-// takes them from the target branch, never from the change; the first push to an
-// empty branch is judged by its own.
+// Settings is what a tree says about how it is built and landed. A change brings
+// the first ones of its own, as it brings what is built; the others are taken from
+// the target branch. The first push to an empty branch is judged by its own.
 type Settings struct {
-	Strategy  Strategy      // empty: Merge
 	Buildspec string        // path in the tree; empty: buildspec.yml. A path that begins with "builtin:" needs no file
 	Image     string        // empty: host
 	Timeout   time.Duration // 0: the Builder's default
+
+	Strategy  Strategy // empty: Merge
 	Network   bool
 	Variables map[string]string
 }

@@ -223,23 +223,28 @@ func TestFastForwardOnly(t *testing.T) {
 	}
 }
 
-func TestTheBranchJudgesNotTheChange(t *testing.T) {
+// How a tree is built is its own matter; what the build may reach is the branch's.
+func TestTheTreeIsBuiltAsItSays(t *testing.T) {
 	w := newWorld(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
-	next := w.commit("mine", files("headgate.yaml", "build: {buildspec: easy.yml, network: true}\n", "easy.yml", buildspec), base)
+	moved := map[string]string{
+		"headgate.yaml": "build: {buildspec: ci/b.yml, timeout: 2h, network: true}\n", "ci/b.yml": buildspec,
+		"buildspec.yml": "",
+	}
+	next := w.commit("mine", moved, base)
 	w.land(ada, next)
 	w.build.mu.Lock()
 	j := w.build.jobs[len(w.build.jobs)-1]
 	w.build.mu.Unlock()
-	if j.Buildspec != "buildspec.yml" || j.Network {
-		t.Fatalf("the change chose how it is judged: %+v", j)
+	if j.Buildspec != "ci/b.yml" || j.Timeout != 2*time.Hour || j.Network {
+		t.Fatalf("%+v", j)
 	}
-	w.land(ada, w.commit("then", files("a", "1"), next))
+	w.land(ada, w.commit("then", map[string]string{"a": "1"}, next))
 	w.build.mu.Lock()
 	j = w.build.jobs[len(w.build.jobs)-1]
 	w.build.mu.Unlock()
-	if j.Buildspec != "easy.yml" || !j.Network {
+	if j.Buildspec != "ci/b.yml" || !j.Network {
 		t.Fatalf("the branch does not choose: %+v", j)
 	}
 }

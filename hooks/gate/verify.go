@@ -45,8 +45,8 @@ func (f Finding) String() string { return f.Where + ": " + f.What }
 //   - the tips that each gated branch ever had form one line, without a gap, from
 //     nothing to where it is now, each put there by the gate
 //   - no change is missing, and each log is of the change whose ref it is at
-//   - each had a green verdict for its tree, for the buildspec in that tree and
-//     the settings of the tip before it, noted before the branch moved
+//   - each had a green verdict for its tree, built as that tree says and with what
+//     the tip before it lets a build reach, noted before the branch moved
 //   - change logs, verdicts and releases are signed by one of signers
 //   - releases are of such commits, and their provenance verifies
 //
@@ -248,20 +248,27 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 	if err != nil {
 		return err
 	}
-	judge := tree
-	if old != repo.Zero {
-		if judge, err = rep.r.TreeOf(old); err != nil {
-			return err
-		}
-	}
-	settings, err := settingsIn(rep.r, name, judge)
+	settings, err := settingsIn(rep.r, name, tree)
 	if err != nil {
-		rep.found(where, "settings at %s: %v", show.Short(old.String()), err)
+		rep.found(where, "settings at %s: %v", show.Short(new.String()), err)
 		return nil
 	}
-	in, err := inputs(rep.r, tree, settings.filled())
+	settings = settings.filled()
+	if old != repo.Zero {
+		before, err := rep.r.TreeOf(old)
+		if err != nil {
+			return err
+		}
+		branch, err := settingsIn(rep.r, name, before)
+		if err != nil {
+			rep.found(where, "settings at %s: %v", show.Short(old.String()), err)
+			return nil
+		}
+		settings = branch.building(settings)
+	}
+	in, err := inputs(rep.r, tree, settings)
 	if errors.Is(err, repo.ErrNoFile) {
-		rep.found(where, "%s landed without %s", show.Short(new.String()), settings.filled().Buildspec)
+		rep.found(where, "%s landed without %s", show.Short(new.String()), settings.Buildspec)
 		return nil
 	}
 	if err != nil {

@@ -87,16 +87,6 @@ func (b *branches) settings(name string) *headgateyaml.File {
 	return f
 }
 
-// changeSettings is the headgate.yaml by which a change to a branch is built and
-// landed: the branch's own. Nil means that the change's own decides, because the
-// branch does not exist yet.
-func (b *branches) changeSettings(name string) *headgateyaml.File {
-	if b.tips[name] == repo.Zero {
-		return nil
-	}
-	return b.settings(name)
-}
-
 // policyCommit is the commit whose policies are asked about a push: the tip of the
 // gated branch (short name), or else of the branch that HEAD names. Policies
 // count where the gate let them in: in a repository that is not gated, and

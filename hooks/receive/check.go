@@ -24,9 +24,8 @@ var maxTree = repo.Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
 const measureTimeout = time.Minute
 
 // checkTree finds what is wrong with the files of a tree that is to land, while
-// it is in quarantine. target is the headgate.yaml of the branch; nil for the
-// first push, which is judged by its own.
-func (v *validation) checkTree(ctx context.Context, tree repo.Hash, target *headgateyaml.File) (*rejection, error) {
+// it is in quarantine.
+func (v *validation) checkTree(ctx context.Context, tree repo.Hash) (*rejection, error) {
 	objects, err := v.reader(ctx)
 	if err != nil {
 		return nil, err
@@ -53,16 +52,6 @@ func (v *validation) checkTree(ctx context.Context, tree repo.Hash, target *head
 		return rejectFiles(found), nil
 	}
 	v.warnings = found.Warnings
-
-	// The branch's own settings build it.
-	if target != nil && target.Build.Buildspec != found.Settings.Build.Buildspec {
-		name := target.Build.Buildspec
-		if _, err := files.ReadFile(name); errors.Is(err, repo.ErrNoFile) {
-			return noBuildspec(check.Missing{File: name}, v.r.Name(), v.l.Server()), nil
-		} else if err != nil {
-			return nil, err
-		}
-	}
 	return nil, nil
 }
 

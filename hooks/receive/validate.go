@@ -80,7 +80,7 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 		proposed := &ordered[special]
 		if proposed.unfit == nil && proposed.action == propose {
 			// The dear part comes last: only who may propose has a tree checked.
-			proposed.unfit, err = v.checkTree(ctx, proposed.tree, branches.changeSettings(proposed.branch))
+			proposed.unfit, err = v.checkTree(ctx, proposed.tree)
 			if err != nil {
 				return nil, err
 			}
