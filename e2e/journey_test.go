@@ -23,6 +23,7 @@ var sameCommits = []string{"GIT_AUTHOR_DATE=2026-11-24T12:00:00Z", "GIT_COMMITTE
 // it set off has come to rest.
 var chapters = []chapter{
 	{name: "first start", settingUp: true},
+	{name: "make tokens", settingUp: true, do: (*journey).makeTokens},
 	{name: "make a repository", settingUp: true, do: (*journey).makeRepository},
 	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
 	{name: "push", do: (*journey).firstPush, staging: 1},
@@ -250,6 +251,76 @@ func (j *journey) keepSecret() {
 		}
 		return j.tell("wonderland", "secret", "set", "hello:token")
 	})
+}
+
+// makeTokens makes two tokens and revokes the first. One that was made when the
+// server was killed has been shown to nobody: it is revoked too.
+func (j *journey) makeTokens() {
+	made := map[string]bool{} // ids of those that were shown
+	for _, name := range []string{"old", "new"} {
+		j.step("token create "+name, func() error {
+			if err := j.revokeTokens(func(id string) bool { return !made[id] }); err != nil {
+				return err
+			}
+			out, err := j.hg("token", "create", name, "--json")
+			if err != nil {
+				return err
+			}
+			var t struct{ ID, Token string }
+			if err := json.Unmarshal([]byte(out), &t); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			made[t.ID] = true
+			return nil
+		})
+	}
+	j.step("token revoke", func() error {
+		ids, err := j.tokens()
+		if err != nil {
+			return err
+		}
+		for id, name := range ids {
+			if !made[id] {
+				return fmt.Errorf("the token %s (%s) was shown to nobody", id, name)
+			}
+		}
+		return j.revokeTokens(func(id string) bool { return ids[id] == "old" })
+	})
+}
+
+// tokens are the names of ada's tokens by id.
+func (j *journey) tokens() (map[string]string, error) {
+	out, err := j.hg("token", "list", "--json")
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]string{}
+	for list := json.NewDecoder(strings.NewReader(out)); ; {
+		var t struct{ ID, Name string }
+		switch err := list.Decode(&t); {
+		case errors.Is(err, io.EOF):
+			return ids, nil
+		case err != nil:
+			return nil, fmt.Errorf("%w: %s", err, out)
+		}
+		ids[t.ID] = t.Name
+	}
+}
+
+func (j *journey) revokeTokens(which func(id string) bool) error {
+	ids, err := j.tokens()
+	if err != nil {
+		return err
+	}
+	for id := range ids {
+		if !which(id) {
+			continue
+		}
+		if _, err := j.hg("token", "revoke", id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (j *journey) firstPush() {

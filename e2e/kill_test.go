@@ -241,6 +241,13 @@ func endState(t *testing.T, h *harness) string {
 	var b strings.Builder
 	own := filepath.Join(h.data(), "repositories", "headgate.git")
 	fmt.Fprintln(&b, "server.yaml:", run("git", "--git-dir="+own, "log", "--first-parent", "--format=%s %T", "main"))
+	tokens, err := h.ask("ada", "token", "list", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`"name":"([^"]*)"`).FindAllStringSubmatch(tokens, -1) {
+		fmt.Fprintln(&b, "token:", m[1])
+	}
 	if _, err := os.Stat(filepath.Join(h.data(), "repositories", "hello.git")); err != nil {
 		return b.String()
 	}

@@ -35,6 +35,7 @@ const (
 	ViaSSH     Via = "ssh"
 	ViaPush    Via = "push"
 	ViaConsole Via = "console"
+	ViaToken   Via = "token"
 	ViaStart   Via = "start"  // the operator, at the server's first start
 	viaRecord  Via = "record" // nobody came: see Recorded
 )
@@ -42,7 +43,7 @@ const (
 // Identity is who acts: a user, how they came, and what narrows their rights
 // this time. It is made of proven facts only: Config.ByKey of a key whose
 // possession SSH has proven, Config.BySession of a session that such a user has
-// opened. The zero Identity is nobody, who may do nothing.
+// opened, Config.ByToken of a token that such a user has made. The zero Identity is nobody, who may do nothing.
 type Identity struct {
 	User  string // name in server.yaml
 	Via   Via
@@ -62,6 +63,8 @@ type Scope struct {
 // has it.
 func (s Scope) Allows(right Right, repository string) bool {
 	switch {
+	case repository == Own && right > Read && s.Highest != 0 && s.Highest < Administer && !slices.Contains(s.Repositories, Own):
+		return false // who may write there can make themselves a key: only a scope that names it leaves that
 	case s.Repositories != nil && !slices.Contains(s.Repositories, repository):
 		return false
 	case s.Highest != 0 && right > s.Highest:
@@ -84,6 +87,14 @@ func (c *Config) ByKey(fingerprint string, via Via) (Identity, bool) {
 // BySession is the user of a session that a proven user has opened; false when
 // there is no such user any more.
 func (c *Config) BySession(user string) (Identity, bool) { return c.identity(user, ViaConsole) }
+
+// ByToken is the user who has made a token, within its scope. That its secret was
+// shown is for the caller to know; false when there is no such user any more.
+func (c *Config) ByToken(user string, scope Scope) (Identity, bool) {
+	who, ok := c.identity(user, ViaToken)
+	who.Scope = scope
+	return who, ok
+}
 
 func (c *Config) identity(user string, via Via) (Identity, bool) {
 	if _, ok := c.User(user); !ok {

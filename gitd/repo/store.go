@@ -265,3 +265,11 @@ func WriteFile(path string, data []byte, perm os.FileMode) error {
 	}
 	return syncDir(dir)
 }
+
+// RemoveFile removes a file durably.
+func RemoveFile(path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}

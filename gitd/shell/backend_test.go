@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -296,4 +297,50 @@ func (b *backend) Search(_ context.Context, _ access.Identity, query string) (sh
 func (b *backend) SetSecret(_ context.Context, _ access.Identity, id secret.ID, v secret.Value) (show.Done, error) {
 	b.kept = id.String() + "=" + string(v.Reveal())
 	return show.Done{What: "keeps the secret " + id.String()}, nil
+}
+
+func (b *backend) CreateToken(_ context.Context, a access.Identity, r show.TokenRequest) (show.NewToken, error) {
+	if len(r.Repositories) > 0 && r.Repositories[0] == "vault" {
+		return show.NewToken{}, missing("there is no repository %q", "vault")
+	}
+	t := show.Token{
+		ID:           "5f1c2ab90e",
+		Name:         r.Name,
+		User:         a.User,
+		Repositories: r.Repositories,
+		Write:        r.Write,
+		Created:      testNow,
+		Expires:      testNow.Add(cmp.Or(r.Life, 90*24*time.Hour)),
+	}
+	return show.NewToken{Secret: "hg_secret", Token: t}, nil
+}
+
+func (b *backend) Tokens(_ context.Context, a access.Identity, all bool) ([]show.Token, error) {
+	if a.User != "ada" {
+		return nil, nil
+	}
+	return []show.Token{
+		{
+			ID:           "5f1c2ab90e",
+			Name:         "ci",
+			User:         "ada",
+			Repositories: []string{"checkout", "catalogue"},
+			Created:      today(9, 0),
+			Expires:      today(9, 0).Add(30 * 24 * time.Hour),
+			Used:         today(14, 3),
+		},
+		{
+			ID:      "77e0c1ffff",
+			Name:    "laptop",
+			User:    "ada",
+			Write:   true,
+			Created: time.Date(2026, 8, 1, 9, 0, 0, 0, time.UTC),
+			Expires: time.Date(2026, 10, 30, 9, 0, 0, 0, time.UTC),
+			Expired: true,
+		},
+	}, nil
+}
+
+func (b *backend) RevokeToken(_ context.Context, a access.Identity, id string) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("revoked the token %s (ci) of %s", id, a.User)}, nil
 }

@@ -200,10 +200,10 @@ func TestUsage(t *testing.T) {
 		}
 	}
 
-	u := usageOf("[-f] [repo] <change> <more...> [--line <n>] [--reason <text>...]")
+	u := usageOf("[-f] [repo] <change> <more...> [--line <n>] [--reason <text>...] [--to <who>,...]")
 	want := usage{
 		arguments: []argument{{"repo", true, false}, {"change", false, false}, {"more", false, true}},
-		options:   []optionUsage{{"-f", "", false}, {"--line", "n", false}, {"--reason", "text", true}},
+		options:   []optionUsage{{name: "-f"}, {name: "--line", value: "n"}, {name: "--reason", value: "text", rest: true}, {name: "--to", value: "who", many: true}},
 	}
 	if !reflect.DeepEqual(u, want) {
 		t.Errorf("usage is %+v, want %+v", u, want)

@@ -17,6 +17,7 @@ import (
 //	[--line <n>]          an option with a value
 //	[--reason <text>...]  an option that takes all words up to the next one: ssh
 //	                      has joined them, quotes and all
+//	[--repository <repo>,...]  one that takes several values, with commas or given again
 type usage struct {
 	arguments []argument
 	options   []optionUsage
@@ -32,6 +33,7 @@ type optionUsage struct {
 	name  string // with its dashes
 	value string // what it takes, "" for nothing
 	rest  bool
+	many  bool
 }
 
 // globalArgs are the options that every command has.
@@ -65,8 +67,9 @@ func usageOf(args string) (u usage) {
 			continue
 		}
 		name, value, _ := strings.Cut(inner, " ")
+		value, many := strings.CutSuffix(value, ",...")
 		value, rest := strings.CutSuffix(value, "...")
-		u.options = append(u.options, optionUsage{name, strings.Trim(value, "<>"), rest})
+		u.options = append(u.options, optionUsage{name, strings.Trim(value, "<>"), rest, many})
 	}
 	return u
 }
@@ -150,7 +153,9 @@ func (c *call) option(u usage, word string, words []string) ([]string, error) {
 	if o := u.options[i]; o.value != "" && value == "" {
 		return nil, usageError("see: "+c.ssh("help "+c.command.name), "option %s needs a value: %s <%s>", name, name, o.value)
 	}
-	if c.has(name) {
+	if before := c.options[name]; u.options[i].many && before != "" {
+		value = before + "," + value
+	} else if c.has(name) {
 		return nil, usageError("leave one of them out", "option %s is given twice", name)
 	}
 	c.options[name] = value

@@ -47,6 +47,7 @@ type Backend interface {
 	Source
 	Secrets
 	Acts
+	Tokens
 	Watcher
 
 	// Why answers for a change number, an environment, or a commit id.

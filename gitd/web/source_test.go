@@ -12,8 +12,12 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
+// noTokens: the console has nothing to do with tokens.
+type noTokens = show.Tokens
+
 // sources is a show.Source of fixed facts.
 type sources struct {
+	noTokens
 	text  string // in place of all that somebody wrote, when set
 	asked int    // differences that were worked out
 	fails error

@@ -167,6 +167,9 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		crash.Point("configure.repository-made")
 	}
 	s.access.Store(config)
+	if err := s.tokens.Retain(func(user string) bool { _, known := config.User(user); return known }); err != nil {
+		return err
+	}
 
 	// Only what has changed wakes: asking again is recorded in refs, and those of
 	// the server's own repository bring us here.

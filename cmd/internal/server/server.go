@@ -37,6 +37,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/token"
 	"github.com/headgate-cd/headgate/gitd/transport"
 	"github.com/headgate-cd/headgate/gitd/web"
 	"github.com/headgate-cd/headgate/hooks/build"
@@ -80,6 +81,7 @@ type Server struct {
 	access     atomic.Pointer[access.Config]
 	loading    sync.Mutex // held while access is read and brought into force
 	inForce    repo.Hash  // the commit that access was read from; guarded by loading
+	tokens     *token.Store
 	policies   policies.Cache
 	secrets    *secret.Store
 	logs       Logs
@@ -165,6 +167,9 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	for _, what := range swept {
 		log.Info("swept what an earlier process left", "file", what)
+	}
+	if s.tokens, err = token.Open(path("tokens")); err != nil {
+		return nil, err
 	}
 	logDir, err := buildlog.OpenDir(path("logs", "builds"))
 	if err != nil {
@@ -324,6 +329,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	defer stopOuter()
 	err := s.configure(outer)
 	if err == nil {
+		start(&front, "tokens", func() error { return s.tokens.Run(outer) })
 		start(&front, "access", func() error { return s.watchAccess(outer) })
 		start(&front, "ssh", func() error { return s.ssh.Serve(outer, s.sshOn) })
 		start(&front, "http", func() error { return s.serveWeb(outer) })
