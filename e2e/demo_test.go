@@ -118,7 +118,7 @@ func TestDemo(t *testing.T) {
 	answers(port+1, "Hello from a newcomer\nthis is staging, release 2")
 
 	// A change that breaks the test is refused, and main stays.
-	refused := shell("cd clone && sed -i 's/Hello/Goodbye/' lib/Greeting.pm && git commit -qam 'Say goodbye' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
+	refused := shell("cd clone && sed -i 's/200 OK/500 Oops/' lib/Greeting.pm && git commit -qam 'Break it' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
 	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + h.HTTP + "/hello/changes/3"} {
 		if !strings.Contains(refused, want) {
 			t.Errorf("the push did not say %q:\n%s", want, refused)
