@@ -72,6 +72,11 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		Approvals:   append(approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)...),
 	}
 	p.Summary = s.waits().String()
+	if p.Removal {
+		for _, u := range s.actual.Units {
+			p.Stops = append(p.Stops, u.Name)
+		}
+	}
 	if !s.evaluated.NotBefore.IsZero() {
 		p.NotBefore = s.evaluated.NotBefore.UTC()
 	}

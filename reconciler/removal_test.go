@@ -38,7 +38,7 @@ func TestRemovalIsAPromotionOfNothing(t *testing.T) {
 		t.Fatalf("production: %+v", e)
 	}
 	w, err := h.rc.Why(t.Context(), actor("jun"), "hello", "production")
-	if err != nil || !strings.Contains(w.Answer, "the removal is not in production because 1 of") {
+	if err != nil || !strings.Contains(w.Answer, "production is to be removed: the removal waits for 1 approval") {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
 	var refused *show.Error

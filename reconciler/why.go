@@ -32,6 +32,9 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 		if e.Reason != "" {
 			runs += ": " + e.Reason
 		}
+		if e.Unhealed {
+			runs += "; policy says to report drift, not to heal it"
+		}
 	}
 	if e.Held != nil {
 		text := fmt.Sprintf("by %s, %s", cmp.Or(e.Held.By, "unknown"), clock(e.Held.At))
@@ -49,20 +52,24 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 		return show.Why{}, err
 	}
 	w.State, w.Checks = show.Waits, p.Checks
-	open := len(s.evaluated.open())
 	switch {
-	case open == 0:
-		w.Answer = s.proposed() + " " + p.Summary
+	case p.Removal:
+		w.Answer = fmt.Sprintf("%s is to be removed: the removal %s", environment, p.Summary)
+		w.Facts = append(w.Facts, show.Fact{Label: "means", Text: p.Means()})
+	case len(s.evaluated.open()) == 0:
+		w.Answer = p.Subject() + " " + p.Summary
 	default:
-		w.Answer = fmt.Sprintf("%s is not in %s because %d of %d conditions %s open", s.proposed(), environment, open, len(p.Checks), isAre(open))
+		w.Answer = fmt.Sprintf("%s is not in %s: it %s", p.Subject(), environment, p.Summary)
 	}
-	w.Facts = append([]show.Fact{{Label: "now", Text: runs}}, w.Facts...)
-	if !p.NotBefore.IsZero() {
-		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: clock(p.NotBefore)})
+	for _, r := range p.Rules {
+		w.Facts = append(w.Facts, show.Fact{Label: "rule", Text: fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is)})
 	}
 	if len(p.Rules) > 0 {
-		w.Facts = append(w.Facts, show.Fact{Label: "rules", Text: "this promotion changes " + join(changed(p.Rules)) +
-			"; until then the rules before it hold as well"})
+		w.Facts = append(w.Facts, show.Fact{Label: "until then", Text: "the rules before it hold as well"})
+	}
+	w.Facts = append(w.Facts, show.Fact{Label: "now", Text: runs})
+	if !p.NotBefore.IsZero() {
+		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: clock(p.NotBefore)})
 	}
 	w.Facts = append(w.Facts,
 		show.Fact{Label: "content", Text: "tree " + p.Tree[:7] + ", which is what an approval binds to"},
@@ -74,13 +81,6 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 		w.Facts = append(w.Facts, show.Fact{Label: "you", Text: p.WhyNot})
 	}
 	return w, nil
-}
-
-func isAre(n int) string {
-	if n == 1 {
-		return "is"
-	}
-	return "are"
 }
 
 // whyNothing is the answer for an environment without a proposal.

@@ -33,6 +33,7 @@ func newBackend() *backend {
 	promotion := &show.Promotion{
 		Repository: "checkout", Environment: "production", From: 183, To: 186, Tree: "6f0a1e2aaaa", Decision: "manual",
 		Summary: "1 approval, soak until 15:00 UTC", MayApprove: true,
+		Rules: []show.RuleChange{{Rule: "approvals", Was: "1", Is: "none"}},
 	}
 	production := show.Environment{
 		Repository: "checkout", Name: "production", After: "staging", Target: "services", State: show.Drift, Reason: "prod-c differs",
@@ -165,14 +166,13 @@ func (b *backend) Promotion(_ context.Context, _ access.Identity, name, environm
 	switch name + " " + environment {
 	case "checkout production":
 		p := *b.environment.Promotion
-		p.Rules = []show.RuleChange{{Rule: "approvals", Was: "1", Is: "none"}}
 		p.Files = []show.FileDiff{{
 			Path: "artifacts.yaml", State: show.FileChanged, Added: 1, Removed: 1,
 			Lines: []show.DiffLine{{Kind: "-", Text: "app: a"}, {Kind: "+", Text: "app: b"}},
 		}}
 		return p, nil
 	case "checkout staging":
-		return show.Promotion{Repository: name, Environment: environment, From: 186, Removal: true}, nil
+		return show.Promotion{Repository: name, Environment: environment, From: 186, Removal: true, Stops: []string{"web"}}, nil
 	}
 	return show.Promotion{}, missing("nothing waits for %s", environment)
 }
@@ -180,7 +180,7 @@ func (b *backend) Promotion(_ context.Context, _ access.Identity, name, environm
 func (b *backend) Why(ctx context.Context, a access.Identity, name, thing string) (show.Why, error) {
 	if name == "checkout" && thing == "production" {
 		return show.Why{
-			Answer: "186 is not in production because 2 of 4 conditions are open.", State: show.Waits,
+			Answer: "release 186 is not in production: it waits for 2 approvals and soak", State: show.Waits,
 			Checks: []show.Check{
 				{Title: "2 approvals from release", Detail: "1 given (jun 14:01)", UntilPerson: true, Who: []string{"ada", "sam"}},
 				{Title: "soak 1 h healthy in staging", Detail: "4 min of 60", Until: today(15, 0)},

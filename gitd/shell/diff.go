@@ -113,7 +113,7 @@ func promotionDiff(c *call) error {
 
 	switch {
 	case p.Removal:
-		c.out.line("%s is to run nothing any more; release %d runs there", environment, p.From)
+		c.out.line("%s; release %d is declared there", p.Means(), p.From)
 	case p.From == 0:
 		c.out.line("%s: nothing -> release %d, tree %s", environment, p.To, show.Short(p.Tree))
 	default:

@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,7 +41,12 @@ func envList(c *call) error {
 		}
 		repositories = all
 	}
-	rows := [][]cell{{plain("REPOSITORY"), plain("ENVIRONMENT"), plain("STATE"), plain("RELEASE"), plain("SINCE"), plain("BEHIND"), plain("WAITS")}}
+	head := []cell{plain("REPOSITORY"), plain("ENVIRONMENT"), plain("STATE"), plain("RELEASE"), plain("SINCE"), plain("BEHIND"), plain("WAITS")}
+	several := slices.ContainsFunc(repositories, severalApplications)
+	if several {
+		head = slices.Insert(head, 1, plain("APPLICATION"))
+	}
+	rows, first := [][]cell{head}, ""
 	for _, r := range repositories {
 		for _, e := range r.Environments {
 			if c.json {
@@ -49,9 +55,14 @@ func envList(c *call) error {
 				}
 				continue
 			}
-			rows = append(rows, []cell{
+			row := []cell{
 				plain(r.Name), plain(e.Name), c.out.word(e.State), count(e.Release), plain(c.out.at(e.Since, false)), count(e.Behind), {s: waiting(e), cut: true},
-			})
+			}
+			if several {
+				row = slices.Insert(row, 1, plain(applicationOf(r, e)))
+			}
+			rows = append(rows, row)
+			first = cmp.Or(first, r.Name+" "+e.Name)
 		}
 	}
 	if c.json {
@@ -63,8 +74,21 @@ func envList(c *call) error {
 		return nil
 	}
 	c.out.table(rows)
-	c.out.line("%s, times in UTC; one of them: %s", show.Plural(len(rows)-1, "environment"), c.ssh("env show "+rows[1][0].s+" "+rows[1][1].s))
+	c.out.line("%s, times in UTC; one of them: %s", show.Plural(len(rows)-1, "environment"), c.ssh("env show "+first))
 	return nil
+}
+
+// applicationOf is the application of an environment: by default the one that
+// bears the repository's name.
+func applicationOf(r show.Repository, e show.Environment) string {
+	return cmp.Or(e.Application, r.Name)
+}
+
+// severalApplications reports whether a repository's environments run more than one.
+func severalApplications(r show.Repository) bool {
+	return slices.ContainsFunc(r.Environments, func(e show.Environment) bool {
+		return applicationOf(r, e) != applicationOf(r, r.Environments[0])
+	})
 }
 
 // waiting is what stands before an environment.
@@ -72,6 +96,8 @@ func waiting(e show.Environment) string {
 	switch {
 	case e.Held != nil:
 		return "held by " + e.Held.By + orNothing(": ", e.Held.Reason)
+	case e.Promotion != nil && e.Promotion.Removal:
+		return "removal: " + e.Promotion.Summary
 	case e.Promotion != nil:
 		return fmt.Sprintf("%d: %s", e.Promotion.To, e.Promotion.Summary)
 	}
@@ -105,6 +131,9 @@ func envShow(c *call) error {
 	full := repository + " " + environment
 	c.out.line("%s", envAnswer(c, e))
 	rows := [][]cell{}
+	if e.Application != "" {
+		rows = append(rows, []cell{plain("runs"), plain("application " + e.Application)})
+	}
 	if e.Release > 0 {
 		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(show.Short(e.Commit)), plain("env/" + e.Name + " " + show.Short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
 	}
@@ -120,12 +149,25 @@ func envShow(c *call) error {
 			rows = append(rows, []cell{plain(i.ID), c.out.state(i.State), count(i.Release), plain(what)})
 		}
 	}
+	if e.Unhealed {
+		rows = append(rows, []cell{plain("drift"), plain("policy says to report it, not to heal it")})
+	}
 	if p := e.Promotion; p != nil {
 		state := show.Waits
 		if p.Decision == "deny" {
 			state = show.Refused
 		}
-		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(fmt.Sprint(p.To)), plain(p.Summary + ": " + c.ssh("why "+full))})
+		what := fmt.Sprint(p.To)
+		if p.Removal {
+			what = "removal"
+		}
+		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(what), plain(p.Summary + ": " + c.ssh("why "+full))})
+		if p.Removal {
+			rows = append(rows, []cell{plain("means"), plain(p.Means())})
+		}
+		for _, r := range p.Rules {
+			rows = append(rows, []cell{plain("rule"), plain(fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is))})
+		}
 		if p.MayApprove {
 			rows = append(rows, []cell{plain("you can"), plain(c.ssh("approve " + full))})
 		}

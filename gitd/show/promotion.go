@@ -1,6 +1,8 @@
 package show
 
 import (
+	"fmt"
+	"strings"
 	"time"
 )
 
@@ -11,6 +13,7 @@ type Promotion struct {
 	From        int          `json:"from_release,omitempty"` // 0: nothing runs there yet
 	To          int          `json:"to_release"`
 	Removal     bool         `json:"removal,omitempty"` // it is to run nothing any more; ToRelease is 0
+	Stops       []string     `json:"stops,omitempty"`   // services that a removal stops
 	Proposal    string       `json:"proposal"`          // commit at promote/<environment>
 	Tree        string       `json:"tree"`              // what an approval binds to
 	Source      string       `json:"commit"`
@@ -27,6 +30,25 @@ type Promotion struct {
 	Files       []FileDiff   `json:"files,omitempty"`   // its own page only
 	Carries     []Release    `json:"carries,omitempty"` // its own page only, newest first
 	Commands    []string     `json:"commands"`          // that approve it, ready to paste
+}
+
+// Subject names what is proposed: "release 186", "the removal".
+func (p Promotion) Subject() string {
+	if p.Removal {
+		return "the removal"
+	}
+	return fmt.Sprintf("release %d", p.To)
+}
+
+// Means says what a removal does, "" for another promotion.
+func (p Promotion) Means() string {
+	switch {
+	case !p.Removal:
+		return ""
+	case len(p.Stops) == 0:
+		return p.Environment + " is removed from headgate.yaml: nothing will be declared there any more"
+	}
+	return p.Environment + " is removed from headgate.yaml: this stops " + strings.Join(p.Stops, ", ")
 }
 
 // Approval is one person's yes to exactly one content.

@@ -113,7 +113,7 @@ func (w *environmentsView) compare(r *show.Repository) {
 		}
 	}
 	if after != nil {
-		w.Columns = append(w.Columns, fmt.Sprintf("%s after %d", after.Name, after.Promotion.To))
+		w.Columns = append(w.Columns, after.Name+" after "+afterwards(after.Promotion))
 	}
 	add := func(name string, value func(show.Environment) cell, becomes func(*show.Promotion) cell) {
 		row := differing{Name: name}
@@ -142,6 +142,9 @@ func (w *environmentsView) compare(r *show.Repository) {
 		}
 		return cell{Text: fmt.Sprint(e.Release), Code: show.Short(e.Commit)}
 	}, func(p *show.Promotion) cell {
+		if p.Removal {
+			return cell{Text: "none", Will: true}
+		}
 		return cell{Text: fmt.Sprint(p.To), Code: show.Short(p.Source), Will: true}
 	})
 	add("state", func(e show.Environment) cell { return cell{Text: string(e.State)} }, shows)
@@ -186,12 +189,20 @@ func (w *environmentsView) compare(r *show.Repository) {
 	}
 }
 
+func afterwards(p *show.Promotion) string {
+	if p.Removal {
+		return "its removal"
+	}
+	return fmt.Sprint(p.To)
+}
+
 // environmentView is declared and actual side by side, and how it came to be.
 type environmentView struct {
 	show.Environment
 	Stages    []stage
 	Mark      mark
 	Promote   string
+	Waits     string // what the link to the promotion says
 	Colour    string
 	Healthy   int
 	Instances int
@@ -260,6 +271,9 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	view := &environmentView{Environment: e, Mark: markOf(e.State), Promote: promoteHref(r.Name, e.Name)}
 	view.Colour = view.Mark.Colour
+	if e.Promotion != nil {
+		view.Waits = promotionLabel(e.Promotion) + " waits"
+	}
 	runs := map[int]int{}
 	for _, s := range e.Services {
 		for _, i := range s.Instances {

@@ -153,6 +153,10 @@ func fullBackend() *backend {
 		},
 		Carries: h.releases["checkout"][:3], Commands: []string{"git push origin origin/promote/production:env/production", "ssh git.tarn.example approve checkout production"},
 	}
+	promotion.Rules = []show.RuleChange{
+		{Rule: "approvals", Was: "2", Is: "0"},
+		{Rule: "approval of one's own change", Was: "not allowed", Is: "allowed"},
+	}
 	h.promos["checkout/production"] = promotion
 	instances := func(release, n int, state show.State) []show.Instance {
 		var all []show.Instance
@@ -206,7 +210,30 @@ func fullBackend() *backend {
 	webshop := repo("web", "The shop itself", "e81d204", 1204, at("11:47:00"))
 	conv := level(staging, "web", 1204, 0)
 	conv.State, conv.Reason = show.Converging, "1 of 2 instances started"
-	webshop.Environments = []show.Environment{conv, level(production, "web", 1203, 1)}
+	removal := show.Promotion{
+		Repository:  "web",
+		Environment: "production",
+		From:        1203,
+		Removal:     true,
+		Stops:       []string{"web", "worker"},
+		Proposal:    commit("e18f3c2"),
+		Tree:        commit("4b825dc"),
+		Source:      commit("e81d204"),
+		ProposedAt:  at("13:50:31"),
+		Decision:    "manual",
+		Summary:     "waits for 1 approval",
+		Policy:      promotion.Policy,
+		MayApprove:  true,
+		Checks:      promotion.Checks[:1],
+		Files:       []show.FileDiff{{Path: "apps/web/release.json", State: "removed", Lines: []show.DiffLine{{Kind: "-", Text: `{"release": 1203}`}}}},
+		Commands:    []string{"ssh git.tarn.example approve web production"},
+	}
+	h.promos["web/production"] = removal
+	leaving := level(production, "web", 1203, 1)
+	leaving.Application, leaving.Promotion = "front", &removal
+	leaving.State, leaving.Unhealed = show.Drift, true
+	leaving.Reason = "headgate.yaml does not name it any more; it goes on until its removal is promoted"
+	webshop.Environments = []show.Environment{conv, leaving}
 	agent := repo("terminal-agent", "Host agent for kiosks", "d3c9014", 17, noon.AddDate(0, 0, -1))
 	kiosks := level(staging, "terminal-agent", 17, 0)
 	kiosks.Name, kiosks.State, kiosks.Reason, kiosks.MayRollback = "kiosks", show.Unknown, "2 of 140 silent", false

@@ -144,7 +144,7 @@ func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 	for _, e := range r.Environments {
 		if p := q.forMe(r.Name, e); p != nil && p.MayApprove {
 			n := need{Mark: markOf(show.Waits), Href: promoteHref(r.Name, e.Name), Do: "Review", at: p.ProposedAt,
-				Link: fmt.Sprintf("%s: promote release %d to %s", r.Name, p.To, e.Name), After: " waits for your approval"}
+				Link: r.Name + ": " + promotionTitle(p), After: " waits for your approval"}
 			n.More = p.Summary
 			all = append(all, n)
 		}

@@ -19,7 +19,6 @@ type promotionView struct {
 	Checks  []check
 	Diff    *difference // between the releases
 	Files   *difference // what the environment will read
-	Rules   int
 	Opens   string
 	Given   []approvalRow
 	Problem string
@@ -75,7 +74,9 @@ func (q *request) promotion() (*page, *promotionView, error) {
 	} else if personMissing(&m) {
 		view.Opens = "Opens when a person acts."
 	}
-	view.Diff = q.releaseDiff(r.Name, m.From, m.To)
+	if !m.Removal { // otherwise there is no release to compare with
+		view.Diff = q.releaseDiff(r.Name, m.From, m.To)
+	}
 	view.Files = differenceOf(r.Name, show.Comparison{Files: m.Files, Changed: len(m.Files)})
 	for i, f := range view.Files.Files {
 		view.Files.Files[i].ID, view.Files.Files[i].Open = "e"+f.ID, false
@@ -95,16 +96,22 @@ func (q *request) promotion() (*page, *promotionView, error) {
 		}
 		view.Given = append(view.Given, k)
 	}
-	title := fmt.Sprintf("Promote %d to %s", m.To, env)
-	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: fmt.Sprintf("promote %d", m.To)})
+	title := sentence(promotionTitle(&m))
+	crumbText := fmt.Sprintf("promote %d", m.To)
+	if m.Removal {
+		crumbText = "removal"
+	}
+	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: crumbText})
 	p.JSON = m
-	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-gate", "promo-carries", "promo-diff", "promo-files", "promo-given", "asof"}
+	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-means", "promo-gate", "promo-carries", "promo-diff", "promo-files", "promo-given", "asof"}
 	p.Say = title + ": " + view.Mark.Word
-	for i, line := range view.Diff.Git {
-		if i == 0 {
-			line = "git fetch origin && " + line
+	if view.Diff != nil {
+		for i, line := range view.Diff.Git {
+			if i == 0 {
+				line = "git fetch origin && " + line
+			}
+			p.Git = append(p.Git, command{"Source", line})
 		}
-		p.Git = append(p.Git, command{"Source", line})
 	}
 	p.Git = append(p.Git,
 		command{"Declared", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/promote/%s", env, env)},
@@ -121,6 +128,22 @@ func (q *request) promotion() (*page, *promotionView, error) {
 	p.Git = append(p.Git, command{"Link", q.server.HTTP + promoteHref(r.Name, env) + "?tree=" + show.Short(m.Tree)})
 	p.Git = append(p.Git, command{"Why", q.ssh("why " + r.Name + " " + env)})
 	return p, view, nil
+}
+
+// promotionTitle is what a promotion does.
+func promotionTitle(p *show.Promotion) string {
+	if p.Removal {
+		return "remove " + p.Environment
+	}
+	return fmt.Sprintf("promote release %d to %s", p.To, p.Environment)
+}
+
+// promotionLabel names a promotion beside its environment.
+func promotionLabel(p *show.Promotion) string {
+	if p.Removal {
+		return "Removal"
+	}
+	return fmt.Sprintf("Promotion of %d", p.To)
 }
 
 // waitsView is the page of a gate before which nothing stands.

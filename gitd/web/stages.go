@@ -78,7 +78,7 @@ func stagesOf(r *show.Repository, now time.Time) []stage {
 		}
 		if p := e.Promotion; p != nil {
 			k.Open = false
-			k.Link = &link{Text: fmt.Sprintf("Promotion of %d", p.To), Href: promoteHref(r.Name, e.Name)}
+			k.Link = &link{Text: promotionLabel(p), Href: promoteHref(r.Name, e.Name)}
 			if p.NotBefore.After(now) {
 				k.LinkMore = "opens " + clock(p.NotBefore, now, false, true) + " at the earliest"
 			} else if personMissing(p) {
