@@ -344,3 +344,21 @@ func (b *backend) Tokens(_ context.Context, a access.Identity, all bool) ([]show
 func (b *backend) RevokeToken(_ context.Context, a access.Identity, id string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("revoked the token %s (ci) of %s", id, a.User)}, nil
 }
+
+func (b *backend) Withdraw(ctx context.Context, a access.Identity, name string, n int) (show.Done, error) {
+	c, err := b.Change(ctx, a, name, n)
+	if err == nil && c.By != a.User && a.User != "ada" {
+		err = &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", n, c.By), Hint: "ask " + c.By + ", or an administrator"}
+	}
+	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", n, name), Next: fmt.Sprintf("propose it once more: change retry %s %d", name, n)}, err
+}
+
+func (b *backend) Retry(ctx context.Context, a access.Identity, name string, n int) (show.Done, error) {
+	_, err := b.Change(ctx, a, name, n)
+	return show.Done{What: fmt.Sprintf("change %d of %s is proposed again as change 418", n, name), State: show.Queued}, err
+}
+
+func (b *backend) Replace(ctx context.Context, a access.Identity, name string, n, by int) (show.Done, error) {
+	_, err := b.Change(ctx, a, name, n)
+	return show.Done{What: fmt.Sprintf("change %d of %s is revision 2 of change %d now", by, name, n), State: show.Queued}, err
+}

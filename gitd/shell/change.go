@@ -39,6 +39,43 @@ var changeCommands = []command{
 		},
 		run: changeLog,
 	},
+	{
+		name: "change cancel", args: "[repo] <change>", what: "withdraw an open change", example: "change cancel 412",
+		notes: "Who pushed it may, and administrators. Nothing need be pushed, and nothing moves.",
+		run: func(c *call) error {
+			name, number, err := c.change()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Withdraw(c.ctx, c.actor, name, number))
+		},
+	},
+	{
+		name: "change retry", args: "[repo] <change>", what: "propose a change that did not land once more", example: "change retry 412",
+		notes: "It is the same commit, under a number of its own.",
+		run: func(c *call) error {
+			name, number, err := c.change()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Retry(c.ctx, c.actor, name, number))
+		},
+	},
+	{
+		name: "change replace", args: "[repo] <change> <by>", what: "let one open change of yours take the place of another", example: "change replace 412 418",
+		notes: "Change <by> becomes the next revision of <change>, in its place in the queue.",
+		run: func(c *call) error {
+			by, err := strconv.Atoi(c.args["by"])
+			if err != nil || by < 1 {
+				return usageError("for example: "+c.ssh(c.command.example), "%q is not the number of a change", c.args["by"])
+			}
+			name, number, err := c.change()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Replace(c.ctx, c.actor, name, number, by))
+		},
+	},
 }
 
 func changeStates() []string {

@@ -17,6 +17,9 @@ type Acts interface {
 	// Retry proposes the newest revision of a change that ended without landing
 	// once more; Done says under which number.
 	Retry(ctx context.Context, who access.Identity, repository string, change int) (Done, error)
+	// Replace makes the newest revision of one open change of the actor's that of
+	// another one, which the first then no longer is.
+	Replace(ctx context.Context, who access.Identity, repository string, change, by int) (Done, error)
 	// Approve approves the open promotion; tree, when not empty, must be its tree.
 	Approve(ctx context.Context, who access.Identity, repository, environment, tree, reason string) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.

@@ -248,6 +248,10 @@ func (h *backend) Withdraw(_ context.Context, a access.Identity, repo string, nu
 	return h.end("withdraw", a, repo, number)
 }
 
+func (h *backend) Replace(_ context.Context, a access.Identity, repo string, number, _ int) (show.Done, error) {
+	return h.end("replace", a, repo, number)
+}
+
 func (h *backend) Retry(_ context.Context, a access.Identity, repo string, number int) (show.Done, error) {
 	return h.end("retry", a, repo, number)
 }

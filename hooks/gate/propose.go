@@ -93,7 +93,7 @@ func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
 		if n := l.opened.count(); n >= maxOpen {
 			return Accepted{}, &show.Error{
 				Kind: show.Again, What: fmt.Sprintf("%d changes are open in %s, which is the limit", n, p.Repository),
-				Hint: "withdraw old ones: git push -o cancel=<n> origin " + p.Branch,
+				Hint: "withdraw old ones: change cancel " + p.Repository + " <change>",
 			}
 		}
 		s, err = l.log.Open(ctx, push)
@@ -216,6 +216,77 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by a
 	if !own && !g.c.Access().May(by, access.Administer, repository) {
 		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By + ", or an administrator"}
 	}
+	withdrawn := by.User + " withdrew it"
+	return l.withdraw(ctx, s, by, withdrawn, change.Facts{Reason: withdrawn, Short: "withdrawn by " + by.User})
+}
+
+// Replace makes the newest revision of one open change that of another one of the
+// same user to the same branch, in the place in the queue that this has, and
+// withdraws the first. When it returns nil both are done; a kill in between leaves
+// two changes of the same commit, which land as one.
+func (g *Gate) Replace(ctx context.Context, repository string, number, with int, by access.Identity) (Accepted, error) {
+	l, err := g.loop(repository)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if err := l.load(ctx); err != nil {
+		return Accepted{}, err
+	}
+	l.proposing.Lock()
+	defer l.proposing.Unlock()
+
+	old, err := l.openOf(by, repository, number)
+	if err != nil {
+		return Accepted{}, err
+	}
+	other, err := l.openOf(by, repository, with)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if number == with || old.Branch != other.Branch {
+		return Accepted{}, &show.Error{
+			Kind: show.Denied, What: fmt.Sprintf("change %d cannot take the place of change %d", with, number),
+			Hint: "choose two open changes to the same branch",
+		}
+	}
+	ctx = context.WithoutCancel(ctx)
+	at, head := l.g.c.Now(), other.Head()
+	old, err = l.log.Revise(ctx, old, change.Push{
+		Branch: old.Branch, Commit: head.Commit, By: by.User, Via: string(by.Via),
+		Options: head.Options, Decision: head.Decision, At: at,
+	})
+	if isMoved(err) {
+		return Accepted{}, &show.Error{Kind: show.Again, What: fmt.Sprintf("change %d went on meanwhile", number), Hint: "look at it, then do it again"}
+	}
+	if err != nil {
+		return Accepted{}, err
+	}
+	l.accept(old, at)
+	became := fmt.Sprintf("it is revision %d of change %d now", old.Head().Number, number)
+	if err := l.withdraw(ctx, other, by, became, change.Facts{Reason: became, Short: "now change " + strconv.Itoa(number)}); err != nil {
+		return Accepted{}, err
+	}
+	return Accepted{Change: number, Revision: old.Head().Number, PushedAt: at}, nil
+}
+
+// openOf is an open change that somebody has pushed.
+func (l *loop) openOf(by access.Identity, repository string, number int) (change.Story, error) {
+	s, err := l.log.Read(number)
+	switch {
+	case err != nil:
+		return s, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them: change list " + repository}
+	case s.Revisions[0].By != by.User:
+		return s, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By}
+	case !s.Open():
+		e, _ := s.End()
+		return s, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "see what is open: change list " + repository}
+	}
+	return s, nil
+}
+
+// withdraw ends an open change, with l.proposing held.
+func (l *loop) withdraw(ctx context.Context, s change.Story, by access.Identity, subject string, facts change.Facts) error {
+	number := s.Number
 	for {
 		if e, ended := s.End(); ended {
 			return &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "nothing is left to withdraw"}
@@ -223,10 +294,10 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by a
 		crash.Point("withdraw.asked")
 		next, err := l.log.Append(ctx, s, change.Event{
 			Kind:    change.Withdrawn,
-			At:      g.c.Now(),
+			At:      l.g.c.Now(),
 			By:      by.User,
-			Subject: by.User + " withdrew it",
-			Facts:   change.Facts{Reason: by.User + " withdrew it", Short: "withdrawn by " + by.User},
+			Subject: subject,
+			Facts:   facts,
 		})
 		if err == nil {
 			s = next

@@ -3,6 +3,7 @@ package receive
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func (n *reporter) nowait(p gate.Progress) []string {
 		text = fmt.Sprintf("queued at %d as change %d%s", p.Place, n.change, lands(p))
 	}
 	return append(oneLine("", text),
-		oneLine("hint: ", fmt.Sprintf("follow with: %s change log -f %s %d", sshCommand(n.server), n.repository, n.change))...)
+		"hint: to follow it: "+n.command("change log -f", n.change), "hint: to withdraw it: "+n.command("change cancel", n.change))
 }
 
 // progress tells one change of state.
@@ -110,7 +111,7 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		}
 		lines = append(lines, oneLine(clock(p.At)+" ", "building "+p.With+", tree "+show.Short(p.Tree.String()))...)
 		if first {
-			lines = append(lines, detach)
+			lines = append(lines, n.detach()...)
 		}
 		return lines
 	case gate.Verdict:
@@ -158,7 +159,23 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 	return nil
 }
 
-const detach = "hint: Ctrl-C detaches and cancels nothing; push again to come back"
+// detach says how to leave and come back: a second push does not bring one back
+// once somebody else has landed, a command does, from anywhere.
+func (n *reporter) detach() []string {
+	return []string{
+		"hint: Ctrl-C detaches and cancels nothing; to come back: " + n.command("change log -f", n.change),
+		"hint: to withdraw it: " + n.command("change cancel", n.change),
+	}
+}
+
+// command is an SSH command about changes of the repository.
+func (n *reporter) command(name string, changes ...int) string {
+	s := sshCommand(n.server) + " " + name + " " + n.repository
+	for _, c := range changes {
+		s += " " + strconv.Itoa(c)
+	}
+	return s
+}
 
 func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	place := p.Place != n.place
@@ -168,7 +185,7 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 		lines = append(oneLine("", fmt.Sprintf("change %d waits: %s", n.change, p.Reason)), details(p.Details)...)
 		lines = append(lines, hint(p.Hint)...)
 		if first {
-			lines = append(lines, "hint: Ctrl-C detaches and cancels nothing")
+			lines = append(lines, n.detach()...)
 		}
 		return lines
 	case p.Reason != "":
@@ -188,7 +205,7 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 		if !p.LandsBy.IsZero() && !p.LandsSoon {
 			text += " (by " + p.LandsBy.UTC().Format("15:04") + ", nine times in ten)"
 		}
-		return append(append([]string{n.url()}, oneLine("", text)...), detach)
+		return slices.Concat([]string{n.url()}, oneLine("", text), n.detach())
 	}
 	return oneLine(clock(p.At)+" ", fmt.Sprintf("%d is now %s", n.change, text))
 }
@@ -210,7 +227,7 @@ func (n *reporter) landed(p gate.Progress) []string {
 // restarting is the last word of a server that stops.
 func (n *reporter) restarting(at time.Time) []string {
 	return append(oneLine(clock(at)+" ", fmt.Sprintf("server restarting; %d is safe and keeps its place", n.change)),
-		"hint: push again in a moment to come back")
+		"hint: to come back in a moment: "+n.command("change log -f", n.change))
 }
 
 // open names the running step, once: before its first output, or when it has

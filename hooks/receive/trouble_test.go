@@ -311,7 +311,7 @@ func TestStoppingServerTellsAndKeeps(t *testing.T) {
 	eventually(t, "a still line", func() bool { return strings.Contains(out.String(), "still queued at 1") })
 	h.stop()
 	pushed{out.String(), cmd.Wait()}.refused(t)
-	pushed{out.String(), nil}.says(t, "server restarting; 2 is safe and keeps its place", "hint: push again in a moment to come back", "[remote rejected] main -> main (restarting; 2 still queued)")
+	pushed{out.String(), nil}.says(t, "server restarting; 2 is safe and keeps its place", "hint: to come back in a moment: ", "[remote rejected] main -> main (restarting; 2 still queued)")
 }
 
 type panickingGate struct{ *fakeGate }

@@ -127,7 +127,7 @@ func (s *Server) Withdraw(ctx context.Context, a access.Identity, repository str
 	if err := s.gate.Withdraw(ctx, repository, number, a); err != nil {
 		return show.Done{}, err
 	}
-	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository), Next: "push again, or retry it, to propose it once more"}, nil
+	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository), Next: fmt.Sprintf("propose it once more: change retry %s %d", repository, number)}, nil
 }
 
 // Retry implements show.Backend: the same commit, proposed like a push of it.
@@ -153,6 +153,25 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 		d.What = fmt.Sprintf("the commit of change %d is open already, as change %d", number, accepted.Change)
 	}
 	return d, nil
+}
+
+// Replace implements show.Backend.
+func (s *Server) Replace(ctx context.Context, a access.Identity, repository string, number, by int) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	if !s.access.Load().May(a, access.Write, repository) {
+		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "you may not write to " + repository}
+	}
+	accepted, err := s.gate.Replace(ctx, repository, number, by, a)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{
+		What:  fmt.Sprintf("change %d of %s is revision %d of change %d now", by, repository, accepted.Revision, number),
+		Next:  fmt.Sprintf("follow it: change log -f %s %d", repository, number),
+		State: show.Queued,
+	}, nil
 }
 
 // Approve implements show.Backend.
