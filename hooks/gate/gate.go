@@ -135,6 +135,7 @@ type Accepted struct {
 	Revision int
 	Attached bool // the same commit was proposed before and has not ended, or has landed
 	PushedAt time.Time
+	Others   []int // open changes of the same user to the same branch, beside this one
 }
 
 // Kind is what a Progress tells.

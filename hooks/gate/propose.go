@@ -23,8 +23,8 @@ const maxOpen = 1000
 //
 //   - the same commit is open for the same branch: the caller is attached to it
 //   - option change=<n>: a new revision of that open change of the same user
-//   - the commit descends from the newest revision of an open change of the same
-//     user to the same branch: a new revision of it (of the newest, if several)
+//   - it is plainly a new version of an open change of the same user to the same
+//     branch: a new revision of it (of the newest, if several). See isVersion
 //   - otherwise a new change
 //
 // A commit that the branch holds already is attached to the change that brought
@@ -102,7 +102,13 @@ func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
 		return Accepted{}, err
 	}
 	l.accept(s, at)
-	return Accepted{Change: s.Number, Revision: s.Head().Number, PushedAt: at}, nil
+	a := Accepted{Change: s.Number, Revision: s.Head().Number, PushedAt: at}
+	for _, other := range mine {
+		if other.Number != s.Number {
+			a.Others = append(a.Others, other.Number)
+		}
+	}
+	return a, nil
 }
 
 func attached(s change.Story) Accepted {
@@ -184,15 +190,42 @@ func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Story
 		}
 	}
 	for _, s := range slices.Backward(mine) {
-		descends, err := l.contains(ctx, p.Commit, s.Head().Commit)
-		if err != nil {
-			return nil, err
-		}
-		if descends {
-			return &s, nil
+		if is, err := l.isVersion(ctx, p.Commit, s.Head().Commit); is || err != nil {
+			return &s, err
 		}
 	}
 	return nil, nil
+}
+
+// changeID is the trailer that keeps its value in all versions of a change.
+const changeID = "Change-Id"
+
+// isVersion reports whether a commit is plainly a new version of another: both have
+// the same Change-Id; or one is an ancestor of the other; or it is the other one
+// amended, with the same parents, author and author's time, and committed later
+// than written.
+func (l *loop) isVersion(ctx context.Context, commit, of repo.Hash) (bool, error) {
+	a, err := l.r.Commit(commit)
+	if err != nil {
+		return false, err
+	}
+	b, err := l.r.Commit(of)
+	if err != nil {
+		return false, err
+	}
+	if x, y := repo.TrailerValue(a.Message, changeID), repo.TrailerValue(b.Message, changeID); x != "" && y != "" {
+		return x == y, nil
+	}
+	if slices.Equal(a.ParentHashes, b.ParentHashes) && a.Author.Name == b.Author.Name && a.Author.Email == b.Author.Email &&
+		a.Author.When.Equal(b.Author.When) && a.Committer.When.After(a.Author.When) {
+		return true, nil
+	}
+	for _, pair := range [][2]repo.Hash{{commit, of}, {of, commit}} {
+		if descends, err := l.contains(ctx, pair[0], pair[1]); descends || err != nil {
+			return descends, err
+		}
+	}
+	return false, nil
 }
 
 // Withdraw takes an open change out of the queue. The one who pushed it may, and

@@ -236,8 +236,10 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 	f := follower{l: l, h: h, repository: p.repository, change: acc.Change, reporter: &reporter{
 		server: l.Server(), repository: p.repository, branch: c.branch,
 		change: acc.Change, revision: acc.Revision, subject: c.subject, pushed: acc.PushedAt, attached: acc.Attached,
+		others: acc.Others,
 	}}
 	if p.accepted.options.nowait {
+		h.lines(f.reporter.related()...)
 		f.first(ctx)
 		at := l.atHead(p.repository, c, acc.Change)
 		at.old = repo.Zero // a new reference, in git's words

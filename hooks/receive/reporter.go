@@ -28,6 +28,7 @@ type reporter struct {
 	subject    string
 	pushed     time.Time
 
+	others   []int          // changes of the pusher's that are open beside it
 	came     time.Time      // when the pusher did
 	attached bool           // to a change that was there already
 	greeted  bool           // the first state has been told
@@ -64,7 +65,34 @@ func (n *reporter) greeting(now time.Time) []string {
 	if n.attached {
 		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, show.Elapsed(now.Sub(n.pushed)))}
 	}
-	return []string{terminal.Cut(terminal.Plain(fmt.Sprintf("change %d, revision %d: %s", n.change, n.revision, n.subject)), 200)}
+	took := ""
+	if n.revision > 1 {
+		took = fmt.Sprintf(", in place of revision %d", n.revision-1)
+	}
+	line := fmt.Sprintf("change %d, revision %d%s: %s", n.change, n.revision, took, n.subject)
+	return append([]string{terminal.Cut(terminal.Plain(line), 200)}, n.related()...)
+}
+
+// maxOthers is how many other changes of their own a pusher is told of.
+const maxOthers = 3
+
+// related tells of the pusher's other changes to the branch, which land as well:
+// this one may have been meant to take the place of one of them.
+func (n *reporter) related() (lines []string) {
+	if len(n.others) == 0 {
+		return nil
+	}
+	shown := n.others[max(0, len(n.others)-maxOthers):]
+	for _, other := range shown {
+		lines = append(lines, fmt.Sprintf("your change %d is still queued for %s, and lands too", other, n.branch))
+	}
+	if left := len(n.others) - len(shown); left > 0 {
+		lines = append(lines, fmt.Sprintf("  and %d more", left))
+	}
+	last := shown[len(shown)-1]
+	return append(lines,
+		fmt.Sprintf("hint: to let this one take the place of %d: %s", last, n.command("change replace", last, n.change)),
+		fmt.Sprintf("hint: to withdraw %d: %s", last, n.command("change cancel", last)))
 }
 
 // nowait is all about a change whose pusher does not wait.
@@ -72,6 +100,9 @@ func (n *reporter) nowait(p gate.Progress) []string {
 	text := fmt.Sprintf("accepted as change %d", n.change)
 	if p.Place > 0 {
 		text = fmt.Sprintf("queued at %d as change %d%s", p.Place, n.change, lands(p))
+	}
+	if n.revision > 1 {
+		text += fmt.Sprintf(": revision %d, in place of revision %d", n.revision, n.revision-1)
 	}
 	return append(oneLine("", text),
 		"hint: to follow it: "+n.command("change log -f", n.change), "hint: to withdraw it: "+n.command("change cancel", n.change))
