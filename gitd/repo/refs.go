@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"sync"
 
@@ -40,87 +38,63 @@ type Ref struct {
 	Hash Hash
 }
 
-// Ref returns what the ref called name points at, Zero when there is none.
+// Ref returns what the ref called name points at, Zero when there is none. A ref
+// that is there and cannot be read is an error, *Damaged, and never Zero: who
+// takes it for none begins anew where there is a history.
 func (r *Repository) Ref(name string) (Hash, error) {
-	var h Hash
-	err := r.read(func() error {
-		ref, err := r.git.Reference(plumbing.ReferenceName(name), true)
-		if errors.Is(err, plumbing.ErrReferenceNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read ref %s of %s: %w", name, r.name, err)
-		}
-		h = ref.Hash()
-		return nil
-	})
-	return h, err
+	h, err := r.ref(name, 0)
+	if why := unreadable(""); errors.As(err, &why) {
+		return Zero, fmt.Errorf("read ref %s: %w", name, r.damaged(why.Error()))
+	}
+	if err != nil {
+		return Zero, fmt.Errorf("read ref %s of %s: %w", name, r.name, err)
+	}
+	return h, nil
+}
+
+func (r *Repository) ref(name string, depth int) (Hash, error) {
+	if name != "HEAD" && (!strings.HasPrefix(name, "refs/") || plumbing.ReferenceName(name).Validate() != nil) {
+		return Zero, nil // no ref has such a name
+	}
+	if depth > 5 {
+		return Zero, unreadable(name + " stands for itself")
+	}
+	h, symbolic, err := readRef(filepath.Join(r.dir, name))
+	why := unreadable("")
+	switch {
+	case err == nil && symbolic != "":
+		return r.ref(symbolic, depth+1)
+	case errors.As(err, &why):
+		return Zero, unreadable(name + " " + why.Error())
+	case err == nil || !absent(err):
+		return h, err
+	}
+	packed, err := r.packedRefs()
+	return packed[name], err
 }
 
 // Refs lists the refs whose name begins with prefix, sorted by name. Symbolic
-// refs are left out. It reads the files itself: go-git takes the lock files of
-// moves under way for refs, and fails when one is still empty.
+// refs are left out. One among them that cannot be read is an error, *Damaged.
 func (r *Repository) Refs(prefix string) ([]Ref, error) {
-	// Loose refs first: one that is packed meanwhile is found in the second place.
-	found := map[string]Hash{}
-	root := filepath.Join(r.dir, "refs")
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // moved or deleted while we looked
-		}
-		if err != nil {
-			return err
-		}
-		name := "refs" + filepath.ToSlash(strings.TrimPrefix(path, root))
-		if d.IsDir() {
-			if dir := name + "/"; !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") {
-			return nil
-		}
-		data, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if h, ok := ParseHash(strings.TrimSpace(string(data))); ok {
-			found[name] = h
-		}
-		return nil
-	})
+	refs, problems, err := r.readRefs(prefix)
 	if err != nil {
 		return nil, fmt.Errorf("list refs of %s: %w", r.name, err)
 	}
-	packed, err := os.ReadFile(filepath.Join(r.dir, "packed-refs"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list refs of %s: %w", r.name, err)
+	if len(problems) > 0 {
+		return nil, r.damaged(problems...)
 	}
-	for line := range strings.Lines(string(packed)) {
-		hash, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-		h, ok := ParseHash(hash)
-		if _, loose := found[name]; ok && !loose && strings.HasPrefix(name, prefix) {
-			found[name] = h
-		}
-	}
-	refs := make([]Ref, 0, len(found))
-	for name, h := range found {
-		refs = append(refs, Ref{name, h})
-	}
-	sort.Slice(refs, func(i, j int) bool { return refs[i].Name < refs[j].Name })
 	return refs, nil
 }
 
 // Move is the one way a ref changes: from old to new, or not at all. Old Zero
-// creates, new Zero deletes. When it returns nil the move is durable; when it
+// creates, new Zero deletes. In a damaged repository nothing moves. When it returns nil the move is durable; when it
 // returns ErrMoved nothing has changed. Afterwards the store's watchers are woken.
 func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if d := r.Damage(); d != nil {
+		return fmt.Errorf("move %s: %w", ref, d)
 	}
 	if err := r.updater.move(r, ref, old, new); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/go-git/go-billy/v5/osfs"
 
+	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/signal"
 )
 
@@ -34,6 +37,7 @@ type Store struct {
 
 	mu   sync.Mutex
 	open map[string]*Repository
+	lost map[string]bool // see Lost
 }
 
 // Repository is one bare repository. It is safe for concurrent use.
@@ -46,6 +50,9 @@ type Repository struct {
 	mu      sync.Mutex // guards git: go-git's storage is for one reader at a time
 	git     *git.Repository
 	objects cache.Object
+
+	damageMu sync.Mutex // guards damage
+	damage   *Damaged   // as it was seen last; nil: nothing
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
@@ -64,10 +71,10 @@ func CheckName(name string) error {
 // runs. It sweeps what a killed process left behind (see Sweep) and returns a
 // line for each thing swept.
 func OpenStore(root, hooks string, signer *Signer) (*Store, []string, error) {
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := MakeDir(root, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("open repositories: %w", err)
 	}
-	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}}
+	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}, lost: map[string]bool{}}
 	swept, err := s.sweep()
 	return s, swept, err
 }
@@ -108,7 +115,8 @@ func (s *Store) Names() ([]string, error) {
 // ErrNoRepository is returned by Repository for a name that is not there.
 var ErrNoRepository = errors.New("no such repository")
 
-// Repository returns the repository called name, or ErrNoRepository.
+// Repository returns the repository called name, or ErrNoRepository. One that is
+// there and cannot even be opened, or is lost, is a *Damaged.
 func (s *Store) Repository(name string) (*Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,57 +127,133 @@ func (s *Store) Repository(name string) (*Repository, error) {
 		return nil, ErrNoRepository
 	}
 	dir := filepath.Join(s.root, name+".git")
-	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
+	_, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && s.lost[name]:
+		return nil, &Damaged{Repository: name, What: []string{dir + " is missing"}}
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, ErrNoRepository
+	case err != nil:
+		return nil, fmt.Errorf("open repository %s: %w", name, err)
 	}
 	r := &Repository{store: s, name: name, dir: dir, objects: cache.NewObjectLRU(16 * cache.MiByte)}
 	if err := r.reopen(); err != nil {
-		return nil, err
+		if whole, _ := isWhole(dir); whole {
+			return nil, err
+		}
+		return nil, &Damaged{Repository: name, What: []string{err.Error()}}
 	}
+	r.Inspect()
 	s.open[name] = r
 	return r, nil
 }
 
-// Create makes the repository called name, or completes one whose making was
-// cut short, and returns it. Making one that exists changes nothing.
+// Lost says that a repository was made before, so that it is damaged, and not
+// new, when it is not there.
+func (s *Store) Lost(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost[name] = true
+}
+
+// Create makes the repository called name and returns it. Making one that exists
+// changes nothing; one that is damaged, or lost, is not made again.
 func (s *Store) Create(ctx context.Context, name string) (*Repository, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	if r, err := s.Repository(name); err == nil {
-		return r, nil
+	if r, err := s.Repository(name); !errors.Is(err, ErrNoRepository) {
+		return r, err
 	}
-	// Built aside and renamed: a repository is there whole or not at all.
-	dir := filepath.Join(s.root, name+".git")
-	temp, err := os.MkdirTemp(s.root, ".new-")
-	if err != nil {
-		return nil, fmt.Errorf("create repository %s: %w", name, err)
-	}
-	defer os.RemoveAll(temp)
-	cmd := exec.CommandContext(ctx, "git", "init", "--quiet", "--bare", "--template=", "--initial-branch=main", temp)
-	cmd.Env = Env(noHooks)
-	if _, err := run(cmd, nil); err != nil {
-		return nil, fmt.Errorf("create repository %s: %w", name, err)
-	}
-	// Any git that meets the repository outside this server runs our hooks too,
-	// and the reference-transaction hook refuses its writes.
-	config := fmt.Sprintf("[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\thooksPath = %q\n", s.hooks)
-	if err := WriteFile(filepath.Join(temp, "config"), []byte(config), 0o644); err != nil {
-		return nil, fmt.Errorf("create repository %s: %w", name, err)
-	}
-	if err := os.Chmod(temp, 0o755); err != nil {
-		return nil, fmt.Errorf("create repository %s: %w", name, err)
-	}
-	if err := os.Rename(temp, dir); err != nil {
-		if r, err := s.Repository(name); err == nil {
-			return r, nil // somebody else made it meanwhile
+	if err := s.create(ctx, name); err != nil {
+		// Somebody else may have made it meanwhile.
+		if r, again := s.Repository(name); again == nil {
+			return r, nil
 		}
 		return nil, fmt.Errorf("create repository %s: %w", name, err)
 	}
-	if err := syncDir(s.root); err != nil {
-		return nil, fmt.Errorf("create repository %s: %w", name, err)
-	}
 	return s.Repository(name)
+}
+
+// create makes a repository aside, syncs all that it is made of, and renames it:
+// it is there whole or not at all, also after a power cut.
+func (s *Store) create(ctx context.Context, name string) error {
+	temp, err := os.MkdirTemp(s.root, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp) // gone already after the rename
+	cmd := exec.CommandContext(ctx, "git", "init", "--quiet", "--bare", "--template=", "--initial-branch=main", temp)
+	cmd.Env = Env(noHooks)
+	if _, err := run(cmd, nil); err != nil {
+		return err
+	}
+	if err := WriteFile(filepath.Join(temp, "config"), s.config(), 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return err
+	}
+	if err := syncTree(temp); err != nil {
+		return err
+	}
+	crash.Point("repository.built")
+	if err := os.Rename(temp, filepath.Join(s.root, name+".git")); err != nil {
+		return err
+	}
+	crash.Point("repository.renamed")
+	return syncDir(s.root)
+}
+
+// config is the file config of every repository. Any git that meets one outside
+// this server runs our hooks too, and the reference-transaction hook refuses its
+// writes.
+func (s *Store) config() []byte {
+	return fmt.Appendf(nil, "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\thooksPath = %q\n", s.hooks)
+}
+
+// isWhole reports whether a repository has what git takes one by: a HEAD that
+// can be read, objects and refs. empty: nothing was ever stored in it.
+func isWhole(dir string) (whole, empty bool) {
+	_, _, err := readRef(filepath.Join(dir, "HEAD"))
+	objects, objectsErr := os.ReadDir(filepath.Join(dir, "objects"))
+	refs, refsErr := os.ReadDir(filepath.Join(dir, "refs"))
+	holds := func(entries []os.DirEntry, known ...string) bool {
+		return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !slices.Contains(known, e.Name()) })
+	}
+	_, packed := os.Stat(filepath.Join(dir, "packed-refs"))
+	empty = !holds(objects, "info", "pack") && !holds(refs, "heads", "tags") && errors.Is(packed, fs.ErrNotExist)
+	return err == nil && objectsErr == nil && refsErr == nil, empty
+}
+
+// complete gives a repository what it must have and what does not depend on what
+// is in it: HEAD and config always, objects and refs if nothing was ever stored.
+// A server whose power was cut while it made one left some of them empty. It
+// reports what it completed.
+func (s *Store) complete(dir string) (completed []string, err error) {
+	if _, _, err := readRef(filepath.Join(dir, "HEAD")); err != nil {
+		if err := WriteFile(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o644); err != nil {
+			return nil, err
+		}
+		completed = append(completed, "HEAD")
+	}
+	// Also when the data directory has another place now, or the repository was
+	// restored from a mirror.
+	if have, err := os.ReadFile(filepath.Join(dir, "config")); err != nil || !bytes.Equal(have, s.config()) {
+		if err := WriteFile(filepath.Join(dir, "config"), s.config(), 0o644); err != nil {
+			return completed, err
+		}
+		completed = append(completed, "config")
+	}
+	if whole, empty := isWhole(dir); whole || !empty {
+		return completed, nil
+	}
+	for _, sub := range []string{"objects/info", "objects/pack", "refs/heads", "refs/tags"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return completed, err
+		}
+	}
+	return append(completed, "objects", "refs"), syncTree(dir)
 }
 
 // Name is the repository's name.
@@ -219,6 +303,16 @@ func (s *Store) sweep() (swept []string, err error) {
 				return swept, fmt.Errorf("sweep: %w", err)
 			}
 			continue
+		}
+		name, isRepository := strings.CutSuffix(e.Name(), ".git")
+		if isRepository && e.IsDir() && CheckName(name) == nil {
+			completed, err := s.complete(path)
+			if err != nil {
+				return swept, fmt.Errorf("complete repository %s: %w", name, err)
+			}
+			for _, what := range completed {
+				swept = append(swept, e.Name()+"/"+what)
+			}
 		}
 		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
@@ -272,4 +366,30 @@ func RemoveFile(path string) error {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// MakeDir makes a directory, and those above it, durably.
+func MakeDir(path string, perm os.FileMode) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	if parent := filepath.Dir(path); parent != path {
+		if err := MakeDir(parent, perm); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncTree syncs every file and directory below dir, and dir.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && (d.IsDir() || d.Type().IsRegular()) {
+			err = syncDir(path)
+		}
+		return err
+	})
 }

@@ -1,0 +1,224 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// Damaged is a repository in which something that was there before cannot be
+// read. It is not an empty one: nothing in it moves until it can be read again.
+type Damaged struct {
+	Repository string
+	What       []string // one line each: what cannot be read, and why
+}
+
+func (d *Damaged) Error() string {
+	s := fmt.Sprintf("%s is damaged: %s", d.Repository, d.What[0])
+	if n := len(d.What) - 1; n > 0 {
+		s += fmt.Sprintf(", and %d more", n)
+	}
+	return s
+}
+
+// Damage says what of the repository cannot be read, nil when all can. What was
+// damaged is looked at again: it may have been repaired or restored meanwhile.
+func (r *Repository) Damage() *Damaged {
+	r.damageMu.Lock()
+	defer r.damageMu.Unlock()
+	if r.damage != nil {
+		r.damage = r.inspect()
+	}
+	return r.damage
+}
+
+// damaged notes that something cannot be read, and returns it as an error.
+func (r *Repository) damaged(what ...string) error {
+	d := &Damaged{Repository: r.name, What: what}
+	r.damageMu.Lock()
+	defer r.damageMu.Unlock()
+	if r.damage == nil {
+		r.damage = d
+	}
+	return d
+}
+
+// Inspect reads every ref, and of every branch, note and record the newest
+// commit and its tree. It returns nil when all can be read.
+func (r *Repository) Inspect() *Damaged {
+	r.damageMu.Lock()
+	defer r.damageMu.Unlock()
+	r.damage = r.inspect()
+	return r.damage
+}
+
+func (r *Repository) inspect() *Damaged {
+	var what []string
+	for _, dir := range []string{"refs", "objects"} {
+		if info, err := os.Stat(filepath.Join(r.dir, dir)); err != nil || !info.IsDir() {
+			what = append(what, dir+"/ is missing")
+		}
+	}
+	if _, _, err := readRef(filepath.Join(r.dir, "HEAD")); err != nil {
+		what = append(what, "HEAD "+err.Error())
+	}
+	refs, problems, err := r.readRefs("refs/")
+	if err != nil {
+		problems = append(problems, err.Error())
+	}
+	what = append(what, problems...)
+	for _, ref := range refs {
+		switch {
+		case strings.HasPrefix(ref.Name, "refs/heads/"), strings.HasPrefix(ref.Name, "refs/notes/"),
+			strings.HasPrefix(ref.Name, "refs/decisions/"):
+			tree, err := r.TreeOf(ref.Hash)
+			if err == nil {
+				_, err = r.Tree(tree)
+			}
+			if err != nil {
+				what = append(what, fmt.Sprintf("%s points to what cannot be read: %v", ref.Name, err))
+			}
+		}
+	}
+	if what == nil {
+		return nil
+	}
+	return &Damaged{Repository: r.name, What: what}
+}
+
+// readRef reads a ref's file: the id that it holds, or the ref that it stands for.
+// An error other than a syscall's says
+// that the file is damaged.
+func readRef(path string) (h Hash, symbolic string, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Zero, "", err
+	}
+	text := strings.TrimRight(string(data), " \t\r\n")
+	if target, ok := strings.CutPrefix(text, "ref: "); ok && strings.HasPrefix(target, "refs/") {
+		return Zero, strings.TrimSpace(target), nil
+	}
+	if h, ok := ParseHash(text); ok && h != Zero {
+		return h, "", nil
+	}
+	if strings.Trim(text, "\x00") == "" {
+		return Zero, "", unreadable("is empty")
+	}
+	return Zero, "", unreadable(fmt.Sprintf("holds %.50q, which is not an object id", data))
+}
+
+// unreadable is why a file that is there cannot be what it was.
+type unreadable string
+
+func (u unreadable) Error() string { return string(u) }
+
+// absent reports whether err says that there is no file of that name: a directory
+// of that name, or a file where the name has a directory, is none either.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
+}
+
+// packedRefs reads the file packed-refs.
+func (r *Repository) packedRefs() (map[string]Hash, error) {
+	data, err := os.ReadFile(filepath.Join(r.dir, "packed-refs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	packed := map[string]Hash{}
+	if len(data) == 0 {
+		return packed, unreadable("packed-refs is empty")
+	}
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		text, whole := strings.CutSuffix(line, "\n")
+		hash, name, _ := strings.Cut(text, " ")
+		peeled, isPeeled := strings.CutPrefix(text, "^")
+		h, ok := ParseHash(hash)
+		switch {
+		case strings.HasPrefix(text, "#") && whole:
+		case isPeeled && whole:
+			if _, ok := ParseHash(peeled); !ok {
+				return packed, unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+			}
+		case ok && whole && plumbing.ReferenceName(name).Validate() == nil:
+			packed[name] = h
+		default:
+			return packed, unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+		}
+	}
+	return packed, nil
+}
+
+// readRefs lists the refs whose name begins with prefix, and says which cannot be
+// read. It reads the files itself: go-git takes the lock files of moves under way
+// for refs, and a torn file for none.
+func (r *Repository) readRefs(prefix string) (refs []Ref, problems []string, err error) {
+	// Loose refs first: one that is packed meanwhile is found in the second place.
+	found := map[string]Hash{}
+	root := filepath.Join(r.dir, "refs")
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // moved or deleted while we looked
+		}
+		if err != nil {
+			return err
+		}
+		name := "refs" + filepath.ToSlash(strings.TrimPrefix(path, root))
+		if d.IsDir() {
+			if dir := name + "/"; !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") {
+			return nil
+		}
+		h, symbolic, err := readRef(path)
+		var why unreadable
+		switch {
+		case absent(err) || symbolic != "":
+		case errors.As(err, &why):
+			problems = append(problems, name+" "+why.Error())
+			found[name] = Zero // what is packed under that name is older
+		case err != nil:
+			return err
+		default:
+			found[name] = h
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, problems, err
+	}
+	packed, err := r.packedRefs()
+	var why unreadable
+	if errors.As(err, &why) {
+		problems = append(problems, why.Error())
+	} else if err != nil {
+		return nil, problems, err
+	}
+	for name, h := range packed {
+		if _, loose := found[name]; !loose && strings.HasPrefix(name, prefix) {
+			found[name] = h
+		}
+	}
+	for name, h := range found {
+		if h != Zero {
+			refs = append(refs, Ref{name, h})
+		}
+	}
+	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(problems)
+	return refs, problems, nil
+}

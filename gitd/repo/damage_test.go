@@ -1,0 +1,195 @@
+package repo
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestTornRefIsDamageAndNotAbsence(t *testing.T) {
+	for name, content := range map[string]string{
+		"empty":     "",
+		"zeros":     strings.Repeat("\x00", 41),
+		"cut short": "0123456789abcdef",
+		"noise":     "not an id\n",
+		"zero id":   Zero.String() + "\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, r := testStore(t)
+			first := commit(t, r, "first", map[string]string{"a": "1"})
+			other := commit(t, r, "other", map[string]string{"a": "2"})
+			for _, ref := range []string{"refs/heads/main", "refs/heads/other"} {
+				if err := r.Move(t.Context(), ref, Zero, first); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := filepath.Join(r.Dir(), "refs/heads/main")
+			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+
+			var damaged *Damaged
+			if h, err := r.Ref("refs/heads/main"); h != Zero || !errors.As(err, &damaged) || damaged.Repository != "hello" ||
+				!strings.Contains(err.Error(), "refs/heads/main") {
+				t.Errorf("the torn ref reads as %v, %v", h, err)
+			}
+			if _, err := r.Refs("refs/"); !errors.As(err, &damaged) {
+				t.Errorf("the list with the torn ref: %v", err)
+			}
+			if refs, err := r.Refs("refs/heads/o"); err != nil || len(refs) != 1 {
+				t.Errorf("the list without the torn ref: %v, %v", refs, err)
+			}
+			if h, err := r.Ref("refs/heads/other"); h != first || err != nil {
+				t.Errorf("another ref reads as %v, %v", h, err)
+			}
+			// Nothing in it moves, the ref that is well neither.
+			if err := r.Move(t.Context(), "refs/heads/other", first, other); !errors.As(err, &damaged) {
+				t.Errorf("a ref of a damaged repository moved: %v", err)
+			}
+
+			// Another start finds it, too.
+			again, _, err := OpenStore(s.root, s.hooks, s.signer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(again.Close)
+			found, err := again.Repository("hello")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := found.Damage(); d == nil || !strings.HasPrefix(d.What[0], "refs/heads/main ") {
+				t.Errorf("the next start finds %v", d)
+			}
+
+			// What is restored is whole again, without a restart.
+			if err := os.WriteFile(path, []byte(first.String()+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Move(t.Context(), "refs/heads/main", first, other); err != nil {
+				t.Errorf("after it was restored: %v", err)
+			}
+		})
+	}
+}
+
+func TestTornPackedRefs(t *testing.T) {
+	_, r := testStore(t)
+	first := commit(t, r, "first", map[string]string{"a": "1"})
+	for _, ref := range []string{"refs/heads/main", "refs/heads/other", "refs/tags/v1"} {
+		if err := r.Move(t.Context(), ref, Zero, first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Git(t.Context(), "pack-refs", "--all"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.Dir(), "packed-refs")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if refs, err := r.Refs("refs/"); err != nil || len(refs) != 3 {
+		t.Fatalf("packed: %v, %v", refs, err)
+	}
+
+	for cut := range len(whole) {
+		if cut > 0 && whole[cut-1] == '\n' {
+			continue // a shorter file of whole lines is as good as any
+		}
+		if err := os.WriteFile(path, whole[:cut], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var damaged *Damaged
+		if _, err := r.Refs("refs/"); !errors.As(err, &damaged) {
+			t.Errorf("cut after %d bytes: %v", cut, err)
+		}
+		if h, err := r.Ref("refs/heads/absent"); !errors.As(err, &damaged) {
+			t.Errorf("cut after %d bytes a ref that may have been in it reads as %v, %v", cut, h, err)
+		}
+	}
+}
+
+func TestTipThatCannotBeRead(t *testing.T) {
+	_, r := testStore(t)
+	first := commit(t, r, "first", map[string]string{"a": "1"})
+	if err := r.Move(t.Context(), "refs/heads/main", Zero, first); err != nil {
+		t.Fatal(err)
+	}
+	h := first.String()
+	if err := os.Remove(filepath.Join(r.Dir(), "objects", h[:2], h[2:])); err != nil {
+		t.Fatal(err)
+	}
+	r.objects.Clear()
+	if d := r.Inspect(); d == nil || !strings.Contains(d.What[0], "refs/heads/main points to") {
+		t.Errorf("found %v", d)
+	}
+}
+
+// A power cut may leave empty what was not synced; HEAD and config are derived.
+func TestStartCompletesWhatIsHalfMade(t *testing.T) {
+	for _, torn := range [][]string{{"HEAD"}, {"config"}, {"HEAD", "config"}, {"HEAD", "config", "objects", "refs"}} {
+		t.Run(strings.Join(torn, " "), func(t *testing.T) {
+			s, r := testStore(t)
+			for _, name := range torn {
+				path := filepath.Join(r.Dir(), name)
+				if err := os.RemoveAll(path); err != nil {
+					t.Fatal(err)
+				}
+				if name == "HEAD" || name == "config" {
+					if err := os.WriteFile(path, nil, 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			again, swept, err := OpenStore(s.root, s.hooks, s.signer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(again.Close)
+			if !slices.Contains(swept, "hello.git/"+torn[0]) {
+				t.Errorf("the start reports %q", swept)
+			}
+			made, err := again.Create(t.Context(), "hello")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := made.Damage(); d != nil {
+				t.Fatal(d)
+			}
+			c := commit(t, made, "first", map[string]string{"a": "1"})
+			if err := made.Move(t.Context(), "refs/heads/main", Zero, c); err != nil {
+				t.Fatal(err)
+			}
+			if h, err := made.Ref("HEAD"); h != c || err != nil {
+				t.Errorf("HEAD reads as %v, %v", h, err)
+			}
+		})
+	}
+}
+
+// Refs that are gone from beside objects were there before.
+func TestLostRefsAreNotMadeAgain(t *testing.T) {
+	s, r := testStore(t)
+	commit(t, r, "first", map[string]string{"a": "1"})
+	if err := os.RemoveAll(filepath.Join(r.Dir(), "refs")); err != nil {
+		t.Fatal(err)
+	}
+	again, _, err := OpenStore(s.root, s.hooks, s.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
+	found, err := again.Create(t.Context(), "hello")
+	var damaged *Damaged
+	if err == nil && found.Damage() == nil || err != nil && !errors.As(err, &damaged) {
+		t.Errorf("got %v, %v", found, err)
+	}
+
+	again.Lost("gone")
+	if _, err := again.Create(t.Context(), "gone"); !errors.As(err, &damaged) {
+		t.Errorf("a lost repository was made again: %v", err)
+	}
+}
