@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
+	"github.com/headgate-cd/headgate/gitd/repo"
 )
 
 // options are what the command line of `serve` and `demo` says.
@@ -69,7 +69,7 @@ func (o *options) prepare() error {
 	}
 	o.Data = abs
 	for _, dir := range []string{"", "keys", "run", "work", "logs"} {
-		if err := os.MkdirAll(filepath.Join(o.Data, dir), 0o700); err != nil {
+		if err := repo.MakeDir(filepath.Join(o.Data, dir), 0o700); err != nil {
 			return fmt.Errorf("make the data directory: %w", err)
 		}
 	}

@@ -97,9 +97,13 @@ func (s *Store) Signer() *Signer { return s.signer }
 func (s *Store) Hooks() string { return s.hooks }
 
 // Names lists the repositories on disk.
-func (s *Store) Names() ([]string, error) {
-	entries, err := os.ReadDir(s.root)
-	if err != nil {
+func (s *Store) Names() ([]string, error) { return NamesIn(s.root) }
+
+// NamesIn lists the repositories below the root of a store, none if there is no
+// such directory.
+func NamesIn(root string) ([]string, error) {
+	entries, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list repositories: %w", err)
 	}
 	var names []string

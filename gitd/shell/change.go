@@ -417,7 +417,7 @@ func (c *call) change() (name string, number int, err error) {
 }
 
 // repositories is the one that was named, or all that may be read; the server's
-// own is among them only if there is no other.
+// own is among them only if there is no other, and one that is damaged never.
 func (c *call) repositories() (names []string, err error) {
 	if name := c.args["repo"]; name != "" {
 		return []string{name}, nil
@@ -427,6 +427,9 @@ func (c *call) repositories() (names []string, err error) {
 		return nil, err
 	}
 	for _, r := range all {
+		if r.State == show.Damaged {
+			continue // repo list says so; the others are shown
+		}
 		if r.Name != access.Own || len(all) == 1 {
 			names = append(names, r.Name)
 		}

@@ -22,9 +22,13 @@ var repoCommands = []command{
 			}
 			rows := [][]cell{{plain("REPOSITORY"), plain("STATE"), plain("TIP"), plain("RELEASE"), plain("QUEUE"), plain("LANDED"), plain("DESCRIPTION")}}
 			for _, r := range all {
+				about := r.Description
+				if r.State == show.Damaged {
+					about = r.Reason
+				}
 				rows = append(rows, []cell{
 					plain(r.Name), c.out.word(r.State), dash(show.Short(r.Tip)), count(r.Release), count(len(r.Queue)),
-					plain(c.out.at(r.LandedAt, false)), {s: r.Description, cut: true},
+					plain(c.out.at(r.LandedAt, false)), {s: about, cut: r.State != show.Damaged},
 				})
 			}
 			c.out.table(rows)

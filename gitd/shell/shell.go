@@ -287,6 +287,9 @@ func (c *call) only(what, list string, fits func(show.Repository) (bool, error))
 	}
 	var found []string
 	for _, r := range all {
+		if r.State == show.Damaged {
+			continue // it is shown where it is asked for by name
+		}
 		ok, err := fits(r)
 		if err != nil {
 			return "", err

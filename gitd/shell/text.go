@@ -49,6 +49,7 @@ var marks = map[show.State]mark{
 	show.Open:       {"=", "◆", green},
 	show.Drift:      {"#", "≠", amber},
 	show.Hold:       {"H", "‖", amber},
+	show.Damaged:    {"x", "✗", red},
 	show.Empty:      {"o", "○", second},
 	show.Unknown:    {".", "◌", amber},
 }

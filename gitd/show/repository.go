@@ -24,7 +24,8 @@ type Repository struct {
 	Branch       string        `json:"branch"`               // the gated branch shown, usually main
 	Tip          string        `json:"tip,omitempty"`        // full commit id, empty before the first landing
 	Tree         string        `json:"tree,omitempty"`
-	State        State         `json:"state"` // of the branch: green, empty, not gated
+	State        State         `json:"state"`            // of the branch: green, empty, not gated; or damaged
+	Reason       string        `json:"reason,omitempty"` // damaged: what cannot be read
 	LandedAt     time.Time     `json:"landed_at,omitzero"`
 	Release      int           `json:"release,omitempty"`
 	Queue        []Change      `json:"queue"`        // in landing order

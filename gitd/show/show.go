@@ -34,7 +34,8 @@ const (
 	Hold       State = "hold"
 	Unknown    State = "unknown"
 	Converging State = "converging"
-	Empty      State = "empty" // nothing has landed or been promoted yet
+	Damaged    State = "damaged" // what was there cannot be read
+	Empty      State = "empty"   // nothing has landed or been promoted yet
 )
 
 // Backend answers SSH commands and the console. All methods are safe for

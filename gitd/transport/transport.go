@@ -163,6 +163,9 @@ func (t *Transport) Open(actor access.Identity, name string) (*repo.Repository, 
 		// One answer for both: who may not read does not learn what there is.
 		return nil, t.notFound(actor, name)
 	}
+	if damaged := (*repo.Damaged)(nil); errors.As(err, &damaged) {
+		return nil, &show.Error{Kind: show.Again, What: damaged.Error(), Hint: "tell an administrator of this server: headgate doctor"}
+	}
 	if err != nil {
 		t.Log.Error("could not open a repository", "repo", name, "err", err)
 		return nil, &show.Error{

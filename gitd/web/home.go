@@ -67,10 +67,15 @@ func homePage(q *request) (*page, error) {
 		return startPage(q, p, nil, fresh), nil
 	}
 	view := &homeView{}
-	var gated, ungated, today, green, empty int
+	var gated, ungated, today, green, empty, damaged int
 	slices.SortStableFunc(all, func(a, b show.Repository) int { return b.LandedAt.Compare(a.LandedAt) })
 	for i := range all {
 		r := &all[i]
+		if r.State == show.Damaged {
+			view.Rows = append(view.Rows, homeRow{Repository: *r, Mark: markOf(r.State)})
+			damaged++
+			continue
+		}
 		recent, total, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
 		if err != nil {
 			return nil, fmt.Errorf("read the changes of %s: %w", r.Name, err)
@@ -123,6 +128,9 @@ func homePage(q *request) (*page, error) {
 	repositories := fmt.Sprintf("%d gated", gated)
 	if ungated > 0 {
 		repositories += fmt.Sprintf(", %d not gated", ungated)
+	}
+	if damaged > 0 {
+		repositories += fmt.Sprintf(", %d damaged", damaged)
 	}
 	switch red := gated - green - empty; red {
 	case 0:

@@ -33,6 +33,7 @@ var marks = map[show.State]mark{
 	show.Drift:      {"Drift", "drift", "amber"},
 	show.Hold:       {"Hold", "hold", "amber"},
 	show.Converging: {"Converging", "running", "water"},
+	show.Damaged:    {"Damaged", "red", "red"},
 	show.Empty:      {"Empty", "queued", ""},
 	show.Unknown:    {"Unknown", "unknown", "amber"},
 }

@@ -137,6 +137,10 @@ func (l *Listener) validatePush(
 	if err != nil {
 		return nil, nil, err
 	}
+	if damaged := r.Damage(); damaged != nil {
+		return refuse(damaged.Error()+"; nothing in it moves until that is repaired",
+			"tell an administrator: headgate doctor names what is damaged")
+	}
 	q, err := quarantineOf(r, header.Quarantine)
 	if err != nil {
 		return nil, nil, err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -160,8 +161,24 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		return err
 	}
 	config := landed.config
+	// What an earlier configuration named was made when that came into force: if it
+	// is not there it is lost, and must not be made anew.
+	earlier := s.access.Load()
+	if s.inForce == repo.Zero {
+		if earlier, err = landed.before(); err != nil {
+			return err
+		}
+	}
 	for _, r := range config.Repositories() {
-		if _, err := s.store.Create(ctx, r.Name); err != nil {
+		if earlier != nil {
+			if _, named := earlier.Repository(r.Name); named {
+				s.store.Lost(r.Name)
+			}
+		}
+		_, err := s.store.Create(ctx, r.Name)
+		if damaged := (*repo.Damaged)(nil); errors.As(err, &damaged) {
+			s.log.Error("a repository is damaged; the others go on", "repo", r.Name, "what", damaged.What)
+		} else if err != nil {
 			return err
 		}
 		crash.Point("configure.repository-made")
@@ -187,6 +204,28 @@ type configuration struct {
 	tip    repo.Hash
 	data   []byte
 	config *access.Config
+}
+
+// before is the configuration that this one replaced; nil if it is the first. It
+// was checked before it landed: one that cannot be read now is nil too.
+func (c configuration) before() (*access.Config, error) {
+	commit, err := c.own.Commit(c.tip)
+	if err != nil || commit.NumParents() == 0 {
+		return nil, err
+	}
+	tree, err := c.own.TreeOf(commit.ParentHashes[0])
+	if err != nil {
+		return nil, err
+	}
+	data, err := c.own.File(tree, access.FileName)
+	if err != nil {
+		return nil, err
+	}
+	config, err := access.Parse(access.FileName, data)
+	if err != nil {
+		return nil, nil // by the rules of today
+	}
+	return config, nil
 }
 
 func (s *Server) landedConfiguration() (c configuration, err error) {

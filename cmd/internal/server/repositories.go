@@ -25,6 +25,17 @@ func (s *Server) readable(a access.Identity, name string) (*repo.Repository, err
 	c := s.access.Load()
 	if c.May(a, access.Read, name) {
 		r, err := s.store.Repository(name)
+		if err == nil && r.Damage() != nil {
+			err = r.Damage()
+		}
+		if damaged := (*repo.Damaged)(nil); errors.As(err, &damaged) {
+			return nil, &show.Error{
+				Kind:  show.Again,
+				What:  damaged.Error() + "; it is read-only until that is repaired",
+				Where: damaged.What,
+				Hint:  "an administrator of this server can look at it with: headgate doctor",
+			}
+		}
 		if !errors.Is(err, repo.ErrNoRepository) {
 			return r, err
 		}
@@ -62,13 +73,40 @@ func (s *Server) Repositories(ctx context.Context, a access.Identity) ([]show.Re
 			continue
 		}
 		r, err := s.Repository(ctx, a, name)
-		if err != nil {
+		if ctx.Err() != nil {
 			return nil, err
+		}
+		if err != nil {
+			// One that cannot be read must not keep the others from being seen.
+			s.log.Error("a repository cannot be shown", "repo", name, "err", err)
+			configured, _ := c.Repository(name)
+			r = s.unreadable(a, name, configured.Description, err)
 		}
 		list = append(list, r)
 	}
 	slices.SortStableFunc(list, func(x, y show.Repository) int { return y.LandedAt.Compare(x.LandedAt) })
 	return list, nil
+}
+
+// unreadable is what is shown of a repository that err keeps from being read.
+func (s *Server) unreadable(a access.Identity, name, description string, err error) show.Repository {
+	reason := "it cannot be read; the server's log says why"
+	if known := (*show.Error)(nil); errors.As(err, &known) {
+		reason = known.What
+	} else if s.access.Load().May(a, access.Administer, access.Own) {
+		reason = err.Error()
+	}
+	return show.Repository{
+		Name:         name,
+		Description:  description,
+		Clone:        s.about.CloneURL(name),
+		Gated:        s.access.Load().Gated(name),
+		Branch:       s.gate.Branch(name),
+		State:        show.Damaged,
+		Reason:       reason,
+		Queue:        []show.Change{},
+		Environments: []show.Environment{},
+	}
 }
 
 // Repository implements show.Backend.

@@ -113,7 +113,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		}
 	}()
 	path := func(parts ...string) string { return filepath.Join(append([]string{o.Data}, parts...)...) }
-	if s.lock, err = lockData(o.Data); err != nil {
+	if s.lock, err = Lock(o.Data); err != nil {
+		return nil, err
+	}
+	if err := checkHistory(o.Data); err != nil {
 		return nil, err
 	}
 	// Only what is needed while it is used lives in work and run: whatever is
@@ -166,7 +169,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		return nil, err
 	}
 	for _, what := range swept {
-		log.Info("swept what an earlier process left", "file", what)
+		log.Info("removed or completed what an earlier process left", "file", what)
+	}
+	if err := checkSigner(s.store, path("keys", "server")); err != nil {
+		return nil, err
 	}
 	if s.tokens, err = token.Open(path("tokens")); err != nil {
 		return nil, err

@@ -362,6 +362,9 @@ func (s *Server) Search(ctx context.Context, a access.Identity, query string) (s
 		if has(query, view.Name, view.Description) {
 			found.Repositories = append(found.Repositories, view)
 		}
+		if view.State == show.Damaged {
+			continue
+		}
 		if err := s.searchIn(ctx, a, view, query, &found); err != nil {
 			if ctx.Err() == nil {
 				return found, err
