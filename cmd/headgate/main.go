@@ -46,7 +46,7 @@ type exitCode struct{ code int }
 func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
-	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), verifyCommand(), versionCommand()}
+	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), verifyCommand(), doctorCommand(), keyCommand(), versionCommand()}
 }
 
 func main() {

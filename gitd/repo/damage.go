@@ -69,7 +69,7 @@ func (r *Repository) inspect() *Damaged {
 	if _, _, err := readRef(filepath.Join(r.dir, "HEAD")); err != nil {
 		what = append(what, "HEAD "+err.Error())
 	}
-	refs, problems, err := r.readRefs("refs/")
+	refs, problems, err := r.ReadableRefs("refs/")
 	if err != nil {
 		problems = append(problems, err.Error())
 	}
@@ -160,10 +160,10 @@ func (r *Repository) packedRefs() (map[string]Hash, error) {
 	return packed, nil
 }
 
-// readRefs lists the refs whose name begins with prefix, and says which cannot be
+// ReadableRefs lists the refs whose name begins with prefix, and says which cannot be
 // read. It reads the files itself: go-git takes the lock files of moves under way
 // for refs, and a torn file for none.
-func (r *Repository) readRefs(prefix string) (refs []Ref, problems []string, err error) {
+func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string, err error) {
 	// Loose refs first: one that is packed meanwhile is found in the second place.
 	found := map[string]Hash{}
 	root := filepath.Join(r.dir, "refs")

@@ -76,7 +76,7 @@ func (r *Repository) ref(name string, depth int) (Hash, error) {
 // Refs lists the refs whose name begins with prefix, sorted by name. Symbolic
 // refs are left out. One among them that cannot be read is an error, *Damaged.
 func (r *Repository) Refs(prefix string) ([]Ref, error) {
-	refs, problems, err := r.readRefs(prefix)
+	refs, problems, err := r.ReadableRefs(prefix)
 	if err != nil {
 		return nil, fmt.Errorf("list refs of %s: %w", r.name, err)
 	}

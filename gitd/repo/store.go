@@ -397,3 +397,11 @@ func syncTree(dir string) error {
 		return err
 	})
 }
+
+// Rename renames a file within its directory, durably.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}

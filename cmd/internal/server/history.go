@@ -14,9 +14,9 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 )
 
-// checkHistory stops the start of a server that would begin anew where there is a
+// CheckHistory stops the start of a server that would begin anew where there is a
 // history: a part that is missing is restored by a person, or given up by one.
-func checkHistory(data string) error {
+func CheckHistory(data string) error {
 	names, err := repo.NamesIn(filepath.Join(data, "repositories"))
 	if err != nil {
 		return err

@@ -116,7 +116,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	if s.lock, err = Lock(o.Data); err != nil {
 		return nil, err
 	}
-	if err := checkHistory(o.Data); err != nil {
+	if err := CheckHistory(o.Data); err != nil {
 		return nil, err
 	}
 	// Only what is needed while it is used lives in work and run: whatever is
