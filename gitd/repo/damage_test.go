@@ -188,7 +188,13 @@ func TestLostRefsAreNotMadeAgain(t *testing.T) {
 		t.Errorf("got %v, %v", found, err)
 	}
 
-	again.Lost("gone")
+	if err := again.Made([]string{"gone", "hello"}); err != nil {
+		t.Fatal(err)
+	}
+	if again, _, err = OpenStore(s.root, s.hooks, s.signer); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
 	if _, err := again.Create(t.Context(), "gone"); !errors.As(err, &damaged) {
 		t.Errorf("a lost repository was made again: %v", err)
 	}

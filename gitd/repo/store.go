@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,7 @@ type Store struct {
 
 	mu   sync.Mutex
 	open map[string]*Repository
-	lost map[string]bool // see Lost
+	made map[string]bool // see Made
 }
 
 // Repository is one bare repository. It is safe for concurrent use.
@@ -74,7 +75,10 @@ func OpenStore(root, hooks string, signer *Signer) (*Store, []string, error) {
 	if err := MakeDir(root, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("open repositories: %w", err)
 	}
-	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}, lost: map[string]bool{}}
+	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}, made: map[string]bool{}}
+	if err := s.readMade(); err != nil {
+		return nil, nil, err
+	}
 	swept, err := s.sweep()
 	return s, swept, err
 }
@@ -133,7 +137,7 @@ func (s *Store) Repository(name string) (*Repository, error) {
 	dir := filepath.Join(s.root, name+".git")
 	_, err := os.Stat(dir)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && s.lost[name]:
+	case errors.Is(err, fs.ErrNotExist) && s.made[name]:
 		return nil, &Damaged{Repository: name, What: []string{dir + " is missing"}}
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, ErrNoRepository
@@ -152,12 +156,40 @@ func (s *Store) Repository(name string) (*Repository, error) {
 	return r, nil
 }
 
-// Lost says that a repository was made before, so that it is damaged, and not
-// new, when it is not there.
-func (s *Store) Lost(name string) {
+// madeFile names the repositories that there are, in a store's root: one that is
+// in it and not on disk is lost, and not new.
+const madeFile = ".made"
+
+// Made records the repositories that there are, all of them.
+func (s *Store) Made(names []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lost[name] = true
+	made := map[string]bool{}
+	for _, name := range names {
+		made[name] = true
+	}
+	if maps.Equal(made, s.made) {
+		return nil
+	}
+	text := strings.Join(slices.Sorted(maps.Keys(made)), "\n") + "\n"
+	if err := WriteFile(filepath.Join(s.root, madeFile), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("record the repositories that there are: %w", err)
+	}
+	crash.Point("repository.recorded")
+	s.made = made
+	return nil
+}
+
+// readMade reads what Made wrote. A name more or less in it is told by Made.
+func (s *Store) readMade() error {
+	data, err := os.ReadFile(filepath.Join(s.root, madeFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open repositories: %w", err)
+	}
+	for _, name := range strings.Fields(string(data)) {
+		s.made[name] = true
+	}
+	return nil
 }
 
 // Create makes the repository called name and returns it. Making one that exists

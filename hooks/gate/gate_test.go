@@ -3,10 +3,12 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/gate/plan"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
@@ -505,7 +508,7 @@ func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
 }
 
 func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
-	for how, why := range map[string]string{"broken": "the server's log says why under ", "panic": "the server's log says why under ", "unable": "bubblewrap is not installed"} {
+	for how, why := range map[string]string{"panic": "the server's log says why under ", "unable": "bubblewrap is not installed"} {
 		w := newWorld(t)
 		release := w.build.holdBuilds()
 		var p Progress
@@ -528,6 +531,38 @@ func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
 		if note, _ := w.r.Ref(verdict.Ref); note != repo.Zero {
 			t.Fatal("it left a verdict")
 		}
+	}
+}
+
+// What is wrong with the server refuses nobody's change, however long it lasts.
+func TestTroubleOfTheServerRefusesNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		err error
+		why string
+	}{
+		"disk":    {fmt.Errorf("write log: %w", syscall.ENOSPC), "the server's disk is full; its build could not run, and is tried again"},
+		"git":     {errors.New("fatal: write error: No space left on device"), "the server's disk is full; its build could not run, and is tried again"},
+		"files":   {fmt.Errorf("open: %w", syscall.EMFILE), "the server has too many open files; its build could not run, and is tried again"},
+		"unknown": {errors.New("git checkout-index: exit 128"), "its build could not run, and is tried again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.build.suffer(c.err)
+			commit := w.commit("begin", files())
+			a := w.propose(ada, commit)
+			w.until("it was tried more often than a fault of its own would be", func() bool { return w.build.runs() > plan.MaxFailures+1 })
+			w.until("it waits and says why", func() bool {
+				queue := w.gate.Queue("hello")
+				return len(queue) == 1 && queue[0].State == show.Waits && queue[0].Reason == c.why && !queue[0].Until.IsZero()
+			})
+			if got := events(w.story(a.Change)); got != "pushed" {
+				t.Fatalf("its story is %q", got)
+			}
+			w.build.suffer(nil)
+			if p := w.end(a.Change); p.Kind != Landed || w.main() != commit {
+				t.Fatalf("%+v", p)
+			}
+		})
 	}
 }
 

@@ -55,6 +55,7 @@ type open struct {
 	story   change.Story
 	pushed  time.Time
 	waiting *waiting // nil: it is tried when its turn comes
+	trouble int      // times in a row that the server could not go on with it
 	shown   Progress // what was published last about its place
 }
 

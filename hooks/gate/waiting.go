@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
@@ -175,10 +176,44 @@ func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, asked 
 	}
 }
 
-// retryLater lets a change wait because the server could not go on with it.
+// retryLater lets a change wait because the server could not go on with it: longer
+// each time, and for as long as the change is open. What is wrong with the server
+// refuses nobody's change.
 func (l *loop) retryLater(number int, what string, err error) {
-	l.slog.Error("change waits", "change", number, "err", err)
-	if o := l.open[number]; o != nil {
-		o.waiting = &waiting{reason: what, until: l.g.c.Now().Add(l.g.c.Retry)}
+	o := l.open[number]
+	if o == nil {
+		return
 	}
+	o.trouble++
+	again := l.g.c.Retry / 8 << min(o.trouble-1, 6)
+	if known := troubleOf(err); known != "" {
+		what = known + "; " + what
+	}
+	o.waiting = &waiting{reason: what, until: l.g.c.Now().Add(again)}
+	l.slog.Error("change waits", "change", number, "try", o.trouble, "again_in", again, "err", err)
+}
+
+// troubleOf names what is wrong with the server, if err says it. A git child says
+// it in words.
+func troubleOf(err error) string {
+	damaged := (*repo.Damaged)(nil)
+	said := err.Error()
+	is := func(words string, kinds ...error) bool {
+		return strings.Contains(said, words) || slices.ContainsFunc(kinds, func(k error) bool { return errors.Is(err, k) })
+	}
+	switch {
+	case errors.As(err, &damaged):
+		return damaged.Error()
+	case is("No space left on device", syscall.ENOSPC, syscall.EDQUOT):
+		return "the server's disk is full"
+	case is("Too many open files", syscall.EMFILE, syscall.ENFILE):
+		return "the server has too many open files"
+	case is("Input/output error", syscall.EIO):
+		return "the server's disk has an error"
+	case is("Read-only file system", syscall.EROFS):
+		return "the server's disk cannot be written"
+	case is("Cannot allocate memory", syscall.ENOMEM):
+		return "the server is out of memory"
+	}
+	return ""
 }

@@ -98,7 +98,7 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 func guarded(ctx context.Context, builder Builder, job Job) (result Result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the builder panicked: %v", p)
+			err = &panicError{p}
 		}
 	}()
 	return builder.Build(ctx, job)
@@ -162,16 +162,7 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 	case err != nil && stopped:
 		return // the plan knows why, or the server stops
 	case err != nil:
-		l.failures[b.key]++
-		b.candidate.failure = "the server's log says why under " + b.log
-		var known interface{ ForPeople() string }
-		if errors.As(err, &known) {
-			b.candidate.failure = known.ForPeople()
-		}
-		l.slog.Error("build could not run", "change", b.candidate.Changes[0].Change, "build", b.log, "err", err)
-		if n := l.failures[b.key]; n < plan.MaxFailures {
-			l.again(b, fmt.Sprintf("the build could not run, try %d of %d: %s", n, plan.MaxFailures, b.candidate.failure))
-		}
+		l.notBuilt(b, err)
 		return
 	}
 	delete(l.failures, b.key)
@@ -191,6 +182,9 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 			continue
 		}
 		for _, ref := range c.Changes {
+			if o := l.open[ref.Change]; o != nil {
+				o.trouble = 0
+			}
 			l.progress.add(Progress{
 				At: v.Finished, Kind: Verdict, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
 				Candidate: c.commit, Tree: c.tree, With: c.with(), Log: v.LogName(), Green: v.Result == verdict.Green,
@@ -199,6 +193,35 @@ func (l *loop) built(b *building, v verdict.Verdict, err error, stopped bool) {
 		}
 	}
 }
+
+// notBuilt: a build came to no end. What may be the change's own fault, or is so
+// until somebody changes the server, is tried a few times and then refuses the
+// change; trouble of the server only lets it wait.
+func (l *loop) notBuilt(b *building, err error) {
+	var known interface{ ForPeople() string }
+	panicked := (*panicError)(nil)
+	if !errors.As(err, &known) && !errors.As(err, &panicked) {
+		for _, c := range l.waitingFor(b.key) {
+			l.retryLater(c.Changes[0].Change, "its build could not run, and is tried again", err)
+		}
+		return
+	}
+
+	l.failures[b.key]++
+	b.candidate.failure = "the server's log says why under " + b.log
+	if known != nil {
+		b.candidate.failure = known.ForPeople()
+	}
+	l.slog.Error("build could not run", "change", b.candidate.Changes[0].Change, "build", b.log, "err", err)
+	if n := l.failures[b.key]; n < plan.MaxFailures {
+		l.again(b, fmt.Sprintf("the build could not run, try %d of %d: %s", n, plan.MaxFailures, b.candidate.failure))
+	}
+}
+
+// panicError is a Builder that panicked: with the same tree it would again.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("the builder panicked: %v", e.value) }
 
 // reason is a red verdict's line for people.
 func reason(v verdict.Verdict) string {

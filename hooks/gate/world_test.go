@@ -266,8 +266,16 @@ type fakeBuilder struct {
 	keys    map[string]int  // runs to the end, by tree
 	hold    chan struct{}   // not nil: builds wait for it
 	flip    map[string]bool // trees that turn from red to green at the second run
+	trouble error           // not nil: what every build meets
 	running int
 	most    int
+}
+
+// suffer makes every build end with an error of the server; nil: no more.
+func (b *fakeBuilder) suffer(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble = err
 }
 
 func newFakeBuilder() *fakeBuilder {
@@ -300,6 +308,8 @@ func (b *fakeBuilder) Build(ctx context.Context, j Job) (Result, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch said := string(content); {
+	case b.trouble != nil:
+		return Result{}, b.trouble
 	case strings.Contains(said, "panic"):
 		panic("as told")
 	case strings.Contains(said, "unable"):

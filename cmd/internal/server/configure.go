@@ -161,20 +161,9 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		return err
 	}
 	config := landed.config
-	// What an earlier configuration named was made when that came into force: if it
-	// is not there it is lost, and must not be made anew.
-	earlier := s.access.Load()
-	if s.inForce == repo.Zero {
-		if earlier, err = landed.before(); err != nil {
-			return err
-		}
-	}
+	made := []string{access.Own}
 	for _, r := range config.Repositories() {
-		if earlier != nil {
-			if _, named := earlier.Repository(r.Name); named {
-				s.store.Lost(r.Name)
-			}
-		}
+		made = append(made, r.Name)
 		_, err := s.store.Create(ctx, r.Name)
 		if damaged := (*repo.Damaged)(nil); errors.As(err, &damaged) {
 			s.log.Error("a repository is damaged; the others go on", "repo", r.Name, "what", damaged.What)
@@ -182,6 +171,9 @@ func (s *Server) loadAccess(ctx context.Context) error {
 			return err
 		}
 		crash.Point("configure.repository-made")
+	}
+	if err := s.store.Made(made); err != nil {
+		return err
 	}
 	s.access.Store(config)
 	if err := s.tokens.Retain(func(user string) bool { _, known := config.User(user); return known }); err != nil {
@@ -204,28 +196,6 @@ type configuration struct {
 	tip    repo.Hash
 	data   []byte
 	config *access.Config
-}
-
-// before is the configuration that this one replaced; nil if it is the first. It
-// was checked before it landed: one that cannot be read now is nil too.
-func (c configuration) before() (*access.Config, error) {
-	commit, err := c.own.Commit(c.tip)
-	if err != nil || commit.NumParents() == 0 {
-		return nil, err
-	}
-	tree, err := c.own.TreeOf(commit.ParentHashes[0])
-	if err != nil {
-		return nil, err
-	}
-	data, err := c.own.File(tree, access.FileName)
-	if err != nil {
-		return nil, err
-	}
-	config, err := access.Parse(access.FileName, data)
-	if err != nil {
-		return nil, nil // by the rules of today
-	}
-	return config, nil
 }
 
 func (s *Server) landedConfiguration() (c configuration, err error) {
