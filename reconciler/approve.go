@@ -42,16 +42,50 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 	var done Approved
 	err = w.on(ctx, func(ctx context.Context) (err error) {
 		done, err = w.approve(ctx, by, reason, func(s *snapshot) error {
-			if tree != "" && (len(tree) < 7 || !strings.HasPrefix(s.Proposal.Tree.String(), tree)) {
+			if tree != "" && len(tree) < 7 {
+				return &show.Error{
+					Kind: show.Usage,
+					What: fmt.Sprintf("tree %q is too short to tell contents apart", tree),
+					Hint: "give at least 7 digits of it",
+				}
+			}
+			if !strings.HasPrefix(s.Proposal.Tree.String(), tree) {
 				return &show.Error{Kind: show.Denied,
 					What:  fmt.Sprintf("the proposal for %s is not tree %s any more", environment, terminal.Message(tree, 40)),
 					Where: []string{current(s)}, Hint: "look at it, then approve: approve " + repository + " " + environment}
 			}
 			return nil
 		})
+		var none *show.Error
+		if errors.As(err, &none) && none.Kind == show.NotFound {
+			if already, ok := w.approvedAlready(ctx, by, tree); ok {
+				done, err = already, nil
+			}
+		}
 		return err
 	})
 	return done, err
+}
+
+// approvedAlready answers an approval of what was promoted with it: somebody
+// repeats a command whose answer was lost, or who did not see that it sufficed.
+func (w *worker) approvedAlready(ctx context.Context, by access.Identity, tree string) (Approved, bool) {
+	s, err := w.rc.load(ctx, w.repo, w.environment)
+	if err != nil || s.Proposal != nil || s.Declared == nil {
+		return Approved{}, false // the first answer stands
+	}
+	d := s.Declared
+	if !record.ApprovedBy(d.Approvals, by.User) || !strings.HasPrefix(d.Tree.String(), tree) {
+		return Approved{}, false
+	}
+	return Approved{
+		Release:  d.Release,
+		Tree:     d.Tree,
+		Repeated: true,
+		Promoted: d.Hash,
+		Sentence: fmt.Sprintf("already approved %sfor %s, tree %s, as %s", step(0, d.Release), w.environment, show.Short(d.Tree.String()), by.User),
+		Given:    len(d.Approvals),
+	}, true
 }
 
 // ApprovePush is Approve by `git push origin origin/promote/<env>:env/<env>`:

@@ -305,6 +305,18 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); err != nil || done.Promoted == repo.Zero {
 		t.Fatalf("two of two: %+v, %v", done, err)
 	}
+
+	// The same yes again is no error, and does nothing; somebody else's is none.
+	again, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", "")
+	if err != nil || !again.Repeated || !strings.HasPrefix(again.Sentence, "already approved release 2 for production") {
+		t.Fatalf("approved again: %+v, %v", again, err)
+	}
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) || refused.Kind != show.NotFound {
+		t.Fatalf("sam approves what is promoted: %v", err)
+	}
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), strings.Repeat("0", 40), ""); !errors.As(err, &refused) {
+		t.Fatalf("ada approves another content: %v", err)
+	}
 	h.healthy(t, "production", 2)
 	h.checkVerifies(t, 3, 0, 2)
 }

@@ -149,9 +149,11 @@ approvals_msg := concat("; ", array.concat([still_missing], array.concat(exclude
 
 still_missing := sprintf("%d %s missing%s", [required - count(approved), plural("approval", required - count(approved)), from_whom])
 
-from_whom := sprintf(" of %s", [concat(", ", could)]) if count(could) > 0
+from_whom := ", and nobody may give it" if count(could) == 0
 
-else := ", and nobody may give it"
+else := sprintf(", and only %s may still give one", [concat(", ", could)]) if count(could) < required - count(approved)
+
+else := sprintf(", from %s", [concat(" or ", could)])
 
 excluded := [sprintf("%s wrote part of it and cannot", [concat(", ", cannot)])] if count(cannot) > 0
 

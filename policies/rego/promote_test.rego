@@ -94,6 +94,13 @@ test_nobody_has_approved if {
 	n.count == 1
 	{w | some w in n.who} == {"jun", "sam"}
 	n.cannot == ["ada"]
+	startswith(n.msg, "1 approval missing, from jun or sam")
+}
+
+test_fewer_than_are_missing_may_approve if {
+	i := object.union(with_env({"approvals": {"count": 3}}), {"approvals": []})
+	some n in promote.need with input as i with time.now_ns as noon
+	startswith(n.msg, "3 approvals missing, and only jun, sam may still give one")
 }
 
 test_own_approval_does_not_count if open(object.union(base, {"approvals": [yes("ada", [], "t3")]})) == {"approvals"}
