@@ -254,6 +254,9 @@ func baseDirectories(root *os.Root, base string) ([]string, error) {
 	if rel == "." {
 		return []string{"."}, nil
 	}
+	if choices(rel) > maxChoices {
+		return nil, tooManyChoices(base)
+	}
 	bases, err := doublestar.Glob(root.FS(), rel, doublestar.WithNoFollow())
 	if err != nil {
 		return nil, &clientError{what: fmt.Sprintf("base-directory %q is not a pattern", base)}
@@ -268,12 +271,55 @@ func baseDirectories(root *os.Root, base string) ([]string, error) {
 	return bases, nil
 }
 
+// maxChoices bounds the ways in which one pattern can be matched against one path:
+// matching tries them all, and cannot be interrupted.
+const maxChoices = 1000
+
+func tooManyChoices(pattern string) error {
+	if len(pattern) > 100 {
+		pattern = strings.ToValidUTF8(pattern[:100], "") + "..."
+	}
+	return &clientError{
+		what: fmt.Sprintf("the pattern %q has more than %d alternatives", pattern, maxChoices),
+		fix:  "write several patterns with fewer braces each",
+	}
+}
+
+// choices is how many alternatives the braces of a pattern have together, as if
+// they all were beside one another, which is the most that they can have. Beyond
+// maxChoices it does not count on.
+func choices(pattern string) int {
+	all := 1
+	var open []int // alternatives so far of the braces that are open
+	for i := 0; i < len(pattern) && all <= maxChoices; i++ {
+		switch pattern[i] {
+		case '\\':
+			i++
+		case '{':
+			open = append(open, 1)
+		case ',':
+			if len(open) > 0 {
+				open[len(open)-1]++
+			}
+		case '}':
+			if n := len(open); n > 0 {
+				all *= open[n-1]
+				open = open[:n-1]
+			}
+		}
+	}
+	return all
+}
+
 // patternsOf checks patterns and makes them relative. One that leads out of the
 // source stays as it is, and matches nothing.
 func patternsOf(texts []string) ([]string, error) {
 	patterns := make([]string, len(texts))
 	for i, text := range texts {
 		patterns[i], _ = inside(text)
+		if choices(patterns[i]) > maxChoices {
+			return nil, tooManyChoices(text)
+		}
 		if !doublestar.ValidatePattern(patterns[i]) {
 			return nil, &clientError{what: fmt.Sprintf("%q is not a pattern", text), fix: "close its brackets, or put a '\\' before them"}
 		}
