@@ -15,10 +15,13 @@ BENCH_PACKAGES = $(TEST_PACKAGES) openssh-server
 export CGO_ENABLED ?= 0
 export GOFLAGS     += -trimpath
 
+WEBHOOK_EXAMPLES = .ci/examples/node_modules/@octokit/webhooks-examples
+export HEADGATE_WEBHOOK_EXAMPLES ?= $(CURDIR)/$(WEBHOOK_EXAMPLES)
+
 # With the race detector. What reads the code reads it that way too, for the same reason.
 RACED = CGO_ENABLED=1 GOFLAGS="$(GOFLAGS) -race"
 
-.PHONY: demo run build test check bench size run-packages race-packages test-packages bench-packages clean
+.PHONY: demo run build test webhook-examples check bench size run-packages race-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -30,9 +33,15 @@ build:
 	go build -ldflags '-s -w' -o bin/ ./cmd/headgate ./cmd/headgate-hook
 
 # More packages at a time than there are cores: most of them mostly wait. go vet has been run by check.
-test: test-packages check
+test: test-packages webhook-examples check
 	go test -vet=off -timeout 30m $$(.ci/concurrent not)
 	CGO_ENABLED=1 go test -race -vet=off -timeout 30m -p 3 $$(.ci/concurrent)
+
+# The webhooks that GitHub publishes as examples: test data that is not committed.
+webhook-examples: test-packages
+	@command -v npm >/dev/null || .ci/packages npm
+	@test -d $(WEBHOOK_EXAMPLES) || npm install --silent --no-save --no-package-lock --ignore-scripts --no-audit --no-fund \
+		--prefix .ci/examples @octokit/webhooks-examples@7.6.1
 
 # Everything that reads the code without running it.
 check: race-packages

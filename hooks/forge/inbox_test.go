@@ -1,0 +1,296 @@
+package forge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+func openInbox(t *testing.T, dir string) *Inbox {
+	t.Helper()
+	b, err := OpenInbox(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func delivery(id string, body string) Delivery {
+	return Delivery{ID: id, Event: "push", At: time.Unix(1_790_000_000, 0).UTC(), Body: []byte(body)}
+}
+
+func TestInboxKeepsWhatItTook(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openInbox(t, dir)
+
+	first, err := b.Put(delivery("a", `{"n": 1}`))
+	if err != nil || first.Duplicate {
+		t.Fatalf("Put = %+v, %v", first, err)
+	}
+	if _, err := b.Put(delivery("b", "two\nlines\n")); err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Put(delivery("a", "another body"))
+	if err != nil || !again.Duplicate || again.Sequence != first.Sequence {
+		t.Fatalf("Put of a duplicate = %+v, %v", again, err)
+	}
+	if err := b.Settle(Applied, "main moved", first.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+
+	b = openInbox(t, dir)
+	if got := b.Pending(); !slices.Equal(got, []int64{2}) {
+		t.Errorf("Pending = %v, want [2]", got)
+	}
+	if again, err := b.Put(delivery("a", "")); err != nil || !again.Duplicate {
+		t.Errorf("after a restart a duplicate is %+v, %v", again, err)
+	}
+	for i, want := range []string{`{"n": 1}`, "two\nlines\n"} {
+		d, err := b.Read(int64(i + 1))
+		if err != nil || string(d.Body) != want || d.Event != "push" || !d.At.Equal(time.Unix(1_790_000_000, 0)) {
+			t.Errorf("Read(%d) = %+v, %v; want body %q", i+1, d, err, want)
+		}
+	}
+	list := b.List(10)
+	if len(list) != 2 || list[0].ID != "b" || list[1].Outcome != Applied || list[1].Detail != "main moved" || list[1].Duplicates != 1 {
+		t.Errorf("List = %+v", list)
+	}
+
+	if err := b.Settle(Pending, "", 1); err != nil { // process it again
+		t.Fatal(err)
+	}
+	b.Close()
+	if got := openInbox(t, dir).Pending(); !slices.Equal(got, []int64{1, 2}) {
+		t.Errorf("Pending after a replay = %v, want [1 2]", got)
+	}
+}
+
+func TestInboxNamesDeliveriesWithoutID(t *testing.T) {
+	t.Parallel()
+	b := openInbox(t, t.TempDir())
+	if _, err := b.Put(delivery("", "same")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := b.Put(delivery("", "same")); err != nil || !r.Duplicate {
+		t.Errorf("the same body without an id: %+v, %v; want a duplicate", r, err)
+	}
+	if r, err := b.Put(delivery("", "other")); err != nil || r.Duplicate {
+		t.Errorf("another body without an id: %+v, %v", r, err)
+	}
+	if err := b.Settle(Applied, "", 1); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := b.Put(delivery("", "same")); err != nil || r.Duplicate {
+		t.Errorf("the same body after the first was processed: %+v, %v; want a new one", r, err)
+	}
+}
+
+// What a power cut leaves of a segment is some prefix of it: each must open, and
+// hold exactly the deliveries that are whole in it.
+func TestInboxTornAnywhere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openInbox(t, dir)
+	var ends []int64
+	path := ""
+	for i := range 2 {
+		if _, err := b.Put(delivery(fmt.Sprint("id", i), fmt.Sprintf("body %d", i))); err != nil {
+			t.Fatal(err)
+		}
+		path = b.segment.path
+		ends = append(ends, b.segment.size)
+	}
+	b.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	for n := range len(whole) + 1 {
+		torn := t.TempDir()
+		if err := os.WriteFile(filepath.Join(torn, filepath.Base(path)), whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := 0
+		for _, end := range ends {
+			if int64(n) >= end {
+				want++
+			}
+		}
+		b := openInbox(t, torn)
+		if got := len(b.Pending()); got != want {
+			t.Fatalf("cut at %d of %d: %d deliveries, want %d", n, len(whole), got, want)
+		}
+		for _, sequence := range b.Pending() {
+			if d, err := b.Read(sequence); err != nil || string(d.Body) != fmt.Sprintf("body %d", sequence-1) {
+				t.Fatalf("cut at %d: Read(%d) = %q, %v", n, sequence, d.Body, err)
+			}
+		}
+		// It goes on behind the damage, and what came after is there next time.
+		if _, err := b.Put(delivery("later", "later")); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		if got := len(openInbox(t, torn).Pending()); got != want+1 {
+			t.Fatalf("cut at %d: %d deliveries after the next one, want %d", n, got, want+1)
+		}
+	}
+}
+
+func TestInboxFlippedBits(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openInbox(t, dir)
+	for i := range 3 {
+		if _, err := b.Put(delivery(fmt.Sprint("id", i), fmt.Sprintf("body %d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := b.segment.path
+	b.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range whole {
+		flipped := bytes.Clone(whole)
+		flipped[i] ^= 0x10
+		torn := t.TempDir()
+		if err := os.WriteFile(filepath.Join(torn, filepath.Base(path)), flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b := openInbox(t, torn)
+		for _, sequence := range b.Pending() {
+			d, err := b.Read(sequence)
+			if err == nil && string(d.Body) != fmt.Sprintf("body %d", sequence-1) {
+				t.Fatalf("byte %d flipped: Read(%d) = %q", i, sequence, d.Body)
+			}
+		}
+		b.Close()
+	}
+}
+
+func TestInboxManyAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openInbox(t, dir)
+	const senders, each = 16, 25
+	var wg sync.WaitGroup
+	for s := range senders {
+		wg.Go(func() {
+			for i := range each {
+				// Each delivery is sent by two senders: one of them is the duplicate.
+				id := fmt.Sprintf("%d-%d", s/2, i)
+				if _, err := b.Put(delivery(id, id)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { // a worker meanwhile
+		defer close(done)
+		for settled := 0; settled < senders/2*each; {
+			for _, sequence := range b.Pending() {
+				d, err := b.Read(sequence)
+				if err != nil || string(d.Body) != d.ID {
+					t.Errorf("Read(%d) = %q, %v", sequence, d.Body, err)
+				}
+				if err := b.Settle(Applied, "", sequence); err != nil {
+					t.Error(err)
+					return
+				}
+				settled++
+			}
+		}
+	}()
+	wg.Wait()
+	<-done
+	if s := b.Stats(); s.Kept != senders/2*each || s.Pending != 0 {
+		t.Errorf("Stats = %+v", s)
+	}
+	b.Close()
+	if s := openInbox(t, dir).Stats(); s.Kept != senders/2*each || s.Pending != 0 || s.Damaged != 0 {
+		t.Errorf("after a restart Stats = %+v", s)
+	}
+}
+
+func TestInboxBounds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openInbox(t, dir)
+	b.limits = inboxLimits{segment: 16 << 10, kept: 128 << 10, entries: 1000, waitingBytes: 256 << 10, pending: 1000}
+	body := string(bytes.Repeat([]byte("x"), 20<<10))
+
+	taken := 0
+	for i := 0; ; i++ {
+		_, err := b.Put(delivery(fmt.Sprint(i), body))
+		if errors.Is(err, ErrInboxFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken++
+	}
+	if want := b.limits.waitingBytes / len(body); taken != want {
+		t.Errorf("took %d bodies of %d bytes, want %d", taken, len(body), want)
+	}
+	if s := b.Stats(); s.Dropped != 0 {
+		t.Errorf("dropped %d deliveries that were pending", s.Dropped)
+	}
+
+	for _, sequence := range b.Pending() {
+		if err := b.Settle(Ignored, "of no interest", sequence); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := b.Stats()
+	if s.Kept+int(s.Dropped) != taken || s.Dropped == 0 {
+		t.Errorf("Stats = %+v after %d deliveries", s, taken)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := int64(0)
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += info.Size()
+	}
+	if most := b.limits.kept + b.limits.segment + int64(len(body)); size > most {
+		t.Errorf("%d bytes are kept, at most %d should be", size, most)
+	}
+	if _, err := b.Read(1); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Read of a dropped delivery: %v", err)
+	}
+}
+
+func TestInboxDiskFull(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := openInbox(t, dir)
+	if _, err := b.Put(delivery("a", "a")); err != nil {
+		t.Fatal(err)
+	}
+	b.segment.file.Close() // what an I/O error looks like from here
+	if _, err := b.Put(delivery("b", "b")); err == nil {
+		t.Fatal("a delivery that is not on disk was taken")
+	}
+	if r, err := b.Put(delivery("b", "b")); err != nil || r.Duplicate {
+		t.Errorf("sent again once the disk is well: %+v, %v", r, err)
+	}
+}
