@@ -87,6 +87,8 @@ func TestStories(t *testing.T) {
 			"server":     serverCmd,
 			"user":       userCmd,
 			"as":         asCmd,
+			"forge":      forgeCmd,
+			"hook":       hookCmd,
 			"letgo":      letgoCmd,
 			"hg":         hgCmd,
 			"eventually": eventuallyCmd,

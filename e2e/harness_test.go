@@ -36,6 +36,7 @@ type harness struct {
 	extraEnv []string
 	line     *ssh.Client // what ask keeps open
 	lineOf   string      // whose it is
+	forge    *forge      // started by the command forge
 }
 
 type harnessKey struct{}

@@ -26,6 +26,7 @@ var chapters = []chapter{
 	{name: "make tokens", settingUp: true, do: (*journey).makeTokens},
 	{name: "make a repository", settingUp: true, do: (*journey).makeRepository},
 	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
+	{name: "follow a forge", settingUp: true, do: (*journey).followForge},
 	{name: "push", do: (*journey).firstPush, staging: 1},
 	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
 	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
@@ -321,6 +322,46 @@ func (j *journey) revokeTokens(which func(id string) bool) error {
 		}
 	}
 	return nil
+}
+
+// followForge connects a forge and hears of a push there.
+func (j *journey) followForge() {
+	f, err := journeyForge()
+	j.must(err)
+	j.step("secret set", func() error {
+		if out, err := j.hg("secret", "list"); err == nil && strings.Contains(out, "hub-hook") {
+			return nil
+		}
+		return j.tell("sign-with-this", "secret", "set", "hub-hook")
+	})
+	j.step("connect", func() error {
+		if out, err := j.hg("forge", "list"); err == nil && strings.Contains(out, "hub") {
+			return nil
+		}
+		return j.configure(func(yaml string) string {
+			return strings.Replace(yaml, "repositories:\n", "repositories:\n  copy: {read: [everyone]}\n", 1) +
+				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.url + ", mirror: copy, secrets: [hub-hook]}\n"
+		})
+	})
+	j.step("webhook", func() error {
+		status, body, err := f.hook(j.HTTP, "hub", "one", "sign-with-this")
+		if err == nil && status/100 != 2 {
+			err = fmt.Errorf("%d %s", status, body)
+		}
+		return err
+	})
+	j.step("the mirror", func() error {
+		out, err := j.hg("forge", "deliveries", "hub")
+		switch {
+		case err != nil:
+			return err
+		case len(regexp.MustCompile(`(?m)^\d+ .*applied`).FindAllString(out, -1)) != 1 || strings.Contains(out, "pending"):
+			return errors.New(out)
+		case !strings.Contains(refs(j.t, j.harness), "copy refs/tags/v1 "):
+			return errors.New("the mirror is not complete")
+		}
+		return nil
+	})
 }
 
 func (j *journey) firstPush() {

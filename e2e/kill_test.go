@@ -196,7 +196,7 @@ func duplicate(t *testing.T, from, to string) {
 func refs(t *testing.T, h *harness) string {
 	t.Helper()
 	var all strings.Builder
-	for _, name := range []string{"headgate", "hello"} {
+	for _, name := range []string{"headgate", "hello", "copy"} {
 		dir := filepath.Join(h.data(), "repositories", name+".git")
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -247,6 +247,11 @@ func endState(t *testing.T, h *harness) string {
 	}
 	for _, m := range regexp.MustCompile(`"name":"([^"]*)"`).FindAllStringSubmatch(tokens, -1) {
 		fmt.Fprintln(&b, "token:", m[1])
+	}
+	for line := range strings.Lines(refs(t, h)) {
+		if strings.HasPrefix(line, "copy ") {
+			b.WriteString(line)
+		}
 	}
 	if _, err := os.Stat(filepath.Join(h.data(), "repositories", "hello.git")); err != nil {
 		return b.String()

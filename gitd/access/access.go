@@ -83,6 +83,21 @@ type Repository struct {
 	Write       []string // users and groups, who may read, too; as Read when the file gives that alone
 	Gated       bool
 	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
+	// Mirror is the connection whose forge moves this repository's branches and
+	// tags, "" for none. Nobody may push to a mirror, and it has no gate: what
+	// lands is decided at the forge.
+	Mirror string
+}
+
+// Connection is a repository of a forge that this server hears of by webhooks.
+type Connection struct {
+	Name       string   // in the address of its webhook: /webhooks/<name>
+	Forge      string   // github, gitlab, gitea or forgejo
+	Repository string   // at the forge: "owner/name", with GitLab "group/…/name"
+	URL        string   // to fetch it from, without credentials
+	Mirror     string   // repository here that follows it
+	Secrets    []string // names of secrets of the server that sign its webhook, 1 to 3
+	Token      string   // name of a secret of the server to fetch with; "" for none
 }
 
 // Config is one server.yaml that was found good. It never changes and is safe
@@ -93,6 +108,7 @@ type Config struct {
 	emails       map[string]string // lower case → user
 	groups       map[string][]string
 	repositories map[string]Repository
+	connections  map[string]Connection
 }
 
 // User finds a user by name.
@@ -174,6 +190,27 @@ func (c *Config) Repositories() []Repository {
 	all := make([]Repository, 0, len(c.repositories))
 	for _, name := range sorted(c.repositories) {
 		all = append(all, c.repositories[name])
+	}
+	return all
+}
+
+// Connection finds a connection by name.
+func (c *Config) Connection(name string) (Connection, bool) {
+	if c == nil {
+		return Connection{}, false
+	}
+	conn, ok := c.connections[name]
+	return conn, ok
+}
+
+// Connections lists all connections by name.
+func (c *Config) Connections() []Connection {
+	if c == nil {
+		return nil
+	}
+	var all []Connection
+	for _, name := range sorted(c.connections) {
+		all = append(all, c.connections[name])
 	}
 	return all
 }

@@ -32,6 +32,14 @@ type document struct {
 		Write       []string  `yaml:"write"`
 		Gate        yaml.Node `yaml:"gate"`
 	} `yaml:"repositories"`
+	Connections map[string]struct {
+		Forge      string   `yaml:"forge"`
+		Repository string   `yaml:"repository"`
+		URL        string   `yaml:"url"`
+		Mirror     string   `yaml:"mirror"`
+		Secrets    []string `yaml:"secrets"`
+		Token      string   `yaml:"token"`
+	} `yaml:"connections"`
 }
 
 // Parse checks a server.yaml. file is what its problems call it. The error is
@@ -51,6 +59,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		emails:       map[string]string{},
 		groups:       map[string][]string{},
 		repositories: map[string]Repository{},
+		connections:  map[string]Connection{},
 	}}
 	section := func(name string) *yaml.Node { _, v := lookup(top, name); return v }
 	r.names(section("users"), section("groups"))
@@ -62,6 +71,10 @@ func Parse(file string, data []byte) (*Config, error) {
 	}
 	for key, value := range yamlfile.Pairs(section("repositories")) {
 		r.repository(key, value)
+	}
+	_, repositories := lookup(top, "repositories")
+	for key, value := range yamlfile.Pairs(section("connections")) {
+		r.connection(key, value, repositories)
 	}
 	r.config.repositories[Own] = Repository{
 		Name:        Own,

@@ -154,6 +154,9 @@ func (r *Repository) GitIn(ctx context.Context, q Quarantine, input []byte, args
 	return run(r.CommandIn(ctx, q, args...), input)
 }
 
+// Run runs a child that Command has prepared, with input, like Git.
+func Run(cmd *exec.Cmd, input []byte) ([]byte, error) { return run(cmd, input) }
+
 func run(cmd *exec.Cmd, input []byte) ([]byte, error) {
 	var stdout, stderr bounded
 	stdout.max, stderr.max = maxOutput, 64<<10
@@ -166,7 +169,11 @@ func run(cmd *exec.Cmd, input []byte) ([]byte, error) {
 		err = fmt.Errorf("answered more than %d bytes", maxOutput)
 	}
 	if err != nil {
-		line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		said := strings.TrimSpace(stderr.String())
+		if i := strings.Index(said, "\nfatal: "); i >= 0 && strings.HasPrefix(said, "remote: ") {
+			said = said[i+1:] // what the far end says comes first, and explains nothing
+		}
+		line, _, _ := strings.Cut(said, "\n")
 		line = strings.TrimPrefix(line, "fatal: ")
 		exit := -1
 		var ee *exec.ExitError

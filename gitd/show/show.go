@@ -47,6 +47,7 @@ type Backend interface {
 	Environments
 	Source
 	Secrets
+	Forges
 	Acts
 	Tokens
 	Watcher

@@ -24,13 +24,16 @@ func at(clock string) time.Time {
 	return time.Date(2026, 11, 24, t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
 }
 
-// secrets are not asked for: no page shows one.
-type secrets interface{ show.Secrets }
+// unasked is what no page shows.
+type unasked interface {
+	show.Secrets
+	show.Forges
+}
 
 // backend is a show.Backend of fixed facts, with news that a test can make.
 type backend struct {
 	sources
-	secrets
+	unasked
 
 	mu       sync.Mutex // guards all
 	repos    []show.Repository

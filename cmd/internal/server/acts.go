@@ -43,6 +43,13 @@ func (s *Server) SetGate(ctx context.Context, a access.Identity, name string, ga
 	if name == access.Own {
 		return show.Done{}, &show.Error{Kind: show.Denied, What: "the server's own configuration is always gated"}
 	}
+	if r, _ := s.access.Load().Repository(name); r.Mirror != "" {
+		return show.Done{}, &show.Error{
+			Kind: show.Denied,
+			What: fmt.Sprintf("%s is a mirror: what lands is decided at the forge of connection %s", name, r.Mirror),
+			Hint: "take the connection out of " + access.FileName + " first",
+		}
+	}
 	state := map[bool]string{true: "on", false: "off"}[gated]
 	unchanged := false
 	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the gate of %s %s", name, state), func(c *access.Config, data []byte) ([]byte, error) {

@@ -186,6 +186,7 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		s.inForce = landed.tip
 		s.gate.Wake(signal.All)
 		s.reconciler.Wake(signal.All)
+		s.forges.Wake()
 	}
 	return nil
 }

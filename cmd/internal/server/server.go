@@ -4,7 +4,7 @@
 //
 //   - Open makes a Server of a data directory, Run runs it, Close lets it go.
 //   - repositories.go, changes.go, log.go, releases.go, environments.go, acts.go,
-//     secrets.go, why.go and watch.go are the Backend.
+//     secrets.go, forges.go, why.go and watch.go are the Backend.
 //   - configure.go brings server.yaml of the repository headgate into force.
 //
 // It decides nothing itself: what lands is the gate's matter, what is promoted
@@ -44,6 +44,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/host"
+	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive"
 	"github.com/headgate-cd/headgate/policies"
@@ -90,6 +91,7 @@ type Server struct {
 	reconciler *reconciler.Reconciler
 	services   *services.Target
 	receive    *receive.Listener
+	forges     *forge.Hub
 	ssh        *gitd.Server
 	sshOn      net.Listener
 	web        *http.Server
@@ -231,6 +233,14 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Log:          log,
 	}
 
+	s.forges = &forge.Hub{
+		Dir:     path("inbox"),
+		Store:   s.store,
+		Access:  s.access.Load,
+		Secrets: s.secrets,
+		Log:     log,
+	}
+
 	logins := &gitd.Logins{}
 	s.ssh = &gitd.Server{
 		Backend: s,
@@ -256,7 +266,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Administers: func(who access.Identity) bool { return s.access.Load().May(who, access.Administer, access.Own) },
 	}
 	s.web = &http.Server{
-		Handler:           console.Handler(),
+		Handler:           addresses(console.Handler(), s.forges),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -329,6 +339,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	start(&back, "services", func() error { return s.services.Run(base) })
 	start(&middle, "gate", func() error { return s.gate.Run(inner) })
 	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })
+	start(&middle, "forges", func() error { return s.forges.Run(inner) })
 	start(&middle, "receive", func() error { return s.receive.Run(inner) })
 
 	outer, stopOuter := context.WithCancel(ctx)
@@ -363,6 +374,20 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	stopBase()
 	_ = back.Wait()
 	return err
+}
+
+// addresses sends webhooks to the forges and everything else to the console. It is
+// no http.ServeMux, which would tidy up paths that the console calls ambiguous.
+func addresses(console, webhooks http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name, ok := strings.CutPrefix(r.URL.Path, "/webhooks/")
+		if !ok {
+			console.ServeHTTP(w, r)
+			return
+		}
+		r.SetPathValue("connection", name)
+		webhooks.ServeHTTP(w, r)
+	})
 }
 
 // serveWeb serves the console until ctx is done.

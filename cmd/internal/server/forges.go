@@ -1,0 +1,190 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+)
+
+// shownDeliveries is how many deliveries of a connection are shown.
+const shownDeliveries = 200
+
+// connection finds a connection whose mirror an actor may read.
+func (s *Server) connection(a access.Identity, name string) (access.Connection, error) {
+	c := s.access.Load()
+	conf, ok := c.Connection(name)
+	if ok && c.May(a, access.Read, conf.Mirror) {
+		return conf, nil
+	}
+	e := &show.Error{
+		Kind: show.NotFound,
+		What: fmt.Sprintf("there is no connection %q", name),
+		Hint: "forge list shows those you may see",
+	}
+	var names []string
+	for _, other := range c.Connections() {
+		if c.May(a, access.Read, other.Mirror) {
+			names = append(names, other.Name)
+		}
+	}
+	if near, ok := yamlfile.Nearest(name, names); ok {
+		e.Hint = "did you mean " + near + "?"
+	}
+	return conf, e
+}
+
+// Connections implements show.Backend.
+func (s *Server) Connections(ctx context.Context, a access.Identity) ([]show.Connection, error) {
+	c := s.access.Load()
+	var list []show.Connection
+	for _, conf := range c.Connections() {
+		if !c.May(a, access.Read, conf.Mirror) {
+			continue
+		}
+		f, err := s.Connection(ctx, a, conf.Name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, f)
+	}
+	return list, nil
+}
+
+// Connection implements show.Backend.
+func (s *Server) Connection(_ context.Context, a access.Identity, name string) (show.Connection, error) {
+	conf, err := s.connection(a, name)
+	if err != nil {
+		return show.Connection{}, err
+	}
+	status, err := s.forges.Status(name)
+	if err != nil {
+		return show.Connection{}, err
+	}
+	f := show.Connection{
+		Name:         name,
+		Forge:        conf.Forge,
+		Repository:   conf.Repository,
+		URL:          conf.URL,
+		Mirror:       conf.Mirror,
+		Webhook:      s.about.HTTP + "/webhooks/" + name,
+		State:        show.Healthy,
+		LastDelivery: status.LastDelivery,
+		LastSync:     status.LastSync,
+		NextPoll:     status.NextPoll,
+		Pending:      status.Pending,
+		Kept:         status.Kept,
+		Dropped:      status.Dropped,
+		Recovered:    status.Recovered,
+		Left:         status.Left,
+		Failing:      status.Failing,
+		RetryAt:      status.RetryAt,
+	}
+	switch {
+	case f.Failing != "":
+		f.State = show.Failed
+	case f.LastSync.IsZero():
+		f.State = show.Unknown
+	}
+	if !f.LastDelivery.IsZero() {
+		f.Silent = show.Duration(time.Since(f.LastDelivery))
+	}
+	for _, of := range append(slices.Clone(conf.Secrets), conf.Token) {
+		if of == "" {
+			continue
+		}
+		if _, err := s.secrets.Get(secret.ID{Name: of}); errors.Is(err, secret.ErrNotFound) {
+			f.Unset = append(f.Unset, of)
+		}
+	}
+	return f, nil
+}
+
+// Deliveries implements show.Backend.
+func (s *Server) Deliveries(_ context.Context, a access.Identity, name string) ([]show.Delivery, error) {
+	conf, err := s.connection(a, name)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := s.forges.Deliveries(name, shownDeliveries)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]show.Delivery, 0, len(entries))
+	for _, e := range entries {
+		d := show.Delivery{
+			Connection: name,
+			Number:     e.Sequence,
+			ID:         e.ID,
+			Event:      e.Event,
+			At:         e.At,
+			Outcome:    cmp.Or(string(e.Outcome), "pending"),
+			Detail:     e.Detail,
+			Duplicates: e.Duplicates,
+		}
+		if e.Secret < len(conf.Secrets) { // as they are named now
+			d.Secret = conf.Secrets[e.Secret]
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+// operates finds a connection on which an actor may act.
+func (s *Server) operates(a access.Identity, name string) error {
+	if _, err := s.connection(a, name); err != nil {
+		return err
+	}
+	return s.administrator(a, "act on connections")
+}
+
+// Replay implements show.Backend.
+func (s *Server) Replay(_ context.Context, a access.Identity, name string, delivery int64) (show.Done, error) {
+	if err := s.operates(a, name); err != nil {
+		return show.Done{}, err
+	}
+	err := s.forges.Replay(name, delivery)
+	if errors.Is(err, os.ErrNotExist) {
+		return show.Done{}, &show.Error{
+			Kind: show.NotFound,
+			What: fmt.Sprintf("connection %s keeps no delivery %d", name, delivery),
+			Hint: "forge deliveries " + name + " shows the newest",
+		}
+	}
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{What: fmt.Sprintf("delivery %d of %s is processed again", delivery, name), State: show.Queued}, nil
+}
+
+// TestConnection implements show.Backend.
+func (s *Server) TestConnection(ctx context.Context, a access.Identity, name string) (show.Done, error) {
+	if err := s.operates(a, name); err != nil {
+		return show.Done{}, err
+	}
+	refs, err := s.forges.Test(ctx, name)
+	if err != nil {
+		return show.Done{}, &show.Error{
+			Kind: show.Denied,
+			What: fmt.Sprintf("connection %s does not work: %v", name, err),
+			Hint: "forge show " + name + " says what it fetches from, and which secrets are not set",
+		}
+	}
+	f, err := s.Connection(ctx, a, name)
+	if err != nil {
+		return show.Done{}, err
+	}
+	d := show.Done{What: fmt.Sprintf("%s answers: %s", f.URL, show.Plural(refs, "ref"))}
+	if f.LastDelivery.IsZero() {
+		d.Next = "no webhook has come yet: send a test from the forge's settings to " + f.Webhook
+	}
+	return d, nil
+}

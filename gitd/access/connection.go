@@ -1,0 +1,135 @@
+package access
+
+import (
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/headgate-cd/headgate/gitd/secret"
+)
+
+var (
+	forges         = []string{"github", "gitlab", "gitea", "forgejo"}
+	repositoryForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}(/[A-Za-z0-9_.-]{1,100}){1,9}$`)
+)
+
+const maxURL = 500
+
+// connection checks one connection, and makes a mirror of the repository that it
+// names, which stands in the file before or behind it.
+func (r *reader) connection(key, value, repositories *yaml.Node) {
+	name := key.Value
+	if !userForm.MatchString(name) {
+		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter", "%q is not a name for a connection", name)
+	}
+	scalar := func(what, example string) (string, *yaml.Node) {
+		_, n := lookup(value, what)
+		if n == nil || n.Value == "" {
+			r.problem(key, "for example: "+what+": "+example, "connection %s has no %s", name, what)
+			return "", nil
+		}
+		return n.Value, n
+	}
+	c := Connection{Name: name}
+
+	var n *yaml.Node
+	if c.Forge, n = scalar("forge", "github"); n != nil && !slices.Contains(forges, c.Forge) {
+		r.problem(n, suggest(c.Forge, forges, "choose one of "+strings.Join(forges, ", ")), "connection %s is to the forge %q", name, c.Forge)
+	}
+	if c.Repository, n = scalar("repository", "owner/name"); n != nil {
+		if !repositoryForm.MatchString(c.Repository) || c.Forge != "gitlab" && strings.Count(c.Repository, "/") > 1 {
+			r.problem(n, "write it as at the forge: owner/name", "%q is not the name of a repository at a forge", c.Repository)
+		}
+	}
+	if c.URL, n = scalar("url", "https://github.com/owner/name.git"); n != nil {
+		if what, fix := badURL(c.URL); what != "" {
+			r.problem(n, fix, "the url of connection %s %s", name, what)
+		}
+	}
+	if c.Mirror, n = scalar("mirror", "a repository of this server"); n != nil {
+		r.mirror(n, &c, repositories)
+	}
+
+	_, list := lookup(value, "secrets")
+	given := items(list)
+	if len(given) < 1 || len(given) > 3 {
+		r.problem(key, "for example: secrets: ["+name+"-webhook], and ssh host secret set "+name+"-webhook",
+			"connection %s has %d secrets: its webhook is signed with 1 to 3", name, len(given))
+	}
+	for _, n := range given {
+		r.secretName(n, name)
+		if slices.Contains(c.Secrets, n.Value) {
+			r.problem(n, "keep one of them", "connection %s has the secret %q twice", name, n.Value)
+		}
+		c.Secrets = append(c.Secrets, n.Value)
+	}
+	if _, n := lookup(value, "token"); n != nil {
+		r.secretName(n, name)
+		c.Token = n.Value
+	}
+	r.config.connections[name] = c
+}
+
+// secretName wants the name of a secret, and not one itself.
+func (r *reader) secretName(n *yaml.Node, connection string) {
+	if (secret.ID{Name: n.Value}).Check() != nil {
+		// It is not repeated: it may be the secret.
+		r.problem(n, "set it with: ssh host secret set <name>, and write the name here", "connection %s has something that is not the name of a secret", connection)
+	}
+}
+
+// mirror makes the repository of a connection its mirror.
+func (r *reader) mirror(n *yaml.Node, c *Connection, repositories *yaml.Node) {
+	repository, ok := r.config.repositories[c.Mirror]
+	if !ok {
+		var known []string
+		for name := range r.config.repositories {
+			known = append(known, name)
+		}
+		r.problem(n, suggest(c.Mirror, known, "add it under repositories"), "connection %s mirrors to %q, which is not a repository of this server", c.Name, c.Mirror)
+		return
+	}
+	if repository.Mirror != "" {
+		r.problem(n, "mirror each to a repository of its own", "%s is a mirror of connection %s already", c.Mirror, repository.Mirror)
+		return
+	}
+	_, entry := lookup(repositories, c.Mirror)
+	if _, write := lookup(entry, "write"); len(items(write)) > 0 {
+		r.problem(write, "leave write out, and give read alone", "%s is a mirror of connection %s: the forge alone moves its branches", c.Mirror, c.Name)
+	}
+	if _, gate := lookup(entry, "gate"); gate != nil {
+		r.problem(gate, "leave gate out", "%s is a mirror of connection %s: what lands is decided at the forge", c.Mirror, c.Name)
+	}
+	repository.Mirror, repository.Write = c.Name, []string{}
+	repository.Gated, repository.UngatedBy = false, "the forge of connection "+c.Name
+	r.config.repositories[c.Mirror] = repository
+}
+
+// badURL says what is wrong with an address to fetch from, and what to do.
+func badURL(s string) (what, fix string) {
+	const write = "write it like https://github.com/owner/name.git"
+	if what := badLine(s, maxURL); what != "" {
+		return "does not fit: " + what, write
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Hostname() == "" || strings.ContainsAny(s, " \\"):
+		return "is not an address", write
+	case u.User != nil:
+		return "holds a user or password", "leave them out, and name a secret as token"
+	case u.RawQuery != "" || u.Fragment != "" || strings.ContainsAny(s, "?#"):
+		return "holds a query or fragment", write
+	case u.Scheme == "https":
+		return "", ""
+	case u.Scheme == "http":
+		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
+			return "", ""
+		}
+		return "would send everything in the clear", "use https"
+	}
+	return "is of a scheme that is not fetched from", "use https"
+}

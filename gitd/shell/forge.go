@@ -1,0 +1,120 @@
+package shell
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Commands about connections to forges.
+var forgeCommands = []command{
+	{
+		name: "forge list", what: "the connections to forges", example: "forge list",
+		run: func(c *call) error {
+			all, err := c.shell.Backend.Connections(c.ctx, c.actor)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return emitAll(c, all)
+			}
+			if len(all) == 0 {
+				c.out.line("no connections that you may see; they are written in server.yaml of the repository headgate")
+				return nil
+			}
+			rows := [][]cell{{plain("CONNECTION"), plain("STATE"), plain("FORGE"), plain("MIRROR"), plain("LAST DELIVERY"), plain("PENDING"), plain("RECOVERED")}}
+			for _, f := range all {
+				rows = append(rows, []cell{
+					plain(f.Name), c.out.word(f.State), plain(f.Forge + " " + f.Repository), plain(f.Mirror),
+					dash(c.out.at(f.LastDelivery, false)), count(f.Pending), count(int(f.Recovered)),
+				})
+			}
+			c.out.table(rows)
+			return nil
+		},
+	},
+	{
+		name: "forge show", args: "<connection>", what: "how a connection is, and what to set up at the forge", example: "forge show hub",
+		run: func(c *call) error {
+			f, err := c.shell.Backend.Connection(c.ctx, c.actor, c.args["connection"])
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.emit(f)
+			}
+			c.out.wrapped("%s: %s of %s, to %s: %s", f.Name, f.Repository, f.Forge, f.Mirror, f.State)
+			if f.Failing != "" {
+				c.out.wrapped("failing: %s; next try %s", f.Failing, c.out.at(f.RetryAt, false))
+			}
+			for _, name := range f.Unset {
+				c.out.line("not set: %s", c.ssh("secret set "+name+" <file"))
+			}
+			rows := [][]cell{
+				{plain("fetched from"), plain(f.URL)},
+				{plain("webhook"), plain("POST " + f.Webhook + ", application/json, of pushes, branches and tags")},
+				{plain("last delivery"), plain(silence(f, c.out.at(f.LastDelivery, false)))},
+				{plain("last in step"), dash(c.out.at(f.LastSync, false))},
+				{plain("next poll"), dash(c.out.at(f.NextPoll, false))},
+				{plain("deliveries"), plain(strconv.Itoa(f.Pending) + " pending, " + strconv.Itoa(f.Kept) + " kept, " + strconv.FormatInt(f.Dropped, 10) + " dropped")},
+				{plain("recovered"), plain(strconv.FormatInt(f.Recovered, 10) + " moves that no webhook told of, since the server started")},
+			}
+			if f.Left > 0 {
+				rows = append(rows, []cell{plain("left out"), plain(show.Plural(f.Left, "ref") + " with names that are the server's, or that are not mirrored")})
+			}
+			c.out.table(rows)
+			return nil
+		},
+	},
+	{
+		name: "forge deliveries", args: "<connection>", what: "the last 200 webhooks, and what became of each", example: "forge deliveries hub",
+		run: func(c *call) error {
+			all, err := c.shell.Backend.Deliveries(c.ctx, c.actor, c.args["connection"])
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return emitAll(c, all)
+			}
+			if len(all) == 0 {
+				c.out.line("no webhook has come yet; see: %s", c.ssh("forge show "+c.args["connection"]))
+				return nil
+			}
+			rows := [][]cell{{plain("DELIVERY"), plain("EVENT"), plain("AT"), plain("AGAIN"), plain("OUTCOME"), plain("WHY")}}
+			for _, d := range all {
+				rows = append(rows, []cell{
+					plain(strconv.FormatInt(d.Number, 10)), plain(d.Event), plain(c.out.at(d.At, false)), count(d.Duplicates),
+					plain(d.Outcome), {s: d.Detail, cut: true},
+				})
+			}
+			c.out.table(rows)
+			return nil
+		},
+	},
+	{
+		name: "forge replay", args: "<connection> <delivery>", what: "process a webhook again", example: "forge replay hub 7",
+		run: func(c *call) error {
+			number, err := strconv.ParseInt(strings.TrimPrefix(c.args["delivery"], c.args["connection"]+"/"), 10, 64)
+			if err != nil || number < 1 {
+				return usageError("see: "+c.ssh("forge deliveries "+c.args["connection"]), "%q is not the number of a delivery", c.args["delivery"])
+			}
+			return c.act(c.shell.Backend.Replay(c.ctx, c.actor, c.args["connection"], number))
+		},
+	},
+	{
+		name: "forge test", args: "<connection>", what: "ask the forge, with the token of the connection", example: "forge test hub",
+		run: func(c *call) error {
+			return c.act(c.shell.Backend.TestConnection(c.ctx, c.actor, c.args["connection"]))
+		},
+	},
+}
+
+// silence says when a connection was last heard of.
+func silence(f show.Connection, at string) string {
+	if f.LastDelivery.IsZero() {
+		return "never"
+	}
+	return at + ", silent for " + time.Duration(f.Silent).Round(time.Second).String()
+}

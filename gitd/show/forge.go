@@ -1,0 +1,58 @@
+package show
+
+import (
+	"context"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+)
+
+// Forges answers for the connections to forges. Who may read a mirror may see its
+// connection; administrators see and act on all.
+type Forges interface {
+	Connections(ctx context.Context, who access.Identity) ([]Connection, error)
+	Connection(ctx context.Context, who access.Identity, name string) (Connection, error)
+	// Deliveries are the newest that a connection's webhook brought, newest first.
+	Deliveries(ctx context.Context, who access.Identity, name string) ([]Delivery, error)
+	// Replay processes a delivery again.
+	Replay(ctx context.Context, who access.Identity, name string, delivery int64) (Done, error)
+	// TestConnection asks the forge, as a poll does.
+	TestConnection(ctx context.Context, who access.Identity, name string) (Done, error)
+}
+
+// Connection is a connection to a repository of a forge, and how it is.
+type Connection struct {
+	Name       string `json:"connection"`
+	Forge      string `json:"forge"`
+	Repository string `json:"at_forge"`
+	URL        string `json:"url"`
+	Mirror     string `json:"repository"`
+	Webhook    string `json:"webhook"` // its address, for the forge
+	State      State  `json:"state"`   // healthy, failed, or unknown before the forge was first asked
+	// Unset are the secrets that it names and that nobody has set.
+	Unset        []string  `json:"unset_secrets,omitempty"`
+	LastDelivery time.Time `json:"last_delivery,omitzero"`
+	Silent       Duration  `json:"silent_for,omitempty"` // since the last delivery
+	LastSync     time.Time `json:"last_sync,omitzero"`   // that the mirror was where the forge was
+	NextPoll     time.Time `json:"next_poll,omitzero"`
+	Pending      int       `json:"pending"`
+	Kept         int       `json:"kept"`
+	Dropped      int64     `json:"dropped"`   // old deliveries that made room, since the start
+	Recovered    int64     `json:"recovered"` // moves that no webhook told of, since the start: lost webhooks
+	Left         int       `json:"refs_left_out,omitempty"`
+	Failing      string    `json:"failing,omitempty"`
+	RetryAt      time.Time `json:"retry_at,omitzero"`
+}
+
+// Delivery is one webhook that came.
+type Delivery struct {
+	Connection string    `json:"connection"`
+	Number     int64     `json:"delivery"`
+	ID         string    `json:"id"` // the forge's
+	Event      string    `json:"event"`
+	At         time.Time `json:"at"`
+	Secret     string    `json:"secret,omitempty"` // the name of the one that it was signed with
+	Outcome    string    `json:"outcome"`          // pending, applied, ignored, failed
+	Detail     string    `json:"detail,omitempty"`
+	Duplicates int       `json:"duplicates,omitempty"` // how often it came again, since the start
+}

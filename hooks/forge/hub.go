@@ -1,0 +1,220 @@
+package forge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/gitd/signal"
+)
+
+// Hub is all connections of a server: it takes their webhooks and keeps their
+// mirrors where the forges are. Its fields are set before its first use; it is
+// safe for concurrent use.
+//
+// Goroutines: one for each connection (worker.go), which Run starts and ends as
+// server.yaml says, and waits for.
+type Hub struct {
+	Dir     string // of the inboxes, one directory a connection
+	Store   *repo.Store
+	Access  func() *access.Config
+	Secrets *secret.Store
+	Log     *slog.Logger
+
+	once     sync.Once
+	receiver *Receiver
+	changed  signal.Mailbox[struct{}]
+
+	mu      sync.Mutex // guards workers
+	workers map[string]*worker
+}
+
+func (h *Hub) start() {
+	h.once.Do(func() {
+		h.workers = map[string]*worker{}
+		h.receiver = &Receiver{
+			Connection: h.connection,
+			Inbox: func(name string) (*Inbox, error) {
+				w, err := h.worker(name)
+				if err != nil {
+					return nil, err
+				}
+				return w.inbox, nil
+			},
+			Arrived: func(name string) {
+				if w, err := h.worker(name); err == nil {
+					w.mail.Wake()
+				}
+			},
+			Log: h.Log,
+		}
+	})
+}
+
+// ServeHTTP takes a webhook: POST /webhooks/{connection}.
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.start()
+	h.receiver.ServeHTTP(w, r)
+}
+
+// Wake has the hub look at server.yaml again.
+func (h *Hub) Wake() { h.changed.Wake() }
+
+// Retry has every forge asked now.
+func (h *Hub) Retry() {
+	h.start()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.workers {
+		w.askNow()
+	}
+}
+
+// connection is a connection with its secrets, as far as they have been set.
+func (h *Hub) connection(name string) (Connection, bool) {
+	conf, ok := h.Access().Connection(name)
+	if !ok {
+		return Connection{}, false
+	}
+	kind, err := ParseKind(conf.Forge)
+	if err != nil {
+		return Connection{}, false
+	}
+	c := Connection{Name: name, Kind: kind, Repository: conf.Repository}
+	for _, of := range conf.Secrets {
+		// One that is not set has its place, and matches nothing.
+		value, err := h.Secrets.Get(secret.ID{Name: of})
+		if err != nil && !errors.Is(err, secret.ErrNotFound) {
+			h.Log.Error("read no secret", "connection", name, "err", err)
+		}
+		c.Secrets = append(c.Secrets, value)
+	}
+	return c, true
+}
+
+// worker is the worker of a connection that there is, its inbox open.
+func (h *Hub) worker(name string) (*worker, error) {
+	h.start()
+	if _, ok := h.Access().Connection(name); !ok {
+		return nil, fmt.Errorf("connection %s: %w", name, os.ErrNotExist)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if w := h.workers[name]; w != nil {
+		return w, nil
+	}
+	inbox, err := OpenInbox(filepath.Join(h.Dir, name))
+	if err != nil {
+		return nil, err
+	}
+	w := &worker{hub: h, name: name, inbox: inbox, interval: shortestPoll}
+	h.workers[name] = w
+	return w, nil
+}
+
+// Run serves all connections until ctx is done.
+func (h *Hub) Run(ctx context.Context) error {
+	h.start()
+	running := map[string]context.CancelFunc{}
+	var work sync.WaitGroup
+	defer h.close()
+	defer work.Wait()
+
+	for {
+		current := map[string]bool{}
+		for _, c := range h.Access().Connections() {
+			current[c.Name] = true
+			w, err := h.worker(c.Name)
+			if err != nil {
+				h.Log.Error("opened no inbox", "connection", c.Name, "err", err)
+				continue
+			}
+			if running[c.Name] == nil {
+				inner, stop := context.WithCancel(ctx)
+				running[c.Name] = stop
+				work.Go(func() { w.run(inner) })
+				continue
+			}
+			w.reconfigured()
+		}
+		for name, stop := range running {
+			if !current[name] {
+				stop() // its inbox stays open, and on disk: the connection may come back
+				delete(running, name)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			for _, stop := range running {
+				stop()
+			}
+			return nil
+		case <-h.changed.C():
+		case <-time.After(time.Minute): // an inbox that could not be opened
+		}
+	}
+}
+
+func (h *Hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.workers {
+		if err := w.inbox.Close(); err != nil {
+			h.Log.Warn("closed no inbox", "connection", w.name, "err", err)
+		}
+	}
+}
+
+// Status says how a connection is.
+func (h *Hub) Status(name string) (Status, error) {
+	w, err := h.worker(name)
+	if err != nil {
+		return Status{}, err
+	}
+	return w.Status(), nil
+}
+
+// Deliveries are the newest n of a connection, newest first.
+func (h *Hub) Deliveries(name string, n int) ([]Entry, error) {
+	w, err := h.worker(name)
+	if err != nil {
+		return nil, err
+	}
+	return w.inbox.List(n), nil
+}
+
+// Replay processes a delivery again.
+func (h *Hub) Replay(name string, sequence int64) error {
+	w, err := h.worker(name)
+	if err != nil {
+		return err
+	}
+	if err := w.inbox.Settle(Pending, "", sequence); err != nil {
+		return err
+	}
+	w.mail.Wake()
+	return nil
+}
+
+// Test asks the forge for its refs, as a poll does, and says how many there are.
+func (h *Hub) Test(ctx context.Context, name string) (refs int, err error) {
+	w, err := h.worker(name)
+	if err != nil {
+		return 0, err
+	}
+	m, r, err := w.remote()
+	if err != nil {
+		return 0, err
+	}
+	l, err := m.list(ctx, r)
+	return len(l.refs), err
+}

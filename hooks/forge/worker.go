@@ -1,0 +1,310 @@
+package forge
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/gitd/signal"
+)
+
+// How often a forge is asked that has said nothing, and one that did not answer.
+const (
+	shortestPoll  = 5 * time.Minute // after something has moved; doubled while nothing does
+	longestPoll   = time.Hour
+	shortestRetry = time.Second // doubled while it fails
+	longestRetry  = 5 * time.Minute
+	webhookGrace  = time.Minute // that the webhook of what a poll has found may still take
+)
+
+// Status says how a connection is.
+type Status struct {
+	Stats
+	LastDelivery time.Time `json:"last_delivery,omitzero"`
+	LastSync     time.Time `json:"last_sync,omitzero"` // that the mirror was where the forge was
+	NextPoll     time.Time `json:"next_poll,omitzero"`
+	Recovered    int64     `json:"recovered"`         // moves that a poll found and no webhook told of, since the start
+	Left         int       `json:"left,omitempty"`    // refs at the forge whose names are not mirrored
+	Failing      string    `json:"failing,omitempty"` // why the last try failed
+	RetryAt      time.Time `json:"retry_at,omitzero"`
+}
+
+// worker is one connection at work. Its goroutine (run) owns what is not behind
+// mu.
+type worker struct {
+	hub   *Hub
+	name  string
+	inbox *Inbox
+	mail  signal.Mailbox[struct{}] // something arrived, or server.yaml is another
+
+	interval time.Duration // until the next poll, if nothing moves
+	tries    int           // failed, in a row
+	found    int64         // moves that a poll found, which a webhook may still tell of
+	foundAt  time.Time
+
+	mu       sync.Mutex
+	status   Status
+	pollAt   time.Time
+	conf     string // what the connection was when it was last looked at
+	pollOnce bool
+}
+
+// Status says how the connection is.
+func (w *worker) Status() Status {
+	w.mu.Lock()
+	s := w.status
+	s.NextPoll = w.pollAt
+	w.mu.Unlock()
+	s.Stats = w.inbox.Stats()
+	if newest := w.inbox.List(1); len(newest) > 0 {
+		s.LastDelivery = newest[0].At
+	}
+	return s
+}
+
+// reconfigured has the forge asked now, if server.yaml says something else of
+// the connection.
+func (w *worker) reconfigured() {
+	c, _ := w.hub.Access().Connection(w.name)
+	now := fmt.Sprint(c)
+	w.mu.Lock()
+	changed := w.conf != "" && w.conf != now
+	w.conf = now
+	w.mu.Unlock()
+	if changed {
+		w.askNow()
+	}
+}
+
+// askNow has the forge asked without waiting for the next poll or try.
+func (w *worker) askNow() {
+	w.mu.Lock()
+	w.pollOnce = true
+	w.mu.Unlock()
+	w.mail.Wake()
+}
+
+// run works until ctx is done. It is level-triggered: it reads what is pending,
+// looks at the forge once for all of it, and settles it. What arrives meanwhile
+// is pending the next time.
+func (w *worker) run(ctx context.Context) {
+	w.reconfigured()
+	var retryAt time.Time
+	poll := time.Now() // what was missed while the server was down
+	for {
+		w.mu.Lock()
+		if w.pollOnce {
+			w.pollOnce, poll, retryAt = false, time.Now(), time.Time{}
+		}
+		w.pollAt = poll
+		w.mu.Unlock()
+
+		told := w.reduce()
+		now := time.Now()
+		w.countLost(now, len(told) > 0)
+		if due := !poll.After(now); (due || len(told) > 0) && !retryAt.After(now) {
+			moves, err := w.sync(ctx)
+			if ctx.Err() != nil {
+				return // what is pending stays so
+			}
+			w.settle(told, moves, err)
+			now = time.Now()
+			if err != nil {
+				retryAt = now.Add(w.backOff())
+				w.failing(err, retryAt)
+				poll = retryAt
+			} else {
+				retryAt, w.tries = time.Time{}, 0
+				poll = now.Add(w.synced(moves, len(told) > 0, now))
+			}
+			w.mu.Lock()
+			w.pollAt = poll
+			w.mu.Unlock()
+		}
+
+		until := poll
+		if w.found > 0 && w.foundAt.Add(webhookGrace).Before(until) {
+			until = w.foundAt.Add(webhookGrace)
+		}
+		timer := time.NewTimer(time.Until(until))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-w.mail.C():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// reduce reads what is pending and settles what is of no interest. What is left
+// tells of refs.
+func (w *worker) reduce() (told []int64) {
+	conf, ok := w.hub.connection(w.name)
+	if !ok {
+		return nil
+	}
+	dull := map[Outcome]map[string][]int64{Ignored: {}, Failed: {}}
+	for _, sequence := range w.inbox.Pending() {
+		d, err := w.inbox.Read(sequence)
+		if err != nil {
+			dull[Failed][err.Error()] = append(dull[Failed][err.Error()], sequence)
+			continue
+		}
+		h, err := HintsOf(conf.Kind, d.Event, d.Body)
+		switch {
+		case err != nil:
+			dull[Failed][err.Error()] = append(dull[Failed][err.Error()], sequence)
+		case len(h.Keys) == 0:
+			dull[Ignored][h.Reason] = append(dull[Ignored][h.Reason], sequence)
+		case h.Keys[0].Of == OfRefs:
+			told = append(told, sequence)
+		default:
+			reason := fmt.Sprintf("this server mirrors refs; it does nothing yet about a %s", h.Keys[0].Of)
+			dull[Ignored][reason] = append(dull[Ignored][reason], sequence)
+		}
+	}
+	for outcome, reasons := range dull {
+		for reason, sequences := range reasons {
+			w.note(w.inbox.Settle(outcome, reason, sequences...))
+		}
+	}
+	return told
+}
+
+// note logs that outcomes could not be kept: they are pending again.
+func (w *worker) note(err error) {
+	if err != nil {
+		w.hub.Log.Warn("kept no outcome of a delivery", "connection", w.name, "err", err)
+	}
+}
+
+// settle notes what became of deliveries that told of refs. After an error they
+// are pending still, and say why.
+func (w *worker) settle(told []int64, moves []Move, err error) {
+	if len(told) == 0 {
+		return
+	}
+	if err != nil {
+		w.note(w.inbox.Settle(Pending, "tried again, for it failed: "+err.Error(), told...))
+		return
+	}
+	w.note(w.inbox.Settle(Applied, sentence(moves), told...))
+}
+
+// sentence says what moved.
+func sentence(moves []Move) string {
+	if len(moves) == 0 {
+		return "everything was where the forge has it"
+	}
+	var parts []string
+	for _, m := range moves[:min(len(moves), 5)] {
+		name := strings.TrimPrefix(strings.TrimPrefix(m.Ref, "refs/heads/"), "refs/")
+		if m.New == repo.Zero {
+			parts = append(parts, name+" deleted")
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%s at %.7s", name, m.New))
+	}
+	if more := len(moves) - len(parts); more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// remote is the connection's repository at the forge, and its mirror here.
+func (w *worker) remote() (remote, *repo.Repository, error) {
+	conf, ok := w.hub.Access().Connection(w.name)
+	if !ok {
+		return remote{}, nil, fmt.Errorf("there is no connection %s", w.name)
+	}
+	kind, err := ParseKind(conf.Forge)
+	if err != nil {
+		return remote{}, nil, err
+	}
+	m := remote{kind: kind, url: conf.URL}
+	if conf.Token != "" {
+		if m.token, err = w.hub.Secrets.Get(secret.ID{Name: conf.Token}); err != nil {
+			return remote{}, nil, err
+		}
+		if strings.ContainsAny(string(m.token.Reveal()), "\r\n\x00") {
+			return remote{}, nil, fmt.Errorf("secret %s: a token is one line", conf.Token)
+		}
+	}
+	r, err := w.hub.Store.Repository(conf.Mirror)
+	return m, r, err
+}
+
+func (w *worker) sync(ctx context.Context) ([]Move, error) {
+	m, r, err := w.remote()
+	if err != nil {
+		return nil, err
+	}
+	moves, left, err := m.sync(ctx, r)
+	for _, move := range moves {
+		w.hub.Log.Info("mirrored", "connection", w.name, "repo", r.Name(), "ref", move.Ref, "commit", move.New.String())
+	}
+	w.mu.Lock()
+	w.status.Left = left
+	w.mu.Unlock()
+	return moves, err
+}
+
+// backOff is how long to wait after one more failure.
+func (w *worker) backOff() time.Duration {
+	d := min(shortestRetry<<min(w.tries, 20), longestRetry)
+	w.tries++
+	return d
+}
+
+func (w *worker) failing(err error, again time.Time) {
+	w.hub.Log.Warn("could not follow the forge", "connection", w.name, "err", err, "again_at", again.UTC().Format(time.RFC3339))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.Failing, w.status.RetryAt = err.Error(), again
+}
+
+// synced notes that the mirror is where the forge is, and says when to look again
+// unasked.
+func (w *worker) synced(moves []Move, told bool, now time.Time) time.Duration {
+	w.mu.Lock()
+	first := w.status.LastSync.IsZero()
+	w.status.LastSync, w.status.Failing, w.status.RetryAt = now, "", time.Time{}
+	w.mu.Unlock()
+	if len(moves) > 0 || told {
+		w.interval = shortestPoll
+	} else {
+		w.interval = min(2*w.interval, longestPoll)
+	}
+	// What fills an empty mirror was not lost.
+	filled := first && !slices.ContainsFunc(moves, func(m Move) bool { return m.Old != repo.Zero })
+	if len(moves) > 0 && !told && !filled {
+		w.found, w.foundAt = w.found+int64(len(moves)), now
+	}
+	return w.interval
+}
+
+// countLost counts what a poll found as lost webhooks, unless one has come since.
+func (w *worker) countLost(now time.Time, told bool) {
+	if w.found == 0 {
+		return
+	}
+	if told {
+		w.found = 0
+		return
+	}
+	if now.Before(w.foundAt.Add(webhookGrace)) {
+		return
+	}
+	w.hub.Log.Warn("a poll found what no webhook told of", "connection", w.name, "moves", w.found)
+	w.mu.Lock()
+	w.status.Recovered += w.found
+	w.mu.Unlock()
+	w.found = 0
+}
