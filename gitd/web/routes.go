@@ -179,7 +179,15 @@ func (e *methodError) Error() string { return e.method + " is not answered here"
 
 func healthz(q *request) error {
 	q.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, err := q.w.Write([]byte("ok\n"))
+	text := "ok\n"
+	if q.Unwell != nil {
+		if found := q.Unwell(); len(found) > 0 {
+			q.w.Header().Set("Cache-Control", "no-store")
+			q.w.WriteHeader(http.StatusServiceUnavailable)
+			text = strings.Join(found, "\n") + "\n"
+		}
+	}
+	_, err := q.w.Write([]byte(text))
 	return gone(err)
 }
 

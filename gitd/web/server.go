@@ -53,9 +53,12 @@ type Server struct {
 	Actor func(ctx context.Context, name string) (access.Identity, bool)
 	// Administers reports whether an actor administers the server.
 	Administers func(access.Identity) bool
-	Login       Login
-	Key         []byte       // 32 bytes that sign session cookies; keep it across restarts and sessions survive them
-	Log         *slog.Logger // nil: slog.Default
+	// Unwell says what does not work, for everybody, who ask /healthz. nil: nothing
+	// is looked at.
+	Unwell func() []string
+	Login  Login
+	Key    []byte       // 32 bytes that sign session cookies; keep it across restarts and sessions survive them
+	Log    *slog.Logger // nil: slog.Default
 	// Now is the clock; its zone is the zone of every time shown. nil: the
 	// wall clock in UTC.
 	Now func() time.Time

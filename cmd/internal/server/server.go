@@ -75,6 +75,7 @@ type Server struct {
 	opts    Options
 	log     *slog.Logger
 	lock    *os.File
+	health  health
 	started time.Time
 	about   show.Server
 
@@ -259,6 +260,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Backend: s,
 		Login:   logins,
 		Key:     cookieKey,
+		Unwell:  s.unwell,
 		Log:     log,
 		Actor: func(_ context.Context, user string) (access.Identity, bool) {
 			return s.access.Load().BySession(user)
