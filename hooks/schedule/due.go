@@ -1,0 +1,76 @@
+package schedule
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Entry is one schedule and when it was due last.
+type Entry struct {
+	Name string
+	Spec Spec
+	// Since is the time for which it ran last or, before its first run, the time
+	// at which it was declared: it is not due for times before that.
+	Since time.Time
+}
+
+// Run is a schedule that is due now.
+type Run struct {
+	Name string
+	At   time.Time // the latest time at or before now for which it is due
+	Late bool      // other times before At were missed too; they do not run
+}
+
+// Due is what is to run at now, in order of time and name, and when to look
+// again; the zero time when nothing will ever be due. A schedule whose times
+// were missed, however many, is due once.
+//
+// A clock that was set back makes nothing due twice: times up to Since have
+// been.
+func Due(entries []Entry, now time.Time) (runs []Run, next time.Time) {
+	for _, e := range entries {
+		first := e.Spec.Next(e.Since)
+		if !first.IsZero() && !first.After(now) {
+			at := e.Spec.latest(first, now)
+			runs = append(runs, Run{Name: e.Name, At: at, Late: !at.Equal(first)})
+			first = e.Spec.Next(now)
+		}
+		if !first.IsZero() && (next.IsZero() || first.Before(next)) {
+			next = first
+		}
+	}
+	slices.SortFunc(runs, func(a, b Run) int {
+		if c := a.At.Compare(b.At); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return runs, next
+}
+
+// latest is the last due time in [first, now]; first is one.
+func (s Spec) latest(first, now time.Time) time.Time {
+	if s.every != nil {
+		return first.Add(now.Sub(first).Truncate(s.every.Delay))
+	}
+	// Years of a schedule of every minute would be many steps: look back in steps
+	// that grow until one finds a time.
+	for back := time.Hour; ; back *= 8 {
+		from := now.Add(-back)
+		if !from.After(first) {
+			from = first.Add(-time.Second)
+		}
+		at := s.Next(from)
+		if at.IsZero() || at.After(now) {
+			continue // first is in [first, now], so this ends
+		}
+		for {
+			later := s.Next(at)
+			if later.IsZero() || later.After(now) {
+				return at
+			}
+			at = later
+		}
+	}
+}

@@ -1,0 +1,124 @@
+// Package schedule says when scheduled builds are due.
+//
+//   - Parse reads a cron expression, Spec.Next is its next time on clocks that
+//     jump twice a year.
+//   - Due is the pure core of what is to run: from what ran last, and now.
+//
+// What a run is, and how it is remembered, is for others.
+package schedule
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	_ "time/tzdata" // a zone's name means the same on every machine
+
+	"github.com/robfig/cron/v3"
+)
+
+// Spec is when something is due, in a time zone.
+type Spec struct {
+	Expression string
+	Zone       *time.Location
+
+	wall  *cron.SpecSchedule          // times on the clock on the wall
+	every *cron.ConstantDelaySchedule // or an interval
+}
+
+// MinInterval is the shortest "@every".
+const MinInterval = time.Minute
+
+var parser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+
+// Parse reads five fields (minute, hour, day of month, month, day of week), a
+// descriptor such as @daily, or "@every 2h". zone is a name of the IANA
+// database, UTC if empty. An expression that is never due is an error.
+func Parse(expression, zone string) (Spec, error) {
+	if strings.Contains(expression, "TZ=") {
+		return Spec{}, errors.New("a time zone in the expression: give it as zone")
+	}
+	if zone == "Local" { // what that is, is not in the file
+		return Spec{}, errors.New(`unknown time zone "Local": use a name such as Europe/Prague`)
+	}
+	loc, err := time.LoadLocation(zone)
+	if err != nil {
+		return Spec{}, fmt.Errorf("unknown time zone %q: use a name such as Europe/Prague", zone)
+	}
+	parsed, err := parser.Parse(expression)
+	if err != nil {
+		return Spec{}, fmt.Errorf("invalid schedule %q: %w", expression, err)
+	}
+
+	s := Spec{Expression: expression, Zone: loc}
+	switch p := parsed.(type) {
+	case *cron.SpecSchedule:
+		p.Location = time.UTC // see Next
+		s.wall = p
+		if p.Next(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
+			return Spec{}, fmt.Errorf("invalid schedule %q: no such day ever comes", expression)
+		}
+	case cron.ConstantDelaySchedule:
+		if p.Delay < MinInterval {
+			return Spec{}, fmt.Errorf("invalid schedule %q: the shortest interval is %v", expression, MinInterval)
+		}
+		s.every = &p
+	default:
+		return Spec{}, fmt.Errorf("invalid schedule %q", expression)
+	}
+	return s, nil
+}
+
+// Next is the first time after t at which s is due.
+//
+// Expressions are about the clock on the wall. A time that the clock skips in
+// spring is due once, when the clock has jumped, however many of the
+// expression's times were skipped. A time that the clock shows twice in autumn
+// is due at the first.
+func (s Spec) Next(t time.Time) time.Time {
+	if s.every != nil {
+		return s.every.Next(t)
+	}
+
+	// The wall's time is reckoned as if it were UTC, which has no jumps.
+	wall := s.onWall(t)
+	for {
+		wall = s.wall.Next(wall)
+		if wall.IsZero() {
+			return time.Time{} // a day that comes again in more than five years
+		}
+		if at := s.instant(wall); at.After(t) {
+			return at
+		}
+	}
+}
+
+// onWall is what the clock shows at t.
+func (s Spec) onWall(t time.Time) time.Time {
+	t = t.In(s.Zone)
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+}
+
+// instant is the first instant at which the clock shows wall or, when it never
+// does, the one at which it jumped over it.
+func (s Spec) instant(wall time.Time) time.Time {
+	guess := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, s.Zone)
+	start, end := guess.ZoneBounds()
+
+	// Which side of a jump time.Date answers from is not defined.
+	if !start.IsZero() {
+		_, before := start.Add(-1).Zone()
+		_, after := start.Zone()
+		earlier := wall.Add(-time.Duration(before) * time.Second)
+		switch {
+		case before > after && earlier.Before(start): // shown twice: the first
+			return earlier.In(s.Zone)
+		case before < after && s.onWall(guess) != wall: // skipped
+			return start
+		}
+	}
+	if s.onWall(guess) != wall && !end.IsZero() { // skipped, and guessed from before the jump
+		return end
+	}
+	return guess
+}
