@@ -40,6 +40,7 @@ type File struct {
 	Land         Land
 	Applications []Application // in the order of the file; none: the repository is one
 	Environments []Environment // of all applications, in the order of the file
+	Schedules    []Schedule    // in the order of the file
 }
 
 // Build says how a change is built and tested.
@@ -98,6 +99,23 @@ type Approvals struct {
 	Own   bool   // whether somebody may approve a promotion that carries their own change
 }
 
+// Schedule is a build that time starts.
+type Schedule struct {
+	Name      string // no two of a repository have the same
+	Cron      string // an expression that package schedule reads
+	Zone      string // of the IANA database; "" is UTC
+	Buildspec string // path in the tree; Build's by default
+	On        string // branch whose tip is built; "" is the one whose landings become releases
+	Notify    string // user or group that is told of failures; "" for nobody
+	Line      int    // in the file, for messages
+
+	lines map[string]int // of its keys
+}
+
+// LineOf is where a key of the schedule stands, its own line for one that was
+// left out.
+func (s Schedule) LineOf(key string) int { return cmp.Or(s.lines[key], s.Line) }
+
 // Default is what holds for a repository without headgate.yaml.
 func Default() *File {
 	return &File{
@@ -117,6 +135,16 @@ func (f *File) Environment(name string) (Environment, bool) {
 		}
 	}
 	return Environment{}, false
+}
+
+// Schedule finds a schedule by name.
+func (f *File) Schedule(name string) (Schedule, bool) {
+	for _, s := range f.Schedules {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return Schedule{}, false
 }
 
 // Application finds an application by name.
@@ -143,6 +171,16 @@ type text struct {
 	} `yaml:"land"`
 	Environments yaml.Node `yaml:"environments"`
 	Applications yaml.Node `yaml:"applications"`
+	Schedules    yaml.Node `yaml:"schedules"`
+}
+
+type scheduleText struct {
+	Name      string  `yaml:"name"`
+	Cron      string  `yaml:"cron"`
+	Zone      string  `yaml:"zone"`
+	Buildspec *string `yaml:"buildspec"`
+	On        *string `yaml:"on"`
+	Notify    *string `yaml:"notify"`
 }
 
 type applicationText struct {
@@ -168,6 +206,7 @@ type approvalsText struct {
 var (
 	environmentForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
 	applicationForm = environmentForm
+	scheduleForm    = environmentForm
 	artifactForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 	groupForm       = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	branchForm      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
@@ -181,6 +220,8 @@ const (
 	maxTimeout      = 36 * time.Hour // what CodeBuild allows: 2160 minutes
 	maxSoak         = 90 * 24 * time.Hour
 	maxApprovals    = 50
+	maxSchedules    = 50
+	maxCron         = 200
 )
 
 // In is the headgate.yaml of some files, or the Default when they have none.
@@ -219,6 +260,7 @@ func Parse(file string, data []byte) (*File, error) {
 	r.land(t, f)
 	r.environments(&t.Environments, Application{}, f)
 	r.applications(&t.Applications, f)
+	r.schedules(&t.Schedules, f)
 	r.unique(f)
 	r.order(f)
 	return f, r.problems.Err()
@@ -278,15 +320,7 @@ func (r *reader) land(t text, f *File) {
 			r.problem(r.line("land", "branches"), "name at least one branch; an administrator can ungate the whole repository", "no branch would be gated")
 		}
 		for _, b := range f.Land.Branches {
-			line := r.line("land", "branches")
-			switch {
-			case !branchForm.MatchString(b) ||
-				strings.Contains(b, "..") || strings.Contains(b, "//") || strings.Contains(b, "/.") ||
-				strings.HasSuffix(b, "/") || strings.HasSuffix(b, ".") || strings.Contains(b+"/", ".lock/"):
-				r.problem(line, "", "invalid branch name %q", b)
-			case strings.HasPrefix(b, "env/") || strings.HasPrefix(b, "promote/"):
-				r.problem(line, "", "branch %q belongs to the server", b)
-			}
+			r.branch(b, r.line("land", "branches"))
 		}
 	}
 	if t.Land.Strategy != nil {
@@ -299,6 +333,92 @@ func (r *reader) land(t text, f *File) {
 			r.problem(r.line("land", "strategy"), fix, "unknown strategy %q", f.Land.Strategy)
 		}
 	}
+}
+
+func (r *reader) branch(name string, line int) {
+	switch {
+	case !branchForm.MatchString(name) ||
+		strings.Contains(name, "..") || strings.Contains(name, "//") || strings.Contains(name, "/.") ||
+		strings.HasSuffix(name, "/") || strings.HasSuffix(name, ".") || strings.Contains(name+"/", ".lock/"):
+		r.problem(line, "", "invalid branch name %q", name)
+	case strings.HasPrefix(name, "env/") || strings.HasPrefix(name, "promote/"):
+		r.problem(line, "", "branch %q belongs to the server", name)
+	}
+}
+
+func (r *reader) schedules(n *yaml.Node, f *File) {
+	if n.Kind == 0 || n.Tag == "!!null" {
+		return
+	}
+	if n.Kind != yaml.SequenceNode {
+		r.problem(n.Line, `write - {name: nightly, cron: "0 3 * * *"} below it`, "schedules is not a list")
+		return
+	}
+	for _, value := range n.Content {
+		if len(f.Schedules) == maxSchedules {
+			r.problem(value.Line, "", "holds more than %d schedules", maxSchedules)
+			return
+		}
+		s, ok := r.schedule(value, f)
+		if !ok {
+			continue
+		}
+		if other, taken := f.Schedule(s.Name); taken {
+			r.problem(s.LineOf("name"), "give it a name of its own", "schedule %q is already defined on line %d", s.Name, other.Line)
+			continue
+		}
+		f.Schedules = append(f.Schedules, s)
+	}
+}
+
+func (r *reader) schedule(value *yaml.Node, f *File) (Schedule, bool) {
+	var t scheduleText
+	if value.Kind != yaml.MappingNode {
+		r.problem(value.Line, `write {name: nightly, cron: "0 3 * * *"}`, "this schedule is not a mapping")
+		return Schedule{}, false
+	}
+	if err := yamlfile.DecodeNode(r.file, value, &t); err != nil {
+		ps, _ := yamlfile.ProblemsIn(err)
+		r.problems = append(r.problems, ps...)
+		return Schedule{}, false
+	}
+	s := Schedule{
+		Name:      t.Name,
+		Cron:      t.Cron,
+		Zone:      t.Zone,
+		Buildspec: f.Build.Buildspec,
+		Line:      value.Line,
+		lines:     map[string]int{},
+	}
+	for key := range yamlfile.Pairs(value) {
+		s.lines[key.Value] = key.Line
+	}
+
+	switch {
+	case s.Name == "":
+		r.problem(s.LineOf("name"), "add name: nightly", "this schedule has no name")
+		return s, false
+	case !scheduleForm.MatchString(s.Name):
+		r.problem(s.LineOf("name"), "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid schedule name %q", s.Name)
+	}
+	if s.Cron == "" || len(s.Cron) > maxCron {
+		r.problem(s.LineOf("cron"), `say when: cron: "0 3 * * *"`, "schedule %q has no cron expression of at most %d bytes", s.Name, maxCron)
+	}
+	if t.Buildspec != nil {
+		s.Buildspec = *t.Buildspec
+		r.path(s.Buildspec, s.LineOf("buildspec"), "buildspec")
+	}
+	if t.On != nil {
+		s.On = *t.On
+		r.branch(s.On, s.LineOf("on"))
+	}
+	if t.Notify != nil {
+		s.Notify = *t.Notify
+		if !groupForm.MatchString(s.Notify) {
+			r.problem(s.LineOf("notify"), "name a user or a group of server.yaml", "invalid user or group name %q", s.Notify)
+		}
+	}
+	return s, true
 }
 
 func (r *reader) applications(n *yaml.Node, f *File) {

@@ -3,6 +3,7 @@ package headgateyaml
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -66,7 +67,7 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "no environments", in: "environments:\n"},
 		{name: "a list", in: "[a]", want: "headgate.yaml:1: is not a mapping"},
 		{name: "slip", in: "environments:\n  staging:\n    taget: services\n", want: `headgate.yaml:3: unknown key "taget" here; did you mean "target"?`},
-		{name: "later key", in: "schedules: []", want: `headgate.yaml:1: unknown key "schedules"`},
+		{name: "later key", in: "pipelines: []", want: `headgate.yaml:1: unknown key "pipelines"`},
 		{name: "no target", in: "environments:\n  staging: {}\n", want: `headgate.yaml:2: environment "staging" has no target; add target: services`},
 		{name: "other target", in: "environments:\n  staging: {target: hosts}\n", want: `headgate.yaml:2: environment "staging" has the target "hosts", which this server does not have; use services`},
 		{name: "misspelt target", in: "environments:\n  staging:\n    target: servcies\n", want: `headgate.yaml:3: environment "staging" has the target "servcies", which this server does not have; did you mean "services"?`},
@@ -102,6 +103,20 @@ func TestParseAndSchemaAgree(t *testing.T) {
 			want: `headgate.yaml:5: environment "staging" is already defined on line 3; give it a name of its own, such as "api-staging"`, schemaBlind: true},
 		{name: "after another's", in: "applications:\n  web:\n    environments: {web-test: {target: services}}\n  api:\n    environments: {api-test: {target: services, after: web-test}}\n",
 			want: `headgate.yaml:5: environment "api-test" comes after "web-test", which is of application web`, schemaBlind: true},
+		{name: "schedules", in: schedules},
+		{name: "no schedules", in: "schedules:\n"},
+		{name: "schedules mapping", in: "schedules: {nightly: {}}\n", want: "headgate.yaml:1: schedules is not a list"},
+		{name: "schedule text", in: "schedules: [nightly]\n", want: "headgate.yaml:1: this schedule is not a mapping"},
+		{name: "schedule slip", in: "schedules:\n- name: n\n  corn: '@daily'\n", want: `headgate.yaml:3: unknown key "corn" here; did you mean "cron"?`},
+		{name: "schedule without a name", in: "schedules:\n- cron: '@daily'\n", want: "headgate.yaml:2: this schedule has no name"},
+		{name: "schedule name", in: "schedules:\n- cron: '@daily'\n  name: ../x\n", want: `headgate.yaml:3: invalid schedule name "../x"`},
+		{name: "schedule never", in: "schedules:\n- name: n\n", want: `headgate.yaml:2: schedule "n" has no cron expression`},
+		{name: "schedule twice", in: "schedules:\n- {name: n, cron: '@daily'}\n- {name: n, cron: '@hourly'}\n",
+			want: `headgate.yaml:3: schedule "n" is already defined on line 2`, schemaBlind: true},
+		{name: "schedule's buildspec", in: "schedules:\n- {name: n, cron: '@daily', buildspec: /x}\n", want: `headgate.yaml:2: invalid buildspec "/x"`},
+		{name: "schedule on the server's branch", in: "schedules:\n- {name: n, cron: '@daily', on: env/staging}\n",
+			want: `headgate.yaml:2: branch "env/staging" belongs to the server`, schemaBlind: true},
+		{name: "schedule tells nobody", in: "schedules:\n- {name: n, cron: '@daily', notify: 'a b'}\n", want: `headgate.yaml:2: invalid user or group name "a b"`},
 		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: "build.network" is a number (7), where true or false belongs`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -158,6 +173,56 @@ func TestApplicationsHaveTheirOwn(t *testing.T) {
 	want := []string{"web web-staging site/staging", "web web-production site/deploy/web-production", "api api api/deploy/api"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+const schedules = `build: {buildspec: ci.yml}
+schedules:
+  - name: nightly
+    cron: "0 3 * * *"
+    zone: Europe/Prague
+    buildspec: nightly.yml
+    on: next
+    notify: ops
+  - {name: hourly, cron: "@hourly"}
+`
+
+func TestSchedules(t *testing.T) {
+	f, err := Parse(Name, []byte(schedules))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range f.Schedules {
+		f.Schedules[i].lines = nil
+	}
+	want := []Schedule{
+		{
+			Name:      "nightly",
+			Cron:      "0 3 * * *",
+			Zone:      "Europe/Prague",
+			Buildspec: "nightly.yml",
+			On:        "next",
+			Notify:    "ops",
+			Line:      3,
+		},
+		{
+			Name:      "hourly",
+			Cron:      "@hourly",
+			Buildspec: "ci.yml",
+			Line:      9,
+		},
+	}
+	if !reflect.DeepEqual(f.Schedules, want) {
+		t.Errorf("%+v", f.Schedules)
+	}
+
+	var many strings.Builder
+	many.WriteString("schedules:\n")
+	for i := range maxSchedules + 1 {
+		fmt.Fprintf(&many, "- {name: n%d, cron: '@daily'}\n", i)
+	}
+	if _, err := Parse(Name, []byte(many.String())); err == nil || !strings.Contains(err.Error(), "headgate.yaml:52: holds more than 50 schedules") {
+		t.Errorf("%v", err)
 	}
 }
 

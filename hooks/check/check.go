@@ -21,6 +21,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
+	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 )
 
@@ -124,6 +125,7 @@ func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
 	r := c.reader(ctx, files)
 	r.settings()
 	r.buildspec()
+	r.schedules()
 	r.environments(c.Targets)
 	r.policies()
 	return r.finish()
@@ -336,6 +338,10 @@ func (r *reader) buildspec() {
 		r.problem(name, 0, m.What()+": nothing says how to test this tree", m.Fix())
 		return
 	}
+	r.parseBuildspec(name)
+}
+
+func (r *reader) parseBuildspec(name string) {
 	data := r.read(name)
 	if data == nil {
 		return
@@ -343,6 +349,32 @@ func (r *reader) buildspec() {
 	_, warnings, err := buildspec.Parse(name, data)
 	r.fault(name, err)
 	r.result.Warnings = append(r.result.Warnings, warnings...)
+}
+
+// schedules checks when they are due, and what they build.
+func (r *reader) schedules() {
+	for _, s := range r.result.Settings.Schedules {
+		if _, err := schedule.Parse(s.Cron, s.Zone); err != nil {
+			key := "cron"
+			if errors.Is(err, schedule.ErrZone) {
+				key = "zone"
+			}
+			r.problem(headgateyaml.Name, s.LineOf(key), fmt.Sprintf("schedule %q: %v", s.Name, err), "")
+		}
+		if slices.Contains(r.result.Read, s.Buildspec) || s.Buildspec == r.result.Settings.Build.Buildspec {
+			continue
+		}
+		if kind := r.kind(s.Buildspec); kind != Regular && r.err == nil {
+			fix := "add it, or name another with buildspec:"
+			if near := r.near(s.Buildspec); near != "" {
+				fix = fmt.Sprintf("did you mean %q?", near)
+			}
+			r.problem(headgateyaml.Name, s.LineOf("buildspec"),
+				fmt.Sprintf("schedule %q builds by %s, which is %s", s.Name, s.Buildspec, kind), fix)
+			continue
+		}
+		r.parseBuildspec(s.Buildspec)
+	}
 }
 
 // near is a file beside name that was probably meant.

@@ -55,6 +55,7 @@ func said(r check.Result) string {
 func TestTree(t *testing.T) {
 	t.Parallel()
 	const staging = "environments: {staging: {target: services, path: deploy/staging}}\n"
+	const nightly = "schedules:\n- name: n\n  cron: '@daily'\n  buildspec: nightly.yml\n"
 	for _, tt := range []struct {
 		name  string
 		files map[string]string // "-> target" is a link
@@ -79,6 +80,15 @@ func TestTree(t *testing.T) {
 		{"environment without its directory", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/x": "1"}, "buildspec.yml headgate.yaml", []string{`headgate.yaml:1: environment "staging" is declared in deploy/staging, which is not there`}},
 		{"environment a file", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging": "1"}, "buildspec.yml headgate.yaml", []string{"which is a file"}},
 		{"environment wrong and odd", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/compose.yaml": "wrong odd"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"compose.yaml:1: is wrong", "warning: deploy/staging/compose.yaml:1: is odd"}},
+		{"schedule", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good, "nightly.yml": good}, "buildspec.yml headgate.yaml nightly.yml", nil},
+		{"schedule without its buildspec", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good, "nightly.yaml": good}, "buildspec.yml headgate.yaml",
+			[]string{`headgate.yaml:4: schedule "n" builds by nightly.yml, which is not there; did you mean "nightly.yaml"?`}},
+		{"schedule's buildspec broken", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good, "nightly.yml": "version: 9\n"}, "buildspec.yml headgate.yaml nightly.yml",
+			[]string{"nightly.yml:1:"}},
+		{"schedule never", map[string]string{"headgate.yaml": "schedules:\n- name: n\n  cron: 61 * * * *\n", "buildspec.yml": good}, "buildspec.yml headgate.yaml",
+			[]string{`headgate.yaml:3: schedule "n": invalid schedule "61 * * * *"`}},
+		{"schedule nowhere", map[string]string{"headgate.yaml": "schedules:\n- name: n\n  cron: '@daily'\n  zone: Prague\n", "buildspec.yml": good}, "buildspec.yml headgate.yaml",
+			[]string{`headgate.yaml:4: schedule "n": unknown time zone "Prague"`}},
 		{"policy broken", map[string]string{"buildspec.yml": good, "policies/a/push.rego": "package headgate.push\n\ndeny contains x if http.send({})\n"}, "buildspec.yml policies/a/push.rego", []string{"policies/a/push.rego:3:"}},
 		{"policy behind a link", map[string]string{"buildspec.yml": good, "policies": "-> rules", "rules/push.rego": "nonsense"}, "buildspec.yml", nil},
 		{"too big", map[string]string{"buildspec.yml": strings.Repeat("#", yamlfile.MaxBytes+1)}, "", []string{"buildspec.yml: is 1048577 bytes, over the limit"}},

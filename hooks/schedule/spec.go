@@ -26,6 +26,9 @@ type Spec struct {
 	every *cron.ConstantDelaySchedule // or an interval
 }
 
+// ErrZone is in what Parse returns for a zone that is not known.
+var ErrZone = errors.New("unknown time zone")
+
 // MinInterval is the shortest "@every".
 const MinInterval = time.Minute
 
@@ -39,11 +42,11 @@ func Parse(expression, zone string) (Spec, error) {
 		return Spec{}, errors.New("a time zone in the expression: give it as zone")
 	}
 	if zone == "Local" { // what that is, is not in the file
-		return Spec{}, errors.New(`unknown time zone "Local": use a name such as Europe/Prague`)
+		return Spec{}, fmt.Errorf(`%w "Local": use a name such as Europe/Prague`, ErrZone)
 	}
 	loc, err := time.LoadLocation(zone)
 	if err != nil {
-		return Spec{}, fmt.Errorf("unknown time zone %q: use a name such as Europe/Prague", zone)
+		return Spec{}, fmt.Errorf("%w %q: use a name such as Europe/Prague", ErrZone, zone)
 	}
 	parsed, err := parser.Parse(expression)
 	if err != nil {
