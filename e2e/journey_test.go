@@ -36,6 +36,7 @@ var chapters = []chapter{
 	{name: "push from behind", do: (*journey).pushFromBehind, staging: 3, production: 3},
 	{name: "withdraw", do: (*journey).withdraw, staging: 3, production: 3},
 	{name: "roll back", do: (*journey).rollBack, staging: 3, production: 1},
+	{name: "run a schedule", do: (*journey).runSchedule, staging: 3, production: 1},
 }
 
 type chapter struct {
@@ -119,6 +120,9 @@ func (j *journey) arrive(rest func() error) {
 		}
 		if j.to.staging > j.to.production && !strings.Contains(refs(j.t, j.harness), "refs/heads/promote/production ") {
 			return errors.New("the newest release is not proposed yet")
+		}
+		if j.to.staging > 0 && !strings.Contains(refs(j.t, j.harness), "refs/schedules/rarely ") {
+			return errors.New("the schedule is not on record yet")
 		}
 		if rest != nil {
 			return rest()
@@ -366,7 +370,8 @@ func (j *journey) followForge() {
 
 func (j *journey) firstPush() {
 	j.must(j.sample(j.work, "hello"))
-	j.write("headgate.yaml", strings.Replace(sampleFiles["headgate.yaml"], "approvals: 1", "approvals: {count: 1, own: true}", 1))
+	j.write("headgate.yaml", strings.Replace(sampleFiles["headgate.yaml"], "approvals: 1", "approvals: {count: 1, own: true}", 1)+
+		"schedules:\n  - {name: rarely, cron: \"0 0 29 2 *\"}\n")
 	j.must(j.git("commit", "-qam", "Approve my own"))
 	j.step("push", j.push)
 }
@@ -441,5 +446,26 @@ func (j *journey) rollBack() {
 		}
 		_, err := j.hg("rollback", "hello", "production", "1", "--reason", "story")
 		return err
+	})
+}
+
+// runSchedule starts a run by hand, once, and waits for its end.
+func (j *journey) runSchedule() {
+	j.step("schedule run", func() error {
+		out, err := j.hg("schedule", "list", "hello", "--json")
+		if err != nil {
+			return err
+		}
+		var s struct{ State string }
+		if err := json.Unmarshal([]byte(out), &s); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		switch s.State {
+		case "green":
+			return nil
+		case "empty":
+			_, err = j.hg("schedule", "run", "hello", "rarely")
+		}
+		return fmt.Errorf("the schedule is %s: %v", s.State, err)
 	})
 }

@@ -283,10 +283,10 @@ func endState(t *testing.T, h *harness) string {
 		fmt.Fprintln(&b, e+":", git("log", "--format=%s", "env/"+e), git("ls-tree", "env/"+e, "apps/"), git("ls-tree", "--name-only", "env/"+e, "holds/"))
 	}
 	fmt.Fprintln(&b, "refs:", names)
-	// The story of each change: which events it has, in order, once each. A build
-	// that was cut off may be told of; nothing else may differ.
+	// The story of each change and schedule: which events it has, in order, once
+	// each. A build that was cut off may be told of; nothing else may differ.
 	for _, ref := range strings.Fields(names) {
-		if strings.HasPrefix(ref, "refs/changes/") && strings.HasSuffix(ref, "/log") {
+		if strings.HasPrefix(ref, "refs/changes/") && strings.HasSuffix(ref, "/log") || strings.HasPrefix(ref, "refs/schedules/") {
 			fmt.Fprintln(&b, ref, git("log", "--first-parent", "--reverse", "--format=%(trailers:key=Event,valueonly,separator=%x20)", ref))
 		}
 	}

@@ -43,6 +43,7 @@ var config = [][2]string{
 	{"receive.hideRefs", "refs/notes"},
 	{"receive.hideRefs", "refs/releases"},
 	{"receive.hideRefs", "refs/decisions"},
+	{"receive.hideRefs", "refs/schedules"},
 	{"safe.directory", "*"},
 	{"transfer.fsckObjects", "true"},
 	{"uploadpack.allowAnySHA1InWant", "true"},

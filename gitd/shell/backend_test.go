@@ -362,3 +362,56 @@ func (b *backend) Replace(ctx context.Context, a access.Identity, name string, n
 	_, err := b.Change(ctx, a, name, n)
 	return show.Done{What: fmt.Sprintf("change %d of %s is revision 2 of change %d now", by, name, n), State: show.Queued}, err
 }
+
+func (b *backend) Schedules(_ context.Context, _ access.Identity, repository string) ([]show.Schedule, error) {
+	if repository != "checkout" {
+		return nil, nil
+	}
+	failed := show.Run{
+		Number: 7,
+		At:     today(3, 0),
+		Late:   true,
+		Commit: "9f1c2abffff",
+		Build: show.Build{
+			State:    show.Failed,
+			Started:  today(3, 0),
+			Finished: today(3, 4),
+			Phase:    "build",
+			Command:  "make soak " + evil,
+			Exit:     2,
+			Reason:   `build: "make soak" exited 2`,
+			LogLine:  90,
+		},
+	}
+	return []show.Schedule{{
+		Repository: "checkout",
+		Name:       "nightly",
+		Cron:       "0 3 * * *",
+		Zone:       "Europe/Prague",
+		Branch:     "main",
+		Buildspec:  "nightly.yml",
+		Notify:     "ops",
+		State:      show.Failed,
+		Next:       time.Date(2026, 11, 25, 2, 0, 0, 0, time.UTC),
+		Last:       &failed,
+	}}, nil
+}
+
+func (b *backend) Schedule(ctx context.Context, a access.Identity, repository, name string) (show.Schedule, error) {
+	all, _ := b.Schedules(ctx, a, repository)
+	for _, s := range all {
+		if s.Name == name {
+			s.Runs = []show.Run{*s.Last}
+			return s, nil
+		}
+	}
+	return show.Schedule{}, missing("%s has no schedule %q", repository, name)
+}
+
+func (b *backend) ScheduleLog(ctx context.Context, a access.Identity, _, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
+	return b.Log(ctx, a, "checkout", 411, follow)
+}
+
+func (b *backend) RunSchedule(_ context.Context, a access.Identity, repository, name string) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("run 8 of %s is on its way: main at 9f1c2ab", name), Next: "schedule log -f " + repository + " " + name, State: show.Queued}, nil
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -320,36 +321,9 @@ func changeLog(c *call) error {
 	if err != nil {
 		return err
 	}
-	const lines = 20 // on either side
-	command, shown, last := "", 0, 0
-	for e, err := range c.shell.Backend.Log(c.ctx, c.actor, name, number, follow) {
-		if err != nil {
-			return err
-		}
-		if e.Kind == "step" {
-			command = strings.TrimPrefix(e.Phase+": "+e.Command, ": ")
-		}
-		last = max(last, e.Line)
-		if around > 0 && (e.Line == 0 || e.Line < around-lines || e.Line > around+lines) {
-			continue
-		}
-		shown++
-		if e.Kind == "note" && e.About == show.NoteCommand && around == 0 && !c.json {
-			continue // the step's own line follows
-		}
-		if c.json {
-			if err := c.emit(e); err != nil {
-				return err
-			}
-		} else {
-			c.logLine(e, terminal.Line(command), around > 0)
-		}
-		if follow {
-			c.flush()
-		}
-	}
-	if c.ctx.Err() != nil {
-		return context.Cause(c.ctx)
+	shown, last, err := c.printLog(c.shell.Backend.Log(c.ctx, c.actor, name, number, follow), around, follow)
+	if err != nil {
+		return err
 	}
 	if around > 0 && shown == 0 {
 		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("the log has no line %d: it has %s", around, show.Plural(last, "line"))}
@@ -368,6 +342,43 @@ func changeLog(c *call) error {
 		return outcomeOf(ch.Build.State)
 	}
 	return outcomeOf(ch.State)
+}
+
+// printLog writes a log: all of it, or what is around a line; as it grows, with
+// follow.
+func (c *call) printLog(events iter.Seq2[show.LogEvent, error], around int, follow bool) (shown, last int, err error) {
+	const lines = 20 // on either side
+	command := ""
+	for e, err := range events {
+		if err != nil {
+			return shown, last, err
+		}
+		if e.Kind == "step" {
+			command = strings.TrimPrefix(e.Phase+": "+e.Command, ": ")
+		}
+		last = max(last, e.Line)
+		if around > 0 && (e.Line == 0 || e.Line < around-lines || e.Line > around+lines) {
+			continue
+		}
+		shown++
+		if e.Kind == "note" && e.About == show.NoteCommand && around == 0 && !c.json {
+			continue // the step's own line follows
+		}
+		if c.json {
+			if err := c.emit(e); err != nil {
+				return shown, last, err
+			}
+		} else {
+			c.logLine(e, terminal.Line(command), around > 0)
+		}
+		if follow {
+			c.flush()
+		}
+	}
+	if c.ctx.Err() != nil {
+		return shown, last, context.Cause(c.ctx)
+	}
+	return shown, last, nil
 }
 
 // logLine writes one entry of a log as a push shows it: "|" is the build's own.

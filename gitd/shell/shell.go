@@ -80,7 +80,10 @@ type option struct{ name, what string }
 
 // commands is the table of all of them, in the order of the overview.
 func commands() []command {
-	return slices.Concat(selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands, searchCommands, whyCommands, secretCommands, forgeCommands)
+	return slices.Concat(
+		selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands,
+		scheduleCommands, searchCommands, whyCommands, secretCommands, forgeCommands,
+	)
 }
 
 // call is one run of a command.

@@ -20,6 +20,8 @@ type Acts interface {
 	// Replace makes the newest revision of one open change of the actor's that of
 	// another one, which the first then no longer is.
 	Replace(ctx context.Context, who access.Identity, repository string, change, by int) (Done, error)
+	// RunSchedule starts a run of a schedule now.
+	RunSchedule(ctx context.Context, who access.Identity, repository, schedule string) (Done, error)
 	// Approve approves the open promotion; tree, when not empty, must be its tree.
 	Approve(ctx context.Context, who access.Identity, repository, environment, tree, reason string) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.

@@ -45,6 +45,7 @@ type Backend interface {
 	Repositories
 	Changes
 	Environments
+	Schedules
 	Source
 	Secrets
 	Forges

@@ -294,3 +294,79 @@ func (h *backend) did() []string {
 	defer h.mu.Unlock()
 	return slices.Clone(h.acts)
 }
+
+// Schedules answers for checkout with one that runs well, and one that fails.
+func (h *backend) Schedules(_ context.Context, a access.Identity, repo string) ([]show.Schedule, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if repo != "checkout" {
+		return nil, nil
+	}
+	green := show.Run{
+		Number: 12,
+		At:     at("03:00:00"),
+		Commit: commit("9f1c2ab"),
+		Build:  show.Build{State: show.Green, Log: "log-12", Started: at("03:00:01"), Finished: at("03:20:00")},
+	}
+	failed := show.Run{
+		Number: 3,
+		At:     at("06:00:00"),
+		Late:   true,
+		Commit: commit("9f1c2ab"),
+		Build: show.Build{
+			State:    show.Failed,
+			Reason:   `build: "make soak" exited 2`,
+			Log:      "log-3",
+			Started:  at("06:30:00"),
+			Finished: at("07:02:00"),
+		},
+	}
+	return []show.Schedule{
+		{
+			Repository: repo,
+			Name:       "nightly",
+			Cron:       "0 3 * * *",
+			Zone:       "Europe/Prague",
+			Branch:     "main",
+			Buildspec:  "nightly.yml",
+			State:      show.Green,
+			Next:       at("03:00:00").Add(24 * time.Hour),
+			Last:       &green,
+		},
+		{
+			Repository: repo,
+			Name:       "soak",
+			Cron:       "@every 6h",
+			Branch:     "main",
+			Buildspec:  "soak.yml",
+			Notify:     "release",
+			State:      show.Failed,
+			Next:       at("18:00:00"),
+			Last:       &failed,
+			NotifyYou:  a.User == "ada",
+			MayRun:     a.User == "ada",
+		},
+	}, nil
+}
+
+func (h *backend) Schedule(ctx context.Context, a access.Identity, repo, name string) (show.Schedule, error) {
+	all, _ := h.Schedules(ctx, a, repo)
+	for _, s := range all {
+		if s.Name == name {
+			s.Runs = []show.Run{*s.Last}
+			return s, nil
+		}
+	}
+	return show.Schedule{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no schedule %q", name)}
+}
+
+func (h *backend) ScheduleLog(ctx context.Context, a access.Identity, repo, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
+	return h.Log(ctx, a, repo, 411, follow)
+}
+
+func (h *backend) RunSchedule(_ context.Context, a access.Identity, repo, name string) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.acts = append(h.acts, fmt.Sprintf("run %s %s as %s", repo, name, a.User))
+	return show.Done{What: "run 4 of " + name + " is on its way"}, nil
+}

@@ -69,7 +69,7 @@ type Builder interface {
 type Job struct {
 	Repository *repo.Repository
 	Branch     string
-	Change     int
+	Change     int // or the number of a scheduled build, among those of its schedule
 	Revision   int
 	By         string // the user who pushed
 	Candidate  repo.Hash

@@ -164,3 +164,18 @@ func (g *Gate) Change(repository string, number int) (change.Story, *Entry, erro
 
 // Busy is how many builds run, of how many that may.
 func (g *Gate) Busy() (running, workers int) { return g.pool.busy(), g.c.Workers }
+
+// BuildSpare runs a build that is no change's, when a worker is free that no change
+// waits for. It gives no verdict. started is called when it has a worker.
+func (g *Gate) BuildSpare(ctx context.Context, j Job, started func()) (Result, error) {
+	if err := g.pool.takeSpare(ctx); err != nil {
+		return Result{}, err
+	}
+	defer g.pool.giveSpare()
+	started()
+	result, err := guarded(ctx, g.c.Builder, j)
+	if err == nil {
+		err = ctx.Err() // what was stopped says nothing
+	}
+	return result, err
+}

@@ -1,10 +1,16 @@
-// Package schedule says when scheduled builds are due.
+// Package schedule runs builds when they are due: of the tip of a branch, on a
+// worker that no change waits for, and never as a verdict for the gate.
 //
 //   - Parse reads a cron expression, Spec.Next is its next time on clocks that
 //     jump twice a year.
 //   - Due is the pure core of what is to run: from what ran last, and now.
+//   - Scheduler is one loop a repository. It keeps what is due, and what became of
+//     it, as a chain of signed commits on refs/schedules/<name>; History is what
+//     they say. That a build is due is on record before it starts: one that was
+//     missed or cut off by a kill runs when the server is back, once.
 //
-// What a run is, and how it is remembered, is for others.
+// What is declared is read from headgate.yaml on the branch whose landings become
+// releases. Package check has checked it there.
 package schedule
 
 import (

@@ -3,8 +3,9 @@
 // commands and the console, one file a noun.
 //
 //   - Open makes a Server of a data directory, Run runs it, Close lets it go.
-//   - repositories.go, changes.go, log.go, releases.go, environments.go, acts.go,
-//     secrets.go, forges.go, why.go and watch.go are the Backend.
+//   - repositories.go, changes.go, log.go, releases.go, schedules.go,
+//     environments.go, acts.go, secrets.go, forges.go, why.go and watch.go are the
+//     Backend.
 //   - configure.go brings server.yaml of the repository headgate into force.
 //
 // It decides nothing itself: what lands is the gate's matter, what is promoted
@@ -47,6 +48,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive"
+	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -89,6 +91,7 @@ type Server struct {
 	logs       Logs
 	artifacts  *artifact.Store
 	gate       *gate.Gate
+	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
 	services   *services.Target
 	receive    *receive.Listener
@@ -206,6 +209,12 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 				Work:      path("work", "builds"),
 			},
 		},
+	})
+	s.schedules = schedule.New(schedule.Config{
+		Store:  s.store,
+		Branch: s.gate.Branch,
+		Build:  s.gate.BuildSpare,
+		Log:    log,
 	})
 	s.services = services.New(path("work", "services"), path("logs", "services"), s.artifacts.Unpack)
 	s.services.Log = log
@@ -340,6 +349,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	}
 	start(&back, "services", func() error { return s.services.Run(base) })
 	start(&middle, "gate", func() error { return s.gate.Run(inner) })
+	start(&middle, "schedules", func() error { return s.schedules.Run(inner) })
 	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })
 	start(&middle, "forges", func() error { return s.forges.Run(inner) })
 	start(&middle, "receive", func() error { return s.receive.Run(inner) })

@@ -11,6 +11,7 @@ import (
 func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)
 	seen, stopSeen := s.services.Watch(target.Key{Repository: repository})
+	scheduled, stopScheduled := s.schedules.Watch(repository)
 	changed := make(chan struct{}, 1)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -22,9 +23,10 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 				return
 			case <-moved:
 			case <-seen:
+			case <-scheduled:
 			}
 			select {
-			case <-done: // both channels are closed by now
+			case <-done: // all channels are closed by now
 				return
 			case changed <- struct{}{}:
 			default:
@@ -35,6 +37,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 		close(done)
 		stopMoved()
 		stopSeen()
+		stopScheduled()
 		wg.Wait()
 	})
 }
