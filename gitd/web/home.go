@@ -122,6 +122,11 @@ func homePage(q *request) (*page, error) {
 			row.Envs = append(row.Envs, k)
 		}
 		view.Needs = append(view.Needs, q.needs(r, recent)...)
+		schedules, err := q.Backend.Schedules(ctx, q.actor, r.Name)
+		if err != nil {
+			return nil, fmt.Errorf("read the schedules of %s: %w", r.Name, err)
+		}
+		view.Needs = append(view.Needs, q.failedSchedules(schedules)...)
 		view.Rows = append(view.Rows, row)
 	}
 	slices.SortStableFunc(view.Needs, func(a, b need) int { return cmp.Compare(b.at.Unix(), a.at.Unix()) })
@@ -178,6 +183,27 @@ func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 		all = append(all, n)
 	}
 	return all
+}
+
+// failedSchedules are those whose last run failed and that the visitor is to be
+// told of.
+func (q *request) failedSchedules(all []show.Schedule) []need {
+	var needs []need
+	for _, s := range all {
+		if !s.NotifyYou || s.Last == nil || s.Last.State != show.Failed {
+			continue
+		}
+		needs = append(needs, need{
+			Mark:  markOf(show.Failed),
+			Href:  scheduleHref(s.Repository, s.Name),
+			Do:    "See why",
+			Link:  fmt.Sprintf("%s: run %d of %s", s.Repository, s.Last.Number, s.Name),
+			After: " failed",
+			More:  strings.TrimPrefix(s.Last.Reason+", "+clock(s.Last.Finished, q.now, false, true), ", "),
+			at:    s.Last.Finished,
+		})
+	}
+	return needs
 }
 
 // forMe is the open promotion of e as it is for the visitor. Lists of

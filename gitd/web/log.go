@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strconv"
@@ -344,6 +345,13 @@ func logText(q *request) error {
 			nearest: []link{{Text: fmt.Sprintf("change %d", c.Number), Href: changeHref(c)}}}
 	}
 	follow := c.Build.State == show.Running || c.Build.State == show.Queued
+	return q.streamLog(follow, func(ctx context.Context) iter.Seq2[show.LogEvent, error] {
+		return q.Backend.Log(ctx, q.actor, r.Name, c.Number, follow)
+	})
+}
+
+// streamLog answers with a log as text or lines of JSON; as it grows, with follow.
+func (q *request) streamLog(follow bool, events func(context.Context) iter.Seq2[show.LogEvent, error]) error {
 	asJSON := q.wantsJSON()
 	h := q.w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -357,7 +365,7 @@ func logText(q *request) error {
 	defer cancel()
 	rc := http.NewResponseController(q.w)
 	out := bufio.NewWriterSize(q.w, 32<<10)
-	for e, err := range q.Backend.Log(ctx, q.actor, r.Name, c.Number, follow) {
+	for e, err := range events(ctx) {
 		if err != nil {
 			if out.Buffered() == 0 {
 				return err // nothing is sent yet, unless outcome knows better

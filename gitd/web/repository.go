@@ -18,6 +18,8 @@ type repositoryView struct {
 	Recent  []changeRow
 	Total   int
 	Figures []figure
+
+	Schedules []scheduleRow
 }
 
 // figure is one number of the last 30 days, of what.
@@ -75,6 +77,13 @@ func repositoryPage(q *request) (*page, error) {
 			view.Recent = append(view.Recent, rowOf(c))
 		}
 	}
+	schedules, err := q.Backend.Schedules(ctx, q.actor, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range schedules {
+		view.Schedules = append(view.Schedules, scheduleRowOf(s))
+	}
 	f, err := q.figures(ctx, r, recent, total)
 	if err != nil {
 		return nil, err
@@ -82,7 +91,7 @@ func repositoryPage(q *request) (*page, error) {
 	if r.Gated {
 		view.Figures = q.monthFigures(r, f)
 	}
-	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-stages", "repo-train", "repo-recent", "asof"}
+	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-stages", "repo-train", "repo-schedules", "repo-recent", "asof"}
 	p.Moving = len(r.Queue) > 0
 	p.Say = r.Branch + " is " + strings.ToLower(markOf(r.State).Word) + ", " + sayQueue(r.Queue)
 	return p, nil
