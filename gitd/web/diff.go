@@ -238,7 +238,14 @@ func changeDiffPage(q *request) (*page, error) {
 		}
 		p.Git = append(p.Git, command{"Git", line})
 	}
-	p.Git = append(p.Git, command{"SSH", q.ssh("change diff " + r.Name + " " + n)})
+	ssh := "change diff " + r.Name + " " + n
+	if view.Shown != c.Revision {
+		ssh += fmt.Sprintf(" --revision %d", view.Shown)
+	}
+	if view.From > 0 {
+		ssh += fmt.Sprintf(" --from %d", view.From)
+	}
+	p.Git = append(p.Git, command{"SSH", q.ssh(ssh)})
 	return p, nil
 }
 

@@ -32,9 +32,9 @@ func searchPage(q *request) (*page, error) {
 		Template: "search",
 		Data:     view,
 		JSON:     found,
-		Git:      []command{{"SSH", q.ssh("search " + quoted(query))}},
 	}
 	if query != "" {
+		p.Git = []command{{"SSH", q.ssh("search " + quoted(query))}}
 		p.Title = "Search: " + cut(query, 60)
 	}
 	return p, nil
