@@ -21,8 +21,8 @@ import (
 const maxShown = 100
 
 // Environments tells what every environment of a repository is, in the order of
-// headgate.yaml, without history.
-func (rc *Reconciler) Environments(ctx context.Context, repository string) ([]show.Environment, error) {
+// headgate.yaml, without history, as actor sees it.
+func (rc *Reconciler) Environments(ctx context.Context, actor access.Identity, repository string) ([]show.Environment, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func (rc *Reconciler) Environments(ctx context.Context, repository string) ([]sh
 		if err != nil {
 			return nil, err
 		}
-		one, err := rc.environment(ctx, s)
+		one, err := rc.environment(ctx, s, actor)
 		if err != nil {
 			return nil, err
 		}
@@ -46,9 +46,9 @@ func (rc *Reconciler) Environments(ctx context.Context, repository string) ([]sh
 	return shown, nil
 }
 
-// Environment tells what one environment is, with its history. The error is a
-// *show.Error when there is no such environment.
-func (rc *Reconciler) Environment(ctx context.Context, repository, name string) (show.Environment, error) {
+// Environment tells what one environment is, with its history, as actor sees it.
+// The error is a *show.Error when there is no such environment.
+func (rc *Reconciler) Environment(ctx context.Context, actor access.Identity, repository, name string) (show.Environment, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return show.Environment{}, err
@@ -57,7 +57,7 @@ func (rc *Reconciler) Environment(ctx context.Context, repository, name string) 
 	if err != nil {
 		return show.Environment{}, err
 	}
-	e, err := rc.environment(ctx, s)
+	e, err := rc.environment(ctx, s, actor)
 	if err != nil {
 		return show.Environment{}, err
 	}
@@ -96,7 +96,7 @@ func history(e show.Environment, all, part []record.Commit) []show.Deployed {
 // Deployments is a part of an environment's history: the newest, or from one of
 // its commits on. total counts all of it.
 func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from string) (list []show.Deployed, total int, err error) {
-	e, err := rc.Environment(ctx, repository, name)
+	e, err := rc.Environment(ctx, access.Identity{}, repository, name)
 	if err != nil || len(e.History) == 0 {
 		return nil, 0, err
 	}
@@ -167,7 +167,7 @@ func resolve(ctx context.Context, r *repo.Repository, id string) (repo.Hash, err
 }
 
 // environment is everything but the history.
-func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Environment, error) {
+func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access.Identity) (show.Environment, error) {
 	e := show.Environment{
 		Repository:  s.repo.Name(),
 		Application: s.settings.Application,
@@ -190,7 +190,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 		e.Reason = cmp.Or(e.Reason, "headgate.yaml does not name it any more; it goes on until its removal is promoted")
 	}
 	e.Reason = cmp.Or(e.Reason, s.problem())
-	e.Services = serving(s.actual)
+	e.Services = serving(s.actual, s.Declared)
 	for _, sv := range e.Services {
 		if sv.URL != "" {
 			e.URLs = append(e.URLs, sv.URL)
@@ -205,7 +205,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot) (show.Enviro
 	}
 	e.Behind = len(s.carried(before))
 	if s.openProposal() {
-		p, err := rc.promotion(ctx, s, access.Identity{})
+		p, err := rc.promotion(ctx, s, actor)
 		if err != nil {
 			return e, err
 		}
@@ -236,14 +236,19 @@ func stateOf(s target.State) show.State {
 	return show.Unknown
 }
 
-// serving are the services as the target sees them, whatever commit it is at.
-func serving(o target.Observed) []show.Service {
+// serving are the services as the target sees them, whatever commit it is at. What
+// runs the declared release runs the newest one of the same content: it needed no
+// instance of its own.
+func serving(o target.Observed, declared *Declared) []show.Service {
 	var all []show.Service
 	for _, u := range o.Units {
 		one := show.Service{Name: u.Name, URL: u.URL, State: show.Healthy}
 		staying := 0
 		for _, in := range u.Instances {
 			i := show.Instance{ID: in.ID, Release: in.Release, Since: in.Since.UTC(), Restarts: in.Restarts, Message: in.Message}
+			if declared != nil && i.Release == declared.Release {
+				i.Release = declared.Covers()
+			}
 			switch in.Phase {
 			case target.PhaseHealthy:
 				i.State = show.Healthy
@@ -317,16 +322,18 @@ func approvals(as []record.Approval, stale bool) []show.Approval {
 	return shown
 }
 
-// Live is an environment that runs a commit, or something newer.
+// Live is an environment that declares a commit, or something newer.
 type Live struct {
 	Environment string
 	Release     int
 	State       show.State
+	Reason      string
 	Since       time.Time // of State
+	Serves      bool      // an instance that is well runs it, or something newer
 }
 
 // LiveIn tells which environments declare a commit of the gated branch or one
-// that contains it. Whether it really runs there is their State.
+// that contains it, and whether it really runs there.
 func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo.Hash) ([]Live, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
@@ -346,14 +353,54 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 		if d == nil {
 			continue
 		}
-		in, err := r.Contains(ctx, d.CoveredSource(), commit)
+		contains := func(source repo.Hash) (bool, error) {
+			in, err := r.Contains(ctx, source, commit)
+			if err != nil {
+				err = fmt.Errorf("is %s in %s of %s: %w", show.Short(commit.String()), e.Name, repository, err)
+			}
+			return in, err
+		}
+		declared, err := contains(d.CoveredSource())
 		if err != nil {
-			return nil, fmt.Errorf("is %s in %s of %s: %w", show.Short(commit.String()), e.Name, repository, err)
+			return nil, err
 		}
-		if in {
-			state, _, since := actual(rc.observed(e, target.Key{Repository: r.Name(), Application: application, Environment: e.Name}), d.Hash)
-			live = append(live, Live{e.Name, d.Covers(), state, since})
+		if !declared {
+			continue
 		}
+
+		o := rc.observed(e, target.Key{Repository: r.Name(), Application: application, Environment: e.Name})
+		l := Live{Environment: e.Name, Release: d.Covers()}
+		l.State, l.Reason, l.Since = actual(o, d.Hash)
+		now := show.Environment{Release: l.Release, State: l.State, Services: serving(o, &Declared{Commit: *d})}
+		for _, number := range now.Runs() {
+			source, ok := d.CoveredSource(), number == l.Release
+			if !ok { // what still runs, or runs again
+				if source, ok, err = rc.sourceOf(r, number); err != nil {
+					return nil, err
+				}
+			}
+			in := false
+			if ok {
+				if in, err = contains(source); err != nil {
+					return nil, err
+				}
+			}
+			l.Serves = l.Serves || in
+		}
+		live = append(live, l)
 	}
 	return slices.Clip(live), nil
+}
+
+// sourceOf is the landed commit of a release.
+func (rc *Reconciler) sourceOf(r *repo.Repository, number int) (repo.Hash, bool, error) {
+	all, err := rc.releases(r)
+	if err != nil {
+		return repo.Zero, false, err
+	}
+	i := slices.IndexFunc(all, func(rel record.Release) bool { return rel.Number == number })
+	if i < 0 {
+		return repo.Zero, false, nil
+	}
+	return all[i].Commit, true, nil
 }

@@ -25,7 +25,7 @@ func TestInstancesSayWhatIsWrongOnce(t *testing.T) {
 		{target.Instance{Phase: target.PhaseDone, LastExit: "exited 0"}, show.Healthy, "done"},
 		{target.Instance{Phase: target.PhaseFailed, LastExit: "exited 1", Message: "exited 1"}, show.Failed, "exited 1"},
 	} {
-		all := serving(target.Observed{Units: []target.Unit{{Name: "web", Instances: []target.Instance{c.in}}}})
+		all := serving(target.Observed{Units: []target.Unit{{Name: "web", Instances: []target.Instance{c.in}}}}, nil)
 		if got := all[0].Instances[0]; got.State != c.state || got.Message != c.want {
 			t.Errorf("%+v is shown as %s: %q", c.in, got.State, got.Message)
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -167,6 +168,11 @@ func recordOf(rec policies.Record, about string) decision.Record {
 	}
 }
 
+// stuck reports whether approvals are missing that nobody is there to give.
+func (e *evaluation) stuck() bool {
+	return slices.ContainsFunc(e.Missing, func(m policies.Missing) bool { return m.Count > len(m.Who) })
+}
+
 // open are the conditions not met, a line each.
 func (e *evaluation) open() []string {
 	var lines []string
@@ -216,7 +222,11 @@ func (s *snapshot) waits() wait {
 			for _, m := range e.Missing {
 				n = max(n, m.Count)
 			}
-			w.on = append(w.on, fmt.Sprintf("%d approval%s", n, plural(n)))
+			text := fmt.Sprintf("%d approval%s", n, plural(n))
+			if e.stuck() {
+				text += " that nobody is there to give"
+			}
+			w.on = append(w.on, text)
 		case c.Rule == "soak":
 			w.on = append(w.on, "soak")
 		case c.Rule == "after":

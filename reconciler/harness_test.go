@@ -52,6 +52,13 @@ func (c *fakeClock) Now() time.Time {
 	return c.now
 }
 
+// add moves the clock on.
+func (c *fakeClock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
 const serverYAML = `users:
   ada: {name: Ada Lovelace, email: [ada@example.com], keys: [%q]}
   jun: {name: Jun, email: [jun@example.com], keys: [%q]}
@@ -292,6 +299,10 @@ func (f *fakeTarget) Converge(d target.Declared) {
 }
 
 func (f *fakeTarget) set(d target.Declared, state target.State, message string) {
+	phase := target.PhaseHealthy
+	if state == target.Failed {
+		phase = target.PhaseFailed
+	}
 	f.reports[d.Environment] = target.Observed{
 		Key:      d.Key,
 		Commit:   d.Commit,
@@ -307,8 +318,8 @@ func (f *fakeTarget) set(d target.Declared, state target.State, message string) 
 			Instances: []target.Instance{{
 				ID:      "web-1",
 				Release: d.Release.Number,
-				Phase:   target.PhaseHealthy,
-				Serving: true,
+				Phase:   phase,
+				Serving: state != target.Failed,
 				Since:   f.now(),
 			}},
 		}},
@@ -364,7 +375,7 @@ func (h *harness) eventually(t *testing.T, environment, what string, ok func(sho
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
-		e, err := h.rc.Environment(t.Context(), "hello", environment)
+		e, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", environment)
 		if err == nil && ok(e) {
 			return e
 		}

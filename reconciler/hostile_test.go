@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
@@ -62,7 +63,7 @@ func TestManyAtOnce(t *testing.T) {
 	})
 	wait.Go(func() {
 		for range 20 {
-			if _, err := h.rc.Environments(t.Context(), "hello"); err != nil {
+			if _, err := h.rc.Environments(t.Context(), access.Identity{}, "hello"); err != nil {
 				bad <- err
 			}
 		}
@@ -170,7 +171,7 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 	if e.Promotion != nil || !strings.Contains(e.Reason, "has not reported") {
 		t.Fatalf("staging: %+v", e)
 	}
-	if p, err := h.rc.Environment(t.Context(), "hello", "production"); err != nil || p.Promotion != nil || p.State != show.Empty {
+	if p, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", "production"); err != nil || p.Promotion != nil || p.State != show.Empty {
 		t.Fatalf("production: %+v, %v", p, err)
 	}
 	h.target.report("staging", target.Healthy, "")

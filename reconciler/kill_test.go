@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -59,10 +60,10 @@ func story(dir string) error {
 
 	until := func(what string, ok func(staging, production show.Environment) bool) error {
 		for {
-			staging, err := h.rc.Environment(ctx, "hello", "staging")
+			staging, err := h.rc.Environment(ctx, access.Identity{}, "hello", "staging")
 			var production show.Environment
 			if err == nil {
-				production, err = h.rc.Environment(ctx, "hello", "production")
+				production, err = h.rc.Environment(ctx, access.Identity{}, "hello", "production")
 			}
 			if err == nil && ok(staging, production) {
 				return nil
@@ -116,7 +117,7 @@ func story(dir string) error {
 		},
 		func() error { return landed(3, version1("ada", "two"), helloFiles("two")) },
 		func() error {
-			e, err := h.rc.Environment(ctx, "hello", "staging")
+			e, err := h.rc.Environment(ctx, access.Identity{}, "hello", "staging")
 			if err != nil || len(e.History) > 0 && e.History[0].Rollback {
 				return err
 			}

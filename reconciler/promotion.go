@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -55,6 +56,10 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 	if err := rc.evaluate(ctx, s); err != nil {
 		return show.Promotion{}, err
 	}
+	may, err := rc.approvers(ctx, s)
+	if err != nil {
+		return show.Promotion{}, err
+	}
 	p := show.Promotion{
 		Repository:  s.repo.Name(),
 		Environment: s.environment,
@@ -71,7 +76,10 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		Rules:       s.evaluated.changes,
 		Approvals:   append(approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)...),
 	}
-	p.Summary = s.waits().String()
+	p.Summary, p.Stuck = s.waits().String(), s.evaluated.stuck()
+	if p.FailedAt, p.Failure, err = rc.failedHere(s); err != nil {
+		return p, err
+	}
 	if p.Removal {
 		for _, u := range s.actual.Units {
 			p.Stops = append(p.Stops, u.Name)
@@ -79,10 +87,6 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 	}
 	if !s.evaluated.NotBefore.IsZero() {
 		p.NotBefore = s.evaluated.NotBefore.UTC()
-	}
-	may, err := rc.approvers(ctx, s)
-	if err != nil {
-		return p, err
 	}
 	switch {
 	case actor.User == "":
@@ -101,6 +105,24 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment),
 	}
 	return p, nil
+}
+
+// failedHere says when the proposed release failed in this environment last, and
+// how: an earlier try, of which whoever says yes should know. Zero if it did not.
+func (rc *Reconciler) failedHere(s *snapshot) (time.Time, string, error) {
+	if s.Declared == nil || s.Proposal.Removal {
+		return time.Time{}, "", nil
+	}
+	all, err := record.History(s.repo, s.application, s.environment, maxShown)
+	if err != nil {
+		return time.Time{}, "", err
+	}
+	for _, d := range all {
+		if d.Release == s.Proposal.Release && !d.Removal && !d.Outcome.FailedAt.IsZero() {
+			return d.Outcome.FailedAt.UTC(), d.Outcome.Message, nil
+		}
+	}
+	return time.Time{}, "", nil
 }
 
 // wantsPeople reports whether an approval would help: one is missing, or only a

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -112,7 +113,7 @@ func TestWithRealProcesses(t *testing.T) {
 		return e.Release == 2 && e.State == show.Failed && e.History[0].Outcome == show.Failed
 	})
 	says(bad, "one") // what served before goes on serving
-	if e, err := h.rc.Environment(t.Context(), "hello", "production"); err != nil || e.Promotion != nil || e.Release != 1 {
+	if e, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", "production"); err != nil || e.Promotion != nil || e.Release != 1 {
 		t.Fatalf("production: %+v, %v", e, err)
 	}
 	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("ada"), "does not start"); err != nil {

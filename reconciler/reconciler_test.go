@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,14 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("eve"), ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
 		t.Fatalf("eve rolls back: %v", err)
 	}
+	// What is declared and fails runs nowhere, and whoever is asked to take it again
+	// hears of that.
+	h.target.report("staging", target.Failed, "web gives up")
+	failed := h.eventually(t, "staging", "failed with release 3", func(e show.Environment) bool { return e.Release == 3 && e.State == show.Failed })
+	live, err := h.rc.LiveIn(t.Context(), "hello", repoHash(t, failed.Commit))
+	if err != nil || len(live) != 1 || live[0].Serves || live[0].State != show.Failed || live[0].Reason != "web gives up" {
+		t.Fatalf("live in %+v, %v", live, err)
+	}
 	done, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("jun"), "5xx rate 8 %\nApproved-by: eve")
 	if err != nil {
 		t.Fatal(err)
@@ -161,9 +170,14 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 		t.Fatalf("the target was given %+v", last)
 	}
 	// The newest release is proposed, and so is the next; neither moves by itself.
-	h.proposed(t, "staging", 3)
+	if p := h.proposed(t, "staging", 3); p.FailedAt.IsZero() || p.Failure != "web gives up" {
+		t.Fatalf("it failed here, and the proposal says %v: %q", p.FailedAt, p.Failure)
+	}
 	h.release(t, "ada", "four")
 	p := h.proposed(t, "staging", 4)
+	if !p.FailedAt.IsZero() {
+		t.Fatalf("it was never here, and the proposal says that it failed: %+v", p)
+	}
 	if p.Decision != "manual" || e.Declared != h.healthy(t, "staging", 1).Declared {
 		t.Fatalf("held, but %+v", p)
 	}
@@ -277,6 +291,7 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := h.proposed(t, "production", 1)
+	h.clock.add(time.Minute)
 	var refused *show.Error
 	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) || !strings.Contains(refused.Where[0], "not in the group release") {
 		t.Fatalf("sam is not in release: %v", err)
@@ -284,6 +299,9 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	done, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", "")
 	if err != nil || done.Promoted != repo.Zero || done.Waits != "1 approval" {
 		t.Fatalf("own approval: %+v, %v", done, err)
+	}
+	if p := h.proposed(t, "production", 1); !p.ProposedAt.Equal(old.ProposedAt) || len(p.Approvals) != 1 {
+		t.Fatalf("proposed at %s, with one approval more at %s", old.ProposedAt, p.ProposedAt)
 	}
 	if _, err := h.land(t.Context(), version1("ada", "two"), two("two")); err != nil {
 		t.Fatal(err)
@@ -331,7 +349,9 @@ func TestCoAuthorsAreAuthors(t *testing.T) {
 	if _, err := h.land(t.Context(), says, helloFiles("one")); err != nil {
 		t.Fatal(err)
 	}
-	h.proposed(t, "production", 1)
+	if p := h.proposed(t, "production", 1); !p.Stuck || p.Summary != "waits for 1 approval that nobody is there to give" {
+		t.Fatalf("nobody may approve: %+v", p)
+	}
 	for _, who := range []string{"ada", "jun", "sam"} {
 		var refused *show.Error
 		if _, err := h.rc.Approve(t.Context(), "hello", "production", actor(who), "", ""); !errors.As(err, &refused) || !strings.Contains(refused.Hint, "own: true") {
@@ -355,8 +375,11 @@ func TestSameContentNeedsNoPromotion(t *testing.T) {
 	if second.Declared != first.Declared || second.Commit == first.Commit || second.Behind != 0 {
 		t.Fatalf("covered: %+v", second)
 	}
+	if runs := second.Runs(); !slices.Equal(runs, []int{2}) {
+		t.Fatalf("release 2 is declared, and %v run", runs)
+	}
 	live, err := h.rc.LiveIn(t.Context(), "hello", repoHash(t, second.Commit))
-	if err != nil || len(live) != 1 || live[0].Release != 2 {
+	if err != nil || len(live) != 1 || live[0].Release != 2 || !live[0].Serves {
 		t.Fatalf("live in %+v, %v", live, err)
 	}
 	h.proposed(t, "production", 2)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -57,7 +58,7 @@ func TestRemovalIsAPromotionOfNothing(t *testing.T) {
 	if len(gone.History) != 2 || gone.History[0].Subject != "removed" || gone.History[1].Release != 1 || gone.History[1].MayRollback {
 		t.Fatalf("history: %+v", gone.History)
 	}
-	all, err := h.rc.Environments(t.Context(), "hello")
+	all, err := h.rc.Environments(t.Context(), access.Identity{}, "hello")
 	if err != nil || len(all) != 1 || all[0].Name != "staging" {
 		t.Fatalf("environments: %+v, %v", all, err)
 	}

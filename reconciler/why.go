@@ -21,7 +21,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	if err != nil {
 		return show.Why{}, err
 	}
-	e, err := rc.environment(ctx, s)
+	e, err := rc.environment(ctx, s, actor)
 	if err != nil {
 		return show.Why{}, err
 	}

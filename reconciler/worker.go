@@ -323,13 +323,22 @@ func (w *worker) writeProposal(ctx context.Context, s *snapshot, p record.Promot
 	}
 	parent := s.tip()
 	p.ID = record.PromotionID(s.application, s.environment, parent, tree)
-	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(parent), At: s.Now, Message: p.Message(s.application, s.environment)})
-	if err != nil {
-		return repo.Zero, err
+	c := repo.NewCommit{
+		Tree:    tree,
+		Parents: record.Parents(parent),
+		At:      s.Now,
+		Message: p.Message(s.application, s.environment),
 	}
 	old := repo.Zero
 	if s.Proposal != nil {
 		old = s.Proposal.Commit
+		if s.Proposal.ID == p.ID { // the same content with one more approval
+			c.AuthoredAt = s.Proposal.At
+		}
+	}
+	commit, err := w.repo.WriteCommit(c)
+	if err != nil {
+		return repo.Zero, err
 	}
 	crash.Point("promote.before-proposed")
 	if err := w.repo.Move(ctx, record.ProposalRef(s.environment), old, commit); err != nil {

@@ -32,7 +32,9 @@ type NewCommit struct {
 	Parents []Hash
 	Author  Person // zero: the server
 	At      time.Time
-	Message string
+	// AuthoredAt is when it was first made, for a commit that replaces another; zero: At.
+	AuthoredAt time.Time
+	Message    string
 }
 
 // WriteCommit makes a commit signed by the server's key and stores it durably.
@@ -55,7 +57,11 @@ func (r *Repository) WriteCommit(c NewCommit) (Hash, error) {
 	for _, p := range c.Parents {
 		fmt.Fprintf(&head, "parent %s\n", p)
 	}
-	fmt.Fprintf(&head, "author %s\ncommitter %s\n", author.stamp(at), server.stamp(at))
+	authored := at
+	if !c.AuthoredAt.IsZero() {
+		authored = c.AuthoredAt.UTC().Truncate(time.Second)
+	}
+	fmt.Fprintf(&head, "author %s\ncommitter %s\n", author.stamp(authored), server.stamp(at))
 	message := tidy(c.Message)
 	signature, err := r.store.signer.Sign([]byte(head.String() + "\n" + message))
 	if err != nil {

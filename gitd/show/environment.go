@@ -2,6 +2,7 @@ package show
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -40,6 +41,28 @@ type Environment struct {
 	MayRollback  bool       `json:"may_rollback"`
 	URLs         []string   `json:"urls,omitempty"`
 	LastApproved []Approval `json:"-"`
+}
+
+// Runs are the releases that its instances run and are well with, newest first:
+// what somebody who calls it meets. A target that tells of no instance runs what
+// is declared, as long as that is healthy.
+func (e Environment) Runs() []int {
+	var releases []int
+	instances := 0
+	for _, s := range e.Services {
+		for _, i := range s.Instances {
+			instances++
+			if i.Release > 0 && (i.State == Healthy || i.State == Drift) && !slices.Contains(releases, i.Release) {
+				releases = append(releases, i.Release)
+			}
+		}
+	}
+	if instances == 0 && e.Release > 0 && (e.State == Healthy || e.State == Drift) {
+		releases = append(releases, e.Release)
+	}
+	slices.Sort(releases)
+	slices.Reverse(releases)
+	return releases
 }
 
 // Service is one service of an environment with its instances.

@@ -18,10 +18,13 @@ type Promotion struct {
 	Tree        string       `json:"tree"`              // what an approval binds to
 	Source      string       `json:"commit"`
 	ProposedAt  time.Time    `json:"proposed_at"`
-	Decision    string       `json:"decision"`        // auto, manual, deny
-	Summary     string       `json:"summary"`         // "waits for 1 approval and soak"
-	Checks      []Check      `json:"checks"`          // open ones first
-	Rules       []RuleChange `json:"rules,omitempty"` // that it changes; those before it hold as well until then
+	FailedAt    time.Time    `json:"failed_at,omitzero"` // the release was here before, and failed
+	Failure     string       `json:"failure,omitempty"`  // what was said of that
+	Stuck       bool         `json:"stuck,omitempty"`    // fewer people may approve than must
+	Decision    string       `json:"decision"`           // auto, manual, deny
+	Summary     string       `json:"summary"`            // "waits for 1 approval and soak"
+	Checks      []Check      `json:"checks"`             // open ones first
+	Rules       []RuleChange `json:"rules,omitempty"`    // that it changes; those before it hold as well until then
 	NotBefore   time.Time    `json:"not_before,omitzero"`
 	Policy      string       `json:"policy"` // digest
 	Approvals   []Approval   `json:"approvals"`

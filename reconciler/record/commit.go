@@ -99,7 +99,7 @@ func read(r *repo.Repository, application string, at repo.Hash) (Commit, error) 
 type Proposal struct {
 	Promotion
 	Commit, Parent, Tree repo.Hash
-	At                   time.Time
+	At                   time.Time // when it was proposed first; approvals make commits too
 }
 
 // ProposalFor reads an environment's open proposal, nil when there is none.

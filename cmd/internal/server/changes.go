@@ -200,6 +200,9 @@ func (s *Server) Change(ctx context.Context, a access.Identity, name string, num
 			return c, err
 		}
 		for _, l := range live {
+			if !l.Serves {
+				continue
+			}
 			c.RunsIn = append(c.RunsIn, l.Environment)
 		}
 	}

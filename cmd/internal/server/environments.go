@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -14,35 +13,9 @@ func (s *Server) Environment(ctx context.Context, a access.Identity, repository,
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Environment{}, err
 	}
-	for range 3 { // a proposal may be gone before it was looked at
-		e, err := s.environment(ctx, a, repository, environment)
-		if !errors.Is(err, errProposalGone) {
-			return e, err
-		}
-	}
-	return s.reconciler.Environment(ctx, repository, environment)
-}
-
-var errProposalGone = errors.New("the proposal is gone")
-
-func (s *Server) environment(ctx context.Context, a access.Identity, repository, environment string) (show.Environment, error) {
-	e, err := s.reconciler.Environment(ctx, repository, environment)
-	if err != nil {
-		return e, err
-	}
+	e, err := s.reconciler.Environment(ctx, a, repository, environment)
 	e.MayRollback = s.access.Load().May(a, access.Write, repository)
-	if e.Promotion != nil { // what this actor may do
-		p, err := s.reconciler.Promotion(ctx, a, repository, environment)
-		var gone *show.Error
-		switch {
-		case errors.As(err, &gone) && gone.Kind == show.NotFound:
-			return e, errProposalGone
-		case err != nil:
-			return e, err
-		}
-		e.Promotion = &p
-	}
-	return e, nil
+	return e, err
 }
 
 // Deployments implements show.Backend.

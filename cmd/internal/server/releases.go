@@ -20,7 +20,7 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 	if err != nil {
 		return nil, err
 	}
-	environments, err := s.reconciler.Environments(ctx, name)
+	environments, err := s.reconciler.Environments(ctx, a, name)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 			v.Artifacts = append(v.Artifacts, show.Artifact(a))
 		}
 		for _, e := range environments {
-			if e.Release == rel.Number {
+			if slices.Contains(e.Runs(), rel.Number) {
 				v.RunsIn = append(v.RunsIn, e.Name)
 			}
 		}

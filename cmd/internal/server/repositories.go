@@ -170,7 +170,7 @@ func (s *Server) Repository(ctx context.Context, a access.Identity, name string)
 		v.Queue = append(v.Queue, change)
 	}
 	if v.Tip != "" && name != access.Own {
-		environments, err := s.reconciler.Environments(ctx, name)
+		environments, err := s.reconciler.Environments(ctx, a, name)
 		if err != nil {
 			return v, err
 		}

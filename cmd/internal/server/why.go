@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler"
 )
 
 // Why implements show.Backend: one verb for a change, an environment or a commit.
@@ -179,16 +180,37 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 		return show.Why{}, err
 	}
 	w := show.Why{State: show.Landed, Answer: fmt.Sprintf("%s is on %s, and in no environment.", id, branch)}
-	var in []string
+	var in, meant []string
 	for _, l := range live {
-		in = append(in, l.Environment)
+		if l.Serves {
+			in = append(in, l.Environment)
+		} else {
+			meant = append(meant, fmt.Sprintf("%s, which is %s with it", l.Environment, l.State))
+			w.State = l.State
+		}
 		w.Facts = append(w.Facts, show.Fact{
 			Label: l.Environment,
-			Text:  fmt.Sprintf("release %d, %s since %s", l.Release, l.State, l.Since.UTC().Format("Mon 2 Jan 15:04 UTC")),
+			Text:  liveText(l),
 		})
 	}
-	if len(in) > 0 {
+	switch {
+	case len(in) > 0:
+		w.State = show.Landed
 		w.Answer = fmt.Sprintf("%s is on %s and in %s.", id, branch, strings.Join(in, " and "))
+	case len(meant) > 0:
+		w.Answer = fmt.Sprintf("%s is on %s and runs nowhere: it is declared for %s.", id, branch, strings.Join(meant, ", and for "))
 	}
 	return w, nil
+}
+
+// liveText is what an environment that declares a commit is.
+func liveText(l reconciler.Live) string {
+	text := fmt.Sprintf("release %d, %s", l.Release, l.State)
+	if !l.Since.IsZero() {
+		text += " since " + l.Since.UTC().Format("Mon 2 Jan 15:04 UTC")
+	}
+	if l.State != show.Healthy && l.Reason != "" {
+		text += ": " + l.Reason
+	}
+	return text
 }
