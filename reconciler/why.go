@@ -64,6 +64,13 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	for _, r := range p.Rules {
 		w.Facts = append(w.Facts, show.Fact{Label: "rule", Text: fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is)})
 	}
+	if !p.FailedAt.IsZero() {
+		text := fmt.Sprintf("release %d was here before and failed at %s", p.To, clock(p.FailedAt))
+		if p.Failure != "" {
+			text += ": " + p.Failure
+		}
+		w.Facts = append(w.Facts, show.Fact{Label: "before", Text: text})
+	}
 	if len(p.Rules) > 0 {
 		w.Facts = append(w.Facts, show.Fact{Label: "until then", Text: "the rules before it hold as well"})
 	}

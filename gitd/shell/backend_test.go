@@ -32,7 +32,7 @@ const evil = "\x1b]0;owned\x07 \u202etxt"
 func newBackend() *backend {
 	promotion := &show.Promotion{
 		Repository: "checkout", Environment: "production", From: 183, To: 186, Tree: "6f0a1e2aaaa", Decision: "manual",
-		Summary: "1 approval, soak until 15:00 UTC", MayApprove: true,
+		Summary: "1 approval, soak until 15:00 UTC", MayApprove: true, FailedAt: today(9, 30), Failure: "web exited 7",
 		Rules: []show.RuleChange{{Rule: "approvals", Was: "1", Is: "none"}},
 	}
 	production := show.Environment{

@@ -154,7 +154,7 @@ func envShow(c *call) error {
 	}
 	if p := e.Promotion; p != nil {
 		state := show.Waits
-		if p.Decision == "deny" {
+		if p.Decision == "deny" || p.Stuck {
 			state = show.Refused
 		}
 		what := fmt.Sprint(p.To)
@@ -167,6 +167,9 @@ func envShow(c *call) error {
 		}
 		for _, r := range p.Rules {
 			rows = append(rows, []cell{plain("rule"), plain(fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is))})
+		}
+		if !p.FailedAt.IsZero() {
+			rows = append(rows, []cell{plain("failed"), c.out.state(show.Failed), plain(fmt.Sprint(p.To)), plain("was here before and failed " + c.out.at(p.FailedAt, true) + orNothing(": ", p.Failure))})
 		}
 		if p.MayApprove {
 			rows = append(rows, []cell{plain("you can"), plain(c.ssh("approve " + full))})

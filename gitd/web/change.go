@@ -321,6 +321,9 @@ func checksOf(list []show.Check, now time.Time) []check {
 			}
 			met = append(met, k)
 			continue
+		case c.UntilPerson && len(c.Who) == 0:
+			k.Mark = markOf(show.Refused)
+			k.Until = "nobody is there to act"
 		case c.UntilPerson:
 			k.Until = "until a person acts"
 		case !c.Until.IsZero():

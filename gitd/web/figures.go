@@ -87,17 +87,28 @@ func (q *request) deploys(r *show.Repository, e show.Environment) (storedDeploys
 	if got.environment == want.environment && got.declared == want.declared && got.day == want.day && got.state == want.state {
 		return got, nil
 	}
-	whole, err := q.Backend.Environment(q.r.Context(), q.actor, r.Name, e.Name)
-	if err != nil {
-		return want, err
-	}
-	for _, d := range whole.History {
-		if d.At.After(q.now.AddDate(0, 0, -30)) {
+	month := q.now.AddDate(0, 0, -30)
+	for from := ""; ; {
+		part, _, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name, from)
+		if err != nil {
+			return want, err
+		}
+		if from != "" && len(part) > 0 {
+			part = part[1:] // it was the last of the part before
+		}
+		for _, d := range part {
+			if !d.At.After(month) {
+				break
+			}
 			want.all++
 			if d.Outcome == show.Failed {
 				want.failed++
 			}
 		}
+		if len(part) < deploymentsShown-1 || !part[len(part)-1].At.After(month) {
+			break
+		}
+		from = part[len(part)-1].Commit
 	}
 	q.kept.mu.Lock()
 	if len(q.kept.deploys) >= maxFigures {

@@ -82,6 +82,7 @@ func fullBackend() *backend {
 	}
 	refused := changeOf("checkout", 411, "Drop the legacy voucher table", "ada", show.Refused, at("13:59:12"), at("14:03:40"))
 	refused.Revision, refused.Revisions, refused.Commit = 3, []string{commit("4d1f6b8"), commit("90aa3f2"), commit("e71b0d4")}, commit("e71b0d4")
+	refused.Tip = commit("9f1c2ab")
 	refused.Reason, refused.TestedWith = "1 command failed, and passes without it", "main + 410 + 411"
 	refused.Details = []string{"voucher/voucher_test.go:88: pq: relation \"voucher_legacy\" does not exist", "with 411: failed 2 of 2; on main + 410 without it: passed"}
 	refused.Tip = commit("9f1c2ab")
@@ -158,6 +159,16 @@ func fullBackend() *backend {
 		{Rule: "approval of one's own change", Was: "not allowed", Is: "allowed"},
 	}
 	h.promos["checkout/production"] = promotion
+
+	// What a yes would not help, and what went wrong before.
+	stuck := promotion
+	stuck.Repository, stuck.Stuck, stuck.MayApprove, stuck.NotBefore = "ledger", true, false, time.Time{}
+	stuck.Summary, stuck.WhyNot = "waits for 1 approval that nobody is there to give", "ada is not in the group auditors"
+	stuck.Checks = []show.Check{{Rule: "approvals", Title: "1 approval from auditors", Detail: "1 approval missing, and nobody may give it", UntilPerson: true}}
+	h.promos["ledger/production"] = stuck
+	failed := promotion
+	failed.Repository, failed.FailedAt, failed.Failure = "catalogue", at("13:59:00"), "web exited 7"
+	h.promos["catalogue/production"] = failed
 	instances := func(release, n int, state show.State) []show.Instance {
 		var all []show.Instance
 		for i := range n {

@@ -155,7 +155,7 @@ func homePage(q *request) (*page, error) {
 func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 	var all []need
 	for _, e := range r.Environments {
-		if p := q.forMe(r.Name, e); p != nil && p.MayApprove {
+		if p := e.Promotion; p != nil && p.MayApprove {
 			n := need{Mark: markOf(show.Waits), Href: promoteHref(r.Name, e.Name), Do: "Review", at: p.ProposedAt,
 				Link: r.Name + ": " + promotionTitle(p), After: " waits for your approval"}
 			n.More = p.Summary
@@ -204,23 +204,6 @@ func (q *request) failedSchedules(all []show.Schedule) []need {
 		})
 	}
 	return needs
-}
-
-// forMe is the open promotion of e as it is for the visitor. Lists of
-// environments may leave out who asks; where a person is missing, it matters.
-func (q *request) forMe(repo string, e show.Environment) *show.Promotion {
-	p := e.Promotion
-	if p == nil || p.MayApprove || !personMissing(p) {
-		return p
-	}
-	mine, err := q.Backend.Promotion(q.r.Context(), q.actor, repo, e.Name)
-	if err != nil {
-		if !isNotFound(err) {
-			q.Log.Warn("left out whether a promotion waits for the visitor", "repo", repo, "env", e.Name, "user", q.actor.User, "err", err)
-		}
-		return p
-	}
-	return &mine
 }
 
 // nextLanding is the line under a small train.

@@ -54,16 +54,7 @@ func (q *request) promotion() (*page, *promotionView, error) {
 			return nil, nil, cmp.Or(err, error(&elsewhere{where}))
 		}
 	}
-	view := &promotionView{Promotion: m, Mark: markOf(show.Waits), Checks: checksOf(m.Checks, q.now)}
-	switch m.Decision {
-	case "auto":
-		view.Mark = markOf(show.Open)
-	case "deny":
-		view.Mark = mark{"Denied", "red", "red"}
-	}
-	if m.Summary != "" {
-		view.Mark.Word = sentence(m.Summary)
-	}
+	view := &promotionView{Promotion: m, Mark: promotionMark(&m), Checks: checksOf(m.Checks, q.now)}
 	for _, c := range m.Checks {
 		if c.Met {
 			view.Met++
@@ -71,6 +62,8 @@ func (q *request) promotion() (*page, *promotionView, error) {
 	}
 	if m.NotBefore.After(q.now) {
 		view.Opens = "Opens " + clock(m.NotBefore, q.now, false, true) + " at the earliest."
+	} else if m.Stuck {
+		view.Opens = "It does not open: nobody is there to give what is missing."
 	} else if personMissing(&m) {
 		view.Opens = "Opens when a person acts."
 	}
@@ -144,6 +137,23 @@ func promotionLabel(p *show.Promotion) string {
 		return "Removal"
 	}
 	return fmt.Sprintf("Promotion of %d", p.To)
+}
+
+// promotionMark is how a promotion stands. What nobody can complete is no wait.
+func promotionMark(p *show.Promotion) mark {
+	m := markOf(show.Waits)
+	switch {
+	case p.Decision == "deny":
+		m = mark{"Denied", "red", "red"}
+	case p.Stuck:
+		m = mark{"Stuck", "red", "red"}
+	case p.Decision == "auto":
+		m = markOf(show.Open)
+	}
+	if p.Summary != "" {
+		m.Word = sentence(p.Summary)
+	}
+	return m
 }
 
 // waitsView is the page of a gate before which nothing stands.

@@ -33,6 +33,7 @@ func searchPage(q *request) (*page, error) {
 		Data:     view,
 		JSON:     found,
 	}
+	p.Git = []command{{"SSH", q.ssh("help search")}}
 	if query != "" {
 		p.Git = []command{{"SSH", q.ssh("search " + quoted(query))}}
 		p.Title = "Search: " + cut(query, 60)

@@ -216,6 +216,9 @@ func (h *backend) Deployments(ctx context.Context, a access.Identity, repo, env,
 	if err != nil {
 		return nil, 0, err
 	}
+	if len(e.History) == 0 {
+		return nil, 0, nil
+	}
 	i := slices.IndexFunc(e.History, func(d show.Deployed) bool { return strings.HasPrefix(d.Commit, from) })
 	if i < 0 {
 		return nil, len(e.History), &show.Error{Kind: show.NotFound, What: "there is no such deployment"}
@@ -224,5 +227,5 @@ func (h *backend) Deployments(ctx context.Context, a access.Identity, repo, env,
 	for i := range list[:len(list)-1] {
 		list[i].From = list[i+1].Release
 	}
-	return list, len(e.History), nil
+	return list[:min(len(list), deploymentsShown)], len(e.History), nil
 }

@@ -81,6 +81,8 @@ func stagesOf(r *show.Repository, now time.Time) []stage {
 			k.Link = &link{Text: promotionLabel(p), Href: promoteHref(r.Name, e.Name)}
 			if p.NotBefore.After(now) {
 				k.LinkMore = "opens " + clock(p.NotBefore, now, false, true) + " at the earliest"
+			} else if p.Stuck {
+				k.LinkMore = "nobody is there to approve"
 			} else if personMissing(p) {
 				k.LinkMore = "until a person acts"
 			}
@@ -101,14 +103,7 @@ func envMarks(e show.Environment) ([]mark, string) {
 		marks = append(marks, markOf(e.State))
 	}
 	if p := e.Promotion; p != nil {
-		w := markOf(show.Waits)
-		if p.Summary != "" {
-			w.Word = sentence(p.Summary)
-		}
-		if p.Decision == "deny" {
-			w = mark{w.Word, "red", "red"}
-		}
-		marks = append(marks, w)
+		marks = append(marks, promotionMark(p))
 	}
 	if e.Held != nil {
 		marks = append(marks, marked(show.Hold, "Hold by "+e.Held.By))

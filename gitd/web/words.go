@@ -55,8 +55,13 @@ func marked(s show.State, word string) mark {
 	return m
 }
 
-// sentence starts s with a capital.
+// sentence starts s with a capital, unless it starts with what is written as it
+// is: the name of a file, a branch, a variable.
 func sentence(s string) string {
+	first, _, _ := strings.Cut(s, " ")
+	if strings.ContainsAny(strings.TrimRight(first, ".,:;"), "./_:=") {
+		return s
+	}
 	r, n := utf8.DecodeRuneInString(s)
 	if n == 0 {
 		return s

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,5 +156,47 @@ func TestFigures(t *testing.T) {
 	}, noon)
 	if f.Today != 3 || f.Days[0] != 1 || f.Landed != 5 || f.Ended != 6 || f.Failed != 1 || f.Saved != 1 || f.Median != 30*time.Second || f.P95 != 20*time.Minute {
 		t.Errorf("%+v", f)
+	}
+}
+
+// A sentence begins with a capital; what is written as it is stays as it is.
+func TestSentence(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                   "",
+		"waits for soak":                     "Waits for soak",
+		"élan":                               "Élan",
+		"denied: no":                         "Denied: no",
+		"headgate.yaml:12: approvals: 1":     "headgate.yaml:12: approvals: 1",
+		"buildspec.yml is not there":         "buildspec.yml is not there",
+		"env/production has not moved":       "env/production has not moved",
+		"own: true under approvals is wrong": "Own: true under approvals is wrong",
+		"1 approval":                         "1 approval",
+	} {
+		if got := sentence(in); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}
+
+// All deployments of a month count, not only those of the first part that the
+// backend tells.
+func TestDeploymentsAreAllCounted(t *testing.T) {
+	h := fullBackend()
+	i := slices.IndexFunc(h.repos, func(r show.Repository) bool { return r.Name == "checkout" })
+	last := &h.repos[i].Environments[len(h.repos[i].Environments)-1]
+	last.History = nil
+	for n := range 203 {
+		d := show.Deployed{Commit: commit(fmt.Sprintf("%07x", n)), Release: n + 1, At: noon.Add(-time.Duration(n) * time.Hour), Outcome: show.Healthy}
+		if n%100 == 0 {
+			d.Outcome = show.Failed
+		}
+		last.History = append(last.History, d)
+	}
+	last.History = append(last.History, show.Deployed{Commit: commit("f00"), At: noon.AddDate(0, 0, -31), Outcome: show.Failed})
+	text := textOf(signedIn(t, console(h), "ada").get("/checkout").body)
+	for _, want := range []string{"Deploys\n203", "Failed\n3 of 203"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q:\n%s", want, text)
+		}
 	}
 }
