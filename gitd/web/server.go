@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/attempts"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -75,7 +76,7 @@ type site struct {
 	Server
 	pages    *template.Template
 	sessions *sessions
-	attempts *limiter
+	attempts attempts.Limiter
 	streams  *streams
 	kept     *figureStore
 
@@ -96,7 +97,7 @@ func (s *Server) Handler() http.Handler {
 	if len(s.Key) != 32 {
 		panic("web: Server.Key must be 32 bytes")
 	}
-	t := &site{Server: *s, attempts: newLimiter(), streams: newStreams(), kept: newFigureStore(), differences: &differences{}, csrf: http.NewCrossOriginProtection()}
+	t := &site{Server: *s, streams: newStreams(), kept: newFigureStore(), differences: &differences{}, csrf: http.NewCrossOriginProtection()}
 	if t.Log == nil {
 		t.Log = slog.Default()
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/attempts"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -107,7 +108,7 @@ func (s *sessions) begin(w http.ResponseWriter, user, remote string, now time.Ti
 	opened := session{
 		ID:      rand.Text(),
 		User:    user,
-		From:    networkOf(remote).String(),
+		From:    attempts.Network(remote).String(),
 		Issued:  now.UTC(),
 		Expires: now.UTC().Add(sessionLife),
 	}
@@ -147,7 +148,7 @@ func (s *sessions) current(r *http.Request, now time.Time) (session, bool) {
 		return session{}, false
 	}
 	var got session
-	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) || got.Issued.After(now.Add(time.Minute)) || got.From != networkOf(r.RemoteAddr).String() {
+	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) || got.Issued.After(now.Add(time.Minute)) || got.From != attempts.Network(r.RemoteAddr).String() {
 		return session{}, false
 	}
 	s.mu.Lock()

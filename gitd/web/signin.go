@@ -1,13 +1,9 @@
 package web
 
 import (
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 )
@@ -43,7 +39,7 @@ func (q *request) showSignIn(view signInView, status int) error {
 // signIn consumes the code and opens the session.
 func signIn(q *request) error {
 	view := signInView{To: q.localAddress(q.form("to"))}
-	if wait := q.attempts.take(q.r.RemoteAddr, q.now); wait > 0 {
+	if wait := q.attempts.Take(q.r.RemoteAddr, q.now); wait > 0 {
 		q.w.Header().Set("Retry-After", "60")
 		view.Problem = "Too many codes were tried. Wait a minute, then try again; no code was used up."
 		return q.showSignIn(view, http.StatusTooManyRequests)
@@ -95,66 +91,4 @@ func (q *request) localAddress(to string) string {
 		return "/"
 	}
 	return u.RequestURI()
-}
-
-// Sign-in attempts: a code has 2^50 spellings and two minutes; these bounds
-// leave a guesser no chance and an honest typist plenty.
-const (
-	attemptsEach = 10   // a minute, for one address (an IPv6 /64)
-	attemptsAll  = 300  // a minute, for all together
-	attemptsKept = 4096 // addresses remembered at once
-)
-
-// limiter counts attempts by remote address in windows of a minute. Safe for
-// concurrent use.
-type limiter struct {
-	mu     sync.Mutex // guards the rest
-	window time.Time
-	all    int
-	each   map[netip.Prefix]int
-}
-
-func newLimiter() *limiter { return &limiter{each: map[netip.Prefix]int{}} }
-
-// take uses up one attempt, or says how long to wait for the next.
-func (l *limiter) take(remote string, now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if since := now.Sub(l.window); since >= time.Minute || since < 0 {
-		l.window, l.all = now, 0
-		clear(l.each)
-	}
-	wait := l.window.Add(time.Minute).Sub(now)
-	who := networkOf(remote)
-	if l.all >= attemptsAll || l.each[who] >= attemptsEach || len(l.each) >= attemptsKept && l.each[who] == 0 {
-		return wait
-	}
-	l.all++
-	l.each[who]++
-	return 0
-}
-
-// networkOf is the network of a client: its address, or of IPv6 the /64. All of
-// loopback is one, for a browser on this machine uses both families by turns.
-func networkOf(remote string) netip.Prefix {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		host = remote
-	}
-	a, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Prefix{} // unknown addresses share one count
-	}
-	if a = a.Unmap(); a.IsLoopback() {
-		a = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	bits := 32
-	if a = a.Unmap().WithZone(""); a.Is6() {
-		bits = 64
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }
