@@ -81,6 +81,7 @@ type Repository struct {
 	Description string
 	Read        []string // users and groups; as Write when the file gives that alone
 	Write       []string // users and groups, who may read, too; as Read when the file gives that alone
+	Public      bool     // everybody may read it, over HTTP without a token too
 	Gated       bool
 	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
 	// Mirror is the connection whose forge moves this repository's branches and

@@ -36,8 +36,9 @@ const (
 	ViaPush    Via = "push"
 	ViaConsole Via = "console"
 	ViaToken   Via = "token"
-	ViaStart   Via = "start"  // the operator, at the server's first start
-	viaRecord  Via = "record" // nobody came: see Recorded
+	ViaStart   Via = "start"     // the operator, at the server's first start
+	viaNobody  Via = "anonymous" // who gave no name: see Anonymous
+	viaRecord  Via = "record"    // nobody came: see Recorded
 )
 
 // Identity is who acts: a user, how they came, and what narrows their rights
@@ -96,6 +97,9 @@ func (c *Config) ByToken(user string, scope Scope) (Identity, bool) {
 	return who, ok
 }
 
+// Anonymous is who has proven nothing, and may read what is public.
+func Anonymous() Identity { return Identity{Via: viaNobody} }
+
 func (c *Config) identity(user string, via Via) (Identity, bool) {
 	if _, ok := c.User(user); !ok {
 		return Identity{}, false
@@ -111,7 +115,7 @@ func Recorded(user string) Identity { return Identity{User: user, Via: viaRecord
 // May reports whether somebody has a right to a repository: as the file says of
 // the user, and as far as the scope goes.
 //
-// Readers are those whom read or write names, and the administrators, who could
+// Readers are those whom read or write names, all of what is public, and the administrators, who could
 // make themselves readers at any time; writers are those of write. Nobody has
 // rights to a repository that the file does not name.
 func (c *Config) May(who Identity, right Right, repository string) bool {
@@ -121,7 +125,8 @@ func (c *Config) May(who Identity, right Right, repository string) bool {
 	}
 	switch right {
 	case Read:
-		return c.within(who.User, r.Read) || c.within(who.User, r.Write) || c.administers(who.User)
+		return r.Public && (who.Via == viaNobody || c.within(who.User, []string{Everyone})) ||
+			c.within(who.User, r.Read) || c.within(who.User, r.Write) || c.administers(who.User)
 	case Write:
 		return c.within(who.User, r.Write)
 	case Administer:
@@ -150,7 +155,11 @@ func (r Repository) Rights() string {
 			readers = append(readers, name)
 		}
 	}
-	return "read: " + names(readers) + "; write: " + names(r.Write)
+	read := names(readers)
+	if r.Public {
+		read = "everybody, without a name too"
+	}
+	return "read: " + read + "; write: " + names(r.Write)
 }
 
 func names(list []string) string {

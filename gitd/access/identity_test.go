@@ -100,3 +100,31 @@ func TestScopeNeverAdds(t *testing.T) {
 		}
 	})
 }
+
+// TestPublic: everybody reads what is public, within their scope; nobody gets more.
+func TestPublic(t *testing.T) {
+	c, err := access.Parse("server.yaml", withKeys(t, tarn+"  shown: {read: [], write: [ada], public: true}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]struct {
+		who        access.Identity
+		right      access.Right
+		repository string
+		want       bool
+	}{
+		"without a name":           {access.Anonymous(), access.Read, "shown", true},
+		"without a name, to write": {access.Anonymous(), access.Write, "shown", false},
+		"what is not public":       {access.Anonymous(), access.Read, "open", false},
+		"the server":               {access.Anonymous(), access.Read, access.Own, false},
+		"a user":                   {access.Recorded("jun"), access.Read, "shown", true},
+		"a user, to write":         {access.Recorded("jun"), access.Write, "shown", false},
+		"a former user":            {access.Recorded("gone"), access.Read, "shown", false},
+		"a token for another":      {access.Identity{User: "jun", Scope: access.Scope{Repositories: []string{"open"}}}, access.Read, "shown", false},
+		"nobody":                   {access.Identity{}, access.Read, "shown", false},
+	} {
+		if got := c.May(r.who, r.right, r.repository); got != r.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -30,6 +30,7 @@ type document struct {
 		Description string    `yaml:"description"`
 		Read        []string  `yaml:"read"`
 		Write       []string  `yaml:"write"`
+		Public      bool      `yaml:"public"`
 		Gate        yaml.Node `yaml:"gate"`
 	} `yaml:"repositories"`
 	Connections map[string]struct {
@@ -247,6 +248,11 @@ func (r *reader) repository(key, value *yaml.Node) {
 		write = read
 	}
 	repository.Read, repository.Write = read, write
+	if _, n := lookup(value, "public"); n != nil {
+		if err := n.Decode(&repository.Public); err != nil {
+			r.problem(n, "", "public of %s is %q; it is true or false", name, n.Value)
+		}
+	}
 	if _, n := lookup(value, "gate"); n != nil {
 		var ok bool
 		if repository.Gated, repository.UngatedBy, ok = gate(n.Value); !ok || n.Kind != yaml.ScalarNode {
