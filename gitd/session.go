@@ -172,10 +172,7 @@ func (s *session) flooded(what string) {
 	s.conn.Close()
 }
 
-var (
-	gitProtocolForm = regexp.MustCompile(`^version=[0-2](:[a-z0-9-]+(=[a-z0-9.-]+)?){0,8}$`)
-	localeForm      = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
-)
+var localeForm = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
 
 // setEnv takes GIT_PROTOCOL, which a git child will see if it is well-formed,
 // and what says how the client wants its text. The rest is refused.
@@ -186,7 +183,7 @@ func (s *session) setEnv(payload []byte) bool {
 	}
 	switch kv.Name {
 	case "GIT_PROTOCOL":
-		if !gitProtocolForm.MatchString(kv.Value) {
+		if !transport.ValidProtocol(kv.Value) {
 			return false
 		}
 	case "LANG", "LC_ALL", "LC_CTYPE", "NO_COLOR":

@@ -158,7 +158,7 @@ func exit(p printer, name string, err error) int {
 func usage(w io.Writer) {
 	fmt.Fprintln(w, "Headgate takes a team from git push to a running production.")
 	fmt.Fprintln(w, "\n  headgate demo                start a server with a sample repository and watch it work")
-	fmt.Fprintln(w, "  headgate serve --data /var/lib/headgate --ssh :22 --http :80")
+	fmt.Fprintln(w, "  headgate serve --data /var/lib/headgate --ssh :22 --http :443 --tls-cert chain.pem --tls-key key.pem")
 	fmt.Fprintln(w, "\nCommands:")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.short)

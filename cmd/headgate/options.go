@@ -18,8 +18,9 @@ import (
 // options are what the command line of `serve` and `demo` says.
 type options struct {
 	server.Options
-	keyFile list   // files with the first administrator's public keys
-	logTo   string // file for the server's log; empty: standard error
+	plainHTTP bool   // on any address
+	keyFile   list   // files with the first administrator's public keys
+	logTo     string // file for the server's log; empty: standard error
 }
 
 // list is a flag that may be given several times.
@@ -33,6 +34,9 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.Data, "data", "./data", "directory that holds everything the server keeps")
 	flags.StringVar(&o.SSH, "ssh", "127.0.0.1:2222", "address to listen on for SSH; port 0 takes a free one")
 	flags.StringVar(&o.HTTP, "http", "127.0.0.1:8080", "address to listen on for HTTP; port 0 takes a free one")
+	flags.BoolVar(&o.plainHTTP, "plain-http", false, "serve HTTP without TLS on other addresses than loopback, as behind a proxy that speaks TLS")
+	flags.StringVar(&o.TLSCert, "tls-cert", "", "file with the certificate chain for HTTPS; read again when it changes")
+	flags.StringVar(&o.TLSKey, "tls-key", "", "file with its private key")
 	flags.StringVar(&o.Name, "name", "", "host name people reach the server by (default: the host of --ssh)")
 	flags.StringVar(&o.URL, "url", "", "base URL of the console, behind a proxy (default: http:// and the address of --http)")
 	flags.StringVar(&o.Admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
@@ -60,6 +64,14 @@ func (o *options) prepare() error {
 			return usageError{fmt.Sprintf("--%s %q is not an address; write host:port, such as 127.0.0.1:2222", a.flag, a.addr)}
 		}
 	}
+	host, _, _ := net.SplitHostPort(o.HTTP) // which was well-formed
+	switch {
+	case (o.TLSCert == "") != (o.TLSKey == ""):
+		return usageError{"--tls-cert and --tls-key go together"}
+	case o.TLSCert == "" && !o.plainHTTP && !loopback(host):
+		return usageError{fmt.Sprintf("--http %s would send tokens and sessions unencrypted over the network; "+
+			"give --tls-cert and --tls-key, or --plain-http when a proxy before it speaks TLS", o.HTTP)}
+	}
 	if o.Workers < 1 {
 		return usageError{"--workers must be at least 1"}
 	}
@@ -74,6 +86,12 @@ func (o *options) prepare() error {
 		}
 	}
 	return nil
+}
+
+// loopback reports whether only this machine reaches a host.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // adminKeys are the public keys of the first administrator: those of the flag,

@@ -7,6 +7,7 @@
 //     watched and ended in child.go.
 //   - Packs are made a few at a time; who asks for one waits in a bounded queue,
 //     who only asks for refs does not (queue.go, peek.go).
+//   - HTTP speaks git's smart protocol (http.go); SSH is package gitd.
 //
 // Whether a push is allowed is decided behind the hooks. This package sees that
 // the pusher may read the repository, says who they are (Begin), and moves bytes.
@@ -25,6 +26,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,6 +57,8 @@ type Request struct {
 	Service    Service
 	Repository string // its name
 	Protocol   string // what git calls GIT_PROTOCOL, well-formed; may be empty
+	Stateless  bool   // one request and one answer of a protocol that keeps nothing in between
+	Advertise  bool   // say what there is, and nothing else
 }
 
 // Client is the other end, whatever protocol it speaks.
@@ -206,9 +210,20 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 	}
 	began := time.Now()
 	child := &child{t: t, client: c, stall: t.Limits.Stall}
+	var flags []string
+	if r.Stateless {
+		flags = append(flags, "--stateless-rpc")
+	}
+	if r.Advertise {
+		flags = append(flags, "--http-backend-info-refs")
+	}
+	args := func(words ...string) []string { return slices.Concat(words, flags, []string{repository.Dir()}) }
 
-	switch r.Service {
-	case ReceivePack:
+	switch {
+	case r.Service == ReceivePack && r.Advertise: // no hook runs
+		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), extra...), args("receive-pack")...)
+
+	case r.Service == ReceivePack:
 		if !t.pushes.Take(r.Actor.User) {
 			return 1, &show.Error{Kind: show.Again, What: "too many pushes are waiting already", Hint: "try again when some have landed"}
 		}
@@ -218,16 +233,16 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		defer end()
 		child.outlives = true
 		child.stall = t.Limits.PushStall
-		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), "receive-pack", repository.Dir())
+		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), args("receive-pack")...)
 
-	case UploadPack:
+	case r.Service == UploadPack:
 		requests := strings.HasPrefix(r.Protocol, "version=2") // others have no commands, whatever they are called
 		child.before = func(ctx context.Context, from io.Reader, to io.Writer) (io.Reader, func(), error) {
 			return t.fetches.admit(ctx, from, to, requests)
 		}
-		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), "upload-pack", "--strict", repository.Dir())
+		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), args("upload-pack", "--strict")...)
 
-	case UploadArchive:
+	case r.Service == UploadArchive:
 		child.before = func(ctx context.Context, from io.Reader, _ io.Writer) (io.Reader, func(), error) {
 			done, err := t.fetches.enter(ctx)
 			return from, done, err

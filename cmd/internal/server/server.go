@@ -15,6 +15,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/token"
 	"github.com/headgate-cd/headgate/gitd/transport"
@@ -61,8 +63,10 @@ type Options struct {
 	Data    string // the directory that holds everything the server keeps; it is there
 	SSH     string // address to listen on
 	HTTP    string
-	Name    string         // host name people know the server by; empty: the host of SSH
-	URL     string         // base URL people reach the console at; empty: http:// and the address of HTTP
+	Name    string // host name people know the server by; empty: the host of SSH
+	URL     string // base URL people reach the console at; empty: http:// and the address of HTTP
+	TLSCert string // files of a certificate and its key, with which HTTP is HTTPS; empty: plain
+	TLSKey  string
 	Workers int            // builds that may run at the same time
 	Proxies []netip.Prefix // that stand before services, and are believed about where a request came from
 	Version string         // what the program says it is
@@ -99,6 +103,8 @@ type Server struct {
 	ssh        *gitd.Server
 	sshOn      net.Listener
 	web        *http.Server
+	console    http.Handler
+	git        *transport.HTTP
 	webOn      net.Listener
 }
 
@@ -251,19 +257,25 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Log:     log,
 	}
 
+	git := &transport.Transport{
+		Store:  s.store,
+		Access: s.access.Load,
+		Begin:  s.receive.Begin,
+		Log:    log,
+	}
+	s.git = &transport.HTTP{
+		Transport: git,
+		Identify:  s.identify,
+		Obtain:    func() string { return "ssh " + shell.Target(s.about) + " token create" },
+	}
 	logins := &gitd.Logins{}
 	s.ssh = &gitd.Server{
-		Backend: s,
-		Access:  s.access.Load,
-		Transport: &transport.Transport{
-			Store:  s.store,
-			Access: s.access.Load,
-			Begin:  s.receive.Begin,
-			Log:    log,
-		},
-		HostKey: hostKey,
-		Logins:  logins,
-		Log:     log,
+		Backend:   s,
+		Access:    s.access.Load,
+		Transport: git,
+		HostKey:   hostKey,
+		Logins:    logins,
+		Log:       log,
 	}
 	console := &web.Server{
 		Backend: s,
@@ -276,13 +288,20 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		},
 		Administers: func(who access.Identity) bool { return s.access.Load().May(who, access.Administer, access.Own) },
 	}
+	s.console = addresses(console.Handler(), s.forges)
 	s.web = &http.Server{
-		Handler:           addresses(console.Handler(), s.forges),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	if o.TLSCert != "" {
+		pair := &certificate{cert: o.TLSCert, key: o.TLSKey, log: log}
+		if err := pair.load(); err != nil {
+			return nil, err
+		}
+		s.web.TLSConfig = &tls.Config{GetCertificate: pair.get}
 	}
 	return s, s.receive.Open()
 }
@@ -312,7 +331,7 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 	}
 	s.about = show.Server{
 		SSH:     reach(s.sshOn, s.opts.SSH),
-		HTTP:    "http://" + reach(s.webOn, s.opts.HTTP),
+		HTTP:    s.opts.scheme() + "://" + reach(s.webOn, s.opts.HTTP),
 		HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
 		Version: s.opts.Version,
 		Started: s.started,
@@ -402,22 +421,41 @@ func addresses(console, webhooks http.Handler) http.Handler {
 	})
 }
 
-// serveWeb serves the console until ctx is done.
+// serveWeb serves git and the console until ctx is done. The console's streams end
+// then; whoever moves packs gets time, as over SSH.
 func (s *Server) serveWeb(ctx context.Context) error {
-	s.web.BaseContext = func(net.Listener) context.Context { return ctx } // ends event streams
+	console := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		until, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		s.console.ServeHTTP(w, r.WithContext(until))
+	})
+	s.web.Handler = s.git.Before(console)
+
+	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		late, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer close(ended)
+		late, cancel := context.WithTimeout(context.Background(), drain)
 		defer cancel()
 		if s.web.Shutdown(late) != nil {
 			s.web.Close()
 		}
+		s.git.Close()
 	})
-	defer stop()
-	if err := s.web.Serve(s.webOn); !errors.Is(err, http.ErrServerClosed) {
+	serve := func() error { return s.web.Serve(s.webOn) }
+	if s.opts.TLSCert != "" {
+		serve = func() error { return s.web.ServeTLS(s.webOn, "", "") }
+	}
+	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+		stop()
 		return err
 	}
+	<-ended
 	return nil
 }
+
+// drain is how long requests may take to end by themselves when the server stops.
+const drain = 10 * time.Second
 
 // announce tells other programs, in run/server.json, where the server answers.
 func (s *Server) announce() error {

@@ -96,3 +96,13 @@ func shownToken(t token.Token) show.Token {
 		Expired:      !time.Now().Before(t.Expires),
 	}
 }
+
+// identify is who holds a token, for HTTP.
+func (s *Server) identify(secret string) (who access.Identity, key string, ok bool) {
+	t, ok := s.tokens.Find(secret)
+	if !ok {
+		return who, "", false
+	}
+	who, ok = s.access.Load().ByToken(t.User, t.Scope())
+	return who, "token:" + t.ID, ok
+}
