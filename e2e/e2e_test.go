@@ -116,7 +116,8 @@ func within(d time.Duration, dir string, env []string, name string, args ...stri
 }
 
 // processes lists what runs and mentions the harness's directory: the server, what it
-// started, and what was started to talk to it.
+// started, and what was started to talk to it. The directory of another story may
+// begin with the same letters.
 func (h *harness) processes() []string {
 	var left []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -127,7 +128,7 @@ func (h *harness) processes() []string {
 		}
 		cwd, _ := os.Readlink(filepath.Join(d, "cwd"))
 		line := strings.ReplaceAll(string(cmdline), "\x00", " ")
-		if d != fmt.Sprintf("/proc/%d", os.Getpid()) && (strings.Contains(line, h.dir) || strings.HasPrefix(cwd, h.dir)) {
+		if d != fmt.Sprintf("/proc/%d", os.Getpid()) && (strings.Contains(line, h.dir+"/") || cwd == h.dir || strings.HasPrefix(cwd, h.dir+"/")) {
 			left = append(left, filepath.Base(d)+" "+line)
 		}
 	}

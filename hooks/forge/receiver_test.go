@@ -45,7 +45,7 @@ func (b *lockedBuffer) String() string {
 }
 
 // newReceiver serves connections "hub" (GitHub, owner/name), "lab" and "tea".
-func newReceiver(t *testing.T) *receiverTest {
+func newReceiver(t *testing.T, bodyTimeout time.Duration) *receiverTest {
 	t.Helper()
 	rt := &receiverTest{inbox: openInbox(t, filepath.Join(t.TempDir(), "inbox")), log: &lockedBuffer{}}
 	kinds := map[string]Kind{"hub": GitHub, "lab": GitLab, "tea": Gitea}
@@ -58,7 +58,7 @@ func newReceiver(t *testing.T) *receiverTest {
 		Arrived: func(string) { rt.arrived.Add(1) },
 		Log:     slog.New(slog.NewTextHandler(rt.log, nil)),
 
-		BodyTimeout: 2 * time.Second,
+		BodyTimeout: bodyTimeout,
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/webhooks/{connection}", r)
@@ -103,7 +103,7 @@ func signed(secret, body string) string {
 
 func TestReceiver(t *testing.T) {
 	t.Parallel()
-	rt := newReceiver(t)
+	rt := newReceiver(t, 5*time.Minute)
 	elsewhere := `{"repository": {"full_name": "owner/other"}}`
 	for _, tt := range []struct {
 		name, connection, body string
@@ -156,7 +156,7 @@ func TestReceiver(t *testing.T) {
 
 func TestReceiverBodyTooBig(t *testing.T) {
 	t.Parallel()
-	rt := newReceiver(t)
+	rt := newReceiver(t, 5*time.Minute)
 	for _, chunked := range []bool{false, true} {
 		var body io.Reader = io.LimitReader(zeros{}, MaxBody+1)
 		req, err := http.NewRequest(http.MethodPost, rt.url+"hub", body)
@@ -188,7 +188,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // A sender that never ends is cut off, and does not take the others' place.
 func TestReceiverSlowSender(t *testing.T) {
 	t.Parallel()
-	rt := newReceiver(t)
+	rt := newReceiver(t, 2*time.Second)
 	address := strings.TrimSuffix(strings.TrimPrefix(rt.url, "http://"), "/webhooks/")
 	conn, err := net.Dial("tcp", address)
 	if err != nil {

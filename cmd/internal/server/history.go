@@ -22,8 +22,9 @@ func CheckHistory(data string) error {
 		return err
 	}
 	if len(names) == 0 {
-		logs, err := os.ReadDir(filepath.Join(data, "logs", "builds"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		// Finished ones: a start that was cut off leaves directories only.
+		logs, err := filepath.Glob(filepath.Join(data, "logs", "builds", "*.log"))
+		if err != nil {
 			return fmt.Errorf("look for a history: %w", err)
 		}
 		if len(logs) > 0 {
