@@ -318,9 +318,9 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return s.writeUsed()
 		case <-tick.C:
-			if err := s.writeUsed(); err != nil {
-				return err
-			}
+			// A full disk must not end the server for what only helps people; it is
+			// tried again at the next tick.
+			_ = s.writeUsed()
 		}
 	}
 }
