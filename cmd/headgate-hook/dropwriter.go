@@ -53,10 +53,15 @@ func (w *dropWriter) note() {
 		return
 	}
 	select {
-	case w.lines <- fmt.Appendf(nil, "  (%d messages left out: the reader was slow)\n", w.dropped):
+	case w.lines <- w.missing():
 		w.dropped = 0
 	default:
 	}
+}
+
+// missing is the line that says how much was dropped.
+func (w *dropWriter) missing() []byte {
+	return fmt.Appendf(nil, "  (%d messages left out: the reader was slow)\n", w.dropped)
 }
 
 // printf writes one line for the pusher.
@@ -64,12 +69,20 @@ func (w *dropWriter) printf(format string, args ...any) {
 	w.Write(fmt.Appendf(nil, format+"\n", args...))
 }
 
-// drain waits a moment until what was written has been taken. No Write may follow.
+// drain waits a moment until what was written has been taken, and what is missing
+// said. No Write may follow.
 func (w *dropWriter) drain() {
-	w.note()
+	timeout := time.After(drainTimeout)
+	if w.dropped > 0 {
+		select {
+		case w.lines <- w.missing():
+		case <-timeout:
+			return
+		}
+	}
 	close(w.lines)
 	select {
 	case <-w.done:
-	case <-time.After(drainTimeout):
+	case <-timeout:
 	}
 }
