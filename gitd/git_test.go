@@ -42,18 +42,18 @@ func (h *harness) tip(repository, ref string) string {
 }
 
 func TestCloneAndPush(t *testing.T) {
-	type begun struct {
+	type started struct {
 		actor           access.Identity
 		key, repository string
 	}
 	var mu sync.Mutex
-	var begins []begun
+	var begins []started
 	ends := 0
 	h := start(t, func(s *Server) {
 		s.Transport.Begin = func(_ context.Context, a access.Identity, key, repository string) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
-			begins = append(begins, begun{a, key, repository})
+			begins = append(begins, started{a, key, repository})
 			return []string{"GITD_TEST_TOKEN=t0k"}, func() { mu.Lock(); ends++; mu.Unlock() }
 		}
 	})
@@ -62,7 +62,7 @@ func TestCloneAndPush(t *testing.T) {
 	if got := h.tip("hello", "refs/heads/main"); got != head {
 		t.Fatalf("main is at %q, not %s", got, head)
 	}
-	want := begun{access.Identity{User: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
+	want := started{access.Identity{User: "jun", Via: "push"}, gossh.FingerprintSHA256(h.keys["jun"].PublicKey()), "hello"}
 	mu.Lock()
 	if len(begins) != 1 || fmt.Sprint(begins[0]) != fmt.Sprint(want) || ends != 1 {
 		t.Errorf("begun %+v, ended %d", begins, ends)
@@ -142,13 +142,13 @@ func TestNoSuchRepository(t *testing.T) {
 func TestClientKilledMidPush(t *testing.T) {
 	var fifo string
 	var mu sync.Mutex
-	begun, ended := 0, 0
+	started, ended := 0, 0
 	var client context.Context
 	h := start(t, func(s *Server) {
 		s.Transport.Begin = func(ctx context.Context, _ access.Identity, _, _ string) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
-			begun++
+			started++
 			client = ctx
 			return []string{"GITD_TEST_WAIT=" + fifo}, func() { mu.Lock(); ended++; mu.Unlock() }
 		}
@@ -193,7 +193,7 @@ func TestClientKilledMidPush(t *testing.T) {
 	until(t, "the push has ended", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return begun == 2 && ended == 2
+		return started == 2 && ended == 2
 	})
 }
 

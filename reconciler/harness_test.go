@@ -368,19 +368,19 @@ func (f *fakeTarget) Watch(k target.Key) (<-chan struct{}, func()) { return f.to
 
 // patience is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
-const patience = 5 * time.Minute
+const lastResort = 5 * time.Minute
 
 // eventually waits until an environment is as ok says.
 func (h *harness) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(lastResort)
 	for {
 		e, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", environment)
 		if err == nil && ok(e) {
 			return e
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not %s within %s: %+v, %v", environment, what, patience, e, err)
+			t.Fatalf("%s: not %s within %s: %+v, %v", environment, what, lastResort, e, err)
 		}
 		time.Sleep(25 * time.Millisecond) // so that looking leaves the machine to what is waited for
 	}

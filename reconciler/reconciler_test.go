@@ -443,7 +443,7 @@ func TestRestartsChangeNothing(t *testing.T) {
 func (h *harness) settled(t *testing.T) error {
 	for _, env := range []string{"staging", "production"} {
 		var err error
-		deadline := time.Now().Add(patience)
+		deadline := time.Now().Add(lastResort)
 		for {
 			var w *worker
 			if w, err = h.rc.worker(h.hello, env); err == nil {

@@ -25,8 +25,8 @@ type worker struct {
 	rc          *Reconciler
 	repo        *repo.Repository
 	environment string
-	asks        chan request
-	wake        chan struct{}
+	requests    chan request
+	woken       chan struct{}
 	ended       chan struct{} // closed when the goroutine is
 
 	given given  // what this process gave to a target
@@ -53,16 +53,16 @@ type request struct {
 }
 
 func newWorker(rc *Reconciler, r *repo.Repository, environment string) *worker {
-	return &worker{rc: rc, repo: r, environment: environment, asks: make(chan request), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &worker{rc: rc, repo: r, environment: environment, requests: make(chan request), woken: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 func (w *worker) log() *slog.Logger {
 	return w.rc.log().With("repo", w.repo.Name(), "env", w.environment)
 }
 
-func (w *worker) poke() {
+func (w *worker) wake() {
 	select {
-	case w.wake <- struct{}{}:
+	case w.woken <- struct{}{}:
 	default:
 	}
 }
@@ -71,7 +71,7 @@ func (w *worker) poke() {
 func (w *worker) on(ctx context.Context, do func(context.Context) error) error {
 	req := request{ctx, do, make(chan error, 1)}
 	select {
-	case w.asks <- req:
+	case w.requests <- req:
 	case <-w.ended:
 		return &show.Error{Kind: show.Again, What: "the server is stopping", Hint: "try again in a moment"}
 	case <-ctx.Done():
@@ -94,12 +94,12 @@ func (w *worker) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case req := <-w.asks:
+		case req := <-w.requests:
 			// What a person asked for is not abandoned half way because they hang up;
 			// only the end of the server ends it.
 			req.done <- req.do(ctx)
 		case <-moved:
-		case <-w.wake:
+		case <-w.woken:
 		case <-w.reports.changed:
 		case <-w.upstream.changed:
 		case <-timer.C:

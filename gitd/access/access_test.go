@@ -38,7 +38,7 @@ func newKey(t testing.TB) string {
 	return line(t, public)
 }
 
-var tarn = `# the Tarn team
+var example = `# the Tarn team
 users:
   ada: {name: Ada Lovelace, email: [ada@tarn.example, Ada@home.example], keys: ["KEY1 ada@laptop"]}
   jun:
@@ -67,7 +67,7 @@ func withKeys(t testing.TB, s string) []byte {
 }
 
 func TestRights(t *testing.T) {
-	c, err := access.Parse("server.yaml", withKeys(t, tarn))
+	c, err := access.Parse("server.yaml", withKeys(t, example))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -406,7 +406,7 @@ func TestSchema(t *testing.T) {
 	}
 	const head = "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"
 	for file, good := range map[string]bool{
-		tarn:          true,
+		example:       true,
 		string(first): true,
 		head:          true,
 		head + "repositories: {a: {gate: true}, b: {gate: off}}\n":                true,
@@ -442,7 +442,7 @@ func TestSchema(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(withKeys(f, tarn))
+	f.Add(withKeys(f, example))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := access.Parse("server.yaml", data)
 		if err != nil {

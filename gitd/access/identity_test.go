@@ -13,7 +13,7 @@ import (
 // TestScopes: what a scope leaves of the rights of ada, who administers and may
 // write hello, and of jun, who may read the vault and write hello.
 func TestScopes(t *testing.T) {
-	c, err := access.Parse("server.yaml", withKeys(t, tarn))
+	c, err := access.Parse("server.yaml", withKeys(t, example))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestScopes(t *testing.T) {
 // TestScopeNeverAdds: whatever a scope says, it leaves nobody more than the user
 // has, and a narrower scope no more than a wider one.
 func TestScopeNeverAdds(t *testing.T) {
-	c, err := access.Parse("server.yaml", withKeys(t, tarn))
+	c, err := access.Parse("server.yaml", withKeys(t, example))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestScopeNeverAdds(t *testing.T) {
 
 // TestPublic: everybody reads what is public, within their scope; nobody gets more.
 func TestPublic(t *testing.T) {
-	c, err := access.Parse("server.yaml", withKeys(t, tarn+"  shown: {read: [], write: [ada], public: true}\n"))
+	c, err := access.Parse("server.yaml", withKeys(t, example+"  shown: {read: [], write: [ada], public: true}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ var forgeCommands = []command{
 			rows := [][]cell{
 				{plain("fetched from"), plain(f.URL)},
 				{plain("webhook"), plain("POST " + f.Webhook + ", application/json, of pushes, branches and tags")},
-				{plain("last delivery"), plain(silence(f, c.out.at(f.LastDelivery, false)))},
+				{plain("last delivery"), plain(lastHeard(f, c.out.at(f.LastDelivery, false)))},
 				{plain("last in step"), dash(c.out.at(f.LastSync, false))},
 				{plain("next poll"), dash(c.out.at(f.NextPoll, false))},
 				{plain("deliveries"), plain(strconv.Itoa(f.Pending) + " pending, " + strconv.Itoa(f.Kept) + " kept, " + strconv.FormatInt(f.Dropped, 10) + " dropped")},
@@ -111,8 +111,8 @@ var forgeCommands = []command{
 	},
 }
 
-// silence says when a connection was last heard of.
-func silence(f show.Connection, at string) string {
+// lastHeard says when a connection was last heard of.
+func lastHeard(f show.Connection, at string) string {
 	if f.LastDelivery.IsZero() {
 		return "never"
 	}

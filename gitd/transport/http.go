@@ -312,34 +312,34 @@ func (h *HTTP) run(w *answer, r *http.Request, to route, actor access.Identity, 
 	late.Stop()
 
 	switch {
-	case err != nil && w.begun, w.broken:
+	case err != nil && w.started, w.broken:
 		panic(http.ErrAbortHandler) // so that the client does not take what it has for all
 	case err != nil:
 		w.fail(err)
-	case !w.begun && in.over.Load():
+	case !w.started && in.over.Load():
 		w.refuse(http.StatusRequestEntityTooLarge, &show.Error{What: fmt.Sprintf("the request is longer than %d MiB", in.most>>20)})
-	case !w.begun && status != 0:
+	case !w.started && status != 0:
 		h.Transport.Log.Info("git refused a request", "repo", to.repository, "verb", string(to.service), "user", actor.User, "status", status)
 		w.refuse(http.StatusBadRequest, &show.Error{What: "git could not read the request", Where: []string{said.String()}})
-	case !w.begun:
+	case !w.started:
 		w.Write(nil)
 	}
 }
 
-// answer is the response: begun with the first byte that git writes, each flushed
+// answer is the response: started with the first byte that git writes, each flushed
 // as it comes, for people read what a push says while it runs.
 type answer struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	kind    string // of content
 	first   string // what stands before git's own
-	begun   bool
+	started   bool
 	broken  bool
 }
 
 func (a *answer) Write(p []byte) (n int, err error) {
-	if !a.begun {
-		a.begun = true
+	if !a.started {
+		a.started = true
 		a.w.Header().Set("Content-Type", a.kind)
 		a.w.WriteHeader(http.StatusOK)
 		if _, err := io.WriteString(a.w, a.first); err != nil {

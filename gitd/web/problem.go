@@ -52,14 +52,14 @@ func (q *request) fail(err error) {
 		return
 	}
 	var other *elsewhere
-	if errors.As(err, &other) && (out == nil || !out.begun) {
+	if errors.As(err, &other) && (out == nil || !out.started) {
 		http.Redirect(q.w, q.r, other.to, http.StatusSeeOther)
 		return
 	}
 	if q.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
 		return // the visitor has left, or the server stops
 	}
-	if out != nil && out.begun {
+	if out != nil && out.started {
 		q.Log.Error("broke off an answer", "path", q.r.URL.Path, "user", q.actor.User, "err", err)
 		return
 	}
@@ -94,7 +94,7 @@ func (q *request) problem(err error) *problem {
 	}
 	var method *methodError
 	var unknown *unknownError
-	var people *show.Error
+	var names *show.Error
 	switch {
 	case errors.As(err, &method):
 		p.Status, p.What = http.StatusMethodNotAllowed, method.Error()
@@ -105,8 +105,8 @@ func (q *request) problem(err error) *problem {
 		if q.r.Method == http.MethodPost {
 			p.Safe = "Your session is over, so nothing was done. Sign in, and do it again."
 		}
-	case errors.As(err, &people):
-		p.Status, p.Kind, p.What, p.Where, p.Hint = status(people.Kind), people.Kind, people.What, people.Where, people.Hint
+	case errors.As(err, &names):
+		p.Status, p.Kind, p.What, p.Where, p.Hint = status(names.Kind), names.Kind, names.What, names.Where, names.Hint
 	default:
 		p.Status, p.ID = http.StatusInternalServerError, newID()
 		p.What = "the server could not answer this"
@@ -126,7 +126,7 @@ func (q *request) problem(err error) *problem {
 // crashed answers for a page whose code panicked.
 func (q *request) crashed(p any, out *outcome) {
 	q.Log.Error("panicked", "path", q.r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	if out.begun {
+	if out.started {
 		panic(http.ErrAbortHandler) // break the connection: half an answer must not look whole
 	}
 	q.fail(fmt.Errorf("panic: %v", p))

@@ -215,12 +215,12 @@ func setHeaders(h http.Header) {
 // not write a second one into it.
 type outcome struct {
 	http.ResponseWriter
-	begun bool
+	started bool
 }
 
-func (o *outcome) WriteHeader(status int) { o.begun = true; o.ResponseWriter.WriteHeader(status) }
+func (o *outcome) WriteHeader(status int) { o.started = true; o.ResponseWriter.WriteHeader(status) }
 func (o *outcome) Write(b []byte) (int, error) {
-	o.begun = true
+	o.started = true
 	return o.ResponseWriter.Write(b)
 }
 func (o *outcome) Unwrap() http.ResponseWriter { return o.ResponseWriter }

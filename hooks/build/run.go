@@ -386,7 +386,7 @@ const maxValue = 4096
 type between struct {
 	begin, end []byte
 	value      []byte // all there is so far until whole, then what stood between
-	begun      bool
+	started    bool
 	whole      bool
 	long       bool // over the bound: it will never be whole
 }
@@ -397,13 +397,13 @@ func (b *between) Write(p []byte) (int, error) {
 		some := p[:min(len(p), maxValue)]
 		p = p[len(some):]
 		b.value = append(b.value, some...)
-		if !b.begun {
+		if !b.started {
 			i := bytes.Index(b.value, b.begin)
 			if i < 0 {
 				b.value = b.value[max(0, len(b.value)-len(b.begin)):]
 				continue
 			}
-			b.value, b.begun = b.value[i+len(b.begin):], true
+			b.value, b.started = b.value[i+len(b.begin):], true
 		}
 		if i := bytes.Index(b.value, b.end); i >= 0 {
 			b.value, b.whole = b.value[:i], true

@@ -121,7 +121,7 @@ func inside(p string) (rel string, ok bool) {
 }
 
 // reaches reports whether a pattern may match something below a directory.
-func reaches(pattern, dir string) bool {
+func within(pattern, dir string) bool {
 	if dir == "." || strings.Contains(pattern, "{") { // alternatives may hold slashes
 		return true
 	}
@@ -181,7 +181,7 @@ func match(ctx context.Context, source, base string, files []string, a buildspec
 				return unreadableFolder(path.Join(b, p), err)
 			}
 			if d.IsDir() {
-				if !slices.ContainsFunc(patterns, func(pattern string) bool { return reaches(pattern, p) }) {
+				if !slices.ContainsFunc(patterns, func(pattern string) bool { return within(pattern, p) }) {
 					return fs.SkipDir
 				}
 				return nil

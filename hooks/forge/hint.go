@@ -124,8 +124,8 @@ func sameRepository(a, b string) bool { return strings.EqualFold(a, b) }
 // and the poll finds what was meant.
 func HintsOf(k Kind, event string, body []byte) (Hints, error) {
 	var p payload
-	var odd *json.UnmarshalTypeError // a field of another type is as good as missing
-	if err := json.Unmarshal(body, &p); err != nil && (!errors.As(err, &odd) || odd.Field == "") {
+	var wrongType *json.UnmarshalTypeError // a field of another type is as good as missing
+	if err := json.Unmarshal(body, &p); err != nil && (!errors.As(err, &wrongType) || wrongType.Field == "") {
 		return Hints{}, fmt.Errorf("read a %s event of %s: %w", event, k, err)
 	}
 	var h Hints

@@ -12,9 +12,9 @@ import (
 
 // planted returns a loop that nobody runs, with main at base and one open
 // change, and the honest candidate for it, which is green.
-func planted(t *testing.T) (w *world, l *loop, c *candidate, base repo.Hash) {
+func planted(t *testing.T) (w *harness, l *loop, c *candidate, base repo.Hash) {
 	t.Helper()
-	w = newWorld(t)
+	w = newHarness(t)
 	base = w.commit("begin", files("a", "1"))
 	w.land(ada, base)
 	release := w.build.holdBuilds()
@@ -46,7 +46,7 @@ func planted(t *testing.T) (w *world, l *loop, c *candidate, base repo.Hash) {
 }
 
 // green gives a commit's tree the verdict that it would need.
-func (w *world) green(c *candidate, commit repo.Hash) {
+func (w *harness) green(c *candidate, commit repo.Hash) {
 	w.t.Helper()
 	in, err := inputs(w.r, mustTree(w.t, w.r, commit), c.Settings)
 	if err != nil {
@@ -58,17 +58,17 @@ func (w *world) green(c *candidate, commit repo.Hash) {
 // TestFailedAssertionsMoveNothing plants one bug for each assertion: a candidate
 // that a faulty gate might have made.
 func TestFailedAssertionsMoveNothing(t *testing.T) {
-	for name, plant := range map[string]func(w *world, c *candidate, base repo.Hash){
-		"ancestor": func(w *world, c *candidate, base repo.Hash) {
+	for name, plant := range map[string]func(w *harness, c *candidate, base repo.Hash){
+		"ancestor": func(w *harness, c *candidate, base repo.Hash) {
 			c.commit = w.commit("rootless", files("a", "1", "b", "1")) // green tree, other history
 			w.green(c, c.commit)
 		},
-		"verdict": func(*world, *candidate, repo.Hash) {}, // nobody has said that it is green
-		"contained": func(w *world, c *candidate, base repo.Hash) {
+		"verdict": func(*harness, *candidate, repo.Hash) {}, // nobody has said that it is green
+		"contained": func(w *harness, c *candidate, base repo.Hash) {
 			c.commit = w.commit("somebody else's", files("b", "1"), base)
 			w.green(c, c.commit)
 		},
-		"paths": func(w *world, c *candidate, base repo.Hash) {
+		"paths": func(w *harness, c *candidate, base repo.Hash) {
 			c.commit = w.commit("and more", files("a", "2"), c.commit) // holds the change, and then some
 			w.green(c, c.commit)
 		},

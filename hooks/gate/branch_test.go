@@ -9,7 +9,7 @@ import (
 // TestBranch: the branch whose landings become releases, as more of them come to
 // be there.
 func TestBranch(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	is := func(want string) {
 		t.Helper()
 		if got := w.gate.Branch("hello"); got != want {

@@ -82,7 +82,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 }
 
 func killAt(t *testing.T, point string, nth int) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files("a", "1\n", "b", "1\n"))
 	w.land(ada, base)
 	one := w.commit("one", files("c", "1\n"), base)
@@ -102,7 +102,7 @@ func killAt(t *testing.T, point string, nth int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), lastResort)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self, "-test.run=^TestVictim$", "-test.count=1")
 	cmd.Env = append(os.Environ(), "HEADGATE_TEST_VICTIM="+w.dir, "HEADGATE_TEST_PUSHES="+string(story), fmt.Sprintf("HEADGATE_CRASH_AT=%s:%d", point, nth))
@@ -213,7 +213,7 @@ func TestVictim(t *testing.T) {
 	if err := json.Unmarshal([]byte(os.Getenv("HEADGATE_TEST_PUSHES")), &pushes); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: dir, build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
+	w := &harness{t: t, dir: dir, build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
 	w.config = Config{Builder: w.build, Settings: FileSettings, Ask: w.policy.ask, Workers: 2}
 	w.start()
 	defer w.stop()

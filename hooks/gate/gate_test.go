@@ -23,7 +23,7 @@ import (
 )
 
 func TestGreenLands(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	first := w.commit("begin", files("a", "1"))
 	a := w.propose(ada, first)
 	if a.Change != 1 || a.Revision != 1 || a.Attached {
@@ -61,9 +61,9 @@ func TestGreenLands(t *testing.T) {
 
 // What hangs on a landing is done before the landing is told.
 func TestLandedIsCalledBeforeItIsTold(t *testing.T) {
-	var w *world
+	var w *harness
 	var called atomic.Bool
-	w = newWorld(t, func(c *Config) {
+	w = newHarness(t, func(c *Config) {
 		c.Landed = func(_ context.Context, repository string) {
 			l, err := w.gate.loop(repository)
 			called.Store(err == nil && l.progress.of(1) != nil) // who follows it still waits
@@ -101,7 +101,7 @@ func mustTree(t testing.TB, r *repo.Repository, commit repo.Hash) repo.Hash {
 }
 
 func TestRedIsRefused(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	first := w.commit("begin", files())
 	w.land(ada, first)
 	bad := w.commit("break", files("test", "red"), first)
@@ -132,7 +132,7 @@ func TestRedIsRefused(t *testing.T) {
 }
 
 func TestFlakyTreeLandsWhenRebuilt(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	c := w.commit("begin", files("test", "red flaky"))
 	if p := w.end(w.propose(ada, c).Change); p.Kind != Refused {
 		t.Fatalf("%+v", p)
@@ -146,7 +146,7 @@ func TestFlakyTreeLandsWhenRebuilt(t *testing.T) {
 }
 
 func TestIdenticalTreeIsNotBuiltTwice(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	first := w.commit("begin", files("a", "1"))
 	w.land(ada, first)
 	second := w.commit("b", files("a", "2"), first)
@@ -164,7 +164,7 @@ func TestIdenticalTreeIsNotBuiltTwice(t *testing.T) {
 }
 
 func TestMergeLandsWhenMainHasMoved(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files("a", "1"))
 	w.land(ada, base)
 	release := w.build.holdBuilds()
@@ -199,7 +199,7 @@ func TestMergeLandsWhenMainHasMoved(t *testing.T) {
 }
 
 func TestConflictNamesFilesAndChange(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files("a", "1\n", "b", "1\n"))
 	w.land(ada, base)
 	w.land(ada, w.commit("theirs", map[string]string{"a": "2\n"}, base))
@@ -216,7 +216,7 @@ func TestConflictNamesFilesAndChange(t *testing.T) {
 }
 
 func TestFastForwardOnly(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files("headgate.yaml", "land: {strategy: fast-forward}\n"))
 	w.land(ada, base)
 	w.land(ada, w.commit("theirs", files("a", "2"), base))
@@ -228,7 +228,7 @@ func TestFastForwardOnly(t *testing.T) {
 
 // How a tree is built is its own matter; what the build may reach is the branch's.
 func TestTheTreeIsBuiltAsItSays(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	moved := map[string]string{
@@ -261,7 +261,7 @@ func TestUnfitTreesAreRefused(t *testing.T) {
 		"bad headgate.yaml": {files("headgate.yaml", "land: {strategy: rebase}\n"), "headgate.yaml:1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newHarness(t)
 			base := w.commit("begin", files())
 			w.land(ada, base)
 			p := w.end(w.propose(ada, w.commit(name, c.files, base)).Change)
@@ -274,7 +274,7 @@ func TestUnfitTreesAreRefused(t *testing.T) {
 		})
 	}
 	t.Run("no shared history", func(t *testing.T) {
-		w := newWorld(t)
+		w := newHarness(t)
 		w.land(ada, w.commit("begin", files()))
 		p := w.end(w.propose(ada, w.commit("other", files("b", "1"))).Change)
 		if p.Kind != Refused || !strings.Contains(p.Reason, "no history") {
@@ -284,7 +284,7 @@ func TestUnfitTreesAreRefused(t *testing.T) {
 }
 
 func TestAttachAndRevise(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	release := w.build.holdBuilds()
@@ -345,7 +345,7 @@ func TestAttachAndRevise(t *testing.T) {
 }
 
 func TestWithdraw(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	release := w.build.holdBuilds()
 	defer release()
 	a := w.propose(ada, w.commit("begin", files()))
@@ -369,7 +369,7 @@ func TestWithdraw(t *testing.T) {
 }
 
 func TestPolicyWaitsDeniesAndIsWoken(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.policy.say(Answer{Decision: "manual", Reasons: []string{"waits for 1 approval"}, Missing: []string{"1 approval from owners"}}, nil)
 	base := w.commit("begin", files())
 	a := w.propose(ada, base)
@@ -407,7 +407,7 @@ func TestPolicyWaitsDeniesAndIsWoken(t *testing.T) {
 }
 
 func TestNotBeforeWakesByItself(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.policy.soon = 50 * time.Millisecond
 	a := w.propose(ada, w.commit("begin", files()))
 	if p := w.end(a.Change); p.Kind != Landed {
@@ -423,7 +423,7 @@ func TestNotBeforeWakesByItself(t *testing.T) {
 func TestChangedRulesWakeWhoWaits(t *testing.T) {
 	for _, file := range []string{"policies/land.rego", "headgate.yaml"} {
 		t.Run(file, func(t *testing.T) {
-			w := newWorld(t)
+			w := newHarness(t)
 			base := w.land(ada, w.commit("begin", files())).Landed
 			manual := Answer{Decision: "manual", Reasons: []string{"waits for owners"}}
 			w.policy.say(manual, nil)
@@ -445,7 +445,7 @@ func TestChangedRulesWakeWhoWaits(t *testing.T) {
 
 // TestWakeAll: what all repositories share wakes those who wait in any.
 func TestWakeAll(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.policy.say(Answer{Decision: "manual", Reasons: []string{"waits for owners"}}, nil)
 	a := w.propose(ada, w.commit("begin", files()))
 	w.until("it waits", func() bool { q := w.gate.Queue("hello"); return len(q) == 1 && q[0].State == show.Waits })
@@ -458,7 +458,7 @@ func TestWakeAll(t *testing.T) {
 
 // TestDenialUntilATimeWaits: a denial that says when it ends refuses nobody.
 func TestDenialUntilATimeWaits(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	until := time.Now().Add(time.Hour)
 	w.policy.say(Answer{Decision: "deny", Reasons: []string{"frozen"}, NotBefore: until}, nil)
 	a := w.propose(ada, w.commit("begin", files()))
@@ -476,7 +476,7 @@ func TestDenialUntilATimeWaits(t *testing.T) {
 // TestNotBeforeThatIsPast: a policy that names a time that is past is asked at
 // leisure, not without end.
 func TestNotBeforeThatIsPast(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Retry = time.Hour })
+	w := newHarness(t, func(c *Config) { c.Retry = time.Hour })
 	w.policy.say(Answer{Decision: "manual", Reasons: []string{"confused"}, NotBefore: time.Now().Add(-time.Hour)}, nil)
 	a := w.propose(ada, w.commit("begin", files()))
 	w.until("it waits", func() bool { q := w.gate.Queue("hello"); return len(q) == 1 && q[0].State == show.Waits })
@@ -494,7 +494,7 @@ func TestNotBeforeThatIsPast(t *testing.T) {
 }
 
 func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.policy.say(Answer{}, errors.New("no policy"))
 	a := w.propose(ada, w.commit("begin", files()))
 	w.until("it was asked again", func() bool { w.policy.mu.Lock(); defer w.policy.mu.Unlock(); return len(w.policy.asked) > 2 })
@@ -509,7 +509,7 @@ func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
 
 func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
 	for how, why := range map[string]string{"panic": "the server's log says why under ", "unable": "bubblewrap is not installed"} {
-		w := newWorld(t)
+		w := newHarness(t)
 		release := w.build.holdBuilds()
 		var p Progress
 		var tries []string
@@ -546,7 +546,7 @@ func TestTroubleOfTheServerRefusesNothing(t *testing.T) {
 		"unknown": {errors.New("git checkout-index: exit 128"), "its build could not run, and is tried again"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newHarness(t)
 			w.build.suffer(c.err)
 			commit := w.commit("begin", files())
 			a := w.propose(ada, commit)
@@ -567,7 +567,7 @@ func TestTroubleOfTheServerRefusesNothing(t *testing.T) {
 }
 
 func TestStopKeepsThePlace(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	release := w.build.holdBuilds()
 	defer release()
 	base := w.commit("begin", files())
@@ -602,7 +602,7 @@ func TestStopKeepsThePlace(t *testing.T) {
 }
 
 func TestManyPushersAllLandInOrder(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	const n = 12
@@ -640,7 +640,7 @@ func TestManyPushersAllLandInOrder(t *testing.T) {
 }
 
 func TestRepositoriesAndBranchesShareTheWorkers(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Workers = 1 })
+	w := newHarness(t, func(c *Config) { c.Workers = 1 })
 	if _, err := w.store.Create(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
@@ -668,7 +668,7 @@ func TestRepositoriesAndBranchesShareTheWorkers(t *testing.T) {
 }
 
 func TestContainedChangeLandsWithTheOther(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	release := w.build.holdBuilds()
@@ -690,12 +690,12 @@ func TestContainedChangeLandsWithTheOther(t *testing.T) {
 	}
 }
 
-func release2(w *world) ([]release.Release, error) { return release.Of(w.r).List() }
+func release2(w *harness) ([]release.Release, error) { return release.Of(w.r).List() }
 
 // BenchmarkIdenticalTree is from the push of a tree that is green already to
 // main having moved and the release being there.
 func BenchmarkIdenticalTree(b *testing.B) {
-	w := newWorld(b)
+	w := newHarness(b)
 	first := w.commit("begin", files("a", "1"))
 	w.land(ada, first)
 	tip := w.commit("other", files("a", "2"), first)

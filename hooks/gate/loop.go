@@ -25,7 +25,7 @@ type loop struct {
 	g        *Gate
 	r        *repo.Repository
 	log      *change.Log
-	releases *release.Book
+	releases *release.Store
 	slog     *slog.Logger
 	progress progressBoard
 	opened   numbers

@@ -23,7 +23,7 @@ func TestPoolGivesTurns(t *testing.T) {
 			}
 			got <- repository
 		}()
-		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(lastResort); ; time.Sleep(time.Millisecond) {
 			p.mu.Lock()
 			waits := len(p.waiting[repository])
 			p.mu.Unlock()
@@ -79,7 +79,7 @@ func TestPoolSpares(t *testing.T) {
 	got := make(chan string, 2)
 	waits := func(n func() int) {
 		t.Helper()
-		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(lastResort); ; time.Sleep(time.Millisecond) {
 			p.mu.Lock()
 			waiting := n()
 			p.mu.Unlock()

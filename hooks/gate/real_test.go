@@ -45,7 +45,7 @@ func (b *realBuilder) Start(ctx context.Context, s build.Sandbox) (build.Session
 
 func TestRealBuilds(t *testing.T) {
 	b := newRealBuilder(t)
-	w := newWorld(t, func(c *Config) { c.Builder = b })
+	w := newHarness(t, func(c *Config) { c.Builder = b })
 	spec := "version: 0.2\nphases:\n  build:\n    commands:\n      - ./check\nartifacts:\n  files: [app]\n"
 	base := w.commit("begin", map[string]string{"buildspec.yml": spec, "check": "#!/bin/sh\n", "app": "v1\n"})
 	// The check is not executable: red, with the command and its exit status.
@@ -86,7 +86,7 @@ func TestRealBuilds(t *testing.T) {
 // no log, and is run again.
 func TestStoppedRealBuildSaysNothing(t *testing.T) {
 	b := newRealBuilder(t)
-	w := newWorld(t, func(c *Config) { c.Builder = b })
+	w := newHarness(t, func(c *Config) { c.Builder = b })
 	a := w.propose(ada, w.commit("begin", map[string]string{
 		"buildspec.yml": "version: 0.2\nphases:\n  build:\n    commands: [\"sleep 600\"]\n",
 	}))

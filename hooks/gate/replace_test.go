@@ -11,7 +11,7 @@ import (
 
 // TestReplace: one open change takes the place of another, whose number lands.
 func TestReplace(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	letGo := w.build.holdBuilds()
@@ -52,7 +52,7 @@ func TestReplace(t *testing.T) {
 // TestReplaceCutShort: a kill between the two steps of it leaves two open changes of
 // one commit. Both land, and main moves once.
 func TestReplaceCutShort(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	letGo := w.build.holdBuilds()

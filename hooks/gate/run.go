@@ -125,8 +125,8 @@ func (g *Gate) Changes(repository string) *change.Log {
 	return l.log
 }
 
-// Book is the releases of a repository, nil if it is not there.
-func (g *Gate) Book(repository string) *release.Book {
+// ReleasesOf is the releases of a repository, nil if it is not there.
+func (g *Gate) ReleasesOf(repository string) *release.Store {
 	l, err := g.loop(repository)
 	if err != nil {
 		return nil

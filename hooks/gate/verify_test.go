@@ -15,7 +15,7 @@ import (
 )
 
 // clone makes a plain clone, as anybody could.
-func (w *world) clone(mirror bool) *repo.Repository {
+func (w *harness) clone(mirror bool) *repo.Repository {
 	w.t.Helper()
 	dir := filepath.Join(w.t.TempDir(), "clone")
 	run := func(args ...string) {
@@ -39,7 +39,7 @@ func (w *world) clone(mirror bool) *repo.Repository {
 	return r
 }
 
-func (w *world) verify() *Report {
+func (w *harness) verify() *Report {
 	w.t.Helper()
 	rep, err := Verify(w.t.Context(), w.clone(true), repo.Signers{w.store.Signer().PublicKey()})
 	if err != nil {
@@ -49,7 +49,7 @@ func (w *world) verify() *Report {
 }
 
 func TestVerify(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files("headgate.yaml", "land: {strategy: merge}\n"))
 	w.land(ada, base)
 	w.land(ada, w.commit("one", files("a", "1"), base))
@@ -120,8 +120,8 @@ func TestVerify(t *testing.T) {
 	})
 	t.Run("an ancestor by replacement", func(t *testing.T) {
 		x := w.commit("unrelated", files("c", "1"))
-		stands := w.commit("stands in", files("c", "1"), p.Landed)
-		undo := move("refs/replace/"+x.String(), stands)
+		holds := w.commit("stands in", files("c", "1"), p.Landed)
+		undo := move("refs/replace/"+x.String(), holds)
 		defer undo()
 		if holds, err := w.clone(true).Contains(t.Context(), x, p.Landed); err != nil || holds {
 			t.Fatalf("%v, %v", holds, err)
@@ -183,7 +183,7 @@ func TestVerify(t *testing.T) {
 		found("which did not land")
 	})
 	t.Run("another key", func(t *testing.T) {
-		other := newWorld(t)
+		other := newHarness(t)
 		rep, err := Verify(t.Context(), w.clone(true), repo.Signers{other.store.Signer().PublicKey()})
 		if err != nil || len(rep.Findings) < rep.Signed-3 {
 			t.Fatalf("%v, %d of %d", err, len(rep.Findings), rep.Signed)

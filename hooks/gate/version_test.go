@@ -14,7 +14,7 @@ import (
 // TestNewVersions: what plainly is a new version of an open change is its next
 // revision; anything else is a change of its own, and its pusher is told.
 func TestNewVersions(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	base := w.commit("begin", files())
 	w.land(ada, base)
 	defer w.build.holdBuilds()()

@@ -25,7 +25,7 @@ const (
 	settle = 150 * time.Millisecond
 	// silence is how long a step may say nothing before it is named: most end
 	// before, and are one line.
-	silence = 2 * time.Second
+	stillTimer = 2 * time.Second
 	// tail is how long a build's last lines are waited for when its verdict is there.
 	tail = 2 * time.Second
 )
@@ -78,7 +78,7 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 	read := func(e show.LogEvent) {
 		tell(f.reporter.log(e))
 		if e.Kind == "step" {
-			silent = time.After(silence)
+			silent = time.After(stillTimer)
 		}
 	}
 	release := func() {

@@ -37,7 +37,7 @@ func (b *quickBuilder) Build(ctx context.Context, j gate.Job) (gate.Result, erro
 }
 
 // withGate puts the real gate behind the house's listener.
-func (h *house) withGate() *quickBuilder {
+func (h *harness) withGate() *quickBuilder {
 	h.t.Helper()
 	b := &quickBuilder{}
 	g := gate.New(gate.Config{
@@ -61,7 +61,7 @@ func (h *house) withGate() *quickBuilder {
 }
 
 func TestPushesThroughTheGate(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	b := h.withGate()
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
@@ -116,7 +116,7 @@ func TestPushesThroughTheGate(t *testing.T) {
 }
 
 func TestReattachThroughTheGate(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	b := h.withGate()
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
@@ -153,7 +153,7 @@ func TestReattachThroughTheGate(t *testing.T) {
 
 // Pushers who race for the gated branch all land, one after the other.
 func TestRaceThroughTheGate(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.withGate()
 	c := h.clone(h.r)
 	c.commit("first", buildspec)

@@ -11,7 +11,7 @@ import (
 )
 
 func TestPlainRefsMove(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	first := c.commit("first", map[string]string{"f": "1"})
 	h.push(c, "jun", "origin", "main").ok(t, "[new branch]      main -> main")
@@ -49,7 +49,7 @@ func TestPlainRefsMove(t *testing.T) {
 }
 
 func TestFirstPushToGatedRepository(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.r)
 	c.commit("first", map[string]string{"f": "1"})
 	h.push(c, "ada", "origin", "main").refused(t,
@@ -68,7 +68,7 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 // The door for proposals opens no branch of an empty repository that the pushed
 // headgate.yaml does not gate, least of all the server's.
 func TestFirstPushByRefsFor(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
 	h.push(c, "ada", "origin", "main:refs/for/env/staging").refused(t, "refs/heads/env/staging belongs to the server")
@@ -81,7 +81,7 @@ func TestFirstPushByRefsFor(t *testing.T) {
 }
 
 func TestGatedPushLandsAsPushed(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
 	p := h.push(c, "ada", "origin", "main")
@@ -95,7 +95,7 @@ func TestGatedPushLandsAsPushed(t *testing.T) {
 }
 
 func TestGatedPushShowsBuild(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
 	h.gate.script = says(
@@ -114,7 +114,7 @@ func TestGatedPushShowsBuild(t *testing.T) {
 }
 
 func TestGatedPushLandsAsMerge(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	before := c.git("rev-parse", "origin/main")
 	c.commit("second", map[string]string{"f": "2"})
@@ -128,7 +128,7 @@ func TestGatedPushLandsAsMerge(t *testing.T) {
 }
 
 func TestRefsForLandsFromAnyBase(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
 	p := h.push(c, "ada", "origin", "HEAD:refs/for/main")
@@ -140,7 +140,7 @@ func TestRefsForLandsFromAnyBase(t *testing.T) {
 }
 
 func TestNowaitReattachAndCancel(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
 	queued := gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 2, Estimate: show.Estimate{LandsAt: at("14:08:00")}}
@@ -164,7 +164,7 @@ func TestNowaitReattachAndCancel(t *testing.T) {
 }
 
 func TestPushToEnvironmentApproves(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	base := c.head()
 	proposed := c.commit("promote 3", map[string]string{"release.json": "{}"})

@@ -32,7 +32,7 @@ var hookProgram string
 
 // patience is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
-const patience = 5 * time.Minute
+const lastResort = 5 * time.Minute
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "headgate-hook-")
@@ -67,8 +67,8 @@ repositories:
   loose: {gate: off}
 `
 
-// house is a Listener with what it needs around it.
-type house struct {
+// harness is a Listener with what it needs around it.
+type harness struct {
 	t        *testing.T
 	dir      string
 	hooks    string
@@ -82,9 +82,9 @@ type house struct {
 	client   context.Context // of the pushes; nil: one that stays
 }
 
-func newHouse(t *testing.T) *house {
+func newHarness(t *testing.T) *harness {
 	t.Helper()
-	h := &house{t: t, dir: t.TempDir()}
+	h := &harness{t: t, dir: t.TempDir()}
 	h.hooks = filepath.Join(h.dir, "hooks")
 	if err := InstallHooks(h.hooks, hookProgram); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func newHouse(t *testing.T) *house {
 				return problems, warnings
 			},
 		}}},
-		Gate: h.gate, Environments: h.envs, Server: func() show.Server { return tarn },
+		Gate: h.gate, Environments: h.envs, Server: func() show.Server { return exampleServer },
 		Logs: &fakeLogs{},
 	}
 	h.start()
@@ -148,7 +148,7 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
-func (h *house) start() {
+func (h *harness) start() {
 	h.t.Helper()
 	if err := h.listener.Open(); err != nil {
 		h.t.Fatal(err)
@@ -163,15 +163,15 @@ func (h *house) start() {
 			if err != nil {
 				h.t.Error(err)
 			}
-		case <-time.After(patience):
+		case <-time.After(lastResort):
 			h.t.Error("Run did not return")
 		}
 	})
 }
 
-// door writes the program that stands for the front door: it runs receive-pack
+// receivePack writes the program that stands for the front door: it runs receive-pack
 // with the environment of a push.
-func (h *house) door(env []string) string {
+func (h *harness) receivePack(env []string) string {
 	var script strings.Builder
 	script.WriteString("#!/bin/sh\nexec env -i")
 	for _, kv := range repo.Env(h.hooks, env...) {
@@ -196,7 +196,7 @@ type pushed struct {
 }
 
 // push runs git push in a clone as a user.
-func (h *house) push(c *clone, user string, args ...string) pushed {
+func (h *harness) push(c *clone, user string, args ...string) pushed {
 	h.t.Helper()
 	cmd, end := h.pushing(context.Background(), c, user, args...)
 	defer end()
@@ -204,13 +204,13 @@ func (h *house) push(c *clone, user string, args ...string) pushed {
 	return pushed{string(out), err}
 }
 
-func (h *house) pushing(ctx context.Context, c *clone, user string, args ...string) (*exec.Cmd, func()) {
+func (h *harness) pushing(ctx context.Context, c *clone, user string, args ...string) (*exec.Cmd, func()) {
 	client := h.client
 	if client == nil {
 		client = context.Background()
 	}
 	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
-	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.door(env)}, args...)...), end
+	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.receivePack(env)}, args...)...), end
 }
 
 func (p pushed) ok(t *testing.T, contains ...string) {
@@ -249,7 +249,7 @@ type clone struct {
 	r   *repo.Repository
 }
 
-func (h *house) clone(r *repo.Repository) *clone {
+func (h *harness) clone(r *repo.Repository) *clone {
 	h.t.Helper()
 	c := &clone{t: h.t, dir: h.t.TempDir(), r: r}
 	c.git("init", "--quiet", "--initial-branch=main")
@@ -314,7 +314,7 @@ func (c *clone) head() repo.Hash {
 var buildspec = map[string]string{"buildspec.yml": "version: 0.2\nphases:\n  build:\n    commands: [\"true\"]\n"}
 
 // landed gives the gated repository a first landing and returns the clone that made it.
-func (h *house) landed() *clone {
+func (h *harness) landed() *clone {
 	h.t.Helper()
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
@@ -322,7 +322,7 @@ func (h *house) landed() *clone {
 	return c
 }
 
-func (h *house) ref(r *repo.Repository, name string) repo.Hash {
+func (h *harness) ref(r *repo.Repository, name string) repo.Hash {
 	h.t.Helper()
 	hash, err := r.Ref(name)
 	if err != nil {
@@ -332,13 +332,13 @@ func (h *house) ref(r *repo.Repository, name string) repo.Hash {
 }
 
 // objects counts the repository's objects, those of decisions left out.
-func (h *house) has(r *repo.Repository, commit repo.Hash) bool {
+func (h *harness) has(r *repo.Repository, commit repo.Hash) bool {
 	h.t.Helper()
 	_, err := r.Git(context.Background(), "cat-file", "-e", commit.String())
 	return err == nil
 }
 
-func (h *house) decisions(r *repo.Repository) int {
+func (h *harness) decisions(r *repo.Repository) int {
 	h.t.Helper()
 	if h.ref(r, "refs/decisions/log") == repo.Zero {
 		return 0
@@ -511,7 +511,7 @@ func (b *syncBuffer) String() string {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !met(); {
+	for deadline := time.Now().Add(lastResort); !met(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("never came: %s", what)
 		}

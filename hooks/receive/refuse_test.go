@@ -14,7 +14,7 @@ import (
 
 // Refused pushes change no ref, and leave none of their objects.
 func TestRefusals(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	base := c.head()
 	if err := h.r.Move(t.Context(), "refs/heads/topic/one", repo.Zero, base); err != nil {
@@ -124,7 +124,7 @@ func refs(t *testing.T, r *repo.Repository) string {
 }
 
 func TestForcedPushToGatedIsRefusedAndRecorded(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	c.commit("second", map[string]string{"f": "2"})
 	h.push(c, "ada", "origin", "main").ok(t)
@@ -143,7 +143,7 @@ func TestForcedPushToGatedIsRefusedAndRecorded(t *testing.T) {
 
 // What has landed judges, not what is pushed.
 func TestPolicyOfTheTargetJudges(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.r)
 	quiet := "package headgate.push\n\ndeny contains {\"rule\": \"quiet\", \"msg\": \"nothing on tags today\"} if startswith(input.ref, \"refs/tags/\")\n"
 	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "policies/push.rego": quiet})
@@ -158,7 +158,7 @@ func TestPolicyOfTheTargetJudges(t *testing.T) {
 
 // A gated branch cannot be freed by a push to another one, nor by its own.
 func TestGatedBranchesAreThoseThatLanded(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.r)
 	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "headgate.yaml": "land: {branches: [main, stable]}\n"})
 	h.push(c, "ada", "origin", "main").ok(t)
@@ -180,7 +180,7 @@ func TestGatedBranchesAreThoseThatLanded(t *testing.T) {
 }
 
 func TestServerConfigurationIsChecked(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	r, err := h.store.Create(t.Context(), "headgate")
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestServerConfigurationIsChecked(t *testing.T) {
 }
 
 func TestPushOptionsAreBounded(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	commit := c.commit("first", map[string]string{"f": "1"})
 	var many []string
@@ -215,7 +215,7 @@ func TestPushOptionsAreBounded(t *testing.T) {
 }
 
 func TestManyRefs(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	c.commit("first", map[string]string{"f": "1"})
 	var specs []string
@@ -240,7 +240,7 @@ func TestManyRefs(t *testing.T) {
 }
 
 func TestFilesInHooksFolderAreNeverRun(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	mark := filepath.Join(t.TempDir(), "ran")
 	script := "#!/bin/sh\ntouch " + mark + "\n"
 	for _, name := range []string{"pre-receive", "update", "post-receive", "post-update", "reference-transaction"} {
@@ -263,7 +263,7 @@ func TestFilesInHooksFolderAreNeverRun(t *testing.T) {
 // A few objects can stand for more files than any disk holds. Whoever pushes
 // them is refused while they are in quarantine, and others are not held up.
 func TestTreeBombIsRefused(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 
 	for _, where := range []string{"deep", "policies", "."} {
@@ -291,7 +291,7 @@ func TestTreeBombIsRefused(t *testing.T) {
 
 // What is odd and no reason to refuse is told to the pusher, whose change lands.
 func TestWarningsAreTold(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	c.commit("odd", map[string]string{
 		"headgate.yaml":               "environments: {staging: {target: services, path: deploy/staging}}\n",
@@ -302,7 +302,7 @@ func TestWarningsAreTold(t *testing.T) {
 
 // Names that git takes are taken, and tags may come with the branch they are on.
 func TestPlainNames(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	for _, name := range []string{"@acme/ui@1.2.0", "v1.0.0+build.5", "release#3", "žluť", "fix(x)=y", "a/b.c/d"} {
 		for _, prefix := range []string{"refs/heads/", "refs/tags/"} {
@@ -316,7 +316,7 @@ func TestPlainNames(t *testing.T) {
 }
 
 func TestMixedPushes(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	must := func(name string, want repo.Hash) {
 		t.Helper()
@@ -364,7 +364,7 @@ func TestMixedPushes(t *testing.T) {
 
 // A client that comes back to an old push is not told that the branch is there.
 func TestAttachingDoesNotGoBack(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	first := c.head()
 	second := c.commit("second", map[string]string{"f": "2"})
@@ -381,7 +381,7 @@ func TestAttachingDoesNotGoBack(t *testing.T) {
 
 // Histories that tools of their time wrote come in; what is dangerous does not.
 func TestOldHistories(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	tree, parent := c.git("rev-parse", "HEAD^{tree}"), c.git("rev-parse", "HEAD")
 	for name, test := range map[string]struct {

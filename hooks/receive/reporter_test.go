@@ -19,7 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
-var tarn = show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example"}
+var exampleServer = show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example"}
 
 func at(clock string) time.Time {
 	t, err := time.Parse(time.DateTime, "2026-11-24 "+clock)
@@ -38,7 +38,7 @@ func hash(short string) repo.Hash {
 // own refusal, before it asks us.
 var cases = map[string]func() []string{
 	"01-landed": func() (lines []string) {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, subject: "Show fees before the last step"}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, revision: 1, subject: "Show fees before the last step"}
 		add := func(l []string) { lines = append(lines, l...) }
 		add(n.greeting(at("14:03:41")))
 		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1, Estimate: show.Estimate{LandsAt: at("14:08:02"), LandsBy: at("14:11:00")}}))
@@ -62,19 +62,19 @@ var cases = map[string]func() []string{
 		return lines
 	},
 	"02-merged": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, greeted: true}
 		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
 			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"},
 				Hint: "main had moved, so a merge landed; git pull fast-forwards"})...)
 	},
 	"03-identical-tree": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}
 		lines := n.greeting(at("13:40:00"))
 		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, Reused: true, GreenSince: at("13:32:10"), From: "branch rates", Tree: hash("1")})...)
 		return append(lines, n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("b3c7712"), FastForward: true, Took: 400 * time.Millisecond, Tree: hash("1")})...)
 	},
 	"04-refused": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 411, greeted: true}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 411, greeted: true}
 		n.log(show.LogEvent{Kind: "step", Step: 3, Phase: "build", Command: "go test ./..."})
 		n.step.opened = true
 		lines := n.log(show.LogEvent{Kind: "out", Line: 1086, Text: `voucher_test.go:88: load "SUMMER-19": pq: relation "voucher_legacy" does not exist`})
@@ -87,36 +87,38 @@ var cases = map[string]func() []string{
 		return append(append(lines, n.progress(p)...), "! ("+n.reason(p)+")")
 	},
 	"05-not-yours": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, greeted: true}
 		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
 			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:40"), Place: 2, Reason: "412 stays at 2 and is tested again behind 410"})...)
 	},
 	"06-conflict": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 406, greeted: true}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 406, greeted: true}
 		p := gate.Progress{Kind: gate.Conflict, Tip: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
 			Files: []string{"basket/cart.go", "basket/cart_test.go"}, MoreFiles: 5, Hint: "git pull --rebase origin main, resolve, git push origin main"}
 		return append(n.progress(p), "! ("+n.reason(p)+")")
 	},
 	"08-attached": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, revision: 1, attached: true, pushed: at("14:03:41")}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, revision: 1, attached: true, pushed: at("14:03:41")}
 		return append(n.greeting(at("14:05:51")), n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412", Estimate: show.Estimate{LandsAt: at("14:08:00")}})...)
 	},
 	"09-nowait": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412}
 		return n.nowait(gate.Progress{Kind: gate.Queued, Place: 2, Estimate: show.Estimate{LandsAt: at("14:08:00")}})
 	},
 	"10-waits-for-a-person": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 415}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 415}
 		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "1 approval from owners of db/ (ines, jun)",
 			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
 	},
 	"10-waits-for-the-server": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 415, greeted: true}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 415, greeted: true}
 		return n.progress(gate.Progress{Kind: gate.Queued, Place: 1, Waits: true, Reason: "the server could not land it, and tries again"})
 	},
-	"11-no-buildspec": func() []string { return noBuildspec(check.Missing{File: "buildspec.yml"}, "hello", tarn).lines() },
+	"11-no-buildspec": func() []string {
+		return noBuildspec(check.Missing{File: "buildspec.yml"}, "hello", exampleServer).lines()
+	},
 	"12-restarting": func() []string {
-		n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412, greeted: true}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, greeted: true}
 		p := gate.Progress{Kind: gate.Restarting, At: at("14:04:10")}
 		return append(n.progress(p), "! ("+n.reason(p)+")")
 	},
@@ -138,7 +140,7 @@ func TestPushLines(t *testing.T) {
 }
 
 func TestStepOutputIsBounded(t *testing.T) {
-	n := &reporter{server: tarn, repository: "checkout", change: 9}
+	n := &reporter{server: exampleServer, repository: "checkout", change: 9}
 	n.log(show.LogEvent{Kind: "step", Step: 1, Phase: "build", Command: "make\nmake check"})
 	var lines []string
 	for i := range 1000 {
@@ -178,7 +180,7 @@ func TestOneLine(t *testing.T) {
 // What the gate says today of a red build: the verdict and the refusal in the
 // same words.
 func TestRedVerdictIsToldOnce(t *testing.T) {
-	n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 9, greeted: true}
+	n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 9, greeted: true}
 	red := gate.Progress{Kind: gate.Verdict, At: at("14:03:22"), Reason: `build: "make test" exited 2`}
 	if lines := n.progress(red); len(lines) > 0 {
 		t.Fatalf("%q", lines)
@@ -198,7 +200,7 @@ func TestRedVerdictIsToldOnce(t *testing.T) {
 
 // A step that says nothing is named after a while, and then not again.
 func TestSilentStepIsNamedOnce(t *testing.T) {
-	n := &reporter{server: tarn, repository: "checkout", branch: "main", change: 412}
+	n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412}
 	if lines := n.open(); lines != nil {
 		t.Errorf("without a step: %q", lines)
 	}

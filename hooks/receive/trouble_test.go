@@ -22,7 +22,7 @@ import (
 )
 
 func TestWithoutServerNothingMoves(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	commit := c.commit("first", map[string]string{"f": "1"})
 	h.stop()
@@ -41,7 +41,7 @@ func TestWithoutServerNothingMoves(t *testing.T) {
 func TestMissingHookRefuses(t *testing.T) {
 	for _, name := range []string{wire.PreReceive, wire.ProcReceive} {
 		t.Run(name, func(t *testing.T) {
-			h := newHouse(t)
+			h := newHarness(t)
 			c := h.clone(h.loose)
 			c.commit("first", map[string]string{"f": "1"})
 			if err := os.Remove(filepath.Join(h.hooks, name)); err != nil {
@@ -86,7 +86,7 @@ func TestInstallHooksLeavesOnlyOurs(t *testing.T) {
 
 // Whoever else writes refs of a repository meets the reference-transaction hook.
 func TestOtherWritersAreRefused(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	for _, args := range [][]string{
 		{"update-ref", "refs/heads/main", strings.Repeat("0", 40)},
@@ -110,7 +110,7 @@ func TestOtherWritersAreRefused(t *testing.T) {
 }
 
 func TestAtomicPushIsAllOrNothing(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	first := c.commit("first", map[string]string{"f": "1"})
 	h.push(c, "ada", "--atomic", "origin", "main", "main:a", "main:b").ok(t)
@@ -130,7 +130,7 @@ func TestAtomicPushIsAllOrNothing(t *testing.T) {
 		})
 		return time.Now()
 	}
-	out, err := c.command(t.Context(), "push", "--receive-pack="+h.door(env), "--atomic", "origin", second.String()+":refs/heads/a", second.String()+":refs/heads/b").CombinedOutput()
+	out, err := c.command(t.Context(), "push", "--receive-pack="+h.receivePack(env), "--atomic", "origin", second.String()+":refs/heads/a", second.String()+":refs/heads/b").CombinedOutput()
 	pushed{string(out), err}.refused(t, "refs/heads/b moved while you pushed", "(moved meanwhile; fetch first)", "(atomic push: refs/heads/b was refused)")
 	if h.ref(h.loose, "refs/heads/a") != first || h.ref(h.loose, "refs/heads/b") != other {
 		t.Fatal("a half of the push is there")
@@ -139,7 +139,7 @@ func TestAtomicPushIsAllOrNothing(t *testing.T) {
 
 // A move that fails after others of an atomic push have been made takes them back.
 func TestAtomicPushMovesBack(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	first := c.commit("first", map[string]string{"f": "1"})
 	h.push(c, "ada", "origin", "main", "main:a").ok(t)
@@ -181,7 +181,7 @@ func TestAtomicPushMovesBack(t *testing.T) {
 }
 
 func TestRacingPushesHaveOneWinner(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.clone(h.loose)
 	first := c.commit("first", map[string]string{"f": "1"})
 	h.push(c, "ada", "origin", "main").ok(t)
@@ -248,7 +248,7 @@ func (g patientGate) Follow(ctx context.Context, repository string, change int) 
 func TestLostClientChangesNothing(t *testing.T) {
 	for _, how := range []string{"killed", "door ended", "client gone"} {
 		t.Run(how, func(t *testing.T) {
-			h := newHouse(t)
+			h := newHarness(t)
 			c := h.landed()
 			<-h.gate.events
 			w := waiting{make(chan struct{}), make(chan struct{}, 10)}
@@ -276,7 +276,7 @@ func TestLostClientChangesNothing(t *testing.T) {
 			}
 			select {
 			case <-w.ended:
-			case <-time.After(patience):
+			case <-time.After(lastResort):
 				t.Fatal("following did not stop")
 			}
 			_ = cmd.Wait() // killed, or told that the change is still queued
@@ -293,7 +293,7 @@ func TestLostClientChangesNothing(t *testing.T) {
 }
 
 func TestStoppingServerTellsAndKeeps(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	<-h.gate.events
 	w := waiting{make(chan struct{}), make(chan struct{}, 10)}
@@ -319,7 +319,7 @@ type panickingGate struct{ *fakeGate }
 func (panickingGate) Propose(context.Context, gate.Proposal) (gate.Accepted, error) { panic("oh") }
 
 func TestPanicIsContained(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	c := h.landed()
 	h.listener.Gate = panickingGate{h.gate}
 	c.commit("second", map[string]string{"f": "2"})
@@ -329,7 +329,7 @@ func TestPanicIsContained(t *testing.T) {
 }
 
 // dialHook speaks to the listener as a hook program would.
-func (h *house) dialHook(header wire.Header) (answer string, exit int) {
+func (h *harness) dialHook(header wire.Header) (answer string, exit int) {
 	h.t.Helper()
 	conn, err := net.Dial("unix", h.listener.path)
 	if err != nil {
@@ -355,7 +355,7 @@ func (h *house) dialHook(header wire.Header) (answer string, exit int) {
 }
 
 func TestTokens(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	token := func(env []string) string { return strings.TrimPrefix(env[1], wire.TokenVariable+"=") }
 	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose")
 	if len(token(env)) != 64 {
@@ -386,7 +386,7 @@ func TestTokens(t *testing.T) {
 }
 
 func TestStrangeQuarantineIsNotEntered(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	for _, path := range []string{h.dir, h.loose.Dir(), filepath.Join(h.loose.Dir(), "objects"), filepath.Join(h.r.Dir(), "objects", "tmp_objdir-x"), "relative"} {
 		if err := os.MkdirAll(filepath.Join(h.r.Dir(), "objects", "tmp_objdir-x"), 0o755); err != nil {
 			t.Fatal(err)
@@ -398,7 +398,7 @@ func TestStrangeQuarantineIsNotEntered(t *testing.T) {
 }
 
 func TestLongSocketPath(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.stop()
 	h.listener.Dir = filepath.Join(h.dir, strings.Repeat("long/", 30), "run")
 	h.start()
@@ -409,7 +409,7 @@ func TestLongSocketPath(t *testing.T) {
 
 // The hook never waits for whoever reads its messages.
 func TestHookIsNotHeldByItsReader(t *testing.T) {
-	h := newHouse(t)
+	h := newHarness(t)
 	h.stop()
 	socket, err := net.Listen("unix", h.listener.path)
 	if err != nil {

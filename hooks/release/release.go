@@ -81,26 +81,26 @@ type Landing struct {
 	Verdict  verdict.Verdict
 }
 
-// Book is the releases of one repository. It is safe for concurrent use; there
+// Store is the releases of one repository. It is safe for concurrent use; there
 // must be one writer, which makes releases one after the other.
-type Book struct {
+type Store struct {
 	r *repo.Repository
 
-	mu     sync.Mutex
-	byHash map[repo.Hash]Release // by tag object, which never changes
-	proven map[repo.Hash]bool    // tag objects that have verified: a signature over bytes named by their digest stays good
-	newest int
-	loaded bool
+	mu       sync.Mutex
+	byHash   map[repo.Hash]Release // by tag object, which never changes
+	verified map[repo.Hash]bool    // tag objects that have verified: a signature over bytes named by their digest stays good
+	newest   int
+	loaded   bool
 }
 
 // Of is the Book of a repository.
-func Of(r *repo.Repository) *Book {
-	return &Book{r: r, byHash: map[repo.Hash]Release{}, proven: map[repo.Hash]bool{}}
+func Of(r *repo.Repository) *Store {
+	return &Store{r: r, byHash: map[repo.Hash]Release{}, verified: map[repo.Hash]bool{}}
 }
 
 // Make makes the release of a landing, durably. A commit that has one keeps it:
 // making it again returns it and changes nothing.
-func (b *Book) Make(ctx context.Context, l Landing) (Release, error) {
+func (b *Store) Make(ctx context.Context, l Landing) (Release, error) {
 	if err := b.load(); err != nil {
 		return Release{}, err
 	}
@@ -130,7 +130,7 @@ func (b *Book) Make(ctx context.Context, l Landing) (Release, error) {
 	}
 }
 
-func (b *Book) write(number int, l Landing) (repo.Hash, error) {
+func (b *Store) write(number int, l Landing) (repo.Hash, error) {
 	tree, err := b.r.TreeOf(l.Commit)
 	if err != nil {
 		return repo.Zero, err
@@ -157,7 +157,7 @@ func (b *Book) write(number int, l Landing) (repo.Hash, error) {
 	return b.r.WriteTag(name, l.Commit, l.At, fmt.Sprintf("release %d\n\n%s", number, text))
 }
 
-func (b *Book) load() error {
+func (b *Store) load() error {
 	b.mu.Lock()
 	loaded := b.loaded
 	b.mu.Unlock()
@@ -170,7 +170,7 @@ func (b *Book) load() error {
 
 // List returns all releases by number. A ref below refs/releases/ that is no
 // release of this form is an error.
-func (b *Book) List() ([]Release, error) {
+func (b *Store) List() ([]Release, error) {
 	refs, err := b.r.Refs(prefix)
 	if err != nil {
 		return nil, err
@@ -195,7 +195,7 @@ func (b *Book) List() ([]Release, error) {
 }
 
 // Read returns a release by number, or ErrNone.
-func (b *Book) Read(number int) (Release, error) {
+func (b *Store) Read(number int) (Release, error) {
 	tag, err := b.r.Ref(Ref(number))
 	if err != nil {
 		return Release{}, err
@@ -207,7 +207,7 @@ func (b *Book) Read(number int) (Release, error) {
 }
 
 // At returns the release of a commit, or ErrNone.
-func (b *Book) At(commit repo.Hash) (Release, error) {
+func (b *Store) At(commit repo.Hash) (Release, error) {
 	if err := b.load(); err != nil {
 		return Release{}, err
 	}
@@ -221,7 +221,7 @@ func (b *Book) At(commit repo.Hash) (Release, error) {
 	return Release{}, ErrNone
 }
 
-func (b *Book) read(number int, tag repo.Hash) (Release, error) {
+func (b *Store) read(number int, tag repo.Hash) (Release, error) {
 	b.mu.Lock()
 	rel, ok := b.byHash[tag]
 	b.mu.Unlock()
@@ -243,11 +243,11 @@ func (b *Book) read(number int, tag repo.Hash) (Release, error) {
 }
 
 // Verify proves a release of this Book with the server's own key, once.
-func (b *Book) Verify(rel Release) error {
+func (b *Store) Verify(rel Release) error {
 	b.mu.Lock()
-	proven := b.proven[rel.Tag]
+	verified := b.verified[rel.Tag]
 	b.mu.Unlock()
-	if proven {
+	if verified {
 		return nil
 	}
 
@@ -256,7 +256,7 @@ func (b *Book) Verify(rel Release) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.proven[rel.Tag] = true
+	b.verified[rel.Tag] = true
 	return nil
 }
 

@@ -84,7 +84,7 @@ func TestReleasesAreNumberedAndVerify(t *testing.T) {
 	if err := rel.Verify(r, repo.Signers{other.Signer().PublicKey()}); err == nil {
 		t.Fatal("verifies with another key")
 	}
-	for _, b := range []*Book{b, Of(r)} {
+	for _, b := range []*Store{b, Of(r)} {
 		for range 2 {
 			if err := b.Verify(rel); err != nil {
 				t.Fatal(err)

@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must come.
-const patience = 5 * time.Minute
+// lastResort is how long a test waits for what must come.
+const lastResort = 5 * time.Minute
 
 // clock is a clock that a test holds.
 type clock struct {
@@ -110,8 +110,8 @@ func (b *builder) ran() int {
 	return len(b.jobs)
 }
 
-// world is a data directory with a scheduler on it that can be stopped and started.
-type world struct {
+// harness is a data directory with a scheduler on it that can be stopped and started.
+type harness struct {
 	t     *testing.T
 	dir   string
 	clock *clock
@@ -122,15 +122,15 @@ type world struct {
 	stop  func()
 }
 
-func newWorld(t *testing.T) *world {
+func newHarness(t *testing.T) *harness {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), clock: &clock{now: at(t, "2026-11-28T12:00:00Z")}, build: &builder{}}
+	w := &harness{t: t, dir: t.TempDir(), clock: &clock{now: at(t, "2026-11-28T12:00:00Z")}, build: &builder{}}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
 }
 
-func (w *world) start() {
+func (w *harness) start() {
 	w.t.Helper()
 	signer, err := repo.OpenSigner(filepath.Join(w.dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
 	if err != nil {
@@ -167,14 +167,14 @@ func (w *world) start() {
 	})
 }
 
-func (w *world) restart() {
+func (w *harness) restart() {
 	w.t.Helper()
 	w.stop()
 	w.start()
 }
 
 // land moves a branch to a commit with these files more.
-func (w *world) land(branch string, files map[string]string) repo.Hash {
+func (w *harness) land(branch string, files map[string]string) repo.Hash {
 	w.t.Helper()
 	ref := "refs/heads/" + branch
 	tip, err := w.r.Ref(ref)
@@ -209,13 +209,13 @@ func (w *world) land(branch string, files map[string]string) repo.Hash {
 	return commit
 }
 
-func (w *world) declare(schedules string) repo.Hash {
+func (w *harness) declare(schedules string) repo.Hash {
 	w.t.Helper()
 	return w.land("main", map[string]string{"headgate.yaml": "schedules:\n" + schedules})
 }
 
 // story is what is on record of a schedule, an event a word.
-func (w *world) story(name string) string {
+func (w *harness) story(name string) string {
 	w.t.Helper()
 	h, err := w.r.Ref(Ref(name))
 	if err != nil {
@@ -244,11 +244,11 @@ func (w *world) story(name string) string {
 }
 
 // until waits until a schedule's story is as wanted.
-func (w *world) until(name, want string) {
+func (w *harness) until(name, want string) {
 	w.t.Helper()
 	changed, stop := w.s.Watch("hello")
 	defer stop()
-	for deadline := time.After(patience); ; {
+	for deadline := time.After(lastResort); ; {
 		got := w.story(name)
 		if got == want {
 			return
@@ -262,7 +262,7 @@ func (w *world) until(name, want string) {
 }
 
 // quiet waits until the loop has looked at all there is and waits again.
-func (w *world) quiet() {
+func (w *harness) quiet() {
 	w.t.Helper()
 	l, err := w.s.loop("hello")
 	if err != nil {
@@ -278,7 +278,7 @@ func (w *world) quiet() {
 const daily = "- {name: nightly, cron: '0 3 * * *'}\n"
 
 func TestRunsWhenDue(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	tip := w.declare(daily)
 	w.until("nightly", "declared")
 	w.clock.set(at(t, "2026-11-29T02:59:59Z"))
@@ -324,7 +324,7 @@ func TestRunsWhenDue(t *testing.T) {
 
 // What was missed while the server was down runs once when it is back.
 func TestMissedRunsOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare(daily)
 	w.until("nightly", "declared")
 	w.stop()
@@ -346,7 +346,7 @@ func TestMissedRunsOnce(t *testing.T) {
 // What the server's end cut off is run again, for the same time and commit, and
 // not put on record twice.
 func TestCutOffRunsAgain(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare(daily)
 	w.until("nightly", "declared")
 	w.build.held = make(chan struct{})
@@ -366,7 +366,7 @@ func TestCutOffRunsAgain(t *testing.T) {
 // While a run is going on no other begins; what came due meanwhile runs after it,
 // once.
 func TestNoTwoAtOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare("- {name: often, cron: '* * * * *'}\n")
 	w.until("often", "declared")
 	held := make(chan struct{})
@@ -388,7 +388,7 @@ func isDenied(err error) bool {
 }
 
 func TestByHand(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare(daily)
 	b, err := w.s.Start(t.Context(), "hello", "nightly", "ada") // though the loop may not have seen it yet
 	if err != nil || b.Number != 1 || b.By != "ada" {
@@ -410,7 +410,7 @@ func TestByHand(t *testing.T) {
 
 // What is not declared any more is not due; when it comes back, nothing was missed.
 func TestRemovedAndBack(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare(daily)
 	w.until("nightly", "declared")
 	w.build.held = make(chan struct{})
@@ -433,7 +433,7 @@ func TestRemovedAndBack(t *testing.T) {
 
 // Another expression counts from when it landed.
 func TestDeclaredOtherwise(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare(daily)
 	w.until("nightly", "declared")
 	w.declare("- {name: nightly, cron: '0 5 * * *'}\n") // which was this morning
@@ -446,7 +446,7 @@ func TestDeclaredOtherwise(t *testing.T) {
 }
 
 func TestFailures(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.build.red = true
 	w.declare("- {name: red, cron: '@yearly'}\n- {name: nowhere, cron: '@yearly', on: next}\n- {name: broken, cron: '@yearly'}\n")
 	for _, name := range []string{"red", "nowhere"} {
@@ -472,7 +472,7 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := 1; n <= maxTries; n++ {
-		for deadline := time.Now().Add(patience); w.build.ran() < ran+n; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(lastResort); w.build.ran() < ran+n; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("tried %d times", w.build.ran()-ran)
 			}
@@ -485,7 +485,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-func (w *world) dueOf(name string) string {
+func (w *harness) dueOf(name string) string {
 	st, err := w.s.Status("hello", name)
 	if err != nil {
 		w.t.Fatal(err)
@@ -495,7 +495,7 @@ func (w *world) dueOf(name string) string {
 
 // A history that is longer than what is read of it goes on with its numbers.
 func TestLongHistory(t *testing.T) {
-	w := newWorld(t)
+	w := newHarness(t)
 	w.declare("- {name: often, cron: '* * * * *'}\n")
 	w.until("often", "declared")
 	want := "declared"

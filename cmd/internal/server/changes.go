@@ -103,7 +103,7 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 		if candidate = end.New; candidate == repo.Zero {
 			candidate = end.In
 		}
-		rel, err := s.gate.Book(story.Repository).At(candidate)
+		rel, err := s.gate.ReleasesOf(story.Repository).At(candidate)
 		switch {
 		case err == nil:
 			c.Release = rel.Number

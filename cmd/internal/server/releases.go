@@ -16,7 +16,7 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 	if _, err := s.readable(a, name); err != nil {
 		return nil, err
 	}
-	list, err := s.gate.Book(name).List()
+	list, err := s.gate.ReleasesOf(name).List()
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 
 // releasesOf is what the reconciler knows of releases, each verified.
 func (s *Server) releasesOf(r *repo.Repository) ([]record.Release, error) {
-	book := s.gate.Book(r.Name())
+	book := s.gate.ReleasesOf(r.Name())
 	if book == nil {
 		return nil, nil
 	}

@@ -148,7 +148,7 @@ func (s *Server) Repository(ctx context.Context, a access.Identity, name string)
 	} else if !v.Gated {
 		v.State = show.NotGated
 	}
-	releases, err := s.gate.Book(name).List()
+	releases, err := s.gate.ReleasesOf(name).List()
 	if err != nil {
 		return v, err
 	}

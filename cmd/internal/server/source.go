@@ -159,7 +159,7 @@ func (s *Server) ReleaseDiff(ctx context.Context, a access.Identity, name string
 		return show.Comparison{}, err
 	}
 	read := func(number int) (release.Release, error) {
-		rel, err := s.gate.Book(name).Read(number)
+		rel, err := s.gate.ReleasesOf(name).Read(number)
 		if errors.Is(err, release.ErrNone) {
 			err = &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no release %d in %s", number, name)}
 		}

@@ -11,9 +11,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// world is a gate in memory: branches whose tips are the lists of what has
+// harness is a gate in memory: branches whose tips are the lists of what has
 // landed, builds that say what is true, and everything that can go wrong.
-type world struct {
+type harness struct {
 	t *rapid.T
 
 	// What a kill does not take.
@@ -41,15 +41,15 @@ type simulated struct {
 	landed   string
 }
 
-func newSimulation(t *rapid.T) *world {
-	return &world{
+func newSimulation(t *rapid.T) *harness {
+	return &harness{
 		t: t, tips: map[string]string{}, verdicts: map[string]Verdict{}, made: map[string]Made{}, content: map[string]string{},
 		running: map[string]Build{}, failures: map[string]int{}, builds: map[string]int{},
 		workers: rapid.IntRange(1, 3).Draw(t, "workers"),
 	}
 }
 
-func (w *world) state() State {
+func (w *harness) state() State {
 	s := State{Tips: map[string]Tip{}, Made: w.made, Verdicts: w.verdicts, Failures: w.failures, Workers: w.workers, Expected: time.Minute}
 	for _, c := range w.changes {
 		if c.end == "" {
@@ -64,10 +64,10 @@ func (w *world) state() State {
 	return s
 }
 
-func (w *world) of(r Ref) *simulated { return w.changes[r.Change-1] }
+func (w *harness) of(r Ref) *simulated { return w.changes[r.Change-1] }
 
 // step does what the planner says, and reports whether anything is to be done.
-func (w *world) step() bool {
+func (w *harness) step() bool {
 	d := Plan(w.state())
 	if same := Plan(w.state()); fmt.Sprint(same) != fmt.Sprint(d) {
 		w.t.Fatalf("two plans for one state:\n%v\n%v", d, same)
@@ -117,7 +117,7 @@ func (w *world) step() bool {
 	return len(d.Make)+len(d.Cancel)+len(d.Refuse)+len(d.Land) > 0
 }
 
-func (w *world) refuse(r Refusal) {
+func (w *harness) refuse(r Refusal) {
 	x := w.of(r.Change)
 	if x.end != "" || x.Ref != r.Change {
 		w.t.Fatalf("refused %v, which is %+v", r, x)
@@ -133,7 +133,7 @@ func (w *world) refuse(r Refusal) {
 	w.finish(x)
 }
 
-func (w *world) land(c Candidate) {
+func (w *harness) land(c Candidate) {
 	x := w.of(c.Changes[0])
 	content := w.content[c.ID()]
 	switch {
@@ -157,7 +157,7 @@ func (w *world) land(c Candidate) {
 
 // finish checks that nobody ended before a change that came earlier and was
 // ready as well.
-func (w *world) finish(x *simulated) {
+func (w *harness) finish(x *simulated) {
 	for _, y := range w.changes {
 		if y.end == "" && y.Branch == x.Branch && y.Change.Change < x.Change.Change && y.Priority >= x.Priority && !y.Waits && !y.asked && !x.asked {
 			w.t.Fatalf("%v ended before %v, which came earlier", x.Ref, y.Ref)
@@ -167,7 +167,7 @@ func (w *world) finish(x *simulated) {
 }
 
 // answer ends a build with the truth.
-func (w *world) answer(key string) {
+func (w *harness) answer(key string) {
 	b := w.running[key]
 	delete(w.running, key)
 	x := w.of(b.Candidate.Changes[0])
@@ -193,7 +193,7 @@ func (w *world) answer(key string) {
 }
 
 // restart is what a kill does.
-func (w *world) restart() {
+func (w *harness) restart() {
 	w.made, w.content, w.running, w.failures = map[string]Made{}, map[string]string{}, map[string]Build{}, map[string]int{}
 	for _, x := range w.changes {
 		x.Waits = false
@@ -290,7 +290,7 @@ func TestHistories(t *testing.T) {
 	})
 }
 
-func (w *world) any(t *rapid.T) *simulated {
+func (w *harness) any(t *rapid.T) *simulated {
 	var open []*simulated
 	for _, x := range w.changes {
 		if x.end == "" {
@@ -303,7 +303,7 @@ func (w *world) any(t *rapid.T) *simulated {
 	return rapid.SampledFrom(open).Draw(t, "change")
 }
 
-func (w *world) anyBuild(t *rapid.T) string {
+func (w *harness) anyBuild(t *rapid.T) string {
 	if len(w.running) == 0 {
 		return ""
 	}

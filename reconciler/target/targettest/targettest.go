@@ -38,7 +38,7 @@ func Run(t *testing.T, New func(t *testing.T) Subject) {
 		name string
 		test func(s *suite)
 	}{
-		{"silence is unknown", silence},
+		{"silence is unknown", quiet},
 		{"converging again changes nothing", idempotent},
 		{"older is ignored", fenced},
 		{"what is removed is gone", removed},
@@ -56,7 +56,7 @@ type suite struct {
 }
 
 // patience is only a last resort: what is waited for is reported by the target.
-const patience = 2 * time.Minute
+const lastResort = 2 * time.Minute
 
 // key is an application of its own for each name.
 func key(name string) target.Key {
@@ -86,8 +86,8 @@ func (s *suite) start() (end func()) {
 			if err != nil && !errors.Is(err, context.Canceled) {
 				s.Errorf("Run: %v", err)
 			}
-		case <-time.After(patience):
-			s.Errorf("Run had not returned %s after its context ended", patience)
+		case <-time.After(lastResort):
+			s.Errorf("Run had not returned %s after its context ended", lastResort)
 		}
 	})
 	s.Cleanup(end)
@@ -99,7 +99,7 @@ func (s *suite) await(k target.Key, what string, ok func(target.Observed) bool) 
 	s.Helper()
 	changed, end := s.Target.Watch(k)
 	defer end()
-	late := time.After(patience)
+	late := time.After(lastResort)
 	for {
 		o := s.Target.Observe(k)
 		if ok(o) {
@@ -108,7 +108,7 @@ func (s *suite) await(k target.Key, what string, ok func(target.Observed) bool) 
 		select {
 		case <-changed:
 		case <-late:
-			s.Fatalf("%s is not %s after %s: %+v", k, what, patience, o)
+			s.Fatalf("%s is not %s after %s: %+v", k, what, lastResort, o)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func (s *suite) settled(k target.Key, sequence, release int) target.Observed {
 	})
 }
 
-func silence(s *suite) {
+func quiet(s *suite) {
 	k, other := key("silence"), key("nobody")
 	if o := s.Target.Observe(other); !reflect.DeepEqual(o, target.Observed{}) {
 		s.Errorf("something is known of what was never declared: %+v", o)
@@ -244,7 +244,7 @@ func watched(s *suite) {
 	for name, c := range map[string]<-chan struct{}{"the application": one, "the repository": all} {
 		select {
 		case <-c:
-		case <-time.After(patience):
+		case <-time.After(lastResort):
 			s.Errorf("whoever watches %s was not woken", name)
 		}
 	}
@@ -262,7 +262,7 @@ func watched(s *suite) {
 	s.await(k, "gone", func(o target.Observed) bool { return o.Commit == "" })
 	select {
 	case <-one:
-	case <-time.After(patience):
+	case <-time.After(lastResort):
 		s.Error("the second report woke nobody")
 	}
 }

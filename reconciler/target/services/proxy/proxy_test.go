@@ -148,16 +148,16 @@ func TestAnotherInstanceIsTriedWhenThatIsSafe(t *testing.T) {
 
 func TestLeastBusyIsTaken(t *testing.T) {
 	pool, url := front(t, nil)
-	release, begun := make(chan struct{}), make(chan struct{}, 1)
+	release, started := make(chan struct{}), make(chan struct{}, 1)
 	pool.Set([]Backend{
 		back(t, "slow", func(w http.ResponseWriter, r *http.Request) {
-			begun <- struct{}{}
+			started <- struct{}{}
 			<-release
 		}),
 	})
 	done := make(chan string, 1)
 	go func() { done <- do(t, "GET", url, "") }()
-	<-begun
+	<-started
 	pool.mu.Lock()
 	slow := pool.backends[0].Backend
 	pool.mu.Unlock()
@@ -173,9 +173,9 @@ func TestLeastBusyIsTaken(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	pool, url := front(t, nil)
-	release, begun := make(chan struct{}), make(chan struct{}, 2)
+	release, started := make(chan struct{}), make(chan struct{}, 2)
 	old := back(t, "old", func(w http.ResponseWriter, r *http.Request) {
-		begun <- struct{}{}
+		started <- struct{}{}
 		select {
 		case <-release:
 			fmt.Fprint(w, "finished")
@@ -185,7 +185,7 @@ func TestDrain(t *testing.T) {
 	request := func() chan string {
 		done := make(chan string, 1)
 		go func() { done <- do(t, "GET", url, "") }()
-		<-begun
+		<-started
 		return done
 	}
 	pool.Set([]Backend{old})

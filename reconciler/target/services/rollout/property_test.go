@@ -12,9 +12,9 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
-// world is a naive machine that carries actions out. It knows by itself what runs,
+// model is a naive machine that carries actions out. It knows by itself what runs,
 // what is healthy and what gets traffic, and complains about actions that cannot be.
-type world struct {
+type model struct {
 	t        *rapid.T
 	d        Declared
 	o        Observed
@@ -32,12 +32,12 @@ type world struct {
 	wake     time.Time
 }
 
-func newWorld(t *rapid.T) *world {
-	return &world{t: t, now: epoch, running: map[string]string{}, healthy: map[string]bool{}, fails: map[string]int{}, leaving: map[string]bool{},
+func newWorld(t *rapid.T) *model {
+	return &model{t: t, now: epoch, running: map[string]string{}, healthy: map[string]bool{}, fails: map[string]int{}, leaving: map[string]bool{},
 		routed: map[string][]string{}, bound: map[string][]string{}, broken: map[string]bool{}, minimum: map[string]int{}}
 }
 
-func (w *world) declare(services ...Service) {
+func (w *model) declare(services ...Service) {
 	seq := w.d.Sequence + 1
 	w.d = Declared{Commit: fmt.Sprint("c", seq), Sequence: seq, Services: services}
 	w.o.Declare(w.d)
@@ -45,7 +45,7 @@ func (w *world) declare(services ...Service) {
 }
 
 // plan carries out what is planned until nothing is.
-func (w *world) plan() {
+func (w *model) plan() {
 	for round := 0; ; round++ {
 		if round == 5 {
 			w.t.Fatalf("there is no end of actions")
@@ -72,7 +72,7 @@ func (w *world) plan() {
 	}
 }
 
-func (w *world) act(a Action) {
+func (w *model) act(a Action) {
 	if a.Fence != w.d.Sequence {
 		w.t.Fatalf("%s has fence %d of %d", a, a.Fence, w.d.Sequence)
 	}
@@ -118,7 +118,7 @@ func (w *world) act(a Action) {
 	}
 }
 
-func (w *world) exit(id, how string) {
+func (w *model) exit(id, how string) {
 	delete(w.running, id)
 	delete(w.healthy, id)
 	delete(w.leaving, id)
@@ -131,7 +131,7 @@ func (w *world) exit(id, how string) {
 	w.plan()
 }
 
-func (w *world) check(id string, ok bool) {
+func (w *model) check(id string, ok bool) {
 	if _, runs := w.running[id]; !runs || w.leaving[id] {
 		return
 	}
@@ -146,7 +146,7 @@ func (w *world) check(id string, ok bool) {
 
 // settle lets time pass without faults: what can become healthy does, what drains
 // has drained, what is told to stop stops.
-func (w *world) settle(rounds int) {
+func (w *model) settle(rounds int) {
 	for range rounds {
 		for _, id := range slices.Clone(w.draining) {
 			w.draining = slices.DeleteFunc(w.draining, func(d string) bool { return d == id })

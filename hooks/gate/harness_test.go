@@ -30,10 +30,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
-const patience = 5 * time.Minute
+const lastResort = 5 * time.Minute
 
-// world is a data directory with a gate on it that can be stopped and started.
-type world struct {
+// harness is a data directory with a gate on it that can be stopped and started.
+type harness struct {
 	t      testing.TB
 	dir    string
 	store  *repo.Store
@@ -51,9 +51,9 @@ var jun = access.Identity{User: "jun", Via: "push"}
 
 func showActor(name string) access.Identity { return access.Identity{User: name, Via: "push"} }
 
-func newWorld(t testing.TB, options ...func(*Config)) *world {
+func newHarness(t testing.TB, options ...func(*Config)) *harness {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
+	w := &harness{t: t, dir: t.TempDir(), build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
 	w.config = Config{
 		Builder: w.build, Settings: FileSettings, Ask: w.policy.ask, Workers: 2, Retry: 20 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(w.logged, nil)),
@@ -72,7 +72,7 @@ func newWorld(t testing.TB, options ...func(*Config)) *world {
 }
 
 // start opens the data directory, as a new process would, and runs a gate on it.
-func (w *world) start() {
+func (w *harness) start() {
 	w.t.Helper()
 	signer, err := repo.OpenSigner(filepath.Join(w.dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
 	if err != nil {
@@ -96,7 +96,7 @@ func (w *world) start() {
 			if err != nil {
 				w.t.Errorf("Run: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(lastResort):
 			w.t.Error("Run does not return")
 		}
 		w.store.Close()
@@ -104,7 +104,7 @@ func (w *world) start() {
 }
 
 // commit makes a commit that only git's client would make: unsigned.
-func (w *world) commit(message string, files map[string]string, parents ...repo.Hash) repo.Hash {
+func (w *harness) commit(message string, files map[string]string, parents ...repo.Hash) repo.Hash {
 	w.t.Helper()
 	base := repo.Zero
 	var err error
@@ -153,7 +153,7 @@ func files(extra ...string) map[string]string {
 	return m
 }
 
-func (w *world) propose(by access.Identity, commit repo.Hash, options ...string) Accepted {
+func (w *harness) propose(by access.Identity, commit repo.Hash, options ...string) Accepted {
 	w.t.Helper()
 	a, err := w.gate.Propose(w.t.Context(), Proposal{
 		Repository: "hello", Branch: "main", Commit: commit, By: by, Key: "SHA256:test", Options: options,
@@ -165,7 +165,7 @@ func (w *world) propose(by access.Identity, commit repo.Hash, options ...string)
 }
 
 // end follows a change to its end.
-func (w *world) end(number int) Progress {
+func (w *harness) end(number int) Progress {
 	w.t.Helper()
 	ps := w.follow(number)
 	if len(ps) == 0 {
@@ -174,9 +174,9 @@ func (w *world) end(number int) Progress {
 	return ps[len(ps)-1]
 }
 
-func (w *world) follow(number int) (ps []Progress) {
+func (w *harness) follow(number int) (ps []Progress) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(w.t.Context(), lastResort)
 	defer cancel()
 	for p := range w.gate.Follow(ctx, "hello", number) {
 		ps = append(ps, p)
@@ -195,9 +195,9 @@ func kinds(ps []Progress) (ks []Kind) {
 }
 
 // until waits for a condition.
-func (w *world) until(what string, ok func() bool) {
+func (w *harness) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(lastResort); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("waited in vain until %s", what)
 		}
@@ -205,7 +205,7 @@ func (w *world) until(what string, ok func() bool) {
 }
 
 // land proposes and follows to the landing.
-func (w *world) land(by access.Identity, commit repo.Hash, options ...string) Progress {
+func (w *harness) land(by access.Identity, commit repo.Hash, options ...string) Progress {
 	w.t.Helper()
 	a := w.propose(by, commit, options...)
 	p := w.end(a.Change)
@@ -215,7 +215,7 @@ func (w *world) land(by access.Identity, commit repo.Hash, options ...string) Pr
 	return p
 }
 
-func (w *world) main() repo.Hash {
+func (w *harness) main() repo.Hash {
 	w.t.Helper()
 	h, err := w.r.Ref("refs/heads/main")
 	if err != nil {
@@ -224,7 +224,7 @@ func (w *world) main() repo.Hash {
 	return h
 }
 
-func (w *world) story(number int) change.Story {
+func (w *harness) story(number int) change.Story {
 	w.t.Helper()
 	s, err := change.Of(w.r).Read(number)
 	if err != nil {
@@ -241,7 +241,7 @@ func events(s change.Story) string {
 	return strings.Join(words, " ")
 }
 
-func (w *world) git(args ...string) string {
+func (w *harness) git(args ...string) string {
 	w.t.Helper()
 	cmd := exec.Command("git", append([]string{"--git-dir=" + w.r.Dir()}, args...)...)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null")
@@ -395,7 +395,7 @@ func (b *lockedBuffer) String() string {
 var _ io.Writer = (*lockedBuffer)(nil)
 
 // verdict notes one, as a build would.
-func (w *world) verdict(in verdict.Inputs, result verdict.Result) {
+func (w *harness) verdict(in verdict.Inputs, result verdict.Result) {
 	w.t.Helper()
 	v := verdict.Verdict{Result: result, Key: in.Key(), Buildspec: in.Buildspec, Blob: in.Blob.String(), Image: in.Image, Finished: time.Now()}
 	if err := verdict.Note(w.t.Context(), w.r, in.Tree, v); err != nil {
