@@ -1,0 +1,87 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// replaced are names that nobody could predict, and what is written instead.
+var replaced = map[string]string{
+	"House": "Backend", "house": "backend or harness", "newHouse": "newHarness", "world": "harness", "tarn": "harness",
+	"talker": "dropWriter", "lastWords": "drainTimeout", "narrator": "reporter",
+	"door": "admission", "knock": "register", "Knocking": "Limits.Unauthenticated", "turnstile": "queue", "proven": "authenticated",
+	"judging": "validation", "judged": "accepted", "sight": "snapshot", "begun": "started", "beginning": "initial",
+	"hear": "drain", "poke": "wake", "bell": "wake", "asks": "mailbox",
+	"board": "progress", "track": "subscribers", "Book": "Store", "mend": "repair", "owing": "pending",
+	"stands": "current", "concerned": "waitingFor", "postpone": "retryLater",
+	"understand": "parse", "takeUp": "accept", "lookAtFolders": "checkDrift", "heir": "successor", "inherit": "handOver",
+	"reaches": "stages", "sluice": "gate", "lintel": "header", "dock": "entry", "couple": "buildTrain",
+	"visit": "request", "odd": "ambiguous", "tricky": "unsafeRune", "obeyed": "unsafeRune",
+	"patience": "a name ending in Timeout", "overrun": "a name ending in Timeout", "silence": "a name ending in Timeout",
+	"measured": "finite", "weigh": "combine", "orElse": "cmp.Or", "stranger": "other user",
+}
+
+// The names in the code are the trade's: none of those above is declared.
+func TestWordsAreTheTrades(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	files := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == ".git" || d.Name() == "testdata"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go"):
+			return nil
+		}
+		files++
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		declared := func(id *ast.Ident) {
+			if instead, ok := replaced[id.Name]; ok {
+				t.Errorf("%s: %s: write %s", set.Position(id.Pos()), id.Name, instead)
+			}
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				declared(n.Name)
+			case *ast.TypeSpec:
+				declared(n.Name)
+			case *ast.ValueSpec:
+				for _, id := range n.Names {
+					declared(id)
+				}
+			case *ast.Field:
+				for _, id := range n.Names {
+					declared(id)
+				}
+			case *ast.AssignStmt:
+				if n.Tok == token.DEFINE {
+					for _, lhs := range n.Lhs {
+						if id, ok := lhs.(*ast.Ident); ok {
+							declared(id)
+						}
+					}
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 300 {
+		t.Errorf("only %d files were read", files)
+	}
+}
