@@ -45,7 +45,7 @@ func push(t testing.TB, r *repo.Repository, message string, options ...string) P
 	return Push{Branch: "main", Commit: c, By: "ada", Key: "SHA256:abc", Options: options, At: noon}
 }
 
-func TestStory(t *testing.T) {
+func TestLog(t *testing.T) {
 	r := testRepository(t)
 	l := Of(r)
 	p := push(t, r, "Show fees\n\nwith a body", "priority=high", "title=fix: the thing")
@@ -74,7 +74,7 @@ func TestStory(t *testing.T) {
 	if s, err = l.Revise(t.Context(), s, second); err != nil {
 		t.Fatal(err)
 	}
-	check := func(s Story) {
+	check := func(s Change) {
 		t.Helper()
 		if len(s.Revisions) != 2 || len(s.Events) != 3 || s.Head().Number != 2 || s.Head().By != "jun" || !s.Open() {
 			t.Fatalf("%+v", s)
@@ -108,7 +108,7 @@ func TestStory(t *testing.T) {
 	}
 }
 
-func TestAppendNeedsThePresentStory(t *testing.T) {
+func TestAppendNeedsTheNewestChange(t *testing.T) {
 	r := testRepository(t)
 	l := Of(r)
 	s, err := l.Open(t.Context(), push(t, r, "one"))
@@ -166,7 +166,7 @@ func TestHostileText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []Story{s, fresh} {
+	for _, s := range []Change{s, fresh} {
 		if len(s.Events) != 1 || !s.Open() || strings.ContainsAny(s.Events[0].Subject, "\x1b\x07\n") {
 			t.Fatalf("%+v", s.Events)
 		}

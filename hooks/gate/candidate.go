@@ -117,7 +117,7 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 }
 
 // apply puts one change on a commit.
-func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.Story) (repo.Hash, error) {
+func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.Change) (repo.Hash, error) {
 	head := s.Head()
 	if on == repo.Zero {
 		return head.Commit, nil
@@ -208,7 +208,7 @@ func (l *loop) conflict(ctx context.Context, branch string, tip, base repo.Hash,
 	if err != nil {
 		return nil, err
 	}
-	landed := map[repo.Hash]change.Story{}
+	landed := map[repo.Hash]change.Change{}
 	for _, s := range stories {
 		if e, ok := s.Landing(); ok && s.Branch == branch {
 			landed[e.New] = s

@@ -128,7 +128,7 @@ func killAt(t *testing.T, point string, nth int) {
 	}
 
 	w.start()
-	byCommit := func(commit string) (change.Story, bool) {
+	byCommit := func(commit string) (change.Change, bool) {
 		stories, err := change.Of(w.r).List()
 		if err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func killAt(t *testing.T, point string, nth int) {
 				return s, true
 			}
 		}
-		return change.Story{}, false
+		return change.Change{}, false
 	}
 	for _, p := range pushes {
 		s, there := byCommit(p.Commit)

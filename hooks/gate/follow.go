@@ -200,7 +200,7 @@ func (g *Gate) Follow(ctx context.Context, repository string, number int) iter.S
 }
 
 // ending is the progress that a change's last event amounts to.
-func (l *loop) ending(s change.Story, e change.Event) Progress {
+func (l *loop) ending(s change.Change, e change.Event) Progress {
 	p := Progress{
 		At:        e.At,
 		Change:    s.Number,

@@ -101,7 +101,7 @@ type Question struct {
 	Tip        repo.Hash // where the branch is; Zero before the first landing
 	Candidate  repo.Hash
 	Tree       repo.Hash
-	Change     change.Story
+	Change     change.Change
 	Verdict    verdict.Verdict
 	Paths      []string // that landing would change
 	Now        time.Time

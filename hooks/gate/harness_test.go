@@ -224,7 +224,7 @@ func (w *harness) main() repo.Hash {
 	return h
 }
 
-func (w *harness) story(number int) change.Story {
+func (w *harness) story(number int) change.Change {
 	w.t.Helper()
 	s, err := change.Of(w.r).Read(number)
 	if err != nil {
@@ -233,7 +233,7 @@ func (w *harness) story(number int) change.Story {
 	return s
 }
 
-func events(s change.Story) string {
+func events(s change.Change) string {
 	var words []string
 	for _, e := range s.Events {
 		words = append(words, string(e.Kind))

@@ -140,7 +140,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	l.progress.add(p)
 }
 
-func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdict, record repo.Hash) (change.Story, error) {
+func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdict, record repo.Hash) (change.Change, error) {
 	l.proposing.Lock()
 	defer l.proposing.Unlock()
 	s := o.story
@@ -183,7 +183,7 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 }
 
 // noteLanded appends the landed event that a tested event announced.
-func (l *loop) noteLanded(ctx context.Context, s change.Story) (change.Story, error) {
+func (l *loop) noteLanded(ctx context.Context, s change.Change) (change.Change, error) {
 	e := s.Last()
 	subject := fmt.Sprintf("landed on %s as %s", s.Branch, show.Short(e.Candidate.String()))
 	event := change.Event{Kind: change.Landed, At: l.g.c.Now(), Subject: subject, Facts: change.Facts{
@@ -329,7 +329,7 @@ func (l *loop) refuse(ctx context.Context, number int, e change.Event) {
 
 // release makes the release of a landing. If it cannot be made now it is made
 // later: the landing stands.
-func (l *loop) release(ctx context.Context, s change.Story) {
+func (l *loop) release(ctx context.Context, s change.Change) {
 	if !l.g.c.Releases(l.r.Name()) {
 		return
 	}
@@ -341,7 +341,7 @@ func (l *loop) release(ctx context.Context, s change.Story) {
 	}
 }
 
-func (l *loop) makeRelease(ctx context.Context, s change.Story) error {
+func (l *loop) makeRelease(ctx context.Context, s change.Change) error {
 	e, ok := s.Landing()
 	commit := e.New
 	if !ok || commit == repo.Zero {

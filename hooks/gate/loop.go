@@ -24,7 +24,7 @@ import (
 type loop struct {
 	g        *Gate
 	r        *repo.Repository
-	log      *change.Log
+	log      *change.Store
 	releases *release.Store
 	slog     *slog.Logger
 	progress progressBoard
@@ -45,14 +45,14 @@ type loop struct {
 	failures       map[string]int        // by key
 	durations      durations
 	greenTip       map[string]repo.Hash // by branch: the tip whose tree is known to be green
-	heads          []change.Story       // whose head ref may have to be repaired
+	heads          []change.Change       // whose head ref may have to be repaired
 	releasePending bool                 // a release may be missing
 	builds         sync.WaitGroup
 }
 
 // open is an open change in the queue.
 type open struct {
-	story   change.Story
+	story   change.Change
 	pushed  time.Time
 	waiting *waiting // nil: it is tried when its turn comes
 	trouble int      // times in a row that the server could not go on with it
@@ -266,13 +266,13 @@ func (o *open) queued() plan.Change {
 }
 
 // enqueue takes a revision into the queue. Called by run alone.
-func (l *loop) enqueue(s change.Story, pushed time.Time) {
+func (l *loop) enqueue(s change.Change, pushed time.Time) {
 	l.open[s.Number] = &open{story: s, pushed: pushed}
 	l.heads = append(l.heads, s)
 }
 
 // end tells followers of a change that has ended, and forgets it as open.
-func (l *loop) end(s change.Story) {
+func (l *loop) end(s change.Change) {
 	l.opened.remove(s.Number)
 	e, _ := s.End()
 	l.progress.add(l.ending(s, e))

@@ -86,7 +86,7 @@ func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
 		Branch: p.Branch, Commit: p.Commit, By: p.By.User, Key: p.Key, Via: string(p.By.Via),
 		Options: p.Options, Decision: p.Decision, At: at,
 	}
-	var s change.Story
+	var s change.Change
 	if target != nil {
 		s, err = l.log.Revise(ctx, *target, push)
 	} else {
@@ -111,12 +111,12 @@ func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
 	return a, nil
 }
 
-func attached(s change.Story) Accepted {
+func attached(s change.Change) Accepted {
 	return Accepted{Change: s.Number, Revision: s.Head().Number, Attached: true, PushedAt: s.Head().At}
 }
 
 // accept begins to follow a new revision and tells the loop.
-func (l *loop) accept(s change.Story, at time.Time) {
+func (l *loop) accept(s change.Change, at time.Time) {
 	l.opened.add(s.Number)
 	if earlier := l.progress.begin(s.Number); earlier != nil {
 		earlier.add(Progress{
@@ -130,7 +130,7 @@ func (l *loop) accept(s change.Story, at time.Time) {
 
 // openFor finds the open changes of the pusher to the branch, and the open one
 // that has the very commit, whoever pushed it.
-func (l *loop) openFor(p Proposal) (mine []change.Story, same *change.Story, err error) {
+func (l *loop) openFor(p Proposal) (mine []change.Change, same *change.Change, err error) {
 	for _, n := range l.opened.list() {
 		s, err := l.log.Read(n)
 		if err != nil {
@@ -151,7 +151,7 @@ func (l *loop) openFor(p Proposal) (mine []change.Story, same *change.Story, err
 
 // heldAlready looks whether the branch holds the commit, and which change
 // brought it.
-func (l *loop) heldAlready(ctx context.Context, p Proposal) (*change.Story, error) {
+func (l *loop) heldAlready(ctx context.Context, p Proposal) (*change.Change, error) {
 	tip, err := l.r.Ref("refs/heads/" + p.Branch)
 	if err != nil || tip == repo.Zero {
 		return nil, err
@@ -176,7 +176,7 @@ func (l *loop) heldAlready(ctx context.Context, p Proposal) (*change.Story, erro
 }
 
 // reviseTarget is the change that a proposal is a new revision of, nil for none.
-func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Story) (*change.Story, error) {
+func (l *loop) reviseTarget(ctx context.Context, p Proposal, mine []change.Change) (*change.Change, error) {
 	if value, given := (change.Revision{Options: p.Options}).Option("change"); given {
 		n, _ := strconv.Atoi(value)
 		for _, s := range mine {
@@ -303,7 +303,7 @@ func (g *Gate) Replace(ctx context.Context, repository string, number, with int,
 }
 
 // openOf is an open change that somebody has pushed.
-func (l *loop) openOf(by access.Identity, repository string, number int) (change.Story, error) {
+func (l *loop) openOf(by access.Identity, repository string, number int) (change.Change, error) {
 	s, err := l.log.Read(number)
 	switch {
 	case err != nil:
@@ -318,7 +318,7 @@ func (l *loop) openOf(by access.Identity, repository string, number int) (change
 }
 
 // withdraw ends an open change, with l.proposing held.
-func (l *loop) withdraw(ctx context.Context, s change.Story, by access.Identity, subject string, facts change.Facts) error {
+func (l *loop) withdraw(ctx context.Context, s change.Change, by access.Identity, subject string, facts change.Facts) error {
 	number := s.Number
 	for {
 		if e, ended := s.End(); ended {

@@ -22,7 +22,7 @@ func (l *loop) load(ctx context.Context) error {
 		return err
 	}
 	var took durations
-	var waiting []change.Story
+	var waiting []change.Change
 	for _, s := range stories {
 		if s.Open() {
 			if s, err = l.repairLanded(ctx, s); err != nil {
@@ -58,7 +58,7 @@ func (l *loop) load(ctx context.Context) error {
 
 // repairLanded notes that a change has landed if its branch holds the candidate
 // that its newest event announced.
-func (l *loop) repairLanded(ctx context.Context, s change.Story) (change.Story, error) {
+func (l *loop) repairLanded(ctx context.Context, s change.Change) (change.Change, error) {
 	e := s.Last()
 	candidate := e.Candidate
 	if e.Kind != change.Tested || candidate == repo.Zero {
@@ -123,13 +123,13 @@ func (l *loop) repairReleases(ctx context.Context) {
 	for _, rel := range made {
 		has[rel.Commit] = true
 	}
-	var landed []change.Story
+	var landed []change.Change
 	for _, s := range stories {
 		if e, ok := s.Landing(); ok && e.New != repo.Zero && !has[e.New] {
 			landed = append(landed, s)
 		}
 	}
-	slices.SortStableFunc(landed, func(a, b change.Story) int {
+	slices.SortStableFunc(landed, func(a, b change.Change) int {
 		x, _ := a.Landing()
 		y, _ := b.Landing()
 		return x.At.Compare(y.At)

@@ -117,7 +117,7 @@ func errRestarting() error {
 }
 
 // Changes is the stories of a repository's changes, nil if it is not there.
-func (g *Gate) Changes(repository string) *change.Log {
+func (g *Gate) Changes(repository string) *change.Store {
 	l, err := g.loop(repository)
 	if err != nil {
 		return nil
@@ -145,14 +145,14 @@ func (g *Gate) Queue(repository string) []Entry {
 
 // Change is the story of one change and its place in the queue, nil if it is
 // not in it. The error is change.ErrNone if there is no such change.
-func (g *Gate) Change(repository string, number int) (change.Story, *Entry, error) {
+func (g *Gate) Change(repository string, number int) (change.Change, *Entry, error) {
 	l, err := g.loop(repository)
 	if err != nil {
-		return change.Story{}, nil, err
+		return change.Change{}, nil, err
 	}
 	s, err := l.log.Read(number)
 	if err != nil {
-		return change.Story{}, nil, err
+		return change.Change{}, nil, err
 	}
 	for _, e := range l.progress.snapshot(g.c.Now()) {
 		if e.Change == number {

@@ -101,7 +101,7 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 }
 
 type landed struct {
-	story  change.Story
+	story  change.Change
 	event  change.Event
 	before []change.Event
 }
@@ -135,7 +135,7 @@ func (rep *Report) signed(ref string, tip repo.Hash) (string, error) {
 
 // changeLog checks one log's signatures, and that it is of the change whose ref
 // it is at. It returns the repository's name in it.
-func (rep *Report) changeLog(s change.Story) (string, error) {
+func (rep *Report) changeLog(s change.Change) (string, error) {
 	root, err := rep.signed(change.Ref(s.Number), s.Tip)
 	if number := repo.TrailerValue(root, "Change"); err == nil && number != strconv.Itoa(s.Number) {
 		rep.found(change.Ref(s.Number), "is the log of change %q", number)

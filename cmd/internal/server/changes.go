@@ -49,7 +49,7 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f 
 
 // stateOf is a change's state: its place in the queue knows better than its log
 // what is going on just now.
-func stateOf(story change.Story, entry *gate.Entry) show.State {
+func stateOf(story change.Change, entry *gate.Entry) show.State {
 	if entry != nil {
 		return entry.State
 	}
@@ -57,7 +57,7 @@ func stateOf(story change.Story, entry *gate.Entry) show.State {
 }
 
 // summary is a change as lists show it.
-func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Entry) (show.Change, error) {
+func (s *Server) summary(r *repo.Repository, story change.Change, entry *gate.Entry) (show.Change, error) {
 	head := story.Head()
 	c := show.Change{
 		Repository: story.Repository,
@@ -129,7 +129,7 @@ func (s *Server) summary(r *repo.Repository, story change.Story, entry *gate.Ent
 
 // builtFor is the build of an ended change as far as its story tells it: green
 // or failed, and whether an earlier verdict saved it. Nil if nothing was built.
-func builtFor(story change.Story, end change.Event, tree string) *show.Build {
+func builtFor(story change.Change, end change.Event, tree string) *show.Build {
 	tested, state := end, show.Failed
 	if end.Kind == change.Landed {
 		state = show.Green
@@ -211,20 +211,20 @@ func (s *Server) Change(ctx context.Context, a access.Identity, name string, num
 
 // mayEnd is whether an actor may withdraw a change: who pushed it, and
 // administrators.
-func (s *Server) mayEnd(a access.Identity, story change.Story) bool {
+func (s *Server) mayEnd(a access.Identity, story change.Change) bool {
 	own := a.User == story.Revisions[0].By && a.Scope.Allows(access.Write, story.Repository)
 	return story.Open() && (own || s.access.Load().May(a, access.Administer, story.Repository))
 }
 
 // mayRetry is whether an actor may propose a change once more.
-func (s *Server) mayRetry(a access.Identity, story change.Story) bool {
+func (s *Server) mayRetry(a access.Identity, story change.Change) bool {
 	end, ended := story.End()
 	return ended && end.Kind != change.Landed && s.access.Load().May(a, access.Write, story.Repository)
 }
 
 // whatHappened is an event in words that follow the name of who did it, or stand
 // alone when that was the server.
-func whatHappened(story change.Story, e change.Event) string {
+func whatHappened(story change.Change, e change.Event) string {
 	switch e.Kind {
 	case change.Pushed:
 		return fmt.Sprintf("pushed revision %d to %s: %s", e.Revision, story.Branch, story.Revisions[e.Revision-1].Subject)

@@ -132,7 +132,7 @@ func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string,
 // baseOf is the commit of the branch that a revision of a change stands on. Once
 // it has landed the branch holds the revision itself: then it is what the branch
 // was before.
-func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.Story, head repo.Hash) (repo.Hash, error) {
+func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.Change, head repo.Hash) (repo.Hash, error) {
 	if landing, ok := story.Landing(); ok && landing.New != repo.Zero {
 		return source.Base(ctx, r, landing.Old, head)
 	}

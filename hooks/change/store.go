@@ -30,19 +30,19 @@ func Ref(number int) string { return prefix + strconv.Itoa(number) + "/log" }
 // HeadRef is the ref of a change's newest revision.
 func HeadRef(number int) string { return prefix + strconv.Itoa(number) + "/head" }
 
-// Log is the stories of one repository's changes. It is safe for concurrent
+// Store is the changes of one repository. It is safe for concurrent
 // use. What it has read it keeps, by the log's tip, so that listing reads only
 // what is new.
-type Log struct {
+type Store struct {
 	r *repo.Repository
 
 	mu      sync.Mutex
-	stories map[int]Story
+	changes map[int]Change
 	newest  int // highest number known to be taken
 }
 
-// Of is the Log of a repository.
-func Of(r *repo.Repository) *Log { return &Log{r: r, stories: map[int]Story{}} }
+// Of is the Store of a repository.
+func Of(r *repo.Repository) *Store { return &Store{r: r, changes: map[int]Change{}} }
 
 // Push is an accepted push: what Open and Revise record.
 type Push struct {
@@ -58,46 +58,46 @@ type Push struct {
 
 // Open makes a new change from a push. When it returns nil the change is
 // durable and cannot be lost.
-func (l *Log) Open(ctx context.Context, p Push) (Story, error) {
+func (st *Store) Open(ctx context.Context, p Push) (Change, error) {
 	if p.Branch == "" || p.Commit == repo.Zero || p.By == "" {
-		return Story{}, fmt.Errorf("open change in %s: branch, commit and user must be known", l.r.Name())
+		return Change{}, fmt.Errorf("open change in %s: branch, commit and user must be known", st.r.Name())
 	}
-	number, err := l.next(false)
-	for ; err == nil; number, err = l.next(true) {
-		var s Story
-		if s, err = l.open(ctx, number, p); !errors.Is(err, repo.ErrMoved) {
+	number, err := st.next(false)
+	for ; err == nil; number, err = st.next(true) {
+		var s Change
+		if s, err = st.open(ctx, number, p); !errors.Is(err, repo.ErrMoved) {
 			return s, err
 		}
 	}
-	return Story{}, err
+	return Change{}, err
 }
 
-func (l *Log) open(ctx context.Context, number int, p Push) (Story, error) {
+func (st *Store) open(ctx context.Context, number int, p Push) (Change, error) {
 	// The chain begins with a commit of its own, so that --first-parent never
 	// leads out of the story into the pushed commit's history.
-	root, err := l.r.WriteCommit(repo.NewCommit{At: p.At, Message: repo.Message(
-		fmt.Sprintf("change %d of %s, to %s", number, l.r.Name(), p.Branch), "",
+	root, err := st.r.WriteCommit(repo.NewCommit{At: p.At, Message: repo.Message(
+		fmt.Sprintf("change %d of %s, to %s", number, st.r.Name(), p.Branch), "",
 		repo.Trailer{Key: "Change", Value: strconv.Itoa(number)},
-		repo.Trailer{Key: "Repository", Value: l.r.Name()},
+		repo.Trailer{Key: "Repository", Value: st.r.Name()},
 		repo.Trailer{Key: "Branch", Value: p.Branch},
 	)})
 	if err != nil {
-		return Story{}, fmt.Errorf("open change %d of %s: %w", number, l.r.Name(), err)
+		return Change{}, fmt.Errorf("open change %d of %s: %w", number, st.r.Name(), err)
 	}
-	s := Story{Repository: l.r.Name(), Number: number, Branch: p.Branch, Tip: root}
-	return l.push(ctx, s, repo.Zero, p)
+	s := Change{Repository: st.r.Name(), Number: number, Branch: p.Branch, Tip: root}
+	return st.push(ctx, s, repo.Zero, p)
 }
 
 // Revise adds a revision to a change as the caller knows it.
-func (l *Log) Revise(ctx context.Context, s Story, p Push) (Story, error) {
+func (st *Store) Revise(ctx context.Context, s Change, p Push) (Change, error) {
 	p.Branch = s.Branch
-	return l.push(ctx, s, s.Tip, p)
+	return st.push(ctx, s, s.Tip, p)
 }
 
-func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, error) {
-	c, err := l.r.Commit(p.Commit)
+func (st *Store) push(ctx context.Context, s Change, old repo.Hash, p Push) (Change, error) {
+	c, err := st.r.Commit(p.Commit)
 	if err != nil {
-		return Story{}, err
+		return Change{}, err
 	}
 	subject, via := terminal.Message(repo.Subject(c.Message), 200), p.Via
 	if via == "" {
@@ -123,9 +123,9 @@ func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, 
 		trailers = append(trailers, repo.Trailer{Key: "Option", Value: o})
 	}
 	crash.Point("push.proposed")
-	s, err = l.append(ctx, s, old, e, trailers, p.Commit)
+	s, err = st.append(ctx, s, old, e, trailers, p.Commit)
 	if err != nil {
-		return Story{}, err
+		return Change{}, err
 	}
 	crash.Point("push.accepted")
 	return s, nil
@@ -133,92 +133,92 @@ func (l *Log) push(ctx context.Context, s Story, old repo.Hash, p Push) (Story, 
 
 // Append adds an event to a change as the caller knows it. It returns ErrMoved,
 // and adds nothing, when the story has gone on since.
-func (l *Log) Append(ctx context.Context, s Story, e Event) (Story, error) {
+func (st *Store) Append(ctx context.Context, s Change, e Event) (Change, error) {
 	if e.Revision == 0 {
 		e.Revision = s.Head().Number
 	}
-	return l.append(ctx, s, s.Tip, e, nil)
+	return st.append(ctx, s, s.Tip, e, nil)
 }
 
 // append writes e, with further trailers and parents, after s.Tip and moves the
 // ref from old.
-func (l *Log) append(
-	ctx context.Context, s Story, old repo.Hash, e Event, trailers []repo.Trailer, parents ...repo.Hash,
-) (Story, error) {
+func (st *Store) append(
+	ctx context.Context, s Change, old repo.Hash, e Event, trailers []repo.Trailer, parents ...repo.Hash,
+) (Change, error) {
 	author := repo.Person{}
 	if e.By != "" {
 		author = repo.Person{Name: e.By}
 	}
 	message := e.message(s.Number, trailers...)
-	commit, err := l.r.WriteCommit(repo.NewCommit{
+	commit, err := st.r.WriteCommit(repo.NewCommit{
 		Parents: append([]repo.Hash{s.Tip}, parents...),
 		Author:  author, At: e.At, Message: message,
 	})
 	if err == nil {
-		err = l.r.Move(ctx, Ref(s.Number), old, commit)
+		err = st.r.Move(ctx, Ref(s.Number), old, commit)
 	}
 	if err != nil {
-		return Story{}, fmt.Errorf("note %q in change %d of %s: %w", e.Kind, s.Number, s.Repository, err)
+		return Change{}, fmt.Errorf("note %q in change %d of %s: %w", e.Kind, s.Number, s.Repository, err)
 	}
 	// It is durable now; nothing below may fail.
 	s.Tip = commit
 	s.add(commit, e.At.UTC().Truncate(time.Second), message)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.newest = max(l.newest, s.Number)
-	l.stories[s.Number] = s
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.newest = max(st.newest, s.Number)
+	st.changes[s.Number] = s
 	return s, nil
 }
 
 // RepairHead makes refs/changes/<n>/head point at the newest revision. Opening
 // and revising leave that to the caller: the head follows from the log.
-func (l *Log) RepairHead(ctx context.Context, s Story) error {
+func (st *Store) RepairHead(ctx context.Context, s Change) error {
 	for {
-		at, err := l.r.Ref(HeadRef(s.Number))
+		at, err := st.r.Ref(HeadRef(s.Number))
 		if err != nil || at == s.Head().Commit {
 			return err
 		}
-		if err := l.r.Move(ctx, HeadRef(s.Number), at, s.Head().Commit); !errors.Is(err, repo.ErrMoved) {
+		if err := st.r.Move(ctx, HeadRef(s.Number), at, s.Head().Commit); !errors.Is(err, repo.ErrMoved) {
 			return err
 		}
-		if s, err = l.Read(s.Number); err != nil {
+		if s, err = st.Read(s.Number); err != nil {
 			return err
 		}
 	}
 }
 
 // Read returns the story of one change, or ErrNone.
-func (l *Log) Read(number int) (Story, error) {
-	tip, err := l.r.Ref(Ref(number))
+func (st *Store) Read(number int) (Change, error) {
+	tip, err := st.r.Ref(Ref(number))
 	if err != nil {
-		return Story{}, err
+		return Change{}, err
 	}
 	if tip == repo.Zero {
-		return Story{}, ErrNone
+		return Change{}, ErrNone
 	}
-	return l.read(number, tip)
+	return st.read(number, tip)
 }
 
-// List returns all stories by number.
-func (l *Log) List() ([]Story, error) {
-	refs, err := l.r.Refs(prefix)
+// List returns all changes by number.
+func (st *Store) List() ([]Change, error) {
+	refs, err := st.r.Refs(prefix)
 	if err != nil {
 		return nil, err
 	}
-	var stories []Story
+	var changes []Change
 	for _, ref := range refs {
 		number, ok := numberOf(ref.Name)
 		if !ok {
 			continue
 		}
-		s, err := l.read(number, ref.Hash)
+		s, err := st.read(number, ref.Hash)
 		if err != nil {
 			return nil, err
 		}
-		stories = append(stories, s)
+		changes = append(changes, s)
 	}
-	slices.SortFunc(stories, func(a, b Story) int { return a.Number - b.Number })
-	return stories, nil
+	slices.SortFunc(changes, func(a, b Change) int { return a.Number - b.Number })
+	return changes, nil
 }
 
 // numberOf reads "refs/changes/7/log".
@@ -232,12 +232,12 @@ func numberOf(ref string) (int, bool) {
 }
 
 // next is a number that is probably free; Open finds out by creating its ref.
-func (l *Log) next(look bool) (int, error) {
-	l.mu.Lock()
-	newest := l.newest
-	l.mu.Unlock()
+func (st *Store) next(look bool) (int, error) {
+	st.mu.Lock()
+	newest := st.newest
+	st.mu.Unlock()
 	if newest == 0 || look {
-		refs, err := l.r.Refs(prefix)
+		refs, err := st.r.Refs(prefix)
 		if err != nil {
 			return 0, err
 		}
@@ -251,14 +251,14 @@ func (l *Log) next(look bool) (int, error) {
 }
 
 // read parses the chain below tip, as far as it is not known yet.
-func (l *Log) read(number int, tip repo.Hash) (Story, error) {
-	l.mu.Lock()
-	known := l.stories[number]
-	l.mu.Unlock()
+func (st *Store) read(number int, tip repo.Hash) (Change, error) {
+	st.mu.Lock()
+	known := st.changes[number]
+	st.mu.Unlock()
 	if known.Tip == tip {
 		return known, nil
 	}
-	s := Story{Repository: l.r.Name(), Number: number, Tip: tip}
+	s := Change{Repository: st.r.Name(), Number: number, Tip: tip}
 	type link struct {
 		commit  repo.Hash
 		at      time.Time
@@ -270,9 +270,9 @@ func (l *Log) read(number int, tip repo.Hash) (Story, error) {
 			s.Branch, s.Revisions, s.Events = known.Branch, known.Revisions, known.Events
 			break
 		}
-		c, err := l.r.Commit(at)
+		c, err := st.r.Commit(at)
 		if err != nil {
-			return Story{}, fmt.Errorf("read change %d: %w", number, err)
+			return Change{}, fmt.Errorf("read change %d: %w", number, err)
 		}
 		if len(c.ParentHashes) == 0 {
 			s.Branch = repo.TrailerValue(c.Message, "Branch")
@@ -284,20 +284,20 @@ func (l *Log) read(number int, tip repo.Hash) (Story, error) {
 	for _, k := range slices.Backward(links) {
 		s.add(k.commit, k.at, k.message)
 		if e := s.Events[len(s.Events)-1]; e.Revision < 1 || e.Revision > len(s.Revisions) || e.Kind == Pushed && e.Revision != len(s.Revisions) {
-			return Story{}, fmt.Errorf("read change %d of %s: its event %s is of revision %d, of %d", number, l.r.Name(), k.commit, e.Revision, len(s.Revisions))
+			return Change{}, fmt.Errorf("read change %d of %s: its event %s is of revision %d, of %d", number, st.r.Name(), k.commit, e.Revision, len(s.Revisions))
 		}
 	}
 	if len(s.Revisions) == 0 || s.Events[0].Kind != Pushed || s.Branch == "" {
-		return Story{}, fmt.Errorf("read change %d of %s: its log at %s does not begin with a push", number, l.r.Name(), tip)
+		return Change{}, fmt.Errorf("read change %d of %s: its log at %s does not begin with a push", number, st.r.Name(), tip)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stories[number] = s
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.changes[number] = s
 	return s, nil
 }
 
-// add puts an event at the end, leaving stories that share the slices alone.
-func (s *Story) add(commit repo.Hash, at time.Time, message string) {
+// add puts an event at the end, leaving changes that share the slices alone.
+func (s *Change) add(commit repo.Hash, at time.Time, message string) {
 	e, trailers := event(commit, at, message)
 	s.Events = append(slices.Clip(s.Events), e)
 	if e.Kind == Pushed {

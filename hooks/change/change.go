@@ -1,10 +1,10 @@
-// Package change keeps the story of every change: a chain of signed event
+// Package change keeps the log of every change: a chain of signed event
 // commits on refs/changes/<n>/log, with messages for people and trailers for
-// machines. `git log --first-parent refs/changes/7/log` reads as the story.
+// machines. `git log --first-parent refs/changes/7/log` reads it.
 //
-//   - Log reads and writes the stories of one repository. Each event is one
+//   - Store reads and writes the changes of one repository. Each event is one
 //     commit and one move of one ref: that move is the event.
-//   - Story is what a change's chain says: its revisions and its events.
+//   - Change is what a chain says: its revisions and its events.
 //
 // The first event of each revision has the pushed commit as second parent,
 // which keeps it alive. refs/changes/<n>/head is derived from the log.
@@ -80,9 +80,9 @@ func (r Revision) Option(name string) (value string, given bool) {
 	return value, given
 }
 
-// Story is one change as its log tells it. It is not to be altered: the
+// Change is one change as its log tells it. It is not to be altered: the
 // slices are shared.
-type Story struct {
+type Change struct {
 	Repository string
 	Number     int
 	Branch     string    // short name: main
@@ -92,11 +92,11 @@ type Story struct {
 }
 
 // Head is the newest revision.
-func (s Story) Head() Revision { return s.Revisions[len(s.Revisions)-1] }
+func (s Change) Head() Revision { return s.Revisions[len(s.Revisions)-1] }
 
 // Last is the newest event of the newest revision: its Pushed event, if nothing
 // has happened since.
-func (s Story) Last() Event {
+func (s Change) Last() Event {
 	for i := len(s.Events) - 1; i > 0; i-- {
 		if s.Events[i].Revision == s.Head().Number {
 			return s.Events[i]
@@ -106,16 +106,16 @@ func (s Story) Last() Event {
 }
 
 // End is the event that ended the newest revision.
-func (s Story) End() (Event, bool) {
+func (s Change) End() (Event, bool) {
 	e := s.Last()
 	return e, e.Kind.ends()
 }
 
 // Open reports whether the newest revision has not come to its end.
-func (s Story) Open() bool { return !s.Last().Kind.ends() }
+func (s Change) Open() bool { return !s.Last().Kind.ends() }
 
 // Landing is the newest Landed event, of whichever revision.
-func (s Story) Landing() (Event, bool) {
+func (s Change) Landing() (Event, bool) {
 	for i := len(s.Events) - 1; i >= 0; i-- {
 		if s.Events[i].Kind == Landed {
 			return s.Events[i], true
@@ -125,7 +125,7 @@ func (s Story) Landing() (Event, bool) {
 }
 
 // State is the word that people read.
-func (s Story) State() show.State {
+func (s Change) State() show.State {
 	switch s.Last().Kind {
 	case Landed:
 		return show.Landed
