@@ -333,7 +333,7 @@ type answer struct {
 	control *http.ResponseController
 	kind    string // of content
 	first   string // what stands before git's own
-	started   bool
+	started bool
 	broken  bool
 }
 

@@ -45,7 +45,7 @@ type loop struct {
 	failures       map[string]int        // by key
 	durations      durations
 	greenTip       map[string]repo.Hash // by branch: the tip whose tree is known to be green
-	heads          []change.Change       // whose head ref may have to be repaired
+	heads          []change.Change      // whose head ref may have to be repaired
 	releasePending bool                 // a release may be missing
 	builds         sync.WaitGroup
 }
