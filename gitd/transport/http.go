@@ -254,13 +254,6 @@ func credential(r *http.Request) (secret string, given bool) {
 
 // run has git answer.
 func (h *HTTP) run(w *answer, r *http.Request, to route, actor access.Identity, key string) {
-	// Each is an error only of a ResponseWriter that is not the server's own. What
-	// the server gives a request altogether is no measure of a push: the child is
-	// watched instead (Limits).
-	_ = w.control.SetReadDeadline(time.Time{})
-	_ = w.control.SetWriteDeadline(time.Time{})
-	_ = w.control.EnableFullDuplex()
-
 	request := Request{
 		Actor:      actor,
 		Key:        key,
@@ -293,6 +286,13 @@ func (h *HTTP) run(w *answer, r *http.Request, to route, actor access.Identity, 
 		}
 	}
 
+	// Each is an error only of a ResponseWriter that is not the server's own. What
+	// the server gives a request altogether is no measure of a push: the child is
+	// watched instead (Limits).
+	_ = w.control.SetReadDeadline(time.Time{})
+	_ = w.control.SetWriteDeadline(time.Time{})
+	_ = w.control.EnableFullDuplex()
+
 	var reading sync.WaitGroup
 	var said message
 	status, err := h.Transport.Serve(h.children, request, Client{
@@ -309,10 +309,16 @@ func (h *HTTP) run(w *answer, r *http.Request, to route, actor access.Identity, 
 	})
 	late := time.AfterFunc(drained, func() { _ = w.control.SetReadDeadline(time.Now().Add(-time.Second)) })
 	reading.Wait()
+	// In full duplex net/http takes what is left of a body for the next request, or
+	// reads it in two places at once: nothing may be left.
+	_, unread := io.Copy(io.Discard, r.Body)
 	late.Stop()
+	if unread != nil && !w.started {
+		w.w.Header().Set("Connection", "close")
+	}
 
 	switch {
-	case err != nil && w.started, w.broken:
+	case w.started && (err != nil || unread != nil), w.broken:
 		panic(http.ErrAbortHandler) // so that the client does not take what it has for all
 	case err != nil:
 		w.fail(err)
