@@ -1,7 +1,7 @@
 // Headgate takes a team from git push to a running production.
 //
 // This program is the server (serve, demo) and the tools that people run
-// elsewhere: check, run and verify need nothing but a work tree or a clone.
+// elsewhere: init, check, run and verify need nothing but a work tree or a clone.
 // Each command is a few lines here or in the file named for it; what they
 // start is joined in cmd/internal/server.
 package main
@@ -46,7 +46,7 @@ type exitCode struct{ code int }
 func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
-	return []command{serveCommand(), demoCommand(), checkCommand(), runCommand(), verifyCommand(), doctorCommand(), keyCommand(), versionCommand()}
+	return []command{serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), verifyCommand(), doctorCommand(), keyCommand(), versionCommand()}
 }
 
 func main() {

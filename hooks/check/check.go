@@ -105,7 +105,7 @@ func (m Missing) Fix() string {
 	case m.Is == Symlink:
 		return "put the file itself there: links are not followed"
 	}
-	return `write one: version: 0.2, phases: {build: {commands: ["make test"]}}`
+	return "run `headgate init`, or write one: " + `version: 0.2, phases: {build: {commands: ["make test"]}}`
 }
 
 // Bounds of what is read of one tree. What is checked is written by people:

@@ -291,6 +291,7 @@ func noBuildspec(name string) *problem {
 	return &problem{
 		kind: change.Refused,
 		details: []string{
+			"`headgate init` in the project writes one that fits it, and what else is wanted; or",
 			"paste this into " + name + ", then push again:",
 			"  version: 0.2", "  phases:", "    build:", `      commands: ["make test"]`,
 		},

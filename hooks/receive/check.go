@@ -118,6 +118,7 @@ func noBuildspec(m check.Missing, repository string, server show.Server) *reject
 		return r
 	}
 	r.Where = []string{
+		"`headgate init` in the project writes one that fits it, and what else is wanted; or",
 		"paste this into " + m.File + ", then push again:",
 		"  version: 0.2",
 		"  phases:",
