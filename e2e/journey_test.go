@@ -425,9 +425,9 @@ func (j *journey) pushFromBehind() {
 	j.change(4, "landed", func() error { return j.propose() })
 }
 
-// withdraw takes a change back while it is built.
+// withdraw takes a change back while it is built, and has started what wants to stay.
 func (j *journey) withdraw() {
-	j.write("test.sh", "sleep 600\n")
+	j.write("test.sh", "setsid nohup sh -c 'trap \"\" TERM HUP INT; while :; do sleep 600; done; : "+j.dir+"/' >/dev/null 2>&1 &\nsleep 600\n")
 	j.must(j.git("commit", "-q", "-a", "-m", "Take for ever"))
 	j.change(5, "running", func() error { return j.propose("-o", "nowait") })
 	j.step("withdraw", func() error {

@@ -37,6 +37,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -133,13 +134,11 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	// Only what is needed while it is used lives in work and run: whatever is
 	// there now belonged to a process that is no more.
-	if n, err := endOrphans(path("work")); err != nil {
+	sandboxes := sandbox.Records{Dir: path("run", "sandboxes")}
+	if n, err := sandboxes.EndAll(); err != nil {
 		return nil, err
 	} else if n > 0 {
 		log.Info("ended what an earlier process left running", "sandboxes", n)
-	}
-	if err := sweepGroups(path("work", "builds")); err != nil {
-		log.Warn("cgroups of an earlier process are left", "err", err)
 	}
 	for _, dir := range []string{"work", "run"} {
 		build.RemoveAll(path(dir))
@@ -211,7 +210,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 			Next: &gate.TreeBuilder{
 				Logs:      logDir,
 				Artifacts: s.artifacts,
-				Executor:  &host.Host{Hidden: []string{o.Data}},
+				Executor:  &host.Host{Hidden: []string{o.Data}, Records: sandboxes},
 				Work:      path("work", "builds"),
 			},
 		},
@@ -223,6 +222,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Log:    log,
 	})
 	s.services = services.New(path("work", "services"), path("logs", "services"), s.artifacts.Unpack)
+	s.services.Sandboxes = sandboxes
 	s.services.Log = log
 	s.services.TrustedProxies = o.Proxies
 	s.reconciler = &reconciler.Reconciler{

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
 // Limits bound one build.
@@ -73,6 +71,9 @@ func newGroup(root, name string, l Limits) (*group, error) {
 	if len(plan) == 0 {
 		return nil, errors.New("there are no cgroups here")
 	}
+	if _, err := os.Stat(filepath.Join(root, "freezer")); err == nil { // v1: what is to be killed is frozen first
+		plan[filepath.Join(root, "freezer", name)] = nil
+	}
 	g := &group{}
 	defer func() {
 		for _, dir := range g.dirs { // those that are not there count nothing
@@ -134,37 +135,23 @@ func (g *group) limit() string {
 	return strings.Join(met, ", ")
 }
 
-// remove removes the group, whose processes have ended. The kernel may take a
-// moment to see that.
-func (g *group) remove() error {
+// directories are what a sandbox in the group is recorded and ended with.
+func (g *group) directories() []string {
 	if g == nil {
 		return nil
 	}
+	return g.dirs
+}
+
+// remove removes a group in which nothing was started.
+func (g *group) remove() error {
 	var errs []error
-	deadline := time.Now().Add(10 * time.Second)
-	for _, dir := range g.dirs {
-		err := os.Remove(dir)
-		for errors.Is(err, syscall.EBUSY) && time.Now().Before(deadline) {
-			time.Sleep(2 * time.Millisecond)
-			err = os.Remove(dir)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, dir := range g.directories() {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, plain(err))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Sweep removes the cgroups that sandboxes with these IDs had in a process
-// that was killed. Their processes have ended.
-func Sweep(ids []string) error {
-	g := &group{}
-	for _, id := range ids {
-		for _, parent := range []string{"", "pids", "memory"} {
-			g.dirs = append(g.dirs, filepath.Join(cgroupRoot, parent, groupName(id)))
-		}
-	}
-	return g.remove()
 }
 
 func groupName(id string) string { return "headgate-" + id }

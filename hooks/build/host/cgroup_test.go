@@ -53,27 +53,3 @@ func TestGroupOnBothVersions(t *testing.T) {
 		t.Error("a group where there are none")
 	}
 }
-
-func TestSweep(t *testing.T) {
-	old := cgroupRoot
-	defer func() { cgroupRoot = old }()
-	cgroupRoot = t.TempDir()
-	for _, dir := range []string{"pids/headgate-a", "memory/headgate-a", "headgate-b", "headgate-other"} {
-		if err := os.MkdirAll(filepath.Join(cgroupRoot, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := Sweep([]string{"a", "b", "c"}); err != nil {
-		t.Fatal(err)
-	}
-	left, err := filepath.Glob(filepath.Join(cgroupRoot, "*", "headgate-*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left %v, %v", left, err)
-	}
-	if _, err := os.Stat(filepath.Join(cgroupRoot, "headgate-other")); err != nil {
-		t.Error("another's is gone")
-	}
-	if _, err := os.Stat(filepath.Join(cgroupRoot, "headgate-b")); err == nil {
-		t.Error("headgate-b is left")
-	}
-}

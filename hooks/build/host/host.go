@@ -8,17 +8,17 @@
 // build prints can be taken for an answer, and a child that stays behind can
 // neither hold a step up nor outlive the build.
 //
-// The build's processes have the loop's user, so two things keep it from them.
-// Its shell is a copy that may be executed but not read: the kernel then lets
-// nobody look into the process, at its descriptors under /proc for one, who
-// lacks privilege. And privilege is dropped: without it nothing inside can undo
-// the sandbox either, which root could otherwise do by mounting /usr writable.
+// The loop is the first process inside, with which all others end, and the
+// build's processes have its user. So two things keep it from them. Its shell is
+// a copy that may be executed but not read: the kernel then lets nobody trace
+// the process, or look at its descriptors under /proc, who lacks privilege. And
+// privilege is dropped: without it nothing inside can undo the sandbox either,
+// which root could otherwise do by mounting /usr writable.
 package host
 
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +34,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/hooks/build"
 )
 
@@ -42,6 +43,8 @@ type Host struct {
 	Bwrap  string   // path of bubblewrap; "" looks it up in PATH
 	Limits Limits   // zero: DefaultLimits
 	Hidden []string // directories that no build may see, wherever they lie: the server's data
+
+	Records sandbox.Records // of running sandboxes, for the next start of the server
 
 	probe   sync.Once
 	sealing bool // bubblewrap can forbid user namespaces inside
@@ -100,8 +103,11 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if !sealed {
 		n.notes = append(n.notes, "builds can make user namespaces, and as root's lift their limits: bubblewrap is older than 0.8")
 	}
-	if err := n.start(ctx, bwrap, h.arguments(s, sealed)); err != nil {
+	if n.sandbox, err = h.Records.New("build "+s.ID, n.group.directories()...); err != nil {
 		return nil, errors.Join(err, n.group.remove())
+	}
+	if err := n.start(ctx, bwrap, h.arguments(s, sealed)); err != nil {
+		return nil, errors.Join(err, n.sandbox.Close())
 	}
 	return n, nil
 }
@@ -130,16 +136,16 @@ const (
 // arguments are bubblewrap's.
 func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 	args := []string{
-		"--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
+		"--unshare-all", "--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
 		"--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt",
 		"--dev", "/dev", "--proc", "/proc", "--dir", "/var/tmp", "--dir", "/run",
 		"--bind", s.Temp, "/tmp", "--bind", s.Home, build.HomeDir,
 		"--bind", s.Source, build.SourceDir, "--ro-bind", s.Control, build.ControlDir, "--dir", build.StateDir,
-		"--perms", "0111", "--ro-bind-data", strconv.Itoa(shellFD), loopShell,
 		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
 		"--chdir", build.SourceDir, "--info-fd", strconv.Itoa(infoFD), "--seccomp", strconv.Itoa(seccompFD),
 	}
+	args = append(args, sandbox.Init(shellFD, loopShell)...)
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
 	} else if setting("/proc/sys/user/max_user_namespaces") == "0" { // root can do without
@@ -189,15 +195,15 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 }
 
 type session struct {
-	cmd    *exec.Cmd
-	out    *os.File      // what the sandbox prints
-	ask    *os.File      // scripts to run
-	status *bufio.Reader // exit statuses
-	answer *os.File      // under status
-	pidfd  int           // of the sandbox's first process; -1 when it is not known
-	group  *group
-	notes  []string
-	done   chan struct{} // closed when bubblewrap has been waited for
+	cmd     *exec.Cmd
+	out     *os.File      // what the sandbox prints
+	ask     *os.File      // scripts to run
+	status  *bufio.Reader // exit statuses
+	answer  *os.File      // under status
+	sandbox *sandbox.Sandbox
+	group   *group
+	notes   []string
+	done    chan struct{} // closed when bubblewrap has been waited for
 }
 
 func (n *session) start(ctx context.Context, bwrap string, arguments []string) (err error) {
@@ -223,7 +229,7 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	seccompR := given(noKeyrings(), pipe)
 	var shell *os.File
 	if err == nil {
-		shell, err = os.Open("/bin/sh")
+		shell, err = sandbox.OpenShell()
 	}
 	for _, f := range []*os.File{outW, askR, answerW, infoW, infoR, passwdR, groupR, hostsR, seccompR, shell} {
 		if f != nil {
@@ -255,24 +261,18 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 		return fmt.Errorf("start bubblewrap: %w", err)
 	}
 	n.cmd, n.out, n.ask, n.answer, n.status = cmd, outR, askW, answerR, bufio.NewReader(answerR)
-	go func() {
-		_ = cmd.Wait() // it is killed, or ends as its loop did; neither says anything
-		close(n.done)
-	}()
 	// So that reading ends when those in the sandbox have closed their own.
 	for _, f := range []*os.File{infoW, answerW, outW} {
 		f.Close()
 	}
 	// A bubblewrap that is killed before it has tied its first process to itself
 	// leaves it behind. So nobody kills it before that process is known.
-	n.pidfd = -1
-	var info struct {
-		PID int `json:"child-pid"`
-	}
-	if err := json.NewDecoder(io.LimitReader(infoR, 4096)).Decode(&info); err == nil && info.PID > 0 {
-		if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
-			n.pidfd = fd
-		}
+	_, serr := n.sandbox.Started(infoR, cmd.Process.Pid)
+	go func() {
+		_ = cmd.Wait() // it is killed, or ends as its loop did; neither says anything
+		close(n.done)
+	}()
+	if serr == nil {
 		stop := context.AfterFunc(ctx, n.kill)
 		defer stop()
 		if line, err := n.status.ReadString('\n'); err == nil && line == "ready\n" {
@@ -283,6 +283,9 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	said, _ := io.ReadAll(io.LimitReader(outR, 4096))
 	if err := errors.Join(ctx.Err(), n.Close()); err != nil {
 		return err
+	}
+	if len(said) == 0 && serr != nil {
+		return serr
 	}
 	why := "bubblewrap could not make a sandbox: " + strings.TrimSpace(string(said))
 	if do := advice(string(said), setting); do != "" {
@@ -427,9 +430,11 @@ func (n *session) rest(out io.Writer) error {
 	return nil
 }
 
-// kill ends the sandbox at once: bubblewrap dies, and with it, by
-// --die-with-parent, the first process inside, and with that all others.
+// kill ends the sandbox at once.
 func (n *session) kill() {
+	if n.sandbox.Kill() {
+		return // and bubblewrap ends with it
+	}
 	select {
 	case <-n.done:
 		return // its number may be another's by now
@@ -438,32 +443,15 @@ func (n *session) kill() {
 	_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL) // it may be gone already
 }
 
-// Close implements build.Session. The kernel ends a process namespace whole: when
-// its first process is gone, so are all.
+// Close implements build.Session.
 func (n *session) Close() error {
 	n.kill()
 	<-n.done
-	var err error
-	if n.pidfd >= 0 {
-		_ = unix.PidfdSendSignal(n.pidfd, unix.SIGKILL, nil, 0) // dead or dying already, by --die-with-parent
-		fds := []unix.PollFd{{Fd: int32(n.pidfd), Events: unix.POLLIN}}
-		for deadline := time.Now().Add(10 * time.Second); ; {
-			ready, perr := unix.Poll(fds, max(0, int(time.Until(deadline).Milliseconds())))
-			if perr == unix.EINTR {
-				continue
-			}
-			if ready == 0 {
-				err = errors.New("processes of the build could not be ended")
-			}
-			break
-		}
-		unix.Close(n.pidfd)
-		n.pidfd = -1
-	}
+	err := n.sandbox.Close()
 	n.out.Close()
 	n.ask.Close()
 	n.answer.Close()
-	return errors.Join(err, n.group.remove())
+	return err
 }
 
 // cgroupRoot is where cgroups are mounted.

@@ -14,8 +14,8 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 )
 
-// sandbox is a Sandbox with its directories and a script that does what is said.
-func sandbox(t testing.TB, script string) build.Sandbox {
+// sandboxOf is a Sandbox with its directories and a script that does what is said.
+func sandboxOf(t testing.TB, script string) build.Sandbox {
 	t.Helper()
 	dir := t.TempDir()
 	s := build.Sandbox{ID: filepath.Base(dir) + strings.ReplaceAll(t.Name(), "/", "-"), Source: filepath.Join(dir, "src"), Control: filepath.Join(dir, "control"), Home: filepath.Join(dir, "home"), Temp: filepath.Join(dir, "temp")}
@@ -33,7 +33,7 @@ func sandbox(t testing.TB, script string) build.Sandbox {
 // The server's data is not seen even where the directory around it is.
 func TestHiddenFolders(t *testing.T) {
 	h := &Host{Hidden: []string{"/usr/share/doc", t.TempDir()}}
-	n, err := h.Start(t.Context(), sandbox(t, "ls /usr/share/doc; ls -d /usr/share"))
+	n, err := h.Start(t.Context(), sandboxOf(t, "ls /usr/share/doc; ls -d /usr/share"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestHiddenFolders(t *testing.T) {
 
 // The server's mask is not the build's: modes are the same everywhere.
 func TestMaskIsNotTheServers(t *testing.T) {
-	s := sandbox(t, "umask")
+	s := sandboxOf(t, "umask")
 	defer syscall.Umask(syscall.Umask(0o077))
 	n, err := (&Host{}).Start(t.Context(), s)
 	if err != nil {
@@ -65,7 +65,7 @@ func TestMaskIsNotTheServers(t *testing.T) {
 
 func TestWithoutBubblewrap(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := (&Host{}).Start(t.Context(), sandbox(t, ""))
+	_, err := (&Host{}).Start(t.Context(), sandboxOf(t, ""))
 	if err == nil || !strings.Contains(err.Error(), "apt-get install bubblewrap") {
 		t.Errorf("%v", err)
 	}
@@ -89,7 +89,7 @@ func TestStartEndsWithItsContext(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	if _, err := (&Host{Bwrap: slow}).Start(ctx, sandbox(t, "")); !errors.Is(err, context.Canceled) {
+	if _, err := (&Host{Bwrap: slow}).Start(ctx, sandboxOf(t, "")); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }
@@ -151,7 +151,7 @@ func TestRefusedByTheMachine(t *testing.T) {
 	if err := os.WriteFile(refuses, []byte("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	_, err := (&Host{Bwrap: refuses}).Start(t.Context(), sandbox(t, ""))
+	_, err := (&Host{Bwrap: refuses}).Start(t.Context(), sandboxOf(t, ""))
 	if err == nil || !strings.HasPrefix(err.Error(), "bubblewrap could not make a sandbox: bwrap: setting up uid map: Permission denied; ") {
 		t.Errorf("%v", err)
 	}
@@ -174,7 +174,7 @@ func TestRefusedByTheMachine(t *testing.T) {
 
 // What a build costs before and between its commands.
 func BenchmarkStartAndFirstCommand(b *testing.B) {
-	s := sandbox(b, "exit 0")
+	s := sandboxOf(b, "exit 0")
 	for b.Loop() {
 		n, err := (&Host{}).Start(b.Context(), s)
 		if err != nil {
@@ -192,7 +192,7 @@ func BenchmarkStartAndFirstCommand(b *testing.B) {
 }
 
 func BenchmarkCommand(b *testing.B) {
-	n, err := (&Host{}).Start(b.Context(), sandbox(b, "exit 0"))
+	n, err := (&Host{}).Start(b.Context(), sandboxOf(b, "exit 0"))
 	if err != nil {
 		b.Fatal(err)
 	}

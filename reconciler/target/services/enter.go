@@ -21,8 +21,8 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 			closeAll(namespaces)
 		}
 	}()
-	// Bubblewrap starts the command when everything is mounted. Before that the
-	// namespaces are open to the machine.
+	// The command starts when everything is mounted. Before that the namespaces are
+	// open to the machine.
 	if _, ok := child(p.first); p.first == 0 || !ok {
 		return nil, nil, errNoSandbox
 	}
@@ -68,7 +68,7 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 		line = append(line, "--preserve-credentials")
 	}
 	// Had the process ended meanwhile, its number could be another's.
-	if !p.lives() {
+	if !p.sandbox.Alive() {
 		return namespaces, nil, errNoSandbox
 	}
 
@@ -85,13 +85,6 @@ func isOwnUsers(f *os.File) (bool, error) {
 	}
 	own, err := os.Stat("/proc/self/ns/user")
 	return err == nil && os.SameFile(is, own), err
-}
-
-// lives reports whether the sandbox's first process does.
-func (p *process) lives() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.pidfd >= 0 && unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil
 }
 
 func closeAll(files []*os.File) {

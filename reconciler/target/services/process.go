@@ -2,7 +2,6 @@ package services
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,21 +16,18 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
 // process is one running command with all that it started.
 type process struct {
 	cmd     *exec.Cmd
-	bwrap   bool
-	first   int      // the sandbox's first process, which takes all others with it; 0 without one
-	log     *logFile // nil when the output is kept elsewhere
+	sandbox *sandbox.Sandbox // nil when it runs in none of its own
+	first   int              // the sandbox's first process, which takes all others with it; 0 without one
+	log     *logFile         // nil when the output is kept elsewhere
 	done    chan struct{}
 	outcome string // how it ended, for people; valid after done
 	status  int    // exit status; -1 after a signal; valid after done
-
-	mu    sync.Mutex // guards what pidfd is
-	pidfd int        // stays with first, whatever gets its number; -1 without one, and when done
 }
 
 // command is what to run where.
@@ -49,8 +45,9 @@ type command struct {
 // kill it when the thread that started it ends, and a thread ends when a
 // goroutine that locked it ends; this one lives as long as the target.
 type starter struct {
-	bwrap string // path of bubblewrap; empty runs without
-	work  chan func()
+	bwrap   string // path of bubblewrap; empty runs without
+	records sandbox.Records
+	work    chan func()
 }
 
 // run serves start until ctx ends.
@@ -74,7 +71,7 @@ func (s *starter) start(ctx context.Context, c command) (*process, error) {
 	var cmd *exec.Cmd
 	var namespaces []*os.File
 	switch {
-	case c.in != nil && c.in.bwrap:
+	case c.in != nil && c.in.sandbox != nil:
 		var line []string
 		var err error
 		if namespaces, line, err = c.in.entered(c); err != nil {
@@ -107,59 +104,71 @@ func (s *starter) start(ctx context.Context, c command) (*process, error) {
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.ExtraFiles = namespaces
-	p := &process{cmd: cmd, bwrap: s.bwrap != "" && c.in == nil, pidfd: -1, done: make(chan struct{})}
+	p := &process{cmd: cmd, done: make(chan struct{})}
 	p.log, _ = c.output.(*logFile)
+	if s.bwrap == "" || c.in != nil {
+		if err := s.do(ctx, cmd.Start); err != nil {
+			return nil, err
+		}
+		go p.wait()
+		return p, nil
+	}
 
 	info, told, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer info.Close()
-	if p.bwrap {
-		cmd.ExtraFiles = []*os.File{told} // infoFD
-	}
-	started := make(chan error, 1)
-	select {
-	case s.work <- func() { started <- cmd.Start() }:
-		err = <-started
-	case <-ctx.Done():
-		err = errStopped
-	}
-	told.Close()
+	defer told.Close()
+	waiting, begin, err := os.Pipe()
 	if err != nil {
 		return nil, err
+	}
+	defer waiting.Close()
+	defer begin.Close()
+	shell, err := sandbox.OpenShell()
+	if err != nil {
+		return nil, err
+	}
+	defer shell.Close()
+	if p.sandbox, err = s.records.New("instance " + c.hostname); err != nil {
+		return nil, err
+	}
+	cmd.ExtraFiles = []*os.File{told, shell, waiting} // infoFD, shellFD, startFD
+	if err := s.do(ctx, cmd.Start); err != nil {
+		return nil, errors.Join(err, p.sandbox.Close())
 	}
 
 	// A bubblewrap that is killed before it has tied its first process to itself
 	// leaves it behind. So whoever may kill waits until that process is known.
-	if p.bwrap {
-		p.first, p.pidfd = firstOf(info)
+	// Without one bubblewrap ends by itself, and has said why.
+	told.Close()
+	if p.first, err = p.sandbox.Started(info, cmd.Process.Pid); err == nil {
+		_, _ = begin.WriteString("\n") // it may have ended
 	}
 	go p.wait()
 	return p, nil
 }
 
-// firstOf reads which process is the first of a sandbox, and opens it. There is
-// none when bubblewrap could not make a sandbox; it has said why then.
-func firstOf(info io.Reader) (pid, pidfd int) {
-	var said struct {
-		PID int `json:"child-pid"`
+// do has f run on the starter's thread.
+func (s *starter) do(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case s.work <- func() { done <- f() }:
+		return <-done
+	case <-ctx.Done():
+		return errStopped
 	}
-	if err := json.NewDecoder(io.LimitReader(info, 4096)).Decode(&said); err != nil || said.PID <= 0 {
-		return 0, -1
-	}
-	pidfd, err := unix.PidfdOpen(said.PID, 0)
-	if err != nil {
-		return said.PID, -1 // it has ended
-	}
-	return said.PID, pidfd
 }
 
 func (p *process) wait() {
 	defer close(p.done)
 	err := p.cmd.Wait()
-	p.endSandbox()
-	if !p.bwrap {
+	var left error
+	if p.sandbox != nil {
+		// Bubblewrap ends with the command, and does not wait for what the command started.
+		left = p.sandbox.Close()
+	} else {
 		// What it left behind in its session ends with it.
 		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	}
@@ -173,7 +182,7 @@ func (p *process) wait() {
 	switch {
 	case ws.Signaled():
 		p.outcome = "was ended by " + signalName(ws.Signal())
-	case p.bwrap && p.status > 128 && p.status < 128+32:
+	case p.sandbox != nil && p.status > 128 && p.status < 128+32:
 		p.outcome = "was ended by " + signalName(syscall.Signal(p.status-128))
 	default:
 		p.outcome = "exited " + strconv.Itoa(p.status)
@@ -183,36 +192,9 @@ func (p *process) wait() {
 			p.outcome += ": " + last
 		}
 	}
-}
-
-// endSandbox ends what is left in the sandbox and waits for it: bubblewrap ends
-// with the command, and does not wait for what the command started. The kernel
-// lets the first process end last.
-func (p *process) endSandbox() {
-	if !p.killSandbox() {
-		return
+	if left != nil {
+		p.outcome += "; " + left.Error()
 	}
-	ended := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(ended, -1); err != unix.EINTR {
-			break
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	unix.Close(p.pidfd)
-	p.pidfd = -1
-}
-
-// killSandbox kills the sandbox's first process; false if there is none to wait for.
-func (p *process) killSandbox() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.pidfd < 0 {
-		return false
-	}
-	_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0) // it may have ended
-	return true
 }
 
 func signalName(s syscall.Signal) string {
@@ -227,7 +209,7 @@ func signalName(s syscall.Signal) string {
 // pid is the process of the command itself, seen from the machine. In a sandbox
 // there are bubblewrap and the sandbox's first process above it.
 func (p *process) pid() (int, bool) {
-	if !p.bwrap {
+	if p.sandbox == nil {
 		return p.cmd.Process.Pid, true
 	}
 	if p.first == 0 {
@@ -270,7 +252,7 @@ func child(pid int) (int, bool) {
 // is no command yet to be asked.
 func (p *process) group() (int, bool) {
 	leader := p.cmd.Process.Pid
-	if p.bwrap {
+	if p.sandbox != nil {
 		if _, began := p.pid(); !began {
 			return 0, false
 		}
@@ -300,12 +282,12 @@ func (p *process) stop(signal syscall.Signal, grace time.Duration) {
 
 // kill ends all of it at once.
 func (p *process) kill() {
-	if !p.bwrap {
+	if p.sandbox == nil {
 		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 		return
 	}
-	// Bubblewrap ends with its first process, and says how.
-	if !p.killSandbox() {
+	// Bubblewrap ends with the sandbox's first process, and says how.
+	if !p.sandbox.Kill() {
 		_ = p.cmd.Process.Kill() // it has made no sandbox, or that has ended
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/sandbox/sandboxtest"
 )
 
 // TestPortsAreGivenOnce asks for more ports than chance would keep apart: that
@@ -49,39 +51,53 @@ func TestEndedMeansGone(t *testing.T) {
 	defer running.Wait()
 	defer cancel()
 
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-
 	const times = 20
+	hostile := sandboxtest.Command("./hostile", "$HEADGATE_ENVIRONMENT") + " >/tmp/said & until grep '" + sandboxtest.Ready + "' /tmp/said; do sleep 0.01; done; cat /tmp/said"
 	for name, test := range map[string]struct {
 		script string
 		end    func(*process)
+		times  int
 	}{
-		"killed at once":         {"sleep 1000", (*process).kill},
-		"bubblewrap killed":      {"sleep 1000", func(p *process) { _ = p.cmd.Process.Kill() }},
-		"leaves a child":         {"sleep 1000 >&- 2>&- &", func(*process) {}},
-		"stopped before it runs": {"sleep 1000", func(p *process) { p.stop(syscall.SIGTERM, time.Minute) }},
+		"killed at once":         {"sleep 1000", (*process).kill, times},
+		"bubblewrap killed":      {"sleep 1000", func(p *process) { _ = p.cmd.Process.Kill() }, times},
+		"leaves a child":         {"sleep 1000 >&- 2>&- &", func(*process) {}, times},
+		"stopped before it runs": {"sleep 1000", func(p *process) { p.stop(syscall.SIGTERM, time.Minute) }, times},
+		"hostile, and ends":      {hostile, func(*process) {}, 1},
+		"hostile, and is stopped": {hostile + "; touch /tmp/ready; wait", func(p *process) {
+			eventually(t, "tried everything", func() (string, bool) {
+				_, err := os.Stat(fmt.Sprintf("/proc/%d/root/tmp/ready", p.first))
+				return "", err == nil
+			})
+			p.stop(syscall.SIGTERM, time.Millisecond)
+		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for i := range times {
+			for i := range test.times {
 				mark := fmt.Sprintf("ended-%d-%s-%d", os.Getpid(), strings.ReplaceAll(name, " ", "-"), i)
+				var out lastBytes
+				release := t.TempDir()
+				sandboxtest.Copy(t, release, "hostile")
 				p, err := s.start(ctx, command{
 					argv:     []string{"/bin/sh", "-c", test.script},
 					env:      []string{"PATH=/usr/bin:/bin", "HEADGATE_ENVIRONMENT=" + mark},
-					release:  t.TempDir(),
+					release:  release,
 					hostname: "web-1",
-					output:   null,
+					output:   &out,
 				})
 				if err != nil {
 					t.Fatal(err)
 				}
 				test.end(p)
 				<-p.done
-				if left := processesOf(mark); len(left) > 0 {
+				if left := sandboxtest.Left(mark); len(left) > 0 {
 					t.Fatalf("run %d: left over: %v", i, left)
+				}
+				said := string(out.tail)
+				if tried := strings.Contains(said, sandboxtest.Ready); tried != strings.HasPrefix(name, "hostile") {
+					t.Errorf("tried everything: %v:\n%s", tried, said)
+				}
+				if strings.Contains(said, sandboxtest.TookOver) {
+					t.Errorf("process 1 can be taken over:\n%s", said)
 				}
 			}
 		})

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
 // inside is where an instance finds the release.
@@ -20,17 +22,35 @@ var systemDirectories = []string{
 	"/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/nix/store",
 }
 
-// infoFD is the descriptor on which bubblewrap says what it has started.
-const infoFD = 3
+// Descriptors that bubblewrap is given.
+const (
+	infoFD  = 3 + iota // on which it says what it has started
+	shellFD            // its first process
+	startFD            // what that one waits for; it is named in first
+)
+
+// firstShell is where the sandbox's first process stands inside.
+const firstShell = "/run/sandbox/sh"
+
+// first is what the first process of a sandbox does. It waits to be told to start
+// the command, and ends if the server is gone before it does: so nothing of the
+// application runs before everything is tied to the server. Then it takes in
+// processes that lost their parents, as a process 1 must, until the command ends.
+// What a shell says of a command that a signal has ended is not the command's output.
+const first = `read -r start <&5 || exit 1
+exec 6>&2 2>/dev/null
+"$@" 2>&6 5<&- 6>&-
+exit "$?"`
 
 // sandboxed is the command line that runs argv in bubblewrap: the system and the
 // release read-only, everything private but the network, which an instance
 // shares to be reached on its port, and gone whole when its first process or the
-// server is gone.
+// server is gone. Variables are the command's alone: the first process is not to
+// load what the application names in LD_PRELOAD.
 func sandboxed(bwrap string, c command) []string {
 	line := []string{
 		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", c.hostname,
-		"--die-with-parent", "--new-session", "--cap-drop", "ALL", "--info-fd", strconv.Itoa(infoFD),
+		"--new-session", "--cap-drop", "ALL", "--info-fd", strconv.Itoa(infoFD), "--clearenv",
 		"--ro-bind", "/usr", "/usr",
 	}
 	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"} {
@@ -48,12 +68,14 @@ func sandboxed(bwrap string, c command) []string {
 		// The kernel's settings are root's to write even without capabilities.
 		"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger",
 		"--ro-bind-try", "/proc/mtrr", "/proc/mtrr", "--ro-bind-try", "/proc/pressure", "/proc/pressure",
-		"--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir), "--unsetenv", "PATH")
-	for _, v := range c.env {
-		name, value, _ := strings.Cut(v, "=")
-		line = append(line, "--setenv", name, value)
+		"--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir))
+	line = append(line, sandbox.Init(shellFD, firstShell)...)
+	line = append(line, "--", firstShell, "-c", first, "sh", "/usr/bin/env", "-i", "--")
+	argv := c.argv
+	if strings.Contains(argv[0], "=") { // env would take it for a variable
+		argv = append([]string{"/bin/sh", "-c", `exec "$@"`, "sh"}, argv...)
 	}
-	return append(append(line, "--"), c.argv...)
+	return slices.Concat(line, c.env, argv)
 }
 
 // environment is the environment of an instance, built from nothing.

@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
@@ -40,6 +41,9 @@ type Target struct {
 	WorkDir string // for unpacked releases; a cache, emptied at the start
 	LogDir  string // for the output of instances: <repository>/<environment>/<application>/<instance>.log
 	Log     *slog.Logger
+
+	// Sandboxes records those that run, for the next start of the server.
+	Sandboxes sandbox.Records
 
 	// Unconfined runs instances without bubblewrap even where it is installed. Then,
 	// and where it is not, an instance sees what the server's user sees.
@@ -101,7 +105,7 @@ func (t *Target) Run(ctx context.Context) error {
 	if bwrap == "" {
 		t.Log.Warn("instances run without a sandbox", "fix", "install bubblewrap")
 	}
-	t.starter = &starter{bwrap: bwrap, work: make(chan func())}
+	t.starter = &starter{bwrap: bwrap, records: t.Sandboxes, work: make(chan func())}
 	// Health checks start processes until the last instance has stopped.
 	stopping, stopped := context.WithCancel(context.WithoutCancel(ctx))
 	var starter sync.WaitGroup

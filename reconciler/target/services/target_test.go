@@ -24,6 +24,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox/sandboxtest"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 		beTarget()
 		return
 	}
+	sandboxtest.Main()
 	goleak.VerifyTestMain(m)
 }
 
