@@ -196,6 +196,12 @@ type HoldFact struct {
 	At     time.Time `json:"at"`
 }
 
+// Carried are changes that the same people wrote, of those that a promotion carries.
+type Carried struct {
+	Changes []int    `json:"changes"`
+	Authors []string `json:"authors"` // users
+}
+
 // PromoteInput is about: may this release be given to this environment?
 type PromoteInput struct {
 	Now         time.Time   `json:"now"`
@@ -206,6 +212,7 @@ type PromoteInput struct {
 	Current     int         `json:"current_release"` // 0: nothing runs there
 	Tree        string      `json:"tree"`            // content that approvals bind to
 	Authors     []string    `json:"authors"`         // users whose changes it carries
+	Carries     []Carried   `json:"carries"`         // those changes, by who wrote them
 	Approvals   []Approval  `json:"approvals"`
 	Candidates  []User      `json:"candidates"`         // users who may read the repository
 	Upstream    *Upstream   `json:"upstream,omitempty"` // nil without an environment before

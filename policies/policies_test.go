@@ -392,8 +392,9 @@ func TestInputIsBounded(t *testing.T) {
 	}
 }
 
-// Whatever the facts: auto means that enough different people who may, and who
-// did not write it, approved exactly this content.
+// Whatever the facts: auto means that each change which is carried has the yes of
+// as many people as are asked for, who may and who did not write that change, to
+// exactly this content; and with those it is auto.
 func TestNeverAutoWithoutEnoughApprovals(t *testing.T) {
 	e := engine(t, nil)
 	names := []string{"ada", "jun", "sam", "kim"}
@@ -401,29 +402,81 @@ func TestNeverAutoWithoutEnoughApprovals(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := promote()
 		in.Environment.Soak = 0
-		in.Environment.Approvals = Approvals{Count: rapid.IntRange(0, 3).Draw(t, "count"), Own: rapid.Bool().Draw(t, "own"),
-			From: rapid.SampledFrom([]string{"", "release"}).Draw(t, "from")}
-		in.Authors = rapid.SliceOfNDistinct(rapid.SampledFrom(names), 0, 3, rapid.ID).Draw(t, "authors")
-		n := rapid.IntRange(0, 5).Draw(t, "approvals")
-		counted := map[string]bool{}
-		for range n {
-			a := Approval{User: rapid.SampledFrom(names).Draw(t, "user"), MayWrite: rapid.Bool().Draw(t, "write"), Tree: rapid.SampledFrom(trees).Draw(t, "tree")}
+		want := Approvals{
+			Count: rapid.IntRange(0, 3).Draw(t, "count"),
+			From:  rapid.SampledFrom([]string{"", "release"}).Draw(t, "from"),
+			Own:   rapid.Bool().Draw(t, "own"),
+		}
+		in.Environment.Approvals = want
+		wrote := rapid.SliceOfN(rapid.SliceOfNDistinct(rapid.SampledFrom(names), 0, 3, rapid.ID), 0, 4).Draw(t, "changes")
+		in.Authors, in.Carries = nil, nil
+		for i, authors := range wrote {
+			in.Carries = append(in.Carries, Carried{Changes: []int{i + 1}, Authors: authors})
+			in.Authors = append(in.Authors, authors...)
+		}
+		if len(wrote) == 0 {
+			wrote = [][]string{nil}
+		}
+
+		in.Candidates = nil
+		for _, n := range names {
+			in.Candidates = append(in.Candidates, User{Name: n, MayRead: true, MayWrite: true, Groups: []string{"release"}})
+		}
+		counts := map[string]bool{}
+		for range rapid.IntRange(0, 5).Draw(t, "approvals") {
+			a := Approval{
+				User:     rapid.SampledFrom(names).Draw(t, "user"),
+				MayWrite: rapid.Bool().Draw(t, "write"),
+				Tree:     rapid.SampledFrom(trees).Draw(t, "tree"),
+			}
+			may := a.MayWrite
 			if rapid.Bool().Draw(t, "group") {
 				a.Groups = []string{"release"}
 			}
-			in.Approvals = append(in.Approvals, a)
-			may := a.MayWrite
-			if in.Environment.Approvals.From != "" {
+			if want.From != "" {
 				may = len(a.Groups) > 0
 			}
-			if a.Tree == in.Tree && may && (in.Environment.Approvals.Own || !slices.Contains(in.Authors, a.User)) {
-				counted[a.User] = true
+			in.Approvals = append(in.Approvals, a)
+			if a.Tree == in.Tree && may {
+				counts[a.User] = true
 			}
 		}
+
 		answer, _ := e.Promote(context.Background(), in)
-		enough := len(counted) >= in.Environment.Approvals.Count
+		enough := true
+		for _, authors := range wrote {
+			given := 0
+			for user := range counts {
+				if want.Own || !slices.Contains(authors, user) {
+					given++
+				}
+			}
+			enough = enough && given >= want.Count
+		}
 		if (answer.Decision == Auto) != enough {
-			t.Fatalf("%d of %d approvals count, and the answer is %s: %s", len(counted), in.Environment.Approvals.Count, answer.Decision, answer.Why())
+			t.Fatalf("%v approved changes of %v, %d asked for each, and the answer is %s: %s", counts, wrote, want.Count, answer.Decision, answer.Why())
+		}
+		if answer.Decision == Manual && len(answer.Missing) != 1 {
+			t.Fatalf("nothing is said to be missing: %+v", answer)
+		}
+
+		// What is said to be missing is: with fewer further approvals it stays open, and
+		// whom it names can complete it, unless it says that nobody can.
+		if answer.Decision != Manual {
+			return
+		}
+		m := answer.Missing[0]
+		for _, n := range m.Who[:min(len(m.Who), m.Count-1)] {
+			in.Approvals = append(in.Approvals, Approval{User: n, MayWrite: true, Groups: []string{"release"}, Tree: in.Tree})
+		}
+		if answer, _ := e.Promote(context.Background(), in); answer.Decision == Auto {
+			t.Fatalf("%d were missing, and fewer sufficed: %+v", m.Count, m)
+		}
+		for _, n := range m.Who {
+			in.Approvals = append(in.Approvals, Approval{User: n, MayWrite: true, Groups: []string{"release"}, Tree: in.Tree})
+		}
+		if answer, _ := e.Promote(context.Background(), in); (answer.Decision == Auto) != (m.Count <= len(m.Who)) {
+			t.Fatalf("%d missing of %v, all of whom gave theirs: %s: %s", m.Count, m.Who, answer.Decision, answer.Why())
 		}
 	})
 }

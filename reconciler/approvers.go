@@ -9,6 +9,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
@@ -46,65 +47,151 @@ type approvers struct {
 	rc      *Reconciler
 	s       *snapshot
 	rules   []rules
-	authors []string
+	carries []policies.Carried // at least one; without changes where it carries none
+	own     bool               // nobody's yes is worth less for what they wrote
 }
 
 func (rc *Reconciler) approvers(ctx context.Context, s *snapshot) (a approvers, err error) {
-	a = approvers{rc: rc, s: s}
+	a = approvers{rc: rc, s: s, own: true}
 	if a.rules, err = rc.rulesFor(s, s.Proposal.Source); err != nil {
 		return a, err
 	}
-	a.authors, err = rc.authors(ctx, s)
+	for _, r := range a.rules {
+		a.own = a.own && (r.settings.Approvals.Count == 0 || r.settings.Approvals.Own)
+	}
+	if a.carries, err = rc.carries(ctx, s); len(a.carries) == 0 {
+		a.carries = []policies.Carried{{}}
+	}
 	return a, err
 }
 
-// names are the users whose approval would count and is not there yet.
+// names are the users whose approval is missing and would count.
 func (a approvers) names() []string {
 	var names []string
-	for _, u := range a.rc.Access().Users() {
-		if a.whyNot(access.Recorded(u.Name)) == "" && !record.ApprovedBy(a.s.Proposal.Approvals, u.Name) {
-			names = append(names, u.Name)
+	for _, c := range a.cover() {
+		names = append(names, c.Who...)
+	}
+	if !a.asked() {
+		for _, u := range a.rc.Access().Users() {
+			if a.whyNot(access.Recorded(u.Name)) == "" && !record.ApprovedBy(a.s.Proposal.Approvals, u.Name) {
+				names = append(names, u.Name)
+			}
 		}
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
-// whyNot says why somebody's approval would not count, "" when it would. Whoever
-// wrote a part of it cannot while any of the rules says so; else it is enough that
-// one of the rules wants the approval.
+// asked reports whether any of the rules asks for approvals.
+func (a approvers) asked() bool {
+	return slices.ContainsFunc(a.rules, func(r rules) bool { return r.settings.Approvals.Count > 0 })
+}
+
+// counts reports whether somebody's yes counts by a rule, whatever they wrote.
+func (a approvers) counts(r rules, who access.Identity) bool {
+	config, repository := a.rc.Access(), a.s.repo.Name()
+	if r.settings.Approvals.From == "" {
+		return config.May(who, access.Write, repository)
+	}
+	return slices.Contains(config.Members(r.settings.Approvals.From), who.User) && config.May(who, access.Read, repository)
+}
+
+// wrote reports whether somebody's yes to a change is not worth anything, because
+// it is theirs.
+func (a approvers) wrote(who string, c policies.Carried) bool {
+	return !a.own && slices.Contains(c.Authors, who)
+}
+
+// cover says whose yes covers which changes: for each the strictest of the rules.
+// It is empty where no approvals are asked for. The policies say the same with
+// their own words, from the same facts.
+func (a approvers) cover() []show.Cover {
+	if !a.asked() {
+		return nil
+	}
+	var all []show.Cover
+	for _, c := range a.carries {
+		one := show.Cover{Changes: c.Changes, Authors: c.Authors, Yes: []string{}, Who: []string{}}
+		for _, r := range a.rules {
+			if r.settings.Approvals.Count == 0 {
+				continue
+			}
+			given := 0
+			for _, yes := range a.s.Proposal.Approvals {
+				if a.counts(r, access.Recorded(yes.User)) && !a.wrote(yes.User, c) {
+					one.Yes = append(one.Yes, yes.User)
+					given++
+				}
+			}
+			if given >= r.settings.Approvals.Count {
+				continue
+			}
+			one.Missing = max(one.Missing, r.settings.Approvals.Count-given)
+			for _, u := range a.rc.Access().Users() {
+				if a.counts(r, access.Recorded(u.Name)) && !a.wrote(u.Name, c) && !record.ApprovedBy(a.s.Proposal.Approvals, u.Name) {
+					one.Who = append(one.Who, u.Name)
+				}
+			}
+		}
+		slices.Sort(one.Yes)
+		slices.Sort(one.Who)
+		one.Yes, one.Who = slices.Compact(one.Yes), slices.Compact(one.Who)
+		all = append(all, one)
+	}
+	return all
+}
+
+// whyNot says why somebody's approval would not count, "" when it would: they are
+// not among those who are asked, or wrote a part of all that lacks one.
 func (a approvers) whyNot(who access.Identity) string {
 	config, repository := a.rc.Access(), a.s.repo.Name()
 	if !who.Scope.Allows(access.Write, repository) {
 		return fmt.Sprintf("what %s came with does not allow to write %s", someone(who), repository)
 	}
 
-	group, asked, wanted := "", false, false
+	if !a.asked() {
+		if !config.May(who, access.Write, repository) {
+			return fmt.Sprintf("%s may not write %s", someone(who), repository)
+		}
+		return ""
+	}
+	group, wanted := "", false
 	for _, r := range a.rules {
-		want := r.settings.Approvals
-		switch {
+		switch want := r.settings.Approvals; {
 		case want.Count == 0:
-			continue
-		case want.From == "":
-			wanted = wanted || config.May(who, access.Write, repository)
-		case slices.Contains(config.Members(want.From), who.User) && config.May(who, access.Read, repository):
+		case a.counts(r, who):
 			wanted = true
-		default:
+		case want.From != "":
 			group = want.From
 		}
-		asked = true
 	}
 	switch {
-	case asked && !wanted && group != "":
+	case !wanted && group != "":
 		return fmt.Sprintf("%s is not in the group %s", someone(who), group)
-	case asked && !wanted, !asked && !config.May(who, access.Write, repository):
+	case !wanted:
 		return fmt.Sprintf("%s may not write %s", someone(who), repository)
 	}
-	for _, r := range a.rules {
-		if want := r.settings.Approvals; want.Count > 0 && !want.Own && slices.Contains(a.authors, who.User) {
-			return fmt.Sprintf("%s carries a change of %s, and nobody approves their own", a.s.proposed(), who.User)
+
+	var open, theirs []show.Cover
+	for _, c := range a.cover() {
+		if c.Missing > 0 || len(a.carries) == 1 {
+			open = append(open, c)
+			if a.wrote(who.User, policies.Carried{Authors: c.Authors}) {
+				theirs = append(theirs, c)
+			}
 		}
 	}
-	return ""
+	switch {
+	case len(theirs) == 0 || len(theirs) < len(open):
+		return ""
+	case len(open) == len(a.carries):
+		return fmt.Sprintf("%s carries a change of %s, and nobody approves their own", a.s.proposed(), who.User)
+	}
+	var changes []int
+	for _, c := range theirs {
+		changes = append(changes, c.Changes...)
+	}
+	return fmt.Sprintf("what lacks an approval is %s, of %s, and nobody approves their own", show.NameChanges(changes), who.User)
 }
 
 // mayApprove refuses who may not approve the open proposal, and names who may.
@@ -136,40 +223,98 @@ func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by access.Ide
 // maxCommits bounds whose commits are looked at for one proposal.
 const maxCommits = 20000
 
-// authors are the users who made what the open proposal carries: who pushed the
-// changes, and whose addresses the commits name as author or co-author. The
+// carries are the changes that the open proposal carries, by who made them: who
+// pushed them, and whose addresses their commits name as author or co-author. The
 // latter are unproven, which is safe: a claim only ever takes a vote away.
-func (rc *Reconciler) authors(ctx context.Context, s *snapshot) ([]string, error) {
-	from, source := s.covers(), s.sourceDeclared()
-	if s.Declared != nil && !s.Declared.Removal {
-		all, err := rc.rulesFor(s, s.Proposal.Source)
-		if err != nil {
-			return nil, err
-		}
-		if len(ruleChanges(all)) > 0 {
-			// A release that was merely covered may have brought them.
-			from, source = s.Declared.Release, s.Declared.Source
-		}
-	}
-	var users []string
-	for _, rel := range s.landed {
-		if rel.Number > from && (rel.Number <= s.Proposal.Release || s.Proposal.Removal) {
-			users = append(users, rel.By)
-			users = append(users, rel.Authors...)
-		}
-	}
-	emails, err := rc.emailsBetween(ctx, s.repo, source, s.Proposal.Source)
+func (rc *Reconciler) carries(ctx context.Context, s *snapshot) ([]policies.Carried, error) {
+	from, source, err := rc.carriesSince(s)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range emails {
-		if u, ok := rc.Access().UserByEmail(e); ok {
-			users = append(users, u.Name)
+
+	var all []policies.Carried
+	add := func(change int, to repo.Hash, users ...string) error {
+		emails, err := rc.emailsBetween(ctx, s.repo, source, to)
+		if err != nil {
+			return err
+		}
+		for _, e := range emails {
+			if u, ok := rc.Access().UserByEmail(e); ok {
+				users = append(users, u.Name)
+			}
+		}
+		slices.Sort(users)
+		users = slices.DeleteFunc(slices.Compact(users), func(u string) bool { return u == "" })
+		i := slices.IndexFunc(all, func(c policies.Carried) bool { return slices.Equal(c.Authors, users) })
+		if i < 0 {
+			i = len(all)
+			all = append(all, policies.Carried{Authors: users})
+		}
+		if change > 0 {
+			all[i].Changes = append(all[i].Changes, change)
+		}
+		source = to
+		return nil
+	}
+	for _, rel := range s.landed {
+		if rel.Number > from && (rel.Number <= s.Proposal.Release || s.Proposal.Removal) {
+			if err := add(rel.Change, rel.Commit, append([]string{rel.By}, rel.Authors...)...); err != nil {
+				return nil, err
+			}
 		}
 	}
-	slices.Sort(users)
-	users = slices.DeleteFunc(slices.Compact(users), func(u string) bool { return u == "" })
-	return users, nil
+	if s.Proposal.Source != source { // what no release is of, which a removal may be
+		err = add(0, s.Proposal.Source)
+	}
+	return all, err
+}
+
+// carriesSince is the release after which a proposal's changes begin, with its
+// commit: what is declared. What an environment that declares nothing gets first
+// is new where no other one of the application ran it: it does not carry all of history.
+func (rc *Reconciler) carriesSince(s *snapshot) (release int, source repo.Hash, err error) {
+	if s.Declared == nil || s.Declared.Removal {
+		if s.Proposal.Removal {
+			return 0, repo.Zero, nil
+		}
+		return rc.ranElsewhere(s)
+	}
+	all, err := rc.rulesFor(s, s.Proposal.Source)
+	if err != nil {
+		return 0, repo.Zero, err
+	}
+	if len(ruleChanges(all)) > 0 {
+		// A release that was merely covered may have brought them.
+		return s.Declared.Release, s.Declared.Source, nil
+	}
+	return s.covers(), s.sourceDeclared(), nil
+}
+
+// ranElsewhere is the newest release before the proposed one that any other
+// environment of the application ever declared.
+func (rc *Reconciler) ranElsewhere(s *snapshot) (release int, source repo.Hash, err error) {
+	refs, err := s.repo.Refs(record.EnvironmentRef(""))
+	if err != nil {
+		return 0, repo.Zero, err
+	}
+	for _, ref := range refs {
+		if ref.Name == record.EnvironmentRef(s.environment) {
+			continue
+		}
+		all, err := record.HistoryFrom(s.repo, s.application, ref.Hash, maxShown)
+		if err != nil {
+			return 0, repo.Zero, err
+		}
+		for _, c := range all {
+			if n := c.Covers(); n < s.Proposal.Release && n > release {
+				release, source = n, c.CoveredSource()
+			}
+			if c.Release < s.Proposal.Release && c.Release > release {
+				release, source = c.Release, c.Source
+			}
+		}
+	}
+	return release, source, nil
 }
 
 // emailsBetween are the addresses of authors and co-authors of the commits that

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"slices"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/policies"
@@ -43,8 +44,13 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 	for _, a := range s.Proposal.Former {
 		in.Approvals = append(in.Approvals, rc.approval(s, a, true))
 	}
-	var err error
-	in.Authors, err = rc.authors(ctx, s)
+	carries, err := rc.carries(ctx, s)
+	for _, c := range carries {
+		in.Carries = append(in.Carries, c)
+		in.Authors = append(in.Authors, c.Authors...)
+	}
+	slices.Sort(in.Authors)
+	in.Authors = slices.Compact(in.Authors)
 	return in, err
 }
 

@@ -73,6 +73,7 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		Decision:    string(s.evaluated.Decision),
 		Policy:      s.evaluated.Policy,
 		Checks:      openFirst(s.evaluated.checks),
+		Cover:       may.cover(),
 		Rules:       s.evaluated.changes,
 		Approvals:   append(approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)...),
 	}

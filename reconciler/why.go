@@ -61,6 +61,9 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	default:
 		w.Answer = fmt.Sprintf("%s is not in %s: it %s", p.Subject(), environment, p.Summary)
 	}
+	for _, c := range p.Cover {
+		w.Facts = append(w.Facts, show.Fact{Label: "approval", Text: c.What() + ": " + c.Answer()})
+	}
 	for _, r := range p.Rules {
 		w.Facts = append(w.Facts, show.Fact{Label: "rule", Text: fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is)})
 	}

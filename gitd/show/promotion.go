@@ -24,6 +24,7 @@ type Promotion struct {
 	Decision    string       `json:"decision"`           // auto, manual, deny
 	Summary     string       `json:"summary"`            // "waits for 1 approval and soak"
 	Checks      []Check      `json:"checks"`             // open ones first
+	Cover       []Cover      `json:"cover,omitempty"`    // whose yes covers which changes; empty where none is asked for
 	Rules       []RuleChange `json:"rules,omitempty"`    // that it changes; those before it hold as well until then
 	NotBefore   time.Time    `json:"not_before,omitzero"`
 	Policy      string       `json:"policy"` // digest
@@ -74,6 +75,62 @@ type Check struct {
 	UntilPerson bool      `json:"until_a_person_acts,omitempty"`
 	Who         []string  `json:"who,omitempty"`
 	Progress    float64   `json:"progress,omitempty"` // 0 to 1 for a condition of time
+}
+
+// Cover says whose yes covers changes that a promotion carries and that the same
+// people wrote.
+type Cover struct {
+	Changes []int    `json:"changes"`
+	Authors []string `json:"authors"`
+	Yes     []string `json:"approved_by"` // by people who did not write them
+	Missing int      `json:"missing"`     // approvals by such people
+	Who     []string `json:"who"`         // who may give one
+}
+
+// What names the changes and who wrote them: "changes 4, 5 by ada".
+func (c Cover) What() string {
+	what := NameChanges(c.Changes)
+	if len(c.Authors) > 0 {
+		what += " by " + strings.Join(c.Authors, ", ")
+	}
+	return what
+}
+
+// Answer is what they have and what they lack: "yes from jun", "1 approval
+// missing, from jun or sam".
+func (c Cover) Answer() string {
+	var parts []string
+	if len(c.Yes) > 0 {
+		parts = append(parts, "yes from "+strings.Join(c.Yes, ", "))
+	}
+	switch {
+	case c.Missing > len(c.Who):
+		parts = append(parts, Plural(c.Missing, "approval")+" missing, and too few are there to give one")
+	case c.Missing > 0:
+		parts = append(parts, Plural(c.Missing, "approval")+" missing, from "+strings.Join(c.Who, " or "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// maxNamed bounds the numbers of changes in a line.
+const maxNamed = 12
+
+// NameChanges names changes by their numbers, "what it carries" without any.
+func NameChanges(numbers []int) string {
+	switch len(numbers) {
+	case 0:
+		return "what it carries"
+	case 1:
+		return fmt.Sprintf("change %d", numbers[0])
+	}
+	var all []string
+	for _, n := range numbers[:min(len(numbers), maxNamed)] {
+		all = append(all, fmt.Sprint(n))
+	}
+	if more := len(numbers) - len(all); more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
+	}
+	return "changes " + strings.Join(all, ", ")
 }
 
 // RuleChange is a rule of an environment that a promotion changes.

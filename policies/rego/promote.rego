@@ -89,9 +89,7 @@ span(s) := sprintf("%d min", [s / 60]) if {
 
 span(s) := sprintf("%d s", [s]) if s % 60 != 0
 
-# ── approvals: of this content, by different people, not of their own change ──
-authors := {a | some a in input.authors}
-
+# ── approvals: of this content, by different people, each change's by people who did not write it ──
 # May is whether a user's yes counts, apart from what they wrote.
 may(u) if {
 	env.approvals.from == ""
@@ -101,11 +99,6 @@ may(u) if {
 may(u) if {
 	env.approvals.from != ""
 	env.approvals.from in u.groups
-}
-
-own(name) if {
-	not env.approvals.own
-	name in authors
 }
 
 # Of_this is whether a yes was given to exactly what is promoted now.
@@ -120,40 +113,101 @@ approved := {a.user |
 	a.user != ""
 	of_this(a)
 	may(a)
-	not own(a.user)
 }
+
+# Carries are changes with the same authors. What carries none asks for a yes all
+# the same, and so does what does not say which change is whose.
+carries := input.carries if count(input.carries) > 0
+
+else := [{"changes": [], "authors": input.authors}]
+
+own(name, c) if {
+	not env.approvals.own
+	name in c.authors
+}
+
+given(c) := {u | some u in approved; not own(u, c)}
+
+required := env.approvals.count
+
+# Short are changes that lack a yes of somebody who did not write them.
+short := [c | some c in carries; count(given(c)) < required]
+
+could := {u.name |
+	some u in input.candidates
+	may(u)
+	not u.name in approved
+	some c in short
+	not own(u.name, c)
+}
+
+cannot := {u.name |
+	some u in input.candidates
+	may(u)
+	count(short) > 0
+	every c in short { own(u.name, c) }
+}
+
+lack(c) := required - count(given(c))
+
+least := max({lack(c) | some c in short})
+
+# Nobody is there to give what these lack.
+hopeless := [c | some c in short; count({n | some n in could; not own(n, c)}) < lack(c)]
+
+missing := max({least, count(could) + 1}) if count(hopeless) > 0
+
+else := least if {
+	some n in could
+	every c in short { not own(n, c) }
+}
+
+else := least + 1
 
 # People whose only yes was to something else.
 outdated := {a.user | some a in input.approvals; not of_this(a)} - {a.user | some a in input.approvals; of_this(a)}
-
-required := env.approvals.count
 
 whose := "people who may write" if env.approvals.from == ""
 
 else := env.approvals.from
 
-could := {u.name | some u in input.candidates; may(u); not own(u.name); not u.name in approved}
-
-cannot := {u.name | some u in input.candidates; may(u); own(u.name)}
-
 need contains {
 	"rule": "approvals", "title": sprintf("%d %s from %s", [required, plural("approval", required), whose]),
 	"msg": approvals_msg,
-	"group": env.approvals.from, "count": required - count(approved),
+	"group": env.approvals.from, "count": missing,
 	"who": [n | some n in could], "cannot": [n | some n in cannot],
 } if {
-	count(approved) < required
+	count(short) > 0
 }
 
-approvals_msg := concat("; ", array.concat([still_missing], array.concat(excluded, void)))
+approvals_msg := concat("; ", array.concat([still_missing], array.concat(parts, array.concat(excluded, void))))
 
-still_missing := sprintf("%d %s missing%s", [required - count(approved), plural("approval", required - count(approved)), from_whom])
+still_missing := sprintf("%d %s missing%s", [missing, plural("approval", missing), from_whom])
 
 from_whom := ", and nobody may give it" if count(could) == 0
 
-else := sprintf(", and only %s may still give one", [concat(", ", could)]) if count(could) < required - count(approved)
+else := sprintf(", and only %s may still give one", [concat(", ", could)]) if count(could) < missing
 
 else := sprintf(", from %s", [concat(" or ", could)])
+
+# Where one yes does not do for all, which change lacks whose.
+parts := [part(c) | some c in short; count(c.changes) > 0] if {
+	count(carries) > 1
+	count(short) <= 8
+}
+
+else := []
+
+part(c) := sprintf("%s by %s needs %s", [named(c), concat(", ", c.authors), helpers(c)])
+
+named(c) := sprintf("%s %s", [plural("change", count(c.changes)), concat(", ", [sprintf("%d", [n]) | some n in c.changes])])
+
+helpers(c) := concat(" or ", who) if {
+	who := {n | some n in could; not own(n, c)}
+	count(who) > 0
+}
+
+else := "somebody else"
 
 excluded := [sprintf("%s wrote part of it and cannot", [concat(", ", cannot)])] if count(cannot) > 0
 
@@ -168,7 +222,7 @@ met contains {
 	"detail": sprintf("given by %s", [concat(", ", approved)]),
 } if {
 	required > 0
-	count(approved) >= required
+	count(short) == 0
 }
 
 plural(noun, n) := noun if n == 1
@@ -201,7 +255,7 @@ because := sprintf(": %s", [input.hold.reason]) if input.hold.reason != ""
 else := ""
 
 # An approval that is missing anyway lifts the hold too; it is counted once.
-lifters := 1 if count(approved) >= required
+lifters := 1 if count(short) == 0
 
 else := 0
 

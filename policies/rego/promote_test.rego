@@ -135,6 +135,53 @@ test_two_people if {
 	open(i) == set()
 }
 
+change(n, authors) := {"changes": [n], "authors": authors}
+
+# Two authors cover each other's changes.
+both := object.union(base, {"authors": ["ada", "jun"], "carries": [change(4, ["ada"]), change(5, ["jun"])]})
+
+by(names) := object.union(both, {"approvals": [yes(n, [], "t3") | some n in names]})
+
+test_two_authors_approve_together if {
+	open(by(["ada"])) == {"approvals"}
+	open(by(["jun"])) == {"approvals"}
+	open(by(["ada", "jun"])) == set()
+	open(by(["sam"])) == set()
+}
+
+test_one_yes_does_not_do_for_all if {
+	i := object.union(by([]), {"candidates": [user("ada", []), user("jun", [])]})
+	some n in promote.need with input as i with time.now_ns as noon
+	n.count == 2
+	n.cannot == []
+	startswith(n.msg, "2 approvals missing, from ada or jun; change 4 by ada needs jun; change 5 by jun needs ada")
+}
+
+test_what_is_left_is_said if {
+	i := object.union(by(["jun"]), {"candidates": [user("ada", []), user("jun", [])]})
+	some n in promote.need with input as i with time.now_ns as noon
+	n.count == 1
+	{w | some w in n.who} == {"ada"}
+	contains(n.msg, "change 5 by jun needs ada")
+}
+
+test_a_change_of_everybody_is_nobodys if {
+	i := object.union(by(["ada", "jun"]), {
+		"carries": [change(4, ["ada"]), change(5, ["ada", "jun"])],
+		"candidates": [user("ada", []), user("jun", [])],
+	})
+	some n in promote.need with input as i with time.now_ns as noon
+	n.count == 1
+	n.who == []
+	contains(n.msg, "nobody may give it; change 5 by ada, jun needs somebody else")
+}
+
+test_each_change_needs_as_many if {
+	i := object.union(by(["ada", "jun"]), {"environment": {"approvals": {"count": 2}}})
+	open(i) == {"approvals"}
+	open(object.union(i, {"approvals": [yes(n, [], "t3") | some n in ["ada", "jun", "sam"]]})) == set()
+}
+
 test_group_is_asked if {
 	i := with_env({"approvals": {"from": "release"}})
 	open(i) == {"approvals"}
