@@ -37,6 +37,7 @@ type harness struct {
 	line     *ssh.Client // what ask keeps open
 	lineOf   string      // whose it is
 	forge    *forge      // started by the command forge
+	args     []string    // of the server, at each start
 }
 
 type harnessKey struct{}
@@ -170,7 +171,7 @@ func (h *harness) start(extraEnv []string, args ...string) error {
 		h.SSH, h.HTTP = fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", port+1)
 	}
 	h.cmd = exec.Command(filepath.Join(h.bin, "headgate"), append([]string{"serve", "--data", h.data(), "--ssh", h.SSH, "--http", strings.TrimPrefix(h.HTTP, "http://"),
-		"--admin", "ada", "--admin-key", h.key("ada") + ".pub"}, args...)...)
+		"--admin", "ada", "--admin-key", h.key("ada") + ".pub"}, slices.Concat(h.args, args)...)...)
 	h.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(h.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
 	h.cmd.Dir = h.dir
 	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ var chapters = []chapter{
 	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
 	{name: "follow a forge", settingUp: true, do: (*journey).followForge},
 	{name: "push", do: (*journey).firstPush, staging: 1},
+	{name: "pack", args: packAlways, do: (*journey).packed, staging: 1},
 	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
 	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
 	{name: "push the next", do: (*journey).pushNext, staging: 2, production: 1},
@@ -37,11 +39,16 @@ var chapters = []chapter{
 	{name: "withdraw", do: (*journey).withdraw, staging: 3, production: 3},
 	{name: "roll back", do: (*journey).rollBack, staging: 3, production: 1},
 	{name: "run a schedule", do: (*journey).runSchedule, staging: 3, production: 1},
+	{name: "pack anew", args: packAlways, do: (*journey).packed, staging: 3, production: 1},
 }
+
+// packAlways has a server pack its repositories whenever it starts.
+var packAlways = []string{"--pack-after", "1"}
 
 type chapter struct {
 	name                string
-	settingUp           bool // nothing of it is about hello's changes
+	args                []string // of the server
+	settingUp           bool     // nothing of it is about hello's changes
 	do                  func(*journey)
 	staging, production int // the releases that run, healthy, at the end; 0 is none
 }
@@ -61,6 +68,7 @@ type journey struct {
 func travel(t *testing.T, h *harness, to chapter, variable string) *journey {
 	t.Helper()
 	j := &journey{harness: h, t: t, to: to, work: filepath.Join(h.dir, "hello"), crash: []string{variable}}
+	h.args = to.args
 	err := h.start(j.crash)
 	if err != nil && h.cmd == nil { // killed on the way up
 		j.killed, j.crash = 1, nil
@@ -374,6 +382,30 @@ func (j *journey) firstPush() {
 		"schedules:\n  - {name: rarely, cron: \"0 0 29 2 *\"}\n")
 	j.must(j.git("commit", "-qam", "Approve my own"))
 	j.step("push", j.push)
+}
+
+// packed waits until most objects of the repositories are in packs.
+func (j *journey) packed() {
+	j.step("packed", func() error {
+		for _, name := range []string{"headgate", "hello"} {
+			dir := filepath.Join(j.data(), "repositories", name+".git")
+			out, errs, err := within(waitTimeout, j.dir, j.env(), "git", "--git-dir="+dir, "count-objects", "-v")
+			if err != nil {
+				return fmt.Errorf("count-objects: %w: %s", err, errs)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "objects", "info", "commit-graphs", "commit-graph-chain")); err != nil {
+				return err
+			}
+			at := map[string]int{}
+			for _, m := range regexp.MustCompile(`(?m)^([a-z-]+): (\d+)$`).FindAllStringSubmatch(out, -1) {
+				at[m[1]], _ = strconv.Atoi(m[2])
+			}
+			if at["in-pack"] < 4*at["count"] || at["garbage"] > 0 {
+				return fmt.Errorf("%s is not packed yet: %s", name, out)
+			}
+		}
+		return nil
+	})
 }
 
 func (j *journey) approve() {

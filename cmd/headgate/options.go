@@ -42,6 +42,7 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.Admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
 	flags.Var(&o.keyFile, "admin-key", "file with SSH public keys of the first administrator; may be given again (default: your own)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "builds that may run at the same time")
+	flags.IntVar(&o.Pack, "pack-after", 1000, "loose objects after which a repository is packed, in the background; 0 is never")
 	flags.Func("trusted-proxy", "address or CIDR of a proxy before services, whose X-Forwarded-* are passed on; may be given again", func(s string) error {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
@@ -74,6 +75,9 @@ func (o *options) prepare() error {
 	}
 	if o.Workers < 1 {
 		return usageError{"--workers must be at least 1"}
+	}
+	if o.Pack < 0 {
+		return usageError{"--pack-after must be at least 0"}
 	}
 	abs, err := filepath.Abs(o.Data)
 	if err != nil {

@@ -3,6 +3,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -125,18 +126,65 @@ func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
 }
 
-// packedRefs reads the file packed-refs.
-func (r *Repository) packedRefs() (map[string]Hash, error) {
-	data, err := os.ReadFile(filepath.Join(r.dir, "packed-refs"))
+// packedRefs is the file packed-refs, in memory for as long as it is the same file.
+type packedRefs struct {
+	was  os.FileInfo
+	refs []Ref // by name
+}
+
+// ref is what a ref is packed with, Zero if it is not.
+func (p *packedRefs) ref(name string) Hash {
+	i, ok := slices.BinarySearchFunc(p.refs, name, func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
+	if !ok {
+		return Zero
+	}
+	return p.refs[i].Hash
+}
+
+// below are the refs whose names begin with prefix.
+func (p *packedRefs) below(prefix string) []Ref {
+	i, _ := slices.BinarySearchFunc(p.refs, prefix, func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
+	n := 0
+	for n < len(p.refs)-i && strings.HasPrefix(p.refs[i+n].Name, prefix) {
+		n++
+	}
+	return p.refs[i : i+n]
+}
+
+// packedRefs reads the file packed-refs. It is replaced and never changed.
+func (r *Repository) packedRefs() (*packedRefs, error) {
+	path := filepath.Join(r.dir, "packed-refs")
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return &packedRefs{}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	packed := map[string]Hash{}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if p := r.packed.Load(); p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() && p.was.ModTime().Equal(info.ModTime()) {
+		return p, nil
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parsePackedRefs(data)
+	if err == nil {
+		p.was = info
+		r.packed.Store(p)
+	}
+	return p, err
+}
+
+func parsePackedRefs(data []byte) (*packedRefs, error) {
+	p := &packedRefs{}
 	if len(data) == 0 {
-		return packed, unreadable("packed-refs is empty")
+		return p, unreadable("packed-refs is empty")
 	}
 	number := 0
 	for line := range strings.Lines(string(data)) {
@@ -145,19 +193,33 @@ func (r *Repository) packedRefs() (map[string]Hash, error) {
 		hash, name, _ := strings.Cut(text, " ")
 		peeled, isPeeled := strings.CutPrefix(text, "^")
 		h, ok := ParseHash(hash)
+		var problem error
 		switch {
 		case strings.HasPrefix(text, "#") && whole:
 		case isPeeled && whole:
 			if _, ok := ParseHash(peeled); !ok {
-				return packed, unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+				problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
 			}
 		case ok && whole && plumbing.ReferenceName(name).Validate() == nil:
-			packed[name] = h
+			p.refs = append(p.refs, Ref{name, h})
 		default:
-			return packed, unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+			problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+		}
+		if problem != nil {
+			p.sort()
+			return p, problem
 		}
 	}
-	return packed, nil
+	p.sort()
+	return p, nil
+}
+
+// sort is for files of other writers than git.
+func (p *packedRefs) sort() {
+	byName := func(a, b Ref) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(p.refs, byName) {
+		slices.SortStableFunc(p.refs, byName)
+	}
 }
 
 // ReadableRefs lists the refs whose name begins with prefix, and says which cannot be
@@ -208,9 +270,9 @@ func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string,
 	} else if err != nil {
 		return nil, problems, err
 	}
-	for name, h := range packed {
-		if _, loose := found[name]; !loose && strings.HasPrefix(name, prefix) {
-			found[name] = h
+	for _, ref := range packed.below(prefix) {
+		if _, loose := found[ref.Name]; !loose {
+			found[ref.Name] = ref.Hash
 		}
 	}
 	for name, h := range found {

@@ -158,14 +158,23 @@ func (r *Repository) GitIn(ctx context.Context, q Quarantine, input []byte, args
 // Run runs a child that Command has prepared, with input, like Git.
 func Run(cmd *exec.Cmd, input []byte) ([]byte, error) { return run(cmd, input) }
 
-func run(cmd *exec.Cmd, input []byte) ([]byte, error) {
+func run(cmd *exec.Cmd, input []byte) ([]byte, error) { return runStarted(cmd, input, nil) }
+
+// runStarted is run, which tells the process id once there is one.
+func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, error) {
 	var stdout, stderr bounded
 	stdout.max, stderr.max = maxOutput, 64<<10
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if input != nil {
 		cmd.Stdin = bytes.NewReader(input)
 	}
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		if started != nil {
+			started(cmd.Process.Pid)
+		}
+		err = cmd.Wait()
+	}
 	if err == nil && stdout.cut {
 		err = fmt.Errorf("answered more than %d bytes", maxOutput)
 	}

@@ -13,10 +13,12 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 )
 
 // ErrNoFile is returned by File when the tree has no such file. It is an
@@ -26,21 +28,31 @@ var ErrNoFile = fmt.Errorf("no such file: %w", fs.ErrNotExist)
 // MaxFile bounds a file that is read into memory.
 const MaxFile = 8 << 20
 
-// read runs f, which reads through go-git, alone on this repository. When an
-// object was not found it runs f once more with the packs looked up again: a
-// push may have brought one since.
+// read runs f, which reads through go-git, alone on this repository. When
+// something was not found it looks the packs up again: a push may have brought
+// one since, or several became one while they were listed.
 func (r *Repository) read(f func() error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := f()
-	if errors.Is(err, plumbing.ErrObjectNotFound) {
-		if err := r.reopen(); err != nil {
+	for range maxLookups {
+		moving := errors.Is(err, dotgit.ErrPackfileNotFound) || errors.Is(err, fs.ErrNotExist)
+		if !moving && !errors.Is(err, plumbing.ErrObjectNotFound) {
 			return err
 		}
+		if again := r.reopen(); again != nil {
+			return again
+		}
 		err = f()
+		if errors.Is(err, plumbing.ErrObjectNotFound) && !moving {
+			return err // also by a fresh list
+		}
 	}
 	return err
 }
+
+// maxLookups bounds how often the packs are looked up anew for one read.
+const maxLookups = 5
 
 // Commit reads a commit. The value is the caller's; do not walk from it.
 func (r *Repository) Commit(h Hash) (*object.Commit, error) {
@@ -275,7 +287,7 @@ func (r *Repository) Write(objects ...Object) error {
 		h := o.Hash().String()
 		dir := filepath.Join(r.dir, "objects", h[:2])
 		path := filepath.Join(dir, h[2:])
-		if _, err := os.Stat(path); err == nil {
+		if r.refresh(path) {
 			continue
 		}
 		if err := os.Mkdir(dir, 0o777); err == nil {
@@ -294,6 +306,15 @@ func (r *Repository) Write(objects ...Object) error {
 		}
 	}
 	return nil
+}
+
+// refresh makes an object that is there as young as one that is written now, so
+// that it is not removed before anything refers to it. It reports whether it is.
+func (r *Repository) refresh(path string) bool {
+	r.writing.RLock()
+	defer r.writing.RUnlock()
+	now := time.Now()
+	return os.Chtimes(path, now, now) == nil
 }
 
 func writeLoose(dir, path string, o Object) error {

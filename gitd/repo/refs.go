@@ -70,7 +70,10 @@ func (r *Repository) ref(name string, depth int) (Hash, error) {
 		return h, err
 	}
 	packed, err := r.packedRefs()
-	return packed[name], err
+	if err != nil {
+		return Zero, err
+	}
+	return packed.ref(name), nil
 }
 
 // Refs lists the refs whose name begins with prefix, sorted by name. Symbolic
@@ -109,6 +112,7 @@ func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error 
 			break
 		}
 	}
+	r.moves.Add(1)
 	r.store.moved.Notify(r.name)
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing/cache"
@@ -51,6 +52,11 @@ type Repository struct {
 	mu      sync.Mutex // guards git: go-git's storage is for one reader at a time
 	git     *git.Repository
 	objects cache.Object
+
+	packed  atomic.Pointer[packedRefs] // as it was read last
+	moves   atomic.Int64               // of refs, since the server was started
+	pushes  pushes
+	writing sync.RWMutex // held for reading while an object that is there is made young
 
 	damageMu sync.Mutex // guards damage
 	damage   *Damaged   // as it was seen last; nil: nothing
@@ -346,7 +352,11 @@ func (s *Store) sweep() (swept []string, err error) {
 			if err != nil {
 				return swept, fmt.Errorf("complete repository %s: %w", name, err)
 			}
-			for _, what := range completed {
+			packs, err := s.completePacks(path)
+			if err != nil {
+				return swept, fmt.Errorf("complete repository %s: %w", name, err)
+			}
+			for _, what := range append(completed, packs...) {
 				swept = append(swept, e.Name()+"/"+what)
 			}
 		}

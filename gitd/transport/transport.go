@@ -231,6 +231,7 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 
 		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name())
 		defer end()
+		defer repository.BeginPush()()
 		child.outlives = true
 		child.stall = t.Limits.PushStall
 		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), args("receive-pack")...)

@@ -69,6 +69,7 @@ type Options struct {
 	TLSCert string // files of a certificate and its key, with which HTTP is HTTPS; empty: plain
 	TLSKey  string
 	Workers int            // builds that may run at the same time
+	Pack    int            // loose objects after which a repository is packed; 0 is never
 	Proxies []netip.Prefix // that stand before services, and are believed about where a request came from
 	Version string         // what the program says it is
 
@@ -371,6 +372,10 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	start(&middle, "schedules", func() error { return s.schedules.Run(inner) })
 	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })
 	start(&middle, "forges", func() error { return s.forges.Run(inner) })
+	if s.opts.Pack > 0 {
+		packer := &repo.Packer{Store: s.store, After: s.opts.Pack, Log: s.log}
+		start(&middle, "packing", func() error { return packer.Run(inner) })
+	}
 	start(&middle, "receive", func() error { return s.receive.Run(inner) })
 
 	outer, stopOuter := context.WithCancel(ctx)
