@@ -85,7 +85,7 @@ func history(e show.Environment, all, part []record.Commit) []show.Deployed {
 		}
 		if d.Hash == all[0].Hash {
 			h.Outcome, h.Message = e.State, e.Reason
-		} else if h.Outcome == show.Converging {
+		} else if d.Outcome.State == "" || h.Outcome == show.Converging {
 			h.Outcome, h.Message = show.Unknown, "something newer came before it was healthy"
 		}
 		shown = append(shown, h)

@@ -183,8 +183,11 @@ func Plan(v View) []Action {
 		if v.Given != (Given{d.Hash, v.Drift}) {
 			do = append(do, Action{Kind: Converge, Release: d.Release, Drift: v.Drift})
 		}
-		if next, changed := d.Outcome.Next(d.Hash, v.Observed); changed {
+		switch next, changed, again := d.Outcome.Next(d.Hash, v.Observed, v.Now); {
+		case changed:
 			do = append(do, Action{Kind: Note, Release: d.Release, Outcome: next})
+		case again.After(v.Now):
+			do = append(do, Action{Kind: Wake, At: again})
 		}
 	}
 

@@ -208,7 +208,7 @@ func mayRollback(now, d record.Commit) barrier {
 		return failedOnce
 	case o.State == target.Unknown:
 		return silent
-	case o.State == target.Converging:
+	case o.State == "" || o.State == target.Converging: // the latter in older notes
 		return neverGood
 	}
 	return notAtTheEnd

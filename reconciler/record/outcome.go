@@ -19,6 +19,7 @@ type Outcome struct {
 	Since        time.Time    `json:"since,omitzero"`         // of State
 	HealthySince time.Time    `json:"healthy_since,omitzero"` // while State is healthy: no interruption is known since
 	FailedAt     time.Time    `json:"failed_at,omitzero"`     // last time it failed, if ever
+	Lost         int          `json:"lost,omitempty"`         // times that it was not healthy any more, without a calm in between
 	Message      string       `json:"message,omitempty"`
 	Services     []Served     `json:"services,omitempty"`
 	Covers       []Covered    `json:"covers,omitempty"` // newer releases with the same content
@@ -51,41 +52,71 @@ type Report struct {
 const maxMessage = 1000
 
 // Next is the outcome of a commit after a report, and whether it is news. Silence
-// is never news, and neither is a target that, after a restart of the server,
-// brings up again what was healthy: only its result is.
-func (o Outcome) Next(commit repo.Hash, report Report) (Outcome, bool) {
+// is never news, neither is being on the way, and neither is a target that, after
+// a restart of the server, brings up again what was healthy: only its result is.
+//
+// What is healthy and dies, again and again, is not noted as often: that it is
+// healthy is news once it has lasted, the longer the more often it did not before.
+// Until then again is when to ask once more, and the note goes on saying that it
+// is not.
+func (o Outcome) Next(commit repo.Hash, report Report, now time.Time) (next Outcome, news bool, again time.Time) {
 	since := report.Since.UTC().Truncate(time.Second)
 	if report.Commit != commit.String() {
-		return o, false
+		return o, false, again
 	}
 
 	n := o
 	switch report.State {
-	case target.Converging:
-		if o.State == target.Converging || o.State == target.Healthy {
-			return o, false
-		}
-		n.HealthySince = time.Time{}
 	case target.Healthy:
 		if o.State == target.Healthy && !since.After(o.HealthySince) {
-			return o, false
+			return o, false, again
+		}
+		if o.State != target.Healthy {
+			if settled := since.Add(o.settling()); now.Before(settled) {
+				return o, false, settled
+			}
 		}
 		n.HealthySince = since
 	case target.Degraded:
 		if o.State == target.Degraded {
-			return o, false
+			return o, false, again
 		}
-		n.HealthySince = time.Time{}
+		n.lose(since)
 	case target.Failed:
 		if o.State == target.Failed {
-			return o, false
+			return o, false, again
 		}
-		n.HealthySince, n.FailedAt = time.Time{}, since
+		n.lose(since)
+		n.FailedAt = since
 	default:
-		return o, false
+		return o, false, again
 	}
 	n.State, n.Since, n.Message, n.Services = report.State, since, terminal.Message(report.Message, maxMessage), report.Serving
-	return n, true
+	return n, true, again
+}
+
+// calm is how long it must have been healthy for what was before to be forgotten.
+const calm = time.Hour
+
+// lose notes that it is not healthy any more.
+func (o *Outcome) lose(at time.Time) {
+	if o.State == target.Healthy {
+		if at.Sub(o.HealthySince) >= calm {
+			o.Lost = 0
+		}
+		o.Lost++
+	}
+	o.HealthySince = time.Time{}
+}
+
+// settling is how long it must be healthy for that to be noted: at once, the first
+// two times that it comes back, then half a minute, twice that, up to ten minutes.
+func (o Outcome) settling() time.Duration {
+	const free, first, most = 2, 30 * time.Second, 10 * time.Minute
+	if o.Lost <= free {
+		return 0
+	}
+	return min(first<<min(o.Lost-free-1, 10), most)
 }
 
 // Good reports whether the commit was healthy to the end, which is until it was

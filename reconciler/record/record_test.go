@@ -197,6 +197,47 @@ func TestOnlyWholeApprovalsCount(t *testing.T) {
 	}
 }
 
+// What dies again and again, four times a minute, makes few notes, and each of them
+// is right: what the note calls healthy has lasted, or had not failed before.
+func TestCrashLoopMakesFewNotes(t *testing.T) {
+	t.Parallel()
+	commit := hashOf("commit")
+	var o Outcome
+	notes := 0
+	take := func(state target.State, since, now time.Time) {
+		next, news, _ := o.Next(commit, Report{Commit: commit.String(), State: state, Since: since}, now)
+		if news {
+			notes++
+		}
+		o = next
+	}
+	at := noon
+	for range 4 * 60 { // an hour of it
+		take(target.Converging, at, at)
+		take(target.Healthy, at.Add(5*time.Second), at.Add(5*time.Second))
+		take(target.Healthy, at.Add(5*time.Second), at.Add(14*time.Second))
+		take(target.Degraded, at.Add(14*time.Second), at.Add(14*time.Second))
+		at = at.Add(15 * time.Second)
+	}
+	if notes > 8 || o.State != target.Degraded || !o.HealthySince.IsZero() {
+		t.Errorf("%d notes, and then %+v", notes, o)
+	}
+
+	// It lasts at last.
+	take(target.Healthy, at, at.Add(29*time.Second))
+	if o.State != target.Degraded {
+		t.Errorf("it is %+v after 29 seconds", o)
+	}
+	take(target.Healthy, at, at.Add(30*time.Second))
+	if o.State != target.Healthy || !o.HealthySince.Equal(at) {
+		t.Errorf("it is %+v, healthy since %s", o, at)
+	}
+	take(target.Failed, at.Add(calm), at.Add(calm))
+	if o.Lost != 1 {
+		t.Errorf("after an hour of health, %d losses are remembered", o.Lost)
+	}
+}
+
 // TestOutcomeReadsBack writes and reads notes, and adds covered releases.
 func TestOutcomeReadsBack(t *testing.T) {
 	states := []target.State{target.Unknown, target.Converging, target.Healthy, target.Degraded, target.Failed}
@@ -211,7 +252,14 @@ func TestOutcomeReadsBack(t *testing.T) {
 				Message: rapid.String().Draw(t, "message"),
 			}
 			before := o
-			next, news := o.Next(commit, report)
+			now := report.Since.Add(time.Duration(rapid.IntRange(0, 900).Draw(t, "later")) * time.Second)
+			next, news, again := o.Next(commit, report, now)
+			if again.After(now) == news && news {
+				t.Fatal("it is news, and to be asked again")
+			}
+			if settled, ok, _ := o.Next(commit, report, again); !again.IsZero() && (!ok || settled.State != target.Healthy) {
+				t.Fatalf("asked again it is %+v, %t", settled, ok)
+			}
 			if !news && !reflect.DeepEqual(next, before) {
 				t.Fatalf("no news, but %+v became %+v", before, next)
 			}
@@ -221,7 +269,7 @@ func TestOutcomeReadsBack(t *testing.T) {
 			if before.FailedAt.IsZero() && !next.FailedAt.IsZero() && report.State != target.Failed {
 				t.Fatalf("failed by %s", report.State)
 			}
-			if _, again := next.Next(commit, report); again {
+			if _, twice, _ := next.Next(commit, report, now); twice {
 				t.Fatalf("the same report is news twice: %+v", report)
 			}
 			o = next
