@@ -25,6 +25,7 @@ import (
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 const mainRef = "refs/heads/main"
@@ -189,25 +190,30 @@ func taggedReleases(r *repo.Repository) ([]record.Release, error) {
 // land puts a commit with these files on main and releases it. It returns the
 // release's number.
 func (h *harness) land(ctx context.Context, says tagged, files map[string]string) (int, error) {
-	tip, err := h.hello.Ref(mainRef)
+	return h.landIn(ctx, h.hello, says, files)
+}
+
+// landIn is land in any repository.
+func (h *harness) landIn(ctx context.Context, r *repo.Repository, says tagged, files map[string]string) (int, error) {
+	tip, err := r.Ref(mainRef)
 	if err != nil {
 		return 0, err
 	}
 	base := repo.Zero
 	if tip != repo.Zero {
-		if base, err = h.hello.TreeOf(tip); err != nil {
+		if base, err = r.TreeOf(tip); err != nil {
 			return 0, err
 		}
 	}
 	edits := map[string]repo.Edit{}
 	for path, content := range files {
 		b := repo.Blob([]byte(content))
-		if err := h.hello.Write(b); err != nil {
+		if err := r.Write(b); err != nil {
 			return 0, err
 		}
 		edits[path] = repo.Edit{Mode: filemode.Regular, Hash: b.Hash()}
 	}
-	tree, err := h.hello.TreeWith(base, edits)
+	tree, err := r.TreeWith(base, edits)
 	if err != nil {
 		return 0, err
 	}
@@ -215,11 +221,11 @@ func (h *harness) land(ctx context.Context, says tagged, files map[string]string
 	if says.Author != "" {
 		author = repo.Person{Name: says.Author, Email: says.Author + "@example.com"}
 	}
-	commit, err := h.hello.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(tip), Author: author, At: h.clock.Now(), Message: says.Subject})
+	commit, err := r.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(tip), Author: author, At: h.clock.Now(), Message: says.Subject})
 	if err != nil {
 		return 0, err
 	}
-	refs, err := h.hello.Refs("refs/releases/")
+	refs, err := r.Refs("refs/releases/")
 	if err != nil {
 		return 0, err
 	}
@@ -228,14 +234,14 @@ func (h *harness) land(ctx context.Context, says tagged, files map[string]string
 	if err != nil {
 		return 0, err
 	}
-	tag, err := h.hello.WriteTag(strconv.Itoa(n), commit, h.clock.Now(), string(text))
+	tag, err := r.WriteTag(strconv.Itoa(n), commit, h.clock.Now(), string(text))
 	if err != nil {
 		return 0, err
 	}
-	if err := h.hello.Move(ctx, mainRef, tip, commit); err != nil {
+	if err := r.Move(ctx, mainRef, tip, commit); err != nil {
 		return 0, err
 	}
-	return n, h.hello.Move(ctx, "refs/releases/"+strconv.Itoa(n), repo.Zero, tag)
+	return n, r.Move(ctx, "refs/releases/"+strconv.Itoa(n), repo.Zero, tag)
 }
 
 // release lands a version of hello by a user: artifacts and compose files differ
@@ -349,6 +355,8 @@ func (f *fakeTarget) Check(string, target.Files) (problems, warnings yamlfile.Pr
 	return nil, nil
 }
 
+func (f *fakeTarget) Addresses(files target.Files) []target.Address { return services.Addresses(files) }
+
 func (f *fakeTarget) Run(context.Context) error { return nil }
 
 func (f *fakeTarget) Remove(k target.Key, _ int) {
@@ -373,9 +381,15 @@ const lastResort = 5 * time.Minute
 // eventually waits until an environment is as ok says.
 func (h *harness) eventually(t *testing.T, environment, what string, ok func(show.Environment) bool) show.Environment {
 	t.Helper()
+	return h.eventuallyIn(t, "hello", environment, what, ok)
+}
+
+// eventuallyIn is eventually in any repository.
+func (h *harness) eventuallyIn(t *testing.T, repository, environment, what string, ok func(show.Environment) bool) show.Environment {
+	t.Helper()
 	deadline := time.Now().Add(lastResort)
 	for {
-		e, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", environment)
+		e, err := h.rc.Environment(t.Context(), access.Identity{}, repository, environment)
 		if err == nil && ok(e) {
 			return e
 		}

@@ -72,6 +72,7 @@ const (
 	NoDirectory Problem = "no directory" // the release has nothing at the environment's path
 	OddPath     Problem = "odd path"     // a path that a trailer cannot hold
 	NoArtifact  Problem = "no artifact"  // bytes of the release are gone
+	Taken       Problem = "taken"        // another environment has an address that it declares
 )
 
 // Decision is a policy's decision about one proposal.

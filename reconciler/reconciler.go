@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +51,9 @@ type Reconciler struct {
 	released  cache[known]
 	files     cache[*headgateyaml.File]
 	emails    cache[[]string]
+	addressed cache[[]netip.AddrPort]
+
+	declaring sync.Mutex // held while an environment takes addresses of this machine
 
 	mu      sync.Mutex
 	workers map[string]*worker // by workerKey

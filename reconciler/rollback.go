@@ -106,7 +106,15 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 		return RolledBack{}, err
 	}
 	crash.Point("rollback.before-environment-moved")
-	switch err := w.repo.Move(ctx, record.EnvironmentRef(w.environment), s.Declared.Hash, commit); {
+	var taken *addressTaken
+	switch err := w.declare(ctx, s, tree, commit); {
+	case errors.As(err, &taken):
+		return RolledBack{}, &show.Error{
+			Kind:  show.Denied,
+			What:  fmt.Sprintf("%s cannot be rolled back to release %d: %v", w.environment, good.Release, taken),
+			Where: []string{"nothing has moved"},
+			Hint:  "env log " + s.repo.Name() + " " + w.environment,
+		}
 	case errors.Is(err, repo.ErrMoved):
 		return RolledBack{}, &show.Error{Kind: show.Again, What: w.environment + " has just changed", Hint: "look at it and roll back again"}
 	case err != nil:

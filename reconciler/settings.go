@@ -77,6 +77,32 @@ func (rc *Reconciler) leaving(r *repo.Repository, environment string) (e headgat
 	return headgateyaml.Environment{Name: environment, Target: headgateyaml.Services}, gone, nil
 }
 
+// NotIn are the environments of a repository to which something is promoted and
+// that a headgate.yaml does not name.
+func (rc *Reconciler) NotIn(repository string, file *headgateyaml.File) (names []string, err error) {
+	r, err := rc.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	all, err := rc.environments(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range all {
+		if _, named := file.Environment(e.Name); named {
+			continue
+		}
+		tip, err := record.Tip(r, applicationOf(r, e), e.Name)
+		if err != nil {
+			return nil, err
+		}
+		if tip != nil && !tip.Removal {
+			names = append(names, e.Name)
+		}
+	}
+	return names, nil
+}
+
 // fileAt is the headgate.yaml of a landed commit. The file was checked before it
 // landed; one that is bad all the same stops everything that depends on it.
 func (rc *Reconciler) fileAt(r *repo.Repository, commit repo.Hash) (*headgateyaml.File, error) {

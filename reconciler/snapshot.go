@@ -27,6 +27,7 @@ type snapshot struct {
 	actual      target.Observed          // Observed, whole
 	before      headgateyaml.Environment // settings of Upstream
 	evaluated   *evaluation              // of Decision
+	taken       *addressTaken            // of Wanted.Problem Taken
 }
 
 // load reads everything that matters about an environment. It writes objects
@@ -148,6 +149,13 @@ func (s *snapshot) loadWanted(rc *Reconciler) error {
 		return err
 	}
 	s.Wanted.Tree = tree
+	switch a, by, err := rc.taken(s, tree); {
+	case err != nil:
+		return err
+	case by != Holder{}:
+		s.Wanted.Problem, s.taken = Taken, &addressTaken{s.repo.Name(), a, by}
+		return nil
+	}
 	if s.Declared != nil && s.Declared.Held == nil && rel.Verifies == nil {
 		s.Wanted.Same, err = record.SameContent(s.repo, base, s.application, rel, s.settings.Path)
 	}
@@ -165,6 +173,8 @@ func (s *snapshot) problem() string {
 			s.Wanted.Release, s.settings.Path, s.environment)
 	case NoArtifact:
 		return fmt.Sprintf("the bytes of an artifact of release %d are not on this server any more", s.Wanted.Release)
+	case Taken:
+		return fmt.Sprintf("release %d cannot be declared: %v", s.Wanted.Release, s.taken)
 	case OddPath:
 		return fmt.Sprintf("the path %q of environment %s holds unusual white space", s.settings.Path, s.environment)
 	}

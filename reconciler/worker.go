@@ -152,7 +152,8 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 				continue
 			}
 			acted = true
-			if err := w.act(ctx, s, a); errors.Is(err, repo.ErrMoved) {
+			var taken *addressTaken
+			if err := w.act(ctx, s, a); errors.Is(err, repo.ErrMoved) || errors.As(err, &taken) {
 				break // somebody was faster; look again
 			} else if err != nil {
 				return 0, fmt.Errorf("%s release %d: %w", a.Kind, a.Release, err)
@@ -375,7 +376,7 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 		return err
 	}
 	crash.Point("promote.before-environment-moved")
-	if err := w.repo.Move(ctx, record.EnvironmentRef(s.environment), s.tip(), commit); err != nil {
+	if err := w.declare(ctx, s, s.Proposal.Tree, commit); err != nil {
 		return err
 	}
 	crash.Point("promote.environment-moved")

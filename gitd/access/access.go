@@ -88,6 +88,8 @@ type Repository struct {
 	// tags, "" for none. Nobody may push to a mirror, and it has no gate: what
 	// lands is decided at the forge.
 	Mirror string
+	// Ports of this machine are for this repository's environments alone.
+	Ports []Ports
 }
 
 // Connection is a repository of a forge that this server hears of by webhooks.
@@ -153,6 +155,14 @@ func (c *Config) Groups(user string) []string {
 		}
 	}
 	return groups
+}
+
+// AllGroups lists the names of all groups, Everyone among them.
+func (c *Config) AllGroups() []string {
+	if c == nil {
+		return nil
+	}
+	return append(sorted(c.groups), Everyone)
 }
 
 // Members lists the users of a group, sorted. The members of Everyone are all

@@ -154,6 +154,30 @@ func TestRights(t *testing.T) {
 	}
 }
 
+func TestPorts(t *testing.T) {
+	const head = "users:\n  ada: {keys: [KEY1]}\ngroups:\n  administrators: [ada]\nrepositories:\n"
+	c, err := access.Parse("server.yaml", withKeys(t, head+"  x: {ports: [80, 9000-9010]}\n  y: {ports: [81]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for port, want := range map[int]string{79: "", 80: "x", 81: "y", 8999: "", 9000: "x", 9010: "x", 9011: ""} {
+		if got := c.PortOf(port); got != want {
+			t.Errorf("port %d is reserved for %q, want %q", port, got, want)
+		}
+	}
+	for given, want := range map[string]string{
+		"  x: {ports: [80]}\n  y: {ports: [79-81]}\n": "server.yaml:7: port 79-81 of y is reserved for x on line 6 already",
+		"  x: {ports: [80, 80]}\n":                    "port 80 of x is reserved for x on line 6 already",
+		"  x: {ports: [90-80]}\n":                     `the ports of x hold "90-80", which is neither a port nor a range`,
+		"  x: {ports: [1-99999]}\n":                   `hold "1-99999"`,
+		"  x: {ports: [[80]]}\n":                      "which is neither a port nor a range",
+	} {
+		if _, err := access.Parse("server.yaml", withKeys(t, head+given)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", given, err, want)
+		}
+	}
+}
+
 // What is left out is never wider than what is given, and the words say what
 // holds.
 func TestRightsLeftOut(t *testing.T) {
@@ -405,7 +429,7 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	const head = "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"
-	for file, good := range map[string]bool{
+	files := map[string]bool{
 		example:       true,
 		string(first): true,
 		head:          true,
@@ -417,10 +441,19 @@ func TestSchema(t *testing.T) {
 		head + "repositories: {a: {wirte: []}}\n":                                 false,
 		head + "  everyone: []\n":                                                 false,
 		head + "more: 1\n":                                                        false,
+		head + "repositories: {a: {ports: [80, \"9000-9010\"]}, b: {ports: }}\n":  true,
+		head + "repositories: {a: {ports: [web]}}\n":                              false,
+		head + "repositories: {a: {ports: [0]}}\n":                                false,
+		head + "repositories: {a: {ports: [65536]}}\n":                            false,
+		head + "repositories: {a: {ports: 80}}\n":                                 false,
 		"users: {Ada: {}}\n" + head[strings.Index(head, "groups"):]:               false,
 		"users: {ada: {keys: [KEY1]}}\n":                                          false,
 		"users: {ada: {keys: [ssh-dss AAAA]}}\ngroups: {administrators: [ada]}\n": false,
-	} {
+	}
+	for _, name := range access.Reserved() {
+		files[head+"repositories: {"+name+": {}}\n"] = false
+	}
+	for file, good := range files {
 		data := withKeys(t, file)
 		_, parseErr := access.Parse("server.yaml", data)
 		var value any

@@ -32,6 +32,7 @@ type document struct {
 		Write       []string  `yaml:"write"`
 		Public      bool      `yaml:"public"`
 		Gate        yaml.Node `yaml:"gate"`
+		Ports       yaml.Node `yaml:"ports"`
 	} `yaml:"repositories"`
 	Connections map[string]struct {
 		Forge      string   `yaml:"forge"`
@@ -99,6 +100,7 @@ type reader struct {
 	users    []string       // all names, for suggestions and for what comes later in the file
 	groups   []string       // all names
 	keyLines map[string]int // fingerprint → line
+	reserved []reservedPorts
 }
 
 func (r *reader) problem(at *yaml.Node, fix, format string, args ...any) {
@@ -258,6 +260,9 @@ func (r *reader) repository(key, value *yaml.Node) {
 		if repository.Gated, repository.UngatedBy, ok = gate(n.Value); !ok || n.Kind != yaml.ScalarNode {
 			r.problem(n, "", "the gate of %s is %q; it is on, off, or \"off by <who, and when>\"", name, n.Value)
 		}
+	}
+	if _, n := lookup(value, "ports"); n != nil {
+		repository.Ports = r.ports(n, name)
 	}
 	r.config.repositories[name] = repository
 }

@@ -67,9 +67,6 @@ const (
 // Services is the target of supervised processes behind a proxy.
 const Services = "services"
 
-// Targets are the names of all targets.
-var Targets = []string{Services}
-
 // Application is one of several in a repository, with environments of its own.
 type Application struct {
 	Name      string
@@ -82,15 +79,19 @@ type Application struct {
 type Environment struct {
 	Name        string // no two of a repository have the same
 	Application string // that runs there; "" is the one that bears the repository's name
-	Target      string // one of Targets
+	Target      string // name of the kind of target; whether there is such a one is for package check
 	Path        string // directory in the tree that declares it
 	After       string // environment a release must be healthy in first; "" for none
 	Soak        time.Duration
 	Approvals   Approvals
 	Line        int // in the file, for messages
 
-	afterLine int
+	lines map[string]int // of its keys
 }
+
+// LineOf is where a key of the environment stands, its own line for one that was
+// left out.
+func (e Environment) LineOf(key string) int { return cmp.Or(e.lines[key], e.Line) }
 
 // Approvals says whose yes a promotion needs.
 type Approvals struct {
@@ -540,14 +541,14 @@ func (r *reader) order(f *File) {
 					what = "is of application " + other.Application
 				}
 			}
-			r.problem(e.afterLine, fix, "environment %q comes after %q, which %s", e.Name, e.After, what)
+			r.problem(e.LineOf("after"), fix, "environment %q comes after %q, which %s", e.Name, e.After, what)
 			continue
 		}
 		chain := []string{e.Name}
 		for at := e; at.After != ""; {
 			chain = append(chain, at.After)
 			if at.After == e.Name {
-				r.problem(e.afterLine, "one of them must come first", "environments wait for each other: %s", strings.Join(chain, " after "))
+				r.problem(e.LineOf("after"), "one of them must come first", "environments wait for each other: %s", strings.Join(chain, " after "))
 				break
 			}
 			next, ok := f.Environment(at.After)
@@ -566,6 +567,7 @@ func (r *reader) environment(key, value *yaml.Node, of Application) Environment 
 		Target:      Services,
 		Path:        path.Join(of.Path, "deploy", key.Value),
 		Line:        key.Line,
+		lines:       map[string]int{},
 	}
 	if !environmentForm.MatchString(e.Name) {
 		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid environment name %q", e.Name)
@@ -581,31 +583,26 @@ func (r *reader) environment(key, value *yaml.Node, of Application) Environment 
 		}
 		return e
 	}
-	line := func(key string) int { return lineOf(value, key) }
+	for key := range yamlfile.Pairs(value) {
+		e.lines[key.Value] = key.Line
+	}
 	switch {
 	case t.Target == nil:
 		r.problem(key.Line, "add target: services", "environment %q has no target", e.Name)
-	case !slices.Contains(Targets, *t.Target):
-		fix := "use " + strings.Join(Targets, " or ")
-		if near, ok := yamlfile.Nearest(*t.Target, Targets); ok {
-			fix = fmt.Sprintf("did you mean %q?", near)
-		}
-		r.problem(line("target"), fix, "environment %q has the target %q, which this server does not have", e.Name, *t.Target)
 	default:
 		e.Target = *t.Target
 	}
 	if t.Path != nil {
-		r.path(*t.Path, line("path"), "path")
+		r.path(*t.Path, e.LineOf("path"), "path")
 		e.Path = path.Join(of.Path, *t.Path)
 	}
 	if t.After != nil {
 		e.After = *t.After
-		e.afterLine = line("after")
 	}
 	if t.Soak != nil {
-		e.Soak = r.duration(*t.Soak, line("soak"), "soak", 0, maxSoak)
+		e.Soak = r.duration(*t.Soak, e.LineOf("soak"), "soak", 0, maxSoak)
 		if e.After == "" {
-			r.problem(line("soak"), "say after which environment, with after:", "environment %q soaks, but comes after none", e.Name)
+			r.problem(e.LineOf("soak"), "say after which environment, with after:", "environment %q soaks, but comes after none", e.Name)
 		}
 	}
 	r.approvals(&t.Approvals, &e)

@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -38,11 +40,29 @@ type Target struct {
 	Reads []string // names of files in the directory that Check wants, if they are there
 	// Check says what is wrong with them; dir is the directory's path, for messages.
 	Check func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems)
+	// Addresses are those of the server's machine that they ask for; nil: none.
+	Addresses func(dir string, files map[string][]byte) []Address
+}
+
+// Address is one that an environment asks for.
+type Address struct {
+	netip.AddrPort
+	File string
+	Line int
 }
 
 // Checker checks trees. It is safe for concurrent use.
 type Checker struct {
 	Targets map[string]Target // by the name that headgate.yaml uses
+	Server  *Server           // that the tree is to land on; nil: a laptop knows of none
+}
+
+// Server is what a tree is judged by besides its own files.
+type Server struct {
+	Access *access.Config
+	// Holder names who else has an address, in words for whoever reads the problems;
+	// "" for nobody. nil: it is not asked.
+	Holder func(netip.AddrPort) (string, error)
 }
 
 // Result is what a tree says, and what is wrong with it.
@@ -127,6 +147,8 @@ func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
 	r.buildspec()
 	r.schedules()
 	r.environments(c.Targets)
+	r.addresses(c.Server)
+	r.names(c.Server)
 	r.policies()
 	return r.finish()
 }
@@ -159,8 +181,16 @@ type reader struct {
 	dirs   map[string][]fs.DirEntry // that were listed; nil for one that is not there
 	result Result
 
+	addressed []addressed // of environments before
+
 	entries, total int
 	err            error
+}
+
+// addressed is an address and the environment that asks for it.
+type addressed struct {
+	Address
+	environment string
 }
 
 // errBound ends the reading; the problem says why.
@@ -398,7 +428,13 @@ func (r *reader) environments(targets map[string]Target) {
 	for _, e := range r.result.Settings.Environments {
 		target, ok := targets[e.Target]
 		if !ok {
-			r.problem(headgateyaml.Name, e.Line, fmt.Sprintf("environment %q: unknown target %q", e.Name, e.Target), "")
+			known := slices.Sorted(maps.Keys(targets))
+			fix := "use " + strings.Join(known, " or ")
+			if near, ok := yamlfile.Nearest(e.Target, known); ok {
+				fix = fmt.Sprintf("did you mean %q?", near)
+			}
+			r.problem(headgateyaml.Name, e.LineOf("target"),
+				fmt.Sprintf("environment %q has the target %q, which this server does not have", e.Name, e.Target), fix)
 			continue
 		}
 		dir := path.Clean(e.Path)
@@ -420,6 +456,75 @@ func (r *reader) environments(targets map[string]Target) {
 		problems, warnings := target.Check(dir, files)
 		r.result.Problems = append(r.result.Problems, problems...)
 		r.result.Warnings = append(r.result.Warnings, warnings...)
+		if target.Addresses != nil && len(problems) == 0 {
+			for _, a := range target.Addresses(dir, files) {
+				r.addressed = append(r.addressed, addressed{a, e.Name})
+			}
+		}
+	}
+}
+
+// addresses checks that nobody else has what the environments ask for: another of
+// the tree, or of the server.
+func (r *reader) addresses(on *Server) {
+	for i, a := range r.addressed {
+		if at := slices.IndexFunc(r.addressed[:i], func(b addressed) bool { return access.Overlap(a.AddrPort, b.AddrPort) }); at >= 0 {
+			b := r.addressed[at]
+			if a.environment == b.environment {
+				r.problem(a.File, a.Line,
+					fmt.Sprintf("environment %q asks for %s twice (%s:%d: %s)", a.environment, a.AddrPort, b.File, b.Line, b.AddrPort),
+					"give one of its services another port; 0 is any free one")
+				continue
+			}
+			r.problem(a.File, a.Line,
+				fmt.Sprintf("%s of environment %q is that of environment %q too (%s:%d: %s)",
+					a.AddrPort, a.environment, b.environment, b.File, b.Line, b.AddrPort),
+				"give one of them another port; 0 is any free one")
+			continue
+		}
+		if on == nil || on.Holder == nil || r.err != nil {
+			continue
+		}
+		by, err := on.Holder(a.AddrPort)
+		if err != nil {
+			r.err = err
+			return
+		}
+		if by != "" {
+			r.problem(a.File, a.Line, fmt.Sprintf("%s of environment %q is held by %s", a.AddrPort, a.environment, by),
+				"declare another port; 0 is any free one")
+		}
+	}
+}
+
+// names checks that the users and groups that are named are some of the server.
+func (r *reader) names(on *Server) {
+	if on == nil || on.Access == nil {
+		return
+	}
+	groups, users := on.Access.AllGroups(), []string{}
+	for _, u := range on.Access.Users() {
+		users = append(users, u.Name)
+	}
+	unknown := func(line int, what, name string, known []string) {
+		if name == "" || slices.Contains(known, name) {
+			return
+		}
+		fix := "name one of server.yaml: " + strings.Join(known, ", ")
+		if near, ok := yamlfile.Nearest(name, known); ok {
+			fix = fmt.Sprintf("did you mean %q?", near)
+		}
+		r.problem(headgateyaml.Name, line, what, fix)
+	}
+	for _, e := range r.result.Settings.Environments {
+		unknown(e.LineOf("approvals"),
+			fmt.Sprintf("approvals of environment %q are asked of %q, which is not a group of this server", e.Name, e.Approvals.From),
+			e.Approvals.From, groups)
+	}
+	for _, s := range r.result.Settings.Schedules {
+		unknown(s.LineOf("notify"),
+			fmt.Sprintf("schedule %q notifies %q, which is not a user or group of this server", s.Name, s.Notify),
+			s.Notify, append(slices.Clone(groups), users...))
 	}
 }
 

@@ -3,6 +3,7 @@ package check_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"pgregory.net/rapid"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/check"
@@ -32,6 +34,14 @@ var checker = &check.Checker{Targets: map[string]check.Target{"services": {
 			warnings = append(warnings, yamlfile.Problem{File: dir + "/compose.yaml", Line: 1, What: "is odd"})
 		}
 		return problems, warnings
+	},
+	Addresses: func(dir string, files map[string][]byte) (all []check.Address) {
+		for i, line := range strings.Split(string(files["compose.yaml"]), "\n") {
+			if a, err := netip.ParseAddrPort(line); err == nil {
+				all = append(all, check.Address{AddrPort: a, File: dir + "/compose.yaml", Line: i + 1})
+			}
+		}
+		return all
 	},
 }}}
 
@@ -55,6 +65,7 @@ func said(r check.Result) string {
 func TestTree(t *testing.T) {
 	t.Parallel()
 	const staging = "environments: {staging: {target: services, path: deploy/staging}}\n"
+	const two = "environments: {a: {target: services}, b: {target: services}}\n"
 	const nightly = "schedules:\n- name: n\n  cron: '@daily'\n  buildspec: nightly.yml\n"
 	for _, tt := range []struct {
 		name  string
@@ -79,6 +90,14 @@ func TestTree(t *testing.T) {
 		{"environment without its file", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/x": "1"}, "buildspec.yml headgate.yaml", []string{"deploy/staging/compose.yaml: is not there"}},
 		{"environment without its directory", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/x": "1"}, "buildspec.yml headgate.yaml", []string{`headgate.yaml:1: environment "staging" is declared in deploy/staging, which is not there`}},
 		{"environment a file", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging": "1"}, "buildspec.yml headgate.yaml", []string{"which is a file"}},
+		{"unknown target", map[string]string{"headgate.yaml": "environments:\n  staging:\n    target: servcies\n", "buildspec.yml": good}, "buildspec.yml headgate.yaml",
+			[]string{`headgate.yaml:3: environment "staging" has the target "servcies", which this server does not have; did you mean "services"?`}},
+		{"one port for two", map[string]string{"headgate.yaml": two, "buildspec.yml": good, "deploy/a/compose.yaml": "127.0.0.1:80", "deploy/b/compose.yaml": "x\n0.0.0.0:80"},
+			"buildspec.yml deploy/a/compose.yaml deploy/b/compose.yaml headgate.yaml",
+			[]string{`deploy/b/compose.yaml:2: 0.0.0.0:80 of environment "b" is that of environment "a" too (deploy/a/compose.yaml:1: 127.0.0.1:80); give one of them another port`}},
+		{"one port twice in one", map[string]string{"headgate.yaml": two, "buildspec.yml": good, "deploy/a/compose.yaml": "127.0.0.1:80\n127.0.0.1:80", "deploy/b/compose.yaml": "127.0.0.1:81\n127.0.0.2:80"},
+			"buildspec.yml deploy/a/compose.yaml deploy/b/compose.yaml headgate.yaml",
+			[]string{`deploy/a/compose.yaml:2: environment "a" asks for 127.0.0.1:80 twice (deploy/a/compose.yaml:1: 127.0.0.1:80)`}},
 		{"environment wrong and odd", map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/compose.yaml": "wrong odd"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"compose.yaml:1: is wrong", "warning: deploy/staging/compose.yaml:1: is odd"}},
 		{"schedule", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good, "nightly.yml": good}, "buildspec.yml headgate.yaml nightly.yml", nil},
 		{"schedule without its buildspec", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good, "nightly.yaml": good}, "buildspec.yml headgate.yaml",
@@ -117,6 +136,56 @@ func TestTree(t *testing.T) {
 		})
 	}
 }
+
+// What is on the server is seen by a push that a laptop cannot see.
+func TestServer(t *testing.T) {
+	t.Parallel()
+	config, err := access.Parse("server.yaml", []byte(`users: {ada: {keys: ["`+key+`"]}}
+groups: {administrators: [ada], release: [ada]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := *checker
+	c.Server = &check.Server{
+		Access: config,
+		Holder: func(a netip.AddrPort) (string, error) {
+			if a.Port() == 80 {
+				return "live of hello", nil
+			}
+			return "", nil
+		},
+	}
+	files := fstest.MapFS{}
+	for name, content := range map[string]string{
+		"buildspec.yml": good,
+		"headgate.yaml": `environments:
+  a: {target: services, approvals: {from: everyone}}
+  b:
+    target: services
+    approvals: {from: relaese}
+schedules:
+- {name: n, cron: "@daily", notify: ada}
+- {name: o, cron: "@daily", notify: adda}
+`,
+		"deploy/a/compose.yaml": "127.0.0.1:79\n127.0.0.1:80",
+		"deploy/b/compose.yaml": "",
+	} {
+		files[name] = &fstest.MapFile{Data: []byte(content)}
+	}
+	r, err := c.Tree(t.Context(), files)
+	const want = `deploy/a/compose.yaml:2: 127.0.0.1:80 of environment "a" is held by live of hello; declare another port; 0 is any free one
+headgate.yaml:5: approvals of environment "b" are asked of "relaese", which is not a group of this server; did you mean "release"?
+headgate.yaml:8: schedule "o" notifies "adda", which is not a user or group of this server; did you mean "ada"?`
+	if got := said(r); err != nil || got != want {
+		t.Errorf("said\n%s\n%v, want\n%s", got, err, want)
+	}
+	if r, err := checker.Tree(t.Context(), files); err != nil || said(r) != "" {
+		t.Errorf("a laptop said %q, %v", said(r), err)
+	}
+}
+
+const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICh4RXstWIuzJvE0gaJLRaDfs9efSCdiZLwgMyFzafWR"
 
 // everyWay is the same tree as each file system that Tree is used with.
 func everyWay(t *testing.T, files map[string]string) map[string]check.Files {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,14 @@ func (v *validation) checkTree(ctx context.Context, tree repo.Hash) (*rejection,
 		}
 		return rejectFiles(found), err
 	}
-	found, err := v.l.Checker.Tree(ctx, files)
+	checker := *v.l.Checker
+	checker.Server = &check.Server{Access: v.access}
+	if v.l.Environments != nil {
+		checker.Server.Holder = func(a netip.AddrPort) (string, error) {
+			return v.l.Environments.Holder(v.r.Name(), a, v.push.actor)
+		}
+	}
+	found, err := checker.Tree(ctx, files)
 	switch {
 	case err != nil:
 		return nil, err
@@ -52,7 +60,23 @@ func (v *validation) checkTree(ctx context.Context, tree repo.Hash) (*rejection,
 		return rejectFiles(found), nil
 	}
 	v.warnings = found.Warnings
-	return nil, nil
+	return nil, v.noticeLeaving(found.Settings)
+}
+
+// noticeLeaving tells the pusher which environments the tree no longer names:
+// landing it stops none of them, somebody's yes to the removal does.
+func (v *validation) noticeLeaving(file *headgateyaml.File) error {
+	if v.l.Environments == nil {
+		return nil
+	}
+	leaving, err := v.l.Environments.Leaving(v.r.Name(), file)
+	for _, name := range leaving {
+		v.notices = append(v.notices,
+			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved", headgateyaml.Name, name),
+			fmt.Sprintf("  to stop it then: %s approve %s %s", sshCommand(v.l.Server()), v.r.Name(), name),
+			fmt.Sprintf("  if it is to have another name: %s env rename %s %s <new name>", sshCommand(v.l.Server()), v.r.Name(), name))
+	}
+	return err
 }
 
 // extents remembers how much trees hold, so that a push is measured by what is

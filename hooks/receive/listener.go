@@ -9,6 +9,7 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/check"
@@ -36,6 +38,12 @@ import (
 type Environments interface {
 	Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error)
 	ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (landed repo.Hash, lines []string, err error)
+	// Holder names who, outside a repository, has an address of the server's machine, in
+	// words that tell somebody nothing that they may not read; "" is nobody.
+	Holder(repository string, a netip.AddrPort, to access.Identity) (string, error)
+	// Leaving are the environments of a repository that go on and that file does not
+	// name any more.
+	Leaving(repository string, file *headgateyaml.File) ([]string, error)
 }
 
 // Logs yields a build's log from its beginning until the build has ended or ctx

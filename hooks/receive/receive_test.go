@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
@@ -135,6 +137,12 @@ func newHarness(t *testing.T) *harness {
 					warnings = yamlfile.Problems{{File: dir + "/compose.yaml", Line: 1, What: "is odd"}}
 				}
 				return problems, warnings
+			},
+			Addresses: func(dir string, files map[string][]byte) (all []check.Address) {
+				if a, err := netip.ParseAddrPort(string(files["compose.yaml"])); err == nil {
+					all = append(all, check.Address{AddrPort: a, File: dir + "/compose.yaml", Line: 1})
+				}
+				return all
 			},
 		}}},
 		Gate: h.gate, Environments: h.envs, Server: func() show.Server { return exampleServer },
@@ -470,12 +478,29 @@ type fakeEnvironments struct {
 	err   error
 	move  func(commit repo.Hash) repo.Hash
 	open  []repo.Hash // the promotion and what it replaced
+	named []string    // environments to which something is promoted
 }
 
 func (e *fakeEnvironments) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return environment == "production" && slices.Contains(e.open, commit), nil
+}
+
+func (e *fakeEnvironments) Holder(_ string, a netip.AddrPort, to access.Identity) (string, error) {
+	if a.Port() != 8000 {
+		return "", nil
+	}
+	return "live of another repository, as " + to.User + " may know", nil
+}
+
+func (e *fakeEnvironments) Leaving(_ string, file *headgateyaml.File) (names []string, err error) {
+	for _, name := range e.named {
+		if _, ok := file.Environment(name); !ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
 }
 
 func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (repo.Hash, []string, error) {

@@ -179,6 +179,24 @@ func TestGatedBranchesAreThoseThatLanded(t *testing.T) {
 	}
 }
 
+// A push is told what it would stop, and refused what belongs to somebody else.
+func TestEnvironmentsOfAPush(t *testing.T) {
+	h := newHarness(t)
+	c := h.landed()
+	h.envs.named = []string{"staging", "production"}
+	const staging = "environments: {staging: {target: services}}\n"
+	c.commit("taken", map[string]string{"headgate.yaml": staging, "deploy/staging/compose.yaml": "127.0.0.1:8000"})
+	h.push(c, "ada", "origin", "main").refused(t,
+		`deploy/staging/compose.yaml:1: 127.0.0.1:8000 of environment "staging" is held by live of another repository, as ada may know`,
+		"fix: declare another port")
+	c.commit("free", map[string]string{"deploy/staging/compose.yaml": "127.0.0.1:8001"})
+	h.push(c, "ada", "origin", "main").ok(t,
+		"remote: headgate.yaml no longer names the environment production: what runs there goes on until its removal is approved",
+		"approve hello production", "env rename hello production <new name>", "success: 2 landed")
+	c.commit("nobody", map[string]string{"headgate.yaml": "environments: {staging: {target: services, approvals: {from: releese}}}\n"})
+	h.push(c, "ada", "origin", "main").refused(t, `headgate.yaml:1: approvals of environment "staging" are asked of "releese"`)
+}
+
 func TestServerConfigurationIsChecked(t *testing.T) {
 	h := newHarness(t)
 	r, err := h.store.Create(t.Context(), "headgate")

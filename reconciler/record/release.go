@@ -101,6 +101,22 @@ func ManifestOf(r *repo.Repository, tree repo.Hash, application string) (Manifes
 	return m, nil
 }
 
+// Applications are the names of those that an environment's tree declares.
+func Applications(r *repo.Repository, tree repo.Hash) (names []string, err error) {
+	dir, err := r.Lookup(tree, applicationsDir)
+	if errors.Is(err, repo.ErrNoFile) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the applications of an environment: %w", err)
+	}
+	entries, err := r.Tree(dir.Hash)
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	return names, err
+}
+
 // Files reads an application's directory in an environment's tree, without
 // release.json.
 func Files(r *repo.Repository, tree repo.Hash, application string) (map[string][]byte, error) {

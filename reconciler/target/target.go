@@ -33,6 +33,7 @@ package target
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -65,6 +66,22 @@ type Target interface {
 	// one application in one environment, or Key{Repository: "hello"} for all that
 	// "hello" runs, or the zero Key for all.
 	Watch(k Key) (changed <-chan struct{}, end func())
+}
+
+// Addresser is implemented by a target whose units listen on this machine, where
+// an address can be had by one environment only. Who may have it is decided in Git,
+// by the reconciler and at the push; a target just takes it.
+type Addresser interface {
+	// Addresses are those that the files of an application's directory ask for.
+	Addresses(files Files) []Address
+}
+
+// Address is one that a unit is to be reached at.
+type Address struct {
+	Address netip.AddrPort
+	Unit    string
+	File    string // of Files
+	Line    int    // in it, 0 when it has none
 }
 
 // Key names what a target converges: one application in one environment.

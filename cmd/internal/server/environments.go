@@ -2,8 +2,12 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"net/netip"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
@@ -48,4 +52,36 @@ func (e environments) ApprovePush(ctx context.Context, repository, environment s
 		return repo.Zero, nil, err
 	}
 	return e.reconciler.ApprovePush(ctx, repository, environment, by, commit)
+}
+
+// Holder implements receive.Environments. Whoever may not read a repository is not
+// told that it is there.
+func (e environments) Holder(repository string, a netip.AddrPort, to access.Identity) (string, error) {
+	for _, own := range []struct {
+		on   net.Listener
+		what string
+	}{{e.sshOn, "SSH"}, {e.webOn, "HTTP"}} {
+		if at, err := netip.ParseAddrPort(own.on.Addr().String()); err == nil && access.Overlap(a, at) {
+			return "this server, which listens there for " + own.what, nil
+		}
+	}
+	h, held, err := e.reconciler.HolderFor(repository, a)
+	if err != nil || !held {
+		return "", err
+	}
+	named := e.access.Load().May(to, access.Read, h.Repository)
+	switch {
+	case h.Reserved && named:
+		return fmt.Sprintf("%s, for which %s reserves it", h.Repository, access.FileName), nil
+	case h.Reserved:
+		return fmt.Sprintf("another repository, for which %s reserves it", access.FileName), nil
+	case named:
+		return fmt.Sprintf("%s of %s", h.Environment, h.Repository), nil
+	}
+	return "an environment of another repository", nil
+}
+
+// Leaving implements receive.Environments.
+func (e environments) Leaving(repository string, file *headgateyaml.File) ([]string, error) {
+	return e.reconciler.NotIn(repository, file)
 }

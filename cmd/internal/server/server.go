@@ -35,7 +35,6 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd"
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/secret"
@@ -54,7 +53,6 @@ import (
 	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
-	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -232,11 +230,12 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Engine:   s.engine,
 		Releases: s.releasesOf,
 		Artifact: s.artifacts.Has,
-		Targets:  map[string]target.Target{headgateyaml.Services: s.services},
+		Targets:  targets(s.services),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
 		SSH:      s.about.SSH,
 	}
+	s.services.Held = s.reconciler.Holds
 	s.receive = &receive.Listener{
 		Dir:          path("run"),
 		Store:        s.store,

@@ -187,7 +187,7 @@ func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Poo
 		l, _ = proxy.Listen(net.JoinHostPort(host, strconv.Itoa(port)), pool, t.transport, t.TrustedProxies, t.Log)
 	}
 	if l == nil {
-		if l, err = proxy.Listen(at, pool, t.transport, t.TrustedProxies, t.Log); err != nil {
+		if l, err = t.listen(at, free != "", pool); err != nil {
 			return nil, t.conflict(k, service, at, number, err)
 		}
 	}
@@ -196,8 +196,30 @@ func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Poo
 	if free != "" {
 		t.ports[remembered] = l.Address().Port
 	}
-	t.holders[listen] = fmt.Sprintf("service %s of %s in %s", service, k.Application, k.Environment)
+	t.holders[listen] = holder{k, service}
 	return l, nil
+}
+
+// maxFreePorts bounds how often any free port is looked for: a few may be held.
+const maxFreePorts = 20
+
+// listen listens on an address, whose port 0 is any that nobody holds.
+func (t *Target) listen(at string, free bool, pool *proxy.Pool) (*proxy.Listener, error) {
+	var passed []*proxy.Listener // kept open, so that the next try is another one
+	defer func() {
+		for _, l := range passed {
+			l.Close(context.Background())
+		}
+	}()
+	for {
+		l, err := proxy.Listen(at, pool, t.transport, t.TrustedProxies, t.Log)
+		if err != nil || !free || t.Held == nil || !t.Held(l.Address().Port) {
+			return l, err
+		}
+		if passed = append(passed, l); len(passed) == maxFreePorts {
+			return nil, fmt.Errorf("%d free ports in a row are held by environments", maxFreePorts)
+		}
+	}
 }
 
 func (t *Target) release(listen string) {
@@ -215,7 +237,10 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 		t.mu.Lock()
 		for held, holder := range t.holders {
 			if _, n, err := net.SplitHostPort(held); err == nil && n == number {
-				by = holder
+				by = "another repository's environment"
+				if holder.of.Repository == k.Repository {
+					by = fmt.Sprintf("service %s of %s in %s", holder.service, holder.of.Application, holder.of.Environment)
+				}
 			}
 		}
 		t.mu.Unlock()

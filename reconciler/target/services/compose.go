@@ -47,6 +47,8 @@ type Service struct {
 type Port struct {
 	HostIP string
 	Host   int // 0 is any free one, kept while the server lives
+
+	line int // in the file, for messages
 }
 
 func (p Port) String() string {

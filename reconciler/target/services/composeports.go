@@ -8,9 +8,38 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 const portForm = `write "8000:80", "127.0.0.1:8000:80" or "0:80" for any free port`
+
+// Addresses implements target.Addresser: the ports that are declared by number. A
+// file that is not good declares none.
+func (t *Target) Addresses(files target.Files) []target.Address { return Addresses(files) }
+
+// Addresses are those that the files of an application's directory declare.
+func Addresses(files target.Files) (all []target.Address) {
+	c, _, err := Parse(composeFile, files[composeFile])
+	if err != nil {
+		return nil
+	}
+	for _, s := range c.Services {
+		for _, p := range s.Ports {
+			ip, err := netip.ParseAddr(p.HostIP)
+			if p.Host == 0 || err != nil {
+				continue
+			}
+			all = append(all, target.Address{
+				Address: netip.AddrPortFrom(ip, uint16(p.Host)),
+				Unit:    s.Name,
+				File:    composeFile,
+				Line:    p.line,
+			})
+		}
+	}
+	return all
+}
 
 func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
 	if n.Kind != yaml.SequenceNode {
@@ -33,12 +62,12 @@ func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
 			p.problem(c, portForm, "%s: %q: %v", what, text, err)
 		case inside != "" && inside != container:
 			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what, inside, container)
-		case slices.Contains(ports, port) && port.Host != 0:
+		case port.Host != 0 && slices.ContainsFunc(ports, func(o Port) bool { return o.String() == port.String() }):
 			p.problem(c, "keep one of them", "%s: %s is given twice", what, port)
 		case len(ports) == maxPorts:
 			p.problem(c, "split the service", "%s: more than %d ports", what, maxPorts)
 		default:
-			inside = container
+			inside, port.line = container, c.Line
 			ports = append(ports, port)
 		}
 	}

@@ -57,7 +57,7 @@ func (in *instance) run(ctx context.Context) (well bool, how string) {
 	// Old logs are only in the way; they are tried again with the next start.
 	_ = pruneLogs(filepath.Dir(in.app.logPath(in.id)))
 
-	port, err := t.free.take()
+	port, err := t.free.take(t.Held)
 	if err != nil {
 		return false, "could not start: " + err.Error()
 	}

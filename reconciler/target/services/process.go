@@ -300,8 +300,8 @@ type freePorts struct {
 	given map[int]bool
 }
 
-// take finds a port that nobody listens on or was told to.
-func (f *freePorts) take() (int, error) {
+// take finds a port that nobody listens on, was told to, or holds.
+func (f *freePorts) take(held func(port int) bool) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
@@ -313,7 +313,7 @@ func (f *freePorts) take() (int, error) {
 		if err := l.Close(); err != nil {
 			return 0, fmt.Errorf("find a free port: %w", err)
 		}
-		if f.given[port] {
+		if f.given[port] || held != nil && held(port) {
 			continue
 		}
 		if f.given == nil {

@@ -20,7 +20,7 @@ func TestPortsAreGivenOnce(t *testing.T) {
 	var f freePorts
 	given := map[int]bool{}
 	for range 2000 {
-		port, err := f.take()
+		port, err := f.take(func(int) bool { return false })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -52,6 +52,10 @@ type Target struct {
 	// TrustedProxies are those before this server whose X-Forwarded-* are passed on.
 	TrustedProxies proxy.Trusted
 
+	// Held reports whether a port is declared somewhere, whether or not anybody listens
+	// there just now. Such a one is given to nobody who asks for any. nil: none is.
+	Held func(port int) bool
+
 	starter   *starter
 	releases  *unpackedReleases
 	transport *http.Transport
@@ -62,7 +66,7 @@ type Target struct {
 	ctx     context.Context // of Run; nil before
 	apps    map[target.Key]*app
 	fences  map[target.Key]int // newest sequence of applications that were removed
-	holders map[string]string  // address listened on → who it is for
+	holders map[string]holder  // address listened on → who it is for
 	ports   map[freePort]int   // the port it became
 	running sync.WaitGroup
 }
@@ -71,6 +75,12 @@ type Target struct {
 type freePort struct {
 	of     target.Key
 	listen string
+}
+
+// holder is a service that an address is listened on for.
+type holder struct {
+	of      target.Key
+	service string
 }
 
 // New makes a target that keeps what it unpacks in workDir and what instances
@@ -84,7 +94,7 @@ func New(workDir, logDir string, unpack func(ctx context.Context, digest, dir st
 		transport: proxy.Transport(),
 		apps:      map[target.Key]*app{},
 		fences:    map[target.Key]int{},
-		holders:   map[string]string{},
+		holders:   map[string]holder{},
 		ports:     map[freePort]int{},
 	}
 }
