@@ -346,7 +346,7 @@ func (s *session) style(tty *pty) shell.Terminal {
 
 // ssh is a command as it is typed, to be pasted.
 func (s *session) ssh(command string) string {
-	return "ssh " + shell.Target(s.d.Backend.Server(s.ended)) + " " + command
+	return "ssh " + s.d.Backend.Server(s.ended).Login() + " " + command
 }
 
 // fail writes an error for people.

@@ -90,7 +90,7 @@ func openHarness(ctx context.Context, dir string) (*harness, error) {
 	}
 	h.target.now = h.clock.Now
 	h.rc = &Reconciler{
-		Store: h.store, Targets: map[string]target.Target{"services": h.target}, Now: h.clock.Now, SSH: "127.0.0.1:2222",
+		Store: h.store, Targets: map[string]target.Target{"services": h.target}, Now: h.clock.Now, Login: "-p 2222 127.0.0.1",
 		Access:   h.config.Load,
 		Releases: taggedReleases,
 		Branch:   func(string) string { return mainRef },

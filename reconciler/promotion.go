@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
@@ -152,14 +151,5 @@ func btoi(b bool) int {
 
 // ssh is how people reach the server in a command to paste.
 func (rc *Reconciler) ssh() string {
-	host, port, err := net.SplitHostPort(rc.SSH)
-	switch {
-	case rc.SSH == "":
-		return "ssh <server>"
-	case err != nil:
-		return "ssh " + rc.SSH
-	case port == "22":
-		return "ssh " + host
-	}
-	return "ssh -p " + port + " " + host
+	return "ssh " + cmp.Or(rc.Login, "<server>")
 }

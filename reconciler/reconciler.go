@@ -45,7 +45,7 @@ type Reconciler struct {
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from
 	Now      func() time.Time               // nil: time.Now
 	Log      *slog.Logger                   // nil: slog.Default
-	SSH      string                         // host:port as clients reach it, for commands to paste
+	Login    string                         // what stands behind "ssh" to reach the server, for commands to paste
 
 	sequences cache[int]
 	released  cache[known]

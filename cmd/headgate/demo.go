@@ -21,6 +21,7 @@ import (
 	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
 // sample is the repository that the demo pushes: a small web service.
@@ -56,6 +57,9 @@ waiting for you. Then it stays, and is a server like any other.`,
 
 func demo(ctx context.Context, p printer, o options) error {
 	if err := o.prepare(); err != nil {
+		return err
+	}
+	if err := (&host.Host{}).Probe(ctx); err != nil {
 		return err
 	}
 	// The demo pushes as you, with a key of its own: yours may want a passphrase.
@@ -224,10 +228,18 @@ func (d *demonstration) watch(ctx context.Context, about show.Server, me access.
 	}
 	d.say("main is at %.7s, release %d", r.Tip, r.Release)
 	var staging, production show.Environment
+	said := ""
 	if err := d.until(limited, "a healthy staging", func() (ok bool, err error) {
 		staging, err = d.server.Environment(ctx, me, sampleName, "staging")
+		if staging.Reason != said && staging.State != show.Healthy && staging.State != show.Unknown {
+			said = staging.Reason // a port that another program has, for one: it goes on when that is gone
+			d.say("staging is %s: %s", staging.State, said)
+		}
 		return staging.State == show.Healthy && staging.Release == r.Release && len(staging.URLs) > 0, err
 	}); err != nil {
+		if staging.Reason != "" {
+			err = fmt.Errorf("%w: %s\nhint: the sample listens on the two ports after that of --http: give another one, and another --data", err, staging.Reason)
+		}
 		return err
 	}
 	if err := d.runs(limited, staging); err != nil {
@@ -305,10 +317,8 @@ func (d *demonstration) runs(ctx context.Context, e show.Environment) error {
 
 // invite says what to do next, and that all of the above is true.
 func (d *demonstration) invite(about show.Server, environments []show.Environment) {
-	host, port, _ := strings.Cut(about.SSH, ":")
-	ssh := "ssh -p " + port
+	ssh := "ssh " + about.Login()
 	if d.made != "" {
-		ssh += " -i " + d.made
 		d.say("\nyour key is not in ~/.ssh, so first:\n  export GIT_SSH_COMMAND='ssh -i %s'", d.made)
 	}
 	for _, e := range environments {
@@ -316,13 +326,17 @@ func (d *demonstration) invite(about show.Server, environments []show.Environmen
 			continue
 		}
 		d.say("\n%s waits for your approval of release %d; any of these gives it:", e.Name, e.Promotion.To)
-		d.say("  %s %s approve %s", ssh, host, e.Name)
+		d.say("  %s approve %s", ssh, e.Name)
 		d.say("  git push origin origin/promote/%s:env/%s    (in a clone)", e.Name, e.Name)
-		d.say("  %s/%s/promote/%s    (sign in with: %s %s login)", about.HTTP, sampleName, e.Name, ssh, host)
+		d.say("  %s/%s/promote/%s    (sign in with: %s login)", about.HTTP, sampleName, e.Name, ssh)
 	}
 	d.say("\nnow change something:")
 	d.say("  git clone %s && cd %s", about.CloneURL(sampleName), sampleName)
 	d.say("  edit lib/Greeting.pm, git commit -a, git push origin main")
+	d.say("\nadd a repository of your own; in its directory `headgate init` writes what the server wants to find:")
+	d.say("  by push:     %s repo create shop && git push %s HEAD:main", ssh, about.CloneURL("shop"))
+	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main", ssh, about.HTTP)
+	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>", about.CloneURL(access.Own), ssh)
 	d.say("\nready: console %s, Ctrl-C stops the server, your data is in %s", about.HTTP, d.data)
 }
 

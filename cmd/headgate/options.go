@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -105,10 +106,12 @@ func (o *options) adminKeys(ctx context.Context) (keys []string, made string, er
 		keys, err = readPublicKeys(o.keyFile)
 		return keys, "", err
 	}
-	if keys = ownKeys(ctx); len(keys) > 0 {
+	made = filepath.Join(o.Data, "keys", "you")
+	_, absent := os.Stat(made) // else it was made at the first start, and is the one that the server knows
+	if keys = ownKeys(ctx); len(keys) > 0 && absent != nil {
 		return keys, "", nil
 	}
-	made = filepath.Join(o.Data, "keys", "you")
+	o.Key = made
 	key, err := madeKey(made, o.Admin)
 	if err != nil {
 		return nil, "", errors.Join(errors.New("you have no SSH key, and none could be made"), err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
+	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
 func serveCommand() command {
@@ -43,6 +44,9 @@ administrator; everything else is configured there, by pushing.`,
 					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
 					if _, known := s.Operator(keys[0]); known && made != "" {
 						fmt.Fprintf(p.err, "you have no SSH key, so one was made: use ssh -i %s\n", made)
+					}
+					if err := (&host.Host{}).Probe(ctx); err != nil {
+						fmt.Fprintf(p.err, "warning: %v\n", err) // people can be let in, and repositories made, all the same
 					}
 					return nil
 				})

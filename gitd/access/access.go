@@ -6,8 +6,9 @@
 //     it, with file and line.
 //   - Config never changes. It makes an Identity of a proven key or a session, and
 //     answers May for it: every right is asked of an identity (identity.go).
-//   - Initial writes the first file; AddRepository and SetGate edit the text of
-//     one and leave everything else in it as it was, comments included (edit.go).
+//   - Initial writes the first file; AddRepository, SetGate (edit.go), AddUser,
+//     AddMember and their opposites (members.go) edit the text of one and leave everything
+//     else in it as it was, comments included.
 //
 // Where the file is kept, and when a new one comes into force, is for others:
 // it is a repository like any other. Whether a push or a promotion is allowed

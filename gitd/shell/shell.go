@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -82,7 +81,7 @@ type option struct{ name, what string }
 func commands() []command {
 	return slices.Concat(
 		selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands,
-		scheduleCommands, searchCommands, whyCommands, secretCommands, forgeCommands,
+		scheduleCommands, searchCommands, whyCommands, secretCommands, memberCommands, forgeCommands,
 	)
 }
 
@@ -331,19 +330,7 @@ func notFound(err error) bool {
 
 // ssh is a command as it is typed, to be pasted.
 func (c *call) ssh(command string) string {
-	return "ssh " + Target(c.shell.Backend.Server(c.ctx)) + " " + command
-}
-
-// Target is what stands behind "ssh" to reach the server.
-func Target(server show.Server) string {
-	host, port, err := net.SplitHostPort(server.SSH)
-	switch {
-	case err != nil:
-		return server.SSH
-	case port == "22":
-		return host
-	}
-	return "-p " + port + " " + host
+	return "ssh " + c.shell.Backend.Server(c.ctx).Login() + " " + command
 }
 
 // version says which server this is.

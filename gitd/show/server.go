@@ -1,6 +1,7 @@
 package show
 
 import (
+	"net"
 	"time"
 )
 
@@ -15,6 +16,25 @@ type Server struct {
 	Workers     int       `json:"workers"`
 	WorkersBusy int       `json:"workers_busy"`
 	Started     time.Time `json:"started"`
+	// Key is the file of the private key that was made for its only user, who has none
+	// of their own that ssh finds by itself. Empty: everybody knows their key.
+	Key string `json:"-"`
+}
+
+// Login is what stands behind "ssh" to reach the server: "-p 2222 host".
+func (s Server) Login() string {
+	login := ""
+	if s.Key != "" {
+		login = "-i " + s.Key + " "
+	}
+	host, port, err := net.SplitHostPort(s.SSH)
+	switch {
+	case err != nil:
+		return login + s.SSH
+	case port == "22":
+		return login + host
+	}
+	return login + "-p " + port + " " + host
 }
 
 // CloneURL is where repository name is cloned from over SSH.

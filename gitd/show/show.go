@@ -48,6 +48,7 @@ type Backend interface {
 	Schedules
 	Source
 	Secrets
+	Members
 	Forges
 	Acts
 	Tokens

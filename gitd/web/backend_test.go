@@ -32,6 +32,7 @@ type unasked interface {
 
 // backend is a show.Backend of fixed facts, with news that a test can make.
 type backend struct {
+	show.Members
 	sources
 	unasked
 

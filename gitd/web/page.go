@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"mime"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -90,21 +89,10 @@ func (q *request) number() (int, bool) {
 }
 
 // ssh spells a command for the visitor's terminal.
-func (q *request) ssh(command string) string { return sshCommand(q.server.SSH, command) }
+func (q *request) ssh(command string) string { return "ssh " + q.server.Login() + " " + command }
 
 // SSH is ssh for templates.
 func (q *request) SSH(command string) string { return q.ssh(command) }
-
-func sshCommand(address, command string) string {
-	host, port, err := net.SplitHostPort(address)
-	switch {
-	case err != nil:
-		host = address
-	case port != "22":
-		host = "-p " + port + " " + host
-	}
-	return "ssh " + host + " " + command
-}
 
 // wantsJSON says whether the visitor asked for JSON and not for a page.
 func (q *request) wantsJSON() bool {

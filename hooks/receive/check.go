@@ -73,8 +73,8 @@ func (v *validation) noticeLeaving(file *headgateyaml.File) error {
 	for _, name := range leaving {
 		v.notices = append(v.notices,
 			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved", headgateyaml.Name, name),
-			fmt.Sprintf("  to stop it then: %s approve %s %s", sshCommand(v.l.Server()), v.r.Name(), name),
-			fmt.Sprintf("  if it is to have another name: %s env rename %s %s <new name>", sshCommand(v.l.Server()), v.r.Name(), name))
+			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name),
+			fmt.Sprintf("  if it is to have another name: %s env rename %s %s <new name>", "ssh "+v.l.Server().Login(), v.r.Name(), name))
 	}
 	return err
 }
@@ -149,7 +149,7 @@ func noBuildspec(m check.Missing, repository string, server show.Server) *reject
 		"    build:",
 		`      commands: ["make test"]`,
 	}
-	r.Hint = "an administrator can ungate it: " + sshCommand(server) + " repo set " + repository + " gate=off"
+	r.Hint = "an administrator can ungate it: " + "ssh " + server.Login() + " repo set " + repository + " gate=off"
 	return r
 }
 

@@ -2,7 +2,6 @@ package receive
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,7 +200,7 @@ func (n *reporter) detach() []string {
 
 // command is an SSH command about changes of the repository.
 func (n *reporter) command(name string, changes ...int) string {
-	s := sshCommand(n.server) + " " + name + " " + n.repository
+	s := "ssh " + n.server.Login() + " " + name + " " + n.repository
 	for _, c := range changes {
 		s += " " + strconv.Itoa(c)
 	}
@@ -388,18 +387,6 @@ func (n *reporter) logURL() string {
 		return n.url() + "#L" + strconv.Itoa(n.step.line)
 	}
 	return n.url()
-}
-
-// sshCommand is how a person runs a command of the server.
-func sshCommand(s show.Server) string {
-	host, port, err := net.SplitHostPort(s.SSH)
-	switch {
-	case err != nil:
-		return "ssh " + s.SSH
-	case port == "22":
-		return "ssh " + host
-	}
-	return "ssh -p " + port + " " + host
 }
 
 func lands(p gate.Progress) string {

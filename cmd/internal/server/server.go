@@ -38,7 +38,6 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/secret"
-	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/token"
 	"github.com/headgate-cd/headgate/gitd/transport"
@@ -70,6 +69,7 @@ type Options struct {
 	Pack    int            // loose objects after which a repository is packed; 0 is never
 	Proxies []netip.Prefix // that stand before services, and are believed about where a request came from
 	Version string         // what the program says it is
+	Key     string         // file of the private key that was made for the administrator; empty: they have one
 
 	// At the first start only:
 	Admin string   // user name of the first administrator
@@ -233,7 +233,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Targets:  targets(s.services),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
-		SSH:      s.about.SSH,
+		Login:    s.about.Login(),
 	}
 	s.services.Held = s.reconciler.Holds
 	s.receive = &receive.Listener{
@@ -266,7 +266,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.git = &transport.HTTP{
 		Transport: git,
 		Identify:  s.identify,
-		Obtain:    func() string { return "ssh " + shell.Target(s.about) + " token create" },
+		Obtain:    func() string { return "ssh " + s.about.Login() + " token create" },
 	}
 	logins := &gitd.Logins{}
 	s.ssh = &gitd.Server{
@@ -335,6 +335,7 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 		HostKey: gossh.FingerprintSHA256(hostKey.PublicKey()),
 		Version: s.opts.Version,
 		Started: s.started,
+		Key:     s.opts.Key,
 	}
 	if s.opts.URL != "" {
 		s.about.HTTP = strings.TrimRight(s.opts.URL, "/")

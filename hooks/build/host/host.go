@@ -63,6 +63,32 @@ func (h *Host) seals(ctx context.Context, bwrap string) bool {
 	return h.sealing
 }
 
+func (h *Host) bubblewrap() (string, error) {
+	if h.Bwrap != "" {
+		return h.Bwrap, nil
+	}
+	bwrap, err := exec.LookPath("bwrap")
+	if err != nil {
+		return "", build.UnableError("bubblewrap is not installed, and builds run in it; install it on the server: apt-get install bubblewrap")
+	}
+	return bwrap, nil
+}
+
+// Probe says why no build could run on this machine, before there is one.
+func (h *Host) Probe(ctx context.Context) error {
+	bwrap, err := h.bubblewrap()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bwrap, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "true")
+	if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
+		return build.UnableError(fmt.Sprintf("bubblewrap does not work here, and builds run in it: %s (%v)", strings.TrimSpace(string(out)), err))
+	}
+	return nil
+}
+
 // loop is what lives inside: it says that it is there, reads "<shell> <script>"
 // lines on descriptor 3 and answers with the exit status on 4. Its children have
 // neither, and nothing of the server's own settings.
@@ -80,12 +106,9 @@ done`
 
 // Start implements build.Executor.
 func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error) {
-	bwrap := h.Bwrap
-	if bwrap == "" {
-		var err error
-		if bwrap, err = exec.LookPath("bwrap"); err != nil {
-			return nil, build.UnableError("bubblewrap is not installed, and builds run in it; install it on the server: apt-get install bubblewrap")
-		}
+	bwrap, err := h.bubblewrap()
+	if err != nil {
+		return nil, err
 	}
 	sealed := h.seals(ctx, bwrap)
 	if err := ctx.Err(); err != nil {
@@ -96,7 +119,6 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if limits == (Limits{}) {
 		limits = DefaultLimits()
 	}
-	var err error
 	if n.group, err = newGroup(cgroupRoot, groupName(s.ID), limits); err != nil {
 		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
 	}

@@ -203,3 +203,21 @@ func BenchmarkCommand(b *testing.B) {
 		}
 	}
 }
+
+// TestProbe: that builds cannot run is known before the first of them.
+func TestProbe(t *testing.T) {
+	if err := (&Host{}).Probe(t.Context()); err != nil {
+		t.Errorf("on the machine that runs these tests: %v", err)
+	}
+	broken := filepath.Join(t.TempDir(), "bwrap")
+	if err := os.WriteFile(broken, []byte("#!/bin/sh\necho 'No permissions to create new namespace' >&2; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Host{Bwrap: broken}).Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "No permissions to create new namespace") {
+		t.Errorf("%v", err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if err := (&Host{}).Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "apt-get install bubblewrap") {
+		t.Errorf("%v", err)
+	}
+}
