@@ -42,7 +42,7 @@ func build(name, env string, args ...string) (string, error) {
 		{"headgate", env, args},
 		{"headgate-hook", "CGO_ENABLED=0", nil},
 	} {
-		cmd := exec.Command("go", append(append([]string{"build", "-o", dir + "/"}, program.args...), "../cmd/"+program.name)...)
+		cmd := exec.Command("go", append(append([]string{"build", "-ldflags", "-s -w", "-o", dir + "/"}, program.args...), "../cmd/"+program.name)...)
 		cmd.Env = append(os.Environ(), program.env)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build the programs: %w\n%s", err, out)
