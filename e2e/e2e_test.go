@@ -25,9 +25,8 @@ import (
 // programs is where the programs under test are built, each way once.
 var programs string
 
-// raced is the directory with a server that looks out for data races; plain, for
-// the kill story, which starts a server many times, with one that does not. The
-// hook program, of which a push starts three, is as it is released in both.
+// raced is the directory with the programs that look out for data races; plain, for
+// the kill story, which starts a server many times, with those that do not.
 var (
 	raced = sync.OnceValues(func() (string, error) { return build("raced", "CGO_ENABLED=1", "-race") })
 	plain = sync.OnceValues(func() (string, error) { return build("plain", "CGO_ENABLED=0") })
@@ -35,18 +34,10 @@ var (
 
 func build(name, env string, args ...string) (string, error) {
 	dir := filepath.Join(programs, name)
-	for _, program := range []struct {
-		name, env string
-		args      []string
-	}{
-		{"headgate", env, args},
-		{"headgate-hook", "CGO_ENABLED=0", nil},
-	} {
-		cmd := exec.Command("go", append(append([]string{"build", "-ldflags", "-s -w", "-o", dir + "/"}, program.args...), "../cmd/"+program.name)...)
-		cmd.Env = append(os.Environ(), program.env)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build the programs: %w\n%s", err, out)
-		}
+	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, append(args, "../cmd/headgate", "../cmd/headgate-hook")...)...)
+	cmd.Env = append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
 	return dir, nil
 }
@@ -98,6 +89,7 @@ func TestStories(t *testing.T) {
 			"as":         asCmd,
 			"forge":      forgeCmd,
 			"hook":       hookCmd,
+			"receiver":   receiverCmd,
 			"letgo":      letgoCmd,
 			"hg":         hgCmd,
 			"eventually": eventuallyCmd,

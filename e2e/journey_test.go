@@ -132,11 +132,56 @@ func (j *journey) arrive(rest func() error) {
 		if j.to.staging > 0 && !strings.Contains(refs(j.t, j.harness), "refs/schedules/rarely ") {
 			return errors.New("the schedule is not on record yet")
 		}
+		if err := j.eventsDelivered(); err != nil {
+			return err
+		}
 		if rest != nil {
 			return rest()
 		}
 		return nil
 	})
+}
+
+// eventsDelivered asks whether all that there is to tell was told.
+func (j *journey) eventsDelivered() error {
+	if j.to.staging == 0 {
+		return nil
+	}
+	told, err := toldEvents(j.harness)
+	if err != nil {
+		return err
+	}
+	releases := strings.Count(refs(j.t, j.harness), " refs/releases/")
+	if got := strings.Count(told, "headgate-release.created.0.1.0 delivered"); got != releases || strings.Contains(told, " pending") {
+		return fmt.Errorf("of %d releases it was told\n%s", releases, told)
+	}
+	return nil
+}
+
+// toldEvents lists the types of the events in the outbox, each with what became
+// of it.
+func toldEvents(h *harness) (string, error) {
+	out, err := h.ask("ada", "events", "show", "ops", "--json")
+	if err != nil {
+		return "", err
+	}
+	var ops struct {
+		Deliveries []struct{ ID, Type, Outcome string }
+	}
+	if err := json.Unmarshal([]byte(out), &ops); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	ids := map[string]bool{}
+	var lines []string
+	for _, d := range ops.Deliveries {
+		if ids[d.ID] {
+			return "", fmt.Errorf("the event %s is told of twice", d.ID)
+		}
+		ids[d.ID] = true
+		lines = append(lines, d.Type+" "+d.Outcome)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
 }
 
 // changesEnded asks whether every change of a repository, if there is one, has
@@ -346,13 +391,22 @@ func (j *journey) followForge() {
 		}
 		return j.tell("sign-with-this", "secret", "set", "hub-hook")
 	})
+	endpoint, err := journeyReceiver()
+	j.must(err)
+	j.step("secret set for events", func() error {
+		if out, err := j.hg("secret", "list"); err == nil && strings.Contains(out, "sign-events") {
+			return nil
+		}
+		return j.tell(eventKey, "secret", "set", "sign-events")
+	})
 	j.step("connect", func() error {
 		if out, err := j.hg("forge", "list"); err == nil && strings.Contains(out, "hub") {
 			return nil
 		}
 		return j.configure(func(yaml string) string {
 			return strings.Replace(yaml, "repositories:\n", "repositories:\n  copy: {read: [everyone]}\n", 1) +
-				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.url + ", mirror: copy, secrets: [hub-hook]}\n"
+				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.url + ", mirror: copy, secrets: [hub-hook]}\n" +
+				"events:\n  ops: {url: \"" + endpoint.url + "\", secret: sign-events, repositories: [hello], only: [landing, release], allow: [127.0.0.0/8]}\n"
 		})
 	})
 	j.step("webhook", func() error {

@@ -104,12 +104,7 @@ type recording struct {
 }
 
 func record(t *testing.T) (all []*recording) {
-	dir, err := os.MkdirTemp("/var/tmp", "headgate-e2e-") // a disk, wherever other tests are
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	h, err := newHarness(dir, plain)
+	h, err := newHarness(t.TempDir(), plain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,6 +290,11 @@ func endState(t *testing.T, h *harness) string {
 			fmt.Fprintln(&b, ref, git("log", "--first-parent", "--reverse", "--format=%(trailers:key=Event,valueonly,separator=%x20)", ref))
 		}
 	}
+	told, err := toldEvents(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(&b, "events:", told)
 	fmt.Fprintln(&b, "verdicts:", len(strings.Fields(git("notes", "--ref=verdicts", "list")))/2)
 	return b.String()
 }

@@ -102,12 +102,7 @@ func checkDir(ctx context.Context, dir string) (checked, error) {
 		return checked{}, errors.New("check: this platform's os.Root lists no directories")
 	}
 
-	pool, err := server.Policies(nil)
-	if err != nil {
-		return checked{}, err
-	}
-	defer pool.Close()
-	checker := server.Checker(pool.Check)
+	checker := server.Checker()
 	read := checker.Tree
 	if isServerTree(files) {
 		read = checker.ServerTree

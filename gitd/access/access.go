@@ -113,6 +113,7 @@ type Config struct {
 	groups       map[string][]string
 	repositories map[string]Repository
 	connections  map[string]Connection
+	endpoints    map[string]EventEndpoint
 }
 
 // User finds a user by name.

@@ -61,24 +61,24 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 			"connection %s has %d secrets: its webhook is signed with 1 to 3", name, len(given))
 	}
 	for _, n := range given {
-		r.secretName(n, name)
+		r.secretName(n, "connection "+name)
 		if slices.Contains(c.Secrets, n.Value) {
 			r.problem(n, "keep one of them", "connection %s has the secret %q twice", name, n.Value)
 		}
 		c.Secrets = append(c.Secrets, n.Value)
 	}
 	if _, n := lookup(value, "token"); n != nil {
-		r.secretName(n, name)
+		r.secretName(n, "connection "+name)
 		c.Token = n.Value
 	}
 	r.config.connections[name] = c
 }
 
 // secretName wants the name of a secret, and not one itself.
-func (r *reader) secretName(n *yaml.Node, connection string) {
+func (r *reader) secretName(n *yaml.Node, of string) {
 	if (secret.ID{Name: n.Value}).Check() != nil {
 		// It is not repeated: it may be the secret.
-		r.problem(n, "set it with: ssh host secret set <name>, and write the name here", "connection %s has something that is not the name of a secret", connection)
+		r.problem(n, "set it with: ssh host secret set <name>, and write the name here", "%s has something that is not the name of a secret", of)
 	}
 }
 

@@ -42,6 +42,13 @@ type document struct {
 		Secrets    []string `yaml:"secrets"`
 		Token      string   `yaml:"token"`
 	} `yaml:"connections"`
+	Events map[string]struct {
+		URL          string   `yaml:"url"`
+		Secret       string   `yaml:"secret"`
+		Repositories []string `yaml:"repositories"`
+		Only         []string `yaml:"only"`
+		Allow        []string `yaml:"allow"`
+	} `yaml:"events"`
 }
 
 // Parse checks a server.yaml. file is what its problems call it. The error is
@@ -62,6 +69,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		groups:       map[string][]string{},
 		repositories: map[string]Repository{},
 		connections:  map[string]Connection{},
+		endpoints:    map[string]EventEndpoint{},
 	}}
 	section := func(name string) *yaml.Node { _, v := lookup(top, name); return v }
 	r.names(section("users"), section("groups"))
@@ -77,6 +85,9 @@ func Parse(file string, data []byte) (*Config, error) {
 	_, repositories := lookup(top, "repositories")
 	for key, value := range yamlfile.Pairs(section("connections")) {
 		r.connection(key, value, repositories)
+	}
+	for key, value := range yamlfile.Pairs(section("events")) {
+		r.endpoint(key, value)
 	}
 	r.config.repositories[Own] = Repository{
 		Name:        Own,

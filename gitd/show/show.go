@@ -50,6 +50,7 @@ type Backend interface {
 	Secrets
 	Members
 	Forges
+	Events
 	Acts
 	Tokens
 	Watcher

@@ -28,6 +28,7 @@ func at(clock string) time.Time {
 type unasked interface {
 	show.Secrets
 	show.Forges
+	show.Events
 }
 
 // backend is a show.Backend of fixed facts, with news that a test can make.

@@ -35,57 +35,24 @@ type tab struct {
 	said []string
 }
 
-// shared is the browser of all tests, once one wants it, and what ends it.
-var shared struct {
-	once sync.Once
-	ctx  context.Context
-	err  error
-	stop func()
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if shared.stop != nil {
-		shared.stop()
-	}
-	os.Exit(code)
-}
-
-// launch returns the browser, which keeps nothing from one test to the next but
-// what open forgets: origins differ by their ports.
+// launch starts a browser, one for all the tabs of a test.
 func launch(t *testing.T) context.Context {
 	t.Helper()
-	shared.once.Do(func() { shared.ctx, shared.stop, shared.err = startChromium() })
-	if shared.err != nil {
-		t.Fatal(shared.err)
-	}
-	return shared.ctx
-}
-
-func startChromium() (_ context.Context, stop func(), err error) {
 	if _, err := os.Stat(chromium); err != nil {
-		return nil, nil, fmt.Errorf("%w\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
-	}
-	profile, err := os.MkdirTemp("", "headgate-chromium-")
-	if err != nil {
-		return nil, nil, err
+		t.Fatalf("%v\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(profile),
+		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true))
-	alloc, kill := chromedp.NewExecAllocator(context.Background(), opts...)
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
+	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(alloc)
-	stop = func() {
-		cancel()
-		kill()
-		os.RemoveAll(profile)
-	}
+	t.Cleanup(cancel)
 	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil {
-		stop()
-		return nil, nil, fmt.Errorf("start chromium: %w", err)
+		t.Fatalf("start chromium: %v", err)
 	}
-	return ctx, stop, nil
+	return ctx
 }
 
 // open makes a tab on a console, signed in as user ("" for nobody).

@@ -187,6 +187,7 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		s.gate.Wake(signal.All)
 		s.reconciler.Wake(signal.All)
 		s.forges.Wake()
+		s.events.Wake()
 	}
 	return nil
 }

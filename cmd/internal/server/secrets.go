@@ -62,6 +62,7 @@ func (s *Server) SetSecret(_ context.Context, a access.Identity, id secret.ID, v
 		return show.Done{}, err
 	}
 	s.forges.Retry() // one of them may have waited for it
+	s.events.Wake()
 	s.log.Info("set a secret", "secret", id.String(), "user", a.User)
 	return show.Done{What: "keeps the secret " + id.String()}, nil
 }

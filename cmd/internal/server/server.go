@@ -46,6 +46,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/host"
+	"github.com/headgate-cd/headgate/hooks/event"
 	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive"
@@ -90,7 +91,7 @@ type Server struct {
 	loading    sync.Mutex // held while access is read and brought into force
 	inForce    repo.Hash  // the commit that access was read from; guarded by loading
 	tokens     *token.Store
-	policies   *policies.Pool
+	policies   policies.Cache
 	secrets    *secret.Store
 	logs       Logs
 	artifacts  *artifact.Store
@@ -100,6 +101,7 @@ type Server struct {
 	services   *services.Target
 	receive    *receive.Listener
 	forges     *forge.Hub
+	events     *event.Sender
 	ssh        *gitd.Server
 	sshOn      net.Listener
 	web        *http.Server
@@ -195,15 +197,11 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	if s.artifacts, err = artifact.Open(path("artifacts")); err != nil {
 		return nil, err
 	}
-	if s.policies, err = Policies(log); err != nil {
-		return nil, err
-	}
-	checker := Checker(s.policies.Check)
 	s.gate = gate.New(gate.Config{
 		Store:    s.store,
 		Access:   s.access.Load,
 		Settings: gate.FileSettings,
-		Check:    checkTree(checker),
+		Check:    checkTree,
 		Ask:      gate.AskPolicies(s.engine, s.access.Load),
 		Landed:   s.changed,
 		Workers:  o.Workers,
@@ -245,7 +243,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Store:        s.store,
 		Access:       s.access.Load,
 		Engine:       s.engine,
-		Checker:      checker,
+		Checker:      Checker(),
 		Gate:         s.gate,
 		Environments: environments{s},
 		Logs:         s.logs,
@@ -258,6 +256,15 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Store:   s.store,
 		Access:  s.access.Load,
 		Secrets: s.secrets,
+		Log:     log,
+	}
+	s.events = &event.Sender{
+		Dir:     path("events"),
+		Store:   s.store,
+		Access:  s.access.Load,
+		Secrets: s.secrets,
+		Source:  s.about.HTTP,
+		Readers: environmentReaders(),
 		Log:     log,
 	}
 
@@ -380,6 +387,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 		packer := &repo.Packer{Store: s.store, After: s.opts.Pack, Log: s.log}
 		start(&middle, "packing", func() error { return packer.Run(inner) })
 	}
+	start(&middle, "events", func() error { return s.events.Run(inner) })
 	start(&middle, "receive", func() error { return s.receive.Run(inner) })
 
 	outer, stopOuter := context.WithCancel(ctx)
@@ -482,9 +490,6 @@ func (s *Server) Close() {
 		if l != nil {
 			l.Close()
 		}
-	}
-	if s.policies != nil {
-		s.policies.Close()
 	}
 	if s.store != nil {
 		s.store.Close()
