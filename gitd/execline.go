@@ -25,6 +25,7 @@ type execLine struct {
 var (
 	errLine       = errors.New("this is not a command line of this server")
 	errRepository = errors.New("this is not the name of a repository")
+	errLFS        = errors.New("this server does not keep files of Git LFS: keep them in Git (git lfs migrate export), or name a server that does (git config lfs.url)")
 )
 
 // parseExec reads a command line. It expands nothing: there is no shell.
@@ -49,6 +50,9 @@ func parseExec(line string) (execLine, error) {
 	words, err := shell.Split(line)
 	if err != nil {
 		return execLine{}, err
+	}
+	if len(words) > 0 && (words[0] == "git-lfs-authenticate" || words[0] == "git-lfs-transfer") {
+		return execLine{}, errLFS
 	}
 	if len(words) > 0 && (words[0] == "git" || strings.HasPrefix(words[0], "git-")) {
 		return execLine{}, errLine

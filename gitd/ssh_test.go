@@ -520,9 +520,14 @@ func TestExecLine(t *testing.T) {
 			t.Errorf("%.60q was taken as %+v", line, got)
 		}
 	}
+	for _, line := range []string{"git-lfs-authenticate hello.git download", "git-lfs-transfer hello upload"} {
+		if _, err := parseExec(line); err == nil || !strings.Contains(err.Error(), "does not keep files of Git LFS: keep them in Git (git lfs migrate export)") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
 	h := start(t, nil)
 	client := h.login("jun")
-	for _, line := range []string{"git-upload-pack '../hello'", strings.Repeat("x", 100<<10), "scp -t .", "git upload-pack hello"} {
+	for _, line := range []string{"git-lfs-authenticate hello.git download", "git-upload-pack '../hello'", strings.Repeat("x", 100<<10), "scp -t .", "git upload-pack hello"} {
 		if r := h.run(client, line); r.status != 2 || !strings.HasPrefix(r.stderr, "error: ") || r.stdout != "" {
 			t.Errorf("%.60q: %+v", line, r)
 		}

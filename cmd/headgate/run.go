@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,12 +10,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
@@ -33,7 +36,8 @@ headgate run --buildspec ci/nightly.yml --artifacts ./out
 
 Runs the buildspec on a copy of the work tree's files (those git tracks and
 those it does not ignore), with the same code and in the same sandbox as the
-server. The directory for artifacts must be empty or absent. Exit code 1 when the
+server: with the history and the tags, and those submodules that come from beside
+the repository itself. The directory for artifacts must be empty or absent. Exit code 1 when the
 build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
@@ -92,7 +96,8 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	defer build.RemoveAll(temp)
 	source := filepath.Join(temp, "source")
-	if err := copyTree(ctx, dir, source); err != nil {
+	notices, err := copyTree(ctx, dir, source)
+	if err != nil {
 		return fmt.Errorf("copy the work tree: %w", err)
 	}
 	logDir, err := buildlog.OpenDir(filepath.Join(temp, "logs"))
@@ -102,6 +107,10 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	store, err := artifact.Open(filepath.Join(temp, "artifacts"))
 	if err != nil {
 		return err
+	}
+	history, err := attachHistory(ctx, dir, source, filepath.Join(temp, "objects"))
+	if err != nil {
+		return fmt.Errorf("attach the history: %w", err)
 	}
 	const id = "run"
 	log, err := logDir.Create(id, nil)
@@ -121,6 +130,8 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Repository: filepath.Base(dir),
 		Branch:     gitSays(ctx, dir, "branch", "--show-current"),
 		Commit:     gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"),
+		Objects:    history,
+		Notices:    notices,
 	}, &host.Host{}, log, store)
 	if err != nil {
 		log.Discard()
@@ -189,9 +200,45 @@ func gitSays(ctx context.Context, dir string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// attachHistory gives the copy of a work tree its .git, as a build on the server
+// has it, and returns the directory of the objects that it refers to; "" for what
+// has no history that could be attached.
+func attachHistory(ctx context.Context, dir, source, objects string) (string, error) {
+	head, ok := repo.ParseHash(gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"))
+	top, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	if !ok || gitSays(ctx, dir, "rev-parse", "--show-toplevel") != top {
+		return "", nil
+	}
+	common := gitSays(ctx, dir, "rev-parse", "--git-common-dir")
+	if !filepath.IsAbs(common) {
+		common = filepath.Join(dir, common)
+	}
+	if _, err := os.Stat(filepath.Join(common, "objects", "info", "alternates")); err == nil {
+		return "", nil // its objects are elsewhere, where no build sees them
+	}
+	r, err := repo.OpenClone(common)
+	if err != nil {
+		return "", err
+	}
+	if err := r.LinkObjects(objects); err != nil { // another file system, or another's files
+		objects = filepath.Join(common, "objects")
+	}
+	if err := r.Attach(ctx, source, head, gitSays(ctx, dir, "branch", "--show-current"), build.ObjectsDir); err != nil {
+		return "", err
+	}
+	index := r.Command(ctx, "read-tree", head.String())
+	index.Env = append(index.Env, "GIT_INDEX_FILE="+filepath.Join(source, ".git", "index"))
+	_, err = repo.Run(index, nil)
+	return objects, err
+}
+
 // copyTree copies the files that git tracks or does not ignore; outside of a
-// work tree of git, all of them.
-func copyTree(ctx context.Context, from, to string) error {
+// work tree of git, all of them. Of submodules those are copied that come from where
+// the repository itself does, as on the server; notices name the others.
+func copyTree(ctx context.Context, from, to string) (notices []string, err error) {
 	cmd := exec.CommandContext(ctx, "git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
@@ -199,34 +246,71 @@ func copyTree(ctx context.Context, from, to string) error {
 	switch {
 	case err == nil:
 	case errors.Is(err, exec.ErrNotFound), errors.As(err, &failed) && strings.Contains(string(failed.Stderr), "not a git repository"):
-		return os.CopyFS(to, os.DirFS(from))
+		return nil, os.CopyFS(to, os.DirFS(from))
 	case failed != nil: // a tree of another owner, for one: what it ignores is not known
-		return fmt.Errorf("git ls-files: %s", strings.TrimSpace(string(failed.Stderr)))
+		return nil, fmt.Errorf("git ls-files: %s", strings.TrimSpace(string(failed.Stderr)))
 	default:
-		return err
+		return nil, err
 	}
 	src, err := os.OpenRoot(from)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer src.Close()
 	if err := os.MkdirAll(to, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	dst, err := os.OpenRoot(to)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer dst.Close()
 	for _, name := range strings.Split(strings.TrimRight(string(out), "\x00"), "\x00") {
 		if name == "" {
 			continue
 		}
-		if err := copyFile(src, dst, name); err != nil && !errors.Is(err, os.ErrNotExist) { // deleted in the work tree
-			return err
+		info, err := src.Lstat(name)
+		if errors.Is(err, os.ErrNotExist) { // deleted in the work tree
+			continue
+		}
+		if err == nil && info.IsDir() {
+			var more []string
+			more, err = copySubmodule(ctx, from, to, strings.TrimSuffix(name, "/"))
+			notices = append(notices, more...)
+		} else if err == nil {
+			err = copyFile(src, dst, name)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return notices, nil
+}
+
+// copySubmodule copies a submodule that comes from beside the repository itself.
+func copySubmodule(ctx context.Context, from, to, name string) (notices []string, err error) {
+	below := filepath.Join(to, name)
+	if err := os.MkdirAll(below, 0o755); err != nil {
+		return nil, err
+	}
+	url := ""
+	for _, key := range strings.Fields(gitSays(ctx, from, "config", "--file", ".gitmodules", "--name-only", "--get-regexp", `^submodule\..*\.path$`)) {
+		if gitSays(ctx, from, "config", "--file", ".gitmodules", key) == name {
+			url = gitSays(ctx, from, "config", "--file", ".gitmodules", strings.TrimSuffix(key, ".path")+".url")
+		}
+	}
+	origin := gitSays(ctx, from, "config", "remote.origin.url")
+	if !strings.HasPrefix(url, "../") && (url == "" || origin == "" || path.Dir(url) != path.Dir(origin)) {
+		return []string{fmt.Sprintf("submodule %s is not copied: %s is not where this repository comes from", name, cmp.Or(url, "what .gitmodules names"))}, nil
+	}
+	if _, err := os.Stat(filepath.Join(from, name, ".git")); err != nil {
+		return []string{fmt.Sprintf("submodule %s is not copied: it is not checked out here; run: git submodule update --init", name)}, nil
+	}
+	notices, err = copyTree(ctx, filepath.Join(from, name), below)
+	for i := range notices {
+		notices[i] = strings.Replace(notices[i], "submodule ", "submodule "+name+"/", 1)
+	}
+	return append([]string{"submodule " + name + ": copied"}, notices...), err
 }
 
 func copyFile(src, dst *os.Root, name string) error {
@@ -246,8 +330,6 @@ func copyFile(src, dst *os.Root, name string) error {
 			return err
 		}
 		return dst.Symlink(target, name)
-	case info.IsDir(): // a submodule
-		return dst.MkdirAll(name, 0o755)
 	}
 	in, err := src.Open(name)
 	if err != nil {

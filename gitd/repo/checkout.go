@@ -1,35 +1,44 @@
 package repo
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
-	"strconv"
+	"path/filepath"
 	"strings"
 )
 
-// Checkout writes the files of a tree below dir, which must exist and should
-// be empty. Trees are hostile: every write goes through os.Root, so that
-// nothing lands outside dir whatever names and symbolic links the tree holds;
-// submodules become empty directories. No filter, hook or attribute runs.
-func (r *Repository) Checkout(ctx context.Context, tree Hash, dir string) error {
-	root, err := os.OpenRoot(dir)
+// Gitlink is a submodule in a tree: where it belongs, and at which commit.
+type Gitlink struct {
+	Path   string
+	Commit Hash
+}
+
+// Checkout writes the files of a tree below dir, which must exist and be empty but
+// for what Attach has made there, as git writes them: with the attributes
+// of the tree, line ends, encodings and keywords. No filter runs, since none is
+// configured, and no hook. It returns the submodules, which are empty directories.
+//
+// Trees are hostile. Git follows no symbolic link that it has written, and what it
+// would refuse to name in an index is refused before anything is written.
+func (r *Repository) Checkout(ctx context.Context, tree Hash, dir string) ([]Gitlink, error) {
+	links, err := r.checkout(ctx, tree, dir)
 	if err != nil {
-		return fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
+		return nil, fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
 	}
-	defer root.Close()
+	return links, nil
+}
+
+func (r *Repository) checkout(ctx context.Context, tree Hash, dir string) ([]Gitlink, error) {
 	list, err := r.Git(ctx, "ls-tree", "-r", "-z", "--full-tree", tree.String())
 	if err != nil {
-		return fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
+		return nil, err
 	}
-	type file struct{ mode, hash, path string }
-	var files []file
-	var asked bytes.Buffer
+	var links []Gitlink
+	names := map[string]bool{}
 	for _, line := range strings.Split(strings.TrimRight(string(list), "\x00"), "\x00") {
 		meta, name, ok := strings.Cut(line, "\t")
 		f := strings.Fields(meta)
@@ -37,42 +46,44 @@ func (r *Repository) Checkout(ctx context.Context, tree Hash, dir string) error 
 			continue
 		}
 		if err := safePath(name); err != nil {
-			return fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
+			return nil, err
 		}
 		if f[1] == "commit" {
-			if err := root.MkdirAll(name, 0o755); err != nil {
-				return fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
+			commit, _ := ParseHash(f[2]) // it is one
+			links = append(links, Gitlink{name, commit})
+		}
+		names[name] = true
+	}
+	for name := range names {
+		for above := path.Dir(name); above != "."; above = path.Dir(above) {
+			if names[above] {
+				return nil, fmt.Errorf("the tree holds %q, and %q below it", above, name)
 			}
-			continue
-		}
-		files = append(files, file{f[0], f[2], name})
-		asked.WriteString(f[2] + "\n")
-	}
-	cmd := r.Command(ctx, "cat-file", "--batch", "--buffer")
-	cmd.Stdin = &asked
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
-	}
-	in := bufio.NewReaderSize(stdout, 256<<10)
-	for _, f := range files {
-		if err = writeFile(root, f.mode, f.hash, f.path, in); err != nil {
-			err = fmt.Errorf("check out %s of %s: %s: %w", tree, r.name, f.path, err)
-			break
 		}
 	}
-	if err != nil {
-		_ = cmd.Cancel()
-		_ = cmd.Wait() // ended by us; err says why
-		return err
+
+	index := filepath.Join(dir, ".git", "index")
+	if _, err := os.Stat(filepath.Dir(index)); err != nil {
+		temp, err := os.MkdirTemp("", "headgate-index-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(temp)
+		index = filepath.Join(temp, "index")
 	}
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("check out %s of %s: %w", tree, r.name, err)
+	cmd := r.Command(ctx, "read-tree", "--reset", "-u", tree.String())
+	cmd.Env = append(cmd.Env, "GIT_INDEX_FILE="+index, "GIT_WORK_TREE="+dir, "GIT_ATTR_NOSYSTEM=1")
+	cmd.Dir = dir
+	// Modes are the same whatever mask the server was started with.
+	cmd.Args = append([]string{"sh", "-c", `umask 022; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	if _, err := run(cmd, nil); err != nil {
+		if ge := (*GitError)(nil); errors.As(err, &ge) {
+			ge.Args = []string{"read-tree"}
+		}
+		return nil, err
 	}
-	return nil
+	return links, nil
 }
 
 func safePath(name string) error {
@@ -85,53 +96,135 @@ func safePath(name string) error {
 	return nil
 }
 
-func writeFile(root *os.Root, mode, hash, name string, in *bufio.Reader) error {
-	head, err := in.ReadString('\n')
+// Attach makes dir/.git, by which git sees the history of head, all tags, and the
+// branch as origin's, in a directory into which head is, or is to be, checked
+// out. Nothing is copied: objects is where whoever works in dir finds those of
+// this repository, as LinkObjects has made them.
+func (r *Repository) Attach(ctx context.Context, dir string, head Hash, branch, objects string) error {
+	if err := r.attach(ctx, filepath.Join(dir, ".git"), head, branch, objects); err != nil {
+		return fmt.Errorf("attach %s of %s: %w", head, r.name, err)
+	}
+	return nil
+}
+
+func (r *Repository) attach(ctx context.Context, dir string, head Hash, branch, objects string) error {
+	for _, d := range []string{"objects/info", "objects/pack", "refs/heads", "refs/tags"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	refs, err := r.historyRefs(ctx, branch)
 	if err != nil {
 		return err
 	}
-	f := strings.Fields(head)
-	if len(f) != 3 || f[0] != hash {
-		return fmt.Errorf("git answered %q", strings.TrimSpace(head))
+	files := map[string]string{
+		"HEAD": head.String() + "\n",
+		// Who looks has another name for the owner of the files than who has written them.
+		"config":                  "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tcheckStat = minimal\n[advice]\n\tdetachedHead = false\n",
+		"objects/info/alternates": objects + "\n",
+		"packed-refs":             refs,
 	}
-	size, err := strconv.ParseInt(f[2], 10, 64)
+	if data, err := os.ReadFile(filepath.Join(r.dir, "shallow")); err == nil {
+		files["shallow"] = string(data)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// historyRefs are the tags and the branch, as git keeps refs in one file.
+func (r *Repository) historyRefs(ctx context.Context, branch string) (string, error) {
+	var b strings.Builder
+	b.WriteString("# pack-refs with: peeled fully-peeled sorted \n")
+	if branch != "" {
+		tip, err := r.Ref("refs/remotes/origin/" + branch) // of a clone
+		if err == nil && tip == Zero {
+			tip, err = r.Ref("refs/heads/" + branch)
+		}
+		if err != nil {
+			return "", err
+		}
+		if tip != Zero {
+			fmt.Fprintf(&b, "%s refs/remotes/origin/%s\n", tip, branch)
+		}
+	}
+	tags, err := r.Git(ctx, "for-each-ref", "--format=%(objectname) %(refname) %(*objectname)", "refs/tags")
 	if err != nil {
-		return err
+		return "", err
 	}
-	if dir := path.Dir(name); dir != "." {
-		if err := root.MkdirAll(dir, 0o755); err != nil {
-			return err
+	for line := range bytes.Lines(tags) {
+		f := bytes.Fields(line)
+		if len(f) < 2 {
+			continue
 		}
-	}
-	body := io.LimitReader(in, size)
-	if mode == "120000" {
-		target, err := io.ReadAll(io.LimitReader(body, 4096))
-		if err != nil {
-			return err
-		}
-		if int64(len(target)) != size {
-			return errors.New("is a symbolic link of over 4096 bytes")
-		}
-		if err := root.Symlink(string(target), name); err != nil {
-			return err
-		}
-	} else {
-		perm := os.FileMode(0o644)
-		if mode == "100755" {
-			perm = 0o755
-		}
-		out, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-		if err != nil {
-			return err
-		}
-		n, err := io.Copy(out, body)
-		if err = errors.Join(err, out.Close()); err != nil {
-			return err
-		}
-		if n != size {
-			return io.ErrUnexpectedEOF
+		fmt.Fprintf(&b, "%s %s\n", f[0], f[1])
+		if len(f) == 3 {
+			fmt.Fprintf(&b, "^%s\n", f[2])
 		}
 	}
-	_, err = in.Discard(1) // the newline after each object
-	return err
+	return b.String(), nil
+}
+
+// LinkObjects makes dir a directory of all the repository's objects at this moment:
+// hard links, which stay good whatever is packed anew meanwhile. What a push has
+// brought and nobody has accepted is not among them. Whoever is shown dir must not be
+// able to write there: the files are the repository's own.
+func (r *Repository) LinkObjects(dir string) error {
+	from := filepath.Join(r.dir, "objects")
+	top, err := os.ReadDir(from)
+	if err != nil {
+		return fmt.Errorf("link the objects of %s: %w", r.name, err)
+	}
+	// What is packed meanwhile leaves its loose file when its pack is there: packs
+	// come last.
+	var dirs []string
+	for _, e := range top {
+		if name := e.Name(); len(name) == 2 && e.IsDir() && strings.Trim(name, "0123456789abcdef") == "" {
+			dirs = append(dirs, name)
+		}
+	}
+	dirs = append(dirs, "info/commit-graphs", "info", "pack")
+	for _, d := range dirs {
+		if err := linkFiles(filepath.Join(from, d), filepath.Join(dir, d)); err != nil {
+			return fmt.Errorf("link the objects of %s: %w", r.name, err)
+		}
+	}
+	return nil
+}
+
+// linkFiles links the files of one directory into another, again until none was
+// taken away in between.
+func linkFiles(from, to string) error {
+	const tries = 10
+	for range tries {
+		entries, err := os.ReadDir(from)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return err
+		}
+		whole := true
+		for _, e := range entries {
+			if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), "tmp_") || e.Name() == "alternates" || strings.HasSuffix(e.Name(), ".lock") {
+				continue
+			}
+			err := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))
+			switch {
+			case errors.Is(err, os.ErrNotExist):
+				whole = false
+			case err != nil && !errors.Is(err, os.ErrExist):
+				return err
+			}
+		}
+		if whole {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s does not stay the same", filepath.Base(from))
 }

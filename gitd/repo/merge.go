@@ -3,28 +3,170 @@ package repo
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
 )
 
-// Merge merges theirs into ours without a work tree. Conflicts, when not empty,
-// are the paths that did not merge, and tree is then of no use.
+// DriverError is a file that both sides of a merge have changed and that is to be
+// merged by a program which only those who work on it have.
+type DriverError struct{ Path, Driver string }
+
+func (e *DriverError) Error() string {
+	return fmt.Sprintf("%s is merged by the driver %q, which its .gitattributes names and this server does not run", e.Path, e.Driver)
+}
+
+// Merge merges theirs into ours without a work tree, as git does with ours checked
+// out: by the attributes of ours. Conflicts, when not empty, are the paths that
+// did not merge, and tree is then of no use. An error may be a *DriverError.
 func (r *Repository) Merge(ctx context.Context, ours, theirs Hash) (tree Hash, conflicts []string, err error) {
-	out, err := r.Git(ctx, "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours.String(), theirs.String())
-	if err != nil && !exited(err, 1) {
+	fail := func(err error) (Hash, []string, error) {
 		return Zero, nil, fmt.Errorf("merge %s into %s of %s: %w", theirs, ours, r.name, err)
+	}
+	attributes, err := r.attributesOf(ctx, ours)
+	if err != nil {
+		return fail(err)
+	}
+	command := r.Command
+	if attributes != "" {
+		defer os.RemoveAll(attributes)
+		command = func(ctx context.Context, args ...string) *exec.Cmd {
+			cmd := r.Command(ctx, args...)
+			cmd.Env = append(cmd.Env, "GIT_WORK_TREE="+attributes, "GIT_ATTR_NOSYSTEM=1")
+			cmd.Dir = attributes
+			return cmd
+		}
+		if err := r.driven(ctx, command, ours, theirs); err != nil {
+			return fail(err)
+		}
+	}
+
+	out, err := run(command(ctx, "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours.String(), theirs.String()), nil)
+	if err != nil && !exited(err, 1) {
+		return fail(err)
 	}
 	fields := bytes.Split(bytes.TrimRight(out, "\x00"), []byte{0})
 	tree, ok := ParseHash(string(fields[0]))
 	if !ok {
-		return Zero, nil, fmt.Errorf("merge %s into %s of %s: git answered %q", theirs, ours, r.name, fields[0])
+		return fail(fmt.Errorf("git answered %q", fields[0]))
 	}
 	for _, f := range fields[1:] {
 		conflicts = append(conflicts, string(f))
 	}
 	if err != nil && len(conflicts) == 0 {
-		return Zero, nil, fmt.Errorf("merge %s into %s of %s: conflict without a path", theirs, ours, r.name)
+		return fail(errors.New("conflict without a path"))
 	}
 	return tree, conflicts, nil
+}
+
+// maxAttributes bounds the .gitattributes of one tree, and the bytes of each.
+const (
+	maxAttributes     = 1000
+	maxAttributesSize = 1 << 20
+)
+
+// attributesOf makes a directory with the .gitattributes of a commit, and nothing
+// else of it, for the caller to remove; "" when there are none.
+func (r *Repository) attributesOf(ctx context.Context, commit Hash) (dir string, err error) {
+	list, err := r.Git(ctx, "ls-tree", "-r", "-z", "--full-tree", commit.String())
+	if err != nil {
+		return "", err
+	}
+	files := map[string]Hash{}
+	for _, line := range strings.Split(strings.TrimRight(string(list), "\x00"), "\x00") {
+		meta, name, _ := strings.Cut(line, "\t")
+		f := strings.Fields(meta)
+		if path.Base(name) != ".gitattributes" || len(f) != 3 || !strings.HasPrefix(f[0], "100") {
+			continue
+		}
+		if err := safePath(name); err != nil {
+			return "", err
+		}
+		files[name], _ = ParseHash(f[2])
+	}
+	if len(files) == 0 {
+		return "", nil
+	}
+	if len(files) > maxAttributes {
+		return "", fmt.Errorf("%d files .gitattributes, and at most %d are read", len(files), maxAttributes)
+	}
+
+	if dir, err = os.MkdirTemp("", "headgate-merge-"); err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(dir)
+		}
+	}()
+	for name, blob := range files {
+		if err := os.MkdirAll(filepath.Join(dir, path.Dir(name)), 0o700); err != nil {
+			return "", err
+		}
+		content, err := r.Git(ctx, "cat-file", "blob", blob.String())
+		if err != nil {
+			return "", err
+		}
+		if len(content) > maxAttributesSize {
+			continue // git reads no larger one either
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// driven finds a file that both sides have changed, each in its way, and that a
+// driver of its own is to merge.
+func (r *Repository) driven(ctx context.Context, command func(context.Context, ...string) *exec.Cmd, ours, theirs Hash) error {
+	out, err := r.Git(ctx, "merge-base", ours.String(), theirs.String())
+	if exited(err, 1) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	base, ok := ParseHash(strings.TrimSpace(string(out)))
+	if !ok {
+		return fmt.Errorf("git answered %q", out)
+	}
+	mine, err := r.ChangedPaths(ctx, base, ours)
+	if err != nil {
+		return err
+	}
+	yours, err := r.ChangedPaths(ctx, base, theirs)
+	if err != nil {
+		return err
+	}
+	both := map[string]bool{}
+	for _, p := range mine {
+		both[p] = true
+	}
+	var asked bytes.Buffer
+	for _, p := range yours {
+		if both[p] {
+			asked.WriteString(p + "\x00")
+		}
+	}
+	if asked.Len() == 0 {
+		return nil
+	}
+	said, err := run(command(ctx, "check-attr", "--stdin", "-z", "merge"), asked.Bytes())
+	if err != nil {
+		return err
+	}
+	for f := bytes.Split(said, []byte{0}); len(f) >= 3; f = f[3:] {
+		switch value := string(f[2]); value {
+		case "unspecified", "set", "unset", "text", "binary", "union":
+		default:
+			return &DriverError{Path: string(f[0]), Driver: value}
+		}
+	}
+	return nil
 }
 
 // ChangedPaths lists the paths in which two trees (or commits) differ. Zero is

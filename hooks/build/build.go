@@ -31,6 +31,8 @@ type Request struct {
 	Secrets   map[string]string // variables that are masked in the log (B36)
 	Timeout   time.Duration     // 0 is DefaultTimeout
 	Network   bool              // whether commands reach the network
+	Objects   string            // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
+	Notices   []string          // what people should know of the source, a line each at the head of the log
 
 	// What the build may know of itself.
 	Number     int // of the change
@@ -88,6 +90,7 @@ type Sandbox struct {
 	Control string // host directory that is ControlDir inside, for scripts; nothing inside may write there
 	Home    string // host directory that is the home inside
 	Temp    string // host directory that is /tmp inside
+	Objects string // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
 	Network bool
 }
 
@@ -98,6 +101,7 @@ const (
 	ControlDir = "/codebuild/output/tmp"
 	StateDir   = "/codebuild/output/state" // for what commands leave to the next; not on the host, empty at first
 	HomeDir    = "/root"
+	ObjectsDir = "/codebuild/output/objects"
 )
 
 // Session is one live sandbox.

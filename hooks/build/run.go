@@ -128,7 +128,18 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 	if err := r.saveEnvironment(); err != nil {
 		return err
 	}
-	r.session, err = ex.Start(ctx, Sandbox{ID: r.req.ID, Source: r.req.Source, Control: dirs["control"], Home: dirs["home"], Temp: dirs["temp"], Network: r.req.Network})
+	for _, notice := range r.req.Notices {
+		r.log.Note("%s", notice)
+	}
+	r.session, err = ex.Start(ctx, Sandbox{
+		ID:      r.req.ID,
+		Source:  r.req.Source,
+		Control: dirs["control"],
+		Home:    dirs["home"],
+		Temp:    dirs["temp"],
+		Objects: r.req.Objects,
+		Network: r.req.Network,
+	})
 	if err != nil {
 		return err
 	}

@@ -181,6 +181,9 @@ func match(ctx context.Context, source, base string, files []string, a buildspec
 				return unreadableFolder(path.Join(b, p), err)
 			}
 			if d.IsDir() {
+				if path.Join(b, p) == ".git" { // it differs between commits with the same tree
+					return fs.SkipDir
+				}
 				if !slices.ContainsFunc(patterns, func(pattern string) bool { return within(pattern, p) }) {
 					return fs.SkipDir
 				}

@@ -45,6 +45,7 @@ const (
 	InvalidFile     Cause = "invalid-file"     // a file that judges it cannot be read
 	NoSharedHistory Cause = "no-history"       // it shares no commit with its branch
 	NotFastForward  Cause = "not-fast-forward" // the branch has moved, and takes nothing else
+	MergeDriver     Cause = "merge-driver"     // a file would have to be merged by a program of its own
 	DeniedByPolicy  Cause = "denied"           // a policy denies it
 	AssertionFailed Cause = "assertion"        // the gate stopped it before anything moved
 )

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
@@ -19,6 +20,11 @@ type TreeBuilder struct {
 	Artifacts *artifact.Store
 	Executor  build.Executor
 	Work      string // directory for checkouts; what is in it at the start is nobody's
+
+	// Submodule finds the repository of this server that a URL in .gitmodules names,
+	// when everybody who may read of may read it too; else why there is none to
+	// check out. nil checks out none.
+	Submodule func(of, url string) (r *repo.Repository, why string)
 }
 
 // Build implements Builder.
@@ -34,7 +40,19 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		return Result{}, fmt.Errorf("make the build's directory: %w", err)
 	}
 	defer build.RemoveAll(dir)
-	if err := j.Repository.Checkout(ctx, j.Tree, source); err != nil {
+	objects := filepath.Join(dir, "objects")
+	if err := j.Repository.LinkObjects(objects); err != nil {
+		return Result{}, err
+	}
+	if err := j.Repository.Attach(ctx, source, j.Candidate, j.Branch, build.ObjectsDir); err != nil {
+		return Result{}, err
+	}
+	links, err := j.Repository.Checkout(ctx, j.Tree, source)
+	if err != nil {
+		return Result{}, err
+	}
+	s := submodules{find: b.Submodule, root: source}
+	if err := s.checkOut(ctx, j.Repository, j.Tree, "", links); err != nil {
 		return Result{}, err
 	}
 
@@ -46,6 +64,8 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Variables:  j.Variables,
 		Timeout:    j.Timeout,
 		Network:    j.Network,
+		Objects:    objects,
+		Notices:    s.notices,
 		Number:     j.Change,
 		Repository: j.Repository.Name(),
 		Branch:     j.Branch,

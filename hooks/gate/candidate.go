@@ -160,6 +160,17 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.C
 		return repo.Zero, nil
 	}
 	tree, conflicts, err := l.r.Merge(ctx, on, head.Commit)
+	var driver *repo.DriverError
+	if errors.As(err, &driver) {
+		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+			Cause:  change.MergeDriver,
+			Files:  []string{driver.Path},
+			Reason: driver.Error(),
+			Short:  fmt.Sprintf("%s has a merge driver", driver.Path),
+			Hint:   fmt.Sprintf("git pull --rebase origin %s, which runs your driver, git push origin %s", c.Branch, c.Branch),
+		}}
+		return repo.Zero, nil
+	}
 	if err != nil {
 		return repo.Zero, err
 	}

@@ -215,6 +215,21 @@ func TestConflictNamesFilesAndChange(t *testing.T) {
 	}
 }
 
+// A merge that needs a program which only its authors have is theirs to make.
+func TestMergeDriverIsRefused(t *testing.T) {
+	w := newHarness(t)
+	base := w.commit("begin", files("a", "1\n", ".gitattributes", "a merge=ours\n"))
+	w.land(ada, base)
+	theirs := w.commit("theirs", map[string]string{"a": "2\n"}, base)
+	w.land(ada, theirs)
+	p := w.end(w.propose(jun, w.commit("mine", map[string]string{"a": "3\n"}, base)).Change)
+	if p.Kind != Refused || p.Cause != change.MergeDriver || !slices.Equal(p.Files, []string{"a"}) ||
+		!strings.Contains(p.Reason, `a is merged by the driver "ours"`) || !strings.Contains(p.Hint, "git pull --rebase origin main") {
+		t.Fatalf("%+v", p)
+	}
+	w.land(jun, w.commit("rebased", map[string]string{"a": "3\n"}, theirs))
+}
+
 func TestFastForwardOnly(t *testing.T) {
 	w := newHarness(t)
 	base := w.commit("begin", files("headgate.yaml", "land: {strategy: fast-forward}\n"))

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/build"
@@ -104,4 +107,102 @@ func TestStoppedRealBuildSaysNothing(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	w.until("its sandbox is gone", func() bool { running, _ := w.gate.Busy(); return running == 0 })
+}
+
+// TestRealBuildsSeeTheirCommit: a build has the files that git would check out, its
+// history and tags, and the submodules that it may have.
+func TestRealBuildsSeeTheirCommit(t *testing.T) {
+	b := newRealBuilder(t)
+	w := newHarness(t, func(c *Config) { c.Builder = b })
+	lib, err := w.store.Create(t.Context(), "lib")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Submodule = func(of, url string) (*repo.Repository, string) {
+		if url == "../lib" {
+			return lib, ""
+		}
+		return nil, url + " is not of this server"
+	}
+	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	blob := repo.Blob([]byte("of lib\n"))
+	inner := repo.TreeObject([]repo.Entry{{Name: "file", Mode: filemode.Regular, Hash: blob.Hash()}})
+	if err := lib.Write(blob, inner); err != nil {
+		t.Fatal(err)
+	}
+	held, err := lib.WriteCommit(repo.NewCommit{Tree: inner.Hash(), At: at, Message: "lib"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lib.Move(t.Context(), "refs/heads/main", repo.Zero, held); err != nil {
+		t.Fatal(err)
+	}
+
+	base := w.commit("begin", map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\n", ".gitattributes": "*.bat eol=crlf\nlog merge=union\n", "log": "1\n"})
+	w.land(ada, base)
+	<-b.started
+	if err := w.r.Move(t.Context(), "refs/tags/v1", repo.Zero, base); err != nil {
+		t.Fatal(err)
+	}
+	other := w.commit("other", map[string]string{"log": "1\n2\n"}, base)
+	w.land(ada, other)
+	<-b.started
+
+	// A candidate that the gate has merged itself.
+	c := w.commit("work", map[string]string{"log": "1\n3\n", "a.bat": "x\n",
+		".gitmodules": "[submodule \"a\"]\n\tpath = a\n\turl = ../lib\n[submodule \"b\"]\n\tpath = b\n\turl = https://example.com/b\n[submodule \"c\"]\n\tpath = c\n\turl = ../lib\n",
+		"buildspec.yml": `version: 0.2
+phases:
+  build:
+    commands:
+      - git describe --tags --dirty; git log --format=%s | sort | xargs; git rev-parse HEAD origin/main
+      - od -c a.bat | head -1; xargs <log; cat a/file; ls b c
+      - test "$(git rev-parse HEAD)" = "$CODEBUILD_RESOLVED_SOURCE_VERSION"
+      - '! touch /codebuild/output/objects/x && ! touch "$(find /codebuild/output/objects -type f | head -1)"'
+      - git -c user.name=x -c user.email=x@x commit -q --allow-empty -m 'of the build' && git gc -q && git fsck
+artifacts: {files: ['**/*']}
+`}, base)
+	tree, err := w.r.TreeOf(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := map[string]repo.Edit{}
+	for name, commit := range map[string]repo.Hash{"a": held, "b": held, "c": base} {
+		links[name] = repo.Edit{Mode: filemode.Submodule, Hash: commit}
+	}
+	if tree, err = w.r.TreeWith(tree, links); err != nil {
+		t.Fatal(err)
+	}
+	c, err = w.r.WriteCommit(repo.NewCommit{Tree: tree, Parents: []repo.Hash{base}, At: at, Message: "work"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.end(w.propose(ada, c).Change)
+	var log strings.Builder
+	for e, err := range b.Logs.Follow(t.Context(), <-b.started, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.WriteString(e.Text + "\n")
+	}
+	if p.Kind != Landed {
+		t.Fatalf("%+v\n%s", p, log.String())
+	}
+	for _, want := range []string{
+		"v1-3-g" + p.Landed.String()[:7] + "\n",
+		"Merge change 3 into main: work begin other work\n",
+		p.Landed.String() + "\n" + other.String() + "\n",
+		`x  \r  \n`, "\n1 2 3\n", "\nof lib\n",
+		"\nsubmodule a: lib at " + held.String()[:7],
+		"\nsubmodule b is not checked out: https://example.com/b is not of this server\n",
+		"\nsubmodule c is not checked out: no branch and no tag of lib holds " + base.String()[:7] + "\n",
+		"artifact main: 6 files",
+	} {
+		if !strings.Contains("\n"+log.String(), want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(log.String())
+	}
 }

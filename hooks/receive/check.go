@@ -25,8 +25,8 @@ var maxTree = repo.Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
 const measureTimeout = time.Minute
 
 // checkTree finds what is wrong with the files of a tree that is to land, while
-// it is in quarantine.
-func (v *validation) checkTree(ctx context.Context, tree repo.Hash) (*rejection, error) {
+// it is in quarantine. tip is where its branch is, or repo.Zero.
+func (v *validation) checkTree(ctx context.Context, tip, tree repo.Hash) (*rejection, error) {
 	objects, err := v.reader(ctx)
 	if err != nil {
 		return nil, err
@@ -60,6 +60,19 @@ func (v *validation) checkTree(ctx context.Context, tree repo.Hash) (*rejection,
 		return rejectFiles(found), nil
 	}
 	v.warnings = found.Warnings
+
+	base := repo.Zero
+	if tip != repo.Zero {
+		if base, err = v.r.TreeOf(tip); err != nil {
+			return nil, err
+		}
+	}
+	if rejection, err := v.checkSubmodules(ctx, base, tree); rejection != nil || err != nil {
+		return rejection, err
+	}
+	if err := v.warnOfPointers(ctx, base, tree); err != nil {
+		return nil, err
+	}
 	return nil, v.noticeLeaving(found.Settings)
 }
 

@@ -75,9 +75,12 @@ type Listener struct {
 	Checker *check.Checker
 	// Environments may be nil: pushes to environments are refused then.
 	Environments Environments
-	Logs         Logs
-	Server       func() show.Server
-	Log          *slog.Logger
+	// Submodule finds the repository that a URL in .gitmodules names, as
+	// gate.TreeBuilder has it. It may be nil.
+	Submodule func(of, url string) (*repo.Repository, string)
+	Logs      Logs
+	Server    func() show.Server
+	Log       *slog.Logger
 
 	// Now and Still are for tests: the clock, and after how long without a line
 	// a "still" line is written. Zero means time.Now and 30 s.

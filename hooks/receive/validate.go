@@ -80,7 +80,7 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 		proposed := &ordered[special]
 		if proposed.unfit == nil && proposed.action == propose {
 			// The dear part comes last: only who may propose has a tree checked.
-			proposed.unfit, err = v.checkTree(ctx, proposed.tree)
+			proposed.unfit, err = v.checkTree(ctx, branches.tips[proposed.branch], proposed.tree)
 			if err != nil {
 				return nil, err
 			}

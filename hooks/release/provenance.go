@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -88,7 +89,10 @@ func provenance(signer *repo.Signer, m Manifest, v verdict.Verdict) (*Envelope, 
 	d.ExternalParameters = map[string]any{
 		"repository": m.Repository, "branch": m.Branch, "buildspec": v.Buildspec, "image": v.Image, "network": v.Network, "key": v.Key,
 	}
-	d.ResolvedDependencies = []Subject{{URI: "git:" + m.Repository, Digest: map[string]string{"gitCommit": m.Commit, "gitTree": m.Tree}}}
+	// A build sees the commit that it builds. When another commit lands with the tree
+	// of one that was built before, it is that one which is named here.
+	built := cmp.Or(v.Candidate, m.Commit)
+	d.ResolvedDependencies = []Subject{{URI: "git:" + m.Repository, Digest: map[string]string{"gitCommit": built, "gitTree": m.Tree}}}
 	r := &s.Predicate.RunDetails
 	r.Builder.ID = "ssh:" + ssh.FingerprintSHA256(signer.PublicKey())
 	r.Metadata.InvocationID, r.Metadata.StartedOn, r.Metadata.FinishedOn = v.Log, v.Started, v.Finished
@@ -163,9 +167,9 @@ func (s Statement) about(m Manifest) error {
 		return fmt.Errorf("it is about %s, and the release holds %s", strings.Join(got, ", "), strings.Join(want, ", "))
 	}
 	for _, dep := range s.Predicate.BuildDefinition.ResolvedDependencies {
-		if dep.Digest["gitCommit"] == m.Commit && dep.Digest["gitTree"] == m.Tree {
+		if dep.URI == "git:"+m.Repository && dep.Digest["gitTree"] == m.Tree {
 			return nil
 		}
 	}
-	return fmt.Errorf("it was not built from commit %s", m.Commit)
+	return fmt.Errorf("it was not built from tree %s", m.Tree)
 }

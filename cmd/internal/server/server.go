@@ -213,6 +213,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 				Artifacts: s.artifacts,
 				Executor:  &host.Host{Hidden: []string{o.Data}, Records: sandboxes},
 				Work:      path("work", "builds"),
+				Submodule: s.submodule,
 			},
 		},
 	})
@@ -246,6 +247,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Checker:      Checker(),
 		Gate:         s.gate,
 		Environments: environments{s},
+		Submodule:    s.submodule,
 		Logs:         s.logs,
 		Server:       func() show.Server { return s.Server(context.Background()) },
 		Log:          log,

@@ -167,6 +167,9 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
 		"--chdir", build.SourceDir, "--info-fd", strconv.Itoa(infoFD), "--seccomp", strconv.Itoa(seccompFD),
 	}
+	if s.Objects != "" {
+		args = append(args, "--ro-bind", s.Objects, build.ObjectsDir)
+	}
 	args = append(args, sandbox.Init(shellFD, loopShell)...)
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
