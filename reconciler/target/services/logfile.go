@@ -24,16 +24,32 @@ const (
 	maxLogFiles = 40       // of one application, newest first
 )
 
+// Bounds of what is kept and read of it in a second. What is over the first two is
+// left out, and the log says how much; what is over the third waits in the process
+// that writes it: even reading it takes a processor.
+const (
+	maxLogRateLines = 2000
+	maxLogRateBytes = 512 << 10
+	maxLogRateRead  = 8 << 20
+)
+
 // logFile takes the output of one process line by line, with the time in front.
 // It never fails: a full disk must not stop the process that writes.
 type logFile struct {
-	path string
+	path                 string
+	rateLines, rateBytes int
 
 	mu   sync.Mutex
 	file *os.File
 	size int64
 	part []byte // of a line whose end has not come yet
-	last string // last line that was not blank
+	last []byte // last line that was not blank, as it came
+
+	second            time.Time // in which the rest was counted
+	lines, kept, read int       // lines and bytes that were kept, bytes that were read
+	left              int       // lines that were left out, and not told of yet
+	leftBytes         int64
+	tell              *time.Timer // tells of them when nothing more comes; nil: none were
 }
 
 // openLog opens the log of an instance to append to it.
@@ -49,12 +65,28 @@ func openLog(path string) (*logFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &logFile{path: path, file: f, size: info.Size()}, nil
+	return &logFile{path: path, rateLines: maxLogRateLines, rateBytes: maxLogRateBytes, file: f, size: info.Size()}, nil
 }
 
 func (l *logFile) Write(p []byte) (int, error) {
+	if wait := l.take(p); wait > 0 {
+		time.Sleep(wait)
+	}
+	return len(p), nil
+}
+
+// take keeps what of p may be kept, and says how long not to read on.
+func (l *logFile) take(p []byte) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
+	if now.Sub(l.second) >= time.Second {
+		l.tellLeft()
+		l.second, l.lines, l.kept, l.read = now, 0, 0, 0
+	}
+	if l.read += len(p); l.read > maxLogRateRead {
+		wait = l.second.Add(time.Second).Sub(now)
+	}
 	for rest := p; len(rest) > 0; {
 		line, after, ended := bytes.Cut(rest, []byte("\n"))
 		if room := maxLogLine - len(l.part); room > 0 {
@@ -66,16 +98,43 @@ func (l *logFile) Write(p []byte) (int, error) {
 		l.flush()
 		rest = after
 	}
-	return len(p), nil
+	return wait
 }
 
 func (l *logFile) flush() {
-	text := strings.TrimRight(terminal.Plain(string(l.part)), " ")
+	part := l.part
 	l.part = l.part[:0]
-	if text != "" {
-		l.last = text
+	if len(bytes.TrimSpace(part)) > 0 {
+		l.last = append(l.last[:0], part...)
 	}
-	l.append(text)
+	if l.lines >= l.rateLines || l.kept+len(part) > l.rateBytes {
+		l.left++
+		l.leftBytes += int64(len(part)) + 1
+		if l.tell == nil {
+			l.tell = time.AfterFunc(time.Second, func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.tellLeft()
+			})
+		}
+		return
+	}
+	l.lines++
+	l.kept += len(part) + 1
+	l.append(readable(part))
+}
+
+func readable(line []byte) string { return strings.TrimRight(terminal.Plain(string(line)), " ") }
+
+// tellLeft says in the log what was left out of it.
+func (l *logFile) tellLeft() {
+	if l.left == 0 {
+		return
+	}
+	l.tell.Stop()
+	l.append(fmt.Sprintf("headgate: %d lines (%d bytes) were left out here: more than %d lines or %d KiB in a second",
+		l.left, l.leftBytes, l.rateLines, l.rateBytes>>10))
+	l.left, l.leftBytes, l.tell = 0, 0, nil
 }
 
 func (l *logFile) append(text string) {
@@ -104,6 +163,7 @@ func (l *logFile) rotate() {
 func (l *logFile) note(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.tellLeft()
 	l.append("headgate: " + fmt.Sprintf(format, args...))
 }
 
@@ -114,10 +174,11 @@ func (l *logFile) lastLine() string {
 	if len(l.part) > 0 {
 		l.flush()
 	}
-	if r := []rune(l.last); len(r) > 200 {
+	last := readable(l.last)
+	if r := []rune(last); len(r) > 200 {
 		return string(r[:200]) + "…"
 	}
-	return l.last
+	return last
 }
 
 func (l *logFile) close() {
@@ -126,6 +187,7 @@ func (l *logFile) close() {
 	if len(l.part) > 0 {
 		l.flush()
 	}
+	l.tellLeft()
 	// Nothing was promised about the last lines of a process on a full disk.
 	_ = l.file.Close()
 	l.file = nil

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestLogFile(t *testing.T) {
@@ -56,6 +58,7 @@ func TestLogFileIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.rateLines, l.rateBytes = 1<<30, 1<<30
 	for i := range 5 * maxLogBytes / 1000 {
 		fmt.Fprintln(l, i, strings.Repeat("y", 1000))
 	}
@@ -80,4 +83,51 @@ func TestLogFileIsBounded(t *testing.T) {
 	if left, _ := os.ReadDir(dir); len(left) != maxLogFiles {
 		t.Errorf("%d are left", len(left))
 	}
+}
+
+// A flood is not kept whole, and not read faster than a bound; the log says what is
+// not in it, and the last line is known all the same.
+func TestFloodOfLogIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "web-1.log")
+		l, err := openLog(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flood := []byte(strings.Repeat(strings.Repeat("y", 99)+"\n", 1000))
+		began, wrote := time.Now(), 0
+		for wrote < 4*maxLogRateRead {
+			n, err := l.Write(flood)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrote += n
+		}
+		if took := time.Since(began); took < 3*time.Second || took > 6*time.Second {
+			t.Errorf("4 seconds' worth took %s", took)
+		}
+		fmt.Fprintln(l, "panic: the end")
+		if got := l.lastLine(); got != "panic: the end" {
+			t.Errorf("the last line is %q", got)
+		}
+		time.Sleep(2 * time.Second) // nothing more comes
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, left := 0, 0
+		for line := range strings.Lines(string(text)) {
+			var n int
+			if _, rest, ok := strings.Cut(line, " headgate: "); ok {
+				fmt.Sscanf(rest, "%d lines", &n)
+				left += n
+			} else {
+				kept++
+			}
+		}
+		if kept+left != wrote/100+1 || kept > 6*maxLogRateLines || left == 0 {
+			t.Errorf("of %d lines %d were kept, and the log tells of %d that were not", wrote/100+1, kept, left)
+		}
+		l.close()
+	})
 }
