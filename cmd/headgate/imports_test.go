@@ -19,9 +19,10 @@ var allowed = map[string][]string{
 	"hooks/build":         {"gitd/crash", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
 	"hooks/receive/wire":  {},
 	"reconciler":          {"gitd", "policies", "reconciler"},
+	"cmd/internal/backup": {"gitd/repo", "hooks/build/artifact", "reconciler/record"},
 	"cmd/internal/server": {"gitd", "hooks", "policies", "reconciler"},
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
-	"cmd/headgate":        {"cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
+	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
 	"e2e":                 {},
 }
 

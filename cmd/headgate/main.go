@@ -46,7 +46,10 @@ type exitCode struct{ code int }
 func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
-	return []command{serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), verifyCommand(), doctorCommand(), keyCommand(), versionCommand()}
+	return []command{
+		serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), verifyCommand(), doctorCommand(),
+		backupCommand(), restoreCommand(), keyCommand(), versionCommand(),
+	}
 }
 
 func main() {

@@ -21,6 +21,12 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 var config = [][2]string{
 	{"core.fsync", "objects,derived-metadata,reference"}, // by default an acknowledged push was synced zero times
 	{"core.fsyncMethod", "fsync"},
+	// A small pack may stand for files that no memory holds: what is larger than
+	// this goes through in pieces, and is not compared with others.
+	{"core.bigFileThreshold", "16m"},
+	{"core.deltaBaseCacheLimit", "32m"},
+	{"pack.windowMemory", "64m"},
+	{"pack.deltaCacheSize", "32m"},
 	{"core.alternateRefsCommand", "true"}, // advertise nothing from alternates
 	{"core.logAllRefUpdates", "false"},    // change logs and release tags are the record
 	{"core.protectHFS", "true"},

@@ -99,14 +99,15 @@ func (r *Repository) Pack(ctx context.Context, now time.Time) (did Packed, err e
 	if err != nil {
 		return did, err
 	}
-	// Only what is in a pack now is removed, and git looks at each.
+	if err := r.writeGraph(ctx, "--split"); err != nil {
+		return did, err
+	}
+	// Last, for it is by what is loose that packing begins. Only what is in a pack now
+	// is removed: git looks at each.
 	if err := r.work(ctx, nil, "prune-packed", "--quiet"); err != nil {
 		return did, err
 	}
 	crash.Point("pack.pruned")
-	if err := r.writeGraph(ctx, "--split"); err != nil {
-		return did, err
-	}
 	did.Pruned, err = r.prune(ctx, now)
 	return did, err
 }
@@ -244,7 +245,7 @@ func (r *Repository) packObjects(ctx context.Context, input []byte, args ...stri
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := r.Command(ctx, slices.Concat(packSettings(), []string{"pack-objects", "-q", "--local", "--non-empty", "--honor-pack-keep", "--delta-base-offset"},
+	cmd := r.Command(ctx, slices.Concat([]string{"pack-objects", "-q", "--threads=1", "--local", "--non-empty", "--honor-pack-keep", "--delta-base-offset"},
 		args, []string{filepath.Join(dir, "pack")})...)
 	out, err := runNice(cmd, input)
 	if err != nil {
@@ -273,12 +274,6 @@ func (r *Repository) packObjects(ctx context.Context, input []byte, args ...stri
 		return "", nil
 	}
 	return "pack-" + hash, nil
-}
-
-// packSettings bound what packing takes of the machine. Files over the threshold
-// are copied as they come and not compared with others.
-func packSettings() []string {
-	return []string{"-c", "pack.threads=1", "-c", "pack.windowMemory=64m", "-c", "pack.deltaCacheSize=32m", "-c", "core.bigFileThreshold=16m"}
 }
 
 // replace removes packs whose objects are all in another one, or alone.
