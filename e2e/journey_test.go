@@ -40,6 +40,7 @@ var chapters = []chapter{
 	{name: "roll back", do: (*journey).rollBack, staging: 3, production: 1},
 	{name: "run a schedule", do: (*journey).runSchedule, staging: 3, production: 1},
 	{name: "pack anew", args: packAlways, do: (*journey).packed, staging: 3, production: 1},
+	{name: "rotate the signing key", do: (*journey).rotateKey, staging: 3, production: 1},
 }
 
 // packAlways has a server pack its repositories whenever it starts.
@@ -436,6 +437,24 @@ func (j *journey) firstPush() {
 		"schedules:\n  - {name: rarely, cron: \"0 0 29 2 *\"}\n")
 	j.must(j.git("commit", "-qam", "Approve my own"))
 	j.step("push", j.push)
+}
+
+// rotateKey replaces the signing key while the server is down. What is killed is the
+// command.
+func (j *journey) rotateKey() {
+	j.must(j.stop(false))
+	for {
+		_, errs, err := within(waitTimeout, j.dir, append(j.env(), j.crash...), "headgate", "key", "rotate", "--data", j.data(), "server")
+		if err == nil {
+			break
+		}
+		if j.killed > 0 || errs != "" {
+			j.t.Fatalf("key rotate: %v: %s", err, errs)
+		}
+		j.killed, j.crash = 1, nil
+	}
+	j.must(j.start(nil))
+	j.must(j.git("remote", "set-url", "origin", "ssh://"+j.SSH+"/hello"))
 }
 
 // packed waits until most objects of the repositories are in packs.

@@ -17,39 +17,64 @@ import (
 
 func keyCommand() command {
 	return command{
-		name: "key", args: "rotate host",
-		short: "give the server another SSH host key, on purpose",
+		name: "key", args: "rotate host|server",
+		short: "give the server another host key or signing key, on purpose",
 		long: `
+headgate key rotate --data /var/lib/headgate server
 headgate key rotate --data /var/lib/headgate host
 
-Makes another SSH host key, for a server whose key is lost or has become known to
-others. The server must be stopped. The old key, if it is there, is kept beside the
-new one. Every client is warned of the new key and must be told its fingerprint.
+Makes another key, for a server whose key is lost or has become known to others.
+The server must be stopped.
 
-The signing key (keys/server) cannot be rotated yet: restore it from a backup.`,
+server: the signing key. What the old key signed stays valid, and nothing that it
+signs from now on is: each repository records, in refs/keys/log, where all its refs
+are at the change, signed by the old key if it is there. "ssh host signers" names
+both keys; give it anew to whoever verifies.
+
+host: the SSH host key. The old key, if it is there, is kept beside the new one.
+Every client is warned of the new key and must be told its fingerprint.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			data := flags.String("data", "./data", "directory that holds everything the server keeps")
 			return func(ctx context.Context, p printer, args []string) error {
-				if len(args) == 2 && args[0] == "rotate" && args[1] == "server" {
-					return errors.New("the signing key cannot be rotated yet\n" +
-						"hint: only a copy of keys/server continues what it signed; restore it from a backup")
+				if len(args) != 2 || args[0] != "rotate" || args[1] != "host" && args[1] != "server" {
+					return usageError{"usage: headgate key rotate --data <directory> host|server"}
 				}
-				if len(args) != 2 || args[0] != "rotate" || args[1] != "host" {
-					return usageError{"usage: headgate key rotate --data <directory> host"}
+				dir, err := filepath.Abs(*data)
+				if err != nil {
+					return err
 				}
-				return rotateHostKey(p, *data)
+				lock, err := server.Lock(dir)
+				if err != nil {
+					return err
+				}
+				defer lock.Close()
+				if args[1] == "host" {
+					return rotateHostKey(p, dir)
+				}
+				return rotateSigningKey(ctx, p, dir)
 			}
 		},
 	}
 }
 
-func rotateHostKey(p printer, data string) error {
-	lock, err := server.Lock(data)
+// rotateSigningKey may be cut off at any time and called again: the repositories
+// record the new key first, and the server does not start until the key is in place.
+func rotateSigningKey(ctx context.Context, p printer, data string) error {
+	change, err := server.RotateSigningKey(ctx, data, time.Now())
 	if err != nil {
-		return err
+		return fmt.Errorf("rotate the signing key: %w", err)
 	}
-	defer lock.Close()
+	how := "and signed the record of the change"
+	if change.Lost {
+		how = "and is lost: the new key alone says so"
+	}
+	fmt.Fprintf(p.out, "the signing key is %s now\n", ssh.FingerprintSHA256(change.Key))
+	fmt.Fprintf(p.out, "the old one, %s, counts for what it has signed, %s\n", ssh.FingerprintSHA256(change.Former), how)
+	fmt.Fprintln(p.out, "start the server, and give \"ssh <server> signers\" to whoever verifies")
+	return nil
+}
 
+func rotateHostKey(p printer, data string) error {
 	path := filepath.Join(data, "keys", "host")
 	if err := repo.MakeDir(filepath.Dir(path), 0o700); err != nil {
 		return err

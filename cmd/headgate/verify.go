@@ -119,6 +119,11 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	for _, f := range delivery.Findings {
 		found.Findings = append(found.Findings, f.String())
 	}
+	keys, err := r.VerifyRotations(ctx, signers)
+	if err != nil {
+		return err
+	}
+	found.Findings = append(found.Findings, keys...)
 	if found.Tips == 0 {
 		found.Findings = append(found.Findings, "there is nothing to prove: no change log says that anything landed; clone with --mirror")
 	}

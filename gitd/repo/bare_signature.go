@@ -27,7 +27,7 @@ func (s *Signer) SignRaw(message []byte) ([]byte, error) {
 // VerifyRaw checks a bare ed25519 signature of message.
 func (s Signers) VerifyRaw(message, signature []byte) error {
 	for _, key := range s {
-		k, ok := key.(ssh.CryptoPublicKey)
+		k, ok := bare(key).(ssh.CryptoPublicKey)
 		if !ok {
 			continue
 		}

@@ -40,8 +40,12 @@ type NewCommit struct {
 // WriteCommit makes a commit signed by the server's key and stores it durably.
 // It refers to nothing by itself: a ref must be moved to it.
 func (r *Repository) WriteCommit(c NewCommit) (Hash, error) {
+	return r.writeCommit(r.store.signer, c)
+}
+
+func (r *Repository) writeCommit(signer *Signer, c NewCommit) (Hash, error) {
 	at := c.At.UTC().Truncate(time.Second)
-	server := r.store.signer.Person
+	server := signer.Person
 	author := c.Author
 	if author == (Person{}) {
 		author = server
@@ -63,7 +67,7 @@ func (r *Repository) WriteCommit(c NewCommit) (Hash, error) {
 	}
 	fmt.Fprintf(&head, "author %s\ncommitter %s\n", author.stamp(authored), server.stamp(at))
 	message := tidy(c.Message)
-	signature, err := r.store.signer.Sign([]byte(head.String() + "\n" + message))
+	signature, err := signer.Sign([]byte(head.String() + "\n" + message))
 	if err != nil {
 		return Zero, err
 	}

@@ -50,6 +50,7 @@ var config = [][2]string{
 	{"receive.hideRefs", "refs/releases"},
 	{"receive.hideRefs", "refs/decisions"},
 	{"receive.hideRefs", "refs/schedules"},
+	{"receive.hideRefs", "refs/keys"},
 	{"safe.directory", "*"},
 	{"transfer.fsckObjects", "true"},
 	{"uploadpack.allowAnySHA1InWant", "true"},

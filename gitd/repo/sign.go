@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
@@ -20,19 +22,32 @@ import (
 type Signer struct {
 	Person Person
 	key    ssh.Signer
+	former Signers // keys that it had before, each for what it signed until then
 }
 
 // namespace keeps a signature made for git from being taken for anything else.
 const namespace = "git"
 
+// FormerKeys is the file beside a signing key that says which keys it has taken the
+// place of, as allowed signers.
+func FormerKeys(path string) string { return path + ".former" }
+
 // OpenSigner reads the server's signing key, making it first when there is
-// none. Person is whom the server's commits name.
+// none, and which keys were before it. Person is whom the server's commits name.
 func OpenSigner(path string, person Person) (*Signer, error) {
 	key, err := OpenKey(path)
 	if err != nil {
 		return nil, err
 	}
-	return &Signer{person, key}, nil
+	data, err := os.ReadFile(FormerKeys(path))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read the former signing keys: %w", err)
+	}
+	former, err := ParseSigners(data)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", FormerKeys(path), err)
+	}
+	return &Signer{person, key, former}, nil
 }
 
 // OpenKey reads an SSH private key, making an ed25519 one, readable by its owner
@@ -73,6 +88,10 @@ func newKey(path string) ([]byte, error) {
 // PublicKey is the key's public half.
 func (s *Signer) PublicKey() ssh.PublicKey { return s.key.PublicKey() }
 
+// Signers are the keys whose signatures this server believes: its own, and those
+// that it had before, for what they signed then.
+func (s *Signer) Signers() Signers { return append(Signers{s.PublicKey()}, s.former...) }
+
 // Sign returns an armored SSH signature of message, ending in a newline.
 func (s *Signer) Sign(message []byte) (string, error) {
 	sig, err := sshsig.Sign(bytes.NewReader(message), s.key, sshsig.HashSHA512, namespace)
@@ -85,7 +104,43 @@ func (s *Signer) Sign(message []byte) (string, error) {
 // AllowedSigners is the file with which `git log --show-signature` verifies
 // what this server signed (gpg.ssh.allowedSignersFile).
 func (s *Signer) AllowedSigners() string {
-	return s.Person.Email + " namespaces=\"" + namespace + "\" " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey()))) + "\n"
+	var b strings.Builder
+	for _, key := range s.Signers() {
+		b.WriteString(AllowedSigner(s.Person.Email, key))
+	}
+	return b.String()
+}
+
+// AllowedSigner is a line of an allowed-signers file.
+func AllowedSigner(email string, key ssh.PublicKey) string {
+	until := ""
+	if k, ok := key.(formerKey); ok {
+		until = ",valid-before=\"" + k.until.UTC().Format(stampForm) + "\""
+		key = k.PublicKey
+	}
+	return email + " namespaces=\"" + namespace + "\"" + until + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + "\n"
+}
+
+// stampForm is how ssh-keygen writes a time in UTC.
+const stampForm = "20060102150405Z"
+
+// formerKey is a key that counts only for what it signed before a time.
+type formerKey struct {
+	ssh.PublicKey
+	until time.Time
+}
+
+// Until is a key that counts only for what it signed before a time.
+func Until(key ssh.PublicKey, at time.Time) ssh.PublicKey {
+	return formerKey{key, at.Truncate(time.Second)}
+}
+
+// bare is the key itself.
+func bare(key ssh.PublicKey) ssh.PublicKey {
+	if k, ok := key.(formerKey); ok {
+		return k.PublicKey
+	}
+	return key
 }
 
 // ErrUnsigned is returned for an object that carries no signature.
@@ -102,9 +157,20 @@ func ParseSigners(data []byte) (Signers, error) {
 			continue
 		}
 		_, rest, _ := strings.Cut(line, " ") // the principals
-		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(rest))
+		key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(rest))
 		if err != nil {
 			return nil, fmt.Errorf("allowed signers, line %d: %w", i+1, err)
+		}
+		for _, o := range options {
+			text, ok := strings.CutPrefix(o, "valid-before=")
+			if !ok {
+				continue
+			}
+			at, err := time.Parse(stampForm, strings.Trim(text, "\""))
+			if err != nil {
+				return nil, fmt.Errorf("allowed signers, line %d: %s is no time in UTC, such as \"20260131235959Z\"", i+1, o)
+			}
+			key = Until(key, at)
 		}
 		keys = append(keys, key)
 	}
@@ -127,11 +193,33 @@ func (s Signers) VerifyObject(kind string, raw []byte) error {
 		return fmt.Errorf("unreadable signature: %w", err)
 	}
 	for _, key := range s {
-		if sshsig.Verify(bytes.NewReader(payload), sig, key, sig.HashAlgorithm, namespace) == nil {
-			return nil
+		if sshsig.Verify(bytes.NewReader(payload), sig, bare(key), sig.HashAlgorithm, namespace) != nil {
+			continue
 		}
+		if k, ok := key.(formerKey); ok && !madeAt(payload).Before(k.until) {
+			return fmt.Errorf("signed by %s, which does not count since %s", ssh.FingerprintSHA256(k.PublicKey), k.until.UTC().Format(time.RFC3339))
+		}
+		return nil
 	}
 	return fmt.Errorf("signed by %s, which is not an allowed signer", ssh.FingerprintSHA256(sig.PublicKey))
+}
+
+// madeAt is when a commit or a tag says that it was made. One that does not say it
+// was made too late.
+func madeAt(payload []byte) time.Time {
+	head, _, _ := bytes.Cut(payload, []byte("\n\n"))
+	for line := range bytes.Lines(head) {
+		text, ok := bytes.CutPrefix(line, []byte("committer "))
+		if !ok {
+			text, ok = bytes.CutPrefix(line, []byte("tagger "))
+		}
+		if f := bytes.Fields(text); ok && len(f) > 2 {
+			if n, err := strconv.ParseInt(string(f[len(f)-2]), 10, 64); err == nil {
+				return time.Unix(n, 0)
+			}
+		}
+	}
+	return time.Unix(1<<40, 0)
 }
 
 // strict refuses an armor whose base64 could be written otherwise: its last
@@ -193,4 +281,12 @@ func cutSignature(kind string, raw []byte) (payload, armored []byte, err error) 
 		return append(payload, body...), bytes.Join(sig, []byte("\n")), nil
 	}
 	return nil, nil, fmt.Errorf("a %s carries no signature", kind)
+}
+
+func armoredKey(armored []byte) (ssh.PublicKey, error) {
+	sig, err := sshsig.Unarmor(armored)
+	if err != nil {
+		return nil, fmt.Errorf("unreadable signature: %w", err)
+	}
+	return sig.PublicKey, nil
 }

@@ -251,7 +251,7 @@ func (b *Store) Verify(rel Release) error {
 		return nil
 	}
 
-	if err := rel.Verify(b.r, repo.Signers{b.r.Signer().PublicKey()}); err != nil {
+	if err := rel.Verify(b.r, b.r.Signer().Signers()); err != nil {
 		return err
 	}
 	b.mu.Lock()

@@ -168,7 +168,7 @@ func Made(r *repo.Repository, commit repo.Hash, id string, tree, parent repo.Has
 	if err != nil {
 		return false, err
 	}
-	err = repo.Signers{r.Signer().PublicKey()}.VerifyObject(kind, raw)
+	err = r.Signer().Signers().VerifyObject(kind, raw)
 	return err == nil, err
 }
 
