@@ -25,8 +25,9 @@ import (
 // programs is where the programs under test are built, each way once.
 var programs string
 
-// raced is the directory with the programs that look out for data races; plain, for
-// the kill story, which starts a server many times, with those that do not.
+// raced is the directory with a server that looks out for data races; plain, for
+// the kill story, which starts a server many times, with one that does not. The
+// hook program, of which a push starts three, is as it is released in both.
 var (
 	raced = sync.OnceValues(func() (string, error) { return build("raced", "CGO_ENABLED=1", "-race") })
 	plain = sync.OnceValues(func() (string, error) { return build("plain", "CGO_ENABLED=0") })
@@ -34,10 +35,18 @@ var (
 
 func build(name, env string, args ...string) (string, error) {
 	dir := filepath.Join(programs, name)
-	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, append(args, "../cmd/headgate", "../cmd/headgate-hook")...)...)
-	cmd.Env = append(os.Environ(), env)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the programs: %w\n%s", err, out)
+	for _, program := range []struct {
+		name, env string
+		args      []string
+	}{
+		{"headgate", env, args},
+		{"headgate-hook", "CGO_ENABLED=0", nil},
+	} {
+		cmd := exec.Command("go", append(append([]string{"build", "-ldflags", "-s -w", "-o", dir + "/"}, program.args...), "../cmd/"+program.name)...)
+		cmd.Env = append(os.Environ(), program.env)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build the programs: %w\n%s", err, out)
+		}
 	}
 	return dir, nil
 }

@@ -172,7 +172,12 @@ func (h *harness) start(extraEnv []string, args ...string) error {
 	}
 	h.cmd = exec.Command(filepath.Join(h.bin, "headgate"), append([]string{"serve", "--data", h.data(), "--ssh", h.SSH, "--http", strings.TrimPrefix(h.HTTP, "http://"),
 		"--admin", "ada", "--admin-key", h.key("ada") + ".pub"}, slices.Concat(h.args, args)...)...)
-	h.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(h.dir, "home"), "SECRET_OF_THE_SERVER=do-not-leak", "GORACE=halt_on_error=1"}, extraEnv...)
+	h.cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + filepath.Join(h.dir, "home"),
+		"SECRET_OF_THE_SERVER=do-not-leak",
+		"GORACE=halt_on_error=1 atexit_sleep_ms=0",
+	}, extraEnv...)
 	h.cmd.Dir = h.dir
 	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log
 	if err := h.cmd.Start(); err != nil {

@@ -104,7 +104,12 @@ type recording struct {
 }
 
 func record(t *testing.T) (all []*recording) {
-	h, err := newHarness(t.TempDir(), plain)
+	dir, err := os.MkdirTemp("/var/tmp", "headgate-e2e-") // a disk, wherever other tests are
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h, err := newHarness(dir, plain)
 	if err != nil {
 		t.Fatal(err)
 	}

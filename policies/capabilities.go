@@ -8,10 +8,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// allowed are the built-ins that policies may use: pure, and either quick or
-// bounded (bounds.go), since a built-in does not notice the
-// timeout. A name that ends in "." allows all below it. Whatever OPA
-// adds later is not allowed until somebody has looked at it.
+// allowed are the built-ins that policies may use: pure, so that a decision can be
+// evaluated again. A name that ends in "." allows all below it. Whatever OPA adds
+// later is not allowed until somebody has looked at it.
 var allowed = []string{
 	// comparison, arithmetic, aggregates
 	"eq", "equal", "neq", "lt", "lte", "gt", "gte", "assign", "plus", "minus", "mul", "div", "rem", "abs", "ceil", "floor", "round",

@@ -1,7 +1,6 @@
 package policies
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -44,53 +43,19 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// testTimeout bounds all tests of a repository's policies together.
-const testTimeout = 10 * time.Second
+// testTimeout is that of one test. It is told; the process is what ends a test
+// that does not listen.
+const testTimeout = time.Second
 
-// Check judges a repository's policies, by path: packages headgate.* must compile
-// with the built-ins that are allowed, against the inputs of the queries, belong to
-// a query, refer to nothing that is not there, and pass their own tests, if they
-// have any. Which files those are is said by Reads; others are left alone.
-func Check(ctx context.Context, files map[string][]byte) []Problem {
-	built, ps := build(files)
-	if len(ps) == 0 {
-		s := readSources(files)
-		tests := s.tests(built.modules)
-		if ps = s.problems; len(ps) == 0 && len(tests) > 0 {
-			all := append(slices.Clone(built.modules), tests...)
-			ps = runTests(ctx, append(s.needed(all), all...), readData(files).values)
-		}
+// runTests runs the tests of files that built was made of.
+func runTests(ctx context.Context, files map[string][]byte, built policy) Problems {
+	s := readSources(files)
+	tests := s.tests(built.modules)
+	if len(s.problems) > 0 || len(tests) == 0 {
+		return s.problems
 	}
-	slices.SortStableFunc(ps, func(a, b Problem) int {
-		return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line)
-	})
-	return slices.Compact(ps)
-}
-
-// runTests runs the tests of modules. One that does not notice its deadline is
-// given up on; see evaluateOne for what that means.
-func runTests(ctx context.Context, modules []module, data map[string]any) Problems {
-	ctx, cancel := context.WithTimeout(ctx, testTimeout)
-	defer cancel()
-	late := Problem{File: "policies", What: fmt.Sprintf("its tests take longer than %s", testTimeout), Fix: "make them smaller"}
-	done := make(chan Problems, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- Problems{{File: "policies", What: fmt.Sprintf("its tests cannot be run: %v", p)}}
-			}
-		}()
-		done <- testAll(ctx, modules, data)
-	}()
-	select {
-	case ps := <-done:
-		if ctx.Err() != nil {
-			ps = append(ps, late)
-		}
-		return ps
-	case <-time.After(testTimeout + grace):
-		return Problems{late}
-	}
+	all := append(slices.Clone(built.modules), tests...)
+	return testAll(ctx, append(s.needed(all), all...), readData(files).values)
 }
 
 func testAll(ctx context.Context, modules []module, data map[string]any) Problems {
@@ -102,7 +67,7 @@ func testAll(ctx context.Context, modules []module, data map[string]any) Problem
 		RaiseBuiltinErrors(true).
 		SetModules(parsed).
 		SetStore(inmem.NewFromObject(data)).
-		SetTimeout(evalTimeout).
+		SetTimeout(testTimeout).
 		SetCompiler(compiler(testCapabilities()))
 	results, err := runner.RunTests(ctx, nil)
 	if err != nil {

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -10,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -24,37 +24,33 @@ import (
 	"github.com/open-policy-agent/opa/v1/version"
 )
 
-// Limits of one evaluation. The default policy takes about 1 ms.
+// Limits of one evaluation that are kept where it runs. Its time and its memory
+// are the Pool's matter.
 const (
 	maxInput   = 1 << 20
 	maxPrinted = 4 << 10 // bytes that are kept
 	maxPrints  = 1000    // calls, after which the policy is stopped
-	// grace is how much longer an evaluation is waited for that does not end
-	// when its timeout tells it to.
-	grace = 250 * time.Millisecond
-	// defaultTimeout is that of the default policy. It cannot loop: only a machine
-	// with too much else to do keeps it from answering, and a denial would be wrong.
-	defaultTimeout = 10 * time.Second
 )
-
-// evalTimeout is that of a repository's policy: it also bounds what one can
-// allocate until then. An honest one takes a few milliseconds; a machine with
-// much else to do may make a hundred of them. Tests of other bounds raise it.
-var evalTimeout = time.Second
 
 //go:embed rego/*.rego
 var defaults embed.FS
 
-// Engine is a set of compiled policies. It is safe for concurrent use.
+// Engine is a set of policies that answers. It is safe for concurrent use.
 type Engine struct {
-	digest string
-	own    policy // the repository's; nil if it has none
-	broken error  // why everything is denied; nil if the policies compiled
+	digest    string
+	version   string // of what evaluates
+	broken    error  // why everything is denied; nil if the policies compiled
+	evaluator evaluator
 }
 
-// semaphore bounds how many evaluations of this process run at once, those among
-// them that were given up on.
-var semaphore = make(chan struct{}, 8+4*runtime.GOMAXPROCS(0))
+// evaluator holds compiled policies: in this process (compiled), or in one of its
+// own (set). Its error is why there is no answer.
+type evaluator interface {
+	evaluate(ctx context.Context, query string, now time.Time, input []byte) (Answer, string, error)
+}
+
+// compiled are the default policies and a repository's own, in this process.
+type compiled struct{ own policy }
 
 var compiledDefaults = sync.OnceValues(func() (policy, error) {
 	files, err := defaultFiles()
@@ -89,6 +85,9 @@ func defaultFiles() (map[string][]byte, error) {
 // for which Reads is true; tests do not matter. When the repository's do not
 // compile, the Engine denies everything and says why; the error, which is Problems,
 // says the same. Any other error is one of this program, and there is no Engine.
+//
+// What is compiled here, and evaluated here, has no bounds: a Pool is for what
+// somebody pushed.
 func New(repository map[string][]byte) (*Engine, error) {
 	if _, err := compiledDefaults(); err != nil {
 		return nil, fmt.Errorf("compile the default policies: %w", err)
@@ -97,18 +96,16 @@ func New(repository map[string][]byte) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{}
-	var ps Problems
-	e.own, ps = build(repository)
+	own, ps := build(repository)
 	if len(ps) > 0 {
-		e.broken = ps
-		e.own.files = sortedKeys(repository) // any of them may be to blame
+		own.files = sortedKeys(repository) // any of them may be to blame
 	}
-	for _, name := range e.own.files {
+	for _, name := range own.files {
 		named["repository/"+name] = repository[name]
 	}
-	e.digest = digest(named)
-	if e.broken != nil {
+	e := &Engine{digest: digest(named), version: "opa " + version.Version, evaluator: compiled{own}}
+	if len(ps) > 0 {
+		e.broken = ps
 		return e, ps
 	}
 	return e, nil
@@ -161,7 +158,7 @@ func (e *Engine) query(ctx context.Context, query string, now time.Time, input a
 // decide evaluates a query whose input is raw: the answer, and the record of it.
 func (e *Engine) decide(ctx context.Context, query string, now time.Time, raw []byte) (Answer, Record) {
 	start := time.Now()
-	var printed printer
+	var printed string
 	var answer Answer
 	switch {
 	case len(raw) > maxInput:
@@ -171,17 +168,21 @@ func (e *Engine) decide(ctx context.Context, query string, now time.Time, raw []
 	case e.broken != nil:
 		answer = denied("the policy is broken: " + firstLine(e.broken))
 	default:
-		answer = e.evaluate(ctx, query, now, raw, &printed)
+		var err error
+		if answer, printed, err = e.evaluator.evaluate(ctx, query, now, raw); err != nil {
+			answer = denied(firstLine(err))
+		}
 	}
+	var by string
 	if e != nil {
-		answer.Policy = e.digest
+		answer.Policy, by = e.digest, e.version
 	}
 	return answer, Record{
 		Query:   query,
 		Input:   raw,
 		Answer:  answer,
-		Printed: printed.String(),
-		Engine:  "opa " + version.Version,
+		Printed: printed,
+		Engine:  by,
 		Took:    time.Since(start),
 	}
 }
@@ -197,130 +198,67 @@ func firstLine(err error) string {
 	return s
 }
 
+var errInterrupted = errors.New("nobody waits for the answer any more")
+
 // evaluate joins what the default policy and the repository's say.
-func (e *Engine) evaluate(ctx context.Context, query string, now time.Time, raw []byte, printed *printer) Answer {
-	input, err := ast.ValueFromReader(strings.NewReader(string(raw)))
+func (c compiled) evaluate(ctx context.Context, query string, now time.Time, raw []byte) (Answer, string, error) {
+	input, err := ast.ValueFromReader(bytes.NewReader(raw))
 	if err != nil {
-		return denied("the input is not JSON: " + err.Error())
+		return Answer{}, "", fmt.Errorf("the input is not JSON: %w", err)
 	}
-	built, err := compiledDefaults()
+	byDefault, err := compiledDefaults()
 	if err != nil {
-		return denied("the default policy is broken: " + firstLine(err))
+		return Answer{}, "", fmt.Errorf("the default policy is broken: %w", err)
 	}
 
 	var results []result
+	var printed printer
 	for _, one := range []struct {
-		whose   string
-		policy  policy
-		timeout time.Duration
-	}{
-		{"the default policy", built, defaultTimeout},
-		{"the repository's policy", e.own, evalTimeout},
-	} {
+		whose  string
+		policy policy
+	}{{"the default policy", byDefault}, {"the repository's policy", c.own}} {
 		prepared, ok := one.policy.prepared[query]
 		if !ok && one.whose == "the repository's policy" {
 			continue // it does not answer this query
 		}
-		r, err := evaluateOne(ctx, prepared, input, now, printed, one.timeout)
+		r, err := evaluateOne(ctx, prepared, input, now, &printed)
 		if err != nil {
-			return denied(fmt.Sprintf("%s gave no answer: %s", one.whose, firstLine(err)))
+			return Answer{}, printed.String(), fmt.Errorf("%s gave no answer: %w", one.whose, err)
 		}
 		results = append(results, r)
 	}
-	return combine(results)
+	return combine(results), printed.String(), nil
 }
 
-var (
-	errTimedOut    = errors.New("policy timed out")
-	errInterrupted = errors.New("nobody waits for the answer any more")
-)
-
-// evaluateOne evaluates one policy. The timeout stops every loop of Rego, and the
-// built-ins that would not notice it are bounded or not allowed (capabilities.go,
-// bounds.go), as are the values that rules spell out (growth.go). What is left,
-// such as comparing values that functions have doubled again and again, is given
-// up on: the answer is a denial, while the goroutine goes on until it ends and
-// keeps its slot until then. Only a process of its own could be stopped for
-// certain.
 func evaluateOne(
-	ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time, printed *printer, timeout time.Duration,
-) (result, error) {
-	outer := ctx
-	if outer.Err() != nil {
+	ctx context.Context, q rego.PreparedEvalQuery, input ast.Value, now time.Time, printed *printer,
+) (_ result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the evaluation panicked: %v", p)
+		}
+	}()
+	if ctx.Err() != nil {
 		return result{}, errInterrupted
 	}
-	late := func() error {
-		if outer.Err() != nil {
-			return errInterrupted
-		}
-		return errTimedOut
+	rs, err := q.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(now), rego.EvalPrintHook(printed))
+	switch {
+	case err != nil:
+		return result{}, err
+	case len(rs) != 1 || len(rs[0].Expressions) != 1:
+		return result{}, errors.New("the result is undefined")
 	}
-
-	// Waiting for a slot is nothing that the policy could be blamed for: its time
-	// begins when it has one.
-	waited := time.NewTimer(defaultTimeout)
-	defer waited.Stop()
-	select {
-	case semaphore <- struct{}{}:
-	case <-waited.C:
-		return result{}, late()
-	case <-ctx.Done():
-		return result{}, late()
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-
-	type outcome struct {
-		result result
-		err    error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		defer func() {
-			<-semaphore
-			if p := recover(); p != nil {
-				done <- outcome{err: fmt.Errorf("the evaluation panicked: %v", p)}
-			}
-		}()
-		rs, err := q.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(now), rego.EvalPrintHook(printed))
-		switch {
-		case err != nil && ctx.Err() != nil:
-			err = late()
-		case err == nil && (len(rs) != 1 || len(rs[0].Expressions) != 1):
-			err = errors.New("the result is undefined")
-		}
-		if err != nil {
-			done <- outcome{err: err}
-			return
-		}
-		r, err := parseResult(rs[0].Expressions[0].Value)
-		done <- outcome{r, err}
-	}()
-
-	select {
-	case o := <-done:
-		return o.result, o.err
-	case <-ctx.Done():
-	}
-	select {
-	case o := <-done:
-		return o.result, o.err
-	case <-time.After(grace):
-		return result{}, late()
-	}
+	return parseResult(rs[0].Expressions[0].Value)
 }
 
 // printer keeps the beginning of what policies print.
 type printer struct {
-	mu    sync.Mutex // an evaluation that was given up on may still print
 	kept  strings.Builder
 	calls int
 }
 
 // Print implements print.Hook.
 func (p *printer) Print(at print.Context, text string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.calls++; p.calls > maxPrints {
 		return fmt.Errorf("the policy prints more than %d times", maxPrints)
 	}
@@ -332,8 +270,4 @@ func (p *printer) Print(at print.Context, text string) error {
 	return nil
 }
 
-func (p *printer) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.kept.String()
-}
+func (p *printer) String() string { return p.kept.String() }

@@ -29,9 +29,7 @@ func TestPrintsAreKept(t *testing.T) {
 
 // One engine serves many at once and answers each their own.
 func TestEvaluatedByMany(t *testing.T) {
-	defer func(d time.Duration) { evalTimeout = d }(evalTimeout)
-	evalTimeout = time.Minute // the machine may have much else to do
-	e := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": sprintf(\"not %s\", [input.user.name])} if endswith(input.user.name, \"7\")\n")})
+	e := pooled(t, newPool(t), map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": sprintf(\"not %s\", [input.user.name])} if endswith(input.user.name, \"7\")\n")})
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {

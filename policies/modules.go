@@ -93,6 +93,11 @@ func build(files map[string][]byte) (policy, Problems) {
 	return built, append(s.problems, ps...)
 }
 
+// compiler is of the language of policies.
+func compiler(caps *ast.Capabilities) *ast.Compiler {
+	return ast.NewCompiler().WithCapabilities(caps).WithDefaultRegoVersion(ast.RegoV1)
+}
+
 func compile(modules []module, schemas *ast.SchemaSet) (*ast.Compiler, Problems) {
 	parsed := map[string]*ast.Module{}
 	for _, m := range modules {
@@ -186,7 +191,9 @@ func prepare(c *ast.Compiler, name string, sets []string, data map[string]any) (
 		rego.Query("{"+strings.Join(pairs, ", ")+"}"),
 		rego.StrictBuiltinErrors(true),
 		rego.SetRegoVersion(ast.RegoV1),
-		rego.GenerateJSON(boundedJSON),
+		rego.GenerateJSON(func(t *ast.Term, _ *rego.EvalContext) (any, error) {
+			return ast.JSONWithOpt(t.Value, ast.JSONOpt{SortSets: true})
+		}),
 	).PrepareForEval(context.Background())
 }
 

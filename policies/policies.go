@@ -4,10 +4,11 @@
 // gave. A repository's own Rego in policies/ is evaluated as well, and the
 // stricter answer wins.
 //
+//   - Pool compiles, tests and evaluates policies in processes of their own, which call
+//     Work. A repository's are trusted with nothing else.
 //   - Engine is a set of compiled policies; its methods Push, Land, Promote,
 //     Rollback and Converge take one documented input each and return an Answer.
 //   - Record is all that is needed to evaluate the same query again.
-//   - Check judges a repository's Rego by compiling it and running its tests.
 //   - Schema is the JSON Schema of a query's input.
 //
 // A repository answers a query in the package headgate.push, headgate.land,

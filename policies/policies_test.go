@@ -195,7 +195,7 @@ func TestForbiddenBuiltins(t *testing.T) {
 		`rego.parse_module("a", "b")`, `bits.lsh(1, 8589934592)`, `graph.reachable_paths({}, {})`, `numbers.range(0, 9)`, `strings.render_template("a", {})`,
 		`io.jwt.decode("x")`, `trace("x")`,
 	} {
-		ps := Check(t.Context(), map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if x == 1\n\nx := " + call + "\n")})
+		ps := checkIn(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if x == 1\n\nx := " + call + "\n")})
 		if len(ps) == 0 || !strings.Contains(ps[0].Error(), "policies/a.rego:5") {
 			t.Errorf("%s: %v", call, ps)
 		}
@@ -336,7 +336,7 @@ func checks(t *testing.T, texts map[string]string, want string) {
 		}
 	}
 	var all []error
-	for _, p := range Check(t.Context(), files) {
+	for _, p := range checkIn(t, files) {
 		all = append(all, p)
 	}
 	if got := fmt.Sprint(errors.Join(all...)); (want == "") != (len(all) == 0) || !strings.Contains(got, want) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -95,7 +96,7 @@ func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to reco
 	answer, rec := rc.engineAt(s.repo, s.branchTip).Rollback(ctx, in)
 	if answer.Unanswered() {
 		rc.log().Warn("policy does not say whether to roll back, the default decides", "repo", s.repo.Name(), "env", s.environment, "reason", answer.Why())
-		byDefault, err := policies.New(nil)
+		byDefault, err := rc.Engine(s.repo, repo.Zero)
 		if err != nil {
 			return err
 		}

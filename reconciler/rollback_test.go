@@ -83,10 +83,10 @@ func TestRollbackIsAQueryOfItsOwn(t *testing.T) {
 			h.target.obedient = true
 			var mu sync.Mutex
 			text := ""
-			h.rc.Engine = func(*repo.Repository, repo.Hash) (*policies.Engine, error) {
+			h.rc.Engine = func(_ *repo.Repository, tip repo.Hash) (*policies.Engine, error) {
 				mu.Lock()
 				defer mu.Unlock()
-				if text == "" {
+				if text == "" || tip == repo.Zero {
 					return engine()
 				}
 				return policies.New(map[string][]byte{"policies/own.rego": []byte(text)})

@@ -102,7 +102,12 @@ func checkDir(ctx context.Context, dir string) (checked, error) {
 		return checked{}, errors.New("check: this platform's os.Root lists no directories")
 	}
 
-	checker := server.Checker()
+	pool, err := server.Policies(nil)
+	if err != nil {
+		return checked{}, err
+	}
+	defer pool.Close()
+	checker := server.Checker(pool.Check)
 	read := checker.Tree
 	if isServerTree(files) {
 		read = checker.ServerTree

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os/exec"
 	"slices"
 	"strings"
@@ -32,6 +33,16 @@ var serving = []string{"gitd", "gitd/web"}
 
 func within(path string, tops []string) bool {
 	return slices.ContainsFunc(tops, func(top string) bool { return path == top || strings.HasPrefix(path, top+"/") })
+}
+
+// TestPoliciesAreEvaluatedElsewhere: whatever somebody pushed is compiled and
+// evaluated in processes of a policies.Pool, never in the server's.
+func TestPoliciesAreEvaluatedElsewhere(t *testing.T) {
+	out, err := exec.Command("git", "grep", "-n", "policies[.]New(", "--", "../../*.go", ":!../../*_test.go").Output()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 { // 1: there is none
+		t.Errorf("%v %s", err, out)
+	}
 }
 
 // TestImportsRunOneWay: policies knows nobody, hooks and reconciler do not know

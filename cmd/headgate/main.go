@@ -18,7 +18,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/policies"
 )
 
 // command is one word after `headgate`.
@@ -53,6 +55,10 @@ func commands() []command {
 }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == server.PolicyWorker {
+		policies.Work()
+		return
+	}
 	keepInherited()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -13,6 +13,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -317,13 +318,25 @@ func (r *Repository) refresh(path string) bool {
 	return os.Chtimes(path, now, now) == nil
 }
 
+// deflaters are kept: a new one takes, and clears, most of a megabyte, for objects
+// of a few hundred bytes.
+var deflaters = sync.Pool{New: func() any {
+	z, err := zlib.NewWriterLevel(nil, zlib.BestSpeed)
+	if err != nil {
+		panic(err) // zlib has that level
+	}
+	return z
+}}
+
 func writeLoose(dir, path string, o Object) error {
 	f, err := os.CreateTemp(dir, "tmp_obj_")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone already after the rename
-	z, _ := zlib.NewWriterLevel(f, zlib.BestSpeed)
+	z := deflaters.Get().(*zlib.Writer)
+	defer deflaters.Put(z)
+	z.Reset(f)
 	_, err = io.WriteString(z, o.Kind.String()+" "+strconv.Itoa(len(o.Content))+"\x00")
 	if err == nil {
 		_, err = z.Write(o.Content)

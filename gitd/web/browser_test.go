@@ -35,24 +35,57 @@ type tab struct {
 	said []string
 }
 
-// launch starts a browser, one for all the tabs of a test.
+// shared is the browser of all tests, once one wants it, and what ends it.
+var shared struct {
+	once sync.Once
+	ctx  context.Context
+	err  error
+	stop func()
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if shared.stop != nil {
+		shared.stop()
+	}
+	os.Exit(code)
+}
+
+// launch returns the browser, which keeps nothing from one test to the next but
+// what open forgets: origins differ by their ports.
 func launch(t *testing.T) context.Context {
 	t.Helper()
+	shared.once.Do(func() { shared.ctx, shared.stop, shared.err = startChromium() })
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.ctx
+}
+
+func startChromium() (_ context.Context, stop func(), err error) {
 	if _, err := os.Stat(chromium); err != nil {
-		t.Fatalf("%v\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
+		return nil, nil, fmt.Errorf("%w\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
+	}
+	profile, err := os.MkdirTemp("", "headgate-chromium-")
+	if err != nil {
+		return nil, nil, err
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(profile),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true))
-	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-	t.Cleanup(stop)
+	alloc, kill := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, cancel := chromedp.NewContext(alloc)
-	t.Cleanup(cancel)
-	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil {
-		t.Fatalf("start chromium: %v", err)
+	stop = func() {
+		cancel()
+		kill()
+		os.RemoveAll(profile)
 	}
-	return ctx
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("start chromium: %w", err)
+	}
+	return ctx, stop, nil
 }
 
 // open makes a tab on a console, signed in as user ("" for nobody).

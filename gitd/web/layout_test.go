@@ -62,12 +62,13 @@ func TestPagesInABrowser(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := open(t, browser, console(c.backend), c.user)
+			b.do(chromedp.EmulateViewport(1600, 900))
 			for _, path := range c.pages {
-				b.do(chromedp.EmulateViewport(1600, 900), chromedp.Navigate(b.url+path))
+				b.do(chromedp.Navigate(b.url + path))
 				if wrong := eval[string](b, accessible); wrong != "" {
 					t.Errorf("%s: %s", path, wrong)
 				}
-				for _, width := range []int64{1600, 768, 360} {
+				for _, width := range []int64{360, 768, 1600} {
 					b.do(chromedp.EmulateViewport(width, 900))
 					if out := eval[string](b, overflowing); out != "" {
 						t.Errorf("%s at %d: %s", path, width, out)

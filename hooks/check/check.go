@@ -51,10 +51,14 @@ type Address struct {
 	Line int
 }
 
+// Policies judges the files of a tree that policies.Reads; see policies.Pool.Check.
+type Policies func(ctx context.Context, files map[string][]byte) ([]policies.Problem, error)
+
 // Checker checks trees. It is safe for concurrent use.
 type Checker struct {
-	Targets map[string]Target // by the name that headgate.yaml uses
-	Server  *Server           // that the tree is to land on; nil: a laptop knows of none
+	Policies Policies
+	Targets  map[string]Target // by the name that headgate.yaml uses
+	Server   *Server           // that the tree is to land on; nil: a laptop knows of none
 }
 
 // Server is what a tree is judged by besides its own files.
@@ -149,7 +153,7 @@ func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
 	r.environments(c.Targets)
 	r.addresses(c.Server)
 	r.names(c.Server)
-	r.policies()
+	r.policies(c.Policies)
 	return r.finish()
 }
 
@@ -528,7 +532,7 @@ func (r *reader) names(on *Server) {
 	}
 }
 
-func (r *reader) policies() {
+func (r *reader) policies(judge Policies) {
 	files := map[string][]byte{}
 	r.walk(policies.Dir, func(name string) {
 		if !policies.Reads(name) {
@@ -541,7 +545,12 @@ func (r *reader) policies() {
 	if r.err != nil || len(files) == 0 {
 		return
 	}
-	for _, p := range policies.Check(r.ctx, files) {
+	problems, err := judge(r.ctx, files)
+	if err != nil {
+		r.err = err
+		return
+	}
+	for _, p := range problems {
 		r.problem(p.File, p.Line, p.What, p.Fix)
 	}
 }

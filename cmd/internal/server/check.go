@@ -13,9 +13,10 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
-// Checker checks trees, with the targets that this program has.
-func Checker() *check.Checker {
-	return &check.Checker{Targets: map[string]check.Target{
+// Checker checks trees, with the targets that this program has, and policies by
+// a Pool's Check.
+func Checker(judge check.Policies) *check.Checker {
+	return &check.Checker{Policies: judge, Targets: map[string]check.Target{
 		headgateyaml.Services: {
 			Reads: services.Reads,
 			Check: func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
@@ -38,13 +39,15 @@ func targets(supervised *services.Target) map[string]target.Target {
 
 // checkTree is the gate's: a merge of two good trees need not be good. The
 // repository headgate is judged by its build alone.
-func checkTree(ctx context.Context, r *repo.Repository, tree repo.Hash) error {
-	if r.Name() == access.Own {
-		return nil
+func checkTree(checker *check.Checker) func(context.Context, *repo.Repository, repo.Hash) error {
+	return func(ctx context.Context, r *repo.Repository, tree repo.Hash) error {
+		if r.Name() == access.Own {
+			return nil
+		}
+		found, err := checker.Tree(ctx, r.FilesOf(tree))
+		if err != nil {
+			return err
+		}
+		return found.Problems.Err()
 	}
-	found, err := Checker().Tree(ctx, r.FilesOf(tree))
-	if err != nil {
-		return err
-	}
-	return found.Problems.Err()
 }

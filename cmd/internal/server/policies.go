@@ -2,12 +2,30 @@ package server
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
+	"os"
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
 )
+
+// PolicyWorker is the argument with which this program is a process of a
+// policies.Pool, and nothing else.
+const PolicyWorker = "policy-worker"
+
+// Policies evaluates policies in processes of this program.
+func Policies(log *slog.Logger) (*policies.Pool, error) {
+	if _, err := os.Stat(self); err != nil {
+		return nil, fmt.Errorf("find this program: %w\nhint: mount /proc", err)
+	}
+	return &policies.Pool{Program: []string{self, PolicyWorker}, Log: log}, nil
+}
+
+// self is this program, also when its file has been replaced since.
+const self = "/proc/self/exe"
 
 // engine returns the policies that stand at a commit; Zero has the server's own
 // alone. An engine that comes with an error denies everything and says why.

@@ -91,7 +91,7 @@ type Server struct {
 	loading    sync.Mutex // held while access is read and brought into force
 	inForce    repo.Hash  // the commit that access was read from; guarded by loading
 	tokens     *token.Store
-	policies   policies.Cache
+	policies   *policies.Pool
 	secrets    *secret.Store
 	logs       Logs
 	artifacts  *artifact.Store
@@ -197,11 +197,15 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	if s.artifacts, err = artifact.Open(path("artifacts")); err != nil {
 		return nil, err
 	}
+	if s.policies, err = Policies(log); err != nil {
+		return nil, err
+	}
+	checker := Checker(s.policies.Check)
 	s.gate = gate.New(gate.Config{
 		Store:    s.store,
 		Access:   s.access.Load,
 		Settings: gate.FileSettings,
-		Check:    checkTree,
+		Check:    checkTree(checker),
 		Ask:      gate.AskPolicies(s.engine, s.access.Load),
 		Landed:   s.changed,
 		Workers:  o.Workers,
@@ -244,7 +248,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Store:        s.store,
 		Access:       s.access.Load,
 		Engine:       s.engine,
-		Checker:      Checker(),
+		Checker:      checker,
 		Gate:         s.gate,
 		Environments: environments{s},
 		Submodule:    s.submodule,
@@ -492,6 +496,9 @@ func (s *Server) Close() {
 		if l != nil {
 			l.Close()
 		}
+	}
+	if s.policies != nil {
+		s.policies.Close()
 	}
 	if s.store != nil {
 		s.store.Close()
