@@ -71,7 +71,7 @@ func story(dir string) error {
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("not %s: %+v %+v %v", what, staging, production, err)
-			case <-time.After(2 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	}

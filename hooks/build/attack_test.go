@@ -55,7 +55,7 @@ func TestB3ControlFilesLeadNowhere(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := prepare(t, map[string]string{"buildspec.yml": steps("D=/codebuild/output/tmp; { "+trick+"; } 2>/dev/null; true", "echo 'on we go'")})
-			b.req.Timeout = 10 * time.Second
+			b.req.Timeout = 5 * time.Minute // none needs it
 			b.run(t.Context()).wants(build.Succeeded, "\non we go\n")
 			if got, err := os.ReadFile(victim); err != nil || string(got) != "untouched" {
 				t.Fatalf("a file outside of the sandbox now holds %q (%v)", got, err)
@@ -202,7 +202,7 @@ func TestB5NothingOutlivesTheBuild(t *testing.T) {
 			defer cancel()
 			switch test.status {
 			case build.TimedOut:
-				b.req.Timeout = 5 * time.Second
+				b.req.Timeout = 20 * time.Second // in which a loaded machine comes to the end
 			case build.Stopped:
 				go func() {
 					for ctx.Err() == nil {

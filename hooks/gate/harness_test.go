@@ -197,7 +197,7 @@ func kinds(ps []Progress) (ks []Kind) {
 // until waits for a condition.
 func (w *harness) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(lastResort); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(lastResort); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("waited in vain until %s", what)
 		}

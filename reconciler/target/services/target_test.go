@@ -102,12 +102,17 @@ func unpackSelf(_ context.Context, digest, dir string) error {
 	if err != nil {
 		return err
 	}
-	data, err := os.ReadFile(self)
+	from, err := os.Open(self)
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "server"), data, 0o755),
+	defer from.Close()
+	to, err := os.OpenFile(filepath.Join(dir, "server"), os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return errors.Join(err, to.Close(),
 		os.WriteFile(filepath.Join(dir, "digest"), []byte(digest), 0o644))
 }
 
@@ -188,11 +193,11 @@ func processesOf(env string) (pids []string) {
 	return pids
 }
 
-// eventually waits until ok, and fails with the last answer when it takes too long.
 // waitTimeout is how long a test waits for what must come: long enough for a
 // machine that has much else to do.
 const waitTimeout = 5 * time.Minute
 
+// eventually waits until ok, and fails with the last answer when it takes too long.
 func eventually(t *testing.T, what string, ok func() (string, bool)) {
 	t.Helper()
 	deadline := time.Now().Add(waitTimeout)
@@ -204,14 +209,14 @@ func eventually(t *testing.T, what string, ok func() (string, bool)) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not so after %s: %s", what, waitTimeout, said)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // so that looking leaves the machine to what is waited for
 	}
 }
 
 const web = `services:
   web:
     command: ./server
-    environment: {BE_SERVER: "1", SAYS: hello}
+    environment: {BE_SERVER: "1", GORACE: atexit_sleep_ms=0, SAYS: hello}
     ports: ["0:80"]
     x-headgate: {health: /healthz, drain: 10m}
     healthcheck: {interval: 200ms, start_period: 10m}
@@ -590,7 +595,7 @@ func TestStopIsAskedForFirst(t *testing.T) {
 		h.converge(1, `services:
   web:
     command: ./server
-    environment: {BE_SERVER: "1"}
+    environment: {BE_SERVER: "1", GORACE: atexit_sleep_ms=0}
     ports: ["0:80"]
     stop_grace_period: 10m
   script:
