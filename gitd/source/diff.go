@@ -55,12 +55,6 @@ func Compare(ctx context.Context, r *repo.Repository, from, to repo.Hash) (show.
 	return c, nil
 }
 
-// Change is what the commits of a proposal alter: the difference between what
-// it stands on and itself.
-func Change(ctx context.Context, r *repo.Repository, base, head repo.Hash) (show.Comparison, error) {
-	return Compare(ctx, r, base, head)
-}
-
 // Between is the difference between two revisions of a change, each with the
 // commit it stands on. When they stand on different commits, the older one is
 // brought onto the newer's base first, so that only what the author changed is

@@ -44,26 +44,3 @@ func Search(ctx context.Context, r *repo.Repository, tip repo.Hash, query string
 	}
 	return found[:min(len(found), maxFound)], nil
 }
-
-// Touched are the commits of a branch's first-parent line, newest first, and
-// which of them changed something at a path.
-func Touched(ctx context.Context, r *repo.Repository, tip repo.Hash, path string) (line []string, touched map[string]bool, err error) {
-	if tip == repo.Zero {
-		return nil, nil, nil
-	}
-	all, err := output(ctx, r, nil, "rev-list", "--first-parent", "--max-count=100000", "--end-of-options", tip.String())
-	if err != nil {
-		return nil, nil, err
-	}
-	some, err := output(ctx, r, nil, "log", "--first-parent", "-m", "--format=%H", "--max-count=100000",
-		"--end-of-options", tip.String(), "--", ":(literal,top)"+path)
-	if err != nil {
-		return nil, nil, err
-	}
-
-	touched = map[string]bool{}
-	for _, id := range strings.Fields(some) {
-		touched[id] = true
-	}
-	return strings.Fields(all), touched, nil
-}

@@ -267,7 +267,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-func TestSearchAndTouched(t *testing.T) {
+func TestSearch(t *testing.T) {
 	c := newClone(t)
 	c.write("a/x", "1")
 	one := c.commit("Add the basket")
@@ -300,14 +300,6 @@ func TestSearchAndTouched(t *testing.T) {
 	}
 	if ids("ADA@tarn") == "" {
 		t.Error("an author is not found")
-	}
-
-	line, touched, err := Touched(t.Context(), c.r, three, "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(line) != 3 || !touched[one.String()] || touched[two.String()] || !touched[three.String()] {
-		t.Errorf("line %v, touched %v", line, touched)
 	}
 }
 

@@ -6,7 +6,7 @@
 //
 //   - Line and Text are for people at a terminal: nothing is lost, what would be
 //     obeyed is spelled out.
-//   - Log is for what a program printed, as it is kept; Coloured, Plain, ASCII and
+//   - Log is for what a program printed, as it is kept; Coloured, Plain and
 //     Spans are the ways to show that again.
 //   - Message and Cut are for one bounded line of a record.
 //   - Page is for HTML, Writer for a stream, JSON for programs.

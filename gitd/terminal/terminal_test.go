@@ -123,22 +123,6 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-func TestASCII(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain":              "plain",
-		"\x1b[31mred\x1b[0m": "red",
-		"✓ done… “ok”":       `ok done... "ok"`,
-		"žluť":               "?lu?",
-		"a\tb":               "a    b",
-		"\u202egpj":          "<U+202E>gpj",
-		"\xff\xfe":           "??",
-	} {
-		if got := ASCII(in); got != want {
-			t.Errorf("ASCII(%q) is %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestWriter(t *testing.T) {
 	const in = "remote: žluť\rremote: \x1b]0;x\x07 100%, done.\n"
 	const want = "remote: žluť\rremote: ^[]0;x^G 100%, done.\n"
@@ -188,7 +172,6 @@ func FuzzTerminal(f *testing.F) {
 			{"Log", Log, "\t\x1b"},
 			{"Coloured", Coloured, "\t\x1b"},
 			{"Plain", Plain, "\t"},
-			{"ASCII", ASCII, ""},
 			{"Page", func(s string) string { return string(Page([]byte(s))) }, "\t\r\n"},
 		} {
 			got := w.apply(s)
@@ -211,9 +194,6 @@ func FuzzTerminal(f *testing.F) {
 		}
 		if got := Message(s, max); len(got) > 0 && len(got) > max {
 			t.Errorf("Message has %d bytes, not %d", len(got), max)
-		}
-		if got := ASCII(s); !ascii(got) {
-			t.Errorf("ASCII gives %q", got)
 		}
 	})
 }
