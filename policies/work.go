@@ -2,6 +2,7 @@ package policies
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -33,16 +34,17 @@ func confine() {
 	debug.SetGCPercent(400) // what a query leaves is small beside the limit, and collecting it delays the next
 	debug.SetMaxStack(maxStack)
 	debug.SetTraceback("none")
+	err := limitMemory()
 	for what, most := range map[int]uint64{
-		unix.RLIMIT_DATA:   maxMemory,
 		unix.RLIMIT_CORE:   0,
 		unix.RLIMIT_FSIZE:  0,
 		unix.RLIMIT_NOFILE: 64,
 	} {
-		if err := unix.Setrlimit(what, &unix.Rlimit{Cur: most, Max: most}); err != nil {
-			fmt.Fprintln(os.Stderr, "limit a process for policies:", err)
-			os.Exit(1)
-		}
+		err = cmp.Or(err, unix.Setrlimit(what, &unix.Rlimit{Cur: most, Max: most}))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "limit a process for policies:", err)
+		os.Exit(1)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

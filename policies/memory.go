@@ -1,0 +1,10 @@
+//go:build !race
+
+package policies
+
+import "golang.org/x/sys/unix"
+
+// limitMemory has the kernel refuse this process more memory than it may use.
+func limitMemory() error {
+	return unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory})
+}
