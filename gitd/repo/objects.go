@@ -291,18 +291,26 @@ func (r *Repository) Write(objects ...Object) error {
 		if r.refresh(path) {
 			continue
 		}
-		if err := os.Mkdir(dir, 0o777); err == nil {
-			dirs[filepath.Dir(dir)] = true
-		} else if !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("write object: %w", err)
-		}
-		if err := writeLoose(dir, path, o); err != nil {
-			return fmt.Errorf("write object %s of %s: %w", h, r.name, err)
+		for try := 0; ; try++ {
+			if err := os.Mkdir(dir, 0o777); err == nil {
+				dirs[filepath.Dir(dir)] = true
+			} else if !errors.Is(err, os.ErrExist) {
+				return fmt.Errorf("write object: %w", err)
+			}
+			err := writeLoose(dir, path, o)
+			if err == nil {
+				break
+			}
+			// Whoever packs removes a directory that is empty.
+			if !errors.Is(err, fs.ErrNotExist) || try == maxLookups {
+				return fmt.Errorf("write object %s of %s: %w", h, r.name, err)
+			}
 		}
 		dirs[dir] = true
 	}
 	for dir := range dirs {
-		if err := syncDir(dir); err != nil {
+		// Gone again: what was in it was in a pack too.
+		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("write object: %w", err)
 		}
 	}
