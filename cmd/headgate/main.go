@@ -49,7 +49,7 @@ func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
 	return []command{
-		serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), verifyCommand(), doctorCommand(),
+		serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), verifyCommand(), statusCommand(), doctorCommand(),
 		backupCommand(), restoreCommand(), keyCommand(), versionCommand(),
 	}
 }

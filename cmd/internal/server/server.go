@@ -416,6 +416,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 		err = nil
 	}
 	s.log.Info("stopping")
+	_ = os.Remove(s.announcement()) // one that stays names a process that is no more
 	stopOuter()
 	// Sessions that are about to end may do so; then pushes in flight are told that
 	// the server restarts. Their changes are safe.
@@ -482,13 +483,23 @@ const drain = 10 * time.Second
 
 // announce tells other programs, in run/server.json, where the server answers.
 func (s *Server) announce() error {
-	data, err := json.Marshal(map[string]any{"ssh": s.about.SSH, "http": s.about.HTTP, "pid": os.Getpid(), "host_key": s.about.HostKey})
+	data, err := json.Marshal(map[string]any{
+		"ssh":      s.about.SSH,
+		"http":     s.about.HTTP,
+		"pid":      os.Getpid(),
+		"host_key": s.about.HostKey,
+		// For programs of this machine, whatever names and proxies there are:
+		"ssh_local":  s.sshOn.Addr().String(),
+		"http_local": s.opts.scheme() + "://" + s.webOn.Addr().String(),
+	})
 	if err != nil {
 		return err
 	}
 	s.log.Info("started", "ssh", s.about.SSH, "http", s.about.HTTP, "version", s.about.Version)
-	return repo.WriteFile(filepath.Join(s.opts.Data, "run", "server.json"), append(data, '\n'), 0o644)
+	return repo.WriteFile(s.announcement(), append(data, '\n'), 0o644)
 }
+
+func (s *Server) announcement() string { return filepath.Join(s.opts.Data, "run", "server.json") }
 
 // Close lets go of what Open took.
 func (s *Server) Close() {
