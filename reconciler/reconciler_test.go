@@ -187,6 +187,9 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	if e := h.healthy(t, "staging", 4); e.Held != nil {
 		t.Fatalf("still held: %+v", e.Held)
 	}
+	if err := h.settled(t); err != nil {
+		t.Fatal(err)
+	}
 	h.checkVerifies(t, 4, 1, 1)
 }
 

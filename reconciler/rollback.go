@@ -8,6 +8,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
@@ -76,6 +77,10 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 	if err != nil {
 		return RolledBack{}, err
 	}
+	place, err := decision.Place(w.repo, saved)
+	if err != nil {
+		return RolledBack{}, err
+	}
 	if s.evaluated.Decision != policies.Auto {
 		return RolledBack{}, &show.Error{Kind: show.Denied,
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
@@ -93,7 +98,7 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 		Path:      good.Path,
 		Artifacts: good.Artifacts,
 		Policy:    s.evaluated.Policy,
-		Decision:  record.Decision{Decision: s.evaluated.Decision, Commit: saved},
+		Decision:  record.Decision{Decision: s.evaluated.Decision, Commit: saved, Place: place},
 		Rollback:  &record.Rollback{Of: s.Declared.Hash, Restores: good.Hash, By: by.User, Reason: reason},
 	}
 	commit, err := w.repo.WriteCommit(repo.NewCommit{

@@ -367,9 +367,13 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 	if err != nil {
 		return err
 	}
+	place, err := decision.Place(w.repo, saved)
+	if err != nil {
+		return err
+	}
 	p := s.promotion(s.Proposal.Release)
 	p.Approvals = s.Proposal.Approvals
-	p.Policy, p.Decision = s.evaluated.Policy, record.Decision{Decision: s.evaluated.Decision, Commit: saved}
+	p.Policy, p.Decision = s.evaluated.Policy, record.Decision{Decision: s.evaluated.Decision, Commit: saved, Place: place}
 	p.ID = s.Proposal.ID
 	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: record.Parents(s.tip()), At: s.Now, Message: p.Message(s.application, s.environment)})
 	if err != nil {

@@ -29,10 +29,12 @@ headgate verify --signers signers hello.git
 Proves of every tip that a gated branch ever had that its tree had a green
 verdict before the branch moved; of every release that its signature and its
 provenance verify; and of every commit of an environment that it is signed, one
-line, and holds exactly a release's bytes. Exit code 1 when something is not so,
-or when there was nothing to prove.
+line, and holds exactly a release's bytes. Each record names others: changes and
+promotions their decisions, decisions where all other records were. So one that
+was rewound or taken away shows, unless it is the newest of all. Exit code 1 when
+something is not so, or when there was nothing to prove.
 
-The clone must have refs/changes, refs/notes and refs/releases, as a mirror has.`,
+The clone must have all refs, as a mirror has.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			signers := flags.String("signers", "", "file of allowed signers (default: the clone's gpg.ssh.allowedSignersFile)")
 			asJSON := flags.Bool("json", false, "print one object")

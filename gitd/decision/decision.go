@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
@@ -35,6 +37,16 @@ func ID(commit repo.Hash) string { return "d-" + commit.String()[:7] }
 // one with the same query and subject is not written again: after a restart
 // nothing is news that was known before.
 func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (repo.Hash, error) {
+	moved, undo, err := r.Witness()
+	if err != nil {
+		return repo.Zero, fmt.Errorf("save decision: %w", err)
+	}
+	wrote := false
+	defer func() {
+		if !wrote {
+			undo()
+		}
+	}()
 	for {
 		tip, err := r.Ref(Ref)
 		if err != nil {
@@ -43,11 +55,11 @@ func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (re
 		if saved, err := savedBefore(r, tip, rec); err != nil || saved != repo.Zero {
 			return saved, err
 		}
-		var parents []repo.Hash
-		if tip != repo.Zero {
-			parents = []repo.Hash{tip}
+		number, err := nextNumber(ctx, r, tip)
+		if err != nil {
+			return repo.Zero, fmt.Errorf("save decision: %w", err)
 		}
-		commit, err := write(r, at, rec, parents)
+		commit, err := write(r, at, rec, tip, number, moved)
 		if err != nil {
 			return repo.Zero, err
 		}
@@ -59,9 +71,31 @@ func Save(ctx context.Context, r *repo.Repository, at time.Time, rec Record) (re
 		case err != nil:
 			return repo.Zero, fmt.Errorf("save decision: %w", err)
 		}
+		wrote = true
 		crash.Point("decision.saved")
 		return commit, nil
 	}
+}
+
+// nextNumber is the place in the chain of what follows tip. Records of earlier
+// versions do not say theirs: they are counted, once.
+func nextNumber(ctx context.Context, r *repo.Repository, tip repo.Hash) (int, error) {
+	if tip == repo.Zero {
+		return 1, nil
+	}
+	s, _, err := read(r, tip)
+	if err != nil && !errors.Is(err, ErrNone) {
+		return 0, err
+	}
+	if s.Number > 0 {
+		return s.Number + 1, nil
+	}
+	out, err := r.Git(ctx, "rev-list", "--count", "--first-parent", "--end-of-options", tip.String())
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	return n + 1, err
 }
 
 // recent bounds how far back savedBefore looks.

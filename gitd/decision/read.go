@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +19,15 @@ type Saved struct {
 	Record
 	Commit repo.Hash
 	At     time.Time
+	Number int        // its place in the chain, from 1; 0: an earlier version wrote it
+	Moved  []repo.Ref // the server's records that had moved since the one before, and where they were
 }
+
+// Keys of what a record says of the chain and of other records.
+const (
+	keyNumber = "Number"
+	keyMoved  = "Moved"
+)
 
 // Read is the decision that a commit of the chain holds, or ErrNone if the
 // commit is none of the chain.
@@ -35,6 +44,13 @@ func Read(ctx context.Context, r *repo.Repository, commit repo.Hash) (Saved, err
 	}
 	s, _, err := read(r, commit)
 	return s, err
+}
+
+// Place is where a decision that was just saved stands in the chain, from 1; 0 when
+// an earlier version wrote it, which did not say.
+func Place(r *repo.Repository, commit repo.Hash) (int, error) {
+	s, _, err := read(r, commit)
+	return s.Number, err
 }
 
 // Find is the decision of an ID.
@@ -97,6 +113,13 @@ func read(r *repo.Repository, commit repo.Hash) (s Saved, parent repo.Hash, err 
 	s.Answer = repo.TrailerValue(c.Message, "Decision")
 	s.Policy = repo.TrailerValue(c.Message, "Policy")
 	s.Digest = repo.TrailerValue(c.Message, "Digest")
+	s.Number, _ = strconv.Atoi(repo.TrailerValue(c.Message, keyNumber)) // older ones say none
+	for _, t := range repo.Trailers(c.Message) {
+		name, hash, _ := strings.Cut(t.Value, " ")
+		if h, ok := repo.ParseHash(hash); ok && t.Key == keyMoved {
+			s.Moved = append(s.Moved, repo.Ref{Name: name, Hash: h})
+		}
+	}
 	if s.Query == "" {
 		return s, parent, ErrNone
 	}

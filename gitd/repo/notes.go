@@ -27,6 +27,37 @@ func (r *Repository) Note(ref string, on Hash) ([]byte, error) {
 	return content, err
 }
 
+// Noted lists the objects that have a note under a notes ref.
+func (r *Repository) Noted(ref string) (all []Hash, err error) {
+	tip, err := r.Ref(ref)
+	if err != nil || tip == Zero {
+		return nil, err
+	}
+	tree, err := r.TreeOf(tip)
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := r.Tree(tree)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		if dir.Mode != filemode.Dir {
+			continue
+		}
+		entries, err := r.Tree(dir.Hash)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if h, ok := ParseHash(dir.Name + e.Name); ok {
+				all = append(all, h)
+			}
+		}
+	}
+	return all, nil
+}
+
 // notePath is where this server keeps a note: always one level of directories,
 // which git reads as it reads any fan-out.
 func notePath(on Hash) string {

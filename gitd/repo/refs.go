@@ -113,6 +113,7 @@ func (r *Repository) Move(ctx context.Context, ref string, old, new Hash) error 
 		}
 	}
 	r.moves.Add(1)
+	r.witness.note(ref, new)
 	r.store.moved.Notify(r.name)
 	return nil
 }

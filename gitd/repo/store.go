@@ -58,6 +58,8 @@ type Repository struct {
 	pushes  pushes
 	writing sync.RWMutex // held for reading while an object that is there is made young
 
+	witness witness // of the server's records that have moved
+
 	damageMu sync.Mutex // guards damage
 	damage   *Damaged   // as it was seen last; nil: nothing
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -26,9 +27,12 @@ type Report struct {
 	Signed   int       `json:"signed"`   // objects whose signature was checked
 	Findings []Finding `json:"findings"` // what is not as it must be
 
-	r       *repo.Repository
-	signers repo.Signers
-	landed  map[repo.Hash]bool // commits that were tips
+	r         *repo.Repository
+	signers   repo.Signers
+	decisions *decision.Chain
+	lines     map[string][]repo.Hash // branch → its tips, newest first
+	tested    map[repo.Hash]int      // candidate → the change whose log says that it is green
+	landed    map[repo.Hash]bool     // commits that were tips
 }
 
 // Finding is something that is not as it must be.
@@ -47,13 +51,29 @@ func (f Finding) String() string { return f.Where + ": " + f.What }
 //   - no change is missing, and each log is of the change whose ref it is at
 //   - each had a green verdict for its tree, built as that tree says and with what
 //     the tip before it lets a build reach, noted before the branch moved
-//   - change logs, verdicts and releases are signed by one of signers
-//   - releases are of such commits, and their provenance verifies
+//   - change logs, verdicts, releases and decisions are signed by one of signers
+//   - releases are of such commits, none is missing, and their provenance verifies
+//   - the decisions that change logs name are on record, and what each decision has
+//     seen of the server's other records is still there
 //
 // The error is only for what could not be looked at; what was found wrong is in
 // the Report.
 func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Report, error) {
-	rep := &Report{r: r, signers: signers, landed: map[repo.Hash]bool{}}
+	rep := &Report{
+		r:       r,
+		signers: signers,
+		lines:   map[string][]repo.Hash{},
+		tested:  map[repo.Hash]int{},
+		landed:  map[repo.Hash]bool{},
+	}
+	var err error
+	if rep.decisions, err = decision.Verify(ctx, r, signers); err != nil {
+		return rep, err
+	}
+	for _, what := range rep.decisions.Findings {
+		rep.found(decision.Ref, "%s", what)
+	}
+	rep.Signed += rep.decisions.Signed
 	stories, err := change.Of(r).List()
 	if err != nil {
 		return rep, err
@@ -75,6 +95,9 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 			rep.found(change.Ref(s.Number), "is a change of %q, and others are of %q", of, name)
 		}
 		for i, e := range s.Events {
+			if e.Kind == change.Tested {
+				rep.tested[e.Candidate] = s.Number
+			}
 			if e.Kind == change.Landed && e.New != repo.Zero {
 				byBranch[s.Branch] = append(byBranch[s.Branch], landed{s, e, s.Events[:i]})
 			}
@@ -136,6 +159,20 @@ func (rep *Report) signed(ref string, tip repo.Hash) (string, error) {
 // changeLog checks one log's signatures, and that it is of the change whose ref
 // it is at. It returns the repository's name in it.
 func (rep *Report) changeLog(s change.Change) (string, error) {
+	for _, e := range s.Events {
+		if e.Decision == repo.Zero {
+			continue
+		}
+		if absent := rep.decisions.Absent(e.Decision, 0); absent != "" {
+			rep.found(change.Ref(s.Number), "%s", absent)
+			break // the others are not there either, or do not matter then
+		}
+	}
+	if head, err := rep.r.Ref(change.HeadRef(s.Number)); err != nil {
+		return "", err
+	} else if want := s.Head().Commit; head != want {
+		rep.found(change.HeadRef(s.Number), "is at %s, and the newest revision is %s", show.Short(head.String()), show.Short(want.String()))
+	}
 	root, err := rep.signed(change.Ref(s.Number), s.Tip)
 	if number := repo.TrailerValue(root, "Change"); err == nil && number != strconv.Itoa(s.Number) {
 		rep.found(change.Ref(s.Number), "is the log of change %q", number)
@@ -212,6 +249,9 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 		l, known := byNew[at]
 		if !known {
 			rep.found(ref, "was at %s, and no change landed as that", at)
+			if n, tested := rep.tested[at]; tested {
+				rep.found(change.Ref(n), "ends before it says that it landed as %s, which it tested", show.Short(at.String()))
+			}
 			break
 		}
 		delete(byNew, at)
@@ -221,6 +261,7 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 			return err
 		}
 		rep.landed[at] = true
+		rep.lines[branch] = append(rep.lines[branch], at)
 		at = old
 	}
 	rep.Tips += seen
@@ -254,6 +295,7 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 		return nil
 	}
 	settings = settings.filled()
+	rules := []Settings{settings}
 	if old != repo.Zero {
 		before, err := rep.r.TreeOf(old)
 		if err != nil {
@@ -264,34 +306,77 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 			rep.found(where, "settings at %s: %v", show.Short(old.String()), err)
 			return nil
 		}
-		settings = branch.building(settings)
-	}
-	in, err := inputs(rep.r, tree, settings)
-	if errors.Is(err, repo.ErrNoFile) {
-		rep.found(where, "%s landed without %s", show.Short(new.String()), settings.Buildspec)
-		return nil
-	}
-	if err != nil {
-		return err
+		// Versions up to the first took all of it from the branch. Whichever was in force
+		// then, the verdict's key says by which it was built.
+		rules = []Settings{branch.building(settings), branch.filled()}
 	}
 	vs, err := verdict.On(rep.r, tree)
 	if err != nil {
 		return err
 	}
-	v := vs.Of(in.Key())
-	if v == nil || v.Result != verdict.Green {
-		rep.found(where, "%s landed, and its tree %s has no green verdict for %s", show.Short(new.String()), show.Short(tree.String()), in.Buildspec)
-		return nil
+	problem := ""
+	for _, by := range rules {
+		in, err := inputs(rep.r, tree, by)
+		what := ""
+		switch {
+		case errors.Is(err, repo.ErrNoFile):
+			what = "landed without " + by.Buildspec
+		case err != nil:
+			return err
+		default:
+			what = tested(vs, in, new, l.before)
+		}
+		if what == "" {
+			rep.Verdicts++
+			return nil
+		}
+		if problem == "" {
+			problem = what
+		}
+	}
+	rep.found(where, "%s %s", show.Short(new.String()), problem)
+	return nil
+}
+
+// tested says what is missing for a landing to have been built with inputs, and
+// green, before; "" for nothing.
+func tested(vs verdict.List, in verdict.Inputs, new repo.Hash, before []change.Event) string {
+	if v := vs.Of(in.Key()); v == nil || v.Result != verdict.Green {
+		return fmt.Sprintf("landed, and its tree %s has no green verdict for %s", show.Short(in.Tree.String()), in.Buildspec)
 	}
 	// The order of events, not of clocks: it was known to be green before it moved.
-	if !slices.ContainsFunc(l.before, func(e change.Event) bool {
+	if !slices.ContainsFunc(before, func(e change.Event) bool {
 		return e.Kind == change.Tested && e.Candidate == new && e.Verdict == in.Key()
 	}) {
-		rep.found(where, "%s landed, and its log does not say before that it was green", show.Short(new.String()))
-		return nil
+		return "landed, and its log does not say before that it was green"
 	}
-	rep.Verdicts++
-	return nil
+	return ""
+}
+
+// unreleased finds landings without their release: since the first one, every
+// landing on its branch is one.
+func (rep *Report) unreleased(list []release.Release) {
+	released, first := map[repo.Hash]bool{}, 0
+	for i, rel := range list {
+		released[rel.Commit] = true
+		if i == 0 || rel.Number < first {
+			first = rel.Number
+		}
+	}
+	if first > 1 {
+		rep.found(release.Ref(1), "is not there, and release %d is", first)
+	}
+	for branch, line := range rep.lines {
+		if !slices.ContainsFunc(line, func(h repo.Hash) bool { return released[h] }) {
+			continue
+		}
+		for _, h := range line { // newest first
+			if released[h] {
+				break
+			}
+			rep.found("refs/releases/", "no release is of %s, which landed on %s", show.Short(h.String()), branch)
+		}
+	}
 }
 
 func (rep *Report) releases() error {
@@ -317,6 +402,7 @@ func (rep *Report) releases() error {
 		}
 		rep.Releases++
 	}
+	rep.unreleased(list)
 	if len(refs) != len(list) {
 		rep.found("refs/releases/", "%d refs, %d releases", len(refs), len(list))
 	}

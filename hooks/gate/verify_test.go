@@ -30,7 +30,7 @@ func (w *harness) clone(mirror bool) *repo.Repository {
 		run("clone", "--quiet", "--mirror", w.r.Dir(), dir)
 	} else {
 		run("clone", "--quiet", w.r.Dir(), dir)
-		run("-C", dir, "fetch", "--quiet", "origin", "refs/changes/*:refs/changes/*", "refs/notes/*:refs/notes/*", "refs/releases/*:refs/releases/*")
+		run("-C", dir, "fetch", "--quiet", "origin", "refs/changes/*:refs/changes/*", "refs/notes/*:refs/notes/*", "refs/releases/*:refs/releases/*", "refs/decisions/*:refs/decisions/*")
 	}
 	r, err := repo.OpenClone(dir)
 	if err != nil {
@@ -189,4 +189,76 @@ func TestVerify(t *testing.T) {
 			t.Fatalf("%v, %d of %d", err, len(rep.Findings), rep.Signed)
 		}
 	})
+}
+
+// TestCutRecordsShow: of each record of the gate, rewound by one or taken away,
+// something else says so.
+func TestCutRecordsShow(t *testing.T) {
+	w := newHarness(t)
+	base := w.commit("begin", files("headgate.yaml", "land: {strategy: merge}\n"))
+	w.land(ada, base)
+	red := w.propose(ada, w.commit("red", files("test", "red"), base)).Change
+	w.end(red)
+	w.land(ada, w.commit("one", files("a", "1"), base))
+	w.land(jun, w.commit("two", files("b", "1"), base))
+	if found := w.verify().Findings; len(found) > 0 {
+		t.Fatalf("before anything was cut: %v", found)
+	}
+	refs, err := w.r.Refs("refs/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range refs {
+		to := []repo.Hash{repo.Zero}
+		if c, err := w.r.Commit(ref.Hash); err == nil && len(c.ParentHashes) > 0 {
+			to = append(to, c.ParentHashes[0])
+		}
+		for _, to := range to {
+			if err := w.r.Move(t.Context(), ref.Name, ref.Hash, to); err != nil {
+				t.Fatal(err)
+			}
+			found := w.verify().Findings
+			where := ref.Name
+			if strings.HasPrefix(where, "refs/releases/") {
+				where = "refs/releases/" // a missing one is told of by its landing
+			}
+			if !slices.ContainsFunc(found, func(f Finding) bool { return strings.Contains(f.String(), where) }) {
+				t.Errorf("%s from %s to %s: found %v", ref.Name, ref.Hash, to, found)
+			}
+			if err := w.r.Move(t.Context(), ref.Name, to, ref.Hash); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestVerifyOldBuildRule: histories from before a tree said itself how it is built
+// hold, by what was in force then.
+func TestVerifyOldBuildRule(t *testing.T) {
+	w := newHarness(t)
+	base := w.commit("begin", files("a", "1"))
+	w.land(ada, base)
+	moved := w.commit("move", files("headgate.yaml", "build: {buildspec: ci/b.yml}\n", "ci/b.yml", buildspec), base)
+	p := w.land(ada, moved)
+	if found := w.verify().Findings; len(found) > 0 {
+		t.Fatalf("by today's rule: %v", found)
+	}
+
+	// The same landing as the branch's rule would have had it built.
+	tree, err := w.r.TreeOf(p.Landed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := inputs(w.r, tree, Settings{}.filled())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := []change.Event{{Kind: change.Tested, Facts: change.Facts{Candidate: p.Landed, Verdict: in.Key()}}}
+	vs := verdict.List{{Key: in.Key(), Result: verdict.Green}}
+	if what := tested(vs, in, p.Landed, before); what != "" {
+		t.Errorf("tested: %s", what)
+	}
+	if what := tested(vs, in, p.Landed, nil); !strings.Contains(what, "does not say before") {
+		t.Errorf("untold: %q", what)
+	}
 }

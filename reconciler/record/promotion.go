@@ -92,6 +92,7 @@ type Soak struct {
 type Decision struct {
 	Decision policies.Decision
 	Commit   repo.Hash // its record
+	Place    int       // of the record in the chain of all decisions, from 1; 0: an earlier version did not say
 }
 
 // Span counts the releases that a promotion carries since another.
@@ -275,11 +276,22 @@ func (d Decision) String() string {
 	if d == (Decision{}) {
 		return ""
 	}
-	return fmt.Sprintf("%s %s %s", d.Decision, decision.ID(d.Commit), d.Commit)
+	if d.Place == 0 {
+		return fmt.Sprintf("%s %s %s", d.Decision, decision.ID(d.Commit), d.Commit)
+	}
+	return fmt.Sprintf("%s %s %s #%d", d.Decision, decision.ID(d.Commit), d.Commit, d.Place)
 }
 
 func parseDecision(value string) Decision {
 	fields := strings.Fields(value)
+	place := 0
+	if len(fields) == 4 {
+		var err error
+		if place, err = strconv.Atoi(strings.TrimPrefix(fields[3], "#")); err != nil || place < 1 || fields[3][0] != '#' {
+			return Decision{}
+		}
+		fields = fields[:3]
+	}
 	if len(fields) != 3 || !slices.Contains([]policies.Decision{policies.Auto, policies.Manual, policies.Deny}, policies.Decision(fields[0])) {
 		return Decision{}
 	}
@@ -287,7 +299,7 @@ func parseDecision(value string) Decision {
 	if !ok || fields[1] != decision.ID(h) {
 		return Decision{}
 	}
-	return Decision{policies.Decision(fields[0]), h}
+	return Decision{policies.Decision(fields[0]), h, place}
 }
 
 func (s Span) String() string {

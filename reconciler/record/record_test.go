@@ -41,7 +41,7 @@ func drawn(t *rapid.T, tree repo.Hash) Promotion {
 		Source:   hashOf("source"),
 		Path:     "deploy/staging",
 		Policy:   "sha256:p",
-		Decision: Decision{policies.Auto, hashOf("decision")},
+		Decision: Decision{policies.Auto, hashOf("decision"), rapid.IntRange(0, 1e6).Draw(t, "place")},
 		Subject:  text.Draw(t, "subject"),
 		Carries:  Span{rapid.IntRange(0, 3).Draw(t, "carries"), rapid.IntRange(0, 3).Draw(t, "since")},
 	}
@@ -107,7 +107,7 @@ func TestMessage(t *testing.T) {
 		Soak:      Soak{noon, 4 * time.Hour},
 		Replaces:  hashOf("before"),
 		Policy:    "sha256:p",
-		Decision:  Decision{policies.Auto, hashOf("d")},
+		Decision:  Decision{policies.Auto, hashOf("d"), 7},
 		Approvals: []Approval{{User: "ada", Email: "ada@example.com", Tree: tree, At: noon, Via: "ssh", Why: "fine by me"}},
 		Subject:   "Say it louder",
 		Carries:   Span{2, 1},
@@ -129,7 +129,7 @@ Artifact: web@sha256:aa
 Promoted-From: env/staging@UP
 Soak: healthy there since 2026-11-24T12:00:00Z (required 4h0m0s)
 Policy: sha256:p
-Decision: auto d-DECISION7 DECISION
+Decision: auto d-DECISION7 DECISION #7
 Approved-by: ada <ada@example.com> tree=TREE at=2026-11-24T12:00:00Z via=ssh why="fine by me"
 Promotion-Id: p-0123456789ab
 `
@@ -151,7 +151,7 @@ Source-Commit: SOURCE
 Path: deploy/production
 Artifact: web@sha256:aa
 Policy: sha256:p
-Decision: auto d-DECISION7 DECISION
+Decision: auto d-DECISION7 DECISION #7
 Promotion-Id: p-0123456789ab
 `
 	if got := replacer.Replace(p.Message("web", "production")); got != want {

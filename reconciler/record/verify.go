@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -40,10 +42,17 @@ func (f Finding) String() string {
 // are those of the clone, checked by the caller (Release.Verifies); a plain clone
 // has none of their tags, a mirror has. It reads branches of the clone and, where
 // there are none, those of its remotes. It writes nothing. The error is for what
-// keeps it from reading; what it finds wrong are findings.
+// keeps it from reading; what it finds wrong are findings. What one record says of
+// another is checked from both sides: a commit names its decision and the decision's
+// place, a note names its commit, an open proposal has been decided about. The chain
+// of decisions itself is for decision.Verify.
 func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers, releases []Release) (Verified, error) {
 	var v verification
-	v.repo, v.signers, v.releases = r, signers, map[int]Release{}
+	v.repo, v.signers, v.releases, v.line = r, signers, map[int]Release{}, map[repo.Hash]bool{}
+	var err error
+	if v.decisions, err = decision.Verify(ctx, r, signers); err != nil {
+		return v.Verified, err
+	}
 	for _, rel := range releases {
 		v.releases[rel.Number] = rel
 	}
@@ -57,14 +66,118 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers, relea
 			return v.Verified, fmt.Errorf("verify %s: %w", ref.Name, err)
 		}
 	}
-	return v.Verified, nil
+	if err := v.outcomes(ctx); err != nil {
+		return v.Verified, fmt.Errorf("verify %s: %w", Outcomes, err)
+	}
+	return v.Verified, v.proposals(refs)
+}
+
+// outcomes checks that the notes are signed, that there are some where something was
+// promoted, and that each is of a commit that an environment's branch still holds.
+func (v *verification) outcomes(ctx context.Context) error {
+	tip, err := v.repo.Ref(Outcomes)
+	if err != nil {
+		return err
+	}
+	found := func(at repo.Hash, format string, args ...any) {
+		v.Findings = append(v.Findings, Finding{Outcomes, at, fmt.Sprintf(format, args...)})
+	}
+	if tip == repo.Zero {
+		if v.noted != repo.Zero {
+			found(v.noted, "is not there, and what was promoted or rolled back from has an outcome")
+		}
+		return nil
+	}
+	for at := tip; at != repo.Zero; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		kind, raw, err := v.repo.Raw(at)
+		if err != nil {
+			return err
+		}
+		if err := v.signers.VerifyObject(kind, raw); err != nil {
+			found(at, "%s", err)
+		}
+		c, err := v.repo.Commit(at)
+		if err != nil {
+			return err
+		}
+		if at = repo.Zero; len(c.ParentHashes) > 0 {
+			at = c.ParentHashes[0]
+		}
+	}
+	noted, err := v.repo.Noted(Outcomes)
+	for _, of := range noted {
+		if !v.line[of] {
+			found(of, "has a note, and no environment's branch holds it: one was rewound or is not there")
+		}
+	}
+	return err
+}
+
+// justNow reports whether what follows something may still be on its way: a clone
+// can be made between two moves.
+func justNow(at time.Time) bool {
+	since := time.Since(at)
+	return 0 <= since && since < time.Minute
+}
+
+// proposals checks that each open one is on top of its environment, signed, and was
+// decided about.
+func (v *verification) proposals(environments []repo.Ref) error {
+	for _, e := range environments {
+		at := strings.LastIndex(e.Name, "env/")
+		environment := e.Name[at+len("env/"):]
+		ref := e.Name[:at] + "promote/" + environment
+		tip, err := v.repo.Ref(ref)
+		if err != nil {
+			return err
+		}
+		if tip == repo.Zero {
+			continue
+		}
+		found := func(format string, args ...any) {
+			v.Findings = append(v.Findings, Finding{ref, tip, fmt.Sprintf(format, args...)})
+		}
+		kind, raw, err := v.repo.Raw(tip)
+		if err != nil {
+			return err
+		}
+		if err := v.signers.VerifyObject(kind, raw); err != nil {
+			found("%s", err)
+		}
+		c, err := v.repo.Commit(tip)
+		if err != nil {
+			return err
+		}
+		p, ok := ParsePromotion(c.Message, c.TreeHash)
+		switch {
+		case tip == e.Hash || !ok:
+			found("is not a proposal: it was rewound or replaced")
+			continue
+		case len(c.ParentHashes) != 1 || c.ParentHashes[0] != e.Hash:
+			continue // the environment has moved on; the server drops it when it sees that
+		}
+		about := fmt.Sprintf("release %d to %s", p.Release, environment)
+		if p.Removal {
+			about = "removal of " + environment
+		}
+		if !v.decisions.Decided("promote", about) && !justNow(c.Committer.When) {
+			found("proposes the %s, and no decision about that is in %s", about, decision.Ref)
+		}
+	}
+	return nil
 }
 
 type verification struct {
 	Verified
-	repo     *repo.Repository
-	signers  repo.Signers
-	releases map[int]Release
+	repo      *repo.Repository
+	signers   repo.Signers
+	releases  map[int]Release
+	decisions *decision.Chain
+	line      map[repo.Hash]bool // commits of all environments' branches
+	noted     repo.Hash          // a commit that must have an outcome: something came of that
 }
 
 // branch walks one environment's branch from its tip to its root.
@@ -81,6 +194,7 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		found := func(format string, args ...any) {
 			v.Findings = append(v.Findings, Finding{ref.Name, at, fmt.Sprintf(format, args...)})
 		}
+		v.line[at] = true
 		kind, raw, err := v.repo.Raw(at)
 		if err != nil {
 			return err
@@ -104,6 +218,9 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		if !ok {
 			found("does not read as a promotion: it names no release")
 		} else {
+			if p.From.Commit != repo.Zero {
+				v.noted = p.From.Commit // it was healthy there
+			}
 			apps, err := v.content(found, p, c.TreeHash)
 			if err != nil {
 				return err
@@ -214,30 +331,19 @@ func (v *verification) approvals(found func(string, ...any), message string, p P
 	v.Approvals += len(p.Approvals)
 }
 
-// decided checks that the commit names a decision that allowed it, and the
-// record, when the clone has it.
+// decided checks that the commit names a decision that allowed it, at its place in
+// the chain.
 func (v *verification) decided(ctx context.Context, found func(string, ...any), p Promotion) error {
 	if p.Decision.Decision != policies.Auto {
 		found("names no decision that allows it")
 		return nil
 	}
 	at := p.Decision.Commit
-	if !v.repo.Has(at) {
-		return nil // a plain clone has branches only; the mirror has the records
-	}
-
-	kind, raw, err := v.repo.Raw(at)
-	if err != nil {
-		return err
-	}
-	if err := v.signers.VerifyObject(kind, raw); err != nil {
-		found("names decision %s, which %s", decision.ID(at), err)
-	}
-	rec, err := decision.Read(ctx, v.repo, at)
-	if errors.Is(err, decision.ErrNone) {
-		found("names decision %s, which is not in the log of decisions", decision.ID(at))
+	if absent := v.decisions.Absent(at, p.Decision.Place); absent != "" {
+		found("%s", absent)
 		return nil
 	}
+	rec, err := decision.Read(ctx, v.repo, at)
 	if err != nil {
 		return err
 	}
