@@ -72,8 +72,8 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers, relea
 	return v.Verified, v.proposals(refs)
 }
 
-// outcomes checks that the notes are signed, that there are some where something was
-// promoted, and that each is of a commit that an environment's branch still holds.
+// outcomes checks that the notes are signed, that there are some where something came of
+// one, and that each is of a commit that an environment's branch still holds.
 func (v *verification) outcomes(ctx context.Context) error {
 	tip, err := v.repo.Ref(Outcomes)
 	if err != nil {
