@@ -38,6 +38,8 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.BoolVar(&o.plainHTTP, "plain-http", false, "serve HTTP without TLS on other addresses than loopback, as behind a proxy that speaks TLS")
 	flags.StringVar(&o.TLSCert, "tls-cert", "", "file with the certificate chain for HTTPS; read again when it changes")
 	flags.StringVar(&o.TLSKey, "tls-key", "", "file with its private key")
+	flags.StringVar(&o.ACME, "acme", "", "host name to get and renew a certificate for, by ACME; --http must be reached as its port 443")
+	flags.StringVar(&o.ACMEDirectory, "acme-directory", server.LetsEncrypt, "address of the certificate authority, whose terms are agreed to")
 	flags.StringVar(&o.Name, "name", "", "host name people reach the server by (default: the host of --ssh)")
 	flags.StringVar(&o.URL, "url", "", "base URL of the console, behind a proxy (default: http:// and the address of --http)")
 	flags.StringVar(&o.Admin, "admin", ownName(), "user name of the first administrator; used at the first start only")
@@ -70,9 +72,16 @@ func (o *options) prepare() error {
 	switch {
 	case (o.TLSCert == "") != (o.TLSKey == ""):
 		return usageError{"--tls-cert and --tls-key go together"}
-	case o.TLSCert == "" && !o.plainHTTP && !loopback(host):
+	case o.ACME != "" && o.TLSCert != "":
+		return usageError{"--acme and --tls-cert exclude each other"}
+	case o.ACME != "" && (!strings.Contains(o.ACME, ".") || net.ParseIP(o.ACME) != nil):
+		return usageError{fmt.Sprintf("--acme %q is not a host name that an authority can reach", o.ACME)}
+	case o.TLSCert == "" && o.ACME == "" && !o.plainHTTP && !loopback(host):
 		return usageError{fmt.Sprintf("--http %s would send tokens and sessions unencrypted over the network; "+
-			"give --tls-cert and --tls-key, or --plain-http when a proxy before it speaks TLS", o.HTTP)}
+			"give --acme or --tls-cert and --tls-key, or --plain-http when a proxy before it speaks TLS", o.HTTP)}
+	}
+	if o.ACME != "" && o.Name == "" {
+		o.Name = o.ACME
 	}
 	if o.Workers < 1 {
 		return usageError{"--workers must be at least 1"}

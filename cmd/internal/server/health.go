@@ -75,6 +75,9 @@ func (s *Server) probe() (found []string) {
 	if err != nil {
 		found = append(found, "pushes cannot be checked, the socket of the hooks is gone: "+plainly(err))
 	}
+	if why := s.authority.trouble(); why != "" {
+		found = append(found, why)
+	}
 	return found
 }
 

@@ -66,11 +66,15 @@ type Options struct {
 	URL     string // base URL people reach the console at; empty: http:// and the address of HTTP
 	TLSCert string // files of a certificate and its key, with which HTTP is HTTPS; empty: plain
 	TLSKey  string
-	Workers int            // builds that may run at the same time
-	Pack    int            // loose objects after which a repository is packed; 0 is never
-	Proxies []netip.Prefix // that stand before services, and are believed about where a request came from
-	Version string         // what the program says it is
-	Key     string         // file of the private key that was made for the administrator; empty: they have one
+	// ACME is the host name whose certificate is got from the authority at
+	// ACMEDirectory, with which HTTP is HTTPS; empty: by files, or none.
+	ACME          string
+	ACMEDirectory string
+	Workers       int            // builds that may run at the same time
+	Pack          int            // loose objects after which a repository is packed; 0 is never
+	Proxies       []netip.Prefix // that stand before services, and are believed about where a request came from
+	Version       string         // what the program says it is
+	Key           string         // file of the private key that was made for the administrator; empty: they have one
 
 	// At the first start only:
 	Admin string   // user name of the first administrator
@@ -108,6 +112,7 @@ type Server struct {
 	console    http.Handler
 	git        *transport.HTTP
 	webOn      net.Listener
+	authority  *authority // nil: certificates are in files, or there are none
 }
 
 // What the parts are handed of one another.
@@ -320,6 +325,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		}
 		s.web.TLSConfig = &tls.Config{GetCertificate: pair.get}
 	}
+	if o.ACME != "" {
+		s.authority = newAuthority(o.ACME, o.ACMEDirectory, path("keys", "acme"), nil, log)
+		s.web.TLSConfig = s.authority.manager.TLSConfig()
+	}
 	return s, s.receive.Open()
 }
 
@@ -404,6 +413,9 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 		start(&front, "access", func() error { return s.watchAccess(outer) })
 		start(&front, "ssh", func() error { return s.ssh.Serve(outer, s.sshOn) })
 		start(&front, "http", func() error { return s.serveWeb(outer) })
+		if s.authority != nil {
+			start(&front, "certificate", func() error { return s.authority.run(outer) })
+		}
 		if err = s.announce(); err == nil {
 			start(&front, "", func() error { return ready(outer) })
 			select {
@@ -467,7 +479,7 @@ func (s *Server) serveWeb(ctx context.Context) error {
 		s.git.Close()
 	})
 	serve := func() error { return s.web.Serve(s.webOn) }
-	if s.opts.TLSCert != "" {
+	if s.web.TLSConfig != nil {
 		serve = func() error { return s.web.ServeTLS(s.webOn, "", "") }
 	}
 	if err := serve(); !errors.Is(err, http.ErrServerClosed) {

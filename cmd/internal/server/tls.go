@@ -11,7 +11,7 @@ import (
 
 // scheme is of the addresses that people reach HTTP at.
 func (o Options) scheme() string {
-	if o.TLSCert != "" {
+	if o.TLSCert != "" || o.ACME != "" {
 		return "https"
 	}
 	return "http"
