@@ -148,7 +148,7 @@ func (rc *Reconciler) Wake(repository string) {
 	defer rc.mu.Unlock()
 	for _, w := range rc.workers {
 		if repository == "" || w.repo.Name() == repository {
-			w.wake()
+			w.mail.Wake()
 		}
 	}
 }

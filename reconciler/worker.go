@@ -13,6 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -25,8 +26,7 @@ type worker struct {
 	rc          *Reconciler
 	repo        *repo.Repository
 	environment string
-	requests    chan request
-	woken       chan struct{}
+	mail        signal.Mailbox[request]
 	ended       chan struct{} // closed when the goroutine is
 
 	given given  // what this process gave to a target
@@ -53,32 +53,40 @@ type request struct {
 }
 
 func newWorker(rc *Reconciler, r *repo.Repository, environment string) *worker {
-	return &worker{rc: rc, repo: r, environment: environment, requests: make(chan request), woken: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &worker{rc: rc, repo: r, environment: environment, ended: make(chan struct{})}
 }
 
 func (w *worker) log() *slog.Logger {
 	return w.rc.log().With("repo", w.repo.Name(), "env", w.environment)
 }
 
-func (w *worker) wake() {
+// on runs do on the worker's goroutine and returns its error. It is waited for also
+// by one who hangs up: its end is what the person is told.
+func (w *worker) on(ctx context.Context, do func(context.Context) error) error {
+	req := request{ctx, do, make(chan error, 1)}
+	w.mail.Post(req)
 	select {
-	case w.woken <- struct{}{}:
+	case err := <-req.done:
+		return err
+	case <-w.ended:
+	}
+
+	select {
+	case err := <-req.done: // the last that was done
+		return err
 	default:
+		return &show.Error{Kind: show.Again, What: "the server is stopping", Hint: "try again in a moment"}
 	}
 }
 
-// on runs do on the worker's goroutine and returns its error.
-func (w *worker) on(ctx context.Context, do func(context.Context) error) error {
-	req := request{ctx, do, make(chan error, 1)}
-	select {
-	case w.requests <- req:
-	case <-w.ended:
-		return &show.Error{Kind: show.Again, What: "the server is stopping", Hint: "try again in a moment"}
-	case <-ctx.Done():
-		return ctx.Err()
+// answer does what a person asked for, unless they hung up before it began. What is
+// begun is not abandoned half way; only the end of the server ends it.
+func (w *worker) answer(ctx context.Context, req request) {
+	if err := req.ctx.Err(); err != nil {
+		req.done <- err
+		return
 	}
-	// Once begun it is waited for: its end is what the person is told.
-	return <-req.done
+	req.done <- req.do(ctx)
 }
 
 func (w *worker) run(ctx context.Context) {
@@ -94,12 +102,11 @@ func (w *worker) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case req := <-w.requests:
-			// What a person asked for is not abandoned half way because they hang up;
-			// only the end of the server ends it.
-			req.done <- req.do(ctx)
+		case <-w.mail.C():
+			for _, req := range w.mail.Drain() {
+				w.answer(ctx, req)
+			}
 		case <-moved:
-		case <-w.woken:
 		case <-w.reports.changed:
 		case <-w.upstream.changed:
 		case <-timer.C:

@@ -110,6 +110,7 @@ func read(r *repo.Repository, commit repo.Hash) (s Saved, parent repo.Hash, err 
 	}
 	s = Saved{Commit: commit, At: c.Committer.When.UTC()}
 	s.Query = repo.TrailerValue(c.Message, "Question")
+	s.About = repo.TrailerValue(c.Message, "About")
 	s.Answer = repo.TrailerValue(c.Message, "Decision")
 	s.Policy = repo.TrailerValue(c.Message, "Policy")
 	s.Digest = repo.TrailerValue(c.Message, "Digest")
@@ -124,10 +125,6 @@ func read(r *repo.Repository, commit repo.Hash) (s Saved, parent repo.Hash, err 
 		return s, parent, ErrNone
 	}
 
-	s.About = repo.TrailerValue(c.Message, "About") // older ones have it in their first line only
-	if s.About == "" {
-		s.About = strings.TrimSuffix(strings.TrimPrefix(repo.Subject(c.Message), s.Query+": "), ": "+s.Answer)
-	}
 	if parts := strings.Split(strings.TrimSpace(c.Message), "\n\n"); len(parts) > 2 {
 		s.JSON = []byte(strings.Join(parts[1:len(parts)-1], "\n\n"))
 	}
