@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,8 @@ import (
 var programs string
 
 // raced is the directory with a server that looks out for data races; plain, for
-// the kill story, which starts a server many times, with one that does not. The
+// the kill story, which starts a server many times, and for stories in which one
+// thing happens after the other, with one that does not. The
 // hook program, of which a push starts three, is as it is released in both.
 var (
 	raced = sync.OnceValues(func() (string, error) { return build("raced", "CGO_ENABLED=1", "-race") })
@@ -74,7 +76,11 @@ func TestStories(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			h, err := newHarness(env.WorkDir, raced)
+			programs, err := programsOf(strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"))
+			if err != nil {
+				return err
+			}
+			h, err := newHarness(env.WorkDir, programs)
 			if err != nil {
 				return err
 			}
@@ -107,6 +113,23 @@ func TestStories(t *testing.T) {
 			"dump":       dumpCmd,
 		},
 	})
+}
+
+// beside is a line of a story that starts something and goes on.
+var beside = regexp.MustCompile(`(?m)^[^#\n].* &\w*&?$`)
+
+// programsOf looks out for races in stories in which people act at the same time, as
+// the tests beside this one do; in others it would find what the packages' own
+// tests do, at three times the price.
+func programsOf(story string) (func() (string, error), error) {
+	text, err := os.ReadFile(filepath.Join("testdata", story+".txtar"))
+	if err != nil {
+		return nil, err
+	}
+	if beside.Match(text) {
+		return raced, nil
+	}
+	return plain, nil
 }
 
 // waitTimeout is how long a story waits for something that must come.
