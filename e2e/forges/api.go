@@ -1,0 +1,359 @@
+package forges
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+type object = map[string]any
+
+// api answers in the dialect of the forge.
+func (f *Forge) api() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, do func(r *http.Request, in object) (any, error)) {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" "+f.root+path, func(w http.ResponseWriter, r *http.Request) {
+			in := object{}
+			if r.Body != nil && r.Header.Get("Content-Type") == "application/json" {
+				if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+					http.Error(w, `{"message":"Problems parsing JSON"}`, http.StatusBadRequest)
+					return
+				}
+			}
+			f.mu.Lock()
+			out, err := do(r, in)
+			f.mu.Unlock()
+			w.Header().Set("Content-Type", "application/json")
+			if list, ok := out.([]object); ok && err == nil {
+				out = paged(w, r, list)
+			}
+			switch e := err.(type) {
+			case nil:
+			case answer:
+				w.WriteHeader(int(e))
+				out = object{"message": http.StatusText(int(e))}
+			case said:
+				w.WriteHeader(e.status)
+				out = object{"message": e.text}
+			default:
+				w.WriteHeader(http.StatusNotFound)
+				out = object{"message": e.Error()}
+			}
+			_ = json.NewEncoder(w).Encode(out)
+		})
+	}
+	if f.Kind == "gitlab" {
+		f.gitLab(handle)
+	} else {
+		f.gitHub(handle)
+	}
+	return mux
+}
+
+// answer is a status that a call gets.
+type answer int
+
+func (a answer) Error() string { return http.StatusText(int(a)) }
+
+// said is an answer with words of its own.
+type said struct {
+	status int
+	text   string
+}
+
+func (s said) Error() string { return s.text }
+
+// mostPerPage keeps pages small, so that who reads one only is found out.
+const mostPerPage = 3
+
+func paged(w http.ResponseWriter, r *http.Request, list []object) []object {
+	query := r.URL.Query()
+	page, _ := strconv.Atoi(query.Get("page"))
+	page = max(page, 1)
+	from, to := min((page-1)*mostPerPage, len(list)), min(page*mostPerPage, len(list))
+	if to < len(list) {
+		query.Set("page", strconv.Itoa(page+1))
+		w.Header().Set("Link", fmt.Sprintf(`<http://%s%s?%s>; rel="next"`, r.Host, r.URL.Path, query.Encode()))
+	}
+	return append([]object{}, list[from:to]...)
+}
+
+func number(r *http.Request, name string) int {
+	n, _ := strconv.Atoi(r.PathValue(name))
+	return n
+}
+
+func text(in object, name string) string {
+	s, _ := in[name].(string)
+	return s
+}
+
+// open are the requests that are open, oldest first.
+func (f *Forge) open() (list []*Request) {
+	for i := range f.requests {
+		if r, err := f.request(i + 1); err == nil && r.State == "open" {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+func (f *Forge) head(r *Request) string {
+	commit, err := f.git("-C", f.Dir, "rev-parse", r.ref)
+	if err != nil {
+		return ""
+	}
+	return commit
+}
+
+// userID is a number that belongs to a login.
+func userID(login string) (id int64) {
+	for _, c := range login {
+		id = id*31 + int64(c)
+	}
+	return id
+}
+
+func (f *Forge) since(request int, since string) (list []*Comment) {
+	at, _ := time.Parse(time.RFC3339, since)
+	for _, c := range f.comments {
+		if c.Request == request && !c.Updated.Before(at) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+func (f *Forge) edit(id int64, body string) (*Comment, error) {
+	i := slices.IndexFunc(f.comments, func(c *Comment) bool { return c.ID == id })
+	if i < 0 {
+		return nil, answer(http.StatusNotFound)
+	}
+	f.comments[i].Body = body
+	f.comments[i].Updated = time.Now().UTC().Truncate(time.Second)
+	return f.comments[i], nil
+}
+
+func (f *Forge) publish(commit string, s Status) (any, error) {
+	if _, err := f.git("-C", f.Dir, "cat-file", "-e", commit+"^{commit}"); err != nil {
+		return nil, answer(http.StatusUnprocessableEntity)
+	}
+	s.Commit = commit
+	if len(s.Description) > 140 || s.Context == "" || !slices.Contains([]string{"pending", "success", "failure", "failed"}, s.State) {
+		return nil, answer(http.StatusUnprocessableEntity)
+	}
+	f.statuses = append(f.statuses, s)
+	return object{"id": len(f.statuses)}, nil
+}
+
+// headgate is who has the token.
+const headgate = "headgate-bot"
+
+// gitHub is what GitHub and Gitea have in common, which is nearly all.
+func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, error))) {
+	const at = "repos/owner/name/"
+	user := func(login string) object { return object{"login": login, "id": userID(login)} }
+	request := func(r *Request) object {
+		home := object{"id": 1, "full_name": Name}
+		from := home
+		if r.Fork {
+			from = object{"id": 2, "full_name": "somebody/name"}
+		}
+		state := r.State
+		o := object{
+			"number": r.Number, "title": r.Title, "user": user(r.Author),
+			"head": object{"ref": r.Branch, "sha": f.head(r), "repo": from},
+			"base": object{"ref": r.Target, "repo": home},
+		}
+		if r.State == "merged" {
+			state = "closed"
+			o["merged"], o["merged_at"] = true, time.Now().UTC().Format(time.RFC3339)
+		}
+		o["state"] = state
+		return o
+	}
+	comment := func(c *Comment) object {
+		return object{"id": c.ID, "user": user(c.Author), "body": c.Body, "created_at": c.Created, "updated_at": c.Updated}
+	}
+	handle("GET "+at+"pulls", func(*http.Request, object) (any, error) {
+		list := []object{}
+		for _, r := range f.open() {
+			list = append(list, request(r))
+		}
+		return list, nil
+	})
+	handle("GET "+at+"pulls/{n}", func(r *http.Request, _ object) (any, error) {
+		p, err := f.request(number(r, "n"))
+		if err != nil {
+			return nil, err
+		}
+		return request(p), nil
+	})
+	handle("PATCH "+at+"pulls/{n}", func(r *http.Request, in object) (any, error) {
+		p, err := f.request(number(r, "n"))
+		if err != nil {
+			return nil, err
+		}
+		if state := text(in, "state"); state != "" {
+			p.State = state
+		}
+		return request(p), nil
+	})
+	handle("POST "+at+"pulls/{n}/merge", func(r *http.Request, in object) (any, error) {
+		p, err := f.request(number(r, "n"))
+		if err != nil {
+			return nil, err
+		}
+		if f.Kind != "gitea" || text(in, "Do") != "manually-merged" || !f.holds(p) {
+			return nil, answer(http.StatusMethodNotAllowed)
+		}
+		p.State = "merged"
+		return object{}, nil
+	})
+	handle("POST "+at+"statuses/{sha}", func(r *http.Request, in object) (any, error) {
+		return f.publish(r.PathValue("sha"), Status{
+			Context: text(in, "context"), State: text(in, "state"), Description: text(in, "description"), URL: text(in, "target_url"),
+		})
+	})
+	handle("GET "+at+"issues/{n}/comments", func(r *http.Request, _ object) (any, error) {
+		list := []object{}
+		for _, c := range f.since(number(r, "n"), r.URL.Query().Get("since")) {
+			list = append(list, comment(c))
+		}
+		if f.Kind == "gitea" { // it has no pages here
+			return whole{list}, nil
+		}
+		return list, nil
+	})
+	handle("POST "+at+"issues/{n}/comments", func(r *http.Request, in object) (any, error) {
+		if _, err := f.request(number(r, "n")); err != nil {
+			return nil, err
+		}
+		return comment(f.say(headgate, number(r, "n"), text(in, "body"))), nil
+	})
+	handle("PATCH "+at+"issues/comments/{id}", func(r *http.Request, in object) (any, error) {
+		c, err := f.edit(int64(number(r, "id")), text(in, "body"))
+		if err != nil {
+			return nil, err
+		}
+		return comment(c), nil
+	})
+	handle("GET "+at+"collaborators/{user}/permission", func(r *http.Request, _ object) (any, error) {
+		level, known := f.levels[r.PathValue("user")]
+		if !known {
+			return nil, answer(http.StatusNotFound)
+		}
+		if level == "" {
+			level = "none"
+		}
+		return object{"permission": level, "role_name": level}, nil
+	})
+}
+
+// whole is a list that is answered whole.
+type whole struct{ list []object }
+
+// MarshalJSON implements json.Marshaler.
+func (o whole) MarshalJSON() ([]byte, error) { return json.Marshal(o.list) }
+
+// gitLab is GitLab's dialect.
+func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, error))) {
+	const at = "projects/{project}/"
+	user := func(login string) object { return object{"username": login, "id": userID(login)} }
+	request := func(r *Request) object {
+		source := 1
+		if r.Fork {
+			source = 2
+		}
+		state := r.State
+		if state == "open" {
+			state = "opened"
+		}
+		return object{
+			"iid": r.Number, "title": r.Title, "state": state, "sha": f.head(r), "source_branch": r.Branch, "target_branch": r.Target,
+			"author": user(r.Author), "source_project_id": source, "target_project_id": 1,
+		}
+	}
+	note := func(c *Comment) object {
+		return object{"id": c.ID, "author": user(c.Author), "body": c.Body, "system": false, "created_at": c.Created, "updated_at": c.Updated}
+	}
+	named := func(do func(*http.Request, object) (any, error)) func(*http.Request, object) (any, error) {
+		return func(r *http.Request, in object) (any, error) {
+			if r.PathValue("project") != Name {
+				return nil, answer(http.StatusNotFound)
+			}
+			return do(r, in)
+		}
+	}
+	handle("GET "+at+"merge_requests", named(func(*http.Request, object) (any, error) {
+		list := []object{}
+		for _, r := range f.open() {
+			list = append(list, request(r))
+		}
+		return list, nil
+	}))
+	handle("GET "+at+"merge_requests/{n}", named(func(r *http.Request, _ object) (any, error) {
+		m, err := f.request(number(r, "n"))
+		if err != nil {
+			return nil, err
+		}
+		return request(m), nil
+	}))
+	handle("PUT "+at+"merge_requests/{n}", named(func(r *http.Request, in object) (any, error) {
+		m, err := f.request(number(r, "n"))
+		if err != nil {
+			return nil, err
+		}
+		if text(in, "state_event") == "close" {
+			m.State = "closed"
+		}
+		return request(m), nil
+	}))
+	handle("POST "+at+"statuses/{sha}", named(func(r *http.Request, in object) (any, error) {
+		sha := r.PathValue("sha")
+		for _, s := range slices.Backward(f.statuses) {
+			if s.Commit == sha {
+				if s.State == text(in, "state") {
+					return nil, said{http.StatusBadRequest, "Cannot transition status via :enqueue from :pending"}
+				}
+				break
+			}
+		}
+		return f.publish(sha, Status{
+			Context: text(in, "name"), State: text(in, "state"), Description: text(in, "description"), URL: text(in, "target_url"),
+		})
+	}))
+	handle("GET "+at+"merge_requests/{n}/notes", named(func(r *http.Request, _ object) (any, error) {
+		list := []object{}
+		for _, c := range slices.Backward(f.since(number(r, "n"), "")) {
+			list = append(list, note(c))
+		}
+		return list, nil
+	}))
+	handle("POST "+at+"merge_requests/{n}/notes", named(func(r *http.Request, in object) (any, error) {
+		if _, err := f.request(number(r, "n")); err != nil {
+			return nil, err
+		}
+		return note(f.say(headgate, number(r, "n"), text(in, "body"))), nil
+	}))
+	handle("PUT "+at+"merge_requests/{n}/notes/{id}", named(func(r *http.Request, in object) (any, error) {
+		c, err := f.edit(int64(number(r, "id")), text(in, "body"))
+		if err != nil {
+			return nil, err
+		}
+		return note(c), nil
+	}))
+	handle("GET "+at+"members/all/{user}", named(func(r *http.Request, _ object) (any, error) {
+		for login, level := range f.levels {
+			if userID(login) == int64(number(r, "user")) {
+				return object{"access_level": map[string]int{"read": 20, "write": 30, "admin": 50}[level], "state": "active"}, nil
+			}
+		}
+		return nil, answer(http.StatusNotFound)
+	}))
+}

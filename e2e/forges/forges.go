@@ -1,0 +1,405 @@
+// Package forges has stand-ins for GitHub, Gitea and GitLab, for tests. Each keeps
+// real repositories behind git's own smart HTTP, posts signed webhooks when it is
+// told to, and answers the part of the forge's API that this project uses, with
+// pages, rate limits, errors and slow answers. It imports nothing of the project:
+// what it knows is what the forges document.
+package forges
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cgi"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Name of the one repository that a stand-in has.
+const Name = "owner/name"
+
+// Forge is a stand-in. It is safe for concurrent use.
+type Forge struct {
+	Kind  string // github, gitea, gitlab
+	URL   string // of the repository
+	Dir   string // of the repository, bare
+	Token string // that whoever asks must have; empty: nobody must
+
+	server *http.Server
+	root   string // of the API
+
+	mu       sync.Mutex
+	requests []*Request
+	comments []*Comment
+	statuses []Status
+	levels   map[string]string // login: read, write, admin
+	faults   []Fault
+	calls    map[string]int // by method and path
+	ids      int64
+}
+
+// Request is a pull or merge request.
+type Request struct {
+	Number int
+	Title  string
+	State  string // open, closed, merged
+	Author string
+	Branch string // of the head
+	Target string
+	Fork   bool
+	ref    string
+}
+
+// Comment is one on a request.
+type Comment struct {
+	ID               int64
+	Request          int
+	Author, Body     string
+	Created, Updated time.Time
+}
+
+// Status is what was published of a commit.
+type Status struct{ Commit, Context, State, Description, URL string }
+
+// Fault is an answer that a call gets instead of the one it should have.
+type Fault struct {
+	Status     int
+	RetryAfter string
+	Delay      time.Duration // before the answer
+	Only       string        // in the call's path; empty: any
+}
+
+// New starts a stand-in whose repository is empty. git must be in the PATH.
+func New(kind, root, token string) (*Forge, error) {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		return nil, err
+	}
+	f := &Forge{
+		Kind:   kind,
+		Dir:    filepath.Join(root, filepath.FromSlash(Name)+".git"),
+		Token:  token,
+		root:   map[string]string{"github": "/api/v3/", "gitea": "/api/v1/", "gitlab": "/api/v4/"}[kind],
+		levels: map[string]string{},
+		calls:  map[string]int{},
+		ids:    1000,
+	}
+	if f.root == "" {
+		return nil, fmt.Errorf("there is no stand-in for %q", kind)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	f.URL = "http://" + listener.Addr().String() + "/" + Name + ".git"
+	if err := os.MkdirAll(f.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	for _, args := range [][]string{
+		{"init", "-q", "--bare", "-b", "main", f.Dir},
+		{"-C", f.Dir, "config", "http.receivepack", "true"},
+		{"-C", f.Dir, "config", "receive.denyNonFastForwards", "false"},
+	} {
+		if _, err := f.git(args...); err != nil {
+			return nil, err
+		}
+	}
+	backend := &cgi.Handler{Path: git, Args: []string{"http-backend"}, Env: []string{
+		"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+	}}
+	api := f.api()
+	f.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, f.root) {
+			f.called(w, r, api)
+			return
+		}
+		if _, password, _ := r.BasicAuth(); password != f.Token {
+			w.Header().Set("WWW-Authenticate", `Basic realm="forge"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		backend.ServeHTTP(w, r)
+	})}
+	go f.server.Serve(listener)
+	return f, nil
+}
+
+// Close stops the stand-in.
+func (f *Forge) Close() { f.server.Close() }
+
+func (f *Forge) git(args ...string) (string, error) {
+	cmd := exec.Command("git", args...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null"}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %v: %w: %s", args, err, errs.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// called answers one call of the API, or has it go wrong.
+func (f *Forge) called(w http.ResponseWriter, r *http.Request, api http.Handler) {
+	path := strings.TrimPrefix(r.URL.Path, f.root)
+	f.mu.Lock()
+	f.calls[r.Method]++
+	var fault Fault
+	if i := slices.IndexFunc(f.faults, func(x Fault) bool { return strings.Contains(path, x.Only) }); i >= 0 {
+		fault = f.faults[i]
+		f.faults = slices.Delete(f.faults, i, i+1)
+	}
+	f.mu.Unlock()
+	if r.URL.RawQuery != "" && f.Token != "" && strings.Contains(r.URL.RawQuery, f.Token) {
+		http.Error(w, "a token is in the address", http.StatusTeapot)
+		return
+	}
+	time.Sleep(fault.Delay)
+	if fault.Status != 0 {
+		if fault.RetryAfter != "" {
+			w.Header().Set("Retry-After", fault.RetryAfter)
+		}
+		http.Error(w, `{"message":"not now"}`, fault.Status)
+		return
+	}
+	shown := map[string]string{
+		"github": strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "),
+		"gitea":  strings.TrimPrefix(r.Header.Get("Authorization"), "token "),
+		"gitlab": r.Header.Get("PRIVATE-TOKEN"),
+	}[f.Kind]
+	if shown != f.Token {
+		http.Error(w, `{"message":"Bad credentials"}`, http.StatusUnauthorized)
+		return
+	}
+	api.ServeHTTP(w, r)
+}
+
+// Break has the next calls go wrong, one for each fault.
+func (f *Forge) Break(faults ...Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = append(f.faults, faults...)
+}
+
+// Calls is how many calls of the API were made by a method.
+func (f *Forge) Calls(method string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[method]
+}
+
+// Permit gives somebody a level: read, write or admin; empty takes it away.
+func (f *Forge) Permit(login, level string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.levels[login] = level
+}
+
+// Propose opens a request of a branch of the repository, or with fork one whose head
+// is a branch of another repository: what is at a ref of the bare repository that
+// people do not see. Proposing a branch that is proposed brings its newest commit.
+func (f *Forge) Propose(author, branch string, fork bool) (*Request, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := slices.IndexFunc(f.requests, func(r *Request) bool { return r.Branch == branch && r.State == "open" })
+	if i < 0 {
+		r := &Request{
+			Number: len(f.requests) + 1,
+			Title:  "Take " + branch,
+			State:  "open",
+			Author: author,
+			Branch: branch,
+			Target: "main",
+			Fork:   fork,
+		}
+		r.ref = fmt.Sprintf("refs/pull/%d/head", r.Number)
+		if f.Kind == "gitlab" {
+			r.ref = fmt.Sprintf("refs/merge-requests/%d/head", r.Number)
+		}
+		f.requests = append(f.requests, r)
+		i = len(f.requests) - 1
+	}
+	r := f.requests[i]
+	return r, f.follow(r)
+}
+
+// follow brings a request's head to where its branch is. A branch of a fork is kept
+// below refs/forks.
+func (f *Forge) follow(r *Request) error {
+	from := "refs/heads/" + r.Branch
+	if r.Fork {
+		from = "refs/forks/" + r.Branch
+	}
+	commit, err := f.git("-C", f.Dir, "rev-parse", "--verify", "-q", from)
+	if err != nil {
+		return err
+	}
+	_, err = f.git("-C", f.Dir, "update-ref", r.ref, commit)
+	return err
+}
+
+// CloseRequest closes a request by its author's wish.
+func (f *Forge) CloseRequest(number int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.requests[number-1].State = "closed"
+}
+
+// Say writes a comment on a request.
+func (f *Forge) Say(author string, request int, body string) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.say(author, request, body).ID
+}
+
+func (f *Forge) say(author string, request int, body string) *Comment {
+	f.ids++
+	now := time.Now().UTC().Truncate(time.Second)
+	c := &Comment{ID: f.ids, Request: request, Author: author, Body: body, Created: now, Updated: now}
+	f.comments = append(f.comments, c)
+	return c
+}
+
+// Request is a request as it is now.
+func (f *Forge) Request(number int) (Request, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.request(number)
+	if err != nil {
+		return Request{}, err
+	}
+	return *r, nil
+}
+
+var errNone = errors.New("there is no such request")
+
+// request finds a request, and has it merged if its target has come to hold its
+// head, as GitHub and GitLab do.
+func (f *Forge) request(number int) (*Request, error) {
+	if number < 1 || number > len(f.requests) {
+		return nil, errNone
+	}
+	r := f.requests[number-1]
+	if r.State != "open" {
+		return r, nil
+	}
+	if !r.Fork {
+		if err := f.follow(r); err != nil && f.holds(r) {
+			return r, err
+		}
+	}
+	if f.Kind != "gitea" && f.holds(r) {
+		r.State = "merged"
+	}
+	return r, nil
+}
+
+func (f *Forge) holds(r *Request) bool {
+	_, err := f.git("-C", f.Dir, "merge-base", "--is-ancestor", r.ref, "refs/heads/"+r.Target)
+	return err == nil
+}
+
+// Statuses are those published of a commit, oldest first; of all with "".
+func (f *Forge) Statuses(commit string) (list []Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.statuses {
+		if commit == "" || s.Commit == commit {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// Comments are those on a request, oldest first.
+func (f *Forge) Comments(request int) (list []Comment) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.comments {
+		if c.Request == request {
+			list = append(list, *c)
+		}
+	}
+	return list
+}
+
+// Hook posts a webhook: of a push; of a request, with one; of a comment on it, with
+// both. It is signed with secret, and not when that is empty.
+func (f *Forge) Hook(address, id, secret string, request int, comment int64) (status int, answer string, err error) {
+	event := "push"
+	body := map[string]any{"ref": "refs/heads/main", "repository": map[string]any{"full_name": Name}}
+	kind, attributes := "push", map[string]any{}
+	switch {
+	case comment != 0:
+		event, kind = "issue_comment", "note"
+		body = map[string]any{
+			"action":     "created",
+			"is_pull":    true,
+			"repository": map[string]any{"full_name": Name},
+			"issue":      map[string]any{"number": request, "pull_request": map[string]any{}},
+			"comment":    map[string]any{"id": comment},
+		}
+		attributes = map[string]any{"id": comment, "action": "create", "noteable_type": "MergeRequest"}
+	case request != 0:
+		event, kind = "pull_request", "merge_request"
+		body = map[string]any{
+			"action":     "synchronize",
+			"number":     request,
+			"repository": map[string]any{"full_name": Name},
+		}
+		attributes = map[string]any{"iid": request, "action": "update"}
+	}
+	if f.Kind == "gitlab" {
+		body = map[string]any{
+			"object_kind":       kind,
+			"project":           map[string]any{"path_with_namespace": Name},
+			"object_attributes": attributes,
+			"merge_request":     map[string]any{"iid": request},
+		}
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return 0, "", err
+	}
+	r, err := http.NewRequest(http.MethodPost, address, bytes.NewReader(data))
+	if err != nil {
+		return 0, "", err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	m := hmac.New(sha256.New, []byte(secret))
+	m.Write(data)
+	sum := hex.EncodeToString(m.Sum(nil))
+	signature := map[string][2]string{
+		"github": {"X-Hub-Signature-256", "sha256=" + sum},
+		"gitea":  {"X-Gitea-Signature", sum},
+		"gitlab": {"X-Gitlab-Token", secret},
+	}[f.Kind]
+	named := map[string]string{"github": "X-GitHub-", "gitea": "X-Gitea-", "gitlab": "X-Gitlab-"}[f.Kind]
+	r.Header.Set(named+"Event", event)
+	r.Header.Set(named+"Delivery", id)
+	if f.Kind == "gitlab" {
+		r.Header.Set("X-Gitlab-Event-UUID", id)
+	}
+	if secret != "" {
+		r.Header.Set(signature[0], signature[1])
+	}
+	client := http.Client{Timeout: time.Minute}
+	resp, err := client.Do(r)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	return resp.StatusCode, string(text), err
+}

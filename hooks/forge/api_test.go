@@ -1,0 +1,229 @@
+package forge
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/e2e/forges"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/secret"
+)
+
+// forged is a stand-in with a repository in which main has one commit, and a clone
+// of it.
+type forged struct {
+	*forges.Forge
+	*standIn // its git and clone; not its server
+}
+
+func newForged(t *testing.T, kind Kind) forged {
+	t.Helper()
+	f, err := forges.New(string(kind), t.TempDir(), fetchToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	s := &standIn{t: t, dir: f.Dir, url: f.URL, clone: t.TempDir() + "/clone"}
+	s.git("", "clone", "-q", f.Dir, s.clone)
+	s.git(s.clone, "checkout", "-q", "-b", "main")
+	s.commit("first")
+	s.git(s.clone, "push", "-q", "origin", "HEAD:main")
+	return forged{f, s}
+}
+
+// push puts a new commit at a ref of the stand-in, on top of main.
+func (f forged) push(subject, ref string) repo.Hash {
+	f.t.Helper()
+	f.git(f.clone, "checkout", "-q", "main")
+	f.commit(subject)
+	f.git(f.clone, "push", "-q", "-f", "origin", "HEAD:"+ref)
+	id := strings.TrimSpace(f.git(f.clone, "rev-parse", "HEAD"))
+	f.git(f.clone, "reset", "-q", "--hard", "HEAD~1")
+	h, _ := repo.ParseHash(id)
+	return h
+}
+
+// TestAPI is the suite that all forges pass, with their stand-ins.
+func TestAPI(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []Kind{GitHub, Gitea, GitLab} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			f := newForged(t, kind)
+			api, err := openAPI(kind, f.URL, forges.Name, secret.NewValue([]byte(fetchToken)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+
+			// Requests, more than one page of them, of branches and of a fork.
+			heads := map[int]repo.Hash{}
+			for i, branch := range []string{"one", "two", "three", "four"} {
+				heads[i+1] = f.push(branch, "refs/heads/"+branch)
+				_, err := f.Propose("ann", branch, false)
+				must(err)
+			}
+			heads[5] = f.push("theirs", "refs/forks/theirs")
+			_, err = f.Propose("eve", "theirs", true)
+			must(err)
+			list, err := api.Requests(t.Context())
+			must(err)
+			if len(list) != 5 {
+				t.Fatalf("%d requests: %+v", len(list), list)
+			}
+			for i, r := range list {
+				n, author := i+1, "ann"
+				if n == 5 {
+					author = "eve"
+				}
+				if r.Number != n || r.Head != heads[n] || r.State != Open || r.Target != "main" || r.Author.Login != author || r.Fork != (n == 5) {
+					t.Errorf("request %d: %+v", n, r)
+				}
+				one, err := api.Request(t.Context(), n)
+				must(err)
+				if one != r {
+					t.Errorf("request %d alone: %+v", n, one)
+				}
+			}
+			if _, err := api.Request(t.Context(), 99); !errors.Is(err, ErrNotFound) {
+				t.Errorf("a request that is not there: %v", err)
+			}
+
+			// A check, again the same, and another.
+			for _, c := range []Check{
+				{CheckPending, "queued", "http://x/1"}, {CheckPending, "queued", "http://x/1"},
+				{CheckSuccess, strings.Repeat("é", 300), "http://x/1"}, {CheckFailure, "red", "http://x/1"},
+			} {
+				must(api.Publish(t.Context(), heads[1], c))
+			}
+			said := f.Statuses(heads[1].String())
+			if len(said) < 3 || said[0].Context != "headgate" || said[0].State != "pending" || said[len(said)-1].Description != "red" ||
+				!strings.HasPrefix(said[len(said)-1].State, "fail") {
+				t.Errorf("statuses %+v", said)
+			}
+
+			// Comments, more than one page of them, ours edited.
+			for i := range 5 {
+				f.Say("ann", 1, strings.Repeat("x", i+1))
+			}
+			id, err := api.Write(t.Context(), 1, 0, "ours")
+			must(err)
+			if again, err := api.Write(t.Context(), 1, id, "ours, edited"); err != nil || again != id {
+				t.Errorf("edited %d as %d: %v", id, again, err)
+			}
+			f.Say("ann", 2, "elsewhere")
+			comments, err := api.Comments(t.Context(), 1, time.Time{})
+			must(err)
+			if len(comments) != 6 || comments[0].Text != "x" || comments[0].Author.Login != "ann" || comments[5].ID != id || comments[5].Text != "ours, edited" {
+				t.Errorf("comments %+v", comments)
+			}
+			if none, err := api.Comments(t.Context(), 1, time.Now().Add(time.Hour)); err != nil || len(none) != 0 {
+				t.Errorf("comments of the future: %+v, %v", none, err)
+			}
+
+			// Permission is what it is at the moment of asking.
+			ann, stranger := comments[0].Author, Person{Login: "zoe", ID: 3}
+			for level, want := range map[string]bool{"write": true, "admin": true, "read": false, "": false} {
+				f.Permit("ann", level)
+				if may, err := api.MayWrite(t.Context(), ann); may != want || err != nil {
+					t.Errorf("ann as %q: %v, %v", level, may, err)
+				}
+			}
+			if may, err := api.MayWrite(t.Context(), stranger); may || err != nil {
+				t.Errorf("a stranger: %v, %v", may, err)
+			}
+
+			// A head that has landed closes its request, as one that is merged.
+			f.git(f.clone, "push", "-q", "origin", heads[2].String()+":refs/heads/main")
+			must(api.Close(t.Context(), 2, heads[2]))
+			must(api.Close(t.Context(), 2, heads[2]))
+			if r, err := api.Request(t.Context(), 2); err != nil || r.State != Merged {
+				t.Errorf("landed: %+v, %v", r, err)
+			}
+			must(api.Close(t.Context(), 3, heads[2])) // whose head the forge does not find in main
+			if r, err := api.Request(t.Context(), 3); err != nil || r.State != Closed {
+				t.Errorf("closed: %+v, %v", r, err)
+			}
+
+			// A forge that is busy says until when; other trouble is an error, too.
+			var busy *BusyError
+			f.Break(forges.Fault{Status: 429, RetryAfter: "7"})
+			if _, err := api.Requests(t.Context()); !errors.As(err, &busy) || busy.After != 7*time.Second {
+				t.Errorf("429: %v", err)
+			}
+			f.Break(forges.Fault{Status: 403, RetryAfter: "9"})
+			if err := api.Publish(t.Context(), heads[1], Check{State: CheckPending}); !errors.As(err, &busy) || busy.After != 9*time.Second {
+				t.Errorf("403 with Retry-After: %v", err)
+			}
+			f.Break(forges.Fault{Status: 502})
+			if _, err := api.Request(t.Context(), 1); err == nil || errors.As(err, new(*BusyError)) || errors.Is(err, ErrNotFound) {
+				t.Errorf("502: %v", err)
+			}
+
+			// The token is in no error, and a wrong one is not taken.
+			other, err := openAPI(kind, f.URL, forges.Name, secret.NewValue([]byte("not-the-token")))
+			must(err)
+			if _, err := other.Requests(t.Context()); err == nil || strings.Contains(err.Error(), "not-the-token") {
+				t.Errorf("a wrong token: %v", err)
+			}
+		})
+	}
+}
+
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		status int
+		header map[string]string
+		want   time.Duration // 0: it is not busy
+	}{
+		{200, map[string]string{"Retry-After": "5"}, 0},
+		{403, nil, 0},
+		{403, map[string]string{"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1795867290"}, 90 * time.Second},
+		{403, map[string]string{"X-RateLimit-Remaining": "0"}, time.Minute},
+		{429, nil, time.Minute},
+		{429, map[string]string{"Retry-After": "0"}, time.Second},
+		{429, map[string]string{"Retry-After": "-3"}, time.Second},
+		{429, map[string]string{"Retry-After": "99999999999"}, maxBusy},
+		{503, map[string]string{"Retry-After": "Sat, 28 Nov 2026 12:02:00 GMT"}, 2 * time.Minute},
+		{503, nil, 0},
+	} {
+		r := &http.Response{StatusCode: c.status, Header: http.Header{}}
+		for k, v := range c.header {
+			r.Header.Set(k, v)
+		}
+		busy := busyOf(r, now)
+		if (busy != nil) != (c.want > 0) || busy != nil && busy.After != c.want {
+			t.Errorf("%d %v: %+v, want %v", c.status, c.header, busy, c.want)
+		}
+	}
+}
+
+func TestAPIBase(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		kind     Kind
+		url, is  string
+		repoName string
+	}{
+		{GitHub, "https://github.com/owner/name.git", "https://api.github.com/", "owner/name"},
+		{GitHub, "https://git.example.com/owner/name", "https://git.example.com/api/v3/", "owner/name"},
+		{Gitea, "https://example.com/git/owner/name.git", "https://example.com/git/api/v1/", "owner/name"},
+		{GitLab, "https://gitlab.com/a/b/c.git", "https://gitlab.com/api/v4/", "a/b/c"},
+		{GitLab, "https://gitlab.com/other.git", "", "a/b/c"},
+	} {
+		got, err := apiBase(c.kind, c.url, c.repoName)
+		if (err != nil) != (c.is == "") || err == nil && got.String() != c.is {
+			t.Errorf("%s: %v, %v", c.url, got, err)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package forge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// gitea is Gitea or Forgejo.
+type gitea struct {
+	rest
+	owner, name string
+}
+
+type (
+	giteaRequest struct {
+		Number int         `json:"number"`
+		Title  string      `json:"title"`
+		State  string      `json:"state"`
+		Merged bool        `json:"merged"`
+		User   giteaUser   `json:"user"`
+		Head   giteaBranch `json:"head"`
+		Base   giteaBranch `json:"base"`
+	}
+	giteaUser struct {
+		Login string `json:"login"`
+		ID    int64  `json:"id"`
+	}
+	giteaBranch struct {
+		Ref  string `json:"ref"`
+		SHA  string `json:"sha"`
+		Repo *struct {
+			ID int64 `json:"id"`
+		} `json:"repo"`
+	}
+	giteaComment struct {
+		ID      int64     `json:"id"`
+		User    giteaUser `json:"user"`
+		Body    string    `json:"body"`
+		Created time.Time `json:"created_at"`
+		Updated time.Time `json:"updated_at"`
+	}
+)
+
+func (g *gitea) at(format string, args ...any) string {
+	return "repos/" + url.PathEscape(g.owner) + "/" + url.PathEscape(g.name) + "/" + fmt.Sprintf(format, args...)
+}
+
+func (p giteaRequest) request() (Request, error) {
+	head, err := hashOf(p.Head.SHA)
+	r := Request{
+		Number: p.Number,
+		Title:  p.Title,
+		State:  RequestState(p.State),
+		Head:   head,
+		Target: p.Base.Ref,
+		Author: Person(p.User),
+		Fork:   p.Head.Repo == nil || p.Base.Repo == nil || p.Head.Repo.ID != p.Base.Repo.ID,
+	}
+	if p.Merged {
+		r.State = Merged
+	}
+	return r, err
+}
+
+// Request implements API.
+func (g *gitea) Request(ctx context.Context, number int) (Request, error) {
+	var p giteaRequest
+	if err := g.do(ctx, http.MethodGet, g.at("pulls/%d", number), nil, nil, &p); err != nil {
+		return Request{}, err
+	}
+	return p.request()
+}
+
+// Requests implements API.
+func (g *gitea) Requests(ctx context.Context) (list []Request, err error) {
+	query := url.Values{"state": {"open"}, "sort": {"oldest"}}
+	err = pages(ctx, &g.rest, g.at("pulls"), query, maxRequests, func(p giteaRequest) error {
+		r, err := p.request()
+		list = append(list, r)
+		return err
+	})
+	return list, err
+}
+
+// Close implements API. What was pushed is a merge to Gitea when it is told so, and
+// the repository's settings let it be told.
+func (g *gitea) Close(ctx context.Context, number int, landed repo.Hash) error {
+	r, err := g.Request(ctx, number)
+	if err != nil || r.State != Open {
+		return err
+	}
+	err = g.do(ctx, http.MethodPost, g.at("pulls/%d/merge", number), nil,
+		map[string]string{"Do": "manually-merged", "MergeCommitID": landed.String()}, nil)
+	if !statusIs(err, http.StatusMethodNotAllowed, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusForbidden) {
+		return err
+	}
+	return g.do(ctx, http.MethodPatch, g.at("pulls/%d", number), nil, map[string]string{"state": string(Closed)}, nil)
+}
+
+// Publish implements API.
+func (g *gitea) Publish(ctx context.Context, commit repo.Hash, c Check) error {
+	return g.do(ctx, http.MethodPost, g.at("statuses/%s", commit), nil, map[string]string{
+		"context":     checkName,
+		"state":       string(c.State),
+		"description": cut(c.Text, 140),
+		"target_url":  c.URL,
+	}, nil)
+}
+
+// Comments implements API.
+func (g *gitea) Comments(ctx context.Context, request int, since time.Time) (list []Comment, err error) {
+	query := url.Values{}
+	if !since.IsZero() {
+		query.Set("since", since.UTC().Format(time.RFC3339))
+	}
+	// This list has no pages.
+	var all []giteaComment
+	if err := g.do(ctx, http.MethodGet, g.at("issues/%d/comments", request), query, nil, &all); err != nil {
+		return nil, err
+	}
+	for _, c := range all[:min(len(all), maxComments)] {
+		list = append(list, Comment{
+			ID:      c.ID,
+			Author:  Person(c.User),
+			Text:    cut(c.Body, maxText),
+			Created: c.Created,
+			Edited:  !c.Updated.Equal(c.Created),
+		})
+	}
+	return list, nil
+}
+
+// Write implements API.
+func (g *gitea) Write(ctx context.Context, request int, id int64, text string) (int64, error) {
+	method, path := http.MethodPost, g.at("issues/%d/comments", request)
+	if id != 0 {
+		method, path = http.MethodPatch, g.at("issues/comments/%d", id)
+	}
+	var c giteaComment
+	err := g.do(ctx, method, path, nil, map[string]string{"body": cut(text, maxText)}, &c)
+	return c.ID, err
+}
+
+// MayWrite implements API.
+func (g *gitea) MayWrite(ctx context.Context, who Person) (bool, error) {
+	var level struct {
+		Permission string `json:"permission"`
+	}
+	err := g.do(ctx, http.MethodGet, g.at("collaborators/%s/permission", url.PathEscape(who.Login)), nil, nil, &level)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil // nobody of whom the repository knows
+	}
+	return level.Permission == "write" || level.Permission == "admin" || level.Permission == "owner", err
+}

@@ -1,0 +1,158 @@
+package forge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/google/go-github/v60/github"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// gitHub is GitHub, there and on premises.
+type gitHub struct {
+	client      *github.Client
+	owner, name string
+}
+
+func newGitHub(client *http.Client, base *url.URL, owner, name string) *gitHub {
+	c := github.NewClient(client)
+	c.BaseURL = base
+	return &gitHub{client: c, owner: owner, name: name}
+}
+
+// gitHubError is an error as API has it.
+func gitHubError(err error) error {
+	var failed *github.ErrorResponse
+	if errors.As(err, &failed) && failed.Response != nil && failed.Response.StatusCode == http.StatusNotFound {
+		return ErrNotFound
+	}
+	return err
+}
+
+// Request implements API.
+func (g *gitHub) Request(ctx context.Context, number int) (Request, error) {
+	p, _, err := g.client.PullRequests.Get(ctx, g.owner, g.name, number)
+	if err != nil {
+		return Request{}, gitHubError(err)
+	}
+	return g.request(p)
+}
+
+func (g *gitHub) request(p *github.PullRequest) (Request, error) {
+	head, err := hashOf(p.GetHead().GetSHA())
+	r := Request{
+		Number: p.GetNumber(),
+		Title:  p.GetTitle(),
+		State:  RequestState(p.GetState()),
+		Head:   head,
+		Target: p.GetBase().GetRef(),
+		Author: Person{Login: p.GetUser().GetLogin(), ID: p.GetUser().GetID()},
+		// The repository of a fork that was deleted is null.
+		Fork: p.GetHead().GetRepo().GetID() == 0 || p.GetHead().GetRepo().GetID() != p.GetBase().GetRepo().GetID(),
+	}
+	if p.MergedAt != nil {
+		r.State = Merged
+	}
+	return r, err
+}
+
+// Requests implements API.
+func (g *gitHub) Requests(ctx context.Context) (list []Request, err error) {
+	options := &github.PullRequestListOptions{State: "open", Sort: "created", Direction: "asc"}
+	options.PerPage = pageSize
+	for len(list) < maxRequests {
+		page, resp, err := g.client.PullRequests.List(ctx, g.owner, g.name, options)
+		if err != nil {
+			return nil, gitHubError(err)
+		}
+		for _, p := range page {
+			r, err := g.request(p)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, r)
+		}
+		if resp.NextPage == 0 {
+			break
+		}
+		options.Page = resp.NextPage
+	}
+	return list, nil
+}
+
+// Close implements API. GitHub sees by itself that a head has landed, a little
+// after the push.
+func (g *gitHub) Close(ctx context.Context, number int, _ repo.Hash) error {
+	r, err := g.Request(ctx, number)
+	if err != nil || r.State != Open {
+		return err
+	}
+	_, _, err = g.client.PullRequests.Edit(ctx, g.owner, g.name, number, &github.PullRequest{State: github.String(string(Closed))})
+	return gitHubError(err)
+}
+
+// Publish implements API: a commit status, which any token may write. A check run
+// of the same name would be a second thing to require.
+func (g *gitHub) Publish(ctx context.Context, commit repo.Hash, c Check) error {
+	_, _, err := g.client.Repositories.CreateStatus(ctx, g.owner, g.name, commit.String(), &github.RepoStatus{
+		State:       github.String(string(c.State)),
+		TargetURL:   github.String(c.URL),
+		Description: github.String(cut(c.Text, 140)),
+		Context:     github.String(checkName),
+	})
+	return gitHubError(err)
+}
+
+// Comments implements API.
+func (g *gitHub) Comments(ctx context.Context, request int, since time.Time) (list []Comment, err error) {
+	options := &github.IssueListCommentsOptions{}
+	if !since.IsZero() {
+		options.Since = &since
+	}
+	options.PerPage = pageSize
+	for len(list) < maxComments {
+		page, resp, err := g.client.Issues.ListComments(ctx, g.owner, g.name, request, options)
+		if err != nil {
+			return nil, gitHubError(err)
+		}
+		for _, c := range page {
+			list = append(list, Comment{
+				ID:      c.GetID(),
+				Author:  Person{Login: c.GetUser().GetLogin(), ID: c.GetUser().GetID()},
+				Text:    cut(c.GetBody(), maxText),
+				Created: c.GetCreatedAt().Time,
+				Edited:  !c.GetUpdatedAt().Equal(c.GetCreatedAt()),
+			})
+		}
+		if resp.NextPage == 0 {
+			break
+		}
+		options.Page = resp.NextPage
+	}
+	return list, nil
+}
+
+// Write implements API.
+func (g *gitHub) Write(ctx context.Context, request int, id int64, text string) (int64, error) {
+	comment := &github.IssueComment{Body: github.String(cut(text, maxText))}
+	var err error
+	if id == 0 {
+		comment, _, err = g.client.Issues.CreateComment(ctx, g.owner, g.name, request, comment)
+	} else {
+		comment, _, err = g.client.Issues.EditComment(ctx, g.owner, g.name, id, comment)
+	}
+	return comment.GetID(), gitHubError(err)
+}
+
+// MayWrite implements API.
+func (g *gitHub) MayWrite(ctx context.Context, who Person) (bool, error) {
+	level, _, err := g.client.Repositories.GetPermissionLevel(ctx, g.owner, g.name, who.Login)
+	if err = gitHubError(err); errors.Is(err, ErrNotFound) {
+		return false, nil // nobody of whom the repository knows
+	}
+	return err == nil && (level.GetPermission() == "admin" || level.GetPermission() == "write"), err
+}

@@ -1,0 +1,171 @@
+package forge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// gitLab is GitLab, there and on premises.
+type gitLab struct {
+	rest
+	project string // its path, escaped as one part
+}
+
+type (
+	gitLabRequest struct {
+		IID     int        `json:"iid"`
+		Title   string     `json:"title"`
+		State   string     `json:"state"`
+		SHA     string     `json:"sha"`
+		Target  string     `json:"target_branch"`
+		Author  gitLabUser `json:"author"`
+		Source  int64      `json:"source_project_id"`
+		Project int64      `json:"target_project_id"`
+	}
+	gitLabUser struct {
+		Username string `json:"username"`
+		ID       int64  `json:"id"`
+	}
+	gitLabNote struct {
+		ID      int64      `json:"id"`
+		Author  gitLabUser `json:"author"`
+		Body    string     `json:"body"`
+		System  bool       `json:"system"`
+		Created time.Time  `json:"created_at"`
+		Updated time.Time  `json:"updated_at"`
+	}
+)
+
+// developer is the least access level that may push.
+const developer = 30
+
+func (g *gitLab) at(format string, args ...any) string {
+	return "projects/" + g.project + "/" + fmt.Sprintf(format, args...)
+}
+
+func (m gitLabRequest) request() (Request, error) {
+	head, err := hashOf(m.SHA)
+	r := Request{
+		Number: m.IID,
+		Title:  m.Title,
+		State:  Closed, // locked too: it is being merged
+		Head:   head,
+		Target: m.Target,
+		Author: Person{Login: m.Author.Username, ID: m.Author.ID},
+		Fork:   m.Source == 0 || m.Source != m.Project,
+	}
+	switch m.State {
+	case "opened":
+		r.State = Open
+	case "merged":
+		r.State = Merged
+	}
+	return r, err
+}
+
+// Request implements API.
+func (g *gitLab) Request(ctx context.Context, number int) (Request, error) {
+	var m gitLabRequest
+	if err := g.do(ctx, http.MethodGet, g.at("merge_requests/%d", number), nil, nil, &m); err != nil {
+		return Request{}, err
+	}
+	return m.request()
+}
+
+// Requests implements API.
+func (g *gitLab) Requests(ctx context.Context) (list []Request, err error) {
+	query := url.Values{"state": {"opened"}, "order_by": {"created_at"}, "sort": {"asc"}}
+	err = pages(ctx, &g.rest, g.at("merge_requests"), query, maxRequests, func(m gitLabRequest) error {
+		r, err := m.request()
+		list = append(list, r)
+		return err
+	})
+	return list, err
+}
+
+// Close implements API. GitLab sees by itself that a head has landed, a little
+// after the push.
+func (g *gitLab) Close(ctx context.Context, number int, _ repo.Hash) error {
+	r, err := g.Request(ctx, number)
+	if err != nil || r.State != Open {
+		return err
+	}
+	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil, map[string]string{"state_event": "close"}, nil)
+}
+
+// Publish implements API.
+func (g *gitLab) Publish(ctx context.Context, commit repo.Hash, c Check) error {
+	state := string(c.State)
+	if c.State == CheckFailure {
+		state = "failed"
+	}
+	err := g.do(ctx, http.MethodPost, g.at("statuses/%s", commit), nil, map[string]string{
+		"name":        checkName,
+		"state":       state,
+		"description": cut(c.Text, 140),
+		"target_url":  c.URL,
+	}, nil)
+	if statusIs(err, http.StatusBadRequest) && strings.Contains(err.Error(), "Cannot transition status") {
+		return nil // it says so already
+	}
+	return err
+}
+
+// Comments implements API. GitLab cannot list since a time: the newest pages are
+// read until one is older.
+func (g *gitLab) Comments(ctx context.Context, request int, since time.Time) (list []Comment, err error) {
+	older := errors.New("older")
+	query := url.Values{"order_by": {"updated_at"}, "sort": {"desc"}}
+	err = pages(ctx, &g.rest, g.at("merge_requests/%d/notes", request), query, maxComments, func(n gitLabNote) error {
+		if n.Updated.Before(since) {
+			return older
+		}
+		if !n.System {
+			list = append(list, Comment{
+				ID:      n.ID,
+				Author:  Person{Login: n.Author.Username, ID: n.Author.ID},
+				Text:    cut(n.Body, maxText),
+				Created: n.Created,
+				Edited:  !n.Updated.Equal(n.Created),
+			})
+		}
+		return nil
+	})
+	if errors.Is(err, older) {
+		err = nil
+	}
+	slices.SortFunc(list, func(a, b Comment) int { return int(min(max(a.ID-b.ID, -1), 1)) })
+	return list, err
+}
+
+// Write implements API.
+func (g *gitLab) Write(ctx context.Context, request int, id int64, text string) (int64, error) {
+	method, path := http.MethodPost, g.at("merge_requests/%d/notes", request)
+	if id != 0 {
+		method, path = http.MethodPut, g.at("merge_requests/%d/notes/%d", request, id)
+	}
+	var n gitLabNote
+	err := g.do(ctx, method, path, nil, map[string]string{"body": cut(text, maxText)}, &n)
+	return n.ID, err
+}
+
+// MayWrite implements API.
+func (g *gitLab) MayWrite(ctx context.Context, who Person) (bool, error) {
+	var member struct {
+		Level int    `json:"access_level"`
+		State string `json:"state"`
+	}
+	err := g.do(ctx, http.MethodGet, g.at("members/all/%d", who.ID), nil, nil, &member)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil // nobody of whom the project knows
+	}
+	return member.Level >= developer && (member.State == "" || member.State == "active"), err
+}
