@@ -71,8 +71,13 @@ func TestMain(m *testing.M) {
 
 func TestStories(t *testing.T) {
 	t.Parallel()
+	tellStories(t, "testdata")
+}
+
+// tellStories runs the stories of a directory, with variables in their environment.
+func tellStories(t *testing.T, dir string, vars ...string) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
@@ -85,7 +90,7 @@ func TestStories(t *testing.T) {
 				return err
 			}
 			env.Values[harnessKey{}] = h
-			env.Vars = append(env.Vars, h.env()...)
+			env.Vars = append(append(env.Vars, h.env()...), vars...)
 			env.Defer(func() {
 				failed := false
 				h.finish(func(format string, args ...any) {
@@ -99,18 +104,20 @@ func TestStories(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"server":     serverCmd,
-			"user":       userCmd,
-			"as":         asCmd,
-			"forge":      forgeCmd,
-			"hook":       hookCmd,
-			"receiver":   receiverCmd,
-			"letgo":      letgoCmd,
-			"hg":         hgCmd,
-			"eventually": eventuallyCmd,
-			"sample":     sampleCmd,
-			"jsonget":    jsonCmd,
-			"dump":       dumpCmd,
+			"server":      serverCmd,
+			"user":        userCmd,
+			"as":          asCmd,
+			"forge":       forgeCmd,
+			"hook":        hookCmd,
+			"at-forge":    atForgeCmd,
+			"forge-shows": forgeShowsCmd,
+			"receiver":    receiverCmd,
+			"letgo":       letgoCmd,
+			"hg":          hgCmd,
+			"eventually":  eventuallyCmd,
+			"sample":      sampleCmd,
+			"jsonget":     jsonCmd,
+			"dump":        dumpCmd,
 		},
 	})
 }

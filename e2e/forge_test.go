@@ -1,98 +1,39 @@
 package e2e
 
 import (
-	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/http/cgi"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/headgate-cd/headgate/e2e/forges"
 )
 
-// forge is a stand-in for GitHub that keeps one real repository behind git's own
-// smart HTTP, and posts webhooks when a story says so.
-type forge struct {
-	url    string // of the repository
-	dir    string // bare
-	token  string // that whoever fetches must have; empty: nobody must
-	server *http.Server
-}
-
-func newForge(root, token string) (*forge, error) {
-	git, err := exec.LookPath("git")
-	if err != nil {
-		return nil, err
+// TestForges tells the stories of testdata/forges for each forge, with a stand-in.
+func TestForges(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"github", "gitea", "gitlab"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			tellStories(t, filepath.Join("testdata", "forges"), "FORGE_KIND="+kind)
+		})
 	}
-	f := &forge{dir: filepath.Join(root, "owner", "name.git"), token: token}
-	if err := os.MkdirAll(f.dir, 0o755); err != nil {
-		return nil, err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	f.url = "http://" + listener.Addr().String() + "/owner/name.git"
-	backend := &cgi.Handler{Path: git, Args: []string{"http-backend"}, Env: []string{
-		"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
-	}}
-	f.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, password, _ := r.BasicAuth(); password != f.token {
-			w.Header().Set("WWW-Authenticate", `Basic realm="forge"`)
-			http.Error(w, "who are you?", http.StatusUnauthorized)
-			return
-		}
-		backend.ServeHTTP(w, r)
-	})}
-	go f.server.Serve(listener)
-	_, errs, err := within(waitTimeout, root, os.Environ(), "git", "init", "-q", "--bare", "-b", "main", f.dir)
-	if err != nil {
-		err = fmt.Errorf("git init: %w: %s", err, errs)
-	}
-	return f, err
-}
-
-// hook posts a webhook about a push, signed with secret; unsigned when it is
-// empty.
-func (f *forge) hook(server, connection, id, secret string) (status int, answer string, err error) {
-	body := []byte(`{"ref":"refs/heads/main","repository":{"full_name":"owner/name"}}`)
-	req, err := http.NewRequest(http.MethodPost, server+"/webhooks/"+connection, bytes.NewReader(body))
-	if err != nil {
-		return 0, "", err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-GitHub-Event", "push")
-	req.Header.Set("X-GitHub-Delivery", id)
-	if secret != "" {
-		m := hmac.New(sha256.New, []byte(secret))
-		m.Write(body)
-		req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(m.Sum(nil)))
-	}
-	client := http.Client{Timeout: time.Minute}
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
-	return resp.StatusCode, string(text), err
 }
 
 // journeyForge is the one forge of all journeys, whose configurations name its
 // address: nothing moves there.
-var journeyForge = sync.OnceValues(func() (*forge, error) {
+var journeyForge = sync.OnceValues(func() (*forges.Forge, error) {
 	root := filepath.Join(programs, "forge")
-	f, err := newForge(root, "")
+	f, err := forges.New("github", root, "")
 	if err != nil {
 		return nil, err
 	}
@@ -110,22 +51,31 @@ var journeyForge = sync.OnceValues(func() (*forge, error) {
 	return f, err
 })
 
-// forgeCmd: forge TOKEN starts a forge, whose repository is empty: $FORGE is its
-// address, $FORGE_DIR where a story pushes to.
+// forgeCmd: forge TOKEN [KIND [SECRET]] starts a forge, whose repository is empty:
+// $FORGE is its address, $FORGE_DIR where a story pushes to. With a secret it posts
+// webhooks of what happens to requests, to the connection hub.
 func forgeCmd(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 1 || neg {
-		ts.Fatalf("usage: forge TOKEN")
+	if len(args) < 1 || len(args) > 3 || neg {
+		ts.Fatalf("usage: forge TOKEN [KIND [SECRET]]")
 	}
-	f, err := newForge(ts.MkAbs("forge"), args[0])
+	kind := "github"
+	if len(args) > 1 {
+		kind = args[1]
+	}
+	f, err := forges.New(kind, ts.MkAbs("forge"), args[0])
 	ts.Check(err)
-	ts.Defer(func() { f.server.Close() })
-	harnessOf(ts).forge = f
-	ts.Setenv("FORGE", f.url)
-	ts.Setenv("FORGE_DIR", f.dir)
+	ts.Defer(f.Close)
+	h := harnessOf(ts)
+	h.forge = f
+	if len(args) > 2 {
+		h.forgeSecret = args[2]
+	}
+	ts.Setenv("FORGE", f.URL)
+	ts.Setenv("FORGE_DIR", f.Dir)
 }
 
-// hookCmd: hook CONNECTION ID [SECRET] posts a webhook; its status and answer are
-// stdout. It fails when the status is no success.
+// hookCmd: hook CONNECTION ID [SECRET] posts a webhook of a push; its status and
+// answer are stdout. It fails when the status is no success.
 func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 	h := harnessOf(ts)
 	if len(args) < 2 || len(args) > 3 || h.forge == nil {
@@ -135,7 +85,7 @@ func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 3 {
 		secret = args[2]
 	}
-	status, answer, err := h.forge.hook(h.HTTP, args[0], args[1], secret)
+	status, answer, err := h.forge.Hook(h.HTTP+"/webhooks/"+args[0], args[1], secret, 0, 0)
 	ts.Check(err)
 	fmt.Fprintf(ts.Stdout(), "%d %s", status, answer)
 	if status/100 != 2 {
@@ -144,4 +94,108 @@ func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if (err != nil) != neg {
 		ts.Fatalf("hook %v: %d %s", args, status, answer)
 	}
+}
+
+// atForgeCmd does at the forge what people do there:
+//
+//	at-forge propose AUTHOR BRANCH [fork]   a request, or a push to one
+//	at-forge say AUTHOR REQUEST TEXT        a comment
+//	at-forge close REQUEST
+//	at-forge permit LOGIN LEVEL
+//	at-forge break STATUS [RETRY-AFTER]     the next call of the API
+//	at-forge quiet                          no webhook comes any more
+//
+// "@name" is what is in the file called so.
+func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
+	h := harnessOf(ts)
+	if h.forge == nil || len(args) == 0 || neg {
+		ts.Fatalf("usage: forge TOKEN, and then at-forge WHAT …")
+	}
+	args = append(readIn(ts, args), "", "", "")
+	request, _ := strconv.Atoi(args[2])
+	if args[0] == "close" {
+		request, _ = strconv.Atoi(args[1])
+	}
+	comment := int64(0)
+	switch args[0] {
+	case "propose":
+		r, err := h.forge.Propose(args[1], args[2], args[3] == "fork")
+		ts.Check(err)
+		request = r.Number
+		fmt.Fprintln(ts.Stdout(), r.Number)
+	case "say":
+		comment = h.forge.Say(args[1], request, strings.ReplaceAll(args[3], `\n`, "\n"))
+	case "close":
+		h.forge.CloseRequest(request)
+	case "permit":
+		h.forge.Permit(args[1], args[2])
+		return
+	case "break":
+		status, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		h.forge.Break(forges.Fault{Status: status, RetryAfter: args[2]})
+		return
+	case "quiet":
+		h.forgeSecret = ""
+	default:
+		ts.Fatalf("at-forge: unknown word %q", args[0])
+	}
+	if h.forgeSecret == "" {
+		return
+	}
+	status, answer, err := h.forge.Hook(h.HTTP+"/webhooks/hub", fmt.Sprint("id-", time.Now().UnixNano()), h.forgeSecret, request, comment)
+	ts.Check(err)
+	if status/100 != 2 {
+		ts.Fatalf("at-forge %v: %d %s", args, status, answer)
+	}
+}
+
+// forgeShowsCmd: forge-shows status COMMIT | comments REQUEST | request REQUEST, REGEXP…
+// waits until what the forge shows matches.
+func forgeShowsCmd(ts *testscript.TestScript, neg bool, args []string) {
+	h := harnessOf(ts)
+	if h.forge == nil || len(args) < 3 || neg {
+		ts.Fatalf("usage: forge-shows status COMMIT REGEXP | comments REQUEST REGEXP | request REQUEST REGEXP")
+	}
+	args = readIn(ts, args)
+	number, _ := strconv.Atoi(args[1])
+	show := func() string {
+		var b strings.Builder
+		switch args[0] {
+		case "status":
+			if all := h.forge.Statuses(args[1]); len(all) > 0 {
+				s := all[len(all)-1]
+				fmt.Fprintf(&b, "%s: %s: %s %s", s.Context, s.State, s.Description, s.URL)
+			}
+		case "comments":
+			for _, c := range h.forge.Comments(number) {
+				fmt.Fprintf(&b, "%s: %s\n", c.Author, c.Body)
+			}
+		case "request":
+			r, err := h.forge.Request(number)
+			ts.Check(err)
+			b.WriteString(r.State)
+		}
+		return b.String()
+	}
+	want, err := regexp.Compile("(?m)" + args[2])
+	ts.Check(err)
+	var last string
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+		if last = show(); want.MatchString(last) {
+			return
+		}
+	}
+	ts.Fatalf("forge-shows %v: it never did; last:\n%s\nall: %+v\nserver:\n%s", args, last, h.forge.Statuses(""), h.tail())
+}
+
+// readIn puts the contents of files where words name them: "/land @tip".
+func readIn(ts *testscript.TestScript, args []string) []string {
+	read := slices.Clone(args)
+	for i, arg := range read {
+		if before, name, ok := strings.Cut(arg, "@"); ok && name != "" && !strings.ContainsAny(name, " :") {
+			read[i] = before + strings.TrimSpace(ts.ReadFile(name))
+		}
+	}
+	return read
 }

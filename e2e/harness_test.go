@@ -20,24 +20,27 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/e2e/forges"
 )
 
 // harness is one server with its users, as one story sees them.
 type harness struct {
-	dir      string // everything of this story is below it
-	bin      string // directory of the programs
-	users    []string
-	user     string // whose key git and ssh use
-	cmd      *exec.Cmd
-	log      *os.File
-	exited   chan error
-	SSH      string // host:port
-	HTTP     string // http://host:port
-	extraEnv []string
-	line     *ssh.Client // what ask keeps open
-	lineOf   string      // whose it is
-	forge    *forge      // started by the command forge
-	args     []string    // of the server, at each start
+	dir         string // everything of this story is below it
+	bin         string // directory of the programs
+	users       []string
+	user        string // whose key git and ssh use
+	cmd         *exec.Cmd
+	log         *os.File
+	exited      chan error
+	SSH         string // host:port
+	HTTP        string // http://host:port
+	extraEnv    []string
+	line        *ssh.Client   // what ask keeps open
+	lineOf      string        // whose it is
+	forge       *forges.Forge // started by the command forge
+	forgeSecret string        // that it signs its webhooks with
+	args        []string      // of the server, at each start
 }
 
 type harnessKey struct{}

@@ -406,12 +406,12 @@ func (j *journey) followForge() {
 		}
 		return j.configure(func(yaml string) string {
 			return strings.Replace(yaml, "repositories:\n", "repositories:\n  copy: {read: [everyone]}\n", 1) +
-				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.url + ", mirror: copy, secrets: [hub-hook]}\n" +
+				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.URL + ", mirror: copy, secrets: [hub-hook]}\n" +
 				"events:\n  ops: {url: \"" + endpoint.url + "\", secret: sign-events, repositories: [hello], only: [landing, release], allow: [127.0.0.0/8]}\n"
 		})
 	})
 	j.step("webhook", func() error {
-		status, body, err := f.hook(j.HTTP, "hub", "one", "sign-with-this")
+		status, body, err := f.Hook(j.HTTP+"/webhooks/hub", "one", "sign-with-this", 0, 0)
 		if err == nil && status/100 != 2 {
 			err = fmt.Errorf("%d %s", status, body)
 		}

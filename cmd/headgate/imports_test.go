@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"cmd/internal/server": {"gitd", "hooks", "policies", "reconciler"},
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
 	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
-	"e2e":                 {},
+	"e2e":                 {"e2e/forges"},
 }
 
 // serving are the SSH daemon and the console. What else is below gitd is for

@@ -86,7 +86,7 @@ type Repository struct {
 	Gated       bool
 	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
 	// Mirror is the connection whose forge moves this repository's branches and
-	// tags, "" for none. Nobody may push to a mirror, and it has no gate: what
+	// tags, "" for none. Nobody may push to a mirror, and it has no gate of its own: what
 	// lands is decided at the forge.
 	Mirror string
 	// Ports of this machine are for this repository's environments alone.
@@ -102,6 +102,7 @@ type Connection struct {
 	Mirror     string   // repository here that follows it
 	Secrets    []string // names of secrets of the server that sign its webhook, 1 to 3
 	Token      string   // name of a secret of the server to fetch with; "" for none
+	Requests   bool     // its pull or merge requests are built and landed, and its gated branches are built
 }
 
 // Config is one server.yaml that was found good. It never changes and is safe

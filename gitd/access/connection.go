@@ -71,6 +71,16 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		r.secretName(n, "connection "+name)
 		c.Token = n.Value
 	}
+	if _, n := lookup(value, "requests"); n != nil && n.Value == "true" {
+		c.Requests = true
+		if c.Token == "" {
+			r.problem(n, "set a secret, and name it: token: "+name+"-token",
+				"connection %s builds and lands requests, and has no token to read and answer them with", name)
+		}
+		if !strings.HasSuffix(strings.TrimSuffix(c.URL, ".git"), "/"+c.Repository) {
+			r.problem(n, "end the url in /"+c.Repository+".git", "the url of connection %s does not say where its forge's API is", name)
+		}
+	}
 	r.config.connections[name] = c
 }
 

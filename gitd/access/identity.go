@@ -36,6 +36,7 @@ const (
 	ViaPush    Via = "push"
 	ViaConsole Via = "console"
 	ViaToken   Via = "token"
+	ViaForge   Via = "forge"     // a forge says who: see ByForge
 	ViaStart   Via = "start"     // the operator, at the server's first start
 	viaNobody  Via = "anonymous" // who gave no name: see Anonymous
 	viaRecord  Via = "record"    // nobody came: see Recorded
@@ -95,6 +96,12 @@ func (c *Config) ByToken(user string, scope Scope) (Identity, bool) {
 	who, ok := c.identity(user, ViaToken)
 	who.Scope = scope
 	return who, ok
+}
+
+// ByForge is somebody at a connection's forge, as that calls them: "ann@hub", which
+// is no user's name here, and has no rights of its own.
+func ByForge(connection, login string) Identity {
+	return Identity{User: login + "@" + connection, Via: ViaForge}
 }
 
 // Anonymous is who has proven nothing, and may read what is public.

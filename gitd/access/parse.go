@@ -41,6 +41,7 @@ type document struct {
 		Mirror     string   `yaml:"mirror"`
 		Secrets    []string `yaml:"secrets"`
 		Token      string   `yaml:"token"`
+		Requests   bool     `yaml:"requests"`
 	} `yaml:"connections"`
 	Events map[string]struct {
 		URL          string   `yaml:"url"`

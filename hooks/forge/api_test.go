@@ -130,15 +130,15 @@ func TestAPI(t *testing.T) {
 			}
 
 			// Permission is what it is at the moment of asking.
-			ann, stranger := comments[0].Author, Person{Login: "zoe", ID: 3}
+			ann, other := comments[0].Author, Person{Login: "zoe", ID: 3}
 			for level, want := range map[string]bool{"write": true, "admin": true, "read": false, "": false} {
 				f.Permit("ann", level)
 				if may, err := api.MayWrite(t.Context(), ann); may != want || err != nil {
 					t.Errorf("ann as %q: %v, %v", level, may, err)
 				}
 			}
-			if may, err := api.MayWrite(t.Context(), stranger); may || err != nil {
-				t.Errorf("a stranger: %v, %v", may, err)
+			if may, err := api.MayWrite(t.Context(), other); may || err != nil {
+				t.Errorf("another user: %v, %v", may, err)
 			}
 
 			// A head that has landed closes its request, as one that is merged.
@@ -169,9 +169,9 @@ func TestAPI(t *testing.T) {
 			}
 
 			// The token is in no error, and a wrong one is not taken.
-			other, err := openAPI(kind, f.URL, forges.Name, secret.NewValue([]byte("not-the-token")))
+			wrong, err := openAPI(kind, f.URL, forges.Name, secret.NewValue([]byte("not-the-token")))
 			must(err)
-			if _, err := other.Requests(t.Context()); err == nil || strings.Contains(err.Error(), "not-the-token") {
+			if _, err := wrong.Requests(t.Context()); err == nil || strings.Contains(err.Error(), "not-the-token") {
 				t.Errorf("a wrong token: %v", err)
 			}
 		})

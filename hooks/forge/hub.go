@@ -15,20 +15,24 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
 // Hub is all connections of a server: it takes their webhooks and keeps their
 // mirrors where the forges are. Its fields are set before its first use; it is
 // safe for concurrent use.
 //
-// Goroutines: one for each connection (worker.go), which Run starts and ends as
+// Goroutines: two for each connection (worker.go, requests.go), which Run starts and ends as
 // server.yaml says, and waits for.
 type Hub struct {
 	Dir     string // of the inboxes, one directory a connection
 	Store   *repo.Store
 	Access  func() *access.Config
 	Secrets *secret.Store
-	Log     *slog.Logger
+	Gate    *gate.Gate // takes requests as changes; nil: they are left alone
+	// Page is where people see a change. Nil: nowhere.
+	Page func(repository string, change int) string
+	Log  *slog.Logger
 
 	once     sync.Once
 	receiver *Receiver
@@ -53,6 +57,7 @@ func (h *Hub) start() {
 			Arrived: func(name string) {
 				if w, err := h.worker(name); err == nil {
 					w.mail.Wake()
+					w.requests.mail.Wake()
 				}
 			},
 			Log: h.Log,
@@ -116,7 +121,12 @@ func (h *Hub) worker(name string) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	remembers, err := openMemory(filepath.Join(h.Dir, name+".requests.json"))
+	if err != nil {
+		return nil, errors.Join(err, inbox.Close())
+	}
 	w := &worker{hub: h, name: name, inbox: inbox, interval: shortestPoll}
+	w.requests = &requests{w: w, memory: remembers, lookAt: map[int]time.Time{}}
 	h.workers[name] = w
 	return w, nil
 }
@@ -142,6 +152,7 @@ func (h *Hub) Run(ctx context.Context) error {
 				inner, stop := context.WithCancel(ctx)
 				running[c.Name] = stop
 				work.Go(func() { w.run(inner) })
+				work.Go(func() { w.requests.run(inner) })
 				continue
 			}
 			w.reconfigured()
@@ -174,6 +185,31 @@ func (h *Hub) close() {
 	}
 }
 
+// Forward moves a branch of a mirror at its forge, for gate.Config: there it is
+// decided where the branch is. A repository that is not a mirror it leaves alone.
+func (h *Hub) Forward(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
+	conf, ok := h.Access().Repository(r.Name())
+	if !ok || conf.Mirror == "" {
+		return nil
+	}
+	w, err := h.worker(conf.Mirror)
+	if err != nil {
+		return err
+	}
+	m, _, err := w.remote()
+	if err != nil {
+		return err
+	}
+	if err := m.push(ctx, r, branch, old, new); !errors.Is(err, repo.ErrMoved) {
+		return err
+	}
+	// Somebody pushed past the gate: it goes on from there.
+	if _, err := w.sync(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", branch, repo.ErrMoved)
+}
+
 // Status says how a connection is.
 func (h *Hub) Status(name string) (Status, error) {
 	w, err := h.worker(name)
@@ -202,6 +238,7 @@ func (h *Hub) Replay(name string, sequence int64) error {
 		return err
 	}
 	w.mail.Wake()
+	w.requests.mail.Wake()
 	return nil
 }
 

@@ -148,11 +148,17 @@ func mirrored(name string) bool {
 // pushes and deletions too. It looks at what is on either side and nothing else,
 // so that it may be stopped anywhere and run again.
 func (m remote) sync(ctx context.Context, r *repo.Repository) (moves []Move, left int, err error) {
+	// What is here is read first: a branch that the gate lands on meanwhile, there and
+	// here, is then not where it was, and does not go back.
+	have, err := mirroredRefs(r)
+	if err != nil {
+		return nil, 0, err
+	}
 	want, err := m.list(ctx, r)
 	if err != nil {
 		return nil, 0, err
 	}
-	todo, err := difference(r, want)
+	todo, err := difference(have, want)
 	if err != nil {
 		return nil, want.left, err
 	}
@@ -173,22 +179,41 @@ func (m remote) sync(ctx context.Context, r *repo.Repository) (moves []Move, lef
 	return moves, want.left, m.setHead(ctx, r, want)
 }
 
+// pushTimeout bounds moving one branch at the forge: the gate of the repository waits
+// for it.
+const pushTimeout = 2 * time.Minute
+
+// push moves a branch at the forge from old to new, or not at all. A branch that is
+// at new already was moved before. repo.ErrMoved: it is elsewhere.
+func (m remote) push(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
+	ref := "refs/heads/" + branch
+	lease := old.String()
+	if old == repo.Zero {
+		lease = "" // it must not be there
+	}
+	_, refused := repo.Run(m.command(ctx, r, "push", "--quiet", "--no-verify", "--no-follow-tags", "--no-signed", "--recurse-submodules=no",
+		"--force-with-lease="+ref+":"+lease, "--end-of-options", m.url, new.String()+":"+ref), nil)
+	if refused == nil {
+		return nil
+	}
+	now, err := m.list(ctx, r)
+	switch {
+	case err != nil:
+		return gitSaid("push to the forge", refused)
+	case now.refs[ref] == new:
+		return nil
+	case now.refs[ref] != old:
+		return fmt.Errorf("%s at the forge is at %s: %w", branch, now.refs[ref], repo.ErrMoved)
+	}
+	return gitSaid("push to the forge", refused)
+}
+
 // difference is what has to move: deletions first, for they make room for names
 // above and below.
-func difference(r *repo.Repository, want listing) (todo []Move, err error) {
-	have := map[string]repo.Hash{}
+func difference(have map[string]repo.Hash, want listing) (todo []Move, err error) {
 	branches := 0
-	for _, prefix := range []string{"refs/heads/", "refs/tags/"} {
-		refs, err := r.Refs(prefix)
-		if err != nil {
-			return nil, err
-		}
-		for _, ref := range refs {
-			if mirrored(ref.Name) {
-				have[ref.Name] = ref.Hash
-			}
-		}
-	}
 	for name := range want.refs {
 		if strings.HasPrefix(name, "refs/heads/") {
 			branches++
@@ -213,6 +238,23 @@ func difference(r *repo.Repository, want listing) (todo []Move, err error) {
 	slices.SortFunc(todo, byName)
 	slices.SortFunc(moved, byName)
 	return append(todo, moved...), nil
+}
+
+// mirroredRefs is where the refs that follow the forge are here.
+func mirroredRefs(r *repo.Repository) (map[string]repo.Hash, error) {
+	have := map[string]repo.Hash{}
+	for _, prefix := range []string{"refs/heads/", "refs/tags/"} {
+		refs, err := r.Refs(prefix)
+		if err != nil {
+			return nil, err
+		}
+		for _, ref := range refs {
+			if mirrored(ref.Name) {
+				have[ref.Name] = ref.Hash
+			}
+		}
+	}
+	return have, nil
 }
 
 // fetch brings in the objects of what is about to move, by their ids, so that

@@ -29,6 +29,7 @@ type Status struct {
 	LastSync     time.Time `json:"last_sync,omitzero"` // that the mirror was where the forge was
 	NextPoll     time.Time `json:"next_poll,omitzero"`
 	Recovered    int64     `json:"recovered"`         // moves that a poll found and no webhook told of, since the start
+	Requests     int       `json:"requests"`          // that are open
 	Left         int       `json:"left,omitempty"`    // refs at the forge whose names are not mirrored
 	Failing      string    `json:"failing,omitempty"` // why the last try failed
 	RetryAt      time.Time `json:"retry_at,omitzero"`
@@ -42,6 +43,8 @@ type worker struct {
 	inbox *Inbox
 	mail  signal.Mailbox[struct{}] // something arrived, or server.yaml is another
 
+	requests *requests
+
 	interval time.Duration // until the next poll, if nothing moves
 	tries    int           // failed, in a row
 	found    int64         // moves that a poll found, which a webhook may still tell of
@@ -52,6 +55,7 @@ type worker struct {
 	pollAt   time.Time
 	conf     string // what the connection was when it was last looked at
 	pollOnce bool
+	listOnce bool // the same, for requests
 }
 
 // Status says how the connection is.
@@ -61,6 +65,7 @@ func (w *worker) Status() Status {
 	s.NextPoll = w.pollAt
 	w.mu.Unlock()
 	s.Stats = w.inbox.Stats()
+	w.requests.add(&s)
 	if newest := w.inbox.List(1); len(newest) > 0 {
 		s.LastDelivery = newest[0].At
 	}
@@ -84,9 +89,19 @@ func (w *worker) reconfigured() {
 // askNow has the forge asked without waiting for the next poll or try.
 func (w *worker) askNow() {
 	w.mu.Lock()
-	w.pollOnce = true
+	w.pollOnce, w.listOnce = true, true
 	w.mu.Unlock()
 	w.mail.Wake()
+	w.requests.mail.Wake()
+}
+
+// askedAll reports whether all requests are to be looked at now, once.
+func (w *worker) askedAll() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	asked := w.listOnce
+	w.listOnce = false
+	return asked
 }
 
 // run works until ctx is done. It is level-triggered: it reads what is pending,
@@ -150,6 +165,8 @@ func (w *worker) reduce() (told []int64) {
 	if !ok {
 		return nil
 	}
+	now, _ := w.hub.Access().Connection(w.name)
+	follows := now.Requests && w.hub.Gate != nil
 	dull := map[Outcome]map[string][]int64{Ignored: {}, Failed: {}}
 	for _, sequence := range w.inbox.Pending() {
 		d, err := w.inbox.Read(sequence)
@@ -165,8 +182,13 @@ func (w *worker) reduce() (told []int64) {
 			dull[Ignored][h.Reason] = append(dull[Ignored][h.Reason], sequence)
 		case h.Keys[0].Of == OfRefs:
 			told = append(told, sequence)
+		case ofRequest(h.Keys[0]) && follows:
+			// requests.go
 		default:
-			reason := fmt.Sprintf("this server mirrors refs; it does nothing yet about a %s", h.Keys[0].Of)
+			reason := fmt.Sprintf("nothing is done about a %s by this connection", h.Keys[0].Of)
+			if ofRequest(h.Keys[0]) {
+				reason = "requests are left alone: the connection does not say requests: true"
+			}
 			dull[Ignored][reason] = append(dull[Ignored][reason], sequence)
 		}
 	}

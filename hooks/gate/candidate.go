@@ -99,6 +99,8 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 	}
 	if c.base == repo.Zero {
 		c.Settings = own.filled() // the first push to an empty branch is judged by its own
+	} else if slices.ContainsFunc(c.Changes, func(ref plan.Ref) bool { return untrusted(l.open[ref.Change].story.Head()) }) {
+		c.Network, c.Variables = false, nil
 	} else {
 		c.Settings = c.Settings.building(own)
 	}

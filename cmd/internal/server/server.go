@@ -213,8 +213,11 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Check:    checkTree(checker),
 		Ask:      gate.AskPolicies(s.engine, s.access.Load),
 		Landed:   s.changed,
-		Workers:  o.Workers,
-		Log:      log,
+		Forward: func(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
+			return s.forges.Forward(ctx, r, branch, old, new)
+		},
+		Workers: o.Workers,
+		Log:     log,
 		Builder: gate.Builtin{
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
 			Next: &gate.TreeBuilder{
@@ -267,7 +270,11 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Store:   s.store,
 		Access:  s.access.Load,
 		Secrets: s.secrets,
-		Log:     log,
+		Gate:    s.gate,
+		Page: func(repository string, change int) string {
+			return fmt.Sprintf("%s/%s/changes/%d", s.about.HTTP, repository, change)
+		},
+		Log: log,
 	}
 	s.events = &event.Sender{
 		Dir:     path("events"),

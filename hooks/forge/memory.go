@@ -1,0 +1,104 @@
+package forge
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/repo"
+)
+
+// memory is what was last heard and said of a connection's requests. Losing it costs
+// a repetition of what was said, and no landing.
+type memory struct {
+	path string
+	all  map[int]*remembered
+	kept string // what is on disk
+}
+
+// remembered is one request.
+type remembered struct {
+	Open    bool   `json:"open"`
+	Head    string `json:"head"`
+	Target  string `json:"target"`
+	Ignored string `json:"ignored,omitempty"` // why nothing is done about it
+
+	OK      string    `json:"ok_to_test,omitempty"` // the head that somebody who may write has said /ok-to-test to
+	Seen    int64     `json:"seen,omitempty"`       // the newest comment that was read
+	SeenAt  time.Time `json:"seen_at,omitzero"`
+	Replies []string  `json:"replies,omitempty"` // to commands about Head, newest last
+
+	Published   Check     `json:"published"` // of the commit PublishedOf
+	PublishedOf string    `json:"published_of,omitempty"`
+	PublishedAt time.Time `json:"published_at,omitzero"`
+	Comment     int64     `json:"comment,omitempty"` // ours
+	Said        string    `json:"said,omitempty"`    // in it
+}
+
+const (
+	maxMemory  = 32 << 20
+	maxReplies = 5
+)
+
+// openMemory reads what was kept. What cannot be read is begun again.
+func openMemory(path string) (*memory, error) {
+	m := &memory{path: path, all: map[int]*remembered{}}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxMemory {
+		return nil, fmt.Errorf("%s is longer than %d MiB", path, maxMemory>>20)
+	}
+	if err := json.Unmarshal(data, &m.all); err != nil || m.all == nil {
+		m.all = map[int]*remembered{}
+	}
+	for n, one := range m.all {
+		if one == nil {
+			delete(m.all, n)
+		}
+	}
+	m.kept = string(data)
+	return m, nil
+}
+
+func (m *memory) of(request int) *remembered {
+	if m.all[request] == nil {
+		m.all[request] = &remembered{}
+	}
+	return m.all[request]
+}
+
+// save keeps what there is now.
+func (m *memory) save() error {
+	data, err := json.Marshal(m.all)
+	if err != nil || string(data) == m.kept {
+		return err
+	}
+	if err := repo.WriteFile(m.path, data, 0o600); err != nil {
+		return err
+	}
+	m.kept = string(data)
+	return nil
+}
+
+// reply notes an answer to a comment.
+func (m *remembered) reply(format string, args ...any) {
+	m.Replies = append(m.Replies, fmt.Sprintf(format, args...))
+	m.Replies = m.Replies[max(0, len(m.Replies)-maxReplies):]
+}
+
+// code is text that a forge shows as it is: no mention, link or markup in it counts.
+func code(s string) string {
+	s = strings.Join(strings.Fields(strings.ReplaceAll(s, "`", "'")), " ")
+	if s == "" {
+		return ""
+	}
+	return "`" + cut(s, 300) + "`"
+}

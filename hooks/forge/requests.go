@@ -1,0 +1,523 @@
+package forge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/gate"
+)
+
+const (
+	// closeGrace is how long GitHub and GitLab may take to see by themselves that
+	// what was pushed merges a request.
+	closeGrace = 20 * time.Second
+	// whileBusy is how often the queue is looked at while a request is in it: where a
+	// change is in the queue moves no ref.
+	whileBusy = 2 * time.Second
+)
+
+// requestOption names the request that a change is of.
+const requestOption = "request"
+
+// requests makes changes of a connection's pull or merge requests, and says at the
+// forge how they are. Its goroutine (run) owns what is not behind mu.
+//
+// It is level-triggered: what a request is now, at the forge, is compared with what
+// its change is now, here; and what should be said with what was said last. What was
+// said last is kept in a file; everything else is in the change's log.
+type requests struct {
+	w    *worker
+	mail signal.Mailbox[struct{}] // something arrived
+
+	memory  *memory
+	lookAt  map[int]time.Time // requests to look at again without being told
+	publish backOff
+
+	mu     sync.Mutex
+	status requestStatus
+}
+
+type requestStatus struct {
+	open    int
+	failing string
+	retryAt time.Time
+}
+
+// backOff is when to go on after failures.
+type backOff struct {
+	tries int
+	until time.Time
+}
+
+// failed is when to try again: when the forge says, or later each time.
+func (b *backOff) failed(err error, now time.Time) time.Time {
+	wait := min(shortestRetry<<min(b.tries, 20), longestRetry)
+	b.tries++
+	if busy := (*BusyError)(nil); errors.As(err, &busy) {
+		wait = busy.After
+	}
+	b.until = now.Add(wait)
+	return b.until
+}
+
+// pass is what one round needs.
+type pass struct {
+	*requests
+	conf   access.Connection
+	remote remote
+	api    API
+	r      *repo.Repository
+	// changes are the newest of each request.
+	changes map[int]change.Change
+}
+
+// prepare opens what a pass needs.
+func (q *requests) prepare() (*pass, error) {
+	conf, ok := q.w.hub.Access().Connection(q.w.name)
+	if !ok || !conf.Requests || q.w.hub.Gate == nil {
+		return nil, nil
+	}
+	m, r, err := q.w.remote()
+	if err != nil {
+		return nil, err
+	}
+	p := &pass{requests: q, conf: conf, remote: m, r: r}
+	if p.api, err = openAPI(m.kind, conf.URL, conf.Repository, m.token); err != nil {
+		return nil, err
+	}
+	return p, p.readChanges()
+}
+
+func (p *pass) readChanges() error {
+	store := p.w.hub.Gate.Changes(p.r.Name())
+	if store == nil {
+		return fmt.Errorf("repository %s is not there", p.r.Name())
+	}
+	all, err := store.List()
+	if err != nil {
+		return err
+	}
+	p.changes = map[int]change.Change{}
+	for _, s := range all {
+		if n := requestOf(s, p.w.name); n > 0 {
+			p.changes[n] = s
+		}
+	}
+	return nil
+}
+
+// requestOf is the request at a connection that a change is of, 0 for none.
+func requestOf(s change.Change, connection string) int {
+	first := s.Revisions[0]
+	if first.Via != string(access.ViaForge) || !strings.HasSuffix(first.By, "@"+connection) {
+		return 0
+	}
+	value, _ := first.Option(requestOption)
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// run works until ctx is done.
+func (q *requests) run(ctx context.Context) {
+	var look backOff
+	poll := time.Now() // what was missed while the server was down
+	interval := shortestPoll
+	for {
+		p, err := q.prepare()
+		now := time.Now()
+		next := now.Add(time.Minute) // when server.yaml may say something else
+		switch {
+		case err != nil:
+			next = look.failed(err, now)
+			q.failing(err, next)
+		case p != nil:
+			told := p.told()
+			if q.w.askedAll() {
+				poll, look = now, backOff{}
+			}
+			all := !poll.After(now)
+			if !look.until.After(now) && (all || len(told) > 0 || q.due(now)) {
+				err := p.look(ctx, told, all)
+				if ctx.Err() != nil {
+					return // what is pending stays so
+				}
+				if now = time.Now(); err != nil {
+					q.failing(err, look.failed(err, now))
+				} else {
+					look = backOff{}
+					q.failing(nil, time.Time{})
+					if interval = min(2*interval, longestPoll); len(told) > 0 {
+						interval = shortestPoll
+					}
+					if all {
+						poll = now.Add(interval)
+					}
+				}
+			}
+			again, err := p.sayAll(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				q.w.hub.Log.Warn("could not tell the forge", "connection", q.w.name, "err", err)
+			}
+			next = poll
+			if look.tries > 0 {
+				next = look.until
+			}
+			for _, at := range q.lookAt {
+				next = sooner(next, later(at, look.until))
+			}
+			if !again.IsZero() {
+				next = sooner(next, again)
+			}
+		}
+		if !q.wait(ctx, p, next) {
+			return
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+func sooner(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// wait waits until something happened, or a time. False: ctx is done.
+func (q *requests) wait(ctx context.Context, p *pass, until time.Time) bool {
+	var moved <-chan struct{}
+	if p != nil {
+		var stop func()
+		moved, stop = q.w.hub.Store.Watch(p.r.Name())
+		defer stop()
+		if before := p.changes; p.readChanges() == nil {
+			for n, s := range p.changes {
+				if before[n].Tip != s.Tip {
+					return ctx.Err() == nil // it moved before it was watched
+				}
+			}
+		}
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-q.mail.C():
+	case <-moved:
+	case <-timer.C:
+	}
+	return true
+}
+
+func (q *requests) due(now time.Time) bool {
+	for _, at := range q.lookAt {
+		if !at.After(now) {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *requests) failing(err error, again time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.status.failing, q.status.retryAt = "", again
+	if err != nil {
+		q.status.failing = err.Error()
+		q.w.hub.Log.Warn("could not follow requests", "connection", q.w.name, "err", err, "again_at", again.UTC().Format(time.RFC3339))
+	}
+}
+
+// told are the deliveries that wait, by the request that they tell of.
+func (p *pass) told() map[int][]int64 {
+	told := map[int][]int64{}
+	for _, sequence := range p.w.inbox.Pending() {
+		d, err := p.w.inbox.Read(sequence)
+		if err != nil {
+			continue // the worker says so
+		}
+		h, err := HintsOf(p.remote.kind, d.Event, d.Body)
+		if err == nil && len(h.Keys) > 0 && ofRequest(h.Keys[0]) {
+			told[h.Keys[0].Request] = append(told[h.Keys[0].Request], sequence)
+		}
+	}
+	return told
+}
+
+func ofRequest(k Key) bool { return k.Of == OfRequest || k.Of == OfComment }
+
+// look looks at what was told of, at what is due, or at all that may matter.
+func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
+	now := time.Now()
+	numbers := map[int]bool{}
+	for n := range told {
+		numbers[n] = true
+	}
+	for n, at := range p.lookAt {
+		if !at.After(now) {
+			numbers[n] = true
+		}
+	}
+	listed := map[int]Request{}
+	if all {
+		list, err := p.api.Requests(ctx)
+		if err != nil {
+			return p.pending(told, err)
+		}
+		for _, r := range list {
+			listed[r.Number], numbers[r.Number] = r, true
+		}
+		for n, s := range p.changes {
+			numbers[n] = numbers[n] || s.Open()
+		}
+		for n, m := range p.memory.all {
+			numbers[n] = numbers[n] || m.Open
+		}
+	}
+
+	var first error
+	for _, n := range slices.Sorted(maps.Keys(numbers)) {
+		r, ok := listed[n]
+		var err error
+		if !ok {
+			r, err = p.api.Request(ctx, n)
+		}
+		outcome, detail := Applied, ""
+		if err == nil {
+			detail, err = p.one(ctx, r)
+		}
+		switch busy := (*BusyError)(nil); {
+		case errors.As(err, &busy) || ctx.Err() != nil:
+			return p.pending(told, err)
+		case errors.Is(err, ErrNotFound):
+			outcome, detail = Failed, fmt.Sprintf("request %d: %v", n, err)
+		case err != nil:
+			first = cmp.Or(first, fmt.Errorf("request %d: %w", n, err))
+			p.w.note(p.w.inbox.Settle(Pending, "tried again, for it failed: "+err.Error(), told[n]...))
+			delete(told, n)
+			continue
+		}
+		if sequences := told[n]; len(sequences) > 0 {
+			p.w.note(p.w.inbox.Settle(outcome, detail, sequences...))
+			delete(told, n)
+		}
+	}
+	return first
+}
+
+// pending notes why what was told of is still not done.
+func (p *pass) pending(told map[int][]int64, err error) error {
+	for _, sequences := range told {
+		p.w.note(p.w.inbox.Settle(Pending, "tried again, for it failed: "+err.Error(), sequences...))
+	}
+	return err
+}
+
+// one brings the change of a request to where the request is, and does what was
+// commented. It says what became of it.
+func (p *pass) one(ctx context.Context, r Request) (string, error) {
+	delete(p.lookAt, r.Number)
+	m := p.memory.of(r.Number)
+	if m.Head != r.Head.String() {
+		m.OK, m.Replies = "", nil // a new push voids what was said about the old one
+	}
+	m.Open, m.Head, m.Target, m.Ignored = r.State == Open, r.Head.String(), r.Target, ""
+	if m.Open {
+		gated, err := p.gated(r.Target)
+		if err != nil {
+			return "", err
+		}
+		if !gated {
+			m.Ignored = fmt.Sprintf("%s is not gated: its headgate.yaml does not name it under land.branches", r.Target)
+			return m.Ignored, p.memory.save()
+		}
+	}
+	if err := p.propose(ctx, r, m); err != nil {
+		return "", err
+	}
+	if m.Open {
+		again, err := p.obey(ctx, r, m)
+		if err != nil {
+			return "", err
+		}
+		if again {
+			if err := p.propose(ctx, r, m); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := p.memory.save(); err != nil {
+		return "", err
+	}
+	s, has := p.changes[r.Number]
+	if !has {
+		return fmt.Sprintf("request %d: %s, without a change", r.Number, r.State), nil
+	}
+	return fmt.Sprintf("request %d: %s, change %d, revision %d: %s", r.Number, r.State, s.Number, s.Head().Number, s.State()), nil
+}
+
+// gated reports whether what lands on a branch of the mirror is built first.
+func (p *pass) gated(branch string) (bool, error) {
+	tip, err := p.r.Ref("refs/heads/" + branch)
+	if err != nil || tip == repo.Zero {
+		return false, err
+	}
+	tree, err := p.r.TreeOf(tip)
+	if err != nil {
+		return false, err
+	}
+	f, err := headgateyaml.In(p.r.FilesOf(tree).ReadFile)
+	if _, wrong := yamlfile.ProblemsIn(err); wrong {
+		f, err = headgateyaml.Default(), nil
+	}
+	return err == nil && f.Gates(branch), err
+}
+
+// propose proposes what a request is now, ends what it is not any more, or closes
+// it when it has landed.
+func (p *pass) propose(ctx context.Context, r Request, m *remembered) error {
+	who := access.ByForge(p.conf.Name, r.Author.Login)
+	s, has := p.changes[r.Number]
+	end := func(why string) error {
+		if has && s.Open() {
+			if err := p.w.hub.Gate.EndRequest(ctx, p.r.Name(), s.Number, who, why); err != nil {
+				return err
+			}
+			return p.readChanges()
+		}
+		return nil
+	}
+	switch r.State {
+	case Closed:
+		return end("the request was closed at the forge")
+	case Merged:
+		return end("the request was merged at the forge, past the gate")
+	}
+
+	if has && s.Branch != r.Target {
+		if err := end(fmt.Sprintf("the request is to %s now", r.Target)); err != nil {
+			return err
+		}
+		has = false
+	}
+	if has {
+		head := s.Head()
+		e, ended := s.End()
+		switch {
+		case head.Commit == r.Head && ended && e.Kind == change.Landed:
+			return p.close(ctx, r, e)
+		case ended && e.Kind == change.Landed:
+			has = false // what came since is another change
+		case head.Commit == r.Head && (!ended || e.Kind != change.Withdrawn || !strings.HasSuffix(e.By, "@"+p.conf.Name)):
+			return nil
+		}
+	}
+	if r.Fork && m.OK != r.Head.String() {
+		may, err := p.api.MayWrite(ctx, r.Author)
+		if err != nil {
+			return err
+		}
+		if !may {
+			return end("a newer push to the request waits for /ok-to-test")
+		}
+	}
+	if err := p.fetch(ctx, r); err != nil {
+		return err
+	}
+	options := []string{requestOption + "=" + strconv.Itoa(r.Number)}
+	if r.Fork {
+		options = append(options, gate.OptionFork)
+	}
+	number := 0
+	if has {
+		number = s.Number
+	}
+	return p.revise(ctx, r, who, options, number)
+}
+
+func (p *pass) revise(ctx context.Context, r Request, who access.Identity, options []string, number int) error {
+	_, err := p.w.hub.Gate.ProposeRequest(ctx, gate.Proposal{
+		Repository: p.r.Name(),
+		Branch:     r.Target,
+		Commit:     r.Head,
+		By:         who,
+		Options:    options,
+	}, number)
+	if err != nil {
+		return err
+	}
+	return p.readChanges()
+}
+
+// close closes a request that has landed, once the forge had time to do so itself.
+func (p *pass) close(ctx context.Context, r Request, landed change.Event) error {
+	if at := landed.At.Add(closeGrace); p.remote.kind != Gitea && time.Now().Before(at) {
+		p.lookAt[r.Number] = at
+		return nil
+	}
+	if err := p.api.Close(ctx, r.Number, cmp.Or(landed.New, landed.In)); err != nil {
+		return err
+	}
+	p.memory.of(r.Number).Open = false
+	return nil
+}
+
+// fetch brings in the head of a request, and nothing else. It writes no ref: the
+// change's log keeps it.
+func (p *pass) fetch(ctx context.Context, r Request) error {
+	if p.r.Has(r.Head) {
+		return nil
+	}
+	ref := fmt.Sprintf("refs/pull/%d/head", r.Number)
+	if p.remote.kind == GitLab {
+		ref = fmt.Sprintf("refs/merge-requests/%d/head", r.Number)
+	}
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	cmd := p.remote.command(ctx, p.r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc", "--no-recurse-submodules",
+		"--end-of-options", p.remote.url, ref)
+	if _, err := repo.Run(cmd, nil); err != nil {
+		return gitSaid("fetch request "+strconv.Itoa(r.Number), err)
+	}
+	if !p.r.Has(r.Head) {
+		return fmt.Errorf("the forge says that request %d is at %s, and its %s is elsewhere: it moves", r.Number, r.Head, ref)
+	}
+	return nil
+}
+
+// add adds to the connection's status.
+func (q *requests) add(s *Status) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s.Requests = q.status.open
+	if s.Failing == "" && q.status.failing != "" {
+		s.Failing, s.RetryAt = q.status.failing, q.status.retryAt
+	}
+}
