@@ -124,8 +124,9 @@ type PushInput struct {
 	New        string    `json:"new"`
 	Create     bool      `json:"create"`
 	Delete     bool      `json:"delete"`
-	Force      bool      `json:"force"`    // new does not descend from old
-	Approval   bool      `json:"approval"` // class environment: new is what is proposed for it
+	Force      bool      `json:"force"`     // new does not descend from old
+	Approval   bool      `json:"approval"`  // class environment: new is what is proposed for it
+	Rejection  bool      `json:"rejection"` // class environment: it deletes what is proposed for it, which rejects that
 }
 
 // Verdict is what a build said of a tree.
@@ -183,11 +184,13 @@ type ReleaseFact struct {
 	Commit string `json:"commit"`
 }
 
-// Upstream is the environment that a promotion comes after, as it is now.
+// Upstream is the environment that a promotion comes after, and how the release
+// stands or stood there.
 type Upstream struct {
-	Release      int       `json:"release"`
-	Healthy      bool      `json:"healthy"`
-	HealthySince time.Time `json:"healthy_since,omitzero"`
+	Release      int       `json:"release"`                // that it declares now
+	Healthy      bool      `json:"healthy"`                // the proposed release is healthy there, or was until a newer one came
+	HealthySince time.Time `json:"healthy_since,omitzero"` // since when it, or what is newer, is; left out while neither is
+	Soaked       int64     `json:"soaked_seconds"`         // how long they were before that
 }
 
 // HoldFact is a mark that stops automatic promotion.

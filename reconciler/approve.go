@@ -41,21 +41,7 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 	}
 	var done Approved
 	err = w.on(ctx, func(ctx context.Context) (err error) {
-		done, err = w.approve(ctx, by, reason, func(s *snapshot) error {
-			if tree != "" && len(tree) < 7 {
-				return &show.Error{
-					Kind: show.Usage,
-					What: fmt.Sprintf("tree %q is too short to tell contents apart", tree),
-					Hint: "give at least 7 digits of it",
-				}
-			}
-			if !strings.HasPrefix(s.Proposal.Tree.String(), tree) {
-				return &show.Error{Kind: show.Denied,
-					What:  fmt.Sprintf("the proposal for %s is not tree %s any more", environment, terminal.Message(tree, 40)),
-					Where: []string{current(s)}, Hint: "look at it, then approve: approve " + repository + " " + environment}
-			}
-			return nil
-		})
+		done, err = w.approve(ctx, by, reason, func(s *snapshot) error { return sameTree(s, tree) })
 		var none *show.Error
 		if errors.As(err, &none) && none.Kind == show.NotFound {
 			if already, ok := w.approvedAlready(ctx, by, tree); ok {
@@ -65,6 +51,26 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 		return err
 	})
 	return done, err
+}
+
+// sameTree refuses another content than the one that a user saw, if they say which.
+func sameTree(s *snapshot, tree string) error {
+	switch {
+	case tree != "" && len(tree) < 7:
+		return &show.Error{
+			Kind: show.Usage,
+			What: fmt.Sprintf("tree %q is too short to tell contents apart", tree),
+			Hint: "give at least 7 digits of it",
+		}
+	case !strings.HasPrefix(s.Proposal.Tree.String(), tree):
+		return &show.Error{
+			Kind:  show.Denied,
+			What:  fmt.Sprintf("the proposal for %s is not tree %s any more", s.environment, terminal.Message(tree, 40)),
+			Where: []string{current(s)},
+			Hint:  "look at it, then approve: approve " + s.repo.Name() + " " + s.environment,
+		}
+	}
+	return nil
 }
 
 // approvedAlready answers an approval of what was promoted with it: somebody
@@ -96,7 +102,7 @@ func (w *worker) approvedAlready(ctx context.Context, by access.Identity, tree s
 // While something else is still missing the branch has not moved: landed is Zero
 // then, and whoever answers the client must not report env/<environment> as
 // moved, or it would believe it had.
-func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (landed repo.Hash, lines []string, err error) {
+func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (landed repo.Hash, lines []string, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return repo.Zero, nil, err
@@ -111,7 +117,7 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 		if landed, lines, err = w.promotedAlready(ctx, commit); err != nil || landed != repo.Zero {
 			return err
 		}
-		done, err = w.approve(ctx, by, "", func(s *snapshot) error { return rc.isProposal(s, commit) })
+		done, err = w.approve(ctx, by, reason, func(s *snapshot) error { return rc.isProposal(s, commit) })
 		return err
 	})
 	if landed != repo.Zero {
@@ -275,12 +281,36 @@ func via(by access.Identity) string {
 	return string(access.ViaSSH)
 }
 
+// rejectedBy says who rejected what, when and why.
+func rejectedBy(r *record.Rejection) string {
+	what := fmt.Sprintf("release %d", r.Release)
+	if r.Removal {
+		what = "the removal"
+	}
+	text := fmt.Sprintf("%s was rejected by %s at %s", what, r.By, clock(r.At))
+	if r.Reason != "" {
+		text += ": " + r.Reason
+	}
+	return text
+}
+
+// proposable is how a person names what was rejected to propose it again.
+func proposable(r *record.Rejection) string {
+	if r.Removal {
+		return "removal"
+	}
+	return fmt.Sprint(r.Release)
+}
+
 // nothingOpen says why there is nothing to approve.
 func (rc *Reconciler) nothingOpen(s *snapshot) error {
 	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.repo.Name())}
 	switch {
 	case s.problem() != "":
 		e.Where = []string{s.problem()}
+	case s.lastRejection() != nil:
+		e.Where = []string{rejectedBy(s.lastRejection())}
+		e.Hint = fmt.Sprintf("to propose it all the same: promote %s %s %s", s.repo.Name(), s.environment, proposable(s.lastRejection()))
 	case s.Declared != nil:
 		e.Where = []string{fmt.Sprintf("it is release %d, and nothing newer is ready for it", s.covers())}
 	case s.Upstream != nil:

@@ -190,6 +190,18 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 		e.Reason = cmp.Or(e.Reason, "headgate.yaml does not name it any more; it goes on until its removal is promoted")
 	}
 	e.Reason = cmp.Or(e.Reason, s.problem())
+	for _, r := range s.Rejected {
+		if (r.Release > s.covers() || r.Removal && s.Leaving) && s.rejected(r.Release) {
+			e.Rejected = append(e.Rejected, show.Rejection{
+				Release: r.Release,
+				By:      r.By,
+				At:      r.At,
+				Via:     r.Via,
+				Reason:  r.Reason,
+				Commit:  r.Hash.String(),
+			})
+		}
+	}
 	e.Services = serving(s.actual, s.Declared)
 	for _, sv := range e.Services {
 		if sv.URL != "" {

@@ -125,8 +125,8 @@ func (s *snapshot) shown(conditions []policies.Condition) []show.Check {
 		if !c.Until.IsZero() {
 			check.Until = c.Until.UTC()
 		}
-		if u := s.Upstream; c.Rule == "soak" && !c.Met && u != nil && u.Healthy() && s.settings.Soak > 0 {
-			check.Progress = min(1, max(0, s.Now.Sub(u.HealthySince()).Seconds()/s.settings.Soak.Seconds()))
+		if u := s.Upstream; c.Rule == "soak" && !c.Met && u != nil && s.Soak > 0 {
+			check.Progress = min(1, u.Standing(s.proposedRelease()).After(s.Now).Seconds()/s.Soak.Seconds())
 		}
 		checks = append(checks, check)
 	}
@@ -248,7 +248,7 @@ func (s *snapshot) blocked() string {
 		return "a release that verifies"
 	case s.held() && len(s.Proposal.Approvals) == 0:
 		return "a person to lift the hold"
-	case s.Upstream != nil && !s.Upstream.Healthy():
+	case s.Upstream != nil && !s.Upstream.Standing(s.Proposal.Release).Healthy:
 		return s.Upstream.Name + " to be healthy"
 	}
 	return "the next look at " + s.environment

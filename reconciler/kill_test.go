@@ -104,6 +104,11 @@ func story(dir string) error {
 		return until("in production", func(_, production show.Environment) bool { return noted(production, n) })
 	}
 
+	rejected := func() (bool, error) {
+		all, err := record.Rejections(h.hello, "staging")
+		return len(all) > 0, err
+	}
+
 	steps := []func() error{
 		func() error { return landed(1, version1("ada", "one"), helloFiles("one")) },
 		func() error { return toProduction(1) },
@@ -133,9 +138,23 @@ func story(dir string) error {
 		},
 		func() error {
 			return until("rolled back", func(staging, production show.Environment) bool {
-				return staging.Held != nil && noted(staging, 1) && staging.Promotion != nil && staging.Promotion.To == 3 &&
-					noted(production, 3) && production.Promotion == nil
+				return staging.Held != nil && noted(staging, 1) && noted(production, 3) && production.Promotion == nil
 			})
+		},
+		func() error { // what was rolled back is proposed again, and rejected
+			if done, err := rejected(); done || err != nil {
+				return err
+			}
+			if err := until("proposed again", func(staging, _ show.Environment) bool {
+				return staging.Promotion != nil && staging.Promotion.To == 3
+			}); err != nil {
+				return err
+			}
+			_, err := h.rc.Reject(ctx, "hello", "staging", actor("sam"), "", "slow")
+			return err
+		},
+		func() error {
+			return until("rejected", func(staging, _ show.Environment) bool { return staging.Promotion == nil && len(staging.Rejected) == 1 })
 		},
 	}
 	for _, step := range steps {

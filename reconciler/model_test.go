@@ -38,6 +38,43 @@ type place struct {
 	drift       target.Drift
 	given       Given
 	observed    record.Report
+	rejected    []record.Rejection // newest first
+}
+
+// covers is the newest release that the place stands for.
+func (p *place) covers() int {
+	if t := p.tip(); t != nil {
+		return t.Covers()
+	}
+	return 0
+}
+
+// stood forbids a promotion of what was not healthy in the environment before when
+// something newer took its place there, or is not now. It looks at the history its
+// own way: the newest commit that stands for the release decides, and everything
+// after it has to contain the release.
+func (m *model) stood(p, up *place, release int) {
+	for i, c := range slices.Backward(up.branch) {
+		if c.Covers() < release {
+			break
+		}
+		exactly := c.Release == release
+		for _, o := range c.Outcome.Covers {
+			exactly = exactly || o.Release == release
+		}
+		if !exactly {
+			continue
+		}
+		undone := i+1 < len(up.branch) && up.branch[i+1].Rollback != nil
+		if undone {
+			continue
+		}
+		if last := i == len(up.branch)-1; last && healthy(c, up.observed) || !last && c.Outcome.State == target.Healthy {
+			return
+		}
+		break
+	}
+	m.forbid("%s: promoted release %d, which did not stand %s", p.name, release, up.name)
 }
 
 func newModel() *model {
@@ -76,14 +113,25 @@ func (m *model) view(p *place) View {
 	v := View{Now: m.now, Releases: m.releases, Observed: p.observed, Given: p.given, Drift: p.drift, Proposal: p.proposal}
 	if up := m.place(p.after); up != nil {
 		v.Upstream = &Upstream{Name: up.name, Declared: up.tip(), Observed: up.observed}
+		for _, c := range slices.Backward(up.branch[:max(0, len(up.branch)-1)]) {
+			v.Upstream.Before = append(v.Upstream.Before, *c)
+		}
+		v.Soak = p.soak
 	}
+	v.Rejected = p.rejected
 	if t := p.tip(); t != nil {
 		v.Declared = &Declared{Commit: *t, Sequence: len(p.branch)}
 	}
-	if n := Want(v); n != 0 {
+	for i, n := range Wants(v) {
+		if i > 0 && m.unproven[n] {
+			continue
+		}
 		v.Wanted = &Rendered{Release: n, Tree: m.treeOf(n), Unproven: m.unproven[n]}
 		if t := p.tip(); t != nil && t.Held == nil && !m.unproven[n] {
 			v.Wanted.Same = m.content[n] == m.content[t.Release]
+		}
+		if !m.unproven[n] {
+			break
 		}
 	}
 	if v.Proposal != nil && v.Wanted != nil {
@@ -99,9 +147,12 @@ func (m *model) decide(p *place, v View) *Decision {
 		d.Result = policies.Manual
 	}
 	if up := m.place(p.after); up != nil && p.soak > 0 {
-		until := up.tip().Outcome.HealthySince.Add(p.soak)
-		if m.now.Before(until) {
-			d.Result, d.NotBefore = policies.Manual, until
+		standing := v.Upstream.Standing(v.Proposal.Release)
+		if standing.After(m.now) < p.soak {
+			d.Result = policies.Manual
+			if !standing.Since.IsZero() {
+				d.NotBefore = standing.Since.Add(p.soak - standing.For)
+			}
 		}
 	}
 	if m.unproven[v.Proposal.Release] {
@@ -143,7 +194,12 @@ func (m *model) act(p *place, a Action) {
 				m.forbid("%s: approval of another tree counts for release %d", p.name, a.Release)
 			}
 		}
+		var chosen *record.Choice
+		if p.proposal != nil && p.proposal.Release == a.Release {
+			chosen = p.proposal.Chosen
+		}
 		p.proposal = &record.Proposal{Commit: m.newCommit(), Parent: parent, Tree: tree}
+		p.proposal.Chosen = chosen
 		p.proposal.Release, p.proposal.Approvals = a.Release, a.Approvals
 		p.proposal.ID = record.PromotionID("hello", p.name, parent, tree)
 	case Drop:
@@ -156,8 +212,11 @@ func (m *model) act(p *place, a Action) {
 		if t != nil && t.Held != nil && len(q.Approvals) == 0 {
 			m.forbid("%s: promoted release %d past a hold without a person", p.name, q.Release)
 		}
-		if up := m.place(p.after); up != nil && (!healthy(up.tip(), up.observed) || up.tip().Covers() < q.Release) {
-			m.forbid("%s: promoted release %d, which is not healthy in %s", p.name, q.Release, up.name)
+		if up := m.place(p.after); up != nil {
+			m.stood(p, up, q.Release)
+		}
+		if q.Release <= p.covers() {
+			m.forbid("%s: promoted release %d over %d", p.name, q.Release, p.covers())
 		}
 		if len(q.Approvals) < p.approvals {
 			m.forbid("%s: promoted release %d with %d of %d approvals", p.name, q.Release, len(q.Approvals), p.approvals)
@@ -170,7 +229,7 @@ func (m *model) act(p *place, a Action) {
 				m.forbid("%s: approval of another tree counted for release %d", p.name, q.Release)
 			}
 		}
-		p.branch = append(p.branch, &record.Commit{Promotion: q.Promotion, Hash: m.newCommit(), Parent: parent, Tree: q.Tree})
+		p.branch = append(p.branch, &record.Commit{Promotion: q.Promotion, Hash: m.newCommit(), Parent: parent, Tree: q.Tree, At: m.now})
 	}
 }
 
@@ -217,6 +276,38 @@ func (m *model) approve(p *place, user string) string {
 	return ""
 }
 
+// choose proposes a release because a person says so.
+func (m *model) choose(p *place, release int) string {
+	if release <= p.covers() || !slices.Contains(m.releases, release) {
+		return fmt.Sprintf("release %d cannot be chosen", release)
+	}
+	parent := repo.Zero
+	if t := p.tip(); t != nil {
+		parent = t.Hash
+	}
+	tree := m.treeOf(release)
+	n := &record.Proposal{Commit: m.newCommit(), Parent: parent, Tree: tree}
+	n.Release, n.ID = release, record.PromotionID("hello", p.name, parent, tree)
+	if q := p.proposal; q != nil && q.Release == release && q.Tree == tree {
+		n.Approvals = q.Approvals
+	}
+	n.Chosen = &record.Choice{User: "kim", At: m.now}
+	if len(p.rejected) > 0 {
+		n.Chosen.Rejections = p.rejected[0].Hash
+	}
+	p.proposal = n
+	return ""
+}
+
+func (m *model) reject(p *place) string {
+	if p.proposal == nil {
+		return "no open proposal"
+	}
+	r := record.Rejection{Hash: m.newCommit(), Release: p.proposal.Release, Proposal: p.proposal.Commit, By: "kim", At: m.now}
+	p.rejected = append([]record.Rejection{r}, p.rejected...)
+	return ""
+}
+
 func (m *model) rollback(p *place, release int) string {
 	for _, d := range slices.Backward(p.branch) {
 		if mayRollback(*p.tip(), *d) != "" || d.Release != release {
@@ -224,7 +315,7 @@ func (m *model) rollback(p *place, release int) string {
 		}
 		parent := p.tip().Hash
 		tree := hashOf("hold", m.now, d.Tree)
-		back := &record.Commit{Hash: m.newCommit(), Parent: parent, Tree: tree, Held: &record.Hold{}}
+		back := &record.Commit{Hash: m.newCommit(), Parent: parent, Tree: tree, Held: &record.Hold{}, At: m.now}
 		back.Release, back.ID = release, record.PromotionID("hello", p.name, parent, tree)
 		back.Rollback = &record.Rollback{Of: parent, Restores: d.Hash}
 		p.branch = append(p.branch, back)
@@ -295,6 +386,9 @@ func (p *place) String() string {
 	}
 	if q := p.proposal; q != nil {
 		s += fmt.Sprintf("; proposed %d", q.Release)
+		if q.Chosen != nil {
+			s += " by " + q.Chosen.User
+		}
 		if len(q.Approvals) > 0 {
 			s += ", approved by " + users(q.Approvals)
 		}

@@ -14,23 +14,27 @@ import (
 // instant. Reconciler.load gathers it; Plan decides on nothing else.
 type View struct {
 	Now      time.Time
-	Releases []int            // landed, ascending
-	Upstream *Upstream        // the environment that goes first; nil: takes what lands
-	Declared *Declared        // nil: nothing was ever promoted
-	Leaving  bool             // headgate.yaml does not name it any more
-	Initial  repo.Hash        // the branch's empty first commit, while Declared is nil
-	Observed record.Report    // by the target, about any commit
-	Given    Given            // what the target was given last
-	Drift    target.Drift     // what policy says is to be done about drift
-	Proposal *record.Proposal // nil: none is open
-	Wanted   *Rendered        // what release Want(v) would declare; nil when Want is 0
-	Decision *Decision        // what policy says about Proposal; nil: it was not asked
+	Releases []int         // landed, ascending
+	Upstream *Upstream     // the environment that goes first; nil: takes what lands
+	Soak     time.Duration // that a release is to stand there before it is preferred to an older one
+
+	Rejected []record.Rejection // by people, newest first
+	Declared *Declared          // nil: nothing was ever promoted
+	Leaving  bool               // headgate.yaml does not name it any more
+	Initial  repo.Hash          // the branch's empty first commit, while Declared is nil
+	Observed record.Report      // by the target, about any commit
+	Given    Given              // what the target was given last
+	Drift    target.Drift       // what policy says is to be done about drift
+	Proposal *record.Proposal   // nil: none is open
+	Wanted   *Rendered          // what one of Wants(v) would declare; nil when there is none
+	Decision *Decision          // what policy says about Proposal; nil: it was not asked
 }
 
 // Upstream is the environment named by `after`.
 type Upstream struct {
 	Name     string
-	Declared *record.Commit // nil: nothing was ever promoted to it
+	Declared *record.Commit  // nil: nothing was ever promoted to it
+	Before   []record.Commit // what it declared before, newest first, as far back as it matters
 	Observed record.Report
 }
 
@@ -118,7 +122,6 @@ const (
 	Promoted   Reason = "promoted"
 	Unwanted   Reason = "no longer wanted"
 	Impossible Reason = "cannot be declared" // Rendered.Problem says why
-	Same       Reason = "same content as declared"
 )
 
 // healthy reports whether an environment is healthy with what it declares. Both
@@ -143,31 +146,168 @@ func (u *Upstream) HealthySince() time.Time {
 	return t.UTC()
 }
 
-// Want is the release that ought to be declared or proposed next, 0 for none:
-// without `after` the newest that landed; else the newest that is declared and
-// healthy there. A release already proposed stays wanted while the environment
-// before it is on its way to something newer, and is not once that has been
-// rolled back.
-func Want(v View) int {
-	if len(v.Releases) == 0 || v.Leaving {
-		return 0
-	}
-	newest := v.Releases[len(v.Releases)-1]
-	if v.Upstream != nil {
-		newest = v.Upstream.Release()
-	}
+// Standing is how a release stood an environment: it counts what the release ran,
+// also after a newer one came, which has its changes too.
+type Standing struct {
+	Healthy bool          // it is healthy there, or was until something newer came
+	Commit  repo.Hash     // of that environment, by which it is or was
+	For     time.Duration // so long, before Since
+	Since   time.Time     // since when it, or what is newer, is healthy now; zero: it does not count now
+}
 
-	wanted := 0
-	switch {
-	case v.Upstream == nil || v.Upstream.Healthy():
-		wanted = newest
-	case v.Proposal != nil && v.Proposal.Release <= newest:
-		wanted = v.Proposal.Release
+// After is how long that is at an instant.
+func (s Standing) After(now time.Time) time.Duration {
+	if s.Since.IsZero() {
+		return s.For
 	}
-	if !slices.Contains(v.Releases, wanted) || v.Declared != nil && wanted <= v.Declared.Covers() {
-		return 0
+	return s.For + max(0, now.Sub(s.Since))
+}
+
+// Standing says how a release stands or stood there. A failure of something newer
+// stops its time and takes nothing from it; one of its own begins it again. What was
+// rolled back, or rolled back past, does not stand.
+func (u *Upstream) Standing(release int) Standing {
+	if u.Declared == nil || release == 0 || release > u.Release() {
+		return Standing{}
 	}
-	return wanted
+	var s, none Standing
+	undone := map[repo.Hash]bool{}
+	until := time.Time{} // when the commit after came; zero: it is the last
+	for i := range len(u.Before) + 1 {
+		c, healthy := u.Declared, u.Healthy()
+		if i > 0 {
+			c = &u.Before[i-1]
+			healthy = c.Outcome.State == target.Healthy && !undone[c.Hash]
+		}
+		if c.Rollback != nil {
+			undone[c.Rollback.Of] = true
+		}
+		if c.Removal || c.Covers() < release {
+			break // what came before it was taken back since
+		}
+		exactly := c.Release == release || slices.ContainsFunc(c.Outcome.Covers, func(o record.Covered) bool { return o.Release == release })
+		switch {
+		case exactly && !healthy && !undone[c.Hash] && s.Healthy:
+			return s // its time begins after that
+		case exactly && !healthy && !undone[c.Hash]:
+			return none
+		case exactly && healthy && !s.Healthy:
+			s.Healthy, s.Commit = true, c.Hash
+		}
+		switch {
+		case healthy && i == 0:
+			s.Since = u.HealthySince()
+		case healthy:
+			s.For += max(0, until.Sub(c.Outcome.HealthySince))
+		}
+		until = c.At
+	}
+	if !s.Healthy {
+		return none
+	}
+	return s
+}
+
+// Wants are the releases that could be declared or proposed next, the best first;
+// the first of them that can be declared here is.
+//
+// A proposal that a person chose, or that somebody has said yes to, stays: what
+// newer releases come, however often, takes nothing from it. Else it is the newest
+// release that has stood the environment before for long enough, and where none has
+// the one that is open, or will have first. Without an environment before it is the newest that
+// landed. What was rejected is not among them, and neither is what is not newer than
+// what is declared: back is a rollback.
+func Wants(v View) []int {
+	if v.Leaving {
+		return nil
+	}
+	var kept, ripe, first, green, waiting []int // newest first
+	for _, r := range slices.Backward(v.Releases) {
+		if v.Declared != nil && r <= v.Declared.Covers() {
+			break
+		}
+		if v.rejected(r) {
+			continue
+		}
+		open := v.Proposal != nil && v.Proposal.Release == r
+		if open && v.Proposal.Chosen != nil {
+			kept = append(kept, r)
+			continue
+		}
+		if v.Upstream == nil {
+			ripe = append(ripe, r)
+		} else {
+			standing := v.Upstream.Standing(r)
+			switch {
+			case !standing.Healthy && open && v.Upstream.converging(r):
+				kept = append(kept, r) // a restart, say: what was healthy may be so again in a moment
+				continue
+			case !standing.Healthy && open && r <= v.Upstream.Release():
+				waiting = append(waiting, r)
+				continue
+			case !standing.Healthy:
+				continue
+			case standing.After(v.Now) >= v.Soak, open && !standing.Since.IsZero():
+				ripe = append(ripe, r) // or will be, when nothing happens
+			case open:
+				first = append(first, r)
+			default:
+				green = append(green, r)
+			}
+		}
+		if open && len(v.Proposal.Approvals) > 0 {
+			kept = append(kept, r)
+		}
+	}
+	slices.Reverse(green) // the oldest is ripe first
+	all := slices.Concat(kept, ripe, first, green, waiting)
+	if v.Upstream == nil && len(all) > maxWanted {
+		all = all[:maxWanted]
+	}
+	return all
+}
+
+// maxWanted bounds the releases that are tried when newer ones cannot be declared.
+const maxWanted = 20
+
+// converging reports whether what the environment declares covers a release and is
+// neither healthy nor has failed.
+func (u *Upstream) converging(release int) bool {
+	return u.Declared != nil && u.Release() >= release && !u.Healthy() && u.Declared.Outcome.State != target.Failed
+}
+
+// ripens is when the next release among those wanted will have stood the
+// environment before for long enough; zero: none will by time alone.
+func (v View) ripens() time.Time {
+	var next time.Time
+	if v.Upstream == nil || v.Soak == 0 {
+		return next
+	}
+	for _, r := range Wants(v) {
+		s := v.Upstream.Standing(r)
+		if s.Since.IsZero() || s.After(v.Now) >= v.Soak {
+			continue
+		}
+		if at := s.Since.Add(v.Soak - s.For); next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	return next
+}
+
+// rejected reports whether a person rejected a release and nobody has chosen it
+// since.
+func (v View) rejected(release int) bool {
+	p := v.Proposal
+	for _, r := range v.Rejected {
+		if p != nil && p.Release == release && p.Chosen != nil && p.Chosen.Rejections == r.Hash {
+			return false
+		}
+		if r.Release == release && (!r.Removal || r.Declared == v.tip()) {
+			return true
+		}
+	}
+	return false
 }
 
 // Plan says what to do next. Doing it all and planning again comes to rest;
@@ -207,9 +347,6 @@ func Plan(v View) []Action {
 	case wanted.Problem != "":
 		return drop(Impossible)
 	case wanted.Same:
-		if p != nil {
-			return drop(Same)
-		}
 		return append(do, Action{Kind: Cover, Release: wanted.Release})
 	case p == nil:
 		return append(do, Action{Kind: Propose, Release: wanted.Release})
@@ -225,6 +362,9 @@ func Plan(v View) []Action {
 	}
 	if v.Decision.NotBefore.After(v.Now) {
 		do = append(do, Action{Kind: Wake, At: v.Decision.NotBefore})
+	}
+	if at := v.ripens(); at.After(v.Now) && !at.Equal(v.Decision.NotBefore) {
+		do = append(do, Action{Kind: Wake, At: at})
 	}
 	return do
 }
@@ -262,10 +402,10 @@ func kept(v View) []record.Approval {
 }
 
 // mayMove is what no policy can allow: a release that does not verify, past a
-// hold without a person, or past an environment that is not healthy with it.
+// hold without a person, or one that did not stand the environment before.
 func mayMove(v View) bool {
 	if v.Wanted.Unproven || v.held() && len(v.Proposal.Approvals) == 0 {
 		return false
 	}
-	return v.Upstream == nil || v.Upstream.Healthy() && v.Upstream.Release() >= v.Proposal.Release
+	return v.Upstream == nil || v.Upstream.Standing(v.Proposal.Release).Healthy
 }

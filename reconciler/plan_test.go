@@ -64,6 +64,7 @@ func TestConversations(t *testing.T) {
 //	release <n> [same] [unproven]
 //	run | once <env> | plan <env> | show
 //	report <env> <state> | approve <env> <user> | rollback <env> <release>
+//	choose <env> <release> | reject <env>
 //	tick <duration> | restart | drift <env> heal|report
 func (m *model) say(out *bytes.Buffer, words []string) {
 	switch words[0] {
@@ -122,6 +123,14 @@ func (m *model) say(out *bytes.Buffer, words []string) {
 		if s := m.approve(m.place(words[1]), words[2]); s != "" {
 			fmt.Fprintln(out, s)
 		}
+	case "choose":
+		if s := m.choose(m.place(words[1]), number(words[2])); s != "" {
+			fmt.Fprintln(out, s)
+		}
+	case "reject":
+		if s := m.reject(m.place(words[1])); s != "" {
+			fmt.Fprintln(out, s)
+		}
 	case "rollback":
 		if s := m.rollback(m.place(words[1]), number(words[2])); s != "" {
 			fmt.Fprintln(out, s)
@@ -147,7 +156,7 @@ func demoModel() *model {
 // happens lets one random thing happen in a model.
 func (m *model) happens(t *rapid.T) {
 	p := rapid.SampledFrom(m.envs).Draw(t, "env")
-	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "tick", "restart", "drift", "act", "act"}).Draw(t, "event") {
+	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "choose", "reject", "tick", "restart", "drift", "act", "act"}).Draw(t, "event") {
 	case "release":
 		n := len(m.releases) + 1
 		m.content[n] = fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "content"))
@@ -161,6 +170,12 @@ func (m *model) happens(t *rapid.T) {
 		if len(m.releases) > 0 {
 			m.rollback(p, rapid.SampledFrom(m.releases).Draw(t, "to"))
 		}
+	case "choose":
+		if len(m.releases) > 0 {
+			m.choose(p, rapid.SampledFrom(m.releases).Draw(t, "chosen"))
+		}
+	case "reject":
+		m.reject(p)
 	case "tick":
 		m.now = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(t, "pass"))
 	case "restart":
@@ -209,6 +224,78 @@ func TestNothingForbiddenEverHappens(t *testing.T) {
 				if a.Kind != Wake {
 					t.Fatalf("%s: at rest, but %s", p.name, a)
 				}
+			}
+		}
+	})
+}
+
+// TestNothingStarves: newer releases come all the time, more often than the soak,
+// and some of them fail. What has met every condition is not kept waiting by them:
+// at rest no release is left behind that could be promoted, and in the long run
+// production moves on, with people who approve what is proposed as without.
+func TestNothingStarves(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newModel()
+		soak := 10 * time.Minute
+		staging := &place{name: "staging"}
+		production := &place{name: "production", after: "staging", soak: soak, approvals: rapid.IntRange(0, 2).Draw(t, "approvals")}
+		m.envs = []*place{staging, production}
+
+		var well time.Duration // in which staging was healthy since production moved last
+		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
+			if rapid.IntRange(0, 3).Draw(t, "lands") > 0 {
+				n := len(m.releases) + 1
+				m.content[n] = fmt.Sprint(n)
+				m.unproven[n] = rapid.IntRange(0, 9).Draw(t, "unproven") == 0
+				m.releases = append(m.releases, n)
+			}
+			settle := func() {
+				t.Helper()
+				if err := m.settle(func(*place, Action) {}); err != nil {
+					t.Fatal(err)
+				}
+				m.check(t)
+			}
+			settle()
+			// What is healthy goes on, and what comes may fail.
+			if up := staging.tip(); up != nil && up.Outcome.State != target.Healthy {
+				if rapid.IntRange(0, 3).Draw(t, "fails") == 0 {
+					m.report(staging, target.Failed)
+				} else {
+					m.report(staging, target.Healthy)
+				}
+			}
+			settle()
+			if rapid.Bool().Draw(t, "approves") {
+				m.approve(production, []string{"ada", "jun"}[step%2])
+			}
+			before := production.covers()
+			pass := rapid.SampledFrom([]time.Duration{time.Minute, 3 * time.Minute, 7 * time.Minute}).Draw(t, "pass")
+			if up := staging.tip(); up != nil && up.Outcome.State == target.Healthy {
+				well += pass
+			}
+			m.now = m.now.Add(pass)
+			settle()
+			m.report(production, target.Healthy)
+			settle()
+			v := m.view(production)
+			if production.covers() > before || len(Wants(v)) == 0 {
+				well = 0
+			}
+			for _, r := range m.releases {
+				if r <= production.covers() || m.unproven[r] || v.Upstream == nil || v.Upstream.Declared == nil {
+					continue
+				}
+				if s := v.Upstream.Standing(r); production.approvals == 0 && s.Healthy && s.After(m.now) >= soak {
+					t.Fatalf("release %d stood staging for %s, and production is at %d", r, s.After(m.now), production.covers())
+				}
+			}
+			if q := production.proposal; q != nil && q.Release > production.covers() && len(q.Approvals) >= production.approvals &&
+				v.Upstream.Standing(q.Release).After(m.now) >= soak && !m.unproven[q.Release] {
+				t.Fatalf("release %d has everything, and production is at %d", q.Release, production.covers())
+			}
+			if production.approvals == 0 && well > 2*soak && len(Wants(v)) > 0 {
+				t.Fatalf("staging was healthy for %s, production stays at %d and could take %v", well, production.covers(), Wants(v))
 			}
 		}
 	})

@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/policies"
@@ -33,9 +34,12 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 		in.Hold = &policies.HoldFact{By: h.By, Reason: h.Reason, At: h.At.UTC()}
 	}
 	if u := r.upstream; u != nil {
-		in.Upstream = &policies.Upstream{Release: u.Release(), Healthy: u.Healthy()}
-		if u.Healthy() {
-			in.Upstream.HealthySince = u.HealthySince()
+		standing := u.Standing(s.Proposal.Release)
+		in.Upstream = &policies.Upstream{
+			Release:      u.Release(),
+			Healthy:      standing.Healthy,
+			HealthySince: standing.Since,
+			Soaked:       int64(standing.For / time.Second),
 		}
 	}
 	for _, a := range s.Proposal.Approvals {

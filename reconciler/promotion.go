@@ -80,6 +80,10 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 	if p.FailedAt, p.Failure, err = rc.failedHere(s); err != nil {
 		return p, err
 	}
+	if c := s.Proposal.Chosen; c != nil {
+		p.Chosen = &show.Choice{By: c.User, At: c.At.UTC()}
+	}
+	p.MayReject = actor.User != "" && rc.mayReject(ctx, s, actor) == nil
 	if p.Removal {
 		for _, u := range s.actual.Units {
 			p.Stops = append(p.Stops, u.Name)

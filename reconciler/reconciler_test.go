@@ -217,19 +217,19 @@ func TestApprovingByPush(t *testing.T) {
 		if is, err := h.rc.Proposed(t.Context(), "hello", "production", commit); is || err != nil {
 			t.Fatalf("%s is proposed: %v, %v", what, is, err)
 		}
-		_, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), commit)
+		_, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), commit, "")
 		var refused *show.Error
 		if !errors.As(err, &refused) || refused.Kind != show.Denied || !strings.Contains(strings.Join(refused.Where, "\n"), p.Proposal[:7]) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	landed, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first)
+	landed, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first, "")
 	if err != nil || landed != repo.Zero || len(lines) != 3 || lines[1] != "now waits for 1 approval" {
 		t.Fatalf("first approval: %s, %q, %v", landed, lines, err)
 	}
 	// Again, by the same person: nothing changes.
 	before, _ := h.hello.Ref(record.ProposalRef("production"))
-	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first); err != nil || !strings.HasPrefix(lines[0], "already approved") {
+	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first, ""); err != nil || !strings.HasPrefix(lines[0], "already approved") {
 		t.Fatalf("second time: %q, %v", lines, err)
 	}
 	if now, _ := h.hello.Ref(record.ProposalRef("production")); now != before {
@@ -243,7 +243,7 @@ func TestApprovingByPush(t *testing.T) {
 		}
 	}
 	proposed()
-	landed, _, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first)
+	landed, _, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestApprovingByPush(t *testing.T) {
 	}
 	// The answer got lost, and sam pushes again.
 	proposed()
-	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first); err != nil || again != landed || !strings.Contains(lines[0], "already") {
+	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first, ""); err != nil || again != landed || !strings.Contains(lines[0], "already") {
 		t.Fatalf("pushed again: %s, %q, %v", again, lines, err)
 	}
 	h.checkVerifies(t, 2, 0, 2)
@@ -279,8 +279,8 @@ func TestSoakWakesExactly(t *testing.T) {
 	}
 }
 
-// TestStaleApprovalsAreShownAndDoNotCount lets a newer release replace an
-// approved proposal.
+// TestStaleApprovalsAreShownAndDoNotCount: an approved proposal stays though newer
+// ones come, until a person chooses one of these.
 func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	h := newHarness(t)
 	h.target.obedient = true
@@ -309,11 +309,22 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	if _, err := h.land(t.Context(), version1("ada", "two"), two("two")); err != nil {
 		t.Fatal(err)
 	}
+	h.healthy(t, "staging", 2)
+	if err := h.settled(t); err != nil {
+		t.Fatal(err)
+	}
+	h.proposed(t, "production", 1)
+	if _, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("eve")); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+		t.Fatalf("eve chooses: %v", err)
+	}
+	if chosen, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("sam")); err != nil || chosen.Release != 2 || chosen.Promoted != repo.Zero || chosen.Waits != "2 approvals" {
+		t.Fatalf("chosen %+v, %v", chosen, err)
+	}
 	p := h.proposed(t, "production", 2)
-	if len(p.Approvals) != 1 || !p.Approvals[0].Stale || p.Approvals[0].Tree != old.Tree {
+	if p.Chosen == nil || p.Chosen.By != "sam" || len(p.Approvals) != 1 || !p.Approvals[0].Stale || p.Approvals[0].Tree != old.Tree {
 		t.Fatalf("approvals: %+v", p.Approvals)
 	}
-	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), repoHash(t, old.Proposal)); !errors.As(err, &refused) || refused.Kind != show.Denied {
+	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), repoHash(t, old.Proposal), ""); !errors.As(err, &refused) || refused.Kind != show.Denied {
 		t.Fatalf("the superseded proposal was taken: %v", err)
 	}
 	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil || done.Promoted != repo.Zero {

@@ -47,6 +47,10 @@ func (rc *Reconciler) Rollback(ctx context.Context, repository, environment stri
 }
 
 func (w *worker) rollback(ctx context.Context, release int, by access.Identity, reason string) (RolledBack, error) {
+	// What the target has just reported is noted while it is about what is declared.
+	if _, err := w.settle(ctx); err != nil {
+		w.log().Error("could not reconcile before a rollback", "err", err) // which is the way out all the same
+	}
 	s, err := w.rc.load(ctx, w.repo, w.environment)
 	if err != nil {
 		return RolledBack{}, err

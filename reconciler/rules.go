@@ -10,7 +10,6 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
-	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
 // rules are what a promotion is judged by: an environment's settings and the
@@ -219,8 +218,7 @@ func (rc *Reconciler) upstreamOf(s *snapshot, after string) (*Upstream, error) {
 	if before, ok := file.Environment(after); ok {
 		u.Observed = observedOf(rc.observed(before, s.keyIn(after)))
 	}
-	u.Declared, err = record.Tip(s.repo, s.application, after)
-	return u, err
+	return u, u.loadHistory(s, after)
 }
 
 // engineAt holds the policies of a landed commit. A broken policy's engine denies

@@ -73,6 +73,9 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 	if s.Proposal, err = record.ProposalFor(r, environment); err != nil {
 		return nil, err
 	}
+	if s.Rejected, err = record.Rejections(r, environment); err != nil {
+		return nil, err
+	}
 	return s, s.loadWanted(rc)
 }
 
@@ -102,8 +105,46 @@ func (rc *Reconciler) loadUpstream(s *snapshot, file *headgateyaml.File) (err er
 		s.before = before
 		s.Upstream.Observed = observedOf(rc.observed(before, s.keyIn(after)))
 	}
-	s.Upstream.Declared, err = record.Tip(s.repo, s.application, after)
-	return err
+	s.Soak = s.settings.Soak
+	if s.Declared != nil { // which judges as well
+		file, err := rc.fileAt(s.repo, s.Declared.Source)
+		if err != nil {
+			return err
+		}
+		declared, _ := file.Environment(s.environment)
+		s.Soak = max(s.Soak, declared.Soak)
+	}
+	return s.Upstream.loadHistory(s, after)
+}
+
+// maxBefore bounds how far back an environment is asked how a release stood it.
+const maxBefore = 200
+
+// loadHistory reads what an environment declares and declared before, back to what
+// the one after it has.
+func (u *Upstream) loadHistory(s *snapshot, environment string) error {
+	at, err := s.repo.Ref(record.EnvironmentRef(environment))
+	if err != nil {
+		return err
+	}
+	for step := 1; at != repo.Zero && len(u.Before) < maxBefore; step = min(2*step, 32) {
+		part, err := record.HistoryFrom(s.repo, s.application, at, step)
+		if err != nil {
+			return err
+		}
+		at = repo.Zero
+		for _, c := range part {
+			if u.Declared == nil {
+				u.Declared = &c
+			} else {
+				u.Before = append(u.Before, c)
+			}
+			if at = c.Parent; c.Removal || c.Covers() <= s.covers() {
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // key names what the environment's target converges.
@@ -116,24 +157,40 @@ func (s *snapshot) keyIn(environment string) target.Key {
 // loadWanted renders the release that ought to come next.
 func (s *snapshot) loadWanted(rc *Reconciler) error {
 	if s.Leaving && s.Declared != nil && !s.Declared.Removal {
+		if s.rejected(0) {
+			return nil
+		}
 		tree, err := record.Without(s.repo, s.Declared.Tree, s.application)
 		s.Wanted = &Rendered{Removal: true, Tree: tree}
 		return err
 	}
-	wanted := Want(s.View)
-	if wanted == 0 {
-		return nil
+	for i, release := range Wants(s.View) {
+		wanted, err := s.render(rc, release)
+		if err != nil {
+			return err
+		}
+		possible := wanted.Problem == "" && !wanted.Unproven
+		if i == 0 || possible {
+			s.Wanted = wanted
+		}
+		if possible {
+			break // what cannot be declared is in nobody's way
+		}
 	}
-	rel, _ := s.release(wanted)
-	s.Wanted = &Rendered{Release: wanted, Unproven: rel.Verifies != nil}
-	if p := s.settings.Path; p != strings.Join(strings.Fields(p), " ") {
-		s.Wanted.Problem = OddPath
-		return nil
-	}
+	return nil
+}
 
+// render is what declaring a release would mean.
+func (s *snapshot) render(rc *Reconciler, release int) (*Rendered, error) {
+	rel, _ := s.release(release)
+	wanted := &Rendered{Release: release, Unproven: rel.Verifies != nil}
+	if p := s.settings.Path; p != strings.Join(strings.Fields(p), " ") {
+		wanted.Problem = OddPath
+		return wanted, nil
+	}
 	if rc.available(rel.Artifacts) != nil {
-		s.Wanted.Problem = NoArtifact
-		return nil
+		wanted.Problem = NoArtifact
+		return wanted, nil
 	}
 
 	base := repo.Zero
@@ -142,24 +199,24 @@ func (s *snapshot) loadWanted(rc *Reconciler) error {
 	}
 	tree, err := record.Render(s.repo, base, s.application, rel, s.settings.Path)
 	if errors.Is(err, record.ErrNoDirectory) {
-		s.Wanted.Problem = NoDirectory
-		return nil
+		wanted.Problem = NoDirectory
+		return wanted, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.Wanted.Tree = tree
+	wanted.Tree = tree
 	switch a, by, err := rc.taken(s, tree); {
 	case err != nil:
-		return err
+		return nil, err
 	case by != Holder{}:
-		s.Wanted.Problem, s.taken = Taken, &addressTaken{s.repo.Name(), a, by}
-		return nil
+		wanted.Problem, s.taken = Taken, &addressTaken{s.repo.Name(), a, by}
+		return wanted, nil
 	}
 	if s.Declared != nil && s.Declared.Held == nil && rel.Verifies == nil {
-		s.Wanted.Same, err = record.SameContent(s.repo, base, s.application, rel, s.settings.Path)
+		wanted.Same, err = record.SameContent(s.repo, base, s.application, rel, s.settings.Path)
 	}
-	return err
+	return wanted, err
 }
 
 // problem says why the wanted release cannot be declared, "" when it can.

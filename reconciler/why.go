@@ -45,6 +45,9 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	}
 	if !s.openProposal() {
 		w.Answer = rc.whyNothing(s, runs)
+		if r := s.lastRejection(); r != nil && s.Wanted == nil {
+			w.Next = []string{fmt.Sprintf("%s promote %s %s %s", rc.ssh(), repository, environment, proposable(r))}
+		}
 		return w, nil
 	}
 	p, err := rc.promotion(ctx, s, actor)
@@ -63,6 +66,12 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	}
 	for _, c := range p.Cover {
 		w.Facts = append(w.Facts, show.Fact{Label: "approval", Text: c.What() + ": " + c.Answer()})
+	}
+	if c := p.Chosen; c != nil {
+		w.Facts = append(w.Facts, show.Fact{Label: "chosen", Text: "by " + c.By + ", " + clock(c.At)})
+	}
+	if r := s.lastRejection(); r != nil {
+		w.Facts = append(w.Facts, show.Fact{Label: "rejected", Text: rejectedBy(r)})
 	}
 	for _, r := range p.Rules {
 		w.Facts = append(w.Facts, show.Fact{Label: "rule", Text: fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is)})
@@ -98,6 +107,8 @@ func (rc *Reconciler) whyNothing(s *snapshot, runs string) string {
 	switch {
 	case s.problem() != "":
 		return runs + "; " + s.problem()
+	case s.lastRejection() != nil:
+		return fmt.Sprintf("%s; %s", runs, rejectedBy(s.lastRejection()))
 	case s.Wanted != nil:
 		return fmt.Sprintf("%s; release %d is about to be proposed", runs, s.Wanted.Release)
 	case len(s.Releases) == 0:

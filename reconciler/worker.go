@@ -469,7 +469,11 @@ func (w *worker) save(ctx context.Context, e *evaluation) (first repo.Hash, err 
 // it is known before anybody decides.
 func (s *snapshot) promotion(release int) record.Promotion {
 	if s.Leaving {
-		return record.Promotion{Removal: true, Source: s.branchTip}
+		p := record.Promotion{Removal: true, Source: s.branchTip}
+		if s.Proposal != nil && s.Proposal.Removal {
+			p.Chosen = s.Proposal.Chosen
+		}
+		return p
 	}
 	rel, _ := s.release(release)
 	p := record.Promotion{
@@ -486,9 +490,15 @@ func (s *snapshot) promotion(release int) record.Promotion {
 	}
 	if u := s.Upstream; u != nil && u.Declared != nil {
 		p.From = record.Origin{Environment: u.Name, Commit: u.Declared.Hash}
-		if s.settings.Soak > 0 && !u.Declared.Outcome.HealthySince.IsZero() {
-			p.Soak = record.Soak{Since: u.HealthySince(), Required: s.settings.Soak}
+		if standing := u.Standing(release); standing.Healthy {
+			p.From.Commit = standing.Commit
+			if s.settings.Soak > 0 {
+				p.Soak = record.Soak{Since: s.Now.Add(-standing.After(s.Now)), Required: s.settings.Soak}
+			}
 		}
+	}
+	if s.Proposal != nil && s.Proposal.Release == release {
+		p.Chosen = s.Proposal.Chosen
 	}
 	return p
 }

@@ -215,6 +215,14 @@ func (b *backend) Approve(_ context.Context, a access.Identity, name, environmen
 	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2", a.User, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
 }
 
+func (b *backend) Reject(_ context.Context, a access.Identity, name, environment, tree, reason string) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("rejected 186 for %s of %s, as %s: %s", environment, name, a.User, reason)}, nil
+}
+
+func (b *backend) Choose(_ context.Context, a access.Identity, name, environment string, release int) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("proposed release %d for %s of %s, as %s", release, environment, name, a.User), Next: "now waits for 1 approval"}, nil
+}
+
 func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
 }

@@ -175,6 +175,13 @@ func envShow(c *call) error {
 			rows = append(rows, []cell{plain("you can"), plain(c.ssh("approve " + full))})
 		}
 	}
+	for _, r := range e.Rejected {
+		what := "removal"
+		if r.Release > 0 {
+			what = fmt.Sprint(r.Release)
+		}
+		rows = append(rows, []cell{plain("no"), c.out.state(show.Refused), plain(what), plain("rejected by " + r.By + " " + c.out.at(r.At, true) + orNothing(": ", r.Reason))})
+	}
 	if h := e.Held; h != nil {
 		rows = append(rows, []cell{plain("held"), c.out.state(show.Hold), plain("-"), plain("by " + h.By + " " + c.out.at(h.At, true) + orNothing(": ", h.Reason))})
 	}

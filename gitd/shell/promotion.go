@@ -23,12 +23,47 @@ var promoteCommands = []command{
 		},
 	},
 	{
+		name: "reject", args: "[repo] <environment> [--tree <tree>] [--reason <text>...]", what: "say no to the open promotion of an environment", example: "reject production",
+		options: []option{
+			{"--tree", "the content you have seen; another one is left alone"},
+			{"--reason", "why; takes all words up to the next option"},
+		},
+		notes: "That release is not proposed again until somebody says promote. By git, from any\nclone: git push -o reason=<text> origin :promote/<environment>",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Reject(c.ctx, c.actor, repository, environment, c.options["--tree"], c.options["--reason"]))
+		},
+	},
+	{
+		name: "promote", args: "[repo] <environment> <release>", what: "propose a release that you choose for an environment", example: "promote production 185",
+		notes: "Any release newer than what is declared there, rejected ones too; \"removal\" for an\nenvironment that headgate.yaml names no more. It is judged like any other: approve says yes.",
+		run:   promote,
+	},
+	{
 		name: "rollback", args: "[repo] <environment> <release> [--reason <text>...]", what: "promote an earlier release again, and hold", example: "rollback production 182",
 		options:    []option{{"--reason", "why; takes all words up to the next option"}},
 		notes:      "It sets a hold: nothing is promoted by itself until someone promotes forward.",
 		run:        rollback,
 		incomplete: whichRelease,
 	},
+}
+
+func promote(c *call) error {
+	text := c.args["release"]
+	release, err := strconv.Atoi(text)
+	if text == "removal" {
+		release, err = 0, nil
+	} else if err != nil || release < 1 {
+		return usageError("see them: "+c.ssh("release list"), "%q is not the number of a release", text)
+	}
+	repository, environment, err := c.environment()
+	if err != nil {
+		return err
+	}
+	return c.act(c.shell.Backend.Choose(c.ctx, c.actor, repository, environment, release))
 }
 
 func rollback(c *call) error {

@@ -24,6 +24,12 @@ type Acts interface {
 	RunSchedule(ctx context.Context, who access.Identity, repository, schedule string) (Done, error)
 	// Approve approves the open promotion; tree, when not empty, must be its tree.
 	Approve(ctx context.Context, who access.Identity, repository, environment, tree, reason string) (Done, error)
+	// Reject says no to the open promotion: its release is not proposed again until
+	// somebody chooses it. tree is as for Approve.
+	Reject(ctx context.Context, who access.Identity, repository, environment, tree, reason string) (Done, error)
+	// Choose proposes a release that is newer than what an environment declares; 0 is
+	// the removal of one that is not declared any more.
+	Choose(ctx context.Context, who access.Identity, repository, environment string, release int) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.
 	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int, reason string) (Done, error)
 }

@@ -29,6 +29,8 @@ type Promotion struct {
 	NotBefore   time.Time    `json:"not_before,omitzero"`
 	Policy      string       `json:"policy"` // digest
 	Approvals   []Approval   `json:"approvals"`
+	Chosen      *Choice      `json:"chosen,omitempty"` // by whom it is proposed; nil: it came by itself
+	MayReject   bool         `json:"may_reject"`
 	MayApprove  bool         `json:"may_approve"`
 	WhyNot      string       `json:"why_not,omitempty"` // why the actor may not approve
 	Files       []FileDiff   `json:"files,omitempty"`   // its own page only
@@ -54,6 +56,25 @@ func (p Promotion) Means() string {
 	}
 	return p.Environment + " is removed from headgate.yaml: this stops " + strings.Join(p.Stops, ", ")
 }
+
+// Choice is that a person proposed it.
+type Choice struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// Rejection is a person's no to a release that would be proposed else.
+type Rejection struct {
+	Release int       `json:"release"` // 0: the removal
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
+	Via     string    `json:"via"`
+	Reason  string    `json:"reason,omitempty"`
+	Commit  string    `json:"commit"` // of the record
+}
+
+// What names what was rejected.
+func (r Rejection) What() string { return Promotion{To: r.Release, Removal: r.Release == 0}.Subject() }
 
 // Approval is one person's yes to exactly one content.
 type Approval struct {

@@ -271,6 +271,20 @@ func (h *backend) end(act string, a access.Identity, repo string, number int) (s
 	return show.Done{What: act + " done"}, nil
 }
 
+func (h *backend) Reject(_ context.Context, a access.Identity, repo, env, tree, reason string) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.acts = append(h.acts, fmt.Sprintf("reject %s %s %s %q as %s via %s", repo, env, tree, reason, a.User, a.Via))
+	return show.Done{What: "rejected release 186 for " + env, Next: "it is not proposed again until somebody says so"}, nil
+}
+
+func (h *backend) Choose(_ context.Context, a access.Identity, repo, env string, release int) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.acts = append(h.acts, fmt.Sprintf("choose %s %s %d as %s via %s", repo, env, release, a.User, a.Via))
+	return show.Done{What: fmt.Sprintf("proposed release %d for %s", release, env)}, nil
+}
+
 func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -118,6 +119,11 @@ func (q *request) promotion() (*page, *promotionView, error) {
 			p.Git = append(p.Git, command{label, c})
 		}
 	}
+	if m.MayReject {
+		p.Git = append(p.Git,
+			command{"Reject", q.ssh("reject " + r.Name + " " + env)},
+			command{"or", "git push -o reason=<text> origin :promote/" + env})
+	}
 	p.Git = append(p.Git, command{"Link", q.server.HTTP + promoteHref(r.Name, env) + "?tree=" + show.Short(m.Tree)})
 	p.Git = append(p.Git, command{"Why", q.ssh("why " + r.Name + " " + env)})
 	return p, view, nil
@@ -163,6 +169,8 @@ type waitsView struct {
 	Why         string
 	Last        *deployedRow // what was promoted last
 	Replaced    string       // the tree that a link was to, which came to nothing
+	Rejected    []show.Rejection
+	MayChoose   bool
 }
 
 // nothingWaits is the page of a promotion that is no more: a link to it leads to
@@ -179,17 +187,18 @@ func (q *request) nothingWaits(r *show.Repository, env string, why error) (*page
 		}
 	}
 
-	view := &waitsView{Repository: r.Name, Environment: env, Why: why.Error(), Replaced: cut(tree, 40)}
+	view := &waitsView{Repository: r.Name, Environment: env, Why: why.Error(), Replaced: cut(tree, 40), Rejected: e.Rejected, MayChoose: r.MayWrite}
 	if len(e.History) > 0 {
 		last := deployedRowOf(&e, &e.History[0])
 		view.Last = &last
 	}
 	p := q.repoPage(r, "env", "Nothing waits for "+env+", "+r.Name, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: "promote"})
 	p.JSON = struct {
-		Environment string         `json:"environment"`
-		Promotion   *string        `json:"promotion"` // null: there is none
-		Last        *show.Deployed `json:"last,omitempty"`
-	}{Environment: env}
+		Environment string           `json:"environment"`
+		Promotion   *string          `json:"promotion"` // null: there is none
+		Last        *show.Deployed   `json:"last,omitempty"`
+		Rejected    []show.Rejection `json:"rejected,omitempty"`
+	}{Environment: env, Rejected: e.Rejected}
 	p.Template, p.Data, p.Parts = "promotion-none", view, []string{"none-all", "asof"}
 	p.Say = "nothing waits for " + env
 	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + env}, {"SSH", q.ssh("env log " + r.Name + " " + env)}}
@@ -219,25 +228,61 @@ type elsewhere struct{ to string }
 
 func (e *elsewhere) Error() string { return "it is at " + e.to }
 
-// approve is the act of the promotion page. The form carries the tree that was
+// promotionAct is what the buttons of the promotion page do: say yes, say no, or
+// propose what was rejected all the same.
+func promotionAct(q *request) error {
+	repo, env, reason := q.arg("repo"), q.arg("env"), strings.TrimSpace(q.form("reason"))
+	switch act := q.form("act"); act {
+	case "", "approve":
+		return approve(q)
+	case "reject":
+		d, err := q.Backend.Reject(q.r.Context(), q.actor, repo, env, q.form("tree"), reason)
+		if err != nil {
+			return q.notDecided(err, reason)
+		}
+		q.Log.Info("rejected from the console", "repo", repo, "env", env, "user", q.actor.User)
+		return q.answer(d, promoteHref(repo, env))
+	case "choose":
+		release, err := strconv.Atoi(q.form("release"))
+		if err != nil || release < 0 {
+			return &show.Error{Kind: show.Usage, What: "say which release to propose", Hint: "send release=<number>"}
+		}
+		d, err := q.Backend.Choose(q.r.Context(), q.actor, repo, env, release)
+		if err != nil {
+			return err
+		}
+		q.Log.Info("chosen from the console", "repo", repo, "env", env, "release", release, "user", q.actor.User)
+		return q.answer(d, promoteHref(repo, env))
+	default:
+		return &show.Error{Kind: show.Usage, What: "a promotion can be approved, rejected or chosen", Hint: "send act=approve, act=reject or act=choose"}
+	}
+}
+
+// notDecided shows the promotion again with why nothing was done, and keeps what
+// was written.
+func (q *request) notDecided(err error, reason string) error {
+	var e *show.Error
+	if !errors.As(err, &e) || e.Kind == show.NotFound || q.wantsJSON() {
+		return err
+	}
+	p, view, perr := q.promotion()
+	if perr != nil || view == nil {
+		return err
+	}
+	view.Problem, view.Reason = e.What, cut(reason, 2000)
+	if e.Hint != "" {
+		view.Problem += "; " + e.Hint
+	}
+	return q.render(p, status(e.Kind))
+}
+
+// approve says yes. The form carries the tree that was
 // seen: when the proposal has changed since, nothing is approved.
 func approve(q *request) error {
 	repo, env, reason := q.arg("repo"), q.arg("env"), strings.TrimSpace(q.form("reason"))
 	d, err := q.Backend.Approve(q.r.Context(), q.actor, repo, env, q.form("tree"), reason)
 	if err != nil {
-		var e *show.Error
-		if !errors.As(err, &e) || e.Kind == show.NotFound || q.wantsJSON() {
-			return err
-		}
-		p, view, perr := q.promotion()
-		if perr != nil || view == nil {
-			return err
-		}
-		view.Problem, view.Reason = e.What, cut(reason, 2000)
-		if e.Hint != "" {
-			view.Problem += "; " + e.Hint
-		}
-		return q.render(p, status(e.Kind))
+		return q.notDecided(err, reason)
 	}
 	q.Log.Info("approved from the console", "repo", repo, "env", env, "user", q.actor.User)
 	if q.wantsJSON() {

@@ -44,7 +44,7 @@ func routes() []*route {
 		{pattern: "/{repo}/env", page: environmentsPage},
 		{pattern: "/{repo}/env/{env}", page: environmentPage, act: rollback},
 		{pattern: "/{repo}/env/{env}/{commit}", page: deploymentPage},
-		{pattern: "/{repo}/promote/{env}", page: promotionPage, act: approve},
+		{pattern: "/{repo}/promote/{env}", page: promotionPage, act: promotionAct},
 		{pattern: "/{repo}/schedules/{schedule}", page: schedulePage, act: runSchedule},
 		{pattern: "/{repo}/releases", page: releasesPage},
 		{pattern: "/{repo}/releases/{n}", page: releasePage},

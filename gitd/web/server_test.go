@@ -268,6 +268,22 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	if did := h.did(); !reflect.DeepEqual(did, want) {
 		t.Errorf("did %v, want %v", did, want)
 	}
+	for form, want := range map[string]string{
+		"act=reject&reason=too+slow&tree=" + commit("6f0a1e2"): `reject checkout production ` + commit("6f0a1e2") + ` "too slow"`,
+		"act=choose&release=184":                               "choose checkout production 184",
+	} {
+		if a := b.do(http.MethodPost, "/checkout/promote/production", form, same...); a.StatusCode != 303 {
+			t.Fatalf("%s: %s\n%s", form, a.Status, a.body)
+		}
+		if did := h.did(); len(did) == 0 || !strings.HasPrefix(did[len(did)-1], want) {
+			t.Fatalf("%s did %v", form, did)
+		}
+	}
+	for form, want := range map[string]int{"act=throw": 400, "act=choose&release=x": 400} {
+		if a := b.do(http.MethodPost, "/checkout/promote/production", form, same...); a.StatusCode != want {
+			t.Fatalf("%s: %s", form, a.Status)
+		}
+	}
 }
 
 // TestASessionIsNoUseToOthers: an application on another port of the console's

@@ -34,10 +34,11 @@ import (
 //
 // ApprovePush approves it. landed is the commit that the environment is at because
 // of it, Zero while something else is still missing; lines tell the pusher more.
-// An error for the pusher is a *show.Error.
+// RejectPush rejects it. An error for the pusher is a *show.Error.
 type Environments interface {
 	Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error)
-	ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (landed repo.Hash, lines []string, err error)
+	ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (landed repo.Hash, lines []string, err error)
+	RejectPush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (lines []string, err error)
 	// Holder names who, outside a repository, has an address of the server's machine, in
 	// words that tell somebody nothing that they may not read; "" is nobody.
 	Holder(repository string, a netip.AddrPort, to access.Identity) (string, error)

@@ -70,7 +70,7 @@ func checkName(ref string) *rejection {
 			"propose for a gated branch; a promotion is approved with: git push origin origin/promote/<environment>:env/<environment>", ref)
 	}
 	if strings.HasPrefix(ref, promotePrefix) || ref == strings.TrimSuffix(promotePrefix, "/") {
-		return reject(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>")
+		return reject(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>; to reject it: git push origin :promote/<environment>")
 	}
 	if ref == strings.TrimSuffix(environmentPrefix, "/") {
 		return reject(ref+" belongs to the server", "environments are branches below it")
@@ -86,6 +86,13 @@ func serverBranch(name string) bool {
 
 // environmentOf is the environment whose branch ref is.
 func environmentOf(ref string) (string, bool) { return strings.CutPrefix(ref, environmentPrefix) }
+
+// rejectedBy is the environment whose open promotion a command rejects, by deleting
+// the branch that proposes it.
+func rejectedBy(c command) (string, bool) {
+	environment, ok := strings.CutPrefix(c.ref, promotePrefix)
+	return environment, ok && c.deletes() && len(c.ref) <= maxRefName && nameForm.MatchString(environment)
+}
 
 // quote makes a name of unknown content safe to show.
 func quote(s string) string {

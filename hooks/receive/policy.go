@@ -35,6 +35,8 @@ func (v *validation) input(c acceptedCommand) policies.PushInput {
 	switch {
 	case c.action == approve:
 		in.Class, in.Approval = policies.ClassEnvironment, c.isPromotion
+	case c.action == turnDown:
+		in.Class, in.Rejection = policies.ClassEnvironment, c.isPromotion
 	case c.branch != "" && c.ref == forPrefix+c.branch:
 		in.Class = policies.ClassProposal
 	case c.branch != "":

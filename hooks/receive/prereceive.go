@@ -22,6 +22,7 @@ const (
 	plainRef  action = iota // the daemon moves the ref
 	propose                 // to the gate
 	approve                 // of a promotion
+	turnDown                // of a promotion, a rejection
 	cancelled               // nothing: a change is withdrawn instead
 )
 
@@ -31,7 +32,7 @@ type acceptedCommand struct {
 	action      action
 	branch      string // short name, for propose
 	gated       bool   // the branch is, for propose
-	environment string // for approve
+	environment string // for approve and turnDown
 	withdraw    int    // change, for cancelled
 	subject     string // of the pushed commit, for propose
 	decision    repo.Hash
@@ -41,7 +42,7 @@ type acceptedCommand struct {
 
 	// What the policies are told, and which policies.
 	force       bool // new does not contain old
-	isPromotion bool // new is the promotion that is open for the environment
+	isPromotion bool // new, or old where that is deleted, is the promotion that is open for the environment
 	policiesAt  repo.Hash
 	tree        repo.Hash // of the pushed commit, for propose
 }
@@ -58,6 +59,7 @@ type options struct {
 	raw      []string
 	nowait   bool
 	cancel   int
+	reason   string   // of an approval or rejection
 	warnings []string // for the pusher
 }
 
@@ -170,9 +172,9 @@ func (l *Listener) validatePush(
 }
 
 // optionNames are the push options that mean something.
-var optionNames = []string{"nowait", "cancel"}
+var optionNames = []string{"nowait", "cancel", "reason"}
 
-// parseOptions reads -o nowait and -o cancel=<change>. One that is nearly that
+// parseOptions reads -o nowait, -o cancel=<change> and -o reason=<text>. One that is nearly that
 // is refused: the push would do something else than its author means. Of others
 // the pusher is warned.
 func parseOptions(raw []string) (options, *rejection) {
@@ -188,9 +190,11 @@ func parseOptions(raw []string) (options, *rejection) {
 				return o, reject("-o cancel="+quote(value)+" names no change", "name it by its number: -o cancel=7")
 			}
 			o.cancel = n
+		case key == "reason" && has:
+			o.reason = value
 		default:
 			if near, ok := yamlfile.Nearest(key, optionNames); ok {
-				usage := map[string]string{"nowait": "-o nowait", "cancel": "-o cancel=<change>"}[near]
+				usage := map[string]string{"nowait": "-o nowait", "cancel": "-o cancel=<change>", "reason": "-o reason=<text>"}[near]
 				return o, reject("unknown push option "+quote(text)+"; nothing was done", "did you mean "+usage+"?")
 			}
 			o.warnings = append(o.warnings, "warning: push option "+quote(text)+" means nothing to headgate")

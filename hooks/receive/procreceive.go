@@ -109,6 +109,8 @@ func (l *Listener) carryOut(
 			results[special] = l.propose(ctx, h, p, c)
 		case approve:
 			results[special] = l.approve(ctx, h, p, c)
+		case turnDown:
+			results[special] = l.turnDown(ctx, h, p, c)
 		case cancelled:
 			results[special] = l.withdraw(ctx, h, p, c)
 		}
@@ -286,7 +288,7 @@ func (l *Listener) tip(repository, ref string) (repo.Hash, error) {
 // approve makes the pusher's approval of a promotion.
 func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
 	crash.Point("push.approving")
-	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new)
+	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new, p.accepted.options.reason)
 	for i, line := range lines {
 		if i == 0 && err == nil {
 			line = "success: " + line
@@ -302,6 +304,23 @@ func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedComm
 		return result{ref: c.ref, as: "refs/approved/env/" + c.environment, old: c.new, new: c.new}
 	}
 	return result{ref: c.ref, as: "refs/landed/env/" + c.environment, old: c.old, new: landed}
+}
+
+// turnDown makes the pusher's rejection of a promotion.
+func (l *Listener) turnDown(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
+	crash.Point("push.rejecting")
+	lines, err := l.Environments.RejectPush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.old, p.accepted.options.reason)
+	if err != nil {
+		return l.failed(h, p, c, "could not be rejected", err)
+	}
+	for i, line := range lines {
+		if i == 0 {
+			line = "success: " + line
+		}
+		h.lines(oneLine("", line)...)
+	}
+	l.Log.Info("promotion rejected", "repo", p.repository, "env", c.environment, "user", p.actor.User)
+	return accepted(c.ref) // where it is now is another proposal's, which a fetch brings
 }
 
 // withdraw takes a change out of the queue. Nothing is proposed.

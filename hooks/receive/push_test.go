@@ -196,8 +196,14 @@ func TestPushToEnvironmentApproves(t *testing.T) {
 	h.push(c, "ada", "origin", other.String()+":env/production").ok(t, "refs/landed/env/production")
 	h.push(c, "ada", "origin", ":env/production").refused(t, "cannot be deleted")
 	h.push(c, "ada", "origin", "HEAD:promote/production").refused(t, "belongs to the server")
+	// To delete it there rejects it, as it was seen; nothing else can be deleted.
+	h.push(c, "ada", "-o", "reason=too slow", "origin", ":promote/production").ok(t, "remote: success: rejected release 186 for production, as ada: too slow")
+	h.push(c, "ada", "origin", ":promote/staging").refused(t, "promote/staging")
+	h.envs.open = nil
+	h.push(c, "ada", "origin", ":promote/production").refused(t, "not what is proposed for production any more")
+	h.envs.open = []repo.Hash{proposed, other}
 	// Whether the yes of somebody who only reads counts is for the promotion to say.
-	h.push(c, "jun", "origin", "origin/promote/production:env/production").ok(t, "refs/landed/env/production")
+	h.push(c, "jun", "origin", proposed.String()+":env/production").ok(t, "refs/landed/env/production")
 	h.envs.err = &show.Error{Kind: show.Forbidden, What: "jun may not approve", Hint: "ask one of: sam"}
-	h.push(c, "jun", "origin", "origin/promote/production:env/production").refused(t, "jun may not approve", "ask one of: sam")
+	h.push(c, "jun", "origin", proposed.String()+":env/production").refused(t, "jun may not approve", "ask one of: sam")
 }

@@ -511,7 +511,7 @@ func (e *fakeEnvironments) Leaving(_ string, file *headgateyaml.File) (names []s
 	return names, nil
 }
 
-func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (repo.Hash, []string, error) {
+func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, _ string) (repo.Hash, []string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil {
@@ -522,6 +522,16 @@ func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environm
 		return repo.Zero, []string{"approved 183 -> 186 for production, as " + by.User, "now waits for soak until 15:00 UTC"}, nil
 	}
 	return e.move(commit), []string{"approved for " + environment}, nil
+}
+
+func (e *fakeEnvironments) RejectPush(_ context.Context, _, environment string, by access.Identity, commit repo.Hash, reason string) ([]string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		return nil, e.err
+	}
+	e.by = append(e.by, by)
+	return []string{"rejected release 186 for " + environment + ", as " + by.User + ": " + reason}, nil
 }
 
 type syncBuffer struct {

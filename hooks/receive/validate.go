@@ -43,7 +43,9 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 			return []*rejection{reject(quote(c.ref)+" is pushed twice", "push it once")}, nil
 		}
 		seen[c.ref] = true
-		if unfit := checkName(c.ref); unfit != nil {
+		if _, rejects := rejectedBy(c); rejects {
+			// The one thing that may be done to a branch of the server's below promote/.
+		} else if unfit := checkName(c.ref); unfit != nil {
 			ordered[i] = acceptedCommand{command: c, unfit: unfit, misnamed: true}
 			continue
 		}
@@ -150,6 +152,10 @@ func (v *validation) classify(ctx context.Context, c command, b *branches) (acce
 		jc.action, jc.environment = approve, name
 		return jc, nil
 	}
+	if name, ok := rejectedBy(c); ok {
+		jc.action, jc.environment = turnDown, name
+		return jc, nil
+	}
 	name, proposed := strings.CutPrefix(c.ref, forPrefix)
 	if !proposed {
 		var branch bool
@@ -178,6 +184,8 @@ func (v *validation) one(ctx context.Context, c *acceptedCommand, b *branches) (
 	switch c.action {
 	case approve:
 		return v.promotion(ctx, c)
+	case turnDown:
+		return v.turnedDown(ctx, c)
 	case propose:
 		if c.deletes() {
 			return reject(c.branch+" is gated and cannot be deleted", "an administrator can take it out of land.branches in headgate.yaml"), nil
@@ -217,6 +225,26 @@ func (v *validation) promotion(ctx context.Context, c *acceptedCommand) (*reject
 	}
 	return reject(c.ref+" belongs to the server", hint,
 		fmt.Sprintf("the open promotion is %s; you pushed %s", show.Short(open.String()), show.Short(c.new.String()))), nil
+}
+
+// turnedDown checks the deletion of a proposal: only an open promotion may go so,
+// which rejects it.
+func (v *validation) turnedDown(ctx context.Context, c *acceptedCommand) (*rejection, error) {
+	if v.l.Environments == nil {
+		return reject(c.ref+" belongs to the server", "push to a branch of your own"), nil
+	}
+	open, err := v.r.Ref(c.ref)
+	if err != nil {
+		return nil, err
+	}
+	if open == repo.Zero {
+		return reject("no promotion to "+c.environment+" is open", "git fetch --prune", c.ref), nil
+	}
+	if c.isPromotion, err = v.l.Environments.Proposed(ctx, v.r.Name(), c.environment, c.old); c.isPromotion || err != nil {
+		return nil, err
+	}
+	return reject("what you would reject is not what is proposed for "+c.environment+" any more", "git fetch, look at it, and push again",
+		fmt.Sprintf("the open promotion is %s; you deleted %s", show.Short(open.String()), show.Short(c.old.String()))), nil
 }
 
 // plain checks a ref that the daemon moves at once.

@@ -34,11 +34,14 @@ met contains {
 
 upstream_healthy if {
 	input.upstream.healthy
-	input.upstream.release == input.release.number
+	input.upstream.release >= input.release.number
 }
 
-# ── soak: healthy there for long enough; an unhealthy moment starts it again ──
-soaked_at := time.parse_rfc3339_ns(input.upstream.healthy_since) + (env.soak_seconds * 1000000000)
+# ── soak: healthy there for long enough; an unhealthy moment starts it again. What
+# is newer and has its changes goes on counting, as long as that is healthy ──
+soaked_before := object.get(input.upstream, "soaked_seconds", 0)
+
+soaked_at := time.parse_rfc3339_ns(input.upstream.healthy_since) + ((env.soak_seconds - soaked_before) * 1000000000)
 
 soaks if {
 	not input.removal
@@ -48,6 +51,11 @@ soaks if {
 soaked if {
 	upstream_healthy
 	time.now_ns() >= soaked_at
+}
+
+soaked if {
+	upstream_healthy
+	soaked_before >= env.soak_seconds
 }
 
 # Not soaked is open, whatever the reason: where nothing says since when it is
@@ -66,6 +74,11 @@ soak_ends := {
 } if {
 	upstream_healthy
 	soaked_at
+}
+
+else := {"msg": sprintf("soak of %s goes on, after %s, when %s is healthy", [span(env.soak_seconds), span(soaked_before), env.after])} if {
+	upstream_healthy
+	soaked_before > 0
 }
 
 else := {"msg": sprintf("soak of %s begins when it is healthy in %s", [span(env.soak_seconds), env.after])}

@@ -81,6 +81,24 @@ test_soak_end_is_exact if {
 	{n.at | some n in promote.need with input as i with time.now_ns as noon} == {"2026-11-24T12:30:00.123456789Z"}
 }
 
+# Newer releases came: what this one ran counts, and what they run.
+test_soak_goes_on_after_newer_ones if {
+	up := {"release": 5, "healthy": true, "soaked_seconds": 3000, "healthy_since": "2026-11-24T11:50:00Z"}
+	open(object.union(with_env({"soak_seconds": 3600}), {"upstream": up})) == set()
+	i := object.union(with_env({"soak_seconds": 3660}), {"upstream": up})
+	{n.at | some n in promote.need with input as i with time.now_ns as noon} == {"2026-11-24T12:01:00Z"}
+}
+
+test_soak_stands_still_while_a_newer_one_fails if {
+	up := {"release": 5, "healthy": true, "soaked_seconds": 3000}
+	failed := object.union(object.remove(base, ["upstream"]), {"upstream": up})
+	open(object.union(failed, {"environment": {"soak_seconds": 3000}})) == set()
+	i := object.union(failed, {"environment": {"soak_seconds": 3600}})
+	open(i) == {"soak"}
+	some n in promote.need with input as i with time.now_ns as noon
+	n.msg == "soak of 1 h goes on, after 50 min, when staging is healthy"
+}
+
 test_soak_says_the_day if {
 	i := with_env({"soak_seconds": 86400})
 	some n in promote.need with input as i with time.now_ns as noon

@@ -22,6 +22,15 @@ approves if {
 	not input["delete"]
 }
 
+# To delete what is proposed for an environment rejects it. Who may is for the
+# server: who may write, and who is asked for approvals.
+approves if rejects
+
+rejects if {
+	input.class == "environment"
+	input.rejection
+}
+
 deny contains {"rule": "administrators", "msg": sprintf("%s is the server's configuration; only administrators write it", [input.repository])} if {
 	input.own
 	input.user.may_read
@@ -35,6 +44,7 @@ deny contains {"rule": "server-owned", "msg": sprintf("%s is written by the serv
 deny contains {"rule": "environment", "msg": sprintf("%s is written by promotions alone", [input.ref])} if {
 	input.class == "environment"
 	not input.approval
+	not rejects
 }
 
 deny contains {"rule": "gated-delete", "msg": sprintf("%s is gated and cannot be deleted", [input.ref])} if {
@@ -46,6 +56,7 @@ deny contains {"rule": "gated-delete", "msg": sprintf("%s is gated and cannot be
 deny contains {"rule": "delete", "msg": sprintf("%s cannot be deleted", [input.ref])} if {
 	input.class in {"proposal", "environment"}
 	input["delete"]
+	not rejects
 }
 
 deny contains {"rule": "gated-force", "msg": sprintf("%s is gated and never goes back; the push does not descend from its tip", [input.ref])} if {

@@ -48,6 +48,11 @@ test_only_administrators_configure_the_server if {
 	rules(object.union(plain, {"own": true, "user": {"administrator": true}})) == set()
 }
 
+test_deleting_what_is_proposed_rejects_it if {
+	rules(object.union(plain, {"class": "environment", "rejection": true, "delete": true, "user": {"may_write": false}})) == set()
+	rules(object.union(plain, {"class": "environment", "rejection": false, "delete": true})) == {"environment", "delete"}
+}
+
 test_proposals_and_environments_are_not_deleted if {
 	rules(object.union(plain, {"class": "proposal", "delete": true})) == {"delete"}
 	rules(object.union(plain, {"class": "environment", "approval": true, "delete": true})) == {"delete"}

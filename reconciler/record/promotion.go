@@ -61,6 +61,7 @@ type Promotion struct {
 	Approvals []Approval
 	Former    []Approval // of other contents, or before a hold; they count for nothing
 
+	Chosen   *Choice   // nil: it came by itself
 	Rollback *Rollback // nil: it goes forward
 	Removal  bool      // it takes the application out of the environment; Source is what no longer declares it
 
@@ -149,6 +150,9 @@ func (p Promotion) Message(application, environment string) string {
 	add(keyPolicy, p.Policy)
 	add(keyDecision, p.Decision.String())
 
+	if p.Chosen != nil {
+		add(keyChosen, p.Chosen.value())
+	}
 	for _, a := range p.Approvals {
 		add(keyApproval, a.value())
 	}
@@ -189,6 +193,8 @@ func ParsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 			p.Policy = t.Value
 		case keyDecision:
 			p.Decision = parseDecision(t.Value)
+		case keyChosen:
+			p.Chosen = parseChoice(t.Value)
 		case keyApproval:
 			a, is := parseApproval(t.Value)
 			if is && a.Tree == tree && !ApprovedBy(p.Approvals, a.User) {

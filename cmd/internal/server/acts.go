@@ -199,6 +199,39 @@ func (s *Server) Approve(ctx context.Context, a access.Identity, repository, env
 	return d, nil
 }
 
+// Reject implements show.Backend.
+func (s *Server) Reject(ctx context.Context, a access.Identity, repository, environment, tree, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	done, err := s.reconciler.Reject(ctx, repository, environment, a, tree, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{What: done.Sentence(environment, a.User), Next: done.Then(repository, environment)}, nil
+}
+
+// Choose implements show.Backend.
+func (s *Server) Choose(ctx context.Context, a access.Identity, repository, environment string, release int) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	done, err := s.reconciler.Choose(ctx, repository, environment, release, a)
+	if err != nil {
+		return show.Done{}, err
+	}
+	d := show.Done{What: fmt.Sprintf("proposed release %d for %s, tree %.7s, as %s", release, environment, done.Tree, a.User), State: show.Open}
+	if release == 0 {
+		d.What = fmt.Sprintf("proposed the removal of %s, as %s", environment, a.User)
+	}
+	if done.Promoted == repo.Zero {
+		d.State, d.Next = show.Waits, "now waits for "+done.Waits
+	} else {
+		d.Next = fmt.Sprintf("env/%s is at %.7s; it converges by itself", environment, done.Promoted)
+	}
+	return d, nil
+}
+
 // Rollback implements show.Backend.
 func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, environment string, release int, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {

@@ -47,11 +47,19 @@ func (e environments) Proposed(ctx context.Context, repository, environment stri
 }
 
 // ApprovePush implements receive.Environments.
-func (e environments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) (repo.Hash, []string, error) {
+func (e environments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (repo.Hash, []string, error) {
 	if _, err := e.readable(by, repository); err != nil {
 		return repo.Zero, nil, err
 	}
-	return e.reconciler.ApprovePush(ctx, repository, environment, by, commit)
+	return e.reconciler.ApprovePush(ctx, repository, environment, by, commit, reason)
+}
+
+// RejectPush implements receive.Environments.
+func (e environments) RejectPush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) ([]string, error) {
+	if _, err := e.readable(by, repository); err != nil {
+		return nil, err
+	}
+	return e.reconciler.RejectPush(ctx, repository, environment, by, commit, reason)
 }
 
 // Holder implements receive.Environments. Whoever may not read a repository is not
