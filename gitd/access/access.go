@@ -89,6 +89,7 @@ type Repository struct {
 	// tags, "" for none. Nobody may push to a mirror, and it has no gate of its own: what
 	// lands is decided at the forge.
 	Mirror string
+	Quota  int64 // bytes of objects that it may hold, 0 for any number
 	// Ports of this machine are for this repository's environments alone.
 	Ports []Ports
 }

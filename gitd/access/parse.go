@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -33,6 +34,7 @@ type document struct {
 		Public      bool      `yaml:"public"`
 		Gate        yaml.Node `yaml:"gate"`
 		Ports       yaml.Node `yaml:"ports"`
+		Quota       string    `yaml:"quota"`
 	} `yaml:"repositories"`
 	Connections map[string]struct {
 		Forge      string   `yaml:"forge"`
@@ -276,7 +278,25 @@ func (r *reader) repository(key, value *yaml.Node) {
 	if _, n := lookup(value, "ports"); n != nil {
 		repository.Ports = r.ports(n, name)
 	}
+	if _, n := lookup(value, "quota"); n != nil {
+		var ok bool
+		if repository.Quota, ok = parseBytes(n.Value); !ok || n.Kind != yaml.ScalarNode {
+			r.problem(n, "write a number of MiB or GiB, such as 500 MiB or 2 GiB", "the quota of %s is %q, which is no size", name, n.Value)
+		}
+	}
 	r.config.repositories[name] = repository
+}
+
+var bytesForm = regexp.MustCompile(`^([1-9][0-9]{0,5}) ?(KiB|MiB|GiB|TiB)$`)
+
+// parseBytes reads a size such as "2 GiB".
+func parseBytes(s string) (int64, bool) {
+	m := bytesForm.FindStringSubmatch(s)
+	if m == nil {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(m[1], 10, 64)
+	return n << (10 * (1 + slices.Index([]string{"KiB", "MiB", "GiB", "TiB"}, m[2]))), err == nil
 }
 
 var ungatedForm = regexp.MustCompile(`^off by ([A-Za-z0-9][A-Za-z0-9 ._@+-]{0,98}[A-Za-z0-9]|[A-Za-z0-9])$`)

@@ -1,10 +1,14 @@
 package repo
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -44,4 +48,47 @@ func TestFixedConfigurationCounts(t *testing.T) {
 			t.Errorf("%s is %q, want %q", kv[0], got, kv[1])
 		}
 	}
+}
+
+// A small pack stands for a large file: unpacking it takes a small part of that,
+// whichever way git does it.
+func TestUnpackingTakesLittleMemory(t *testing.T) {
+	t.Parallel()
+	_, r := testStore(t)
+	const size = 200 << 20
+	cmd := r.Command(t.Context(), "hash-object", "-w", "--stdin")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(stdin, io.LimitReader(zeros{}, size))
+	if err := errors.Join(err, stdin.Close(), cmd.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	pack, err := r.GitIn(t.Context(), Quarantine{}, out.Bytes(), "pack-objects", "--stdout", "-q")
+	if err != nil || len(pack) > 1<<20 {
+		t.Fatalf("a pack of %d bytes, %v", len(pack), err)
+	}
+	for _, args := range [][]string{{"unpack-objects", "-q"}, {"index-pack", "--strict", "--stdin"}} {
+		_, to := testStore(t)
+		cmd := to.Command(t.Context(), args...)
+		if _, err := Run(cmd, pack); err != nil {
+			t.Fatal(err)
+		}
+		if took := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10; took > size/4 {
+			t.Errorf("git %s took %d MiB", args[0], took>>20)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

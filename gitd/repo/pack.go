@@ -64,6 +64,27 @@ func (r *Repository) loose(before time.Time) (all, old int, err error) {
 	return all, old, nil
 }
 
+// Bytes is how much the objects of the repository take of the disk, those of pushes
+// under way among them.
+func (r *Repository) Bytes() (int64, error) { return BytesIn(filepath.Join(r.dir, "objects")) }
+
+// BytesIn is how many bytes the files in a directory have.
+func BytesIn(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // it was moved or removed
+			}
+			return err
+		}
+		if info, err := d.Info(); err == nil {
+			n += info.Size()
+		}
+		return nil
+	})
+	return n, err
+}
+
 // Packed is what Pack did.
 type Packed struct {
 	Loose  int // objects that stood alone

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
@@ -17,6 +19,11 @@ import (
 
 // killAfter is how long a child may take to end politely.
 const killAfter = 5 * time.Second
+
+// maxMemory bounds what each process of a git child may take for itself. git reads
+// large files in pieces and needs some 100 MiB; what a small pack can stand for has
+// no bound.
+const maxMemory = 512 << 20
 
 // errGone is why a child is ended whose client has gone.
 var errGone = errors.New("the client has gone")
@@ -53,6 +60,11 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 			What: "the server could not start git",
 			Hint: "try again in a minute; tell an administrator of this server if it stays",
 		}
+	}
+
+	// Before it has read a byte, so that whatever it starts is bound too.
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory}, nil); err != nil {
+		c.t.Log.Warn("git's memory is not bound", "err", err)
 	}
 
 	// gone is called when the client cannot or does not take part any more.

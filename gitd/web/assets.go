@@ -75,7 +75,7 @@ func parseTemplates(assets map[string]asset) *template.Template {
 		"thousands": show.Thousands,
 		"count":     show.Plural,
 		"names":     names,
-		"size":      size,
+		"size":      show.Bytes,
 		"ansi":      ansi,
 		"since":     since,
 		"dur":       func(d time.Duration) string { return show.Elapsed(d) },

@@ -139,9 +139,9 @@ func treePage(q *request) (*page, error) {
 	}
 	switch {
 	case c.Binary && c.Cut:
-		view.Note = "It is larger than what is shown here, " + size(c.Size) + "."
+		view.Note = "It is larger than what is shown here, " + show.Bytes(c.Size) + "."
 	case c.Binary:
-		view.Note = "It is not text, " + size(c.Size) + "."
+		view.Note = "It is not text, " + show.Bytes(c.Size) + "."
 	case c.Kind == show.Submodule:
 		view.Note = "A submodule, at commit " + show.Short(c.Text) + " of another repository."
 	case c.Kind == show.Link:

@@ -138,19 +138,6 @@ func timeElement(t time.Time, as, text string) template.HTML {
 		`" data-as="` + as + `">` + template.HTMLEscapeString(text) + `</time>`) //nolint:gosec // digits, and a zone's name, escaped
 }
 
-// size writes bytes for people.
-func size(n int64) string {
-	switch {
-	case n < 1<<10:
-		return fmt.Sprintf("%d B", n)
-	case n < 1<<20:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	case n < 1<<30:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	}
-	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-}
-
 // names joins names as prose: "ada", "ada and jun", "ada, jun and sam".
 func names(all []string) string {
 	switch len(all) {

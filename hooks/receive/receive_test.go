@@ -72,6 +72,7 @@ groups:
 repositories:
   hello: {read: [everyone], write: [ada]}
   loose: {gate: off}
+  small: {gate: off, quota: 64 KiB}
 `
 
 // pool judges policies in processes of this test.

@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -308,6 +309,30 @@ func TestTreeBombIsRefused(t *testing.T) {
 }
 
 // What is odd and no reason to refuse is told to the pusher, whose change lands.
+// A push that makes a repository larger than it may be is refused, with the bound,
+// and leaves nothing; one that brings nothing is not.
+func TestQuota(t *testing.T) {
+	h := newHarness(t)
+	small, err := h.store.Create(t.Context(), "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.clone(small)
+	c.commit("fits", map[string]string{"a": "1"})
+	h.push(c, "ada", "origin", "HEAD:refs/heads/x", "HEAD:refs/heads/y").ok(t)
+	noise := make([]byte, 80<<10)
+	if _, err := rand.Read(noise); err != nil {
+		t.Fatal(err)
+	}
+	large := c.commit("does not fit", map[string]string{"b": string(noise)})
+	p := h.push(c, "ada", "origin", "HEAD:refs/heads/x")
+	p.refused(t, "small would hold 8", "its quota is 64.0 KiB", "ask an administrator for another quota of small in server.yaml")
+	if h.has(small, large) {
+		t.Error("it left objects")
+	}
+	h.push(c, "ada", "origin", ":refs/heads/y").ok(t)
+}
+
 func TestWarningsAreTold(t *testing.T) {
 	h := newHarness(t)
 	c := h.landed()
