@@ -52,7 +52,8 @@ func parsePublicKeys(data []byte) []string {
 }
 
 // ownKeys finds the SSH public keys of whoever runs this program: those of the
-// agent and those in ~/.ssh.
+// agent, and those in ~/.ssh beside which their private half is. A key without it
+// may be anybody's, and the first ones make an administrator.
 func ownKeys(ctx context.Context) []string {
 	var data []byte
 	if os.Getenv("SSH_AUTH_SOCK") != "" {
@@ -64,6 +65,9 @@ func ownKeys(ctx context.Context) []string {
 	home, _ := os.UserHomeDir()
 	files, _ := filepath.Glob(filepath.Join(home, ".ssh", "*.pub"))
 	for _, f := range files {
+		if _, err := os.Stat(strings.TrimSuffix(f, ".pub")); err != nil {
+			continue
+		}
 		if content, err := os.ReadFile(f); err == nil {
 			data = append(append(data, content...), '\n')
 		}

@@ -22,8 +22,8 @@ headgate serve
 headgate serve --data /var/lib/headgate --ssh :22 --http 127.0.0.1:8080 --name git.example.org
 
 Runs the server until it is interrupted. At the first start it makes the data
-directory and the repository "headgate", in which you, with your SSH keys, are the
-administrator; everything else is configured there, by pushing.`,
+directory and the repository "headgate", in which you are the administrator, with
+the SSH keys of which you have the private half, and says so; everything else is configured there, by pushing.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			o := serveFlags(flags)
 			return func(ctx context.Context, p printer, args []string) error {
@@ -42,6 +42,9 @@ administrator; everything else is configured there, by pushing.`,
 					about := s.Server(ctx)
 					fmt.Fprintf(p.err, "headgate is up: ssh %s, console %s\n", about.SSH, about.HTTP)
 					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
+					for _, line := range s.Appointed() {
+						fmt.Fprintln(p.err, line)
+					}
 					if _, known := s.Operator(keys[0]); known && made != "" {
 						fmt.Fprintf(p.err, "you have no SSH key, so one was made: use ssh -i %s\n", made)
 					}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -422,4 +423,42 @@ func (b *backend) ScheduleLog(ctx context.Context, a access.Identity, _, _ strin
 
 func (b *backend) RunSchedule(_ context.Context, a access.Identity, repository, name string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("run 8 of %s is on its way: main at 9f1c2ab", name), Next: "schedule log -f " + repository + " " + name, State: show.Queued}, nil
+}
+
+func (b *backend) Decisions(_ context.Context, who access.Identity, repository, before string) ([]show.Decision, bool, error) {
+	all := []show.Decision{}
+	for _, d := range exampleDecisions {
+		if d.Repository == repository {
+			d.Document = ""
+			all = append(all, d)
+		}
+	}
+	return all, false, nil
+}
+
+func (b *backend) Decision(_ context.Context, who access.Identity, repository, id string) (show.Decision, error) {
+	for _, d := range exampleDecisions {
+		if d.Repository == repository && d.ID == id {
+			return d, nil
+		}
+	}
+	return show.Decision{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no decision %q in %s", id, repository)}
+}
+
+// exampleDecisions are the newest first.
+var exampleDecisions = []show.Decision{
+	{
+		Repository: "checkout", ID: "d-3333333", Commit: strings.Repeat("3", 40), At: today(14, 6),
+		Question: "promote", About: "release 186 to production by the rules of what is declared", Answer: "manual", Policy: "sha256:aa",
+		Document: "{\n \"question\": \"promote\",\n \"input\": {\n  \"environment\": {\"name\": \"production\"}\n },\n \"engine\": \"opa\"\n}",
+	},
+	{
+		Repository: "checkout", ID: "d-2222222", Commit: strings.Repeat("2", 40), At: today(14, 5),
+		Question: "converge", About: "drift of release 186 in staging", Answer: "auto", Policy: "sha256:aa", Document: "{}",
+	},
+	{
+		Repository: "checkout", ID: "d-1111111", Commit: strings.Repeat("1", 40), At: today(14, 4),
+		Question: "land", About: "change 219 to refs/heads/main", Answer: "auto", Policy: "sha256:aa",
+		Document: "{\n \"question\": \"land\",\n \"input\": {\"change\": {\"number\": 219}}\n}",
+	},
 }

@@ -86,8 +86,7 @@ func (v *validation) noticeLeaving(file *headgateyaml.File) error {
 	for _, name := range leaving {
 		v.notices = append(v.notices,
 			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved", headgateyaml.Name, name),
-			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name),
-			fmt.Sprintf("  if it is to have another name: %s env rename %s %s <new name>", "ssh "+v.l.Server().Login(), v.r.Name(), name))
+			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name))
 	}
 	return err
 }

@@ -193,7 +193,7 @@ func TestEnvironmentsOfAPush(t *testing.T) {
 	c.commit("free", map[string]string{"deploy/staging/compose.yaml": "127.0.0.1:8001"})
 	h.push(c, "ada", "origin", "main").ok(t,
 		"remote: headgate.yaml no longer names the environment production: what runs there goes on until its removal is approved",
-		"approve hello production", "env rename hello production <new name>", "success: 2 landed")
+		"approve hello production", "success: 2 landed")
 	c.commit("nobody", map[string]string{"headgate.yaml": "environments: {staging: {target: services, approvals: {from: releese}}}\n"})
 	h.push(c, "ada", "origin", "main").refused(t, `headgate.yaml:1: approvals of environment "staging" are asked of "releese"`)
 }

@@ -84,6 +84,7 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 	if _, err := s.landed(ctx, access.Own, number); err != nil {
 		return fmt.Errorf("land the first configuration: %w", err)
 	}
+	s.first = true
 	return nil
 }
 

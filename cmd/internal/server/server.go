@@ -93,6 +93,7 @@ type Server struct {
 	store      *repo.Store
 	access     atomic.Pointer[access.Config]
 	loading    sync.Mutex // held while access is read and brought into force
+	first      bool       // this start made the first configuration; written before the server answers
 	inForce    repo.Hash  // the commit that access was read from; guarded by loading
 	tokens     *token.Store
 	policies   *policies.Pool
