@@ -200,6 +200,10 @@ func (h *Hub) Forward(ctx context.Context, r *repo.Repository, branch string, ol
 	if err != nil {
 		return err
 	}
+	// What came before requests were followed is on record from here on.
+	if err := w.record(ctx, r, branch, repo.Zero, old); err != nil {
+		return err
+	}
 	if err := m.push(ctx, r, branch, old, new); !errors.Is(err, repo.ErrMoved) {
 		return err
 	}

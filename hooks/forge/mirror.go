@@ -146,8 +146,8 @@ func mirrored(name string) bool {
 
 // sync brings the branches and tags of r to where the forge has them: forced
 // pushes and deletions too. It looks at what is on either side and nothing else,
-// so that it may be stopped anywhere and run again.
-func (m remote) sync(ctx context.Context, r *repo.Repository) (moves []Move, left int, err error) {
+// so that it may be stopped anywhere and run again. record is called before each move.
+func (m remote) sync(ctx context.Context, r *repo.Repository, record func(Move) error) (moves []Move, left int, err error) {
 	// What is here is read first: a branch that the gate lands on meanwhile, there and
 	// here, is then not where it was, and does not go back.
 	have, err := mirroredRefs(r)
@@ -170,6 +170,9 @@ func (m remote) sync(ctx context.Context, r *repo.Repository) (moves []Move, lef
 	}
 	crash.Point("mirror.fetched")
 	for _, move := range todo {
+		if err := record(move); err != nil {
+			return moves, want.left, fmt.Errorf("record %s: %w", move.Ref, err)
+		}
 		if err := r.Move(ctx, move.Ref, move.Old, move.New); err != nil {
 			return moves, want.left, fmt.Errorf("move %s: %w", move.Ref, err)
 		}

@@ -268,7 +268,13 @@ func (w *worker) sync(ctx context.Context) ([]Move, error) {
 	if err != nil {
 		return nil, err
 	}
-	moves, left, err := m.sync(ctx, r)
+	moves, left, err := m.sync(ctx, r, func(move Move) error {
+		branch, ok := strings.CutPrefix(move.Ref, "refs/heads/")
+		if !ok {
+			return nil
+		}
+		return w.record(ctx, r, branch, move.Old, move.New)
+	})
 	for _, move := range moves {
 		w.hub.Log.Info("mirrored", "connection", w.name, "repo", r.Name(), "ref", move.Ref, "commit", move.New.String())
 	}
@@ -276,6 +282,14 @@ func (w *worker) sync(ctx context.Context) ([]Move, error) {
 	w.status.Left = left
 	w.mu.Unlock()
 	return moves, err
+}
+
+// record has tips that come from the forge on record, where the gate lands, too.
+func (w *worker) record(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
+	if conf, ok := w.hub.Access().Connection(w.name); !ok || !conf.Requests || w.hub.Gate == nil {
+		return nil
+	}
+	return w.hub.Gate.RecordMirrored(ctx, r, branch, old, new, time.Now())
 }
 
 // backOff is how long to wait after one more failure.

@@ -20,12 +20,13 @@ import (
 
 // Report is what Verify found.
 type Report struct {
-	Branches []string  `json:"branches"` // that changes have landed on
-	Tips     int       `json:"tips"`     // commits that were ever the tip of one of them
-	Verdicts int       `json:"verdicts"` // green verdicts that were needed and found
-	Releases int       `json:"releases"` // that verify
-	Signed   int       `json:"signed"`   // objects whose signature was checked
-	Findings []Finding `json:"findings"` // what is not as it must be
+	Branches []string  `json:"branches"`           // that changes have landed on
+	Tips     int       `json:"tips"`               // commits that were ever the tip of one of them
+	Verdicts int       `json:"verdicts"`           // green verdicts that were needed and found
+	Mirrored int       `json:"mirrored,omitempty"` // tips among them that came from a forge, past the gate
+	Releases int       `json:"releases"`           // that verify
+	Signed   int       `json:"signed"`             // objects whose signature was checked
+	Findings []Finding `json:"findings"`           // what is not as it must be
 
 	r         *repo.Repository
 	signers   repo.Signers
@@ -244,9 +245,21 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 		rep.found(ref, "%d changes have landed on it, and it is not there", len(landings))
 		return nil
 	}
+	mirrored, err := rep.mirrored(branch)
+	if err != nil {
+		return err
+	}
 	seen := 0
 	for at := tip; at != repo.Zero; {
 		l, known := byNew[at]
+		if i := slices.IndexFunc(mirrored, func(m mirroredTip) bool { return m.new == at }); i >= 0 && !known {
+			seen++
+			rep.Mirrored++
+			rep.lines[branch] = append(rep.lines[branch], at)
+			at = mirrored[i].old
+			mirrored = mirrored[i+1:] // a branch may go back and forth
+			continue
+		}
 		if !known {
 			rep.found(ref, "was at %s, and no change landed as that", at)
 			if n, tested := rep.tested[at]; tested {
@@ -269,6 +282,18 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 		rep.found(change.Ref(l.story.Number), "landed as %s, which is not in the line of %s", new, ref)
 	}
 	return nil
+}
+
+// mirrored are the tips of a branch that came from a forge, newest first.
+func (rep *Report) mirrored(branch string) ([]mirroredTip, error) {
+	list, tip, err := mirroredTips(rep.r)
+	if err != nil || tip == repo.Zero {
+		return nil, err
+	}
+	if _, err := rep.signed(MirrorRef, tip); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list, func(m mirroredTip) bool { return m.branch != branch }), nil
 }
 
 // landing checks one step of a branch.
