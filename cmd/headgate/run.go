@@ -173,12 +173,19 @@ func exitOf(r build.Result) error {
 // print shows the log as it grows.
 func (l *localBuild) print(ctx context.Context, w io.Writer, all server.Logs, id string) error {
 	enc := json.NewEncoder(w)
+	var unfinished show.Unfinished
 	for e, err := range all.Events(ctx, id, true) {
 		if err != nil {
 			return err
 		}
 		if l.json {
 			if err := enc.Encode(e); err != nil {
+				return err
+			}
+			continue
+		}
+		if done, err := unfinished.Write(w, e, "", func(s string) string { return s }); done || err != nil {
+			if err != nil {
 				return err
 			}
 			continue

@@ -348,6 +348,7 @@ func changeLog(c *call) error {
 // follow.
 func (c *call) printLog(events iter.Seq2[show.LogEvent, error], around int, follow bool) (shown, last int, err error) {
 	const lines = 20 // on either side
+	var unfinished show.Unfinished
 	command := ""
 	for e, err := range events {
 		if err != nil {
@@ -368,7 +369,9 @@ func (c *call) printLog(events iter.Seq2[show.LogEvent, error], around int, foll
 			if err := c.emit(e); err != nil {
 				return shown, last, err
 			}
-		} else {
+		} else if done, err := unfinished.Write(c.out.w, e, "| ", c.out.log); err != nil {
+			return shown, last, err
+		} else if !done {
 			c.logLine(e, terminal.Line(command), around > 0)
 		}
 		if follow {

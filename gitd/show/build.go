@@ -36,6 +36,7 @@ type LogKind string
 const (
 	LogStep LogKind = "step" // a command begins
 	LogOut  LogKind = "out"  // a line that a command printed
+	LogPart LogKind = "part" // what there is of a line that a command has not ended for a while; later the same line comes whole
 	LogEnd  LogKind = "end"  // a command has ended
 	LogNote LogKind = "note" // a line of Headgate's own
 	LogDone LogKind = "done" // the build has ended; the last event

@@ -63,7 +63,7 @@ func (l *follower) follow(ctx context.Context, q *request, p *page, s *sender) {
 				}
 				return
 			}
-			if skip > 0 { // the page has it, but which step lines go to must be known
+			if skip > 0 && e.Kind != show.LogPart { // the page has it, but which step lines go to must be known
 				skip--
 				if e.Kind != "step" && (e.Kind != "out" && e.Kind != "note" || stepped) {
 					continue
@@ -133,20 +133,25 @@ func (l *follower) flush(q *request, s *sender) error {
 		s.have.Log.Events += skipped
 		fmt.Fprintf(&html, `<div class="cut">%s came too fast to show here; the raw log has them</div>`, show.Plural(skipped, "line"))
 	}
-	for _, e := range events {
+	for i, e := range events {
+		if e.Kind == show.LogPart && i < len(events)-1 {
+			continue // it is ended by now, or there is more of it
+		}
 		if e.Kind == "seen" {
 			l.step, l.titles[e.Step] = e.Step, stepTitle(e)
 			continue
 		}
-		s.have.Log.Events++
+		if e.Kind != show.LogPart {
+			s.have.Log.Events++
+		}
 		switch e.Kind {
-		case "out", "note":
+		case "out", "note", show.LogPart:
 			if _, ok := l.titles[l.step]; !ok {
 				if err := l.open(q, s, l.step, beforeSteps); err != nil {
 					return err
 				}
 			}
-			if err := q.pages.ExecuteTemplate(&html, "log-line", logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note"}); err != nil {
+			if err := q.pages.ExecuteTemplate(&html, "log-line", logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note", Part: e.Kind == show.LogPart}); err != nil {
 				return fmt.Errorf("render a log line: %w", err)
 			}
 		case "step":

@@ -72,6 +72,7 @@ type logLine struct {
 	At    show.Duration
 	Text  string
 	Note  bool
+	Part  bool // it is not ended yet
 	Bad   bool // the failure shows here
 	Hit   bool // it has what is searched for
 	Gap   int  // lines before it that are not sent
@@ -365,6 +366,7 @@ func (q *request) streamLog(follow bool, events func(context.Context) iter.Seq2[
 	defer cancel()
 	rc := http.NewResponseController(q.w)
 	out := bufio.NewWriterSize(q.w, 32<<10)
+	var unfinished show.Unfinished
 	for e, err := range events(ctx) {
 		if err != nil {
 			if out.Buffered() == 0 {
@@ -374,8 +376,17 @@ func (q *request) streamLog(follow bool, events func(context.Context) iter.Seq2[
 			_ = out.Flush()
 			return err
 		}
-		if err := writeEvent(out, e, asJSON); err != nil {
-			return gone(err)
+		done := false
+		if !asJSON {
+			var err error
+			if done, err = unfinished.Write(out, e, outPrefix(e), terminal.Plain); err != nil {
+				return gone(err)
+			}
+		}
+		if !done {
+			if err := writeEvent(out, e, asJSON); err != nil {
+				return gone(err)
+			}
 		}
 		if !follow {
 			continue
@@ -391,6 +402,10 @@ func (q *request) streamLog(follow bool, events func(context.Context) iter.Seq2[
 	return gone(out.Flush())
 }
 
+// outPrefix comes before what a command has printed: no such line can be taken for
+// one of Headgate's own.
+func outPrefix(e show.LogEvent) string { return fmt.Sprintf("%8s  | ", since(e.At)) }
+
 // writeEvent writes one event of a log as text, or as a line of JSON.
 func writeEvent(w io.Writer, e show.LogEvent, asJSON bool) error {
 	if asJSON {
@@ -401,7 +416,7 @@ func writeEvent(w io.Writer, e show.LogEvent, asJSON bool) error {
 	case "step":
 		_, err = fmt.Fprintf(w, "%8s  $ %s\n", since(e.At), terminal.Plain(strings.TrimPrefix(stepTitle(e), ": ")))
 	case "out":
-		_, err = fmt.Fprintf(w, "%8s  %s\n", since(e.At), terminal.Plain(e.Text))
+		_, err = fmt.Fprintf(w, "%s%s\n", outPrefix(e), terminal.Plain(e.Text))
 	case "note":
 		_, err = fmt.Fprintf(w, "%8s  headgate: %s\n", since(e.At), terminal.Plain(e.Text))
 	case "end":

@@ -51,6 +51,7 @@ type stepLines struct {
 	command string
 	opened  bool     // its "> " line is out, or it has ended
 	shown   int      // lines of output
+	part    string   // what was shown of a line that is not ended yet
 	kept    []string // the last ones that were not shown
 	left    int      // how many were not shown
 	line    int      // of the whole log: the newest, or the last of the first step that failed
@@ -315,11 +316,33 @@ func (n *reporter) log(e show.LogEvent) []string {
 	switch e.Kind {
 	case "step":
 		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, failed: s.failed, began: time.Duration(e.At)}
+	case show.LogPart:
+		if s.shown >= maxStepLines || e.Text == s.part {
+			return nil
+		}
+		lines := n.open()
+		text := e.Text
+		if rest, continues := strings.CutPrefix(text, s.part); continues && s.part != "" {
+			text = "... " + rest
+		}
+		s.part = e.Text
+		return append(lines, output(text)...)
 	case "out":
 		if !s.failed {
 			s.line = e.Line
 		}
 		lines := n.open()
+		// What was shown of the line before it had its end is not said again.
+		if part := s.part; part != "" {
+			s.part = ""
+			rest, continues := strings.CutPrefix(e.Text, part)
+			switch {
+			case continues && rest == "":
+				return lines
+			case continues:
+				return append(lines, output("... "+rest)...)
+			}
+		}
 		if s.shown < maxStepLines {
 			s.shown++
 			return append(lines, output(e.Text)...)

@@ -159,6 +159,30 @@ func TestStepOutputIsBounded(t *testing.T) {
 }
 
 // What a pusher reads is UTF-8 on one line, whatever it was made of.
+// A line that is not ended is told when it stands, and its rest when it comes.
+func TestUnfinishedLineIsToldOnce(t *testing.T) {
+	n := &reporter{server: show.Server{HTTP: "http://h"}, repository: "hello", change: 7}
+	n.log(show.LogEvent{Kind: show.LogStep, Step: 1, Phase: "build", Command: "ask"})
+	for _, test := range []struct {
+		kind show.LogKind
+		text string
+		want []string
+	}{
+		{show.LogPart, "sure? ", []string{"  > build: ask", "  | sure? "}},
+		{show.LogPart, "sure? y", []string{"  | ... y"}},
+		{show.LogOut, "sure? yes", []string{"  | ... es"}},
+		{show.LogPart, "whole", []string{"  | whole"}},
+		{show.LogOut, "whole", nil},
+		{show.LogPart, "10%", []string{"  | 10%"}},
+		{show.LogOut, "done", []string{"  | done"}},
+		{show.LogOut, "done", []string{"  | done"}},
+	} {
+		if got := n.log(show.LogEvent{Kind: test.kind, Step: 1, Text: test.text}); !slices.Equal(got, test.want) {
+			t.Errorf("%s %q: %q, and not %q", test.kind, test.text, got, test.want)
+		}
+	}
+}
+
 func TestOneLine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringMatching(`[ -~\x00-\x1f€žü\x{202e}\x{2028}]{0,300}`).Draw(t, "text")

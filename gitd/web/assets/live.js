@@ -123,6 +123,8 @@
       const log = document.getElementById(line.id);
       if (!log) return;
       const follow = atEnd();
+      const part = log.querySelector(":scope > .part"); // a line that was not ended yet
+      if (part) part.remove();
       log.insertAdjacentHTML("beforeend", line.html);
       while (log.childElementCount > 5000) log.firstElementChild.remove(); // the raw log has everything
       if (follow) window.scrollTo(0, document.documentElement.scrollHeight);

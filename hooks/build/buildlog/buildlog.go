@@ -47,6 +47,7 @@ type Kind string
 const (
 	Step Kind = "step" // a command begins
 	Out  Kind = "out"  // a line that a command printed
+	Part Kind = "part" // what there is of a line that is not ended for a while; for those who follow, not in the log
 	End  Kind = "end"  // a command has ended
 	Note Kind = "note" // a line of Headgate's own
 	Done Kind = "done" // the build has ended; the last event
@@ -180,13 +181,15 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 		defer f.Close()
 		in := bufio.NewReaderSize(f, 64<<10)
 		var partial []byte
-		lines := 0
+		var part string // as it was yielded last
+		lines, events := 0, 0
 		for {
 			// Whatever is written after this moment closes more.
 			var more <-chan struct{}
 			ended := true
+			var standing *unfinished
 			if w != nil {
-				more, ended = w.waiting()
+				more, standing, ended = w.waiting()
 			}
 			for {
 				chunk, err := in.ReadBytes('\n')
@@ -203,7 +206,8 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 					yield(Event{}, fmt.Errorf("read log %s: %w", name, err))
 					return
 				}
-				partial = partial[:0]
+				partial, part = partial[:0], ""
+				events++
 				if e.Kind == Out || e.Kind == Note {
 					lines++
 					e.Line = lines
@@ -214,6 +218,13 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 			}
 			if ended || !wait {
 				return
+			}
+			// What came since belongs before it.
+			if standing != nil && standing.after == events && standing.Text != part {
+				part = standing.Text
+				if !yield(standing.Event, nil) {
+					return
+				}
 			}
 			select {
 			case <-more:
@@ -244,15 +255,36 @@ type Writer struct {
 	step  time.Time // when the running step began
 	ended bool
 	more  chan struct{} // closed and replaced at each event
+
+	events   int         // in the file
+	standing *unfinished // replaced, not altered
+}
+
+// unfinished is a line that stands without its end, after so many events.
+type unfinished struct {
+	Event
+	after int
 }
 
 // ID names the log while it runs.
 func (w *Writer) ID() string { return w.id }
 
-func (w *Writer) waiting() (more <-chan struct{}, ended bool) {
+func (w *Writer) waiting() (more <-chan struct{}, standing *unfinished, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.more, w.ended
+	return w.more, w.standing, w.ended
+}
+
+// stand shows followers a line that is not ended.
+func (w *Writer) stand(step int, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended || w.cut || text == "" || w.standing != nil && w.standing.Text == text {
+		return
+	}
+	w.standing = &unfinished{Event{Kind: Part, At: time.Since(w.began).Milliseconds(), Step: step, Text: text}, w.events}
+	close(w.more)
+	w.more = make(chan struct{})
 }
 
 // write appends an event and returns how many bytes that took in the file. The
@@ -275,6 +307,8 @@ func (w *Writer) write(e Event) (size int64) {
 	if e.Kind == Out || e.Kind == Note {
 		w.lines++
 	}
+	w.events++
+	w.standing = nil
 	close(w.more)
 	w.more = make(chan struct{})
 	return int64(len(data))
@@ -341,14 +375,44 @@ func (w *Writer) Lines() int {
 // line without a newline counted.
 func (w *Writer) Output(step int) io.WriteCloser { return &output{w: w, step: step} }
 
+// standTime is how long a line may go without its end before it is shown.
+const standTime = time.Second
+
 // output cuts a stream into lines.
 type output struct {
 	w    *Writer
 	step int
-	buf  []byte
+
+	mu    sync.Mutex // guards the rest
+	buf   []byte
+	began time.Time   // when what is in buf did
+	timer *time.Timer // running while there is something in buf
+}
+
+// look shows what stands without its end for long enough, and looks again.
+func (o *output) look() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.timer = nil
+	if len(o.buf) == 0 {
+		return
+	}
+	wait := standTime - time.Since(o.began)
+	if wait <= 0 {
+		// The beginning of a secret is no secret yet to the mask.
+		text := o.w.mask.apply(string(o.buf))
+		o.w.stand(o.step, o.w.mask.apply(terminal.Log(text[:len(text)-o.w.mask.incomplete(text)])))
+		wait = standTime
+	}
+	o.timer = time.AfterFunc(wait, o.look)
 }
 
 func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.buf) == 0 || bytes.IndexByte(p, '\n') >= 0 {
+		o.began = time.Now()
+	}
 	o.buf = append(o.buf, p...)
 	for {
 		i := bytes.IndexByte(o.buf, '\n')
@@ -371,11 +435,18 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	if len(o.buf) == 0 {
 		o.buf = nil // let a large buffer go
+	} else if o.timer == nil {
+		o.timer = time.AfterFunc(standTime, o.look)
 	}
 	return len(p), nil
 }
 
 func (o *output) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.timer != nil {
+		o.timer.Stop()
+	}
 	if len(o.buf) > 0 {
 		o.emit(o.buf)
 		o.buf = nil

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -385,5 +387,74 @@ func TestOpenDirRemovesUnfinishedLogs(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(d.root, "running", "*")); len(left) > 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// A line that stands without its end is shown to those who follow, and the log
+// has it once, whole.
+func TestUnfinishedLineIsShown(t *testing.T) {
+	d, err := OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := d.Create("b", []string{"hunter2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := w.Output(w.Begin("build", "ask"))
+	steps := []struct{ write, want string }{
+		{"first\nsure? ", "out first"},
+		{"", "part sure? "},
+		{"hunt", ""}, // may be the beginning of a secret
+		{"er2 y", "part sure? *** y"},
+		{"es\nlast", "out sure? *** yes"},
+		{"", "part last"},
+	}
+	if _, err := io.WriteString(out, steps[0].write); err != nil {
+		t.Fatal(err)
+	}
+	at := 0
+	for e, err := range d.Follow(t.Context(), "b", true) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == Step {
+			continue
+		}
+		if at < len(steps) {
+			if got := string(e.Kind) + " " + e.Text; got != steps[at].want {
+				t.Fatalf("%d: %q, and not %q", at, got, steps[at].want)
+			}
+			for at++; at < len(steps); at++ {
+				if _, err := io.WriteString(out, steps[at].write); err != nil {
+					t.Fatal(err)
+				}
+				if steps[at].want != "" {
+					break
+				}
+			}
+			if at == len(steps) {
+				if err := out.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.Finish("SUCCEEDED"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			continue
+		}
+		if e.Kind == Part {
+			t.Errorf("%+v", e)
+		}
+	}
+	var lines []string
+	for e, err := range d.Follow(t.Context(), "b", false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, string(e.Kind)+" "+e.Text)
+	}
+	if want := []string{"step ", "out first", "out sure? *** yes", "out last", "done SUCCEEDED"}; !slices.Equal(lines, want) {
+		t.Errorf("the log has %q", lines)
 	}
 }

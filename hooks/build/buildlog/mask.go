@@ -13,6 +13,7 @@ import (
 // log in which every "a" is a star tells the secret too.
 type mask struct {
 	replacer *strings.Replacer
+	forms    []string
 	longest  int // bytes of the longest form
 }
 
@@ -38,7 +39,7 @@ func newMask(secrets []string) *mask {
 	}
 	// The longest first, so that a secret within another leaves no rest.
 	sort.Slice(forms, func(i, j int) bool { return len(forms[i]) > len(forms[j]) })
-	m := &mask{}
+	m := &mask{forms: forms}
 	var pairs []string
 	for _, f := range forms {
 		m.longest = max(m.longest, len(f))
@@ -55,4 +56,16 @@ func (m *mask) apply(s string) string {
 		return s
 	}
 	return m.replacer.Replace(s)
+}
+
+// incomplete is how many bytes at the end of a text may be the beginning of a secret.
+func (m *mask) incomplete(text string) int {
+	for n := min(m.longest-1, len(text)); n > 0; n-- {
+		for _, f := range m.forms {
+			if strings.HasPrefix(f, text[len(text)-n:]) {
+				return n
+			}
+		}
+	}
+	return 0
 }
