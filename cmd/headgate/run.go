@@ -3,16 +3,20 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
@@ -22,6 +26,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
@@ -37,8 +42,9 @@ headgate run --buildspec ci/nightly.yml --artifacts ./out
 Runs the buildspec on a copy of the work tree's files (those git tracks and
 those it does not ignore), with the same code and in the same sandbox as the
 server: with the history and the tags, and those submodules that come from beside
-the repository itself. The directory for artifacts must be empty or absent. Exit code 1 when the
-build fails.`,
+the repository itself. What Go, npm, pip and Maven keep in green builds is
+there for the next. The directory for artifacts must be empty or absent. Exit
+code 1 when the build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
 			flags.StringVar(&l.buildspec, "buildspec", "", "path of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
@@ -112,6 +118,9 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if err != nil {
 		return fmt.Errorf("attach the history: %w", err)
 	}
+	executor := &host.Host{}
+	use, keep := localCache(ctx, executor, dir)
+	defer func() { keep(false) }()
 	const id = "run"
 	log, err := logDir.Create(id, nil)
 	if err != nil {
@@ -132,7 +141,8 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Commit:     gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"),
 		Objects:    history,
 		Notices:    notices,
-	}, &host.Host{}, log, store)
+		Cache:      use,
+	}, executor, log, store)
 	if err != nil {
 		log.Discard()
 		<-printed
@@ -151,6 +161,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 			}
 		}
 	}
+	keep(result.Status == build.Succeeded)
 	took := result.Finished.Sub(result.Started).Round(10 * time.Millisecond)
 	if l.json {
 		return errors.Join(json.NewEncoder(p.out).Encode(map[string]any{"kind": "result", "status": result.Status, "reason": result.Reason, "took_ms": took.Milliseconds()}), exitOf(result))
@@ -161,6 +172,59 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	fmt.Fprintf(p.err, "green, in %s\n", took)
 	return nil
+}
+
+// localCache is what tools of builds of a directory keep for the next one: of green
+// ones, as on a server of changes that land. Without it, or beside another build of
+// the same directory, a build does without. keep ends it, once.
+func localCache(ctx context.Context, executor *host.Host, dir string) (use build.Cache, keep func(green bool)) {
+	none := func(bool) {}
+	home, err := os.UserCacheDir()
+	if err != nil || !executor.Overlays(ctx) {
+		return build.Cache{}, none
+	}
+	of := fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:16]
+	at := filepath.Join(home, "headgate", of)
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return build.Cache{}, none
+	}
+	lock, err := os.Open(at)
+	if err != nil {
+		return build.Cache{}, none
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return build.Cache{}, none
+	}
+	store, err := cache.Open(filepath.Join(at, "cache"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		lock.Close()
+		return build.Cache{}, none
+	}
+	const id = "run"
+	u, err := store.Use(of, id)
+	if err != nil {
+		lock.Close()
+		return build.Cache{}, none
+	}
+	var once sync.Once
+	return build.Cache{Lower: u.Lower, Upper: u.Upper, Work: u.Work, Merged: u.Merged}, func(green bool) {
+		once.Do(func() {
+			end(store, u, green)
+			lock.Close()
+		})
+	}
+}
+
+// end ends the use of a local cache.
+func end(store *cache.Store, u *cache.Use, green bool) {
+	if green {
+		u.Keep()
+		store.Landed(u.Repository, u.Build)
+	} else {
+		u.Drop()
+	}
+	store.Close()
 }
 
 func exitOf(r build.Result) error {

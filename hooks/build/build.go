@@ -32,6 +32,7 @@ type Request struct {
 	Timeout   time.Duration     // 0 is DefaultTimeout
 	Network   bool              // whether commands reach the network
 	Objects   string            // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
+	Cache     Cache             // what CacheDir is made of; zero: an empty one that nobody else sees
 	Notices   []string          // what people should know of the source, a line each at the head of the log
 
 	// What the build may know of itself.
@@ -67,6 +68,11 @@ type Result struct {
 	Finished  time.Time
 }
 
+// Cache is what the tools in a sandbox keep for the next one: Lower is read and
+// never written to, Upper takes what is written, Work and Merged are the
+// executor's. Without Lower there is Upper alone.
+type Cache struct{ Lower, Upper, Work, Merged string }
+
 // Executor makes sandboxes.
 type Executor interface {
 	// Start makes a sandbox for one build. An error is the server's own failure
@@ -91,6 +97,7 @@ type Sandbox struct {
 	Home    string // host directory that is the home inside
 	Temp    string // host directory that is /tmp inside
 	Objects string // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
+	Cache   Cache  // what is CacheDir inside
 	Network bool
 }
 
@@ -102,6 +109,7 @@ const (
 	StateDir   = "/codebuild/output/state" // for what commands leave to the next; not on the host, empty at first
 	HomeDir    = "/root"
 	ObjectsDir = "/codebuild/output/objects"
+	CacheDir   = "/codebuild/cache"
 )
 
 // Session is one live sandbox.

@@ -460,3 +460,11 @@ func TestA2FifoIsRefused(t *testing.T) {
 	}
 	b.run(t.Context()).wants(build.Failed, "fifo is not a regular file")
 }
+
+// A build that fails because it reaches no network says which line allows it.
+func TestWantOfNetworkIsExplained(t *testing.T) {
+	const hint = `this build reaches no network: the line "build: {network: true}" in headgate.yaml on main allows it`
+	spec(t, "version: 0.2\nphases: {build: {commands: ['getent hosts example.com || { printf \"curl: (6) Could not res\"; sleep 0.1; echo \"olve host: example.com\"; exit 6; }']}}").wants(build.Failed, hint)
+	spec(t, "version: 0.2\nphases: {build: {commands: ['echo Could not resolve host']}}").wants(build.Succeeded, "!"+hint)
+	spec(t, "version: 0.2\nphases: {build: {commands: ['exit 1']}}").wants(build.Failed, "!"+hint)
+}

@@ -125,6 +125,12 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 		}
 	}
 	r.control = dirs["control"]
+	if r.req.Cache.Upper == "" {
+		r.req.Cache.Upper = filepath.Join(r.req.Work, "cache")
+		if err := os.MkdirAll(r.req.Cache.Upper, 0o700); err != nil {
+			return err
+		}
+	}
 	if err := r.saveEnvironment(); err != nil {
 		return err
 	}
@@ -138,6 +144,7 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 		Home:    dirs["home"],
 		Temp:    dirs["temp"],
 		Objects: r.req.Objects,
+		Cache:   r.req.Cache,
 		Network: r.req.Network,
 	})
 	if err != nil {
@@ -186,6 +193,11 @@ func (r *runner) saveEnvironment() error {
 	env := map[string]string{
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": HomeDir, "USER": "root", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "CI": "true",
+		"GOCACHE":                           CacheDir + "/go-build",
+		"GOMODCACHE":                        CacheDir + "/go-mod",
+		"npm_config_cache":                  CacheDir + "/npm",
+		"PIP_CACHE_DIR":                     CacheDir + "/pip",
+		"MAVEN_ARGS":                        "-Dmaven.repo.local=" + CacheDir + "/maven", // Maven 3.9 and later
 		"CODEBUILD_CI":                      "true",
 		"CODEBUILD_BUILD_ID":                r.req.ID,
 		"CODEBUILD_BUILD_IMAGE":             "host",
@@ -335,7 +347,8 @@ func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
 	r.phaseNow, r.commandNow = phase, command
 	n := r.log.Begin(phase, command)
 	out := r.log.Output(n)
-	exit, err := r.command(ctx, command, out)
+	want := &wantOfNetwork{out: out}
+	exit, err := r.command(ctx, command, want)
 	out.Close()
 	if errors.Is(err, ErrNoShell) {
 		r.log.Note("there is no %s on this machine; install it, or choose another with env.shell", r.spec.Shell)
@@ -350,6 +363,9 @@ func (r *runner) step(ctx context.Context, phase, command string) (int, error) {
 		return 0, err
 	}
 	r.log.End(n, exit)
+	if exit != 0 && want.seen && !r.req.Network {
+		r.log.NoteAbout(buildlog.Warning, "this build reaches no network: the line \"build: {network: true}\" in headgate.yaml%s allows it", r.onBranch())
+	}
 	if exit == 0 && r.result.Status == Succeeded {
 		r.result.Phase, r.result.Command = "", ""
 	}

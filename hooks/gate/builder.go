@@ -10,6 +10,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
@@ -20,6 +21,9 @@ type TreeBuilder struct {
 	Artifacts *artifact.Store
 	Executor  build.Executor
 	Work      string // directory for checkouts; what is in it at the start is nobody's
+
+	// Cache keeps what tools of builds leave for the next ones; nil keeps nothing.
+	Cache *cache.Store
 
 	// Submodule finds the repository of this server that a URL in .gitmodules names,
 	// when everybody who may read of may read it too; else why there is none to
@@ -56,6 +60,19 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		return Result{}, err
 	}
 
+	var use *cache.Use
+	if sharing, ok := b.Executor.(interface{ Overlays(context.Context) bool }); ok && b.Cache != nil && sharing.Overlays(ctx) {
+		if use, err = b.Cache.Use(j.Repository.Name(), j.Log); err != nil {
+			return Result{}, err
+		}
+		defer func() {
+			if err == nil && result.Green && j.Revision > 0 { // of a change, which may land
+				use.Keep()
+			} else {
+				use.Drop()
+			}
+		}()
+	}
 	r, err := build.Run(ctx, build.Request{
 		ID:         j.Log,
 		Source:     source,
@@ -66,6 +83,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Network:    j.Network,
 		Objects:    objects,
 		Notices:    s.notices,
+		Cache:      buildCache(use),
 		Number:     j.Change,
 		Repository: j.Repository.Name(),
 		Branch:     j.Branch,
@@ -97,4 +115,11 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
 	}
 	return result, nil
+}
+
+func buildCache(use *cache.Use) build.Cache {
+	if use == nil {
+		return build.Cache{}
+	}
+	return build.Cache{Lower: use.Lower, Upper: use.Upper, Work: use.Work, Merged: use.Merged}
 }

@@ -28,8 +28,9 @@ type Config struct {
 	Releases func(repository string) bool
 	// Landed is called when a change has landed, before anybody is told: what must
 	// be so when a pusher reads "landed". The repository's gate waits for it.
-	// Nil: nothing. After a kill it may not have been called.
-	Landed func(ctx context.Context, repository string)
+	// build is the log of the build that was green. Nil: nothing. After a kill it may
+	// not have been called.
+	Landed func(ctx context.Context, repository, build string)
 	// Forward moves a branch that lives elsewhere from old to new, before it is moved
 	// here; for a branch that does not it does nothing. It is called again after a
 	// kill. repo.ErrMoved: the branch is elsewhere now, and has been followed. Nil:

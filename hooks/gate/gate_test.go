@@ -64,7 +64,7 @@ func TestLandedIsCalledBeforeItIsTold(t *testing.T) {
 	var w *harness
 	var called atomic.Bool
 	w = newHarness(t, func(c *Config) {
-		c.Landed = func(_ context.Context, repository string) {
+		c.Landed = func(_ context.Context, repository, _ string) {
 			l, err := w.gate.loop(repository)
 			called.Store(err == nil && l.progress.of(1) != nil) // who follows it still waits
 		}

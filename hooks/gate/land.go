@@ -133,7 +133,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	l.slog.Info("change landed", "change", number, "ref", c.Branch, "commit", c.commit.String())
 	l.release(ctx, s)
 	if l.g.c.Landed != nil {
-		l.g.c.Landed(ctx, l.r.Name())
+		l.g.c.Landed(ctx, l.r.Name(), v.Log)
 	}
 	l.opened.remove(number)
 	e, _ := s.Landing()

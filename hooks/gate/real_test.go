@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/host"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
@@ -39,6 +41,9 @@ func newRealBuilder(t *testing.T) *realBuilder {
 	b.TreeBuilder = TreeBuilder{Logs: logs, Artifacts: store, Executor: b, Work: filepath.Join(dir, "work")}
 	return b
 }
+
+// Overlays lets builds share a cache, as host.Host does.
+func (b *realBuilder) Overlays(ctx context.Context) bool { return (&host.Host{}).Overlays(ctx) }
 
 // Start implements build.Executor.
 func (b *realBuilder) Start(ctx context.Context, s build.Sandbox) (build.Session, error) {
@@ -204,5 +209,60 @@ artifacts: {files: ['**/*']}
 	}
 	if t.Failed() {
 		t.Log(log.String())
+	}
+}
+
+// TestRealBuildsShareWhatLanded: what a build has compiled or downloaded is there
+// for the next one when its change has landed, and for nobody when it has not.
+func TestRealBuildsShareWhatLanded(t *testing.T) {
+	b := newRealBuilder(t)
+	var err error
+	if b.Cache, err = cache.Open(filepath.Join(t.TempDir(), "cache"), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	landed := make(chan struct{}, 10)
+	w := newHarness(t, func(c *Config) {
+		c.Builder = b
+		c.Landed = func(_ context.Context, repository, build string) {
+			b.Cache.Landed(repository, build)
+			b.Cache.Close() // for the test, at once
+			landed <- struct{}{}
+		}
+	})
+	const spec = `version: 0.2
+phases:
+  build:
+    commands:
+      - mkdir -p $GOCACHE && echo "found $(cat $GOCACHE/a 2>/dev/null), $(ls $GOCACHE | xargs)"
+      - sh ./make
+`
+	build := func(name, script string, parents ...repo.Hash) (commit repo.Hash, kind Kind, log string) {
+		t.Helper()
+		commit = w.commit(name, map[string]string{"buildspec.yml": spec, "make": script + "\n"}, parents...)
+		p := w.end(w.propose(ada, commit).Change)
+		for e, err := range b.Logs.Follow(t.Context(), <-b.started, false) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			log += e.Text + "\n"
+		}
+		return commit, p.Kind, log
+	}
+	wants := func(kind, wanted Kind, log, line string) {
+		t.Helper()
+		if kind != wanted || !strings.Contains(log, "\n"+line+"\n") {
+			t.Errorf("%s and not %s, or no %q in\n%s", kind, wanted, line, log)
+		}
+	}
+	base, kind, log := build("first", "echo 1 >$GOCACHE/a; chmod 444 $GOCACHE/a")
+	wants(kind, Landed, log, "found , ")
+	_, kind, log = build("poison", "chmod u+w $GOCACHE/a; echo evil >$GOCACHE/a; echo x >$GOCACHE/evil; exit 1", base)
+	wants(kind, Refused, log, "found 1, a")
+	next, kind, log := build("second", "rm -f $GOCACHE/a; echo 2 >$GOCACHE/b", base)
+	wants(kind, Landed, log, "found 1, a")
+	_, kind, log = build("third", "true", next)
+	wants(kind, Landed, log, "found , b")
+	if len(landed) != 3 {
+		t.Errorf("%d landed", len(landed))
 	}
 }

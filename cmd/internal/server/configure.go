@@ -221,8 +221,9 @@ func (s *Server) landedConfiguration() (c configuration, err error) {
 }
 
 // changed brings a configuration into force as it lands: whoever pushed it reads
-// "landed" and may rely on it.
-func (s *Server) changed(ctx context.Context, repository string) {
+// "landed" and may rely on it. What tools of the build have kept is for the next ones.
+func (s *Server) changed(ctx context.Context, repository, build string) {
+	s.cache.Landed(repository, build)
 	if repository != access.Own {
 		return
 	}

@@ -45,6 +45,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
+	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/host"
 	"github.com/headgate-cd/headgate/hooks/event"
 	"github.com/headgate-cd/headgate/hooks/forge"
@@ -100,6 +101,7 @@ type Server struct {
 	secrets    *secret.Store
 	logs       Logs
 	artifacts  *artifact.Store
+	cache      *cache.Store
 	gate       *gate.Gate
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
@@ -207,6 +209,9 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		return nil, err
 	}
 	checker := Checker(s.policies.Check)
+	if s.cache, err = cache.Open(path("cache"), log); err != nil {
+		return nil, err
+	}
 	s.gate = gate.New(gate.Config{
 		Store:    s.store,
 		Access:   s.access.Load,
@@ -226,6 +231,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 				Artifacts: s.artifacts,
 				Executor:  &host.Host{Hidden: []string{o.Data}, Records: sandboxes},
 				Work:      path("work", "builds"),
+				Cache:     s.cache,
 				Submodule: s.submodule,
 			},
 		},
@@ -530,6 +536,9 @@ func (s *Server) Close() {
 	}
 	if s.policies != nil {
 		s.policies.Close()
+	}
+	if s.cache != nil {
+		s.cache.Close()
 	}
 	if s.store != nil {
 		s.store.Close()

@@ -48,6 +48,9 @@ type Host struct {
 
 	probe   sync.Once
 	sealing bool // bubblewrap can forbid user namespaces inside
+
+	overlayProbe sync.Once
+	overlays     bool
 }
 
 // seals reports whether user namespaces can be forbidden inside. In one of its
@@ -128,7 +131,11 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if n.sandbox, err = h.Records.New("build "+s.ID, n.group.directories()...); err != nil {
 		return nil, errors.Join(err, n.group.remove())
 	}
-	if err := n.start(ctx, bwrap, h.arguments(s, sealed)); err != nil {
+	// The kernel reads lists of options and directories from the paths.
+	if s.Cache.Lower != "" && (!h.Overlays(ctx) || strings.ContainsAny(s.Cache.Lower+s.Cache.Upper, `,:\`)) {
+		s.Cache.Lower = ""
+	}
+	if err := n.start(ctx, append(overlay(s.Cache), bwrap), h.arguments(s, sealed)); err != nil {
 		return nil, errors.Join(err, n.sandbox.Close())
 	}
 	return n, nil
@@ -169,6 +176,11 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 	}
 	if s.Objects != "" {
 		args = append(args, "--ro-bind", s.Objects, build.ObjectsDir)
+	}
+	if s.Cache.Lower != "" {
+		args = append(args, "--bind", s.Cache.Merged, build.CacheDir)
+	} else if s.Cache.Upper != "" {
+		args = append(args, "--bind", s.Cache.Upper, build.CacheDir)
 	}
 	args = append(args, sandbox.Init(shellFD, loopShell)...)
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
@@ -231,7 +243,7 @@ type session struct {
 	done    chan struct{} // closed when bubblewrap has been waited for
 }
 
-func (n *session) start(ctx context.Context, bwrap string, arguments []string) (err error) {
+func (n *session) start(ctx context.Context, program, arguments []string) (err error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -269,7 +281,7 @@ func (n *session) start(ctx context.Context, bwrap string, arguments []string) (
 	if err != nil {
 		return fmt.Errorf("make the sandbox: %w", err)
 	}
-	args := append([]string{bwrap}, arguments...)
+	args := append(program, arguments...)
 	if n.group != nil {
 		// A shell puts itself into the cgroups and becomes bubblewrap, so
 		// that nothing of the sandbox ever runs outside of them.
