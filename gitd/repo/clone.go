@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"github.com/go-git/go-git/v5/plumbing/cache"
 )
 
 // OpenClone opens a clone, bare or with a work tree, for reading: it belongs to
@@ -19,7 +17,8 @@ func OpenClone(dir string) (*Repository, error) {
 		if _, err := os.Stat(filepath.Join(at, "HEAD")); err != nil {
 			continue
 		}
-		r := &Repository{store: &Store{}, name: filepath.Base(dir), dir: at, objects: cache.NewObjectLRU(16 * cache.MiByte)}
+		r := &Repository{store: &Store{}, name: filepath.Base(dir), dir: at}
+		r.objects = cachedObjects{newObjectCache(maxCachedObjects), r}
 		return r, r.reopen()
 	}
 	return nil, fmt.Errorf("open clone: %s is not a git repository; run: git clone --mirror <url>", dir)

@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 
 	"github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/go-git/go-billy/v5/osfs"
@@ -37,6 +36,8 @@ type Store struct {
 
 	moved signal.Topic // by the name of the repository of which a ref moved
 
+	objects *objectCache // of all repositories
+
 	mu   sync.Mutex
 	open map[string]*Repository
 	made map[string]bool // see Made
@@ -51,7 +52,7 @@ type Repository struct {
 
 	mu      sync.Mutex // guards git: go-git's storage is for one reader at a time
 	git     *git.Repository
-	objects cache.Object
+	objects cachedObjects
 
 	packed  atomic.Pointer[packedRefs] // as it was read last
 	moves   atomic.Int64               // of refs, since the server was started
@@ -83,7 +84,8 @@ func OpenStore(root, hooks string, signer *Signer) (*Store, []string, error) {
 	if err := MakeDir(root, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("open repositories: %w", err)
 	}
-	s := &Store{root: root, hooks: hooks, signer: signer, open: map[string]*Repository{}, made: map[string]bool{}}
+	s := &Store{root: root, hooks: hooks, signer: signer, objects: newObjectCache(maxCachedObjects),
+		open: map[string]*Repository{}, made: map[string]bool{}}
 	if err := s.readMade(); err != nil {
 		return nil, nil, err
 	}
@@ -152,7 +154,8 @@ func (s *Store) Repository(name string) (*Repository, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open repository %s: %w", name, err)
 	}
-	r := &Repository{store: s, name: name, dir: dir, objects: cache.NewObjectLRU(16 * cache.MiByte)}
+	r := &Repository{store: s, name: name, dir: dir}
+	r.objects = cachedObjects{s.objects, r}
 	if err := r.reopen(); err != nil {
 		if whole, _ := isWhole(dir); whole {
 			return nil, err
