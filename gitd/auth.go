@@ -46,6 +46,12 @@ func (d *daemon) configure() *ssh.Server {
 			c, _ := ctx.Value(connectionKey).(*connection)
 			return &gossh.ServerConfig{
 				Config: gossh.Config{
+					// x/crypto would take group 14 with SHA-1 as well.
+					KeyExchanges: []string{
+						gossh.KeyExchangeMLKEM768X25519, gossh.KeyExchangeCurve25519,
+						gossh.KeyExchangeECDHP256, gossh.KeyExchangeECDHP384, gossh.KeyExchangeECDHP521,
+						gossh.KeyExchangeDH14SHA256, gossh.KeyExchangeDH16SHA512,
+					},
 					// AES has hardware here, chacha20-poly1305 does not.
 					Ciphers: []string{"aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr"},
 					MACs:    []string{"hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512"},

@@ -46,7 +46,7 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.Var(&o.keyFile, "admin-key", "file with SSH public keys of the first administrator; may be given again (default: your own)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "builds that may run at the same time")
 	flags.IntVar(&o.Pack, "pack-after", 1000, "loose objects after which a repository is packed, in the background; 0 is never")
-	flags.Func("trusted-proxy", "address or CIDR of a proxy before services, whose X-Forwarded-* are passed on; may be given again", func(s string) error {
+	flags.Func("trusted-proxy", "address or CIDR of a proxy before services and the console, whose X-Forwarded-* are believed; may be given again", func(s string) error {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			a, aerr := netip.ParseAddr(s)

@@ -70,8 +70,11 @@ type Listener struct {
 	Dir    string // where the socket is made; only the daemon's user may enter
 	Store  *repo.Store
 	Access func() *access.Config
-	Engine Engine
-	Gate   Gate
+	// Reading is ctx for as long as somebody may read a repository; when they may not
+	// any more, its cause is a *show.Error. Nil: for ever.
+	Reading func(ctx context.Context, who access.Identity, repository string) (context.Context, context.CancelFunc)
+	Engine  Engine
+	Gate    Gate
 	// Checker finds what is wrong with the files of a tree that is to be landed.
 	Checker *check.Checker
 	// Environments may be nil: pushes to environments are refused then.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -250,7 +251,17 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(p.client, stop)()
+	// Whoever takes their own rights away reads how that ended.
+	if l.Reading != nil && p.repository != access.Own {
+		reads, stop := l.Reading(ctx, p.actor, p.repository)
+		defer stop()
+		ctx = reads
+	}
 	last, ended := f.follow(ctx)
+	if taken := (*show.Error)(nil); !ended && errors.As(context.Cause(ctx), &taken) {
+		h.lines("error: "+taken.What, "hint: "+taken.Hint)
+		return refused(c.ref, taken.What)
+	}
 	if !ended {
 		if ctx.Err() == nil && last.Kind != gate.Restarting { // not the pusher left: the server is stopping
 			last = gate.Progress{Kind: gate.Restarting, At: l.Now()}

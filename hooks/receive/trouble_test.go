@@ -17,6 +17,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
@@ -449,4 +450,35 @@ func TestHookIsNotHeldByItsReader(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 7 {
 		t.Fatalf("exit %d", code)
 	}
+}
+
+// TestProgressEndsWithTheRight: whoever may not read the repository any more sees
+// nothing more of it; their change goes on.
+func TestProgressEndsWithTheRight(t *testing.T) {
+	h := newHarness(t)
+	c := h.landed()
+	<-h.gate.events
+	w := waiting{make(chan struct{}), make(chan struct{}, 10)}
+	h.listener.Gate = patientGate{h.gate, w}
+	take := make(chan context.CancelCauseFunc, 1)
+	h.listener.Reading = func(ctx context.Context, who access.Identity, repository string) (context.Context, context.CancelFunc) {
+		if who.User != "ada" || repository != "hello" {
+			t.Errorf("asked for %s, %s", who.User, repository)
+		}
+		ctx, cancel := context.WithCancelCause(ctx)
+		take <- cancel
+		return ctx, func() { cancel(nil) }
+	}
+	c.commit("second", map[string]string{"f": "2"})
+	cmd, end := h.pushing(t.Context(), c, "ada", "origin", "main")
+	defer end()
+	out := &syncBuffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-h.gate.events
+	(<-take)(&show.Error{Kind: show.Forbidden, What: "you may not read this any more", Hint: "ask"})
+	pushed{out.String(), cmd.Wait()}.refused(t)
+	pushed{out.String(), nil}.says(t, "error: you may not read this any more", "hint: ask", "[remote rejected] main -> main (you may not read this any more)")
 }

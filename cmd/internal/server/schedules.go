@@ -149,6 +149,14 @@ func (s *Server) RunSchedule(ctx context.Context, a access.Identity, repository,
 func (s *Server) ScheduleLog(
 	ctx context.Context, a access.Identity, repository, name string, number int, follow bool,
 ) iter.Seq2[show.LogEvent, error] {
+	return s.followed(ctx, a, repository, func(ctx context.Context) iter.Seq2[show.LogEvent, error] {
+		return s.scheduleLog(ctx, a, repository, name, number, follow)
+	})
+}
+
+func (s *Server) scheduleLog(
+	ctx context.Context, a access.Identity, repository, name string, number int, follow bool,
+) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		r, err := s.run(ctx, a, repository, name, number)
 		for follow && err == nil && r.State == show.Queued {

@@ -39,6 +39,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/token"
 	"github.com/headgate-cd/headgate/gitd/transport"
 	"github.com/headgate-cd/headgate/gitd/web"
@@ -73,7 +74,7 @@ type Options struct {
 	ACMEDirectory string
 	Workers       int            // builds that may run at the same time
 	Pack          int            // loose objects after which a repository is packed; 0 is never
-	Proxies       []netip.Prefix // that stand before services, and are believed about where a request came from
+	Proxies       []netip.Prefix // that stand before services and console, and are believed about where a request came from
 	Version       string         // what the program says it is
 	Key           string         // file of the private key that was made for the administrator; empty: they have one
 
@@ -93,9 +94,10 @@ type Server struct {
 
 	store      *repo.Store
 	access     atomic.Pointer[access.Config]
-	loading    sync.Mutex // held while access is read and brought into force
-	first      bool       // this start made the first configuration; written before the server answers
-	inForce    repo.Hash  // the commit that access was read from; guarded by loading
+	loading    sync.Mutex   // held while access is read and brought into force
+	first      bool         // this start made the first configuration; written before the server answers
+	inForce    repo.Hash    // the commit that access was read from; guarded by loading
+	moved      signal.Topic // when access is another
 	tokens     *token.Store
 	policies   *policies.Pool
 	secrets    *secret.Store
@@ -264,6 +266,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Access:       s.access.Load,
 		Engine:       s.engine,
 		Checker:      checker,
+		Reading:      s.reading,
 		Gate:         s.gate,
 		Environments: environments{s},
 		Submodule:    s.submodule,
@@ -480,7 +483,7 @@ func (s *Server) serveWeb(ctx context.Context) error {
 		defer context.AfterFunc(ctx, cancel)()
 		s.console.ServeHTTP(w, r.WithContext(until))
 	})
-	s.web.Handler = s.git.Before(console)
+	s.web.Handler = proxied(s.opts.Proxies, s.git.Before(console))
 
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
