@@ -20,6 +20,7 @@ func (s *session) git(actor access.Identity, key string, line execLine) int {
 
 	status, err := s.d.Transport.Serve(s.d.children, transport.Request{
 		Actor:      actor,
+		Source:     s.conn.source.String(),
 		Key:        key,
 		Service:    line.service,
 		Repository: line.repository,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -264,6 +265,43 @@ func TestFetchesQueue(t *testing.T) {
 		s.Close() // the client goes, and its git with it
 		until(t, "the place is free", func() bool { _, err := clone("2"); return err == nil })
 	}
+}
+
+// Clients that have asked and read nothing keep nobody from cloning: nobody has all
+// places, and git ends without them.
+func TestSlowReadersHoldNobodyUp(t *testing.T) {
+	h := start(t, func(s *Server) { s.Transport.Limits.Fetches = 2 })
+	work := h.seed()
+	noise := make([]byte, 4<<20) // more than pipes and SSH windows hold
+	for i := range noise {
+		noise[i] = byte(mrand.Uint32())
+	}
+	if err := os.WriteFile(filepath.Join(work, "noise"), noise, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.git("jun", work, "add", "noise")
+	h.git("jun", work, "commit", "--quiet", "-m", "noise")
+	h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:main")
+	for _, user := range []string{"ada", "ada", "sam", "sam"} {
+		s, err := h.login(user).NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := s.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.StdoutPipe(); err != nil { // which nobody reads
+			t.Fatal(err)
+		}
+		if err := s.Start("git-upload-pack 'hello'"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(in, "0032want "+h.tip("hello", "refs/heads/main")+"\n00000009done\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.git("jun", h.dir, "clone", "--quiet", h.url("hello"), "beside")
 }
 
 // A git client that neither sends nor takes anything is gone.

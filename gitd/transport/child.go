@@ -42,6 +42,9 @@ type child struct {
 	// has read, and may wait. The rest of the input is copied. done is called
 	// when the child has ended.
 	before func(ctx context.Context, from io.Reader, to io.Writer) (rest io.Reader, done func(), err error)
+	// output makes what stands between the child's output and the client; nil:
+	// nothing does. done gives back what it took.
+	output func() (s *spool, done func())
 }
 
 func (c *child) run(parent context.Context, env []string, args ...string) (status int, err error) {
@@ -85,19 +88,35 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 	defer stalled.Stop()
 	progress := func() { stalled.Reset(c.stall) }
 
+	working, rests := context.WithCancel(ctx) // until the child has ended
+	defer rests()
 	busy := make(chan error, 1)
 	c.client.Reading.Go(func() {
 		defer pipes.in.Close()
-		if err := c.feed(ctx, pipes.in, progress); err != nil {
+		if err := c.feed(ctx, working, pipes.in, progress); err != nil {
 			stalled.Stop()
 			busy <- err
 		}
 	})
 	var output sync.WaitGroup
-	output.Go(func() { pass(c.client.Out, pipes.out, progress, gone) })
+	if c.output == nil {
+		output.Go(func() { pass(c.client.Out, pipes.out, progress, gone) })
+	} else {
+		kept, done := c.output()
+		defer done()
+		defer context.AfterFunc(ctx, kept.drop)()
+		slow := func() {
+			c.t.Log.Info("closed a connection whose git client was too slow while others waited")
+			c.client.Kick()
+			gone()
+		}
+		output.Go(func() { kept.fill(pipes.out, slow) })
+		output.Go(func() { kept.drain(c.client.Out, progress, gone) })
+	}
 	output.Go(func() { pass(terminal.Writer(c.client.Err), pipes.err, progress, gone) })
 
 	err = wait(ctx, cmd)
+	rests()
 	output.Wait()
 	cancel(nil)
 	stalled.Stop()
@@ -124,12 +143,12 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 
 // feed passes on what the client sends. Its error is before's; others are one
 // side going away, which the other sides notice too.
-func (c *child) feed(ctx context.Context, to io.Writer, progress func()) error {
+func (c *child) feed(ctx, working context.Context, to io.Writer, progress func()) error {
 	var from io.Reader = watched{c.client.In, progress}
 	if c.before != nil {
 		rest, done, err := c.before(ctx, from, to)
 		if done != nil {
-			context.AfterFunc(ctx, done) // which is at the latest when the child has ended
+			context.AfterFunc(working, done)
 		}
 		if err != nil {
 			return err

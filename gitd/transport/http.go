@@ -255,6 +255,7 @@ func credential(r *http.Request) (secret string, given bool) {
 // run has git answer.
 func (h *HTTP) run(w *answer, r *http.Request, to route, actor access.Identity, key string) {
 	request := Request{
+		Source:     attempts.Network(r.RemoteAddr).String(),
 		Actor:      actor,
 		Key:        key,
 		Service:    to.service,

@@ -11,9 +11,9 @@ import (
 
 // admit reads what a client asks of upload-pack, passes it on, and waits for a
 // place before the first request that makes a pack: asking for refs is cheap and
-// queues behind nobody. requests says that the client speaks protocol version
+// queues behind nobody. name is whose place it is; requests says that the client speaks protocol version
 // 2, in which each request names its command.
-func (q *queue) admit(ctx context.Context, from io.Reader, to io.Writer, requests bool) (io.Reader, func(), error) {
+func (q *queue) admit(ctx context.Context, from io.Reader, to io.Writer, name string, requests bool) (io.Reader, func(), error) {
 	in := bufio.NewReaderSize(from, 64<<10)
 	for {
 		var packet bytes.Buffer // as it was sent
@@ -34,7 +34,7 @@ func (q *queue) admit(ctx context.Context, from io.Reader, to io.Writer, request
 			pack = true
 		}
 		if pack {
-			done, err := q.enter(ctx)
+			done, err := q.enter(ctx, name)
 			return rest, done, err
 		}
 		if _, err := to.Write(packet.Bytes()); err != nil {

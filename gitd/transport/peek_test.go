@@ -34,12 +34,12 @@ func TestAdmit(t *testing.T) {
 	} {
 		q := newQueue(1, 1, time.Minute)
 		var passed bytes.Buffer
-		rest, done, err := q.admit(t.Context(), strings.NewReader(c.in), &passed, c.requests)
+		rest, done, err := q.admit(t.Context(), strings.NewReader(c.in), &passed, "ada", c.requests)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		if (done != nil) != c.packs || len(q.places) == 1 != c.packs {
+		if (done != nil) != c.packs || q.n == 1 != c.packs {
 			t.Errorf("%s: a place is taken: %v", c.name, done != nil)
 		}
 		io.Copy(&passed, rest)
@@ -51,7 +51,7 @@ func TestAdmit(t *testing.T) {
 
 func TestQueueIsBounded(t *testing.T) {
 	q := newQueue(1, 1, time.Hour)
-	done, err := q.enter(t.Context())
+	done, err := q.enter(t.Context(), "ada")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,13 +59,13 @@ func TestQueueIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	waited := make(chan error)
 	go func() {
-		_, err := q.enter(ctx)
+		_, err := q.enter(ctx, "ada")
 		waited <- err
 	}()
-	for len(q.waiting) == 0 {
+	for !q.crowded() {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := q.enter(t.Context()); !errors.Is(err, errBusy) {
+	if _, err := q.enter(t.Context(), "ada"); !errors.Is(err, errBusy) {
 		t.Errorf("behind a full queue: %v", err)
 	}
 	cancel()
@@ -74,13 +74,13 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 
 	go func() {
-		free, err := q.enter(t.Context())
+		free, err := q.enter(t.Context(), "ada")
 		if err == nil {
 			free()
 		}
 		waited <- err
 	}()
-	for len(q.waiting) == 0 {
+	for !q.crowded() {
 		time.Sleep(time.Millisecond)
 	}
 	done()
@@ -110,7 +110,7 @@ func FuzzAdmit(f *testing.F) {
 	f.Add("0032want 0123456789012345678901234567890123456789\n0000", false)
 	f.Fuzz(func(t *testing.T, in string, requests bool) {
 		var passed bytes.Buffer
-		rest, _, err := newQueue(1, 1, time.Minute).admit(t.Context(), strings.NewReader(in), &passed, requests)
+		rest, _, err := newQueue(1, 1, time.Minute).admit(t.Context(), strings.NewReader(in), &passed, "ada", requests)
 		if err != nil {
 			t.Fatal(err)
 		}

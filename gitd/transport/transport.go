@@ -5,8 +5,10 @@
 //
 //   - Transport authorises and starts (transport.go); a child process is fed,
 //     watched and ended in child.go.
-//   - Packs are made a few at a time; who asks for one waits in a bounded queue,
-//     who only asks for refs does not (queue.go, peek.go).
+//   - Packs are made a few at a time, for nobody more than half of them; who asks for
+//     one waits in a bounded queue, who only asks for refs does not (queue.go, peek.go).
+//     A place is held while git works: what a client is slow to take is kept for it
+//     within bounds (spool.go).
 //   - HTTP speaks git's smart protocol (http.go); SSH is package gitd.
 //
 // Whether a push is allowed is decided behind the hooks. This package sees that
@@ -19,6 +21,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +56,7 @@ var Services = []Service{UploadPack, ReceivePack, UploadArchive}
 // Request is what a client asks for, and who that is.
 type Request struct {
 	Actor      access.Identity
+	Source     string // the network that it comes from; who has no name is counted by it
 	Key        string // what proved who it is: the fingerprint of a key
 	Service    Service
 	Repository string // its name
@@ -92,6 +96,7 @@ type Transport struct {
 
 	once    sync.Once
 	fetches *queue
+	spools  *Quota
 	pushes  *Quota
 }
 
@@ -106,6 +111,7 @@ type Limits struct {
 	Fetches       int           // packs made at once: two for each core
 	FetchQueue    int           // 32 fetches that wait for their turn
 	FetchWait     time.Duration // 60 s that they wait at most
+	Slow          time.Duration // 20 s in which a client must take 320 KiB of a pack while others wait for its place
 }
 
 // filled is l with its defaults.
@@ -118,6 +124,7 @@ func (l Limits) filled() Limits {
 		Fetches:       positive(l.Fetches, 2*runtime.NumCPU()),
 		FetchQueue:    positive(l.FetchQueue, 32),
 		FetchWait:     positive(l.FetchWait, time.Minute),
+		Slow:          positive(l.Slow, 20*time.Second),
 	}
 }
 
@@ -126,6 +133,37 @@ func positive[T int | time.Duration](n, otherwise T) T {
 		return n
 	}
 	return otherwise
+}
+
+// maxSpools is how many packs may lie in files for clients that lag behind.
+const maxSpools = 16
+
+// spool makes the spool of one fetch by holder.
+func (t *Transport) spool(holder string) func() (*spool, func()) {
+	return func() (*spool, func()) {
+		s := newSpool()
+		s.crowded, s.least, s.window = t.fetches.crowded, 320<<10, t.Limits.Slow
+		has := false
+		s.file = func() *os.File {
+			if !t.spools.Take(holder) {
+				return nil
+			}
+			f, err := os.CreateTemp("", "headgate-pack-")
+			if err != nil {
+				t.spools.Give(holder)
+				t.Log.Warn("a slow client's pack is not kept in a file", "err", err)
+				return nil
+			}
+			_ = os.Remove(f.Name()) // it needs no name; whoever looks finds a file that nobody misses
+			has = true
+			return f
+		}
+		return s, func() {
+			if has {
+				t.spools.Give(holder)
+			}
+		}
+	}
 }
 
 // Check says what is missing that nobody could be served without.
@@ -140,6 +178,7 @@ func (t *Transport) start() {
 	t.once.Do(func() {
 		t.Limits = t.Limits.filled()
 		t.fetches = newQueue(t.Limits.Fetches, t.Limits.FetchQueue, t.Limits.FetchWait)
+		t.spools = NewQuota(maxSpools, maxSpools/4)
 		t.pushes = NewQuota(t.Limits.Pushes, t.Limits.PushesPerUser)
 		if t.Log == nil {
 			t.Log = slog.Default()
@@ -210,6 +249,7 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 	}
 	began := time.Now()
 	child := &child{t: t, client: c, stall: t.Limits.Stall}
+	holder := cmp.Or(r.Actor.User, r.Source)
 	var flags []string
 	if r.Stateless {
 		flags = append(flags, "--stateless-rpc")
@@ -237,15 +277,17 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), args("receive-pack")...)
 
 	case r.Service == UploadPack:
+		child.output = t.spool(holder)
 		requests := strings.HasPrefix(r.Protocol, "version=2") // others have no commands, whatever they are called
 		child.before = func(ctx context.Context, from io.Reader, to io.Writer) (io.Reader, func(), error) {
-			return t.fetches.admit(ctx, from, to, requests)
+			return t.fetches.admit(ctx, from, to, holder, requests)
 		}
 		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), args("upload-pack", "--strict")...)
 
 	case r.Service == UploadArchive:
+		child.output = t.spool(holder)
 		child.before = func(ctx context.Context, from io.Reader, _ io.Writer) (io.Reader, func(), error) {
-			done, err := t.fetches.enter(ctx)
+			done, err := t.fetches.enter(ctx, holder)
 			return from, done, err
 		}
 		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), "upload-archive", repository.Dir())
