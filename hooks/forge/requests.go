@@ -407,10 +407,15 @@ func (p *pass) propose(ctx context.Context, r Request, m *remembered) error {
 	s, has := p.changes[r.Number]
 	end := func(why string) error {
 		if has && s.Open() {
-			if err := p.w.hub.Gate.EndRequest(ctx, p.r.Name(), s.Number, who, why); err != nil {
+			if err := p.w.hub.Gate.EndRequest(ctx, p.r.Name(), s.Number, who, r.State == Merged, why); err != nil {
 				return err
 			}
-			return p.readChanges()
+			if err := p.readChanges(); err != nil {
+				return err
+			}
+			if now := p.changes[r.Number]; now.Open() {
+				p.lookAt[r.Number] = time.Now().Add(whileBusy)
+			}
 		}
 		return nil
 	}

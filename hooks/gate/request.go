@@ -101,8 +101,10 @@ func (g *Gate) ProposeRequest(ctx context.Context, p Proposal, number int) (Acce
 }
 
 // EndRequest takes an open change out of the queue whose request at the forge does
-// not ask for it any more. One that has ended is left alone.
-func (g *Gate) EndRequest(ctx context.Context, repository string, number int, by access.Identity, why string) error {
+// not ask for it any more. One that has ended is left alone; so is one that is about to
+// land when its request was merged: a kill may have come between the push to the
+// forge and the note of it, and the gate finds that out.
+func (g *Gate) EndRequest(ctx context.Context, repository string, number int, by access.Identity, merged bool, why string) error {
 	l, err := g.loop(repository)
 	if err != nil {
 		return err
@@ -115,6 +117,10 @@ func (g *Gate) EndRequest(ctx context.Context, repository string, number int, by
 	s, err := l.log.Read(number)
 	if err != nil || !s.Open() {
 		return err
+	}
+	if merged && s.Last().Kind == change.Tested {
+		l.mailbox.Wake()
+		return nil
 	}
 	return l.withdraw(ctx, s, by, why, change.Facts{Reason: why, Short: why})
 }

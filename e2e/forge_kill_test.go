@@ -1,0 +1,131 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/e2e/forges"
+)
+
+// TestForgeKill: a request at a forge comes to the same end, proven, when the server
+// is killed by SIGKILL between each two steps of seeing it and landing it.
+func TestForgeKill(t *testing.T) {
+	t.Parallel()
+	for _, point := range []string{
+		"push.proposed", "push.accepted", "build.ended", "candidate.merged",
+		"land.tested", "land.forwarded", "land.moved", "land.noted",
+	} {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			killLanding(t, point)
+		})
+	}
+}
+
+func killLanding(t *testing.T, point string) {
+	h, err := newHarness(t.TempDir(), plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.abandon)
+	f, err := forges.New("github", filepath.Join(h.dir, "forge"), "fetch-with-this")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	f.Permit("ann", "write")
+	sh := func(script string) string {
+		t.Helper()
+		out, errs, err := within(waitTimeout, h.dir, append(h.env(), "FORGE_DIR="+f.Dir), "sh", "-ec", script)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, errs)
+		}
+		return strings.TrimSpace(out)
+	}
+	sh(`git init -q -b main there; cd there
+		printf 'version: 0.2\nphases: {build: {commands: ["true"]}}\n' >buildspec.yml
+		git add .; git commit -qm first; git push -q $FORGE_DIR main`)
+	if err := h.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	j := &journey{harness: h, t: t}
+	j.must(h.configure(func(yaml string) string {
+		return strings.Replace(yaml, "repositories: {}\n", "", 1) + "\nrepositories:\n  copy: {read: [everyone]}\nconnections:\n  hub: {forge: github, repository: owner/name, url: " +
+			f.URL + ", mirror: copy, secrets: [hub-hook], token: hub-token, requests: true}\n"
+	}))
+	j.must(j.tell("sign-with-this", "secret", "set", "hub-hook"))
+	j.must(j.tell("fetch-with-this", "secret", "set", "hub-token"))
+	j.until("the mirror", func() bool {
+		out, _ := h.ask("ada", "forge", "list")
+		return strings.Contains(out, "healthy")
+	})
+	if err := h.stop(false); err != nil {
+		t.Fatal(err)
+	}
+
+	// main moves, so that landing takes a merge.
+	head := sh(`cd there; git switch -qc feature; echo 1 >one; git add .; git commit -qm feature; git push -q $FORGE_DIR HEAD:refs/heads/feature; git rev-parse HEAD`)
+	sh(`cd there; git switch -q main; echo 2 >two; git add .; git commit -qm other; git push -q $FORGE_DIR main`)
+	if _, err := f.Propose("ann", "feature", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.start([]string{"HEADGATE_CRASH_AT=" + point}); err != nil && h.cmd != nil {
+		t.Fatal(err)
+	}
+	status := func(want string) func() bool {
+		return func() bool {
+			all := f.Statuses(head)
+			return len(all) > 0 && all[len(all)-1].State == "success" && strings.Contains(all[len(all)-1].Description, want)
+		}
+	}
+	j.until("it is green", status("green"))
+	comment := f.Say("ann", 1, "/land")
+	// The webhook may be lost with the server: the next start finds the comment.
+	_, _, _ = f.Hook(h.HTTP+"/webhooks/hub", "land", "sign-with-this", 1, comment)
+	j.until("it has landed", status("landed on main"))
+	j.until("the request is merged", func() bool {
+		r, err := f.Request(1)
+		return err == nil && r.State == "merged"
+	})
+	if j.killed != 1 {
+		t.Errorf("the server was killed %d times", j.killed)
+	}
+	if n := sh(`git --git-dir=$FORGE_DIR rev-list --count --merges main`); n != "1" {
+		t.Errorf("it was merged %s times", n)
+	}
+	ours := 0
+	for _, c := range f.Comments(1) {
+		if strings.Contains(c.Body, "<!-- headgate -->") {
+			ours++
+		}
+	}
+	if ours != 1 {
+		t.Errorf("%d comments are ours: %+v", ours, f.Comments(1))
+	}
+	signers, err := h.ask("ada", "signers")
+	j.must(err)
+	j.must(os.WriteFile(filepath.Join(h.dir, "signers"), []byte(signers), 0o600))
+	sh(fmt.Sprintf(`git clone -q --mirror ssh://%s/copy proof; headgate verify --signers signers proof`, h.SSH))
+}
+
+// until waits for something, and starts the server again when it was killed.
+func (j *journey) until(what string, is func() bool) {
+	j.t.Helper()
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+		if is() {
+			return
+		}
+		if j.cmd == nil || j.ended(0) {
+			j.killed++
+			j.hangUp()
+			if err := j.start(nil); err != nil {
+				j.t.Fatalf("%s: start again: %v", what, err)
+			}
+		}
+	}
+	j.t.Fatalf("never: %s\n%s", what, j.tail())
+}
