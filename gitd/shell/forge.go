@@ -52,14 +52,21 @@ var forgeCommands = []command{
 			for _, name := range f.Unset {
 				c.out.line("not set: %s", c.ssh("secret set "+name+" <file"))
 			}
+			events := "pushes, branches and tags"
+			if f.Follows {
+				events += ", requests and comments"
+			}
 			rows := [][]cell{
 				{plain("fetched from"), plain(f.URL)},
-				{plain("webhook"), plain("POST " + f.Webhook + ", application/json, of pushes, branches and tags")},
+				{plain("webhook"), plain("POST " + f.Webhook + ", application/json, of " + events)},
 				{plain("last delivery"), plain(lastHeard(f, c.out.at(f.LastDelivery, false)))},
 				{plain("last in step"), dash(c.out.at(f.LastSync, false))},
 				{plain("next poll"), dash(c.out.at(f.NextPoll, false))},
 				{plain("deliveries"), plain(strconv.Itoa(f.Pending) + " pending, " + strconv.Itoa(f.Kept) + " kept, " + strconv.FormatInt(f.Dropped, 10) + " dropped")},
 				{plain("recovered"), plain(strconv.FormatInt(f.Recovered, 10) + " moves that no webhook told of, since the server started")},
+			}
+			if f.Follows {
+				rows = append(rows, []cell{plain("requests"), plain(strconv.Itoa(f.Requests) + " open; its token reads and writes the repository, statuses, requests and comments")})
 			}
 			if f.Left > 0 {
 				rows = append(rows, []cell{plain("left out"), plain(show.Plural(f.Left, "ref") + " with names that are the server's, or that are not mirrored")})

@@ -40,6 +40,8 @@ type Connection struct {
 	Dropped      int64     `json:"dropped"`   // old deliveries that made room, since the start
 	Recovered    int64     `json:"recovered"` // moves that no webhook told of, since the start: lost webhooks
 	Left         int       `json:"refs_left_out,omitempty"`
+	Follows      bool      `json:"follows_requests,omitempty"` // its pull or merge requests are built and landed
+	Requests     int       `json:"open_requests,omitempty"`
 	Failing      string    `json:"failing,omitempty"`
 	RetryAt      time.Time `json:"retry_at,omitzero"`
 }

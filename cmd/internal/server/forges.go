@@ -85,6 +85,8 @@ func (s *Server) Connection(_ context.Context, a access.Identity, name string) (
 		Dropped:      status.Dropped,
 		Recovered:    status.Recovered,
 		Left:         status.Left,
+		Follows:      conf.Requests,
+		Requests:     status.Requests,
 		Failing:      status.Failing,
 		RetryAt:      status.RetryAt,
 	}
