@@ -11,7 +11,8 @@ import (
 // admission bounds the connections that are not authenticated: how many there
 // are, and how many of them are at work on it at once, in all and from one
 // source. Others queue. When no place is free, one whose client has been silent for a
-// while gives way, so that clients who stall do not keep others out.
+// while gives way, so that clients who stall do not keep others out. Where somebody
+// has logged in from, others go first and give way last.
 type admission struct {
 	limits Limits
 
@@ -20,6 +21,20 @@ type admission struct {
 	handshaking int
 	from        map[netip.Prefix]int // handshaking, by source
 	queue       []*connection
+	known       map[netip.Prefix]bool // from where somebody has logged in
+}
+
+// maxKnown is how many sources are remembered.
+const maxKnown = 4096
+
+// know remembers where somebody has logged in from.
+func (a *admission) know(source netip.Prefix) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.known) >= maxKnown {
+		clear(a.known) // those who are there log in again
+	}
+	a.known[source] = true
 }
 
 // silenceTimeout is how long a client may say nothing before it gives way to
@@ -30,7 +45,7 @@ const (
 )
 
 func newAdmission(l Limits) *admission {
-	return &admission{limits: l, pending: map[*connection]bool{}, from: map[netip.Prefix]int{}}
+	return &admission{limits: l, pending: map[*connection]bool{}, from: map[netip.Prefix]int{}, known: map[netip.Prefix]bool{}}
 }
 
 // register counts a new connection in, or says that there is no room. When there
@@ -47,8 +62,7 @@ func (a *admission) register(c *connection) bool {
 			if handshaking {
 				continue
 			}
-			if victim == nil || crowd[k.source] > crowd[victim.source] ||
-				crowd[k.source] == crowd[victim.source] && k.connected.Before(victim.connected) {
+			if victim == nil || a.givesWay(k, victim, crowd) {
 				victim = k
 			}
 		}
@@ -64,6 +78,17 @@ func (a *admission) register(c *connection) bool {
 		victim.Close()
 	}
 	return true
+}
+
+// givesWay reports whether a connection goes before another does.
+func (a *admission) givesWay(k, other *connection, crowd map[netip.Prefix]int) bool {
+	switch {
+	case a.known[k.source] != a.known[other.source]:
+		return !a.known[k.source]
+	case crowd[k.source] != crowd[other.source]:
+		return crowd[k.source] > crowd[other.source]
+	}
+	return k.connected.Before(other.connected)
 }
 
 // admit waits for a place for the handshake.
@@ -150,10 +175,12 @@ func (a *admission) leave(c *connection) {
 	if a.from[c.source]--; a.from[c.source] == 0 {
 		delete(a.from, c.source)
 	}
-	for _, next := range a.queue {
-		if a.room(next) {
-			a.enter(next)
-			return
+	for _, known := range []bool{true, false} {
+		for _, next := range a.queue {
+			if a.known[next.source] == known && a.room(next) {
+				a.enter(next)
+				return
+			}
 		}
 	}
 }

@@ -74,16 +74,17 @@ func source(a net.Addr) netip.Prefix {
 }
 
 // Read passes the client's bytes on. Once the client has identified itself
-// ("SSH-2.0-…", which costs nothing to hear), the first byte of the key
-// exchange waits until there is a place for it: the silent never take one.
+// ("SSH-2.0-…", which costs nothing to hear), the first bytes of the key
+// exchange wait until there is a place for it: those who send no such take none.
 func (c *connection) Read(p []byte) (int, error) {
-	if c.identified && !c.requested {
+	exchange := c.identified && !c.requested
+	n, err := c.Conn.Read(p)
+	if exchange && n > 0 {
 		c.requested = true
 		if err := c.d.admission.admit(c); err != nil {
 			return 0, err
 		}
 	}
-	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.lastReceived.Store(time.Now().UnixNano())
 		c.acknowledge()
@@ -148,6 +149,7 @@ func (c *connection) authenticatedAs(user string) error {
 	c.idle = time.AfterFunc(c.d.limits.Idle, func() { c.Close() })
 	c.mu.Unlock()
 	c.deadline.Stop()
+	c.d.admission.know(c.source)
 	c.d.admission.leave(c)
 	return nil
 }
