@@ -2,6 +2,7 @@ package gitd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	mrand "math/rand/v2"
@@ -264,6 +265,29 @@ func TestFetchesQueue(t *testing.T) {
 		h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:main")
 		s.Close() // the client goes, and its git with it
 		until(t, "the place is free", func() bool { _, err := clone("2"); return err == nil })
+	}
+}
+
+// A server whose hooks are gone takes nothing in, and says nothing of where they were.
+func TestPushWithoutHooks(t *testing.T) {
+	h := start(t, func(s *Server) {
+		s.Transport.Ready = func() error { return errors.New("hook /var/lib/headgate/hooks/pre-receive: no such file") }
+	})
+	work := h.dir + "/work"
+	h.git("jun", h.dir, "init", "--quiet", "--initial-branch=main", work)
+	h.git("jun", work, "commit", "--quiet", "--allow-empty", "-m", "first")
+	said, err := h.gitAs("jun", work, "push", h.url("hello"), "HEAD:main").CombinedOutput()
+	out := string(said)
+	if err == nil || !strings.Contains(out, "cannot take pushes now") || strings.Contains(out, "/var/lib") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r, err := h.server.Transport.Store.Repository("hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := filepath.Glob(filepath.Join(r.Dir(), "objects", "[0-9a-ft]*"))
+	if err != nil || len(objects) > 0 {
+		t.Errorf("it keeps %v, %v", objects, err)
 	}
 }
 

@@ -90,7 +90,10 @@ type Transport struct {
 	// Begin announces a push to whatever answers the hooks: env is added to the
 	// environment of git-receive-pack, end is called when that has ended. client
 	// is done when the client has gone, which may be long before.
-	Begin  func(client context.Context, actor access.Identity, key, repository string) (env []string, end func())
+	Begin func(client context.Context, actor access.Identity, key, repository string) (env []string, end func())
+	// Ready says why no push can be taken now: git itself would take the objects in,
+	// and tell the pusher where what it misses should be. nil: always.
+	Ready  func() error
 	Log    *slog.Logger // nil: slog.Default
 	Limits Limits
 
@@ -264,6 +267,16 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), extra...), args("receive-pack")...)
 
 	case r.Service == ReceivePack:
+		if t.Ready != nil {
+			if err := t.Ready(); err != nil {
+				t.Log.Error("no push can be taken", "err", err)
+				return 1, &show.Error{
+					Kind: show.Again,
+					What: "the server cannot take pushes now: a part of it is missing",
+					Hint: "nothing was changed; tell an administrator of this server: headgate doctor",
+				}
+			}
+		}
 		if !t.pushes.Take(r.Actor.User) {
 			return 1, &show.Error{Kind: show.Again, What: "too many pushes are waiting already", Hint: "try again when some have landed"}
 		}

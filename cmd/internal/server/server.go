@@ -300,6 +300,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Store:  s.store,
 		Access: s.access.Load,
 		Begin:  s.receive.Begin,
+		Ready:  func() error { return receive.CheckHooks(path("hooks")) },
 		Log:    log,
 	}
 	s.git = &transport.HTTP{
