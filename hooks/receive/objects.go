@@ -112,8 +112,11 @@ func (rd *reader) object(h repo.Hash) (kind string, content []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if size > maxObject || rd.total+size > maxTotal {
-		return kind, nil, errTooBig
+	if size > maxObject {
+		return kind, nil, fmt.Errorf("%s %s is %d bytes, over the limit of %d: %w", kind, h, size, maxObject, errTooBig)
+	}
+	if rd.total+size > maxTotal {
+		return kind, nil, fmt.Errorf("commits, trees and tags are more than %d MiB together: %w", maxTotal>>20, errTooBig)
 	}
 	rd.total += size
 	if kind, size, err = rd.ask("contents", h); err != nil {

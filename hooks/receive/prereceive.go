@@ -80,6 +80,11 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 	if err == nil {
 		rejections, notes, err = l.validatePush(ctx, p, header, input)
 	}
+	if errors.Is(err, errTooBig) { // the pusher's to mend
+		rejections, err = []*rejection{reject("this push holds what is too big to be checked",
+			"shorten the commit's message (git commit --amend), or put fewer files into one directory, then push again",
+			strings.TrimSuffix(err.Error(), ": "+errTooBig.Error()))}, nil
+	}
 	log := l.Log.With("repo", p.repository, "user", p.actor.User)
 	switch {
 	case errors.Is(err, errGone), err != nil && p.ctx.Err() != nil:
