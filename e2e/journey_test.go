@@ -444,7 +444,7 @@ func (j *journey) firstPush() {
 func (j *journey) rotateKey() {
 	j.must(j.stop(false))
 	for {
-		_, errs, err := within(waitTimeout, j.dir, append(j.env(), j.crash...), "headgate", "key", "rotate", "--data", j.data(), "server")
+		_, errs, err := within(waitTimeout, j.dir, append(j.env(), j.crash...), filepath.Join(j.bin, "headgate"), "key", "rotate", "--data", j.data(), "server")
 		if err == nil {
 			break
 		}
