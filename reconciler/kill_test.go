@@ -154,7 +154,10 @@ func story(dir string) error {
 			return err
 		},
 		func() error {
-			return until("rejected", func(staging, _ show.Environment) bool { return staging.Promotion == nil && len(staging.Rejected) == 1 })
+			// Release 2 was good, too, and it is the newest that nobody rejected.
+			return until("rejected", func(staging, _ show.Environment) bool {
+				return staging.Promotion != nil && staging.Promotion.To == 2 && len(staging.Rejected) == 1
+			})
 		},
 	}
 	for _, step := range steps {
