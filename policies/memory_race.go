@@ -8,6 +8,8 @@ import (
 	"time"
 )
 
+const byKernel = false
+
 // limitMemory ends the process soon after it uses too much. The kernel cannot: what
 // the race detector takes for itself is more than any limit.
 func limitMemory() error {
