@@ -163,6 +163,25 @@ func (b *backend) Environment(_ context.Context, _ access.Identity, name, enviro
 	return show.Environment{}, missing("%s has no environment %q", name, environment)
 }
 
+func (b *backend) InstanceLogs(ctx context.Context, a access.Identity, repository, environment string, q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
+	return func(yield func(show.InstanceLine, error) bool) {
+		if _, err := b.Environment(ctx, a, repository, environment); err != nil {
+			yield(show.InstanceLine{}, err)
+			return
+		}
+		for _, l := range []show.InstanceLine{
+			{At: today(11, 40), Service: "web", Instance: "web-1", Own: true, Text: "started web-1 of release 183 on port 40001"},
+			{At: today(11, 42), Service: "web", Instance: "web-1", Text: "\x1b[31mcannot\x1b[0m read limits " + evil},
+			{At: today(11, 43), Service: "web", Instance: "web-1", Text: "* headgate: exited with 0"},
+			{At: time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC), Service: "worker", Instance: "worker-2", Own: true, Text: "worker-2 exited with 7"},
+		} {
+			if environment == "production" && (q.Service == "" || q.Service == l.Service) && !l.At.Before(q.Since) && !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
 func (b *backend) Promotion(_ context.Context, _ access.Identity, name, environment string) (show.Promotion, error) {
 	switch name + " " + environment {
 	case "checkout production":

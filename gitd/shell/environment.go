@@ -24,6 +24,7 @@ var envCommands = []command{
 		name: "env log", args: "[repo] <environment>", what: "what was deployed, when and by whom, newest first", example: "env log production",
 		run: envLog,
 	},
+	logsCommand,
 }
 
 func envList(c *call) error {
@@ -192,6 +193,9 @@ func envShow(c *call) error {
 		rows = append(rows, []cell{plain("undo"), plain(c.ssh(fmt.Sprintf("rollback %s %d", full, to)))})
 	}
 	c.out.table(rows)
+	if err := c.lastLines(e); err != nil {
+		return err
+	}
 	return outcomeOf(e.State)
 }
 

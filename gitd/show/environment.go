@@ -2,6 +2,7 @@ package show
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"time"
 
@@ -10,6 +11,9 @@ import (
 
 // Environments answers for environments and their open promotions.
 type Environments interface {
+	// InstanceLogs yields what instances printed, in the order of time. With Follow it
+	// ends with ctx, or with the right to read.
+	InstanceLogs(ctx context.Context, who access.Identity, repository, environment string, q LogQuery) iter.Seq2[InstanceLine, error]
 	// Environment includes history and the open promotion.
 	Environment(ctx context.Context, who access.Identity, repository, environment string) (Environment, error)
 	Promotion(ctx context.Context, who access.Identity, repository, environment string) (Promotion, error)
@@ -66,6 +70,22 @@ func (e Environment) Runs() []int {
 	return releases
 }
 
+// Failing are its services that do not run as they should, all of them when the
+// environment as a whole has failed and none says so of itself.
+func (e Environment) Failing() []string {
+	var failing, all []string
+	for _, s := range e.Services {
+		all = append(all, s.Name)
+		if s.State == Failed || slices.ContainsFunc(s.Instances, func(i Instance) bool { return i.State == Failed }) {
+			failing = append(failing, s.Name)
+		}
+	}
+	if len(failing) == 0 && e.State == Failed {
+		return all
+	}
+	return failing
+}
+
 // Service is one service of an environment with its instances.
 type Service struct {
 	Name      string     `json:"service"`
@@ -82,6 +102,23 @@ type Instance struct {
 	Message  string    `json:"message,omitempty"`
 	Since    time.Time `json:"since,omitzero"`
 	Restarts int       `json:"restarts"`
+}
+
+// LogQuery says which lines of instances are wanted.
+type LogQuery struct {
+	Service string    // "" for all
+	Since   time.Time // zero for all that is kept
+	Lines   int       // the newest so many; then all that come, with Follow
+	Follow  bool
+}
+
+// InstanceLine is one line that an instance printed.
+type InstanceLine struct {
+	At       time.Time `json:"at"`
+	Service  string    `json:"service"`
+	Instance string    `json:"instance"`
+	Own      bool      `json:"own,omitempty"` // it is Headgate's: that the instance has started, or ended
+	Text     string    `json:"text"`
 }
 
 // HoldNote says who stopped automatic promotion and why.

@@ -26,6 +26,7 @@ func at(clock string) time.Time {
 
 // unasked is what no page shows.
 type unasked interface {
+	show.Members
 	show.Secrets
 	show.Forges
 	show.Events
@@ -33,7 +34,6 @@ type unasked interface {
 
 // backend is a show.Backend of fixed facts, with news that a test can make.
 type backend struct {
-	show.Members
 	sources
 	unasked
 
@@ -41,8 +41,9 @@ type backend struct {
 	repos    []show.Repository
 	changes  map[string][]show.Change
 	releases map[string][]show.Release
-	logs     map[string][]show.LogEvent // by repository/number
-	grow     chan struct{}              // closed when a log has grown
+	logs     map[string][]show.LogEvent     // by repository/number
+	printed  map[string][]show.InstanceLine // by repository/environment
+	grow     chan struct{}                  // closed when a log has grown
 	watchers map[chan struct{}]string
 	promos   map[string]show.Promotion // by repository/environment
 	acts     []string
@@ -196,6 +197,35 @@ func (h *backend) Environment(ctx context.Context, a access.Identity, repo, env 
 		}
 	}
 	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
+}
+
+// InstanceLogs yields what there is, and with Follow what a test adds.
+func (h *backend) InstanceLogs(ctx context.Context, a access.Identity, repo, env string, q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
+	return func(yield func(show.InstanceLine, error) bool) {
+		if _, err := h.Environment(ctx, a, repo, env); err != nil {
+			yield(show.InstanceLine{}, err)
+			return
+		}
+		for seen := 0; ; {
+			h.mu.Lock()
+			lines, grow := h.printed[repo+"/"+env], h.grow
+			h.mu.Unlock()
+			for _, l := range lines[seen:] {
+				seen++
+				if (q.Service == "" || q.Service == l.Service) && !yield(l, nil) {
+					return
+				}
+			}
+			if !q.Follow {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-grow:
+			}
+		}
+	}
 }
 
 func (h *backend) Promotion(_ context.Context, a access.Identity, repo, env string) (show.Promotion, error) {

@@ -212,10 +212,15 @@ type environmentView struct {
 	Whole     string // where all of the history is, if not here
 	RollTo    int    // the release that "Roll back" on top means, 0: none
 	Ask       *askRollback
+	Logs      string              // the page of what its instances print; "" while there is nothing that could
+	Last      []show.InstanceLine // what those that fail printed last
 }
 
 // historyShown is how much of its history an environment's page shows.
 const historyShown = 20
+
+// lastLines is how much of what a failing service printed its page shows.
+const lastLines = 10
 
 type deployedRow struct {
 	show.Deployed
@@ -306,9 +311,20 @@ func (q *request) environment() (*page, *environmentView, error) {
 	if len(e.History) > historyShown {
 		view.Whole = envHref(r.Name, e.Name) + "/history"
 	}
+	if e.Declared != "" {
+		view.Logs = logsHref(r.Name, e.Name, "")
+	}
+	for _, service := range e.Failing() {
+		for l, err := range q.Backend.InstanceLogs(q.r.Context(), q.actor, r.Name, e.Name, show.LogQuery{Service: service, Lines: lastLines}) {
+			if err != nil {
+				return nil, nil, err
+			}
+			view.Last = append(view.Last, l)
+		}
+	}
 	p := q.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
 	p.JSON = e
-	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-history", "asof"}
+	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-last", "env-history", "asof"}
 	p.Moving = e.State == show.Converging
 	p.Say = fmt.Sprintf("%s: release %d, %s", e.Name, e.Release, e.State)
 	if e.Declared != "" { // before that there is no such branch

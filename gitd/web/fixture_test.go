@@ -214,6 +214,19 @@ func fullBackend() *backend {
 	one.Build, one.Expected, one.TestedWith = &show.Build{ID: "x", State: show.Running, Started: at("14:02:00")}, show.Duration(5*time.Minute), "main + 93"
 	one.LandsAt = at("14:07:00")
 	catalogue.Queue, catalogue.Environments = []show.Change{one}, []show.Environment{level(staging, "catalogue", 92, 0), level(production, "catalogue", 92, 0)}
+	broken := &catalogue.Environments[1]
+	broken.State, broken.Reason, broken.Since = show.Failed, "web: exited 7 again and again; the release before it serves", at("13:59:40")
+	broken.Services = []show.Service{{Name: "web", State: show.Failed, Instances: []show.Instance{
+		{ID: "web-4", Release: 92, State: show.Failed, Message: "exited with 7: cannot read limits.yaml", Since: at("14:03:20"), Restarts: 5},
+		{ID: "web-2", Release: 91, State: show.Healthy, Since: at("13:59:40")},
+	}}, {Name: "worker", State: show.Healthy, Instances: []show.Instance{{ID: "worker-1", Release: 91, State: show.Healthy, Since: at("13:10:00")}}}}
+	h.printed = map[string][]show.InstanceLine{"catalogue/production": {
+		{At: at("13:10:00"), Service: "worker", Instance: "worker-1", Own: true, Text: "started worker-1 of release 91 on port 40002 (restart 0)"},
+		{At: at("13:10:01"), Service: "worker", Instance: "worker-1", Text: "polling every 30s"},
+		{At: at("14:03:20"), Service: "web", Instance: "web-4", Own: true, Text: "started web-4 of release 92 on port 40001 (restart 5)"},
+		{At: at("14:03:21"), Service: "web", Instance: "web-4", Text: "\x1b[31mcannot read limits.yaml\x1b[0m: <no such file> at a/path/that/is/long/enough/to/need/a/second/line/on/every/phone/limits.yaml"},
+		{At: at("14:03:21"), Service: "web", Instance: "web-4", Own: true, Text: "web-4 exited with 7"},
+	}}
 	ledger := repo("ledger", "Double entry, exports", "0b77aa9", 311, at("12:20:00"))
 	held := level(production, "ledger", 309, 2)
 	held.Held = &show.HoldNote{By: "sam", At: noon.AddDate(0, 0, -5), Reason: "audit until Friday"}

@@ -184,6 +184,10 @@ func (q *request) stream(draw func(*request) (*page, error)) error {
 	}
 	l := &follower{wait: &followers}
 	template, said := p.Template, ""
+	var printed <-chan struct{}
+	if p.Printed != nil {
+		printed = p.Printed(ctx)
+	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	var moving, soon <-chan time.Time
@@ -211,6 +215,12 @@ func (q *request) stream(draw func(*request) (*page, error)) error {
 				return nil
 			}
 			select { // whatever else happens meanwhile is in the same redraw
+			case <-ctx.Done():
+				return nil
+			case <-time.After(redrawAtMost):
+			}
+		case <-printed:
+			select {
 			case <-ctx.Done():
 				return nil
 			case <-time.After(redrawAtMost):

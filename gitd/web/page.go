@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -47,7 +48,9 @@ type page struct {
 	Say      string           // the page's state in one sentence, announced when it changes
 	Moving   bool             // shows the passing of time: redraw without news
 	Log      *logTail         // a log that grows on this page
-	Git      []command        // the same facts, elsewhere
+	// Printed tells of what a page shows beside its repository's news; nil: nothing.
+	Printed func(ctx context.Context) <-chan struct{}
+	Git     []command // the same facts, elsewhere
 }
 
 // titleEnd closes the title of every window.

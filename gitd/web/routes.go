@@ -45,6 +45,7 @@ func routes() []*route {
 		{pattern: "/{repo}/env/{env}", page: environmentPage, act: rollback},
 		{pattern: "/{repo}/env/{env}/{commit}", page: deploymentPage},
 		{pattern: "/{repo}/promote/{env}", page: promotionPage, act: promotionAct},
+		{pattern: "/{repo}/env/{env}/logs", page: logsPage},
 		{pattern: "/{repo}/schedules/{schedule}", page: schedulePage, act: runSchedule},
 		{pattern: "/{repo}/releases", page: releasesPage},
 		{pattern: "/{repo}/releases/{n}", page: releasePage},
@@ -52,6 +53,7 @@ func routes() []*route {
 	still := []*route{
 		{pattern: "/{repo}/changes/{n}/log.txt", plain: logText},
 		{pattern: "/{repo}/schedules/{schedule}/{n}/log.txt", plain: runLogText},
+		{pattern: "/{repo}/env/{env}/logs.txt", plain: logsText},
 		{pattern: "/{repo}/changes/{n}/diff", page: changeDiffPage},
 		{pattern: "/{repo}/commits", page: commitsPage},
 		{pattern: "/{repo}/commits/{revision}", page: commitPage},

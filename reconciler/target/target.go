@@ -33,6 +33,7 @@ package target
 
 import (
 	"context"
+	"iter"
 	"net/netip"
 	"time"
 
@@ -66,6 +67,30 @@ type Target interface {
 	// one application in one environment, or Key{Repository: "hello"} for all that
 	// "hello" runs, or the zero Key for all.
 	Watch(k Key) (changed <-chan struct{}, end func())
+}
+
+// Logger is implemented by a target that keeps what its instances print.
+type Logger interface {
+	// Logs yields what instances printed, those that are gone included as far as it is
+	// kept, in the order of time. With Follow it ends with ctx, else at once.
+	Logs(ctx context.Context, k Key, q LogQuery) iter.Seq2[LogLine, error]
+}
+
+// LogQuery says which lines are wanted.
+type LogQuery struct {
+	Unit   string    // "" for all
+	Since  time.Time // zero for all
+	Lines  int       // the newest so many; then all that come, with Follow
+	Follow bool
+}
+
+// LogLine is one line that an instance printed. Text is fit for a terminal.
+type LogLine struct {
+	At       time.Time
+	Unit     string
+	Instance string
+	Own      bool // it is the target's own: that an instance has started, or ended
+	Text     string
 }
 
 // Addresser is implemented by a target whose units listen on this machine, where

@@ -53,6 +53,7 @@ func (in *instance) run(ctx context.Context) (well bool, how string) {
 	if err != nil {
 		return false, "could not start: open its log: " + err.Error()
 	}
+	log.wrote = func() { t.printed.Notify(printedTopic(in.app.key)) }
 	defer log.close()
 	// Old logs are only in the way; they are tried again with the next start.
 	_ = pruneLogs(filepath.Dir(in.app.logPath(in.id)))

@@ -38,6 +38,7 @@ const (
 type logFile struct {
 	path                 string
 	rateLines, rateBytes int
+	wrote                func() // called after each line; nil for none
 
 	mu   sync.Mutex
 	file *os.File
@@ -121,7 +122,7 @@ func (l *logFile) flush() {
 	}
 	l.lines++
 	l.kept += len(part) + 1
-	l.append(readable(part))
+	l.append(ofOutput + readable(part))
 }
 
 func readable(line []byte) string { return strings.TrimRight(terminal.Plain(string(line)), " ") }
@@ -132,7 +133,7 @@ func (l *logFile) tellLeft() {
 		return
 	}
 	l.tell.Stop()
-	l.append(fmt.Sprintf("headgate: %d lines (%d bytes) were left out here: more than %d lines or %d KiB in a second",
+	l.append(ofNote + fmt.Sprintf("%d lines (%d bytes) were left out here: more than %d lines or %d KiB in a second",
 		l.left, l.leftBytes, l.rateLines, l.rateBytes>>10))
 	l.left, l.leftBytes, l.tell = 0, 0, nil
 }
@@ -144,8 +145,11 @@ func (l *logFile) append(text string) {
 	if l.size > maxLogBytes {
 		l.rotate()
 	}
-	n, _ := fmt.Fprintf(l.file, "%s %s\n", time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), text)
+	n, _ := fmt.Fprintf(l.file, "%s%s\n", time.Now().UTC().Format(logTime), text)
 	l.size += int64(n)
+	if l.wrote != nil {
+		l.wrote()
+	}
 }
 
 func (l *logFile) rotate() {
@@ -164,7 +168,7 @@ func (l *logFile) note(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tellLeft()
-	l.append("headgate: " + fmt.Sprintf(format, args...))
+	l.append(ofNote + fmt.Sprintf(format, args...))
 }
 
 // lastLine is the last line that was not blank, short enough for a message.

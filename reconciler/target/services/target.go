@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
@@ -61,6 +62,7 @@ type Target struct {
 	transport *http.Transport
 	free      freePorts
 	reports   target.Topic
+	printed   signal.Topic // by printedTopic
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
