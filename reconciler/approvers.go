@@ -145,8 +145,8 @@ func (a approvers) cover() []show.Cover {
 // not among those who are asked, or wrote a part of all that lacks one.
 func (a approvers) whyNot(who access.Identity) string {
 	config, repository := a.rc.Access(), a.s.repo.Name()
-	if !who.Scope.Allows(access.Write, repository) {
-		return fmt.Sprintf("what %s came with does not allow to write %s", someone(who), repository)
+	if !who.Scope.Allows(access.Approve, repository) {
+		return fmt.Sprintf("what %s came with does not allow to approve in %s: it takes a key, a session, or a token made with --approve", someone(who), repository)
 	}
 
 	if !a.asked() {

@@ -280,9 +280,8 @@ func (rc *Reconciler) mayReject(ctx context.Context, s *snapshot, by access.Iden
 		return err
 	}
 	config := rc.Access()
-	if config.May(by, access.Write, s.repo.Name()) || slices.ContainsFunc(may.rules, func(r rules) bool {
-		return r.settings.Approvals.Count > 0 && by.Scope.Allows(access.Write, s.repo.Name()) && may.counts(r, by)
-	}) {
+	asked := slices.ContainsFunc(may.rules, func(r rules) bool { return r.settings.Approvals.Count > 0 && may.counts(r, by) })
+	if config.May(by, access.Approve, s.repo.Name()) && (asked || config.May(by, access.Write, s.repo.Name())) {
 		return nil
 	}
 	return &show.Error{

@@ -34,9 +34,13 @@ func TestRejected(t *testing.T) {
 			t.Fatalf("%q rejects: %v", who, err)
 		}
 	}
-	narrow := access.Identity{User: "jun", Via: access.ViaToken, Scope: access.Scope{Highest: access.Read}}
+	narrow := access.Identity{User: "jun", Via: access.ViaToken, Scope: access.Scope{Highest: access.Write}}
 	if _, err := h.rc.Reject(t.Context(), "hello", "production", narrow, "", ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
-		t.Fatalf("a token to read rejects: %v", err)
+		t.Fatalf("a token to write rejects: %v", err)
+	}
+	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", narrow, repoHash(t, p.Proposal), ""); !errors.As(err, &refused) ||
+		refused.Kind != show.Forbidden || !strings.Contains(refused.Where[0], "a token made with --approve") {
+		t.Fatalf("a token to write approves: %v", err)
 	}
 	if _, err := h.rc.Reject(t.Context(), "hello", "production", actor("jun"), strings.Repeat("0", 40), ""); !errors.As(err, &refused) || refused.Kind != show.Denied {
 		t.Fatalf("another tree: %v", err)

@@ -13,6 +13,7 @@ type Right int
 const (
 	Read       Right = iota + 1
 	Write            // push to it; which refs is for the policies
+	Approve          // say yes or no to a promotion; whose counts is for its rules
 	Administer       // set its gate; of Own: users, keys, groups and repositories
 )
 
@@ -22,6 +23,8 @@ func (r Right) String() string {
 		return "read"
 	case Write:
 		return "write"
+	case Approve:
+		return "approve"
 	case Administer:
 		return "administer"
 	}
@@ -123,7 +126,9 @@ func Recorded(user string) Identity { return Identity{User: user, Via: viaRecord
 // the user, and as far as the scope goes.
 //
 // Readers are those whom read or write names, all of what is public, and the administrators, who could
-// make themselves readers at any time; writers are those of write. Nobody has
+// make themselves readers at any time; writers are those of write. Every reader with
+// a name may be asked to approve, but not by what came to read or to write alone: a
+// yes is a person's. Nobody has
 // rights to a repository that the file does not name.
 func (c *Config) May(who Identity, right Right, repository string) bool {
 	r, ok := c.Repository(repository)
@@ -136,6 +141,8 @@ func (c *Config) May(who Identity, right Right, repository string) bool {
 			c.within(who.User, r.Read) || c.within(who.User, r.Write) || c.administers(who.User)
 	case Write:
 		return c.within(who.User, r.Write)
+	case Approve:
+		return c.within(who.User, []string{Everyone}) && c.May(who, Read, repository)
 	case Administer:
 		return c.administers(who.User)
 	}

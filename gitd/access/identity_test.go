@@ -101,6 +101,34 @@ func TestScopeNeverAdds(t *testing.T) {
 	})
 }
 
+// TestApprovingTakesMoreThanWriting: a token that was made to push says no yes.
+func TestApprovingTakesMoreThanWriting(t *testing.T) {
+	c, err := access.Parse("server.yaml", withKeys(t, example+"  shown: {read: [], write: [ada], public: true}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]struct {
+		who        access.Identity
+		repository string
+		want       bool
+	}{
+		"a key":                      {access.Identity{User: "ada", Via: access.ViaSSH}, "hello", true},
+		"a session":                  {access.Identity{User: "jun", Via: access.ViaConsole}, "hello", true},
+		"who may only read":          {access.Identity{User: "jun", Via: access.ViaSSH}, "vault", true},
+		"a token to read":            {access.Identity{User: "ada", Via: access.ViaToken, Scope: access.Scope{Highest: access.Read}}, "hello", false},
+		"a token to write":           {access.Identity{User: "ada", Via: access.ViaToken, Scope: access.Scope{Highest: access.Write}}, "hello", false},
+		"a token to approve":         {access.Identity{User: "ada", Via: access.ViaToken, Scope: access.Scope{Highest: access.Approve}}, "hello", true},
+		"one for another repository": {access.Identity{User: "ada", Scope: access.Scope{Repositories: []string{"vault"}, Highest: access.Approve}}, "hello", false},
+		"without a name":             {access.Anonymous(), "shown", false},
+		"nobody":                     {access.Identity{}, "shown", false},
+		"a former user":              {access.Recorded("gone"), "shown", false},
+	} {
+		if got := c.May(r.who, access.Approve, r.repository); got != r.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestPublic: everybody reads what is public, within their scope; nobody gets more.
 func TestPublic(t *testing.T) {
 	c, err := access.Parse("server.yaml", withKeys(t, example+"  shown: {read: [], write: [ada], public: true}\n"))

@@ -12,11 +12,12 @@ import (
 // Commands about tokens.
 var tokenCommands = []command{
 	{
-		name: "token create", args: "[name] [--repository <repo>,...] [--write] [--expires <time>]",
+		name: "token create", args: "[name] [--repository <repo>,...] [--write] [--approve] [--expires <time>]",
 		what: "make a token that clones, or pushes, over HTTP", example: "token create ci --repository hello --expires 30d",
 		options: []option{
 			{"--repository", "this one alone; may be given again (without: all of yours)"},
 			{"--write", "it may push as well"},
+			{"--approve", "it may push, and approve and reject promotions in your name"},
 			{"--expires", "when it ends: 30d, 12h (without: 90d; at most 365d)"},
 		},
 		notes: "It is shown once. It is the password of git over HTTP, under any user name, and what\n" +
@@ -35,7 +36,7 @@ var tokenCommands = []command{
 }
 
 func createToken(c *call) error {
-	r := show.TokenRequest{Name: cmp.Or(c.args["name"], "token"), Write: c.has("--write")}
+	r := show.TokenRequest{Name: cmp.Or(c.args["name"], "token"), Write: c.has("--write"), Approve: c.has("--approve")}
 	if c.has("--repository") {
 		r.Repositories = strings.Split(c.options["--repository"], ",")
 	}

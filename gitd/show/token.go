@@ -23,6 +23,7 @@ type TokenRequest struct {
 	Name         string
 	Repositories []string // nil: all that the user may use
 	Write        bool
+	Approve      bool          // and write
 	Life         time.Duration // 0: as long as the server thinks fit
 }
 
@@ -33,6 +34,7 @@ type Token struct {
 	User         string    `json:"user"`
 	Repositories []string  `json:"repositories,omitempty"` // none: all that the user may use
 	Write        bool      `json:"write"`
+	Approve      bool      `json:"approve,omitempty"`
 	Created      time.Time `json:"created_at"`
 	Expires      time.Time `json:"expires_at"`
 	Used         time.Time `json:"used_at,omitzero"`

@@ -65,6 +65,7 @@ type Token struct {
 	Name         string    `json:"name"`
 	Repositories []string  `json:"repositories,omitempty"` // nil: all of the user's
 	Write        bool      `json:"write,omitempty"`
+	Approve      bool      `json:"approve,omitempty"` // and write
 	Created      time.Time `json:"created"`
 	Expires      time.Time `json:"expires"`
 	Digest       string    `json:"digest"` // SHA-256 of the secret, in hexadecimal
@@ -75,7 +76,10 @@ type Token struct {
 // Scope is what the token leaves of its user's rights.
 func (t Token) Scope() access.Scope {
 	scope := access.Scope{Repositories: t.Repositories, Highest: access.Read, Until: t.Expires}
-	if t.Write {
+	switch {
+	case t.Approve:
+		scope.Highest = access.Approve
+	case t.Write:
 		scope.Highest = access.Write
 	}
 	return scope
@@ -163,6 +167,7 @@ type Request struct {
 	Name         string   // what the user calls it
 	Repositories []string // nil: all of the user's
 	Write        bool
+	Approve      bool          // and write
 	Life         time.Duration // 0: DefaultLife
 }
 
@@ -203,7 +208,7 @@ func (s *Store) Create(r Request) (secret string, t Token, err error) {
 		t.Digest = hex.EncodeToString(digest[:])
 		t.ID = t.Digest[:10]
 	}
-	t.User, t.Name, t.Repositories, t.Write = r.User, r.Name, r.Repositories, r.Write
+	t.User, t.Name, t.Repositories, t.Write, t.Approve = r.User, r.Name, r.Repositories, r.Write || r.Approve, r.Approve
 	t.Created = now.Truncate(time.Second)
 	t.Expires = t.Created.Add(life)
 	data, err := json.Marshal(t)

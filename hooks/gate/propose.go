@@ -257,7 +257,7 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by a
 // same user to the same branch, in the place in the queue that this has, and
 // withdraws the first. When it returns nil both are done; a kill in between leaves
 // two changes of the same commit, which land as one.
-func (g *Gate) Replace(ctx context.Context, repository string, number, with int, by access.Identity) (Accepted, error) {
+func (g *Gate) Replace(ctx context.Context, repository string, number, with int, by access.Identity, decision repo.Hash) (Accepted, error) {
 	l, err := g.loop(repository)
 	if err != nil {
 		return Accepted{}, err
@@ -286,7 +286,7 @@ func (g *Gate) Replace(ctx context.Context, repository string, number, with int,
 	at, head := l.g.c.Now(), other.Head()
 	old, err = l.log.Revise(ctx, old, change.Push{
 		Branch: old.Branch, Commit: head.Commit, By: by.User, Via: string(by.Via),
-		Options: head.Options, Decision: head.Decision, At: at,
+		Options: head.Options, Decision: decision, At: at,
 	})
 	if isMoved(err) {
 		return Accepted{}, &show.Error{Kind: show.Again, What: fmt.Sprintf("change %d went on meanwhile", number), Hint: "look at it, then do it again"}

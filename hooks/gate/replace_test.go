@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
 )
@@ -31,12 +32,12 @@ func TestReplace(t *testing.T) {
 		{1, old.Change, show.Denied}, // it has landed
 	} {
 		var e *show.Error
-		if _, err := w.gate.Replace(t.Context(), "hello", c.number, c.with, ada); !errors.As(err, &e) || e.Kind != c.kind || e.Hint == "" {
+		if _, err := w.gate.Replace(t.Context(), "hello", c.number, c.with, ada, repo.Zero); !errors.As(err, &e) || e.Kind != c.kind || e.Hint == "" {
 			t.Errorf("%d by %d: %v", c.number, c.with, err)
 		}
 	}
 
-	a, err := w.gate.Replace(t.Context(), "hello", old.Change, next.Change, ada)
+	a, err := w.gate.Replace(t.Context(), "hello", old.Change, next.Change, ada, repo.Zero)
 	if err != nil || a.Change != old.Change || a.Revision != 2 {
 		t.Fatalf("%+v, %v", a, err)
 	}

@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/policies"
 )
 
 // CreateRepository implements show.Backend: a change of server.yaml, through the
@@ -151,7 +153,11 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 	}
 
 	commit, _ := repo.ParseHash(c.Commit)
-	accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: repository, Branch: c.Branch, Commit: commit, By: a})
+	decided, err := s.mayPropose(ctx, a, repository, c.Branch, commit)
+	if err != nil {
+		return show.Done{}, err
+	}
+	accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: repository, Branch: c.Branch, Commit: commit, By: a, Decision: decided})
 	if err != nil {
 		return show.Done{}, err
 	}
@@ -162,6 +168,55 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 	return d, nil
 }
 
+// mayPropose asks the policies what a push of a commit for a gated branch is asked:
+// what they allowed when it was pushed they need not allow now, nor to somebody
+// else. It returns the decision, which is kept before anything follows from it.
+func (s *Server) mayPropose(ctx context.Context, a access.Identity, repository, branch string, commit repo.Hash) (repo.Hash, error) {
+	r, err := s.store.Repository(repository)
+	if err != nil {
+		return repo.Zero, err
+	}
+	tip, err := r.Ref("refs/heads/" + branch)
+	if err != nil {
+		return repo.Zero, err
+	}
+	engine, err := s.engine(r, tip)
+	if engine == nil {
+		return repo.Zero, fmt.Errorf("read the policies of %s: %w", repository, err)
+	}
+	in := policies.PushInput{
+		Now:        time.Now().UTC(),
+		Repository: repository,
+		Own:        repository == access.Own,
+		Ref:        "refs/for/" + branch,
+		Class:      policies.ClassProposal,
+		User:       policies.User(s.access.Load().Standing(a, repository)),
+		Old:        tip.String(),
+		New:        commit.String(),
+	}
+	answer, rec := engine.Push(ctx, in)
+	saved, err := decision.Save(context.WithoutCancel(ctx), r, in.Now, decision.Record{
+		Query:  rec.Query,
+		About:  in.Ref + " by " + a.User,
+		Answer: string(answer.Decision),
+		Policy: answer.Policy,
+		Digest: rec.Digest(),
+		JSON:   rec.JSON(),
+	})
+	if err != nil {
+		return repo.Zero, err
+	}
+	if answer.Decision != policies.Auto {
+		return saved, &show.Error{
+			Kind:  show.Denied,
+			What:  "the policies do not allow to propose this: " + answer.Why(),
+			Where: []string{"decision " + decision.ID(saved)},
+			Hint:  "ask an administrator, and name the decision",
+		}
+	}
+	return saved, nil
+}
+
 // Replace implements show.Backend.
 func (s *Server) Replace(ctx context.Context, a access.Identity, repository string, number, by int) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
@@ -170,7 +225,16 @@ func (s *Server) Replace(ctx context.Context, a access.Identity, repository stri
 	if !s.access.Load().May(a, access.Write, repository) {
 		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "you may not write to " + repository}
 	}
-	accepted, err := s.gate.Replace(ctx, repository, number, by, a)
+	c, err := s.Change(ctx, a, repository, by)
+	if err != nil {
+		return show.Done{}, err
+	}
+	commit, _ := repo.ParseHash(c.Commit)
+	decided, err := s.mayPropose(ctx, a, repository, c.Branch, commit)
+	if err != nil {
+		return show.Done{}, err
+	}
+	accepted, err := s.gate.Replace(ctx, repository, number, by, a, decided)
 	if err != nil {
 		return show.Done{}, err
 	}

@@ -15,7 +15,7 @@ import (
 // CreateToken implements show.Backend.
 func (s *Server) CreateToken(_ context.Context, a access.Identity, r show.TokenRequest) (show.NewToken, error) {
 	right := access.Read
-	if r.Write {
+	if r.Write || r.Approve {
 		right = access.Write
 	}
 	repositories := slices.Compact(slices.Sorted(slices.Values(r.Repositories)))
@@ -37,6 +37,7 @@ func (s *Server) CreateToken(_ context.Context, a access.Identity, r show.TokenR
 		Name:         r.Name,
 		Repositories: repositories,
 		Write:        r.Write,
+		Approve:      r.Approve,
 		Life:         r.Life,
 	})
 	var refusal token.Refusal
