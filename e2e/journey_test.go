@@ -29,7 +29,7 @@ var chapters = []chapter{
 	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
 	{name: "follow a forge", settingUp: true, do: (*journey).followForge},
 	{name: "push", do: (*journey).firstPush, staging: 1},
-	{name: "pack", args: packAlways, do: (*journey).packed, staging: 1},
+	{name: "pack", args: packAlways, do: (*journey).packed, staging: 1, byChance: []string{"pack.replaced"}},
 	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
 	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
 	{name: "push the next", do: (*journey).pushNext, staging: 2, production: 1},
@@ -51,7 +51,8 @@ type chapter struct {
 	args                []string // of the server
 	settingUp           bool     // nothing of it is about hello's changes
 	do                  func(*journey)
-	staging, production int // the releases that run, healthy, at the end; 0 is none
+	staging, production int      // the releases that run, healthy, at the end; 0 is none
+	byChance            []string // points that are passed when things happen to meet; another chapter has them for certain
 }
 
 // journey is one harness on its way through a chapter.
