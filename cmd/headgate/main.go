@@ -87,8 +87,12 @@ func execute(ctx context.Context, p printer, args []string) int {
 		usage(p.err)
 		return 2
 	}
-	if args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
-		if len(args) > 1 {
+	asksHelp := func(word string) bool { return word == "help" || word == "-h" || word == "--help" }
+	if args[0] == "--version" {
+		args = []string{"version"}
+	}
+	if asksHelp(args[0]) {
+		if len(args) > 1 && !asksHelp(args[1]) {
 			return execute(ctx, p, []string{args[1], "-h"})
 		}
 		usage(p.out)

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -27,5 +28,17 @@ func TestParseFlagsAnywhere(t *testing.T) {
 		if (err != nil) != c.fails || !slices.Equal(operands, c.operands) || *json != c.json {
 			t.Errorf("%q: %q, json %v, %v", c.args, operands, *json, err)
 		}
+	}
+}
+
+// TestHelpOfHelp: help about help is the overview, and ends.
+func TestHelpOfHelp(t *testing.T) {
+	for _, args := range [][]string{{"help", "help"}, {"help", "-h"}, {"-h", "-h"}, {"--help", "help", "help"}} {
+		if code, said := headgate(t, args...); code != 0 || !strings.Contains(said, "Commands:") {
+			t.Errorf("%q: exit %d\n%s", args, code, said)
+		}
+	}
+	if code, said := headgate(t, "--version"); code != 0 || !strings.HasPrefix(said, "headgate ") {
+		t.Errorf("exit %d, %q", code, said)
 	}
 }
