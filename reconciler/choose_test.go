@@ -75,7 +75,7 @@ func TestRejected(t *testing.T) {
 	}
 
 	stop()
-	stop = h.start(t)
+	h.start(t)
 	h.healthy(t, "staging", 2)
 	if err := h.settled(t); err != nil {
 		t.Fatal(err)

@@ -312,7 +312,7 @@ func TestEvents(t *testing.T) {
 	before := readFile(t, place)
 	h.push("while it was down")
 	h.run()
-	came = h.until("one more", func(came []delivery) bool { return len(came) > len(want) })
+	h.until("one more", func(came []delivery) bool { return len(came) > len(want) })
 	h.settled(Delivered, len(want)+1)
 	h.stop()
 	writeFile(t, place, before)
