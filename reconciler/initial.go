@@ -10,6 +10,9 @@ import (
 
 // makeInitial makes an environment's branch, with its initial commit.
 func (w *worker) makeInitial(ctx context.Context, s *snapshot) error {
+	if d := w.repo.Inspect(); d != nil {
+		return d // it may have had one
+	}
 	commit, err := record.Initial(w.repo, s.application, s.environment, s.Now)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ type Saved struct {
 // Keys of what a record says of the chain and of other records.
 const (
 	keyNumber = "Number"
-	keyMoved  = "Moved"
+	keyMoved  = repo.MovedTrailer
 )
 
 // Read is the decision that a commit of the chain holds, or ErrNone if the

@@ -88,10 +88,105 @@ func (r *Repository) inspect() *Damaged {
 			}
 		}
 	}
+	if what == nil { // else what is missing is among it, or cannot be told
+		missing, err := r.missing(refs)
+		if what = missing; err != nil {
+			what = append(what, err.Error())
+		}
+	}
 	if what == nil {
 		return nil
 	}
 	return &Damaged{Repository: r.name, What: what}
+}
+
+// Bounds of what is read to know which refs there were.
+const (
+	newestChanges   = 20
+	newestDecisions = 200
+)
+
+// missing finds refs that were there, by what the server's records say, and are
+// not: the branch on which the newest landing was, when HEAD names it, and what
+// decisions have seen. A repository without them is not an empty one.
+func (r *Repository) missing(refs []Ref) (what []string, err error) {
+	at := map[string]Hash{}
+	var logs []Ref
+	for _, ref := range refs {
+		at[ref.Name] = ref.Hash
+		if strings.HasPrefix(ref.Name, changesPrefix) && strings.HasSuffix(ref.Name, "/log") {
+			logs = append(logs, ref)
+		}
+	}
+
+	if _, head, err := readRef(filepath.Join(r.dir, "HEAD")); err == nil && head != "" && at[head] == Zero {
+		slices.SortFunc(logs, func(a, b Ref) int {
+			return numberAt(b.Name, changesPrefix) - numberAt(a.Name, changesPrefix)
+		})
+		for _, log := range logs[:min(len(logs), newestChanges)] {
+			branch, landed, err := r.landedOn(log.Hash)
+			if err != nil {
+				return what, fmt.Errorf("%s cannot be read: %w", log.Name, err)
+			}
+			if !landed {
+				continue
+			}
+			if headsPrefix+branch == head { // else people have gone on elsewhere
+				what = append(what, fmt.Sprintf("%s is missing, and change %d has landed on it", head, numberAt(log.Name, changesPrefix)))
+			}
+			break
+		}
+	}
+
+	commit := at["refs/decisions/log"]
+	for range newestDecisions {
+		if commit == Zero {
+			break
+		}
+		c, err := r.Commit(commit)
+		if err != nil {
+			return what, fmt.Errorf("refs/decisions/log cannot be read: %w", err)
+		}
+		for _, t := range Trailers(c.Message) {
+			name, _, ok := strings.Cut(t.Value, " ")
+			if t.Key != MovedTrailer || !ok || !witnessed(name) || at[name] != Zero {
+				continue
+			}
+			if line := name + " is missing, and a decision has seen it"; !slices.Contains(what, line) {
+				what = append(what, line)
+			}
+		}
+		if commit = Zero; len(c.ParentHashes) > 0 {
+			commit = c.ParentHashes[0]
+		}
+	}
+	return what, nil
+}
+
+const (
+	headsPrefix   = "refs/heads/"
+	changesPrefix = "refs/changes/"
+)
+
+// landedOn reads, from the tip of a change's log, whether it has landed, and on
+// which branch.
+func (r *Repository) landedOn(tip Hash) (branch string, landed bool, err error) {
+	for at := tip; at != Zero; {
+		c, err := r.Commit(at)
+		if err != nil {
+			return "", false, err
+		}
+		if at == tip && TrailerValue(c.Message, "Event") != "landed" {
+			return "", false, nil
+		}
+		if branch = TrailerValue(c.Message, "Branch"); branch != "" {
+			return branch, true, nil
+		}
+		if at = Zero; len(c.ParentHashes) > 0 {
+			at = c.ParentHashes[0]
+		}
+	}
+	return "", false, nil
 }
 
 // readRef reads a ref's file: the id that it holds, or the ref that it stands for.

@@ -199,3 +199,82 @@ func TestLostRefsAreNotMadeAgain(t *testing.T) {
 		t.Errorf("a lost repository was made again: %v", err)
 	}
 }
+
+// TestMissingRefIsDamage: what the server's own records say was there is not taken
+// for something that never was.
+func TestMissingRefIsDamage(t *testing.T) {
+	s, r := testStore(t)
+	write := func(message string, parents ...Hash) Hash {
+		t.Helper()
+		h, err := r.WriteCommit(NewCommit{Parents: parents, Message: message})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	move := func(ref string, old, to Hash) {
+		t.Helper()
+		if err := r.Move(t.Context(), ref, old, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	head, err := r.Head()
+	if err != nil {
+		t.Fatal(err)
+	}
+	branch := strings.TrimPrefix(head, "refs/heads/")
+	first := commit(t, r, "first", map[string]string{"a": "1"})
+	pushed := write("pushed\n\nEvent: pushed\nBranch: " + branch + "\n")
+	move("refs/changes/1/log", Zero, pushed)
+	if d := r.Inspect(); d != nil {
+		t.Fatalf("a repository in which nothing has landed: %v", d)
+	}
+	landed := write("landed\n\nEvent: landed\n", pushed)
+	move("refs/changes/1/log", pushed, landed)
+	move(head, Zero, first)
+	move("refs/heads/env/live", Zero, first)
+	move("refs/decisions/log", Zero, write("promote\n\nQuestion: promote\nMoved: refs/heads/env/live "+first.String()+"\n"))
+	if d := r.Inspect(); d != nil {
+		t.Fatalf("a repository in which all is there: %v", d)
+	}
+
+	for ref, want := range map[string]string{
+		head:                  head + " is missing, and change 1 has landed on it",
+		"refs/heads/env/live": "refs/heads/env/live is missing, and a decision has seen it",
+	} {
+		file := filepath.Join(r.Dir(), ref)
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := OpenStore(s.root, s.hooks, s.signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(again.Close)
+		found, err := again.Repository("hello")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := found.Damage(); d == nil || !slices.Equal(d.What, []string{want}) {
+			t.Errorf("without %s: %v, want %q", ref, d, want)
+		}
+		var damaged *Damaged
+		if err := found.Move(t.Context(), ref, Zero, landed); !errors.As(err, &damaged) {
+			t.Errorf("an unrelated history came to %s: %v", ref, err)
+		}
+		if err := os.WriteFile(file, []byte(first.String()+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if d := found.Damage(); d != nil {
+			t.Errorf("restored, it is still damaged: %v", d)
+		}
+	}
+
+	// People may go on with another branch and delete that one.
+	two := write("pushed\n\nEvent: pushed\nBranch: trunk\n")
+	move("refs/changes/2/log", Zero, write("landed\n\nEvent: landed\n", two))
+	move(head, first, Zero)
+	if d := r.Inspect(); d != nil {
+		t.Errorf("a branch that was left behind: %v", d)
+	}
+}

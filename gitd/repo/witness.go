@@ -16,6 +16,9 @@ type witness struct {
 	moved  map[string]Hash // ref → where it is; nil: nothing
 }
 
+// MovedTrailer is the key under which a decision names a record and where it was.
+const MovedTrailer = "Moved"
+
 // maxWitnessed bounds how many refs one record names; the rest are named by the
 // next.
 const maxWitnessed = 50

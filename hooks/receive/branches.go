@@ -40,6 +40,12 @@ func readBranches(r *repo.Repository, a *access.Config) (*branches, error) {
 			b.head = ref.Hash
 		}
 	}
+	if b.head == repo.Zero {
+		// A first push decides for itself, and brings any history: only where nothing was.
+		if d := r.Inspect(); d != nil {
+			return nil, d
+		}
+	}
 	b.trusted = headgateyaml.Default()
 	if b.head != repo.Zero {
 		if f, err := b.read(b.head); err == nil {
