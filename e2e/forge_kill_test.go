@@ -91,6 +91,7 @@ func killLanding(t *testing.T, point string) {
 		r, err := f.Request(1)
 		return err == nil && r.State == "merged"
 	})
+	j.until("the kill", func() bool { return j.killed > 0 }) // which may come after what others see
 	if j.killed != 1 {
 		t.Errorf("the server was killed %d times", j.killed)
 	}

@@ -86,6 +86,10 @@ func (h *Host) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bwrap, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "true")
+	// Killed while it makes the sandbox, bubblewrap would leave the process inside
+	// waiting for it, with the other end of its output.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
 		return build.UnableError(fmt.Sprintf("bubblewrap does not work here, and builds run in it: %s (%v)", strings.TrimSpace(string(out)), err))
 	}
