@@ -34,6 +34,7 @@ var chapters = []chapter{
 	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
 	{name: "push the next", do: (*journey).pushNext, staging: 2, production: 1},
 	{name: "push plain branches", do: (*journey).pushBranches, staging: 2, production: 1},
+	{name: "reject by push", do: (*journey).rejectByPush, staging: 2, production: 1},
 	{name: "approve by push", do: (*journey).approveByPush, staging: 2, production: 2},
 	{name: "push from behind", do: (*journey).pushFromBehind, staging: 3, production: 3},
 	{name: "withdraw", do: (*journey).withdraw, staging: 3, production: 3},
@@ -507,6 +508,29 @@ func (j *journey) pushNext() {
 
 func (j *journey) pushBranches() {
 	j.step("push", func() error { return j.git("push", "-q", "origin", "HEAD:refs/heads/side", "HEAD:refs/heads/other") })
+}
+
+// rejectByPush says no to release 2, and then chooses it all the same.
+func (j *journey) rejectByPush() {
+	j.step("reject", func() error {
+		if strings.Contains(refs(j.t, j.harness), " refs/decisions/rejected/production ") {
+			return nil
+		}
+		return j.git("push", "-q", "-o", "reason=not today", "origin", ":promote/production")
+	})
+	j.step("its end", func() error {
+		if strings.Contains(refs(j.t, j.harness), " refs/heads/promote/production ") {
+			return errors.New("what was rejected is proposed still")
+		}
+		return nil
+	})
+	j.step("choose", func() error {
+		if strings.Contains(refs(j.t, j.harness), " refs/heads/promote/production ") {
+			return nil
+		}
+		_, err := j.hg("promote", "hello", "production", "2")
+		return err
+	})
 }
 
 func (j *journey) approveByPush() {
