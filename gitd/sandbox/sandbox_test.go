@@ -39,6 +39,7 @@ func start(t *testing.T, records sandbox.Records, own bool) started {
 	s := started{mark: fmt.Sprintf("hostile-%d-%s", os.Getpid(), filepath.Base(t.TempDir())+strings.ReplaceAll(t.Name(), "/", "-"))}
 	args := []string{
 		"--unshare-all", "--new-session", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
+		"--ro-bind", dir, dir, // which may be in /dev/shm
 		"--tmpfs", "/run", "--info-fd", "3",
 	}
 	if own {
