@@ -87,7 +87,7 @@ func TestTree(t *testing.T) {
 		want  []string // in what is said; none: nothing is said
 	}{
 		{"smallest", map[string]string{"buildspec.yml": good}, "buildspec.yml", nil},
-		{"nothing", map[string]string{"README": "x"}, "", []string{"buildspec.yml: is not there: nothing says how to test this tree; write one", "missing buildspec.yml"}},
+		{"nothing", map[string]string{"README": "x"}, "", []string{"buildspec.yml: is not there: nothing says how to test this tree; run `headgate init`", "missing buildspec.yml"}},
 		{"a link", map[string]string{"buildspec.yml": "-> ci.yml", "ci.yml": good}, "", []string{"buildspec.yml: is a symbolic link, not a file", "put the file itself there"}},
 		{"a directory", map[string]string{"buildspec.yml/x": "1"}, "", []string{"buildspec.yml: is a directory, not a file"}},
 		{"the other ending", map[string]string{"buildspec.yaml": good}, "", []string{"rename buildspec.yaml to buildspec.yml"}},
