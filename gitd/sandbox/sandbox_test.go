@@ -121,10 +121,10 @@ func TestInitCannotBeTakenOver(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}
+			s.cmd.Wait() // bubblewrap itself, outside, ends a moment after what is inside
 			if left := sandboxtest.Left(s.mark); len(left) > 0 {
 				t.Errorf("left over: %v", left)
 			}
-			s.cmd.Wait()
 		})
 	}
 }
