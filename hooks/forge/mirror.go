@@ -158,18 +158,18 @@ func (m remote) sync(ctx context.Context, r *repo.Repository, record func(Move) 
 	if err != nil {
 		return nil, 0, err
 	}
-	todo, err := difference(have, want)
+	due, err := difference(have, want)
 	if err != nil {
 		return nil, want.left, err
 	}
-	if len(todo) == 0 {
+	if len(due) == 0 {
 		return nil, want.left, m.setHead(ctx, r, want)
 	}
-	if err := m.fetch(ctx, r, todo); err != nil {
+	if err := m.fetch(ctx, r, due); err != nil {
 		return nil, want.left, err
 	}
 	crash.Point("mirror.fetched")
-	for _, move := range todo {
+	for _, move := range due {
 		if err := record(move); err != nil {
 			return moves, want.left, fmt.Errorf("record %s: %w", move.Ref, err)
 		}
@@ -215,7 +215,7 @@ func (m remote) push(ctx context.Context, r *repo.Repository, branch string, old
 
 // difference is what has to move: deletions first, for they make room for names
 // above and below.
-func difference(have map[string]repo.Hash, want listing) (todo []Move, err error) {
+func difference(have map[string]repo.Hash, want listing) (due []Move, err error) {
 	branches := 0
 	for name := range want.refs {
 		if strings.HasPrefix(name, "refs/heads/") {
@@ -229,7 +229,7 @@ func difference(have map[string]repo.Hash, want listing) (todo []Move, err error
 	var moved []Move
 	for name, old := range have {
 		if want.refs[name] == repo.Zero {
-			todo = append(todo, Move{Ref: name, Old: old})
+			due = append(due, Move{Ref: name, Old: old})
 		}
 	}
 	for name, hash := range want.refs {
@@ -238,9 +238,9 @@ func difference(have map[string]repo.Hash, want listing) (todo []Move, err error
 		}
 	}
 	byName := func(a, b Move) int { return strings.Compare(a.Ref, b.Ref) }
-	slices.SortFunc(todo, byName)
+	slices.SortFunc(due, byName)
 	slices.SortFunc(moved, byName)
-	return append(todo, moved...), nil
+	return append(due, moved...), nil
 }
 
 // mirroredRefs is where the refs that follow the forge are here.
@@ -262,9 +262,9 @@ func mirroredRefs(r *repo.Repository) (map[string]repo.Hash, error) {
 
 // fetch brings in the objects of what is about to move, by their ids, so that
 // what was listed is what comes. It writes no ref.
-func (m remote) fetch(ctx context.Context, r *repo.Repository, todo []Move) error {
+func (m remote) fetch(ctx context.Context, r *repo.Repository, due []Move) error {
 	var ids bytes.Buffer
-	for _, move := range todo {
+	for _, move := range due {
 		if move.New != repo.Zero {
 			fmt.Fprintln(&ids, move.New)
 		}

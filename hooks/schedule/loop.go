@@ -59,10 +59,10 @@ func (l *loop) run(ctx context.Context) {
 	defer stop()
 	var undone []func(context.Context) error // what was posted and failed
 	for ctx.Err() == nil {
-		todo := append(undone, l.mailbox.Drain()...)
+		posted := append(undone, l.mailbox.Drain()...)
 		undone = nil
 		var failed error
-		for _, f := range todo {
+		for _, f := range posted {
 			if err := f(ctx); err != nil {
 				undone, failed = append(undone, f), err
 			}
