@@ -18,13 +18,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/terminal"
-	"github.com/headgate-cd/headgate/hooks/forge"
-)
-
-// What became of an event for one endpoint.
-const (
-	Delivered forge.Outcome = "delivered"
-	Parked    forge.Outcome = "parked" // given up after keepTrying, or what the endpoint said settles it
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 // How long and how often an event is tried.
@@ -40,7 +34,7 @@ const (
 // mu.
 type endpoint struct {
 	name    string
-	outbox  *forge.Inbox
+	outbox  *delivery.Log
 	access  func() *access.Config
 	secrets *secret.Store
 	now     func() time.Time
@@ -128,7 +122,7 @@ func (e *endpoint) deliver(ctx context.Context) (next time.Time) {
 		}
 		d, err := e.outbox.Read(sequence)
 		if err != nil {
-			e.settle(Parked, err.Error(), sequence)
+			e.settle(delivery.Parked, err.Error(), sequence)
 			continue
 		}
 		now := e.now()
@@ -162,9 +156,9 @@ func (e *endpoint) deliver(ctx context.Context) (next time.Time) {
 
 		switch {
 		case a.class == accepted:
-			e.settle(Delivered, a.String(), sequence)
+			e.settle(delivery.Delivered, a.String(), sequence)
 		case a.class == gone:
-			e.settle(Parked, a.String(), sequence)
+			e.settle(delivery.Parked, a.String(), sequence)
 		case old:
 			e.giveUp(sequence, a.reason())
 		case a.class == refused:
@@ -179,19 +173,19 @@ func (e *endpoint) deliver(ctx context.Context) (next time.Time) {
 
 // giveUp parks an event that was tried for long enough.
 func (e *endpoint) giveUp(sequence int64, reason string) {
-	e.settle(Parked, "given up after a day: "+reason, sequence)
+	e.settle(delivery.Parked, "given up after a day: "+reason, sequence)
 }
 
 // settle records what became of an event. When that cannot be written it stays
 // pending and is delivered again, which its ID tells.
-func (e *endpoint) settle(o forge.Outcome, detail string, sequence int64) {
+func (e *endpoint) settle(o delivery.Outcome, detail string, sequence int64) {
 	delete(e.tries, sequence)
 	if err := e.outbox.Settle(o, detail, sequence); err != nil {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.failing = err.Error()
 	}
-	if o == Delivered {
+	if o == delivery.Delivered {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.last = e.now()

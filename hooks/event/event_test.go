@@ -20,6 +20,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
@@ -46,13 +47,13 @@ type harness struct {
 
 	mu     sync.Mutex
 	now    time.Time
-	answer func(http.ResponseWriter, delivery)
-	came   []delivery // every one, accepted or not
+	answer func(http.ResponseWriter, received)
+	came   []received // every one, accepted or not
 	news   chan struct{}
 }
 
-// delivery is what the endpoint was sent.
-type delivery struct {
+// received is what the endpoint was sent.
+type received struct {
 	ID, Type string
 	Body     document
 }
@@ -60,7 +61,7 @@ type delivery struct {
 func newHarness(t *testing.T) *harness {
 	t.Helper()
 	h := &harness{t: t, dir: t.TempDir(), now: noon, news: make(chan struct{}, 1)}
-	h.answer = func(w http.ResponseWriter, _ delivery) { w.WriteHeader(http.StatusAccepted) }
+	h.answer = func(w http.ResponseWriter, _ received) { w.WriteHeader(http.StatusAccepted) }
 
 	signer, err := repo.OpenSigner(filepath.Join(h.dir, "key"), repo.Person{Name: "Headgate", Email: "headgate@test"})
 	h.must(err)
@@ -116,7 +117,7 @@ func (h *harness) receive(w http.ResponseWriter, r *http.Request) {
 		h.t.Errorf("%s %s, %s", r.Method, r.URL, r.Header.Get("Content-Type"))
 	}
 
-	d := delivery{ID: r.Header.Get("Webhook-Id")}
+	d := received{ID: r.Header.Get("Webhook-Id")}
 	if err := json.Unmarshal(body, &d.Body); err != nil {
 		h.t.Error(err)
 	}
@@ -176,7 +177,7 @@ func (h *harness) started() {
 }
 
 // until waits for what came to be as the test wants it.
-func (h *harness) until(what string, ok func([]delivery) bool) []delivery {
+func (h *harness) until(what string, ok func([]received) bool) []received {
 	h.t.Helper()
 	deadline := time.After(lastResort)
 	for {
@@ -195,7 +196,7 @@ func (h *harness) until(what string, ok func([]delivery) bool) []delivery {
 }
 
 // settled waits until the outbox says so of every event.
-func (h *harness) settled(want forge.Outcome, n int) {
+func (h *harness) settled(want delivery.Outcome, n int) {
 	h.t.Helper()
 	for deadline := time.Now().Add(lastResort); ; time.Sleep(time.Millisecond) {
 		entries, err := h.sender.Deliveries("ops", 100)
@@ -221,13 +222,13 @@ func (h *harness) pass(d time.Duration) {
 	h.mu.Unlock()
 }
 
-func (h *harness) respond(answer func(http.ResponseWriter, delivery)) {
+func (h *harness) respond(answer func(http.ResponseWriter, received)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.answer = answer
 }
 
-func types(came []delivery) (all []string) {
+func types(came []received) (all []string) {
 	for _, d := range came {
 		name := strings.TrimPrefix(strings.TrimPrefix(d.Type, "dev.cdevents."), "dev.cdeventsx.headgate-")
 		all = append(all, strings.Join(strings.Split(name, ".")[:2], "."))
@@ -283,8 +284,8 @@ func TestEvents(t *testing.T) {
 		"artifact.published", "build.finished", "build.finished", "change.created", "change.created",
 		"change.merged", "change.refused", "release.created",
 	}
-	came := h.until("all events", func(came []delivery) bool { return len(came) >= len(want) })
-	h.settled(Delivered, len(want))
+	came := h.until("all events", func(came []received) bool { return len(came) >= len(want) })
+	h.settled(delivery.Delivered, len(want))
 	got := types(came)
 	order := func(a, b string) bool { return slices.Index(got, a) < slices.Index(got, b) }
 	if !order("change.created", "build.finished") || !order("build.finished", "change.merged") || !order("change.merged", "release.created") {
@@ -312,14 +313,14 @@ func TestEvents(t *testing.T) {
 	before := readFile(t, place)
 	h.push("while it was down")
 	h.run()
-	h.until("one more", func(came []delivery) bool { return len(came) > len(want) })
-	h.settled(Delivered, len(want)+1)
+	h.until("one more", func(came []received) bool { return len(came) > len(want) })
+	h.settled(delivery.Delivered, len(want)+1)
 	h.stop()
 	writeFile(t, place, before)
 	h.run()
 	h.push("the last")
-	h.until("the last", func(came []delivery) bool { return len(came) > len(want)+1 })
-	h.settled(Delivered, len(want)+2)
+	h.until("the last", func(came []received) bool { return len(came) > len(want)+1 })
+	h.settled(delivery.Delivered, len(want)+2)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.came) != len(want)+2 {
@@ -339,14 +340,14 @@ func TestEvents(t *testing.T) {
 // from where it can be replayed.
 func TestRetries(t *testing.T) {
 	h := newHarness(t)
-	h.respond(func(w http.ResponseWriter, _ delivery) {
+	h.respond(func(w http.ResponseWriter, _ received) {
 		w.Header().Set("Retry-After", "600")
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
 	h.run()
 	h.started()
 	c := h.push("first")
-	h.until("a try", func(came []delivery) bool { return len(came) == 1 })
+	h.until("a try", func(came []received) bool { return len(came) == 1 })
 	h.push("second")
 
 	status := h.failing()
@@ -361,30 +362,30 @@ func TestRetries(t *testing.T) {
 
 	// One event is refused, the other is not held up.
 	refuse := c.Events[0].Commit.String()
-	h.respond(func(w http.ResponseWriter, d delivery) {
+	h.respond(func(w http.ResponseWriter, d received) {
 		if d.ID == refuse {
 			w.WriteHeader(http.StatusUnprocessableEntity)
 		}
 	})
 	h.pass(11 * time.Minute)
 	h.sender.Wake()
-	h.settled(Delivered, 1)
-	h.settled(forge.Pending, 1)
+	h.settled(delivery.Delivered, 1)
+	h.settled(delivery.Pending, 1)
 
 	h.pass(25 * time.Hour)
 	h.sender.Wake()
-	h.settled(Parked, 1)
+	h.settled(delivery.Parked, 1)
 	status, err := h.sender.Status("ops")
 	h.must(err)
 	if status.Parked != 1 || status.Pending != 0 {
 		t.Errorf("%+v", status)
 	}
 
-	h.respond(func(http.ResponseWriter, delivery) {})
+	h.respond(func(http.ResponseWriter, received) {})
 	if n, err := h.sender.Replay("ops"); n != 1 || err != nil {
 		t.Errorf("replayed %d, %v", n, err)
 	}
-	h.settled(Delivered, 2)
+	h.settled(delivery.Delivered, 2)
 	if n, err := h.sender.Replay("ops"); n != 0 || err != nil {
 		t.Errorf("replayed %d more, %v", n, err)
 	}

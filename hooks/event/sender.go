@@ -16,7 +16,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
-	"github.com/headgate-cd/headgate/hooks/forge"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 // Sender reads events and delivers them to the endpoints of server.yaml. Its
@@ -159,9 +159,9 @@ func (s *Sender) put(events []Event) error {
 			if err != nil {
 				return err
 			}
-			_, err = e.outbox.Put(forge.Delivery{ID: event.ID, Event: string(event.Type), At: s.Now(), Body: body})
+			_, err = e.outbox.Put(delivery.Delivery{ID: event.ID, Event: string(event.Type), At: s.Now(), Body: body})
 			switch {
-			case errors.Is(err, forge.ErrInboxFull): // one endpoint does not hold up the others
+			case errors.Is(err, delivery.ErrFull): // one endpoint does not hold up the others
 				e.mu.Lock()
 				e.skipped++
 				e.mu.Unlock()
@@ -185,7 +185,7 @@ func (s *Sender) endpoint(name string) (*endpoint, error) {
 	if e := s.endpoints[name]; e != nil {
 		return e, nil
 	}
-	outbox, err := forge.OpenInbox(filepath.Join(s.Dir, "outbox", name))
+	outbox, err := delivery.Open(filepath.Join(s.Dir, "outbox", name))
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func (s *Sender) close() {
 
 // Status says how an endpoint is.
 type Status struct {
-	forge.Stats
+	delivery.Stats
 	Parked        int
 	Skipped       int64     // that there was no room for, since the start
 	LastDelivered time.Time // since the start
@@ -229,7 +229,7 @@ func (s *Sender) Status(name string) (Status, error) {
 	}
 	status := Status{Stats: e.outbox.Stats()}
 	for _, entry := range e.outbox.List(status.Kept) {
-		if entry.Outcome == Parked {
+		if entry.Outcome == delivery.Parked {
 			status.Parked++
 		}
 	}
@@ -241,7 +241,7 @@ func (s *Sender) Status(name string) (Status, error) {
 }
 
 // Deliveries are the newest n events of an endpoint, newest first.
-func (s *Sender) Deliveries(name string, n int) ([]forge.Entry, error) {
+func (s *Sender) Deliveries(name string, n int) ([]delivery.Entry, error) {
 	e, err := s.endpoint(name)
 	if err != nil {
 		return nil, err
@@ -259,7 +259,7 @@ func (s *Sender) Replay(name string, sequences ...int64) (int, error) {
 	}
 	if len(sequences) == 0 {
 		for _, entry := range e.outbox.List(e.outbox.Stats().Kept) {
-			if entry.Outcome == Parked {
+			if entry.Outcome == delivery.Parked {
 				sequences = append(sequences, entry.Sequence)
 			}
 		}
@@ -267,7 +267,7 @@ func (s *Sender) Replay(name string, sequences ...int64) (int, error) {
 	if len(sequences) == 0 {
 		return 0, nil
 	}
-	err = e.outbox.Settle(forge.Pending, "", sequences...)
+	err = e.outbox.Settle(delivery.Pending, "", sequences...)
 	e.tryNow()
 	return len(sequences), err
 }

@@ -1,10 +1,10 @@
 // Package forge is Headgate's side of GitHub, GitLab, and Gitea or Forgejo.
 //
-// A webhook is a hint. Receiver checks its signature over the raw bytes, Inbox
-// syncs it to disk, and only then is it answered; HintsOf reduces it to keys of
-// what to look at again. Whoever works on a key reads the forge's present state
-// and compares, so that order, doubling and loss of webhooks change nothing
-// but latency.
+// A webhook is a hint. Receiver checks its signature over the raw bytes, a
+// delivery.Log syncs it to disk, and only then is it answered; HintsOf reduces it
+// to keys of what to look at again. Whoever works on a key reads the forge's
+// present state and compares, so that order, doubling and loss of webhooks change
+// nothing but latency.
 package forge
 
 import "fmt"

@@ -15,6 +15,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -47,7 +48,7 @@ func (h *Hub) start() {
 		h.workers = map[string]*worker{}
 		h.receiver = &Receiver{
 			Connection: h.connection,
-			Inbox: func(name string) (*Inbox, error) {
+			Inbox: func(name string) (*delivery.Log, error) {
 				w, err := h.worker(name)
 				if err != nil {
 					return nil, err
@@ -117,7 +118,7 @@ func (h *Hub) worker(name string) (*worker, error) {
 	if w := h.workers[name]; w != nil {
 		return w, nil
 	}
-	inbox, err := OpenInbox(filepath.Join(h.Dir, name))
+	inbox, err := delivery.Open(filepath.Join(h.Dir, name))
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +225,7 @@ func (h *Hub) Status(name string) (Status, error) {
 }
 
 // Deliveries are the newest n of a connection, newest first.
-func (h *Hub) Deliveries(name string, n int) ([]Entry, error) {
+func (h *Hub) Deliveries(name string, n int) ([]delivery.Entry, error) {
 	w, err := h.worker(name)
 	if err != nil {
 		return nil, err
@@ -238,7 +239,7 @@ func (h *Hub) Replay(name string, sequence int64) error {
 	if err != nil {
 		return err
 	}
-	if err := w.inbox.Settle(Pending, "", sequence); err != nil {
+	if err := w.inbox.Settle(delivery.Pending, "", sequence); err != nil {
 		return err
 	}
 	w.mail.Wake()

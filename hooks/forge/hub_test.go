@@ -23,6 +23,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 const (
@@ -316,7 +317,7 @@ func TestHubForgeAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range list {
-			if d.Outcome != Pending || !strings.Contains(d.Detail, "503") {
+			if d.Outcome != delivery.Pending || !strings.Contains(d.Detail, "503") {
 				return false
 			}
 		}
@@ -334,7 +335,7 @@ func TestHubForgeAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range list {
-			if d.Outcome != Applied {
+			if d.Outcome != delivery.Applied {
 				return false
 			}
 		}

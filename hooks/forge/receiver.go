@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 // Connection is one repository of a forge, as headgate.git configures it.
@@ -44,7 +45,7 @@ type Receiver struct {
 	// Connection finds a connection by its name.
 	Connection func(name string) (Connection, bool)
 	// Inbox is a connection's inbox.
-	Inbox func(name string) (*Inbox, error)
+	Inbox func(name string) (*delivery.Log, error)
 	// Arrived is called when a delivery is durable. It must not block.
 	Arrived func(connection string)
 	Log     *slog.Logger
@@ -135,7 +136,7 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 			Message: fmt.Sprintf("this connection is for %s: remove the webhook from other repositories", c.Repository),
 		}
 	}
-	return r.keep(c, Delivery{
+	return r.keep(c, delivery.Delivery{
 		ID:     deliveryID(c.Kind, req.Header),
 		Event:  eventName(c.Kind, req.Header),
 		At:     r.now(),
@@ -145,7 +146,7 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 }
 
 // keep makes a delivery durable.
-func (r *Receiver) keep(c Connection, d Delivery) answer {
+func (r *Receiver) keep(c Connection, d delivery.Delivery) answer {
 	inbox, err := r.Inbox(c.Name)
 	if err != nil {
 		r.Log.Error("opened no inbox", "connection", c.Name, "err", err)
@@ -153,7 +154,7 @@ func (r *Receiver) keep(c Connection, d Delivery) answer {
 	}
 	receipt, err := inbox.Put(d)
 	switch {
-	case errors.Is(err, ErrInboxFull):
+	case errors.Is(err, delivery.ErrFull):
 		return answer{status: http.StatusTooManyRequests, Message: err.Error()}
 	case err != nil:
 		r.Log.Error("kept no delivery", "connection", c.Name, "err", err)

@@ -18,11 +18,12 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 type receiverTest struct {
 	url     string
-	inbox   *Inbox
+	inbox   *delivery.Log
 	arrived atomic.Int64
 	log     *lockedBuffer
 }
@@ -30,6 +31,16 @@ type receiverTest struct {
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
+}
+
+func openInbox(t *testing.T, dir string) *delivery.Log {
+	t.Helper()
+	l, err := delivery.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
@@ -54,7 +65,7 @@ func newReceiver(t *testing.T, bodyTimeout time.Duration) *receiverTest {
 			k, ok := kinds[name]
 			return Connection{Name: name, Kind: k, Repository: "owner/name", Secrets: []secret.Value{secret.NewValue([]byte("new")), secret.NewValue([]byte("old"))}}, ok
 		},
-		Inbox:   func(string) (*Inbox, error) { return rt.inbox, nil },
+		Inbox:   func(string) (*delivery.Log, error) { return rt.inbox, nil },
 		Arrived: func(string) { rt.arrived.Add(1) },
 		Log:     slog.New(slog.NewTextHandler(rt.log, nil)),
 
@@ -214,7 +225,7 @@ func TestReceiverRate(t *testing.T) {
 		Connection: func(name string) (Connection, bool) {
 			return Connection{Name: name, Kind: GitLab, Repository: "o/n", Secrets: []secret.Value{secret.NewValue([]byte("s"))}}, true
 		},
-		Inbox:   func(string) (*Inbox, error) { return inbox, nil },
+		Inbox:   func(string) (*delivery.Log, error) { return inbox, nil },
 		Arrived: func(string) {},
 		Log:     slog.New(slog.DiscardHandler),
 		Now:     func() time.Time { return now }, // stands still: only the burst is allowed

@@ -18,6 +18,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
@@ -309,7 +310,7 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 		if !ok {
 			r, err = p.api.Request(ctx, n)
 		}
-		outcome, detail := Applied, ""
+		outcome, detail := delivery.Applied, ""
 		if err == nil {
 			detail, err = p.one(ctx, r)
 		}
@@ -317,10 +318,10 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 		case errors.As(err, &busy) || ctx.Err() != nil:
 			return p.pending(told, err)
 		case errors.Is(err, ErrNotFound):
-			outcome, detail = Failed, fmt.Sprintf("request %d: %v", n, err)
+			outcome, detail = delivery.Failed, fmt.Sprintf("request %d: %v", n, err)
 		case err != nil:
 			first = cmp.Or(first, fmt.Errorf("request %d: %w", n, err))
-			p.w.note(p.w.inbox.Settle(Pending, "tried again, for it failed: "+err.Error(), told[n]...))
+			p.w.note(p.w.inbox.Settle(delivery.Pending, "tried again, for it failed: "+err.Error(), told[n]...))
 			delete(told, n)
 			continue
 		}
@@ -335,7 +336,7 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 // pending notes why what was told of is still not done.
 func (p *pass) pending(told map[int][]int64, err error) error {
 	for _, sequences := range told {
-		p.w.note(p.w.inbox.Settle(Pending, "tried again, for it failed: "+err.Error(), sequences...))
+		p.w.note(p.w.inbox.Settle(delivery.Pending, "tried again, for it failed: "+err.Error(), sequences...))
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 // How often a forge is asked that has said nothing, and one that did not answer.
@@ -24,7 +25,7 @@ const (
 
 // Status says how a connection is.
 type Status struct {
-	Stats
+	delivery.Stats
 	LastDelivery time.Time `json:"last_delivery,omitzero"`
 	LastSync     time.Time `json:"last_sync,omitzero"` // that the mirror was where the forge was
 	NextPoll     time.Time `json:"next_poll,omitzero"`
@@ -40,7 +41,7 @@ type Status struct {
 type worker struct {
 	hub   *Hub
 	name  string
-	inbox *Inbox
+	inbox *delivery.Log
 	mail  signal.Mailbox[struct{}] // something arrived, or server.yaml is another
 
 	requests *requests
@@ -167,19 +168,19 @@ func (w *worker) reduce() (told []int64) {
 	}
 	now, _ := w.hub.Access().Connection(w.name)
 	follows := now.Requests && w.hub.Gate != nil
-	dull := map[Outcome]map[string][]int64{Ignored: {}, Failed: {}}
+	dull := map[delivery.Outcome]map[string][]int64{delivery.Ignored: {}, delivery.Failed: {}}
 	for _, sequence := range w.inbox.Pending() {
 		d, err := w.inbox.Read(sequence)
 		if err != nil {
-			dull[Failed][err.Error()] = append(dull[Failed][err.Error()], sequence)
+			dull[delivery.Failed][err.Error()] = append(dull[delivery.Failed][err.Error()], sequence)
 			continue
 		}
 		h, err := HintsOf(conf.Kind, d.Event, d.Body)
 		switch {
 		case err != nil:
-			dull[Failed][err.Error()] = append(dull[Failed][err.Error()], sequence)
+			dull[delivery.Failed][err.Error()] = append(dull[delivery.Failed][err.Error()], sequence)
 		case len(h.Keys) == 0:
-			dull[Ignored][h.Reason] = append(dull[Ignored][h.Reason], sequence)
+			dull[delivery.Ignored][h.Reason] = append(dull[delivery.Ignored][h.Reason], sequence)
 		case h.Keys[0].Of == OfRefs:
 			told = append(told, sequence)
 		case ofRequest(h.Keys[0]) && follows:
@@ -189,7 +190,7 @@ func (w *worker) reduce() (told []int64) {
 			if ofRequest(h.Keys[0]) {
 				reason = "requests are left alone: the connection does not say requests: true"
 			}
-			dull[Ignored][reason] = append(dull[Ignored][reason], sequence)
+			dull[delivery.Ignored][reason] = append(dull[delivery.Ignored][reason], sequence)
 		}
 	}
 	for outcome, reasons := range dull {
@@ -214,10 +215,10 @@ func (w *worker) settle(told []int64, moves []Move, err error) {
 		return
 	}
 	if err != nil {
-		w.note(w.inbox.Settle(Pending, "tried again, for it failed: "+err.Error(), told...))
+		w.note(w.inbox.Settle(delivery.Pending, "tried again, for it failed: "+err.Error(), told...))
 		return
 	}
-	w.note(w.inbox.Settle(Applied, sentence(moves), told...))
+	w.note(w.inbox.Settle(delivery.Applied, sentence(moves), told...))
 }
 
 // sentence says what moved.

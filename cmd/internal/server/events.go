@@ -12,8 +12,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/event"
-	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
@@ -300,7 +300,7 @@ func (s *Server) EventDeliveries(_ context.Context, a access.Identity, name stri
 			Outcome:  string(entry.Outcome),
 			Detail:   entry.Detail,
 		}
-		if entry.Outcome == forge.Pending {
+		if entry.Outcome == delivery.Pending {
 			d.Outcome = "pending"
 		}
 		list = append(list, d)

@@ -1,4 +1,4 @@
-package forge
+package delivery
 
 import (
 	"bytes"
@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-func openInbox(t *testing.T, dir string) *Inbox {
+func openLog(t *testing.T, dir string) *Log {
 	t.Helper()
-	b, err := OpenInbox(dir)
+	b, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,10 +26,10 @@ func delivery(id string, body string) Delivery {
 	return Delivery{ID: id, Event: "push", At: time.Unix(1_790_000_000, 0).UTC(), Body: []byte(body)}
 }
 
-func TestInboxKeepsWhatItTook(t *testing.T) {
+func TestLogKeepsWhatItTook(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openInbox(t, dir)
+	b := openLog(t, dir)
 
 	first, err := b.Put(delivery("a", `{"n": 1}`))
 	if err != nil || first.Duplicate {
@@ -47,7 +47,7 @@ func TestInboxKeepsWhatItTook(t *testing.T) {
 	}
 	b.Close()
 
-	b = openInbox(t, dir)
+	b = openLog(t, dir)
 	if got := b.Pending(); !slices.Equal(got, []int64{2}) {
 		t.Errorf("Pending = %v, want [2]", got)
 	}
@@ -69,14 +69,14 @@ func TestInboxKeepsWhatItTook(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Close()
-	if got := openInbox(t, dir).Pending(); !slices.Equal(got, []int64{1, 2}) {
+	if got := openLog(t, dir).Pending(); !slices.Equal(got, []int64{1, 2}) {
 		t.Errorf("Pending after a replay = %v, want [1 2]", got)
 	}
 }
 
-func TestInboxNamesDeliveriesWithoutID(t *testing.T) {
+func TestLogNamesDeliveriesWithoutID(t *testing.T) {
 	t.Parallel()
-	b := openInbox(t, t.TempDir())
+	b := openLog(t, t.TempDir())
 	if _, err := b.Put(delivery("", "same")); err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +96,10 @@ func TestInboxNamesDeliveriesWithoutID(t *testing.T) {
 
 // What a power cut leaves of a segment is some prefix of it: each must open, and
 // hold exactly the deliveries that are whole in it.
-func TestInboxTornAnywhere(t *testing.T) {
+func TestLogTornAnywhere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openInbox(t, dir)
+	b := openLog(t, dir)
 	var ends []int64
 	path := ""
 	for i := range 2 {
@@ -126,7 +126,7 @@ func TestInboxTornAnywhere(t *testing.T) {
 				want++
 			}
 		}
-		b := openInbox(t, torn)
+		b := openLog(t, torn)
 		if got := len(b.Pending()); got != want {
 			t.Fatalf("cut at %d of %d: %d deliveries, want %d", n, len(whole), got, want)
 		}
@@ -140,16 +140,16 @@ func TestInboxTornAnywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.Close()
-		if got := len(openInbox(t, torn).Pending()); got != want+1 {
+		if got := len(openLog(t, torn).Pending()); got != want+1 {
 			t.Fatalf("cut at %d: %d deliveries after the next one, want %d", n, got, want+1)
 		}
 	}
 }
 
-func TestInboxFlippedBits(t *testing.T) {
+func TestLogFlippedBits(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openInbox(t, dir)
+	b := openLog(t, dir)
 	for i := range 3 {
 		if _, err := b.Put(delivery(fmt.Sprint("id", i), fmt.Sprintf("body %d", i))); err != nil {
 			t.Fatal(err)
@@ -168,7 +168,7 @@ func TestInboxFlippedBits(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(torn, filepath.Base(path)), flipped, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		b := openInbox(t, torn)
+		b := openLog(t, torn)
 		for _, sequence := range b.Pending() {
 			d, err := b.Read(sequence)
 			if err == nil && string(d.Body) != fmt.Sprintf("body %d", sequence-1) {
@@ -179,10 +179,10 @@ func TestInboxFlippedBits(t *testing.T) {
 	}
 }
 
-func TestInboxManyAtOnce(t *testing.T) {
+func TestLogManyAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openInbox(t, dir)
+	b := openLog(t, dir)
 	const senders, each = 16, 25
 	var wg sync.WaitGroup
 	for s := range senders {
@@ -220,22 +220,22 @@ func TestInboxManyAtOnce(t *testing.T) {
 		t.Errorf("Stats = %+v", s)
 	}
 	b.Close()
-	if s := openInbox(t, dir).Stats(); s.Kept != senders/2*each || s.Pending != 0 || s.Damaged != 0 {
+	if s := openLog(t, dir).Stats(); s.Kept != senders/2*each || s.Pending != 0 || s.Damaged != 0 {
 		t.Errorf("after a restart Stats = %+v", s)
 	}
 }
 
-func TestInboxBounds(t *testing.T) {
+func TestLogBounds(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openInbox(t, dir)
-	b.limits = inboxLimits{segment: 16 << 10, kept: 128 << 10, entries: 1000, waitingBytes: 256 << 10, pending: 1000}
+	b := openLog(t, dir)
+	b.limits = limits{segment: 16 << 10, kept: 128 << 10, entries: 1000, waitingBytes: 256 << 10, pending: 1000}
 	body := string(bytes.Repeat([]byte("x"), 20<<10))
 
 	taken := 0
 	for i := 0; ; i++ {
 		_, err := b.Put(delivery(fmt.Sprint(i), body))
-		if errors.Is(err, ErrInboxFull) {
+		if errors.Is(err, ErrFull) {
 			break
 		}
 		if err != nil {
@@ -279,10 +279,10 @@ func TestInboxBounds(t *testing.T) {
 	}
 }
 
-func TestInboxDiskFull(t *testing.T) {
+func TestLogDiskFull(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := openInbox(t, dir)
+	b := openLog(t, dir)
 	if _, err := b.Put(delivery("a", "a")); err != nil {
 		t.Fatal(err)
 	}
