@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 // Limits of a repository's data.
@@ -116,7 +116,11 @@ func parseYAML(content []byte) (map[string]any, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
-		return nil, errors.New("is not YAML: " + strings.TrimPrefix(firstLine(err), "yaml: "))
+		var e *yaml.LoadError
+		if errors.As(err, &e) {
+			return nil, &lineError{e.Mark.Line, "is not YAML: " + e.Message}
+		}
+		return nil, errors.New("is not YAML: " + firstLine(err))
 	}
 	if err := dec.Decode(&yaml.Node{}); err != io.EOF {
 		return nil, errors.New("holds more than one YAML document")

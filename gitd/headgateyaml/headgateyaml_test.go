@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 const full = `build: {buildspec: ci/build.yml, image: host, timeout: 90s, network: true}

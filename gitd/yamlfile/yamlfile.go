@@ -2,7 +2,7 @@
 // buildspec.yml, compose.yaml. It bounds the input, keeps positions, and turns
 // every fault into a Problem that says where it is and what to do about it.
 //
-// It knows no file format of its own; the rooms that own a format keep its
+// It knows no file format of its own; the packages that own a format keep its
 // rules and report them as Problems too, so that every refusal reads alike.
 package yamlfile
 
@@ -10,15 +10,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"reflect"
-	"regexp"
-	"sort"
-	"strconv"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 // Bounds of one file.
@@ -27,62 +24,6 @@ const (
 	MaxDepth = 64      // nesting of mappings and sequences
 	MaxNodes = 100_000 // scalars, mappings and sequences in one file
 )
-
-// Problem is one fault in a file, for the person who wrote the file.
-type Problem struct {
-	File string `json:"file"`
-	Line int    `json:"line,omitempty"` // from 1; 0 when the file as a whole is meant
-	What string `json:"what"`           // what is wrong, lower case, no full stop
-	Fix  string `json:"fix,omitempty"`  // one concrete thing to do; may be empty
-}
-
-// Place is "file:line", or the file alone.
-func (p Problem) Place() string {
-	if p.Line == 0 {
-		return p.File
-	}
-	return p.File + ":" + strconv.Itoa(p.Line)
-}
-
-func (p Problem) Error() string {
-	s := p.Place() + ": " + p.What
-	if p.Fix != "" {
-		s += "; " + p.Fix
-	}
-	return s
-}
-
-// Problems is all that is wrong with some files. It is an error when it is not empty.
-type Problems []Problem
-
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Err is ps as an error: nil when there is no problem.
-func (ps Problems) Err() error {
-	if len(ps) == 0 {
-		return nil
-	}
-	return ps
-}
-
-// ProblemsIn returns the Problems inside err, if it carries any.
-func ProblemsIn(err error) (Problems, bool) {
-	var ps Problems
-	if errors.As(err, &ps) {
-		return ps, true
-	}
-	var p Problem
-	if errors.As(err, &p) {
-		return Problems{p}, true
-	}
-	return nil, false
-}
 
 // Parse reads one YAML document and returns its top node. It refuses input over
 // the bounds, aliases, text that is not UTF-8, several documents, and an empty
@@ -105,21 +46,26 @@ func parse(file string, data []byte, aliases bool) (*yaml.Node, error) {
 		return fail(0, "save it as UTF-8", "is not UTF-8 text")
 	}
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if at := bytes.IndexFunc(data, isForbidden); at >= 0 {
+		r, _ := utf8.DecodeRune(data[at:])
+		return fail(1+bytes.Count(data[:at], []byte("\n")), "remove it", "holds the control character %U", r)
+	}
 	if line, depth := deepest(data); depth > MaxDepth {
 		return fail(line, "", "nests deeper than %d levels", MaxDepth)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
-		if err.Error() == "EOF" {
+		if errors.Is(err, io.EOF) {
 			return fail(0, "write it, or remove it", "is empty")
 		}
-		line, what := position(err.Error())
-		fix := ""
-		if strings.Contains(what, "found character that cannot start any token") && bytes.Contains(data, []byte("\t")) {
-			fix = "indent with spaces; YAML does not allow tabs"
+		p := problemOf(file, err)
+		p.Line = min(p.Line, 1+bytes.Count(bytes.TrimSuffix(data, []byte("\n")), []byte("\n"))) // not behind the end
+		p.What = "is not YAML: " + p.What
+		if strings.Contains(p.What, "found character that cannot start any token") && bytes.Contains(data, []byte("\t")) {
+			p.Fix = "indent with spaces; YAML does not allow tabs"
 		}
-		return fail(syntaxLine(data, line, what), fix, "is not YAML: %s", what)
+		return nil, Problems{p}
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); err == nil {
@@ -162,6 +108,11 @@ func parse(file string, data []byte, aliases bool) (*yaml.Node, error) {
 	return top, nil
 }
 
+// isForbidden reports whether YAML does not allow r anywhere.
+func isForbidden(r rune) bool {
+	return unicode.IsControl(r) && !strings.ContainsRune("\t\n\r\u0085", r)
+}
+
 // deepest estimates the nesting of flow collections without parsing, so that a
 // file of brackets is refused before the parser spends its stack on it.
 func deepest(data []byte) (line, depth int) {
@@ -181,125 +132,6 @@ func deepest(data []byte) (line, depth int) {
 		}
 	}
 	return line, depth
-}
-
-// Decode reads a YAML mapping into a struct with yaml tags. Unknown and
-// duplicate keys and wrong types are Problems with their line; an unknown key
-// comes with the nearest one that exists. The struct may hold fields of type
-// yaml.Node (not pointers to it) or types with UnmarshalYAML for what it wants to read itself.
-func Decode(file string, data []byte, into any) error {
-	top, err := Parse(file, data)
-	if err != nil {
-		return err
-	}
-	return DecodeNode(file, top, into)
-}
-
-// DecodeNode is Decode for a node that was already parsed.
-func DecodeNode(file string, node *yaml.Node, into any) error {
-	var ps Problems
-	checkKeys(file, node, reflect.TypeOf(into).Elem(), "", &ps)
-	if len(ps) > 0 {
-		return ps
-	}
-	if err := node.Decode(into); err != nil {
-		if ps, ok := ProblemsIn(err); ok {
-			return ps
-		}
-		var te *yaml.TypeError
-		if errors.As(err, &te) {
-			for _, e := range te.Errors {
-				line, what := position(e)
-				ps = append(ps, Problem{File: file, Line: line, What: plainType(what, func(tag, text string) string { return keyAt(node, line, tag, text) })})
-			}
-			return ps
-		}
-		line, what := position(err.Error())
-		return Problems{{File: file, Line: line, What: what}}
-	}
-	return nil
-}
-
-var unmarshaler = reflect.TypeFor[yaml.Unmarshaler]()
-
-func checkKeys(file string, n *yaml.Node, t reflect.Type, path string, ps *Problems) {
-	for t.Kind() == reflect.Pointer {
-		if t.Implements(unmarshaler) {
-			return
-		}
-		t = t.Elem()
-	}
-	if reflect.PointerTo(t).Implements(unmarshaler) || t == reflect.TypeFor[yaml.Node]() {
-		return
-	}
-	switch {
-	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
-		for _, c := range n.Content {
-			checkKeys(file, c, t.Elem(), path, ps)
-		}
-	case (t.Kind() == reflect.Map || t.Kind() == reflect.Struct) && n.Kind == yaml.MappingNode:
-		fields := map[string]reflect.Type{}
-		if t.Kind() == reflect.Struct {
-			for f := range structFields(t) {
-				fields[f.name] = f.typ
-			}
-		}
-		*ps = append(*ps, DuplicateKeys(file, n)...)
-		for key, value := range Pairs(n) {
-			if t.Kind() == reflect.Map {
-				checkKeys(file, value, t.Elem(), join(path, key.Value), ps)
-				continue
-			}
-			ft, ok := fields[key.Value]
-			if !ok {
-				known := make([]string, 0, len(fields))
-				for name := range fields {
-					known = append(known, name)
-				}
-				*ps = append(*ps, UnknownKey(file, key, path, known))
-				continue
-			}
-			checkKeys(file, value, ft, join(path, key.Value), ps)
-		}
-	}
-}
-
-type field struct {
-	name string
-	typ  reflect.Type
-}
-
-func structFields(t reflect.Type) func(yield func(field) bool) {
-	return func(yield func(field) bool) {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-			if name == "-" || !f.IsExported() {
-				continue
-			}
-			if opts == "inline" {
-				for in := range structFields(f.Type) {
-					if !yield(in) {
-						return
-					}
-				}
-				continue
-			}
-			if name == "" {
-				name = strings.ToLower(f.Name)
-			}
-			if !yield(field{name, f.Type}) {
-				return
-			}
-		}
-	}
-}
-
-func join(path, key string) string {
-	if path == "" {
-		return key
-	}
-	return path + "." + key
 }
 
 // resolve replaces an alias by a copy of what it stands for. Aliases in the copy
@@ -370,163 +202,4 @@ func Pairs(n *yaml.Node) func(yield func(key, value *yaml.Node) bool) {
 			}
 		}
 	}
-}
-
-// DuplicateKeys lists the keys of one mapping that stand in it twice.
-func DuplicateKeys(file string, n *yaml.Node) Problems {
-	var ps Problems
-	first := map[string]int{}
-	for key := range Pairs(n) {
-		if line, ok := first[key.Value]; ok {
-			ps = append(ps, Problem{file, key.Line, fmt.Sprintf("%q was already set on line %d", key.Value, line), "keep one of them"})
-			continue
-		}
-		first[key.Value] = key.Line
-	}
-	return ps
-}
-
-// UnknownKey is the Problem of a key that a mapping may not hold. Under is the
-// dotted path of the mapping, empty at the top.
-func UnknownKey(file string, key *yaml.Node, under string, known []string) Problem {
-	where := "here"
-	if under != "" {
-		where = "in " + strconv.Quote(under)
-	}
-	p := Problem{File: file, Line: key.Line, What: fmt.Sprintf("unknown key %q %s", key.Value, where)}
-	sort.Strings(known)
-	if near, ok := Nearest(key.Value, known); ok {
-		p.Fix = fmt.Sprintf("did you mean %q?", near)
-	} else if len(known) > 0 {
-		p.Fix = "known keys: " + strings.Join(known, ", ")
-	}
-	return p
-}
-
-var atLine = regexp.MustCompile(`^(?:yaml: )?(?:unmarshal errors:\s*)?line (\d+): (?s:(.*))$`)
-
-// position splits the yaml package's "line N: what" apart.
-func position(msg string) (line int, what string) {
-	if m := atLine.FindStringSubmatch(msg); m != nil {
-		line, _ = strconv.Atoi(m[1])
-		return line, m[2]
-	}
-	return 0, strings.TrimPrefix(msg, "yaml: ")
-}
-
-// syntaxLine is the line of a fault of syntax. The yaml package counts lines from
-// 0 where it parses and from 1 where it scans, leaves out a line that is 0, and
-// knows none for some faults.
-func syntaxLine(data []byte, line int, what string) int {
-	at := -1
-	switch name, anchor := strings.CutPrefix(what, "unknown anchor '"); {
-	case anchor:
-		name, _, _ = strings.Cut(name, "'")
-		at = bytes.Index(data, []byte("*"+name))
-	case strings.HasPrefix(what, "control characters"):
-		at = bytes.IndexFunc(data, func(c rune) bool { return unicode.IsControl(c) && !strings.ContainsRune("\t\n\r", c) })
-	case line == 0, strings.HasPrefix(what, "did not find expected"):
-		line++
-	}
-	if at >= 0 {
-		line = 1 + bytes.Count(data[:at], []byte("\n"))
-	}
-	return min(line, 1+bytes.Count(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")))
-}
-
-var cannot = regexp.MustCompile("^cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.*)$")
-
-// plainType puts the yaml package's type errors into words for people. Key finds
-// the key of a value by its tag and the beginning of its text.
-func plainType(what string, key func(tag, text string) string) string {
-	m := cannot.FindStringSubmatch(what)
-	if m == nil {
-		return what
-	}
-	got := map[string]string{"str": "text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "a mapping", "null": "nothing"}[m[1]]
-	if got == "" {
-		got = m[1]
-	}
-	if m[2] != "" {
-		got += " (" + m[2] + ")"
-	}
-	want := m[3]
-	switch {
-	case strings.HasPrefix(want, "[]"):
-		want = "a list"
-	case strings.HasPrefix(want, "map["), strings.Contains(want, "."):
-		want = "a mapping"
-	case want == "string":
-		want = "text"
-	case want == "bool":
-		want = "true or false"
-	case strings.HasPrefix(want, "int"), strings.HasPrefix(want, "uint"), strings.HasPrefix(want, "float"):
-		want = "a number"
-	}
-	is := "is "
-	if k := key("!!"+m[1], strings.TrimSuffix(m[2], "...")); k != "" {
-		is = strconv.Quote(k) + " is "
-	}
-	return is + got + ", where " + want + " belongs"
-}
-
-// keyAt is the dotted path of the one value below n that begins on a line with
-// that tag and text; "" if there is none, or more than one could be meant.
-func keyAt(n *yaml.Node, line int, tag, text string) string {
-	found := map[string]bool{}
-	var walk func(n *yaml.Node, path string)
-	walk = func(n *yaml.Node, path string) {
-		if n.Line == line && n.ShortTag() == tag && strings.HasPrefix(n.Value, text) {
-			found[path] = true
-		}
-		if n.Kind == yaml.SequenceNode {
-			for _, c := range n.Content {
-				walk(c, path)
-			}
-		}
-		for key, value := range Pairs(n) {
-			walk(value, join(path, key.Value))
-		}
-	}
-	walk(n, "")
-	if len(found) == 1 {
-		for path := range found {
-			return path
-		}
-	}
-	return ""
-}
-
-// Nearest finds the word closest to got, if one is close enough to suggest.
-func Nearest(got string, words []string) (string, bool) {
-	best, at := "", 1+max(1, len(got)/3)
-	for _, w := range words {
-		if d := distance(strings.ToLower(got), strings.ToLower(w)); d < at {
-			best, at = w, d
-		}
-	}
-	return best, best != ""
-}
-
-// distance counts the letters to add, drop, change or swap with a neighbour.
-func distance(a, b string) int {
-	before, last, row := []int(nil), []int(nil), make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		before, last, row = last, row, make([]int, len(b)+1)
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := last[j-1]
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, change)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-	}
-	return row[len(b)]
 }

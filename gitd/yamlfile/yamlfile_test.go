@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 type sample struct {
@@ -34,9 +34,9 @@ func TestDecodeSaysWhereAndWhat(t *testing.T) {
 		{"duplicate", "names: [a]\nnames: [b]\n", `f.yaml:2: "names" was already set on line 1; keep one of them`},
 		{"wrong type", "build:\n  timeout: soon\n", `f.yaml:2: "build.timeout" is text (soon), where a number belongs`},
 		{"wrong type among others", "environments: {prod: {target: [x]}, test: {target: y}}\n", `f.yaml:1: "environments.prod.target" is a list, where text belongs`},
-		{"one of several", "build: {timeout: {}}\n", "f.yaml:1: is a mapping, where a number belongs"},
+		{"one of several", "build: {timeout: {}}\n", `f.yaml:1: "build.timeout" is a mapping, where a number belongs`},
 		{"wrong type in a list", "names: [a, [b]]\n", `f.yaml:1: "names" is a list, where text belongs`},
-		{"wrong type, long", "build: {timeout: quarter of an hour}\n", `f.yaml:1: "build.timeout" is text (quarter...), where a number belongs`},
+		{"wrong type, long", "build: {timeout: quarter of an hour}\n", `f.yaml:1: "build.timeout" is text (quarter of an hour), where a number belongs`},
 		{"scalar for list", "names: x\n", `f.yaml:1: "names" is text (x), where a list belongs`},
 		{"syntax", "build: [\n", "f.yaml:1: is not YAML"},
 		{"syntax on the first line", "\t:::\nnames: []\n", "f.yaml:1: is not YAML"},
@@ -44,7 +44,7 @@ func TestDecodeSaysWhereAndWhat(t *testing.T) {
 		{"syntax in a list", "names: []\nraw: 1\n- c\n", "f.yaml:3: is not YAML"},
 		{"syntax where it is scanned", "names: []\n\nraw: @x\n", "f.yaml:3: is not YAML"},
 		{"unknown anchor", "names: []\nraw: *b\n", "f.yaml:2: is not YAML"},
-		{"control character", "names: []\nraw: \x01\n", "f.yaml:2: is not YAML"},
+		{"control character", "names: []\nraw: \x01\n", "f.yaml:2: holds the control character U+0001; remove it"},
 		{"tab", "build:\n\timage: x\n", "indent with spaces"},
 		{"alias", "names: &a [x]\nraw: *a\n", "f.yaml:2: uses a YAML alias (*a); write the value out"},
 		{"two documents", "names: []\n---\nnames: []\n", "more than one YAML document"},

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -157,7 +157,7 @@ func (p *composeParser) problem(at *yaml.Node, fix, format string, args ...any) 
 // says what to do about keys that Compose has and this subset has not.
 func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsupported, harmless map[string]string) bool {
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, `write "key: value" lines below it`, "%s is %s, where a mapping belongs", what, kind(n))
+		p.problem(n, `write "key: value" lines below it`, "%s is %s, where a mapping belongs", what, yamlfile.Describe(n))
 		return false
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
@@ -188,23 +188,10 @@ func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsup
 	return true
 }
 
-func kind(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.MappingNode:
-		return "a mapping"
-	case yaml.SequenceNode:
-		return "a list"
-	}
-	if n.Tag == "!!null" {
-		return "nothing"
-	}
-	return fmt.Sprintf("text (%s)", n.Value)
-}
-
 // scalar is the text of a scalar that is not null.
 func (p *composeParser) scalar(n *yaml.Node, what string) (string, bool) {
 	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
-		p.problem(n, "write text or a number", "%s is %s, where text belongs", what, kind(n))
+		p.problem(n, "write text or a number", "%s is %s, where text belongs", what, yamlfile.Describe(n))
 		return "", false
 	}
 	if strings.ContainsRune(n.Value, 0) {
@@ -248,7 +235,7 @@ var serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 
 func (p *composeParser) services(n *yaml.Node) (all []Service) {
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, `write a service below it, such as "web: {command: ./web, ports: [\"8000:80\"]}"`, `"services" is %s, where a mapping belongs`, kind(n))
+		p.problem(n, `write a service below it, such as "web: {command: ./web, ports: [\"8000:80\"]}"`, `"services" is %s, where a mapping belongs`, yamlfile.Describe(n))
 		return nil
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
@@ -443,7 +430,7 @@ func (p *composeParser) environment(n *yaml.Node, what string) map[string]string
 			set(c, name, value)
 		}
 	default:
-		p.problem(n, `write "NAME: value" lines`, "%s is %s, where a mapping or a list belongs", what, kind(n))
+		p.problem(n, `write "NAME: value" lines`, "%s is %s, where a mapping or a list belongs", what, yamlfile.Describe(n))
 	}
 	return env
 }

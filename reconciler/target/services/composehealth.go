@@ -3,7 +3,7 @@ package services
 import (
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
@@ -29,7 +29,7 @@ func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
 		if v := set["disable"]; v != nil && v.Value == "true" {
 			none = true
 		} else if v != nil && v.Value != "false" {
-			p.problem(v, "write true or false", "%s.disable is %s", what, kind(v))
+			p.problem(v, "write true or false", "%s.disable is %s", what, yamlfile.Describe(v))
 		}
 	}
 	h.Connect = len(s.Ports) > 0 && h.Path == "" && h.Test == nil && !none

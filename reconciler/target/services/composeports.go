@@ -7,8 +7,9 @@ import (
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -43,7 +44,7 @@ func Addresses(files target.Files) (all []target.Address) {
 
 func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
 	if n.Kind != yaml.SequenceNode {
-		p.problem(n, portForm, "%s is %s, where a list belongs", what, kind(n))
+		p.problem(n, portForm, "%s is %s, where a list belongs", what, yamlfile.Describe(n))
 		return nil
 	}
 	inside := ""
