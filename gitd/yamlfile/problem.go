@@ -12,14 +12,22 @@ type Problem struct {
 	Line int    `json:"line,omitempty"` // from 1; 0 when the file as a whole is meant
 	What string `json:"what"`           // what is wrong, lower case, no full stop
 	Fix  string `json:"fix,omitempty"`  // one concrete thing to do; may be empty
+
+	// Column is from 1; 0 where a format's lines say enough.
+	Column int `json:"column,omitempty"`
 }
 
-// Place is "file:line", or the file alone.
+// Place is "file:line", "file:line:column" where the column is told, or the file
+// alone.
 func (p Problem) Place() string {
 	if p.Line == 0 {
 		return p.File
 	}
-	return p.File + ":" + strconv.Itoa(p.Line)
+	place := p.File + ":" + strconv.Itoa(p.Line)
+	if p.Column > 0 {
+		place += ":" + strconv.Itoa(p.Column)
+	}
+	return place
 }
 
 func (p Problem) Error() string {

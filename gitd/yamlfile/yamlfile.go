@@ -86,11 +86,11 @@ func parse(file string, data []byte, aliases bool) (*yaml.Node, error) {
 		}
 		switch {
 		case n.Kind == yaml.AliasNode:
-			return &Problem{file, n.Line, "uses a YAML alias (*" + n.Value + ")", "write the value out"}
+			return &Problem{File: file, Line: n.Line, What: "uses a YAML alias (*" + n.Value + ")", Fix: "write the value out"}
 		case depth > MaxDepth:
-			return &Problem{file, n.Line, fmt.Sprintf("nests deeper than %d levels", MaxDepth), ""}
+			return &Problem{File: file, Line: n.Line, What: fmt.Sprintf("nests deeper than %d levels", MaxDepth)}
 		case count > MaxNodes:
-			return &Problem{file, n.Line, fmt.Sprintf("holds more than %d values", MaxNodes), ""}
+			return &Problem{File: file, Line: n.Line, What: fmt.Sprintf("holds more than %d values", MaxNodes)}
 		}
 		for _, c := range n.Content {
 			if p := walk(c, depth+1); p != nil {
@@ -138,7 +138,7 @@ func deepest(data []byte) (line, depth int) {
 // are left for whoever walks it: one that holds itself meets the bound on depth.
 func resolve(file string, n *yaml.Node) *Problem {
 	if n.Alias == nil || n.Alias.Kind == yaml.AliasNode {
-		return &Problem{file, n.Line, "uses the YAML alias *" + n.Value + ", which stands for nothing", "write the value out"}
+		return &Problem{File: file, Line: n.Line, What: "uses the YAML alias *" + n.Value + ", which stands for nothing", Fix: "write the value out"}
 	}
 	c := *n.Alias
 	c.Anchor = ""
@@ -166,7 +166,7 @@ func merge(file string, n *yaml.Node) *Problem {
 		}
 		for _, m := range mappings {
 			if m.Kind != yaml.MappingNode {
-				return &Problem{file, key.Line, `merges ("<<") what is not a mapping`, "name an anchor of a mapping, or write the keys out"}
+				return &Problem{File: file, Line: key.Line, What: `merges ("<<") what is not a mapping`, Fix: "name an anchor of a mapping, or write the keys out"}
 			}
 			from = append(from, m)
 		}
