@@ -229,7 +229,7 @@ type shellless struct{ stuck }
 
 func (s shellless) Start(context.Context, build.Sandbox) (build.Session, error) { return s, nil }
 
-func (shellless) Run(context.Context, string, string, io.Writer) (int, error) {
+func (shellless) Run(context.Context, build.Script, io.Writer) (int, error) {
 	return 0, build.ErrNoShell
 }
 func (shellless) Close() error { return nil }
@@ -246,7 +246,7 @@ type stuck struct{}
 
 func (stuck) Start(context.Context, build.Sandbox) (build.Session, error) { return stuck{}, nil }
 
-func (stuck) Run(ctx context.Context, _, _ string, _ io.Writer) (int, error) {
+func (stuck) Run(ctx context.Context, _ build.Script, _ io.Writer) (int, error) {
 	<-ctx.Done()
 	return 0, ctx.Err()
 }

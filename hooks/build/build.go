@@ -12,10 +12,12 @@ package build
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
 
 // DefaultTimeout is CodeBuild's own.
@@ -28,7 +30,7 @@ type Request struct {
 	Work      string            // directory for what else the build needs; Run makes directories in it, the caller removes them
 	Buildspec string            // path inside Source; "" is buildspec.yml
 	Variables map[string]string // win over the buildspec's own (B31)
-	Secrets   map[string]string // variables that are masked in the log (B36)
+	Secrets   Secrets           // what env.secrets-manager and env.parameter-store name; nil: there is nobody to ask
 	Timeout   time.Duration     // 0 is DefaultTimeout
 	Network   bool              // whether commands reach the network
 	Objects   string            // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
@@ -40,9 +42,20 @@ type Request struct {
 	Repository string
 	Branch     string // "" when it is for none
 	Commit     string
+	Previous   string // commit that Branch is at; "" before the first
 	Tree       string
 	Initiator  string
+	URL        string // of the page about the build; "" when there is none
+	Local      bool   // on somebody's own machine
 }
+
+// Secrets finds the value of a secret that a buildspec names. An error that is a
+// yamlfile.Problem is the change's own: there is no such secret. ErrNoSecrets: a
+// build of this change gets none.
+type Secrets func(ctx context.Context, s buildspec.Secret) (value string, err error)
+
+// ErrNoSecrets is why a change from outside is built without secrets.
+var ErrNoSecrets = errors.New("this change is from outside: its builds get no secrets")
 
 // Status is how a build ended, in CodeBuild's words.
 type Status string
@@ -64,6 +77,7 @@ type Result struct {
 	Reason    string // one line for people: `build: "go test ./..." exited 1`
 	LogLine   int    // line of the log at which the failure shows; 0: none
 	Artifacts []artifact.Artifact
+	Exported  map[string]string // of env.exported-variables
 	Started   time.Time
 	Finished  time.Time
 }
@@ -112,14 +126,21 @@ const (
 	CacheDir   = "/codebuild/cache"
 )
 
+// Script is something to run in a sandbox.
+type Script struct {
+	Shell string // "sh" or "bash"
+	User  string // "" is root
+	Path  string // inside
+}
+
 // Session is one live sandbox.
 type Session interface {
-	// Run runs the script at a path inside with a shell and returns its exit
-	// status (128+n for signal n). What it and its children print goes to out. A
-	// child that stays behind does not hold Run up. When ctx is done Run returns
-	// its error; the session is then good for Close alone. ErrNoShell says that
-	// there is no such shell, ErrEnded that the build ended its own sandbox.
-	Run(ctx context.Context, shell, script string, out io.Writer) (exit int, err error)
+	// Run runs a script inside and returns its exit status (128+n for signal n).
+	// What it and its children print goes to out. A child that stays behind does not
+	// hold Run up. When ctx is done Run returns its error; the session is then good
+	// for Close alone. ErrNoShell says that there is no such shell, ErrNoUser that
+	// there is no such user, ErrEnded that the build ended its own sandbox.
+	Run(ctx context.Context, s Script, out io.Writer) (exit int, err error)
 	// Notes are things that people who read the log should know of the sandbox.
 	Notes() []string
 	// Limit names the limits that the build has run into, "" if none.

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[strin
 			return artifact.Artifact{}, err
 		}
 	}
-	found, err := match(ctx, r.req.Source, base, patterns, a)
+	found, err := r.find(ctx, base, patterns, a)
 	if err != nil {
 		return artifact.Artifact{}, err
 	}
@@ -119,6 +120,72 @@ func inside(p string) (rel string, ok bool) {
 	rel = path.Clean(p)
 	return rel, !path.IsAbs(rel) && rel != ".." && !strings.HasPrefix(rel, "../")
 }
+
+// outside finds where an absolute path or pattern that does not lead into the source
+// is on the host (B39): below the /tmp or the home of the build. Inside it is at
+// within, and rel is below it.
+func (r *runner) outside(p string) (dir, within, rel string, ok bool) {
+	for within, dir := range map[string]string{"/tmp": filepath.Join(r.req.Work, "temp"), HomeDir: filepath.Join(r.req.Work, "home")} {
+		if clean := path.Clean(p); clean == within || strings.HasPrefix(clean, within+"/") {
+			return dir, within, cmp.Or(strings.TrimPrefix(strings.TrimPrefix(clean, within), "/"), "."), true
+		}
+	}
+	return "", "", "", false
+}
+
+// find finds the files of an artifact, wherever its patterns lead. In an artifact
+// a file from elsewhere than the source is called by its path there, without the
+// slash it begins with, unless base-directory leads there.
+func (r *runner) find(ctx context.Context, base string, files []string, a buildspec.Artifact) (m matched, err error) {
+	if dir, _, rel, ok := r.outside(base); ok {
+		m, err = match(ctx, dir, rel, files, a)
+		for i := range m.files {
+			m.files[i].Root = dir
+		}
+		return m, err
+	}
+	var here []string
+	var there matched
+	for _, p := range files {
+		dir, within, rel, ok := r.outside(p)
+		if !ok {
+			here = append(here, p)
+			continue
+		}
+		one, err := match(ctx, dir, ".", []string{rel}, a)
+		var none *clientError
+		switch {
+		case errors.As(err, &none):
+			there.unmatched = append(there.unmatched, p)
+			continue
+		case err != nil:
+			return m, err
+		}
+		for _, f := range one.files {
+			f.Root = dir
+			if !a.DiscardPaths {
+				f.Path = path.Join(strings.TrimPrefix(within, "/"), f.Path)
+			}
+			there.files = append(there.files, f)
+		}
+		there.links = append(there.links, one.links...)
+	}
+	if len(here) > 0 {
+		m, err = match(ctx, r.req.Source, base, here, a)
+	} else if len(there.files) == 0 {
+		err = &clientError{what: nothingFound, fix: fmt.Sprintf("the build left nothing that matches %q", files[0])}
+	}
+	var none *clientError
+	if len(there.files) > 0 && errors.As(err, &none) && none.what == nothingFound {
+		err = nil
+	}
+	m.files = append(m.files, there.files...)
+	m.unmatched = append(m.unmatched, there.unmatched...)
+	m.links = append(m.links, there.links...)
+	return m, err
+}
+
+const nothingFound = "no matching artifact paths found"
 
 // reaches reports whether a pattern may match something below a directory.
 func within(pattern, dir string) bool {
@@ -221,7 +288,7 @@ func match(ctx context.Context, source, base string, files []string, a buildspec
 		}
 	}
 	if len(m.files) == 0 {
-		no := &clientError{what: "no matching artifact paths found"}
+		no := &clientError{what: nothingFound}
 		switch {
 		case excluded:
 			no.fix = "all that files names is in exclude-paths"

@@ -64,7 +64,7 @@ func TestRefusals(t *testing.T) {
 		{"nowait with a value", "ada", files(), []string{"-o", "nowait=1", "HEAD:main"}, []string{"did you mean -o nowait?"}},
 		{"no buildspec", "ada", files("buildspec.yml", none), []string{"HEAD:main"}, []string{"no buildspec.yml: nothing says how to test this tree"}},
 		{"broken buildspec", "ada", files("buildspec.yml", "version: 0.2\nphases:\n  biuld: # broken\n"), []string{"HEAD:main"},
-			[]string{"error: buildspec.yml is not right", "remote:   buildspec.yml:3: Invalid buildspec phase name: biuld", `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
+			[]string{"error: buildspec.yml is not right", "remote:   buildspec.yml:3:3: Invalid buildspec phase name: biuld", `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
 		{"misspelt key", "ada", files("headgate.yaml", "land: {branches: [main]}\nenviroments: {}\n"), []string{"HEAD:main"}, []string{"headgate.yaml:2:", "enviroments"}},
 		{"another buildspec that is not there", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n"), []string{"HEAD:main"}, []string{"no ci.yml"}},
 		{"broken policy", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n"), []string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
@@ -75,7 +75,7 @@ func TestRefusals(t *testing.T) {
 		{"no directory of an environment", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n"), []string{"HEAD:main"},
 			[]string{"headgate.yaml:1: environment \"staging\" is declared in deploy/staging, which is not there"}},
 		{"broken buildspec under another name", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n", "ci.yml", "version: 0.2\nphases:\n  biuld: {}\n"), []string{"HEAD:main"},
-			[]string{"ci.yml:3: Invalid buildspec phase name"}},
+			[]string{"ci.yml:3:3: Invalid buildspec phase name"}},
 		{"two faults", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n", "buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -60,6 +60,7 @@ type File struct {
 	Source string
 	Path   string
 	Link   string
+	Root   string // directory that Source is below; "" is Pack's
 }
 
 // Store is an OCI image layout. It is safe for concurrent use by one process.
@@ -235,6 +236,16 @@ func (s *Store) Pack(ctx context.Context, root, name string, files []File) (Arti
 	return a, nil
 }
 
+// rootsOf are the directories that files have of their own, each once.
+func rootsOf(files []File) (dirs []string) {
+	for _, f := range files {
+		if f.Root != "" && !slices.Contains(dirs, f.Root) {
+			dirs = append(dirs, f.Root)
+		}
+	}
+	return dirs
+}
+
 func (s *Store) pack(ctx context.Context, root, name string, files []File) (Artifact, error) {
 	if len(files) > MaxFiles {
 		return Artifact{}, wrong("it would hold %d files, over the limit of %d", len(files), MaxFiles)
@@ -249,12 +260,17 @@ func (s *Store) pack(ctx context.Context, root, name string, files []File) (Arti
 			return Artifact{}, wrong("both %s and %s would become %s", files[i-1].Source, f.Source, f.Path)
 		}
 	}
-	in, err := os.OpenRoot(root)
-	if err != nil {
-		return Artifact{}, err
+	roots := map[string]*os.Root{}
+	for _, dir := range append([]string{root}, rootsOf(files)...) {
+		in, err := os.OpenRoot(dir)
+		if err != nil {
+			return Artifact{}, err
+		}
+		defer in.Close()
+		roots[dir] = in
 	}
-	defer in.Close()
-	layer, err := s.put(func(w io.Writer) error { return writeTar(ctx, w, in, files) })
+	roots[""] = roots[root]
+	layer, err := s.put(func(w io.Writer) error { return writeTar(ctx, w, roots, files) })
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -305,7 +321,7 @@ func (s *Store) list(d descriptor) error {
 
 // writeTar writes files, which are sorted, so that equal files give equal bytes:
 // no times, no owners, two modes, a fixed gzip header.
-func writeTar(ctx context.Context, w io.Writer, root *os.Root, files []File) error {
+func writeTar(ctx context.Context, w io.Writer, roots map[string]*os.Root, files []File) error {
 	z, err := gzip.NewWriterLevel(w, gzip.DefaultCompression)
 	if err != nil {
 		return err
@@ -325,7 +341,7 @@ func writeTar(ctx context.Context, w io.Writer, root *os.Root, files []File) err
 			}
 			continue
 		}
-		n, err := writeFile(ctx, t, root, f, left)
+		n, err := writeFile(ctx, t, roots[f.Root], f, left)
 		if err != nil {
 			return err
 		}

@@ -26,8 +26,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -117,7 +119,8 @@ func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
-	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), mask: newMask(secrets), more: make(chan struct{})}
+	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), more: make(chan struct{})}
+	w.mask.Store(newMask(secrets))
 	d.mu.Lock()
 	d.running[id] = w
 	close(d.created)
@@ -242,7 +245,7 @@ type Writer struct {
 	id    string
 	path  string
 	began time.Time
-	mask  *mask
+	mask  atomic.Pointer[mask] // replaced, not altered
 
 	mu    sync.Mutex
 	file  *os.File
@@ -264,6 +267,13 @@ type Writer struct {
 type unfinished struct {
 	Event
 	after int
+}
+
+// Mask has more values masked, in what is written from here on.
+func (w *Writer) Mask(secrets ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mask.Store(newMask(append(slices.Clone(w.mask.Load().secrets), secrets...)))
 }
 
 // ID names the log while it runs.
@@ -320,7 +330,7 @@ func (w *Writer) Begin(phase, command string) int {
 	defer w.mu.Unlock()
 	w.steps++
 	w.step = time.Now()
-	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.apply(terminal.Log(firstLine(command)))})
+	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.Load().apply(terminal.Log(firstLine(command)))})
 	return w.steps
 }
 
@@ -345,7 +355,7 @@ func (w *Writer) Note(format string, args ...any) { w.NoteAbout("", format, args
 
 // NoteAbout is Note for a line that programs take up.
 func (w *Writer) NoteAbout(about About, format string, args ...any) {
-	text := w.mask.apply(terminal.Log(fmt.Sprintf(format, args...)))
+	text := w.mask.Load().apply(terminal.Log(fmt.Sprintf(format, args...)))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.write(Event{Kind: Note, About: about, Text: text})
@@ -400,8 +410,8 @@ func (o *output) look() {
 	wait := standTime - time.Since(o.began)
 	if wait <= 0 {
 		// The beginning of a secret is no secret yet to the mask.
-		text := o.w.mask.apply(string(o.buf))
-		o.w.stand(o.step, o.w.mask.apply(terminal.Log(text[:len(text)-o.w.mask.incomplete(text)])))
+		text := o.w.mask.Load().apply(string(o.buf))
+		o.w.stand(o.step, o.w.mask.Load().apply(terminal.Log(text[:len(text)-o.w.mask.Load().incomplete(text)])))
 		wait = standTime
 	}
 	o.timer = time.AfterFunc(wait, o.look)
@@ -424,8 +434,8 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	// A line without end is broken up; what is held back is as long as a secret
 	// may be, so that none is broken in two and missed.
-	if hold := o.w.mask.longest; len(o.buf) > MaxLine+hold {
-		rest := []byte(o.w.mask.apply(string(o.buf)))
+	if hold := o.w.mask.Load().longest; len(o.buf) > MaxLine+hold {
+		rest := []byte(o.w.mask.Load().apply(string(o.buf)))
 		for len(rest) > MaxLine+hold {
 			n := breakAt(rest)
 			o.emit(rest[:n])
@@ -456,7 +466,7 @@ func (o *output) Close() error {
 
 func (o *output) emit(line []byte) {
 	// Once more afterwards: what was printed over may have been in the middle of one.
-	text := o.w.mask.apply(terminal.Log(o.w.mask.apply(string(line))))
+	text := o.w.mask.Load().apply(terminal.Log(o.w.mask.Load().apply(string(line))))
 	for len(text) > MaxLine {
 		n := breakAt(text)
 		o.w.line(o.step, text[:n])

@@ -2,6 +2,7 @@ package buildlog
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"net/url"
 	"slices"
 	"sort"
@@ -12,6 +13,7 @@ import (
 // which they slip out most often. Values of under four bytes are not masked: a
 // log in which every "a" is a star tells the secret too.
 type mask struct {
+	secrets  []string
 	replacer *strings.Replacer
 	forms    []string
 	longest  int // bytes of the longest form
@@ -21,9 +23,11 @@ const minSecret = 4
 
 func newMask(secrets []string) *mask {
 	var forms []string
-	add := func(s string) {
-		if len(s) >= minSecret && !slices.Contains(forms, s) {
-			forms = append(forms, s)
+	add := func(more ...string) {
+		for _, s := range more {
+			if len(s) >= minSecret && !slices.Contains(forms, s) {
+				forms = append(forms, s)
+			}
 		}
 	}
 	for _, s := range secrets {
@@ -32,14 +36,17 @@ func newMask(secrets []string) *mask {
 			add(line)
 			if len(line) >= minSecret {
 				add(url.QueryEscape(line))
-				add(strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(line)), "="))
-				add(strings.TrimRight(base64.URLEncoding.EncodeToString([]byte(line)), "="))
+				add(url.PathEscape(line))
+				add(hex.EncodeToString([]byte(line)))
+				add(strings.ToUpper(hex.EncodeToString([]byte(line))))
+				add(within(base64.StdEncoding, line)...)
+				add(within(base64.URLEncoding, line)...)
 			}
 		}
 	}
 	// The longest first, so that a secret within another leaves no rest.
 	sort.Slice(forms, func(i, j int) bool { return len(forms[i]) > len(forms[j]) })
-	m := &mask{forms: forms}
+	m := &mask{secrets: secrets, forms: forms}
 	var pairs []string
 	for _, f := range forms {
 		m.longest = max(m.longest, len(f))
@@ -49,6 +56,19 @@ func newMask(secrets []string) *mask {
 		m.replacer = strings.NewReplacer(pairs...)
 	}
 	return m
+}
+
+// within are the characters of an encoding that are a secret's alone, wherever in a
+// longer text it stands: each holds six bits, so that there are three ways.
+func within(enc *base64.Encoding, secret string) (forms []string) {
+	for before := range 3 {
+		text := enc.WithPadding(base64.NoPadding).EncodeToString(append(make([]byte, before), secret...))
+		first := (8*before + 5) / 6
+		last := 8 * (before + len(secret)) / 6
+		forms = append(forms, text[first:last])
+	}
+	// As it is when nothing follows.
+	return append(forms, enc.WithPadding(base64.NoPadding).EncodeToString([]byte(secret)))
 }
 
 func (m *mask) apply(s string) string {

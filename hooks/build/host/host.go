@@ -18,6 +18,7 @@ package host
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,18 +97,24 @@ func (h *Host) Probe(ctx context.Context) error {
 	return nil
 }
 
-// loop is what lives inside: it says that it is there, reads "<shell> <script>"
-// lines on descriptor 3 and answers with the exit status on 4. Its children have
-// neither, and nothing of the server's own settings.
+// loop is what lives inside: it says that it is there, reads "<shell> <user>
+// <script>" lines on descriptor 3 and answers with the exit status on 4. Its
+// children have neither, and nothing of the server's own settings.
 const loop = `ulimit -c 0
 umask 022
+become() { setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups "$@"; }
 echo ready >&4
-while read -r shell script <&3; do
-	if command -v "$shell" >/dev/null 2>&1; then
+while read -r shell user script <&3; do
+	if ! command -v "$shell" >/dev/null 2>&1; then
+		echo noshell >&4
+	elif [ "$user" = root ]; then
 		"$shell" "$script" 3<&- 4>&- </dev/null
 		echo $? >&4
+	elif become true 3<&- 4>&- >/dev/null 2>&1; then
+		become "$shell" "$script" 3<&- 4>&- </dev/null
+		echo $? >&4
 	else
-		echo none >&4
+		echo nouser >&4
 	fi
 done`
 
@@ -375,11 +382,11 @@ func (n *session) Notes() []string { return n.notes }
 func (n *session) Limit() string { return n.group.limit() }
 
 // Run implements build.Session.
-func (n *session) Run(ctx context.Context, shell, script string, out io.Writer) (int, error) {
+func (n *session) Run(ctx context.Context, s build.Script, out io.Writer) (int, error) {
 	if err := n.out.SetReadDeadline(time.Time{}); err != nil {
 		return 0, err
 	}
-	if _, err := fmt.Fprintf(n.ask, "%s %s\n", shell, script); err != nil {
+	if _, err := fmt.Fprintf(n.ask, "%s %s %s\n", s.Shell, cmp.Or(s.User, "root"), s.Path); err != nil {
 		return n.gone(ctx)
 	}
 	copied := make(chan error, 1)
@@ -406,8 +413,11 @@ func (n *session) Run(ctx context.Context, shell, script string, out io.Writer) 
 		return n.gone(ctx)
 	}
 	line = strings.TrimSpace(line)
-	if line == "none" {
+	switch line {
+	case "noshell":
 		return 0, build.ErrNoShell
+	case "nouser":
+		return 0, build.ErrNoUser
 	}
 	exit, err := strconv.Atoi(line)
 	if err != nil {

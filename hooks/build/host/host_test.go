@@ -39,7 +39,7 @@ func TestHiddenFolders(t *testing.T) {
 	}
 	defer n.Close()
 	var out strings.Builder
-	exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out)
+	exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &out)
 	if err != nil || exit != 0 || out.String() != "/usr/share\n" {
 		t.Errorf("exit %d, %v:\n%s", exit, err, out.String())
 	}
@@ -55,10 +55,10 @@ func TestMaskIsNotTheServers(t *testing.T) {
 	}
 	defer n.Close()
 	var out strings.Builder
-	if exit, err := n.Run(t.Context(), "sh", build.ControlDir+"/script.sh", &out); err != nil || exit != 0 || out.String() != "0022\n" {
+	if exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &out); err != nil || exit != 0 || out.String() != "0022\n" {
 		t.Errorf("exit %d, %v: %q", exit, err, out.String())
 	}
-	if _, err := n.Run(t.Context(), "nosuchsh", build.ControlDir+"/script.sh", &out); !errors.Is(err, build.ErrNoShell) {
+	if _, err := n.Run(t.Context(), build.Script{Shell: "nosuchsh", Path: build.ControlDir + "/script.sh"}, &out); !errors.Is(err, build.ErrNoShell) {
 		t.Errorf("a shell that is not there: %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func BenchmarkStartAndFirstCommand(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if exit, err := n.Run(b.Context(), "sh", build.ControlDir+"/script.sh", &strings.Builder{}); exit != 0 || err != nil {
+		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &strings.Builder{}); exit != 0 || err != nil {
 			b.Fatal(exit, err)
 		}
 		b.StopTimer()
@@ -198,7 +198,7 @@ func BenchmarkCommand(b *testing.B) {
 	}
 	defer n.Close()
 	for b.Loop() {
-		if exit, err := n.Run(b.Context(), "sh", build.ControlDir+"/script.sh", &strings.Builder{}); exit != 0 || err != nil {
+		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &strings.Builder{}); exit != 0 || err != nil {
 			b.Fatal(exit, err)
 		}
 	}
