@@ -205,21 +205,27 @@ func (rc *Reconciler) addressesAt(r *repo.Repository, kind string, tree repo.Has
 		return nil, nil
 	}
 	key := r.Name() + " " + kind + " " + tree.String()
-	if known, ok := rc.addressed.get(key); ok {
-		return known, nil
-	}
-	all, err := read()
-	if err != nil {
-		return nil, fmt.Errorf("read the addresses of %s: %w", r.Name(), err)
-	}
-	var found []netip.AddrPort
-	for _, files := range all {
-		for _, a := range addresser.Addresses(files) {
-			found = append(found, a.Address)
+	found, known := rc.addressed.get(key)
+	if !known {
+		all, err := read()
+		if err != nil {
+			return nil, fmt.Errorf("read the addresses of %s: %w", r.Name(), err)
 		}
+		for _, files := range all {
+			for _, a := range addresser.Addresses(files) {
+				if a.Address.Port() != 0 {
+					found = append(found, a.Address)
+				}
+			}
+		}
+		rc.addressed.put(key, found)
 	}
-	rc.addressed.put(key, found)
-	return found, nil
+	config := rc.Access()
+	resolved := make([]netip.AddrPort, len(found))
+	for i, a := range found {
+		resolved[i] = config.Resolve(a)
+	}
+	return resolved, nil
 }
 
 // declare moves an environment's branch to a commit whose tree gives it no address

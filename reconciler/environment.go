@@ -202,7 +202,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 			})
 		}
 	}
-	e.Services = serving(s.actual, s.Declared)
+	e.Services = rc.reached(serving(s.actual, s.Declared))
 	for _, sv := range e.Services {
 		if sv.URL != "" {
 			e.URLs = append(e.URLs, sv.URL)

@@ -45,6 +45,7 @@ type Reconciler struct {
 	Branch   func(repository string) string // full ref name of the gated branch that releases come from
 	Now      func() time.Time               // nil: time.Now
 	Log      *slog.Logger                   // nil: slog.Default
+	Host     string                         // name or address by which people reach this machine
 	Login    string                         // what stands behind "ssh" to reach the server, for commands to paste
 
 	sequences cache[int]

@@ -18,6 +18,7 @@ package access
 import (
 	_ "embed"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"sort"
@@ -116,6 +117,7 @@ type Config struct {
 	repositories map[string]Repository
 	connections  map[string]Connection
 	endpoints    map[string]EventEndpoint
+	address      netip.Addr
 }
 
 // User finds a user by name.

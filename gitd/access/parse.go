@@ -21,7 +21,8 @@ import (
 
 // The file's shape. Its rules are checked on the nodes, which have lines.
 type document struct {
-	Users map[string]struct {
+	Address yaml.Node `yaml:"address"`
+	Users   map[string]struct {
 		Name  string   `yaml:"name"`
 		Email []string `yaml:"email"`
 		Keys  []string `yaml:"keys"`
@@ -75,6 +76,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		endpoints:    map[string]EventEndpoint{},
 	}}
 	section := func(name string) *yaml.Node { _, v := lookup(top, name); return v }
+	r.address(section("address"))
 	r.names(section("users"), section("groups"))
 	for key, value := range yamlfile.Pairs(section("users")) {
 		r.user(key, value)

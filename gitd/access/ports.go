@@ -29,6 +29,39 @@ func Overlap(a, b netip.AddrPort) bool {
 	return a.Port() == b.Port() && (a.Addr() == b.Addr() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified())
 }
 
+// Loopback is where services listen unless something else is said: nobody but
+// this machine reaches them there.
+var Loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// Address is where services listen that name no address with a port.
+func (c *Config) Address() netip.Addr {
+	if c == nil || !c.address.IsValid() {
+		return Loopback
+	}
+	return c.address
+}
+
+// Resolve gives an address that names no IP that of Address.
+func (c *Config) Resolve(a netip.AddrPort) netip.AddrPort {
+	if a.Addr().IsValid() {
+		return a
+	}
+	return netip.AddrPortFrom(c.Address(), a.Port())
+}
+
+// address reads where services listen that say nothing.
+func (r *reader) address(n *yaml.Node) {
+	if n == nil || n.Tag == "!!null" {
+		return
+	}
+	at, err := netip.ParseAddr(n.Value)
+	if err != nil || n.Kind != yaml.ScalarNode || at.Zone() != "" {
+		r.problem(n, "write an IP address of this machine, or 0.0.0.0 for all it has", "address is %q, which is not an IP address", n.Value)
+		return
+	}
+	r.config.address = at.Unmap()
+}
+
 // maxPorts bounds the entries of one repository's ports.
 const maxPorts = 100
 

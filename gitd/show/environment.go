@@ -3,7 +3,10 @@ package show
 import (
 	"context"
 	"iter"
+	"net/netip"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -70,6 +73,12 @@ func (e Environment) Runs() []int {
 	return releases
 }
 
+// Local reports whether one of its addresses is for programs on the server's
+// machine only.
+func (e Environment) Local(address string) bool {
+	return slices.ContainsFunc(e.Services, func(s Service) bool { return s.URL == address && s.Local })
+}
+
 // Failing are its services that do not run as they should, all of them when the
 // environment as a whole has failed and none says so of itself.
 func (e Environment) Failing() []string {
@@ -86,10 +95,38 @@ func (e Environment) Failing() []string {
 	return failing
 }
 
+// Next is where a release that has just landed goes by itself.
+type Next struct {
+	Environment string   `json:"environment"`
+	Going       bool     `json:"going"` // it is declared there
+	URLs        []string `json:"urls,omitempty"`
+	Waits       string   `json:"waits,omitempty"` // for what, when it is not
+}
+
+// LocalOnly reports whether an address is for programs on the server's machine
+// only, while people reach that by host, another name.
+func LocalOnly(address, host string) bool {
+	return !isLoopback(host) && isLoopback(hostOf(address))
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.Unmap().IsLoopback()
+}
+
 // Service is one service of an environment with its instances.
 type Service struct {
 	Name      string     `json:"service"`
 	URL       string     `json:"url,omitempty"`
+	Local     bool       `json:"local,omitempty"` // URL is for programs on the server's machine only
 	State     State      `json:"state"`
 	Instances []Instance `json:"instances"`
 }

@@ -182,7 +182,11 @@ func (w *environmentsView) compare(r *show.Repository) {
 		}, shows)
 		add(name+": address", func(e show.Environment) cell {
 			if s := find(e, name); s != nil && s.URL != "" {
-				return cell{Code: s.URL}
+				c := cell{Code: s.URL}
+				if s.Local {
+					c.Text = "on the server's machine only"
+				}
+				return c
 			}
 			return cell{Text: "none"}
 		}, shows)

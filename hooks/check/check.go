@@ -40,7 +40,8 @@ type Target struct {
 	Reads []string // names of files in the directory that Check wants, if they are there
 	// Check says what is wrong with them; dir is the directory's path, for messages.
 	Check func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems)
-	// Addresses are those of the server's machine that they ask for; nil: none.
+	// Addresses are those of the server's machine that they ask for, as
+	// target.Addresser has them; nil: none.
 	Addresses func(dir string, files map[string][]byte) []Address
 }
 
@@ -150,7 +151,7 @@ func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
 	r.settings()
 	r.buildspec()
 	r.schedules()
-	r.environments(c.Targets)
+	r.environments(c.Targets, c.Server)
 	r.addresses(c.Server)
 	r.names(c.Server)
 	r.policies(c.Policies)
@@ -428,7 +429,7 @@ func (r *reader) near(name string) string {
 	return ""
 }
 
-func (r *reader) environments(targets map[string]Target) {
+func (r *reader) environments(targets map[string]Target, on *Server) {
 	for _, e := range r.result.Settings.Environments {
 		target, ok := targets[e.Target]
 		if !ok {
@@ -462,10 +463,40 @@ func (r *reader) environments(targets map[string]Target) {
 		r.result.Warnings = append(r.result.Warnings, warnings...)
 		if target.Addresses != nil && len(problems) == 0 {
 			for _, a := range target.Addresses(dir, files) {
-				r.addressed = append(r.addressed, addressed{a, e.Name})
+				r.address(a, e.Name, on)
 			}
 		}
 	}
+}
+
+// address keeps an address that an environment asks for. Where Compose listens
+// everywhere and this server on loopback alone, the difference is told.
+func (r *reader) address(a Address, environment string, on *Server) {
+	var config *access.Config // a laptop's knows of no address
+	if on != nil {
+		config = on.Access
+	}
+	if !a.Addr().IsValid() && config.Address().IsLoopback() {
+		what := fmt.Sprintf("port %d", a.Port())
+		if a.Port() == 0 {
+			what = "any free port"
+		}
+		where := "the server's machine"
+		if on == nil {
+			where += " (unless its server.yaml says address:)"
+		}
+		r.result.Warnings = append(r.result.Warnings, yamlfile.Problem{
+			File: a.File,
+			Line: a.Line,
+			What: fmt.Sprintf("%s is reached from %s only, where Compose would listen everywhere", what, where),
+			Fix:  fmt.Sprintf(`write "0.0.0.0:%d:…" for everywhere, or "%s:%[1]d:…" to say that it is meant`, a.Port(), config.Address()),
+		})
+	}
+	if a.Port() == 0 {
+		return
+	}
+	a.AddrPort = config.Resolve(a.AddrPort)
+	r.addressed = append(r.addressed, addressed{a, environment})
 }
 
 // addresses checks that nobody else has what the environments ask for: another of

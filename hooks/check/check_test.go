@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -50,7 +51,12 @@ var checker = &check.Checker{Policies: pool.Check, Targets: map[string]check.Tar
 	},
 	Addresses: func(dir string, files map[string][]byte) (all []check.Address) {
 		for i, line := range strings.Split(string(files["compose.yaml"]), "\n") {
-			if a, err := netip.ParseAddrPort(line); err == nil {
+			a, err := netip.ParseAddrPort(line)
+			if port, isBare := strings.CutPrefix(line, ":"); isBare {
+				n, bad := strconv.ParseUint(port, 10, 16)
+				a, err = netip.AddrPortFrom(netip.Addr{}, uint16(n)), bad
+			}
+			if err == nil {
 				all = append(all, check.Address{AddrPort: a, File: dir + "/compose.yaml", Line: i + 1})
 			}
 		}
@@ -195,6 +201,52 @@ headgate.yaml:8: schedule "o" notifies "adda", which is not a user or group of t
 	}
 	if r, err := checker.Tree(t.Context(), files); err != nil || said(r) != "" {
 		t.Errorf("a laptop said %q, %v", said(r), err)
+	}
+}
+
+// TestPortsWithoutAnAddress: Compose would listen everywhere; who relies on that is
+// told, unless the server says where.
+func TestPortsWithoutAnAddress(t *testing.T) {
+	t.Parallel()
+	files := fstest.MapFS{}
+	for name, content := range map[string]string{
+		"buildspec.yml":         good,
+		"headgate.yaml":         "environments: {a: {target: services}, b: {target: services}}\n",
+		"deploy/a/compose.yaml": ":8000\n:0\n127.0.0.1:0\n0.0.0.0:8001",
+		"deploy/b/compose.yaml": "127.0.0.1:8000",
+	} {
+		files[name] = &fstest.MapFile{Data: []byte(content)}
+	}
+	const (
+		twice = "deploy/b/compose.yaml:1: 127.0.0.1:8000 of environment \"b\" is that of environment \"a\" too " +
+			"(deploy/a/compose.yaml:1: %s:8000); give one of them another port; 0 is any free one"
+		reach = "\nwarning: deploy/a/compose.yaml:%d: %s is reached from the server's machine%s only, where Compose would listen everywhere; " +
+			"write \"0.0.0.0:%d:…\" for everywhere, or \"127.0.0.1:%d:…\" to say that it is meant"
+	)
+	warned := func(unless string) string {
+		return fmt.Sprintf(reach, 1, "port 8000", unless, 8000, 8000) + fmt.Sprintf(reach, 2, "any free port", unless, 0, 0)
+	}
+	user := "users: {ada: {keys: [\"" + key + "\"]}}\ngroups: {administrators: [ada]}\n"
+	for name, tt := range map[string]struct {
+		server string
+		want   string
+	}{
+		"a laptop":                 {"", fmt.Sprintf(twice, "127.0.0.1") + warned(" (unless its server.yaml says address:)")},
+		"a server that says none":  {user, fmt.Sprintf(twice, "127.0.0.1") + warned("")},
+		"a server that says where": {user + "address: 0.0.0.0\n", fmt.Sprintf(twice, "0.0.0.0")},
+	} {
+		c := *checker
+		if tt.server != "" {
+			config, err := access.Parse("server.yaml", []byte(tt.server))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Server = &check.Server{Access: config}
+		}
+		r, err := c.Tree(t.Context(), files)
+		if got := said(r); err != nil || got != tt.want {
+			t.Errorf("%s: said\n%s\n%v, want\n%s", name, got, err, tt.want)
+		}
 	}
 }
 

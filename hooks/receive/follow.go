@@ -118,6 +118,9 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 				log.start(ctx, p.Log)
 			}
 			tell(f.reporter.progress(p))
+			if p.Kind == gate.Landed && p.Release > 0 {
+				tell(f.released(ctx, p.Release))
+			}
 			last = p
 			if p.Ends() {
 				return p, p.Kind != gate.Restarting // which is told already
@@ -142,6 +145,23 @@ func (f *follower) follow(ctx context.Context) (last gate.Progress, ended bool) 
 			return last, false
 		}
 	}
+}
+
+// nextTimeout is how long a pusher waits to hear where a release goes.
+const nextTimeout = 3 * time.Second
+
+// released tells of the release that a landing has made.
+func (f *follower) released(ctx context.Context, release int) []string {
+	if f.l.Environments == nil {
+		return f.reporter.released(release, nil)
+	}
+	ctx, cancel := context.WithTimeout(ctx, nextTimeout)
+	defer cancel()
+	next, err := f.l.Environments.Next(ctx, f.repository, release)
+	if err != nil {
+		f.l.Log.Info("cannot say where a release goes", "repo", f.repository, "release", release, "err", err)
+	}
+	return f.reporter.released(release, next)
 }
 
 // logReader reads one build's log at a time.

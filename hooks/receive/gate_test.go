@@ -65,7 +65,7 @@ func TestPushesThroughTheGate(t *testing.T) {
 	b := h.withGate()
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
-	h.push(c, "ada", "origin", "main").ok(t, "remote: change 1, revision 1: first", "success: 1 landed on main", "release 1")
+	h.push(c, "ada", "origin", "main").ok(t, "remote: change 1, revision 1: first", "success: 1 landed on main", "release 1, now going to staging: http://127.0.0.1:8000")
 	first := c.head()
 	if h.ref(h.r, "refs/heads/main") != first {
 		t.Fatal("main is not at what was pushed")

@@ -42,6 +42,9 @@ type Environments interface {
 	// Holder names who, outside a repository, has an address of the server's machine, in
 	// words that tell somebody nothing that they may not read; "" is nobody.
 	Holder(repository string, a netip.AddrPort, to access.Identity) (string, error)
+	// Next says where a release that has just landed goes. It waits until that is
+	// decided, as long as ctx lasts.
+	Next(ctx context.Context, repository string, release int) ([]show.Next, error)
 	// Leaving are the environments of a repository that go on and that file does not
 	// name any more.
 	Leaving(repository string, file *headgateyaml.File) ([]string, error)

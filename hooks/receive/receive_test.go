@@ -512,6 +512,10 @@ func (e *fakeEnvironments) Leaving(_ string, file *headgateyaml.File) (names []s
 	return names, nil
 }
 
+func (e *fakeEnvironments) Next(context.Context, string, int) ([]show.Next, error) {
+	return []show.Next{{Environment: "staging", Going: true, URLs: []string{"http://127.0.0.1:8000"}}}, nil
+}
+
 func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, _ string) (repo.Hash, []string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

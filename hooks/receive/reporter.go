@@ -249,10 +249,33 @@ func (n *reporter) landed(p gate.Progress) []string {
 	if !n.reused && p.Tree != repo.Zero {
 		lines = append(lines, "  green: tree "+show.Short(p.Tree.String()))
 	}
-	if p.Release > 0 {
-		lines = append(lines, fmt.Sprintf("  release %d", p.Release))
-	}
 	return append(lines, hint(p.Hint)...)
+}
+
+// released tells of the release that a landing has made, and where it goes.
+func (n *reporter) released(release int, next []show.Next) (lines []string) {
+	name := fmt.Sprintf("release %d", release)
+	if len(next) == 0 {
+		return []string{"  " + name}
+	}
+	for _, to := range next {
+		switch {
+		case to.Going && len(to.URLs) > 0:
+			at := to.URLs[0]
+			if show.LocalOnly(at, n.server.Name) {
+				at += " (on the server's machine)"
+			}
+			lines = append(lines, fmt.Sprintf("  %s, now going to %s: %s", name, to.Environment, at))
+		case to.Going:
+			lines = append(lines, fmt.Sprintf("  %s, now going to %s", name, to.Environment))
+		case to.Waits != "":
+			lines = append(lines, oneLine("  ", fmt.Sprintf("%s waits before %s: %s", name, to.Environment, to.Waits))...)
+			lines = append(lines, hint("ssh "+n.server.Login()+" why "+n.repository+" "+to.Environment)...)
+		default:
+			lines = append(lines, fmt.Sprintf("  %s waits before %s", name, to.Environment))
+		}
+	}
+	return lines
 }
 
 // restarting is the last word of a server that stops.

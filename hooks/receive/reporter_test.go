@@ -58,7 +58,8 @@ var cases = map[string]func() []string{
 		}
 		add(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:07:50"), Tree: hash("71d0c3e")}))
 		add(n.progress(gate.Progress{Kind: gate.Landed, At: at("14:07:53"), Landed: hash("0c51e9d"), FastForward: true, Took: 252 * time.Second, Tree: hash("71d0c3e"),
-			Release: 188, Details: []string{"green: tree 71d0c3e, 1,851 tests, 1 flaky (TestWebhookRetry)", "release 188, now going to staging"}}))
+			Release: 188, Details: []string{"green: tree 71d0c3e, 1,851 tests, 1 flaky (TestWebhookRetry)"}}))
+		add(n.released(188, []show.Next{{Environment: "staging", Going: true, URLs: []string{"http://git.tarn.example:8001"}}}))
 		return lines
 	},
 	"02-merged": func() []string {

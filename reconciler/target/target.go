@@ -97,7 +97,8 @@ type LogLine struct {
 // an address can be had by one environment only. Who may have it is decided in Git,
 // by the reconciler and at the push; a target just takes it.
 type Addresser interface {
-	// Addresses are those that the files of an application's directory ask for.
+	// Addresses are those that the files of an application's directory ask for: with
+	// port 0 for any, with no IP for that of the server (access.Config.Address).
 	Addresses(files Files) []Address
 }
 

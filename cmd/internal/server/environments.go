@@ -89,6 +89,11 @@ func (e environments) Holder(repository string, a netip.AddrPort, to access.Iden
 	return "an environment of another repository", nil
 }
 
+// Next implements receive.Environments.
+func (e environments) Next(ctx context.Context, repository string, release int) ([]show.Next, error) {
+	return e.reconciler.Next(ctx, repository, release)
+}
+
 // Leaving implements receive.Environments.
 func (e environments) Leaving(repository string, file *headgateyaml.File) ([]string, error) {
 	return e.reconciler.NotIn(repository, file)

@@ -248,6 +248,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.services.Sandboxes = sandboxes
 	s.services.Log = log
 	s.services.TrustedProxies = o.Proxies
+	s.services.Host = s.about.Name
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,
 		Access:   s.access.Load,
@@ -257,6 +258,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Targets:  targets(s.services),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
+		Host:     s.about.Name,
 		Login:    s.about.Login(),
 	}
 	s.services.Held = s.reconciler.Holds

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
@@ -106,6 +108,7 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 		i := slices.IndexFunc(a.listeners, func(l *listening) bool { return l.key == k })
 		switch {
 		case i < 0:
+			a.closeInTheWay(service, k, keys)
 			l, e := a.owner.listenFor(a.key, service, k, a.pool(service))
 			if e != nil {
 				err = errors.Join(err, e)
@@ -125,6 +128,22 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 		return l.service == service && l.successor == "" && !slices.Contains(keys, l.key)
 	})
 	return bound, err
+}
+
+// closeInTheWay stops listening where that would keep a service from an address of
+// its own: on all addresses of the machine, or on one of them, as rollout plans it.
+func (a *app) closeInTheWay(service, key string, keys []string) {
+	_, port, err := net.SplitHostPort(key)
+	if err != nil || port == "0" {
+		return
+	}
+	a.closeListeners(func(l *listening) bool {
+		if l.service != service || l.successor != "" || slices.Contains(keys, l.key) || strconv.Itoa(l.Address().Port) != port {
+			return false
+		}
+		l.Stop()
+		return true
+	})
 }
 
 func (a *app) closeListeners(which func(*listening) bool) {
@@ -162,7 +181,7 @@ func (a *app) urls() map[string]string {
 		at := l.Address()
 		host := at.IP.String()
 		if at.IP.IsUnspecified() {
-			host = "127.0.0.1"
+			host = cmp.Or(a.owner.Host, access.Loopback.String())
 		}
 		urls[l.service] = "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port))
 	}
@@ -248,7 +267,7 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%s may not be used by the server's user; choose one above 1023 in compose.yaml", what)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%s is on no address of this machine; correct the address in compose.yaml, or leave it out for 127.0.0.1", what)
+		return fmt.Errorf("%s is on no address of this machine; correct the address in compose.yaml, or leave it out", what)
 	}
 	return fmt.Errorf("%s cannot be used: %w; choose another in compose.yaml", what, err)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -217,6 +218,13 @@ func (a *app) accept(d *target.Declared) {
 	a.observed.Declare(plan)
 }
 
+// again makes its plan anew, because where it is to listen is another.
+func (a *app) again() {
+	if a.declared != nil && a.fault == "" {
+		a.accept(a.declared)
+	}
+}
+
 // parse reads a declaration.
 func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, error) {
 	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence, Report: d.Drift == target.Report}
@@ -233,6 +241,9 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 	if err != nil {
 		return plan, nil, err
 	}
+	a.owner.mu.Lock()
+	address := a.owner.address
+	a.owner.mu.Unlock()
 	versions := map[string]*version{}
 	for _, s := range compose.Services {
 		digest, err := artifactOf(s, d.Release)
@@ -244,7 +255,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		versions[id] = v
 		plan.Services = append(plan.Services, rollout.Service{
 			Name: s.Name, Version: id, Label: fmt.Sprintf("release %d", d.Release.Number), Replicas: s.Replicas,
-			Listen: listenKeys(s), Check: s.Health.Check, Restart: s.Restart, Drain: s.Drain,
+			Listen: listenKeys(s, address), Check: s.Health.Check, Restart: s.Restart, Drain: s.Drain,
 		})
 	}
 	return plan, versions, nil
@@ -295,9 +306,9 @@ func (v *version) id(generation int64) string {
 
 // listenKeys names what the proxy listens on for a service. Several free ports
 // are told apart by a number.
-func listenKeys(s Service) (keys []string) {
+func listenKeys(s Service, address netip.Addr) (keys []string) {
 	for i, p := range s.Ports {
-		k := p.String()
+		k := p.on(address)
 		if p.Host == 0 {
 			k = fmt.Sprintf("%s#%s.%d", k, s.Name, i)
 		}

@@ -1,8 +1,11 @@
 package services
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"path"
 	"regexp"
 	"slices"
@@ -45,17 +48,22 @@ type Service struct {
 
 // Port is where the proxy listens for a service.
 type Port struct {
-	HostIP string
-	Host   int // 0 is any free one, kept while the server lives
+	HostIP string // "" is the target's Address
+	Host   int    // 0 is any free one, kept while the server lives
 
 	line int // in the file, for messages
 }
 
 func (p Port) String() string {
-	if strings.Contains(p.HostIP, ":") {
-		return "[" + p.HostIP + "]:" + strconv.Itoa(p.Host)
+	if p.HostIP == "" {
+		return strconv.Itoa(p.Host)
 	}
-	return p.HostIP + ":" + strconv.Itoa(p.Host)
+	return net.JoinHostPort(p.HostIP, strconv.Itoa(p.Host))
+}
+
+// on is where it listens, for a target with an address.
+func (p Port) on(address netip.Addr) string {
+	return net.JoinHostPort(cmp.Or(p.HostIP, address.String()), strconv.Itoa(p.Host))
 }
 
 // Health is how the instances of a service are checked: by the first of Path,

@@ -40,7 +40,7 @@ services:
 	for _, c := range []struct{ name, got, want string }{
 		{"command", fmt.Sprintf("%q", web.Command), `["./web" "--name" "a b" "c\"d" "e f" "-p" "${PORT}"]`},
 		{"environment", fmt.Sprint(web.Environment), "map[COST:$$5 N:1 YES:true]"},
-		{"ports", fmt.Sprint(web.Ports), "[127.0.0.1:8000 [::1]:8001 0.0.0.0:0 127.0.0.1:0]"},
+		{"ports", fmt.Sprint(web.Ports), "[8000 [::1]:8001 0.0.0.0:0 0]"},
 		{"health", fmt.Sprintf("%+v", web.Health), "{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5 Passes:2 HealthyFor:0s}}"},
 		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace), "3s main 1 terminated 10s"},
 		{"list", fmt.Sprint(worker.Command, worker.Environment), "[./worker --queue $HEADGATE_ENVIRONMENT] map[A:1=2 B:]"},
@@ -133,7 +133,7 @@ func TestProblems(t *testing.T) {
 		{"range", "services: {web: {command: x, ports: ['8000-8010:80']}}\n", `"8000-8010" is not a port number`},
 		{"udp", "services: {web: {command: x, ports: ['53:53/udp']}}\n", "only TCP"},
 		{"two inside", "services: {web: {command: x, ports: ['1000:80', '1001:81']}}\n", "an instance has one port"},
-		{"same port", "services: {a: {command: x, ports: ['1000:80']}, b: {command: x, ports: ['1000:80']}}\n", `services "a" and "b" both want port 127.0.0.1:1000`},
+		{"same port", "services: {a: {command: x, ports: ['1000:80']}, b: {command: x, ports: ['1000:80']}}\n", `services "a" and "b" both want port 1000`},
 		{"long ports", "services: {web: {command: x, ports: [{target: 80}]}}\n", "the long form is not supported"},
 		{"replicas", "services: {web: {command: x, deploy: {replicas: many}}}\n", `services.web.deploy.replicas is "many"; write a number from 0 to 100`},
 		{"too many replicas", "services: {web: {command: x, deploy: {replicas: 101}}}\n", "from 0 to 100"},

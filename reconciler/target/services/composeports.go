@@ -19,7 +19,8 @@ const portForm = `write "8000:80", "127.0.0.1:8000:80" or "0:80" for any free po
 // file that is not good declares none.
 func (t *Target) Addresses(files target.Files) []target.Address { return Addresses(files) }
 
-// Addresses are those that the files of an application's directory declare.
+// Addresses are those that the files of an application's directory declare: with
+// no IP where they name none, with port 0 where any will do.
 func Addresses(files target.Files) (all []target.Address) {
 	c, _, err := Parse(composeFile, files[composeFile])
 	if err != nil {
@@ -27,9 +28,11 @@ func Addresses(files target.Files) (all []target.Address) {
 	}
 	for _, s := range c.Services {
 		for _, p := range s.Ports {
-			ip, err := netip.ParseAddr(p.HostIP)
-			if p.Host == 0 || err != nil {
-				continue
+			var ip netip.Addr // of none: the target's
+			if p.HostIP != "" {
+				if ip, err = netip.ParseAddr(p.HostIP); err != nil {
+					continue
+				}
 			}
 			all = append(all, target.Address{
 				Address: netip.AddrPortFrom(ip, uint16(p.Host)),
@@ -80,7 +83,6 @@ func parsePort(text string) (p Port, container string, err error) {
 	if named && protocol != "tcp" {
 		return p, "", fmt.Errorf("only TCP is served")
 	}
-	p = Port{HostIP: "127.0.0.1"}
 	rest := spec
 	if i := strings.LastIndex(rest, ":"); i >= 0 {
 		rest, container = spec[:i], spec[i+1:]

@@ -19,12 +19,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
@@ -53,6 +55,10 @@ type Target struct {
 	// TrustedProxies are those before this server whose X-Forwarded-* are passed on.
 	TrustedProxies proxy.Trusted
 
+	// Host is the name or address by which people reach this machine: where a service
+	// that listens everywhere answers. "" is the loopback address.
+	Host string
+
 	// Held reports whether a port is declared somewhere, whether or not anybody listens
 	// there just now. Such a one is given to nobody who asks for any. nil: none is.
 	Held func(port int) bool
@@ -70,6 +76,7 @@ type Target struct {
 	fences  map[target.Key]int // newest sequence of applications that were removed
 	holders map[string]holder  // address listened on → who it is for
 	ports   map[freePort]int   // the port it became
+	address netip.Addr         // where services listen that name none
 	running sync.WaitGroup
 }
 
@@ -98,6 +105,20 @@ func New(workDir, logDir string, unpack func(ctx context.Context, digest, dir st
 		fences:    map[target.Key]int{},
 		holders:   map[string]holder{},
 		ports:     map[freePort]int{},
+		address:   access.Loopback,
+	}
+}
+
+// SetAddress says where services listen that name no address. Those that do move.
+func (t *Target) SetAddress(address netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.address == address {
+		return
+	}
+	t.address = address
+	for _, a := range t.apps {
+		a.post(a.again)
 	}
 }
 

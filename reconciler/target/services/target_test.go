@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -532,6 +533,44 @@ func TestRemoveAndPorts(t *testing.T) {
 	h.seq = last - 1
 	h.converge(1, web) // the commit that it had does: it was declared once more
 	h.await(target.Healthy)
+	h.end()
+}
+
+// TestServicesListenWhereTheServerSays: a port without an address is on the target's,
+// follows that, from all addresses to one of them too, and is told by a name that
+// people reach the machine by. A port that names its address stays.
+func TestServicesListenWhereTheServerSays(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	h := open(t, false)
+	h.Host = "apps.example.org"
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	free.Close()
+	h.converge(1, strings.Replace(web, "0:80", port+":80", 1))
+	h.await(target.Healthy)
+	answers := func(host, told string) {
+		eventually(t, "it listens on "+told, func() (string, bool) {
+			o := h.Observe(h.key())
+			_, body, err := get("http://" + net.JoinHostPort(host, port))
+			return fmt.Sprint(o, body, err), err == nil && len(o.Units) == 1 && o.Units[0].URL == "http://"+net.JoinHostPort(told, port)
+		})
+	}
+	answers("127.0.0.1", "127.0.0.1")
+	h.SetAddress(netip.IPv4Unspecified())
+	answers("127.0.0.2", "apps.example.org")
+	h.SetAddress(netip.MustParseAddr("127.0.0.3"))
+	answers("127.0.0.3", "127.0.0.3")
+	if _, _, err := get("http://127.0.0.2:" + port); err == nil {
+		t.Error("it still listens on every address")
+	}
+
+	h.converge(2, strings.Replace(web, "0:80", "127.0.0.1:"+port+":80", 1))
+	answers("127.0.0.1", "127.0.0.1")
+	h.SetAddress(netip.IPv4Unspecified())
+	answers("127.0.0.1", "127.0.0.1")
 	h.end()
 }
 

@@ -113,6 +113,12 @@ func (l *Listener) Serve(pool *Pool) { l.pool.Store(pool) }
 // Pool is the pool it serves from.
 func (l *Listener) Pool() *Pool { return l.pool.Load() }
 
+// Stop stops listening: the address is free when it returns. Close is to follow.
+func (l *Listener) Stop() {
+	_ = l.listener.Close() // which Close does again, and does not mind
+	<-l.done
+}
+
 // Close stops listening at once, lets requests in flight finish until ctx ends,
 // and then closes what is left.
 func (l *Listener) Close(ctx context.Context) {

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -430,7 +431,8 @@ func (p *planner) retire(f *ServiceState, want map[string]int) {
 func (p *planner) listen(f *ServiceState, s Service, switched bool) {
 	if !f.listensOn(s.Listen) {
 		if p.at(f.ListenRetry) {
-			all := slices.Concat(f.Bound, s.Listen)
+			stays := slices.DeleteFunc(slices.Clone(f.Bound), func(key string) bool { return inTheWay(key, s.Listen) })
+			all := slices.Concat(stays, s.Listen)
 			slices.Sort(all)
 			p.do(Action{Kind: Listen, Service: f.Name, Listen: slices.Compact(all)})
 		}
@@ -441,6 +443,19 @@ func (p *planner) listen(f *ServiceState, s Service, switched bool) {
 	if switched && !retiring && len(f.Bound) > len(s.Listen) && p.at(f.ListenRetry) {
 		p.do(Action{Kind: Listen, Service: f.Name, Listen: s.Listen})
 	}
+}
+
+// inTheWay reports whether a key's port is asked for on other addresses: all of a
+// machine and one of them cannot be listened on both.
+func inTheWay(key string, wanted []string) bool {
+	_, port, err := net.SplitHostPort(key)
+	if err != nil || slices.Contains(wanted, key) {
+		return false
+	}
+	return slices.ContainsFunc(wanted, func(w string) bool {
+		_, p, err := net.SplitHostPort(w)
+		return err == nil && p == port
+	})
 }
 
 func (p *planner) route(f *ServiceState, serving string) {
