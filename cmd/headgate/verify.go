@@ -57,6 +57,7 @@ type proof struct {
 	Verified     bool     `json:"verified"`
 	Tips         int      `json:"tips"`
 	Verdicts     int      `json:"verdicts"`
+	Mirrored     int      `json:"mirrored,omitempty"` // tips among them that came from a forge past the gate, which says nothing of their builds
 	Releases     int      `json:"releases"`
 	Environments int      `json:"environments"`
 	Promotions   int      `json:"promotions"`
@@ -107,6 +108,7 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	found := proof{
 		Tips:         source.Tips,
 		Verdicts:     source.Verdicts,
+		Mirrored:     source.Mirrored,
 		Releases:     source.Releases,
 		Signatures:   source.Signed,
 		Environments: delivery.Environments,
@@ -146,8 +148,12 @@ func (f proof) print(p printer, asJSON bool) error {
 		if !f.Verified {
 			result = "not proven"
 		}
-		fmt.Fprintf(p.out, "%s: %d tips with %d green verdicts, %d releases, %d promotions and %d rollbacks in %d environments, %d approvals, %d signatures\n",
-			result, f.Tips, f.Verdicts, f.Releases, f.Promotions, f.Rollbacks, f.Environments, f.Approvals, f.Signatures)
+		fmt.Fprintf(p.out, "%s: %d tips with %d green verdicts, ", result, f.Tips-f.Mirrored, f.Verdicts)
+		if f.Mirrored > 0 {
+			fmt.Fprintf(p.out, "%d tips that a forge had past the gate, ", f.Mirrored)
+		}
+		fmt.Fprintf(p.out, "%d releases, %d promotions and %d rollbacks in %d environments, %d approvals, %d signatures\n",
+			f.Releases, f.Promotions, f.Rollbacks, f.Environments, f.Approvals, f.Signatures)
 	}
 	if !f.Verified {
 		return exitCode{1}

@@ -104,7 +104,7 @@ type Connection struct {
 	Mirror     string   // repository here that follows it
 	Secrets    []string // names of secrets of the server that sign its webhook, 1 to 3
 	Token      string   // name of a secret of the server to fetch with; "" for none
-	Requests   bool     // its pull or merge requests are built and landed, and its gated branches are built
+	Requests   bool     // its pull or merge requests are built and landed, and its forge is told so
 }
 
 // Config is one server.yaml that was found good. It never changes and is safe

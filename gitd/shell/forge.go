@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -68,6 +69,16 @@ var forgeCommands = []command{
 			if f.Follows {
 				rows = append(rows, []cell{plain("requests"), plain(strconv.Itoa(f.Requests) + " open; its token reads and writes the repository, statuses, requests and comments")})
 			}
+			for _, t := range f.Tips {
+				text := fmt.Sprintf("at %.7s, past the gate: %s", t.Commit, t.State)
+				if t.Release > 0 {
+					text += fmt.Sprintf(", release %d", t.Release)
+				}
+				if t.Reason != "" {
+					text += ": " + t.Reason
+				}
+				rows = append(rows, []cell{plain(t.Branch), plain(text)})
+			}
 			if f.Left > 0 {
 				rows = append(rows, []cell{plain("left out"), plain(show.Plural(f.Left, "ref") + " with names that are the server's, or that are not mirrored")})
 			}
@@ -98,6 +109,15 @@ var forgeCommands = []command{
 			}
 			c.out.table(rows)
 			return nil
+		},
+	},
+	{
+		name: "forge log", args: "[-f] <connection> [branch]", what: "the log of the build of a branch that came past the gate", example: "forge log hub main",
+		options: []option{{"-f", "follow it to its end"}},
+		run: func(c *call) error {
+			follow := c.has("-f")
+			_, _, err := c.printLog(c.shell.Backend.TipLog(c.ctx, c.actor, c.args["connection"], c.args["branch"], follow), 0, follow)
+			return err
 		},
 	},
 	{

@@ -2,6 +2,7 @@ package show
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -18,6 +19,9 @@ type Forges interface {
 	Replay(ctx context.Context, who access.Identity, name string, delivery int64) (Done, error)
 	// TestConnection asks the forge, as a poll does.
 	TestConnection(ctx context.Context, who access.Identity, name string) (Done, error)
+	// TipLog is the log of the build of a gated branch that the forge has moved past
+	// the gate; of the first one with branch "".
+	TipLog(ctx context.Context, who access.Identity, name, branch string, follow bool) iter.Seq2[LogEvent, error]
 }
 
 // Connection is a connection to a repository of a forge, and how it is.
@@ -42,8 +46,20 @@ type Connection struct {
 	Left         int       `json:"refs_left_out,omitempty"`
 	Follows      bool      `json:"follows_requests,omitempty"` // its pull or merge requests are built and landed
 	Requests     int       `json:"open_requests,omitempty"`
+	Tips         []Tip     `json:"tips,omitempty"` // gated branches that are where the forge has moved them, past the gate
 	Failing      string    `json:"failing,omitempty"`
 	RetryAt      time.Time `json:"retry_at,omitzero"`
+}
+
+// Tip is a gated branch of a mirror that its forge has moved past the gate, and what
+// its build came to.
+type Tip struct {
+	Branch  string `json:"branch"`
+	Commit  string `json:"commit"`
+	State   State  `json:"state"` // queued, running, green, failed: red; waits: it cannot be built as it is
+	Reason  string `json:"reason,omitempty"`
+	Log     string `json:"log,omitempty"`
+	Release int    `json:"release,omitempty"`
 }
 
 // Delivery is one webhook that came.

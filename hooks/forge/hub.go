@@ -31,7 +31,7 @@ type Hub struct {
 	Access  func() *access.Config
 	Secrets *secret.Store
 	Gate    *gate.Gate // takes requests as changes; nil: they are left alone
-	// Page is where people see a change. Nil: nowhere.
+	// Page is where people see a change, or the repository for 0. Nil: nowhere.
 	Page func(repository string, change int) string
 	Log  *slog.Logger
 
@@ -201,7 +201,7 @@ func (h *Hub) Forward(ctx context.Context, r *repo.Repository, branch string, ol
 	if err != nil {
 		return err
 	}
-	// What came before requests were followed is on record from here on.
+	// What came before there was a record is on it from here on.
 	if err := w.record(ctx, r, branch, repo.Zero, old); err != nil {
 		return err
 	}

@@ -11,12 +11,27 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 )
 
-// memory is what was last heard and said of a connection's requests. Losing it costs
-// a repetition of what was said, and no landing.
+// memory is what was last heard of a connection's requests, and said at the forge.
+// Losing it costs a repetition of what was said, and no landing.
 type memory struct {
 	path string
-	all  map[int]*remembered
 	kept string // what is on disk
+
+	all  map[int]*remembered      // requests
+	tips map[string]*publishedTip // by branch
+}
+
+// memoryFile is what is on disk.
+type memoryFile struct {
+	Requests map[int]*remembered      `json:"requests"`
+	Tips     map[string]*publishedTip `json:"tips,omitempty"`
+}
+
+// publishedTip is what was said last of the tip of a branch.
+type publishedTip struct {
+	Commit string    `json:"commit"`
+	Check  Check     `json:"check"`
+	At     time.Time `json:"at"`
 }
 
 // remembered is one request.
@@ -45,7 +60,7 @@ const (
 
 // openMemory reads what was kept. What cannot be read is begun again.
 func openMemory(path string) (*memory, error) {
-	m := &memory{path: path, all: map[int]*remembered{}}
+	m := &memory{path: path, all: map[int]*remembered{}, tips: map[string]*publishedTip{}}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return m, nil
@@ -56,12 +71,18 @@ func openMemory(path string) (*memory, error) {
 	if len(data) > maxMemory {
 		return nil, fmt.Errorf("%s is longer than %d MiB", path, maxMemory>>20)
 	}
-	if err := json.Unmarshal(data, &m.all); err != nil || m.all == nil {
-		m.all = map[int]*remembered{}
+	var f memoryFile
+	if json.Unmarshal(data, &f) != nil {
+		return m, nil
 	}
-	for n, one := range m.all {
-		if one == nil {
-			delete(m.all, n)
+	for n, one := range f.Requests {
+		if one != nil {
+			m.all[n] = one
+		}
+	}
+	for branch, one := range f.Tips {
+		if one != nil {
+			m.tips[branch] = one
 		}
 	}
 	m.kept = string(data)
@@ -77,7 +98,7 @@ func (m *memory) of(request int) *remembered {
 
 // save keeps what there is now.
 func (m *memory) save() error {
-	data, err := json.Marshal(m.all)
+	data, err := json.Marshal(memoryFile{m.all, m.tips})
 	if err != nil || string(data) == m.kept {
 		return err
 	}

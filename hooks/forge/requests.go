@@ -13,10 +13,8 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
-	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/signal"
-	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/gate"
@@ -351,7 +349,7 @@ func (p *pass) one(ctx context.Context, r Request) (string, error) {
 	}
 	m.Open, m.Head, m.Target, m.Ignored = r.State == Open, r.Head.String(), r.Target, ""
 	if m.Open {
-		gated, err := p.gated(r.Target)
+		gated, err := p.w.hub.Gate.Gates(p.r, r.Target)
 		if err != nil {
 			return "", err
 		}
@@ -382,23 +380,6 @@ func (p *pass) one(ctx context.Context, r Request) (string, error) {
 		return fmt.Sprintf("request %d: %s, without a change", r.Number, r.State), nil
 	}
 	return fmt.Sprintf("request %d: %s, change %d, revision %d: %s", r.Number, r.State, s.Number, s.Head().Number, s.State()), nil
-}
-
-// gated reports whether what lands on a branch of the mirror is built first.
-func (p *pass) gated(branch string) (bool, error) {
-	tip, err := p.r.Ref("refs/heads/" + branch)
-	if err != nil || tip == repo.Zero {
-		return false, err
-	}
-	tree, err := p.r.TreeOf(tip)
-	if err != nil {
-		return false, err
-	}
-	f, err := headgateyaml.In(p.r.FilesOf(tree).ReadFile)
-	if _, wrong := yamlfile.ProblemsIn(err); wrong {
-		f, err = headgateyaml.Default(), nil
-	}
-	return err == nil && f.Gates(branch), err
 }
 
 // propose proposes what a request is now, ends what it is not any more, or closes

@@ -54,6 +54,14 @@ func (p *pass) sayAll(ctx context.Context) (again time.Time, err error) {
 			delete(p.memory.all, n) // it is over, and all is said
 		}
 	}
+	tips, err := p.sayTips(ctx, now)
+	if err != nil {
+		at := p.publish.failed(err, time.Now())
+		return at, err
+	}
+	if !tips.IsZero() {
+		soon(tips)
+	}
 	p.publish = backOff{}
 	p.mu.Lock()
 	p.status.open = open

@@ -12,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/delivery"
+	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
 // How often a forge is asked that has said nothing, and one that did not answer.
@@ -26,14 +27,15 @@ const (
 // Status says how a connection is.
 type Status struct {
 	delivery.Stats
-	LastDelivery time.Time `json:"last_delivery,omitzero"`
-	LastSync     time.Time `json:"last_sync,omitzero"` // that the mirror was where the forge was
-	NextPoll     time.Time `json:"next_poll,omitzero"`
-	Recovered    int64     `json:"recovered"`         // moves that a poll found and no webhook told of, since the start
-	Requests     int       `json:"requests"`          // that are open
-	Left         int       `json:"left,omitempty"`    // refs at the forge whose names are not mirrored
-	Failing      string    `json:"failing,omitempty"` // why the last try failed
-	RetryAt      time.Time `json:"retry_at,omitzero"`
+	LastDelivery time.Time  `json:"last_delivery,omitzero"`
+	LastSync     time.Time  `json:"last_sync,omitzero"` // that the mirror was where the forge was
+	NextPoll     time.Time  `json:"next_poll,omitzero"`
+	Recovered    int64      `json:"recovered"`         // moves that a poll found and no webhook told of, since the start
+	Requests     int        `json:"requests"`          // that are open
+	Tips         []gate.Tip `json:"-"`                 // of gated branches, that came past the gate
+	Left         int        `json:"left,omitempty"`    // refs at the forge whose names are not mirrored
+	Failing      string     `json:"failing,omitempty"` // why the last try failed
+	RetryAt      time.Time  `json:"retry_at,omitzero"`
 }
 
 // worker is one connection at work. Its goroutine (run) owns what is not behind
@@ -67,6 +69,9 @@ func (w *worker) Status() Status {
 	w.mu.Unlock()
 	s.Stats = w.inbox.Stats()
 	w.requests.add(&s)
+	if c, ok := w.hub.Access().Connection(w.name); ok && w.hub.Gate != nil {
+		s.Tips, _ = w.hub.Gate.Tips(c.Mirror) // who cannot read it now is told so elsewhere
+	}
 	if newest := w.inbox.List(1); len(newest) > 0 {
 		s.LastDelivery = newest[0].At
 	}
@@ -285,9 +290,10 @@ func (w *worker) sync(ctx context.Context) ([]Move, error) {
 	return moves, err
 }
 
-// record has tips that come from the forge on record, where the gate lands, too.
+// record has tips of gated branches that come from the forge on record: the gate builds
+// them, and lands on them.
 func (w *worker) record(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
-	if conf, ok := w.hub.Access().Connection(w.name); !ok || !conf.Requests || w.hub.Gate == nil {
+	if w.hub.Gate == nil {
 		return nil
 	}
 	return w.hub.Gate.RecordMirrored(ctx, r, branch, old, new, time.Now())

@@ -61,12 +61,13 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 	}
 
 	var use *cache.Use
-	if sharing, ok := b.Executor.(interface{ Overlays(context.Context) bool }); ok && b.Cache != nil && sharing.Overlays(ctx) {
+	sharing, ok := b.Executor.(interface{ Overlays(context.Context) bool })
+	if ok && b.Cache != nil && j.Cache != NoCache && sharing.Overlays(ctx) {
 		if use, err = b.Cache.Use(j.Repository.Name(), j.Log); err != nil {
 			return Result{}, err
 		}
 		defer func() {
-			if err == nil && result.Green && j.Revision > 0 { // of a change, which may land
+			if err == nil && result.Green && j.Cache == KeepsCache {
 				use.Keep()
 			} else {
 				use.Drop()

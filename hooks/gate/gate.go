@@ -86,7 +86,17 @@ type Job struct {
 	Network    bool
 	Variables  map[string]string
 	Log        string // id of the log to write; unique for each run
+	Cache      CacheUse
 }
+
+// CacheUse is what a build has of what earlier builds of its repository left for later ones.
+type CacheUse int
+
+const (
+	ReadsCache CacheUse = iota // and what it leaves itself is dropped
+	KeepsCache                 // what it leaves is kept if it is green and lands
+	NoCache                    // it begins with nothing, and leaves nothing
+)
 
 // Result is what a build that ran to its end said.
 type Result struct {

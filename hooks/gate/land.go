@@ -43,7 +43,7 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 	if p, ok := l.lastShown(s.Number); !ok || p.Kind != Verdict || p.Candidate != c.commit {
 		l.progress.add(Progress{
 			At: l.g.c.Now(), Kind: Verdict, Change: s.Number, Revision: s.Head().Number, Branch: c.Branch, Candidate: c.commit, Tree: c.tree,
-			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: fmt.Sprintf("change %d", v.Change),
+			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: builtFor(v),
 		})
 	}
 	now := l.g.c.Now()
@@ -152,7 +152,7 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	subject, took := fmt.Sprintf("tested %s: green", c.with()), tookOf(v)
 	if v.Candidate != c.commit.String() {
 		took = 0 // it was not run for this one
-		subject += fmt.Sprintf(" since %s (change %d)", v.Finished.UTC().Format("2006-01-02 15:04 UTC"), v.Change)
+		subject += fmt.Sprintf(" since %s (%s)", v.Finished.UTC().Format("2006-01-02 15:04 UTC"), builtFor(v))
 	}
 	var err error
 	if e := s.Last(); e.Kind != change.Tested || e.Candidate != c.commit || e.Base != c.base {
@@ -266,7 +266,7 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 		}
 		if v.Change != r.Change.Change || v.Revision != r.Change.Revision {
 			at := v.Finished.UTC().Format("2006-01-02 15:04 UTC")
-			e.Details = append(e.Details, fmt.Sprintf("the identical tree was red at %s, for change %d", at, v.Change))
+			e.Details = append(e.Details, fmt.Sprintf("the identical tree was red at %s, for %s", at, builtFor(*v)))
 			e.Hint = "fix it, or have it built again: git push -o rebuild"
 			e.Took = 0 // it was not run for this one
 		}
@@ -287,6 +287,14 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 	}
 	e.Candidate, e.Tree = c.commit, c.tree
 	l.refuse(ctx, r.Change.Change, e)
+}
+
+// builtFor names what a verdict's build was run for.
+func builtFor(v verdict.Verdict) string {
+	if v.Change == 0 {
+		return "a tip that came from the forge"
+	}
+	return fmt.Sprintf("change %d", v.Change)
 }
 
 // tookOf is how long a build ran; never zero, which means that none was run.

@@ -28,6 +28,8 @@ type loop struct {
 	releases *release.Store
 	slog     *slog.Logger
 	progress progressBoard
+	mirror   mirrorLog
+	shown    tipBoard
 	opened   numbers
 
 	// proposing is held while a push or a withdrawal is taken in, and while a
@@ -47,6 +49,8 @@ type loop struct {
 	greenTip       map[string]repo.Hash // by branch: the tip whose tree is known to be green
 	heads          []change.Change      // whose head ref may have to be repaired
 	releasePending bool                 // a release may be missing
+	tipBuilds      map[string]*building // of tips that came from a forge, by key
+	tipFailures    map[string]tipFailure
 	builds         sync.WaitGroup
 }
 
@@ -64,7 +68,7 @@ func newLoop(g *Gate, r *repo.Repository) *loop {
 		g: g, r: r, log: change.Of(r), releases: release.Of(r),
 		slog: g.c.Log.With("repo", r.Name()),
 		open: map[int]*open{}, made: map[string]*candidate{}, building: map[string]*building{}, failures: map[string]int{},
-		greenTip: map[string]repo.Hash{},
+		greenTip: map[string]repo.Hash{}, tipBuilds: map[string]*building{}, tipFailures: map[string]tipFailure{},
 	}
 	l.progress.open = map[int]*revisionProgress{}
 	l.opened.set = map[int]bool{}
@@ -150,10 +154,24 @@ func (l *loop) step(ctx context.Context) (again time.Time, err error) {
 		}
 	}
 	again = l.nextTurn()
-	if retry := l.g.c.Now().Add(l.g.c.Retry); l.releasePending && (again.IsZero() || retry.Before(again)) {
-		again = retry
+	if tips, err := l.syncTips(ctx); err != nil && ctx.Err() == nil {
+		l.slog.Error("cannot build what came from the forge, and tries again", "in", l.g.c.Retry, "err", err)
+		again = earlier(again, l.g.c.Now().Add(l.g.c.Retry))
+	} else {
+		again = earlier(again, tips)
+	}
+	if l.releasePending {
+		again = earlier(again, l.g.c.Now().Add(l.g.c.Retry))
 	}
 	return again, nil
+}
+
+// earlier is the earlier of two times; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // state is what is known, for the planner.

@@ -1,11 +1,143 @@
 package gate
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/release"
 )
+
+// came has a forge move main past the gate.
+func (w *harness) came(old, new repo.Hash) {
+	w.t.Helper()
+	if err := w.gate.RecordMirrored(w.t.Context(), w.r, "main", old, new, time.Now()); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.r.Move(w.t.Context(), "refs/heads/main", old, new); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// tip waits until the tip that a forge has moved main to is in a state.
+func (w *harness) tip(commit repo.Hash, state show.State) (found Tip) {
+	w.t.Helper()
+	w.until(string(state), func() bool {
+		all, err := w.gate.Tips("hello")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if len(all) != 1 || all[0].Branch != "main" || all[0].Commit != commit {
+			return false
+		}
+		found = all[0]
+		return found.State == state && (state != show.Green || found.Release > 0)
+	})
+	return found
+}
+
+// TestTipsOfAForgeAreBuilt: where a forge has moved a gated branch past the gate, it is
+// built. Green it has a release, like a landing, after a restart, too; red or without a
+// buildspec it has none, and says why. What is built upon it lands.
+func TestTipsOfAForgeAreBuilt(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t)
+	first := w.commit("first", files("a", "1\n"))
+	w.came(repo.Zero, first)
+	if tip := w.tip(first, show.Green); tip.Release != 1 || tip.Log == "" {
+		t.Errorf("%+v", tip)
+	}
+	rel, err := release.Of(w.r).Read(1)
+	if err != nil || rel.Commit != first || rel.Subject != "first" || len(rel.Changes) != 0 || rel.Manifest.By != "@" || rel.Previous != "" {
+		t.Errorf("%+v, %v", rel.Manifest, err)
+	}
+
+	red := w.commit("red", files("test", "red\n"), first)
+	w.came(first, red)
+	if tip := w.tip(red, show.Failed); tip.Release != 0 || !strings.Contains(tip.Reason, "go test") {
+		t.Errorf("%+v", tip)
+	}
+	none := w.commit("none", map[string]string{"buildspec.yml": "", "test": ""}, red)
+	w.came(red, none)
+	if tip := w.tip(none, show.Waits); !strings.Contains(tip.Reason, "no buildspec.yml") {
+		t.Errorf("%+v", tip)
+	}
+	w.build.suffer(unable{})
+	unable := w.commit("unable", files("b", "1\n"), none)
+	w.came(none, unable)
+	if tip := w.tip(unable, show.Waits); !strings.Contains(tip.Reason, "bubblewrap is not installed") {
+		t.Errorf("%+v", tip)
+	}
+	w.build.suffer(nil)
+
+	// Killed while it is built, and what was there meanwhile is never built.
+	letGo := w.build.holdBuilds()
+	defer letGo()
+	passing := w.commit("passing", files("c", "1\n"), unable)
+	w.came(unable, passing)
+	w.tip(passing, show.Running)
+	over := w.commit("over", files("c", "2\n"), passing)
+	w.came(passing, over)
+	w.tip(over, show.Running)
+	w.stop()
+	letGo()
+	w.start()
+	if tip := w.tip(over, show.Green); tip.Release != 2 {
+		t.Errorf("%+v", tip)
+	}
+	if _, err := release.Of(w.r).At(passing); !errors.Is(err, release.ErrNone) {
+		t.Errorf("what was pushed over has a release: %v", err)
+	}
+
+	landed := w.commit("landed", files("d", "1\n"), over)
+	if p := w.land(ada, landed); p.Landed != landed {
+		t.Errorf("%+v", p)
+	}
+	// The very tree again: no build.
+	runs := w.build.runs()
+	again := w.commit("again", nil, landed)
+	w.came(landed, again)
+	if tip := w.tip(again, show.Green); tip.Release != 4 || w.build.runs() != runs {
+		t.Errorf("%+v, %d builds", tip, w.build.runs()-runs)
+	}
+
+	signers, err := repo.ParseSigners([]byte(w.r.Signer().AllowedSigners()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Verify(t.Context(), w.r, signers)
+	if err != nil || len(rep.Findings) > 0 || rep.Releases != 4 || rep.Mirrored != 7 || rep.Tips != 8 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+
+	// A release of a tip that was red is a finding, whoever signed it.
+	v := rel.Manifest
+	_, err = release.Of(w.r).Make(t.Context(), release.Landing{Branch: "main", Commit: red, Subject: "red", By: "@", At: v.At})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep, err = Verify(t.Context(), w.r, signers); err != nil || len(rep.Findings) != 1 || !strings.Contains(rep.Findings[0].What, "nor came from the forge") {
+		t.Errorf("%v, %v", rep.Findings, err)
+	}
+}
+
+// TestBranchesThatAreNotGatedAreNotRecorded: a forge's other branches are nobody's to prove.
+func TestBranchesThatAreNotGatedAreNotRecorded(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t)
+	for _, branch := range []string{"side", "feature/1"} {
+		commit := w.commit(branch, files("a", branch))
+		if err := w.gate.RecordMirrored(t.Context(), w.r, branch, repo.Zero, commit, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tip, err := w.r.Ref(MirrorRef); err != nil || tip != repo.Zero {
+		t.Errorf("%s is at %s, %v", MirrorRef, tip, err)
+	}
+}
 
 // TestVerifyKnowsMirrors: tips that came from a forge, on record as such, are part
 // of a branch's line: pushed over, gone back to, and landed upon. Without a record,
@@ -15,15 +147,7 @@ func TestVerifyKnowsMirrors(t *testing.T) {
 	w := newHarness(t)
 	begin := w.commit("begin", files("a", "1\n"))
 	over := w.commit("over", files("b", "1\n"), begin)
-	came := func(old, new repo.Hash) {
-		t.Helper()
-		if err := w.gate.RecordMirrored(t.Context(), w.r, "main", old, new, time.Now()); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.r.Move(t.Context(), "refs/heads/main", old, new); err != nil {
-			t.Fatal(err)
-		}
-	}
+	came := w.came
 	came(repo.Zero, begin)
 	came(begin, over)
 	came(over, begin)
@@ -31,7 +155,12 @@ func TestVerifyKnowsMirrors(t *testing.T) {
 	w.land(ada, landed)
 	next := w.commit("next", files("d", "1\n"), landed)
 	came(landed, next)
-	came(next, landed) // which landed before: it is on record as that
+	came(next, landed) // which landed before
+	deleted := w.commit("deleted", files("e", "1\n"), landed)
+	w.land(ada, deleted)
+	came(deleted, landed)
+	came(landed, repo.Zero)
+	came(repo.Zero, next)
 
 	signers, err := repo.ParseSigners([]byte(w.r.Signer().AllowedSigners()))
 	if err != nil {
@@ -48,7 +177,7 @@ func TestVerifyKnowsMirrors(t *testing.T) {
 		}
 		return rep
 	}
-	if rep := check(signers, false); rep.Verdicts != 1 || rep.Mirrored < 1 {
+	if rep := check(signers, false); rep.Verdicts != 2 || rep.Mirrored != 7 {
 		t.Errorf("%+v", rep)
 	}
 	check(repo.Signers{}, true)

@@ -33,7 +33,9 @@ type Report struct {
 	decisions *decision.Chain
 	lines     map[string][]repo.Hash // branch → its tips, newest first
 	tested    map[repo.Hash]int      // candidate → the change whose log says that it is green
-	landed    map[repo.Hash]bool     // commits that were tips
+	landed    map[repo.Hash]bool     // commits that the gate has made tips
+	forges    map[string][]mirroredTip
+	built     map[repo.Hash]bool // commits that a forge has made tips, whose tree is green
 }
 
 // Finding is something that is not as it must be.
@@ -50,10 +52,11 @@ func (f Finding) String() string { return f.Where + ": " + f.What }
 //   - the tips that each gated branch ever had form one line, without a gap, from
 //     nothing to where it is now, each put there by the gate
 //   - no change is missing, and each log is of the change whose ref it is at
+//   - of a mirror, tips that came from its forge are on record as such; all others
 //   - each had a green verdict for its tree, built as that tree says and with what
 //     the tip before it lets a build reach, noted before the branch moved
 //   - change logs, verdicts, releases and decisions are signed by one of signers
-//   - releases are of such commits, none is missing, and their provenance verifies
+//   - releases are of such commits, or of green ones that came from a forge, none is missing, and their provenance verifies
 //   - the decisions that change logs name are on record, and what each decision has
 //     seen of the server's other records is still there
 //
@@ -66,6 +69,8 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 		lines:   map[string][]repo.Hash{},
 		tested:  map[repo.Hash]int{},
 		landed:  map[repo.Hash]bool{},
+		forges:  map[string][]mirroredTip{},
+		built:   map[repo.Hash]bool{},
 	}
 	var err error
 	if rep.decisions, err = decision.Verify(ctx, r, signers); err != nil {
@@ -107,11 +112,19 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 	if err := rep.notes(); err != nil {
 		return rep, err
 	}
+	if err := rep.mirrored(); err != nil {
+		return rep, err
+	}
 	for branch := range byBranch {
 		rep.Branches = append(rep.Branches, branch)
 	}
-	if len(stories) > 0 {
-		if err := rep.unlanded(byBranch); err != nil {
+	for branch := range rep.forges {
+		if byBranch[branch] == nil {
+			rep.Branches = append(rep.Branches, branch)
+		}
+	}
+	if len(stories) > 0 || len(rep.forges) > 0 {
+		if err := rep.unlanded(); err != nil {
 			return rep, err
 		}
 	}
@@ -183,7 +196,7 @@ func (rep *Report) changeLog(s change.Change) (string, error) {
 
 // unlanded finds branches that are gated, by their own headgate.yaml, and on
 // which nothing has landed.
-func (rep *Report) unlanded(byBranch map[string][]landed) error {
+func (rep *Report) unlanded() error {
 	prefix := "refs/remotes/origin/"
 	refs, err := rep.r.Refs(prefix)
 	if err == nil && len(refs) == 0 {
@@ -192,7 +205,7 @@ func (rep *Report) unlanded(byBranch map[string][]landed) error {
 	}
 	for _, ref := range refs {
 		branch := strings.TrimPrefix(ref.Name, prefix)
-		if _, landed := byBranch[branch]; landed || strings.HasPrefix(branch, "env/") || strings.HasPrefix(branch, "promote/") {
+		if slices.Contains(rep.Branches, branch) || strings.HasPrefix(branch, "env/") || strings.HasPrefix(branch, "promote/") {
 			continue
 		}
 		tree, err := rep.r.TreeOf(ref.Hash)
@@ -241,24 +254,30 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 	for _, l := range landings {
 		byNew[l.event.New] = l
 	}
-	if tip == repo.Zero {
+	mirrored := rep.forges[branch]
+	if tip == repo.Zero && (len(mirrored) == 0 || mirrored[0].new != repo.Zero) {
 		rep.found(ref, "%d changes have landed on it, and it is not there", len(landings))
 		return nil
 	}
-	mirrored, err := rep.mirrored(branch)
-	if err != nil {
-		return err
-	}
 	seen := 0
-	for at := tip; at != repo.Zero; {
+	for at := tip; ; {
 		l, known := byNew[at]
-		if i := slices.IndexFunc(mirrored, func(m mirroredTip) bool { return m.new == at }); i >= 0 && !known {
-			seen++
-			rep.Mirrored++
-			rep.lines[branch] = append(rep.lines[branch], at)
-			at = mirrored[i].old
+		i := slices.IndexFunc(mirrored, func(m mirroredTip) bool { return m.new == at })
+		if i == 0 || i > 0 && !known { // what is on record before it never came to be
+			m := mirrored[i]
 			mirrored = mirrored[i+1:] // a branch may go back and forth
+			if at != repo.Zero {
+				seen++
+				rep.Mirrored++
+				if err := rep.mirroredTip(name, m); err != nil {
+					return err
+				}
+			}
+			at = m.old
 			continue
+		}
+		if at == repo.Zero {
+			break
 		}
 		if !known {
 			rep.found(ref, "was at %s, and no change landed as that", at)
@@ -284,16 +303,45 @@ func (rep *Report) branch(ctx context.Context, branch, name string, landings []l
 	return nil
 }
 
-// mirrored are the tips of a branch that came from a forge, newest first.
-func (rep *Report) mirrored(branch string) ([]mirroredTip, error) {
-	list, tip, err := mirroredTips(rep.r)
+// mirrored reads the tips that came from a forge, by branch, newest first.
+func (rep *Report) mirrored() error {
+	list, tip, err := mirroredTips(rep.r, repo.Zero)
 	if err != nil || tip == repo.Zero {
-		return nil, err
+		return err
 	}
-	if _, err := rep.signed(MirrorRef, tip); err != nil {
-		return nil, err
+	for _, m := range list {
+		rep.forges[m.branch] = append(rep.forges[m.branch], m)
 	}
-	return slices.DeleteFunc(list, func(m mirroredTip) bool { return m.branch != branch }), nil
+	_, err = rep.signed(MirrorRef, tip)
+	return err
+}
+
+// mirroredTip sees whether a tip that came from a forge was built, and green: then it may
+// have a release.
+func (rep *Report) mirroredTip(name string, m mirroredTip) error {
+	tree, err := rep.r.TreeOf(m.new)
+	if err != nil {
+		return err
+	}
+	settings, err := tipSettings(rep.r, func(tree repo.Hash) (Settings, error) { return settingsIn(rep.r, name, tree) }, m.old, m.new)
+	if _, wrong := yamlfile.ProblemsIn(err); wrong {
+		return nil // it could not be built
+	}
+	if err != nil {
+		return err
+	}
+	in, err := inputs(rep.r, tree, settings)
+	if errors.Is(err, repo.ErrNoFile) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	vs, err := verdict.On(rep.r, tree)
+	if v := vs.Of(in.Key()); err == nil && v != nil && v.Result == verdict.Green {
+		rep.built[m.new] = true
+	}
+	return err
 }
 
 // landing checks one step of a branch.
@@ -421,8 +469,12 @@ func (rep *Report) releases() error {
 			continue
 		}
 		rep.Signed++
-		if !rep.landed[rel.Commit] {
-			rep.found(ref, "is on %s, which did not land", show.Short(rel.Commit.String()))
+		if !rep.landed[rel.Commit] && !rep.built[rel.Commit] {
+			what := "which did not land"
+			if len(rep.forges) > 0 {
+				what += ", nor came from the forge and was green"
+			}
+			rep.found(ref, "is on %s, %s", show.Short(rel.Commit.String()), what)
 			continue
 		}
 		rep.Releases++

@@ -49,6 +49,9 @@ func (l *loop) begin(ctx context.Context, c *candidate) {
 		Candidate: c.commit, Tree: c.tree, Buildspec: c.Buildspec, Image: c.Image, Timeout: c.Timeout,
 		Network: c.Network, Variables: c.Variables, Log: b.log,
 	}
+	if job.Cache = KeepsCache; slices.ContainsFunc(c.Changes, func(r plan.Ref) bool { return untrusted(l.open[r.Change].story.Head()) }) {
+		job.Cache = NoCache
+	}
 	ctx, b.cancel = context.WithCancel(ctx)
 	l.building[c.key] = b
 	l.builds.Go(func() {

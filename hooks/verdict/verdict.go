@@ -98,7 +98,7 @@ type Verdict struct {
 	LogLine   int        `json:"log_line,omitempty"` // from 1
 	Started   time.Time  `json:"started"`
 	Finished  time.Time  `json:"finished"`
-	Change    int        `json:"change"` // for which it was built
+	Change    int        `json:"change"` // for which it was built; 0: for a tip that came from a forge
 	Revision  int        `json:"revision"`
 	Candidate string     `json:"candidate"` // commit
 }
@@ -126,7 +126,10 @@ func Note(ctx context.Context, r *repo.Repository, tree repo.Hash, v Verdict) er
 		return fmt.Errorf("note verdict on %s of %s: %w", tree, r.Name(), err)
 	}
 	crash.Point("verdict.known")
-	subject := fmt.Sprintf("%s: tree %s, change %d", v.Result, tree.String()[:7], v.Change)
+	subject := fmt.Sprintf("%s: tree %s", v.Result, tree.String()[:7])
+	if v.Change > 0 {
+		subject += fmt.Sprintf(", change %d", v.Change)
+	}
 	err = r.EditNote(ctx, Ref, tree, v.Finished, subject, func(old []byte) ([]byte, error) {
 		vs, err := parse(old)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"time"
@@ -89,6 +90,16 @@ func (s *Server) Connection(_ context.Context, a access.Identity, name string) (
 		Requests:     status.Requests,
 		Failing:      status.Failing,
 		RetryAt:      status.RetryAt,
+	}
+	for _, t := range status.Tips {
+		f.Tips = append(f.Tips, show.Tip{
+			Branch:  t.Branch,
+			Commit:  t.Commit.String(),
+			State:   t.State,
+			Reason:  t.Reason,
+			Log:     t.Log,
+			Release: t.Release,
+		})
 	}
 	switch {
 	case f.Failing != "":
@@ -189,4 +200,35 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 		d.Next = "no webhook has come yet: send a test from the forge's settings to " + f.Webhook
 	}
 	return d, nil
+}
+
+// TipLog implements show.Backend.
+func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch string, follow bool) iter.Seq2[show.LogEvent, error] {
+	return func(yield func(show.LogEvent, error) bool) {
+		f, err := s.Connection(ctx, a, name)
+		if err != nil {
+			yield(show.LogEvent{}, err)
+			return
+		}
+		i := slices.IndexFunc(f.Tips, func(t show.Tip) bool { return t.Branch == branch || branch == "" })
+		if i < 0 || f.Tips[i].Log == "" {
+			e := &show.Error{
+				Kind: show.NotFound,
+				What: fmt.Sprintf("no branch of %s is where its forge has moved it past the gate", name),
+				Hint: "forge show " + name + " shows those that are, and change list " + f.Mirror + " the changes",
+			}
+			if i >= 0 {
+				e.What = fmt.Sprintf("%s at %.7s has no build yet: %s", f.Tips[i].Branch, f.Tips[i].Commit, cmp.Or(f.Tips[i].Reason, string(f.Tips[i].State)))
+			}
+			yield(show.LogEvent{}, e)
+			return
+		}
+		for e, err := range s.followed(ctx, a, f.Mirror, func(ctx context.Context) iter.Seq2[show.LogEvent, error] {
+			return s.logs.Events(ctx, f.Tips[i].Log, follow)
+		}) {
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
 }

@@ -284,6 +284,9 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Secrets: s.secrets,
 		Gate:    s.gate,
 		Page: func(repository string, change int) string {
+			if change == 0 {
+				return s.about.HTTP + "/" + repository
+			}
 			return fmt.Sprintf("%s/%s/changes/%d", s.about.HTTP, repository, change)
 		},
 		Log: log,

@@ -1,0 +1,86 @@
+package forge
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/gate"
+)
+
+// sayTips says of every gated branch how what the forge has there was built. It returns
+// when to come back, zero for not before something happens.
+func (p *pass) sayTips(ctx context.Context, now time.Time) (again time.Time, err error) {
+	tips, err := p.w.hub.Gate.Tips(p.r.Name())
+	if err != nil {
+		return again, err
+	}
+	current := map[string]bool{}
+	for _, t := range tips {
+		current[t.Branch] = true
+		c := p.checkOfTip(t)
+		if c.State == CheckPending {
+			again = now.Add(whileBusy) // that a build begins moves no ref
+		}
+		if m := p.memory.tips[t.Branch]; m != nil {
+			if m.Commit != t.Commit.String() {
+				if err := p.passedOver(ctx, t.Branch, m); err != nil {
+					return again, err
+				}
+			} else if m.Check == c || m.Check.State == c.State && c.State == CheckPending && now.Before(m.At.Add(calm)) {
+				continue
+			}
+		}
+		if err := p.api.Publish(ctx, t.Commit, c); err != nil {
+			return again, fmt.Errorf("%s at %.7s: %w", t.Branch, t.Commit, err)
+		}
+		p.memory.tips[t.Branch] = &publishedTip{Commit: t.Commit.String(), Check: c, At: now}
+		if err := p.memory.save(); err != nil {
+			return again, err
+		}
+	}
+	for branch, m := range p.memory.tips {
+		if current[branch] {
+			continue
+		}
+		if err := p.passedOver(ctx, branch, m); err != nil {
+			return again, err
+		}
+	}
+	return again, nil
+}
+
+// passedOver says of a tip that was not built when its branch moved on that it is not.
+func (p *pass) passedOver(ctx context.Context, branch string, m *publishedTip) error {
+	commit, err := hashOf(m.Commit)
+	if err == nil && m.Check.State == CheckPending {
+		if err := p.api.Publish(ctx, commit, Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL}); err != nil {
+			return fmt.Errorf("%s at %.7s: %w", branch, m.Commit, err)
+		}
+	}
+	delete(p.memory.tips, branch)
+	return p.memory.save()
+}
+
+// checkOfTip is what to say of a tip that came past the gate.
+func (p *pass) checkOfTip(t gate.Tip) Check {
+	c := Check{State: CheckPending, Text: "queued"}
+	switch t.State {
+	case show.Green:
+		c = Check{State: CheckSuccess, Text: "green"}
+		if t.Release > 0 {
+			c.Text = fmt.Sprintf("green: release %d", t.Release)
+		}
+	case show.Failed:
+		c = Check{State: CheckFailure, Text: "no release: " + t.Reason}
+	case show.Running:
+		c.Text = "building " + t.Branch
+	case show.Waits:
+		c = Check{State: CheckFailure, Text: "not built: " + t.Reason}
+	}
+	if p.w.hub.Page != nil {
+		c.URL = p.w.hub.Page(p.r.Name(), 0)
+	}
+	return c
+}
