@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"slices"
@@ -20,7 +19,7 @@ func (t Trusted) has(remote string) bool {
 // rewrite makes the request to an instance of the one that came. All that is not
 // the proxy's own is as it was sent.
 func (t Trusted) rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.Scheme = "http"
+	r.Out.URL.Scheme = "http" // to instances, which are on this machine
 	r.Out.Host = r.In.Host
 	r.Out.URL.RawQuery = r.In.URL.RawQuery // also what Go would not read as parameters
 	withoutConsole(r.Out.Header)
@@ -52,17 +51,3 @@ func (t Trusted) rewrite(r *httputil.ProxyRequest) {
 func forwarded(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
 }
-
-// plainWriter keeps the server from guessing the type of what an instance sent
-// without one.
-type plainWriter struct{ http.ResponseWriter }
-
-func (w plainWriter) WriteHeader(status int) {
-	if h := w.Header(); h["Content-Type"] == nil {
-		h["Content-Type"] = nil // present and empty: nothing is guessed, nothing is sent
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap gives http.ResponseController what it flushes and hijacks.
-func (w plainWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
