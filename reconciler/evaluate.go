@@ -153,7 +153,7 @@ func (rc *Reconciler) evaluateDrift(ctx context.Context, s *snapshot) (*evaluati
 	if err := ctx.Err(); err != nil {
 		return nil, err // as above
 	}
-	about := fmt.Sprintf("drift of release %d in %s", s.Declared.Release, s.environment)
+	about := "drift in " + s.environment
 	return &evaluation{Answer: answer, at: s.Now, records: []decision.Record{recordOf(rec, about)}}, nil
 }
 

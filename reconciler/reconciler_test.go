@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -571,4 +572,29 @@ func TestTwoApplications(t *testing.T) {
 		t.Fatalf("env/api-staging holds %s, %v", out, err)
 	}
 	h.checkVerifies(t, 4, 1, 1)
+}
+
+// TestDriftIsDecidedOnce: every release is asked about, and what is recorded is that
+// the answer has changed.
+func TestDriftIsDecidedOnce(t *testing.T) {
+	h := newHarness(t)
+	h.target.obedient = true
+	stop := h.start(t)
+	defer stop()
+	for _, version := range []string{"one", "two", "six"} {
+		h.healthy(t, "staging", h.release(t, "ada", version))
+	}
+	list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var about []string
+	for _, d := range list {
+		if d.Query == "converge" {
+			about = append(about, d.About)
+		}
+	}
+	if !slices.Equal(about, []string{"drift in staging"}) {
+		t.Errorf("decided about drift: %q", about)
+	}
 }

@@ -32,7 +32,7 @@ type worker struct {
 	given given  // what this process gave to a target
 	saved string // digest of the decision last saved
 
-	savedDrift string // the same of the one about drift
+	savedDrift string // the answer about drift that was saved last
 
 	reports  watch // of the environment's target
 	upstream watch // of the target of the environment named by `after`
@@ -438,13 +438,15 @@ func (w *worker) decideDrift(ctx context.Context, s *snapshot) error {
 	if e.Decision != policies.Auto {
 		s.Drift = target.Report
 	}
-	if e.digest() == w.savedDrift {
+	// Each release is asked about; what is recorded is that the answer has changed.
+	answer := strings.Join([]string{string(e.Decision), e.Policy, e.Why()}, "\n")
+	if answer == w.savedDrift {
 		return nil
 	}
 	if _, err := w.save(ctx, e); err != nil {
 		return err
 	}
-	w.savedDrift = e.digest()
+	w.savedDrift = answer
 	return nil
 }
 

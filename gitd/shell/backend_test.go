@@ -473,7 +473,7 @@ var exampleDecisions = []show.Decision{
 	},
 	{
 		Repository: "checkout", ID: "d-2222222", Commit: strings.Repeat("2", 40), At: today(14, 5),
-		Question: "converge", About: "drift of release 186 in staging", Answer: "auto", Policy: "sha256:aa", Document: "{}",
+		Question: "converge", About: "drift in staging", Answer: "auto", Policy: "sha256:aa", Document: "{}",
 	},
 	{
 		Repository: "checkout", ID: "d-1111111", Commit: strings.Repeat("1", 40), At: today(14, 4),

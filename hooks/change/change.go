@@ -47,6 +47,7 @@ func (k Kind) ends() bool {
 type Event struct {
 	Commit   repo.Hash // of the log; set by reading
 	Kind     Kind
+	Of       int // the change that it was signed for; set by reading
 	Revision int
 	At       time.Time // to the second, UTC
 	By       string    // the user it came from, empty for the server
@@ -154,6 +155,8 @@ func event(commit repo.Hash, at time.Time, message string) (Event, []repo.Traile
 		switch t.Key {
 		case "Event":
 			e.Kind = Kind(t.Value)
+		case "Change":
+			e.Of, _ = strconv.Atoi(t.Value)
 		case "Revision":
 			e.Revision, _ = strconv.Atoi(t.Value)
 		case "By":

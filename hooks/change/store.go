@@ -38,11 +38,14 @@ type Store struct {
 
 	mu      sync.Mutex
 	changes map[int]Change
-	newest  int // highest number known to be taken
+	newest  int                  // highest number known to be taken
+	roots   map[string]time.Time // by branch, see root
 }
 
 // Of is the Store of a repository.
-func Of(r *repo.Repository) *Store { return &Store{r: r, changes: map[int]Change{}} }
+func Of(r *repo.Repository) *Store {
+	return &Store{r: r, changes: map[int]Change{}, roots: map[string]time.Time{}}
+}
 
 // Push is an accepted push: what Open and Revise record.
 type Push struct {
@@ -73,19 +76,31 @@ func (st *Store) Open(ctx context.Context, p Push) (Change, error) {
 }
 
 func (st *Store) open(ctx context.Context, number int, p Push) (Change, error) {
-	// The chain begins with a commit of its own, so that --first-parent never
-	// leads out of the story into the pushed commit's history.
-	root, err := st.r.WriteCommit(repo.NewCommit{At: p.At, Message: repo.Message(
-		fmt.Sprintf("change %d of %s, to %s", number, st.r.Name(), p.Branch), "",
-		repo.Trailer{Key: "Change", Value: strconv.Itoa(number)},
-		repo.Trailer{Key: "Repository", Value: st.r.Name()},
-		repo.Trailer{Key: "Branch", Value: p.Branch},
-	)})
+	root, err := st.root(p.Branch, p.At)
 	if err != nil {
 		return Change{}, fmt.Errorf("open change %d of %s: %w", number, st.r.Name(), err)
 	}
 	s := Change{Repository: st.r.Name(), Number: number, Branch: p.Branch, Tip: root}
 	return st.push(ctx, s, repo.Zero, p)
+}
+
+// root makes the commit that the chains of changes to a branch begin with, so that
+// --first-parent never leads out of the story into the pushed commit's history.
+// Equal content is one object: all changes that a process opens begin with the
+// same one. It is written each time, for it may have been packed, or removed.
+func (st *Store) root(branch string, now time.Time) (repo.Hash, error) {
+	st.mu.Lock()
+	at, known := st.roots[branch]
+	if !known {
+		at = now
+		st.roots[branch] = at
+	}
+	st.mu.Unlock()
+	return st.r.WriteCommit(repo.NewCommit{At: at, Message: repo.Message(
+		fmt.Sprintf("changes of %s, to %s", st.r.Name(), branch), "",
+		repo.Trailer{Key: "Repository", Value: st.r.Name()},
+		repo.Trailer{Key: "Branch", Value: branch},
+	)})
 }
 
 // Revise adds a revision to a change as the caller knows it.

@@ -45,7 +45,7 @@ func TestGreenLands(t *testing.T) {
 		t.Fatalf("story: %s", got)
 	}
 	log := w.git("log", "--first-parent", "--format=%s", "refs/changes/2/log")
-	want := "landed on main as " + show.Short(second.String()) + "\ntested main + 2: green\nada pushed revision 1 to main: Show fees\nchange 2 of hello, to main\n"
+	want := "landed on main as " + show.Short(second.String()) + "\ntested main + 2: green\nada pushed revision 1 to main: Show fees\nchanges of hello, to main\n"
 	if log != want {
 		t.Fatalf("the log reads\n%s, want\n%s", log, want)
 	}
@@ -57,6 +57,41 @@ func TestGreenLands(t *testing.T) {
 		t.Fatalf("%+v, %v", vs, err)
 	}
 	w.git("fsck", "--strict")
+}
+
+// TestObjectsOfALanding: what the server writes for a landing, without what was
+// pushed. The chain of each change begins with the same commit.
+func TestObjectsOfALanding(t *testing.T) {
+	w := newHarness(t)
+	tip := w.commit("begin", files("a", "0"))
+	w.land(ada, tip)
+	for i := range 3 {
+		tip = w.commit("again", files("a", fmt.Sprint(i+1)), tip)
+		before := w.objects()
+		w.land(ada, tip)
+		var kinds []string
+		for hash, kind := range w.objects() {
+			if before[hash] == "" {
+				kinds = append(kinds, kind)
+			}
+		}
+		slices.Sort(kinds)
+		// Commits: pushed, tested, landed; the policy's decision; the note's.
+		want := "blob commit commit commit commit commit tag tree tree"
+		if got := strings.Join(kinds, " "); got != want {
+			t.Errorf("a landing writes %s, want %s", got, want)
+		}
+	}
+}
+
+// objects are all objects of the repository and what they are.
+func (w *harness) objects() map[string]string {
+	all := map[string]string{}
+	for line := range strings.Lines(w.git("cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)")) {
+		hash, kind, _ := strings.Cut(strings.TrimSpace(line), " ")
+		all[hash] = kind
+	}
+	return all
 }
 
 // What hangs on a landing is done before the landing is told.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/decision"
@@ -188,8 +187,8 @@ func (rep *Report) changeLog(s change.Change) (string, error) {
 		rep.found(change.HeadRef(s.Number), "is at %s, and the newest revision is %s", show.Short(head.String()), show.Short(want.String()))
 	}
 	root, err := rep.signed(change.Ref(s.Number), s.Tip)
-	if number := repo.TrailerValue(root, "Change"); err == nil && number != strconv.Itoa(s.Number) {
-		rep.found(change.Ref(s.Number), "is the log of change %q", number)
+	if i := slices.IndexFunc(s.Events, func(e change.Event) bool { return e.Of != s.Number }); i >= 0 {
+		rep.found(change.Ref(s.Number), "is the log of change %d", s.Events[i].Of)
 	}
 	return repo.TrailerValue(root, "Repository"), err
 }
