@@ -21,7 +21,7 @@ export HEADGATE_WEBHOOK_EXAMPLES ?= $(CURDIR)/$(WEBHOOK_EXAMPLES)
 # With the race detector. What reads the code reads it that way too, for the same reason.
 RACED = CGO_ENABLED=1 GOFLAGS="$(GOFLAGS) -race"
 
-.PHONY: demo run build test webhook-examples check bench size run-packages race-packages test-packages bench-packages clean
+.PHONY: demo run build test webhook-examples check bench soak size run-packages race-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -55,7 +55,13 @@ check: race-packages
 	@.ci/govulncheck
 
 bench: bench-packages build
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e/bench
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench
+
+# Everything that people do, for hours: what must not grow, and by how much it does.
+SOAK ?= 2h
+
+soak: bench-packages build
+	go test -run '^$$' -bench Soak -benchtime 1x -timeout 0 ./e2e/bench -soak $(SOAK)
 
 # The budget worth watching: binary, modules, cold build time.
 size: build

@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
 	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
 	"e2e":                 {"e2e/forges"},
+	"e2e/bench/landings":  {"gitd", "hooks"},
 }
 
 // serving are the SSH daemon and the console. What else is below gitd is for

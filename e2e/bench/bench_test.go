@@ -22,7 +22,10 @@ import (
 	"time"
 )
 
-var runs = flag.Int("runs", 40, "how often each thing is measured")
+var (
+	runs     = flag.Int("runs", 40, "how often each thing is measured")
+	landings = flag.Int("landings", 10_000, "how many landings the repository has had when the next one is measured")
+)
 
 // warm is how many runs go first and are not counted.
 const warm = 3

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +29,9 @@ type harness struct {
 	SSH         string `json:"ssh"`
 	HTTP        string `json:"http"`
 	sshdAddress string
+	server      int    // process of Headgate
+	stop        func() // stops it
+	godebug     string // debug switches of the runtime of Headgate
 }
 
 const asClientsCome = "as-clients-come"
@@ -74,6 +78,12 @@ func (w *harness) run(b *testing.B, dir, name string, args ...string) string {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
+	return w.within(b, ctx, dir, name, args...)
+}
+
+// within is run with a limit of its own.
+func (w *harness) within(b *testing.B, ctx context.Context, dir, name string, args ...string) string {
+	b.Helper()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, w.env()
 	var out, errs strings.Builder
@@ -91,8 +101,8 @@ func (w *harness) login(address string, command ...string) []string {
 	return append([]string{"-F", path(w.dir, "ssh_config"), "-p", port, host}, command...)
 }
 
-// start starts a daemon that is ended with the benchmark.
-func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error) {
+// start starts a daemon that is ended by stop, or with the benchmark.
+func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error, stop func()) {
 	b.Helper()
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
@@ -103,7 +113,7 @@ func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error) {
 		ended <- cmd.Wait()
 		close(done)
 	}()
-	b.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may be gone already
 		select {
 		case <-done:
@@ -112,7 +122,8 @@ func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error) {
 			<-done
 		}
 	})
-	return ended
+	b.Cleanup(stop)
+	return ended, stop
 }
 
 // serve starts Headgate with a repository "hello"; files is what clones of it
@@ -120,22 +131,45 @@ func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error) {
 func (w *harness) serve(b *testing.B, files map[string]string) {
 	b.Helper()
 	w.files = files
+	w.launch(b)
+	w.run(b, w.dir, "ssh", w.login(w.SSH, "repo", "create", "hello")...)
+}
+
+// launch starts Headgate on its data directory, and says how long it took until it
+// answered.
+func (w *harness) launch(b *testing.B) (took time.Duration) {
+	b.Helper()
 	data := path(w.dir, "data")
-	log, err := os.Create(path(w.dir, "server.log"))
+	log, err := os.OpenFile(path(w.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer log.Close() // the child has its own
-	cmd := exec.Command(path(built(b), "headgate"), "serve", "--data", data, "--ssh", "127.0.0.1:0", "--http", "127.0.0.1:0",
+	defer log.Close()                   // the child has its own
+	at := func(address string) string { // the same one each time, as clones know it
+		if address == "" {
+			return "127.0.0.1:0"
+		}
+		return strings.TrimPrefix(address, "http://")
+	}
+	cmd := exec.Command(path(built(b), "headgate"), "serve", "--data", data, "--ssh", at(w.SSH), "--http", at(w.HTTP),
 		"--admin", "ada", "--admin-key", path(w.dir, "key.pub"))
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + path(w.dir, "home")}, passed()...)
+	if w.godebug != "" {
+		cmd.Env = append(cmd.Env, "GODEBUG="+w.godebug)
+	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = w.dir, log, log
-	exited := start(b, cmd)
+	ready := path(data, "run", "server.json")
+	if err := os.RemoveAll(ready); err != nil {
+		b.Fatal(err)
+	}
+	began := time.Now()
+	exited, stop := start(b, cmd)
+	w.server, w.stop = cmd.Process.Pid, stop
 	w.until(b, exited, "Headgate", func() bool {
-		ready, err := os.ReadFile(path(data, "run", "server.json"))
-		return err == nil && json.Unmarshal(ready, w) == nil && w.SSH != ""
+		text, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(text, w) == nil && w.SSH != ""
 	})
-	w.run(b, w.dir, "ssh", w.login(w.SSH, "repo", "create", "hello")...)
+	return time.Since(began)
 }
 
 // passed is what of our own environment a server may see: the runtime's debug
@@ -207,7 +241,7 @@ func (w *harness) sshd(b *testing.B) {
 		b.Fatal(err)
 	}
 	cmd := exec.Command(program, "-D", "-f", path(dir, "config"), "-E", path(dir, "log"))
-	exited := start(b, cmd)
+	exited, _ := start(b, cmd)
 	w.until(b, exited, "sshd", func() bool {
 		conn, err := net.Dial("tcp", w.sshdAddress)
 		if err == nil {
