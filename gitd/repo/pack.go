@@ -385,7 +385,30 @@ func (r *Repository) packRefs(ctx context.Context) error {
 		}
 	}
 	crash.Point("pack.refs-dropped")
-	return nil
+	return r.dropEmpty()
+}
+
+// dropEmpty removes the directories of refs that hold none any more: whoever lists
+// refs reads each of them, and every change has one. Git makes them again, also
+// while somebody removes them.
+func (r *Repository) dropEmpty() error {
+	refs := filepath.Join(r.dir, "refs")
+	var dirs []string
+	err := filepath.WalkDir(refs, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // a ref was removed
+			return nil
+		case err != nil:
+			return err
+		case d.IsDir() && filepath.Dir(path) != refs && path != refs:
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		_ = os.Remove(dir) // unless something is in it
+	}
+	return err
 }
 
 // dropLoose removes the file of a ref that is packed with the same value, under

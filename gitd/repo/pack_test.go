@@ -314,3 +314,81 @@ func TestPackerWaitsForPushes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPackedRefsLeaveNoDirectories: every change has a directory of its own, and who
+// lists refs reads each of them.
+func TestPackedRefsLeaveNoDirectories(t *testing.T) {
+	t.Parallel()
+	_, r := testStore(t)
+	at := commit(t, r, "one", nil)
+	move := func(n int) {
+		t.Helper()
+		for _, ref := range []string{"log", "head"} {
+			if err := r.Move(t.Context(), fmt.Sprintf("refs/changes/%d/%s", n, ref), Zero, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for n := range 5 {
+		move(n)
+	}
+	if _, err := r.Pack(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(r.dir, "refs", "changes")); err != nil || len(left) > 0 {
+		t.Errorf("refs/changes holds %v, %v", left, err)
+	}
+	move(5)
+	if refs, err := r.Refs("refs/changes/"); err != nil || len(refs) != 12 {
+		t.Errorf("%d refs, %v", len(refs), err)
+	}
+}
+
+// TestOpenPacksAreFew: packs are kept open, some of them, and none that was replaced.
+func TestOpenPacksAreFew(t *testing.T) {
+	store, r := testStore(t)
+	var tip Hash
+	open := func() (packs []string) {
+		files, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if to, err := os.Readlink(file); err == nil && strings.HasPrefix(to, r.dir) {
+				packs = append(packs, to)
+			}
+		}
+		return packs
+	}
+	for n := range 6 {
+		next := commit(t, r, fmt.Sprint(n), map[string]string{"f": strings.Repeat("x", n)}, parents(tip)...)
+		if err := r.Move(t.Context(), "refs/heads/main", tip, next); err != nil {
+			t.Fatal(err)
+		}
+		tip = next
+		if _, err := r.Pack(t.Context(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		r.store.objects = newObjectCache(maxCachedObjects)
+		r.objects = cachedObjects{r.store.objects, r}
+		if err := r.read(r.reopen); err != nil {
+			t.Fatal(err)
+		}
+		for at := tip; at != Zero; {
+			c, err := r.Commit(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at = Zero; len(c.ParentHashes) > 0 {
+				at = c.ParentHashes[0]
+			}
+		}
+		if packs := open(); len(packs) == 0 || len(packs) > maxOpenPacks || strings.Contains(strings.Join(packs, " "), "deleted") {
+			t.Errorf("open are %q", packs)
+		}
+	}
+	store.Close()
+	if packs := open(); len(packs) > 0 {
+		t.Errorf("after Close %q are open", packs)
+	}
+}

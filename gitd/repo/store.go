@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -50,9 +51,10 @@ type Repository struct {
 	dir     string
 	updater updater
 
-	mu      sync.Mutex // guards git: go-git's storage is for one reader at a time
-	git     *git.Repository
-	objects cachedObjects
+	mu        sync.Mutex // guards git: go-git's storage is for one reader at a time
+	git       *git.Repository
+	packfiles io.Closer // that git has open
+	objects   cachedObjects
 
 	packed  atomic.Pointer[packedRefs] // as it was read last
 	moves   atomic.Int64               // of refs, since the server was started
@@ -101,6 +103,9 @@ func (s *Store) Close() {
 		r.updater.mu.Lock()
 		r.updater.stop()
 		r.updater.mu.Unlock()
+		r.mu.Lock()
+		r.close()
+		r.mu.Unlock()
 	}
 }
 
@@ -315,12 +320,26 @@ func (r *Repository) Signer() *Signer { return r.store.signer }
 // reopen makes go-git look at the directory afresh. The caller holds r.mu, or is
 // the only one who knows r.
 func (r *Repository) reopen() error {
-	g, err := git.Open(filesystem.NewStorage(osfs.New(r.dir), r.objects), nil)
+	storage := filesystem.NewStorageWithOptions(osfs.New(r.dir), r.objects, filesystem.Options{MaxOpenDescriptors: maxOpenPacks})
+	g, err := git.Open(storage, nil)
 	if err != nil {
 		return fmt.Errorf("open repository %s: %w", r.name, err)
 	}
-	r.git = g
+	r.close()
+	r.git, r.packfiles = g, storage
 	return nil
+}
+
+// maxOpenPacks is how many packs of a repository go-git keeps open: the large one,
+// and one with what is new. Opening one costs more than reading a commit from it.
+const maxOpenPacks = 2
+
+// close closes the packs that go-git has open. The caller holds r.mu, as above.
+func (r *Repository) close() {
+	if r.packfiles != nil {
+		_ = r.packfiles.Close() // nothing was written
+		r.packfiles = nil
+	}
 }
 
 // Watch returns a channel that holds a token whenever a ref of the repository
