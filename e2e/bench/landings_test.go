@@ -35,7 +35,7 @@ func BenchmarkLandings(b *testing.B) {
 		"processor time of the push", "processor time of the landing", "processor time of the listing",
 	}
 	count := max(2, min(15, *runs))
-	var measured []samples
+	var results []samples
 	had := 1
 	for _, n := range []int{few, *landings} {
 		w.stop()
@@ -75,16 +75,16 @@ func BenchmarkLandings(b *testing.B) {
 		for i, name := range names {
 			t.row(fmt.Sprintf("%s, after %d", name, n), s.of(i))
 		}
-		measured = append(measured, s)
+		results = append(results, s)
 	}
 	for i, name := range names {
-		ratio := mean(measured[1].of(i)) / mean(measured[0].of(i))
+		ratio := mean(results[1].of(i)) / mean(results[0].of(i))
 		t.ratio(fmt.Sprintf("%s: after %d / after %d", name, *landings, few), ratio, 1.5)
 	}
 	t.print()
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(ms(measured[1].of(landing).p(50)), "landing-p50-ms")
-	b.ReportMetric(ms(measured[1].of(starting).p(50)), "start-p50-ms")
+	b.ReportMetric(ms(results[1].of(landing).p(50)), "landing-p50-ms")
+	b.ReportMetric(ms(results[1].of(starting).p(50)), "start-p50-ms")
 }
 
 // mean is of what the kernel counts in hundredths of a second, as processor time.

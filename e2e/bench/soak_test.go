@@ -47,7 +47,7 @@ func BenchmarkSoak(b *testing.B) {
 	browser := w.browser(b)
 
 	began := time.Now()
-	var seen []sight
+	var seen []figures
 	for round := 1; time.Since(began) < *soak; round++ {
 		w.busy(b, c, browser, round)
 		if time.Since(began) >= time.Duration(len(seen))**soakEvery {
@@ -61,9 +61,9 @@ func BenchmarkSoak(b *testing.B) {
 	}
 	printSlopes(counted)
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(slope(counted, func(s sight) float64 { return s.heap }), "heap-MiB/h")
-	b.ReportMetric(slope(counted, func(s sight) float64 { return s.goroutines }), "goroutines/h")
-	b.ReportMetric(slope(counted, func(s sight) float64 { return s.descriptors }), "descriptors/h")
+	b.ReportMetric(slope(counted, func(s figures) float64 { return s.heap }), "heap-MiB/h")
+	b.ReportMetric(slope(counted, func(s figures) float64 { return s.goroutines }), "goroutines/h")
+	b.ReportMetric(slope(counted, func(s figures) float64 { return s.descriptors }), "descriptors/h")
 }
 
 // busy is one round of what people do.
@@ -139,15 +139,15 @@ func (w *harness) browser(b *testing.B) *http.Client {
 	return client
 }
 
-// sight is what one look at the server saw.
-type sight struct {
+// figures are what one look at the server saw.
+type figures struct {
 	at                                                       time.Duration
 	rounds                                                   int
 	heap, resident                                           float64 // MiB
 	goroutines, descriptors, threads, children, files, loose float64
 }
 
-func (s sight) String() string {
+func (s figures) String() string {
 	return fmt.Sprintf("%8s  %5d rounds  heap %.0f MiB  resident %.0f MiB  %.0f goroutines  %.0f descriptors  %.0f threads  %.0f children  %.0f files  %.0f loose objects",
 		s.at.Round(time.Second), s.rounds, s.heap, s.resident, s.goroutines, s.descriptors, s.threads, s.children, s.files, s.loose)
 }
@@ -156,9 +156,9 @@ var collected = regexp.MustCompile(`^gc \d+ @.* (\d+)->(\d+)->(\d+) MB`)
 
 // look reads what the kernel and the runtime say of the server. The runtime says it
 // in the server's log, which is emptied.
-func (w *harness) look(b *testing.B, at time.Duration, rounds int) sight {
+func (w *harness) look(b *testing.B, at time.Duration, rounds int) figures {
 	b.Helper()
-	s := sight{at: at, rounds: rounds}
+	s := figures{at: at, rounds: rounds}
 	log := path(w.dir, "server.log")
 	text, err := os.ReadFile(log)
 	if err != nil {
@@ -226,7 +226,7 @@ func count(dir string) (n float64) {
 }
 
 // slope is by how much something grows an hour: the line of least squares.
-func slope(seen []sight, of func(sight) float64) float64 {
+func slope(seen []figures, of func(figures) float64) float64 {
 	var x, y, xx, xy float64
 	n := float64(len(seen))
 	for _, s := range seen {
@@ -239,7 +239,7 @@ func slope(seen []sight, of func(sight) float64) float64 {
 	return (n*xy - x*y) / (n*xx - x*x)
 }
 
-func printSlopes(seen []sight) {
+func printSlopes(seen []figures) {
 	first, last := seen[0], seen[len(seen)-1]
 	rounds := last.rounds - first.rounds
 	fmt.Printf("\nsoak: %s, %d rounds, from %s on\n", last.at.Round(time.Second), last.rounds, first.at.Round(time.Second))
@@ -247,18 +247,18 @@ func printSlopes(seen []sight) {
 	fmt.Fprintln(t, "  \tfirst\tlast\ta round\tan hour\tgoal\t")
 	for _, row := range []struct {
 		name  string
-		of    func(sight) float64
+		of    func(figures) float64
 		limit float64 // growth a round, at most
 	}{
 		// What the server remembers of each change and release grows, by a few KiB.
-		{"live heap, MiB", func(s sight) float64 { return s.heap }, 0.02},
-		{"resident, MiB", func(s sight) float64 { return s.resident }, 0.04},
-		{"goroutines", func(s sight) float64 { return s.goroutines }, 0.01},
-		{"descriptors", func(s sight) float64 { return s.descriptors }, 0.01},
-		{"threads", func(s sight) float64 { return s.threads }, 0.01},
-		{"child processes", func(s sight) float64 { return s.children }, 0.01},
-		{"files that are no records", func(s sight) float64 { return s.files }, 0.01},
-		{"loose objects", func(s sight) float64 { return s.loose }, 0}, // up to --pack-after, and down again
+		{"live heap, MiB", func(s figures) float64 { return s.heap }, 0.02},
+		{"resident, MiB", func(s figures) float64 { return s.resident }, 0.04},
+		{"goroutines", func(s figures) float64 { return s.goroutines }, 0.01},
+		{"descriptors", func(s figures) float64 { return s.descriptors }, 0.01},
+		{"threads", func(s figures) float64 { return s.threads }, 0.01},
+		{"child processes", func(s figures) float64 { return s.children }, 0.01},
+		{"files that are no records", func(s figures) float64 { return s.files }, 0.01},
+		{"loose objects", func(s figures) float64 { return s.loose }, 0}, // up to --pack-after, and down again
 	} {
 		hour := slope(seen, row.of)
 		each := hour * (last.at - first.at).Hours() / float64(max(rounds, 1))
@@ -272,11 +272,11 @@ func printSlopes(seen []sight) {
 }
 
 func TestSlope(t *testing.T) {
-	var seen []sight
+	var seen []figures
 	for i := range 10 {
-		seen = append(seen, sight{at: time.Duration(i) * time.Minute, heap: 5 + float64(i)/6})
+		seen = append(seen, figures{at: time.Duration(i) * time.Minute, heap: 5 + float64(i)/6})
 	}
-	if got := slope(seen, func(s sight) float64 { return s.heap }); got < 9.99 || got > 10.01 {
+	if got := slope(seen, func(s figures) float64 { return s.heap }); got < 9.99 || got > 10.01 {
 		t.Errorf("a sixth a minute is %v an hour, want 10", got)
 	}
 }
