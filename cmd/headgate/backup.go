@@ -40,10 +40,10 @@ tar; it is put together in the directory for temporary files.
 Left out: logs of builds, unless --logs is given, those of services, and webhooks that
 wait. "headgate restore" makes a data directory of it.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			data := flags.String("data", "./data", "directory that holds everything the server keeps")
+			data := flags.String("data", "./data", "`directory` that holds everything the server keeps")
 			var recipients list
-			flags.Var(&recipients, "recipient", "age recipient who can read the keys; may be given again")
-			passphrase := flags.String("passphrase-file", "", "file with a passphrase for the keys, instead of recipients")
+			flags.Var(&recipients, "recipient", "age `recipient` who can read the keys; may be given again")
+			passphrase := flags.String("passphrase-file", "", "`file` with a passphrase for the keys, instead of recipients")
 			without := flags.Bool("without-keys", false, "leave out keys, secrets and tokens; nothing can be signed as before after a restore")
 			logs := flags.Bool("logs", false, "copy the logs of builds too")
 			return func(ctx context.Context, p printer, args []string) error {
@@ -143,9 +143,9 @@ wrote, and checks that every object which a ref reaches is there. It is there wh
 or not at all. Then start the server with it: environments come up as they were
 declared, and clients know its host key.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			data := flags.String("data", "./data", "directory to make")
-			identity := flags.String("identity", "", "file with the age identity that the keys were encrypted for")
-			passphrase := flags.String("passphrase-file", "", "file with the passphrase that they were encrypted with")
+			data := flags.String("data", "./data", "`directory` to make")
+			identity := flags.String("identity", "", "`file` with the age identity that the keys were encrypted for")
+			passphrase := flags.String("passphrase-file", "", "`file` with the passphrase that they were encrypted with")
 			without := flags.Bool("without-keys", false, "restore no keys, secrets and tokens")
 			return func(ctx context.Context, p printer, args []string) error {
 				if len(args) != 1 {

@@ -333,11 +333,28 @@ func (d *demonstration) invite(about show.Server, environments []show.Environmen
 	d.say("\nnow change something:")
 	d.say("  git clone %s && cd %s", about.CloneURL(sampleName), sampleName)
 	d.say("  edit lib/Greeting.pm, git commit -a, git push origin main")
-	d.say("\nadd a repository of your own; in its directory `headgate init` writes what the server wants to find:")
+	d.say("\nadd a repository of your own; in its directory, this writes what the server wants to find, and says how to push it:")
+	d.say("  %s", d.initCommand(about))
 	d.say("  by push:     %s repo create shop && git push %s HEAD:main", ssh, about.CloneURL("shop"))
 	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main", ssh, about.HTTP)
 	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>", about.CloneURL(access.Own), ssh)
 	d.say("\nready: console %s, Ctrl-C stops the server, your data is in %s", about.HTTP, d.data)
+}
+
+// initCommand is `headgate init` as it is to be typed elsewhere.
+func (d *demonstration) initCommand(about show.Server) string {
+	program, err := os.Executable()
+	if err != nil {
+		program = "headgate"
+	}
+	command := shellWord(program) + " init"
+	if about.SSH != initServer {
+		command += " --server " + about.SSH
+	}
+	if d.made != "" {
+		command += " --key " + shellWord(d.made)
+	}
+	return command
 }
 
 func fetch(ctx context.Context, url string) (string, error) {

@@ -32,7 +32,7 @@ changes. Anything else is restored from a backup or a mirror.
 
 Exit code 1 when something is damaged that was not repaired.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			data := flags.String("data", "./data", "directory that holds everything the server keeps")
+			data := flags.String("data", "./data", "`directory` that holds everything the server keeps")
 			repair := flags.Bool("repair", false, "write again what follows from something else")
 			asJSON := flags.Bool("json", false, "print one object a line for each thing that is damaged")
 			return func(ctx context.Context, p printer, args []string) error {

@@ -34,8 +34,9 @@ a buildspec that is there. It says what it saw and what it could not know. Files
 are there stay as they are. Nothing is sent anywhere.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var i initialiser
-			flags.StringVar(&i.name, "name", "", "what the repository is called on the server (default: the directory's name)")
-			flags.StringVar(&i.server, "server", "127.0.0.1:2222", "host and port of the server's SSH, for the commands that are printed")
+			flags.StringVar(&i.name, "name", "", "`name` of the repository on the server (default: the directory's name)")
+			flags.StringVar(&i.server, "server", initServer, "`host:port` of the server's SSH, for the commands that are printed")
+			flags.StringVar(&i.key, "key", "", "`file` of the SSH key that the server knows you by, when ssh does not find it by itself")
 			flags.BoolVar(&i.force, "force", false, "overwrite files that are there")
 			return func(ctx context.Context, p printer, args []string) error {
 				i.dir = "."
@@ -51,9 +52,13 @@ are there stay as they are. Nothing is sent anywhere.`,
 	}
 }
 
+// initServer is where `make demo` listens.
+const initServer = "127.0.0.1:2222"
+
 // initialiser is one `headgate init`.
 type initialiser struct {
 	dir, name, server string
+	key               string // file; "" is what ssh finds
 	force             bool
 }
 
@@ -109,6 +114,9 @@ func (i *initialiser) run(ctx context.Context, p printer) error {
 		fmt.Fprintln(p.err, "hint: these are problems of files that were there before; fix them, or write new ones with --force")
 		return err
 	}
+	if err := i.unlikeKept(root, p, found); err != nil {
+		return err
+	}
 	i.next(p, gitSays(ctx, dir, "rev-parse", "--git-dir") != "", branch, found)
 	return nil
 }
@@ -116,23 +124,68 @@ func (i *initialiser) run(ctx context.Context, p printer) error {
 // next says which commands lead from here to a running service.
 func (i *initialiser) next(p printer, git bool, branch string, found project) {
 	host, port, ok := strings.Cut(i.server, ":")
-	ssh, url := "ssh "+host, "ssh://"+i.server+"/"+i.name
-	if ok && port != "22" {
-		ssh = "ssh -p " + port + " " + host
+	ssh, url, push := "ssh ", "ssh://"+i.server+"/"+i.name, "git push "
+	if i.key != "" {
+		ssh += "-i " + shellWord(i.key) + " "
+		push = "GIT_SSH_COMMAND=" + shellQuote("ssh -i "+shellWord(i.key)) + " git push "
 	}
+	if ok && port != "22" {
+		ssh += "-p " + port + " "
+	}
+	ssh += host
 	fmt.Fprintln(p.out, "\nthe same build on this machine:\n  headgate run")
 	fmt.Fprintln(p.out, "\nnext:")
+	if found.deaf {
+		fmt.Fprintf(p.out, "  # have it listen on 127.0.0.1:$PORT first%s\n", listening[found.kind])
+	}
 	if !git {
 		fmt.Fprintf(p.out, "  git init -b %s\n", branch)
 	}
 	fmt.Fprintln(p.out, `  git add -A && git commit -m "Build and run with Headgate"`)
 	fmt.Fprintf(p.out, "  %s repo create %s\n", ssh, i.name)
-	fmt.Fprintf(p.out, "  git push %s HEAD:%s\n", url, branch)
+	fmt.Fprintf(p.out, "  %s%s HEAD:%s\n", push, url, branch)
 	if found.command != "" {
 		staging, _ := i.ports()
 		fmt.Fprintf(p.out, "\nwhat landed then runs in staging, at port %d of the server\n", staging)
 	}
 }
+
+// listening is how a program of a kind of project is told its port.
+var listening = map[string]string{
+	"Go":     `: http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil)`,
+	"Node":   `: server.listen(process.env.PORT, "127.0.0.1")`,
+	"Python": `: port=int(os.environ["PORT"])`,
+	"Ruby":   `: ENV["PORT"]`,
+	"Java":   `: System.getenv("PORT")`,
+	"PHP":    `: getenv("PORT")`,
+	"Rust":   `: std::env::var("PORT")`,
+	"Perl":   `: $ENV{PORT}`,
+}
+
+// unlikeKept says what a headgate.yaml that was there does without, and the build
+// seems to need.
+func (i *initialiser) unlikeKept(root *os.Root, p printer, found project) error {
+	data, err := root.ReadFile(headgateyaml.Name)
+	if err != nil || found.network == "" {
+		return err
+	}
+	f, err := headgateyaml.Parse(headgateyaml.Name, data)
+	if err == nil && !f.Build.Network {
+		fmt.Fprintf(p.out, "\nnote: %s gives builds no network, and %s: write build: {network: true} there if the build fails for want of it\n",
+			headgateyaml.Name, found.network)
+	}
+	return err
+}
+
+// shellWord makes s one word of a shell, as it is where that is one.
+func shellWord(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return shellQuote(s)
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./@:+=-]+$`)
 
 // write writes one file, unless it is there.
 func (i *initialiser) write(root *os.Root, p printer, w written) error {

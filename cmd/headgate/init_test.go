@@ -140,6 +140,28 @@ func TestInitOverwritesNothing(t *testing.T) {
 	}
 }
 
+// TestInitSaysWhatAKeptFileLacks: a headgate.yaml that was there and gives builds no
+// network is not changed, and it is said when the build needs one.
+func TestInitSaysWhatAKeptFileLacks(t *testing.T) {
+	const note = "note: headgate.yaml gives builds no network, and "
+	for own, want := range map[string]bool{
+		"land: {branches: [main]}\n":                         true,
+		"build: {network: true}\nland: {branches: [main]}\n": false,
+	} {
+		dir, _ := projectIn(t, "testdata/init/java-maven.txtar")
+		if err := os.WriteFile(filepath.Join(dir, "headgate.yaml"), []byte(own), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if code, said := headgate(t, "init", dir); code != 0 || strings.Contains(said, note) != want {
+			t.Errorf("%q: exit %d, want the note: %v\n%s", own, code, want, said)
+		}
+	}
+	dir, _ := projectIn(t, "testdata/init/java-maven.txtar")
+	if _, said := headgate(t, "init", dir); strings.Contains(said, note) {
+		t.Errorf("what it wrote itself lacks something:\n%s", said)
+	}
+}
+
 // TestInitKnowsNothing: a directory that says nothing is left as it is.
 func TestInitKnowsNothing(t *testing.T) {
 	dir := t.TempDir()
@@ -157,6 +179,15 @@ func TestInitNextIsWhatGitTakes(t *testing.T) {
 	}
 	_, said := headgate(t, "init", "--server", "git.example.org:22", "--name", "pages", dir)
 	for _, want := range []string{"  ssh git.example.org repo create pages\n", "  git push ssh://git.example.org:22/pages HEAD:trunk\n"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("did not say %q:\n%s", want, said)
+		}
+	}
+	_, said = headgate(t, "init", "--server", "127.0.0.1:2300", "--key", "/home/ada's/you", "--name", "pages", dir)
+	for _, want := range []string{
+		"  ssh -i '/home/ada'\\''s/you' -p 2300 127.0.0.1 repo create pages\n",
+		"  GIT_SSH_COMMAND='ssh -i '\\''/home/ada'\\''\\'\\'''\\''s/you'\\''' git push ssh://127.0.0.1:2300/pages HEAD:trunk\n",
+	} {
 		if !strings.Contains(said, want) {
 			t.Errorf("did not say %q:\n%s", want, said)
 		}

@@ -34,7 +34,7 @@ both keys; give it anew to whoever verifies.
 host: the SSH host key. The old key, if it is there, is kept beside the new one.
 Every client is warned of the new key and must be told its fingerprint.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			data := flags.String("data", "./data", "directory that holds everything the server keeps")
+			data := flags.String("data", "./data", "`directory` that holds everything the server keeps")
 			return func(ctx context.Context, p printer, args []string) error {
 				if len(args) != 2 || args[0] != "rotate" || args[1] != "host" && args[1] != "server" {
 					return usageError{"usage: headgate key rotate --data <directory> host|server"}

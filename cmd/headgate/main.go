@@ -111,7 +111,7 @@ func execute(ctx context.Context, p printer, args []string) int {
 			return 0
 		}
 		if err != nil {
-			err = usageError{err.Error()}
+			err = usageError{strings.ReplaceAll(err.Error(), ": -", ": --")}
 		} else {
 			err = run(ctx, p, operands)
 		}
@@ -194,7 +194,34 @@ func help(w io.Writer, c command, flags *flag.FlagSet) {
 	fmt.Fprintln(w)
 	if has {
 		fmt.Fprintln(w)
-		flags.SetOutput(w)
-		flags.PrintDefaults()
+		flags.VisitAll(func(f *flag.Flag) { fmt.Fprint(w, flagHelp(f)) })
 	}
+}
+
+// helpWidth is what the texts of commands are written for.
+const helpWidth = 84
+
+// flagHelp is a flag as people write it, and below it what it does.
+func flagHelp(f *flag.Flag) string {
+	kind, what := flag.UnquoteUsage(f)
+	if kind != "" {
+		kind = " <" + kind + ">"
+	}
+	bare, _ := f.Value.(interface{ IsBoolFlag() bool })
+	isBare := bare != nil && bare.IsBoolFlag()
+	if f.DefValue != "" && f.DefValue != "0" && !isBare && !strings.Contains(what, "(default") {
+		what += fmt.Sprintf(" (default %s)", f.DefValue)
+	}
+
+	var b strings.Builder
+	fmt.Fprintf(&b, "  --%s%s\n", f.Name, kind)
+	line := "     "
+	for _, word := range strings.Fields(what) {
+		if len(line)+1+len(word) > helpWidth {
+			b.WriteString(line + "\n")
+			line = "     "
+		}
+		line += " " + word
+	}
+	return b.String() + line + "\n"
 }

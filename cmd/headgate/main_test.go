@@ -42,3 +42,29 @@ func TestHelpOfHelp(t *testing.T) {
 		t.Errorf("exit %d, %q", code, said)
 	}
 }
+
+// TestHelpPrintsFlagsAsTheyAreWritten: with two dashes, their values named, and no
+// line longer than the texts above them.
+func TestHelpPrintsFlagsAsTheyAreWritten(t *testing.T) {
+	for _, c := range commands() {
+		_, said := headgate(t, c.name, "-h")
+		for line := range strings.Lines(said) {
+			line = strings.TrimSuffix(line, "\n")
+			if strings.HasPrefix(strings.TrimLeft(line, " "), "-") && !strings.HasPrefix(strings.TrimLeft(line, " "), "--") {
+				t.Errorf("%s -h prints %q", c.name, line)
+			}
+			if len(line) > 110 {
+				t.Errorf("%s -h has a line of %d characters: %q", c.name, len(line), line)
+			}
+		}
+	}
+	_, said := headgate(t, "serve", "-h")
+	for _, want := range []string{"\n  --data <directory>\n", "(default 127.0.0.1:2222)"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("serve -h does not say %q:\n%s", want, said)
+		}
+	}
+	if _, said := headgate(t, "check", "--jason"); !strings.Contains(said, "error: flag provided but not defined: --jason\n") {
+		t.Errorf("said %q", said)
+	}
+}

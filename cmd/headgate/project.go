@@ -21,6 +21,7 @@ type project struct {
 	saw       []string // what that was told by, a line each
 	notes     []string // what could not be known, and what to do about it
 	buildspec string   // one that is there already
+	deaf      bool     // nothing in it seems to read $PORT
 	network   string   // why the build needs it; empty: it does not
 	variables []string // of the build, NAME=value
 	install   []string // commands that fetch what it needs
@@ -161,6 +162,7 @@ func recognise(s sources) (project, error) {
 		p.sawf("a Dockerfile, which is not needed: what runs is a process of the release")
 	}
 	if p.command != "" && p.kind != "static" && !strings.Contains(p.command, "$PORT") && !s.mentions("PORT", "*") {
+		p.deaf = true
 		p.note("nothing here reads $PORT: the process must listen on 127.0.0.1:$PORT, a port that differs from instance to instance")
 	}
 	if len(p.test) == 0 && p.buildspec == "" {

@@ -47,8 +47,8 @@ there for the next. The directory for artifacts must be empty or absent. Exit
 code 1 when the build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
-			flags.StringVar(&l.buildspec, "buildspec", "", "path of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
-			flags.StringVar(&l.artifacts, "artifacts", "", "directory to put the artifacts into, unpacked")
+			flags.StringVar(&l.buildspec, "buildspec", "", "`path` of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
+			flags.StringVar(&l.artifacts, "artifacts", "", "`directory` to put the artifacts into, unpacked")
 			flags.DurationVar(&l.timeout, "timeout", 0, "how long the build may take (default: as headgate.yaml says)")
 			flags.BoolVar(&l.json, "json", false, "print the log's events and the result, one object a line")
 			return func(ctx context.Context, p printer, args []string) error {

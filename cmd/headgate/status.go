@@ -35,7 +35,7 @@ more about those.
 
 Exit code 1 when the server does not run, or something does not work.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			data := flags.String("data", "./data", "directory that holds everything the server keeps")
+			data := flags.String("data", "./data", "`directory` that holds everything the server keeps")
 			asJSON := flags.Bool("json", false, "print one object")
 			return func(ctx context.Context, p printer, args []string) error {
 				if len(args) > 0 {

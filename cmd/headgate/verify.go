@@ -36,7 +36,7 @@ something is not so, or when there was nothing to prove.
 
 The clone must have all refs, as a mirror has.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			signers := flags.String("signers", "", "file of allowed signers (default: the clone's gpg.ssh.allowedSignersFile)")
+			signers := flags.String("signers", "", "`file` of allowed signers (default: the clone's gpg.ssh.allowedSignersFile)")
 			asJSON := flags.Bool("json", false, "print one object")
 			return func(ctx context.Context, p printer, args []string) error {
 				dir := "."

@@ -113,10 +113,16 @@ func answers(port int, path string) func(context.Context) error {
 	}
 }
 
+// errNotListening is the fault of a program that has a port of its own in mind.
+var errNotListening = errors.New("connection refused: the program has to listen on 127.0.0.1:$PORT")
+
 // cause takes the layers of the net packages off an error.
 func cause(err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
+		if errno == syscall.ECONNREFUSED {
+			return errNotListening
+		}
 		return errno
 	}
 	var op *net.OpError
