@@ -92,7 +92,8 @@ func TestKill(t *testing.T) {
 		}
 	}
 	for _, point := range points {
-		if !passed[point] && !elsewhere[point] {
+		// A host's deployments have a kill story of their own, in reconciler/target/hosts/deploy.
+		if !passed[point] && !elsewhere[point] && !strings.HasPrefix(point, "deploy.") {
 			t.Errorf("no chapter passes %s", point)
 		}
 	}

@@ -96,7 +96,7 @@ func TestRefusals(t *testing.T) {
 		"11 two names":          {permission + "context: {type: t, name: a, user: b}\n", `context has the name "a" and the user "b"`},
 		"no object":             {head + "permissions:\n  - mode: 0644\n", "appspec.yml:4:5: an entry of permissions has no object; add object:"},
 		"owner":                 {permission + "owner: [a]\n", "appspec.yml:5:12: owner is a list; write the name of a user of the host"},
-		"pattern":               {permission + "pattern: '[a'\n", `the pattern is "[a"`},
+		"pattern":               {permission + "pattern: []\n", `the pattern is a list`},
 		"except":                {permission + "except: x\n", `except is "x", not a list; write except: ["*.sh"]`},
 		"type":                  {permission + "type: [link]\n", `type is "link", not file or directory; write type: [file, directory]`},
 		"Lambda":                {"version: 0.0\nResources:\n  - f:\n      Type: AWS::Lambda::Function\n", "appspec.yml:2:1: is for AWS Lambda, not for servers; functions have a target of their own"},
@@ -246,6 +246,36 @@ func TestUnknownEvents(t *testing.T) {
 	s, _, err := Parse("appspec.yml", []byte(text), Options{Events: []Event{AfterInstall, "HealthCheck", "Other"}})
 	if err != nil || len(s.Hooks["HealthCheck"]) != 1 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestMatches: behaviour 21; "?" and "[" are letters like others.
+func TestMatches(t *testing.T) {
+	for _, c := range []struct {
+		pattern, except, name string
+		want                  bool
+	}{
+		{"**", "", "a/b/c.sh", true},
+		{"*.sh", "", "c.sh", true},
+		{"*.sh", "", "c.sh.bak", false},
+		{"*.sh", "", "a/c.sh", false},
+		{"a*b*c", "", "a-b-b-c", true},
+		{"a*b*c", "", "a-c-b", false},
+		{"a*a", "", "a", false},
+		{"**.sh", "", "x.sh", true},
+		{"[ab]?", "", "a1", false},
+		{"[ab]?", "", "[ab]?", true},
+		{"**", "h.txt", "h.txt", false},
+		{"**", "h.txt", "e/h.txt", true},
+		{"**", "h*", "h.txt", false},
+	} {
+		p := Permission{Pattern: c.pattern}
+		if c.except != "" {
+			p.Except = []string{c.except}
+		}
+		if got := p.Matches(c.name); got != c.want {
+			t.Errorf("pattern %s except %q: %s: %t", c.pattern, c.except, c.name, got)
+		}
 	}
 }
 
