@@ -354,7 +354,7 @@ func (d *deployment) stopped(ctx context.Context) error {
 // mark marks an event as one of which something was done.
 func (d *deployment) mark(e appspec.Event) {
 	d.journal.Touched = true
-	if !d.begun(e) {
+	if !d.hasStarted(e) {
 		d.journal.Begun = append(d.journal.Begun, e)
 	}
 }

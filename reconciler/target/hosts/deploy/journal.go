@@ -97,7 +97,7 @@ func (d *deployment) dir() string { return d.deploymentDir(d.journal.Group, d.jo
 
 func (d *deployment) identity() string { return d.dir() }
 
-func (d *deployment) begun(events ...appspec.Event) bool {
+func (d *deployment) hasStarted(events ...appspec.Event) bool {
 	return slices.ContainsFunc(events, func(e appspec.Event) bool { return slices.Contains(d.journal.Begun, e) })
 }
 
