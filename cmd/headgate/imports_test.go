@@ -17,7 +17,7 @@ var allowed = map[string][]string{
 	"policies":            {},
 	"gitd":                {"gitd"},
 	"hooks":               {"gitd", "hooks", "policies"},
-	"hooks/build":         {"gitd/crash", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
+	"hooks/build":         {"gitd/buildsettings", "gitd/crash", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
 	"hooks/receive/wire":  {},
 	"reconciler":          {"gitd", "policies", "reconciler"},
 	"cmd/internal/backup": {"gitd/repo", "hooks/build/artifact", "reconciler/record"},

@@ -25,6 +25,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 )
 
 // Names that mean something by themselves.
@@ -90,7 +92,8 @@ type Repository struct {
 	// tags, "" for none. Nobody may push to a mirror, and it has no gate of its own: what
 	// lands is decided at the forge.
 	Mirror string
-	Quota  int64 // bytes of objects that it may hold, 0 for any number
+	Quota  int64                  // bytes of objects that it may hold, 0 for any number
+	Build  buildsettings.Settings // of its builds; they win over its headgate.yaml
 	// Ports of this machine are for this repository's environments alone.
 	Ports []Ports
 }
@@ -118,6 +121,16 @@ type Config struct {
 	connections  map[string]Connection
 	endpoints    map[string]EventEndpoint
 	address      netip.Addr
+	builds       buildsettings.Settings // of all repositories; their headgate.yaml wins over it
+}
+
+// Builds is what the server says of the builds of a repository: of all, which the
+// repository's own settings win over, and of this one, which wins over them.
+func (c *Config) Builds(repository string) (all, own buildsettings.Settings) {
+	if c == nil {
+		return all, own
+	}
+	return c.builds, c.repositories[repository].Build
 }
 
 // User finds a user by name.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -15,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
@@ -36,7 +36,9 @@ type document struct {
 		Gate        yaml.Node `yaml:"gate"`
 		Ports       yaml.Node `yaml:"ports"`
 		Quota       string    `yaml:"quota"`
+		Build       yaml.Node `yaml:"build"`
 	} `yaml:"repositories"`
+	Builds      yaml.Node `yaml:"builds"`
 	Connections map[string]struct {
 		Forge      string   `yaml:"forge"`
 		Repository string   `yaml:"repository"`
@@ -94,6 +96,7 @@ func Parse(file string, data []byte) (*Config, error) {
 	for key, value := range yamlfile.Pairs(section("events")) {
 		r.endpoint(key, value)
 	}
+	r.config.builds = r.builds(section("builds"), "builds", "variables", "limits")
 	r.config.repositories[Own] = Repository{
 		Name:        Own,
 		Description: "users, keys, groups and repositories of this server",
@@ -282,23 +285,33 @@ func (r *reader) repository(key, value *yaml.Node) {
 	}
 	if _, n := lookup(value, "quota"); n != nil {
 		var ok bool
-		if repository.Quota, ok = parseBytes(n.Value); !ok || n.Kind != yaml.ScalarNode {
+		if repository.Quota, ok = buildsettings.Bytes(n.Value); !ok || n.Kind != yaml.ScalarNode {
 			r.problem(n, "write a number of MiB or GiB, such as 500 MiB or 2 GiB", "the quota of %s is %q, which is no size", name, n.Value)
 		}
+	}
+	if _, n := lookup(value, "build"); n != nil {
+		repository.Build = r.builds(n, "repositories."+name+".build", buildsettings.Keys...)
 	}
 	r.config.repositories[name] = repository
 }
 
-var bytesForm = regexp.MustCompile(`^([1-9][0-9]{0,5}) ?(KiB|MiB|GiB|TiB)$`)
-
-// parseBytes reads a size such as "2 GiB".
-func parseBytes(s string) (int64, bool) {
-	m := bytesForm.FindStringSubmatch(s)
-	if m == nil {
-		return 0, false
+// builds reads settings of builds, which may hold some keys.
+func (r *reader) builds(n *yaml.Node, under string, known ...string) buildsettings.Settings {
+	if n == nil || n.Tag == "!!null" {
+		return buildsettings.Settings{}
 	}
-	n, err := strconv.ParseInt(m[1], 10, 64)
-	return n << (10 * (1 + slices.Index([]string{"KiB", "MiB", "GiB", "TiB"}, m[2]))), err == nil
+	if n.Kind != yaml.MappingNode {
+		r.problem(n, "write "+under+": {variables: {AWS_REGION: eu-north-1}}", "%s is not a mapping", under)
+	}
+	r.problems = append(r.problems, yamlfile.DuplicateKeys(r.file, n)...)
+	for key := range yamlfile.Pairs(n) {
+		if !slices.Contains(known, key.Value) {
+			r.problems = append(r.problems, yamlfile.UnknownKey(r.file, key, under, slices.Clone(known)))
+		}
+	}
+	s, problems := buildsettings.Read(r.file, n, under)
+	r.problems = append(r.problems, problems...)
+	return s
 }
 
 var ungatedForm = regexp.MustCompile(`^off by ([A-Za-z0-9][A-Za-z0-9 ._@+-]{0,98}[A-Za-z0-9]|[A-Za-z0-9])$`)

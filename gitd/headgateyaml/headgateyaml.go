@@ -22,6 +22,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -49,6 +50,8 @@ type Build struct {
 	Image     string        // "host"
 	Timeout   time.Duration // of one build
 	Network   bool          // whether commands may reach the network
+	Variables map[string]string
+	Limits    buildsettings.Limits
 }
 
 // Land says which branches are gated and how a change lands on one.
@@ -161,10 +164,12 @@ func (f *File) Application(name string) (Application, bool) {
 // text is the file as it is written.
 type text struct {
 	Build struct {
-		Buildspec *string `yaml:"buildspec"`
-		Image     *string `yaml:"image"`
-		Timeout   *string `yaml:"timeout"`
-		Network   bool    `yaml:"network"`
+		Buildspec *string   `yaml:"buildspec"`
+		Image     *string   `yaml:"image"`
+		Timeout   *string   `yaml:"timeout"`
+		Network   yaml.Node `yaml:"network"`
+		Variables yaml.Node `yaml:"variables"`
+		Limits    yaml.Node `yaml:"limits"`
 	} `yaml:"build"`
 	Land struct {
 		Branches []string `yaml:"branches"`
@@ -288,7 +293,13 @@ func (r *reader) problem(line int, fix, format string, args ...any) {
 
 // line finds where a key stands, by its path from the top.
 func (r *reader) line(keys ...string) int {
-	at, line := r.top, 0
+	line, _ := r.find(keys...)
+	return line
+}
+
+// find finds a key's line and value.
+func (r *reader) find(keys ...string) (line int, at *yaml.Node) {
+	at = r.top
 	for _, k := range keys {
 		for key, value := range yamlfile.Pairs(at) {
 			if key.Value == k {
@@ -297,7 +308,7 @@ func (r *reader) line(keys ...string) int {
 			}
 		}
 	}
-	return line
+	return line, at
 }
 
 func (r *reader) build(t text, f *File) {
@@ -311,7 +322,11 @@ func (r *reader) build(t text, f *File) {
 	if t.Build.Timeout != nil {
 		f.Build.Timeout = r.duration(*t.Build.Timeout, r.line("build", "timeout"), "timeout", time.Second, maxTimeout)
 	}
-	f.Build.Network = t.Build.Network
+	_, build := r.find("build")
+	more, problems := buildsettings.Read(r.file, build, "build")
+	r.problems = append(r.problems, problems...)
+	f.Build.Variables, f.Build.Limits = more.Variables, more.Limits
+	f.Build.Network = more.Network != nil && *more.Network
 }
 
 func (r *reader) land(t text, f *File) {

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"go.yaml.in/yaml/v4"
 )
 
-const full = `build: {buildspec: ci/build.yml, image: host, timeout: 90s, network: true}
+const full = `build: {buildspec: ci/build.yml, image: host, timeout: 90s, network: true, variables: {GREETING: 3.10}, limits: {cpu: 2}}
 land: {branches: [main, release/1], strategy: fast-forward}
 environments:
   staging: {target: services}
@@ -27,8 +29,15 @@ func TestParseKeepsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &File{
-		Build: Build{"ci/build.yml", "host", 90 * time.Second, true},
-		Land:  Land{[]string{"main", "release/1"}, FastForward},
+		Build: Build{
+			Buildspec: "ci/build.yml",
+			Image:     "host",
+			Timeout:   90 * time.Second,
+			Network:   true,
+			Variables: map[string]string{"GREETING": "3.10"},
+			Limits:    buildsettings.Limits{CPU: 2},
+		},
+		Land: Land{[]string{"main", "release/1"}, FastForward},
 		Environments: []Environment{
 			{Name: "staging", Target: "services", Path: "deploy/staging", Line: 4},
 			{Name: "production", Target: "services", Path: "ops", After: "staging", Soak: 10 * time.Minute, Approvals: Approvals{2, "release", true}, Line: 5},
@@ -118,7 +127,9 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "schedule on the server's branch", in: "schedules:\n- {name: n, cron: '@daily', on: env/staging}\n",
 			want: `headgate.yaml:2: branch "env/staging" belongs to the server`, schemaBlind: true},
 		{name: "schedule tells nobody", in: "schedules:\n- {name: n, cron: '@daily', notify: 'a b'}\n", want: `headgate.yaml:2: invalid user or group name "a b"`},
-		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: "build.network" is a number (7), where true or false belongs`},
+		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: build.network is "7"; write true or false`},
+		{name: "variables", in: "build: {variables: {CODEBUILD_X: 1}}", want: "headgate.yaml:1: CODEBUILD_X: names beginning with CODEBUILD_"},
+		{name: "limits", in: "build: {limits: {memory: 3}}", want: `headgate.yaml:1: build.limits.memory is "3"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse(Name, []byte(c.in))

@@ -16,6 +16,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
@@ -33,9 +34,10 @@ type Request struct {
 	Secrets   Secrets           // what env.secrets-manager and env.parameter-store name; nil: there is nobody to ask
 	Timeout   time.Duration     // 0 is DefaultTimeout
 	Network   bool              // whether commands reach the network
-	Objects   string            // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
-	Cache     Cache             // what CacheDir is made of; zero: an empty one that nobody else sees
-	Notices   []string          // what people should know of the source, a line each at the head of the log
+	Limits    buildsettings.Limits
+	Objects   string   // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
+	Cache     Cache    // what CacheDir is made of; zero: an empty one that nobody else sees
+	Notices   []string // what people should know of the source, a line each at the head of the log
 
 	// What the build may know of itself.
 	Number     int // of the change
@@ -113,6 +115,7 @@ type Sandbox struct {
 	Objects string // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
 	Cache   Cache  // what is CacheDir inside
 	Network bool
+	Limits  buildsettings.Limits // within what the machine allows
 }
 
 // Where things stand inside every sandbox, whatever the executor: equal paths

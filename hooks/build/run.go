@@ -175,6 +175,7 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 		Objects: r.req.Objects,
 		Cache:   r.req.Cache,
 		Network: r.req.Network,
+		Limits:  r.req.Limits,
 	}
 	if s.Cache.Upper == "" {
 		s.Cache.Upper = filepath.Join(r.req.Work, "cache")

@@ -73,6 +73,7 @@ func (l *loop) assertVerdict(x landing) (verdict.Verdict, error) {
 	if err != nil {
 		return verdict.Verdict{}, err
 	}
+	settings.Server = l.server()
 	in, err := inputs(l.r, tree, settings)
 	if err != nil {
 		return verdict.Verdict{}, err

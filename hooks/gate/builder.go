@@ -25,6 +25,9 @@ type TreeBuilder struct {
 	// Cache keeps what tools of builds leave for the next ones; nil keeps nothing.
 	Cache *cache.Store
 
+	// Secrets are those of a repository, for its builds; nil: there are none.
+	Secrets func(repository string) build.Secrets
+
 	// Submodule finds the repository of this server that a URL in .gitmodules names,
 	// when everybody who may read of may read it too; else why there is none to
 	// check out. nil checks out none.
@@ -82,6 +85,8 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Variables:  j.Variables,
 		Timeout:    j.Timeout,
 		Network:    j.Network,
+		Limits:     j.Limits,
+		Secrets:    b.secrets(j),
 		Objects:    objects,
 		Notices:    s.notices,
 		Cache:      buildCache(use),
@@ -89,6 +94,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Repository: j.Repository.Name(),
 		Branch:     j.Branch,
 		Commit:     j.Candidate.String(),
+		Previous:   previous(j.Base),
 		Tree:       j.Tree.String(),
 		Initiator:  j.By,
 	}, b.Executor, log, b.Artifacts)
@@ -116,6 +122,21 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
 	}
 	return result, nil
+}
+
+// secrets are those of a job: none for what comes from outside.
+func (b *TreeBuilder) secrets(j Job) build.Secrets {
+	if j.Outside || b.Secrets == nil {
+		return nil
+	}
+	return b.Secrets(j.Repository.Name())
+}
+
+func previous(base repo.Hash) string {
+	if base.IsZero() {
+		return ""
+	}
+	return base.String()
 }
 
 func buildCache(use *cache.Use) build.Cache {

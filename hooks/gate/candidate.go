@@ -30,6 +30,7 @@ type candidate struct {
 	known   verdict.List // on tree, as last read
 	failure string       // why its build could not run, for people
 	problem *problem     // why it cannot be tested; commit, tree and key may then be zero
+	outside bool         // nobody who may write has vouched for one of its changes
 }
 
 // problem ends a change before anything is built.
@@ -97,12 +98,18 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 	if err != nil {
 		return c.unreadable(err, "", "fix it, commit and push again")
 	}
-	if c.base == repo.Zero {
+	c.outside = slices.ContainsFunc(c.Changes, func(ref plan.Ref) bool { return untrusted(l.open[ref.Change].story.Head()) })
+	switch {
+	case c.base == repo.Zero:
 		c.Settings = own.filled() // the first push to an empty branch is judged by its own
-	} else if slices.ContainsFunc(c.Changes, func(ref plan.Ref) bool { return untrusted(l.open[ref.Change].story.Head()) }) {
-		c.Network, c.Variables = false, nil
-	} else {
+	case c.outside: // what the branch says, and it reaches nothing
+		c.Network = false
+	default:
 		c.Settings = c.Settings.building(own)
+	}
+	c.Server = l.server()
+	if c.outside {
+		c.Server.Network = nil
 	}
 	if l.g.c.Check != nil {
 		if err := l.g.c.Check(ctx, l.r, c.tree); err != nil {
@@ -262,7 +269,7 @@ func (l *loop) settings(commit repo.Hash) (Settings, error) {
 // it is built is the tree's own matter: buildspec, image, timeout. What the build
 // may reach, and how it lands, is the branch's.
 func (s Settings) building(tree Settings) Settings {
-	s.Buildspec, s.Image, s.Timeout = tree.Buildspec, tree.Image, tree.Timeout
+	s.Buildspec, s.Image, s.Timeout, s.Variables = tree.Buildspec, tree.Image, tree.Timeout, tree.Variables
 	return s.filled()
 }
 
@@ -279,13 +286,25 @@ func (s Settings) filled() Settings {
 	return s
 }
 
+// server is what the server adds to the repository's settings.
+func (l *loop) server() ServerSettings { return l.g.server(l.r.Name()) }
+
+func (g *Gate) server(repository string) ServerSettings {
+	if g.c.Server == nil || repository == Own {
+		return ServerSettings{}
+	}
+	return g.c.Server(repository)
+}
+
 // builtin begins the name of a build that needs no file.
 const builtin = "builtin:"
 
 // inputs are what a build of tree depends on. The error is repo.ErrNoFile when
 // the tree has no such buildspec.
 func inputs(r *repo.Repository, tree repo.Hash, s Settings) (verdict.Inputs, error) {
-	in := verdict.Inputs{Tree: tree, Buildspec: s.Buildspec, Image: s.Image, Variables: s.Variables, Network: s.Network}
+	in := verdict.Inputs{Tree: tree, Buildspec: s.Buildspec, Image: s.Image, Variables: s.Variables}
+	_, in.Network, _ = s.environment()
+	in.Server = s.Server.digest()
 	if strings.HasPrefix(s.Buildspec, builtin) {
 		return in, nil
 	}

@@ -2,10 +2,14 @@ package gate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -19,7 +23,10 @@ type Config struct {
 	Access   func() *access.Config // who may do what, now; nil: nobody but for their own changes
 	Builder  Builder
 	Settings func(r *repo.Repository, tree repo.Hash) (Settings, error) // what a tree's headgate.yaml says; problems are shown to the pusher
-	Ask      func(ctx context.Context, q Question) (Answer, error)      // the land policy
+	// Server is what the server adds to the settings of a repository's builds. Nil:
+	// nothing.
+	Server func(repository string) ServerSettings
+	Ask    func(ctx context.Context, q Question) (Answer, error) // the land policy
 	// Check says what else must hold of any tree that lands: that configuration
 	// and policies in it can be read. Nil: nothing.
 	Check func(ctx context.Context, r *repo.Repository, tree repo.Hash) error
@@ -53,6 +60,35 @@ type Settings struct {
 	Strategy  Strategy // empty: Merge
 	Network   bool
 	Variables map[string]string
+	Limits    buildsettings.Limits
+
+	Server ServerSettings
+}
+
+// ServerSettings is what the server says of a repository's builds.
+type ServerSettings struct {
+	Variables map[string]string // that headgate.yaml wins over
+	Own       map[string]string // that win over headgate.yaml
+	Network   *bool             // nil: as headgate.yaml says
+	Limits    buildsettings.Limits
+}
+
+// digest names all that a verdict depends on; "" when it is nothing.
+func (s ServerSettings) digest() string {
+	if len(s.Variables)+len(s.Own) == 0 && s.Network == nil {
+		return ""
+	}
+	data, _ := json.Marshal([]any{s.Variables, s.Own, s.Network}) // there is nothing in it that could not be
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(data))
+}
+
+// environment is what a build has in the end.
+func (s Settings) environment() (variables map[string]string, network bool, limits buildsettings.Limits) {
+	network = s.Network
+	if s.Server.Network != nil {
+		network = *s.Server.Network
+	}
+	return buildsettings.Merge(s.Server.Variables, s.Variables, s.Server.Own), network, s.Limits.Within(s.Server.Limits)
 }
 
 // Strategy is how a change lands on a branch that has moved.
@@ -79,12 +115,15 @@ type Job struct {
 	Revision   int
 	By         string // the user who pushed
 	Candidate  repo.Hash
+	Base       repo.Hash // where the branch is; Zero before the first landing
 	Tree       repo.Hash
 	Buildspec  string
 	Image      string
 	Timeout    time.Duration // 0: the Builder's default
 	Network    bool
 	Variables  map[string]string
+	Limits     buildsettings.Limits
+	Outside    bool   // nobody who may write has vouched for it: it gets no secrets
 	Log        string // id of the log to write; unique for each run
 	Cache      CacheUse
 }

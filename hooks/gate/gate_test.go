@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -263,6 +265,44 @@ func TestMergeDriverIsRefused(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	w.land(jun, w.commit("rebased", map[string]string{"a": "3\n"}, theirs))
+}
+
+// The server's settings are below a project's, those of its repository above, and
+// all of them are part of what a verdict is for.
+func TestWhatTheServerAddsToABuild(t *testing.T) {
+	w := newHarness(t, func(c *Config) {
+		c.Server = func(string) ServerSettings {
+			no := false
+			return ServerSettings{
+				Variables: map[string]string{"AWS_REGION": "eu-north-1", "A": "server", "B": "server", "C": "server"},
+				Own:       map[string]string{"C": "repository"},
+				Network:   &no,
+				Limits:    buildsettings.Limits{Memory: 1 << 30},
+			}
+		}
+	})
+	const yaml = "build: {network: true, variables: {A: project, C: project}, limits: {memory: 2 GiB, cpu: 1}}\n"
+	base := w.commit("begin", files("headgate.yaml", yaml))
+	w.land(ada, base)
+	w.build.mu.Lock()
+	j := w.build.jobs[len(w.build.jobs)-1]
+	w.build.mu.Unlock()
+	want := map[string]string{"AWS_REGION": "eu-north-1", "A": "project", "B": "server", "C": "repository"}
+	if !maps.Equal(j.Variables, want) || j.Network || j.Limits != (buildsettings.Limits{Memory: 1 << 30, CPU: 1}) || j.Outside {
+		t.Errorf("%+v", j)
+	}
+	tree, err := w.r.TreeOf(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vs, err := verdict.On(w.r, tree)
+	if err != nil || len(vs) != 1 || vs[0].Server == "" || vs[0].Network {
+		t.Errorf("%+v %v", vs, err)
+	}
+	rep, err := Verify(t.Context(), w.clone(true), repo.Signers{w.store.Signer().PublicKey()})
+	if err != nil || rep.Verdicts != 1 || len(rep.Findings) > 0 {
+		t.Errorf("%+v %v", rep, err)
+	}
 }
 
 func TestFastForwardOnly(t *testing.T) {

@@ -26,10 +26,10 @@ func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, erro
 	}
 	s := Settings{
 		Strategy: Strategy(f.Land.Strategy), Buildspec: f.Build.Buildspec, Image: f.Build.Image,
-		Timeout: f.Build.Timeout, Network: f.Build.Network,
+		Timeout: f.Build.Timeout, Network: f.Build.Network, Variables: f.Build.Variables, Limits: f.Build.Limits,
 	}
 	if name == Own {
-		s.Buildspec, s.Image, s.Network = builtin+ServerFile, "host", false
+		s.Buildspec, s.Image, s.Network, s.Variables = builtin+ServerFile, "host", false, nil
 	}
 	return s, nil
 }

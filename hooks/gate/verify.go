@@ -397,6 +397,12 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 			return err
 		default:
 			what = tested(vs, in, new, l.before)
+			// What the server's own settings added, the verdict alone says.
+			for _, v := range vs {
+				if in.Server, in.Network = v.Server, v.Network; v.Server != "" && what != "" {
+					what = tested(vs, in, new, l.before)
+				}
+			}
 		}
 		if what == "" {
 			rep.Verdicts++

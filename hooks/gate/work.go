@@ -45,13 +45,24 @@ func (l *loop) begin(ctx context.Context, c *candidate) {
 	b := &building{key: c.key, candidate: c}
 	b.log = fmt.Sprintf("%s-%d.%d-%s", l.r.Name(), o.story.Number, head.Number, strconv.FormatInt(l.g.c.Now().UnixNano(), 36))
 	job := Job{
-		Repository: l.r, Branch: c.Branch, Change: o.story.Number, Revision: head.Number, By: head.By,
-		Candidate: c.commit, Tree: c.tree, Buildspec: c.Buildspec, Image: c.Image, Timeout: c.Timeout,
-		Network: c.Network, Variables: c.Variables, Log: b.log,
+		Repository: l.r,
+		Branch:     c.Branch,
+		Change:     o.story.Number,
+		Revision:   head.Number,
+		By:         head.By,
+		Candidate:  c.commit,
+		Base:       c.base,
+		Tree:       c.tree,
+		Buildspec:  c.Buildspec,
+		Image:      c.Image,
+		Timeout:    c.Timeout,
+		Outside:    c.outside,
+		Log:        b.log,
 	}
-	if job.Cache = KeepsCache; slices.ContainsFunc(c.Changes, func(r plan.Ref) bool { return untrusted(l.open[r.Change].story.Head()) }) {
+	if job.Cache = KeepsCache; c.outside {
 		job.Cache = NoCache
 	}
+	job.Variables, job.Network, job.Limits = c.environment()
 	ctx, b.cancel = context.WithCancel(ctx)
 	l.building[c.key] = b
 	l.builds.Go(func() {
@@ -82,7 +93,7 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 	crash.Point("build.ended")
 	in := b.candidate.inputs
 	v = verdict.Verdict{
-		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(), Network: in.Network,
+		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(), Network: in.Network, Server: in.Server,
 		Log: job.Log, LogDigest: result.LogDigest, Artifacts: result.Artifacts,
 		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine,
 		Started: started.UTC(), Finished: l.g.c.Now().UTC(),

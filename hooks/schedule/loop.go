@@ -280,6 +280,8 @@ func (l *loop) build(ctx context.Context, f *headgateyaml.File, d headgateyaml.S
 		Image:      f.Build.Image,
 		Timeout:    f.Build.Timeout,
 		Network:    f.Build.Network,
+		Variables:  f.Build.Variables,
+		Limits:     f.Build.Limits,
 		Log:        mine.log,
 	}
 	l.builds.Go(func() {

@@ -44,6 +44,7 @@ type Inputs struct {
 	Image     string
 	Variables map[string]string // without those that name the run itself
 	Network   bool
+	Server    string // digest of what the server's own settings add; "" for nothing
 }
 
 // Key is the digest of inputs, "sha256:…".
@@ -57,6 +58,9 @@ func (in Inputs) Key() string {
 	field(in.Image)
 	field(in.VariablesDigest())
 	field(fmt.Sprint(in.Network))
+	if in.Server != "" {
+		field(in.Server)
+	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
@@ -88,6 +92,7 @@ type Verdict struct {
 	Image     string     `json:"image"`
 	Variables string     `json:"variables,omitempty"` // their digest
 	Network   bool       `json:"network,omitempty"`
+	Server    string     `json:"server,omitempty"`     // digest of what the server's settings added
 	Log       string     `json:"log,omitempty"`        // id, for whoever keeps the logs
 	LogDigest string     `json:"log_digest,omitempty"` // sha256:… of the closed log
 	Artifacts []Artifact `json:"artifacts,omitempty"`

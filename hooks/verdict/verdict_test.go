@@ -43,6 +43,7 @@ func TestKeyIsOfEverythingThatMatters(t *testing.T) {
 		"a value":   func(in *Inputs) { in.Variables = map[string]string{"A": "2"} },
 		"two":       func(in *Inputs) { in.Variables = map[string]string{"A": "1", "B": "2"} },
 		"network":   func(in *Inputs) { in.Network = true },
+		"server":    func(in *Inputs) { in.Server = "sha256:1" },
 	} {
 		other := in
 		change(&other)

@@ -7,13 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 )
 
 // Limits bound one build.
-type Limits struct {
-	Processes int   // processes and threads at a time
-	Memory    int64 // bytes, swap included
-}
+type Limits = buildsettings.Limits
 
 // DefaultLimits are generous: they keep a runaway build from taking the machine
 // with it. Memory is three quarters of the machine's.
@@ -39,6 +38,9 @@ type group struct {
 	events []event
 }
 
+// period is that in which the limit of the processor is kept, in microseconds.
+const period = 100_000
+
 // event is a counter of how often a limit was met.
 type event struct{ file, key, limit string }
 
@@ -56,6 +58,9 @@ func newGroup(root, name string, l Limits) (*group, error) {
 		if l.Processes > 0 {
 			plan[dir] = append(plan[dir], setting{file: "pids.max", value: processes})
 		}
+		if l.CPU > 0 {
+			plan[dir] = append(plan[dir], setting{file: "cpu.max", value: fmt.Sprintf("%d %d", int(l.CPU*period), period)})
+		}
 		if l.Memory > 0 {
 			plan[dir] = append(plan[dir], setting{file: "memory.max", value: memory},
 				setting{file: "memory.swap.max", value: "0", optional: true}, setting{file: "memory.oom.group", value: "1"})
@@ -66,6 +71,12 @@ func newGroup(root, name string, l Limits) (*group, error) {
 		}
 		if _, err := os.Stat(filepath.Join(root, "memory")); err == nil && l.Memory > 0 {
 			plan[filepath.Join(root, "memory", name)] = []setting{{file: "memory.limit_in_bytes", value: memory}, {file: "memory.memsw.limit_in_bytes", value: memory, optional: true}}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(root, "cpu")); err == nil && l.CPU > 0 && len(plan) > 0 { // v1
+		plan[filepath.Join(root, "cpu", name)] = []setting{
+			{file: "cpu.cfs_period_us", value: strconv.Itoa(period)},
+			{file: "cpu.cfs_quota_us", value: strconv.Itoa(int(l.CPU * period))},
 		}
 	}
 	if len(plan) == 0 {

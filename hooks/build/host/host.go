@@ -133,6 +133,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if limits == (Limits{}) {
 		limits = DefaultLimits()
 	}
+	limits = s.Limits.Within(limits)
 	if n.group, err = newGroup(cgroupRoot, groupName(s.ID), limits); err != nil {
 		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
 	}
