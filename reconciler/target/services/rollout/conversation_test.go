@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -55,7 +56,8 @@ func TestConversations(t *testing.T) {
 func play(t *testing.T, text string) string {
 	var out strings.Builder
 	o, d, now := &Observed{}, Declared{}, epoch
-	declaredCheck, declaredRestart = testCheck, Restart{}
+	declaredCheck, declaredRestart, declaredDeployment = testCheck, Restart{}, Deployment{}
+	declaredPercent = [2]int{100, 200}
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		input, _, _ := strings.Cut(block, "\n----")
 		out.WriteString(input + "\n")
@@ -73,7 +75,7 @@ func play(t *testing.T, text string) string {
 				said = true
 			}
 			for round := 0; ; round++ {
-				if round > 3 {
+				if round > 5 {
 					t.Fatalf("no end of actions after %q", line)
 				}
 				var actions []Action
@@ -109,6 +111,9 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 var (
 	declaredCheck   = testCheck
 	declaredRestart Restart
+
+	declaredDeployment Deployment
+	declaredPercent    [2]int // minimum and maximum of rolling ones
 )
 
 var testCheck = Check{StartPeriod: 10 * time.Second, Interval: 2 * time.Second, Timeout: time.Second, Retries: 3}
@@ -128,7 +133,7 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 		if err != nil {
 			return err
 		}
-		*d = Declared{Commit: "c" + arg(1), Sequence: seq}
+		*d = Declared{Commit: "c" + arg(1), Sequence: seq, Deployment: declaredDeployment}
 		for _, w := range words[2:] {
 			if w == "report" {
 				d.Report = true
@@ -142,6 +147,32 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 			d.Services = append(d.Services, service(w))
 		}
 		o.Declare(*d)
+	case "strategy", "bake", "breaker", "hook", "alarm":
+		return deployment(&declaredDeployment, words)
+	case "pause":
+		d.Paused = true
+	case "continue":
+		d.Paused, d.Continued = false, append(d.Continued, words[1:]...)
+	case "hooked":
+		e := Hooked{Name: arg(1), Result: HookResult(arg(2)), Message: rest(3)}
+		if e.Result == InProgress {
+			again, err := time.ParseDuration(arg(3))
+			if err != nil {
+				return err
+			}
+			e.Again, e.Message = again, rest(4)
+		}
+		o.Saw(e, *now)
+	case "measured":
+		value, err := strconv.ParseFloat(arg(2), 64)
+		e := Measured{Name: arg(1), Value: value}
+		switch {
+		case arg(2) == "none":
+			e.None = true
+		case err != nil:
+			e.Err = rest(2)
+		}
+		o.Saw(e, *now)
 	case "ok":
 		for _, id := range words[1:] {
 			o.Saw(Checked{ID: id, OK: true}, *now)
@@ -202,5 +233,68 @@ func service(w string) Service {
 	if listen != "" {
 		s.Listen = strings.Split(listen, ",")
 	}
+	s.Minimum, s.Maximum = Bounds(s.Replicas, declaredPercent[0], declaredPercent[1])
 	return s
+}
+
+// deployment reads one line about how what is declared from then on is deployed.
+func deployment(d *Deployment, words []string) (err error) {
+	duration := func(text string) time.Duration {
+		v, e := time.ParseDuration(text)
+		if e != nil {
+			err = e
+		}
+		return v
+	}
+	number := func(text string) int {
+		v, e := strconv.Atoi(text)
+		if e != nil {
+			err = e
+		}
+		return v
+	}
+	switch words[0] {
+	case "strategy":
+		d.Strategy = Strategy(words[1])
+		switch d.Strategy {
+		case Rolling:
+			declaredPercent = [2]int{number(words[2]), number(words[3])}
+		case Canary, Linear:
+			d.Percent, d.Interval = number(words[2]), duration(words[3])
+		case "all-at-once":
+			d.Strategy = AllAtOnce
+		}
+	case "bake":
+		d.Bake = duration(words[1])
+	case "breaker":
+		d.Breaker = Breaker{}
+		for _, w := range words[1:] {
+			switch w {
+			case "off":
+				d.Breaker.Off = true
+			case "keeps":
+				d.Breaker.Keeps = true
+			case "cumulative":
+				d.Breaker.Cumulative = true
+			default:
+				d.Breaker.Kind, d.Breaker.Value = Count, number(w)
+			}
+		}
+	case "hook": // name stage [timeout], or name stage pause timeout
+		h := Hook{Name: words[1], Stage: Stage(words[2]), Timeout: time.Minute}
+		if len(words) > 3 && words[3] == "pause" {
+			h.Pause, words = true, slices.Delete(words, 3, 4)
+		}
+		if len(words) > 3 {
+			h.Timeout = duration(words[3])
+		}
+		d.Hooks = append(slices.Clone(d.Hooks), h)
+	case "alarm": // name above|below bound [for]
+		a := Alarm{Name: words[1], Above: words[2] == "above", Interval: 10 * time.Second}
+		if a.Bound, err = strconv.ParseFloat(words[3], 64); len(words) > 4 {
+			a.For = duration(words[4])
+		}
+		d.Alarms = append(slices.Clone(d.Alarms), a)
+	}
+	return err
 }

@@ -33,6 +33,7 @@ type Instance struct {
 	Passes    int       // good checks in a row since it was started
 	Fails     int       // failed checks in a row
 	Served    bool      // had traffic since it was started
+	Proven    bool      // was healthy for stableAfter since it was started
 	Restarts  int
 	LastExit  string // how it ended the last time
 	Message   string // what is wrong with it, if anything
@@ -44,6 +45,7 @@ type Tally struct {
 	Replicas int // as last declared
 	Check    Check
 	Restart  Restart
+	Breaker  Breaker
 	Drain    time.Duration
 	Over     bool   // an instance ended badly and is not to be started again
 	Failures int    // failed starts in a row
@@ -54,10 +56,10 @@ type Tally struct {
 }
 
 // Tripped says whether the version is given up: its instances failed
-// max(3, replicas) times in a row and it never served for long. Having been
+// as often as its breaker takes, and it never served for long. Having been
 // healthy for a moment is no proof: many break with their first real request.
 func (t *Tally) Tripped() bool {
-	return t != nil && (t.Over || !t.Lasted && t.Failures >= max(3, t.Replicas))
+	return t != nil && (t.Over || !t.Breaker.Off && !t.Lasted && t.Failures >= t.Breaker.Threshold(t.Replicas))
 }
 
 // ServiceState is what is known about one service.
@@ -67,6 +69,9 @@ type ServiceState struct {
 	Reached   bool     // Commit was reached: all replicas that it wants have had the traffic, and lasted
 	Serving   string   // version that gets the traffic; empty before the first
 	Routed    []string // instances that get the traffic
+	Canary    string   // version that gets a part of it, or requests with the test header; empty: none
+	Canaries  []string // its instances
+	Weight    int      // percent of the traffic that they get
 	Versions  map[string]*Tally
 	Declared  []string    // versions that are declared now: the wanted one and its fallback
 	Instances []*Instance // oldest first
@@ -83,14 +88,21 @@ type ServiceState struct {
 // copy for another.
 type Observed struct {
 	Services map[string]*ServiceState
+	Progress *Progress // of the newest staged deployment; nil: there was none
+	alarms   []Alarm   // of what is declared
 }
 
 // Clone is a deep copy.
 func (o *Observed) Clone() *Observed {
-	c := &Observed{Services: make(map[string]*ServiceState, len(o.Services))}
+	c := &Observed{
+		Services: make(map[string]*ServiceState, len(o.Services)),
+		Progress: o.Progress.clone(),
+		alarms:   o.alarms,
+	}
 	for name, f := range o.Services {
 		g := *f
 		g.Routed, g.Bound, g.Declared = slices.Clone(f.Routed), slices.Clone(f.Bound), slices.Clone(f.Declared)
+		g.Canaries = slices.Clone(f.Canaries)
 		g.Versions = make(map[string]*Tally, len(f.Versions))
 		for v, t := range f.Versions {
 			u := *t
@@ -174,6 +186,10 @@ func (Exited) event()   {}
 // come from what was abandoned.
 func (o *Observed) Saw(e Event, now time.Time) {
 	switch e := e.(type) {
+	case Hooked:
+		o.hooked(e, now)
+	case Measured:
+		o.answered(e, o.alarms, now)
 	case Listened:
 		f, ok := o.Services[e.Service]
 		if !ok {
@@ -219,6 +235,12 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 		if in.Phase == target.PhaseStarting {
 			in.Phase, in.Since, in.Healthy = target.PhaseHealthy, now, now
 			t.Ever = true
+		}
+		if !in.Proven && now.Sub(in.Healthy) >= stableAfter {
+			in.Proven = true
+			if !t.Breaker.Cumulative {
+				t.Failures = 0 // they are counted in a row
+			}
 		}
 		if len(f.lasting(in.Version, now)) >= t.Replicas {
 			t.Complete = true
@@ -294,8 +316,13 @@ func (f *ServiceState) failed(in *Instance, why string, now time.Time) {
 	t := f.Versions[in.Version]
 	t.Reason = in.ID + " " + why
 	if !in.Healthy.IsZero() && now.Sub(in.Healthy) >= stableAfter {
-		t.Failures, in.NotBefore = 0, now
+		in.NotBefore = now
 		t.Lasted = t.Lasted || in.Served
+		if t.Breaker.Cumulative {
+			t.Failures++
+		} else {
+			t.Failures = 0
+		}
 		return
 	}
 	t.Failures++
@@ -305,6 +332,7 @@ func (f *ServiceState) failed(in *Instance, why string, now time.Time) {
 func (f *ServiceState) remove(id string) {
 	f.Instances = slices.DeleteFunc(f.Instances, func(in *Instance) bool { return in.ID == id })
 	f.Routed = slices.DeleteFunc(f.Routed, func(r string) bool { return r == id })
+	f.Canaries = slices.DeleteFunc(f.Canaries, func(r string) bool { return r == id })
 	f.forgetVersions()
 }
 
@@ -314,7 +342,7 @@ func (f *ServiceState) forgetVersions() {
 	if len(f.Versions) <= 8 {
 		return
 	}
-	used := map[string]bool{f.Serving: true}
+	used := map[string]bool{f.Serving: true, f.Canary: true}
 	for _, v := range f.Declared {
 		used[v] = true
 	}

@@ -21,6 +21,15 @@ type Action struct {
 	Routed   []string      // Route: the instances that shall get the traffic
 	Listen   []string      // Listen: exactly what the proxy shall listen on
 	Timeout  time.Duration // Drain
+
+	Canary   string   // Route: the version that gets a part of the traffic; "" for none
+	Canaries []string // Route: its instances
+	Weight   int      // Route, Shift: the percent that it gets; 0: only requests with the test header
+
+	Stage Stage  // Enter, Call
+	Name  string // Call, Query: of the hook or alarm
+	Why   string // GiveUp
+	Keep  bool   // GiveUp: it is not to be rolled back
 }
 
 // Kind is what an action does.
@@ -35,6 +44,12 @@ const (
 	Drain  Kind = "drain"  // let the requests in flight finish; answered by Drained
 	Stop   Kind = "stop"   // stop the process; answered by Exited
 	Close  Kind = "close"  // listen no longer and forget the service
+
+	Enter  Kind = "enter"   // a stage of a deployment begins; nothing to do, nothing answers
+	Shift  Kind = "shift"   // so much of the traffic is for what is declared; Route follows
+	Call   Kind = "call"    // call a hook; answered by Hooked, unless it waits for a person
+	Query  Kind = "query"   // ask what an alarm is about; answered by Measured
+	GiveUp Kind = "give up" // the deployment does not go on; nothing to do, nothing answers
 )
 
 func (a Action) String() string {
@@ -46,12 +61,23 @@ func (a Action) String() string {
 		s += a.Instance + " " + a.Version
 	case Route:
 		s += a.Service + " " + a.Version + " to " + strings.Join(a.Routed, " ")
+		if a.Canary != "" {
+			s = fmt.Sprintf("%s, %d%% %s to %s", s, a.Weight, a.Canary, strings.Join(a.Canaries, " "))
+		}
 	case Drain:
 		s += fmt.Sprintf("%s within %s", a.Instance, a.Timeout)
 	case Stop, Retire:
 		s += a.Instance
 	case Close:
 		s += a.Service
+	case Enter:
+		s += string(a.Stage)
+	case Shift:
+		s += fmt.Sprintf("to %d%%", a.Weight)
+	case Call, Query:
+		s += a.Name
+	case GiveUp:
+		s += "because " + a.Why
 	}
 	return strings.TrimSpace(s)
 }
@@ -59,6 +85,8 @@ func (a Action) String() string {
 // Declare brings what is known about versions up to what is declared. It comes
 // before Plan whenever Declared changes.
 func (o *Observed) Declare(d Declared) {
+	o.alarms = d.Deployment.Alarms
+	o.deploy(d)
 	for _, s := range d.Services {
 		f := o.service(s.Name)
 		if f.Commit != d.Commit {
@@ -72,9 +100,9 @@ func (o *Observed) Declare(d Declared) {
 			}
 		}
 		f.Declared = nil
-		f.declare(s)
+		f.declare(s, d.Deployment.Breaker)
 		if s.Fallback != nil {
-			f.declare(*s.Fallback)
+			f.declare(*s.Fallback, d.Deployment.Breaker)
 		}
 	}
 }
@@ -88,7 +116,7 @@ func (f *ServiceState) tryAgain(version string) {
 	}
 }
 
-func (f *ServiceState) declare(s Service) {
+func (f *ServiceState) declare(s Service, b Breaker) {
 	f.Declared = append(f.Declared, s.Version)
 	t := f.Versions[s.Version]
 	if t == nil {
@@ -96,10 +124,15 @@ func (f *ServiceState) declare(s Service) {
 		f.Versions[s.Version] = t
 	}
 	t.Label, t.Replicas, t.Check, t.Restart, t.Drain = s.Label, s.Replicas, s.Check, s.Restart, s.Drain
+	t.Breaker = b
 }
 
 // Did records that an action was begun.
 func (o *Observed) Did(a Action, now time.Time) {
+	if a.Service == "" {
+		o.Progress.did(a, now)
+		return
+	}
 	f := o.service(a.Service)
 	_, in := o.Find(a.Instance)
 	switch a.Kind {
@@ -114,11 +147,12 @@ func (o *Observed) Did(a Action, now time.Time) {
 			in.Restarts++
 		}
 		in.Phase, in.Since, in.Started, in.Checked = target.PhaseStarting, now, now, now
-		in.Healthy, in.Fails, in.Passes, in.Served = time.Time{}, 0, 0, false
+		in.Healthy, in.Fails, in.Passes, in.Served, in.Proven = time.Time{}, 0, 0, false, false
 	case Route:
 		f.Serving, f.Routed = a.Version, a.Routed
+		f.Canary, f.Canaries, f.Weight = a.Canary, a.Canaries, a.Weight
 		f.reach()
-		for _, id := range a.Routed {
+		for _, id := range slices.Concat(a.Routed, a.Canaries) {
 			if _, in := o.Find(id); in != nil {
 				in.Served = true
 			}
@@ -143,6 +177,29 @@ func (o *Observed) Did(a Action, now time.Time) {
 	}
 }
 
+// did records what was begun of a staged deployment.
+func (p *Progress) did(a Action, now time.Time) {
+	switch a.Kind {
+	case Enter:
+		p.Stage, p.Since = a.Stage, now
+	case Shift:
+		p.Weight, p.Shifted = a.Weight, now
+	case Call:
+		h := p.Hooks[a.Name]
+		if h.Called.IsZero() {
+			h.Called = now
+		}
+		h.Running = true
+		p.Hooks[a.Name] = h
+	case Query:
+		s := p.Alarms[a.Name]
+		s.Asked = now
+		p.Alarms[a.Name] = s
+	case GiveUp:
+		p.giveUp(a.Why, a.Keep)
+	}
+}
+
 // Plan says what to do now to get from o to d, and when to ask again if nothing
 // happens before; the zero time means not at all. It changes neither. Declare
 // must have told o of d.
@@ -150,6 +207,7 @@ func Plan(d Declared, o *Observed, now time.Time) (actions []Action, wake time.T
 	p := &planner{d: d, o: o.Clone(), now: now}
 	declared := map[string]bool{}
 	allTookOver := true
+	p.advance()
 	serving := p.serving()
 	for _, s := range d.Services {
 		declared[s.Name] = true
@@ -219,19 +277,40 @@ func (p *planner) serving() (versions map[string]string) {
 		if v == s.Version && f.Versions[s.Version].complete() {
 			continue // it did its part, now or with an earlier commit
 		}
-		ready = ready && f.ready(s, v, p.now)
+		ready = ready && p.ready(f, s, v)
 		tripped = tripped || f.Versions[s.Version].Tripped()
 	}
-	if waiting && ready {
+	pr := p.o.under(p.d)
+	over := pr != nil && pr.Over
+	held := p.d.Paused || over || pr != nil && pr.Stage.before(p.d.switchesIn())
+	if waiting && ready && !held {
 		for _, s := range p.d.Services {
 			versions[s.Name] = s.Version
 		}
 	}
-	p.givenUp = waiting && !ready && tripped
+	p.givenUp = waiting && (!ready && tripped || over)
 	return versions
 }
 
+// switchesIn is the stage in which what is declared becomes what serves. Until then
+// what served before is there to go back to, except where it is replaced bit by bit.
+func (d Declared) switchesIn() Stage {
+	if d.Deployment.Strategy == Rolling {
+		return ScaleUp
+	}
+	return CleanUp
+}
+
 func (s Service) hasFallback() bool { return s.Fallback != nil && s.Fallback.Version != s.Version }
+
+// ready reports whether a service can switch. In a rolling deployment what serves goes
+// before that, which is no reason to hurry.
+func (p *planner) ready(f *ServiceState, s Service, serving string) bool {
+	if p.d.Deployment.Strategy == Rolling && f.Versions[serving].ever() {
+		return f.listensOn(s.Listen) && len(f.lasting(s.Version, p.now)) >= s.Replicas
+	}
+	return f.ready(s, serving, p.now)
+}
 
 // ready reports whether the declared version can take over from what serves.
 func (f *ServiceState) ready(s Service, serving string, now time.Time) bool {
@@ -260,17 +339,28 @@ func (p *planner) service(s Service, serving string) (tookOver bool) {
 	if !switched {
 		want[serving] = f.Versions[serving].replicas()
 	}
+	pr := p.o.under(p.d)
+	if pr != nil && pr.Stage.before(ScaleUp) {
+		want[s.Version] = len(f.healthy(s.Version))
+	}
+	frozen := false
+	rolls := p.d.Deployment.Strategy == Rolling && !switched && f.Versions[serving].ever()
+	if rolls && want[s.Version] > 0 || rolls && p.givenUp {
+		frozen = p.roll(f, s, serving, want)
+	}
 	if returns {
 		want[s.Fallback.Version] = s.Fallback.Replicas
 	}
 	p.retire(f, want)
 	p.listen(f, s, switched)
-	p.route(f, serving)
+	p.routeTo(f, s, serving, rolls)
 	p.stop(f)
 	if p.d.Report && f.Reached && !returns {
 		return switched
 	}
-	p.start(f, s.Version, want[s.Version])
+	if !frozen {
+		p.start(f, s.Version, want[s.Version])
+	}
 	if !switched {
 		p.start(f, serving, want[serving])
 	}
@@ -279,6 +369,45 @@ func (p *planner) service(s Service, serving string) (tookOver bool) {
 	}
 	p.untilLasting(f, s)
 	return switched && (t.complete() || len(f.lasting(s.Version, p.now)) >= s.Replicas)
+}
+
+// roll puts into want how many instances of each version are wanted now in a rolling
+// deployment. frozen says that none of the declared version is to be started.
+func (p *planner) roll(f *ServiceState, s Service, serving string, want map[string]int) (frozen bool) {
+	switch {
+	case p.d.Paused, p.givenUp && p.d.Deployment.Breaker.Keeps:
+		clear(want)
+		for _, in := range f.Instances {
+			if !in.Retired {
+				want[in.Version]++
+			}
+		}
+		return p.givenUp
+	case p.givenUp: // back the way it came
+		replicas := f.Versions[serving].replicas()
+		f.rolling(want, s.Version, serving, replicas, min(s.Minimum, replicas), max(s.Maximum, replicas), p.now)
+		want[s.Version] = min(want[s.Version], len(f.healthy(s.Version)))
+		return true
+	}
+	f.rolling(want, serving, s.Version, s.Replicas, s.Minimum, s.Maximum, p.now)
+	return false
+}
+
+// routeTo sends the traffic of a service where it belongs.
+func (p *planner) routeTo(f *ServiceState, s Service, serving string, rolls bool) {
+	pr := p.o.under(p.d)
+	switched := serving == s.Version
+	switch {
+	case rolls:
+		fit := f.rollingFit(s.Version, p.now)
+		p.share(f, serving, fit, "", nil, 0)
+	case pr != nil && switched && f.Serving == "" && pr.Stage.before(ProductionTrafficShift):
+		// The first of all waits for its hooks, too.
+	case pr != nil && !switched && !pr.Over && !pr.Stage.before(TestTrafficShift):
+		p.share(f, serving, f.healthy(serving), s.Version, f.healthy(s.Version), pr.Weight)
+	default:
+		p.route(f, serving)
+	}
 }
 
 // untilLasting asks to be woken when an instance has been healthy for long enough.
@@ -396,6 +525,21 @@ func (f *ServiceState) lasting(version string, now time.Time) (ids []string) {
 	return ids
 }
 
+// rollingFit are the instances that may have traffic in a rolling deployment to a
+// version: those of it that last, or if there is nobody else any, and all others.
+func (f *ServiceState) rollingFit(to string, now time.Time) (ids []string) {
+	lasting := f.lasting(to, now)
+	for _, in := range f.Instances {
+		if in.Phase == target.PhaseHealthy && !in.Retired && (in.Version != to || slices.Contains(lasting, in.ID)) {
+			ids = append(ids, in.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return f.healthy(to)
+	}
+	return ids
+}
+
 // retire retires the instances that are more than wanted of their version: first
 // those that are of no use yet, then the youngest.
 func (p *planner) retire(f *ServiceState, want map[string]int) {
@@ -459,10 +603,23 @@ func inTheWay(key string, wanted []string) bool {
 }
 
 func (p *planner) route(f *ServiceState, serving string) {
-	fit := f.healthy(serving)
-	if serving != f.Serving || !slices.Equal(fit, f.Routed) {
-		p.do(Action{Kind: Route, Service: f.Name, Version: serving, Routed: fit})
+	p.share(f, serving, f.healthy(serving), "", nil, 0)
+}
+
+// share divides the traffic between the version that serves and the next one.
+func (p *planner) share(f *ServiceState, serving string, fit []string, next string, ones []string, weight int) {
+	if serving == f.Serving && slices.Equal(fit, f.Routed) && next == f.Canary && slices.Equal(ones, f.Canaries) && weight == f.Weight {
+		return
 	}
+	p.do(Action{
+		Kind:     Route,
+		Service:  f.Name,
+		Version:  serving,
+		Routed:   fit,
+		Canary:   next,
+		Canaries: ones,
+		Weight:   weight,
+	})
 }
 
 // stop takes instances down that are retired or unhealthy: out of the traffic

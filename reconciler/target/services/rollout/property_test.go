@@ -30,16 +30,44 @@ type model struct {
 	broken   map[string]bool // versions that never become healthy
 	minimum  map[string]int  // service → fewest instances that may have traffic; checked when present
 	wake     time.Time
+
+	deployment Deployment // of what is declared from then on
+
+	called, asked map[string]bool // hooks and alarms that owe an answer
+}
+
+// declared is the version that is declared of a service.
+func (w *model) declared(service string) string {
+	for _, s := range w.d.Services {
+		if s.Name == service {
+			return s.Version
+		}
+	}
+	return ""
+}
+
+// answer answers all that was called and asked.
+func (w *model) answer(result HookResult, value float64) {
+	for _, name := range slices.Sorted(maps.Keys(w.called)) {
+		delete(w.called, name)
+		w.o.Saw(Hooked{Name: name, Result: result, Again: time.Second}, w.now)
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
+		delete(w.asked, name)
+		w.o.Saw(Measured{Name: name, Value: value}, w.now)
+	}
+	w.plan()
 }
 
 func newWorld(t *rapid.T) *model {
 	return &model{t: t, now: epoch, running: map[string]string{}, healthy: map[string]bool{}, fails: map[string]int{}, leaving: map[string]bool{},
-		routed: map[string][]string{}, bound: map[string][]string{}, broken: map[string]bool{}, minimum: map[string]int{}}
+		routed: map[string][]string{}, bound: map[string][]string{}, broken: map[string]bool{}, minimum: map[string]int{},
+		called: map[string]bool{}, asked: map[string]bool{}}
 }
 
 func (w *model) declare(services ...Service) {
 	seq := w.d.Sequence + 1
-	w.d = Declared{Commit: fmt.Sprint("c", seq), Sequence: seq, Services: services}
+	w.d = Declared{Commit: fmt.Sprint("c", seq), Sequence: seq, Services: services, Deployment: w.deployment}
 	w.o.Declare(w.d)
 	w.plan()
 }
@@ -47,7 +75,7 @@ func (w *model) declare(services ...Service) {
 // plan carries out what is planned until nothing is.
 func (w *model) plan() {
 	for round := 0; ; round++ {
-		if round == 5 {
+		if round == 8 {
 			w.t.Fatalf("there is no end of actions")
 		}
 		before := w.o.Clone()
@@ -87,12 +115,18 @@ func (w *model) act(a Action) {
 		w.running[a.Instance] = a.Version
 		w.fails[a.Instance] = 0
 	case Route:
+		rolls := w.d.Deployment.Strategy == Rolling
 		for _, id := range a.Routed {
-			if !w.healthy[id] || w.leaving[id] || w.running[id] != a.Version {
+			if !w.healthy[id] || w.leaving[id] || w.running[id] != a.Version && !rolls {
 				w.t.Fatalf("%s: %s is not fit for traffic", a, id)
 			}
 		}
-		w.routed[a.Service] = a.Routed
+		for _, id := range a.Canaries {
+			if !w.healthy[id] || w.leaving[id] || w.running[id] != a.Canary || a.Canary != w.declared(a.Service) {
+				w.t.Fatalf("%s: canary %s is not fit for traffic", a, id)
+			}
+		}
+		w.routed[a.Service] = slices.Concat(a.Routed, a.Canaries)
 	case Drain, Stop:
 		if _, runs := w.running[a.Instance]; !runs {
 			w.t.Fatalf("%s: it does not run", a)
@@ -108,6 +142,10 @@ func (w *model) act(a Action) {
 		} else {
 			w.stopping = append(w.stopping, a.Instance)
 		}
+	case Call:
+		w.called[a.Name] = true
+	case Query:
+		w.asked[a.Name] = true
 	case Close:
 		for id := range w.running {
 			if f, _ := w.o.Find(id); f == nil {
@@ -148,6 +186,7 @@ func (w *model) check(id string, ok bool) {
 // has drained, what is told to stop stops.
 func (w *model) settle(rounds int) {
 	for range rounds {
+		w.answer(Succeeded, 0)
 		for _, id := range slices.Clone(w.draining) {
 			w.draining = slices.DeleteFunc(w.draining, func(d string) bool { return d == id })
 			w.o.Saw(Drained{ID: id}, w.now)
@@ -164,7 +203,7 @@ func (w *model) settle(rounds int) {
 			}
 		}
 		w.now = w.now.Add(time.Second)
-		if w.wake.After(w.now) && len(w.draining)+len(w.stopping) == 0 {
+		if w.wake.After(w.now) && len(w.draining)+len(w.stopping)+len(w.called)+len(w.asked) == 0 {
 			// Nothing else will happen before the plan wants to be asked again, but checks.
 			for _, id := range slices.Sorted(maps.Keys(w.running)) {
 				if !w.broken[w.running[id]] {
@@ -214,10 +253,25 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 			}
 			return rapid.SampledFrom(ids).Draw(t, "instance")
 		}
+		deployments := func() {
+			w.deployment = Deployment{Strategy: rapid.SampledFrom([]Strategy{AllAtOnce, AllAtOnce, Rolling, Canary, Linear}).Draw(t, "strategy")}
+			w.deployment.Percent, w.deployment.Interval = rapid.IntRange(20, 100).Draw(t, "percent"), time.Minute
+			if rapid.Bool().Draw(t, "bakes") {
+				w.deployment.Bake = time.Minute
+			}
+			if rapid.Bool().Draw(t, "hooks") {
+				stage := rapid.SampledFrom(HookStages).Draw(t, "stage")
+				w.deployment.Hooks = []Hook{{Name: "hook", Stage: stage, Timeout: 5 * time.Minute}}
+			}
+			if rapid.Bool().Draw(t, "alarms") {
+				w.deployment.Alarms = []Alarm{{Name: "alarm", Above: true, Bound: 1, Interval: 10 * time.Second}}
+			}
+		}
 		w.declare(services(true)...)
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
-			switch rapid.IntRange(0, 7).Draw(t, "event") {
+			switch rapid.IntRange(0, 9).Draw(t, "event") {
 			case 0:
+				deployments()
 				w.declare(services(true)...)
 			case 1:
 				if id := any(); id != "" {
@@ -236,6 +290,11 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 				w.plan()
 			case 6:
 				w.settle(1)
+			case 8:
+				w.answer(rapid.SampledFrom([]HookResult{Succeeded, InProgress, Failed}).Draw(t, "result"), rapid.Float64Range(0, 2).Draw(t, "value"))
+			case 9:
+				w.d.Paused = rapid.Bool().Draw(t, "paused")
+				w.plan()
 			case 7:
 				// Events about what is gone change nothing.
 				before := fmt.Sprint(w.o.Names())
@@ -248,8 +307,15 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 			}
 		}
 		w.broken = map[string]bool{}
+		deployments()
 		w.declare(services(false)...)
-		w.settle(60)
+		for range 40 {
+			w.settle(10)
+			if state, _ := Status(w.d, &w.o, w.now); state == target.Healthy {
+				w.settle(10)
+				break
+			}
+		}
 		want := map[string]int{}
 		for _, s := range w.d.Services {
 			if s.Replicas > 0 {
@@ -335,6 +401,92 @@ func TestBadVersionsGetNothing(t *testing.T) {
 		}
 		if f := w.o.Services["web"].Versions["v2"].Failures; f > max(3, next)+next {
 			t.Fatalf("tried %d times", f)
+		}
+	})
+}
+
+// TestRollingKeepsItsBounds: whatever happens on the way from one working version to
+// the next, no fewer instances than the minimum are healthy and no more than the
+// maximum run, and it comes to its end.
+func TestRollingKeepsItsBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		replicas := rapid.IntRange(1, 8).Draw(t, "replicas")
+		low, high := rapid.IntRange(0, 100).Draw(t, "minimum"), rapid.IntRange(100, 250).Draw(t, "maximum")
+		minimum, maximum := Bounds(replicas, low, high)
+		if Stalls(replicas, minimum, maximum) {
+			t.Skip("refused at the push")
+		}
+		w.deployment.Strategy = Rolling
+		declare := func(version int) {
+			s := service(fmt.Sprintf("web=v%d*%d", version, replicas))
+			s.Minimum, s.Maximum = minimum, maximum
+			w.declare(s)
+		}
+		declare(1)
+		w.settle(30)
+		w.minimum["web"] = minimum
+		for v := range rapid.IntRange(1, 3).Draw(t, "rollouts") {
+			declare(v + 2)
+			for range rapid.IntRange(0, 30).Draw(t, "steps") {
+				id := rapid.SampledFrom(slices.Sorted(maps.Keys(w.running))).Draw(t, "instance")
+				switch {
+				case slices.Contains(w.draining, id):
+					w.draining = slices.DeleteFunc(w.draining, func(d string) bool { return d == id })
+					w.o.Saw(Drained{ID: id}, w.now)
+					w.plan()
+				case slices.Contains(w.stopping, id):
+					w.exit(id, "exited 0")
+				default:
+					w.check(id, true)
+				}
+				if n := len(w.running); n > maximum {
+					t.Fatalf("%d instances run, of at most %d", n, maximum)
+				}
+			}
+			if rapid.Bool().Draw(t, "settle") {
+				w.settle(60)
+				if state, why := Status(w.d, &w.o, w.now); state != target.Healthy {
+					t.Fatalf("%s: %s", state, why)
+				}
+			}
+		}
+	})
+}
+
+// TestWhatIsGivenUpGetsNothing: once a staged deployment is given up, whatever its
+// stage, the version before has all the traffic and nothing else runs.
+func TestWhatIsGivenUpGetsNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		replicas := rapid.IntRange(1, 4).Draw(t, "replicas")
+		w.declare(service(fmt.Sprintf("web=v1*%d", replicas)), service("api=a1"))
+		w.settle(5)
+		w.minimum["web"], w.minimum["api"] = replicas, 1
+		stage := rapid.SampledFrom(HookStages).Draw(t, "stage")
+		w.deployment = Deployment{
+			Strategy: rapid.SampledFrom([]Strategy{AllAtOnce, Canary, Linear}).Draw(t, "strategy"),
+			Percent:  rapid.IntRange(3, 99).Draw(t, "percent"),
+			Interval: time.Minute,
+			Bake:     time.Minute,
+			Hooks:    []Hook{{Name: "hook", Stage: stage, Timeout: time.Hour}},
+		}
+		w.declare(service(fmt.Sprintf("web=v2*%d", replicas)), service("api=a2"))
+		for range 200 {
+			if w.called["hook"] {
+				w.answer(Failed, 0)
+				break
+			}
+			w.settle(1)
+		}
+		w.settle(10)
+		if state, why := Status(w.d, &w.o, w.now); state != target.Failed || !RollBack(w.d, &w.o) {
+			t.Fatalf("%s: %s", state, why)
+		}
+		for id, v := range w.running {
+			if v != "v1" && v != "a1" {
+				t.Fatalf("%s of %s still runs", id, v)
+			}
 		}
 	})
 }

@@ -19,6 +19,10 @@ type Declared struct {
 	Sequence int    // its position in the environment's branch
 	Services []Service
 	Report   bool // what breaks once all of a service had the traffic is left as it is
+
+	Deployment Deployment
+	Paused     bool     // by a person: what is under way goes no further
+	Continued  []string // hooks that wait for a person, who had them go on
 }
 
 // Service is one declared service.
@@ -31,6 +35,8 @@ type Service struct {
 	Check    Check
 	Restart  Restart
 	Drain    time.Duration // how long requests in flight may take once an instance is out of the traffic
+
+	Minimum, Maximum int // Rolling: the fewest healthy instances and the most that run, while it is under way
 
 	// Fallback is a version known to be good. It serves until Version is healthy when
 	// nothing of the service runs yet, and again when Version took over and is given

@@ -22,6 +22,11 @@ func Status(d Declared, o *Observed, now time.Time) (target.State, string) {
 			state, message = s, m
 		}
 	}
+	if pr := o.Progress; pr != nil && pr.Commit == d.Commit && (pr.Over || pr.Stage != Deployed) {
+		worse(pr.status(d, o, now))
+	} else if d.Paused && d.replaces(o) {
+		worse(target.Converging, "paused; it goes on when somebody says so")
+	}
 	declared := map[string]bool{}
 	for _, s := range d.Services {
 		declared[s.Name] = true
@@ -39,6 +44,81 @@ func Status(d Declared, o *Observed, now time.Time) (target.State, string) {
 		}
 	}
 	return state, message
+}
+
+// RollBack reports whether what is declared has failed for good, and its deployment
+// wants the environment to be rolled back.
+func RollBack(d Declared, o *Observed) bool {
+	if pr := o.Progress; pr != nil && pr.Commit == d.Commit && pr.Over {
+		return !pr.Keeps
+	}
+	return !d.Deployment.Breaker.Keeps && slices.ContainsFunc(d.Services, func(s Service) bool {
+		f := o.Services[s.Name]
+		if f == nil || f.ListenError != "" {
+			return false
+		}
+		t := f.Versions[s.Version]
+		return t.Tripped() && (t.Over || f.Serving != s.Version || len(f.healthy(s.Version)) == 0)
+	})
+}
+
+// replaces reports whether something other than what is declared has the traffic.
+func (d Declared) replaces(o *Observed) bool {
+	return slices.ContainsFunc(d.Services, func(s Service) bool {
+		f := o.Services[s.Name]
+		return f != nil && f.Serving != "" && f.Serving != s.Version
+	})
+}
+
+// status is how a staged deployment is.
+func (p *Progress) status(d Declared, o *Observed, now time.Time) (target.State, string) {
+	if p.Over {
+		text := "given up in " + string(p.Stage) + ": " + p.Why
+		for _, s := range d.Services {
+			if f := o.Services[s.Name]; f != nil && f.Serving != s.Version && f.Versions[f.Serving] != nil {
+				text += "; " + f.Versions[f.Serving].Label + " goes on serving"
+				break
+			}
+		}
+		return target.Failed, text
+	}
+	text := string(p.Stage)
+	if p.Stage == "" {
+		text = string(ReconcileService)
+	}
+	if p.Weight > 0 && p.Stage.before(CleanUp) && d.replaces(o) {
+		text += fmt.Sprintf(", %d%% of the traffic", p.Weight)
+	}
+	switch {
+	case d.Paused:
+		text += ", paused; it goes on when somebody says so"
+	case p.Stage == ProductionTrafficShift && p.Weight > 0 && p.Weight < 100:
+		text += ", the next step at " + p.Shifted.Add(d.Deployment.Interval).UTC().Format("15:04:05")
+	case p.Stage == BakeTime:
+		text += ", until " + p.Since.Add(d.Deployment.Bake).UTC().Format("15:04:05")
+	}
+	for _, h := range d.Deployment.Hooks {
+		s := p.Hooks[h.Name]
+		switch {
+		case h.Stage != p.Stage || s.Done || slices.Contains(d.Continued, h.Name):
+		case h.Pause:
+			text += fmt.Sprintf("; %s waits for somebody to let it go on, until %s",
+				h.Name, s.Called.Add(h.Timeout).UTC().Format("15:04:05"))
+		case s.Message != "":
+			text += fmt.Sprintf("; hook %s: %s", h.Name, s.Message)
+		default:
+			text += fmt.Sprintf("; hook %s", h.Name)
+		}
+	}
+	for _, a := range d.Deployment.Alarms {
+		switch s := p.Alarms[a.Name]; {
+		case s.Trouble != "":
+			text += fmt.Sprintf("; alarm %s cannot be measured, which holds the deployment: %s", a.Name, s.Trouble)
+		case s.Ignored:
+			text += fmt.Sprintf("; alarm %s is ignored: it was firing when the deployment began", a.Name)
+		}
+	}
+	return target.Converging, text
 }
 
 // StatusOf is the state of one service. What is not declared any more, and not
@@ -98,7 +178,7 @@ func (f *ServiceState) status(s Service, report bool, now time.Time) (target.Sta
 		return target.Converging, f.Name + ": " + f.ListenError
 	case !f.listensOn(s.Listen):
 		return target.Converging, f.Name + ": not listening yet"
-	case !switched && f.ready(s, f.Serving, now):
+	case !switched && len(lasting) >= s.Replicas:
 		return target.Converging, "" // the other services have something to say
 	case !switched:
 		return target.Converging, progress
