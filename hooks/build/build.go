@@ -112,6 +112,7 @@ type Sandbox struct {
 	Control string // host directory that is ControlDir inside, for scripts; nothing inside may write there
 	Home    string // host directory that is the home inside
 	Temp    string // host directory that is /tmp inside
+	System  string // empty host directory for what the executor makes for the build; "" is none
 	Objects string // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
 	Cache   Cache  // what is CacheDir inside
 	Network bool

@@ -40,7 +40,7 @@ var noNetwork = [][]byte{
 }
 
 var (
-	readOnly = regexp.MustCompile(`([^\s:'"‘’]*)['"‘’]?: [^\n]*[Rr]ead-only file system|EROFS`)
+	readOnly = regexp.MustCompile(`([^\s:'"‘’]*)['"‘’]?: Read-only file system`)
 	notFound = regexp.MustCompile(`(?m)script\.sh: (?:line )?\d+: ([^\s:]+): (?:command )?not found`)
 )
 

@@ -172,6 +172,7 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 		Control: filepath.Join(r.req.Work, "control"),
 		Home:    filepath.Join(r.req.Work, "home"),
 		Temp:    filepath.Join(r.req.Work, "temp"),
+		System:  filepath.Join(r.req.Work, "system"),
 		Objects: r.req.Objects,
 		Cache:   r.req.Cache,
 		Network: r.req.Network,
@@ -182,7 +183,7 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 	}
 	// Other users inside than root read the source and the scripts. Nobody else
 	// on this machine does: the directory around them is closed.
-	for dir, mode := range map[string]os.FileMode{s.Source: 0o755, s.Control: 0o755, s.Home: 0o700, s.Temp: 0o777 | os.ModeSticky, s.Cache.Upper: 0o755} {
+	for dir, mode := range map[string]os.FileMode{s.System: 0o755, s.Source: 0o755, s.Control: 0o755, s.Home: 0o700, s.Temp: 0o777 | os.ModeSticky, s.Cache.Upper: 0o755} {
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, mode)); err != nil {
 			return err
 		}
@@ -226,7 +227,7 @@ func (r *runner) keepSource(ctx context.Context) error {
 // restoreSource gives a build that begins again a source, a home and a /tmp as at
 // first.
 func (r *runner) restoreSource(ctx context.Context) error {
-	for _, dir := range []string{"home", "temp"} {
+	for _, dir := range []string{"home", "temp", "system"} {
 		RemoveAll(filepath.Join(r.req.Work, dir))
 	}
 	RemoveAll(r.req.Source)

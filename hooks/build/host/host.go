@@ -52,6 +52,10 @@ type Host struct {
 
 	overlayProbe sync.Once
 	overlays     bool
+
+	machineProbe sync.Once
+	machines     bool     // builds can have machines of their own
+	users        *os.File // the user namespace of all of them
 }
 
 // seals reports whether user namespaces can be forbidden inside. In one of its
@@ -100,7 +104,8 @@ func (h *Host) Probe(ctx context.Context) error {
 // loop is what lives inside: it says that it is there, reads "<shell> <user>
 // <script>" lines on descriptor 3 and answers with the exit status on 4. Its
 // children have neither, and nothing of the server's own settings.
-const loop = `ulimit -c 0
+const loop = `exec 5>&- 6<&- 7<&- 8<&- 9<&-
+ulimit -c 0
 umask 022
 become() { setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups "$@"; }
 echo ready >&4
@@ -144,10 +149,22 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 		return nil, errors.Join(err, n.group.remove())
 	}
 	// The kernel reads lists of options and directories from the paths.
-	if s.Cache.Lower != "" && (!h.Overlays(ctx) || strings.ContainsAny(s.Cache.Lower+s.Cache.Upper, `,:\`)) {
+	odd := strings.ContainsAny(s.Cache.Lower+s.Cache.Upper+s.System, `,:\`)
+	if s.Cache.Lower != "" && (odd || !h.Overlays(ctx)) {
 		s.Cache.Lower = ""
 	}
-	if err := n.start(ctx, append(overlay(s.Cache), bwrap), h.arguments(s, sealed)); err != nil {
+	layers := cacheLayer(s.Cache)
+	if s.System != "" && !odd && h.writable(ctx, s.System) {
+		if n.machine, err = h.newMachine(s); err != nil {
+			return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())
+		}
+		layers = append(layers, n.machine.layers...)
+	}
+	mounted, err := mounts(layers)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())
+	}
+	if err := n.start(ctx, append(mounted, bwrap), h.arguments(s, n.machine, sealed)); err != nil {
 		return nil, errors.Join(err, n.sandbox.Close())
 	}
 	return n, nil
@@ -157,10 +174,12 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 const (
 	infoFD = 5 + iota
 	shellFD
+	seccompFD
 	passwdFD
 	groupFD
-	hostsFD
-	seccompFD
+	hostsFD // a shell cannot close it
+
+	usersFD = shellFD // of a machine, whose shell is a file
 )
 
 // Where the loop's shell stands inside. Its own name stays sh, which tells a
@@ -175,15 +194,16 @@ const (
 )
 
 // arguments are bubblewrap's.
-func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
+func (h *Host) arguments(s build.Sandbox, m *machine, sealed bool) []string {
 	args := []string{
-		"--unshare-all", "--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
+		"--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
 		"--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt",
-		"--dev", "/dev", "--proc", "/proc", "--dir", "/var/tmp", "--dir", "/run",
+		"--dev", "/dev", "--proc", "/proc", "--dir", "/run", "--dir", "/srv", "--dir", "/mnt",
+		"--perms", "0755", "--dir", "/codebuild", "--perms", "0755", "--dir", "/codebuild/output",
+		"--perms", "0755", "--dir", filepath.Dir(build.SourceDir),
 		"--bind", s.Temp, "/tmp", "--bind", s.Home, build.HomeDir,
-		"--bind", s.Source, build.SourceDir, "--ro-bind", s.Control, build.ControlDir, "--dir", build.StateDir,
-		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
+		"--bind", s.Source, build.SourceDir, "--ro-bind", s.Control, build.ControlDir,
+		"--perms", "0777", "--dir", build.StateDir,
 		"--chdir", build.SourceDir, "--info-fd", strconv.Itoa(infoFD), "--seccomp", strconv.Itoa(seccompFD),
 	}
 	if s.Objects != "" {
@@ -194,19 +214,20 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 	} else if s.Cache.Upper != "" {
 		args = append(args, "--bind", s.Cache.Upper, build.CacheDir)
 	}
-	args = append(args, sandbox.Init(shellFD, loopShell)...)
-	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
-		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
-	} else if setting("/proc/sys/user/max_user_namespaces") == "0" { // root can do without
-		sealed = false
+	args = append(args, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+	if !s.Network {
+		args = append(args, "--unshare-net")
 	}
-	if sealed {
-		args = append(args, "--unshare-user", "--disable-userns")
+	if m != nil {
+		args = append(args, m.arguments()...)
+		args = append(args, "--userns", strconv.Itoa(usersFD), "--as-pid-1", "--die-with-parent", "--ro-bind", m.dir+"/loop", loopShell)
+	} else {
+		args = append(args, h.ownSystem(s, sealed)...)
 	}
 	// The kernel's settings are root's to write even without privilege, and
 	// bubblewrap does not cover them for a root in a user namespace.
 	args = append(args, "--ro-bind", "/proc/sys", "/proc/sys")
-	for _, file := range []string{"sysrq-trigger", "mtrr", "pressure", "fs", "acpi", "scsi"} {
+	for _, file := range []string{"sysrq-trigger", "mtrr", "pressure", "fs", "acpi", "scsi", "irq", "bus", "driver", "tty", "asound", "slabinfo", "latency_stats", "lock_stat"} {
 		args = append(args, "--ro-bind-try", "/proc/"+file, "/proc/"+file)
 	}
 	for _, dir := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
@@ -216,22 +237,6 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 		} else if _, err := os.Stat(path); err == nil {
 			args = append(args, "--ro-bind", path, path)
 		}
-	}
-	// Of /etc only what holds no secrets: root's build could read root's keys.
-	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/ca-trust/extracted", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
-		"perl", "python3", "os-release", "mime.types", "services", "protocols"}
-	if s.Network {
-		args = append(args, "--share-net")
-		etc = append(etc, "resolv.conf", "hosts")
-	} else {
-		args = append(args, "--ro-bind-data", strconv.Itoa(hostsFD), "/etc/hosts")
-	}
-	for _, name := range etc {
-		args = append(args, "--ro-bind-try", "/etc/"+name, "/etc/"+name)
-	}
-	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
-	for _, dir := range java {
-		args = append(args, "--ro-bind", dir, dir)
 	}
 	for _, dir := range h.Hidden {
 		for _, seen := range []string{"/usr", "/opt"} {
@@ -243,6 +248,40 @@ func (h *Host) arguments(s build.Sandbox, sealed bool) []string {
 	return append(args, "--", loopShell, "-c", loop)
 }
 
+// ownSystem are bubblewrap's arguments for the machine's own system, read-only, with
+// one user.
+func (h *Host) ownSystem(s build.Sandbox, sealed bool) []string {
+	args := []string{
+		"--unshare-user-try", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt", "--dir", "/var/tmp",
+		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
+	}
+	args = append(args, sandbox.Init(shellFD, loopShell)...)
+	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
+		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
+	} else if setting("/proc/sys/user/max_user_namespaces") == "0" { // root can do without
+		sealed = false
+	}
+	if sealed {
+		args = append(args, "--unshare-user", "--disable-userns")
+	}
+	// Of /etc only what holds no secrets: root's build could read root's keys.
+	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/ca-trust/extracted", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
+		"perl", "python3", "os-release", "mime.types", "services", "protocols"}
+	if s.Network {
+		etc = append(etc, "resolv.conf", "hosts")
+	} else {
+		args = append(args, "--ro-bind-data", strconv.Itoa(hostsFD), "/etc/hosts")
+	}
+	for _, name := range etc {
+		args = append(args, "--ro-bind-try", "/etc/"+name, "/etc/"+name)
+	}
+	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
+	for _, dir := range java {
+		args = append(args, "--ro-bind", dir, dir)
+	}
+	return args
+}
+
 type session struct {
 	cmd     *exec.Cmd
 	out     *os.File      // what the sandbox prints
@@ -251,6 +290,7 @@ type session struct {
 	answer  *os.File      // under status
 	sandbox *sandbox.Sandbox
 	group   *group
+	machine *machine
 	notes   []string
 	done    chan struct{} // closed when bubblewrap has been waited for
 }
@@ -293,6 +333,14 @@ func (n *session) start(ctx context.Context, program, arguments []string) (err e
 	if err != nil {
 		return fmt.Errorf("make the sandbox: %w", err)
 	}
+	extra := []*os.File{askR, answerW, infoW, shell, seccompR, passwdR, groupR, hostsR} // from 3 on
+	if n.machine != nil {
+		if _, err := n.machine.loopShellFile(); err != nil {
+			files = append(files, outR, askW, answerR)
+			return fmt.Errorf("make the sandbox: %w", err)
+		}
+		extra[shellFD-3], extra[passwdFD-3], extra[groupFD-3], extra[hostsFD-3] = n.machine.users, nil, nil, nil
+	}
 	args := append(program, arguments...)
 	if n.group != nil {
 		// A shell puts itself into the cgroups and becomes bubblewrap, so
@@ -303,7 +351,7 @@ func (n *session) start(ctx context.Context, program, arguments []string) (err e
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = outW, outW
-	cmd.ExtraFiles = []*os.File{askR, answerW, infoW, shell, passwdR, groupR, hostsR, seccompR} // from 3 on
+	cmd.ExtraFiles = extra
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		files = append(files, outR, askW, answerR)

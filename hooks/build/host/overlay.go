@@ -5,54 +5,81 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/hooks/build"
 )
 
-// overlay is a command line that mounts a cache in a mount namespace of its own and
-// becomes the command after it; nothing when there is nothing below the cache. The
-// mount goes with its namespace. The kernel copies what is written to: nothing inside
-// can reach the lower directory.
-func overlay(c build.Cache) []string {
+// mounts is a command line that mounts layers in a mount namespace of its own and
+// becomes the command after it; nothing when there are none. The mounts go with
+// their namespace. The kernel copies what is written to: nothing inside can reach
+// what is below a layer.
+func mounts(layers []layer) ([]string, error) {
+	if len(layers) == 0 {
+		return nil, nil
+	}
+	line := []string{"unshare", "--mount", "--propagation", "private"}
+	more := ""
+	if os.Geteuid() != 0 {
+		line = append(line, "--user", "--map-root-user")
+		more = "userxattr,"
+	}
+	var table strings.Builder
+	for _, l := range layers {
+		fields := []string{"overlay", l.merged, "overlay", more + "lowerdir=" + l.lower + ",upperdir=" + l.upper + ",workdir=" + l.work, "0", "0"}
+		for i, f := range fields {
+			fields[i] = strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`, "#", `\043`).Replace(f)
+		}
+		table.WriteString(strings.Join(fields, " ") + "\n")
+	}
+	// One program mounts them all: each would take as long alone.
+	const script = `mount -a -T "$1" && shift && exec "$@"`
+	file := filepath.Join(filepath.Dir(layers[0].merged), "mounts")
+	return append(line, "/bin/sh", "-c", script, "sh", file), os.WriteFile(file, []byte(table.String()), 0o600)
+}
+
+// cacheLayer is the layer of a cache that has something below it.
+func cacheLayer(c build.Cache) []layer {
 	if c.Lower == "" {
 		return nil
 	}
-	line := []string{"unshare", "--mount", "--propagation", "private"}
-	options := ""
-	if os.Geteuid() != 0 {
-		line = append(line, "--user", "--map-root-user")
-		options = "userxattr,"
-	}
-	const script = `mount -t overlay -o "$1" overlay "$2" && shift 2 && exec "$@"`
-	options += "lowerdir=" + c.Lower + ",upperdir=" + c.Upper + ",workdir=" + c.Work
-	return append(line, "/bin/sh", "-c", script, "sh", options, c.Merged)
+	return []layer{{lower: c.Lower, upper: c.Upper, work: c.Work, merged: c.Merged}}
 }
 
 // Overlays reports whether a build can be given a cache to read that it cannot
 // write to: whether this machine lets us mount one directory over another.
 func (h *Host) Overlays(ctx context.Context) bool {
 	h.overlayProbe.Do(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // the answer is for all builds
-		defer cancel()
 		dir, err := os.MkdirTemp("", "headgate-overlay-")
 		if err != nil {
 			return
 		}
 		defer build.RemoveAll(dir)
-		c := build.Cache{
-			Lower:  filepath.Join(dir, "lower"),
-			Upper:  filepath.Join(dir, "upper"),
-			Work:   filepath.Join(dir, "work"),
-			Merged: filepath.Join(dir, "merged"),
+		lower := filepath.Join(dir, "lower")
+		if os.Mkdir(lower, 0o700) == nil {
+			h.overlays = h.canOverlay(context.WithoutCancel(ctx), dir, lower) // the answer is for all builds
 		}
-		for _, d := range []string{c.Lower, c.Upper, c.Work, c.Merged} {
-			if os.Mkdir(d, 0o700) != nil {
-				return
-			}
-		}
-		line := append(overlay(c), "true")
-		h.overlays = exec.CommandContext(ctx, line[0], line[1:]...).Run() == nil
 	})
 	return h.overlays
+}
+
+// canOverlay tries to mount a layer below dir over lower.
+func (h *Host) canOverlay(ctx context.Context, dir, lower string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	at := filepath.Join(dir, "probe")
+	defer build.RemoveAll(at)
+	l := layer{lower: lower, upper: at + "/upper", work: at + "/work", merged: at + "/merged"}
+	for _, d := range []string{l.upper, l.work, l.merged} {
+		if os.MkdirAll(d, 0o700) != nil {
+			return false
+		}
+	}
+	line, err := mounts([]layer{l})
+	if err != nil {
+		return false
+	}
+	line = append(line, "true")
+	return exec.CommandContext(ctx, line[0], line[1:]...).Run() == nil
 }
