@@ -19,6 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
+	"github.com/headgate-cd/headgate/hooks/build/report"
 )
 
 // DefaultTimeout is CodeBuild's own.
@@ -49,6 +50,8 @@ type Request struct {
 	Initiator  string
 	URL        string // of the page about the build; "" when there is none
 	Local      bool   // on somebody's own machine
+
+	Task *buildspec.Task // of a batch that this build is; nil for others
 }
 
 // Secrets finds the value of a secret that a buildspec names. An error that is a
@@ -80,6 +83,7 @@ type Result struct {
 	LogLine   int    // line of the log at which the failure shows; 0: none
 	Artifacts []artifact.Artifact
 	Exported  map[string]string // of env.exported-variables
+	Reports   []report.Report
 	Started   time.Time
 	Finished  time.Time
 }

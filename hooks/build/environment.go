@@ -48,7 +48,7 @@ func (r *runner) environment() map[string]string {
 
 // codebuild is CodeBuild's own variables (ENV).
 func (r *runner) codebuild() map[string]string {
-	project := cmp.Or(r.req.Repository, "headgate")
+	project := projectName(r.req)
 	env := map[string]string{
 		"CODEBUILD_BUILD_ID":                project + ":" + r.req.ID,
 		"CODEBUILD_BUILD_IMAGE":             "host",
@@ -73,6 +73,12 @@ func (r *runner) codebuild() map[string]string {
 	if r.req.Local {
 		env["CODEBUILD_LOCAL_BUILD"] = "true"
 	}
+	if t := r.req.Task; t != nil {
+		env["CODEBUILD_BATCH_BUILD_IDENTIFIER"] = t.ID
+		if t.Shards > 0 {
+			env["HEADGATE_SHARD"], env["HEADGATE_SHARDS"] = strconv.Itoa(t.Shard), strconv.Itoa(t.Shards)
+		}
+	}
 	if r.req.Branch != "" {
 		ref := "refs/heads/" + r.req.Branch
 		env["CODEBUILD_WEBHOOK_ACTOR_ACCOUNT_ID"] = r.req.Initiator
@@ -86,7 +92,7 @@ func (r *runner) codebuild() map[string]string {
 }
 
 func (r *runner) arn(region string) string {
-	return fmt.Sprintf("arn:aws:codebuild:%s:000000000000:build/%s:%s", region, cmp.Or(r.req.Repository, "headgate"), r.req.ID)
+	return fmt.Sprintf("arn:aws:codebuild:%s:000000000000:build/%s:%s", region, projectName(r.req), r.req.ID)
 }
 
 // uuid is a name in the form of a UUID.
@@ -164,7 +170,9 @@ func (r *runner) saveTools() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for name, text := range tools {
+	all := maps.Clone(tools)
+	maps.Copy(all, shardTools)
+	for name, text := range all {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			return err
 		}

@@ -139,8 +139,13 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 	if err != nil {
 		return err
 	}
-	for _, notice := range r.req.Notices {
-		r.log.Note("%s", notice)
+	if r.req.Task == nil {
+		for _, notice := range r.req.Notices {
+			r.log.Note("%s", notice)
+		}
+		if spec.Batch != nil {
+			return r.batch(ctx, ex)
+		}
 	}
 
 	retries := slices.ContainsFunc(spec.Phases, func(p buildspec.Phase) bool { return p.OnFailure.Do == buildspec.Retry })
@@ -208,7 +213,7 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 
 // inside is all that happens in the sandbox.
 func (r *runner) inside(ctx context.Context) error {
-	for _, do := range []func(context.Context) error{r.restore, r.phases, r.export, r.upload, r.save} {
+	for _, do := range []func(context.Context) error{r.restore, r.phases, r.export, r.reports, r.upload, r.save} {
 		if err := do(ctx); err != nil {
 			return err
 		}

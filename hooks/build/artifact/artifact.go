@@ -361,7 +361,7 @@ func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max in
 	if !before.Mode().IsRegular() {
 		return 0, wrong("%s is not a regular file (%s)", f.Source, before.Mode().Type())
 	}
-	in, err := root.OpenFile(filepath.FromSlash(f.Source), os.O_RDONLY|nonblock, 0)
+	in, err := root.OpenFile(filepath.FromSlash(f.Source), os.O_RDONLY|NonBlock, 0)
 	if err != nil {
 		return 0, unreadable(f.Source, err)
 	}

@@ -2,5 +2,5 @@ package artifact
 
 import "syscall"
 
-// nonblock keeps Open from waiting for the other end of a fifo.
-const nonblock = syscall.O_NONBLOCK
+// NonBlock keeps Open from waiting for the other end of a fifo.
+const NonBlock = syscall.O_NONBLOCK

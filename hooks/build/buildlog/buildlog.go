@@ -276,6 +276,14 @@ func (w *Writer) Mask(secrets ...string) {
 	w.mask.Store(newMask(append(slices.Clone(w.mask.Load().secrets), secrets...)))
 }
 
+// Beside creates a log beside this one, with the same values masked.
+func (w *Writer) Beside(name string) (*Writer, error) {
+	return w.dir.Create(w.id+"-"+name, w.mask.Load().secrets)
+}
+
+// Others is the directory that the log is in.
+func (w *Writer) Others() *Dir { return w.dir }
+
 // ID names the log while it runs.
 func (w *Writer) ID() string { return w.id }
 

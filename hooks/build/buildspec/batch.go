@@ -75,7 +75,6 @@ func (r *reader) batch(key, n *yaml.Node) {
 		r.refuse(key, "add build-list, build-matrix, build-graph or build-fanout", "batch has no builds")
 	}
 	r.spec.Batch = b
-	r.refuse(key, "remove it, or put its builds into several repositories", "batch builds are not in this version")
 	r.graph(key, b)
 }
 

@@ -146,7 +146,6 @@ func (r *reader) reports(key, n *yaml.Node) {
 			}
 			r.spec.Reports = append(r.spec.Reports, one)
 		})
-		r.warn(key, "reports are not read by this version; exit statuses alone decide")
 		if n := len(r.spec.Reports); n > maxReports {
 			r.refuse(key, "put files of one format into one report", "%d reports: a build has at most %d", n, maxReports)
 		}
