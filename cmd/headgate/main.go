@@ -1,7 +1,7 @@
 // Headgate takes a team from git push to a running production.
 //
 // This program is the server (serve, demo) and the tools that people run
-// elsewhere: init, check, run and verify need nothing but a work tree or a clone.
+// elsewhere: init, check, run, deploy and verify need nothing but a work tree or a clone.
 // Each command is a few lines here or in the file named for it; what they
 // start is joined in cmd/internal/server.
 package main
@@ -49,7 +49,7 @@ func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
 	return []command{
-		serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), verifyCommand(), statusCommand(), doctorCommand(),
+		serveCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), deployCommand(), verifyCommand(), statusCommand(), doctorCommand(),
 		backupCommand(), restoreCommand(), keyCommand(), versionCommand(),
 	}
 }
@@ -194,7 +194,11 @@ func help(w io.Writer, c command, flags *flag.FlagSet) {
 	fmt.Fprintln(w)
 	if has {
 		fmt.Fprintln(w)
-		flags.VisitAll(func(f *flag.Flag) { fmt.Fprint(w, flagHelp(f)) })
+		flags.VisitAll(func(f *flag.Flag) {
+			if len(f.Name) > 1 { // its long name says so
+				fmt.Fprint(w, flagHelp(f))
+			}
+		})
 	}
 }
 

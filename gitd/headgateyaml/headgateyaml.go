@@ -67,8 +67,11 @@ const (
 	Merge       = "merge"
 )
 
-// Services is the target of supervised processes behind a proxy.
-const Services = "services"
+// The targets.
+const (
+	Services = "services" // supervised processes behind a proxy
+	Hosts    = "hosts"    // files, permissions and scripts of an appspec.yml
+)
 
 // Application is one of several in a repository, with environments of its own.
 type Application struct {

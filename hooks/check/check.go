@@ -68,6 +68,9 @@ type Server struct {
 	// Holder names who else has an address, in words for whoever reads the problems;
 	// "" for nobody. nil: it is not asked.
 	Holder func(netip.AddrPort) (string, error)
+	// Refuses says why the repository may not use a target, and what to do; "" when it
+	// may. nil: it may use all.
+	Refuses func(target string) (what, fix string)
 }
 
 // Result is what a tree says, and what is wrong with it.
@@ -441,6 +444,12 @@ func (r *reader) environments(targets map[string]Target, on *Server) {
 			r.problem(headgateyaml.Name, e.LineOf("target"),
 				fmt.Sprintf("environment %q has the target %q, which this server does not have", e.Name, e.Target), fix)
 			continue
+		}
+		if on != nil && on.Refuses != nil {
+			if what, fix := on.Refuses(e.Target); what != "" {
+				r.problem(headgateyaml.Name, e.LineOf("target"), fmt.Sprintf("environment %q: %s", e.Name, what), fix)
+				continue
+			}
 		}
 		dir := path.Clean(e.Path)
 		if kind := r.kind(dir); kind != Directory && r.err == nil {

@@ -45,6 +45,9 @@ func (v *validation) checkTree(ctx context.Context, tip, tree repo.Hash) (*rejec
 	}
 	checker := *v.l.Checker
 	checker.Server = &check.Server{Access: v.access}
+	if v.l.Refuses != nil {
+		checker.Server.Refuses = func(target string) (what, fix string) { return v.l.Refuses(v.r.Name(), target) }
+	}
 	if v.l.Environments != nil {
 		checker.Server.Holder = func(a netip.AddrPort) (string, error) {
 			return v.l.Environments.Holder(v.r.Name(), a, v.push.actor)

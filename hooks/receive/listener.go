@@ -80,6 +80,9 @@ type Listener struct {
 	Gate    Gate
 	// Checker finds what is wrong with the files of a tree that is to be landed.
 	Checker *check.Checker
+	// Refuses says why a repository may not use a target, and what to do; "" when it may.
+	// nil: all may use all.
+	Refuses func(repository, target string) (what, fix string)
 	// Environments may be nil: pushes to environments are refused then.
 	Environments Environments
 	// Submodule finds the repository that a URL in .gitmodules names, as

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"path"
+	"slices"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
@@ -10,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -17,6 +20,7 @@ import (
 // a Pool's Check.
 func Checker(judge check.Policies) *check.Checker {
 	return &check.Checker{Policies: judge, Targets: map[string]check.Target{
+		headgateyaml.Hosts: {Reads: hosts.Reads, Check: hosts.Check},
 		headgateyaml.Services: {
 			Reads: services.Reads,
 			Check: func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
@@ -33,8 +37,22 @@ func Checker(judge check.Policies) *check.Checker {
 }
 
 // targets are what makes environments so, by the same names that Checker knows.
-func targets(supervised *services.Target) map[string]target.Target {
-	return map[string]target.Target{headgateyaml.Services: supervised}
+func targets(supervised *services.Target, here *hosts.Target) map[string]target.Target {
+	return map[string]target.Target{headgateyaml.Services: supervised, headgateyaml.Hosts: here}
+}
+
+// refusesTarget says why a repository may not use a target: scripts of an appspec.yml
+// run as the server's own user, so whoever runs the server must have said who may.
+func (o *Options) refusesTarget(repository, target string) (what, fix string) {
+	if target != headgateyaml.Hosts || o.mayDeployHere(repository) {
+		return "", ""
+	}
+	return fmt.Sprintf("%s may not deploy on the server's own machine, which is the only host there is", repository),
+		"have the server started with --deploy-here " + repository + ", or write target: services"
+}
+
+func (o *Options) mayDeployHere(repository string) bool {
+	return slices.Contains(o.DeployHere, repository)
 }
 
 // checkTree is the gate's: a merge of two good trees need not be good. The

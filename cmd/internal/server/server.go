@@ -55,6 +55,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -75,6 +76,7 @@ type Options struct {
 	Workers       int            // builds that may run at the same time
 	Pack          int            // loose objects after which a repository is packed; 0 is never
 	Proxies       []netip.Prefix // that stand before services and console, and are believed about where a request came from
+	DeployHere    []string       // repositories that may deploy on this machine itself, by target: hosts
 	Version       string         // what the program says it is
 	Key           string         // file of the private key that was made for the administrator; empty: they have one
 
@@ -108,6 +110,7 @@ type Server struct {
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
 	services   *services.Target
+	hosts      *hosts.Target
 	receive    *receive.Listener
 	forges     *forge.Hub
 	events     *event.Sender
@@ -251,13 +254,16 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.services.Log = log
 	s.services.TrustedProxies = o.Proxies
 	s.services.Host = s.about.Name
+	s.hosts = hosts.New(path("hosts"), s.artifacts.Unpack)
+	s.hosts.Allowed = o.mayDeployHere
+	s.hosts.Log = log
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,
 		Access:   s.access.Load,
 		Engine:   s.engine,
 		Releases: s.releasesOf,
 		Artifact: s.artifacts.Has,
-		Targets:  targets(s.services),
+		Targets:  targets(s.services, s.hosts),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
 		Host:     s.about.Name,
@@ -273,6 +279,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Reading:      s.reading,
 		Gate:         s.gate,
 		Environments: environments{s},
+		Refuses:      s.opts.refusesTarget,
 		Submodule:    s.submodule,
 		Logs:         s.logs,
 		Server:       func() show.Server { return s.Server(context.Background()) },
@@ -419,6 +426,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 		})
 	}
 	start(&back, "services", func() error { return s.services.Run(base) })
+	start(&back, "hosts", func() error { return s.hosts.Run(base) })
 	start(&middle, "gate", func() error { return s.gate.Run(inner) })
 	start(&middle, "schedules", func() error { return s.schedules.Run(inner) })
 	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })

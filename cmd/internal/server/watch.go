@@ -66,6 +66,7 @@ func (s *Server) followed(
 func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)
 	seen, stopSeen := s.services.Watch(target.Key{Repository: repository})
+	deployed, stopDeployed := s.hosts.Watch(target.Key{Repository: repository})
 	scheduled, stopScheduled := s.schedules.Watch(repository)
 	changed := make(chan struct{}, 1)
 	done := make(chan struct{})
@@ -78,6 +79,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 				return
 			case <-moved:
 			case <-seen:
+			case <-deployed:
 			case <-scheduled:
 			}
 			select {
@@ -92,6 +94,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 		close(done)
 		stopMoved()
 		stopSeen()
+		stopDeployed()
 		stopScheduled()
 		wg.Wait()
 	})

@@ -26,22 +26,67 @@ func (d *deployment) prepare(ctx context.Context) *Failure {
 	if !d.hasRevision() {
 		return nil
 	}
-	if f := d.unpack(ctx); f != nil {
-		return f
-	}
-	spec, f := d.readSpec()
+	plan, f := d.check(ctx)
 	if f != nil {
 		return f
 	}
+	if !d.journal.Saved {
+		if err := d.saveBefore(plan); err != nil {
+			return failure("", fmt.Errorf("save what is replaced: %w", err))
+		}
+	}
+	return nil
+}
+
+// Check does what a deployment would do first: it unpacks the revision beside the
+// others, checks all that can be checked, and removes it again. It returns why a
+// deployment would fail, nil if nothing is known that speaks against it.
+func (h *Host) Check(ctx context.Context, r Request) (*Failure, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	unlock, err := h.lock(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	j := &journal{ID: r.ID, Group: r.Group, Kind: r.Kind, Events: r.events()}
+	if j.Previous, err = h.pointed(r.Group, lastSuccessful); err != nil {
+		return nil, err
+	}
+	if j.Cleanup, err = h.cleanup(r.Group); err != nil {
+		return nil, err
+	}
+	d := &deployment{Host: h, request: r, journal: j, log: &scriptLog{progress: r.Progress}}
+	if err := os.MkdirAll(filepath.Dir(d.dir()), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(d.dir(), 0o755); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(d.dir())
+	_, f := d.check(ctx)
+	return f, nil
+}
+
+// check unpacks the revision and finds what would fail.
+func (d *deployment) check(ctx context.Context) (*plan, *Failure) {
+	if f := d.unpack(ctx); f != nil {
+		return nil, f
+	}
+	spec, f := d.readSpec()
+	if f != nil {
+		return nil, f
+	}
 	if err := d.writeJSON(filepath.Join(d.dir(), "appspec.json"), spec); err != nil {
-		return failure("", err)
+		return nil, failure("", err)
 	}
 	if spec.OS != appspec.Linux {
-		return &Failure{What: "the revision is for " + spec.OS + ", and this host runs linux", Fix: "write os: linux in " + spec.File}
+		return nil, &Failure{What: "the revision is for " + spec.OS + ", and this host runs linux", Fix: "write os: linux in " + spec.File}
 	}
 	plan, err := d.plan(spec)
 	if err != nil {
-		return failure("", err)
+		return nil, failure("", err)
 	}
 	for _, w := range plan.warnings {
 		d.log.warn("", w)
@@ -67,17 +112,9 @@ func (d *deployment) prepare(ctx context.Context) *Failure {
 	}
 	if f := first(certain); f != nil {
 		f.Event = ""
-		return f
+		return nil, f
 	}
-	if f := d.space(plan); f != nil {
-		return f
-	}
-	if !d.journal.Saved {
-		if err := d.saveBefore(plan); err != nil {
-			return failure("", fmt.Errorf("save what is replaced: %w", err))
-		}
-	}
-	return nil
+	return plan, d.space(plan)
 }
 
 // first makes one failure of problems: the first, and how many more there are.

@@ -340,15 +340,15 @@ func (d *deployment) commit(spec *appspec.Spec, p stagedPlan) error {
 
 // drop removes what a previous install made: a directory only when it is empty. It
 // reports whether it is gone.
-func (d *deployment) drop(path string) (bool, error) {
+func (h *Host) drop(path string) (bool, error) {
 	if isDir(path) {
-		if err := d.allow("remove", path); err != nil {
+		if err := h.allow("remove", path); err != nil {
 			return false, err
 		}
 		err := os.Remove(path)
 		return err == nil || errors.Is(err, fs.ErrNotExist), nil
 	}
-	return true, d.remove(path)
+	return true, h.remove(path)
 }
 
 // placeFile moves a staged file to its place, if that has not happened yet.

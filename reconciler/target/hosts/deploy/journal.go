@@ -313,6 +313,9 @@ func ignorable(e appspec.Event) bool {
 
 func (d *deployment) succeed(ctx context.Context) (Result, error) {
 	if d.hasRevision() {
+		if err := d.saveBaseline(); err != nil {
+			return d.fail(ctx, failure(appspec.End, fmt.Errorf("write down what is installed: %w", err)))
+		}
 		if err := d.point(d.journal.Group, lastVerified, d.journal.ID); err != nil {
 			return d.fail(ctx, failure(appspec.End, err))
 		}

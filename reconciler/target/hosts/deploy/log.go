@@ -71,6 +71,15 @@ func (l *scriptLog) warn(e appspec.Event, text string) {
 	l.tell(Progress{Kind: Warned, Event: e, Text: text}, "[headgate]"+terminal.Line(text))
 }
 
+// note writes to the log what whoever watches is told otherwise.
+func (l *scriptLog) note(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil {
+		_, _ = fmt.Fprintf(l.file, "%s [headgate]%s\n", time.Now().Format("2006-01-02 15:04:05"), terminal.Line(text))
+	}
+}
+
 // capture takes what a script prints on one stream, line by line.
 type capture struct {
 	log    *scriptLog

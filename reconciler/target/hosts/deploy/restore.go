@@ -26,7 +26,7 @@ func (d *deployment) fail(ctx context.Context, f *Failure) (Result, error) {
 		if f.Fix != "" {
 			text += "; " + f.Fix
 		}
-		d.log.warn(f.Event, "failed: "+text)
+		d.log.note("failed: " + text)
 	}
 	switch {
 	case !d.journal.Touched:

@@ -1,0 +1,387 @@
+package hosts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/appspec"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/deploy"
+)
+
+// app is one application in one environment. Its goroutine deploys; what it found is
+// read by others under mu.
+type app struct {
+	t    *Target
+	key  target.Key
+	wake chan struct{} // something else is declared
+
+	mu       sync.Mutex
+	declared *target.Declared        // nil: it is to be removed
+	remover  int                     // sequence up to which it is removed
+	stop     context.CancelCauseFunc // of the deployment that runs, nil: none does
+
+	seen target.Observed
+	done string // commit and drift policy that were dealt with
+}
+
+func newApp(t *Target, k target.Key) *app {
+	return &app{t: t, key: k, wake: make(chan struct{}, 1)}
+}
+
+func (a *app) declare(d *target.Declared) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d.Sequence < a.remover || a.declared != nil && d.Sequence < a.declared.Sequence {
+		return
+	}
+	if a.declared != nil && a.declared.Sequence == d.Sequence && a.declared.Commit == d.Commit && a.declared.Drift == d.Drift {
+		return
+	}
+	newer := a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit
+	a.declared = d
+	if newer {
+		a.seen.Key, a.seen.Commit, a.seen.Sequence = a.key, d.Commit, d.Sequence
+		a.seen.State, a.seen.Since, a.seen.Message, a.seen.Unhealed = target.Converging, time.Now(), "", false
+		a.supersede(fmt.Errorf("superseded by commit %s", shortCommit(d.Commit)))
+	}
+	a.signal()
+}
+
+func (a *app) remove(sequence int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.declared != nil && sequence < a.declared.Sequence || sequence < a.remover {
+		return
+	}
+	a.declared, a.remover = nil, sequence
+	a.seen.State, a.seen.Message = target.Converging, "being removed"
+	a.supersede(errors.New("it is to be removed"))
+	a.signal()
+}
+
+func (a *app) removal() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.remover
+}
+
+// supersede ends the deployment that runs. It is called with mu held.
+func (a *app) supersede(why error) {
+	if a.stop != nil {
+		a.stop(why)
+	}
+}
+
+func (a *app) signal() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+	a.t.reports.Notify(a.key)
+}
+
+func (a *app) observe() target.Observed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen
+}
+
+// report changes what is seen of a declared state, unless another one is declared by now.
+func (a *app) report(d *target.Declared, change func(o *target.Observed)) {
+	a.mu.Lock()
+	if a.declared == d {
+		was := a.seen.State
+		change(&a.seen)
+		if a.seen.State != was {
+			a.seen.Since = time.Now()
+		}
+	}
+	a.mu.Unlock()
+	a.t.reports.Notify(a.key)
+}
+
+// run deploys what is declared, and looks after it, until the target ends or all of
+// it was removed.
+func (a *app) run() {
+	ctx := a.t.ctx
+	var failures int
+	var settled *target.Declared // dealt with
+	watched := watchDirs(nil)
+	defer func() { watched.close() }()
+	for {
+		a.mu.Lock()
+		d := a.declared
+		a.mu.Unlock()
+		next := a.t.DriftEvery
+		var err error
+		switch {
+		case d == nil:
+			if err = a.takeAway(ctx); err == nil && a.t.removed(a) {
+				return
+			}
+			settled = nil
+		case !sameDeployment(d, settled):
+			err = a.deploy(ctx, d)
+			if err == nil {
+				settled = d
+			}
+			watched = a.watch(watched)
+		}
+		if err == nil && d != nil {
+			err = a.look(d)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			failures++
+			next = min(time.Second<<min(failures, 6), time.Minute)
+			a.t.Log.Error("could not deploy", "app", a.key.String(), "err", err, "again_in", next)
+			a.report(d, func(o *target.Observed) { o.Message = err.Error() })
+		default:
+			failures = 0
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+		case <-a.wake:
+		case <-timer.C:
+		case <-watched.changed:
+			// More will follow; and whoever writes all the time is looked at now and then.
+			select {
+			case <-ctx.Done():
+			case <-a.wake:
+			case <-time.After(settleTime):
+			}
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// settleTime is how long after a change of a file one looks.
+const settleTime = 50 * time.Millisecond
+
+// watch watches the directories of what is installed now.
+func (a *app) watch(old *watcher) *watcher {
+	old.close()
+	dirs, err := a.t.Host.Directories(group(a.key))
+	if err != nil {
+		dirs = nil // the schedule remains
+	}
+	return watchDirs(dirs)
+}
+
+func sameDeployment(a, b *target.Declared) bool {
+	return a != nil && b != nil && a.Commit == b.Commit && a.Sequence == b.Sequence
+}
+
+func (a *app) isRemoved() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.declared == nil
+}
+
+// started notes the deployment that runs, so that another one can supersede it; nil
+// when it has been superseded already.
+func (a *app) started(ctx context.Context, d *target.Declared) (context.Context, func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.declared != d {
+		return nil, nil
+	}
+	// The end of the target suspends a deployment and does not stop it.
+	ctx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	a.stop = stop
+	return ctx, func() {
+		a.mu.Lock()
+		a.stop = nil
+		a.mu.Unlock()
+		stop(nil)
+	}
+}
+
+// deploy deploys what is declared and reports how it ended. An error is one that may
+// pass: it is tried again.
+func (a *app) deploy(ctx context.Context, d *target.Declared) error {
+	fail := func(message string) {
+		a.report(d, func(o *target.Observed) { o.State, o.Message = target.Failed, message })
+	}
+	if a.t.Allowed != nil && !a.t.Allowed(d.Repository) {
+		fail(fmt.Sprintf("%s may not deploy on this machine; start the server with --deploy-here %s", d.Repository, d.Repository))
+		return nil
+	}
+	spec, problems, _ := read("", d.Files)
+	if len(problems) > 0 {
+		fail(problems[0].Error())
+		return nil
+	}
+	digest, err := artifactOf(d)
+	if err != nil {
+		fail(err.Error())
+		return nil
+	}
+	running, end := a.started(ctx, d)
+	if running == nil {
+		return nil
+	}
+	defer end()
+	result, err := a.t.Host.Run(running, deploy.Request{
+		ID:          fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit)),
+		Group:       group(a.key),
+		Sequence:    d.Sequence,
+		Application: d.Application,
+		GroupName:   d.Environment,
+		Env:         map[string]string{"BUNDLE_COMMIT": d.Release.Commit, "HEADGATE_RELEASE": fmt.Sprint(d.Release.Number)},
+		Declared:    spec,
+		Unpack:      func(ctx context.Context, dir string) error { return a.t.Unpack(ctx, digest, dir) },
+		Progress:    func(p deploy.Progress) { a.progress(d, p) },
+	}, ctx.Done())
+	switch {
+	case errors.Is(err, deploy.ErrSuspended):
+		return nil
+	case errors.Is(err, deploy.ErrFenced):
+		fail("a newer commit was deployed on this host before; promote again")
+		return nil
+	case err != nil:
+		return err
+	}
+	a.t.Log.Info("deployed", "app", a.key.String(), "release", d.Release.Number, "status", result.Status, "restored", result.Restored)
+	a.report(d, func(o *target.Observed) { a.ended(o, d, result) })
+	return nil
+}
+
+// progress tells what a deployment does just now.
+func (a *app) progress(d *target.Declared, p deploy.Progress) {
+	if p.Kind != deploy.EventStarted && p.Kind != deploy.ScriptBegun {
+		return
+	}
+	message := string(p.Event)
+	if p.Script != "" {
+		message += ": " + p.Script
+	}
+	if p.Restoring {
+		message = "putting the previous revision back, " + message
+	}
+	a.report(d, func(o *target.Observed) { o.Message = message })
+}
+
+// ended makes a state of how a deployment has ended.
+func (a *app) ended(o *target.Observed, d *target.Declared, r deploy.Result) {
+	unit := target.Unit{Name: a.t.Name}
+	if len(o.Units) > 0 {
+		unit = o.Units[0]
+	}
+	if r.Status == deploy.Succeeded {
+		o.State, o.Message = target.Healthy, ""
+		unit.State, unit.Release = target.Healthy, d.Release.Number
+		unit.Instances = []target.Instance{{
+			ID:      r.ID,
+			Release: d.Release.Number,
+			Phase:   target.PhaseHealthy,
+			Since:   r.Finished,
+			Serving: true,
+		}}
+		o.Units = []target.Unit{unit}
+		return
+	}
+	o.State, o.Message = target.Failed, r.Failure.Error()
+	unit.State = target.Failed
+	switch r.Restored {
+	case deploy.PutBack:
+		o.Message += "\nthe previous revision is put back and was started again"
+	case deploy.Emptied, deploy.NotRestored:
+		unit.Release, unit.Instances = 0, nil
+	}
+	o.Units = []target.Unit{unit}
+}
+
+// look finds drift of what is declared and installed, and heals or reports it.
+func (a *app) look(d *target.Declared) error {
+	if o := a.observe(); o.State != target.Healthy && o.State != target.Degraded {
+		return nil
+	}
+	drift, err := a.t.Host.Drift(group(a.key))
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	policy := target.Heal
+	if a.declared != nil {
+		policy = a.declared.Drift
+	}
+	a.mu.Unlock()
+	if len(drift) > 0 && policy != target.Report {
+		a.report(d, func(o *target.Observed) { drifted(o, drift, false) })
+		healed, err := a.t.Host.Heal(group(a.key))
+		for _, h := range healed {
+			a.t.Log.Warn("healed drift", "app", a.key.String(), "path", h.Path, "what", h.What)
+		}
+		if err != nil {
+			return err
+		}
+		drift = nil
+	}
+	a.report(d, func(o *target.Observed) { drifted(o, drift, policy == target.Report) })
+	return nil
+}
+
+// drifted makes a state of what deviates.
+func drifted(o *target.Observed, drift []deploy.Deviation, stays bool) {
+	if len(drift) == 0 {
+		o.State, o.Message, o.Unhealed = target.Healthy, "", false
+	} else {
+		lines := make([]string, 0, 4)
+		for _, d := range drift[:min(len(drift), 3)] {
+			lines = append(lines, d.String())
+		}
+		if more := len(drift) - len(lines); more > 0 {
+			lines = append(lines, fmt.Sprintf("and %d more", more))
+		}
+		o.State, o.Message, o.Unhealed = target.Degraded, "drift: "+strings.Join(lines, "; "), stays
+	}
+	if len(o.Units) > 0 {
+		units := []target.Unit{o.Units[0]}
+		units[0].State = o.State
+		o.Units = units
+	}
+}
+
+// takeAway stops what is installed and removes it.
+func (a *app) takeAway(ctx context.Context) error {
+	name := group(a.key)
+	installed, _, err := a.t.Host.Installed(name)
+	if err != nil {
+		return err
+	}
+	if installed != "" {
+		running, end := a.started(ctx, nil)
+		if running == nil {
+			return nil
+		}
+		defer end()
+		result, err := a.t.Host.Run(running, deploy.Request{
+			ID:                 fmt.Sprintf("remove-%d-%d", a.removal(), time.Now().UnixNano()),
+			Group:              name,
+			Application:        a.key.Application,
+			GroupName:          a.key.Environment,
+			Declared:           &appspec.Spec{File: "nothing", OS: appspec.Linux},
+			Unpack:             func(context.Context, string) error { return nil },
+			IgnoreStopFailures: true,
+		}, ctx.Done())
+		if err != nil {
+			return err
+		}
+		if result.Status != deploy.Succeeded {
+			return fmt.Errorf("remove what is installed: %w", result.Failure)
+		}
+	}
+	return a.t.Host.Forget(name)
+}
