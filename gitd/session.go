@@ -355,7 +355,7 @@ func (s *session) fail(e *show.Error) {
 	if s.tty() != nil {
 		w = returns{w}
 	}
-	io.WriteString(w, shell.ErrorText(e))
+	io.WriteString(w, shell.ErrorText(e, s.d.Backend.Server(s.ended).Login()))
 }
 
 // exit sends the status and ends the channel.

@@ -64,10 +64,11 @@ func sameTree(s *snapshot, tree string) error {
 		}
 	case !strings.HasPrefix(s.Proposal.Tree.String(), tree):
 		return &show.Error{
-			Kind:  show.Denied,
-			What:  fmt.Sprintf("the proposal for %s is not tree %s any more", s.environment, terminal.Message(tree, 40)),
-			Where: []string{current(s)},
-			Hint:  "look at it, then approve: approve " + s.repo.Name() + " " + s.environment,
+			Kind:    show.Denied,
+			What:    fmt.Sprintf("the proposal for %s is not tree %s any more", s.environment, terminal.Message(tree, 40)),
+			Where:   []string{current(s)},
+			Hint:    "look at it, then approve",
+			Command: "approve " + s.repo.Name() + " " + s.environment,
 		}
 	}
 	return nil
@@ -310,7 +311,7 @@ func (rc *Reconciler) nothingOpen(s *snapshot) error {
 		e.Where = []string{s.problem()}
 	case s.lastRejection() != nil:
 		e.Where = []string{rejectedBy(s.lastRejection())}
-		e.Hint = fmt.Sprintf("to propose it all the same: promote %s %s %s", s.repo.Name(), s.environment, proposable(s.lastRejection()))
+		e.Hint, e.Command = "to propose it all the same", fmt.Sprintf("promote %s %s %s", s.repo.Name(), s.environment, proposable(s.lastRejection()))
 	case s.Declared != nil:
 		e.Where = []string{fmt.Sprintf("it is release %d, and nothing newer is ready for it", s.covers())}
 	case s.Upstream != nil:

@@ -97,8 +97,8 @@ func (w *worker) choose(ctx context.Context, release int, by access.Identity) (C
 // choosable renders what a person chose, or says why it cannot be proposed.
 func (w *worker) choosable(s *snapshot, release int) (repo.Hash, error) {
 	where := s.repo.Name() + " " + s.environment
-	no := func(hint, format string, args ...any) error {
-		return &show.Error{Kind: show.Denied, What: fmt.Sprintf(format, args...), Where: []string{"nothing has moved"}, Hint: hint}
+	no := func(command, format string, args ...any) error {
+		return &show.Error{Kind: show.Denied, What: fmt.Sprintf(format, args...), Where: []string{"nothing has moved"}, Command: command}
 	}
 	switch {
 	case s.Leaving && release != 0:
@@ -108,13 +108,14 @@ func (w *worker) choosable(s *snapshot, release int) (repo.Hash, error) {
 	case s.Leaving:
 		return record.Without(s.repo, s.Declared.Tree, s.application)
 	case release == 0:
-		return repo.Zero, no("take it out of headgate.yaml and push that", "%s is in headgate.yaml: there is no removal to propose", s.environment)
+		return repo.Zero, no("", "%s is in headgate.yaml: there is no removal to propose before it is taken out of that", s.environment)
 	}
 	if _, ok := s.release(release); !ok {
 		return repo.Zero, &show.Error{
-			Kind: show.NotFound,
-			What: fmt.Sprintf("there is no release %d of %s", release, s.repo.Name()),
-			Hint: "release list " + s.repo.Name() + " shows them",
+			Kind:    show.NotFound,
+			What:    fmt.Sprintf("there is no release %d of %s", release, s.repo.Name()),
+			Hint:    "see them",
+			Command: "release list " + s.repo.Name(),
 		}
 	}
 	if release <= s.covers() {

@@ -140,7 +140,7 @@ func TestChosen(t *testing.T) {
 	h.healthy(t, "production", 2)
 	h.proposed(t, "production", 3)
 	if _, err := h.rc.Choose(t.Context(), "hello", "production", 1, actor("jun")); !errors.As(err, &refused) ||
-		!strings.Contains(refused.What, "going back is a rollback") || refused.Hint != "rollback hello production 1" {
+		!strings.Contains(refused.What, "going back is a rollback") || refused.Command != "rollback hello production 1" {
 		t.Fatalf("an older one: %v", err)
 	}
 	h.checkVerifies(t, 4, 0, 1)

@@ -123,9 +123,10 @@ func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from st
 	at := tip
 	if from != "" {
 		none := &show.Error{
-			Kind: show.NotFound,
-			What: fmt.Sprintf("there is no deployment %q in %s", from, name),
-			Hint: "env log " + repository + " " + name + " shows what there was",
+			Kind:    show.NotFound,
+			What:    fmt.Sprintf("there is no deployment %q in %s", from, name),
+			Hint:    "see what there was",
+			Command: "env log " + repository + " " + name,
 		}
 		if at, err = resolve(ctx, r, from); err != nil {
 			return nil, 0, err

@@ -176,7 +176,7 @@ func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, e
 func (rc *Reconciler) repository(name string) (*repo.Repository, error) {
 	r, err := rc.Store.Repository(name)
 	if errors.Is(err, repo.ErrNoRepository) {
-		return nil, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "list them with: repo list"}
+		return nil, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "see them", Command: "repo list"}
 	}
 	return r, err
 }

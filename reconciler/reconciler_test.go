@@ -137,7 +137,7 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	var refused *show.Error
 	for release, want := range map[int]string{0: "say which release; the last healthy one is 1", 2: "it failed at", 3: "what is declared now", 9: "never ran"} {
 		_, err := h.rc.Rollback(t.Context(), "hello", "staging", release, actor("jun"), "")
-		if !errors.As(err, &refused) || !strings.Contains(refused.What, want) || refused.Hint != "rollback hello staging 1" {
+		if !errors.As(err, &refused) || !strings.Contains(refused.What, want) || refused.Command != "rollback hello staging 1" {
 			t.Fatalf("rollback to %d: %v, %+v", release, err, refused)
 		}
 	}

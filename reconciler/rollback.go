@@ -68,10 +68,11 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 	}
 	if err := w.rc.available(good.Artifacts); err != nil {
 		return RolledBack{}, &show.Error{
-			Kind:  show.Denied,
-			What:  fmt.Sprintf("%s cannot be rolled back to release %d: %s", w.environment, good.Release, err),
-			Where: []string{"nothing has moved"},
-			Hint:  "restore the artifact from a backup, or roll back to another release: env log " + s.repo.Name() + " " + w.environment,
+			Kind:    show.Denied,
+			What:    fmt.Sprintf("%s cannot be rolled back to release %d: %s", w.environment, good.Release, err),
+			Where:   []string{"nothing has moved"},
+			Hint:    "restore the artifact from a backup, or roll back to another release",
+			Command: "env log " + s.repo.Name() + " " + w.environment,
 		}
 	}
 	if err := w.rc.evaluateRollback(ctx, s, good, by, reason); err != nil {
@@ -88,7 +89,7 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 	if s.evaluated.Decision != policies.Auto {
 		return RolledBack{}, &show.Error{Kind: show.Denied,
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
-			Where: s.evaluated.open(), Hint: "why " + s.repo.Name() + " " + w.environment}
+			Where: s.evaluated.open(), Command: "why " + s.repo.Name() + " " + w.environment}
 	}
 	hold := record.Hold{By: by.User, At: s.Now.UTC(), Reason: reason}
 	tree, err := record.Restore(w.repo, s.Declared.Tree, good.Tree, s.application, hold)
@@ -119,10 +120,11 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 	switch err := w.declare(ctx, s, tree, commit); {
 	case errors.As(err, &taken):
 		return RolledBack{}, &show.Error{
-			Kind:  show.Denied,
-			What:  fmt.Sprintf("%s cannot be rolled back to release %d: %v", w.environment, good.Release, taken),
-			Where: []string{"nothing has moved"},
-			Hint:  "env log " + s.repo.Name() + " " + w.environment,
+			Kind:    show.Denied,
+			What:    fmt.Sprintf("%s cannot be rolled back to release %d: %v", w.environment, good.Release, taken),
+			Where:   []string{"nothing has moved"},
+			Hint:    "choose another",
+			Command: "env log " + s.repo.Name() + " " + w.environment,
 		}
 	case errors.Is(err, repo.ErrMoved):
 		return RolledBack{}, &show.Error{Kind: show.Again, What: w.environment + " has just changed", Hint: "look at it and roll back again"}
@@ -161,7 +163,7 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 		e.Where = []string{"no earlier release was healthy to the end in " + environment}
 		e.Hint = "go forward: push a change that fixes it"
 	} else {
-		e.Hint = fmt.Sprintf("rollback %s %s %d", repository, environment, last)
+		e.Command = fmt.Sprintf("rollback %s %s %d", repository, environment, last)
 	}
 	if release == 0 {
 		e.What = "say which release"
@@ -184,7 +186,7 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 			why = bar.explain(d)
 		}
 		if bar == newer {
-			e.Hint = fmt.Sprintf("go forward with: approve %s %s", repository, environment)
+			e.Hint, e.Command = "go forward", fmt.Sprintf("approve %s %s", repository, environment)
 		}
 	}
 	if why == "" {

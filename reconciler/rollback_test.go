@@ -23,7 +23,7 @@ func (h *harness) refused(t *testing.T, release int, want ...string) {
 	if !errors.As(err, &refused) {
 		t.Fatalf("rollback to %d: %v", release, err)
 	}
-	said := refused.What + "\n" + strings.Join(refused.Where, "\n") + "\n" + refused.Hint
+	said := refused.What + "\n" + strings.Join(refused.Where, "\n") + "\n" + refused.Hint + "\n" + refused.Command
 	for _, w := range want {
 		if !strings.Contains(said, w) {
 			t.Errorf("rollback to %d says\n%s\nand not %q", release, said, w)

@@ -6,6 +6,8 @@ import (
 	"go/token"
 	"io/fs"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -83,5 +85,66 @@ func TestWordsAreTheTrades(t *testing.T) {
 	}
 	if files < 300 {
 		t.Errorf("only %d files were read", files)
+	}
+}
+
+// A command of the server that a hint names is whole: it stands in Command, from
+// which whoever shows it makes "ssh … change list hello".
+func TestHintsAreWholeCommands(t *testing.T) {
+	t.Parallel()
+	bare := regexp.MustCompile(`(^|[ :])((change|env|repo|release|token|forge|events|secret|schedule|user|group|decision) ` +
+		`(list|show|log|create|set|cancel|retry|run|deliveries|revoke)|(approve|promote|rollback|why) ($|%))`)
+	hints := 0
+	look := func(files *token.FileSet, e ast.Expr) {
+		ast.Inspect(e, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if made, ok := call.Fun.(*ast.SelectorExpr); ok && made.Sel.Name == "ssh" {
+					return false
+				}
+			}
+			lit, ok := n.(*ast.BasicLit)
+			if !ok || lit.Kind != token.STRING {
+				return true
+			}
+			hints++
+			if text, err := strconv.Unquote(lit.Value); err == nil && bare.MatchString(text) && !strings.Contains(text, "ssh ") {
+				t.Errorf("%s: the hint %q names a command without ssh: give it as Command", files.Position(lit.Pos()), text)
+			}
+			return true
+		})
+	}
+	for _, dir := range []string{"cmd", "gitd", "hooks", "reconciler", "policies"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			files := token.NewFileSet()
+			f, err := parser.ParseFile(files, path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.KeyValueExpr:
+					if id, ok := n.Key.(*ast.Ident); ok && id.Name == "Hint" {
+						look(files, n.Value)
+					}
+				case *ast.AssignStmt:
+					for i, l := range n.Lhs {
+						if s, ok := l.(*ast.SelectorExpr); ok && s.Sel.Name == "Hint" && i < len(n.Rhs) {
+							look(files, n.Rhs[i])
+						}
+					}
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if hints < 100 {
+		t.Errorf("only %d hints were seen", hints)
 	}
 }

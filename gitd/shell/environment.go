@@ -187,11 +187,10 @@ func envShow(c *call) error {
 		rows = append(rows, []cell{plain("held"), c.out.state(show.Hold), plain("-"), plain("by " + h.By + " " + c.out.at(h.At, true) + orNothing(": ", h.Reason))})
 	}
 	for _, u := range e.URLs {
-		where := ""
 		if e.Local(u) {
-			where = "on the server's machine only"
+			u += ", on the server's machine only"
 		}
-		rows = append(rows, []cell{plain("at"), plain(u), plain(where)})
+		rows = append(rows, []cell{plain("at"), plain(u)})
 	}
 	if to := lastHealthy(e); to > 0 && e.MayRollback {
 		rows = append(rows, []cell{plain("undo"), plain(c.ssh(fmt.Sprintf("rollback %s %d", full, to)))})

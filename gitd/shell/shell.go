@@ -169,7 +169,7 @@ func (s *Shell) Run(ctx context.Context, in Invocation) (status int) {
 	if c.json {
 		err = terminal.JSON(in.Err, e)
 	} else {
-		_, err = io.WriteString(in.Err, errorText(e, c.out))
+		_, err = io.WriteString(in.Err, errorText(e, s.Backend.Server(context.WithoutCancel(ctx)).Login(), c.out))
 	}
 	if err != nil {
 		log.Debug("could not say why a command failed", "err", err) // the client has gone

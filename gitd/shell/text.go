@@ -198,16 +198,16 @@ func (t *text) at(when time.Time, zone bool) string {
 }
 
 // ErrorText is an error in its form for terminals: error, where, hint.
-func ErrorText(e *show.Error) string { return errorText(e, &text{}) }
+func ErrorText(e *show.Error, login string) string { return errorText(e, login, &text{}) }
 
-func errorText(e *show.Error, t *text) string {
+func errorText(e *show.Error, login string, t *text) string {
 	var b strings.Builder
 	b.WriteString(t.paint(red, "error:") + " " + terminal.Line(e.What) + "\n")
 	for _, w := range e.Where {
 		b.WriteString("  " + terminal.Line(w) + "\n")
 	}
-	if e.Hint != "" {
-		b.WriteString(t.paint(water, "hint:") + " " + terminal.Line(e.Hint) + "\n")
+	if hint := e.Advice(login); hint != "" {
+		b.WriteString(t.paint(water, "hint:") + " " + terminal.Line(hint) + "\n")
 	}
 	return b.String()
 }

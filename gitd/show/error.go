@@ -23,6 +23,22 @@ type Error struct {
 	What  string   `json:"error"`           // lower case, one line, no full stop
 	Where []string `json:"where,omitempty"` // details, a line each; "file:line: …" where there is one
 	Hint  string   `json:"hint,omitempty"`  // one thing to do
+	// Command is what Hint means, for whoever has a shell: a command of the server, as
+	// it stands behind "ssh host".
+	Command string `json:"command,omitempty"`
+}
+
+// Advice is the hint, with its command as it is typed: login is what stands behind
+// "ssh" to reach the server.
+func (e *Error) Advice(login string) string {
+	if e.Command == "" {
+		return e.Hint
+	}
+	command := "ssh " + login + " " + e.Command
+	if e.Hint == "" {
+		return command
+	}
+	return e.Hint + ": " + command
 }
 
 func (e *Error) Error() string { return e.What }

@@ -194,7 +194,7 @@ func (h *HTTP) authorise(w *answer, r *http.Request, to route) (who access.Ident
 			w.w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
 			w.refuse(http.StatusTooManyRequests, &show.Error{
 				What: "too many wrong tokens came from your address",
-				Hint: "wait a minute, then use one that token list shows",
+				Hint: "wait a minute, then use one of yours",
 			})
 			return who, "", false
 		}

@@ -106,7 +106,7 @@ func (q *request) problem(err error) *problem {
 			p.Safe = "Your session is over, so nothing was done. Sign in, and do it again."
 		}
 	case errors.As(err, &names):
-		p.Status, p.Kind, p.What, p.Where, p.Hint = status(names.Kind), names.Kind, names.What, names.Where, names.Hint
+		p.Status, p.Kind, p.What, p.Where, p.Hint = status(names.Kind), names.Kind, names.What, names.Where, names.Advice(q.Backend.Server(q.r.Context()).Login())
 	default:
 		p.Status, p.ID = http.StatusInternalServerError, newID()
 		p.What = "the server could not answer this"

@@ -270,8 +270,8 @@ func (q *request) notDecided(err error, reason string) error {
 		return err
 	}
 	view.Problem, view.Reason = e.What, cut(reason, 2000)
-	if e.Hint != "" {
-		view.Problem += "; " + e.Hint
+	if hint := e.Advice(q.Backend.Server(q.r.Context()).Login()); hint != "" {
+		view.Problem += "; " + hint
 	}
 	return q.render(p, status(e.Kind))
 }

@@ -331,7 +331,7 @@ func noBuildspec(name string) *problem {
 			Cause:  change.NoBuildspec,
 			Reason: "no " + name + ": nothing says how to test this tree",
 			Short:  "no " + name,
-			Hint:   "an administrator can ungate the repository: repo set <name> gate=off",
+			Hint:   "add one; or an administrator ungates the repository: ssh host repo set <name> gate=off",
 		},
 	}
 }

@@ -93,7 +93,7 @@ func (l *loop) propose(ctx context.Context, p Proposal) (Accepted, error) {
 		if n := l.opened.count(); n >= maxOpen {
 			return Accepted{}, &show.Error{
 				Kind: show.Again, What: fmt.Sprintf("%d changes are open in %s, which is the limit", n, p.Repository),
-				Hint: "withdraw old ones: change cancel " + p.Repository + " <change>",
+				Hint: "withdraw old ones", Command: "change cancel " + p.Repository + " <change>",
 			}
 		}
 		s, err = l.log.Open(ctx, push)
@@ -243,7 +243,7 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by a
 	defer l.proposing.Unlock()
 	s, err := l.log.Read(number)
 	if err != nil {
-		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them: change list " + repository}
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them", Command: "change list " + repository}
 	}
 	own := by.User == s.Revisions[0].By && by.Scope.Allows(access.Write, repository)
 	if !own && !g.c.Access().May(by, access.Administer, repository) {
@@ -307,12 +307,12 @@ func (l *loop) openOf(by access.Identity, repository string, number int) (change
 	s, err := l.log.Read(number)
 	switch {
 	case err != nil:
-		return s, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them: change list " + repository}
+		return s, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them", Command: "change list " + repository}
 	case s.Revisions[0].By != by.User:
 		return s, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By}
 	case !s.Open():
 		e, _ := s.End()
-		return s, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "see what is open: change list " + repository}
+		return s, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "see what is open", Command: "change list " + repository}
 	}
 	return s, nil
 }

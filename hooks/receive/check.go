@@ -148,8 +148,9 @@ func (v *validation) ownGates(ctx context.Context, pushed repo.Hash, branch stri
 
 // noBuildspec is the refusal that a newcomer meets: with what to paste.
 func noBuildspec(m check.Missing, repository string, server show.Server) *rejection {
-	r := &rejection{What: "no " + m.File + ": nothing says how to test this tree"}
+	r := &rejection{What: "no " + m.File + ": nothing says how to test this tree", Short: "no " + m.File}
 	if m.Is != check.Absent {
+		r.Short = m.File + " " + m.What()
 		r.What = fmt.Sprintf("%s %s: nothing says how to test this tree", m.File, m.What())
 	}
 	if m.Is != check.Absent || m.Near != "" {
@@ -164,7 +165,7 @@ func noBuildspec(m check.Missing, repository string, server show.Server) *reject
 		"    build:",
 		`      commands: ["make test"]`,
 	}
-	r.Hint = "an administrator can ungate it: " + "ssh " + server.Login() + " repo set " + repository + " gate=off"
+	r.Hint = fmt.Sprintf("an administrator can ungate it: ssh %s repo set %s gate=off", server.Login(), repository)
 	return r
 }
 

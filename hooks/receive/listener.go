@@ -121,6 +121,7 @@ type push struct {
 
 	// Written by pre-receive, read by proc-receive, which git runs after it.
 	accepted *acceptedPush
+	refusing repo.Quarantine // of a push that is refused whole
 }
 
 // SocketName is the socket's name in Dir.

@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -23,12 +24,17 @@ const (
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 
 // rejection tells a person why something is refused: what happened, where, what
-// to do. Behind the ref git itself prints "pre-receive hook declined": a word of
-// ours there would cost the promise that a refusal leaves no object.
+// to do.
 type rejection struct {
 	What  string
+	Short string // behind the ref, where What is long; "" is What
 	Where []string
 	Hint  string
+}
+
+// reason is what git prints behind the ref.
+func (r *rejection) reason() string {
+	return terminal.Cut(terminal.Plain(cmp.Or(r.Short, r.What)), 200)
 }
 
 func reject(what, hint string, where ...string) *rejection {

@@ -42,6 +42,19 @@ func quarantineOf(r *repo.Repository, path string) (repo.Quarantine, error) {
 	return repo.Quarantine{Objects: real, Alternates: alternates, Path: real}, nil
 }
 
+// empty removes everything in a quarantine, which stays: git moves what is left of it
+// into the repository. "" is a push without objects.
+func empty(quarantine string) error {
+	if quarantine == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(quarantine)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(quarantine, e.Name())))
+	}
+	return err
+}
+
 // arriving lists the directories below objects/ into which the objects of a
 // quarantine will be moved.
 func arriving(q repo.Quarantine) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,6 +104,19 @@ func (l *Listener) preReceive(ctx context.Context, h *hook, p *push, header wire
 			h.lines(r.lines()...)
 		}
 		log.Info("push refused", "reason", terminal.Plain(rejections[0].What))
+		if p.accepted == nil {
+			break
+		}
+		// Behind the ref git prints its own "pre-receive hook declined" for what is
+		// refused here, and our reason for what is refused in proc-receive, to which
+		// objects come out of the quarantine. So nothing may be in it.
+		if err := empty(p.refusing.Objects); err != nil {
+			log.Error("refused push could not be taken apart", "err", err)
+			p.accepted = nil
+			break
+		}
+		h.exit(0)
+		return
 	default:
 		h.lines(notes...)
 		h.exit(0)
@@ -161,8 +175,12 @@ func (l *Listener) validatePush(
 	if v.objects != nil {
 		v.objects.close()
 	}
-	if err != nil || len(rejections) > 0 {
-		return rejections, nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(rejections) > 0 {
+		p.accepted, p.refusing = &acceptedPush{commands: refuseAll(commands, v.passed, rejections[0])}, q
+		return rejections, nil, nil
 	}
 	p.accepted = &acceptedPush{commands: v.passed, options: opts, dirs: v.dirs}
 
@@ -176,10 +194,27 @@ func (l *Listener) validatePush(
 	return nil, notes, nil
 }
 
-// optionNames are the push options that mean something.
-var optionNames = []string{"nowait", "cancel", "reason"}
+// priorities are what -o priority= takes.
+var priorities = []string{"high", "normal", "low"}
 
-// parseOptions reads -o nowait, -o cancel=<change> and -o reason=<text>. One that is nearly that
+// refuseAll are the commands of a push that is refused whole, each with its own
+// reason or that of all.
+func refuseAll(commands []command, known map[string]acceptedCommand, all *rejection) map[string]acceptedCommand {
+	refused := make(map[string]acceptedCommand, len(commands))
+	for _, c := range commands {
+		ac, ok := known[c.ref]
+		if !ok || ac.unfit == nil {
+			ac = acceptedCommand{command: c, unfit: all}
+		}
+		refused[c.ref] = ac
+	}
+	return refused
+}
+
+// optionNames are the push options that mean something.
+var optionNames = []string{"nowait", "cancel", "reason", "rebuild", "priority", "change"}
+
+// parseOptions reads the push options; rebuild, priority and change are the gate's. One that is nearly that
 // is refused: the push would do something else than its author means. Of others
 // the pusher is warned.
 func parseOptions(raw []string) (options, *rejection) {
@@ -197,9 +232,21 @@ func parseOptions(raw []string) (options, *rejection) {
 			o.cancel = n
 		case key == "reason" && has:
 			o.reason = value
+		case text == "rebuild", key == "change" && has:
+		case key == "priority" && has:
+			if !slices.Contains(priorities, value) {
+				return o, reject("-o priority="+quote(value)+" is no priority", "use one of: "+strings.Join(priorities, ", "))
+			}
 		default:
 			if near, ok := yamlfile.Nearest(key, optionNames); ok {
-				usage := map[string]string{"nowait": "-o nowait", "cancel": "-o cancel=<change>", "reason": "-o reason=<text>"}[near]
+				usage := map[string]string{
+					"nowait":   "-o nowait",
+					"cancel":   "-o cancel=<change>",
+					"reason":   "-o reason=<text>",
+					"rebuild":  "-o rebuild",
+					"priority": "-o priority=<" + strings.Join(priorities, "|") + ">",
+					"change":   "-o change=<change>",
+				}[near]
 				return o, reject("unknown push option "+quote(text)+"; nothing was done", "did you mean "+usage+"?")
 			}
 			o.warnings = append(o.warnings, "warning: push option "+quote(text)+" means nothing to headgate")

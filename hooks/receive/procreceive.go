@@ -90,10 +90,10 @@ func (l *Listener) carryOut(
 			for j := range commands {
 				results[j] = refused(commands[j].ref, "atomic push: "+c.ref+" was refused")
 			}
-			results[i] = refused(c.ref, c.unfit.What)
+			results[i] = refused(c.ref, c.unfit.reason())
 			return results
 		case c.unfit != nil:
-			results[i] = refused(c.ref, c.unfit.What)
+			results[i] = refused(c.ref, c.unfit.reason())
 		case c.action != plainRef:
 			special = i
 		case c.afterwards || atomic:
@@ -259,7 +259,7 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 	}
 	last, ended := f.follow(ctx)
 	if taken := (*show.Error)(nil); !ended && errors.As(context.Cause(ctx), &taken) {
-		h.lines("error: "+taken.What, "hint: "+taken.Hint)
+		h.lines("error: "+taken.What, "hint: "+taken.Advice(l.Server().Login()))
 		return refused(c.ref, taken.What)
 	}
 	if !ended {
@@ -358,7 +358,7 @@ func (l *Listener) atHead(repository string, c acceptedCommand, change int) resu
 func (l *Listener) failed(h *hook, p *push, c acceptedCommand, what string, err error) result {
 	var shown *show.Error
 	if errors.As(err, &shown) {
-		h.lines((&rejection{What: shown.What, Where: shown.Where, Hint: shown.Hint}).lines()...)
+		h.lines((&rejection{What: shown.What, Where: shown.Where, Hint: shown.Advice(l.Server().Login())}).lines()...)
 		return refused(c.ref, terminal.Cut(terminal.Plain(shown.What), 200))
 	}
 	l.Log.Error("push "+what, "repo", p.repository, "ref", c.ref, "err", err)

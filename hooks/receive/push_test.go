@@ -54,6 +54,7 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 	c.commit("first", map[string]string{"f": "1"})
 	h.push(c, "ada", "origin", "main").refused(t,
 		"remote: error: no buildspec.yml: nothing says how to test this tree",
+		"[remote rejected] main -> main (no buildspec.yml)",
 		"remote:   `headgate init` in the project writes one that fits it",
 		"remote:   paste this into buildspec.yml, then push again:",
 		`remote:         commands: ["make test"]`,

@@ -89,7 +89,11 @@ func TestRefusals(t *testing.T) {
 			}
 			commit := c.commit(test.name, test.files)
 			before := refs(t, h.r)
-			h.push(c, test.user, append([]string{"origin"}, test.push...)...).refused(t, test.says...)
+			answer := h.push(c, test.user, append([]string{"origin"}, test.push...)...)
+			answer.refused(t, test.says...)
+			if strings.Contains(answer.out, "hook declined") {
+				t.Errorf("behind the ref stands git's reason, not ours:\n%s", answer.out)
+			}
 			if after := refs(t, h.r); after != before {
 				t.Errorf("refs changed from\n%s\nto\n%s", before, after)
 			}

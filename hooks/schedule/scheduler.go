@@ -189,9 +189,10 @@ func (s *Scheduler) Start(ctx context.Context, repository, name, by string) (Bui
 		if h, err = l.declare(ctx, h, d); err == nil {
 			if b, going := h.Open(); going {
 				return b, &show.Error{
-					Kind: show.Denied,
-					What: fmt.Sprintf("run %d of %s has not ended", b.Number, name),
-					Hint: fmt.Sprintf("follow it: schedule log -f %s %s", repository, name),
+					Kind:    show.Denied,
+					What:    fmt.Sprintf("run %d of %s has not ended", b.Number, name),
+					Hint:    "follow it",
+					Command: fmt.Sprintf("schedule log -f %s %s", repository, name),
 				}
 			}
 			h, err = l.begin(ctx, h, d, Build{At: l.c.Now(), By: by})

@@ -162,7 +162,7 @@ func (s *Server) Change(ctx context.Context, a access.Identity, name string, num
 		return show.Change{}, &show.Error{
 			Kind: show.NotFound,
 			What: fmt.Sprintf("there is no change %d in %s", number, name),
-			Hint: "change list " + name + " shows what there is",
+			Hint: "see what there is", Command: "change list " + name,
 		}
 	}
 	if err != nil {

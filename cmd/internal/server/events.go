@@ -214,7 +214,7 @@ func (s *Server) endpoint(a access.Identity, name string) (access.EventEndpoint,
 	e := &show.Error{
 		Kind: show.NotFound,
 		What: fmt.Sprintf("there is no endpoint %q", name),
-		Hint: "events list shows them; they are written as events in server.yaml",
+		Hint: "they are written as events in server.yaml; see them", Command: "events list",
 	}
 	var names []string
 	for _, other := range c.EventEndpoints() {
@@ -319,7 +319,7 @@ func (s *Server) TestEvents(ctx context.Context, a access.Identity, name string)
 		return show.Done{}, &show.Error{
 			Kind: show.Denied,
 			What: fmt.Sprintf("endpoint %s does not take events: %v", name, err),
-			Hint: "events show " + name + " says how it is set up",
+			Hint: "see how it is set up", Command: "events show " + name,
 		}
 	}
 	return show.Done{What: fmt.Sprintf("%s answers: %s", conf.URL, answered)}, nil
@@ -339,7 +339,7 @@ func (s *Server) ReplayEvents(_ context.Context, a access.Identity, name string,
 		return show.Done{}, &show.Error{
 			Kind: show.NotFound,
 			What: fmt.Sprintf("endpoint %s keeps no delivery %d", name, delivery),
-			Hint: "events show " + name + " shows the newest",
+			Hint: "see the newest", Command: "events show " + name,
 		}
 	}
 	if err != nil {

@@ -29,7 +29,7 @@ func (s *Server) connection(a access.Identity, name string) (access.Connection, 
 	e := &show.Error{
 		Kind: show.NotFound,
 		What: fmt.Sprintf("there is no connection %q", name),
-		Hint: "forge list shows those you may see",
+		Hint: "see those you may", Command: "forge list",
 	}
 	var names []string
 	for _, other := range c.Connections() {
@@ -169,7 +169,7 @@ func (s *Server) Replay(_ context.Context, a access.Identity, name string, deliv
 		return show.Done{}, &show.Error{
 			Kind: show.NotFound,
 			What: fmt.Sprintf("connection %s keeps no delivery %d", name, delivery),
-			Hint: "forge deliveries " + name + " shows the newest",
+			Hint: "see the newest", Command: "forge deliveries " + name,
 		}
 	}
 	if err != nil {
@@ -188,7 +188,7 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 		return show.Done{}, &show.Error{
 			Kind: show.Denied,
 			What: fmt.Sprintf("connection %s does not work: %v", name, err),
-			Hint: "forge show " + name + " says what it fetches from, and which secrets are not set",
+			Hint: "see what it fetches from, and which secrets are not set", Command: "forge show " + name,
 		}
 	}
 	f, err := s.Connection(ctx, a, name)
@@ -215,7 +215,7 @@ func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch str
 			e := &show.Error{
 				Kind: show.NotFound,
 				What: fmt.Sprintf("no branch of %s is where its forge has moved it past the gate", name),
-				Hint: "forge show " + name + " shows those that are, and change list " + f.Mirror + " the changes",
+				Hint: "see those that are", Command: "forge show " + name,
 			}
 			if i >= 0 {
 				e.What = fmt.Sprintf("%s at %.7s has no build yet: %s", f.Tips[i].Branch, f.Tips[i].Commit, cmp.Or(f.Tips[i].Reason, string(f.Tips[i].State)))

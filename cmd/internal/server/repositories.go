@@ -43,7 +43,7 @@ func (s *Server) readable(a access.Identity, name string) (*repo.Repository, err
 	e := &show.Error{
 		Kind: show.NotFound,
 		What: fmt.Sprintf("there is no repository %q", name),
-		Hint: "repo list shows those you may read",
+		Hint: "see those you may read", Command: "repo list",
 	}
 	var names []string
 	for _, r := range c.Repositories() {

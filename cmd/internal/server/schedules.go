@@ -204,7 +204,7 @@ func (s *Server) run(ctx context.Context, a access.Identity, repository, name st
 	if number == 0 {
 		what = fmt.Sprintf("schedule %s has not run yet", name)
 	}
-	return show.Run{}, &show.Error{Kind: show.NotFound, What: what, Hint: "start one: schedule run " + repository + " " + name}
+	return show.Run{}, &show.Error{Kind: show.NotFound, What: what, Hint: "start one", Command: "schedule run " + repository + " " + name}
 }
 
 // untilRunChanges waits until a run is in another state.

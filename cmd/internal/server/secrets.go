@@ -78,7 +78,7 @@ func (s *Server) RemoveSecret(_ context.Context, a access.Identity, id secret.ID
 		return show.Done{}, &show.Error{
 			Kind: show.NotFound,
 			What: fmt.Sprintf("there is no secret %q", id),
-			Hint: "secret list shows those that you may set",
+			Hint: "see those that you may set", Command: "secret list",
 		}
 	}
 	if err != nil {

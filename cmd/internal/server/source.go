@@ -90,7 +90,7 @@ func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string,
 		return show.Comparison{}, &show.Error{
 			Kind: show.NotFound,
 			What: fmt.Sprintf("there is no change %d in %s", number, name),
-			Hint: "change list " + name + " shows what there is",
+			Hint: "see what there is", Command: "change list " + name,
 		}
 	}
 	if err != nil {

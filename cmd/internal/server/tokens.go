@@ -75,7 +75,7 @@ func (s *Server) RevokeToken(_ context.Context, a access.Identity, id string) (s
 	}
 	t, err := s.tokens.Revoke(of, id)
 	if errors.Is(err, token.ErrNone) {
-		return show.Done{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("you have no token %q", id), Hint: "token list shows yours, with their ids"}
+		return show.Done{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("you have no token %q", id), Hint: "see yours, with their ids", Command: "token list"}
 	}
 	if err != nil {
 		return show.Done{}, err

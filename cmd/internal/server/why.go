@@ -35,7 +35,7 @@ func (s *Server) Why(ctx context.Context, a access.Identity, name, thing string)
 		return s.whyCommit(ctx, a, name, commit)
 	}
 	e.What = fmt.Sprintf("%q is not a change, an environment or a commit of %s", thing, name)
-	e.Hint = "see what there is: change list " + name + ", or env list " + name
+	e.Hint, e.Command = "see what there is", "change list "+name
 	return show.Why{}, e
 }
 
