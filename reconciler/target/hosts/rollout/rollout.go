@@ -1,0 +1,507 @@
+// Package rollout decides which hosts of a group are deployed to next, and how the
+// deployment stands: CodeDeploy's minimum-healthy-hosts algorithm. It is pure: it has
+// no clock, disk or network, and what happens is told to it.
+//
+// Plan looks at the hosts as they are and answers with those to deploy to now. A host
+// that cannot be reached is a state of its own, which CodeDeploy takes for a failure:
+// it is waited for only when the others cannot go on without it, and gets the
+// revision when it is back.
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Minimum is how many hosts must stay healthy.
+type Minimum struct {
+	Percent bool // Value is of a hundred hosts, rounded up
+	Value   int
+	// OneLess is the rule of OneAtATime: all but one, so that one host alone is deployed
+	// to as well. As 99 percent it would round up to all, and nothing could begin.
+	OneLess bool
+}
+
+// Of is the number among so many hosts.
+func (m Minimum) Of(hosts int) int {
+	switch {
+	case m.OneLess:
+		return max(0, hosts-1)
+	case m.Percent:
+		return (hosts*m.Value + 99) / 100
+	}
+	return m.Value
+}
+
+// Config is a deployment configuration.
+type Config struct {
+	Name    string // for people
+	Minimum Minimum
+	Zonal   *Zonal // nil: all zones at once
+}
+
+// Zonal deploys to one zone after the other.
+type Zonal struct {
+	First   time.Duration // how long the first zone is watched before the next one begins
+	Each    time.Duration // the same of the others
+	Minimum *Minimum      // of each zone; nil: of all hosts only
+}
+
+// The predefined configurations.
+var (
+	AllAtOnce   = Config{Name: "AllAtOnce"}
+	HalfAtATime = Config{Name: "HalfAtATime", Minimum: Minimum{Percent: true, Value: 50}}
+	OneAtATime  = Config{Name: "OneAtATime", Minimum: Minimum{OneLess: true}}
+)
+
+// ParseConfig reads the name of a predefined configuration, with or without
+// "CodeDeployDefault.", or a minimum: "HOST_COUNT 3", "FLEET_PERCENT 75". "" is
+// OneAtATime.
+func ParseConfig(text string) (Config, error) {
+	name := strings.TrimPrefix(text, "CodeDeployDefault.")
+	for _, c := range []Config{AllAtOnce, HalfAtATime, OneAtATime} {
+		if name == c.Name {
+			return c, nil
+		}
+	}
+	if text == "" {
+		return OneAtATime, nil
+	}
+	kind, number, _ := strings.Cut(strings.ReplaceAll(text, "=", " "), " ")
+	value, err := strconv.Atoi(strings.TrimSpace(number))
+	switch {
+	case kind == "HOST_COUNT" && err == nil && value >= 0:
+		return Config{Name: text, Minimum: Minimum{Value: value}}, nil
+	case kind == "HOST_COUNT":
+		return Config{}, fmt.Errorf("HOST_COUNT takes a number of hosts that stay healthy, such as HOST_COUNT 2, not %q", number)
+	case kind == "FLEET_PERCENT" && err == nil && value >= 0 && value <= 99:
+		return Config{Name: text, Minimum: Minimum{Percent: true, Value: value}}, nil
+	case kind == "FLEET_PERCENT":
+		return Config{}, fmt.Errorf("FLEET_PERCENT takes 0 to 99, such as FLEET_PERCENT 75, not %q", number)
+	}
+	return Config{}, fmt.Errorf("there is no deployment configuration %q; write OneAtATime, HalfAtATime, AllAtOnce, HOST_COUNT n or FLEET_PERCENT n", text)
+}
+
+// Health is whether a host does its work.
+type Health string
+
+// The healths.
+const (
+	Healthy   Health = "healthy"
+	Unhealthy Health = "unhealthy"
+	Offline   Health = "offline" // nothing is known of it just now
+)
+
+// Revision is what a host runs, seen from what is to be deployed.
+type Revision string
+
+// The revisions, in the order in which hosts are deployed to.
+const (
+	Unknown Revision = "unknown"
+	Old     Revision = "old"
+	Current Revision = "current"
+)
+
+// Attempt is how far a host has come in this deployment.
+type Attempt string
+
+// The attempts.
+const (
+	None      Attempt = ""
+	Running   Attempt = "running"
+	Succeeded Attempt = "succeeded"
+	Failed    Attempt = "failed" // or was stopped
+	Skipped   Attempt = "skipped"
+)
+
+// Host is one of the group.
+type Host struct {
+	Name     string
+	Zone     string
+	Health   Health
+	Revision Revision
+	Attempt  Attempt
+	Joined   bool      // after the deployment had begun: it gets a follow-on deployment
+	Ended    time.Time // of Attempt
+}
+
+// State is a deployment. Begin makes one.
+type State struct {
+	Config  Config
+	Minimum int            // of all hosts, by how many there were at the beginning
+	Zones   map[string]int // the same of each zone, if the configuration says so
+	Hosts   []Host         // by name
+	Stop    string         // why it is to be stopped: an alarm, or a person; "" goes on
+}
+
+// Begin begins a deployment to hosts.
+func Begin(c Config, hosts []Host) *State {
+	s := &State{Config: c, Hosts: slices.Clone(hosts), Minimum: c.Minimum.Of(len(hosts)), Zones: map[string]int{}}
+	slices.SortFunc(s.Hosts, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
+	if c.Zonal == nil || c.Zonal.Minimum == nil {
+		return s
+	}
+	count := map[string]int{}
+	for _, h := range hosts {
+		count[h.Zone]++
+	}
+	for zone, n := range count {
+		s.Zones[zone] = c.Zonal.Minimum.Of(n)
+	}
+	return s
+}
+
+// Status is how a deployment stands.
+type Status string
+
+// The statuses.
+const (
+	InProgress Status = "in progress"
+	Waiting    Status = "waiting" // for hosts that are offline
+	Done       Status = "succeeded"
+	Broken     Status = "failed"
+	Stopped    Status = "stopped"
+)
+
+// Reason is CodeDeploy's code for a failure.
+type Reason string
+
+// The reasons.
+const (
+	NoReason      Reason = ""
+	Constraints   Reason = "HEALTH_CONSTRAINTS"         // too few hosts are healthy to go on
+	Invalid       Reason = "HEALTH_CONSTRAINTS_INVALID" // too few were from the beginning
+	NoHosts       Reason = "NO_INSTANCES"
+	NoneSucceeded Reason = "NONE_SUCCEEDED"
+)
+
+// Plan is what to do now.
+type Plan struct {
+	Status Status
+	Reason Reason
+	Deploy []string  // hosts to begin with
+	Follow []string  // hosts that joined meanwhile, for a deployment of their own
+	Wake   time.Time // when to ask again although nothing happens; zero for never
+	Why    string    // for people, when it does not go on
+}
+
+// Plan decides. Whoever carries it out sets Attempt of what it names to Running.
+func (s *State) Plan(now time.Time) Plan {
+	var members []*Host
+	var p Plan
+	for i := range s.Hosts {
+		h := &s.Hosts[i]
+		if !h.Joined {
+			members = append(members, h)
+		} else if h.Attempt == None && h.Health != Offline {
+			p.Follow = append(p.Follow, h.Name)
+		}
+	}
+	if len(members) == 0 {
+		return Plan{Status: Broken, Reason: NoHosts, Why: "no host has the tags that are asked for"}
+	}
+	running := count(members, func(h *Host) bool { return h.Attempt == Running })
+	if s.Stop != "" {
+		p.Follow = nil
+		p.Status, p.Why = InProgress, "stopping: "+s.Stop
+		if running == 0 {
+			p.Status, p.Why = Stopped, s.Stop
+		}
+		return p
+	}
+	next := s.next(members, now, &p)
+	if p.Status == "" {
+		s.choose(members, next, running, &p)
+	}
+	if p.Status != Done {
+		p.Follow = nil
+	}
+	return p
+}
+
+func count(hosts []*Host, is func(*Host) bool) (n int) {
+	for _, h := range hosts {
+		if is(h) {
+			n++
+		}
+	}
+	return n
+}
+
+// next are the hosts that may be deployed to: of a zonal configuration those of the first
+// zone that is not finished, and nothing while the one before is watched.
+func (s *State) next(members []*Host, now time.Time, p *Plan) []*Host {
+	if s.Config.Zonal == nil {
+		return pending(members)
+	}
+	byZone := map[string][]*Host{}
+	var zones []string
+	for _, h := range members {
+		if byZone[h.Zone] == nil {
+			zones = append(zones, h.Zone)
+		}
+		byZone[h.Zone] = append(byZone[h.Zone], h)
+	}
+	slices.Sort(zones)
+	var watched time.Time
+	for i, zone := range zones {
+		waits := pending(byZone[zone])
+		running := count(byZone[zone], func(h *Host) bool { return h.Attempt == Running })
+		if len(waits) > 0 || running > 0 {
+			if now.Before(watched) {
+				p.Status, p.Wake = InProgress, watched
+				p.Why = "watching zone " + zones[i-1] + " before zone " + zone
+				return nil
+			}
+			return waits
+		}
+		var ended time.Time
+		for _, h := range byZone[zone] {
+			if h.Ended.After(ended) {
+				ended = h.Ended
+			}
+		}
+		pause := s.Config.Zonal.Each
+		if i == 0 {
+			pause = s.Config.Zonal.First
+		}
+		watched = ended.Add(pause)
+	}
+	return nil
+}
+
+func pending(hosts []*Host) (all []*Host) {
+	for _, h := range hosts {
+		if h.Attempt == None && h.Health != Offline {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+// choose takes as many of next as the minimum allows, in CodeDeploy's order.
+func (s *State) choose(members, next []*Host, running int, p *Plan) {
+	rank := func(h *Host) int {
+		if h.Health == Unhealthy {
+			return 0
+		}
+		return 1 + slices.Index([]Revision{Unknown, Old, Current}, h.Revision)
+	}
+	slices.SortStableFunc(next, func(a, b *Host) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name, b.Name)) })
+
+	// Who is unhealthy cannot make it worse.
+	unhealthyRuns := false
+	for _, h := range members {
+		unhealthyRuns = unhealthyRuns || h.Attempt == Running && h.Health == Unhealthy
+	}
+	for _, h := range next {
+		if h.Health == Unhealthy {
+			p.Deploy = append(p.Deploy, h.Name)
+		}
+	}
+	if len(p.Deploy) > 0 || unhealthyRuns {
+		p.Status = InProgress
+		return
+	}
+	blocked := ""
+	for _, h := range next {
+		if why := s.blocks(members, h, p.Deploy); why != "" {
+			blocked = cmp.Or(blocked, why)
+			continue
+		}
+		p.Deploy = append(p.Deploy, h.Name)
+	}
+	switch {
+	case len(p.Deploy) > 0 || running > 0:
+		p.Status = InProgress
+	case len(next) > 0:
+		s.stuck(members, blocked, p)
+	default: // at most hosts that are offline are left
+		s.finish(members, p)
+	}
+}
+
+// blocks says why a healthy host may not be deployed to now, besides those that were
+// chosen already; "" when it may.
+func (s *State) blocks(members []*Host, h *Host, chosen []string) string {
+	room := func(of []*Host, minimum int) int {
+		healthy := count(of, func(h *Host) bool { return h.Health == Healthy })
+		busy := count(of, func(h *Host) bool {
+			return h.Health == Healthy && (h.Attempt == Running || slices.Contains(chosen, h.Name))
+		})
+		return healthy - minimum - busy
+	}
+	healthy := count(members, func(h *Host) bool { return h.Health == Healthy })
+	if room(members, s.Minimum) <= 0 {
+		return fmt.Sprintf("%d of %d hosts are healthy, and %d must stay so", healthy, len(members), s.Minimum)
+	}
+	minimum, zonal := s.Zones[h.Zone]
+	if !zonal {
+		return ""
+	}
+	var zone []*Host
+	for _, other := range members {
+		if other.Zone == h.Zone {
+			zone = append(zone, other)
+		}
+	}
+	if room(zone, minimum) <= 0 {
+		return fmt.Sprintf("%d of %d hosts of zone %s are healthy, and %d must stay so",
+			count(zone, func(h *Host) bool { return h.Health == Healthy }), len(zone), h.Zone, minimum)
+	}
+	return ""
+}
+
+func (s *State) anyLeft(members []*Host) bool {
+	return count(members, func(h *Host) bool { return h.Attempt == None }) > 0
+}
+
+// stuck ends a deployment that cannot go on, or waits when hosts that are offline would
+// let it.
+func (s *State) stuck(members []*Host, why string, p *Plan) {
+	offline := count(members, func(h *Host) bool { return h.Health == Offline })
+	healthy := count(members, func(h *Host) bool { return h.Health == Healthy })
+	p.Why = why
+	if offline > 0 && healthy+offline > s.Minimum {
+		var names []string
+		for _, h := range members {
+			if h.Health == Offline {
+				names = append(names, h.Name)
+			}
+		}
+		p.Status = Waiting
+		p.Why += "; waiting for " + strings.Join(names, ", ") + ", which cannot be reached"
+		return
+	}
+	p.Status, p.Reason = Broken, Constraints
+	if count(members, func(h *Host) bool { return h.Attempt != None }) == 0 {
+		p.Reason = Invalid
+		p.Why += "; choose a lower minimum, or add hosts"
+	}
+}
+
+// finish ends a deployment that has nothing left to do. One host at least must have
+// succeeded. Those that are offline get the revision when they are back.
+func (s *State) finish(members []*Host, p *Plan) {
+	succeeded := count(members, func(h *Host) bool { return h.Attempt == Succeeded })
+	if succeeded > 0 {
+		p.Status = Done
+		return
+	}
+	if count(members, func(h *Host) bool { return h.Attempt == Failed }) == 0 && s.anyLeft(members) {
+		p.Status, p.Why = Waiting, "no host can be reached"
+		return
+	}
+	p.Status, p.Reason, p.Why = Broken, NoneSucceeded, "no host has succeeded"
+}
+
+// Report tells how a host has ended; it makes the host healthy or not.
+func (s *State) Report(name string, succeeded bool, now time.Time) {
+	for i := range s.Hosts {
+		h := &s.Hosts[i]
+		if h.Name != name || h.Attempt != Running {
+			continue
+		}
+		h.Ended = now
+		if succeeded {
+			h.Attempt, h.Health, h.Revision = Succeeded, Healthy, Current
+		} else {
+			h.Attempt, h.Health = Failed, Unhealthy
+		}
+	}
+}
+
+// Started tells that a host is being deployed to.
+func (s *State) Started(name string) {
+	for i := range s.Hosts {
+		if s.Hosts[i].Name == name && s.Hosts[i].Attempt == None {
+			s.Hosts[i].Attempt = Running
+		}
+	}
+}
+
+// Seen tells what is known of a host's health. What a deployment makes of it is told
+// by Report; a host that is not known yet joins.
+func (s *State) Seen(name, zone string, health Health) {
+	i, found := slices.BinarySearchFunc(s.Hosts, name, func(h Host, name string) int { return strings.Compare(h.Name, name) })
+	if !found {
+		s.Hosts = slices.Insert(s.Hosts, i, Host{Name: name, Zone: zone, Health: health, Revision: Unknown, Joined: true})
+		return
+	}
+	s.Hosts[i].Health = health
+}
+
+// Retry lets hosts that failed be deployed to again.
+func (s *State) Retry() {
+	for i := range s.Hosts {
+		if s.Hosts[i].Attempt == Failed {
+			s.Hosts[i].Attempt = None
+		}
+	}
+	s.Stop = ""
+}
+
+// Skip leaves a host out of the deployment.
+func (s *State) Skip(name string) {
+	for i := range s.Hosts {
+		if s.Hosts[i].Name == name && s.Hosts[i].Attempt == None {
+			s.Hosts[i].Attempt = Skipped
+		}
+	}
+}
+
+// Counts are how many hosts have come how far.
+type Counts struct {
+	Hosts, Succeeded, Failed, Running, Pending, Offline, Skipped int
+}
+
+// Counts counts the hosts that the deployment is for.
+func (s *State) Counts() (c Counts) {
+	for _, h := range s.Hosts {
+		if h.Joined {
+			continue
+		}
+		c.Hosts++
+		switch {
+		case h.Attempt == Succeeded:
+			c.Succeeded++
+		case h.Attempt == Failed:
+			c.Failed++
+		case h.Attempt == Running:
+			c.Running++
+		case h.Attempt == Skipped:
+			c.Skipped++
+		case h.Health == Offline:
+			c.Offline++
+		default:
+			c.Pending++
+		}
+	}
+	return c
+}
+
+// ETA estimates how long the rest takes when a host takes so long; 0 when nothing
+// is left. Zones are watched for as long as the configuration says.
+func (s *State) ETA(host time.Duration) time.Duration {
+	c := s.Counts()
+	left := c.Running + c.Pending
+	if left == 0 {
+		return 0
+	}
+	atOnce := max(1, c.Hosts-c.Failed-c.Offline-s.Minimum)
+	eta := time.Duration((left+atOnce-1)/atOnce) * host
+	if s.Config.Zonal != nil {
+		zones := map[string]bool{}
+		for _, h := range s.Hosts {
+			if h.Attempt == None || h.Attempt == Running {
+				zones[h.Zone] = true
+			}
+		}
+		eta += time.Duration(max(0, len(zones)-1)) * s.Config.Zonal.Each
+	}
+	return eta
+}
