@@ -52,7 +52,7 @@ func TestCloneAndPush(t *testing.T) {
 	var begins []started
 	ends := 0
 	h := start(t, func(s *Server) {
-		s.Transport.Begin = func(_ context.Context, a access.Identity, key, repository string) ([]string, func()) {
+		s.Transport.Begin = func(_ context.Context, a access.Identity, key, repository string, _ func()) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			begins = append(begins, started{a, key, repository})
@@ -147,7 +147,7 @@ func TestClientKilledMidPush(t *testing.T) {
 	started, ended := 0, 0
 	var client context.Context
 	h := start(t, func(s *Server) {
-		s.Transport.Begin = func(ctx context.Context, _ access.Identity, _, _ string) ([]string, func()) {
+		s.Transport.Begin = func(ctx context.Context, _ access.Identity, _, _ string, _ func()) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			started++
@@ -220,6 +220,7 @@ func connections(h *harness) int {
 func TestFetchesQueue(t *testing.T) {
 	h := start(t, func(s *Server) {
 		s.Transport.Limits.Fetches, s.Transport.Limits.FetchQueue, s.Transport.Limits.FetchWait = 1, 1, 50*time.Millisecond
+		s.Transport.Limits.Slow = within // who holds the place here does nothing with it
 	})
 	work := h.seed()
 	for _, protocol := range []string{"version=2", ""} {
@@ -255,7 +256,7 @@ func TestFetchesQueue(t *testing.T) {
 		}
 		until(t, "the place is taken", func() bool {
 			out, err := clone("2")
-			return err != nil && strings.Contains(out, "error: the server is busy with other clones") && strings.Contains(out, "hint: try again in a minute")
+			return err != nil && strings.Contains(out, "error: the server is busy with other clones: it makes packs for 1 at once") && strings.Contains(out, "hint: try again in a minute")
 		})
 		if out, err := clone("0"); err == nil || !strings.Contains(out, "busy") {
 			t.Errorf("a second clone: %v\n%s", err, out)
@@ -326,6 +327,135 @@ func TestSlowReadersHoldNobodyUp(t *testing.T) {
 		}
 	}
 	h.git("jun", h.dir, "clone", "--quiet", h.url("hello"), "beside")
+}
+
+// TestDripsKeepNoPlace: who holds a place while others wait, and neither lets git
+// compute nor sends anything to speak of, is let go. They say what they want, or begin
+// a push, and then next to nothing.
+func TestDripsKeepNoPlace(t *testing.T) {
+	h := start(t, func(s *Server) {
+		s.Transport.Limits.Fetches, s.Transport.Limits.Unpacks, s.Transport.Limits.Slow = 2, 2, 300*time.Millisecond
+		s.Transport.Limits.FetchWait, s.Transport.Limits.UnpackWait = within, within
+	})
+	work := h.seed()
+	tip := h.tip("hello", "refs/heads/main")
+	none := strings.Repeat("0", 40)
+	packet := func(text string) string { return fmt.Sprintf("%04x%s", len(text)+4, text) }
+	drip := func(verb, begin, drop string) {
+		for _, user := range []string{"ada", "sam"} {
+			s, err := h.login(user).NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := s.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.StdoutPipe(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Start(verb + " 'hello'"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(in, begin); err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				for {
+					if _, err := io.WriteString(in, drop); err != nil {
+						return // it was let go
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			}()
+		}
+	}
+	places := func(what string, n int) {
+		t.Helper()
+		until(t, what, func() bool {
+			text, err := exec.Command("pgrep", "-c", "-f", what+".*"+h.dir).Output()
+			return err == nil && strings.TrimSpace(string(text)) == fmt.Sprint(n)
+		})
+	}
+
+	drip("git-upload-pack", packet("want "+tip+"\n")+"0000", packet("have "+strings.Repeat("1", 40)+"\n"))
+	places("git upload-pack", 2)
+	h.git("jun", h.dir, "-c", "protocol.version=0", "clone", "--quiet", h.url("hello"), "beside")
+
+	command := none + " " + tip + " refs/heads/drip\x00report-status\n"
+	drip("git-receive-pack", packet(command)+"0000PACK\x00\x00\x00\x02\x00\x00\x00\x01", "\x90")
+	places("git receive-pack", 2)
+	h.git("jun", work, "commit", "--quiet", "--allow-empty", "-m", "more")
+	h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:refs/heads/beside")
+	if got := h.tip("hello", "refs/heads/beside"); got == none || got == "" {
+		t.Error("the push has not landed")
+	}
+	if !strings.Contains(h.log.String(), "made nothing of its place") {
+		t.Error("nobody was let go for that")
+	}
+}
+
+// TestGitsRefusalsHaveHints: what git refuses before any hook is asked is followed by
+// a way out.
+func TestGitsRefusalsHaveHints(t *testing.T) {
+	h := start(t, nil)
+	work := h.seed()
+	refused := func(dir, url, what, hint string) {
+		t.Helper()
+		out, err := h.gitAs("ada", dir, "push", url, "HEAD:refs/heads/other").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), what) || !strings.Contains(string(out), "remote: hint: "+hint) {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	h.git("jun", work, "commit", "--quiet", "--allow-empty", "-m", "two")
+	h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:main")
+	shallow := filepath.Join(h.dir, "shallow")
+	h.git("jun", h.dir, "clone", "--quiet", "--depth=1", h.url("hello"), shallow)
+	refused(shallow, h.url("vault"), "shallow update not allowed", "your clone lacks a part of the history: git fetch --unshallow, then push again")
+
+	tree := strings.TrimSpace(h.git("jun", work, "rev-parse", "HEAD^{tree}"))
+	bad := filepath.Join(h.dir, "bad")
+	if err := os.WriteFile(bad, []byte("tree "+tree+"\nauthor nobody 1 +0000\ncommitter nobody 1 +0000\n\nbad\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	commit := strings.TrimSpace(h.git("jun", work, "hash-object", "-t", "commit", "-w", "--literally", bad))
+	h.git("jun", work, "checkout", "--quiet", "--detach", commit)
+	refused(work, h.url("hello"), "missingEmail", "the object is not what git itself would make")
+}
+
+// A push that brings nothing waits for nobody's place.
+func TestDeletingNeedsNoPlace(t *testing.T) {
+	h := start(t, func(s *Server) {
+		s.Transport.Limits.Unpacks, s.Transport.Limits.UnpackWait, s.Transport.Limits.Slow = 1, 50*time.Millisecond, within
+	})
+	work := h.seed()
+	h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:refs/heads/beside")
+	s, err := h.login("ada").NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := s.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("git-receive-pack 'hello'"); err != nil {
+		t.Fatal(err)
+	}
+	command := strings.Repeat("0", 40) + " " + h.tip("hello", "refs/heads/main") + " refs/heads/drip\x00report-status\n"
+	if _, err := fmt.Fprintf(in, "%04x%s0000", len(command)+4, command); err != nil {
+		t.Fatal(err)
+	}
+	h.git("jun", work, "commit", "--quiet", "--allow-empty", "-m", "more")
+	until(t, "the place is taken", func() bool {
+		out, err := h.gitAs("jun", work, "push", h.url("hello"), "HEAD:refs/heads/more").CombinedOutput()
+		return err != nil && strings.Contains(string(out), "busy with other pushes: it unpacks 1 at once") &&
+			strings.Contains(string(out), "hint: try again in a minute")
+	})
+	h.git("jun", work, "push", "--quiet", h.url("hello"), ":refs/heads/beside")
+	s.Close()
+	until(t, "the place is free", func() bool {
+		return h.gitAs("jun", work, "push", h.url("hello"), "HEAD:refs/heads/more").Run() == nil
+	})
 }
 
 // A git client that neither sends nor takes anything is gone.

@@ -143,8 +143,10 @@ func start(t *testing.T, change func(*Server)) *harness {
 		Transport: &transport.Transport{
 			Store:  store,
 			Access: h.config.Load,
-			Begin:  func(context.Context, access.Identity, string, string) ([]string, func()) { return nil, func() {} },
-			Log:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+			Begin: func(context.Context, access.Identity, string, string, func()) ([]string, func()) {
+				return nil, func() {}
+			},
+			Log: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		},
 		HostKey: hostKey,
 		Logins:  &Logins{},

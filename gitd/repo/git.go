@@ -16,6 +16,9 @@ import (
 // Path is the PATH of every git child; it does not depend on the server's own.
 const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// MaxPush is how many bytes one push may bring.
+const MaxPush = 512 << 20
+
 // config is the fixed configuration of every git child, set by environment so
 // that nothing in a repository's own config file can weaken it.
 var config = [][2]string{
@@ -38,7 +41,7 @@ var config = [][2]string{
 	{"receive.advertisePushOptions", "true"},
 	{"receive.autogc", "false"},
 	{"receive.keepAlive", "5"},
-	{"receive.maxInputSize", "536870912"},
+	{"receive.maxInputSize", strconv.Itoa(MaxPush)},
 	// Old histories hold what tools of their time wrote. It harms nobody, and no
 	// forge turns it away.
 	{"receive.fsck.badTimezone", "warn"},

@@ -3,10 +3,12 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +44,13 @@ type child struct {
 	// has read, and may wait. The rest of the input is copied. done is called
 	// when the child has ended.
 	before func(ctx context.Context, from io.Reader, to io.Writer) (rest io.Reader, done func(), err error)
+	places *queue // that before waits for; done gives the place back
+
+	sent  atomic.Int64 // bytes by the client
+	place struct {
+		mu    sync.Mutex
+		leave func() // gives the place back; nil: there is none
+	}
 	// output makes what stands between the child's output and the client; nil:
 	// nothing does. done gives back what it took.
 	output func() (s *spool, done func())
@@ -93,14 +102,23 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 	busy := make(chan error, 1)
 	c.client.Reading.Go(func() {
 		defer pipes.in.Close()
-		if err := c.feed(ctx, working, pipes.in, progress); err != nil {
+		slow := func() {
+			c.t.Log.Info("closed a connection whose git client made nothing of its place while others waited")
+			c.client.Kick()
+			gone()
+		}
+		if err := c.feed(ctx, working, pipes.in, cmd.Process.Pid, progress, slow); err != nil {
 			stalled.Stop()
 			busy <- err
 		}
 	})
 	var output sync.WaitGroup
 	if c.output == nil {
-		output.Go(func() { pass(c.client.Out, pipes.out, progress, gone) })
+		to := c.client.Out
+		if c.outlives {
+			to = &hinter{to: to}
+		}
+		output.Go(func() { pass(to, pipes.out, progress, gone) })
 	} else {
 		kept, done := c.output()
 		defer done()
@@ -124,7 +142,7 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 	select {
 	case why := <-busy:
 		if errors.Is(why, errBusy) {
-			return 1, &show.Error{Kind: show.Again, What: "the server is busy with other clones", Hint: "try again in a minute"}
+			return 1, c.busy()
 		}
 	default:
 	}
@@ -143,12 +161,21 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 
 // feed passes on what the client sends. Its error is before's; others are one
 // side going away, which the other sides notice too.
-func (c *child) feed(ctx, working context.Context, to io.Writer, progress func()) error {
-	var from io.Reader = watched{c.client.In, progress}
+func (c *child) feed(ctx, working context.Context, to io.Writer, pid int, progress, slow func()) error {
+	var from io.Reader = watched{c.client.In, progress, &c.sent}
 	if c.before != nil {
 		rest, done, err := c.before(ctx, from, to)
 		if done != nil {
-			context.AfterFunc(working, done)
+			left := make(chan struct{})
+			leave := sync.OnceFunc(func() {
+				done()
+				close(left)
+			})
+			c.place.mu.Lock()
+			c.place.leave = leave
+			c.place.mu.Unlock()
+			context.AfterFunc(working, leave)
+			c.client.Reading.Go(func() { c.keepPace(working, c.places, pid, left, slow) })
 		}
 		if err != nil {
 			return err
@@ -157,6 +184,30 @@ func (c *child) feed(ctx, working context.Context, to io.Writer, progress func()
 	}
 	io.Copy(to, from)
 	return nil
+}
+
+// leave gives the child's place back, if it has one.
+func (c *child) leave() {
+	c.place.mu.Lock()
+	defer c.place.mu.Unlock()
+	if c.place.leave != nil {
+		c.place.leave()
+	}
+}
+
+// busy is what is said to who got no place.
+func (c *child) busy() error {
+	what, does := "clones", "makes packs for"
+	if c.outlives {
+		what, does = "pushes", "unpacks"
+	}
+	q := c.places
+	return &show.Error{
+		Kind: show.Again,
+		What: fmt.Sprintf("the server is busy with other %s: it %s %d at once, %d of one user, and lets %d wait for %s",
+			what, does, q.places, half(q.places), q.waiting, q.wait),
+		Hint: "try again in a minute",
+	}
 }
 
 // pass copies a child's output. A client that takes no more of it is gone; the
@@ -241,12 +292,14 @@ func wait(ctx context.Context, cmd *exec.Cmd) error {
 type watched struct {
 	r        io.Reader
 	progress func()
+	sent     *atomic.Int64
 }
 
 func (w watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
 	if n > 0 {
 		w.progress()
+		w.sent.Add(int64(n))
 	}
 	return n, err
 }

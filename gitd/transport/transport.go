@@ -5,10 +5,11 @@
 //
 //   - Transport authorises and starts (transport.go); a child process is fed,
 //     watched and ended in child.go.
-//   - Packs are made a few at a time, for nobody more than half of them; who asks for
-//     one waits in a bounded queue, who only asks for refs does not (queue.go, peek.go).
-//     A place is held while git works: what a client is slow to take is kept for it
-//     within bounds (spool.go).
+//   - Packs are made, and unpacked, a few at a time, for nobody more than half of them;
+//     who asks for one waits in a bounded queue, who only asks for refs does not
+//     (queue.go, peek.go). A place is held while git works: what a client is slow to
+//     take is kept for it within bounds (spool.go), and who sends next to nothing while
+//     others wait is let go (place.go).
 //   - HTTP speaks git's smart protocol (http.go); SSH is package gitd.
 //
 // Whether a push is allowed is decided behind the hooks. This package sees that
@@ -89,8 +90,9 @@ type Transport struct {
 	Access func() *access.Config
 	// Begin announces a push to whatever answers the hooks: env is added to the
 	// environment of git-receive-pack, end is called when that has ended. client
-	// is done when the client has gone, which may be long before.
-	Begin func(client context.Context, actor access.Identity, key, repository string) (env []string, end func())
+	// is done when the client has gone, which may be long before. Begin has unpacked
+	// called when git has unpacked the push, and asks whether it is good.
+	Begin func(client context.Context, actor access.Identity, key, repository string, unpacked func()) (env []string, end func())
 	// Ready says why no push can be taken now: git itself would take the objects in,
 	// and tell the pusher where what it misses should be. nil: always.
 	Ready  func() error
@@ -99,6 +101,7 @@ type Transport struct {
 
 	once    sync.Once
 	fetches *queue
+	unpacks *queue
 	spools  *Quota
 	pushes  *Quota
 }
@@ -114,7 +117,9 @@ type Limits struct {
 	Fetches       int           // packs made at once: two for each core
 	FetchQueue    int           // 32 fetches that wait for their turn
 	FetchWait     time.Duration // 60 s that they wait at most
-	Slow          time.Duration // 20 s in which a client must take 320 KiB of a pack while others wait for its place
+	Unpacks       int           // pushes unpacked at once: two for each core; any number of pushes wait
+	UnpackWait    time.Duration // 5 min that they wait at most
+	Slow          time.Duration // 20 s in which a client must move 320 KiB of a pack while others wait for its place
 }
 
 // filled is l with its defaults.
@@ -127,6 +132,8 @@ func (l Limits) filled() Limits {
 		Fetches:       positive(l.Fetches, 2*runtime.NumCPU()),
 		FetchQueue:    positive(l.FetchQueue, 32),
 		FetchWait:     positive(l.FetchWait, time.Minute),
+		Unpacks:       positive(l.Unpacks, 2*runtime.NumCPU()),
+		UnpackWait:    positive(l.UnpackWait, 5*time.Minute),
 		Slow:          positive(l.Slow, 20*time.Second),
 	}
 }
@@ -145,7 +152,7 @@ const maxSpools = 16
 func (t *Transport) spool(holder string) func() (*spool, func()) {
 	return func() (*spool, func()) {
 		s := newSpool()
-		s.crowded, s.least, s.window = t.fetches.crowded, 320<<10, t.Limits.Slow
+		s.crowded, s.least, s.window = t.fetches.crowded, leastBytes, t.Limits.Slow
 		has := false
 		s.file = func() *os.File {
 			if !t.spools.Take(holder) {
@@ -181,6 +188,7 @@ func (t *Transport) start() {
 	t.once.Do(func() {
 		t.Limits = t.Limits.filled()
 		t.fetches = newQueue(t.Limits.Fetches, t.Limits.FetchQueue, t.Limits.FetchWait)
+		t.unpacks = newQueue(t.Limits.Unpacks, t.Limits.Pushes, t.Limits.UnpackWait)
 		t.spools = NewQuota(maxSpools, maxSpools/4)
 		t.pushes = NewQuota(t.Limits.Pushes, t.Limits.PushesPerUser)
 		if t.Log == nil {
@@ -278,19 +286,27 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 			}
 		}
 		if !t.pushes.Take(r.Actor.User) {
-			return 1, &show.Error{Kind: show.Again, What: "too many pushes are waiting already", Hint: "try again when some have landed"}
+			return 1, &show.Error{
+				Kind: show.Again,
+				What: fmt.Sprintf("too many pushes are under way already: %d at once, %d of them by one user", t.Limits.Pushes, t.Limits.PushesPerUser),
+				Hint: "try again when some have landed, or do not wait for them: git push -o nowait",
+			}
 		}
 		defer t.pushes.Give(r.Actor.User)
 
-		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name())
+		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name(), child.leave)
 		defer end()
 		defer repository.BeginPush()()
+		child.places = t.unpacks
+		child.before = func(ctx context.Context, from io.Reader, to io.Writer) (io.Reader, func(), error) {
+			return t.unpacks.admitPack(ctx, from, to, holder)
+		}
 		child.outlives = true
 		child.stall = t.Limits.PushStall
 		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), args("receive-pack")...)
 
 	case r.Service == UploadPack:
-		child.output = t.spool(holder)
+		child.output, child.places = t.spool(holder), t.fetches
 		requests := strings.HasPrefix(r.Protocol, "version=2") // others have no commands, whatever they are called
 		child.before = func(ctx context.Context, from io.Reader, to io.Writer) (io.Reader, func(), error) {
 			return t.fetches.admit(ctx, from, to, holder, requests)
@@ -298,7 +314,7 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), args("upload-pack", "--strict")...)
 
 	case r.Service == UploadArchive:
-		child.output = t.spool(holder)
+		child.output, child.places = t.spool(holder), t.fetches
 		child.before = func(ctx context.Context, from io.Reader, _ io.Writer) (io.Reader, func(), error) {
 			done, err := t.fetches.enter(ctx, holder)
 			return from, done, err

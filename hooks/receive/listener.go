@@ -117,6 +117,7 @@ type push struct {
 	began      time.Time
 	client     context.Context // done when the client has gone
 	ctx        context.Context // done when receive-pack has ended
+	unpacked   func()
 	used       map[string]bool // hooks that have come
 
 	// Written by pre-receive, read by proc-receive, which git runs after it.
@@ -183,15 +184,27 @@ func (l *Listener) Open() error {
 // fingerprint of the key that proved who actor is. When client is done, because
 // nobody is there any more, the push is followed no further, so that it holds
 // neither processes nor a place; what it has been promised goes on. end must be
-// called when receive-pack has ended.
-func (l *Listener) Begin(client context.Context, actor access.Identity, key, repository string) (env []string, end func()) {
+// called when receive-pack has ended; unpacked is called when git has unpacked what was
+// pushed, if it does.
+func (l *Listener) Begin(
+	client context.Context, actor access.Identity, key, repository string, unpacked func(),
+) (env []string, end func()) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	actor.Via = "push"
 	token := hex.EncodeToString(secret[:])
 	ctx, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()
-	l.pushes[token] = &push{actor: actor, key: key, repository: repository, began: l.Now(), client: client, ctx: ctx, used: map[string]bool{}}
+	l.pushes[token] = &push{
+		actor:      actor,
+		key:        key,
+		repository: repository,
+		began:      l.Now(),
+		client:     client,
+		ctx:        ctx,
+		unpacked:   unpacked,
+		used:       map[string]bool{},
+	}
 	l.mu.Unlock()
 	return []string{wire.SocketVariable + "=" + l.path, wire.TokenVariable + "=" + token}, func() {
 		cancel()
@@ -279,6 +292,7 @@ func (l *Listener) serve(conn *net.UnixConn) {
 		h.exit(1)
 		return
 	}
+	p.unpacked() // the first hook comes after that
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	// Who stalls while we read is let go; what has been read is answered.

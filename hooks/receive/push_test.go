@@ -21,6 +21,9 @@ func TestPlainRefsMove(t *testing.T) {
 	if n := h.decisions(h.loose); n != 1 {
 		t.Fatalf("%d decisions", n)
 	}
+	if h.unpacked.Load() == 0 {
+		t.Error("nobody was told that the push is unpacked, and its place free")
+	}
 	second := c.commit("second", map[string]string{"f": "2"})
 	c.git("tag", "-a", "v1", "-m", "one")
 	h.push(c, "jun", "origin", "main", "v1", "main:topic/one").ok(t, "main -> main", "v1 -> v1", "main -> topic/one")

@@ -91,6 +91,7 @@ type harness struct {
 	envs     *fakeEnvironments
 	stop     func()
 	client   context.Context // of the pushes; nil: one that stays
+	unpacked atomic.Int32    // how often a hook said that git has unpacked
 }
 
 func newHarness(t *testing.T) *harness {
@@ -226,7 +227,7 @@ func (h *harness) pushing(ctx context.Context, c *clone, user string, args ...st
 	if client == nil {
 		client = context.Background()
 	}
-	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name())
+	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name(), func() { h.unpacked.Add(1) })
 	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.receivePack(env)}, args...)...), end
 }
 
