@@ -69,6 +69,7 @@ type User struct {
 	FullName string   // what their commits may call them; Name when the file says nothing
 	Email    []string // unproven; which commits are theirs
 	Keys     []Key
+	Quota    int64 // bytes of objects that they may push in a day, 0 for any number
 }
 
 // Key is one public key of a user.

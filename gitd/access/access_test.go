@@ -244,6 +244,7 @@ func TestParseRefuses(t *testing.T) {
 		"same user twice":     {"users:\n  ada: {keys: [KEY1]}\n  ada: {keys: [KEY2]}\ngroups: {administrators: [ada]}\n", `server.yaml:3: "ada" was already set on line 2`},
 		"unknown member":      {"users:\n  ada: {keys: [KEY1]}\ngroups:\n  administrators: [ada]\n  release: [adda]\n", `server.yaml:5: group "release" holds "adda", which is not a user; did you mean "ada"?`},
 		"unknown reader":      {head + "repositories:\n  hello: {read: [administratrs]}\n", `server.yaml:6: read of hello names "administratrs", which is not a user or a group; did you mean "administrators"?`},
+		"no size of a user":   {strings.Replace(head, "keys: ", "quota: much, keys: ", 1), `the quota of ada is "much", which is no size`},
 		"no size":             {head + "repositories:\n  hello: {quota: 5 GB}\n", `server.yaml:6: the quota of hello is "5 GB", which is no size`},
 		"group in group":      {head + "  release: [administrators]\n", `server.yaml:5: group "release" holds the group`},
 		"group like user":     {head + "  ada: [ada]\n", `server.yaml:5: "ada" is a group here and a user on line 2`},

@@ -26,6 +26,7 @@ type document struct {
 		Name  string   `yaml:"name"`
 		Email []string `yaml:"email"`
 		Keys  []string `yaml:"keys"`
+		Quota string   `yaml:"quota"`
 	} `yaml:"users"`
 	Groups       map[string][]string `yaml:"groups"`
 	Repositories map[string]struct {
@@ -204,7 +205,21 @@ func (r *reader) user(key, value *yaml.Node) {
 		r.config.keys[k.Fingerprint], r.keyLines[k.Fingerprint] = u.Name, n.Line
 		u.Keys = append(u.Keys, k)
 	}
+	u.Quota = r.quota(value, u.Name)
 	r.config.users[u.Name] = u
+}
+
+// quota is the quota of a user or repository, 0 when there is none.
+func (r *reader) quota(value *yaml.Node, name string) int64 {
+	_, n := lookup(value, "quota")
+	if n == nil {
+		return 0
+	}
+	size, ok := buildsettings.Bytes(n.Value)
+	if !ok || n.Kind != yaml.ScalarNode {
+		r.problem(n, "write a number of MiB or GiB, such as 500 MiB or 2 GiB", "the quota of %s is %q, which is no size", name, n.Value)
+	}
+	return size
 }
 
 var emailForm = regexp.MustCompile(`^[^\s@<>"\\,;:\pC]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?$`)
@@ -283,12 +298,7 @@ func (r *reader) repository(key, value *yaml.Node) {
 	if _, n := lookup(value, "ports"); n != nil {
 		repository.Ports = r.ports(n, name)
 	}
-	if _, n := lookup(value, "quota"); n != nil {
-		var ok bool
-		if repository.Quota, ok = buildsettings.Bytes(n.Value); !ok || n.Kind != yaml.ScalarNode {
-			r.problem(n, "write a number of MiB or GiB, such as 500 MiB or 2 GiB", "the quota of %s is %q, which is no size", name, n.Value)
-		}
-	}
+	repository.Quota = r.quota(value, name)
 	if _, n := lookup(value, "build"); n != nil {
 		repository.Build = r.builds(n, "repositories."+name+".build", buildsettings.Keys...)
 	}

@@ -104,6 +104,7 @@ type Listener struct {
 	handlers sync.WaitGroup
 
 	extents extents // of trees that were pushed
+	brought brought // by users, lately
 
 	mu     sync.Mutex // guards pushes and used of each
 	pushes map[string]*push

@@ -175,6 +175,9 @@ func (l *Listener) validatePush(
 	if v.objects != nil {
 		v.objects.close()
 	}
+	if v.undo != nil && (err != nil || len(rejections) > 0) {
+		v.undo()
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -67,6 +67,7 @@ const serverYAML = `
 users:
   ada: {name: Ada, email: [ada@example.com], keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHJlY2VpdmUtdGVzdC1rZXktMDAwMDAwMDAwMDAwMDAw"]}
   jun: {name: Jun}
+  sam: {name: Sam, quota: 64 KiB}
 groups:
   administrators: [ada]
 repositories:

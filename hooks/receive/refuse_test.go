@@ -457,3 +457,36 @@ func TestOldHistories(t *testing.T) {
 		}
 	}
 }
+
+// TestQuotaOfAUser: what somebody brings in a day is bounded, in all repositories
+// together. What was refused does not count, and what is a day old.
+func TestQuotaOfAUser(t *testing.T) {
+	h := newHarness(t)
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	h.listener.Now = func() time.Time { return now }
+	c := h.clone(h.loose)
+	commit := func(size int) {
+		t.Helper()
+		noise := make([]byte, size)
+		if _, err := rand.Read(noise); err != nil {
+			t.Fatal(err)
+		}
+		c.commit("more", map[string]string{"noise": string(noise)})
+	}
+	commit(40 << 10)
+	h.push(c, "sam", "origin", "HEAD:refs/heads/x").ok(t)
+	now = now.Add(time.Hour)
+	commit(40 << 10)
+	for range 2 {
+		h.push(c, "sam", "origin", "HEAD:refs/heads/x").refused(t, "sam has brought 4", "this push brings 4", "the quota of sam is 64.0 KiB a day",
+			"push again after 2026-11-25 12:00 UTC, or ask an administrator for another quota of sam in server.yaml")
+	}
+	h.push(c, "jun", "origin", "HEAD:refs/heads/y").ok(t)
+	h.push(c, "sam", "origin", ":refs/heads/x").ok(t)
+	now = now.Add(23 * time.Hour)
+	commit(40 << 10)
+	h.push(c, "sam", "origin", "HEAD:refs/heads/x").ok(t)
+	now = now.Add(24 * time.Hour)
+	commit(80 << 10)
+	h.push(c, "sam", "origin", "HEAD:refs/heads/x").refused(t, "sam has brought 0 B in the last 24 hours", "hint: push less, or ask")
+}

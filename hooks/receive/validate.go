@@ -23,6 +23,7 @@ type validation struct {
 	dirs       []string
 	objects    *reader // started when first needed
 	passed     map[string]acceptedCommand
+	undo       func()            // not nil: takes back what was counted against the pusher's quota
 	warnings   yamlfile.Problems // about the files of the proposed tree
 	notices    []string          // what comes of it that the pusher should know, a line each
 }
@@ -95,26 +96,6 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 		}
 	}
 	return v.keep(ordered, special), nil
-}
-
-// overQuota refuses what would make a repository larger than it may be. A push
-// that brings nothing, such as one that deletes, is no matter of that.
-func (v *validation) overQuota() (*rejection, error) {
-	declared, _ := v.access.Repository(v.r.Name())
-	if declared.Quota == 0 || v.quarantine.Objects == "" {
-		return nil, nil
-	}
-	brings, err := repo.BytesIn(v.quarantine.Objects)
-	if err != nil || brings == 0 {
-		return nil, err
-	}
-	holds, err := v.r.Bytes() // with what the push brings: its quarantine is there
-	if err != nil || holds <= declared.Quota {
-		return nil, err
-	}
-	name := v.r.Name()
-	return reject(fmt.Sprintf("%s would hold %s of objects, and its quota is %s", name, show.Bytes(holds), show.Bytes(declared.Quota)),
-		fmt.Sprintf("push less, or ask an administrator for another quota of %s in server.yaml", name)), nil
 }
 
 // keep fills in what passed. When nothing did, or only what waits for a proposal
