@@ -14,6 +14,7 @@
 package sandbox
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +56,7 @@ type Records struct{ Dir string }
 // record is a file of Records.
 type record struct {
 	What       string   `json:"what"`
+	Mark       string   `json:"mark,omitempty"` // see Sandbox.Mark
 	First      process  `json:"first,omitzero"` // inside; zero: not known yet
 	Bubblewrap process  `json:"bubblewrap,omitzero"`
 	Cgroups    []string `json:"cgroups,omitempty"`
@@ -79,7 +82,7 @@ type Sandbox struct {
 // New records a sandbox that is about to be started, in these cgroups. What is for
 // people.
 func (r Records) New(what string, cgroups ...string) (*Sandbox, error) {
-	s := &Sandbox{record: record{What: what, Cgroups: cgroups}, pidfd: -1}
+	s := &Sandbox{record: record{What: what, Mark: rand.Text(), Cgroups: cgroups}, pidfd: -1}
 	if r.Dir == "" {
 		return s, nil
 	}
@@ -102,6 +105,11 @@ func (r Records) New(what string, cgroups ...string) (*Sandbox, error) {
 	}
 	return s, nil
 }
+
+// Mark is to be in bubblewrap's environment, which its command does not inherit. By it
+// is found what a bubblewrap leaves behind that is killed while it makes the sandbox:
+// its child, which waits for it for ever and has not come to know the command yet.
+func (s *Sandbox) Mark() string { return "HEADGATE_SANDBOX=" + s.record.Mark }
 
 // save writes the record. It is not synced: after a loss of power nothing runs
 // that it could be about.
@@ -184,6 +192,11 @@ func (s *Sandbox) Close() error {
 		unix.Close(s.pidfd)
 		s.pidfd = -1
 	}
+	if s.record.First.PID == 0 && s.record.Mark != "" {
+		if _, err := endMarked(s.Mark()); err != nil {
+			return fmt.Errorf("end %s: %w", s.record.What, err)
+		}
+	}
 	if err := endCgroups(s.record.Cgroups); err != nil {
 		return fmt.Errorf("end %s: %w", s.record.What, err)
 	}
@@ -193,6 +206,43 @@ func (s *Sandbox) Close() error {
 		}
 	}
 	return nil
+}
+
+// endMarked ends the processes that have mark in the environment with which they were
+// started, and says of how many. They can only be bubblewrap's own: what a command
+// made of its environment is not looked for once the first process is known.
+func endMarked(mark string) (ended int, err error) {
+	for again := true; again; {
+		again = false
+		dirs, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			return ended, err
+		}
+		for _, dir := range dirs {
+			pid, err := strconv.Atoi(filepath.Base(dir))
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			pidfd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue // it has ended
+			}
+			environ, _ := os.ReadFile(filepath.Join(dir, "environ")) // of another user's it says nothing
+			if !slices.Contains(strings.Split(string(environ), "\x00"), mark) {
+				unix.Close(pidfd)
+				continue
+			}
+			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) // it has ended
+			err = wait(pidfd)
+			unix.Close(pidfd)
+			if err != nil {
+				return ended, err
+			}
+			ended++
+			again = true // it may have made another meanwhile
+		}
+	}
+	return ended, nil
 }
 
 // wait waits until a process that was killed has ended. The kernel lets the first
@@ -238,7 +288,13 @@ func (r Records) EndAll() (ended int, err error) {
 			return ended, fmt.Errorf("end sandboxes: %s: %w", file, err)
 		}
 		first, bubblewrap := s.record.First.open(), s.record.Bubblewrap.open()
-		if first >= 0 || bubblewrap >= 0 || populated(s.record.Cgroups) {
+		marked := 0
+		if s.record.First.PID == 0 && s.record.Mark != "" {
+			if marked, err = endMarked(s.Mark()); err != nil {
+				return ended, fmt.Errorf("end %s: %w", s.record.What, err)
+			}
+		}
+		if first >= 0 || bubblewrap >= 0 || marked > 0 || populated(s.record.Cgroups) {
 			ended++
 		}
 		s.pidfd = first

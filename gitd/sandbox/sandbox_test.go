@@ -233,3 +233,66 @@ func TestCgroupIsEnded(t *testing.T) {
 		t.Error("the cgroup is left")
 	}
 }
+
+// TestCutOffWhileStarting: a bubblewrap that is killed while it makes the sandbox
+// leaves a child that waits for it for ever, and that no record names. Whoever closes
+// the sandbox ends it, and the next start of the server.
+func TestCutOffWhileStarting(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, sandbox.Records, *sandbox.Sandbox){
+		"closed": func(t *testing.T, _ sandbox.Records, s *sandbox.Sandbox) {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		},
+		"next start": func(t *testing.T, records sandbox.Records, _ *sandbox.Sandbox) {
+			if n, err := records.EndAll(); n != 1 || err != nil {
+				t.Errorf("ended %d, %v", n, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			records := sandbox.Records{Dir: t.TempDir()}
+			s, err := records.New("a test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			never, blocks, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer never.Close()
+			defer blocks.Close()
+			cmd := exec.Command("bwrap", "--unshare-user", "--unshare-pid", "--die-with-parent", "--userns-block-fd", "3",
+				"--info-fd", "4", "--ro-bind", "/", "/", "--", "true")
+			info, told, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer info.Close()
+			cmd.ExtraFiles = []*os.File{never, told}
+			cmd.Env = append(os.Environ(), s.Mark())
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			told.Close()
+			var child struct {
+				PID int `json:"child-pid"`
+			}
+			if err := json.NewDecoder(info).Decode(&child); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // it was killed
+			if err := syscall.Kill(child.PID, 0); err != nil {
+				t.Fatalf("bubblewrap leaves nothing behind: %v", err)
+			}
+			end(t, records, s)
+			if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child.PID)); err == nil && len(text) > 0 {
+				t.Errorf("%d is still there: %q", child.PID, text)
+			}
+			if left, _ := filepath.Glob(filepath.Join(records.Dir, "*", "*.json")); len(left) > 0 {
+				t.Errorf("recorded are %v", left)
+			}
+		})
+	}
+}

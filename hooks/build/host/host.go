@@ -348,7 +348,7 @@ func (n *session) start(ctx context.Context, program, arguments []string) (err e
 		args = append([]string{"/bin/sh", "-c", n.group.enter() + `exec "$@"`, "sh"}, args...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", n.sandbox.Mark()}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = outW, outW
 	cmd.ExtraFiles = extra

@@ -135,6 +135,7 @@ func (s *starter) start(ctx context.Context, c command) (*process, error) {
 		return nil, err
 	}
 	cmd.ExtraFiles = []*os.File{told, shell, waiting} // infoFD, shellFD, startFD
+	cmd.Env = append(cmd.Env, p.sandbox.Mark())
 	if err := s.do(ctx, cmd.Start); err != nil {
 		return nil, errors.Join(err, p.sandbox.Close())
 	}
