@@ -1,6 +1,7 @@
 package host
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -165,4 +166,6 @@ func (g *group) remove() error {
 	return errors.Join(errs...)
 }
 
-func groupName(id string) string { return "headgate-" + id }
+// groupName is like no other's: ids are unique among the builds of one server, and of
+// one process of "headgate run".
+func groupName(id string) string { return "headgate-" + id + "-" + strings.ToLower(rand.Text()[:10]) }

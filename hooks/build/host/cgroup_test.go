@@ -53,3 +53,11 @@ func TestGroupOnBothVersions(t *testing.T) {
 		t.Error("a group where there are none")
 	}
 }
+
+// TestGroupsOfOneNumber: processes of one number, in two containers, and builds of one
+// process do not share a cgroup.
+func TestGroupsOfOneNumber(t *testing.T) {
+	if a, b := groupName("local-1"), groupName("local-1"); a == b || !strings.HasPrefix(a, "headgate-local-1-") {
+		t.Errorf("%s and %s", a, b)
+	}
+}
