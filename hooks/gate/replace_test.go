@@ -70,6 +70,7 @@ func TestReplaceCutShort(t *testing.T) {
 	if _, err := change.Of(w.r).Revise(t.Context(), s, change.Push{Branch: "main", Commit: better, By: "ada", At: noon}); err != nil {
 		t.Fatal(err)
 	}
+	w.store.Close() // it has started git again
 	letGo()
 	w.start()
 	for _, number := range []int{old.Change, next.Change} {
