@@ -49,7 +49,7 @@ var Schema []byte
 func Reserved() []string {
 	return []string{
 		"allowed-signers", "api", "artifacts", "assets", "events", "favicon.ico", "healthz", "metrics",
-		"robots.txt", "search", "sign-in", "sign-out", "webhooks", Own,
+		"robots.txt", "search", "sign-in", "sign-out", "v2", "webhooks", Own,
 	}
 }
 

@@ -221,6 +221,9 @@ var (
 	branchForm      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
 )
 
+// ValidEnvironment reports whether an environment may have this name.
+func ValidEnvironment(name string) bool { return environmentForm.MatchString(name) }
+
 // Limits of one file.
 const (
 	maxEnvironments = 50

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"regexp"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,14 +34,9 @@ import (
 // the client says. Its fields are set before its first use.
 type HTTP struct {
 	Transport *Transport
-	// Identify tells who holds a token, and what records call the token; false when
-	// it is nobody's.
-	Identify func(token string) (who access.Identity, key string, ok bool)
-	// Obtain is the command that makes a token, for people.
-	Obtain func() string
+	Tokens    *Tokens
 
 	once     sync.Once
-	failed   attempts.Limiter
 	children context.Context
 	end      context.CancelCauseFunc
 	work     sync.WaitGroup
@@ -174,82 +167,12 @@ func (h *HTTP) serve(w http.ResponseWriter, r *http.Request, to route) {
 
 // authorise says who asks and that they may, or answers that they may not.
 func (h *HTTP) authorise(w *answer, r *http.Request, to route) (who access.Identity, key string, ok bool) {
-	config := h.Transport.Access()
-	secret, given := credential(r)
-	if !given {
-		who = access.Anonymous()
-		if config.May(who, to.service.right(), to.repository) {
-			return who, "", true
-		}
-		h.challenge(w, "this takes a token")
-		return who, "", false
+	who, key, refusal := h.Tokens.Authorise(r, to.service.right(), to.repository)
+	if refusal != nil {
+		refusal.Header(w.w.Header())
+		w.refuse(refusal.Status, refusal.Err)
 	}
-
-	who, key, ok = h.Identify(secret)
-	if !ok {
-		h.Transport.Log.Info("refused a token", "remote", r.RemoteAddr, "repo", to.repository)
-		// A good one is let in whatever others behind the same address try: nobody
-		// guesses 178 bits.
-		if wait := h.failed.Take(r.RemoteAddr, time.Now()); wait > 0 {
-			w.w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
-			w.refuse(http.StatusTooManyRequests, &show.Error{
-				What: "too many wrong tokens came from your address",
-				Hint: "wait a minute, then use one of yours",
-			})
-			return who, "", false
-		}
-		h.challenge(w, "this token is not valid: it is wrong, has expired, or was revoked")
-		return who, "", false
-	}
-	if _, err := h.Transport.Open(who, to.repository); err != nil {
-		w.fail(err)
-		return who, "", false
-	}
-	if right := to.service.right(); !config.May(who, right, to.repository) {
-		e := &show.Error{
-			Kind: show.Forbidden,
-			What: fmt.Sprintf("%s may not push to %s", who.User, to.repository),
-			Hint: "ask for the right to write it",
-		}
-		if who.Scope.Highest == access.Read {
-			e.What = fmt.Sprintf("this token of %s reads %s only", who.User, to.repository)
-			e.Hint = "make one with --write: " + h.Obtain() + " --write"
-		}
-		w.fail(e)
-		return who, "", false
-	}
-	return who, key, true
-}
-
-// challenge asks for a token.
-func (h *HTTP) challenge(w *answer, what string) {
-	w.w.Header().Set("WWW-Authenticate", `Basic realm="headgate", charset="UTF-8"`)
-	w.refuse(http.StatusUnauthorized, &show.Error{
-		What: what,
-		Hint: h.Obtain() + " makes one; it is the password, under any user name",
-	})
-}
-
-// credential is the secret that a request carries: the password of Basic, whoever
-// the user, or what Bearer has.
-func credential(r *http.Request) (secret string, given bool) {
-	header := r.Header.Values("Authorization")
-	if len(header) == 0 {
-		return "", false
-	}
-	scheme, value, _ := strings.Cut(header[0], " ")
-	value = strings.TrimSpace(value)
-	switch {
-	case len(header) > 1 || len(value) > 4096:
-	case strings.EqualFold(scheme, "Bearer"):
-		return value, true
-	case strings.EqualFold(scheme, "Basic"):
-		if pair, err := base64.StdEncoding.DecodeString(value); err == nil {
-			_, password, _ := strings.Cut(string(pair), ":")
-			return password, true
-		}
-	}
-	return "", true // which is nobody's
+	return who, key, refusal == nil
 }
 
 // run has git answer.
@@ -363,22 +286,9 @@ func (a *answer) Write(p []byte) (n int, err error) {
 
 // fail answers with an error for the person who asked.
 func (a *answer) fail(err error) {
-	var e *show.Error
-	if !errors.As(err, &e) {
-		e = &show.Error{Kind: show.Again, What: "the server could not answer", Hint: "tell an administrator of this server"}
-	}
-	status := http.StatusServiceUnavailable
-	switch e.Kind {
-	case show.NotFound:
-		status = http.StatusNotFound
-	case show.Forbidden:
-		status = http.StatusForbidden
-	case show.Usage:
-		status = http.StatusBadRequest
-	default:
-		a.w.Header().Set("Retry-After", "10")
-	}
-	a.refuse(status, e)
+	refusal := RefusalOf(err)
+	refusal.Header(a.w.Header())
+	a.refuse(refusal.Status, refusal.Err)
 }
 
 // refuse answers with a status and lines that git shows behind "remote:".

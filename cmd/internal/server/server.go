@@ -52,6 +52,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive"
+	"github.com/headgate-cd/headgate/hooks/registry"
 	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
@@ -119,6 +120,7 @@ type Server struct {
 	web        *http.Server
 	console    http.Handler
 	git        *transport.HTTP
+	registry   *registry.Registry
 	webOn      net.Listener
 	authority  *authority // nil: certificates are in files, or there are none
 }
@@ -317,10 +319,20 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Ready:  func() error { return receive.CheckHooks(path("hooks")) },
 		Log:    log,
 	}
-	s.git = &transport.HTTP{
-		Transport: git,
-		Identify:  s.identify,
-		Obtain:    func() string { return "ssh " + s.about.Login() + " token create" },
+	tokens := &transport.Tokens{
+		Access:   s.access.Load,
+		Open:     git.Open,
+		Identify: s.identify,
+		Obtain:   func() string { return "ssh " + s.about.Login() + " token create" },
+		Log:      log,
+	}
+	s.git = &transport.HTTP{Transport: git, Tokens: tokens}
+	s.registry = &registry.Registry{
+		Tokens:    tokens,
+		Artifacts: s.artifacts,
+		Releases:  s.gate.ReleasesOf,
+		Declared:  s.declaredArtifact,
+		Log:       log,
 	}
 	logins := &gitd.Logins{}
 	s.ssh = &gitd.Server{
@@ -499,7 +511,7 @@ func (s *Server) serveWeb(ctx context.Context) error {
 		defer context.AfterFunc(ctx, cancel)()
 		s.console.ServeHTTP(w, r.WithContext(until))
 	})
-	s.web.Handler = proxied(s.opts.Proxies, s.git.Before(console))
+	s.web.Handler = proxied(s.opts.Proxies, s.git.Before(s.registry.Before(console)))
 
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

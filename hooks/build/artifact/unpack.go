@@ -140,7 +140,7 @@ func (s *Store) read(digest string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, errors.New("the store does not hold it")
+			return nil, ErrNone
 		}
 		return nil, err
 	}
