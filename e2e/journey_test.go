@@ -436,7 +436,7 @@ func (j *journey) followForge() {
 func (j *journey) firstPush() {
 	j.must(j.sample(j.work, "hello"))
 	j.write("headgate.yaml", strings.Replace(sampleFiles["headgate.yaml"], "approvals: 1", "approvals: {count: 1, own: true}", 1)+
-		"schedules:\n  - {name: rarely, cron: \"0 0 29 2 *\"}\n")
+		"schedules:\n  - {name: rarely, cron: \"0 0 29 2 *\"}\nimages:\n  web: {entrypoint: [/serve.pl]}\n")
 	j.must(j.git("commit", "-qam", "Approve my own"))
 	j.step("push", j.push)
 }

@@ -42,7 +42,7 @@ func (rc *Reconciler) Promotion(ctx context.Context, actor access.Identity, repo
 		one := show.Release{Repository: repository, Number: rel.Number, Commit: rel.Commit.String(), Subject: rel.Subject,
 			Change: rel.Change, By: rel.By, At: rel.At.UTC()}
 		for _, a := range rel.Artifacts {
-			one.Artifacts = append(one.Artifacts, show.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
+			one.Artifacts = append(one.Artifacts, show.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Type: a.Type()})
 		}
 		p.Carries = append(p.Carries, one)
 	}

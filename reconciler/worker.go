@@ -519,7 +519,7 @@ func (rc *Reconciler) declaredState(s *snapshot, d record.Commit) (target.Declar
 		Key:     s.key(),
 		Commit:  d.Hash.String(),
 		Files:   files,
-		Release: target.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts},
+		Release: target.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts, Images: m.Images},
 	}, nil
 }
 

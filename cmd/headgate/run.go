@@ -28,6 +28,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/host"
+	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
 func runCommand() command {
@@ -140,6 +141,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Branch:     gitSays(ctx, dir, "branch", "--show-current"),
 		Commit:     gitSays(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"),
 		Objects:    history,
+		Images:     gate.Images(settings),
 		Notices:    notices,
 		Cache:      use,
 	}, executor, log, store)
@@ -156,7 +158,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	if l.artifacts != "" {
 		for _, a := range result.Artifacts {
-			if err := store.Unpack(ctx, a.Digest, filepath.Join(l.artifacts, filepath.FromSlash(a.Name))); err != nil {
+			if err := takeOut(ctx, store, a, filepath.Join(l.artifacts, filepath.FromSlash(a.Name))); err != nil {
 				return err
 			}
 		}
@@ -172,6 +174,19 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	fmt.Fprintf(p.err, "green, in %s\n", took)
 	return nil
+}
+
+// takeOut lays an artifact out as the directory dir: its files, or an OCI image
+// layout of an image.
+func takeOut(ctx context.Context, store *artifact.Store, a artifact.Artifact, dir string) error {
+	if a.Type != artifact.Image {
+		return store.Unpack(ctx, a.Digest, dir)
+	}
+	layout, err := artifact.Open(dir)
+	if err != nil {
+		return err
+	}
+	return store.CopyTo(ctx, layout, a.Digest)
 }
 
 // localCache is what tools of builds of a directory keep for the next one: of green

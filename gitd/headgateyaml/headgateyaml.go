@@ -42,6 +42,7 @@ type File struct {
 	Applications []Application // in the order of the file; none: the repository is one
 	Environments []Environment // of all applications, in the order of the file
 	Schedules    []Schedule    // in the order of the file
+	Images       []Image       // in the order of the file
 }
 
 // Build says how a change is built and tested.
@@ -181,6 +182,7 @@ type text struct {
 	Environments yaml.Node `yaml:"environments"`
 	Applications yaml.Node `yaml:"applications"`
 	Schedules    yaml.Node `yaml:"schedules"`
+	Images       yaml.Node `yaml:"images"`
 }
 
 type scheduleText struct {
@@ -273,6 +275,7 @@ func Parse(file string, data []byte) (*File, error) {
 	r.environments(&t.Environments, Application{}, f)
 	r.applications(&t.Applications, f)
 	r.schedules(&t.Schedules, f)
+	r.images(&t.Images, f)
 	r.unique(f)
 	r.order(f)
 	return f, r.problems.Err()

@@ -130,6 +130,20 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: build.network is "7"; write true or false`},
 		{name: "variables", in: "build: {variables: {CODEBUILD_X: 1}}", want: "headgate.yaml:1: CODEBUILD_X: names beginning with CODEBUILD_"},
 		{name: "limits", in: "build: {limits: {memory: 3}}", want: `headgate.yaml:1: build.limits.memory is "3"`},
+		{name: "images", in: images},
+		{name: "no images", in: "images:\n"},
+		{name: "images list", in: "images: [web]\n", want: "headgate.yaml:1: images is not a mapping"},
+		{name: "image name", in: "images: {Web: {command: [/x]}}\n", want: `headgate.yaml:1: invalid image name "Web"`},
+		{name: "image that starts nothing", in: "images: {web: {user: '1'}}\n", want: `image "web" does not say what it starts`},
+		{name: "image slip", in: "images: {web: {comand: [/x]}}\n", want: `did you mean "command"?`},
+		{name: "image like its artifact", in: "images: {main: {command: [/x]}}\n", want: `image "main" has the name of the artifact`, schemaBlind: true},
+		{name: "image's directory", in: "images: {web: {command: [/x], directory: app}}\n", want: `directory "app" is not an absolute path`},
+		{name: "image's dots", in: "images: {web: {command: [/x], directory: /a/../b}}\n", want: "is not an absolute path", schemaBlind: true},
+		{name: "image's user", in: "images: {web: {command: [/x], user: 'a b'}}\n", want: `invalid user "a b"`},
+		{name: "image's variable", in: "images: {web: {command: [/x], environment: {a-b: 1}}}\n", want: `invalid variable "a-b"`},
+		{name: "image's port", in: "images: {web: {command: [/x], ports: [0]}}\n", want: "invalid port 0"},
+		{name: "image's archive and more", in: "images: {web: {archive: a.tar, user: '1'}}\n", want: `has "user" beside archive`},
+		{name: "image's archive outside", in: "images: {web: {archive: ../a.tar}}\n", want: `invalid archive "../a.tar"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse(Name, []byte(c.in))
@@ -246,4 +260,45 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("neither a file nor an error")
 		}
 	})
+}
+
+const images = `
+images:
+  web:
+    artifact: site
+    directory: /srv/app
+    architecture: arm64
+    entrypoint: [/srv/app/server, --quiet]
+    command: [serve]
+    environment: {MODE: production, WORKERS: 4}
+    user: "65532:65532"
+    working_directory: /srv
+    ports: [8080]
+  tools: {archive: out/tools.tar}
+`
+
+func TestImages(t *testing.T) {
+	f, err := Parse(Name, []byte(images))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Image{
+		{
+			Name:             "web",
+			Line:             3,
+			Artifact:         "site",
+			Directory:        "/srv/app",
+			Architecture:     "arm64",
+			Entrypoint:       []string{"/srv/app/server", "--quiet"},
+			Command:          []string{"serve"},
+			Environment:      map[string]string{"MODE": "production", "WORKERS": "4"},
+			User:             "65532:65532",
+			WorkingDirectory: "/srv",
+			Ports:            []int{8080},
+		},
+		{Name: "tools", Line: 13, Archive: "out/tools.tar", Artifact: "main", Directory: "/"},
+	}
+	if !reflect.DeepEqual(f.Images, want) {
+		t.Errorf("got  %+v\nwant %+v", f.Images, want)
+	}
 }

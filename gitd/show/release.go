@@ -22,4 +22,5 @@ type Artifact struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest"`
 	Size   int64  `json:"size,omitempty"`
+	Type   string `json:"type,omitempty"` // "" for files, or image
 }

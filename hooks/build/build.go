@@ -38,6 +38,7 @@ type Request struct {
 	Limits    buildsettings.Limits
 	Objects   string   // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
 	Cache     Cache    // what CacheDir is made of; zero: an empty one that nobody else sees
+	Images    []Image  // to make when it has succeeded
 	Notices   []string // what people should know of the source, a line each at the head of the log
 
 	// What the build may know of itself.
@@ -62,6 +63,16 @@ type Secrets func(ctx context.Context, s buildspec.Secret) (value string, err er
 // ErrNoSecrets is why a change from outside is built without secrets.
 var ErrNoSecrets = errors.New("this change is from outside: its builds get no secrets")
 
+// Image is a container image to make of what a build left behind.
+type Image struct {
+	Name      string
+	Archive   string // path in the source of a saved image; "" makes one of Artifact
+	Artifact  string // name of one of the build's
+	Directory string // absolute, where the artifact's files are in it
+	Config    artifact.Config
+	Line      int // of headgate.yaml
+}
+
 // Status is how a build ended, in CodeBuild's words.
 type Status string
 
@@ -75,14 +86,14 @@ const (
 // Result is what a build came to.
 type Result struct {
 	Status    Status
-	Phase     string // that failed
-	Code      string // phase context code: COMMAND_EXECUTION_ERROR, YAML_FILE_ERROR, CLIENT_ERROR
-	Command   string // that failed
-	Exit      int    // its exit status
-	Reason    string // one line for people: `build: "go test ./..." exited 1`
-	LogLine   int    // line of the log at which the failure shows; 0: none
-	Artifacts []artifact.Artifact
-	Exported  map[string]string // of env.exported-variables
+	Phase     string              // that failed
+	Code      string              // phase context code: COMMAND_EXECUTION_ERROR, YAML_FILE_ERROR, CLIENT_ERROR
+	Command   string              // that failed
+	Exit      int                 // its exit status
+	Reason    string              // one line for people: `build: "go test ./..." exited 1`
+	LogLine   int                 // line of the log at which the failure shows; 0: none
+	Artifacts []artifact.Artifact // images last
+	Exported  map[string]string   // of env.exported-variables
 	Reports   []report.Report
 	Started   time.Time
 	Finished  time.Time

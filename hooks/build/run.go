@@ -213,7 +213,7 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 
 // inside is all that happens in the sandbox.
 func (r *runner) inside(ctx context.Context) error {
-	for _, do := range []func(context.Context) error{r.restore, r.phases, r.export, r.reports, r.upload, r.save} {
+	for _, do := range []func(context.Context) error{r.restore, r.phases, r.export, r.reports, r.upload, r.images, r.save} {
 		if err := do(ctx); err != nil {
 			return err
 		}

@@ -1,11 +1,16 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
@@ -77,6 +82,10 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 			}
 		}()
 	}
+	images, err := imagesOf(j)
+	if err != nil {
+		return Result{}, err
+	}
 	r, err := build.Run(ctx, build.Request{
 		ID:         j.Log,
 		Source:     source,
@@ -88,6 +97,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Limits:     j.Limits,
 		Secrets:    b.secrets(j),
 		Objects:    objects,
+		Images:     images,
 		Notices:    s.notices,
 		Cache:      buildCache(use),
 		Number:     j.Change,
@@ -119,7 +129,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		LogDigest: "sha256:" + digest,
 	}
 	for _, a := range r.Artifacts {
-		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
+		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Type: a.Type})
 	}
 	return result, nil
 }
@@ -137,6 +147,42 @@ func previous(base repo.Hash) string {
 		return ""
 	}
 	return base.String()
+}
+
+// imagesOf are the images that the tree's headgate.yaml wants of its build. A
+// scheduled build by another buildspec makes none: it is of no release.
+func imagesOf(j Job) (images []build.Image, err error) {
+	file, err := fileIn(j.Repository, j.Tree)
+	if err != nil || j.Buildspec != file.Build.Buildspec {
+		return nil, err
+	}
+	return Images(file), nil
+}
+
+// Images are those that a headgate.yaml wants of a build.
+func Images(file *headgateyaml.File) (images []build.Image) {
+	for _, i := range file.Images {
+		of := build.Image{
+			Name:      i.Name,
+			Archive:   i.Archive,
+			Artifact:  i.Artifact,
+			Directory: i.Directory,
+			Line:      i.Line,
+			Config: artifact.Config{
+				Architecture:     cmp.Or(i.Architecture, runtime.GOARCH),
+				Entrypoint:       i.Entrypoint,
+				Command:          i.Command,
+				User:             i.User,
+				WorkingDirectory: i.WorkingDirectory,
+				Ports:            slices.Sorted(slices.Values(i.Ports)),
+			},
+		}
+		for _, name := range slices.Sorted(maps.Keys(i.Environment)) {
+			of.Config.Environment = append(of.Config.Environment, name+"="+i.Environment[name])
+		}
+		images = append(images, of)
+	}
+	return images
 }
 
 func buildCache(use *cache.Use) build.Cache {

@@ -81,6 +81,7 @@ type Artifact struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest"`
 	Size   int64  `json:"size,omitempty"` // bytes
+	Type   string `json:"type,omitempty"` // as package artifact has it: "" for files
 }
 
 // Verdict is one line of a note.

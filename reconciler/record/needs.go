@@ -2,6 +2,7 @@ package record
 
 import (
 	"errors"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -61,7 +62,7 @@ func needsOf(r *repo.Repository, tree repo.Hash, needed map[string]bool) error {
 		if err != nil {
 			return err
 		}
-		for _, digest := range m.Artifacts {
+		for _, digest := range slices.Concat(slices.Collect(maps.Values(m.Artifacts)), slices.Collect(maps.Values(m.Images))) {
 			needed[digest] = true
 		}
 	}

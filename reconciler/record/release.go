@@ -34,6 +34,15 @@ type Artifact struct {
 	Name   string
 	Digest string // sha256:…
 	Size   int64  // bytes; 0 where only the name and the digest are known
+	Image  bool   // it is what a container engine runs; false where that is not known
+}
+
+// Type is the artifact's type as pages show it: "" for files.
+func (a Artifact) Type() string {
+	if a.Image {
+		return "image"
+	}
+	return ""
 }
 
 // only is the release with those of its artifacts that are among named: a
@@ -63,7 +72,8 @@ type Manifest struct {
 	Commit    string            `json:"commit"`
 	Tree      string            `json:"tree"`
 	Change    int               `json:"change,omitempty"`
-	Artifacts map[string]string `json:"artifacts"` // name → digest
+	Artifacts map[string]string `json:"artifacts"`        // name → digest, of files
+	Images    map[string]string `json:"images,omitempty"` // name → digest
 }
 
 func manifest(rel Release, tree repo.Hash) Manifest {
@@ -75,7 +85,14 @@ func manifest(rel Release, tree repo.Hash) Manifest {
 		Artifacts: map[string]string{},
 	}
 	for _, a := range rel.Artifacts {
-		m.Artifacts[a.Name] = a.Digest
+		if !a.Image {
+			m.Artifacts[a.Name] = a.Digest
+			continue
+		}
+		if m.Images == nil {
+			m.Images = map[string]string{}
+		}
+		m.Images[a.Name] = a.Digest
 	}
 	return m
 }
@@ -235,7 +252,8 @@ func SameContent(r *repo.Repository, declared repo.Hash, application string, rel
 	if err != nil {
 		return false, nil // not readable is not the same; the promotion replaces it
 	}
-	if !maps.Equal(m.Artifacts, manifest(rel, repo.Zero).Artifacts) {
+	want := manifest(rel, repo.Zero)
+	if !maps.Equal(m.Artifacts, want.Artifacts) || !maps.Equal(m.Images, want.Images) {
 		return false, nil
 	}
 

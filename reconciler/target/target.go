@@ -180,7 +180,8 @@ const (
 type Release struct {
 	Number    int               `json:"number"`
 	Commit    string            `json:"commit"`    // landed commit that it was made from
-	Artifacts map[string]string `json:"artifacts"` // name → digest
+	Artifacts map[string]string `json:"artifacts"`        // name → digest, of files
+	Images    map[string]string `json:"images,omitempty"` // name → digest
 }
 
 // State is the state of an application, or of a unit of it, in one word.

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"cmp"
+
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -34,7 +36,7 @@ func (s *Server) declaredArtifact(repository, environment, name string) (string,
 		if err != nil {
 			return "", err
 		}
-		if digest, ok := m.Artifacts[name]; ok {
+		if digest := cmp.Or(m.Artifacts[name], m.Images[name]); digest != "" {
 			return digest, nil
 		}
 	}

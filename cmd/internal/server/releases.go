@@ -7,6 +7,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
@@ -83,7 +84,7 @@ func ToReconcile(rel release.Release, verifies error) record.Release {
 		to.Change = rel.Changes[0]
 	}
 	for _, a := range rel.Artifacts {
-		to.Artifacts = append(to.Artifacts, record.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size})
+		to.Artifacts = append(to.Artifacts, record.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Image: a.Type == artifact.Image})
 	}
 	return to
 }

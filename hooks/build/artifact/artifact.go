@@ -51,7 +51,11 @@ type Artifact struct {
 	Digest string `json:"digest"` // of its manifest, "sha256:…"
 	Size   int64  `json:"size"`   // bytes of its packed files
 	Files  int    `json:"files"`
+	Type   string `json:"type,omitempty"` // "" or Image
 }
+
+// Image is the type of what a container engine runs. All else is files.
+const Image = "image"
 
 // File is one file to pack: a regular file Source below the root, to be called
 // Path (slash-separated, relative) in the artifact. Link, when not empty, makes
@@ -75,12 +79,18 @@ type descriptor struct {
 	Digest       string            `json:"digest"`
 	Size         int64             `json:"size"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
+	Platform     *platform         `json:"platform,omitempty"`
+}
+
+type platform struct {
+	Architecture string `json:"architecture"`
+	OS           string `json:"os"`
 }
 
 type manifest struct {
 	SchemaVersion int          `json:"schemaVersion"`
 	MediaType     string       `json:"mediaType"`
-	ArtifactType  string       `json:"artifactType"`
+	ArtifactType  string       `json:"artifactType,omitempty"`
 	Config        descriptor   `json:"config"`
 	Layers        []descriptor `json:"layers"`
 }
@@ -383,22 +393,22 @@ func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max in
 	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: info.Size(), Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
 		return 0, err
 	}
-	n, err := io.Copy(t, io.LimitReader(&source{ctx, f.Source, in}, info.Size()))
+	n, err := io.Copy(t, io.LimitReader(&contextReader{ctx, f.Source, in}, info.Size()))
 	if err == nil && n < info.Size() {
 		err = wrong("%s became shorter while it was read", f.Source)
 	}
 	return n, err
 }
 
-// source reads a file until ctx is done. Its faults are the file's, in contrast
+// contextReader reads a file until ctx is done. Its faults are the file's, in contrast
 // to those of what it is written to.
-type source struct {
+type contextReader struct {
 	ctx  context.Context
 	name string
 	in   io.Reader
 }
 
-func (s *source) Read(p []byte) (int, error) {
+func (s *contextReader) Read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}

@@ -58,7 +58,7 @@ func (s *Store) copyBlob(ctx context.Context, to *Store, digest string) error {
 	}
 	defer f.Close()
 	got, err := to.put(func(w io.Writer) error {
-		_, err := io.Copy(w, &source{ctx: ctx, name: digest, in: f})
+		_, err := io.Copy(w, &contextReader{ctx: ctx, name: digest, in: f})
 		return err
 	})
 	if err == nil && got.Digest != digest {
