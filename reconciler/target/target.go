@@ -179,7 +179,7 @@ const (
 // Release is what runs.
 type Release struct {
 	Number    int               `json:"number"`
-	Commit    string            `json:"commit"`    // landed commit that it was made from
+	Commit    string            `json:"commit"`           // landed commit that it was made from
 	Artifacts map[string]string `json:"artifacts"`        // name → digest, of files
 	Images    map[string]string `json:"images,omitempty"` // name → digest
 }
