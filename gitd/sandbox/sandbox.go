@@ -8,6 +8,8 @@
 //   - Records remembers what runs, so that a server that was killed ends at its
 //     next start what it left (EndAll).
 //   - Sandbox is one that runs.
+//   - Process names a process for a later program of the same boot, and Handle holds
+//     one, whoever started it: so instances outlive the program that started them.
 //
 // What a sandbox is made of, and what runs in it, is for its users: hooks/build/host
 // and reconciler/target/services.
@@ -40,10 +42,15 @@ const endTimeout = 30 * time.Second
 // first process; the command is the shell at path, a copy of what shellFD reads.
 // The kernel lets nobody without privilege trace a process of a program that he
 // may not read, nor look into its memory, nor at its descriptors. So nothing
-// inside can have the first process forget that it is to end with the server.
+// inside can have the first process forget what it is there for. With WithParent it
+// ends with whoever started bubblewrap, too.
 func Init(shellFD int, path string) []string {
-	return []string{"--as-pid-1", "--die-with-parent", "--perms", "0111", "--ro-bind-data", strconv.Itoa(shellFD), path}
+	return []string{"--as-pid-1", "--perms", "0111", "--ro-bind-data", strconv.Itoa(shellFD), path}
 }
+
+// WithParent is bubblewrap's argument by which a sandbox ends with the thread that
+// started it.
+const WithParent = "--die-with-parent"
 
 // OpenShell opens the shell that Init makes a copy of.
 func OpenShell() (*os.File, error) { return os.Open("/bin/sh") }
@@ -57,16 +64,9 @@ type Records struct{ Dir string }
 type record struct {
 	What       string   `json:"what"`
 	Mark       string   `json:"mark,omitempty"` // see Sandbox.Mark
-	First      process  `json:"first,omitzero"` // inside; zero: not known yet
-	Bubblewrap process  `json:"bubblewrap,omitzero"`
+	First      Process  `json:"first,omitzero"` // inside; zero: not known yet
+	Bubblewrap Process  `json:"bubblewrap,omitzero"`
 	Cgroups    []string `json:"cgroups,omitempty"`
-}
-
-// process is a process by its number, which may be another's later, and when it
-// started, in ticks since the boot.
-type process struct {
-	PID   int    `json:"pid"`
-	Start string `json:"start"`
 }
 
 // Sandbox is one sandbox, from before it is started to its end. Its methods may be
@@ -86,7 +86,7 @@ func (r Records) New(what string, cgroups ...string) (*Sandbox, error) {
 	if r.Dir == "" {
 		return s, nil
 	}
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		return nil, fmt.Errorf("record a sandbox: %w", err)
 	}
@@ -128,23 +128,33 @@ func (s *Sandbox) save() error {
 	return os.Rename(half, s.path)
 }
 
-// Started reads from bubblewrap's --info-fd which process is the first of the
-// sandbox. An error means that there is no sandbox: bubblewrap could not make
-// it, and has said why, or it could not be held and was killed. Nobody may have
-// waited for bubblewrap yet.
-func (s *Sandbox) Started(info io.Reader, bubblewrap int) (pid int, err error) {
+// FirstOf reads from bubblewrap's --info-fd which process is the first of the sandbox.
+// Without one bubblewrap could not make it, and has said why.
+func FirstOf(info io.Reader) (pid int, err error) {
 	var told struct {
 		PID int `json:"child-pid"`
 	}
 	if err := json.NewDecoder(io.LimitReader(info, 4096)).Decode(&told); err != nil || told.PID <= 0 {
 		return 0, errors.New("bubblewrap names no process of the sandbox")
 	}
-	pidfd, err := unix.PidfdOpen(told.PID, 0)
+	return told.PID, nil
+}
+
+// Started reads from bubblewrap's --info-fd which process is the first of the
+// sandbox. An error means that there is no sandbox: bubblewrap could not make
+// it, and has said why, or it could not be held and was killed. Nobody may have
+// waited for bubblewrap yet.
+func (s *Sandbox) Started(info io.Reader, bubblewrap int) (pid int, err error) {
+	pid, err = FirstOf(info)
+	if err != nil {
+		return 0, err
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ENOSYS) {
-		_ = unix.Kill(told.PID, unix.SIGKILL) // bubblewrap has not waited for it: the number is its own
+		_ = unix.Kill(pid, unix.SIGKILL) // bubblewrap has not waited for it: the number is its own
 		return 0, errors.New("sandboxes need Linux 5.3 or later")
 	} else if err != nil {
-		return told.PID, nil // it has ended
+		return pid, nil // it has ended
 	}
 	s.mu.Lock()
 	s.pidfd = pidfd
@@ -152,18 +162,18 @@ func (s *Sandbox) Started(info io.Reader, bubblewrap int) (pid int, err error) {
 	crash.Point("sandbox.before-record")
 
 	// The time is this process's only if this process is there still.
-	s.record.First.PID, s.record.Bubblewrap.PID = told.PID, bubblewrap
-	s.record.First.Start, err = startTime(told.PID)
+	s.record.First.PID, s.record.Bubblewrap.PID = pid, bubblewrap
+	s.record.First.Start, err = startTime(pid)
 	if err == nil {
 		s.record.Bubblewrap.Start, err = startTime(bubblewrap)
 	}
 	if err != nil || !s.Alive() {
-		return told.PID, nil
+		return pid, nil
 	}
 	if err := s.save(); err != nil {
 		return 0, errors.Join(fmt.Errorf("record a sandbox: %w", err), s.Close())
 	}
-	return told.PID, nil
+	return pid, nil
 }
 
 // Alive reports whether the first process is there.
@@ -267,7 +277,7 @@ func wait(pidfd int) error {
 // how many sandboxes something was left. Only the holder of the data directory's
 // lock may call it.
 func (r Records) EndAll() (ended int, err error) {
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		return 0, fmt.Errorf("end sandboxes: %w", err)
 	}
@@ -307,41 +317,4 @@ func (r Records) EndAll() (ended int, err error) {
 		}
 	}
 	return ended, nil
-}
-
-// open opens a process, if it is there still and not another that has got its
-// number; else -1.
-func (p process) open() int {
-	if p.PID <= 0 {
-		return -1
-	}
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil {
-		return -1
-	}
-	if start, err := startTime(p.PID); err != nil || start != p.Start {
-		unix.Close(pidfd)
-		return -1
-	}
-	return pidfd
-}
-
-// startTime is when a process started, in ticks since the boot.
-func startTime(pid int) (string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", err
-	}
-	// "pid (name) state …", where the name may hold anything.
-	fields := strings.Fields(string(data)[strings.LastIndexByte(string(data), ')')+1:])
-	if len(fields) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat holds %d fields", pid, len(fields))
-	}
-	return fields[19], nil
-}
-
-// bootID names this boot of the machine.
-func bootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data)), err
 }

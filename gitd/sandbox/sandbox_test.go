@@ -43,9 +43,9 @@ func start(t *testing.T, records sandbox.Records, own bool) started {
 		"--tmpfs", "/run", "--info-fd", "3",
 	}
 	if own {
-		args = append(append(args, sandbox.Init(4, "/run/sh")...), "--", "/run/sh")
+		args = append(append(args, sandbox.Init(4, "/run/sh")...), sandbox.WithParent, "--", "/run/sh")
 	} else {
-		args = append(args, "--die-with-parent", "--", "/bin/sh")
+		args = append(args, sandbox.WithParent, "--", "/bin/sh")
 	}
 	s.cmd = exec.Command("bwrap", append(args, "-c", sandboxtest.Command(dir+"/hostile", s.mark)+"; exit 1")...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

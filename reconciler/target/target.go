@@ -86,11 +86,11 @@ type LogQuery struct {
 
 // LogLine is one line that an instance printed. Text is fit for a terminal.
 type LogLine struct {
-	At       time.Time
-	Unit     string
-	Instance string
-	Own      bool // it is the target's own: that an instance has started, or ended
-	Text     string
+	At       time.Time `json:"at"`
+	Unit     string    `json:"unit"`
+	Instance string    `json:"instance"`
+	Own      bool      `json:"own,omitempty"` // it is the target's own: that an instance has started, or ended
+	Text     string    `json:"text"`
 }
 
 // Addresser is implemented by a target whose units listen on this machine, where
@@ -149,22 +149,22 @@ type Files map[string][]byte
 type Declared struct {
 	Key
 
-	Commit   string // of the environment's branch
-	Sequence int    // place of Commit in that branch; larger is newer
+	Commit   string `json:"commit"`   // of the environment's branch
+	Sequence int    `json:"sequence"` // place of Commit in that branch; larger is newer
 
-	Files   Files
-	Release Release
+	Files   Files   `json:"files"`
+	Release Release `json:"release"`
 
 	// Drift says what to do about what breaks once Commit was reached. It may change
 	// while Commit and Sequence stay.
-	Drift Drift
+	Drift Drift `json:"drift,omitempty"`
 
 	// Fallback is the last declared state that was healthy to its end, nil for none or
 	// when Commit is itself known to be good. It serves where nothing does yet (the
 	// server has just started) until this state is healthy, so that a bad release does
 	// not take over by way of a restart; and again when this state took over and then
 	// failed for good.
-	Fallback *Declared
+	Fallback *Declared `json:"fallback,omitempty"`
 }
 
 // Drift is what a target does about drift.
@@ -209,38 +209,38 @@ func (s State) String() string {
 type Observed struct {
 	Key
 
-	Commit   string // that State is about
-	Sequence int
-	State    State
-	Since    time.Time // when Commit came into State, as far as the target has seen
-	Message  string    // why, for people; empty when there is nothing to say
-	Unhealed bool      // what is Degraded stays so: it is reported only
-	Units    []Unit    // by name
+	Commit   string    `json:"commit"` // that State is about
+	Sequence int       `json:"sequence"`
+	State    State     `json:"state"`
+	Since    time.Time `json:"since,omitzero"`     // when Commit came into State, as far as the target has seen
+	Message  string    `json:"message,omitempty"`  // why, for people; empty when there is nothing to say
+	Unhealed bool      `json:"unhealed,omitempty"` // what is Degraded stays so: it is reported only
+	Units    []Unit    `json:"units,omitempty"`    // by name
 }
 
 // Unit is a part of an application that is judged and reached on its own: a
 // service, a host, a workload, a function.
 type Unit struct {
-	Name      string
-	State     State
-	URL       string     // where it answers; empty when it does not or nobody can say
-	Release   int        // that gets the traffic; 0 for none
-	Instances []Instance // oldest first
+	Name      string     `json:"name"`
+	State     State      `json:"state"`
+	URL       string     `json:"url,omitempty"`       // where it answers; empty when it does not or nobody can say
+	Release   int        `json:"release,omitempty"`   // that gets the traffic; 0 for none
+	Instances []Instance `json:"instances,omitempty"` // oldest first
 }
 
 // Instance is one process, pod or copy of a unit, or the pause before its next
 // start.
 type Instance struct {
-	ID       string // unique in its application while the target lives
-	Release  int
-	Phase    Phase
-	Since    time.Time // of Phase
-	Serving  bool      // whether it gets traffic
-	Restarts int
-	LastExit string // how it ended the last time, for people
-	Message  string // what is wrong with it, for people
-	Port     int    // on the machine it runs on; 0 for none
-	PID      int    // on the machine it runs on; 0 for none
+	ID       string    `json:"id"` // unique in its application while the target lives
+	Release  int       `json:"release"`
+	Phase    Phase     `json:"phase"`
+	Since    time.Time `json:"since"`   // of Phase
+	Serving  bool      `json:"serving"` // whether it gets traffic
+	Restarts int       `json:"restarts"`
+	LastExit string    `json:"last_exit,omitempty"` // how it ended the last time, for people
+	Message  string    `json:"message,omitempty"`   // what is wrong with it, for people
+	Port     int       `json:"port,omitempty"`      // on the machine it runs on; 0 for none
+	PID      int       `json:"pid,omitempty"`       // on the machine it runs on; 0 for none
 }
 
 // Phase is where an instance is in its life.

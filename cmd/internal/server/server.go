@@ -251,8 +251,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Build:  s.gate.BuildSpare,
 		Log:    log,
 	})
-	s.services = services.New(path("work", "services"), path("logs", "services"), s.artifacts.Unpack)
-	s.services.Sandboxes = sandboxes
+	s.services = services.New(path("agent"), path("logs", "services"), s.artifacts.Unpack)
 	s.services.Log = log
 	s.services.TrustedProxies = o.Proxies
 	s.services.Host = s.about.Name

@@ -255,7 +255,7 @@ func (h *Host) ownSystem(s build.Sandbox, sealed bool) []string {
 		"--unshare-user-try", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt", "--dir", "/var/tmp",
 		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
 	}
-	args = append(args, sandbox.Init(shellFD, loopShell)...)
+	args = append(append(args, sandbox.WithParent), sandbox.Init(shellFD, loopShell)...)
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
 	} else if setting("/proc/sys/user/max_user_namespaces") == "0" { // root can do without

@@ -45,14 +45,7 @@ func (a *app) act(act rollout.Action) {
 		a.route(act)
 		log.Info("traffic switched", "service", act.Service, "version", act.Version, "instances", act.Routed)
 	case rollout.Drain:
-		pool := a.pool(act.Service)
-		a.wait.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), act.Timeout)
-			defer cancel()
-			pool.Drain(ctx, act.Instance)
-			crash.Point("services.instance-drained")
-			a.post(func() { a.observed.Saw(rollout.Drained{ID: act.Instance}, time.Now()) })
-		})
+		a.drain(act.Service, act.Instance, act.Timeout)
 	case rollout.Stop:
 		if in := a.instances[act.Instance]; in != nil {
 			in.stop()
@@ -61,6 +54,18 @@ func (a *app) act(act rollout.Action) {
 		a.closeService(act.Service)
 	case rollout.Retire: // nothing to do
 	}
+}
+
+// drain waits until no request is in flight to an instance.
+func (a *app) drain(service, instance string, timeout time.Duration) {
+	pool := a.pool(service)
+	a.wait.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		pool.Drain(ctx, instance)
+		crash.Point("services.instance-drained")
+		a.post(func() { a.observed.Saw(rollout.Drained{ID: instance}, time.Now()) })
+	})
 }
 
 func (a *app) pool(service string) *proxy.Pool {
@@ -152,6 +157,7 @@ func (a *app) closeListeners(which func(*listening) bool) {
 			return false
 		}
 		a.owner.release(l.key)
+		a.owner.unlisten(l.Listener)
 		a.wait.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), defaultDrain)
 			defer cancel()
@@ -203,7 +209,7 @@ func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Poo
 	var l *proxy.Listener
 	if free != "" && port != 0 {
 		// Somebody else may have it by now; then it is another one.
-		l, _ = proxy.Listen(net.JoinHostPort(host, strconv.Itoa(port)), pool, t.transport, t.TrustedProxies, t.Log)
+		l, _ = t.serve(net.JoinHostPort(host, strconv.Itoa(port)), pool)
 	}
 	if l == nil {
 		if l, err = t.listen(at, free != "", pool); err != nil {
@@ -219,6 +225,27 @@ func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Poo
 	return l, nil
 }
 
+// serve has the proxy listen on an address. The error of a taken port matches
+// syscall.EADDRINUSE.
+func (t *Target) serve(at string, pool *proxy.Pool) (*proxy.Listener, error) {
+	listen := t.Listen
+	if listen == nil {
+		listen = func(at string) (net.Listener, error) { return net.Listen("tcp", at) }
+	}
+	ln, err := listen(at)
+	if err != nil {
+		return nil, err
+	}
+	return proxy.ServeOn(ln, pool, t.transport, t.TrustedProxies, t.Log), nil
+}
+
+// unlisten says that nothing is to be served any more where l listens.
+func (t *Target) unlisten(l *proxy.Listener) {
+	if t.Unlisten != nil {
+		t.Unlisten(l.Address().String())
+	}
+}
+
 // maxFreePorts bounds how often any free port is looked for: a few may be held.
 const maxFreePorts = 20
 
@@ -227,11 +254,12 @@ func (t *Target) listen(at string, free bool, pool *proxy.Pool) (*proxy.Listener
 	var passed []*proxy.Listener // kept open, so that the next try is another one
 	defer func() {
 		for _, l := range passed {
+			t.unlisten(l)
 			l.Close(context.Background())
 		}
 	}()
 	for {
-		l, err := proxy.Listen(at, pool, t.transport, t.TrustedProxies, t.Log)
+		l, err := t.serve(at, pool)
 		if err != nil || !free || t.Held == nil || !t.Held(l.Address().Port) {
 			return l, err
 		}
@@ -239,6 +267,19 @@ func (t *Target) listen(at string, free bool, pool *proxy.Pool) (*proxy.Listener
 			return nil, fmt.Errorf("%d free ports in a row are held by environments", maxFreePorts)
 		}
 	}
+}
+
+// portsOf are what the free ports of an application became.
+func (t *Target) portsOf(k target.Key) map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ports := map[string]int{}
+	for of, port := range t.ports {
+		if of.of == k {
+			ports[of.listen] = port
+		}
+	}
+	return ports
 }
 
 func (t *Target) release(listen string) {
@@ -274,16 +315,36 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 
 // start starts an instance.
 func (a *app) start(act rollout.Action) {
-	v := a.versions[act.Version]
-	ctx, cancel := context.WithCancel(context.Background())
-	in := &instance{app: a, id: act.Instance, version: v, cancel: cancel, stopping: make(chan struct{})}
+	in := a.instanceOf(act.Instance, act.Version, a.versions[act.Version])
 	if _, rec := a.observed.Find(act.Instance); rec != nil {
 		in.restarts = rec.Restarts
 	}
-	a.instances[act.Instance] = in
+	a.watchOver(in)
+}
+
+func (a *app) instanceOf(id, what string, v *version) *instance {
+	return &instance{
+		app:      a,
+		id:       id,
+		what:     what,
+		version:  v,
+		commit:   a.commit,
+		stopping: make(chan struct{}),
+		left:     make(chan struct{}),
+	}
+}
+
+// watchOver runs an instance until it has ended, or is left.
+func (a *app) watchOver(in *instance) {
+	ctx, cancel := context.WithCancel(context.Background())
+	in.cancel = cancel
+	a.instances[in.id] = in
 	a.wait.Go(func() {
 		defer cancel()
-		well, how := in.run(ctx)
+		well, how, err := in.run(ctx)
+		if err != nil {
+			return
+		}
 		a.post(func() {
 			delete(a.instances, in.id)
 			a.observed.Saw(rollout.Exited{ID: in.id, Well: well, How: how}, time.Now())

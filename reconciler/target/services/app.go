@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -41,6 +42,12 @@ type app struct {
 	lastCommit string
 	lastWhat   target.Observed // as last told to watchers
 
+	lastKept  time.Time // when it was tried last to write down what is declared
+	keptWhat  string    // what of it is written down
+	unkept    string    // why the newest is not
+	planned   bool      // something declared, or its end, was accepted by this run
+	keptState string    // as it was written last
+
 	declared *target.Declared // accepted
 	plan     rollout.Declared
 	observed rollout.Observed
@@ -60,10 +67,10 @@ type app struct {
 
 // version is what instances of a version of a service are.
 type version struct {
-	service     Service
-	environment string
-	release     target.Release
-	digest      string
+	Service     Service        `json:"service"`
+	Environment string         `json:"environment"`
+	Release     target.Release `json:"release"`
+	Digest      string         `json:"digest"`
 }
 
 // published is a copy of the loop's state for other goroutines.
@@ -71,6 +78,7 @@ type published struct {
 	commit   string
 	sequence int
 	fault    string
+	unkept   string
 	plan     rollout.Declared
 	facts    *rollout.Observed
 	live     map[string]liveInstance
@@ -112,7 +120,7 @@ func (a *app) removeUpTo(sequence int) {
 func (a *app) post(f func()) { a.inbox.Post(f) }
 
 // run converges until the application is removed or the target's context ends,
-// and then until all of it has ended.
+// and then until all of it has ended, unless it is to be left.
 func (a *app) run() {
 	ctx := a.owner.ctx
 	timer := time.NewTimer(0)
@@ -120,7 +128,11 @@ func (a *app) run() {
 	for {
 		select {
 		case <-ctx.Done():
-			a.shutdown()
+			if errors.Is(context.Cause(ctx), ErrLeave) {
+				a.leave()
+			} else {
+				a.shutdown()
+			}
 			return
 		case <-a.inbox.C():
 		case <-timer.C:
@@ -136,23 +148,33 @@ func (a *app) run() {
 // the application is gone.
 func (a *app) step(timer *time.Timer) (gone bool) {
 	a.mu.Lock()
-	pending, remove := a.pending, a.remove
+	pending, remove, fence := a.pending, a.remove, a.fence
 	a.mu.Unlock()
-	if pending != nil {
+	var wake time.Time
+	switch err := a.keep(pending, remove, fence); {
+	case err != nil:
+		a.unkept = err.Error()
+		wake = time.Now().Add(keepAgain)
+		pending = nil
+	case pending != nil:
 		a.accept(pending)
-	}
-	if remove {
+	case remove:
 		a.plan = rollout.Declared{Commit: a.commit, Sequence: a.sequence}
-		a.declared, a.fault = nil, ""
+		a.declared, a.fault, a.planned = nil, "", true
 	}
 	for _, f := range a.inbox.Drain() {
 		f()
 	}
-	var wake time.Time
 	for range 4 {
+		if !a.planned {
+			break // what was found goes on running until somebody says what should
+		}
 		now := time.Now()
 		var actions []rollout.Action
-		actions, wake = rollout.Plan(a.plan, &a.observed, now)
+		var next time.Time
+		if actions, next = rollout.Plan(a.plan, &a.observed, now); wake.IsZero() || !next.IsZero() && next.Before(wake) {
+			wake = next
+		}
 		if len(actions) == 0 {
 			break
 		}
@@ -163,6 +185,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	}
 	a.checkDrift()
 	a.prune()
+	a.keepState()
 	a.publish(pending)
 	if remove && len(a.observed.Services) == 0 && a.end() {
 		return true
@@ -173,6 +196,38 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	}
 	timer.Reset(max(time.Millisecond, time.Until(next)))
 	return false
+}
+
+// keepAgain is the pause until it is tried again to write down what is declared, as
+// when the disk is full.
+const keepAgain = 5 * time.Second
+
+// keep writes down what was told, before anything is done about it. What runs goes
+// on running as long as that fails.
+func (a *app) keep(pending *target.Declared, remove bool, fence int) error {
+	k := keptDeclared{Fence: fence, Removed: remove, Declared: pending}
+	what := keptWhat(fence, remove, pending)
+	if pending == nil && !remove || what == a.keptWhat {
+		return nil
+	}
+	if time.Since(a.lastKept) < keepAgain && a.unkept != "" {
+		return errors.New(a.unkept)
+	}
+	a.lastKept = time.Now()
+	if err := a.keepDeclared(k); err != nil {
+		a.owner.Log.Error("what is declared is not acted upon", "env", a.key.Environment, "app", a.key.Application, "err", err)
+		return fmt.Errorf("what is declared could not be written down, and what runs stays as it is: %w", err)
+	}
+	a.keptWhat, a.unkept = what, ""
+	return nil
+}
+
+// keptWhat tells one thing to be written down from another.
+func keptWhat(fence int, remove bool, d *target.Declared) string {
+	if d == nil {
+		return fmt.Sprint(fence, remove)
+	}
+	return fmt.Sprint(fence, remove, d.Drift)
 }
 
 // end forgets the application unless something was told meanwhile.
@@ -213,7 +268,7 @@ func (a *app) accept(d *target.Declared) {
 			maps.Copy(versions, more)
 		}
 	}
-	a.declared, a.plan = d, plan
+	a.declared, a.plan, a.planned = d, plan, true
 	maps.Copy(a.versions, versions)
 	a.observed.Declare(plan)
 }
@@ -250,7 +305,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		if err != nil {
 			return plan, nil, err
 		}
-		v := &version{service: s, environment: d.Environment, release: d.Release, digest: digest}
+		v := &version{Service: s, Environment: d.Environment, Release: d.Release, Digest: digest}
 		id := v.id(a.owner.releases.generation(digest))
 		versions[id] = v
 		plan.Services = append(plan.Services, rollout.Service{
@@ -291,17 +346,41 @@ func list(names []string) string {
 }
 
 // id names a version: everything that an instance is made of. What can change
-// without a new instance (replicas, ports, draining) is left out.
+// without a new instance (replicas, ports, draining) is left out, and so is all
+// that a service does not say: a newer program, which knows more that could be
+// said, names it the same, and starts nothing anew.
 func (v *version) id(generation int64) string {
-	s := v.service
+	s := v.Service
 	s.Replicas, s.Drain, s.StopGrace, s.Ports, s.Restart = 0, 0, 0, nil, rollout.Restart{}
 	s.Health.Passes, s.Health.HealthyFor = 0, 0
-	text, err := json.Marshal([]any{s, v.release.Number, v.release.Commit, v.digest, generation})
+	text, err := json.Marshal(s)
+	var said any
+	if err == nil {
+		err = json.Unmarshal(text, &said)
+	}
+	if err == nil {
+		text, err = json.Marshal([]any{withoutZeros(said), v.Release.Number, v.Release.Commit, v.Digest, generation})
+	}
 	if err != nil {
 		panic(err) // strings, numbers and maps of them always marshal
 	}
 	sum := sha256.Sum256(text)
-	return fmt.Sprintf("%d-%s", v.release.Number, hex.EncodeToString(sum[:6]))
+	return fmt.Sprintf("%d-%s", v.Release.Number, hex.EncodeToString(sum[:6]))
+}
+
+// withoutZeros is a JSON value without the members of objects that say nothing.
+func withoutZeros(v any) any {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return v
+	}
+	for name, member := range m {
+		member = withoutZeros(member)
+		if m[name] = member; member == nil || member == "" || member == false || member == 0.0 || reflect.DeepEqual(member, map[string]any{}) {
+			delete(m, name)
+		}
+	}
+	return m
 }
 
 // listenKeys names what the proxy listens on for a service. Several free ports
@@ -329,7 +408,7 @@ func (a *app) checkDrift() {
 	digests := map[string]int64{}
 	for _, s := range a.plan.Services {
 		if v := a.versions[s.Version]; v != nil && a.declared != nil {
-			digests[v.digest] = 0
+			digests[v.Digest] = 0
 		}
 	}
 	if len(digests) == 0 {
@@ -357,12 +436,12 @@ func (a *app) replaceChanged(generations map[string]int64) {
 	changed := false
 	for i, s := range a.plan.Services {
 		v := a.versions[s.Version]
-		id := v.id(generations[v.digest])
+		id := v.id(generations[v.Digest])
 		if id == s.Version {
 			continue
 		}
 		changed = true
-		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key.Environment, "app", a.key.Application, "commit", a.commit, "artifact", v.digest)
+		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key.Environment, "app", a.key.Application, "commit", a.commit, "artifact", v.Digest)
 		a.versions[id] = v
 		a.plan.Services[i].Version = id
 	}
@@ -392,14 +471,14 @@ func (a *app) prune() {
 
 // publish copies what observe needs, and tells watchers if it differs.
 func (a *app) publish(taken *target.Declared) {
-	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, plan: a.plan, facts: a.observed.Clone(),
+	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, unkept: a.unkept, plan: a.plan, facts: a.observed.Clone(),
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
 		p.live[id] = liveInstance{in.port, in.pid}
 	}
 	for id, v := range a.versions {
-		p.releases[id] = v.release.Number
+		p.releases[id] = v.Release.Number
 	}
 	for name, pool := range a.pools {
 		pool.SetWhy(why(p.facts.Services[name]))
@@ -433,6 +512,29 @@ func why(f *rollout.ServiceState) string {
 	return strings.Join(parts, ", ")
 }
 
+// leave stops looking after what runs, which goes on running, and lets the requests
+// in flight finish.
+func (a *app) leave() {
+	for _, in := range a.instances {
+		in.leave()
+	}
+	a.keepState()
+	var drain time.Duration
+	for _, f := range a.observed.Services {
+		for _, t := range f.Versions {
+			drain = max(drain, t.Drain)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	var closing sync.WaitGroup
+	for _, l := range a.listeners {
+		closing.Go(func() { l.Close(ctx) })
+	}
+	closing.Wait()
+	a.wait.Wait()
+}
+
 // shutdown ends everything at once: no new requests, those in flight finish
 // within their drain time, instances stop within their grace time.
 func (a *app) shutdown() {
@@ -445,6 +547,7 @@ func (a *app) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	var closing sync.WaitGroup
 	for _, l := range a.listeners {
+		a.owner.unlisten(l.Listener)
 		closing.Go(func() { l.Close(ctx) })
 	}
 	closing.Wait()
@@ -460,4 +563,6 @@ func (a *app) shutdown() {
 	closing.Wait()
 	cancel()
 	a.wait.Wait()
+	a.observed.Ended()
+	a.keepState()
 }

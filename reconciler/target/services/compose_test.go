@@ -187,7 +187,7 @@ func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &version{service: c.Services[0], release: target.Release{Number: 4, Commit: "c"}, digest: digest(1)}
+		return &version{Service: c.Services[0], Release: target.Release{Number: 4, Commit: "c"}, Digest: digest(1)}
 	}
 	base := "command: x, ports: ['80']"
 	id := read(base).id(1)

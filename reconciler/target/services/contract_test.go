@@ -18,7 +18,7 @@ func TestContract(t *testing.T) {
 	targettest.Run(t, func(t *testing.T) targettest.Subject {
 		s := New(t.TempDir(), t.TempDir(), unpackSelf)
 		t.Cleanup(func() {
-			if err := removeTree(s.WorkDir); err != nil {
+			if err := removeTree(s.Dir); err != nil {
 				t.Error(err)
 			}
 		})

@@ -23,7 +23,8 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 	}()
 	// The command starts when everything is mounted. Before that the namespaces are
 	// open to the machine.
-	if _, ok := child(p.first); p.first == 0 || !ok {
+	first := p.started.First.PID
+	if _, ok := child(first); !ok {
 		return nil, nil, errNoSandbox
 	}
 
@@ -35,7 +36,7 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 	for _, ns := range []struct{ file, option string }{
 		{"mnt", "--mount"}, {"pid", "--pid"}, {"ipc", "--ipc"}, {"uts", "--uts"}, {"cgroup", "--cgroup"},
 	} {
-		name := fmt.Sprintf("/proc/%d/ns/%s", p.first, ns.file)
+		name := fmt.Sprintf("/proc/%d/ns/%s", first, ns.file)
 		theirs, err := os.Readlink(name)
 		if err != nil {
 			return namespaces, nil, errNoSandbox
@@ -68,7 +69,7 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 		line = append(line, "--preserve-credentials")
 	}
 	// Had the process ended meanwhile, its number could be another's.
-	if !p.sandbox.Alive() {
+	if !p.alive() {
 		return namespaces, nil, errNoSandbox
 	}
 

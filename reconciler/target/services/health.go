@@ -139,23 +139,12 @@ func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Ito
 func runs(s *starter, c command, instance func() *process) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var out lastBytes
-		c.output, c.in = &out, instance()
-		p, err := s.start(ctx, c)
-		if err != nil {
+		outcome, err := s.check(ctx, c, instance(), &out)
+		if err != nil || outcome == "" {
 			return err
 		}
-		select {
-		case <-p.done:
-		case <-ctx.Done():
-			p.kill()
-			<-p.done
-			return ctx.Err()
-		}
-		if p.status == 0 {
-			return nil
-		}
 		lines := strings.Split(strings.TrimSpace(string(out.tail)), "\n")
-		text := "healthcheck " + p.outcome
+		text := "healthcheck " + outcome
 		if last := terminal.Plain(lines[len(lines)-1]); last != "" {
 			text += ": " + last
 		}

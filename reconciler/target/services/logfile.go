@@ -25,8 +25,8 @@ const (
 )
 
 // Bounds of what is kept and read of it in a second. What is over the first two is
-// left out, and the log says how much; what is over the third waits in the process
-// that writes it: even reading it takes a processor.
+// left out, and the log says how much; what is over the third waits in the file
+// that it was printed to: even reading it takes a processor.
 const (
 	maxLogRateLines = 2000
 	maxLogRateBytes = 512 << 10
@@ -50,6 +50,7 @@ type logFile struct {
 	lines, kept, read int       // lines and bytes that were kept, bytes that were read
 	left              int       // lines that were left out, and not told of yet
 	leftBytes         int64
+	unread            int64       // bytes that were left out before they were lines
 	tell              *time.Timer // tells of them when nothing more comes; nil: none were
 }
 
@@ -111,13 +112,7 @@ func (l *logFile) flush() {
 	if l.lines >= l.rateLines || l.kept+len(part) > l.rateBytes {
 		l.left++
 		l.leftBytes += int64(len(part)) + 1
-		if l.tell == nil {
-			l.tell = time.AfterFunc(time.Second, func() {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				l.tellLeft()
-			})
-		}
+		l.tellLater()
 		return
 	}
 	l.lines++
@@ -127,15 +122,42 @@ func (l *logFile) flush() {
 
 func readable(line []byte) string { return strings.TrimRight(terminal.Plain(string(line)), " ") }
 
+// leaveOut counts bytes that nobody has looked at.
+func (l *logFile) leaveOut(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.part = l.part[:0]
+	l.unread += bytes
+	l.tellLater()
+}
+
+// tellLater has what was left out be told of in a second.
+func (l *logFile) tellLater() {
+	if l.tell != nil {
+		return
+	}
+	l.tell = time.AfterFunc(time.Second, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.tellLeft()
+	})
+}
+
 // tellLeft says in the log what was left out of it.
 func (l *logFile) tellLeft() {
-	if l.left == 0 {
+	if l.left == 0 && l.unread == 0 {
 		return
 	}
 	l.tell.Stop()
-	l.append(ofNote + fmt.Sprintf("%d lines (%d bytes) were left out here: more than %d lines or %d KiB in a second",
-		l.left, l.leftBytes, l.rateLines, l.rateBytes>>10))
-	l.left, l.leftBytes, l.tell = 0, 0, nil
+	l.tell = nil
+	if l.left > 0 {
+		l.append(ofNote + fmt.Sprintf("%d lines (%d bytes) were left out here: more than %d lines or %d KiB in a second",
+			l.left, l.leftBytes, l.rateLines, l.rateBytes>>10))
+	}
+	if l.unread > 0 {
+		l.append(ofNote + fmt.Sprintf("%d bytes were left out here: they came faster than they could be read", l.unread))
+	}
+	l.left, l.leftBytes, l.unread = 0, 0, 0
 }
 
 func (l *logFile) append(text string) {
@@ -183,6 +205,13 @@ func (l *logFile) lastLine() string {
 		return string(r[:200]) + "…"
 	}
 	return last
+}
+
+// forgetPart forgets a line whose end has not come: another agent reads it whole.
+func (l *logFile) forgetPart() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.part = l.part[:0]
 }
 
 func (l *logFile) close() {

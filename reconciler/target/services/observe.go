@@ -16,6 +16,11 @@ func (a *app) observe(now time.Time) target.Observed {
 	p := &a.published
 	o := target.Observed{Key: a.key, Commit: p.commit, Sequence: p.sequence}
 	switch {
+	case p.unkept != "":
+		if a.pending != nil {
+			o.Commit, o.Sequence = a.pending.Commit, a.pending.Sequence
+		}
+		o.State, o.Message = target.Failed, p.unkept
 	case a.pending != nil:
 		o.Commit, o.Sequence = a.pending.Commit, a.pending.Sequence
 		o.State, o.Message = target.Converging, "just declared"

@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,21 +14,34 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
-// process is one running command with all that it started.
+// process is the command of an instance with all that it has started. It outlives
+// the program that started it, and another one finds it again: adopt.
 type process struct {
-	cmd     *exec.Cmd
-	sandbox *sandbox.Sandbox // nil when it runs in none of its own
-	first   int              // the sandbox's first process, which takes all others with it; 0 without one
-	log     *logFile         // nil when the output is kept elsewhere
-	done    chan struct{}
-	outcome string // how it ended, for people; valid after done
-	status  int    // exit status; -1 after a signal; valid after done
+	started  started
+	first    *sandbox.Handle // takes all others with it; nil: it has ended
+	monitor  *sandbox.Handle // notes how it ended; nil: nobody does, or it is this program's child
+	child    *exec.Cmd       // what this program has started; nil: another one has
+	status   string          // file in which it is noted how it ended
+	killed   atomic.Bool
+	left     atomic.Bool
+	done     chan struct{} // closed when all of it has ended, and not when it is left
+	outcome  string        // how it ended, for people; valid after done
+	exitCode int           // -1 after a signal, and when nobody knows; valid after done
+}
+
+// started is how the process of an instance is found again, in the same boot.
+type started struct {
+	First    sandbox.Process `json:"first"`            // of its sandbox, or of its session
+	Monitor  sandbox.Process `json:"monitor,omitzero"` // bubblewrap
+	Confined bool            `json:"confined"`
 }
 
 // command is what to run where.
@@ -37,20 +51,20 @@ type command struct {
 	release    string // unpacked
 	workingDir string
 	hostname   string
-	output     io.Writer
-	in         *process // the process whose sandbox it runs in; nil for one of its own
+	output     string // file that takes what it prints
+	status     string // file that takes how it ended
 }
 
-// starter starts processes from a thread of its own. A child asks the kernel to
-// kill it when the thread that started it ends, and a thread ends when a
-// goroutine that locked it ends; this one lives as long as the target.
+// starter starts processes: those of instances, and those of their health checks.
 type starter struct {
-	bwrap   string // path of bubblewrap; empty runs without
-	records sandbox.Records
-	work    chan func()
+	bwrap string // path of bubblewrap; empty runs without
+	// What a check starts asks the kernel to kill it when the thread that started it
+	// ends, and a thread ends when a goroutine that locked it ends: work is done by one
+	// that lives as long as the target.
+	work chan func()
 }
 
-// run serves start until ctx ends.
+// run serves check until ctx ends.
 func (s *starter) run(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -64,137 +78,187 @@ func (s *starter) run(ctx context.Context) {
 	}
 }
 
-var errStopped = errors.New("the server is stopping")
+var errStopped = errors.New("the agent is stopping")
 
-// start starts a command. The process ends with the server in any case.
-func (s *starter) start(ctx context.Context, c command) (*process, error) {
-	var cmd *exec.Cmd
-	var namespaces []*os.File
-	switch {
-	case c.in != nil && c.in.sandbox != nil:
-		var line []string
-		var err error
-		if namespaces, line, err = c.in.entered(c); err != nil {
-			return nil, err
-		}
-		defer closeAll(namespaces)
-		cmd = exec.Command(line[0], line[1:]...)
-		cmd.Dir = "/"
-	case s.bwrap != "":
-		line := sandboxed(s.bwrap, c)
-		cmd = exec.Command(line[0], line[1:]...)
-		cmd.Dir = "/"
-	default:
-		dir := filepath.Join(c.release, c.workingDir)
-		name := c.argv[0]
-		if strings.Contains(name, "/") && !filepath.IsAbs(name) {
-			name = filepath.Join(dir, name)
-		}
-		cmd = exec.Command(name, c.argv[1:]...)
-		cmd.Dir = dir
-		cmd.Env = c.env
-	}
-	if cmd.Env == nil {
-		// What makes a sandbox runs outside it: variables that an application chose, such
-		// as LD_PRELOAD, are set inside.
-		cmd.Env = []string{"PATH=/usr/bin:/bin"}
-	}
-	cmd.Stdout, cmd.Stderr = c.output, c.output
-	// A process that handed its output to something that outlives it does not hold us.
-	cmd.WaitDelay = 2 * time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.ExtraFiles = namespaces
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	p.log, _ = c.output.(*logFile)
-	if s.bwrap == "" || c.in != nil {
-		if err := s.do(ctx, cmd.Start); err != nil {
-			return nil, err
-		}
-		go p.wait()
-		return p, nil
-	}
-
-	info, told, err := os.Pipe()
+// start starts the command of an instance. It begins to run once record has
+// returned, and not at all when that fails or this program is killed before: the
+// first process waits to be told.
+func (s *starter) start(c command, record func(started) error) (_ *process, err error) {
+	output, err := os.OpenFile(c.output, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer info.Close()
-	defer told.Close()
+	defer output.Close()
+	status, err := os.OpenFile(c.status, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer status.Close()
 	waiting, begin, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer waiting.Close()
 	defer begin.Close()
+	info, told, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer info.Close()
+	defer told.Close()
 	shell, err := sandbox.OpenShell()
 	if err != nil {
 		return nil, err
 	}
 	defer shell.Close()
-	if p.sandbox, err = s.records.New("instance " + c.hostname); err != nil {
+
+	line := alone(c)
+	dir := filepath.Join(c.release, c.workingDir)
+	if s.bwrap != "" {
+		line, dir = sandboxed(s.bwrap, c), "/"
+	}
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Dir = dir
+	// What makes a sandbox runs outside it: variables that an application chose, such
+	// as LD_PRELOAD, are set inside.
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.ExtraFiles = []*os.File{told, shell, waiting, status} // infoFD, shellFD, startFD, statusFD
+	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	cmd.ExtraFiles = []*os.File{told, shell, waiting} // infoFD, shellFD, startFD
-	cmd.Env = append(cmd.Env, p.sandbox.Mark())
-	if err := s.do(ctx, cmd.Start); err != nil {
-		return nil, errors.Join(err, p.sandbox.Close())
-	}
-
-	// A bubblewrap that is killed before it has tied its first process to itself
-	// leaves it behind. So whoever may kill waits until that process is known.
-	// Without one bubblewrap ends by itself, and has said why.
 	told.Close()
-	if p.first, err = p.sandbox.Started(info, cmd.Process.Pid); err == nil {
+	waiting.Close()
+
+	p := &process{child: cmd, status: c.status, done: make(chan struct{})}
+	p.started.Confined = s.bwrap != ""
+	pid := cmd.Process.Pid
+	if s.bwrap != "" {
+		if p.started.Monitor, err = sandbox.Find(pid); err == nil {
+			pid, err = sandbox.FirstOf(info)
+		}
+	}
+	// Without a first process bubblewrap ends by itself, and has said why.
+	if err == nil {
+		p.started.First, err = sandbox.Find(pid)
+	}
+	if err == nil {
+		p.first, err = p.started.First.Hold()
+	}
+	if err == nil {
+		if err := record(p.started); err != nil {
+			begin.Close()
+			go p.wait()
+			p.kill()
+			<-p.done
+			return nil, err
+		}
+		crash.Point("services.instance-recorded")
 		_, _ = begin.WriteString("\n") // it may have ended
 	}
 	go p.wait()
 	return p, nil
 }
 
-// do has f run on the starter's thread.
-func (s *starter) do(ctx context.Context, f func() error) error {
-	done := make(chan error, 1)
-	select {
-	case s.work <- func() { done <- f() }:
-		return <-done
-	case <-ctx.Done():
-		return errStopped
+// adopt finds the process of an instance that another run of the program has
+// started. One that has ended meanwhile is done, and says how.
+func adopt(s started, status string) *process {
+	p := &process{started: s, status: status, done: make(chan struct{})}
+	p.first, _ = s.First.Hold() // without one it has ended
+	p.monitor, _ = s.Monitor.Hold()
+	go p.wait()
+	return p
+}
+
+// leave stops waiting for the process, which goes on.
+func (p *process) leave() {
+	p.left.Store(true)
+	if p.first != nil {
+		p.first.Close()
+	}
+	if p.monitor != nil {
+		p.monitor.Close()
 	}
 }
 
+// monitorTimeout is how long it may take from the end of a sandbox until it is
+// noted how it ended.
+const monitorTimeout = 10 * time.Second
+
 func (p *process) wait() {
-	defer close(p.done)
-	err := p.cmd.Wait()
-	var left error
-	if p.sandbox != nil {
-		// Bubblewrap ends with the command, and does not wait for what the command started.
-		left = p.sandbox.Close()
-	} else {
-		// What it left behind in its session ends with it.
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	}
-	state := p.cmd.ProcessState
-	if state == nil {
-		p.outcome, p.status = err.Error(), -1
-		return
-	}
-	p.status = state.ExitCode()
-	ws, _ := state.Sys().(syscall.WaitStatus)
-	switch {
-	case ws.Signaled():
-		p.outcome = "was ended by " + signalName(ws.Signal())
-	case p.sandbox != nil && p.status > 128 && p.status < 128+32:
-		p.outcome = "was ended by " + signalName(syscall.Signal(p.status-128))
-	default:
-		p.outcome = "exited " + strconv.Itoa(p.status)
-	}
-	if p.log != nil {
-		if last := p.log.lastLine(); last != "" {
-			p.outcome += ": " + last
+	if p.first != nil {
+		_ = p.first.Wait() // fails only when the process is left
+		if p.left.Load() {
+			return
+		}
+		if !p.started.Confined {
+			// What it left behind in its session ends with it.
+			_ = syscall.Kill(-p.started.First.PID, syscall.SIGKILL)
 		}
 	}
-	if left != nil {
-		p.outcome += "; " + left.Error()
+	// All of it has ended but what notes how.
+	switch {
+	case p.child != nil:
+		late := time.AfterFunc(monitorTimeout, func() { _ = p.child.Process.Kill() })
+		_ = p.child.Wait() // how it ended is read below
+		late.Stop()
+	case p.monitor != nil:
+		late := time.AfterFunc(monitorTimeout, func() { p.monitor.Signal(syscall.SIGKILL) })
+		_ = p.monitor.Wait() // fails only when it is left
+		late.Stop()
+	}
+	if p.left.Load() {
+		return
+	}
+	p.outcome, p.exitCode = p.ending()
+	for _, h := range []*sandbox.Handle{p.first, p.monitor} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	close(p.done)
+}
+
+// ending is how the process ended.
+func (p *process) ending() (outcome string, exitCode int) {
+	code, noted := notedStatus(p.status)
+	if !noted && p.child != nil && p.child.ProcessState != nil {
+		state := p.child.ProcessState
+		if ws, _ := state.Sys().(syscall.WaitStatus); ws.Signaled() {
+			return "was ended by " + signalName(ws.Signal()), -1
+		}
+		code, noted = state.ExitCode(), true
+	}
+	switch {
+	case !noted && p.killed.Load():
+		return "was ended by SIGKILL", -1
+	case !noted:
+		return "has ended, and nobody saw how", -1
+	case code > 128 && code < 128+32: // as a shell says it
+		return "was ended by " + signalName(syscall.Signal(code-128)), code
+	}
+	return "exited " + strconv.Itoa(code), code
+}
+
+// notedStatus reads how a process ended from the file in which bubblewrap, or the
+// shell around it, has noted that.
+func notedStatus(path string) (code int, noted bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	for notes := json.NewDecoder(io.LimitReader(f, 64<<10)); ; {
+		var note struct {
+			ExitCode *int `json:"exit-code"`
+		}
+		if notes.Decode(&note) != nil {
+			return code, noted
+		}
+		if note.ExitCode != nil {
+			code, noted = *note.ExitCode, true
+		}
 	}
 }
 
@@ -207,17 +271,9 @@ func signalName(s syscall.Signal) string {
 	return fmt.Sprintf("signal %d (%s)", int(s), s)
 }
 
-// pid is the process of the command itself, seen from the machine. In a sandbox
-// there are bubblewrap and the sandbox's first process above it.
-func (p *process) pid() (int, bool) {
-	if p.sandbox == nil {
-		return p.cmd.Process.Pid, true
-	}
-	if p.first == 0 {
-		return 0, false
-	}
-	return child(p.first)
-}
+// pid is the process of the command itself, seen from the machine. Above it is the
+// first one.
+func (p *process) pid() (int, bool) { return child(p.started.First.PID) }
 
 // child is the first child of a process.
 func child(pid int) (int, bool) {
@@ -247,25 +303,25 @@ func child(pid int) (int, bool) {
 	return 0, false
 }
 
-// group is the process group of the command, when it has one of its own. In a
-// sandbox its leader is the sandbox's first process, which the kernel shields
-// from signals that it does not handle; before that one has made the group there
-// is no command yet to be asked.
+// alive reports whether the first process is there, so that its number is its own.
+func (p *process) alive() bool { return p.first != nil && !p.first.Ended() }
+
+// group is the process group of the command. Its leader is the first process: in a
+// sandbox the kernel shields that one from signals that it does not handle, and
+// outside it handles them. Before it has made the group there is no command yet
+// to be asked.
 func (p *process) group() (int, bool) {
-	leader := p.cmd.Process.Pid
-	if p.sandbox != nil {
-		if _, began := p.pid(); !began {
-			return 0, false
-		}
-		leader = p.first
+	if _, began := p.pid(); !began || !p.alive() {
+		return 0, false
 	}
+	leader := p.started.First.PID
 	group, err := syscall.Getpgid(leader)
 	return group, err == nil && group == leader
 }
 
 // stop asks the command and its process group to end and, after the grace time,
-// ends all of it. It returns when it has ended.
-func (p *process) stop(signal syscall.Signal, grace time.Duration) {
+// ends all of it. It returns when it has ended, or left is closed.
+func (p *process) stop(signal syscall.Signal, grace time.Duration, left <-chan struct{}) {
 	if group, ok := p.group(); ok && grace > 0 {
 		if err := syscall.Kill(-group, signal); err == nil {
 			timer := time.NewTimer(grace)
@@ -273,23 +329,88 @@ func (p *process) stop(signal syscall.Signal, grace time.Duration) {
 			select {
 			case <-p.done:
 				return
+			case <-left:
+				return
 			case <-timer.C:
 			}
 		}
 	}
 	p.kill()
-	<-p.done
+	select {
+	case <-p.done:
+	case <-left:
+	}
 }
 
 // kill ends all of it at once.
 func (p *process) kill() {
-	if p.sandbox == nil {
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
+	p.killed.Store(true)
+	if p.alive() {
+		if !p.started.Confined {
+			_ = syscall.Kill(-p.started.First.PID, syscall.SIGKILL) // it may have ended
+		}
+		p.first.Signal(syscall.SIGKILL)
 		return
 	}
-	// Bubblewrap ends with the sandbox's first process, and says how.
-	if !p.sandbox.Kill() {
-		_ = p.cmd.Process.Kill() // it has made no sandbox, or that has ended
+	if p.child != nil {
+		_ = p.child.Process.Kill() // it has made no sandbox, or that has ended
+	}
+}
+
+// check runs a command to its end where an instance runs, with what it prints in
+// out. It ends with ctx, and with this program.
+func (s *starter) check(ctx context.Context, c command, in *process, out io.Writer) (outcome string, err error) {
+	var cmd *exec.Cmd
+	if in.started.Confined {
+		namespaces, line, err := in.entered(c)
+		if err != nil {
+			return "", err
+		}
+		defer closeAll(namespaces)
+		cmd = exec.Command(line[0], line[1:]...)
+		cmd.Dir = "/"
+		cmd.Env = []string{"PATH=/usr/bin:/bin"}
+		cmd.ExtraFiles = namespaces
+	} else {
+		cmd = exec.Command(programIn(c), c.argv[1:]...)
+		cmd.Dir = filepath.Join(c.release, c.workingDir)
+		cmd.Env = c.env
+	}
+	cmd.Stdout, cmd.Stderr = out, out
+	// A process that handed its output to something that outlives it does not hold us.
+	cmd.WaitDelay = 2 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if err := s.do(ctx, cmd.Start); err != nil {
+		return "", err
+	}
+	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // it may have ended
+	late := context.AfterFunc(ctx, kill)
+	err = cmd.Wait()
+	late()
+	kill() // what it left behind
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	if cmd.ProcessState == nil {
+		return "", err
+	}
+	if ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
+		return "was ended by " + signalName(ws.Signal()), nil
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 0 {
+		return "exited " + strconv.Itoa(code), nil
+	}
+	return "", nil
+}
+
+// do has f run on the starter's thread.
+func (s *starter) do(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case s.work <- func() { done <- f() }:
+		return <-done
+	case <-ctx.Done():
+		return errStopped
 	}
 }
 
@@ -323,6 +444,16 @@ func (f *freePorts) take(held func(port int) bool) (int, error) {
 		f.given[port] = true
 		return port, nil
 	}
+}
+
+// hold has a port be given to nobody else.
+func (f *freePorts) hold(port int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.given == nil {
+		f.given = map[int]bool{}
+	}
+	f.given[port] = true
 }
 
 func (f *freePorts) release(port int) {

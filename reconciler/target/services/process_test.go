@@ -1,12 +1,11 @@
 package services
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -44,12 +43,7 @@ func TestEndedMeansGone(t *testing.T) {
 	if err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 	}
-	s := &starter{bwrap: bwrap, work: make(chan func())}
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { s.run(ctx) })
-	defer running.Wait()
-	defer cancel()
+	s := &starter{bwrap: bwrap}
 
 	const times = 20
 	hostile := sandboxtest.Command("./hostile", "$HEADGATE_ENVIRONMENT") + " >/tmp/said & until grep '" + sandboxtest.Ready + "' /tmp/said; do sleep 0.01; done; cat /tmp/said"
@@ -58,32 +52,36 @@ func TestEndedMeansGone(t *testing.T) {
 		end    func(*process)
 		times  int
 	}{
-		"killed at once":         {"sleep 1000", (*process).kill, times},
-		"bubblewrap killed":      {"sleep 1000", func(p *process) { _ = p.cmd.Process.Kill() }, times},
+		"killed at once": {"sleep 1000", (*process).kill, times},
+		"bubblewrap killed": {"sleep 1000", func(p *process) {
+			_ = p.child.Process.Kill()
+			p.kill()
+		}, times},
 		"leaves a child":         {"sleep 1000 >&- 2>&- &", func(*process) {}, times},
-		"stopped before it runs": {"sleep 1000", func(p *process) { p.stop(syscall.SIGTERM, time.Minute) }, times},
+		"stopped before it runs": {"sleep 1000", func(p *process) { p.stop(syscall.SIGTERM, time.Minute, nil) }, times},
 		"hostile, and ends":      {hostile, func(*process) {}, 1},
 		"hostile, and is stopped": {hostile + "; touch /tmp/ready; wait", func(p *process) {
 			eventually(t, "tried everything", func() (string, bool) {
-				_, err := os.Stat(fmt.Sprintf("/proc/%d/root/tmp/ready", p.first))
+				_, err := os.Stat(fmt.Sprintf("/proc/%d/root/tmp/ready", p.started.First.PID))
 				return "", err == nil
 			})
-			p.stop(syscall.SIGTERM, time.Millisecond)
+			p.stop(syscall.SIGTERM, time.Millisecond, nil)
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i := range test.times {
 				mark := fmt.Sprintf("ended-%d-%s-%d", os.Getpid(), strings.ReplaceAll(name, " ", "-"), i)
-				var out lastBytes
-				release := t.TempDir()
+				release, files := t.TempDir(), t.TempDir()
 				sandboxtest.Copy(t, release, "hostile")
-				p, err := s.start(ctx, command{
+				c := command{
 					argv:     []string{"/bin/sh", "-c", test.script},
 					env:      []string{"PATH=/usr/bin:/bin", "HEADGATE_ENVIRONMENT=" + mark},
 					release:  release,
 					hostname: "web-1",
-					output:   &out,
-				})
+					output:   filepath.Join(files, "out"),
+					status:   filepath.Join(files, "status"),
+				}
+				p, err := s.start(c, func(started) error { return nil })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -92,7 +90,11 @@ func TestEndedMeansGone(t *testing.T) {
 				if left := sandboxtest.Left(mark); len(left) > 0 {
 					t.Fatalf("run %d: left over: %v", i, left)
 				}
-				said := string(out.tail)
+				text, err := os.ReadFile(c.output)
+				if err != nil {
+					t.Fatal(err)
+				}
+				said := string(text)
 				if tried := strings.Contains(said, sandboxtest.Ready); tried != strings.HasPrefix(name, "hostile") {
 					t.Errorf("tried everything: %v:\n%s", tried, said)
 				}

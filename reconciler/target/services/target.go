@@ -7,9 +7,12 @@
 // package proxy. This package owns what touches the machine: unpacked releases,
 // processes in their sandbox, health checks and logs.
 //
+// What runs outlives the program: each instance is on record from before it begins,
+// and the next run of the program finds it again (record.go, adopt.go), with what
+// was declared last.
+//
 // It leaves to others which release an environment should run, recording
-// outcomes in Git, and rolling back: it is level-triggered, remembers nothing
-// across a restart of the server, and every process it started ends with it.
+// outcomes in Git, and rolling back.
 package services
 
 import (
@@ -18,11 +21,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,12 +47,19 @@ type Target struct {
 	// must verify the bytes against the digest. It is called by several goroutines.
 	Unpack func(ctx context.Context, digest, dir string) error
 
-	WorkDir string // for unpacked releases; a cache, emptied at the start
-	LogDir  string // for the output of instances: <repository>/<environment>/<application>/<instance>.log
-	Log     *slog.Logger
+	Dir    string // for unpacked releases, and what is kept of applications: record.go
+	LogDir string // for the output of instances: <repository>/<environment>/<application>/<instance>.log
+	Log    *slog.Logger
 
-	// Sandboxes records those that run, for the next start of the server.
-	Sandboxes sandbox.Records
+	// Boot names this boot of the machine, in which processes have their numbers. Empty
+	// is the kernel's own name.
+	Boot string
+
+	// Listen opens the TCP address of a service, and Unlisten is told when it is served
+	// there no more: whoever hands listeners down may hold them while nobody accepts.
+	// nil: they are this program's own.
+	Listen   func(address string) (net.Listener, error)
+	Unlisten func(address string)
 
 	// Unconfined runs instances without bubblewrap even where it is installed. Then,
 	// and where it is not, an instance sees what the server's user sees.
@@ -67,6 +80,9 @@ type Target struct {
 	releases  *unpackedReleases
 	transport *http.Transport
 	free      freePorts
+	boot      string
+	begun     chan struct{} // closed when Run has taken over what was left
+	outputs   *outputWatch
 	reports   target.Topic
 	printed   signal.Topic // by printedTopic
 
@@ -92,15 +108,16 @@ type holder struct {
 	service string
 }
 
-// New makes a target that keeps what it unpacks in workDir and what instances
+// New makes a target that keeps what it unpacks and knows in dir and what instances
 // print in logDir.
-func New(workDir, logDir string, unpack func(ctx context.Context, digest, dir string) error) *Target {
+func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string) error) *Target {
 	return &Target{
 		Unpack:    unpack,
-		WorkDir:   workDir,
+		Dir:       dir,
 		LogDir:    logDir,
 		Log:       slog.New(slog.DiscardHandler),
 		transport: proxy.Transport(),
+		begun:     make(chan struct{}),
 		apps:      map[target.Key]*app{},
 		fences:    map[target.Key]int{},
 		holders:   map[string]holder{},
@@ -122,13 +139,20 @@ func (t *Target) SetAddress(address netip.Addr) {
 	}
 }
 
-// Run converges what is declared until ctx ends. Then it stops listening, lets
-// requests in flight finish within their service's drain time, stops every
-// instance, and returns. It can be called once.
-func (t *Target) Run(ctx context.Context) error {
-	t.releases = &unpackedReleases{dir: filepath.Join(t.WorkDir, "releases"), unpack: t.Unpack}
-	if err := t.releases.empty(); err != nil {
-		return fmt.Errorf("target services: empty %s: %w", t.releases.dir, err)
+// ErrLeave is the cause of the end of Run's context with which what runs is left as it
+// is, for the next run of the program.
+var ErrLeave = errors.New("what runs goes on")
+
+// Run takes over what an earlier run has left, and converges what is declared until
+// ctx ends. Then it stops listening, lets requests in flight finish within their
+// service's drain time, stops every instance, and returns. When the cause is
+// ErrLeave, instances and addresses are left as they are. It can be called once.
+func (t *Target) Run(ctx context.Context) (err error) {
+	t.releases = &unpackedReleases{dir: filepath.Join(t.Dir, "releases"), unpack: t.Unpack}
+	if t.boot = t.Boot; t.boot == "" {
+		if t.boot, err = sandbox.BootID(); err != nil {
+			return fmt.Errorf("target services: %w", err)
+		}
 	}
 	bwrap := ""
 	if !t.Unconfined {
@@ -138,31 +162,49 @@ func (t *Target) Run(ctx context.Context) error {
 	if bwrap == "" {
 		t.Log.Warn("instances run without a sandbox", "fix", "install bubblewrap")
 	}
-	t.starter = &starter{bwrap: bwrap, records: t.Sandboxes, work: make(chan func())}
+	t.starter = &starter{bwrap: bwrap, work: make(chan func())}
+	t.outputs = newOutputWatch()
 	// Health checks start processes until the last instance has stopped.
 	stopping, stopped := context.WithCancel(context.WithoutCancel(ctx))
-	var starter sync.WaitGroup
-	starter.Go(func() { t.starter.run(stopping) })
-
-	t.mu.Lock()
-	if t.ctx != nil {
-		t.mu.Unlock()
+	var helpers sync.WaitGroup
+	helpers.Go(func() { t.starter.run(stopping) })
+	helpers.Go(t.outputs.run)
+	defer func() {
 		stopped()
-		return errors.New("target services: Run was called twice")
+		t.outputs.close()
+		helpers.Wait()
+		t.transport.CloseIdleConnections()
+	}()
+
+	if err := t.begin(ctx); err != nil {
+		return fmt.Errorf("target services: %w", err)
+	}
+	<-ctx.Done()
+	t.running.Wait()
+	return nil
+}
+
+// begin takes over what was left, and starts the loops of all that is declared.
+func (t *Target) begin(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx != nil {
+		return errors.New("Run was called twice")
+	}
+	if err := t.adopt(); err != nil {
+		return err
 	}
 	t.ctx = ctx
 	for _, a := range t.apps {
 		t.running.Go(a.run)
 	}
-	t.mu.Unlock()
-
-	<-ctx.Done()
-	t.running.Wait()
-	stopped()
-	starter.Wait()
-	t.transport.CloseIdleConnections()
+	close(t.begun)
 	return nil
 }
+
+// Begun is closed when Run has taken over what an earlier run has left, so that the
+// answers of Keys, Fence and Observe are about that too.
+func (t *Target) Begun() <-chan struct{} { return t.begun }
 
 // Check implements target.Target.
 func (t *Target) Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
@@ -193,11 +235,18 @@ func (t *Target) Converge(d target.Declared) {
 func (t *Target) Remove(k target.Key, sequence int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if a := t.apps[k]; a != nil {
-		a.removeUpTo(sequence)
-	} else {
-		t.fences[k] = max(t.fences[k], sequence)
+	a := t.apps[k]
+	if last, ok := t.fences[k]; a == nil && ok && sequence <= last {
+		return // it is gone
 	}
+	if a == nil { // it is nothing but a fence, to be written down
+		a = newApp(t, k)
+		t.apps[k] = a
+		if t.ctx != nil && t.ctx.Err() == nil {
+			t.running.Go(a.run)
+		}
+	}
+	a.removeUpTo(sequence)
 }
 
 // Observe implements target.Target.
@@ -211,13 +260,50 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	}
 	o := a.observe(time.Now())
 	if !live {
-		o.State, o.Message = target.Unknown, "the server is starting or stopping"
+		o.State, o.Message = target.Unknown, "the agent is starting or stopping"
 	}
 	return o
 }
 
 // Watch implements target.Target.
 func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) { return t.reports.Watch(k) }
+
+// Keys are the applications of which something is known.
+func (t *Target) Keys() []target.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.apps))
+}
+
+// Fence is the newest sequence that was told for an application; what is older is
+// ignored. It is -1 where nothing was.
+func (t *Target) Fence(k target.Key) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.apps[k]; a != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.fence
+	}
+	if fence, ok := t.fences[k]; ok {
+		return fence
+	}
+	return -1
+}
+
+// Running is how many instances have a process.
+func (t *Target) Running() (n int) {
+	for _, k := range t.Keys() {
+		for _, u := range t.Observe(k).Units {
+			for _, in := range u.Instances {
+				if in.PID > 0 {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
 
 // logPath is the file that takes the output of an instance.
 func (t *Target) logPath(k target.Key, instance string) string {

@@ -127,7 +127,9 @@ type harness struct {
 	t   *testing.T
 	env string
 	seq int
-	end func()
+	end func() // of everything
+
+	stop, leave func() // of the run
 
 	unpack atomic.Value // func(ctx, digest, dir) error
 }
@@ -145,19 +147,40 @@ func open(t *testing.T, confined bool) *harness {
 		return h.unpack.Load().(func(context.Context, string, string) error)(ctx, digest, dir)
 	})
 	h.Unconfined = !confined
-	ctx, cancel := context.WithCancel(context.Background())
+	h.run(func() {
+		if err := removeTree(h.Dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// run runs the target until the test ends, or end, stop or leave is called; end is
+// the end of all of it, after which everything is put away.
+func (h *harness) run(away func()) {
+	t := h.t
+	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
-	h.end = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("Run: %v", err)
+	ended := func(cause error) func() {
+		return func() {
+			if ctx.Err() != nil {
+				return
 			}
-		case <-time.After(waitTimeout):
-			t.Errorf("Run did not return")
+			cancel(cause)
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("Run: %v", err)
+				}
+			case <-time.After(waitTimeout):
+				t.Errorf("Run did not return")
+			}
 		}
+	}
+	h.stop, h.leave = ended(nil), ended(ErrLeave)
+	h.end = sync.OnceFunc(func() {
+		h.stop()
 		census(t, h.env)
 		if t.Failed() {
 			logs, _ := filepath.Glob(filepath.Join(h.LogDir, "*", "*", "*", "*"))
@@ -166,12 +189,11 @@ func open(t *testing.T, confined bool) *harness {
 				t.Logf("%s\n%s", filepath.Base(l), data)
 			}
 		}
-		if err := removeTree(h.WorkDir); err != nil {
-			t.Error(err)
+		if away != nil {
+			away()
 		}
 	})
 	t.Cleanup(h.end)
-	return h
 }
 
 // census fails the test if a process of the environment lives.
@@ -740,52 +762,18 @@ func beTarget() {
 	t.Unconfined = os.Getenv("BE_TARGET") == "unconfined"
 	k := target.Key{Repository: "hello", Application: "hello", Environment: os.Getenv("ENVIRONMENT")}
 	changed, _ := t.Watch(k)
-	t.Converge(declared(k, 1, 1, web))
+	t.Converge(declared(k, 1, 1, os.Getenv("COMPOSE")))
 	go func() {
 		for range changed {
-			if t.Observe(k).State == target.Healthy {
+			switch o := t.Observe(k); o.State {
+			case target.Healthy:
 				fmt.Println("healthy")
+				return
+			case target.Failed:
+				fmt.Println(o.Message)
 				return
 			}
 		}
 	}()
 	fmt.Println(t.Run(context.Background()))
-}
-
-func TestKilledServerLeavesNoProcess(t *testing.T) {
-	for _, how := range []string{"confined", "unconfined"} {
-		t.Run(how, func(t *testing.T) {
-			if _, err := exec.LookPath("bwrap"); how == "confined" && err != nil {
-				t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
-			}
-			env := fmt.Sprintf("killed-%s-%d", how, os.Getpid())
-			self, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			work := t.TempDir()
-			cmd := exec.Command(self)
-			cmd.Env = []string{"BE_TARGET=" + how, "PATH=" + os.Getenv("PATH"), "WORK=" + work, "LOGS=" + t.TempDir(), "ENVIRONMENT=" + env}
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			buf := make([]byte, 100)
-			if n, err := out.Read(buf); err != nil || string(buf[:n]) != "healthy\n" {
-				t.Errorf("%q %v", buf[:n], err)
-			}
-			if len(processesOf(env)) == 0 {
-				t.Error("the census does not work")
-			}
-			cmd.Process.Kill()
-			cmd.Wait()
-			census(t, env)
-			if err := removeTree(work); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,9 +20,9 @@ import (
 )
 
 // unpackedReleases are artifacts unpacked to directories that instances run from, one
-// directory per digest, read-only, shared. The directories are a cache of this run of the
-// server: they are emptied when it starts and unpacked again when they differ
-// from what was unpacked.
+// directory per digest, read-only, shared. They are unpacked again when they differ from
+// what was unpacked, which is written down beside each: instances run from them
+// still when the agent comes back.
 type unpackedReleases struct {
 	dir    string
 	unpack func(ctx context.Context, digest, dir string) error
@@ -46,16 +47,62 @@ const maxIdleReleases = 5
 
 var digestForm = regexp.MustCompile(`^[a-z0-9]+:[0-9a-f]{32,128}$`)
 
-// empty removes what an earlier run of the server left.
-func (u *unpackedReleases) empty() error {
+// print is what is written down about a directory.
+type print struct {
+	Version int    `json:"version"`
+	Print   uint64 `json:"print,string"`
+	Made    int64  `json:"made"`
+}
+
+// open takes over what earlier runs have unpacked. What nothing runs from, and is not
+// as it was unpacked, is removed.
+func (u *unpackedReleases) open(used map[string]bool) error {
 	if err := os.MkdirAll(u.dir, 0o755); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(u.dir)
+	if err != nil {
+		return err
+	}
+	inUse := map[string]string{} // name of the directory → digest
+	for digest := range used {
+		inUse[filepath.Base(u.directory(digest))] = digest
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for _, e := range entries {
-		err = errors.Join(err, removeTree(filepath.Join(u.dir, e.Name())))
+		if !e.IsDir() {
+			continue
+		}
+		dir := filepath.Join(u.dir, e.Name())
+		digest, isUsed := inUse[e.Name()]
+		if !isUsed {
+			digest = strings.Replace(e.Name(), "-", ":", 1)
+		}
+		var p print
+		known := readRecord(dir+".json", &p) == nil
+		switch {
+		case known && digestForm.MatchString(digest):
+			made := u.entry(digest)
+			made.print, made.used = p.Print, time.Now()
+			made.made.Store(p.Made)
+		case isUsed: // as good as changed
+			u.entry(digest).made.Store(1)
+		default:
+			err = errors.Join(err, removeTree(dir))
+		}
 	}
 	return err
+}
+
+// hold keeps a directory that something runs from until release.
+func (u *unpackedReleases) hold(digest string) (dir string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	e := u.entry(digest)
+	e.users++
+	e.used = time.Now()
+	return u.directory(digest)
 }
 
 func (u *unpackedReleases) directory(digest string) string {
@@ -97,7 +144,7 @@ func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, 
 	if print, err := fingerprint(dir); e.made.Load() > 0 && err == nil && print == e.print {
 		return dir, nil
 	}
-	if err := removeTree(dir); err != nil {
+	if err := errors.Join(forgetPrint(dir), removeTree(dir)); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", digest, err)
 	}
 	temp, err := os.MkdirTemp(u.dir, ".unpacking-")
@@ -110,8 +157,17 @@ func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, 
 	if e.print, err = fingerprint(dir); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", digest, err)
 	}
-	e.made.Add(1)
+	if err := writeRecord(dir+".json", print{recordVersion, e.print, e.made.Add(1)}); err != nil {
+		return "", fmt.Errorf("unpack %s: %w", digest, err)
+	}
 	return dir, nil
+}
+
+func forgetPrint(dir string) error {
+	if err := os.Remove(dir + ".json"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (u *unpackedReleases) place(ctx context.Context, digest, temp, dir string) error {
@@ -143,7 +199,7 @@ func (u *unpackedReleases) release(digest string) {
 	slices.SortFunc(idle, func(a, b string) int { return u.all[b].used.Compare(u.all[a].used) })
 	for _, d := range idle[min(len(idle), maxIdleReleases):] {
 		// What cannot be removed now is removed at the next start.
-		_ = removeTree(u.directory(d))
+		_ = errors.Join(os.Remove(u.directory(d)+".json"), removeTree(u.directory(d)))
 		delete(u.all, d)
 	}
 }

@@ -32,10 +32,11 @@ import (
 func listener(t *testing.T, pool *Pool) (*Listener, string) {
 	t.Helper()
 	transport := Transport()
-	l, err := Listen("127.0.0.1:0", pool, transport, nil, slog.New(slog.DiscardHandler))
+	on, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := ServeOn(on, pool, transport, nil, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

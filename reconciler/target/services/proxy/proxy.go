@@ -80,14 +80,9 @@ func withoutConsole(h http.Header) {
 // take less.
 const maxHeaderBytes = 256 << 10
 
-// Listen listens on address and serves it from pool, behind those that are
-// trusted, nil for nobody. The error of a taken port
-// matches syscall.EADDRINUSE.
-func Listen(address string, pool *Pool, transport *http.Transport, trusted Trusted, log *slog.Logger) (*Listener, error) {
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, err
-	}
+// ServeOn serves what listens on a TCP address from pool, behind those that are
+// trusted, nil for nobody.
+func ServeOn(ln net.Listener, pool *Pool, transport *http.Transport, trusted Trusted, log *slog.Logger) *Listener {
 	l := &Listener{listener: ln, done: make(chan struct{})}
 	l.Serve(pool)
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
@@ -116,7 +111,7 @@ func Listen(address string, pool *Pool, transport *http.Transport, trusted Trust
 		// Serve returns when the listener is closed, which is the only way it ends.
 		_ = l.server.Serve(secured{ln, &l.tls})
 	}()
-	return l, nil
+	return l
 }
 
 // secured accepts connections that speak TLS when that is configured at the time.

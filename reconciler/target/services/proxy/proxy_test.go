@@ -25,10 +25,11 @@ func front(t *testing.T, trusted Trusted) (*Pool, string) {
 	t.Helper()
 	pool := &Pool{Name: "web of hello in staging"}
 	transport := Transport()
-	l, err := Listen("127.0.0.1:0", pool, transport, trusted, slog.New(slog.DiscardHandler))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := ServeOn(ln, pool, transport, trusted, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

@@ -185,6 +185,9 @@ func (f *ServiceState) status(s Service, report bool, now time.Time) (target.Sta
 	}
 	for _, in := range f.Instances {
 		if in.Version == s.Version && in.Phase == target.PhaseHealthy && now.Sub(in.Checked) > s.Check.Stale() {
+			if in.Checked.IsZero() {
+				return target.Unknown, fmt.Sprintf("%s: %s was found again and not checked yet", f.Name, in.ID)
+			}
 			return target.Unknown, fmt.Sprintf("%s: nothing was heard of %s for %s", f.Name, in.ID, now.Sub(in.Checked).Round(time.Second))
 		}
 	}

@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// Version is the protocol's. A server speaks to an agent of its own version only: the
+// machine's own is upgraded when they differ.
+const Version = 1
+
+// Paths of the protocol.
+const (
+	pathHello    = "/v1/hello"    // GET: Hello
+	pathDeclared = "/v1/declared" // PUT a target.Declared; 409 with a refusal when it is older than the fence
+	pathRemove   = "/v1/remove"   // POST a removal
+	pathSettings = "/v1/settings" // PUT Settings
+	pathWatch    = "/v1/watch"    // GET: a stream of events, all that there is first
+	pathLogs     = "/v1/logs"     // POST a logQuery: a stream of logLines
+	pathControl  = "/v1/control/" // POST to control/stop, drain, resume, upgrade
+)
+
+// Bounds of what is said.
+const (
+	maxBody     = 64 << 20 // a declaration holds an application's files
+	maxLine     = 8 << 20  // of a stream
+	maxAnswer   = 1 << 20
+	heartbeat   = 3 * time.Second  // of a stream that has nothing to say
+	silence     = 15 * time.Second // after which an agent counts as away
+	callTimeout = 30 * time.Second
+)
+
+// Hello is who answers.
+type Hello struct {
+	Version int       `json:"version"`           // of the protocol
+	Program string    `json:"program"`           // version of headgate, for people
+	Digest  string    `json:"digest"`            // of the program that works
+	PID     int       `json:"pid"`               // of the process that holds the lock
+	Worker  int       `json:"worker"`            // of the process that works
+	Since   time.Time `json:"since"`             // when the worker began
+	Drained bool      `json:"drained"`           // nothing is started here until it is told to resume
+	Running int       `json:"running"`           // instances
+	Refused string    `json:"refused,omitempty"` // why the last upgrade did not come about
+}
+
+// Settings are what an agent is told besides what is declared.
+type Settings struct {
+	// HeldPorts are declared somewhere, and given to nobody who asks for any.
+	HeldPorts []int `json:"held_ports"`
+	// TrustedProxies are those before the machine whose X-Forwarded-* are passed on.
+	TrustedProxies []netip.Prefix `json:"trusted_proxies"`
+}
+
+// removal is the body of pathRemove.
+type removal struct {
+	target.Key
+	Sequence int `json:"sequence"`
+}
+
+// refusal is the answer to what is older than what was acted on.
+type refusal struct {
+	Fence int `json:"fence"`
+}
+
+// event is a line of pathWatch. An empty one is a heartbeat.
+type event struct {
+	Observed *target.Observed `json:"observed,omitempty"`
+	Gone     *target.Key      `json:"gone,omitempty"`
+	Ready    bool             `json:"ready,omitempty"` // all that there was has been said
+}
+
+// logQuery is the body of pathLogs.
+type logQuery struct {
+	target.Key
+	Unit   string    `json:"unit,omitempty"`
+	Since  time.Time `json:"since,omitzero"`
+	Lines  int       `json:"lines,omitempty"`
+	Follow bool      `json:"follow,omitempty"`
+}
+
+// logLine is a line of pathLogs: Error or End is the last.
+type logLine struct {
+	Line  *target.LogLine `json:"line,omitempty"`
+	Error string          `json:"error,omitempty"`
+	End   bool            `json:"end,omitempty"`
+}

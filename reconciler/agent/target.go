@@ -1,0 +1,486 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
+)
+
+// Target is the target `services` of an agent, for a server. It says Unknown of
+// everything while the agent is silent, and tells it again what is declared when it
+// is back: the agent decides by its fence what is news.
+type Target struct {
+	// Dial connects to the agent.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Settings are told whenever the agent is back, and when Changed was called.
+	Settings func() Settings
+	Log      *slog.Logger
+
+	once    sync.Once
+	client  *http.Client
+	wake    chan struct{}
+	reports target.Topic
+
+	mu       sync.Mutex
+	told     map[target.Key]*told
+	seen     map[target.Key]target.Observed
+	live     bool   // the agent is heard
+	why      string // it is not, for people
+	settings *Settings
+}
+
+// told is the newest that was said of an application.
+type told struct {
+	declared *target.Declared // nil: it is to be removed
+	sequence int
+	accepted bool
+	refused  int // the fence that it was refused by; 0: it was not
+}
+
+func (t *Target) init() {
+	t.once.Do(func() {
+		t.wake = make(chan struct{}, 1)
+		t.told, t.seen = map[target.Key]*told{}, map[target.Key]target.Observed{}
+		t.why = "the agent has not been heard yet"
+		t.client = &http.Client{Transport: &http.Transport{
+			DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return t.Dial(ctx) },
+			MaxIdleConnsPerHost: 4,
+			DisableCompression:  true,
+		}}
+	})
+}
+
+func (t *Target) nudge() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Check implements target.Target.
+func (t *Target) Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
+	return services.Check(dir, files)
+}
+
+// Addresses implements target.Addresser.
+func (t *Target) Addresses(files target.Files) []target.Address { return services.Addresses(files) }
+
+// Converge implements target.Target.
+func (t *Target) Converge(d target.Declared) {
+	t.init()
+	t.mu.Lock()
+	last := t.told[d.Key]
+	if last != nil && (d.Sequence < last.sequence ||
+		d.Sequence == last.sequence && last.declared != nil && last.declared.Drift == d.Drift) {
+		t.mu.Unlock()
+		return
+	}
+	t.told[d.Key] = &told{declared: &d, sequence: d.Sequence}
+	t.mu.Unlock()
+	t.nudge()
+	t.reports.Notify(d.Key)
+}
+
+// Remove implements target.Target.
+func (t *Target) Remove(k target.Key, sequence int) {
+	t.init()
+	t.mu.Lock()
+	if last := t.told[k]; last != nil && sequence < last.sequence {
+		t.mu.Unlock()
+		return
+	}
+	t.told[k] = &told{sequence: sequence}
+	t.mu.Unlock()
+	t.nudge()
+	t.reports.Notify(k)
+}
+
+// Changed has the settings be told again, if they differ.
+func (t *Target) Changed() {
+	t.init()
+	t.nudge()
+}
+
+// Known are the applications that the agent has told of, nil while it is silent.
+func (t *Target) Known() map[target.Key]target.Observed {
+	t.init()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.live {
+		return nil
+	}
+	all := map[target.Key]target.Observed{}
+	for k, o := range t.seen {
+		all[k] = o
+	}
+	return all
+}
+
+// Observe implements target.Target.
+func (t *Target) Observe(k target.Key) target.Observed {
+	t.init()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := t.told[k]
+	o, known := t.seen[k]
+	if last == nil && !known || last != nil && last.declared == nil && !known {
+		return target.Observed{}
+	}
+	o.Key = k
+	newer := last != nil && last.declared != nil && (!known || o.Sequence < last.sequence)
+	if newer {
+		o.Commit, o.Sequence, o.Since, o.Unhealed = last.declared.Commit, last.sequence, time.Time{}, false
+	}
+	switch {
+	case !t.live:
+		o.State, o.Message, o.Unhealed = target.Unknown, t.why, false
+		o.Units = silenced(o.Units)
+	case last != nil && last.refused > 0 && last.declared != nil:
+		o.Commit, o.Sequence = last.declared.Commit, last.sequence
+		o.State = target.Failed
+		o.Message = fmt.Sprintf("the agent of the machine has acted on a newer commit of this environment (place %d, this is %d) and takes nothing older, "+
+			"also from another server; promote forward until it is newer", last.refused, last.sequence)
+	case newer:
+		o.State, o.Message = target.Converging, "just declared"
+	case last != nil && last.declared == nil:
+		o.State, o.Message = target.Converging, "being removed"
+	}
+	return o
+}
+
+// silenced is what is left of units of which nothing is heard: where they were.
+func silenced(units []target.Unit) (all []target.Unit) {
+	for _, u := range units {
+		all = append(all, target.Unit{Name: u.Name, URL: u.URL, Release: u.Release})
+	}
+	return all
+}
+
+// Watch implements target.Target.
+func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) { return t.reports.Watch(k) }
+
+// Pauses between tries to reach the agent.
+const (
+	firstPause = 20 * time.Millisecond
+	maxPause   = 5 * time.Second
+)
+
+// Run implements target.Target: it speaks to the agent until ctx ends. What runs there
+// goes on then.
+func (t *Target) Run(ctx context.Context) error {
+	t.init()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var sending sync.WaitGroup
+	sending.Go(func() { t.send(ctx) })
+	pause := firstPause
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := t.listen(ctx)
+		t.lost(err)
+		if time.Since(began) > maxPause {
+			pause = firstPause
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxPause)
+	}
+	cancel()
+	sending.Wait()
+	t.lost(errors.New("the server is stopping"))
+	t.client.CloseIdleConnections()
+	return nil
+}
+
+// lost notes that nothing is heard of the agent.
+func (t *Target) lost(err error) {
+	t.mu.Lock()
+	was := t.live
+	t.live = false
+	t.why = "nothing is heard of the agent of this machine: " + plainly(err) + "; what runs goes on running, unwatched"
+	keys := t.keys()
+	for _, last := range t.told {
+		last.accepted = false // it may be another one that comes back
+	}
+	t.settings = nil
+	t.mu.Unlock()
+	if was {
+		t.log().Warn("nothing is heard of the agent", "err", err)
+		t.notify(keys)
+	}
+}
+
+func (t *Target) log() *slog.Logger {
+	if t.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return t.Log
+}
+
+// keys are all applications, for one who holds t.mu.
+func (t *Target) keys() map[target.Key]bool {
+	keys := map[target.Key]bool{}
+	for k := range t.told {
+		keys[k] = true
+	}
+	for k := range t.seen {
+		keys[k] = true
+	}
+	return keys
+}
+
+func (t *Target) notify(keys map[target.Key]bool) {
+	for k := range keys {
+		t.reports.Notify(k)
+	}
+}
+
+// plainly is an error without the address of a request, which says nothing to people.
+func plainly(err error) string {
+	if err == nil {
+		return "it has hung up"
+	}
+	text := err.Error()
+	if _, after, ok := strings.Cut(text, pathWatch+"\": "); ok {
+		text = after
+	}
+	return text
+}
+
+// listen hears what the agent says until it is silent.
+func (t *Target) listen(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("it was silent for %s", silence)) })
+	defer quiet.Stop()
+	resp, err := t.request(ctx, http.MethodGet, pathWatch, nil)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxLine)
+	fresh := map[target.Key]target.Observed{} // until all has been said
+	ready := false
+	for lines.Scan() {
+		quiet.Reset(silence)
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("it says what cannot be read: %w", err)
+		}
+		if e.Observed != nil && !ready {
+			fresh[e.Observed.Key] = *e.Observed
+			continue
+		}
+		changed := map[target.Key]bool{}
+		t.mu.Lock()
+		switch {
+		case e.Ready:
+			changed = t.keys()
+			for k := range fresh {
+				changed[k] = true
+			}
+			t.seen, t.live, ready = fresh, true, true
+			t.nudge()
+		case e.Observed != nil:
+			k := e.Observed.Key
+			changed[k] = !reflect.DeepEqual(t.seen[k], *e.Observed)
+			t.seen[k] = *e.Observed
+		case e.Gone != nil:
+			delete(t.seen, *e.Gone)
+			changed[*e.Gone] = true
+		}
+		t.mu.Unlock()
+		t.notify(changed)
+	}
+	return cause(ctx, lines.Err())
+}
+
+func cause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil && ctx.Err() != nil {
+		return c
+	}
+	return err
+}
+
+// send tells the agent what it has not accepted yet, until ctx ends.
+func (t *Target) send(ctx context.Context) {
+	pause := firstPause
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.wake:
+		case <-again.C:
+		}
+		if err := t.sendAll(ctx); err != nil && ctx.Err() == nil {
+			t.log().Warn("cannot tell the agent what is declared", "err", err)
+			again.Reset(pause)
+			pause = min(2*pause, maxPause)
+			continue
+		}
+		pause = firstPause
+	}
+}
+
+func (t *Target) sendAll(ctx context.Context) error {
+	type item struct {
+		key target.Key
+		*told
+	}
+	t.mu.Lock()
+	if !t.live {
+		t.mu.Unlock()
+		return nil // all of it is told when it is back
+	}
+	var items []item
+	for k, last := range t.told {
+		if !last.accepted {
+			items = append(items, item{k, last})
+		}
+	}
+	known := t.settings
+	t.mu.Unlock()
+
+	if t.Settings != nil {
+		if s := t.Settings(); known == nil || !reflect.DeepEqual(*known, s) {
+			if _, err := t.call(ctx, http.MethodPut, pathSettings, s); err != nil {
+				return err
+			}
+			t.mu.Lock()
+			t.settings = &s
+			t.mu.Unlock()
+		}
+	}
+	var errs []error
+	for _, i := range items {
+		refused, err := 0, error(nil)
+		if i.declared != nil {
+			refused, err = t.call(ctx, http.MethodPut, pathDeclared, i.declared)
+		} else {
+			_, err = t.call(ctx, http.MethodPost, pathRemove, removal{i.key, i.sequence})
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		t.mu.Lock()
+		i.told.accepted, i.told.refused = true, refused
+		t.mu.Unlock()
+		if refused > 0 {
+			t.log().Error("the agent refuses what is older than what it has acted on", "env", i.key.Environment, "app", i.key.Application, "place", i.sequence, "newest", refused)
+			t.reports.Notify(i.key)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// request begins a request. The caller closes the body.
+func (t *Target) request(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var r io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		r = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusConflict {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what could be read of it
+	return nil, fmt.Errorf("the agent answered %s: %s", resp.Status, bytes.TrimSpace(text))
+}
+
+// call makes a request, and says by which fence it was refused, 0 for none.
+func (t *Target) call(ctx context.Context, method, path string, body any) (refused int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := t.request(ctx, method, path, body)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusConflict {
+		var r refusal
+		if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&r); err != nil {
+			return 0, fmt.Errorf("the agent's refusal cannot be read: %w", err)
+		}
+		return r.Fence, nil
+	}
+	return 0, nil
+}
+
+// Logs implements target.Logger.
+func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter.Seq2[target.LogLine, error] {
+	return func(yield func(target.LogLine, error) bool) {
+		t.init()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		resp, err := t.request(ctx, http.MethodPost, pathLogs, logQuery{k, q.Unit, q.Since, q.Lines, q.Follow})
+		if err != nil {
+			if ctx.Err() == nil {
+				yield(target.LogLine{}, fmt.Errorf("read logs: %w", err))
+			}
+			return
+		}
+		defer resp.Body.Close()
+		lines := bufio.NewScanner(resp.Body)
+		lines.Buffer(nil, maxLine)
+		for lines.Scan() {
+			var l logLine
+			if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
+				yield(target.LogLine{}, fmt.Errorf("read logs: %w", err))
+				return
+			}
+			switch {
+			case l.Error != "":
+				yield(target.LogLine{}, errors.New(l.Error))
+				return
+			case l.End:
+				return
+			case l.Line != nil && !yield(*l.Line, nil):
+				return
+			}
+		}
+		if ctx.Err() == nil {
+			yield(target.LogLine{}, fmt.Errorf("read logs: the agent has hung up: %w", cmpErr(lines.Err())))
+		}
+	}
+}
+
+func cmpErr(err error) error {
+	if err == nil {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,127 @@
+package services
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
+)
+
+// adopt takes over what earlier runs have left: applications with what was declared
+// of them last, and their instances. It is called with t.mu held, before any loop
+// runs; what was declared to this run meanwhile is newer.
+func (t *Target) adopt() error {
+	all, err := t.readKept()
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, k := range all {
+		for _, in := range k.instances {
+			used[in.Of.Digest] = true
+		}
+	}
+	if err := t.releases.open(used); err != nil {
+		return fmt.Errorf("take over %s: %w", t.releases.dir, err)
+	}
+	t.endStrays(all)
+
+	found := 0
+	for _, k := range all {
+		if k.declared != nil {
+			t.fences[k.key] = max(t.fences[k.key], k.declared.Fence)
+		}
+		if len(k.instances) == 0 && (k.declared == nil || k.declared.Removed) && t.apps[k.key] == nil {
+			continue // nothing but the fence is left of it
+		}
+		a := t.apps[k.key]
+		if a == nil {
+			a = newApp(t, k.key)
+			t.apps[k.key] = a
+		}
+		found += a.adopt(k)
+	}
+	if found > 0 {
+		t.Log.Info("found what runs again", "instances", found)
+	}
+	return nil
+}
+
+// adopt takes over what an earlier run has left of the application, and says how
+// many instances.
+func (a *app) adopt(k kept) (found int) {
+	now := time.Now()
+	if d := k.declared; d != nil {
+		a.keptWhat = keptWhat(d.Fence, d.Removed, d.Declared)
+		a.mu.Lock()
+		switch {
+		case a.fence > d.Fence || a.fence == d.Fence && (a.pending != nil || a.remove): // told meanwhile
+		case d.Removed:
+			a.fence, a.pending, a.remove = d.Fence, nil, true
+		case d.Declared != nil:
+			a.fence, a.pending, a.remove, a.drift = d.Fence, d.Declared, false, d.Declared.Drift
+			if k.state.Commit == d.Declared.Commit && k.state.Observed.Arrived(d.Declared.Commit) {
+				d.Declared.Fallback = nil // it has been proven since
+			}
+		}
+		a.mu.Unlock()
+	}
+	a.observed = k.state.Observed
+	if k.state.Boot != a.owner.boot {
+		a.observed.Ended()
+	}
+	for listen, port := range k.state.Ports {
+		a.owner.ports[freePort{a.key, listen}] = port
+	}
+
+	var live []rollout.Found
+	for _, r := range k.instances {
+		if r.Boot != a.owner.boot {
+			a.forget(r.ID) // the machine was started anew
+			continue
+		}
+		live = append(live, rollout.Found{
+			ID:       r.ID,
+			Service:  r.Of.Service.Name,
+			Version:  r.What,
+			Restarts: r.Restarts,
+			Began:    r.Began,
+		})
+		v := r.Of
+		a.versions[r.What] = &v
+		in := a.instanceOf(r.ID, r.What, &v)
+		in.found, in.restarts, in.commit = &r, r.Restarts, r.Commit
+		in.port, in.pid = r.Port, r.First.PID
+		a.watchOver(in)
+	}
+	a.observed.Adopt(live, now)
+	for _, f := range a.observed.Services {
+		a.routeAgain(f)
+		for _, in := range f.Instances {
+			switch in.Phase {
+			case target.PhaseDraining:
+				a.drain(f.Name, in.ID, 0)
+			case target.PhaseStopping:
+				if run := a.instances[in.ID]; run != nil {
+					run.stop()
+				}
+			}
+		}
+	}
+	return len(live)
+}
+
+// routeAgain gives a service the traffic that it had, from before the proxy listens.
+func (a *app) routeAgain(f *rollout.ServiceState) {
+	var to []proxy.Backend
+	for _, id := range f.Routed {
+		if in := a.instances[id]; in != nil {
+			to = append(to, proxy.Backend{ID: id, Address: address(in.port)})
+		}
+	}
+	f.Routed = slices.DeleteFunc(f.Routed, func(id string) bool { return a.instances[id] == nil })
+	a.pool(f.Name).Set(to)
+}
