@@ -129,8 +129,9 @@ func TestDemo(t *testing.T) {
 		t.Errorf("main did not stay: %v", ids)
 	}
 
-	// The next day it goes on with what there is.
+	// The next day it goes on with what there is; what runs has gone on meanwhile.
 	stop()
+	answers(port+2, "this is production, release 1")
 	said, stop = demo()
 	for _, want := range []string{"the repository hello is there already", "release 2", "Hello from a newcomer", "production runs release 1", "production waits for your approval of release 2", "\nready"} {
 		if !strings.Contains(said, want) {
@@ -138,6 +139,9 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	stop()
+	if err := h.stopAgent(); err != nil {
+		t.Error(err)
+	}
 	if left := h.processes(); len(left) > 0 {
 		t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
 	}

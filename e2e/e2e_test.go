@@ -109,6 +109,7 @@ func tellStories(t *testing.T, dir string, vars ...string) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"server":      serverCmd,
+			"agent":       agentCmd,
 			"user":        userCmd,
 			"as":          asCmd,
 			"forge":       forgeCmd,

@@ -75,10 +75,25 @@ func served(t *testing.T) *harness {
 	return h
 }
 
-// finish stops the server and wants nothing of it to be left.
+// stopAgent stops the machine's agent, if there is one, and all that it runs.
+func (h *harness) stopAgent() error {
+	if _, err := os.Stat(h.data()); err != nil {
+		return nil
+	}
+	out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "stop", "--data", h.data())
+	if err != nil {
+		return fmt.Errorf("%w: %s%s", err, out, errs)
+	}
+	return nil
+}
+
+// finish stops the server and the agent, and wants nothing of them to be left.
 func (h *harness) finish(complain func(format string, args ...any)) {
 	if err := h.stop(false); err != nil {
 		complain("the server did not stop well: %v\n%s", err, h.tail())
+	}
+	if err := h.stopAgent(); err != nil {
+		complain("the agent did not stop well: %v\n%s", err, h.tail())
 	}
 	if left := h.processes(); len(left) > 0 {
 		complain("processes left over:\n%s", strings.Join(left, "\n"))
@@ -270,10 +285,11 @@ func (h *harness) ended(d time.Duration) bool {
 
 func (h *harness) tail() string {
 	data, _ := os.ReadFile(filepath.Join(h.dir, "server.log"))
-	return string(data[max(0, len(data)-4000):])
+	agent, _ := os.ReadFile(filepath.Join(h.data(), "logs", "agent.log"))
+	return string(data[max(0, len(data)-4000):]) + "\nagent:\n" + string(agent[max(0, len(agent)-4000):])
 }
 
-// serverCmd: server start [flags] | stop | kill
+// serverCmd: server start [flags] | stop | kill; what runs goes on in any case
 func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
 	h := harnessOf(ts)
 	if len(args) == 0 {
@@ -293,6 +309,15 @@ func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if (err != nil) != neg {
 		ts.Fatalf("server %v: %v", args, err)
+	}
+}
+
+// agentCmd: agent WORDS… runs `headgate agent WORDS… --data $DATA`.
+func agentCmd(ts *testscript.TestScript, neg bool, args []string) {
+	h := harnessOf(ts)
+	err := ts.Exec(filepath.Join(h.bin, "headgate"), append(append([]string{"agent"}, args...), "--data", h.data())...)
+	if (err != nil) != neg {
+		ts.Fatalf("agent %v: %v", args, err)
 	}
 }
 

@@ -66,11 +66,11 @@ type journey struct {
 	killed int
 }
 
-// travel goes through a chapter with a server that has one more variable in its
-// environment, by which it may be killed once.
-func travel(t *testing.T, h *harness, to chapter, variable string) *journey {
+// travel goes through a chapter with a server that has more variables in its
+// environment, by which it, or its agent, may be killed once.
+func travel(t *testing.T, h *harness, to chapter, variables ...string) *journey {
 	t.Helper()
-	j := &journey{harness: h, t: t, to: to, work: filepath.Join(h.dir, "hello"), crash: []string{variable}}
+	j := &journey{harness: h, t: t, to: to, work: filepath.Join(h.dir, "hello"), crash: variables}
 	h.args = to.args
 	err := h.start(j.crash)
 	if err != nil && h.cmd == nil { // killed on the way up

@@ -48,17 +48,13 @@ func (rc *Reconciler) HolderFor(repository string, a netip.AddrPort) (Holder, bo
 	return claimed, claimed != Holder{}, err
 }
 
-// Holds reports whether an environment has a port of this machine, on any address.
-func (rc *Reconciler) Holds(port int) bool {
-	held := false
-	err := rc.eachAddress(false, func(_ Holder, addr netip.AddrPort, _ bool) bool {
-		held = int(addr.Port()) == port
-		return !held
+// HeldPorts are the ports of this machine that environments have, on any address.
+func (rc *Reconciler) HeldPorts() (ports []int, err error) {
+	err = rc.eachAddress(false, func(_ Holder, addr netip.AddrPort, _ bool) bool {
+		ports = append(ports, int(addr.Port()))
+		return true
 	})
-	if err != nil {
-		rc.log().Warn("cannot say who holds a port", "port", port, "err", err)
-	}
-	return held
+	return ports, err
 }
 
 // taken finds who else has one of the addresses that an environment's tree declares.

@@ -174,7 +174,7 @@ func (m *model) act(p *place, a Action) {
 	}
 	switch a.Kind {
 	case Converge:
-		p.given = Given{t.Hash, a.Drift}
+		p.given = Given{Commit: t.Hash, Drift: a.Drift}
 		if p.observed.Commit != t.Hash.String() {
 			p.observed = record.Report{Commit: t.Hash.String(), State: target.Converging, Since: m.now}
 		}

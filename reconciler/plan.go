@@ -54,8 +54,9 @@ type Declared struct {
 
 // Given is a declared state as a target was given it.
 type Given struct {
-	Commit repo.Hash
-	Drift  target.Drift
+	Commit  repo.Hash
+	Drift   target.Drift
+	Removed repo.Hash // the commit that has what was given taken back; zero: none has
 }
 
 // Rendered is what declaring a release would mean.
@@ -317,11 +318,12 @@ func Plan(v View) []Action {
 	switch d := v.Declared; {
 	case d == nil:
 	case d.Removal:
-		if v.Given.Commit != repo.Zero {
+		// What an earlier process gave goes on until it is taken back.
+		if v.Given.Commit != repo.Zero || v.Given.Removed != d.Hash && v.Observed.Commit != "" {
 			do = append(do, Action{Kind: Remove})
 		}
 	default:
-		if v.Given != (Given{d.Hash, v.Drift}) {
+		if v.Given != (Given{Commit: d.Hash, Drift: v.Drift}) {
 			do = append(do, Action{Kind: Converge, Release: d.Release, Drift: v.Drift})
 		}
 		switch next, changed, again := d.Outcome.Next(d.Hash, v.Observed, v.Now); {

@@ -183,6 +183,15 @@ func (w *worker) stop() {
 	}
 }
 
+// takeBack takes from the target what this process, or an earlier one, gave to it.
+func (w *worker) takeBack(s *snapshot) {
+	w.stop()
+	if t := w.rc.Targets[s.settings.Target]; t != nil {
+		t.Remove(s.key(), s.Declared.Sequence)
+	}
+	w.given = given{Given: Given{Removed: s.Declared.Hash}}
+}
+
 // watch is a subscription to what a target reports of one environment, so that
 // a report wakes only those who decide by it.
 type watch struct {
@@ -214,7 +223,7 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	case Converge:
 		return w.converge(s, a.Drift)
 	case Remove:
-		w.stop()
+		w.takeBack(s)
 		return nil
 	case Note:
 		return w.note(ctx, s, a.Outcome)
@@ -253,7 +262,7 @@ func (w *worker) converge(s *snapshot, drift target.Drift) error {
 	crash.Point("converge.before-target-given")
 	t.Converge(declared)
 	crash.Point("converge.target-given")
-	w.given = given{Given{s.Declared.Hash, drift}, s.key(), s.settings.Target, declared.Sequence}
+	w.given = given{Given{Commit: s.Declared.Hash, Drift: drift}, s.key(), s.settings.Target, declared.Sequence}
 	w.log().Info("converging", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "drift", string(drift))
 	return nil
 }

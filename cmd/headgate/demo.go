@@ -80,7 +80,7 @@ func demo(ctx context.Context, p printer, o options) error {
 	if err := os.MkdirAll(filepath.Dir(o.logTo), 0o755); err != nil {
 		return err
 	}
-	return serve(ctx, o, func(ctx context.Context, s *server.Server) error {
+	return serve(ctx, p, o, func(ctx context.Context, s *server.Server) error {
 		d := demonstration{
 			printer: p,
 			server:  s,
@@ -338,7 +338,7 @@ func (d *demonstration) invite(about show.Server, environments []show.Environmen
 	d.say("  by push:     %s repo create shop && git push %s HEAD:main", ssh, about.CloneURL("shop"))
 	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main", ssh, about.HTTP)
 	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>", about.CloneURL(access.Own), ssh)
-	d.say("\nready: console %s, Ctrl-C stops the server, your data is in %s", about.HTTP, d.data)
+	d.say("\nready: console %s, Ctrl-C stops the server and not what runs, your data is in %s", about.HTTP, d.data)
 }
 
 // initCommand is `headgate init` as it is to be typed elsewhere.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"golang.org/x/term"
 
@@ -38,7 +39,7 @@ the SSH keys of which you have the private half, and says so; everything else is
 					return err
 				}
 				o.Keys = keys
-				return serve(ctx, *o, func(ctx context.Context, s *server.Server) error {
+				return serve(ctx, p, *o, func(ctx context.Context, s *server.Server) error {
 					about := s.Server(ctx)
 					fmt.Fprintf(p.err, "headgate is up: ssh %s, console %s\n", about.SSH, about.HTTP)
 					fmt.Fprintf(p.err, "host key %s\n", about.HostKey)
@@ -60,7 +61,7 @@ the SSH keys of which you have the private half, and says so; everything else is
 
 // serve runs a server until ctx is done. ready is called once it answers; an
 // error of ready ends the server.
-func serve(ctx context.Context, o options, ready func(context.Context, *server.Server) error) error {
+func serve(ctx context.Context, p printer, o options, ready func(context.Context, *server.Server) error) error {
 	logger, closeLog, err := o.logger()
 	if err != nil {
 		return err
@@ -71,7 +72,26 @@ func serve(ctx context.Context, o options, ready func(context.Context, *server.S
 		return err
 	}
 	defer s.Close()
-	return s.Run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
+	if err := s.Run(ctx, func(ctx context.Context) error { return ready(ctx, s) }); err != nil {
+		return err
+	}
+	// What runs is not the server's to end.
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), agentTimeout)
+	defer cancel()
+	if h, err := s.Agent(asking); err == nil && h.Running > 0 {
+		fmt.Fprintf(p.err, "%s on (agent, process %d); to stop them: headgate agent stop --data %s\n", goOn(h.Running), h.PID, o.Data)
+	}
+	return nil
+}
+
+// agentTimeout is how long the agent may take to say what runs.
+const agentTimeout = 5 * time.Second
+
+func goOn(instances int) string {
+	if instances == 1 {
+		return "1 instance goes"
+	}
+	return fmt.Sprintf("%d instances go", instances)
 }
 
 // logger writes the server's log: text for a person at a terminal, JSON lines

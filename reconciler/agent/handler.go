@@ -127,7 +127,7 @@ func streamTo(w http.ResponseWriter) *stream {
 
 func (s *stream) say(v any) error {
 	// Who does not read is away, and must not hold anything here.
-	if err := s.flush.SetWriteDeadline(time.Now().Add(silence)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := s.flush.SetWriteDeadline(time.Now().Add(silentTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if err := s.lines.Encode(v); err != nil {

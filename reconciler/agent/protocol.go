@@ -24,12 +24,12 @@ const (
 
 // Bounds of what is said.
 const (
-	maxBody     = 64 << 20 // a declaration holds an application's files
-	maxLine     = 8 << 20  // of a stream
-	maxAnswer   = 1 << 20
-	heartbeat   = 3 * time.Second  // of a stream that has nothing to say
-	silence     = 15 * time.Second // after which an agent counts as away
-	callTimeout = 30 * time.Second
+	maxBody       = 64 << 20 // a declaration holds an application's files
+	maxLine       = 8 << 20  // of a stream
+	maxAnswer     = 1 << 20
+	heartbeat     = 3 * time.Second  // of a stream that has nothing to say
+	silentTimeout = 15 * time.Second // after which an agent counts as away
+	callTimeout   = 30 * time.Second
 )
 
 // Hello is who answers.
@@ -47,6 +47,10 @@ type Hello struct {
 
 // Settings are what an agent is told besides what is declared.
 type Settings struct {
+	// Host is by what name the machine is reached, and Address where services listen that
+	// name none.
+	Host    string     `json:"host"`
+	Address netip.Addr `json:"address,omitzero"`
 	// HeldPorts are declared somewhere, and given to nobody who asks for any.
 	HeldPorts []int `json:"held_ports"`
 	// TrustedProxies are those before the machine whose X-Forwarded-* are passed on.

@@ -28,8 +28,9 @@ import (
 type Target struct {
 	// Dial connects to the agent.
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Settings are told whenever the agent is back, and when Changed was called.
-	Settings func() Settings
+	// Settings are told whenever the agent is back, and when Changed was called. Nothing is
+	// told before there are some. nil: there are none.
+	Settings func() (_ Settings, known bool)
 	Log      *slog.Logger
 
 	once    sync.Once
@@ -269,7 +270,7 @@ func plainly(err error) string {
 func (t *Target) listen(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("it was silent for %s", silence)) })
+	quiet := time.AfterFunc(silentTimeout, func() { cancel(fmt.Errorf("it was silent for %s", silentTimeout)) })
 	defer quiet.Stop()
 	resp, err := t.request(ctx, http.MethodGet, pathWatch, nil)
 	if err != nil {
@@ -281,7 +282,7 @@ func (t *Target) listen(ctx context.Context) error {
 	fresh := map[target.Key]target.Observed{} // until all has been said
 	ready := false
 	for lines.Scan() {
-		quiet.Reset(silence)
+		quiet.Reset(silentTimeout)
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("it says what cannot be read: %w", err)
@@ -363,7 +364,11 @@ func (t *Target) sendAll(ctx context.Context) error {
 	t.mu.Unlock()
 
 	if t.Settings != nil {
-		if s := t.Settings(); known == nil || !reflect.DeepEqual(*known, s) {
+		s, ready := t.Settings()
+		if !ready {
+			return nil
+		}
+		if known == nil || !reflect.DeepEqual(*known, s) {
 			if _, err := t.call(ctx, http.MethodPut, pathSettings, s); err != nil {
 				return err
 			}

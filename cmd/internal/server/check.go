@@ -37,7 +37,7 @@ func Checker(judge check.Policies) *check.Checker {
 }
 
 // targets are what makes environments so, by the same names that Checker knows.
-func targets(supervised *services.Target, here *hosts.Target) map[string]target.Target {
+func targets(supervised target.Target, here *hosts.Target) map[string]target.Target {
 	return map[string]target.Target{headgateyaml.Services: supervised, headgateyaml.Hosts: here}
 }
 

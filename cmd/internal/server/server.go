@@ -56,8 +56,8 @@ import (
 	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
+	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // Options are what a server is started with. Everything else is configured in
@@ -78,6 +78,7 @@ type Options struct {
 	Pack          int            // loose objects after which a repository is packed; 0 is never
 	Proxies       []netip.Prefix // that stand before services and console, and are believed about where a request came from
 	DeployHere    []string       // repositories that may deploy on this machine itself, by target: hosts
+	NoAgent       bool           // another starts the agent of this machine
 	Version       string         // what the program says it is
 	Key           string         // file of the private key that was made for the administrator; empty: they have one
 
@@ -110,8 +111,8 @@ type Server struct {
 	gate       *gate.Gate
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
-	services   *services.Target
 	hosts      *hosts.Target
+	services   *agent.Target
 	receive    *receive.Listener
 	forges     *forge.Hub
 	events     *event.Sender
@@ -251,13 +252,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Build:  s.gate.BuildSpare,
 		Log:    log,
 	})
-	s.services = services.New(path("agent"), path("logs", "services"), s.artifacts.Unpack)
-	s.services.Log = log
-	s.services.TrustedProxies = o.Proxies
-	s.services.Host = s.about.Name
 	s.hosts = hosts.New(path("hosts"), s.artifacts.Unpack)
 	s.hosts.Allowed = o.mayDeployHere
 	s.hosts.Log = log
+	s.services = &agent.Target{Dial: s.dialAgent, Settings: s.agentSettings, Log: log}
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,
 		Access:   s.access.Load,
@@ -270,7 +268,6 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Host:     s.about.Name,
 		Login:    s.about.Login(),
 	}
-	s.services.Held = s.reconciler.Holds
 	s.receive = &receive.Listener{
 		Dir:          path("run"),
 		Store:        s.store,
@@ -416,8 +413,8 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 // Run runs the parts until ctx is done, or one of them cannot go on. ready is
 // called when the server answers and knows its users; its error ends the server.
 func (s *Server) Run(ctx context.Context, ready func(context.Context) error) error {
-	// SSH and HTTP stop first; then what they let in is finished; the services,
-	// which people use, go last.
+	// SSH and HTTP stop first; then what they let in is finished; the line to the agent,
+	// by which that is told what to run, goes last.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopInner()
 	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
@@ -436,8 +433,9 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 			return err
 		})
 	}
-	start(&back, "services", func() error { return s.services.Run(base) })
 	start(&back, "hosts", func() error { return s.hosts.Run(base) })
+	start(&back, "agent", func() error { return s.runAgent(base) })
+	start(&back, "agent", func() error { return s.tellAgent(base) })
 	start(&middle, "gate", func() error { return s.gate.Run(inner) })
 	start(&middle, "schedules", func() error { return s.schedules.Run(inner) })
 	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })

@@ -120,6 +120,9 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
+// In is a store for whoever only reads it, while another process owns it.
+func In(dir string) *Store { return &Store{dir: dir} }
+
 func (s *Store) blob(digest string) (string, error) {
 	hexes, ok := strings.CutPrefix(digest, "sha256:")
 	if !ok || len(hexes) != 64 || strings.Trim(hexes, "0123456789abcdef") != "" {

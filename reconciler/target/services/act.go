@@ -187,7 +187,7 @@ func (a *app) urls() map[string]string {
 		at := l.Address()
 		host := at.IP.String()
 		if at.IP.IsUnspecified() {
-			host = cmp.Or(a.owner.Host, access.Loopback.String())
+			host = cmp.Or(a.owner.host(), access.Loopback.String())
 		}
 		urls[l.service] = "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port))
 	}
@@ -236,7 +236,10 @@ func (t *Target) serve(at string, pool *proxy.Pool) (*proxy.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.ServeOn(ln, pool, t.transport, t.TrustedProxies, t.Log), nil
+	t.mu.Lock()
+	trusted := t.TrustedProxies
+	t.mu.Unlock()
+	return proxy.ServeOn(ln, pool, t.transport, trusted, t.Log), nil
 }
 
 // unlisten says that nothing is to be served any more where l listens.
@@ -267,6 +270,12 @@ func (t *Target) listen(at string, free bool, pool *proxy.Pool) (*proxy.Listener
 			return nil, fmt.Errorf("%d free ports in a row are held by environments", maxFreePorts)
 		}
 	}
+}
+
+func (t *Target) host() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Host
 }
 
 // portsOf are what the free ports of an application became.
@@ -331,6 +340,7 @@ func (a *app) instanceOf(id, what string, v *version) *instance {
 		commit:   a.commit,
 		stopping: make(chan struct{}),
 		left:     make(chan struct{}),
+		gone:     make(chan struct{}),
 	}
 }
 
@@ -340,6 +350,7 @@ func (a *app) watchOver(in *instance) {
 	in.cancel = cancel
 	a.instances[in.id] = in
 	a.wait.Go(func() {
+		defer close(in.gone)
 		defer cancel()
 		well, how, err := in.run(ctx)
 		if err != nil {

@@ -29,7 +29,6 @@ func (t *Target) adopt() error {
 	}
 	t.endStrays(all)
 
-	found := 0
 	for _, k := range all {
 		if k.declared != nil {
 			t.fences[k.key] = max(t.fences[k.key], k.declared.Fence)
@@ -42,10 +41,10 @@ func (t *Target) adopt() error {
 			a = newApp(t, k.key)
 			t.apps[k.key] = a
 		}
-		found += a.adopt(k)
+		t.found += a.adopt(k)
 	}
-	if found > 0 {
-		t.Log.Info("found what runs again", "instances", found)
+	if t.found > 0 {
+		t.Log.Info("found what runs again", "instances", t.found)
 	}
 	return nil
 }

@@ -31,6 +31,8 @@ type app struct {
 	key   target.Key
 	inbox signal.Mailbox[func()] // run by the loop
 
+	onLeft func() // to be called when the loop does nothing any more
+
 	mu         sync.Mutex
 	fence      int              // newest sequence told
 	pending    *target.Declared // told, not yet accepted
@@ -45,6 +47,7 @@ type app struct {
 	lastKept  time.Time // when it was tried last to write down what is declared
 	keptWhat  string    // what of it is written down
 	unkept    string    // why the newest is not
+	drained   bool      // as wanted has seen it
 	planned   bool      // something declared, or its end, was accepted by this run
 	keptState string    // as it was written last
 
@@ -79,6 +82,7 @@ type published struct {
 	sequence int
 	fault    string
 	unkept   string
+	drained  bool
 	plan     rollout.Declared
 	facts    *rollout.Observed
 	live     map[string]liveInstance
@@ -165,14 +169,15 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	for _, f := range a.inbox.Drain() {
 		f()
 	}
+	plan := a.wanted()
 	for range 4 {
-		if !a.planned {
+		if !a.planned || a.owner.stopOnly {
 			break // what was found goes on running until somebody says what should
 		}
 		now := time.Now()
 		var actions []rollout.Action
 		var next time.Time
-		if actions, next = rollout.Plan(a.plan, &a.observed, now); wake.IsZero() || !next.IsZero() && next.Before(wake) {
+		if actions, next = rollout.Plan(plan, &a.observed, now); wake.IsZero() || !next.IsZero() && next.Before(wake) {
 			wake = next
 		}
 		if len(actions) == 0 {
@@ -196,6 +201,18 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	}
 	timer.Reset(max(time.Millisecond, time.Until(next)))
 	return false
+}
+
+// wanted is what should run: nothing where the machine is drained.
+func (a *app) wanted() rollout.Declared {
+	drained := a.owner.Drained()
+	if a.drained && !drained && a.declared != nil {
+		a.observed.Declare(a.plan)
+	}
+	if a.drained = drained; drained {
+		return rollout.Declared{Commit: a.commit, Sequence: a.sequence}
+	}
+	return a.plan
 }
 
 // keepAgain is the pause until it is tried again to write down what is declared, as
@@ -471,7 +488,7 @@ func (a *app) prune() {
 
 // publish copies what observe needs, and tells watchers if it differs.
 func (a *app) publish(taken *target.Declared) {
-	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, unkept: a.unkept, plan: a.plan, facts: a.observed.Clone(),
+	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, unkept: a.unkept, drained: a.drained, plan: a.plan, facts: a.observed.Clone(),
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
@@ -515,10 +532,6 @@ func why(f *rollout.ServiceState) string {
 // leave stops looking after what runs, which goes on running, and lets the requests
 // in flight finish.
 func (a *app) leave() {
-	for _, in := range a.instances {
-		in.leave()
-	}
-	a.keepState()
 	var drain time.Duration
 	for _, f := range a.observed.Services {
 		for _, t := range f.Versions {
@@ -531,6 +544,14 @@ func (a *app) leave() {
 	for _, l := range a.listeners {
 		closing.Go(func() { l.Close(ctx) })
 	}
+	for _, in := range a.instances {
+		in.leave()
+	}
+	for _, in := range a.instances {
+		<-in.gone
+	}
+	a.keepState()
+	a.onLeft()
 	closing.Wait()
 	a.wait.Wait()
 }

@@ -32,6 +32,7 @@ type instance struct {
 	stopOnce sync.Once
 	stopping chan struct{}
 	left     chan struct{} // closed when it is to go on without this program
+	gone     chan struct{} // closed when run has returned
 
 	port, pid int // owned by the app's loop
 }

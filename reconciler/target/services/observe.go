@@ -24,6 +24,8 @@ func (a *app) observe(now time.Time) target.Observed {
 	case a.pending != nil:
 		o.Commit, o.Sequence = a.pending.Commit, a.pending.Sequence
 		o.State, o.Message = target.Converging, "just declared"
+	case p.drained:
+		o.State, o.Message = target.Unknown, "the machine is drained, nothing is started there; to go on: headgate agent resume"
 	case p.fault != "":
 		o.State, o.Message = target.Failed, p.fault
 	default:

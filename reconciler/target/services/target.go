@@ -25,14 +25,17 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
@@ -81,7 +84,12 @@ type Target struct {
 	transport *http.Transport
 	free      freePorts
 	boot      string
-	begun     chan struct{} // closed when Run has taken over what was left
+	adopted   chan struct{} // closed when Run has taken over what was left
+	left      chan struct{} // closed when Run does nothing any more about what it leaves
+	leaving   sync.WaitGroup
+	drained   atomic.Bool
+	stopOnly  bool // nothing is started, whatever is declared
+	found     int  // instances that an earlier run had left
 	outputs   *outputWatch
 	reports   target.Topic
 	printed   signal.Topic // by printedTopic
@@ -117,13 +125,21 @@ func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string
 		LogDir:    logDir,
 		Log:       slog.New(slog.DiscardHandler),
 		transport: proxy.Transport(),
-		begun:     make(chan struct{}),
+		adopted:   make(chan struct{}),
+		left:      make(chan struct{}),
 		apps:      map[target.Key]*app{},
 		fences:    map[target.Key]int{},
 		holders:   map[string]holder{},
 		ports:     map[freePort]int{},
 		address:   access.Loopback,
 	}
+}
+
+// SetHost says by what name the machine is reached.
+func (t *Target) SetHost(host string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Host = host
 }
 
 // SetAddress says where services listen that name no address. Those that do move.
@@ -180,8 +196,55 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("target services: %w", err)
 	}
 	<-ctx.Done()
+	t.leaving.Wait()
+	close(t.left)
 	t.running.Wait()
 	return nil
+}
+
+// Left is closed when Run, which is to leave what runs, does nothing about it any more:
+// another may take it over, while requests in flight are answered.
+func (t *Target) Left() <-chan struct{} { return t.left }
+
+// Readable says whether what earlier runs have kept can be read by this program, before
+// anything is done.
+func (t *Target) Readable() error {
+	_, err := t.readKept()
+	return err
+}
+
+func (t *Target) drainedFile() string { return filepath.Join(t.Dir, "drained") }
+
+// Drained reports whether the machine is drained.
+func (t *Target) Drained() bool { return t.drained.Load() }
+
+// Drain ends everything that runs, once its requests are answered, and starts nothing
+// any more, also after the next start of the program; or it takes all of that back.
+func (t *Target) Drain(on bool) error {
+	var err error
+	if on {
+		err = repo.WriteFile(t.drainedFile(), nil, 0o600)
+	} else if err = repo.RemoveFile(t.drainedFile()); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("drain the machine: %w", err)
+	}
+	t.drained.Store(on)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, a := range t.apps {
+		a.inbox.Wake()
+	}
+	return nil
+}
+
+// Trust believes other proxies about where requests came from, where it begins to
+// listen from now on.
+func (t *Target) Trust(proxies proxy.Trusted) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.TrustedProxies = proxies
 }
 
 // begin takes over what was left, and starts the loops of all that is declared.
@@ -194,17 +257,47 @@ func (t *Target) begin(ctx context.Context) error {
 	if err := t.adopt(); err != nil {
 		return err
 	}
+	_, err := os.Stat(t.drainedFile())
+	t.drained.Store(err == nil)
 	t.ctx = ctx
 	for _, a := range t.apps {
-		t.running.Go(a.run)
+		t.goRun(a)
 	}
-	close(t.begun)
+	close(t.adopted)
 	return nil
+}
+
+// goRun starts the loop of an application, for one who holds t.mu.
+func (t *Target) goRun(a *app) {
+	t.leaving.Add(1)
+	a.onLeft = sync.OnceFunc(t.leaving.Done)
+	t.running.Go(func() {
+		defer a.onLeft()
+		a.run()
+	})
 }
 
 // Begun is closed when Run has taken over what an earlier run has left, so that the
 // answers of Keys, Fence and Observe are about that too.
-func (t *Target) Begun() <-chan struct{} { return t.begun }
+func (t *Target) Begun() <-chan struct{} { return t.adopted }
+
+// StopAll stops what earlier runs have left, instead of Run, and says how many
+// instances that were. Nothing that is declared is started.
+func (t *Target) StopAll(ctx context.Context) (n int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t.stopOnly = true
+	done := make(chan error, 1)
+	go func() { done <- t.Run(ctx) }()
+	select {
+	case err := <-done:
+		return 0, err
+	case <-t.Begun():
+	}
+	n = t.found
+	cancel()
+	return n, <-done
+}
 
 // Check implements target.Target.
 func (t *Target) Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
@@ -227,7 +320,7 @@ func (t *Target) Converge(d target.Declared) {
 	a.declare(&d)
 	t.apps[d.Key] = a
 	if t.ctx != nil && t.ctx.Err() == nil {
-		t.running.Go(a.run)
+		t.goRun(a)
 	}
 }
 
@@ -243,7 +336,7 @@ func (t *Target) Remove(k target.Key, sequence int) {
 		a = newApp(t, k)
 		t.apps[k] = a
 		if t.ctx != nil && t.ctx.Err() == nil {
-			t.running.Go(a.run)
+			t.goRun(a)
 		}
 	}
 	a.removeUpTo(sequence)

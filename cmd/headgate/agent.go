@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/reconciler/agent"
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
+)
+
+func agentCommand() command {
+	return command{
+		name:  "agent",
+		args:  "[status | stop | drain | resume]",
+		short: "run what environments declare on this machine, apart from the server",
+		long: `
+headgate agent --data /var/lib/headgate
+headgate agent status
+headgate agent stop
+
+Runs the services of this machine until it is interrupted or stopped: then requests in
+flight are answered, and everything is stopped. "headgate serve" starts one for its
+own machine and does not end it, so that what runs does not notice when the server is
+stopped, killed or upgraded. SIGHUP has it go on with the program that has its name
+now, without stopping anything.
+
+  status   says what runs here
+  stop     stops everything that runs, and the agent; the next start of the server, or
+           of the agent, starts it again
+  drain    stops everything that runs and starts nothing more, until resume
+  resume   starts again what is declared
+
+Exit code 1 when no agent runs, or it does not do what it was asked for.`,
+		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
+			data := flags.String("data", "./data", "directory that holds everything the server keeps")
+			asJSON := flags.Bool("json", false, "print one object; with status")
+			return func(ctx context.Context, p printer, args []string) error {
+				dir, err := filepath.Abs(*data)
+				if err != nil {
+					return err
+				}
+				what := ""
+				if len(args) > 0 {
+					what = args[0]
+				}
+				if len(args) > 1 {
+					return usageError{fmt.Sprintf("agent takes one word, got %q after it", args[1])}
+				}
+				if _, err := os.Stat(dir); err != nil {
+					return fmt.Errorf("look at the data directory: %w\nhint: give the server's --data", err)
+				}
+				client := agent.Client{Dir: agentDir(dir)}
+				switch what {
+				case "":
+					return superviseAgent(ctx, dir)
+				case "worker":
+					return workAsAgent(dir)
+				case "status":
+					return agentStatus(ctx, p, client, *asJSON)
+				case "stop":
+					return stopAgent(ctx, p, dir, client)
+				case "drain", "resume":
+					if err := client.Control(ctx, what, ""); err != nil {
+						return err
+					}
+					fmt.Fprintln(p.out, map[string]string{
+						"drain":  "nothing is started here any more, and what runs ends once its requests are answered; to go on: headgate agent resume",
+						"resume": "what is declared is started again",
+					}[what])
+					return nil
+				}
+				return usageError{fmt.Sprintf("agent: unknown word %q; use status, stop, drain or resume, or none to run it", what)}
+			}
+		},
+	}
+}
+
+// agentDir is where the agent of a server's own machine keeps what it has to know.
+func agentDir(data string) string { return filepath.Join(data, "agent") }
+
+func agentLogger() *slog.Logger { return slog.New(slog.NewJSONHandler(os.Stderr, nil)) }
+
+// superviseAgent is `headgate agent`.
+func superviseAgent(ctx context.Context, data string) error {
+	s := &agent.Supervisor{
+		Dir:       agentDir(data),
+		Arguments: []string{"agent", "worker", "--data", data},
+		Log:       agentLogger(),
+	}
+	return s.Run(ctx)
+}
+
+// agentEngine is what an agent converges with.
+func agentEngine(data string, log *slog.Logger) *services.Target {
+	e := services.New(agentDir(data), filepath.Join(data, "logs", "services"), artifact.In(filepath.Join(data, "artifacts")).Unpack)
+	e.Log = log
+	return e
+}
+
+// workAsAgent is what a supervisor starts.
+func workAsAgent(data string) error {
+	log := agentLogger()
+	w := &agent.Worker{
+		Dir:     agentDir(data),
+		Engine:  agentEngine(data, log),
+		Program: version(),
+		Log:     log,
+	}
+	return w.Run()
+}
+
+// agentState is what `agent status --json` prints.
+type agentState struct {
+	Running      bool              `json:"running"`
+	Agent        *agent.Hello      `json:"agent,omitempty"`
+	Applications []target.Observed `json:"applications"`
+}
+
+func agentStatus(ctx context.Context, p printer, client agent.Client, asJSON bool) error {
+	state := agentState{Applications: []target.Observed{}}
+	h, err := client.Hello(ctx)
+	switch {
+	case err == nil:
+		state.Running, state.Agent = true, &h
+		if all, err := client.Observed(ctx); err != nil {
+			return err
+		} else if all != nil {
+			state.Applications = all
+		}
+	case !errors.Is(err, agent.ErrAway):
+		return err
+	}
+	if asJSON {
+		if err := json.NewEncoder(p.out).Encode(state); err != nil {
+			return err
+		}
+	} else {
+		printAgent(p, state)
+	}
+	if !state.Running {
+		return exitCode{1}
+	}
+	return nil
+}
+
+func printAgent(p printer, state agentState) {
+	if !state.Running {
+		fmt.Fprintln(p.out, "no agent runs here; what it has started goes on unwatched; start it: headgate agent, or the server")
+		return
+	}
+	h := state.Agent
+	fmt.Fprintf(p.out, "agent %s runs as process %d, since %s, with %s\n", h.Program, h.PID, h.Since.Format(time.DateTime), show.Plural(h.Running, "instance"))
+	if h.Drained {
+		fmt.Fprintln(p.out, "it is drained: nothing is started; to go on: headgate agent resume")
+	}
+	for _, o := range state.Applications {
+		fmt.Fprintf(p.out, "%s/%s in %s: %s", o.Repository, o.Application, o.Environment, o.State)
+		if o.Message != "" {
+			fmt.Fprintf(p.out, ": %s", o.Message)
+		}
+		fmt.Fprintln(p.out)
+		for _, u := range o.Units {
+			for _, in := range u.Instances {
+				fmt.Fprintf(p.out, "  %-12s %-10s release %d, process %d, port %d, %s\n", in.ID, in.Phase, in.Release, in.PID, in.Port, show.Plural(in.Restarts, "restart"))
+			}
+		}
+	}
+}
+
+// stopAgent stops everything that runs, whether an agent looks after it or not.
+func stopAgent(ctx context.Context, p printer, data string, client agent.Client) error {
+	before, err := client.Hello(ctx)
+	switch {
+	case errors.Is(err, agent.ErrAway):
+		return stopUnwatched(ctx, p, data)
+	case err != nil:
+		return err
+	}
+	if err := client.Control(ctx, "stop", ""); err != nil {
+		return err
+	}
+	for {
+		lock, err := agent.Lock(client.Dir)
+		if err == nil {
+			lock.Close()
+			break
+		}
+		if !errors.Is(err, agent.ErrHeld) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("it is stopping still, and goes on doing so")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	fmt.Fprintf(p.out, "stopped the agent, and %s\n", show.Plural(before.Running, "instance"))
+	return nil
+}
+
+// stopUnwatched stops what an agent that is no more has left.
+func stopUnwatched(ctx context.Context, p printer, data string) error {
+	if _, err := os.Stat(agentDir(data)); err != nil {
+		fmt.Fprintln(p.out, "no agent runs here, and none ever has")
+		return nil
+	}
+	lock, err := agent.Lock(agentDir(data))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	engine := agentEngine(data, slog.New(slog.DiscardHandler))
+	n, err := engine.StopAll(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "no agent runs here; stopped %s that one had left\n", show.Plural(n, "instance"))
+	return nil
+}
