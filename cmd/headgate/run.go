@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -18,8 +19,10 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -38,17 +41,25 @@ func runCommand() command {
 		short: "build a work tree here, as the server would",
 		long: `
 headgate run
-headgate run --buildspec ci/nightly.yml --artifacts ./out
+headgate run -b ci/nightly.yml --artifacts ./out
+headgate run -e STAGE=test -e TOKEN=… --network --shell
 
 Runs the buildspec on a copy of the work tree's files (those git tracks and
 those it does not ignore), with the same code and in the same sandbox as the
 server: with the history and the tags, and those submodules that come from beside
 the repository itself. What Go, npm, pip and Maven keep in green builds is
-there for the next. The directory for artifacts must be empty or absent. Exit
-code 1 when the build fails.`,
+there for the next. Variables given here win over the buildspec's and those of
+headgate.yaml; one that stands in for a secret is masked. --shell opens a shell in
+the sandbox of a build that failed, as it was left. The directory for artifacts
+must be empty or absent. Exit code 1 when the build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
 			flags.StringVar(&l.buildspec, "buildspec", "", "`path` of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
+			flags.StringVar(&l.buildspec, "b", "", "the same `path`, as --buildspec")
+			flags.Func("e", "a variable, as `NAME=value`; may be given again", l.variable)
+			flags.StringVar(&l.envFile, "env-file", "", "`file` of variables, a NAME=value each line; # begins a comment")
+			flags.BoolVar(&l.network, "network", false, "let commands reach the network, whatever headgate.yaml says")
+			flags.BoolVar(&l.shell, "shell", false, "open a shell in the sandbox when the build has failed")
 			flags.StringVar(&l.artifacts, "artifacts", "", "`directory` to put the artifacts into, unpacked")
 			flags.DurationVar(&l.timeout, "timeout", 0, "how long the build may take (default: as headgate.yaml says)")
 			flags.BoolVar(&l.json, "json", false, "print the log's events and the result, one object a line")
@@ -69,8 +80,63 @@ code 1 when the build fails.`,
 // localBuild is one `headgate run`.
 type localBuild struct {
 	dir, buildspec, artifacts string
+	envFile                   string
+	variables                 map[string]string
 	timeout                   time.Duration
-	json                      bool
+	json, network, shell      bool
+}
+
+// variable takes a NAME=value.
+func (l *localBuild) variable(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok || name == "" || strings.ContainsFunc(name, func(c rune) bool { return c != '_' && !unicode.IsLetter(c) && !unicode.IsDigit(c) }) {
+		return fmt.Errorf("write NAME=value")
+	}
+	if l.variables == nil {
+		l.variables = map[string]string{}
+	}
+	l.variables[name] = value
+	return nil
+}
+
+// readEnvFile takes the variables of a file, but for those that were given one by one.
+func (l *localBuild) readEnvFile() error {
+	if l.envFile == "" {
+		return nil
+	}
+	data, err := os.ReadFile(l.envFile)
+	if err != nil {
+		return err
+	}
+	given := maps.Clone(l.variables)
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		line = strings.TrimRight(line, "\r\n")
+		if text := strings.TrimSpace(line); text == "" || text[0] == '#' {
+			continue
+		}
+		if err := l.variable(line); err != nil {
+			return fmt.Errorf("%s:%d: %w", l.envFile, number, err)
+		}
+	}
+	maps.Copy(l.variables, given)
+	return nil
+}
+
+// secrets are those of a build here: the variables that were given.
+func (l *localBuild) secrets(context.Context, build.Secret) (string, error) {
+	return "", fmt.Errorf("%w here: give the variable with -e or --env-file", build.ErrNoSecrets)
+}
+
+// enter opens a shell in the sandbox of a build that has failed.
+func (l *localBuild) enter(ctx context.Context, s build.Session) error {
+	in, ok := s.(build.Enterer)
+	if !ok {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "the build has failed; this is its sandbox. exit ends it")
+	return in.Enter(context.WithoutCancel(ctx), "sh", os.Stdin, os.Stdout, os.Stderr)
 }
 
 func (l *localBuild) run(ctx context.Context, p printer) error {
@@ -84,6 +150,9 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	if l.buildspec != "" {
 		settings.Build.Buildspec = l.buildspec
+	}
+	if err := l.readEnvFile(); err != nil {
+		return err
 	}
 	if l.timeout < 0 {
 		return usageError{"--timeout is negative"}
@@ -129,13 +198,17 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	}
 	printed := make(chan error, 1)
 	go func() { printed <- l.print(context.WithoutCancel(ctx), p.out, server.Logs{Dir: logDir}, id) }() // to its end, which comes
-	result, err := build.Run(ctx, build.Request{
+	req := build.Request{
 		ID:         fmt.Sprintf("local-%d", os.Getpid()),
 		Source:     source,
 		Work:       temp,
 		Buildspec:  settings.Build.Buildspec,
 		Timeout:    settings.Build.Timeout,
-		Network:    settings.Build.Network,
+		Network:    settings.Build.Network || l.network,
+		Limits:     settings.Build.Limits,
+		Variables:  buildsettings.Merge(settings.Build.Variables, l.variables),
+		Secrets:    l.secrets,
+		Local:      true,
 		Initiator:  ownName(),
 		Repository: filepath.Base(dir),
 		Branch:     gitSays(ctx, dir, "branch", "--show-current"),
@@ -144,7 +217,11 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Images:     gate.Images(settings),
 		Notices:    notices,
 		Cache:      use,
-	}, executor, log, store)
+	}
+	if l.shell {
+		req.Failed = l.enter
+	}
+	result, err := build.Run(ctx, req, executor, log, store)
 	if err != nil {
 		log.Discard()
 		<-printed

@@ -52,16 +52,23 @@ type Request struct {
 	URL        string // of the page about the build; "" when there is none
 	Local      bool   // on somebody's own machine
 
+	// Failed is called when the build has failed and its sandbox is still there. Nil:
+	// nothing.
+	Failed func(ctx context.Context, s Session) error
+
 	Task *buildspec.Task // of a batch that this build is; nil for others
 }
 
 // Secrets finds the value of a secret that a buildspec names. An error that is a
-// yamlfile.Problem is the change's own: there is no such secret. ErrNoSecrets: a
-// build of this change gets none.
+// yamlfile.Problem is the change's own: there is no such secret. One that wraps
+// ErrNoSecrets says why a build gets none: the variable is not set.
 type Secrets func(ctx context.Context, s buildspec.Secret) (value string, err error)
 
-// ErrNoSecrets is why a change from outside is built without secrets.
-var ErrNoSecrets = errors.New("this change is from outside: its builds get no secrets")
+// Secret is one that a buildspec names.
+type Secret = buildspec.Secret
+
+// ErrNoSecrets is why a build goes on without a secret.
+var ErrNoSecrets = errors.New("this build gets no secrets")
 
 // Image is a container image to make of what a build left behind.
 type Image struct {
@@ -144,6 +151,13 @@ const (
 	ObjectsDir = "/codebuild/output/objects"
 	CacheDir   = "/codebuild/cache"
 )
+
+// Enterer is what a Session can be that lets people in.
+type Enterer interface {
+	// Enter runs an interactive shell inside, where the last command left off. The
+	// session is then good for Close alone.
+	Enter(ctx context.Context, shell string, in io.Reader, out, errs io.Writer) error
+}
 
 // Script is something to run in a sandbox.
 type Script struct {

@@ -243,8 +243,10 @@ func TestB35B36Secrets(t *testing.T) {
 	b.run(t.Context()).wants(build.Failed, "buildspec.yml:3:28: there is no secret app; set it: secret set hello:app", "!Entering phase BUILD")
 
 	b = prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: app}}\nphases: {build: {commands: ['test -z \"$TOKEN\"']}}"})
-	b.req.Secrets = func(context.Context, buildspec.Secret) (string, error) { return "", build.ErrNoSecrets }
-	b.run(t.Context()).wants(build.Succeeded, "TOKEN is not set: this change is from outside: its builds get no secrets")
+	b.req.Secrets = func(context.Context, buildspec.Secret) (string, error) {
+		return "", fmt.Errorf("%w: it is from outside", build.ErrNoSecrets)
+	}
+	b.run(t.Context()).wants(build.Succeeded, "TOKEN is not set: this build gets no secrets: it is from outside")
 
 	b = prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: app}}\nphases: {build: {commands: ['test $TOKEN = given']}}"})
 	b.req.Variables = map[string]string{"TOKEN": "given"}

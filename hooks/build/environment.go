@@ -121,7 +121,8 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 func (r *runner) secrets(ctx context.Context) (map[string]string, error) {
 	values := map[string]string{}
 	for _, s := range r.spec.Secrets {
-		if _, ok := r.req.Variables[s.Variable]; ok {
+		if given, ok := r.req.Variables[s.Variable]; ok {
+			r.log.Mask(given)
 			continue
 		}
 		err := ErrNoSecrets

@@ -205,6 +205,9 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 		r.log.Note("%s", note)
 	}
 	err = r.inside(ctx)
+	if err == nil && r.result.Status == Failed && r.req.Failed != nil {
+		err = r.req.Failed(ctx, r.session)
+	}
 	if left := r.session.Close(); left != nil {
 		err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, left))
 	}

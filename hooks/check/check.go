@@ -384,9 +384,23 @@ func (r *reader) parseBuildspec(name string) {
 	if data == nil {
 		return
 	}
-	_, warnings, err := buildspec.Parse(name, data)
+	spec, warnings, err := buildspec.Parse(name, data)
 	r.fault(name, err)
 	r.result.Warnings = append(r.result.Warnings, warnings...)
+	if err != nil || spec.Batch == nil {
+		return
+	}
+	for _, task := range spec.Batch.Tasks {
+		file := path.Clean(task.Buildspec)
+		if task.Buildspec == "" || file == name || slices.Contains(r.result.Read, file) {
+			continue
+		}
+		if kind := r.kind(file); kind != Regular && r.err == nil {
+			r.problem(name, task.Line, fmt.Sprintf("task %s of the batch builds by %s, which is %s", task.ID, file, kind), "add it, or name another")
+			continue
+		}
+		r.parseBuildspec(file)
+	}
 }
 
 // schedules checks when they are due, and what they build.

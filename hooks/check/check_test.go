@@ -130,6 +130,7 @@ func TestTree(t *testing.T) {
 		{"policy broken", map[string]string{"buildspec.yml": good, "policies/a/push.rego": "package headgate.push\n\ndeny contains x if http.send({})\n"}, "buildspec.yml policies/a/push.rego", []string{"policies/a/push.rego:3:"}},
 		{"policy behind a link", map[string]string{"buildspec.yml": good, "policies": "-> rules", "rules/push.rego": "nonsense"}, "buildspec.yml", nil},
 		{"too big", map[string]string{"buildspec.yml": strings.Repeat("#", yamlfile.MaxBytes+1)}, "", []string{"buildspec.yml: is 1048577 bytes, over the limit"}},
+		{"a batch", map[string]string{"buildspec.yml": "version: 0.2\nbatch:\n  build-list:\n    - {identifier: a, buildspec: ci/a.yml}\n    - {identifier: b, buildspec: ci/b.yml}\n", "ci/a.yml": "version: 9\n"}, "buildspec.yml ci/a.yml", []string{"buildspec.yml:5: task b of the batch builds by ci/b.yml, which is not there", "ci/a.yml:1:10: version"}},
 		{"all at once", map[string]string{"headgate.yaml": staging, "buildspec.yml": "version: 9\n", "deploy/staging/compose.yaml": "wrong"}, "buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{"buildspec.yml:1:", "compose.yaml:1: is wrong"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -136,8 +136,13 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 
 // secrets are those of a job: none for what comes from outside.
 func (b *TreeBuilder) secrets(j Job) build.Secrets {
-	if j.Outside || b.Secrets == nil {
+	if b.Secrets == nil {
 		return nil
+	}
+	if j.Outside {
+		return func(context.Context, build.Secret) (string, error) {
+			return "", fmt.Errorf("%w: nobody who may write here has vouched for it", build.ErrNoSecrets)
+		}
 	}
 	return b.Secrets(j.Repository.Name())
 }

@@ -133,7 +133,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	n := &session{done: make(chan struct{})}
+	n := &session{control: s.Control, done: make(chan struct{})}
 	limits := h.Limits
 	if limits == (Limits{}) {
 		limits = DefaultLimits()
@@ -291,6 +291,8 @@ type session struct {
 	sandbox *sandbox.Sandbox
 	group   *group
 	machine *machine
+	control string // on the host
+	first   int    // the number of the first process inside
 	notes   []string
 	done    chan struct{} // closed when bubblewrap has been waited for
 }
@@ -364,7 +366,8 @@ func (n *session) start(ctx context.Context, program, arguments []string) (err e
 	}
 	// A bubblewrap that is killed before it has tied its first process to itself
 	// leaves it behind. So nobody kills it before that process is known.
-	_, serr := n.sandbox.Started(infoR, cmd.Process.Pid)
+	var serr error
+	n.first, serr = n.sandbox.Started(infoR, cmd.Process.Pid)
 	go func() {
 		_ = cmd.Wait() // it is killed, or ends as its loop did; neither says anything
 		close(n.done)

@@ -1,0 +1,67 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+)
+
+// Enter runs an interactive shell in the sandbox, with the environment and the
+// directory that the last command left. It implements build.Enterer.
+func (n *session) Enter(ctx context.Context, shell string, in io.Reader, out, errs io.Writer) error {
+	// Nobody may look at the first process. A command of its own is a way in.
+	const waiter = "enter.sh"
+	if err := os.WriteFile(filepath.Join(n.control, waiter), []byte("exec sleep 1000000\n"), 0o644); err != nil {
+		return err
+	}
+	waiting, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := n.Run(waiting, build.Script{Shell: "sh", Path: build.ControlDir + "/" + waiter}, io.Discard)
+		ended <- err
+	}()
+	defer func() {
+		stop() // which ends the sandbox
+		<-ended
+	}()
+	child := ""
+	for child == "" {
+		select {
+		case err := <-ended:
+			ended <- err
+			return errors.Join(build.ErrEnded, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", n.first))
+		if err != nil {
+			return fmt.Errorf("find a process of the sandbox: %w", err)
+		}
+		for pid := range strings.FieldsSeq(string(data)) {
+			if name, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil && string(name) == "sleep\n" {
+				child = pid
+			}
+		}
+	}
+	const program = `cd @source; set -a; if [ -e @state/env.sh ]; then . @state/env.sh; cd "$PWD"; else . @control/first.sh; fi; set +a
+PS1='(build) $PWD # ' exec "$0" -i`
+	text := strings.NewReplacer("@source", build.SourceDir, "@state", build.StateDir, "@control", build.ControlDir).Replace(program)
+	cmd := exec.CommandContext(ctx, "nsenter", "--target", child, "--user", "--mount", "--pid", "--ipc", "--uts", "--net", "--root",
+		"--preserve-credentials", "/bin/sh", "-c", text, shell)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=" + os.Getenv("TERM")}
+	cmd.Dir = "/"
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) { // of its last command
+		return nil
+	}
+	return err
+}
