@@ -48,6 +48,7 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.BoolVar(&o.NoAgent, "no-agent", false, "start no agent: something else, such as systemd, runs `headgate agent` for the same --data")
 	flags.IntVar(&o.Pack, "pack-after", 1000, "`number` of loose objects after which a repository is packed, in the background; 0 is never")
 	flags.Var((*list)(&o.DeployHere), "deploy-here", "`repository` that may deploy on this machine itself with target: hosts, with scripts that run as the server's user; may be given again")
+	flags.StringVar(&o.DeployRoot, "deploy-root", "", "directory for archives and logs of what is deployed on this machine, where users that runas names may enter (default: hosts in --data)")
 	flags.Func("trusted-proxy", "`address` or CIDR of a proxy before services and the console, whose X-Forwarded-* are believed; may be given again", func(s string) error {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {

@@ -13,6 +13,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -79,6 +80,7 @@ type Options struct {
 	Proxies       []netip.Prefix // that stand before services and console, and are believed about where a request came from
 	DeployHere    []string       // repositories that may deploy on this machine itself, by target: hosts
 	NoAgent       bool           // another starts the agent of this machine
+	DeployRoot    string         // directory for what is deployed here; empty: hosts in Data
 	Version       string         // what the program says it is
 	Key           string         // file of the private key that was made for the administrator; empty: they have one
 
@@ -252,7 +254,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Build:  s.gate.BuildSpare,
 		Log:    log,
 	})
-	s.hosts = hosts.New(path("hosts"), s.artifacts.Unpack)
+	s.hosts = hosts.New(cmp.Or(o.DeployRoot, path("hosts")), s.artifacts.Unpack)
 	s.hosts.Allowed = o.mayDeployHere
 	s.hosts.Log = log
 	s.services = &agent.Target{Dial: s.dialAgent, Settings: s.agentSettings, Log: log}

@@ -260,6 +260,7 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 
 // progress tells what a deployment does just now.
 func (a *app) progress(d *target.Declared, p deploy.Progress) {
+	a.t.printed.Notify(group(a.key))
 	if p.Kind != deploy.EventStarted && p.Kind != deploy.ScriptBegun {
 		return
 	}

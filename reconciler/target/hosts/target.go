@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/appspec"
@@ -54,6 +55,7 @@ type Target struct {
 	DriftEvery time.Duration
 
 	reports target.Topic
+	printed signal.Topic // by group
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before

@@ -203,6 +203,49 @@ func TestDriftOnSchedule(t *testing.T) {
 	})
 }
 
+// TestLogs: what scripts print can be read, and followed while a deployment runs.
+func TestLogs(t *testing.T) {
+	h := New(t.TempDir(), revision)
+	running(t, h)
+	k := target.Key{Repository: "shop", Application: "shop", Environment: "production"}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	followed := make(chan target.LogLine, 1000)
+	go func() {
+		defer close(followed)
+		for l, err := range h.Logs(ctx, k, target.LogQuery{Follow: true}) {
+			if err != nil {
+				return
+			}
+			followed <- l
+		}
+	}()
+	text := "version: 0.0\nos: linux\nhooks:\n  ValidateService: [{location: bad.sh}]\n"
+	h.Converge(target.Declared{Key: k, Commit: "c1", Sequence: 1, Files: target.Files{"appspec.yml": []byte(text)}, Release: release(1)})
+	for l := range followed {
+		if l.Text == "it is broken" {
+			if l.Own || l.Unit != h.Name || l.Instance != "d-1-c1" || l.At.IsZero() {
+				t.Errorf("%+v", l)
+			}
+			break
+		}
+	}
+	await(t, h, k, func(o target.Observed) bool { return o.State == target.Failed })
+	var all []string
+	for l, err := range h.Logs(ctx, k, target.LogQuery{Lines: 4}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l.Text)
+	}
+	if len(all) != 4 || !strings.Contains(strings.Join(all, "\n"), "failed: script bad.sh failed with exit code 3") {
+		t.Errorf("%q", all)
+	}
+	for l := range h.Logs(ctx, k, target.LogQuery{Unit: "another"}) {
+		t.Errorf("of another host: %+v", l)
+	}
+}
+
 // TestRestart: another process of the same host goes on, and does nothing twice.
 func TestRestart(t *testing.T) {
 	dir, dst := t.TempDir(), filepath.Join(t.TempDir(), "app")

@@ -421,7 +421,7 @@ func Test26Flood(t *testing.T) {
 func Test27Users(t *testing.T) {
 	needRoot(t)
 	h := newHarness(t)
-	if err := os.Chmod(filepath.Dir(h.dst), 0o755); err != nil {
+	if err := os.Chmod(filepath.Dir(h.dst), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	self, err := user.Current()
@@ -441,6 +441,10 @@ func Test27Users(t *testing.T) {
 		h.refuse(h.request(script("runas: root")), "only root can run scripts as another user")
 		return
 	}
+	if err := os.Chmod(h.host.Root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.refuse(h.request(script("runas: nobody")), "that user may not enter ")
 	for _, dir := range []string{filepath.Dir(filepath.Dir(h.dst)), filepath.Dir(h.dst), h.host.Root} {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)

@@ -493,6 +493,9 @@ func (d *deployment) env(e appspec.Event) []string {
 	return env
 }
 
+// maxLogsOnly is how many logs are kept of deployments whose revision is gone.
+const maxLogsOnly = 20
+
 // downloaded makes the revision the most recent one, and removes the oldest archives
 // over the bound; never the last successful one, nor the last verified.
 func (d *deployment) downloaded() *Failure {
@@ -513,11 +516,14 @@ func (d *deployment) downloaded() *Failure {
 		id string
 		at time.Time
 	}
-	var old []kept
+	var old, logs []kept
 	count := 0
 	for _, e := range entries {
 		info, err := os.Stat(archiveIn(d.deploymentDir(group, e.Name())))
-		if err != nil {
+		if err != nil { // of one that failed before it began
+			if info, err := e.Info(); err == nil && e.Name() != d.journal.ID {
+				logs = append(logs, kept{e.Name(), info.ModTime()})
+			}
 			continue
 		}
 		count++
@@ -525,7 +531,14 @@ func (d *deployment) downloaded() *Failure {
 			old = append(old, kept{id, info.ModTime()})
 		}
 	}
-	slices.SortFunc(old, func(a, b kept) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id)) })
+	oldest := func(a, b kept) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id)) }
+	slices.SortFunc(old, oldest)
+	slices.SortFunc(logs, oldest)
+	for _, l := range logs[:max(0, len(logs)-maxLogsOnly)] {
+		if err := os.RemoveAll(d.deploymentDir(group, l.id)); err != nil {
+			return failure(appspec.DownloadBundle, err)
+		}
+	}
 	for over := count - cmp.Or(d.MaxRevisions, DefaultRevisions); over > 0 && len(old) > 0; over-- {
 		if err := d.allow("remove", d.deploymentDir(group, old[0].id)); err != nil {
 			return failure(appspec.DownloadBundle, err)

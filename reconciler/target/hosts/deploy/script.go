@@ -360,6 +360,40 @@ func isMarked(pid int, identity string) bool {
 	})
 }
 
+// unreachable is the first directory on the way to a file that a user may not enter; ""
+// when there is none.
+func unreachable(name string, u *user.User) string {
+	c, err := credentialOf(u)
+	if err != nil {
+		return ""
+	}
+	var way []string
+	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+		way = append(way, dir)
+		if dir == "/" {
+			break
+		}
+	}
+	for _, dir := range slices.Backward(way) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return dir
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		bit := uint32(0o001)
+		switch {
+		case st.Uid == c.Uid:
+			bit = 0o100
+		case st.Gid == c.Gid || slices.Contains(c.Groups, st.Gid):
+			bit = 0o010
+		}
+		if st.Mode&bit == 0 {
+			return dir
+		}
+	}
+	return ""
+}
+
 // prepared reports whether a script could be run, as far as that can be known before.
 func prepared(archive string, event appspec.Event, s appspec.Script) (problems []problem) {
 	r := &run{archive: archive, event: event, script: s}
@@ -385,6 +419,12 @@ func prepared(archive string, event appspec.Event, s appspec.Script) (problems [
 	}
 	if f != nil {
 		problems = append(problems, problem{*f, false})
+	}
+	if u, err := user.Lookup(s.RunAs); f == nil && err == nil && os.Getuid() == 0 && u.Uid != "0" {
+		if dir := unreachable(name, u); dir != "" {
+			problems = append(problems, problem{*r.failed(CodeUnknown, "", "keep deployments elsewhere (--root, or --deploy-root of a server), or chmod o+x "+dir,
+				"cannot be run: that user may not enter %s", dir), false})
+		}
 	}
 	if s.RunAs != "" {
 		if _, err := (account{what: "user", name: s.RunAs}).lookup(); err != nil {
