@@ -233,17 +233,12 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		return nil
 	}
 	defer end()
-	result, err := a.t.Host.Run(running, deploy.Request{
-		ID:          fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit)),
-		Group:       group(a.key),
-		Sequence:    d.Sequence,
-		Application: d.Application,
-		GroupName:   d.Environment,
-		Env:         map[string]string{"BUNDLE_COMMIT": d.Release.Commit, "HEADGATE_RELEASE": fmt.Sprint(d.Release.Number)},
-		Declared:    spec,
-		Unpack:      func(ctx context.Context, dir string) error { return a.t.Unpack(ctx, digest, dir) },
-		Progress:    func(p deploy.Progress) { a.progress(d, p) },
-	}, ctx.Done())
+	request := deploy.Request{
+		ID:       fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit)),
+		Sequence: d.Sequence,
+		Progress: func(p deploy.Progress) { a.progress(d, p) },
+	}
+	result, err := a.t.Host.Run(running, a.request(request, d, spec, digest), ctx.Done())
 	switch {
 	case errors.Is(err, deploy.ErrSuspended):
 		return nil
@@ -255,6 +250,40 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 	}
 	a.t.Log.Info("deployed", "app", a.key.String(), "release", d.Release.Number, "status", result.Status, "restored", result.Restored)
 	a.report(d, func(o *target.Observed) { a.ended(o, d, result) })
+	if result.Restored == deploy.Emptied && d.Fallback != nil {
+		return a.fallBack(ctx, running, d)
+	}
+	return nil
+}
+
+// request fills in what the declared state says.
+func (a *app) request(r deploy.Request, d *target.Declared, spec *appspec.Spec, digest string) deploy.Request {
+	r.Group, r.Application, r.GroupName = group(a.key), d.Application, d.Environment
+	r.Env = map[string]string{"BUNDLE_COMMIT": d.Release.Commit, "HEADGATE_RELEASE": fmt.Sprint(d.Release.Number)}
+	r.Declared = spec
+	r.Unpack = func(ctx context.Context, dir string) error { return a.t.Unpack(ctx, digest, dir) }
+	return r
+}
+
+// fallBack deploys the last state that was good to a host that had none, which has
+// nothing to put back when the declared one fails.
+func (a *app) fallBack(ctx, running context.Context, d *target.Declared) error {
+	f := d.Fallback
+	spec, problems, _ := read("", f.Files)
+	digest, err := artifactOf(f)
+	if err != nil || len(problems) > 0 {
+		return nil // it was good somewhere else, by other rules; the failure that is told remains
+	}
+	request := deploy.Request{ID: fmt.Sprintf("f-%d-%s", d.Sequence, shortCommit(f.Commit)), Sequence: d.Sequence}
+	result, err := a.t.Host.Run(running, a.request(request, f, spec, digest), ctx.Done())
+	if err != nil || result.Status != deploy.Succeeded {
+		return err
+	}
+	a.report(d, func(o *target.Observed) {
+		message := o.Message
+		a.ended(o, f, result)
+		o.State, o.Message = target.Failed, message+fmt.Sprintf("\nrelease %d, which was good, is deployed instead", f.Release.Number)
+	})
 	return nil
 }
 

@@ -203,6 +203,39 @@ func TestDriftOnSchedule(t *testing.T) {
 	})
 }
 
+// TestFallback: a host that had nothing gets what was good, when what is declared fails.
+func TestFallback(t *testing.T) {
+	dir, dst := t.TempDir(), filepath.Join(t.TempDir(), "app")
+	k := target.Key{Repository: "shop", Application: "shop", Environment: "production"}
+	files := func(text string) target.Files {
+		return target.Files{"appspec.yml": []byte(strings.ReplaceAll(text, "DST", dst))}
+	}
+	was := &target.Declared{Key: k, Commit: "c4", Sequence: 4, Files: files(good), Release: release(4)}
+	for n := range 2 { // and again after a restart
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			h := New(dir, revision)
+			running(t, h)
+			h.Converge(target.Declared{
+				Key:      k,
+				Commit:   "c5",
+				Sequence: 5,
+				Files:    files(good + "  ValidateService: [{location: bad.sh}]\n"),
+				Release:  release(5),
+				Fallback: was,
+			})
+			o := await(t, h, k, func(o target.Observed) bool {
+				return o.State == target.Failed && strings.Contains(o.Message, "instead")
+			})
+			if o.Units[0].Release != 4 || !strings.Contains(o.Message, "release 4, which was good, is deployed instead") {
+				t.Errorf("%+v", o)
+			}
+			if data, err := os.ReadFile(filepath.Join(dst, "version")); err != nil || string(data) != "release 4" {
+				t.Errorf("%q, %v", data, err)
+			}
+		})
+	}
+}
+
 // TestLogs: what scripts print can be read, and followed while a deployment runs.
 func TestLogs(t *testing.T) {
 	h := New(t.TempDir(), revision)

@@ -86,7 +86,7 @@ func (d *deployment) keep(b baseline, source, to string) (string, error) {
 	if digest, err := digestOf(source); err == nil && digest == b.Digest {
 		return source, nil
 	}
-	return to, d.copy(b.Path, to)
+	return to, errors.Join(d.copy(b.Path, to), settle([]string{to}))
 }
 
 // baselineOf looks at a path; of one that a script has removed nothing is expected.
@@ -264,6 +264,9 @@ func (h *Host) heal(group string, b baseline) error {
 		if err := unix.Chmod(temp, b.Mode); err != nil {
 			return errors.Join(err, os.Remove(temp))
 		}
+	}
+	if err := settle([]string{temp}); err != nil {
+		return errors.Join(err, os.Remove(temp))
 	}
 	if err := h.rename(temp, b.Path); err != nil {
 		return errors.Join(err, os.Remove(temp))

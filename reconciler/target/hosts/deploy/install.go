@@ -67,6 +67,13 @@ func (d *deployment) saveBefore(p *plan) error {
 		}
 		all = append(all, w)
 	}
+	copies := make([]string, len(all))
+	for i, w := range all {
+		copies[i] = filepath.Join(d.beforeDir(), strconv.Itoa(w.Kept))
+	}
+	if err := settle(copies); err != nil {
+		return err
+	}
 	if err := d.writeJSON(d.beforeFile(), all); err != nil {
 		return err
 	}
@@ -255,6 +262,13 @@ func (d *deployment) stage(ctx context.Context, spec *appspec.Spec, p stagedPlan
 			}
 		}
 	}
+	copies := make([]string, len(p.Puts))
+	for i := range p.Puts {
+		copies[i] = p.staged(i)
+	}
+	if err := settle(copies); err != nil {
+		return err
+	}
 	for _, dir := range p.Stages {
 		if err := syncDir(dir); err != nil {
 			return err
@@ -373,7 +387,7 @@ func (d *deployment) replace(from, to string) error {
 		return err
 	}
 	if os.Link(from, temp) != nil {
-		if err := d.copy(from, temp); err != nil {
+		if err := errors.Join(d.copy(from, temp), settle([]string{temp})); err != nil {
 			return err
 		}
 	}

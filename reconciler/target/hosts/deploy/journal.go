@@ -149,6 +149,10 @@ func (h *Host) Run(ctx context.Context, r Request, suspend <-chan struct{}) (Res
 			return Result{}, err
 		}
 	}
+	var earlier Result
+	if ended, err := h.readJSON(filepath.Join(h.deploymentDir(r.Group, r.ID), "result.json"), &earlier); err != nil || ended {
+		return earlier, err
+	}
 	if exists(archiveIn(h.deploymentDir(r.Group, r.ID))) {
 		return Result{}, fmt.Errorf("a deployment with the id %s was there before: ids are used once", r.ID)
 	}
@@ -332,6 +336,10 @@ func (d *deployment) end(r Result) (Result, error) {
 	if r.Installed, r.Verified, err = d.Installed(j.Group); err != nil {
 		return Result{}, err
 	}
+	if err := d.writeJSON(filepath.Join(d.dir(), "result.json"), r); err != nil {
+		return Result{}, err
+	}
+	crash.Point("deploy.result-written")
 	j.Result = &r
 	if err := d.save(); err != nil {
 		j.Result = nil

@@ -262,7 +262,7 @@ func (h *Host) rename(from, to string) error {
 }
 
 // copy copies a file or a link with its mode, owner, times and attributes. What it
-// makes is new, or an error.
+// makes is new, or an error; settle makes it durable.
 func (h *Host) copy(from, to string) error {
 	if err := h.allow("copy", to); err != nil {
 		return err
@@ -298,8 +298,39 @@ func (h *Host) copy(from, to string) error {
 	if err == nil {
 		err = likeness(info, from, to)
 	}
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+	if err = errors.Join(err, out.Close()); err != nil {
 		return errors.Join(err, os.Remove(to))
+	}
+	return nil
+}
+
+// syncEach is up to how many files are synced one by one; for more, syncing their file
+// system is faster.
+const syncEach = 100
+
+// settle makes what was copied durable.
+func settle(paths []string) error {
+	var last uint64
+	for i, path := range paths {
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+		if errors.Is(err, syscall.ELOOP) || errors.Is(err, fs.ErrNotExist) {
+			continue // a link is in its directory; of a path where nothing was there is no copy
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		switch err = unix.Fstat(int(f.Fd()), &st); {
+		case err != nil:
+		case len(paths) <= syncEach:
+			err = f.Sync()
+		case i == 0 || st.Dev != last:
+			err = unix.Syncfs(int(f.Fd()))
+		}
+		last = st.Dev
+		if err = errors.Join(err, f.Close()); err != nil {
+			return &fs.PathError{Op: "sync", Path: path, Err: err}
+		}
 	}
 	return nil
 }

@@ -296,7 +296,7 @@ func TestFence(t *testing.T) {
 		}
 		unlock()
 	}
-	for _, bad := range []Request{{ID: "../x", Group: "g"}, {ID: "x", Group: "a/b"}, {ID: "x", Group: instructions}, {ID: "x", Group: "g", FileExists: "MERGE"}, {ID: first.ID, Group: "group"}} {
+	for _, bad := range []Request{{ID: "../x", Group: "g"}, {ID: "x", Group: "a/b"}, {ID: "x", Group: instructions}, {ID: "x", Group: "g", FileExists: "MERGE"}, {ID: "", Group: "group"}} {
 		if _, err := h.host.Run(t.Context(), bad, nil); err == nil {
 			t.Errorf("taken: %+v", bad)
 		}
