@@ -3,6 +3,7 @@ package change
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -204,6 +205,63 @@ func TestListReadsOnlyWhatIsNew(t *testing.T) {
 	}
 	if len(second[2].Events) != 2 || len(first[2].Events) != 1 {
 		t.Fatal("the new event is not there, or changed what was given out")
+	}
+}
+
+// TestListRemembers: another process reads what is remembered instead of the logs; of a
+// log that went on it reads the rest, and a file that is damaged, or of another
+// history, changes nothing.
+func TestListRemembers(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	l.after = 2
+	for i := range 3 {
+		if _, err := l.Open(t.Context(), push(t, r, fmt.Sprint(i), "title=x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.List(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(r.Dir(), "headgate", "changes")
+	old, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := l.Read(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if third, err = l.Append(t.Context(), third, Event{Kind: Withdrawn, At: noon, Subject: "withdrawn"}); err != nil {
+		t.Fatal(err)
+	}
+	recalled := Of(r)
+	recalled.recall()
+	if len(recalled.changes) != 3 || len(recalled.changes[3].Events) != 1 {
+		t.Fatalf("recalled are %+v", recalled.changes)
+	}
+	for name, content := range map[string][]byte{"": old, "damaged": old[:len(old)/2], "empty": {}} {
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Of(r).List()
+		if err != nil || len(got) != 3 || !reflect.DeepEqual(got[2], third) {
+			t.Errorf("%s: %+v, %v, want at last\n%+v", name, got, err, third)
+		}
+	}
+
+	// A log that begins anew shares nothing with what is remembered of its number.
+	if err := os.WriteFile(file, old, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Move(t.Context(), Ref(3), third.Tip, repo.Zero); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.open(t.Context(), 3, push(t, r, "anew")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Of(r).List(); err != nil || got[2].Head().Subject != "anew" || len(got[2].Revisions) != 1 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

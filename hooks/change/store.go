@@ -39,12 +39,14 @@ type Store struct {
 	mu      sync.Mutex
 	changes map[int]Change
 	newest  int                  // highest number known to be taken
+	known   map[int]repo.Hash    // tips of the changes that are remembered on disk; nil: not looked at
+	after   int                  // that many are new: rememberAfter
 	roots   map[string]time.Time // by branch, see root
 }
 
 // Of is the Store of a repository.
 func Of(r *repo.Repository) *Store {
-	return &Store{r: r, changes: map[int]Change{}, roots: map[string]time.Time{}}
+	return &Store{r: r, changes: map[int]Change{}, roots: map[string]time.Time{}, after: rememberAfter}
 }
 
 // Push is an accepted push: what Open and Revise record.
@@ -220,6 +222,7 @@ func (st *Store) List() ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	st.recall()
 	var changes []Change
 	for _, ref := range refs {
 		number, ok := numberOf(ref.Name)
@@ -233,7 +236,54 @@ func (st *Store) List() ([]Change, error) {
 		changes = append(changes, s)
 	}
 	slices.SortFunc(changes, func(a, b Change) int { return a.Number - b.Number })
+	st.remember(changes)
 	return changes, nil
+}
+
+// remembered is the file with what many logs say; it is written again when so many
+// of them are new.
+const (
+	remembered    = "changes"
+	rememberAfter = 500
+)
+
+// recall reads what is remembered, once. A log of which the tip is another is read.
+func (st *Store) recall() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.known != nil {
+		return
+	}
+	st.known = map[int]repo.Hash{}
+	var all []Change
+	if !st.r.Recall(remembered, &all) {
+		return
+	}
+	for _, s := range all {
+		st.known[s.Number] = s.Tip
+		if st.changes[s.Number].Tip == repo.Zero {
+			st.changes[s.Number] = s
+		}
+	}
+}
+
+// remember writes all changes for the next start, when many are new.
+func (st *Store) remember(all []Change) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	fresh := 0
+	for _, s := range all {
+		if st.known[s.Number] != s.Tip {
+			fresh++
+		}
+	}
+	if fresh < st.after {
+		return
+	}
+	_ = st.r.Remember(remembered, all) // the next start reads the logs, then
+	for _, s := range all {
+		st.known[s.Number] = s.Tip
+	}
 }
 
 // numberOf reads "refs/changes/7/log".

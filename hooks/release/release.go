@@ -91,11 +91,13 @@ type Store struct {
 	verified map[repo.Hash]bool    // tag objects that have verified: a signature over bytes named by their digest stays good
 	newest   int
 	loaded   bool
+	known    map[repo.Hash]bool // tag objects that are remembered on disk; nil: not looked at
+	after    int                // that many are new: rememberAfter
 }
 
 // Of is the Book of a repository.
 func Of(r *repo.Repository) *Store {
-	return &Store{r: r, byHash: map[repo.Hash]Release{}, verified: map[repo.Hash]bool{}}
+	return &Store{r: r, byHash: map[repo.Hash]Release{}, verified: map[repo.Hash]bool{}, after: rememberAfter}
 }
 
 // Make makes the release of a landing, durably. A commit that has one keeps it:
@@ -175,6 +177,7 @@ func (b *Store) List() ([]Release, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.recall()
 	var list []Release
 	for _, ref := range refs {
 		number, err := strconv.Atoi(strings.TrimPrefix(ref.Name, prefix))
@@ -191,7 +194,54 @@ func (b *Store) List() ([]Release, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.loaded = true
+	b.remember(list)
 	return list, nil
+}
+
+// remembered is the file with what many tags say; it is written again when so many
+// of them are new.
+const (
+	remembered    = "releases"
+	rememberAfter = 500
+)
+
+// recall reads what is remembered, once.
+func (b *Store) recall() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known != nil {
+		return
+	}
+	b.known = map[repo.Hash]bool{}
+	var all []Release
+	if !b.r.Recall(remembered, &all) {
+		return
+	}
+	for _, rel := range all {
+		if rel.Artifacts == nil {
+			rel.Artifacts = []verdict.Artifact{} // as the manifest has it
+		}
+		b.known[rel.Tag], b.byHash[rel.Tag] = true, rel
+	}
+}
+
+// remember writes all releases for the next start, when many are new. The caller
+// holds mu.
+func (b *Store) remember(all []Release) {
+	fresh := 0
+	for _, rel := range all {
+		b.newest = max(b.newest, rel.Number)
+		if !b.known[rel.Tag] {
+			fresh++
+		}
+	}
+	if fresh < b.after {
+		return
+	}
+	_ = b.r.Remember(remembered, all) // the next start reads the tags, then
+	for _, rel := range all {
+		b.known[rel.Tag] = true
+	}
 }
 
 // Read returns a release by number, or ErrNone.

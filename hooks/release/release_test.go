@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,44 @@ func TestReleasesAreNumberedAndVerify(t *testing.T) {
 	}
 	if _, err := b.Read(9); !errors.Is(err, ErrNone) {
 		t.Fatal(err)
+	}
+}
+
+// TestListRemembers: another process reads what is remembered instead of the tags, and
+// it is the same to the last byte: releases are verified against their tags.
+func TestListRemembers(t *testing.T) {
+	r := testRepository(t)
+	b := Of(r)
+	b.after = 2
+	for n := range 3 {
+		l := landing(t, r, fmt.Sprint("landing ", n))
+		if n == 1 {
+			l.Verdict.Artifacts, l.AlsoBy = nil, nil
+		}
+		if _, err := b.Make(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := b.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := Of(r)
+	again.recall()
+	if len(again.byHash) != 3 {
+		t.Fatalf("recalled are %+v", again.byHash)
+	}
+	got, err := again.List()
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v\n%+v, want\n%+v", err, got, want)
+	}
+	for _, rel := range got {
+		if err := again.Verify(rel); err != nil {
+			t.Error(err)
+		}
+	}
+	if rel, err := again.Make(t.Context(), landing(t, r, "one more")); err != nil || rel.Number != 4 {
+		t.Errorf("%+v, %v", rel, err)
 	}
 }
 
