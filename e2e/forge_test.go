@@ -101,6 +101,7 @@ func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 //	at-forge propose AUTHOR BRANCH [fork]   a request, or a push to one
 //	at-forge say AUTHOR REQUEST TEXT        a comment
 //	at-forge close REQUEST
+//	at-forge merge AUTHOR REQUEST [squash]  by the forge's button
 //	at-forge permit LOGIN LEVEL
 //	at-forge break STATUS [RETRY-AFTER]     the next call of the API
 //	at-forge quiet                          no webhook comes any more
@@ -127,6 +128,8 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 		comment = h.forge.Say(args[1], request, strings.ReplaceAll(args[3], `\n`, "\n"))
 	case "close":
 		h.forge.CloseRequest(request)
+	case "merge":
+		ts.Check(h.forge.Merge(args[1], request, args[3] == "squash"))
 	case "permit":
 		h.forge.Permit(args[1], args[2])
 		return
@@ -173,8 +176,10 @@ func forgeShowsCmd(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		case "request":
 			r, err := h.forge.Request(number)
-			ts.Check(err)
-			b.WriteString(r.State)
+			if err != nil {
+				return err.Error() // not yet
+			}
+			fmt.Fprintf(&b, "%s: %s\n%s", r.State, r.Title, r.Body)
 		}
 		return b.String()
 	}

@@ -303,10 +303,16 @@ func endState(t *testing.T, h *harness) string {
 		fmt.Fprintln(&b, "token:", m[1])
 	}
 	for line := range strings.Lines(refs(t, h)) {
-		if name, _, keys := strings.Cut(line, " refs/keys/log "); strings.HasPrefix(line, "copy ") && !keys {
-			b.WriteString(line)
-		} else if keys { // a new key is another each time
+		name, _, keys := strings.Cut(line, " refs/keys/log ")
+		_, tips, mirrored := strings.Cut(line, " refs/mirror/log ")
+		switch {
+		case keys: // a new key is another each time
 			fmt.Fprintln(&b, name, "refs/keys/log")
+		case mirrored: // when is another each time
+			path := filepath.Join(h.data(), "repositories", name[:strings.Index(name, " ")]+".git")
+			fmt.Fprintln(&b, "refs/mirror/log:", run("git", "--git-dir="+path, "log", "--first-parent", "--format=%s", strings.TrimSpace(tips)))
+		case strings.HasPrefix(line, "copy "):
+			b.WriteString(line)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(h.data(), "repositories", "hello.git")); err != nil {

@@ -95,7 +95,7 @@ func (w *worker) approvedAlready(ctx context.Context, by access.Identity, tree s
 	}, true
 }
 
-// ApprovePush is Approve by `git push origin origin/promote/<env>:env/<env>`:
+// ApprovePush is Approve by a merge at a forge of what is proposed there, and by `git push origin origin/promote/<env>:env/<env>`:
 // commit must be the open proposal, or one that an approval has since replaced
 // by the same content. It returns the commit that env/<environment> is at then,
 // and lines to tell the pusher.
@@ -112,7 +112,9 @@ func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment s
 	if err != nil {
 		return repo.Zero, nil, err
 	}
-	by.Via = "push"
+	if by.Via != access.ViaForge {
+		by.Via = access.ViaPush
+	}
 	var done Approved
 	err = w.on(ctx, func(ctx context.Context) (err error) {
 		if landed, lines, err = w.promotedAlready(ctx, commit); err != nil || landed != repo.Zero {
@@ -276,7 +278,7 @@ func step(from, to int) string {
 
 func via(by access.Identity) string {
 	switch by.Via {
-	case access.ViaPush, access.ViaConsole:
+	case access.ViaPush, access.ViaConsole, access.ViaForge:
 		return string(by.Via)
 	}
 	return string(access.ViaSSH)

@@ -243,6 +243,11 @@ func (rc *Reconciler) carries(ctx context.Context, s *snapshot) ([]policies.Carr
 				users = append(users, u.Name)
 			}
 		}
+		for i, name := range users { // who asked for it to land at a forge
+			if u, ok := rc.Access().UserOfForge(name); ok {
+				users[i] = u.Name
+			}
+		}
 		slices.Sort(users)
 		users = slices.DeleteFunc(slices.Compact(users), func(u string) bool { return u == "" })
 		i := slices.IndexFunc(all, func(c policies.Carried) bool { return slices.Equal(c.Authors, users) })

@@ -93,6 +93,23 @@ func text(in object, name string) string {
 	return s
 }
 
+// listed are the requests that a list asks for: the open ones, oldest first, or all,
+// newest first, to and from branches if it says so.
+func (f *Forge) listed(r *http.Request) (list []*Request) {
+	query := r.URL.Query()
+	if query.Get("state") != "all" {
+		return f.open()
+	}
+	branch := strings.TrimPrefix(query.Get("head")+query.Get("source_branch"), "owner:")
+	target := query.Get("base") + query.Get("target_branch")
+	for i := len(f.requests); i > 0; i-- {
+		if r, err := f.request(i); err == nil && (branch == "" || r.Branch == branch) && (target == "" || r.Target == target) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
 // open are the requests that are open, oldest first.
 func (f *Forge) open() (list []*Request) {
 	for i := range f.requests {
@@ -151,6 +168,34 @@ func (f *Forge) publish(commit string, s Status) (any, error) {
 	return object{"id": len(f.statuses)}, nil
 }
 
+// created opens a request of whoever has the token, as the forges do: of two branches
+// that are there, and once.
+func (f *Forge) created(branch, target, title, body string) (*Request, error) {
+	if title == "" {
+		return nil, answer(http.StatusUnprocessableEntity)
+	}
+	for _, name := range []string{branch, target} {
+		if _, err := f.git("-C", f.Dir, "rev-parse", "--verify", "-q", "refs/heads/"+name); err != nil {
+			return nil, answer(http.StatusUnprocessableEntity)
+		}
+	}
+	for _, r := range f.open() {
+		if r.Branch == branch && r.Target == target && !r.Fork {
+			return nil, answer(http.StatusConflict)
+		}
+	}
+	return f.propose(Request{Title: title, Author: headgate, Branch: branch, Target: target, Body: body})
+}
+
+func (r *Request) edit(title, body string) {
+	if title != "" {
+		r.Title = title
+	}
+	if body != "" {
+		r.Body = body
+	}
+}
+
 // headgate is who has the token.
 const headgate = "headgate-bot"
 
@@ -173,6 +218,9 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		if r.State == "merged" {
 			state = "closed"
 			o["merged"], o["merged_at"] = true, time.Now().UTC().Format(time.RFC3339)
+			if r.Merger != "" {
+				o["merged_by"] = user(r.Merger)
+			}
 		}
 		o["state"] = state
 		return o
@@ -180,9 +228,9 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 	comment := func(c *Comment) object {
 		return object{"id": c.ID, "user": user(c.Author), "body": c.Body, "created_at": c.Created, "updated_at": c.Updated}
 	}
-	handle("GET "+at+"pulls", func(*http.Request, object) (any, error) {
+	handle("GET "+at+"pulls", func(r *http.Request, _ object) (any, error) {
 		list := []object{}
-		for _, r := range f.open() {
+		for _, r := range f.listed(r) {
 			list = append(list, request(r))
 		}
 		return list, nil
@@ -201,6 +249,14 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		}
 		if state := text(in, "state"); state != "" {
 			p.State = state
+		}
+		p.edit(text(in, "title"), text(in, "body"))
+		return request(p), nil
+	})
+	handle("POST "+at+"pulls", func(_ *http.Request, in object) (any, error) {
+		p, err := f.created(text(in, "head"), text(in, "base"), text(in, "title"), text(in, "body"))
+		if err != nil {
+			return nil, err
 		}
 		return request(p), nil
 	})
@@ -274,10 +330,14 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 		if state == "open" {
 			state = "opened"
 		}
-		return object{
+		o := object{
 			"iid": r.Number, "title": r.Title, "state": state, "sha": f.head(r), "source_branch": r.Branch, "target_branch": r.Target,
-			"author": user(r.Author), "source_project_id": source, "target_project_id": 1,
+			"author": user(r.Author), "source_project_id": source, "target_project_id": 1, "merge_user": nil,
 		}
+		if r.Merger != "" {
+			o["merge_user"] = user(r.Merger)
+		}
+		return o
 	}
 	note := func(c *Comment) object {
 		return object{"id": c.ID, "author": user(c.Author), "body": c.Body, "system": false, "created_at": c.Created, "updated_at": c.Updated}
@@ -290,9 +350,9 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 			return do(r, in)
 		}
 	}
-	handle("GET "+at+"merge_requests", named(func(*http.Request, object) (any, error) {
+	handle("GET "+at+"merge_requests", named(func(r *http.Request, _ object) (any, error) {
 		list := []object{}
-		for _, r := range f.open() {
+		for _, r := range f.listed(r) {
 			list = append(list, request(r))
 		}
 		return list, nil
@@ -311,6 +371,14 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 		}
 		if text(in, "state_event") == "close" {
 			m.State = "closed"
+		}
+		m.edit(text(in, "title"), text(in, "description"))
+		return request(m), nil
+	}))
+	handle("POST "+at+"merge_requests", named(func(_ *http.Request, in object) (any, error) {
+		m, err := f.created(text(in, "source_branch"), text(in, "target_branch"), text(in, "title"), text(in, "description"))
+		if err != nil {
+			return nil, err
 		}
 		return request(m), nil
 	}))

@@ -58,6 +58,8 @@ type Request struct {
 	Branch string // of the head
 	Target string
 	Fork   bool
+	Body   string
+	Merger string // who merged it by the forge's button
 	ref    string
 }
 
@@ -140,7 +142,10 @@ func (f *Forge) Close() { f.server.Close() }
 
 func (f *Forge) git(args ...string) (string, error) {
 	cmd := exec.Command("git", args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null"}
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_AUTHOR_NAME=forge", "GIT_AUTHOR_EMAIL=forge@example.com", "GIT_COMMITTER_NAME=forge", "GIT_COMMITTER_EMAIL=forge@example.com",
+	}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -214,24 +219,50 @@ func (f *Forge) Propose(author, branch string, fork bool) (*Request, error) {
 	defer f.mu.Unlock()
 	i := slices.IndexFunc(f.requests, func(r *Request) bool { return r.Branch == branch && r.State == "open" })
 	if i < 0 {
-		r := &Request{
-			Number: len(f.requests) + 1,
-			Title:  "Take " + branch,
-			State:  "open",
-			Author: author,
-			Branch: branch,
-			Target: "main",
-			Fork:   fork,
-		}
-		r.ref = fmt.Sprintf("refs/pull/%d/head", r.Number)
-		if f.Kind == "gitlab" {
-			r.ref = fmt.Sprintf("refs/merge-requests/%d/head", r.Number)
-		}
-		f.requests = append(f.requests, r)
-		i = len(f.requests) - 1
+		return f.propose(Request{Title: "Take " + branch, Author: author, Branch: branch, Target: "main", Fork: fork})
 	}
 	r := f.requests[i]
 	return r, f.follow(r)
+}
+
+func (f *Forge) propose(r Request) (*Request, error) {
+	r.Number, r.State = len(f.requests)+1, "open"
+	r.ref = fmt.Sprintf("refs/pull/%d/head", r.Number)
+	if f.Kind == "gitlab" {
+		r.ref = fmt.Sprintf("refs/merge-requests/%d/head", r.Number)
+	}
+	if err := f.follow(&r); err != nil {
+		return nil, err
+	}
+	f.requests = append(f.requests, &r)
+	return &r, nil
+}
+
+// Merge merges a request by the forge's button: with a merge commit on its target, or
+// with squash as one commit on it.
+func (f *Forge) Merge(author string, number int, squash bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.request(number)
+	if err != nil || r.State != "open" {
+		return errors.Join(err, fmt.Errorf("request %d is %v", number, r))
+	}
+	target := "refs/heads/" + r.Target
+	tree, err := f.git("-C", f.Dir, "merge-tree", "--write-tree", target, r.ref)
+	if err != nil {
+		return err
+	}
+	args := []string{"-C", f.Dir, "commit-tree", tree, "-p", target, "-m", "Merge request"}
+	if !squash {
+		args = append(args, "-p", r.ref)
+	}
+	commit, err := f.git(args...)
+	if err != nil {
+		return err
+	}
+	r.State, r.Merger = "merged", author
+	_, err = f.git("-C", f.Dir, "update-ref", target, commit)
+	return err
 }
 
 // follow brings a request's head to where its branch is. A branch of a fork is kept

@@ -70,6 +70,9 @@ type User struct {
 	Email    []string // unproven; which commits are theirs
 	Keys     []Key
 	Quota    int64 // bytes of objects that they may push in a day, 0 for any number
+	// Forge is who they are at connections' forges: a login, or "id:" and its number
+	// there, which outlives a change of name.
+	Forge map[string]string
 }
 
 // Key is one public key of a user.
@@ -90,8 +93,8 @@ type Repository struct {
 	Gated       bool
 	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
 	// Mirror is the connection whose forge moves this repository's branches and
-	// tags, "" for none. Nobody may push to a mirror, and it has no gate of its own: what
-	// lands is decided at the forge.
+	// tags, "" for none. Nobody pushes to a mirror, and it has no gate of its own: what
+	// lands is decided at the forge. Who may write it acts on its environments.
 	Mirror string
 	Quota  int64                  // bytes of objects that it may hold, 0 for any number
 	Build  buildsettings.Settings // of its builds; they win over its headgate.yaml
@@ -109,6 +112,7 @@ type Connection struct {
 	Secrets    []string // names of secrets of the server that sign its webhook, 1 to 3
 	Token      string   // name of a secret of the server to fetch with; "" for none
 	Requests   bool     // its pull or merge requests are built and landed, and its forge is told so
+	Promotions bool     // promotions that wait for people are proposed there, as requests
 }
 
 // Config is one server.yaml that was found good. It never changes and is safe
@@ -117,6 +121,7 @@ type Config struct {
 	users        map[string]User
 	keys         map[string]string // fingerprint → user
 	emails       map[string]string // lower case → user
+	forges       map[string]string // connection and login or number at its forge, see forgeKey → user
 	groups       map[string][]string
 	repositories map[string]Repository
 	connections  map[string]Connection

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
 var (
@@ -71,8 +72,14 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		r.secretName(n, "connection "+name)
 		c.Token = n.Value
 	}
-	if _, n := lookup(value, "requests"); n != nil && n.Value == "true" {
-		c.Requests = true
+	_, requests := lookup(value, "requests")
+	c.Requests = requests != nil && requests.Value == "true"
+	if _, n := lookup(value, "promotions"); n != nil && n.Value == "true" {
+		if c.Promotions = true; !c.Requests {
+			r.problem(n, "add requests: true", "connection %s proposes promotions as requests, and does not follow requests", name)
+		}
+	}
+	if n := requests; c.Requests {
 		if c.Token == "" {
 			r.problem(n, "set a secret, and name it: token: "+name+"-token",
 				"connection %s builds and lands requests, and has no token to read and answer them with", name)
@@ -82,6 +89,45 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		}
 	}
 	r.config.connections[name] = c
+}
+
+var loginForm = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]{0,99}|id:[1-9][0-9]{0,17})$`)
+
+// atForges reads who a user is at forges.
+func (r *reader) atForges(u *User, value *yaml.Node) {
+	_, at := lookup(value, "forge")
+	for key, n := range yamlfile.Pairs(at) {
+		if !loginForm.MatchString(n.Value) {
+			r.problem(n, "write the login, or id: and the number that the forge gives for it", "%q does not name somebody at a forge", n.Value)
+			continue
+		}
+		if u.Forge == nil {
+			u.Forge = map[string]string{}
+		}
+		u.Forge[key.Value] = n.Value
+		name := forgeKey(key.Value, n.Value)
+		if other, taken := r.config.forges[name]; taken {
+			r.problem(n, "it says who somebody is: keep it at one of them", "%s at %s is %s already", n.Value, key.Value, other)
+			continue
+		}
+		r.config.forges[name] = u.Name
+	}
+}
+
+// identities wants the connections that users are known by, which stand behind them.
+func (r *reader) identities(users *yaml.Node) {
+	var known []string
+	for name := range r.config.connections {
+		known = append(known, name)
+	}
+	for key, value := range yamlfile.Pairs(users) {
+		_, at := lookup(value, "forge")
+		for connection := range yamlfile.Pairs(at) {
+			if _, there := r.config.connections[connection.Value]; !there {
+				r.problem(connection, suggest(connection.Value, known, "add it under connections"), "%s is known at %q, which is not a connection", key.Value, connection.Value)
+			}
+		}
+	}
 }
 
 // secretName wants the name of a secret, and not one itself.
@@ -108,13 +154,13 @@ func (r *reader) mirror(n *yaml.Node, c *Connection, repositories *yaml.Node) {
 		return
 	}
 	_, entry := lookup(repositories, c.Mirror)
-	if _, write := lookup(entry, "write"); len(items(write)) > 0 {
-		r.problem(write, "leave write out, and give read alone", "%s is a mirror of connection %s: the forge alone moves its branches", c.Mirror, c.Name)
-	}
 	if _, gate := lookup(entry, "gate"); gate != nil {
 		r.problem(gate, "leave gate out", "%s is a mirror of connection %s: what lands is decided at the forge", c.Mirror, c.Name)
 	}
-	repository.Mirror, repository.Write = c.Name, []string{}
+	repository.Mirror = c.Name
+	if _, write := lookup(entry, "write"); len(items(write)) == 0 {
+		repository.Write = []string{} // not those of read
+	}
 	repository.Gated, repository.UngatedBy = false, "the forge of connection "+c.Name
 	r.config.repositories[c.Mirror] = repository
 }

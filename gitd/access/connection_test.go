@@ -26,7 +26,9 @@ func TestConnections(t *testing.T) {
 		{"four secrets", "[hook]", "[a, b, c, d]", "has 4 secrets"},
 		{"twice", "[hook]", "[hook, hook]", "twice"},
 		{"unknown key", "forge:", "frge: x, forge:", "frge"},
-		{"written to", "mirror: copy", "mirror: written", "the forge alone moves"},
+		{"acted on", "mirror: copy", "mirror: written", ""},
+		{"promotions alone", "]}", "], promotions: true}", "does not follow requests"},
+		{"promotions", "]}", "], token: t, requests: true, promotions: true}", ""},
 		{"gated", "mirror: copy", "mirror: gated", "decided at the forge"},
 	} {
 		file := "users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}\n" +
@@ -36,8 +38,56 @@ func TestConnections(t *testing.T) {
 		switch {
 		case tt.want == "" && err != nil, tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
-		case err == nil && (c.Gated("copy") || c.May(access.Recorded("ada"), access.Write, "copy")):
+		case err == nil && tt.name != "acted on" && (c.Gated("copy") || c.May(access.Recorded("ada"), access.Write, "copy")):
 			t.Errorf("%s: the mirror is gated, or may be pushed to", tt.name)
+		}
+	}
+}
+
+// TestUsersAtForges: who somebody at a forge is, is what server.yaml says: by login,
+// whatever its case, or by number, each one user's; it gives the right to say yes in
+// the mirror and nothing else.
+func TestUsersAtForges(t *testing.T) {
+	t.Parallel()
+	parse := func(ann, bob string) (*access.Config, error) {
+		return access.Parse("server.yaml", []byte("users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}, "+
+			"ann: {forge: "+ann+"}, bob: {forge: "+bob+"}}\ngroups: {administrators: [ada]}\nrepositories: {copy: {write: [ann]}, hello: {write: [ann]}}\n"+
+			"connections: {hub: {forge: github, repository: o/n, url: 'https://github.com/o/n.git', mirror: copy, secrets: [hook]}}\n"))
+	}
+	c, err := parse("{hub: Ann-GH}", "{hub: 'id:7'}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		login string
+		id    int64
+		want  string
+	}{{"ann-gh", 1, "ann"}, {"whoever", 7, "bob"}, {"ann-gh", 7, "bob"}, {"eve", 2, ""}, {"ann", 2, ""}, {"", 0, ""}} {
+		who, ok := c.OfForge("hub", tt.login, tt.id)
+		if who.User != tt.want || ok != (tt.want != "") {
+			t.Errorf("%s (%d) is %q", tt.login, tt.id, who.User)
+		}
+	}
+	ann, _ := c.OfForge("hub", "ann-gh", 1)
+	if !c.May(ann, access.Approve, "copy") || c.May(ann, access.Approve, "hello") || c.May(ann, access.Administer, "copy") {
+		t.Error("the rights of somebody at a forge are not those to say yes in its mirror")
+	}
+	if u, ok := c.UserOfForge("ann-gh@hub"); !ok || u.Name != "ann" {
+		t.Errorf("ann-gh@hub is %q", u.Name)
+	}
+	for _, name := range []string{"@hub", "ann", "ann-gh@other", "eve@hub"} {
+		if u, ok := c.UserOfForge(name); ok {
+			t.Errorf("%s is %q", name, u.Name)
+		}
+	}
+	for _, tt := range []struct{ ann, bob, want string }{
+		{"{hub: ann}", "{hub: ANN}", "is ann already"},
+		{"{hbu: ann}", "{}", "is not a connection"},
+		{"{hub: 'a b'}", "{}", "does not name somebody"},
+		{"{hub: 'id:0'}", "{}", "does not name somebody"},
+	} {
+		if _, err := parse(tt.ann, tt.bob); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s, %s: %v", tt.ann, tt.bob, err)
 		}
 	}
 }

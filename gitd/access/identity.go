@@ -1,6 +1,7 @@
 package access
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -106,6 +107,36 @@ func (c *Config) ByToken(user string, scope Scope) (Identity, bool) {
 func ByForge(connection, login string) Identity {
 	return Identity{User: login + "@" + connection, Via: ViaForge}
 }
+
+// OfForge is the user who somebody at a connection's forge is, as server.yaml says: by
+// login, or by number. That the forge has proven it is for the caller to know. They say
+// yes there and do nothing else, and only in the connection's mirror.
+func (c *Config) OfForge(connection, login string, id int64) (Identity, bool) {
+	conf, ok := c.Connection(connection)
+	if !ok {
+		return Identity{}, false
+	}
+	for _, name := range []string{fmt.Sprintf("id:%d", id), login} {
+		if user, known := c.forges[forgeKey(connection, name)]; known {
+			who, ok := c.identity(user, ViaForge)
+			who.Scope = Scope{Repositories: []string{conf.Mirror}, Highest: Approve}
+			return who, ok
+		}
+	}
+	return Identity{}, false
+}
+
+// UserOfForge is whom ByForge calls so: "ann-gh@hub" is ann.
+func (c *Config) UserOfForge(name string) (User, bool) {
+	login, connection, ok := strings.Cut(name, "@")
+	if c == nil || !ok || login == "" {
+		return User{}, false
+	}
+	return c.User(c.forges[forgeKey(connection, login)])
+}
+
+// forgeKey is somebody at a connection's forge. Case does not count there.
+func forgeKey(connection, login string) string { return connection + " " + strings.ToLower(login) }
 
 // Anonymous is who has proven nothing, and may read what is public.
 func Anonymous() Identity { return Identity{Via: viaNobody} }

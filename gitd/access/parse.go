@@ -23,10 +23,11 @@ import (
 type document struct {
 	Address yaml.Node `yaml:"address"`
 	Users   map[string]struct {
-		Name  string   `yaml:"name"`
-		Email []string `yaml:"email"`
-		Keys  []string `yaml:"keys"`
-		Quota string   `yaml:"quota"`
+		Name  string            `yaml:"name"`
+		Email []string          `yaml:"email"`
+		Keys  []string          `yaml:"keys"`
+		Forge map[string]string `yaml:"forge"`
+		Quota string            `yaml:"quota"`
 	} `yaml:"users"`
 	Groups       map[string][]string `yaml:"groups"`
 	Repositories map[string]struct {
@@ -48,6 +49,7 @@ type document struct {
 		Secrets    []string `yaml:"secrets"`
 		Token      string   `yaml:"token"`
 		Requests   bool     `yaml:"requests"`
+		Promotions bool     `yaml:"promotions"`
 	} `yaml:"connections"`
 	Events map[string]struct {
 		URL          string   `yaml:"url"`
@@ -73,6 +75,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		users:        map[string]User{},
 		keys:         map[string]string{},
 		emails:       map[string]string{},
+		forges:       map[string]string{},
 		groups:       map[string][]string{},
 		repositories: map[string]Repository{},
 		connections:  map[string]Connection{},
@@ -94,6 +97,7 @@ func Parse(file string, data []byte) (*Config, error) {
 	for key, value := range yamlfile.Pairs(section("connections")) {
 		r.connection(key, value, repositories)
 	}
+	r.identities(section("users"))
 	for key, value := range yamlfile.Pairs(section("events")) {
 		r.endpoint(key, value)
 	}
@@ -191,6 +195,7 @@ func (r *reader) user(key, value *yaml.Node) {
 		r.config.emails[lower] = u.Name
 		u.Email = append(u.Email, n.Value)
 	}
+	r.atForges(&u, value)
 	_, keys := lookup(value, "keys")
 	for _, n := range items(keys) {
 		k, err := ParseKey(n.Value)

@@ -25,8 +25,16 @@ type API interface {
 	Request(ctx context.Context, number int) (Request, error)
 	// Requests are the open ones, oldest first.
 	Requests(ctx context.Context) ([]Request, error)
-	// Close closes a request whose head has landed, if it is still open.
+	// Newest is the newest request of a branch of the repository itself to a target, open
+	// or not. ErrNotFound: there is none among the newest of all.
+	Newest(ctx context.Context, branch, target string) (Request, error)
+	// Close closes a request, if it is still open: one whose head has landed as a commit,
+	// or with Zero one that has become pointless.
 	Close(ctx context.Context, number int, landed repo.Hash) error
+	// Open opens a request of a branch of the repository itself; Edit gives it other
+	// words.
+	Open(ctx context.Context, branch, target, title, text string) (int, error)
+	Edit(ctx context.Context, number int, title, text string) error
 
 	// Publish says how a commit is, under the one name that this server has.
 	Publish(ctx context.Context, commit repo.Hash, c Check) error
@@ -47,9 +55,21 @@ type Request struct {
 	Title  string
 	State  RequestState
 	Head   repo.Hash
+	Branch string // of the head, in whichever repository
 	Target string // branch, short name
 	Author Person
-	Fork   bool // its head is in another repository, or in one that is gone
+	Fork   bool   // its head is in another repository, or in one that is gone
+	Merger Person // who merged it; Request says so, and Requests does not
+}
+
+// newest finds the first of a list, newest first, that is of a branch and to a target.
+func newest(list []Request, branch, target string) (Request, error) {
+	for _, r := range list {
+		if !r.Fork && r.Branch == branch && r.Target == target {
+			return r, nil
+		}
+	}
+	return Request{}, ErrNotFound
 }
 
 // RequestState is open, closed or merged.

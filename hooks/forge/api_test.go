@@ -97,6 +97,34 @@ func TestAPI(t *testing.T) {
 				t.Errorf("a request that is not there: %v", err)
 			}
 
+			// A request of ours: once, given other words, closed, and found by its branch.
+			f.push("proposed", "refs/heads/promote/x")
+			f.push("declared", "refs/heads/env/x")
+			if _, err := api.Newest(t.Context(), "promote/x", "env/x"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("a request that is not there: %v", err)
+			}
+			ours, err := api.Open(t.Context(), "promote/x", "env/x", "Promote", "words")
+			must(err)
+			if _, err := api.Open(t.Context(), "promote/x", "env/x", "Promote", "words"); err == nil {
+				t.Error("the same request was opened twice")
+			}
+			must(api.Edit(t.Context(), ours, "Promote it", "other words"))
+			at, err := f.Request(ours)
+			must(err)
+			if at.Title != "Promote it" || at.Body != "other words" || at.State != "open" {
+				t.Errorf("%+v", at)
+			}
+			must(api.Close(t.Context(), ours, repo.Zero))
+			if found, err := api.Newest(t.Context(), "promote/x", "env/x"); err != nil || found.Number != ours || found.State != Closed {
+				t.Errorf("%+v, %v", found, err)
+			}
+			next, err := api.Open(t.Context(), "promote/x", "env/x", "Promote", "words")
+			must(err)
+			must(f.Merge("kim", next, false))
+			if merged, err := api.Request(t.Context(), next); err != nil || merged.State != Merged || merged.Merger.Login != "kim" || merged.Merger.ID == 0 || merged.Branch != "promote/x" {
+				t.Errorf("%+v, %v", merged, err)
+			}
+
 			// A check, again the same, and another.
 			for _, c := range []Check{
 				{CheckPending, "queued", "http://x/1"}, {CheckPending, "queued", "http://x/1"},

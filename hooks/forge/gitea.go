@@ -23,6 +23,7 @@ type (
 		Title  string      `json:"title"`
 		State  string      `json:"state"`
 		Merged bool        `json:"merged"`
+		Merger *giteaUser  `json:"merged_by"`
 		User   giteaUser   `json:"user"`
 		Head   giteaBranch `json:"head"`
 		Base   giteaBranch `json:"base"`
@@ -58,12 +59,16 @@ func (p giteaRequest) request() (Request, error) {
 		Title:  p.Title,
 		State:  RequestState(p.State),
 		Head:   head,
+		Branch: p.Head.Ref,
 		Target: p.Base.Ref,
 		Author: Person(p.User),
 		Fork:   p.Head.Repo == nil || p.Base.Repo == nil || p.Head.Repo.ID != p.Base.Repo.ID,
 	}
 	if p.Merged {
 		r.State = Merged
+	}
+	if p.Merger != nil {
+		r.Merger = Person(*p.Merger)
 	}
 	return r, err
 }
@@ -88,6 +93,22 @@ func (g *gitea) Requests(ctx context.Context) (list []Request, err error) {
 	return list, err
 }
 
+// Newest implements API. Gitea lists the newest first, and does not filter by branch.
+func (g *gitea) Newest(ctx context.Context, branch, target string) (Request, error) {
+	var page []giteaRequest
+	query := url.Values{"state": {"all"}, "limit": {fmt.Sprint(pageSize)}}
+	if err := g.do(ctx, http.MethodGet, g.at("pulls"), query, nil, &page); err != nil {
+		return Request{}, err
+	}
+	var list []Request
+	for _, p := range page {
+		if r, err := p.request(); err == nil { // the head of an old one may be gone
+			list = append(list, r)
+		}
+	}
+	return newest(list, branch, target)
+}
+
 // Close implements API. What was pushed is a merge to Gitea when it is told so, and
 // the repository's settings let it be told.
 func (g *gitea) Close(ctx context.Context, number int, landed repo.Hash) error {
@@ -95,12 +116,27 @@ func (g *gitea) Close(ctx context.Context, number int, landed repo.Hash) error {
 	if err != nil || r.State != Open {
 		return err
 	}
-	err = g.do(ctx, http.MethodPost, g.at("pulls/%d/merge", number), nil,
-		map[string]string{"Do": "manually-merged", "MergeCommitID": landed.String()}, nil)
-	if !statusIs(err, http.StatusMethodNotAllowed, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusForbidden) {
-		return err
+	if landed != repo.Zero {
+		err = g.do(ctx, http.MethodPost, g.at("pulls/%d/merge", number), nil,
+			map[string]string{"Do": "manually-merged", "MergeCommitID": landed.String()}, nil)
+		if !statusIs(err, http.StatusMethodNotAllowed, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusForbidden) {
+			return err
+		}
 	}
 	return g.do(ctx, http.MethodPatch, g.at("pulls/%d", number), nil, map[string]string{"state": string(Closed)}, nil)
+}
+
+// Open implements API.
+func (g *gitea) Open(ctx context.Context, branch, target, title, text string) (int, error) {
+	var p giteaRequest
+	err := g.do(ctx, http.MethodPost, g.at("pulls"), nil,
+		map[string]string{"head": branch, "base": target, "title": title, "body": cut(text, maxText)}, &p)
+	return p.Number, err
+}
+
+// Edit implements API.
+func (g *gitea) Edit(ctx context.Context, number int, title, text string) error {
+	return g.do(ctx, http.MethodPatch, g.at("pulls/%d", number), nil, map[string]string{"title": title, "body": cut(text, maxText)}, nil)
 }
 
 // Publish implements API.

@@ -49,7 +49,9 @@ func (g *gitHub) request(p *github.PullRequest) (Request, error) {
 		Title:  p.GetTitle(),
 		State:  RequestState(p.GetState()),
 		Head:   head,
+		Branch: p.GetHead().GetRef(),
 		Target: p.GetBase().GetRef(),
+		Merger: Person{Login: p.GetMergedBy().GetLogin(), ID: p.GetMergedBy().GetID()},
 		Author: Person{Login: p.GetUser().GetLogin(), ID: p.GetUser().GetID()},
 		// The repository of a fork that was deleted is null.
 		Fork: p.GetHead().GetRepo().GetID() == 0 || p.GetHead().GetRepo().GetID() != p.GetBase().GetRepo().GetID(),
@@ -84,6 +86,24 @@ func (g *gitHub) Requests(ctx context.Context) (list []Request, err error) {
 	return list, nil
 }
 
+// Newest implements API.
+func (g *gitHub) Newest(ctx context.Context, branch, target string) (Request, error) {
+	options := &github.PullRequestListOptions{State: "all", Head: g.owner + ":" + branch, Base: target, Sort: "created", Direction: "desc"}
+	page, _, err := g.client.PullRequests.List(ctx, g.owner, g.name, options)
+	if err != nil {
+		return Request{}, gitHubError(err)
+	}
+	var list []Request
+	for _, p := range page {
+		r, err := g.request(p)
+		if err != nil {
+			return Request{}, err
+		}
+		list = append(list, r)
+	}
+	return newest(list, branch, target)
+}
+
 // Close implements API. GitHub sees by itself that a head has landed, a little
 // after the push.
 func (g *gitHub) Close(ctx context.Context, number int, _ repo.Hash) error {
@@ -92,6 +112,26 @@ func (g *gitHub) Close(ctx context.Context, number int, _ repo.Hash) error {
 		return err
 	}
 	_, _, err = g.client.PullRequests.Edit(ctx, g.owner, g.name, number, &github.PullRequest{State: github.String(string(Closed))})
+	return gitHubError(err)
+}
+
+// Open implements API.
+func (g *gitHub) Open(ctx context.Context, branch, target, title, text string) (int, error) {
+	p, _, err := g.client.PullRequests.Create(ctx, g.owner, g.name, &github.NewPullRequest{
+		Title: github.String(title),
+		Head:  github.String(branch),
+		Base:  github.String(target),
+		Body:  github.String(cut(text, maxText)),
+	})
+	return p.GetNumber(), gitHubError(err)
+}
+
+// Edit implements API.
+func (g *gitHub) Edit(ctx context.Context, number int, title, text string) error {
+	_, _, err := g.client.PullRequests.Edit(ctx, g.owner, g.name, number, &github.PullRequest{
+		Title: github.String(title),
+		Body:  github.String(cut(text, maxText)),
+	})
 	return gitHubError(err)
 }
 

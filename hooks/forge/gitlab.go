@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,11 @@ type (
 		Title   string     `json:"title"`
 		State   string     `json:"state"`
 		SHA     string     `json:"sha"`
+		Branch  string     `json:"source_branch"`
 		Target  string     `json:"target_branch"`
 		Author  gitLabUser `json:"author"`
+		Merger  gitLabUser `json:"merge_user"`
+		Former  gitLabUser `json:"merged_by"` // the same, before GitLab 14.7
 		Source  int64      `json:"source_project_id"`
 		Project int64      `json:"target_project_id"`
 	}
@@ -58,8 +62,10 @@ func (m gitLabRequest) request() (Request, error) {
 		Title:  m.Title,
 		State:  Closed, // locked too: it is being merged
 		Head:   head,
+		Branch: m.Branch,
 		Target: m.Target,
 		Author: Person{Login: m.Author.Username, ID: m.Author.ID},
+		Merger: Person{Login: cmp.Or(m.Merger.Username, m.Former.Username), ID: cmp.Or(m.Merger.ID, m.Former.ID)},
 		Fork:   m.Source == 0 || m.Source != m.Project,
 	}
 	switch m.State {
@@ -91,6 +97,24 @@ func (g *gitLab) Requests(ctx context.Context) (list []Request, err error) {
 	return list, err
 }
 
+// Newest implements API.
+func (g *gitLab) Newest(ctx context.Context, branch, target string) (Request, error) {
+	var page []gitLabRequest
+	query := url.Values{"source_branch": {branch}, "target_branch": {target}, "state": {"all"}, "order_by": {"created_at"}, "sort": {"desc"}}
+	if err := g.do(ctx, http.MethodGet, g.at("merge_requests"), query, nil, &page); err != nil {
+		return Request{}, err
+	}
+	var list []Request
+	for _, m := range page {
+		r, err := m.request()
+		if err != nil {
+			return Request{}, err
+		}
+		list = append(list, r)
+	}
+	return newest(list, branch, target)
+}
+
 // Close implements API. GitLab sees by itself that a head has landed, a little
 // after the push.
 func (g *gitLab) Close(ctx context.Context, number int, _ repo.Hash) error {
@@ -99,6 +123,19 @@ func (g *gitLab) Close(ctx context.Context, number int, _ repo.Hash) error {
 		return err
 	}
 	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil, map[string]string{"state_event": "close"}, nil)
+}
+
+// Open implements API.
+func (g *gitLab) Open(ctx context.Context, branch, target, title, text string) (int, error) {
+	var m gitLabRequest
+	err := g.do(ctx, http.MethodPost, g.at("merge_requests"), nil,
+		map[string]string{"source_branch": branch, "target_branch": target, "title": title, "description": cut(text, maxText)}, &m)
+	return m.IID, err
+}
+
+// Edit implements API.
+func (g *gitLab) Edit(ctx context.Context, number int, title, text string) error {
+	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil, map[string]string{"title": title, "description": cut(text, maxText)}, nil)
 }
 
 // Publish implements API.

@@ -31,6 +31,9 @@ type Hub struct {
 	Access  func() *access.Config
 	Secrets *secret.Store
 	Gate    *gate.Gate // takes requests as changes; nil: they are left alone
+	// Promotions are what environments have open, for who may approve them by a merge at
+	// the forge. Nil: none.
+	Promotions Promotions
 	// Page is where people see a change, or the repository for 0. Nil: nowhere.
 	Page func(repository string, change int) string
 	Log  *slog.Logger

@@ -19,12 +19,16 @@ type memory struct {
 
 	all  map[int]*remembered      // requests
 	tips map[string]*publishedTip // by branch
+
+	promotions map[string]*proposedPromotion // by environment
 }
 
 // memoryFile is what is on disk.
 type memoryFile struct {
 	Requests map[int]*remembered      `json:"requests"`
 	Tips     map[string]*publishedTip `json:"tips,omitempty"`
+
+	Promotions map[string]*proposedPromotion `json:"promotions,omitempty"`
 }
 
 // publishedTip is what was said last of the tip of a branch.
@@ -60,7 +64,7 @@ const (
 
 // openMemory reads what was kept. What cannot be read is begun again.
 func openMemory(path string) (*memory, error) {
-	m := &memory{path: path, all: map[int]*remembered{}, tips: map[string]*publishedTip{}}
+	m := &memory{path: path, all: map[int]*remembered{}, tips: map[string]*publishedTip{}, promotions: map[string]*proposedPromotion{}}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return m, nil
@@ -85,6 +89,11 @@ func openMemory(path string) (*memory, error) {
 			m.tips[branch] = one
 		}
 	}
+	for environment, one := range f.Promotions {
+		if one != nil {
+			m.promotions[environment] = one
+		}
+	}
 	m.kept = string(data)
 	return m, nil
 }
@@ -98,7 +107,7 @@ func (m *memory) of(request int) *remembered {
 
 // save keeps what there is now.
 func (m *memory) save() error {
-	data, err := json.Marshal(memoryFile{m.all, m.tips})
+	data, err := json.Marshal(memoryFile{m.all, m.tips, m.promotions})
 	if err != nil || string(data) == m.kept {
 		return err
 	}

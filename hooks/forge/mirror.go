@@ -90,6 +90,24 @@ func (m remote) list(ctx context.Context, r *repo.Repository) (listing, error) {
 	return parseListing(out)
 }
 
+// refsAt is where refs are at the forge; one that is not there is left out.
+func (m remote) refsAt(ctx context.Context, r *repo.Repository, names ...string) (map[string]repo.Hash, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	out, err := repo.Run(m.command(ctx, r, append([]string{"ls-remote", "--end-of-options", m.url}, names...)...), nil)
+	if err != nil {
+		return nil, gitSaid("list the refs at the forge", err)
+	}
+	at := map[string]repo.Hash{}
+	for line := range strings.Lines(string(out)) {
+		value, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if hash, ok := repo.ParseHash(value); ok && slices.Contains(names, name) {
+			at[name] = hash
+		}
+	}
+	return at, nil
+}
+
 // gitSaid is an error of git, without the words it was started with.
 func gitSaid(what string, err error) error {
 	var ge *repo.GitError
@@ -187,7 +205,8 @@ func (m remote) sync(ctx context.Context, r *repo.Repository, record func(Move) 
 const pushTimeout = 2 * time.Minute
 
 // push moves a branch at the forge from old to new, or not at all. A branch that is
-// at new already was moved before. repo.ErrMoved: it is elsewhere.
+// at new already was moved before. Zero: it is not there, before or afterwards.
+// repo.ErrMoved: it is elsewhere.
 func (m remote) push(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
@@ -196,19 +215,23 @@ func (m remote) push(ctx context.Context, r *repo.Repository, branch string, old
 	if old == repo.Zero {
 		lease = "" // it must not be there
 	}
+	source := new.String()
+	if new == repo.Zero {
+		source = ""
+	}
 	_, refused := repo.Run(m.command(ctx, r, "push", "--quiet", "--no-verify", "--no-follow-tags", "--no-signed", "--recurse-submodules=no",
-		"--force-with-lease="+ref+":"+lease, "--end-of-options", m.url, new.String()+":"+ref), nil)
+		"--force-with-lease="+ref+":"+lease, "--end-of-options", m.url, source+":"+ref), nil)
 	if refused == nil {
 		return nil
 	}
-	now, err := m.list(ctx, r)
+	now, err := m.refsAt(ctx, r, ref)
 	switch {
 	case err != nil:
 		return gitSaid("push to the forge", refused)
-	case now.refs[ref] == new:
+	case now[ref] == new:
 		return nil
-	case now.refs[ref] != old:
-		return fmt.Errorf("%s at the forge is at %s: %w", branch, now.refs[ref], repo.ErrMoved)
+	case now[ref] != old:
+		return fmt.Errorf("%s at the forge is at %s: %w", branch, now[ref], repo.ErrMoved)
 	}
 	return gitSaid("push to the forge", refused)
 }

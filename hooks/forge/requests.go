@@ -299,6 +299,12 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 		for n, m := range p.memory.all {
 			numbers[n] = numbers[n] || m.Open
 		}
+		for _, m := range p.memory.promotions {
+			if m.Number > 0 {
+				numbers[m.Number] = true
+				delete(listed, m.Number) // it may have been merged since
+			}
+		}
 	}
 
 	var first error
@@ -343,6 +349,9 @@ func (p *pass) pending(told map[int][]int64, err error) error {
 // commented. It says what became of it.
 func (p *pass) one(ctx context.Context, r Request) (string, error) {
 	delete(p.lookAt, r.Number)
+	if environment, is := strings.CutPrefix(r.Target, "env/"); is && p.conf.Promotions {
+		return p.promotionRequest(ctx, environment, r)
+	}
 	m := p.memory.of(r.Number)
 	if m.Head != r.Head.String() {
 		m.OK, m.Replies = "", nil // a new push voids what was said about the old one

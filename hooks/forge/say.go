@@ -62,6 +62,16 @@ func (p *pass) sayAll(ctx context.Context) (again time.Time, err error) {
 	if !tips.IsZero() {
 		soon(tips)
 	}
+	if p.conf.Promotions && p.w.hub.Promotions != nil {
+		proposed, err := p.proposePromotions(ctx, now)
+		if err != nil {
+			at := p.publish.failed(err, time.Now())
+			return at, err
+		}
+		if !proposed.IsZero() {
+			soon(proposed)
+		}
+	}
 	p.publish = backOff{}
 	p.mu.Lock()
 	p.status.open = open

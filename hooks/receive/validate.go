@@ -56,6 +56,10 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 		if ordered[i], err = v.classify(ctx, c, branches); err != nil {
 			return nil, err
 		}
+		if m, _ := v.access.Repository(v.r.Name()); m.Mirror != "" && (ordered[i].action == plainRef || ordered[i].action == propose) {
+			return []*rejection{reject(fmt.Sprintf("%s is a mirror: only its forge moves its branches and tags", v.r.Name()),
+				fmt.Sprintf("push there; connection %s says where: forge show %s", m.Mirror, m.Mirror))}, nil
+		}
 		switch {
 		case ordered[i].action == plainRef:
 		case special >= 0:

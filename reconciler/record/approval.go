@@ -18,7 +18,7 @@ type Approval struct {
 	Email string
 	Tree  repo.Hash
 	At    time.Time
-	Via   string // ssh, push, console
+	Via   string // ssh, push, console, forge
 	Why   string
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
@@ -231,4 +232,34 @@ func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch str
 			}
 		}
 	}
+}
+
+// promotions is the reconciler, for forges.
+type promotions struct{ *Server }
+
+// Environments implements forge.Promotions.
+func (p promotions) Environments(ctx context.Context, repository string) ([]string, error) {
+	all, err := p.reconciler.Environments(ctx, access.Identity{}, repository)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range all {
+		names = append(names, e.Name)
+	}
+	return names, nil
+}
+
+// Promotion implements forge.Promotions.
+func (p promotions) Promotion(ctx context.Context, repository, environment string) (show.Promotion, error) {
+	return p.reconciler.Promotion(ctx, access.Identity{}, repository, environment)
+}
+
+// Approve implements forge.Promotions.
+func (p promotions) Approve(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) ([]string, error) {
+	if _, err := p.readable(by, repository); err != nil {
+		return nil, err
+	}
+	_, lines, err := p.reconciler.ApprovePush(ctx, repository, environment, by, commit, "")
+	return lines, err
 }

@@ -287,11 +287,12 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 
 	s.forges = &forge.Hub{
-		Dir:     path("inbox"),
-		Store:   s.store,
-		Access:  s.access.Load,
-		Secrets: s.secrets,
-		Gate:    s.gate,
+		Promotions: promotions{s},
+		Dir:        path("inbox"),
+		Store:      s.store,
+		Access:     s.access.Load,
+		Secrets:    s.secrets,
+		Gate:       s.gate,
 		Page: func(repository string, change int) string {
 			if change == 0 {
 				return s.about.HTTP + "/" + repository
