@@ -26,19 +26,31 @@ func TestForgeKill(t *testing.T) {
 	}
 }
 
-func killLanding(t *testing.T, point string) {
+// TestForgeKillsPromotion: what waits for people is proposed at a forge once, and promoted
+// by one merge there, when the server is killed between any two steps of that.
+func TestForgeKillsPromotion(t *testing.T) {
+	t.Parallel()
+	for _, point := range []string{"forge.promotion-opened", "promote.approved", "forge.promotion-approved"} {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			killPromotion(t, point)
+		})
+	}
+}
+
+// forgeHarness is a server that is not started, a forge, and how to run scripts beside it.
+func forgeHarness(t *testing.T) (h *harness, f *forges.Forge, sh func(script string) string) {
 	h, err := newHarness(t.TempDir(), plain)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.abandon)
-	f, err := forges.New("github", filepath.Join(h.dir, "forge"), "fetch-with-this")
-	if err != nil {
+	if f, err = forges.New("github", filepath.Join(h.dir, "forge"), "fetch-with-this"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
 	f.Permit("ann", "write")
-	sh := func(script string) string {
+	return h, f, func(script string) string {
 		t.Helper()
 		out, errs, err := within(waitTimeout, h.dir, append(h.env(), "FORGE_DIR="+f.Dir), "sh", "-ec", script)
 		if err != nil {
@@ -46,6 +58,55 @@ func killLanding(t *testing.T, point string) {
 		}
 		return strings.TrimSpace(out)
 	}
+}
+
+// connect connects the server to a forge, and says what else its connection does.
+func (j *journey) connect(f *forges.Forge, more string) {
+	j.t.Helper()
+	j.must(j.configure(func(yaml string) string {
+		yaml = strings.Replace(yaml, "  jun:\n", "  jun:\n    forge: {hub: jun-gh}\n", 1)
+		return strings.Replace(yaml, "repositories: {}\n", "", 1) + "\nrepositories:\n  copy: {read: [everyone]}\nconnections:\n  hub: {forge: github, repository: owner/name, url: " +
+			f.URL + ", mirror: copy, secrets: [hub-hook], token: hub-token, requests: true" + more + "}\n"
+	}))
+	j.must(j.tell("sign-with-this", "secret", "set", "hub-hook"))
+	j.must(j.tell("fetch-with-this", "secret", "set", "hub-token"))
+}
+
+func killPromotion(t *testing.T, point string) {
+	h, f, sh := forgeHarness(t)
+	j := &journey{harness: h, t: t}
+	j.must(h.start([]string{"HEADGATE_CRASH_AT=" + point}))
+	j.must(h.addUser("jun", "approvers"))
+	j.connect(f, ", promotions: true")
+	j.must(h.sample(filepath.Join(h.dir, "there"), "there"))
+	sh(`cd there; printf 'environments:\n  production: {target: services, path: deploy/production, approvals: {count: 1, from: approvers}}\n' >headgate.yaml
+		git commit -qam production; git push -q $FORGE_DIR main`)
+	_, _, _ = f.Hook(h.HTTP+"/webhooks/hub", "first", "sign-with-this", 0, 0)
+	j.until("it is proposed", func() bool {
+		r, err := f.Request(1)
+		return err == nil && r.Title == "Promote release 1 of copy to production"
+	})
+	j.must(f.Merge("jun-gh", 1, false))
+	_, _, _ = f.Hook(h.HTTP+"/webhooks/hub", "merged", "sign-with-this", 1, 0) // which may be lost with the server
+	j.until("it is promoted", func() bool {
+		out, _ := h.ask("ada", "env", "show", "copy", "production")
+		return strings.Contains(out, "release 1, healthy")
+	})
+	j.until("the kill", func() bool { return j.killed > 0 })
+	j.until("the forge has it", func() bool {
+		out, _, err := within(waitTimeout, h.dir, h.env(), "git", "--git-dir="+f.Dir, "for-each-ref", "--format=%(refname)", "refs/heads/promote", "refs/heads/env")
+		return err == nil && out == "refs/heads/env/production\n"
+	})
+	if _, err := f.Request(2); err == nil || j.killed != 1 {
+		t.Errorf("a second request was opened, or the server was killed %d times", j.killed)
+	}
+	if n := len(f.Comments(1)); n > 1 {
+		t.Errorf("%d comments", n)
+	}
+}
+
+func killLanding(t *testing.T, point string) {
+	h, f, sh := forgeHarness(t)
 	sh(`git init -q -b main there; cd there
 		printf 'version: 0.2\nphases: {build: {commands: ["true"]}}\n' >buildspec.yml
 		git add .; git commit -qm first; git push -q $FORGE_DIR main`)
@@ -53,12 +114,7 @@ func killLanding(t *testing.T, point string) {
 		t.Fatal(err)
 	}
 	j := &journey{harness: h, t: t}
-	j.must(h.configure(func(yaml string) string {
-		return strings.Replace(yaml, "repositories: {}\n", "", 1) + "\nrepositories:\n  copy: {read: [everyone]}\nconnections:\n  hub: {forge: github, repository: owner/name, url: " +
-			f.URL + ", mirror: copy, secrets: [hub-hook], token: hub-token, requests: true}\n"
-	}))
-	j.must(j.tell("sign-with-this", "secret", "set", "hub-hook"))
-	j.must(j.tell("fetch-with-this", "secret", "set", "hub-token"))
+	j.connect(f, "")
 	j.until("the mirror", func() bool {
 		out, _ := h.ask("ada", "forge", "list")
 		return strings.Contains(out, "healthy")

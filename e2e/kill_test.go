@@ -51,6 +51,8 @@ func crashPoints(t *testing.T) []string {
 // elsewhere are points that no chapter passes without a fault of its own.
 var elsewhere = map[string]bool{
 	"push.moving-back": true, // undoing an atomic push that lost a race: hooks/receive
+
+	"forge.promotion-opened": true, "forge.promotion-approved": true, // TestForgeKillsPromotion
 }
 
 // TestKill is the kill story: the same work, with the server killed by SIGKILL

@@ -260,6 +260,12 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		}
 		return request(p), nil
 	})
+	if f.Kind == "github" {
+		f.deploying(at, handle)
+		f.hooking(at, "PATCH", "pings", handle)
+	} else {
+		f.hooking(at, "PATCH", "tests", handle)
+	}
 	handle("POST "+at+"pulls/{n}/merge", func(r *http.Request, in object) (any, error) {
 		p, err := f.request(number(r, "n"))
 		if err != nil {
@@ -308,6 +314,106 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 			level = "none"
 		}
 		return object{"permission": level, "role_name": level}, nil
+	})
+}
+
+// hooking is what all have of webhooks, each with its words.
+func (f *Forge) hooking(at, edit, test string, handle func(string, func(*http.Request, object) (any, error))) {
+	read := func(in object) hook {
+		if config, ok := in["config"].(map[string]any); ok {
+			return hook{text(config, "url"), text(config, "secret")}
+		}
+		return hook{text(in, "url"), text(in, "token")}
+	}
+	shown := func(i int) object {
+		address := f.hooks[i].address
+		return object{"id": i + 1, "url": address, "config": object{"url": address, "content_type": "json"}, "active": true}
+	}
+	place := func(r *http.Request) (int, error) {
+		if i := number(r, "id") - 1; i >= 0 && i < len(f.hooks) {
+			return i, nil
+		}
+		return 0, answer(http.StatusNotFound)
+	}
+	handle("GET "+at+"hooks", func(*http.Request, object) (any, error) {
+		list := []object{}
+		for i := range f.hooks {
+			list = append(list, shown(i))
+		}
+		return list, nil
+	})
+	handle("POST "+at+"hooks", func(_ *http.Request, in object) (any, error) {
+		h := read(in)
+		if h.address == "" || h.secret == "" {
+			return nil, answer(http.StatusUnprocessableEntity)
+		}
+		f.hooks = append(f.hooks, h)
+		return shown(len(f.hooks) - 1), nil
+	})
+	handle(edit+" "+at+"hooks/{id}", func(r *http.Request, in object) (any, error) {
+		i, err := place(r)
+		if err != nil {
+			return nil, err
+		}
+		f.hooks[i] = read(in)
+		return shown(i), nil
+	})
+	handle("POST "+at+"hooks/{id}/"+test, func(r *http.Request, _ object) (any, error) {
+		i, err := place(r)
+		if err != nil {
+			return nil, err
+		}
+		h := f.hooks[i]
+		f.ids++
+		go f.Hook(h.address, fmt.Sprint("test-", f.ids), h.secret, -1, 0)
+		return object{}, nil
+	})
+}
+
+// deploying is what GitHub has of deployments and of workflows' runs. The run 4040 is not
+// there; every other one is of the commit of main.
+func (f *Forge) deploying(at string, handle func(string, func(*http.Request, object) (any, error))) {
+	handle("GET "+at+"deployments", func(r *http.Request, _ object) (any, error) {
+		list := []object{}
+		for _, d := range f.deployments {
+			if d.Commit == r.URL.Query().Get("sha") && d.Environment == r.URL.Query().Get("environment") {
+				list = append(list, object{"id": d.ID, "description": d.Description, "environment": d.Environment})
+			}
+		}
+		return list, nil
+	})
+	handle("POST "+at+"deployments", func(_ *http.Request, in object) (any, error) {
+		contexts, given := in["required_contexts"].([]any)
+		if in["auto_merge"] != false || !given || len(contexts) > 0 {
+			return nil, answer(http.StatusConflict)
+		}
+		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "ref"), Description: text(in, "description")}
+		f.deployments = append(f.deployments, d)
+		return object{"id": d.ID}, nil
+	})
+	handle("POST "+at+"deployments/{id}/statuses", func(r *http.Request, in object) (any, error) {
+		i := number(r, "id") - 1
+		if i < 0 || i >= len(f.deployments) {
+			return nil, answer(http.StatusNotFound)
+		}
+		d := &f.deployments[i]
+		d.State, d.URL, d.Text = text(in, "state"), text(in, "environment_url"), text(in, "description")
+		return object{}, nil
+	})
+	handle("GET "+at+"actions/runs/{id}", func(r *http.Request, _ object) (any, error) {
+		if r.PathValue("id") == "4040" {
+			return nil, answer(http.StatusNotFound)
+		}
+		commit, err := f.git("-C", f.Dir, "rev-parse", "main")
+		return object{"id": number(r, "id"), "head_sha": commit}, err
+	})
+	handle("POST "+at+"actions/runs/{id}/deployment_protection_rule", func(r *http.Request, in object) (any, error) {
+		a := Protection{r.PathValue("id"), text(in, "environment_name"), text(in, "state"), text(in, "comment")}
+		if slices.ContainsFunc(f.answers, func(b Protection) bool { return a.Run == b.Run && a.Environment == b.Environment }) {
+			return nil, answer(http.StatusUnprocessableEntity)
+		}
+		f.answers = append(f.answers, a)
+		return object{}, nil
 	})
 }
 
@@ -415,6 +521,37 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 			return nil, err
 		}
 		return note(c), nil
+	}))
+	f.hooking(at, "PUT", "test/push_events", handle)
+	handle("POST "+at+"deployments", named(func(_ *http.Request, in object) (any, error) {
+		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "sha"), State: text(in, "status")}
+		f.deployments = append(f.deployments, d)
+		return object{"id": d.ID}, nil
+	}))
+	handle("PUT "+at+"deployments/{id}", named(func(r *http.Request, in object) (any, error) {
+		i := number(r, "id") - 1
+		if i < 0 || i >= len(f.deployments) {
+			return nil, answer(http.StatusNotFound)
+		}
+		if f.deployments[i].State == text(in, "status") {
+			return nil, said{http.StatusBadRequest, "Cannot transition status via :run from :running"}
+		}
+		f.deployments[i].State = text(in, "status")
+		return object{}, nil
+	}))
+	handle("GET "+at+"environments", named(func(r *http.Request, _ object) (any, error) {
+		for _, d := range f.deployments {
+			if d.Environment == r.URL.Query().Get("name") {
+				return []object{{"id": 1, "external_url": d.URL}}, nil
+			}
+		}
+		return []object{}, nil
+	}))
+	handle("PUT "+at+"environments/{id}", named(func(_ *http.Request, in object) (any, error) {
+		for i := range f.deployments {
+			f.deployments[i].URL = text(in, "external_url")
+		}
+		return object{}, nil
 	}))
 	handle("GET "+at+"members/all/{user}", named(func(r *http.Request, _ object) (any, error) {
 		for login, level := range f.levels {

@@ -47,6 +47,50 @@ type Forge struct {
 	faults   []Fault
 	calls    map[string]int // by method and path
 	ids      int64
+
+	hooks       []hook
+	deployments []Deployment
+	answers     []Protection
+}
+
+// hook is a webhook that was made by the API.
+type hook struct{ address, secret string }
+
+// Hooks are the addresses of the webhooks that were made by the API, with their secrets.
+func (f *Forge) Hooks() map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := map[string]string{}
+	for _, h := range f.hooks {
+		all[h.address] = h.secret
+	}
+	return all
+}
+
+// Deployment is one that was made, with what was said of it last.
+type Deployment struct {
+	ID                                                 int64
+	Environment, Commit, Description, State, URL, Text string
+}
+
+// Protection is an answer to whether a run may go to an environment.
+type Protection struct {
+	Run                         string
+	Environment, State, Comment string
+}
+
+// Deployments are those that were made, oldest first.
+func (f *Forge) Deployments() []Deployment {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.deployments)
+}
+
+// Protections are the answers that were given, oldest first.
+func (f *Forge) Protections() []Protection {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.answers)
 }
 
 // Request is a pull or merge request.
@@ -366,12 +410,14 @@ func (f *Forge) Comments(request int) (list []Comment) {
 }
 
 // Hook posts a webhook: of a push; of a request, with one; of a comment on it, with
-// both. It is signed with secret, and not when that is empty.
+// both; and a test of itself with request -1. It is signed with secret, and not when that is empty.
 func (f *Forge) Hook(address, id, secret string, request int, comment int64) (status int, answer string, err error) {
 	event := "push"
 	body := map[string]any{"ref": "refs/heads/main", "repository": map[string]any{"full_name": Name}}
 	kind, attributes := "push", map[string]any{}
 	switch {
+	case request < 0 && f.Kind == "github":
+		event = "ping"
 	case comment != 0:
 		event, kind = "issue_comment", "note"
 		body = map[string]any{
@@ -382,7 +428,7 @@ func (f *Forge) Hook(address, id, secret string, request int, comment int64) (st
 			"comment":    map[string]any{"id": comment},
 		}
 		attributes = map[string]any{"id": comment, "action": "create", "noteable_type": "MergeRequest"}
-	case request != 0:
+	case request > 0:
 		event, kind = "pull_request", "merge_request"
 		body = map[string]any{
 			"action":     "synchronize",

@@ -104,15 +104,16 @@ type Repository struct {
 
 // Connection is a repository of a forge that this server hears of by webhooks.
 type Connection struct {
-	Name       string   // in the address of its webhook: /webhooks/<name>
-	Forge      string   // github, gitlab, gitea or forgejo
-	Repository string   // at the forge: "owner/name", with GitLab "group/…/name"
-	URL        string   // to fetch it from, without credentials
-	Mirror     string   // repository here that follows it
-	Secrets    []string // names of secrets of the server that sign its webhook, 1 to 3
-	Token      string   // name of a secret of the server to fetch with; "" for none
-	Requests   bool     // its pull or merge requests are built and landed, and its forge is told so
-	Promotions bool     // promotions that wait for people are proposed there, as requests
+	Name        string   // in the address of its webhook: /webhooks/<name>
+	Forge       string   // github, gitlab, gitea or forgejo
+	Repository  string   // at the forge: "owner/name", with GitLab "group/…/name"
+	URL         string   // to fetch it from, without credentials
+	Mirror      string   // repository here that follows it
+	Secrets     []string // names of secrets of the server that sign its webhook, 1 to 3
+	Token       string   // name of a secret of the server to fetch with; "" for none
+	Requests    bool     // its pull or merge requests are built and landed, and its forge is told so
+	Deployments bool     // what environments declare is shown there as deployments
+	Promotions  bool     // promotions that wait for people are proposed there, as requests
 }
 
 // Config is one server.yaml that was found good. It never changes and is safe

@@ -79,6 +79,14 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 			r.problem(n, "add requests: true", "connection %s proposes promotions as requests, and does not follow requests", name)
 		}
 	}
+	if _, n := lookup(value, "deployments"); n != nil && n.Value == "true" {
+		switch c.Deployments = true; {
+		case !c.Requests:
+			r.problem(n, "add requests: true", "connection %s shows deployments, and does not follow requests", name)
+		case c.Forge == "gitea" || c.Forge == "forgejo":
+			r.problem(n, "leave deployments out", "connection %s shows deployments, and a forge of the kind %s has none", name, c.Forge)
+		}
+	}
 	if n := requests; c.Requests {
 		if c.Token == "" {
 			r.problem(n, "set a secret, and name it: token: "+name+"-token",

@@ -27,6 +27,8 @@ func TestConnections(t *testing.T) {
 		{"twice", "[hook]", "[hook, hook]", "twice"},
 		{"unknown key", "forge:", "frge: x, forge:", "frge"},
 		{"acted on", "mirror: copy", "mirror: written", ""},
+		{"deployments alone", "]}", "], deployments: true}", "does not follow requests"},
+		{"deployments", "]}", "], token: t, requests: true, deployments: true}", ""},
 		{"promotions alone", "]}", "], promotions: true}", "does not follow requests"},
 		{"promotions", "]}", "], token: t, requests: true, promotions: true}", ""},
 		{"gated", "mirror: copy", "mirror: gated", "decided at the forge"},
@@ -88,6 +90,47 @@ func TestUsersAtForges(t *testing.T) {
 	} {
 		if _, err := parse(tt.ann, tt.bob); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s, %s: %v", tt.ann, tt.bob, err)
+		}
+	}
+}
+
+// TestAddConnection: a connection is written into whatever file there is, with the
+// repository that is its mirror; nothing else in it changes.
+func TestAddConnection(t *testing.T) {
+	t.Parallel()
+	const head = "users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}\ngroups: {administrators: [ada]}\n"
+	conn := access.Connection{
+		Name: "hub", Forge: "github", Repository: "o/n", URL: "https://github.com/o/n.git", Mirror: "n",
+		Secrets: []string{"hub-hook"}, Token: "hub-token", Requests: true,
+	}
+	for _, tt := range []struct{ name, rest, want string }{
+		{"empty", "repositories: {}\n", ""},
+		{"none", "", ""},
+		{"block", "# ours\nrepositories:\n  # the first\n  hello: {}\n\n# nothing else\n", ""},
+		{"another", "repositories: {m: {}}\nconnections:\n  other: {forge: github, repository: o/m, url: 'https://github.com/o/m.git', mirror: m, secrets: [s]}\n", ""},
+		{"the mirror is there", "repositories: {n: {read: [ada]}}\n", ""},
+		{"the mirror is gated", "repositories: {n: {gate: on}}\n", "leave gate out"},
+		{"the name is taken", "repositories: {m: {}}\nconnections: {hub: {forge: github, repository: o/m, url: 'https://github.com/o/m.git', mirror: m, secrets: [s]}}\n", "already there"},
+	} {
+		data, err := access.AddConnection([]byte(head+tt.rest), conn)
+		if tt.want != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		c, err := access.Parse("server.yaml", data)
+		if got, _ := c.Connection("hub"); err != nil || got.URL != conn.URL || !got.Requests || got.Token != conn.Token {
+			t.Errorf("%s: %+v, %v", tt.name, got, err)
+		}
+		for line := range strings.Lines(tt.rest) {
+			if strings.HasPrefix(strings.TrimSpace(line), "#") && !strings.Contains(string(data), line) {
+				t.Errorf("%s: %q is gone from\n%s", tt.name, line, data)
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"strconv"
 	"strings"
@@ -72,26 +73,8 @@ func AddRepository(data []byte, name, description string) ([]byte, error) {
 		value = "{description: " + quoted(description) + ", gate: on}"
 	}
 	text := lines(data)
-	key, list := lookup(top, "repositories")
-	switch {
-	case key == nil:
-		text.insert(len(text.all), "", "repositories:", "  "+name+": "+value)
-	case list.Style&yaml.FlowStyle != 0 && len(list.Content) == 0:
-		// "{}" gives way to a list; a comment behind it stays.
-		if !text.replace(list, "{}", "") {
-			return nil, errNoEdit
-		}
-		text.insert(key.Line, "  "+name+": "+value)
-	case list.Style&yaml.FlowStyle != 0:
-		if !text.replace(list, "{", "{"+name+": "+value+", ") {
-			return nil, errNoEdit
-		}
-	default:
-		indent := 2
-		if len(list.Content) > 0 {
-			indent = list.Content[0].Column - 1
-		}
-		text.insert(text.end(top, key), strings.Repeat(" ", indent)+name+": "+value)
+	if !text.add(top, "repositories", name, value) {
+		return nil, errNoEdit
 	}
 	want := old.clone()
 	want.repositories[name] = Repository{
@@ -102,6 +85,61 @@ func AddRepository(data []byte, name, description string) ([]byte, error) {
 		Gated:       true,
 	}
 	return text.checked(want)
+}
+
+// AddConnection adds a connection, at the end of the list, and the repository that is its
+// mirror if there is none of that name. Everything else in the text stays as it is.
+func AddConnection(data []byte, c Connection) ([]byte, error) {
+	old, _, err := parsed(data)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := old.connections[c.Name]; ok {
+		return nil, fmt.Errorf("connection %q is already there", c.Name)
+	}
+	want := old.clone()
+	mirror, there := old.repositories[c.Mirror]
+	if !there {
+		if err := CheckRepositoryName(c.Mirror); err != nil {
+			return nil, err
+		}
+		mirror = Repository{Name: c.Mirror, Read: []string{Everyone}}
+		_, top, err := parsed(data)
+		if err != nil {
+			return nil, err
+		}
+		text := lines(data)
+		if !text.add(top, "repositories", c.Mirror, "{read: [everyone]}") {
+			return nil, errNoEdit
+		}
+		data = []byte(strings.Join(text.all, "\n") + "\n")
+	}
+	mirror.Mirror, mirror.Write, mirror.Gated, mirror.UngatedBy = c.Name, []string{}, false, "the forge of connection "+c.Name
+	want.repositories[c.Mirror] = mirror
+	want.connections = maps.Clone(old.connections)
+	want.connections[c.Name] = c
+
+	_, top, err := parsed(data)
+	if err != nil {
+		return nil, err
+	}
+	text := lines(data)
+	if !text.add(top, "connections", c.Name, c.line()) {
+		return nil, errNoEdit
+	}
+	return text.checked(want)
+}
+
+// line is a connection as it is written in the file.
+func (c Connection) line() string {
+	s := fmt.Sprintf("{forge: %s, repository: %s, url: %s, mirror: %s, secrets: [%s]", c.Forge, quoted(c.Repository), quoted(c.URL), c.Mirror, strings.Join(c.Secrets, ", "))
+	if c.Token != "" {
+		s += ", token: " + c.Token
+	}
+	if c.Requests {
+		s += ", requests: true"
+	}
+	return s + "}"
 }
 
 // SetGate switches the gate of a repository on or off. by says who did it and
@@ -194,6 +232,30 @@ func lines(data []byte) *text {
 // insert puts new lines behind the first n.
 func (t *text) insert(n int, add ...string) {
 	t.all = append(t.all[:n:n], append(add, t.all[n:]...)...)
+}
+
+// add adds an entry to a section of the file, which it makes if it is not there.
+func (t *text) add(top *yaml.Node, section, name, value string) bool {
+	key, list := lookup(top, section)
+	switch {
+	case key == nil:
+		t.insert(len(t.all), "", section+":", "  "+name+": "+value)
+	case list.Style&yaml.FlowStyle != 0 && len(list.Content) == 0:
+		// "{}" gives way to a list; a comment behind it stays.
+		if !t.replace(list, "{}", "") {
+			return false
+		}
+		t.insert(key.Line, "  "+name+": "+value)
+	case list.Style&yaml.FlowStyle != 0:
+		return t.replace(list, "{", "{"+name+": "+value+", ")
+	default:
+		indent := 2
+		if len(list.Content) > 0 {
+			indent = list.Content[0].Column - 1
+		}
+		t.insert(t.end(top, key), strings.Repeat(" ", indent)+name+": "+value)
+	}
+	return true
 }
 
 // replace puts new for old where node starts, if old is there.

@@ -42,14 +42,15 @@ type document struct {
 	} `yaml:"repositories"`
 	Builds      yaml.Node `yaml:"builds"`
 	Connections map[string]struct {
-		Forge      string   `yaml:"forge"`
-		Repository string   `yaml:"repository"`
-		URL        string   `yaml:"url"`
-		Mirror     string   `yaml:"mirror"`
-		Secrets    []string `yaml:"secrets"`
-		Token      string   `yaml:"token"`
-		Requests   bool     `yaml:"requests"`
-		Promotions bool     `yaml:"promotions"`
+		Forge       string   `yaml:"forge"`
+		Repository  string   `yaml:"repository"`
+		URL         string   `yaml:"url"`
+		Mirror      string   `yaml:"mirror"`
+		Secrets     []string `yaml:"secrets"`
+		Token       string   `yaml:"token"`
+		Requests    bool     `yaml:"requests"`
+		Promotions  bool     `yaml:"promotions"`
+		Deployments bool     `yaml:"deployments"`
 	} `yaml:"connections"`
 	Events map[string]struct {
 		URL          string   `yaml:"url"`

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -131,7 +132,47 @@ var forgeCommands = []command{
 		},
 	},
 	{
-		name: "forge test", args: "<connection>", what: "ask the forge, with the token of the connection", example: "forge test hub",
+		name: "forge connect", args: "<forge> <repository> [--name <connection>] [--mirror <repo>] [--url <url>] [--token]",
+		what:    "connect a repository of github, gitlab, gitea or forgejo, or say what that takes",
+		example: "forge connect github owner/name --token",
+		options: []option{
+			{"--name", "of the connection; the forge's else"},
+			{"--mirror", "the repository here; called as there else"},
+			{"--url", "where to clone it from; needed for a forge of your own"},
+			{"--token", "a token is on standard input: make the webhook and all that is wanted here"},
+		},
+		run: func(c *call) error {
+			var token secret.Value
+			if c.has("--token") {
+				var err error
+				if token, err = c.secret(); err != nil {
+					return err
+				}
+			}
+			done, err := c.shell.Backend.Connect(c.ctx, c.actor, show.NewConnection{
+				Name:       c.options["--name"],
+				Forge:      c.args["forge"],
+				Repository: c.args["repository"],
+				URL:        c.options["--url"],
+				Mirror:     c.options["--mirror"],
+			}, token)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.emit(done)
+			}
+			if done.Connected {
+				c.out.wrapped("connected %s of %s as %s, to %s", done.Repository, done.Forge, done.Name, done.Mirror)
+			}
+			for i, step := range done.Steps {
+				c.out.wrapped("%d. %s", i+1, step)
+			}
+			return nil
+		},
+	},
+	{
+		name: "forge test", args: "<connection>", what: "prove a connection both ways: ask the forge, and have it post a webhook", example: "forge test hub",
 		run: func(c *call) error {
 			return c.act(c.shell.Backend.TestConnection(c.ctx, c.actor, c.args["connection"]))
 		},

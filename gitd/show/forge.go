@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/secret"
 )
 
 // Forges answers for the connections to forges. Who may read a mirror may see its
@@ -17,7 +18,10 @@ type Forges interface {
 	Deliveries(ctx context.Context, who access.Identity, name string) ([]Delivery, error)
 	// Replay processes a delivery again.
 	Replay(ctx context.Context, who access.Identity, name string, delivery int64) (Done, error)
-	// TestConnection asks the forge, as a poll does.
+	// Connect says what to create at a forge, and with which rights; or with a token it
+	// connects the repository there: secrets, server.yaml and webhook. Doing it again goes on.
+	Connect(ctx context.Context, who access.Identity, c NewConnection, token secret.Value) (Connecting, error)
+	// TestConnection asks the forge, as a poll does, and has it post a webhook.
 	TestConnection(ctx context.Context, who access.Identity, name string) (Done, error)
 	// TipLog is the log of the build of a gated branch that the forge has moved past
 	// the gate; of the first one with branch "".
@@ -49,6 +53,23 @@ type Connection struct {
 	Tips         []Tip     `json:"tips,omitempty"` // gated branches that are where the forge has moved them, past the gate
 	Failing      string    `json:"failing,omitempty"`
 	RetryAt      time.Time `json:"retry_at,omitzero"`
+}
+
+// NewConnection is what somebody wants to connect. What is empty has a default.
+type NewConnection struct {
+	Name       string `json:"connection"`
+	Forge      string `json:"forge"`
+	Repository string `json:"at_forge"`
+	URL        string `json:"url"`
+	Mirror     string `json:"repository"`
+}
+
+// Connecting is what became of it, or is to be done.
+type Connecting struct {
+	NewConnection
+	Connected bool     `json:"connected"`
+	Webhook   string   `json:"webhook"` // its address
+	Steps     []string `json:"steps"`   // that are left, in order
 }
 
 // Tip is a gated branch of a mirror that its forge has moved past the gate, and what

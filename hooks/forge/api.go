@@ -45,6 +45,11 @@ type API interface {
 	// Write writes a comment on a request, or with an id that one again.
 	Write(ctx context.Context, request int, id int64, text string) (int64, error)
 
+	// SetHook has the webhook for an address be there, with a secret; PingHook has the
+	// forge post to it. ErrNotFound: there is none, or the token may not see it.
+	SetHook(ctx context.Context, address, secret string) error
+	PingHook(ctx context.Context, address string) error
+
 	// MayWrite reports whether somebody may push to the repository, now.
 	MayWrite(ctx context.Context, who Person) (bool, error)
 }
@@ -139,6 +144,7 @@ const (
 	maxRequests = 1000 // open ones that are looked at
 	maxComments = 1000 // of one request at once
 	maxText     = 64 << 10
+	maxHooks    = 500 // webhooks of a repository that are looked at
 )
 
 // openAPI is the API of a repository whose address git knows as cloneURL.

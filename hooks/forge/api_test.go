@@ -125,6 +125,19 @@ func TestAPI(t *testing.T) {
 				t.Errorf("%+v, %v", merged, err)
 			}
 
+			// The webhook for an address: made once, with another secret the second time.
+			if err := api.PingHook(t.Context(), "http://127.0.0.1:1/here"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("a webhook that is not there: %v", err)
+			}
+			for _, address := range []string{"http://127.0.0.1:1/a", "http://127.0.0.1:1/b", "http://127.0.0.1:1/c", "http://127.0.0.1:1/here"} {
+				must(api.SetHook(t.Context(), address, "first"))
+			}
+			must(api.SetHook(t.Context(), "http://127.0.0.1:1/here", "second"))
+			if all := f.Hooks(); len(all) != 4 || all["http://127.0.0.1:1/here"] != "second" || all["http://127.0.0.1:1/a"] != "first" {
+				t.Errorf("%v", all)
+			}
+			must(api.PingHook(t.Context(), "http://127.0.0.1:1/here"))
+
 			// A check, again the same, and another.
 			for _, c := range []Check{
 				{CheckPending, "queued", "http://x/1"}, {CheckPending, "queued", "http://x/1"},

@@ -183,6 +183,52 @@ func (g *gitea) Write(ctx context.Context, request int, id int64, text string) (
 	return c.ID, err
 }
 
+type giteaHook struct {
+	ID     int64             `json:"id"`
+	Config map[string]string `json:"config"`
+}
+
+// hook finds the webhook for an address, 0 if there is none.
+func (g *gitea) hook(ctx context.Context, address string) (id int64, err error) {
+	err = pages(ctx, &g.rest, g.at("hooks"), nil, maxHooks, func(h giteaHook) error {
+		if h.Config["url"] == address {
+			id = h.ID
+		}
+		return nil
+	})
+	return id, err
+}
+
+// SetHook implements API.
+func (g *gitea) SetHook(ctx context.Context, address, secret string) error {
+	id, err := g.hook(ctx, address)
+	if err != nil {
+		return err
+	}
+	method, path := http.MethodPost, g.at("hooks")
+	if id != 0 {
+		method, path = http.MethodPatch, g.at("hooks/%d", id)
+	}
+	return g.do(ctx, method, path, nil, map[string]any{
+		"type":   "gitea",
+		"active": true,
+		"events": []string{"push", "create", "delete", "pull_request", "pull_request_sync", "issue_comment", "pull_request_comment"},
+		"config": map[string]string{"url": address, "content_type": "json", "secret": secret},
+	}, nil)
+}
+
+// PingHook implements API.
+func (g *gitea) PingHook(ctx context.Context, address string) error {
+	id, err := g.hook(ctx, address)
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		return ErrNotFound
+	}
+	return g.do(ctx, http.MethodPost, g.at("hooks/%d/tests", id), nil, nil, nil)
+}
+
 // MayWrite implements API.
 func (g *gitea) MayWrite(ctx context.Context, who Person) (bool, error) {
 	var level struct {

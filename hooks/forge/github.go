@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -188,6 +189,66 @@ func (g *gitHub) Write(ctx context.Context, request int, id int64, text string) 
 	return comment.GetID(), gitHubError(err)
 }
 
+// gitHubEvents are the events that are of use. deployment_protection_rule comes to Apps only.
+var gitHubEvents = []string{"push", "create", "delete", "pull_request", "issue_comment", "merge_group"}
+
+// hook finds the webhook for an address, nil if there is none.
+func (g *gitHub) hook(ctx context.Context, address string) (*github.Hook, error) {
+	options := &github.ListOptions{PerPage: pageSize}
+	for {
+		page, resp, err := g.client.Repositories.ListHooks(ctx, g.owner, g.name, options)
+		if err != nil {
+			return nil, gitHubError(err)
+		}
+		for _, h := range page {
+			if h.GetConfig().GetURL() == address {
+				return h, nil
+			}
+		}
+		if resp.NextPage == 0 {
+			return nil, nil
+		}
+		options.Page = resp.NextPage
+	}
+}
+
+// SetHook implements API.
+func (g *gitHub) SetHook(ctx context.Context, address, secret string) error {
+	h, err := g.hook(ctx, address)
+	if err != nil {
+		return err
+	}
+	want := &github.Hook{
+		Events: gitHubEvents,
+		Active: github.Bool(true),
+		Config: &github.HookConfig{
+			URL:         github.String(address),
+			ContentType: github.String("json"),
+			InsecureSSL: github.String("0"),
+			Secret:      github.String(secret),
+		},
+	}
+	if h == nil {
+		_, _, err = g.client.Repositories.CreateHook(ctx, g.owner, g.name, want)
+	} else {
+		_, _, err = g.client.Repositories.EditHook(ctx, g.owner, g.name, h.GetID(), want)
+	}
+	return gitHubError(err)
+}
+
+// PingHook implements API.
+func (g *gitHub) PingHook(ctx context.Context, address string) error {
+	h, err := g.hook(ctx, address)
+	if err != nil {
+		return err
+	}
+	if h == nil {
+		return ErrNotFound
+	}
+	_, err = g.client.Repositories.PingHook(ctx, g.owner, g.name, h.GetID())
+	return gitHubError(err)
+}
+
 // MayWrite implements API.
 func (g *gitHub) MayWrite(ctx context.Context, who Person) (bool, error) {
 	level, _, err := g.client.Repositories.GetPermissionLevel(ctx, g.owner, g.name, who.Login)
@@ -195,4 +256,70 @@ func (g *gitHub) MayWrite(ctx context.Context, who Person) (bool, error) {
 		return false, nil // nobody of whom the repository knows
 	}
 	return err == nil && (level.GetPermission() == "admin" || level.GetPermission() == "write"), err
+}
+
+// Deploy implements deployer.
+func (g *gitHub) Deploy(ctx context.Context, environment string, commit repo.Hash, description string) (int64, error) {
+	list, _, err := g.client.Repositories.ListDeployments(ctx, g.owner, g.name, &github.DeploymentsListOptions{SHA: commit.String(), Environment: environment})
+	if err != nil {
+		return 0, gitHubError(err)
+	}
+	for _, d := range list {
+		if d.GetDescription() == description {
+			return d.GetID(), nil
+		}
+	}
+	d, _, err := g.client.Repositories.CreateDeployment(ctx, g.owner, g.name, &github.DeploymentRequest{
+		Ref:              github.String(commit.String()),
+		Environment:      github.String(environment),
+		Description:      github.String(description),
+		AutoMerge:        github.Bool(false), // which is on else, and would merge the default branch
+		RequiredContexts: &[]string{},
+	})
+	return d.GetID(), gitHubError(err)
+}
+
+// Deployed implements deployer.
+func (g *gitHub) Deployed(ctx context.Context, id int64, environment string, state DeploymentState, description, url, log string) error {
+	s := &github.DeploymentStatusRequest{
+		State:       github.String(string(state)),
+		Environment: github.String(environment),
+		Description: github.String(description),
+	}
+	if url != "" {
+		s.EnvironmentURL = github.String(url)
+	}
+	if log != "" {
+		s.LogURL = github.String(log)
+	}
+	_, _, err := g.client.Repositories.CreateDeploymentStatus(ctx, g.owner, g.name, id, s)
+	return gitHubError(err)
+}
+
+// RunCommit implements protector.
+func (g *gitHub) RunCommit(ctx context.Context, run int64) (repo.Hash, error) {
+	r, _, err := g.client.Actions.GetWorkflowRunByID(ctx, g.owner, g.name, run)
+	if err != nil {
+		return repo.Zero, gitHubError(err)
+	}
+	return hashOf(r.GetHeadSHA())
+}
+
+// Protect implements protector. The library has no call for it.
+func (g *gitHub) Protect(ctx context.Context, run int64, environment string, approve bool, why string) error {
+	state := "rejected"
+	if approve {
+		state = "approved"
+	}
+	r, err := g.client.NewRequest(http.MethodPost, fmt.Sprintf("repos/%s/%s/actions/runs/%d/deployment_protection_rule", g.owner, g.name, run),
+		map[string]string{"environment_name": environment, "state": state, "comment": cut(why, 1000)})
+	if err != nil {
+		return err
+	}
+	_, err = g.client.Do(ctx, r, nil)
+	var failed *github.ErrorResponse
+	if errors.As(err, &failed) && failed.Response != nil && gone(failed.Response.StatusCode) {
+		return ErrNotFound
+	}
+	return err
 }

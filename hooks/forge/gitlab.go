@@ -194,6 +194,55 @@ func (g *gitLab) Write(ctx context.Context, request int, id int64, text string) 
 	return n.ID, err
 }
 
+type gitLabHook struct {
+	ID  int64  `json:"id"`
+	URL string `json:"url"`
+}
+
+// hook finds the webhook for an address, 0 if there is none.
+func (g *gitLab) hook(ctx context.Context, address string) (id int64, err error) {
+	err = pages(ctx, &g.rest, g.at("hooks"), nil, maxHooks, func(h gitLabHook) error {
+		if h.URL == address {
+			id = h.ID
+		}
+		return nil
+	})
+	return id, err
+}
+
+// SetHook implements API.
+func (g *gitLab) SetHook(ctx context.Context, address, secret string) error {
+	id, err := g.hook(ctx, address)
+	if err != nil {
+		return err
+	}
+	method, path := http.MethodPost, g.at("hooks")
+	if id != 0 {
+		method, path = http.MethodPut, g.at("hooks/%d", id)
+	}
+	return g.do(ctx, method, path, nil, map[string]any{
+		"url":                     address,
+		"token":                   secret,
+		"push_events":             true,
+		"tag_push_events":         true,
+		"merge_requests_events":   true,
+		"note_events":             true,
+		"enable_ssl_verification": true,
+	}, nil)
+}
+
+// PingHook implements API.
+func (g *gitLab) PingHook(ctx context.Context, address string) error {
+	id, err := g.hook(ctx, address)
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		return ErrNotFound
+	}
+	return g.do(ctx, http.MethodPost, g.at("hooks/%d/test/push_events", id), nil, nil, nil)
+}
+
 // MayWrite implements API.
 func (g *gitLab) MayWrite(ctx context.Context, who Person) (bool, error) {
 	var member struct {
@@ -205,4 +254,42 @@ func (g *gitLab) MayWrite(ctx context.Context, who Person) (bool, error) {
 		return false, nil // nobody of whom the project knows
 	}
 	return member.Level >= developer && (member.State == "" || member.State == "active"), err
+}
+
+// Deploy implements deployer.
+func (g *gitLab) Deploy(ctx context.Context, environment string, commit repo.Hash, _ string) (int64, error) {
+	var made struct {
+		ID int64 `json:"id"`
+	}
+	err := g.do(ctx, http.MethodPost, g.at("deployments"), nil, map[string]any{
+		"environment": environment,
+		"sha":         commit.String(),
+		"ref":         commit.String(),
+		"tag":         false,
+		"status":      "running",
+	}, &made)
+	return made.ID, err
+}
+
+// Deployed implements deployer. The address is the environment's.
+func (g *gitLab) Deployed(ctx context.Context, id int64, environment string, state DeploymentState, _, address, _ string) error {
+	status := map[DeploymentState]string{DeploymentRuns: "running", DeploymentSuccess: "success", DeploymentFailure: "failed"}[state]
+	err := g.do(ctx, http.MethodPut, g.at("deployments/%d", id), nil, map[string]string{"status": status}, nil)
+	if statusIs(err, http.StatusBadRequest) && strings.Contains(err.Error(), "Cannot transition status") {
+		err = nil // it says so already
+	}
+	if err != nil || address == "" {
+		return err
+	}
+	var found []struct {
+		ID  int64  `json:"id"`
+		URL string `json:"external_url"`
+	}
+	if err := g.do(ctx, http.MethodGet, g.at("environments"), url.Values{"name": {environment}}, nil, &found); err != nil {
+		return err
+	}
+	if len(found) == 0 || found[0].URL == address {
+		return nil
+	}
+	return g.do(ctx, http.MethodPut, g.at("environments/%d", found[0].ID), nil, map[string]string{"external_url": address}, nil)
 }

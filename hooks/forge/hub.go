@@ -34,6 +34,8 @@ type Hub struct {
 	// Promotions are what environments have open, for who may approve them by a merge at
 	// the forge. Nil: none.
 	Promotions Promotions
+	// Webhook is the address of a connection's webhook.
+	Webhook func(name string) string
 	// Page is where people see a change, or the repository for 0. Nil: nowhere.
 	Page func(repository string, change int) string
 	Log  *slog.Logger
@@ -250,16 +252,91 @@ func (h *Hub) Replay(name string, sequence int64) error {
 	return nil
 }
 
-// Test asks the forge for its refs, as a poll does, and says how many there are.
-func (h *Hub) Test(ctx context.Context, name string) (refs int, err error) {
+// Proof is what a test of a connection has shown.
+type Proof struct {
+	Refs    int   // that git lists at the forge
+	API     error // why the API does not answer; nil: it does, or there is no token for it
+	Hook    error // why the forge could not be asked for a webhook
+	Arrived bool  // the webhook that it was asked for has come
+}
+
+// hookTimeout is how long the webhook of a test may take.
+const hookTimeout = 30 * time.Second
+
+// Test proves a connection both ways: it asks the forge, as a poll does, and has it post a
+// webhook and waits for that. The error says that it cannot be fetched from.
+func (h *Hub) Test(ctx context.Context, name string) (p Proof, err error) {
 	w, err := h.worker(name)
 	if err != nil {
-		return 0, err
+		return p, err
 	}
 	m, r, err := w.remote()
 	if err != nil {
-		return 0, err
+		return p, err
 	}
 	l, err := m.list(ctx, r)
-	return len(l.refs), err
+	if p.Refs = len(l.refs); err != nil || len(m.token.Reveal()) == 0 {
+		return p, err
+	}
+	conf, _ := h.Access().Connection(name)
+	api, err := openAPI(m.kind, conf.URL, conf.Repository, m.token)
+	if err != nil {
+		p.API = err
+		return p, nil
+	}
+	if _, p.API = api.Requests(ctx); p.API != nil {
+		return p, nil
+	}
+	newest := func() (sequence int64) {
+		for _, d := range w.inbox.List(1) {
+			sequence = d.Sequence
+		}
+		return sequence
+	}
+	before := newest()
+	if p.Hook = api.PingHook(ctx, h.Webhook(name)); p.Hook != nil {
+		return p, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+	defer cancel()
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		if newest() > before {
+			tick.Stop()
+			p.Arrived = true
+			return p, nil
+		}
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return p, nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Setup is what somebody wants to connect.
+type Setup struct {
+	Kind       Kind
+	URL        string
+	Repository string
+	Token      secret.Value
+}
+
+// Check reports whether a token does for a connection, before there is one: its forge
+// answers, and lets it read.
+func (s Setup) Check(ctx context.Context) error {
+	api, err := openAPI(s.Kind, s.URL, s.Repository, s.Token)
+	if err == nil {
+		_, err = api.Requests(ctx)
+	}
+	return err
+}
+
+// SetHook has the webhook for an address be there.
+func (s Setup) SetHook(ctx context.Context, address string, signed secret.Value) error {
+	api, err := openAPI(s.Kind, s.URL, s.Repository, s.Token)
+	if err != nil {
+		return err
+	}
+	return api.SetHook(ctx, address, string(signed.Reveal()))
 }

@@ -20,7 +20,9 @@ type memory struct {
 	all  map[int]*remembered      // requests
 	tips map[string]*publishedTip // by branch
 
-	promotions map[string]*proposedPromotion // by environment
+	promotions  map[string]*proposedPromotion // by environment
+	deployments map[string]*saidDeployment    // by environment
+	protections map[string]*protection        // by run and environment
 }
 
 // memoryFile is what is on disk.
@@ -28,7 +30,9 @@ type memoryFile struct {
 	Requests map[int]*remembered      `json:"requests"`
 	Tips     map[string]*publishedTip `json:"tips,omitempty"`
 
-	Promotions map[string]*proposedPromotion `json:"promotions,omitempty"`
+	Promotions  map[string]*proposedPromotion `json:"promotions,omitempty"`
+	Deployments map[string]*saidDeployment    `json:"deployments,omitempty"`
+	Protections map[string]*protection        `json:"protections,omitempty"`
 }
 
 // publishedTip is what was said last of the tip of a branch.
@@ -64,7 +68,14 @@ const (
 
 // openMemory reads what was kept. What cannot be read is begun again.
 func openMemory(path string) (*memory, error) {
-	m := &memory{path: path, all: map[int]*remembered{}, tips: map[string]*publishedTip{}, promotions: map[string]*proposedPromotion{}}
+	m := &memory{
+		path:        path,
+		all:         map[int]*remembered{},
+		tips:        map[string]*publishedTip{},
+		promotions:  map[string]*proposedPromotion{},
+		deployments: map[string]*saidDeployment{},
+		protections: map[string]*protection{},
+	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return m, nil
@@ -79,23 +90,22 @@ func openMemory(path string) (*memory, error) {
 	if json.Unmarshal(data, &f) != nil {
 		return m, nil
 	}
-	for n, one := range f.Requests {
-		if one != nil {
-			m.all[n] = one
-		}
-	}
-	for branch, one := range f.Tips {
-		if one != nil {
-			m.tips[branch] = one
-		}
-	}
-	for environment, one := range f.Promotions {
-		if one != nil {
-			m.promotions[environment] = one
-		}
-	}
+	keep(m.all, f.Requests)
+	keep(m.tips, f.Tips)
+	keep(m.promotions, f.Promotions)
+	keep(m.deployments, f.Deployments)
+	keep(m.protections, f.Protections)
 	m.kept = string(data)
 	return m, nil
+}
+
+// keep takes over what is there.
+func keep[K comparable, V any](to, from map[K]*V) {
+	for key, one := range from {
+		if one != nil {
+			to[key] = one
+		}
+	}
 }
 
 func (m *memory) of(request int) *remembered {
@@ -107,7 +117,7 @@ func (m *memory) of(request int) *remembered {
 
 // save keeps what there is now.
 func (m *memory) save() error {
-	data, err := json.Marshal(memoryFile{m.all, m.tips, m.promotions})
+	data, err := json.Marshal(memoryFile{m.all, m.tips, m.promotions, m.deployments, m.protections})
 	if err != nil || string(data) == m.kept {
 		return err
 	}

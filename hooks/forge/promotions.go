@@ -18,6 +18,9 @@ import (
 type Promotions interface {
 	// Environments are those of a repository, by name.
 	Environments(ctx context.Context, repository string) ([]string, error)
+	// Environment is one, with its open proposal. The error is a *show.Error of the kind
+	// NotFound when there is none.
+	Environment(ctx context.Context, repository, environment string) (show.Environment, error)
 	// Promotion is the open proposal of one. The error is a *show.Error of the kind
 	// NotFound when there is none.
 	Promotion(ctx context.Context, repository, environment string) (show.Promotion, error)

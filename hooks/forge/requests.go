@@ -147,6 +147,9 @@ func (q *requests) run(ctx context.Context) {
 			next = look.failed(err, now)
 			q.failing(err, next)
 		case p != nil:
+			if err := p.hearProtections(); err != nil {
+				q.w.hub.Log.Warn("kept no question about a deployment", "connection", q.w.name, "err", err)
+			}
 			told := p.told()
 			if q.w.askedAll() {
 				poll, look = now, backOff{}

@@ -2,6 +2,7 @@ package forge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -71,6 +72,9 @@ func (p *pass) sayAll(ctx context.Context) (again time.Time, err error) {
 		if !proposed.IsZero() {
 			soon(proposed)
 		}
+	}
+	if err := errors.Join(p.answerProtections(ctx, now), p.sayDeployments(ctx)); err != nil {
+		return p.publish.failed(err, time.Now()), err
 	}
 	p.publish = backOff{}
 	p.mu.Lock()

@@ -2,7 +2,9 @@ package forge
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -16,6 +18,11 @@ func (p *pass) sayTips(ctx context.Context, now time.Time) (again time.Time, err
 	if err != nil {
 		return again, err
 	}
+	groups, err := p.mergeGroups()
+	if err != nil {
+		return again, err
+	}
+	tips = append(tips, groups...)
 	current := map[string]bool{}
 	for _, t := range tips {
 		current[t.Branch] = true
@@ -51,12 +58,45 @@ func (p *pass) sayTips(ctx context.Context, now time.Time) (again time.Time, err
 	return again, nil
 }
 
+// queuePrefix is where GitHub's merge queue has the branches that it asks about: each is
+// what its target would be, and is called <target>/pr-<number>-<base>.
+const queuePrefix = "gh-readonly-queue/"
+
+// mergeGroups are the commits that the forge's own merge queue asks about, built as tips
+// of their targets. They are branches there, so the mirror has them; no webhook is needed.
+func (p *pass) mergeGroups() (list []gate.Tip, err error) {
+	if p.remote.kind != GitHub {
+		return nil, nil
+	}
+	refs, err := p.r.Refs("refs/heads/" + queuePrefix)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
+		branch := strings.TrimPrefix(ref.Name, "refs/heads/")
+		i := strings.LastIndex(branch, "/pr-")
+		if i <= len(queuePrefix) {
+			continue
+		}
+		t, err := p.w.hub.Gate.Judge(p.r.Name(), branch[len(queuePrefix):i], ref.Hash)
+		if err != nil {
+			return nil, err
+		}
+		t.Branch = branch
+		list = append(list, t)
+	}
+	return list, nil
+}
+
 // passedOver says of a tip that was not built when its branch moved on that it is not.
 func (p *pass) passedOver(ctx context.Context, branch string, m *publishedTip) error {
 	commit, err := hashOf(m.Commit)
-	if err == nil && m.Check.State == CheckPending {
-		if err := p.api.Publish(ctx, commit, Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL}); err != nil {
+	if err == nil && m.Check.State == CheckPending && !strings.HasPrefix(branch, queuePrefix) {
+		err = p.api.Publish(ctx, commit, Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL})
+		if busy := (*BusyError)(nil); errors.As(err, &busy) {
 			return fmt.Errorf("%s at %.7s: %w", branch, m.Commit, err)
+		} else if err != nil { // a commit that was pushed over may be gone
+			p.w.hub.Log.Info("did not tell of a tip that was not built", "connection", p.w.name, "ref", branch, "commit", m.Commit, "err", err)
 		}
 	}
 	delete(p.memory.tips, branch)
@@ -66,6 +106,10 @@ func (p *pass) passedOver(ctx context.Context, branch string, m *publishedTip) e
 // checkOfTip is what to say of a tip that came past the gate.
 func (p *pass) checkOfTip(t gate.Tip) Check {
 	c := Check{State: CheckPending, Text: "queued"}
+	red := "no release: "
+	if strings.HasPrefix(t.Branch, queuePrefix) {
+		red = ""
+	}
 	switch t.State {
 	case show.Green:
 		c = Check{State: CheckSuccess, Text: "green"}
@@ -73,7 +117,7 @@ func (p *pass) checkOfTip(t gate.Tip) Check {
 			c.Text = fmt.Sprintf("green: release %d", t.Release)
 		}
 	case show.Failed:
-		c = Check{State: CheckFailure, Text: "no release: " + t.Reason}
+		c = Check{State: CheckFailure, Text: red + t.Reason}
 	case show.Running:
 		c.Text = "building " + t.Branch
 	case show.Waits:

@@ -186,13 +186,13 @@ func (w *worker) reduce() (told []int64) {
 			dull[delivery.Failed][err.Error()] = append(dull[delivery.Failed][err.Error()], sequence)
 		case len(h.Keys) == 0:
 			dull[delivery.Ignored][h.Reason] = append(dull[delivery.Ignored][h.Reason], sequence)
-		case h.Keys[0].Of == OfRefs:
+		case h.Keys[0].Of == OfRefs, h.Keys[0].Of == OfMergeGroup: // which is a branch, too
 			told = append(told, sequence)
-		case ofRequest(h.Keys[0]) && follows:
+		case (ofRequest(h.Keys[0]) || h.Keys[0].Of == OfProtection) && follows:
 			// requests.go
 		default:
 			reason := fmt.Sprintf("nothing is done about a %s by this connection", h.Keys[0].Of)
-			if ofRequest(h.Keys[0]) {
+			if ofRequest(h.Keys[0]) || h.Keys[0].Of == OfProtection {
 				reason = "requests are left alone: the connection does not say requests: true"
 			}
 			dull[delivery.Ignored][reason] = append(dull[delivery.Ignored][reason], sequence)

@@ -191,3 +191,32 @@ func TestVerifyKnowsMirrors(t *testing.T) {
 	}
 	check(signers, true)
 }
+
+// TestJudge: what a forge's own queue asks about is built as the next tip of its target, and
+// is no release, nor on record.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t)
+	base := w.commit("begin", files("a", "1\n"))
+	w.land(ada, base)
+	for test, want := range map[string]show.State{"green": show.Green, "red": show.Failed} {
+		commit := w.commit(test, files("test", test+"\n"), base)
+		var got Tip
+		w.until(test, func() bool {
+			var err error
+			if got, err = w.gate.Judge("hello", "main", commit); err != nil {
+				t.Fatal(err)
+			}
+			return got.State == want
+		})
+		if got.Release != 0 || got.Commit != commit || got.Log == "" {
+			t.Errorf("%+v", got)
+		}
+	}
+	if list, err := release.Of(w.r).List(); err != nil || len(list) != 1 {
+		t.Errorf("%d releases, %v", len(list), err)
+	}
+	if tip, err := w.r.Ref(MirrorRef); err != nil || tip != repo.Zero {
+		t.Errorf("%s is at %s, %v", MirrorRef, tip, err)
+	}
+}

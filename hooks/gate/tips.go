@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -35,8 +36,19 @@ type tip struct {
 	Tip
 	old repo.Hash
 	candidate
-	verdict *verdict.Verdict
+	verdict  *verdict.Verdict
+	released bool // it becomes a release when it is green
 }
+
+// judged is a commit that somebody wants a verdict on: a merge that a forge has made
+// to ask about, and that is no tip of a gated branch.
+type judged struct {
+	branch string
+	until  time.Time // that it is wanted
+}
+
+// judgedFor is how long a verdict is wanted after it was asked for last.
+const judgedFor = 5 * time.Minute
 
 // tips are the gated branches that a forge has moved to where they are now.
 func (l *loop) tips() (list []tip, err error) {
@@ -58,7 +70,7 @@ func (l *loop) tips() (list []tip, err error) {
 			}
 			continue
 		}
-		t := tip{Tip: Tip{Branch: branch, Commit: at, State: show.Queued, Seen: m.at}, old: m.old}
+		t := tip{Tip: Tip{Branch: branch, Commit: at, State: show.Queued, Seen: m.at}, old: m.old, released: l.g.c.Releases(l.r.Name())}
 		if err := l.judgeTip(&t); err != nil {
 			return nil, err
 		}
@@ -141,10 +153,17 @@ func (l *loop) syncTips(ctx context.Context) (again time.Time, err error) {
 	if err != nil {
 		return time.Time{}, err
 	}
+	for commit, j := range l.shown.wanted(l.g.c.Now()) {
+		t, err := l.judge(j.branch, commit)
+		if err != nil {
+			return time.Time{}, err
+		}
+		list = append(list, t)
+	}
 	wanted := map[string]bool{}
 	for _, t := range list {
 		switch {
-		case t.State == show.Green && t.Release == 0 && l.g.c.Releases(l.r.Name()):
+		case t.State == show.Green && t.Release == 0 && t.released:
 			if err := l.releaseTip(ctx, t); err != nil {
 				return time.Time{}, err
 			}
@@ -182,6 +201,27 @@ type tipBoard struct {
 	mu      sync.Mutex
 	running map[string]string // the log of their build
 	why     map[string]string // it did not run
+	judged  map[repo.Hash]judged
+}
+
+// wanted are the commits that somebody wants a verdict on.
+func (b *tipBoard) wanted(now time.Time) map[repo.Hash]judged {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.judged, func(_ repo.Hash, j judged) bool { return j.until.Before(now) })
+	return maps.Clone(b.judged)
+}
+
+// want notes that somebody wants a verdict on a commit, and reports whether that is new.
+func (b *tipBoard) want(commit repo.Hash, j judged) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.judged == nil {
+		b.judged = map[repo.Hash]judged{}
+	}
+	_, there := b.judged[commit]
+	b.judged[commit] = j
+	return !there
 }
 
 func (b *tipBoard) set(builds map[string]*building, failures map[string]tipFailure) {
@@ -319,4 +359,32 @@ func (g *Gate) Tips(repository string) ([]Tip, error) {
 		all = append(all, t.Tip)
 	}
 	return all, nil
+}
+
+// judge is how a commit is built that would become the tip of a branch, and what is known of it.
+func (l *loop) judge(branch string, commit repo.Hash) (t tip, err error) {
+	t.Tip = Tip{Branch: branch, Commit: commit, State: show.Queued}
+	if t.old, err = l.r.Ref("refs/heads/" + branch); err != nil {
+		return t, err
+	}
+	return t, l.judgeTip(&t)
+}
+
+// Judge says how a commit is that a forge would have as the next tip of a branch, and
+// has it built if nothing is known of it. Whoever wants to know asks again; it makes no
+// release.
+func (g *Gate) Judge(repository, branch string, commit repo.Hash) (Tip, error) {
+	l, err := g.loop(repository)
+	if err != nil {
+		return Tip{}, err
+	}
+	t, err := l.judge(branch, commit)
+	if err != nil || t.State != show.Queued {
+		return t.Tip, err
+	}
+	if l.shown.want(commit, judged{branch, g.c.Now().Add(judgedFor)}) {
+		l.mailbox.Wake()
+	}
+	t.State, t.Reason, t.Log = l.shown.of(t.key)
+	return t.Tip, nil
 }

@@ -288,6 +288,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 
 	s.forges = &forge.Hub{
 		Promotions: promotions{s},
+		Webhook:    s.webhook,
 		Dir:        path("inbox"),
 		Store:      s.store,
 		Access:     s.access.Load,
