@@ -550,6 +550,8 @@ func TestB1LimitsHold(t *testing.T) {
 	}{
 		{"processes", "i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo all", host.Limits{Processes: 40}, "limit: 40 processes"},
 		{"memory", `perl -e '$x = "a" x 300_000_000; print length $x'`, host.Limits{Memory: 64 << 20}, "limit: 64 MiB of memory"},
+		{"disk", "head -c 100000000 /dev/zero >big; echo all", host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
+		{"disk in the system", "mkdir -p /opt/x; head -c 100000000 /dev/zero >/opt/x/big; sleep 100000", host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := prepare(t, map[string]string{"buildspec.yml": steps(c.command)})
@@ -568,6 +570,18 @@ func TestB1LimitsHold(t *testing.T) {
 				t.Errorf("cgroups are left: %v", left)
 			}
 		})
+	}
+}
+
+// A bomb of processes, with children that have left their session, ends with the
+// build, and leaves nothing.
+func TestB1ForkBombEnds(t *testing.T) {
+	b := prepare(t, map[string]string{"buildspec.yml": steps("bomb() { setsid sh -c 'sleep 100000' & bomb | bomb & }; bomb; sleep 100000")})
+	b.req.Timeout = 3 * time.Second
+	b.executor = &host.Host{Limits: host.Limits{Processes: 60}}
+	b.run(t.Context()).wants(build.TimedOut)
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/headgate-" + b.req.ID); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
 	}
 }
 

@@ -18,6 +18,7 @@ type symptoms struct {
 	network bool
 	write   string // the path that could not be written; "?" for one that was not named
 	missing string // the program that was not found
+	full    bool
 	tail    []byte // of what was printed: a sentence may come in two pieces
 }
 
@@ -66,6 +67,9 @@ func (w *symptoms) look(p []byte) {
 				w.write = string(m[1])
 			}
 		}
+		if !w.full && (bytes.Contains(w.tail, []byte("No space left on device")) || bytes.Contains(w.tail, []byte("ENOSPC"))) {
+			w.full = true
+		}
 		if bytes.Contains(w.tail, []byte("not found")) {
 			if m := notFound.FindSubmatch(w.tail); m != nil {
 				w.missing = string(m[1])
@@ -90,6 +94,9 @@ func (r *runner) explain(said *symptoms, command string, exit int) {
 			what = "a path of the system"
 		}
 		hint("%s cannot be written in builds on this machine: write to $CODEBUILD_SRC_DIR, $HOME or /tmp", what)
+	}
+	if said.full {
+		hint("the disk of this server is full: an administrator can make room, and build: {limits: {disk: …}} keeps builds from filling it")
 	}
 	if exit == 127 && said.missing != "" {
 		where := "install it on the server, or in the phase install"

@@ -362,7 +362,9 @@ func (r *runner) step(ctx context.Context, p buildspec.Phase, command string) (i
 		r.log.Note("run-as: commands cannot run as %s here: there is no such user, or a build on this machine has one user alone", user)
 		exit, err = 126, nil
 	case errors.Is(err, ErrEnded):
-		r.log.Note("the sandbox was killed from within, and the command with it")
+		if r.session.Limit() == "" { // which is told below
+			r.log.Note("the sandbox was killed from within, and the command with it")
+		}
 		exit, err = 128+9, nil
 	}
 	if err != nil {

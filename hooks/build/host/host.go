@@ -153,6 +153,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if s.Cache.Lower != "" && (odd || !h.Overlays(ctx)) {
 		s.Cache.Lower = ""
 	}
+	n.disk = newDisk(s, limits.Disk)
 	layers := cacheLayer(s.Cache)
 	if s.System != "" && !odd && h.writable(ctx, s.System) {
 		if n.machine, err = h.newMachine(s); err != nil {
@@ -291,6 +292,7 @@ type session struct {
 	sandbox *sandbox.Sandbox
 	group   *group
 	machine *machine
+	disk    *disk
 	control string // on the host
 	first   int    // the number of the first process inside
 	notes   []string
@@ -431,7 +433,13 @@ func given(text string, pipe func() (r, w *os.File)) *os.File {
 func (n *session) Notes() []string { return n.notes }
 
 // Limit implements build.Session.
-func (n *session) Limit() string { return n.group.limit() }
+func (n *session) Limit() string {
+	limit := n.group.limit()
+	if d := n.disk.String(); d != "" {
+		limit = strings.TrimPrefix(limit+", "+d, ", ")
+	}
+	return limit
+}
 
 // Run implements build.Session.
 func (n *session) Run(ctx context.Context, s build.Script, out io.Writer) (int, error) {
@@ -447,7 +455,10 @@ func (n *session) Run(ctx context.Context, s build.Script, out io.Writer) (int, 
 		copied <- err
 	}()
 	stop := context.AfterFunc(ctx, n.kill)
+	watching, rest := context.WithCancel(ctx)
+	go n.disk.watch(watching, n.kill)
 	line, err := n.status.ReadString('\n')
+	rest()
 	stop()
 	// The script has ended; what it printed is in the pipe. Stop the copying
 	// and take the rest without waiting, because a child that stayed behind may
@@ -462,6 +473,10 @@ func (n *session) Run(ctx context.Context, s build.Script, out io.Writer) (int, 
 		return 0, derr
 	}
 	if err != nil || ctx.Err() != nil {
+		return n.gone(ctx)
+	}
+	if n.disk.over() {
+		n.kill()
 		return n.gone(ctx)
 	}
 	line = strings.TrimSpace(line)
