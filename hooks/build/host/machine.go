@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +63,8 @@ func (h *Host) newMachine(s build.Sandbox) (*machine, error) {
 	if err := os.Chown(m.dir+"/home/codebuild-user", codebuildUser, codebuildUser); err != nil {
 		return nil, err
 	}
-	for i, lower := range layered {
+	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
+	for i, lower := range append(slices.Clone(layered), java...) {
 		if info, err := os.Stat(lower); err != nil || !info.IsDir() {
 			continue
 		}
@@ -93,6 +93,9 @@ func (m *machine) files(network bool) error {
 		names = append(names, "resolv.conf", "hosts")
 	}
 	for _, dir := range copiedDirs {
+		if !network { // there is nothing to download from
+			break
+		}
 		entries, _ := os.ReadDir("/etc/" + dir) // one that is not there has none
 		for _, e := range entries {
 			names = append(names, dir+"/"+e.Name())
@@ -111,12 +114,6 @@ func (m *machine) files(network bool) error {
 			err = os.WriteFile(filepath.Join(etc, name), data, 0o644)
 		}
 		if err != nil {
-			return err
-		}
-	}
-	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
-	for _, dir := range java {
-		if err := os.CopyFS(m.dir+dir, os.DirFS(dir)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

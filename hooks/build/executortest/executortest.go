@@ -1,0 +1,206 @@
+// Package executortest is the contract of build.Executor as tests: whoever makes
+// sandboxes passes it, whatever they are made of.
+package executortest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+)
+
+// Suite is an executor and what can be asked of it.
+type Suite struct {
+	Executor build.Executor
+	Users    bool // scripts can be run as others than root
+	Writable bool // the system can be written to
+}
+
+// deadline is for what hangs; nothing waits for it that works.
+const deadline = 2 * time.Minute
+
+var count atomic.Int64
+
+// sandbox is one with its session.
+type sandbox struct {
+	t       *testing.T
+	ctx     context.Context
+	dirs    build.Sandbox
+	session build.Session
+	scripts int
+}
+
+func (s Suite) start(t *testing.T) *sandbox {
+	t.Helper()
+	dir := t.TempDir()
+	b := &sandbox{t: t, dirs: build.Sandbox{
+		ID:      fmt.Sprintf("suite-%d-%d", os.Getpid(), count.Add(1)),
+		Source:  filepath.Join(dir, "source"),
+		Control: filepath.Join(dir, "control"),
+		Home:    filepath.Join(dir, "home"),
+		Temp:    filepath.Join(dir, "temp"),
+		System:  filepath.Join(dir, "system"),
+		Cache:   build.Cache{Upper: filepath.Join(dir, "cache")},
+	}}
+	for path, mode := range map[string]os.FileMode{
+		b.dirs.Source: 0o755, b.dirs.Control: 0o755, b.dirs.Home: 0o700, b.dirs.Temp: 0o777 | os.ModeSticky, b.dirs.System: 0o755, b.dirs.Cache.Upper: 0o755,
+	} {
+		if err := errors.Join(os.Mkdir(path, 0o700), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var cancel context.CancelFunc
+	b.ctx, cancel = context.WithTimeout(t.Context(), deadline)
+	session, err := s.Executor.Start(b.ctx, b.dirs)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	b.session = session
+	t.Cleanup(func() {
+		cancel()
+		if err := session.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return b
+}
+
+// script writes a script and returns what runs it.
+func (b *sandbox) script(text string) build.Script {
+	b.t.Helper()
+	b.scripts++
+	name := fmt.Sprintf("script%d.sh", b.scripts)
+	if err := os.WriteFile(filepath.Join(b.dirs.Control, name), []byte(text), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+	return build.Script{Shell: "sh", Path: build.ControlDir + "/" + name}
+}
+
+// wants runs a script, which must end so and print that.
+func (b *sandbox) wants(exit int, out, text string) {
+	b.t.Helper()
+	var said strings.Builder
+	got, err := b.session.Run(b.ctx, b.script(text), &said)
+	if err != nil || got != exit || strings.TrimSpace(said.String()) != out {
+		b.t.Errorf("%s\nexit %d (%v), not %d:\n%s", text, got, err, exit, said.String())
+	}
+}
+
+// Test runs the suite.
+func (s Suite) Test(t *testing.T) {
+	t.Run("scripts end with their status and what they printed", func(t *testing.T) {
+		b := s.start(t)
+		b.wants(0, "out\nerr", "echo out; echo err >&2")
+		b.wants(7, "", "exit 7")
+		if exit, err := b.session.Run(b.ctx, b.script("kill -TERM $$"), &strings.Builder{}); exit != 128+15 || err != nil {
+			t.Errorf("of a signal: exit %d, %v", exit, err)
+		}
+		b.wants(0, "empty", "read line || echo empty") // there is no input
+		b.wants(0, "0022", "umask")
+	})
+
+	t.Run("directories are where they are everywhere", func(t *testing.T) {
+		b := s.start(t)
+		if err := os.WriteFile(filepath.Join(b.dirs.Source, "given"), []byte("of the source\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		b.wants(0, build.SourceDir+"\nof the source", "pwd; cat given; echo made >made; echo x >"+build.HomeDir+"/x; echo x >/tmp/x; echo x >"+build.CacheDir+"/x; echo x >"+build.StateDir+"/x")
+		b.wants(0, "x", "cat "+build.StateDir+"/x")
+		b.wants(0, "held", "{ echo x >"+build.ControlDir+"/x; } 2>/dev/null || echo held")
+		for _, file := range []string{b.dirs.Source + "/made", b.dirs.Home + "/x", b.dirs.Temp + "/x", b.dirs.Cache.Upper + "/x"} {
+			if _, err := os.Stat(file); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+
+	t.Run("what is not there is told", func(t *testing.T) {
+		b := s.start(t)
+		script := b.script("true")
+		script.Shell = "nosuchshell"
+		if _, err := b.session.Run(b.ctx, script, &strings.Builder{}); !errors.Is(err, build.ErrNoShell) {
+			t.Errorf("shell: %v", err)
+		}
+		script.Shell, script.User = "sh", "nosuchuser"
+		if _, err := b.session.Run(b.ctx, script, &strings.Builder{}); !errors.Is(err, build.ErrNoUser) {
+			t.Errorf("user: %v", err)
+		}
+		b.wants(0, "still good", "echo still good")
+	})
+
+	t.Run("a child that stays behind holds nothing up and ends with the sandbox", func(t *testing.T) {
+		b := s.start(t)
+		b.wants(0, "begun", "nohup sh -c 'sleep 100000' & echo begun")
+		b.wants(0, "on", "echo on")
+	})
+
+	t.Run("output is no answer", func(t *testing.T) {
+		b := s.start(t)
+		b.wants(3, "0", "echo 0; for fd in 3 4 5 6 7 8 9; do (echo 0 >&$fd) 2>/dev/null; done; exit 3")
+	})
+
+	t.Run("whoever kills all there is has not succeeded", func(t *testing.T) {
+		b := s.start(t)
+		exit, err := b.session.Run(b.ctx, b.script("kill -9 -1; kill -9 1; exit 4"), &strings.Builder{})
+		if !errors.Is(err, build.ErrEnded) && (err != nil || exit == 0) {
+			t.Errorf("exit %d, %v", exit, err)
+		}
+	})
+
+	t.Run("a context ends a script at once", func(t *testing.T) {
+		b := s.start(t)
+		ctx, cancel := context.WithCancel(b.ctx)
+		began := filepath.Join(b.dirs.Source, "began")
+		go func() {
+			defer cancel()
+			for b.ctx.Err() == nil {
+				if _, err := os.Stat(began); err == nil {
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}()
+		if _, err := b.session.Run(ctx, b.script("touch began; sleep 100000"), &strings.Builder{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	})
+
+	t.Run("there is no network, and no machine to be seen", func(t *testing.T) {
+		b := s.start(t)
+		b.wants(0, "", "cat /etc/shadow 2>/dev/null; grep -v lo: /proc/net/dev | grep :; true")
+	})
+
+	t.Run("users", func(t *testing.T) {
+		b := s.start(t)
+		script := b.script("id -un; echo x >/tmp/of-nobody")
+		script.User = "nobody"
+		var said strings.Builder
+		exit, err := b.session.Run(b.ctx, script, &said)
+		switch {
+		case !s.Users && !errors.Is(err, build.ErrNoUser):
+			t.Errorf("exit %d, %v", exit, err)
+		case s.Users && (err != nil || exit != 0 || said.String() != "nobody\n"):
+			t.Errorf("exit %d, %v: %s", exit, err, said.String())
+		case s.Users:
+			b.wants(0, "nobody", "stat -c %U /tmp/of-nobody; chown nobody given 2>/dev/null; true")
+		}
+	})
+
+	t.Run("the system", func(t *testing.T) {
+		b := s.start(t)
+		if s.Writable {
+			b.wants(0, "mine", "echo 'echo mine' >/usr/local/bin/mine && chmod +x /usr/local/bin/mine && mine")
+			s.start(t).wants(0, "", "command -v mine; true")
+		} else {
+			b.wants(0, "held", "{ echo x >/usr/local/bin/mine; } 2>/dev/null || echo held")
+		}
+	})
+}

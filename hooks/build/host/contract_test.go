@@ -1,0 +1,14 @@
+package host_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/headgate-cd/headgate/hooks/build/executortest"
+	"github.com/headgate-cd/headgate/hooks/build/host"
+)
+
+func TestContract(t *testing.T) {
+	root := os.Geteuid() == 0
+	executortest.Suite{Executor: &host.Host{}, Users: root, Writable: root}.Test(t)
+}
