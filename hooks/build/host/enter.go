@@ -11,8 +11,25 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/headgate-cd/headgate/hooks/build"
 )
+
+// usersOf is the user namespace that the other namespaces of a process belong to.
+// Where bubblewrap forbids more of them it has put the process into one below it.
+func (n *session) usersOf(pid string) (*os.File, error) {
+	own, err := os.Open("/proc/" + pid + "/ns/user")
+	if err != nil || n.machine != nil || !n.sealed {
+		return own, err
+	}
+	defer own.Close()
+	fd, err := unix.IoctlRetInt(int(own.Fd()), unix.NS_GET_PARENT)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "users"), nil
+}
 
 // Enter runs an interactive shell in the sandbox, with the environment and the
 // directory that the last command left. It implements build.Enterer.
@@ -53,12 +70,18 @@ func (n *session) Enter(ctx context.Context, shell string, in io.Reader, out, er
 	const program = `cd @source; set -a; if [ -e @state/env.sh ]; then . @state/env.sh; cd "$PWD"; else . @control/first.sh; fi; set +a
 PS1='(build) $PWD # ' exec "$0" -i`
 	text := strings.NewReplacer("@source", build.SourceDir, "@state", build.StateDir, "@control", build.ControlDir).Replace(program)
-	cmd := exec.CommandContext(ctx, "nsenter", "--target", child, "--user", "--mount", "--pid", "--ipc", "--uts", "--net", "--root",
+	users, err := n.usersOf(child)
+	if err != nil {
+		return fmt.Errorf("find the users of the sandbox: %w", err)
+	}
+	defer users.Close()
+	cmd := exec.CommandContext(ctx, "nsenter", "--target", child, "--user=/proc/self/fd/3", "--mount", "--pid", "--ipc", "--uts", "--net", "--root",
 		"--preserve-credentials", "/bin/sh", "-c", text, shell)
+	cmd.ExtraFiles = []*os.File{users}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=" + os.Getenv("TERM")}
 	cmd.Dir = "/"
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) { // of its last command
 		return nil

@@ -133,7 +133,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	n := &session{control: s.Control, done: make(chan struct{})}
+	n := &session{control: s.Control, sealed: sealed, done: make(chan struct{})}
 	limits := h.Limits
 	if limits == (Limits{}) {
 		limits = DefaultLimits()
@@ -294,6 +294,7 @@ type session struct {
 	machine *machine
 	disk    *disk
 	control string // on the host
+	sealed  bool   // no user namespaces can be made inside
 	first   int    // the number of the first process inside
 	notes   []string
 	done    chan struct{} // closed when bubblewrap has been waited for
