@@ -157,11 +157,11 @@ func (s *Supervisor) open() error {
 
 // supervise keeps a worker working.
 func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
-	done, fails := ctx.Done(), 0
+	done, fails, stopping := ctx.Done(), 0, false
 	claims := time.NewTimer(claimTimeout)
 	defer claims.Stop()
 	stop := func() {
-		done = nil
+		done, stopping = nil, true
 		s.Log.Info("stopping everything")
 		_ = working.channel.say(message{Op: opStop}) // its end is heard
 	}
@@ -174,7 +174,7 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 		case m := <-working.said:
 			switch m.Op {
 			case opStop:
-				if done != nil {
+				if !stopping {
 					stop()
 				}
 			case opUpgrade:
@@ -189,10 +189,10 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 				}
 			}
 		case <-working.ended:
-			if done == nil && working.err == nil {
+			if stopping && working.err == nil {
 				return nil // it has stopped everything
 			}
-			if done == nil {
+			if stopping {
 				return fmt.Errorf("the worker ended before everything was stopped: %w", working.err)
 			}
 			if fails++; time.Since(working.began) > steadyAfter {

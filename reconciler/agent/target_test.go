@@ -29,6 +29,13 @@ func TestMain(m *testing.M) {
 		beWeb()
 		return
 	}
+	if os.Getenv("BE_AGENT") != "" {
+		if err := beAgent(os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
