@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/reconciler/agent"
@@ -92,7 +93,12 @@ func agentLogger() *slog.Logger { return slog.New(slog.NewJSONHandler(os.Stderr,
 
 // superviseAgent is `headgate agent`.
 func superviseAgent(ctx context.Context, data string) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 	s := &agent.Supervisor{
+		Program:   program,
 		Dir:       agentDir(data),
 		Arguments: []string{"agent", "worker", "--data", data},
 		Log:       agentLogger(),
@@ -186,23 +192,24 @@ func stopAgent(ctx context.Context, p printer, data string, client agent.Client)
 	case err != nil:
 		return err
 	}
-	if err := client.Control(ctx, "stop", ""); err != nil {
-		return err
+	supervisor, err := sandbox.Find(before.PID)
+	if err != nil {
+		return fmt.Errorf("look at the agent: %w", err)
 	}
-	for {
-		lock, err := agent.Lock(client.Dir)
-		if err == nil {
-			lock.Close()
-			break
-		}
-		if !errors.Is(err, agent.ErrHeld) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return errors.New("it is stopping still, and goes on doing so")
-		case <-time.After(10 * time.Millisecond):
-		}
+	held, err := supervisor.Hold()
+	if err != nil {
+		return fmt.Errorf("look at the agent: %w", err)
+	}
+	if err := client.Control(ctx, "stop", ""); err != nil {
+		return errors.Join(err, held.Close())
+	}
+	interrupted := context.AfterFunc(ctx, func() { held.Close() })
+	err = held.Wait()
+	if !interrupted() {
+		return errors.New("it is stopping still, and goes on doing so")
+	}
+	if err := errors.Join(err, held.Close()); err != nil {
+		return err
 	}
 	fmt.Fprintf(p.out, "stopped the agent, and %s\n", show.Plural(before.Running, "instance"))
 	return nil

@@ -49,7 +49,7 @@ func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
 	return []command{
-		serveCommand(), agentCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), deployCommand(), verifyCommand(), statusCommand(), doctorCommand(),
+		serveCommand(), agentCommand(), installCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), deployCommand(), verifyCommand(), statusCommand(), doctorCommand(),
 		backupCommand(), restoreCommand(), keyCommand(), versionCommand(),
 	}
 }

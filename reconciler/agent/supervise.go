@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ const (
 type Supervisor struct {
 	Dir       string   // the agent's
 	Arguments []string // with which a program becomes a worker
+	Program   string   // what SIGHUP has work: a name, at which there may be another by then
 	Log       *slog.Logger
 
 	own    *os.File // this process's program
@@ -160,6 +162,20 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 	done, fails, stopping := ctx.Done(), 0, false
 	claims := time.NewTimer(claimTimeout)
 	defer claims.Stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	upgrade := func(m message) {
+		next, err := s.upgrade(ctx, working, m)
+		if err != nil {
+			s.Log.Error("another program does not work, the one before goes on", "program", m.Program, "err", err)
+			_ = working.channel.say(message{Op: opAnswer, ID: m.ID, Error: err.Error()}) // it may be gone
+		}
+		if next != nil {
+			working, fails = next, 0
+			claims.Reset(claimTimeout)
+		}
+	}
 	stop := func() {
 		done, stopping = nil, true
 		s.Log.Info("stopping everything")
@@ -178,15 +194,11 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 					stop()
 				}
 			case opUpgrade:
-				next, err := s.upgrade(ctx, working, m)
-				if err != nil {
-					s.Log.Error("another program does not work, the one before goes on", "program", m.Program, "err", err)
-					_ = working.channel.say(message{Op: opAnswer, ID: m.ID, Error: err.Error()}) // it may be gone
-				}
-				if next != nil {
-					working, fails = next, 0
-					claims.Reset(claimTimeout)
-				}
+				upgrade(m)
+			}
+		case <-hangup:
+			if !stopping && s.Program != "" {
+				upgrade(message{Program: s.Program})
 			}
 		case <-working.ended:
 			if stopping && working.err == nil {

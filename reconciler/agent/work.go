@@ -115,7 +115,10 @@ func (w *Worker) work(on net.Listener) error {
 	case err := <-failed:
 		return w.failed(err)
 	}
+	streams, endStreams := context.WithCancel(context.Background())
+	defer endStreams()
 	server := &http.Server{
+		BaseContext: func(net.Listener) context.Context { return streams },
 		Handler: &Handler{
 			Engine:   w.Engine,
 			Hello:    w.hello,
@@ -128,6 +131,14 @@ func (w *Worker) work(on net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(w.Log.Handler(), slog.LevelDebug),
 	}
 	go func() { _ = server.Serve(on) }() // until it is closed
+	hangUp := func() {
+		endStreams()
+		late, cancel := context.WithTimeout(context.Background(), answerTimeout)
+		defer cancel()
+		if server.Shutdown(late) != nil {
+			server.Close()
+		}
+	}
 	w.Log.Info("working", "program", w.Program, "pid", os.Getpid())
 
 	var err error
@@ -138,14 +149,14 @@ func (w *Worker) work(on net.Listener) error {
 	}
 	switch {
 	case err != nil:
-		server.Close()
+		hangUp()
 		return w.failed(err)
 	case op == opStop:
 		cancel(nil)
 		all.Wait()
-		server.Close()
+		hangUp()
 	default: // opLeave, or the supervisor is gone
-		server.Close()
+		hangUp()
 		cancel(services.ErrLeave)
 		<-w.Engine.Left()
 		_ = w.channel.say(message{Op: opLeft}) // it may be gone
@@ -153,6 +164,9 @@ func (w *Worker) work(on net.Listener) error {
 	}
 	return nil
 }
+
+// answerTimeout is how long it may take to end what somebody is being told.
+const answerTimeout = time.Second
 
 func (w *Worker) hello() Hello {
 	return Hello{

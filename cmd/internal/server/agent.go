@@ -25,18 +25,20 @@ func (s *Server) Agent(ctx context.Context) (agent.Hello, error) { return s.agen
 // runAgent speaks to the agent until ctx ends, after it has started one where none
 // runs, or had one of another program give way to this one.
 func (s *Server) runAgent(ctx context.Context) error {
-	if !s.opts.NoAgent {
-		if err := s.currentAgent(ctx); err != nil && ctx.Err() == nil {
-			// People can do everything else meanwhile, and it is tried again.
-			s.log.Error("what environments declare is not run", "err", err)
-		}
+	if err := s.currentAgent(ctx); err != nil && ctx.Err() == nil {
+		// People can do everything else meanwhile, and it is tried again.
+		s.log.Error("what environments declare is not run as it should be", "err", err)
 	}
 	return s.services.Run(ctx)
 }
 
 // currentAgent has an agent of this program work.
 func (s *Server) currentAgent(ctx context.Context) error {
-	h, err := s.startAgent(ctx)
+	start := s.startAgent
+	if s.opts.NoAgent {
+		start = s.Agent
+	}
+	h, err := start(ctx)
 	if err != nil {
 		return err
 	}
