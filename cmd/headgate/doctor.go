@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -75,6 +76,11 @@ func doctor(p printer, data string, repair, asJSON bool) error {
 	var found []finding
 	if err := server.CheckHistory(data); err != nil {
 		found = append(found, finding{What: err.Error()})
+	}
+	if err := agentEngine(data, slog.New(slog.DiscardHandler)).Damaged(); err != nil {
+		for what := range strings.Lines(err.Error()) {
+			found = append(found, finding{What: "agent: " + strings.TrimSpace(what)})
+		}
 	}
 	for _, name := range names {
 		dir := filepath.Join(data, "repositories", name+".git")

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/agent"
 )
 
 func statusCommand() command {
@@ -30,7 +32,7 @@ headgate status --json
 
 Asks the server that runs in a data directory, at the address that it has written
 to run/server.json, what does not work: the disk, the repositories, the socket of
-the hooks; and looks itself at repositories that are damaged. "headgate doctor" says
+the hooks; names the agent that runs what environments declare; and looks itself at repositories that are damaged. "headgate doctor" says
 more about those.
 
 Exit code 1 when the server does not run, or something does not work.`,
@@ -63,6 +65,8 @@ type status struct {
 	PID      int      `json:"pid,omitempty"`
 	Broken   []string `json:"broken"`    // what does not work
 	FreeDisk uint64   `json:"free_disk"` // bytes, where the data directory is
+
+	Agent *agent.Hello `json:"agent,omitempty"` // that runs what environments declare here; none: none runs
 }
 
 // statusTimeout is longer than a server waits for a disk that does not answer.
@@ -94,6 +98,17 @@ func statusOf(ctx context.Context, data string) (*status, error) {
 	}
 	if s.Running {
 		s.Broken = append(s.Broken, ask(ctx, at.SSHLocal, at.HTTPLocal)...)
+	}
+	client := agent.Client{Dir: agentDir(data)}
+	switch h, err := client.Hello(ctx); {
+	case err == nil:
+		s.Agent = &h
+	case s.Running && errors.Is(err, agent.ErrAway) && client.Stopped():
+		s.Broken = append(s.Broken, "the agent was stopped, so nothing runs; start it: headgate agent --data "+data)
+	case s.Running && errors.Is(err, agent.ErrAway):
+		s.Broken = append(s.Broken, "no agent runs: what environments declare goes on unwatched, if it runs; why: "+filepath.Join(data, "logs", "agent.log"))
+	case !errors.Is(err, agent.ErrAway):
+		s.Broken = append(s.Broken, fmt.Sprintf("the agent does not answer: %v", err))
 	}
 	names, err := repo.NamesIn(filepath.Join(data, "repositories"))
 	if err != nil {
@@ -153,6 +168,9 @@ func (s *status) print(p printer, asJSON bool) error {
 			fmt.Fprintf(p.out, "well: ssh %s, console %s, %d MiB of disk are free\n", s.SSH, s.HTTP, s.FreeDisk>>20)
 		default:
 			fmt.Fprintf(p.out, "running, but not well: ssh %s, console %s\n", s.SSH, s.HTTP)
+		}
+		if s.Agent != nil {
+			fmt.Fprintf(p.out, "agent: process %d runs %s\n", s.Agent.PID, show.Plural(s.Agent.Running, "instance"))
 		}
 		for _, what := range s.Broken {
 			fmt.Fprintln(p.out, "  "+what)

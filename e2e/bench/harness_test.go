@@ -162,6 +162,11 @@ func (w *harness) launch(b *testing.B) (took time.Duration) {
 	if err := os.RemoveAll(ready); err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { // it does not end with the server, which is stopped before
+		if out, err := exec.Command(path(built(b), "headgate"), "agent", "stop", "--data", data).CombinedOutput(); err != nil {
+			b.Errorf("stop the agent: %v\n%s", err, out)
+		}
+	})
 	began := time.Now()
 	exited, stop := start(b, cmd)
 	w.server, w.stop = cmd.Process.Pid, stop

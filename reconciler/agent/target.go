@@ -42,6 +42,7 @@ type Target struct {
 	told     map[target.Key]*told
 	seen     map[target.Key]target.Observed
 	live     bool   // the agent is heard
+	lives    int    // how often it was lost: what one accepted says nothing about the next
 	why      string // it is not, for people
 	settings *Settings
 }
@@ -216,6 +217,7 @@ func (t *Target) lost(err error) {
 	t.mu.Lock()
 	was := t.live
 	t.live = false
+	t.lives++
 	t.why = "nothing is heard of the agent of this machine: " + plainly(err) + "; what runs goes on running, unwatched"
 	keys := t.keys()
 	for _, last := range t.told {
@@ -360,7 +362,7 @@ func (t *Target) sendAll(ctx context.Context) error {
 			items = append(items, item{k, last})
 		}
 	}
-	known := t.settings
+	known, life := t.settings, t.lives
 	t.mu.Unlock()
 
 	if t.Settings != nil {
@@ -373,7 +375,9 @@ func (t *Target) sendAll(ctx context.Context) error {
 				return err
 			}
 			t.mu.Lock()
-			t.settings = &s
+			if t.lives == life {
+				t.settings = &s
+			}
 			t.mu.Unlock()
 		}
 	}
@@ -390,7 +394,7 @@ func (t *Target) sendAll(ctx context.Context) error {
 			continue
 		}
 		t.mu.Lock()
-		i.told.accepted, i.told.refused = true, refused
+		i.told.accepted, i.told.refused = t.lives == life, refused
 		t.mu.Unlock()
 		if refused > 0 {
 			t.log().Error("the agent refuses what is older than what it has acted on", "env", i.key.Environment, "app", i.key.Application, "place", i.sequence, "newest", refused)

@@ -94,6 +94,9 @@ func (a *app) adopt(k kept) (found int) {
 		in := a.instanceOf(r.ID, r.What, &v)
 		in.found, in.restarts, in.commit = &r, r.Restarts, r.Commit
 		in.port, in.pid = r.Port, r.First.PID
+		if pid, ok := child(r.First.PID); ok {
+			in.pid = pid
+		}
 		a.watchOver(in)
 	}
 	a.observed.Adopt(live, now)

@@ -31,7 +31,8 @@ type app struct {
 	key   target.Key
 	inbox signal.Mailbox[func()] // run by the loop
 
-	onLeft func() // to be called when the loop does nothing any more
+	onLeft  func()        // to be called when the loop does nothing any more
+	stepped chan struct{} // closed when the loop has looked at what there is
 
 	mu         sync.Mutex
 	fence      int              // newest sequence told
@@ -93,7 +94,7 @@ type published struct {
 type liveInstance struct{ port, pid int }
 
 func newApp(t *Target, k target.Key) *app {
-	return &app{fence: -1, owner: t, key: k, published: published{facts: &rollout.Observed{}},
+	return &app{fence: -1, stepped: make(chan struct{}), owner: t, key: k, published: published{facts: &rollout.Observed{}},
 		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}}
 }
 
@@ -129,6 +130,8 @@ func (a *app) run() {
 	ctx := a.owner.ctx
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	stepped := sync.OnceFunc(func() { close(a.stepped) })
+	defer stepped()
 	for {
 		select {
 		case <-ctx.Done():
@@ -141,7 +144,9 @@ func (a *app) run() {
 		case <-a.inbox.C():
 		case <-timer.C:
 		}
-		if a.step(timer) {
+		gone := a.step(timer)
+		stepped()
+		if gone {
 			a.wait.Wait()
 			return
 		}

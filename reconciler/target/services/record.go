@@ -209,6 +209,27 @@ func (a *app) forget(instance string) {
 	}
 }
 
+// Damaged says which of the files that runs have kept cannot be read, one a line, and
+// changes nothing. nil: none.
+func (t *Target) Damaged() error {
+	files, err := filepath.Glob(filepath.Join(t.Dir, "apps", "*", "*", "*", "*.json"))
+	if err != nil {
+		return err
+	}
+	instances, err := filepath.Glob(filepath.Join(t.Dir, "apps", "*", "*", "*", "instances", "*.json"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range append(files, instances...) {
+		var any json.RawMessage
+		if err := readRecord(file, &any); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // kept is all that an earlier run has kept of an application.
 type kept struct {
 	key       target.Key

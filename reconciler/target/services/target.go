@@ -192,9 +192,17 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		t.transport.CloseIdleConnections()
 	}()
 
-	if err := t.begin(ctx); err != nil {
+	found, err := t.begin(ctx)
+	if err != nil {
 		return fmt.Errorf("target services: %w", err)
 	}
+	for _, a := range found {
+		select {
+		case <-a.stepped:
+		case <-ctx.Done():
+		}
+	}
+	close(t.adopted)
 	<-ctx.Done()
 	t.leaving.Wait()
 	close(t.left)
@@ -248,14 +256,14 @@ func (t *Target) Trust(proxies proxy.Trusted) {
 }
 
 // begin takes over what was left, and starts the loops of all that is declared.
-func (t *Target) begin(ctx context.Context) error {
+func (t *Target) begin(ctx context.Context) ([]*app, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx != nil {
-		return errors.New("Run was called twice")
+		return nil, errors.New("Run was called twice")
 	}
 	if err := t.adopt(); err != nil {
-		return err
+		return nil, err
 	}
 	_, err := os.Stat(t.drainedFile())
 	t.drained.Store(err == nil)
@@ -263,8 +271,7 @@ func (t *Target) begin(ctx context.Context) error {
 	for _, a := range t.apps {
 		t.goRun(a)
 	}
-	close(t.adopted)
-	return nil
+	return slices.Collect(maps.Values(t.apps)), nil
 }
 
 // goRun starts the loop of an application, for one who holds t.mu.
