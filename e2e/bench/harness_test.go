@@ -131,6 +131,12 @@ func start(b *testing.B, cmd *exec.Cmd) (exited <-chan error, stop func()) {
 func (w *harness) serve(b *testing.B, files map[string]string) {
 	b.Helper()
 	w.files = files
+	b.Cleanup(func() { // after the server, which the machine's agent outlives
+		stop := exec.Command(path(built(b), "headgate"), "agent", "stop", "--data", path(w.dir, "data"))
+		if out, err := stop.CombinedOutput(); err != nil {
+			b.Errorf("headgate agent stop: %v\n%s", err, out)
+		}
+	})
 	w.launch(b)
 	w.run(b, w.dir, "ssh", w.login(w.SSH, "repo", "create", "hello")...)
 }

@@ -87,7 +87,7 @@ func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) 
 		w.try(b, c.dir, "git", "push", "-q", "origin", "HEAD:main")
 		c.git(b, "reset", "-q", "--hard", "HEAD^")
 	}
-	for _, command := range []string{"change list hello", "release list hello", "env show hello staging", "decision list hello", "whoami"} {
+	for _, command := range []string{"change list hello", "release list hello", "env show hello staging", "why hello staging", "whoami"} {
 		w.try(b, w.dir, "ssh", w.login(w.SSH, strings.Fields(command)...)...)
 	}
 	// Somebody follows a log and goes away.
