@@ -79,6 +79,12 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 		rep.found(decision.Ref, "%s", what)
 	}
 	rep.Signed += rep.decisions.Signed
+	// Releases are read before what they stand on: a gate may be at work, and makes them last.
+	refs, err := r.Refs("refs/releases/")
+	if err != nil {
+		return rep, err
+	}
+	made, unreadable := release.Of(r).List()
 	stories, err := change.Of(r).List()
 	if err != nil {
 		return rep, err
@@ -133,7 +139,15 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Rep
 			return rep, err
 		}
 	}
-	return rep, rep.releases()
+	if unreadable != nil {
+		rep.found("refs/releases/", "%v", unreadable)
+		return rep, nil
+	}
+	rep.releases(made)
+	if len(refs) > len(made) {
+		rep.found("refs/releases/", "%d refs, %d releases", len(refs), len(made))
+	}
+	return rep, nil
 }
 
 type landed struct {
@@ -457,16 +471,7 @@ func (rep *Report) unreleased(list []release.Release) {
 	}
 }
 
-func (rep *Report) releases() error {
-	refs, err := rep.r.Refs("refs/releases/")
-	if err != nil {
-		return err
-	}
-	list, err := release.Of(rep.r).List()
-	if err != nil {
-		rep.found("refs/releases/", "%v", err)
-		return nil
-	}
+func (rep *Report) releases(list []release.Release) {
 	for _, rel := range list {
 		ref := release.Ref(rel.Number)
 		if err := rel.Verify(rep.r, rep.signers); err != nil {
@@ -485,8 +490,4 @@ func (rep *Report) releases() error {
 		rep.Releases++
 	}
 	rep.unreleased(list)
-	if len(refs) != len(list) {
-		rep.found("refs/releases/", "%d refs, %d releases", len(refs), len(list))
-	}
-	return nil
 }
