@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,14 +147,14 @@ func TestConsole(t *testing.T) {
 	b.sees(`document.title.startsWith("Landed: 1") && window.sameFromHere`)
 
 	// Production's page says that it waits; from there to the promotion.
-	b.do(chromedp.Navigate(h.HTTP + "/hello/env/production"))
+	b.do(chromedp.Navigate(h.console() + "/hello/env/production"))
 	b.sees(`document.querySelector("main a[href='/hello/promote/production']")`)
 	b.do(chromedp.Click("main a[href='/hello/promote/production']"))
 	b.sees(`document.querySelector("h1").textContent.includes("Promote release 1 to production")`)
 	b.sees(`document.querySelector("#promo-diff").innerText.includes("compose.yaml") && document.querySelector("#promo-gate li.open")`)
 	b.do(chromedp.SendKeys("#why", "seen in staging"), chromedp.Click("#decide button"))
 	b.sees(`document.querySelector(".done")?.textContent.includes("approved")`)
-	b.do(chromedp.Navigate(h.HTTP + "/hello/env/production"))
+	b.do(chromedp.Navigate(h.console() + "/hello/env/production"))
 	b.sees(`/^healthy/i.test(document.querySelector("#env-sides .st.green")?.innerText)`)
 
 	// What the page shows is what is there, and Git says who and why.
@@ -174,10 +176,28 @@ func TestConsole(t *testing.T) {
 		t.Errorf("the promotion says\n%s", message)
 	}
 
+	// What else listens on this machine is sent nothing of the session, by whichever
+	// name it is called: cookies know no ports.
+	var mu sync.Mutex
+	calls, sent := 0, ""
+	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		calls++
+		sent += strings.Join(r.Header["Cookie"], "; ")
+	}))
+	defer app.Close()
+	b.do(chromedp.Navigate(app.URL), chromedp.Navigate(strings.Replace(app.URL, "127.0.0.1", "localhost", 1)))
+	mu.Lock()
+	if calls < 2 || sent != "" {
+		t.Errorf("an application was called %d times, and sent %q", calls, sent)
+	}
+	mu.Unlock()
+
 	// Every page holds on a phone, and the browser has nothing to complain of.
 	b.do(chromedp.EmulateViewport(360, 740))
 	for _, page := range []string{"/", "/hello", "/hello/queue", "/hello/changes/1", "/hello/env", "/hello/env/production", "/hello/releases/1"} {
-		b.do(chromedp.Navigate(h.HTTP + page))
+		b.do(chromedp.Navigate(h.console() + page))
 		b.sees(fmt.Sprintf("location.pathname === %q && performance.getEntriesByType('navigation')[0].responseStatus === 200", page))
 		if wide, err := chromedp.Run(b.ctx, chromedp.Evaluate[int]("document.documentElement.scrollWidth")); err != nil || wide > 360 {
 			t.Errorf("%s is %d wide on a phone of 360 (%v)", page, wide, err)

@@ -120,7 +120,7 @@ func TestDemo(t *testing.T) {
 
 	// A change that breaks the test is refused, and main stays.
 	refused := shell("cd clone && sed -i 's/200 OK/500 Oops/' lib/Greeting.pm && git commit -qam 'Break it' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
-	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + h.HTTP + "/hello/changes/3"} {
+	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + h.console() + "/hello/changes/3"} {
 		if !strings.Contains(refused, want) {
 			t.Errorf("the push did not say %q:\n%s", want, refused)
 		}

@@ -121,6 +121,11 @@ func (h *harness) abandon() {
 
 func (h *harness) data() string { return filepath.Join(h.dir, "data") }
 
+// console is the base URL of the console, which has a name of its own.
+func (h *harness) console() string {
+	return strings.Replace(h.HTTP, "127.0.0.1", "console.localhost", 1)
+}
+
 func (h *harness) key(user string) string { return filepath.Join(h.dir, "keys", user) }
 
 func (h *harness) addKey(user string) error {

@@ -336,7 +336,7 @@ func (d *demonstration) invite(about show.Server, environments []show.Environmen
 	d.say("\nadd a repository of your own; in its directory, this writes what the server wants to find, and says how to push it:")
 	d.say("  %s", d.initCommand(about))
 	d.say("  by push:     %s repo create shop && git push %s HEAD:main", ssh, about.CloneURL("shop"))
-	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main", ssh, about.HTTP)
+	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main", ssh, about.GitHTTP)
 	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>", about.CloneURL(access.Own), ssh)
 	d.say("\nready: console %s, Ctrl-C stops the server and not what runs, your data is in %s", about.HTTP, d.data)
 }

@@ -56,7 +56,7 @@ func createToken(c *call) error {
 	if len(made.Repositories) > 0 {
 		name = made.Repositories[0]
 	}
-	made.Next = "git clone " + server.HTTP + "/" + name
+	made.Next = "git clone " + cmp.Or(server.GitHTTP, server.HTTP) + "/" + name
 	if c.json {
 		return c.emit(made)
 	}

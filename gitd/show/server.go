@@ -5,11 +5,17 @@ import (
 	"time"
 )
 
+// ConsoleHost is the name of the console of a server that listens on loopback:
+// cookies know no ports, and what is set for this name no service of the machine
+// is sent. Browsers take it for this machine without asking anybody.
+const ConsoleHost = "console.localhost"
+
 // Server is what the server says of itself.
 type Server struct {
 	Name        string    `json:"name"`     // host name people know it by
 	SSH         string    `json:"ssh"`      // host:port as a client reaches it
 	HTTP        string    `json:"http"`     // base URL of the console, no slash at the end
+	GitHTTP     string    `json:"git_http"` // base URL of git over HTTP, and of webhooks
 	HostKey     string    `json:"host_key"` // SHA256:… fingerprint
 	Signers     string    `json:"-"`        // allowed-signers file for git log --show-signature
 	Version     string    `json:"version"`

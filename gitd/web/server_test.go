@@ -190,6 +190,45 @@ func TestTheWayBackStaysHere(t *testing.T) {
 	}
 }
 
+// TestConsoleHasANameOfItsOwn: on loopback a session is opened under the console's
+// own name alone, and is none under another, which services are reached by.
+func TestConsoleHasANameOfItsOwn(t *testing.T) {
+	h := emptyBackend()
+	h.server.HTTP = "http://console.localhost:8080"
+	handler := console(h).Handler()
+	do := func(method, address, body string, cookies ...*http.Cookie) *http.Response {
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest(method, address, strings.NewReader(body))
+		r.Header.Set("Accept", "text/html")
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		handler.ServeHTTP(rec, r)
+		return rec.Result()
+	}
+	for _, host := range []string{"127.0.0.1:8080", "localhost:8080", "[::1]:8080"} {
+		for _, path := range []string{"/", "/sign-in?code=CODE-ada", "/checkout/changes/1"} {
+			if a := do(http.MethodGet, "http://"+host+path, ""); a.StatusCode != 307 || a.Header.Get("Location") != "http://console.localhost:8080"+path {
+				t.Errorf("%s%s: %s to %q", host, path, a.Status, a.Header.Get("Location"))
+			}
+		}
+		if a := do(http.MethodPost, "http://"+host+"/sign-in", "code=CODE-ada"); a.StatusCode != 403 || len(a.Cookies()) != 0 {
+			t.Errorf("a session at %s: %s %v", host, a.Status, a.Cookies())
+		}
+	}
+	in := do(http.MethodPost, "http://console.localhost:8080/sign-in", "code=CODE-ada")
+	if in.StatusCode != 303 || len(in.Cookies()) != 1 || in.Cookies()[0].Domain != "" {
+		t.Fatalf("signing in: %s %v", in.Status, in.Cookies())
+	}
+	if a := do(http.MethodGet, "http://console.localhost:8080/", "", in.Cookies()...); a.StatusCode != 200 {
+		t.Errorf("signed in: %s", a.Status)
+	}
+	if a := do(http.MethodGet, "http://127.0.0.1:8080/", "", in.Cookies()...); a.StatusCode != 307 {
+		t.Errorf("the session counts under another name: %s", a.Status)
+	}
+}
+
 func TestCookiesOverHTTPSAreBoundToTheHost(t *testing.T) {
 	h := emptyBackend()
 	h.server.HTTP = "https://git.tarn.example"

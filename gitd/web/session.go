@@ -159,6 +159,9 @@ func (s *sessions) current(r *http.Request, now time.Time) (session, bool) {
 
 // know finds out who visits, without asking anything of them.
 func (q *request) know() bool {
+	if q.ownAddress() != "" {
+		return false
+	}
 	c, ok := q.sessions.current(q.r, q.now)
 	if !ok {
 		return false
@@ -172,6 +175,21 @@ func (q *request) know() bool {
 	return true
 }
 
+// ownAddress is where this request belongs when the console has a name of its own
+// and was reached by another one, which services of this machine are reached by
+// too; "" when it is right here.
+func (q *request) ownAddress() string {
+	base, err := url.Parse(q.server.HTTP)
+	if err != nil || base.Hostname() != show.ConsoleHost {
+		return ""
+	}
+	here := url.URL{Host: q.r.Host}
+	if strings.EqualFold(here.Hostname(), show.ConsoleHost) {
+		return ""
+	}
+	return q.server.HTTP + q.r.URL.RequestURI()
+}
+
 // signIn is know for addresses that need somebody: it answers those who are
 // nobody, and says whether to go on.
 func (q *request) signIn() bool {
@@ -180,6 +198,10 @@ func (q *request) signIn() bool {
 	}
 	if q.wantsJSON() || q.r.Method != http.MethodGet && q.r.Method != http.MethodHead || strings.HasSuffix(q.r.URL.Path, "/events") {
 		q.fail(&unknownError{hint: q.ssh("login") + " prints an address that signs this browser in"})
+		return false
+	}
+	if own := q.ownAddress(); own != "" {
+		http.Redirect(q.w, q.r, own, http.StatusTemporaryRedirect)
 		return false
 	}
 	to := q.r.URL.RequestURI()

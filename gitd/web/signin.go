@@ -15,6 +15,10 @@ type signInView struct {
 }
 
 func signInForm(q *request) error {
+	if own := q.ownAddress(); own != "" && !q.wantsJSON() {
+		http.Redirect(q.w, q.r, own, http.StatusTemporaryRedirect)
+		return nil
+	}
 	query := q.r.URL.Query()
 	view := signInView{Code: cut(strings.TrimSpace(query.Get("code")), 64), To: q.localAddress(query.Get("to"))}
 	if q.actor.User != "" && view.Code == "" {
@@ -38,6 +42,13 @@ func (q *request) showSignIn(view signInView, status int) error {
 
 // signIn consumes the code and opens the session.
 func signIn(q *request) error {
+	if own := q.ownAddress(); own != "" {
+		return &show.Error{
+			Kind: show.Forbidden,
+			What: "no session is opened at this address: services of this machine would be sent it too",
+			Hint: "sign in at " + own,
+		}
+	}
 	view := signInView{To: q.localAddress(q.form("to"))}
 	if wait := q.attempts.Take(q.r.RemoteAddr, q.now); wait > 0 {
 		q.w.Header().Set("Retry-After", "60")

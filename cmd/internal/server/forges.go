@@ -227,7 +227,7 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 	return d, nil
 }
 
-func (s *Server) webhook(name string) string { return s.about.HTTP + "/webhooks/" + name }
+func (s *Server) webhook(name string) string { return s.about.GitHTTP + "/webhooks/" + name }
 
 // rightsAt are the rights that a connection's token needs at a forge.
 func rightsAt(forge string) string {

@@ -26,6 +26,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -407,8 +408,13 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 		Started: s.started,
 		Key:     s.opts.Key,
 	}
+	s.about.GitHTTP = s.about.HTTP
+	if at := s.webOn.Addr().(*net.TCPAddr); at.IP.IsLoopback() && s.opts.Name == "" && s.opts.scheme() == "http" {
+		s.about.HTTP = "http://" + net.JoinHostPort(show.ConsoleHost, strconv.Itoa(at.Port))
+	}
 	if s.opts.URL != "" {
 		s.about.HTTP = strings.TrimRight(s.opts.URL, "/")
+		s.about.GitHTTP = s.about.HTTP
 	}
 	s.about.Name, _, _ = net.SplitHostPort(s.about.SSH)
 	return nil

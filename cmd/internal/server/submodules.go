@@ -45,8 +45,8 @@ func (s *Server) ownRepository(address string) (name string, ok bool) {
 	switch rest, relative := strings.CutPrefix(address, "../"); {
 	case relative:
 		name = rest
-	case strings.HasPrefix(address, s.about.HTTP+"/"):
-		name = strings.TrimPrefix(address, s.about.HTTP+"/")
+	case strings.HasPrefix(address, s.about.GitHTTP+"/"):
+		name = strings.TrimPrefix(address, s.about.GitHTTP+"/")
 	default:
 		if host, path, short := strings.Cut(address, ":"); short && !strings.Contains(address, "://") { // git@host:name
 			address = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
 )
 
 // Listener serves HTTP/1 and HTTP/2, in clear (h2c) or with TLS, on an address from
@@ -80,6 +83,13 @@ func withoutConsole(h http.Header) {
 // take less.
 const maxHeaderBytes = 256 << 10
 
+// reserved reports whether a service was called by the console's name, with which
+// a browser would send it the console's session.
+func reserved(host string) bool {
+	u := url.URL{Host: host}
+	return strings.EqualFold(strings.TrimSuffix(u.Hostname(), "."), show.ConsoleHost)
+}
+
 // ServeOn serves what listens on a TCP address from pool, behind those that are
 // trusted, nil for nobody.
 func ServeOn(ln net.Listener, pool *Pool, transport *http.Transport, trusted Trusted, log *slog.Logger) *Listener {
@@ -133,6 +143,10 @@ func (l *Listener) Secure(config *tls.Config) { l.tls.Store(config) }
 
 // ServeHTTP carries one request.
 func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if reserved(r.Host) {
+		say(w, r, nil, http.StatusMisdirectedRequest, "a service is here, and "+show.ConsoleHost+" is the console's name: call it by another")
+		return
+	}
 	pool := l.routes.Load().find(r)
 	if pool == nil {
 		say(w, r, nil, http.StatusNotFound, "no service is here for "+r.Host+r.URL.Path)

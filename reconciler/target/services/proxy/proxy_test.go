@@ -355,6 +355,38 @@ func TestWhatIsNotOursIsPassedThrough(t *testing.T) {
 	}
 }
 
+// TestConsoleNameIsNoService: by the console's own name nobody reaches a service: a
+// browser would send it the session.
+func TestConsoleNameIsNoService(t *testing.T) {
+	pool, address := front(t, nil)
+	reached := 0
+	pool.Set([]Backend{back(t, "web-1", func(http.ResponseWriter, *http.Request) { reached++ })})
+	for host, want := range map[string]int{
+		"console.localhost":       http.StatusMisdirectedRequest,
+		"console.localhost:8081":  http.StatusMisdirectedRequest,
+		"Console.LOCALHOST.:8081": http.StatusMisdirectedRequest,
+		"localhost:8081":          http.StatusOK,
+		"my-console.localhost":    http.StatusOK,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("%s: %s, want %d", host, res.Status, want)
+		}
+	}
+	if reached != 2 {
+		t.Errorf("the service was reached %d times", reached)
+	}
+}
+
 // TestConsoleCookiesStayAway: an application on another port of the console's
 // host is sent the console's cookies, and must not get them.
 func TestConsoleCookiesStayAway(t *testing.T) {
