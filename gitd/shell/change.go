@@ -19,9 +19,12 @@ import (
 // Commands about changes.
 var changeCommands = []command{
 	{
-		name: "change list", args: "[repo] [--state <state>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
+		name: "change list", args: "[repo] [--state <state>] [--author <name>] [--path <path>] [--before <change>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
 		options: []option{
 			{"--state", "only these: " + strings.Join(changeStates(), ", ")},
+			{"--author", "pushed by them, or naming them as its author"},
+			{"--path", fmt.Sprintf("that change a file or directory, of the newest %d", show.MaxByPath)},
+			{"--before", "older than this one"},
 			{"--all", "not only the newest 50"},
 		},
 		notes: "Without a repository it lists the changes of all that you may read.",
@@ -92,9 +95,19 @@ func changeList(c *call) error {
 		}
 		return usageError(hint, "no change is ever %q", filter.State)
 	}
+	filter.Author, filter.Path = c.options["--author"], strings.Trim(c.options["--path"], "/")
+	if before := c.options["--before"]; before != "" {
+		var err error
+		if filter.Before, err = strconv.Atoi(before); err != nil || filter.Before < 1 {
+			return usageError("for example: "+c.ssh("change list hello --before 362"), "%q is not the number of a change", before)
+		}
+	}
 	names, err := c.repositories()
 	if err != nil {
 		return err
+	}
+	if filter.Before > 0 && len(names) > 1 {
+		return usageError("for example: "+c.ssh(fmt.Sprintf("change list %s --before %d", names[0], filter.Before)), "--before takes a repository: each has numbers of its own")
 	}
 	var changes []show.Change
 	total := 0
@@ -117,6 +130,9 @@ func changeList(c *call) error {
 	}
 	if len(changes) == 0 {
 		c.noChange(names, filter, total)
+		if more := c.more(names, filter, nil, total); more != "" {
+			c.out.line("older: %s", c.ssh(more))
+		}
 		return nil
 	}
 
@@ -139,11 +155,36 @@ func changeList(c *call) error {
 	}
 	c.out.table(rows)
 	tail := fmt.Sprintf("%d of %s, times in UTC", len(changes), show.Thousands(total))
-	if len(changes) < total && !filter.All {
-		tail += "; more: " + c.ssh(strings.TrimSpace("change list "+c.args["repo"])+" --all")
+	if more := c.more(names, filter, changes, total); more != "" {
+		tail += "; more: " + c.ssh(more)
 	}
 	c.out.line("%s", tail)
 	return nil
+}
+
+// more is the command that lists what comes after what was listed, "" when that is
+// all.
+func (c *call) more(names []string, filter show.ChangeFilter, listed []show.Change, total int) string {
+	if len(names) > 1 && !filter.All && len(listed) < total {
+		return "change list --all"
+	}
+	if len(names) != 1 || filter.All {
+		return ""
+	}
+	last := filter.Oldest(total)
+	if len(listed) >= newest {
+		last = listed[len(listed)-1].Number
+	}
+	if last <= 1 {
+		return ""
+	}
+	command := "change list " + names[0]
+	for _, option := range []string{"--state", "--author", "--path"} {
+		if value := c.options[option]; value != "" {
+			command += " " + option + " " + value
+		}
+	}
+	return fmt.Sprintf("%s --before %d", command, last)
 }
 
 // newest is how many changes are listed unless all are asked for.

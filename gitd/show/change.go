@@ -21,8 +21,28 @@ type Changes interface {
 
 // ChangeFilter narrows Backend.Changes. The zero filter means the newest 50.
 type ChangeFilter struct {
-	State State
-	All   bool
+	State  State
+	Author string // who pushed it, or whom its commit names
+	Path   string // file or directory that it changes
+	Before int    // only changes with lower numbers; 0 for all
+	All    bool
+}
+
+// MaxByPath changes are looked at for one that changes a path: the newest, or those
+// before Before.
+const MaxByPath = 500
+
+// Oldest is the lowest number that a list of changes by path has looked at, of
+// total changes. 1 is all of them.
+func (f ChangeFilter) Oldest(total int) int {
+	if f.Path == "" {
+		return 1
+	}
+	from := total + 1
+	if f.Before > 0 {
+		from = min(from, f.Before)
+	}
+	return max(1, from-MaxByPath)
 }
 
 // Change is one change. The lists (Story, Steps) are filled on its own page only.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -214,6 +215,10 @@ type changesView struct {
 	Total   int
 	Filters []filter
 	State   show.State
+	Author  string
+	Path    string
+	Before  int
+	Older   string // where the list goes on
 	All     string // where all of them are, if not here
 	Cut     bool   // even "all" is more than a page holds
 }
@@ -226,13 +231,34 @@ type filter struct {
 // maxRows is the longest table a page holds.
 const maxRows = 2000
 
+// olderThan is the change below which a list goes on, 1 or less when it is whole.
+func olderThan(f show.ChangeFilter, list []show.Change, total int) int {
+	switch {
+	case f.All:
+		return 0
+	case len(list) >= 50:
+		return list[len(list)-1].Number
+	}
+	return f.Oldest(total)
+}
+
 func changesPage(q *request) (*page, error) {
 	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
 	query := q.r.URL.Query()
-	f := show.ChangeFilter{State: show.State(query.Get("state")), All: query.Has("all")}
+	f := show.ChangeFilter{
+		State:  show.State(query.Get("state")),
+		Author: cut(strings.TrimSpace(query.Get("author")), 100),
+		Path:   strings.Trim(cut(query.Get("path"), 1000), "/"),
+		All:    query.Has("all"),
+	}
+	if before := query.Get("before"); before != "" {
+		if f.Before, err = strconv.Atoi(before); err != nil || f.Before < 1 {
+			return nil, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not the number of a change", cut(before, 40)), Hint: "send before=<number>"}
+		}
+	}
 	if _, ok := marks[f.State]; f.State != "" && !ok {
 		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
 	}
@@ -240,8 +266,12 @@ func changesPage(q *request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	view := &changesView{Repo: r, Total: total, State: f.State}
+	view := &changesView{Repo: r, Total: total, State: f.State, Author: f.Author, Path: f.Path, Before: f.Before}
 	base := "/" + r.Name + "/changes"
+	if older := olderThan(f, list, total); older > 1 {
+		query.Set("before", strconv.Itoa(older))
+		view.Older = base + "?" + query.Encode()
+	}
 	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running, show.Queued, show.Waits} {
 		k := filter{Text: "Newest", Href: base, Current: s == f.State}
 		if s != "" {
@@ -249,7 +279,7 @@ func changesPage(q *request) (*page, error) {
 		}
 		view.Filters = append(view.Filters, k)
 	}
-	if !f.All && len(list) < total && (f.State == "" || len(list) >= 50) {
+	if !f.All && len(list) < total && f.Author == "" && f.Path == "" && f.Before == 0 && (f.State == "" || len(list) >= 50) {
 		view.All = base + "?all"
 		if f.State != "" {
 			view.All = base + "?all&state=" + url.QueryEscape(string(f.State))

@@ -33,8 +33,20 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f 
 	list := []show.Change{}
 	for _, story := range slices.Backward(stories) {
 		entry := entryOf(queue, story.Number)
-		if f.State != "" && f.State != stateOf(story, entry) {
+		if f.State != "" && f.State != stateOf(story, entry) || f.Before > 0 && story.Number >= f.Before || !byAuthor(story, f.Author) {
 			continue
+		}
+		if story.Number < f.Oldest(len(stories)) {
+			break
+		}
+		if f.Path != "" {
+			changes, err := s.changesPath(ctx, r, story, f.Path)
+			if err != nil {
+				return nil, 0, err
+			}
+			if !changes {
+				continue
+			}
 		}
 		c, err := s.summary(r, story, entry)
 		if err != nil {
@@ -46,6 +58,35 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f 
 	}
 	return list, len(stories), nil
 }
+
+// byAuthor reports whether somebody pushed a change, or is named by its commit.
+func byAuthor(story change.Change, author string) bool {
+	head := story.Head()
+	return author == "" || strings.EqualFold(head.By, author) || strings.Contains(strings.ToLower(head.Author), strings.ToLower(author))
+}
+
+// changesPath reports whether the newest revision of a change differs in a file or
+// directory from what it stands on.
+func (s *Server) changesPath(ctx context.Context, r *repo.Repository, story change.Change, path string) (bool, error) {
+	head := story.Head().Commit
+	base, err := s.baseOf(ctx, r, story, head)
+	if err != nil {
+		return false, err
+	}
+	from := base.String()
+	if base == repo.Zero {
+		from = emptyTree
+	}
+	_, err = r.Git(ctx, "--literal-pathspecs", "diff-tree", "-r", "--quiet", from, head.String(), "--", path)
+	var differs *repo.GitError
+	if errors.As(err, &differs) && differs.Exit == 1 {
+		return true, nil
+	}
+	return false, err
+}
+
+// emptyTree is what the first commit of a repository stands on.
+const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 // stateOf is a change's state: its place in the queue knows better than its log
 // what is going on just now.
