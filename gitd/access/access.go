@@ -23,6 +23,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -53,11 +54,11 @@ func Reserved() []string {
 	}
 }
 
-var userForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+var userForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
 
 // CheckUserName says what is wrong with the name of a user or group.
 func CheckUserName(name string) error {
-	if !userForm.MatchString(name) {
+	if !userForm().MatchString(name) {
 		return fmt.Errorf("%q is not a name for a user or group: use 1 to 32 small letters, digits and '-', starting with a letter", name)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -15,7 +16,9 @@ import (
 
 var (
 	forges         = []string{"github", "gitlab", "gitea", "forgejo"}
-	repositoryForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}(/[A-Za-z0-9_.-]{1,100}){1,9}$`)
+	repositoryForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}(/[A-Za-z0-9_.-]{1,100}){1,9}$`)
+	})
 )
 
 const maxURL = 500
@@ -24,7 +27,7 @@ const maxURL = 500
 // names, which stands in the file before or behind it.
 func (r *reader) connection(key, value, repositories *yaml.Node) {
 	name := key.Value
-	if !userForm.MatchString(name) {
+	if !userForm().MatchString(name) {
 		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter", "%q is not a name for a connection", name)
 	}
 	scalar := func(what, example string) (string, *yaml.Node) {
@@ -42,7 +45,7 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		r.problem(n, suggest(c.Forge, forges, "choose one of "+strings.Join(forges, ", ")), "connection %s is to the forge %q", name, c.Forge)
 	}
 	if c.Repository, n = scalar("repository", "owner/name"); n != nil {
-		if !repositoryForm.MatchString(c.Repository) || c.Forge != "gitlab" && strings.Count(c.Repository, "/") > 1 {
+		if !repositoryForm().MatchString(c.Repository) || c.Forge != "gitlab" && strings.Count(c.Repository, "/") > 1 {
 			r.problem(n, "write it as at the forge: owner/name", "%q is not the name of a repository at a forge", c.Repository)
 		}
 	}

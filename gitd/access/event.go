@@ -71,7 +71,7 @@ const maxEndpoints = 20
 // endpoint checks one endpoint.
 func (r *reader) endpoint(key, value *yaml.Node) {
 	name := key.Value
-	if !userForm.MatchString(name) {
+	if !userForm().MatchString(name) {
 		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter", "%q is not a name for an endpoint", name)
 	}
 	if len(r.config.endpoints) == maxEndpoints {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -184,7 +185,7 @@ func (r *reader) user(key, value *yaml.Node) {
 	}
 	_, emails := lookup(value, "email")
 	for _, n := range items(emails) {
-		if !emailForm.MatchString(n.Value) {
+		if !emailForm().MatchString(n.Value) {
 			r.problem(n, "write it like ada@example.com", "%q is not an e-mail address", n.Value)
 			continue
 		}
@@ -228,7 +229,9 @@ func (r *reader) quota(value *yaml.Node, name string) int64 {
 	return size
 }
 
-var emailForm = regexp.MustCompile(`^[^\s@<>"\\,;:\pC]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?$`)
+var emailForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[^\s@<>"\\,;:\pC]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?$`)
+})
 
 func (r *reader) group(key, value *yaml.Node) {
 	members := []string{}
@@ -330,7 +333,9 @@ func (r *reader) builds(n *yaml.Node, under string, known ...string) buildsettin
 	return s
 }
 
-var ungatedForm = regexp.MustCompile(`^off by ([A-Za-z0-9][A-Za-z0-9 ._@+-]{0,98}[A-Za-z0-9]|[A-Za-z0-9])$`)
+var ungatedForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^off by ([A-Za-z0-9][A-Za-z0-9 ._@+-]{0,98}[A-Za-z0-9]|[A-Za-z0-9])$`)
+})
 
 // gate reads the value of a repository's gate.
 func gate(value string) (on bool, by string, ok bool) {
@@ -340,7 +345,7 @@ func gate(value string) (on bool, by string, ok bool) {
 	case "off", "false":
 		return false, "", true
 	}
-	if m := ungatedForm.FindStringSubmatch(value); m != nil {
+	if m := ungatedForm().FindStringSubmatch(value); m != nil {
 		return false, m[1], true
 	}
 	return true, "", false

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -103,10 +104,10 @@ type reservedPorts struct {
 	line       int
 }
 
-var portsForm = regexp.MustCompile(`^([0-9]{1,5})(?:-([0-9]{1,5}))?$`)
+var portsForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9]{1,5})(?:-([0-9]{1,5}))?$`) })
 
 func parsePorts(text string) (p Ports, ok bool) {
-	m := portsForm.FindStringSubmatch(text)
+	m := portsForm().FindStringSubmatch(text)
 	if m == nil {
 		return p, false
 	}

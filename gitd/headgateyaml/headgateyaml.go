@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -215,16 +216,16 @@ type approvalsText struct {
 }
 
 var (
-	environmentForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	environmentForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`) })
 	applicationForm = environmentForm
 	scheduleForm    = environmentForm
-	artifactForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
-	groupForm       = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	branchForm      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
+	artifactForm    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) })
+	groupForm       = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
+	branchForm      = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`) })
 )
 
 // ValidEnvironment reports whether an environment may have this name.
-func ValidEnvironment(name string) bool { return environmentForm.MatchString(name) }
+func ValidEnvironment(name string) bool { return environmentForm().MatchString(name) }
 
 // Limits of one file.
 const (
@@ -362,7 +363,7 @@ func (r *reader) land(t text, f *File) {
 
 func (r *reader) branch(name string, line int) {
 	switch {
-	case !branchForm.MatchString(name) ||
+	case !branchForm().MatchString(name) ||
 		strings.Contains(name, "..") || strings.Contains(name, "//") || strings.Contains(name, "/.") ||
 		strings.HasSuffix(name, "/") || strings.HasSuffix(name, ".") || strings.Contains(name+"/", ".lock/"):
 		r.problem(line, "", "invalid branch name %q", name)
@@ -423,7 +424,7 @@ func (r *reader) schedule(value *yaml.Node, f *File) (Schedule, bool) {
 	case s.Name == "":
 		r.problem(s.LineOf("name"), "add name: nightly", "this schedule has no name")
 		return s, false
-	case !scheduleForm.MatchString(s.Name):
+	case !scheduleForm().MatchString(s.Name):
 		r.problem(s.LineOf("name"), "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid schedule name %q", s.Name)
 	}
 	if s.Cron == "" || len(s.Cron) > maxCron {
@@ -439,7 +440,7 @@ func (r *reader) schedule(value *yaml.Node, f *File) (Schedule, bool) {
 	}
 	if t.Notify != nil {
 		s.Notify = *t.Notify
-		if !groupForm.MatchString(s.Notify) {
+		if !groupForm().MatchString(s.Notify) {
 			r.problem(s.LineOf("notify"), "name a user or a group of server.yaml", "invalid user or group name %q", s.Notify)
 		}
 	}
@@ -467,7 +468,7 @@ func (r *reader) applications(n *yaml.Node, f *File) {
 
 func (r *reader) application(key, value *yaml.Node, f *File) {
 	a := Application{Name: key.Value, Path: key.Value, Line: key.Line}
-	if !applicationForm.MatchString(a.Name) {
+	if !applicationForm().MatchString(a.Name) {
 		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid application name %q", a.Name)
 	}
 	if value.Kind != yaml.MappingNode {
@@ -490,7 +491,7 @@ func (r *reader) application(key, value *yaml.Node, f *File) {
 			"application %q has %d artifacts", a.Name, len(a.Artifacts))
 	}
 	for _, name := range a.Artifacts {
-		if !artifactForm.MatchString(name) {
+		if !artifactForm().MatchString(name) {
 			r.problem(lineOf(value, "artifacts"), "name it as buildspec.yml does", "invalid artifact name %q", name)
 		}
 	}
@@ -593,7 +594,7 @@ func (r *reader) environment(key, value *yaml.Node, of Application) Environment 
 		Line:        key.Line,
 		lines:       map[string]int{},
 	}
-	if !environmentForm.MatchString(e.Name) {
+	if !environmentForm().MatchString(e.Name) {
 		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid environment name %q", e.Name)
 	}
 	if value.Kind != yaml.MappingNode {
@@ -653,7 +654,7 @@ func (r *reader) approvals(n *yaml.Node, e *Environment) {
 	if t.Count < 0 || t.Count > maxApprovals {
 		r.problem(n.Line, fmt.Sprintf("use 0 to %d", maxApprovals), "%d approvals cannot be asked for", t.Count)
 	}
-	if t.From != "" && !groupForm.MatchString(t.From) {
+	if t.From != "" && !groupForm().MatchString(t.From) {
 		r.problem(n.Line, "name a group of server.yaml", "invalid group name %q", t.From)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -53,8 +54,10 @@ var (
 	// imageForm is a name that registries take.
 	imageForm        = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
 	architectureForm = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
-	variableForm     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,199}$`)
-	imageUserForm    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+	variableForm     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,199}$`) })
+	imageUserForm    = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+	})
 )
 
 func (r *reader) images(n *yaml.Node, f *File) {
@@ -102,7 +105,7 @@ func (r *reader) image(key, value *yaml.Node, f *File) {
 
 	if t.Artifact != nil {
 		i.Artifact = *t.Artifact
-		if !artifactForm.MatchString(i.Artifact) {
+		if !artifactForm().MatchString(i.Artifact) {
 			r.problem(at("artifact"), "name it as buildspec.yml does", "invalid artifact name %q", i.Artifact)
 		}
 	}
@@ -126,7 +129,7 @@ func (r *reader) image(key, value *yaml.Node, f *File) {
 	}
 	if t.User != nil {
 		i.User = *t.User
-		if !imageUserForm.MatchString(i.User) {
+		if !imageUserForm().MatchString(i.User) {
 			r.problem(at("user"), `write a number or a name, and perhaps a group: "65532:65532"`, "invalid user %q", i.User)
 		}
 	}
@@ -147,7 +150,7 @@ func (r *reader) image(key, value *yaml.Node, f *File) {
 		r.problem(at("environment"), "", "image %q sets more than %d variables", i.Name, maxImageVariables)
 	}
 	for name, v := range i.Environment {
-		if !variableForm.MatchString(name) || strings.ContainsRune(v, 0) {
+		if !variableForm().MatchString(name) || strings.ContainsRune(v, 0) {
 			r.problem(at("environment"), "use letters, digits and '_', beginning with no digit", "invalid variable %q", name)
 		}
 	}

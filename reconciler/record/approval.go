@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -22,7 +23,9 @@ type Approval struct {
 	Why   string
 }
 
-var approvalForm = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) <([^<>\s]*)> tree=([0-9a-f]{40}) at=(\S{1,40}) via=([a-z]{1,20})(?: why=(".*"))?$`)
+var approvalForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) <([^<>\s]*)> tree=([0-9a-f]{40}) at=(\S{1,40}) via=([a-z]{1,20})(?: why=(".*"))?$`)
+})
 
 // maxWhy bounds the reason that is kept with an approval, in bytes.
 const maxWhy = 500
@@ -43,7 +46,7 @@ func (a Approval) value() string {
 }
 
 func parseApproval(value string) (Approval, bool) {
-	m := approvalForm.FindStringSubmatch(value)
+	m := approvalForm().FindStringSubmatch(value)
 	if m == nil {
 		return Approval{}, false
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -21,14 +22,16 @@ type Choice struct {
 
 const keyChosen = "Chosen-by"
 
-var choiceForm = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) at=(\S{1,40}) rejections=([0-9a-f]{40})$`)
+var choiceForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) at=(\S{1,40}) rejections=([0-9a-f]{40})$`)
+})
 
 func (c Choice) value() string {
 	return fmt.Sprintf("%s at=%s rejections=%s", c.User, c.At.UTC().Format(time.RFC3339), c.Rejections)
 }
 
 func parseChoice(value string) *Choice {
-	m := choiceForm.FindStringSubmatch(value)
+	m := choiceForm().FindStringSubmatch(value)
 	if m == nil {
 		return nil
 	}

@@ -92,9 +92,9 @@ type Dir struct {
 	created  chan struct{}     // closed and replaced when a log begins
 }
 
-var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var digestForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
 
-var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
+var idForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`) })
 
 // OpenDir opens a directory of logs, making it if absent. Logs that a killed
 // process left unfinished are removed: their builds are run again.
@@ -111,7 +111,7 @@ func OpenDir(root string) (*Dir, error) {
 
 // Create begins the log called id. Secrets are the values to be masked.
 func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
-	if !idForm.MatchString(id) {
+	if !idForm().MatchString(id) {
 		return nil, fmt.Errorf("create log: %q is not a log id", id)
 	}
 	path := filepath.Join(d.root, "running", id+".log")
@@ -137,7 +137,7 @@ func (d *Dir) await(ctx context.Context, name string, wait bool) (*os.File, *Wri
 		created := d.created
 		d.mu.Unlock()
 		f, w, err := d.open(name)
-		if !wait || !errors.Is(err, ErrNoLog) || digestForm.MatchString(name) || !idForm.MatchString(name) {
+		if !wait || !errors.Is(err, ErrNoLog) || digestForm().MatchString(name) || !idForm().MatchString(name) {
 			return f, w, err
 		}
 		select {
@@ -150,7 +150,7 @@ func (d *Dir) await(ctx context.Context, name string, wait bool) (*os.File, *Wri
 
 // open finds a log by id or digest; w is nil when it is finished.
 func (d *Dir) open(name string) (f *os.File, w *Writer, err error) {
-	if !idForm.MatchString(name) {
+	if !idForm().MatchString(name) {
 		return nil, nil, ErrNoLog
 	}
 	d.mu.Lock()

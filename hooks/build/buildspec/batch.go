@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -40,7 +41,7 @@ func (b *Batch) elsewhere() bool {
 // Bounds of a batch: CodeBuild's own.
 const maxTasks = 100
 
-var taskForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,127}$`)
+var taskForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,127}$`) })
 
 func (r *reader) batch(key, n *yaml.Node) {
 	kinds := map[string]func(key, value *yaml.Node, b *Batch){
@@ -134,7 +135,7 @@ func (r *reader) tasks(key, n *yaml.Node, known []string, b *Batch) {
 		r.mapping(item, "a task of "+key.Value, func() {
 			r.keys(item, "batch."+key.Value, known, func(k, value *yaml.Node) { r.task(&t, k, value) })
 		})
-		if !taskForm.MatchString(t.ID) {
+		if !taskForm().MatchString(t.ID) {
 			r.refuse(item, "use letters, digits and '_', beginning with a letter", "%q is not an identifier for a task", t.ID)
 		}
 		b.Tasks = append(b.Tasks, t)

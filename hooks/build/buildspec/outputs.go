@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -57,7 +58,7 @@ const (
 
 var artifactKeys = []string{"files", "name", "discard-paths", "base-directory", "exclude-paths", "enable-symlinks", "s3-prefix"}
 
-var identifierForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`)
+var identifierForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`) })
 
 func (r *reader) artifacts(key, n *yaml.Node) {
 	r.mapping(n, "artifacts", func() {
@@ -80,7 +81,7 @@ func (r *reader) artifacts(key, n *yaml.Node) {
 
 func (r *reader) secondary(id, value *yaml.Node) {
 	a := Artifact{ID: id.Value, Line: id.Line}
-	if !identifierForm.MatchString(a.ID) || a.ID == Main {
+	if !identifierForm().MatchString(a.ID) || a.ID == Main {
 		r.refuse(id, "use letters, digits, '.', '_' and '-'", "%q is not an identifier for an artifact", a.ID)
 	}
 	r.mapping(value, "artifact "+a.ID, func() {

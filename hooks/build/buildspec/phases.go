@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -51,13 +52,13 @@ var runtimes = []string{"android", "dotnet", "golang", "java", "nodejs", "php", 
 
 func (r *reader) user(n *yaml.Node) string {
 	name := r.text(n, "run-as")
-	if name != "" && !userForm.MatchString(name) {
+	if name != "" && !userForm().MatchString(name) {
 		r.refuse(n, "name a user", "run-as %q is not the name of a user", name)
 	}
 	return name
 }
 
-var userForm = regexp.MustCompile(`^[a-z_][a-z0-9_.-]{0,31}\$?$`)
+var userForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z_][a-z0-9_.-]{0,31}\$?$`) })
 
 func (r *reader) phases(key, n *yaml.Node) {
 	if n.Kind != yaml.MappingNode {

@@ -88,11 +88,11 @@ type Use struct {
 	store *Store
 }
 
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
+var plainName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`) })
 
 // Use lets a build use the cache of a repository. One of Keep and Drop must follow.
 func (s *Store) Use(repository, build string) (*Use, error) {
-	if !plainName.MatchString(repository) || !plainName.MatchString(build) {
+	if !plainName().MatchString(repository) || !plainName().MatchString(build) {
 		return nil, fmt.Errorf("use the cache of %q for %q: not names", repository, build)
 	}
 	dir := filepath.Join(s.dir, repository, "layers", build)

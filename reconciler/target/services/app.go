@@ -306,7 +306,7 @@ func (a *app) again() {
 func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, error) {
 	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence, Report: d.Drift == target.Report}
 	for _, name := range []string{d.Repository, d.Environment, d.Application} {
-		if !plainName.MatchString(name) {
+		if !plainName().MatchString(name) {
 			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -239,7 +240,7 @@ func (p *composeParser) duration(n *yaml.Node, what string, low, high time.Durat
 	return d
 }
 
-var serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
+var serviceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`) })
 
 func (p *composeParser) services(n *yaml.Node) (all []Service) {
 	if n.Kind != yaml.MappingNode {
@@ -249,7 +250,7 @@ func (p *composeParser) services(n *yaml.Node) (all []Service) {
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
 	taken := map[string]string{}
 	for key, value := range yamlfile.Pairs(n) {
-		if !serviceName.MatchString(key.Value) {
+		if !serviceName().MatchString(key.Value) {
 			p.problem(key, "use lower-case letters, digits, _ and -, at most 40", "service name %q", key.Value)
 			continue
 		}

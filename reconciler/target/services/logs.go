@@ -35,7 +35,7 @@ type logPosition struct {
 func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter.Seq2[target.LogLine, error] {
 	return func(yield func(target.LogLine, error) bool) {
 		for _, name := range []string{k.Repository, k.Environment, k.Application} {
-			if !plainName.MatchString(name) {
+			if !plainName().MatchString(name) {
 				return
 			}
 		}

@@ -69,7 +69,7 @@ type keptInstance struct {
 // not elements of a path.
 func (t *Target) appDir(k target.Key) (dir string, ok bool) {
 	for _, name := range []string{k.Repository, k.Environment, k.Application} {
-		if !plainName.MatchString(name) {
+		if !plainName().MatchString(name) {
 			return "", false
 		}
 	}

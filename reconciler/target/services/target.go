@@ -415,7 +415,7 @@ func (t *Target) logPath(k target.Key, instance string) string {
 // fs.ErrNotExist when there is none.
 func (t *Target) InstanceLog(k target.Key, instance string, lines int) ([]string, error) {
 	for _, name := range []string{k.Repository, k.Environment, k.Application, instance} {
-		if !plainName.MatchString(name) {
+		if !plainName().MatchString(name) {
 			return nil, fmt.Errorf("log of instance %q: %w", instance, fs.ErrNotExist)
 		}
 	}
@@ -427,4 +427,4 @@ func (t *Target) InstanceLog(k target.Key, instance string, lines int) ([]string
 }
 
 // plainName is a name that is one element of a path.
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+var plainName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) })

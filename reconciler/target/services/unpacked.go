@@ -45,7 +45,7 @@ type unpacked struct {
 // maxIdleReleases is how many directories that nobody uses are kept for a rollback.
 const maxIdleReleases = 5
 
-var digestForm = regexp.MustCompile(`^[a-z0-9]+:[0-9a-f]{32,128}$`)
+var digestForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]+:[0-9a-f]{32,128}$`) })
 
 // print is what is written down about a directory.
 type print struct {
@@ -82,7 +82,7 @@ func (u *unpackedReleases) open(used map[string]bool) error {
 		var p print
 		known := readRecord(dir+".json", &p) == nil
 		switch {
-		case known && digestForm.MatchString(digest):
+		case known && digestForm().MatchString(digest):
 			made := u.entry(digest)
 			made.print, made.used = p.Print, time.Now()
 			made.made.Store(p.Made)
@@ -125,7 +125,7 @@ func (u *unpackedReleases) entry(digest string) *unpacked {
 // use unpacks an artifact unless its directory is there and as it was, and keeps the
 // directory until release.
 func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, err error) {
-	if !digestForm.MatchString(digest) {
+	if !digestForm().MatchString(digest) {
 		return "", fmt.Errorf("artifact digest %q is none", digest)
 	}
 	u.mu.Lock()
