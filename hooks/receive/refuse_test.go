@@ -210,7 +210,7 @@ func TestServerConfigurationIsChecked(t *testing.T) {
 	}
 	c := h.clone(r)
 	c.commit("first", map[string]string{"server.yaml": strings.Replace(serverYAML, "administrators: [ada]", "administrators: [adda]", 1)})
-	h.push(c, "ada", "origin", "main").refused(t, "server.yaml:6:", `did you mean "ada"?`)
+	h.push(c, "ada", "origin", "main").refused(t, "server.yaml:7:", `did you mean "ada"?`)
 	c.commit("right", map[string]string{"server.yaml": serverYAML})
 	h.push(c, "jun", "origin", "main").refused(t, "no such repository") // administrators only
 	h.push(c, "ada", "origin", "main").ok(t, "success: 1 landed on main")
