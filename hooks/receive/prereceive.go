@@ -144,9 +144,6 @@ func (l *Listener) validatePush(
 		return refuse(errTooMany.Error(), "push in several steps")
 	}
 	opts, unfit := parseOptions(header.Options)
-	if unfit != nil {
-		return []*rejection{unfit}, nil, nil
-	}
 	commands, err := parseCommands(input)
 	if errors.Is(err, errTooMany) {
 		return refuse(err.Error(), "push in several steps")
@@ -165,6 +162,10 @@ func (l *Listener) validatePush(
 	q, err := quarantineOf(r, header.Quarantine)
 	if err != nil {
 		return nil, nil, err
+	}
+	if unfit != nil {
+		p.accepted, p.refusing = &acceptedPush{commands: refuseAll(commands, nil, unfit)}, q
+		return []*rejection{unfit}, nil, nil
 	}
 	v := &validation{l: l, r: r, push: p, access: l.Access(), quarantine: q, options: opts}
 	if v.dirs, err = arriving(q); err != nil {
