@@ -119,6 +119,7 @@ func tellStories(t *testing.T, dir string, vars ...string) {
 			"receiver":    receiverCmd,
 			"letgo":       letgoCmd,
 			"hg":          hgCmd,
+			"page":        pageCmd,
 			"eventually":  eventuallyCmd,
 			"sample":      sampleCmd,
 			"jsonget":     jsonCmd,

@@ -34,6 +34,7 @@ var chapters = []chapter{
 	{name: "push what is red", do: (*journey).pushRed, staging: 1, production: 1},
 	{name: "push the next", do: (*journey).pushNext, staging: 2, production: 1},
 	{name: "push plain branches", do: (*journey).pushBranches, staging: 2, production: 1},
+	{name: "pause by push", do: (*journey).pauseByPush, staging: 2, production: 1},
 	{name: "reject by push", do: (*journey).rejectByPush, staging: 2, production: 1},
 	{name: "approve by push", do: (*journey).approveByPush, staging: 2, production: 2},
 	{name: "push from behind", do: (*journey).pushFromBehind, staging: 3, production: 3},
@@ -508,6 +509,20 @@ func (j *journey) pushNext() {
 
 func (j *journey) pushBranches() {
 	j.step("push", func() error { return j.git("push", "-q", "origin", "HEAD:refs/heads/side", "HEAD:refs/heads/other") })
+}
+
+// pauseByPush lets nothing land on main, and resumes.
+func (j *journey) pauseByPush() {
+	j.step("pause", func() error {
+		if strings.Contains(refs(j.t, j.harness), " refs/decisions/landing/main ") {
+			return nil
+		}
+		return j.git("push", "-q", "-o", "pause", "-o", "reason=not now", "origin", "HEAD:refs/for/main")
+	})
+	j.step("resume", func() error {
+		_, err := j.hg("repo", "resume", "hello")
+		return err
+	})
 }
 
 // rejectByPush says no to release 2, and then chooses it all the same.

@@ -56,7 +56,10 @@ func newBackend() *backend {
 	return &backend{
 		environment: production,
 		repositories: []show.Repository{
-			{Name: "catalogue", Clone: "ssh://git.tarn.example/catalogue", State: show.Empty, Environments: []show.Environment{other}},
+			{
+				Name: "catalogue", Clone: "ssh://git.tarn.example/catalogue", State: show.Empty, Environments: []show.Environment{other},
+				Paused: []show.Pause{{Branch: "main", By: "sam", At: today(13, 59), Via: "ssh", Reason: "we move the shelves"}},
+			},
 			{Name: "checkout", Clone: "ssh://git.tarn.example/checkout", Description: "the till " + evil, Gated: true, Branch: "main", Tip: "9f1c2abffff", State: show.Green, Release: 186,
 				LandedAt: today(13, 58), Queue: make([]show.Change, 4), Environments: []show.Environment{staging, production}},
 			{Name: "headgate", Clone: "ssh://git.tarn.example/headgate", State: show.Green},
@@ -241,6 +244,19 @@ func (b *backend) Reject(_ context.Context, a access.Identity, name, environment
 
 func (b *backend) Choose(_ context.Context, a access.Identity, name, environment string, release int) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("proposed release %d for %s of %s, as %s", release, environment, name, a.User), Next: "now waits for 1 approval"}, nil
+}
+
+func (b *backend) Paused(ctx context.Context, a access.Identity, repository string) ([]show.Pause, error) {
+	r, err := b.Repository(ctx, a, repository)
+	return r.Paused, err
+}
+
+func (b *backend) PauseLanding(_ context.Context, a access.Identity, _, branch, reason string) (show.Done, error) {
+	return show.Done{What: "landing on " + branch + " is paused by " + a.User + ": " + reason}, nil
+}
+
+func (b *backend) ResumeLanding(_ context.Context, a access.Identity, _, branch, _ string) (show.Done, error) {
+	return show.Done{What: "landing on " + branch + " is resumed, as " + a.User}, nil
 }
 
 func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {

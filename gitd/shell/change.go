@@ -128,6 +128,9 @@ func changeList(c *call) error {
 	if c.json {
 		return emitAll(c, changes)
 	}
+	if err := c.sayPaused(names); err != nil {
+		return err
+	}
 	if len(changes) == 0 {
 		c.noChange(names, filter, total)
 		if more := c.more(names, filter, nil, total); more != "" {
@@ -185,6 +188,24 @@ func (c *call) more(names []string, filter show.ChangeFilter, listed []show.Chan
 		}
 	}
 	return fmt.Sprintf("%s --before %d", command, last)
+}
+
+// sayPaused says on which branches of repositories nothing lands.
+func (c *call) sayPaused(names []string) error {
+	for _, name := range names {
+		all, err := c.shell.Backend.Paused(c.ctx, c.actor, name)
+		if err != nil {
+			return err
+		}
+		for _, p := range all {
+			in := ""
+			if len(names) > 1 {
+				in = name + ": "
+			}
+			c.out.line("%s%s; to resume: %s", in, p, c.ssh("repo resume "+name+" "+p.Branch))
+		}
+	}
+	return nil
 }
 
 // newest is how many changes are listed unless all are asked for.

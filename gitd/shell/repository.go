@@ -54,6 +54,22 @@ var repoCommands = []command{
 			return c.act(c.shell.Backend.SetGate(c.ctx, c.actor, c.args["name"], setting == "gate=on"))
 		},
 	},
+	{
+		name: "repo pause", args: "<repo> [branch] [--reason <text>...]", what: "let nothing land on a branch until it is resumed", example: "repo pause hello",
+		options: []option{{"--reason", "why; takes all words up to the next option"}},
+		notes:   "What is pushed is taken and built, and waits. By git, from any clone:\ngit push -o pause -o reason=<text> origin HEAD:refs/for/<branch>",
+		run: func(c *call) error {
+			return c.act(c.shell.Backend.PauseLanding(c.ctx, c.actor, c.args["repo"], c.args["branch"], c.options["--reason"]))
+		},
+	},
+	{
+		name: "repo resume", args: "<repo> [branch] [--reason <text>...]", what: "let changes land on a branch again", example: "repo resume hello",
+		options: []option{{"--reason", "why; takes all words up to the next option"}},
+		notes:   "By git, from any clone: git push -o resume origin HEAD:refs/for/<branch>",
+		run: func(c *call) error {
+			return c.act(c.shell.Backend.ResumeLanding(c.ctx, c.actor, c.args["repo"], c.args["branch"], c.options["--reason"]))
+		},
+	},
 }
 
 // noRepository says that there is nothing yet, and how there can be something.

@@ -12,6 +12,10 @@ type Acts interface {
 	CreateRepository(ctx context.Context, who access.Identity, name, description string) (Done, error)
 	// SetGate sets whether a repository's branches are gated.
 	SetGate(ctx context.Context, who access.Identity, repository string, gated bool) (Done, error)
+	// PauseLanding lets nothing land on a branch, "" for the one shown, until
+	// ResumeLanding.
+	PauseLanding(ctx context.Context, who access.Identity, repository, branch, reason string) (Done, error)
+	ResumeLanding(ctx context.Context, who access.Identity, repository, branch, reason string) (Done, error)
 	// Withdraw takes an open change out of the queue.
 	Withdraw(ctx context.Context, who access.Identity, repository string, change int) (Done, error)
 	// Retry proposes the newest revision of a change that ended without landing

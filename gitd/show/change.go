@@ -13,6 +13,8 @@ type Changes interface {
 	// Changes lists newest first; total is the number of all changes.
 	Changes(ctx context.Context, who access.Identity, repository string, f ChangeFilter) (changes []Change, total int, err error)
 	Change(ctx context.Context, who access.Identity, repository string, number int) (Change, error)
+	// Paused are the branches of a repository on which nothing lands for now.
+	Paused(ctx context.Context, who access.Identity, repository string) ([]Pause, error)
 	// Log yields a change's newest build log; with follow it ends when the build
 	// has ended and what followed from it is known: the change has ended, or waits.
 	Log(ctx context.Context, who access.Identity, repository string, number int, follow bool) iter.Seq2[LogEvent, error]

@@ -18,6 +18,9 @@ func Elapsed(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
+// Clock writes an instant for people who may be anywhere: Tue 24 Nov 12:00 UTC.
+func Clock(t time.Time) string { return t.UTC().Format("Mon 2 Jan 15:04 UTC") }
+
 // Short is a commit, tree or digest as people write it; what is none of them
 // stays as it is.
 func Short(id string) string {

@@ -2,6 +2,7 @@ package show
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -28,7 +29,26 @@ type Repository struct {
 	Reason       string        `json:"reason,omitempty"` // damaged: what cannot be read
 	LandedAt     time.Time     `json:"landed_at,omitzero"`
 	Release      int           `json:"release,omitempty"`
-	Queue        []Change      `json:"queue"`        // in landing order
-	Environments []Environment `json:"environments"` // in the order of headgate.yaml
+	Paused       []Pause       `json:"paused,omitempty"` // branches on which nothing lands for now
+	Queue        []Change      `json:"queue"`            // in landing order
+	Environments []Environment `json:"environments"`     // in the order of headgate.yaml
 	MayWrite     bool          `json:"may_write"`
+}
+
+// Pause is that somebody lets nothing land on a branch until it is resumed.
+type Pause struct {
+	Branch string    `json:"branch"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Via    string    `json:"via"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// String says it in one line.
+func (p Pause) String() string {
+	s := fmt.Sprintf("landing on %s is paused by %s since %s", p.Branch, p.By, Clock(p.At))
+	if p.Reason != "" {
+		s += ": " + p.Reason
+	}
+	return s
 }

@@ -315,6 +315,19 @@ func (h *backend) Choose(_ context.Context, a access.Identity, repo, env string,
 	return show.Done{What: fmt.Sprintf("proposed release %d for %s", release, env)}, nil
 }
 
+func (h *backend) Paused(ctx context.Context, a access.Identity, repository string) ([]show.Pause, error) {
+	r, err := h.Repository(ctx, a, repository)
+	return r.Paused, err
+}
+
+func (h *backend) PauseLanding(_ context.Context, a access.Identity, _, branch, reason string) (show.Done, error) {
+	return show.Done{What: "landing on " + branch + " is paused by " + a.User + ": " + reason}, nil
+}
+
+func (h *backend) ResumeLanding(_ context.Context, a access.Identity, _, branch, _ string) (show.Done, error) {
+	return show.Done{What: "landing on " + branch + " is resumed, as " + a.User}, nil
+}
+
 func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

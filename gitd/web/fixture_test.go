@@ -231,6 +231,7 @@ func fullBackend() *backend {
 	held := level(production, "ledger", 309, 2)
 	held.Held = &show.HoldNote{By: "sam", At: noon.AddDate(0, 0, -5), Reason: "audit until Friday"}
 	ledger.Environments = []show.Environment{level(staging, "ledger", 311, 0), held}
+	ledger.Paused = []show.Pause{{Branch: "main", By: "sam", At: at("12:31:00"), Via: "console", Reason: "the <books> are being closed"}}
 	webshop := repo("web", "The shop itself", "e81d204", 1204, at("11:47:00"))
 	conv := level(staging, "web", 1204, 0)
 	conv.State, conv.Reason = show.Converging, "1 of 2 instances started"

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -139,13 +140,16 @@ type queueFacts struct {
 }
 
 type queueView struct {
-	Repo    *show.Repository
-	Train   *train
-	List    []queueRow
-	Off     []entry // that left it in the last ten minutes
-	Drawn   bool    // there is a queue to draw, if an empty one
-	Idle    bool    // nobody builds though something waits
-	Workers string
+	Repo   *show.Repository
+	Train  *train
+	List   []queueRow
+	Off    []entry // that left it in the last ten minutes
+	Drawn  bool    // there is a queue to draw, if an empty one
+	Idle   bool    // nobody builds though something waits
+	Paused bool    // nothing lands on the branch that is shown
+
+	MayPause bool // and resume
+	Workers  string
 }
 
 type queueRow struct {
@@ -189,18 +193,49 @@ func queuePage(q *request) (*page, error) {
 		view.List = append(view.List, row)
 	}
 	view.Drawn = r.Gated || len(r.Queue) > 0
+	view.MayPause = r.Gated && r.MayWrite && r.Name != access.Own
+	view.Paused = slices.ContainsFunc(r.Paused, func(p show.Pause) bool { return p.Branch == r.Branch })
 	view.Idle = len(r.Queue) > 0 && !busy && q.server.Workers == 0
 	view.Workers = fmt.Sprintf("%d of %s busy", q.server.WorkersBusy, show.Plural(q.server.Workers, "worker"))
 	p := q.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
 	p.JSON = queueFacts{r.Name, r.Branch, orEmpty(r.Queue)}
-	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-news", "queue-train", "queue-list", "asof"}
+	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-acts", "queue-news", "queue-train", "queue-list", "asof"}
 	p.Moving = len(r.Queue) > 0
 	p.Say = sayQueue(r.Queue)
 	if len(r.Queue) > 0 {
 		p.Title = fmt.Sprintf("(%d) Queue, %s", len(r.Queue), r.Name)
 	}
 	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", q.ssh("change list " + r.Name)}}
+	switch {
+	case view.Paused:
+		p.Git = append(p.Git, command{"Resume", "git push -o resume origin HEAD:refs/for/" + r.Branch}, command{"or", q.ssh("repo resume " + r.Name)})
+	case view.MayPause:
+		p.Git = append(p.Git, command{"Pause", "git push -o pause -o reason=<text> origin HEAD:refs/for/" + r.Branch}, command{"or", q.ssh("repo pause " + r.Name)})
+	}
 	return p, nil
+}
+
+// queueAct pauses landing on a branch, and resumes it.
+func queueAct(q *request) error {
+	r, err := q.repository()
+	if err != nil {
+		return err
+	}
+	act, branch, reason := q.form("act"), q.form("branch"), strings.TrimSpace(q.form("reason"))
+	var d show.Done
+	switch act {
+	case "pause":
+		d, err = q.Backend.PauseLanding(q.r.Context(), q.actor, r.Name, branch, reason)
+	case "resume":
+		d, err = q.Backend.ResumeLanding(q.r.Context(), q.actor, r.Name, branch, reason)
+	default:
+		err = &show.Error{Kind: show.Usage, What: "landing can be paused or resumed", Hint: "send act=pause or act=resume"}
+	}
+	if err != nil {
+		return err
+	}
+	q.Log.Info("acted from the console", "act", act, "repo", r.Name, "ref", branch, "user", q.actor.User)
+	return q.answer(d, "/"+r.Name+"/queue")
 }
 
 // changesFacts is the JSON of the list of changes.

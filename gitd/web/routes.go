@@ -38,7 +38,7 @@ func routes() []*route {
 	}
 	live := []*route{
 		{pattern: "/{repo}", page: repositoryPage},
-		{pattern: "/{repo}/queue", page: queuePage},
+		{pattern: "/{repo}/queue", page: queuePage, act: queueAct},
 		{pattern: "/{repo}/changes", page: changesPage},
 		{pattern: "/{repo}/changes/{n}", page: changePage, act: changeAct},
 		{pattern: "/{repo}/env", page: environmentsPage},

@@ -24,7 +24,7 @@ type Facts struct {
 	In  repo.Hash // landed with another change: the tip that holds it
 
 	Tip       repo.Hash // refused or in conflict: where the branch stays
-	Cause     Cause     // refused: why
+	Cause     Cause     // refused: why; or LandingPaused, and it waits
 	Files     []string  // in conflict, the first of them
 	MoreFiles int       // in conflict, beyond Files
 	With      int       // in conflict: the landed change that touched the same files
@@ -35,7 +35,7 @@ type Facts struct {
 	Hint   string // what to do
 }
 
-// Cause is why a change was refused.
+// Cause is why a change was refused, or waits.
 type Cause string
 
 const (
@@ -48,6 +48,7 @@ const (
 	MergeDriver     Cause = "merge-driver"     // a file would have to be merged by a program of its own
 	DeniedByPolicy  Cause = "denied"           // a policy denies it
 	AssertionFailed Cause = "assertion"        // the gate stopped it before anything moved
+	LandingPaused   Cause = "paused"           // somebody lets nothing land on its branch for now
 )
 
 // fact is one trailer: how it is written, no value for a zero, and read.

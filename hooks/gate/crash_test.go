@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/change"
 )
@@ -141,7 +142,15 @@ func killAt(t *testing.T, point string, nth int) {
 		t.Fatalf("the process was not killed at %s: %v\n%s", point, cmd.ProcessState, out.String())
 	}
 
+	config, err := writers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config.Access = func() *access.Config { return config }
 	w.start()
+	if _, _, err := w.gate.Resume(t.Context(), "hello", "main", showActor("ada"), ""); err != nil {
+		t.Fatal(err)
+	}
 	byCommit := func(commit string) (change.Change, bool) {
 		stories, err := change.Of(w.r).List()
 		if err != nil {
@@ -229,6 +238,11 @@ func TestVictim(t *testing.T) {
 	}
 	w := &harness{t: t, dir: dir, build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
 	w.config = Config{Builder: w.build, Settings: FileSettings, Ask: w.policy.ask, Workers: 2, Forward: forward}
+	config, err := writers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config.Access = func() *access.Config { return config }
 	w.start()
 	defer w.stop()
 	last := 0
@@ -240,6 +254,13 @@ func TestVictim(t *testing.T) {
 			_ = w.gate.Withdraw(t.Context(), "hello", a.Change, showActor(p.By)) // too late, if it has landed
 		}
 		last = a.Change
+	}
+	// Nothing lands for a moment; what is open then lands after it.
+	if _, _, err := w.gate.Pause(t.Context(), "hello", "main", showActor("ada"), "a moment"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.gate.Resume(t.Context(), "hello", "main", showActor("ada"), ""); err != nil {
+		t.Fatal(err)
 	}
 	for n := 1; n <= last; n++ {
 		w.end(n)

@@ -190,7 +190,8 @@ type Accepted struct {
 	Revision int
 	Attached bool // the same commit was proposed before and has not ended, or has landed
 	PushedAt time.Time
-	Others   []int // open changes of the same user to the same branch, beside this one
+	Others   []int       // open changes of the same user to the same branch, beside this one
+	Paused   *show.Pause // nothing lands on the branch for now; nil: it does
 }
 
 // Kind is what a Progress tells.

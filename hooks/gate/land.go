@@ -46,6 +46,16 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: builtFor(v),
 		})
 	}
+	switch p, err := pauseOf(l.r, c.Branch); {
+	case err != nil:
+		if ctx.Err() == nil {
+			l.retryLater(s.Number, "the server could not see whether landing is paused, and tries again", err)
+		}
+		return
+	case p != nil:
+		l.waitWhilePaused(ctx, c, o, p)
+		return
+	}
 	now := l.g.c.Now()
 	answer, record, err := l.ask(ctx, Question{
 		Repository: l.r,
@@ -115,7 +125,7 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	s, err := l.move(ctx, c, o, v, record)
 	if err != nil {
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, errPaused): // or plan again: it waits
 		case isMoved(err): // the branch or the change went on meanwhile: plan again
 			delete(l.made, c.ID())
 			if s, err := l.log.Read(number); err == nil {
@@ -148,6 +158,11 @@ func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	l.proposing.Lock()
 	defer l.proposing.Unlock()
 	s := o.story
+	if p, err := pauseOf(l.r, c.Branch); err != nil {
+		return s, err
+	} else if p != nil {
+		return s, errPaused
+	}
 	now := l.g.c.Now()
 	subject, took := fmt.Sprintf("tested %s: green", c.with()), tookOf(v)
 	if v.Candidate != c.commit.String() {

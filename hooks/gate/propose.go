@@ -51,6 +51,10 @@ func (g *Gate) Propose(ctx context.Context, p Proposal) (Accepted, error) {
 	defer l.proposing.Unlock()
 	for {
 		a, err := l.propose(ctx, p)
+		if err == nil {
+			// What cannot be read now is told when its turn comes.
+			a.Paused, _ = pauseOf(l.r, p.Branch)
+		}
 		if !isMoved(err) {
 			return a, err
 		}

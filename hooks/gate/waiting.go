@@ -25,6 +25,8 @@ type waiting struct {
 	// it is asked again when the branch has others.
 	policy bool
 	rules  rules
+
+	paused bool // the branch is, which ends with that
 }
 
 // over reports whether time ends it.
@@ -103,11 +105,19 @@ func (l *loop) endWaits(now time.Time) error {
 		case w.over(now):
 			o.waiting = nil
 			continue
-		case !w.policy:
-			continue
 		}
 
 		branch := o.story.Branch
+		if w.paused {
+			if p, err := pauseOf(l.r, branch); err != nil {
+				return err
+			} else if p == nil || p.String() != w.reason { // another one is to be noted
+				o.waiting = nil
+			}
+		}
+		if !w.policy {
+			continue
+		}
 		if _, known := current[branch]; !known {
 			tip, err := l.r.Ref("refs/heads/" + branch)
 			if err != nil {
@@ -152,22 +162,27 @@ func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, asked 
 		o.waiting.until = asked.Add(l.g.c.Retry) // a time that is past: no reason to ask without end
 	}
 
-	if e := o.story.Last(); e.Kind == change.Waits && e.Reason == reason {
-		return // asked again, and the same is missing
+	l.noteWait(ctx, o, change.Facts{
+		Candidate: c.commit,
+		Tree:      c.tree,
+		Decision:  record,
+		Rules:     a.Rules,
+		Until:     a.NotBefore,
+		Reason:    reason,
+		Hint:      a.Hint,
+	})
+}
+
+// noteWait notes in a change's log what it waits for, unless that is what it says.
+func (l *loop) noteWait(ctx context.Context, o *open, facts change.Facts) {
+	if e := o.story.Last(); e.Kind == change.Waits && e.Reason == facts.Reason {
+		return
 	}
 	s, err := l.log.Append(ctx, o.story, change.Event{
 		Kind:    change.Waits,
 		At:      l.g.c.Now(),
-		Subject: "waits: " + reason,
-		Facts: change.Facts{
-			Candidate: c.commit,
-			Tree:      c.tree,
-			Decision:  record,
-			Rules:     a.Rules,
-			Until:     a.NotBefore,
-			Reason:    reason,
-			Hint:      a.Hint,
-		},
+		Subject: "waits: " + facts.Reason,
+		Facts:   facts,
 	})
 	if err == nil {
 		o.story = s

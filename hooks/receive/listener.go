@@ -65,6 +65,9 @@ type Gate interface {
 	// Estimate is when an open change probably lands, as of now.
 	Estimate(repository string, change int) show.Estimate
 	Withdraw(ctx context.Context, repository string, change int, by access.Identity) error
+	// Pause lets nothing land on a branch until Resume.
+	Pause(ctx context.Context, repository, branch string, by access.Identity, reason string) (p show.Pause, already bool, err error)
+	Resume(ctx context.Context, repository, branch string, by access.Identity, reason string) (ended *show.Pause, of string, err error)
 }
 
 // Listener is the daemon's side of the hook program. Set its fields, then Open

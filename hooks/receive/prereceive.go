@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,8 @@ const (
 	approve                 // of a promotion
 	turnDown                // of a promotion, a rejection
 	cancelled               // nothing: a change is withdrawn instead
+	paused                  // nothing: landing on the branch is paused instead
+	resumed                 // nothing: it is resumed
 )
 
 // acceptedCommand is one command that pre-receive let pass.
@@ -60,7 +63,9 @@ type options struct {
 	raw      []string
 	nowait   bool
 	cancel   int
-	reason   string   // of an approval or rejection
+	pause    bool
+	resume   bool
+	reason   string   // of an approval, rejection, pause or resumption
 	warnings []string // for the pusher
 }
 
@@ -215,12 +220,21 @@ func refuseAll(commands []command, known map[string]acceptedCommand, all *reject
 	return refused
 }
 
-// optionNames are the push options that mean something.
-var optionNames = []string{"nowait", "cancel", "reason", "rebuild", "priority", "change"}
+// optionUsage is how each push option that means something is written.
+var optionUsage = map[string]string{
+	"nowait":   "-o nowait",
+	"cancel":   "-o cancel=<change>",
+	"pause":    "-o pause",
+	"resume":   "-o resume",
+	"reason":   "-o reason=<text>",
+	"change":   "-o change=<change>",
+	"priority": "-o priority=high, normal or low",
+	"rebuild":  "-o rebuild",
+}
 
-// parseOptions reads the push options; rebuild, priority and change are the gate's. One that is nearly that
-// is refused: the push would do something else than its author means. Of others
-// the pusher is warned.
+// parseOptions reads the push options. One that is nearly one of those that mean
+// something is refused: the push would do something else than its author means. Of
+// others the pusher is warned. What those for the gate mean, it reads itself.
 func parseOptions(raw []string) (options, *rejection) {
 	o := options{raw: raw}
 	for _, text := range raw {
@@ -236,25 +250,24 @@ func parseOptions(raw []string) (options, *rejection) {
 			o.cancel = n
 		case key == "reason" && has:
 			o.reason = value
+		case text == "pause":
+			o.pause = true
+		case text == "resume":
+			o.resume = true
 		case text == "rebuild", key == "change" && has:
 		case key == "priority" && has:
 			if !slices.Contains(priorities, value) {
 				return o, reject("-o priority="+quote(value)+" is no priority", "use one of: "+strings.Join(priorities, ", "))
 			}
 		default:
-			if near, ok := yamlfile.Nearest(key, optionNames); ok {
-				usage := map[string]string{
-					"nowait":   "-o nowait",
-					"cancel":   "-o cancel=<change>",
-					"reason":   "-o reason=<text>",
-					"rebuild":  "-o rebuild",
-					"priority": "-o priority=<" + strings.Join(priorities, "|") + ">",
-					"change":   "-o change=<change>",
-				}[near]
-				return o, reject("unknown push option "+quote(text)+"; nothing was done", "did you mean "+usage+"?")
+			if near, ok := yamlfile.Nearest(key, slices.Sorted(maps.Keys(optionUsage))); ok {
+				return o, reject("unknown push option "+quote(text)+"; nothing was done", "did you mean "+optionUsage[near]+"?")
 			}
 			o.warnings = append(o.warnings, "warning: push option "+quote(text)+" means nothing to headgate")
 		}
+	}
+	if o.pause && o.resume || (o.pause || o.resume) && o.cancel > 0 {
+		return o, reject("-o pause, -o resume and -o cancel are one at a time", "push once for each")
 	}
 	return o, nil
 }

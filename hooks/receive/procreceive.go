@@ -114,6 +114,10 @@ func (l *Listener) carryOut(
 			results[special] = l.turnDown(ctx, h, p, c)
 		case cancelled:
 			results[special] = l.withdraw(ctx, h, p, c)
+		case paused:
+			results[special] = l.pause(ctx, h, p, c)
+		case resumed:
+			results[special] = l.resume(ctx, h, p, c)
 		}
 		tip, err := r.Ref(headsPrefix + commands[special].branch)
 		landed := false
@@ -239,7 +243,7 @@ func (l *Listener) propose(ctx context.Context, h *hook, p *push, c acceptedComm
 	f := follower{l: l, h: h, repository: p.repository, change: acc.Change, reporter: &reporter{
 		server: l.Server(), repository: p.repository, branch: c.branch,
 		change: acc.Change, revision: acc.Revision, subject: c.subject, pushed: acc.PushedAt, attached: acc.Attached,
-		others: acc.Others,
+		others: acc.Others, paused: acc.Paused,
 	}}
 	if p.accepted.options.nowait {
 		h.lines(f.reporter.related()...)
@@ -342,6 +346,49 @@ func (l *Listener) withdraw(ctx context.Context, h *hook, p *push, c acceptedCom
 	}
 	h.lines(fmt.Sprintf("success: change %d was withdrawn; nothing was proposed", c.withdraw))
 	return l.atHead(p.repository, c, c.withdraw)
+}
+
+// pause lets nothing land on a branch. Nothing is proposed.
+func (l *Listener) pause(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
+	crash.Point("push.pausing")
+	by := p.actor
+	by.Via = access.ViaPush
+	paused, already, err := l.Gate.Pause(context.WithoutCancel(ctx), p.repository, c.branch, by, p.accepted.options.reason)
+	if err != nil {
+		return l.failed(h, p, c, "could not be paused", err)
+	}
+	text := "success: " + paused.String()
+	if already {
+		text = "nothing to do: " + paused.String()
+	}
+	h.lines(append(oneLine("", text),
+		"hint: to resume: git push -o resume origin HEAD:refs/for/"+c.branch+"; or ssh "+l.Server().Login()+" repo resume "+p.repository+" "+c.branch)...)
+	return l.atBranch(p.repository, c)
+}
+
+// resume lets changes land on a branch again. Nothing is proposed.
+func (l *Listener) resume(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
+	by := p.actor
+	by.Via = access.ViaPush
+	ended, _, err := l.Gate.Resume(context.WithoutCancel(ctx), p.repository, c.branch, by, p.accepted.options.reason)
+	if err != nil {
+		return l.failed(h, p, c, "could not be resumed", err)
+	}
+	if ended == nil {
+		h.lines("nothing to do: landing on " + c.branch + " is not paused")
+	} else {
+		h.lines(oneLine("", "success: landing on "+c.branch+" is resumed, as "+p.actor.User)...)
+	}
+	return l.atBranch(p.repository, c)
+}
+
+// atBranch reports a push that moved nothing: its branch is where it is.
+func (l *Listener) atBranch(repository string, c acceptedCommand) result {
+	tip, err := l.tip(repository, headsPrefix+c.branch)
+	if err != nil || tip == repo.Zero {
+		tip = c.new
+	}
+	return result{ref: c.ref, as: "refs/landed/" + c.branch, old: tip, new: tip}
 }
 
 // atHead reports a push as the newest revision of a change, where that is now.

@@ -380,6 +380,7 @@ type fakeGate struct {
 	mu        sync.Mutex
 	proposals []gate.Proposal
 	withdrawn []int
+	paused    *show.Pause
 	following int
 }
 
@@ -423,6 +424,22 @@ func (g *fakeGate) Withdraw(ctx context.Context, repository string, change int, 
 	}
 	g.withdrawn = append(g.withdrawn, change)
 	return nil
+}
+
+func (g *fakeGate) Pause(_ context.Context, _, branch string, by access.Identity, reason string) (p show.Pause, already bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if already = g.paused != nil; !already {
+		g.paused = &show.Pause{Branch: branch, By: by.User, Via: string(by.Via), Reason: reason, At: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
+	}
+	return *g.paused, already, nil
+}
+
+func (g *fakeGate) Resume(_ context.Context, _, branch string, _ access.Identity, _ string) (ended *show.Pause, of string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended, g.paused = g.paused, nil
+	return ended, branch, nil
 }
 
 func landsAtOnce(g *fakeGate, p gate.Proposal, change int) iter.Seq[gate.Progress] {

@@ -28,6 +28,7 @@ type reporter struct {
 	pushed     time.Time
 
 	others   []int          // changes of the pusher's that are open beside it
+	paused   *show.Pause    // nothing lands on the branch for now
 	came     time.Time      // when the pusher did
 	attached bool           // to a change that was there already
 	greeted  bool           // the first state has been told
@@ -63,7 +64,8 @@ type stepLines struct {
 func (n *reporter) greeting(now time.Time) []string {
 	n.came = now
 	if n.attached {
-		return []string{fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, show.Elapsed(now.Sub(n.pushed)))}
+		line := fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, show.Elapsed(now.Sub(n.pushed)))
+		return append([]string{line}, n.related()...)
 	}
 	took := ""
 	if n.revision > 1 {
@@ -79,8 +81,11 @@ const maxOthers = 3
 // related tells of the pusher's other changes to the branch, which land as well:
 // this one may have been meant to take the place of one of them.
 func (n *reporter) related() (lines []string) {
+	if n.paused != nil {
+		lines = append(oneLine("", n.paused.String()), "  it is built, and lands when somebody resumes: "+n.command("repo resume"))
+	}
 	if len(n.others) == 0 {
-		return nil
+		return lines
 	}
 	shown := n.others[max(0, len(n.others)-maxOthers):]
 	for _, other := range shown {

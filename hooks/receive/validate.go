@@ -75,6 +75,10 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 		return []*rejection{reject("-o cancel works on a push to one gated branch only",
 			fmt.Sprintf("git push -o cancel=%d origin <gated branch>", v.options.cancel))}, nil
 	}
+	if (v.options.pause || v.options.resume) && (special < 0 || len(commands) > 1 || ordered[special].action != propose) {
+		return []*rejection{reject("-o pause and -o resume work on a push to one gated branch only",
+			"git push -o pause -o reason=<text> origin HEAD:refs/for/<gated branch>")}, nil
+	}
 
 	for i := range ordered {
 		if c := &ordered[i]; c.unfit == nil {
@@ -200,6 +204,14 @@ func (v *validation) one(ctx context.Context, c *acceptedCommand, b *branches) (
 		}
 		if !c.gated {
 			return reject(c.branch+" is not gated, so nothing can be proposed for it", "push to "+headsPrefix+c.branch, c.ref), nil
+		}
+		switch {
+		case v.options.pause:
+			c.action = paused
+			return nil, nil
+		case v.options.resume:
+			c.action = resumed
+			return nil, nil
 		}
 		if v.options.cancel > 0 {
 			c.action, c.withdraw = cancelled, v.options.cancel

@@ -128,6 +128,37 @@ func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject str
 	}
 }
 
+// PauseLanding implements show.Backend.
+func (s *Server) PauseLanding(ctx context.Context, a access.Identity, repository, branch, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	p, already, err := s.gate.Pause(ctx, repository, branch, a, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	d := show.Done{What: p.String(), Next: fmt.Sprintf("what is pushed is built and waits; to resume: repo resume %s %s", repository, p.Branch)}
+	if already {
+		d.What = "already so: " + p.String()
+	}
+	return d, nil
+}
+
+// ResumeLanding implements show.Backend.
+func (s *Server) ResumeLanding(ctx context.Context, a access.Identity, repository, branch, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	ended, branch, err := s.gate.Resume(ctx, repository, branch, a, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	if ended == nil {
+		return show.Done{What: fmt.Sprintf("landing on %s of %s is not paused", branch, repository)}, nil
+	}
+	return show.Done{What: fmt.Sprintf("landing on %s of %s is resumed, as %s", branch, repository, a.User)}, nil
+}
+
 // Withdraw implements show.Backend.
 func (s *Server) Withdraw(ctx context.Context, a access.Identity, repository string, number int) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {

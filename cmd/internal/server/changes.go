@@ -192,6 +192,14 @@ func builtFor(story change.Change, end change.Event, tree string) *show.Build {
 	}
 }
 
+// Paused implements show.Backend.
+func (s *Server) Paused(_ context.Context, a access.Identity, repository string) ([]show.Pause, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return nil, err
+	}
+	return s.gate.Paused(repository)
+}
+
 // Change implements show.Backend.
 func (s *Server) Change(ctx context.Context, a access.Identity, name string, number int) (show.Change, error) {
 	r, err := s.readable(a, name)

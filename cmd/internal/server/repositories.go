@@ -158,6 +158,9 @@ func (s *Server) Repository(ctx context.Context, a access.Identity, name string)
 			v.LandedAt = releases[n-1].Manifest.At.UTC()
 		}
 	}
+	if v.Paused, err = s.gate.Paused(name); err != nil {
+		return v, err
+	}
 	for _, e := range s.gate.Queue(name) {
 		story, err := s.gate.Changes(name).Read(e.Change)
 		if err != nil {
