@@ -109,6 +109,7 @@ func superviseAgent(ctx context.Context, data string) error {
 // agentEngine is what an agent converges with.
 func agentEngine(data string, log *slog.Logger) *services.Target {
 	e := services.New(agentDir(data), filepath.Join(data, "logs", "services"), artifact.In(filepath.Join(data, "artifacts")).Unpack)
+	e.CertificateDir = filepath.Join(data, "certificates")
 	e.Log = log
 	return e
 }

@@ -35,6 +35,7 @@ import (
 	"context"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -159,12 +160,26 @@ type Declared struct {
 	// while Commit and Sequence stay.
 	Drift Drift `json:"drift,omitempty"`
 
+	Steer
+
 	// Fallback is the last declared state that was healthy to its end, nil for none or
 	// when Commit is itself known to be good. It serves where nothing does yet (the
 	// server has just started) until this state is healthy, so that a bad release does
 	// not take over by way of a restart; and again when this state took over and then
 	// failed for good.
 	Fallback *Declared `json:"fallback,omitempty"`
+}
+
+// Steer is what people say to a deployment that is under way. It may change while
+// Commit and Sequence stay.
+type Steer struct {
+	Paused    bool     `json:"paused,omitempty"`    // it goes no further
+	Continued []string `json:"continued,omitempty"` // what waited for a person, and was let go on
+}
+
+// Equal reports whether two say the same.
+func (s Steer) Equal(t Steer) bool {
+	return s.Paused == t.Paused && slices.Equal(s.Continued, t.Continued)
 }
 
 // Drift is what a target does about drift.
@@ -215,6 +230,8 @@ type Observed struct {
 	Since    time.Time `json:"since,omitzero"`     // when Commit came into State, as far as the target has seen
 	Message  string    `json:"message,omitempty"`  // why, for people; empty when there is nothing to say
 	Unhealed bool      `json:"unhealed,omitempty"` // what is Degraded stays so: it is reported only
+	RollBack bool      `json:"rollBack,omitempty"` // what is Failed is so for good, and its deployment wants it to be rolled back
+	Waits    string    `json:"waits,omitempty"`    // that a person lets what is so named go on; "": nothing does
 	Units    []Unit    `json:"units,omitempty"`    // by name
 }
 
@@ -225,6 +242,8 @@ type Unit struct {
 	State     State      `json:"state"`
 	URL       string     `json:"url,omitempty"`       // where it answers; empty when it does not or nobody can say
 	Release   int        `json:"release,omitempty"`   // that gets the traffic; 0 for none
+	Canary    int        `json:"canary,omitempty"`    // that gets a part of it; 0 for none
+	Weight    int        `json:"weight,omitempty"`    // percent of the traffic that Canary gets
 	Instances []Instance `json:"instances,omitempty"` // oldest first
 }
 

@@ -25,6 +25,7 @@ type listening struct {
 	key       string
 	service   string // that is served there
 	successor string // declared service that takes the address over with its first instance
+	tls       bool
 }
 
 // act begins an action.
@@ -53,6 +54,8 @@ func (a *app) act(act rollout.Action) {
 	case rollout.Close:
 		a.closeService(act.Service)
 	case rollout.Retire: // nothing to do
+	default:
+		a.deploy(act)
 	}
 }
 
@@ -78,14 +81,9 @@ func (a *app) pool(service string) *proxy.Pool {
 }
 
 func (a *app) route(act rollout.Action) {
-	var to []proxy.Backend
-	for _, id := range act.Routed {
-		if in := a.instances[id]; in != nil {
-			to = append(to, proxy.Backend{ID: id, Address: address(in.port)})
-		}
-	}
+	to := a.backends(act.Routed)
 	crash.Point("services.before-switch")
-	a.pool(act.Service).Set(to)
+	a.pool(act.Service).Split(to, a.backends(act.Canaries), act.Weight)
 	crash.Point("services.switched")
 	if len(to) > 0 {
 		for _, l := range a.listeners {
@@ -98,7 +96,7 @@ func (a *app) route(act rollout.Action) {
 
 func (a *app) handOver(l *listening) {
 	l.service, l.successor = l.successor, ""
-	l.Serve(a.pool(l.service))
+	a.reroute()
 }
 
 // listen has the proxy listen on exactly these addresses for a service, and says
@@ -120,19 +118,37 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 				continue
 			}
 			a.listeners = append(a.listeners, &listening{Listener: l, key: k, service: service})
+			i = len(a.listeners) - 1
+			a.reroute()
 		case a.listeners[i].service == service:
 		case !declared[a.listeners[i].service]:
 			a.listeners[i].successor = service
+		case a.shares(k): // by routes
 		default:
 			err = errors.Join(err, fmt.Errorf("port %s of service %s is still served by service %s", k, service, a.listeners[i].service))
+			continue
+		}
+		if e := a.secure(a.listeners[i], service); e != nil {
+			err = errors.Join(err, e)
 			continue
 		}
 		bound = append(bound, k)
 	}
 	a.closeListeners(func(l *listening) bool {
-		return l.service == service && l.successor == "" && !slices.Contains(keys, l.key)
+		return !a.shares(l.key) && l.service == service && l.successor == "" && !slices.Contains(keys, l.key)
 	})
 	return bound, err
+}
+
+// shares reports whether several declared services have an address, by routes.
+func (a *app) shares(key string) bool {
+	n := 0
+	for _, s := range a.compose.Services {
+		if slices.Contains(listenKeys(s, a.owner.serviceAddress()), key) {
+			n++
+		}
+	}
+	return n > 1
 }
 
 // closeInTheWay stops listening where that would keep a service from an address of
@@ -189,7 +205,11 @@ func (a *app) urls() map[string]string {
 		if at.IP.IsUnspecified() {
 			host = cmp.Or(a.owner.host(), access.Loopback.String())
 		}
-		urls[l.service] = "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port))
+		scheme := "http://"
+		if l.tls {
+			scheme = "https://"
+		}
+		urls[l.service] = scheme + net.JoinHostPort(host, strconv.Itoa(at.Port))
 	}
 	return urls
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -62,6 +61,7 @@ func (a *app) adopt(k kept) (found int) {
 			a.fence, a.pending, a.remove = d.Fence, nil, true
 		case d.Declared != nil:
 			a.fence, a.pending, a.remove, a.drift = d.Fence, d.Declared, false, d.Declared.Drift
+			a.steer = d.Declared.Steer
 			if k.state.Commit == d.Declared.Commit && k.state.Observed.Arrived(d.Declared.Commit) {
 				d.Declared.Fallback = nil // it has been proven since
 			}
@@ -100,6 +100,7 @@ func (a *app) adopt(k kept) (found int) {
 		a.watchOver(in)
 	}
 	a.observed.Adopt(live, now)
+	a.observed.Progress.Interrupted()
 	for _, f := range a.observed.Services {
 		a.routeAgain(f)
 		for _, in := range f.Instances {
@@ -118,12 +119,8 @@ func (a *app) adopt(k kept) (found int) {
 
 // routeAgain gives a service the traffic that it had, from before the proxy listens.
 func (a *app) routeAgain(f *rollout.ServiceState) {
-	var to []proxy.Backend
-	for _, id := range f.Routed {
-		if in := a.instances[id]; in != nil {
-			to = append(to, proxy.Backend{ID: id, Address: address(in.port)})
-		}
-	}
-	f.Routed = slices.DeleteFunc(f.Routed, func(id string) bool { return a.instances[id] == nil })
-	a.pool(f.Name).Set(to)
+	gone := func(id string) bool { return a.instances[id] == nil }
+	f.Routed = slices.DeleteFunc(f.Routed, gone)
+	f.Canaries = slices.DeleteFunc(f.Canaries, gone)
+	a.pool(f.Name).Split(a.backends(f.Routed), a.backends(f.Canaries), f.Weight)
 }

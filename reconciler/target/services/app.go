@@ -38,6 +38,7 @@ type app struct {
 	fence      int              // newest sequence told
 	pending    *target.Declared // told, not yet accepted
 	drift      target.Drift     // newest told
+	steer      target.Steer     // newest told
 	remove     bool             // to be removed; pending is nil then
 	published  published        // what observe sees
 	since      time.Time        // when lastCommit came into lastState
@@ -53,11 +54,16 @@ type app struct {
 	keptState string    // as it was written last
 
 	declared *target.Declared // accepted
-	plan     rollout.Declared
-	observed rollout.Observed
-	fault    string // why the newest declaration cannot be carried out
-	commit   string // environment commit that fault or plan is about
-	sequence int
+	compose  *Compose         // of declared
+
+	configured *Compose            // by which requests are carried
+	routed     *Compose            // by which addresses lead to services
+	access     map[string]*logFile // by service
+	plan       rollout.Declared
+	observed   rollout.Observed
+	fault      string // why the newest declaration cannot be carried out
+	commit     string // environment commit that fault or plan is about
+	sequence   int
 
 	versions   map[string]*version  // what instances of a version are
 	instances  map[string]*instance // by ID, those with a process
@@ -95,7 +101,7 @@ type liveInstance struct{ port, pid int }
 
 func newApp(t *Target, k target.Key) *app {
 	return &app{fence: -1, stepped: make(chan struct{}), owner: t, key: k, published: published{facts: &rollout.Observed{}},
-		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}}
+		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}, access: map[string]*logFile{}}
 }
 
 // declare hands a declaration to the loop. The one that it has counts again only
@@ -103,10 +109,11 @@ func newApp(t *Target, k target.Key) *app {
 func (a *app) declare(d *target.Declared) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove && d.Drift == a.drift {
+	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove && d.Drift == a.drift && d.Steer.Equal(a.steer) {
 		return
 	}
 	a.fence, a.pending, a.remove, a.drift = d.Sequence, d, false, d.Drift
+	a.steer = d.Steer
 	a.inbox.Wake()
 }
 
@@ -193,6 +200,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 			a.act(act)
 		}
 	}
+	a.configure()
 	a.checkDrift()
 	a.prune()
 	a.keepState()
@@ -249,7 +257,7 @@ func keptWhat(fence int, remove bool, d *target.Declared) string {
 	if d == nil {
 		return fmt.Sprint(fence, remove)
 	}
-	return fmt.Sprint(fence, remove, d.Drift)
+	return fmt.Sprint(fence, remove, d.Drift, d.Steer)
 }
 
 // end forgets the application unless something was told meanwhile.
@@ -291,6 +299,7 @@ func (a *app) accept(d *target.Declared) {
 		}
 	}
 	a.declared, a.plan, a.planned = d, plan, true
+	a.compose, _, _ = Parse(composeFile, d.Files[composeFile]) // it has been parsed just now
 	maps.Copy(a.versions, versions)
 	a.observed.Declare(plan)
 }
@@ -304,7 +313,13 @@ func (a *app) again() {
 
 // parse reads a declaration.
 func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, error) {
-	plan := rollout.Declared{Commit: d.Commit, Sequence: d.Sequence, Report: d.Drift == target.Report}
+	plan := rollout.Declared{
+		Commit:    d.Commit,
+		Sequence:  d.Sequence,
+		Report:    d.Drift == target.Report,
+		Paused:    d.Paused,
+		Continued: d.Continued,
+	}
 	for _, name := range []string{d.Repository, d.Environment, d.Application} {
 		if !plainName().MatchString(name) {
 			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
@@ -318,9 +333,8 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 	if err != nil {
 		return plan, nil, err
 	}
-	a.owner.mu.Lock()
-	address := a.owner.address
-	a.owner.mu.Unlock()
+	address := a.owner.serviceAddress()
+	plan.Deployment = compose.Deployment.Deployment
 	versions := map[string]*version{}
 	for _, s := range compose.Services {
 		digest, err := artifactOf(s, d.Release)
@@ -330,9 +344,18 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		v := &version{Service: s, Environment: d.Environment, Release: d.Release, Digest: digest}
 		id := v.id(a.owner.releases.generation(digest))
 		versions[id] = v
+		minimum, maximum := rollout.Bounds(s.Replicas, compose.Deployment.MinimumHealthy, compose.Deployment.Maximum)
 		plan.Services = append(plan.Services, rollout.Service{
-			Name: s.Name, Version: id, Label: fmt.Sprintf("release %d", d.Release.Number), Replicas: s.Replicas,
-			Listen: listenKeys(s, address), Check: s.Health.Check, Restart: s.Restart, Drain: s.Drain,
+			Name:     s.Name,
+			Version:  id,
+			Label:    fmt.Sprintf("release %d", d.Release.Number),
+			Replicas: s.Replicas,
+			Listen:   listenKeys(s, address),
+			Check:    s.Health.Check,
+			Restart:  s.Restart,
+			Drain:    s.Drain,
+			Minimum:  minimum,
+			Maximum:  maximum,
 		})
 	}
 	return plan, versions, nil

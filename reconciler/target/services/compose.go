@@ -24,7 +24,8 @@ import (
 
 // Compose is what a compose.yaml declares.
 type Compose struct {
-	Services []Service // by name
+	Services   []Service // by name
+	Deployment Deployment
 }
 
 // Service is one service of a compose.yaml: supervised processes that run from
@@ -42,6 +43,11 @@ type Service struct {
 	StopSignal  syscall.Signal
 	StopGrace   time.Duration // from StopSignal to SIGKILL
 	Artifact    string        // empty: the release's only one, or the one named like the service
+
+	HTTP2 bool // instances speak HTTP/2 in clear
+
+	// Proxy is no part of what an instance is made of, nor of what is on record of it.
+	Proxy Proxy `json:"-"`
 
 	passes     *int // as x-headgate says, if it does
 	healthyFor *time.Duration
@@ -119,9 +125,9 @@ func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems
 		}
 		return yamlfile.Problems{p}, nil
 	}
-	_, warnings, err := Parse(file, data)
+	c, warnings, err := Parse(file, data)
 	problems, _ = yamlfile.ProblemsIn(err)
-	return problems, warnings
+	return append(problems, missingPages(c, dir, files)...), warnings
 }
 
 // Parse reads a compose.yaml: the subset of the Compose specification that makes
@@ -134,12 +140,17 @@ func Parse(file string, data []byte) (c *Compose, warnings yamlfile.Problems, er
 	}
 	p := &composeParser{file: file}
 	c = &Compose{}
-	if !p.mapping(top, "compose.yaml", []string{"services", "name", "version"}, nil, nil) {
+	if !p.mapping(top, "compose.yaml", []string{"services", "name", "version", "x-headgate"}, nil, nil) {
 		return nil, p.warnings, p.problems
 	}
 	for key, value := range yamlfile.Pairs(top) {
 		if key.Value == "services" {
 			c.Services = p.services(value)
+		}
+	}
+	for key, value := range yamlfile.Pairs(top) {
+		if key.Value == "x-headgate" {
+			p.application(c, value)
 		}
 	}
 	if len(p.problems) == 0 && len(c.Services) == 0 {
@@ -248,7 +259,7 @@ func (p *composeParser) services(n *yaml.Node) (all []Service) {
 		return nil
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
-	taken := map[string]string{}
+	taken, routes := map[string]string{}, map[string]string{}
 	for key, value := range yamlfile.Pairs(n) {
 		if !serviceName().MatchString(key.Value) {
 			p.problem(key, "use lower-case letters, digits, _ and -, at most 40", "service name %q", key.Value)
@@ -261,10 +272,15 @@ func (p *composeParser) services(n *yaml.Node) (all []Service) {
 		s := p.service(key, value)
 		for _, port := range s.Ports {
 			at := port.String()
-			if by, ok := taken[at]; ok && port.Host != 0 {
-				p.problem(value, "give each its own", "services %q and %q both want port %s", by, s.Name, at)
+			by, ok := taken[at]
+			switch {
+			case ok && port.Host != 0 && len(s.Proxy.Routes) == 0:
+				p.problem(value, "give each its own, or say which requests are for which with x-headgate: {routes: [/api]}",
+					"services %q and %q both want port %s", by, s.Name, at)
+			case len(s.Proxy.Routes) == 0:
+				taken[at] = s.Name
 			}
-			taken[at] = s.Name
+			p.routesOf(value, s, at, routes)
 		}
 		all = append(all, s)
 	}
@@ -331,8 +347,9 @@ func (p *composeParser) service(key, n *yaml.Node) Service {
 			s.Ports = p.ports(v, what)
 		case "deploy":
 			if p.mapping(v, what, []string{"replicas"}, map[string]string{
-				"resources": "there are no limits in this version; leave it out", "update_config": "a rollout always starts the new before it drains the old; leave it out",
-				"restart_policy": "write restart: always, on-failure or \"no\" beside deploy",
+				"resources": "there are no limits in this version; leave it out", "update_config": "write x-headgate: {deployment: {strategy: rolling, minimum_healthy: 100, maximum: 200}} beside services",
+				"rollback_config": "what a deployment gives up goes back by itself; x-headgate: {deployment: …} beside services says when",
+				"restart_policy":  "write restart: always, on-failure or \"no\" beside deploy",
 			}, map[string]string{"mode": "", "placement": "there is one machine", "labels": ""}) {
 				for k, r := range yamlfile.Pairs(v) {
 					if k.Value == "replicas" {
@@ -506,7 +523,7 @@ func (p *composeParser) workingDir(n *yaml.Node, what string) string {
 }
 
 func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
-	if n == nil || !p.mapping(n, what, []string{"health", "drain", "artifact", "passes", "healthy_for"}, nil, nil) {
+	if n == nil || !p.mapping(n, what, slices.Concat([]string{"health", "drain", "artifact", "passes", "healthy_for"}, proxyKeys), nil, nil) {
 		return
 	}
 	for key, v := range yamlfile.Pairs(n) {
@@ -532,6 +549,8 @@ func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
 			s.healthyFor = &d
 		case "artifact":
 			s.Artifact, _ = p.scalar(v, what+".artifact")
+		default:
+			p.proxy(s, key.Value, v, what+"."+key.Value)
 		}
 	}
 }

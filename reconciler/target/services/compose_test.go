@@ -9,6 +9,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 func TestParse(t *testing.T) {
@@ -114,6 +115,10 @@ services:
 }
 
 func TestProblems(t *testing.T) {
+	const web = "services: {web: {command: x, ports: ['80'], x-headgate: "
+	deploy := func(how string) string {
+		return "services: {web: {command: x, ports: ['80'], deploy: {replicas: 3}}}\nx-headgate:\n  " + how + "\n"
+	}
 	for _, c := range []struct{ name, in, want string }{
 		{"image", "services:\n  web:\n    image: nginx\n    command: x\n", `compose.yaml:3: services.web: "image" is not supported; containers are not in this version; leave it out and the command runs from the release's artifact`},
 		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `compose.yaml:2: services.web: "depends_on" is not supported; services start side by side`},
@@ -151,6 +156,32 @@ func TestProblems(t *testing.T) {
 		{"outside", "services: {web: {command: x, working_dir: ../..}}\n", "outside the artifact"},
 		{"name", "services: {'We b': {command: x}}\n", `service name "We b"`},
 		{"duplicate", "services:\n  web: {command: x}\n  web: {command: y}\n", `compose.yaml:3: "web" was already set on line 2`},
+		{"update_config", "services: {web: {command: x, deploy: {update_config: {parallelism: 2}}}}\n", "write x-headgate: {deployment: {strategy: rolling"},
+		{"route", web + "{routes: [/a?b]}}}\n", `"/a?b" is not a route`},
+		{"route twice", "services: {a: {command: x, ports: ['1:80'], x-headgate: {routes: [/a]}}, b: {command: x, ports: ['1:80'], x-headgate: {routes: [/a]}}}\n",
+			`services "a" and "b" both want /a at port 1`},
+		{"routes without ports", "services: {web: {command: x, x-headgate: {routes: [/a]}}}\n", "the service has no ports"},
+		{"traffic", web + "{traffic: stop}}}\n", "write serve, hold (requests wait) or maintenance"},
+		{"size", web + "{max_body: big}}}\n", `"big", which is not a size`},
+		{"header", web + "{max_header: 1g}}}\n", "from 1024 to 262144 bytes"},
+		{"page", web + "{page: ../x.html}}}\n", "the name of a file beside compose.yaml"},
+		{"strategy", deploy("deployment: fast"), `compose.yaml:3: x-headgate.deployment is "fast"; write all-at-once, rolling, canary, linear`},
+		{"predefined", deploy("deployment: CodeDeployDefault.ECSCanary20Percent5Minutes"), "ECSCanary20Percent5Minutes"},
+		{"stalls", deploy("deployment: {strategy: rolling, maximum: 125}"),
+			"compose.yaml:3: service web could never be replaced: of 3 instances at least 3 are to be healthy and at most 3 to run"},
+		{"rolls with percent", deploy("deployment: {strategy: rolling, percent: 10}"), "x-headgate.deployment.percent has no meaning for this strategy"},
+		{"no percent", deploy("deployment: {strategy: canary, interval: 5m}"), "a canary gets from 1 to 99 percent"},
+		{"linear too small", deploy("deployment: {strategy: linear, percent: 2, interval: 5m}"), "from 3 to 100 percent"},
+		{"too long", deploy("deployment: {strategy: linear, percent: 10, interval: 3h}"), "the traffic would take 27h0m0s to shift"},
+		{"breaker", deploy("deployment: {breaker: {percent: 50, count: 3}}"), "exclude each other"},
+		{"hook stage", deploy("deployment: {hooks: [{stage: clean-up, url: 'http://h/'}]}"), "write one of reconcile-service, pre-scale-up"},
+		{"hook of nothing", deploy("deployment: {hooks: [{stage: pre-scale-up}]}"), "a hook has either a url or a pause"},
+		{"hook twice", deploy("deployment: {hooks: [{stage: pre-scale-up, url: 'http://h/'}, {stage: pre-scale-up, url: 'http://h/'}]}"), `"pre-scale-up" is given twice`},
+		{"hook and rolling", deploy("deployment: {strategy: rolling, hooks: [{stage: post-test-traffic-shift, url: 'http://h/'}]}"), "a rolling deployment shifts it with each instance"},
+		{"hook with a password", deploy("deployment: {hooks: [{stage: pre-scale-up, url: 'http://a:b@h/'}]}"), "without a password"},
+		{"alarm", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x}]}"), "either above or below"},
+		{"alarm without a query", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', above: 1}]}"), "has no query"},
+		{"alarm of infinity", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x, above: inf}]}"), `the bound is "inf"`},
 		{"null", "services: {web: }\n", "services.web is nothing, where a mapping belongs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -260,4 +291,82 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("it reads differently the second time")
 		}
 	})
+}
+
+func TestParseDeployment(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"CodeDeployDefault.ECSAllAtOnce", "{}"},
+		{"CodeDeployDefault.ECSCanary10Percent5Minutes", "{canary 10 5m0s}"},
+		{"ECSCanary10Percent15Minutes", "{canary 10 15m0s}"},
+		{"CodeDeployDefault.ECSLinear10PercentEvery1Minutes", "{linear 10 1m0s}"},
+		{"CodeDeployDefault.ECSLinear10PercentEvery3Minutes", "{linear 10 3m0s}"},
+		{"BLUE_GREEN", "{}"},
+		{"{strategy: CANARY, percent: 25, interval: 1m, bake: 10m}", "{canary 25 1m0s bake 10m0s}"},
+		{"{strategy: rolling, minimum_healthy: 50, maximum: 150}", "{rolling 50 150}"},
+		{"{breaker: {count: 7, cumulative: true, rollback: false}}", "{breaker {Off:false Kind:count Value:7 Cumulative:true Keeps:true}}"},
+		{"{breaker: false}", "{breaker {Off:true Kind: Value:0 Cumulative:false Keeps:false}}"},
+		{"{hooks: [{stage: pre-scale-up, url: 'http://h/x', timeout: 1m}, {stage: POST_SCALE_UP, name: ok, pause: 2h}]}",
+			"{hook pre-scale-up PRE_SCALE_UP 1m0s false http://h/x hook ok POST_SCALE_UP 2h0m0s true }"},
+		{"{alarms: [{name: e, prometheus: 'http://p', query: up, below: 1, for: 30s, rollback: false}]}",
+			"{alarm e false 1 30s 10s true {http://p up}}"},
+	} {
+		got, _, err := Parse("compose.yaml", []byte("services: {web: {command: x, deploy: {replicas: 4}}}\nx-headgate: {deployment: "+c.in+"}\n"))
+		if err != nil {
+			t.Errorf("%s: %v", c.in, err)
+			continue
+		}
+		d := got.Deployment
+		var parts []string
+		add := func(said bool, format string, args ...any) {
+			if said {
+				parts = append(parts, fmt.Sprintf(format, args...))
+			}
+		}
+		add(d.Strategy == "canary" || d.Strategy == "linear", "%s %d %s", d.Strategy, d.Percent, d.Interval)
+		add(d.Strategy == "rolling", "%s %d %d", d.Strategy, d.MinimumHealthy, d.Maximum)
+		add(d.Bake > 0, "bake %s", d.Bake)
+		add(d.Breaker != (rollout.Breaker{}), "breaker %+v", d.Breaker)
+		for _, h := range d.Hooks {
+			add(true, "hook %s %s %s %t %s", h.Name, h.Stage, h.Timeout, h.Pause, d.Calls[h.Name].URL)
+		}
+		for _, a := range d.Alarms {
+			add(true, "alarm %s %t %g %s %s %t %v", a.Name, a.Above, a.Bound, a.For, a.Interval, a.Keeps, d.Queries[a.Name])
+		}
+		if text := "{" + strings.Join(parts, " ") + "}"; text != c.want {
+			t.Errorf("%s is %s, want %s", c.in, text, c.want)
+		}
+	}
+}
+
+func TestParseProxy(t *testing.T) {
+	c, _, err := Parse("compose.yaml", []byte(`
+services:
+  web:
+    command: x
+    ports: ["8000:80"]
+    x-headgate: {sticky: true, hold: 10s, max_body: 10m, max_header: 8k, timeout: 1m, tls: true, protocol: h2c, traffic: maintenance, page: down.html}
+  api:
+    command: x
+    ports: ["8000:80"]
+    x-headgate: {routes: [/api, "*.Example.org/v1/", api.example.org], sticky: session, access_log: true}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, web := c.Services[0], c.Services[1]
+	if got, want := fmt.Sprintf("%+v", web.Proxy), "{Routes:[] Sticky:headgate-slot TestHeader: Hold:10s Traffic:maintenance Page:down.html MaxBody:10485760 "+
+		"MaxHeader:8192 Timeout:1m0s TLS:true AccessLog:false}"; got != want || !web.HTTP2 {
+		t.Errorf("%s, want %s", got, want)
+	}
+	var routes []string
+	for _, r := range api.Proxy.Routes {
+		routes = append(routes, r.Host+"|"+r.Path)
+	}
+	if got := strings.Join(routes, " "); got != "|/api *.example.org|/v1/ api.example.org|" || api.Proxy.Sticky != "session" {
+		t.Errorf("%s, %+v", got, api.Proxy)
+	}
+	problems, _ := Check("deploy", target.Files{"compose.yaml": []byte("services: {web: {command: x, ports: ['80'], x-headgate: {page: down.html}}}")})
+	if len(problems) != 1 || problems[0].File != "deploy/down.html" {
+		t.Errorf("%v", problems)
+	}
 }

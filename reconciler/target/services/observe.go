@@ -31,6 +31,8 @@ func (a *app) observe(now time.Time) target.Observed {
 	default:
 		o.State, o.Message = rollout.Status(p.plan, p.facts, now)
 		o.Unhealed = p.plan.Report && o.State == target.Degraded
+		o.RollBack = o.State == target.Failed && rollout.RollBack(p.plan, p.facts)
+		o.Waits = rollout.Waits(p.plan, p.facts)
 	}
 	if o.State != a.lastState || o.Commit != a.lastCommit {
 		a.lastState, a.lastCommit, a.since = o.State, o.Commit, now
@@ -42,13 +44,16 @@ func (a *app) observe(now time.Time) target.Observed {
 		if len(f.Routed) > 0 {
 			u.Release = p.releases[f.Serving]
 		}
+		if len(f.Canaries) > 0 {
+			u.Canary, u.Weight = p.releases[f.Canary], f.Weight
+		}
 		for _, in := range f.Instances {
 			u.Instances = append(u.Instances, target.Instance{
 				ID:       in.ID,
 				Release:  p.releases[in.Version],
 				Phase:    in.Phase,
 				Since:    in.Since,
-				Serving:  slices.Contains(f.Routed, in.ID),
+				Serving:  slices.Contains(f.Routed, in.ID) && f.Weight < 100 || slices.Contains(f.Canaries, in.ID) && f.Weight > 0,
 				Restarts: in.Restarts,
 				LastExit: in.LastExit,
 				Message:  in.Message,

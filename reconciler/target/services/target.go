@@ -68,6 +68,10 @@ type Target struct {
 	// and where it is not, an instance sees what the server's user sees.
 	Unconfined bool
 
+	// CertificateDir has a directory for each repository, with pairs <name>.crt and
+	// <name>.key that its services may be served with.
+	CertificateDir string
+
 	// TrustedProxies are those before this server whose X-Forwarded-* are passed on.
 	TrustedProxies proxy.Trusted
 
@@ -93,6 +97,8 @@ type Target struct {
 	outputs   *outputWatch
 	reports   target.Topic
 	printed   signal.Topic // by printedTopic
+
+	transport2 *http.Transport // for instances that speak HTTP/2
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
@@ -125,13 +131,15 @@ func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string
 		LogDir:    logDir,
 		Log:       slog.New(slog.DiscardHandler),
 		transport: proxy.Transport(),
-		adopted:   make(chan struct{}),
-		left:      make(chan struct{}),
-		apps:      map[target.Key]*app{},
-		fences:    map[target.Key]int{},
-		holders:   map[string]holder{},
-		ports:     map[freePort]int{},
-		address:   access.Loopback,
+
+		transport2: proxy.HTTP2Transport(),
+		adopted:    make(chan struct{}),
+		left:       make(chan struct{}),
+		apps:       map[target.Key]*app{},
+		fences:     map[target.Key]int{},
+		holders:    map[string]holder{},
+		ports:      map[freePort]int{},
+		address:    access.Loopback,
 	}
 }
 
@@ -140,6 +148,12 @@ func (t *Target) SetHost(host string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.Host = host
+}
+
+func (t *Target) serviceAddress() netip.Addr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.address
 }
 
 // SetAddress says where services listen that name no address. Those that do move.
@@ -190,6 +204,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		t.outputs.close()
 		helpers.Wait()
 		t.transport.CloseIdleConnections()
+		t.transport2.CloseIdleConnections()
 	}()
 
 	found, err := t.begin(ctx)

@@ -428,7 +428,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}{
 		{"1 to 1", nil, back(t, "one", echo), Settings{}, "HTTP/1.1"},
 		{"2 to 1", h2c, back(t, "one", echo), Settings{}, "HTTP/1.1"},
-		{"2 to 2", h2c, Backend{ID: "two", Address: two.Listener.Addr().String()}, Settings{Transport: transport}, "HTTP/2.0"},
+		{"2 to 2", h2c, Backend{ID: "two", Address: two.Listener.Addr().String(), HTTP2: true}, Settings{HTTP2: transport}, "HTTP/2.0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pool := &Pool{Name: "web"}

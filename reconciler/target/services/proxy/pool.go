@@ -19,6 +19,7 @@ type Backend struct {
 	ID      string
 	Address string // host:port
 	Release string // for metrics
+	HTTP2   bool   // it speaks HTTP/2 in clear
 }
 
 // Pool is the set of instances that get the requests of one service. Its methods

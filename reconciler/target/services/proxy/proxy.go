@@ -254,10 +254,6 @@ type carrier struct{ transport http.RoundTripper }
 func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	f := flightOf(r)
 	settings := f.pool.Settings()
-	transport := c.transport
-	if settings.Transport != nil {
-		transport = settings.Transport
-	}
 	timeout := newAnswerTimeout(settings.Timeout, func() { f.cancel(errTooLong) })
 	defer timeout.end()
 	if f.body != nil {
@@ -287,6 +283,10 @@ func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 		out.URL, at.Host = &at, to.Address
 		if f.body != nil {
 			out.Body = f.body
+		}
+		transport := c.transport
+		if to.HTTP2 {
+			transport = settings.HTTP2
 		}
 		resp, err := transport.RoundTrip(&out)
 		if err == nil {

@@ -20,8 +20,8 @@ type Settings struct {
 	Timeout   time.Duration // until an instance begins to answer, counted from what it was sent last; 0: none
 	Stall     time.Duration // how long a visitor may take no byte, and send none of a body; 0: none
 
-	Transport http.RoundTripper // nil: the listener's
-	Access    func(Access)      // nil: no log
+	HTTP2  http.RoundTripper // for instances that speak it
+	Access func(Access)      // nil: no log
 }
 
 // Traffic is what becomes of requests.

@@ -70,6 +70,7 @@ func (o *Observed) Adopt(all []Found, now time.Time) {
 			}
 		}
 		f.Routed = slices.DeleteFunc(f.Routed, func(id string) bool { return !found[id] })
+		f.Canaries = slices.DeleteFunc(f.Canaries, func(id string) bool { return !found[id] })
 	}
 }
 
@@ -78,7 +79,7 @@ func (o *Observed) Adopt(all []Found, now time.Time) {
 // traffic gets it first.
 func (o *Observed) Ended() {
 	for _, f := range o.Services {
-		f.Instances, f.Routed, f.Reached = nil, nil, false
+		f.Instances, f.Routed, f.Canaries, f.Reached = nil, nil, nil, false
 		f.Bound, f.ListenError, f.ListenFails, f.ListenRetry = nil, "", 0, time.Time{}
 		for _, t := range f.Versions {
 			t.Failures, t.Over, t.Complete = 0, false, false

@@ -21,8 +21,6 @@ type Deployment struct {
 	Breaker Breaker
 	Hooks   []Hook
 	Alarms  []Alarm
-
-	AlarmKeeps bool // an alarm that stops the deployment does not have it rolled back
 }
 
 // Strategy is how the traffic gets from one version to the next.
@@ -146,6 +144,7 @@ type Alarm struct {
 	Bound    float64
 	For      time.Duration
 	Interval time.Duration // between two questions
+	Keeps    bool          // what it stops is not rolled back
 }
 
 // Progress is how far the deployment of a commit has come.
@@ -391,7 +390,7 @@ func (p *planner) fault(pr *Progress) (why string, keeps bool) {
 		if a.For > 0 {
 			why += fmt.Sprintf(" for %s", a.For)
 		}
-		return why, p.d.Deployment.AlarmKeeps
+		return why, a.Keeps
 	}
 	for _, h := range p.d.Deployment.Hooks {
 		s := pr.Hooks[h.Name]

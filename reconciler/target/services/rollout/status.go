@@ -62,6 +62,20 @@ func RollBack(d Declared, o *Observed) bool {
 	})
 }
 
+// Waits is the name of what waits for a person to let it go on, "" when nothing does.
+func Waits(d Declared, o *Observed) string {
+	pr := o.under(d)
+	if pr == nil || pr.Over {
+		return ""
+	}
+	for _, h := range d.Deployment.Hooks {
+		if h.Pause && h.Stage == pr.Stage && !slices.Contains(d.Continued, h.Name) {
+			return h.Name
+		}
+	}
+	return ""
+}
+
 // replaces reports whether something other than what is declared has the traffic.
 func (d Declared) replaces(o *Observed) bool {
 	return slices.ContainsFunc(d.Services, func(s Service) bool {
