@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -90,9 +89,9 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot) error {
 // evaluateRollback asks the query rollback about going back to a commit. The way
 // out must not depend on policies that are broken or slow: then the default ones
 // decide, which is on record.
-func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by access.Identity, reason string) error {
+func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by policies.User, reason string) error {
 	in := rc.rollbackInput(s, to, by, reason)
-	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.User)
+	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.Name)
 	answer, rec := rc.engineAt(s.repo, s.branchTip).Rollback(ctx, in)
 	if answer.Unanswered() {
 		rc.log().Warn("policy does not say whether to roll back, the default decides", "repo", s.repo.Name(), "env", s.environment, "reason", answer.Why())

@@ -301,6 +301,13 @@ func (f *fakeTarget) Converge(d target.Declared) {
 	if f.obedient {
 		state = target.Healthy
 	}
+	if f.obedient && strings.Contains(string(d.Files["compose.yaml"]), "broken") {
+		f.set(d, target.Failed, "given up")
+		o := f.reports[d.Environment]
+		o.RollBack = true
+		f.reports[d.Environment] = o
+		return
+	}
 	f.set(d, state, "")
 }
 
@@ -340,6 +347,20 @@ func (f *fakeTarget) report(environment string, state target.State, message stri
 	if given := f.given[environment]; len(given) > 0 {
 		f.set(given[len(given)-1], state, message)
 	}
+}
+
+// giveUp makes the target report that the deployment of what it was last given has
+// failed for good.
+func (f *fakeTarget) giveUp(environment, message string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	given := f.given[environment]
+	d := given[len(given)-1]
+	f.set(d, target.Failed, message)
+	o := f.reports[environment]
+	o.RollBack = true
+	f.reports[environment] = o
+	f.topic.Notify(d.Key)
 }
 
 func (f *fakeTarget) last(environment string) target.Declared {

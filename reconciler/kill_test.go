@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,6 +110,32 @@ func story(dir string) error {
 		return len(all) > 0, err
 	}
 
+	// What people let through and then fails is rolled back by itself.
+	byItself := func(e show.Environment) bool {
+		return len(e.History) > 0 && e.History[0].Rollback && e.History[0].By == record.Automatic
+	}
+	fails := []func() error{
+		func() error { return landed(4, version1("ada", "broken"), helloFiles("broken")) },
+		func() error {
+			e, err := h.rc.Environment(ctx, access.Identity{}, "hello", "staging")
+			if err != nil || byItself(e) || e.Release == 4 {
+				return err
+			}
+			if err := until("proposed", func(staging, _ show.Environment) bool {
+				return staging.Release == 4 || staging.Promotion != nil && staging.Promotion.To == 4
+			}); err != nil {
+				return err
+			}
+			_, err = h.rc.Approve(ctx, "hello", "staging", actor("jun"), "", "")
+			return err
+		},
+		func() error {
+			return until("rolled back by itself", func(staging, _ show.Environment) bool {
+				return byItself(staging) && noted(staging, 1) && staging.Promotion != nil && staging.Promotion.To == 4
+			})
+		},
+	}
+
 	steps := []func() error{
 		func() error { return landed(1, version1("ada", "one"), helloFiles("one")) },
 		func() error { return toProduction(1) },
@@ -123,7 +150,7 @@ func story(dir string) error {
 		func() error { return landed(3, version1("ada", "two"), helloFiles("two")) },
 		func() error {
 			e, err := h.rc.Environment(ctx, access.Identity{}, "hello", "staging")
-			if err != nil || len(e.History) > 0 && e.History[0].Rollback {
+			if err != nil || slices.ContainsFunc(e.History, func(c show.Deployed) bool { return c.Rollback }) {
 				return err
 			}
 			if err := toProduction(3); err != nil {
@@ -156,10 +183,11 @@ func story(dir string) error {
 		func() error {
 			// Release 2 was good, too, and it is the newest that nobody rejected.
 			return until("rejected", func(staging, _ show.Environment) bool {
-				return staging.Promotion != nil && staging.Promotion.To == 2 && len(staging.Rejected) == 1
+				return staging.Promotion != nil && staging.Promotion.To != 3 && len(staging.Rejected) == 1
 			})
 		},
 	}
+	steps = append(steps, fails...)
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err

@@ -23,6 +23,7 @@ type View struct {
 	Leaving  bool               // headgate.yaml does not name it any more
 	Initial  repo.Hash          // the branch's empty first commit, while Declared is nil
 	Observed record.Report      // by the target, about any commit
+	Good     repo.Hash          // what is to be rolled back to by itself, should Declared have failed; Zero: nothing
 	Given    Given              // what the target was given last
 	Drift    target.Drift       // what policy says is to be done about drift
 	Proposal *record.Proposal   // nil: none is open
@@ -100,6 +101,7 @@ const (
 	Propose   Kind = "propose"   // put Release at promote/<environment>, with Approvals
 	Supersede Kind = "supersede" // the same in place of the open proposal
 	Drop      Kind = "drop"      // delete promote/<environment>
+	RollBack  Kind = "roll back" // move env/<environment> to the content of Good, and hold it there
 	Promote   Kind = "promote"   // move env/<environment> to the proposal's content
 	Wake      Kind = "wake"      // plan again at At
 )
@@ -332,6 +334,9 @@ func Plan(v View) []Action {
 		case again.After(v.Now):
 			do = append(do, Action{Kind: Wake, At: again})
 		}
+		if v.mustGoBack() {
+			return append(do, Action{Kind: RollBack, Release: d.Release})
+		}
 	}
 
 	p, wanted := v.Proposal, v.Wanted
@@ -369,6 +374,15 @@ func Plan(v View) []Action {
 		do = append(do, Action{Kind: Wake, At: at})
 	}
 	return do
+}
+
+// mustGoBack reports whether what is declared has failed for good, as is noted, and
+// is to be rolled back by itself. What was rolled back to, and fails as well, is left to
+// people: they know why neither works.
+func (v View) mustGoBack() bool {
+	d := v.Declared
+	return v.Good != repo.Zero && v.Observed.RollBack && v.Observed.State == target.Failed &&
+		v.Observed.Commit == d.Hash.String() && d.Outcome.State == target.Failed && d.Rollback == nil
 }
 
 // tip is that of the environment's branch.

@@ -59,13 +59,13 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 }
 
 // rollbackInput is what going back to a commit is judged by.
-func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by access.Identity, reason string) policies.RollbackInput {
+func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by policies.User, reason string) policies.RollbackInput {
 	in := policies.RollbackInput{
 		Now:         s.Now.UTC(),
 		Repository:  s.repo.Name(),
 		Application: s.application,
 		Environment: s.environment,
-		User:        policies.User(rc.Access().Standing(by, s.repo.Name())),
+		User:        by,
 		Reason:      reason,
 		Release:     policies.ReleaseFact{Number: to.Release, Commit: to.Source.String()},
 		Current:     s.covers(),

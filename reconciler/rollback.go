@@ -40,7 +40,7 @@ func (rc *Reconciler) Rollback(ctx context.Context, repository, environment stri
 	}
 	var done RolledBack
 	err = w.on(ctx, func(ctx context.Context) (err error) {
-		done, err = w.rollback(ctx, release, by, terminal.Message(strings.Join(strings.Fields(reason), " "), 1000))
+		done, err = w.rollback(ctx, release, by, terminal.Message(strings.Join(strings.Fields(reason), " "), maxReason))
 		return err
 	})
 	return done, err
@@ -75,14 +75,7 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 			Command: "env log " + s.repo.Name() + " " + w.environment,
 		}
 	}
-	if err := w.rc.evaluateRollback(ctx, s, good, by, reason); err != nil {
-		return RolledBack{}, err
-	}
-	saved, err := w.save(ctx, s.evaluated)
-	if err != nil {
-		return RolledBack{}, err
-	}
-	place, err := decision.Place(w.repo, saved)
+	saved, err := w.mayGoBack(ctx, s, good, policies.User(w.rc.Access().Standing(by, s.repo.Name())), reason)
 	if err != nil {
 		return RolledBack{}, err
 	}
@@ -91,33 +84,9 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 			What:  fmt.Sprintf("policy does not allow rolling %s back to release %d", w.environment, good.Release),
 			Where: s.evaluated.open(), Command: "why " + s.repo.Name() + " " + w.environment}
 	}
-	hold := record.Hold{By: by.User, At: s.Now.UTC(), Reason: reason}
-	tree, err := record.Restore(w.repo, s.Declared.Tree, good.Tree, s.application, hold)
-	if err != nil {
-		return RolledBack{}, err
-	}
-	p := record.Promotion{
-		ID:        record.PromotionID(s.application, w.environment, s.Declared.Hash, tree),
-		Release:   good.Release,
-		Source:    good.Source,
-		Path:      good.Path,
-		Artifacts: good.Artifacts,
-		Policy:    s.evaluated.Policy,
-		Decision:  record.Decision{Decision: s.evaluated.Decision, Commit: saved, Place: place},
-		Rollback:  &record.Rollback{Of: s.Declared.Hash, Restores: good.Hash, By: by.User, Reason: reason},
-	}
-	commit, err := w.repo.WriteCommit(repo.NewCommit{
-		Tree:    tree,
-		Parents: record.Parents(s.Declared.Hash),
-		At:      s.Now,
-		Message: p.Message(s.application, w.environment),
-	})
-	if err != nil {
-		return RolledBack{}, err
-	}
-	crash.Point("rollback.before-environment-moved")
+	commit, err := w.goBack(ctx, s, good, saved, by.User, reason)
 	var taken *addressTaken
-	switch err := w.declare(ctx, s, tree, commit); {
+	switch {
 	case errors.As(err, &taken):
 		return RolledBack{}, &show.Error{
 			Kind:    show.Denied,
@@ -131,13 +100,120 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 	case err != nil:
 		return RolledBack{}, err
 	}
-	crash.Point("rollback.environment-moved")
-	w.log().Info("rolled back", "release", good.Release, "commit", commit.String(), "by", by.User)
 	if _, err := w.settle(ctx); err != nil {
 		// The rollback stands in Git; the loop goes on converging to it.
 		w.log().Error("could not act on the rollback at once", "err", err)
 	}
 	return RolledBack{From: s.Declared.Release, To: good.Release, Commit: commit, Restores: good.Hash}, nil
+}
+
+// mayGoBack asks policy whether to go back to a commit, leaves the answer in s and
+// returns the record of it.
+func (w *worker) mayGoBack(ctx context.Context, s *snapshot, good record.Commit, by policies.User, reason string) (saved repo.Hash, err error) {
+	if err := w.rc.evaluateRollback(ctx, s, good, by, reason); err != nil {
+		return repo.Zero, err
+	}
+	return w.save(ctx, s.evaluated)
+}
+
+// goBack declares what an earlier commit declared, and holds it there: one commit that
+// says everything, one move. *That move is the rollback.*
+func (w *worker) goBack(ctx context.Context, s *snapshot, good record.Commit, saved repo.Hash, by, reason string) (repo.Hash, error) {
+	place, err := decision.Place(w.repo, saved)
+	if err != nil {
+		return repo.Zero, err
+	}
+	hold := record.Hold{By: by, At: s.Now.UTC(), Reason: reason}
+	tree, err := record.Restore(w.repo, s.Declared.Tree, good.Tree, s.application, hold)
+	if err != nil {
+		return repo.Zero, err
+	}
+	p := record.Promotion{
+		ID:        record.PromotionID(s.application, w.environment, s.Declared.Hash, tree),
+		Release:   good.Release,
+		Source:    good.Source,
+		Path:      good.Path,
+		Artifacts: good.Artifacts,
+		Policy:    s.evaluated.Policy,
+		Decision:  record.Decision{Decision: s.evaluated.Decision, Commit: saved, Place: place},
+		Rollback:  &record.Rollback{Of: s.Declared.Hash, Restores: good.Hash, By: by, Reason: reason},
+	}
+	commit, err := w.repo.WriteCommit(repo.NewCommit{
+		Tree:    tree,
+		Parents: record.Parents(s.Declared.Hash),
+		At:      s.Now,
+		Message: p.Message(s.application, w.environment),
+	})
+	if err != nil {
+		return repo.Zero, err
+	}
+	crash.Point("rollback.before-environment-moved")
+	if err := w.declare(ctx, s, tree, commit); err != nil {
+		return repo.Zero, err
+	}
+	crash.Point("rollback.environment-moved")
+	w.log().Info("rolled back", "release", good.Release, "commit", commit.String(), "by", by)
+	return commit, nil
+}
+
+// maxReason bounds the reason of a rollback, in bytes.
+const maxReason = 1000
+
+// rollbackByItself goes back to what was good last, because a deployment gave up what is
+// declared. The commit comes first: the target converges to it, and git log tells why.
+// What policy denies stays as it is, failed, for people to decide.
+func (w *worker) rollbackByItself(ctx context.Context, s *snapshot) error {
+	reason := terminal.Message(strings.Join(strings.Fields(s.Observed.Message), " "), maxReason)
+	by := policies.User{Name: record.Automatic, MayWrite: true}
+	saved, err := w.mayGoBack(ctx, s, s.good, by, reason)
+	if err != nil {
+		return err
+	}
+	if s.evaluated.Decision != policies.Auto {
+		w.stays = s.Declared.Hash
+		w.log().Warn("policy does not let what has failed be rolled back by itself", "release", s.Declared.Release, "why", s.evaluated.Why())
+		return nil
+	}
+	crash.Point("rollback.decided-by-itself")
+	_, err = w.goBack(ctx, s, s.good, saved, record.Automatic, reason)
+	var taken *addressTaken
+	if errors.As(err, &taken) {
+		w.stays = s.Declared.Hash
+		w.log().Warn("what has failed cannot be rolled back by itself", "release", s.Declared.Release, "err", err)
+		return nil
+	}
+	return err
+}
+
+// loadGood finds what is to be rolled back to when what is declared has failed for
+// good: the last state that was good to its end, and whose bytes are there.
+func (rc *Reconciler) loadGood(s *snapshot) error {
+	if !s.Observed.RollBack || s.Leaving || s.Declared == nil || s.Declared.Removal {
+		return nil
+	}
+	all, err := record.History(s.repo, s.application, s.environment, maxHistory)
+	if err != nil {
+		return err
+	}
+	if good, ok := lastGood(all); ok && rc.available(good.Artifacts) == nil {
+		s.good, s.Good = good, good.Hash
+	}
+	return nil
+}
+
+// lastGood is the newest commit in history that may be rolled back to, and was not
+// rolled back since.
+func lastGood(all []record.Commit) (good record.Commit, ok bool) {
+	undone := map[repo.Hash]bool{} // good to its end, and yet not good enough
+	for _, d := range all {
+		if d.Rollback != nil {
+			undone[d.Rollback.Of] = true
+		}
+		if mayRollback(all[0], d) == "" && !undone[d.Hash] {
+			return d, true
+		}
+	}
+	return record.Commit{}, false
 }
 
 // rollbackTo finds the newest commit of a release in history that may be rolled
@@ -147,17 +223,8 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 	if len(all) == 0 {
 		return record.Commit{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, repository)}
 	}
-	last := 0
-	undone := map[repo.Hash]bool{} // rolled back since: good to its end, and yet not good enough
-	for _, d := range all {
-		if d.Rollback != nil {
-			undone[d.Rollback.Of] = true
-		}
-		if mayRollback(all[0], d) == "" && !undone[d.Hash] {
-			last = d.Release
-			break
-		}
-	}
+	good, _ := lastGood(all)
+	last := good.Release
 	e := &show.Error{Kind: show.Usage}
 	if last == 0 {
 		e.Where = []string{"no earlier release was healthy to the end in " + environment}

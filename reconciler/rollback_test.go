@@ -154,3 +154,82 @@ func TestNothingMovesToBytesThatAreGone(t *testing.T) {
 		t.Fatalf("staging: %+v, why: %+v, %v", e, w, err)
 	}
 }
+
+// TestItRollsBackByItself: what its deployment gives up is rolled back by a commit that
+// says why, with a hold, before the target is given anything else; and only
+// once: what was rolled back to and fails as well is left to people.
+func TestItRollsBackByItself(t *testing.T) {
+	const why = "web: release 2 failed 3 times: web-3 exited 1"
+	h := newHarness(t)
+	h.target.obedient = true
+	h.start(t)
+	h.release(t, "ada", "one")
+	h.healthy(t, "staging", 1)
+	h.target.mu.Lock()
+	h.target.obedient = false
+	h.target.mu.Unlock()
+
+	h.release(t, "ada", "two")
+	h.eventually(t, "staging", "given", func(show.Environment) bool { return h.target.last("staging").Release.Number == 2 })
+	h.target.giveUp("staging", why)
+	e := h.eventually(t, "staging", "rolled back", func(e show.Environment) bool { return e.Release == 1 && len(e.History) == 3 })
+	if e.Held == nil || e.Held.By != record.Automatic || !strings.Contains(e.Held.Reason, "exited 1") {
+		t.Errorf("held: %+v", e.Held)
+	}
+	if b := e.History[0]; !b.Rollback || b.By != record.Automatic || e.History[1].Outcome != show.Failed {
+		t.Errorf("history: %+v", e.History)
+	}
+	message, err := h.hello.Git(t.Context(), "log", "-1", "--format=%B", record.EnvironmentRef("staging"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"rollback hello in staging to release 1", `Reason: "` + why + `"`, "Trigger: (deployment)", "Hold: hello until promoted forward", "Decision: auto"} {
+		if !strings.Contains(string(message), want) {
+			t.Errorf("the commit says\n%s\nand not %q", message, want)
+		}
+	}
+	list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
+	if err != nil || !slices.ContainsFunc(list, func(d decision.Saved) bool {
+		return d.Query == "rollback" && d.About == "rollback of staging to release 1 by (deployment)"
+	}) {
+		t.Errorf("decisions: %+v %v", list, err)
+	}
+
+	// What was rolled back to fails as well: that is for people.
+	h.eventually(t, "staging", "given", func(show.Environment) bool { return h.target.last("staging").Release.Number == 1 })
+	h.target.giveUp("staging", "web: release 1 failed 3 times: web-4 exited 1")
+	e = h.eventually(t, "staging", "failed", func(e show.Environment) bool { return e.State == show.Failed })
+	if len(e.History) != 3 {
+		t.Errorf("history: %+v", e.History)
+	}
+}
+
+// TestWhatPolicyDeniesStaysFailed: a policy may keep what has failed for people to look at.
+func TestWhatPolicyDeniesStaysFailed(t *testing.T) {
+	h := newHarness(t)
+	h.target.obedient = true
+	h.rc.Engine = func(*repo.Repository, repo.Hash) (*policies.Engine, error) {
+		return policies.New(map[string][]byte{"policies/own.rego": []byte(
+			"package headgate.rollback\n\ndeny contains {\"rule\": \"people\", \"msg\": \"people decide\"} if input.user.name == \"(deployment)\"\n",
+		)})
+	}
+	h.start(t)
+	h.release(t, "ada", "one")
+	h.healthy(t, "staging", 1)
+	h.release(t, "ada", "two")
+	h.healthy(t, "staging", 2)
+	h.target.giveUp("staging", "alarm errors: 1 is above 0")
+	h.eventually(t, "staging", "decided", func(e show.Environment) bool {
+		list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
+		return err == nil && e.State == show.Failed && slices.ContainsFunc(list, func(d decision.Saved) bool {
+			return d.Query == "rollback" && d.Answer == "deny"
+		})
+	})
+	if e := h.eventually(t, "staging", "there", func(show.Environment) bool { return true }); e.Release != 2 || e.Held != nil {
+		t.Errorf("%+v", e)
+	}
+	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("jun"), "I have looked at it"); err != nil {
+		t.Fatal(err)
+	}
+	h.healthy(t, "staging", 1)
+}

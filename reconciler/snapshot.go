@@ -25,6 +25,7 @@ type snapshot struct {
 	branchTip   repo.Hash                // of the gated branch
 	landed      []record.Release         // ascending
 	actual      target.Observed          // Observed, whole
+	good        record.Commit            // of Good
 	before      headgateyaml.Environment // settings of Upstream
 	evaluated   *evaluation              // of Decision
 	taken       *addressTaken            // of Wanted.Problem Taken
@@ -67,6 +68,9 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 	}
 	s.actual = rc.observed(s.settings, s.key())
 	s.Observed = observedOf(s.actual)
+	if err := rc.loadGood(s); err != nil {
+		return nil, err
+	}
 	if err := rc.loadUpstream(s, file); err != nil {
 		return nil, err
 	}
@@ -313,7 +317,7 @@ func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit, 
 
 // observedOf is what of a target's report matters to Plan and to notes.
 func observedOf(o target.Observed) record.Report {
-	report := record.Report{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message}
+	report := record.Report{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message, RollBack: o.RollBack}
 	for _, u := range o.Units {
 		report.Serving = append(report.Serving, record.Served{
 			Name:      u.Name,

@@ -34,6 +34,8 @@ type worker struct {
 
 	savedDrift string // the answer about drift that was saved last
 
+	stays repo.Hash // commit that policy does not let be rolled back by itself
+
 	reports  watch // of the environment's target
 	upstream watch // of the target of the environment named by `after`
 }
@@ -143,6 +145,9 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		s.Given = w.given.Given
+		if s.Declared != nil && s.Declared.Hash == w.stays {
+			s.Good = repo.Zero
+		}
 		w.reports.follow(w.rc.Targets[s.settings.Target], s.key())
 		if u := s.Upstream; u != nil {
 			w.upstream.follow(w.rc.Targets[s.before.Target], s.keyIn(u.Name))
@@ -235,6 +240,8 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 		return w.drop(ctx, s, a)
 	case Promote:
 		return w.promote(ctx, s)
+	case RollBack:
+		return w.rollbackByItself(ctx, s)
 	}
 	return fmt.Errorf("no such action: %s", a.Kind)
 }

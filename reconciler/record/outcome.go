@@ -46,6 +46,8 @@ type Report struct {
 	Since   time.Time
 	Message string
 	Serving []Served
+
+	RollBack bool // what is Failed is so for good, and its deployment wants it to be rolled back
 }
 
 // maxMessage bounds the message of a report that is kept, in bytes.

@@ -73,9 +73,13 @@ type Promotion struct {
 type Rollback struct {
 	Of       repo.Hash // commit that is rolled back
 	Restores repo.Hash // earlier commit whose content this is
-	By       string    // user
+	By       string    // user, or Automatic
 	Reason   string
 }
+
+// Automatic is who rolled back when nobody did: the deployment gave up. No user has
+// such a name.
+const Automatic = "(deployment)"
 
 // Origin is the environment that a promotion comes from, as it was.
 type Origin struct {
