@@ -393,14 +393,18 @@ func load(url string) (end func() (sent, lost int64, why string)) {
 	}
 }
 
-func TestRollingUpdateLosesNoRequest(t *testing.T) {
+func TestRolloutsLoseNoRequest(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
 	o := h.await(target.Healthy)
 	end := load(o.Units[0].URL)
-	for release := 2; release <= 4; release++ {
-		h.converge(release, web)
+	for i, deployment := range []string{
+		"all-at-once",
+		"{strategy: rolling, minimum_healthy: 50, maximum: 100}",
+		"{strategy: linear, percent: 50, interval: 200ms, bake: 200ms}",
+	} {
+		h.converge(i+2, web+"\nx-headgate: {deployment: "+deployment+"}\n")
 		h.await(target.Healthy)
 		eventually(t, "the old instances are gone", func() (string, bool) {
 			o := h.Observe(h.key())
