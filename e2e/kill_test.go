@@ -53,6 +53,9 @@ var elsewhere = map[string]bool{
 	"push.moving-back": true, // undoing an atomic push that lost a race: hooks/receive
 
 	"forge.promotion-opened": true, "forge.promotion-approved": true, // TestForgeKillsPromotion
+
+	// A release that fails, and what people say to a deployment: the kill test of reconciler.
+	"rollback.decided-by-itself": true, "steer.before-noted": true, "steer.noted": true,
 }
 
 // TestKill is the kill story: the same work, with the server killed by SIGKILL
