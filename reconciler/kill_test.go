@@ -136,6 +136,14 @@ func story(dir string) error {
 		},
 	}
 
+	fails = append(fails, func() error {
+		if _, err := h.rc.Pause(ctx, "hello", "staging", actor("jun"), "look"); err != nil {
+			return err
+		}
+		_, err := h.rc.Continue(ctx, "hello", "staging", actor("jun"))
+		return err
+	})
+
 	steps := []func() error{
 		func() error { return landed(1, version1("ada", "one"), helloFiles("one")) },
 		func() error { return toProduction(1) },

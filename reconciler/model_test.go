@@ -174,7 +174,7 @@ func (m *model) act(p *place, a Action) {
 	}
 	switch a.Kind {
 	case Converge:
-		p.given = Given{Commit: t.Hash, Drift: a.Drift}
+		p.given = Given{Commit: t.Hash, Drift: a.Drift, Steer: steered(t.Outcome.Steer())}
 		if p.observed.Commit != t.Hash.String() {
 			p.observed = record.Report{Commit: t.Hash.String(), State: target.Converging, Since: m.now}
 		}

@@ -1,6 +1,7 @@
 package reconciler
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -57,6 +58,7 @@ type Declared struct {
 type Given struct {
 	Commit  repo.Hash
 	Drift   target.Drift
+	Steer   string    // target.Steer, to be compared
 	Removed repo.Hash // the commit that has what was given taken back; zero: none has
 }
 
@@ -325,7 +327,7 @@ func Plan(v View) []Action {
 			do = append(do, Action{Kind: Remove})
 		}
 	default:
-		if v.Given != (Given{Commit: d.Hash, Drift: v.Drift}) {
+		if v.Given != (Given{Commit: d.Hash, Drift: v.Drift, Steer: steered(d.Outcome.Steer())}) {
 			do = append(do, Action{Kind: Converge, Release: d.Release, Drift: v.Drift})
 		}
 		switch next, changed, again := d.Outcome.Next(d.Hash, v.Observed, v.Now); {
@@ -374,6 +376,14 @@ func Plan(v View) []Action {
 		do = append(do, Action{Kind: Wake, At: at})
 	}
 	return do
+}
+
+// steered is what people say to a deployment, to be compared; "" is nothing.
+func steered(s target.Steer) string {
+	if !s.Paused && len(s.Continued) == 0 {
+		return ""
+	}
+	return fmt.Sprint(s.Paused, s.Continued)
 }
 
 // mustGoBack reports whether what is declared has failed for good, as is noted, and

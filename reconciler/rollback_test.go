@@ -204,6 +204,48 @@ func TestItRollsBackByItself(t *testing.T) {
 	}
 }
 
+// TestPauseReachesTheTarget: what people say to a deployment is on record with its
+// commit, and given to the target, also by the next process; who may not write may not.
+func TestPauseReachesTheTarget(t *testing.T) {
+	h := newHarness(t)
+	h.target.obedient = true
+	h.start(t)
+	h.release(t, "ada", "one")
+	h.healthy(t, "staging", 1)
+	var refused *show.Error
+	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("eve"), ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+		t.Errorf("%v", err)
+	}
+	if _, err := h.rc.Continue(t.Context(), "hello", "staging", actor("jun")); !errors.As(err, &refused) || refused.Kind != show.Denied {
+		t.Errorf("%v", err)
+	}
+	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("jun"), "let us look"); err != nil {
+		t.Fatal(err)
+	}
+	if !h.target.last("staging").Paused {
+		t.Error("the target was not told of the pause")
+	}
+	tip, err := h.hello.Ref(record.EnvironmentRef("staging"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := record.OutcomeOf(h.hello, tip); err != nil || o.Paused == nil || o.Paused.By != "jun" || o.Paused.Reason != "let us look" {
+		t.Errorf("noted: %+v %v", o, err)
+	}
+
+	h.target.mu.Lock()
+	report := h.target.reports["staging"]
+	report.Waits = "people"
+	h.target.reports["staging"] = report
+	h.target.mu.Unlock()
+	if _, err := h.rc.Continue(t.Context(), "hello", "staging", actor("jun")); err != nil {
+		t.Fatal(err)
+	}
+	if d := h.target.last("staging"); d.Paused || !slices.Equal(d.Continued, []string{"people"}) {
+		t.Errorf("the target was told %+v", d.Steer)
+	}
+}
+
 // TestWhatPolicyDeniesStaysFailed: a policy may keep what has failed for people to look at.
 func TestWhatPolicyDeniesStaysFailed(t *testing.T) {
 	h := newHarness(t)

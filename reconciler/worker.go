@@ -257,7 +257,7 @@ func (w *worker) converge(s *snapshot, drift target.Drift) error {
 	if err != nil {
 		return err
 	}
-	declared.Sequence, declared.Drift = s.Declared.Sequence, drift
+	declared.Sequence, declared.Drift, declared.Steer = s.Declared.Sequence, drift, s.Declared.Outcome.Steer()
 	if !s.Declared.Outcome.Good() {
 		if declared.Fallback, err = w.rc.fallback(s); err != nil {
 			return err
@@ -269,7 +269,12 @@ func (w *worker) converge(s *snapshot, drift target.Drift) error {
 	crash.Point("converge.before-target-given")
 	t.Converge(declared)
 	crash.Point("converge.target-given")
-	w.given = given{Given{Commit: s.Declared.Hash, Drift: drift}, s.key(), s.settings.Target, declared.Sequence}
+	w.given = given{
+		Given:    Given{Commit: s.Declared.Hash, Drift: drift, Steer: steered(declared.Steer)},
+		key:      s.key(),
+		target:   s.settings.Target,
+		sequence: declared.Sequence,
+	}
 	w.log().Info("converging", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "drift", string(drift))
 	return nil
 }
@@ -278,7 +283,8 @@ func (w *worker) note(ctx context.Context, s *snapshot, o record.Outcome) error 
 	crash.Point("converge.before-outcome-noted")
 	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now, noteSubject(s, string(o.State)), func(old []byte) ([]byte, error) {
 		next := o
-		next.Covers = record.ParseOutcome(old).Covers
+		was := record.ParseOutcome(old)
+		next.Covers, next.Paused, next.Continued = was.Covers, was.Paused, was.Continued
 		return next.Encode()
 	})
 	if err != nil {

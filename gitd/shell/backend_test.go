@@ -497,3 +497,11 @@ var exampleDecisions = []show.Decision{
 		Document: "{\n \"question\": \"land\",\n \"input\": {\"change\": {\"number\": 219}}\n}",
 	},
 }
+
+func (b *backend) Pause(context.Context, access.Identity, string, string, string) (show.Done, error) {
+	return show.Done{What: "paused"}, nil
+}
+
+func (b *backend) Continue(context.Context, access.Identity, string, string) (show.Done, error) {
+	return show.Done{What: "goes on"}, nil
+}

@@ -49,6 +49,28 @@ var promoteCommands = []command{
 		run:        rollback,
 		incomplete: whichRelease,
 	},
+	{
+		name: "pause", args: "[repo] <environment> [--reason <text>...]", what: "have a deployment go no further", example: "pause production",
+		options: []option{{"--reason", "why; takes all words up to the next option"}},
+		notes:   "What serves goes on serving. continue lets it go on, rollback stops it.",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Pause(c.ctx, c.actor, repository, environment, c.options["--reason"]))
+		},
+	},
+	{
+		name: "continue", args: "[repo] <environment>", what: "let a deployment go on that is paused, or waits for a person", example: "continue production",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.Continue(c.ctx, c.actor, repository, environment))
+		},
+	},
 }
 
 func promote(c *call) error {

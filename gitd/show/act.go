@@ -36,6 +36,9 @@ type Acts interface {
 	Choose(ctx context.Context, who access.Identity, repository, environment string, release int) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.
 	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int, reason string) (Done, error)
+	// Pause has the deployment of what is declared go no further, Continue lets it go on.
+	Pause(ctx context.Context, who access.Identity, repository, environment, reason string) (Done, error)
+	Continue(ctx context.Context, who access.Identity, repository, environment string) (Done, error)
 }
 
 // Done says what an act did.

@@ -429,3 +429,11 @@ func (h *backend) RunSchedule(_ context.Context, a access.Identity, repo, name s
 	h.acts = append(h.acts, fmt.Sprintf("run %s %s as %s", repo, name, a.User))
 	return show.Done{What: "run 4 of " + name + " is on its way"}, nil
 }
+
+func (h *backend) Pause(context.Context, access.Identity, string, string, string) (show.Done, error) {
+	return show.Done{What: "paused"}, nil
+}
+
+func (h *backend) Continue(context.Context, access.Identity, string, string) (show.Done, error) {
+	return show.Done{What: "goes on"}, nil
+}

@@ -89,7 +89,8 @@ func (t *Target) Converge(d target.Declared) {
 	t.mu.Lock()
 	last := t.told[d.Key]
 	if last != nil && (d.Sequence < last.sequence ||
-		d.Sequence == last.sequence && last.declared != nil && last.declared.Drift == d.Drift) {
+		d.Sequence == last.sequence && last.declared != nil && last.declared.Drift == d.Drift &&
+			last.declared.Steer.Equal(d.Steer)) {
 		t.mu.Unlock()
 		return
 	}
@@ -146,6 +147,9 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	}
 	o.Key = k
 	newer := last != nil && last.declared != nil && (!known || o.Sequence < last.sequence)
+	if newer || !t.live || last != nil && last.refused > 0 {
+		o.RollBack, o.Waits = false, "" // it is about what is not known any more
+	}
 	if newer {
 		o.Commit, o.Sequence, o.Since, o.Unhealed = last.declared.Commit, last.sequence, time.Time{}, false
 	}

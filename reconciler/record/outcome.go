@@ -23,6 +23,21 @@ type Outcome struct {
 	Message      string       `json:"message,omitempty"`
 	Services     []Served     `json:"services,omitempty"`
 	Covers       []Covered    `json:"covers,omitempty"` // newer releases with the same content
+
+	Paused    *Pause   `json:"paused,omitempty"`    // by a person: its deployment goes no further
+	Continued []string `json:"continued,omitempty"` // what waited for a person, and was let go on
+}
+
+// Pause is who paused a deployment, and why.
+type Pause struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Steer is what people have said to the deployment of the commit.
+func (o Outcome) Steer() target.Steer {
+	return target.Steer{Paused: o.Paused != nil, Continued: o.Continued}
 }
 
 // Served is one service when the state was reached.

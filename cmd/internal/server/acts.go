@@ -327,6 +327,33 @@ func (s *Server) Choose(ctx context.Context, a access.Identity, repository, envi
 	return d, nil
 }
 
+// Pause implements show.Backend.
+func (s *Server) Pause(ctx context.Context, a access.Identity, repository, environment, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	release, err := s.reconciler.Pause(ctx, repository, environment, a, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{
+		What: fmt.Sprintf("paused the deployment of release %d to %s", release, environment),
+		Next: "what serves goes on serving until somebody continues it, or rolls back",
+	}, nil
+}
+
+// Continue implements show.Backend.
+func (s *Server) Continue(ctx context.Context, a access.Identity, repository, environment string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	release, err := s.reconciler.Continue(ctx, repository, environment, a)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{What: fmt.Sprintf("the deployment of release %d to %s goes on", release, environment)}, nil
+}
+
 // Rollback implements show.Backend.
 func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, environment string, release int, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
