@@ -309,7 +309,7 @@ func (p *composeParser) hooks(d *Deployment, n *yaml.Node, what string) {
 func (p *composeParser) name(at, n *yaml.Node, what string, name *string, taken func(string) bool) {
 	if n != nil {
 		text, ok := p.scalar(n, what+".name")
-		if ok && !serviceName.MatchString(text) {
+		if ok && !serviceName().MatchString(text) {
 			p.problem(n, "use lower-case letters, digits, _ and -, at most 40", "%s.name is %q", what, text)
 		}
 		*name, at = text, n
