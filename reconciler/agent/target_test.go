@@ -90,7 +90,6 @@ type line struct {
 
 	mu     sync.Mutex
 	server *http.Server
-	conns  []net.Conn
 }
 
 func newLine(t *testing.T) *line {

@@ -26,7 +26,6 @@ type app struct {
 	stop     context.CancelCauseFunc // of the deployment that runs, nil: none does
 
 	seen target.Observed
-	done string // commit and drift policy that were dealt with
 }
 
 func newApp(t *Target, k target.Key) *app {

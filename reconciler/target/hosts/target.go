@@ -222,7 +222,7 @@ func artifactOf(d *target.Declared) (string, error) {
 		return d.Release.Artifacts[names[0]], nil
 	}
 	if len(names) == 0 {
-		return "", fmt.Errorf("release %d has no artifact to deploy; let the buildspec name files under artifacts:", d.Release.Number)
+		return "", fmt.Errorf("release %d has no artifact to deploy; let the buildspec name files under artifacts", d.Release.Number)
 	}
 	return "", fmt.Errorf("release %d has the artifacts %s, and none is named %s like the application; rename one in the buildspec",
 		d.Release.Number, strings.Join(names, ", "), d.Application)

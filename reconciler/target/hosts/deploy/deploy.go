@@ -26,7 +26,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"strings"
 	"time"
@@ -43,21 +42,12 @@ type Host struct {
 	// Grace is how long a script that was told to end may take; 0 is five seconds.
 	Grace time.Duration
 
-	Log *slog.Logger // nil: nothing is logged
-
 	// fault, for tests, makes what is about to change the disk fail.
 	fault func(op, path string) error
 }
 
 // DefaultRevisions is CodeDeploy's default.
 const DefaultRevisions = 5
-
-func (h *Host) log() *slog.Logger {
-	if h.Log == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return h.Log
-}
 
 // Kind is the part that a host has in a deployment.
 type Kind string
