@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ var chapters = []chapter{
 	{name: "run a schedule", do: (*journey).runSchedule, staging: 3, production: 1},
 	{name: "pack anew", args: packAlways, do: (*journey).packed, staging: 3, production: 1},
 	{name: "rotate the signing key", do: (*journey).rotateKey, staging: 3, production: 1},
+	{name: "rename an environment", do: (*journey).rename, staging: 4, production: 1, called: "live"},
 }
 
 // packAlways has a server pack its repositories whenever it starts.
@@ -54,6 +56,7 @@ type chapter struct {
 	settingUp           bool     // nothing of it is about hello's changes
 	do                  func(*journey)
 	staging, production int      // the releases that run, healthy, at the end; 0 is none
+	called              string   // what production is called then; "" is that
 	byChance            []string // points that are passed when things happen to meet; another chapter has them for certain
 }
 
@@ -113,6 +116,7 @@ func (j *journey) step(name string, do func() error) {
 // arrive waits until what the chapter ends with runs, and until rest is so too.
 func (j *journey) arrive(rest func() error) {
 	j.t.Helper()
+	production := cmp.Or(j.to.called, "production")
 	j.step("the end", func() error {
 		for _, repository := range []string{"headgate", "hello"} {
 			if err := j.changesEnded(repository); err != nil {
@@ -122,7 +126,7 @@ func (j *journey) arrive(rest func() error) {
 		for _, e := range []struct {
 			name    string
 			release int
-		}{{"staging", j.to.staging}, {"production", j.to.production}} {
+		}{{"staging", j.to.staging}, {production, j.to.production}} {
 			if e.release == 0 {
 				continue
 			}
@@ -130,7 +134,7 @@ func (j *journey) arrive(rest func() error) {
 				return err
 			}
 		}
-		if j.to.staging > j.to.production && !strings.Contains(refs(j.t, j.harness), "refs/heads/promote/production ") {
+		if j.to.staging > j.to.production && !strings.Contains(refs(j.t, j.harness), "refs/heads/promote/"+production+" ") {
 			return errors.New("the newest release is not proposed yet")
 		}
 		if j.to.staging > 0 && !strings.Contains(refs(j.t, j.harness), "refs/schedules/rarely ") {
@@ -591,6 +595,20 @@ func (j *journey) rollBack() {
 		}
 		_, err := j.hg("rollback", "hello", "production", "1", "--reason", "story")
 		return err
+	})
+}
+
+// rename gives production another name, and what was proposed there goes with it.
+func (j *journey) rename() {
+	j.change(6, "landed", func() error {
+		_, err := j.hg("env", "rename", "hello", "production", "live")
+		return err
+	})
+	j.step("its end", func() error {
+		if strings.Contains(refs(j.t, j.harness), " refs/heads/promote/production ") {
+			return errors.New("something is proposed under the old name still")
+		}
+		return nil
 	})
 }
 

@@ -346,7 +346,10 @@ func endState(t *testing.T, h *harness) string {
 	run(filepath.Join(h.bin, "headgate"), "verify", "--signers", signers, mirror)
 
 	fmt.Fprintln(&b, "main:", git("log", "--first-parent", "--format=%s %T", "main"))
-	for _, e := range []string{"staging", "production"} {
+	for _, e := range []string{"staging", "production", "live"} {
+		if !has("refs/heads/env/" + e) {
+			continue
+		}
 		fmt.Fprintln(&b, e+":", git("log", "--format=%s", "env/"+e), git("ls-tree", "env/"+e, "apps/"), git("ls-tree", "--name-only", "env/"+e, "holds/"))
 	}
 	fmt.Fprintln(&b, "refs:", names)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/reconciler/record"
@@ -176,6 +177,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 		After:       s.settings.After,
 		Target:      s.settings.Target,
 		State:       show.Empty,
+		Formerly:    s.formerly,
 	}
 	if d := s.Declared; d != nil && !d.Removal {
 		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
@@ -187,7 +189,10 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 			e.Held = &show.HoldNote{By: d.Held.By, At: d.Held.At.UTC(), Reason: d.Held.Reason}
 		}
 	}
-	if s.Leaving {
+	if d := s.Declared; d != nil && d.Removal {
+		e.Removed = d.At
+	}
+	if s.Leaving && e.Removed.IsZero() {
 		e.Reason = cmp.Or(e.Reason, "headgate.yaml does not name it any more; it goes on until its removal is promoted")
 	}
 	e.Reason = cmp.Or(e.Reason, s.problem())
@@ -317,6 +322,9 @@ func deployed(d record.Commit) show.Deployed {
 	}
 	if d.Removal {
 		h.Subject = "removed"
+	}
+	if d.Renamed != "" {
+		h.Subject, h.By, h.Renamed = "renamed from "+d.Renamed, headgateyaml.Name, d.Renamed
 	}
 	if b := d.Rollback; b != nil {
 		h.Rollback, h.By, h.Subject = true, b.By, "rolled back"

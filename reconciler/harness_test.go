@@ -283,6 +283,7 @@ type fakeTarget struct {
 	obedient bool // reports healthy whatever it is given
 	given    map[string][]target.Declared
 	reports  map[string]target.Observed
+	removed  []string // environments, in the order of Remove
 	topic    target.Topic
 }
 
@@ -293,6 +294,13 @@ func newFakeTarget() *fakeTarget {
 func (f *fakeTarget) Converge(d target.Declared) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for _, was := range d.Was {
+		if f.given[d.Environment] == nil && f.given[was] != nil {
+			f.given[d.Environment], f.reports[d.Environment] = f.given[was], f.reports[was]
+			delete(f.given, was)
+			delete(f.reports, was)
+		}
+	}
 	f.given[d.Environment] = append(f.given[d.Environment], d)
 	if n := len(f.given[d.Environment]); n > 1 && f.given[d.Environment][n-2].Sequence > d.Sequence {
 		return // fenced
@@ -383,6 +391,7 @@ func (f *fakeTarget) Run(context.Context) error { return nil }
 func (f *fakeTarget) Remove(k target.Key, _ int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.removed = append(f.removed, k.Environment)
 	delete(f.reports, k.Environment)
 	delete(f.given, k.Environment)
 }

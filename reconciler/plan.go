@@ -22,6 +22,7 @@ type View struct {
 	Rejected []record.Rejection // by people, newest first
 	Declared *Declared          // nil: nothing was ever promoted
 	Leaving  bool               // headgate.yaml does not name it any more
+	Renames  *record.Commit     // the tip of its branch under the name before, which it is to go on from; nil: of none
 	Initial  repo.Hash          // the branch's empty first commit, while Declared is nil
 	Observed record.Report      // by the target, about any commit
 	Good     repo.Hash          // what is to be rolled back to by itself, should Declared have failed; Zero: nothing
@@ -81,6 +82,7 @@ const (
 	OddPath     Problem = "odd path"     // a path that a trailer cannot hold
 	NoArtifact  Problem = "no artifact"  // bytes of the release are gone
 	Taken       Problem = "taken"        // another environment has an address that it declares
+	Moved       Problem = "moved"        // another application is declared here
 )
 
 // Decision is a policy's decision about one proposal.
@@ -105,6 +107,7 @@ const (
 	Drop      Kind = "drop"      // delete promote/<environment>
 	RollBack  Kind = "roll back" // move env/<environment> to the content of Good, and hold it there
 	Promote   Kind = "promote"   // move env/<environment> to the proposal's content
+	Rename    Kind = "rename"    // let the branch go on from the one that it had under the name before
 	Wake      Kind = "wake"      // plan again at At
 )
 
@@ -318,6 +321,9 @@ func (v View) rejected(release int) bool {
 // Plan says what to do next. Doing it all and planning again comes to rest;
 // doing a part of it, being killed, and planning again comes to the same rest.
 func Plan(v View) []Action {
+	if v.Renames != nil {
+		return []Action{{Kind: Rename}}
+	}
 	var do []Action
 	switch d := v.Declared; {
 	case d == nil:

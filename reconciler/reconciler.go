@@ -51,6 +51,7 @@ type Reconciler struct {
 	sequences cache[int]
 	released  cache[known]
 	files     cache[*headgateyaml.File]
+	renamed   cache[[]renaming]
 	emails    cache[[]string]
 	addressed cache[[]netip.AddrPort]
 
@@ -121,19 +122,19 @@ func (rc *Reconciler) startWorkers(ctx context.Context, group *errgroup.Group) e
 			errs = append(errs, err)
 			continue
 		}
-		all, err := rc.environments(r)
+		all, err := rc.unfinished(r)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		for _, e := range all {
+		for _, environment := range all {
 			rc.mu.Lock()
 			if rc.workers == nil {
 				rc.workers = map[string]*worker{}
 			}
-			key := workerKey(name, e.Name)
+			key := workerKey(name, environment)
 			if rc.workers[key] == nil {
-				w := newWorker(rc, r, e.Name)
+				w := newWorker(rc, r, environment)
 				rc.workers[key] = w
 				group.Go(func() error { w.run(ctx); return nil })
 			}
@@ -141,6 +142,26 @@ func (rc *Reconciler) startWorkers(ctx context.Context, group *errgroup.Group) e
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unfinished are the names of a repository's environments, and of those that are none
+// any more and have something open still.
+func (rc *Reconciler) unfinished(r *repo.Repository) (names []string, err error) {
+	all, err := rc.environments(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range all {
+		names = append(names, e.Name)
+	}
+	open, err := r.Refs(record.ProposalRef(""))
+	for _, ref := range open {
+		name := strings.TrimPrefix(ref.Name, record.ProposalRef(""))
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, err
 }
 
 // Wake makes the environments of a repository ("" for all) be looked at now.

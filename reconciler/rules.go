@@ -61,13 +61,13 @@ func (rc *Reconciler) loadRules(s *snapshot, r *rules) error {
 	if err != nil {
 		return err
 	}
-	settings, ok := file.Environment(s.environment)
-	if !ok {
-		settings = s.settings // it was called otherwise then, or was not there
-	}
+	settings, _ := s.settingsIn(file) // those of today where it was not there
 	if settings.After != "" && settings.After != s.settings.After {
 		landed, err := rc.fileAt(s.repo, s.branchTip)
 		if err != nil {
+			return err
+		}
+		if settings.After, err = rc.nameNow(s.repo, landed, settings.After); err != nil {
 			return err
 		}
 		if _, there := landed.Environment(settings.After); !there {

@@ -10,6 +10,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
@@ -61,7 +62,11 @@ func (rc *Reconciler) leaving(r *repo.Repository, environment string) (e headgat
 	if err != nil || len(all) == 0 {
 		return e, false, err
 	}
-	gone = all[0].Removal
+	now, err := rc.successor(r, environment)
+	if err != nil {
+		return e, false, err
+	}
+	gone = all[0].Removal || now != ""
 	for _, c := range all {
 		if c.Removal {
 			continue
@@ -77,30 +82,110 @@ func (rc *Reconciler) leaving(r *repo.Repository, environment string) (e headgat
 	return headgateyaml.Environment{Name: environment, Target: headgateyaml.Services}, gone, nil
 }
 
-// NotIn are the environments of a repository to which something is promoted and
-// that a headgate.yaml does not name.
-func (rc *Reconciler) NotIn(repository string, file *headgateyaml.File) (names []string, err error) {
+// Against says what landing a headgate.yaml would mean for the environments that a
+// repository has: which go on without being named, which get another name, and what
+// cannot be.
+func (rc *Reconciler) Against(repository string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
+	taken := map[string]bool{}
+	for _, e := range file.Environments {
+		from, why, err := rc.renames(r, e)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		switch {
+		case from != nil:
+			taken[e.Was] = true
+			renamed = append(renamed, e)
+		case why != "":
+			problems = append(problems, yamlfile.Problem{
+				File: headgateyaml.Name,
+				Line: e.LineOf("was"),
+				What: fmt.Sprintf("environment %q cannot go on from %q: %s", e.Name, e.Was, why),
+				Fix:  "take was: out, or choose another name",
+			})
+		}
+		switch now, err := rc.goesOnAs(r, e.Name); {
+		case err != nil:
+			return nil, nil, nil, err
+		case now != "" && from == nil:
+			problems = append(problems, yamlfile.Problem{
+				File: headgateyaml.Name,
+				Line: e.Line,
+				What: fmt.Sprintf("environment %q is called %q now, and goes on under that name", e.Name, now),
+				Fix:  fmt.Sprintf("choose another name, or give %s its old one again: was: %s", now, now),
+			})
+		}
+		other, err := rc.otherApplication(r, e, from)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if other != "" {
+			problems = append(problems, yamlfile.Problem{
+				File: headgateyaml.Name,
+				Line: e.Line,
+				What: fmt.Sprintf("environment %q runs application %q, and cannot be moved to %q", cmp.Or(e.Was, e.Name), other, applicationOf(r, e)),
+				Fix: fmt.Sprintf("give %s an environment under a name of its own; %s goes on until its removal is approved",
+					applicationOf(r, e), cmp.Or(e.Was, e.Name)),
+			})
+		}
+	}
+
 	all, err := rc.environments(r)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	for _, e := range all {
-		if _, named := file.Environment(e.Name); named {
+		if _, named := file.Environment(e.Name); named || taken[e.Name] {
 			continue
 		}
 		tip, err := record.Tip(r, applicationOf(r, e), e.Name)
 		if err != nil {
-			return nil, err
+			return nil, nil, nil, err
 		}
 		if tip != nil && !tip.Removal {
-			names = append(names, e.Name)
+			leaving = append(leaving, e.Name)
 		}
 	}
-	return names, nil
+	return leaving, renamed, problems, nil
+}
+
+// goesOnAs is the name that an environment has now, "" when that is its own or when
+// nothing is declared under the new one any more.
+func (rc *Reconciler) goesOnAs(r *repo.Repository, environment string) (string, error) {
+	now, err := rc.successor(r, environment)
+	if err != nil || now == "" {
+		return "", err
+	}
+	tip, err := record.Tip(r, r.Name(), now)
+	if err != nil || tip == nil || tip.Removal {
+		return "", err
+	}
+	return now, nil
+}
+
+// otherApplication is the application that is declared in an environment, or in the
+// one that it goes on from, when that is not its own.
+func (rc *Reconciler) otherApplication(r *repo.Repository, e headgateyaml.Environment, from *record.Commit) (string, error) {
+	if from == nil {
+		var err error
+		if from, err = record.Tip(r, applicationOf(r, e), e.Name); err != nil || from == nil {
+			return "", err
+		}
+		if now, err := rc.successor(r, e.Name); err != nil || now != "" {
+			return "", err
+		}
+	}
+	names, err := record.Applications(r, from.Tree)
+	for _, name := range names {
+		if name != applicationOf(r, e) {
+			return name, err
+		}
+	}
+	return "", err
 }
 
 // fileAt is the headgate.yaml of a landed commit. The file was checked before it

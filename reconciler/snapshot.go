@@ -27,6 +27,10 @@ type snapshot struct {
 	actual      target.Observed          // Observed, whole
 	good        record.Commit            // of Good
 	before      headgateyaml.Environment // settings of Upstream
+	formerly    []string                 // names that it had, the newest first
+	was         []string                 // those of formerly that no other environment has now
+	renaming    bool                     // it is about to be another's past: headgate.yaml says so
+	others      string                   // of Wanted.Problem Moved: the application
 	evaluated   *evaluation              // of Decision
 	taken       *addressTaken            // of Wanted.Problem Taken
 }
@@ -39,7 +43,14 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 		return nil, err
 	}
 	settings, declared := file.Environment(environment)
+	now, err := rc.successor(r, environment)
+	if err != nil {
+		return nil, err
+	}
 	if !declared {
+		if now != "" {
+			return nil, calledNow(r.Name(), environment, now)
+		}
 		if settings, _, err = rc.leaving(r, environment); err != nil {
 			return nil, err
 		}
@@ -55,6 +66,9 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 		branchTip:   tip,
 	}
 	s.Now, s.Leaving = rc.now(), !declared
+	if err := rc.loadNames(s, file); err != nil {
+		return nil, err
+	}
 
 	if s.landed, err = rc.releases(r); err != nil {
 		return nil, err
@@ -65,6 +79,11 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 	}
 	if err := rc.loadDeclared(ctx, s); err != nil {
 		return nil, err
+	}
+	if now != "" && s.Declared != nil {
+		if err := s.declareNothing(); err != nil {
+			return nil, err
+		}
 	}
 	s.actual = rc.observed(s.settings, s.key())
 	s.Observed = observedOf(s.actual)
@@ -81,6 +100,53 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 		return nil, err
 	}
 	return s, s.loadWanted(rc)
+}
+
+// loadNames reads how the environment was called before, and whether that is about
+// to change.
+func (rc *Reconciler) loadNames(s *snapshot, file *headgateyaml.File) error {
+	tip, err := s.repo.Ref(record.EnvironmentRef(s.environment))
+	if err != nil {
+		return err
+	}
+	all, err := rc.renamings(s.repo, tip)
+	if err != nil {
+		return err
+	}
+	names := []string{s.settings.Was}
+	for _, r := range all {
+		names = append(names, r.from)
+	}
+	for _, name := range names {
+		if name == "" || name == s.environment || slices.Contains(s.formerly, name) {
+			continue
+		}
+		s.formerly = append(s.formerly, name)
+		if _, another := file.Environment(name); !another {
+			s.was = append(s.was, name)
+		}
+	}
+
+	if !s.Leaving {
+		s.Renames, _, err = rc.renames(s.repo, s.settings)
+		return err
+	}
+	if e, ok := file.RenamedTo(s.environment); ok {
+		from, _, err := rc.renames(s.repo, e)
+		s.renaming = from != nil
+		return err
+	}
+	return nil
+}
+
+// declareNothing makes of what is declared its removal: its line has gone on under
+// another name, and this one begins anew.
+func (s *snapshot) declareNothing() error {
+	empty := repo.TreeObject(nil)
+	d := s.Declared
+	d.Promotion = record.Promotion{ID: d.ID, Source: d.Source, Removal: true}
+	d.Tree, d.Held, d.Outcome = empty.Hash(), nil, record.Outcome{}
+	return s.repo.Write(empty)
 }
 
 // loadDeclared reads what is declared now, or the initial commit.
@@ -115,7 +181,7 @@ func (rc *Reconciler) loadUpstream(s *snapshot, file *headgateyaml.File) (err er
 		if err != nil {
 			return err
 		}
-		declared, _ := file.Environment(s.environment)
+		declared, _ := s.settingsIn(file)
 		s.Soak = max(s.Soak, declared.Soak)
 	}
 	return s.Upstream.loadHistory(s, after)
@@ -161,7 +227,7 @@ func (s *snapshot) keyIn(environment string) target.Key {
 // loadWanted renders the release that ought to come next.
 func (s *snapshot) loadWanted(rc *Reconciler) error {
 	if s.Leaving && s.Declared != nil && !s.Declared.Removal {
-		if s.rejected(0) {
+		if s.rejected(0) || s.renaming {
 			return nil
 		}
 		tree, err := record.Without(s.repo, s.Declared.Tree, s.application)
@@ -200,6 +266,14 @@ func (s *snapshot) render(rc *Reconciler, release int) (*Rendered, error) {
 	base := repo.Zero
 	if s.Declared != nil {
 		base = s.Declared.Tree
+		names, err := record.Applications(s.repo, base)
+		if err != nil {
+			return nil, err
+		}
+		if i := slices.IndexFunc(names, func(name string) bool { return name != s.application }); i >= 0 {
+			wanted.Problem, s.others = Moved, names[i]
+			return wanted, nil
+		}
 	}
 	tree, err := record.Render(s.repo, base, s.application, rel, s.settings.Path)
 	if errors.Is(err, record.ErrNoDirectory) {
@@ -236,6 +310,8 @@ func (s *snapshot) problem() string {
 		return fmt.Sprintf("the bytes of an artifact of release %d are not on this server any more", s.Wanted.Release)
 	case Taken:
 		return fmt.Sprintf("release %d cannot be declared: %v", s.Wanted.Release, s.taken)
+	case Moved:
+		return fmt.Sprintf("application %s is declared in %s: an environment cannot be moved to another application", s.others, s.environment)
 	case OddPath:
 		return fmt.Sprintf("the path %q of environment %s holds unusual white space", s.settings.Path, s.environment)
 	}

@@ -138,6 +138,13 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 	for range maxRounds {
 		s, err := w.rc.load(ctx, w.repo, w.environment)
 		if gone(err) {
+			now, err := w.rc.successor(w.repo, w.environment)
+			if err != nil {
+				return 0, err
+			}
+			if now != "" {
+				return safety, w.leave(ctx)
+			}
 			w.stop()
 			return safety, nil
 		}
@@ -230,6 +237,8 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	case Remove:
 		w.takeBack(s)
 		return nil
+	case Rename:
+		return w.rename(ctx, s)
 	case Note:
 		return w.note(ctx, s, a.Outcome)
 	case Cover:
@@ -258,6 +267,7 @@ func (w *worker) converge(s *snapshot, drift target.Drift) error {
 		return err
 	}
 	declared.Sequence, declared.Drift, declared.Steer = s.Declared.Sequence, drift, s.Declared.Outcome.Steer()
+	declared.Was = s.was
 	if !s.Declared.Outcome.Good() {
 		if declared.Fallback, err = w.rc.fallback(s); err != nil {
 			return err

@@ -87,6 +87,7 @@ type Application struct {
 type Environment struct {
 	Name        string // no two of a repository have the same
 	Application string // that runs there; "" is the one that bears the repository's name
+	Was         string // its name before it got this one: what runs there and its history are its own; "" for none
 	Target      string // name of the kind of target; whether there is such a one is for package check
 	Path        string // directory in the tree that declares it
 	After       string // environment a release must be healthy in first; "" for none
@@ -144,6 +145,15 @@ func (f *File) Environment(name string) (Environment, bool) {
 		}
 	}
 	return Environment{}, false
+}
+
+// RenamedTo finds the environment that had another name before.
+func (f *File) RenamedTo(was string) (Environment, bool) {
+	i := slices.IndexFunc(f.Environments, func(e Environment) bool { return was != "" && e.Was == was })
+	if i < 0 {
+		return Environment{}, false
+	}
+	return f.Environments[i], true
 }
 
 // Schedule finds a schedule by name.
@@ -204,6 +214,7 @@ type applicationText struct {
 type environmentText struct {
 	Target    *string   `yaml:"target"`
 	Path      *string   `yaml:"path"`
+	Was       *string   `yaml:"was"`
 	After     *string   `yaml:"after"`
 	Soak      *string   `yaml:"soak"`
 	Approvals yaml.Node `yaml:"approvals"`
@@ -278,6 +289,7 @@ func Parse(file string, data []byte) (*File, error) {
 	r.schedules(&t.Schedules, f)
 	r.images(&t.Images, f)
 	r.unique(f)
+	r.renamed(f)
 	r.order(f)
 	return f, r.problems.Err()
 }
@@ -541,6 +553,28 @@ func (r *reader) unique(f *File) {
 	}
 }
 
+// renamed checks that a former name is nobody's name now, and one environment's only.
+func (r *reader) renamed(f *File) {
+	first := map[string]Environment{}
+	for _, e := range f.Environments {
+		if e.Was == "" {
+			continue
+		}
+		other, there := f.Environment(e.Was)
+		switch {
+		case there && other.Name == e.Name:
+			r.problem(e.LineOf("was"), "leave was out", "environment %q was called so before", e.Name)
+		case there:
+			r.problem(e.LineOf("was"), "an environment that is renamed is not declared under its old name any more",
+				"environment %q was %q, which is defined on line %d", e.Name, e.Was, other.Line)
+		case first[e.Was].Name != "":
+			r.problem(e.LineOf("was"), "only one of them has its history", "environments %q and %q both were %q", first[e.Was].Name, e.Name, e.Was)
+		default:
+			first[e.Was] = e
+		}
+	}
+}
+
 // order checks that environments come after others of their application, and
 // not in a circle.
 func (r *reader) order(f *File) {
@@ -620,6 +654,12 @@ func (r *reader) environment(key, value *yaml.Node, of Application) Environment 
 	if t.Path != nil {
 		r.path(*t.Path, e.LineOf("path"), "path")
 		e.Path = path.Join(of.Path, *t.Path)
+	}
+	if t.Was != nil {
+		e.Was = *t.Was
+		if !environmentForm().MatchString(e.Was) {
+			r.problem(e.LineOf("was"), "give the name that the environment had before", "invalid environment name %q", e.Was)
+		}
 	}
 	if t.After != nil {
 		e.After = *t.After

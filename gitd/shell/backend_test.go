@@ -259,6 +259,10 @@ func (b *backend) ResumeLanding(_ context.Context, a access.Identity, _, branch,
 	return show.Done{What: "landing on " + branch + " is resumed, as " + a.User}, nil
 }
 
+func (b *backend) RenameEnvironment(_ context.Context, _ access.Identity, repository, environment, to string) (show.Done, error) {
+	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to, State: show.Queued}, nil
+}
+
 func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
 }

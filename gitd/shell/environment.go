@@ -25,6 +25,13 @@ var envCommands = []command{
 		run: envLog,
 	},
 	logsCommand,
+	{
+		name: "env rename", args: "<repo> <environment> <name>", what: "give an environment another name", example: "env rename hello production live",
+		notes: "It proposes the change of headgate.yaml; what runs and its history go on. By git: push\nheadgate.yaml with the environment under its new name, and was: <old name>.",
+		run: func(c *call) error {
+			return c.act(c.shell.Backend.RenameEnvironment(c.ctx, c.actor, c.args["repo"], c.args["environment"], c.args["name"]))
+		},
+	},
 }
 
 func envList(c *call) error {
@@ -135,6 +142,9 @@ func envShow(c *call) error {
 	if e.Application != "" {
 		rows = append(rows, []cell{plain("runs"), plain("application " + e.Application)})
 	}
+	if len(e.Formerly) > 0 {
+		rows = append(rows, []cell{plain("was"), plain(strings.Join(e.Formerly, ", "))})
+	}
 	if e.Release > 0 {
 		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(show.Short(e.Commit)), plain("env/" + e.Name + " " + show.Short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
 	}
@@ -218,6 +228,8 @@ func envAnswer(c *call, e show.Environment) string {
 		}
 	}
 	switch {
+	case !e.Removed.IsZero():
+		s += ", removed " + c.out.at(e.Removed, true)
 	case e.State == show.Empty:
 		s += ", nothing has been promoted yet"
 	case all > 0:

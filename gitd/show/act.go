@@ -34,6 +34,9 @@ type Acts interface {
 	// Choose proposes a release that is newer than what an environment declares; 0 is
 	// the removal of one that is not declared any more.
 	Choose(ctx context.Context, who access.Identity, repository, environment string, release int) (Done, error)
+	// RenameEnvironment proposes a change of headgate.yaml that gives an environment
+	// another name; what runs there and its history go on.
+	RenameEnvironment(ctx context.Context, who access.Identity, repository, environment, to string) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.
 	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int, reason string) (Done, error)
 	// Pause has the deployment of what is declared go no further, Continue lets it go on.

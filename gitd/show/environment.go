@@ -30,6 +30,7 @@ type Environment struct {
 	Repository   string      `json:"repository"`
 	Application  string      `json:"application,omitempty"` // empty: the one that bears the repository's name
 	Name         string      `json:"environment"`
+	Formerly     []string    `json:"formerly,omitempty"` // names that it had, newest first
 	After        string      `json:"after,omitempty"`
 	Target       string      `json:"target"`
 	State        State       `json:"state"` // of the actual side: healthy, converging, failed, unknown, empty
@@ -40,7 +41,8 @@ type Environment struct {
 	Commit       string      `json:"commit,omitempty"`   // source commit of that release
 	Declared     string      `json:"declared,omitempty"` // commit of env/<name>
 	DeclaredAt   time.Time   `json:"declared_at,omitzero"`
-	Behind       int         `json:"behind"` // releases behind the environment (or branch) before it
+	Removed      time.Time   `json:"removed_at,omitzero"` // when its removal was promoted, and nothing has been since
+	Behind       int         `json:"behind"`              // releases behind the environment (or branch) before it
 	Services     []Service   `json:"services,omitempty"`
 	Held         *HoldNote   `json:"hold,omitempty"`
 	Promotion    *Promotion  `json:"promotion,omitempty"` // the open proposal, if any
@@ -180,6 +182,7 @@ type Deployed struct {
 	Outcome     State      `json:"outcome"` // healthy, failed, converging, unknown
 	Message     string     `json:"message,omitempty"`
 	Rollback    bool       `json:"rollback,omitempty"`
-	MayRollback bool       `json:"may_rollback"` // "roll back to this" is offered
+	Renamed     string     `json:"renamed_from,omitempty"` // it gave the environment its name; nothing else changed
+	MayRollback bool       `json:"may_rollback"`           // "roll back to this" is offered
 	WhyNot      string     `json:"why_not,omitempty"`
 }

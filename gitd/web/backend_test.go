@@ -328,6 +328,10 @@ func (h *backend) ResumeLanding(_ context.Context, a access.Identity, _, branch,
 	return show.Done{What: "landing on " + branch + " is resumed, as " + a.User}, nil
 }
 
+func (h *backend) RenameEnvironment(_ context.Context, _ access.Identity, repository, environment, to string) (show.Done, error) {
+	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to, State: show.Queued}, nil
+}
+
 func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

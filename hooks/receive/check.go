@@ -76,22 +76,31 @@ func (v *validation) checkTree(ctx context.Context, tip, tree repo.Hash) (*rejec
 	if err := v.warnOfPointers(ctx, base, tree); err != nil {
 		return nil, err
 	}
-	return nil, v.noticeLeaving(found.Settings)
+	return v.checkEnvironments(found.Settings)
 }
 
-// noticeLeaving tells the pusher which environments the tree no longer names:
+// checkEnvironments refuses what cannot be done with the environments that there are,
+// and tells the pusher which of them the tree no longer names, or names otherwise:
 // landing it stops none of them, somebody's yes to the removal does.
-func (v *validation) noticeLeaving(file *headgateyaml.File) error {
+func (v *validation) checkEnvironments(file *headgateyaml.File) (*rejection, error) {
 	if v.l.Environments == nil {
-		return nil
+		return nil, nil
 	}
-	leaving, err := v.l.Environments.Leaving(v.r.Name(), file)
+	leaving, renamed, problems, err := v.l.Environments.Against(v.r.Name(), file)
+	if err != nil || len(problems) > 0 {
+		return rejectFiles(check.Result{Problems: problems}), err
+	}
+	for _, e := range renamed {
+		v.notices = append(v.notices,
+			fmt.Sprintf("the environment %s will be called %s: what runs there and its history go on under that name", e.Was, e.Name))
+	}
 	for _, name := range leaving {
 		v.notices = append(v.notices,
 			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved", headgateyaml.Name, name),
-			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name))
+			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name),
+			fmt.Sprintf("  to give it another name instead: %s env rename %s %s <new>", "ssh "+v.l.Server().Login(), v.r.Name(), name))
 	}
-	return err
+	return nil, nil
 }
 
 // extents remembers how much trees hold, so that a push is measured by what is

@@ -21,6 +21,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
@@ -45,9 +46,9 @@ type Environments interface {
 	// Next says where a release that has just landed goes. It waits until that is
 	// decided, as long as ctx lasts.
 	Next(ctx context.Context, repository string, release int) ([]show.Next, error)
-	// Leaving are the environments of a repository that go on and that file does not
-	// name any more.
-	Leaving(repository string, file *headgateyaml.File) ([]string, error)
+	// Against says what landing file would mean for the environments of a repository:
+	// which go on without being named in it, which get another name, and what cannot be.
+	Against(repository string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error)
 }
 
 // Logs yields a build's log from its beginning until the build has ended or ctx

@@ -522,13 +522,15 @@ func (e *fakeEnvironments) Holder(_ string, a netip.AddrPort, to access.Identity
 	return "live of another repository, as " + to.User + " may know", nil
 }
 
-func (e *fakeEnvironments) Leaving(_ string, file *headgateyaml.File) (names []string, err error) {
+func (e *fakeEnvironments) Against(_ string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error) {
 	for _, name := range e.named {
-		if _, ok := file.Environment(name); !ok {
-			names = append(names, name)
+		if now, ok := file.RenamedTo(name); ok {
+			renamed = append(renamed, now)
+		} else if _, ok := file.Environment(name); !ok {
+			leaving = append(leaving, name)
 		}
 	}
-	return names, nil
+	return leaving, renamed, nil, nil
 }
 
 func (e *fakeEnvironments) Next(context.Context, string, int) ([]show.Next, error) {

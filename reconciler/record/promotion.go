@@ -38,6 +38,7 @@ const (
 	keyTrigger    = "Trigger"
 	keyHold       = "Hold"
 	keyRemoves    = "Removes"
+	keyRenamed    = "Renamed-From"
 )
 
 // approvedByPolicy is the approval trailer of what needed no person.
@@ -64,6 +65,8 @@ type Promotion struct {
 	Chosen   *Choice   // nil: it came by itself
 	Rollback *Rollback // nil: it goes forward
 	Removal  bool      // it takes the application out of the environment; Source is what no longer declares it
+
+	Renamed string // the name that the environment had until then; what it declares stays as it is
 
 	Subject string // of the release
 	Carries Span   // told to people, not read back
@@ -131,6 +134,10 @@ func (p Promotion) Message(application, environment string) string {
 		add(keyHold, application+" until promoted forward")
 	}
 
+	if p.Renamed != "" {
+		head, body = fmt.Sprintf("rename environment %s of %s to %s", p.Renamed, application, environment), ""
+		add(keyRenamed, p.Renamed)
+	}
 	if p.Removal {
 		head, body = fmt.Sprintf("remove %s from %s", application, environment), ""
 		add(keyRemoves, environment)
@@ -140,7 +147,7 @@ func (p Promotion) Message(application, environment string) string {
 	add(keySource, p.Source.String())
 	add(keyPath, p.Path)
 	switch {
-	case p.Rollback != nil, p.Removal:
+	case p.Rollback != nil, p.Removal, p.Renamed != "":
 	case p.Replaces != repo.Zero:
 		add(keyIncludes, p.Replaces.String()+".."+p.Source.String())
 	default:
@@ -181,6 +188,8 @@ func ParsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 			p.Release, _ = strconv.Atoi(t.Value)
 		case keyRemoves:
 			p.Removal = t.Value != ""
+		case keyRenamed:
+			p.Renamed = t.Value
 		case keySource:
 			p.Source, _ = repo.ParseHash(t.Value)
 		case keyPath:
@@ -224,9 +233,10 @@ func ParsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 			}
 		}
 	}
-	if back.Of != repo.Zero {
+	switch {
+	case back.Of != repo.Zero:
 		p.Rollback = &back
-	} else {
+	case p.Renamed == "":
 		_, body, _ := strings.Cut(message, "\n\n")
 		p.Subject, _, _ = strings.Cut(strings.TrimSpace(body), "\n")
 	}

@@ -194,6 +194,8 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		found := func(format string, args ...any) {
 			v.Findings = append(v.Findings, Finding{ref.Name, at, fmt.Sprintf(format, args...)})
 		}
+		before := v.Verified
+		again := v.line[at] // another environment was called this one's name until then
 		v.line[at] = true
 		kind, raw, err := v.repo.Raw(at)
 		if err != nil {
@@ -221,7 +223,11 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 			if p.From.Commit != repo.Zero {
 				v.noted = p.From.Commit // it was healthy there
 			}
-			apps, err := v.content(found, p, c.TreeHash)
+			check := v.content
+			if p.Renamed != "" {
+				check = v.renamed(c.ParentHashes)
+			}
+			apps, err := check(found, p, c.TreeHash)
 			if err != nil {
 				return err
 			}
@@ -232,13 +238,17 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 				if len(c.ParentHashes) == 0 || b.Of != c.ParentHashes[0] {
 					found("rolls back %s, which is not the commit before it", show.Short(b.Of.String()))
 				}
-			} else {
+			} else if p.Renamed == "" {
 				v.Promotions++
 			}
 			v.approvals(found, c.Message, p)
 			if err := v.decided(ctx, found, p); err != nil {
 				return err
 			}
+		}
+		if again || p.Renamed != "" { // nothing new to count
+			before.Findings = v.Findings
+			v.Verified = before
 		}
 		at = repo.Zero
 		if len(c.ParentHashes) > 0 {
@@ -251,6 +261,28 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		}
 	}
 	return nil
+}
+
+// renamed checks that a commit which renames an environment declares what was declared
+// before. It is for branch in the place of content.
+func (v *verification) renamed(parents []repo.Hash) func(func(string, ...any), Promotion, repo.Hash) (repo.Hash, error) {
+	return func(found func(string, ...any), p Promotion, tree repo.Hash) (repo.Hash, error) {
+		was := repo.Zero
+		if len(parents) > 0 {
+			var err error
+			if was, err = v.repo.TreeOf(parents[0]); err != nil {
+				return repo.Zero, err
+			}
+		}
+		if was != tree {
+			found("renames %s, and declares something else than before", p.Renamed)
+		}
+		apps, err := v.repo.Lookup(tree, applicationsDir)
+		if errors.Is(err, repo.ErrNoFile) {
+			err = nil
+		}
+		return apps.Hash, err
+	}
 }
 
 // content checks that a commit holds a release's bytes and no others. It

@@ -156,6 +156,10 @@ type Declared struct {
 	Files   Files   `json:"files"`
 	Release Release `json:"release"`
 
+	// Was are names that the environment had before, the newest first: what the target
+	// has under one of them, and nothing under the present one, goes on as it is.
+	Was []string
+
 	// Drift says what to do about what breaks once Commit was reached. It may change
 	// while Commit and Sequence stay.
 	Drift Drift `json:"drift,omitempty"`

@@ -97,14 +97,7 @@ func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject str
 		if string(edited) == string(data) {
 			return nil
 		}
-		author := repo.Person{Name: a.User, Email: a.User + "@" + s.about.Name}
-		if u, ok := config.User(a.User); ok {
-			author.Name = u.FullName
-			if len(u.Email) > 0 {
-				author.Email = u.Email[0]
-			}
-		}
-		commit, err := s.commitFile(own, tip, access.FileName, edited, author, subject)
+		commit, err := s.commitFile(own, tip, access.FileName, edited, s.author(config, a), subject)
 		if err != nil {
 			return err
 		}
@@ -157,6 +150,18 @@ func (s *Server) ResumeLanding(ctx context.Context, a access.Identity, repositor
 		return show.Done{What: fmt.Sprintf("landing on %s of %s is not paused", branch, repository)}, nil
 	}
 	return show.Done{What: fmt.Sprintf("landing on %s of %s is resumed, as %s", branch, repository, a.User)}, nil
+}
+
+// author is who a user is in the commits that are made for them.
+func (s *Server) author(config *access.Config, a access.Identity) repo.Person {
+	author := repo.Person{Name: a.User, Email: a.User + "@" + s.about.Name}
+	if u, ok := config.User(a.User); ok {
+		author.Name = u.FullName
+		if len(u.Email) > 0 {
+			author.Email = u.Email[0]
+		}
+	}
+	return author
 }
 
 // Withdraw implements show.Backend.

@@ -10,6 +10,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
 // Environment implements show.Backend.
@@ -94,7 +95,7 @@ func (e environments) Next(ctx context.Context, repository string, release int) 
 	return e.reconciler.Next(ctx, repository, release)
 }
 
-// Leaving implements receive.Environments.
-func (e environments) Leaving(repository string, file *headgateyaml.File) ([]string, error) {
-	return e.reconciler.NotIn(repository, file)
+// Against implements receive.Environments.
+func (e environments) Against(repository string, file *headgateyaml.File) ([]string, []headgateyaml.Environment, yamlfile.Problems, error) {
+	return e.reconciler.Against(repository, file)
 }

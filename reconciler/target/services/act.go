@@ -30,7 +30,7 @@ type listening struct {
 
 // act begins an action.
 func (a *app) act(act rollout.Action) {
-	log := a.owner.Log.With("env", a.key.Environment, "app", a.key.Application, "commit", a.commit)
+	log := a.owner.Log.With("env", a.key().Environment, "app", a.key().Application, "commit", a.commit)
 	switch act.Kind {
 	case rollout.Listen:
 		bound, err := a.listen(act.Service, act.Listen)
@@ -74,7 +74,7 @@ func (a *app) drain(service, instance string, timeout time.Duration) {
 func (a *app) pool(service string) *proxy.Pool {
 	p := a.pools[service]
 	if p == nil {
-		p = &proxy.Pool{Name: fmt.Sprintf("%s of %s in %s", service, a.key.Application, a.key.Environment)}
+		p = &proxy.Pool{Name: fmt.Sprintf("%s of %s in %s", service, a.key().Application, a.key().Environment)}
 		a.pools[service] = p
 	}
 	return p
@@ -112,7 +112,7 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 		switch {
 		case i < 0:
 			a.closeInTheWay(service, k, keys)
-			l, e := a.owner.listenFor(a.key, service, k, a.pool(service))
+			l, e := a.owner.listenFor(a.key(), service, k, a.pool(service))
 			if e != nil {
 				err = errors.Join(err, e)
 				continue
@@ -384,5 +384,5 @@ func (a *app) watchOver(in *instance) {
 }
 
 func (a *app) logPath(instance string) string {
-	return a.owner.logPath(a.key, instance)
+	return a.owner.logPath(a.home, instance)
 }

@@ -37,6 +37,9 @@ func (t *Target) adopt() error {
 		}
 		a := t.apps[k.key]
 		if a == nil {
+			a = t.renamedFrom(k.key)
+		}
+		if a == nil {
 			a = newApp(t, k.key)
 			t.apps[k.key] = a
 		}
@@ -44,6 +47,21 @@ func (t *Target) adopt() error {
 	}
 	if t.found > 0 {
 		t.Log.Info("found what runs again", "instances", t.found)
+	}
+	return nil
+}
+
+// renamedFrom is the application that was declared under another name since, nil
+// without one. It takes over the files of the name before, and no loop runs yet.
+func (t *Target) renamedFrom(was target.Key) *app {
+	for key, a := range t.apps {
+		a.mu.Lock()
+		d := a.pending
+		a.mu.Unlock()
+		if key.Repository == was.Repository && key.Application == was.Application && d != nil && slices.Contains(d.Was, was.Environment) {
+			a.home = was
+			return a
+		}
 	}
 	return nil
 }
@@ -73,7 +91,7 @@ func (a *app) adopt(k kept) (found int) {
 		a.observed.Ended()
 	}
 	for listen, port := range k.state.Ports {
-		a.owner.ports[freePort{a.key, listen}] = port
+		a.owner.ports[freePort{a.key(), listen}] = port
 	}
 
 	var live []rollout.Found

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -28,7 +29,8 @@ const inspectEvery = 3 * time.Second
 // everything but what stands below mu; the others post events to it.
 type app struct {
 	owner *Target
-	key   target.Key
+	named atomic.Pointer[target.Key]
+	home  target.Key             // its first name, under which its files are
 	inbox signal.Mailbox[func()] // run by the loop
 
 	onLeft  func()        // to be called when the loop does nothing any more
@@ -100,9 +102,23 @@ type published struct {
 type liveInstance struct{ port, pid int }
 
 func newApp(t *Target, k target.Key) *app {
-	return &app{fence: -1, stepped: make(chan struct{}), owner: t, key: k, published: published{facts: &rollout.Observed{}},
-		versions: map[string]*version{}, instances: map[string]*instance{}, pools: map[string]*proxy.Pool{}, access: map[string]*logFile{}}
+	a := &app{
+		fence:     -1,
+		stepped:   make(chan struct{}),
+		owner:     t,
+		published: published{facts: &rollout.Observed{}},
+		versions:  map[string]*version{},
+		instances: map[string]*instance{},
+		pools:     map[string]*proxy.Pool{},
+		access:    map[string]*logFile{},
+	}
+	a.home = k
+	a.named.Store(&k)
+	return a
 }
+
+// key names what it converges, which may get another name.
+func (a *app) key() target.Key { return *a.named.Load() }
 
 // declare hands a declaration to the loop. The one that it has counts again only
 // after it was removed.
@@ -245,7 +261,7 @@ func (a *app) keep(pending *target.Declared, remove bool, fence int) error {
 	}
 	a.lastKept = time.Now()
 	if err := a.keepDeclared(k); err != nil {
-		a.owner.Log.Error("what is declared is not acted upon", "env", a.key.Environment, "app", a.key.Application, "err", err)
+		a.owner.Log.Error("what is declared is not acted upon", "env", a.key().Environment, "app", a.key().Application, "err", err)
 		return fmt.Errorf("what is declared could not be written down, and what runs stays as it is: %w", err)
 	}
 	a.keptWhat, a.unkept = what, ""
@@ -267,13 +283,13 @@ func (a *app) end() bool {
 	a.mu.Lock()
 	gone := a.remove && a.inbox.Empty()
 	if gone {
-		delete(t.apps, a.key)
-		t.fences[a.key] = a.fence
+		delete(t.apps, a.key())
+		t.fences[a.key()] = a.fence
 	}
 	a.mu.Unlock()
 	t.mu.Unlock()
 	if gone {
-		t.reports.Notify(a.key)
+		t.reports.Notify(a.key())
 	}
 	return gone
 }
@@ -285,7 +301,7 @@ func (a *app) accept(d *target.Declared) {
 	plan, versions, err := a.parse(d)
 	if err != nil {
 		a.fault = err.Error()
-		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key.Environment, "app", a.key.Application, "commit", d.Commit, "err", err)
+		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key().Environment, "app", a.key().Application, "commit", d.Commit, "err", err)
 		return
 	}
 	if d.Fallback != nil {
@@ -486,7 +502,7 @@ func (a *app) replaceChanged(generations map[string]int64) {
 			continue
 		}
 		changed = true
-		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key.Environment, "app", a.key.Application, "commit", a.commit, "artifact", v.Digest)
+		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key().Environment, "app", a.key().Application, "commit", a.commit, "artifact", v.Digest)
 		a.versions[id] = v
 		a.plan.Services[i].Version = id
 	}
@@ -540,7 +556,7 @@ func (a *app) publish(taken *target.Declared) {
 	a.lastWhat = now
 	a.mu.Unlock()
 	if changed {
-		a.owner.reports.Notify(a.key)
+		a.owner.reports.Notify(a.key())
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 
 // deploy begins an action of a staged deployment.
 func (a *app) deploy(act rollout.Action) {
-	log := a.owner.Log.With("env", a.key.Environment, "app", a.key.Application, "commit", a.commit)
+	log := a.owner.Log.With("env", a.key().Environment, "app", a.key().Application, "commit", a.commit)
 	switch act.Kind {
 	case rollout.Enter:
 		log.Info("deployment goes on", "stage", string(act.Stage))
@@ -37,8 +37,8 @@ func (a *app) deploy(act rollout.Action) {
 	case rollout.Query:
 		query := a.compose.Deployment.Queries[act.Name]
 		vars := map[string]string{
-			"HEADGATE_ENVIRONMENT": a.key.Environment,
-			"HEADGATE_APPLICATION": a.key.Application,
+			"HEADGATE_ENVIRONMENT": a.key().Environment,
+			"HEADGATE_APPLICATION": a.key().Application,
 			"HEADGATE_RELEASE":     strconv.Itoa(a.declared.Release.Number),
 			"HEADGATE_COMMIT":      a.declared.Release.Commit,
 		}
@@ -90,9 +90,9 @@ type hookRequest struct {
 
 func (a *app) hookRequest(act rollout.Action) hookRequest {
 	return hookRequest{
-		Repository:  a.key.Repository,
-		Environment: a.key.Environment,
-		Application: a.key.Application,
+		Repository:  a.key().Repository,
+		Environment: a.key().Environment,
+		Application: a.key().Application,
 		Hook:        act.Name,
 		Stage:       string(act.Stage),
 		Commit:      a.commit,
@@ -307,7 +307,7 @@ func (a *app) settings(s Service) proxy.Settings {
 	case log == nil:
 		var err error
 		if log, err = openLog(a.logPath(s.Name + "-access")); err != nil {
-			a.owner.Log.Warn("no access log", "env", a.key.Environment, "app", a.key.Application, "service", s.Name, "err", err)
+			a.owner.Log.Warn("no access log", "env", a.key().Environment, "app", a.key().Application, "service", s.Name, "err", err)
 			return settings
 		}
 		a.access[s.Name] = log
@@ -357,7 +357,7 @@ func (a *app) secure(l *listening, service string) error {
 		if s.Name != service || !s.Proxy.TLS {
 			continue
 		}
-		c := &proxy.Certificates{Dir: filepath.Join(a.owner.CertificateDir, a.key.Repository), Every: time.Second}
+		c := &proxy.Certificates{Dir: filepath.Join(a.owner.CertificateDir, a.key().Repository), Every: time.Second}
 		if err := c.Check(); err != nil {
 			return fmt.Errorf("port %s of service %s cannot have TLS: %w", l.key, service, err)
 		}

@@ -74,7 +74,8 @@ func (in *instance) run(ctx context.Context) (well bool, how string, err error) 
 	if err != nil {
 		return false, "could not start: open its log: " + err.Error(), nil
 	}
-	log.wrote = func() { t.printed.Notify(printedTopic(in.app.key)) }
+	log.path = func() string { return in.app.logPath(in.id) }
+	log.wrote = func() { t.printed.Notify(printedTopic(in.app.key())) }
 	defer log.close()
 	// Old logs are only in the way; they are tried again with the next start.
 	_ = pruneLogs(filepath.Dir(in.app.logPath(in.id)))
@@ -202,7 +203,7 @@ func (in *instance) tell(f func()) {
 func (in *instance) command(dir string, port int) (c command, vars map[string]string, err error) {
 	v := in.version
 	vars = map[string]string{
-		"PORT": strconv.Itoa(port), "HEADGATE_ENVIRONMENT": v.Environment, "HEADGATE_APPLICATION": in.app.key.Application,
+		"PORT": strconv.Itoa(port), "HEADGATE_ENVIRONMENT": v.Environment, "HEADGATE_APPLICATION": in.app.key().Application,
 		"HEADGATE_RELEASE": strconv.Itoa(v.Release.Number), "HEADGATE_COMMIT": v.Release.Commit, "HEADGATE_INSTANCE": in.id,
 	}
 	c = command{

@@ -36,7 +36,7 @@ const (
 // logFile takes the output of one process line by line, with the time in front.
 // It never fails: a full disk must not stop the process that writes.
 type logFile struct {
-	path                 string
+	path                 func() string // where it is, which may change while it is open
 	rateLines, rateBytes int
 	wrote                func() // called after each line; nil for none
 
@@ -67,7 +67,7 @@ func openLog(path string) (*logFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &logFile{path: path, rateLines: maxLogRateLines, rateBytes: maxLogRateBytes, file: f, size: info.Size()}, nil
+	return &logFile{path: func() string { return path }, rateLines: maxLogRateLines, rateBytes: maxLogRateBytes, file: f, size: info.Size()}, nil
 }
 
 func (l *logFile) Write(p []byte) (int, error) {
@@ -176,8 +176,9 @@ func (l *logFile) append(text string) {
 
 func (l *logFile) rotate() {
 	// If the rename fails, truncating the file still keeps the bound.
-	_ = os.Rename(l.path, l.path+".1")
-	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	path := l.path()
+	_ = os.Rename(path, path+".1")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return
 	}

@@ -41,7 +41,7 @@ func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter
 		}
 		printed, stop := t.printed.Watch(printedTopic(k)) // before looking, to miss nothing
 		defer stop()
-		dir := filepath.Dir(t.logPath(k, "x"))
+		dir := filepath.Dir(t.logPath(t.home(k), "x"))
 		read := map[string]*logPosition{}
 		lines, err := readLogs(dir, q, read, q.Lines)
 		for {

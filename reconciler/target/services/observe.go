@@ -14,7 +14,7 @@ func (a *app) observe(now time.Time) target.Observed {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := &a.published
-	o := target.Observed{Key: a.key, Commit: p.commit, Sequence: p.sequence}
+	o := target.Observed{Key: a.key(), Commit: p.commit, Sequence: p.sequence}
 	switch {
 	case p.unkept != "":
 		if a.pending != nil {

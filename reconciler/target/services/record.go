@@ -122,7 +122,7 @@ func writeRecord(path string, v any) error {
 
 // keepDeclared writes down what is declared, before anything is done about it.
 func (a *app) keepDeclared(k keptDeclared) error {
-	dir, ok := a.owner.appDir(a.key)
+	dir, ok := a.owner.appDir(a.home)
 	if !ok {
 		return nil // it cannot be carried out either, which is said elsewhere
 	}
@@ -144,7 +144,7 @@ func (a *app) keepDeclared(k keptDeclared) error {
 
 // keepState writes down where the rollout is, if that is another place.
 func (a *app) keepState() {
-	dir, ok := a.owner.appDir(a.key)
+	dir, ok := a.owner.appDir(a.home)
 	if !ok {
 		return
 	}
@@ -153,7 +153,7 @@ func (a *app) keepState() {
 		Boot:     a.owner.boot,
 		Commit:   a.commit,
 		Observed: *a.observed.Clone(),
-		Ports:    a.owner.portsOf(a.key),
+		Ports:    a.owner.portsOf(a.key()),
 	}
 	for _, f := range s.Observed.Services {
 		for _, in := range f.Instances {
@@ -170,7 +170,7 @@ func (a *app) keepState() {
 	}
 	if err := writeRecord(filepath.Join(dir, "state.json"), json.RawMessage(data)); err != nil {
 		// The rollout goes on; an agent that is started meanwhile begins further back.
-		a.owner.Log.Warn("cannot write down where a rollout is", "env", a.key.Environment, "app", a.key.Application, "err", err)
+		a.owner.Log.Warn("cannot write down where a rollout is", "env", a.key().Environment, "app", a.key().Application, "err", err)
 		return
 	}
 	a.keptState = string(data)
@@ -178,7 +178,7 @@ func (a *app) keepState() {
 
 // files are those of an instance.
 func (a *app) file(instance, suffix string) string {
-	dir, _ := a.owner.appDir(a.key) // no instance is started without one
+	dir, _ := a.owner.appDir(a.home) // no instance is started without one
 	return filepath.Join(dir, "instances", instance+suffix)
 }
 
@@ -187,7 +187,7 @@ func (in *instance) record(c command, port int, s started) error {
 	return writeRecord(in.app.file(in.id, ".json"), keptInstance{
 		Version:  recordVersion,
 		Boot:     in.app.owner.boot,
-		Key:      in.app.key,
+		Key:      in.app.home,
 		ID:       in.id,
 		Commit:   in.commit,
 		What:     in.what,

@@ -334,6 +334,12 @@ func (t *Target) Converge(d target.Declared) {
 		return
 	}
 	a := t.apps[d.Key]
+	for _, was := range d.Was {
+		if a != nil {
+			break
+		}
+		a = t.rename(target.Key{Repository: d.Repository, Application: d.Application, Environment: was}, d.Key)
+	}
 	if a != nil {
 		a.declare(&d)
 		return
@@ -344,6 +350,43 @@ func (t *Target) Converge(d target.Declared) {
 	if t.ctx != nil && t.ctx.Err() == nil {
 		t.goRun(a)
 	}
+}
+
+// rename gives what runs under a name another one, nil when there is nothing. Its
+// instances go on; one that is started after that is told the new name. Its files stay
+// where they are, and an agent that finds them again is told the new name again. It is
+// called with t.mu held.
+func (t *Target) rename(was, is target.Key) *app {
+	a := t.apps[was]
+	if a == nil {
+		return nil
+	}
+	delete(t.apps, was)
+	t.apps[is] = a
+	a.named.Store(&is)
+	for at, h := range t.holders {
+		if h.of == was {
+			t.holders[at] = holder{is, h.service}
+		}
+	}
+	for free, port := range t.ports {
+		if free.of == was {
+			delete(t.ports, free)
+			t.ports[freePort{is, free.listen}] = port
+		}
+	}
+	t.reports.Notify(is)
+	return a
+}
+
+// home is the name under which the files of an application are.
+func (t *Target) home(k target.Key) target.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.apps[k]; a != nil {
+		return a.home
+	}
+	return k
 }
 
 // Remove implements target.Target: it drains and stops.
@@ -434,7 +477,7 @@ func (t *Target) InstanceLog(k target.Key, instance string, lines int) ([]string
 			return nil, fmt.Errorf("log of instance %q: %w", instance, fs.ErrNotExist)
 		}
 	}
-	all, err := tail(t.logPath(k, instance), lines)
+	all, err := tail(t.logPath(t.home(k), instance), lines)
 	if err != nil {
 		return nil, fmt.Errorf("log of instance %s of %s: %w", instance, k, err)
 	}

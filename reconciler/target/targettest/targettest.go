@@ -42,6 +42,7 @@ func Run(t *testing.T, New func(t *testing.T) Subject) {
 		{"converging again changes nothing", idempotent},
 		{"older is ignored", fenced},
 		{"what is removed is gone", removed},
+		{"what is renamed goes on", renamed},
 		{"a report wakes those it concerns, once", watched},
 		{"an error goes with what had it", mended},
 		{"bad files are refused by place", checked},
@@ -221,6 +222,28 @@ func removed(s *suite) {
 	if o := s.Target.Observe(k); o.Commit != "" {
 		s.Errorf("what is older than the removal came back: %+v", o)
 	}
+}
+
+// renamed: what runs under the name that an environment had before goes on under the
+// new one, and is not there under the old one.
+func renamed(s *suite) {
+	was := key("renamed")
+	is := target.Key{Repository: was.Repository, Application: was.Application, Environment: "stage"}
+	defer s.start()()
+	s.Target.Converge(s.declared(was, 1, 1))
+	before := s.healthy(was, 1)
+	next := s.declared(is, 2, 1)
+	next.Was = []string{"never", was.Environment}
+	s.Target.Converge(next)
+	after := s.healthy(is, 2)
+	if !reflect.DeepEqual(running(before), running(after)) {
+		s.Errorf("what ran was %v and is %v", running(before), running(after))
+	}
+	if o := s.Target.Observe(was); len(o.Units) > 0 || o.State != target.Unknown {
+		s.Errorf("under the old name there is %+v", o)
+	}
+	s.Target.Converge(s.declared(is, 3, 2))
+	s.settled(is, 3, 2)
 }
 
 func watched(s *suite) {
