@@ -229,6 +229,11 @@ func (rc *Reconciler) addressesAt(r *repo.Repository, kind string, tree repo.Has
 func (w *worker) declare(ctx context.Context, s *snapshot, tree, commit repo.Hash) error {
 	w.rc.declaring.Lock()
 	defer w.rc.declaring.Unlock()
+	if now, err := w.rc.successor(w.repo, w.environment); err != nil {
+		return err
+	} else if now != s.successor || s.renaming != "" {
+		return repo.ErrMoved // it got another name meanwhile, or is about to
+	}
 	if a, by, err := w.rc.taken(s, tree); err != nil {
 		return err
 	} else if by != (Holder{}) {

@@ -290,7 +290,7 @@ func rejectedBy(r *record.Rejection) string {
 	if r.Removal {
 		what = "the removal"
 	}
-	text := fmt.Sprintf("%s was rejected by %s at %s", what, r.By, clock(r.At))
+	text := fmt.Sprintf("%s was rejected by %s at %s", what, r.By, show.Clock(r.At))
 	if r.Reason != "" {
 		text += ": " + r.Reason
 	}

@@ -3,13 +3,9 @@ package reconciler
 import (
 	"fmt"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 )
-
-// clock writes a time for people.
-func clock(t time.Time) string { return t.UTC().Format("Mon 2 Jan 15:04 UTC") }
 
 func plural(n int) string {
 	if n == 1 {

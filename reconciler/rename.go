@@ -198,6 +198,14 @@ func (w *worker) rename(ctx context.Context, s *snapshot) error {
 	if err != nil {
 		return err
 	}
+	// Nothing is declared under the old name meanwhile: see declare.
+	w.rc.declaring.Lock()
+	defer w.rc.declaring.Unlock()
+	if now, err := w.repo.Ref(record.EnvironmentRef(s.settings.Was)); err != nil {
+		return err
+	} else if now != from.Hash {
+		return repo.ErrMoved
+	}
 	crash.Point("rename.before-environment-moved")
 	if err := w.repo.Move(ctx, record.EnvironmentRef(w.environment), old, commit); err != nil {
 		return err

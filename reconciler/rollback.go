@@ -312,7 +312,7 @@ func (b barrier) explain(d record.Commit) string {
 	case newer:
 		return "it is newer than what is declared now, and going forward is a promotion"
 	case failedOnce:
-		return "it failed at " + clock(d.Outcome.FailedAt)
+		return "it failed at " + show.Clock(d.Outcome.FailedAt)
 	case silent:
 		return "nothing is known of how it went"
 	case neverGood:

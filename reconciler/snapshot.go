@@ -29,7 +29,8 @@ type snapshot struct {
 	before      headgateyaml.Environment // settings of Upstream
 	formerly    []string                 // names that it had, the newest first
 	was         []string                 // those of formerly that no other environment has now
-	renaming    bool                     // it is about to be another's past: headgate.yaml says so
+	renaming    string                   // the name that it is about to get: headgate.yaml says so
+	successor   string                   // whose line goes on from this one; what is declared here is nothing then
 	others      string                   // of Wanted.Problem Moved: the application
 	evaluated   *evaluation              // of Decision
 	taken       *addressTaken            // of Wanted.Problem Taken
@@ -64,6 +65,7 @@ func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment 
 		environment: environment,
 		settings:    settings,
 		branchTip:   tip,
+		successor:   now,
 	}
 	s.Now, s.Leaving = rc.now(), !declared
 	if err := rc.loadNames(s, file); err != nil {
@@ -133,7 +135,9 @@ func (rc *Reconciler) loadNames(s *snapshot, file *headgateyaml.File) error {
 	}
 	if e, ok := file.RenamedTo(s.environment); ok {
 		from, _, err := rc.renames(s.repo, e)
-		s.renaming = from != nil
+		if from != nil {
+			s.renaming = e.Name
+		}
 		return err
 	}
 	return nil
@@ -227,7 +231,7 @@ func (s *snapshot) keyIn(environment string) target.Key {
 // loadWanted renders the release that ought to come next.
 func (s *snapshot) loadWanted(rc *Reconciler) error {
 	if s.Leaving && s.Declared != nil && !s.Declared.Removal {
-		if s.rejected(0) || s.renaming {
+		if s.rejected(0) {
 			return nil
 		}
 		tree, err := record.Without(s.repo, s.Declared.Tree, s.application)

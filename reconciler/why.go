@@ -37,7 +37,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 		}
 	}
 	if e.Held != nil {
-		text := fmt.Sprintf("by %s, %s", cmp.Or(e.Held.By, "unknown"), clock(e.Held.At))
+		text := fmt.Sprintf("by %s, %s", cmp.Or(e.Held.By, "unknown"), show.Clock(e.Held.At))
 		if e.Held.Reason != "" {
 			text += ": " + e.Held.Reason
 		}
@@ -68,7 +68,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 		w.Facts = append(w.Facts, show.Fact{Label: "approval", Text: c.What() + ": " + c.Answer()})
 	}
 	if c := p.Chosen; c != nil {
-		w.Facts = append(w.Facts, show.Fact{Label: "chosen", Text: "by " + c.By + ", " + clock(c.At)})
+		w.Facts = append(w.Facts, show.Fact{Label: "chosen", Text: "by " + c.By + ", " + show.Clock(c.At)})
 	}
 	if r := s.lastRejection(); r != nil {
 		w.Facts = append(w.Facts, show.Fact{Label: "rejected", Text: rejectedBy(r)})
@@ -77,7 +77,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 		w.Facts = append(w.Facts, show.Fact{Label: "rule", Text: fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is)})
 	}
 	if !p.FailedAt.IsZero() {
-		text := fmt.Sprintf("release %d was here before and failed at %s", p.To, clock(p.FailedAt))
+		text := fmt.Sprintf("release %d was here before and failed at %s", p.To, show.Clock(p.FailedAt))
 		if p.Failure != "" {
 			text += ": " + p.Failure
 		}
@@ -88,7 +88,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	}
 	w.Facts = append(w.Facts, show.Fact{Label: "now", Text: runs})
 	if !p.NotBefore.IsZero() {
-		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: clock(p.NotBefore)})
+		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: show.Clock(p.NotBefore)})
 	}
 	w.Facts = append(w.Facts,
 		show.Fact{Label: "content", Text: "tree " + p.Tree[:7] + ", which is what an approval binds to"},

@@ -151,6 +151,9 @@ func (w *worker) settle(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
+		if s.renaming != "" {
+			return safety, nil // under its new name it does what there is to do
+		}
 		s.Given = w.given.Given
 		if s.Declared != nil && s.Declared.Hash == w.stays {
 			s.Good = repo.Zero
