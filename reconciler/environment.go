@@ -182,7 +182,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 	if d := s.Declared; d != nil && !d.Removal {
 		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
 		e.Declared, e.DeclaredAt = d.Hash.String(), d.At
-		e.State, e.Reason, e.Since = actual(s.actual, d.Hash)
+		e.State, e.Reason, e.Since = actual(s.actual, d.Commit)
 		e.Unhealed = s.actual.Unhealed && e.State == show.Drift
 		e.LastApproved = approvals(d.Approvals, false)
 		if d.Held != nil {
@@ -233,11 +233,19 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 }
 
 // actual is the state of what is declared, as far as the target has told.
-func actual(o target.Observed, declared repo.Hash) (state show.State, reason string, since time.Time) {
-	if o.Commit != declared.String() {
-		return show.Unknown, "the target has not reported on " + show.Short(declared.String()) + " yet", since
+func actual(o target.Observed, declared record.Commit) (state show.State, reason string, since time.Time) {
+	if o.Commit != declared.Hash.String() {
+		return show.Unknown, "the target has not reported on " + show.Short(declared.Hash.String()) + " yet", since
 	}
-	return stateOf(target.State(o.State)), o.Message, o.Since.UTC()
+	return stateSince(o.State, declared), o.Message, o.Since.UTC()
+}
+
+// stateSince is a state of what is declared: drift is from what has run once.
+func stateSince(s target.State, declared record.Commit) show.State {
+	if s == target.Degraded && !declared.Outcome.Ran() {
+		return show.Converging
+	}
+	return stateOf(s)
 }
 
 func stateOf(s target.State) show.State {
@@ -288,7 +296,9 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 				}
 			}
 			if i.State != show.Healthy && !in.Phase.Leaving() {
-				one.State = stateOf(u.State)
+				if one.State = stateOf(u.State); declared != nil {
+					one.State = stateSince(u.State, declared.Commit)
+				}
 				if one.State == show.Healthy {
 					one.State = show.Converging
 				}
@@ -391,7 +401,7 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 
 		o := rc.observed(e, target.Key{Repository: r.Name(), Application: application, Environment: e.Name})
 		l := Live{Environment: e.Name, Release: d.Covers()}
-		l.State, l.Reason, l.Since = actual(o, d.Hash)
+		l.State, l.Reason, l.Since = actual(o, *d)
 		now := show.Environment{Release: l.Release, State: l.State, Services: serving(o, &Declared{Commit: *d})}
 		for _, number := range now.Runs() {
 			source, ok := d.CoveredSource(), number == l.Release

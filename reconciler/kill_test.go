@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // story goes all the way: two releases to production, one that changes nothing,
-// a rollback. Each step is left out when it has been done, so that a second
+// a rollback, a rejection, another name. Each step is left out when it has been done, so that a second
 // process carries on where the first was killed.
 func story(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -196,7 +196,32 @@ func story(dir string) error {
 		},
 	}
 	steps = append(steps, fails...)
-	for _, step := range steps {
+	if refs, err := h.hello.Refs("refs/releases/"); err != nil {
+		return err
+	} else if len(refs) > 4 {
+		steps = nil // staging has another name by now
+	}
+	for _, step := range append(steps, func() error {
+		renamed := strings.NewReplacer("staging: {", "stage: {was: staging, ", "after: staging", "after: stage").Replace(helloYAML)
+		if err := landed(5, version1("ada", "two"), map[string]string{"headgate.yaml": renamed}); err != nil {
+			return err
+		}
+		for {
+			stage, err := h.rc.Environment(ctx, access.Identity{}, "hello", "stage")
+			old := repo.Zero
+			if err == nil {
+				old, err = h.hello.Ref(record.ProposalRef("staging"))
+			}
+			if err == nil && old == repo.Zero && stage.Held != nil && noted(stage, 1) && stage.Promotion != nil && stage.Promotion.To == 5 && len(stage.Rejected) == 1 {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("not renamed: %+v %v", stage, err)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}) {
 		if err := step(); err != nil {
 			return err
 		}
@@ -214,7 +239,7 @@ func ending(t *testing.T, dir string) string {
 	}
 	defer h.store.Close()
 	var s strings.Builder
-	for _, env := range []string{"staging", "production"} {
+	for _, env := range []string{"stage", "production"} {
 		all, err := record.History(h.hello, "hello", env, 100)
 		if err != nil {
 			t.Fatal(err)

@@ -92,10 +92,11 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 	if !s.evaluated.NotBefore.IsZero() {
 		p.NotBefore = s.evaluated.NotBefore.UTC()
 	}
+	p.Approved = record.ApprovedBy(s.Proposal.Approvals, actor.User)
 	switch {
 	case actor.User == "":
 		p.WhyNot = "sign in to approve"
-	case record.ApprovedBy(s.Proposal.Approvals, actor.User):
+	case p.Approved:
 		p.WhyNot = "you have approved this content"
 	default:
 		p.WhyNot = may.whyNot(actor)

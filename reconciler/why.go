@@ -88,7 +88,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository
 	}
 	w.Facts = append(w.Facts, show.Fact{Label: "now", Text: runs})
 	if !p.NotBefore.IsZero() {
-		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: show.Clock(p.NotBefore)})
+		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: show.Clock(show.FullMinute(p.NotBefore))})
 	}
 	w.Facts = append(w.Facts,
 		show.Fact{Label: "content", Text: "tree " + p.Tree[:7] + ", which is what an approval binds to"},

@@ -41,7 +41,7 @@ var whyCommands = []command{{
 				detail = strings.TrimPrefix(detail+"; missing "+strings.Join(check.Who, ", "), "; ")
 			}
 			if !check.Met && !check.Until.IsZero() {
-				detail = strings.TrimPrefix(detail+", until "+c.out.at(check.Until, true), ", ")
+				detail = strings.TrimPrefix(detail+", until "+c.out.at(show.FullMinute(check.Until), true), ", ")
 			}
 			rows = append(rows, []cell{{s: c.out.shape(checkState(check)) + " " + check.Title, colour: markOf(checkState(check)).colour}, plain(detail)})
 		}

@@ -21,6 +21,15 @@ func Elapsed(d time.Duration) string {
 // Clock writes an instant for people who may be anywhere: Tue 24 Nov 12:00 UTC.
 func Clock(t time.Time) string { return t.UTC().Format("Mon 2 Jan 15:04 UTC") }
 
+// FullMinute is the first full minute at which an instant is past: what people are told
+// who wait for it, in times that have no seconds.
+func FullMinute(t time.Time) time.Time {
+	if full := t.Truncate(time.Minute); full.Before(t) {
+		return full.Add(time.Minute)
+	}
+	return t
+}
+
 // Short is a commit, tree or digest as people write it; what is none of them
 // stays as it is.
 func Short(id string) string {

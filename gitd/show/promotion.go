@@ -31,6 +31,7 @@ type Promotion struct {
 	Approvals   []Approval   `json:"approvals"`
 	Chosen      *Choice      `json:"chosen,omitempty"` // by whom it is proposed; nil: it came by itself
 	MayReject   bool         `json:"may_reject"`
+	Approved    bool         `json:"approved_by_you"` // the actor has said yes to this content
 	MayApprove  bool         `json:"may_approve"`
 	WhyNot      string       `json:"why_not,omitempty"` // why the actor may not approve
 	Files       []FileDiff   `json:"files,omitempty"`   // its own page only

@@ -317,7 +317,7 @@ func checksOf(list []show.Check, now time.Time) []check {
 		case c.Met:
 			k.Mark = mark{"met", "green", "green"}
 			if !c.Until.IsZero() {
-				k.Until = clock(c.Until, now, false, true)
+				k.Until = clock(show.FullMinute(c.Until), now, false, true)
 			}
 			met = append(met, k)
 			continue
@@ -328,7 +328,7 @@ func checksOf(list []show.Check, now time.Time) []check {
 			k.Until = "until a person acts"
 		case !c.Until.IsZero():
 			k.Mark = markOf(show.Running)
-			k.Until = "until " + clock(c.Until, now, false, true)
+			k.Until = "until " + clock(show.FullMinute(c.Until), now, false, true)
 		default:
 			k.Until = "until when is not known"
 		}

@@ -62,7 +62,7 @@ func (q *request) promotion() (*page, *promotionView, error) {
 		}
 	}
 	if m.NotBefore.After(q.now) {
-		view.Opens = "Opens " + clock(m.NotBefore, q.now, false, true) + " at the earliest."
+		view.Opens = "Opens " + clock(show.FullMinute(m.NotBefore), q.now, false, true) + " at the earliest."
 	} else if m.Stuck {
 		view.Opens = "It does not open: nobody is there to give what is missing."
 	} else if personMissing(&m) {

@@ -80,7 +80,7 @@ func stagesOf(r *show.Repository, now time.Time) []stage {
 			k.Open = false
 			k.Link = &link{Text: promotionLabel(p), Href: promoteHref(r.Name, e.Name)}
 			if p.NotBefore.After(now) {
-				k.LinkMore = "opens " + clock(p.NotBefore, now, false, true) + " at the earliest"
+				k.LinkMore = "opens " + clock(show.FullMinute(p.NotBefore), now, false, true) + " at the earliest"
 			} else if p.Stuck {
 				k.LinkMore = "nobody is there to approve"
 			} else if personMissing(p) {

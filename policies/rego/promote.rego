@@ -69,7 +69,7 @@ need contains object.union(
 }
 
 soak_ends := {
-	"msg": sprintf("soak of %s in %s ends at %s", [span(env.soak_seconds), env.after, clock(soaked_at)]),
+	"msg": sprintf("not yet %s healthy in %s", [span(env.soak_seconds), env.after]),
 	"at": time.format([soaked_at, "UTC", "RFC3339Nano"]),
 } if {
 	upstream_healthy
@@ -87,11 +87,6 @@ met contains {"rule": "soak", "title": sprintf("Soak %s healthy in %s", [span(en
 	soaks
 	soaked
 }
-
-# The day is said where it is not today.
-clock(at) := time.format([at, "UTC", "15:04:05 UTC"]) if time.date(at) == time.date(time.now_ns())
-
-else := time.format([at, "UTC", "Mon 2 Jan 15:04:05 UTC"])
 
 span(s) := sprintf("%d h", [s / 3600]) if s % 3600 == 0
 

@@ -95,8 +95,8 @@ func (o Outcome) Next(commit repo.Hash, report Report, now time.Time) (next Outc
 		}
 		n.HealthySince = since
 	case target.Degraded:
-		if o.State == target.Degraded {
-			return o, false, again
+		if o.State == target.Degraded || !o.Ran() {
+			return o, false, again // what never ran is on its way, and has not drifted
 		}
 		n.lose(since)
 	case target.Failed:
@@ -111,6 +111,9 @@ func (o Outcome) Next(commit repo.Hash, report Report, now time.Time) (next Outc
 	n.State, n.Since, n.Message, n.Services = report.State, since, terminal.Message(report.Message, maxMessage), report.Serving
 	return n, true, again
 }
+
+// Ran reports whether it was ever healthy.
+func (o Outcome) Ran() bool { return o.State == target.Healthy || o.Lost > 0 }
 
 // calm is how long it must have been healthy for what was before to be forgotten.
 const calm = time.Hour
