@@ -101,16 +101,15 @@ func TestRenameKeepsWhatRunsAndItsHistory(t *testing.T) {
 	}
 	h.checkVerifies(t, 6, 1, 2)
 
-	// Its other name is free: what is declared under it has nothing to do with it.
-	fresh := map[string]string{"headgate.yaml": helloYAML + "  live: {target: services, path: deploy/staging}\n"}
-	if _, err := h.land(t.Context(), version1("jun", "five"), fresh); err != nil {
+	// Nothing else may take its other name, as long as it goes on.
+	file, err := headgateyaml.Parse(headgateyaml.Name, []byte(helloYAML+"  live: {target: services, path: deploy/staging}\n"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	h.healthy(t, "live", 6)
-	if got := h.target.last("live"); len(got.Was) > 0 {
-		t.Errorf("it takes %v over", got.Was)
+	_, _, problems, err := h.rc.Against("hello", file)
+	if err != nil || len(problems) != 1 || problems[0].Line != 4 || problems[0].What != `environment "live" is called "production" now, and goes on under that name` {
+		t.Errorf("%v, %v", problems, err)
 	}
-	h.healthy(t, "production", 1)
 }
 
 // TestAfterWhatWasRenamed: an environment goes on waiting for the one before it by
