@@ -95,6 +95,9 @@ func (t *Target) Converge(d target.Declared) {
 		return
 	}
 	t.told[d.Key] = &told{declared: &d, sequence: d.Sequence}
+	for _, was := range d.Was { // that name is not to be brought back to an agent that has forgotten it
+		delete(t.told, target.Key{Repository: d.Repository, Application: d.Application, Environment: was})
+	}
 	t.mu.Unlock()
 	t.nudge()
 	t.reports.Notify(d.Key)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -208,11 +209,16 @@ func declared(sequence, release int) target.Declared {
 // await waits for what the target reports.
 func (l *line) await(what string, ok func(target.Observed) bool) target.Observed {
 	l.t.Helper()
-	changed, end := l.Target.Watch(hello)
+	return l.awaitOf(hello, what, ok)
+}
+
+func (l *line) awaitOf(k target.Key, what string, ok func(target.Observed) bool) target.Observed {
+	l.t.Helper()
+	changed, end := l.Target.Watch(k)
 	defer end()
 	late := time.After(2 * time.Minute)
 	for {
-		o := l.Target.Observe(hello)
+		o := l.Target.Observe(k)
 		if ok(o) {
 			return o
 		}
@@ -249,6 +255,35 @@ func TestSilentAgentIsUnknown(t *testing.T) {
 	after := l.healthy(2)
 	if before.Units[0].Instances[0].PID != after.Units[0].Instances[0].PID {
 		t.Errorf("%+v was started anew: %+v", before, after)
+	}
+}
+
+// TestRenamedIsNotToldOfAgain: an environment that got another name goes on as it is, and
+// an agent that comes back does not hear of the former name.
+func TestRenamedIsNotToldOfAgain(t *testing.T) {
+	l := newLine(t)
+	l.run()
+	was := declared(1, 1)
+	was.Environment = "test"
+	l.Target.Converge(was)
+	before := l.awaitOf(was.Key, "healthy", func(o target.Observed) bool { return o.State == target.Healthy })
+	is := declared(2, 1)
+	is.Was = []string{"test"}
+	l.Target.Converge(is)
+	after := l.healthy(2)
+	if before.Units[0].Instances[0].PID != after.Units[0].Instances[0].PID {
+		t.Errorf("%+v was started anew: %+v", before, after)
+	}
+
+	l.cut()
+	l.await("unknown", func(o target.Observed) bool { return o.State == target.Unknown })
+	again := declared(3, 1)
+	again.Was = []string{"test"}
+	l.Target.Converge(again)
+	l.answer()
+	l.healthy(3)
+	if got := l.engine.Keys(); !slices.Equal(got, []target.Key{hello}) {
+		t.Errorf("the agent has %v", got)
 	}
 }
 

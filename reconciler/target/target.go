@@ -158,7 +158,7 @@ type Declared struct {
 
 	// Was are names that the environment had before, the newest first: what the target
 	// has under one of them, and nothing under the present one, goes on as it is.
-	Was []string
+	Was []string `json:"was,omitempty"`
 
 	// Drift says what to do about what breaks once Commit was reached. It may change
 	// while Commit and Sequence stay.
