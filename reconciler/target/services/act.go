@@ -344,7 +344,15 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 
 // start starts an instance.
 func (a *app) start(act rollout.Action) {
-	in := a.instanceOf(act.Instance, act.Version, a.versions[act.Version])
+	v := a.versions[act.Version]
+	if v == nil { // a fault of ours: what is planned is what is known
+		a.owner.Log.Error("cannot start what is not known", "env", a.key().Environment, "instance", act.Instance, "version", act.Version)
+		a.post(func() {
+			a.observed.Saw(rollout.Exited{ID: act.Instance, How: "could not start: what it is to run is not known"}, time.Now())
+		})
+		return
+	}
+	in := a.instanceOf(act.Instance, act.Version, v)
 	if _, rec := a.observed.Find(act.Instance); rec != nil {
 		in.restarts = rec.Restarts
 	}

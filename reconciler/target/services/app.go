@@ -317,6 +317,7 @@ func (a *app) accept(d *target.Declared) {
 	a.declared, a.plan, a.planned = d, plan, true
 	a.compose, _, _ = Parse(composeFile, d.Files[composeFile]) // it has been parsed just now
 	maps.Copy(a.versions, versions)
+	a.observed.Forget(func(v string) bool { return a.versions[v] != nil })
 	a.observed.Declare(plan)
 }
 

@@ -102,3 +102,21 @@ func (o *Observed) Arrived(commit string) bool {
 	}
 	return len(o.Services) > 0
 }
+
+// Forget drops the versions that are not known any more, as after the program that
+// knew them was killed: nothing of them can be started. What runs is of a known one.
+func (o *Observed) Forget(known func(version string) bool) {
+	for _, f := range o.Services {
+		for _, in := range slices.Clone(f.Instances) {
+			if !in.runs() && !known(in.Version) {
+				f.remove(in.ID)
+			}
+		}
+		if f.Serving != "" && !known(f.Serving) {
+			f.Serving, f.Routed = "", nil
+		}
+		if f.Canary != "" && !known(f.Canary) {
+			f.Canary, f.Canaries, f.Weight = "", nil, 0
+		}
+	}
+}
