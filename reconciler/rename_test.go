@@ -84,7 +84,7 @@ func TestRenameKeepsWhatRunsAndItsHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	stop = h.start(t)
+	h.start(t)
 	if h.healthy(t, "live", 1); len(h.target.removed) > 0 {
 		t.Errorf("removed %v", h.target.removed)
 	}
