@@ -25,17 +25,28 @@ type Client struct{ Dir string }
 
 // Dial connects to the agent.
 func (c Client) Dial(ctx context.Context) (net.Conn, error) {
-	path := filepath.Join(c.Dir, socketName)
-	// The path of a socket is short: a long one is reached by its directory.
-	if len(path) > 100 {
-		dir, err := os.Open(c.Dir)
-		if err != nil {
-			return nil, err
-		}
-		defer dir.Close()
-		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketName)
+	path, done, err := socketPath(c.Dir)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	return (&net.Dialer{}).DialContext(ctx, "unix", path)
+}
+
+// maxSocketPath is what the kernel takes for the path of a socket.
+const maxSocketPath = 107
+
+// socketPath is a path of the socket in a directory that the kernel takes, until done is
+// called: a long one is reached by a handle of its directory.
+func socketPath(dir string) (path string, done func(), err error) {
+	if path = filepath.Join(dir, socketName); len(path) <= maxSocketPath {
+		return path, func() {}, nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName), func() { d.Close() }, nil
 }
 
 // ErrAway is that no agent runs.

@@ -142,8 +142,12 @@ func (s *Supervisor) first(ctx context.Context) (*worker, error) {
 
 // open opens the socket on which workers answer.
 func (s *Supervisor) open() error {
-	path := filepath.Join(s.Dir, socketName)
-	_ = os.Remove(path) // an earlier process's, which has lost the lock
+	_ = os.Remove(filepath.Join(s.Dir, socketName)) // an earlier process's, which has lost the lock
+	path, done, err := socketPath(s.Dir)
+	if err != nil {
+		return fmt.Errorf("open the agent's socket: %w", err)
+	}
+	defer done()
 	mask := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)
 	syscall.Umask(mask)

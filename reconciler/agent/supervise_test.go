@@ -53,8 +53,9 @@ type process struct {
 
 func newProcess(t *testing.T) *process {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "agent-")
-	if err != nil {
+	// Longer than the path of a socket may be.
+	dir := filepath.Join(t.TempDir(), strings.Repeat("deep/", maxSocketPath/len("deep/")))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	p := &process{dir: dir, client: Client{Dir: filepath.Join(dir, "agent")}}
