@@ -130,7 +130,7 @@ func (s *Server) PauseLanding(ctx context.Context, a access.Identity, repository
 	if err != nil {
 		return show.Done{}, err
 	}
-	d := show.Done{What: p.String(), Next: fmt.Sprintf("what is pushed is built and waits; to resume: repo resume %s %s", repository, p.Branch)}
+	d := show.Done{What: p.String(), Next: fmt.Sprintf("what is pushed is built and waits; to resume: ssh %s repo resume %s %s", s.about.Login(), repository, p.Branch)}
 	if already {
 		d.What = "already so: " + p.String()
 	}
