@@ -28,7 +28,7 @@ var chapters = []chapter{
 	{name: "make tokens", settingUp: true, do: (*journey).makeTokens},
 	{name: "make a repository", settingUp: true, do: (*journey).makeRepository},
 	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
-	{name: "follow a forge", settingUp: true, do: (*journey).followForge},
+	{name: "follow a forge", settingUp: true, do: (*journey).followForge, byChance: []string{"event.read", "event.queued", "event.passed"}},
 	{name: "push", do: (*journey).firstPush, staging: 1},
 	{name: "pack", args: packAlways, do: (*journey).packed, staging: 1, byChance: []string{"pack.replaced"}},
 	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
