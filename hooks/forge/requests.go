@@ -138,7 +138,19 @@ func (q *requests) run(ctx context.Context) {
 	var look backOff
 	poll := time.Now() // what was missed while the server was down
 	interval := shortestPoll
+	var watched string
+	var moved <-chan struct{}
+	unwatch := func() {}
+	defer func() { unwatch() }()
 	for {
+		// Watched before anything is read: what moves meanwhile is looked at once more.
+		if conf, _ := q.w.hub.Access().Connection(q.w.name); conf.Mirror != watched {
+			unwatch()
+			watched, moved, unwatch = conf.Mirror, nil, func() {}
+			if watched != "" {
+				moved, unwatch = q.w.hub.Store.Watch(watched)
+			}
+		}
 		p, err := q.prepare()
 		now := time.Now()
 		next := now.Add(time.Minute) // when server.yaml may say something else
@@ -191,7 +203,7 @@ func (q *requests) run(ctx context.Context) {
 				next = sooner(next, again)
 			}
 		}
-		if !q.wait(ctx, p, next) {
+		if !q.wait(ctx, moved, next) {
 			return
 		}
 	}
@@ -212,20 +224,7 @@ func sooner(a, b time.Time) time.Time {
 }
 
 // wait waits until something happened, or a time. False: ctx is done.
-func (q *requests) wait(ctx context.Context, p *pass, until time.Time) bool {
-	var moved <-chan struct{}
-	if p != nil {
-		var stop func()
-		moved, stop = q.w.hub.Store.Watch(p.r.Name())
-		defer stop()
-		if before := p.changes; p.readChanges() == nil {
-			for n, s := range p.changes {
-				if before[n].Tip != s.Tip {
-					return ctx.Err() == nil // it moved before it was watched
-				}
-			}
-		}
-	}
+func (q *requests) wait(ctx context.Context, moved <-chan struct{}, until time.Time) bool {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	select {
