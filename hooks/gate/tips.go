@@ -356,6 +356,9 @@ func (g *Gate) Tips(repository string) ([]Tip, error) {
 		if t.State == show.Queued {
 			t.State, t.Reason, t.Log = l.shown.of(t.key)
 		}
+		if t.State == show.Green && t.released && t.Release == 0 {
+			t.State = show.Running // its release is made in a moment, and GitLab takes one success only
+		}
 		all = append(all, t.Tip)
 	}
 	return all, nil
