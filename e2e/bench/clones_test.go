@@ -106,9 +106,9 @@ func (w *harness) memory() (sum float64) {
 			parents[parent] = append(parents[parent], pid)
 		}
 	}
-	for todo := []int{w.server}; len(todo) > 0; todo = todo[1:] {
-		todo = append(todo, parents[todo[0]]...)
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", todo[0]))
+	for queue := []int{w.server}; len(queue) > 0; queue = queue[1:] {
+		queue = append(queue, parents[queue[0]]...)
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", queue[0]))
 		for line := range strings.Lines(string(status)) {
 			if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
 				n, _ := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
