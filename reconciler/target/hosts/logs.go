@@ -23,30 +23,15 @@ func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter
 		printed, stop := t.printed.Watch(name) // before looking, to miss nothing
 		defer stop()
 		read := map[string]int64{}
-		lines, err := t.readLogs(name, q, read)
-		if over := len(lines) - q.Lines; q.Lines > 0 && over > 0 {
-			lines = lines[over:]
-		}
-		for {
-			if err != nil {
-				yield(target.LogLine{}, err)
-				return
+		newest := q.Lines // of what there is already
+		target.Follow(ctx, q.Follow, printed, yield, func() ([]target.LogLine, error) {
+			lines, err := t.readLogs(name, q, read)
+			if over := len(lines) - newest; newest > 0 && over > 0 {
+				lines = lines[over:]
 			}
-			for _, line := range lines {
-				if !yield(line, nil) {
-					return
-				}
-			}
-			if !q.Follow {
-				return
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-printed:
-			}
-			lines, err = t.readLogs(name, q, read)
-		}
+			newest = 0
+			return lines, err
+		})
 	}
 }
 

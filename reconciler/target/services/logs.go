@@ -43,27 +43,12 @@ func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter
 		defer stop()
 		dir := filepath.Dir(t.logPath(t.home(k), "x"))
 		read := map[string]*logPosition{}
-		lines, err := readLogs(dir, q, read, q.Lines)
-		for {
-			if err != nil {
-				yield(target.LogLine{}, err)
-				return
-			}
-			for _, line := range lines {
-				if !yield(line, nil) {
-					return
-				}
-			}
-			if !q.Follow {
-				return
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-printed:
-			}
-			lines, err = readLogs(dir, q, read, 0)
-		}
+		newest := q.Lines // of what there is already
+		target.Follow(ctx, q.Follow, printed, yield, func() ([]target.LogLine, error) {
+			lines, err := readLogs(dir, q, read, newest)
+			newest = 0
+			return lines, err
+		})
 	}
 }
 
