@@ -235,8 +235,8 @@ func (w *worker) leave(ctx context.Context) error {
 // calledNow is the error for an environment that has another name now.
 func calledNow(repository, environment, now string) error {
 	return &show.Error{
-		Kind: show.NotFound,
-		What: fmt.Sprintf("environment %s of %s is called %s now", environment, repository, now),
-		Hint: fmt.Sprintf("env show %s %s", repository, now),
+		Kind:    show.NotFound,
+		What:    fmt.Sprintf("environment %s of %s is called %s now", environment, repository, now),
+		Command: fmt.Sprintf("env show %s %s", repository, now),
 	}
 }

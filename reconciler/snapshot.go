@@ -135,7 +135,12 @@ func (rc *Reconciler) loadNames(s *snapshot, file *headgateyaml.File) error {
 	}
 	if e, ok := file.RenamedTo(s.environment); ok {
 		from, _, err := rc.renames(s.repo, e)
-		if from != nil {
+		if err != nil {
+			return err
+		}
+		// Between the two moves of a renaming the line has gone on, and is not at its end here yet.
+		now, err := rc.successor(s.repo, s.environment)
+		if from != nil || now == e.Name {
 			s.renaming = e.Name
 		}
 		return err

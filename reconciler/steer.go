@@ -35,9 +35,9 @@ func (rc *Reconciler) Continue(ctx context.Context, repository, environment stri
 		}
 		if o.Paused == nil && waits == "" {
 			return &show.Error{
-				Kind: show.Denied,
-				What: fmt.Sprintf("nothing waits for you in %s of %s", s.environment, s.repo.Name()),
-				Hint: "env show " + s.repo.Name() + " " + s.environment,
+				Kind:    show.Denied,
+				What:    fmt.Sprintf("nothing waits for you in %s of %s", s.environment, s.repo.Name()),
+				Command: "env show " + s.repo.Name() + " " + s.environment,
 			}
 		}
 		o.Paused = nil

@@ -32,8 +32,8 @@ headgate status --json
 
 Asks the server that runs in a data directory, at the address that it has written
 to run/server.json, what does not work: the disk, the repositories, the socket of
-the hooks; names the agent that runs what environments declare; and looks itself at repositories that are damaged. "headgate doctor" says
-more about those.
+the hooks; names the agent that runs what environments declare; and looks itself
+at repositories that are damaged. "headgate doctor" says more about those.
 
 Exit code 1 when the server does not run, or something does not work.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {

@@ -28,13 +28,17 @@ var gitRefusals = []struct{ text, hint string }{
 	{"No space left on device", "the server's disk is full and nothing was changed; tell an administrator of this server"},
 }
 
+// longestRefusal is at least the length of the longest of their texts.
+const longestRefusal = 80
+
 var memoryHint = fmt.Sprintf("what a push unpacks to may take %d MiB of memory at most; push less at once, or without the largest files", maxMemory>>20)
 
 // hinter passes on what receive-pack says to a client, packet by packet, with hints
 // among it. What is not in packets of a side band passes as it is.
 type hinter struct {
 	to    io.Writer
-	part  []byte // of a packet whose end has not come
+	part  []byte    // of a packet whose end has not come
+	said  [3]string // the end of what each band has said: git cuts its texts anywhere
 	given map[string]bool
 	plain bool // there are no packets
 }
@@ -76,7 +80,10 @@ func (h *hinter) hints(content []byte) (before, after string) {
 	if len(content) == 0 || content[0] != 1 && content[0] != 2 {
 		return "", ""
 	}
-	hint := hintAbout(string(content[1:]))
+	band := content[0]
+	said := h.said[band] + string(content[1:])
+	h.said[band] = said[max(0, len(said)-longestRefusal):]
+	hint := hintAbout(said)
 	if hint == "" || h.given[hint] {
 		return "", ""
 	}
@@ -84,7 +91,7 @@ func (h *hinter) hints(content []byte) (before, after string) {
 		h.given = map[string]bool{}
 	}
 	h.given[hint] = true
-	if content[0] == 1 {
+	if band == 1 {
 		return sideband(hint), ""
 	}
 	return "", sideband(hint)

@@ -40,15 +40,15 @@ type tip struct {
 	released bool // it becomes a release when it is green
 }
 
-// judged is a commit that somebody wants a verdict on: a merge that a forge has made
+// requested is a commit that somebody wants a verdict on: a merge that a forge has made
 // to ask about, and that is no tip of a gated branch.
-type judged struct {
+type requested struct {
 	branch string
 	until  time.Time // that it is wanted
 }
 
-// judgedFor is how long a verdict is wanted after it was asked for last.
-const judgedFor = 5 * time.Minute
+// requestedFor is how long a verdict is wanted after it was asked for last.
+const requestedFor = 5 * time.Minute
 
 // tips are the gated branches that a forge has moved to where they are now.
 func (l *loop) tips() (list []tip, err error) {
@@ -198,29 +198,29 @@ func (l *loop) syncTips(ctx context.Context) (again time.Time, err error) {
 
 // tipBoard shows what is done about tips that have no verdict yet, by key.
 type tipBoard struct {
-	mu      sync.Mutex
-	running map[string]string // the log of their build
-	why     map[string]string // it did not run
-	judged  map[repo.Hash]judged
+	mu        sync.Mutex
+	running   map[string]string // the log of their build
+	why       map[string]string // it did not run
+	requested map[repo.Hash]requested
 }
 
 // wanted are the commits that somebody wants a verdict on.
-func (b *tipBoard) wanted(now time.Time) map[repo.Hash]judged {
+func (b *tipBoard) wanted(now time.Time) map[repo.Hash]requested {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	maps.DeleteFunc(b.judged, func(_ repo.Hash, j judged) bool { return j.until.Before(now) })
-	return maps.Clone(b.judged)
+	maps.DeleteFunc(b.requested, func(_ repo.Hash, j requested) bool { return j.until.Before(now) })
+	return maps.Clone(b.requested)
 }
 
 // want notes that somebody wants a verdict on a commit, and reports whether that is new.
-func (b *tipBoard) want(commit repo.Hash, j judged) bool {
+func (b *tipBoard) want(commit repo.Hash, j requested) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.judged == nil {
-		b.judged = map[repo.Hash]judged{}
+	if b.requested == nil {
+		b.requested = map[repo.Hash]requested{}
 	}
-	_, there := b.judged[commit]
-	b.judged[commit] = j
+	_, there := b.requested[commit]
+	b.requested[commit] = j
 	return !there
 }
 
@@ -385,7 +385,7 @@ func (g *Gate) Judge(repository, branch string, commit repo.Hash) (Tip, error) {
 	if err != nil || t.State != show.Queued {
 		return t.Tip, err
 	}
-	if l.shown.want(commit, judged{branch, g.c.Now().Add(judgedFor)}) {
+	if l.shown.want(commit, requested{branch, g.c.Now().Add(requestedFor)}) {
 		l.mailbox.Wake()
 	}
 	t.State, t.Reason, t.Log = l.shown.of(t.key)

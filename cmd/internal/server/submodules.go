@@ -42,11 +42,15 @@ func (s *Server) submodule(of, address string) (r *repo.Repository, why string) 
 // ownRepository is the name in a URL that leads to a repository of this server: one
 // relative to another of its repositories, or one with its own address.
 func (s *Server) ownRepository(address string) (name string, ok bool) {
-	switch rest, relative := strings.CutPrefix(address, "../"); {
-	case relative:
+	rest, own := strings.CutPrefix(address, "../")
+	for _, base := range []string{s.about.GitHTTP, s.about.HTTP} {
+		if !own && base != "" {
+			rest, own = strings.CutPrefix(address, base+"/")
+		}
+	}
+	switch {
+	case own:
 		name = rest
-	case strings.HasPrefix(address, s.about.GitHTTP+"/"):
-		name = strings.TrimPrefix(address, s.about.GitHTTP+"/")
 	default:
 		if host, path, short := strings.Cut(address, ":"); short && !strings.Contains(address, "://") { // git@host:name
 			address = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")

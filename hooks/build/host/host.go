@@ -149,13 +149,13 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 		return nil, errors.Join(err, n.group.remove())
 	}
 	// The kernel reads lists of options and directories from the paths.
-	odd := strings.ContainsAny(s.Cache.Lower+s.Cache.Upper+s.System, `,:\`)
-	if s.Cache.Lower != "" && (odd || !h.Overlays(ctx)) {
+	ambiguous := strings.ContainsAny(s.Cache.Lower+s.Cache.Upper+s.System, `,:\`)
+	if s.Cache.Lower != "" && (ambiguous || !h.Overlays(ctx)) {
 		s.Cache.Lower = ""
 	}
 	n.disk = newDisk(s, limits.Disk)
 	layers := cacheLayer(s.Cache)
-	if s.System != "" && !odd && h.writable(ctx, s.System) {
+	if s.System != "" && !ambiguous && h.writable(ctx, s.System) {
 		if n.machine, err = h.newMachine(s); err != nil {
 			return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())
 		}
