@@ -46,6 +46,7 @@ func TestProjects(t *testing.T) {
 
 // stub is what a stub does before its own part.
 const stub = `#!/bin/sh
+case "$*" in *--password-stdin*) password=$(cat) ;; esac # so that it comes after who gives it
 echo "${0##*/} $*" >>"$CODEBUILD_SRC_DIR/.calls"
 `
 
