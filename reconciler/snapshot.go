@@ -39,15 +39,18 @@ type snapshot struct {
 // load reads everything that matters about an environment. It writes objects
 // (the trees that would be promoted) but moves nothing.
 func (rc *Reconciler) load(ctx context.Context, r *repo.Repository, environment string) (*snapshot, error) {
+	// Read first: what renames a line has landed before, and is in the file that is read
+	// after. The other way about an older file would still declare the old name, of which
+	// the line has gone on: that is an end of what runs.
+	now, err := rc.successor(r, environment)
+	if err != nil {
+		return nil, err
+	}
 	file, tip, err := rc.declaration(r)
 	if err != nil {
 		return nil, err
 	}
 	settings, declared := file.Environment(environment)
-	now, err := rc.successor(r, environment)
-	if err != nil {
-		return nil, err
-	}
 	if !declared {
 		if now != "" {
 			return nil, calledNow(r.Name(), environment, now)
@@ -138,7 +141,7 @@ func (rc *Reconciler) loadNames(s *snapshot, file *headgateyaml.File) error {
 		if err != nil {
 			return err
 		}
-		// Between the two moves of a renaming the line has gone on, and is not at its end here yet.
+		// It may have been renamed since successor was read.
 		now, err := rc.successor(s.repo, s.environment)
 		if from != nil || now == e.Name {
 			s.renaming = e.Name
