@@ -28,13 +28,14 @@ type Compose struct {
 	Deployment Deployment
 }
 
-// Service is one service of a compose.yaml: supervised processes that run from
-// the release's artifact.
+// Service is one service of a compose.yaml: containers of an image, or supervised
+// processes that run from the release's artifact.
 type Service struct {
 	Name        string
+	Container   *Container        `json:",omitempty"` // nil: processes of the release's files
 	Command     []string          // argv; variables not yet replaced
 	Environment map[string]string // variables not yet replaced
-	WorkingDir  string            // in the artifact; empty is its top
+	WorkingDir  string            // in the artifact or container; empty is its top, or the image's
 	Ports       []Port
 	Replicas    int
 	Health      Health
