@@ -262,6 +262,7 @@ type Instance struct {
 	Restarts int       `json:"restarts"`
 	LastExit string    `json:"last_exit,omitempty"` // how it ended the last time, for people
 	Message  string    `json:"message,omitempty"`   // what is wrong with it, for people
+	Reason   Reason    `json:"reason,omitempty"`    // the same in one word, where there is one
 	Port     int       `json:"port,omitempty"`      // on the machine it runs on; 0 for none
 	PID      int       `json:"pid,omitempty"`       // on the machine it runs on; 0 for none
 }
@@ -279,6 +280,26 @@ const (
 	PhaseStopping  Phase = "stopping"  // told to stop
 	PhaseDone      Phase = "done"      // ended well, and is not to be started again
 	PhaseFailed    Phase = "failed"    // ended badly, and is not to be started again
+)
+
+// Reason is why an instance does not run, in one word that programs may compare.
+type Reason string
+
+// The reasons that have a word.
+const (
+	ReasonEngineMissing       Reason = "engine-missing"       // there is no container engine on the machine
+	ReasonEngineUnavailable   Reason = "engine-unavailable"   // the engine does not answer
+	ReasonEngineDenied        Reason = "engine-denied"        // the agent may not use the engine
+	ReasonImageInvalid        Reason = "image-invalid"        // what names the image is not a reference
+	ReasonImageNotFound       Reason = "image-not-found"      // there is no such image
+	ReasonImageDenied         Reason = "image-denied"         // the registry does not give it to this machine
+	ReasonRegistryUnavailable Reason = "registry-unavailable" // the registry does not answer
+	ReasonDigestMismatch      Reason = "digest-mismatch"      // an image is not what its digest says
+	ReasonRefused             Reason = "container-refused"    // the engine does not make or start such a container
+	ReasonPortTaken           Reason = "port-taken"           // another program has the port
+	ReasonRemoved             Reason = "container-removed"    // somebody has removed the container
+	ReasonStoppedByHand       Reason = "stopped-by-hand"      // somebody had the engine end it
+	ReasonOutOfMemory         Reason = "out-of-memory"        // it went over its limit
 )
 
 // Leaving reports whether an instance in this phase is on its way out.

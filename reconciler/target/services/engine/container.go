@@ -1,0 +1,426 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+	"github.com/moby/moby/client/pkg/versions"
+
+	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// Spec is a container to be made.
+type Spec struct {
+	Name   string
+	Labels map[string]string
+	Image  string // its ID
+
+	Entrypoint, Command []string // nil: the image's
+	Env                 []string
+	WorkingDir          string
+	User                string
+	Groups              []string
+	Hostname            string
+	Init                bool
+	StopSignal          string // "" is the image's
+
+	Port     int // that it listens on, 0 for none
+	HostPort int // of loopback, by which that is reached
+
+	Network string   // it is in, by name; "" is the engine's usual one
+	Aliases []string // by which others in it find the container
+
+	Memory, MemoryReservation int64 // bytes; 0 is no limit, as below
+	NanoCPUs                  int64
+	CPUShares                 int64
+	PIDs                      int64
+	SharedMem                 int64
+
+	Ulimits         map[string][2]int64 // soft, hard
+	ReadOnly        bool
+	Tmpfs           map[string]string // options by path
+	CapAdd, CapDrop []string
+	Sysctls         map[string]string
+	ExtraHosts      []string // name:address
+	DNS             []string
+
+	Volumes []Volume
+	Binds   []Bind
+}
+
+// Bind is a file or directory of the machine, which a container sees read-only.
+type Bind struct{ Source, Target string }
+
+// Volume is a volume of the engine, mounted in a container.
+type Volume struct {
+	Name     string
+	Labels   map[string]string // of one that is made
+	Target   string
+	ReadOnly bool
+	NoCopy   bool
+	Within   string
+}
+
+// Bounds of what the engine keeps of what a container prints, until it is read.
+var logging = container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "8m", "max-file": "2"}}
+
+// Create makes a container, which does not run yet.
+func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
+	for _, v := range s.Volumes {
+		if v.Within != "" && versions.LessThan(e.api.ClientVersion(), "1.45") {
+			return "", &Error{
+				Reason: target.ReasonRefused,
+				What:   "this container engine cannot mount a directory of a volume (subpath), Docker 26 can; mount the whole volume, or upgrade it",
+			}
+		}
+	}
+	config, host, err := s.configs()
+	if err != nil {
+		return "", &Error{Reason: target.ReasonRefused, What: "the container cannot be made", Err: err}
+	}
+	options := client.ContainerCreateOptions{Name: s.Name, Config: config, HostConfig: host}
+	if s.Network != "" {
+		host.NetworkMode = container.NetworkMode(s.Network)
+		options.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
+			s.Network: {Aliases: s.Aliases},
+		}}
+	}
+	created, err := e.api.ContainerCreate(ctx, options)
+	if err != nil {
+		return "", e.failure(ctx, "make the container", err)
+	}
+	return created.ID, nil
+}
+
+func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
+	config := &container.Config{
+		Hostname:   s.Hostname,
+		User:       s.User,
+		Env:        s.Env,
+		Cmd:        s.Command,
+		Entrypoint: s.Entrypoint,
+		Image:      s.Image,
+		WorkingDir: s.WorkingDir,
+		Labels:     s.Labels,
+		StopSignal: s.StopSignal,
+		// Whoever watches the container checks it: by one clock, and with any engine.
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+	}
+	host := &container.HostConfig{
+		LogConfig:      logging,
+		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		ReadonlyRootfs: s.ReadOnly,
+		Tmpfs:          s.Tmpfs,
+		CapAdd:         s.CapAdd,
+		CapDrop:        s.CapDrop,
+		GroupAdd:       s.Groups,
+		Sysctls:        s.Sysctls,
+		ExtraHosts:     s.ExtraHosts,
+		ShmSize:        s.SharedMem,
+		Resources: container.Resources{
+			Memory:            s.Memory,
+			MemoryReservation: s.MemoryReservation,
+			NanoCPUs:          s.NanoCPUs,
+			CPUShares:         s.CPUShares,
+		},
+	}
+	if s.Init {
+		host.Init = &s.Init
+	}
+	if s.Memory > 0 {
+		host.MemorySwap = s.Memory // what is over is ended, not swapped
+	}
+	if s.PIDs > 0 {
+		host.PidsLimit = &s.PIDs
+	}
+	for name, limits := range s.Ulimits {
+		host.Ulimits = append(host.Ulimits, &units.Ulimit{Name: name, Soft: limits[0], Hard: limits[1]})
+	}
+	for _, server := range s.DNS {
+		ip, err := netip.ParseAddr(server)
+		if err != nil {
+			return nil, nil, err
+		}
+		host.DNS = append(host.DNS, ip)
+	}
+	if s.Port > 0 {
+		p, err := network.ParsePort(port(s.Port))
+		if err != nil {
+			return nil, nil, err
+		}
+		config.ExposedPorts = network.PortSet{p: {}}
+		host.PortBindings = network.PortMap{p: {{
+			HostIP:   netip.AddrFrom4([4]byte{127, 0, 0, 1}),
+			HostPort: strconv.Itoa(s.HostPort),
+		}}}
+	}
+	for _, v := range s.Volumes {
+		host.Mounts = append(host.Mounts, mount.Mount{
+			Type:     mount.TypeVolume,
+			Source:   v.Name,
+			Target:   v.Target,
+			ReadOnly: v.ReadOnly,
+			VolumeOptions: &mount.VolumeOptions{
+				NoCopy:  v.NoCopy,
+				Labels:  v.Labels,
+				Subpath: v.Within,
+			},
+		})
+	}
+	for _, b := range s.Binds {
+		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: b.Source, Target: b.Target, ReadOnly: true})
+	}
+	return config, host, nil
+}
+
+// Start starts a container that was made.
+func (e *Engine) Start(ctx context.Context, id string) error {
+	_, err := e.api.ContainerStart(ctx, id, client.ContainerStartOptions{})
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), "port is already allocated"), strings.Contains(err.Error(), "address already in use"):
+		return &Error{
+			Reason: target.ReasonPortTaken,
+			What:   "the port by which the container is reached was taken by another program meanwhile; another one is tried",
+			Err:    err,
+		}
+	}
+	return e.failure(ctx, "start the container", err)
+}
+
+// Running is a container that runs.
+type Running struct {
+	PID     int
+	Image   string     // its ID
+	Address netip.Addr // its own, where the machine reaches it; not valid: it has none
+}
+
+// Inspect is a container, if it runs.
+func (e *Engine) Inspect(ctx context.Context, id string) (r Running, running bool, err error) {
+	found, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	switch {
+	case cerrdefs.IsNotFound(err):
+		return r, false, nil
+	case err != nil:
+		return r, false, e.failure(ctx, "look at the container", err)
+	}
+	c := found.Container
+	if c.State == nil || !c.State.Running {
+		return r, false, nil
+	}
+	r = Running{PID: c.State.Pid, Image: c.Image}
+	if c.NetworkSettings != nil {
+		for _, n := range c.NetworkSettings.Networks {
+			if n != nil && n.IPAddress.IsValid() && !n.IPAddress.IsUnspecified() {
+				r.Address = n.IPAddress
+			}
+		}
+	}
+	return r, true, nil
+}
+
+// End is how a container ended.
+type End struct {
+	Code    int           // its exit status, above 128 after a signal
+	Reason  target.Reason // "" for one that ended by itself
+	Message string        // of the engine, why it did not run at all
+}
+
+// Wait waits until a container has ended, also while the engine is away and back.
+func (e *Engine) Wait(ctx context.Context, id string) (End, error) {
+	for {
+		waiting, cancel := context.WithCancel(ctx)
+		result := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+		var err error
+		code := -1
+		select {
+		case r := <-result.Result:
+			code = int(r.StatusCode)
+		case err = <-result.Error:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return End{}, ctx.Err()
+		case cerrdefs.IsNotFound(err):
+			return End{Code: -1, Reason: target.ReasonRemoved}, nil
+		}
+		if end, ended := e.ended(ctx, id, code); ended {
+			return end, nil
+		}
+		if !sleep(ctx, awayPause) {
+			return End{}, ctx.Err()
+		}
+	}
+}
+
+// ended is how a container ended, if it has.
+func (e *Engine) ended(ctx context.Context, id string, code int) (End, bool) {
+	found, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if cerrdefs.IsNotFound(err) {
+		return End{Code: code, Reason: target.ReasonRemoved}, true
+	}
+	if err != nil || found.Container.State == nil {
+		return End{}, false
+	}
+	s := found.Container.State
+	if s.Running || s.Status == container.StateCreated && s.Error == "" {
+		return End{}, false
+	}
+	end := End{Code: s.ExitCode, Message: s.Error}
+	switch {
+	case s.Status == container.StateRemoving:
+		end.Reason = target.ReasonRemoved
+	case s.OOMKilled:
+		end.Reason = target.ReasonOutOfMemory
+	case e.killed(ctx, id):
+		end.Reason = target.ReasonStoppedByHand
+	}
+	return end, true
+}
+
+// killed says whether the engine was asked to end a container, as far as it remembers.
+func (e *Engine) killed(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	now := time.Now()
+	asked := e.api.Events(ctx, client.EventsListOptions{
+		Since:   strconv.FormatInt(now.Add(-time.Hour).Unix(), 10),
+		Until:   strconv.FormatInt(now.Unix(), 10) + "." + strconv.Itoa(now.Nanosecond()),
+		Filters: make(client.Filters).Add("container", id).Add("event", string(events.ActionKill)),
+	})
+	for {
+		select {
+		case <-asked.Messages:
+			return true
+		case <-asked.Err:
+			return false
+		}
+	}
+}
+
+// Signal sends a signal to the first process of a container. It is no error when that
+// has ended.
+func (e *Engine) Signal(ctx context.Context, id, signal string) error {
+	_, err := e.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal})
+	if err == nil || cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
+		return nil
+	}
+	return e.failure(ctx, "stop the container", err)
+}
+
+// Remove ends a container, if it runs, and removes it with its own unnamed volumes.
+func (e *Engine) Remove(ctx context.Context, id string) error {
+	_, err := e.api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if err == nil || cerrdefs.IsNotFound(err) || strings.Contains(err.Error(), "is already in progress") {
+		return nil
+	}
+	return e.failure(ctx, "remove the container", err)
+}
+
+// Found is a container that was found by its labels.
+type Found struct {
+	ID      string
+	Name    string
+	Running bool
+	Labels  map[string]string
+}
+
+// List are the containers that have a label, whether or not they run.
+func (e *Engine) List(ctx context.Context, label, value string) (all []Found, err error) {
+	list, err := e.api.ContainerList(ctx, client.ContainerListOptions{
+		All:     true,
+		Filters: make(client.Filters).Add("label", label+"="+value),
+	})
+	if err != nil {
+		return nil, e.failure(ctx, "list containers", err)
+	}
+	for _, c := range list.Items {
+		f := Found{ID: c.ID, Running: c.State == container.StateRunning || c.State == container.StatePaused, Labels: c.Labels}
+		if len(c.Names) > 0 {
+			f.Name = strings.TrimPrefix(c.Names[0], "/")
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// Exec runs a command in a container to its end, with what it prints in out. Where
+// the engine is this machine's the command ends with ctx.
+func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writer) (code int, err error) {
+	made, err := e.api.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: argv, AttachStdout: true, AttachStderr: true})
+	if err != nil {
+		return 0, e.failure(ctx, "run a command in the container", err)
+	}
+	attached, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
+	if err != nil {
+		return 0, e.failure(ctx, "run a command in the container", err)
+	}
+	defer attached.Close()
+	late := context.AfterFunc(ctx, func() {
+		e.endExec(made.ID)
+		attached.Close()
+	})
+	_, err = stdcopy.StdCopy(out, out, attached.Reader)
+	if !late() || ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		return 0, e.failure(ctx, "run a command in the container", err)
+	}
+	for {
+		found, err := e.api.ExecInspect(ctx, made.ID, client.ExecInspectOptions{})
+		if err != nil {
+			return 0, e.failure(ctx, "run a command in the container", err)
+		}
+		if !found.Running { // it has closed what it prints to, and may end a little later
+			return found.ExitCode, nil
+		}
+		if !sleep(ctx, 10*time.Millisecond) {
+			e.endExec(made.ID)
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// endExec ends a command, for which the API has no word.
+func (e *Engine) endExec(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
+	defer cancel()
+	found, err := e.api.ExecInspect(ctx, id, client.ExecInspectOptions{})
+	if err != nil || !found.Running || found.PID <= 0 || !e.local() {
+		return
+	}
+	p, err := sandbox.Find(found.PID)
+	if err != nil {
+		return
+	}
+	held, err := p.Hold()
+	if err != nil {
+		return
+	}
+	defer held.Close()
+	// It still runs, so that the number that is held was its own.
+	if again, err := e.api.ExecInspect(ctx, id, client.ExecInspectOptions{}); err == nil && again.Running {
+		held.Signal(syscall.SIGKILL)
+	}
+}

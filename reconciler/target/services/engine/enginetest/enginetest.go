@@ -1,0 +1,269 @@
+// Package enginetest gives tests a real Docker engine, in namespaces of its own: of
+// what it does to addresses, mounts and processes the machine sees nothing, and when
+// the test ends, however it ends, nothing of it is left.
+package enginetest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+)
+
+// inside is set in the test binary that runs in the engine's namespaces, to a
+// directory that is removed when it has ended.
+const inside = "HEADGATE_TEST_ENGINE"
+
+// Daemon is a Docker engine that a test runs.
+type Daemon struct {
+	Host string // by which it is reached
+	API  *client.Client
+
+	t       testing.TB
+	dir     string
+	cgroup  string
+	process *exec.Cmd
+}
+
+// Image is one that every engine has: busybox.
+const Image = "headgate.test/busybox:1"
+
+// needed are the programs of the Debian packages docker.io, iptables and
+// busybox-static.
+var needed = []string{"dockerd", "containerd", "runc", "iptables", "docker-init", "busybox", "unshare"}
+
+// Run runs test with an engine, as the whole of t, which is a test of the package and
+// no part of one: it is started once more in namespaces of its own. Where an engine
+// cannot be run the test is skipped on a developer's machine, and fails with CI set.
+func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
+	if dir := os.Getenv(inside); dir != "" {
+		d := start(t, dir)
+		t.Run("engine", func(t *testing.T) { test(t, d) })
+		return
+	}
+	for _, program := range needed {
+		if _, err := exec.LookPath(program); err != nil {
+			missing(t, fmt.Sprintf("%s is not installed: apt-get install docker.io iptables busybox-static", program))
+		}
+	}
+	if os.Geteuid() != 0 {
+		missing(t, "only root runs a Docker engine")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not in t.TempDir, whose path may be too long for the name of a socket.
+	dir, err := os.MkdirTemp("", "engine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cgroup := "/" + filepath.Base(dir)
+	defer func() {
+		if err := errors.Join(removeCgroups(cgroup), os.RemoveAll(dir)); err != nil {
+			t.Errorf("the engine left something behind: %v", err)
+		}
+	}()
+	args := []string{
+		"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
+		// Engines that are killed leave processes, and look whether they are there still.
+		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0",
+	}
+	if deadline, ok := t.Deadline(); ok {
+		args = append(args, "-test.timeout", time.Until(deadline).String())
+	}
+	cmd := exec.Command("unshare", args...)
+	cmd.Env = append(os.Environ(), inside+"="+dir)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err = cmd.Run()
+	if err != nil || testing.Verbose() {
+		t.Logf("in namespaces of its own:\n%s", said.Bytes())
+	}
+	if err != nil {
+		t.Errorf("it failed in namespaces of its own: %v", err)
+	} else if !strings.Contains(said.String(), "--- PASS: "+t.Name()+"/engine ") {
+		t.Errorf("nothing was tested in namespaces of its own:\n%s", said.Bytes())
+	}
+}
+
+func missing(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("containers cannot be tested: %s", why)
+	}
+	_, _ = fmt.Fprintf(os.Stderr, "SKIPPED, containers are not tested: %s\n", why)
+	t.Skip(why)
+}
+
+// start starts an engine in the namespaces that this process is in.
+func start(t *testing.T, dir string) *Daemon {
+	t.Helper()
+	for _, line := range []string{
+		"ip link set lo up",
+		"mount -t tmpfs none /run",
+		"mkdir -p /run/netns /run/lock /run/containerd",
+	} {
+		args := strings.Fields(line)
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", line, err, out)
+		}
+	}
+	d := &Daemon{t: t, dir: dir, Host: "unix://" + dir + "/docker.sock", cgroup: "/" + filepath.Base(dir)}
+	var err error
+	if d.API, err = client.New(client.WithHost(d.Host)); err != nil {
+		t.Fatal(err)
+	}
+	d.Start()
+	t.Cleanup(func() {
+		d.Stop()
+		if err := d.API.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	d.Import(Image, nil)
+	return d
+}
+
+// Start starts the engine, again after Stop or Kill, and returns when it answers.
+func (d *Daemon) Start() {
+	d.t.Helper()
+	log, err := os.OpenFile(filepath.Join(d.dir, "dockerd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer log.Close()
+	_ = os.Remove("/run/docker.pid") // of one that was killed
+	d.process = exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "root"), "--exec-root", "/run/docker",
+		"--pidfile", "/run/docker.pid", "-H", d.Host, "--bip", "172.30.0.1/24", "--storage-driver", "overlay2",
+		"--cgroup-parent", d.cgroup, "--live-restore", "--group", "root")
+	d.process.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	d.process.Stdout, d.process.Stderr = log, log
+	if err := d.process.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	for late := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if _, err = d.API.Ping(context.Background(), client.PingOptions{NegotiateAPIVersion: true}); err == nil {
+			return
+		}
+		if time.Now().After(late) {
+			said, _ := os.ReadFile(log.Name())
+			d.t.Fatalf("the engine does not answer: %v\n%s", err, said)
+		}
+	}
+}
+
+// Kill ends the engine at once. What runs goes on.
+func (d *Daemon) Kill() { d.end(syscall.SIGKILL) }
+
+// Stop ends the engine. What runs goes on.
+func (d *Daemon) Stop() { d.end(syscall.SIGTERM) }
+
+func (d *Daemon) end(sig syscall.Signal) {
+	if d.process == nil {
+		return
+	}
+	_ = d.process.Process.Signal(sig) // it may have ended
+	_ = d.process.Wait()              // how is of no account
+	d.process = nil
+}
+
+// Import makes an image of busybox, with changes as a Dockerfile has them, such as
+// `CMD ["sh"]`.
+func (d *Daemon) Import(ref string, changes []string) {
+	d.t.Helper()
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	program, err := os.ReadFile(busybox)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	applets, err := exec.Command(busybox, "--list").Output()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	add := func(h tar.Header, content []byte) {
+		h.Size = int64(len(content))
+		if err := w.WriteHeader(&h); err != nil {
+			d.t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"bin/", "etc/", "www/", "data/"} {
+		add(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
+	}
+	add(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
+	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, program)
+	for name := range strings.FieldsSeq(string(applets)) {
+		if name != "busybox" {
+			add(tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
+		}
+	}
+	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"))
+	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nweb:x:1000:\n"))
+	if err := w.Close(); err != nil {
+		d.t.Fatal(err)
+	}
+	resp, err := d.API.ImageImport(context.Background(), client.ImageImportSource{Source: &archive, SourceName: "-"},
+		ref, client.ImageImportOptions{Changes: changes})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Close()
+	if _, err := io.Copy(io.Discard, resp); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// removeCgroups removes the cgroups of an engine that has ended with all it ran.
+func removeCgroups(name string) (err error) {
+	tops, _ := filepath.Glob("/sys/fs/cgroup/*" + name) // a pattern without fault
+	tops = append(tops, "/sys/fs/cgroup"+name)
+	for _, top := range tops {
+		var dirs []string
+		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			for late := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				e := syscall.Rmdir(dirs[i])
+				if !errors.Is(e, syscall.EBUSY) || time.Now().After(late) { // its processes are being buried
+					if e != nil && !errors.Is(e, fs.ErrNotExist) {
+						err = errors.Join(err, fmt.Errorf("%s: %w", dirs[i], e))
+					}
+					break
+				}
+			}
+		}
+	}
+	return err
+}
+
+// Registry answers as a registry that has nothing, or is broken: every request gets
+// this status.
+func Registry(status int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) })
+}
