@@ -2,10 +2,13 @@ package hosts
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -16,9 +19,9 @@ import (
 // app is one application in one environment. Its goroutine deploys; what it found is
 // read by others under mu.
 type app struct {
-	t    *Target
-	key  target.Key
-	wake chan struct{} // something else is declared
+	t     *Target
+	named atomic.Pointer[target.Key]
+	wake  chan struct{} // something else is declared
 
 	mu       sync.Mutex
 	declared *target.Declared        // nil: it is to be removed
@@ -29,8 +32,13 @@ type app struct {
 }
 
 func newApp(t *Target, k target.Key) *app {
-	return &app{t: t, key: k, wake: make(chan struct{}, 1)}
+	a := &app{t: t, wake: make(chan struct{}, 1)}
+	a.named.Store(&k)
+	return a
 }
+
+// key is what it is called now.
+func (a *app) key() target.Key { return *a.named.Load() }
 
 func (a *app) declare(d *target.Declared) {
 	a.mu.Lock()
@@ -44,7 +52,7 @@ func (a *app) declare(d *target.Declared) {
 	newer := a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit
 	a.declared = d
 	if newer {
-		a.seen.Key, a.seen.Commit, a.seen.Sequence = a.key, d.Commit, d.Sequence
+		a.seen.Key, a.seen.Commit, a.seen.Sequence = a.key(), d.Commit, d.Sequence
 		a.seen.State, a.seen.Since, a.seen.Message, a.seen.Unhealed = target.Converging, time.Now(), "", false
 		a.supersede(fmt.Errorf("superseded by commit %s", shortCommit(d.Commit)))
 	}
@@ -81,7 +89,7 @@ func (a *app) signal() {
 	case a.wake <- struct{}{}:
 	default:
 	}
-	a.t.reports.Notify(a.key)
+	a.t.reports.Notify(a.key())
 }
 
 func (a *app) observe() target.Observed {
@@ -101,7 +109,7 @@ func (a *app) report(d *target.Declared, change func(o *target.Observed)) {
 		}
 	}
 	a.mu.Unlock()
-	a.t.reports.Notify(a.key)
+	a.t.reports.Notify(a.key())
 }
 
 // run deploys what is declared, and looks after it, until the target ends or all of
@@ -140,7 +148,7 @@ func (a *app) run() {
 		case err != nil:
 			failures++
 			next = min(time.Second<<min(failures, 6), time.Minute)
-			a.t.Log.Error("could not deploy", "app", a.key.String(), "err", err, "again_in", next)
+			a.t.Log.Error("could not deploy", "app", a.key().String(), "err", err, "again_in", next)
 			a.report(d, func(o *target.Observed) { o.Message = err.Error() })
 		default:
 			failures = 0
@@ -171,9 +179,9 @@ const settleTime = 50 * time.Millisecond
 // watch watches the directories of what is installed now.
 func (a *app) watch(old *watcher) *watcher {
 	old.close()
-	dirs, err := a.t.Host.Directories(group(a.key))
-	if err != nil {
-		dirs = nil // the schedule remains
+	var dirs []string
+	if group, err := a.t.groups.of(a.key()); err == nil {
+		dirs, _ = a.t.Host.Directories(group) // without them the schedule remains
 	}
 	return watchDirs(dirs)
 }
@@ -227,6 +235,18 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		fail(err.Error())
 		return nil
 	}
+	group, err := a.group(d)
+	if err != nil {
+		return err
+	}
+	last, ok, err := a.goesOn(d, group, digest)
+	if err != nil {
+		return err
+	}
+	if ok {
+		a.report(d, func(o *target.Observed) { a.ended(o, d, last) })
+		return nil
+	}
 	running, end := a.started(ctx, d)
 	if running == nil {
 		return nil
@@ -237,7 +257,7 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		Sequence: d.Sequence,
 		Progress: func(p deploy.Progress) { a.progress(d, p) },
 	}
-	result, err := a.t.Host.Run(running, a.request(request, d, spec, digest), ctx.Done())
+	result, err := a.t.Host.Run(running, a.request(request, d, group, spec, digest), ctx.Done())
 	switch {
 	case errors.Is(err, deploy.ErrSuspended):
 		return nil
@@ -247,17 +267,61 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 	case err != nil:
 		return err
 	}
-	a.t.Log.Info("deployed", "app", a.key.String(), "release", d.Release.Number, "status", result.Status, "restored", result.Restored)
+	a.t.Log.Info("deployed", "app", a.key().String(), "release", d.Release.Number, "status", result.Status, "restored", result.Restored)
 	a.report(d, func(o *target.Observed) { a.ended(o, d, result) })
 	if result.Restored == deploy.Emptied && d.Fallback != nil {
-		return a.fallBack(ctx, running, d)
+		return a.fallBack(ctx, running, d, group)
 	}
 	return nil
 }
 
+// group is the id of the deployment group of what is declared.
+func (a *app) group(d *target.Declared) (string, error) {
+	if len(d.Was) > 0 {
+		was := make([]target.Key, 0, len(d.Was))
+		for _, name := range d.Was {
+			was = append(was, target.Key{Repository: d.Repository, Application: d.Application, Environment: name})
+		}
+		err := a.t.groups.rename(d.Key, was, func(id string) (bool, error) {
+			installed, _, err := a.t.Host.Installed(id)
+			return installed != "", err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return a.t.groups.of(d.Key)
+}
+
+// goesOn finds the deployment that an environment which has been renamed needs no other
+// one after: of the same revision, by the same appspec.yml, and it succeeded.
+func (a *app) goesOn(d *target.Declared, group, digest string) (result deploy.Result, ok bool, err error) {
+	if len(d.Was) == 0 {
+		return deploy.Result{}, false, nil
+	}
+	_, last, err := a.t.Host.Last(group)
+	if err != nil || last == nil || last.Status != deploy.Succeeded || last.Content != contentOf(d, digest) {
+		return deploy.Result{}, false, err
+	}
+	return *last, true, nil
+}
+
+// contentOf tells deployments apart that would not do the same.
+func contentOf(d *target.Declared, digest string) string {
+	sum := sha256.New()
+	for _, name := range appspec.Names {
+		if data, ok := d.Files[name]; ok {
+			sum.Write(data)
+			break
+		}
+	}
+	return digest + " " + hex.EncodeToString(sum.Sum(nil))
+}
+
 // request fills in what the declared state says.
-func (a *app) request(r deploy.Request, d *target.Declared, spec *appspec.Spec, digest string) deploy.Request {
-	r.Group, r.Application, r.GroupName = group(a.key), d.Application, d.Environment
+func (a *app) request(r deploy.Request, d *target.Declared, group string, spec *appspec.Spec, digest string) deploy.Request {
+	r.Group, r.Application, r.GroupName = group, d.Application, d.Environment
+	r.Content = contentOf(d, digest)
 	r.Env = map[string]string{"BUNDLE_COMMIT": d.Release.Commit, "HEADGATE_RELEASE": fmt.Sprint(d.Release.Number)}
 	r.Declared = spec
 	r.Unpack = func(ctx context.Context, dir string) error { return a.t.Unpack(ctx, digest, dir) }
@@ -266,7 +330,7 @@ func (a *app) request(r deploy.Request, d *target.Declared, spec *appspec.Spec, 
 
 // fallBack deploys the last state that was good to a host that had none, which has
 // nothing to put back when the declared one fails.
-func (a *app) fallBack(ctx, running context.Context, d *target.Declared) error {
+func (a *app) fallBack(ctx, running context.Context, d *target.Declared, group string) error {
 	f := d.Fallback
 	spec, problems, _ := read("", f.Files)
 	digest, err := artifactOf(f)
@@ -274,7 +338,7 @@ func (a *app) fallBack(ctx, running context.Context, d *target.Declared) error {
 		return nil // it was good somewhere else, by other rules; the failure that is told remains
 	}
 	request := deploy.Request{ID: fmt.Sprintf("f-%d-%s", d.Sequence, shortCommit(f.Commit)), Sequence: d.Sequence}
-	result, err := a.t.Host.Run(running, a.request(request, f, spec, digest), ctx.Done())
+	result, err := a.t.Host.Run(running, a.request(request, f, group, spec, digest), ctx.Done())
 	if err != nil || result.Status != deploy.Succeeded {
 		return err
 	}
@@ -288,7 +352,7 @@ func (a *app) fallBack(ctx, running context.Context, d *target.Declared) error {
 
 // progress tells what a deployment does just now.
 func (a *app) progress(d *target.Declared, p deploy.Progress) {
-	a.t.printed.Notify(group(a.key))
+	a.t.printed.Notify(a.key().String())
 	if p.Kind != deploy.EventStarted && p.Kind != deploy.ScriptBegun {
 		return
 	}
@@ -337,7 +401,11 @@ func (a *app) look(d *target.Declared) error {
 	if o := a.observe(); o.State != target.Healthy && o.State != target.Degraded {
 		return nil
 	}
-	drift, err := a.t.Host.Drift(group(a.key))
+	group, err := a.t.groups.of(a.key())
+	if err != nil {
+		return err
+	}
+	drift, err := a.t.Host.Drift(group)
 	if err != nil {
 		return err
 	}
@@ -349,9 +417,9 @@ func (a *app) look(d *target.Declared) error {
 	a.mu.Unlock()
 	if len(drift) > 0 && policy != target.Report {
 		a.report(d, func(o *target.Observed) { drifted(o, drift, false) })
-		healed, err := a.t.Host.Heal(group(a.key))
+		healed, err := a.t.Host.Heal(group)
 		for _, h := range healed {
-			a.t.Log.Warn("healed drift", "app", a.key.String(), "path", h.Path, "what", h.What)
+			a.t.Log.Warn("healed drift", "app", a.key().String(), "path", h.Path, "what", h.What)
 		}
 		if err != nil {
 			return err
@@ -385,7 +453,10 @@ func drifted(o *target.Observed, drift []deploy.Deviation, stays bool) {
 
 // takeAway stops what is installed and removes it.
 func (a *app) takeAway(ctx context.Context) error {
-	name := group(a.key)
+	name, err := a.t.groups.of(a.key())
+	if err != nil {
+		return err
+	}
 	installed, _, err := a.t.Host.Installed(name)
 	if err != nil {
 		return err
@@ -399,8 +470,8 @@ func (a *app) takeAway(ctx context.Context) error {
 		result, err := a.t.Host.Run(running, deploy.Request{
 			ID:                 fmt.Sprintf("remove-%d-%d", a.removal(), time.Now().UnixNano()),
 			Group:              name,
-			Application:        a.key.Application,
-			GroupName:          a.key.Environment,
+			Application:        a.key().Application,
+			GroupName:          a.key().Environment,
 			Declared:           &appspec.Spec{File: "nothing", OS: appspec.Linux},
 			Unpack:             func(context.Context, string) error { return nil },
 			IgnoreStopFailures: true,
@@ -412,5 +483,8 @@ func (a *app) takeAway(ctx context.Context) error {
 			return fmt.Errorf("remove what is installed: %w", result.Failure)
 		}
 	}
-	return a.t.Host.Forget(name)
+	if err := a.t.Host.Forget(name); err != nil {
+		return err
+	}
+	return a.t.groups.forget(a.key())
 }

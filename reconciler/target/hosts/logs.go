@@ -19,8 +19,12 @@ import (
 // Logs implements target.Logger: what the scripts of deployments have printed.
 func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter.Seq2[target.LogLine, error] {
 	return func(yield func(target.LogLine, error) bool) {
-		name := group(k)
-		printed, stop := t.printed.Watch(name) // before looking, to miss nothing
+		name, err := t.groups.of(k)
+		if err != nil {
+			yield(target.LogLine{}, err)
+			return
+		}
+		printed, stop := t.printed.Watch(k.String()) // before looking, to miss nothing
 		defer stop()
 		read := map[string]int64{}
 		newest := q.Lines // of what there is already

@@ -13,14 +13,13 @@ package hosts
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -55,12 +54,13 @@ type Target struct {
 	DriftEvery time.Duration
 
 	reports target.Topic
-	printed signal.Topic // by group
+	printed signal.Topic // by key
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
 	apps    map[target.Key]*app
 	fences  map[target.Key]int // newest sequence of applications that were removed
+	groups  groups
 	running sync.WaitGroup
 }
 
@@ -78,6 +78,7 @@ func New(dir string, unpack func(ctx context.Context, digest, dir string) error)
 		DriftEvery: 30 * time.Second,
 		apps:       map[target.Key]*app{},
 		fences:     map[target.Key]int{},
+		groups:     groups{file: filepath.Join(dir, "groups.json")},
 	}
 }
 
@@ -144,6 +145,11 @@ func (t *Target) Converge(d target.Declared) {
 	if last, ok := t.fences[d.Key]; ok && d.Sequence < last {
 		return
 	}
+	for _, was := range d.Was {
+		if t.apps[d.Key] == nil {
+			t.rename(target.Key{Repository: d.Repository, Application: d.Application, Environment: was}, d.Key)
+		}
+	}
 	if a := t.apps[d.Key]; a != nil {
 		a.declare(&d)
 		return
@@ -154,6 +160,19 @@ func (t *Target) Converge(d target.Declared) {
 	if t.ctx != nil && t.ctx.Err() == nil {
 		t.running.Go(a.run)
 	}
+}
+
+// rename gives what is installed under a name another one; its group keeps its id. It
+// is called with t.mu held.
+func (t *Target) rename(was, is target.Key) {
+	a := t.apps[was]
+	if a == nil {
+		return
+	}
+	delete(t.apps, was)
+	t.apps[is] = a
+	a.named.Store(&is)
+	t.reports.Notify(was)
 }
 
 // Remove implements target.Target: the installed revision is stopped and its files go.
@@ -174,9 +193,10 @@ func (t *Target) removed(a *app) bool {
 	if !a.isRemoved() {
 		return false
 	}
-	delete(t.apps, a.key)
-	t.fences[a.key] = max(t.fences[a.key], a.removal())
-	t.reports.Notify(a.key)
+	k := a.key()
+	delete(t.apps, k)
+	t.fences[k] = max(t.fences[k], a.removal())
+	t.reports.Notify(k)
 	return true
 }
 
@@ -198,18 +218,6 @@ func (t *Target) Observe(k target.Key) target.Observed {
 
 // Watch implements target.Target.
 func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) { return t.reports.Watch(k) }
-
-// group is the deployment group of an application in an environment.
-func group(k target.Key) string {
-	sum := sha256.Sum256([]byte(k.Repository + "\x00" + k.Application + "\x00" + k.Environment))
-	plain := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' {
-			return r
-		}
-		return '-'
-	}, k.Application+"-"+k.Environment)
-	return strings.Trim(plain[:min(len(plain), 80)], "-") + "-" + hex.EncodeToString(sum[:4])
-}
 
 // artifactOf is the digest of the artifact that is the revision: the release's only
 // one, or the one named like the application.

@@ -345,3 +345,54 @@ func TestArtifactOf(t *testing.T) {
 		t.Error(Reads)
 	}
 }
+
+// TestRenamedIsFoundAgain: another process finds what was installed under a name that
+// the environment had before, deploys nothing, and once it is removed nothing is left.
+func TestRenamedIsFoundAgain(t *testing.T) {
+	h, dst := New(t.TempDir(), revision), filepath.Join(t.TempDir(), "app")
+	declared := func(environment string, sequence int, was ...string) target.Declared {
+		return target.Declared{
+			Key:      target.Key{Repository: "shop", Application: "shop", Environment: environment},
+			Commit:   fmt.Sprint("c", sequence),
+			Sequence: sequence,
+			Files:    target.Files{"appspec.yml": []byte(strings.ReplaceAll(good, "DST", dst))},
+			Release:  release(1),
+			Was:      was,
+		}
+	}
+	var first target.Observed
+	for _, d := range []target.Declared{
+		declared("stage", 1),
+		declared("staging", 2, "stage"),
+		declared("staging", 2, "stage"),
+		declared("stage", 3, "staging", "stage"),
+		declared("last", 4, "stage", "staging", "st"),
+		declared("last", 4, "stage", "staging", "st"),
+	} {
+		t.Run(d.Environment, func(t *testing.T) {
+			h = New(h.Host.Root, revision)
+			running(t, h)
+			h.Converge(d)
+			o := await(t, h, d.Key, func(o target.Observed) bool { return o.State == target.Healthy })
+			if first.Units == nil {
+				first = o
+			}
+			if got, want := o.Units[0].Instances[0].ID, first.Units[0].Instances[0].ID; got != want {
+				t.Errorf("what runs is %s, and was %s", got, want)
+			}
+		})
+	}
+
+	h = New(h.Host.Root, revision)
+	running(t, h)
+	last := declared("last", 4, "stage", "staging", "st")
+	h.Converge(last)
+	h.Remove(last.Key, 5)
+	await(t, h, last.Key, func(o target.Observed) bool { return o.Commit == "" })
+	if _, err := os.Stat(dst); err == nil {
+		t.Error("what was removed is still there")
+	}
+	if id, err := h.groups.of(declared("stage", 6).Key); err != nil || id != groupID(declared("stage", 6).Key) || len(h.groups.kept) > 0 {
+		t.Errorf("a new one would be in %s of %v, %v", id, h.groups.kept, err)
+	}
+}

@@ -93,6 +93,8 @@ type Request struct {
 	Group    string // the deployment group's id; revisions of a group replace each other
 	Sequence int    // 0: after all that were; else no lower one of the group is taken any more
 
+	Content string // what tells it apart from deployments that would do something else; it is in the Result
+
 	Application string // APPLICATION_NAME of scripts
 	GroupName   string // DEPLOYMENT_GROUP_NAME of scripts; "" is Group
 	Env         map[string]string
@@ -164,6 +166,7 @@ const (
 // Result is how a deployment ended on this host.
 type Result struct {
 	ID        string    `json:"id"`
+	Content   string    `json:"content,omitempty"` // of the Request
 	Status    Status    `json:"status"`
 	Failure   *Failure  `json:"failure,omitempty"`
 	Restored  Restored  `json:"restored,omitempty"`  // what became of the previous revision

@@ -20,6 +20,7 @@ type journal struct {
 	ID       string          `json:"id"`
 	Group    string          `json:"group"`
 	Sequence int             `json:"sequence"`
+	Content  string          `json:"content,omitempty"`
 	Kind     Kind            `json:"kind"`
 	Events   []appspec.Event `json:"events"`
 	Started  time.Time       `json:"started"`
@@ -201,6 +202,7 @@ func (d *deployment) begin() error {
 		ID:       r.ID,
 		Group:    r.Group,
 		Sequence: r.Sequence,
+		Content:  r.Content,
 		Kind:     r.Kind,
 		Events:   r.events(),
 		Started:  time.Now(),
@@ -331,7 +333,8 @@ func (d *deployment) succeed(ctx context.Context) (Result, error) {
 // end writes how it ended and removes what only its course had needed.
 func (d *deployment) end(r Result) (Result, error) {
 	j := d.journal
-	r.ID, r.Failure, r.Started, r.Finished, r.Previous = j.ID, j.Failure, j.Started, time.Now(), j.Previous
+	r.ID, r.Content, r.Previous = j.ID, j.Content, j.Previous
+	r.Failure, r.Started, r.Finished = j.Failure, j.Started, time.Now().UTC().Round(0) // as it is read back
 	var err error
 	if r.Installed, r.Verified, err = d.Installed(j.Group); err != nil {
 		return Result{}, err
