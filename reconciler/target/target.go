@@ -233,6 +233,7 @@ type Observed struct {
 	State    State     `json:"state"`
 	Since    time.Time `json:"since,omitzero"`     // when Commit came into State, as far as the target has seen
 	Message  string    `json:"message,omitempty"`  // why, for people; empty when there is nothing to say
+	Reason   Reason    `json:"reason,omitempty"`   // the same in one word, where there is one
 	Unhealed bool      `json:"unhealed,omitempty"` // what is Degraded stays so: it is reported only
 	RollBack bool      `json:"rollBack,omitempty"` // what is Failed is so for good, and its deployment wants it to be rolled back
 	Waits    string    `json:"waits,omitempty"`    // that a person lets what is so named go on; "": nothing does

@@ -366,6 +366,7 @@ func (a *app) instanceOf(id, what string, v *version) *instance {
 		what:     what,
 		version:  v,
 		commit:   a.commit,
+		sequence: a.sequence,
 		stopping: make(chan struct{}),
 		left:     make(chan struct{}),
 		gone:     make(chan struct{}),
@@ -380,13 +381,13 @@ func (a *app) watchOver(in *instance) {
 	a.wait.Go(func() {
 		defer close(in.gone)
 		defer cancel()
-		well, how, err := in.run(ctx)
+		end, err := in.run(ctx)
 		if err != nil {
 			return
 		}
 		a.post(func() {
 			delete(a.instances, in.id)
-			a.observed.Saw(rollout.Exited{ID: in.id, Well: well, How: how}, time.Now())
+			a.observed.Saw(end, time.Now())
 		})
 	})
 }

@@ -20,7 +20,11 @@ func (t *Target) adopt() error {
 	used := map[string]bool{}
 	for _, k := range all {
 		for _, in := range k.instances {
-			used[in.Of.Digest] = true
+			if in.Container == "" {
+				used[in.Of.Digest] = true
+			} else if in.Boot == t.boot {
+				t.containers.know(in.Name)
+			}
 		}
 	}
 	if err := t.releases.open(used); err != nil {
@@ -90,6 +94,7 @@ func (a *app) adopt(k kept) (found int) {
 	if k.state.Boot != a.owner.boot {
 		a.observed.Ended()
 	}
+	a.images.recall(k.state.Images)
 	for listen, port := range k.state.Ports {
 		a.owner.ports[freePort{a.key(), listen}] = port
 	}
@@ -112,7 +117,7 @@ func (a *app) adopt(k kept) (found int) {
 		in := a.instanceOf(r.ID, r.What, &v)
 		in.found, in.restarts, in.commit = &r, r.Restarts, r.Commit
 		in.port, in.pid = r.Port, r.First.PID
-		if pid, ok := child(r.First.PID); ok {
+		if pid, ok := child(r.First.PID); ok && r.Container == "" {
 			in.pid = pid
 		}
 		a.watchOver(in)

@@ -425,7 +425,7 @@ func TestDamagedRecords(t *testing.T) {
 func TestNewerRecordsAreNotTouched(t *testing.T) {
 	a := abandon(t, false, web)
 	processes := a.commands()
-	a.rewrite(func(k *keptInstance) { k.Version = recordVersion + 1 })
+	a.rewrite(func(k *keptInstance) { k.Version = containerVersion + 1 })
 	h := New(a.dir, a.logs, unpackSelf)
 	err := h.Run(t.Context())
 	if !errors.Is(err, errNewer) {

@@ -68,6 +68,7 @@ type app struct {
 	sequence   int
 
 	versions   map[string]*version  // what instances of a version are
+	images     images               // what those of containers run from
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
 	listeners  []*listening
@@ -354,12 +355,14 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 	plan.Deployment = compose.Deployment.Deployment
 	versions := map[string]*version{}
 	for _, s := range compose.Services {
-		digest, err := artifactOf(s, d.Release)
-		if err != nil {
-			return plan, nil, err
+		digest := ""
+		if s.Container == nil {
+			if digest, err = artifactOf(s, d.Release); err != nil {
+				return plan, nil, err
+			}
 		}
 		v := &version{Service: s, Environment: d.Environment, Release: d.Release, Digest: digest}
-		id := v.id(a.owner.releases.generation(digest))
+		id := a.owner.idOf(v)
 		versions[id] = v
 		minimum, maximum := rollout.Bounds(s.Replicas, compose.Deployment.MinimumHealthy, compose.Deployment.Maximum)
 		plan.Services = append(plan.Services, rollout.Service{
@@ -368,7 +371,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			Label:    fmt.Sprintf("release %d", d.Release.Number),
 			Replicas: s.Replicas,
 			Listen:   listenKeys(s, address),
-			Check:    s.Health.Check,
+			Check:    a.health(id, s).Check,
 			Restart:  s.Restart,
 			Drain:    s.Drain,
 			Minimum:  minimum,
@@ -376,6 +379,23 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		})
 	}
 	return plan, versions, nil
+}
+
+// health is how instances of a version are checked, as far as that is known: an image
+// may have something to say about it.
+func (a *app) health(version string, s Service) Health {
+	image, _ := a.images.known(version)
+	return s.health(image.Image)
+}
+
+// resolved takes up what the image of a version has to say about its checks.
+func (a *app) resolved(version string) {
+	for _, s := range a.plan.Services {
+		if v := a.versions[version]; s.Version == version && v != nil && s.Check != a.health(version, v.Service).Check {
+			a.again()
+			return
+		}
+	}
 }
 
 // artifactOf is the digest of the artifact that a service runs from.
@@ -405,6 +425,14 @@ func list(names []string) string {
 		return "none"
 	}
 	return strings.Join(names, ", ")
+}
+
+// idOf names a version as its files are now.
+func (t *Target) idOf(v *version) string {
+	if v.Digest == "" {
+		return v.id(0)
+	}
+	return v.id(t.releases.generation(v.Digest))
 }
 
 // id names a version: everything that an instance is made of. What can change
@@ -469,7 +497,7 @@ func (a *app) checkDrift() {
 	a.inspect = now.Add(inspectEvery)
 	digests := map[string]int64{}
 	for _, s := range a.plan.Services {
-		if v := a.versions[s.Version]; v != nil && a.declared != nil {
+		if v := a.versions[s.Version]; v != nil && a.declared != nil && v.Digest != "" {
 			digests[v.Digest] = 0
 		}
 	}
@@ -498,6 +526,9 @@ func (a *app) replaceChanged(generations map[string]int64) {
 	changed := false
 	for i, s := range a.plan.Services {
 		v := a.versions[s.Version]
+		if v.Digest == "" {
+			continue
+		}
 		id := v.id(generations[v.Digest])
 		if id == s.Version {
 			continue

@@ -2,6 +2,7 @@ package services
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 // Checks of an instance that was never healthy come quickly, so that a rollout
@@ -72,18 +74,13 @@ func bounded(ctx context.Context, timeout time.Duration, check func(context.Cont
 	return err
 }
 
-// alive is the check of an instance that has none: whoever watches stops when it ends.
-func alive(context.Context) error { return nil }
-
 // connects checks that a port takes connections.
-func connects(port int) func(context.Context) error {
-	return func(ctx context.Context) error {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address(port))
-		if err != nil {
-			return fmt.Errorf("port %d ($PORT): %w", port, cause(err))
-		}
-		return conn.Close()
+func connects(ctx context.Context, port int) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address(port))
+	if err != nil {
+		return fmt.Errorf("port %d ($PORT): %w", port, cause(err))
 	}
+	return conn.Close()
 }
 
 // answers checks that an HTTP GET gets a status from 200 to 399.
@@ -134,12 +131,12 @@ func cause(err error) error {
 
 func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// runs checks that a command exits 0 in the sandbox of the instance, where it sees
-// the files and processes that the instance has made.
-func runs(s *starter, c command, instance func() *process) func(context.Context) error {
+// runs checks that a command exits 0 where the instance runs, and sees the files and
+// processes that it has made.
+func runs(c command, w workload) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var out lastBytes
-		outcome, err := s.check(ctx, c, instance(), &out)
+		outcome, err := w.exec(ctx, c, &out)
 		if err != nil || outcome == "" {
 			return err
 		}
@@ -161,4 +158,29 @@ func (l *lastBytes) Write(p []byte) (int, error) {
 		l.tail = bytes.Clone(l.tail[over:])
 	}
 	return len(p), nil
+}
+
+// Of a HEALTHCHECK that does not say it.
+const (
+	imageInterval = 30 * time.Second
+	imageTimeout  = 30 * time.Second
+	imageRetries  = 3
+)
+
+// health is how instances are checked that run from an image: by its own HEALTHCHECK
+// where the service declares nothing.
+func (s *Service) health(from engine.Image) Health {
+	h := s.Health
+	if s.Container == nil || !s.Container.ImageHealth || from.Health == nil {
+		return h
+	}
+	h.Path, h.Connect, h.Test = "", false, nil
+	for _, word := range from.Health.Test { // nobody meant variables of ours
+		h.Test = append(h.Test, strings.ReplaceAll(word, "$", "$$"))
+	}
+	h.Interval = cmp.Or(from.Health.Interval, imageInterval)
+	h.Timeout = cmp.Or(from.Health.Timeout, imageTimeout)
+	h.Retries = cmp.Or(from.Health.Retries, imageRetries)
+	h.StartPeriod = from.Health.StartPeriod
+	return h
 }

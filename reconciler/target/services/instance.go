@@ -11,11 +11,14 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // unpackWithin bounds how long an artifact may take to be unpacked.
 const unpackWithin = 10 * time.Minute
+
+var errUnpackTimeout = fmt.Errorf("took longer than %s", unpackWithin)
 
 // instance is one run of one instance, from Start to Exited. The loop's goroutine
 // reads port and pid, and sets them by events; run has its own.
@@ -25,6 +28,7 @@ type instance struct {
 	what     string // of which version
 	version  *version
 	commit   string // of the environment
+	sequence int    // its place
 	restarts int
 	found    *keptInstance // nil: it is to be started
 
@@ -54,25 +58,19 @@ func (in *instance) leave() {
 // errLeft is what run returns when it has left its process.
 var errLeft = errors.New("left to another agent")
 
-// run starts the process, or takes it over, watches it and says how it ended. All
-// that it started has ended when it returns, unless it was left.
-func (in *instance) run(ctx context.Context) (well bool, how string, err error) {
+// run starts the process or container, or takes it over, watches it and says how it
+// ended. All that it started has ended when it returns, unless it was left.
+func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	t, v := in.app.owner, in.version
-	var dir string
-	if in.found != nil {
-		dir = t.releases.hold(v.Digest)
-	} else {
-		unpacking, cancel := context.WithTimeoutCause(ctx, unpackWithin, fmt.Errorf("took longer than %s", unpackWithin))
-		dir, err = t.releases.use(unpacking, v.Digest)
-		cancel()
-		if err != nil {
-			return false, "could not start: " + err.Error(), nil
-		}
+	runs := t.runner(v)
+	from, release, err := runs.prepare(ctx, in)
+	if err != nil {
+		return in.notStarted(err), nil
 	}
-	defer t.releases.release(v.Digest)
+	defer release()
 	log, err := openLog(in.app.logPath(in.id))
 	if err != nil {
-		return false, "could not start: open its log: " + err.Error(), nil
+		return in.notStarted(fmt.Errorf("open its log: %w", err)), nil
 	}
 	log.path = func() string { return in.app.logPath(in.id) }
 	log.wrote = func() { t.printed.Notify(printedTopic(in.app.key())) }
@@ -82,40 +80,37 @@ func (in *instance) run(ctx context.Context) (well bool, how string, err error) 
 
 	port, err := in.takePort()
 	if err != nil {
-		return false, "could not start: " + err.Error(), nil
+		return in.notStarted(err), nil
 	}
 	defer t.free.release(port)
-	c, vars, err := in.command(dir, port)
+	c, err := in.command(from, port)
 	if err != nil {
-		return false, "could not start: " + err.Error(), nil
+		return in.notStarted(err), nil
 	}
-	var p *process
-	check, err := in.check(c, vars, port, func() *process { return p })
-	if err != nil {
-		return false, "could not start: " + err.Error(), nil
-	}
+	var w workload
 	if in.found != nil {
-		p = adopt(in.found.started, c.status)
-		log.note("found %s of release %d on port %d again", in.id, v.Release.Number, port)
+		w = runs.adopt(c, in.found.started)
+		log.note("found %s of release %d%s again", in.id, v.Release.Number, onPort(port))
 	} else {
 		if ctx.Err() != nil {
-			return false, "could not start: " + errStopped.Error(), nil
+			return in.notStarted(errStopped), nil
 		}
-		log.note("started %s of release %d on port %d (restart %d)", in.id, v.Release.Number, port, in.restarts)
+		log.note("started %s of release %d%s (restart %d)", in.id, v.Release.Number, onPort(port), in.restarts)
 		if err := os.MkdirAll(filepath.Dir(c.output), 0o700); err != nil {
-			return false, "could not start: " + err.Error(), nil
+			return in.notStarted(err), nil
 		}
 		in.app.forget(in.id) // what an earlier run could not remove
-		p, err = t.starter.start(c, func(s started) error { return in.record(c, port, s) })
+		w, err = runs.start(ctx, c, func(s started) error { return in.record(c, s) })
 		if err != nil {
 			in.app.forget(in.id)
-			return false, "could not start: " + err.Error(), nil
+			return in.notStarted(err), nil
 		}
 		crash.Point("services.instance-started")
 	}
 	in.tell(func() {
-		in.port, in.pid = port, p.started.First.PID
-		if pid, ok := p.pid(); ok {
+		in.app.resolved(in.what)
+		in.port, in.pid = port, w.identity().First.PID
+		if pid, ok := w.pid(); ok {
 			in.pid = pid
 		}
 		if in.found == nil {
@@ -123,28 +118,22 @@ func (in *instance) run(ctx context.Context) (well bool, how string, err error) 
 		}
 	})
 
-	var carrying sync.WaitGroup
-	carried := func() {}
-	if out, err := openOutput(c.output, in.app.file(in.id, ".pos"), log); err != nil {
+	carried, err := w.follow(log)
+	if err != nil {
 		log.note("what it prints cannot be read: %v", err)
-	} else {
-		printed, unwatch := t.outputs.add(c.output)
-		ended := make(chan struct{})
-		carrying.Go(func() { out.follow(printed, ended) })
-		carried = func() {
-			close(ended)
-			carrying.Wait()
-			unwatch()
-			out.close()
-		}
+		carried = func() {}
 	}
-
+	health := v.Service.health(from.image.Image)
+	check, err := in.check(health, c, w)
+	if err != nil { // which was interpolated when it was checked
+		check = func(context.Context) error { return err }
+	}
 	watching, unwatch := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
-	watcher.Go(func() { watch(watching, v.Service.Health, check, in.checked(p)) })
+	watcher.Go(func() { watch(watching, health, check, in.checked(w)) })
 	left := false
 	select {
-	case <-p.done:
+	case <-w.over():
 	case <-in.left:
 		left = true
 	case <-in.stopping:
@@ -152,10 +141,10 @@ func (in *instance) run(ctx context.Context) (well bool, how string, err error) 
 		stopped := make(chan struct{})
 		go func() {
 			defer close(stopped)
-			p.stop(v.Service.StopSignal, v.Service.StopGrace, in.left)
+			w.stop(v.Service.StopSignal, v.Service.StopGrace, in.left)
 		}()
 		select {
-		case <-p.done:
+		case <-w.over():
 		case <-in.left:
 			left = true
 		}
@@ -163,24 +152,55 @@ func (in *instance) run(ctx context.Context) (well bool, how string, err error) 
 	}
 	unwatch()
 	watcher.Wait()
-	carried()
 	if left {
-		p.leave()
+		w.leave()
+		carried()
 		log.forgetPart()
-		return false, "", errLeft
+		return end, errLeft
 	}
+	carried()
+	how := w.end()
 	if last := log.lastLine(); last != "" {
-		p.outcome += ": " + last
+		how.outcome += ": " + last
 	}
-	log.note("%s %s", in.id, p.outcome)
+	log.note("%s %s", in.id, how.outcome)
 	crash.Point("services.instance-ended")
+	w.clear()
 	in.app.forget(in.id)
 	crash.Point("services.instance-forgotten")
-	return p.exitCode == 0, p.outcome, nil
+	return rollout.Exited{ID: in.id, Well: how.exitCode == 0 && how.reason == "", How: how.outcome, Reason: how.reason}, nil
 }
 
-// takePort is the port that the instance is told to listen on.
+// notStarted is the end of an instance that did not begin.
+func (in *instance) notStarted(err error) rollout.Exited {
+	return rollout.Exited{
+		ID:       in.id,
+		How:      "could not start: " + err.Error(),
+		Reason:   engine.ReasonOf(err),
+		Hopeless: errors.As(err, new(hopeless)),
+	}
+}
+
+// wait tells why the instance does not start yet.
+func (in *instance) wait(why error) {
+	in.tell(func() {
+		in.app.observed.Saw(rollout.Delayed{ID: in.id, Why: why.Error(), Reason: engine.ReasonOf(why)}, time.Now())
+	})
+}
+
+func onPort(port int) string {
+	if port == 0 {
+		return ""
+	}
+	return " on port " + strconv.Itoa(port)
+}
+
+// takePort is the port of loopback by which the instance is reached, 0 when nobody is
+// to reach it.
 func (in *instance) takePort() (int, error) {
+	if c := in.version.Service.Container; c != nil && c.Port == 0 {
+		return 0, nil
+	}
 	free := &in.app.owner.free
 	if in.found != nil {
 		free.hold(in.found.Port)
@@ -198,45 +218,63 @@ func (in *instance) tell(f func()) {
 	})
 }
 
-// command is what to run, and the variables of the instance, which is told to
-// listen on port.
-func (in *instance) command(dir string, port int) (c command, vars map[string]string, err error) {
+// variables are those that an instance is given, but for $PORT.
+func (in *instance) variables() map[string]string {
 	v := in.version
-	vars = map[string]string{
-		"PORT": strconv.Itoa(port), "HEADGATE_ENVIRONMENT": v.Environment, "HEADGATE_APPLICATION": in.app.key().Application,
-		"HEADGATE_RELEASE": strconv.Itoa(v.Release.Number), "HEADGATE_COMMIT": v.Release.Commit, "HEADGATE_INSTANCE": in.id,
+	return map[string]string{
+		"HEADGATE_ENVIRONMENT": v.Environment,
+		"HEADGATE_APPLICATION": in.app.key().Application,
+		"HEADGATE_RELEASE":     strconv.Itoa(v.Release.Number),
+		"HEADGATE_COMMIT":      v.Release.Commit,
+		"HEADGATE_INSTANCE":    in.id,
 	}
+}
+
+// command is what to run. The instance is reached by port.
+func (in *instance) command(from source, port int) (c command, err error) {
+	v := in.version
 	c = command{
-		release:    dir,
+		release:    from.dir,
 		workingDir: v.Service.WorkingDir,
 		hostname:   in.id,
 		output:     in.app.file(in.id, ".out"),
+		position:   in.app.file(in.id, ".pos"),
 		status:     in.app.file(in.id, ".status"),
+		port:       port,
+		vars:       in.variables(),
 	}
-	if c.env, err = environment(vars, v.Service.Environment); err == nil {
-		c.argv, err = interpolateAll(v.Service.Command, vars)
+	if of := v.Service.Container; of != nil {
+		if of.Port > 0 {
+			c.vars["PORT"] = strconv.Itoa(of.Port)
+		}
+		c.image, c.mounts, c.files = from.image, of.Mounts, in.app.file(in.id, ".files")
+		c.container, err = in.spec(from.image, port, c.vars)
+		return c, err
 	}
-	return c, vars, err
+	c.vars["PORT"] = strconv.Itoa(port)
+	if c.env, err = environment(c.vars, v.Service.Environment); err == nil {
+		c.argv, err = interpolateAll(v.Service.Command, c.vars)
+	}
+	return c, err
 }
 
-// check is how the instance is checked once it is started.
-func (in *instance) check(c command, vars map[string]string, port int, started func() *process) (func(context.Context) error, error) {
-	h := in.version.Service.Health
+// check is how the instance is checked.
+func (in *instance) check(h Health, c command, w workload) (func(context.Context) error, error) {
 	switch {
 	case h.Path != "":
-		return answers(port, h.Path), nil
+		return answers(c.port, h.Path), nil
 	case h.Test != nil:
 		var err error
-		c.argv, err = interpolateAll(h.Test, vars)
-		return runs(in.app.owner.starter, c, started), err
+		c.argv, err = interpolateAll(h.Test, c.vars)
+		return runs(c, w), err
 	case h.Connect:
-		return connects(port), nil
+		return w.reach, nil
 	}
-	return alive, nil
+	return w.alive, nil
 }
 
 // checked tells the loop the result of a check.
-func (in *instance) checked(p *process) func(error) {
+func (in *instance) checked(w workload) func(error) {
 	first := true
 	return func(err error) {
 		e := rollout.Checked{ID: in.id, OK: err == nil}
@@ -246,7 +284,7 @@ func (in *instance) checked(p *process) func(error) {
 		pid := 0
 		if first && e.OK {
 			// Now the command is sure to have replaced what started it.
-			pid, _ = p.pid()
+			pid, _ = w.pid()
 			first = false
 		}
 		in.tell(func() {

@@ -33,6 +33,7 @@ func (a *app) observe(now time.Time) target.Observed {
 		o.Unhealed = p.plan.Report && o.State == target.Degraded
 		o.RollBack = o.State == target.Failed && rollout.RollBack(p.plan, p.facts)
 		o.Waits = rollout.Waits(p.plan, p.facts)
+		o.Reason = rollout.ReasonOf(p.plan, p.facts)
 	}
 	if o.State != a.lastState || o.Commit != a.lastCommit {
 		a.lastState, a.lastCommit, a.since = o.State, o.Commit, now
@@ -57,6 +58,7 @@ func (a *app) observe(now time.Time) target.Observed {
 				Restarts: in.Restarts,
 				LastExit: in.LastExit,
 				Message:  in.Message,
+				Reason:   in.Reason,
 				Port:     p.live[in.ID].port,
 				PID:      p.live[in.ID].pid,
 			})

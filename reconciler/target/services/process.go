@@ -20,6 +20,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 // process is the command of an instance with all that it has started. It outlives
@@ -42,6 +43,9 @@ type started struct {
 	First    sandbox.Process `json:"first"`            // of its sandbox, or of its session
 	Monitor  sandbox.Process `json:"monitor,omitzero"` // bubblewrap
 	Confined bool            `json:"confined"`
+
+	Container string `json:"container,omitempty"` // its ID, of a container: then there is nothing else
+	Name      string `json:"name,omitempty"`      // of the container
 }
 
 // command is what to run where.
@@ -52,7 +56,15 @@ type command struct {
 	workingDir string
 	hostname   string
 	output     string // file that takes what it prints
+	position   string // file that takes how far that was read
 	status     string // file that takes how it ended
+	port       int    // of loopback by which it is reached, 0 for none
+
+	vars      map[string]string // of the instance, for what is interpolated
+	container engine.Spec       // of a container, its name not yet chosen
+	image     image             // the same, that it is made of
+	mounts    []Mount           // the same
+	files     string            // directory that takes the files of mounts
 }
 
 // starter starts processes: those of instances, and those of their health checks.

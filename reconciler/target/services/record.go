@@ -32,6 +32,10 @@ import (
 // is; what an older program must not read raises it.
 const recordVersion = 1
 
+// containerVersion is the version of the record of a container, which a program that
+// knows none would take for something that has ended.
+const containerVersion = 2
+
 // keptDeclared is declared.json.
 type keptDeclared struct {
 	Version  int              `json:"version"`
@@ -46,7 +50,8 @@ type keptState struct {
 	Boot     string           `json:"boot"`
 	Commit   string           `json:"commit"` // of the environment, that was accepted last
 	Observed rollout.Observed `json:"observed"`
-	Ports    map[string]int   `json:"ports,omitempty"` // what free ports became
+	Ports    map[string]int   `json:"ports,omitempty"`  // what free ports became
+	Images   map[string]image `json:"images,omitempty"` // what images were resolved to, by version
 }
 
 // keptInstance is the record of an instance.
@@ -62,6 +67,7 @@ type keptInstance struct {
 	Port     int        `json:"port"`
 	Restarts int        `json:"restarts"`
 	Began    time.Time  `json:"began"`
+	Image    *image     `json:"image,omitempty"` // of a container
 	started
 }
 
@@ -93,7 +99,7 @@ func readRecord(path string, v any) error {
 		return fmt.Errorf("%s is damaged: %w", path, err)
 	}
 	switch {
-	case form.Version > recordVersion:
+	case form.Version > containerVersion:
 		return fmt.Errorf("%s %w", path, errNewer)
 	case form.Version < 1:
 		return fmt.Errorf("%s is damaged: it has no version", path)
@@ -154,6 +160,7 @@ func (a *app) keepState() {
 		Commit:   a.commit,
 		Observed: *a.observed.Clone(),
 		Ports:    a.owner.portsOf(a.key()),
+		Images:   a.images.keep(),
 	}
 	for _, f := range s.Observed.Services {
 		for _, in := range f.Instances {
@@ -183,8 +190,8 @@ func (a *app) file(instance, suffix string) string {
 }
 
 // record writes down what runs as an instance, before it begins.
-func (in *instance) record(c command, port int, s started) error {
-	return writeRecord(in.app.file(in.id, ".json"), keptInstance{
+func (in *instance) record(c command, s started) error {
+	k := keptInstance{
 		Version:  recordVersion,
 		Boot:     in.app.owner.boot,
 		Key:      in.app.home,
@@ -193,17 +200,21 @@ func (in *instance) record(c command, port int, s started) error {
 		What:     in.what,
 		Of:       *in.version,
 		Argv:     c.argv,
-		Port:     port,
+		Port:     c.port,
 		Restarts: in.restarts,
 		Began:    time.Now(),
 		started:  s,
-	})
+	}
+	if s.Container != "" {
+		k.Version, k.Image, k.Argv = containerVersion, &c.image, c.container.Command
+	}
+	return writeRecord(in.app.file(in.id, ".json"), k)
 }
 
 // forget removes the files of an instance that has ended, the record last.
 func (a *app) forget(instance string) {
-	for _, suffix := range []string{".out", ".pos", ".status", ".json"} {
-		if err := os.Remove(a.file(instance, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, suffix := range []string{".out", ".pos", ".status", ".files", ".json"} {
+		if err := os.RemoveAll(a.file(instance, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.owner.Log.Warn("cannot remove the record of an instance that has ended", "instance", instance, "err", err)
 		}
 	}

@@ -83,20 +83,25 @@ type Target struct {
 	// there just now. Such a one is given to nobody who asks for any. nil: none is.
 	Held func(port int) bool
 
-	starter   *starter
-	releases  *unpackedReleases
-	transport *http.Transport
-	free      freePorts
-	boot      string
-	adopted   chan struct{} // closed when Run has taken over what was left
-	left      chan struct{} // closed when Run does nothing any more about what it leaves
-	leaving   sync.WaitGroup
-	drained   atomic.Bool
-	stopOnly  bool // nothing is started, whatever is declared
-	found     int  // instances that an earlier run had left
-	outputs   *outputWatch
-	reports   target.Topic
-	printed   signal.Topic // by printedTopic
+	// Engine is the address of the container engine. Empty finds it: DOCKER_HOST, or the
+	// socket of Docker or Podman.
+	Engine string
+
+	starter    *starter
+	containers *containers
+	releases   *unpackedReleases
+	transport  *http.Transport
+	free       freePorts
+	boot       string
+	adopted    chan struct{} // closed when Run has taken over what was left
+	left       chan struct{} // closed when Run does nothing any more about what it leaves
+	leaving    sync.WaitGroup
+	drained    atomic.Bool
+	stopOnly   bool // nothing is started, whatever is declared
+	found      int  // instances that an earlier run had left
+	outputs    *outputWatch
+	reports    target.Topic
+	printed    signal.Topic // by printedTopic
 
 	transport2 *http.Transport // for instances that speak HTTP/2
 
@@ -193,6 +198,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		t.Log.Warn("instances run without a sandbox", "fix", "install bubblewrap")
 	}
 	t.starter = &starter{bwrap: bwrap, work: make(chan func())}
+	t.containers = &containers{owner: t, host: t.Engine}
 	t.outputs = newOutputWatch()
 	// Health checks start processes until the last instance has stopped.
 	stopping, stopped := context.WithCancel(context.WithoutCancel(ctx))
@@ -203,6 +209,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		stopped()
 		t.outputs.close()
 		helpers.Wait()
+		t.containers.close()
 		t.transport.CloseIdleConnections()
 		t.transport2.CloseIdleConnections()
 	}()
@@ -217,6 +224,8 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		case <-ctx.Done():
 		}
 	}
+	// What is on record is known by now.
+	helpers.Go(func() { t.containers.endStrays(stopping) })
 	close(t.adopted)
 	<-ctx.Done()
 	t.leaving.Wait()

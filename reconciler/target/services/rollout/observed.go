@@ -35,8 +35,9 @@ type Instance struct {
 	Served    bool      // had traffic since it was started
 	Proven    bool      // was healthy for stableAfter since it was started
 	Restarts  int
-	LastExit  string // how it ended the last time
-	Message   string // what is wrong with it, if anything
+	LastExit  string        // how it ended the last time
+	Reason    target.Reason // what is wrong with it in one word, where there is one
+	Message   string        // what is wrong with it, if anything
 }
 
 // Tally is what is known about a version of a service.
@@ -47,12 +48,13 @@ type Tally struct {
 	Restart  Restart
 	Breaker  Breaker
 	Drain    time.Duration
-	Over     bool   // an instance ended badly and is not to be started again
-	Failures int    // failed starts in a row
-	Ever     bool   // an instance was healthy once
-	Lasted   bool   // an instance that had the traffic was healthy for stableAfter before it failed
-	Complete bool   // all replicas lasted at one time, once
-	Reason   string // the last failure, for people
+	Over     bool          // an instance ended badly and is not to be started again
+	Failures int           // failed starts in a row
+	Ever     bool          // an instance was healthy once
+	Lasted   bool          // an instance that had the traffic was healthy for stableAfter before it failed
+	Complete bool          // all replicas lasted at one time, once
+	Reason   string        // the last failure, for people
+	Cause    target.Reason `json:",omitempty"` // the same in one word, where there is one
 }
 
 // Tripped says whether the version is given up: its instances failed
@@ -168,11 +170,19 @@ type (
 	}
 	// Drained: no request is in flight to an instance any more, or its time was up.
 	Drained struct{ ID string }
+	// Delayed: an instance cannot be started yet.
+	Delayed struct {
+		ID     string
+		Why    string
+		Reason target.Reason
+	}
 	// Exited: the process of an instance ended, or could not be started.
 	Exited struct {
-		ID   string
-		Well bool   // with status 0
-		How  string // such as "exited 1: cannot open database"
+		ID       string
+		Well     bool   // with status 0
+		How      string // such as "exited 1: cannot open database"
+		Reason   target.Reason
+		Hopeless bool // it was tried often enough already: it counts for all that a breaker takes
 	}
 )
 
@@ -180,6 +190,7 @@ func (Listened) event() {}
 func (Ran) event()      {}
 func (Checked) event()  {}
 func (Drained) event()  {}
+func (Delayed) event()  {}
 func (Exited) event()   {}
 
 // Saw records an event. Events about instances that are gone are dropped: they
@@ -205,7 +216,7 @@ func (o *Observed) Saw(e Event, now time.Time) {
 		}
 	case Ran:
 		if _, in := o.Find(e.ID); in != nil && in.Phase == target.PhaseStarting {
-			in.Started = now
+			in.Started, in.Message, in.Reason = now, "", ""
 		}
 	case Checked:
 		f, in := o.Find(e.ID)
@@ -213,6 +224,10 @@ func (o *Observed) Saw(e Event, now time.Time) {
 			return
 		}
 		f.checked(in, e, now)
+	case Delayed:
+		if _, in := o.Find(e.ID); in != nil && in.Phase == target.PhaseStarting {
+			in.Message, in.Reason = e.Why, e.Reason
+		}
 	case Drained:
 		if _, in := o.Find(e.ID); in != nil && in.Phase == target.PhaseDraining {
 			in.Phase, in.Since, in.Served = target.PhaseUnhealthy, now, false // to be stopped
@@ -230,7 +245,7 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 	in.Checked = now
 	t := f.Versions[in.Version]
 	if e.OK {
-		in.Fails, in.Message = 0, ""
+		in.Fails, in.Message, in.Reason = 0, "", ""
 		in.Passes++
 		if in.Phase == target.PhaseStarting {
 			in.Phase, in.Since, in.Healthy = target.PhaseHealthy, now, now
@@ -265,7 +280,7 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 }
 
 func (f *ServiceState) exited(in *Instance, e Exited, now time.Time) {
-	in.LastExit = e.How
+	in.LastExit, in.Reason = e.How, e.Reason
 	if in.Retired {
 		f.remove(in.ID)
 		return
@@ -285,6 +300,9 @@ func (f *ServiceState) exited(in *Instance, e Exited, now time.Time) {
 	default:
 		if in.Phase == target.PhaseStarting || in.Phase == target.PhaseHealthy {
 			f.failed(in, e.How, now)
+			if e.Hopeless && !in.Retired {
+				t.Failures = max(t.Failures, t.Breaker.Threshold(t.Replicas))
+			}
 		}
 		in.Message = e.How
 		if !again {
@@ -314,7 +332,7 @@ func (f *ServiceState) failed(in *Instance, why string, now time.Time) {
 		return // what is being taken away says nothing about its version
 	}
 	t := f.Versions[in.Version]
-	t.Reason = in.ID + " " + why
+	t.Reason, t.Cause = in.ID+" "+why, in.Reason
 	if !in.Healthy.IsZero() && now.Sub(in.Healthy) >= stableAfter {
 		in.NotBefore = now
 		t.Lasted = t.Lasted || in.Served

@@ -62,6 +62,26 @@ func RollBack(d Declared, o *Observed) bool {
 	})
 }
 
+// ReasonOf is why what is declared is not what it should be, in one word where there is
+// one: of an instance of it, or of the failure that gave it up.
+func ReasonOf(d Declared, o *Observed) target.Reason {
+	for _, s := range d.Services {
+		f := o.Services[s.Name]
+		if f == nil {
+			continue
+		}
+		if t := f.Versions[s.Version]; t.Tripped() && t.Cause != "" {
+			return t.Cause
+		}
+		for _, in := range f.Instances {
+			if in.Version == s.Version && !in.Retired && in.Reason != "" {
+				return in.Reason
+			}
+		}
+	}
+	return ""
+}
+
 // Waits is the name of what waits for a person to let it go on, "" when nothing does.
 func Waits(d Declared, o *Observed) string {
 	pr := o.under(d)

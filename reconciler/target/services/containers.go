@@ -1,0 +1,686 @@
+package services
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
+)
+
+// Labels of containers, by which they are found by people and by the agent.
+const (
+	labelAgent       = "headgate.agent" // of which agent: agentName
+	labelRepository  = "headgate.repository"
+	labelEnvironment = "headgate.environment"
+	labelApplication = "headgate.application"
+	labelService     = "headgate.service"
+	labelInstance    = "headgate.instance"
+	labelVersion     = "headgate.version"
+	labelRelease     = "headgate.release"
+	labelCommit      = "headgate.commit"   // of the environment
+	labelSequence    = "headgate.sequence" // its place
+	labelImage       = "headgate.image"    // as it was declared
+)
+
+// containers runs instances as containers of the machine's engine.
+type containers struct {
+	owner *Target
+	host  string // of the engine; "" finds it
+
+	mu     sync.Mutex
+	engine *engine.Engine  // nil: none was found yet
+	own    map[string]bool // names of containers that are on record, or about to be
+}
+
+const (
+	// engineTimeout is how long an engine that does not answer is waited for by what is
+	// to be started.
+	engineTimeout = time.Minute
+	// strayEvery is how often it is looked for containers that nobody knows.
+	strayEvery = 4 * time.Second
+)
+
+// open finds the engine, once there is one.
+func (c *containers) open() (*engine.Engine, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.engine != nil {
+		return c.engine, nil
+	}
+	var err error
+	if c.host != "" {
+		c.engine, err = engine.Open(c.host)
+	} else {
+		c.engine, err = engine.Find()
+	}
+	if err != nil {
+		c.engine = nil
+	}
+	return c.engine, err
+}
+
+func (c *containers) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.engine != nil {
+		_ = c.engine.Close() // only connections that nobody uses
+		c.engine = nil
+	}
+}
+
+// agentName tells the containers of this agent from those of another one on the
+// machine: by its directory.
+func (t *Target) agentName() string {
+	dir := t.Dir
+	if d, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = d
+	}
+	if d, err := filepath.Abs(dir); err == nil {
+		dir = d
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:8])
+}
+
+// answering is the engine once it answers, waited for a while.
+func (c *containers) answering(ctx context.Context, in *instance) (*engine.Engine, error) {
+	late := time.Now().Add(engineTimeout)
+	for {
+		e, err := c.open()
+		if err == nil {
+			err = e.Ping(ctx)
+		}
+		if err == nil {
+			return e, nil
+		}
+		if engine.ReasonOf(err) != target.ReasonEngineUnavailable {
+			if _, resolved := in.app.images.known(in.what); !resolved {
+				return nil, hopeless{err}
+			}
+			return nil, err
+		}
+		if time.Now().After(late) {
+			return nil, err
+		}
+		in.wait(err)
+		if !pause(ctx, time.Second) {
+			return nil, err
+		}
+	}
+}
+
+func (c *containers) prepare(ctx context.Context, in *instance) (from source, release func(), err error) {
+	release = func() {}
+	if in.found != nil {
+		if in.found.Image != nil {
+			from.image = *in.found.Image
+		}
+		return from, release, nil
+	}
+	e, err := c.answering(ctx, in)
+	if err != nil {
+		return from, nil, err
+	}
+	ref, err := interpolate(in.version.Service.Container.Image, in.variables())
+	if err != nil {
+		return from, nil, hopeless{err}
+	}
+	from.image, err = in.app.images.resolve(ctx, e, in, ref)
+	if err != nil {
+		return from, nil, err
+	}
+	return from, release, nil
+}
+
+// spec is the container of an instance.
+func (in *instance) spec(from image, port int, vars map[string]string) (s engine.Spec, err error) {
+	v := in.version
+	c, k := v.Service.Container, in.app.home
+	if len(c.Secrets) > 0 {
+		return s, &engine.Error{
+			Reason: target.ReasonRefused,
+			What:   fmt.Sprintf("secret %q cannot be given to a container in this version; leave secrets out", c.Secrets[0].Name),
+		}
+	}
+	s = engine.Spec{
+		Image:             from.ID,
+		WorkingDir:        v.Service.WorkingDir,
+		User:              c.User,
+		Groups:            c.Groups,
+		Hostname:          c.Hostname,
+		Init:              c.Init,
+		Port:              c.Port,
+		HostPort:          port,
+		Memory:            c.Limits.Memory,
+		MemoryReservation: c.Limits.MemoryReservation,
+		NanoCPUs:          int64(c.Limits.CPUs * 1e9),
+		CPUShares:         int64(c.Limits.CPUShares),
+		PIDs:              c.Limits.PIDs,
+		SharedMem:         c.SharedMem,
+		Ulimits:           map[string][2]int64{},
+		ReadOnly:          c.ReadOnly,
+		Tmpfs:             map[string]string{},
+		CapAdd:            c.CapAdd,
+		CapDrop:           c.CapDrop,
+		Sysctls:           c.Sysctls,
+		DNS:               c.DNS,
+		Labels: map[string]string{
+			labelAgent:       in.app.owner.agentName(),
+			labelRepository:  k.Repository,
+			labelEnvironment: v.Environment,
+			labelApplication: k.Application,
+			labelService:     v.Service.Name,
+			labelInstance:    in.id,
+			labelVersion:     in.what,
+			labelRelease:     strconv.Itoa(v.Release.Number),
+			labelCommit:      in.commit,
+			labelSequence:    strconv.Itoa(in.sequence),
+			labelImage:       c.Image,
+		},
+	}
+	if s.Hostname == "" {
+		s.Hostname = in.id
+	}
+	if v.Service.StopSignal != 0 {
+		s.StopSignal = strconv.Itoa(int(v.Service.StopSignal))
+	}
+	for name, limit := range c.Ulimits {
+		s.Ulimits[name] = [2]int64{limit.Soft, limit.Hard}
+	}
+	for _, t := range c.Tmpfs {
+		mode := t.Mode
+		if mode == 0 {
+			mode = 0o1777
+		}
+		options := fmt.Sprintf("mode=%o", mode)
+		if t.Size > 0 {
+			options += ",size=" + strconv.FormatInt(t.Size, 10)
+		}
+		s.Tmpfs[t.Target] = options
+	}
+	for _, h := range c.ExtraHosts {
+		s.ExtraHosts = append(s.ExtraHosts, h.Name+":"+h.Address)
+	}
+	for name, text := range c.Labels {
+		if _, ours := s.Labels[name]; ours {
+			continue
+		}
+		if s.Labels[name], err = interpolate(text, vars); err != nil {
+			return s, err
+		}
+	}
+	if c.Entrypoint != nil {
+		if s.Entrypoint, err = interpolateAll(c.Entrypoint, vars); err != nil {
+			return s, err
+		}
+	}
+	if v.Service.Command != nil {
+		if s.Command, err = interpolateAll(v.Service.Command, vars); err != nil {
+			return s, err
+		}
+	}
+	env := map[string]string{}
+	for name, text := range v.Service.Environment {
+		if env[name], err = interpolate(text, vars); err != nil {
+			return s, err
+		}
+	}
+	maps.Copy(env, vars)
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		s.Env = append(s.Env, name+"="+env[name])
+	}
+	for i, m := range c.Mounts {
+		if m.Volume != "" {
+			s.Volumes = append(s.Volumes, engine.Volume{
+				Name: fmt.Sprintf("headgate-%s-%s.%s.%s.%s", s.Labels[labelAgent], k.Repository, k.Environment, k.Application, m.Volume),
+				Labels: map[string]string{
+					labelAgent:       s.Labels[labelAgent],
+					labelRepository:  k.Repository,
+					labelEnvironment: k.Environment,
+					labelApplication: k.Application,
+				},
+				Target:   m.Target,
+				ReadOnly: m.ReadOnly,
+				NoCopy:   m.NoCopy,
+				Within:   m.Within,
+			})
+			continue
+		}
+		s.Binds = append(s.Binds, engine.Bind{Source: filepath.Join(in.app.file(in.id, ".files"), strconv.Itoa(i)), Target: m.Target})
+	}
+	return s, nil
+}
+
+// writeFiles writes the files of the environment's directory that a container sees.
+func writeFiles(dir string, mounts []Mount) error {
+	for i, m := range mounts {
+		if m.Volume != "" {
+			continue
+		}
+		at := filepath.Join(dir, strconv.Itoa(i))
+		files := map[string][]byte{"": m.File}
+		if m.Directory != nil {
+			files = m.Directory
+			if err := os.MkdirAll(at, 0o755); err != nil {
+				return err
+			}
+		}
+		for name, content := range files {
+			if err := m.write(at, name, content); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Mount) write(top, name string, content []byte) error {
+	file := filepath.Join(top, filepath.FromSlash(name))
+	if name != "" && !filepath.IsLocal(name) {
+		return fmt.Errorf("%q is not a file below the directory", name)
+	}
+	mode := os.FileMode(m.Mode)
+	if mode == 0 {
+		mode = 0o444
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, content, mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(file, mode); err != nil {
+		return err
+	}
+	if m.UID != 0 || m.GID != 0 {
+		return os.Chown(file, m.UID, m.GID)
+	}
+	return nil
+}
+
+func (c *containers) start(ctx context.Context, cmd command, record func(started) error) (_ workload, err error) {
+	e, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	// A program that stops meanwhile waits for the answer: it has to know what there is.
+	answer, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
+	defer cancel()
+	if err := writeFiles(cmd.files, cmd.mounts); err != nil {
+		return nil, err
+	}
+	s := cmd.container
+	var suffix [4]byte
+	if _, err := rand.Read(suffix[:]); err != nil {
+		return nil, err
+	}
+	s.Name = fmt.Sprintf("%s-%s-%s-%s", s.Labels[labelApplication], s.Labels[labelEnvironment], s.Labels[labelInstance], hex.EncodeToString(suffix[:]))
+	c.know(s.Name)
+	id, err := e.Create(answer, s)
+	if err != nil {
+		c.forget(s.Name)
+		return nil, err
+	}
+	run := &contained{
+		owner:   c,
+		engine:  e,
+		command: cmd,
+		started: started{Container: id, Name: s.Name},
+		done:    make(chan struct{}),
+	}
+	if err = record(run.started); err == nil {
+		crash.Point("services.instance-recorded")
+		err = e.Start(answer, id)
+	}
+	if err != nil {
+		run.clear()
+		return nil, err
+	}
+	run.watch()
+	return run, nil
+}
+
+func (c *containers) adopt(cmd command, s started) workload {
+	run := &contained{owner: c, command: cmd, started: s, done: make(chan struct{})}
+	run.watch()
+	return run
+}
+
+func (c *containers) know(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own == nil {
+		c.own = map[string]bool{}
+	}
+	c.own[name] = true
+}
+
+func (c *containers) forget(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.own, name)
+}
+
+func (c *containers) knows(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.own[name]
+}
+
+// endStrays removes, until ctx ends, containers that bear this agent's labels and are
+// on no record: what a kill has left between two steps, and what somebody made.
+func (c *containers) endStrays(ctx context.Context) {
+	tick := time.NewTicker(strayEvery)
+	defer tick.Stop()
+	for {
+		c.endStraysNow(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *containers) endStraysNow(ctx context.Context) {
+	e, err := c.open()
+	if err != nil {
+		return // there are no containers
+	}
+	all, err := e.List(ctx, labelAgent, c.owner.agentName())
+	if err != nil {
+		return // the next look finds them
+	}
+	for _, f := range all {
+		if c.knows(f.Name) {
+			continue
+		}
+		// The one that is being made is known before it is there, and all that are on record
+		// were when they were listed.
+		c.owner.Log.Warn("removing a container that is on no record", "container", f.Name, "instance", f.Labels[labelInstance],
+			"env", f.Labels[labelEnvironment], "app", f.Labels[labelApplication])
+		if err := e.Remove(ctx, f.ID); err != nil && ctx.Err() == nil {
+			c.owner.Log.Warn("cannot remove a container", "container", f.Name, "err", err)
+		}
+	}
+}
+
+// contained is a container as a workload.
+type contained struct {
+	owner   *containers
+	engine  *engine.Engine // nil: not found yet
+	command command
+	started started
+	done    chan struct{}
+	ending  ending // valid after done
+
+	ctx      context.Context // ends when it is left
+	cancel   context.CancelFunc
+	watching sync.WaitGroup
+	stopping atomic.Bool
+	seen     atomic.Int64 // its process, 0 when that is not known
+}
+
+func (c *contained) identity() started     { return c.started }
+func (c *contained) over() <-chan struct{} { return c.done }
+func (c *contained) end() ending           { return c.ending }
+
+func (c *contained) pid() (int, bool) {
+	pid := int(c.seen.Load())
+	return pid, pid > 0
+}
+
+// watch waits for its end.
+func (c *contained) watch() {
+	c.owner.know(c.started.Name)
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.watching.Go(func() {
+		e, ok := c.theEngine()
+		if !ok {
+			return
+		}
+		if r, running, err := e.Inspect(c.ctx, c.started.Container); err == nil && running {
+			c.seen.Store(int64(r.PID))
+		}
+		end, err := e.Wait(c.ctx, c.started.Container)
+		if err != nil {
+			return // it is left
+		}
+		c.ending = c.endingOf(end)
+		close(c.done)
+	})
+}
+
+// theEngine is the engine, waited for until the container is left.
+func (c *contained) theEngine() (*engine.Engine, bool) {
+	for {
+		e, err := c.owner.open()
+		if err == nil {
+			return e, true
+		}
+		if !pause(c.ctx, time.Second) {
+			return nil, false
+		}
+	}
+}
+
+func (c *contained) endingOf(end engine.End) ending {
+	how := ending{outcome: "exited " + strconv.Itoa(end.Code), exitCode: end.Code, reason: end.Reason}
+	if end.Code > 128 && end.Code < 128+32 {
+		how.outcome = "was ended by " + signalName(syscall.Signal(end.Code-128))
+	}
+	if c.stopping.Load() {
+		how.reason = ""
+		return how
+	}
+	switch end.Reason {
+	case target.ReasonRemoved:
+		how.outcome = "was removed from the container engine by somebody else"
+	case target.ReasonStoppedByHand:
+		how.outcome += ", as somebody else had the container engine do"
+	case target.ReasonOutOfMemory:
+		how.outcome = "needed more than its memory limit and was ended"
+	}
+	if end.Message != "" {
+		how.outcome += ": " + end.Message
+	}
+	return how
+}
+
+func (c *contained) follow(log *logFile) (finish func(), err error) {
+	position, err := os.OpenFile(c.command.position, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	var since time.Time
+	at := make([]byte, len(positionTime))
+	if n, _ := position.ReadAt(at, 0); n == len(at) { // else it begins at the beginning
+		since, _ = time.Parse(positionTime, string(at))
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	carried := make(chan struct{})
+	go func() {
+		defer close(carried)
+		e, ok := c.theEngine()
+		if !ok {
+			return
+		}
+		e.Logs(ctx, c.started.Container, since, func(at time.Time, line []byte) {
+			_, _ = log.Write(line) // a log never fails
+			// Without it the next agent reads again what this one has.
+			_, _ = position.WriteAt([]byte(at.UTC().Format(positionTime)), 0)
+		})
+	}()
+	return func() {
+		select {
+		case <-carried:
+		case <-c.ctx.Done():
+		case <-time.After(lastLines):
+		}
+		cancel()
+		<-carried
+		_ = position.Close() // nothing was promised about the last lines on a full disk
+	}, nil
+}
+
+const (
+	// positionTime is how far the output of a container was read, of one length.
+	positionTime = "2006-01-02T15:04:05.000000000Z"
+	// lastLines is how long the engine may take to give the last lines of a container.
+	lastLines = 10 * time.Second
+)
+
+func (c *contained) exec(ctx context.Context, cmd command, out io.Writer) (outcome string, err error) {
+	e, err := c.owner.open()
+	if err != nil {
+		return "", err
+	}
+	code, err := e.Exec(ctx, c.started.Container, cmd.argv, out)
+	if err != nil || code == 0 {
+		return "", err
+	}
+	return "exited " + strconv.Itoa(code), nil
+}
+
+func (c *contained) alive(ctx context.Context) error {
+	e, err := c.owner.open()
+	if err != nil {
+		return err
+	}
+	_, running, err := e.Inspect(ctx, c.started.Container)
+	if err == nil && !running {
+		err = errors.New("the container does not run")
+	}
+	return err
+}
+
+// reach: an engine takes connections for a container on the machine's port, also when
+// nobody in it does. The container's own address tells; where the machine does not
+// reach that, whether the connection is kept.
+func (c *contained) reach(ctx context.Context) error {
+	e, err := c.owner.open()
+	if err != nil {
+		return err
+	}
+	inside := c.command.container.Port
+	r, running, err := e.Inspect(ctx, c.started.Container)
+	switch {
+	case err != nil:
+		return err
+	case !running:
+		return errors.New("the container does not run")
+	}
+	var dialer net.Dialer
+	if r.Address.IsValid() {
+		direct, cancel := context.WithTimeout(ctx, directTimeout)
+		conn, err := dialer.DialContext(direct, "tcp", netip.AddrPortFrom(r.Address, uint16(inside)).String())
+		cancel()
+		if err == nil {
+			return conn.Close()
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return notListening(inside)
+		}
+	}
+	conn, err := dialer.DialContext(ctx, "tcp", address(c.command.port))
+	if err != nil {
+		return fmt.Errorf("port %d ($PORT): %w", inside, cause(err))
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(directTimeout)) // a connection that is open takes one
+	if _, err := conn.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return notListening(inside)
+	}
+	return nil
+}
+
+// directTimeout is how long a container on the machine may take to be connected to.
+const directTimeout = 500 * time.Millisecond
+
+func notListening(port int) error {
+	return fmt.Errorf("port %d ($PORT): nothing in the container listens there, on all of its addresses", port)
+}
+
+func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan struct{}) {
+	c.stopping.Store(true)
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-left:
+			cancel()
+		case <-c.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	name := c.command.image.StopSignal
+	if signal != 0 {
+		name = strconv.Itoa(int(signal))
+	}
+	if name == "" {
+		name = strconv.Itoa(int(syscall.SIGTERM))
+	}
+	e, ok := c.theEngine()
+	if !ok {
+		return
+	}
+	if grace > 0 && e.Signal(ctx, c.started.Container, name) == nil {
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+	}
+	for ctx.Err() == nil {
+		_ = e.Signal(ctx, c.started.Container, "SIGKILL") // tried again, until it is over
+		if !pause(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+func (c *contained) leave() {
+	c.cancel()
+	c.watching.Wait()
+}
+
+// clear removes the container. One that cannot be removed now is a stray.
+func (c *contained) clear() {
+	if c.cancel != nil {
+		c.cancel()
+		c.watching.Wait()
+	}
+	defer c.owner.forget(c.started.Name)
+	e, err := c.owner.open()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+	defer cancel()
+	if err := e.Remove(ctx, c.started.Container); err != nil {
+		c.owner.owner.Log.Warn("cannot remove a container that has ended", "container", c.started.Name, "err", err)
+	}
+}
+
+const removeTimeout = 30 * time.Second
