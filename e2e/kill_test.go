@@ -54,6 +54,10 @@ var elsewhere = map[string]bool{
 
 	"forge.promotion-opened": true, "forge.promotion-approved": true, // TestForgeKillsPromotion
 
+	// A machine enrols: gitd/enrolment, reconciler/agent and TestAgents.
+	"enrolment.making": true, "enrolment.made": true, "enrolment.claiming": true, "enrolment.claimed": true,
+	"enrolment.spending": true, "enrolment.spent": true, "join.key-made": true, "join.accepted": true, "join.noted": true,
+
 	// A release that fails, and what people say to a deployment: the kill test of reconciler.
 	"rollback.decided-by-itself": true, "steer.before-noted": true, "steer.noted": true,
 }

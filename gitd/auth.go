@@ -11,6 +11,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/agentline"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
@@ -36,7 +37,8 @@ func (d *daemon) configure() *ssh.Server {
 			// with the key it was made for.
 			offered := gossh.FingerprintSHA256(key)
 			ctx.Permissions().Permissions = &gossh.Permissions{Extensions: map[string]string{fingerprint: offered}}
-			_, known := d.Access().ByKey(offered, access.ViaSSH)
+			of, _ := d.roleOf(offered)
+			known := of != nobody
 			if c, ok := ctx.Value(connectionKey).(*connection); ok && !known {
 				d.unknownKey(c, offered)
 			}
@@ -72,16 +74,16 @@ func (d *daemon) configure() *ssh.Server {
 						return nil, errors.New("no connection")
 					}
 					key := perms.Extensions[fingerprint]
-					who, known := d.Access().ByKey(key, access.ViaSSH)
-					if !known {
+					of, name := d.roleOf(key)
+					if of == nobody {
 						return nil, errors.New("unknown key")
 					}
-					if err := c.authenticatedAs(who.User); err != nil {
-						d.log.Warn("refused a login", "user", who.User, "remote", meta.RemoteAddr().String(), "err", err)
+					if err := c.authenticatedAs(of, name); err != nil {
+						d.log.Warn("refused a login", "user", name, "remote", meta.RemoteAddr().String(), "err", err)
 						return nil, err
 					}
 					d.spare.add(c.refused)
-					d.log.Info("logged in", "user", who.User, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
+					d.log.Info("logged in", "user", name, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
 					return perms, nil
 				},
 			}
@@ -94,7 +96,9 @@ func (d *daemon) configure() *ssh.Server {
 			d.log.Debug("a connection ended before a key was proven", "remote", nc.RemoteAddr().String(), "err", err)
 		},
 		ChannelHandlers: map[string]ssh.ChannelHandler{
-			"session": d.session,
+			"session":          d.session,
+			agentline.Presence: d.agentChannel(machine, "only an agent can be present", d.serveAgent),
+			agentline.Enrol:    d.agentChannel(newcomer, "only a machine with a token can enrol", d.serveEnrolment),
 			"default": func(_ *ssh.Server, _ *gossh.ServerConn, nc gossh.NewChannel, _ ssh.Context) {
 				nc.Reject(gossh.Prohibited, "only sessions can be opened here")
 			},

@@ -34,7 +34,8 @@ type connection struct {
 	requested  bool
 
 	mu       sync.Mutex // guards the rest
-	user     string     // who, once a key is proven
+	role     role       // what it is for, once a key is proven
+	user     string     // and whose it is
 	sessions int
 	idle     *time.Timer // ends a connection that has no session
 }
@@ -139,14 +140,18 @@ func (c *connection) Close() error {
 
 // authenticatedAs records whose connection it is: the deadline is off and the place
 // that the handshake took is free for another.
-func (c *connection) authenticatedAs(user string) error {
+func (c *connection) authenticatedAs(of role, user string) error {
 	if c.user != "" || !c.d.users.Take(user) {
 		return errors.New("too many connections of this user")
 	}
 	c.mu.Lock()
-	c.user = user
+	c.role, c.user = of, user
 	c.authenticated.Store(true)
-	c.idle = time.AfterFunc(c.d.limits.Idle, func() { c.Close() })
+	idle := c.d.limits.Idle
+	if of != person {
+		idle = c.d.limits.Login // it has nothing else to do
+	}
+	c.idle = time.AfterFunc(idle, func() { c.Close() })
 	c.mu.Unlock()
 	c.deadline.Stop()
 	c.d.admission.know(c.source)
@@ -165,11 +170,12 @@ func (c *connection) release() {
 	}
 }
 
-// openSession takes one of the connection's sessions.
-func (c *connection) openSession() bool {
+// openSession takes one of the connection's sessions, if the connection is for that: of a
+// machine there is one.
+func (c *connection) openSession(of role) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.user == "" || c.sessions >= c.d.limits.Sessions {
+	if c.role != of || c.sessions >= c.d.limits.Sessions || of != person && c.sessions > 0 {
 		return false
 	}
 	c.sessions++
@@ -193,4 +199,10 @@ func (c *connection) isIdle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sessions == 0
+}
+
+func (c *connection) isPerson() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.role == person
 }

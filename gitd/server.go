@@ -28,6 +28,7 @@ type Server struct {
 	Transport *transport.Transport // runs git for clients
 	HostKey   gossh.Signer
 	Logins    *Logins
+	Agents    Agents       // nil: no other machine comes in
 	Log       *slog.Logger // nil: slog.Default
 	Limits    Limits
 

@@ -75,7 +75,11 @@ func (d *daemon) session(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.Ne
 	d.work.Add(1)
 	d.mu.Unlock()
 	defer d.work.Done()
-	if !c.openSession() {
+	if !c.openSession(person) {
+		if !c.isPerson() {
+			offered.Reject(gossh.Prohibited, "this key is a machine's, for which there are neither commands nor git here")
+			return
+		}
 		offered.Reject(gossh.ResourceShortage, fmt.Sprintf("at most %d sessions on one connection", d.limits.Sessions))
 		return
 	}

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
@@ -22,12 +25,13 @@ import (
 func agentCommand() command {
 	return command{
 		name:  "agent",
-		args:  "[status | stop | drain | resume]",
+		args:  "[status | stop | drain | resume | join]",
 		short: "run what environments declare on this machine, apart from the server",
 		long: `
 headgate agent --data /var/lib/headgate
 headgate agent status
 headgate agent stop
+echo <token> | headgate agent join --server git.example.org:22 --host-key SHA256:...
 
 Runs the services of this machine until it is interrupted or stopped: then requests in
 flight are answered, and everything is stopped. "headgate serve" starts one for its
@@ -40,11 +44,19 @@ now, without stopping anything.
            of the agent, starts it again
   drain    stops everything that runs and starts nothing more, until resume
   resume   starts again what is declared
+  join     makes this machine the agent of a server on another one, by the one-time token on
+           standard input; "ssh host agent enrol" prints the whole line. From then on
+           "headgate agent" connects to that server, with a key of this machine's own,
+           and takes no host key but that one for the server's.
 
 Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			data := flags.String("data", "./data", "directory that holds everything the server keeps")
 			asJSON := flags.Bool("json", false, "print one object; with status")
+			j := joining{}
+			flags.StringVar(&j.server, "server", "", "`address` of the server's SSH, host:port; with join")
+			flags.StringVar(&j.hostKey, "host-key", "", "`fingerprint` of the server's host key, SHA256:...; with join")
+			flags.StringVar(&j.name, "name", "", "what the agent is called, when the token does not say (default: the host name); with join")
 			return func(ctx context.Context, p printer, args []string) error {
 				dir, err := filepath.Abs(*data)
 				if err != nil {
@@ -56,6 +68,9 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 				}
 				if len(args) > 1 {
 					return usageError{fmt.Sprintf("agent takes one word, got %q after it", args[1])}
+				}
+				if what == "join" {
+					return j.join(ctx, p, dir)
 				}
 				if _, err := os.Stat(dir); err != nil {
 					return fmt.Errorf("look at the data directory: %w\nhint: give the server's --data", err)
@@ -80,7 +95,7 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 					}[what])
 					return nil
 				}
-				return usageError{fmt.Sprintf("agent: unknown word %q; use status, stop, drain or resume, or none to run it", what)}
+				return usageError{fmt.Sprintf("agent: unknown word %q; use status, stop, drain, resume or join, or none to run it", what)}
 			}
 		},
 	}
@@ -117,13 +132,54 @@ func agentEngine(data string, log *slog.Logger) *services.Target {
 // workAsAgent is what a supervisor starts.
 func workAsAgent(data string) error {
 	log := agentLogger()
+	uplink, err := agent.OpenUplink(agentDir(data))
+	if err != nil {
+		return err
+	}
 	w := &agent.Worker{
 		Dir:     agentDir(data),
 		Engine:  agentEngine(data, log),
 		Program: version(),
+		Uplink:  uplink,
 		Log:     log,
 	}
 	return w.Run()
+}
+
+// joining is one run of `agent join`.
+type joining struct{ server, hostKey, name string }
+
+// maxToken bounds what is read of standard input.
+const maxToken = 4 << 10
+
+func (j joining) join(ctx context.Context, p printer, data string) error {
+	if _, _, err := net.SplitHostPort(j.server); err != nil {
+		return usageError{fmt.Sprintf("--server %q is not an address; write host:port, such as git.example.org:22", j.server)}
+	}
+	if !strings.HasPrefix(j.hostKey, "SHA256:") {
+		return usageError{"--host-key takes the fingerprint of the server's host key, SHA256:..., which `ssh host agent enrol` prints"}
+	}
+	if j.name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find the host name: %w\nhint: give a name with --name", err)
+		}
+		j.name = host
+	}
+	if _, err := os.Stat(filepath.Join(data, "keys", "host")); err == nil {
+		return fmt.Errorf("%s is the data directory of a server, whose machine has an agent of its own\nhint: give another --data", data)
+	}
+	token, err := io.ReadAll(io.LimitReader(os.Stdin, maxToken))
+	if err != nil {
+		return fmt.Errorf("read the token from standard input: %w", err)
+	}
+	u, err := agent.Join(ctx, agentDir(data), j.server, j.hostKey, j.name, string(token))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "this machine is %s of %s\n", u.Name, u.Server)
+	fmt.Fprintf(p.out, "start it: headgate agent --data %s\n", data)
+	return nil
 }
 
 // agentState is what `agent status --json` prints.

@@ -78,7 +78,7 @@ func serve(ctx context.Context, p printer, o options, ready func(context.Context
 	// What runs is not the server's to end.
 	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), agentTimeout)
 	defer cancel()
-	if h, err := s.Agent(asking); err == nil && h.Running > 0 {
+	if h, err := s.LocalAgent(asking); err == nil && h.Running > 0 {
 		fmt.Fprintf(p.err, "%s on (agent, process %d); to stop them: headgate agent stop --data %s\n", goOn(h.Running), h.PID, o.Data)
 	}
 	return nil

@@ -7,7 +7,7 @@
 //   - Config never changes. It makes an Identity of a proven key or a session, and
 //     answers May for it: every right is asked of an identity (identity.go).
 //   - Initial writes the first file; AddRepository, SetGate (edit.go), AddUser,
-//     AddMember and their opposites (members.go) edit the text of one and leave everything
+//     AddMember, AddAgent and their opposites (members.go, agent.go) edit the text of one and leave everything
 //     else in it as it was, comments included.
 //
 // Where the file is kept, and when a new one comes into force, is for others:
@@ -128,6 +128,8 @@ type Config struct {
 	repositories map[string]Repository
 	connections  map[string]Connection
 	endpoints    map[string]EventEndpoint
+	agents       map[string]Agent
+	agentKeys    map[string]string // fingerprint → agent
 	address      netip.Addr
 	builds       buildsettings.Settings // of all repositories; their headgate.yaml wins over it
 }

@@ -42,6 +42,7 @@ const (
 	ViaToken   Via = "token"
 	ViaForge   Via = "forge"     // a forge says who: see ByForge
 	ViaStart   Via = "start"     // the operator, at the server's first start
+	ViaEnrol   Via = "enrolment" // a machine shows the one-time token that a user made: see ByEnrolment
 	viaNobody  Via = "anonymous" // who gave no name: see Anonymous
 	viaRecord  Via = "record"    // nobody came: see Recorded
 )
@@ -99,6 +100,15 @@ func (c *Config) BySession(user string) (Identity, bool) { return c.identity(use
 func (c *Config) ByToken(user string, scope Scope) (Identity, bool) {
 	who, ok := c.identity(user, ViaToken)
 	who.Scope = scope
+	return who, ok
+}
+
+// ByEnrolment is the user who has made the token of a machine that enrols, which is
+// all that it is good for. That its secret was shown is for the caller to know; false
+// when there is no such user any more.
+func (c *Config) ByEnrolment(user string) (Identity, bool) {
+	who, ok := c.identity(user, ViaEnrol)
+	who.Scope = Scope{Repositories: []string{Own}}
 	return who, ok
 }
 

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -102,6 +103,42 @@ func TestMembers(t *testing.T) {
 			minus: []string{"    - bob"},
 		},
 		{name: "the last administrator", edit: func(d []byte) ([]byte, error) { return RemoveMember(d, "administrators", "ada") }, reason: "the last administrator"},
+		{
+			name: "add an agent",
+			edit: func(d []byte) ([]byte, error) {
+				return AddAgent(d, "web-1", map[string]string{"role": "web", "zone": "eu-1/a"}, newKey+"\n")
+			},
+			plus: []string{"", "agents:", "  web-1:", `    key: "` + newKey + `"`, `    tags: {"role": "web", "zone": "eu-1/a"}`},
+		},
+		{
+			name:   "an agent with a key that is somebody's",
+			edit:   func(d []byte) ([]byte, error) { return AddAgent(d, "web-1", nil, strings.Split(members, `"`)[1]) },
+			reason: "is already a key of ada",
+		},
+		{
+			name:   "an agent with tags that are none",
+			edit:   func(d []byte) ([]byte, error) { return AddAgent(d, "web-1", map[string]string{"role": "a b"}, newKey) },
+			reason: `"role=a b" is not a tag`,
+		},
+		{name: "no agent's name", edit: func(d []byte) ([]byte, error) { return AddAgent(d, "-rf", nil, newKey) }, reason: "is not a name for an agent"},
+		{name: "no such agent", edit: func(d []byte) ([]byte, error) { return RemoveAgent(d, "web-1") }, reason: `there is no agent "web-1"`},
+		{
+			name: "add and remove agents",
+			edit: func(d []byte) ([]byte, error) {
+				d, err := AddAgent(d, "web-1", nil, newKey)
+				if err != nil {
+					return nil, err
+				}
+				if _, err := AddUser(d, "dan", []string{newKey}); err == nil {
+					return nil, errors.New("a user got the key of an agent")
+				}
+				if _, err := AddAgent(d, "web-2", nil, newKey); err == nil {
+					return nil, errors.New("two agents have one key")
+				}
+				return RemoveAgent(d, "web-1")
+			},
+			plus: []string{"", "agents:"},
+		},
 		{name: "not a member", edit: func(d []byte) ([]byte, error) { return RemoveMember(d, "night", "ada") }, reason: "ada is not in the group night"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

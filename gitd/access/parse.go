@@ -60,6 +60,10 @@ type document struct {
 		Only         []string `yaml:"only"`
 		Allow        []string `yaml:"allow"`
 	} `yaml:"events"`
+	Agents map[string]struct {
+		Key  string            `yaml:"key"`
+		Tags map[string]string `yaml:"tags"`
+	} `yaml:"agents"`
 }
 
 // Parse checks a server.yaml. file is what its problems call it. The error is
@@ -82,6 +86,8 @@ func Parse(file string, data []byte) (*Config, error) {
 		repositories: map[string]Repository{},
 		connections:  map[string]Connection{},
 		endpoints:    map[string]EventEndpoint{},
+		agents:       map[string]Agent{},
+		agentKeys:    map[string]string{},
 	}}
 	section := func(name string) *yaml.Node { _, v := lookup(top, name); return v }
 	r.address(section("address"))
@@ -102,6 +108,9 @@ func Parse(file string, data []byte) (*Config, error) {
 	r.identities(section("users"))
 	for key, value := range yamlfile.Pairs(section("events")) {
 		r.endpoint(key, value)
+	}
+	for key, value := range yamlfile.Pairs(section("agents")) {
+		r.agent(key, value)
 	}
 	r.config.builds = r.builds(section("builds"), "builds", "variables", "limits")
 	r.config.repositories[Own] = Repository{

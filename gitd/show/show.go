@@ -49,6 +49,7 @@ type Backend interface {
 	Source
 	Secrets
 	Members
+	Agents
 	Forges
 	Events
 	Acts

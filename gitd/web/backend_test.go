@@ -27,6 +27,7 @@ func at(clock string) time.Time {
 // unasked is what no page shows.
 type unasked interface {
 	show.Members
+	show.Agents
 	show.Secrets
 	show.Forges
 	show.Events

@@ -20,11 +20,17 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
-// Client speaks to the agent of a directory on this machine.
-type Client struct{ Dir string }
+// Client speaks to the agent of a directory on this machine, or by Dialer to another one.
+type Client struct {
+	Dir    string
+	Dialer func(ctx context.Context) (net.Conn, error)
+}
 
 // Dial connects to the agent.
 func (c Client) Dial(ctx context.Context) (net.Conn, error) {
+	if c.Dialer != nil {
+		return c.Dialer(ctx)
+	}
 	path, done, err := socketPath(c.Dir)
 	if err != nil {
 		return nil, err

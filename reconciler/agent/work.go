@@ -28,7 +28,8 @@ import (
 type Worker struct {
 	Dir     string // the agent's
 	Engine  *services.Target
-	Program string // version of headgate, for people
+	Program string  // version of headgate, for people
+	Uplink  *Uplink // the server, when that is elsewhere; nil: it is of this machine
 	Log     *slog.Logger
 
 	channel  *channel
@@ -86,7 +87,7 @@ func (w *Worker) failed(err error) error {
 func (w *Worker) work(on net.Listener) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	var all sync.WaitGroup
+	var all, line sync.WaitGroup
 	failed := make(chan error, 1)
 	all.Go(func() {
 		if err := w.Engine.Run(ctx); err != nil {
@@ -138,6 +139,18 @@ func (w *Worker) work(on net.Listener) error {
 		if server.Shutdown(late) != nil {
 			server.Close()
 		}
+		line.Wait()
+	}
+	if w.Uplink != nil {
+		w.Uplink.Log = w.Log
+		w.Uplink.Handler = &Handler{
+			Engine:   w.Engine,
+			Hello:    w.hello,
+			Settings: w.keepSettings,
+			Control:  w.remoteControl,
+			Log:      w.Log,
+		}
+		line.Go(func() { w.Uplink.Run(streams) })
 	}
 	w.Log.Info("working", "program", w.Program, "pid", os.Getpid())
 
@@ -217,6 +230,14 @@ func (w *Worker) control(_ context.Context, what, argument string) error {
 		return err
 	}
 	return fmt.Errorf("an agent cannot %s", what)
+}
+
+// remoteControl does what a server elsewhere asks for, who may not stop the agent.
+func (w *Worker) remoteControl(ctx context.Context, what, argument string) error {
+	if what != "drain" && what != "resume" {
+		return fmt.Errorf("an agent does not %s because a server on another machine says so", what)
+	}
+	return w.control(ctx, what, argument)
 }
 
 // keptSettings is settings.json.

@@ -18,9 +18,11 @@ func (s *Server) agentClient() agent.Client {
 	return agent.Client{Dir: filepath.Join(s.opts.Data, "agent")}
 }
 
-// Agent says what goes on running when the server has stopped. The error matches
+// LocalAgent says what goes on running when the server has stopped. The error matches
 // agent.ErrAway when there is no agent.
-func (s *Server) Agent(ctx context.Context) (agent.Hello, error) { return s.agentClient().Hello(ctx) }
+func (s *Server) LocalAgent(ctx context.Context) (agent.Hello, error) {
+	return s.agentClient().Hello(ctx)
+}
 
 // runAgent speaks to the agent until ctx ends, after it has started one where none
 // runs, or had one of another program give way to this one.
@@ -36,7 +38,7 @@ func (s *Server) runAgent(ctx context.Context) error {
 func (s *Server) currentAgent(ctx context.Context) error {
 	start := s.startAgent
 	if s.opts.NoAgent {
-		start = s.Agent
+		start = s.LocalAgent
 	}
 	h, err := start(ctx)
 	if err != nil {

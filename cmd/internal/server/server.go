@@ -116,6 +116,7 @@ type Server struct {
 	reconciler *reconciler.Reconciler
 	hosts      *hosts.Target
 	services   *agent.Target
+	remotes    *remotes
 	receive    *receive.Listener
 	forges     *forge.Hub
 	events     *event.Sender
@@ -214,6 +215,9 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	s.logs = Logs{Dir: logDir}
 	if s.artifacts, err = artifact.Open(path("artifacts")); err != nil {
+		return nil, err
+	}
+	if s.remotes, err = openRemotes(s); err != nil {
 		return nil, err
 	}
 	if s.policies, err = Policies(log); err != nil {
@@ -342,6 +346,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Transport: git,
 		HostKey:   hostKey,
 		Logins:    logins,
+		Agents:    s.remotes,
 		Log:       log,
 	}
 	console := &web.Server{
@@ -355,7 +360,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		},
 		Administers: func(who access.Identity) bool { return s.access.Load().May(who, access.Administer, access.Own) },
 	}
-	s.console = addresses(console.Handler(), s.forges)
+	s.console = addresses(console.Handler(), s.forges, s.remotes.serveProgram())
 	s.web = &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
@@ -495,10 +500,15 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	return err
 }
 
-// addresses sends webhooks to the forges and everything else to the console. It is
-// no http.ServeMux, which would tidy up paths that the console calls ambiguous.
-func addresses(console, webhooks http.Handler) http.Handler {
+// addresses sends webhooks to the forges, who is to become an agent to the program, and
+// everything else to the console. It is no http.ServeMux, which would tidy up paths that the
+// console calls ambiguous.
+func addresses(console, webhooks, program http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, programPath) {
+			program.ServeHTTP(w, r)
+			return
+		}
 		name, ok := strings.CutPrefix(r.URL.Path, "/webhooks/")
 		if !ok {
 			console.ServeHTTP(w, r)

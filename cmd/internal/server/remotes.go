@@ -1,0 +1,391 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd"
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/agentline"
+	"github.com/headgate-cd/headgate/gitd/enrolment"
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/agent"
+)
+
+// remotes are the agents of other machines: who is there, and who was. It is the
+// gitd.Agents.
+type remotes struct {
+	*Server
+	enrolments *enrolment.Store
+	file       string // where it is kept when each was last seen, for people
+
+	program func() (digest string, err error) // of this program, once
+
+	mu    sync.Mutex // guards the rest
+	lines map[string]*remote
+	seen  map[string]lastSeen
+}
+
+// remote is one connected agent.
+type remote struct {
+	key   string
+	line  gitd.AgentLine
+	since time.Time
+	hello agent.Hello
+}
+
+// lastSeen is what is known of an agent that is away.
+type lastSeen struct {
+	Key     string    `json:"key"`
+	At      time.Time `json:"at"`
+	From    string    `json:"from"`
+	Version string    `json:"version"`
+}
+
+func openRemotes(s *Server) (*remotes, error) {
+	r := &remotes{
+		Server:  s,
+		file:    filepath.Join(s.opts.Data, "agents.json"),
+		program: sync.OnceValues(programDigest),
+		lines:   map[string]*remote{},
+		seen:    map[string]lastSeen{},
+	}
+	var err error
+	if r.enrolments, err = enrolment.Open(filepath.Join(s.opts.Data, "enrolments")); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(r.file)
+	if err == nil {
+		_ = json.Unmarshal(data, &r.seen) // it helps people only: one that was damaged is as good as none
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read when agents were last seen: %w", err)
+	}
+	return r, nil
+}
+
+// keepSeen writes when agents were last seen. It is called with mu held.
+func (r *remotes) keepSeen() {
+	for name := range r.seen {
+		if _, known := r.access.Load().Agent(name); !known && r.lines[name] == nil {
+			delete(r.seen, name)
+		}
+	}
+	data, err := json.Marshal(r.seen)
+	if err == nil {
+		err = repo.WriteFile(r.file, append(data, '\n'), 0o600)
+	}
+	if err != nil {
+		r.log.Warn("cannot note when agents were last seen", "err", err)
+	}
+}
+
+// Enrols implements gitd.Agents.
+func (r *remotes) Enrols(fingerprint string) bool {
+	_, ok := r.enrolments.Find(fingerprint)
+	return ok
+}
+
+// Enrol implements gitd.Agents. What it does is the doing of whoever made the token, who
+// must be an administrator still.
+func (r *remotes) Enrol(ctx context.Context, token string, key gossh.PublicKey, e agentline.Enrolment) (agentline.Enrolled, error) {
+	refused := func(what, hint string) (agentline.Enrolled, error) {
+		return agentline.Enrolled{}, &show.Error{Kind: show.Denied, What: what, Hint: hint}
+	}
+	const another = "ask an administrator of the server for another line: ssh host agent enrol"
+	t, ok := r.enrolments.Find(token)
+	if !ok {
+		return refused(enrolment.ErrNone.Error(), another)
+	}
+	by, ok := r.access.Load().ByEnrolment(t.By)
+	if !ok || !r.access.Load().May(by, access.Administer, access.Own) {
+		return refused("who made this token is not an administrator any more", another)
+	}
+	own := gossh.FingerprintSHA256(key)
+	name := t.Name
+	if name == "" {
+		name = strings.ToLower(e.Name)
+	}
+	if err := access.CheckAgentName(name); err != nil {
+		return refused(err.Error(), "give another one: headgate agent join --name web-1")
+	}
+	config := r.access.Load()
+	if there, ok := config.Agent(name); ok && there.Key.Fingerprint != own {
+		return refused(fmt.Sprintf("there is an agent %q already", name), "give another name with --name, or have an administrator remove it: ssh host agent remove "+name)
+	}
+	if there, ok := config.AgentByKey(own); ok && there.Name != name {
+		return refused("this machine's key is that of the agent "+there.Name, "remove its directory, and it makes another key")
+	}
+	if _, ok := config.ByKey(own, access.ViaSSH); ok {
+		return refused("this machine's key is a user's", "remove its directory, and it makes another key")
+	}
+	t, err := r.enrolments.Claim(token, own, name)
+	if errors.Is(err, enrolment.ErrNone) {
+		return refused(err.Error(), another)
+	}
+	if err != nil {
+		return agentline.Enrolled{}, err
+	}
+	line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(key)))
+	err = r.reconfigure(ctx, by, "Add the agent "+t.Name, func(config *access.Config, data []byte) ([]byte, error) {
+		if there, ok := config.Agent(t.Name); ok && there.Key.Fingerprint == own {
+			return data, nil // by this very token, before something was killed
+		}
+		edited, err := access.AddAgent(data, t.Name, t.Tags, line)
+		if err != nil {
+			return nil, &show.Error{Kind: show.Denied, What: err.Error()}
+		}
+		return edited, nil
+	})
+	if err != nil {
+		return agentline.Enrolled{}, err
+	}
+	if err := r.enrolments.Spend(token); err != nil {
+		return agentline.Enrolled{}, err
+	}
+	r.log.Info("a machine is an agent", "agent", t.Name, "key", own, "by", t.By, "enrolment", t.ID)
+	return agentline.Enrolled{Name: t.Name}, nil
+}
+
+// Serve implements gitd.Agents.
+func (r *remotes) Serve(ctx context.Context, a access.Agent, line gitd.AgentLine) {
+	me := &remote{key: a.Key.Fingerprint, line: line, since: time.Now().UTC()}
+	r.mu.Lock()
+	if before := r.lines[a.Name]; before != nil {
+		before.line.Close() // it is of the same key, and newer is truer: that one is dead, or was replaced
+	}
+	r.lines[a.Name] = me
+	r.mu.Unlock()
+	defer r.gone(a.Name, me)
+	r.endRemoved() // its key may have gone since it was proven
+
+	client := agent.Client{Dialer: line.Dial}
+	hello, err := client.Hello(ctx)
+	if err != nil {
+		r.log.Warn("an agent does not say who it is", "agent", a.Name, "err", err)
+		return
+	}
+	r.mu.Lock()
+	me.hello = hello
+	r.seen[a.Name] = lastSeen{Key: me.key, At: me.since, From: line.From(), Version: short(hello.Program)}
+	r.keepSeen()
+	r.mu.Unlock()
+	r.log.Info("an agent is connected", "agent", a.Name, "from", line.From(), "program", short(hello.Program))
+	r.moved.Notify(access.Own)
+	<-ctx.Done()
+}
+
+// short bounds what an agent says of itself.
+func short(s string) string { return s[:min(len(s), 100)] }
+
+// gone notes that a connection has ended.
+func (r *remotes) gone(name string, me *remote) {
+	r.mu.Lock()
+	if r.lines[name] == me {
+		delete(r.lines, name)
+		if last, ok := r.seen[name]; ok {
+			last.At = time.Now().UTC()
+			r.seen[name] = last
+			r.keepSeen()
+		}
+	}
+	r.mu.Unlock()
+	r.log.Info("an agent is gone", "agent", name)
+	r.moved.Notify(access.Own)
+}
+
+// endRemoved ends the connections of those whose key is not theirs any more.
+func (r *remotes) endRemoved() {
+	config := r.access.Load()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, line := range r.lines {
+		if a, ok := config.Agent(name); !ok || a.Key.Fingerprint != line.key {
+			line.line.Close()
+		}
+	}
+}
+
+// Agents implements show.Backend.
+func (s *Server) Agents(_ context.Context, a access.Identity) ([]show.Agent, error) {
+	if err := s.administrator(a, "list agents"); err != nil {
+		return nil, err
+	}
+	all := []show.Agent{}
+	for _, one := range s.access.Load().Agents() {
+		all = append(all, s.remotes.shown(one))
+	}
+	return all, nil
+}
+
+// Agent implements show.Backend.
+func (s *Server) Agent(_ context.Context, a access.Identity, name string) (show.Agent, error) {
+	if err := s.administrator(a, "look at agents"); err != nil {
+		return show.Agent{}, err
+	}
+	one, ok := s.access.Load().Agent(name)
+	if !ok {
+		return show.Agent{}, noAgent(name)
+	}
+	return s.remotes.shown(one), nil
+}
+
+func noAgent(name string) error {
+	return &show.Error{
+		Kind: show.NotFound,
+		What: fmt.Sprintf("there is no agent %q", name),
+		Hint: "see those there are", Command: "agent list",
+	}
+}
+
+func (r *remotes) shown(a access.Agent) show.Agent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := show.Agent{Name: a.Name, Tags: a.Tags, Key: a.Key.Fingerprint, Runs: []show.AgentRuns{}}
+	if last, ok := r.seen[a.Name]; ok && last.Key == s.Key {
+		s.Since, s.From, s.Version = last.At, last.From, last.Version
+	}
+	if line := r.lines[a.Name]; line != nil && line.hello.Version != 0 {
+		s.Connected, s.Since = true, line.since
+	}
+	return s
+}
+
+// RemoveAgent implements show.Backend.
+func (s *Server) RemoveAgent(ctx context.Context, a access.Identity, name string) (show.Done, error) {
+	if err := s.administrator(a, "remove agents"); err != nil {
+		return show.Done{}, err
+	}
+	if _, ok := s.access.Load().Agent(name); !ok {
+		return show.Done{}, noAgent(name)
+	}
+	done := show.Done{
+		What: "removed the agent " + name + ": its key lets in no more",
+		Next: "what runs there goes on; to stop it, on that machine: headgate agent stop",
+	}
+	return s.member(ctx, a, "remove agents", "Remove the agent "+name, done, func(data []byte) ([]byte, error) { return access.RemoveAgent(data, name) })
+}
+
+// EnrolAgent implements show.Backend.
+func (s *Server) EnrolAgent(_ context.Context, a access.Identity, q show.AgentRequest) (e show.Enrolment, err error) {
+	if err := s.administrator(a, "have machines enrol"); err != nil {
+		return e, err
+	}
+	if _, there := s.access.Load().Agent(q.Name); there {
+		return e, &show.Error{
+			Kind: show.Denied,
+			What: fmt.Sprintf("there is an agent %q already", q.Name),
+			Hint: "give another name, or remove it first", Command: "agent remove " + q.Name,
+		}
+	}
+	if e.Program, err = s.remotes.program(); err != nil {
+		return e, err
+	}
+	secret, t, err := s.remotes.enrolments.Create(a.User, q.Name, q.Tags, q.Life)
+	var refusal enrolment.Refusal
+	if errors.As(err, &refusal) {
+		return e, &show.Error{Kind: show.Usage, What: refusal.Error()}
+	}
+	if err != nil {
+		return e, err
+	}
+	s.log.Info("a machine may enrol", "enrolment", t.ID, "agent", t.Name, "by", a.User, "expires", t.Expires)
+	e.Name, e.Tags, e.Expires, e.Platform = t.Name, t.Tags, t.Expires, runtime.GOOS+"/"+runtime.GOARCH
+	if s.remotes.downloads() {
+		e.Download = s.about.GitHTTP + programPath + e.Program
+		e.Command = fmt.Sprintf("curl -fsSo headgate %s && echo '%s  headgate' | sha256sum -c --quiet && chmod +x headgate && ", e.Download, e.Program)
+	}
+	e.Command += fmt.Sprintf("echo %s | ./headgate agent join --server %s --host-key %s", secret, s.about.SSH, s.about.HostKey)
+	return e, nil
+}
+
+// downloads reports whether a machine that reaches this server's SSH reaches its HTTP.
+func (r *remotes) downloads() bool {
+	return inside(r.about.SSH) || !inside(r.about.GitHTTP)
+}
+
+// inside reports whether only this machine reaches an address, of SSH or HTTP.
+func inside(address string) bool {
+	host := address
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		host = u.Host
+	}
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+// programPath is where this program is to be had over HTTP, by its SHA-256.
+const programPath = "/api/program/"
+
+func programDigest() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("read this program: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("read this program: %w", err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// maxProgramDownloads is how many machines may fetch the program at once.
+const maxProgramDownloads = 16
+
+// serveProgram gives this program to machines that are to become agents. It is no secret,
+// and not this server's: who knows its digest has one line to paste.
+func (r *remotes) serveProgram() http.Handler {
+	places := make(chan struct{}, maxProgramDownloads)
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		digest, err := r.program()
+		switch {
+		case q.Method != http.MethodGet && q.Method != http.MethodHead:
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, q.Method+" is not answered here", http.StatusMethodNotAllowed)
+			return
+		case err != nil || q.URL.Path != programPath+digest:
+			http.Error(w, "there is no such program; the line that asks for it is another server's, or of before an upgrade", http.StatusNotFound)
+			return
+		}
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		default:
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, "too many machines fetch it just now; try again in a moment", http.StatusServiceUnavailable)
+			return
+		}
+		f, err := os.Open("/proc/self/exe")
+		if err != nil {
+			r.log.Error("cannot give the program away", "err", err)
+			http.Error(w, "the program cannot be read", http.StatusInternalServerError)
+			return
+		}
+		defer f.Close()
+		h := w.Header()
+		h.Set("Content-Type", "application/octet-stream")
+		h.Set("ETag", `"`+digest+`"`)
+		http.ServeContent(w, q, "", time.Time{}, f)
+	})
+}

@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// otherMachine is a machine that is to have an agent, as far as a directory of its own
+// makes one.
+type otherMachine struct {
+	t    *testing.T
+	h    *harness
+	dir  string
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan error
+}
+
+func newMachine(t *testing.T, h *harness, name string) *otherMachine {
+	t.Helper()
+	m := &otherMachine{t: t, h: h, dir: filepath.Join(h.dir, name)}
+	if err := os.Mkdir(m.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.stop() })
+	return m
+}
+
+func (m *otherMachine) data() string { return filepath.Join(m.dir, "data") }
+
+// paste runs the line that `agent enrol` has printed.
+func (m *otherMachine) paste(line string) (string, error) {
+	out, errs, err := within(waitTimeout, m.dir, m.h.env(), "sh", "-c", line+" --data "+m.data())
+	return out + errs, err
+}
+
+// start starts the agent, as the unit would.
+func (m *otherMachine) start() {
+	m.t.Helper()
+	var err error
+	if m.log, err = os.OpenFile(filepath.Join(m.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	m.cmd = exec.Command(filepath.Join(m.dir, "headgate"), "agent", "--data", m.data())
+	m.cmd.Dir, m.cmd.Env = m.dir, m.h.env()
+	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.done = make(chan error, 1)
+	go func(cmd *exec.Cmd, done chan error) { done <- cmd.Wait() }(m.cmd, m.done)
+}
+
+// signal ends the agent's own process, and its worker by that.
+func (m *otherMachine) signal(sig syscall.Signal) {
+	m.t.Helper()
+	if m.cmd == nil {
+		return
+	}
+	_ = m.cmd.Process.Signal(sig) // it may be gone already
+	select {
+	case <-m.done:
+	case <-time.After(waitTimeout):
+		m.t.Errorf("the agent of %s does not end", m.dir)
+	}
+	m.cmd = nil
+	m.log.Close()
+}
+
+func (m *otherMachine) stop() { m.signal(syscall.SIGTERM) }
+
+func (m *otherMachine) told() string {
+	data, err := os.ReadFile(filepath.Join(m.dir, "agent.log"))
+	if err != nil {
+		m.t.Error(err)
+	}
+	return string(data)
+}
+
+// await waits until something is so.
+func await(t *testing.T, h *harness, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(waitTimeout); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s\n%s", what, h.tail())
+		}
+	}
+}
+
+// connected are the agents that the server hears of now.
+func connected(t *testing.T, h *harness) string {
+	t.Helper()
+	out, err := h.ask("ada", "agent", "list", "--json")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var names []string
+	for dec := json.NewDecoder(strings.NewReader(out)); dec.More(); {
+		var a struct {
+			Agent     string
+			Connected bool
+		}
+		if err := dec.Decode(&a); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if a.Connected {
+			names = append(names, a.Agent)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// TestAgents: other machines enrol by a line that is good once, whatever is killed; they
+// are there whenever the server is, can do nothing else, and are gone when their key is.
+func TestAgents(t *testing.T) {
+	t.Parallel()
+	h, err := newHarness(t.TempDir(), plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.finish(t.Errorf) })
+	if err := h.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(args ...string) string {
+		t.Helper()
+		out, err := h.ask("ada", args...)
+		if err != nil {
+			t.Fatalf("ssh %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return out
+	}
+	enrol := func(args ...string) string {
+		line, _, _ := strings.Cut(ask(append([]string{"agent", "enrol"}, args...)...), "\n")
+		return line
+	}
+	first, second := newMachine(t, h, "first"), newMachine(t, h, "second")
+	line := enrol("--name", "web-1", "--tag", "role=web", "--tag", "zone=a")
+	if out, err := first.paste(line); err != nil || !strings.Contains(out, "this machine is web-1 of "+h.SSH) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := second.paste(line); err == nil || !strings.Contains(out, "unable to authenticate") {
+		t.Errorf("the line is good a second time: %v: %s", err, out)
+	}
+	if out, err := first.paste(enrol("--name", "web-9")); err == nil || !strings.Contains(out, "this machine has enrolled already, as web-1") {
+		t.Errorf("%v: %s", err, out)
+	}
+	first.start()
+	await(t, h, "web-1 is there", func() bool { return connected(t, h) == "web-1" })
+
+	// The server is killed when the second machine's token is bound to its key, and comes back.
+	h.hangUp()
+	if err := h.stop(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.start([]string{"HEADGATE_CRASH_AT=enrolment.claimed"}); err != nil {
+		t.Fatal(err)
+	}
+	line = enrol("--name", "web-2")
+	if out, err := second.paste(line); err == nil {
+		t.Fatalf("the server was not killed: %s", out)
+	}
+	if !h.ended(waitTimeout) {
+		t.Fatal("the server was not killed")
+	}
+	h.hangUp()
+	if err := h.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	third := newMachine(t, h, "third")
+	if out, err := third.paste(line); err == nil || !strings.Contains(out, "not good") {
+		t.Errorf("a third machine takes the token of the second: %v: %s", err, out)
+	}
+	if out, err := second.paste(line); err != nil || !strings.Contains(out, "this machine is web-2") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	second.start()
+	await(t, h, "both are there", func() bool { return connected(t, h) == "web-1 web-2" })
+
+	// A machine's key opens nothing else.
+	key := filepath.Join(first.data(), "agent", "key")
+	args := append(h.sshArgs("ada"), "-i", key, "127.0.0.1", "whoami")
+	for i, arg := range args {
+		if arg == h.key("ada") {
+			args[i] = key
+		}
+	}
+	if out, errs, err := within(waitTimeout, h.dir, h.env(), "ssh", args...); err == nil || err.Error() != "exit status 255" || out != "" {
+		t.Errorf("ssh with a machine's key: %v: %s%s", err, out, errs)
+	}
+	if out, err := h.ask("ada", "agent", "show", "web-1"); err != nil || !strings.Contains(out, "role=web zone=a") {
+		t.Errorf("%v: %s", err, out)
+	}
+
+	// One whose key is gone is gone at once, and for good.
+	ask("agent", "remove", "web-1")
+	if left := connected(t, h); strings.Contains(left, "web-1") {
+		t.Errorf("there are %s", left)
+	}
+	await(t, h, "web-1 has been refused", func() bool { return strings.Contains(first.told(), "unable to authenticate") })
+	if _, err := h.ask("ada", "agent", "show", "web-1"); err == nil {
+		t.Error("web-1 is still there")
+	}
+	if last := connected(t, h); last != "web-2" {
+		t.Errorf("there are %q", last)
+	}
+	noSecrets(t, h, line)
+}
+
+// noSecrets wants the token of a line nowhere on the disks of server and machines.
+func noSecrets(t *testing.T, h *harness, line string) {
+	t.Helper()
+	_, token, _ := strings.Cut(line, "hgenrol_")
+	token, _, _ = strings.Cut(token, " ")
+	if len(token) != 43 {
+		t.Fatalf("no token in %s", line)
+	}
+	err := filepath.WalkDir(h.dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !d.Type().IsRegular() || d != nil && d.Name() == "headgate" {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if bytes.Contains(data, []byte(token)) {
+			return fmt.Errorf("%s holds a token", path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,107 @@
+// Package agentline is what an agent on another machine and the SSH daemon say to each
+// other below the agent's protocol: the channels there are, and how a machine enrols.
+//
+// An agent connects with its own key and opens one channel, Presence, which stays open
+// for as long as it is there. The server opens a Conversation towards it whenever it has
+// something to say, which it does as to an agent of its own machine.
+package agentline
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+)
+
+// The kinds of channels.
+const (
+	Presence     = "presence@headgate"     // an agent's, for as long as it is there
+	Conversation = "conversation@headgate" // the server's, towards an agent
+	Enrol        = "enrol@headgate"        // of a machine that has a token, with an Enrolment; answered with Enrolled
+)
+
+// maxEnrolment bounds what a machine says of itself.
+const maxEnrolment = 8 << 10
+
+// Enrolment is what a machine says that becomes an agent.
+type Enrolment struct {
+	Name  string `json:"name"`  // what it would like to be called, when its token does not say
+	Key   string `json:"key"`   // the public key that it will come with, the line of a .pub file
+	Proof []byte `json:"proof"` // that it has the private half: a signature for this connection alone
+}
+
+// Enrolled answers it.
+type Enrolled struct {
+	Name  string `json:"name,omitempty"` // what it is called
+	Error string `json:"error,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// Sign makes the enrolment of a key on a connection.
+func Sign(name string, key ssh.Signer, session []byte) (data []byte, err error) {
+	signature, err := key.Sign(nil, statement(session))
+	if err != nil {
+		return nil, err
+	}
+	e := Enrolment{Name: name, Key: string(ssh.MarshalAuthorizedKey(key.PublicKey())), Proof: ssh.Marshal(signature)}
+	return json.Marshal(e)
+}
+
+// statement is what is signed: it can be nothing else that is signed with such a key.
+func statement(session []byte) []byte {
+	return append([]byte("headgate agent enrolment\x00"), session...)
+}
+
+// Read reads what came with a channel.
+func (e *Enrolment) Read(data []byte) error {
+	if len(data) > maxEnrolment {
+		return fmt.Errorf("an enrolment of %d bytes is too long", len(data))
+	}
+	if err := json.Unmarshal(data, e); err != nil {
+		return errors.New("the enrolment cannot be read")
+	}
+	return nil
+}
+
+// Verify is the key that a machine has proven on a connection.
+func (e *Enrolment) Verify(session []byte) (ssh.PublicKey, error) {
+	key, err := access.ParseKey(e.Key)
+	if err != nil {
+		return nil, fmt.Errorf("the key of the enrolment %w", err)
+	}
+	var signature ssh.Signature
+	if err := ssh.Unmarshal(e.Proof, &signature); err != nil {
+		return nil, errors.New("the proof of the enrolment cannot be read")
+	}
+	if err := key.Public.Verify(statement(session), &signature); err != nil {
+		return nil, errors.New("the enrolment does not prove its key")
+	}
+	return key.Public, nil
+}
+
+// Conn is a channel as a connection. It knows no deadlines: who waits for the other end
+// closes it.
+type Conn struct {
+	ssh.Channel
+	Local, Remote net.Addr
+}
+
+// LocalAddr implements net.Conn.
+func (c Conn) LocalAddr() net.Addr { return c.Local }
+
+// RemoteAddr implements net.Conn.
+func (c Conn) RemoteAddr() net.Addr { return c.Remote }
+
+// SetDeadline implements net.Conn.
+func (c Conn) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline implements net.Conn.
+func (c Conn) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline implements net.Conn.
+func (c Conn) SetWriteDeadline(time.Time) error { return nil }

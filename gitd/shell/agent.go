@@ -1,0 +1,155 @@
+package shell
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/show"
+)
+
+// Commands about the agents of other machines.
+var agentCommands = []command{
+	{
+		name: "agent enrol", args: "[--name <name>] [--tag <key=value>,...] [--expires <time>]",
+		what: "a line to paste on another machine, which makes it an agent", example: "agent enrol --name web-1 --tag role=web",
+		options: []option{
+			{"--name", "what the agent is called (without: the machine's host name)"},
+			{"--tag", "by which environments find it; may be given again"},
+			{"--expires", "when the line is good no more: 15m, 12h (without: 1h; at most 24h)"},
+		},
+		notes: "The line is good for one machine, once; whoever has it may become that agent.\n" +
+			"The machine connects to this server, whose host key the line pins, with a key of its own: nothing has to be open there.\n" + configured,
+		run: enrolAgent,
+	},
+	{
+		name: "agent list", what: "the agents of other machines, and when each was last seen", example: "agent list",
+		run: listAgents,
+	},
+	{
+		name: "agent show", args: "<agent>", what: "one agent, and what runs there", example: "agent show web-1",
+		run: showAgent,
+	},
+	{
+		name: "agent remove", args: "<agent>", what: "end an agent's connection, and take its key away", example: "agent remove web-1",
+		notes: "What runs there goes on running, unwatched.\n" + configured,
+		run:   func(c *call) error { return c.act(c.shell.Backend.RemoveAgent(c.ctx, c.actor, c.args["agent"])) },
+	},
+}
+
+func enrolAgent(c *call) error {
+	r := show.AgentRequest{Name: c.options["--name"]}
+	for tag := range strings.SplitSeq(c.options["--tag"], ",") {
+		if tag == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(tag, "=")
+		if _, twice := r.Tags[key]; twice || !ok {
+			return usageError("for example: "+c.ssh("agent enrol --tag role=web --tag zone=a"), "%q is not a tag of its own: write key=value", tag)
+		}
+		if r.Tags == nil {
+			r.Tags = map[string]string{}
+		}
+		r.Tags[key] = value
+	}
+	if err := access.CheckTags(r.Tags); err != nil {
+		return usageError("for example: "+c.ssh("agent enrol --tag role=web"), "%s", err)
+	}
+	if r.Name != "" {
+		if err := access.CheckAgentName(r.Name); err != nil {
+			return usageError("for example: "+c.ssh(c.command.example), "%s", err)
+		}
+	}
+	if expires := c.options["--expires"]; expires != "" {
+		var ok bool
+		if r.Life, ok = life(expires); !ok {
+			return usageError("for example: "+c.ssh("agent enrol --expires 12h"), "%q is not a time: write minutes or hours, such as 15m or 12h", expires)
+		}
+	}
+	e, err := c.shell.Backend.EnrolAgent(c.ctx, c.actor, r)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.emit(e)
+	}
+	c.out.line("%s", e.Command)
+	if e.Download == "" {
+		c.out.wrapped("copy headgate there first (SHA-256 %s): the machine cannot get it from this server over HTTP", e.Program)
+	}
+	c.out.wrapped("paste it on the machine (%s), within its directory for programs; it is good once, until %s, and is not shown again", e.Platform, c.out.at(e.Expires, true))
+	return nil
+}
+
+func tagsOf(tags map[string]string) string {
+	var all []string
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		all = append(all, key+"="+tags[key])
+	}
+	return strings.Join(all, " ")
+}
+
+// seen says when an agent was last there.
+func seen(c *call, a show.Agent) cell {
+	switch {
+	case a.Connected:
+		return plain("now, since " + c.out.at(a.Since, false))
+	case a.Since.IsZero():
+		return plain("never")
+	}
+	return plain(c.out.at(a.Since, false))
+}
+
+func listAgents(c *call) error {
+	all, err := c.shell.Backend.Agents(c.ctx, c.actor)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return emitAll(c, all)
+	}
+	if len(all) == 0 {
+		c.out.line("no other machine has an agent; to have one enrol: %s", c.ssh("agent enrol"))
+		return nil
+	}
+	rows := [][]cell{{plain("AGENT"), plain("LAST SEEN"), plain("TAGS"), plain("VERSION"), plain("RUNS")}}
+	for _, a := range all {
+		var runs []string
+		for _, r := range a.Runs {
+			runs = append(runs, fmt.Sprintf("%s in %s: release %d, %s", r.Application, r.Environment, r.Release, r.State))
+		}
+		rows = append(rows, []cell{
+			plain(a.Name), seen(c, a), dash(tagsOf(a.Tags)), dash(a.Version), {s: strings.Join(runs, "; "), wrap: true},
+		})
+	}
+	c.out.table(rows)
+	c.out.line("%s, times in UTC", show.Plural(len(all), "agent"))
+	return nil
+}
+
+func showAgent(c *call) error {
+	a, err := c.shell.Backend.Agent(c.ctx, c.actor, c.args["agent"])
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.emit(a)
+	}
+	c.out.table([][]cell{
+		{plain("agent"), plain(a.Name)},
+		{plain("last seen"), seen(c, a)},
+		{plain("from"), dash(a.From)},
+		{plain("version"), dash(a.Version)},
+		{plain("tags"), dash(tagsOf(a.Tags))},
+		{plain("key"), plain(a.Key)},
+	})
+	for _, r := range a.Runs {
+		c.out.wrapped("%s of %s in %s: release %d, %s", r.Application, r.Repository, r.Environment, r.Release, r.State)
+		for line := range strings.Lines(r.Message) {
+			c.out.wrapped("  %s", strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return nil
+}

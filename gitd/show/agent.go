@@ -1,0 +1,59 @@
+package show
+
+import (
+	"context"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/access"
+)
+
+// Agents answers for the agents of other machines. All of it is administrators'.
+type Agents interface {
+	Agents(ctx context.Context, who access.Identity) ([]Agent, error)
+	Agent(ctx context.Context, who access.Identity, name string) (Agent, error)
+	// EnrolAgent makes a one-time token with which a machine becomes an agent.
+	EnrolAgent(ctx context.Context, who access.Identity, r AgentRequest) (Enrolment, error)
+	// RemoveAgent takes an agent's key away and ends its connection. What runs there goes
+	// on running.
+	RemoveAgent(ctx context.Context, who access.Identity, name string) (Done, error)
+}
+
+// AgentRequest is what a machine is to be as an agent.
+type AgentRequest struct {
+	Name string            // "": the machine says, by its host name
+	Tags map[string]string // by which environments find it
+	Life time.Duration     // of the token; 0: an hour
+}
+
+// Enrolment is what a machine enrols with.
+type Enrolment struct {
+	Command  string            `json:"command"`            // to be pasted there; it holds the token
+	Download string            `json:"download,omitempty"` // where it gets the program; "": it has to be copied there
+	Program  string            `json:"program"`            // SHA-256 of the program
+	Platform string            `json:"platform"`           // that it is for
+	Name     string            `json:"agent,omitempty"`
+	Tags     map[string]string `json:"tags,omitempty"`
+	Expires  time.Time         `json:"expires"`
+}
+
+// Agent is the agent of another machine.
+type Agent struct {
+	Name      string            `json:"agent"`
+	Tags      map[string]string `json:"tags,omitempty"`
+	Key       string            `json:"key"` // its fingerprint
+	Connected bool              `json:"connected"`
+	Since     time.Time         `json:"since,omitzero"` // it is connected, or was last seen then; zero: never
+	From      string            `json:"from,omitempty"` // address that it came from
+	Version   string            `json:"version,omitempty"`
+	Runs      []AgentRuns       `json:"runs"` // what is deployed there, as it said last
+}
+
+// AgentRuns is what an agent has of one environment.
+type AgentRuns struct {
+	Repository  string `json:"repository"`
+	Environment string `json:"environment"`
+	Application string `json:"application"`
+	Release     int    `json:"release,omitempty"`
+	State       State  `json:"state"`
+	Message     string `json:"message,omitempty"`
+}
