@@ -87,8 +87,11 @@ func (d *daemon) roleOf(fingerprint string) (role, string) {
 // enrolTimeout is how long it may take until a machine is an agent: a change lands.
 const enrolTimeout = 2 * time.Minute
 
+// channelHandler serves a channel that a connection offers, until ctx is done.
+type channelHandler func(ctx context.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel)
+
 // agentChannel wraps what is done on a channel that only connections of one role may open.
-func (d *daemon) agentChannel(of role, what string, serve func(ctx context.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel)) ssh.ChannelHandler {
+func (d *daemon) agentChannel(of role, what string, serve channelHandler) ssh.ChannelHandler {
 	return func(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
 		defer func() {
 			if p := recover(); p != nil {
