@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -85,11 +87,13 @@ func TestInit(t *testing.T) {
 					}
 					continue
 				}
-				c, warnings, err := services.Parse(name, []byte(read(t, dir, name)))
+				c, warnings, err := services.Read(path.Dir(name), target.Files{"compose.yaml": []byte(read(t, dir, name))})
 				if err != nil || len(warnings) > 0 {
 					t.Fatal(err, warnings)
 				}
-				want, _, err := services.Parse("x", []byte("services: {web: {command: "+quoted(head["command"][0])+"}}"))
+				want, _, err := services.Read("", target.Files{
+					"compose.yaml": []byte("services: {web: {command: " + quoted(head["command"][0]) + "}}"),
+				})
 				if err != nil {
 					t.Fatal(err)
 				}

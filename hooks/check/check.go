@@ -38,6 +38,9 @@ type Files interface {
 // Target is what a kind of environment knows of the directory that declares one.
 type Target struct {
 	Reads []string // names of files in the directory that Check wants, if they are there
+	// Wants are the paths of further files and directories in it, which those that were
+	// read name and that are not among them; nil: there are none.
+	Wants func(files map[string][]byte) []string
 	// Check says what is wrong with them; dir is the directory's path, for messages.
 	Check func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems)
 	// Addresses are those of the server's machine that they ask for, as
@@ -472,12 +475,7 @@ func (r *reader) environments(targets map[string]Target, on *Server) {
 				"add the directory, or name another with path:")
 			continue
 		}
-		files := map[string][]byte{}
-		for _, name := range target.Reads {
-			if data := r.read(path.Join(dir, name)); data != nil {
-				files[name] = data
-			}
-		}
+		files := r.declares(dir, target)
 		if r.err != nil {
 			return
 		}
@@ -490,6 +488,33 @@ func (r *reader) environments(targets map[string]Target, on *Server) {
 			}
 		}
 	}
+}
+
+// declares are the files of a directory that a target wants.
+func (r *reader) declares(dir string, target Target) map[string][]byte {
+	files := map[string][]byte{}
+	tried := map[string]bool{}
+	read := func(name string) {
+		if data := r.read(name); data != nil {
+			files[strings.TrimPrefix(strings.TrimPrefix(name, dir), "/")] = data
+		}
+	}
+	for wanted := target.Reads; len(wanted) > 0 && r.err == nil; {
+		for _, name := range wanted {
+			tried[name] = true
+			switch name = path.Join(dir, name); r.kind(name) {
+			case Regular:
+				read(name)
+			case Directory:
+				r.walk(name, read)
+			}
+		}
+		wanted = nil
+		if target.Wants != nil {
+			wanted = slices.DeleteFunc(target.Wants(files), func(name string) bool { return tried[name] })
+		}
+	}
+	return files
 }
 
 // address keeps an address that an environment asks for. Where Compose listens

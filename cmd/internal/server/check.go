@@ -23,6 +23,7 @@ func Checker(judge check.Policies) *check.Checker {
 		headgateyaml.Hosts: {Reads: hosts.Reads, Check: hosts.Check},
 		headgateyaml.Services: {
 			Reads: services.Reads,
+			Wants: func(files map[string][]byte) []string { return services.Wants(files) },
 			Check: func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
 				return services.Check(dir, files)
 			},

@@ -316,7 +316,7 @@ func (a *app) accept(d *target.Declared) {
 		}
 	}
 	a.declared, a.plan, a.planned = d, plan, true
-	a.compose, _, _ = Parse(composeFile, d.Files[composeFile]) // it has been parsed just now
+	a.compose, _, _ = Read("", d.Files) // it has been parsed just now
 	maps.Copy(a.versions, versions)
 	a.observed.Forget(func(v string) bool { return a.versions[v] != nil })
 	a.observed.Declare(plan)
@@ -343,11 +343,10 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
 		}
 	}
-	data, ok := d.Files[composeFile]
-	if !ok {
+	if _, ok := d.Files[composeFile]; !ok {
 		return plan, nil, errNoCompose
 	}
-	compose, _, err := Parse(composeFile, data)
+	compose, _, err := Read("", d.Files)
 	if err != nil {
 		return plan, nil, err
 	}
@@ -374,6 +373,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			Check:    a.health(id, s).Check,
 			Restart:  s.Restart,
 			Drain:    s.Drain,
+			Needs:    s.Needs,
 			Minimum:  minimum,
 			Maximum:  maximum,
 		})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"path"
@@ -50,8 +51,18 @@ type Service struct {
 	// Proxy is no part of what an instance is made of, nor of what is on record of it.
 	Proxy Proxy `json:"-"`
 
+	// Needs are those that the first instances of a version wait for.
+	Needs []rollout.Need `json:"-"`
+
 	passes     *int // as x-headgate says, if it does
 	healthyFor *time.Duration
+	restarts   bool // what becomes of an instance that ends is said
+}
+
+// place is where something is said, for messages.
+type place struct {
+	file string // in the application's directory
+	line int
 }
 
 // Port is where the proxy listens for a service.
@@ -59,7 +70,7 @@ type Port struct {
 	HostIP string // "" is the target's Address
 	Host   int    // 0 is any free one, kept while the server lives
 
-	line int // in the file, for messages
+	at place
 }
 
 func (p Port) String() string {
@@ -109,86 +120,102 @@ const composeFile = "compose.yaml"
 
 var errNoCompose = errors.New("there is no " + composeFile + "; add one to the environment's path, and promote a release that has it")
 
-// Reads are the names of the files that Check looks at: the one that counts, and
-// others that people take for it.
-var Reads = []string{composeFile, "compose.yml", "docker-compose.yaml", "docker-compose.yml"}
+// Reads are the names of files that Check looks at: those that count, and others that
+// people take for them. What they name themselves is what Wants says.
+var Reads = []string{
+	composeFile, "compose.override.yaml", "compose.override.yml", ".env",
+	"compose.yml", "docker-compose.yaml", "docker-compose.yml",
+}
+
+// Wants are the files and directories, by their paths in an application's directory,
+// that its files name and that are not among them.
+func Wants(files target.Files) []string {
+	if _, ok := files[composeFile]; !ok {
+		return nil
+	}
+	p := newParser("", files)
+	p.application()
+	return slices.Sorted(maps.Keys(p.missing))
+}
 
 // Check says what is wrong with the files of an application's directory.
 func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
 	file := path.Join(dir, composeFile)
-	data, ok := files[composeFile]
-	if !ok {
+	if _, ok := files[composeFile]; !ok {
 		p := yamlfile.Problem{File: file, What: "is not there", Fix: "add it, or name its directory with path: in headgate.yaml"}
 		for _, name := range Reads[1:] {
-			if _, there := files[name]; there {
+			if _, there := files[name]; there && strings.HasSuffix(strings.TrimSuffix(name, path.Ext(name)), "compose") {
 				p.Fix = "rename " + path.Join(dir, name) + " to " + composeFile
 			}
 		}
 		return yamlfile.Problems{p}, nil
 	}
-	c, warnings, err := Parse(file, data)
+	c, warnings, err := Read(dir, files)
 	problems, _ = yamlfile.ProblemsIn(err)
+	if c == nil {
+		return problems, warnings
+	}
 	return append(problems, missingPages(c, dir, files)...), warnings
 }
 
-// Parse reads a compose.yaml: the subset of the Compose specification that makes
-// sense for supervised processes. Warnings name what is read and has no effect.
-// The error is yamlfile.Problems.
-func Parse(file string, data []byte) (c *Compose, warnings yamlfile.Problems, err error) {
-	top, err := yamlfile.ParseAliased(file, data)
-	if err != nil {
-		return nil, nil, err
+// Read reads what the files of an application's directory declare: dir is its path,
+// for messages. Of the Compose specification it takes what it can carry out, and says
+// of everything else what to write instead. Warnings name what is read and has no
+// effect. The error is yamlfile.Problems.
+func Read(dir string, files target.Files) (c *Compose, warnings yamlfile.Problems, err error) {
+	p := newParser(dir, files)
+	c = p.application()
+	if err := p.problems.Err(); err != nil {
+		return nil, p.warnings, err
 	}
-	p := &composeParser{file: file}
-	c = &Compose{}
-	if !p.mapping(top, "compose.yaml", []string{"services", "name", "version", "x-headgate"}, nil, nil) {
-		return nil, p.warnings, p.problems
+	return c, p.warnings, nil
+}
+
+func (p *parser) application() *Compose {
+	c := &Compose{}
+	top := p.compose()
+	if top == nil {
+		return c
 	}
-	for key, value := range yamlfile.Pairs(top) {
-		if key.Value == "services" {
-			c.Services = p.services(value)
+	p.resources = map[string]map[string]*yaml.Node{}
+	for key, v := range yamlfile.Pairs(top) {
+		switch key.Value {
+		case "volumes", "secrets", "configs", "networks":
+			p.resource(key, v)
 		}
 	}
-	for key, value := range yamlfile.Pairs(top) {
+	for key, v := range yamlfile.Pairs(top) {
+		if key.Value == "services" {
+			c.Services = p.services(v)
+		}
+	}
+	for key, v := range yamlfile.Pairs(top) {
 		if key.Value == "x-headgate" {
-			p.application(c, value)
+			p.deployments(c, v)
 		}
 	}
 	if len(p.problems) == 0 && len(c.Services) == 0 {
 		p.problem(top, `write one under "services:", such as "web: {command: ./web, ports: [\"8000:80\"]}"`, "declares no service")
 	}
-	if err := p.problems.Err(); err != nil {
-		return nil, p.warnings, err
-	}
 	slices.SortFunc(c.Services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
-	return c, p.warnings, nil
-}
-
-type composeParser struct {
-	file     string
-	problems yamlfile.Problems
-	warnings yamlfile.Problems
-}
-
-func (p *composeParser) problem(at *yaml.Node, fix, format string, args ...any) {
-	p.problems = append(p.problems, yamlfile.Problem{File: p.file, Line: at.Line, What: fmt.Sprintf(format, args...), Fix: fix})
+	return c
 }
 
 // mapping checks that a node is a mapping with known keys, each once. Unsupported
 // says what to do about keys that Compose has and this subset has not.
-func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsupported, harmless map[string]string) bool {
+func (p *parser) mapping(n *yaml.Node, what string, known []string, unsupported, harmless map[string]string) bool {
 	if n.Kind != yaml.MappingNode {
 		p.problem(n, `write "key: value" lines below it`, "%s is %s, where a mapping belongs", what, yamlfile.Describe(n))
 		return false
 	}
-	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
+	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.fileOf(n), n)...)
 	for key := range yamlfile.Pairs(n) {
 		if slices.Contains(known, key.Value) {
 			continue
 		}
 		if why, ok := harmless[key.Value]; ok {
 			p.warnings = append(p.warnings, yamlfile.Problem{
-				File: p.file,
+				File: p.fileOf(key),
 				Line: key.Line,
 				What: fmt.Sprintf("%s.%s has no effect here", what, key.Value),
 				Fix:  why,
@@ -204,38 +231,12 @@ func (p *composeParser) mapping(n *yaml.Node, what string, known []string, unsup
 				continue // somebody else's extension
 			}
 		}
-		p.problems = append(p.problems, yamlfile.UnknownKey(p.file, key, what, slices.Clone(known)))
+		p.problems = append(p.problems, yamlfile.UnknownKey(p.fileOf(key), key, what, slices.Clone(known)))
 	}
 	return true
 }
 
-// scalar is the text of a scalar that is not null.
-func (p *composeParser) scalar(n *yaml.Node, what string) (string, bool) {
-	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
-		p.problem(n, "write text or a number", "%s is %s, where text belongs", what, yamlfile.Describe(n))
-		return "", false
-	}
-	if strings.ContainsRune(n.Value, 0) {
-		p.problem(n, "remove it", "%s holds a NUL byte", what)
-		return "", false
-	}
-	return n.Value, true
-}
-
-func (p *composeParser) integer(n *yaml.Node, what string, low, high int) int {
-	text, ok := p.scalar(n, what)
-	if !ok {
-		return low
-	}
-	v, err := strconv.Atoi(text)
-	if err != nil || v < low || v > high {
-		p.problem(n, fmt.Sprintf("write a number from %d to %d", low, high), "%s is %q", what, text)
-		return low
-	}
-	return v
-}
-
-func (p *composeParser) duration(n *yaml.Node, what string, low, high time.Duration) time.Duration {
+func (p *parser) duration(n *yaml.Node, what string, low, high time.Duration) time.Duration {
 	text, ok := p.scalar(n, what)
 	if !ok {
 		return low
@@ -254,62 +255,132 @@ func (p *composeParser) duration(n *yaml.Node, what string, low, high time.Durat
 
 var serviceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`) })
 
-func (p *composeParser) services(n *yaml.Node) (all []Service) {
+func (p *parser) services(n *yaml.Node) (all []Service) {
 	if n.Kind != yaml.MappingNode {
 		p.problem(n, `write a service below it, such as "web: {command: ./web, ports: [\"8000:80\"]}"`, `"services" is %s, where a mapping belongs`, yamlfile.Describe(n))
 		return nil
 	}
-	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
+	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.fileOf(n), n)...)
+	idle := p.idle(n)
+	needs := map[string][]need{}
 	taken, routes := map[string]string{}, map[string]string{}
-	for key, value := range yamlfile.Pairs(n) {
+	for key, v := range yamlfile.Pairs(n) {
 		if !serviceName().MatchString(key.Value) {
 			p.problem(key, "use lower-case letters, digits, _ and -, at most 40", "service name %q", key.Value)
+			continue
+		}
+		if idle[key.Value] {
 			continue
 		}
 		if len(all) == maxServices {
 			p.problem(key, "split the application", "declares more than %d services", maxServices)
 			break
 		}
-		s := p.service(key, value)
+		s := p.service(key, v)
+		needs[s.Name] = p.needs(value(v, "depends_on"), "services."+s.Name+".depends_on")
 		for _, port := range s.Ports {
 			at := port.String()
 			by, ok := taken[at]
 			switch {
 			case ok && port.Host != 0 && len(s.Proxy.Routes) == 0:
-				p.problem(value, "give each its own, or say which requests are for which with x-headgate: {routes: [/api]}",
+				p.problem(v, "give each its own, or say which requests are for which with x-headgate: {routes: [/api]}",
 					"services %q and %q both want port %s", by, s.Name, at)
 			case len(s.Proxy.Routes) == 0:
 				taken[at] = s.Name
 			}
-			p.routesOf(value, s, at, routes)
+			p.routesOf(v, s, at, routes)
 		}
 		all = append(all, s)
 	}
+	p.dependencies(all, needs, idle)
 	return all
 }
 
-const noContainers = "containers are not in this version; leave it out and the command runs from the release's artifact"
+// Why some keys are refused.
+const (
+	noBuild    = "the release's build makes images: write images: {web: …} in headgate.yaml, and image: web here"
+	noBounds   = "it would let the service out of its bounds on the machine"
+	oneNetwork = "the services of an application are in one network, where each is found by its name"
+	noDevices  = "instances get no devices of the machine"
+	noProcess  = "only a service with an image has it"
+)
 
-var serviceKeys = []string{"command", "environment", "ports", "deploy", "healthcheck", "stop_grace_period", "stop_signal", "working_dir", "restart", "x-headgate"}
+var serviceKeys = []string{
+	"command", "environment", "env_file", "ports", "deploy", "scale", "healthcheck", "stop_grace_period", "stop_signal", "working_dir",
+	"restart", "depends_on", "profiles", "x-headgate",
+}
 
-var unsupportedService = map[string]string{
-	"image":        noContainers,
-	"build":        noContainers,
-	"volumes":      "the artifact is read-only and /tmp is private; keep data in a service outside, reached by an address in environment",
-	"tmpfs":        "/tmp is private and writable already",
-	"depends_on":   "services start side by side; let the process retry until what it needs answers",
-	"networks":     "services share the machine's network; reach each other on the ports the proxy listens on",
-	"network_mode": "services share the machine's network",
-	"env_file":     "write the variables under environment",
-	"entrypoint":   "put the whole command line under command",
-	"user":         "instances run as the server's user without privileges; leave it out",
-	"secrets":      "a compose.yaml in Git is no place for secrets, and there is no store for them in this version",
-	"configs":      "put the files into the artifact",
-	"scale":        "write deploy: {replicas: N}",
-	"extends":      "write the service out",
-	"profiles":     "leave the service out of this environment's directory",
-	"privileged":   "instances run without privileges",
-	"cap_add":      "instances run without privileges",
+// neverSupported are keys that neither processes nor containers have.
+var neverSupported = map[string]string{
+	"build":               noBuild,
+	"network_mode":        oneNetwork,
+	"links":               oneNetwork,
+	"external_links":      "reach what is elsewhere by an address in environment",
+	"volumes_from":        "name the volume under volumes of both services",
+	"label_file":          "write the labels under labels",
+	"privileged":          "instances run without privileges",
+	"devices":             noDevices,
+	"device_cgroup_rules": noDevices,
+	"gpus":                noDevices,
+	"use_api_socket":      noBounds,
+	"cgroup":              noBounds,
+	"cgroup_parent":       noBounds,
+	"ipc":                 noBounds,
+	"pid":                 noBounds,
+	"uts":                 noBounds,
+	"userns_mode":         noBounds,
+	"runtime":             "the machine's own container runtime is used",
+	"isolation":           "the machine's own container runtime is used",
+	"credential_spec":     "only Windows has it",
+	"mac_address":         oneNetwork,
+	"dns_opt":             "write the name servers under dns",
+	"dns_search":          "write names out",
+	"blkio_config":        "limit memory, cpus and pids",
+	"storage_opt":         "limit memory, cpus and pids",
+	"cpu_count":           "write cpus",
+	"cpu_percent":         "write cpus",
+	"cpu_period":          "write cpus",
+	"cpu_quota":           "write cpus",
+	"cpu_rt_period":       "write cpus",
+	"cpu_rt_runtime":      "write cpus",
+	"cpuset":              "write cpus",
+	"mem_swappiness":      "write deploy: {resources: {limits: {memory: …}}}: what is over it is ended, and nothing is swapped",
+	"memswap_limit":       "write deploy: {resources: {limits: {memory: …}}}: what is over it is ended, and nothing is swapped",
+	"oom_kill_disable":    "an instance that is over its memory ends, and is started again",
+	"oom_score_adj":       "limit memory",
+	"post_start":          "have the program do it when it starts, or a service that others depend on",
+	"pre_stop":            "have the program do it when it gets stop_signal",
+	"models":              "have the service reach the model by an address in its environment",
+	"provider":            "reach what is elsewhere by an address in environment",
+	"develop":             "it is for a developer's machine; leave it out of the environment's directory",
+}
+
+// unsupportedProcess are keys that containers have.
+var unsupportedProcess = map[string]string{
+	"volumes":         "the artifact is read-only and /tmp is private; keep data in a service outside, reached by an address in environment",
+	"tmpfs":           "/tmp is private and writable already",
+	"entrypoint":      "put the whole command line under command",
+	"user":            "instances run as the server's user without privileges; leave it out",
+	"secrets":         "a compose.yaml in Git is no place for secrets, and " + noProcess,
+	"configs":         "put the files into the artifact",
+	"cap_add":         "instances run without privileges",
+	"cap_drop":        "instances run without privileges",
+	"security_opt":    "instances run without privileges",
+	"group_add":       noProcess,
+	"read_only":       "the artifact is read-only already",
+	"shm_size":        noProcess,
+	"sysctls":         noProcess,
+	"extra_hosts":     noProcess,
+	"dns":             noProcess,
+	"networks":        "services share the machine's network; reach each other on the ports the proxy listens on",
+	"network_mode":    "services share the machine's network",
+	"links":           "services share the machine's network",
+	"mem_limit":       "there are no limits in this version; leave it out",
+	"mem_reservation": "there are no limits in this version; leave it out",
+	"cpus":            "there are no limits in this version; leave it out",
+	"cpu_shares":      "there are no limits in this version; leave it out",
+	"pids_limit":      "there are no limits in this version; leave it out",
+	"ulimits":         "there are no limits in this version; leave it out",
 }
 
 // harmlessService are keys that say nothing about how a process has to run. Files
@@ -330,11 +401,25 @@ var harmlessService = map[string]string{
 	"tty":            "an instance's output goes to its log",
 }
 
-func (p *composeParser) service(key, n *yaml.Node) Service {
+func (p *parser) service(key, n *yaml.Node) Service {
 	s := Service{Name: key.Value, Replicas: 1, Drain: defaultDrain, StopGrace: defaultGrace, StopSignal: syscall.SIGTERM, Environment: map[string]string{}}
 	where := "services." + s.Name
-	if !p.mapping(n, where, serviceKeys, unsupportedService, harmlessService) {
-		return s
+	image := cmp.Or(value(n, "image"), value(value(n, "x-headgate"), "image"), value(n, "build"))
+	if image != nil {
+		s.Container = &Container{}
+		if !p.mapping(n, where, slices.Concat(serviceKeys, containerKeys), neverSupported, harmlessContainer) {
+			return s
+		}
+	} else {
+		unsupported := maps.Clone(neverSupported)
+		maps.Copy(unsupported, unsupportedProcess)
+		if !p.mapping(n, where, serviceKeys, unsupported, harmlessService) {
+			return s
+		}
+	}
+	faults := len(p.problems)
+	if file := value(n, "env_file"); file != nil {
+		p.envFiles(file, where+".env_file", s.Container != nil, s.Environment)
 	}
 	var health, extension *yaml.Node
 	for key, v := range yamlfile.Pairs(n) {
@@ -343,23 +428,15 @@ func (p *composeParser) service(key, n *yaml.Node) Service {
 		case "command":
 			s.Command = p.command(v, what)
 		case "environment":
-			s.Environment = p.environment(v, what)
+			p.environment(v, what, s.Container != nil, s.Environment)
 		case "ports":
-			s.Ports = p.ports(v, what)
+			s.Ports = p.ports(&s, v, what)
 		case "deploy":
-			if p.mapping(v, what, []string{"replicas"}, map[string]string{
-				"resources": "there are no limits in this version; leave it out", "update_config": "write x-headgate: {deployment: {strategy: rolling, minimum_healthy: 100, maximum: 200}} beside services",
-				"rollback_config": "what a deployment gives up goes back by itself; x-headgate: {deployment: …} beside services says when",
-				"restart_policy":  "write restart: always, on-failure or \"no\" beside deploy",
-			}, map[string]string{"mode": "", "placement": "there is one machine", "labels": ""}) {
-				for k, r := range yamlfile.Pairs(v) {
-					if k.Value == "replicas" {
-						s.Replicas = p.integer(r, what+".replicas", 0, maxReplicas)
-					}
-				}
-			}
+			p.deploy(&s, v, what)
+		case "scale":
+			s.Replicas = p.integer(v, what, 0, maxReplicas)
 		case "restart":
-			s.Restart = p.restart(v, what)
+			s.Restart, s.restarts = p.restart(v, what), true
 		case "healthcheck":
 			health = v
 		case "x-headgate":
@@ -369,27 +446,73 @@ func (p *composeParser) service(key, n *yaml.Node) Service {
 		case "stop_signal":
 			s.StopSignal = p.signal(v, what)
 		case "working_dir":
-			s.WorkingDir = p.workingDir(v, what)
+			s.WorkingDir = p.workingDir(v, what, s.Container != nil)
+		default:
+			if s.Container != nil {
+				p.container(&s, key, v, what)
+			}
 		}
 	}
-	if s.Command == nil && !slices.ContainsFunc(p.problems, func(q yamlfile.Problem) bool { return strings.HasPrefix(q.What, where+".command") }) {
-		p.problem(key, `write the program to run and its arguments, such as "command: ./web"`, "%s has no command", where)
+	if s.Command == nil && s.Container == nil && len(p.problems) == faults {
+		p.problem(key, `write the program to run and its arguments, such as "command: ./web", or the image to run`, "%s has no command", where)
 	}
 	p.extension(&s, extension, where+".x-headgate")
 	p.health(&s, health, where+".healthcheck")
+	if c := s.Container; c != nil {
+		if c.Image == "" && len(p.problems) == faults {
+			p.problem(key, "write image: and its name", "%s has no image", where)
+		}
+		c.ImageHealth = health == nil && s.Health.Path == ""
+		p.whole(c, n, where)
+	}
 	return s
 }
 
-func (p *composeParser) command(n *yaml.Node, what string) (argv []string) {
+// deploy reads how many instances there are, and what each may use.
+func (p *parser) deploy(s *Service, n *yaml.Node, what string) {
+	known := []string{"replicas"}
+	unsupported := map[string]string{
+		"resources":       "there are no limits in this version; leave it out",
+		"update_config":   "write x-headgate: {deployment: {strategy: rolling, minimum_healthy: 100, maximum: 200}} beside services",
+		"rollback_config": "what a deployment gives up goes back by itself; x-headgate: {deployment: …} beside services says when",
+		"restart_policy":  "write restart: always, on-failure or \"no\" beside deploy",
+	}
+	if s.Container != nil {
+		known = append(known, "resources")
+	}
+	harmless := map[string]string{"placement": "there is one machine", "labels": "", "endpoint_mode": ""}
+	if !p.mapping(n, what, append(known, "mode"), unsupported, harmless) {
+		return
+	}
+	for k, v := range yamlfile.Pairs(n) {
+		of := what + "." + k.Value
+		switch k.Value {
+		case "replicas":
+			s.Replicas = p.integer(v, of, 0, maxReplicas)
+		case "resources":
+			p.reserved(s.Container, v, of)
+		case "mode":
+			switch text, ok := p.scalar(v, of); {
+			case !ok:
+			case strings.HasSuffix(text, "-job"):
+				p.problem(v, `write restart: on-failure, and depends_on: {…: {condition: service_completed_successfully}} where it is waited for`, "%s is %q", of, text)
+			default:
+				p.warning(v, "", "%s has no effect here", of)
+			}
+		}
+	}
+}
+
+func (p *parser) command(n *yaml.Node, what string) (argv []string) {
 	switch n.Kind {
 	case yaml.SequenceNode:
 		for _, c := range n.Content {
-			if word, ok := p.scalar(c, what); ok {
+			if word, ok := p.text(c, what); ok {
 				argv = append(argv, word)
 			}
 		}
 	default:
-		text, ok := p.scalar(n, what)
+		text, ok := p.text(n, what)
 		if !ok {
 			return nil
 		}
@@ -403,68 +526,116 @@ func (p *composeParser) command(n *yaml.Node, what string) (argv []string) {
 		p.problem(n, "write the program to run and its arguments", "%s is empty", what)
 		return nil
 	}
-	for _, w := range argv {
-		p.variables(n, w, what)
-	}
 	return argv
 }
 
-func (p *composeParser) variables(n *yaml.Node, text, what string) {
-	if _, err := interpolate(text, nil); err != nil {
-		p.problem(n, `write "$$" for a dollar sign that is meant for the program`, "%s: %v", what, err)
-	}
-}
+var (
+	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	// containerVariable is one that no shell needs to know: images take settings by them.
+	containerVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,199}$`)
+)
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
-func (p *composeParser) environment(n *yaml.Node, what string) map[string]string {
-	env := map[string]string{}
-	set := func(at *yaml.Node, name, value string) {
+// environment reads variables into env, instead of what is there.
+func (p *parser) environment(n *yaml.Node, what string, container bool, env map[string]string) {
+	set := func(at *yaml.Node, name string, value *yaml.Node) {
 		switch {
-		case !variableName.MatchString(name):
+		case !variableName.MatchString(name) && !(container && containerVariable.MatchString(name)):
 			p.problem(at, "use letters, digits and _", "%s: variable name %q", what, name)
-		case name == "PORT" || strings.HasPrefix(name, "HEADGATE_"):
+		case name == "PORT" && !container || strings.HasPrefix(name, "HEADGATE_"):
 			p.problem(at, "leave it out, or give yours another name", "%s: %s is set by headgate", what, name)
 		default:
-			p.variables(at, value, what+"."+name)
-			env[name] = value
+			if text, ok := p.text(value, what+"."+name); ok {
+				env[name] = text
+			}
 		}
+	}
+	passOn := func(at *yaml.Node, name, fix string) {
+		if value, ok := p.of(at).vars[name]; ok && variableName.MatchString(name) {
+			env[name] = literal(value)
+			return
+		}
+		p.problem(at, fix, "%s: %s has no value, and nothing is taken from the server's environment", what, name)
 	}
 	switch n.Kind {
 	case yaml.MappingNode:
-		p.problems = append(p.problems, yamlfile.DuplicateKeys(p.file, n)...)
+		p.problems = append(p.problems, yamlfile.DuplicateKeys(p.fileOf(n), n)...)
 		for key, v := range yamlfile.Pairs(n) {
 			if v.Kind == yaml.ScalarNode && v.Tag == "!!null" {
-				p.problem(v, "write its value", "%s: %s has none, and nothing is taken from the server's environment", what, key.Value)
-			} else if value, ok := p.scalar(v, what+"."+key.Value); ok {
-				set(key, key.Value, value)
+				passOn(v, key.Value, "write its value")
+			} else {
+				set(key, key.Value, v)
 			}
 		}
 	case yaml.SequenceNode:
+		twice := map[string]bool{}
 		for _, c := range n.Content {
-			text, ok := p.scalar(c, what)
-			if !ok {
+			if _, ok := p.text(c, what); !ok {
 				continue
 			}
-			name, value, ok := strings.Cut(text, "=")
-			if !ok {
-				p.problem(c, `write "NAME=value"`, "%s: %s has no value, and nothing is taken from the server's environment", what, name)
-				continue
-			}
-			if _, twice := env[name]; twice {
+			name, value, ok := strings.Cut(c.Value, "=")
+			if twice[name] {
 				p.problem(c, "keep one of them", "%s: %s is set twice", what, name)
 			}
-			set(c, name, value)
+			twice[name] = true
+			if !ok {
+				passOn(c, name, `write "NAME=value"`)
+				continue
+			}
+			set(c, name, p.new(c, yaml.ScalarNode, "!!str", value))
 		}
 	default:
 		p.problem(n, `write "NAME: value" lines`, "%s is %s, where a mapping or a list belongs", what, yamlfile.Describe(n))
 	}
-	return env
+}
+
+// envFiles reads the files of env_file into env.
+func (p *parser) envFiles(n *yaml.Node, what string, container bool, env map[string]string) {
+	for _, item := range listed(n) {
+		file, raw, required := item, false, true
+		if item.Kind == yaml.MappingNode {
+			if !p.mapping(item, what, []string{"path", "required", "format"}, nil, nil) {
+				return
+			}
+			file = nil
+			for key, v := range yamlfile.Pairs(item) {
+				switch key.Value {
+				case "path":
+					file = v
+				case "required":
+					required = p.boolean(v, what+".required")
+				case "format":
+					if text, ok := p.scalar(v, what+".format"); ok && text != "raw" {
+						p.problem(v, "write raw, or leave it out", "%s.format is %q", what, text)
+					}
+					raw = true
+				}
+			}
+			if file == nil {
+				p.problem(item, "write path: the file", "%s names no file", what)
+				continue
+			}
+		}
+		name, ok := p.named(file, what)
+		if !ok {
+			continue
+		}
+		if _, there := p.content(name); !there && !required {
+			continue
+		}
+		vars := map[string]string{}
+		p.variablesOf(file, name, vars, what, raw)
+		for name, value := range vars {
+			if name == "PORT" && !container || strings.HasPrefix(name, "HEADGATE_") {
+				p.problem(file, "leave it out of the file, or give yours another name", "%s: %s is set by headgate", what, name)
+			}
+			env[name] = literal(value)
+		}
+	}
 }
 
 // restart reads what becomes of an instance that ends. Where Compose takes "no" for
 // granted, a service that says nothing is kept running.
-func (p *composeParser) restart(n *yaml.Node, what string) (r rollout.Restart) {
+func (p *parser) restart(n *yaml.Node, what string) (r rollout.Restart) {
 	text, ok := p.scalar(n, what)
 	if !ok {
 		return r
@@ -494,7 +665,7 @@ var signals = map[string]syscall.Signal{
 	"SIGUSR1": syscall.SIGUSR1, "SIGUSR2": syscall.SIGUSR2, "SIGKILL": syscall.SIGKILL, "SIGWINCH": syscall.SIGWINCH,
 }
 
-func (p *composeParser) signal(n *yaml.Node, what string) syscall.Signal {
+func (p *parser) signal(n *yaml.Node, what string) syscall.Signal {
 	text, ok := p.scalar(n, what)
 	if !ok {
 		return syscall.SIGTERM
@@ -511,34 +682,39 @@ func (p *composeParser) signal(n *yaml.Node, what string) syscall.Signal {
 	return sig
 }
 
-func (p *composeParser) workingDir(n *yaml.Node, what string) string {
+func (p *parser) workingDir(n *yaml.Node, what string, container bool) string {
 	text, ok := p.scalar(n, what)
-	if !ok {
+	switch {
+	case !ok:
 		return ""
-	}
-	if strings.HasPrefix(text, "/") || slices.Contains(strings.Split(text, "/"), "..") {
+	case container && (!path.IsAbs(text) || path.Clean(text) != text):
+		p.problem(n, `write a path in the container, such as "/app"`, "%s: %q is not one", what, text)
+	case !container && (strings.HasPrefix(text, "/") || slices.Contains(strings.Split(text, "/"), "..")):
 		p.problem(n, `write a directory of the artifact, such as "app"`, "%s: %q is outside the artifact", what, text)
-		return ""
+	default:
+		return text
 	}
-	return text
+	return ""
 }
 
-func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
-	if n == nil || !p.mapping(n, what, slices.Concat([]string{"health", "drain", "artifact", "passes", "healthy_for"}, proxyKeys), nil, nil) {
+var extensionKeys = []string{"health", "drain", "artifact", "image", "secrets", "passes", "healthy_for"}
+
+func (p *parser) extension(s *Service, n *yaml.Node, what string) {
+	if n == nil || !p.mapping(n, what, slices.Concat(extensionKeys, proxyKeys), nil, nil) {
 		return
 	}
 	for key, v := range yamlfile.Pairs(n) {
 		switch key.Value {
 		case "health":
-			path, ok := p.scalar(v, what+".health")
+			text, ok := p.scalar(v, what+".health")
 			switch {
 			case !ok:
-			case !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " \t\r\n#"):
-				p.problem(v, `write the path to request, such as "/healthz"`, "%s.health: %q is not a path", what, path)
+			case !strings.HasPrefix(text, "/") || strings.ContainsAny(text, " \t\r\n#"):
+				p.problem(v, `write the path to request, such as "/healthz"`, "%s.health: %q is not a path", what, text)
 			case len(s.Ports) == 0:
 				p.problem(v, "add ports, or use healthcheck with a test command", "%s.health: the service has no ports", what)
 			default:
-				s.Health.Path = path
+				s.Health.Path = text
 			}
 		case "drain":
 			s.Drain = p.duration(v, what+".drain", 0, time.Hour)
@@ -550,6 +726,13 @@ func (p *composeParser) extension(s *Service, n *yaml.Node, what string) {
 			s.healthyFor = &d
 		case "artifact":
 			s.Artifact, _ = p.scalar(v, what+".artifact")
+			if s.Container != nil {
+				p.problem(v, "leave out artifact, or image", "%s.artifact: a container's files are those of its image", what)
+			}
+		case "image":
+			p.ownImage(s, n, v, what+".image")
+		case "secrets":
+			p.secretVariables(s, v, what+".secrets")
 		default:
 			p.proxy(s, key.Value, v, what+"."+key.Value)
 		}

@@ -12,8 +12,11 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
+// composed are the files of a directory with nothing but a compose.yaml.
+func composed(text string) target.Files { return target.Files{composeFile: []byte(text)} }
+
 func TestParse(t *testing.T) {
-	c, _, err := Parse("compose.yaml", []byte(`
+	c, _, err := Read("", composed(`
 name: hello
 x-other: {anything: goes}
 services:
@@ -57,7 +60,7 @@ services:
 // A file that is also given to Compose is read for what it says, and what has no
 // effect here is named.
 func TestCompatibility(t *testing.T) {
-	c, warnings, err := Parse("compose.yaml", []byte(`
+	c, warnings, err := Read("", composed(`
 x-common: &common
   labels: {a: b}
   environment: &env {A: "1"}
@@ -120,8 +123,9 @@ func TestProblems(t *testing.T) {
 		return "services: {web: {command: x, ports: ['80'], deploy: {replicas: 3}}}\nx-headgate:\n  " + how + "\n"
 	}
 	for _, c := range []struct{ name, in, want string }{
-		{"image", "services:\n  web:\n    image: nginx\n    command: x\n", `compose.yaml:3: services.web: "image" is not supported; containers are not in this version; leave it out and the command runs from the release's artifact`},
-		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `compose.yaml:2: services.web: "depends_on" is not supported; services start side by side`},
+		{"build", "services:\n  web:\n    build: .\n    command: x\n", `compose.yaml:3: services.web: "build" is not supported; the release's build makes images: write images: {web: …} in headgate.yaml, and image: web here`},
+		{"image", "services:\n  web:\n    image: Web\n", `compose.yaml:3: services.web.image: "Web" is not the name of an image`},
+		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `compose.yaml:2: services.web.depends_on: there is no service "db"; name one that is declared`},
 		{"unknown", "services:\n  web:\n    comand: x\n", `compose.yaml:3: unknown key "comand" in "services.web"; did you mean "command"?`},
 		{"top", "servces: {}\n", `did you mean "services"?`},
 		{"misspelt extension", "services: {web: {command: x, x-headgat: {}}}\n", `did you mean "x-headgate"?`},
@@ -139,7 +143,8 @@ func TestProblems(t *testing.T) {
 		{"udp", "services: {web: {command: x, ports: ['53:53/udp']}}\n", "only TCP"},
 		{"two inside", "services: {web: {command: x, ports: ['1000:80', '1001:81']}}\n", "an instance has one port"},
 		{"same port", "services: {a: {command: x, ports: ['1000:80']}, b: {command: x, ports: ['1000:80']}}\n", `services "a" and "b" both want port 1000`},
-		{"long ports", "services: {web: {command: x, ports: [{target: 80}]}}\n", "the long form is not supported"},
+		{"long ports", "services: {web: {command: x, ports: [{published: 80}]}}\n", "services.web.ports has no target; write {target: 80, published: 8000}"},
+		{"long ports of many", "services: {web: {command: x, ports: [{target: 80, published: 8000-8010}]}}\n", `"8000-8010" is not a port number`},
 		{"replicas", "services: {web: {command: x, deploy: {replicas: many}}}\n", `services.web.deploy.replicas is "many"; write a number from 0 to 100`},
 		{"too many replicas", "services: {web: {command: x, deploy: {replicas: 101}}}\n", "from 0 to 100"},
 		{"health without ports", "services: {web: {command: x, x-headgate: {health: /}}}\n", "the service has no ports"},
@@ -214,7 +219,7 @@ func TestInterpolate(t *testing.T) {
 
 func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 	read := func(text string) *version {
-		c, _, err := Parse("f", []byte("services: {web: {"+text+"}}"))
+		c, _, err := Read("", composed("services: {web: {"+text+"}}"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,28 +270,28 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(web))
 	f.Add([]byte("services: {a: {command: [x], environment: [A=$PORT], healthcheck: {test: [CMD, y]}}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, _, err := Parse("f", data)
+		c, _, err := Read("", composed(string(data)))
 		if err != nil {
 			ps, ok := yamlfile.ProblemsIn(err)
 			if !ok || len(ps) == 0 {
 				t.Fatalf("an error that is no Problem: %v", err)
 			}
 			for _, p := range ps {
-				if p.File != "f" || p.What == "" {
+				if p.File != composeFile || p.What == "" {
 					t.Fatalf("%+v", p)
 				}
 			}
 			return
 		}
 		for _, s := range c.Services {
-			if len(s.Command) == 0 || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 || s.Drain < 0 || s.Drain > time.Hour {
+			if s.Container == nil && len(s.Command) == 0 || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 || s.Drain < 0 || s.Drain > time.Hour {
 				t.Fatalf("%+v", s)
 			}
-			if _, err := interpolateAll(s.Command, nil); err != nil {
+			if _, err := interpolateAll(s.Command, map[string]string{"HEADGATE_COMMIT": "c"}); err != nil && !strings.Contains(err.Error(), "is not set") {
 				t.Fatal(err)
 			}
 		}
-		again, _, err := Parse("f", data)
+		again, _, err := Read("", composed(string(data)))
 		if err != nil || !reflect.DeepEqual(c, again) {
 			t.Fatal("it reads differently the second time")
 		}
@@ -310,7 +315,7 @@ func TestParseDeployment(t *testing.T) {
 		{"{alarms: [{name: e, prometheus: 'http://p', query: up, below: 1, for: 30s, rollback: false}]}",
 			"{alarm e false 1 30s 10s true {http://p up}}"},
 	} {
-		got, _, err := Parse("compose.yaml", []byte("services: {web: {command: x, deploy: {replicas: 4}}}\nx-headgate: {deployment: "+c.in+"}\n"))
+		got, _, err := Read("", composed("services: {web: {command: x, deploy: {replicas: 4}}}\nx-headgate: {deployment: "+c.in+"}\n"))
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -339,7 +344,7 @@ func TestParseDeployment(t *testing.T) {
 }
 
 func TestParseProxy(t *testing.T) {
-	c, _, err := Parse("compose.yaml", []byte(`
+	c, _, err := Read("", composed(`
 services:
   web:
     command: x

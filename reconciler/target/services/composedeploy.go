@@ -77,8 +77,8 @@ var strategies = map[string]rollout.Strategy{
 
 const strategyForm = "write all-at-once, rolling, canary, linear, or a name such as CodeDeployDefault.ECSCanary10Percent5Minutes"
 
-// application reads x-headgate beside services.
-func (p *composeParser) application(c *Compose, n *yaml.Node) {
+// deployments reads x-headgate beside services.
+func (p *parser) deployments(c *Compose, n *yaml.Node) {
 	if !p.mapping(n, "x-headgate", []string{"deployment"}, nil, nil) {
 		return
 	}
@@ -91,7 +91,7 @@ func (p *composeParser) application(c *Compose, n *yaml.Node) {
 }
 
 // bounds refuses a rolling deployment that could go nowhere.
-func (p *composeParser) bounds(n *yaml.Node, c *Compose) {
+func (p *parser) bounds(n *yaml.Node, c *Compose) {
 	for _, s := range c.Services {
 		low, high := rollout.Bounds(s.Replicas, c.Deployment.MinimumHealthy, c.Deployment.Maximum)
 		if rollout.Stalls(s.Replicas, low, high) {
@@ -106,7 +106,7 @@ var deploymentKeys = []string{
 	"strategy", "percent", "interval", "bake", "minimum_healthy", "maximum", "breaker", "hooks", "alarms",
 }
 
-func (p *composeParser) deployment(n *yaml.Node, what string) (d Deployment) {
+func (p *parser) deployment(n *yaml.Node, what string) (d Deployment) {
 	d.MinimumHealthy, d.Maximum = defaultMinimumHealthy, defaultMaximum
 	if n.Kind == yaml.ScalarNode {
 		p.strategy(&d, n, what)
@@ -146,7 +146,7 @@ func (p *composeParser) deployment(n *yaml.Node, what string) (d Deployment) {
 	return p.complete(d, n, what, set)
 }
 
-func (p *composeParser) strategy(d *Deployment, n *yaml.Node, what string) {
+func (p *parser) strategy(d *Deployment, n *yaml.Node, what string) {
 	text, ok := p.scalar(n, what)
 	if !ok {
 		return
@@ -164,7 +164,7 @@ func (p *composeParser) strategy(d *Deployment, n *yaml.Node, what string) {
 }
 
 // complete refuses settings that do not go together.
-func (p *composeParser) complete(d Deployment, n *yaml.Node, what string, set map[string]*yaml.Node) Deployment {
+func (p *parser) complete(d Deployment, n *yaml.Node, what string, set map[string]*yaml.Node) Deployment {
 	belongs := map[string][]rollout.Strategy{
 		"percent":         {rollout.Canary, rollout.Linear},
 		"interval":        {rollout.Canary, rollout.Linear},
@@ -199,7 +199,7 @@ func (p *composeParser) complete(d Deployment, n *yaml.Node, what string, set ma
 	return d
 }
 
-func (p *composeParser) breaker(n *yaml.Node, what string) (b rollout.Breaker) {
+func (p *parser) breaker(n *yaml.Node, what string) (b rollout.Breaker) {
 	if n.Kind == yaml.ScalarNode && n.Value == "false" {
 		b.Off = true
 		return b
@@ -232,15 +232,8 @@ func (p *composeParser) breaker(n *yaml.Node, what string) (b rollout.Breaker) {
 	return b
 }
 
-func (p *composeParser) boolean(n *yaml.Node, what string) bool {
-	if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" {
-		p.problem(n, "write true or false", "%s is %s", what, yamlfile.Describe(n))
-	}
-	return n.Value == "true"
-}
-
 // each calls f for each mapping of a list, with known keys by name.
-func (p *composeParser) each(n *yaml.Node, what string, most int, known []string, f func(at *yaml.Node, of string, set map[string]*yaml.Node)) {
+func (p *parser) each(n *yaml.Node, what string, most int, known []string, f func(at *yaml.Node, of string, set map[string]*yaml.Node)) {
 	if n.Kind != yaml.SequenceNode {
 		p.problem(n, "write a list", "%s is %s", what, yamlfile.Describe(n))
 		return
@@ -262,7 +255,7 @@ func (p *composeParser) each(n *yaml.Node, what string, most int, known []string
 	}
 }
 
-func (p *composeParser) hooks(d *Deployment, n *yaml.Node, what string) {
+func (p *parser) hooks(d *Deployment, n *yaml.Node, what string) {
 	d.Calls = map[string]HookCall{}
 	p.each(n, what, maxHooks, []string{"name", "stage", "url", "pause", "timeout"}, func(at *yaml.Node, of string, set map[string]*yaml.Node) {
 		h := rollout.Hook{Timeout: defaultHookTimeout}
@@ -306,7 +299,7 @@ func (p *composeParser) hooks(d *Deployment, n *yaml.Node, what string) {
 }
 
 // name reads a name that nothing else has.
-func (p *composeParser) name(at, n *yaml.Node, what string, name *string, taken func(string) bool) {
+func (p *parser) name(at, n *yaml.Node, what string, name *string, taken func(string) bool) {
 	if n != nil {
 		text, ok := p.scalar(n, what+".name")
 		if ok && !serviceName().MatchString(text) {
@@ -320,7 +313,7 @@ func (p *composeParser) name(at, n *yaml.Node, what string, name *string, taken 
 }
 
 // address reads an HTTP address.
-func (p *composeParser) address(n *yaml.Node, what string) string {
+func (p *parser) address(n *yaml.Node, what string) string {
 	text, ok := p.scalar(n, what)
 	if !ok {
 		return ""
@@ -332,7 +325,7 @@ func (p *composeParser) address(n *yaml.Node, what string) string {
 	return text
 }
 
-func (p *composeParser) alarms(d *Deployment, n *yaml.Node, what string) {
+func (p *parser) alarms(d *Deployment, n *yaml.Node, what string) {
 	d.Queries = map[string]AlarmQuery{}
 	keys := []string{"name", "prometheus", "query", "above", "below", "for", "interval", "rollback"}
 	p.each(n, what, maxAlarms, keys, func(at *yaml.Node, of string, set map[string]*yaml.Node) {
@@ -360,10 +353,7 @@ func (p *composeParser) alarms(d *Deployment, n *yaml.Node, what string) {
 			q.Prometheus = p.address(v, of+".prometheus")
 		}
 		if v := set["query"]; v != nil {
-			if text, ok := p.scalar(v, of+".query"); ok {
-				p.variables(v, text, of+".query")
-				q.Query = text
-			}
+			q.Query, _ = p.text(v, of+".query")
 		}
 		if v := set["for"]; v != nil {
 			a.For = p.duration(v, of+".for", 0, time.Hour)

@@ -10,13 +10,18 @@ import (
 )
 
 // health reads healthcheck, after x-headgate.
-func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
+func (p *parser) health(s *Service, n *yaml.Node, what string) {
 	h := &s.Health
 	none := false
 	set := map[string]*yaml.Node{}
-	if n != nil && p.mapping(n, what, []string{"test", "interval", "timeout", "retries", "start_period", "disable"}, nil, map[string]string{
-		"start_interval": "a starting instance is checked often anyway",
-	}) {
+	keys := []string{"test", "interval", "timeout", "retries", "start_period", "disable"}
+	harmless := map[string]string{}
+	if s.Container != nil {
+		keys = append(keys, "start_interval")
+	} else {
+		harmless["start_interval"] = "a starting instance is checked often anyway"
+	}
+	if n != nil && p.mapping(n, what, keys, nil, harmless) {
 		for key, v := range yamlfile.Pairs(n) {
 			set[key.Value] = v
 		}
@@ -26,10 +31,8 @@ func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
 				p.problem(v, "keep one of them", "%s.test: the service has x-headgate.health already", what)
 			}
 		}
-		if v := set["disable"]; v != nil && v.Value == "true" {
+		if v := set["disable"]; v != nil && p.boolean(v, what+".disable") {
 			none = true
-		} else if v != nil && v.Value != "false" {
-			p.problem(v, "write true or false", "%s.disable is %s", what, yamlfile.Describe(v))
 		}
 	}
 	h.Connect = len(s.Ports) > 0 && h.Path == "" && h.Test == nil && !none
@@ -61,6 +64,9 @@ func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
 	if v := set["timeout"]; v != nil {
 		h.Timeout = p.duration(v, what+".timeout", 10*time.Millisecond, 10*time.Minute)
 	}
+	if v := set["start_interval"]; v != nil && s.Container != nil {
+		s.Container.StartInterval = p.duration(v, what+".start_interval", 100*time.Millisecond, 10*time.Minute)
+	}
 	if v := set["retries"]; v != nil {
 		h.Retries = p.integer(v, what+".retries", 1, 100)
 	}
@@ -68,19 +74,17 @@ func (p *composeParser) health(s *Service, n *yaml.Node, what string) {
 
 // test reads healthcheck.test: text for a shell, or a list that begins with
 // CMD, CMD-SHELL or NONE.
-func (p *composeParser) test(n *yaml.Node, what string) (argv []string, none bool) {
+func (p *parser) test(n *yaml.Node, what string) (argv []string, none bool) {
 	if n.Kind != yaml.SequenceNode {
-		text, ok := p.scalar(n, what)
+		text, ok := p.text(n, what)
 		if !ok {
 			return nil, false
 		}
-		p.variables(n, text, what)
 		return []string{"/bin/sh", "-c", text}, false
 	}
 	for _, c := range n.Content {
-		if w, ok := p.scalar(c, what); ok {
+		if w, ok := p.text(c, what); ok {
 			argv = append(argv, w)
-			p.variables(c, w, what)
 		}
 	}
 	switch {

@@ -22,7 +22,7 @@ func (t *Target) Addresses(files target.Files) []target.Address { return Address
 // Addresses are those that the files of an application's directory declare: with
 // no IP where they name none, with port 0 where any will do.
 func Addresses(files target.Files) (all []target.Address) {
-	c, _, err := Parse(composeFile, files[composeFile])
+	c, _, err := Read("", files)
 	if err != nil {
 		return nil
 	}
@@ -37,26 +37,27 @@ func Addresses(files target.Files) (all []target.Address) {
 			all = append(all, target.Address{
 				Address: netip.AddrPortFrom(ip, uint16(p.Host)),
 				Unit:    s.Name,
-				File:    composeFile,
-				Line:    p.line,
+				File:    p.at.file,
+				Line:    p.at.line,
 			})
 		}
 	}
 	return all
 }
 
-func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
+func (p *parser) ports(s *Service, n *yaml.Node, what string) (ports []Port) {
 	if n.Kind != yaml.SequenceNode {
 		p.problem(n, portForm, "%s is %s, where a list belongs", what, yamlfile.Describe(n))
 		return nil
 	}
 	inside := ""
 	for _, c := range n.Content {
+		text, ok := "", true
 		if c.Kind == yaml.MappingNode {
-			p.problem(c, portForm, "%s: the long form is not supported", what)
-			continue
+			text, ok = p.longPort(c, what)
+		} else {
+			text, ok = p.scalar(c, what)
 		}
-		text, ok := p.scalar(c, what)
 		if !ok {
 			continue
 		}
@@ -64,6 +65,9 @@ func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
 		switch {
 		case err != nil:
 			p.problem(c, portForm, "%s: %q: %v", what, text, err)
+		case inside != "" && inside != container && s.Container != nil:
+			p.problem(c, "keep the one that requests are for: others of the application reach every port of the service by its name",
+				"%s: requests are carried to one port of a container, but %s and %s are named", what, inside, container)
 		case inside != "" && inside != container:
 			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what, inside, container)
 		case port.Host != 0 && slices.ContainsFunc(ports, func(o Port) bool { return o.String() == port.String() }):
@@ -71,11 +75,48 @@ func (p *composeParser) ports(n *yaml.Node, what string) (ports []Port) {
 		case len(ports) == maxPorts:
 			p.problem(c, "split the service", "%s: more than %d ports", what, maxPorts)
 		default:
-			inside, port.line = container, c.Line
+			inside, port.at = container, place{p.of(c).name, c.Line}
 			ports = append(ports, port)
 		}
 	}
+	if s.Container != nil {
+		s.Container.Port, _ = strconv.Atoi(inside) // it has been read as a number
+	}
 	return ports
+}
+
+// longPort is the long form of a port as the short one.
+func (p *parser) longPort(n *yaml.Node, what string) (text string, ok bool) {
+	if !p.mapping(n, what, []string{"target", "published", "host_ip", "protocol"}, nil, map[string]string{
+		"mode": "the proxy listens on the machine", "name": "", "app_protocol": "write x-headgate: {protocol: h2c} for HTTP/2 in clear",
+	}) {
+		return "", false
+	}
+	said := map[string]string{}
+	for key, v := range yamlfile.Pairs(n) {
+		if slices.Contains([]string{"target", "published", "host_ip", "protocol"}, key.Value) {
+			if said[key.Value], ok = p.scalar(v, what+"."+key.Value); !ok {
+				return "", false
+			}
+		}
+	}
+	if said["target"] == "" {
+		p.problem(n, "write {target: 80, published: 8000}", "%s has no target", what)
+		return "", false
+	}
+	if text = said["target"]; said["host_ip"] != "" || said["published"] != "" {
+		text = said["published"] + ":" + text
+	}
+	if ip := said["host_ip"]; ip != "" {
+		if strings.Contains(ip, ":") {
+			ip = "[" + ip + "]"
+		}
+		text = ip + ":" + text
+	}
+	if said["protocol"] != "" {
+		text += "/" + said["protocol"]
+	}
+	return text, true
 }
 
 func parsePort(text string) (p Port, container string, err error) {

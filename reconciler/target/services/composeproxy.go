@@ -43,7 +43,7 @@ var (
 	byteSize   = regexp.MustCompile(`^([0-9]{1,12})\s*([kKmMgG])?i?[bB]?$`)
 )
 
-func (p *composeParser) proxy(s *Service, key string, n *yaml.Node, what string) {
+func (p *parser) proxy(s *Service, key string, n *yaml.Node, what string) {
 	x := &s.Proxy
 	if len(s.Ports) == 0 {
 		p.problem(n, "add ports, or leave it out", "%s: the service has no ports", what)
@@ -73,7 +73,7 @@ func (p *composeParser) proxy(s *Service, key string, n *yaml.Node, what string)
 	}
 }
 
-func (p *composeParser) proxyWord(s *Service, key, text string, n *yaml.Node, what string) {
+func (p *parser) proxyWord(s *Service, key, text string, n *yaml.Node, what string) {
 	x := &s.Proxy
 	switch {
 	case key == "sticky" && text == "true":
@@ -106,7 +106,7 @@ func (p *composeParser) proxyWord(s *Service, key, text string, n *yaml.Node, wh
 
 // routes reads a list of hosts, paths, and both: "/api", "shop.example.org",
 // "*.example.org/api".
-func (p *composeParser) routes(s *Service, n *yaml.Node, what string) {
+func (p *parser) routes(s *Service, n *yaml.Node, what string) {
 	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
 		p.problem(n, `write [/api, shop.example.org, "*.example.org/api"]`, "%s is %s", what, yamlfile.Describe(n))
 		return
@@ -135,7 +135,7 @@ func (p *composeParser) routes(s *Service, n *yaml.Node, what string) {
 }
 
 // routesOf refuses a route that two services have at one port.
-func (p *composeParser) routesOf(at *yaml.Node, s Service, port string, routes map[string]string) {
+func (p *parser) routesOf(at *yaml.Node, s Service, port string, routes map[string]string) {
 	for _, r := range s.Proxy.Routes {
 		key := port + " " + r.Host + r.Path
 		if by, ok := routes[key]; ok {
@@ -146,7 +146,7 @@ func (p *composeParser) routesOf(at *yaml.Node, s Service, port string, routes m
 }
 
 // bytes reads a size as Compose does: 10m, 64k, 1gb.
-func (p *composeParser) bytes(n *yaml.Node, what string, low, high int64) int64 {
+func (p *parser) bytes(n *yaml.Node, what string, low, high int64) int64 {
 	text, ok := p.scalar(n, what)
 	if !ok {
 		return low
@@ -167,9 +167,6 @@ func (p *composeParser) bytes(n *yaml.Node, what string, low, high int64) int64 
 
 // missingPages are pages that are not among the files.
 func missingPages(c *Compose, dir string, files target.Files) (problems yamlfile.Problems) {
-	if c == nil {
-		return nil
-	}
 	for _, s := range c.Services {
 		if _, ok := files[s.Proxy.Page]; s.Proxy.Page != "" && !ok {
 			problems = append(problems, yamlfile.Problem{

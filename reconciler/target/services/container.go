@@ -20,6 +20,7 @@ type Container struct {
 	User       string   // name or number, with ":group"; "" is the image's
 	Groups     []string // further ones, by name or number
 	Hostname   string   // "" is the instance's name
+	Aliases    []string // names besides the service's by which others of the application find it
 	Init       bool     // a first process that reaps what is left behind
 
 	// Port is where the container listens, 0 for one that does not, or on a port that
@@ -33,6 +34,7 @@ type Container struct {
 	SharedMem  int64             // bytes of /dev/shm; 0 is the engine's default
 	CapAdd     []string          // names without CAP_, or ALL
 	CapDrop    []string          // the same
+	NoNewPrivs bool              // programs get no privileges by set-user-ID bits and the like
 	Sysctls    map[string]string // of the container's own network
 	Labels     map[string]string // of the container; variables not yet replaced
 	ExtraHosts []ExtraHost
@@ -68,7 +70,7 @@ type Limits struct {
 	Memory            int64   // bytes
 	MemoryReservation int64   // bytes that it has for certain when memory is short
 	CPUs              float64 // how many, in parts down to 0.01
-	CPUShares         int     // weight against others when processors are short; 1024 is usual
+	CPUShares         int64   // weight against others when processors are short; 1024 is usual
 	PIDs              int64   // processes and threads
 }
 

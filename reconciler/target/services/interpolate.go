@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// instanceVariables are the variables that an instance is given, and the only
-// ones that are set where a compose.yaml says $NAME.
+// instanceVariables are the variables that an instance is given. A text that is read
+// for an instance may name them; they get their values when it is started.
 var instanceVariables = []string{
 	"PORT",
 	"HEADGATE_ENVIRONMENT",
@@ -18,11 +18,39 @@ var instanceVariables = []string{
 	"HEADGATE_INSTANCE",
 }
 
-// interpolate replaces variables as Compose does: $NAME, ${NAME}, ${NAME:-text},
-// ${NAME-text}, ${NAME:+text}, ${NAME+text}, ${NAME:?text}, ${NAME?text}, where text
-// may hold more of them; and $$ by a dollar sign. With nil variables it only checks
-// what can be known before there is an instance.
+// variables are what "$NAME" in a text stands for.
+type variables struct {
+	of    map[string]string
+	known []string                // names that are set, whether or not of has them
+	unset func(name string) error // why there is no such variable
+
+	// late leaves the variables of an instance, and "$$", for interpolate to replace.
+	late bool
+}
+
+// interpolate replaces the variables of an instance as Compose does: $NAME, ${NAME},
+// ${NAME:-text}, ${NAME-text}, ${NAME:+text}, ${NAME+text}, ${NAME:?text}, ${NAME?text},
+// where text may hold more of them; and $$ by a dollar sign.
 func interpolate(text string, vars map[string]string) (string, error) {
+	return variables{of: vars, known: instanceVariables, unset: noSuchVariable}.replace(text)
+}
+
+func noSuchVariable(name string) error {
+	return fmt.Errorf("$%s is not set; an instance has %s", name, "$"+strings.Join(instanceVariables, ", $"))
+}
+
+// replace replaces the variables of a text.
+func (v variables) replace(text string) (string, error) {
+	out, own, err := v.all(text)
+	if err == nil && v.late && !own {
+		return text, nil // as it was written
+	}
+	return out, err
+}
+
+// all replaces each expression of a text, such as NAME or NAME:-text. own says that
+// one of them was not about an instance.
+func (v variables) all(text string) (_ string, own bool, err error) {
 	var out strings.Builder
 	for i := 0; i < len(text); i++ {
 		if text[i] != '$' {
@@ -30,32 +58,34 @@ func interpolate(text string, vars map[string]string) (string, error) {
 			continue
 		}
 		rest := text[i+1:]
+		from, to, next := 0, 0, 0
 		switch {
 		case strings.HasPrefix(rest, "$"):
 			out.WriteByte('$')
+			if v.late {
+				out.WriteByte('$')
+			}
 			i++
+			continue
 		case strings.HasPrefix(rest, "{"):
 			end := closingBrace(rest)
 			if end < 0 {
-				return "", fmt.Errorf("%q is not closed", text[i:])
+				return "", false, fmt.Errorf("%q is not closed", text[i:])
 			}
-			value, err := substitute(rest[1:end], vars)
-			if err != nil {
-				return "", err
-			}
-			out.WriteString(value)
-			i += end + 1
+			from, to, next = 1, end, end+1
 		default:
-			n := nameLength(rest)
-			value, err := substitute(rest[:n], vars)
-			if err != nil {
-				return "", err
-			}
-			out.WriteString(value)
-			i += n
+			to = nameLength(rest)
+			next = to
 		}
+		value, ours, err := v.substitute(rest[from:to])
+		if err != nil {
+			return "", false, err
+		}
+		own = own || ours
+		out.WriteString(value)
+		i += next
 	}
-	return out.String(), nil
+	return out.String(), own, nil
 }
 
 // closingBrace finds the "}" of the "{" that text begins with; -1 if there is none.
@@ -85,47 +115,54 @@ func nameLength(text string) (n int) {
 }
 
 // substitute is what a variable with its operator, such as NAME:-text, stands for.
-func substitute(expression string, vars map[string]string) (string, error) {
+func (v variables) substitute(expression string) (_ string, own bool, err error) {
 	n := nameLength(expression)
 	name, operator := expression[:n], expression[n:]
 	if name == "" {
-		return "", errors.New(`a "$" names no variable`)
+		return "", false, errors.New(`a "$" names no variable`)
 	}
-	set := slices.Contains(instanceVariables, name)
-	value := vars[name]
-	if orEmpty, ok := strings.CutPrefix(operator, ":"); ok && orEmpty != "" {
-		operator = orEmpty
-		set = set && (value != "" || vars == nil)
+	value, set := v.of[name]
+	set = set || slices.Contains(v.known, name)
+	instance := v.late && slices.Contains(instanceVariables, name)
+	if v.late {
+		value = literal(value)
 	}
-	if operator == "" {
-		if !set {
-			return "", fmt.Errorf("$%s is not set; an instance has %s", name, "$"+strings.Join(instanceVariables, ", $"))
-		}
-		return value, nil
+	operand, orEmpty := strings.CutPrefix(operator, ":")
+	if operand == "" {
+		operand, orEmpty = operator, false
+	}
+	if orEmpty {
+		set = set && value != ""
+	}
+	switch {
+	case operand == "" && instance:
+		return "${" + name + "}", false, nil
+	case operand == "" && !set:
+		return "", true, v.unset(name)
+	case operand == "":
+		return value, true, nil
+	case !strings.ContainsRune("-+?", rune(operand[0])):
+		return "", true, fmt.Errorf("${%s} is not a substitution", expression)
 	}
 	// What is not taken is checked all the same: a fault does not wait for its day.
-	text, err := interpolate(operator[1:], vars)
-	if err != nil {
-		return "", err
+	text, own, err := v.all(operand[1:])
+	switch {
+	case err != nil:
+		return "", own, err
+	case instance:
+		kept := "{" + name + operator[:len(operator)-len(operand)+1] + text + "}"
+		if closingBrace(kept) != len(kept)-1 {
+			return "", own, fmt.Errorf("a value that is put into ${%s} holds a brace", expression)
+		}
+		return "$" + kept, own, nil
+	case operand[0] == '+' && !set:
+		return "", true, nil
+	case operand[0] == '?' && !set:
+		return "", true, fmt.Errorf("$%s is not set: %s", name, text)
+	case operand[0] != '+' && set:
+		return value, true, nil
 	}
-	switch operator[0] {
-	case '-':
-		if set {
-			text = value
-		}
-	case '+':
-		if !set {
-			text = ""
-		}
-	case '?':
-		if !set {
-			return "", fmt.Errorf("$%s is not set: %s", name, text)
-		}
-		text = value
-	default:
-		return "", fmt.Errorf("${%s} is not a substitution", expression)
-	}
-	return text, nil
+	return text, true, nil
 }
 
 // interpolateAll interpolates every word of a command line.
@@ -139,3 +176,6 @@ func interpolateAll(argv []string, vars map[string]string) ([]string, error) {
 	}
 	return out, nil
 }
+
+// literal is a text that interpolate leaves as it is.
+func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }

@@ -20,6 +20,7 @@ var update = flag.Bool("update", false, "rewrite the golden conversations")
 //	declare 3 web=v2*2 db=v1@127.0.0.1:5432 fallback=web=v1*2   a commit, its services
 //	ok web-1 web-2 / fail web-1 why / exit web-1 why / drained web-1 / listened web 127.0.0.1:80 [! why]
 //	wait 2s                                                      time passes
+//	needs web db healthy                                         what web declared from here on waits for
 //	passes 2 / lasts 10s / restart no / restart on-failure 2      what is declared from here on must show
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -57,7 +58,7 @@ func play(t *testing.T, text string) string {
 	var out strings.Builder
 	o, d, now := &Observed{}, Declared{}, epoch
 	declaredCheck, declaredRestart, declaredDeployment = testCheck, Restart{}, Deployment{}
-	declaredPercent = [2]int{100, 200}
+	declaredPercent, declaredNeeds = [2]int{100, 200}, map[string][]Need{}
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		input, _, _ := strings.Cut(block, "\n----")
 		out.WriteString(input + "\n")
@@ -113,7 +114,8 @@ var (
 	declaredRestart Restart
 
 	declaredDeployment Deployment
-	declaredPercent    [2]int // minimum and maximum of rolling ones
+	declaredPercent    = [2]int{100, 200} // minimum and maximum of rolling ones
+	declaredNeeds      map[string][]Need
 )
 
 var testCheck = Check{StartPeriod: 10 * time.Second, Interval: 2 * time.Second, Timeout: time.Second, Retries: 3}
@@ -147,6 +149,8 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 			d.Services = append(d.Services, service(w))
 		}
 		o.Declare(*d)
+	case "needs":
+		declaredNeeds[arg(1)] = append(declaredNeeds[arg(1)], Need{arg(2), Condition(arg(3))})
 	case "strategy", "bake", "breaker", "hook", "alarm":
 		return deployment(&declaredDeployment, words)
 	case "pause":
@@ -230,6 +234,7 @@ func service(w string) Service {
 	if counted {
 		s.Replicas, _ = strconv.Atoi(times)
 	}
+	s.Needs = declaredNeeds[name]
 	if listen != "" {
 		s.Listen = strings.Split(listen, ",")
 	}

@@ -647,6 +647,63 @@ func (t *Tally) drain() time.Duration {
 	return t.Drain
 }
 
+// waits is what the first instances of a version still wait for; nil: nothing. Only
+// what is declared waits, and what it is to go back to: what serves has begun before.
+func (d Declared) waits(o *Observed, service, version string) *Need {
+	named := func(name string) int {
+		return slices.IndexFunc(d.Services, func(s Service) bool { return s.Name == name })
+	}
+	i := named(service)
+	if i < 0 {
+		return nil
+	}
+	s, of := &d.Services[i], func(s *Service) *Service { return s }
+	if version != s.Version {
+		of = func(s *Service) *Service { return s.Fallback }
+		if s = s.Fallback; s == nil || s.Version != version {
+			return nil
+		}
+	}
+	for _, n := range s.Needs {
+		j := named(n.Service)
+		if j < 0 {
+			continue // a fallback's, which is not declared any more
+		}
+		if other := of(&d.Services[j]); other != nil && !o.Services[n.Service].meets(n.Until, other) {
+			return &n
+		}
+	}
+	return nil
+}
+
+// meets reports whether a version of a service is what others wait for.
+func (f *ServiceState) meets(c Condition, s *Service) bool {
+	if f == nil {
+		return false
+	}
+	began, fit, ended := 0, 0, 0
+	for _, in := range f.Instances {
+		switch {
+		case in.Version != s.Version:
+			continue
+		case in.Phase == target.PhaseHealthy:
+			fit++
+		case in.Phase == target.PhaseDone:
+			ended++
+		}
+		if !in.Started.IsZero() {
+			began++
+		}
+	}
+	switch c {
+	case UntilStarted:
+		return began > 0 || s.Replicas == 0
+	case UntilHealthy:
+		return f.Versions[s.Version].complete() || fit+ended >= s.Replicas
+	}
+	return ended >= s.Replicas
+}
+
 // start starts what is wanted of a version and its pause is over.
 func (p *planner) start(f *ServiceState, version string, want int) {
 	for _, in := range slices.Clone(f.Instances) {
@@ -657,6 +714,9 @@ func (p *planner) start(f *ServiceState, version string, want int) {
 		if in.Phase == target.PhaseWaiting && p.at(in.NotBefore) {
 			p.do(Action{Kind: Start, Service: f.Name, Instance: in.ID, Version: version})
 		}
+	}
+	if want > 0 && p.d.waits(p.o, f.Name, version) != nil {
+		return // for what happens to another service
 	}
 	for ; want > 0; want-- {
 		p.do(Action{Kind: Start, Service: f.Name, Instance: fmt.Sprintf("%s-%d", f.Name, f.Next+1), Version: version})

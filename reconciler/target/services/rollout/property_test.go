@@ -210,7 +210,9 @@ func (w *model) settle(rounds int) {
 					w.check(id, true)
 				}
 			}
-			w.now = w.wake
+			if len(w.called)+len(w.asked) == 0 { // or one of the checks had a hook be called
+				w.now = w.wake
+			}
 		}
 		w.plan()
 	}
@@ -243,6 +245,12 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 					s.Fallback = &back
 				}
 				all = append(all, s)
+			}
+			if len(all) == 2 && rapid.Bool().Draw(t, "needs") {
+				all[1].Needs = []Need{{"db", rapid.SampledFrom([]Condition{UntilStarted, UntilHealthy}).Draw(t, "until")}}
+				if back := all[1].Fallback; back != nil {
+					back.Needs = all[1].Needs
+				}
 			}
 			return all
 		}

@@ -36,6 +36,9 @@ type Service struct {
 	Restart  Restart
 	Drain    time.Duration // how long requests in flight may take once an instance is out of the traffic
 
+	// Needs are what the first start of each instance waits for.
+	Needs []Need
+
 	Minimum, Maximum int // Rolling: the fewest healthy instances and the most that run, while it is under way
 
 	// Fallback is a version known to be good. It serves until Version is healthy when
@@ -43,6 +46,23 @@ type Service struct {
 	// up. Nil for none.
 	Fallback *Service
 }
+
+// Need is what has to be so of the declared version of another service, or of the
+// version that goes with a fallback.
+type Need struct {
+	Service string
+	Until   Condition
+}
+
+// Condition is what an instance may wait for.
+type Condition string
+
+// The conditions.
+const (
+	UntilStarted   Condition = "started"   // an instance was started
+	UntilHealthy   Condition = "healthy"   // as many as are declared may have traffic, or did
+	UntilSucceeded Condition = "succeeded" // as many as are declared have ended well
+)
 
 // Restart says what becomes of an instance that ended by itself. The zero value
 // starts it again, whatever happens.

@@ -35,7 +35,14 @@ func Status(d Declared, o *Observed, now time.Time) (target.State, string) {
 			worse(target.Converging, s.Name+": not started yet")
 			continue
 		}
-		worse(f.status(s, d.Report, now))
+		state, message := f.status(s, d.Report, now)
+		if n := d.waits(o, s.Name, s.Version); n != nil && state == target.Converging && !f.has(s.Version) {
+			message = fmt.Sprintf("%s waits for %s to have %s", s.Name, n.Service, n.Until)
+			if n.Until == UntilHealthy {
+				message = fmt.Sprintf("%s waits for %s to be healthy", s.Name, n.Service)
+			}
+		}
+		worse(state, message)
 	}
 	for _, name := range o.Names() {
 		f := o.Services[name]
@@ -234,6 +241,11 @@ func (f *ServiceState) status(s Service, report bool, now time.Time) (target.Sta
 		return target.Degraded, progress
 	}
 	return target.Converging, progress
+}
+
+// has reports whether there are instances of a version.
+func (f *ServiceState) has(version string) bool {
+	return slices.ContainsFunc(f.Instances, func(in *Instance) bool { return in.Version == version && !in.Retired })
 }
 
 // stillToShow is what instances that are healthy have to do to count as lasting.

@@ -1,0 +1,810 @@
+package services
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// Bounds of the files that one application is declared in.
+const (
+	maxFiles    = 50
+	maxIncludes = 8       // of files that include files
+	maxExtends  = 8       // of services that extend services
+	maxCopied   = 200_000 // values that are taken over from elsewhere
+)
+
+// origin is a file that services are declared in.
+type origin struct {
+	name string            // in the application's directory
+	dir  string            // that its paths begin at; "" is the application's own
+	vars map[string]string // that its texts may name, besides those of an instance
+	text bool              // no "$" in it means anything
+}
+
+// parser reads the files that declare an application.
+type parser struct {
+	dir   string // of the application, for messages
+	files target.Files
+
+	main    *origin
+	from    map[*yaml.Node]*origin // of what is not in main
+	read    map[string]bool        // names of files that were read
+	missing map[string]bool        // names of files that were wanted and are not there
+	copied  int
+
+	resources map[string]map[string]*yaml.Node // volumes, secrets, configs and networks, by name
+
+	problems yamlfile.Problems
+	warnings yamlfile.Problems
+}
+
+func newParser(dir string, files target.Files) *parser {
+	return &parser{
+		dir:     dir,
+		files:   files,
+		main:    &origin{},
+		from:    map[*yaml.Node]*origin{},
+		read:    map[string]bool{},
+		missing: map[string]bool{},
+	}
+}
+
+// of is the file that a node is in.
+func (p *parser) of(n *yaml.Node) *origin {
+	if s := p.from[n]; s != nil {
+		return s
+	}
+	return p.main
+}
+
+func (p *parser) fileOf(n *yaml.Node) string { return path.Join(p.dir, p.of(n).name) }
+
+func (p *parser) problem(at *yaml.Node, fix, format string, args ...any) {
+	p.problems = append(p.problems, yamlfile.Problem{
+		File: p.fileOf(at),
+		Line: at.Line,
+		What: fmt.Sprintf(format, args...),
+		Fix:  fix,
+	})
+}
+
+func (p *parser) warning(at *yaml.Node, fix, format string, args ...any) {
+	p.warnings = append(p.warnings, yamlfile.Problem{
+		File: p.fileOf(at),
+		Line: at.Line,
+		What: fmt.Sprintf(format, args...),
+		Fix:  fix,
+	})
+}
+
+// content is a file of the application's directory.
+func (p *parser) content(name string) ([]byte, bool) {
+	data, ok := p.files[name]
+	if !ok {
+		p.missing[name] = true
+	}
+	return data, ok
+}
+
+// path is the name of a file that a text of a file says.
+func (p *parser) path(at *yaml.Node, text, what string) (name string, ok bool) {
+	switch {
+	case strings.Contains(text, "://") || strings.HasPrefix(text, "git@") || strings.HasPrefix(text, "oci:"):
+		p.problem(at, "put the file beside compose.yaml, so that it is promoted with it", "%s: %q is not in Git, and nothing is fetched from elsewhere", what, text)
+		return "", false
+	case path.IsAbs(text), strings.HasPrefix(text, "~"):
+		p.problem(at, "put the file beside compose.yaml, and name it from there", "%s: %q is outside the environment's directory", what, text)
+		return "", false
+	}
+	name = path.Join(p.of(at).dir, text)
+	if name == ".." || strings.HasPrefix(name, "../") {
+		p.problem(at, "put it below the environment's directory, which is what a promotion carries", "%s: %q is outside the environment's directory", what, text)
+		return "", false
+	}
+	return name, true
+}
+
+// load reads a file of services that is named at a node, nil when it cannot.
+func (p *parser) load(at *yaml.Node, s *origin, what string) *yaml.Node {
+	if len(p.read) == maxFiles && !p.read[s.name] {
+		p.problem(at, "leave some out", "%s: the application is declared in more than %d files", what, maxFiles)
+		return nil
+	}
+	p.read[s.name] = true
+	data, ok := p.content(s.name)
+	if !ok {
+		p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, s.name))
+		return nil
+	}
+	top, err := yamlfile.ParseAliased(path.Join(p.dir, s.name), data)
+	if err != nil {
+		ps, _ := yamlfile.ProblemsIn(err)
+		p.problems = append(p.problems, ps...)
+		return nil
+	}
+	p.belongs(top, s)
+	return top
+}
+
+// belongs notes that a node, with all in it, is of a file.
+func (p *parser) belongs(n *yaml.Node, s *origin) {
+	p.from[n] = s
+	for _, c := range n.Content {
+		p.belongs(c, s)
+	}
+}
+
+// clone copies a node with all in it.
+func (p *parser) clone(n *yaml.Node) *yaml.Node {
+	c := *n
+	p.copied++
+	if s := p.from[n]; s != nil {
+		p.from[&c] = s
+	}
+	c.Content = make([]*yaml.Node, len(n.Content))
+	for i, child := range n.Content {
+		if p.copied > maxCopied {
+			c.Content = nil
+			break
+		}
+		c.Content[i] = p.clone(child)
+	}
+	return &c
+}
+
+// tooMuch reports whether more was taken over from elsewhere than is allowed.
+func (p *parser) tooMuch(at *yaml.Node) bool {
+	if p.copied > maxCopied {
+		p.problem(at, "write less into what is extended and included", "takes over more than %d values from elsewhere", maxCopied)
+	}
+	return p.copied > maxCopied
+}
+
+// new is a node in the place of another one.
+func (p *parser) new(at *yaml.Node, kind yaml.Kind, tag, value string) *yaml.Node {
+	n := &yaml.Node{Kind: kind, Tag: tag, Value: value, Line: at.Line, Column: at.Column}
+	if s := p.from[at]; s != nil {
+		p.from[n] = s
+	}
+	return n
+}
+
+// value is what a mapping has for a key, nil for nothing.
+func value(n *yaml.Node, key string) *yaml.Node {
+	for k, v := range yamlfile.Pairs(n) {
+		if k.Value == key {
+			return v
+		}
+	}
+	return nil
+}
+
+// without is a mapping without a key.
+func (p *parser) without(n *yaml.Node, key string) *yaml.Node {
+	c := *n
+	c.Content = nil
+	for k, v := range yamlfile.Pairs(n) {
+		if k.Value != key {
+			c.Content = append(c.Content, k, v)
+		}
+	}
+	if s := p.from[n]; s != nil {
+		p.from[&c] = s
+	}
+	return &c
+}
+
+// scalar is the text of a scalar that is not null, its variables replaced. An
+// instance's are not set: there is none yet.
+func (p *parser) scalar(n *yaml.Node, what string) (string, bool) {
+	s := p.of(n)
+	v := variables{of: s.vars, unset: func(name string) error {
+		if slices.Contains(instanceVariables, name) {
+			return fmt.Errorf("$%s is known only to an instance, in its command, environment, labels, image and checks", name)
+		}
+		return fmt.Errorf("$%s is not set", name)
+	}}
+	return p.replaced(n, v, what)
+}
+
+// text is the text of a scalar that is not null; the variables of an instance are
+// not yet replaced.
+func (p *parser) text(n *yaml.Node, what string) (string, bool) {
+	return p.replaced(n, variables{of: p.of(n).vars, unset: noSuchVariable, late: true}, what)
+}
+
+func (p *parser) replaced(n *yaml.Node, v variables, what string) (string, bool) {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+		p.problem(n, "write text or a number", "%s is %s, where text belongs", what, yamlfile.Describe(n))
+		return "", false
+	}
+	if strings.ContainsRune(n.Value, 0) {
+		p.problem(n, "remove it", "%s holds a NUL byte", what)
+		return "", false
+	}
+	if p.of(n).text {
+		if v.late {
+			return literal(n.Value), true
+		}
+		return n.Value, true
+	}
+	text, err := v.replace(n.Value)
+	if err != nil {
+		p.problem(n, `write "$$" for a dollar sign that is meant for the program, or set the variable in .env beside compose.yaml`, "%s: %v", what, err)
+		return "", false
+	}
+	return text, true
+}
+
+// quiet is what scalar says of a node, whether or not it is one.
+func (p *parser) quiet(n *yaml.Node) string {
+	problems := p.problems
+	text, _ := p.scalar(n, "")
+	p.problems = problems
+	return text
+}
+
+// compose reads compose.yaml with all that it includes and its services extend, as
+// one mapping. nil: that cannot be done.
+func (p *parser) compose() *yaml.Node {
+	p.main = &origin{name: composeFile, vars: map[string]string{}}
+	p.dotenv(p.main)
+	p.read[composeFile] = true
+	top, err := yamlfile.ParseAliased(path.Join(p.dir, composeFile), p.files[composeFile])
+	if err != nil {
+		p.problems, _ = yamlfile.ProblemsIn(err)
+		return nil
+	}
+	if !p.top(top) {
+		return nil
+	}
+	for _, name := range []string{"compose.override.yaml", "compose.override.yml"} {
+		if _, ok := p.files[name]; !ok {
+			continue
+		}
+		over := p.load(top, &origin{name: name, vars: p.main.vars}, name)
+		if over == nil || !p.top(over) {
+			return nil
+		}
+		top = p.merge(top, over, "")
+		break
+	}
+	top = p.include(top, nil)
+	if top == nil {
+		return nil
+	}
+	services := value(top, "services")
+	if services == nil || services.Kind != yaml.MappingNode {
+		return top
+	}
+	extended := &extending{p: p, top: top, done: map[string]*yaml.Node{}}
+	all := p.new(services, yaml.MappingNode, "!!map", "")
+	for key := range yamlfile.Pairs(services) {
+		n := extended.service(key, key.Value, nil)
+		if n == nil {
+			return nil
+		}
+		all.Content = append(all.Content, key, n)
+	}
+	p.settle(all)
+	return p.with(top, "services", all)
+}
+
+// settle takes out what is reset without having been set, and tags that have done
+// their work. Of other tags nothing is known.
+func (p *parser) settle(n *yaml.Node) {
+	var content []*yaml.Node
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && (i%2 == 0 && n.Content[i+1].Tag == "!reset" || i%2 == 1 && c.Tag == "!reset") {
+			continue
+		}
+		switch {
+		case c.Tag == "!override":
+			c.Tag = ""
+			c.Tag = c.ShortTag()
+		case strings.HasPrefix(c.Tag, "!") && !strings.HasPrefix(c.Tag, "!!") && c.Tag != "!reset":
+			p.problem(c, "leave it out", "the tag %s says nothing here", c.Tag)
+		}
+		p.settle(c)
+		content = append(content, c)
+	}
+	n.Content = content
+}
+
+// with is a mapping that has another value for a key.
+func (p *parser) with(n *yaml.Node, key string, v *yaml.Node) *yaml.Node {
+	c := *n
+	c.Content = slices.Clone(n.Content)
+	for i := 0; i+1 < len(c.Content); i += 2 {
+		if c.Content[i].Value == key {
+			c.Content[i+1] = v
+		}
+	}
+	if s := p.from[n]; s != nil {
+		p.from[&c] = s
+	}
+	return &c
+}
+
+var topKeys = []string{"services", "name", "version", "include", "volumes", "networks", "secrets", "configs", "x-headgate"}
+
+var unsupportedTop = map[string]string{
+	"models": "have the service reach the model by an address in its environment",
+}
+
+// top checks the keys at the top of a file, and that what names things is a mapping
+// with each once.
+func (p *parser) top(n *yaml.Node) bool {
+	if !p.mapping(n, path.Base(p.of(n).name), topKeys, unsupportedTop, nil) {
+		return false
+	}
+	for key, v := range yamlfile.Pairs(n) {
+		if slices.Contains([]string{"services", "volumes", "networks", "secrets", "configs"}, key.Value) {
+			p.problems = append(p.problems, yamlfile.DuplicateKeys(p.fileOf(v), v)...)
+		}
+	}
+	return true
+}
+
+// include puts what the files of include declare into a mapping. chain are the files
+// that include it.
+func (p *parser) include(top *yaml.Node, chain []string) *yaml.Node {
+	list := value(top, "include")
+	if list == nil {
+		return top
+	}
+	of := p.of(list)
+	what := "include"
+	if list.Kind != yaml.SequenceNode {
+		p.problem(list, "write a list: [db.yaml, {path: queue/compose.yaml, env_file: queue.env}]", "%s is %s", what, yamlfile.Describe(list))
+		return nil
+	}
+	if len(chain) == maxIncludes {
+		p.problem(list, "include from fewer levels", "files include each other over more than %d levels", maxIncludes)
+		return nil
+	}
+	chain = append(slices.Clone(chain), of.name)
+	top = p.without(top, "include")
+	for _, item := range list.Content {
+		more := p.included(item, what, chain)
+		if more == nil {
+			return nil
+		}
+		if top = p.add(top, more); top == nil {
+			return nil
+		}
+	}
+	return top
+}
+
+// included is what one entry of an include declares.
+func (p *parser) included(item *yaml.Node, what string, chain []string) *yaml.Node {
+	paths := []*yaml.Node{item}
+	var dirNode *yaml.Node
+	var envs []*yaml.Node
+	if item.Kind == yaml.MappingNode {
+		if !p.mapping(item, what, []string{"path", "project_directory", "env_file"}, nil, nil) {
+			return nil
+		}
+		paths = nil
+		for key, v := range yamlfile.Pairs(item) {
+			switch key.Value {
+			case "path":
+				paths = listed(v)
+			case "env_file":
+				envs = listed(v)
+			case "project_directory":
+				dirNode = v
+			}
+		}
+		if len(paths) == 0 {
+			p.problem(item, "write path: the file to include", "%s names no file", what)
+			return nil
+		}
+	}
+
+	var all *yaml.Node
+	var shared *origin
+	for _, n := range paths {
+		name, ok := p.named(n, what)
+		if !ok {
+			return nil
+		}
+		if slices.Contains(chain, name) {
+			p.problem(n, "remove one of them", "%s: %s includes itself, by %s", what, name, strings.Join(append(chain, name), " → "))
+			return nil
+		}
+		s := &origin{name: name, dir: dirOf(name)}
+		if shared == nil {
+			if dirNode != nil {
+				if s.dir, ok = p.named(dirNode, what+".project_directory"); !ok {
+					return nil
+				}
+				if s.dir == "." {
+					s.dir = ""
+				}
+			}
+			s.vars = map[string]string{}
+			if len(envs) > 0 {
+				for _, e := range envs {
+					if file, ok := p.named(e, what+".env_file"); ok {
+						p.variablesOf(e, file, s.vars, what+".env_file", false)
+					}
+				}
+			} else {
+				p.dotenv(s)
+			}
+			maps.Copy(s.vars, p.of(item).vars) // those of who includes count before
+			shared = s
+		} else {
+			s.dir, s.vars = shared.dir, shared.vars
+		}
+		top := p.load(n, s, what)
+		if top == nil || !p.top(top) {
+			return nil
+		}
+		if x := value(top, "x-headgate"); x != nil {
+			p.problem(x, "write it into "+composeFile, "x-headgate: there is one deployment for all services, and an included file does not say how it goes")
+			return nil
+		}
+		if all == nil {
+			all = top
+		} else {
+			all = p.merge(all, top, "")
+		}
+	}
+	return p.include(all, chain)
+}
+
+func dirOf(name string) string {
+	if dir := path.Dir(name); dir != "." {
+		return dir
+	}
+	return ""
+}
+
+// listed is a node's elements, or itself where it is no list.
+func listed(n *yaml.Node) []*yaml.Node {
+	if n.Kind == yaml.SequenceNode {
+		return n.Content
+	}
+	return []*yaml.Node{n}
+}
+
+// named is the name of the file that a scalar names.
+func (p *parser) named(n *yaml.Node, what string) (string, bool) {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return "", false
+	}
+	return p.path(n, text, what)
+}
+
+// add puts what an included file declares beside what there is.
+func (p *parser) add(top, more *yaml.Node) *yaml.Node {
+	out := p.with(top, "", nil)
+	for key, v := range yamlfile.Pairs(more) {
+		if !slices.Contains([]string{"services", "volumes", "networks", "secrets", "configs"}, key.Value) || v.Kind != yaml.MappingNode {
+			continue // name, version and what is somebody else's
+		}
+		own := value(out, key.Value)
+		if own == nil || own.Tag == "!!null" {
+			out = p.without(out, key.Value)
+			out.Content = append(out.Content, key, v)
+			continue
+		}
+		both := p.with(own, "", nil)
+		for name, w := range yamlfile.Pairs(v) {
+			if had := value(own, name.Value); had != nil && !same(had, w) {
+				p.problem(name, "give one of them another name; to change one that is included, extend it",
+					"%s %q is declared in %s too", strings.TrimSuffix(key.Value, "s"), name.Value, p.fileOf(had))
+				return nil
+			} else if had == nil {
+				both.Content = append(both.Content, name, w)
+			}
+		}
+		out = p.with(out, key.Value, both)
+	}
+	return out
+}
+
+// same reports whether two nodes say the same.
+func same(a, b *yaml.Node) bool {
+	return a.Kind == b.Kind && a.Tag == b.Tag && a.Value == b.Value && slices.EqualFunc(a.Content, b.Content, same)
+}
+
+// extending replaces extends by what services extend.
+type extending struct {
+	p    *parser
+	top  *yaml.Node // of the file; all that include puts there
+	done map[string]*yaml.Node
+}
+
+// service is a service with what it extends in it; nil: that cannot be done. chain are
+// the services that extend it.
+func (e *extending) service(at *yaml.Node, name string, chain []string) *yaml.Node {
+	p := e.p
+	if n := e.done[name]; n != nil {
+		return n
+	}
+	n := value(value(e.top, "services"), name)
+	if n == nil {
+		p.problem(at, "name one that is there", "extends: there is no service %q in %s", name, p.fileOf(e.top))
+		return nil
+	}
+	how := value(n, "extends")
+	if how == nil {
+		e.done[name] = n
+		return n
+	}
+
+	what := "services." + name + ".extends"
+	base := how
+	file := ""
+	if how.Kind == yaml.MappingNode {
+		if !p.mapping(how, what, []string{"service", "file"}, nil, nil) {
+			return nil
+		}
+		if base = value(how, "service"); base == nil {
+			p.problem(how, "write service: the one to extend", "%s names no service", what)
+			return nil
+		}
+		if v := value(how, "file"); v != nil {
+			var ok bool
+			if file, ok = p.named(v, what+".file"); !ok {
+				return nil
+			}
+		}
+	}
+	of, ok := p.scalar(base, what+".service")
+	if !ok {
+		return nil
+	}
+	here := p.of(how).name
+	self := here + ": " + name
+	if slices.Contains(chain, self) {
+		p.problem(how, "remove one of them", "%s: %s extends itself", what, name)
+		return nil
+	}
+	if len(chain) == maxExtends {
+		p.problem(how, "extend over fewer levels", "services extend each other over more than %d levels", maxExtends)
+		return nil
+	}
+	chain = append(slices.Clone(chain), self)
+
+	from := e
+	if file != "" && file != here {
+		top := p.load(how, &origin{name: file, dir: dirOf(file), vars: p.of(how).vars}, what)
+		if top == nil || !p.top(top) {
+			return nil
+		}
+		from = &extending{p: p, top: top, done: map[string]*yaml.Node{}}
+	}
+	extended := from.service(base, of, chain)
+	if extended == nil {
+		return nil
+	}
+	if n.Kind != yaml.MappingNode || extended.Kind != yaml.MappingNode {
+		p.problem(base, `write "key: value" lines below it`, "%s: service %q is %s", what, of, yamlfile.Describe(extended))
+		return nil
+	}
+	n = p.merge(p.clone(extended), p.without(n, "extends"), "services.*")
+	if p.tooMuch(how) {
+		return nil
+	}
+	e.done[name] = n
+	return n
+}
+
+// How the lists of a service are put together: texts "NAME=value" and mappings by
+// name, some by what they are for, and some not at all. All others one after the other.
+var (
+	byName   = []string{"environment", "labels", "annotations", "sysctls", "extra_hosts", "depends_on", "networks", "args", "ulimits"}
+	byTarget = map[string]string{"volumes": "target", "secrets": "target", "configs": "target"}
+	replaced = []string{"command", "entrypoint", "test"}
+)
+
+// merge is what base says with what over says in its stead. at is where both are, with
+// "*" for the name of a service.
+func (p *parser) merge(base, over *yaml.Node, at string) *yaml.Node {
+	key := at[strings.LastIndex(at, ".")+1:]
+	service := strings.HasPrefix(at, "services.*.")
+	switch {
+	case over.Tag == "!override":
+		over = p.clone(over)
+		over.Tag = map[yaml.Kind]string{yaml.MappingNode: "!!map", yaml.SequenceNode: "!!seq", yaml.ScalarNode: "!!str"}[over.Kind]
+		return over
+	case base.Tag == "!!null", over.Tag == "!!null" && over.Kind == yaml.ScalarNode && base.Kind != yaml.ScalarNode:
+		if over.Tag == "!!null" {
+			return base
+		}
+		return over
+	}
+	if service && slices.Contains(byName, key) {
+		base, over = p.byName(base, key), p.byName(over, key)
+	}
+	switch {
+	case base.Kind == yaml.MappingNode && over.Kind == yaml.MappingNode:
+		out := p.new(over, yaml.MappingNode, "!!map", "")
+		for k, v := range yamlfile.Pairs(base) {
+			w := value(over, k.Value)
+			switch {
+			case w != nil && w.Tag == "!reset":
+				continue
+			case w != nil:
+				name := k.Value
+				if at == "services" {
+					name = "*"
+				}
+				v = p.merge(v, w, strings.TrimPrefix(at+"."+name, "."))
+			}
+			out.Content = append(out.Content, k, v)
+		}
+		for k, v := range yamlfile.Pairs(over) {
+			if value(base, k.Value) == nil && v.Tag != "!reset" {
+				out.Content = append(out.Content, k, v)
+			}
+		}
+		return out
+	case base.Kind == yaml.SequenceNode && over.Kind == yaml.SequenceNode && !(service && slices.Contains(replaced, key)):
+		out := p.new(over, yaml.SequenceNode, "!!seq", "")
+		for _, item := range base.Content {
+			if !slices.ContainsFunc(over.Content, func(o *yaml.Node) bool { return same(item, o) || p.forSame(item, o, key, service) }) {
+				out.Content = append(out.Content, item)
+			}
+		}
+		out.Content = append(out.Content, over.Content...)
+		return out
+	case service && slices.Contains([]string{"env_file", "tmpfs", "dns", "dns_search", "label_file"}, key):
+		out := p.new(over, yaml.SequenceNode, "!!seq", "")
+		out.Content = slices.Concat(listed(base), listed(over))
+		return out
+	}
+	return over
+}
+
+// forSame reports whether two elements of a list are for the same, so that the second
+// takes the place of the first.
+func (p *parser) forSame(a, b *yaml.Node, key string, service bool) bool {
+	if _, ok := byTarget[key]; !ok || !service {
+		return false
+	}
+	x, y := p.target(a, key), p.target(b, key)
+	return x != "" && x == y
+}
+
+// target is where an element of a list of volumes, secrets or configs goes.
+func (p *parser) target(n *yaml.Node, key string) string {
+	if n.Kind == yaml.MappingNode {
+		for _, k := range []string{"target", "source"} {
+			if v := value(n, k); v != nil {
+				return p.quiet(v)
+			}
+		}
+		return ""
+	}
+	text := p.quiet(n)
+	if key != "volumes" {
+		return text
+	}
+	parts := strings.Split(text, ":")
+	return parts[min(1, len(parts)-1)]
+}
+
+// byName is a list of "NAME=value" texts, or of names, as a mapping.
+func (p *parser) byName(n *yaml.Node, key string) *yaml.Node {
+	if n.Kind != yaml.SequenceNode {
+		return n
+	}
+	out := p.new(n, yaml.MappingNode, "!!map", "")
+	for _, item := range n.Content {
+		if item.Kind != yaml.ScalarNode {
+			return n
+		}
+		name, text, ok := strings.Cut(item.Value, "=")
+		if key == "extra_hosts" && !ok {
+			name, text, ok = strings.Cut(item.Value, ":")
+		}
+		v := p.new(item, yaml.ScalarNode, "!!str", text)
+		switch {
+		case key == "depends_on":
+			v = p.new(item, yaml.MappingNode, "!!map", "")
+			v.Content = []*yaml.Node{
+				p.new(item, yaml.ScalarNode, "!!str", "condition"),
+				p.new(item, yaml.ScalarNode, "!!str", startedCondition),
+			}
+		case !ok:
+			v = p.new(item, yaml.ScalarNode, "!!null", "")
+		}
+		if value(out, name) != nil {
+			return n // said where it is read
+		}
+		out.Content = append(out.Content, p.new(item, yaml.ScalarNode, "!!str", name), v)
+	}
+	return out
+}
+
+// dotenv reads the variables that .env beside a file sets for its texts.
+func (p *parser) dotenv(s *origin) {
+	name := path.Join(s.dir, ".env")
+	if s.vars == nil {
+		s.vars = map[string]string{}
+	}
+	if _, ok := p.content(name); ok {
+		p.variablesOf(nil, name, s.vars, ".env", false)
+	}
+}
+
+// variablesOf reads a file of variables into vars. at names it, nil for nobody.
+func (p *parser) variablesOf(at *yaml.Node, name string, vars map[string]string, what string, raw bool) bool {
+	data, ok := p.content(name)
+	if !ok {
+		p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, name))
+		return false
+	}
+	file := path.Join(p.dir, name)
+	if p.read[name] = true; len(p.read) > maxFiles {
+		p.problems = append(p.problems, yamlfile.Problem{
+			File: file,
+			What: fmt.Sprintf("is one of more than %d files that the application is declared in", maxFiles),
+			Fix:  "leave some out",
+		})
+		return false
+	}
+	outer := p.main.vars
+	if at != nil {
+		outer = p.of(at).vars
+	}
+	read, problems := envFile(file, data, outer, raw)
+	p.problems = append(p.problems, problems...)
+	maps.Copy(vars, read)
+	return len(problems) == 0
+}
+
+// profiles are those that are active: what COMPOSE_PROFILES in .env says.
+func (p *parser) profiles() []string {
+	var active []string
+	for name := range strings.SplitSeq(p.main.vars["COMPOSE_PROFILES"], ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			active = append(active, name)
+		}
+	}
+	return active
+}
+
+// integer, duration and the like read one value each.
+
+func (p *parser) integer(n *yaml.Node, what string, low, high int) int {
+	text, ok := p.scalar(n, what)
+	if !ok {
+		return low
+	}
+	v, err := strconv.Atoi(text)
+	if err != nil || v < low || v > high {
+		p.problem(n, fmt.Sprintf("write a number from %d to %d", low, high), "%s is %q", what, text)
+		return low
+	}
+	return v
+}
+
+func (p *parser) boolean(n *yaml.Node, what string) bool {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+		p.problem(n, "write true or false", "%s is %s", what, yamlfile.Describe(n))
+		return false
+	}
+	text, ok := p.scalar(n, what)
+	if ok && text != "true" && text != "false" {
+		p.problem(n, "write true or false", "%s is %s", what, cmp.Or(yamlfile.Describe(n), text))
+	}
+	return text == "true"
+}
