@@ -27,8 +27,8 @@ func (t *Target) adopt() error {
 			}
 		}
 	}
-	if err := t.releases.open(used); err != nil {
-		return fmt.Errorf("take over %s: %w", t.releases.dir, err)
+	if err := t.releases.Open(used); err != nil {
+		return fmt.Errorf("take over %s: %w", t.releases.Dir, err)
 	}
 	t.endStrays(all)
 

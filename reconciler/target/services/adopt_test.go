@@ -17,6 +17,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
 
 // abandoned is what a killed run of the program has left: two instances of web.
@@ -40,7 +41,7 @@ func abandon(t *testing.T, confined bool, compose string) *abandoned {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(process)))
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		if err := removeTree(a.dir); err != nil {
+		if err := unpacked.RemoveTree(a.dir); err != nil {
 			t.Error(err)
 		}
 	})

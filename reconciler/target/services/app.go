@@ -432,7 +432,7 @@ func (t *Target) idOf(v *version) string {
 	if v.Digest == "" {
 		return v.id(0)
 	}
-	return v.id(t.releases.generation(v.Digest))
+	return v.id(t.releases.Generation(v.Digest))
 }
 
 // id names a version: everything that an instance is made of. What can change
@@ -509,7 +509,7 @@ func (a *app) checkDrift() {
 	a.wait.Go(func() {
 		began := time.Now()
 		for d := range digests {
-			digests[d] = a.owner.releases.inspect(d)
+			digests[d] = a.owner.releases.Inspect(d)
 		}
 		cost := time.Since(began)
 		a.post(func() {

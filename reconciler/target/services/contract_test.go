@@ -7,6 +7,7 @@ import (
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/targettest"
+	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
 
 // TestContract holds the target to its contract, with processes in their sandbox.
@@ -18,7 +19,7 @@ func TestContract(t *testing.T) {
 	targettest.Run(t, func(t *testing.T) targettest.Subject {
 		s := New(t.TempDir(), t.TempDir(), unpackSelf)
 		t.Cleanup(func() {
-			if err := removeTree(s.Dir); err != nil {
+			if err := unpacked.RemoveTree(s.Dir); err != nil {
 				t.Error(err)
 			}
 		})

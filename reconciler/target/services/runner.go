@@ -84,16 +84,16 @@ type processes struct{ owner *Target }
 func (p *processes) prepare(ctx context.Context, in *instance) (from source, release func(), err error) {
 	releases, digest := p.owner.releases, in.version.Digest
 	if in.found != nil {
-		from.dir = releases.hold(digest)
+		from.dir = releases.Hold(digest)
 	} else {
 		unpacking, cancel := context.WithTimeoutCause(ctx, unpackWithin, errUnpackTimeout)
-		from.dir, err = releases.use(unpacking, digest)
+		from.dir, err = releases.Use(unpacking, digest)
 		cancel()
 		if err != nil {
 			return from, nil, err
 		}
 	}
-	return from, func() { releases.release(digest) }, nil
+	return from, func() { releases.Release(digest) }, nil
 }
 
 func (p *processes) start(ctx context.Context, c command, record func(started) error) (workload, error) {

@@ -1,7 +1,6 @@
 package services
 
 import (
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -12,15 +11,6 @@ import (
 
 // inside is where an instance finds the release.
 const inside = "/app"
-
-// systemDirectories are what an instance sees of the machine, read-only, besides
-// /usr: nothing of /etc that holds a key, since it may run as root.
-var systemDirectories = []string{
-	"/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
-	"/etc/pki/ca-trust/extracted", "/etc/resolv.conf", "/etc/hosts",
-	"/etc/nsswitch.conf", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols",
-	"/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/nix/store",
-}
 
 // Descriptors that bubblewrap is given.
 const (
@@ -53,24 +43,9 @@ func sandboxed(bwrap string, c command) []string {
 		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", c.hostname,
 		"--new-session", "--cap-drop", "ALL", "--info-fd", strconv.Itoa(infoFD),
 		"--json-status-fd", strconv.Itoa(statusFD), "--clearenv",
-		"--ro-bind", "/usr", "/usr",
 	}
-	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"} {
-		if to, err := os.Readlink(dir); err == nil {
-			line = append(line, "--symlink", to, dir)
-		} else {
-			line = append(line, "--ro-bind-try", dir, dir)
-		}
-	}
-	for _, dir := range systemDirectories {
-		line = append(line, "--ro-bind-try", dir, dir)
-	}
-	line = append(line,
-		"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp",
-		// The kernel's settings are root's to write even without capabilities.
-		"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger",
-		"--ro-bind-try", "/proc/mtrr", "/proc/mtrr", "--ro-bind-try", "/proc/pressure", "/proc/pressure",
-		"--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir))
+	line = append(line, sandbox.System()...)
+	line = append(line, "--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir))
 	line = append(line, sandbox.Init(shellFD, firstShell)...)
 	line = append(line, "--", firstShell, "-c", first, "sh", "/usr/bin/env", "-i", "--")
 	argv := c.argv

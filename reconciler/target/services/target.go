@@ -41,6 +41,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
+	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
 
 // Target runs declared applications. Create it with New, run it with Run; the
@@ -89,7 +90,7 @@ type Target struct {
 
 	starter    *starter
 	containers *containers
-	releases   *unpackedReleases
+	releases   *unpacked.Store
 	transport  *http.Transport
 	free       freePorts
 	boot       string
@@ -183,7 +184,7 @@ var ErrLeave = errors.New("what runs goes on")
 // service's drain time, stops every instance, and returns. When the cause is
 // ErrLeave, instances and addresses are left as they are. It can be called once.
 func (t *Target) Run(ctx context.Context) (err error) {
-	t.releases = &unpackedReleases{dir: filepath.Join(t.Dir, "releases"), unpack: t.Unpack}
+	t.releases = &unpacked.Store{Dir: filepath.Join(t.Dir, "releases"), Unpack: t.Unpack}
 	if t.boot = t.Boot; t.boot == "" {
 		if t.boot, err = sandbox.BootID(); err != nil {
 			return fmt.Errorf("target services: %w", err)

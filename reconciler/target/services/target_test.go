@@ -27,6 +27,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/sandbox/sandboxtest"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
 
 // TestMain lets the test binary be the service under test, too.
@@ -148,7 +149,7 @@ func open(t *testing.T, confined bool) *harness {
 	})
 	h.Unconfined = !confined
 	h.run(func() {
-		if err := removeTree(h.Dir); err != nil {
+		if err := unpacked.RemoveTree(h.Dir); err != nil {
 			t.Error(err)
 		}
 	})
@@ -512,8 +513,8 @@ func TestChangedFolderIsUnpackedAgain(t *testing.T) {
 	h := open(t, true)
 	h.converge(1, web)
 	h.await(target.Healthy)
-	dir := h.releases.directory(digest(1))
-	if err := removeTree(dir); err != nil {
+	dir := h.releases.Directory(digest(1))
+	if err := unpacked.RemoveTree(dir); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the directory is back and its instances are new", func() (string, bool) {

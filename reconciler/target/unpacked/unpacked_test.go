@@ -1,4 +1,4 @@
-package services
+package unpacked
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 // TestReleasesComeAndGo: more releases than are kept idle are used and left by
 // many at once. What is in use stays; nothing is counted twice or forgotten.
 func TestReleasesComeAndGo(t *testing.T) {
-	u := &unpackedReleases{dir: t.TempDir(), unpack: func(_ context.Context, digest, dir string) error {
+	u := &Store{Dir: t.TempDir(), Unpack: func(_ context.Context, digest, dir string) error {
 		return os.WriteFile(filepath.Join(dir, "name"), []byte(digest), 0o600)
 	}}
 	var all sync.WaitGroup
@@ -20,7 +20,7 @@ func TestReleasesComeAndGo(t *testing.T) {
 		all.Go(func() {
 			for i := range 1000 {
 				digest := fmt.Sprintf("sha256:%064x", (worker*7+i)%(2*maxIdleReleases))
-				dir, err := u.use(t.Context(), digest)
+				dir, err := u.Use(t.Context(), digest)
 				if err != nil {
 					t.Error(err)
 					return
@@ -28,12 +28,12 @@ func TestReleasesComeAndGo(t *testing.T) {
 				if data, err := os.ReadFile(filepath.Join(dir, "name")); err != nil || string(data) != digest {
 					t.Errorf("%s holds %q, %v", digest, data, err)
 				}
-				u.release(digest)
+				u.Release(digest)
 			}
 		})
 	}
 	all.Wait()
-	if left, err := filepath.Glob(filepath.Join(u.dir, "*[0-9]")); err != nil || len(left) != maxIdleReleases {
+	if left, err := filepath.Glob(filepath.Join(u.Dir, "*[0-9]")); err != nil || len(left) != maxIdleReleases {
 		t.Errorf("%d directories are kept, not %d: %v", len(left), maxIdleReleases, err)
 	}
 	for digest, e := range u.all {

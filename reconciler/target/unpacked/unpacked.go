@@ -1,7 +1,10 @@
-package services
+// Package unpacked keeps artifacts of releases unpacked to directories that processes run
+// from: one directory per digest, read-only, shared.
+package unpacked
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -19,13 +22,12 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 )
 
-// unpackedReleases are artifacts unpacked to directories that instances run from, one
-// directory per digest, read-only, shared. They are unpacked again when they differ from
-// what was unpacked, which is written down beside each: instances run from them
-// still when the agent comes back.
-type unpackedReleases struct {
-	dir    string
-	unpack func(ctx context.Context, digest, dir string) error
+// Store has the directories. An artifact is unpacked again when its directory differs
+// from what was unpacked, which is written down beside each: instances run from them
+// still when the program that started them comes back.
+type Store struct {
+	Dir    string
+	Unpack func(ctx context.Context, digest, dir string) error // must verify the bytes
 
 	mu  sync.Mutex
 	all map[string]*unpacked
@@ -37,7 +39,7 @@ type unpacked struct {
 	print uint64       // of the directory as it was unpacked
 	made  atomic.Int64 // how often it was unpacked; written with mu held
 
-	// Guarded by unpackedReleases.mu.
+	// Guarded by Store.mu.
 	users int
 	used  time.Time
 }
@@ -54,19 +56,50 @@ type print struct {
 	Made    int64  `json:"made"`
 }
 
-// open takes over what earlier runs have unpacked. What nothing runs from, and is not
-// as it was unpacked, is removed.
-func (u *unpackedReleases) open(used map[string]bool) error {
-	if err := os.MkdirAll(u.dir, 0o755); err != nil {
+// printVersion is the version of what is written down.
+const printVersion = 1
+
+func readPrint(dir string) (p print, err error) {
+	data, err := os.ReadFile(dir + ".json")
+	if err != nil {
+		return p, err
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return p, err
+	}
+	if p.Version != printVersion {
+		return p, fmt.Errorf("%s.json has version %d", dir, p.Version)
+	}
+	return p, nil
+}
+
+// writePrint writes it whole, without syncing it: a directory without its print is
+// unpacked again.
+func writePrint(dir string, p print) error {
+	data, err := json.Marshal(p)
+	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(u.dir)
+	half := dir + ".json.half"
+	if err := os.WriteFile(half, data, 0o600); err != nil {
+		return errors.Join(err, os.Remove(half))
+	}
+	return os.Rename(half, dir+".json")
+}
+
+// Open takes over what earlier runs have unpacked. What nothing runs from, and is not
+// as it was unpacked, is removed.
+func (u *Store) Open(used map[string]bool) error {
+	if err := os.MkdirAll(u.Dir, 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(u.Dir)
 	if err != nil {
 		return err
 	}
 	inUse := map[string]string{} // name of the directory → digest
 	for digest := range used {
-		inUse[filepath.Base(u.directory(digest))] = digest
+		inUse[filepath.Base(u.Directory(digest))] = digest
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -74,43 +107,43 @@ func (u *unpackedReleases) open(used map[string]bool) error {
 		if !e.IsDir() {
 			continue
 		}
-		dir := filepath.Join(u.dir, e.Name())
+		dir := filepath.Join(u.Dir, e.Name())
 		digest, isUsed := inUse[e.Name()]
 		if !isUsed {
 			digest = strings.Replace(e.Name(), "-", ":", 1)
 		}
-		var p print
-		known := readRecord(dir+".json", &p) == nil
+		p, unknown := readPrint(dir)
 		switch {
-		case known && digestForm().MatchString(digest):
+		case unknown == nil && digestForm().MatchString(digest):
 			made := u.entry(digest)
 			made.print, made.used = p.Print, time.Now()
 			made.made.Store(p.Made)
 		case isUsed: // as good as changed
 			u.entry(digest).made.Store(1)
 		default:
-			err = errors.Join(err, removeTree(dir))
+			err = errors.Join(err, RemoveTree(dir))
 		}
 	}
 	return err
 }
 
-// hold keeps a directory that something runs from until release.
-func (u *unpackedReleases) hold(digest string) (dir string) {
+// Hold keeps a directory that something runs from until Release.
+func (u *Store) Hold(digest string) (dir string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	e := u.entry(digest)
 	e.users++
 	e.used = time.Now()
-	return u.directory(digest)
+	return u.Directory(digest)
 }
 
-func (u *unpackedReleases) directory(digest string) string {
-	return filepath.Join(u.dir, regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(digest, "-"))
+// Directory is where an artifact is unpacked to, whether or not it is there.
+func (u *Store) Directory(digest string) string {
+	return filepath.Join(u.Dir, regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(digest, "-"))
 }
 
 // entry is called with u.mu held.
-func (u *unpackedReleases) entry(digest string) *unpacked {
+func (u *Store) entry(digest string) *unpacked {
 	if u.all == nil {
 		u.all = map[string]*unpacked{}
 	}
@@ -122,9 +155,9 @@ func (u *unpackedReleases) entry(digest string) *unpacked {
 	return e
 }
 
-// use unpacks an artifact unless its directory is there and as it was, and keeps the
-// directory until release.
-func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, err error) {
+// Use unpacks an artifact unless its directory is there and as it was, and keeps the
+// Directory until Release.
+func (u *Store) Use(ctx context.Context, digest string) (dir string, err error) {
 	if !digestForm().MatchString(digest) {
 		return "", fmt.Errorf("artifact digest %q is none", digest)
 	}
@@ -135,29 +168,29 @@ func (u *unpackedReleases) use(ctx context.Context, digest string) (dir string, 
 	u.mu.Unlock()
 	defer func() {
 		if err != nil {
-			u.release(digest)
+			u.Release(digest)
 		}
 	}()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	dir = u.directory(digest)
+	dir = u.Directory(digest)
 	if print, err := fingerprint(dir); e.made.Load() > 0 && err == nil && print == e.print {
 		return dir, nil
 	}
-	if err := errors.Join(forgetPrint(dir), removeTree(dir)); err != nil {
+	if err := errors.Join(forgetPrint(dir), RemoveTree(dir)); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", digest, err)
 	}
-	temp, err := os.MkdirTemp(u.dir, ".unpacking-")
+	temp, err := os.MkdirTemp(u.Dir, ".unpacking-")
 	if err != nil {
 		return "", fmt.Errorf("unpack %s: %w", digest, err)
 	}
 	if err := u.place(ctx, digest, temp, dir); err != nil {
-		return "", errors.Join(fmt.Errorf("unpack %s: %w", digest, err), removeTree(temp))
+		return "", errors.Join(fmt.Errorf("unpack %s: %w", digest, err), RemoveTree(temp))
 	}
 	if e.print, err = fingerprint(dir); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", digest, err)
 	}
-	if err := writeRecord(dir+".json", print{recordVersion, e.print, e.made.Add(1)}); err != nil {
+	if err := writePrint(dir, print{printVersion, e.print, e.made.Add(1)}); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", digest, err)
 	}
 	return dir, nil
@@ -170,23 +203,23 @@ func forgetPrint(dir string) error {
 	return nil
 }
 
-func (u *unpackedReleases) place(ctx context.Context, digest, temp, dir string) error {
-	if err := u.unpack(ctx, digest, temp); err != nil {
+func (u *Store) place(ctx context.Context, digest, temp, dir string) error {
+	if err := u.Unpack(ctx, digest, temp); err != nil {
 		return err
 	}
 	if err := readOnly(temp); err != nil {
 		return err
 	}
-	crash.Point("services.release-unpacked")
+	crash.Point("unpacked.release-unpacked")
 	if err := os.Rename(temp, dir); err != nil {
 		return err
 	}
-	crash.Point("services.release-placed")
+	crash.Point("unpacked.release-placed")
 	return nil
 }
 
-// release ends a use, and removes the directories that were idle longest over the bound.
-func (u *unpackedReleases) release(digest string) {
+// Release ends a use, and removes the directories that were idle longest over the bound.
+func (u *Store) Release(digest string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.all[digest].users--
@@ -199,22 +232,22 @@ func (u *unpackedReleases) release(digest string) {
 	slices.SortFunc(idle, func(a, b string) int { return u.all[b].used.Compare(u.all[a].used) })
 	for _, d := range idle[min(len(idle), maxIdleReleases):] {
 		// What cannot be removed now is removed at the next start.
-		_ = errors.Join(os.Remove(u.directory(d)+".json"), removeTree(u.directory(d)))
+		_ = errors.Join(os.Remove(u.Directory(d)+".json"), RemoveTree(u.Directory(d)))
 		delete(u.all, d)
 	}
 }
 
-// generation numbers the directory of an artifact: it changes when the directory had to
+// Generation numbers the directory of an artifact: it changes when the directory had to
 // be unpacked anew, so that instances of the earlier one can be replaced.
-func (u *unpackedReleases) generation(digest string) int64 {
+func (u *Store) Generation(digest string) int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return max(1, u.entry(digest).made.Load())
 }
 
-// inspect is generation after a look at the directory: one more than it is when the
-// directory is not as it was unpacked.
-func (u *unpackedReleases) inspect(digest string) int64 {
+// Inspect is Generation after a look at the directory: one more than it is when the
+// Directory is not as it was unpacked.
+func (u *Store) Inspect(digest string) int64 {
 	u.mu.Lock()
 	e := u.entry(digest)
 	u.mu.Unlock()
@@ -224,7 +257,7 @@ func (u *unpackedReleases) inspect(digest string) int64 {
 	if made == 0 {
 		return 1
 	}
-	if print, err := fingerprint(u.directory(digest)); err != nil || print != e.print {
+	if print, err := fingerprint(u.Directory(digest)); err != nil || print != e.print {
 		made++
 	}
 	return made
@@ -275,8 +308,8 @@ func readOnly(dir string) error {
 	})
 }
 
-// removeTree removes a tree that may be read-only.
-func removeTree(dir string) error {
+// RemoveTree removes a tree that may be read-only.
+func RemoveTree(dir string) error {
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			err = os.Chmod(path, 0o700)
