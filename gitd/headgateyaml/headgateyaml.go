@@ -72,6 +72,7 @@ const (
 const (
 	Services = "services" // supervised processes behind a proxy
 	Hosts    = "hosts"    // files, permissions and scripts of an appspec.yml
+	Function = "function" // versions and aliases of AWS Lambda's
 )
 
 // Default is what holds for a repository without headgate.yaml.

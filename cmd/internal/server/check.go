@@ -12,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/function"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
@@ -21,25 +22,41 @@ import (
 func Checker(judge check.Policies) *check.Checker {
 	return &check.Checker{Policies: judge, Targets: map[string]check.Target{
 		headgateyaml.Hosts: {Reads: hosts.Reads, Check: hosts.Check},
+		headgateyaml.Function: {
+			Reads: function.Reads,
+			Check: function.Check,
+			Addresses: func(dir string, files map[string][]byte) []check.Address {
+				return addressesIn(dir, function.Addresses(files))
+			},
+		},
 		headgateyaml.Services: {
 			Reads: services.Reads,
 			Wants: func(files map[string][]byte) []string { return services.Wants(files) },
 			Check: func(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
 				return services.Check(dir, files)
 			},
-			Addresses: func(dir string, files map[string][]byte) (all []check.Address) {
-				for _, a := range services.Addresses(files) {
-					all = append(all, check.Address{AddrPort: a.Address, File: path.Join(dir, a.File), Line: a.Line})
-				}
-				return all
+			Addresses: func(dir string, files map[string][]byte) []check.Address {
+				return addressesIn(dir, services.Addresses(files))
 			},
 		},
 	}}
 }
 
+// addressesIn are those that files of a directory declare.
+func addressesIn(dir string, declared []target.Address) (all []check.Address) {
+	for _, a := range declared {
+		all = append(all, check.Address{AddrPort: a.Address, File: path.Join(dir, a.File), Line: a.Line})
+	}
+	return all
+}
+
 // targets are what makes environments so, by the same names that Checker knows.
-func targets(supervised target.Target, here *hosts.Target) map[string]target.Target {
-	return map[string]target.Target{headgateyaml.Services: supervised, headgateyaml.Hosts: here}
+func targets(supervised target.Target, here *hosts.Target, functions *function.Target) map[string]target.Target {
+	return map[string]target.Target{
+		headgateyaml.Services: supervised,
+		headgateyaml.Hosts:    here,
+		headgateyaml.Function: functions,
+	}
 }
 
 // refusesTarget says why a repository may not use a target: scripts of an appspec.yml

@@ -59,6 +59,7 @@ import (
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler"
 	"github.com/headgate-cd/headgate/reconciler/agent"
+	"github.com/headgate-cd/headgate/reconciler/target/function"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 )
 
@@ -115,6 +116,7 @@ type Server struct {
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
 	hosts      *hosts.Target
+	functions  *function.Target
 	services   *agent.Target
 	remotes    *remotes
 	receive    *receive.Listener
@@ -262,6 +264,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.hosts = hosts.New(cmp.Or(o.DeployRoot, path("hosts")), s.artifacts.Unpack)
 	s.hosts.Allowed = o.mayDeployHere
 	s.hosts.Log = log
+	s.functions = function.New(path("functions"), s.artifacts.Unpack)
+	s.functions.Records = sandboxes
+	s.functions.Address = func() netip.Addr { return s.access.Load().Address() }
+	s.functions.Log = log
 	s.services = &agent.Target{Dial: s.dialAgent, Settings: s.agentSettings, Log: log}
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,
@@ -269,7 +275,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Engine:   s.engine,
 		Releases: s.releasesOf,
 		Artifact: s.artifacts.Has,
-		Targets:  targets(s.services, s.hosts),
+		Targets:  targets(s.services, s.hosts, s.functions),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
 		Host:     s.about.Name,
@@ -449,6 +455,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 		})
 	}
 	start(&back, "hosts", func() error { return s.hosts.Run(base) })
+	start(&back, "functions", func() error { return s.functions.Run(base) })
 	start(&back, "agent", func() error { return s.runAgent(base) })
 	start(&back, "agent", func() error { return s.tellAgent(base) })
 	start(&middle, "gate", func() error { return s.gate.Run(inner) })

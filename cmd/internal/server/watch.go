@@ -67,6 +67,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)
 	seen, stopSeen := s.services.Watch(target.Key{Repository: repository})
 	deployed, stopDeployed := s.hosts.Watch(target.Key{Repository: repository})
+	invoked, stopInvoked := s.functions.Watch(target.Key{Repository: repository})
 	scheduled, stopScheduled := s.schedules.Watch(repository)
 	changed := make(chan struct{}, 1)
 	done := make(chan struct{})
@@ -80,6 +81,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 			case <-moved:
 			case <-seen:
 			case <-deployed:
+			case <-invoked:
 			case <-scheduled:
 			}
 			select {
@@ -95,6 +97,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 		stopMoved()
 		stopSeen()
 		stopDeployed()
+		stopInvoked()
 		stopScheduled()
 		wg.Wait()
 	})

@@ -36,6 +36,16 @@ type AlarmQuery struct {
 	Query      string // PromQL; variables not yet replaced
 }
 
+// ParseFunctionDeployment reads how a function's alias gets from one version to the
+// next: like a deployment of services, without what is about instances. what is its
+// place for messages.
+func ParseFunctionDeployment(file string, n *yaml.Node, what string) (Deployment, yamlfile.Problems) {
+	p := newParser("", nil)
+	p.main.name, p.function = file, true
+	d := p.deployment(n, what)
+	return d, p.problems
+}
+
 // Defaults, and bounds of what may be declared.
 const (
 	defaultMinimumHealthy = 100
@@ -44,6 +54,7 @@ const (
 	defaultPauseTimeout   = 24 * time.Hour
 	defaultAlarmInterval  = 10 * time.Second
 	maxStageTime          = 24 * time.Hour
+	maxFunctionTime       = 48 * time.Hour // CodeDeploy's 2880 minutes
 	maxHooks              = 20
 	maxAlarms             = 10
 )
@@ -106,13 +117,37 @@ var deploymentKeys = []string{
 	"strategy", "percent", "interval", "bake", "minimum_healthy", "maximum", "breaker", "hooks", "alarms",
 }
 
+// functionKeys are those that mean something for a function's alias. Its hooks are in
+// the appspec.yml.
+var functionKeys = []string{"strategy", "percent", "interval", "alarms"}
+
+// smallest is the smallest linear step, in percent: ECS has 3, CodeDeploy 1.
+func (p *parser) smallest() int {
+	if p.function {
+		return 1
+	}
+	return 3
+}
+
+// longest is how long traffic may take to shift.
+func (p *parser) longest() time.Duration {
+	if p.function {
+		return maxFunctionTime
+	}
+	return maxStageTime
+}
+
 func (p *parser) deployment(n *yaml.Node, what string) (d Deployment) {
 	d.MinimumHealthy, d.Maximum = defaultMinimumHealthy, defaultMaximum
 	if n.Kind == yaml.ScalarNode {
 		p.strategy(&d, n, what)
 		return p.complete(d, n, what, map[string]*yaml.Node{})
 	}
-	if !p.mapping(n, what, deploymentKeys, nil, nil) {
+	known := deploymentKeys
+	if p.function {
+		known = functionKeys
+	}
+	if !p.mapping(n, what, known, nil, nil) {
 		return d
 	}
 	set := map[string]*yaml.Node{}
@@ -128,7 +163,7 @@ func (p *parser) deployment(n *yaml.Node, what string) (d Deployment) {
 		case "percent":
 			d.Percent = p.integer(v, of, 1, 100)
 		case "interval":
-			d.Interval = p.duration(v, of, 0, maxStageTime)
+			d.Interval = p.duration(v, of, 0, p.longest())
 		case "bake":
 			d.Bake = p.duration(v, of, 0, maxStageTime)
 		case "minimum_healthy":
@@ -157,7 +192,9 @@ func (p *parser) strategy(d *Deployment, n *yaml.Node, what string) {
 		return
 	}
 	s, ok := strategies[strings.ReplaceAll(strings.ToLower(text), "_", "-")]
-	if !ok {
+	if p.function && (!ok || s == rollout.Rolling) {
+		p.problem(n, "write all-at-once, canary, linear, or a name such as CodeDeployDefault.LambdaCanary10Percent5Minutes", "%s is %q", what, text)
+	} else if !ok {
 		p.problem(n, strategyForm, "%s is %q", what, text)
 	}
 	d.Strategy = s
@@ -181,14 +218,14 @@ func (p *parser) complete(d Deployment, n *yaml.Node, what string, set map[strin
 	case d.Strategy == rollout.Canary && (d.Percent < 1 || d.Percent > 99):
 		p.problem(n, "write percent: 10", "%s: a canary gets from 1 to 99 percent of the traffic first", what)
 		return d
-	case d.Strategy == rollout.Linear && (d.Percent < 3 || d.Percent > 100):
-		p.problem(n, "write percent: 10", "%s: a linear step is from 3 to 100 percent of the traffic", what)
+	case d.Strategy == rollout.Linear && (d.Percent < p.smallest() || d.Percent > 100):
+		p.problem(n, "write percent: 10", "%s: a linear step is from %d to 100 percent of the traffic", what, p.smallest())
 		return d
 	case d.Strategy == rollout.Linear:
 		steps = (100 + d.Percent - 1) / d.Percent
 	}
-	if all := time.Duration(steps-1) * d.Interval; all > maxStageTime {
-		p.problem(n, fmt.Sprintf("make the steps fewer or shorter, %s altogether", maxStageTime), "%s: the traffic would take %s to shift", what, all)
+	if all := time.Duration(steps-1) * d.Interval; all > p.longest() {
+		p.problem(n, fmt.Sprintf("make the steps fewer or shorter, %s altogether", p.longest()), "%s: the traffic would take %s to shift", what, all)
 	}
 	for _, h := range d.Hooks {
 		if d.Strategy == rollout.Rolling && slices.Contains([]rollout.Stage{rollout.TestTrafficShift, rollout.PostTestTrafficShift, rollout.PreProductionShift}, h.Stage) {

@@ -33,8 +33,9 @@ type origin struct {
 
 // parser reads the files that declare an application.
 type parser struct {
-	dir   string // of the application, for messages
-	files target.Files
+	dir      string // of the application, for messages
+	files    target.Files
+	function bool // it is a function's deployment that is read, not that of services
 
 	main    *origin
 	from    map[*yaml.Node]*origin // of what is not in main

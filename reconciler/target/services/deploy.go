@@ -48,7 +48,7 @@ func (a *app) deploy(act rollout.Action) {
 		}
 		a.ask(func(ctx context.Context) rollout.Event {
 			e := rollout.Measured{Name: act.Name}
-			value, none, err := query.value(ctx, vars, above)
+			value, none, err := query.Value(ctx, vars, above)
 			if e.Value, e.None = value, none; err != nil {
 				e.Err = err.Error()
 			}
@@ -173,9 +173,9 @@ func callHook(ctx context.Context, address string, about hookRequest) rollout.Ho
 	return e
 }
 
-// value is what Prometheus answers: of several series the value that is furthest
-// beyond. none says that there is no series.
-func (q AlarmQuery) value(ctx context.Context, vars map[string]string, above bool) (value float64, none bool, err error) {
+// Value is what Prometheus answers: of several series the value that is furthest
+// beyond. vars are what the query may name. none says that there is no series.
+func (q AlarmQuery) Value(ctx context.Context, vars map[string]string, above bool) (value float64, none bool, err error) {
 	query, err := interpolate(q.Query, vars)
 	if err != nil {
 		return 0, false, err

@@ -58,7 +58,7 @@ func TestPrometheusAnswers(t *testing.T) {
 			var asked string
 			q := AlarmQuery{Query: `errors{release="$HEADGATE_RELEASE"}`}
 			q.Prometheus = prometheus(t, func(query string) string { asked = query; return c.answer })
-			value, none, err := q.value(t.Context(), map[string]string{"HEADGATE_RELEASE": "7"}, c.above)
+			value, none, err := q.Value(t.Context(), map[string]string{"HEADGATE_RELEASE": "7"}, c.above)
 			got := fmt.Sprint(value)
 			if none {
 				got = "none"

@@ -99,7 +99,7 @@ func TestRefusals(t *testing.T) {
 		"pattern":               {permission + "pattern: []\n", `the pattern is a list`},
 		"except":                {permission + "except: x\n", `except is "x", not a list; write except: ["*.sh"]`},
 		"type":                  {permission + "type: [link]\n", `type is "link", not file or directory; write type: [file, directory]`},
-		"Lambda":                {"version: 0.0\nResources:\n  - f:\n      Type: AWS::Lambda::Function\n", "appspec.yml:2:1: is for AWS Lambda, not for servers; functions have a target of their own"},
+		"Lambda":                {"version: 0.0\nResources:\n  - f:\n      Type: AWS::Lambda::Function\n", "appspec.yml:2:1: is for AWS Lambda, not for servers; declare the environment with target: function"},
 		"Lambda in small":       {"version: 0.0\nresources:\n  - f: {type: 'AWS::Lambda::Function'}\n", "is for AWS Lambda, not for servers"},
 		"ECS":                   {"version: 0.0\nResources:\n  - TargetService: {Type: AWS::ECS::Service}\n", "appspec.yml:2:1: is for Amazon ECS, not for servers; declare the environment with target: services"},
 		"JSON":                  {"{\n\t\"version\": \"0.0\",\n\t\"os\": \"linux\"\n}", `appspec.yml:2:13: version is the text "0.0"`},

@@ -29,7 +29,7 @@ func (p Platform) advice() string {
 		return "declare the environment with target: services and a compose.yaml; " +
 			"for servers write os:, files: and hooks: instead of Resources"
 	case Lambda:
-		return "functions have a target of their own, which this version does not have; " +
+		return "declare the environment with target: function; " +
 			"for servers write os:, files: and hooks: instead of Resources"
 	}
 	return ""

@@ -182,6 +182,44 @@ type AlarmState struct {
 	Trouble string    // why there is no answer
 }
 
+// Answer notes what the alarm's question was answered.
+func (s *AlarmState) Answer(a Alarm, e Measured, now time.Time) {
+	if s.Trouble = e.Err; e.Err != "" {
+		return
+	}
+	first := s.Heard.IsZero()
+	s.Heard, s.Value = now, e.Value
+	beyond := !e.None && (a.Above && e.Value > a.Bound || !a.Above && e.Value < a.Bound)
+	switch {
+	case !beyond:
+		s.Beyond = time.Time{}
+	case s.Beyond.IsZero():
+		s.Beyond, s.Ignored = now, first
+	}
+}
+
+// Fires says since when an alarm stops a deployment, if nothing changes until then, and
+// why. "": it does not.
+func (a Alarm) Fires(s AlarmState) (why string, at time.Time) {
+	if s.Beyond.IsZero() || s.Ignored {
+		return "", at
+	}
+	side := "below"
+	if a.Above {
+		side = "above"
+	}
+	why = fmt.Sprintf("alarm %s: %g is %s %g", a.Name, s.Value, side, a.Bound)
+	if a.For > 0 {
+		why += fmt.Sprintf(" for %s", a.For)
+	}
+	return why, s.Beyond.Add(a.For)
+}
+
+// Fresh reports whether an alarm was answered lately.
+func (s AlarmState) Fresh(a Alarm, now time.Time) bool {
+	return !s.Heard.IsZero() && now.Sub(s.Heard) < 3*a.Interval
+}
+
 // Events of staged deployments.
 type (
 	// Hooked: a hook was called and answered.
@@ -311,17 +349,7 @@ func (o *Observed) answered(e Measured, alarms []Alarm, now time.Time) {
 	if !ok || i < 0 {
 		return
 	}
-	if s.Trouble = e.Err; e.Err == "" {
-		first := s.Heard.IsZero()
-		s.Heard, s.Value = now, e.Value
-		beyond := !e.None && (alarms[i].Above && e.Value > alarms[i].Bound || !alarms[i].Above && e.Value < alarms[i].Bound)
-		switch {
-		case !beyond:
-			s.Beyond = time.Time{}
-		case s.Beyond.IsZero():
-			s.Beyond, s.Ignored = now, first
-		}
-	}
+	s.Answer(alarms[i], e, now)
 	o.Progress.Alarms[e.Name] = s
 }
 
@@ -350,15 +378,15 @@ func (p *planner) step() bool {
 		return false
 	}
 	if pr.Stage == ProductionTrafficShift && pr.Weight < 100 {
-		p.do(Action{Kind: Shift, Weight: d.weightAfter(pr.Weight, pr.Replaces)})
+		p.do(Action{Kind: Shift, Weight: d.WeightAfter(pr.Weight, pr.Replaces)})
 		return true
 	}
 	p.do(Action{Kind: Enter, Stage: pr.Stage.next()})
 	return true
 }
 
-// weightAfter is the weight of the step after one.
-func (d Deployment) weightAfter(weight int, replaces bool) int {
+// WeightAfter is the weight of the step after one. What replaces nothing gets all at once.
+func (d Deployment) WeightAfter(weight int, replaces bool) int {
 	switch {
 	case !replaces:
 		return 100
@@ -378,17 +406,9 @@ func (p *planner) fault(pr *Progress) (why string, keeps bool) {
 		}
 	}
 	for _, a := range p.d.Deployment.Alarms {
-		s := pr.Alarms[a.Name]
-		if s.Beyond.IsZero() || s.Ignored || !p.at(s.Beyond.Add(a.For)) {
+		why, at := a.Fires(pr.Alarms[a.Name])
+		if why == "" || !p.at(at) {
 			continue
-		}
-		side := "below"
-		if a.Above {
-			side = "above"
-		}
-		why = fmt.Sprintf("alarm %s: %g is %s %g", a.Name, s.Value, side, a.Bound)
-		if a.For > 0 {
-			why += fmt.Sprintf(" for %s", a.For)
 		}
 		return why, a.Keeps
 	}
@@ -421,7 +441,7 @@ func (p *planner) ask(pr *Progress) bool {
 		if p.at(s.Asked.Add(a.Interval)) {
 			p.do(Action{Kind: Query, Name: a.Name})
 		}
-		all = all && !s.Heard.IsZero() && p.now.Sub(s.Heard) < 3*a.Interval
+		all = all && s.Fresh(a, p.now)
 	}
 	return all
 }
