@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -55,12 +56,26 @@ func (r *Repository) Merge(ctx context.Context, ours, theirs Hash) (tree Hash, c
 		return fail(fmt.Errorf("git answered %q", fields[0]))
 	}
 	for _, f := range fields[1:] {
-		conflicts = append(conflicts, string(f))
+		conflicts = append(conflicts, conflicting(string(f), ours, theirs))
 	}
+	slices.Sort(conflicts)
+	conflicts = slices.Compact(conflicts)
 	if err != nil && len(conflicts) == 0 {
 		return fail(errors.New("conflict without a path"))
 	}
 	return tree, conflicts, nil
+}
+
+// conflicting is the path that people know of what did not merge. Where a file of one
+// side is a directory of the other, or a link, git keeps both by adding "~" and whose
+// it is, which is a commit here, to the name of one.
+func conflicting(path string, sides ...Hash) string {
+	for _, side := range sides {
+		if at := strings.LastIndex(path, "~"+side.String()); at > 0 {
+			return path[:at]
+		}
+	}
+	return path
 }
 
 // maxAttributes bounds the .gitattributes of one tree, and the bytes of each.

@@ -236,6 +236,13 @@ func TestMergeNamesConflicts(t *testing.T) {
 	if _, conflicts, err = r.Merge(t.Context(), ours, clash); err != nil || !slices.Equal(conflicts, []string{"a"}) {
 		t.Fatal(conflicts, err)
 	}
+	file := commit(t, r, "file", map[string]string{"x": "1\n"}, base)
+	directory := commit(t, r, "directory", map[string]string{"x/y": "1\n", "x/z": "1\n"}, base)
+	for _, sides := range [][2]Hash{{file, directory}, {directory, file}} {
+		if _, conflicts, err = r.Merge(t.Context(), sides[0], sides[1]); err != nil || !slices.Equal(conflicts, []string{"x"}) {
+			t.Errorf("a file here, a directory there: conflicts in %q, %v", conflicts, err)
+		}
+	}
 	if paths, err := r.ChangedPaths(t.Context(), base, ours); err != nil || !slices.Equal(paths, []string{"a"}) {
 		t.Fatal(paths, err)
 	}
