@@ -267,6 +267,7 @@ func (r *reader) top(top *yaml.Node) {
 	}
 	r.keys(top, "", slices.Sorted(maps.Keys(handlers)), func(key, value *yaml.Node) { handlers[key.Value](key, value) })
 	r.shells()
+	r.blocks()
 	if !versioned {
 		r.refuse(top, "add version: 0.2 at the top", "has no version")
 	}

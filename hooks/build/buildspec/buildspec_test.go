@@ -2,6 +2,7 @@ package buildspec
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,6 +102,11 @@ func TestParse(t *testing.T) {
 		{name: "B56 action", in: "version: 0.2\ncache: {paths: [x], key: k, action: load}\n" + phases, refused: `cache.action "load" is unknown`},
 		{name: "proxy", in: "version: 0.2\nproxy: {logs: yes}\n" + phases, warned: "proxy.logs has no effect here"},
 		{name: "Bash under sh", in: "version: 0.2\nphases:\n  build:\n    commands:\n      - true\n      - |\n        a=1\n        [[ $a == 1 ]]\n", warned: "b.yml:8: [[ … ]] is Bash, and commands run in sh; write env: {shell: bash}"},
+		{
+			name:   "a block that goes on",
+			in:     "version: 0.2\nphases:\n  build:\n    commands:\n      - |\n        echo one\n        ./test.sh\n        echo done\n",
+			warned: "b.yml:7: ./test.sh may fail here and the build stays green: of several lines the last one's exit status counts; begin the block with set -e",
+		},
 		{name: "list", in: "- a\n", refused: "is not a mapping"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -122,6 +128,27 @@ func TestParse(t *testing.T) {
 				t.Error("no spec and no error")
 			}
 		})
+	}
+}
+
+func TestUnnoticed(t *testing.T) {
+	for command, want := range map[string][]int{
+		"make test":                                  nil,
+		"make test\nmake dist":                       {1},
+		"make test; make dist; echo done":            {1, 1},
+		"set -e\nmake test\nmake dist":               nil,
+		"set -euo pipefail\nmake test\nmake dist":    nil,
+		"make one\nset -o errexit\nmake two\nmake":   {1},
+		"make test || exit 1\nmake dist":             nil,
+		"make test && make dist\nmake more":          nil,
+		"if make test; then make dist; fi\nmake":     nil,
+		"x=$(make version)\necho $x\nserver &\nmake": nil,
+		"! grep -r TODO .\nmake":                     nil,
+		"echo 'not closed":                           nil,
+	} {
+		if lines, _ := unnoticed(command); !slices.Equal(lines, want) {
+			t.Errorf("%q goes on after what fails in lines %v, want %v", command, lines, want)
+		}
 	}
 }
 

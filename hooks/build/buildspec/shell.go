@@ -181,3 +181,62 @@ func (r *reader) shells() {
 		r.warnings = append(r.warnings, p)
 	}
 }
+
+// unnoticed are the lines of a command whose failure does not make it fail, since it
+// goes on after them: those that run a program before the last one, and no set -e.
+// Each has what it runs.
+func unnoticed(command string) (lines []int, programs []string) {
+	f := parseShell(command)
+	if f == nil {
+		return nil, nil
+	}
+	for i, s := range f.Stmts {
+		call, ok := s.Cmd.(*syntax.CallExpr)
+		if !ok || len(call.Args) == 0 {
+			continue
+		}
+		program := call.Args[0].Lit()
+		if program == "set" && setsErrexit(call) {
+			return lines, programs
+		}
+		if i < len(f.Stmts)-1 && !s.Negated && !s.Background && program != "" && !harmless[program] {
+			lines, programs = append(lines, int(s.Pos().Line())), append(programs, program)
+		}
+	}
+	return lines, programs
+}
+
+// harmless are programs that nobody waits to see failing.
+var harmless = map[string]bool{
+	"echo": true, "printf": true, "export": true, "set": true, "unset": true, "trap": true, "true": true, ":": true,
+	"exit": true, "return": true, "shift": true, "read": true, "umask": true, "ulimit": true, "alias": true, "local": true,
+	"ls": true, "env": true, "date": true, "pwd": true, "sleep": true, "wait": true, "which": true, "eval": true,
+}
+
+func setsErrexit(call *syntax.CallExpr) bool {
+	for i, arg := range call.Args[1:] {
+		lit := arg.Lit()
+		if strings.HasPrefix(lit, "-") && strings.Contains(lit, "e") || lit == "errexit" && i > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// blocks warns of the first command that would go on after a program that failed.
+func (r *reader) blocks() {
+	for _, n := range r.commands {
+		lines, programs := unnoticed(n.Value)
+		if len(lines) == 0 {
+			continue
+		}
+		at := *n
+		if n.Style == yaml.LiteralStyle { // its text begins on the next line
+			at.Line, at.Column = n.Line+lines[0], 0
+		}
+		r.warnings = append(r.warnings, r.problem(&at,
+			programs[0]+" may fail here and the build stays green: of several lines the last one's exit status counts",
+			"begin the block with set -e, or give each line an entry of its own"))
+		return
+	}
+}
