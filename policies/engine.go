@@ -189,7 +189,7 @@ func (e *Engine) decide(ctx context.Context, query string, now time.Time, raw []
 
 // denied is the answer when a policy gives none.
 func denied(message string) Answer {
-	return Answer{Decision: Deny, Reasons: []Reason{{RulePolicy, message}},
+	return Answer{Decision: Deny, Reasons: []Reason{{Rule: RulePolicy, Message: message}},
 		Checks: []Condition{{Rule: RulePolicy, Title: message, Denied: true}}}
 }
 
@@ -224,6 +224,9 @@ func (c compiled) evaluate(ctx context.Context, query string, now time.Time, raw
 		r, err := evaluateOne(ctx, prepared, input, now, &printed)
 		if err != nil {
 			return Answer{}, printed.String(), fmt.Errorf("%s gave no answer: %w", one.whose, err)
+		}
+		if one.whose == "the repository's policy" {
+			r.places = one.policy.places[query]
 		}
 		results = append(results, r)
 	}

@@ -66,7 +66,7 @@ func TestDeniedUntil(t *testing.T) {
 
 func TestWarningsStopNothing(t *testing.T) {
 	e := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny := set()\n\nwarn contains {\"rule\": \"late\", \"msg\": \"it is late\"}\n")})
-	if a, _ := e.Push(t.Context(), push()); a.Decision != Auto || !slices.Equal(a.Warnings, []Reason{{"late", "it is late"}}) {
+	if a, _ := e.Push(t.Context(), push()); a.Decision != Auto || !slices.Equal(a.Warnings, []Reason{{"late", "it is late", Place{"policies/a.rego", 5}}}) {
 		t.Errorf("%+v", a)
 	}
 }

@@ -22,6 +22,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 // policy is what the packages headgate.* of some files come to.
 type policy struct {
 	prepared map[string]rego.PreparedEvalQuery // of each query that has a package
+	places   map[string]places                 // of each, too
 	modules  []module                          // that count
 	data     map[string]any
 	files    []string // that count: of modules, and of data
@@ -42,7 +43,7 @@ func build(files map[string][]byte) (policy, Problems) {
 			others = append(others, m)
 		}
 	}
-	built := policy{prepared: map[string]rego.PreparedEvalQuery{}, data: map[string]any{}}
+	built := policy{prepared: map[string]rego.PreparedEvalQuery{}, places: map[string]places{}, data: map[string]any{}}
 	used := map[string]module{}
 	for _, q := range queries {
 		modules := byQuery[q]
@@ -70,6 +71,7 @@ func build(files map[string][]byte) (policy, Problems) {
 			continue
 		}
 		built.prepared[q] = prepared
+		built.places[q] = placesOf(modules)
 		maps.Copy(built.data, values)
 		built.files = append(built.files, from...)
 	}

@@ -24,6 +24,7 @@
 package policies
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -52,6 +53,20 @@ type Answer struct {
 type Reason struct {
 	Rule    string `json:"rule"`
 	Message string `json:"message"`
+	At      Place  `json:"at,omitzero"` // in a repository's own policies
+}
+
+func (r Reason) String() string {
+	if r.At == (Place{}) {
+		return r.Message
+	}
+	return fmt.Sprintf("%s (%s:%d)", r.Message, r.At.File, r.At.Line)
+}
+
+// Place is where a rule is.
+type Place struct {
+	File string `json:"file"`
+	Line int    `json:"line"`
 }
 
 // RulePolicy is the rule of a denial that is not about the input: the policy is broken,

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sort"
 	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
 )
 
 // result is what one policy evaluates to: the sets of its package. Members are objects
@@ -20,6 +22,55 @@ type result struct {
 	Need []needMember `json:"need"`
 	Met  []metMember  `json:"met"`
 	Warn []warnMember `json:"warn"`
+
+	places places
+}
+
+// places are where the rules of a query's package are: the first of each set that
+// gives a member with that name of a rule, and under "" the first of the set.
+type places map[string]map[string]Place
+
+func placesOf(modules []module) places {
+	all := places{}
+	for _, m := range modules {
+		for _, rule := range m.parsed.Rules {
+			set, name := rule.Head.Name.String(), ""
+			if rule.Head.Key != nil {
+				if object, ok := rule.Head.Key.Value.(ast.Object); ok {
+					if text, ok := valueOf(object, "rule"); ok {
+						name = text
+					}
+				}
+			}
+			if all[set] == nil {
+				all[set] = map[string]Place{}
+			}
+			at := Place{m.path, rule.Location.Row}
+			for _, n := range []string{name, ""} {
+				if _, ok := all[set][n]; !ok {
+					all[set][n] = at
+				}
+			}
+		}
+	}
+	return all
+}
+
+// valueOf is the text of an object's member, when it is written out.
+func valueOf(object ast.Object, name string) (string, bool) {
+	term := object.Get(ast.StringTerm(name))
+	if term == nil {
+		return "", false
+	}
+	text, ok := term.Value.(ast.String)
+	return string(text), ok
+}
+
+func (r result) place(set, rule string) Place {
+	if at, ok := r.places[set][rule]; ok {
+		return at
+	}
+	return r.places[set][""]
 }
 
 // resultSets are the sets of a result with the fields of their members.
@@ -130,7 +181,7 @@ func combine(results []result) Answer {
 			if d.Until.After(a.NotBefore) {
 				a.NotBefore = d.Until
 			}
-			a.Reasons = append(a.Reasons, Reason{d.Rule, d.Msg})
+			a.Reasons = append(a.Reasons, Reason{d.Rule, d.Msg, r.place("deny", d.Rule)})
 			title, detail := titled(d.Title, d.Msg)
 			denied = append(denied, Condition{
 				Rule:   d.Rule,
@@ -146,7 +197,7 @@ func combine(results []result) Answer {
 			if a.Decision == Auto {
 				a.Decision = Manual
 			}
-			a.Reasons = append(a.Reasons, Reason{n.Rule, n.Msg})
+			a.Reasons = append(a.Reasons, Reason{n.Rule, n.Msg, r.place("need", n.Rule)})
 			slices.Sort(n.Who)
 			slices.Sort(n.Cannot)
 			if n.Count > 0 {
@@ -169,7 +220,7 @@ func combine(results []result) Answer {
 			met = append(met, Condition{Rule: m.Rule, Title: cmp.Or(m.Title, m.Rule), Met: true, Detail: m.Detail})
 		}
 		for _, m := range r.Warn {
-			a.Warnings = append(a.Warnings, Reason{m.Rule, m.Msg})
+			a.Warnings = append(a.Warnings, Reason{m.Rule, m.Msg, r.place("warn", m.Rule)})
 		}
 	}
 	if final {

@@ -6,8 +6,8 @@
 //     it, with file and line.
 //   - Config never changes. It makes an Identity of a proven key or a session, and
 //     answers May for it: every right is asked of an identity (identity.go).
-//   - Initial writes the first file; AddRepository, SetGate (edit.go), AddUser,
-//     AddMember, AddAgent and their opposites (members.go, agent.go) edit the text of one and leave everything
+//   - Initial writes the first file; AddRepository, Set (edit.go), AddUser, AddMember,
+//     AddAgent and their opposites (members.go, agent.go) edit the text of one and leave everything
 //     else in it as it was, comments included.
 //
 // Where the file is kept, and when a new one comes into force, is for others:
@@ -93,6 +93,12 @@ type Repository struct {
 	Public      bool     // everybody may read it, over HTTP without a token too
 	Gated       bool
 	UngatedBy   string // who switched the gate off, as it is written; "" while it is on
+
+	// Policies reports whether its own policies/ judge beside the server's; off is a way
+	// out of those that deny their own change.
+	Policies      bool
+	PoliciesOffBy string // who switched them off, as it is written; "" while they are on
+
 	// Mirror is the connection whose forge moves this repository's branches and
 	// tags, "" for none. Nobody pushes to a mirror, and it has no gate of its own: what
 	// lands is decided at the forge. Who may write it acts on its environments.
@@ -211,6 +217,12 @@ func (c *Config) Members(group string) []string {
 func (c *Config) Gated(repository string) bool {
 	r, ok := c.Repository(repository)
 	return !ok || r.Gated
+}
+
+// Policies reports whether the policies of a repository's own judge beside the server's.
+func (c *Config) Policies(repository string) bool {
+	r, ok := c.Repository(repository)
+	return !ok || r.Policies
 }
 
 // Repository is what the file says of one repository. Own is always there.

@@ -336,7 +336,7 @@ func TestInitial(t *testing.T) {
 	if data, err = access.AddRepository(data, "other", ""); err != nil {
 		t.Fatal(err)
 	}
-	if data, err = access.SetGate(data, "hello", false, "ada on 2026-11-24"); err != nil {
+	if data, err = access.Set(data, "hello", access.Gate, false, "ada on 2026-11-24"); err != nil {
 		t.Fatal(err)
 	}
 	c, _ = access.Parse(access.FileName, data)
@@ -359,8 +359,10 @@ func TestInitial(t *testing.T) {
 // Edits touch one line; the rest of the text stays byte for byte.
 func TestEdits(t *testing.T) {
 	const head = "users: {ada: {name: \"Ä\", keys: [\"KEY1\"]}} # öhm\ngroups: {administrators: [ada]}\n"
-	off := func(d []byte) ([]byte, error) { return access.SetGate(d, "hello", false, "ada on 2026-11-24") }
-	on := func(d []byte) ([]byte, error) { return access.SetGate(d, "hello", true, "") }
+	off := func(d []byte) ([]byte, error) { return access.Set(d, "hello", access.Gate, false, "ada on 2026-11-24") }
+	on := func(d []byte) ([]byte, error) { return access.Set(d, "hello", access.Gate, true, "") }
+	rest := func(d []byte) ([]byte, error) { return access.Set(d, "hello", access.OwnPolicies, false, "ada") }
+	judge := func(d []byte) ([]byte, error) { return access.Set(d, "hello", access.OwnPolicies, true, "") }
 	add := func(d []byte) ([]byte, error) { return access.AddRepository(d, "new", "x") }
 	for name, row := range map[string]struct {
 		edit          func([]byte) ([]byte, error)
@@ -371,6 +373,8 @@ func TestEdits(t *testing.T) {
 		"add to null":              {add, "repositories:\n# end\n", "repositories:\n  new: {description: \"x\", gate: on}\n# end\n"},
 		"add behind":               {add, "repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n\n# the end\n", "repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n    new: {description: \"x\", gate: on}\n\n# the end\n"},
 		"add to flow":              {add, "repositories: {hello: {}}\n", "repositories: {new: {description: \"x\", gate: on}, hello: {}}\n"},
+		"policies off":             {rest, "repositories:\n  hello: {gate: on} # c\n", "repositories:\n  hello: {policies: off by ada, gate: on} # c\n"},
+		"policies on":              {judge, "repositories:\n  hello:\n    policies: off by ada # c\n", "repositories:\n  hello:\n    policies: on # c\n"},
 		"off in empty flow":        {off, "repositories:\n  hello: {} # c\n", "repositories:\n  hello: {gate: off by ada on 2026-11-24} # c\n"},
 		"off in flow":              {off, "repositories:\n  hello: {read: [ada]} # c\n", "repositories:\n  hello: {gate: off by ada on 2026-11-24, read: [ada]} # c\n"},
 		"off for on in flow":       {off, "repositories: {hello: {description: \"öö, x\", gate: on, read: [ada]}}\n", "repositories: {hello: {description: \"öö, x\", gate: off by ada on 2026-11-24, read: [ada]}}\n"},
@@ -398,12 +402,12 @@ func TestEdits(t *testing.T) {
 		"bad name":      func() ([]byte, error) { return access.AddRepository(base, "a: {}", "") },
 		"reserved name": func() ([]byte, error) { return access.AddRepository(base, "headgate", "") },
 		"two lines":     func() ([]byte, error) { return access.AddRepository(base, "x", "a\nusers: {}") },
-		"unknown":       func() ([]byte, error) { return access.SetGate(base, "x", true, "") },
-		"own":           func() ([]byte, error) { return access.SetGate(base, "headgate", false, "ada") },
-		"forged by":     func() ([]byte, error) { return access.SetGate(base, "hello", false, "ada, read: [x]") },
-		"broken file":   func() ([]byte, error) { return access.SetGate([]byte("users: ["), "hello", true, "") },
+		"unknown":       func() ([]byte, error) { return access.Set(base, "x", access.Gate, true, "") },
+		"own":           func() ([]byte, error) { return access.Set(base, "headgate", access.Gate, false, "ada") },
+		"forged by":     func() ([]byte, error) { return access.Set(base, "hello", access.Gate, false, "ada, read: [x]") },
+		"broken file":   func() ([]byte, error) { return access.Set([]byte("users: ["), "hello", access.Gate, true, "") },
 		"null in a flow": func() ([]byte, error) {
-			return access.SetGate(withKeys(t, head+"repositories: {hello: }\n"), "hello", false, "ada")
+			return access.Set(withKeys(t, head+"repositories: {hello: }\n"), "hello", access.Gate, false, "ada")
 		},
 	} {
 		if got, err := edit(); err == nil {

@@ -83,6 +83,7 @@ func AddRepository(data []byte, name, description string) ([]byte, error) {
 		Read:        []string{Everyone},
 		Write:       []string{Everyone},
 		Gated:       true,
+		Policies:    true,
 	}
 	return text.checked(want)
 }
@@ -103,7 +104,7 @@ func AddConnection(data []byte, c Connection) ([]byte, error) {
 		if err := CheckRepositoryName(c.Mirror); err != nil {
 			return nil, err
 		}
-		mirror = Repository{Name: c.Mirror, Read: []string{Everyone}}
+		mirror = Repository{Name: c.Mirror, Read: []string{Everyone}, Policies: true}
 		_, top, err := parsed(data)
 		if err != nil {
 			return nil, err
@@ -142,29 +143,29 @@ func (c Connection) line() string {
 	return s + "}"
 }
 
-// SetGate switches the gate of a repository on or off. by says who did it and
-// when ("ada on 2026-11-24"), and is in the file while the gate is off; it
+// Set switches something of a repository on or off. by says who did it and
+// when ("ada on 2026-11-24"), and is in the file while it is off; it
 // is letters, digits, spaces and "._@+-", and may be empty.
-func SetGate(data []byte, name string, on bool, by string) ([]byte, error) {
+func Set(data []byte, name string, what Switch, on bool, by string) ([]byte, error) {
 	old, top, err := parsed(data)
 	if err != nil {
 		return nil, err
 	}
 	repository, ok := old.repositories[name]
 	if !ok || name == Own {
-		return nil, fmt.Errorf("repository %q has no gate that could be set", name)
+		return nil, fmt.Errorf("repository %q has no %s that could be set", name, what)
 	}
 	value := "on"
 	if !on {
 		value = strings.TrimSuffix("off by "+by, " by ")
 	}
-	if _, _, ok := gate(value); !ok {
-		return nil, fmt.Errorf("who switches the gate: %q does not fit into the file", by)
+	if _, _, ok := switched(value); !ok {
+		return nil, fmt.Errorf("who sets it: %q does not fit into the file", by)
 	}
 	_, list := lookup(top, "repositories")
 	key, entry := lookup(list, name)
-	_, present := lookup(entry, "gate")
-	text := lines(data)
+	_, present := lookup(entry, string(what))
+	text, setting := lines(data), string(what)+": "+value
 	switch {
 	case present != nil:
 		raw := present.Value
@@ -183,9 +184,9 @@ func SetGate(data []byte, name string, on bool, by string) ([]byte, error) {
 		if list.Style&yaml.FlowStyle != 0 {
 			return nil, errNoEdit
 		}
-		text.insert(key.Line, strings.Repeat(" ", key.Column+1)+"gate: "+value)
+		text.insert(key.Line, strings.Repeat(" ", key.Column+1)+setting)
 	case entry.Style&yaml.FlowStyle != 0:
-		with := "{gate: " + value
+		with := "{" + setting
 		if len(entry.Content) > 0 {
 			with += ", "
 		}
@@ -193,10 +194,11 @@ func SetGate(data []byte, name string, on bool, by string) ([]byte, error) {
 			return nil, errNoEdit
 		}
 	default:
-		text.insert(key.Line, strings.Repeat(" ", entry.Content[0].Column-1)+"gate: "+value)
+		text.insert(key.Line, strings.Repeat(" ", entry.Content[0].Column-1)+setting)
 	}
 	want := old.clone()
-	repository.Gated, repository.UngatedBy, _ = gate(value)
+	_, who, _ := switched(value)
+	what.of(&repository, on, who)
 	want.repositories[name] = repository
 	return text.checked(want)
 }

@@ -37,6 +37,7 @@ type document struct {
 		Write       []string  `yaml:"write"`
 		Public      bool      `yaml:"public"`
 		Gate        yaml.Node `yaml:"gate"`
+		Policies    yaml.Node `yaml:"policies"`
 		Ports       yaml.Node `yaml:"ports"`
 		Quota       string    `yaml:"quota"`
 		Build       yaml.Node `yaml:"build"`
@@ -119,6 +120,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		Read:        []string{Administrators},
 		Write:       []string{Administrators},
 		Gated:       true,
+		Policies:    true,
 	}
 	r.administrators(top)
 	if err := r.problems.Err(); err != nil {
@@ -284,7 +286,7 @@ func (r *reader) repository(key, value *yaml.Node) {
 		r.problem(key, "", "%s", err)
 		return
 	}
-	repository := Repository{Name: name, Gated: true}
+	repository := Repository{Name: name, Gated: true, Policies: true}
 	if _, n := lookup(value, "description"); n != nil {
 		repository.Description = n.Value
 		if what := badLine(n.Value, 1000); what != "" {
@@ -307,10 +309,13 @@ func (r *reader) repository(key, value *yaml.Node) {
 			r.problem(n, "", "public of %s is %q; it is true or false", name, n.Value)
 		}
 	}
-	if _, n := lookup(value, "gate"); n != nil {
-		var ok bool
-		if repository.Gated, repository.UngatedBy, ok = gate(n.Value); !ok || n.Kind != yaml.ScalarNode {
-			r.problem(n, "", "the gate of %s is %q; it is on, off, or \"off by <who, and when>\"", name, n.Value)
+	for _, s := range []Switch{Gate, OwnPolicies} {
+		if _, n := lookup(value, string(s)); n != nil {
+			on, by, ok := switched(n.Value)
+			if !ok || n.Kind != yaml.ScalarNode {
+				r.problem(n, "", "the %s of %s: %q is not on, off, or \"off by <who, and when>\"", s, name, n.Value)
+			}
+			s.of(&repository, on, by)
 		}
 	}
 	if _, n := lookup(value, "ports"); n != nil {
@@ -342,19 +347,38 @@ func (r *reader) builds(n *yaml.Node, under string, known ...string) buildsettin
 	return s
 }
 
-var ungatedForm = sync.OnceValue(func() *regexp.Regexp {
+var offForm = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^off by ([A-Za-z0-9][A-Za-z0-9 ._@+-]{0,98}[A-Za-z0-9]|[A-Za-z0-9])$`)
 })
 
-// gate reads the value of a repository's gate.
-func gate(value string) (on bool, by string, ok bool) {
+// Switch is a setting of a repository that is on, or off by somebody.
+type Switch string
+
+// The switches, as they are called in the file.
+const (
+	Gate        Switch = "gate"
+	OwnPolicies Switch = "policies"
+)
+
+// of sets it.
+func (s Switch) of(r *Repository, on bool, by string) {
+	switch s {
+	case Gate:
+		r.Gated, r.UngatedBy = on, by
+	case OwnPolicies:
+		r.Policies, r.PoliciesOffBy = on, by
+	}
+}
+
+// switched reads the value of a Switch.
+func switched(value string) (on bool, by string, ok bool) {
 	switch value {
 	case "on", "true":
 		return true, "", true
 	case "off", "false":
 		return false, "", true
 	}
-	if m := ungatedForm().FindStringSubmatch(value); m != nil {
+	if m := offForm().FindStringSubmatch(value); m != nil {
 		return false, m[1], true
 	}
 	return true, "", false

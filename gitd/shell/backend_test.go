@@ -227,8 +227,8 @@ func (b *backend) CreateRepository(_ context.Context, a access.Identity, name, d
 	return show.Done{What: fmt.Sprintf("created %s: %s", name, description), Next: "git clone ssh://git.tarn.example/" + name}, nil
 }
 
-func (b *backend) SetGate(_ context.Context, _ access.Identity, name string, gated bool) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("gate of %s: %v", name, gated)}, nil
+func (b *backend) Set(_ context.Context, _ access.Identity, name string, what access.Switch, on bool) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("%s of %s: %v", what, name, on)}, nil
 }
 
 func (b *backend) Approve(_ context.Context, a access.Identity, name, environment, tree, reason string) (show.Done, error) {

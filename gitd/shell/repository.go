@@ -1,6 +1,9 @@
 package shell
 
 import (
+	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
@@ -44,14 +47,20 @@ var repoCommands = []command{
 		},
 	},
 	{
-		name: "repo set", args: "<name> <gate=on|off>", what: "gate a repository's branches, or not", example: "repo set hello gate=off",
-		notes: "With the gate on, main moves only to what has been built and tested.\nWith it off, main moves as it is pushed, and who did that stays on record.",
+		name: "repo set", args: "<name> <setting>", what: "switch a repository's gate or policies on or off", example: "repo set hello gate=off",
+		notes: "gate=on: main moves only to what has been built and tested. gate=off: it moves\n" +
+			"as it is pushed.\n" +
+			"policies=off: the repository's own policies/ do not judge, the server's do: a way\n" +
+			"out of rules that deny their own change. policies=on: both do.\n" +
+			"Who switched what stays on record.",
 		run: func(c *call) error {
-			setting := c.args["gate=on|off"]
-			if setting != "gate=on" && setting != "gate=off" {
-				return usageError("for example: "+c.ssh(c.command.example), "%q is not a setting; there is gate=on and gate=off", setting)
+			what, value, _ := strings.Cut(c.args["setting"], "=")
+			s := access.Switch(what)
+			if s != access.Gate && s != access.OwnPolicies || value != "on" && value != "off" {
+				return usageError("for example: "+c.ssh(c.command.example),
+					"%q is not a setting; there is gate=on, gate=off, policies=on and policies=off", c.args["setting"])
 			}
-			return c.act(c.shell.Backend.SetGate(c.ctx, c.actor, c.args["name"], setting == "gate=on"))
+			return c.act(c.shell.Backend.Set(c.ctx, c.actor, c.args["name"], s, value == "on"))
 		},
 	},
 	{

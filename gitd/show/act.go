@@ -10,8 +10,8 @@ import (
 // the actor and recorded in Git.
 type Acts interface {
 	CreateRepository(ctx context.Context, who access.Identity, name, description string) (Done, error)
-	// SetGate sets whether a repository's branches are gated.
-	SetGate(ctx context.Context, who access.Identity, repository string, gated bool) (Done, error)
+	// Set sets whether a repository's branches are gated, or its own policies judge.
+	Set(ctx context.Context, who access.Identity, repository string, what access.Switch, on bool) (Done, error)
 	// PauseLanding lets nothing land on a branch, "" for the one shown, until
 	// ResumeLanding.
 	PauseLanding(ctx context.Context, who access.Identity, repository, branch, reason string) (Done, error)

@@ -2,6 +2,7 @@ package show
 
 import (
 	"net"
+	"strings"
 	"time"
 )
 
@@ -41,6 +42,11 @@ func (s Server) Login() string {
 		return login + host
 	}
 	return login + "-p " + port + " " + host
+}
+
+// Commands is a text that was recorded with "ssh host" in it, for people to paste.
+func (s Server) Commands(text string) string {
+	return strings.ReplaceAll(text, "ssh host ", "ssh "+s.Login()+" ")
 }
 
 // CloneURL is where repository name is cloned from over SSH.

@@ -256,7 +256,7 @@ func (h *backend) CreateRepository(context.Context, access.Identity, string, str
 	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
 }
 
-func (h *backend) SetGate(context.Context, access.Identity, string, bool) (show.Done, error) {
+func (h *backend) Set(context.Context, access.Identity, string, access.Switch, bool) (show.Done, error) {
 	return show.Done{}, &show.Error{Kind: show.Forbidden, What: "not here"}
 }
 

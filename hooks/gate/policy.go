@@ -39,7 +39,11 @@ func AskPolicies(
 		})
 		answer := Answer{Decision: string(a.Decision), NotBefore: a.NotBefore}
 		for _, r := range a.Reasons {
-			answer.Reasons = append(answer.Reasons, r.Message)
+			answer.Reasons = append(answer.Reasons, r.String())
+			if r.At.File != "" && a.Decision == policies.Deny {
+				answer.Hint = "a change of " + policies.Dir + "/ is judged by what has landed; an administrator can let the rules of the repository's own rest " +
+					"meanwhile: ssh host repo set " + q.Repository.Name() + " policies=off"
+			}
 			if !slices.Contains(answer.Rules, r.Rule) {
 				answer.Rules = append(answer.Rules, r.Rule)
 			}

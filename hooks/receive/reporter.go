@@ -182,13 +182,13 @@ func (n *reporter) event(p gate.Progress) (lines []string) {
 		if p.Log != "" {
 			lines = append(lines, oneLine("  ", "log: "+n.logURL())...)
 		}
-		return append(lines, hint(p.Hint)...)
+		return append(lines, n.hint(p.Hint)...)
 	case gate.Withdrawn:
 		text := fmt.Sprintf("%d was withdrawn", n.change)
 		if p.Reason != "" {
 			text += ": " + p.Reason
 		}
-		return append(append(oneLine("error: ", text), details(p.Details)...), hint(p.Hint)...)
+		return append(append(oneLine("error: ", text), details(p.Details)...), n.hint(p.Hint)...)
 	case gate.Restarting:
 		return n.restarting(p.At)
 	}
@@ -219,14 +219,14 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 	switch {
 	case p.Waits: // for a person, or a time
 		lines = append(oneLine("", fmt.Sprintf("change %d waits: %s", n.change, p.Reason)), details(p.Details)...)
-		lines = append(lines, hint(p.Hint)...)
+		lines = append(lines, n.hint(p.Hint)...)
 		if first {
 			lines = append(lines, n.detach()...)
 		}
 		return lines
 	case p.Reason != "":
 		lines = oneLine(clock(p.At)+" ", p.Reason)
-		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
+		return append(append(lines, details(p.Details)...), n.hint(p.Hint)...)
 	case !first && !place:
 		return nil
 	}
@@ -249,12 +249,12 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 func (n *reporter) landed(p gate.Progress) []string {
 	lines := oneLine("success: ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, show.Short(p.Landed.String()), after(p.Took)))
 	if len(p.Details) > 0 { // which say more than we know of tree and release
-		return append(append(lines, details(p.Details)...), hint(p.Hint)...)
+		return append(append(lines, details(p.Details)...), n.hint(p.Hint)...)
 	}
 	if !n.reused && p.Tree != repo.Zero {
 		lines = append(lines, "  green: tree "+show.Short(p.Tree.String()))
 	}
-	return append(lines, hint(p.Hint)...)
+	return append(lines, n.hint(p.Hint)...)
 }
 
 // released tells of the release that a landing has made, and where it goes.
@@ -458,6 +458,9 @@ func details(texts []string) (lines []string) {
 	}
 	return lines
 }
+
+// hint is one that was recorded.
+func (n *reporter) hint(text string) []string { return hint(n.server.Commands(text)) }
 
 func hint(text string) []string {
 	if text == "" {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,14 @@ func (s *Server) CreateRepository(ctx context.Context, a access.Identity, name, 
 		if _, there := c.Repository(name); there {
 			return nil, &show.Error{Kind: show.Denied, What: fmt.Sprintf("there is a repository %s already", name)}
 		}
+		if _, err := s.store.Repository(name); !errors.Is(err, repo.ErrNoRepository) {
+			return nil, &show.Error{ // whose content may be for fewer people than a new one's
+				Kind: show.Denied,
+				What: fmt.Sprintf("there was a repository %s before, and all of it is kept", name),
+				Hint: fmt.Sprintf("to have it back as it was, write it into %s again, with the rights that it is to have; for an empty one choose another name",
+					access.FileName),
+			}
+		}
 		return access.AddRepository(data, name, description)
 	})
 	if err != nil {
@@ -34,39 +43,43 @@ func (s *Server) CreateRepository(ctx context.Context, a access.Identity, name, 
 	return show.Done{What: "made the repository " + name, Next: "git clone " + s.about.CloneURL(name)}, nil
 }
 
-// SetGate implements show.Backend.
-func (s *Server) SetGate(ctx context.Context, a access.Identity, name string, gated bool) (show.Done, error) {
-	if err := s.administrator(a, "gate or ungate repositories"); err != nil {
+// Set implements show.Backend.
+func (s *Server) Set(ctx context.Context, a access.Identity, name string, what access.Switch, on bool) (show.Done, error) {
+	if err := s.administrator(a, "set the "+string(what)+" of repositories"); err != nil {
 		return show.Done{}, err
 	}
 	if _, err := s.readable(a, name); err != nil {
 		return show.Done{}, err
 	}
 	if name == access.Own {
-		return show.Done{}, &show.Error{Kind: show.Denied, What: "the server's own configuration is always gated"}
+		return show.Done{}, &show.Error{Kind: show.Denied, What: "the " + string(what) + " of the server's own configuration is always on"}
 	}
-	if r, _ := s.access.Load().Repository(name); r.Mirror != "" {
+	if r, _ := s.access.Load().Repository(name); what == access.Gate && r.Mirror != "" {
 		return show.Done{}, &show.Error{
 			Kind: show.Denied,
 			What: fmt.Sprintf("%s is a mirror: what lands is decided at the forge of connection %s", name, r.Mirror),
 			Hint: "take the connection out of " + access.FileName + " first",
 		}
 	}
-	state := map[bool]string{true: "on", false: "off"}[gated]
+	state := map[bool]string{true: "on", false: "off"}[on]
 	unchanged := false
-	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the gate of %s %s", name, state), func(c *access.Config, data []byte) ([]byte, error) {
-		if unchanged = c.Gated(name) == gated; unchanged {
+	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the %s of %s %s", what, name, state), func(c *access.Config, data []byte) ([]byte, error) {
+		is := c.Gated(name)
+		if what == access.OwnPolicies {
+			is = c.Policies(name)
+		}
+		if unchanged = is == on; unchanged {
 			return data, nil
 		}
-		return access.SetGate(data, name, gated, a.User+" on "+time.Now().UTC().Format(time.DateOnly))
+		return access.Set(data, name, what, on, a.User+" on "+time.Now().UTC().Format(time.DateOnly))
 	})
 	if err != nil {
 		return show.Done{}, err
 	}
 	if unchanged {
-		return show.Done{What: fmt.Sprintf("the gate of %s was %s already", name, state)}, nil
+		return show.Done{What: fmt.Sprintf("%s of %s: %s already", what, name, state)}, nil
 	}
-	return show.Done{What: fmt.Sprintf("the gate of %s is %s, by %s", name, state, a.User)}, nil
+	return show.Done{What: fmt.Sprintf("%s of %s: %s, by %s", what, name, state, a.User)}, nil
 }
 
 func (s *Server) administrator(a access.Identity, what string) error {

@@ -134,7 +134,7 @@ func (s *Server) summary(r *repo.Repository, story change.Change, entry *gate.En
 	if !ended {
 		return c, nil // accepted a moment ago; the gate has not looked yet
 	}
-	c.Reason, c.Hint, c.EndedAt = end.Reason, end.Hint, end.At.UTC()
+	c.Reason, c.Hint, c.EndedAt = end.Reason, s.about.Commands(end.Hint), end.At.UTC()
 	c.Cause, c.Rules, c.Files, c.MoreFiles, c.With = string(end.Cause), end.Rules, end.Files, end.MoreFiles, end.With
 	if end.Tip != repo.Zero {
 		c.Tip = end.Tip.String()

@@ -28,10 +28,10 @@ func Policies(log *slog.Logger) (*policies.Pool, error) {
 const self = "/proc/self/exe"
 
 // engine returns the policies that stand at a commit; Zero has the server's own
-// alone. An engine that comes with an error denies everything and says why.
+// alone, and so has a repository whose own were switched off. An engine that comes with an error denies everything and says why.
 func (s *Server) engine(r *repo.Repository, tip repo.Hash) (*policies.Engine, error) {
 	directory := repo.Zero
-	if tip != repo.Zero {
+	if tip != repo.Zero && s.access.Load().Policies(r.Name()) {
 		tree, err := r.TreeOf(tip)
 		if err != nil {
 			return nil, err
