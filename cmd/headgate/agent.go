@@ -123,7 +123,9 @@ func superviseAgent(ctx context.Context, data string) error {
 
 // agentEngine is what an agent converges with.
 func agentEngine(data string, log *slog.Logger) *services.Target {
-	e := services.New(agentDir(data), filepath.Join(data, "logs", "services"), artifact.In(filepath.Join(data, "artifacts")).Unpack)
+	store := artifact.In(filepath.Join(data, "artifacts"))
+	e := services.New(agentDir(data), filepath.Join(data, "logs", "services"), store.Unpack)
+	e.Archive = store.WriteArchive
 	e.CertificateDir = filepath.Join(data, "certificates")
 	e.Log = log
 	return e

@@ -69,6 +69,7 @@ type app struct {
 
 	versions   map[string]*version  // what instances of a version are
 	images     images               // what those of containers run from
+	networked  bool                 // there may be a network of its containers
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
 	listeners  []*listening
@@ -290,6 +291,7 @@ func (a *app) end() bool {
 	a.mu.Unlock()
 	t.mu.Unlock()
 	if gone {
+		t.containers.removeNetwork(a)
 		t.reports.Notify(a.key())
 	}
 	return gone
@@ -356,9 +358,13 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 	for _, s := range compose.Services {
 		digest := ""
 		if s.Container == nil {
-			if digest, err = artifactOf(s, d.Release); err != nil {
-				return plan, nil, err
-			}
+			digest, err = artifactOf(s, d.Release)
+		} else {
+			err = checkImage(s, d.Release)
+			a.networked = true
+		}
+		if err != nil {
+			return plan, nil, err
 		}
 		v := &version{Service: s, Environment: d.Environment, Release: d.Release, Digest: digest}
 		id := a.owner.idOf(v)

@@ -48,6 +48,8 @@ type containers struct {
 	mu     sync.Mutex
 	engine *engine.Engine  // nil: none was found yet
 	own    map[string]bool // names of containers that are on record, or about to be
+
+	networks sync.Mutex // held while one is made: an engine makes two of one name
 }
 
 const (
@@ -127,7 +129,7 @@ func (c *containers) answering(ctx context.Context, in *instance) (*engine.Engin
 	}
 }
 
-func (c *containers) prepare(ctx context.Context, in *instance) (from source, release func(), err error) {
+func (c *containers) prepare(ctx context.Context, in *instance) (from basis, release func(), err error) {
 	release = func() {}
 	if in.found != nil {
 		if in.found.Image != nil {
@@ -143,11 +145,32 @@ func (c *containers) prepare(ctx context.Context, in *instance) (from source, re
 	if err != nil {
 		return from, nil, hopeless{err}
 	}
-	from.image, err = in.app.images.resolve(ctx, e, in, ref)
+	digest, own := ownImage(in.version, ref)
+	if own {
+		from.image, err = in.app.images.load(ctx, e, in, digest)
+	} else {
+		from.image, err = in.app.images.resolve(ctx, e, in, ref)
+	}
 	if err != nil {
 		return from, nil, err
 	}
 	return from, release, nil
+}
+
+// removeNetwork removes the network of an application that is gone.
+func (c *containers) removeNetwork(a *app) {
+	if !a.networked {
+		return
+	}
+	e, err := c.open()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+	defer cancel()
+	if err := e.RemoveNetwork(ctx, a.network()); err != nil {
+		c.owner.Log.Warn("cannot remove a network", "network", a.network(), "err", err)
+	}
 }
 
 // spec is the container of an instance.
@@ -169,6 +192,8 @@ func (in *instance) spec(from image, port int, vars map[string]string) (s engine
 		Init:              c.Init,
 		Port:              c.Port,
 		HostPort:          port,
+		Network:           in.app.network(),
+		Aliases:           append([]string{v.Service.Name}, c.Aliases...),
 		Memory:            c.Limits.Memory,
 		MemoryReservation: c.Limits.MemoryReservation,
 		NanoCPUs:          int64(c.Limits.CPUs * 1e9),
@@ -180,6 +205,7 @@ func (in *instance) spec(from image, port int, vars map[string]string) (s engine
 		Tmpfs:             map[string]string{},
 		CapAdd:            c.CapAdd,
 		CapDrop:           c.CapDrop,
+		NoNewPrivs:        c.NoNewPrivs,
 		Sysctls:           c.Sysctls,
 		DNS:               c.DNS,
 		Labels: map[string]string{
@@ -250,13 +276,8 @@ func (in *instance) spec(from image, port int, vars map[string]string) (s engine
 	for i, m := range c.Mounts {
 		if m.Volume != "" {
 			s.Volumes = append(s.Volumes, engine.Volume{
-				Name: fmt.Sprintf("headgate-%s-%s.%s.%s.%s", s.Labels[labelAgent], k.Repository, k.Environment, k.Application, m.Volume),
-				Labels: map[string]string{
-					labelAgent:       s.Labels[labelAgent],
-					labelRepository:  k.Repository,
-					labelEnvironment: k.Environment,
-					labelApplication: k.Application,
-				},
+				Name:     in.app.network() + "." + m.Volume,
+				Labels:   in.app.labels(),
 				Target:   m.Target,
 				ReadOnly: m.ReadOnly,
 				NoCopy:   m.NoCopy,
@@ -267,6 +288,22 @@ func (in *instance) spec(from image, port int, vars map[string]string) (s engine
 		s.Binds = append(s.Binds, engine.Bind{Source: filepath.Join(in.app.file(in.id, ".files"), strconv.Itoa(i)), Target: m.Target})
 	}
 	return s, nil
+}
+
+// labels are those of what all instances of the application share.
+func (a *app) labels() map[string]string {
+	return map[string]string{
+		labelAgent:       a.owner.agentName(),
+		labelRepository:  a.home.Repository,
+		labelEnvironment: a.home.Environment,
+		labelApplication: a.home.Application,
+	}
+}
+
+// network is the name of the network that the containers of the application share, in
+// which they find each other by the names of services.
+func (a *app) network() string {
+	return fmt.Sprintf("headgate-%s-%s.%s.%s", a.owner.agentName(), a.home.Repository, a.home.Environment, a.home.Application)
 }
 
 // writeFiles writes the files of the environment's directory that a container sees.
@@ -334,7 +371,13 @@ func (c *containers) start(ctx context.Context, cmd command, record func(started
 	}
 	s.Name = fmt.Sprintf("%s-%s-%s-%s", s.Labels[labelApplication], s.Labels[labelEnvironment], s.Labels[labelInstance], hex.EncodeToString(suffix[:]))
 	c.know(s.Name)
-	id, err := e.Create(answer, s)
+	c.networks.Lock()
+	err = e.Network(answer, s.Network, cmd.labels)
+	c.networks.Unlock()
+	id := ""
+	if err == nil {
+		id, err = e.Create(answer, s)
+	}
 	if err != nil {
 		c.forget(s.Name)
 		return nil, err
@@ -444,9 +487,25 @@ func (c *contained) over() <-chan struct{} { return c.done }
 func (c *contained) end() ending           { return c.ending }
 
 func (c *contained) pid() (int, bool) {
-	pid := int(c.seen.Load())
-	return pid, pid > 0
+	if pid := int(c.seen.Load()); pid > 0 {
+		return pid, true
+	}
+	e, err := c.owner.open()
+	if err != nil {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, pidTimeout)
+	defer cancel()
+	r, running, err := e.Inspect(ctx, c.started.Container)
+	if err != nil || !running {
+		return 0, false
+	}
+	c.seen.Store(int64(r.PID))
+	return r.PID, r.PID > 0
 }
+
+// pidTimeout is how long an engine may take to say which process a container is.
+const pidTimeout = 2 * time.Second
 
 // watch waits for its end.
 func (c *contained) watch() {
@@ -456,9 +515,6 @@ func (c *contained) watch() {
 		e, ok := c.theEngine()
 		if !ok {
 			return
-		}
-		if r, running, err := e.Inspect(c.ctx, c.started.Container); err == nil && running {
-			c.seen.Store(int64(r.PID))
 		}
 		end, err := e.Wait(c.ctx, c.started.Container)
 		if err != nil {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -16,7 +18,8 @@ import (
 // image is what the image of a version was resolved to.
 type image struct {
 	engine.Image
-	At time.Time `json:"at"`
+	At  time.Time `json:"at"`
+	Own string    `json:"own,omitempty"` // digest of the release's image that it is
 }
 
 // images are what versions of an application run from: a tag is resolved once, so
@@ -121,12 +124,12 @@ func (i *images) resolve(ctx context.Context, e *engine.Engine, in *instance, re
 	c := in.version.Service.Container
 	if r.known {
 		found, err := e.Have(ctx, r.Image, engine.Login{})
-		return image{found, r.At}, err
+		return image{Image: found, At: r.At}, err
 	}
 	for try := 1; ; try++ {
 		found, err := e.Resolve(ctx, ref, pullOf(c.Pull), engine.Login{})
 		if err == nil {
-			r.known, r.image = true, image{found, time.Now()}
+			r.known, r.image = true, image{Image: found, At: time.Now()}
 			return r.image, nil
 		}
 		switch reason := engine.ReasonOf(err); {
@@ -140,6 +143,59 @@ func (i *images) resolve(ctx context.Context, e *engine.Engine, in *instance, re
 			return image{}, err
 		}
 	}
+}
+
+// load has an image of the release be there, from the server's own store.
+func (i *images) load(ctx context.Context, e *engine.Engine, in *instance, digest string) (image, error) {
+	r := i.of(in.what)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known {
+		found, err := e.Have(ctx, r.Image, engine.Login{})
+		switch {
+		case err == nil:
+			return image{Image: found, At: r.At, Own: digest}, nil
+		case engine.ReasonOf(err) != target.ReasonImageNotFound:
+			return image{}, err
+		}
+	}
+	archive := in.app.owner.Archive
+	if archive == nil {
+		return image{}, hopeless{errors.New("this agent has no images of releases")}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, pullWithin, errPullTimeout)
+	defer cancel()
+	from, to := io.Pipe()
+	go func() { to.CloseWithError(archive(ctx, digest, to)) }()
+	found, err := e.Load(ctx, from)
+	from.Close()
+	if err != nil {
+		return image{}, err
+	}
+	if r.known && found.ID != r.ID {
+		return image{}, &engine.Error{
+			Reason: target.ReasonDigestMismatch,
+			What:   fmt.Sprintf("image %s of release %d is %s, and was %s", digest, in.version.Release.Number, found.ID, r.ID),
+		}
+	}
+	r.known, r.image = true, image{Image: found, At: time.Now(), Own: digest}
+	return r.image, nil
+}
+
+// ownImage is the release's image that a service names, which is a name alone.
+func ownImage(v *version, ref string) (digest string, own bool) {
+	digest, own = v.Release.Images[ref]
+	return digest, own
+}
+
+// checkImage says whether the release has the image that a service wants of it.
+func checkImage(s Service, r target.Release) error {
+	c := s.Container
+	if _, ok := r.Images[c.Image]; ok || !c.OwnImage {
+		return nil
+	}
+	return fmt.Errorf("service %s wants image %q, but release %d has %s; correct x-headgate.image in compose.yaml, "+
+		"or name the image so under images in headgate.yaml", s.Name, c.Image, r.Number, list(slices.Sorted(maps.Keys(r.Images))))
 }
 
 func pullOf(p PullPolicy) engine.Pull {

@@ -107,12 +107,13 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		}
 		crash.Point("services.instance-started")
 	}
+	pid, ok := w.pid()
+	if !ok {
+		pid = w.identity().First.PID
+	}
 	in.tell(func() {
 		in.app.resolved(in.what)
-		in.port, in.pid = port, w.identity().First.PID
-		if pid, ok := w.pid(); ok {
-			in.pid = pid
-		}
+		in.port, in.pid = port, pid
 		if in.found == nil {
 			in.app.observed.Saw(rollout.Ran{ID: in.id}, time.Now())
 		}
@@ -231,7 +232,7 @@ func (in *instance) variables() map[string]string {
 }
 
 // command is what to run. The instance is reached by port.
-func (in *instance) command(from source, port int) (c command, err error) {
+func (in *instance) command(from basis, port int) (c command, err error) {
 	v := in.version
 	c = command{
 		release:    from.dir,
@@ -248,6 +249,7 @@ func (in *instance) command(from source, port int) (c command, err error) {
 			c.vars["PORT"] = strconv.Itoa(of.Port)
 		}
 		c.image, c.mounts, c.files = from.image, of.Mounts, in.app.file(in.id, ".files")
+		c.labels = in.app.labels()
 		c.container, err = in.spec(from.image, port, c.vars)
 		return c, err
 	}
@@ -285,7 +287,7 @@ func (in *instance) checked(w workload) func(error) {
 		if first && e.OK {
 			// Now the command is sure to have replaced what started it.
 			pid, _ = w.pid()
-			first = false
+			first = pid == 0
 		}
 		in.tell(func() {
 			if pid != 0 {

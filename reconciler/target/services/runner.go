@@ -15,7 +15,7 @@ import (
 type runner interface {
 	// prepare has what an instance runs from be there, and keeps it until release. What
 	// runs already needs nothing of it. The error says why nothing can be started.
-	prepare(ctx context.Context, in *instance) (from source, release func(), err error)
+	prepare(ctx context.Context, in *instance) (from basis, release func(), err error)
 
 	// start starts the command of an instance. It begins to run once record has returned,
 	// and not at all when that fails or this program is killed before.
@@ -64,8 +64,8 @@ type ending struct {
 	reason   target.Reason
 }
 
-// source is what an instance runs from: files, or an image.
-type source struct {
+// basis is what an instance runs from: files, or an image.
+type basis struct {
 	dir   string
 	image image
 }
@@ -81,7 +81,7 @@ func (t *Target) runner(v *version) runner {
 // processes runs instances as supervised processes.
 type processes struct{ owner *Target }
 
-func (p *processes) prepare(ctx context.Context, in *instance) (from source, release func(), err error) {
+func (p *processes) prepare(ctx context.Context, in *instance) (from basis, release func(), err error) {
 	releases, digest := p.owner.releases, in.version.Digest
 	if in.found != nil {
 		from.dir = releases.Hold(digest)

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -83,6 +84,10 @@ type Target struct {
 	// Held reports whether a port is declared somewhere, whether or not anybody listens
 	// there just now. Such a one is given to nobody who asks for any. nil: none is.
 	Held func(port int) bool
+
+	// Archive writes an image of a release, by its digest, as `docker save` does. nil: there
+	// are no such images.
+	Archive func(ctx context.Context, digest string, w io.Writer) error
 
 	// Engine is the address of the container engine. Empty finds it: DOCKER_HOST, or the
 	// socket of Docker or Podman.

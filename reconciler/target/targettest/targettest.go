@@ -34,6 +34,15 @@ type Subject struct {
 // Run runs the suite. New makes a target that has converged nothing and does not
 // run yet.
 func Run(t *testing.T, New func(t *testing.T) Subject) {
+	run(t, New, func(*testing.T) {})
+}
+
+// RunParallel is Run for targets that do not get into each other's way.
+func RunParallel(t *testing.T, New func(t *testing.T) Subject) {
+	run(t, New, (*testing.T).Parallel)
+}
+
+func run(t *testing.T, New func(t *testing.T) Subject, begin func(*testing.T)) {
 	for _, c := range []struct {
 		name string
 		test func(s *suite)
@@ -47,7 +56,10 @@ func Run(t *testing.T, New func(t *testing.T) Subject) {
 		{"an error goes with what had it", mended},
 		{"bad files are refused by place", checked},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.test(&suite{Subject: New(t), T: t}) })
+		t.Run(c.name, func(t *testing.T) {
+			begin(t)
+			c.test(&suite{Subject: New(t), T: t})
+		})
 	}
 }
 

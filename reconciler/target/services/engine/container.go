@@ -56,6 +56,7 @@ type Spec struct {
 	ReadOnly        bool
 	Tmpfs           map[string]string // options by path
 	CapAdd, CapDrop []string
+	NoNewPrivs      bool
 	Sysctls         map[string]string
 	ExtraHosts      []string // name:address
 	DNS             []string
@@ -108,6 +109,27 @@ func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
 	return created.ID, nil
 }
 
+// Network has a network of containers be there.
+func (e *Engine) Network(ctx context.Context, name string, labels map[string]string) error {
+	_, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
+	if cerrdefs.IsNotFound(err) {
+		_, err = e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", Labels: labels})
+	}
+	if err != nil {
+		return e.failure(ctx, "make a network for the application", err)
+	}
+	return nil
+}
+
+// RemoveNetwork removes a network that no container is in.
+func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
+	_, err := e.api.NetworkRemove(ctx, name, client.NetworkRemoveOptions{})
+	if err == nil || cerrdefs.IsNotFound(err) {
+		return nil
+	}
+	return e.failure(ctx, "remove the application's network", err)
+}
+
 func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 	config := &container.Config{
 		Hostname:   s.Hostname,
@@ -139,6 +161,9 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 			NanoCPUs:          s.NanoCPUs,
 			CPUShares:         s.CPUShares,
 		},
+	}
+	if s.NoNewPrivs {
+		host.SecurityOpt = []string{"no-new-privileges:true"}
 	}
 	if s.Init {
 		host.Init = &s.Init

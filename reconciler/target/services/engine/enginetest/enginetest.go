@@ -80,7 +80,7 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 	args := []string{
 		"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
 		// Engines that are killed leave processes, and look whether they are there still.
-		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0",
+		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0", "-test.parallel", "6",
 	}
 	if deadline, ok := t.Deadline(); ok {
 		args = append(args, "-test.timeout", time.Until(deadline).String())

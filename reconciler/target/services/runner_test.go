@@ -1,0 +1,170 @@
+package services
+
+import (
+	"fmt"
+	"hash/crc32"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
+)
+
+// runsAs is a way in which instances run.
+type runsAs struct {
+	of   string                                        // what a service says about what it runs from
+	open func(t *testing.T, dir, logs string) *harness // a target that keeps to these directories
+}
+
+// compose declares a service that runs a shell script.
+func (r runsAs) compose(script string, more ...string) string {
+	return "services:\n  job:\n" + r.of + fmt.Sprintf("    command: [/bin/sh, -c, %q]\n    %s\n", script, strings.Join(more, "\n    "))
+}
+
+// ready has an instance without a port say when it is ready.
+const ready = "healthcheck: {test: [CMD, test, -e, /tmp/ready], interval: 100ms, start_period: 10m}"
+
+func TestProcessesAreRunners(t *testing.T) {
+	if _, err := exec.LookPath("bwrap"); err != nil {
+		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
+	}
+	testRunner(t, runsAs{open: func(t *testing.T, dir, logs string) *harness {
+		return openIn(t, dir, logs, func(*Target) {})
+	}})
+}
+
+// openIn runs a target that keeps to directories.
+func openIn(t *testing.T, dir, logs string, prepare func(*Target)) *harness {
+	t.Helper()
+	h := &harness{t: t, env: fmt.Sprintf("in-%d-%x", os.Getpid(), crc32.ChecksumIEEE([]byte(dir)))}
+	h.Target = New(dir, logs, unpackSelf)
+	prepare(h.Target)
+	h.run(func() {
+		if err := unpacked.RemoveTree(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// testRunner holds a runner to what both have to do.
+func testRunner(t *testing.T, r runsAs) {
+	open := func(t *testing.T) *harness {
+		t.Parallel()
+		return r.open(t, t.TempDir(), t.TempDir())
+	}
+	gone := func(t *testing.T, h *harness) {
+		t.Helper()
+		h.Remove(h.key(), h.seq+1)
+		changed, end := h.Watch(h.key())
+		defer end()
+		for late := time.After(waitTimeout); h.Observe(h.key()).Commit != ""; {
+			select {
+			case <-changed:
+			case <-late:
+				t.Fatalf("it does not go away: %+v", h.Observe(h.key()))
+			}
+		}
+	}
+	logged := func(t *testing.T, h *harness, instance string, wants ...string) string {
+		t.Helper()
+		lines, err := h.InstanceLog(h.key(), instance, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(lines, "\n")
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("the log does not hold %q:\n%s", want, text)
+			}
+		}
+		return text
+	}
+
+	t.Run("it prints, and ends badly", func(t *testing.T) {
+		h := open(t)
+		h.converge(4, r.compose("echo \"$$GREETING from $HEADGATE_RELEASE\"; echo oops >&2; exit 3",
+			`environment: {GREETING: "hello $HEADGATE_INSTANCE"}`, `restart: "no"`))
+		o := h.await(target.Failed)
+		if len(o.Units) == 0 {
+			t.Fatalf("%s", o.Message)
+		}
+		in := o.Units[0].Instances[0]
+		if in.Phase != target.PhaseFailed || !strings.HasPrefix(in.LastExit, "exited 3") || in.Reason != "" {
+			t.Errorf("it ended: %+v", in)
+		}
+		logged(t, h, "job-1", " hello job-1 from 4\n", " oops", "started job-1 of release 4", "job-1 exited 3")
+	})
+
+	t.Run("it is checked where it runs, and stopped by its signal", func(t *testing.T) {
+		h := open(t)
+		h.converge(1, r.compose("trap 'echo bye; exit 0' USR1; touch /tmp/ready; while :; do sleep 0.05; done",
+			"stop_signal: SIGUSR1", "stop_grace_period: 10m", ready))
+		o := h.await(target.Healthy)
+		if in := o.Units[0].Instances[0]; in.PID == 0 || syscall.Kill(in.PID, 0) != nil {
+			t.Errorf("it has no process: %+v", in)
+		}
+		gone(t, h)
+		logged(t, h, "job-1", " bye\n", "job-1 exited 0")
+	})
+
+	t.Run("it does not end, and is ended", func(t *testing.T) {
+		h := open(t)
+		h.converge(1, r.compose("trap '' TERM; touch /tmp/ready; while :; do sleep 0.05; done", "stop_grace_period: 100ms", ready))
+		h.await(target.Healthy)
+		gone(t, h)
+		logged(t, h, "job-1", "job-1 was ended by SIGKILL")
+	})
+
+	t.Run("it goes on without an agent, and is found again", func(t *testing.T) {
+		t.Parallel()
+		dir, logs := t.TempDir(), t.TempDir()
+		h := r.open(t, dir, logs)
+		h.converge(1, r.compose("touch /tmp/ready; i=0; while :; do i=$$((i+1)); echo line $$i; sleep 0.02; done",
+			"stop_grace_period: 100ms", ready))
+		before := h.await(target.Healthy)
+		h.leave()
+
+		h2 := r.open(t, dir, logs)
+		h2.seq = h.seq
+		after := h2.await(target.Healthy)
+		if !slices.Equal(pids(before), pids(after)) || len(pids(after)) != 1 {
+			t.Errorf("it was found as %v and had been %v", pids(after), pids(before))
+		}
+		text := logged(t, h2, "job-1", "found job-1 of release 1")
+		want := 1
+		for line := range strings.Lines(text) {
+			if _, n, ok := strings.Cut(line, " line "); ok {
+				if n = strings.TrimSpace(n); n != fmt.Sprint(want) {
+					t.Fatalf("after line %d came line %s:\n%s", want-1, n, text)
+				}
+				want++
+			}
+		}
+		h2.leave()
+
+		// It ends while nobody looks.
+		pid := pids(after)[0]
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it has ended", func() (string, bool) { return "", syscall.Kill(pid, 0) != nil })
+		h3 := r.open(t, dir, logs)
+		h3.seq = h.seq
+		eventually(t, "how it ended is known", func() (string, bool) {
+			o := h3.Observe(h3.key())
+			for _, u := range o.Units {
+				for _, in := range u.Instances {
+					return in.LastExit, strings.HasPrefix(in.LastExit, "was ended by SIGKILL")
+				}
+			}
+			return fmt.Sprintf("%+v", o), false
+		})
+		h3.await(target.Healthy)
+	})
+}
