@@ -1,0 +1,374 @@
+package function
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// clock is a time that only the test moves.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) read() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// forward moves the time, and has the application look at it.
+func (h *harness) forward(c *clock, by time.Duration) {
+	c.mu.Lock()
+	c.now = c.now.Add(by)
+	c.mu.Unlock()
+	h.app().mu.Lock()
+	h.app().signal()
+	h.app().mu.Unlock()
+}
+
+func (h *harness) app() *app {
+	h.target.mu.Lock()
+	defer h.target.mu.Unlock()
+	return h.target.apps[h.key]
+}
+
+// alias is where the alias is, as the API tells it.
+func (h *harness) alias() string {
+	h.Helper()
+	resp, err := http.Get(h.app().invokeURL() + "/2015-03-31/functions/hello/aliases/live")
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var at struct {
+		FunctionVersion string
+		RoutingConfig   struct{ AdditionalVersionWeights map[string]float64 }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&at); err != nil {
+		h.Fatal(err)
+	}
+	for version, weight := range at.RoutingConfig.AdditionalVersionWeights {
+		return fmt.Sprintf("%s, %s: %g", at.FunctionVersion, version, weight)
+	}
+	return at.FunctionVersion
+}
+
+// weight waits until the second version has a share of the requests.
+func (h *harness) weight(percent int) {
+	h.Helper()
+	h.await(fmt.Sprint(percent, " %"), func(o target.Observed) bool { return len(o.Units) > 0 && o.Units[0].Weight == percent })
+}
+
+func hooked(before, after string) target.Files {
+	text := spec + "Hooks:\n"
+	if before != "" {
+		text += "  - BeforeAllowTraffic: before\n"
+	}
+	if after != "" {
+		text += "  - AfterAllowTraffic: after\n"
+	}
+	f := files(fmt.Sprintf("functions:\n  before: {timeout: 1m, environment: {DO: hook, REPORT: %q}}\n  after: {timeout: 1m, environment: {DO: hook, REPORT: %q}}\n", before, after))
+	f["appspec.yml"] = []byte(text)
+	return f
+}
+
+// TestHooks: what hooks report decides, and the alias is where it was when they fail.
+func TestHooks(t *testing.T) {
+	h := newHarness(t)
+	h.declare(1, 1, files(""))
+	h.healthy(1)
+	at := "1"
+	for i, c := range []struct{ before, after, why string }{
+		{"Succeeded", "Succeeded", ""},
+		{"Failed", "", "hook before (BeforeAllowTraffic) failed: it reported so"},
+		{"error", "", "hook before (BeforeAllowTraffic) failed: errorString: it does not validate"},
+		{"Maybe", "", "InvalidLifecycleEventHookExecutionStatusException"},
+		{"elsewhere", "", "InvalidLifecycleEventHookExecutionIdException"},
+		{"Succeeded", "Failed", "hook after (AfterAllowTraffic) failed: it reported so"},
+		{"", "error", "hook after (AfterAllowTraffic) failed: errorString: it does not validate"},
+		{"", "Succeeded", ""},
+	} {
+		n := i + 2
+		h.declare(n, n, hooked(c.before, c.after))
+		if c.why == "" {
+			h.healthy(n)
+			at = fmt.Sprint(n)
+		} else if o := h.failed(n); !strings.Contains(o.Message, c.why) || !o.RollBack {
+			t.Errorf("before %s, after %s: %+v", c.before, c.after, o)
+		}
+		if got := h.alias(); got != at {
+			t.Errorf("before %s, after %s: the alias is at %s, not at %s", c.before, c.after, got, at)
+		}
+		if _, said := h.invoke("hello:live", `{}`); !strings.Contains(said, fmt.Sprintf(`"version":%q`, at)) {
+			t.Errorf("before %s, after %s: %s", c.before, c.after, said)
+		}
+	}
+	began := time.Now()
+	h.stop()
+	if took := time.Since(began); took > drainTimeout {
+		t.Errorf("it took %s to stop", took)
+	}
+}
+
+func newClock(h *harness) *clock {
+	c := &clock{now: time.Now()}
+	h.target.now = c.read
+	return c
+}
+
+// held is a harness whose time only the test moves.
+func held(t *testing.T) (*harness, *clock) {
+	h := &harness{T: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
+	c := newClock(h)
+	h.start()
+	return h, c
+}
+
+const canary = "deployment: CodeDeployDefault.LambdaCanary10Percent5Minutes\nfunctions: {hello: {timeout: 1m}}\n"
+
+// TestCanary: of 10,000 requests through a canary its version gets its share, within 1 %, as
+// answered by the processes themselves; then all of them.
+func TestCanary(t *testing.T) {
+	h, c := held(t)
+	h.declare(1, 1, files(canary))
+	h.healthy(1)
+	h.declare(2, 2, files(canary))
+	h.weight(10)
+	if got := h.alias(); got != "1, 2: 0.1" {
+		t.Errorf("the alias is at %s", got)
+	}
+	o := h.target.Observe(h.key)
+	if u := o.Units[0]; u.Release != 1 || u.Canary != 2 || o.State != target.Converging || !strings.Contains(o.Message, "version 2 gets 10 % of the requests") {
+		t.Errorf("it is %+v", o)
+	}
+	const requests, workers = 10_000, 4
+	var got [workers]map[string]int
+	var all sync.WaitGroup
+	for w := range workers {
+		got[w] = map[string]int{}
+		all.Go(func() {
+			for range requests / workers {
+				resp, said := h.invoke("hello:live", `{}`)
+				version := resp.Header.Get("X-Amz-Executed-Version")
+				if !strings.Contains(said, fmt.Sprintf(`"version":%q`, version)) {
+					t.Errorf("%s answered %s", version, said)
+					return
+				}
+				got[w][version]++
+			}
+		})
+	}
+	all.Wait()
+	second := 0
+	for _, g := range got {
+		second += g["2"]
+	}
+	if share := float64(second) / requests; share < 0.09 || share > 0.11 {
+		t.Errorf("version 2 got %d of %d requests", second, requests)
+	}
+	h.forward(c, 5*time.Minute)
+	h.healthy(2)
+	if got := h.alias(); got != "2" {
+		t.Errorf("the alias is at %s", got)
+	}
+	h.await("without version 1", func(o target.Observed) bool {
+		for _, in := range o.Units[0].Instances {
+			if in.Release != 2 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestSupersede: a newer commit finds a canary on its way. The alias goes back before the
+// newer deployment begins, and what the older one waits for does not come any more.
+func TestSupersede(t *testing.T) {
+	h, c := held(t)
+	h.declare(1, 1, files(canary))
+	h.healthy(1)
+	h.declare(2, 2, files(canary))
+	h.weight(10)
+	h.declare(3, 3, files("functions: {hello: {environment: {DO: exit}}}\n"+strings.Split(canary, "\n")[0]+"\n"))
+	h.failed(3)
+	if got := h.alias(); got != "1" {
+		t.Errorf("after one that does not start the alias is at %s", got)
+	}
+	h.declare(4, 2, files(canary))
+	h.weight(10)
+	h.declare(5, 4, files(canary))
+	h.await("at version 4", func(o target.Observed) bool { return o.Sequence == 5 && len(o.Units) > 0 && o.Units[0].Canary == 4 })
+	if got := h.alias(); got != "1, 4: 0.1" {
+		t.Errorf("the alias is at %s", got)
+	}
+	// Back to what serves is done at once.
+	h.declare(6, 1, files(canary))
+	h.healthy(6)
+	if got := h.alias(); got != "1" {
+		t.Errorf("the alias is at %s", got)
+	}
+	h.forward(c, time.Hour)
+	h.healthy(6)
+	if got := h.alias(); got != "1" {
+		t.Errorf("an hour later the alias is at %s", got)
+	}
+}
+
+// TestRestart: another run of the program goes on where the one before was, at the same
+// address, with the same versions.
+func TestRestart(t *testing.T) {
+	h, c := held(t)
+	h.declare(1, 1, files(canary))
+	h.healthy(1)
+	h.declare(2, 2, files(canary))
+	h.weight(10)
+	address := h.app().invokeURL()
+	h.restart()
+	h.weight(10)
+	if got := h.app().invokeURL(); got != address {
+		t.Errorf("it is at %s, and was at %s", got, address)
+	}
+	h.forward(c, 5*time.Minute)
+	h.healthy(2)
+	h.restart()
+	h.healthy(2)
+	if got := h.alias(); got != "2" {
+		t.Errorf("the alias is at %s", got)
+	}
+	if resp, said := h.invoke("hello:live", `{}`); !strings.Contains(said, `"version":"2"`) {
+		t.Errorf("%s: %s", resp.Status, said)
+	}
+	// The same code and configuration is the same version.
+	h.declare(3, 1, files("functions: {hello: {timeout: 1m}}\n"))
+	h.healthy(3)
+	if got := h.alias(); got != "1" {
+		t.Errorf("the first release again is version %s", got)
+	}
+}
+
+// TestVersionsThatAreGiven: as at CodeDeploy they must be right, and both are named.
+func TestVersionsThatAreGiven(t *testing.T) {
+	h := newHarness(t)
+	with := func(current, goal string) target.Files {
+		f := files("")
+		more := ""
+		if current != "" {
+			more += ", CurrentVersion: " + current
+		}
+		if goal != "" {
+			more += ", TargetVersion: " + goal
+		}
+		f["appspec.yml"] = []byte(strings.Replace(spec, "Alias: live", "Alias: live"+more, 1))
+		return f
+	}
+	h.declare(1, 1, with("1", ""))
+	if o := h.failed(1); !strings.Contains(o.Message, "CurrentVersion is 1, and the alias live of hello points to nothing") {
+		t.Errorf("an absent alias: %s", o.Message)
+	}
+	h.declare(2, 1, with("", "1"))
+	h.healthy(2)
+	h.declare(3, 2, with("7", "2"))
+	if o := h.failed(3); !strings.Contains(o.Message, "CurrentVersion is 7, and the alias live of hello points to version 1") || o.RollBack {
+		t.Errorf("another current version: %+v", o)
+	}
+	h.declare(4, 2, with("1", "9"))
+	if o := h.failed(4); !strings.Contains(o.Message, "TargetVersion is 9, and release 2 is version 2 of hello") {
+		t.Errorf("another target version: %s", o.Message)
+	}
+	h.declare(5, 2, with("1", "2"))
+	h.healthy(5)
+}
+
+// TestAliasMovedByHand is drift: healed, or reported and obeyed.
+func TestAliasMovedByHand(t *testing.T) {
+	h, c := held(t)
+	h.declare(1, 1, files(""))
+	h.healthy(1)
+	h.declare(2, 2, files(""))
+	h.healthy(2)
+	move := func() {
+		t.Helper()
+		file := filepath.Join(h.app().dir, "state.json")
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved := strings.Replace(string(data), "\"hello:live\": {\n      \"version\": 2", "\"hello:live\": {\n      \"version\": 1", 1)
+		if moved == string(data) {
+			t.Fatalf("the alias is not in %s", data)
+		}
+		if err := os.WriteFile(file, []byte(moved), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.last.Drift = target.Report
+	h.target.Converge(h.last)
+	move()
+	h.forward(c, time.Minute)
+	o := h.await("drifted", func(o target.Observed) bool { return o.State == target.Degraded })
+	if !o.Unhealed || o.Message != "drift: the alias live of hello points to version 1, not to version 2" {
+		t.Errorf("it is %+v", o)
+	}
+	if got := h.alias(); got != "1" {
+		t.Errorf("moved by hand it is at %s", got)
+	}
+	if resp, said := h.invoke("hello:live", `{}`); !strings.Contains(said, `"version":"1"`) {
+		t.Errorf("%s: %s", resp.Status, said)
+	}
+	h.last.Drift = target.Heal
+	h.target.Converge(h.last)
+	h.healthy(2)
+	if got := h.alias(); got != "2" {
+		t.Errorf("healed it is at %s", got)
+	}
+}
+
+// TestAlarm: a value beyond its bound takes the alias back.
+func TestAlarm(t *testing.T) {
+	var mu sync.Mutex
+	value, asked := "0", make(chan string, 100)
+	prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,%q]}]}}`, value)
+		asked <- r.URL.Query().Get("query")
+	}))
+	defer prometheus.Close()
+	h, c := held(t)
+	h.declare(1, 1, files(canary))
+	h.healthy(1)
+	settings := fmt.Sprintf(`deployment:
+  strategy: canary
+  percent: 20
+  interval: 10m
+  alarms:
+    - {name: errors, prometheus: %q, query: 'errors{release="$HEADGATE_RELEASE"}', above: 0.05}
+`, prometheus.URL)
+	h.declare(2, 2, files(settings))
+	h.weight(20)
+	if q := <-asked; q != `errors{release="2"}` {
+		t.Errorf("asked %s", q)
+	}
+	mu.Lock()
+	value = "0.5"
+	mu.Unlock()
+	h.forward(c, time.Minute)
+	if o := h.failed(2); o.Message != "alarm errors: 0.5 is above 0.05" || !o.RollBack {
+		t.Errorf("it is %+v", o)
+	}
+	if got := h.alias(); got != "1" {
+		t.Errorf("the alias is at %s", got)
+	}
+}
