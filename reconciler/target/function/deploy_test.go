@@ -10,10 +10,12 @@ import (
 
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/function/rollout"
 )
 
 // clock is a time that only the test moves.
@@ -138,8 +140,45 @@ func held(t *testing.T) (*harness, *clock) {
 
 const canary = "deployment: CodeDeployDefault.LambdaCanary10Percent5Minutes\nfunctions: {hello: {timeout: 1m}}\n"
 
-// TestCanary: of 10,000 requests through a canary its version gets its share, within 1 %, as
-// answered by the processes themselves; then all of them.
+// TestShares: of 10,000 requests that many ask for at once a canary gets its share, for any
+// weight, and of any hundred in a row as well.
+func TestShares(t *testing.T) {
+	for weight := 1; weight < 100; weight++ {
+		var r router
+		r.set(rollout.Alias{Version: 1, Canary: 2, Weight: weight})
+		const requests, workers = 10_000, 4
+		var canary atomic.Int64
+		var all sync.WaitGroup
+		for range workers {
+			all.Go(func() {
+				for range requests / workers {
+					if r.next() == 2 {
+						canary.Add(1)
+					}
+				}
+			})
+		}
+		all.Wait()
+		if got := canary.Load(); got != int64(weight)*requests/100 {
+			t.Errorf("%d %%: it got %d of %d", weight, got, requests)
+		}
+		for range 7 {
+			r.next()
+		}
+		hundred := 0
+		for range 100 {
+			if r.next() == 2 {
+				hundred++
+			}
+		}
+		if hundred != weight {
+			t.Errorf("%d %%: it got %d of a hundred", weight, hundred)
+		}
+	}
+}
+
+// TestCanary: of the requests through a canary its version gets its share, as answered by the
+// processes themselves; then all of them.
 func TestCanary(t *testing.T) {
 	h, c := held(t)
 	h.declare(1, 1, files(canary))
@@ -153,7 +192,7 @@ func TestCanary(t *testing.T) {
 	if u := o.Units[0]; u.Release != 1 || u.Canary != 2 || o.State != target.Converging || !strings.Contains(o.Message, "version 2 gets 10 % of the requests") {
 		t.Errorf("it is %+v", o)
 	}
-	const requests, workers = 10_000, 4
+	const requests, workers = 1000, 4
 	var got [workers]map[string]int
 	var all sync.WaitGroup
 	for w := range workers {

@@ -3,6 +3,7 @@ package function
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ func TestMain(m *testing.M) {
 		program(api)
 		os.Exit(0)
 	}
+	if dir := os.Getenv(journeyVariable); dir != "" {
+		os.Exit(journey(dir))
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -48,8 +52,10 @@ func program(api string) {
 		raw(api)
 	case "hook":
 		lambda.Start(hook)
-	case "url":
-		lambda.Start(answer2)
+	case "stream":
+		lambda.Start(streamed2)
+	case "request":
+		lambda.Start(func(_ context.Context, r events.LambdaFunctionURLRequest) (any, error) { return request2(r) })
 	}
 	lambda.Start(hello)
 }
@@ -141,34 +147,50 @@ func hook(_ context.Context, in struct{ DeploymentId, LifecycleEventHookExecutio
 	return nil
 }
 
-// answer2 answers requests of a function URL, payload format 2.0.
-func answer2(_ context.Context, r events.LambdaFunctionURLRequest) (*events.LambdaFunctionURLStreamingResponse, error) {
-	said, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
+// request2 answers requests of a function URL by their path.
+func request2(r events.LambdaFunctionURLRequest) (any, error) {
+	switch r.RawPath {
+	case "/text":
+		return "hello", nil
+	case "/object":
+		return map[string]int{"n": 1}, nil
+	case "/fails":
+		return nil, errors.New("it does not work")
+	case "/whole":
+		return events.LambdaFunctionURLResponse{
+			StatusCode:      http.StatusTeapot,
+			Headers:         map[string]string{"Content-Type": "image/png", "X-Own": "yes"},
+			Cookies:         []string{"a=1", "b=2; Secure"},
+			Body:            base64.StdEncoding.EncodeToString([]byte{0, 1, 254}),
+			IsBase64Encoded: true,
+		}, nil
+	case "/odd":
+		return map[string]int{"statusCode": 9999}, nil
 	}
+	return r, nil
+}
+
+// streamed2 answers requests of a function URL in two parts.
+func streamed2(_ context.Context, r events.LambdaFunctionURLRequest) (*events.LambdaFunctionURLStreamingResponse, error) {
 	reader, w := io.Pipe()
 	go func() {
-		_, _ = w.Write(said)
-		if r.RawPath == "/two" {
-			// The second half waits until the first has arrived.
-			for range 1000 {
-				if _, err := os.Stat("/tmp/go"); err == nil {
-					break
-				}
-				time.Sleep(time.Millisecond)
-			}
-			_, _ = io.WriteString(w, "\nsecond")
-		}
+		_, _ = io.WriteString(w, "first")
 		if r.RawPath == "/breaks" {
 			_ = w.CloseWithError(errors.New("it broke off"))
 			return
 		}
+		if next := r.QueryStringParameters["next"]; next != "" {
+			// The second part comes when the first has arrived.
+			if resp, err := http.Get(next); err == nil {
+				resp.Body.Close()
+			}
+		}
+		_, _ = io.WriteString(w, " second")
 		_ = w.Close()
 	}()
 	return &events.LambdaFunctionURLStreamingResponse{
 		StatusCode: http.StatusTeapot,
-		Headers:    map[string]string{"Content-Type": "application/json", "X-Own": "yes"},
+		Headers:    map[string]string{"Content-Type": "text/plain", "X-Own": "yes"},
 		Cookies:    []string{"a=1", "b=2"},
 		Body:       reader,
 	}, nil
