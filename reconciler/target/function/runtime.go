@@ -71,7 +71,7 @@ func nodeCommand(code, handler string) ([]string, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("Node's runtime client is not there; add aws-lambda-ric to the dependencies in package.json, and node_modules to the artifact")
+	return nil, fmt.Errorf("there is no runtime client of Node; add aws-lambda-ric to the dependencies in package.json, and node_modules to the artifact")
 }
 
 func pythonCommand(code, runtime, handler string) ([]string, error) {
@@ -90,7 +90,7 @@ func pythonCommand(code, runtime, handler string) ([]string, error) {
 			return run, nil
 		}
 	}
-	return nil, fmt.Errorf("Python's runtime client is not there; put awslambdaric into the artifact with pip install --target . awslambdaric")
+	return nil, fmt.Errorf("there is no runtime client of Python; put awslambdaric into the artifact with pip install --target . awslambdaric")
 }
 
 // interpreter finds a program below /usr, which is all that an instance sees.

@@ -376,7 +376,7 @@ func TestNeverStarts(t *testing.T) {
 		"{code: nowhere}":                     "hello: the artifact has no nowhere; say with code: in function.yaml where the function is",
 		"{code: digest}":                      "hello: digest of the artifact is neither a directory nor a zip file",
 		"{artifact: web}":                     "release 1 has no artifact web; it has main",
-		"{runtime: nodejs22.x, handler: i.h}": "hello: Node's runtime client is not there; add aws-lambda-ric",
+		"{runtime: nodejs22.x, handler: i.h}": "hello: there is no runtime client of Node; add aws-lambda-ric",
 	} {
 		sequence++
 		h.declare(sequence, 1, files("functions: {hello: "+settings+"}\n"))
