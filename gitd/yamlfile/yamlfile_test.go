@@ -1,10 +1,13 @@
 package yamlfile
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -99,4 +102,54 @@ func TestAliasesAreBounded(t *testing.T) {
 	if want := map[string]int{"x": 5, "y": 2, "z": 4}; !reflect.DeepEqual(got["all"], want) {
 		t.Errorf("%v, want %v", got["all"], want)
 	}
+}
+
+func TestParseJSON(t *testing.T) {
+	n, err := ParseJSON("t.json", []byte("\ufeff{\n\t\"a\": [1, 2.5,\n\t\tnull, true],\n\t\"b\": {\"c\": \"x\\ny\"}\n}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for key, v := range Pairs(n) {
+		lines = append(lines, fmt.Sprint(key.Value, ":", key.Line))
+		for _, c := range v.Content {
+			lines = append(lines, fmt.Sprintf("%s %s:%d", c.ShortTag(), c.Value, c.Line))
+		}
+	}
+	want := "a:2 | !!int 1:2 | !!float 2.5:2 | !!null null:3 | !!bool true:3 | b:4 | !!str c:4 | !!str x\ny:4"
+	if got := strings.Join(lines, " | "); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+
+	for in, want := range map[string]string{
+		"":                               "t.json: is empty",
+		"{\n\"a\": 1,\n}":                "t.json:3: is not JSON: invalid character '}'",
+		"{\n\"a\": [1":                   "t.json:2: is not JSON: it ends too early",
+		"{}\n{}":                         "t.json:2: holds more than one JSON document",
+		strings.Repeat("[", 70):          "nests deeper than 64 levels",
+		"\xff":                           "is not UTF-8",
+		strings.Repeat(" ", 1<<20) + "1": "over the limit",
+		"{a: 1}":                         "t.json:1: is not JSON",
+	} {
+		_, err := ParseJSON("t.json", []byte(in))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20q: got %v, want %s", in, err, want)
+		}
+	}
+}
+
+func FuzzParseJSON(f *testing.F) {
+	f.Add([]byte(`{"a": [1, "x", null, {"b": false}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		n, err := ParseJSON("f", data)
+		if (err == nil) != json.Valid(bytes.TrimPrefix(data, []byte("\ufeff"))) && utf8.Valid(data) && !strings.Contains(fmt.Sprint(err), "nests deeper") {
+			t.Fatalf("%q: %v", data, err)
+		}
+		if _, ok := ProblemsIn(err); err != nil && !ok {
+			t.Fatalf("%v is no Problem", err)
+		}
+		if err == nil && (n.Line < 1 || n.Column < 1) {
+			t.Fatalf("%+v", n)
+		}
+	})
 }

@@ -345,7 +345,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
 		}
 	}
-	if _, ok := d.Files[composeFile]; !ok {
+	if !declares(d.Files) {
 		return plan, nil, errNoCompose
 	}
 	compose, _, err := Read("", d.Files)
@@ -360,7 +360,9 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		if s.Container == nil {
 			digest, err = artifactOf(s, d.Release)
 		} else {
-			err = checkImage(s, d.Release)
+			if s.Container, err = s.Container.filled(s.Name, d.Release); err == nil {
+				err = checkImage(s, d.Release)
+			}
 			a.networked = true
 		}
 		if err != nil {

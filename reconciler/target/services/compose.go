@@ -118,21 +118,19 @@ const (
 // composeFile is what an application's directory must hold.
 const composeFile = "compose.yaml"
 
-var errNoCompose = errors.New("there is no " + composeFile + "; add one to the environment's path, and promote a release that has it")
+var errNoCompose = errors.New("there is no " + composeFile + ", and no " + taskFile + "; add one to the environment's path, and promote a release that has it")
 
 // Reads are the names of files that Check looks at: those that count, and others that
 // people take for them. What they name themselves is what Wants says.
 var Reads = []string{
 	composeFile, "compose.override.yaml", "compose.override.yml", ".env",
+	taskFile, serviceFile, appspecFile, "appspec.yml", "appspec.json", definitionsFile,
 	"compose.yml", "docker-compose.yaml", "docker-compose.yml",
 }
 
 // Wants are the files and directories, by their paths in an application's directory,
 // that its files name and that are not among them.
 func Wants(files target.Files) []string {
-	if _, ok := files[composeFile]; !ok {
-		return nil
-	}
 	p := newParser("", files)
 	p.application()
 	return slices.Sorted(maps.Keys(p.missing))
@@ -140,9 +138,12 @@ func Wants(files target.Files) []string {
 
 // Check says what is wrong with the files of an application's directory.
 func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
-	file := path.Join(dir, composeFile)
-	if _, ok := files[composeFile]; !ok {
-		p := yamlfile.Problem{File: file, What: "is not there", Fix: "add it, or name its directory with path: in headgate.yaml"}
+	if !declares(files) {
+		p := yamlfile.Problem{
+			File: path.Join(dir, composeFile),
+			What: "is not there",
+			Fix:  "add it, or a " + taskFile + " of ECS, or name its directory with path: in headgate.yaml",
+		}
 		for _, name := range Reads[1:] {
 			if _, there := files[name]; there && strings.HasSuffix(strings.TrimSuffix(name, path.Ext(name)), "compose") {
 				p.Fix = "rename " + path.Join(dir, name) + " to " + composeFile
@@ -171,8 +172,25 @@ func Read(dir string, files target.Files) (c *Compose, warnings yamlfile.Problem
 	return c, p.warnings, nil
 }
 
+// declares reports whether there is one of the files that declare an application.
+func declares(files target.Files) bool {
+	_, compose := files[composeFile]
+	_, task := files[taskFile]
+	return compose || task
+}
+
 func (p *parser) application() *Compose {
 	c := &Compose{}
+	if _, ok := p.files[taskFile]; ok {
+		if _, both := p.files[composeFile]; both {
+			p.problems = append(p.problems, yamlfile.Problem{
+				File: path.Join(p.dir, taskFile),
+				What: "is beside a " + composeFile,
+				Fix:  "keep the one that is to run",
+			})
+		}
+		return p.task()
+	}
 	top := p.compose()
 	if top == nil {
 		return c

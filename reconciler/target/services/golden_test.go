@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite what is wanted in testdata")
 // the files, and in "want" what is read from them, its problems and its warnings.
 func TestGolden(t *testing.T) {
 	archives, err := filepath.Glob("testdata/*/*.txtar")
-	if err != nil || len(archives) < 13 {
+	if err != nil || len(archives) < 24 {
 		t.Fatalf("%d directories to read: %v", len(archives), err)
 	}
 	for _, name := range archives {

@@ -1,0 +1,108 @@
+package services
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// What CodePipeline would fill in is an image of the release.
+func TestFilled(t *testing.T) {
+	const digest = "sha256:1"
+	for _, c := range []struct {
+		name, image, service string
+		images               []string
+		want                 string
+	}{
+		{"its only one", "<IMAGE1_NAME>", "web", []string{"shop"}, "shop"},
+		{"that of the container", "<IMAGE1_NAME>", "web", []string{"shop", "web"}, "web"},
+		{"that of the placeholder", "<SHOP_API>", "web", []string{"shop-api", "other"}, "shop-api"},
+		{"none", "<IMAGE1_NAME>", "web", nil, "release 7 has no image for <IMAGE1_NAME> in taskdef.json; have headgate.yaml make one: images: {web: …}"},
+		{"some", "<IMAGE1_NAME>", "web", []string{"b", "a"}, "release 7 has images a, b, and <IMAGE1_NAME> in taskdef.json does not say which"},
+		{"a name", "postgres:17", "web", []string{"a"}, "postgres:17"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			release := target.Release{Number: 7, Images: map[string]string{}}
+			for _, name := range c.images {
+				release.Images[name] = digest
+			}
+			declared := &Container{Image: c.image}
+			filled, err := declared.filled(c.service, release)
+			switch {
+			case err != nil && strings.HasPrefix(err.Error(), c.want):
+			case err != nil || filled.Image != c.want:
+				t.Errorf("got %v, %v, want %s", filled, err, c.want)
+			case filled.OwnImage != strings.HasPrefix(c.image, "<"):
+				t.Errorf("an own image: %v", filled.OwnImage)
+			}
+			if declared.Image != c.image {
+				t.Error("what is declared has changed")
+			}
+		})
+	}
+}
+
+func TestTaskFiles(t *testing.T) {
+	const task = `{"family": "w", "containerDefinitions": [{"name": "w", "image": "w", "portMappings": [{"containerPort": 80, "hostPort": 8080}]}]}`
+	for _, c := range []struct {
+		name  string
+		files target.Files
+		want  string
+	}{
+		{"both", target.Files{taskFile: []byte(task), composeFile: []byte("services: {web: {command: x}}")}, "d/taskdef.json: is beside a compose.yaml; keep the one that is to run"},
+		{"no JSON", target.Files{taskFile: []byte("{\n\"family\": x}")}, "d/taskdef.json:2: is not JSON"},
+		{"no object", target.Files{taskFile: []byte("[]")}, "d/taskdef.json:1: taskdef.json is a list, where an object belongs"},
+		{"no containers", target.Files{taskFile: []byte(`{"family": "x"}`)}, "d/taskdef.json:1: taskdef.json has no containers"},
+		{"service without a task", target.Files{serviceFile: []byte("{}")}, "d/compose.yaml: is not there; add it, or a taskdef.json of ECS"},
+		{"not essential", target.Files{taskFile: []byte(strings.Replace(task, `"name"`, `"essential": false, "name"`, 1))}, "no container of the task is essential"},
+		{"service", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"desiredcount": 2}`)}, `d/service.json:1: unknown key "desiredcount" in "service.json"; did you mean "desiredCount"?`},
+		{"grace", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"healthCheckGracePeriodSeconds": 2}`)}, "has no meaning without a load balancer"},
+		{"several ports", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"x-headgate": {"ports": ["8000:81"]}}`)}, `the container's port is 80; write "8000:80"`},
+		{"steps", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"deploymentConfiguration": {"strategy": "LINEAR", "linearConfiguration": {"stepPercent": 2}}}`)}, "write a number from 3 to 100"},
+		{"definitions", target.Files{taskFile: []byte(task), definitionsFile: []byte(`[{"name": "w"}]`)}, "d/imagedefinitions.json:1: imagedefinitions.json[0] needs both name and imageUri"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ps, _ := Check("d", c.files)
+			if !strings.Contains(ps.Error(), c.want) {
+				t.Errorf("got %q, want %q", ps.Error(), c.want)
+			}
+		})
+	}
+
+	all := Addresses(target.Files{taskFile: []byte(task)})
+	if len(all) != 1 || all[0].Address.Port() != 8080 || all[0].File != taskFile || all[0].Line != 1 || all[0].Unit != "w" {
+		t.Errorf("asks for %+v", all)
+	}
+}
+
+func FuzzTask(f *testing.F) {
+	f.Add([]byte(`{"containerDefinitions": [{"name": "w", "image": "<I>", "healthCheck": {"command": ["CMD", "x"]}}]}`), []byte(`{"desiredCount": 2}`))
+	f.Fuzz(func(t *testing.T, task, service []byte) {
+		c, _, err := Read("", target.Files{taskFile: task, serviceFile: service})
+		if err != nil {
+			ps, ok := yamlfile.ProblemsIn(err)
+			if !ok || len(ps) == 0 {
+				t.Fatalf("an error that is no Problem: %v", err)
+			}
+			for _, p := range ps {
+				if p.File != taskFile && p.File != serviceFile || p.What == "" {
+					t.Fatalf("%+v", p)
+				}
+			}
+			return
+		}
+		if len(c.Services) == 0 {
+			t.Fatal("nothing is declared, and nothing is wrong")
+		}
+		for _, s := range c.Services {
+			if s.Container == nil || s.Container.Image == "" || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 {
+				t.Fatalf("%+v", s)
+			}
+			if _, err := interpolateAll(s.Command, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
