@@ -18,6 +18,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -58,9 +59,9 @@ type app struct {
 	declared *target.Declared // accepted
 	compose  *Compose         // of declared
 
-	configured *Compose            // by which requests are carried
-	routed     *Compose            // by which addresses lead to services
-	access     map[string]*logFile // by service
+	configured *Compose                 // by which requests are carried
+	routed     *Compose                 // by which addresses lead to services
+	access     map[string]*logfile.File // by service
 	plan       rollout.Declared
 	observed   rollout.Observed
 	fault      string // why the newest declaration cannot be carried out
@@ -112,7 +113,7 @@ func newApp(t *Target, k target.Key) *app {
 		versions:  map[string]*version{},
 		instances: map[string]*instance{},
 		pools:     map[string]*proxy.Pool{},
-		access:    map[string]*logFile{},
+		access:    map[string]*logfile.File{},
 	}
 	a.home = k
 	a.named.Store(&k)

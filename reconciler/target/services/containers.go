@@ -22,6 +22,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
@@ -561,7 +562,7 @@ func (c *contained) endingOf(end engine.End) ending {
 	return how
 }
 
-func (c *contained) follow(log *logFile) (finish func(), err error) {
+func (c *contained) follow(log *logfile.File) (finish func(), err error) {
 	position, err := os.OpenFile(c.command.position, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
+
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 // deploy begins an action of a staged deployment.
@@ -306,7 +308,7 @@ func (a *app) settings(s Service) proxy.Settings {
 		return settings
 	case log == nil:
 		var err error
-		if log, err = openLog(a.logPath(s.Name + "-access")); err != nil {
+		if log, err = logfile.Open(a.logPath(s.Name + "-access")); err != nil {
 			a.owner.Log.Warn("no access log", "env", a.key().Environment, "app", a.key().Application, "service", s.Name, "err", err)
 			return settings
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
+
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 // unpackWithin bounds how long an artifact may take to be unpacked.
@@ -68,15 +70,15 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		return in.notStarted(err), nil
 	}
 	defer release()
-	log, err := openLog(in.app.logPath(in.id))
+	log, err := logfile.Open(in.app.logPath(in.id))
 	if err != nil {
 		return in.notStarted(fmt.Errorf("open its log: %w", err)), nil
 	}
-	log.path = func() string { return in.app.logPath(in.id) }
-	log.wrote = func() { t.printed.Notify(printedTopic(in.app.key())) }
-	defer log.close()
+	log.Path = func() string { return in.app.logPath(in.id) }
+	log.Wrote = func() { t.printed.Notify(printedTopic(in.app.key())) }
+	defer log.Close()
 	// Old logs are only in the way; they are tried again with the next start.
-	_ = pruneLogs(filepath.Dir(in.app.logPath(in.id)))
+	_ = logfile.Prune(filepath.Dir(in.app.logPath(in.id)))
 
 	port, err := in.takePort()
 	if err != nil {
@@ -90,12 +92,12 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	var w workload
 	if in.found != nil {
 		w = runs.adopt(c, in.found.started)
-		log.note("found %s of release %d%s again", in.id, v.Release.Number, onPort(port))
+		log.Note("found %s of release %d%s again", in.id, v.Release.Number, onPort(port))
 	} else {
 		if ctx.Err() != nil {
 			return in.notStarted(errStopped), nil
 		}
-		log.note("started %s of release %d%s (restart %d)", in.id, v.Release.Number, onPort(port), in.restarts)
+		log.Note("started %s of release %d%s (restart %d)", in.id, v.Release.Number, onPort(port), in.restarts)
 		if err := os.MkdirAll(filepath.Dir(c.output), 0o700); err != nil {
 			return in.notStarted(err), nil
 		}
@@ -121,7 +123,7 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 
 	carried, err := w.follow(log)
 	if err != nil {
-		log.note("what it prints cannot be read: %v", err)
+		log.Note("what it prints cannot be read: %v", err)
 		carried = func() {}
 	}
 	health := v.Service.health(from.image.Image)
@@ -156,15 +158,15 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	if left {
 		w.leave()
 		carried()
-		log.forgetPart()
+		log.ForgetPart()
 		return end, errLeft
 	}
 	carried()
 	how := w.end()
-	if last := log.lastLine(); last != "" {
+	if last := log.LastLine(); last != "" {
 		how.outcome += ": " + last
 	}
-	log.note("%s %s", in.id, how.outcome)
+	log.Note("%s %s", in.id, how.outcome)
 	crash.Point("services.instance-ended")
 	w.clear()
 	in.app.forget(in.id)

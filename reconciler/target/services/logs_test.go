@@ -12,19 +12,20 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 var logged = target.Key{Repository: "hello", Environment: "staging", Application: "hello"}
 
 // instanceLog is the log of an instance of a target that does not run.
-func instanceLog(t *testing.T, owner *Target, instance string) *logFile {
+func instanceLog(t *testing.T, owner *Target, instance string) *logfile.File {
 	t.Helper()
-	l, err := openLog(owner.logPath(logged, instance))
+	l, err := logfile.Open(owner.logPath(logged, instance))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.wrote = func() { owner.printed.Notify(printedTopic(logged)) }
-	t.Cleanup(l.close)
+	l.Wrote = func() { owner.printed.Notify(printedTopic(logged)) }
+	t.Cleanup(l.Close)
 	return l
 }
 
@@ -51,7 +52,7 @@ func TestLogs(t *testing.T) {
 		t.Errorf("before anything ran: %q", got)
 	}
 	web, worker := instanceLog(t, owner, "web-1"), instanceLog(t, owner, "worker-a-2")
-	web.note("started")
+	web.Note("started")
 	fmt.Fprint(web, "one\n! headgate: exited\n\x1b[2Jtwo\nhalf")
 	time.Sleep(2 * time.Millisecond) // times are of milliseconds
 	after := time.Now()
@@ -87,7 +88,7 @@ func TestLogs(t *testing.T) {
 func TestLogsFollow(t *testing.T) {
 	owner := New(t.TempDir(), t.TempDir(), nil)
 	web := instanceLog(t, owner, "web-1")
-	web.rateLines, web.rateBytes = math.MaxInt, math.MaxInt
+	web.RateLines, web.RateBytes = math.MaxInt, math.MaxInt
 	fmt.Fprint(web, "old\nfirst\n")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 // Bounds of the file that an instance prints to.
@@ -27,7 +29,7 @@ const (
 // its room back to the disk; the file only looks long.
 type output struct {
 	file *os.File // open to read, and to give back what was read
-	log  *logFile
+	log  *logfile.File
 	kept *os.File // how far it was read, for the next agent
 
 	offset  int64 // read up to here
@@ -36,7 +38,7 @@ type output struct {
 }
 
 // openOutput opens what an instance prints to, which is there.
-func openOutput(path, position string, log *logFile) (*output, error) {
+func openOutput(path, position string, log *logfile.File) (*output, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -65,7 +67,7 @@ func (o *output) follow(printed <-chan struct{}, stop <-chan struct{}) {
 		case <-printed:
 		case <-tick.C: // where nobody is woken, and for what was missed
 		case <-stop:
-			o.carry(func(p []byte) (int, error) { o.log.take(p); return len(p), nil })
+			o.carry(func(p []byte) (int, error) { o.log.Take(p); return len(p), nil })
 			return
 		}
 	}
@@ -88,7 +90,7 @@ func (o *output) carry(write func([]byte) (int, error)) {
 		}
 		if backlog := info.Size() - o.offset; backlog > maxBacklog {
 			left := backlog - keptBacklog
-			o.log.leaveOut(left)
+			o.log.LeaveOut(left)
 			o.offset += left
 		}
 		n, err := o.file.ReadAt(block, o.offset)

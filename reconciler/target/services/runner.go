@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 // runner is how the instances of a service run: as supervised processes of the
@@ -39,7 +40,7 @@ type workload interface {
 
 	// follow carries what it prints into the log until it is over and finish is called,
 	// or it is left; what was not read by then is there for the next.
-	follow(log *logFile) (finish func(), err error)
+	follow(log *logfile.File) (finish func(), err error)
 	// exec runs a command where it runs, to its end or that of ctx. A nil error with an
 	// outcome is a command that failed.
 	exec(ctx context.Context, c command, out io.Writer) (outcome string, err error)
@@ -133,7 +134,7 @@ func (s *supervised) exec(ctx context.Context, c command, out io.Writer) (string
 	return s.owner.starter.check(ctx, c, s.process, out)
 }
 
-func (s *supervised) follow(log *logFile) (finish func(), err error) {
+func (s *supervised) follow(log *logfile.File) (finish func(), err error) {
 	out, err := openOutput(s.command.output, s.command.position, log)
 	if err != nil {
 		return nil, err

@@ -41,6 +41,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
@@ -492,7 +493,7 @@ func (t *Target) InstanceLog(k target.Key, instance string, lines int) ([]string
 			return nil, fmt.Errorf("log of instance %q: %w", instance, fs.ErrNotExist)
 		}
 	}
-	all, err := tail(t.logPath(t.home(k), instance), lines)
+	all, err := logfile.Tail(t.logPath(t.home(k), instance), lines)
 	if err != nil {
 		return nil, fmt.Errorf("log of instance %s of %s: %w", instance, k, err)
 	}

@@ -1,4 +1,4 @@
-package services
+package logfile
 
 import (
 	"fmt"
@@ -12,17 +12,17 @@ import (
 
 func TestLogFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "env", "web-1.log")
-	l, err := openLog(path)
+	l, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprint(l, "first\nsec")
 	fmt.Fprint(l, "ond \x1b[31mred\x1b[0m\a\n", "\xff\n\n", strings.Repeat("x", 2*maxLogLine), "\nno end")
-	if got := l.lastLine(); got != "no end" {
+	if got := l.LastLine(); got != "no end" {
 		t.Errorf("%q", got)
 	}
-	l.close()
-	lines, err := tail(path, 10)
+	l.Close()
+	lines, err := Tail(path, 10)
 	if err != nil || len(lines) != 6 {
 		t.Fatalf("%d %v", len(lines), err)
 	}
@@ -31,7 +31,7 @@ func TestLogFile(t *testing.T) {
 			t.Errorf("%d: %.50q, want %.50q", i, got, want)
 		}
 	}
-	if lines, _ := tail(path, 1); len(lines) != 1 || !strings.HasSuffix(lines[0], "no end") {
+	if lines, _ := Tail(path, 1); len(lines) != 1 || !strings.HasSuffix(lines[0], "no end") {
 		t.Errorf("%q", lines)
 	}
 }
@@ -39,14 +39,14 @@ func TestLogFile(t *testing.T) {
 // TestLogOfGarbageIsRead: what is not text is written longer than it came.
 func TestLogOfGarbageIsRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "web-1.log")
-	l, err := openLog(path)
+	l, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(l, strings.Repeat("a\xff", maxLogLine))
 	fmt.Fprintln(l, "end")
-	l.close()
-	if lines, err := tail(path, 1); err != nil || len(lines) != 1 || !strings.HasSuffix(lines[0], " end") {
+	l.Close()
+	if lines, err := Tail(path, 1); err != nil || len(lines) != 1 || !strings.HasSuffix(lines[0], " end") {
 		t.Fatalf("%.50q, %v", lines, err)
 	}
 }
@@ -54,21 +54,21 @@ func TestLogOfGarbageIsRead(t *testing.T) {
 func TestLogFileIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "web-1.log")
-	l, err := openLog(path)
+	l, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.rateLines, l.rateBytes = 1<<30, 1<<30
+	l.RateLines, l.RateBytes = 1<<30, 1<<30
 	for i := range 5 * maxLogBytes / 1000 {
 		fmt.Fprintln(l, i, strings.Repeat("y", 1000))
 	}
-	l.close()
+	l.Close()
 	for _, p := range []string{path, path + ".1"} {
 		if info, err := os.Stat(p); err != nil || info.Size() > maxLogBytes+maxLogLine+100 {
 			t.Errorf("%v %v", info, err)
 		}
 	}
-	lines, err := tail(path, 5)
+	lines, err := Tail(path, 5)
 	if err != nil || len(lines) != 5 || !strings.Contains(lines[4], fmt.Sprint(" ", 5*maxLogBytes/1000-1, " y")) {
 		t.Errorf("%.60q %v", lines, err)
 	}
@@ -77,7 +77,7 @@ func TestLogFileIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := pruneLogs(dir); err != nil {
+	if err := Prune(dir); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != maxLogFiles {
@@ -90,7 +90,7 @@ func TestLogFileIsBounded(t *testing.T) {
 func TestFloodOfLogIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "web-1.log")
-		l, err := openLog(path)
+		l, err := Open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestFloodOfLogIsBounded(t *testing.T) {
 			t.Errorf("4 seconds' worth took %s", took)
 		}
 		fmt.Fprintln(l, "panic: the end")
-		if got := l.lastLine(); got != "panic: the end" {
+		if got := l.LastLine(); got != "panic: the end" {
 			t.Errorf("the last line is %q", got)
 		}
 		time.Sleep(2 * time.Second) // nothing more comes
@@ -128,6 +128,6 @@ func TestFloodOfLogIsBounded(t *testing.T) {
 		if kept+left != wrote/100+1 || kept > 6*maxLogRateLines || left == 0 {
 			t.Errorf("of %d lines %d were kept, and the log tells of %d that were not", wrote/100+1, kept, left)
 		}
-		l.close()
+		l.Close()
 	})
 }

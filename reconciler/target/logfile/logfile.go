@@ -1,4 +1,7 @@
-package services
+// Package logfile keeps what instances print: a file for each instance, line by line with
+// the time, bounded in size and in what is taken in a second. Reader reads those of a
+// directory in the order of time.
+package logfile
 
 import (
 	"bufio"
@@ -33,12 +36,12 @@ const (
 	maxLogRateRead  = 8 << 20
 )
 
-// logFile takes the output of one process line by line, with the time in front.
+// File takes the output of one process line by line, with the time in front.
 // It never fails: a full disk must not stop the process that writes.
-type logFile struct {
-	path                 func() string // where it is, which may change while it is open
-	rateLines, rateBytes int
-	wrote                func() // called after each line; nil for none
+type File struct {
+	Path                 func() string // where it is, which may change while it is open
+	RateLines, RateBytes int           // what is kept of a second
+	Wrote                func()        // called after each line; nil for none
 
 	mu   sync.Mutex
 	file *os.File
@@ -54,8 +57,8 @@ type logFile struct {
 	tell              *time.Timer // tells of them when nothing more comes; nil: none were
 }
 
-// openLog opens the log of an instance to append to it.
-func openLog(path string) (*logFile, error) {
+// Open opens the log of an instance to append to it.
+func Open(path string) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -67,18 +70,19 @@ func openLog(path string) (*logFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &logFile{path: func() string { return path }, rateLines: maxLogRateLines, rateBytes: maxLogRateBytes, file: f, size: info.Size()}, nil
+	return &File{Path: func() string { return path }, RateLines: maxLogRateLines, RateBytes: maxLogRateBytes, file: f, size: info.Size()}, nil
 }
 
-func (l *logFile) Write(p []byte) (int, error) {
-	if wait := l.take(p); wait > 0 {
+// Write implements io.Writer. It slows down who writes too much.
+func (l *File) Write(p []byte) (int, error) {
+	if wait := l.Take(p); wait > 0 {
 		time.Sleep(wait)
 	}
 	return len(p), nil
 }
 
-// take keeps what of p may be kept, and says how long not to read on.
-func (l *logFile) take(p []byte) (wait time.Duration) {
+// Take keeps what of p may be kept, and says how long not to read on.
+func (l *File) Take(p []byte) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -103,13 +107,13 @@ func (l *logFile) take(p []byte) (wait time.Duration) {
 	return wait
 }
 
-func (l *logFile) flush() {
+func (l *File) flush() {
 	part := l.part
 	l.part = l.part[:0]
 	if len(bytes.TrimSpace(part)) > 0 {
 		l.last = append(l.last[:0], part...)
 	}
-	if l.lines >= l.rateLines || l.kept+len(part) > l.rateBytes {
+	if l.lines >= l.RateLines || l.kept+len(part) > l.RateBytes {
 		l.left++
 		l.leftBytes += int64(len(part)) + 1
 		l.tellLater()
@@ -122,8 +126,8 @@ func (l *logFile) flush() {
 
 func readable(line []byte) string { return strings.TrimRight(terminal.Plain(string(line)), " ") }
 
-// leaveOut counts bytes that nobody has looked at.
-func (l *logFile) leaveOut(bytes int64) {
+// LeaveOut counts bytes that nobody has looked at.
+func (l *File) LeaveOut(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.part = l.part[:0]
@@ -132,7 +136,7 @@ func (l *logFile) leaveOut(bytes int64) {
 }
 
 // tellLater has what was left out be told of in a second.
-func (l *logFile) tellLater() {
+func (l *File) tellLater() {
 	if l.tell != nil {
 		return
 	}
@@ -144,7 +148,7 @@ func (l *logFile) tellLater() {
 }
 
 // tellLeft says in the log what was left out of it.
-func (l *logFile) tellLeft() {
+func (l *File) tellLeft() {
 	if l.left == 0 && l.unread == 0 {
 		return
 	}
@@ -152,7 +156,7 @@ func (l *logFile) tellLeft() {
 	l.tell = nil
 	if l.left > 0 {
 		l.append(ofNote + fmt.Sprintf("%d lines (%d bytes) were left out here: more than %d lines or %d KiB in a second",
-			l.left, l.leftBytes, l.rateLines, l.rateBytes>>10))
+			l.left, l.leftBytes, l.RateLines, l.RateBytes>>10))
 	}
 	if l.unread > 0 {
 		l.append(ofNote + fmt.Sprintf("%d bytes were left out here: they came faster than they could be read", l.unread))
@@ -160,7 +164,7 @@ func (l *logFile) tellLeft() {
 	l.left, l.leftBytes, l.unread = 0, 0, 0
 }
 
-func (l *logFile) append(text string) {
+func (l *File) append(text string) {
 	if l.file == nil {
 		return
 	}
@@ -169,14 +173,14 @@ func (l *logFile) append(text string) {
 	}
 	n, _ := fmt.Fprintf(l.file, "%s%s\n", time.Now().UTC().Format(logTime), text)
 	l.size += int64(n)
-	if l.wrote != nil {
-		l.wrote()
+	if l.Wrote != nil {
+		l.Wrote()
 	}
 }
 
-func (l *logFile) rotate() {
+func (l *File) rotate() {
 	// If the rename fails, truncating the file still keeps the bound.
-	path := l.path()
+	path := l.Path()
 	_ = os.Rename(path, path+".1")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -186,16 +190,16 @@ func (l *logFile) rotate() {
 	l.file, l.size = f, 0
 }
 
-// note writes a line of headgate's own.
-func (l *logFile) note(format string, args ...any) {
+// Note writes a line of headgate's own.
+func (l *File) Note(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tellLeft()
 	l.append(ofNote + fmt.Sprintf(format, args...))
 }
 
-// lastLine is the last line that was not blank, short enough for a message.
-func (l *logFile) lastLine() string {
+// LastLine is the last line that was not blank, short enough for a message.
+func (l *File) LastLine() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.part) > 0 {
@@ -208,14 +212,15 @@ func (l *logFile) lastLine() string {
 	return last
 }
 
-// forgetPart forgets a line whose end has not come: another agent reads it whole.
-func (l *logFile) forgetPart() {
+// ForgetPart forgets a line whose end has not come: another agent reads it whole.
+func (l *File) ForgetPart() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.part = l.part[:0]
 }
 
-func (l *logFile) close() {
+// Close ends it: the last line may have no end.
+func (l *File) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.part) > 0 {
@@ -227,8 +232,8 @@ func (l *logFile) close() {
 	l.file = nil
 }
 
-// tail reads the last lines of a log and the file it was rotated to.
-func tail(path string, lines int) ([]string, error) {
+// Tail reads the last lines of a log and the file it was rotated to.
+func Tail(path string, lines int) ([]string, error) {
 	var all []string
 	found := false
 	for _, p := range []string{path + ".1", path} {
@@ -255,8 +260,8 @@ func tail(path string, lines int) ([]string, error) {
 	return all[max(0, len(all)-lines):], nil
 }
 
-// pruneLogs removes the oldest logs of a directory over the bound.
-func pruneLogs(dir string) error {
+// Prune removes the oldest logs of a directory over the bound.
+func Prune(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) <= maxLogFiles {
 		return err
