@@ -264,7 +264,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.hosts = hosts.New(cmp.Or(o.DeployRoot, path("hosts")), s.artifacts.Unpack)
 	s.hosts.Allowed = o.mayDeployHere
 	s.hosts.Log = log
-	s.functions = function.New(path("functions"), s.artifacts.Unpack)
+	s.functions = function.New(path("functions"), path("logs", "functions"), s.artifacts.Unpack)
 	s.functions.Records = sandboxes
 	s.functions.Address = func() netip.Addr { return s.access.Load().Address() }
 	s.functions.Log = log

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/function/rollout"
 	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
@@ -46,11 +48,13 @@ type app struct {
 	listeners map[string]*listener // by address
 	asking    sync.WaitGroup       // hooks, alarms and events that nobody waits for
 
-	view   atomic.Pointer[view]
-	port   atomic.Int64    // of the invoke API
-	events atomic.Int64    // that nobody waits for
-	life   context.Context // of what instances do; it ends when nobody asks for anything any more
-	over   context.CancelFunc
+	view    atomic.Pointer[view]
+	logs    atomic.Value    // string: directory of what instances print
+	printed signal.Topic    // at printing
+	port    atomic.Int64    // of the invoke API
+	events  atomic.Int64    // that nobody waits for
+	life    context.Context // of what instances do; it ends when nobody asks for anything any more
+	over    context.CancelFunc
 }
 
 // view is what requests and reports need of what was accepted. It is not changed.
@@ -99,7 +103,7 @@ func (a *app) declare(d *target.Declared) {
 		}
 	}
 	a.declared = d
-	a.signal()
+	a.nudge()
 }
 
 func sameDeployment(a, b *target.Declared) bool {
@@ -119,7 +123,7 @@ func (a *app) remove(sequence int) {
 	if a.stop != nil {
 		a.stop()
 	}
-	a.signal()
+	a.nudge()
 }
 
 // rename has the application go on under another name, unless it is being removed.
@@ -139,8 +143,8 @@ func (a *app) removal() (key target.Key, sequence int, is bool) {
 	return a.key, a.remover, a.declared == nil
 }
 
-// signal wakes the loop. It is called with mu held.
-func (a *app) signal() {
+// nudge wakes the loop. It is called with mu held.
+func (a *app) nudge() {
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -265,6 +269,7 @@ func (a *app) load(d *target.Declared) error {
 	dir, found := a.t.takeKept(key, was)
 	if !found {
 		a.dir, a.loaded = a.t.newDirectory(key), true
+		a.logs.Store(filepath.Join(a.t.LogDir, filepath.Base(a.dir)))
 		return nil
 	}
 	s, err := readState(dir)
@@ -275,6 +280,7 @@ func (a *app) load(d *target.Declared) error {
 		s.Deployment.Interrupted()
 	}
 	a.dir, a.state, a.loaded = dir, s, true
+	a.logs.Store(filepath.Join(a.t.LogDir, filepath.Base(dir)))
 	return nil
 }
 
@@ -674,7 +680,7 @@ func (a *app) hookReported(deployment, execution string, status rollout.HookStat
 		return err
 	}
 	a.mu.Lock()
-	a.signal()
+	a.nudge()
 	a.mu.Unlock()
 	return nil
 }
@@ -707,7 +713,7 @@ func (a *app) query(d *target.Declared, p rollout.Progress, q rollout.Query) {
 		}
 		a.stateMu.Unlock()
 		a.mu.Lock()
-		a.signal()
+		a.nudge()
 		a.mu.Unlock()
 	})
 }

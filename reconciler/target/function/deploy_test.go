@@ -36,7 +36,7 @@ func (h *harness) forward(c *clock, by time.Duration) {
 	c.now = c.now.Add(by)
 	c.mu.Unlock()
 	h.app().mu.Lock()
-	h.app().signal()
+	h.app().nudge()
 	h.app().mu.Unlock()
 }
 

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 // Limits of Lambda's.
@@ -137,7 +139,7 @@ func (p *pool) start() (*instance, error) {
 		return nil, fmt.Errorf("listen for the runtime API: %w", err)
 	}
 	in := &instance{
-		id:    fmt.Sprintf("%s-%d-%s", p.function.name, p.version.Number, strings.ToLower(rand.Text()[:6])),
+		id:    fmt.Sprintf("%s-%d.%s", p.function.name, p.version.Number, strings.ToLower(rand.Text()[:6])),
 		of:    p,
 		began: time.Now(),
 		ready: make(chan struct{}),
@@ -182,6 +184,11 @@ func (in *instance) run(argv []string, address string) error {
 		return err
 	}
 	defer output.Close()
+	log, err := in.openLog()
+	if err != nil {
+		printed.Close()
+		return fmt.Errorf("open its log: %w", err)
+	}
 
 	line := []string{
 		"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "lambda",
@@ -203,11 +210,12 @@ func (in *instance) run(argv []string, address string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		printed.Close()
+		log.Close()
 		return fmt.Errorf("start bubblewrap: %w", err)
 	}
 	told.Close()
 	output.Close()
-	in.output = newOutput(printed, p.owner.logOf(in))
+	in.output = newOutput(printed, log)
 	read := make(chan struct{})
 	p.owner.running.Go(func() { in.output.follow(); close(read) })
 
@@ -227,6 +235,22 @@ func (in *instance) run(argv []string, address string) error {
 		return fmt.Errorf("bubblewrap could not make a sandbox: %s", cmp.Or(in.output.lastLine(), serr.Error()))
 	}
 	return nil
+}
+
+// openLog opens the log of what it prints.
+func (in *instance) openLog() (*logfile.File, error) {
+	a := in.of.function.app
+	dir, _ := a.logs.Load().(string)
+	path := filepath.Join(dir, in.id+".log")
+	log, err := logfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	log.Wrote = func() { a.printed.Notify(printing) }
+	log.Note("started %s of release %d", in.id, in.of.version.Release)
+	// Old logs are only in the way; they are tried again with the next start.
+	_ = logfile.Prune(dir)
+	return log, nil
 }
 
 // environment is that of Lambda, with what the function declares.
@@ -284,6 +308,8 @@ func (in *instance) ended(err error) {
 		}
 	}
 	in.outcome = cmp.Or(in.killed, what)
+	in.output.log.Note("%s has ended: %s", in.id, in.outcome)
+	in.output.log.Close()
 	current := in.current
 	in.current = nil
 	close(in.dead)

@@ -3,14 +3,15 @@ package function
 import (
 	"bytes"
 	"errors"
-	"io"
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
 
 // output takes what an instance prints: into the log, and the end of it for whoever
@@ -18,15 +19,16 @@ import (
 type output struct {
 	file *os.File
 	conn syscall.RawConn
-	log  io.Writer
+	log  *logfile.File
 
 	mu   sync.Mutex
-	tail []byte // since the event began, the last logTail bytes
-	last []byte // line that was not blank
-	part []byte // of a line whose end has not come
+	tail []byte    // since the event began, the last logTail bytes
+	last []byte    // line that was not blank
+	part []byte    // of a line whose end has not come
+	busy time.Time // until which the log takes nothing more
 }
 
-func newOutput(f *os.File, log io.Writer) *output {
+func newOutput(f *os.File, log *logfile.File) *output {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		panic(err) // a pipe that was just made has one
@@ -72,7 +74,13 @@ func (o *output) read(fd int, block []byte) (n int, wait bool) {
 
 // take is called with mu held.
 func (o *output) take(p []byte) {
-	_, _ = o.log.Write(p) // a log never fails
+	// An instance that floods is not slowed down, since its event has a deadline: what the
+	// log has no time for is left out.
+	if now := time.Now(); now.Before(o.busy) {
+		o.log.LeaveOut(int64(len(p)))
+	} else {
+		o.busy = now.Add(o.log.Take(p))
+	}
 	if len(p) >= logTail {
 		o.tail = append(o.tail[:0], p[len(p)-logTail:]...)
 	} else {

@@ -15,7 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"os/exec"
@@ -26,6 +26,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
 
@@ -37,6 +38,7 @@ type Target struct {
 	Unpack func(ctx context.Context, digest, dir string) error
 
 	Dir     string            // for what is kept
+	LogDir  string            // for what instances print
 	Records sandbox.Records   // of what runs
 	Address func() netip.Addr // where function URLs are that name no address; nil: loopback
 	Log     *slog.Logger
@@ -59,11 +61,12 @@ type Target struct {
 	running sync.WaitGroup
 }
 
-// New makes a target that keeps what it needs in dir.
-func New(dir string, unpack func(ctx context.Context, digest, dir string) error) *Target {
+// New makes a target that keeps what it needs in dir, and what instances print in logDir.
+func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string) error) *Target {
 	return &Target{
 		Unpack:      unpack,
 		Dir:         dir,
+		LogDir:      logDir,
 		Log:         slog.New(slog.DiscardHandler),
 		DriftEvery:  30 * time.Second,
 		initTimeout: initTimeout,
@@ -230,5 +233,24 @@ func (t *Target) Observe(k target.Key) target.Observed {
 // Watch implements target.Target.
 func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) { return t.reports.Watch(k) }
 
-// logOf is what takes the output of an instance.
-func (t *Target) logOf(*instance) io.Writer { return io.Discard }
+// Logs implements target.Logger.
+func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter.Seq2[target.LogLine, error] {
+	return func(yield func(target.LogLine, error) bool) {
+		t.mu.Lock()
+		a := t.apps[k]
+		t.mu.Unlock()
+		if a == nil {
+			return
+		}
+		printed, stop := a.printed.Watch(printing) // before looking, to miss nothing
+		defer stop()
+		dir, _ := a.logs.Load().(string)
+		if dir == "" {
+			return // it has not been looked at yet, and nothing runs
+		}
+		target.Follow(ctx, q.Follow, printed, yield, logfile.NewReader(dir, q).More)
+	}
+}
+
+// printing is the topic of what an application's instances print.
+const printing = "printing"
