@@ -373,6 +373,9 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		id := a.owner.idOf(v)
 		versions[id] = v
 		minimum, maximum := rollout.Bounds(s.Replicas, compose.Deployment.MinimumHealthy, compose.Deployment.Maximum)
+		if s.exclusive() {
+			minimum, maximum = 0, s.Replicas
+		}
 		plan.Services = append(plan.Services, rollout.Service{
 			Name:     s.Name,
 			Version:  id,
@@ -382,9 +385,11 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			Check:    a.health(id, s).Check,
 			Restart:  s.Restart,
 			Drain:    s.Drain,
-			Needs:    s.Needs,
 			Minimum:  minimum,
 			Maximum:  maximum,
+
+			Needs:     s.Needs,
+			Exclusive: s.exclusive(),
 		})
 	}
 	return plan, versions, nil
@@ -457,14 +462,18 @@ func (v *version) id(generation int64) string {
 	if err == nil {
 		err = json.Unmarshal(text, &said)
 	}
+	release := v.Release
+	if err == nil && s.lasting(text, release) {
+		release = target.Release{}
+	}
 	if err == nil {
-		text, err = json.Marshal([]any{withoutZeros(said), v.Release.Number, v.Release.Commit, v.Digest, generation})
+		text, err = json.Marshal([]any{withoutZeros(said), release.Number, release.Commit, v.Digest, generation})
 	}
 	if err != nil {
 		panic(err) // strings, numbers and maps of them always marshal
 	}
 	sum := sha256.Sum256(text)
-	return fmt.Sprintf("%d-%s", v.Release.Number, hex.EncodeToString(sum[:6]))
+	return fmt.Sprintf("%d-%s", release.Number, hex.EncodeToString(sum[:6]))
 }
 
 // withoutZeros is a JSON value without the members of objects that say nothing.

@@ -57,6 +57,7 @@ type Service struct {
 	passes     *int // as x-headgate says, if it does
 	healthyFor *time.Duration
 	restarts   bool // what becomes of an instance that ends is said
+	overlaps   bool // instances of two versions may share its volumes
 }
 
 // place is where something is said, for messages.
@@ -477,9 +478,6 @@ func (p *parser) service(key, n *yaml.Node) Service {
 	p.extension(&s, extension, where+".x-headgate")
 	p.health(&s, health, where+".healthcheck")
 	if c := s.Container; c != nil {
-		if c.Image == "" && len(p.problems) == faults {
-			p.problem(key, "write image: and its name", "%s has no image", where)
-		}
 		c.ImageHealth = health == nil && s.Health.Path == ""
 		p.whole(c, n, where)
 	}
@@ -715,7 +713,7 @@ func (p *parser) workingDir(n *yaml.Node, what string, container bool) string {
 	return ""
 }
 
-var extensionKeys = []string{"health", "drain", "artifact", "image", "secrets", "passes", "healthy_for"}
+var extensionKeys = []string{"health", "drain", "artifact", "image", "secrets", "passes", "healthy_for", "overlap"}
 
 func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 	if n == nil || !p.mapping(n, what, slices.Concat(extensionKeys, proxyKeys), nil, nil) {
@@ -748,9 +746,13 @@ func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 				p.problem(v, "leave out artifact, or image", "%s.artifact: a container's files are those of its image", what)
 			}
 		case "image":
-			p.ownImage(s, n, v, what+".image")
+			p.ownImage(s, v, what+".image")
 		case "secrets":
 			p.secretVariables(s, v, what+".secrets")
+		case "overlap":
+			if s.overlaps = p.boolean(v, what+".overlap"); s.Container == nil {
+				p.problem(v, "leave it out", "%s.overlap: %s", what, noProcess)
+			}
 		default:
 			p.proxy(s, key.Value, v, what+"."+key.Value)
 		}

@@ -242,6 +242,54 @@ func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 	}
 }
 
+// A service of an image from elsewhere is no other in the next release; one of the
+// release's own is, and one that names the release.
+func TestVersionOfContainers(t *testing.T) {
+	at := func(text string, release int) string {
+		c, _, err := Read("", composed("services: {db: {"+text+"}}\nvolumes: {data: }"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		images := map[string]string{"own": "sha256:1"}
+		v := &version{Service: c.Services[0], Release: target.Release{Number: release, Commit: fmt.Sprint("c", release), Images: images}}
+		return v.id(0)
+	}
+	for text, same := range map[string]bool{
+		"image: postgres:17": true,
+		"image: postgres:17, environment: {A: $HEADGATE_ENVIRONMENT}": true,
+		"image: own":                       false,
+		"x-headgate: {image: other}":       false,
+		"image: acme/web:$HEADGATE_COMMIT": false,
+		"image: acme/web, environment: {A: '${HEADGATE_RELEASE:-none}'}": false,
+		"image: acme/web, labels: [a=$HEADGATE_RELEASE]":                 false,
+	} {
+		if got := at(text, 4) == at(text, 5); got != same {
+			t.Errorf("%s: the same in the next release: %v", text, got)
+		}
+	}
+	if at("image: postgres:17", 4) == at("image: postgres:18", 4) {
+		t.Error("another image is the same version")
+	}
+}
+
+func TestExclusive(t *testing.T) {
+	for text, want := range map[string]bool{
+		"image: postgres, volumes: ['data:/data']":                              true,
+		"image: postgres, volumes: ['data:/data:ro']":                           false,
+		"image: postgres, volumes: ['data:/data'], x-headgate: {overlap: true}": false,
+		"image: postgres, tmpfs: /data":                                         false,
+		"command: ./x":                                                          false,
+	} {
+		c, _, err := Read("", composed("services: {db: {"+text+"}}\nvolumes: {data: }"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Services[0].exclusive(); got != want {
+			t.Errorf("%s: exclusive is %v", text, got)
+		}
+	}
+}
+
 func TestArtifactOf(t *testing.T) {
 	one, two := map[string]string{"main": "1"}, map[string]string{"web": "1", "worker": "2"}
 	for _, c := range []struct {

@@ -211,11 +211,11 @@ func (p *parser) image(c *Container, n *yaml.Node, what string) {
 }
 
 // ownImage reads which image of the release a service is of.
-func (p *parser) ownImage(s *Service, service, n *yaml.Node, what string) {
+func (p *parser) ownImage(s *Service, n *yaml.Node, what string) {
 	text, ok := p.scalar(n, what)
 	switch {
 	case !ok:
-	case value(service, "image") != nil:
+	case s.Container.Image != "":
 		p.problem(n, "keep one of them", "%s: the service has an image already", what)
 	case !imageName.MatchString(text):
 		p.problem(n, "write the name of one under images in headgate.yaml", "%s is %q", what, text)

@@ -104,6 +104,9 @@ func (p *parser) deployments(c *Compose, n *yaml.Node) {
 // bounds refuses a rolling deployment that could go nowhere.
 func (p *parser) bounds(n *yaml.Node, c *Compose) {
 	for _, s := range c.Services {
+		if s.exclusive() {
+			continue
+		}
 		low, high := rollout.Bounds(s.Replicas, c.Deployment.MinimumHealthy, c.Deployment.Maximum)
 		if rollout.Stalls(s.Replicas, low, high) {
 			p.problem(n, "lower minimum_healthy, raise maximum, or declare more replicas",

@@ -1,6 +1,12 @@
 package services
 
-import "time"
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
 
 // Container is what a service with an image says of the container of an instance.
 // What an instance of either kind has is said by Service: Command replaces the
@@ -116,4 +122,23 @@ type Secret struct {
 	File     string // absolute path of the file that gets it; "" for a variable
 	Mode     uint32 // permissions of the file; 0 is 0444
 	UID, GID int    // owner of the file
+}
+
+// exclusive reports whether instances of two versions of a service must not run at a
+// time: two databases that write to one volume destroy it.
+func (s Service) exclusive() bool {
+	return s.Container != nil && !s.overlaps && slices.ContainsFunc(s.Container.Mounts, func(m Mount) bool {
+		return m.Volume != "" && !m.ReadOnly
+	})
+}
+
+// lasting reports whether a service is the same in every release: it is of an image
+// from elsewhere, and nothing that it says of itself names the release. As with
+// Compose, it runs on until something of it changes.
+func (s Service) lasting(said []byte, r target.Release) bool {
+	if s.Container == nil || s.Container.OwnImage {
+		return false
+	}
+	_, own := r.Images[s.Container.Image]
+	return !own && !bytes.Contains(said, []byte("HEADGATE_RELEASE")) && !bytes.Contains(said, []byte("HEADGATE_COMMIT"))
 }

@@ -318,6 +318,7 @@ func (t *ecsTask) container(n *yaml.Node, what string) (one ecsContainer, ok boo
 		StopGrace:   ecsStopTimeout,
 		StopSignal:  syscall.SIGTERM,
 		Environment: map[string]string{},
+		overlaps:    true, // what may run at a time is said in percent
 	}
 	one = ecsContainer{Service: s, at: cmp.Or(set["name"], n), essential: true}
 	for _, key := range slices.Sorted(maps.Keys(set)) {
@@ -527,7 +528,7 @@ func (t *ecsTask) mountPoints(c *Container, n *yaml.Node, what string) {
 		case t.inside(cmp.Or(set["containerPath"], item), m.Target, of):
 			m.Target = strings.TrimSuffix(m.Target, "/")
 			t.warning(item, "write the directory under linuxParameters.tmpfs for what may go with the instance",
-				"%s: volume %s survives every deployment, and instances that run side by side share it", of, m.Volume)
+				"%s: volume %s survives every deployment, and instances that run side by side share it (minimumHealthyPercent 0 and maximumPercent 100 let none)", of, m.Volume)
 			c.Mounts = append(c.Mounts, m)
 		}
 	})

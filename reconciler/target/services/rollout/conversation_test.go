@@ -20,6 +20,7 @@ var update = flag.Bool("update", false, "rewrite the golden conversations")
 //	declare 3 web=v2*2 db=v1@127.0.0.1:5432 fallback=web=v1*2   a commit, its services
 //	ok web-1 web-2 / fail web-1 why / exit web-1 why / drained web-1 / listened web 127.0.0.1:80 [! why]
 //	wait 2s                                                      time passes
+//	exclusive                                                    services named db… have a volume of their own
 //	needs web db healthy                                         what web declared from here on waits for
 //	passes 2 / lasts 10s / restart no / restart on-failure 2      what is declared from here on must show
 func TestConversations(t *testing.T) {
@@ -58,7 +59,7 @@ func play(t *testing.T, text string) string {
 	var out strings.Builder
 	o, d, now := &Observed{}, Declared{}, epoch
 	declaredCheck, declaredRestart, declaredDeployment = testCheck, Restart{}, Deployment{}
-	declaredPercent, declaredNeeds = [2]int{100, 200}, map[string][]Need{}
+	declaredPercent, declaredNeeds, declaredExclusive = [2]int{100, 200}, map[string][]Need{}, false
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		input, _, _ := strings.Cut(block, "\n----")
 		out.WriteString(input + "\n")
@@ -116,6 +117,7 @@ var (
 	declaredDeployment Deployment
 	declaredPercent    = [2]int{100, 200} // minimum and maximum of rolling ones
 	declaredNeeds      map[string][]Need
+	declaredExclusive  bool // of services whose names begin with "db"
 )
 
 var testCheck = Check{StartPeriod: 10 * time.Second, Interval: 2 * time.Second, Timeout: time.Second, Retries: 3}
@@ -149,6 +151,8 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 			d.Services = append(d.Services, service(w))
 		}
 		o.Declare(*d)
+	case "exclusive":
+		declaredExclusive = true
 	case "needs":
 		declaredNeeds[arg(1)] = append(declaredNeeds[arg(1)], Need{arg(2), Condition(arg(3))})
 	case "strategy", "bake", "breaker", "hook", "alarm":
@@ -239,6 +243,10 @@ func service(w string) Service {
 		s.Listen = strings.Split(listen, ",")
 	}
 	s.Minimum, s.Maximum = Bounds(s.Replicas, declaredPercent[0], declaredPercent[1])
+	if s.Exclusive = strings.HasPrefix(name, "db"); s.Exclusive && declaredExclusive {
+		s.Minimum, s.Maximum = 0, s.Replicas
+	}
+	s.Exclusive = s.Exclusive && declaredExclusive
 	return s
 }
 

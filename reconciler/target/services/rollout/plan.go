@@ -301,12 +301,15 @@ func (d Declared) switchesIn() Stage {
 	return CleanUp
 }
 
+// rolls reports whether instances of a service go before what replaces them is there.
+func (d Declared) rolls(s Service) bool { return d.Deployment.Strategy == Rolling || s.Exclusive }
+
 func (s Service) hasFallback() bool { return s.Fallback != nil && s.Fallback.Version != s.Version }
 
 // ready reports whether a service can switch. In a rolling deployment what serves goes
 // before that, which is no reason to hurry.
 func (p *planner) ready(f *ServiceState, s Service, serving string) bool {
-	if p.d.Deployment.Strategy == Rolling && f.Versions[serving].ever() {
+	if p.d.rolls(s) && f.Versions[serving].ever() {
 		return f.listensOn(s.Listen) && len(f.lasting(s.Version, p.now)) >= s.Replicas
 	}
 	return f.ready(s, serving, p.now)
@@ -344,8 +347,11 @@ func (p *planner) service(s Service, serving string) (tookOver bool) {
 		want[s.Version] = len(f.healthy(s.Version))
 	}
 	frozen := false
-	rolls := p.d.Deployment.Strategy == Rolling && !switched && f.Versions[serving].ever()
-	if rolls && want[s.Version] > 0 || rolls && p.givenUp {
+	rolls := p.d.rolls(s) && !switched && f.Versions[serving].ever()
+	switch {
+	case rolls && !p.givenUp && !f.has(s.Version) && p.d.waits(p.o, s.Name, s.Version) != nil:
+		// What serves does not go before the next one may come.
+	case rolls && want[s.Version] > 0, rolls && p.givenUp:
 		frozen = p.roll(f, s, serving, want)
 	}
 	if returns {
@@ -706,6 +712,10 @@ func (f *ServiceState) meets(c Condition, s *Service) bool {
 
 // start starts what is wanted of a version and its pause is over.
 func (p *planner) start(f *ServiceState, version string, want int) {
+	exclusive := slices.ContainsFunc(p.d.Services, func(s Service) bool { return s.Name == f.Name && s.Exclusive })
+	if exclusive && slices.ContainsFunc(f.Instances, func(in *Instance) bool { return in.Version != version && in.runs() }) {
+		return // until they have ended
+	}
 	for _, in := range slices.Clone(f.Instances) {
 		if in.Version != version || in.Retired {
 			continue

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,10 +113,20 @@ func (w *model) act(a Action) {
 		if _, runs := w.running[a.Instance]; runs {
 			w.t.Fatalf("%s: it runs", a)
 		}
+		if s := w.service(a.Service); s != nil && s.Exclusive {
+			for id, version := range w.running {
+				if strings.HasPrefix(id, a.Service+"-") && version != a.Version {
+					w.t.Fatalf("%s: %s of %s runs", a, id, version)
+				}
+			}
+		}
 		w.running[a.Instance] = a.Version
 		w.fails[a.Instance] = 0
 	case Route:
 		rolls := w.d.Deployment.Strategy == Rolling
+		if s := w.service(a.Service); s != nil && s.Exclusive {
+			rolls = true
+		}
 		for _, id := range a.Routed {
 			if !w.healthy[id] || w.leaving[id] || w.running[id] != a.Version && !rolls {
 				w.t.Fatalf("%s: %s is not fit for traffic", a, id)
@@ -154,6 +165,15 @@ func (w *model) act(a Action) {
 		}
 		delete(w.bound, a.Service)
 	}
+}
+
+// service is what is declared of a service, nil when nothing is.
+func (w *model) service(name string) *Service {
+	i := slices.IndexFunc(w.d.Services, func(s Service) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &w.d.Services[i]
 }
 
 func (w *model) exit(id, how string) {
@@ -235,6 +255,9 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 				s.Version = name + s.Version
 				if rapid.Bool().Draw(t, "listens") {
 					s.Listen = []string{fmt.Sprint("127.0.0.1:8", rapid.IntRange(0, 1).Draw(t, "port"), name)}
+				}
+				if s.Exclusive = rapid.IntRange(0, 2).Draw(t, "exclusive") == 0; s.Exclusive {
+					s.Minimum, s.Maximum = 0, s.Replicas
 				}
 				if broken && rapid.Bool().Draw(t, "broken") {
 					w.broken[s.Version] = true

@@ -36,6 +36,11 @@ type Service struct {
 	Restart  Restart
 	Drain    time.Duration // how long requests in flight may take once an instance is out of the traffic
 
+	// Exclusive says that instances of two versions never run at a time, as where they
+	// have a volume that one of them may write to. Minimum and Maximum count for it under
+	// every strategy.
+	Exclusive bool
+
 	// Needs are what the first start of each instance waits for.
 	Needs []Need
 
