@@ -212,6 +212,7 @@ func TestVerifyFromClones(t *testing.T) {
 	stop := h.start(t)
 	h.release(t, "ada", "one")
 	h.healthy(t, "staging", 1)
+	h.proposed(t, "production", 1) // which makes its branch
 	stop()
 	var releases []record.Release
 	for i, kind := range []string{"--mirror", "--no-checkout"} {
@@ -238,7 +239,7 @@ func TestVerifyFromClones(t *testing.T) {
 			}
 		}
 		v, err := record.Verify(t.Context(), c, repo.Signers{h.store.Signer().PublicKey()}, releases)
-		if err != nil || v.Environments != 1 || v.Promotions != 1 || v.Decisions != 1 || len(v.Findings) != 0 {
+		if err != nil || v.Environments != 2 || v.Promotions != 1 || v.Decisions != 1 || len(v.Findings) != 0 {
 			t.Fatalf("%s: %+v, %v", kind, v, err)
 		}
 		if v, err = record.Verify(t.Context(), c, repo.Signers{}, releases); err != nil || len(v.Findings) == 0 {

@@ -19,7 +19,7 @@ type Chain struct {
 }
 
 // Verify reads the chain of a clone. It checks that each record is signed and at
-// its place, and that what it says of the server's other records still holds: where
+// its place, that pauses and rejections are signed, and that what it says of the server's other records still holds: where
 // a record saw one of them, that one has gone on from there. Earlier versions wrote
 // neither: their records are checked for what they say. The error is for what keeps
 // it from reading.
@@ -59,7 +59,53 @@ func Verify(ctx context.Context, r *repo.Repository, signers repo.Signers) (*Cha
 			c.found("%s at %s says that it is decision %d, and it is number %d", Ref, ID(s.Commit), s.Number, i+1)
 		}
 	}
+	if err := c.acts(ctx, r, signers); err != nil {
+		return c, fmt.Errorf("verify decisions: %w", err)
+	}
 	return c, c.witnessed(r)
+}
+
+// The lines of what people have decided beside the log: pauses of landing, by branch,
+// and rejections, by environment.
+const (
+	Landings   = "refs/decisions/landing/"
+	Rejections = "refs/decisions/rejected/"
+)
+
+// acts checks that what people have decided is signed.
+func (c *Chain) acts(ctx context.Context, r *repo.Repository, signers repo.Signers) error {
+	for _, lines := range []struct {
+		refs string
+		last int // parents of the first commit of a line: a rejection's is what was rejected
+	}{{Landings, 0}, {Rejections, 1}} {
+		refs, err := r.Refs(lines.refs)
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			for at := ref.Hash; at != repo.Zero; {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				kind, raw, err := r.Raw(at)
+				if err != nil {
+					return err
+				}
+				if err := signers.VerifyObject(kind, raw); err != nil {
+					c.found("%s at %s %v", ref.Name, at, err)
+				}
+				c.Signed++
+				commit, err := r.Commit(at)
+				if err != nil {
+					return err
+				}
+				if at = repo.Zero; len(commit.ParentHashes) > lines.last {
+					at = commit.ParentHashes[0]
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (c *Chain) found(format string, args ...any) {

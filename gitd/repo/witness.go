@@ -34,10 +34,11 @@ func witnessed(ref string) bool {
 	case strings.HasPrefix(ref, "refs/changes/"):
 		return strings.HasSuffix(ref, "/log")
 	case strings.HasPrefix(ref, "refs/notes/"), strings.HasPrefix(ref, "refs/schedules/"),
-		strings.HasPrefix(ref, "refs/releases/"), strings.HasPrefix(ref, "refs/heads/env/"):
+		strings.HasPrefix(ref, "refs/releases/"), strings.HasPrefix(ref, "refs/heads/env/"),
+		strings.HasPrefix(ref, "refs/decisions/landing/"), strings.HasPrefix(ref, "refs/decisions/rejected/"):
 		return true
 	}
-	return false
+	return ref == "refs/mirror/log" || ref == "refs/keys/log"
 }
 
 func (w *witness) note(ref string, to Hash) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
@@ -21,7 +22,7 @@ import (
 // line of pauses and resumptions, of which the newest counts.
 
 // pauses holds the lines, by branch.
-const pauses = "refs/decisions/landing/"
+const pauses = decision.Landings
 
 // What a commit of such a line says.
 const (

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -112,6 +114,14 @@ func TestVerify(t *testing.T) {
 		defer undo()
 		found("has no green verdict for buildspec.yml")
 	})
+	t.Run("a pause and a rejection by somebody else", func(t *testing.T) {
+		forged := w.commit("resume landing on main\n\nLanding: resumed\nBranch: main\nBy: ada", nil)
+		defer move(decision.Landings+"main", forged)()
+		found("refs/decisions/landing/main at ")
+		rejected := w.commit("reject release 1 of hello for production\n\nRelease: 1", nil, base)
+		defer move(decision.Rejections+"production", rejected)()
+		found("refs/decisions/rejected/production at ")
+	})
 	t.Run("a log by somebody else", func(t *testing.T) {
 		s := w.story(2)
 		undo := move(change.Ref(2), w.commit("forged\n\nEvent: landed\nRevision: 1", nil, s.Tip))
@@ -195,10 +205,23 @@ func TestVerify(t *testing.T) {
 // something else says so.
 func TestCutRecordsShow(t *testing.T) {
 	w := newHarness(t)
+	config, err := writers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config.Access = func() *access.Config { return config }
+	w.stop()
+	w.start()
 	base := w.commit("begin", files("headgate.yaml", "land: {strategy: merge}\n"))
 	w.land(ada, base)
 	red := w.propose(ada, w.commit("red", files("test", "red"), base)).Change
 	w.end(red)
+	if _, _, err := w.gate.Pause(t.Context(), "hello", "main", showActor("ada"), "a look at it"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.gate.Resume(t.Context(), "hello", "main", showActor("ada"), ""); err != nil {
+		t.Fatal(err)
+	}
 	w.land(ada, w.commit("one", files("a", "1"), base))
 	w.land(jun, w.commit("two", files("b", "1"), base))
 	if found := w.verify().Findings; len(found) > 0 {

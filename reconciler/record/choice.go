@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
@@ -59,7 +60,7 @@ type Rejection struct {
 }
 
 // RejectionsRef holds the rejections of an environment, the newest first.
-func RejectionsRef(environment string) string { return "refs/decisions/rejected/" + environment }
+func RejectionsRef(environment string) string { return decision.Rejections + environment }
 
 const (
 	keyRejected = "Rejected-by"
