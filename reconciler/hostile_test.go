@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/decision"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
@@ -212,7 +214,10 @@ func TestVerifyFromClones(t *testing.T) {
 	stop := h.start(t)
 	h.release(t, "ada", "one")
 	h.healthy(t, "staging", 1)
-	h.proposed(t, "production", 1) // which makes its branch
+	h.eventually(t, "production", "decided about", func(show.Environment) bool { // after which nothing is written
+		all, _, err := decision.List(t.Context(), h.hello, repo.Zero, 10)
+		return err == nil && slices.ContainsFunc(all, func(d decision.Saved) bool { return strings.Contains(d.About, "production") })
+	})
 	stop()
 	var releases []record.Release
 	for i, kind := range []string{"--mirror", "--no-checkout"} {
