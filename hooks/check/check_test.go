@@ -3,9 +3,11 @@ package check_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -421,6 +423,44 @@ func TestMeasureLimits(t *testing.T) {
 			func(repo.Hash) (int64, error) { return 100, nil }, map[repo.Hash]repo.Extent{})
 		if err == nil && tt.want != "" || err != nil && err.Error() != tt.want {
 			t.Errorf("%+v: %v, want %q", tt.limit, err, tt.want)
+		}
+	}
+}
+
+// What files name is read too, directories whole, and nothing else.
+func TestFilesThatFilesName(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{
+		"buildspec.yml":             "version: 0.2\nphases: {build: {commands: [x]}}\n",
+		"headgate.yaml":             "environments: {stage: {target: services, path: deploy}}\n",
+		"deploy/compose.yaml":       "parts/a.yaml gone.yaml",
+		"deploy/parts/a.yaml":       "config link",
+		"deploy/parts/b.yaml":       "nobody names it",
+		"deploy/config/x":           "1",
+		"deploy/config/deeper/y":    "2",
+		"deploy/link":               "-> compose.yaml",
+		"outside/config/not/wanted": "3",
+	}
+	for kind, fsys := range everyWay(t, files) {
+		var read []string
+		c := &check.Checker{Policies: pool.Check, Targets: map[string]check.Target{"services": {
+			Reads: []string{"compose.yaml"},
+			Wants: func(files map[string][]byte) (names []string) {
+				for _, data := range files {
+					names = append(names, strings.Fields(string(data))...)
+				}
+				return names
+			},
+			Check: func(_ string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
+				read = slices.Sorted(maps.Keys(files))
+				return nil, nil
+			},
+		}}}
+		if _, err := c.Tree(t.Context(), fsys); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := strings.Join(read, " "), "compose.yaml config/deeper/y config/x parts/a.yaml"; got != want {
+			t.Errorf("%s: read %s, want %s", kind, got, want)
 		}
 	}
 }

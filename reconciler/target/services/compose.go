@@ -125,7 +125,7 @@ var errNoCompose = errors.New("there is no " + composeFile + ", and no " + taskF
 // people take for them. What they name themselves is what Wants says.
 var Reads = []string{
 	composeFile, "compose.override.yaml", "compose.override.yml", ".env",
-	taskFile, serviceFile, appspecFile, "appspec.yml", "appspec.json", definitionsFile,
+	taskFile, serviceFile, appspecFile, "appspec.yml", "appspec.json", definitionsFile, detailFile,
 	"compose.yml", "docker-compose.yaml", "docker-compose.yml",
 }
 
@@ -156,6 +156,19 @@ func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems
 	problems, _ = yamlfile.ProblemsIn(err)
 	if c == nil {
 		return problems, warnings
+	}
+	for _, s := range c.Services {
+		if s.Container == nil {
+			continue
+		}
+		for _, secret := range s.Container.Secrets {
+			problems = append(problems, yamlfile.Problem{
+				File: path.Join(dir, secret.at.file),
+				Line: secret.at.line,
+				What: fmt.Sprintf("services.%s: secret %q cannot be given to a container in this version", s.Name, secret.Name),
+				Fix:  "leave it out, and have the program read it from a volume of the service",
+			})
+		}
 	}
 	return append(problems, missingPages(c, dir, files)...), warnings
 }

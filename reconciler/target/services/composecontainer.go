@@ -566,7 +566,7 @@ func (p *parser) secretVariables(s *Service, n *yaml.Node, what string) {
 		}
 		name, member, _ := strings.Cut(name, ":")
 		p.secretName(at, name, what)
-		s.Container.Secrets = append(s.Container.Secrets, Secret{Name: name, JSON: member, Variable: variable})
+		s.Container.Secrets = append(s.Container.Secrets, Secret{Name: name, JSON: member, Variable: variable, at: p.place(at)})
 	}
 	slices.SortFunc(s.Container.Secrets, func(a, b Secret) int { return strings.Compare(a.Variable+a.File, b.Variable+b.File) })
 }
@@ -872,7 +872,7 @@ func (p *parser) grants(n *yaml.Node, what, kind string, each func(at *yaml.Node
 
 func (p *parser) secrets(c *Container, n *yaml.Node, what string) {
 	p.grants(n, what, "secrets", func(at *yaml.Node, g grant) {
-		s := Secret{Name: g.source, Mode: g.mode, UID: g.uid, GID: g.gid}
+		s := Secret{Name: g.source, Mode: g.mode, UID: g.uid, GID: g.gid, at: p.place(at)}
 		if name := value(p.resources["secrets"][g.source], "name"); name != nil {
 			s.Name, _ = p.scalar(name, "secrets."+g.source+".name")
 		}

@@ -68,6 +68,8 @@ func (p *parser) of(n *yaml.Node) *origin {
 	return p.main
 }
 
+func (p *parser) place(n *yaml.Node) place { return place{p.of(n).name, n.Line} }
+
 func (p *parser) fileOf(n *yaml.Node) string { return path.Join(p.dir, p.of(n).name) }
 
 func (p *parser) problem(at *yaml.Node, fix, format string, args ...any) {

@@ -75,7 +75,7 @@ func (p *parser) ports(s *Service, n *yaml.Node, what string) (ports []Port) {
 		case len(ports) == maxPorts:
 			p.problem(c, "split the service", "%s: more than %d ports", what, maxPorts)
 		default:
-			inside, port.at = container, place{p.of(c).name, c.Line}
+			inside, port.at = container, p.place(c)
 			ports = append(ports, port)
 		}
 	}

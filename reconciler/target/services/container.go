@@ -122,6 +122,8 @@ type Secret struct {
 	File     string // absolute path of the file that gets it; "" for a variable
 	Mode     uint32 // permissions of the file; 0 is 0444
 	UID, GID int    // owner of the file
+
+	at place
 }
 
 // exclusive reports whether instances of two versions of a service must not run at a

@@ -19,19 +19,34 @@ import (
 // placeholder is an image that CodePipeline fills in.
 var placeholder = regexp.MustCompile(`^<([A-Za-z0-9_]{1,100})>$`)
 
-// definitions reads imagedefinitions.json, which names the images of containers.
+// definitions reads imagedefinitions.json, which names the images of containers, and
+// imageDetail.json, which names that of a placeholder.
 func (t *ecsTask) definitions() {
-	top := t.document(definitionsFile)
-	if top == nil {
-		return
-	}
-	t.pairs(top, definitionsFile, "name", "imageUri", func(at *yaml.Node, name, uri string) {
-		if !imageReference.MatchString(uri) {
-			t.problem(at, `write it like "ghcr.io/acme/web:4"`, "%s: %q is not the name of an image", definitionsFile, uri)
-			return
+	reference := func(at *yaml.Node, file, uri string) bool {
+		if imageReference.MatchString(uri) || placeholder.MatchString(uri) {
+			return true
 		}
-		t.images[name] = uri
-	})
+		t.problem(at, `write it like "ghcr.io/acme/web:4"`, "%s: %q is not the name of an image", file, uri)
+		return false
+	}
+	if top := t.document(definitionsFile); top != nil {
+		t.pairs(top, definitionsFile, "name", "imageUri", func(at *yaml.Node, name, uri string) {
+			if reference(at, definitionsFile, uri) {
+				t.images[name] = uri
+			}
+		})
+	}
+	if top := t.document(detailFile); top != nil {
+		set, _ := t.record(top, detailFile, []string{"ImageURI"}, nil, map[string]string{
+			"ImageSizeInBytes": noDetail, "ImageDigest": noDetail, "Version": noDetail, "ImagePushedAt": noDetail, "RegistryId": noDetail,
+			"RepositoryName": noDetail, "ImageTags": noDetail,
+		})
+		if n := set["ImageURI"]; n == nil {
+			t.problem(top, `write {"ImageURI": "…"}`, "%s has no ImageURI", detailFile)
+		} else if uri := t.said(set, "ImageURI", detailFile); reference(n, detailFile, uri) {
+			t.detail = uri
+		}
+	}
 }
 
 // image reads the image of a container. imagedefinitions.json counts before, as in
@@ -45,7 +60,7 @@ func (t *ecsTask) image(c *Container, container string, n *yaml.Node, what strin
 	switch {
 	case !ok:
 	case placeholder.MatchString(text):
-		c.Image = text
+		c.Image = cmp.Or(t.detail, text)
 	case !imageReference.MatchString(text):
 		t.problem(n, `write it like "postgres:17", a name alone for an image of the release, or "<IMAGE1_NAME>" for its only one`,
 			"%s: %q is not the name of an image", what, text)

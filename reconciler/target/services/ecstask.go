@@ -19,13 +19,14 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
-// The files of an ECS service: its task definition, what create-service takes, and
-// what CodeDeploy takes.
+// The files of an ECS service: its task definition, what create-service takes, what
+// CodeDeploy takes, and what CodePipeline fills images in from.
 const (
 	taskFile        = "taskdef.json"
 	serviceFile     = "service.json"
 	appspecFile     = "appspec.yaml"
 	definitionsFile = "imagedefinitions.json"
+	detailFile      = "imageDetail.json"
 )
 
 // What a task definition says nothing about.
@@ -41,6 +42,7 @@ const (
 	noRoles     = "what runs here has the rights that it is given here: secrets by name, and no AWS role"
 	noPlacement = "there is one machine"
 	noTask      = "AWS notes them when a task definition is registered"
+	noDetail    = "only ImageURI is looked at"
 	noPrinted   = "AWS prints them of a service that runs there"
 )
 
@@ -57,7 +59,7 @@ func (p *parser) record(n *yaml.Node, what string, known []string, unsupported, 
 	var noted []string
 	var first *yaml.Node
 	for key, v := range yamlfile.Pairs(n) {
-		if why := harmless[key.Value]; why == noTask || why == noPrinted {
+		if why := harmless[key.Value]; why == noTask || why == noPrinted || why == noDetail {
 			noted = append(noted, key.Value)
 			first = cmp.Or(first, key)
 			continue
@@ -129,6 +131,7 @@ type ecsTask struct {
 	limits   Limits                // of the whole task
 	volumes  map[string]*yaml.Node // by name
 	images   map[string]string     // by container, as imagedefinitions.json says
+	detail   string                // for placeholders, as imageDetail.json says
 	hostPort map[string]int        // by service: where requests are taken
 }
 
@@ -489,7 +492,7 @@ var (
 // valueFrom reads where a secret is, in Secrets Manager or the Parameter Store, as the
 // name under which it is kept here.
 func (p *parser) valueFrom(at *yaml.Node, text, what string) (s Secret, ok bool) {
-	s.Name = text
+	s.Name, s.at = text, p.place(at)
 	rest := ""
 	if m := secretsManagerARN.FindStringSubmatch(text); m != nil {
 		s.Name, rest = m[1], m[2]
@@ -667,7 +670,7 @@ func (t *ecsTask) ports(one *ecsContainer, n *yaml.Node, what string) {
 			return
 		}
 		one.Container.Port = port
-		one.Ports = []Port{{Host: host, at: place{t.of(item).name, item.Line}}}
+		one.Ports = []Port{{Host: host, at: t.place(item)}}
 	})
 }
 
