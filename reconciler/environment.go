@@ -271,7 +271,14 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 		one := show.Service{Name: u.Name, URL: u.URL, State: show.Healthy}
 		staying := 0
 		for _, in := range u.Instances {
-			i := show.Instance{ID: in.ID, Release: in.Release, Since: in.Since.UTC(), Restarts: in.Restarts, Message: in.Message}
+			i := show.Instance{
+				ID:       in.ID,
+				Release:  in.Release,
+				Message:  in.Message,
+				Reason:   string(in.Reason),
+				Since:    in.Since.UTC(),
+				Restarts: in.Restarts,
+			}
 			if declared != nil && i.Release == declared.Release {
 				i.Release = declared.Covers()
 			}

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 func doctorCommand() command {
@@ -30,6 +32,7 @@ Reads every ref of every repository and names what is missing or cannot be read.
 With --repair, for which the server must be stopped, it writes again what follows
 from something else: the head of a change, and a gated branch, from the logs of
 changes. Anything else is restored from a backup or a mirror.
+The first line says by which engine services with an image run on this machine.
 
 Exit code 1 when something is damaged that was not repaired.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -51,10 +54,29 @@ Exit code 1 when something is damaged that was not repaired.`,
 					}
 					defer lock.Close()
 				}
+				if !*asJSON {
+					fmt.Fprintln(p.out, "containers: "+engineOfMachine(ctx))
+				}
 				return doctor(p, dir, *repair, *asJSON)
 			}
 		},
 	}
+}
+
+// engineOfMachine is by what containers run here, or why they do not.
+func engineOfMachine(ctx context.Context) string {
+	e, err := engine.Find()
+	if err != nil {
+		return err.Error()
+	}
+	defer e.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	version, err := e.Version(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	return version
 }
 
 // finding is one thing that doctor found, as --json prints it.

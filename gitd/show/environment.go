@@ -139,6 +139,7 @@ type Instance struct {
 	Release  int       `json:"release"`
 	State    State     `json:"state"`
 	Message  string    `json:"message,omitempty"`
+	Reason   string    `json:"reason,omitempty"` // the same in one word, where there is one
 	Since    time.Time `json:"since,omitzero"`
 	Restarts int       `json:"restarts"`
 }

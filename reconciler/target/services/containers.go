@@ -479,7 +479,7 @@ type contained struct {
 	ctx      context.Context // ends when it is left
 	cancel   context.CancelFunc
 	watching sync.WaitGroup
-	stopping atomic.Bool
+	stopping atomic.Bool  // it was sent a signal to end
 	seen     atomic.Int64 // its process, 0 when that is not known
 }
 
@@ -677,7 +677,6 @@ func notListening(port int) error {
 }
 
 func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan struct{}) {
-	c.stopping.Store(true)
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	go func() {
@@ -700,7 +699,15 @@ func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan
 	if !ok {
 		return
 	}
-	if grace > 0 && e.Signal(ctx, c.started.Container, name) == nil {
+	// Before it is sent, what ends is not by this agent.
+	signalled := func(name string) bool {
+		sent, err := e.Signal(ctx, c.started.Container, name)
+		if sent {
+			c.stopping.Store(true)
+		}
+		return err == nil
+	}
+	if grace > 0 && signalled(name) {
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
 		select {
@@ -710,7 +717,7 @@ func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan
 		}
 	}
 	for ctx.Err() == nil {
-		_ = e.Signal(ctx, c.started.Container, "SIGKILL") // tried again, until it is over
+		_ = signalled("SIGKILL") // tried again, until it is over
 		if !pause(ctx, time.Second) {
 			return
 		}

@@ -2,12 +2,17 @@ package services
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	moby "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine/enginetest"
@@ -36,30 +41,43 @@ const page = `services:
 func TestContainers(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
 		t.Cleanup(http.DefaultClient.CloseIdleConnections)
-		open := func(t *testing.T, dir, logs string) *harness {
-			return openIn(t, dir, logs, func(s *Target) { s.Engine = d.Host })
-		}
-		t.Run("runner", func(t *testing.T) {
-			t.Parallel()
-			testRunner(t, runsAs{of: "    image: " + enginetest.Image + "\n", open: open})
-		})
-		t.Run("contract", func(t *testing.T) {
-			t.Parallel()
-			testContainersContract(t, d)
-		})
-		for _, c := range []struct {
-			name string
-			test func(t *testing.T, d *enginetest.Daemon, h *harness)
-		}{
-			{"replaced without a failed request, and found again", testContainersReplaced},
-			{"an image that cannot be had", testImageMissing},
-		} {
-			t.Run(c.name, func(t *testing.T) {
-				t.Parallel()
-				c.test(t, d, open(t, t.TempDir(), t.TempDir()))
-			})
-		}
+		t.Run("beside each other", func(t *testing.T) { testContainers(t, d) })
+		t.Run("the engine is away", func(t *testing.T) { testEngineAway(t, d, openWith(t, d, t.TempDir(), t.TempDir())) })
 	})
+}
+
+// openWith runs a target that uses an engine and keeps to directories.
+func openWith(t *testing.T, d *enginetest.Daemon, dir, logs string) *harness {
+	t.Helper()
+	return openIn(t, dir, logs, func(s *Target) { s.Engine = d.Host })
+}
+
+func testContainers(t *testing.T, d *enginetest.Daemon) {
+	open := func(t *testing.T, dir, logs string) *harness { return openWith(t, d, dir, logs) }
+	t.Run("runner", func(t *testing.T) {
+		t.Parallel()
+		testRunner(t, runsAs{of: "    image: " + enginetest.Image + "\n", open: open})
+	})
+	t.Run("contract", func(t *testing.T) {
+		t.Parallel()
+		testContainersContract(t, d)
+	})
+	for _, c := range []struct {
+		name string
+		test func(t *testing.T, d *enginetest.Daemon, h *harness)
+	}{
+		{"replaced without a failed request, and found again", testContainersReplaced},
+		{"an image that cannot be had", testImageMissing},
+		{"seen and healed", testSeenAndHealed},
+		{"as declared", testAsDeclared},
+		{"the release's own image", testOwnImage},
+		{"no engine", testEngineMissing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, d, open(t, t.TempDir(), t.TempDir()))
+		})
+	}
 }
 
 func testContainersContract(t *testing.T, d *enginetest.Daemon) {
@@ -130,7 +148,7 @@ func testContainersReplaced(t *testing.T, d *enginetest.Daemon, h *harness) {
 	}
 	second = h.await(target.Healthy)
 	h.leave()
-	h2 := openIn(t, h.Dir, h.LogDir, func(s *Target) { s.Engine = d.Host })
+	h2 := openWith(t, d, h.Dir, h.LogDir)
 	h2.seq = h.seq
 	if again := h2.await(target.Healthy); !slices.Equal(instances(second), instances(again)) {
 		t.Errorf("there was %v, and there is %v", instances(second), instances(again))
@@ -147,4 +165,219 @@ func testImageMissing(t *testing.T, d *enginetest.Daemon, h *harness) {
 		t.Errorf("%s: %s", o.Reason, o.Message)
 	}
 	h.get("/", "release 1 of web-")
+}
+
+// testSeenAndHealed: what somebody does to containers is seen, said, and put right.
+func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
+	one := strings.Replace(page, "replicas: 2", "replicas: 1", 1)
+	h.converge(1, one)
+	o := h.await(target.Healthy)
+	container := func() string {
+		t.Helper()
+		all := containersOf(t, d, h.env)
+		if len(all) != 1 {
+			t.Fatalf("there are the containers %v", all)
+		}
+		return all[0]
+	}
+	for _, c := range []struct {
+		do   func(name string) error
+		says string
+	}{
+		{
+			says: "somebody else", // has removed it, or had it end: it depends on when it is looked at
+			do: func(name string) error {
+				_, err := d.API.ContainerRemove(t.Context(), name, client.ContainerRemoveOptions{Force: true})
+				return err
+			},
+		},
+		{
+			says: "as somebody else had the container engine do",
+			do: func(name string) error {
+				_, err := d.API.ContainerStop(t.Context(), name, client.ContainerStopOptions{})
+				return err
+			},
+		},
+	} {
+		before := o.Units[0].Instances[0]
+		if err := c.do(container()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, c.says, func() (string, bool) {
+			o = h.Observe(h.key())
+			lines, err := h.InstanceLog(h.key(), "web-1", 1000)
+			text := fmt.Sprintf("%+v %v\n%s", o.Units[0].Instances, err, strings.Join(lines, "\n"))
+			return text, o.State == target.Healthy && o.Units[0].Instances[0].Restarts > before.Restarts && strings.Contains(text, c.says)
+		})
+		h.get("/", "release 1 of web-1")
+	}
+
+	// One that nobody has on record, with the labels of one that somebody has.
+	name := container()
+	found, err := d.API.ContainerInspect(t.Context(), name, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	extra, err := d.API.ContainerCreate(t.Context(), client.ContainerCreateOptions{
+		Name:   "extra-" + h.env,
+		Config: &moby.Config{Image: enginetest.Image, Cmd: []string{"sleep", "1000"}, Labels: found.Container.Config.Labels},
+	})
+	if err == nil {
+		_, err = d.API.ContainerStart(t.Context(), extra.ID, client.ContainerStartOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the extra container is gone, and no other", func() (string, bool) {
+		all := containersOf(t, d, h.env)
+		return fmt.Sprint(all), slices.Equal(all, []string{name})
+	})
+}
+
+// containersOf are the names of the containers of an environment.
+func containersOf(t *testing.T, d *enginetest.Daemon, env string) (all []string) {
+	t.Helper()
+	list, err := d.API.ContainerList(t.Context(), client.ContainerListOptions{
+		All:     true,
+		Filters: make(client.Filters).Add("label", labelEnvironment+"="+env),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list.Items {
+		all = append(all, strings.TrimPrefix(c.Names[0], "/"))
+	}
+	return all
+}
+
+// testAsDeclared: a container has what is declared of it, and its volume survives.
+func testAsDeclared(t *testing.T, d *enginetest.Daemon, h *harness) {
+	compose := `services:
+  web:
+    image: headgate.test/busybox:1
+    init: true
+    user: "1000:1000"
+    read_only: true
+    tmpfs: [/tmp]
+    volumes: ["data:/data"]
+    mem_limit: 64m
+    cpus: 0.5
+    pids_limit: 50
+    ulimits: {nofile: {soft: 1000, hard: 2000}}
+    environment: {SAYS: "$HEADGATE_INSTANCE's"}
+    command:
+      - /bin/sh
+      - -c
+      - |
+        mkdir /tmp/www
+        (id -u; ulimit -n; touch /x 2>&1; echo $$SAYS; cat /data/was) > /tmp/www/index.html 2>&1
+        echo release $HEADGATE_RELEASE >> /data/was
+        exec httpd -f -p $PORT -h /tmp/www
+    ports: ["0:8080"]
+    x-headgate: {health: /, passes: 1}
+    healthcheck: {interval: 200ms, start_period: 10m}
+  asks:
+    image: headgate.test/busybox:1
+    command: [/bin/sh, -c, "trap 'exit 0' TERM; until wget -q -O /tmp/ready http://web:8080/; do sleep 0.1; done; sleep 1000 & wait"]
+    ` + ready + `
+volumes: {data: {}}
+`
+	h.converge(1, compose)
+	h.await(target.Healthy) // asks has found web by its name
+	page := func() string {
+		t.Helper()
+		for _, u := range h.Observe(h.key()).Units {
+			if u.Name == "web" {
+				_, body, err := get(u.URL)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return body
+			}
+		}
+		return ""
+	}
+	if got, want := page(), "1000\n1000\ntouch: /x: Read-only file system\nweb-1's\ncat: can't open '/data/was': No such file or directory\n"; got != want {
+		t.Errorf("the container sees %q, want %q", got, want)
+	}
+	for _, name := range containersOf(t, d, h.env) {
+		found, err := d.API.ContainerInspect(t.Context(), name, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := found.Container.HostConfig; strings.Contains(name, "-web-") &&
+			(c.Memory != 64<<20 || c.NanoCPUs != 5e8 || *c.PidsLimit != 50 || !*c.Init || c.Privileged) {
+			t.Errorf("it is limited to %+v", c.Resources)
+		}
+	}
+	h.converge(2, compose)
+	h.await(target.Healthy)
+	if got := page(); !strings.HasSuffix(got, "\nrelease 1\n") {
+		t.Errorf("the volume did not survive: %q", got)
+	}
+}
+
+// testOwnImage: an image of the release needs no registry, and its own check counts.
+func testOwnImage(t *testing.T, d *enginetest.Daemon, h *harness) {
+	const ref = "headgate.test/own:1"
+	d.Import(ref, []string{"HEALTHCHECK --interval=100ms --retries=1000 CMD test -e /tmp/ready", `CMD ["/bin/sh", "-c", "sleep 0.5; touch /tmp/ready; sleep 1000"]`})
+	saved, err := d.API.ImageSave(t.Context(), []string{ref})
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := io.ReadAll(saved)
+	if err := errors.Join(err, saved.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.API.ImageRemove(t.Context(), ref, client.ImageRemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.Archive = func(_ context.Context, of string, w io.Writer) error {
+		if of != digest(7) {
+			return fmt.Errorf("there is no image %s", of)
+		}
+		_, err := w.Write(archive)
+		return err
+	}
+	declare := func(image string) {
+		h.seq++
+		dec := h.declared(h.seq, 1, "services:\n  web:\n    "+image+"\n    stop_grace_period: 0s\n")
+		dec.Release.Images = map[string]string{"own": digest(7)}
+		h.Converge(dec)
+	}
+	declare("x-headgate: {image: other}")
+	if o := h.await(target.Failed); !strings.Contains(o.Message, `wants image "other", but release 1 has own`) {
+		t.Error(o.Message)
+	}
+	declare("image: own")
+	h.await(target.Healthy)
+	lines, err := h.InstanceLog(h.key(), "web-1", 10)
+	if err != nil || len(lines) == 0 {
+		t.Errorf("%q %v", lines, err)
+	}
+}
+
+// testEngineMissing: where there is no engine, what was promoted says so.
+func testEngineMissing(t *testing.T, _ *enginetest.Daemon, _ *harness) {
+	h := openIn(t, t.TempDir(), t.TempDir(), func(*Target) {})
+	h.converge(1, page)
+	o := h.await(target.Failed)
+	if o.Reason != target.ReasonEngineMissing || !strings.Contains(o.Message, "apt-get install docker.io") {
+		t.Errorf("%s: %s", o.Reason, o.Message)
+	}
+}
+
+// testEngineAway: what is declared while the engine is away waits for it.
+func testEngineAway(t *testing.T, d *enginetest.Daemon, h *harness) {
+	h.converge(1, page)
+	h.await(target.Healthy)
+	d.Kill()
+	h.converge(2, page)
+	eventually(t, "it waits for the engine", func() (string, bool) {
+		o := h.Observe(h.key())
+		return fmt.Sprintf("%s %s: %s", o.State, o.Reason, o.Message), o.Reason == target.ReasonEngineUnavailable
+	})
+	d.Start()
+	h.await(target.Healthy)
+	h.get("/", "release 2 of web-")
 }

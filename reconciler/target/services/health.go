@@ -174,6 +174,9 @@ func (s *Service) health(from engine.Image) Health {
 	if s.Container == nil || !s.Container.ImageHealth || from.Health == nil {
 		return h
 	}
+	if h.Path == "" && h.Test == nil && !h.Connect && h.HealthyFor == aliveHealthyFor {
+		h.Passes, h.HealthyFor = defaultPasses, 0 // there was no check to go by
+	}
 	h.Path, h.Connect, h.Test = "", false, nil
 	for _, word := range from.Health.Test { // nobody meant variables of ours
 		h.Test = append(h.Test, strings.ReplaceAll(word, "$", "$$"))

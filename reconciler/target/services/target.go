@@ -231,11 +231,14 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		case <-ctx.Done():
 		}
 	}
-	// What is on record is known by now.
-	helpers.Go(func() { t.containers.endStrays(stopping) })
+	// What is on record is known by now. Another run of the program, to which this one
+	// leaves all, makes containers that this one knows nothing of.
+	var strays sync.WaitGroup
+	strays.Go(func() { t.containers.endStrays(ctx) })
 	close(t.adopted)
 	<-ctx.Done()
 	t.leaving.Wait()
+	strays.Wait()
 	close(t.left)
 	t.running.Wait()
 	return nil

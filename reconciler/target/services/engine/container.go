@@ -319,9 +319,18 @@ func (e *Engine) ended(ctx context.Context, id string, code int) (End, bool) {
 		end.Reason = target.ReasonOutOfMemory
 	case e.killed(ctx, id):
 		end.Reason = target.ReasonStoppedByHand
+		// Who removes a container that runs has it ended first.
+		sleep(ctx, removalPause)
+		if _, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); cerrdefs.IsNotFound(err) {
+			end.Reason = target.ReasonRemoved
+		}
 	}
 	return end, true
 }
+
+// removalPause is how long it takes from the end of a container that is removed until
+// it is gone, on a machine that has nothing else to do.
+const removalPause = 300 * time.Millisecond
 
 // killed says whether the engine was asked to end a container, as far as it remembers.
 func (e *Engine) killed(ctx context.Context, id string) bool {
@@ -344,13 +353,16 @@ func (e *Engine) killed(ctx context.Context, id string) bool {
 }
 
 // Signal sends a signal to the first process of a container. It is no error when that
-// has ended.
-func (e *Engine) Signal(ctx context.Context, id, signal string) error {
-	_, err := e.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal})
-	if err == nil || cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
-		return nil
+// has ended, which is said.
+func (e *Engine) Signal(ctx context.Context, id, signal string) (sent bool, err error) {
+	_, err = e.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal})
+	switch {
+	case err == nil:
+		return true, nil
+	case cerrdefs.IsNotFound(err), cerrdefs.IsConflict(err):
+		return false, nil
 	}
-	return e.failure(ctx, "stop the container", err)
+	return false, e.failure(ctx, "stop the container", err)
 }
 
 // Remove ends a container, if it runs, and removes it with its own unnamed volumes.

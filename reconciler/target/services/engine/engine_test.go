@@ -72,8 +72,8 @@ func TestEngine(t *testing.T) {
 			if err != nil || len(all) != 1 || all[0].ID != id || !all[0].Running {
 				t.Errorf("found by its label: %+v, %v", all, err)
 			}
-			if err := e.Signal(ctx, id, "SIGTERM"); err != nil {
-				t.Fatal(err)
+			if sent, err := e.Signal(ctx, id, "SIGTERM"); err != nil || !sent {
+				t.Fatal(sent, err)
 			}
 			end, err := e.Wait(ctx, id)
 			if err != nil || end.Code != 7 {
@@ -118,9 +118,12 @@ func TestEngine(t *testing.T) {
 			}{
 				{name: "by itself", spec: engine.Spec{Command: sh("exit 4")}, code: 4},
 				{
-					name:   "stopped by hand",
-					spec:   engine.Spec{Command: sh("sleep 1000")},
-					do:     func(id string) error { return e.Signal(ctx, id, "SIGKILL") },
+					name: "stopped by hand",
+					spec: engine.Spec{Command: sh("sleep 1000")},
+					do: func(id string) error {
+						_, err := e.Signal(ctx, id, "SIGKILL")
+						return err
+					},
 					reason: target.ReasonStoppedByHand,
 					code:   137,
 				},

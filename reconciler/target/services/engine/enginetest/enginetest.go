@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,10 +82,11 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0", "-test.parallel", "6",
 	}
 	if deadline, ok := t.Deadline(); ok {
-		args = append(args, "-test.timeout", time.Until(deadline).String())
+		// It ends first, so that what it leaves is removed here.
+		args = append(args, "-test.timeout", (time.Until(deadline) * 9 / 10).String())
 	}
 	cmd := exec.Command("unshare", args...)
-	cmd.Env = append(os.Environ(), inside+"="+dir)
+	cmd.Env = append(os.Environ(), inside+"="+dir, client.EnvOverrideHost+"=")
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -209,10 +209,9 @@ func (d *Daemon) Import(ref string, changes []string) {
 			d.t.Fatal(err)
 		}
 	}
-	for _, dir := range []string{"bin/", "etc/", "www/", "data/"} {
-		add(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
+	for dir, mode := range map[string]int64{"bin/": 0o755, "etc/": 0o755, "www/": 0o755, "data/": 0o1777, "tmp/": 0o1777} {
+		add(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: mode}, nil)
 	}
-	add(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, program)
 	for name := range strings.FieldsSeq(string(applets)) {
 		if name != "busybox" {
@@ -260,10 +259,4 @@ func removeCgroups(name string) (err error) {
 		}
 	}
 	return err
-}
-
-// Registry answers as a registry that has nothing, or is broken: every request gets
-// this status.
-func Registry(status int) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) })
 }
