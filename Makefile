@@ -55,7 +55,7 @@ check: race-packages
 	@.ci/govulncheck
 
 bench: bench-packages build
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function
 
 # Everything that people do, for hours: what must not grow, and by how much it does.
 SOAK ?= 2h

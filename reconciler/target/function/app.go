@@ -303,6 +303,12 @@ func (a *app) accept(ctx context.Context, d *target.Declared) error {
 	if errors.As(err, &no) {
 		a.accepted = d
 		a.state.Deployment = nil
+		// What served before goes on, also where this is the first that this run sees of it.
+		if a.settings != nil && a.t.bwrap != "" {
+			if err := a.open(ctx, nil); err != nil {
+				return err
+			}
+		}
 		a.fail(d, no.back && (a.current() > 0 || d.Fallback != nil), no.why)
 		return nil
 	}
@@ -324,12 +330,8 @@ func (a *app) supersede(d *target.Declared) error {
 	if p := s.Deployment; p != nil && p.ID != deploymentID(d) {
 		if !p.Stage.Over() {
 			a.t.Log.Info("deployment superseded", "app", a.name(), "deployment", p.ID, "by", deploymentID(d))
-			if p.Current > 0 && a.settings != nil {
-				s.Aliases[a.settings.aliasKey()] = rollout.Alias{Version: p.Current}
-			} else if p.Current > 0 {
-				for key, alias := range s.Aliases {
-					s.Aliases[key] = rollout.Alias{Version: cmp.Or(p.Current, alias.Version)}
-				}
+			if p.Current > 0 {
+				s.Aliases[p.Of] = rollout.Alias{Version: p.Current}
 			}
 		}
 		s.Deployment = nil
@@ -400,6 +402,7 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 	}
 	a.state.Deployment = &rollout.Progress{Deployment: rollout.Deployment{
 		ID:      deploymentID(d),
+		Of:      settings.aliasKey(),
 		Current: at.Version,
 		Target:  goal,
 		Before:  settings.Spec.Before,
@@ -466,7 +469,8 @@ func artifactOf(d *target.Declared, f *Function) (string, error) {
 		d.Release.Number, strings.Join(names, ", "), f.Name, settingsFile)
 }
 
-// open gets the versions ready that requests may go to, and lets go of the others.
+// open gets the versions ready that requests may go to, and lets go of the others. A
+// function that nothing was published of now has the version that was published last.
 func (a *app) open(ctx context.Context, published map[string]int) error {
 	spec := a.settings.Spec
 	for name, f := range a.settings.Functions {
@@ -475,7 +479,11 @@ func (a *app) open(ctx context.Context, published map[string]int) error {
 			fn = newFunction(a, name)
 			a.functions[name] = fn
 		}
-		needed := map[int]bool{published[name]: true}
+		latest := published[name]
+		if all := a.state.Functions[name]; latest == 0 && len(all) > 0 {
+			latest = all[len(all)-1].Number
+		}
+		needed := map[int]bool{latest: true}
 		if name == spec.Name {
 			at := a.state.Aliases[a.settings.aliasKey()]
 			needed[at.Version], needed[at.Canary] = true, true
@@ -484,7 +492,7 @@ func (a *app) open(ctx context.Context, published map[string]int) error {
 			}
 		}
 		fn.mu.Lock()
-		fn.limit, fn.idle, fn.latest = f.Concurrency, f.Idle, published[name]
+		fn.limit, fn.idle, fn.latest = f.Concurrency, f.Idle, latest
 		fn.mu.Unlock()
 		for number := range needed {
 			v, ok := a.state.version(name, number)

@@ -72,8 +72,12 @@ func hello(ctx context.Context, in struct{ Do, Text string }) (any, error) {
 		os.Exit(7)
 	case "hang":
 		time.Sleep(time.Hour)
-	case "sleep":
-		time.Sleep(200 * time.Millisecond)
+	case "get":
+		resp, err := http.Get(in.Text)
+		if err != nil {
+			return nil, err
+		}
+		resp.Body.Close()
 	case "print":
 		fmt.Println(in.Text)
 	case "flood":

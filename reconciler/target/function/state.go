@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,11 +64,28 @@ func (s *state) publish(name string, v version, now time.Time) (number int, isNe
 	if s.Functions == nil {
 		s.Functions = map[string][]version{}
 	}
-	if all = append(all, v); len(all) > maxVersions {
-		all = all[len(all)-maxVersions:]
-	}
-	s.Functions[name] = all
+	s.Functions[name] = append(all, v)
+	s.forget(name)
 	return v.Number, true
+}
+
+// forget leaves out the oldest versions of a function over the bound.
+func (s *state) forget(name string) {
+	needed := map[int]bool{}
+	for key, at := range s.Aliases {
+		if of, _, _ := strings.Cut(key, ":"); of == name {
+			needed[at.Version], needed[at.Canary] = true, true
+		}
+	}
+	all := s.Functions[name]
+	over := len(all) - maxVersions
+	s.Functions[name] = slices.DeleteFunc(all, func(v version) bool {
+		if over <= 0 || needed[v.Number] {
+			return false
+		}
+		over--
+		return true
+	})
 }
 
 func (s *state) version(name string, number int) (version, bool) {

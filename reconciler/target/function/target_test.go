@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +33,7 @@ func unpackSelf(_ context.Context, digest, dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, place := range []string{".", "plain"} {
+	for _, place := range []string{".", "plain", "none"} {
 		if err := os.MkdirAll(filepath.Join(dir, place), 0o755); err != nil {
 			return err
 		}
@@ -58,13 +59,14 @@ func files(settings string) target.Files {
 	return f
 }
 
-func newTarget(t *testing.T) *Target {
+func newTarget(t testing.TB) *Target {
 	t.Helper()
 	if _, err := exec.LookPath("bwrap"); err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 	}
 	f := New(t.TempDir(), t.TempDir(), unpackSelf)
 	f.Records.Dir = filepath.Join(f.Dir, "sandboxes")
+	f.initTimeout = 5 * time.Minute // on a busy machine
 	if testing.Verbose() {
 		f.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -95,15 +97,15 @@ func TestContract(t *testing.T) {
 
 // harness is a target that runs, with one application.
 type harness struct {
-	*testing.T
+	testing.TB
 	target *Target
 	key    target.Key
 	last   target.Declared
 	stop   func()
 }
 
-func newHarness(t *testing.T) *harness {
-	h := &harness{T: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
+func newHarness(t testing.TB) *harness {
+	h := &harness{TB: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
 	h.start()
 	return h
 }
@@ -215,7 +217,7 @@ func (h *harness) post(url, body string, header ...string) (*http.Response, stri
 // told what Lambda tells.
 func TestInvoke(t *testing.T) {
 	h := newHarness(t)
-	h.declare(1, 1, files("functions: {hello: {environment: {GREETING: hi}, memory: 256, timeout: 20s}}\n"))
+	h.declare(1, 1, files("functions: {hello: {environment: {GREETING: hi}, memory: 256, timeout: 5m}}\n"))
 	o := h.healthy(1)
 	if len(o.Units) != 1 || o.Units[0].Release != 1 || o.Units[0].URL == "" || len(o.Units[0].Instances) != 1 {
 		t.Errorf("there are the units %+v", o.Units)
@@ -309,6 +311,9 @@ func TestTimeout(t *testing.T) {
 		!strings.Contains(said, "Task timed out after 1.00 seconds") {
 		t.Errorf("%s: %s", resp.Status, said)
 	}
+	h.await("without the instance", func(o target.Observed) bool { return len(o.Units[0].Instances) == 0 })
+	h.declare(2, 1, files("functions: {hello: {timeout: 5m, environment: {DO: ignores SIGTERM}}}\n"))
+	h.healthy(2)
 	if resp, said := h.invoke("hello:live", `{"Text": "next"}`); !strings.Contains(said, `"text":"next"`) {
 		t.Errorf("%s: %s", resp.Status, said)
 	}
@@ -317,12 +322,15 @@ func TestTimeout(t *testing.T) {
 // TestConcurrency: as many instances as are allowed, and no more.
 func TestConcurrency(t *testing.T) {
 	h := newHarness(t)
-	h.declare(1, 1, files("functions: {hello: {concurrency: 2, timeout: 1m}}\n"))
+	h.declare(1, 1, files("functions: {hello: {concurrency: 2, timeout: 5m}}\n"))
 	h.healthy(1)
+	letGo := make(chan struct{})
+	gate := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-letGo }))
+	defer gate.Close()
 	answers := make(chan int, 2)
 	for range 2 {
 		go func() {
-			resp, _ := h.invoke("hello:live", `{"Do": "sleep"}`)
+			resp, _ := h.invoke("hello:live", fmt.Sprintf(`{"Do": "get", "Text": %q}`, gate.URL))
 			answers <- resp.StatusCode
 		}()
 	}
@@ -344,6 +352,7 @@ func TestConcurrency(t *testing.T) {
 	if resp, said := h.invoke("hello:live", `{"Do": "print", "Text": "later"}`, "X-Amz-Invocation-Type", "Event"); resp.StatusCode != 202 {
 		t.Errorf("an event gets %s: %s", resp.Status, said)
 	}
+	close(letGo)
 	for range 2 {
 		if status := <-answers; status != 200 {
 			t.Errorf("one of two got %d", status)
@@ -357,7 +366,7 @@ func TestConcurrency(t *testing.T) {
 // TestRuntimeAPI: what a runtime may not do is refused, and does no harm.
 func TestRuntimeAPI(t *testing.T) {
 	h := newHarness(t)
-	h.declare(1, 1, files("functions: {hello: {timeout: 30s, environment: {DO: raw}}}\n"))
+	h.declare(1, 1, files("functions: {hello: {timeout: 5m, environment: {DO: raw}}}\n"))
 	h.healthy(1)
 	resp, said := h.invoke("hello:live", `"twice"`)
 	if said != `"first"` {
@@ -377,13 +386,12 @@ func TestRuntimeAPI(t *testing.T) {
 // TestNeverStarts: what cannot come up never gets a request, and says why.
 func TestNeverStarts(t *testing.T) {
 	h := newHarness(t)
-	h.target.initTimeout = 500 * time.Millisecond
 	sequence := 0
 	for settings, want := range map[string]string{
 		"{environment: {DO: exit}}":           "does not start: Runtime.ExitError: Runtime exited with error: exit status 3: no database",
-		"{environment: {DO: never asks}}":     "does not start: Sandbox.Timedout: initialization timed out after 0.50 seconds: it never asked for an event",
 		"{environment: {DO: init error}}":     "does not start: NoDatabase: there is no database",
 		"{code: plain}":                       "hello: bootstrap is not executable; chmod +x it in the build",
+		"{code: none}":                        "hello: the code has no file bootstrap at its top; build the program under that name, or say with code: in function.yaml where it is",
 		"{code: nowhere}":                     "hello: the artifact has no nowhere; say with code: in function.yaml where the function is",
 		"{code: digest}":                      "hello: digest of the artifact is neither a directory nor a zip file",
 		"{artifact: web}":                     "release 1 has no artifact web; it has main",
@@ -401,4 +409,15 @@ func TestNeverStarts(t *testing.T) {
 	sequence++
 	h.declare(sequence, 1, files(""))
 	h.healthy(sequence)
+}
+
+func TestNeverAsks(t *testing.T) {
+	h := &harness{TB: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
+	h.target.initTimeout = 500 * time.Millisecond
+	h.start()
+	h.declare(1, 1, files("functions: {hello: {environment: {DO: never asks}}}\n"))
+	want := "hello version 1 does not start: Sandbox.Timedout: initialization timed out after 0.50 seconds: it never asked for an event"
+	if o := h.failed(1); o.Message != want {
+		t.Errorf("it says %s", o.Message)
+	}
 }

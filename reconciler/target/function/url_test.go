@@ -58,7 +58,7 @@ func (h *harness) request(method, address, body string, header ...string) (*http
 func TestURL(t *testing.T) {
 	h := newHarness(t)
 	port := freePort(t)
-	h.declare(1, 1, files(fmt.Sprintf("functions: {hello: {timeout: 1m, url: %d, environment: {DO: request}}}\n", port)))
+	h.declare(1, 1, files(fmt.Sprintf("functions: {hello: {timeout: 5m, url: %d, environment: {DO: request}}}\n", port)))
 	address := fmt.Sprintf("http://127.0.0.1:%d", port)
 	if o := h.healthy(1); o.Units[0].URL != address {
 		t.Errorf("it is at %s", o.Units[0].URL)
@@ -120,7 +120,7 @@ func TestURL(t *testing.T) {
 		t.Errorf("too much gets %s", resp.Status)
 	}
 	// The address goes with its declaration.
-	h.declare(2, 1, files("functions: {hello: {timeout: 1m, environment: {DO: request}}}\n"))
+	h.declare(2, 1, files("functions: {hello: {timeout: 5m, environment: {DO: request}}}\n"))
 	h.healthy(2)
 	if _, err := http.Get(address); err == nil {
 		t.Error("the URL answers and is not declared any more")
@@ -132,7 +132,7 @@ func TestStreaming(t *testing.T) {
 	h := newHarness(t)
 	port := freePort(t)
 	address := fmt.Sprintf("http://127.0.0.1:%d", port)
-	settings := fmt.Sprintf("functions: {hello: {timeout: 1m, url: %d, stream: STREAM, environment: {DO: stream}}}\n", port)
+	settings := fmt.Sprintf("functions: {hello: {timeout: 5m, url: %d, stream: STREAM, environment: {DO: stream}}}\n", port)
 	h.declare(1, 1, files(strings.Replace(settings, "STREAM", "true", 1)))
 	h.healthy(1)
 

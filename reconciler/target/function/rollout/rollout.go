@@ -36,6 +36,7 @@ func (a Alias) String() string {
 // Deployment moves an alias.
 type Deployment struct {
 	ID      string `json:"id"`
+	Of      string `json:"of"`      // "function:alias" that moves
 	Current int    `json:"current"` // version; 0: the alias is new
 	Target  int    `json:"target"`
 
