@@ -371,6 +371,11 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 	if err := a.listen(); err != nil {
 		return err
 	}
+	if a.current() == 0 && d.Fallback != nil {
+		if err := a.fallBack(ctx, d.Fallback); err != nil {
+			a.t.Log.Warn("what was good last cannot serve until the new release does", "app", a.name(), "err", err)
+		}
+	}
 	published := map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(settings.Functions)) {
 		number, err := a.publish(ctx, d, settings.Functions[name])
@@ -410,6 +415,28 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 		Shift:   settings.Deployment.Deployment,
 	}}
 	return nil
+}
+
+// fallBack has the alias, where there is none, at what was good last: on a machine that was
+// made anew a bad release is not the first to serve.
+func (a *app) fallBack(ctx context.Context, good *target.Declared) error {
+	settings, problems, _ := read("", good.Files)
+	if err := problems.Err(); err != nil {
+		return err
+	}
+	key := a.settings.aliasKey()
+	if settings.aliasKey() != key {
+		return nil // it is another one's alias
+	}
+	number, err := a.publish(ctx, good, settings.Functions[settings.Spec.Name])
+	if err != nil {
+		return err
+	}
+	if a.state.Aliases == nil {
+		a.state.Aliases = map[string]rollout.Alias{}
+	}
+	a.state.Aliases[key] = rollout.Alias{Version: number}
+	return a.save()
 }
 
 // publish makes the version of a function of the release.

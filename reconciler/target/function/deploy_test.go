@@ -88,6 +88,7 @@ func hooked(before, after string) target.Files {
 
 // TestHooks: what hooks report decides, and the alias is where it was when they fail.
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.declare(1, 1, files(""))
 	h.healthy(1)
@@ -138,6 +139,7 @@ const canary = "deployment: CodeDeployDefault.LambdaCanary10Percent5Minutes\nfun
 // TestShares: of 10,000 requests that many ask for at once a canary gets its share, for any
 // weight, and of any hundred in a row as well.
 func TestShares(t *testing.T) {
+	t.Parallel()
 	for weight := 1; weight < 100; weight++ {
 		var r router
 		r.set(rollout.Alias{Version: 1, Canary: 2, Weight: weight})
@@ -175,6 +177,7 @@ func TestShares(t *testing.T) {
 // TestCanary: of the requests through a canary its version gets its share, as answered by the
 // processes themselves; then all of them.
 func TestCanary(t *testing.T) {
+	t.Parallel()
 	h, c := held(t)
 	h.declare(1, 1, files(canary))
 	h.healthy(1)
@@ -230,6 +233,7 @@ func TestCanary(t *testing.T) {
 // TestSupersede: a newer commit finds a canary on its way. The alias goes back before the
 // newer deployment begins, and what the older one waits for does not come any more.
 func TestSupersede(t *testing.T) {
+	t.Parallel()
 	h, c := held(t)
 	h.declare(1, 1, files(canary))
 	h.healthy(1)
@@ -263,6 +267,7 @@ func TestSupersede(t *testing.T) {
 // TestRestart: another run of the program goes on where the one before was, at the same
 // address, with the same versions.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	h, c := held(t)
 	h.declare(1, 1, files(canary))
 	h.healthy(1)
@@ -302,6 +307,27 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestFallback: where nothing serves yet, what was good last does when a release fails.
+func TestFallback(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	good := target.Declared{Key: h.key, Commit: "commit-1", Sequence: 1, Files: files("functions: {hello: {timeout: 5m}}\n"), Release: release(1)}
+	h.target.Converge(target.Declared{
+		Key:      h.key,
+		Commit:   "commit-2",
+		Sequence: 2,
+		Files:    files("functions: {hello: {environment: {DO: exit}}}\n"),
+		Release:  release(2),
+		Fallback: &good,
+	})
+	if o := h.failed(2); !o.RollBack || o.Units[0].Release != 1 {
+		t.Errorf("it is %+v", o)
+	}
+	if resp, said := h.invoke("hello:live", `{}`); !strings.Contains(said, `"version":"1"`) {
+		t.Errorf("%s: %s", resp.Status, said)
+	}
+}
+
 // TestVersionsAreBounded: the oldest are forgotten, but not what an alias is at.
 func TestVersionsAreBounded(t *testing.T) {
 	var s state
@@ -326,6 +352,7 @@ func TestVersionsAreBounded(t *testing.T) {
 
 // TestVersionsThatAreGiven: as at CodeDeploy they must be right, and both are named.
 func TestVersionsThatAreGiven(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	with := func(current, goal string) target.Files {
 		f := files("")
@@ -359,6 +386,7 @@ func TestVersionsThatAreGiven(t *testing.T) {
 
 // TestAliasMovedByHand is drift: healed, or reported and obeyed.
 func TestAliasMovedByHand(t *testing.T) {
+	t.Parallel()
 	h, c := held(t)
 	h.declare(1, 1, files("functions: {hello: {timeout: 5m}}\n"))
 	h.healthy(1)
@@ -403,6 +431,7 @@ func TestAliasMovedByHand(t *testing.T) {
 
 // TestAlarm: a value beyond its bound takes the alias back.
 func TestAlarm(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	value, asked := "0", make(chan string, 100)
 	prometheus := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -98,6 +98,7 @@ func journey(where string) int {
 // killed, another run ends with the alias at one version: the new one if its hooks succeed,
 // else the old one.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	for report, want := range map[string]string{
 		"Succeeded": "healthy at version 2, kept at version 2, 2 versions\n",
 		"Failed":    "failed at version 1, kept at version 1, 2 versions\n",

@@ -13,6 +13,7 @@ import (
 // TestCodeInZip: what people bring is a zip in the artifact; links that lead out of it, and
 // out of the artifact, are refused.
 func TestCodeInZip(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.Unpack = func(_ context.Context, _, dir string) error {
 		if err := os.Symlink("/etc", filepath.Join(dir, "out")); err != nil {
@@ -49,6 +50,7 @@ func TestCodeInZip(t *testing.T) {
 // TestManagedRuntimes: the interpreter and the runtime client are found, or what is missing
 // is said.
 func TestManagedRuntimes(t *testing.T) {
+	t.Parallel()
 	code := t.TempDir()
 	for runtime, c := range map[string]struct{ handler, client, interpreter, missing string }{
 		"nodejs22.x": {"index.handler", "node_modules/aws-lambda-ric/bin/index.mjs", "node", "aws-lambda-ric"},

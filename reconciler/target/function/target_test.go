@@ -80,6 +80,7 @@ func newTarget(t testing.TB) *Target {
 
 // TestContract holds the target to its contract, with processes in their sandbox.
 func TestContract(t *testing.T) {
+	t.Parallel()
 	targettest.Run(t, func(t *testing.T) targettest.Subject {
 		return targettest.Subject{
 			Target: newTarget(t),
@@ -216,6 +217,7 @@ func (h *harness) post(url, body string, header ...string) (*http.Response, stri
 // TestInvoke: a program built with github.com/aws/aws-lambda-go runs unchanged, and is
 // told what Lambda tells.
 func TestInvoke(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.declare(1, 1, files("functions: {hello: {environment: {GREETING: hi}, memory: 256, timeout: 5m}}\n"))
 	o := h.healthy(1)
@@ -303,6 +305,7 @@ func TestInvoke(t *testing.T) {
 // TestTimeout: what hangs is ended, also where SIGTERM is ignored, and the next event is
 // dealt with by another instance.
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.declare(1, 1, files("functions: {hello: {timeout: 1s, environment: {DO: ignores SIGTERM}}}\n"))
 	h.healthy(1)
@@ -321,6 +324,7 @@ func TestTimeout(t *testing.T) {
 
 // TestConcurrency: as many instances as are allowed, and no more.
 func TestConcurrency(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.declare(1, 1, files("functions: {hello: {concurrency: 2, timeout: 5m}}\n"))
 	h.healthy(1)
@@ -365,6 +369,7 @@ func TestConcurrency(t *testing.T) {
 
 // TestRuntimeAPI: what a runtime may not do is refused, and does no harm.
 func TestRuntimeAPI(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.declare(1, 1, files("functions: {hello: {timeout: 5m, environment: {DO: raw}}}\n"))
 	h.healthy(1)
@@ -385,6 +390,7 @@ func TestRuntimeAPI(t *testing.T) {
 
 // TestNeverStarts: what cannot come up never gets a request, and says why.
 func TestNeverStarts(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	sequence := 0
 	for settings, want := range map[string]string{
@@ -412,6 +418,7 @@ func TestNeverStarts(t *testing.T) {
 }
 
 func TestNeverAsks(t *testing.T) {
+	t.Parallel()
 	h := &harness{TB: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
 	h.target.initTimeout = 500 * time.Millisecond
 	h.start()

@@ -56,6 +56,7 @@ func (h *harness) request(method, address, body string, header ...string) (*http
 // TestURL: an ordinary request becomes an event of payload format 2.0, and what the function
 // returns the response.
 func TestURL(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	port := freePort(t)
 	h.declare(1, 1, files(fmt.Sprintf("functions: {hello: {timeout: 5m, url: %d, environment: {DO: request}}}\n", port)))
@@ -129,6 +130,7 @@ func TestURL(t *testing.T) {
 
 // TestStreaming: the first part of an answer is there before the second is made.
 func TestStreaming(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	port := freePort(t)
 	address := fmt.Sprintf("http://127.0.0.1:%d", port)
