@@ -57,6 +57,7 @@ var elsewhere = map[string]bool{
 	// A machine enrols: gitd/enrolment, reconciler/agent and TestAgents.
 	"enrolment.making": true, "enrolment.made": true, "enrolment.claiming": true, "enrolment.claimed": true,
 	"enrolment.spending": true, "enrolment.spent": true, "join.key-made": true, "join.accepted": true, "join.noted": true,
+	"hosts.declared-kept": true, // by an agent on another machine
 
 	// A release that fails, and what people say to a deployment: the kill test of reconciler.
 	"rollback.decided-by-itself": true, "steer.before-noted": true, "steer.noted": true,

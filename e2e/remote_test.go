@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +77,22 @@ func (m *otherMachine) signal(sig syscall.Signal) {
 	}
 	m.cmd = nil
 	m.log.Close()
+}
+
+// kill ends the agent's processes, as the loss of its machine's power does.
+func (m *otherMachine) kill() {
+	m.t.Helper()
+	m.signal(syscall.SIGKILL)
+	for _, process := range m.h.processes() {
+		pid, line, _ := strings.Cut(process, " ")
+		if strings.Contains(line, "agent worker --data "+m.data()) {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			_ = syscall.Kill(n, syscall.SIGKILL) // it may have ended
+		}
+	}
 }
 
 func (m *otherMachine) stop() { m.signal(syscall.SIGTERM) }
@@ -166,7 +184,7 @@ func TestAgents(t *testing.T) {
 	if err := h.start([]string{"HEADGATE_CRASH_AT=enrolment.claimed"}); err != nil {
 		t.Fatal(err)
 	}
-	line = enrol("--name", "web-2")
+	line = enrol("--name", "web-2", "--tag", "role=web")
 	if out, err := second.paste(line); err == nil {
 		t.Fatalf("the server was not killed: %s", out)
 	}
@@ -202,6 +220,8 @@ func TestAgents(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 
+	deploysToMachines(t, h, first, second)
+
 	// One whose key is gone is gone at once, and for good.
 	ask("agent", "remove", "web-1")
 	if left := connected(t, h); strings.Contains(left, "web-1") {
@@ -215,6 +235,132 @@ func TestAgents(t *testing.T) {
 		t.Errorf("there are %q", last)
 	}
 	noSecrets(t, h, line)
+}
+
+// shop is what is deployed to other machines. Its scripts note what they did beside the
+// data directory of the machine that runs them.
+var shop = map[string]string{
+	"buildspec.yml":     "version: 0.2\nphases: {build: {commands: [\"true\"]}}\nartifacts: {files: [scripts/*, version]}\n",
+	"headgate.yaml":     "environments: {production: {target: hosts, path: deploy}}\n",
+	"deploy/hosts.yaml": "tags: {role: [web, api]}\ndeployment: OneAtATime\n",
+	"deploy/appspec.yml": "version: 0.0\nos: linux\nhooks:\n" +
+		"  ApplicationStart: [{location: scripts/start.sh, timeout: 300}]\n",
+	"scripts/start.sh": `#!/bin/sh
+machine=${0%%/data/*}
+version=$(cat "${0%/*}/../version")
+echo "starting $version"
+echo "$version" >>$machine/ran
+[ ! -e $machine/hold-$version ] || exec sleep 1000
+`,
+}
+
+// deploysToMachines tells how environments come to web-1 and web-2, which are first and
+// second.
+func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
+	t.Helper()
+	if out, err := h.ask("ada", "repo", "create", "shop"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	work := filepath.Join(h.dir, "shop")
+	git := func(args ...string) {
+		t.Helper()
+		if out, errs, err := within(waitTimeout, work, h.env(), "git", args...); err != nil {
+			t.Fatalf("git %v: %v: %s%s", args, err, out, errs)
+		}
+	}
+	release := func(version string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(work, "version"), []byte(version+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		git("add", "-A")
+		git("commit", "-qm", "Version "+version)
+		git("push", "-q", "ssh://"+h.SSH+"/shop", "HEAD:main")
+	}
+	for name, text := range shop {
+		path := filepath.Join(work, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git("init", "-q", "-b", "main")
+	ran := func(m *otherMachine) string {
+		data, err := os.ReadFile(filepath.Join(m.dir, "ran"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return strings.Join(strings.Fields(string(data)), " ")
+	}
+	shows := func(what ...string) {
+		t.Helper()
+		var out string
+		for deadline := time.Now().Add(waitTimeout); ; time.Sleep(20 * time.Millisecond) {
+			out, _ = h.ask("ada", "env", "show", "shop", "production")
+			if !slices.ContainsFunc(what, func(w string) bool { return !strings.Contains(out, w) }) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("production is not %q:\n%s\n%s", what, out, h.tail())
+			}
+		}
+	}
+
+	// Both get it, by their tags.
+	release("one")
+	shows("release 1, healthy", "web-1", "web-2")
+	if ran(first) != "one" || ran(second) != "one" {
+		t.Errorf("there ran %q and %q", ran(first), ran(second))
+	}
+	if out, err := h.ask("ada", "env", "logs", "shop", "production"); err != nil || strings.Count(out, "starting one") != 2 {
+		t.Errorf("logs: %v: %s", err, out)
+	}
+	if out, err := h.ask("ada", "agent", "list"); err != nil || strings.Count(out, "shop in production: release 1, healthy") != 2 {
+		t.Errorf("%v: %s", err, out)
+	}
+
+	// One that is away is waited for, since one of two has to stay; and gets it when it is back.
+	second.kill()
+	await(t, h, "web-2 is away", func() bool { return connected(t, h) == "web-1" })
+	release("two")
+	shows("waiting for web-2, which cannot be reached")
+	if ran(first) != "one" {
+		t.Errorf("web-1 ran %q while web-2 was away", ran(first))
+	}
+	second.start()
+	shows("release 2, healthy")
+	if ran(first) != "one two" || ran(second) != "one two" {
+		t.Errorf("there ran %q and %q", ran(first), ran(second))
+	}
+
+	// An agent that is killed while a script runs does not run it again. It has failed, and
+	// what was there comes back by a commit, on both.
+	if err := os.WriteFile(filepath.Join(first.dir, "hold-three"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	release("three")
+	await(t, h, "web-1 is at it", func() bool { return ran(first) == "one two three" })
+	first.kill()
+	await(t, h, "web-1 is away", func() bool { return connected(t, h) == "web-2" })
+	first.start()
+	shows("release 2, healthy", "hold")
+	if strings.Count(ran(first), "three") != 1 || strings.Contains(ran(second), "three") {
+		t.Errorf("there ran %q and %q", ran(first), ran(second))
+	}
+
+	// A server that comes back finds everything as it was, and deploys nothing again.
+	before := ran(first) + ", " + ran(second)
+	h.hangUp()
+	if err := h.stop(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	shows("release 2, healthy", "hold")
+	if after := ran(first) + ", " + ran(second); after != before {
+		t.Errorf("there had run %q, and now %q", before, after)
+	}
+	await(t, h, "both are back", func() bool { return connected(t, h) == "web-1 web-2" })
 }
 
 // noSecrets wants the token of a line nowhere on the disks of server and machines.

@@ -26,6 +26,9 @@ type Agents interface {
 	// Enrol makes a machine an agent with a key that it has proven, by the token whose key
 	// it has proven too. An error that is a *show.Error is for the machine.
 	Enrol(ctx context.Context, token string, key gossh.PublicKey, e agentline.Enrolment) (agentline.Enrolled, error)
+	// Blob opens a part of an artifact for an agent that may have it. An error that is a
+	// *show.Error is for the agent.
+	Blob(ctx context.Context, a access.Agent, b agentline.Blob) (io.ReadSeekCloser, error)
 	// Serve is called for each connection of an agent. It returns when ctx is done, or when
 	// there is nothing to be said any more: then the connection ends.
 	Serve(ctx context.Context, a access.Agent, line AgentLine)
@@ -186,4 +189,67 @@ func (d *daemon) serveEnrolment(ctx context.Context, _ *connection, conn *gossh.
 	_ = json.NewEncoder(channel).Encode(answer)
 	_ = channel.CloseWrite()
 	_, _ = io.Copy(io.Discard, io.LimitReader(channel, 1)) // until it has read that
+}
+
+// maxBlobs is how many parts of artifacts an agent may fetch at once.
+const maxBlobs = 4
+
+// artifactChannel gives an agent the bytes of a part of an artifact.
+func (d *daemon) artifactChannel(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.log.Error("contained a panic in a channel", "err", p, "stack", string(debug.Stack()))
+		}
+	}()
+	c, _ := ctx.Value(connectionKey).(*connection)
+	d.mu.Lock()
+	if c == nil || d.stopping {
+		d.mu.Unlock()
+		offered.Reject(gossh.ResourceShortage, errStopping.Error())
+		return
+	}
+	d.work.Add(1)
+	d.mu.Unlock()
+	defer d.work.Done()
+	a, ok := d.Access().AgentByKey(conn.Permissions.Extensions[fingerprint])
+	if !ok || d.Agents == nil || !c.isPresent() {
+		offered.Reject(gossh.Prohibited, "only an agent that is present can fetch artifacts")
+		return
+	}
+	if c.blobs.Add(1) > maxBlobs {
+		c.blobs.Add(-1)
+		offered.Reject(gossh.ResourceShortage, "an agent fetches at most 4 parts of artifacts at once")
+		return
+	}
+	defer c.blobs.Add(-1)
+	var b agentline.Blob
+	if err := b.Read(offered.ExtraData()); err != nil {
+		offered.Reject(gossh.Prohibited, err.Error())
+		return
+	}
+	f, err := d.Agents.Blob(d.commands, a, b)
+	if err == nil {
+		defer f.Close()
+		_, err = f.Seek(b.Offset, io.SeekStart)
+	}
+	var told *show.Error
+	switch {
+	case errors.As(err, &told):
+		offered.Reject(gossh.Prohibited, told.What)
+		return
+	case err != nil:
+		d.log.Error("an agent cannot be given what it wants", "agent", a.Name, "digest", b.Digest, "err", err)
+		offered.Reject(gossh.ConnectionFailed, "the server cannot read it; its log says why")
+		return
+	}
+	channel, requests, err := offered.Accept()
+	if err != nil {
+		return
+	}
+	defer channel.Close()
+	defer context.AfterFunc(d.children, func() { channel.Close() })() // as git's packs, it gets time
+	go gossh.DiscardRequests(requests)                                // ends with the channel
+	if _, err := io.Copy(channel, f); err == nil {
+		_ = channel.CloseWrite() // the agent knows how long it is
+	}
 }

@@ -41,6 +41,17 @@ func (f *fakeAgents) Enrol(_ context.Context, token string, key gossh.PublicKey,
 	return agentline.Enrolled{Name: e.Name}, nil
 }
 
+func (f *fakeAgents) Blob(_ context.Context, a access.Agent, b agentline.Blob) (io.ReadSeekCloser, error) {
+	if a.Name != "web-1" || b.Digest != "sha256:known" {
+		return nil, &show.Error{What: "not for " + a.Name}
+	}
+	return closer{strings.NewReader("0123456789")}, nil
+}
+
+type closer struct{ io.ReadSeeker }
+
+func (closer) Close() error { return nil }
+
 func (f *fakeAgents) Serve(ctx context.Context, a access.Agent, line AgentLine) {
 	f.mu.Lock()
 	f.present[a.Name] = line
@@ -66,7 +77,7 @@ func withAgents(t *testing.T) (h *harness, f *fakeAgents, own, token gossh.Signe
 	token, _ = newSigner(t)
 	f.token = gossh.FingerprintSHA256(token.PublicKey())
 	h = start(t, func(s *Server) { s.Agents = f })
-	data, err := access.AddAgent(h.text, "web-1", nil, public(own))
+	data, err := access.AddAgent(h.text, access.Agent{Name: "web-1"}, public(own))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +109,7 @@ func TestMachinesKeysDoNothingElse(t *testing.T) {
 		{"person", h.keys["ada"], "session"},
 	} {
 		for _, kind := range []string{
-			"session", agentline.Presence, agentline.Enrol, agentline.Conversation,
+			"session", agentline.Presence, agentline.Enrol, agentline.Conversation, agentline.Artifact,
 			"direct-tcpip", "forwarded-tcpip", "auth-agent@openssh.com", "x11", "",
 		} {
 			if kind == c.only {
@@ -191,6 +202,27 @@ func TestAgentIsSpokenTo(t *testing.T) {
 	}
 	if line.From() != "127.0.0.1" {
 		t.Errorf("it comes from %s", line.From())
+	}
+	blob := func(digest string, offset int64) (string, error) {
+		want, err := json.Marshal(agentline.Blob{Artifact: digest, Digest: digest, Offset: offset})
+		if err != nil {
+			t.Fatal(err)
+		}
+		channel, requests, err := client.OpenChannel(agentline.Artifact, want)
+		if err != nil {
+			return "", err
+		}
+		go gossh.DiscardRequests(requests)
+		data, err := io.ReadAll(channel)
+		return string(data), err
+	}
+	if got, err := blob("sha256:known", 4); err != nil || got != "456789" {
+		t.Errorf("from 4 on it is %q %v", got, err)
+	}
+	for digest, offset := range map[string]int64{"sha256:other": 0, "sha256:known": -1} {
+		if got, err := blob(digest, offset); err == nil {
+			t.Errorf("%s at %d is %q", digest, offset, got)
+		}
 	}
 	line.Close()
 	if err := client.Wait(); err == nil {

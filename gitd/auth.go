@@ -97,6 +97,7 @@ func (d *daemon) configure() *ssh.Server {
 		},
 		ChannelHandlers: map[string]ssh.ChannelHandler{
 			"session":          d.session,
+			agentline.Artifact: d.artifactChannel,
 			agentline.Presence: d.agentChannel(machine, "only an agent can be present", d.serveAgent),
 			agentline.Enrol:    d.agentChannel(newcomer, "only a machine with a token can enrol", d.serveEnrolment),
 			"default": func(_ *ssh.Server, _ *gossh.ServerConn, nc gossh.NewChannel, _ ssh.Context) {

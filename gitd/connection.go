@@ -26,6 +26,7 @@ type connection struct {
 	closing       sync.Once
 	raw           syscall.RawConn // nil when it is no TCP connection
 	authenticated atomic.Bool     // a key is proven
+	blobs         atomic.Int32    // that an agent fetches
 
 	// Touched by the goroutine that reads during the handshake only.
 	banner     func(message string) error // writes to the client before it is authenticated
@@ -205,4 +206,11 @@ func (c *connection) isPerson() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.role == person
+}
+
+// isPresent reports whether it is of an agent that has said so.
+func (c *connection) isPresent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.role == machine && c.sessions > 0
 }

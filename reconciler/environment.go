@@ -289,6 +289,8 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 			case target.PhaseDone:
 				i.State, i.Message = show.Healthy, cmp.Or(in.Message, string(in.Phase))
 				staying++
+			case target.PhaseAway:
+				i.State, i.Message = show.Unknown, cmp.Or(in.Message, string(in.Phase))
 			case target.PhaseUnhealthy, target.PhaseFailed:
 				i.State = show.Failed
 				staying++

@@ -12,13 +12,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -145,7 +148,40 @@ func workAsAgent(data string) error {
 		Uplink:  uplink,
 		Log:     log,
 	}
+	if uplink != nil {
+		if w.Hosts, err = remoteHosts(data, uplink, log); err != nil {
+			return err
+		}
+	}
 	return w.Run()
+}
+
+// remoteHosts is what an agent deploys with for a server elsewhere, from which it gets
+// artifacts.
+func remoteHosts(data string, uplink *agent.Uplink, log *slog.Logger) (*hosts.Target, error) {
+	store, err := artifact.Open(filepath.Join(data, "artifacts"))
+	if err != nil {
+		return nil, err
+	}
+	var receiving sync.Mutex
+	h := hosts.New(filepath.Join(data, "hosts"), func(ctx context.Context, digest, dir string) error {
+		receiving.Lock()
+		defer receiving.Unlock()
+		err := store.Receive(ctx, digest, func(ctx context.Context, part string, offset int64) (io.ReadCloser, error) {
+			return uplink.Blob(ctx, digest, part, offset)
+		})
+		if err != nil {
+			return err
+		}
+		if err := store.Unpack(ctx, digest, dir); err != nil {
+			return err
+		}
+		return store.Drop(digest)
+	})
+	h.Keep = filepath.Join(agentDir(data), "hosts")
+	h.Name = uplink.Name
+	h.Log = log
+	return h, h.Load()
 }
 
 // joining is one run of `agent join`.
@@ -170,6 +206,10 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 	}
 	if _, err := os.Stat(filepath.Join(data, "keys", "host")); err == nil {
 		return fmt.Errorf("%s is the data directory of a server, whose machine has an agent of its own\nhint: give another --data", data)
+	}
+	// Users that runas names pass through it, and read nothing of it.
+	if err := repo.MakeDir(data, 0o711); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
 	}
 	token, err := io.ReadAll(io.LimitReader(os.Stdin, maxToken))
 	if err != nil {

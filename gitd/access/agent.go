@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -18,6 +19,13 @@ type Agent struct {
 	Name string
 	Tags map[string]string // by which environments find it; may be nil
 	Key  Key
+	// Repositories may deploy there; nil: all of the server.
+	Repositories []string
+}
+
+// MayDeploy reports whether a repository's environments may deploy there.
+func (a Agent) MayDeploy(repository string) bool {
+	return repository != Own && (a.Repositories == nil || slices.Contains(a.Repositories, repository))
 }
 
 const maxTags = 20 // of one agent
@@ -97,6 +105,15 @@ func (r *reader) agent(key, value *yaml.Node) {
 	if err := CheckTags(a.Tags); err != nil {
 		r.problem(tags, "", "tags of agent %s: %s", a.Name, err)
 	}
+	if _, list := lookup(value, "repositories"); list != nil && list.Kind == yaml.SequenceNode {
+		a.Repositories = []string{}
+		for _, n := range items(list) {
+			if err := CheckRepositoryName(n.Value); err != nil {
+				r.problem(n, "", "repositories of agent %s: %s", a.Name, err)
+			}
+			a.Repositories = append(a.Repositories, n.Value)
+		}
+	}
 	_, n := lookup(value, "key")
 	if n == nil || n.Value == "" {
 		r.problem(key, "let it enrol: ssh host agent enrol --name "+a.Name, "agent %s has no key", a.Name)
@@ -124,9 +141,15 @@ func (r *reader) agent(key, value *yaml.Node) {
 
 // AddAgent adds an agent with its public key (the line of a .pub file). Everything else in
 // the text stays as it is; so for RemoveAgent.
-func AddAgent(data []byte, name string, tags map[string]string, key string) ([]byte, error) {
+func AddAgent(data []byte, a Agent, key string) ([]byte, error) {
+	name, tags := a.Name, a.Tags
 	if err := CheckAgentName(name); err != nil {
 		return nil, err
+	}
+	for _, r := range a.Repositories {
+		if err := CheckRepositoryName(r); err != nil {
+			return nil, err
+		}
 	}
 	if err := CheckTags(tags); err != nil {
 		return nil, err
@@ -151,15 +174,17 @@ func AddAgent(data []byte, name string, tags map[string]string, key string) ([]b
 	}
 	want := old.clone()
 	want.agents, want.agentKeys = maps.Clone(old.agents), maps.Clone(old.agentKeys)
-	a := Agent{Name: name, Key: k}
+	a.Key = k
 	entry := []string{"key: " + quoted(key)}
 	if len(tags) > 0 {
-		a.Tags = tags
 		var pairs []string
 		for _, key := range sorted(tags) {
 			pairs = append(pairs, quoted(key)+": "+quoted(tags[key]))
 		}
 		entry = append(entry, "tags: {"+strings.Join(pairs, ", ")+"}")
+	}
+	if a.Repositories != nil {
+		entry = append(entry, "repositories: ["+strings.Join(a.Repositories, ", ")+"]")
 	}
 	if len(entry) == 1 {
 		entry[0] = "{" + entry[0] + "}"

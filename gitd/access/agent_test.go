@@ -7,7 +7,7 @@ import (
 
 // An agent's key is nobody's: it names no user, and no user's names an agent.
 func TestAgentsAreNotUsers(t *testing.T) {
-	data, err := AddAgent([]byte(members), "web-1", map[string]string{"role": "web"}, newKey)
+	data, err := AddAgent([]byte(members), Agent{Name: "web-1", Tags: map[string]string{"role": "web"}}, newKey)
 	if err != nil {
 		t.Fatal(err)
 	}

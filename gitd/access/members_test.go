@@ -106,33 +106,37 @@ func TestMembers(t *testing.T) {
 		{
 			name: "add an agent",
 			edit: func(d []byte) ([]byte, error) {
-				return AddAgent(d, "web-1", map[string]string{"role": "web", "zone": "eu-1/a"}, newKey+"\n")
+				return AddAgent(d, Agent{Name: "web-1", Tags: map[string]string{"role": "web", "zone": "eu-1/a"}, Repositories: []string{"secret"}}, newKey+"\n")
 			},
-			plus: []string{"", "agents:", "  web-1:", `    key: "` + newKey + `"`, `    tags: {"role": "web", "zone": "eu-1/a"}`},
+			plus: []string{"", "agents:", "  web-1:", `    key: "` + newKey + `"`, `    tags: {"role": "web", "zone": "eu-1/a"}`, "    repositories: [secret]"},
 		},
 		{
-			name:   "an agent with a key that is somebody's",
-			edit:   func(d []byte) ([]byte, error) { return AddAgent(d, "web-1", nil, strings.Split(members, `"`)[1]) },
+			name: "an agent with a key that is somebody's",
+			edit: func(d []byte) ([]byte, error) {
+				return AddAgent(d, Agent{Name: "web-1"}, strings.Split(members, `"`)[1])
+			},
 			reason: "is already a key of ada",
 		},
 		{
-			name:   "an agent with tags that are none",
-			edit:   func(d []byte) ([]byte, error) { return AddAgent(d, "web-1", map[string]string{"role": "a b"}, newKey) },
+			name: "an agent with tags that are none",
+			edit: func(d []byte) ([]byte, error) {
+				return AddAgent(d, Agent{Name: "web-1", Tags: map[string]string{"role": "a b"}}, newKey)
+			},
 			reason: `"role=a b" is not a tag`,
 		},
-		{name: "no agent's name", edit: func(d []byte) ([]byte, error) { return AddAgent(d, "-rf", nil, newKey) }, reason: "is not a name for an agent"},
+		{name: "no agent's name", edit: func(d []byte) ([]byte, error) { return AddAgent(d, Agent{Name: "-rf"}, newKey) }, reason: "is not a name for an agent"},
 		{name: "no such agent", edit: func(d []byte) ([]byte, error) { return RemoveAgent(d, "web-1") }, reason: `there is no agent "web-1"`},
 		{
 			name: "add and remove agents",
 			edit: func(d []byte) ([]byte, error) {
-				d, err := AddAgent(d, "web-1", nil, newKey)
+				d, err := AddAgent(d, Agent{Name: "web-1"}, newKey)
 				if err != nil {
 					return nil, err
 				}
 				if _, err := AddUser(d, "dan", []string{newKey}); err == nil {
 					return nil, errors.New("a user got the key of an agent")
 				}
-				if _, err := AddAgent(d, "web-2", nil, newKey); err == nil {
+				if _, err := AddAgent(d, Agent{Name: "web-2"}, newKey); err == nil {
 					return nil, errors.New("two agents have one key")
 				}
 				return RemoveAgent(d, "web-1")

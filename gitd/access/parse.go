@@ -62,8 +62,9 @@ type document struct {
 		Allow        []string `yaml:"allow"`
 	} `yaml:"events"`
 	Agents map[string]struct {
-		Key  string            `yaml:"key"`
-		Tags map[string]string `yaml:"tags"`
+		Key          string            `yaml:"key"`
+		Tags         map[string]string `yaml:"tags"`
+		Repositories []string          `yaml:"repositories"`
 	} `yaml:"agents"`
 }
 

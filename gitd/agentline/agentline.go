@@ -22,11 +22,27 @@ import (
 const (
 	Presence     = "presence@headgate"     // an agent's, for as long as it is there
 	Conversation = "conversation@headgate" // the server's, towards an agent
+	Artifact     = "artifact@headgate"     // an agent's: the bytes of a Blob, from an offset on
 	Enrol        = "enrol@headgate"        // of a machine that has a token, with an Enrolment; answered with Enrolled
 )
 
-// maxEnrolment bounds what a machine says of itself.
-const maxEnrolment = 8 << 10
+// Blob is what an agent wants to have of the artifact store.
+type Blob struct {
+	Artifact string `json:"artifact"` // digest of the artifact that it is a part of
+	Digest   string `json:"digest"`   // of the part; that of the artifact for its manifest
+	Offset   int64  `json:"offset"`   // what it has already
+}
+
+// Read reads what came with a channel.
+func (b *Blob) Read(data []byte) error {
+	if len(data) > maxExtra || json.Unmarshal(data, b) != nil || b.Offset < 0 {
+		return errors.New("what is wanted cannot be read")
+	}
+	return nil
+}
+
+// maxExtra bounds what a machine says with a channel.
+const maxExtra = 8 << 10
 
 // Enrolment is what a machine says that becomes an agent.
 type Enrolment struct {
@@ -59,7 +75,7 @@ func statement(session []byte) []byte {
 
 // Read reads what came with a channel.
 func (e *Enrolment) Read(data []byte) error {
-	if len(data) > maxEnrolment {
+	if len(data) > maxExtra {
 		return fmt.Errorf("an enrolment of %d bytes is too long", len(data))
 	}
 	if err := json.Unmarshal(data, e); err != nil {

@@ -45,14 +45,16 @@ const (
 
 // Token is what is kept of one token.
 type Token struct {
-	ID      string            `json:"id"`
-	Key     string            `json:"key"`            // SHA256 fingerprint of the key that the secret makes
-	Name    string            `json:"name,omitempty"` // of the agent; "": the machine says
-	Tags    map[string]string `json:"tags,omitempty"`
-	By      string            `json:"by"` // the user who has made it
-	Created time.Time         `json:"created"`
-	Expires time.Time         `json:"expires"`
-	Claimed string            `json:"claimed,omitempty"` // fingerprint of the only key that it is good for by now
+	ID   string            `json:"id"`
+	Key  string            `json:"key"`            // SHA256 fingerprint of the key that the secret makes
+	Name string            `json:"name,omitempty"` // of the agent; "": the machine says
+	Tags map[string]string `json:"tags,omitempty"`
+	// Repositories may deploy there; nil: all.
+	Repositories []string  `json:"repositories,omitempty"`
+	By           string    `json:"by"` // the user who has made it
+	Created      time.Time `json:"created"`
+	Expires      time.Time `json:"expires"`
+	Claimed      string    `json:"claimed,omitempty"` // fingerprint of the only key that it is good for by now
 }
 
 // Store keeps tokens in a directory. It is safe for concurrent use.
@@ -101,10 +103,19 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
+// Request is what a machine is to be that a token is made for.
+type Request struct {
+	By           string // the user who makes it
+	Name         string // of the agent; "": the machine says
+	Tags         map[string]string
+	Repositories []string      // that may deploy there; nil: all
+	Life         time.Duration // 0: DefaultLife
+}
+
 // Create makes a token and returns its secret, which nobody can read again. It is kept
 // when Create returns.
-func (s *Store) Create(by, name string, tags map[string]string, life time.Duration) (secret string, t Token, err error) {
-	life = cmp.Or(life, DefaultLife)
+func (s *Store) Create(r Request) (secret string, t Token, err error) {
+	life := cmp.Or(r.Life, DefaultLife)
 	if life < MinLife || life > MaxLife {
 		return "", t, Refusal("a token for an agent is good for 1 minute to 24 hours")
 	}
@@ -127,13 +138,14 @@ func (s *Store) Create(by, name string, tags map[string]string, life time.Durati
 	rand.Read(id)
 	now := s.now().UTC().Truncate(time.Second)
 	t = Token{
-		ID:      hex.EncodeToString(id),
-		Key:     ssh.FingerprintSHA256(key.PublicKey()),
-		Name:    name,
-		Tags:    tags,
-		By:      by,
-		Created: now,
-		Expires: now.Add(life),
+		ID:           hex.EncodeToString(id),
+		Key:          ssh.FingerprintSHA256(key.PublicKey()),
+		Name:         r.Name,
+		Tags:         r.Tags,
+		Repositories: r.Repositories,
+		By:           r.By,
+		Created:      now,
+		Expires:      now.Add(life),
 	}
 	crash.Point("enrolment.making")
 	if err := s.keep(t); err != nil {

@@ -36,7 +36,7 @@ func wholeLife(dir, secret string) error {
 		return err
 	}
 	if secret == "" {
-		_, _, err := s.Create("ada", "web-1", nil, 0)
+		_, _, err := s.Create(Request{By: "ada", Name: "web-1"})
 		return err
 	}
 	key := fingerprintOf(secret)
@@ -66,7 +66,7 @@ func opened(t *testing.T, dir string) *Store {
 func TestTokensAreGoodOnce(t *testing.T) {
 	dir := t.TempDir()
 	s := opened(t, dir)
-	secret, made, err := s.Create("ada", "", map[string]string{"role": "web"}, 0)
+	secret, made, err := s.Create(Request{By: "ada", Tags: map[string]string{"role": "web"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestTokensEnd(t *testing.T) {
 	s := opened(t, t.TempDir())
 	now := time.Now()
 	s.now = func() time.Time { return now }
-	secret, _, err := s.Create("ada", "web-1", nil, 10*time.Minute)
+	secret, _, err := s.Create(Request{By: "ada", Name: "web-1", Life: 10 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,20 +130,20 @@ func TestTokensEnd(t *testing.T) {
 	}
 	var refusal Refusal
 	for _, life := range []time.Duration{time.Second, MaxLife + 1, -1} {
-		if _, _, err := s.Create("ada", "", nil, life); !errors.As(err, &refusal) {
+		if _, _, err := s.Create(Request{By: "ada", Life: life}); !errors.As(err, &refusal) {
 			t.Errorf("%s: %v", life, err)
 		}
 	}
 	for range maxTokens {
-		if _, _, err := s.Create("ada", "", nil, 0); err != nil {
+		if _, _, err := s.Create(Request{By: "ada"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := s.Create("ada", "", nil, 0); !errors.As(err, &refusal) {
+	if _, _, err := s.Create(Request{By: "ada"}); !errors.As(err, &refusal) {
 		t.Errorf("one too many: %v", err)
 	}
 	now = now.Add(2 * time.Hour)
-	if _, _, err := s.Create("ada", "", nil, 0); err != nil || len(s.All()) != 1 {
+	if _, _, err := s.Create(Request{By: "ada"}); err != nil || len(s.All()) != 1 {
 		t.Errorf("%d are left, %v", len(s.All()), err)
 	}
 }
@@ -168,7 +168,7 @@ func TestKilled(t *testing.T) {
 			secret := ""
 			if c.point != "enrolment.making" && c.point != "enrolment.made" {
 				var err error
-				if secret, _, err = opened(t, dir).Create("ada", "web-1", nil, 0); err != nil {
+				if secret, _, err = opened(t, dir).Create(Request{By: "ada", Name: "web-1"}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,11 +14,12 @@ import (
 // Commands about the agents of other machines.
 var agentCommands = []command{
 	{
-		name: "agent enrol", args: "[--name <name>] [--tag <key=value>,...] [--expires <time>]",
+		name: "agent enrol", args: "[--name <name>] [--tag <key=value>,...] [--repository <repo>,...] [--expires <time>]",
 		what: "a line to paste on another machine, which makes it an agent", example: "agent enrol --name web-1 --tag role=web",
 		options: []option{
 			{"--name", "what the agent is called (without: the machine's host name)"},
 			{"--tag", "by which environments find it; may be given again"},
+			{"--repository", "this one alone may deploy there; may be given again (without: all)"},
 			{"--expires", "when the line is good no more: 15m, 12h (without: 1h; at most 24h)"},
 		},
 		notes: "The line is good for one machine, once; whoever has it may become that agent.\n" +
@@ -56,6 +58,9 @@ func enrolAgent(c *call) error {
 	}
 	if err := access.CheckTags(r.Tags); err != nil {
 		return usageError("for example: "+c.ssh("agent enrol --tag role=web"), "%s", err)
+	}
+	if c.has("--repository") {
+		r.Repositories = strings.Split(c.options["--repository"], ",")
 	}
 	if r.Name != "" {
 		if err := access.CheckAgentName(r.Name); err != nil {
@@ -143,6 +148,7 @@ func showAgent(c *call) error {
 		{plain("from"), dash(a.From)},
 		{plain("version"), dash(a.Version)},
 		{plain("tags"), dash(tagsOf(a.Tags))},
+		{plain("deployed to by"), plain(cmp.Or(strings.Join(a.Repositories, ", "), "all repositories"))},
 		{plain("key"), plain(a.Key)},
 	})
 	for _, r := range a.Runs {

@@ -20,9 +20,10 @@ type Agents interface {
 
 // AgentRequest is what a machine is to be as an agent.
 type AgentRequest struct {
-	Name string            // "": the machine says, by its host name
-	Tags map[string]string // by which environments find it
-	Life time.Duration     // of the token; 0: an hour
+	Name         string            // "": the machine says, by its host name
+	Tags         map[string]string // by which environments find it
+	Repositories []string          // that may deploy there; nil: all
+	Life         time.Duration     // of the token; 0: an hour
 }
 
 // Enrolment is what a machine enrols with.
@@ -38,14 +39,15 @@ type Enrolment struct {
 
 // Agent is the agent of another machine.
 type Agent struct {
-	Name      string            `json:"agent"`
-	Tags      map[string]string `json:"tags,omitempty"`
-	Key       string            `json:"key"` // its fingerprint
-	Connected bool              `json:"connected"`
-	Since     time.Time         `json:"since,omitzero"` // it is connected, or was last seen then; zero: never
-	From      string            `json:"from,omitempty"` // address that it came from
-	Version   string            `json:"version,omitempty"`
-	Runs      []AgentRuns       `json:"runs"` // what is deployed there, as it said last
+	Name         string            `json:"agent"`
+	Tags         map[string]string `json:"tags,omitempty"`
+	Repositories []string          `json:"repositories,omitempty"` // that may deploy there; left out: all
+	Key          string            `json:"key"`                    // its fingerprint
+	Connected    bool              `json:"connected"`
+	Since        time.Time         `json:"since,omitzero"` // it is connected, or was last seen then; zero: never
+	From         string            `json:"from,omitempty"` // address that it came from
+	Version      string            `json:"version,omitempty"`
+	Runs         []AgentRuns       `json:"runs"` // what is deployed there, as it said last
 }
 
 // AgentRuns is what an agent has of one environment.

@@ -31,7 +31,10 @@ type Target struct {
 	// Settings are told whenever the agent is back, and when Changed was called. Nothing is
 	// told before there are some. nil: there are none.
 	Settings func() (_ Settings, known bool)
-	Log      *slog.Logger
+	// Heard is called when the agent is heard, and when it is not any more. It must not
+	// block. nil: nobody wants to know.
+	Heard func()
+	Log   *slog.Logger
 
 	once    sync.Once
 	client  *http.Client
@@ -235,7 +238,22 @@ func (t *Target) lost(err error) {
 	if was {
 		t.log().Warn("nothing is heard of the agent", "err", err)
 		t.notify(keys)
+		t.heard()
 	}
+}
+
+func (t *Target) heard() {
+	if t.Heard != nil {
+		t.Heard()
+	}
+}
+
+// Live reports whether the agent is heard.
+func (t *Target) Live() bool {
+	t.init()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live
 }
 
 func (t *Target) log() *slog.Logger {
@@ -320,6 +338,9 @@ func (t *Target) listen(ctx context.Context) error {
 		}
 		t.mu.Unlock()
 		t.notify(changed)
+		if e.Ready {
+			t.heard()
+		}
 	}
 	return cause(ctx, lines.Err())
 }

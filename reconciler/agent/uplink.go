@@ -40,6 +40,72 @@ type Uplink struct {
 	Key     ssh.Signer   // the agent's own
 	Handler http.Handler // answers the server
 	Log     *slog.Logger
+
+	mu      sync.Mutex
+	client  *ssh.Client   // nil: there is no connection
+	another chan struct{} // closed when there is one
+}
+
+// Blob reads a part of an artifact, from an offset on. It waits for the server until ctx ends.
+func (u *Uplink) Blob(ctx context.Context, artifact, digest string, offset int64) (io.ReadCloser, error) {
+	client, err := u.connection(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(agentline.Blob{Artifact: artifact, Digest: digest, Offset: offset})
+	if err != nil {
+		return nil, err
+	}
+	channel, requests, err := client.OpenChannel(agentline.Artifact, data)
+	if err != nil {
+		return nil, err
+	}
+	go ssh.DiscardRequests(requests) // ends with the channel
+	stop := context.AfterFunc(ctx, func() { channel.Close() })
+	return &blobReader{channel, stop}, nil
+}
+
+type blobReader struct {
+	ssh.Channel
+	stop func() bool
+}
+
+// Close implements io.Closer.
+func (r *blobReader) Close() error {
+	r.stop()
+	return r.Channel.Close()
+}
+
+// connection is the present one, or the next.
+func (u *Uplink) connection(ctx context.Context) (*ssh.Client, error) {
+	for {
+		u.mu.Lock()
+		client := u.client
+		if u.another == nil {
+			u.another = make(chan struct{})
+		}
+		another := u.another
+		u.mu.Unlock()
+		if client != nil {
+			return client, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-another:
+		}
+	}
+}
+
+// connected notes the connection that there is, nil for none.
+func (u *Uplink) connected(client *ssh.Client) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.client = client
+	if client != nil && u.another != nil {
+		close(u.another)
+		u.another = nil
+	}
 }
 
 // keptUplink is server.json.
@@ -158,6 +224,8 @@ func (u *Uplink) serve(ctx context.Context) error {
 		client.Close()
 	})
 	all.Go(func() { u.keepAlive(client) })
+	u.connected(client)
+	defer u.connected(nil)
 	u.Log.Info("connected to the server", "server", u.Server, "as", u.Name)
 
 	streams, end := context.WithCancel(ctx)

@@ -30,6 +30,7 @@ type Worker struct {
 	Engine  *services.Target
 	Program string  // version of headgate, for people
 	Uplink  *Uplink // the server, when that is elsewhere; nil: it is of this machine
+	Hosts   Engine  // what is deployed for that server
 	Log     *slog.Logger
 
 	channel  *channel
@@ -88,7 +89,7 @@ func (w *Worker) work(on net.Listener) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	var all, line sync.WaitGroup
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	all.Go(func() {
 		if err := w.Engine.Run(ctx); err != nil {
 			failed <- err
@@ -118,10 +119,14 @@ func (w *Worker) work(on net.Listener) error {
 	}
 	streams, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
+	engine := Engine(w.Engine)
+	if w.Uplink != nil {
+		engine = w.Hosts
+	}
 	server := &http.Server{
 		BaseContext: func(net.Listener) context.Context { return streams },
 		Handler: &Handler{
-			Engine:   w.Engine,
+			Engine:   engine,
 			Hello:    w.hello,
 			Settings: w.keepSettings,
 			Control:  w.control,
@@ -144,13 +149,18 @@ func (w *Worker) work(on net.Listener) error {
 	if w.Uplink != nil {
 		w.Uplink.Log = w.Log
 		w.Uplink.Handler = &Handler{
-			Engine:   w.Engine,
+			Engine:   w.Hosts,
 			Hello:    w.hello,
 			Settings: w.keepSettings,
 			Control:  w.remoteControl,
 			Log:      w.Log,
 		}
 		line.Go(func() { w.Uplink.Run(streams) })
+		all.Go(func() {
+			if err := w.Hosts.Run(ctx); err != nil {
+				failed <- err
+			}
+		})
 	}
 	w.Log.Info("working", "program", w.Program, "pid", os.Getpid())
 

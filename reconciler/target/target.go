@@ -281,6 +281,7 @@ const (
 	PhaseStopping  Phase = "stopping"  // told to stop
 	PhaseDone      Phase = "done"      // ended well, and is not to be started again
 	PhaseFailed    Phase = "failed"    // ended badly, and is not to be started again
+	PhaseAway      Phase = "away"      // its machine cannot be reached, where it may go on
 )
 
 // Reason is why an instance does not run, in one word that programs may compare.

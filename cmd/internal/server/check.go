@@ -13,7 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/check"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/function"
-	"github.com/headgate-cd/headgate/reconciler/target/hosts"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/fleet"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -21,7 +21,7 @@ import (
 // a Pool's Check.
 func Checker(judge check.Policies) *check.Checker {
 	return &check.Checker{Policies: judge, Targets: map[string]check.Target{
-		headgateyaml.Hosts: {Reads: hosts.Reads, Check: hosts.Check},
+		headgateyaml.Hosts: {Reads: fleet.Reads, Check: fleet.Check},
 		headgateyaml.Function: {
 			Reads: function.Reads,
 			Check: function.Check,
@@ -51,18 +51,19 @@ func addressesIn(dir string, declared []target.Address) (all []check.Address) {
 }
 
 // targets are what makes environments so, by the same names that Checker knows.
-func targets(supervised target.Target, here *hosts.Target, functions *function.Target) map[string]target.Target {
+func targets(supervised target.Target, machines *fleet.Target, functions *function.Target) map[string]target.Target {
 	return map[string]target.Target{
 		headgateyaml.Services: supervised,
-		headgateyaml.Hosts:    here,
+		headgateyaml.Hosts:    machines,
 		headgateyaml.Function: functions,
 	}
 }
 
 // refusesTarget says why a repository may not use a target: scripts of an appspec.yml
 // run as the server's own user, so whoever runs the server must have said who may.
-func (o *Options) refusesTarget(repository, target string) (what, fix string) {
-	if target != headgateyaml.Hosts || o.mayDeployHere(repository) {
+func (s *Server) refusesTarget(repository, target string) (what, fix string) {
+	if target != headgateyaml.Hosts || s.opts.mayDeployHere(repository) ||
+		slices.ContainsFunc(s.access.Load().Agents(), func(a access.Agent) bool { return a.MayDeploy(repository) }) {
 		return "", ""
 	}
 	return fmt.Sprintf("%s may not deploy on the server's own machine, which is the only host there is", repository),

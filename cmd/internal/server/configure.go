@@ -177,7 +177,7 @@ func (s *Server) loadAccess(ctx context.Context) error {
 		return err
 	}
 	s.access.Store(config)
-	s.remotes.endRemoved()
+	s.remotes.sync()
 	s.services.Changed()
 	s.moved.Notify(access.Own)
 	if err := s.tokens.Retain(func(user string) bool { _, known := config.User(user); return known }); err != nil {

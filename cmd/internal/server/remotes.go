@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,7 +29,10 @@ import (
 	"github.com/headgate-cd/headgate/gitd/enrolment"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/reconciler/agent"
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/fleet"
 )
 
 // remotes are the agents of other machines: who is there, and who was. It is the
@@ -39,9 +44,20 @@ type remotes struct {
 
 	program func() (digest string, err error) // of this program, once
 
-	mu    sync.Mutex // guards the rest
-	lines map[string]*remote
-	seen  map[string]lastSeen
+	mu      sync.Mutex // guards the rest
+	lines   map[string]*remote
+	seen    map[string]lastSeen
+	links   map[string]*link
+	arrived chan struct{}   // closed when an agent has come
+	ctx     context.Context // of run; nil before
+	running sync.WaitGroup  // links
+}
+
+// link is how an agent is spoken to, whether it is there or not.
+type link struct {
+	key    string
+	target *agent.Target
+	stop   context.CancelFunc
 }
 
 // remote is one connected agent.
@@ -67,6 +83,8 @@ func openRemotes(s *Server) (*remotes, error) {
 		program: sync.OnceValues(programDigest),
 		lines:   map[string]*remote{},
 		seen:    map[string]lastSeen{},
+		links:   map[string]*link{},
+		arrived: make(chan struct{}),
 	}
 	var err error
 	if r.enrolments, err = enrolment.Open(filepath.Join(s.opts.Data, "enrolments")); err != nil {
@@ -148,7 +166,7 @@ func (r *remotes) Enrol(ctx context.Context, token string, key gossh.PublicKey, 
 		if there, ok := config.Agent(t.Name); ok && there.Key.Fingerprint == own {
 			return data, nil // by this very token, before something was killed
 		}
-		edited, err := access.AddAgent(data, t.Name, t.Tags, line)
+		edited, err := access.AddAgent(data, access.Agent{Name: t.Name, Tags: t.Tags, Repositories: t.Repositories}, line)
 		if err != nil {
 			return nil, &show.Error{Kind: show.Denied, What: err.Error()}
 		}
@@ -172,9 +190,11 @@ func (r *remotes) Serve(ctx context.Context, a access.Agent, line gitd.AgentLine
 		before.line.Close() // it is of the same key, and newer is truer: that one is dead, or was replaced
 	}
 	r.lines[a.Name] = me
+	close(r.arrived)
+	r.arrived = make(chan struct{})
 	r.mu.Unlock()
 	defer r.gone(a.Name, me)
-	r.endRemoved() // its key may have gone since it was proven
+	r.sync() // its key may have gone since it was proven
 
 	client := agent.Client{Dialer: line.Dial}
 	hello, err := client.Hello(ctx)
@@ -211,16 +231,106 @@ func (r *remotes) gone(name string, me *remote) {
 	r.moved.Notify(access.Own)
 }
 
-// endRemoved ends the connections of those whose key is not theirs any more.
-func (r *remotes) endRemoved() {
+// run speaks to agents until ctx ends.
+func (r *remotes) run(ctx context.Context) error {
+	r.mu.Lock()
+	r.ctx = ctx
+	r.mu.Unlock()
+	r.sync()
+	<-ctx.Done()
+	r.mu.Lock()
+	r.links = map[string]*link{}
+	r.mu.Unlock()
+	r.running.Wait()
+	return nil
+}
+
+// sync brings links and connections up to who is an agent now: those whose key is not theirs
+// any more are hung up on.
+func (r *remotes) sync() {
 	config := r.access.Load()
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	for name, line := range r.lines {
 		if a, ok := config.Agent(name); !ok || a.Key.Fingerprint != line.key {
 			line.line.Close()
 		}
 	}
+	if r.ctx == nil || r.ctx.Err() != nil {
+		r.mu.Unlock()
+		return
+	}
+	for name, l := range r.links {
+		if a, ok := config.Agent(name); !ok || a.Key.Fingerprint != l.key {
+			l.stop()
+			delete(r.links, name)
+		}
+	}
+	for _, a := range config.Agents() {
+		if r.links[a.Name] != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(r.ctx)
+		l := &link{key: a.Key.Fingerprint, stop: stop, target: &agent.Target{
+			Dial:  func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, a.Name) },
+			Heard: r.fleet.Changed,
+			Log:   r.log.With("agent", a.Name),
+		}}
+		r.links[a.Name] = l
+		r.running.Go(func() {
+			defer stop()
+			_ = l.target.Run(ctx) // it has no error but the end
+		})
+	}
+	r.mu.Unlock()
+	r.fleet.Changed()
+}
+
+// dial begins a conversation with an agent, once it is there.
+func (r *remotes) dial(ctx context.Context, name string) (net.Conn, error) {
+	for {
+		r.mu.Lock()
+		line, arrived := r.lines[name], r.arrived
+		r.mu.Unlock()
+		if line != nil {
+			return line.line.Dial(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-arrived:
+		}
+	}
+}
+
+// hosts are those that a repository may deploy to.
+func (r *remotes) hosts(repository string) (all []fleet.Host) {
+	config := r.access.Load()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range config.Agents() {
+		if l := r.links[a.Name]; l != nil && a.MayDeploy(repository) {
+			all = append(all, fleet.Host{Name: a.Name, Tags: a.Tags, Agent: l.target})
+		}
+	}
+	return all
+}
+
+// Blob implements gitd.Agents: an agent may have what is declared for it, and nothing else.
+func (r *remotes) Blob(_ context.Context, a access.Agent, b agentline.Blob) (io.ReadSeekCloser, error) {
+	refused := &show.Error{Kind: show.Forbidden, What: "this is not an artifact that is declared for " + a.Name}
+	if !r.fleet.Wants(a.Name, b.Artifact) {
+		return nil, refused
+	}
+	if b.Digest != b.Artifact {
+		m, err := r.artifacts.Manifest(b.Artifact)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(m.Blobs, func(part artifact.Blob) bool { return part.Digest == b.Digest }) {
+			return nil, refused
+		}
+	}
+	return r.artifacts.OpenBlob(b.Digest)
 }
 
 // Agents implements show.Backend.
@@ -258,14 +368,46 @@ func noAgent(name string) error {
 func (r *remotes) shown(a access.Agent) show.Agent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := show.Agent{Name: a.Name, Tags: a.Tags, Key: a.Key.Fingerprint, Runs: []show.AgentRuns{}}
+	s := show.Agent{
+		Name:         a.Name,
+		Tags:         a.Tags,
+		Repositories: a.Repositories,
+		Key:          a.Key.Fingerprint,
+		Runs:         []show.AgentRuns{},
+	}
 	if last, ok := r.seen[a.Name]; ok && last.Key == s.Key {
 		s.Since, s.From, s.Version = last.At, last.From, last.Version
 	}
 	if line := r.lines[a.Name]; line != nil && line.hello.Version != 0 {
 		s.Connected, s.Since = true, line.since
 	}
+	if l := r.links[a.Name]; l != nil {
+		s.Runs = runsOf(l.target.Known())
+	}
 	return s
+}
+
+// runsOf is what an agent says that it has, in order.
+func runsOf(known map[target.Key]target.Observed) []show.AgentRuns {
+	all := []show.AgentRuns{}
+	for k, o := range known {
+		runs := show.AgentRuns{
+			Repository:  k.Repository,
+			Environment: k.Environment,
+			Application: k.Application,
+			State:       show.State(o.State.String()),
+			Message:     o.Message,
+		}
+		if len(o.Units) > 0 {
+			runs.Release = o.Units[0].Release
+		}
+		all = append(all, runs)
+	}
+	slices.SortFunc(all, func(a, b show.AgentRuns) int {
+		return cmp.Or(strings.Compare(a.Repository, b.Repository), strings.Compare(a.Environment, b.Environment),
+			strings.Compare(a.Application, b.Application))
+	})
+	return all
 }
 
 // RemoveAgent implements show.Backend.
@@ -295,10 +437,21 @@ func (s *Server) EnrolAgent(_ context.Context, a access.Identity, q show.AgentRe
 			Hint: "give another name, or remove it first", Command: "agent remove " + q.Name,
 		}
 	}
+	for _, name := range q.Repositories {
+		if _, err := s.readable(a, name); err != nil {
+			return e, err
+		}
+	}
 	if e.Program, err = s.remotes.program(); err != nil {
 		return e, err
 	}
-	secret, t, err := s.remotes.enrolments.Create(a.User, q.Name, q.Tags, q.Life)
+	secret, t, err := s.remotes.enrolments.Create(enrolment.Request{
+		By:           a.User,
+		Name:         q.Name,
+		Tags:         q.Tags,
+		Repositories: q.Repositories,
+		Life:         q.Life,
+	})
 	var refusal enrolment.Refusal
 	if errors.As(err, &refusal) {
 		return e, &show.Error{Kind: show.Usage, What: refusal.Error()}

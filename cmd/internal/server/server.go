@@ -61,6 +61,7 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target/function"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/fleet"
 )
 
 // Options are what a server is started with. Everything else is configured in
@@ -115,7 +116,7 @@ type Server struct {
 	gate       *gate.Gate
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
-	hosts      *hosts.Target
+	fleet      *fleet.Target
 	functions  *function.Target
 	services   *agent.Target
 	remotes    *remotes
@@ -261,9 +262,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Build:  s.gate.BuildSpare,
 		Log:    log,
 	})
-	s.hosts = hosts.New(cmp.Or(o.DeployRoot, path("hosts")), s.artifacts.Unpack)
-	s.hosts.Allowed = o.mayDeployHere
-	s.hosts.Log = log
+	here := hosts.New(cmp.Or(o.DeployRoot, path("hosts")), s.artifacts.Unpack)
+	here.Allowed = o.mayDeployHere
+	here.Log = log
+	s.fleet = &fleet.Target{Here: here, Hosts: s.remotes.hosts, Log: log}
 	s.functions = function.New(path("functions"), path("logs", "functions"), s.artifacts.Unpack)
 	s.functions.Records = sandboxes
 	s.functions.Address = func() netip.Addr { return s.access.Load().Address() }
@@ -275,7 +277,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Engine:   s.engine,
 		Releases: s.releasesOf,
 		Artifact: s.artifacts.Has,
-		Targets:  targets(s.services, s.hosts, s.functions),
+		Targets:  targets(s.services, s.fleet, s.functions),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
 		Host:     s.about.Name,
@@ -290,7 +292,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Reading:      s.reading,
 		Gate:         s.gate,
 		Environments: environments{s},
-		Refuses:      s.opts.refusesTarget,
+		Refuses:      s.refusesTarget,
 		Submodule:    s.submodule,
 		Logs:         s.logs,
 		Server:       func() show.Server { return s.Server(context.Background()) },
@@ -454,7 +456,8 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 			return err
 		})
 	}
-	start(&back, "hosts", func() error { return s.hosts.Run(base) })
+	start(&back, "hosts", func() error { return s.fleet.Run(base) })
+	start(&back, "agents", func() error { return s.remotes.run(base) })
 	start(&back, "functions", func() error { return s.functions.Run(base) })
 	start(&back, "agent", func() error { return s.runAgent(base) })
 	start(&back, "agent", func() error { return s.tellAgent(base) })

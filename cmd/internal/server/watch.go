@@ -66,7 +66,7 @@ func (s *Server) followed(
 func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)
 	seen, stopSeen := s.services.Watch(target.Key{Repository: repository})
-	deployed, stopDeployed := s.hosts.Watch(target.Key{Repository: repository})
+	deployed, stopDeployed := s.fleet.Watch(target.Key{Repository: repository})
 	invoked, stopInvoked := s.functions.Watch(target.Key{Repository: repository})
 	scheduled, stopScheduled := s.schedules.Watch(repository)
 	changed := make(chan struct{}, 1)

@@ -71,6 +71,16 @@ func (a *app) remove(sequence int) {
 	a.signal()
 }
 
+// newest is the newest sequence that was told.
+func (a *app) newest() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.declared != nil {
+		return max(a.declared.Sequence, a.remover)
+	}
+	return a.remover
+}
+
 func (a *app) removal() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -118,6 +128,8 @@ func (a *app) run() {
 	ctx := a.t.ctx
 	var failures int
 	var settled *target.Declared // dealt with
+	var noted *target.Declared   // kept; nil also when it is kept that it is removed
+	first := true
 	watched := watchDirs(nil)
 	defer func() { watched.close() }()
 	for {
@@ -126,7 +138,17 @@ func (a *app) run() {
 		a.mu.Unlock()
 		next := a.t.DriftEvery
 		var err error
+		if first || d != noted {
+			fence := a.removal()
+			if d != nil {
+				fence = d.Sequence
+			}
+			if err = a.t.keep(a.key(), fence, d); err == nil {
+				noted, first = d, false
+			}
+		}
 		switch {
+		case err != nil: // nothing is done that is not written down
 		case d == nil:
 			if err = a.takeAway(ctx); err == nil && a.t.removed(a) {
 				return
@@ -145,6 +167,9 @@ func (a *app) run() {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, deploy.ErrBusy):
+			next = busyPause // of a process that is ending: it passes by itself
+			a.report(d, func(o *target.Observed) { o.Message = err.Error() })
 		case err != nil:
 			failures++
 			next = min(time.Second<<min(failures, 6), time.Minute)
@@ -172,6 +197,10 @@ func (a *app) run() {
 		}
 	}
 }
+
+// busyPause is how long another process, which ends a deployment of the same group, is
+// waited for at a time.
+const busyPause = 200 * time.Millisecond
 
 // settleTime is how long after a change of a file one looks.
 const settleTime = 50 * time.Millisecond

@@ -6,8 +6,8 @@
 // paths are those of the release's artifact. One loop per application deploys what is
 // declared (package deploy), then looks for drift on a schedule.
 //
-// Many hosts, and in what order they come, is package rollout, which is pure; agents
-// on other machines do not use it yet.
+// Many hosts, and in what order they come, is package rollout, which is pure; package
+// fleet drives it with the agents of other machines, each of which has a Target.
 package hosts
 
 import (
@@ -49,6 +49,11 @@ type Target struct {
 	Host *deploy.Host
 	Name string // of this host
 	Log  *slog.Logger
+
+	// Keep is a directory in which it is written down what is declared, before anything is
+	// done about it; for a host that must go on by itself. "": whoever declares it does so
+	// again at each start.
+	Keep string
 
 	// DriftEvery is how often what is installed is looked at.
 	DriftEvery time.Duration

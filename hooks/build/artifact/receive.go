@@ -1,0 +1,140 @@
+package artifact
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Source opens the bytes of a part of an artifact, from an offset on. Nothing that it says
+// is believed.
+type Source func(ctx context.Context, digest string, offset int64) (io.ReadCloser, error)
+
+const maxManifest = 1 << 20
+
+// Receive gets the artifact with this digest from elsewhere, checking every digest. What
+// had come when it was cut off, in an earlier process too, does not come again. Only one
+// may receive the same artifact at a time.
+func (s *Store) Receive(ctx context.Context, digest string, from Source) error {
+	if err := s.receive(ctx, digest, from); err != nil {
+		return fmt.Errorf("receive artifact %s: %w", digest, err)
+	}
+	return nil
+}
+
+func (s *Store) receive(ctx context.Context, digest string, from Source) error {
+	if _, err := s.blob(digest); err != nil {
+		return err
+	}
+	if s.Has(digest) {
+		return nil
+	}
+	in, err := from(ctx, digest, 0)
+	if err != nil {
+		return err
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxManifest+1))
+	in.Close()
+	if err != nil {
+		return err
+	}
+	if sum := sha256.Sum256(data); digest != "sha256:"+hex.EncodeToString(sum[:]) {
+		return errors.New("the bytes of its manifest do not match its digest")
+	}
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return fmt.Errorf("read its manifest: %w", err)
+	}
+	for _, d := range append(m.Layers, m.Config) {
+		if err := s.receiveBlob(ctx, d, from); err != nil {
+			return err
+		}
+	}
+	_, err = s.PutBlob(data)
+	return err
+}
+
+// receiveBlob gets one blob, the rest of it when a part has come before.
+func (s *Store) receiveBlob(ctx context.Context, d descriptor, from Source) error {
+	path, err := s.blob(d.Digest)
+	if err != nil || s.Has(d.Digest) {
+		return err
+	}
+	if d.Size < 0 || d.Size > MaxBytes {
+		return fmt.Errorf("%s is said to have %d bytes", d.Digest, d.Size)
+	}
+	part := filepath.Join(filepath.Dir(path), ".part-"+filepath.Base(path))
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	has, err := io.Copy(h, f)
+	if err != nil {
+		return err
+	}
+	if has > d.Size {
+		return errors.Join(fmt.Errorf("more of %s had come than there is", d.Digest), os.Remove(part))
+	}
+	if has < d.Size {
+		in, err := from(ctx, d.Digest, has)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(in, d.Size-has))
+		in.Close()
+		if err != nil {
+			return err
+		}
+		if has += n; has < d.Size {
+			return fmt.Errorf("%d of %d bytes of %s have come: %w", has, d.Size, d.Digest, io.ErrUnexpectedEOF)
+		}
+	}
+	if d.Digest != "sha256:"+hex.EncodeToString(h.Sum(nil)) {
+		return errors.Join(fmt.Errorf("the bytes of %s do not match its digest", d.Digest), os.Remove(part))
+	}
+	if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
+		return err
+	}
+	if err := os.Rename(part, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// Drop removes an artifact and its parts, which no other one may share: it is for a store
+// that holds each only until it is unpacked.
+func (s *Store) Drop(digest string) error {
+	m, err := s.Manifest(digest)
+	if errors.Is(err, ErrNone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, of := range append([]string{digest}, digests(m.Blobs)...) {
+		path, err := s.blob(of)
+		if err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func digests(blobs []Blob) (all []string) {
+	for _, b := range blobs {
+		all = append(all, b.Digest)
+	}
+	return all
+}

@@ -1,0 +1,505 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
+)
+
+// app is one application in one environment. Its goroutine decides; what it found is read
+// by others under mu.
+type app struct {
+	t     *Target
+	named atomic.Pointer[target.Key]
+	wake  chan struct{}
+
+	mu       sync.Mutex
+	declared *target.Declared // nil: it is to be removed
+	sequence int              // newest that was told
+	seen     target.Observed
+	hosts    map[string]bool // that it is for
+
+	// The goroutine's own:
+	state   *rollout.State   // of the deployment of about; nil: it has not begun
+	about   *target.Declared // what state is about
+	watched map[string]func()
+	removed map[string]bool // hosts that were told to remove it
+	under   target.Key      // by which name it is watched
+}
+
+func newApp(t *Target, k target.Key) *app {
+	a := &app{t: t, wake: make(chan struct{}, 1), watched: map[string]func(){}}
+	a.named.Store(&k)
+	return a
+}
+
+func (a *app) key() target.Key { return *a.named.Load() }
+
+func (a *app) nudge() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *app) rename(k target.Key) {
+	a.mu.Lock()
+	a.named.Store(&k)
+	a.mu.Unlock()
+}
+
+func (a *app) declare(d *target.Declared) {
+	a.mu.Lock()
+	if d.Sequence >= a.sequence {
+		if a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit {
+			a.seen = target.Observed{
+				Key:      d.Key,
+				Commit:   d.Commit,
+				Sequence: d.Sequence,
+				State:    target.Converging,
+				Since:    time.Now(),
+				Units:    a.seen.Units,
+			}
+		}
+		a.declared, a.sequence = d, d.Sequence
+	}
+	a.mu.Unlock()
+	a.nudge()
+	a.t.reports.Notify(d.Key)
+}
+
+// remove has it be removed, unless something newer was told.
+func (a *app) remove(sequence int) bool {
+	a.mu.Lock()
+	older := sequence < a.sequence
+	if !older {
+		a.declared, a.sequence = nil, sequence
+		a.seen.State, a.seen.Message, a.seen.RollBack = target.Converging, "being removed", false
+	}
+	a.mu.Unlock()
+	a.nudge()
+	a.t.reports.Notify(a.key())
+	return !older
+}
+
+func (a *app) isRemoved() (sequence int, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sequence, a.declared == nil
+}
+
+func (a *app) observe() target.Observed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen
+}
+
+func (a *app) wants(host, artifact string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.declared == nil || !a.hosts[host] {
+		return false
+	}
+	for _, d := range []*target.Declared{a.declared, a.declared.Fallback} {
+		if d != nil && slices.Contains(slices.Collect(maps.Values(d.Release.Artifacts)), artifact) {
+			return true
+		}
+	}
+	return false
+}
+
+// run decides until the target ends, or all of it was removed.
+func (a *app) run() {
+	ctx := a.t.ctx
+	defer func() {
+		for _, end := range a.watched {
+			end()
+		}
+	}()
+	for {
+		a.mu.Lock()
+		d := a.declared
+		a.mu.Unlock()
+		var again <-chan time.Time
+		if d == nil {
+			if a.takeAway() && a.t.removed(a) {
+				return
+			}
+		} else if wake := a.step(d); !wake.IsZero() {
+			again = time.After(time.Until(wake))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.wake:
+		case <-again:
+		}
+	}
+}
+
+// watch has it be woken by what hosts report, those alone.
+func (a *app) watch(all []Host) {
+	if k := a.key(); a.under != k {
+		for name, end := range a.watched {
+			end()
+			delete(a.watched, name)
+		}
+		a.under = k
+	}
+	names := map[string]bool{}
+	for _, h := range all {
+		names[h.Name] = true
+		if a.watched[h.Name] != nil {
+			continue
+		}
+		changed, end := h.Agent.Watch(a.under)
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			for range changed {
+				a.nudge()
+			}
+		})
+		a.watched[h.Name] = func() {
+			end()
+			ended.Wait()
+		}
+	}
+	for name, end := range a.watched {
+		if !names[name] {
+			end()
+			delete(a.watched, name)
+		}
+	}
+}
+
+// takeAway removes it from all hosts that have it, and reports whether none has. One that
+// is away goes on with what it has.
+func (a *app) takeAway() bool {
+	k := a.key()
+	all := a.t.Hosts(k.Repository)
+	a.watch(all)
+	sequence, _ := a.isRemoved()
+	if a.removed == nil {
+		a.removed = map[string]bool{}
+	}
+	gone := true
+	for _, h := range all {
+		if reflect.DeepEqual(h.Agent.Observe(k), target.Observed{}) {
+			continue
+		}
+		if !a.removed[h.Name] {
+			a.removed[h.Name] = true
+			h.Agent.Remove(k, sequence)
+		}
+		if h.Agent.Live() && !reflect.DeepEqual(h.Agent.Observe(k), target.Observed{}) {
+			gone = false
+		}
+	}
+	a.state, a.about = nil, nil
+	return gone
+}
+
+// step looks at the hosts, and has those begin whose turn it is. It says when to look
+// again although nothing happens.
+func (a *app) step(d *target.Declared) time.Time {
+	c, problems := read("", d.Files)
+	if len(problems) > 0 {
+		a.report(d, target.Observed{State: target.Failed, Message: problems[0].Error()})
+		return time.Time{}
+	}
+	var all []Host
+	names := map[string]bool{}
+	for _, h := range a.t.Hosts(d.Repository) {
+		if c.groups.Matches(h.Tags) {
+			all = append(all, h)
+			names[h.Name] = true
+		}
+	}
+	a.mu.Lock()
+	a.hosts = names
+	a.mu.Unlock()
+	a.watch(all)
+
+	looked := map[string]target.Observed{}
+	for _, h := range all {
+		looked[h.Name] = h.Agent.Observe(d.Key)
+	}
+	a.removed = nil
+	a.look(d, c, all, looked)
+	now := time.Now()
+	plan := a.state.Plan(now)
+	if !d.Paused {
+		for _, name := range slices.Concat(plan.Deploy, plan.Follow) {
+			a.t.Log.Info("a host is deployed to", "app", d.Key.String(), "host", name, "release", d.Release.Number)
+			a.state.Started(name)
+		}
+	}
+	for _, h := range all {
+		// Also to those that have it: what to do about drift may be another.
+		if at := a.host(h.Name); at.Attempt != rollout.None && at.Attempt != rollout.Skipped {
+			h.Agent.Converge(*d)
+		}
+	}
+	a.report(d, a.sum(d, c, plan, looked))
+	return plan.Wake
+}
+
+func (a *app) host(name string) *rollout.Host {
+	i := slices.IndexFunc(a.state.Hosts, func(h rollout.Host) bool { return h.Name == name })
+	return &a.state.Hosts[i]
+}
+
+// look brings the state of the deployment up to what hosts report.
+func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]target.Observed) {
+	begin := a.state == nil || len(a.state.Hosts) == 0 || a.about.Sequence != d.Sequence || a.about.Commit != d.Commit
+	if begin {
+		var members []rollout.Host
+		for _, h := range all {
+			members = append(members, rollout.Host{Name: h.Name, Zone: h.Tags[zoneTag], Health: rollout.Healthy})
+		}
+		a.state, a.about = rollout.Begin(c.rollout, members), d
+	}
+	a.state.Hosts = slices.DeleteFunc(a.state.Hosts, func(h rollout.Host) bool { _, there := looked[h.Name]; return !there })
+	for _, h := range all {
+		if !slices.ContainsFunc(a.state.Hosts, func(at rollout.Host) bool { return at.Name == h.Name }) {
+			a.state.Seen(h.Name, h.Tags[zoneTag], rollout.Healthy)
+		}
+		a.lookAt(d, h, looked[h.Name])
+	}
+}
+
+// lookAt is look for one host.
+func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
+	at := a.host(h.Name)
+	has := o.Commit == d.Commit && o.Sequence == d.Sequence
+	was := at.Attempt
+	switch {
+	case !h.Agent.Live():
+		at.Health = rollout.Offline
+		if at.Attempt == rollout.Running {
+			at.Attempt = rollout.None // nobody knows; it is told again when it is back
+		}
+	case has && (o.State == target.Healthy || o.State == target.Degraded):
+		at.Attempt, at.Health, at.Revision = rollout.Succeeded, rollout.Healthy, rollout.Current
+	case has && o.State == target.Failed:
+		at.Attempt, at.Health = rollout.Failed, rollout.Unhealthy
+	case has:
+		if at.Attempt = rollout.Running; at.Health == rollout.Offline {
+			at.Health = rollout.Healthy
+		}
+	default:
+		at.Health, at.Revision = rollout.Healthy, rollout.Old
+		if o.State == target.Failed {
+			at.Health = rollout.Unhealthy
+		}
+		if o.Sequence == 0 {
+			at.Revision = rollout.Unknown
+		}
+		if at.Attempt != rollout.Skipped && at.Attempt != rollout.Running {
+			at.Attempt = rollout.None
+		}
+	}
+	if at.Attempt != was && (at.Attempt == rollout.Succeeded || at.Attempt == rollout.Failed) {
+		at.Ended = time.Now()
+	}
+}
+
+// sum makes one state of all hosts.
+func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[string]target.Observed) (o target.Observed) {
+	var away, failed, drifted, working []string
+	live, good := 0, 0
+	for _, at := range a.state.Hosts {
+		seen := looked[at.Name]
+		unit := unitOf(at, seen)
+		o.Units = append(o.Units, unit)
+		first, _, _ := strings.Cut(seen.Message, "\n")
+		switch {
+		case at.Health == rollout.Offline:
+			away = append(away, at.Name)
+			continue
+		case at.Attempt == rollout.Failed:
+			failed = append(failed, at.Name+": "+seen.Message)
+		case at.Attempt == rollout.Succeeded && seen.State == target.Degraded:
+			drifted = append(drifted, at.Name+": "+first)
+			o.Unhealed = o.Unhealed || seen.Unhealed
+		case at.Attempt == rollout.Running:
+			working = append(working, strings.TrimSuffix(at.Name+": "+first, ": "))
+		}
+		live++
+		if at.Attempt == rollout.Succeeded {
+			good++
+		}
+	}
+	absent := ""
+	if len(away) > 0 {
+		absent = strings.Join(away, ", ") + " cannot be reached"
+	}
+	join := func(parts ...string) string {
+		return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
+	}
+	progress := fmt.Sprintf("%d of %d hosts have it", good, len(a.state.Hosts))
+	switch {
+	case len(a.state.Hosts) == 0:
+		o.State, o.Message = target.Failed, plan.Why
+	case live == 0:
+		o.State, o.Message = target.Unknown, absent+", and what runs there goes on"
+	case plan.Status == rollout.Broken:
+		o.State, o.Message = target.Failed, join(plan.Why, strings.Join(failed, "; "))
+		o.RollBack = c.rollBack && len(failed) > 0
+		o.Unhealed = false
+	case plan.Status != rollout.Done || good == 0:
+		o.State, o.Unhealed = target.Converging, false
+		why := plan.Why
+		if d.Paused {
+			why = "paused"
+		}
+		o.Message = join(progress, why, strings.Join(working, "; "), strings.Join(failed, "; "), absent)
+	case len(failed) > 0 || len(drifted) > 0:
+		o.State = target.Degraded
+		o.Message = join(strings.Join(failed, "; "), strings.Join(drifted, "; "), absent)
+		o.Unhealed = o.Unhealed || len(failed) > 0
+	default:
+		o.State = target.Healthy
+		if absent != "" {
+			o.Message = progress + "; " + absent + ", and gets what is declared when it is back"
+		}
+	}
+	return o
+}
+
+// unitOf is one host, by the name that its key has here, whatever it calls itself.
+func unitOf(at rollout.Host, o target.Observed) target.Unit {
+	unit := target.Unit{Name: at.Name, State: o.State}
+	in := target.Instance{ID: at.Name, Since: o.Since}
+	if len(o.Units) > 0 {
+		unit.Release = o.Units[0].Release
+		if there := o.Units[0].Instances; len(there) > 0 {
+			in.Since = there[0].Since
+		}
+	}
+	in.Release = unit.Release
+	in.Message, _, _ = strings.Cut(o.Message, "\n")
+	switch {
+	case at.Health == rollout.Offline:
+		unit.State = target.Unknown
+		in.Phase, in.Message = target.PhaseAway, "cannot be reached"
+	case at.Attempt == rollout.Running:
+		unit.State, in.Phase = target.Converging, target.PhaseStarting
+	case o.State == target.Failed:
+		in.Phase = target.PhaseFailed
+	case o.State == target.Degraded:
+		in.Phase = target.PhaseUnhealthy
+	case o.State == target.Healthy:
+		in.Phase, in.Serving = target.PhaseHealthy, true
+	default: // nothing is there yet
+		unit.State, in.Phase, in.Message = target.Converging, target.PhaseWaiting, "its turn comes"
+	}
+	unit.Instances = []target.Instance{in}
+	return unit
+}
+
+// report tells what is seen, unless something else is declared by now.
+func (a *app) report(d *target.Declared, o target.Observed) {
+	a.mu.Lock()
+	if a.declared != d {
+		a.mu.Unlock()
+		return
+	}
+	o.Key, o.Commit, o.Sequence = d.Key, d.Commit, d.Sequence
+	o.Since = a.seen.Since
+	if o.State != a.seen.State || o.Commit != a.seen.Commit || o.Since.IsZero() {
+		o.Since = time.Now()
+	}
+	same := reflect.DeepEqual(o, a.seen)
+	a.seen = o
+	a.mu.Unlock()
+	if !same {
+		a.t.reports.Notify(d.Key)
+	}
+}
+
+// logs are those of all hosts, each under its name here.
+func (a *app) logs(ctx context.Context, q target.LogQuery) iter.Seq2[target.LogLine, error] {
+	return func(yield func(target.LogLine, error) bool) {
+		k := a.key()
+		a.mu.Lock()
+		names := a.hosts
+		a.mu.Unlock()
+		ctx, cancel := context.WithCancel(ctx)
+		type item struct {
+			line target.LogLine
+			err  error
+		}
+		lines := make(chan item)
+		var all sync.WaitGroup
+		defer all.Wait()
+		defer cancel()
+		for _, h := range a.t.Hosts(k.Repository) {
+			if !names[h.Name] || q.Unit != "" && q.Unit != h.Name || !h.Agent.Live() {
+				continue
+			}
+			own := q
+			own.Unit = ""
+			all.Go(func() {
+				for line, err := range h.Agent.Logs(ctx, k, own) {
+					line.Unit = h.Name
+					if err != nil {
+						err = fmt.Errorf("%s: %w", h.Name, err)
+					}
+					select {
+					case lines <- item{line, err}:
+					case <-ctx.Done():
+						return
+					}
+				}
+			})
+		}
+		done := make(chan struct{})
+		go func() { // ends with those before it
+			all.Wait()
+			close(done)
+		}()
+		var past []target.LogLine // without Follow all comes in the order of time
+		for {
+			select {
+			case i := <-lines:
+				switch {
+				case i.err != nil:
+					yield(target.LogLine{}, i.err)
+					return
+				case !q.Follow:
+					past = append(past, i.line)
+				case !yield(i.line, nil):
+					return
+				}
+				continue
+			case <-done:
+			case <-ctx.Done():
+				return
+			}
+			break
+		}
+		slices.SortStableFunc(past, func(x, y target.LogLine) int {
+			return cmp.Or(x.At.Compare(y.At), strings.Compare(x.Unit, y.Unit))
+		})
+		if over := len(past) - q.Lines; q.Lines > 0 && over > 0 {
+			past = past[over:]
+		}
+		for _, line := range past {
+			if !yield(line, nil) {
+				return
+			}
+		}
+	}
+}

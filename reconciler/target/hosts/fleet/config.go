@@ -1,0 +1,104 @@
+package fleet
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
+)
+
+// FileName is the file in an environment's directory that says which hosts are deployed
+// to, and how many at once. Without it the server's own machine is the only host.
+const FileName = "hosts.yaml"
+
+// Reads are the files that Check wants of an application's directory.
+var Reads = append([]string{FileName}, hosts.Reads...)
+
+// config is a hosts.yaml.
+type config struct {
+	groups   rollout.Groups
+	rollout  rollout.Config
+	rollBack bool
+}
+
+const anyValue = "*"
+
+// Check says what is wrong with the files of an application's directory.
+func Check(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
+	problems, warnings = hosts.Check(dir, files)
+	_, more := read(dir, files)
+	return append(problems, more...), warnings
+}
+
+// read reads hosts.yaml; nil when there is none.
+func read(dir string, files map[string][]byte) (*config, yamlfile.Problems) {
+	data, ok := files[FileName]
+	if !ok {
+		return nil, nil
+	}
+	file := path.Join(dir, FileName)
+	fail := func(err error) (*config, yamlfile.Problems) {
+		problems, _ := yamlfile.ProblemsIn(err)
+		return nil, problems
+	}
+	top, err := yamlfile.Parse(file, data)
+	if err != nil {
+		return fail(err)
+	}
+	var shape struct {
+		Tags       yaml.Node `yaml:"tags"`
+		Deployment string    `yaml:"deployment"`
+		Rollback   *bool     `yaml:"rollback"`
+	}
+	if err := yamlfile.DecodeNode(file, top, &shape); err != nil {
+		return fail(err)
+	}
+	c := &config{rollBack: shape.Rollback == nil || *shape.Rollback}
+	var problems yamlfile.Problems
+	problem := func(line int, fix, format string, args ...any) {
+		problems = append(problems, yamlfile.Problem{File: file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix})
+	}
+	const form = `write "tags: {role: web}", or {role: [web, api], zone: "*"} for any of several`
+	if shape.Tags.Kind != yaml.MappingNode || len(shape.Tags.Content) == 0 {
+		problem(max(1, shape.Tags.Line), form, "tags does not say which hosts are deployed to")
+		return nil, problems
+	}
+	problems = append(problems, yamlfile.DuplicateKeys(file, &shape.Tags)...)
+	for key, value := range yamlfile.Pairs(&shape.Tags) {
+		values := []*yaml.Node{value}
+		if value.Kind == yaml.SequenceNode {
+			values = value.Content
+		}
+		var group []rollout.Filter
+		for _, v := range values {
+			if v.Kind != yaml.ScalarNode || v.Value == "" {
+				problem(v.Line, form, "the tag %q has no value", key.Value)
+				continue
+			}
+			group = append(group, rollout.Filter{Key: key.Value, Value: v.Value, AnyValue: v.Value == anyValue})
+		}
+		c.groups = append(c.groups, group)
+	}
+	if err := c.groups.Check(); err != nil && len(problems) == 0 {
+		problem(shape.Tags.Line, "ask for less", "%s", err)
+	}
+	if c.rollout, err = rollout.ParseConfig(shape.Deployment); err != nil {
+		what, fix, _ := strings.Cut(err.Error(), "; ")
+		line := 1
+		for key, value := range yamlfile.Pairs(top) {
+			if key.Value == "deployment" {
+				line = value.Line
+			}
+		}
+		problem(line, fix, "%s", what)
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}

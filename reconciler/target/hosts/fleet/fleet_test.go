@@ -1,0 +1,349 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/agent"
+	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/targettest"
+)
+
+const appspec = `version: 0.0
+os: linux
+hooks:
+  ApplicationStart: [{location: start.sh}]
+`
+
+// machine is a host with the parts that an agent has: its target, answering the protocol.
+type machine struct {
+	name   string
+	dir    string
+	target *hosts.Target
+	link   *agent.Target
+
+	mu   sync.Mutex
+	away bool
+	open []net.Conn
+	back chan struct{}
+}
+
+// fleetOf is a fleet of running machines, which are all web.
+func fleetOf(t *testing.T, names ...string) (*Target, map[string]*machine) {
+	t.Helper()
+	all := map[string]*machine{}
+	var list []Host
+	f := &Target{Log: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	here := t.TempDir()
+	for _, name := range names {
+		all[name] = &machine{name: name, dir: t.TempDir(), back: make(chan struct{})}
+	}
+	t.Cleanup(func() { // before the directories go
+		cancel()
+		running.Wait()
+	})
+	for _, name := range names {
+		m := all[name]
+		m.target = hosts.New(m.dir, revision)
+		m.target.Name = "whatever it says"
+		handler := &agent.Handler{Engine: m.target, Hello: func() agent.Hello { return agent.Hello{Version: agent.Version} }}
+		l, err := net.Listen("unix", filepath.Join(m.dir, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: handler}
+		m.link = &agent.Target{Dial: m.dial(l.Addr()), Heard: func() { f.Changed() }}
+		running.Go(func() { _ = server.Serve(l) })
+		running.Go(func() { _ = m.target.Run(ctx) })
+		running.Go(func() { _ = m.link.Run(ctx) })
+		running.Go(func() {
+			<-ctx.Done()
+			server.Close()
+		})
+		list = append(list, Host{Name: name, Tags: map[string]string{"role": "web"}, Agent: m.link})
+	}
+	f.Here = hosts.New(here, revision)
+	f.Hosts = func(string) []Host { return list }
+	return f, all
+}
+
+func (m *machine) dial(at net.Addr) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		for {
+			m.mu.Lock()
+			away, back := m.away, m.back
+			m.mu.Unlock()
+			if !away {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-back:
+			}
+		}
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", at.String())
+		if err == nil {
+			m.mu.Lock()
+			m.open = append(m.open, conn)
+			m.mu.Unlock()
+		}
+		return conn, err
+	}
+}
+
+// leave cuts the connection, and come lets it be again.
+func (m *machine) leave() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away, m.back = true, make(chan struct{})
+	for _, conn := range m.open {
+		conn.Close()
+	}
+	m.open = nil
+}
+
+func (m *machine) come() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = false
+	close(m.back)
+}
+
+// revision is what an artifact of a digest unpacks to. Its script fails on machines that
+// hold a file with its name.
+func revision(_ context.Context, digest, dir string) error {
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "start.sh"), []byte("#!/bin/sh\nroot=${0%/*}/../../..\necho '"+digest+"' >>$root/ran\n"+
+			"[ ! -e \"$root/fails-"+digest+"\" ] || { echo it is broken; exit 3; }\n"), 0o755),
+		os.WriteFile(filepath.Join(dir, "bad.sh"), []byte("#!/bin/sh\nexit 3\n"), 0o755))
+}
+
+func (m *machine) ran(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(m.dir, "ran"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.Fields(string(data)), " ")
+}
+
+var key = target.Key{Repository: "shop", Application: "shop", Environment: "production"}
+
+func declared(sequence int, deployment string) target.Declared {
+	return target.Declared{
+		Key:      key,
+		Commit:   fmt.Sprint("commit", sequence),
+		Sequence: sequence,
+		Files: target.Files{
+			"appspec.yml": []byte(appspec),
+			FileName:      []byte("tags: {role: web}\ndeployment: " + deployment + "\n"),
+		},
+		Release: target.Release{Number: sequence, Artifacts: map[string]string{"main": fmt.Sprint("r", sequence)}},
+	}
+}
+
+func run(t *testing.T, f *Target) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	end = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	return end
+}
+
+func await(t *testing.T, f *Target, what string, ok func(target.Observed) bool) target.Observed {
+	t.Helper()
+	changed, end := f.Watch(key)
+	defer end()
+	late := time.After(2 * time.Minute)
+	for {
+		o := f.Observe(key)
+		if ok(o) {
+			return o
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("it is not %s: %+v", what, o)
+		}
+	}
+}
+
+func is(sequence int, s target.State) func(target.Observed) bool {
+	return func(o target.Observed) bool { return o.Sequence == sequence && o.State == s }
+}
+
+// TestContract holds the fleet to the contract, with two machines.
+func TestContract(t *testing.T) {
+	targettest.Run(t, func(t *testing.T) targettest.Subject {
+		f, _ := fleetOf(t, "a", "b")
+		files := func(spec, hosts string) target.Files {
+			return target.Files{"appspec.yml": []byte(spec), FileName: []byte(hosts)}
+		}
+		return targettest.Subject{
+			Target: f,
+			Good:   files(appspec, "tags: {role: web}\n"),
+			Broken: files(appspec+"  ValidateService: [{location: bad.sh}]\n", "tags: {role: web}\n"),
+			Bad: map[string]target.Files{
+				"appspec.yml":  {FileName: []byte("tags: {role: web}\n")},
+				"hosts.yaml:1": files(appspec, "tags: {}\n"),
+				"hosts.yaml:2": files(appspec, "tags: {role: web}\ndeployment: Sometimes\n"),
+			},
+			Release: func(n int) target.Release {
+				return target.Release{Number: n, Artifacts: map[string]string{"main": fmt.Sprint("r", n)}}
+			},
+		}
+	})
+}
+
+// One after the other; a failure on the way leaves the others what they have, and wants a
+// rollback.
+func TestFailureStopsIt(t *testing.T) {
+	f, m := fleetOf(t, "a", "b", "c")
+	run(t, f)
+	f.Converge(declared(1, "OneAtATime"))
+	o := await(t, f, "healthy", is(1, target.Healthy))
+	if len(o.Units) != 3 || o.Units[0].Name != "a" || o.Units[0].Instances[0].ID != "a" || o.Message != "" {
+		t.Errorf("%+v", o)
+	}
+	if err := os.WriteFile(filepath.Join(m["a"].dir, "fails-r2"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f.Converge(declared(2, "OneAtATime"))
+	o = await(t, f, "failed", is(2, target.Failed))
+	if !o.RollBack || !strings.Contains(o.Message, "a: ApplicationStart") || !strings.Contains(o.Message, "2 of 3 hosts are healthy, and 2 must stay so") {
+		t.Errorf("%+v", o)
+	}
+	if m["b"].ran(t) != "r1" || m["c"].ran(t) != "r1" {
+		t.Errorf("b ran %s, c ran %s", m["b"].ran(t), m["c"].ran(t))
+	}
+	// The rollback is another declared state, and goes to the broken one first.
+	f.Converge(declared(3, "OneAtATime"))
+	await(t, f, "healthy", is(3, target.Healthy))
+}
+
+// A server that starts in the middle goes on where the hosts are.
+func TestServerGoesOn(t *testing.T) {
+	f, m := fleetOf(t, "a", "b")
+	end := run(t, f)
+	f.Converge(declared(1, "OneAtATime"))
+	await(t, f, "healthy", is(1, target.Healthy))
+	m["b"].leave()
+	await(t, f, "known to be without b", func(o target.Observed) bool { return strings.Contains(o.Message, "b cannot be reached") })
+	f.Converge(declared(2, "AllAtOnce"))
+	o := await(t, f, "healthy on a", is(2, target.Healthy))
+	if !strings.Contains(o.Message, "1 of 2 hosts have it; b cannot be reached, and gets what is declared when it is back") ||
+		o.Units[1].State != target.Unknown || o.Units[1].Instances[0].Phase != target.PhaseAway {
+		t.Errorf("%+v", o)
+	}
+	end()
+	again := &Target{Here: hosts.New(t.TempDir(), revision), Hosts: f.Hosts, Log: f.Log}
+	changed, stop := m["b"].link.Watch(key)
+	defer stop()
+	run(t, again)
+	again.Converge(declared(2, "AllAtOnce"))
+	await(t, again, "healthy on a still", is(2, target.Healthy))
+	m["b"].come()
+	<-changed
+	again.Changed() // the agents tell the other fleet
+	for deadline := time.Now().Add(2 * time.Minute); m["b"].ran(t) != "r1 r2"; time.Sleep(5 * time.Millisecond) {
+		again.Changed()
+		if time.Now().After(deadline) {
+			t.Fatalf("b has run %s: %+v", m["b"].ran(t), again.Observe(key))
+		}
+	}
+	if m["a"].ran(t) != "r1 r2" {
+		t.Errorf("a has run %s", m["a"].ran(t))
+	}
+}
+
+// Only hosts with the tags; none is a state that says so.
+func TestTags(t *testing.T) {
+	f, m := fleetOf(t, "a", "b")
+	list := f.Hosts("")
+	list[1].Tags = map[string]string{"role": "api"}
+	run(t, f)
+	d := declared(1, "AllAtOnce")
+	f.Converge(d)
+	o := await(t, f, "healthy", is(1, target.Healthy))
+	if len(o.Units) != 1 || m["b"].ran(t) != "" {
+		t.Errorf("%+v, b ran %q", o, m["b"].ran(t))
+	}
+	if !f.Wants("a", "r1") || f.Wants("b", "r1") || f.Wants("a", "r2") {
+		t.Error("who may have which artifact is wrong")
+	}
+	d = declared(2, "AllAtOnce")
+	d.Files[FileName] = []byte("tags: {role: nowhere}\n")
+	f.Converge(d)
+	o = await(t, f, "failed", is(2, target.Failed))
+	if o.RollBack || !strings.Contains(o.Message, "no host has the tags") {
+		t.Errorf("%+v", o)
+	}
+	// Its logs are those of hosts, by their names here.
+	f.Converge(declared(3, "AllAtOnce"))
+	await(t, f, "healthy", is(3, target.Healthy))
+	for line, err := range f.Logs(context.Background(), key, target.LogQuery{}) {
+		if err != nil || line.Unit != "a" {
+			t.Errorf("%+v %v", line, err)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"tags: {role: web}", ""},
+		{"tags: {role: [web, api], zone: \"*\"}\ndeployment: HOST_COUNT 2\nrollback: false", ""},
+		{"deployment: OneAtATime", "hosts.yaml:1: tags does not say which hosts are deployed to"},
+		{"tags: [role]", "tags does not say"},
+		{"tags: {role: }", `hosts.yaml:1: the tag "role" has no value`},
+		{"tags: {role: []}", "tag group 1 is empty"},
+		{"tags: {a: b, c: d, e: f, g: h}", "4 tag groups are given"},
+		{"tags: {a: b}\nstrategy: x", "strategy"},
+		{"tags: {a: b}\ndeployment: FLEET_PERCENT 100", "hosts.yaml:2: FLEET_PERCENT takes 0 to 99"},
+		{"tags: {a: b, a: c}", "a"},
+		{"", "hosts.yaml"},
+	} {
+		got, problems := read("", map[string][]byte{FileName: []byte(c.text)})
+		switch {
+		case c.want == "" && (got == nil || len(problems) > 0):
+			t.Errorf("%q: %v", c.text, problems)
+		case c.want != "" && (len(problems) == 0 || !strings.Contains(problems[0].Error(), c.want)):
+			t.Errorf("%q: %v, want %q", c.text, problems, c.want)
+		}
+	}
+	c, _ := read("", map[string][]byte{FileName: []byte("tags: {role: [web, api], zone: \"*\"}\ndeployment: HalfAtATime\n")})
+	if !c.rollBack || c.rollout.Name != rollout.HalfAtATime.Name {
+		t.Errorf("%+v", c)
+	}
+	var matched []int
+	for i, tags := range []map[string]string{{"role": "web"}, {"role": "api", "zone": "a"}, {"role": "db", "zone": "a"}, {"zone": "b"}} {
+		if c.groups.Matches(tags) {
+			matched = append(matched, i)
+		}
+	}
+	if !slices.Equal(matched, []int{1}) {
+		t.Errorf("it matches %v", matched)
+	}
+}
