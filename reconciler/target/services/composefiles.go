@@ -271,12 +271,18 @@ func (p *parser) compose() *yaml.Node {
 	if !p.top(top) {
 		return nil
 	}
+	if top = p.extended(top); top == nil {
+		return nil
+	}
 	for _, name := range []string{"compose.override.yaml", "compose.override.yml"} {
 		if _, ok := p.files[name]; !ok {
 			continue
 		}
 		over := p.load(top, &origin{name: name, vars: p.main.vars}, name)
 		if over == nil || !p.top(over) {
+			return nil
+		}
+		if over = p.extended(over); over == nil {
 			return nil
 		}
 		top = p.merge(top, over, "")
@@ -286,6 +292,15 @@ func (p *parser) compose() *yaml.Node {
 	if top == nil {
 		return nil
 	}
+	if services := value(top, "services"); services != nil {
+		p.settle(services)
+	}
+	return top
+}
+
+// extended is a file whose services have what they extend in them: as in Compose,
+// before others override or include it. nil: that cannot be done.
+func (p *parser) extended(top *yaml.Node) *yaml.Node {
 	services := value(top, "services")
 	if services == nil || services.Kind != yaml.MappingNode {
 		return top
@@ -299,7 +314,6 @@ func (p *parser) compose() *yaml.Node {
 		}
 		all.Content = append(all.Content, key, n)
 	}
-	p.settle(all)
 	return p.with(top, "services", all)
 }
 
@@ -454,6 +468,9 @@ func (p *parser) included(item *yaml.Node, what string, chain []string) *yaml.No
 		}
 		top := p.load(n, s, what)
 		if top == nil || !p.top(top) {
+			return nil
+		}
+		if top = p.extended(top); top == nil {
 			return nil
 		}
 		if x := value(top, "x-headgate"); x != nil {
