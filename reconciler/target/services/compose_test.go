@@ -198,6 +198,63 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// Nothing that a file says makes its reading long.
+func TestBounds(t *testing.T) {
+	many := func(n int, format string) string {
+		var out strings.Builder
+		for i := range n {
+			fmt.Fprintf(&out, format, i)
+		}
+		return out.String()
+	}
+	for _, c := range []struct {
+		name  string
+		files target.Files
+		want  string
+	}{
+		{
+			"services that take much over",
+			target.Files{
+				composeFile: []byte("services:\n" + many(49, "  s%d: {extends: base}\n") + "  base:\n    command: x\n    environment:\n" + many(5000, "      A%d: x\n")),
+			},
+			"takes over more than 200000 values",
+		},
+		{
+			"a large file that is read again and again",
+			target.Files{
+				composeFile: []byte("services:\n" + many(40, "  s%d: {extends: {file: x.yaml, service: a}}\n")),
+				"x.yaml":    []byte("services: {a: {command: x}}\n" + strings.Repeat("# "+strings.Repeat("x", 1000)+"\n", 900)),
+			},
+			"reads more than 8 MiB of files",
+		},
+		{
+			"a file of variables, over and over",
+			target.Files{
+				composeFile: []byte("services: {a: {command: x, env_file: [" + strings.Repeat("e,", 500) + "e]}}\n"),
+				"e":         []byte(strings.Repeat("# "+strings.Repeat("x", 1000)+"\n", 60)),
+			},
+			"reads more than 8 MiB of files",
+		},
+		{
+			"more files than one reads",
+			func() target.Files {
+				files := target.Files{composeFile: []byte("include: [" + many(60, "f%d.yaml, ") + "]\nservices: {a: {command: x}}\n")}
+				for i := range 60 {
+					files[fmt.Sprintf("f%d.yaml", i)] = []byte("services: {}\n")
+				}
+				return files
+			}(),
+			"declared in more than 50 files",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, _, err := Read("", c.files); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %.500v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
 func TestInterpolate(t *testing.T) {
 	vars := map[string]string{"PORT": "80", "HEADGATE_RELEASE": "4"}
 	for in, want := range map[string]string{

@@ -21,6 +21,7 @@ const (
 	maxIncludes = 8       // of files that include files
 	maxExtends  = 8       // of services that extend services
 	maxCopied   = 200_000 // values that are taken over from elsewhere
+	maxParsed   = 8 << 20 // bytes, a file as often as it is read
 )
 
 // origin is a file that services are declared in.
@@ -42,6 +43,7 @@ type parser struct {
 	read    map[string]bool        // names of files that were read
 	missing map[string]bool        // names of files that were wanted and are not there
 	copied  int
+	parsed  int // bytes
 
 	resources map[string]map[string]*yaml.Node // volumes, secrets, configs and networks, by name
 
@@ -129,6 +131,9 @@ func (p *parser) load(at *yaml.Node, s *origin, what string) *yaml.Node {
 		p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, s.name))
 		return nil
 	}
+	if p.tooLarge(at, data) {
+		return nil
+	}
 	top, err := yamlfile.ParseAliased(path.Join(p.dir, s.name), data)
 	if err != nil {
 		ps, _ := yamlfile.ProblemsIn(err)
@@ -137,6 +142,15 @@ func (p *parser) load(at *yaml.Node, s *origin, what string) *yaml.Node {
 	}
 	p.belongs(top, s)
 	return top
+}
+
+// tooLarge reports whether reading a file once more is more than is allowed.
+func (p *parser) tooLarge(at *yaml.Node, data []byte) bool {
+	p.parsed += len(data)
+	if p.parsed > maxParsed && at != nil && p.parsed-len(data) <= maxParsed {
+		p.problem(at, "name files fewer times, or make them smaller", "reads more than %d MiB of files", maxParsed>>20)
+	}
+	return p.parsed > maxParsed
 }
 
 // belongs notes that a node, with all in it, is of a file.
@@ -779,6 +793,9 @@ func (p *parser) variablesOf(at *yaml.Node, name string, vars map[string]string,
 			What: fmt.Sprintf("is one of more than %d files that the application is declared in", maxFiles),
 			Fix:  "leave some out",
 		})
+		return false
+	}
+	if p.tooLarge(at, data) {
 		return false
 	}
 	outer := p.main.vars
