@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,33 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine/enginetest"
 )
+
+// registry is one that gives nothing as it should, each name in its own way.
+func registry(t *testing.T) (host string) {
+	answer := func(w http.ResponseWriter, status int, code string) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = fmt.Fprintf(w, `{"errors": [{"code": %q, "message": "said by a test"}]}`, code)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/")
+		switch name {
+		case "denied":
+			answer(w, http.StatusForbidden, "DENIED")
+		case "missing":
+			answer(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
+		case "broken":
+			answer(w, http.StatusInternalServerError, "UNKNOWN")
+		case "other":
+			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v2+json")
+			_, _ = io.WriteString(w, `{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+				"config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 2, "digest": "sha256:`+strings.Repeat("cd", 32)+`"}, "layers": []}`)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
 
 func TestEngine(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
@@ -164,6 +193,18 @@ func TestEngine(t *testing.T) {
 			} {
 				_, err := e.Resolve(ctx, ref, engine.PullOnce, engine.Login{})
 				if engine.ReasonOf(err) != want || err.Error() == "" {
+					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
+				}
+			}
+			host := registry(t)
+			for ref, want := range map[string]target.Reason{
+				host + "/denied:1":  target.ReasonImageDenied,
+				host + "/missing:1": target.ReasonImageNotFound,
+				host + "/broken:1":  target.ReasonRegistryUnavailable,
+				host + "/other@sha256:" + strings.Repeat("ab", 32): target.ReasonDigestMismatch,
+			} {
+				_, err := e.Resolve(ctx, ref, engine.PullOnce, engine.Login{})
+				if engine.ReasonOf(err) != want {
 					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
 				}
 			}

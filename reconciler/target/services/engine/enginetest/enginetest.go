@@ -180,6 +180,19 @@ func (d *Daemon) end(sig syscall.Signal) {
 	_ = d.process.Process.Signal(sig) // it may have ended
 	_ = d.process.Wait()              // how is of no account
 	d.process = nil
+	// The engine's own containerd ends with it, a moment later. An engine that finds it
+	// dying waits for it to answer.
+	const pidFile = "/run/docker/containerd/containerd.pid"
+	pid, err := os.ReadFile(pidFile)
+	if err != nil {
+		return
+	}
+	for late := time.Now().Add(time.Minute); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat("/proc/" + strings.TrimSpace(string(pid))); err != nil {
+			break
+		}
+	}
+	_ = os.Remove(pidFile) // it may be gone
 }
 
 // Import makes an image of busybox, with changes as a Dockerfile has them, such as
