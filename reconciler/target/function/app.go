@@ -868,7 +868,6 @@ func (a *app) close() {
 		f.mu.Lock()
 		pools := slices.Collect(maps.Values(f.pools))
 		f.pools = map[int]*pool{}
-		f.free.Broadcast()
 		f.mu.Unlock()
 		for _, p := range pools {
 			p.retire(true)

@@ -203,6 +203,23 @@ func (a *app) find(named, qualifier string) (f *function, number int, arn string
 	return f, number, arn, nil
 }
 
+// maxPending bounds the bodies of requests that are there at the same time, of all functions.
+const maxPending = 512 << 20
+
+// readBody reads a body, unless too much is there already. done is to be called when the
+// request is over, whatever the error.
+func (t *Target) readBody(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, done func(), err error) {
+	size := limit
+	if r.ContentLength >= 0 && r.ContentLength < limit {
+		size = r.ContentLength
+	}
+	if !t.pending.TryAcquire(size) {
+		return nil, func() {}, errThrottled
+	}
+	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	return body, func() { t.pending.Release(size) }, err
+}
+
 func (a *app) serveInvoke(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	kind := cmp.Or(r.Header.Get("X-Amz-Invocation-Type"), "RequestResponse")
@@ -215,11 +232,15 @@ func (a *app) serveInvoke(w http.ResponseWriter, r *http.Request) {
 		refuseCall(w, http.StatusBadRequest, "InvalidParameterValueException", "X-Amz-Invocation-Type is RequestResponse, Event or DryRun")
 		return
 	}
-	payload, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	payload, done, err := a.t.readBody(w, r, limit)
+	defer done()
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
 		refuseCall(w, http.StatusRequestEntityTooLarge, "RequestTooLargeException", fmt.Sprintf("%d bytes is the most that an event may have", limit))
+		return
+	case errors.Is(err, errThrottled):
+		refuseFailure(w, err)
 		return
 	case err != nil:
 		refuseCall(w, http.StatusBadRequest, "InvalidRequestContentException", "the event broke off")

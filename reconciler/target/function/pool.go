@@ -89,6 +89,14 @@ func (f *function) invoke(ctx context.Context, number int, what invocationOf) (e
 		f.mu.Unlock()
 		return executed{}, errNoVersion
 	}
+	if what.patient {
+		// Whoever waits is told that the application ends, also when nobody lets go.
+		defer context.AfterFunc(ctx, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.free.Broadcast()
+		})()
+	}
 	for f.active >= f.limit {
 		if !what.patient {
 			f.mu.Unlock()

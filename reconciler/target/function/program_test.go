@@ -163,7 +163,7 @@ func request2(r events.LambdaFunctionURLRequest) (any, error) {
 	case "/whole":
 		return events.LambdaFunctionURLResponse{
 			StatusCode:      http.StatusTeapot,
-			Headers:         map[string]string{"Content-Type": "image/png", "X-Own": "yes"},
+			Headers:         map[string]string{"Content-Type": "image/png", "X-Own": "yes", "content-length": "70", "Transfer-Encoding": "odd"},
 			Cookies:         []string{"a=1", "b=2; Secure"},
 			Body:            base64.StdEncoding.EncodeToString([]byte{0, 1, 254}),
 			IsBase64Encoded: true,

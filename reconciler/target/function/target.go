@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -51,6 +53,7 @@ type Target struct {
 	now         func() time.Time
 	code        *unpacked.Store
 	reports     target.Topic
+	pending     *semaphore.Weighted // bytes of requests
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
@@ -71,6 +74,7 @@ func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string
 		DriftEvery:  30 * time.Second,
 		initTimeout: initTimeout,
 		now:         time.Now,
+		pending:     semaphore.NewWeighted(maxPending),
 		apps:        map[target.Key]*app{},
 		codes:       map[string]version{},
 		fences:      map[target.Key]int{},

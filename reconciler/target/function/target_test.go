@@ -190,7 +190,8 @@ func (h *harness) invoke(function, event string, header ...string) (*http.Respon
 	h.target.mu.Lock()
 	a := h.target.apps[h.key]
 	h.target.mu.Unlock()
-	return h.post(a.invokeURL()+"/2015-03-31/functions/"+function+"/invocations", event, header...)
+	name, query, _ := strings.Cut(function, "?")
+	return h.post(a.invokeURL()+"/2015-03-31/functions/"+name+"/invocations?"+query, event, header...)
 }
 
 func (h *harness) post(url, body string, header ...string) (*http.Response, string) {
@@ -243,8 +244,8 @@ func TestInvoke(t *testing.T) {
 	}
 
 	// One that is warm is used again; also by other ways to say its name.
-	for _, name := range []string{"hello", "hello:$LATEST", "hello:1", "arn:aws:lambda:eu-north-1:123456789012:function:hello:live", "hello/../hello:live"} {
-		resp, said := h.invoke(strings.ReplaceAll(name, "hello/../", ""), `{}`)
+	for _, name := range []string{"hello", "hello:$LATEST", "hello:1", "hello%3Alive", "hello?Qualifier=live", "arn:aws:lambda:eu-north-1:123456789012:function:hello:live", "arn:aws:lambda:eu-north-1:123456789012:function:hello"} {
+		resp, said := h.invoke(name, `{}`)
 		var again map[string]any
 		if err := json.Unmarshal([]byte(said), &again); err != nil || again["started"] != got["started"] {
 			t.Errorf("%s: %s: %s", name, resp.Status, said)
@@ -360,6 +361,14 @@ func TestConcurrency(t *testing.T) {
 	for range 2 {
 		if status := <-answers; status != 200 {
 			t.Errorf("one of two got %d", status)
+		}
+	}
+	for line, err := range h.target.Logs(t.Context(), h.key, target.LogQuery{Follow: true}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line.Text == "later" {
+			break
 		}
 	}
 	if o := h.target.Observe(h.key); len(o.Units[0].Instances) != 2 {

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -130,11 +131,15 @@ func readableBody(h http.Header, body []byte) bool {
 // functionURL answers requests by what a function makes of them.
 func (a *app) functionURL(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPayload*3/4)) // base64 makes it a third longer
+		body, done, err := a.t.readBody(w, r, maxPayload*3/4) // base64 makes it a third longer
+		defer done()
 		var large *http.MaxBytesError
 		switch {
 		case errors.As(err, &large):
 			refuseRequest(w, http.StatusRequestEntityTooLarge, "Request Entity Too Large")
+			return
+		case errors.Is(err, errThrottled):
+			refuseRequest(w, http.StatusTooManyRequests, "Too Many Requests")
 			return
 		case err != nil:
 			refuseRequest(w, http.StatusBadRequest, "Bad Request")
@@ -198,6 +203,9 @@ type urlAnswer struct {
 	IsBase64Encoded bool              `json:"isBase64Encoded"`
 }
 
+// ownHeaders are about the connection, and the server's to say.
+var ownHeaders = []string{"Connection", "Content-Length", "Keep-Alive", "Trailer", "Transfer-Encoding", "Upgrade"}
+
 // head writes what comes before the body.
 func (a *urlAnswer) head(w http.ResponseWriter, kind string) bool {
 	status := http.StatusOK
@@ -210,7 +218,9 @@ func (a *urlAnswer) head(w http.ResponseWriter, kind string) bool {
 	h := w.Header()
 	h.Set("Content-Type", kind)
 	for name, value := range a.Headers {
-		h.Set(name, value)
+		if !slices.Contains(ownHeaders, http.CanonicalHeaderKey(name)) {
+			h.Set(name, value)
+		}
 	}
 	for _, cookie := range a.Cookies {
 		h.Add("Set-Cookie", cookie)
