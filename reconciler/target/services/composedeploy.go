@@ -109,7 +109,11 @@ func (p *parser) bounds(n *yaml.Node, c *Compose) {
 		}
 		low, high := rollout.Bounds(s.Replicas, c.Deployment.MinimumHealthy, c.Deployment.Maximum)
 		if rollout.Stalls(s.Replicas, low, high) {
-			p.problem(n, "lower minimum_healthy, raise maximum, or declare more replicas",
+			fix := "lower minimum_healthy, raise maximum, or declare more replicas"
+			if p.of(n).text {
+				fix = "lower minimumHealthyPercent, raise maximumPercent, or raise desiredCount"
+			}
+			p.problem(n, fix,
 				"service %s could never be replaced: of %d instances at least %d are to be healthy and at most %d to run, so that none can be stopped or started first",
 				s.Name, s.Replicas, low, high)
 		}
