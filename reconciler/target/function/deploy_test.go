@@ -73,7 +73,8 @@ func (h *harness) weight(percent int) {
 	h.await(fmt.Sprint(percent, " %"), func(o target.Observed) bool { return len(o.Units) > 0 && o.Units[0].Weight == percent })
 }
 
-func hooked(before, after string) target.Files {
+// hooked declares hooks with their reports, and a version that nothing else is.
+func hooked(version int, before, after string) target.Files {
 	text := spec + "Hooks:\n"
 	if before != "" {
 		text += "  - BeforeAllowTraffic: before\n"
@@ -81,7 +82,8 @@ func hooked(before, after string) target.Files {
 	if after != "" {
 		text += "  - AfterAllowTraffic: after\n"
 	}
-	f := files(fmt.Sprintf("functions:\n  hello: {timeout: 5m}\n  before: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n  after: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n", before, after))
+	f := files(fmt.Sprintf("functions:\n  hello: {timeout: 5m, environment: {GREETING: %q}}\n  before: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n  after: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n",
+		fmt.Sprint(version), before, after))
 	f["appspec.yml"] = []byte(text)
 	return f
 }
@@ -104,7 +106,7 @@ func TestHooks(t *testing.T) {
 		{"", "Succeeded", ""},
 	} {
 		n := i + 2
-		h.declare(n, n, hooked(c.before, c.after))
+		h.declare(n, 1, hooked(n, c.before, c.after))
 		if c.why == "" {
 			h.healthy(n)
 			at = fmt.Sprint(n)

@@ -61,7 +61,7 @@ func journey(where string) int {
 			<-changed
 		}
 	}
-	second := hooked("Succeeded", report)
+	second := hooked(2, "Succeeded", report)
 	second[settingsFile] = append([]byte("deployment: {strategy: linear, percent: 40, interval: 20ms}\n"), second[settingsFile]...)
 
 	// A server that is started again declares what is declared last, and nothing older.
