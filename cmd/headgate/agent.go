@@ -220,7 +220,7 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 		return err
 	}
 	fmt.Fprintf(p.out, "this machine is %s of %s\n", u.Name, u.Server)
-	fmt.Fprintf(p.out, "start it: headgate agent --data %s\n", data)
+	fmt.Fprintf(p.out, "start it: headgate agent --data %s; or as a unit, with the machine: headgate install --agent --data %s\n", data, data)
 	return nil
 }
 

@@ -24,10 +24,12 @@ func installCommand() command {
 		short: "have systemd run the server, and apart from it what environments declare",
 		long: `
 headgate install --data /var/lib/headgate --user headgate -- --ssh :22 --http :443 --acme git.example.org
+headgate install --agent --data /var/lib/headgate-agent
 headgate install --dry-run
 headgate install --uninstall
 
-Writes two units, headgate.service and headgate-agent.service, and says what it has done.
+Writes two units, headgate.service and headgate-agent.service, and says what it has done;
+with --agent the second alone, for a machine that is the agent of a server elsewhere.
 Restarting or upgrading the first touches nothing that runs; stopping the second
 stops it. It overwrites and removes nothing that it has not written.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -35,9 +37,13 @@ stops it. It overwrites and removes nothing that it has not written.`,
 			flags.StringVar(&i.data, "data", "/var/lib/headgate", "directory that holds everything the server keeps")
 			flags.StringVar(&i.user, "user", "root", "user that both run as")
 			flags.StringVar(&i.dir, "unit-dir", "/etc/systemd/system", "directory that the units are written to")
+			flags.BoolVar(&i.agent, "agent", false, "write the agent's unit alone, for a machine on which \"headgate agent join\" was run")
 			flags.BoolVar(&i.dry, "dry-run", false, "say what would be done, and do nothing")
 			uninstall := flags.Bool("uninstall", false, "remove the units again, and nothing else")
 			return func(ctx context.Context, p printer, args []string) error {
+				if i.agent && len(args) > 0 {
+					return usageError{fmt.Sprintf("with --agent there is no server, for which %q would be", args[0])}
+				}
 				i.p, i.serve = p, args
 				if *uninstall {
 					return i.uninstall(ctx)
@@ -54,7 +60,16 @@ type installation struct {
 	data, user string
 	dir        string   // of units
 	serve      []string // flags of serve
+	agent      bool     // the agent's unit alone
 	dry        bool
+}
+
+// names are the units that are written, the agent's first.
+func (i *installation) names() []string {
+	if i.agent {
+		return []string{agentUnit}
+	}
+	return []string{agentUnit, serverUnit}
 }
 
 // The units. What is in the first one's cgroup is nobody's production; in the
@@ -168,7 +183,7 @@ func (i *installation) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{agentUnit, serverUnit} {
+	for _, name := range i.names() {
 		if err := i.mine(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -176,7 +191,7 @@ func (i *installation) install(ctx context.Context) error {
 	if err := i.makeData(who); err != nil {
 		return err
 	}
-	for _, name := range []string{agentUnit, serverUnit} {
+	for _, name := range i.names() {
 		path := filepath.Join(i.dir, name)
 		if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, []byte(units[name])) {
 			fmt.Fprintf(i.p.out, "%s is as it should be\n", path)
@@ -191,6 +206,11 @@ func (i *installation) install(ctx context.Context) error {
 	}
 	if err := i.reload(ctx); err != nil {
 		return err
+	}
+	if i.agent {
+		fmt.Fprintf(i.p.out, "start it, now and with the machine: systemctl enable --now %s\n", agentUnit)
+		fmt.Fprintf(i.p.out, "to upgrade: put another program at %s, then: systemctl reload %s\n", program, agentUnit)
+		return nil
 	}
 	fmt.Fprintf(i.p.out, "start both, now and with the machine: systemctl enable --now %s %s\n", agentUnit, serverUnit)
 	fmt.Fprintf(i.p.out, "to upgrade: put another program at %s, then: systemctl restart %s\n", program, serverUnit)

@@ -81,6 +81,19 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// A machine that is an agent of a server elsewhere has the agent's unit alone.
+func TestInstallAgent(t *testing.T) {
+	dir, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
+	said, code := installIn(t, dir, "--agent", "--data", data)
+	if left, _ := os.ReadDir(dir); code != 0 || len(left) != 1 || left[0].Name() != agentUnit ||
+		!strings.Contains(said, "systemctl enable --now "+agentUnit+"\n") {
+		t.Errorf("%d %v\n%s", code, left, said)
+	}
+	if said, code := installIn(t, dir, "--agent", "--data", data, "--", "--ssh", ":22"); code != 2 {
+		t.Errorf("%d\n%s", code, said)
+	}
+}
+
 // TestInstallLeavesOthersAlone: a unit of that name which somebody else has written is
 // neither overwritten nor removed.
 func TestInstallLeavesOthersAlone(t *testing.T) {
