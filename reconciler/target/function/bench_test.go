@@ -41,6 +41,25 @@ func BenchmarkWarm(b *testing.B) {
 	}
 }
 
+// BenchmarkCanary is 10,000 invocations through a canary of 10 percent: how many it gets.
+func BenchmarkCanary(b *testing.B) {
+	h := newHarness(b)
+	settings := "deployment: {strategy: canary, percent: 10, interval: 1h}\nfunctions: {hello: {timeout: 5m}}\n"
+	h.declare(1, 1, files(settings))
+	h.healthy(1)
+	h.declare(2, 2, files(settings))
+	h.weight(10)
+	for b.Loop() {
+		second := 0
+		for range 10_000 {
+			if resp, _ := h.invoke("hello:live", `{}`); resp.Header.Get("X-Amz-Executed-Version") == "2" {
+				second++
+			}
+		}
+		b.ReportMetric(float64(second)/100, "%-canary")
+	}
+}
+
 // BenchmarkCold is the first invocation of a version, from the start of its process, beside
 // the start of the same program.
 func BenchmarkCold(b *testing.B) {

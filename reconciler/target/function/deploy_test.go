@@ -271,6 +271,8 @@ func TestSupersede(t *testing.T) {
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	h, c := held(t)
+	// A port that any will do for is asked for again, and may be somebody else's by then.
+	canary := fmt.Sprintf("invoke: %d\n", freePort(t)) + canary
 	h.declare(1, 1, files(canary))
 	h.healthy(1)
 	h.declare(2, 2, files(canary))
