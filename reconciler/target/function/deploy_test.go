@@ -136,6 +136,34 @@ func held(t *testing.T) (*harness, *clock) {
 	return h, c
 }
 
+// TestSilentHook: a hook that returns without a report has its hour, and what it reports
+// after that is refused. So is a report while nothing waits for one.
+func TestSilentHook(t *testing.T) {
+	t.Parallel()
+	h, c := held(t)
+	h.declare(1, 1, files("functions: {hello: {timeout: 5m}}\n"))
+	h.healthy(1)
+	h.declare(2, 1, hooked(2, "none", ""))
+	h.await("waiting for its hook", func(o target.Observed) bool { return o.Message == "BeforeAllowTraffic: waits for the report of before" })
+	a := h.app()
+	a.stateMu.Lock()
+	execution, deployment := a.state.Deployment.Hook.Execution, a.state.Deployment.ID
+	a.stateMu.Unlock()
+	h.forward(c, 59*time.Minute)
+	h.forward(c, 2*time.Minute)
+	if o := h.failed(2); o.Message != "hook before did not report within 1h0m0s" || !o.RollBack {
+		t.Errorf("it is %+v", o)
+	}
+	report := fmt.Sprintf(`{"deploymentId":%q,"lifecycleEventHookExecutionId":%q,"status":"Succeeded"}`, deployment, execution)
+	resp, said := h.post(a.invokeURL(), report, "X-Amz-Target", "CodeDeploy_20141006.PutLifecycleEventHookExecutionStatus")
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(said, "InvalidLifecycleEventHookExecutionIdException") {
+		t.Errorf("a late report: %s: %s", resp.Status, said)
+	}
+	if got := h.alias(); got != "1" {
+		t.Errorf("the alias is at %s", got)
+	}
+}
+
 const canary = "deployment: CodeDeployDefault.LambdaCanary10Percent5Minutes\nfunctions: {hello: {timeout: 5m}}\n"
 
 // TestShares: of 10,000 requests that many ask for at once a canary gets its share, for any
