@@ -187,11 +187,22 @@ func (rc *Reconciler) addressesLanded(r *repo.Repository, e headgateyaml.Environ
 		return nil, err
 	}
 	return rc.addressesAt(r, e.Target, dir.Hash, func() ([]map[string][]byte, error) {
-		files, err := r.Files(dir.Hash, func(name string) bool {
-			return !strings.Contains(name, "/") && (path.Ext(name) == ".yaml" || path.Ext(name) == ".yml")
-		})
+		files, err := r.Files(dir.Hash, mayAddress)
 		return []map[string][]byte{files}, err
 	})
+}
+
+// mayAddress reports whether a file of an environment's directory may have a part in
+// which addresses it asks for: those that declare it, what they include, and variables.
+// What is mounted and the like is left unread, for this is asked with every push.
+func mayAddress(name string) bool {
+	switch path.Ext(name) {
+	case ".yaml", ".yml", ".env":
+		return strings.Count(name, "/") < 4
+	case ".json":
+		return !strings.Contains(name, "/")
+	}
+	return false
 }
 
 // addressesAt remembers what a tree asks for: every push looks at all of them.

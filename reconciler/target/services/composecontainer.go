@@ -751,7 +751,7 @@ func (p *parser) contents(at *yaml.Node, name, what string) (file []byte, direct
 	}
 	// Which files there are shows when all are there.
 	if p.missing[name] = true; directory == nil {
-		p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, name))
+		p.notThere(at, name, what)
 		return nil, nil, false
 	}
 	return nil, directory, true

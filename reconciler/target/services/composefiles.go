@@ -42,6 +42,7 @@ type parser struct {
 	from    map[*yaml.Node]*origin // of what is not in main
 	read    map[string]bool        // names of files that were read
 	missing map[string]bool        // names of files that were wanted and are not there
+	absent  int                    // how many problems are that
 	copied  int
 	parsed  int // bytes
 
@@ -128,7 +129,7 @@ func (p *parser) load(at *yaml.Node, s *origin, what string) *yaml.Node {
 	p.read[s.name] = true
 	data, ok := p.content(s.name)
 	if !ok {
-		p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, s.name))
+		p.notThere(at, s.name, what)
 		return nil
 	}
 	if p.tooLarge(at, data) {
@@ -142,6 +143,12 @@ func (p *parser) load(at *yaml.Node, s *origin, what string) *yaml.Node {
 	}
 	p.belongs(top, s)
 	return top
+}
+
+// notThere says that a file or directory is not there.
+func (p *parser) notThere(at *yaml.Node, name, what string) {
+	p.absent++
+	p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, name))
 }
 
 // tooLarge reports whether reading a file once more is more than is allowed.
@@ -783,7 +790,7 @@ func (p *parser) dotenv(s *origin) {
 func (p *parser) variablesOf(at *yaml.Node, name string, vars map[string]string, what string, raw bool) bool {
 	data, ok := p.content(name)
 	if !ok {
-		p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, name))
+		p.notThere(at, name, what)
 		return false
 	}
 	file := path.Join(p.dir, name)

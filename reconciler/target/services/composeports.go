@@ -20,16 +20,19 @@ const portForm = `write "8000:80", "127.0.0.1:8000:80" or "0:80" for any free po
 func (t *Target) Addresses(files target.Files) []target.Address { return Addresses(files) }
 
 // Addresses are those that the files of an application's directory declare: with
-// no IP where they name none, with port 0 where any will do.
+// no IP where they name none, with port 0 where any will do. Files that are not given
+// are taken for good.
 func Addresses(files target.Files) (all []target.Address) {
-	c, _, err := Read("", files)
-	if err != nil {
+	p := newParser("", files)
+	c := p.application()
+	if len(p.problems) > p.absent {
 		return nil
 	}
 	for _, s := range c.Services {
 		for _, p := range s.Ports {
 			var ip netip.Addr // of none: the target's
 			if p.HostIP != "" {
+				var err error
 				if ip, err = netip.ParseAddr(p.HostIP); err != nil {
 					continue
 				}

@@ -79,6 +79,23 @@ func TestTaskFiles(t *testing.T) {
 	}
 }
 
+// Who asks for addresses does not read what is mounted.
+func TestAddressesOfSomeFiles(t *testing.T) {
+	for _, c := range []struct {
+		name, compose string
+		want          int
+	}{
+		{"good", "services: {web: {image: x, ports: ['$AT:80']}}", 1},
+		{"a mount that is not read", "services: {web: {image: x, ports: ['$AT:80'], volumes: ['./x.conf:/x:ro'], env_file: [a, b]}}", 1},
+		{"faulty", "services: {web: {image: x, ports: ['$AT:80'], volumes: ['./x.conf:/x:ro'], imgae: y}}", 0},
+	} {
+		all := Addresses(target.Files{composeFile: []byte(c.compose), ".env": []byte("AT=8000\n")})
+		if len(all) != c.want || c.want == 1 && all[0].Address.Port() != 8000 {
+			t.Errorf("%s: %v", c.name, all)
+		}
+	}
+}
+
 func FuzzTask(f *testing.F) {
 	f.Add([]byte(`{"containerDefinitions": [{"name": "w", "image": "<I>", "healthCheck": {"command": ["CMD", "x"]}}]}`), []byte(`{"desiredCount": 2}`))
 	f.Fuzz(func(t *testing.T, task, service []byte) {

@@ -468,6 +468,7 @@ func (t *ecsTask) environmentFiles(one *ecsContainer, n *yaml.Node, what string)
 		}
 		data, there := t.content(name)
 		if !there {
+			t.absent++
 			t.problem(set["value"], "put it into the environment's directory, from which it is read",
 				"%s: there is no %s, and nothing is fetched from S3", of, path.Join(t.dir, name))
 			return
