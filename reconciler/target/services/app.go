@@ -362,7 +362,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			digest, err = artifactOf(s, d.Release)
 		} else {
 			if s.Container, err = s.Container.filled(s.Name, d.Release); err == nil {
-				err = checkImage(s, d.Release)
+				err = checkContainer(s, d.Release)
 			}
 			a.networked = true
 		}

@@ -66,7 +66,7 @@ type PullPolicy string
 // The policies. The zero value resolves a tag once for every deployment.
 const (
 	PullOnce    PullPolicy = ""
-	PullAlways  PullPolicy = "always"  // before every start
+	PullAlways  PullPolicy = "always"  // the same, and what is there already is no stopgap while its registry does not answer
 	PullMissing PullPolicy = "missing" // what is there under that name will do
 	PullNever   PullPolicy = "never"
 )

@@ -178,12 +178,6 @@ func (c *containers) removeNetwork(a *app) {
 func (in *instance) spec(from image, port int, vars map[string]string) (s engine.Spec, err error) {
 	v := in.version
 	c, k := v.Service.Container, in.app.home
-	if len(c.Secrets) > 0 {
-		return s, &engine.Error{
-			Reason: target.ReasonRefused,
-			What:   fmt.Sprintf("secret %q cannot be given to a container in this version; leave secrets out", c.Secrets[0].Name),
-		}
-	}
 	s = engine.Spec{
 		Image:             from.ID,
 		WorkingDir:        v.Service.WorkingDir,

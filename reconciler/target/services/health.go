@@ -26,10 +26,10 @@ const (
 )
 
 // watch checks an instance until ctx ends, and says every result. The pauses
-// begin short and double until the first success, and are those that the service
-// declares once it has passed often enough.
-func watch(ctx context.Context, h Health, check func(context.Context) error, result func(error)) {
-	pause := firstCheck
+// begin short and double until the first success, or are early where that is not 0, and
+// are those that the service declares once it has passed often enough.
+func watch(ctx context.Context, h Health, early time.Duration, check func(context.Context) error, result func(error)) {
+	pause := cmp.Or(early, firstCheck)
 	if h.Path == "" && h.Test == nil && !h.Connect {
 		pause = h.StartPeriod
 	}
@@ -58,7 +58,9 @@ func watch(ctx context.Context, h Health, check func(context.Context) error, res
 			}
 		default:
 			passes = 0
-			pause = min(2*pause, h.Interval, slowestWait)
+			if pause = min(2*pause, h.Interval, slowestWait); early > 0 {
+				pause = early
+			}
 		}
 		timer.Reset(pause)
 	}

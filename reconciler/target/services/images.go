@@ -188,9 +188,13 @@ func ownImage(v *version, ref string) (digest string, own bool) {
 	return digest, own
 }
 
-// checkImage says whether the release has the image that a service wants of it.
-func checkImage(s Service, r target.Release) error {
+// checkContainer says whether a container can be had of what is declared and released.
+func checkContainer(s Service, r target.Release) error {
 	c := s.Container
+	if len(c.Secrets) > 0 {
+		return fmt.Errorf("service %s wants secret %q, and secrets are not given to containers in this version; leave it out",
+			s.Name, c.Secrets[0].Name)
+	}
 	if _, ok := r.Images[c.Image]; ok || !c.OwnImage {
 		return nil
 	}
@@ -200,6 +204,8 @@ func checkImage(s Service, r target.Release) error {
 
 func pullOf(p PullPolicy) engine.Pull {
 	switch p {
+	case PullAlways:
+		return engine.PullAlways
 	case PullMissing:
 		return engine.PullMissing
 	case PullNever:

@@ -133,7 +133,11 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	}
 	watching, unwatch := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
-	watcher.Go(func() { watch(watching, health, check, in.checked(w)) })
+	var early time.Duration
+	if of := v.Service.Container; of != nil {
+		early = of.StartInterval
+	}
+	watcher.Go(func() { watch(watching, health, early, check, in.checked(w)) })
 	left := false
 	select {
 	case <-w.over():

@@ -196,6 +196,9 @@ func TestEngine(t *testing.T) {
 					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
 				}
 			}
+			if _, err := e.Resolve(ctx, enginetest.Image, engine.PullAlways, engine.Login{}); engine.ReasonOf(err) != target.ReasonRegistryUnavailable {
+				t.Errorf("what is there was taken for what the registry has: %v", err)
+			}
 			host := registry(t)
 			for ref, want := range map[string]target.Reason{
 				host + "/denied:1":  target.ReasonImageDenied,

@@ -43,6 +43,7 @@ type Pull string
 // When it is.
 const (
 	PullOnce    Pull = ""        // what its registry has under the tag now
+	PullAlways  Pull = "always"  // the same, and nothing else when that cannot be asked
 	PullMissing Pull = "missing" // when nothing is there under that name
 	PullNever   Pull = "never"
 )
@@ -100,7 +101,7 @@ func (e *Engine) Resolve(ctx context.Context, ref string, pull Pull, login Login
 	}
 	cancel()
 	if err != nil {
-		if missing {
+		if missing || pull == PullAlways {
 			return Image{}, e.pullFailure(ctx, ref, err)
 		}
 		return here, nil

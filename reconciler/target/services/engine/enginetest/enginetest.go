@@ -128,15 +128,46 @@ func start(t *testing.T, dir string) *Daemon {
 	if d.API, err = client.New(client.WithHost(d.Host)); err != nil {
 		t.Fatal(err)
 	}
+	stopRuntime := d.startContainerd()
 	d.Start()
 	t.Cleanup(func() {
 		d.Stop()
+		stopRuntime()
 		if err := d.API.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	d.Import(Image, nil)
 	return d
+}
+
+const containerdSocket = "/run/containerd/containerd.sock"
+
+// startContainerd starts what has containers, apart from the engine as on people's
+// machines: an engine that was killed finds it again.
+func (d *Daemon) startContainerd() (stop func()) {
+	d.t.Helper()
+	config := filepath.Join(d.dir, "containerd.toml")
+	text := "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(d.dir, "containerd.log"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command("containerd", "--config", config, "--address", containerdSocket,
+		"--root", filepath.Join(d.dir, "containerd"), "--state", "/run/containerd/state")
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	return func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = cmd.Wait()                          // how is of no account
+	}
 }
 
 // Start starts the engine, again after Stop or Kill, and returns when it answers.
@@ -149,7 +180,7 @@ func (d *Daemon) Start() {
 	defer log.Close()
 	_ = os.Remove("/run/docker.pid") // of one that was killed
 	d.process = exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "root"), "--exec-root", "/run/docker",
-		"--pidfile", "/run/docker.pid", "-H", d.Host, "--bip", "172.30.0.1/24", "--storage-driver", "overlay2",
+		"--pidfile", "/run/docker.pid", "-H", d.Host, "--containerd", containerdSocket, "--bip", "172.30.0.1/24", "--storage-driver", "overlay2",
 		"--cgroup-parent", d.cgroup, "--live-restore", "--group", "root")
 	d.process.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	d.process.Stdout, d.process.Stderr = log, log
@@ -180,19 +211,6 @@ func (d *Daemon) end(sig syscall.Signal) {
 	_ = d.process.Process.Signal(sig) // it may have ended
 	_ = d.process.Wait()              // how is of no account
 	d.process = nil
-	// The engine's own containerd ends with it, a moment later. An engine that finds it
-	// dying waits for it to answer.
-	const pidFile = "/run/docker/containerd/containerd.pid"
-	pid, err := os.ReadFile(pidFile)
-	if err != nil {
-		return
-	}
-	for late := time.Now().Add(time.Minute); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat("/proc/" + strings.TrimSpace(string(pid))); err != nil {
-			break
-		}
-	}
-	_ = os.Remove(pidFile) // it may be gone
 }
 
 // Import makes an image of busybox, with changes as a Dockerfile has them, such as
