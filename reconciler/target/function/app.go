@@ -783,9 +783,11 @@ func (a *app) look(d *target.Declared) {
 		return
 	}
 	message := fmt.Sprintf("drift: the alias %s of %s points to %s, not to %s", a.settings.Spec.Alias, a.settings.Spec.Name, at, declared)
-	a.report(d, func(o *target.Observed) {
-		o.State, o.Message, o.Unhealed = target.Degraded, message, policy == target.Report
-	})
+	drifted := func() {
+		a.report(d, func(o *target.Observed) {
+			o.State, o.Message, o.Unhealed = target.Degraded, message, policy == target.Report
+		})
+	}
 	if policy == target.Report {
 		// Where it was moved to is where requests go, as at Lambda.
 		a.state.Aliases[key] = at
@@ -797,8 +799,10 @@ func (a *app) look(d *target.Declared) {
 			}
 		}
 		a.route()
+		drifted()
 		return
 	}
+	drifted()
 	a.t.Log.Warn("healed drift", "app", a.name(), "what", message)
 	a.state.Aliases[key] = declared
 	if err := a.save(); err != nil {
