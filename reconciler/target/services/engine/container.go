@@ -410,6 +410,9 @@ func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writ
 	}
 	attached, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
 	if err != nil {
+		if ctx.Err() != nil {
+			e.endExec(made.ID)
+		}
 		return 0, e.failure(ctx, "run a command in the container", err)
 	}
 	defer attached.Close()
@@ -439,25 +442,41 @@ func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writ
 	}
 }
 
-// endExec ends a command, for which the API has no word.
+// endExec ends a command, for which the API has no word. It may be about to start.
 func (e *Engine) endExec(id string) {
-	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
-	defer cancel()
-	found, err := e.api.ExecInspect(ctx, id, client.ExecInspectOptions{})
-	if err != nil || !found.Running || found.PID <= 0 || !e.local() {
+	if !e.local() {
 		return
 	}
-	p, err := sandbox.Find(found.PID)
+	ctx, cancel := context.WithTimeout(context.Background(), execTimeout)
+	defer cancel()
+	for {
+		found, err := e.api.ExecInspect(ctx, id, client.ExecInspectOptions{})
+		if err != nil || !found.Running && found.PID > 0 {
+			return // it has ended
+		}
+		if found.Running && found.PID > 0 && e.endProcess(ctx, id, found.PID) {
+			return
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return
+		}
+	}
+}
+
+// execTimeout is how long a command may take to start that is given up meanwhile.
+const execTimeout = 5 * time.Second
+
+func (e *Engine) endProcess(ctx context.Context, exec string, pid int) (ended bool) {
+	p, err := sandbox.Find(pid)
 	if err != nil {
-		return
+		return false
 	}
 	held, err := p.Hold()
 	if err != nil {
-		return
+		return false
 	}
 	defer held.Close()
 	// It still runs, so that the number that is held was its own.
-	if again, err := e.api.ExecInspect(ctx, id, client.ExecInspectOptions{}); err == nil && again.Running {
-		held.Signal(syscall.SIGKILL)
-	}
+	again, err := e.api.ExecInspect(ctx, exec, client.ExecInspectOptions{})
+	return err == nil && again.Running && held.Signal(syscall.SIGKILL)
 }

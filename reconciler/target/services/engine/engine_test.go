@@ -117,10 +117,13 @@ func TestEngine(t *testing.T) {
 			if err != nil || code != 3 || out.String() != "sick\n" {
 				t.Errorf("%d %q %v", code, out.String(), err)
 			}
-			short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
-			defer stop()
-			if _, err := e.Exec(short, id, sh("sleep 999"), &out); err == nil {
-				t.Error("what hangs is not given up")
+			// Given up before it has started, while it does, and after that.
+			for _, d := range []time.Duration{5 * time.Millisecond, 60 * time.Millisecond, 200 * time.Millisecond} {
+				short, stop := context.WithTimeout(ctx, d)
+				if _, err := e.Exec(short, id, sh("sleep 999"), &out); err == nil {
+					t.Error("what hangs is not given up")
+				}
+				stop()
 			}
 			out.Reset()
 			for late := time.Now().Add(time.Minute); ; {
