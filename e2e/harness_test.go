@@ -92,10 +92,20 @@ func (h *harness) finish(complain func(format string, args ...any)) {
 	if err := h.stop(false); err != nil {
 		complain("the server did not stop well: %v\n%s", err, h.tail())
 	}
-	if err := h.stopAgent(); err != nil {
-		complain("the agent did not stop well: %v\n%s", err, h.tail())
+	// A server that was killed may have started an agent that has not locked its
+	// directory yet: nobody can stop that before it has.
+	var left []string
+	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err := h.stopAgent(); err != nil {
+			complain("the agent did not stop well: %v\n%s", err, h.tail())
+			break
+		}
+		left = h.processes()
+		if !slices.ContainsFunc(left, func(p string) bool { return strings.Contains(p, " headgate agent --data ") }) {
+			break
+		}
 	}
-	if left := h.processes(); len(left) > 0 {
+	if len(left) > 0 {
 		complain("processes left over:\n%s", strings.Join(left, "\n"))
 	}
 	h.abandon()

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -68,9 +69,19 @@ func (c Client) Hello(ctx context.Context) (h Hello, err error) {
 }
 
 // Control has the agent "stop", "drain", "resume", or "upgrade" to the program at a path.
+// It waits for one that is about to answer.
 func (c Client) Control(ctx context.Context, what, argument string) error {
-	_, err := c.do(ctx, http.MethodPost, pathControl+what, map[string]string{"argument": argument})
-	return err
+	for late := time.Now().Add(startTimeout); ; {
+		_, err := c.do(ctx, http.MethodPost, pathControl+what, map[string]string{"argument": argument})
+		if !errors.Is(err, ErrAway) || c.Dir == "" || !repo.IsLocked(c.Dir) || time.Now().After(late) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func (c Client) do(ctx context.Context, method, path string, q any) ([]byte, error) {
@@ -174,8 +185,12 @@ func (c Client) Start(ctx context.Context, log string, arguments ...string) (Hel
 		}
 		select {
 		case end := <-ended:
+			if repo.IsLocked(c.Dir) { // another was faster, and will answer
+				ended = nil
+				continue
+			}
 			if h, err := c.Hello(ctx); err == nil {
-				return h, nil // another was faster
+				return h, nil
 			}
 			return h, fmt.Errorf("the agent ended at once: %v\nhint: it says why in %s", end, log)
 		case <-ctx.Done():

@@ -26,7 +26,6 @@ import (
 // Files of an agent's directory, besides what is kept of applications.
 const (
 	socketName  = "socket"
-	lockName    = "lock"    // the number of the process that has locked the directory, for people
 	stoppedName = "stopped" // somebody has stopped the agent, and wants it to stay so
 	settingName = "settings.json"
 )
@@ -82,20 +81,12 @@ func Lock(dir string) (*os.File, error) {
 	if err := repo.MakeDir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("lock the agent's directory: %w", err)
 	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("lock the agent's directory: %w", err)
+	f, err := repo.Lock(dir)
+	var locked *repo.Locked
+	if errors.As(err, &locked) {
+		return nil, fmt.Errorf("%w %s (process %d)", ErrHeld, dir, locked.Process)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			who, _ := os.ReadFile(filepath.Join(dir, lockName)) // only for people
-			return nil, fmt.Errorf("%w %s (process %s)", ErrHeld, dir, strings.TrimSpace(string(who)))
-		}
-		return nil, fmt.Errorf("lock the agent's directory %s: %w", dir, err)
-	}
-	_ = os.WriteFile(filepath.Join(dir, lockName), fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600) // a full disk must not keep an agent from starting
-	return f, nil
+	return f, err
 }
 
 // Run supervises until ctx is done, and everything is stopped then, or until somebody

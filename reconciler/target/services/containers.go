@@ -20,7 +20,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
@@ -385,7 +384,6 @@ func (c *containers) start(ctx context.Context, cmd command, record func(started
 		done:    make(chan struct{}),
 	}
 	if err = record(run.started); err == nil {
-		crash.Point("services.instance-recorded")
 		err = e.Start(answer, id)
 	}
 	if err != nil {

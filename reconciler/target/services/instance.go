@@ -102,7 +102,11 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 			return in.notStarted(err), nil
 		}
 		in.app.forget(in.id) // what an earlier run could not remove
-		w, err = runs.start(ctx, c, func(s started) error { return in.record(c, s) })
+		w, err = runs.start(ctx, c, func(s started) error {
+			err := in.record(c, s)
+			crash.Point("services.instance-recorded")
+			return err
+		})
 		if err != nil {
 			in.app.forget(in.id)
 			return in.notStarted(err), nil

@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
@@ -167,7 +166,6 @@ func (s *starter) start(c command, record func(started) error) (_ *process, err 
 			<-p.done
 			return nil, err
 		}
-		crash.Point("services.instance-recorded")
 		_, _ = begin.WriteString("\n") // it may have ended
 	}
 	go p.wait()
