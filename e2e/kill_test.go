@@ -200,7 +200,7 @@ func killAt(t *testing.T, r *recording, point string) {
 	}
 	j.arrive(nil)
 	if after := refs(t, h); settled(after) != settled(before) {
-		t.Errorf("a restart changed\n%s\ninto\n%s", before, after)
+		t.Errorf("a restart changed\n%s\ninto\n%s\n%s", before, after, h.tail())
 	}
 	if end := endState(t, h); end != r.end {
 		t.Errorf("killed at %s the end is\n%s\nunkilled it is\n%s", point, end, r.end)
