@@ -41,20 +41,20 @@ func newMachine(t *testing.T, h *harness, name string) *otherMachine {
 func (m *otherMachine) data() string { return filepath.Join(m.dir, "data") }
 
 // paste runs the line that `agent enrol` has printed.
-func (m *otherMachine) paste(line string) (string, error) {
-	out, errs, err := within(waitTimeout, m.dir, m.h.env(), "sh", "-c", line+" --data "+m.data())
+func (m *otherMachine) paste(line string, env ...string) (string, error) {
+	out, errs, err := within(waitTimeout, m.dir, append(m.h.env(), env...), "sh", "-c", line+" --data "+m.data())
 	return out + errs, err
 }
 
 // start starts the agent, as the unit would.
-func (m *otherMachine) start() {
+func (m *otherMachine) start(env ...string) {
 	m.t.Helper()
 	var err error
 	if m.log, err = os.OpenFile(filepath.Join(m.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		m.t.Fatal(err)
 	}
 	m.cmd = exec.Command(filepath.Join(m.dir, "headgate"), "agent", "--data", m.data())
-	m.cmd.Dir, m.cmd.Env = m.dir, m.h.env()
+	m.cmd.Dir, m.cmd.Env = m.dir, append(m.h.env(), env...)
 	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
@@ -164,16 +164,21 @@ func TestAgents(t *testing.T) {
 	}
 	first, second := newMachine(t, h, "first"), newMachine(t, h, "second")
 	line := enrol("--name", "web-1", "--tag", "role=web", "--tag", "zone=a")
-	if out, err := first.paste(line); err != nil || !strings.Contains(out, "this machine is web-1 of "+h.SSH) {
-		t.Fatalf("%v: %s", err, out)
+	for _, point := range []string{"join.key-made", "join.accepted", "join.noted"} {
+		if out, err := first.paste(line, "HEADGATE_CRASH_AT="+point); err == nil || strings.Contains(out, "error: ") {
+			t.Fatalf("it was not killed at %s: %v: %s", point, err, out)
+		}
+	}
+	if out, err := first.paste(line); err == nil || !strings.Contains(out, "has enrolled already: it is an agent of "+h.SSH) {
+		t.Errorf("killed when all was done: %v: %s", err, out)
 	}
 	if out, err := second.paste(line); err == nil || !strings.Contains(out, "unable to authenticate") {
 		t.Errorf("the line is good a second time: %v: %s", err, out)
 	}
-	if out, err := first.paste(enrol("--name", "web-9")); err == nil || !strings.Contains(out, "this machine has enrolled already, as web-1") {
+	if out, err := first.paste(enrol("--name", "web-9")); err == nil || !strings.Contains(out, "this machine has enrolled already: it is an agent of ") {
 		t.Errorf("%v: %s", err, out)
 	}
-	first.start()
+	first.start("HEADGATE_CRASH_AT=hosts.declared-kept") // its worker dies of the first deployment, and goes on
 	await(t, h, "web-1 is there", func() bool { return connected(t, h) == "web-1" })
 
 	// The server is killed when the second machine's token is bound to its key, and comes back.
@@ -311,6 +316,9 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	if ran(first) != "one" || ran(second) != "one" {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
+	if !strings.Contains(first.told(), "signal: killed") {
+		t.Errorf("the worker of web-1 was not killed:\n%s", first.told())
+	}
 	if out, err := h.ask("ada", "env", "logs", "shop", "production"); err != nil || strings.Count(out, "starting one") != 2 {
 		t.Errorf("logs: %v: %s", err, out)
 	}
@@ -331,6 +339,9 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	if ran(first) != "one two" || ran(second) != "one two" {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
+	if !strings.Contains(first.told(), "signal: killed") {
+		t.Errorf("the worker of web-1 was not killed:\n%s", first.told())
+	}
 
 	// An agent that is killed while a script runs does not run it again. It has failed, and
 	// what was there comes back by a commit, on both.
@@ -345,6 +356,9 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	shows("release 2, healthy", "hold")
 	if strings.Count(ran(first), "three") != 1 || strings.Contains(ran(second), "three") {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
+	}
+	if !strings.Contains(first.told(), "signal: killed") {
+		t.Errorf("the worker of web-1 was not killed:\n%s", first.told())
 	}
 
 	// A server that comes back finds everything as it was, and deploys nothing again.

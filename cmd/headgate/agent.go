@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,7 +180,7 @@ func remoteHosts(data string, uplink *agent.Uplink, log *slog.Logger) (*hosts.Ta
 		return store.Drop(digest)
 	})
 	h.Keep = filepath.Join(agentDir(data), "hosts")
-	h.Name = uplink.Name
+	h.Name = cmp.Or(uplink.Name, h.Name)
 	h.Log = log
 	return h, h.Load()
 }
@@ -219,7 +220,7 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.out, "this machine is %s of %s\n", u.Name, u.Server)
+	fmt.Fprintf(p.out, "this machine is %s\n", u)
 	fmt.Fprintf(p.out, "start it: headgate agent --data %s; or as a unit, with the machine: headgate install --agent --data %s\n", data, data)
 	return nil
 }

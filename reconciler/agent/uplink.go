@@ -324,6 +324,14 @@ func (l *conversationListener) Addr() net.Addr { return l.address }
 // ErrJoined is that a directory belongs to a server already.
 var ErrJoined = errors.New("this machine has enrolled already")
 
+// String says whose agent it is: "web-1 of git.example.org:22".
+func (u *Uplink) String() string {
+	if u.Name == "" {
+		return "an agent of " + u.Server // it ended before it was told its name
+	}
+	return u.Name + " of " + u.Server
+}
+
 // Join makes an agent's directory belong to a server, by a one-time token, and returns what
 // the agent is called there. It may be tried again with the same token until it has
 // succeeded: the key that it makes for this machine stays.
@@ -337,7 +345,7 @@ func Join(ctx context.Context, dir, server, hostKey, name, token string) (*Uplin
 	}
 	if was, err := OpenUplink(dir); err != nil || was != nil {
 		if was != nil {
-			err = fmt.Errorf("%w, as %s of %s", ErrJoined, was.Name, was.Server)
+			err = fmt.Errorf("%w: it is %s", ErrJoined, was)
 		}
 		return nil, err
 	}
@@ -350,7 +358,6 @@ func Join(ctx context.Context, dir, server, hostKey, name, token string) (*Uplin
 	if err != nil {
 		// It may have been let in by this token before, and ended before it knew.
 		if known, already := u.dial(ctx, u.Key); already == nil {
-			u.Name = name
 			return u, errors.Join(known.Close(), u.keep(dir))
 		}
 		return nil, fmt.Errorf("enrol with %s: %w", server, err)
