@@ -87,13 +87,10 @@ func (h *harness) stopAgent() error {
 	return nil
 }
 
-// finish stops the server and the agent, and wants nothing of them to be left.
-func (h *harness) finish(complain func(format string, args ...any)) {
-	if err := h.stop(false); err != nil {
-		complain("the server did not stop well: %v\n%s", err, h.tail())
-	}
-	// A server that was killed may have started an agent that has not locked its
-	// directory yet: nobody can stop that before it has.
+// endAgent stops the agent, and wants nothing to be left. A server that was killed may
+// have started one that has not locked its directory yet: nobody can stop that before it
+// has.
+func (h *harness) endAgent(complain func(format string, args ...any)) {
 	var left []string
 	for deadline := time.Now().Add(waitTimeout); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err := h.stopAgent(); err != nil {
@@ -108,6 +105,14 @@ func (h *harness) finish(complain func(format string, args ...any)) {
 	if len(left) > 0 {
 		complain("processes left over:\n%s", strings.Join(left, "\n"))
 	}
+}
+
+// finish stops the server and the agent, and wants nothing of them to be left.
+func (h *harness) finish(complain func(format string, args ...any)) {
+	if err := h.stop(false); err != nil {
+		complain("the server did not stop well: %v\n%s", err, h.tail())
+	}
+	h.endAgent(complain)
 	h.abandon()
 }
 

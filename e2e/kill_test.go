@@ -192,12 +192,7 @@ func killAt(t *testing.T, r *recording, point string) {
 		if err := h.stop(false); err != nil {
 			t.Errorf("the server did not stop well: %v\n%s", err, h.tail())
 		}
-		if err := h.stopAgent(); err != nil {
-			t.Errorf("the agent did not stop well: %v\n%s", err, h.tail())
-		}
-		if left := h.processes(); len(left) > 0 {
-			t.Errorf("processes left over:\n%s", strings.Join(left, "\n"))
-		}
+		h.endAgent(t.Errorf)
 		if err := h.start(nil); err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime/debug"
 	"time"
 
 	"github.com/gliderlabs/ssh"
@@ -90,27 +89,12 @@ func (d *daemon) roleOf(fingerprint string) (role, string) {
 // enrolTimeout is how long it may take until a machine is an agent: a change lands.
 const enrolTimeout = 2 * time.Minute
 
-// channelHandler serves a channel that a connection offers, until ctx is done.
-type channelHandler func(ctx context.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel)
+// agentHandler serves a channel of a machine until ctx is done.
+type agentHandler func(ctx context.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel)
 
 // agentChannel wraps what is done on a channel that only connections of one role may open.
-func (d *daemon) agentChannel(of role, what string, serve channelHandler) ssh.ChannelHandler {
-	return func(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
-		defer func() {
-			if p := recover(); p != nil {
-				d.log.Error("contained a panic in a channel", "err", p, "stack", string(debug.Stack()))
-			}
-		}()
-		c, _ := ctx.Value(connectionKey).(*connection)
-		d.mu.Lock()
-		if c == nil || d.stopping {
-			d.mu.Unlock()
-			offered.Reject(gossh.ResourceShortage, errStopping.Error())
-			return
-		}
-		d.work.Add(1)
-		d.mu.Unlock()
-		defer d.work.Done()
+func (d *daemon) agentChannel(of role, what string, serve agentHandler) ssh.ChannelHandler {
+	return d.channel(func(_ ssh.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel) {
 		if !c.openSession(of) {
 			offered.Reject(gossh.Prohibited, what)
 			return
@@ -120,7 +104,7 @@ func (d *daemon) agentChannel(of role, what string, serve channelHandler) ssh.Ch
 			c.Close() // it is for nothing else
 		}()
 		serve(d.commands, c, conn, offered)
-	}
+	})
 }
 
 // serveAgent has an agent be spoken to for as long as it is there.
@@ -194,23 +178,8 @@ func (d *daemon) serveEnrolment(ctx context.Context, _ *connection, conn *gossh.
 // maxBlobs is how many parts of artifacts an agent may fetch at once.
 const maxBlobs = 4
 
-// artifactChannel gives an agent the bytes of a part of an artifact.
-func (d *daemon) artifactChannel(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
-	defer func() {
-		if p := recover(); p != nil {
-			d.log.Error("contained a panic in a channel", "err", p, "stack", string(debug.Stack()))
-		}
-	}()
-	c, _ := ctx.Value(connectionKey).(*connection)
-	d.mu.Lock()
-	if c == nil || d.stopping {
-		d.mu.Unlock()
-		offered.Reject(gossh.ResourceShortage, errStopping.Error())
-		return
-	}
-	d.work.Add(1)
-	d.mu.Unlock()
-	defer d.work.Done()
+// serveArtifact gives an agent the bytes of a part of an artifact.
+func (d *daemon) serveArtifact(_ ssh.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel) {
 	a, ok := d.Access().AgentByKey(conn.Permissions.Extensions[fingerprint])
 	if !ok || d.Agents == nil || !c.isPresent() {
 		offered.Reject(gossh.Prohibited, "only an agent that is present can fetch artifacts")

@@ -96,8 +96,8 @@ func (d *daemon) configure() *ssh.Server {
 			d.log.Debug("a connection ended before a key was proven", "remote", nc.RemoteAddr().String(), "err", err)
 		},
 		ChannelHandlers: map[string]ssh.ChannelHandler{
-			"session":          d.session,
-			agentline.Artifact: d.artifactChannel,
+			"session":          d.channel(d.session),
+			agentline.Artifact: d.channel(d.serveArtifact),
 			agentline.Presence: d.agentChannel(machine, "only an agent can be present", d.serveAgent),
 			agentline.Enrol:    d.agentChannel(newcomer, "only a machine with a token can enrol", d.serveEnrolment),
 			"default": func(_ *ssh.Server, _ *gossh.ServerConn, nc gossh.NewChannel, _ ssh.Context) {

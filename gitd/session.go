@@ -57,24 +57,36 @@ type pty struct {
 // errHungUp is why a session's context is done when its client has gone.
 var errHungUp = errors.New("the client has gone")
 
-// session serves one channel. It returns when the channel and what ran on it
-// have ended.
-func (d *daemon) session(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
-	defer func() {
-		if p := recover(); p != nil {
-			d.log.Error("contained a panic in a session", "err", p, "stack", string(debug.Stack()))
+// channelHandler serves a channel that a connection offers, which has ended when it
+// returns. ctx is the connection's.
+type channelHandler func(ctx ssh.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel)
+
+// channel wraps what serves a channel: its panics end the channel alone, and the daemon
+// waits for it when it stops, and begins no other.
+func (d *daemon) channel(serve channelHandler) ssh.ChannelHandler {
+	return func(_ *ssh.Server, conn *gossh.ServerConn, offered gossh.NewChannel, ctx ssh.Context) {
+		defer func() {
+			if p := recover(); p != nil {
+				d.log.Error("contained a panic in a channel", "err", p, "stack", string(debug.Stack()))
+			}
+		}()
+		c, _ := ctx.Value(connectionKey).(*connection)
+		d.mu.Lock()
+		if c == nil || d.stopping {
+			d.mu.Unlock()
+			offered.Reject(gossh.ResourceShortage, errStopping.Error())
+			return
 		}
-	}()
-	c, _ := ctx.Value(connectionKey).(*connection)
-	d.mu.Lock()
-	if c == nil || d.stopping {
+		d.work.Add(1)
 		d.mu.Unlock()
-		offered.Reject(gossh.ResourceShortage, errStopping.Error())
-		return
+		defer d.work.Done()
+		serve(ctx, c, conn, offered)
 	}
-	d.work.Add(1)
-	d.mu.Unlock()
-	defer d.work.Done()
+}
+
+// session serves one channel with commands and git. It returns when the channel and
+// what ran on it have ended.
+func (d *daemon) session(ctx ssh.Context, c *connection, conn *gossh.ServerConn, offered gossh.NewChannel) {
 	if !c.openSession(person) {
 		if !c.isPerson() {
 			offered.Reject(gossh.Prohibited, "this key is a machine's, for which there are neither commands nor git here")

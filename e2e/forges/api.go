@@ -161,7 +161,7 @@ func (f *Forge) publish(commit string, s Status) (any, error) {
 		return nil, answer(http.StatusUnprocessableEntity)
 	}
 	s.Commit = commit
-	if len(s.Description) > 140 || s.Context == "" || !slices.Contains([]string{"pending", "success", "failure", "failed"}, s.State) {
+	if len(s.Description) > 140 || s.Context == "" || !slices.Contains([]string{"pending", "running", "success", "failure", "failed"}, s.State) {
 		return nil, answer(http.StatusUnprocessableEntity)
 	}
 	f.statuses = append(f.statuses, s)

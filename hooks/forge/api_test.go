@@ -138,12 +138,16 @@ func TestAPI(t *testing.T) {
 			}
 			must(api.PingHook(t.Context(), "http://127.0.0.1:1/here"))
 
-			// A check, again the same, and another.
+			// A check, again the same, and another; and other words for what it says.
 			for _, c := range []Check{
 				{CheckPending, "queued", "http://x/1"}, {CheckPending, "queued", "http://x/1"},
 				{CheckSuccess, strings.Repeat("é", 300), "http://x/1"}, {CheckFailure, "red", "http://x/1"},
+				{CheckSuccess, "green", "http://x/1"}, {CheckSuccess, "landed", "http://x/1"}, {CheckFailure, "no", "http://x/1"}, {CheckFailure, "red", "http://x/1"},
 			} {
 				must(api.Publish(t.Context(), heads[1], c))
+				if all := f.Statuses(heads[1].String()); all[len(all)-1].Description != c.Text && len(c.Text) < 140 {
+					t.Errorf("it says %+v, not %+v", all[len(all)-1], c)
+				}
 			}
 			said := f.Statuses(heads[1].String())
 			if len(said) < 3 || said[0].Context != "headgate" || said[0].State != "pending" || said[len(said)-1].Description != "red" ||

@@ -144,16 +144,30 @@ func (g *gitLab) Publish(ctx context.Context, commit repo.Hash, c Check) error {
 	if c.State == CheckFailure {
 		state = "failed"
 	}
-	err := g.do(ctx, http.MethodPost, g.at("statuses/%s", commit), nil, map[string]string{
-		"name":        checkName,
-		"state":       state,
-		"description": cut(c.Text, 140),
-		"target_url":  c.URL,
-	}, nil)
-	if statusIs(err, http.StatusBadRequest) && strings.Contains(err.Error(), "Cannot transition status") {
+	say := func(state string) error {
+		return g.do(ctx, http.MethodPost, g.at("statuses/%s", commit), nil, map[string]string{
+			"name":        checkName,
+			"state":       state,
+			"description": cut(c.Text, 140),
+			"target_url":  c.URL,
+		}, nil)
+	}
+	err := say(state)
+	if c.State != CheckPending && refusesTransition(err) {
+		// It has that state, and takes other words for it only after another one.
+		if err = say("running"); err == nil || refusesTransition(err) {
+			err = say(state)
+		}
+	}
+	if refusesTransition(err) {
 		return nil // it says so already
 	}
 	return err
+}
+
+// refusesTransition reports whether GitLab did not take a state because it has it.
+func refusesTransition(err error) bool {
+	return statusIs(err, http.StatusBadRequest) && strings.Contains(err.Error(), "Cannot transition status")
 }
 
 // Comments implements API. GitLab cannot list since a time: the newest pages are
@@ -275,7 +289,7 @@ func (g *gitLab) Deploy(ctx context.Context, environment string, commit repo.Has
 func (g *gitLab) Deployed(ctx context.Context, id int64, environment string, state DeploymentState, _, address, _ string) error {
 	status := map[DeploymentState]string{DeploymentRuns: "running", DeploymentSuccess: "success", DeploymentFailure: "failed"}[state]
 	err := g.do(ctx, http.MethodPut, g.at("deployments/%d", id), nil, map[string]string{"status": status}, nil)
-	if statusIs(err, http.StatusBadRequest) && strings.Contains(err.Error(), "Cannot transition status") {
+	if refusesTransition(err) {
 		err = nil // it says so already
 	}
 	if err != nil || address == "" {

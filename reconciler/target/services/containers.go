@@ -263,7 +263,11 @@ func (in *instance) spec(from image, port int, vars map[string]string) (s engine
 			return s, err
 		}
 	}
-	maps.Copy(env, vars)
+	for name, text := range vars {
+		if _, declared := env[name]; !declared { // PORT may be
+			env[name] = text
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		s.Env = append(s.Env, name+"="+env[name])
 	}
