@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -196,23 +195,7 @@ func (h *harness) invoke(function, event string, header ...string) (*http.Respon
 
 func (h *harness) post(url, body string, header ...string) (*http.Response, string) {
 	h.Helper()
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
-	if err != nil {
-		h.Fatal(err)
-	}
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		h.Fatal(err)
-	}
-	defer resp.Body.Close()
-	said, err := io.ReadAll(resp.Body)
-	if err != nil {
-		h.Fatal(err)
-	}
-	return resp, string(said)
+	return h.request(http.MethodPost, url, body, header...)
 }
 
 // TestInvoke: a program built with github.com/aws/aws-lambda-go runs unchanged, and is
