@@ -35,6 +35,8 @@ type app struct {
 	state     state
 	loaded    bool
 	accepted  *target.Declared // that state is about
+	rejected  string           // why nothing of accepted was begun, which trying again does not change
+	back      bool             // to what was good is a way out of that
 	settings  *Settings
 	functions map[string]*function
 	alias     router
@@ -74,6 +76,7 @@ func newApp(t *Target, k target.Key) *app {
 		t:         t,
 		key:       k,
 		wake:      make(chan struct{}, 1),
+		state:     state{Aliases: map[string]rollout.Alias{}},
 		functions: map[string]*function{},
 		listeners: map[string]*listener{},
 	}
@@ -244,6 +247,10 @@ func (a *app) turn(ctx context.Context, d *target.Declared) (next time.Duration,
 			return 0, err
 		}
 	}
+	if a.rejected != "" {
+		a.fail(d, a.back, a.rejected)
+		return a.t.DriftEvery, nil
+	}
 	return a.advance(d)
 }
 
@@ -354,7 +361,12 @@ func (a *app) takeAway() error {
 	a.mu.Lock()
 	key, sequence := a.key, a.remover
 	a.mu.Unlock()
-	a.state = state{Key: key, Fence: max(a.state.Fence, sequence), Removed: true}
+	a.state = state{
+		Key:     key,
+		Fence:   max(a.state.Fence, sequence),
+		Removed: true,
+		Aliases: map[string]rollout.Alias{},
+	}
 	a.accepted, a.settings = nil, nil
 	return a.save()
 }

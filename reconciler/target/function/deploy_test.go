@@ -416,6 +416,30 @@ func TestVersionsThatAreGiven(t *testing.T) {
 	h.healthy(5)
 }
 
+// TestRejectedIsSuperseded: while the loop is about a commit that cannot be deployed another
+// one is declared. Nothing of the first is looked at as if it were deployed.
+func TestRejectedIsSuperseded(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	f := files("")
+	f["appspec.yml"] = []byte(strings.Replace(spec, "Alias: live", "Alias: live, CurrentVersion: 1", 1))
+	h.declare(1, 1, f)
+	h.failed(1)
+
+	a := h.app()
+	a.mu.Lock()
+	rejected, next := a.declared, *a.declared
+	next.Sequence, next.Commit = 2, "commit-2"
+	a.declared, a.seen.State = &next, target.Converging
+	a.mu.Unlock()
+	if _, err := a.turn(t.Context(), rejected); err != nil {
+		t.Error(err)
+	}
+	if o := h.target.Observe(h.key); o.State != target.Converging || h.alias() != "" {
+		t.Errorf("the alias is at %q, and it is %s", h.alias(), o.State)
+	}
+}
+
 // TestAliasMovedByHand is drift: healed, or reported and obeyed.
 func TestAliasMovedByHand(t *testing.T) {
 	t.Parallel()

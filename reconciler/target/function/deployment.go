@@ -66,6 +66,7 @@ func (a *app) accept(ctx context.Context, d *target.Declared) error {
 	var no *refused
 	if errors.As(err, &no) {
 		a.accepted = d
+		a.rejected, a.back = no.why, no.back && (a.current() > 0 || d.Fallback != nil)
 		a.state.Deployment = nil
 		// What served before goes on, also where this is the first that this run sees of it.
 		if a.settings != nil && a.t.bwrap != "" {
@@ -73,13 +74,12 @@ func (a *app) accept(ctx context.Context, d *target.Declared) error {
 				return err
 			}
 		}
-		a.fail(d, no.back && (a.current() > 0 || d.Fallback != nil), no.why)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	a.accepted = d
+	a.accepted, a.rejected = d, ""
 	return nil
 }
 
@@ -196,9 +196,6 @@ func (a *app) fallBack(ctx context.Context, good *target.Declared) error {
 	if err != nil {
 		return err
 	}
-	if a.state.Aliases == nil {
-		a.state.Aliases = map[string]rollout.Alias{}
-	}
 	a.state.Aliases[key] = rollout.Alias{Version: number}
 	return a.save()
 }
@@ -208,9 +205,6 @@ func (a *app) fallBack(ctx context.Context, good *target.Declared) error {
 func (a *app) advance(d *target.Declared) (time.Duration, error) {
 	next := a.t.DriftEvery
 	p := a.state.Deployment
-	if a.settings == nil || a.observe().State == target.Failed && p == nil {
-		return next, nil
-	}
 	if p != nil && !p.Stage.Over() {
 		now := a.t.now()
 		a.mu.Lock()
@@ -247,9 +241,6 @@ func (a *app) progress(after rollout.Progress) error {
 	before := a.state
 	a.state.Deployment = &after
 	a.state.Aliases = maps.Clone(a.state.Aliases)
-	if a.state.Aliases == nil {
-		a.state.Aliases = map[string]rollout.Alias{}
-	}
 	key, at := a.settings.aliasKey(), after.Alias()
 	if a.state.Aliases[key] = at; at.Version == 0 {
 		delete(a.state.Aliases, key)

@@ -117,6 +117,7 @@ func (a *app) save() error {
 
 // readState reads what is kept in a directory.
 func readState(dir string) (s state, err error) {
+	s.Aliases = map[string]rollout.Alias{}
 	file := filepath.Join(dir, "state.json")
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -127,6 +128,9 @@ func readState(dir string) (s state, err error) {
 	}
 	if s.Version > stateVersion {
 		return s, fmt.Errorf("%s was written by a newer headgate: start that one", file)
+	}
+	if s.Aliases == nil { // "aliases": null
+		s.Aliases = map[string]rollout.Alias{}
 	}
 	return s, nil
 }
