@@ -236,6 +236,22 @@ func TestB35B36Secrets(t *testing.T) {
 		}
 	}
 
+	// Neither the reason nor a test's name, which Git keeps for ever, tells it.
+	b = prepare(t, map[string]string{
+		"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: 'app:token'}}\n" +
+			"phases: {build: {commands: ['sh test.sh > r.xml; exit 1']}}\nreports: {all: {files: [r.xml]}}\n",
+		"test.sh": `echo '<testsuite name="s"><testcase name="door '$TOKEN'"><failure message="no '$TOKEN'"/></testcase></testsuite>'`,
+	})
+	b.req.Secrets = func(context.Context, buildspec.Secret) (string, error) { return "hunter22-of-the-house", nil }
+	b.run(t.Context()).wants(build.Failed, "door ***")
+	if told := fmt.Sprintf("%+v", b.result); !strings.Contains(b.result.Reason, "door ***") || strings.Contains(told, "hunter22") {
+		t.Errorf("the result is %s", told)
+	}
+	b = prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: 'app:token'}}\n" +
+		"phases: {build: {commands: ['true']}}\nartifacts: {name: app-$TOKEN, files: ['**/*']}\n"})
+	b.req.Secrets = func(context.Context, buildspec.Secret) (string, error) { return "hunter22-of-the-house", nil }
+	b.run(t.Context()).wants(build.Failed, "has a secret in it")
+
 	b = prepare(t, map[string]string{"buildspec.yml": file})
 	b.req.Secrets = func(_ context.Context, s buildspec.Secret) (string, error) {
 		return "", build.Problem(s, "there is no secret app", "set it: secret set hello:app")

@@ -41,6 +41,7 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 	defer cancel()
 	err := r.run(limited, ex)
 	r.result.Finished = time.Now()
+	r.mask()
 	if err != nil && (limited.Err() == nil || errors.Is(err, errLeft)) {
 		log.Note("the server could not run the build: %v", err)
 		return r.result, fmt.Errorf("build %s: %w", req.ID, err)
@@ -63,6 +64,19 @@ func Run(ctx context.Context, req Request, ex Executor, log *buildlog.Writer, st
 		r.result.LogLine = log.Lines()
 	}
 	return r.result, nil
+}
+
+// mask takes secrets out of what leaves the build besides its log: names and messages of
+// tests, and the reason, which may name a test or a path that a variable is part of. Both
+// are kept for longer than the secret.
+func (r *runner) mask() {
+	r.result.Reason = r.log.Masked(r.result.Reason)
+	for _, rep := range r.result.Reports {
+		for i := range rep.Cases {
+			c := &rep.Cases[i]
+			c.Suite, c.Name, c.Message = r.log.Masked(c.Suite), r.log.Masked(c.Name), r.log.Masked(c.Message)
+		}
+	}
 }
 
 var errTimeout = errors.New("timed out")

@@ -76,6 +76,9 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[strin
 	if !fs.ValidPath(name) || name == "." || strings.ContainsFunc(name, unicode.IsControl) {
 		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is not a name for an artifact", name), "write a path without '..' that does not begin with '/'"}
 	}
+	if r.log.Masked(name) != name {
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("the name of the artifact %s has a secret in it", a.ID), "name it by something else: a release is signed with that name, for ever"}
+	}
 	if other, twice := names[name]; twice {
 		return artifact.Artifact{}, &clientError{fmt.Sprintf("the artifacts %s and %s are both called %q", other, a.ID, name), "give each a name of its own"}
 	}

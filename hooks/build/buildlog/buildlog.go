@@ -276,6 +276,9 @@ func (w *Writer) Mask(secrets ...string) {
 	w.mask.Store(newMask(append(slices.Clone(w.mask.Load().secrets), secrets...)))
 }
 
+// Masked is a text as the log would say it: without the values that are masked.
+func (w *Writer) Masked(text string) string { return w.mask.Load().apply(text) }
+
 // Beside creates a log beside this one, with the same values masked.
 func (w *Writer) Beside(name string) (*Writer, error) {
 	return w.dir.Create(w.id+"-"+name, w.mask.Load().secrets)
