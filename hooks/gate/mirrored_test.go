@@ -2,10 +2,12 @@ package gate
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -121,6 +123,35 @@ func TestTipsOfAForgeAreBuilt(t *testing.T) {
 	}
 	if rep, err = Verify(t.Context(), w.r, signers); err != nil || len(rep.Findings) != 1 || !strings.Contains(rep.Findings[0].What, "nor came from the forge") {
 		t.Errorf("%v, %v", rep.Findings, err)
+	}
+}
+
+// TestTipsOfAForgeAreBuiltAsTheServerSays, and as a change with that tree would be: its
+// verdict is theirs, too.
+func TestTipsOfAForgeAreBuiltAsTheServerSays(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t, func(c *Config) {
+		c.Server = func(string) ServerSettings {
+			return ServerSettings{
+				Variables: map[string]string{"AWS_REGION": "eu-north-1"},
+				Limits:    buildsettings.Limits{Memory: 1 << 30},
+			}
+		}
+	})
+	first := w.commit("first", files("headgate.yaml", "build: {variables: {A: project}, limits: {memory: 2 GiB}}\n"))
+	w.came(repo.Zero, first)
+	w.tip(first, show.Green)
+	w.build.mu.Lock()
+	j := w.build.jobs[len(w.build.jobs)-1]
+	w.build.mu.Unlock()
+	want := map[string]string{"AWS_REGION": "eu-north-1", "A": "project"}
+	if !maps.Equal(j.Variables, want) || j.Limits.Memory != 1<<30 {
+		t.Errorf("%+v", j)
+	}
+	runs := w.build.runs()
+	w.land(ada, w.commit("the same", nil, first))
+	if w.build.runs() != runs {
+		t.Error("a change with that tree was built again")
 	}
 }
 

@@ -95,6 +95,7 @@ func (l *loop) judgeTip(t *tip) (err error) {
 	if err != nil {
 		return err
 	}
+	c.Server = l.server()
 	c.inputs, err = inputs(l.r, c.tree, c.Settings)
 	if errors.Is(err, repo.ErrNoFile) {
 		t.State, t.Reason = show.Waits, noBuildspec(c.Buildspec).Reason
@@ -254,20 +255,8 @@ func (b *tipBoard) of(key string) (state show.State, reason, log string) {
 func (l *loop) beginTip(ctx context.Context, t tip) {
 	b := &building{key: t.key, candidate: &t.candidate}
 	b.log = fmt.Sprintf("%s-%.7s-%s", l.r.Name(), t.Commit, strconv.FormatInt(l.g.c.Now().UnixNano(), 36))
-	job := Job{
-		Repository: l.r,
-		Branch:     t.Branch,
-		By:         l.forge(),
-		Candidate:  t.commit,
-		Tree:       t.tree,
-		Buildspec:  t.Buildspec,
-		Image:      t.Image,
-		Timeout:    t.Timeout,
-		Network:    t.Network,
-		Variables:  t.Variables,
-		Log:        b.log,
-		Cache:      KeepsCache,
-	}
+	job := l.job(b)
+	job.By = l.forge()
 	ctx, b.cancel = context.WithCancel(ctx)
 	l.tipBuilds[t.key] = b
 	l.builds.Go(func() {

@@ -38,31 +38,35 @@ func (l *loop) syncBuilds(ctx context.Context, d plan.Decisions) {
 	}
 }
 
+// job is what the build of a candidate runs with, whoever it is for.
+func (l *loop) job(b *building) Job {
+	c := b.candidate
+	job := Job{
+		Repository: l.r,
+		Branch:     c.Branch,
+		Candidate:  c.commit,
+		Tree:       c.tree,
+		Buildspec:  c.Buildspec,
+		Image:      c.Image,
+		Timeout:    c.Timeout,
+		Log:        b.log,
+		Cache:      KeepsCache,
+	}
+	job.Variables, job.Network, job.Limits = c.environment()
+	return job
+}
+
 // begin starts the build of a candidate.
 func (l *loop) begin(ctx context.Context, c *candidate) {
 	o := l.open[c.Changes[0].Change]
 	head := o.story.Head()
 	b := &building{key: c.key, candidate: c}
 	b.log = fmt.Sprintf("%s-%d.%d-%s", l.r.Name(), o.story.Number, head.Number, strconv.FormatInt(l.g.c.Now().UnixNano(), 36))
-	job := Job{
-		Repository: l.r,
-		Branch:     c.Branch,
-		Change:     o.story.Number,
-		Revision:   head.Number,
-		By:         head.By,
-		Candidate:  c.commit,
-		Base:       c.base,
-		Tree:       c.tree,
-		Buildspec:  c.Buildspec,
-		Image:      c.Image,
-		Timeout:    c.Timeout,
-		Outside:    c.outside,
-		Log:        b.log,
-	}
-	if job.Cache = KeepsCache; c.outside {
+	job := l.job(b)
+	job.Change, job.Revision, job.By, job.Base = o.story.Number, head.Number, head.By, c.base
+	if job.Outside = c.outside; c.outside {
 		job.Cache = NoCache
 	}
-	job.Variables, job.Network, job.Limits = c.environment()
 	ctx, b.cancel = context.WithCancel(ctx)
 	l.building[c.key] = b
 	l.builds.Go(func() {
