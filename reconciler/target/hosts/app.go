@@ -108,10 +108,11 @@ func (a *app) observe() target.Observed {
 	return a.seen
 }
 
-// report changes what is seen of a declared state, unless another one is declared by now.
+// report changes what is seen of a declared state, unless another one is declared by now:
+// the same one with another way to deal with drift is no other.
 func (a *app) report(d *target.Declared, change func(o *target.Observed)) {
 	a.mu.Lock()
-	if a.declared == d {
+	if a.declared == d || sameDeployment(a.declared, d) {
 		was := a.seen.State
 		change(&a.seen)
 		if a.seen.State != was {
@@ -230,7 +231,7 @@ func (a *app) isRemoved() bool {
 func (a *app) started(ctx context.Context, d *target.Declared) (context.Context, func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.declared != d {
+	if a.declared != d && !sameDeployment(a.declared, d) {
 		return nil, nil
 	}
 	// The end of the target suspends a deployment and does not stop it.

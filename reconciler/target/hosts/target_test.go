@@ -396,3 +396,36 @@ func TestRenamedIsFoundAgain(t *testing.T) {
 		t.Errorf("a new one would be in %s of %v, %v", id, h.groups.kept, err)
 	}
 }
+
+// TestDriftPolicyWhileDeploying: what to do about drift becomes another while a deployment
+// begins, and again while it runs. It is deployed all the same, and told to be.
+func TestDriftPolicyWhileDeploying(t *testing.T) {
+	var d target.Declared
+	var h *Target
+	again := func(policy target.Drift) {
+		d.Drift = policy
+		h.Converge(d)
+	}
+	h = New(t.TempDir(), func(ctx context.Context, digest, dir string) error {
+		again(target.Heal)
+		return revision(ctx, digest, dir)
+	})
+	begun := false
+	h.Allowed = func(string) bool {
+		if !begun {
+			begun = true
+			again(target.Report)
+		}
+		return true
+	}
+	d = target.Declared{
+		Key:      target.Key{Repository: "shop", Application: "shop", Environment: "production"},
+		Commit:   "c1",
+		Sequence: 1,
+		Files:    target.Files{"appspec.yml": []byte(strings.ReplaceAll(good, "DST", filepath.Join(t.TempDir(), "app")))},
+		Release:  release(1),
+	}
+	h.Converge(d)
+	running(t, h)
+	await(t, h, d.Key, func(o target.Observed) bool { return o.State == target.Healthy })
+}
