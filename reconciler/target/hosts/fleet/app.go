@@ -33,13 +33,19 @@ type app struct {
 	// The goroutine's own:
 	state   *rollout.State   // of the deployment of about; nil: it has not begun
 	about   *target.Declared // what state is about
-	watched map[string]func()
+	watched map[string]watched // by the host's name
 	removed map[string]bool // hosts that were told to remove it
 	under   target.Key      // by which name it is watched
 }
 
+// watched is a host whose reports wake the loop. One that has enrolled again is another agent.
+type watched struct {
+	agent Agent
+	end   func()
+}
+
 func newApp(t *Target, k target.Key) *app {
-	a := &app{t: t, wake: make(chan struct{}, 1), watched: map[string]func(){}}
+	a := &app{t: t, wake: make(chan struct{}, 1), watched: map[string]watched{}}
 	a.named.Store(&k)
 	return a
 }
@@ -123,8 +129,8 @@ func (a *app) wants(host, artifact string) bool {
 func (a *app) run() {
 	ctx := a.t.ctx
 	defer func() {
-		for _, end := range a.watched {
-			end()
+		for _, w := range a.watched {
+			w.end()
 		}
 	}()
 	for {
@@ -150,17 +156,20 @@ func (a *app) run() {
 
 // watch has it be woken by what hosts report, those alone.
 func (a *app) watch(all []Host) {
-	if k := a.key(); a.under != k {
-		for name, end := range a.watched {
-			end()
+	k := a.key()
+	agents := map[string]Agent{}
+	for _, h := range all {
+		agents[h.Name] = h.Agent
+	}
+	for name, w := range a.watched {
+		if a.under != k || agents[name] != w.agent {
+			w.end()
 			delete(a.watched, name)
 		}
-		a.under = k
 	}
-	names := map[string]bool{}
+	a.under = k
 	for _, h := range all {
-		names[h.Name] = true
-		if a.watched[h.Name] != nil {
+		if _, already := a.watched[h.Name]; already {
 			continue
 		}
 		changed, end := h.Agent.Watch(a.under)
@@ -170,16 +179,10 @@ func (a *app) watch(all []Host) {
 				a.nudge()
 			}
 		})
-		a.watched[h.Name] = func() {
+		a.watched[h.Name] = watched{h.Agent, func() {
 			end()
 			ended.Wait()
-		}
-	}
-	for name, end := range a.watched {
-		if !names[name] {
-			end()
-			delete(a.watched, name)
-		}
+		}}
 	}
 }
 

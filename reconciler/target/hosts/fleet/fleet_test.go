@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -345,5 +346,33 @@ func TestConfig(t *testing.T) {
 	}
 	if !slices.Equal(matched, []int{1}) {
 		t.Errorf("it matches %v", matched)
+	}
+}
+
+// TestEnrolledAgain: a machine that was removed and has enrolled again under the same name is
+// another agent, and what that one reports is heard.
+func TestEnrolledAgain(t *testing.T) {
+	f, m := fleetOf(t, "a", "b")
+	var hosts atomic.Pointer[[]Host]
+	called := func(names ...string) {
+		var all []Host
+		for i, name := range names {
+			all = append(all, Host{Name: name, Tags: map[string]string{"role": "web"}, Agent: m["ab"[i:i+1]].link})
+		}
+		hosts.Store(&all)
+	}
+	called("web", "other")
+	f.Hosts = func(string) []Host { return *hosts.Load() }
+	run(t, f)
+	f.Converge(declared(1, "AllAtOnce"))
+	await(t, f, "healthy on both", func(o target.Observed) bool { return is(1, target.Healthy)(o) && len(o.Units[1].Instances) > 0 && o.Units[1].Release == 1 })
+	called("away", "web")
+	other := (*hosts.Load())[1:]
+	hosts.Store(&other)
+	f.Changed()
+	f.Converge(declared(2, "AllAtOnce"))
+	await(t, f, "healthy", is(2, target.Healthy))
+	if m["a"].ran(t) != "r1" || !strings.Contains(m["b"].ran(t), "r2") {
+		t.Errorf("a ran %q, b ran %q", m["a"].ran(t), m["b"].ran(t))
 	}
 }
