@@ -120,6 +120,8 @@ func (t *Target) Run(ctx context.Context) error {
 	}
 	t.mu.Unlock()
 	<-ctx.Done()
+	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
+	t.mu.Unlock()
 	t.running.Wait()
 	return nil
 }

@@ -237,6 +237,8 @@ func (t *Target) Run(ctx context.Context) (err error) {
 	strays.Go(func() { t.containers.endStrays(ctx) })
 	close(t.adopted)
 	<-ctx.Done()
+	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
+	t.mu.Unlock()
 	t.leaving.Wait()
 	strays.Wait()
 	close(t.left)

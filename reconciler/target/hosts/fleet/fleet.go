@@ -92,6 +92,8 @@ func (t *Target) Run(ctx context.Context) error {
 	}
 	t.mu.Unlock()
 	err := t.Here.Run(ctx)
+	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
+	t.mu.Unlock()
 	t.running.Wait()
 	return err
 }
