@@ -323,9 +323,7 @@ func (a *app) observe() target.Observed {
 	if v == nil {
 		return o
 	}
-	a.alias.mu.Lock()
-	at := a.alias.alias
-	a.alias.mu.Unlock()
+	at := a.alias.at()
 	for _, name := range slices.Sorted(maps.Keys(v.functions)) {
 		f := v.functions[name]
 		f.mu.Lock()

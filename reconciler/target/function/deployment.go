@@ -271,7 +271,7 @@ func (a *app) call(deployment string, c rollout.Call) {
 	f.mu.Unlock()
 	a.asking.Go(func() {
 		payload := fmt.Sprintf(`{"DeploymentId":%q,"LifecycleEventHookExecutionId":%q}`, deployment, c.Execution)
-		e, err := f.invoke(a.life, latest, invocationOf{payload: []byte(payload), arn: a.arn(c.Function, strconv.Itoa(latest))})
+		e, err := f.invoke(a.life, exactly(latest), invocationOf{payload: []byte(payload), arn: a.arn(c.Function, strconv.Itoa(latest))})
 		switch {
 		case a.life.Err() != nil:
 			return // it is called again
@@ -280,9 +280,7 @@ func (a *app) call(deployment string, c rollout.Call) {
 		case e.err != nil:
 			_ = a.hookReported(deployment, c.Execution, rollout.HookFailed, e.err.Error())
 		}
-		if e.finish != nil {
-			e.finish()
-		}
+		e.finish()
 	})
 }
 

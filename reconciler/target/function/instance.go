@@ -385,7 +385,15 @@ func (in *instance) invoke(ctx context.Context, i *invocation) (a answer, keep b
 		<-in.dead
 		return a, false, errNotTaken
 	}
-	<-i.taken
+	select {
+	case <-i.taken:
+	case <-in.dead:
+		select {
+		case <-i.taken:
+		default:
+			return a, false, errNotTaken // it ended with the event on its way
+		}
+	}
 	timer.Reset(i.timeout)
 	select {
 	case a = <-i.answer:
@@ -441,11 +449,9 @@ func (in *instance) serveNext(w http.ResponseWriter, r *http.Request) {
 	in.mu.Unlock()
 	select {
 	case i := <-in.next:
-		in.mu.Lock()
-		// Two that ask at once cannot both have an event: there is one at a time.
-		in.current, i.deadline = i, time.Now().Add(i.timeout)
-		in.mu.Unlock()
-		close(i.taken)
+		if !in.takes(i) {
+			return
+		}
 		h := w.Header()
 		h.Set("Content-Type", "application/json")
 		h.Set("Lambda-Runtime-Aws-Request-Id", i.id)
@@ -456,6 +462,21 @@ func (in *instance) serveNext(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 	case <-in.dead:
 	}
+}
+
+// takes gives the instance an event, unless all of it has ended. Two that ask at once cannot
+// both have an event: there is one at a time.
+func (in *instance) takes(i *invocation) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	select {
+	case <-in.dead:
+		return false
+	default:
+	}
+	in.current, i.deadline = i, time.Now().Add(i.timeout)
+	close(i.taken)
+	return true
 }
 
 // take is the event that an answer is for, which it is the only one of.

@@ -167,10 +167,10 @@ func refuseCall(w http.ResponseWriter, status int, kind, message string) {
 
 // find says which function and version a name is about: a name or an ARN, with or without
 // a version or an alias at its end, or beside it.
-func (a *app) find(named, qualifier string) (f *function, number int, arn string, err error) {
+func (a *app) find(named, qualifier string) (f *function, choose chooser, arn string, err error) {
 	v := a.view.Load()
 	if v == nil {
-		return nil, 0, "", errNoVersion
+		return nil, nil, "", errNoVersion
 	}
 	if rest, ok := strings.CutPrefix(named, "arn:"); ok {
 		_, named, _ = strings.Cut(rest, ":function:")
@@ -183,24 +183,23 @@ func (a *app) find(named, qualifier string) (f *function, number int, arn string
 	}
 	f = v.functions[name]
 	if f == nil {
-		return nil, 0, "", errNoVersion
+		return nil, nil, "", errNoVersion
 	}
 	arn = a.arn(name, qualifier)
-	f.mu.Lock()
-	latest := f.latest
-	f.mu.Unlock()
 	switch {
 	case qualifier == "" || qualifier == "$LATEST":
-		return f, latest, arn, nil
+		return f, func() int { return f.latest }, arn, nil
 	case name == v.settings.Spec.Name && qualifier == v.settings.Spec.Alias:
-		number = a.alias.next()
-	default:
-		number, err = strconv.Atoi(qualifier)
+		if a.alias.at().Version == 0 {
+			return nil, nil, "", errNoVersion
+		}
+		return f, a.alias.next, arn, nil
 	}
+	number, err := strconv.Atoi(qualifier)
 	if err != nil || number == 0 {
-		return nil, 0, "", errNoVersion
+		return nil, nil, "", errNoVersion
 	}
-	return f, number, arn, nil
+	return f, exactly(number), arn, nil
 }
 
 // maxPending bounds the bodies of requests that are there at the same time, of all functions.
@@ -251,7 +250,7 @@ func (a *app) serveInvoke(w http.ResponseWriter, r *http.Request) {
 		refuseCall(w, http.StatusBadRequest, "InvalidRequestContentException", "the event is not JSON")
 		return
 	}
-	f, number, arn, err := a.find(r.PathValue("function"), r.URL.Query().Get("Qualifier"))
+	f, choose, arn, err := a.find(r.PathValue("function"), r.URL.Query().Get("Qualifier"))
 	if err != nil {
 		refuseFailure(w, err)
 		return
@@ -262,14 +261,14 @@ func (a *app) serveInvoke(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	case "Event":
-		if !a.later(f, number, what) {
+		if !a.later(f, choose, what) {
 			refuseFailure(w, errThrottled)
 			return
 		}
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
-	e, err := f.invoke(a.life, number, what)
+	e, err := f.invoke(a.life, choose, what)
 	if err != nil {
 		refuseFailure(w, err)
 		return
@@ -308,7 +307,7 @@ func refuseFailure(w http.ResponseWriter, err error) {
 
 // later has an event dealt with that nobody waits for, unless too many wait. It is dealt
 // with once, and lost when the server ends before.
-func (a *app) later(f *function, number int, what invocationOf) bool {
+func (a *app) later(f *function, choose chooser, what invocationOf) bool {
 	if a.events.Add(1) > maxEvents {
 		a.events.Add(-1)
 		return false
@@ -316,15 +315,13 @@ func (a *app) later(f *function, number int, what invocationOf) bool {
 	what.patient = true
 	a.asking.Go(func() {
 		defer a.events.Add(-1)
-		e, err := f.invoke(a.life, number, what)
-		if err == nil {
-			defer e.finish()
-		}
+		e, err := f.invoke(a.life, choose, what)
+		defer e.finish()
 		if err == nil && e.err != nil {
 			err = e.err
 		}
 		if err != nil {
-			a.t.Log.Warn("an event failed", "app", a.name(), "function", f.name, "version", number, "request", e.id, "err", err)
+			a.t.Log.Warn("an event failed", "app", a.name(), "function", f.name, "version", e.version, "request", e.id, "err", err)
 		}
 	})
 	return true
@@ -334,9 +331,7 @@ func (a *app) later(f *function, number int, what invocationOf) bool {
 func (a *app) serveAlias(w http.ResponseWriter, r *http.Request) {
 	v := a.view.Load()
 	name, alias := r.PathValue("function"), r.PathValue("alias")
-	a.alias.mu.Lock()
-	at := a.alias.alias
-	a.alias.mu.Unlock()
+	at := a.alias.at()
 	if v == nil || name != v.settings.Spec.Name || alias != v.settings.Spec.Alias || at.Version == 0 {
 		refuseFailure(w, errNoVersion)
 		return

@@ -52,6 +52,7 @@ type pool struct {
 	mu      sync.Mutex
 	all     map[*instance]time.Time // since when they are idle; zero: they are not
 	waiting []*instance             // idle, the one used last at the end
+	users   int                     // events that are for it
 	retired bool
 
 	left sync.Once // its code is not needed any more
@@ -81,14 +82,49 @@ type invocationOf struct {
 	patient bool // it waits until an instance is free
 }
 
-// invoke has a version deal with an event.
-func (f *function) invoke(ctx context.Context, number int, what invocationOf) (executed, error) {
+// chooser says which version an event is for, 0 for none. It is called with the function's
+// mu held: requests go elsewhere before the versions that they went to are let go of.
+type chooser func() int
+
+func exactly(number int) chooser { return func() int { return number } }
+
+// pick is the pool of the version that an event is for, until the event is done with it.
+func (f *function) pick(choose chooser) (p *pool, number int) {
 	f.mu.Lock()
-	p := f.pools[number]
-	if p == nil {
-		f.mu.Unlock()
-		return executed{}, errNoVersion
+	defer f.mu.Unlock()
+	number = choose()
+	if p = f.pools[number]; p != nil {
+		p.mu.Lock()
+		p.users++
+		p.mu.Unlock()
 	}
+	return p, number
+}
+
+// invoke has a version deal with an event.
+func (f *function) invoke(ctx context.Context, choose chooser, what invocationOf) (executed, error) {
+	p, number := f.pick(choose)
+	if p == nil {
+		return executed{version: number, finish: func() {}}, errNoVersion
+	}
+	e, err := f.invokeOn(ctx, p, what)
+	e.version = number
+	if err != nil || e.stream == nil {
+		p.unpick()
+		e.finish = func() {}
+		return e, err
+	}
+	over := e.finish
+	e.finish = sync.OnceFunc(func() {
+		over()
+		p.unpick()
+	})
+	return e, nil
+}
+
+// invokeOn is invoke once it is known by which instances. An answer that streams has a finish.
+func (f *function) invokeOn(ctx context.Context, p *pool, what invocationOf) (executed, error) {
+	f.mu.Lock()
 	if what.patient {
 		// Whoever waits is told that the application ends, also when nobody lets go.
 		defer context.AfterFunc(ctx, func() {
@@ -117,7 +153,7 @@ func (f *function) invoke(ctx context.Context, number int, what invocationOf) (e
 		f.mu.Unlock()
 	}
 
-	e := executed{id: requestID(), version: number, finish: func() {}}
+	e := executed{id: requestID()}
 	in, keep, err := p.try(ctx, &e, what)
 	var failed *functionError
 	switch {
@@ -139,12 +175,12 @@ func (f *function) invoke(ctx context.Context, number int, what invocationOf) (e
 	}
 	// Its time is up also while it streams.
 	late := time.AfterFunc(p.version.Config.Timeout, func() { in.kill("timed out") })
-	e.finish = sync.OnceFunc(func() {
+	e.finish = func() {
 		stopped := late.Stop()
 		close(e.stream.done)
 		p.release(in, stopped)
 		done()
-	})
+	}
 	return e, nil
 }
 
@@ -203,7 +239,11 @@ func (p *pool) begin(ctx context.Context) (*instance, error) {
 		return nil, &functionError{Type: "Runtime.InvalidEntrypoint", Message: err.Error()}
 	}
 	p.mu.Lock()
-	p.all[in] = time.Time{}
+	select {
+	case <-in.dead: // it is lost already
+	default:
+		p.all[in] = time.Time{}
+	}
 	p.mu.Unlock()
 	p.function.app.changed()
 	if failed := in.initialized(ctx); failed != nil {
@@ -255,11 +295,8 @@ func (p *pool) lost(in *instance) {
 	p.mu.Lock()
 	delete(p.all, in)
 	p.waiting = slices.DeleteFunc(p.waiting, func(w *instance) bool { return w == in })
-	empty := p.retired && len(p.all) == 0
+	p.leave()
 	p.mu.Unlock()
-	if empty {
-		p.leave()
-	}
 	p.function.app.changed()
 }
 
@@ -272,18 +309,27 @@ func (p *pool) retire(now bool) {
 	if now {
 		over = slices.Collect(maps.Keys(p.all))
 	}
-	empty := len(p.all) == 0
+	p.leave()
 	p.mu.Unlock()
-	if empty {
-		p.leave()
-	}
 	for _, in := range over {
 		in.kill("it is not needed any more")
 	}
 }
 
-// leave gives the code back.
-func (p *pool) leave() { p.left.Do(func() { p.owner.code.Release(p.version.code()) }) }
+// unpick says that an event is done with.
+func (p *pool) unpick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.users--
+	p.leave()
+}
+
+// leave gives the code back once nothing runs from it, nor will. It is called with mu held.
+func (p *pool) leave() {
+	if p.retired && len(p.all) == 0 && p.users == 0 {
+		p.left.Do(func() { p.owner.code.Release(p.version.code()) })
+	}
+}
 
 // instances are as they are reported.
 func (p *pool) instances(release int) (all []target.Instance) {
@@ -339,6 +385,13 @@ func (r *router) set(a rollout.Alias) {
 	if r.alias != a {
 		r.alias, r.asked = a, 0
 	}
+}
+
+// at is where the alias is.
+func (r *router) at() rollout.Alias {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alias
 }
 
 // next is the version of the next request, 0 without an alias. The canary's are spread

@@ -159,10 +159,10 @@ func (a *app) functionURL(name string) http.Handler {
 		if name == v.settings.Spec.Name {
 			qualifier = v.settings.Spec.Alias
 		}
-		f, number, arn, err := a.find(name, qualifier)
+		f, choose, arn, err := a.find(name, qualifier)
 		var e executed
 		if err == nil {
-			e, err = f.invoke(a.life, number, invocationOf{payload: payload, arn: arn})
+			e, err = f.invoke(a.life, choose, invocationOf{payload: payload, arn: arn})
 		}
 		switch {
 		case errors.Is(err, errThrottled):

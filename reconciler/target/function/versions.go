@@ -93,7 +93,7 @@ func (a *app) open(ctx context.Context, published map[string]int) error {
 			}
 		}
 		fn.mu.Lock()
-		fn.limit, fn.idle, fn.latest = f.Concurrency, f.Idle, latest
+		fn.limit, fn.idle = f.Concurrency, f.Idle
 		fn.mu.Unlock()
 		for number := range needed {
 			v, ok := a.state.version(name, number)
@@ -104,6 +104,9 @@ func (a *app) open(ctx context.Context, published map[string]int) error {
 				return err
 			}
 		}
+		fn.mu.Lock()
+		fn.latest = latest // requests go there from now on
+		fn.mu.Unlock()
 	}
 	for name, fn := range a.functions {
 		if a.settings.Functions[name] == nil {
