@@ -31,11 +31,11 @@ type app struct {
 	hosts    map[string]bool // that it is for
 
 	// The goroutine's own:
-	state   *rollout.State   // of the deployment of about; nil: it has not begun
-	about   *target.Declared // what state is about
+	state   *rollout.State     // of the deployment of about; nil: it has not begun
+	about   *target.Declared   // what state is about
 	watched map[string]watched // by the host's name
-	removed map[string]bool // hosts that were told to remove it
-	under   target.Key      // by which name it is watched
+	removed map[string]bool    // hosts that were told to remove it
+	under   target.Key         // by which name it is watched
 }
 
 // watched is a host whose reports wake the loop. One that has enrolled again is another agent.

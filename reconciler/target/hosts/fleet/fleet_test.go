@@ -365,7 +365,9 @@ func TestEnrolledAgain(t *testing.T) {
 	f.Hosts = func(string) []Host { return *hosts.Load() }
 	run(t, f)
 	f.Converge(declared(1, "AllAtOnce"))
-	await(t, f, "healthy on both", func(o target.Observed) bool { return is(1, target.Healthy)(o) && len(o.Units[1].Instances) > 0 && o.Units[1].Release == 1 })
+	await(t, f, "healthy on both", func(o target.Observed) bool {
+		return is(1, target.Healthy)(o) && len(o.Units[1].Instances) > 0 && o.Units[1].Release == 1
+	})
 	called("away", "web")
 	other := (*hosts.Load())[1:]
 	hosts.Store(&other)
