@@ -335,6 +335,25 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestOutboxThatCannotBeOpened: what happens while the outbox of the only endpoint cannot be
+// opened is told of once it can.
+func TestOutboxThatCannotBeOpened(t *testing.T) {
+	h := newHarness(t)
+	h.run()
+	h.started()
+	h.stop()
+	outbox := filepath.Join(h.dir, "events", "outbox", "ops")
+	h.must(os.Rename(outbox, outbox+".aside"))
+	h.must(os.WriteFile(outbox, nil, 0o600))
+	h.push("Say hello")
+	h.run()
+	h.stop() // it has looked once
+	h.must(os.Remove(outbox))
+	h.must(os.Rename(outbox+".aside", outbox))
+	h.run()
+	h.until("what happened meanwhile", func(came []received) bool { return slices.Equal(types(came), []string{"change.created"}) })
+}
+
 // TestRetries: an endpoint that does not answer is left alone for a while, one
 // event that it refuses holds up no other, and after a day an event is parked,
 // from where it can be replayed.

@@ -70,10 +70,13 @@ func (s *Sender) Run(ctx context.Context) error {
 	s.start()
 	moved, stop := s.Store.Watch(signal.All)
 	defer stop()
-	running := map[string]context.CancelFunc{}
-	var work sync.WaitGroup
-	defer s.close()
-	defer work.Wait()
+	running := map[string]func(){} // ends an endpoint, and waits for that: one that comes back is alone
+	defer func() {
+		for _, end := range running {
+			end()
+		}
+		s.close()
+	}()
 
 	for {
 		if s.Access() == nil { // nothing is known yet: that is not the same as no endpoints
@@ -86,21 +89,28 @@ func (s *Sender) Run(ctx context.Context) error {
 		}
 		wanted := map[string]bool{}
 		for _, conf := range s.Access().EventEndpoints() {
+			wanted[conf.Name] = true // also one whose outbox cannot be opened now: what happens is kept for it
 			e, err := s.endpoint(conf.Name)
 			if err != nil {
 				s.Log.Error("opened no outbox", "endpoint", conf.Name, "err", err)
 				continue
 			}
-			wanted[conf.Name] = true
 			if running[conf.Name] == nil {
 				inner, cancel := context.WithCancel(ctx)
-				running[conf.Name] = cancel
-				work.Go(func() { e.run(inner) })
+				ended := make(chan struct{})
+				running[conf.Name] = func() {
+					cancel()
+					<-ended
+				}
+				go func() {
+					defer close(ended)
+					e.run(inner)
+				}()
 			}
 		}
-		for name, cancel := range running {
+		for name, end := range running {
 			if !wanted[name] {
-				cancel() // its outbox stays, for it may come back
+				end() // its outbox stays, for it may come back
 				delete(running, name)
 			}
 		}
@@ -110,9 +120,6 @@ func (s *Sender) Run(ctx context.Context) error {
 
 		select {
 		case <-ctx.Done():
-			for _, cancel := range running {
-				cancel()
-			}
 			return nil
 		case <-moved:
 		case <-s.changed.C():

@@ -140,10 +140,13 @@ func (h *Hub) worker(name string) (*worker, error) {
 // Run serves all connections until ctx is done.
 func (h *Hub) Run(ctx context.Context) error {
 	h.start()
-	running := map[string]context.CancelFunc{}
-	var work sync.WaitGroup
-	defer h.close()
-	defer work.Wait()
+	running := map[string]func(){} // ends a worker, and waits for that: one that comes back is alone
+	defer func() {
+		for _, end := range running {
+			end()
+		}
+		h.close()
+	}()
 
 	for {
 		current := map[string]bool{}
@@ -156,24 +159,25 @@ func (h *Hub) Run(ctx context.Context) error {
 			}
 			if running[c.Name] == nil {
 				inner, stop := context.WithCancel(ctx)
-				running[c.Name] = stop
+				var work sync.WaitGroup
+				running[c.Name] = func() {
+					stop()
+					work.Wait()
+				}
 				work.Go(func() { w.run(inner) })
 				work.Go(func() { w.requests.run(inner) })
 				continue
 			}
 			w.reconfigured()
 		}
-		for name, stop := range running {
+		for name, end := range running {
 			if !current[name] {
-				stop() // its inbox stays open, and on disk: the connection may come back
+				end() // its inbox stays open, and on disk: the connection may come back
 				delete(running, name)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			for _, stop := range running {
-				stop()
-			}
 			return nil
 		case <-h.changed.C():
 		case <-time.After(time.Minute): // an inbox that could not be opened

@@ -92,7 +92,10 @@ func openRemotes(s *Server) (*remotes, error) {
 	}
 	data, err := os.ReadFile(r.file)
 	if err == nil {
-		_ = json.Unmarshal(data, &r.seen) // it helps people only: one that was damaged is as good as none
+		// It helps people only: one that was damaged is as good as none.
+		if seen := map[string]lastSeen{}; json.Unmarshal(data, &seen) == nil && seen != nil {
+			r.seen = seen
+		}
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read when agents were last seen: %w", err)
 	}
