@@ -189,6 +189,9 @@ func (w *worker) rename(ctx context.Context, s *snapshot) error {
 	p.Renamed = s.settings.Was
 	p.Rollback, p.Chosen, p.Former, p.Subject = nil, nil, nil, ""
 	p.ID = record.PromotionID(s.application, w.environment, from.Hash, from.Tree)
+	if p.Sequence, err = w.rc.nextSequence(ctx, w.repo, from.Hash); err != nil {
+		return err
+	}
 	commit, err := w.repo.WriteCommit(repo.NewCommit{
 		Tree:    from.Tree,
 		Parents: record.Parents(from.Hash),

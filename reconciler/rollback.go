@@ -130,6 +130,7 @@ func (w *worker) goBack(ctx context.Context, s *snapshot, good record.Commit, sa
 	}
 	p := record.Promotion{
 		ID:        record.PromotionID(s.application, w.environment, s.Declared.Hash, tree),
+		Sequence:  s.Declared.Sequence + 1,
 		Release:   good.Release,
 		Source:    good.Source,
 		Path:      good.Path,

@@ -403,6 +403,23 @@ func (rc *Reconciler) sequence(ctx context.Context, r *repo.Repository, commit, 
 	return n, nil
 }
 
+// nextSequence is the place that a commit on top of tip will have, which may be Zero.
+func (rc *Reconciler) nextSequence(ctx context.Context, r *repo.Repository, tip repo.Hash) (int, error) {
+	if tip == repo.Zero {
+		return 1, nil
+	}
+	c, err := r.Commit(tip)
+	if err != nil {
+		return 0, err
+	}
+	parent := repo.Zero
+	if len(c.ParentHashes) > 0 {
+		parent = c.ParentHashes[0]
+	}
+	n, err := rc.sequence(ctx, r, tip, parent)
+	return n + 1, err
+}
+
 // observedOf is what of a target's report matters to Plan and to notes.
 func observedOf(o target.Observed) record.Report {
 	report := record.Report{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message, RollBack: o.RollBack}

@@ -417,6 +417,9 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 	p.Approvals = s.Proposal.Approvals
 	p.Policy, p.Decision = s.evaluated.Policy, record.Decision{Decision: s.evaluated.Decision, Commit: saved, Place: place}
 	p.ID = s.Proposal.ID
+	if p.Sequence, err = w.rc.nextSequence(ctx, w.repo, s.tip()); err != nil {
+		return err
+	}
 	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: record.Parents(s.tip()), At: s.Now, Message: p.Message(s.application, s.environment)})
 	if err != nil {
 		return err

@@ -77,11 +77,16 @@ func (r *Repository) RecordRotation(ctx context.Context, signer *Signer, former,
 }
 
 // Rotations reads the record, the newest first.
-func (r *Repository) Rotations() (all []Rotation, err error) {
+func (r *Repository) Rotations() ([]Rotation, error) {
 	at, err := r.Ref(KeysRef)
 	if err != nil {
 		return nil, err
 	}
+	return r.RotationsFrom(at)
+}
+
+// RotationsFrom is Rotations from a commit of the record on; Zero for none.
+func (r *Repository) RotationsFrom(at Hash) (all []Rotation, err error) {
 	for at != Zero {
 		c, err := r.Commit(at)
 		if err != nil {

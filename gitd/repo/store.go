@@ -320,6 +320,9 @@ func (r *Repository) Signer() *Signer { return r.store.signer }
 // reopen makes go-git look at the directory afresh. The caller holds r.mu, or is
 // the only one who knows r.
 func (r *Repository) reopen() error {
+	if r.dir == "" { // InMemory: nothing comes
+		return nil
+	}
 	storage := filesystem.NewStorageWithOptions(osfs.New(r.dir), r.objects, filesystem.Options{MaxOpenDescriptors: maxOpenPacks})
 	g, err := git.Open(storage, nil)
 	if err != nil {

@@ -31,6 +31,7 @@ const (
 	keyApproval       = "Approved-by"
 	keyFormerApproval = "Former-Approval"
 	keyPromotion      = "Promotion-Id"
+	keySequence       = "Sequence"
 
 	keyReason     = "Reason"
 	keyRollbackOf = "Rollback-Of"
@@ -48,6 +49,7 @@ const approvedByPolicy = "policy"
 // or back. A proposal says the same, but has no decision yet.
 type Promotion struct {
 	ID        string
+	Sequence  int // place of the commit in the environment's branch, from 1; 0: a proposal, or an earlier version did not say
 	Release   int
 	Source    repo.Hash // landed commit of the release
 	Path      string    // directory of the release, as headgate.yaml had it
@@ -173,6 +175,9 @@ func (p Promotion) Message(application, environment string) string {
 	if p.Decision != (Decision{}) && len(p.Approvals) == 0 && p.Rollback == nil {
 		add(keyApproval, approvedByPolicy)
 	}
+	if p.Sequence > 0 {
+		add(keySequence, strconv.Itoa(p.Sequence))
+	}
 	add(keyPromotion, p.ID)
 	return repo.Message(head, body, ts...)
 }
@@ -219,6 +224,8 @@ func ParsePromotion(message string, tree repo.Hash) (p Promotion, ok bool) {
 			}
 		case keyPromotion:
 			p.ID = t.Value
+		case keySequence:
+			p.Sequence, _ = strconv.Atoi(t.Value)
 		case keyReason:
 			back.Reason, _ = strconv.Unquote(t.Value)
 		case keyRollbackOf:

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,6 +117,36 @@ func (v *verification) outcomes(ctx context.Context) error {
 	return err
 }
 
+// Prove proves, from the objects of r alone, what a commit of an environment declares: that
+// it is a promotion to this environment of this application, and holds exactly the bytes of
+// the release that it names, which rel is; the caller has checked both signatures. It
+// returns what the commit says.
+func Prove(r *repo.Repository, application, environment string, at repo.Hash, rel Release) (Promotion, error) {
+	c, err := r.Commit(at)
+	if err != nil {
+		return Promotion{}, err
+	}
+	p, ok := ParsePromotion(c.Message, c.TreeHash)
+	if !ok || p.Removal || len(c.ParentHashes) > 1 {
+		return p, errors.New("the commit does not read as a promotion")
+	}
+	parent := repo.Zero
+	if len(c.ParentHashes) > 0 {
+		parent = c.ParentHashes[0]
+	}
+	if p.ID != PromotionID(application, environment, parent, c.TreeHash) {
+		return p, fmt.Errorf("the commit is not one of the environment %s of %s", environment, application)
+	}
+	var wrong error
+	v := verification{repo: r, releases: map[int]Release{rel.Number: rel}}
+	_, err = v.content(func(format string, args ...any) {
+		if wrong == nil {
+			wrong = fmt.Errorf("the commit "+format, args...)
+		}
+	}, p, c.TreeHash)
+	return p, cmp.Or(err, wrong)
+}
+
 // justNow reports whether what follows something may still be on its way: a clone
 // can be made between two moves.
 func justNow(at time.Time) bool {
@@ -186,6 +217,8 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 	trees := map[repo.Hash]repo.Hash{} // commit → its apps
 	type claim struct{ by, restores, apps repo.Hash }
 	var claims []claim
+	var line []repo.Hash          // from the tip on
+	places := map[repo.Hash]int{} // that commits say they have
 
 	for at := ref.Hash; at != repo.Zero; {
 		if err := ctx.Err(); err != nil {
@@ -194,6 +227,7 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		found := func(format string, args ...any) {
 			v.Findings = append(v.Findings, Finding{ref.Name, at, fmt.Sprintf(format, args...)})
 		}
+		line = append(line, at)
 		before := v.Verified
 		again := v.line[at] // another environment was called this one's name until then
 		v.line[at] = true
@@ -220,6 +254,7 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		if !ok {
 			found("does not read as a promotion: it names no release")
 		} else {
+			places[at] = p.Sequence
 			if p.From.Commit != repo.Zero {
 				v.noted = p.From.Commit // it was healthy there
 			}
@@ -253,6 +288,11 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 		at = repo.Zero
 		if len(c.ParentHashes) > 0 {
 			at = c.ParentHashes[0]
+		}
+	}
+	for i, at := range line {
+		if says, is := places[at], len(line)-i; says > 0 && says != is {
+			v.Findings = append(v.Findings, Finding{ref.Name, at, fmt.Sprintf("says that its place is %d, and it is %d", says, is)})
 		}
 	}
 	for _, c := range claims {
@@ -308,7 +348,8 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 			found("holds %s, which belongs to no application", e.Name)
 		}
 	}
-	if rollback := p.Rollback != nil; held != rollback {
+	// One that renames keeps what there is: see renamed.
+	if rollback := p.Rollback != nil; held != rollback && p.Renamed == "" {
 		found("hold: %t, rollback: %t; a rollback sets a hold and a promotion lifts it", held, rollback)
 	}
 	appsEntry, err := v.repo.Lookup(tree, applicationsDir)
