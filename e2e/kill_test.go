@@ -58,6 +58,7 @@ var elsewhere = map[string]bool{
 	"enrolment.making": true, "enrolment.made": true, "enrolment.claiming": true, "enrolment.claimed": true,
 	"enrolment.spending": true, "enrolment.spent": true, "join.key-made": true, "join.accepted": true, "join.noted": true,
 	"hosts.declared-kept": true, // by an agent on another machine
+	"agent.keys-followed": true, // likewise, when the server's signing key was replaced: cmd/internal/proof
 
 	// A release that fails, and what people say to a deployment: the kill test of reconciler.
 	"rollback.decided-by-itself": true, "steer.before-noted": true, "steer.noted": true,

@@ -290,7 +290,10 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 		}
 		return tree
 	}
-	again := repo.NewCommit{Tree: c.TreeHash, At: h.clock.Now(), Message: c.Message}
+	if !strings.Contains(c.Message, "\nSequence: 2\n") { // the first is the empty one
+		t.Errorf("it does not say its place:\n%s", c.Message)
+	}
+	again := repo.NewCommit{Tree: c.TreeHash, At: h.clock.Now(), Message: strings.Replace(c.Message, "Sequence: 2", "Sequence: 1", 1)}
 	with := func(change func(*repo.NewCommit)) repo.NewCommit {
 		n := again
 		change(&n)
@@ -325,6 +328,7 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 		"no such folder": {commit: with(func(n *repo.NewCommit) {
 			n.Message = replace("Path: deploy/production", "Path: deploy/none").Replace(n.Message)
 		}), want: "does not have"},
+		"another place":    {commit: with(func(n *repo.NewCommit) { n.Message = c.Message }), want: "says that its place is 2, and it is 1"},
 		"release unproven": {commit: again, releases: unproven, want: "does not verify: signed by somebody else"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/cmd/internal/proof"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -29,13 +30,14 @@ import (
 func agentCommand() command {
 	return command{
 		name:  "agent",
-		args:  "[status | stop | drain | resume | join]",
+		args:  "[status | stop | drain | resume | join | trust]",
 		short: "run what environments declare on this machine, apart from the server",
 		long: `
 headgate agent --data /var/lib/headgate
 headgate agent status
 headgate agent stop
-echo <token> | headgate agent join --server git.example.org:22 --host-key SHA256:...
+echo <token> | headgate agent join --server git.example.org:22 \
+  --host-key SHA256:... --signing-key SHA256:...
 
 Runs the services of this machine until it is interrupted or stopped: then requests in
 flight are answered, and everything is stopped. "headgate serve" starts one for its
@@ -51,7 +53,10 @@ now, without stopping anything.
   join     makes this machine the agent of a server on another one, by the one-time token on
            standard input; "ssh host agent enrol" prints the whole line. From then on
            "headgate agent" connects to that server, with a key of this machine's own,
-           and takes no host key but that one for the server's.
+           and takes no host key but that one for the server's. It deploys nothing that
+           is not proven to be signed by that signing key, or one that it signed for.
+  trust    has the agent of a server elsewhere take another --host-key or --signing-key,
+           for one that was replaced; start the agent again after it
 
 Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -60,6 +65,7 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 			j := joining{}
 			flags.StringVar(&j.server, "server", "", "`address` of the server's SSH, host:port; with join")
 			flags.StringVar(&j.hostKey, "host-key", "", "`fingerprint` of the server's host key, SHA256:...; with join")
+			flags.StringVar(&j.signingKey, "signing-key", "", "`fingerprint` of the server's signing key, SHA256:...; with join")
 			flags.StringVar(&j.name, "name", "", "what the agent is called, when the token does not say (default: the host name); with join")
 			return func(ctx context.Context, p printer, args []string) error {
 				dir, err := filepath.Abs(*data)
@@ -75,6 +81,9 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 				}
 				if what == "join" {
 					return j.join(ctx, p, dir)
+				}
+				if what == "trust" {
+					return j.trust(p, dir)
 				}
 				if _, err := os.Stat(dir); err != nil {
 					return fmt.Errorf("look at the data directory: %w\nhint: give the server's --data", err)
@@ -99,7 +108,7 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 					}[what])
 					return nil
 				}
-				return usageError{fmt.Sprintf("agent: unknown word %q; use status, stop, drain, resume or join, or none to run it", what)}
+				return usageError{fmt.Sprintf("agent: unknown word %q; use status, stop, drain, resume, join or trust, or none to run it", what)}
 			}
 		},
 	}
@@ -147,6 +156,7 @@ func workAsAgent(data string) error {
 		Engine:  agentEngine(data, log),
 		Program: version(),
 		Uplink:  uplink,
+		Prove:   proof.Verify,
 		Log:     log,
 	}
 	if uplink != nil {
@@ -186,7 +196,7 @@ func remoteHosts(data string, uplink *agent.Uplink, log *slog.Logger) (*hosts.Ta
 }
 
 // joining is one run of `agent join`.
-type joining struct{ server, hostKey, name string }
+type joining struct{ server, hostKey, signingKey, name string }
 
 // maxToken bounds what is read of standard input.
 const maxToken = 4 << 10
@@ -195,8 +205,12 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 	if _, _, err := net.SplitHostPort(j.server); err != nil {
 		return usageError{fmt.Sprintf("--server %q is not an address; write host:port, such as git.example.org:22", j.server)}
 	}
-	if !strings.HasPrefix(j.hostKey, "SHA256:") {
-		return usageError{"--host-key takes the fingerprint of the server's host key, SHA256:..., which `ssh host agent enrol` prints"}
+	if j.hostKey == "" || j.signingKey == "" {
+		return usageError{"join needs --host-key and --signing-key; `ssh host agent enrol` prints the whole line"}
+	}
+	keys, err := j.keys()
+	if err != nil {
+		return err
 	}
 	if j.name == "" {
 		host, err := os.Hostname()
@@ -216,12 +230,44 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 	if err != nil {
 		return fmt.Errorf("read the token from standard input: %w", err)
 	}
-	u, err := agent.Join(ctx, agentDir(data), j.server, j.hostKey, j.name, string(token))
+	u, err := agent.Join(ctx, agentDir(data), j.server, j.hostKey, keys, j.name, string(token))
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(p.out, "this machine is %s\n", u)
 	fmt.Fprintf(p.out, "start it: headgate agent --data %s; or as a unit, with the machine: headgate install --agent --data %s\n", data, data)
+	return nil
+}
+
+// keys checks the fingerprints that are given, and reads those of signing keys.
+func (j joining) keys() (keys agent.Keys, err error) {
+	if j.hostKey != "" && !strings.HasPrefix(j.hostKey, "SHA256:") {
+		return keys, usageError{"--host-key takes the fingerprint of the server's host key, SHA256:..., which `ssh host agent enrol` prints"}
+	}
+	if j.signingKey == "" {
+		return keys, nil
+	}
+	if keys, err = agent.ParseKeys(j.signingKey); err != nil {
+		return keys, usageError{"--signing-key: " + err.Error() + ", which `ssh host agent enrol` prints"}
+	}
+	return keys, nil
+}
+
+// trust is `agent trust`.
+func (j joining) trust(p printer, data string) error {
+	if j.hostKey == "" && j.signingKey == "" {
+		return usageError{"trust needs --host-key or --signing-key, the fingerprint of the server's other key"}
+	}
+	keys, err := j.keys()
+	if err != nil {
+		return err
+	}
+	u, err := agent.Trust(agentDir(data), j.hostKey, keys)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "%s believes the host key %s and the signing key %s\n", u, u.HostKey, u.Keys.Signing)
+	fmt.Fprintln(p.out, "it does so from its next start on: restart its unit, or headgate agent")
 	return nil
 }
 
@@ -268,6 +314,9 @@ func printAgent(p printer, state agentState) {
 	fmt.Fprintf(p.out, "agent %s runs as process %d, since %s, with %s\n", h.Program, h.PID, h.Since.Format(time.DateTime), show.Plural(h.Running, "instance"))
 	if h.Drained {
 		fmt.Fprintln(p.out, "it is drained: nothing is started; to go on: headgate agent resume")
+	}
+	for _, r := range h.Unproven {
+		fmt.Fprintf(p.out, "refused for %s/%s in %s, commit %s: %s\n", r.Repository, r.Application, r.Environment, show.Short(r.Commit), r.Why)
 	}
 	for _, o := range state.Applications {
 		fmt.Fprintf(p.out, "%s/%s in %s: %s", o.Repository, o.Application, o.Environment, o.State)

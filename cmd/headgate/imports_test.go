@@ -21,9 +21,10 @@ var allowed = map[string][]string{
 	"hooks/receive/wire":  {},
 	"reconciler":          {"gitd", "policies", "reconciler"},
 	"cmd/internal/backup": {"gitd/repo", "hooks/build/artifact", "reconciler/record"},
-	"cmd/internal/server": {"gitd", "hooks", "policies", "reconciler"},
+	"cmd/internal/proof":  {"gitd", "hooks", "reconciler"},
+	"cmd/internal/server": {"cmd/internal/proof", "gitd", "hooks", "policies", "reconciler"},
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
-	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
+	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/proof", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
 	"e2e":                 {"e2e/forges", "reconciler/target/services/engine/enginetest"}, // which knows nobody
 	"e2e/bench/landings":  {"gitd", "hooks"},
 }

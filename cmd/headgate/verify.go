@@ -9,7 +9,7 @@ import (
 	"os/exec"
 	"strings"
 
-	"github.com/headgate-cd/headgate/cmd/internal/server"
+	"github.com/headgate-cd/headgate/cmd/internal/proof"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/hooks/release"
@@ -52,8 +52,8 @@ The clone must have all refs, as a mirror has.`,
 	}
 }
 
-// proof is what verify found, as --json prints it.
-type proof struct {
+// verified is what verify found, as --json prints it.
+type verified struct {
 	Verified     bool     `json:"verified"`
 	Tips         int      `json:"tips"`
 	Verdicts     int      `json:"verdicts"`
@@ -99,13 +99,13 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	}
 	var releases []record.Release
 	for _, rel := range list {
-		releases = append(releases, server.ToReconcile(rel, rel.Verify(r, signers)))
+		releases = append(releases, proof.ReleaseOf(rel, rel.Verify(r, signers)))
 	}
 	delivery, err := record.Verify(ctx, r, signers, releases)
 	if err != nil {
 		return err
 	}
-	found := proof{
+	found := verified{
 		Tips:         source.Tips,
 		Verdicts:     source.Verdicts,
 		Mirrored:     source.Mirrored,
@@ -135,7 +135,7 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	return found.print(p, asJSON)
 }
 
-func (f proof) print(p printer, asJSON bool) error {
+func (f verified) print(p printer, asJSON bool) error {
 	if asJSON {
 		if err := json.NewEncoder(p.out).Encode(f); err != nil {
 			return err

@@ -278,11 +278,8 @@ func (b *Store) read(number int, tag repo.Hash) (Release, error) {
 	if ok && rel.Number == number {
 		return rel, nil
 	}
-	t, err := b.r.Tag(tag)
+	rel, err := FromTag(b.r, number, tag)
 	if err != nil {
-		return Release{}, fmt.Errorf("read release %d: %w", number, err)
-	}
-	if rel, err = parse(number, tag, t.Target, t.Message); err != nil {
 		return Release{}, fmt.Errorf("read release %d of %s: %w", number, b.r.Name(), err)
 	}
 	b.mu.Lock()
@@ -290,6 +287,15 @@ func (b *Store) read(number int, tag repo.Hash) (Release, error) {
 	b.byHash[tag] = rel
 	b.newest = max(b.newest, number)
 	return rel, nil
+}
+
+// FromTag reads the release with a number that a tag says it is, whatever ref that is at.
+func FromTag(r *repo.Repository, number int, tag repo.Hash) (Release, error) {
+	t, err := r.Tag(tag)
+	if err != nil {
+		return Release{}, err
+	}
+	return parse(number, tag, t.Target, t.Message)
 }
 
 // Verify proves a release of this Book with the server's own key, once.

@@ -33,7 +33,10 @@ type Handler struct {
 	// Control does what an operator asks for: "stop", "drain", "resume", "upgrade" with the
 	// path of a program. It returns when that is under way, or refused.
 	Control func(ctx context.Context, what, argument string) error
-	Log     *slog.Logger
+	// Prove refuses what is not proven, and may take a fallback out of what is. nil: whoever
+	// reaches this is believed.
+	Prove func(d *target.Declared, p Proof) error
+	Log   *slog.Logger
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +44,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + pathHello:
 		answer(w, http.StatusOK, h.Hello())
-	case "PUT " + pathDeclared:
+	case "PUT " + declaredAt(h.Prove != nil):
 		h.declared(w, r)
 	case "POST " + pathRemove:
 		var q removal
@@ -101,14 +104,34 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 	return true
 }
 
+// declaredAt is where what is declared is put: an agent that wants proof takes none without.
+func declaredAt(proof bool) string {
+	if proof {
+		return pathProven
+	}
+	return pathDeclared
+}
+
 func (h *Handler) declared(w http.ResponseWriter, r *http.Request) {
-	var d target.Declared
-	if !read(w, r, &d) {
+	var q provenDeclared
+	if h.Prove == nil && !read(w, r, &q.Declared) || h.Prove != nil && !read(w, r, &q) {
 		return
 	}
+	d := q.Declared
 	if fence := h.Engine.Fence(d.Key); d.Sequence < fence {
 		answer(w, http.StatusConflict, refusal{fence})
 		return
+	}
+	if h.Prove != nil {
+		err := h.Prove(&d, q.Proof)
+		if why := errUnproven(""); errors.As(err, &why) {
+			answer(w, http.StatusUnprocessableEntity, unproven{err.Error()})
+			return
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 	}
 	h.Engine.Converge(d)
 	w.WriteHeader(http.StatusNoContent)

@@ -43,6 +43,8 @@ type Hello struct {
 	Drained bool      `json:"drained"`           // nothing is started here until it is told to resume
 	Running int       `json:"running"`           // instances
 	Refused string    `json:"refused,omitempty"` // why the last upgrade did not come about
+	// Unproven is what a server elsewhere declared last and was not deployed.
+	Unproven []Refusal `json:"unproven,omitempty"`
 }
 
 // Settings are what an agent is told besides what is declared.

@@ -31,6 +31,9 @@ type Target struct {
 	// Settings are told whenever the agent is back, and when Changed was called. Nothing is
 	// told before there are some. nil: there are none.
 	Settings func() (_ Settings, known bool)
+	// Prove finds what proves a declared state to an agent on another machine, which takes
+	// nothing without. nil: it is of this machine, and believes who reaches it.
+	Prove func(d target.Declared) (Proof, error)
 	// Heard is called when the agent is heard, and when it is not any more. It must not
 	// block. nil: nobody wants to know.
 	Heard func()
@@ -55,8 +58,12 @@ type told struct {
 	declared *target.Declared // nil: it is to be removed
 	sequence int
 	accepted bool
-	refused  int // the fence that it was refused by; 0: it was not
+	refused  int    // the fence that it was refused by; 0: it was not
+	unproven string // why it was refused besides; "": it was not
 }
+
+// rejected reports whether the agent does not take it.
+func (t *told) rejected() bool { return t.refused > 0 || t.unproven != "" }
 
 func (t *Target) init() {
 	t.once.Do(func() {
@@ -153,7 +160,7 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	}
 	o.Key = k
 	newer := last != nil && last.declared != nil && (!known || o.Sequence < last.sequence)
-	if newer || !t.live || last != nil && last.refused > 0 {
+	if newer || !t.live || last != nil && last.rejected() {
 		o.RollBack, o.Waits = false, "" // it is about what is not known any more
 	}
 	if newer {
@@ -168,6 +175,9 @@ func (t *Target) Observe(k target.Key) target.Observed {
 		o.State = target.Failed
 		o.Message = fmt.Sprintf("the agent of the machine has acted on a newer commit of this environment (place %d, this is %d) and takes nothing older, "+
 			"also from another server; promote forward until it is newer", last.refused, last.sequence)
+	case last != nil && last.unproven != "" && last.declared != nil:
+		o.Commit, o.Sequence = last.declared.Commit, last.sequence
+		o.State, o.Message = target.Failed, "the machine refuses it, and what runs there goes on: "+last.unproven
 	case newer:
 		o.State, o.Message = target.Converging, "just declared"
 	case last != nil && last.declared == nil:
@@ -412,18 +422,29 @@ func (t *Target) sendAll(ctx context.Context) error {
 	var errs []error
 	for _, i := range items {
 		refused, err := 0, error(nil)
-		if i.declared != nil {
+		switch {
+		case i.declared != nil && t.Prove != nil:
+			var p Proof
+			if p, err = t.Prove(*i.declared); err == nil {
+				refused, err = t.call(ctx, http.MethodPut, pathProven, provenDeclared{*i.declared, p})
+			}
+		case i.declared != nil:
 			refused, err = t.call(ctx, http.MethodPut, pathDeclared, i.declared)
-		} else {
+		default:
 			_, err = t.call(ctx, http.MethodPost, pathRemove, removal{i.key, i.sequence})
 		}
-		if err != nil {
+		var why errUnproven
+		if err != nil && !errors.As(err, &why) {
 			errs = append(errs, err)
 			continue
 		}
 		t.mu.Lock()
-		i.told.accepted, i.told.refused = t.lives == life, refused
+		i.told.accepted, i.told.refused, i.told.unproven = t.lives == life, refused, string(why)
 		t.mu.Unlock()
+		if why != "" {
+			t.log().Error("the agent refuses what is declared", "env", i.key.Environment, "app", i.key.Application, "err", err)
+			t.reports.Notify(i.key)
+		}
 		if refused > 0 {
 			t.log().Error("the agent refuses what is older than what it has acted on", "env", i.key.Environment, "app", i.key.Application, "place", i.sequence, "newest", refused)
 			t.reports.Notify(i.key)
@@ -450,7 +471,7 @@ func (t *Target) request(ctx context.Context, method, path string, body any) (*h
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusConflict {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusUnprocessableEntity {
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -458,7 +479,8 @@ func (t *Target) request(ctx context.Context, method, path string, body any) (*h
 	return nil, fmt.Errorf("the agent answered %s: %s", resp.Status, bytes.TrimSpace(text))
 }
 
-// call makes a request, and says by which fence it was refused, 0 for none.
+// call makes a request, and says by which fence it was refused, 0 for none. An error is
+// errUnproven when it was refused for another reason.
 func (t *Target) call(ctx context.Context, method, path string, body any) (refused int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -474,8 +496,18 @@ func (t *Target) call(ctx context.Context, method, path string, body any) (refus
 		}
 		return r.Fence, nil
 	}
+	if resp.StatusCode == http.StatusUnprocessableEntity {
+		var u unproven
+		if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&u); err != nil || u.Why == "" {
+			return 0, fmt.Errorf("the agent's refusal cannot be read: %w", cmpErr(err))
+		}
+		return 0, errUnproven(u.Why[:min(len(u.Why), maxWhy)])
+	}
 	return 0, nil
 }
+
+// maxWhy bounds why an agent refuses something.
+const maxWhy = 2000
 
 // Logs implements target.Logger.
 func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter.Seq2[target.LogLine, error] {

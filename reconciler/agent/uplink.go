@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ type Uplink struct {
 	Server  string // host:port of its SSH
 	HostKey string // SHA256 fingerprint of its host key, the only one that is believed
 	Name    string // what the server calls this agent
+	Keys    Keys   // whose signatures count
 
 	Key     ssh.Signer   // the agent's own
 	Handler http.Handler // answers the server
@@ -114,6 +116,7 @@ type keptUplink struct {
 	Server  string `json:"server"`
 	HostKey string `json:"host_key"`
 	Name    string `json:"name"`
+	Keys
 }
 
 // OpenUplink finds the server that an agent's directory belongs to, nil when that is of
@@ -133,7 +136,7 @@ func OpenUplink(dir string) (*Uplink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read which server this agent has (%s): %w", filepath.Join(dir, uplinkName), err)
 	}
-	u := &Uplink{Server: k.Server, HostKey: k.HostKey, Name: k.Name}
+	u := &Uplink{Server: k.Server, HostKey: k.HostKey, Name: k.Name, Keys: k.Keys}
 	u.Key, err = repo.OpenKey(filepath.Join(dir, keyName))
 	return u, err
 }
@@ -335,7 +338,7 @@ func (u *Uplink) String() string {
 // Join makes an agent's directory belong to a server, by a one-time token, and returns what
 // the agent is called there. It may be tried again with the same token until it has
 // succeeded: the key that it makes for this machine stays.
-func Join(ctx context.Context, dir, server, hostKey, name, token string) (*Uplink, error) {
+func Join(ctx context.Context, dir, server, hostKey string, keys Keys, name, token string) (*Uplink, error) {
 	once, err := enrolment.Key(token)
 	if err != nil {
 		return nil, err
@@ -349,7 +352,7 @@ func Join(ctx context.Context, dir, server, hostKey, name, token string) (*Uplin
 		}
 		return nil, err
 	}
-	u := &Uplink{Server: server, HostKey: hostKey}
+	u := &Uplink{Server: server, HostKey: hostKey, Keys: keys}
 	if u.Key, err = repo.OpenKey(filepath.Join(dir, keyName)); err != nil {
 		return nil, err
 	}
@@ -391,7 +394,7 @@ func Join(ctx context.Context, dir, server, hostKey, name, token string) (*Uplin
 
 // keep notes which server an agent's directory belongs to.
 func (u *Uplink) keep(dir string) error {
-	data, err := json.Marshal(keptUplink{1, u.Server, u.HostKey, u.Name})
+	data, err := json.Marshal(keptUplink{1, u.Server, u.HostKey, u.Name, u.Keys})
 	if err != nil {
 		return err
 	}
@@ -400,4 +403,32 @@ func (u *Uplink) keep(dir string) error {
 	}
 	crash.Point("join.noted")
 	return nil
+}
+
+// follow notes that other keys count from now on.
+func (u *Uplink) follow(dir string, keys Keys) error {
+	next := &Uplink{Server: u.Server, HostKey: u.HostKey, Name: u.Name, Keys: keys}
+	if err := next.keep(dir); err != nil {
+		return err
+	}
+	u.Keys = keys
+	crash.Point("agent.keys-followed")
+	return nil
+}
+
+// Trust has an agent believe another host key or signing key of its server, "" for the one
+// that it believes, and no former ones but those named.
+func Trust(dir, hostKey string, keys Keys) (*Uplink, error) {
+	u, err := OpenUplink(dir)
+	if err == nil && u == nil {
+		err = fmt.Errorf("%s does not belong to a server on another machine; let it enrol first: headgate agent join", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.HostKey = cmp.Or(hostKey, u.HostKey)
+	if keys.Signing != "" {
+		u.Keys = keys
+	}
+	return u, u.keep(dir)
 }

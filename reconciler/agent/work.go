@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 )
@@ -31,12 +32,18 @@ type Worker struct {
 	Program string  // version of headgate, for people
 	Uplink  *Uplink // the server, when that is elsewhere; nil: it is of this machine
 	Hosts   Engine  // what is deployed for that server
-	Log     *slog.Logger
+	// Prove verifies what that server declares by the keys that count, and returns those that
+	// count from then on.
+	Prove func(keys Keys, d *target.Declared, p Proof, fence int) (Keys, error)
+	Log   *slog.Logger
 
 	channel  *channel
 	began    time.Time
 	digest   string
 	settings atomic.Pointer[Settings]
+
+	proving  sync.Mutex // guards the rest, and Uplink.Keys
+	refusals map[target.Key]Refusal
 }
 
 // Run works until the supervisor has it leave or stop, or is gone: then everything is
@@ -150,6 +157,7 @@ func (w *Worker) work(on net.Listener) error {
 		w.Uplink.Log = w.Log
 		w.Uplink.Handler = &Handler{
 			Engine:   w.Hosts,
+			Prove:    w.prove,
 			Hello:    w.hello,
 			Settings: w.keepSettings,
 			Control:  w.remoteControl,
@@ -193,14 +201,15 @@ const answerTimeout = time.Second
 
 func (w *Worker) hello() Hello {
 	return Hello{
-		Version: Version,
-		Program: w.Program,
-		Digest:  w.digest,
-		PID:     os.Getppid(),
-		Worker:  os.Getpid(),
-		Since:   w.began,
-		Running: w.Engine.Running(),
-		Drained: w.Engine.Drained(),
+		Version:  Version,
+		Program:  w.Program,
+		Digest:   w.digest,
+		PID:      os.Getppid(),
+		Worker:   os.Getpid(),
+		Since:    w.began,
+		Running:  w.Engine.Running(),
+		Drained:  w.Engine.Drained(),
+		Unproven: w.refused(),
 	}
 }
 

@@ -37,6 +37,7 @@ func drawn(t *rapid.T, tree repo.Hash) Promotion {
 
 	p := Promotion{
 		ID:       PromotionID("hello", "staging", hashOf("parent"), tree),
+		Sequence: rapid.IntRange(0, 1e6).Draw(t, "sequence"),
 		Release:  rapid.IntRange(1, 1e6).Draw(t, "release"),
 		Source:   hashOf("source"),
 		Path:     "deploy/staging",

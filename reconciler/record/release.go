@@ -62,9 +62,9 @@ func (rel Release) only(named []Artifact) (own Release, unknown []Artifact) {
 	return own, unknown
 }
 
-// manifestFile is the one file in apps/<application> that comes from the server
+// ManifestFile is the one file in apps/<application> that comes from the server
 // and not from the release's directory. A file of that name there gives way.
-const manifestFile = "release.json"
+const ManifestFile = "release.json"
 
 // Manifest is the content of release.json.
 type Manifest struct {
@@ -100,20 +100,20 @@ func manifest(rel Release, tree repo.Hash) Manifest {
 func (m Manifest) encode() ([]byte, error) {
 	data, err := json.MarshalIndent(m, "", "  ") // keys of a map are sorted: the same release, the same bytes
 	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", manifestFile, err)
+		return nil, fmt.Errorf("encode %s: %w", ManifestFile, err)
 	}
 	return append(data, '\n'), nil
 }
 
 // ManifestOf reads release.json of an application in an environment's tree.
 func ManifestOf(r *repo.Repository, tree repo.Hash, application string) (Manifest, error) {
-	data, err := r.File(tree, ApplicationPath(application)+"/"+manifestFile)
+	data, err := r.File(tree, ApplicationPath(application)+"/"+ManifestFile)
 	if err != nil {
-		return Manifest{}, fmt.Errorf("read %s of %s: %w", manifestFile, application, err)
+		return Manifest{}, fmt.Errorf("read %s of %s: %w", ManifestFile, application, err)
 	}
 	var m Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return Manifest{}, fmt.Errorf("read %s of %s: %w", manifestFile, application, err)
+		return Manifest{}, fmt.Errorf("read %s of %s: %w", ManifestFile, application, err)
 	}
 	return m, nil
 }
@@ -141,7 +141,7 @@ func Files(r *repo.Repository, tree repo.Hash, application string) (map[string][
 	if err != nil {
 		return nil, fmt.Errorf("read the files of %s: %w", application, err)
 	}
-	return r.Files(dir.Hash, func(path string) bool { return path != manifestFile })
+	return r.Files(dir.Hash, func(path string) bool { return path != ManifestFile })
 }
 
 // Directories at the top of an environment's tree.
@@ -194,7 +194,7 @@ func rendered(r *repo.Repository, rel Release, path string) (blob, tree repo.Obj
 	}
 
 	blob = repo.Blob(data)
-	entries = append(entries, repo.Entry{Name: manifestFile, Mode: filemode.Regular, Hash: blob.Hash()})
+	entries = append(entries, repo.Entry{Name: ManifestFile, Mode: filemode.Regular, Hash: blob.Hash()})
 	return blob, repo.TreeObject(entries), nil
 }
 
@@ -276,5 +276,5 @@ func SameContent(r *repo.Repository, declared repo.Hash, application string, rel
 // withoutManifest lists a directory's entries except release.json.
 func withoutManifest(r *repo.Repository, tree repo.Hash) ([]repo.Entry, error) {
 	entries, err := r.Tree(tree)
-	return slices.DeleteFunc(entries, func(e repo.Entry) bool { return e.Name == manifestFile }), err
+	return slices.DeleteFunc(entries, func(e repo.Entry) bool { return e.Name == ManifestFile }), err
 }

@@ -32,10 +32,12 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -119,6 +121,12 @@ type Key struct {
 }
 
 func (k Key) String() string { return k.Application + " in " + k.Environment }
+
+// Compare orders keys for people.
+func (k Key) Compare(l Key) int {
+	return cmp.Or(strings.Compare(k.Repository, l.Repository), strings.Compare(k.Environment, l.Environment),
+		strings.Compare(k.Application, l.Application))
+}
 
 // Topic wakes those who watch applications; the zero value is ready.
 type Topic struct{ topic signal.Topic }

@@ -4,11 +4,10 @@ import (
 	"context"
 	"slices"
 
+	"github.com/headgate-cd/headgate/cmd/internal/proof"
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
-	"github.com/headgate-cd/headgate/hooks/build/artifact"
-	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
@@ -64,27 +63,7 @@ func (s *Server) releasesOf(r *repo.Repository) ([]record.Release, error) {
 	}
 	var all []record.Release
 	for _, rel := range list {
-		all = append(all, ToReconcile(rel, book.Verify(rel)))
+		all = append(all, proof.ReleaseOf(rel, book.Verify(rel)))
 	}
 	return all, nil
-}
-
-// ToReconcile is a release as the reconciler knows it.
-func ToReconcile(rel release.Release, verifies error) record.Release {
-	to := record.Release{
-		Number:   rel.Number,
-		Commit:   rel.Commit,
-		By:       rel.Manifest.By,
-		Authors:  rel.AlsoBy,
-		Subject:  rel.Subject,
-		At:       rel.Manifest.At,
-		Verifies: verifies,
-	}
-	if len(rel.Changes) > 0 {
-		to.Change = rel.Changes[0]
-	}
-	for _, a := range rel.Artifacts {
-		to.Artifacts = append(to.Artifacts, record.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Image: a.Type == artifact.Image})
-	}
-	return to
 }

@@ -23,6 +23,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
+	"github.com/headgate-cd/headgate/cmd/internal/proof"
 	"github.com/headgate-cd/headgate/gitd"
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/agentline"
@@ -276,6 +277,7 @@ func (r *remotes) sync() {
 		l := &link{key: a.Key.Fingerprint, stop: stop, target: &agent.Target{
 			Dial:  func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, a.Name) },
 			Heard: r.fleet.Changed,
+			Prove: func(d target.Declared) (agent.Proof, error) { return proof.Collect(r.store, d) },
 			Log:   r.log.With("agent", a.Name),
 		}}
 		r.links[a.Name] = l
@@ -468,8 +470,21 @@ func (s *Server) EnrolAgent(_ context.Context, a access.Identity, q show.AgentRe
 		e.Download = s.about.GitHTTP + programPath + e.Program
 		e.Command = fmt.Sprintf("curl -fsSo headgate %s && echo '%s  headgate' | sha256sum -c --quiet && chmod +x headgate && ", e.Download, e.Program)
 	}
-	e.Command += fmt.Sprintf("echo %s | ./headgate agent join --server %s --host-key %s", secret, s.about.SSH, s.about.HostKey)
+	e.Command += fmt.Sprintf("echo %s | ./headgate agent join --server %s --host-key %s --signing-key %s",
+		secret, s.about.SSH, s.about.HostKey, keysOf(s.store.Signer()))
 	return e, nil
+}
+
+// keysOf are the keys whose signatures an agent is to believe.
+func keysOf(signer *repo.Signer) (keys agent.Keys) {
+	for i, key := range signer.Signers() {
+		if name := gossh.FingerprintSHA256(key); i == 0 {
+			keys.Signing = name
+		} else {
+			keys.Former = append(keys.Former, name)
+		}
+	}
+	return keys
 }
 
 // downloads reports whether a machine that reaches this server's SSH reaches its HTTP.
