@@ -28,7 +28,8 @@ func doctorCommand() command {
 headgate doctor --data /var/lib/headgate
 headgate doctor --data /var/lib/headgate --repair
 
-Reads every ref of every repository and names what is missing or cannot be read.
+Reads every ref and every object of every repository and names what is missing
+or cannot be read.
 With --repair, for which the server must be stopped, it writes again what follows
 from something else: the head of a change, and a gated branch, from the logs of
 changes. Anything else is restored from a backup or a mirror.
@@ -57,7 +58,7 @@ Exit code 1 when something is damaged that was not repaired.`,
 				if !*asJSON {
 					fmt.Fprintln(p.out, "containers: "+engineOfMachine(ctx))
 				}
-				return doctor(p, dir, *repair, *asJSON)
+				return doctor(ctx, p, dir, *repair, *asJSON)
 			}
 		},
 	}
@@ -90,7 +91,7 @@ type finding struct {
 	commit repo.Hash
 }
 
-func doctor(p printer, data string, repair, asJSON bool) error {
+func doctor(ctx context.Context, p printer, data string, repair, asJSON bool) error {
 	names, err := repo.NamesIn(filepath.Join(data, "repositories"))
 	if err != nil {
 		return err
@@ -115,6 +116,7 @@ func doctor(p printer, data string, repair, asJSON bool) error {
 		if err != nil {
 			return err
 		}
+		whole := true
 		for _, f := range inIt {
 			if repair && f.Ref != "" {
 				path := filepath.Join(dir, f.Ref)
@@ -126,14 +128,22 @@ func doctor(p printer, data string, repair, asJSON bool) error {
 				}
 				f.Repaired = true
 			}
+			whole = whole && f.Repaired
 			found = append(found, f)
+		}
+		objects, err := r.DamagedObjects(ctx)
+		if err != nil && whole {
+			objects = []string{err.Error()}
+		}
+		for _, what := range objects {
+			found = append(found, finding{Repository: name, What: what})
 		}
 	}
 	return report(p, names, found, asJSON)
 }
 
-// examine finds what is damaged in a repository, and what of it follows from the
-// logs of its changes.
+// examine finds which refs of a repository are damaged, and what of them follows
+// from the logs of its changes.
 func examine(r *repo.Repository, name string) ([]finding, error) {
 	refs, _, err := r.ReadableRefs("refs/")
 	if err != nil {

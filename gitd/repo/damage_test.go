@@ -128,6 +128,73 @@ func TestTipThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// TestDamagedObjectsAreNamed: whichever object is damaged, loose or packed, it is
+// named; what is whole is not.
+func TestDamagedObjectsAreNamed(t *testing.T) {
+	_, r := testStore(t)
+	first := commit(t, r, "first", map[string]string{"a": "1", "d/b": "2"})
+	second := commit(t, r, "second", map[string]string{"a": "3"}, first)
+	if err := r.Move(t.Context(), "refs/heads/main", Zero, second); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := filepath.Glob(filepath.Join(r.Dir(), "objects/??/*"))
+	if err != nil || len(objects) < 7 {
+		t.Fatalf("%q, %v", objects, err)
+	}
+	for _, file := range objects {
+		id := filepath.Base(filepath.Dir(file)) + filepath.Base(file)
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		flipped := slices.Clone(whole)
+		flipped[len(flipped)/2] ^= 0x55
+		for kind, content := range map[string][]byte{"emptied": nil, "cut short": whole[:len(whole)/2], "flipped": flipped} {
+			if err := os.WriteFile(file, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			what, err := r.DamagedObjects(t.Context())
+			if err != nil || len(what) == 0 || !strings.Contains(strings.Join(what, "\n"), id) {
+				t.Errorf("%s, %s: %q, %v", id, kind, what, err)
+			}
+		}
+		if err := os.WriteFile(file, whole, 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if what, err := r.DamagedObjects(t.Context()); len(what) > 0 || err != nil {
+		t.Fatalf("of a repository that is whole: %q, %v", what, err)
+	}
+
+	if _, err := r.Git(t.Context(), "repack", "-adq"); err != nil {
+		t.Fatal(err)
+	}
+	packs, err := filepath.Glob(filepath.Join(r.Dir(), "objects/pack/*.pack"))
+	if err != nil || len(packs) != 1 {
+		t.Fatalf("%q, %v", packs, err)
+	}
+	pack, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(packs[0], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for at := 20; at < len(pack); at += 40 {
+		flipped := slices.Clone(pack)
+		flipped[at] ^= 0x55
+		if err := os.WriteFile(packs[0], flipped, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if what, err := r.DamagedObjects(t.Context()); err != nil || len(what) == 0 {
+			t.Errorf("a pack with byte %d flipped: %q, %v", at, what, err)
+		}
+	}
+}
+
 // A power cut may leave empty what was not synced; HEAD and config are derived.
 func TestStartCompletesWhatIsHalfMade(t *testing.T) {
 	for _, torn := range [][]string{{"HEAD"}, {"config"}, {"HEAD", "config"}, {"HEAD", "config", "objects", "refs"}} {

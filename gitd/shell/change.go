@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,6 +114,9 @@ func changeList(c *call) error {
 	total := 0
 	for _, name := range names {
 		some, all, err := c.shell.Backend.Changes(c.ctx, c.actor, name, filter)
+		if c.leaveOut(names, name, err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -194,6 +198,9 @@ func (c *call) more(names []string, filter show.ChangeFilter, listed []show.Chan
 func (c *call) sayPaused(names []string) error {
 	for _, name := range names {
 		all, err := c.shell.Backend.Paused(c.ctx, c.actor, name)
+		if c.leaveOut(names, name, err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -511,6 +518,23 @@ func (c *call) repositories() (names []string, err error) {
 		}
 	}
 	return names, nil
+}
+
+// leaveOut reports whether an error in the repository name keeps only that one from a
+// list of several, and says so.
+func (c *call) leaveOut(names []string, name string, err error) bool {
+	if err == nil || len(names) < 2 || c.ctx.Err() != nil {
+		return false
+	}
+	log := c.shell.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	log.Error("a repository cannot be listed", "repo", name, "err", err)
+	if !c.json {
+		c.out.line("%s cannot be read, and is left out; the server's log says why", name)
+	}
+	return true
 }
 
 func orNothing(before, s string) string {

@@ -47,6 +47,9 @@ func scheduleList(c *call) error {
 	rows := [][]cell{{plain("REPOSITORY"), plain("SCHEDULE"), plain("STATE"), plain("RUN"), plain("LAST"), plain("NEXT"), plain("WHEN"), plain("WHY")}}
 	for _, name := range names {
 		all, err := c.shell.Backend.Schedules(c.ctx, c.actor, name)
+		if c.leaveOut(names, name, err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -288,13 +288,15 @@ func (c *call) only(what, list string, fits func(show.Repository) (bool, error))
 		return "", err
 	}
 	var found []string
+	var unread error // of one that may have fitted; the others are not less there for it
 	for _, r := range all {
 		if r.State == show.Damaged {
 			continue // it is shown where it is asked for by name
 		}
 		ok, err := fits(r)
 		if err != nil {
-			return "", err
+			unread = cmp.Or(unread, err)
+			continue
 		}
 		if ok {
 			found = append(found, r.Name)
@@ -306,6 +308,9 @@ func (c *call) only(what, list string, fits func(show.Repository) (bool, error))
 
 	switch len(found) {
 	case 0:
+		if unread != nil {
+			return "", unread
+		}
 		return "", &show.Error{
 			Kind: show.NotFound,
 			What: "no repository of yours has " + what,

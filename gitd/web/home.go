@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,23 +72,24 @@ func homePage(q *request) (*page, error) {
 	slices.SortStableFunc(all, func(a, b show.Repository) int { return b.LandedAt.Compare(a.LandedAt) })
 	for i := range all {
 		r := &all[i]
+		read, err := q.readForHome(ctx, r)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if err != nil { // it must not keep the others from being seen
+			q.Log.Error("a repository cannot be shown", "repo", r.Name, "err", err)
+			r.State, r.Reason = show.Damaged, "it cannot be read; the server's log says why"
+		}
+		row := homeRow{Repository: *r, Mark: markOf(r.State), Figures: read.figures}
 		if r.State == show.Damaged {
-			view.Rows = append(view.Rows, homeRow{Repository: *r, Mark: markOf(r.State)})
+			view.Rows = append(view.Rows, row)
 			damaged++
 			continue
 		}
-		recent, total, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
-		if err != nil {
-			return nil, fmt.Errorf("read the changes of %s: %w", r.Name, err)
-		}
-		row := homeRow{Repository: *r, Mark: markOf(r.State)}
 		if r.Gated {
 			gated++
 		} else {
 			ungated++
-		}
-		if row.Figures, err = q.figures(ctx, r, recent, total); err != nil {
-			return nil, err
 		}
 		if r.Gated && r.State == show.Empty {
 			empty++
@@ -121,12 +123,8 @@ func homePage(q *request) (*page, error) {
 			}
 			row.Envs = append(row.Envs, k)
 		}
-		view.Needs = append(view.Needs, q.needs(r, recent)...)
-		schedules, err := q.Backend.Schedules(ctx, q.actor, r.Name)
-		if err != nil {
-			return nil, fmt.Errorf("read the schedules of %s: %w", r.Name, err)
-		}
-		view.Needs = append(view.Needs, q.failedSchedules(schedules)...)
+		view.Needs = append(view.Needs, q.needs(r, read.recent)...)
+		view.Needs = append(view.Needs, q.failedSchedules(read.schedules)...)
 		view.Rows = append(view.Rows, row)
 	}
 	slices.SortStableFunc(view.Needs, func(a, b need) int { return cmp.Compare(b.at.Unix(), a.at.Unix()) })
@@ -149,6 +147,31 @@ func homePage(q *request) (*page, error) {
 		p.Title = fmt.Sprintf("(%d) Repositories", len(view.Needs))
 	}
 	return p, nil
+}
+
+// readHome is what the start page reads of a repository, besides what is listed of it.
+type readHome struct {
+	recent    []show.Change
+	figures   figures
+	schedules []show.Schedule
+}
+
+// readForHome reads nothing of a repository that is damaged.
+func (q *request) readForHome(ctx context.Context, r *show.Repository) (read readHome, err error) {
+	if r.State == show.Damaged {
+		return read, nil
+	}
+	var total int
+	if read.recent, total, err = q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{}); err != nil {
+		return read, fmt.Errorf("read the changes of %s: %w", r.Name, err)
+	}
+	if read.figures, err = q.figures(ctx, r, read.recent, total); err != nil {
+		return read, err
+	}
+	if read.schedules, err = q.Backend.Schedules(ctx, q.actor, r.Name); err != nil {
+		return read, fmt.Errorf("read the schedules of %s: %w", r.Name, err)
+	}
+	return read, nil
 }
 
 // needs is what of a repository waits for the visitor.

@@ -46,20 +46,22 @@ func (f *feed) begin(store *repo.Store) error {
 	if err := errors.Join(os.RemoveAll(fresh.dir), os.MkdirAll(fresh.dir, 0o700)); err != nil {
 		return err
 	}
+	var unread []error // one that is damaged holds up nobody else; repaired, it is told of as if it were new
 	for _, name := range names {
 		r, err := store.Repository(name)
-		if err != nil {
-			return err
+		var refs map[string]repo.Hash
+		if err == nil {
+			refs, err = f.refs(r)
 		}
-		refs, err := f.refs(r)
 		if err != nil {
-			return err
+			unread = append(unread, err)
+			continue
 		}
 		if err := fresh.save(name, refs); err != nil {
 			return err
 		}
 	}
-	return repo.Rename(fresh.dir, f.dir)
+	return errors.Join(append(unread, repo.Rename(fresh.dir, f.dir))...)
 }
 
 // end forgets the place, when nobody is told any more.

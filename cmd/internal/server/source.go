@@ -366,11 +366,11 @@ func (s *Server) Search(ctx context.Context, a access.Identity, query string) (s
 			continue
 		}
 		if err := s.searchIn(ctx, a, view, query, &found); err != nil {
-			if ctx.Err() == nil {
-				return found, err
+			found.Cut = true // what was found is true all the same
+			if ctx.Err() != nil {
+				break // time was up
 			}
-			found.Cut = true // time was up; what was found until then is true
-			break
+			s.log.Error("a repository cannot be searched", "repo", view.Name, "err", err)
 		}
 	}
 
