@@ -70,9 +70,10 @@ const (
 
 // The targets.
 const (
-	Services = "services" // supervised processes behind a proxy
-	Hosts    = "hosts"    // files, permissions and scripts of an appspec.yml
-	Function = "function" // versions and aliases of AWS Lambda's
+	Services   = "services"   // supervised processes behind a proxy
+	Hosts      = "hosts"      // files, permissions and scripts of an appspec.yml
+	Function   = "function"   // versions and aliases of AWS Lambda's
+	Kubernetes = "kubernetes" // manifests, or a kustomization, for the agent of a cluster
 )
 
 // Default is what holds for a repository without headgate.yaml.

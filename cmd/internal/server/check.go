@@ -14,6 +14,7 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/function"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/fleet"
+	"github.com/headgate-cd/headgate/reconciler/target/kubernetes"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -29,6 +30,7 @@ func Checker(judge check.Policies) *check.Checker {
 				return addressesIn(dir, function.Addresses(files))
 			},
 		},
+		headgateyaml.Kubernetes: {Reads: kubernetes.Reads, Check: checkManifests},
 		headgateyaml.Services: {
 			Reads: services.Reads,
 			Wants: func(files map[string][]byte) []string { return services.Wants(files) },
@@ -42,6 +44,17 @@ func Checker(judge check.Policies) *check.Checker {
 	}}
 }
 
+// clusters is the file that says for which clusters manifests are.
+var clusters = fleet.File{Name: kubernetes.FileName, Of: "cluster", Also: kubernetes.Keys, Parts: true}
+
+func checkManifests(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
+	problems, warnings = kubernetes.Check(dir, files)
+	if _, ok := files[kubernetes.FileName]; ok { // else that was said
+		problems = append(problems, clusters.Check(dir, files)...)
+	}
+	return problems, warnings
+}
+
 // addressesIn are those that files of a directory declare.
 func addressesIn(dir string, declared []target.Address) (all []check.Address) {
 	for _, a := range declared {
@@ -51,19 +64,35 @@ func addressesIn(dir string, declared []target.Address) (all []check.Address) {
 }
 
 // targets are what makes environments so, by the same names that Checker knows.
-func targets(supervised target.Target, machines *fleet.Target, functions *function.Target) map[string]target.Target {
+func targets(supervised target.Target, machines, clustered *fleet.Target, functions *function.Target) map[string]target.Target {
 	return map[string]target.Target{
-		headgateyaml.Services: supervised,
-		headgateyaml.Hosts:    machines,
-		headgateyaml.Function: functions,
+		headgateyaml.Services:   supervised,
+		headgateyaml.Hosts:      machines,
+		headgateyaml.Function:   functions,
+		headgateyaml.Kubernetes: clustered,
 	}
 }
 
 // refusesTarget says why a repository may not use a target: scripts of an appspec.yml
-// run as the server's own user, so whoever runs the server must have said who may.
+// run as the server's own user, so whoever runs the server must have said who may; and
+// manifests need a cluster.
 func (s *Server) refusesTarget(repository, target string) (what, fix string) {
-	if target != headgateyaml.Hosts || s.opts.mayDeployHere(repository) ||
-		slices.ContainsFunc(s.access.Load().Agents(), func(a access.Agent) bool { return a.MayDeploy(repository) }) {
+	has := func(cluster bool) bool {
+		return slices.ContainsFunc(s.access.Load().Agents(), func(a access.Agent) bool {
+			return a.MayDeploy(repository) && isCluster(a) == cluster
+		})
+	}
+	switch target {
+	case headgateyaml.Kubernetes:
+		if has(true) {
+			return "", ""
+		}
+		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol: ssh " + s.about.Login() + " agent enrol --kubernetes"
+	case headgateyaml.Hosts:
+		if s.opts.mayDeployHere(repository) || has(false) {
+			return "", ""
+		}
+	default:
 		return "", ""
 	}
 	return fmt.Sprintf("%s may not deploy on the server's own machine, which is the only host there is", repository),

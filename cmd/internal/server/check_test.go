@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 )
@@ -26,8 +28,34 @@ func TestTargetsAreOneList(t *testing.T) {
 	}
 	published := schema.Defs["environments"].AdditionalProperties.Properties["target"].Enum
 	checked := slices.Sorted(maps.Keys(Checker(nil).Targets))
-	served := slices.Sorted(maps.Keys(targets(nil, nil, nil)))
+	served := slices.Sorted(maps.Keys(targets(nil, nil, nil, nil)))
 	if !slices.Equal(published, checked) || !slices.Equal(checked, served) {
 		t.Errorf("schema.json has %q, the checker %q, the server %q", published, checked, served)
+	}
+}
+
+// TestManifestsAreChecked: what a directory of manifests says is judged whole, with the file that says where they go.
+func TestManifestsAreChecked(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ settings, manifest, want string }{
+		{"tags: {cluster: a}\nnamespace: shop\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", ""},
+		{"tags: {cluster: a}\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "deploy/kubernetes.yaml:1: does not say in which namespace"},
+		{"namespace: shop\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "deploy/kubernetes.yaml:1: tags does not say which clusters"},
+		{"tags: {cluster: a}\nnamespace: shop\nnamspace: x\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "deploy/kubernetes.yaml:3: "},
+		{"tags: {cluster: a}\nnamespace: shop\n", "kind: ConfigMap\n", "deploy/sub/a.yaml:1: has no apiVersion"},
+	} {
+		tree := fstest.MapFS{
+			"headgate.yaml":          {Data: []byte("environments: {staging: {target: kubernetes, path: deploy}}\n")},
+			"buildspec.yml":          {Data: []byte("version: 0.2\nphases: {build: {commands: [\"true\"]}}\n")},
+			"deploy/kubernetes.yaml": {Data: []byte(c.settings)},
+			"deploy/sub/a.yaml":      {Data: []byte(c.manifest)},
+		}
+		found, err := Checker(nil).Tree(t.Context(), tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := found.Problems.Error(); c.want == "" && got != "" || !strings.HasPrefix(got, c.want) {
+			t.Errorf("says %q, and not %q", got, c.want)
+		}
 	}
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/fleet"
+	"github.com/headgate-cd/headgate/reconciler/target/kubernetes"
 )
 
 // remotes are the agents of other machines: who is there, and who was. It is the
@@ -276,7 +277,7 @@ func (r *remotes) sync() {
 		ctx, stop := context.WithCancel(r.ctx)
 		l := &link{key: a.Key.Fingerprint, stop: stop, target: &agent.Target{
 			Dial:  func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, a.Name) },
-			Heard: r.fleet.Changed,
+			Heard: r.changed,
 			Prove: func(d target.Declared) (agent.Proof, error) { return proof.Collect(r.store, d) },
 			Log:   r.log.With("agent", a.Name),
 		}}
@@ -287,7 +288,13 @@ func (r *remotes) sync() {
 		})
 	}
 	r.mu.Unlock()
+	r.changed()
+}
+
+// changed has what is deployed elsewhere be looked at again.
+func (r *remotes) changed() {
 	r.fleet.Changed()
+	r.clusters.Changed()
 }
 
 // dial begins a conversation with an agent, once it is there.
@@ -307,13 +314,21 @@ func (r *remotes) dial(ctx context.Context, name string) (net.Conn, error) {
 	}
 }
 
+// isCluster reports whether an agent is a cluster's.
+func isCluster(a access.Agent) bool { return a.Tags[kubernetes.Tag] == kubernetes.TagValue }
+
 // hosts are those that a repository may deploy to.
-func (r *remotes) hosts(repository string) (all []fleet.Host) {
+func (r *remotes) hosts(repository string) []fleet.Host { return r.agents(repository, false) }
+
+// clusterHosts are the clusters that a repository may deploy to.
+func (r *remotes) clusterHosts(repository string) []fleet.Host { return r.agents(repository, true) }
+
+func (r *remotes) agents(repository string, cluster bool) (all []fleet.Host) {
 	config := r.access.Load()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, a := range config.Agents() {
-		if l := r.links[a.Name]; l != nil && a.MayDeploy(repository) {
+		if l := r.links[a.Name]; l != nil && a.MayDeploy(repository) && isCluster(a) == cluster {
 			all = append(all, fleet.Host{Name: a.Name, Tags: a.Tags, Agent: l.target})
 		}
 	}

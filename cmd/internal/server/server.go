@@ -117,6 +117,7 @@ type Server struct {
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
 	fleet      *fleet.Target
+	clusters   *fleet.Target
 	functions  *function.Target
 	services   *agent.Target
 	remotes    *remotes
@@ -266,6 +267,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	here.Allowed = o.mayDeployHere
 	here.Log = log
 	s.fleet = &fleet.Target{Here: here, Hosts: s.remotes.hosts, Log: log}
+	s.clusters = &fleet.Target{File: clusters, Hosts: s.remotes.clusterHosts, Log: log}
 	s.functions = function.New(path("functions"), path("logs", "functions"), s.artifacts.Unpack)
 	s.functions.Records = sandboxes
 	s.functions.Address = func() netip.Addr { return s.access.Load().Address() }
@@ -277,7 +279,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Engine:   s.engine,
 		Releases: s.releasesOf,
 		Artifact: s.artifacts.Has,
-		Targets:  targets(s.services, s.fleet, s.functions),
+		Targets:  targets(s.services, s.fleet, s.clusters, s.functions),
 		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
 		Log:      log,
 		Host:     s.about.Name,
@@ -457,6 +459,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 		})
 	}
 	start(&back, "hosts", func() error { return s.fleet.Run(base) })
+	start(&back, "clusters", func() error { return s.clusters.Run(base) })
 	start(&back, "agents", func() error { return s.remotes.run(base) })
 	start(&back, "functions", func() error { return s.functions.Run(base) })
 	start(&back, "agent", func() error { return s.runAgent(base) })

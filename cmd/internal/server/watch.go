@@ -67,6 +67,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 	moved, stopMoved := s.store.Watch(repository)
 	seen, stopSeen := s.services.Watch(target.Key{Repository: repository})
 	deployed, stopDeployed := s.fleet.Watch(target.Key{Repository: repository})
+	applied, stopApplied := s.clusters.Watch(target.Key{Repository: repository})
 	invoked, stopInvoked := s.functions.Watch(target.Key{Repository: repository})
 	scheduled, stopScheduled := s.schedules.Watch(repository)
 	changed := make(chan struct{}, 1)
@@ -81,6 +82,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 			case <-moved:
 			case <-seen:
 			case <-deployed:
+			case <-applied:
 			case <-invoked:
 			case <-scheduled:
 			}
@@ -97,6 +99,7 @@ func (s *Server) Watch(repository string) (<-chan struct{}, func()) {
 		stopMoved()
 		stopSeen()
 		stopDeployed()
+		stopApplied()
 		stopInvoked()
 		stopScheduled()
 		wg.Wait()

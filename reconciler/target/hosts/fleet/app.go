@@ -216,7 +216,10 @@ func (a *app) takeAway() bool {
 // step looks at the hosts, and has those begin whose turn it is. It says when to look
 // again although nothing happens.
 func (a *app) step(d *target.Declared) time.Time {
-	c, problems := read("", d.Files)
+	c, problems := a.t.File.read("", d.Files)
+	if c == nil {
+		problems = append(problems, a.t.File.Check("", d.Files)...)
+	}
 	if len(problems) > 0 {
 		a.report(d, target.Observed{State: target.Failed, Message: problems[0].Error()})
 		return time.Time{}
@@ -324,8 +327,7 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[s
 	live, good := 0, 0
 	for _, at := range a.state.Hosts {
 		seen := looked[at.Name]
-		unit := unitOf(at, seen)
-		o.Units = append(o.Units, unit)
+		o.Units = append(o.Units, a.unitsOf(at, seen)...)
 		first, _, _ := strings.Cut(seen.Message, "\n")
 		switch {
 		case at.Health == rollout.Offline:
@@ -351,10 +353,10 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[s
 	join := func(parts ...string) string {
 		return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 	}
-	progress := fmt.Sprintf("%d of %d hosts have it", good, len(a.state.Hosts))
+	progress := fmt.Sprintf("%d of %d %ss have it", good, len(a.state.Hosts), a.t.File.of())
 	switch {
 	case len(a.state.Hosts) == 0:
-		o.State, o.Message = target.Failed, plan.Why
+		o.State, o.Message = target.Failed, fmt.Sprintf("no %s has the tags that are asked for", a.t.File.of())
 	case live == 0:
 		o.State, o.Message = target.Unknown, absent+", and what runs there goes on"
 	case plan.Status == rollout.Broken:
@@ -379,6 +381,20 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[s
 		}
 	}
 	return o
+}
+
+// unitsOf are one host, or what it has, by its name where there are several.
+func (a *app) unitsOf(at rollout.Host, o target.Observed) (all []target.Unit) {
+	if !a.t.File.Parts || at.Health == rollout.Offline || len(o.Units) == 0 {
+		return []target.Unit{unitOf(at, o)}
+	}
+	for _, u := range o.Units {
+		if len(a.state.Hosts) > 1 {
+			u.Name = at.Name + "/" + u.Name
+		}
+		all = append(all, u)
+	}
+	return all
 }
 
 // unitOf is one host, by the name that its key has here, whatever it calls itself.

@@ -1,8 +1,10 @@
 package fleet
 
 import (
+	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -28,20 +30,41 @@ type config struct {
 
 const anyValue = "*"
 
+// File is the file that says which hosts are meant, and how many are deployed to at once.
+type File struct {
+	Name string   // "": FileName
+	Of   string   // what a host of this fleet is called: "cluster"; "": a host
+	Also []string // keys in it that others read
+	// Parts says that what each has is shown, and not that it has it.
+	Parts bool
+}
+
+func (f File) name() string { return cmp.Or(f.Name, FileName) }
+func (f File) of() string   { return cmp.Or(f.Of, "host") }
+
+// Check says what is wrong with the file, which has to be there.
+func (f File) Check(dir string, files map[string][]byte) yamlfile.Problems {
+	_, problems := f.read(dir, files)
+	if _, ok := files[f.name()]; !ok {
+		problems = yamlfile.Problems{{File: path.Join(dir, f.name()), What: "is not there", Fix: "add it: tags: {" + f.of() + ": staging}"}}
+	}
+	return problems
+}
+
 // Check says what is wrong with the files of an application's directory.
 func Check(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
 	problems, warnings = hosts.Check(dir, files)
-	_, more := read(dir, files)
+	_, more := File{}.read(dir, files)
 	return append(problems, more...), warnings
 }
 
-// read reads hosts.yaml; nil when there is none.
-func read(dir string, files map[string][]byte) (*config, yamlfile.Problems) {
-	data, ok := files[FileName]
+// read reads the file; nil when there is none.
+func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Problems) {
+	data, ok := files[f.name()]
 	if !ok {
 		return nil, nil
 	}
-	file := path.Join(dir, FileName)
+	file := path.Join(dir, f.name())
 	fail := func(err error) (*config, yamlfile.Problems) {
 		problems, _ := yamlfile.ProblemsIn(err)
 		return nil, problems
@@ -55,7 +78,16 @@ func read(dir string, files map[string][]byte) (*config, yamlfile.Problems) {
 		Deployment string    `yaml:"deployment"`
 		Rollback   *bool     `yaml:"rollback"`
 	}
-	if err := yamlfile.DecodeNode(file, top, &shape); err != nil {
+	own := *top
+	if top.Kind == yaml.MappingNode {
+		own.Content = nil
+		for key, value := range yamlfile.Pairs(top) {
+			if !slices.Contains(f.Also, key.Value) {
+				own.Content = append(own.Content, key, value)
+			}
+		}
+	}
+	if err := yamlfile.DecodeNode(file, &own, &shape); err != nil {
 		return fail(err)
 	}
 	c := &config{rollBack: shape.Rollback == nil || *shape.Rollback}
@@ -65,7 +97,7 @@ func read(dir string, files map[string][]byte) (*config, yamlfile.Problems) {
 	}
 	const form = `write "tags: {role: web}", or {role: [web, api], zone: "*"} for any of several`
 	if shape.Tags.Kind != yaml.MappingNode || len(shape.Tags.Content) == 0 {
-		problem(max(1, shape.Tags.Line), form, "tags does not say which hosts are deployed to")
+		problem(max(1, shape.Tags.Line), form, "tags does not say which %ss are deployed to", f.of())
 		return nil, problems
 	}
 	problems = append(problems, yamlfile.DuplicateKeys(file, &shape.Tags)...)

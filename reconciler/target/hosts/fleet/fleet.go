@@ -9,6 +9,9 @@
 //   - How far a deployment has come is seen from the hosts, and kept nowhere: a server that
 //     starts in the middle of one goes on where the hosts are.
 //
+// Clusters are a fleet of their own, each by the agent that is in it: then Target.File is another
+// file, there is no machine of the server's, and what a cluster has is shown as units.
+//
 // A host that is away is waited for only when the others cannot go on without it, and gets
 // what is declared when it is back; so does one that is new.
 package fleet
@@ -50,8 +53,10 @@ const zoneTag = "zone"
 
 // Target is the fleet. Its fields are set before its first use.
 type Target struct {
-	// Here is the server's own machine.
+	// Here is the server's own machine; nil: it is no place to deploy to.
 	Here *hosts.Target
+	// File says which hosts are meant; its zero value is hosts.yaml.
+	File File
 	// Hosts are those that a repository may deploy to, by name. Changed is called when they
 	// are others, or one is heard again or not any more.
 	Hosts func(repository string) []Host
@@ -75,6 +80,9 @@ func (t *Target) init() {
 
 // Check implements target.Target.
 func (t *Target) Check(dir string, files target.Files) (problems, warnings yamlfile.Problems) {
+	if t.Here == nil {
+		return t.File.Check(dir, files), nil
+	}
 	return Check(dir, files)
 }
 
@@ -91,7 +99,12 @@ func (t *Target) Run(ctx context.Context) error {
 		t.running.Go(a.run)
 	}
 	t.mu.Unlock()
-	err := t.Here.Run(ctx)
+	var err error
+	if t.Here != nil {
+		err = t.Here.Run(ctx)
+	} else {
+		<-ctx.Done()
+	}
 	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
 	t.mu.Unlock()
 	t.running.Wait()
@@ -106,7 +119,7 @@ func (t *Target) Converge(d target.Declared) {
 	if last, ok := t.fences[d.Key]; ok && d.Sequence < last {
 		return
 	}
-	if _, elsewhere := d.Files[FileName]; !elsewhere {
+	if _, elsewhere := d.Files[t.File.name()]; !elsewhere && t.Here != nil {
 		if a := t.apps[d.Key]; a != nil && !a.remove(d.Sequence) {
 			return // it is older
 		}
@@ -192,6 +205,9 @@ func (t *Target) Observe(k target.Key) target.Observed {
 // Watch implements target.Target.
 func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) {
 	ours, endOurs := t.reports.Watch(k)
+	if t.Here == nil {
+		return ours, endOurs
+	}
 	heres, endHeres := t.Here.Watch(k)
 	both := make(chan struct{}, 1)
 	var all sync.WaitGroup
@@ -239,8 +255,11 @@ func (t *Target) Logs(ctx context.Context, k target.Key, q target.LogQuery) iter
 	t.init()
 	a := t.apps[k]
 	t.mu.Unlock()
-	if a == nil {
-		return t.Here.Logs(ctx, k, q)
+	switch {
+	case a != nil:
+		return a.logs(ctx, q)
+	case t.Here == nil:
+		return func(func(target.LogLine, error) bool) {}
 	}
-	return a.logs(ctx, q)
+	return t.Here.Logs(ctx, k, q)
 }

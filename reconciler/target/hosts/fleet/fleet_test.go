@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -326,7 +327,7 @@ func TestConfig(t *testing.T) {
 		{"tags: {a: b, a: c}", "a"},
 		{"", "hosts.yaml"},
 	} {
-		got, problems := read("", map[string][]byte{FileName: []byte(c.text)})
+		got, problems := File{}.read("", map[string][]byte{FileName: []byte(c.text)})
 		switch {
 		case c.want == "" && (got == nil || len(problems) > 0):
 			t.Errorf("%q: %v", c.text, problems)
@@ -334,7 +335,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%q: %v, want %q", c.text, problems, c.want)
 		}
 	}
-	c, _ := read("", map[string][]byte{FileName: []byte("tags: {role: [web, api], zone: \"*\"}\ndeployment: HalfAtATime\n")})
+	c, _ := File{}.read("", map[string][]byte{FileName: []byte("tags: {role: [web, api], zone: \"*\"}\ndeployment: HalfAtATime\n")})
 	if !c.rollBack || c.rollout.Name != rollout.HalfAtATime.Name {
 		t.Errorf("%+v", c)
 	}
@@ -377,4 +378,45 @@ func TestEnrolledAgain(t *testing.T) {
 	if m["a"].ran(t) != "r1" || !strings.Contains(m["b"].ran(t), "r2") {
 		t.Errorf("a ran %q, b ran %q", m["a"].ran(t), m["b"].ran(t))
 	}
+}
+
+// TestClusters: without a machine of the server's, by another file, and showing what each has.
+func TestClusters(t *testing.T) {
+	f, _ := fleetOf(t, "a")
+	f.Here = nil
+	f.File = File{Name: "clusters.yaml", Of: "cluster", Also: []string{"namespace"}, Parts: true}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- f.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	d := declared(1, "AllAtOnce")
+	f.Converge(d) // which has no clusters.yaml
+	if o := await(t, f, "failed", is(1, target.Failed)); !strings.Contains(o.Message, "clusters.yaml: is not there") {
+		t.Errorf("%+v", o)
+	}
+	d = declared(2, "AllAtOnce")
+	d.Files = maps.Clone(d.Files)
+	d.Files["clusters.yaml"] = []byte("tags: {role: db}\nnamespace: shop\n")
+	f.Converge(d)
+	if o := await(t, f, "failed", is(2, target.Failed)); !strings.Contains(o.Message, "no cluster has the tags") {
+		t.Errorf("%+v", o)
+	}
+	d.Sequence, d.Commit = 3, "three"
+	d.Files = maps.Clone(d.Files)
+	d.Files["clusters.yaml"] = []byte("tags: {role: web}\nnamespace: shop\n")
+	f.Converge(d)
+	if o := await(t, f, "healthy", is(3, target.Healthy)); len(o.Units) != 1 || o.Units[0].Name != "whatever it says" {
+		t.Errorf("it does not show what the cluster has: %+v", o.Units)
+	}
+	for line, err := range f.Logs(ctx, target.Key{Repository: "nobody"}, target.LogQuery{}) {
+		t.Errorf("%+v %v", line, err)
+	}
+	f.Remove(key, 3)
+	await(t, f, "gone", func(o target.Observed) bool { return o.Commit == "" })
 }
