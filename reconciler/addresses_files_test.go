@@ -3,6 +3,7 @@ package reconciler
 import "testing"
 
 func TestMayAddress(t *testing.T) {
+	t.Parallel()
 	for name, want := range map[string]bool{
 		"compose.yaml":           true,
 		"parts/db/compose.yml":   true,

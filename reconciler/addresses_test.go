@@ -20,6 +20,7 @@ func listening(environment, port string) map[string]string {
 // TestAnAddressBelongsToItsEnvironment: who declares an address first has it, after a
 // restart too, until what is promoted there does without it.
 func TestAnAddressBelongsToItsEnvironment(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	other, err := h.store.Create(t.Context(), "other")

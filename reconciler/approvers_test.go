@@ -20,6 +20,7 @@ import (
 // TestTwoAuthorsApproveTogether: each carried change needs a yes of somebody who
 // did not write it, and an environment that is new does not carry all of history.
 func TestTwoAuthorsApproveTogether(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -78,6 +79,7 @@ func TestTwoAuthorsApproveTogether(t *testing.T) {
 // TestCoverIsWhatPoliciesSay: whose yes covers which changes is told from the same
 // facts as the policies judge by, and comes to the same.
 func TestCoverIsWhatPoliciesSay(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	e, err := engine()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 // TestRejected: a person's no is a record, and that release is not proposed again,
 // after a restart neither, until somebody chooses it.
 func TestRejected(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
@@ -118,6 +119,7 @@ func TestRejected(t *testing.T) {
 // TestChosen: any release that is newer than what is declared can be chosen, and
 // goes where it is allowed to.
 func TestChosen(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)

@@ -13,6 +13,7 @@ import (
 // something else says so. What nothing has named since, the newest of all, is no
 // such record here: production's open proposal was decided about last.
 func TestCutRecordsShow(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)

@@ -10,6 +10,7 @@ import (
 
 // TestDiffIsBounded reads diffs that are long, wide, binary and hostile.
 func TestDiffIsBounded(t *testing.T) {
+	t.Parallel()
 	var b strings.Builder
 	b.WriteString("diff --git a/apps/hello/long b/apps/hello/long\nnew file mode 100644\n--- /dev/null\n+++ b/apps/hello/long\n@@ -0,0 +1,900 @@\n")
 	for range 900 {

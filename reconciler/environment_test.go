@@ -13,6 +13,7 @@ import (
 // TestInstancesSayWhatIsWrongOnce: what ended an instance, or what was wrong with
 // it before it was stopped, stands in its line once.
 func TestInstancesSayWhatIsWrongOnce(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		in    target.Instance
 		state show.State
@@ -38,6 +39,7 @@ func TestInstancesSayWhatIsWrongOnce(t *testing.T) {
 // TestDriftIsFromWhatHasRun: a release that never ran has not drifted, whatever its
 // target says of the instances.
 func TestDriftIsFromWhatHasRun(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.start(t)
 	h.release(t, "jun", "one")
@@ -58,6 +60,7 @@ func TestDriftIsFromWhatHasRun(t *testing.T) {
 // TestTimesHaveOneForm: until when a soak lasts is a fact of its own, told once and
 // in full minutes.
 func TestTimesHaveOneForm(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.clock.add(19 * time.Second)

@@ -25,6 +25,7 @@ import (
 // TestManyAtOnce lets people approve, roll back, push and release at the same
 // time. Whatever wins, both environments are one line of proven commits.
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
@@ -113,6 +114,7 @@ func TestManyAtOnce(t *testing.T) {
 
 // TestBrokenPolicyMovesNothing: undefined is deny, with the reason shown.
 func TestBrokenPolicyMovesNothing(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	var mu sync.Mutex
@@ -157,6 +159,7 @@ func TestBrokenPolicyMovesNothing(t *testing.T) {
 // TestSilenceIsNotHealthy: nothing follows from a target that says nothing, or
 // that speaks of another commit.
 func TestSilenceIsNotHealthy(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.start(t)
 	h.release(t, "ada", "one")
@@ -183,6 +186,7 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 // TestRightsAreThoseOfNow: an approval does not outlive its giver's right to
 // give it, and policy is asked again when rights change.
 func TestRightsAreThoseOfNow(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -209,6 +213,7 @@ func TestRightsAreThoseOfNow(t *testing.T) {
 
 // TestVerifyFromClones reads a mirror, and a plain clone of it with the records.
 func TestVerifyFromClones(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
@@ -255,6 +260,7 @@ func TestVerifyFromClones(t *testing.T) {
 
 // TestVerifyFindsPlantedFaults: each fault in an environment's branch is found.
 func TestVerifyFindsPlantedFaults(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)

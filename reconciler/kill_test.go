@@ -294,6 +294,7 @@ var twice = flag.Bool("twice", false, "kill the story also when it passes a poin
 // TestKilledAtEveryPoint kills the story at every crash point of this package
 // and expects the state that the story reaches without a kill.
 func TestKilledAtEveryPoint(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("plays the story many times")
 	}

@@ -21,6 +21,7 @@ var update = flag.Bool("update", false, "rewrite the answers in testdata/plan")
 // TestConversations plays testdata/plan/*.txt: lines that begin with ">" are
 // said to a model, the lines after it are the answer.
 func TestConversations(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("testdata/plan/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no conversations: %v", err)
@@ -204,6 +205,7 @@ func (m *model) check(t *rapid.T) {
 // between any two actions, and settles at random times. What must never be is
 // checked in model.act and model.check.
 func TestNothingForbiddenEverHappens(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := demoModel()
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
@@ -234,6 +236,7 @@ func TestNothingForbiddenEverHappens(t *testing.T) {
 // at rest no release is left behind that could be promoted, and in the long run
 // production moves on, with people who approve what is proposed as without.
 func TestNothingStarves(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel()
 		soak := 10 * time.Minute
@@ -304,6 +307,7 @@ func TestNothingStarves(t *testing.T) {
 // TestKilledAtEveryAction runs the same history twice, once with a restart after
 // every single action, and expects the same end.
 func TestKilledAtEveryAction(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		calm, killed := demoModel(), demoModel()
 		// The target as it is: it reports healthy what it was told to run.

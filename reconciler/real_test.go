@@ -71,6 +71,7 @@ func composeOf(says string) string {
 // TestWithRealProcesses is the whole way with the target that people get:
 // healthy means that a process answers, and a release that does not work shows.
 func TestWithRealProcesses(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.rc.Now = time.Now
 	h.clock.now = time.Now()
@@ -162,6 +163,7 @@ func (h *harness) runServices(t *testing.T) {
 // TestDriftIsReportedWherePolicySaysSo kills a process: policy has that reported,
 // and later healed.
 func TestDriftIsReportedWherePolicySaysSo(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.rc.Now = time.Now
 	h.clock.now = time.Now()

@@ -119,6 +119,7 @@ func (h *harness) checkVerifies(t *testing.T, promotions, rollbacks, approvals i
 // TestRollbackHoldsUntilPromotedForward rolls back to a release that was
 // healthy to the end, and no other, and stays there until somebody approves.
 func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -197,6 +198,7 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 // TestApprovingByPush accepts the proposal as it was fetched, and as it was
 // before another person's approval, and nothing else.
 func TestApprovingByPush(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -264,6 +266,7 @@ func TestApprovingByPush(t *testing.T) {
 
 // TestSoakWakesExactly waits with a real timer for a condition of time.
 func TestSoakWakesExactly(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.rc.Now, h.target.now = time.Now, time.Now
 	h.target.obedient = true
@@ -283,6 +286,7 @@ func TestSoakWakesExactly(t *testing.T) {
 // TestStaleApprovalsAreShownAndDoNotCount: an approved proposal stays though newer
 // ones come, until a person chooses one of these.
 func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -356,6 +360,7 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 
 // TestCoAuthorsAreAuthors: whoever a carried commit names cannot approve it.
 func TestCoAuthorsAreAuthors(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -377,6 +382,7 @@ func TestCoAuthorsAreAuthors(t *testing.T) {
 
 // TestSameContentNeedsNoPromotion covers releases that change nothing there.
 func TestSameContentNeedsNoPromotion(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -402,6 +408,7 @@ func TestSameContentNeedsNoPromotion(t *testing.T) {
 
 // TestProblemsAreSaid: a release without the folder, and one that does not verify.
 func TestProblemsAreSaid(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -430,6 +437,7 @@ func TestProblemsAreSaid(t *testing.T) {
 
 // TestRestartsChangeNothing stops and starts the reconciler at rest.
 func TestRestartsChangeNothing(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
@@ -510,6 +518,7 @@ const twoApplications = `applications:
 // TestTwoApplications lets two applications of one repository go their own ways:
 // environments, directories, artifacts and histories.
 func TestTwoApplications(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -577,6 +586,7 @@ func TestTwoApplications(t *testing.T) {
 // TestDriftIsDecidedOnce: every release is asked about, and what is recorded is that
 // the answer has changed.
 func TestDriftIsDecidedOnce(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)

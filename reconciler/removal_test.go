@@ -17,6 +17,7 @@ const stagingOnly = "environments:\n  staging: {target: services, path: deploy/s
 // any more goes on until somebody else than who removed it says yes. Its history
 // stays, and it can come back.
 func TestRemovalIsAPromotionOfNothing(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)

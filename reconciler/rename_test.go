@@ -21,6 +21,7 @@ func renamedYAML(name, was, rest string) string {
 // TestRenameKeepsWhatRunsAndItsHistory: what is declared, what runs, what was rejected
 // and the rules that judge go on under the new name; renaming loosens none of them.
 func TestRenameKeepsWhatRunsAndItsHistory(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
@@ -115,6 +116,7 @@ func TestRenameKeepsWhatRunsAndItsHistory(t *testing.T) {
 // TestAfterWhatWasRenamed: an environment goes on waiting for the one before it by
 // its new name, by the rules of before as well.
 func TestAfterWhatWasRenamed(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -138,6 +140,7 @@ func TestAfterWhatWasRenamed(t *testing.T) {
 
 // TestWhatCannotBecomeOfAnEnvironment: by file and line, what to do.
 func TestWhatCannotBecomeOfAnEnvironment(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)

@@ -37,6 +37,7 @@ func (h *harness) refused(t *testing.T, release int, want ...string) {
 // TestRollbackNeverGoesForward: what was rolled back comes again by approval only,
 // and is not what people are advised to go back to.
 func TestRollbackNeverGoesForward(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -67,6 +68,7 @@ func TestRollbackNeverGoesForward(t *testing.T) {
 // TestRollbackIsAQueryOfItsOwn: neither a freeze nor a policy that is broken closes
 // the way out; a rule about rollbacks does.
 func TestRollbackIsAQueryOfItsOwn(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		rego, refused string
 		byDefault     bool
@@ -125,6 +127,7 @@ func TestRollbackIsAQueryOfItsOwn(t *testing.T) {
 // TestNothingMovesToBytesThatAreGone: a rollback to a release whose artifact is
 // gone is refused before Git moves, and such a release is not promoted.
 func TestNothingMovesToBytesThatAreGone(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	var mu sync.Mutex
@@ -159,6 +162,7 @@ func TestNothingMovesToBytesThatAreGone(t *testing.T) {
 // says why, with a hold, before the target is given anything else; and only
 // once: what was rolled back to and fails as well is left to people.
 func TestItRollsBackByItself(t *testing.T) {
+	t.Parallel()
 	const why = "web: release 2 failed 3 times: web-3 exited 1"
 	h := newHarness(t)
 	h.target.obedient = true
@@ -207,6 +211,7 @@ func TestItRollsBackByItself(t *testing.T) {
 // TestPauseReachesTheTarget: what people say to a deployment is on record with its
 // commit, and given to the target, also by the next process; who may not write may not.
 func TestPauseReachesTheTarget(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)
@@ -248,6 +253,7 @@ func TestPauseReachesTheTarget(t *testing.T) {
 
 // TestWhatPolicyDeniesStaysFailed: a policy may keep what has failed for people to look at.
 func TestWhatPolicyDeniesStaysFailed(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.rc.Engine = func(*repo.Repository, repo.Hash) (*policies.Engine, error) {

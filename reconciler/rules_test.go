@@ -43,6 +43,7 @@ func withApprovals(of string) string { return strings.Replace(helloYAML, "approv
 // TestRulesHoldUntilTheirChangeWasPromoted: whoever loosens the rules together
 // with the code is judged by those before.
 func TestRulesHoldUntilTheirChangeWasPromoted(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]struct {
 		files map[string]string
 		want  show.RuleChange
@@ -129,6 +130,7 @@ func (h *harness) approve(t *testing.T, who string) {
 // TestCoveredReleaseChangesNoRules: a release that needs no promotion brings no
 // rules into force, and who wrote them wrote part of the next promotion.
 func TestCoveredReleaseChangesNoRules(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	h.start(t)

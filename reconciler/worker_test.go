@@ -9,6 +9,7 @@ import (
 // TestWhoHungUpIsNotActedFor: a request whose person left before its turn is not
 // begun; one that was begun is done to its end.
 func TestWhoHungUpIsNotActedFor(t *testing.T) {
+	t.Parallel()
 	w := newWorker(nil, nil, "staging")
 	there, leave := context.WithCancel(t.Context())
 	gone, hangUp := context.WithCancel(t.Context())

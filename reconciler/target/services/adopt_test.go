@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,15 +141,19 @@ func (a *abandoned) commands() (all []int) {
 }
 
 func eachWay(t *testing.T, f func(t *testing.T, confined bool)) {
-	t.Run("confined", func(t *testing.T) { f(t, true) })
-	t.Run("unconfined", func(t *testing.T) { f(t, false) })
+	for name, confined := range map[string]bool{"confined": true, "unconfined": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, confined)
+		})
+	}
 }
 
 // TestKilledAgentLosesNothing: what ran goes on, and the next run of the program
 // finds it again by what is on disk alone, with its address, its output, and what
 // has to be done about it.
 func TestKilledAgentLosesNothing(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	eachWay(t, func(t *testing.T, confined bool) {
 		a := abandon(t, confined, web)
 		before := a.commands()
@@ -202,7 +205,7 @@ func TestKilledAgentLosesNothing(t *testing.T) {
 // TestAdoptedIsUnknownUntilChecked: what was found again keeps its traffic at once,
 // and is healthy by a check of this run only.
 func TestAdoptedIsUnknownUntilChecked(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	a := abandon(t, false, web)
 	for _, pid := range a.commands() {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -234,6 +237,7 @@ func TestAdoptedIsUnknownUntilChecked(t *testing.T) {
 
 // TestOutputGoesOn: what is printed while nobody reads it is in the log, once.
 func TestOutputGoesOn(t *testing.T) {
+	t.Parallel()
 	a := abandon(t, true, `services:
   web:
     command: ["sh", "-c", "n=0; while :; do n=$$((n+1)); echo line $$n; sleep 0.01; done"]
@@ -283,6 +287,7 @@ func TestOutputGoesOn(t *testing.T) {
 
 // TestForeignProcessIsLeftAlone: another process has the number that is on record.
 func TestForeignProcessIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, confined bool) {
 		a := abandon(t, confined, web)
 		foreign := exec.Command("sleep", "1000")
@@ -313,6 +318,7 @@ func TestForeignProcessIsLeftAlone(t *testing.T) {
 // TestReboot: after a start of the machine the records are dead, whoever has their
 // numbers, and what was declared last is started without anybody telling.
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	a := abandon(t, true, web)
 	processes := a.commands()
 	h := a.next(func(t *Target) { t.Boot = "another boot" })
@@ -331,6 +337,7 @@ func TestReboot(t *testing.T) {
 // TestStoppedComesBack: an agent that was stopped has stopped everything, and starts
 // it again when it is started, without a mishap on its account.
 func TestStoppedComesBack(t *testing.T) {
+	t.Parallel()
 	h := open(t, false)
 	h.converge(1, web)
 	o := h.await(target.Healthy)
@@ -356,6 +363,7 @@ func TestStoppedComesBack(t *testing.T) {
 // TestFenceOnDisk: what was acted on, or removed, stays the newest for every later
 // run, whoever tells.
 func TestFenceOnDisk(t *testing.T) {
+	t.Parallel()
 	h := open(t, false)
 	h.seq = 6
 	h.converge(2, web) // 7
@@ -393,6 +401,7 @@ func TestFenceOnDisk(t *testing.T) {
 // TestDamagedRecords: what says nothing is put aside, what runs without a record is
 // ended, and all of it is as declared again.
 func TestDamagedRecords(t *testing.T) {
+	t.Parallel()
 	for name, content := range map[string]string{"torn": `{"version":1,"boot":"`, "empty": "", "of nothing": "{}"} {
 		t.Run(name, func(t *testing.T) {
 			a := abandon(t, true, web)
@@ -424,6 +433,7 @@ func TestDamagedRecords(t *testing.T) {
 // TestNewerRecordsAreNotTouched: who goes back to an older program is told so, and
 // nothing that runs is ended by one that does not understand it.
 func TestNewerRecordsAreNotTouched(t *testing.T) {
+	t.Parallel()
 	a := abandon(t, false, web)
 	processes := a.commands()
 	a.rewrite(func(k *keptInstance) { k.Version = containerVersion + 1 })
@@ -442,6 +452,7 @@ func TestNewerRecordsAreNotTouched(t *testing.T) {
 // TestNothingRunsWithoutARecord: where the record cannot be written, the command is
 // not begun, and that is what the state says; the next try succeeds.
 func TestNothingRunsWithoutARecord(t *testing.T) {
+	t.Parallel()
 	h := open(t, true)
 	dir, _ := h.appDir(h.key())
 	block := filepath.Join(dir, "instances", "web-1.json.half", "full") // as a disk that is full would
@@ -466,7 +477,7 @@ func TestNothingRunsWithoutARecord(t *testing.T) {
 // TestNothingIsDoneThatIsNotWrittenDown: what is declared is acted upon once it is on
 // disk, and what runs goes on until then.
 func TestNothingIsDoneThatIsNotWrittenDown(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, false)
 	h.converge(1, web)
 	h.await(target.Healthy)
@@ -492,6 +503,7 @@ func TestNothingIsDoneThatIsNotWrittenDown(t *testing.T) {
 
 // TestClockSetBack: the time that is on record is later than now.
 func TestClockSetBack(t *testing.T) {
+	t.Parallel()
 	a := abandon(t, false, web)
 	state := filepath.Join(a.dir, "apps", "hello", a.key.Environment, "hello", "state.json")
 	var s keptState
@@ -519,7 +531,7 @@ func TestClockSetBack(t *testing.T) {
 
 // TestLeave: a run of the program that leaves hands everything to the next.
 func TestLeave(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	before := pids(h.await(target.Healthy))
@@ -537,6 +549,7 @@ func TestLeave(t *testing.T) {
 // TestRecordNamesTheProcess: a record says what runs, and the command cannot get at
 // what notes its end.
 func TestRecordNamesTheProcess(t *testing.T) {
+	t.Parallel()
 	a := abandon(t, true, web)
 	for _, k := range a.records() {
 		if boot, err := sandbox.BootID(); err != nil || k.Boot != boot || !k.Confined || k.Port == 0 || len(k.Argv) == 0 {

@@ -40,7 +40,6 @@ const page = `services:
 // TestContainers holds containers to what processes are held to, with a real engine.
 func TestContainers(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
-		t.Cleanup(http.DefaultClient.CloseIdleConnections)
 		t.Run("beside each other", func(t *testing.T) { testContainers(t, d) })
 		t.Run("the engine is away", func(t *testing.T) { testEngineAway(t, d, openWith(t, d, t.TempDir(), t.TempDir())) })
 	})

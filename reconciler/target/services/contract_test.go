@@ -12,11 +12,12 @@ import (
 
 // TestContract holds the target to its contract, with processes in their sandbox.
 func TestContract(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("bwrap"); err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 	}
 	compose := func(text string) target.Files { return target.Files{composeFile: []byte(text)} }
-	targettest.Run(t, func(t *testing.T) targettest.Subject {
+	targettest.RunParallel(t, func(t *testing.T) targettest.Subject {
 		s := New(t.TempDir(), t.TempDir(), unpackSelf)
 		t.Cleanup(func() {
 			if err := unpacked.RemoveTree(s.Dir); err != nil {

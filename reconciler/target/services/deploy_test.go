@@ -39,6 +39,7 @@ func vector(values ...string) string {
 
 // TestPrometheusAnswers: of what Prometheus may say each is a value, none, or trouble.
 func TestPrometheusAnswers(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, answer, want string
 		above              bool
@@ -75,6 +76,7 @@ func TestPrometheusAnswers(t *testing.T) {
 
 // TestHookAnswers: what a hook may answer, and that what passes by itself is tried again.
 func TestHookAnswers(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		status int
@@ -116,6 +118,7 @@ func TestHookAnswers(t *testing.T) {
 // TestCanary: a canary gets its part of the traffic, an alarm stops it and has it rolled
 // back; a hook lets the next one through, and both services share a port by route.
 func TestCanary(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, h *harness) {
 		var errors atomic.Value
 		errors.Store("0")

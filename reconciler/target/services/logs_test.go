@@ -47,6 +47,7 @@ func texts(t *testing.T, owner *Target, q target.LogQuery) (all []string) {
 // TestLogs: the lines of all instances in the order of time, bounded, of one unit
 // or since a moment; and nobody passes a line of theirs off as headgate's.
 func TestLogs(t *testing.T) {
+	t.Parallel()
 	owner := New(t.TempDir(), t.TempDir(), nil)
 	if got := texts(t, owner, target.LogQuery{Lines: 10}); len(got) > 0 {
 		t.Errorf("before anything ran: %q", got)
@@ -86,6 +87,7 @@ func TestLogs(t *testing.T) {
 // TestLogsFollow: a follower misses no line while the log is replaced, sees an
 // instance that comes later, and ends with its context.
 func TestLogsFollow(t *testing.T) {
+	t.Parallel()
 	owner := New(t.TempDir(), t.TempDir(), nil)
 	web := instanceLog(t, owner, "web-1")
 	web.RateLines, web.RateBytes = math.MaxInt, math.MaxInt

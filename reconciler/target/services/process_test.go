@@ -39,6 +39,7 @@ func TestPortsAreGivenOnce(t *testing.T) {
 // TestEndedMeansGone: whoever waited for a process finds nothing left of its
 // sandbox, however soon it was killed and whatever its command left running.
 func TestEndedMeansGone(t *testing.T) {
+	t.Parallel()
 	bwrap, err := exec.LookPath("bwrap")
 	if err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
@@ -69,6 +70,7 @@ func TestEndedMeansGone(t *testing.T) {
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for i := range test.times {
 				mark := fmt.Sprintf("ended-%d-%s-%d", os.Getpid(), strings.ReplaceAll(name, " ", "-"), i)
 				release, files := t.TempDir(), t.TempDir()

@@ -30,6 +30,7 @@ func (r runsAs) compose(script string, more ...string) string {
 const ready = "healthcheck: {test: [CMD, test, -e, /tmp/ready], interval: 100ms, start_period: 10m}"
 
 func TestProcessesAreRunners(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("bwrap"); err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
 	}

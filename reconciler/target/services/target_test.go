@@ -41,7 +41,15 @@ func TestMain(m *testing.M) {
 		return
 	}
 	sandboxtest.Main()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(hungUp{m})
+}
+
+// hungUp are tests after which this process has no connections open to what they ran.
+type hungUp struct{ *testing.M }
+
+func (h hungUp) Run() int {
+	defer http.DefaultClient.CloseIdleConnections()
+	return h.M.Run()
 }
 
 // beServer is a small web service. SIGTERM ends it once its requests are answered.
@@ -310,12 +318,15 @@ func (h *harness) get(path, want string) {
 }
 
 func both(t *testing.T, f func(t *testing.T, h *harness)) {
-	t.Run("confined", func(t *testing.T) { h := open(t, true); f(t, h); h.end() })
-	t.Run("unconfined", func(t *testing.T) { h := open(t, false); f(t, h); h.end() })
+	eachWay(t, func(t *testing.T, confined bool) {
+		h := open(t, confined)
+		f(t, h)
+		h.end()
+	})
 }
 
 func TestConvergeAndEnd(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	both(t, func(t *testing.T, h *harness) {
 		began := time.Now()
 		h.converge(1, web)
@@ -342,7 +353,6 @@ func TestConvergeAndEnd(t *testing.T) {
 
 func TestSandbox(t *testing.T) {
 	t.Setenv("SECRET_OF_SERVER", "x")
-	defer http.DefaultClient.CloseIdleConnections()
 	h := open(t, true)
 	h.converge(1, web)
 	h.await(target.Healthy)
@@ -395,7 +405,7 @@ func load(url string) (end func() (sent, lost int64, why string)) {
 }
 
 func TestRolloutsLoseNoRequest(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	o := h.await(target.Healthy)
@@ -423,7 +433,7 @@ func TestRolloutsLoseNoRequest(t *testing.T) {
 }
 
 func TestBadReleaseKeepsTheOld(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	h.await(target.Healthy)
@@ -451,7 +461,7 @@ func TestBadReleaseKeepsTheOld(t *testing.T) {
 }
 
 func TestKilledInstanceComesBack(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	both(t, func(t *testing.T, h *harness) {
 		h.converge(1, web)
 		o := h.await(target.Healthy)
@@ -473,7 +483,7 @@ func TestKilledInstanceComesBack(t *testing.T) {
 }
 
 func TestSickInstanceIsReplaced(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	o := h.await(target.Healthy)
@@ -487,7 +497,7 @@ func TestSickInstanceIsReplaced(t *testing.T) {
 }
 
 func TestDrainLetsASlowRequestFinish(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	o := h.await(target.Healthy)
@@ -509,7 +519,7 @@ func TestDrainLetsASlowRequestFinish(t *testing.T) {
 }
 
 func TestChangedFolderIsUnpackedAgain(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	h.await(target.Healthy)
@@ -527,7 +537,7 @@ func TestChangedFolderIsUnpackedAgain(t *testing.T) {
 }
 
 func TestRemoveAndPorts(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, false)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -567,7 +577,7 @@ func TestRemoveAndPorts(t *testing.T) {
 // follows that, from all addresses to one of them too, and is told by a name that
 // people reach the machine by. A port that names its address stays.
 func TestServicesListenWhereTheServerSays(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, false)
 	h.Host = "apps.example.org"
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -602,7 +612,7 @@ func TestServicesListenWhereTheServerSays(t *testing.T) {
 }
 
 func TestFallbackServesAfterARestart(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	good := h.declared(1, 1, web)
 	bad := h.declared(2, 2, strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
@@ -624,7 +634,7 @@ func TestFallbackServesAfterARestart(t *testing.T) {
 // TestBriefReleaseGivesWay: a release that is healthy for a moment takes over, and
 // the last good one serves again when it turns out not to last.
 func TestBriefReleaseGivesWay(t *testing.T) {
-	defer http.DefaultClient.CloseIdleConnections()
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, web)
 	h.await(target.Healthy)
@@ -657,6 +667,7 @@ func TestBriefReleaseGivesWay(t *testing.T) {
 }
 
 func TestStopIsAskedForFirst(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, h *harness) {
 		h.converge(1, `services:
   web:
@@ -697,6 +708,7 @@ func TestStopIsAskedForFirst(t *testing.T) {
 }
 
 func TestStopWhileUnpacking(t *testing.T) {
+	t.Parallel()
 	h := open(t, false)
 	unpacking := make(chan struct{}, 2)
 	h.unpack.Store(func(ctx context.Context, digest, dir string) error {
@@ -716,6 +728,7 @@ func TestStopWhileUnpacking(t *testing.T) {
 
 // A loop that is stuck must not look healthy for long.
 func TestSilenceIsNotHealth(t *testing.T) {
+	t.Parallel()
 	h := open(t, false)
 	h.converge(1, web)
 	h.await(target.Healthy)
@@ -739,6 +752,7 @@ func TestSilenceIsNotHealth(t *testing.T) {
 }
 
 func TestWorkerAndCommandCheck(t *testing.T) {
+	t.Parallel()
 	h := open(t, true)
 	h.converge(1, `services:
   tick: {command: ["sh", "-c", "echo tick; exec sleep 1000"], healthcheck: {start_period: 200ms}, x-headgate: {healthy_for: 200ms}}
