@@ -21,7 +21,7 @@ export HEADGATE_WEBHOOK_EXAMPLES ?= $(CURDIR)/$(WEBHOOK_EXAMPLES)
 # With the race detector. What reads the code reads it that way too, for the same reason.
 RACED = CGO_ENABLED=1 GOFLAGS="$(GOFLAGS) -race"
 
-.PHONY: demo run build test webhook-examples check bench soak size run-packages race-packages test-packages bench-packages clean
+.PHONY: demo run build test test-raced test-unraced webhook-examples check bench soak size run-packages race-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -32,13 +32,19 @@ run: run-packages build
 build:
 	go build -ldflags '-s -w' -o bin/ ./cmd/headgate ./cmd/headgate-hook
 
-# More packages at a time than there are cores: most of them mostly wait. go vet has been run by check. What tests
-# throw away is collected less often than usual, and no program waits at its end for races to be reported.
-TEST = GOGC=400 GORACE=atexit_sleep_ms=0 .ci/in-memory go test -vet=off -timeout 30m
+# More tests at a time than there are cores, since most of them mostly wait: stories beside packages, several of those,
+# and several tests of each. go vet has been run by check. What tests throw away is collected less often than usual, no
+# program waits at its end for races to be reported, and a make that a test runs is none of this one.
+TEST = env -u MAKEFLAGS -u MFLAGS GOGC=400 GORACE=atexit_sleep_ms=0 .ci/in-memory go test -vet=off -timeout 30m
 
 test: test-packages webhook-examples check
-	$(TEST) $$(.ci/concurrent not)
-	CGO_ENABLED=1 $(TEST) -race -p 3 $$(.ci/concurrent)
+	@$(MAKE) --no-print-directory -j 2 test-raced test-unraced
+
+test-raced:
+	CGO_ENABLED=1 $(TEST) -race -p 3 -parallel 4 $$(.ci/concurrent)
+
+test-unraced:
+	$(TEST) -p 2 $$(.ci/concurrent not)
 
 # The webhooks that GitHub publishes as examples: test data that is not committed.
 webhook-examples: test-packages
