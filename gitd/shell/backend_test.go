@@ -509,3 +509,61 @@ func (b *backend) Pause(context.Context, access.Identity, string, string, string
 func (b *backend) Continue(context.Context, access.Identity, string, string) (show.Done, error) {
 	return show.Done{What: "goes on"}, nil
 }
+
+// exampleTests are what the builds of checkout have said.
+func exampleTests() []show.Test {
+	at := time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC)
+	return []show.Test{
+		{
+			Name: "basket.TestVoucher", State: show.Failed, Builds: 3, Failed: 2, Took: show.Duration(40 * time.Millisecond), FlakyAt: at, Tree: "51aa0d3ffff",
+			Runs: []show.TestRun{
+				{At: at, State: show.Failed, Change: 411, Commit: "9f1c2abffff", Tree: "77e03b1ffff", Log: "c-411", Message: "no relation <b>\u202etxt\nvoucher_test.go:88"},
+				{At: at.Add(-time.Hour), State: show.Green, Change: 410, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "c-410", Took: show.Duration(40 * time.Millisecond)},
+				{At: at.Add(-2 * time.Hour), State: show.Failed, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "nightly-7", Message: "timed out"},
+			},
+		},
+		{Name: "basket.TestRound", State: show.Failed, Builds: 3, Failed: 1, Took: show.Duration(2 * time.Second)},
+		{Name: "basket.TestImport", State: show.Skipped, Builds: 3},
+		{Name: "basket.TestTotal", State: show.Green, Builds: 3, Took: show.Duration(75 * time.Second)},
+	}
+}
+
+func (b *backend) ChangeTests(_ context.Context, _ access.Identity, repository string, number int) (show.TestReport, error) {
+	if repository != "checkout" || number != 409 {
+		return show.TestReport{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no test reports are kept of change %d of %s", number, repository)}
+	}
+	before := 80.25
+	r := show.TestReport{
+		Repository: repository, Change: number, Total: 120, Failed: 2, Skipped: 1,
+		Coverage: &show.Coverage{Covered: 811, Lines: 1000, Before: &before},
+	}
+	for _, t := range exampleTests() {
+		k := show.TestCase{Name: t.Name, State: t.State, Took: t.Took, FlakyAt: t.FlakyAt}
+		if len(t.Runs) > 0 {
+			k.Message = t.Runs[0].Message
+		}
+		r.Tests = append(r.Tests, k)
+	}
+	return r, nil
+}
+
+func (b *backend) Tests(_ context.Context, _ access.Identity, repository string) (show.TestSummary, error) {
+	if repository != "checkout" {
+		return show.TestSummary{Repository: repository}, nil
+	}
+	s := show.TestSummary{Repository: repository, Builds: 3, Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1}
+	for _, t := range exampleTests() {
+		t.Runs = nil
+		s.Tests = append(s.Tests, t)
+	}
+	return s, nil
+}
+
+func (b *backend) Test(_ context.Context, _ access.Identity, repository, name string) (show.Test, error) {
+	for _, t := range exampleTests() {
+		if repository == "checkout" && t.Name == name {
+			return t, nil
+		}
+	}
+	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q", repository, name), Hint: "see them", Command: "test list " + repository}
+}

@@ -67,6 +67,12 @@ var changeCommands = []command{
 		},
 	},
 	{
+		name: "change tests", args: "[repo] <change> [--all]", what: "what the tests of a change's build have said, the failed ones first", example: "change tests 412",
+		options: []option{{"--all", fmt.Sprintf("not only the failed ones and the first %d", newestTests)}},
+		notes:   "It ends with 0 when none failed, 1 when some did.",
+		run:     changeTests,
+	},
+	{
 		name: "change replace", args: "[repo] <change> <by>", what: "let one open change of yours take the place of another", example: "change replace 412 418",
 		notes: "Change <by> becomes the next revision of <change>, in its place in the queue.",
 		run: func(c *call) error {

@@ -81,7 +81,7 @@ type option struct{ name, what string }
 func commands() []command {
 	return slices.Concat(
 		selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands,
-		scheduleCommands, searchCommands, whyCommands, decisionCommands, secretCommands, memberCommands, agentCommands, forgeCommands, eventCommands,
+		scheduleCommands, testCommands, searchCommands, whyCommands, decisionCommands, secretCommands, memberCommands, agentCommands, forgeCommands, eventCommands,
 	)
 }
 

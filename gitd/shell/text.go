@@ -44,6 +44,7 @@ var marks = map[show.State]mark{
 	show.Failed:     {"x", "✗", red},
 	show.Conflict:   {"!", "△", red},
 	show.Withdrawn:  {"-", "⊘", second},
+	show.Skipped:    {"-", "⊘", second},
 	show.NotGated:   {"-", "⊘", second},
 	show.Waits:      {"?", "◇", amber},
 	show.Open:       {"=", "◆", green},

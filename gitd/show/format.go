@@ -18,6 +18,18 @@ func Elapsed(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
+// Seconds writes a short span: 0.12 s. Of one that is not known it is "".
+func Seconds(d Duration) string {
+	switch t := time.Duration(d); {
+	case t <= 0:
+		return ""
+	case t < time.Minute:
+		return fmt.Sprintf("%.2f s", t.Seconds())
+	default:
+		return Elapsed(t)
+	}
+}
+
 // Clock writes an instant for people who may be anywhere: Tue 24 Nov 12:00 UTC.
 func Clock(t time.Time) string { return t.UTC().Format("Mon 2 Jan 15:04 UTC") }
 

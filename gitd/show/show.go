@@ -27,6 +27,7 @@ const (
 	Failed     State = "failed"
 	Conflict   State = "conflict"
 	Withdrawn  State = "withdrawn"
+	Skipped    State = "skipped" // a test
 	NotGated   State = "not-gated"
 	Waits      State = "waits"
 	Open       State = "open"
@@ -46,6 +47,7 @@ type Backend interface {
 	Changes
 	Environments
 	Schedules
+	Tests
 	Source
 	Secrets
 	Members

@@ -15,6 +15,7 @@ type changeView struct {
 	Mark    mark
 	When    time.Time // of the state
 	Verdict verdict
+	Tests   *changeTests
 	Log     *buildLog
 	LogID   string  // finds in the journal why the log could not be read
 	NoLog   string  // why there is none
@@ -79,6 +80,9 @@ func changePage(q *request) (*page, error) {
 		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
 	}
 	view.NoLog = noLog(&c)
+	if view.Tests, err = q.changeTests(&c); err != nil {
+		q.Log.Warn("left out what tests have said", "repo", r.Name, "change", c.Number, "err", err)
+	}
 	view.DiffHref = changeHref(c) + "/diff"
 	view.Diff = q.changeDiff(&c, 0, c.Revision)
 	if c.State != show.Landed && c.State != show.Withdrawn {
@@ -110,7 +114,7 @@ func changePage(q *request) (*page, error) {
 	p := q.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
 	p.JSON = c
 	p.Template, p.Data = "change", view
-	p.Parts = []string{"change-head", "change-verdict", "change-log", "change-side", "asof"}
+	p.Parts = []string{"change-head", "change-verdict", "change-tests", "change-log", "change-side", "asof"}
 	p.Moving = c.Build != nil && c.Build.State == show.Running
 	if view.Log != nil {
 		p.Log = &logTail{Build: view.Log.Build.ID, State: view.Log.Build.State, Events: view.Log.events}

@@ -164,10 +164,10 @@ func (q *request) nowhere() error {
 		return q.noRepository(seg[0], notFound("there is nothing at "+cut(q.r.URL.Path, 120), ""))
 	}
 	base := "/" + r.Name
-	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env", "releases": base + "/releases", "commits": base + "/commits", "decisions": base + "/decisions"}
+	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env", "releases": base + "/releases", "tests": base + "/tests", "commits": base + "/commits", "decisions": base + "/decisions"}
 	near := link{Text: r.Name, Href: base}
 	if len(seg) > 1 {
-		if w := nearest(seg[1], []string{"queue", "changes", "env", "environments", "releases", "promote", "commits", "decisions"}); w != "" {
+		if w := nearest(seg[1], []string{"queue", "changes", "env", "environments", "releases", "promote", "tests", "commits", "decisions"}); w != "" {
 			switch w {
 			case "environments", "promote":
 				w = "env"

@@ -47,6 +47,7 @@ func routes() []*route {
 		{pattern: "/{repo}/promote/{env}", page: promotionPage, act: promotionAct},
 		{pattern: "/{repo}/env/{env}/logs", page: logsPage},
 		{pattern: "/{repo}/schedules/{schedule}", page: schedulePage, act: runSchedule},
+		{pattern: "/{repo}/tests", page: testsPage},
 		{pattern: "/{repo}/releases", page: releasesPage},
 		{pattern: "/{repo}/releases/{n}", page: releasePage},
 	}

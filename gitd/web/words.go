@@ -27,6 +27,7 @@ var marks = map[show.State]mark{
 	show.Failed:     {"Failed", "red", "red"},
 	show.Conflict:   {"Conflict", "conflict", "red"},
 	show.Withdrawn:  {"Withdrawn", "stopped", ""},
+	show.Skipped:    {"Skipped", "stopped", ""},
 	show.NotGated:   {"Not gated", "stopped", ""},
 	show.Waits:      {"Waits", "waits", "amber"},
 	show.Open:       {"Open", "open", "green"},

@@ -16,6 +16,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
+	"github.com/headgate-cd/headgate/hooks/build/report"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
@@ -29,6 +30,9 @@ type TreeBuilder struct {
 
 	// Cache keeps what tools of builds leave for the next ones; nil keeps nothing.
 	Cache *cache.Store
+
+	// Reports keeps what tests have written; nil keeps nothing.
+	Reports *report.Store
 
 	// Secrets are those of a repository, for its builds; nil: there are none.
 	Secrets func(repository string) build.Secrets
@@ -131,7 +135,38 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 	for _, a := range r.Artifacts {
 		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Type: a.Type})
 	}
-	return result, nil
+	if b.Reports != nil {
+		result.Flaky, err = b.keepReports(j, r)
+	}
+	return result, err
+}
+
+// keepReports keeps what the tests of a build have said. Where all that failed is known to
+// pass and fail on one tree, it says which tests these are.
+func (b *TreeBuilder) keepReports(j Job, r build.Result) (flaky []string, err error) {
+	one := report.Build{
+		Log:     j.Log,
+		Tree:    j.Tree.String(),
+		Commit:  j.Candidate.String(),
+		Branch:  j.Branch,
+		Ended:   r.Finished,
+		Green:   r.Status == build.Succeeded,
+		Reports: r.Reports,
+	}
+	if j.Revision > 0 {
+		one.Change = j.Change
+	}
+	if err := b.Reports.Keep(j.Repository.Name(), one); err != nil || one.Green || len(r.Reports) == 0 {
+		return nil, err
+	}
+	builds, err := b.Reports.Newest(j.Repository.Name(), report.MaxBuilds)
+	if err != nil {
+		return nil, err
+	}
+	if names, all := report.KnownFlaky(one, builds); all {
+		flaky = names
+	}
+	return flaky, nil
 }
 
 // secrets are those of a job: none for what comes from outside.

@@ -279,10 +279,14 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 			Short:   reason(*v),
 			Hint:    "fix it, commit and push again",
 		}
+		if len(v.Flaky) > 0 {
+			e.Details = append(e.Details, flaky(v.Flaky))
+			e.Hint = rebuildHint
+		}
 		if v.Change != r.Change.Change || v.Revision != r.Change.Revision {
 			at := v.Finished.UTC().Format("2006-01-02 15:04 UTC")
 			e.Details = append(e.Details, fmt.Sprintf("the identical tree was red at %s, for %s", at, builtFor(*v)))
-			e.Hint = "fix it, or have it built again: git push -o rebuild"
+			e.Hint = rebuildHint
 			e.Took = 0 // it was not run for this one
 		}
 	case plan.Broken:
@@ -302,6 +306,18 @@ func (l *loop) refuseFor(ctx context.Context, r plan.Refusal) {
 	}
 	e.Candidate, e.Tree = c.commit, c.tree
 	l.refuse(ctx, r.Change.Change, e)
+}
+
+const rebuildHint = "fix it, or have it built again: git push -o rebuild"
+
+// flaky says of tests that their failure may tell nothing about the change.
+func flaky(tests []string) string {
+	const named = 3
+	text := strings.Join(tests[:min(len(tests), named)], ", ")
+	if n := len(tests) - named; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text + " lately passed and failed on one and the same tree"
 }
 
 // builtFor names what a verdict's build was run for.

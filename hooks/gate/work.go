@@ -99,7 +99,7 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 	v = verdict.Verdict{
 		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(), Network: in.Network, Server: in.Server,
 		Log: job.Log, LogDigest: result.LogDigest, Artifacts: result.Artifacts,
-		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine,
+		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine, Flaky: result.Flaky,
 		Started: started.UTC(), Finished: l.g.c.Now().UTC(),
 		Change: job.Change, Revision: job.Revision, Candidate: job.Candidate.String(),
 	}

@@ -102,6 +102,7 @@ type Verdict struct {
 	Command   string     `json:"command,omitempty"`
 	Exit      int        `json:"exit,omitempty"`
 	LogLine   int        `json:"log_line,omitempty"` // from 1
+	Flaky     []string   `json:"flaky,omitempty"`    // red: the tests that failed, where all of them are known to be flaky
 	Started   time.Time  `json:"started"`
 	Finished  time.Time  `json:"finished"`
 	Change    int        `json:"change"` // for which it was built; 0: for a tip that came from a forge

@@ -50,6 +50,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/host"
+	"github.com/headgate-cd/headgate/hooks/build/report"
 	"github.com/headgate-cd/headgate/hooks/event"
 	"github.com/headgate-cd/headgate/hooks/forge"
 	"github.com/headgate-cd/headgate/hooks/gate"
@@ -113,6 +114,7 @@ type Server struct {
 	logs       Logs
 	artifacts  *artifact.Store
 	cache      *cache.Store
+	reports    *report.Store
 	gate       *gate.Gate
 	schedules  *schedule.Scheduler
 	reconciler *reconciler.Reconciler
@@ -231,6 +233,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	if s.cache, err = cache.Open(path("cache"), log); err != nil {
 		return nil, err
 	}
+	s.reports = &report.Store{Dir: path("reports")}
 	s.gate = gate.New(gate.Config{
 		Store:    s.store,
 		Access:   s.access.Load,
@@ -252,6 +255,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 				Executor:  &host.Host{Hidden: []string{o.Data}, Records: sandboxes},
 				Work:      path("work", "builds"),
 				Cache:     s.cache,
+				Reports:   s.reports,
 				Secrets:   s.buildSecrets,
 				Submodule: s.submodule,
 			},

@@ -1,0 +1,127 @@
+package report
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+
+func built(n int, tree string, cases ...Case) Build {
+	b := Build{
+		Log:    fmt.Sprintf("b-%d", n),
+		Tree:   tree,
+		Change: n,
+		Ended:  noon.Add(time.Duration(n) * time.Minute),
+		Green:  true,
+	}
+	rep := Report{Name: "unit", Status: Succeeded}
+	rep.Add(cases, nil)
+	if rep.Failed > 0 {
+		rep.Status, b.Green = Failed, false
+	}
+	b.Reports = []Report{rep}
+	return b
+}
+
+func passes(name string, took time.Duration) Case {
+	return Case{Name: name, Status: Succeeded, Took: took}
+}
+func fails(name string) Case { return Case{Name: name, Status: Failed, Message: "no"} }
+
+// TestHistory: flaky is what passed and failed on one tree, in two builds or in one;
+// what a change has broken or mended is not.
+func TestHistory(t *testing.T) {
+	builds := []Build{
+		built(5, "e", passes("same-build", 1), fails("same-build"), passes("slow", time.Second)),
+		built(4, "d", passes("mended", 1), passes("slow", 3*time.Second), Case{Name: "left", Status: Skipped}),
+		built(3, "c", passes("two-builds", 1), fails("mended"), passes("slow", 2*time.Second)),
+		built(2, "c", fails("two-builds"), fails("mended"), fails("left")),
+		built(1, "a", passes("two-builds", 1), passes("fast", time.Millisecond)),
+	}
+	got := ""
+	for _, test := range History(builds) {
+		got += fmt.Sprintf("%s: %d of %d failed, %s", test.Name, test.Failed, len(test.Runs), test.Median)
+		if test.Flaky != nil {
+			got += fmt.Sprintf(", flaky on %s at %s", test.Flaky.Tree, test.Flaky.At.Format("15:04"))
+		}
+		got += "\n"
+	}
+	want := `same-build: 1 of 2 failed, 1ns, flaky on e at 12:05
+two-builds: 1 of 3 failed, 1ns, flaky on c at 12:03
+mended: 2 of 3 failed, 1ns
+left: 1 of 2 failed, 0s
+slow: 0 of 3 failed, 2s
+fast: 0 of 1 failed, 1ms
+`
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+
+	for _, c := range []struct {
+		build Build
+		names string
+		all   bool
+	}{
+		{built(6, "f", fails("two-builds")), "[two-builds]", true},
+		{built(6, "f", fails("two-builds"), fails("mended")), "[two-builds]", false},
+		{built(6, "f", passes("two-builds", 1)), "[]", false},
+		{built(6, "f", fails("new")), "[]", false},
+	} {
+		names, all := KnownFlaky(c.build, builds)
+		if fmt.Sprint(names) != c.names || all != c.all {
+			t.Errorf("%v: %v, all %v", c.build.Reports[0].Cases, names, all)
+		}
+	}
+}
+
+// TestStore keeps what tells something about the next builds, and no more.
+func TestStore(t *testing.T) {
+	s := &Store{Dir: filepath.Join(t.TempDir(), "reports")}
+	if all, err := s.Newest("hello", 10); err != nil || len(all) != 0 {
+		t.Errorf("of nothing: %v, %v", all, err)
+	}
+	if err := s.Keep("hello", Build{Log: "b-0", Ended: noon, Reports: []Report{{Name: "none", Status: Incomplete}}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Of("hello", "b-0"); !errors.Is(err, ErrNone) {
+		t.Errorf("of a build without tests: %v", err)
+	}
+	for n := range MaxBuilds + 3 {
+		if err := s.Keep("hello", built(n, fmt.Sprint("t", n), passes("x", 1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := s.Newest("hello", MaxBuilds+10)
+	if err != nil || len(all) != MaxBuilds || all[0].Log != fmt.Sprintf("b-%d", MaxBuilds+2) || all[0].Reports[0].Cases[0].Name != "x" {
+		t.Errorf("%d builds, the newest %+v: %v", len(all), all[0], err)
+	}
+	if _, err := s.Of("hello", "b-2"); !errors.Is(err, ErrNone) {
+		t.Errorf("of one that is too many: %v", err)
+	}
+
+	// A file that is damaged hides no other one.
+	path := filepath.Join(s.Dir, "hello", fmt.Sprintf("%d-torn.json.gz", noon.Add(24*time.Hour).UnixMilli()))
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := s.Newest("hello", 2); err != nil || len(all) != 1 {
+		t.Errorf("beside a damaged one: %d, %v", len(all), err)
+	}
+
+	late := built(1000, "late", passes("x", 1))
+	late.Ended = noon.Add(KeptFor + 100*time.Minute)
+	if err := s.Keep("hello", late); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := s.Newest("hello", 1000); err != nil || all[len(all)-1].Ended.Before(noon.Add(100*time.Minute)) {
+		t.Errorf("two weeks later the oldest is %s: %v", all[len(all)-1].Ended, err)
+	}
+	if err := s.Keep("hello", Build{Log: "../x", Reports: late.Reports}); err == nil {
+		t.Error("a log id that leads out is taken")
+	}
+}
