@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -220,4 +221,46 @@ func Measure(ctx context.Context, root Hash, limit Extent, tree func(Hash) ([]En
 		return x, nil
 	}
 	return walk(root, "", 0)
+}
+
+// MaxTree is how much a tree that is built may hold. Linux is at 100,000 entries
+// and 1.5 GB; a tree over it is a mistake, or made to fill a disk at checkout.
+var MaxTree = Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
+
+const (
+	measureTimeout = time.Minute
+	maxExtents     = 200_000
+)
+
+// extents remembers how much trees hold, so that what is measured is what is new.
+type extents struct {
+	mu    sync.Mutex // held while known is in use
+	known map[Hash]Extent
+}
+
+// CheckExtent measures a tree that is there, before anything walks it: a push is
+// measured in its quarantine, what is fetched is not. The error is a *TooLarge for
+// one over MaxTree, or that cannot be measured in time.
+func (r *Repository) CheckExtent(ctx context.Context, tree Hash) error {
+	r.extents.mu.Lock()
+	defer r.extents.mu.Unlock()
+	if len(r.extents.known) > maxExtents || r.extents.known == nil {
+		r.extents.known = map[Hash]Extent{}
+	}
+	measuring, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	_, err := Measure(measuring, tree, MaxTree, r.Tree, r.size, r.extents.known)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return &TooLarge{"", "entries that can be counted in seconds:", int64(measureTimeout / time.Second)}
+	}
+	return err
+}
+
+// size is a blob's, in bytes.
+func (r *Repository) size(h Hash) (n int64, err error) {
+	err = r.read(func() error {
+		n, err = r.git.Storer.EncodedObjectSize(h)
+		return err
+	})
+	return n, err
 }

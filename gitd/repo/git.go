@@ -173,7 +173,7 @@ func run(cmd *exec.Cmd, input []byte) ([]byte, error) { return runStarted(cmd, i
 // runStarted is run, which tells the process id once there is one.
 func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, error) {
 	var stdout, stderr bounded
-	stdout.max, stderr.max = maxOutput, 64<<10
+	stdout.max, stdout.end, stderr.max = maxOutput, true, 64<<10
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if input != nil {
 		cmd.Stdin = bytes.NewReader(input)
@@ -185,7 +185,7 @@ func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, err
 		}
 		err = cmd.Wait()
 	}
-	if err == nil && stdout.cut {
+	if stdout.cut {
 		err = fmt.Errorf("answered more than %d bytes", maxOutput)
 	}
 	if err != nil {
@@ -208,20 +208,33 @@ func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, err
 }
 
 // bounded keeps the first max bytes and swallows the rest.
+//
+// The buffer is no embedded one: its ReadFrom would be used instead of Write.
 type bounded struct {
-	bytes.Buffer
+	got bytes.Buffer
 	max int
+	end bool // what does not fit ends whoever writes it; else it is dropped
 	cut bool
 }
 
+// errMore ends a git child: what nobody reads need not be made, without end even, of
+// a tree whose trees multiply.
+var errMore = errors.New("more than is read")
+
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); len(p) > room {
+	if room := b.max - b.got.Len(); len(p) > room {
 		b.cut = true
-		b.Buffer.Write(p[:max(0, room)])
+		b.got.Write(p[:max(0, room)])
+		if b.end {
+			return max(0, room), errMore
+		}
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	return b.got.Write(p)
 }
+
+func (b *bounded) Bytes() []byte  { return b.got.Bytes() }
+func (b *bounded) String() string { return b.got.String() }
 
 // exited reports whether err is a git child that exited with code.
 func exited(err error, code int) bool {

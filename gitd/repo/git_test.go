@@ -2,14 +2,17 @@ package repo
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Every line of the fixed configuration counts for a git child, whatever stands
@@ -91,4 +94,15 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// TestAnswersAreBounded: a child that answers without end is ended, and its answer is
+// an error.
+func TestAnswersAreBounded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := Run(exec.CommandContext(ctx, "yes", "and so on"), nil)
+	if err == nil || !strings.Contains(err.Error(), "answered more than") || ctx.Err() != nil {
+		t.Errorf("%v, %v", err, ctx.Err())
+	}
 }

@@ -62,6 +62,7 @@ type Repository struct {
 	writing sync.RWMutex // held for reading while an object that is there is made young
 
 	witness witness // of the server's records that have moved
+	extents extents // of trees that were measured
 
 	damageMu sync.Mutex // guards damage
 	damage   *Damaged   // as it was seen last; nil: nothing

@@ -128,6 +128,9 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 // apply puts one change on a commit.
 func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.Change) (repo.Hash, error) {
 	head := s.Head()
+	if err := l.measure(ctx, c, head); err != nil || c.problem != nil {
+		return repo.Zero, err
+	}
 	if on == repo.Zero {
 		return head.Commit, nil
 	}
@@ -194,6 +197,29 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.C
 	})
 	crash.Point("candidate.merged")
 	return commit, err
+}
+
+// measure refuses a revision whose tree nothing may walk. What was pushed has been
+// measured in its quarantine; what a forge had been pushed has not.
+func (l *loop) measure(ctx context.Context, c *candidate, head change.Revision) error {
+	if !fromForge(head) {
+		return nil
+	}
+	tree, err := l.r.TreeOf(head.Commit)
+	if err == nil {
+		err = l.r.CheckExtent(ctx, tree)
+	}
+	var large *repo.TooLarge
+	if errors.As(err, &large) {
+		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+			Cause:  change.InvalidFile,
+			Reason: "the tree is larger than this server takes: " + large.Error(),
+			Short:  "the tree is too large",
+			Hint:   "leave out what belongs elsewhere, then push again",
+		}}
+		return nil
+	}
+	return err
 }
 
 func (l *loop) mergeBase(ctx context.Context, a, b repo.Hash) (repo.Hash, error) {

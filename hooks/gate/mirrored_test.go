@@ -2,11 +2,15 @@ package gate
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -249,5 +253,61 @@ func TestJudge(t *testing.T) {
 	}
 	if tip, err := w.r.Ref(MirrorRef); err != nil || tip != repo.Zero {
 		t.Errorf("%s is at %s, %v", MirrorRef, tip, err)
+	}
+}
+
+// TestFetchedTreeBombs: what comes by a forge has not been measured at a push. Neither
+// as a request nor as a tip does a tree whose trees multiply hold up who comes after.
+func TestFetchedTreeBombs(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t)
+	first := w.commit("first", files("a", "1\n"))
+	w.land(ada, first)
+
+	below := repo.Blob(nil)
+	mode := filemode.Regular
+	for range 40 {
+		var entries []repo.Entry
+		for i := range 16 {
+			entries = append(entries, repo.Entry{Name: fmt.Sprintf("%02d", i), Mode: mode, Hash: below.Hash()})
+		}
+		if err := w.r.Write(below); err != nil {
+			t.Fatal(err)
+		}
+		below, mode = repo.TreeObject(entries), filemode.Dir
+	}
+	if err := w.r.Write(below); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := w.r.TreeWith(repo.Zero, map[string]repo.Edit{"bomb": {Mode: filemode.Dir, Hash: below.Hash()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bomb, err := w.r.WriteCommit(repo.NewCommit{Tree: tree, Parents: []repo.Hash{first}, Message: "bomb"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := w.commit("second", files("a", "2\n"), first)
+	w.land(ada, second) // so that the bomb would be merged
+
+	a, err := w.gate.ProposeRequest(t.Context(), Proposal{
+		Repository: "hello",
+		Branch:     "main",
+		Commit:     bomb,
+		By:         access.ByForge("hub", "mallory"),
+		Options:    []string{OptionFork},
+	}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.end(a.Change)
+	if p.Kind == Landed || !strings.Contains(p.Reason, "bomb") || !strings.Contains(p.Reason, "holds more than 1000000 entries") {
+		t.Errorf("%+v", p)
+	}
+	w.land(ada, w.commit("third", files("a", "3\n"), second))
+
+	w.came(w.main(), bomb)
+	if tip := w.tip(bomb, show.Waits); !strings.Contains(tip.Reason, "holds more than 1000000 entries") {
+		t.Errorf("%+v", tip)
 	}
 }

@@ -51,7 +51,7 @@ type requested struct {
 const requestedFor = 5 * time.Minute
 
 // tips are the gated branches that a forge has moved to where they are now.
-func (l *loop) tips() (list []tip, err error) {
+func (l *loop) tips(ctx context.Context) (list []tip, err error) {
 	newest, _, err := l.mirror.read(l.r)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (l *loop) tips() (list []tip, err error) {
 			continue
 		}
 		t := tip{Tip: Tip{Branch: branch, Commit: at, State: show.Queued, Seen: m.at}, old: m.old, released: l.g.c.Releases(l.r.Name())}
-		if err := l.judgeTip(&t); err != nil {
+		if err := l.judgeTip(ctx, &t); err != nil {
 			return nil, err
 		}
 		list = append(list, t)
@@ -81,10 +81,17 @@ func (l *loop) tips() (list []tip, err error) {
 }
 
 // judgeTip finds out how a tip is built, and what is known of it.
-func (l *loop) judgeTip(t *tip) (err error) {
+func (l *loop) judgeTip(ctx context.Context, t *tip) (err error) {
 	c := &t.candidate
 	c.Branch, c.base, c.commit = t.Branch, t.old, t.Commit
 	if c.tree, err = l.r.TreeOf(t.Commit); err != nil {
+		return err
+	}
+	var large *repo.TooLarge
+	if err := l.r.CheckExtent(ctx, c.tree); errors.As(err, &large) {
+		t.State, t.Reason = show.Waits, "the tree is larger than this server takes: "+large.Error()
+		return nil
+	} else if err != nil {
 		return err
 	}
 	c.Settings, err = tipSettings(l.r, func(tree repo.Hash) (Settings, error) { return l.g.c.Settings(l.r, tree) }, t.old, t.Commit)
@@ -150,7 +157,7 @@ func tipSettings(r *repo.Repository, settings func(tree repo.Hash) (Settings, er
 // syncTips has tips built that have no verdict, and released that are green. It
 // returns when to come back, zero for not before something happens.
 func (l *loop) syncTips(ctx context.Context) (again time.Time, err error) {
-	list, err := l.tips()
+	list, err := l.tips(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -336,7 +343,7 @@ func (g *Gate) Tips(repository string) ([]Tip, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := l.tips()
+	list, err := l.tips(context.Background()) // it bounds itself
 	if err != nil {
 		return nil, err
 	}
@@ -359,7 +366,7 @@ func (l *loop) judge(branch string, commit repo.Hash) (t tip, err error) {
 	if t.old, err = l.r.Ref("refs/heads/" + branch); err != nil {
 		return t, err
 	}
-	return t, l.judgeTip(&t)
+	return t, l.judgeTip(context.Background(), &t) // it bounds itself
 }
 
 // Judge says how a commit is that a forge would have as the next tip of a branch, and

@@ -17,10 +17,6 @@ import (
 	"github.com/headgate-cd/headgate/hooks/check"
 )
 
-// maxTree is how much a tree that lands may hold. Linux is at 100,000 entries
-// and 1.5 GB; a tree over it is a mistake, or made to fill a disk at checkout.
-var maxTree = repo.Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
-
 // measureTime bounds the measuring of one tree.
 const measureTimeout = time.Minute
 
@@ -125,7 +121,7 @@ func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*
 	measuring, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
 
-	_, err := repo.Measure(measuring, tree, maxTree, objects.Tree, objects.size, known)
+	_, err := repo.Measure(measuring, tree, repo.MaxTree, objects.Tree, objects.size, known)
 	var large *repo.TooLarge
 	switch {
 	case errors.As(err, &large):
