@@ -7,6 +7,9 @@ package secret
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,8 +22,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"filippo.io/age"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -93,8 +94,8 @@ type stored struct {
 // Store is the secrets of a data directory. Its methods are safe for concurrent
 // use; one process at a time may have it open.
 type Store struct {
-	dir      string
-	identity *age.X25519Identity
+	dir string
+	key *Key
 
 	mu sync.Mutex // held while files change
 }
@@ -105,18 +106,14 @@ func Open(dir, keyPath string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open secrets: %w", err)
 	}
-	text, err := os.ReadFile(keyPath)
+	key, err := readKey(keyPath)
 	if errors.Is(err, os.ErrNotExist) {
 		return create(dir, keyPath)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open secrets: %w", err)
 	}
-	identity, err := age.ParseX25519Identity(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil, fmt.Errorf("open secrets: the key in %s cannot be read: restore it from a backup", keyPath)
-	}
-	return &Store{dir: dir, identity: identity}, nil
+	return &Store{dir: dir, key: key}, nil
 }
 
 func create(dir, keyPath string) (*Store, error) {
@@ -128,14 +125,11 @@ func create(dir, keyPath string) (*Store, error) {
 		return nil, fmt.Errorf("open secrets: %s is missing, and %s holds secrets that only it opens: "+
 			"restore the key from a backup, or remove them and set them again", keyPath, dir)
 	}
-	identity, err := age.GenerateX25519Identity()
+	key, err := makeKey(keyPath)
 	if err != nil {
 		return nil, fmt.Errorf("open secrets: %w", err)
 	}
-	if err := repo.WriteFile(keyPath, []byte(identity.String()+"\n"), 0o600); err != nil {
-		return nil, fmt.Errorf("open secrets: %w", err)
-	}
-	return &Store{dir: dir, identity: identity}, nil
+	return &Store{dir: dir, key: key}, nil
 }
 
 const extension = ".age"
@@ -161,21 +155,14 @@ func (s *Store) Set(id ID, v Value, by string, at time.Time) error {
 	if err != nil {
 		return fmt.Errorf("set secret %s: %w", id, err)
 	}
-	var sealed bytes.Buffer
-	w, err := age.Encrypt(&sealed, s.identity.Recipient())
-	if err == nil {
-		_, err = w.Write(text)
-	}
-	if err == nil {
-		err = w.Close()
-	}
+	sealed, err := s.key.Seal(text)
 	if err != nil {
 		return fmt.Errorf("set secret %s: %w", id, err)
 	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := repo.WriteFile(s.path(id), sealed.Bytes(), 0o600); err != nil {
+	if err := repo.WriteFile(s.path(id), sealed, 0o600); err != nil {
 		return fmt.Errorf("set secret %s: %w", id, err)
 	}
 	crash.Point("secret.set")
@@ -194,6 +181,15 @@ func (s *Store) Get(id ID) (Value, error) {
 	return Value{kept.Value}, nil
 }
 
+// Revision names a value of a secret and tells nothing of it to whoever has not the
+// store's key: of equal values it is the same, of others another.
+func (s *Store) Revision(id ID, v Value) string {
+	mac := hmac.New(sha256.New, []byte(s.key.identity.String()))
+	fmt.Fprintf(mac, "%s\x00", id)
+	mac.Write(v.data)
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
 func (s *Store) read(path string) (stored, error) {
 	sealed, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -202,13 +198,9 @@ func (s *Store) read(path string) (stored, error) {
 	if err != nil {
 		return stored{}, err
 	}
-	r, err := age.Decrypt(bytes.NewReader(sealed), s.identity)
+	text, err := s.key.Open(sealed, 4*MaxValue)
 	if err != nil {
 		return stored{}, fmt.Errorf("%s is damaged, or of another server: set it again", filepath.Base(path))
-	}
-	text, err := io.ReadAll(io.LimitReader(r, 4*MaxValue))
-	if err != nil {
-		return stored{}, fmt.Errorf("%s is damaged: set it again", filepath.Base(path))
 	}
 	var kept stored
 	if err := json.Unmarshal(text, &kept); err != nil {

@@ -46,6 +46,16 @@ type Target struct {
 	// Addresses are those of the server's machine that they ask for, as
 	// target.Addresser has them; nil: none.
 	Addresses func(dir string, files map[string][]byte) []Address
+	// Secrets are those that what they declare is given; nil: none.
+	Secrets func(dir string, files map[string][]byte) []Secret
+}
+
+// Secret is one that an environment wants.
+type Secret struct {
+	Name string
+	For  string // what is given it, for people
+	File string
+	Line int
 }
 
 // Address is one that an environment asks for.
@@ -74,6 +84,9 @@ type Server struct {
 	// Refuses says why the repository may not use a target, and what to do; "" when it
 	// may. nil: it may use all.
 	Refuses func(target string) (what, fix string)
+	// SecretMissing says that a secret is not set, and what to do; "" when it is. nil: it
+	// is not asked.
+	SecretMissing func(name string) (what, fix string, err error)
 }
 
 // Result is what a tree says, and what is wrong with it.
@@ -486,6 +499,28 @@ func (r *reader) environments(targets map[string]Target, on *Server) {
 			for _, a := range target.Addresses(dir, files) {
 				r.address(a, e.Name, on)
 			}
+		}
+		if target.Secrets != nil && on != nil && on.SecretMissing != nil && len(problems) == 0 {
+			r.secrets(target.Secrets(dir, files), on.SecretMissing)
+		}
+	}
+}
+
+// secrets are problems where one is wanted that is not set.
+func (r *reader) secrets(wanted []Secret, missing func(name string) (what, fix string, err error)) {
+	for _, s := range wanted {
+		what, fix, err := missing(s.Name)
+		switch {
+		case err != nil:
+			r.err = errors.Join(r.err, err)
+			return
+		case what != "":
+			r.result.Problems = append(r.result.Problems, yamlfile.Problem{
+				File: s.File,
+				Line: s.Line,
+				What: s.For + ": " + what,
+				Fix:  fix,
+			})
 		}
 	}
 }

@@ -44,6 +44,11 @@ func (v *validation) checkTree(ctx context.Context, tip, tree repo.Hash) (*rejec
 	if v.l.Refuses != nil {
 		checker.Server.Refuses = func(target string) (what, fix string) { return v.l.Refuses(v.r.Name(), target) }
 	}
+	if v.l.SecretMissing != nil {
+		checker.Server.SecretMissing = func(name string) (what, fix string, err error) {
+			return v.l.SecretMissing(v.r.Name(), name)
+		}
+	}
 	if v.l.Environments != nil {
 		checker.Server.Holder = func(a netip.AddrPort) (string, error) {
 			return v.l.Environments.Holder(v.r.Name(), a, v.push.actor)

@@ -87,6 +87,9 @@ type Listener struct {
 	// Refuses says why a repository may not use a target, and what to do; "" when it may.
 	// nil: all may use all.
 	Refuses func(repository, target string) (what, fix string)
+	// SecretMissing says that a secret of a repository is not set, and what to do; "" when
+	// it is. nil: that is not looked at.
+	SecretMissing func(repository, name string) (what, fix string, err error)
 	// Environments may be nil: pushes to environments are refused then.
 	Environments Environments
 	// Submodule finds the repository that a URL in .gitmodules names, as

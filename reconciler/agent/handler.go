@@ -114,10 +114,14 @@ func declaredAt(proof bool) string {
 
 func (h *Handler) declared(w http.ResponseWriter, r *http.Request) {
 	var q provenDeclared
-	if h.Prove == nil && !read(w, r, &q.Declared) || h.Prove != nil && !read(w, r, &q) {
+	var own declaration // of this machine, which alone is given secrets
+	if h.Prove == nil && !read(w, r, &own) || h.Prove != nil && !read(w, r, &q) {
 		return
 	}
 	d := q.Declared
+	if h.Prove == nil {
+		d = own.declared()
+	}
 	if fence := h.Engine.Fence(d.Key); d.Sequence < fence {
 		answer(w, http.StatusConflict, refusal{fence})
 		return

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -14,7 +15,7 @@ const Version = 1
 // Paths of the protocol.
 const (
 	pathHello    = "/v1/hello"    // GET: Hello
-	pathDeclared = "/v1/declared" // PUT a target.Declared; 409 with a refusal when it is older than the fence
+	pathDeclared = "/v1/declared" // PUT a declaration; 409 with a refusal when it is older than the fence
 	pathRemove   = "/v1/remove"   // POST a removal
 	pathSettings = "/v1/settings" // PUT Settings
 	pathWatch    = "/v1/watch"    // GET: a stream of events, all that there is first
@@ -57,6 +58,31 @@ type Settings struct {
 	HeldPorts []int `json:"held_ports"`
 	// TrustedProxies are those before the machine whose X-Forwarded-* are passed on.
 	TrustedProxies []netip.Prefix `json:"trusted_proxies"`
+}
+
+// declaration is the body of pathDeclared. Its secrets are those that the files name, of
+// the ones that are set: an agent is told no others.
+type declaration struct {
+	target.Declared
+	Secrets []givenSecret `json:"secrets,omitempty"`
+}
+
+func (d *declaration) declared() target.Declared {
+	all := d.Declared
+	for _, s := range d.Secrets {
+		if all.Secrets == nil {
+			all.Secrets = target.Secrets{}
+		}
+		all.Secrets[s.Name] = target.Secret{Revision: s.Revision, Value: secret.NewValue(s.Value)}
+	}
+	return all
+}
+
+// givenSecret is the value of a secret.
+type givenSecret struct {
+	Name     string `json:"name"`
+	Revision string `json:"revision"`
+	Value    []byte `json:"value"`
 }
 
 // removal is the body of pathRemove.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +35,9 @@ type Target struct {
 	// Prove finds what proves a declared state to an agent on another machine, which takes
 	// nothing without. nil: it is of this machine, and believes who reaches it.
 	Prove func(d target.Declared) (Proof, error)
+	// Secrets are the values of those secrets of a repository that are set, of names. They are
+	// told to the agent that runs what names them. nil: nothing is told.
+	Secrets func(repository string, names []string) target.Secrets
 	// Heard is called when the agent is heard, and when it is not any more. It must not
 	// block. nil: nobody wants to know.
 	Heard func()
@@ -56,6 +60,7 @@ type Target struct {
 // told is the newest that was said of an application.
 type told struct {
 	declared *target.Declared // nil: it is to be removed
+	secrets  []string         // names of those that it is to be given
 	sequence int
 	accepted bool
 	refused  int    // the fence that it was refused by; 0: it was not
@@ -104,7 +109,7 @@ func (t *Target) Converge(d target.Declared) {
 		t.mu.Unlock()
 		return
 	}
-	t.told[d.Key] = &told{declared: &d, sequence: d.Sequence}
+	t.told[d.Key] = &told{declared: &d, secrets: t.secretsOf(d), sequence: d.Sequence}
 	for _, was := range d.Was { // that name is not to be brought back to an agent that has forgotten it
 		delete(t.told, target.Key{Repository: d.Repository, Application: d.Application, Environment: was})
 	}
@@ -125,6 +130,42 @@ func (t *Target) Remove(k target.Key, sequence int) {
 	t.mu.Unlock()
 	t.nudge()
 	t.reports.Notify(k)
+}
+
+// secretsOf names the secrets of what is declared.
+func (t *Target) secretsOf(d target.Declared) (names []string) {
+	if t.Secrets == nil {
+		return nil
+	}
+	uses := services.Secrets(d.Files)
+	if d.Fallback != nil {
+		uses = append(uses, services.Secrets(d.Fallback.Files)...)
+	}
+	for _, use := range uses {
+		names = append(names, use.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// SecretSet has what is given a secret of a repository be told what it is now, and says
+// what that is.
+func (t *Target) SecretSet(repository, name string) (keys []target.Key) {
+	t.init()
+	t.mu.Lock()
+	for k, last := range t.told {
+		if k.Repository != repository || last.declared == nil || !slices.Contains(last.secrets, name) {
+			continue
+		}
+		again := *last
+		again.accepted = false
+		t.told[k] = &again
+		keys = append(keys, k)
+	}
+	t.mu.Unlock()
+	t.nudge()
+	slices.SortFunc(keys, func(a, b target.Key) int { return strings.Compare(a.Environment, b.Environment) })
+	return keys
 }
 
 // Changed has the settings be told again, if they differ.
@@ -429,7 +470,7 @@ func (t *Target) sendAll(ctx context.Context) error {
 				refused, err = t.call(ctx, http.MethodPut, pathProven, provenDeclared{*i.declared, p})
 			}
 		case i.declared != nil:
-			refused, err = t.call(ctx, http.MethodPut, pathDeclared, i.declared)
+			refused, err = t.call(ctx, http.MethodPut, pathDeclared, t.declaration(i.declared, i.secrets))
 		default:
 			_, err = t.call(ctx, http.MethodPost, pathRemove, removal{i.key, i.sequence})
 		}
@@ -451,6 +492,18 @@ func (t *Target) sendAll(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// declaration is what is told of what is declared, with secrets as they are now.
+func (t *Target) declaration(d *target.Declared, names []string) declaration {
+	all := declaration{Declared: *d}
+	if len(names) == 0 {
+		return all
+	}
+	for name, s := range t.Secrets(d.Repository, names) {
+		all.Secrets = append(all.Secrets, givenSecret{Name: name, Revision: s.Revision, Value: s.Value.Reveal()})
+	}
+	return all
 }
 
 // request begins a request. The caller closes the body.

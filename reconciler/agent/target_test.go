@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 	"github.com/headgate-cd/headgate/reconciler/target/targettest"
@@ -256,6 +257,52 @@ func TestSilentAgentIsUnknown(t *testing.T) {
 	if before.Units[0].Instances[0].PID != after.Units[0].Instances[0].PID {
 		t.Errorf("%+v was started anew: %+v", before, after)
 	}
+}
+
+// TestSecretsAreTold: an agent is told the secrets that what it runs names, and no others:
+// as they are when it is told, and again when they change.
+func TestSecretsAreTold(t *testing.T) {
+	l := newLine(t)
+	var mu sync.Mutex
+	values := map[string]string{"token": "first", "other": "nobody names it"}
+	set := func(name, value string) {
+		mu.Lock()
+		values[name] = value
+		mu.Unlock()
+		l.Target.SecretSet(hello.Repository, name)
+	}
+	l.Target.Secrets = func(repository string, names []string) target.Secrets {
+		mu.Lock()
+		defer mu.Unlock()
+		if repository != hello.Repository || !slices.Equal(names, []string{"late", "token"}) {
+			t.Errorf("%v of %s are asked for", names, repository)
+		}
+		all := target.Secrets{}
+		for _, name := range names {
+			if v, ok := values[name]; ok {
+				all[name] = target.Secret{Revision: v, Value: secret.NewValue([]byte(v))}
+			}
+		}
+		return all
+	}
+	l.run()
+	d := declared(1, 1)
+	d.Files = target.Files{"compose.yaml": []byte(strings.Replace(web, "x-headgate: {", "x-headgate: {secrets: {TOKEN: token, LATE: late}, ", 1))}
+	l.Target.Converge(d)
+	o := l.await("failed", func(o target.Observed) bool { return o.State == target.Failed })
+	if o.Reason != target.ReasonSecretMissing || !strings.Contains(o.Message, "secret set hello:late") {
+		t.Errorf("%+v", o)
+	}
+
+	set("late", "there")
+	first := l.healthy(1).Units[0].Instances[0].ID
+	l.cut()
+	l.await("unknown", func(o target.Observed) bool { return o.State == target.Unknown })
+	set("token", "second")
+	l.answer()
+	l.await("replaced", func(o target.Observed) bool {
+		return o.State == target.Healthy && len(o.Units[0].Instances) == 1 && o.Units[0].Instances[0].ID != first
+	})
 }
 
 // TestRenamedIsNotToldOfAgain: an environment that got another name goes on as it is, and

@@ -40,6 +40,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
@@ -113,6 +114,15 @@ type Address struct {
 	Line    int    // in it, 0 when it has none
 }
 
+// SecretUse is a secret that a unit is given: one that was set with `secret set` of the
+// repository that declares it.
+type SecretUse struct {
+	Name string
+	Unit string
+	File string // of Files
+	Line int    // in it, 0 when it has none
+}
+
 // Key names what a target converges: one application in one environment.
 type Key struct {
 	Repository  string `json:"repository"`
@@ -180,6 +190,29 @@ type Declared struct {
 	// not take over by way of a restart; and again when this state took over and then
 	// failed for good.
 	Fallback *Declared `json:"fallback,omitempty"`
+
+	// Secrets are the values of those that Files, here and in Fallback, name: of the ones
+	// that are set. They may change while Commit and Sequence stay, and are kept apart
+	// from all the rest, encrypted.
+	Secrets Secrets `json:"-"`
+}
+
+// Secrets are values of secrets, by name.
+type Secrets map[string]Secret
+
+// Secret is the value of one, with a name for that value which tells nothing of it.
+type Secret struct {
+	Revision string
+	Value    secret.Value
+}
+
+// Revisions are those of the values, by name.
+func (s Secrets) Revisions() map[string]string {
+	all := map[string]string{}
+	for name, v := range s {
+		all[name] = v.Revision
+	}
+	return all
 }
 
 // Steer is what people say to a deployment that is under way. It may change while
@@ -310,6 +343,8 @@ const (
 	ReasonRemoved             Reason = "container-removed"    // somebody has removed the container
 	ReasonStoppedByHand       Reason = "stopped-by-hand"      // somebody had the engine end it
 	ReasonOutOfMemory         Reason = "out-of-memory"        // it went over its limit
+	ReasonSecretMissing       Reason = "secret-missing"       // a secret that it is to be given is not set
+	ReasonSecretInvalid       Reason = "secret-invalid"       // the secret is not what it is to be given as
 )
 
 // Leaving reports whether an instance in this phase is on its way out.

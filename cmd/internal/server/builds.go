@@ -34,7 +34,7 @@ func (s *Server) buildSecrets(repository string) build.Secrets {
 // repositories. A parameter's name may begin with a slash, which is no part of it
 // here.
 func (s *Server) buildSecret(repository string, of buildspec.Secret) (string, error) {
-	id := secret.ID{Repository: repository, Name: strings.TrimPrefix(of.Name, "/")}
+	id := secretOf(repository, of.Name)
 	set := fmt.Sprintf("set it: ssh <this server> secret set %s <value.txt", id)
 	if err := id.Check(); err != nil {
 		return "", build.Problem(of, err.Error(), "name another")

@@ -40,6 +40,7 @@ func Checker(judge check.Policies) *check.Checker {
 			Addresses: func(dir string, files map[string][]byte) []check.Address {
 				return addressesIn(dir, services.Addresses(files))
 			},
+			Secrets: secretsIn,
 		},
 	}}
 }
@@ -59,6 +60,19 @@ func checkManifests(dir string, files map[string][]byte) (problems, warnings yam
 func addressesIn(dir string, declared []target.Address) (all []check.Address) {
 	for _, a := range declared {
 		all = append(all, check.Address{AddrPort: a.Address, File: path.Join(dir, a.File), Line: a.Line})
+	}
+	return all
+}
+
+// secretsIn are those that files of a directory have services be given.
+func secretsIn(dir string, files map[string][]byte) (all []check.Secret) {
+	for _, s := range services.Secrets(files) {
+		all = append(all, check.Secret{
+			Name: s.Name,
+			For:  "services." + s.Unit,
+			File: path.Join(dir, s.File),
+			Line: s.Line,
+		})
 	}
 	return all
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // mayKeep reports whether an actor may set and remove the secrets of a
@@ -64,7 +66,57 @@ func (s *Server) SetSecret(_ context.Context, a access.Identity, id secret.ID, v
 	s.forges.Retry() // one of them may have waited for it
 	s.events.Wake()
 	s.log.Info("set a secret", "secret", id.String(), "user", a.User)
-	return show.Done{What: "keeps the secret " + id.String()}, nil
+	done := show.Done{What: "keeps the secret " + id.String()}
+	if used := s.services.SecretSet(id.Repository, id.Name); len(used) > 0 {
+		done.Next = "if it is another one, its instances are replaced in " + environmentsOf(used) +
+			fmt.Sprintf("; see: ssh %s env show %s %s", s.about.Login(), id.Repository, used[0].Environment)
+	}
+	return done, nil
+}
+
+func environmentsOf(keys []target.Key) string {
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.Environment)
+	}
+	return strings.Join(slices.Compact(names), ", ")
+}
+
+// serviceSecrets are the values of those secrets of a repository that are set. The server's
+// own are for nobody who may write to one of its repositories.
+func (s *Server) serviceSecrets(repository string, names []string) target.Secrets {
+	all := target.Secrets{}
+	for _, name := range names {
+		id := secretOf(repository, name)
+		v, err := s.secrets.Get(id)
+		switch {
+		case errors.Is(err, secret.ErrNotFound): // which the agent says of what is not given it
+		case err != nil:
+			s.log.Error("a secret cannot be given to services", "secret", id.String(), "err", err)
+		default:
+			all[name] = target.Secret{Revision: s.secrets.Revision(id, v), Value: v}
+		}
+	}
+	return all
+}
+
+// secretOf is a secret of a repository by how its files name it: a parameter's name may
+// begin with a slash, which is no part of it here.
+func secretOf(repository, name string) secret.ID {
+	return secret.ID{Repository: repository, Name: strings.TrimPrefix(name, "/")}
+}
+
+// secretMissing says that a secret which files of a repository name is not set.
+func (s *Server) secretMissing(repository, name string) (what, fix string, err error) {
+	id := secretOf(repository, name)
+	if _, err = s.secrets.Get(id); err == nil {
+		return "", "", nil
+	}
+	set := fmt.Sprintf("set it: ssh %s secret set %s <value.txt", s.about.Login(), id)
+	if errors.Is(err, secret.ErrNotFound) {
+		return fmt.Sprintf("there is no secret %s", id), set, nil
+	}
+	return err.Error(), set, nil
 }
 
 // RemoveSecret implements show.Backend. Administrators can remove what is left of
@@ -85,5 +137,9 @@ func (s *Server) RemoveSecret(_ context.Context, a access.Identity, id secret.ID
 		return show.Done{}, err
 	}
 	s.log.Info("removed a secret", "secret", id.String(), "user", a.User)
-	return show.Done{What: "forgot the secret " + id.String()}, nil
+	done := show.Done{What: "forgot the secret " + id.String()}
+	if used := s.services.SecretSet(id.Repository, id.Name); len(used) > 0 {
+		done.Next = environmentsOf(used) + " names it still: what runs there goes on, and nothing new is deployed until it is set again or not named"
+	}
+	return done, nil
 }

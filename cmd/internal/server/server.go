@@ -276,7 +276,12 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	s.functions.Records = sandboxes
 	s.functions.Address = func() netip.Addr { return s.access.Load().Address() }
 	s.functions.Log = log
-	s.services = &agent.Target{Dial: s.dialAgent, Settings: s.agentSettings, Log: log}
+	s.services = &agent.Target{
+		Dial:     s.dialAgent,
+		Settings: s.agentSettings,
+		Secrets:  s.serviceSecrets,
+		Log:      log,
+	}
 	s.reconciler = &reconciler.Reconciler{
 		Store:    s.store,
 		Access:   s.access.Load,
@@ -299,10 +304,12 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Gate:         s.gate,
 		Environments: environments{s},
 		Refuses:      s.refusesTarget,
-		Submodule:    s.submodule,
-		Logs:         s.logs,
-		Server:       func() show.Server { return s.Server(context.Background()) },
-		Log:          log,
+
+		SecretMissing: s.secretMissing,
+		Submodule:     s.submodule,
+		Logs:          s.logs,
+		Server:        func() show.Server { return s.Server(context.Background()) },
+		Log:           log,
 	}
 
 	s.forges = &forge.Hub{

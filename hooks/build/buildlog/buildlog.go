@@ -4,7 +4,7 @@
 //   - Dir is the directory of logs. A log that grows is running/<id>.log; a finished
 //     one is <sha256 of its bytes>.log.
 //   - Writer writes one log: steps, their output, notes. It bounds and cleans what
-//     commands print (clean.go) and masks secrets (mask.go).
+//     commands print (clean.go) and masks secrets (terminal.Mask).
 //   - Follow reads a log from its beginning and waits for more until it is done.
 //
 // A log is a line of JSON per Event. It is data of the build, not a record that
@@ -120,7 +120,7 @@ func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
 	w := &Writer{dir: d, id: id, path: path, file: f, hash: sha256.New(), began: time.Now(), more: make(chan struct{})}
-	w.mask.Store(newMask(secrets))
+	w.mask.Store(terminal.NewMask(secrets))
 	d.mu.Lock()
 	d.running[id] = w
 	close(d.created)
@@ -245,7 +245,7 @@ type Writer struct {
 	id    string
 	path  string
 	began time.Time
-	mask  atomic.Pointer[mask] // replaced, not altered
+	mask  atomic.Pointer[terminal.Mask] // replaced, not altered
 
 	mu    sync.Mutex
 	file  *os.File
@@ -273,15 +273,15 @@ type unfinished struct {
 func (w *Writer) Mask(secrets ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mask.Store(newMask(append(slices.Clone(w.mask.Load().secrets), secrets...)))
+	w.mask.Store(terminal.NewMask(slices.Concat(w.mask.Load().Values(), secrets)))
 }
 
 // Masked is a text as the log would say it: without the values that are masked.
-func (w *Writer) Masked(text string) string { return w.mask.Load().apply(text) }
+func (w *Writer) Masked(text string) string { return w.mask.Load().Apply(text) }
 
 // Beside creates a log beside this one, with the same values masked.
 func (w *Writer) Beside(name string) (*Writer, error) {
-	return w.dir.Create(w.id+"-"+name, w.mask.Load().secrets)
+	return w.dir.Create(w.id+"-"+name, w.mask.Load().Values())
 }
 
 // Others is the directory that the log is in.
@@ -341,7 +341,7 @@ func (w *Writer) Begin(phase, command string) int {
 	defer w.mu.Unlock()
 	w.steps++
 	w.step = time.Now()
-	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.Load().apply(terminal.Log(firstLine(command)))})
+	w.write(Event{Kind: Step, Step: w.steps, Phase: phase, Command: w.mask.Load().Apply(terminal.Log(firstLine(command)))})
 	return w.steps
 }
 
@@ -366,7 +366,7 @@ func (w *Writer) Note(format string, args ...any) { w.NoteAbout("", format, args
 
 // NoteAbout is Note for a line that programs take up.
 func (w *Writer) NoteAbout(about About, format string, args ...any) {
-	text := w.mask.Load().apply(terminal.Log(fmt.Sprintf(format, args...)))
+	text := w.mask.Load().Apply(terminal.Log(fmt.Sprintf(format, args...)))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.write(Event{Kind: Note, About: about, Text: text})
@@ -421,8 +421,8 @@ func (o *output) look() {
 	wait := standTime - time.Since(o.began)
 	if wait <= 0 {
 		// The beginning of a secret is no secret yet to the mask.
-		text := o.w.mask.Load().apply(string(o.buf))
-		o.w.stand(o.step, o.w.mask.Load().apply(terminal.Log(text[:len(text)-o.w.mask.Load().incomplete(text)])))
+		text := o.w.mask.Load().Apply(string(o.buf))
+		o.w.stand(o.step, o.w.mask.Load().Apply(terminal.Log(text[:len(text)-o.w.mask.Load().Incomplete(text)])))
 		wait = standTime
 	}
 	o.timer = time.AfterFunc(wait, o.look)
@@ -445,8 +445,8 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	// A line without end is broken up; what is held back is as long as a secret
 	// may be, so that none is broken in two and missed.
-	if hold := o.w.mask.Load().longest; len(o.buf) > MaxLine+hold {
-		rest := []byte(o.w.mask.Load().apply(string(o.buf)))
+	if hold := o.w.mask.Load().Longest(); len(o.buf) > MaxLine+hold {
+		rest := []byte(o.w.mask.Load().Apply(string(o.buf)))
 		for len(rest) > MaxLine+hold {
 			n := breakAt(rest)
 			o.emit(rest[:n])
@@ -477,7 +477,7 @@ func (o *output) Close() error {
 
 func (o *output) emit(line []byte) {
 	// Once more afterwards: what was printed over may have been in the middle of one.
-	text := o.w.mask.Load().apply(terminal.Log(o.w.mask.Load().apply(string(line))))
+	text := o.w.mask.Load().Apply(terminal.Log(o.w.mask.Load().Apply(string(line))))
 	for len(text) > MaxLine {
 		n := breakAt(text)
 		o.w.line(o.step, text[:n])

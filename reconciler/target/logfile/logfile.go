@@ -39,9 +39,10 @@ const (
 // File takes the output of one process line by line, with the time in front.
 // It never fails: a full disk must not stop the process that writes.
 type File struct {
-	Path                 func() string // where it is, which may change while it is open
-	RateLines, RateBytes int           // what is kept of a second
-	Wrote                func()        // called after each line; nil for none
+	Path                 func() string  // where it is, which may change while it is open
+	RateLines, RateBytes int            // what is kept of a second
+	Wrote                func()         // called after each line; nil for none
+	Mask                 *terminal.Mask // of what is not to be read there; nil for none
 
 	mu   sync.Mutex
 	file *os.File
@@ -121,10 +122,12 @@ func (l *File) flush() {
 	}
 	l.lines++
 	l.kept += len(part) + 1
-	l.append(ofOutput + readable(part))
+	l.append(ofOutput + l.readable(part))
 }
 
-func readable(line []byte) string { return strings.TrimRight(terminal.Plain(string(line)), " ") }
+func (l *File) readable(line []byte) string {
+	return strings.TrimRight(terminal.Plain(l.Mask.Apply(string(line))), " ")
+}
 
 // LeaveOut counts bytes that nobody has looked at.
 func (l *File) LeaveOut(bytes int64) {
@@ -205,7 +208,7 @@ func (l *File) LastLine() string {
 	if len(l.part) > 0 {
 		l.flush()
 	}
-	last := readable(l.last)
+	last := l.readable(l.last)
 	if r := []rune(last); len(r) > 200 {
 		return string(r[:200]) + "…"
 	}

@@ -31,6 +31,13 @@ func (t *Target) adopt() error {
 		return fmt.Errorf("take over %s: %w", t.releases.Dir, err)
 	}
 	t.endStrays(all)
+	recorded := map[string]bool{}
+	for _, k := range all {
+		for _, in := range k.instances {
+			recorded[(&app{home: k.key}).memoryOf(in.ID)] = in.Boot == t.boot
+		}
+	}
+	t.endMemories(func(name string) bool { return recorded[name] })
 
 	for _, k := range all {
 		if k.declared != nil {
@@ -83,14 +90,15 @@ func (a *app) adopt(k kept) (found int) {
 			a.fence, a.pending, a.remove = d.Fence, nil, true
 		case d.Declared != nil:
 			a.fence, a.pending, a.remove, a.drift = d.Fence, d.Declared, false, d.Declared.Drift
-			a.steer = d.Declared.Steer
+			a.steer, a.told = d.Declared.Steer, d.Declared.Secrets.Revisions()
 			if k.state.Commit == d.Declared.Commit && k.state.Observed.Arrived(d.Declared.Commit) {
 				d.Declared.Fallback = nil // it has been proven since
 			}
 		}
 		a.mu.Unlock()
 	}
-	a.observed = k.state.Observed
+	a.grants.Store(k.secrets)
+	a.observed, a.rotated = k.state.Observed, k.state.Rotated
 	if k.state.Boot != a.owner.boot {
 		a.observed.Ended()
 	}

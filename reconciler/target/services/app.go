@@ -15,6 +15,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
+	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -34,14 +35,15 @@ type app struct {
 	stepped chan struct{} // closed when the loop has looked at what there is
 
 	mu         sync.Mutex
-	fence      int              // newest sequence told
-	pending    *target.Declared // told, not yet accepted
-	drift      target.Drift     // newest told
-	steer      target.Steer     // newest told
-	remove     bool             // to be removed; pending is nil then
-	published  published        // what observe sees
-	since      time.Time        // when lastCommit came into lastState
-	lastState  target.State     // as last seen by observe
+	fence      int               // newest sequence told
+	pending    *target.Declared  // told, not yet accepted
+	drift      target.Drift      // newest told
+	steer      target.Steer      // newest told
+	told       map[string]string // revisions of secrets, as in the newest told
+	remove     bool              // to be removed; pending is nil then
+	published  published         // what observe sees
+	since      time.Time         // when lastCommit came into lastState
+	lastState  target.State      // as last seen by observe
 	lastCommit string
 	lastWhat   target.Observed // as last told to watchers
 
@@ -61,11 +63,14 @@ type app struct {
 	plan       rollout.Declared
 	observed   rollout.Observed
 	fault      string // why the newest declaration cannot be carried out
+	reason     target.Reason
+	rotated    string // commit that was reached before, and is again because of a secret
 	commit     string // environment commit that fault or plan is about
 	sequence   int
 
-	versions   map[string]*version  // what instances of a version are
-	images     images               // what those of containers run from
+	versions   map[string]*version // what instances of a version are
+	images     images              // what those of containers run from
+	grants     atomic.Pointer[grants]
 	networked  bool                 // there may be a network of its containers
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
@@ -81,7 +86,9 @@ type published struct {
 	commit   string
 	sequence int
 	fault    string
+	reason   target.Reason // of fault
 	unkept   string
+	rotated  bool
 	drained  bool
 	plan     rollout.Declared
 	facts    *rollout.Observed
@@ -116,11 +123,12 @@ func (a *app) key() target.Key { return *a.named.Load() }
 func (a *app) declare(d *target.Declared) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove && d.Drift == a.drift && d.Steer.Equal(a.steer) {
+	if d.Sequence < a.fence || d.Sequence == a.fence && !a.remove && d.Drift == a.drift && d.Steer.Equal(a.steer) &&
+		maps.Equal(a.told, d.Secrets.Revisions()) {
 		return
 	}
 	a.fence, a.pending, a.remove, a.drift = d.Sequence, d, false, d.Drift
-	a.steer = d.Steer
+	a.steer, a.told = d.Steer, d.Secrets.Revisions()
 	a.inbox.Wake()
 }
 
@@ -131,7 +139,7 @@ func (a *app) removeUpTo(sequence int) {
 	if sequence < a.fence {
 		return
 	}
-	a.fence, a.pending, a.remove = sequence, nil, true
+	a.fence, a.pending, a.remove, a.told = sequence, nil, true, nil
 	a.inbox.Wake()
 }
 
@@ -207,9 +215,11 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 			a.act(act)
 		}
 	}
+	a.settle()
 	a.configure()
 	a.checkDrift()
 	a.prune()
+	a.pruneSecrets()
 	a.keepState()
 	a.publish(pending)
 	if remove && len(a.observed.Services) == 0 && a.end() {
@@ -251,10 +261,21 @@ func (a *app) keep(pending *target.Declared, remove bool, fence int) error {
 		return errors.New(a.unkept)
 	}
 	a.lastKept = time.Now()
-	if err := a.keepDeclared(k); err != nil {
+	told := &grants{}
+	if pending != nil {
+		told = (*grants)(nil).with(pending.Secrets)
+	}
+	both := a.grants.Load().with(told.set())
+	err := a.keepSecrets(both)
+	if err == nil {
+		err = a.keepDeclared(k)
+	}
+	if err != nil {
 		a.owner.Log.Error("what is declared is not acted upon", "env", a.key().Environment, "app", a.key().Application, "err", err)
 		return fmt.Errorf("what is declared could not be written down, and what runs stays as it is: %w", err)
 	}
+	both.current = told.current // the rest goes with what uses it
+	a.grants.Store(both)
 	a.keptWhat, a.unkept = what, ""
 	return nil
 }
@@ -264,7 +285,7 @@ func keptWhat(fence int, remove bool, d *target.Declared) string {
 	if d == nil {
 		return fmt.Sprint(fence, remove)
 	}
-	return fmt.Sprint(fence, remove, d.Drift, d.Steer)
+	return fmt.Sprint(fence, remove, d.Drift, d.Steer, d.Secrets.Revisions())
 }
 
 // end forgets the application unless something was told meanwhile.
@@ -289,22 +310,30 @@ func (a *app) end() bool {
 // accept makes a plan of a declaration. When it cannot be understood, what runs
 // goes on running, and the state says why.
 func (a *app) accept(d *target.Declared) {
-	a.commit, a.sequence, a.fault = d.Commit, d.Sequence, ""
+	a.commit, a.sequence, a.fault, a.reason = d.Commit, d.Sequence, "", ""
 	plan, versions, err := a.parse(d)
 	if err != nil {
-		a.fault = err.Error()
+		a.fault, a.reason = err.Error(), engine.ReasonOf(err)
 		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key().Environment, "app", a.key().Application, "commit", d.Commit, "err", err)
 		return
 	}
 	if d.Fallback != nil {
 		if back, more, err := a.parse(d.Fallback); err == nil {
 			for i, s := range plan.Services {
+				if s.Fallback != nil {
+					continue
+				}
 				if j := slices.IndexFunc(back.Services, func(b rollout.Service) bool { return b.Name == s.Name }); j >= 0 {
 					plan.Services[i].Fallback = &back.Services[j]
 				}
 			}
 			maps.Copy(versions, more)
 		}
+	}
+	if a.rotation(&plan, versions) {
+		a.rotated = d.Commit
+	} else if a.rotated != d.Commit {
+		a.rotated = ""
 	}
 	a.declared, a.plan, a.planned = d, plan, true
 	a.compose, _, _ = Read("", d.Files) // it has been parsed just now
@@ -358,6 +387,9 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 			return plan, nil, err
 		}
 		v := &version{Service: s, Environment: d.Environment, Release: d.Release, Digest: digest}
+		if v.Secrets, err = a.grants.Load().of(s, d.Repository); err != nil {
+			return plan, nil, err
+		}
 		id := a.owner.idOf(v)
 		versions[id] = v
 		minimum, maximum := rollout.Bounds(s.Replicas, compose.Deployment.MinimumHealthy, compose.Deployment.Maximum)
@@ -471,7 +503,8 @@ func (a *app) prune() {
 
 // publish copies what observe needs, and tells watchers if it differs.
 func (a *app) publish(taken *target.Declared) {
-	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, unkept: a.unkept, drained: a.drained, plan: a.plan, facts: a.observed.Clone(),
+	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, reason: a.reason, unkept: a.unkept, rotated: a.rotated == a.commit,
+		drained: a.drained, plan: a.plan, facts: a.observed.Clone(),
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {

@@ -42,6 +42,7 @@ type Service struct {
 	Restart     rollout.Restart
 	StopSignal  syscall.Signal
 	StopGrace   time.Duration // from StopSignal to SIGKILL
+	Secrets     []Secret      `json:",omitempty"`
 	Artifact    string        // empty: the release's only one, or the one named like the service
 
 	HTTP2 bool // instances speak HTTP/2 in clear
@@ -154,19 +155,6 @@ func Check(dir string, files target.Files) (problems, warnings yamlfile.Problems
 	problems, _ = yamlfile.ProblemsIn(err)
 	if c == nil {
 		return problems, warnings
-	}
-	for _, s := range c.Services {
-		if s.Container == nil {
-			continue
-		}
-		for _, secret := range s.Container.Secrets {
-			problems = append(problems, yamlfile.Problem{
-				File: path.Join(dir, secret.at.file),
-				Line: secret.at.line,
-				What: fmt.Sprintf("services.%s: secret %q cannot be given to a container in this version", s.Name, secret.Name),
-				Fix:  "leave it out, and have the program read it from a volume of the service",
-			})
-		}
 	}
 	return append(problems, missingPages(c, dir, files)...), warnings
 }

@@ -15,7 +15,7 @@ import (
 
 var containerKeys = []string{
 	"image", "entrypoint", "user", "group_add", "hostname", "init", "read_only", "tmpfs", "shm_size", "cap_add", "cap_drop", "security_opt",
-	"sysctls", "labels", "extra_hosts", "dns", "networks", "volumes", "secrets", "configs", "pull_policy", "platform",
+	"sysctls", "labels", "extra_hosts", "dns", "networks", "volumes", "configs", "pull_policy", "platform",
 	"mem_limit", "mem_reservation", "cpus", "cpu_shares", "pids_limit", "ulimits",
 }
 
@@ -133,8 +133,6 @@ func (p *parser) container(s *Service, key, n *yaml.Node, what string) {
 		p.networks(s, n, what)
 	case "volumes":
 		p.volumes(c, n, what)
-	case "secrets":
-		p.secrets(c, n, what)
 	case "configs":
 		p.configs(c, n, what)
 	case "pull_policy":
@@ -163,9 +161,13 @@ func (p *parser) container(s *Service, key, n *yaml.Node, what string) {
 }
 
 // whole refuses what does not go together in a container.
-func (p *parser) whole(c *Container, n *yaml.Node, what string) {
+func (p *parser) whole(s *Service, n *yaml.Node, what string) {
+	c := s.Container
 	seen := map[string]bool{}
 	total := 0
+	for _, of := range s.Secrets {
+		seen[of.File] = of.File != ""
+	}
 	for _, m := range c.Mounts {
 		if seen[m.Target] {
 			p.problem(n, "keep one of them", "%s: two things are mounted at %s", what, m.Target)

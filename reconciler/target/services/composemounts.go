@@ -14,10 +14,6 @@ import (
 
 // secretVariables reads x-headgate.secrets: which variables get which secret.
 func (p *parser) secretVariables(s *Service, n *yaml.Node, what string) {
-	if s.Container == nil {
-		p.problem(n, "have the program read a file that whoever runs the machine keeps", "%s: %s", what, noProcess)
-		return
-	}
 	if n.Kind != yaml.MappingNode {
 		p.problem(n, "write {DATABASE_PASSWORD: database-password}", "%s is %s", what, yamlfile.Describe(n))
 		return
@@ -32,9 +28,9 @@ func (p *parser) secretVariables(s *Service, n *yaml.Node, what string) {
 		}
 		name, member, _ := strings.Cut(name, ":")
 		p.secretName(at, name, what)
-		s.Container.Secrets = append(s.Container.Secrets, Secret{Name: name, JSON: member, Variable: variable, at: p.place(at)})
+		s.Secrets = append(s.Secrets, Secret{Name: name, JSON: member, Variable: variable, at: p.place(at)})
 	}
-	slices.SortFunc(s.Container.Secrets, func(a, b Secret) int { return strings.Compare(a.Variable+a.File, b.Variable+b.File) })
+	slices.SortFunc(s.Secrets, func(a, b Secret) int { return strings.Compare(a.Variable+a.File, b.Variable+b.File) })
 }
 
 var secretForm = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]{0,99}$`)
@@ -268,7 +264,8 @@ func (p *parser) grants(n *yaml.Node, what, kind string, each func(at *yaml.Node
 	}
 }
 
-func (p *parser) secrets(c *Container, n *yaml.Node, what string) {
+// secretFiles reads which secrets a service finds as files.
+func (p *parser) secretFiles(of *Service, n *yaml.Node, what string) {
 	p.grants(n, what, "secrets", func(at *yaml.Node, g grant) {
 		s := Secret{Name: g.source, Mode: g.mode, UID: g.uid, GID: g.gid, at: p.place(at)}
 		if name := value(p.resources["secrets"][g.source], "name"); name != nil {
@@ -279,11 +276,24 @@ func (p *parser) secrets(c *Container, n *yaml.Node, what string) {
 			s.File = g.source
 		}
 		if !path.IsAbs(s.File) {
-			s.File = "/run/secrets/" + s.File
+			s.File = secretsDir + "/" + s.File
 		}
-		if p.inside(at, s.File, what) {
-			c.Secrets = append(c.Secrets, s)
+		switch {
+		case !p.inside(at, s.File, what):
+			return
+		case of.Container == nil && !strings.HasPrefix(s.File, secretsDir+"/"):
+			p.problem(at, "write target: "+path.Base(s.File)+", and have the program read "+secretsDir+"/"+path.Base(s.File),
+				"%s: %s is not below %s, where a process finds its secrets", what, s.File, secretsDir)
+			return
+		case of.Container == nil && (s.UID != 0 || s.GID != 0):
+			p.problem(at, "leave uid and gid out", "%s: a process is of the agent's user, and so are its secrets", what)
+			return
 		}
+		if slices.ContainsFunc(of.Secrets, func(other Secret) bool { return other.File == s.File }) {
+			p.problem(at, "keep one of them", "%s: two secrets are at %s", what, s.File)
+			return
+		}
+		of.Secrets = append(of.Secrets, s)
 	})
 }
 

@@ -72,7 +72,7 @@ const (
 
 var serviceKeys = []string{
 	"command", "environment", "env_file", "ports", "deploy", "scale", "healthcheck", "stop_grace_period", "stop_signal", "working_dir",
-	"restart", "depends_on", "profiles", "x-headgate",
+	"restart", "depends_on", "profiles", "secrets", "x-headgate",
 }
 
 // neverSupported are keys that neither processes nor containers have.
@@ -126,7 +126,6 @@ var unsupportedProcess = map[string]string{
 	"tmpfs":           "/tmp is private and writable already",
 	"entrypoint":      "put the whole command line under command",
 	"user":            "instances run as the server's user without privileges; leave it out",
-	"secrets":         "a compose.yaml in Git is no place for secrets, and " + noProcess,
 	"configs":         "put the files into the artifact",
 	"cap_add":         "instances run without privileges",
 	"cap_drop":        "instances run without privileges",
@@ -210,6 +209,8 @@ func (p *parser) service(key, n *yaml.Node) Service {
 			s.StopGrace = p.duration(v, what, 0, 10*time.Minute)
 		case "stop_signal":
 			s.StopSignal = p.signal(v, what)
+		case "secrets":
+			p.secretFiles(&s, v, what)
 		case "working_dir":
 			s.WorkingDir = p.workingDir(v, what, s.Container != nil)
 		default:
@@ -225,7 +226,7 @@ func (p *parser) service(key, n *yaml.Node) Service {
 	p.health(&s, health, where+".healthcheck")
 	if c := s.Container; c != nil {
 		c.ImageHealth = health == nil && s.Health.Path == ""
-		p.whole(c, n, where)
+		p.whole(&s, n, where)
 	}
 	return s
 }

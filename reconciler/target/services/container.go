@@ -46,8 +46,7 @@ type Container struct {
 	ExtraHosts []ExtraHost
 	DNS        []string // addresses of name servers; nil is the engine's default
 
-	Mounts  []Mount
-	Secrets []Secret
+	Mounts []Mount
 
 	// ImageHealth says that the file declares no check, so that the image's own
 	// HEALTHCHECK counts where it has one. It is false when the check was disabled, and
@@ -112,8 +111,8 @@ type Mount struct {
 	UID, GID  int               // owner of files
 }
 
-// Secret is one that was set with `secret set`, given to a container. Its value is in
-// no file of Git, no argument and no log.
+// Secret is one that was set with `secret set`, given to instances. Its value is in no
+// file of Git, no argument and no log.
 type Secret struct {
 	Name string // in the store of the repository
 	JSON string // member of the object that the value is, in JSON; "" is all of it

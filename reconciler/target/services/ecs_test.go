@@ -61,7 +61,6 @@ func TestTaskFiles(t *testing.T) {
 		{"grace", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"healthCheckGracePeriodSeconds": 2}`)}, "has no meaning without a load balancer"},
 		{"several ports", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"x-headgate": {"ports": ["8000:81"]}}`)}, `the container's port is 80; write "8000:80"`},
 		{"steps", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"deploymentConfiguration": {"strategy": "LINEAR", "linearConfiguration": {"stepPercent": 2}}}`)}, "write a number from 3 to 100"},
-		{"secret", target.Files{taskFile: []byte(strings.Replace(task, `"name"`, `"secrets": [{"name": "A", "valueFrom": "a/b"}], "name"`, 1))}, `d/taskdef.json:1: services.w: secret "a/b" cannot be given to a container`},
 		{"detail", target.Files{taskFile: []byte(task), detailFile: []byte(`{"ImageURI": "Not One"}`)}, `d/imageDetail.json:1: imageDetail.json: "Not One" is not the name of an image`},
 		{"definitions", target.Files{taskFile: []byte(task), definitionsFile: []byte(`[{"name": "w"}]`)}, "d/imagedefinitions.json:1: imagedefinitions.json[0] needs both name and imageUri"},
 	} {
@@ -73,6 +72,10 @@ func TestTaskFiles(t *testing.T) {
 		})
 	}
 
+	secrets := Secrets(target.Files{taskFile: []byte(strings.Replace(task, `"name"`, "\n"+`"secrets": [{"name": "A", "valueFrom": "a/b"}], "name"`, 1))})
+	if len(secrets) != 1 || secrets[0] != (target.SecretUse{Name: "a/b", Unit: "w", File: taskFile, Line: 2}) {
+		t.Errorf("asks for %+v", secrets)
+	}
 	all := Addresses(target.Files{taskFile: []byte(task)})
 	if len(all) != 1 || all[0].Address.Port() != 8080 || all[0].File != taskFile || all[0].Line != 1 || all[0].Unit != "w" {
 		t.Errorf("asks for %+v", all)

@@ -63,7 +63,7 @@ func (t *ecsTask) container(n *yaml.Node, what string) (one ecsContainer, ok boo
 	}
 	t.ports(&one, set["portMappings"], what+".portMappings")
 	t.healthCheck(&one, set["healthCheck"], what+".healthCheck")
-	p.whole(one.Container, n, what)
+	p.whole(&one.Service, n, what)
 	return one, true
 }
 
@@ -103,7 +103,7 @@ func (t *ecsTask) containerKey(one *ecsContainer, name, key string, n *yaml.Node
 				if !containerVariable.MatchString(name) || strings.HasPrefix(name, "HEADGATE_") {
 					p.problem(at, "use letters, digits and _, and no name that is headgate's", "%s: variable name %q", what, name)
 				}
-				c.Secrets = append(c.Secrets, s)
+				one.Secrets = append(one.Secrets, s)
 			}
 		})
 	case "mountPoints":

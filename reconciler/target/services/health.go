@@ -135,7 +135,7 @@ func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Ito
 
 // runs checks that a command exits 0 where the instance runs, and sees the files and
 // processes that it has made.
-func runs(c command, w workload) func(context.Context) error {
+func runs(c command, w workload, mask *terminal.Mask) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var out lastBytes
 		outcome, err := w.exec(ctx, c, &out)
@@ -144,7 +144,7 @@ func runs(c command, w workload) func(context.Context) error {
 		}
 		lines := strings.Split(strings.TrimSpace(string(out.tail)), "\n")
 		text := "healthcheck " + outcome
-		if last := terminal.Plain(lines[len(lines)-1]); last != "" {
+		if last := mask.Apply(terminal.Plain(lines[len(lines)-1])); last != "" {
 			text += ": " + last
 		}
 		return errors.New(text)

@@ -191,10 +191,6 @@ func ownImage(v *version, ref string) (digest string, own bool) {
 // checkContainer says whether a container can be had of what is declared and released.
 func checkContainer(s Service, r target.Release) error {
 	c := s.Container
-	if len(c.Secrets) > 0 {
-		return fmt.Errorf("service %s wants secret %q, and secrets are not given to containers in this version; leave it out",
-			s.Name, c.Secrets[0].Name)
-	}
 	if _, ok := r.Images[c.Image]; ok || !c.OwnImage {
 		return nil
 	}

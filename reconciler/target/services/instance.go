@@ -76,6 +76,7 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	}
 	log.Path = func() string { return in.app.logPath(in.id) }
 	log.Wrote = func() { t.printed.Notify(printedTopic(in.app.key())) }
+	log.Mask = in.mask()
 	defer log.Close()
 	// Old logs are only in the way; they are tried again with the next start.
 	_ = logfile.Prune(filepath.Dir(in.app.logPath(in.id)))
@@ -102,6 +103,10 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 			return in.notStarted(err), nil
 		}
 		in.app.forget(in.id) // what an earlier run could not remove
+		if err := in.giveSecrets(&c); err != nil {
+			in.app.forget(in.id)
+			return in.notStarted(err), nil
+		}
 		w, err = runs.start(ctx, c, func(s started) error {
 			err := in.record(c, s)
 			crash.Point("services.instance-recorded")
@@ -267,6 +272,7 @@ func (in *instance) command(from basis, port int) (c command, err error) {
 	if c.env, err = environment(c.vars, v.Service.Environment); err == nil {
 		c.argv, err = interpolateAll(v.Service.Command, c.vars)
 	}
+	c.argv = v.Service.sourced(c.argv)
 	return c, err
 }
 
@@ -278,7 +284,8 @@ func (in *instance) check(h Health, c command, w workload) (func(context.Context
 	case h.Test != nil:
 		var err error
 		c.argv, err = interpolateAll(h.Test, c.vars)
-		return runs(c, w), err
+		c.argv = in.version.Service.sourced(c.argv)
+		return runs(c, w, in.mask()), err
 	case h.Connect:
 		return w.reach, nil
 	}

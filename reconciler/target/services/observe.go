@@ -27,11 +27,11 @@ func (a *app) observe(now time.Time) target.Observed {
 	case p.drained:
 		o.State, o.Message = target.Unknown, "the machine is drained, nothing is started there; to go on: headgate agent resume"
 	case p.fault != "":
-		o.State, o.Message = target.Failed, p.fault
+		o.State, o.Message, o.Reason = target.Failed, p.fault, p.reason
 	default:
 		o.State, o.Message = rollout.Status(p.plan, p.facts, now)
 		o.Unhealed = p.plan.Report && o.State == target.Degraded
-		o.RollBack = o.State == target.Failed && rollout.RollBack(p.plan, p.facts)
+		o.RollBack = o.State == target.Failed && rollout.RollBack(p.plan, p.facts) && !p.rotated
 		o.Waits = rollout.Waits(p.plan, p.facts)
 		o.Reason = rollout.ReasonOf(p.plan, p.facts)
 	}

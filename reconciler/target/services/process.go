@@ -65,6 +65,7 @@ type command struct {
 	mounts    []Mount           // the same
 	files     string            // directory that takes the files of mounts
 	labels    map[string]string // of what all instances of the application share
+	binds     []engine.Bind     // files in memory, which it finds elsewhere
 }
 
 // starter starts processes: those of instances, and those of their health checks.

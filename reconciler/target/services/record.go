@@ -20,11 +20,12 @@ import (
 // below its directory:
 //
 //	declared.json              what was declared last, and the fence: synced, for ever
+//	secrets.age                the secrets that its instances are given, encrypted: synced
 //	state.json                 where its rollout is
 //	instances/<instance>.json  what runs as an instance, from before it begins to its end
 //	instances/<instance>.out, .pos, .status  what it prints, how far that was read, how it ended
 //
-// Only declared.json is synced. The rest is about processes, and after a loss of
+// Only the first two are synced. The rest is about processes, and after a loss of
 // power there are none: it is written to another file and renamed, which a kill
 // leaves whole.
 
@@ -52,6 +53,7 @@ type keptState struct {
 	Observed rollout.Observed `json:"observed"`
 	Ports    map[string]int   `json:"ports,omitempty"`  // what free ports became
 	Images   map[string]image `json:"images,omitempty"` // what images were resolved to, by version
+	Rotated  string           `json:"rotated,omitempty"`
 }
 
 // keptInstance is the record of an instance.
@@ -161,6 +163,7 @@ func (a *app) keepState() {
 		Observed: *a.observed.Clone(),
 		Ports:    a.owner.portsOf(a.key()),
 		Images:   a.images.keep(),
+		Rotated:  a.rotated,
 	}
 	for _, f := range s.Observed.Services {
 		for _, in := range f.Instances {
@@ -218,6 +221,7 @@ func (a *app) forget(instance string) {
 			a.owner.Log.Warn("cannot remove the record of an instance that has ended", "instance", instance, "err", err)
 		}
 	}
+	a.forgetMemory(instance)
 }
 
 // Damaged says which of the files that runs have kept cannot be read, one a line, and
@@ -245,6 +249,7 @@ func (t *Target) Damaged() error {
 type kept struct {
 	key       target.Key
 	declared  *keptDeclared // nil: nothing that can be read
+	secrets   *grants       // nil: none that can be read
 	state     keptState
 	instances []keptInstance
 }
@@ -270,6 +275,10 @@ func (t *Target) readKept() ([]kept, error) {
 			return nil, err
 		case there:
 			k.declared = &d
+		}
+		k.secrets = t.readSecrets(k.key, dir)
+		if d.Declared != nil {
+			d.Declared.Secrets = k.secrets.set()
 		}
 		if _, err := t.read(filepath.Join(dir, "state.json"), &k.state); err != nil {
 			return nil, err

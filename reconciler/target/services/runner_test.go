@@ -122,6 +122,11 @@ func testRunner(t *testing.T, r runsAs) {
 		logged(t, h, "job-1", "job-1 was ended by SIGKILL")
 	})
 
+	t.Run("it is given secrets", func(t *testing.T) {
+		t.Parallel()
+		testSecrets(t, r)
+	})
+
 	t.Run("it goes on without an agent, and is found again", func(t *testing.T) {
 		t.Parallel()
 		dir, logs := t.TempDir(), t.TempDir()

@@ -47,6 +47,9 @@ func sandboxed(bwrap string, c command) []string {
 	line = append(line, sandbox.System()...)
 	line = append(line, "--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir))
 	line = append(line, sandbox.Init(shellFD, firstShell)...)
+	for _, b := range c.binds {
+		line = append(line, "--ro-bind", b.Source, b.Target)
+	}
 	line = append(line, "--", firstShell, "-c", first, "sh", "/usr/bin/env", "-i", "--")
 	argv := c.argv
 	if strings.Contains(argv[0], "=") { // env would take it for a variable

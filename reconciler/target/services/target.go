@@ -38,6 +38,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -111,6 +112,9 @@ type Target struct {
 	printed    signal.Topic // by printedTopic
 
 	transport2 *http.Transport // for instances that speak HTTP/2
+
+	secretsMu sync.Mutex // held while directories in memory come and go, too
+	key       *secret.Key
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before

@@ -21,6 +21,8 @@ type version struct {
 	Environment string         `json:"environment"`
 	Release     target.Release `json:"release"`
 	Digest      string         `json:"digest"`
+
+	Secrets map[string]string `json:"secrets,omitempty"` // revisions, by name
 }
 
 // health is how instances of a version are checked, as far as that is known: an image
@@ -85,7 +87,11 @@ func (v *version) id(generation int64) string {
 		release = target.Release{}
 	}
 	if err == nil {
-		text, err = json.Marshal([]any{withoutZeros(said), release.Number, release.Commit, v.Digest, generation})
+		all := []any{withoutZeros(said), release.Number, release.Commit, v.Digest, generation}
+		if len(v.Secrets) > 0 {
+			all = append(all, v.Secrets)
+		}
+		text, err = json.Marshal(all)
 	}
 	if err != nil {
 		panic(err) // strings, numbers and maps of them always marshal

@@ -1,4 +1,4 @@
-package buildlog
+package terminal
 
 import (
 	"encoding/base64"
@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// mask replaces secret values by ***: as they are, and in the encodings in
+// Mask replaces secret values by ***: as they are, and in the encodings in
 // which they slip out most often. Values of under four bytes are not masked: a
 // log in which every "a" is a star tells the secret too.
-type mask struct {
-	secrets  []string
+type Mask struct {
+	values   []string
 	replacer *strings.Replacer
 	forms    []string
 	longest  int // bytes of the longest form
@@ -21,7 +21,8 @@ type mask struct {
 
 const minSecret = 4
 
-func newMask(secrets []string) *mask {
+// NewMask makes one of values.
+func NewMask(values []string) *Mask {
 	var forms []string
 	add := func(more ...string) {
 		for _, s := range more {
@@ -30,7 +31,7 @@ func newMask(secrets []string) *mask {
 			}
 		}
 	}
-	for _, s := range secrets {
+	for _, s := range values {
 		for _, line := range strings.Split(s, "\n") { // output comes in lines
 			line = strings.TrimRight(line, "\r")
 			add(line)
@@ -46,7 +47,7 @@ func newMask(secrets []string) *mask {
 	}
 	// The longest first, so that a secret within another leaves no rest.
 	sort.Slice(forms, func(i, j int) bool { return len(forms[i]) > len(forms[j]) })
-	m := &mask{secrets: secrets, forms: forms}
+	m := &Mask{values: values, forms: forms}
 	var pairs []string
 	for _, f := range forms {
 		m.longest = max(m.longest, len(f))
@@ -71,15 +72,22 @@ func within(enc *base64.Encoding, secret string) (forms []string) {
 	return append(forms, enc.WithPadding(base64.NoPadding).EncodeToString([]byte(secret)))
 }
 
-func (m *mask) apply(s string) string {
-	if m.replacer == nil {
+// Values are what is masked.
+func (m *Mask) Values() []string { return m.values }
+
+// Longest is how many bytes the longest text has that is masked.
+func (m *Mask) Longest() int { return m.longest }
+
+// Apply masks a text. A nil Mask masks nothing.
+func (m *Mask) Apply(s string) string {
+	if m == nil || m.replacer == nil {
 		return s
 	}
 	return m.replacer.Replace(s)
 }
 
-// incomplete is how many bytes at the end of a text may be the beginning of a secret.
-func (m *mask) incomplete(text string) int {
+// Incomplete is how many bytes at the end of a text may be the beginning of a secret.
+func (m *Mask) Incomplete(text string) int {
 	for n := min(m.longest-1, len(text)); n > 0; n-- {
 		for _, f := range m.forms {
 			if strings.HasPrefix(f, text[len(text)-n:]) {
