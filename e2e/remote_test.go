@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -343,17 +344,34 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 		t.Errorf("the worker of web-1 was not killed:\n%s", first.told())
 	}
 
+	// One that is drained gets nothing new, and the others need not wait for it.
+	if out, err := h.ask("ada", "agent", "drain", "web-2"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := h.ask("ada", "agent", "list"); err != nil || !regexp.MustCompile(`web-2 +now, since .*, drained `).MatchString(out) {
+		t.Errorf("%v: %s", err, out)
+	}
+	release("two-and-a-half")
+	shows("release 3, healthy on 1 of 1 ", "drained: nothing new is deployed to it")
+	if ran(first) != "one two two-and-a-half" || ran(second) != "one two" {
+		t.Errorf("there ran %q and %q", ran(first), ran(second))
+	}
+	if out, err := h.ask("ada", "agent", "resume", "web-2"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	await(t, h, "web-2 has it", func() bool { return ran(second) == "one two two-and-a-half" })
+
 	// An agent that is killed while a script runs does not run it again. It has failed, and
 	// what was there comes back by a commit, on both.
 	if err := os.WriteFile(filepath.Join(first.dir, "hold-three"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	release("three")
-	await(t, h, "web-1 is at it", func() bool { return ran(first) == "one two three" })
+	await(t, h, "web-1 is at it", func() bool { return ran(first) == "one two two-and-a-half three" })
 	first.kill()
 	await(t, h, "web-1 is away", func() bool { return connected(t, h) == "web-2" })
 	first.start()
-	shows("release 2, healthy", "hold")
+	shows("release 3, healthy", "hold")
 	if strings.Count(ran(first), "three") != 1 || strings.Contains(ran(second), "three") {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
@@ -370,7 +388,7 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	if err := h.start(nil); err != nil {
 		t.Fatal(err)
 	}
-	shows("release 2, healthy", "hold")
+	shows("release 3, healthy", "hold")
 	if after := ran(first) + ", " + ran(second); after != before {
 		t.Errorf("there had run %q, and now %q", before, after)
 	}

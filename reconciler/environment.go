@@ -278,6 +278,7 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 				Reason:   string(in.Reason),
 				Since:    in.Since.UTC(),
 				Restarts: in.Restarts,
+				Drained:  in.Drained,
 			}
 			if declared != nil && i.Release == declared.Release {
 				i.Release = declared.Covers()

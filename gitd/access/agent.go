@@ -21,6 +21,7 @@ type Agent struct {
 	Key  Key
 	// Repositories may deploy there; nil: all of the server.
 	Repositories []string
+	Drained      bool // nothing new is deployed there
 }
 
 // MayDeploy reports whether a repository's environments may deploy there.
@@ -113,6 +114,9 @@ func (r *reader) agent(key, value *yaml.Node) {
 			}
 			a.Repositories = append(a.Repositories, n.Value)
 		}
+	}
+	if _, n := lookup(value, "drained"); n != nil {
+		a.Drained = n.Value == "true"
 	}
 	_, n := lookup(value, "key")
 	if n == nil || n.Value == "" {
@@ -216,5 +220,42 @@ func RemoveAgent(data []byte, name string) ([]byte, error) {
 	if !text.removeEntry(top, key, agents, name) {
 		return nil, errNoEdit
 	}
+	return text.checked(want)
+}
+
+// DrainAgent has nothing new be deployed to an agent, or something again. Everything else
+// in the text stays as it is.
+func DrainAgent(data []byte, name string, drained bool) ([]byte, error) {
+	old, top, err := parsed(data)
+	if err != nil {
+		return nil, err
+	}
+	a, ok := old.agents[name]
+	if !ok {
+		return nil, fmt.Errorf("there is no agent %q", name)
+	}
+	if a.Drained == drained {
+		return data, nil
+	}
+	_, agents := lookup(top, "agents")
+	_, entry := lookup(agents, name)
+	_, present := lookup(entry, "drained")
+	text, value := lines(data), fmt.Sprint(drained)
+	switch {
+	case present != nil:
+		ok = text.replace(present, present.Value, value)
+	case entry.Style&yaml.FlowStyle != 0:
+		ok = text.replace(entry, "{", "{drained: "+value+", ")
+	default:
+		first := entry.Content[0]
+		text.insert(first.Line-1, strings.Repeat(" ", first.Column-1)+"drained: "+value)
+	}
+	if !ok {
+		return nil, errNoEdit
+	}
+	want := old.clone()
+	want.agents = maps.Clone(old.agents)
+	a.Drained = drained
+	want.agents[name] = a
 	return text.checked(want)
 }

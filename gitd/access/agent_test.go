@@ -52,3 +52,40 @@ func TestWrongAgents(t *testing.T) {
 		}
 	}
 }
+
+// Whether an agent is drained changes alone, however it is written.
+func TestDrainAgent(t *testing.T) {
+	for _, entry := range []string{
+		"agents:\n  web-1: {key: \"" + newKey + "\", tags: {role: web}} # the first\n",
+		"agents:\n  web-1:\n    # bought in May\n    key: \"" + newKey + "\"\n    tags: {role: web}\n",
+		"agents: {web-1: {key: \"" + newKey + "\"}}\n",
+		"agents:\n  web-1:\n    key: \"" + newKey + "\"\n    drained: false # by hand\n",
+	} {
+		data := []byte(members + entry)
+		drained, err := DrainAgent(data, "web-1", true)
+		if err != nil {
+			t.Fatalf("%s: %v", entry, err)
+		}
+		c, err := Parse(FileName, drained)
+		if a, _ := c.Agent("web-1"); err != nil || !a.Drained {
+			t.Fatalf("%v\n%s", err, drained)
+		}
+		if again, err := DrainAgent(drained, "web-1", true); err != nil || string(again) != string(drained) {
+			t.Errorf("%v\n%s", err, again)
+		}
+		back, err := DrainAgent(drained, "web-1", false)
+		if err != nil || strings.Replace(strings.Replace(string(back), "drained: false, ", "", 1), "    drained: false\n", "", 1) != string(data) &&
+			string(back) != string(data) {
+			t.Errorf("%v\n%s", err, back)
+		}
+		if c, err = Parse(FileName, back); err != nil {
+			t.Fatal(err)
+		}
+		if a, _ := c.Agent("web-1"); a.Drained {
+			t.Errorf("it is drained still:\n%s", back)
+		}
+	}
+	if _, err := DrainAgent([]byte(members), "web-2", true); err == nil {
+		t.Error("an agent that is not there is drained")
+	}
+}

@@ -65,6 +65,7 @@ type document struct {
 		Key          string            `yaml:"key"`
 		Tags         map[string]string `yaml:"tags"`
 		Repositories []string          `yaml:"repositories"`
+		Drained      bool              `yaml:"drained"`
 	} `yaml:"agents"`
 }
 

@@ -35,6 +35,16 @@ var agentCommands = []command{
 		run: showAgent,
 	},
 	{
+		name: "agent drain", args: "<agent>", what: "deploy nothing new to an agent, and count it no more", example: "agent drain web-1",
+		notes: "What runs there goes on, and is healed; a deployment that it is at goes to its end. To have it back: agent resume.\n" + configured,
+		run:   func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], true)) },
+	},
+	{
+		name: "agent resume", args: "<agent>", what: "deploy to an agent again, first what is declared now", example: "agent resume web-1",
+		notes: configured,
+		run:   func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], false)) },
+	},
+	{
 		name: "agent remove", args: "<agent>", what: "end an agent's connection, and take its key away", example: "agent remove web-1",
 		notes: "What runs there goes on running, unwatched.\n" + configured,
 		run:   func(c *call) error { return c.act(c.shell.Backend.RemoveAgent(c.ctx, c.actor, c.args["agent"])) },
@@ -98,13 +108,17 @@ func tagsOf(tags map[string]string) string {
 
 // seen says when an agent was last there.
 func seen(c *call, a show.Agent) cell {
+	text := c.out.at(a.Since, false)
 	switch {
 	case a.Connected:
-		return plain("now, since " + c.out.at(a.Since, false))
+		text = "now, since " + text
 	case a.Since.IsZero():
-		return plain("never")
+		text = "never"
 	}
-	return plain(c.out.at(a.Since, false))
+	if a.Drained {
+		text += ", drained"
+	}
+	return plain(text)
 }
 
 func listAgents(c *call) error {

@@ -222,6 +222,9 @@ func envAnswer(c *call, e show.Environment) string {
 	var all, well int
 	for _, service := range e.Services {
 		for _, i := range service.Instances {
+			if i.Drained {
+				continue
+			}
 			if all++; i.State == show.Healthy {
 				well++
 			}

@@ -13,6 +13,9 @@ type Agents interface {
 	Agent(ctx context.Context, who access.Identity, name string) (Agent, error)
 	// EnrolAgent makes a one-time token with which a machine becomes an agent.
 	EnrolAgent(ctx context.Context, who access.Identity, r AgentRequest) (Enrolment, error)
+	// DrainAgent has nothing new be deployed to an agent, which is not counted then; not
+	// drained, it gets what is declared.
+	DrainAgent(ctx context.Context, who access.Identity, name string, drained bool) (Done, error)
 	// RemoveAgent takes an agent's key away and ends its connection. What runs there goes
 	// on running.
 	RemoveAgent(ctx context.Context, who access.Identity, name string) (Done, error)
@@ -44,8 +47,9 @@ type Agent struct {
 	Repositories []string          `json:"repositories,omitempty"` // that may deploy there; left out: all
 	Key          string            `json:"key"`                    // its fingerprint
 	Connected    bool              `json:"connected"`
-	Since        time.Time         `json:"since,omitzero"` // it is connected, or was last seen then; zero: never
-	From         string            `json:"from,omitempty"` // address that it came from
+	Drained      bool              `json:"drained,omitempty"` // nothing new is deployed there
+	Since        time.Time         `json:"since,omitzero"`    // it is connected, or was last seen then; zero: never
+	From         string            `json:"from,omitempty"`    // address that it came from
 	Version      string            `json:"version,omitempty"`
 	Runs         []AgentRuns       `json:"runs"` // what is deployed there, as it said last
 }

@@ -142,6 +142,7 @@ type Instance struct {
 	Reason   string    `json:"reason,omitempty"` // the same in one word, where there is one
 	Since    time.Time `json:"since,omitzero"`
 	Restarts int       `json:"restarts"`
+	Drained  bool      `json:"drained,omitempty"` // it gets nothing new, and is not counted
 }
 
 // LogQuery says which lines of instances are wanted.

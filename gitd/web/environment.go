@@ -286,6 +286,9 @@ func (q *request) environment() (*page, *environmentView, error) {
 	runs := map[int]int{}
 	for _, s := range e.Services {
 		for _, i := range s.Instances {
+			if i.Drained {
+				continue
+			}
 			view.Instances++
 			runs[i.Release]++
 			if i.State == show.Healthy {

@@ -299,8 +299,9 @@ type Instance struct {
 	ID       string    `json:"id"` // unique in its application while the target lives
 	Release  int       `json:"release"`
 	Phase    Phase     `json:"phase"`
-	Since    time.Time `json:"since"`   // of Phase
-	Serving  bool      `json:"serving"` // whether it gets traffic
+	Since    time.Time `json:"since"`             // of Phase
+	Serving  bool      `json:"serving"`           // whether it gets traffic
+	Drained  bool      `json:"drained,omitempty"` // by a person: it gets nothing new, and is not counted
 	Restarts int       `json:"restarts"`
 	LastExit string    `json:"last_exit,omitempty"` // how it ended the last time, for people
 	Message  string    `json:"message,omitempty"`   // what is wrong with it, for people

@@ -329,7 +329,7 @@ func (r *remotes) agents(repository string, cluster bool) (all []fleet.Host) {
 	defer r.mu.Unlock()
 	for _, a := range config.Agents() {
 		if l := r.links[a.Name]; l != nil && a.MayDeploy(repository) && isCluster(a) == cluster {
-			all = append(all, fleet.Host{Name: a.Name, Tags: a.Tags, Agent: l.target})
+			all = append(all, fleet.Host{Name: a.Name, Tags: a.Tags, Agent: l.target, Drained: a.Drained})
 		}
 	}
 	return all
@@ -393,6 +393,7 @@ func (r *remotes) shown(a access.Agent) show.Agent {
 		Tags:         a.Tags,
 		Repositories: a.Repositories,
 		Key:          a.Key.Fingerprint,
+		Drained:      a.Drained,
 		Runs:         []show.AgentRuns{},
 	}
 	if last, ok := r.seen[a.Name]; ok && last.Key == s.Key {
@@ -443,6 +444,30 @@ func (s *Server) RemoveAgent(ctx context.Context, a access.Identity, name string
 		Next: "what runs there goes on; to stop it, on that machine: headgate agent stop",
 	}
 	return s.member(ctx, a, "remove agents", "Remove the agent "+name, done, func(data []byte) ([]byte, error) { return access.RemoveAgent(data, name) })
+}
+
+// DrainAgent implements show.Backend.
+func (s *Server) DrainAgent(ctx context.Context, a access.Identity, name string, drained bool) (show.Done, error) {
+	if err := s.administrator(a, "drain agents"); err != nil {
+		return show.Done{}, err
+	}
+	there, ok := s.access.Load().Agent(name)
+	if !ok {
+		return show.Done{}, noAgent(name)
+	}
+	subject, done := "Resume the agent "+name, show.Done{What: name + " is deployed to again, first what is declared now"}
+	if drained {
+		subject = "Drain the agent " + name
+		done = show.Done{
+			What: "nothing new is deployed to " + name + " and it is not counted; what runs there goes on",
+			Next: "until it is resumed",
+		}
+	}
+	if there.Drained == drained {
+		done.What = name + " is so already: " + done.What
+		return done, nil
+	}
+	return s.member(ctx, a, "drain agents", subject, done, func(data []byte) ([]byte, error) { return access.DrainAgent(data, name, drained) })
 }
 
 // EnrolAgent implements show.Backend.

@@ -410,10 +410,10 @@ func TestDriftPolicyWhileDeploying(t *testing.T) {
 		again(target.Heal)
 		return revision(ctx, digest, dir)
 	})
-	begun := false
+	asked := false
 	h.Allowed = func(string) bool {
-		if !begun {
-			begun = true
+		if !asked {
+			asked = true
 			again(target.Report)
 		}
 		return true

@@ -224,18 +224,24 @@ func (a *app) step(d *target.Declared) time.Time {
 		a.report(d, target.Observed{State: target.Failed, Message: problems[0].Error()})
 		return time.Time{}
 	}
-	var all []Host
+	var members, all, drained []Host
 	names := map[string]bool{}
 	for _, h := range a.t.Hosts(d.Repository) {
-		if c.groups.Matches(h.Tags) {
+		if !c.groups.Matches(h.Tags) {
+			continue
+		}
+		members = append(members, h)
+		names[h.Name] = true // also drained: it may be at it still
+		if h.Drained {
+			drained = append(drained, h)
+		} else {
 			all = append(all, h)
-			names[h.Name] = true
 		}
 	}
 	a.mu.Lock()
 	a.hosts = names
 	a.mu.Unlock()
-	a.watch(all)
+	a.watch(members)
 
 	looked := map[string]target.Observed{}
 	for _, h := range all {
@@ -257,7 +263,7 @@ func (a *app) step(d *target.Declared) time.Time {
 			h.Agent.Converge(*d)
 		}
 	}
-	a.report(d, a.sum(d, c, plan, looked))
+	a.report(d, withDrained(a.sum(d, c, plan, looked), d, drained))
 	return plan.Wake
 }
 
@@ -395,6 +401,39 @@ func (a *app) unitsOf(at rollout.Host, o target.Observed) (all []target.Unit) {
 		all = append(all, u)
 	}
 	return all
+}
+
+// withDrained adds the hosts that are drained, which count for nothing.
+func withDrained(o target.Observed, d *target.Declared, drained []Host) target.Observed {
+	if len(drained) == 0 {
+		return o
+	}
+	var names []string
+	for _, h := range drained {
+		names = append(names, h.Name)
+		at := rollout.Host{Name: h.Name, Health: rollout.Healthy}
+		if !h.Agent.Live() {
+			at.Health = rollout.Offline
+		}
+		unit := unitOf(at, h.Agent.Observe(d.Key))
+		unit.Instances[0].Drained = true
+		unit.Instances[0].Message = strings.TrimSuffix("drained: nothing new is deployed to it; "+unit.Instances[0].Message, "; ")
+		o.Units = append(o.Units, unit)
+	}
+	slices.SortFunc(o.Units, func(x, y target.Unit) int { return strings.Compare(x.Name, y.Name) })
+	who := strings.Join(names, ", ") + " is drained"
+	if len(names) > 1 {
+		who = strings.Join(names, ", ") + " are drained"
+	}
+	if len(o.Units) == len(drained) { // and nobody can say how it would be
+		o.State, o.Message = target.Unknown, who+", and no other one has the tags: nothing is deployed until one is resumed"
+		return o
+	}
+	if o.Message != "" {
+		o.Message += "; "
+	}
+	o.Message += who
+	return o
 }
 
 // unitOf is one host, by the name that its key has here, whatever it calls itself.

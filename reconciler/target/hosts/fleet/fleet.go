@@ -13,7 +13,8 @@
 // file, there is no machine of the server's, and what a cluster has is shown as units.
 //
 // A host that is away is waited for only when the others cannot go on without it, and gets
-// what is declared when it is back; so does one that is new.
+// what is declared when it is back; so does one that is new. One that is drained goes on with
+// what it has, and is not counted.
 package fleet
 
 import (
@@ -43,9 +44,10 @@ type Agent interface {
 
 // Host is a machine that can be deployed to.
 type Host struct {
-	Name  string
-	Tags  map[string]string
-	Agent Agent
+	Name    string
+	Tags    map[string]string
+	Agent   Agent
+	Drained bool // nothing new is deployed to it, and it is not counted
 }
 
 // zoneTag is the tag that says in which zone a host is.

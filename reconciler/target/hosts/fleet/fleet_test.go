@@ -420,3 +420,54 @@ func TestClusters(t *testing.T) {
 	f.Remove(key, 3)
 	await(t, f, "gone", func(o target.Observed) bool { return o.Commit == "" })
 }
+
+// A host that is drained keeps what it has, gets nothing new and is not counted; back again,
+// it gets what is declared then.
+func TestDrained(t *testing.T) {
+	f, m := fleetOf(t, "a", "b", "c")
+	list := f.Hosts("")
+	var hosts atomic.Pointer[[]Host]
+	drain := func(names string) {
+		all := slices.Clone(list)
+		for i := range all {
+			all[i].Drained = strings.Contains(names, all[i].Name)
+		}
+		hosts.Store(&all)
+		f.Changed()
+	}
+	drain("")
+	f.Hosts = func(string) []Host { return *hosts.Load() }
+	run(t, f)
+	f.Converge(declared(1, "OneAtATime"))
+	await(t, f, "healthy", is(1, target.Healthy))
+	drain("b")
+	o := await(t, f, "without b", func(o target.Observed) bool { return strings.Contains(o.Message, "b is drained") })
+	if o.State != target.Healthy || len(o.Units) != 3 || o.Units[1].Name != "b" || o.Units[1].Release != 1 ||
+		!o.Units[1].Instances[0].Drained || o.Units[0].Instances[0].Drained ||
+		!strings.HasPrefix(o.Units[1].Instances[0].Message, "drained: ") {
+		t.Errorf("%+v", o)
+	}
+	// One of two may be away, since it is two that are counted: with b it would be two of three.
+	m["b"].leave()
+	f.Converge(declared(2, "OneAtATime"))
+	await(t, f, "healthy on a and c", is(2, target.Healthy))
+	if m["a"].ran(t) != "r1 r2" || m["b"].ran(t) != "r1" || m["c"].ran(t) != "r1 r2" {
+		t.Errorf("a ran %s, b %s, c %s", m["a"].ran(t), m["b"].ran(t), m["c"].ran(t))
+	}
+	drain("abc")
+	o = await(t, f, "drained altogether", is(2, target.Unknown))
+	if len(o.Units) != 3 || !strings.Contains(o.Message, "a, b, c are drained, and no other one has the tags") {
+		t.Errorf("%+v", o)
+	}
+	f.Converge(declared(3, "OneAtATime"))
+	m["b"].come()
+	drain("ac")
+	await(t, f, "healthy on b", is(3, target.Healthy))
+	if m["a"].ran(t) != "r1 r2" || m["b"].ran(t) != "r1 r3" {
+		t.Errorf("a ran %s, b %s", m["a"].ran(t), m["b"].ran(t))
+	}
+	drain("")
+	await(t, f, "healthy on all", func(o target.Observed) bool {
+		return is(3, target.Healthy)(o) && o.Message == "" && m["a"].ran(t) == "r1 r2 r3" && m["c"].ran(t) == "r1 r2 r3"
+	})
+}
