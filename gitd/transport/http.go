@@ -39,6 +39,7 @@ type HTTP struct {
 	once     sync.Once
 	children context.Context
 	end      context.CancelCauseFunc
+	mu       sync.Mutex // held while a request begins, or all are ended
 	work     sync.WaitGroup
 }
 
@@ -63,8 +64,22 @@ func (h *HTTP) start() {
 // the connections.
 func (h *HTTP) Close() {
 	h.start()
+	h.mu.Lock()
 	h.end(errStopping)
+	h.mu.Unlock()
 	h.work.Wait()
+}
+
+// begin notes a request, which calls work.Done at its end. False: all are being ended, and a
+// request of a connection that was just closed begins no more.
+func (h *HTTP) begin() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.children.Err() != nil {
+		return false
+	}
+	h.work.Add(1)
+	return true
 }
 
 // Before answers git's addresses, and leaves all others to next.
@@ -76,7 +91,11 @@ func (h *HTTP) Before(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		h.work.Add(1)
+		if !h.begin() {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, errStopping.What+"; "+errStopping.Hint, http.StatusServiceUnavailable)
+			return
+		}
 		defer h.work.Done()
 		h.serve(w, r, route)
 	})
