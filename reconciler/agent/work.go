@@ -181,6 +181,8 @@ func (w *Worker) work(on net.Listener) error {
 	switch {
 	case err != nil:
 		hangUp()
+		cancel(services.ErrLeave) // what runs goes on: another worker takes it over
+		all.Wait()
 		return w.failed(err)
 	case op == opStop:
 		cancel(nil)
