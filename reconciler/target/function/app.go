@@ -41,7 +41,7 @@ type app struct {
 	functions map[string]*function
 	alias     router
 	listeners map[string]*listener // by address
-	asking    sync.WaitGroup       // hooks, alarms and events that nobody waits for
+	asking    sync.WaitGroup       // requests, hooks, alarms, and events that nobody waits for
 
 	view    atomic.Pointer[view]
 	logs    atomic.Value    // string: directory of what instances print
@@ -393,7 +393,9 @@ func (a *app) end() {
 	a.listeners = map[string]*listener{}
 	a.stateMu.Unlock()
 	shutDown(listeners)
+	a.mu.Lock()
 	a.over()
+	a.mu.Unlock()
 	a.stateMu.Lock()
 	a.close()
 	a.stateMu.Unlock()

@@ -112,7 +112,7 @@ func (a *app) serve(address string, handler http.Handler) (*listener, error) {
 	l := &listener{
 		on: on,
 		server: &http.Server{
-			Handler:           handler,
+			Handler:           a.counted(handler),
 			ReadHeaderTimeout: 10 * time.Second,
 			ReadTimeout:       time.Minute,
 			IdleTimeout:       2 * time.Minute,
@@ -122,6 +122,24 @@ func (a *app) serve(address string, handler http.Handler) (*listener, error) {
 	}
 	a.asking.Go(func() { _ = l.server.Serve(on) }) // it ends when it is shut down
 	return l, nil
+}
+
+// counted has the end of the application wait for those who ask, and nobody ask after it.
+func (a *app) counted(handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		over := a.life.Err() != nil
+		if !over {
+			a.asking.Add(1)
+		}
+		a.mu.Unlock()
+		if over { // its connection is being closed
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		defer a.asking.Done()
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // drainTimeout is how long those who asked have for their answers when an address closes.

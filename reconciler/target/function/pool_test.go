@@ -1,6 +1,8 @@
 package function
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -80,5 +82,34 @@ func TestEndedWithAnEventOnItsWay(t *testing.T) {
 	}
 	if err := <-invoked; err != errNotTaken {
 		t.Error(err)
+	}
+}
+
+// TestNobodyAsksAfterTheEnd: a request of a connection that is being closed begins nothing
+// once the application has ended, and one that has begun is waited for.
+func TestNobodyAsksAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	a := newApp(New(t.TempDir(), t.TempDir(), nil), target.Key{Repository: "shop", Application: "shop", Environment: "production"})
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	answered := false
+	asked := a.counted(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(begun)
+		<-goOn
+		answered = true
+	}))
+	go asked.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	<-begun
+	go func() {
+		<-a.life.Done()
+		close(goOn)
+	}()
+	a.end()
+	if !answered {
+		t.Error("it ended before the request")
+	}
+	late := httptest.NewRecorder()
+	asked.ServeHTTP(late, httptest.NewRequest(http.MethodGet, "/", nil))
+	if late.Code != http.StatusServiceUnavailable {
+		t.Errorf("it is answered %d after the end", late.Code)
 	}
 }
