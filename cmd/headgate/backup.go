@@ -28,8 +28,9 @@ func backupCommand() command {
 headgate backup --data /var/lib/headgate --recipient age1... /backup/headgate
 headgate backup --data /var/lib/headgate --passphrase-file pass - | ssh vault 'cat >headgate.tar'
 
-Copies every repository, the artifacts that environments and their holds need, and
-the keys, secrets and tokens, these encrypted with age. Run it beside the server,
+Copies every repository, the artifacts that environments and their holds need, which
+version each function is at, and the keys, secrets and tokens, these encrypted with
+age. Run it beside the server,
 as its user: nobody waits for it. The refs of each repository are read until they
 stood still, then what they reach is copied, then the refs are written at once, so
 that a backup that is cut off is the former one.
@@ -37,8 +38,8 @@ that a backup that is cut off is the former one.
 To a directory only what is new is copied. To standard output ("-") all goes, as a
 tar; it is put together in the directory for temporary files.
 
-Left out: logs of builds, unless --logs is given, those of services, and webhooks that
-wait. "headgate restore" makes a data directory of it.`,
+Left out: logs of builds, unless --logs is given, those of services, webhooks that
+wait, and what is installed on this machine (--deploy-here): that is the machine's. "headgate restore" makes a data directory of it.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			data := flags.String("data", "./data", "`directory` that holds everything the server keeps")
 			var recipients list

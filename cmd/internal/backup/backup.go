@@ -6,6 +6,7 @@
 //	backup.json         what is in it; written last
 //	repositories/*.git  bare repositories, for git like any other
 //	artifacts/          an OCI image layout: what environments need
+//	functions/          versions, and where aliases are
 //	logs/               of builds, if asked for
 //	keys.age            keys, secrets and tokens, encrypted
 //
@@ -53,9 +54,17 @@ const format = 1
 
 // Names in a copy.
 const (
-	aboutFile = "backup.json"
-	keysFile  = "keys.age"
+	aboutFile    = "backup.json"
+	keysFile     = "keys.age"
+	functionsDir = "functions"
 )
+
+// parts are all of a copy.
+var parts = []string{aboutFile, keysFile, "repositories", "artifacts", functionsDir, "logs"}
+
+// functionStates are the files of a directory of functions that cannot be made again: code
+// is unpacked from artifacts.
+var functionStates = filepath.Join("apps", "*", "state.json")
 
 // rollbacks is how many commits of an environment keep their artifacts.
 const rollbacks = 20
@@ -95,6 +104,10 @@ func Write(ctx context.Context, o Options, dir string) (About, error) {
 		}
 		about.Keys = true
 	}
+	// Before the refs, whose artifacts are those of the versions then.
+	if err := copyFunctions(filepath.Join(o.Data, functionsDir), filepath.Join(dir, functionsDir)); err != nil {
+		return about, err
+	}
 	to, err := artifact.Open(filepath.Join(dir, "artifacts"))
 	if err != nil {
 		return about, err
@@ -131,9 +144,8 @@ func check(dir string) error {
 	if err != nil {
 		return err
 	}
-	ours := []string{aboutFile, keysFile, "repositories", "artifacts", "logs"}
 	for _, e := range entries {
-		if !slices.Contains(ours, e.Name()) && !strings.HasPrefix(e.Name(), ".tmp-") {
+		if !slices.Contains(parts, e.Name()) && !strings.HasPrefix(e.Name(), ".tmp-") {
 			return fmt.Errorf("%s holds %s, which is no part of a backup\nhint: give an empty directory, or one with a backup", dir, e.Name())
 		}
 	}
@@ -165,6 +177,47 @@ func one(ctx context.Context, o Options, name, dir string, from, to *artifact.St
 	}
 	about.Repositories[name] = len(refs)
 	return r.CopyTo(ctx, filepath.Join(dir, "repositories", name+".git"), refs)
+}
+
+// copyFunctions copies the states of functions, each of which is replaced whole, and forgets
+// those that are no more.
+func copyFunctions(from, to string) error {
+	states, err := filepath.Glob(filepath.Join(from, functionStates))
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, path := range states {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was removed while we looked
+		}
+		name := filepath.Base(filepath.Dir(path))
+		dir := filepath.Join(to, "apps", name)
+		if err == nil {
+			err = repo.MakeDir(dir, 0o700)
+		}
+		if err == nil {
+			err = repo.WriteFile(filepath.Join(dir, filepath.Base(path)), data, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("back up functions: %w", err)
+		}
+		there[name] = true
+	}
+	former, err := os.ReadDir(filepath.Join(to, "apps"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("back up functions: %w", err)
+	}
+	for _, e := range former {
+		if there[e.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(to, "apps", e.Name())); err != nil {
+			return fmt.Errorf("back up functions: %w", err)
+		}
+	}
+	return nil
 }
 
 // copyLogs copies the logs that are not there; each is named by what is in it.
@@ -217,7 +270,7 @@ func sealKeys(o Options, path string) error {
 // Tar writes a copy as one stream.
 func Tar(w io.Writer, dir string) error {
 	t := tar.NewWriter(w)
-	for _, part := range []string{aboutFile, keysFile, "repositories", "artifacts", "logs"} {
+	for _, part := range parts {
 		if err := addTree(t, dir, part); err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func Restore(ctx context.Context, dir, data string, identities []age.Identity, w
 	if err := repo.RecordMade(filepath.Join(temp, "repositories"), names); err != nil {
 		return about, err
 	}
-	for _, part := range []string{"artifacts", "logs"} {
+	for _, part := range []string{"artifacts", functionsDir, "logs"} {
 		if err := copyTree(filepath.Join(dir, part), filepath.Join(temp, part)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return about, fmt.Errorf("restore %s: %w", part, err)
 		}
