@@ -1,6 +1,7 @@
 package gitd
 
 import (
+	"context"
 	"errors"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -33,10 +34,13 @@ func (s *session) git(actor access.Identity, key string, line execLine) int {
 		Kick:    func() { s.conn.Close() },
 		Reading: &s.work,
 	})
+	var e *show.Error
+	if errors.As(context.Cause(s.ended), &e) {
+		return s.refuse(e)
+	}
 	if err == nil {
 		return status
 	}
-	var e *show.Error
 	if !errors.As(err, &e) {
 		e = &show.Error{Kind: show.Again, What: "the server could not answer", Hint: "tell an administrator of this server"}
 	}

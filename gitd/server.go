@@ -24,13 +24,15 @@ import (
 type Server struct {
 	Backend show.Backend
 	// Access is the configuration in force, asked afresh at each decision.
-	Access    func() *access.Config
-	Transport *transport.Transport // runs git for clients
-	HostKey   gossh.Signer
-	Logins    *Logins
-	Agents    Agents       // nil: no other machine comes in
-	Log       *slog.Logger // nil: slog.Default
-	Limits    Limits
+	Access func() *access.Config
+	// AccessMoved is woken when another configuration is in force; nil: it never is.
+	AccessMoved func() (moved <-chan struct{}, stop func())
+	Transport   *transport.Transport // runs git for clients
+	HostKey     gossh.Signer
+	Logins      *Logins
+	Agents      Agents       // nil: no other machine comes in
+	Log         *slog.Logger // nil: slog.Default
+	Limits      Limits
 
 	now func() time.Time // for tests; nil: time.Now
 }

@@ -294,9 +294,10 @@ func (s *session) run(line string) {
 	}
 	actor, key, ok := s.d.identity(s.ctx, via)
 	if !ok {
-		s.fail(&show.Error{Kind: show.Forbidden, What: "your key is not known here any more"})
+		s.fail(errKeyTaken)
 		return
 	}
+	defer s.whileKnown(actor, via)()
 	if parsed.service != "" {
 		status = s.git(actor, key, parsed)
 		return
@@ -304,11 +305,35 @@ func (s *session) run(line string) {
 	status = s.command(actor, parsed.words)
 }
 
+// errKeyTaken ends what somebody began with a key that was then taken from them, though
+// they may have others.
+var errKeyTaken = &show.Error{Kind: show.Forbidden, What: "your key is not known here any more"}
+
+// whileKnown ends the session with errKeyTaken when its key is not the user's any more.
+func (s *session) whileKnown(actor access.Identity, via access.Via) (stop func()) {
+	if s.d.AccessMoved == nil {
+		return func() {}
+	}
+	moved, stop := s.d.AccessMoved()
+	look := func() {
+		if who, _, ok := s.d.identity(s.ctx, via); !ok || who.User != actor.User {
+			s.cancel(errKeyTaken)
+		}
+	}
+	look() // it may have been taken before we watched
+	s.work.Go(func() {
+		for range moved { // until stop closes it
+			look()
+		}
+	})
+	return stop
+}
+
 // command runs the words a client sent and returns the exit code.
 func (s *session) command(actor access.Identity, words []string) int {
 	ctx, cancel := context.WithCancelCause(s.d.commands)
 	defer cancel(nil)
-	defer context.AfterFunc(s.ended, func() { cancel(errHungUp) })()
+	defer context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })()
 	tty := s.tty()
 
 	in := shell.Invocation{Actor: actor, Words: words, Out: s, Err: s.Stderr()}

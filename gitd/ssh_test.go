@@ -17,6 +17,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/headgate-cd/headgate/gitd/shell"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/transport"
 )
 
@@ -414,6 +415,45 @@ func TestRevokedKey(t *testing.T) {
 	}
 	if _, err := h.dial(h.keys["jun"]); err == nil {
 		t.Error("logs in with a revoked key")
+	}
+}
+
+// TestOneKeyIsTaken: what was begun with a key ends when that key is taken, and not
+// when others' are, though its user has another and may read all the same.
+func TestOneKeyIsTaken(t *testing.T) {
+	backend := &backend{}
+	backend.follow, backend.began = make(chan struct{}), make(chan struct{})
+	var moved signal.Topic
+	h := start(t, func(s *Server) {
+		s.Backend = backend
+		s.AccessMoved = func() (<-chan struct{}, func()) { return moved.Watch("access") }
+	})
+	second := strings.ReplaceAll(string(h.text), fmt.Sprintf("jun: {keys: [%q]}", public(h.keys["jun"])),
+		fmt.Sprintf("jun: {keys: [%q, %q]}", public(h.keys["jun"]), public(h.keys["eve"])))
+	h.configure([]byte(second))
+	client := h.login("jun")
+	got := make(chan result, 1)
+	go func() { got <- h.run(client, "change log -f 411") }()
+	<-backend.began
+
+	h.configure([]byte(strings.ReplaceAll(second, "release: [ada]", "release: [sam]")))
+	moved.Notify("access")
+	if r := h.run(client, "whoami"); r.status != 0 {
+		t.Errorf("others' rights have changed: %+v", r)
+	}
+	select {
+	case r := <-got:
+		t.Fatalf("it ended with others' rights: %+v", r)
+	default:
+	}
+
+	h.configure([]byte(strings.ReplaceAll(string(h.text), public(h.keys["jun"]), public(h.keys["eve"]))))
+	moved.Notify("access")
+	if r := <-got; r.status != 1 || !strings.Contains(r.stderr, "your key is not known here any more") {
+		t.Errorf("it ends with %+v", r)
+	}
+	if _, err := h.dial(h.keys["eve"]); err != nil {
+		t.Errorf("with the key that was left: %v", err)
 	}
 }
 

@@ -77,16 +77,17 @@ type Options struct {
 	TLSKey  string
 	// ACME is the host name whose certificate is got from the authority at
 	// ACMEDirectory, with which HTTP is HTTPS; empty: by files, or none.
-	ACME          string
-	ACMEDirectory string
-	Workers       int            // builds that may run at the same time
-	Pack          int            // loose objects after which a repository is packed; 0 is never
-	Proxies       []netip.Prefix // that stand before services and console, and are believed about where a request came from
-	DeployHere    []string       // repositories that may deploy on this machine itself, by target: hosts
-	NoAgent       bool           // another starts the agent of this machine
-	DeployRoot    string         // directory for what is deployed here; empty: hosts in Data
-	Version       string         // what the program says it is
-	Key           string         // file of the private key that was made for the administrator; empty: they have one
+	ACME            string
+	ACMEDirectory   string
+	Workers         int            // builds that may run at the same time
+	Pack            int            // loose objects after which a repository is packed; 0 is never
+	Proxies         []netip.Prefix // that stand before services and console, and are believed about where a request came from
+	DropOwnPolicies bool           // land, at the start, a change that removes policies/ from the server's own configuration
+	DeployHere      []string       // repositories that may deploy on this machine itself, by target: hosts
+	NoAgent         bool           // another starts the agent of this machine
+	DeployRoot      string         // directory for what is deployed here; empty: hosts in Data
+	Version         string         // what the program says it is
+	Key             string         // file of the private key that was made for the administrator; empty: they have one
 
 	// At the first start only:
 	Admin string   // user name of the first administrator
@@ -102,38 +103,40 @@ type Server struct {
 	started time.Time
 	about   show.Server
 
-	store      *repo.Store
-	access     atomic.Pointer[access.Config]
-	loading    sync.Mutex   // held while access is read and brought into force
-	first      bool         // this start made the first configuration; written before the server answers
-	inForce    repo.Hash    // the commit that access was read from; guarded by loading
-	moved      signal.Topic // when access is another
-	tokens     *token.Store
-	policies   *policies.Pool
-	secrets    *secret.Store
-	logs       Logs
-	artifacts  *artifact.Store
-	cache      *cache.Store
-	reports    *report.Store
-	gate       *gate.Gate
-	schedules  *schedule.Scheduler
-	reconciler *reconciler.Reconciler
-	fleet      *fleet.Target
-	clusters   *fleet.Target
-	functions  *function.Target
-	services   *agent.Target
-	remotes    *remotes
-	receive    *receive.Listener
-	forges     *forge.Hub
-	events     *event.Sender
-	ssh        *gitd.Server
-	sshOn      net.Listener
-	web        *http.Server
-	console    http.Handler
-	git        *transport.HTTP
-	registry   *registry.Registry
-	webOn      net.Listener
-	authority  *authority // nil: certificates are in files, or there are none
+	store   *repo.Store
+	access  atomic.Pointer[access.Config]
+	loading sync.Mutex // held while access is read and brought into force
+	first   bool       // this start made the first configuration; written before the server answers
+	// ownPoliciesOff is while a change lands that removes the rules which deny it.
+	ownPoliciesOff atomic.Bool
+	inForce        repo.Hash    // the commit that access was read from; guarded by loading
+	moved          signal.Topic // when access is another
+	tokens         *token.Store
+	policies       *policies.Pool
+	secrets        *secret.Store
+	logs           Logs
+	artifacts      *artifact.Store
+	cache          *cache.Store
+	reports        *report.Store
+	gate           *gate.Gate
+	schedules      *schedule.Scheduler
+	reconciler     *reconciler.Reconciler
+	fleet          *fleet.Target
+	clusters       *fleet.Target
+	functions      *function.Target
+	services       *agent.Target
+	remotes        *remotes
+	receive        *receive.Listener
+	forges         *forge.Hub
+	events         *event.Sender
+	ssh            *gitd.Server
+	sshOn          net.Listener
+	web            *http.Server
+	console        http.Handler
+	git            *transport.HTTP
+	registry       *registry.Registry
+	webOn          net.Listener
+	authority      *authority // nil: certificates are in files, or there are none
 }
 
 // What the parts are handed of one another.
@@ -362,13 +365,14 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	logins := &gitd.Logins{}
 	s.ssh = &gitd.Server{
-		Backend:   s,
-		Access:    s.access.Load,
-		Transport: git,
-		HostKey:   hostKey,
-		Logins:    logins,
-		Agents:    s.remotes,
-		Log:       log,
+		Backend:     s,
+		Access:      s.access.Load,
+		AccessMoved: func() (<-chan struct{}, func()) { return s.moved.Watch(access.Own) },
+		Transport:   git,
+		HostKey:     hostKey,
+		Logins:      logins,
+		Agents:      s.remotes,
+		Log:         log,
 	}
 	console := &web.Server{
 		Backend: s,
