@@ -45,6 +45,8 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.Admin, "admin", ownName(), "user `name` of the first administrator; used at the first start only")
 	flags.Var(&o.keyFile, "admin-key", "`file` with SSH public keys of the first administrator; may be given again (default: your own)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "`number` of builds that may run at the same time")
+	flags.BoolVar(&o.DropOwnPolicies, "drop-own-policies", false,
+		"land a change that removes policies/ from the repository headgate: the way out when its rules deny every change")
 	flags.BoolVar(&o.NoAgent, "no-agent", false, "start no agent: something else, such as systemd, runs `headgate agent` for the same --data")
 	flags.IntVar(&o.Pack, "pack-after", 1000, "`number` of loose objects after which a repository is packed, in the background; 0 is never")
 	flags.Var((*list)(&o.DeployHere), "deploy-here", "`repository` that may deploy on this machine itself with target: hosts, with scripts that run as the server's user; may be given again")

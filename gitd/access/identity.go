@@ -41,7 +41,7 @@ const (
 	ViaConsole Via = "console"
 	ViaToken   Via = "token"
 	ViaForge   Via = "forge"     // a forge says who: see ByForge
-	ViaStart   Via = "start"     // the operator, at the server's first start
+	ViaStart   Via = "start"     // the operator, at a start of the server
 	ViaEnrol   Via = "enrolment" // a machine shows the one-time token that a user made: see ByEnrolment
 	viaNobody  Via = "anonymous" // who gave no name: see Anonymous
 	viaRecord  Via = "record"    // nobody came: see Recorded

@@ -41,8 +41,7 @@ func AskPolicies(
 		for _, r := range a.Reasons {
 			answer.Reasons = append(answer.Reasons, r.String())
 			if r.At.File != "" && a.Decision == policies.Deny {
-				answer.Hint = "a change of " + policies.Dir + "/ is judged by what has landed; an administrator can let the rules of the repository's own rest " +
-					"meanwhile: ssh host repo set " + q.Repository.Name() + " policies=off"
+				answer.Hint = wayOut(q.Repository.Name())
 			}
 			if !slices.Contains(answer.Rules, r.Rule) {
 				answer.Rules = append(answer.Rules, r.Rule)
@@ -66,4 +65,14 @@ func AskPolicies(
 		}
 		return answer, nil
 	}
+}
+
+// wayOut is what an administrator can do where the rules of a repository deny that
+// they are changed.
+func wayOut(repository string) string {
+	const why = "a change of " + policies.Dir + "/ is judged by what has landed; "
+	if repository == Own {
+		return why + "whoever has the server's machine can drop the rules there, on record: headgate serve --drop-own-policies"
+	}
+	return why + "an administrator can let the rules of the repository's own rest meanwhile: ssh host repo set " + repository + " policies=off"
 }

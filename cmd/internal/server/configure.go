@@ -14,6 +14,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/gate"
+	"github.com/headgate-cd/headgate/policies"
 )
 
 // configBranch is the gated branch of the server's own repository.
@@ -36,7 +37,69 @@ func (s *Server) configure(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.loadAccess(ctx); err != nil {
+		return err
+	}
+	if s.opts.DropOwnPolicies {
+		return s.dropOwnPolicies(ctx, own)
+	}
+	return nil
+}
+
+// dropOwnPolicies lands a change that removes policies/ from the server's own
+// configuration, judged by the default policies alone. Rules there that deny every
+// change of them leave no other way out, since only who has the machine stands above
+// them. It is a change like any other: on record, signed, and reverted by git revert.
+func (s *Server) dropOwnPolicies(ctx context.Context, own *repo.Repository) error {
+	tip, err := own.Ref("refs/heads/" + configBranch)
+	if err != nil {
+		return err
+	}
+	tree, err := own.TreeOf(tip)
+	if err != nil {
+		return err
+	}
+	if _, err := own.Lookup(tree, policies.Dir); errors.Is(err, repo.ErrNoFile) {
+		return nil // they were dropped at an earlier start
+	} else if err != nil {
+		return err
+	}
+	by, ok := s.startedBy()
+	if !ok {
+		return errors.New("--drop-own-policies: none of your SSH keys is an administrator's; name the public key of one with --admin-key")
+	}
+
+	s.ownPoliciesOff.Store(true)
+	defer s.ownPoliciesOff.Store(false)
+	commit, err := s.commitEdits(own, tip, map[string]repo.Edit{policies.Dir: {Remove: true}}, repo.Person{},
+		fmt.Sprintf("Drop %s/, as %s has said at the machine", policies.Dir, by.User))
+	if err != nil {
+		return err
+	}
+	accepted, err := s.gate.Propose(ctx, gate.Proposal{
+		Repository: access.Own,
+		Branch:     configBranch,
+		Commit:     commit,
+		By:         by,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.landed(ctx, access.Own, accepted.Change); err != nil {
+		return fmt.Errorf("drop the policies of %s: %w", access.Own, err)
+	}
+	s.log.Warn("dropped the policies of the server's own configuration", "change", accepted.Change, "by", by.User)
 	return s.loadAccess(ctx)
+}
+
+// startedBy is the administrator who starts the server, by one of the keys it was given.
+func (s *Server) startedBy() (access.Identity, bool) {
+	for _, key := range s.opts.Keys {
+		if who, ok := s.Operator(key); ok && s.access.Load().May(who, access.Administer, access.Own) {
+			return who, true
+		}
+	}
+	return access.Identity{}, false
 }
 
 // firstConfiguration proposes the first server.yaml through the gate, as any
@@ -90,6 +153,15 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 
 // commitFile makes a commit on tip in which one file at the top is replaced.
 func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data []byte, author repo.Person, subject string) (repo.Hash, error) {
+	blob := repo.Blob(data)
+	if err := r.Write(blob); err != nil {
+		return repo.Zero, err
+	}
+	edits := map[string]repo.Edit{name: {Mode: filemode.Regular, Hash: blob.Hash()}}
+	return s.commitEdits(r, tip, edits, author, subject)
+}
+
+func (s *Server) commitEdits(r *repo.Repository, tip repo.Hash, edits map[string]repo.Edit, author repo.Person, subject string) (repo.Hash, error) {
 	tree := repo.Zero
 	var parents []repo.Hash
 	if tip != repo.Zero {
@@ -99,11 +171,7 @@ func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data
 		}
 		parents = []repo.Hash{tip}
 	}
-	blob := repo.Blob(data)
-	if err := r.Write(blob); err != nil {
-		return repo.Zero, err
-	}
-	tree, err := r.TreeWith(tree, map[string]repo.Edit{name: {Mode: filemode.Regular, Hash: blob.Hash()}})
+	tree, err := r.TreeWith(tree, edits)
 	if err != nil {
 		return repo.Zero, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/policies"
 )
@@ -31,7 +32,8 @@ const self = "/proc/self/exe"
 // alone, and so has a repository whose own were switched off. An engine that comes with an error denies everything and says why.
 func (s *Server) engine(r *repo.Repository, tip repo.Hash) (*policies.Engine, error) {
 	directory := repo.Zero
-	if tip != repo.Zero && s.access.Load().Policies(r.Name()) {
+	off := r.Name() == access.Own && s.ownPoliciesOff.Load()
+	if tip != repo.Zero && !off && s.access.Load().Policies(r.Name()) {
 		tree, err := r.TreeOf(tip)
 		if err != nil {
 			return nil, err
