@@ -335,6 +335,9 @@ func (a *app) accept(d *target.Declared) {
 	} else if a.rotated != d.Commit {
 		a.rotated = ""
 	}
+	if last := a.declared; last != nil && last.Commit == d.Commit && !maps.Equal(last.Secrets.Revisions(), d.Secrets.Revisions()) {
+		a.observed.TryAgain(plan) // it may be what was wrong
+	}
 	a.declared, a.plan, a.planned = d, plan, true
 	a.compose, _, _ = Read("", d.Files) // it has been parsed just now
 	maps.Copy(a.versions, versions)

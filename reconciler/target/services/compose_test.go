@@ -137,6 +137,7 @@ func TestProblems(t *testing.T) {
 		{"secret twice", "services: {web: {command: x, secrets: [db, db]}}\nsecrets: {db: {external: true}}\n", "two secrets are at /run/secrets/db"},
 		{"secret of another", "services: {web: {command: x, secrets: [{source: db, uid: '1000'}]}}\nsecrets: {db: {external: true}}\n", "a process is of the agent's user"},
 		{"secret variable", "services: {web: {command: x, environment: {A: b}, x-headgate: {secrets: {A: a}}}}\n", "A is set in environment too"},
+		{"registry", "services: {web: {image: 'ghcr.io/a/b:1'}}\nx-headgate:\n  registries: {quay.io: login}\n", "compose.yaml:3: x-headgate.registries: no service has an image of quay.io; correct its name"},
 		{"no command", "services:\n  web:\n    ports: ['80:80']\n", "compose.yaml:2: services.web has no command; write the program"},
 		{"quote", "services: {web: {command: \"a 'b\"}}\n", "services.web.command: a single quote is not closed"},
 		{"variable", "services: {web: {command: 'x $HOME'}}\n", `services.web.command: $HOME is not set; an instance has $PORT, $HEADGATE_ENVIRONMENT`},
@@ -332,6 +333,24 @@ func TestVersionOfContainers(t *testing.T) {
 	}
 	if at("image: postgres:17", 4) == at("image: postgres:18", 4) {
 		t.Error("another image is the same version")
+	}
+}
+
+// TestVersionIsNotTheLogin: who may fetch an image says nothing of it.
+func TestVersionIsNotTheLogin(t *testing.T) {
+	files := func(text string) target.Files {
+		return target.Files{composeFile: []byte("services: {web: {image: 'ghcr.io/a/b:1'}}\n" + text)}
+	}
+	ids := map[string]bool{}
+	for _, text := range []string{"", "x-headgate: {registries: {ghcr.io: one}}\n", "x-headgate: {registries: {ghcr.io: other}}\n"} {
+		c, _, err := Read("", files(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[(&version{Service: c.Services[0]}).id(0)] = true
+	}
+	if len(ids) != 1 {
+		t.Errorf("versions %v", ids)
 	}
 }
 

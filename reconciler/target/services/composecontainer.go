@@ -192,14 +192,22 @@ func (p *parser) whole(s *Service, n *yaml.Node, what string) {
 	}
 }
 
+// sampleVariables stand for those of an instance, to see what a text becomes.
+var sampleVariables = map[string]string{
+	"HEADGATE_RELEASE":     "1",
+	"HEADGATE_COMMIT":      "c0ffee",
+	"HEADGATE_ENVIRONMENT": "e",
+	"HEADGATE_APPLICATION": "a",
+	"HEADGATE_INSTANCE":    "i",
+}
+
 // image reads the reference of an image.
 func (p *parser) image(c *Container, n *yaml.Node, what string) {
 	text, ok := p.text(n, what)
 	if !ok {
 		return
 	}
-	sample := map[string]string{"HEADGATE_RELEASE": "1", "HEADGATE_COMMIT": "c0ffee", "HEADGATE_ENVIRONMENT": "e", "HEADGATE_APPLICATION": "a", "HEADGATE_INSTANCE": "i"}
-	plain, err := interpolate(text, sample)
+	plain, err := interpolate(text, sampleVariables)
 	if err != nil || !imageReference.MatchString(plain) {
 		p.problem(n, `write it like "postgres:17" or "ghcr.io/acme/web@sha256:…", in small letters; a name alone is an image of the release`,
 			"%s: %q is not the name of an image", what, text)

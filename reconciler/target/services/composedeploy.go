@@ -90,10 +90,11 @@ const strategyForm = "write all-at-once, rolling, canary, linear, or a name such
 
 // deployments reads x-headgate beside services.
 func (p *parser) deployments(c *Compose, n *yaml.Node) {
-	if !p.mapping(n, "x-headgate", []string{"deployment"}, nil, nil) {
+	if !p.mapping(n, "x-headgate", []string{"deployment", "registries"}, nil, nil) {
 		return
 	}
-	for _, v := range yamlfile.Pairs(n) {
+	p.registries(c, value(n, "registries"), "x-headgate.registries")
+	if v := value(n, "deployment"); v != nil {
 		c.Deployment = p.deployment(v, "x-headgate.deployment")
 		if c.Deployment.Strategy == rollout.Rolling && len(p.problems) == 0 {
 			p.bounds(v, c)

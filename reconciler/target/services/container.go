@@ -22,6 +22,12 @@ type Container struct {
 
 	Pull PullPolicy
 
+	// Login is the secret by which the image's registry is entered: "user:password", or a
+	// JSON object with username and password, as in ECS. "" is nobody. Instances are not
+	// made of it: another value replaces none.
+	Login   string `json:",omitempty"`
+	loginAt place
+
 	Entrypoint []string // replaces the image's own, nil keeps that; variables not yet replaced
 	User       string   // name or number, with ":group"; "" is the image's
 	Groups     []string // further ones, by name or number

@@ -67,6 +67,7 @@ func testContainers(t *testing.T, d *enginetest.Daemon) {
 	}{
 		{"replaced without a failed request, and found again", testContainersReplaced},
 		{"an image that cannot be had", testImageMissing},
+		{"a registry with a password", testPrivateRegistry},
 		{"seen and healed", testSeenAndHealed},
 		{"as declared", testAsDeclared},
 		{"the release's own image", testOwnImage},

@@ -76,6 +76,10 @@ func TestTaskFiles(t *testing.T) {
 	if len(secrets) != 1 || secrets[0] != (target.SecretUse{Name: "a/b", Unit: "w", File: taskFile, Line: 2}) {
 		t.Errorf("asks for %+v", secrets)
 	}
+	secrets = Secrets(target.Files{taskFile: []byte(strings.Replace(task, `"name"`, `"repositoryCredentials": {"credentialsParameter": "login"}, "name"`, 1))})
+	if len(secrets) != 1 || secrets[0] != (target.SecretUse{Name: "login", Unit: "w", File: taskFile, Line: 1}) {
+		t.Errorf("asks for %+v", secrets)
+	}
 	all := Addresses(target.Files{taskFile: []byte(task)})
 	if len(all) != 1 || all[0].Address.Port() != 8080 || all[0].File != taskFile || all[0].Line != 1 || all[0].Unit != "w" {
 		t.Errorf("asks for %+v", all)

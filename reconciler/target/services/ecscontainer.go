@@ -26,11 +26,11 @@ func (t *ecsTask) container(n *yaml.Node, what string) (one ecsContainer, ok boo
 		"name", "image", "essential", "cpu", "memory", "memoryReservation", "portMappings", "command", "entryPoint", "workingDirectory",
 		"environment", "environmentFiles", "secrets", "mountPoints", "dependsOn", "healthCheck", "stopTimeout", "user", "ulimits",
 		"linuxParameters", "readonlyRootFilesystem", "dockerLabels", "hostname", "dnsServers", "extraHosts", "systemControls", "dockerSecurityOptions",
+		"repositoryCredentials",
 	}, map[string]string{
 		"links": oneNetwork, "volumesFrom": "name the volume under mountPoints of both containers", "privileged": "containers run without privileges",
 		"disableNetworking": "leave it out", "dnsSearchDomains": "write names out", "resourceRequirements": noDevices,
 		"firelensConfiguration": "the output of every instance is kept already; leave the log router out", "credentialSpecs": "only Windows has it",
-		"repositoryCredentials": "take the image into the release: images: {web: {archive: …}} in headgate.yaml, and image: web here",
 	}, map[string]string{
 		"logConfiguration": "the output of every instance is kept here: env logs", "startTimeout": "deployments have a circuit breaker",
 		"restartPolicy": "an instance that ends is started again", "interactive": "an instance's input is empty",
@@ -106,6 +106,13 @@ func (t *ecsTask) containerKey(one *ecsContainer, name, key string, n *yaml.Node
 				one.Secrets = append(one.Secrets, s)
 			}
 		})
+	case "repositoryCredentials":
+		set, _ := p.record(n, what, []string{"credentialsParameter"}, nil, nil)
+		if of := set["credentialsParameter"]; of == nil {
+			p.problem(n, "write the secret's name under credentialsParameter", "%s names no secret", what)
+		} else if s, ok := p.valueFrom(of, p.said(set, "credentialsParameter", what), what); ok {
+			c.Login, c.loginAt = s.Name, s.at
+		}
 	case "mountPoints":
 		t.mountPoints(c, n, what)
 	case "dependsOn":

@@ -122,12 +122,20 @@ func (i *images) resolve(ctx context.Context, e *engine.Engine, in *instance, re
 	ctx, cancel := context.WithTimeoutCause(ctx, pullWithin, errPullTimeout)
 	defer cancel()
 	c := in.version.Service.Container
+	login, err := in.app.grants.Load().login(c)
 	if r.known {
-		found, err := e.Have(ctx, r.Image, engine.Login{})
-		return image{Image: found, At: r.At}, err
+		// What is there already needs no login.
+		found, have := e.Have(ctx, r.Image, login)
+		if have != nil && err != nil {
+			have = err
+		}
+		return image{Image: found, At: r.At}, have
+	}
+	if err != nil {
+		return image{}, hopeless{err}
 	}
 	for try := 1; ; try++ {
-		found, err := e.Resolve(ctx, ref, pullOf(c.Pull), engine.Login{})
+		found, err := e.Resolve(ctx, ref, pullOf(c.Pull), login)
 		if err == nil {
 			r.known, r.image = true, image{Image: found, At: time.Now()}
 			return r.image, nil

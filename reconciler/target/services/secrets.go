@@ -51,6 +51,9 @@ func Secrets(files target.Files) (all []target.SecretUse) {
 		for _, of := range s.Secrets {
 			all = append(all, target.SecretUse{Name: of.Name, Unit: s.Name, File: of.at.file, Line: of.at.line})
 		}
+		if c := s.Container; c != nil && c.Login != "" {
+			all = append(all, target.SecretUse{Name: c.Login, Unit: s.Name, File: c.loginAt.file, Line: c.loginAt.line})
+		}
 	}
 	return all
 }
@@ -128,17 +131,25 @@ func (g *grants) set() target.Secrets {
 // of are the revisions of the secrets that a service is to be given, as they are set
 // now.
 func (g *grants) of(s Service, repository string) (map[string]string, error) {
-	revisions := map[string]string{}
-	for _, each := range s.Secrets {
-		revision, ok := g.set()[each.Name]
-		if !ok {
-			id := secret.ID{Repository: repository, Name: strings.TrimPrefix(each.Name, "/")}
-			return nil, &engine.Error{
-				Reason: target.ReasonSecretMissing,
-				What:   fmt.Sprintf("service %s wants the secret %s, which is not set; set it: ssh <this server> secret set %s <value.txt", s.Name, each.Name, id),
-			}
+	revisions, set := map[string]string{}, g.set()
+	missing := func(name string) error {
+		id := secret.ID{Repository: repository, Name: strings.TrimPrefix(name, "/")}
+		return &engine.Error{
+			Reason: target.ReasonSecretMissing,
+			What:   fmt.Sprintf("service %s wants the secret %s, which is not set; set it: ssh <this server> secret set %s <value.txt", s.Name, name, id),
 		}
-		revisions[each.Name] = revision.Revision
+	}
+	for _, each := range s.Secrets {
+		of, ok := set[each.Name]
+		if !ok {
+			return nil, missing(each.Name)
+		}
+		revisions[each.Name] = of.Revision
+	}
+	if c := s.Container; c != nil && c.Login != "" {
+		if _, ok := set[c.Login]; !ok {
+			return nil, missing(c.Login)
+		}
 	}
 	return revisions, nil
 }
@@ -179,6 +190,29 @@ func (g *grants) value(s Secret, revision string) ([]byte, error) {
 		return nil, invalid("has a zero byte, which no variable can")
 	}
 	return data, nil
+}
+
+// login is how the registry of a service's image is entered, by what is set now.
+func (g *grants) login(c *Container) (engine.Login, error) {
+	if c.Login == "" {
+		return engine.Login{}, nil
+	}
+	data, err := g.value(Secret{Name: c.Login}, g.set()[c.Login].Revision)
+	if err != nil {
+		return engine.Login{}, err
+	}
+	var object struct{ Username, Password string }
+	if json.Unmarshal(data, &object) == nil && object.Username != "" {
+		return engine.Login{User: object.Username, Password: object.Password}, nil
+	}
+	user, password, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
+	if !ok || user == "" || password == "" || strings.ContainsAny(user, "{\n") {
+		return engine.Login{}, &engine.Error{
+			Reason: target.ReasonSecretInvalid,
+			What:   fmt.Sprintf(`the secret %s is no login of a registry; set one like user:password, or {"username": …, "password": …}`, c.Login),
+		}
+	}
+	return engine.Login{User: user, Password: password}, nil
 }
 
 // secretKey is what secrets are kept by on this machine.

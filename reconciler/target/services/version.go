@@ -77,6 +77,11 @@ func (v *version) id(generation int64) string {
 	s := v.Service
 	s.Replicas, s.Drain, s.StopGrace, s.Ports, s.Restart = 0, 0, 0, nil, rollout.Restart{}
 	s.Health.Passes, s.Health.HealthyFor = 0, 0
+	if c := s.Container; c != nil && c.Login != "" {
+		without := *c
+		without.Login = ""
+		s.Container = &without
+	}
 	text, err := json.Marshal(s)
 	var said any
 	if err == nil {

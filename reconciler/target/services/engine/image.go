@@ -234,7 +234,7 @@ func (e *Engine) pullFailure(ctx context.Context, ref string, err error) error {
 	case cerrdefs.IsUnauthorized(err), cerrdefs.IsPermissionDenied(err), has("denied", "unauthorized", "authentication required", "no basic auth"):
 		return &Error{
 			Reason: target.ReasonImageDenied,
-			What:   fmt.Sprintf("the registry does not give image %s to this machine, or has none; correct its name, or let the machine read it", ref),
+			What:   fmt.Sprintf("the registry does not give image %s to this machine, or has none; correct its name, or name the secret with a login for its registry (x-headgate: {registries: …} in compose.yaml)", ref),
 			Err:    err,
 		}
 	case cerrdefs.IsNotFound(err), has("manifest unknown", "not found", "name unknown", "no matching manifest"):

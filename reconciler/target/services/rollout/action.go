@@ -93,10 +93,7 @@ func (o *Observed) Declare(d Declared) {
 			f.Reached = f.Serving == s.Version && len(f.Routed) >= s.Replicas
 			// An error belongs to the commit that had it.
 			f.ListenError, f.ListenFails, f.ListenRetry = "", 0, time.Time{}
-			if t := f.Versions[s.Version]; t.Tripped() {
-				t.Failures, t.Over = 0, false // a newer commit gives what was given up a fresh chance
-				f.tryAgain(s.Version)
-			}
+			f.tryAgain(s.Version) // a newer commit gives what was given up a fresh chance
 		}
 		f.Declared = nil
 		f.declare(s, d.Deployment.Breaker)
@@ -106,8 +103,20 @@ func (o *Observed) Declare(d Declared) {
 	}
 }
 
+// TryAgain gives what is declared and was given up a fresh chance.
+func (o *Observed) TryAgain(d Declared) {
+	for _, s := range d.Services {
+		o.service(s.Name).tryAgain(s.Version)
+	}
+}
+
 // tryAgain has the instances of a version that failed for good start once more.
 func (f *ServiceState) tryAgain(version string) {
+	t := f.Versions[version]
+	if !t.Tripped() {
+		return
+	}
+	t.Failures, t.Over = 0, false
 	for _, in := range f.Instances {
 		if in.Version == version && in.Phase == target.PhaseFailed {
 			in.Phase, in.NotBefore, in.Restarts = target.PhaseWaiting, time.Time{}, 0

@@ -40,9 +40,9 @@ type Daemon struct {
 // Image is one that every engine has: busybox.
 const Image = "headgate.test/busybox:1"
 
-// needed are the programs of the Debian packages docker.io, iptables and
-// busybox-static.
-var needed = []string{"dockerd", "containerd", "runc", "iptables", "docker-init", "busybox", "unshare"}
+// needed are the programs of the Debian packages docker.io, docker-registry, iptables
+// and busybox-static.
+var needed = []string{"dockerd", "docker-registry", "containerd", "runc", "iptables", "docker-init", "busybox", "unshare"}
 
 // Run runs test with an engine, as the whole of t, which is a test of the package and
 // no part of one: it is started once more in namespaces of its own. Where an engine
@@ -55,7 +55,7 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 	}
 	for _, program := range needed {
 		if _, err := exec.LookPath(program); err != nil {
-			missing(t, fmt.Sprintf("%s is not installed: apt-get install docker.io iptables busybox-static", program))
+			missing(t, fmt.Sprintf("%s is not installed: apt-get install docker.io docker-registry iptables busybox-static", program))
 		}
 	}
 	if os.Geteuid() != 0 {
