@@ -39,7 +39,8 @@ To a directory only what is new is copied. To standard output ("-") all goes, as
 tar; it is put together in the directory for temporary files.
 
 Left out: logs of builds, unless --logs is given, those of services, webhooks that
-wait, and what is installed on this machine (--deploy-here): that is the machine's. "headgate restore" makes a data directory of it.`,
+wait, and what is installed on this machine (--deploy-here): that
+is the machine's. "headgate restore" makes a data directory of it.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			data := flags.String("data", "./data", "`directory` that holds everything the server keeps")
 			var recipients list
