@@ -18,6 +18,7 @@ var allowed = map[string][]string{
 	"gitd":                {"gitd"},
 	"hooks":               {"gitd", "hooks", "policies"},
 	"hooks/build":         {"gitd/buildsettings", "gitd/crash", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
+	"hooks/build/report":  {"gitd/repo"},
 	"hooks/receive/wire":  {},
 	"reconciler":          {"gitd", "policies", "reconciler"},
 	"cmd/internal/backup": {"gitd/repo", "hooks/build/artifact", "reconciler/record"},

@@ -86,19 +86,19 @@ func TestEndedWithAnEventOnItsWay(t *testing.T) {
 }
 
 // TestNobodyAsksAfterTheEnd: a request of a connection that is being closed begins nothing
-// once the application has ended, and one that has begun is waited for.
+// once the application has ended, and one that has started is waited for.
 func TestNobodyAsksAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	a := newApp(New(t.TempDir(), t.TempDir(), nil), target.Key{Repository: "shop", Application: "shop", Environment: "production"})
-	begun, goOn := make(chan struct{}), make(chan struct{})
+	started, goOn := make(chan struct{}), make(chan struct{})
 	answered := false
 	asked := a.counted(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		close(begun)
+		close(started)
 		<-goOn
 		answered = true
 	}))
 	go asked.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
-	<-begun
+	<-started
 	go func() {
 		<-a.life.Done()
 		close(goOn)
