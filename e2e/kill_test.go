@@ -57,6 +57,8 @@ var elsewhere = map[string]bool{
 	// A machine enrols: gitd/enrolment, reconciler/agent and TestAgents.
 	"enrolment.making": true, "enrolment.made": true, "enrolment.claiming": true, "enrolment.claimed": true,
 	"enrolment.spending": true, "enrolment.spent": true, "join.key-made": true, "join.accepted": true, "join.noted": true,
+	"services.secrets-kept": true, // reconciler/target/services: TestKilledBesideSecrets
+
 	"hosts.declared-kept": true, // by an agent on another machine
 	"agent.keys-followed": true, // likewise, when the server's signing key was replaced: cmd/internal/proof
 

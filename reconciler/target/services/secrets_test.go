@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -170,4 +171,77 @@ func nowhere(t *testing.T, texts []string, dirs ...string) {
 	for _, name := range lines {
 		look(name)
 	}
+}
+
+// TestKilledBesideSecrets: an agent that is killed when it has written secrets down, and not
+// yet what is declared, goes on from what it has, and from what it is told again.
+func TestKilledBesideSecrets(t *testing.T) {
+	t.Parallel()
+	compose := runsAs{}.compose(`printf %s "$$TOKEN" | sha256sum; touch /tmp/ready; while :; do sleep 0.05; done`,
+		"stop_grace_period: 100ms", ready, "x-headgate: {secrets: {TOKEN: token}}")
+	dir, logs := t.TempDir(), t.TempDir()
+	h := openIn(t, dir, logs, func(*Target) {})
+	env := h.env
+	h.leave()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := func(value string) {
+		t.Helper()
+		cmd := exec.Command(self)
+		cmd.Env = []string{
+			"BE_TARGET=confined",
+			"PATH=" + os.Getenv("PATH"),
+			"WORK=" + dir,
+			"LOGS=" + logs,
+			"ENVIRONMENT=" + env,
+			"COMPOSE=" + compose,
+			"SECRET=" + value,
+			"GORACE=atexit_sleep_ms=0",
+			"HEADGATE_CRASH_AT=services.secrets-kept",
+		}
+		out, err := cmd.CombinedOutput()
+		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+			t.Fatalf("it was not killed: %v %s", err, out)
+		}
+	}
+	tell := func(h *harness, value string) {
+		d := h.declared(1, 1, compose)
+		d.Secrets = secretsOf("token", value)
+		h.Converge(d)
+	}
+	given := func(h *harness, value string) {
+		t.Helper()
+		eventually(t, "an instance was given "+value, func() (string, bool) {
+			o := h.Observe(h.key())
+			if o.State != target.Healthy || len(o.Units[0].Instances) != 1 {
+				return fmt.Sprintf("%+v", o), false
+			}
+			lines, _ := h.InstanceLog(h.key(), o.Units[0].Instances[0].ID, 100)
+			return strings.Join(lines, "\n"), strings.Contains(strings.Join(lines, "\n"), summed(value))
+		})
+	}
+
+	killed("first")
+	app := filepath.Join(dir, "apps", "hello", env, "hello")
+	if _, err := os.Stat(secretsFile(app)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(app, "declared.json")); !os.IsNotExist(err) {
+		t.Errorf("what is declared was written down: %v", err)
+	}
+	h = openIn(t, dir, logs, func(*Target) {})
+	h.seq = 1
+	tell(h, "first")
+	given(h, "first")
+	h.leave()
+
+	// What is declared is the same, and the secret another.
+	killed("second")
+	h = openIn(t, dir, logs, func(*Target) {})
+	h.seq = 1
+	h.await(target.Healthy)
+	tell(h, "second")
+	given(h, "second")
 }

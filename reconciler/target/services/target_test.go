@@ -781,7 +781,11 @@ func beTarget() {
 	t.Unconfined = os.Getenv("BE_TARGET") == "unconfined"
 	k := target.Key{Repository: "hello", Application: "hello", Environment: os.Getenv("ENVIRONMENT")}
 	changed, _ := t.Watch(k)
-	t.Converge(declared(k, 1, 1, os.Getenv("COMPOSE")))
+	d := declared(k, 1, 1, os.Getenv("COMPOSE"))
+	if value := os.Getenv("SECRET"); value != "" {
+		d.Secrets = secretsOf("token", value)
+	}
+	t.Converge(d)
 	go func() {
 		for range changed {
 			switch o := t.Observe(k); o.State {
