@@ -30,6 +30,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -42,6 +43,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/gitd/socket"
 	"github.com/headgate-cd/headgate/gitd/token"
 	"github.com/headgate-cd/headgate/gitd/transport"
 	"github.com/headgate-cd/headgate/gitd/web"
@@ -407,6 +409,18 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	return s, s.receive.Open()
 }
 
+// cannotListen says who has an address that is taken.
+func cannotListen(flag, addr string, err error) error {
+	by := ""
+	if _, text, _ := net.SplitHostPort(addr); errors.Is(err, syscall.EADDRINUSE) {
+		port, _ := strconv.Atoi(text) // a name of a service's finds nobody
+		if by = socket.Holder(port); by != "" {
+			by = ", by " + by
+		}
+	}
+	return fmt.Errorf("listen on %s: %w%s\nhint: give another address with --%s", addr, err, by, flag)
+}
+
 // listen takes the addresses and says where people find the server.
 func (s *Server) listen(hostKey gossh.Signer) (err error) {
 	for _, l := range []struct {
@@ -414,7 +428,7 @@ func (s *Server) listen(hostKey gossh.Signer) (err error) {
 		on         *net.Listener
 	}{{"ssh", s.opts.SSH, &s.sshOn}, {"http", s.opts.HTTP, &s.webOn}} {
 		if *l.on, err = net.Listen("tcp", l.addr); err != nil {
-			return fmt.Errorf("listen on %s: %w\nhint: give another address with --%s", l.addr, err, l.flag)
+			return cannotListen(l.flag, l.addr, err)
 		}
 	}
 	reach := func(l net.Listener, asked string) string {

@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 		{name: "B28 retry", in: "version: 0.2\nphases: {build: {on-failure: RETRY-2-time.*out, commands: [x]}}\n"},
 		{name: "B28 retry too often", in: "version: 0.2\nphases: {build: {on-failure: RETRY-101, commands: [x]}}\n", refused: `b.yml:2:30: on-failure "RETRY-101": a build is tried again 0 to 100 times; write RETRY-3`},
 		{name: "B28 no expression", in: "version: 0.2\nphases: {build: {on-failure: \"RETRY-2-[\", commands: [x]}}\n", refused: `"[" is not a regular expression`},
+		{name: "on-failure that forgives", in: "version: 0.2\nphases: {build: {on-failure: CONTINUE, commands: [x]}}\n", warned: "does not keep the tree from landing"},
 		{name: "on-failure misspelt", in: "version: 0.2\nphases: {build: {on-failure: CONTINU, commands: [x]}}\n", refused: `did you mean "CONTINUE"?`},
 		{name: "on-failure", in: "version: 0.2\nphases: {build: {on-failure: stop, commands: [x]}}\n", refused: `on-failure "stop" is unknown`},
 		{name: "B30 run-as root", in: "version: 0.2\nrun-as: root\n" + phases},

@@ -147,7 +147,11 @@ func (r *reader) onFailure(n *yaml.Node) OnFailure {
 	switch text {
 	case "":
 		return OnFailure{}
-	case Abort, Continue:
+	case Continue:
+		r.warnings = append(r.warnings, r.problem(n, "on-failure is CONTINUE: what fails in this phase does not keep the tree from landing",
+			"leave it out where the failure should count"))
+		return OnFailure{Do: text}
+	case Abort:
 		return OnFailure{Do: text}
 	}
 	rest, ok := strings.CutPrefix(text, Retry)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/socket"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
@@ -323,6 +324,9 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		by := "another program on this machine"
+		if port, err := strconv.Atoi(number); err == nil {
+			by = cmp.Or(socket.Holder(port), by)
+		}
 		t.mu.Lock()
 		for held, holder := range t.holders {
 			if _, n, err := net.SplitHostPort(held); err == nil && n == number {

@@ -548,7 +548,8 @@ func TestRemoveAndPorts(t *testing.T) {
 	h.converge(1, strings.Replace(web, "0:80", port+":80", 1))
 	eventually(t, "the conflict is told", func() (string, bool) {
 		o := h.Observe(h.key())
-		return o.Message, strings.Contains(o.Message, "port 127.0.0.1:"+port+" of service web of hello in "+h.env+" is taken by another program")
+		return o.Message, strings.Contains(o.Message, "port 127.0.0.1:"+port+" of service web of hello in "+h.env+" is taken by ") &&
+			strings.Contains(o.Message, " (process ")
 	})
 	taken.Close()
 	o := h.await(target.Healthy)
