@@ -500,3 +500,48 @@ func (h *backend) Test(_ context.Context, _ access.Identity, repository, name st
 	}
 	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q", repository, name), Hint: "see them", Command: "test list " + repository}
 }
+
+// Agents are three machines: one well, one that has drifted and is drained, one away.
+func (h *backend) Agents(context.Context, access.Identity) ([]show.Agent, error) {
+	if len(h.promos) == 0 {
+		return []show.Agent{}, nil
+	}
+	return []show.Agent{
+		{
+			Name:      "web-1",
+			Tags:      map[string]string{"role": "web", "zone": "a"},
+			Connected: true,
+			Since:     at("09:12:00"),
+			From:      "192.0.2.17",
+			Version:   "v1.4.0",
+			Runs: []show.AgentRuns{
+				{Repository: "checkout", Environment: "production", Application: "checkout", Release: 182, State: show.Healthy},
+				{Repository: "web", Environment: "production", Application: "web", Release: 9, State: show.Healthy},
+			},
+		},
+		{
+			Name:         "web-2",
+			Tags:         map[string]string{"role": "web", "zone": "b"},
+			Repositories: []string{"checkout"},
+			Connected:    true,
+			Drained:      true,
+			Since:        at("11:40:00"),
+			From:         "192.0.2.18",
+			Version:      "v1.3.2",
+			Runs: []show.AgentRuns{{
+				Repository:  "checkout",
+				Environment: "production",
+				Application: "checkout",
+				Release:     181,
+				State:       show.Drift,
+				Message:     "drift: /srv/checkout/app.conf has other content",
+			}},
+		},
+		{Name: "db-1", Since: at("03:05:00").AddDate(0, 0, -2), From: "2001:db8::7", Version: "v1.4.0", Runs: []show.AgentRuns{}},
+		{Name: "new-1", Runs: []show.AgentRuns{}},
+	}, nil
+}
+
+func (h *backend) EnrolAgent(context.Context, access.Identity, show.AgentRequest) (show.Enrolment, error) {
+	return show.Enrolment{Command: "headgate agent join", Program: "0123", Platform: "linux/amd64", Expires: at("15:03:51")}, nil
+}

@@ -48,6 +48,7 @@ func routes() []*route {
 		{pattern: "/{repo}/env/{env}/logs", page: logsPage},
 		{pattern: "/{repo}/schedules/{schedule}", page: schedulePage, act: runSchedule},
 		{pattern: "/{repo}/tests", page: testsPage},
+		{pattern: "/{repo}/agents", page: agentsPage},
 		{pattern: "/{repo}/releases", page: releasesPage},
 		{pattern: "/{repo}/releases/{n}", page: releasePage},
 	}
