@@ -1,11 +1,13 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
@@ -49,5 +51,24 @@ func TestPatternsAreBounded(t *testing.T) {
 		if err := try(); !errors.As(err, &no) || no.fix == "" || !strings.Contains(no.what, "alternatives") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestSearchForBasesEnds: a pattern with several ** has more ways through a deep tree
+// than there is time; the search ends with its context.
+func TestSearchForBasesEnds(t *testing.T) {
+	source := t.TempDir()
+	deep := source
+	for range 150 {
+		deep = filepath.Join(deep, "a")
+	}
+	if err := os.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := match(ctx, source, strings.Repeat("**/a/", 12)+"b", []string{"*"}, buildspec.Artifact{})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it ended with %v", err)
 	}
 }

@@ -224,7 +224,7 @@ func match(ctx context.Context, source, base string, files []string, a buildspec
 		return m, err
 	}
 	defer root.Close()
-	bases, err := baseDirectories(root, base)
+	bases, err := baseDirectories(ctx, root, base)
 	if err != nil {
 		return m, err
 	}
@@ -317,7 +317,22 @@ func whyNot(root *os.Root, base, pattern string) string {
 	return fmt.Sprintf("the build left nothing that matches %q", pattern)
 }
 
-func baseDirectories(root *os.Root, base string) ([]string, error) {
+// untilDone is a file system in which there is nothing any more once ctx is done: a
+// search for a pattern with several ** goes through a deep tree in more ways than
+// anybody can wait for, and heeds no deadline by itself.
+type untilDone struct {
+	fs.FS
+	ctx context.Context
+}
+
+func (u untilDone) Open(name string) (fs.File, error) {
+	if err := u.ctx.Err(); err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return u.FS.Open(name)
+}
+
+func baseDirectories(ctx context.Context, root *os.Root, base string) ([]string, error) {
 	rel, ok := inside(base)
 	none := &clientError{what: "no matching base directory path found for " + base}
 	if !ok {
@@ -330,7 +345,10 @@ func baseDirectories(root *os.Root, base string) ([]string, error) {
 	if choices(rel) > maxChoices {
 		return nil, tooManyChoices(base)
 	}
-	bases, err := doublestar.Glob(root.FS(), rel, doublestar.WithNoFollow())
+	bases, err := doublestar.Glob(untilDone{root.FS(), ctx}, rel, doublestar.WithNoFollow())
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, &clientError{what: fmt.Sprintf("base-directory %q is not a pattern", base)}
 	}
