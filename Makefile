@@ -38,6 +38,7 @@ build:
 TEST = env -u MAKEFLAGS -u MFLAGS GOGC=400 GORACE=atexit_sleep_ms=0 .ci/in-memory go test -vet=off -timeout 30m
 
 test: test-packages webhook-examples check
+	@echo "left out: target: kubernetes with a real control plane; make test-kubernetes has it"
 	@$(MAKE) --no-print-directory -j 2 test-raced test-unraced
 
 test-raced:
@@ -45,6 +46,11 @@ test-raced:
 
 test-unraced:
 	$(TEST) -p 2 $$(.ci/concurrent not)
+
+# The agent of a cluster, a module of its own, with a real control plane, which is built once and kept outside the tree:
+# that takes ten minutes and more. make test leaves it out.
+test-kubernetes: race-packages
+	programs=$$(.ci/kube/build) && cd cmd/headgate-kube && go vet ./... && HEADGATE_KUBE_PROGRAMS=$$programs go test -vet=off ./...
 
 # The webhooks that GitHub publishes as examples: test data that is not committed.
 webhook-examples: test-packages

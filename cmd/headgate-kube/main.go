@@ -2,7 +2,8 @@
 // server over SSH, and has the cluster be what environments of target: kubernetes declare. The server holds no
 // credentials of clusters.
 //
-// `ssh host agent enrol --kubernetes` prints the manifest that installs it.
+// doc/kubernetes.md has the manifest that installs it, with the token that `ssh host agent enrol --tag
+// target=kubernetes` prints.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -23,7 +25,9 @@ import (
 
 	"github.com/headgate-cd/headgate/cmd/headgate-kube/cluster"
 	"github.com/headgate-cd/headgate/cmd/internal/proof"
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/reconciler/agent"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // version is stamped in when the program is built.
@@ -33,7 +37,7 @@ var version = "unknown"
 type options struct {
 	server, hostKey, signingKey, name string
 	namespace, secret, registry       string
-	kubeconfig, data                  string
+	kubeconfig                        string
 }
 
 func main() {
@@ -59,7 +63,7 @@ func main() {
 func (o options) check() error {
 	for _, need := range []struct{ flag, value string }{{"server", o.server}, {"host-key", o.hostKey}, {"signing-key", o.signingKey}} {
 		if need.value == "" {
-			return fmt.Errorf("--%s is missing\nhint: `ssh host agent enrol --kubernetes` prints the manifest that has it", need.flag)
+			return fmt.Errorf("--%s is missing\nhint: doc/kubernetes.md says where it comes from", need.flag)
 		}
 	}
 	return nil
@@ -92,53 +96,59 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	target, err := cluster.Connect(config)
+	engine, err := cluster.Connect(config)
 	if err != nil {
 		return err
 	}
-	target.Namespace, target.Log = o.namespace, log
-	target.Registry = cmp.Or(o.registry, host(o.server))
+	engine.Namespace, engine.Log = o.namespace, log
+	engine.Registry = cmp.Or(o.registry, host(o.server))
 	dir, err := os.MkdirTemp("", "headgate-kube-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	kept := &cluster.Kept{Client: target.Client, Namespace: o.namespace, Name: o.secret, Dir: dir}
+	kept := &cluster.Kept{Client: engine.Client, Namespace: o.namespace, Name: o.secret, Dir: dir}
 	uplink, err := join(ctx, o, keys, kept)
 	if err != nil {
 		return err
 	}
-	if err := target.Load(ctx); err != nil {
+	if err := engine.Load(ctx); err != nil {
 		return err
 	}
-	prover := &agent.Prover{
-		Dir:    dir,
-		Uplink: uplink,
-		Verify: proof.Verify,
-		Fence:  target.Fence,
-		Log:    log,
-		Noted:  func() error { return kept.Save(ctx) },
-	}
+	// It is not run: what it does on a machine is done here. What it believes is the same.
+	worker := &agent.Worker{Dir: dir, Uplink: uplink, Hosts: engine, Prove: proof.Verify, Log: log}
 	began := time.Now()
 	uplink.Log = log
 	uplink.Handler = &agent.Handler{
-		Engine: target,
+		Engine: engine,
 		Hello: func() agent.Hello {
-			return agent.Hello{Version: agent.Version, Program: version, PID: os.Getpid(), Worker: os.Getpid(), Since: began}
+			return agent.Hello{
+				Version:  agent.Version,
+				Program:  version,
+				PID:      os.Getpid(),
+				Worker:   os.Getpid(),
+				Since:    began,
+				Unproven: worker.Refused(),
+			}
 		},
 		Settings: func(agent.Settings) error { return nil }, // they are about addresses of a machine
 		Control: func(_ context.Context, what, _ string) error {
 			return fmt.Errorf("the agent of a cluster does not %s; scale its Deployment", what)
 		},
-		Prove: prover.Prove,
-		Log:   log,
+		Prove: func(d *target.Declared, p agent.Proof) error {
+			if err := worker.Verify(d, p); err != nil {
+				return err
+			}
+			return kept.Save(ctx) // another key of the server may count by now
+		},
+		Log: log,
 	}
 	log.Info("working", "program", version, "server", o.server)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- target.Run(ctx)
+		ended <- engine.Run(ctx)
 		cancel()
 	}()
 	uplink.Run(ctx)
@@ -162,9 +172,9 @@ func join(ctx context.Context, o options, keys agent.Keys, kept *cluster.Kept) (
 		return uplink, err
 	}
 	if token == "" {
-		return nil, errors.New("the Secret has no token, and the agent has not enrolled yet\nhint: `ssh host agent enrol --kubernetes` prints another manifest")
+		return nil, errors.New("the Secret has no token, and the agent has not enrolled yet\nhint: make another: ssh host agent enrol --tag target=kubernetes")
 	}
-	if err := agent.MakeKey(kept.Dir); err != nil {
+	if _, err := repo.OpenKey(filepath.Join(kept.Dir, cluster.KeyName)); err != nil {
 		return nil, err
 	}
 	if err := kept.Save(ctx); err != nil {
@@ -176,4 +186,3 @@ func join(ctx context.Context, o options, keys agent.Keys, kept *cluster.Kept) (
 	}
 	return uplink, kept.Save(ctx)
 }
-

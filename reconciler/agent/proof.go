@@ -86,8 +86,8 @@ var errNoKey = errors.New("this agent does not know the server's signing key\n" 
 // maxRefusals bounds how many are remembered, for people.
 const maxRefusals = 100
 
-// prove verifies what a server elsewhere declares, before anything is done about it.
-func (w *Worker) prove(d *target.Declared, p Proof) error {
+// Verify verifies what a server elsewhere declares, before anything is done about it.
+func (w *Worker) Verify(d *target.Declared, p Proof) error {
 	w.proving.Lock()
 	defer w.proving.Unlock()
 	keys, err := w.Uplink.Keys, errNoKey
@@ -115,8 +115,8 @@ func (w *Worker) prove(d *target.Declared, p Proof) error {
 	return errUnproven(err.Error())
 }
 
-// refused lists what was refused last, in order.
-func (w *Worker) refused() (all []Refusal) {
+// Refused lists what was refused last, in order.
+func (w *Worker) Refused() (all []Refusal) {
 	w.proving.Lock()
 	defer w.proving.Unlock()
 	for _, r := range w.refusals {

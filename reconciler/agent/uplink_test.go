@@ -161,7 +161,7 @@ func TestUnprovenIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	served := make(chan struct{})
-	s := &http.Server{Handler: &Handler{Engine: engine, Hello: func() Hello { return Hello{Unproven: w.refused()} }, Prove: w.prove, Log: w.Log}}
+	s := &http.Server{Handler: &Handler{Engine: engine, Hello: func() Hello { return Hello{Unproven: w.Refused()} }, Prove: w.Verify, Log: w.Log}}
 	go func() {
 		_ = s.Serve(l) // until it is closed
 		close(served)

@@ -157,7 +157,7 @@ func (w *Worker) work(on net.Listener) error {
 		w.Uplink.Log = w.Log
 		w.Uplink.Handler = &Handler{
 			Engine:   w.Hosts,
-			Prove:    w.prove,
+			Prove:    w.Verify,
 			Hello:    w.hello,
 			Settings: w.keepSettings,
 			Control:  w.remoteControl,
@@ -211,7 +211,7 @@ func (w *Worker) hello() Hello {
 		Since:    w.began,
 		Running:  w.Engine.Running(),
 		Drained:  w.Engine.Drained(),
-		Unproven: w.refused(),
+		Unproven: w.Refused(),
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,12 +23,18 @@ type Kept struct {
 	Client          dynamic.Interface
 	Namespace, Name string // of the Secret
 	Dir             string // a directory of the Pod's
+
+	mu    sync.Mutex
+	saved map[string]string // by the Secret, as it has it
 }
+
+// KeyName is the file of the agent's key.
+const KeyName = "key"
 
 const tokenKey = "token"
 
 // keptNames are the files of the directory: who the agent is, and its key.
-var keptNames = []string{"key", "server.json"}
+var keptNames = []string{KeyName, "server.json"}
 
 var secrets = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 
@@ -34,7 +42,7 @@ var secrets = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 func (k *Kept) Load(ctx context.Context) (token string, err error) {
 	u, err := k.Client.Resource(secrets).Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return "", fmt.Errorf("there is no Secret %s/%s\nhint: `ssh host agent enrol --kubernetes` prints the manifest that has it", k.Namespace, k.Name)
+		return "", fmt.Errorf("there is no Secret %s/%s\nhint: doc/kubernetes.md says how it is made", k.Namespace, k.Name)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read who this agent is: %w", err)
@@ -59,8 +67,25 @@ func (k *Kept) Load(ctx context.Context) (token string, err error) {
 	return string(text), nil
 }
 
-// Save has the Secret keep what the directory has. Once it is known whose agent this is, the token goes: it is spent.
+// Save has the Secret keep what the directory has, if that is new. Once it is known whose agent this is, the token goes:
+// it is spent.
 func (k *Kept) Save(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	files := map[string]string{}
+	for _, name := range keptNames {
+		text, err := os.ReadFile(filepath.Join(k.Dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		files[name] = base64.StdEncoding.EncodeToString(text)
+	}
+	if maps.Equal(files, k.saved) {
+		return nil
+	}
 	client := k.Client.Resource(secrets).Namespace(k.Namespace)
 	u, err := client.Get(ctx, k.Name, metav1.GetOptions{})
 	if err != nil {
@@ -70,16 +95,7 @@ func (k *Kept) Save(ctx context.Context) error {
 	if data == nil {
 		data = map[string]string{}
 	}
-	for _, name := range keptNames {
-		text, err := os.ReadFile(filepath.Join(k.Dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		data[name] = base64.StdEncoding.EncodeToString(text)
-	}
+	maps.Copy(data, files)
 	if data["server.json"] != "" {
 		delete(data, tokenKey)
 	}
@@ -89,5 +105,6 @@ func (k *Kept) Save(ctx context.Context) error {
 	if _, err := client.Update(ctx, u, metav1.UpdateOptions{FieldManager: manager}); err != nil {
 		return fmt.Errorf("keep who this agent is: %w", err)
 	}
+	k.saved = files
 	return nil
 }

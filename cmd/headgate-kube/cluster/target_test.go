@@ -3,8 +3,11 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -424,5 +427,45 @@ func TestPhantomsAreNoDrift(t *testing.T) {
 	if after := s.get("apps/v1/deployments", "web"); after.GetGeneration() != before.GetGeneration() {
 		data, _ := json.Marshal(after.Object)
 		t.Errorf("it was changed although nothing differs: %s", data)
+	}
+}
+
+// TestKept: a Pod that is another one is the same agent, and its token is spent once it has enrolled.
+func TestKept(t *testing.T) {
+	s := fresh(t)
+	_, err := s.Client.Resource(secrets).Namespace(s.own).Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1",
+		"kind":       "Secret",
+		"metadata":   map[string]any{"name": "agent"},
+		"stringData": map[string]any{"token": "once"},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := &Kept{Client: s.Client, Namespace: s.own, Name: "agent", Dir: t.TempDir()}
+	if token, err := first.Load(t.Context()); token != "once" || err != nil {
+		t.Fatalf("%q %v", token, err)
+	}
+	write := func(k *Kept, name, text string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(filepath.Join(k.Dir, name), []byte(text), 0o600), k.Save(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(first, KeyName, "private")
+	second := &Kept{Client: s.Client, Namespace: s.own, Name: "agent", Dir: t.TempDir()}
+	if token, err := second.Load(t.Context()); token != "once" || err != nil {
+		t.Fatalf("killed before it had enrolled: %q %v", token, err)
+	}
+	if key, err := os.ReadFile(filepath.Join(second.Dir, KeyName)); string(key) != "private" || err != nil {
+		t.Errorf("its key is %q, %v", key, err)
+	}
+	write(second, "server.json", "{}")
+	third := &Kept{Client: s.Client, Namespace: s.own, Name: "agent", Dir: t.TempDir()}
+	if token, err := third.Load(t.Context()); token != "" || err != nil {
+		t.Errorf("enrolled: %q %v", token, err)
+	}
+	if server, err := os.ReadFile(filepath.Join(third.Dir, "server.json")); string(server) != "{}" || err != nil {
+		t.Errorf("its server is %q, %v", server, err)
 	}
 }

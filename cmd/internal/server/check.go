@@ -101,7 +101,7 @@ func (s *Server) refusesTarget(repository, target string) (what, fix string) {
 		if has(true) {
 			return "", ""
 		}
-		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol: ssh " + s.about.Login() + " agent enrol --kubernetes"
+		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol: ssh " + s.about.Login() + " agent enrol --tag " + kubernetes.Tag + "=" + kubernetes.TagValue
 	case headgateyaml.Hosts:
 		if s.opts.mayDeployHere(repository) || has(false) {
 			return "", ""

@@ -330,7 +330,7 @@ func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
 // sum makes one state of all hosts.
 func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[string]target.Observed) (o target.Observed) {
 	var away, failed, drifted, working []string
-	live, good := 0, 0
+	live, good, gaveUp := 0, 0, false
 	for _, at := range a.state.Hosts {
 		seen := looked[at.Name]
 		o.Units = append(o.Units, a.unitsOf(at, seen)...)
@@ -341,6 +341,7 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[s
 			continue
 		case at.Attempt == rollout.Failed:
 			failed = append(failed, at.Name+": "+seen.Message)
+			gaveUp = gaveUp || seen.RollBack
 		case at.Attempt == rollout.Succeeded && seen.State == target.Degraded:
 			drifted = append(drifted, at.Name+": "+first)
 			o.Unhealed = o.Unhealed || seen.Unhealed
@@ -367,7 +368,7 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[s
 		o.State, o.Message = target.Unknown, absent+", and what runs there goes on"
 	case plan.Status == rollout.Broken:
 		o.State, o.Message = target.Failed, join(plan.Why, strings.Join(failed, "; "))
-		o.RollBack = c.rollBack && len(failed) > 0
+		o.RollBack = c.rollBack && len(failed) > 0 && (!a.t.File.Parts || gaveUp)
 		o.Unhealed = false
 	case plan.Status != rollout.Done || good == 0:
 		o.State, o.Unhealed = target.Converging, false
