@@ -93,7 +93,7 @@ func (t *Target) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-tick.C:
 			asking, cancel := context.WithTimeout(ctx, pingEvery)
-			t.hear(t.Ping(asking) == nil)
+			t.answered(t.Ping(asking) == nil)
 			cancel()
 		}
 	}
@@ -103,8 +103,8 @@ func (t *Target) Run(ctx context.Context) error {
 	return nil
 }
 
-// hear notes whether the cluster answers.
-func (t *Target) hear(answers bool) {
+// answered notes whether the cluster answers.
+func (t *Target) answered(answers bool) {
 	t.mu.Lock()
 	was := t.heard
 	t.heard = answers
