@@ -45,7 +45,8 @@ const (
 )
 
 func newAdmission(l Limits) *admission {
-	return &admission{limits: l, pending: map[*connection]bool{}, from: map[netip.Prefix]int{}, known: map[netip.Prefix]bool{}}
+	return &admission{limits: l, pending: map[*connection]bool{}, from: map[netip.Prefix]int{},
+		known: map[netip.Prefix]bool{}}
 }
 
 // register counts a new connection in, or says that there is no room. When there

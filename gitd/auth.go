@@ -56,7 +56,8 @@ func (d *daemon) configure() *ssh.Server {
 					},
 					// AES has hardware here, chacha20-poly1305 does not.
 					Ciphers: []string{"aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr"},
-					MACs:    []string{"hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512"},
+					MACs: []string{"hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256",
+						"hmac-sha2-512"},
 				},
 				PublicKeyAuthAlgorithms: []string{
 					gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519,
@@ -69,7 +70,8 @@ func (d *daemon) configure() *ssh.Server {
 						c.banner = conn.SendAuthBanner
 					}
 				},
-				VerifiedPublicKeyCallback: func(meta gossh.ConnMetadata, _ gossh.PublicKey, perms *gossh.Permissions, _ string) (*gossh.Permissions, error) {
+				VerifiedPublicKeyCallback: func(meta gossh.ConnMetadata, _ gossh.PublicKey, perms *gossh.Permissions,
+					_ string) (*gossh.Permissions, error) {
 					if c == nil || perms == nil {
 						return nil, errors.New("no connection")
 					}
@@ -83,7 +85,8 @@ func (d *daemon) configure() *ssh.Server {
 						return nil, err
 					}
 					d.spare.add(c.refused)
-					d.log.Info("logged in", "user", name, "key", key, "remote", meta.RemoteAddr().String(), "client", terminal.Line(string(meta.ClientVersion())))
+					d.log.Info("logged in", "user", name, "key", key, "remote", meta.RemoteAddr().String(), "client",
+						terminal.Line(string(meta.ClientVersion())))
 					return perms, nil
 				},
 			}
@@ -117,7 +120,8 @@ func (d *daemon) unknownKey(c *connection, key string) {
 		return
 	}
 	// An error means that the client has gone.
-	_ = c.banner(fmt.Sprintf("%s: no user here has the key %s; to be let in, send its public half to an administrator of this server\r\n",
+	_ = c.banner(fmt.Sprintf(
+		"%s: no user here has the key %s; to be let in, send its public half to an administrator of this server\r\n",
 		d.Backend.Server(context.Background()).Name, key))
 }
 

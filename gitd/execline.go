@@ -25,7 +25,8 @@ type execLine struct {
 var (
 	errLine       = errors.New("this is not a command line of this server")
 	errRepository = errors.New("this is not the name of a repository")
-	errLFS        = errors.New("this server does not keep files of Git LFS: keep them in Git (git lfs migrate export), or name a server that does (git config lfs.url)")
+	errLFS        = errors.New(
+		"this server does not keep files of Git LFS: keep them in Git (git lfs migrate export), or name a server that does (git config lfs.url)")
 )
 
 // parseExec reads a command line. It expands nothing: there is no shell.

@@ -174,7 +174,8 @@ func (s *session) requests(in <-chan *gossh.Request) {
 			continue
 		case "signal":
 			var sig struct{ Name string }
-			if running && gossh.Unmarshal(req.Payload, &sig) == nil && (sig.Name == "INT" || sig.Name == "TERM" || sig.Name == "HUP") {
+			if running && gossh.Unmarshal(req.Payload, &sig) == nil &&
+				(sig.Name == "INT" || sig.Name == "TERM" || sig.Name == "HUP") {
 				s.cancel(errHungUp)
 			}
 		}
@@ -268,8 +269,10 @@ func (s *session) run(line string) {
 	status := 1
 	defer func() {
 		if p := recover(); p != nil {
-			s.d.log.Error("contained a panic in a session", "line", terminal.Line(line), "err", p, "stack", string(debug.Stack()))
-			s.fail(&show.Error{Kind: show.Again, What: "the server made a mistake and has noted it", Hint: "try again; tell an administrator of this server if it stays"})
+			s.d.log.Error("contained a panic in a session", "line", terminal.Line(line), "err", p, "stack",
+				string(debug.Stack()))
+			s.fail(&show.Error{Kind: show.Again, What: "the server made a mistake and has noted it",
+				Hint: "try again; tell an administrator of this server if it stays"})
 			status = 75
 		}
 		s.exit(status)
@@ -283,7 +286,8 @@ func (s *session) run(line string) {
 		case errors.Is(err, shell.ErrQuote):
 			e.Hint = "for an apostrophe, quote twice: \"...\" for your shell, and '...' inside for this server"
 		}
-		s.d.log.Info("refused a command line", "line", terminal.Line(line[:min(len(line), 200)]), "remote", s.conn.RemoteAddr().String())
+		s.d.log.Info("refused a command line", "line", terminal.Line(line[:min(len(line), 200)]), "remote",
+			s.conn.RemoteAddr().String())
 		s.fail(e)
 		status = show.Exit(e)
 		return

@@ -13,12 +13,15 @@ import (
 // later is not allowed until somebody has looked at it.
 var allowed = []string{
 	// comparison, arithmetic, aggregates
-	"eq", "equal", "neq", "lt", "lte", "gt", "gte", "assign", "plus", "minus", "mul", "div", "rem", "abs", "ceil", "floor", "round",
-	"count", "sum", "product", "max", "min", "sort", "and", "or", "intersection", "union", "internal.member_2", "internal.member_3",
+	"eq", "equal", "neq", "lt", "lte", "gt", "gte", "assign", "plus", "minus", "mul", "div", "rem", "abs", "ceil",
+	"floor", "round",
+	"count", "sum", "product", "max", "min", "sort", "and", "or", "intersection", "union", "internal.member_2",
+	"internal.member_3",
 	// types
 	"is_array", "is_boolean", "is_null", "is_number", "is_object", "is_set", "is_string", "type_name", "to_number",
 	// text; regex is RE2, which takes linear time, and glob is not
-	"concat", "contains", "endswith", "startswith", "indexof", "indexof_n", "lower", "upper", "replace", "split", "sprintf", "substring",
+	"concat", "contains", "endswith", "startswith", "indexof", "indexof_n", "lower", "upper", "replace", "split",
+	"sprintf", "substring",
 	"trim", "trim_left", "trim_prefix", "trim_right", "trim_space", "trim_suffix", "format_int",
 	"strings.any_prefix_match", "strings.any_suffix_match", "strings.reverse", "strings.count",
 	"regex.match", "regex.is_valid", "regex.split", "regex.find_n", "regex.find_all_string_submatch_n",

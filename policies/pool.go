@@ -401,7 +401,8 @@ func (p *Pool) Check(ctx context.Context, files map[string][]byte) ([]Problem, e
 		case errors.As(err, &over):
 			return []Problem{{File: Dir, What: over.Error(), Fix: "make them smaller and simpler"}}, nil
 		case again && errors.As(err, &ended):
-			return []Problem{{File: Dir, What: fmt.Sprintf("compiling or testing the policies ends the process that does it: %v", ended)}}, nil
+			return []Problem{{File: Dir,
+				What: fmt.Sprintf("compiling or testing the policies ends the process that does it: %v", ended)}}, nil
 		case again || !errors.As(err, &ended):
 			return nil, err
 		}

@@ -133,7 +133,8 @@ func parseResult(value any) (result, error) {
 	}
 	for name, set := range sets {
 		if _, ok := set.([]any); !ok {
-			return result{}, fmt.Errorf("%s is not a set of objects; write: %s contains {\"rule\": …, \"msg\": …} if …", name, name)
+			return result{}, fmt.Errorf("%s is not a set of objects; write: %s contains {\"rule\": …, \"msg\": …} if …", name,
+				name)
 		}
 	}
 	data, err := json.Marshal(sets)

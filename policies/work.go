@@ -106,7 +106,8 @@ func serve(in io.Reader, out io.Writer) {
 		answer := s.answer(r)
 		err := writeFrame(out, answer, maxReply)
 		if err != nil {
-			err = writeFrame(out, reply{Error: "the answer is " + err.Error(), Digest: answer.Digest, Version: answer.Version}, maxReply)
+			err = writeFrame(out, reply{Error: "the answer is " + err.Error(), Digest: answer.Digest, Version: answer.Version},
+				maxReply)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -104,7 +104,8 @@ func (rc *Reconciler) eachAddress(landed bool, yield func(h Holder, a netip.Addr
 	return nil
 }
 
-func (rc *Reconciler) addressesOf(name string, landed bool, yield func(h Holder, a netip.AddrPort, landed bool) bool) (goOn bool, err error) {
+func (rc *Reconciler) addressesOf(name string, landed bool,
+	yield func(h Holder, a netip.AddrPort, landed bool) bool) (goOn bool, err error) {
 	r, err := rc.Store.Repository(name)
 	if err != nil {
 		return true, err
@@ -174,7 +175,8 @@ func (rc *Reconciler) addressesIn(r *repo.Repository, kind string, tree repo.Has
 
 // addressesLanded are those that an environment's directory in a landed commit
 // declares.
-func (rc *Reconciler) addressesLanded(r *repo.Repository, e headgateyaml.Environment, commit repo.Hash) ([]netip.AddrPort, error) {
+func (rc *Reconciler) addressesLanded(r *repo.Repository, e headgateyaml.Environment,
+	commit repo.Hash) ([]netip.AddrPort, error) {
 	tree, err := r.TreeOf(commit)
 	if err != nil {
 		return nil, err
@@ -206,7 +208,8 @@ func mayAddress(name string) bool {
 }
 
 // addressesAt remembers what a tree asks for: every push looks at all of them.
-func (rc *Reconciler) addressesAt(r *repo.Repository, kind string, tree repo.Hash, read func() ([]map[string][]byte, error)) ([]netip.AddrPort, error) {
+func (rc *Reconciler) addressesAt(r *repo.Repository, kind string, tree repo.Hash,
+	read func() ([]map[string][]byte, error)) ([]netip.AddrPort, error) {
 	addresser, ok := rc.Targets[kind].(target.Addresser)
 	if !ok {
 		return nil, nil
@@ -258,7 +261,8 @@ func (w *worker) declare(ctx context.Context, s *snapshot, tree, commit repo.Has
 	}
 	had, err := w.rc.addressesIn(s.repo, s.settings.Target, s.Declared.Tree)
 	has, herr := w.rc.addressesIn(s.repo, s.settings.Target, tree)
-	if err != nil || herr != nil || slices.ContainsFunc(had, func(a netip.AddrPort) bool { return !slices.Contains(has, a) }) {
+	if err != nil || herr != nil ||
+		slices.ContainsFunc(had, func(a netip.AddrPort) bool { return !slices.Contains(has, a) }) {
 		w.rc.Wake("") // somebody may have waited for it
 	}
 	return nil

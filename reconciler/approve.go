@@ -30,7 +30,8 @@ type Approved struct {
 // promotes it if nothing else is missing. tree, when not empty, is the content
 // that the user saw, whole or as its first digits; another one is refused. The
 // error is a *show.Error that says who may when the user may not.
-func (rc *Reconciler) Approve(ctx context.Context, repository, environment string, by access.Identity, tree, reason string) (Approved, error) {
+func (rc *Reconciler) Approve(ctx context.Context, repository, environment string, by access.Identity,
+	tree, reason string) (Approved, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return Approved{}, err
@@ -90,8 +91,9 @@ func (w *worker) approvedAlready(ctx context.Context, by access.Identity, tree s
 		Tree:     d.Tree,
 		Repeated: true,
 		Promoted: d.Hash,
-		Sentence: fmt.Sprintf("already approved %sfor %s, tree %s, as %s", step(0, d.Release), w.environment, show.Short(d.Tree.String()), by.User),
-		Given:    len(d.Approvals),
+		Sentence: fmt.Sprintf("already approved %sfor %s, tree %s, as %s", step(0, d.Release), w.environment,
+			show.Short(d.Tree.String()), by.User),
+		Given: len(d.Approvals),
 	}, true
 }
 
@@ -103,7 +105,8 @@ func (w *worker) approvedAlready(ctx context.Context, by access.Identity, tree s
 // While something else is still missing the branch has not moved: landed is Zero
 // then, and whoever answers the client must not report env/<environment> as
 // moved, or it would believe it had.
-func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (landed repo.Hash, lines []string, err error) {
+func (rc *Reconciler) ApprovePush(ctx context.Context, repository, environment string, by access.Identity,
+	commit repo.Hash, reason string) (landed repo.Hash, lines []string, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return repo.Zero, nil, err
@@ -170,9 +173,10 @@ func (rc *Reconciler) isProposal(s *snapshot, commit repo.Hash) error {
 		return nil
 	}
 	refused := &show.Error{Kind: show.Denied,
-		What:  fmt.Sprintf("%s is not the proposal for %s", show.Short(commit.String()), s.environment),
-		Where: []string{current(s), "only the server writes env/" + s.environment + "; pushing its proposal there approves it"},
-		Hint:  fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment)}
+		What: fmt.Sprintf("%s is not the proposal for %s", show.Short(commit.String()), s.environment),
+		Where: []string{current(s), "only the server writes env/" + s.environment +
+			"; pushing its proposal there approves it"},
+		Hint: fmt.Sprintf("git fetch origin && git push origin origin/promote/%s:env/%s", s.environment, s.environment)}
 	same, err := record.Made(s.repo, commit, s.Proposal.ID, s.Proposal.Tree, s.Proposal.Parent)
 	if err != nil {
 		refused.Where = append([]string{show.Short(commit.String()) + " " + err.Error()}, refused.Where...)
@@ -195,16 +199,19 @@ func (w *worker) promotedAlready(ctx context.Context, commit repo.Hash) (landed 
 	if same, err := record.Made(w.repo, commit, d.ID, d.Tree, d.Parent); !same || err != nil {
 		return repo.Zero, nil, nil // approve says what is wrong with it
 	}
-	return d.Hash, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment, show.Short(d.Hash.String()))}, nil
+	return d.Hash, []string{fmt.Sprintf("release %d is in %s already, as %s", d.Release, w.environment,
+		show.Short(d.Hash.String()))}, nil
 }
 
 // current names the open proposal.
 func current(s *snapshot) string {
-	return fmt.Sprintf("the proposal is %s, tree %s, commit %s", s.proposed(), show.Short(s.Proposal.Tree.String()), show.Short(s.Proposal.Commit.String()))
+	return fmt.Sprintf("the proposal is %s, tree %s, commit %s", s.proposed(), show.Short(s.Proposal.Tree.String()),
+		show.Short(s.Proposal.Commit.String()))
 }
 
 // approve runs on the worker's goroutine.
-func (w *worker) approve(ctx context.Context, by access.Identity, reason string, check func(*snapshot) error) (Approved, error) {
+func (w *worker) approve(ctx context.Context, by access.Identity, reason string,
+	check func(*snapshot) error) (Approved, error) {
 	// The proposal to judge is the one that belongs to the present state, not one
 	// that a move a moment ago has made stale.
 	if _, err := w.settle(ctx); err != nil {
@@ -227,7 +234,8 @@ func (w *worker) approve(ctx context.Context, by access.Identity, reason string,
 	done.From = s.covers()
 	p := s.Proposal.Promotion
 	if done.Repeated = record.ApprovedBy(p.Approvals, by.User); !done.Repeated {
-		a := record.Approval{User: by.User, Email: w.rc.email(by.User), Tree: s.Proposal.Tree, At: s.Now, Via: via(by), Why: reason}
+		a := record.Approval{User: by.User, Email: w.rc.email(by.User), Tree: s.Proposal.Tree, At: s.Now,
+			Via: via(by), Why: reason}
 		if !a.Written() {
 			return Approved{}, fmt.Errorf("the approval of %q cannot be written down", by.User)
 		}
@@ -237,7 +245,8 @@ func (w *worker) approve(ctx context.Context, by access.Identity, reason string,
 		crash.Point("promote.before-approved")
 		switch _, err := w.writeProposal(ctx, s, p, s.Proposal.Tree); {
 		case errors.Is(err, repo.ErrMoved):
-			return Approved{}, &show.Error{Kind: show.Again, What: "the proposal has just changed", Hint: "look at it and approve again"}
+			return Approved{}, &show.Error{Kind: show.Again, What: "the proposal has just changed",
+				Hint: "look at it and approve again"}
 		case err != nil:
 			return Approved{}, err
 		}
@@ -250,7 +259,8 @@ func (w *worker) approve(ctx context.Context, by access.Identity, reason string,
 		// The approval stands; what follows from it is tried again by the loop.
 		w.log().Error("could not act on the approval at once", "err", err)
 	}
-	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment, show.Short(done.Tree.String()), by.User)
+	done.Sentence = fmt.Sprintf("approved %sfor %s, tree %s, as %s", step(done.From, done.Release), w.environment,
+		show.Short(done.Tree.String()), by.User)
 	if done.Repeated {
 		done.Sentence = "already " + done.Sentence
 	}
@@ -307,13 +317,15 @@ func proposable(r *record.Rejection) string {
 
 // nothingOpen says why there is nothing to approve.
 func (rc *Reconciler) nothingOpen(s *snapshot) error {
-	e := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.repo.Name())}
+	e := &show.Error{Kind: show.NotFound,
+		What: fmt.Sprintf("there is no open proposal for %s of %s", s.environment, s.repo.Name())}
 	switch {
 	case s.problem() != "":
 		e.Where = []string{s.problem()}
 	case s.lastRejection() != nil:
 		e.Where = []string{rejectedBy(s.lastRejection())}
-		e.Hint, e.Command = "to propose it all the same", fmt.Sprintf("promote %s %s %s", s.repo.Name(), s.environment, proposable(s.lastRejection()))
+		e.Hint, e.Command = "to propose it all the same", fmt.Sprintf("promote %s %s %s", s.repo.Name(), s.environment,
+			proposable(s.lastRejection()))
 	case s.Declared != nil:
 		e.Where = []string{fmt.Sprintf("it is release %d, and nothing newer is ready for it", s.covers())}
 	case s.Upstream != nil:

@@ -128,7 +128,8 @@ func (a approvers) cover() []show.Cover {
 			}
 			one.Missing = max(one.Missing, r.settings.Approvals.Count-given)
 			for _, u := range a.rc.Access().Users() {
-				if a.counts(r, access.Recorded(u.Name)) && !a.wrote(u.Name, c) && !record.ApprovedBy(a.s.Proposal.Approvals, u.Name) {
+				if a.counts(r, access.Recorded(u.Name)) && !a.wrote(u.Name, c) &&
+					!record.ApprovedBy(a.s.Proposal.Approvals, u.Name) {
 					one.Who = append(one.Who, u.Name)
 				}
 			}
@@ -146,7 +147,8 @@ func (a approvers) cover() []show.Cover {
 func (a approvers) whyNot(who access.Identity) string {
 	config, repository := a.rc.Access(), a.s.repo.Name()
 	if !who.Scope.Allows(access.Approve, repository) {
-		return fmt.Sprintf("what %s came with does not allow to approve in %s: it takes a key, a session, or a token made with --approve", someone(who), repository)
+		return fmt.Sprintf(
+			"what %s came with does not allow to approve in %s: it takes a key, a session, or a token made with --approve", someone(who), repository)
 	}
 
 	if !a.asked() {
@@ -191,7 +193,8 @@ func (a approvers) whyNot(who access.Identity) string {
 	for _, c := range theirs {
 		changes = append(changes, c.Changes...)
 	}
-	return fmt.Sprintf("what lacks an approval is %s, of %s, and nobody approves their own", show.NameChanges(changes), who.User)
+	return fmt.Sprintf("what lacks an approval is %s, of %s, and nobody approves their own",
+		show.NameChanges(changes), who.User)
 }
 
 // mayApprove refuses who may not approve the open proposal, and names who may.
@@ -332,7 +335,8 @@ func (rc *Reconciler) emailsBetween(ctx context.Context, r *repo.Repository, fro
 	if e, ok := rc.emails.get(key); ok {
 		return e, nil
 	}
-	args := []string{"log", fmt.Sprintf("--max-count=%d", maxCommits), "--format=%ae%n%(trailers:key=Co-authored-by,valueonly)", "--end-of-options", to.String()}
+	args := []string{"log", fmt.Sprintf("--max-count=%d", maxCommits),
+		"--format=%ae%n%(trailers:key=Co-authored-by,valueonly)", "--end-of-options", to.String()}
 	if from != repo.Zero {
 		args = append(args, "^"+from.String())
 	}

@@ -28,7 +28,8 @@ type Chosen struct {
 // of an environment that headgate.yaml does not name any more. It stays proposed
 // until it is promoted, rejected, or another one is chosen, and is judged like any
 // other. What is not newer than what is declared is a rollback, and refused.
-func (rc *Reconciler) Choose(ctx context.Context, repository, environment string, release int, by access.Identity) (Chosen, error) {
+func (rc *Reconciler) Choose(ctx context.Context, repository, environment string, release int,
+	by access.Identity) (Chosen, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return Chosen{}, err
@@ -73,7 +74,8 @@ func (w *worker) choose(ctx context.Context, release int, by access.Identity) (C
 	before := s.tip()
 	switch _, err := w.writeProposal(ctx, s, p, tree); {
 	case errors.Is(err, repo.ErrMoved):
-		return Chosen{}, &show.Error{Kind: show.Again, What: "the proposal has just changed", Hint: "look at it and choose again"}
+		return Chosen{}, &show.Error{Kind: show.Again, What: "the proposal has just changed",
+			Hint: "look at it and choose again"}
 	case err != nil:
 		return Chosen{}, err
 	}
@@ -98,17 +100,20 @@ func (w *worker) choose(ctx context.Context, release int, by access.Identity) (C
 func (w *worker) choosable(s *snapshot, release int) (repo.Hash, error) {
 	where := s.repo.Name() + " " + s.environment
 	no := func(command, format string, args ...any) error {
-		return &show.Error{Kind: show.Denied, What: fmt.Sprintf(format, args...), Where: []string{"nothing has moved"}, Command: command}
+		return &show.Error{Kind: show.Denied, What: fmt.Sprintf(format, args...), Where: []string{"nothing has moved"},
+			Command: command}
 	}
 	switch {
 	case s.Leaving && release != 0:
-		return repo.Zero, no("promote "+where+" removal", "headgate.yaml does not name %s any more: only its removal can be proposed", s.environment)
+		return repo.Zero, no("promote "+where+" removal",
+			"headgate.yaml does not name %s any more: only its removal can be proposed", s.environment)
 	case s.Leaving && s.Declared == nil, s.Leaving && s.Declared.Removal:
 		return repo.Zero, no("", "%s was removed already", s.environment)
 	case s.Leaving:
 		return record.Without(s.repo, s.Declared.Tree, s.application)
 	case release == 0:
-		return repo.Zero, no("", "%s is in headgate.yaml: there is no removal to propose before it is taken out of that", s.environment)
+		return repo.Zero, no("", "%s is in headgate.yaml: there is no removal to propose before it is taken out of that",
+			s.environment)
 	}
 	if _, ok := s.release(release); !ok {
 		return repo.Zero, &show.Error{
@@ -148,22 +153,26 @@ type Rejected struct {
 // proposed again until somebody chooses it. tree, when not empty, is the content
 // that the user saw, whole or as its first digits; another one is refused. Who may
 // write may reject, and so may whose approval is asked for; it may be their own.
-func (rc *Reconciler) Reject(ctx context.Context, repository, environment string, by access.Identity, tree, reason string) (Rejected, error) {
+func (rc *Reconciler) Reject(ctx context.Context, repository, environment string, by access.Identity,
+	tree, reason string) (Rejected, error) {
 	return rc.reject(ctx, repository, environment, by, reason, func(s *snapshot) error { return sameTree(s, tree) })
 }
 
 // RejectPush is Reject by deleting promote/<environment>, which the client believed
 // to be at a commit.
-func (rc *Reconciler) RejectPush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) ([]string, error) {
+func (rc *Reconciler) RejectPush(ctx context.Context, repository, environment string, by access.Identity,
+	commit repo.Hash, reason string) ([]string, error) {
 	by.Via = access.ViaPush
-	done, err := rc.reject(ctx, repository, environment, by, reason, func(s *snapshot) error { return rc.isProposal(s, commit) })
+	done, err := rc.reject(ctx, repository, environment, by, reason,
+		func(s *snapshot) error { return rc.isProposal(s, commit) })
 	if err != nil {
 		return nil, err
 	}
 	return []string{done.Sentence(environment, by.User), done.Then(repository, environment)}, nil
 }
 
-func (rc *Reconciler) reject(ctx context.Context, repository, environment string, by access.Identity, reason string, check func(*snapshot) error) (Rejected, error) {
+func (rc *Reconciler) reject(ctx context.Context, repository, environment string, by access.Identity, reason string,
+	check func(*snapshot) error) (Rejected, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return Rejected{}, err
@@ -180,7 +189,8 @@ func (rc *Reconciler) reject(ctx context.Context, repository, environment string
 	return done, err
 }
 
-func (w *worker) reject(ctx context.Context, by access.Identity, reason string, check func(*snapshot) error) (Rejected, error) {
+func (w *worker) reject(ctx context.Context, by access.Identity, reason string,
+	check func(*snapshot) error) (Rejected, error) {
 	if _, err := w.settle(ctx); err != nil {
 		return Rejected{}, err
 	}
@@ -281,7 +291,8 @@ func (rc *Reconciler) mayReject(ctx context.Context, s *snapshot, by access.Iden
 		return err
 	}
 	config := rc.Access()
-	asked := slices.ContainsFunc(may.rules, func(r rules) bool { return r.settings.Approvals.Count > 0 && may.counts(r, by) })
+	asked := slices.ContainsFunc(may.rules,
+		func(r rules) bool { return r.settings.Approvals.Count > 0 && may.counts(r, by) })
 	if config.May(by, access.Approve, s.repo.Name()) && (asked || config.May(by, access.Write, s.repo.Name())) {
 		return nil
 	}

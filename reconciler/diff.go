@@ -32,7 +32,8 @@ func diff(ctx context.Context, r *repo.Repository, from, to repo.Hash, app strin
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := r.Command(ctx, "-c", "core.quotePath=false", "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames",
+	cmd := r.Command(ctx, "-c", "core.quotePath=false", "diff", "--no-color", "--no-ext-diff", "--no-textconv",
+		"--no-renames",
 		"--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--end-of-options", from.String(), to.String(), "--", record.ApplicationPath(app), record.HoldPath(app))
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

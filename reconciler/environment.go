@@ -23,7 +23,8 @@ const maxShown = 100
 
 // Environments tells what every environment of a repository is, in the order of
 // headgate.yaml, without history, as actor sees it.
-func (rc *Reconciler) Environments(ctx context.Context, actor access.Identity, repository string) ([]show.Environment, error) {
+func (rc *Reconciler) Environments(ctx context.Context, actor access.Identity,
+	repository string) ([]show.Environment, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return nil, err
@@ -49,7 +50,8 @@ func (rc *Reconciler) Environments(ctx context.Context, actor access.Identity, r
 
 // Environment tells what one environment is, with its history, as actor sees it.
 // The error is a *show.Error when there is no such environment.
-func (rc *Reconciler) Environment(ctx context.Context, actor access.Identity, repository, name string) (show.Environment, error) {
+func (rc *Reconciler) Environment(ctx context.Context, actor access.Identity,
+	repository, name string) (show.Environment, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return show.Environment{}, err
@@ -96,7 +98,8 @@ func history(e show.Environment, all, part []record.Commit) []show.Deployed {
 
 // Deployments is a part of an environment's history: the newest, or from one of
 // its commits on. total counts all of it.
-func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from string) (list []show.Deployed, total int, err error) {
+func (rc *Reconciler) Deployments(ctx context.Context,
+	repository, name, from string) (list []show.Deployed, total int, err error) {
 	e, err := rc.Environment(ctx, access.Identity{}, repository, name)
 	if err != nil || len(e.History) == 0 {
 		return nil, 0, err
@@ -358,7 +361,8 @@ func deployed(d record.Commit) show.Deployed {
 func approvals(as []record.Approval, stale bool) []show.Approval {
 	var shown []show.Approval
 	for _, a := range as {
-		shown = append(shown, show.Approval{By: a.User, At: a.At.UTC(), Via: a.Via, Tree: a.Tree.String(), Why: a.Why, Stale: stale})
+		shown = append(shown, show.Approval{By: a.User, At: a.At.UTC(), Via: a.Via, Tree: a.Tree.String(),
+			Why: a.Why, Stale: stale})
 	}
 	return shown
 }

@@ -89,12 +89,14 @@ func (rc *Reconciler) evaluate(ctx context.Context, s *snapshot) error {
 // evaluateRollback asks the query rollback about going back to a commit. The way
 // out must not depend on policies that are broken or slow: then the default ones
 // decide, which is on record.
-func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by policies.User, reason string) error {
+func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to record.Commit, by policies.User,
+	reason string) error {
 	in := rc.rollbackInput(s, to, by, reason)
 	about := fmt.Sprintf("rollback of %s to release %d by %s", s.environment, to.Release, by.Name)
 	answer, rec := rc.engineAt(s.repo, s.branchTip).Rollback(ctx, in)
 	if answer.Unanswered() {
-		rc.log().Warn("policy does not say whether to roll back, the default decides", "repo", s.repo.Name(), "env", s.environment, "reason", answer.Why())
+		rc.log().Warn("policy does not say whether to roll back, the default decides", "repo", s.repo.Name(), "env",
+			s.environment, "reason", answer.Why())
 		byDefault, err := rc.Engine(s.repo, repo.Zero)
 		if err != nil {
 			return err
@@ -105,7 +107,8 @@ func (rc *Reconciler) evaluateRollback(ctx context.Context, s *snapshot, to reco
 	if err := ctx.Err(); err != nil {
 		return err // as above
 	}
-	s.evaluated = &evaluation{Answer: answer, at: s.Now, checks: s.shown(answer.Checks), records: []decision.Record{recordOf(rec, about)}}
+	s.evaluated = &evaluation{Answer: answer, at: s.Now, checks: s.shown(answer.Checks),
+		records: []decision.Record{recordOf(rec, about)}}
 	return nil
 }
 

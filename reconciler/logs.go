@@ -12,7 +12,8 @@ import (
 const maxLogLines = 10_000
 
 // Logs yields what the instances of an environment printed.
-func (rc *Reconciler) Logs(ctx context.Context, repository, environment string, q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
+func (rc *Reconciler) Logs(ctx context.Context, repository, environment string,
+	q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
 	return func(yield func(show.InstanceLine, error) bool) {
 		r, err := rc.repository(repository)
 		if err != nil {
@@ -26,14 +27,16 @@ func (rc *Reconciler) Logs(ctx context.Context, repository, environment string, 
 		}
 		logger, ok := rc.Targets[s.settings.Target].(target.Logger)
 		if !ok {
-			yield(show.InstanceLine{}, &show.Error{Kind: show.NotFound, What: "what runs in " + environment + " is not logged by this server"})
+			yield(show.InstanceLine{}, &show.Error{Kind: show.NotFound,
+				What: "what runs in " + environment + " is not logged by this server"})
 			return
 		}
 		lines := q.Lines
 		if lines < 1 || lines > maxLogLines {
 			lines = maxLogLines
 		}
-		for l, err := range logger.Logs(ctx, s.key(), target.LogQuery{Unit: q.Service, Since: q.Since, Lines: lines, Follow: q.Follow}) {
+		for l, err := range logger.Logs(ctx, s.key(),
+			target.LogQuery{Unit: q.Service, Since: q.Since, Lines: lines, Follow: q.Follow}) {
 			line := show.InstanceLine{At: l.At, Service: l.Unit, Instance: l.Instance, Own: l.Own, Text: l.Text}
 			if !yield(line, err) || err != nil {
 				return

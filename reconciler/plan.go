@@ -193,7 +193,8 @@ func (u *Upstream) Standing(release int) Standing {
 		if c.Removal || c.Covers() < release {
 			break // what came before it was taken back since
 		}
-		exactly := c.Release == release || slices.ContainsFunc(c.Outcome.Covers, func(o record.Covered) bool { return o.Release == release })
+		exactly := c.Release == release ||
+			slices.ContainsFunc(c.Outcome.Covers, func(o record.Covered) bool { return o.Release == release })
 		switch {
 		case exactly && !healthy && !undone[c.Hash] && s.Healthy:
 			return s // its time begins after that

@@ -59,7 +59,8 @@ func (rc *Reconciler) promoteInput(ctx context.Context, s *snapshot, r rules) (p
 }
 
 // rollbackInput is what going back to a commit is judged by.
-func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by policies.User, reason string) policies.RollbackInput {
+func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by policies.User,
+	reason string) policies.RollbackInput {
 	in := policies.RollbackInput{
 		Now:         s.Now.UTC(),
 		Repository:  s.repo.Name(),

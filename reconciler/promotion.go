@@ -15,7 +15,8 @@ import (
 
 // Promotion is the open proposal of an environment, with its gate, its diff and
 // what it carries, as actor sees it. The error is a *show.Error when there is none.
-func (rc *Reconciler) Promotion(ctx context.Context, actor access.Identity, repository, name string) (show.Promotion, error) {
+func (rc *Reconciler) Promotion(ctx context.Context, actor access.Identity,
+	repository, name string) (show.Promotion, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return show.Promotion{}, err

@@ -190,14 +190,16 @@ func (rc *Reconciler) worker(r *repo.Repository, environment string) (*worker, e
 	if !slices.ContainsFunc(all, func(e headgateyaml.Environment) bool { return e.Name == environment }) {
 		return nil, noEnvironment(r.Name(), environment, all)
 	}
-	return nil, &show.Error{Kind: show.Again, What: fmt.Sprintf("environment %s of %s is still starting", environment, r.Name()), Hint: "try again in a moment"}
+	return nil, &show.Error{Kind: show.Again,
+		What: fmt.Sprintf("environment %s of %s is still starting", environment, r.Name()), Hint: "try again in a moment"}
 }
 
 // repository finds a repository for a person.
 func (rc *Reconciler) repository(name string) (*repo.Repository, error) {
 	r, err := rc.Store.Repository(name)
 	if errors.Is(err, repo.ErrNoRepository) {
-		return nil, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "see them", Command: "repo list"}
+		return nil, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name), Hint: "see them",
+			Command: "repo list"}
 	}
 	return r, err
 }

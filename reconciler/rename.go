@@ -97,7 +97,8 @@ func (rc *Reconciler) successor(r *repo.Repository, environment string) (string,
 
 // renames says what an environment of headgate.yaml is to go on from, by its `was`;
 // nil when there is nothing, or that was done. why says what keeps it from that.
-func (rc *Reconciler) renames(r *repo.Repository, e headgateyaml.Environment) (from *record.Commit, why string, err error) {
+func (rc *Reconciler) renames(r *repo.Repository,
+	e headgateyaml.Environment) (from *record.Commit, why string, err error) {
 	if e.Was == "" {
 		return nil, "", nil
 	}

@@ -29,7 +29,8 @@ type RolledBack struct {
 // person promotes forward. The release must have been healthy to the end in
 // this environment. Release 0 is an error that names the last one that was.
 // Errors for the person are *show.Error.
-func (rc *Reconciler) Rollback(ctx context.Context, repository, environment string, release int, by access.Identity, reason string) (RolledBack, error) {
+func (rc *Reconciler) Rollback(ctx context.Context, repository, environment string, release int, by access.Identity,
+	reason string) (RolledBack, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return RolledBack{}, err
@@ -96,7 +97,8 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 			Command: "env log " + s.repo.Name() + " " + w.environment,
 		}
 	case errors.Is(err, repo.ErrMoved):
-		return RolledBack{}, &show.Error{Kind: show.Again, What: w.environment + " has just changed", Hint: "look at it and roll back again"}
+		return RolledBack{}, &show.Error{Kind: show.Again, What: w.environment + " has just changed",
+			Hint: "look at it and roll back again"}
 	case err != nil:
 		return RolledBack{}, err
 	}
@@ -109,7 +111,8 @@ func (w *worker) rollback(ctx context.Context, release int, by access.Identity, 
 
 // mayGoBack asks policy whether to go back to a commit, leaves the answer in s and
 // returns the record of it.
-func (w *worker) mayGoBack(ctx context.Context, s *snapshot, good record.Commit, by policies.User, reason string) (saved repo.Hash, err error) {
+func (w *worker) mayGoBack(ctx context.Context, s *snapshot, good record.Commit, by policies.User,
+	reason string) (saved repo.Hash, err error) {
 	if err := w.rc.evaluateRollback(ctx, s, good, by, reason); err != nil {
 		return repo.Zero, err
 	}
@@ -118,7 +121,8 @@ func (w *worker) mayGoBack(ctx context.Context, s *snapshot, good record.Commit,
 
 // goBack declares what an earlier commit declared, and holds it there: one commit that
 // says everything, one move. *That move is the rollback.*
-func (w *worker) goBack(ctx context.Context, s *snapshot, good record.Commit, saved repo.Hash, by, reason string) (repo.Hash, error) {
+func (w *worker) goBack(ctx context.Context, s *snapshot, good record.Commit, saved repo.Hash,
+	by, reason string) (repo.Hash, error) {
 	place, err := decision.Place(w.repo, saved)
 	if err != nil {
 		return repo.Zero, err
@@ -172,7 +176,8 @@ func (w *worker) rollbackByItself(ctx context.Context, s *snapshot) error {
 	}
 	if s.evaluated.Decision != policies.Auto {
 		w.stays = s.Declared.Hash
-		w.log().Warn("policy does not let what has failed be rolled back by itself", "release", s.Declared.Release, "why", s.evaluated.Why())
+		w.log().Warn("policy does not let what has failed be rolled back by itself", "release", s.Declared.Release, "why",
+			s.evaluated.Why())
 		return nil
 	}
 	crash.Point("rollback.decided-by-itself")
@@ -222,7 +227,8 @@ func lastGood(all []record.Commit) (good record.Commit, ok bool) {
 func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, error) {
 	repository, environment := s.repo.Name(), s.environment
 	if len(all) == 0 {
-		return record.Commit{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, repository)}
+		return record.Commit{}, &show.Error{Kind: show.Denied,
+			What: fmt.Sprintf("nothing was ever promoted to %s of %s", environment, repository)}
 	}
 	good, _ := lastGood(all)
 	last := good.Release

@@ -155,7 +155,10 @@ func joinMissing(all, more []policies.Missing) []policies.Missing {
 // joinChecks keeps of a rule what is open, and of equal ones one.
 func joinChecks(all, more []policies.Condition) []policies.Condition {
 	for _, c := range more {
-		i := slices.IndexFunc(all, func(a policies.Condition) bool { return a.Rule == c.Rule && (a.Title == c.Title || a.Met || c.Met) })
+		i := slices.IndexFunc(all, func(a policies.Condition) bool {
+			return a.Rule == c.Rule &&
+				(a.Title == c.Title || a.Met || c.Met)
+		})
 		switch {
 		case i < 0:
 			all = append(all, c)

@@ -57,7 +57,8 @@ func (rc *Reconciler) environments(r *repo.Repository) ([]headgateyaml.Environme
 // leaving are the settings of an environment that headgate.yaml does not name any
 // more, by what was promoted to it last; the zero ones when nothing ever was. gone
 // reports whether it has been removed, so that nothing but history is left.
-func (rc *Reconciler) leaving(r *repo.Repository, environment string) (e headgateyaml.Environment, gone bool, err error) {
+func (rc *Reconciler) leaving(r *repo.Repository,
+	environment string) (e headgateyaml.Environment, gone bool, err error) {
 	all, err := record.History(r, r.Name(), environment, 2)
 	if err != nil || len(all) == 0 {
 		return e, false, err
@@ -85,7 +86,8 @@ func (rc *Reconciler) leaving(r *repo.Repository, environment string) (e headgat
 // Against says what landing a headgate.yaml would mean for the environments that a
 // repository has: which go on without being named, which get another name, and what
 // cannot be.
-func (rc *Reconciler) Against(repository string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error) {
+func (rc *Reconciler) Against(repository string,
+	file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return nil, nil, nil, err
@@ -127,7 +129,8 @@ func (rc *Reconciler) Against(repository string, file *headgateyaml.File) (leavi
 			problems = append(problems, yamlfile.Problem{
 				File: headgateyaml.Name,
 				Line: e.Line,
-				What: fmt.Sprintf("environment %q runs application %q, and cannot be moved to %q", cmp.Or(e.Was, e.Name), other, applicationOf(r, e)),
+				What: fmt.Sprintf("environment %q runs application %q, and cannot be moved to %q", cmp.Or(e.Was, e.Name), other,
+					applicationOf(r, e)),
 				Fix: fmt.Sprintf("give %s an environment under a name of its own; %s goes on until its removal is approved",
 					applicationOf(r, e), cmp.Or(e.Was, e.Name)),
 			})
@@ -169,7 +172,8 @@ func (rc *Reconciler) goesOnAs(r *repo.Repository, environment string) (string, 
 
 // otherApplication is the application that is declared in an environment, or in the
 // one that it goes on from, when that is not its own.
-func (rc *Reconciler) otherApplication(r *repo.Repository, e headgateyaml.Environment, from *record.Commit) (string, error) {
+func (rc *Reconciler) otherApplication(r *repo.Repository, e headgateyaml.Environment,
+	from *record.Commit) (string, error) {
 	if from == nil {
 		var err error
 		if from, err = record.Tip(r, applicationOf(r, e), e.Name); err != nil || from == nil {

@@ -323,7 +323,8 @@ func (s *snapshot) problem() string {
 	case Taken:
 		return fmt.Sprintf("release %d cannot be declared: %v", s.Wanted.Release, s.taken)
 	case Moved:
-		return fmt.Sprintf("application %s is declared in %s: an environment cannot be moved to another application", s.others, s.environment)
+		return fmt.Sprintf("application %s is declared in %s: an environment cannot be moved to another application",
+			s.others, s.environment)
 	case OddPath:
 		return fmt.Sprintf("the path %q of environment %s holds unusual white space", s.settings.Path, s.environment)
 	}

@@ -16,7 +16,8 @@ import (
 // Pause has the deployment of what is declared in an environment go no further, until
 // somebody says Continue. What serves goes on serving. To stop a deployment is to roll
 // back. Errors for the person are *show.Error.
-func (rc *Reconciler) Pause(ctx context.Context, repository, environment string, by access.Identity, reason string) (release int, err error) {
+func (rc *Reconciler) Pause(ctx context.Context, repository, environment string, by access.Identity,
+	reason string) (release int, err error) {
 	reason = terminal.Message(strings.Join(strings.Fields(reason), " "), maxReason)
 	return rc.steer(ctx, repository, environment, by, "pause the deployment", func(s *snapshot, o *record.Outcome) error {
 		if o.Paused == nil {
@@ -27,25 +28,27 @@ func (rc *Reconciler) Pause(ctx context.Context, repository, environment string,
 }
 
 // Continue lets a deployment go on that was paused, or that waits for a person.
-func (rc *Reconciler) Continue(ctx context.Context, repository, environment string, by access.Identity) (release int, err error) {
-	return rc.steer(ctx, repository, environment, by, "continue the deployment", func(s *snapshot, o *record.Outcome) error {
-		waits := s.actual.Waits
-		if s.actual.Commit != s.Declared.Hash.String() {
-			waits = ""
-		}
-		if o.Paused == nil && waits == "" {
-			return &show.Error{
-				Kind:    show.Denied,
-				What:    fmt.Sprintf("nothing waits for you in %s of %s", s.environment, s.repo.Name()),
-				Command: "env show " + s.repo.Name() + " " + s.environment,
+func (rc *Reconciler) Continue(ctx context.Context, repository, environment string,
+	by access.Identity) (release int, err error) {
+	return rc.steer(ctx, repository, environment, by, "continue the deployment",
+		func(s *snapshot, o *record.Outcome) error {
+			waits := s.actual.Waits
+			if s.actual.Commit != s.Declared.Hash.String() {
+				waits = ""
 			}
-		}
-		o.Paused = nil
-		if waits != "" && !slices.Contains(o.Continued, waits) {
-			o.Continued = append(slices.Clone(o.Continued), waits)
-		}
-		return nil
-	})
+			if o.Paused == nil && waits == "" {
+				return &show.Error{
+					Kind:    show.Denied,
+					What:    fmt.Sprintf("nothing waits for you in %s of %s", s.environment, s.repo.Name()),
+					Command: "env show " + s.repo.Name() + " " + s.environment,
+				}
+			}
+			o.Paused = nil
+			if waits != "" && !slices.Contains(o.Continued, waits) {
+				o.Continued = append(slices.Clone(o.Continued), waits)
+			}
+			return nil
+		})
 }
 
 // steer changes what people say to the deployment of what is declared, in its note.

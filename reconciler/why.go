@@ -12,7 +12,8 @@ import (
 
 // Why says what an environment is, and why it is not further: the conditions of
 // its open proposal, until when or until whom each is open, and what to do.
-func (rc *Reconciler) Why(ctx context.Context, actor access.Identity, repository, environment string) (show.Why, error) {
+func (rc *Reconciler) Why(ctx context.Context, actor access.Identity,
+	repository, environment string) (show.Why, error) {
 	r, err := rc.repository(repository)
 	if err != nil {
 		return show.Why{}, err

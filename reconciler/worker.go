@@ -294,17 +294,19 @@ func (w *worker) converge(s *snapshot, drift target.Drift) error {
 
 func (w *worker) note(ctx context.Context, s *snapshot, o record.Outcome) error {
 	crash.Point("converge.before-outcome-noted")
-	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now, noteSubject(s, string(o.State)), func(old []byte) ([]byte, error) {
-		next := o
-		was := record.ParseOutcome(old)
-		next.Covers, next.Paused, next.Continued = was.Covers, was.Paused, was.Continued
-		return next.Encode()
-	})
+	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now, noteSubject(s, string(o.State)),
+		func(old []byte) ([]byte, error) {
+			next := o
+			was := record.ParseOutcome(old)
+			next.Covers, next.Paused, next.Continued = was.Covers, was.Paused, was.Continued
+			return next.Encode()
+		})
 	if err != nil {
 		return err
 	}
 	crash.Point("converge.outcome-noted")
-	w.log().Info("outcome", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "state", o.State, "message", o.Message)
+	w.log().Info("outcome", "commit", s.Declared.Hash.String(), "release", s.Declared.Release, "state", o.State,
+		"message", o.Message)
 	return nil
 }
 
@@ -318,9 +320,10 @@ func (w *worker) cover(ctx context.Context, s *snapshot, release int) error {
 		return fmt.Errorf("there is no release %d", release)
 	}
 	crash.Point("promote.before-cover-noted")
-	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now, noteSubject(s, fmt.Sprintf("is also release %d", release)), func(old []byte) ([]byte, error) {
-		return record.ParseOutcome(old).WithCover(record.Covered{Release: release, Commit: rel.Commit.String()}).Encode()
-	})
+	err := w.repo.EditNote(ctx, record.Outcomes, s.Declared.Hash, s.Now,
+		noteSubject(s, fmt.Sprintf("is also release %d", release)), func(old []byte) ([]byte, error) {
+			return record.ParseOutcome(old).WithCover(record.Covered{Release: release, Commit: rel.Commit.String()}).Encode()
+		})
 	if err != nil {
 		return err
 	}
@@ -358,7 +361,8 @@ func (s *snapshot) former(kept []record.Approval) []record.Approval {
 }
 
 // writeProposal makes the commit and moves promote/<environment> to it.
-func (w *worker) writeProposal(ctx context.Context, s *snapshot, p record.Promotion, tree repo.Hash) (repo.Hash, error) {
+func (w *worker) writeProposal(ctx context.Context, s *snapshot, p record.Promotion,
+	tree repo.Hash) (repo.Hash, error) {
 	if s.tip() == repo.Zero {
 		if err := w.makeInitial(ctx, s); err != nil {
 			return repo.Zero, err
@@ -420,7 +424,8 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 	if p.Sequence, err = w.rc.nextSequence(ctx, w.repo, s.tip()); err != nil {
 		return err
 	}
-	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: record.Parents(s.tip()), At: s.Now, Message: p.Message(s.application, s.environment)})
+	commit, err := w.repo.WriteCommit(repo.NewCommit{Tree: s.Proposal.Tree, Parents: record.Parents(s.tip()), At: s.Now,
+		Message: p.Message(s.application, s.environment)})
 	if err != nil {
 		return err
 	}

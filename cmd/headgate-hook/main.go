@@ -38,7 +38,8 @@ func run(args []string, getenv func(string) string, stdin io.Reader, stdout io.W
 	case wire.PreReceive, wire.ProcReceive:
 		return relay(hook, getenv, stdin, stdout, messages)
 	default:
-		messages.printf("error: %s is not a hook of headgate; it is run by git as pre-receive, proc-receive or reference-transaction", hook)
+		messages.printf(
+			"error: %s is not a hook of headgate; it is run by git as pre-receive, proc-receive or reference-transaction", hook)
 		return 2
 	}
 }

@@ -48,9 +48,11 @@ func main() {
 	flag.StringVar(&o.signingKey, "signing-key", "", "`fingerprint` of the key that the server signs with, SHA256:...")
 	flag.StringVar(&o.name, "name", "", "what the agent is called, when the token does not say")
 	flag.StringVar(&o.namespace, "namespace", "headgate", "the agent's own `namespace`")
-	flag.StringVar(&o.secret, "secret", "headgate-agent", "`name` of the Secret there that keeps the agent's key; its token is one, at first")
+	flag.StringVar(&o.secret, "secret", "headgate-agent",
+		"`name` of the Secret there that keeps the agent's key; its token is one, at first")
 	flag.StringVar(&o.registry, "registry", "", "`host` of the server's registry, as nodes of the cluster reach it")
-	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that says how the cluster is reached (default: the cluster that this runs in)")
+	flag.StringVar(&o.kubeconfig, "kubeconfig", "",
+		"`file` that says how the cluster is reached (default: the cluster that this runs in)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -61,7 +63,8 @@ func main() {
 }
 
 func (o options) check() error {
-	for _, need := range []struct{ flag, value string }{{"server", o.server}, {"host-key", o.hostKey}, {"signing-key", o.signingKey}} {
+	for _, need := range []struct{ flag, value string }{{"server", o.server}, {"host-key", o.hostKey},
+		{"signing-key", o.signingKey}} {
 		if need.value == "" {
 			return fmt.Errorf("--%s is missing\nhint: doc/kubernetes.md says where it comes from", need.flag)
 		}
@@ -172,7 +175,8 @@ func join(ctx context.Context, o options, keys agent.Keys, kept *cluster.Kept) (
 		return uplink, err
 	}
 	if token == "" {
-		return nil, errors.New("the Secret has no token, and the agent has not enrolled yet\nhint: make another: ssh host agent enrol --tag target=kubernetes")
+		return nil, errors.New(
+			"the Secret has no token, and the agent has not enrolled yet\nhint: make another: ssh host agent enrol --tag target=kubernetes")
 	}
 	if _, err := repo.OpenKey(filepath.Join(kept.Dir, cluster.KeyName)); err != nil {
 		return nil, err

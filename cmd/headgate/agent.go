@@ -66,7 +66,8 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 			flags.StringVar(&j.server, "server", "", "`address` of the server's SSH, host:port; with join")
 			flags.StringVar(&j.hostKey, "host-key", "", "`fingerprint` of the server's host key, SHA256:...; with join")
 			flags.StringVar(&j.signingKey, "signing-key", "", "`fingerprint` of the server's signing key, SHA256:...; with join")
-			flags.StringVar(&j.name, "name", "", "what the agent is called, when the token does not say (default: the host name); with join")
+			flags.StringVar(&j.name, "name", "",
+				"what the agent is called, when the token does not say (default: the host name); with join")
 			return func(ctx context.Context, p printer, args []string) error {
 				dir, err := filepath.Abs(*data)
 				if err != nil {
@@ -108,7 +109,8 @@ Exit code 1 when no agent runs, or it does not do what it was asked for.`,
 					}[what])
 					return nil
 				}
-				return usageError{fmt.Sprintf("agent: unknown word %q; use status, stop, drain, resume, join or trust, or none to run it", what)}
+				return usageError{fmt.Sprintf(
+					"agent: unknown word %q; use status, stop, drain, resume, join or trust, or none to run it", what)}
 			}
 		},
 	}
@@ -220,7 +222,8 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 		j.name = host
 	}
 	if _, err := os.Stat(filepath.Join(data, "keys", "host")); err == nil {
-		return fmt.Errorf("%s is the data directory of a server, whose machine has an agent of its own\nhint: give another --data", data)
+		return fmt.Errorf(
+			"%s is the data directory of a server, whose machine has an agent of its own\nhint: give another --data", data)
 	}
 	// Users that runas names pass through it, and read nothing of it.
 	if err := repo.MakeDir(data, 0o711); err != nil {
@@ -235,7 +238,8 @@ func (j joining) join(ctx context.Context, p printer, data string) error {
 		return err
 	}
 	fmt.Fprintf(p.out, "this machine is %s\n", u)
-	fmt.Fprintf(p.out, "start it: headgate agent --data %s; or as a unit, with the machine: headgate install --agent --data %s\n", data, data)
+	fmt.Fprintf(
+		p.out, "start it: headgate agent --data %s; or as a unit, with the machine: headgate install --agent --data %s\n", data, data)
 	return nil
 }
 
@@ -307,16 +311,19 @@ func agentStatus(ctx context.Context, p printer, client agent.Client, asJSON boo
 
 func printAgent(p printer, state agentState) {
 	if !state.Running {
-		fmt.Fprintln(p.out, "no agent runs here; what it has started goes on unwatched; start it: headgate agent, or the server")
+		fmt.Fprintln(
+			p.out, "no agent runs here; what it has started goes on unwatched; start it: headgate agent, or the server")
 		return
 	}
 	h := state.Agent
-	fmt.Fprintf(p.out, "agent %s runs as process %d, since %s, with %s\n", h.Program, h.PID, h.Since.Format(time.DateTime), show.Plural(h.Running, "instance"))
+	fmt.Fprintf(p.out, "agent %s runs as process %d, since %s, with %s\n", h.Program, h.PID, h.Since.Format(time.DateTime),
+		show.Plural(h.Running, "instance"))
 	if h.Drained {
 		fmt.Fprintln(p.out, "it is drained: nothing is started; to go on: headgate agent resume")
 	}
 	for _, r := range h.Unproven {
-		fmt.Fprintf(p.out, "refused for %s/%s in %s, commit %s: %s\n", r.Repository, r.Application, r.Environment, show.Short(r.Commit), r.Why)
+		fmt.Fprintf(p.out, "refused for %s/%s in %s, commit %s: %s\n", r.Repository, r.Application, r.Environment,
+			show.Short(r.Commit), r.Why)
 	}
 	for _, o := range state.Applications {
 		fmt.Fprintf(p.out, "%s/%s in %s: %s", o.Repository, o.Application, o.Environment, o.State)
@@ -326,7 +333,8 @@ func printAgent(p printer, state agentState) {
 		fmt.Fprintln(p.out)
 		for _, u := range o.Units {
 			for _, in := range u.Instances {
-				fmt.Fprintf(p.out, "  %-12s %-10s release %d, process %d, port %d, %s\n", in.ID, in.Phase, in.Release, in.PID, in.Port, show.Plural(in.Restarts, "restart"))
+				fmt.Fprintf(p.out, "  %-12s %-10s release %d, process %d, port %d, %s\n", in.ID, in.Phase, in.Release, in.PID,
+					in.Port, show.Plural(in.Restarts, "restart"))
 			}
 		}
 	}

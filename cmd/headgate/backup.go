@@ -46,7 +46,8 @@ is the machine's. "headgate restore" makes a data directory of it.`,
 			var recipients list
 			flags.Var(&recipients, "recipient", "age `recipient` who can read the keys; may be given again")
 			passphrase := flags.String("passphrase-file", "", "`file` with a passphrase for the keys, instead of recipients")
-			without := flags.Bool("without-keys", false, "leave out keys, secrets and tokens; nothing can be signed as before after a restore")
+			without := flags.Bool("without-keys", false,
+				"leave out keys, secrets and tokens; nothing can be signed as before after a restore")
 			logs := flags.Bool("logs", false, "copy the logs of builds too")
 			return func(ctx context.Context, p printer, args []string) error {
 				if len(args) != 1 {
@@ -125,7 +126,8 @@ func runBackup(ctx context.Context, p printer, o backup.Options, to string) erro
 	if !about.Keys {
 		keys = "no keys"
 	}
-	fmt.Fprintf(p.err, "backed up: %s, %s, %s\n", show.Plural(len(about.Repositories), "repository"), show.Plural(about.Artifacts, "artifact"), keys)
+	fmt.Fprintf(p.err, "backed up: %s, %s, %s\n", show.Plural(len(about.Repositories), "repository"),
+		show.Plural(about.Artifacts, "artifact"), keys)
 	for _, digest := range about.Missing {
 		fmt.Fprintf(p.err, "warning: artifact %s, which an environment names, is gone already\n", digest)
 	}
@@ -228,7 +230,8 @@ func runRestore(ctx context.Context, p printer, from, data string, identities []
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.out, "restored to %s: %s of %s\n", data, show.Plural(len(about.Repositories), "repository"), about.At.Format("2006-01-02 15:04:05 UTC"))
+	fmt.Fprintf(p.out, "restored to %s: %s of %s\n", data, show.Plural(len(about.Repositories), "repository"),
+		about.At.Format("2006-01-02 15:04:05 UTC"))
 	if err := server.CheckHistory(data); err != nil {
 		return errors.Join(errors.New("the server will not start yet"), err)
 	}

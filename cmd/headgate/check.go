@@ -32,7 +32,8 @@ same that a push would be refused for. Of what is odd, but no reason to refuse,
 it warns. In a clone of the repository headgate it checks server.yaml. Exit code
 1 when something is wrong.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
-			asJSON := flags.Bool("json", false, "print one object: good, checked, problems and warnings, each with file, line, what and fix")
+			asJSON := flags.Bool("json", false,
+				"print one object: good, checked, problems and warnings, each with file, line, what and fix")
 			return func(ctx context.Context, p printer, args []string) error {
 				dir := "."
 				if len(args) > 1 {

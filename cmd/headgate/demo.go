@@ -117,7 +117,8 @@ func (d *demonstration) run(ctx context.Context) error {
 	about := d.server.Server(ctx)
 	me, known := d.server.Operator(d.public)
 	if !known {
-		return fmt.Errorf("%s is nobody's key on this server\nhint: headgate serve starts it as it is; another --data makes a new one", d.key)
+		return fmt.Errorf(
+			"%s is nobody's key on this server\nhint: headgate serve starts it as it is; another --data makes a new one", d.key)
 	}
 	d.say("headgate is up: ssh %s, console %s", about.SSH, about.HTTP)
 	d.say("administrator: %s, host key %s", me.User, about.HostKey)
@@ -157,7 +158,8 @@ func (d *demonstration) push(ctx context.Context, about show.Server) error {
 		// Nothing of the user's own git: they may sign commits, or have hooks.
 		cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "GIT_") }),
 			"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
-			"GIT_SSH_COMMAND=ssh -F /dev/null -i "+shellQuote(key)+" -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile="+shellQuote(filepath.Join(filepath.Dir(key), "known_hosts")))
+			"GIT_SSH_COMMAND=ssh -F /dev/null -i "+shellQuote(key)+
+				" -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile="+shellQuote(filepath.Join(filepath.Dir(key), "known_hosts")))
 		var output strings.Builder
 		cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &output)
 		if err := cmd.Run(); err != nil {
@@ -238,7 +240,8 @@ func (d *demonstration) watch(ctx context.Context, about show.Server, me access.
 		return staging.State == show.Healthy && staging.Release == r.Release && len(staging.URLs) > 0, err
 	}); err != nil {
 		if staging.Reason != "" {
-			err = fmt.Errorf("%w: %s\nhint: the sample listens on the two ports after that of --http: give another one, and another --data", err, staging.Reason)
+			err = fmt.Errorf(
+				"%w: %s\nhint: the sample listens on the two ports after that of --http: give another one, and another --data", err, staging.Reason)
 		}
 		return err
 	}
@@ -333,11 +336,14 @@ func (d *demonstration) invite(about show.Server, environments []show.Environmen
 	d.say("\nnow change something:")
 	d.say("  git clone %s && cd %s", about.CloneURL(sampleName), sampleName)
 	d.say("  edit lib/Greeting.pm, git commit -a, git push origin main")
-	d.say("\nadd a repository of your own; in its directory, this writes what the server wants to find, and says how to push it:")
+	d.say(
+		"\nadd a repository of your own; in its directory, this writes what the server wants to find, and says how to push it:")
 	d.say("  %s", d.initCommand(about))
 	d.say("  by push:     %s repo create shop && git push %s HEAD:main", ssh, about.CloneURL("shop"))
-	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main", ssh, about.GitHTTP)
-	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>", about.CloneURL(access.Own), ssh)
+	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main",
+		ssh, about.GitHTTP)
+	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>",
+		about.CloneURL(access.Own), ssh)
 	d.say("\nready: console %s, Ctrl-C stops the server and not what runs, your data is in %s", about.HTTP, d.data)
 }
 

@@ -75,18 +75,23 @@ func (l *localDeployment) flags(flags *flag.FlagSet) {
 		flags.StringVar(into, long, value, usage+" (short: "+short+")")
 		flags.StringVar(into, short, value, "short for --"+long)
 	}
-	both(&l.bundle, "bundle-location", "l", "", "the revision: a directory or an archive (default: the operand, else this directory)")
+	both(&l.bundle, "bundle-location", "l", "",
+		"the revision: a directory or an archive (default: the operand, else this directory)")
 	both(&l.kind, "type", "t", "", "directory, zip, tar or tgz (default: by its name)")
 	both(&l.group, "deployment-group-id", "g", "local", "deployment group, whose revisions replace each other")
 	flags.StringVar(&l.group, "group", "local", "the same")
-	both(&l.exists, "file-exists-behavior", "b", "", "DISALLOW, OVERWRITE or RETAIN, when appspec.yml does not say (default: DISALLOW)")
+	both(&l.exists, "file-exists-behavior", "b", "",
+		"DISALLOW, OVERWRITE or RETAIN, when appspec.yml does not say (default: DISALLOW)")
 	both(&l.spec, "appspec", "A", "", "name of the appspec.yml in the bundle, or path of one here (default: appspec.yml)")
-	flags.Var(&l.events, "event", "lifecycle event to go through, instead of the usual ones; may be given again (short: e)")
+	flags.Var(&l.events, "event",
+		"lifecycle event to go through, instead of the usual ones; may be given again (short: e)")
 	flags.Var(&l.events, "e", "short for --event")
 	flags.StringVar(&l.application, "application", "", "APPLICATION_NAME of scripts (default: the group)")
-	flags.StringVar(&l.root, "root", "", "directory for archives, logs and records (default: /var/lib/headgate-deploy, or your data directory)")
+	flags.StringVar(&l.root, "root", "",
+		"directory for archives, logs and records (default: /var/lib/headgate-deploy, or your data directory)")
 	flags.IntVar(&l.revisions, "max-revisions", deploy.DefaultRevisions, "how many archives of a group are kept")
-	flags.BoolVar(&l.ignoreStop, "ignore-application-stop-failures", false, "go on when the previous revision cannot be stopped")
+	flags.BoolVar(&l.ignoreStop, "ignore-application-stop-failures", false,
+		"go on when the previous revision cannot be stopped")
 	flags.BoolVar(&l.keepFailed, "keep-failed", false, "leave what has failed as it is, to look at it")
 	flags.BoolVar(&l.strict, "strict", false, "refuse what is only warned of in appspec.yml")
 	flags.BoolVar(&l.check, "check", false, "only check, change nothing")
@@ -111,7 +116,8 @@ func (l *localDeployment) request() (*deploy.Host, deploy.Request, error) {
 	location := cmp.Or(l.bundle, ".")
 	for _, remote := range []string{"s3://", "http://", "https://"} {
 		if strings.HasPrefix(location, remote) {
-			return nil, deploy.Request{}, usageError{"--bundle-location " + location + " is not on this machine; download it first"}
+			return nil, deploy.Request{},
+				usageError{"--bundle-location " + location + " is not on this machine; download it first"}
 		}
 	}
 	kind := bundle.Type(l.kind)
@@ -166,7 +172,8 @@ func (l *localDeployment) declared(r *deploy.Request, location string, kind bund
 	if l.spec == "" {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(location, l.spec)); kind == bundle.Directory && filepath.IsLocal(l.spec) && err == nil {
+	if _, err := os.Stat(filepath.Join(location, l.spec)); kind == bundle.Directory &&
+		filepath.IsLocal(l.spec) && err == nil {
 		return nil
 	}
 	data, err := os.ReadFile(l.spec)

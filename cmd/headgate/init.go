@@ -35,8 +35,10 @@ are there stay as they are. Nothing is sent anywhere.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var i initialiser
 			flags.StringVar(&i.name, "name", "", "`name` of the repository on the server (default: the directory's name)")
-			flags.StringVar(&i.server, "server", initServer, "`host:port` of the server's SSH, for the commands that are printed")
-			flags.StringVar(&i.key, "key", "", "`file` of the SSH key that the server knows you by, when ssh does not find it by itself")
+			flags.StringVar(&i.server, "server", initServer,
+				"`host:port` of the server's SSH, for the commands that are printed")
+			flags.StringVar(&i.key, "key", "",
+				"`file` of the SSH key that the server knows you by, when ssh does not find it by itself")
 			flags.BoolVar(&i.force, "force", false, "overwrite files that are there")
 			return func(ctx context.Context, p printer, args []string) error {
 				i.dir = "."
@@ -111,7 +113,8 @@ func (i *initialiser) run(ctx context.Context, p printer) error {
 	}
 	fmt.Fprintln(p.out)
 	if err := checked.print(p, false); err != nil {
-		fmt.Fprintln(p.err, "hint: these are problems of files that were there before; fix them, or write new ones with --force")
+		fmt.Fprintln(
+			p.err, "hint: these are problems of files that were there before; fix them, or write new ones with --force")
 		return err
 	}
 	if err := i.unlikeKept(root, p, found); err != nil {
@@ -171,7 +174,8 @@ func (i *initialiser) unlikeKept(root *os.Root, p printer, found project) error 
 	}
 	f, err := headgateyaml.Parse(headgateyaml.Name, data)
 	if err == nil && !f.Build.Network {
-		fmt.Fprintf(p.out, "\nnote: %s gives builds no network, and %s: write build: {network: true} there if the build fails for want of it\n",
+		fmt.Fprintf(
+			p.out, "\nnote: %s gives builds no network, and %s: write build: {network: true} there if the build fails for want of it\n",
 			headgateyaml.Name, found.network)
 	}
 	return err
@@ -329,14 +333,17 @@ func (f project) headgateYAML(branch string) string {
 		b.WriteString("  # network: true          # when the build has to download something\n")
 	}
 	b.WriteString("  # timeout: 20m\n")
-	fmt.Fprintf(&b, "\nland:\n  branches: [%s]\n  strategy: merge          # or fast-forward: refuse what is not based on the newest %[1]s\n", quoted(branch))
+	fmt.Fprintf(
+		&b, "\nland:\n  branches: [%s]\n  strategy: merge          # or fast-forward: refuse what is not based on the newest %[1]s\n", quoted(branch))
 	if f.command == "" {
 		b.WriteString("\n# Where it runs. A library has no environments; a service has, for example:\n" +
 			"# environments:\n#   staging: {target: services, path: deploy/staging}   # with a compose.yaml in that directory\n")
 		return b.String()
 	}
-	b.WriteString("\nenvironments:\n  staging:\n    target: services\n    path: deploy/staging     # the directory with its compose.yaml\n")
-	b.WriteString("\n  production:\n    target: services\n    path: deploy/production\n    after: staging           # only what is healthy in staging\n")
+	b.WriteString(
+		"\nenvironments:\n  staging:\n    target: services\n    path: deploy/staging     # the directory with its compose.yaml\n")
+	b.WriteString(
+		"\n  production:\n    target: services\n    path: deploy/production\n    after: staging           # only what is healthy in staging\n")
 	b.WriteString("    # soak: 10m              # and has been so for ten minutes\n")
 	b.WriteString("    approvals:\n      count: 1               # by somebody who did not write what is promoted\n" +
 		"      # own: true            # or by whoever wrote it: for those who work alone\n")
@@ -346,7 +353,8 @@ func (f project) headgateYAML(branch string) string {
 // composeYAML is what runs in an environment.
 func (f project) composeYAML(environment string, port, replicas int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# What runs in %s: processes of the release's artifact, behind Headgate's proxy.\nservices:\n  web:\n", environment)
+	fmt.Fprintf(
+		&b, "# What runs in %s: processes of the release's artifact, behind Headgate's proxy.\nservices:\n  web:\n", environment)
 	fmt.Fprintf(&b, "    command: %s\n", quoted(f.command))
 	if len(f.runtime) > 0 {
 		b.WriteString("    environment:\n")
@@ -355,16 +363,20 @@ func (f project) composeYAML(environment string, port, replicas int) string {
 			fmt.Fprintf(&b, "      %s: %s\n", name, quoted(value))
 		}
 	}
-	fmt.Fprintf(&b, "    ports:\n      - \"127.0.0.1:%d:8000\"   # the proxy listens here; 0.0.0.0:%[1]d:8000 lets other machines in.\n", port)
-	b.WriteString("                               # The process itself must listen on 127.0.0.1:$PORT, which it is given\n")
+	fmt.Fprintf(
+		&b, "    ports:\n      - \"127.0.0.1:%d:8000\"   # the proxy listens here; 0.0.0.0:%[1]d:8000 lets other machines in.\n", port)
+	b.WriteString(
+		"                               # The process itself must listen on 127.0.0.1:$PORT, which it is given\n")
 	fmt.Fprintf(&b, "    deploy:\n      replicas: %d\n", replicas)
-	b.WriteString("    # x-headgate: {health: /healthz}   # a page that answers 200 when all is well; else a connection is enough\n")
+	b.WriteString(
+		"    # x-headgate: {health: /healthz}   # a page that answers 200 when all is well; else a connection is enough\n")
 	return b.String()
 }
 
 // quoted writes s as a scalar of YAML, plain where that is the same.
 func quoted(s string) string {
-	if plainScalar.MatchString(s) && !strings.Contains(s, ": ") && !strings.Contains(s, " #") && !strings.HasSuffix(s, ":") && !reserved[strings.ToLower(s)] {
+	if plainScalar.MatchString(s) && !strings.Contains(s, ": ") && !strings.Contains(s, " #") &&
+		!strings.HasSuffix(s, ":") && !reserved[strings.ToLower(s)] {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
@@ -372,4 +384,5 @@ func quoted(s string) string {
 
 var plainScalar = regexp.MustCompile(`^[A-Za-z./_$][^\x00-\x1f\x7f]*$`)
 
-var reserved = map[string]bool{"y": true, "n": true, "yes": true, "no": true, "on": true, "off": true, "true": true, "false": true, "null": true}
+var reserved = map[string]bool{"y": true, "n": true, "yes": true, "no": true, "on": true, "off": true, "true": true,
+	"false": true, "null": true}

@@ -37,7 +37,8 @@ stops it. It overwrites and removes nothing that it has not written.`,
 			flags.StringVar(&i.data, "data", "/var/lib/headgate", "directory that holds everything the server keeps")
 			flags.StringVar(&i.user, "user", "root", "user that both run as")
 			flags.StringVar(&i.dir, "unit-dir", "/etc/systemd/system", "directory that the units are written to")
-			flags.BoolVar(&i.agent, "agent", false, "write the agent's unit alone, for a machine on which \"headgate agent join\" was run")
+			flags.BoolVar(&i.agent, "agent", false,
+				"write the agent's unit alone, for a machine on which \"headgate agent join\" was run")
 			flags.BoolVar(&i.dry, "dry-run", false, "say what would be done, and do nothing")
 			uninstall := flags.Bool("uninstall", false, "remove the units again, and nothing else")
 			return func(ctx context.Context, p printer, args []string) error {
@@ -177,7 +178,8 @@ func (i *installation) install(ctx context.Context) error {
 	}
 	who, err := user.Lookup(i.user)
 	if err != nil {
-		return fmt.Errorf("there is no user %q on this machine\nhint: make one: useradd --system --home-dir %s --shell /usr/sbin/nologin %s", i.user, i.data, i.user)
+		return fmt.Errorf(
+			"there is no user %q on this machine\nhint: make one: useradd --system --home-dir %s --shell /usr/sbin/nologin %s", i.user, i.data, i.user)
 	}
 	units, err := i.units(program)
 	if err != nil {
@@ -245,7 +247,8 @@ func (i *installation) mine(name string) error {
 	path := filepath.Join(i.dir, name)
 	text, err := os.ReadFile(path)
 	if err == nil && !bytes.HasPrefix(text, []byte(ownMark)) {
-		return fmt.Errorf("%s was not written by headgate install, and stays as it is\nhint: move it away, or give another --unit-dir", path)
+		return fmt.Errorf(
+			"%s was not written by headgate install, and stays as it is\nhint: move it away, or give another --unit-dir", path)
 	}
 	return err
 }
@@ -282,7 +285,8 @@ func (i *installation) uninstall(ctx context.Context) error {
 // reload has systemd read its units again, where it runs.
 func (i *installation) reload(ctx context.Context) error {
 	if _, err := os.Stat("/run/systemd/system"); err != nil || i.dir != "/etc/systemd/system" {
-		fmt.Fprintln(i.p.out, "systemd does not run here, or reads other units: have it read these with `systemctl daemon-reload`")
+		fmt.Fprintln(
+			i.p.out, "systemd does not run here, or reads other units: have it read these with `systemctl daemon-reload`")
 		return nil
 	}
 	i.say("had systemd read its units: systemctl daemon-reload")

@@ -100,6 +100,7 @@ func rotateHostKey(p printer, data string) error {
 	if err := repo.Rename(fresh, path); err != nil {
 		return fmt.Errorf("rotate the host key: %w", err)
 	}
-	fmt.Fprintf(p.out, "the host key is %s now; tell it to whoever uses this server\n", ssh.FingerprintSHA256(key.PublicKey()))
+	fmt.Fprintf(p.out, "the host key is %s now; tell it to whoever uses this server\n",
+		ssh.FingerprintSHA256(key.PublicKey()))
 	return nil
 }

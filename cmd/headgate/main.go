@@ -49,7 +49,8 @@ func (s exitCode) Error() string { return fmt.Sprintf("exit %d", s.code) }
 
 func commands() []command {
 	return []command{
-		serveCommand(), agentCommand(), installCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(), deployCommand(), verifyCommand(), statusCommand(), doctorCommand(),
+		serveCommand(), agentCommand(), installCommand(), demoCommand(), initCommand(), checkCommand(), runCommand(),
+		deployCommand(), verifyCommand(), statusCommand(), doctorCommand(),
 		backupCommand(), restoreCommand(), keyCommand(), versionCommand(),
 	}
 }
@@ -171,7 +172,8 @@ func exit(p printer, name string, err error) int {
 func usage(w io.Writer) {
 	fmt.Fprintln(w, "Headgate takes a team from git push to a running production.")
 	fmt.Fprintln(w, "\n  headgate demo                start a server with a sample repository and watch it work")
-	fmt.Fprintln(w, "  headgate serve --data /var/lib/headgate --ssh :22 --http :443 --tls-cert chain.pem --tls-key key.pem")
+	fmt.Fprintln(
+		w, "  headgate serve --data /var/lib/headgate --ssh :22 --http :443 --tls-cert chain.pem --tls-key key.pem")
 	fmt.Fprintln(w, "\nCommands:")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-9s %s\n", c.name, c.short)

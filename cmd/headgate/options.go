@@ -35,34 +35,44 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.Data, "data", "./data", "`directory` that holds everything the server keeps")
 	flags.StringVar(&o.SSH, "ssh", "127.0.0.1:2222", "`address` to listen on for SSH; port 0 takes a free one")
 	flags.StringVar(&o.HTTP, "http", "127.0.0.1:8080", "`address` to listen on for HTTP; port 0 takes a free one")
-	flags.BoolVar(&o.plainHTTP, "plain-http", false, "serve HTTP without TLS on other addresses than loopback, as behind a proxy that speaks TLS")
+	flags.BoolVar(&o.plainHTTP, "plain-http", false,
+		"serve HTTP without TLS on other addresses than loopback, as behind a proxy that speaks TLS")
 	flags.StringVar(&o.TLSCert, "tls-cert", "", "`file` with the certificate chain for HTTPS; read again when it changes")
 	flags.StringVar(&o.TLSKey, "tls-key", "", "`file` with its private key")
-	flags.StringVar(&o.ACME, "acme", "", "host `name` to get and renew a certificate for, by ACME; --http must be reached as its port 443")
-	flags.StringVar(&o.ACMEDirectory, "acme-directory", server.LetsEncrypt, "`address` of the certificate authority, whose terms are agreed to")
+	flags.StringVar(&o.ACME, "acme", "",
+		"host `name` to get and renew a certificate for, by ACME; --http must be reached as its port 443")
+	flags.StringVar(&o.ACMEDirectory, "acme-directory", server.LetsEncrypt,
+		"`address` of the certificate authority, whose terms are agreed to")
 	flags.StringVar(&o.Name, "name", "", "host `name` people reach the server by (default: the host of --ssh)")
-	flags.StringVar(&o.URL, "url", "", "base `URL` of the console, behind a proxy (default: http:// and the address of --http)")
+	flags.StringVar(&o.URL, "url", "",
+		"base `URL` of the console, behind a proxy (default: http:// and the address of --http)")
 	flags.StringVar(&o.Admin, "admin", ownName(), "user `name` of the first administrator; used at the first start only")
-	flags.Var(&o.keyFile, "admin-key", "`file` with SSH public keys of the first administrator; may be given again (default: your own)")
+	flags.Var(&o.keyFile, "admin-key",
+		"`file` with SSH public keys of the first administrator; may be given again (default: your own)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "`number` of builds that may run at the same time")
 	flags.BoolVar(&o.DropOwnPolicies, "drop-own-policies", false,
 		"land a change that removes policies/ from the repository headgate: the way out when its rules deny every change")
-	flags.BoolVar(&o.NoAgent, "no-agent", false, "start no agent: something else, such as systemd, runs `headgate agent` for the same --data")
-	flags.IntVar(&o.Pack, "pack-after", 1000, "`number` of loose objects after which a repository is packed, in the background; 0 is never")
-	flags.Var((*list)(&o.DeployHere), "deploy-here", "`repository` that may deploy on this machine itself with target: hosts, with scripts that run as the server's user; may be given again")
-	flags.StringVar(&o.DeployRoot, "deploy-root", "", "directory for archives and logs of what is deployed on this machine, where users that runas names may enter (default: hosts in --data)")
-	flags.Func("trusted-proxy", "`address` or CIDR of a proxy before services and the console, whose X-Forwarded-* are believed; may be given again", func(s string) error {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			a, aerr := netip.ParseAddr(s)
-			if aerr != nil {
-				return errors.New("write an address such as 10.0.0.5, or a network such as 10.0.0.0/8")
+	flags.BoolVar(&o.NoAgent, "no-agent", false,
+		"start no agent: something else, such as systemd, runs `headgate agent` for the same --data")
+	flags.IntVar(&o.Pack, "pack-after", 1000,
+		"`number` of loose objects after which a repository is packed, in the background; 0 is never")
+	flags.Var((*list)(&o.DeployHere), "deploy-here",
+		"`repository` that may deploy on this machine itself with target: hosts, with scripts that run as the server's user; may be given again")
+	flags.StringVar(&o.DeployRoot, "deploy-root", "",
+		"directory for archives and logs of what is deployed on this machine, where users that runas names may enter (default: hosts in --data)")
+	flags.Func(
+		"trusted-proxy", "`address` or CIDR of a proxy before services and the console, whose X-Forwarded-* are believed; may be given again", func(s string) error {
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				a, aerr := netip.ParseAddr(s)
+				if aerr != nil {
+					return errors.New("write an address such as 10.0.0.5, or a network such as 10.0.0.0/8")
+				}
+				p = netip.PrefixFrom(a, a.BitLen())
 			}
-			p = netip.PrefixFrom(a, a.BitLen())
-		}
-		o.Proxies = append(o.Proxies, p)
-		return nil
-	})
+			o.Proxies = append(o.Proxies, p)
+			return nil
+		})
 	return o
 }
 

@@ -78,7 +78,8 @@ func (s sources) first(names ...string) string {
 }
 
 // skipped are directories that hold other people's files, or what a build makes.
-var skipped = []string{".git", "node_modules", "vendor", "target", "dist", "build", "__pycache__", ".venv", "venv", ".tox", "deploy"}
+var skipped = []string{".git", "node_modules", "vendor", "target", "dist", "build", "__pycache__", ".venv", "venv",
+	".tox", "deploy"}
 
 // find lists files by a pattern on their names, bounded, in the order of a walk.
 func (s sources) find(pattern string) (found []string) {
@@ -120,7 +121,8 @@ func (s sources) mentions(text string, patterns ...string) bool {
 
 // kinds are tried in this order; the first that finds itself is the project's.
 var kinds = []func(sources) (project, bool){
-	goProject, rustProject, javaProject, nodeProject, phpProject, rubyProject, pythonProject, perlProject, makeProject, staticProject, dockerProject,
+	goProject, rustProject, javaProject, nodeProject, phpProject, rubyProject, pythonProject, perlProject, makeProject,
+	staticProject, dockerProject,
 }
 
 // recognise looks at a project.
@@ -141,9 +143,10 @@ func recognise(s sources) (project, error) {
 		}
 	}
 	if !found && p.buildspec == "" {
-		return p, errors.New("nothing here says how it is built: no go.mod, package.json, pyproject.toml, requirements.txt, Gemfile, pom.xml, build.gradle,\n" +
-			"  composer.json, Cargo.toml, cpanfile, Makefile, Dockerfile, index.html or buildspec.yml\n" +
-			`hint: write buildspec.yml: version: 0.2, phases: {build: {commands: ["./test.sh"]}}`)
+		return p, errors.New(
+			"nothing here says how it is built: no go.mod, package.json, pyproject.toml, requirements.txt, Gemfile, pom.xml, build.gradle,\n" +
+				"  composer.json, Cargo.toml, cpanfile, Makefile, Dockerfile, index.html or buildspec.yml\n" +
+				`hint: write buildspec.yml: version: 0.2, phases: {build: {commands: ["./test.sh"]}}`)
 	}
 	if !found {
 		p.kind = "built"
@@ -156,14 +159,16 @@ func recognise(s sources) (project, error) {
 	composeOf(&p, s)
 	if name := s.first("appspec.yml", "appspec.yaml"); name != "" {
 		p.sawf("CodeDeploy's %s", name)
-		p.note("%s is not read: its hooks are not run here. What ApplicationStart starts is the command of deploy/*/compose.yaml", name)
+		p.note(
+			"%s is not read: its hooks are not run here. What ApplicationStart starts is the command of deploy/*/compose.yaml", name)
 	}
 	if s.has("Dockerfile") && p.kind != "Dockerfile" {
 		p.sawf("a Dockerfile, which is not needed: what runs is a process of the release")
 	}
 	if p.command != "" && p.kind != "static" && !strings.Contains(p.command, "$PORT") && !s.mentions("PORT", "*") {
 		p.deaf = true
-		p.note("nothing here reads $PORT: the process must listen on 127.0.0.1:$PORT, a port that differs from instance to instance")
+		p.note(
+			"nothing here reads $PORT: the process must listen on 127.0.0.1:$PORT, a port that differs from instance to instance")
 	}
 	if len(p.test) == 0 && p.buildspec == "" {
 		p.note("no tests were found: what builds lands. Add their command to buildspec.yml")
@@ -218,7 +223,8 @@ func composeOf(p *project, s sources) {
 	slices.Sort(images)
 	p.sawf("%s with %d services", name, len(file.Services))
 	if len(images) > 0 {
-		p.note("%s is of images, which do not run here: %s. Run them where they run today, and give their addresses under environment: in deploy/*/compose.yaml",
+		p.note(
+			"%s is of images, which do not run here: %s. Run them where they run today, and give their addresses under environment: in deploy/*/compose.yaml",
 			name, strings.Join(images, ", "))
 	}
 }
@@ -247,7 +253,8 @@ func goProject(s sources) (p project, ok bool) {
 		}
 	}
 	p.sawf("a Go module: %s", module)
-	p.build = []string{`# Where Go is when it came from go.dev; add the directory of yours.`, `export PATH="$PATH:/usr/local/go/bin:/usr/lib/go/bin"`}
+	p.build = []string{`# Where Go is when it came from go.dev; add the directory of yours.`,
+		`export PATH="$PATH:/usr/local/go/bin:/usr/lib/go/bin"`}
 	p.variables = []string{"GOFLAGS=-buildvcs=false"}
 	if regexp.MustCompile(`(?m)^\s*require\b|^\t\S+ v\d`).MatchString(mod) && !s.has("vendor/modules.txt") {
 		p.network = "its modules are downloaded"
@@ -287,7 +294,8 @@ func rustProject(s sources) (p project, ok bool) {
 	p.kind = "Rust"
 	name := tomlString(cargo, "package", "name")
 	p.sawf("a Rust package: %s", name)
-	p.build = []string{"# Where cargo is when it was installed for everybody; add the directory of yours.", `export PATH="$PATH:/usr/local/cargo/bin:/opt/rust/bin"`}
+	p.build = []string{"# Where cargo is when it was installed for everybody; add the directory of yours.",
+		`export PATH="$PATH:/usr/local/cargo/bin:/opt/rust/bin"`}
 	if regexp.MustCompile(`(?m)^\[(\w+[.-])*dependencies[.\]]`).MatchString(cargo) && !s.has("vendor") {
 		p.network = "its crates are downloaded"
 	}
@@ -345,10 +353,12 @@ func javaProject(s sources) (p project, ok bool) {
 		p.tests(gradle + " --no-daemon build")
 	}
 	spring := strings.Contains(text, "spring-boot")
-	if !spring && !strings.Contains(text, "mainClass") && !strings.Contains(text, "Main-Class") && !strings.Contains(text, "application") {
+	if !spring && !strings.Contains(text, "mainClass") && !strings.Contains(text, "Main-Class") &&
+		!strings.Contains(text, "application") {
 		return p, true
 	}
-	p.build = append(p.build, "# The one with all that it needs, which is the largest.", `cp "$(ls -S `+jars+`/*.jar | head -n 1)" app.jar`)
+	p.build = append(p.build, "# The one with all that it needs, which is the largest.",
+		`cp "$(ls -S `+jars+`/*.jar | head -n 1)" app.jar`)
 	p.artifacts, p.command = []string{"app.jar"}, "java -jar app.jar"
 	if spring {
 		p.command += " --server.address=127.0.0.1 --server.port=$PORT"
@@ -414,7 +424,8 @@ func nodeProject(s sources) (p project, ok bool) {
 	case pkg.Scripts["build"] != "": // pages that are built
 		p.artifacts = []string{"dist/**/*"}
 		p.command = "python3 -m http.server $PORT --bind 127.0.0.1 --directory dist"
-		p.note("the pages are taken from dist/: name another directory in buildspec.yml and deploy/*/compose.yaml if the build writes elsewhere")
+		p.note(
+			"the pages are taken from dist/: name another directory in buildspec.yml and deploy/*/compose.yaml if the build writes elsewhere")
 		return p, true
 	}
 	if p.command != "" {
@@ -506,7 +517,8 @@ func pythonProject(s sources) (p project, ok bool) {
 			p.install = append(p.install, pip+" -r "+name)
 		}
 	}
-	if len(p.install) == 0 && regexp.MustCompile(`(?m)^dependencies\s*=\s*\[[^\]]*["']`).MatchString(s.read("pyproject.toml")) {
+	if len(p.install) == 0 && regexp.MustCompile(`(?m)^dependencies\s*=\s*\[[^\]]*["']`).MatchString(
+		s.read("pyproject.toml")) {
 		p.install = []string{pip + " ."}
 	}
 	if len(p.install) > 0 {
@@ -640,7 +652,8 @@ func dockerProject(s sources) (p project, ok bool) {
 	}
 	p.network = "as docker build has it; remove it when nothing is downloaded"
 	p.artifacts = []string{"**/*"}
-	p.note("there are no containers here: commands run on the server, with what is installed there. Read buildspec.yml, and deploy/*/compose.yaml if there is one")
+	p.note(
+		"there are no containers here: commands run on the server, with what is installed there. Read buildspec.yml, and deploy/*/compose.yaml if there is one")
 	return p, true
 }
 

@@ -54,7 +54,8 @@ the sandbox of a build that failed, as it was left. The directory for artifacts
 must be empty or absent. Exit code 1 when the build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
-			flags.StringVar(&l.buildspec, "buildspec", "", "`path` of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
+			flags.StringVar(&l.buildspec, "buildspec", "",
+				"`path` of the buildspec (default: as headgate.yaml says, else buildspec.yml)")
 			flags.StringVar(&l.buildspec, "b", "", "the same `path`, as --buildspec")
 			flags.Func("e", "a variable, as `NAME=value`; may be given again", l.variable)
 			flags.StringVar(&l.envFile, "env-file", "", "`file` of variables, a NAME=value each line; # begins a comment")
@@ -89,7 +90,8 @@ type localBuild struct {
 // variable takes a NAME=value.
 func (l *localBuild) variable(text string) error {
 	name, value, ok := strings.Cut(text, "=")
-	if !ok || name == "" || strings.ContainsFunc(name, func(c rune) bool { return c != '_' && !unicode.IsLetter(c) && !unicode.IsDigit(c) }) {
+	if !ok || name == "" || strings.ContainsFunc(name,
+		func(c rune) bool { return c != '_' && !unicode.IsLetter(c) && !unicode.IsDigit(c) }) {
 		return fmt.Errorf("write NAME=value")
 	}
 	if l.variables == nil {
@@ -164,7 +166,8 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		return fmt.Errorf("no %s in %s\nhint: write one, or name another with --buildspec", settings.Build.Buildspec, l.dir)
 	}
 	if there, err := os.ReadDir(l.artifacts); err == nil && len(there) > 0 { // or old ones could be taken for these
-		return fmt.Errorf("%s is not empty\nhint: remove what is in it, or name another directory with --artifacts", l.artifacts)
+		return fmt.Errorf("%s is not empty\nhint: remove what is in it, or name another directory with --artifacts",
+			l.artifacts)
 	}
 	temp, err := os.MkdirTemp("", "headgate-run-")
 	if err != nil {
@@ -243,7 +246,8 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	keep(result.Status == build.Succeeded)
 	took := result.Finished.Sub(result.Started).Round(10 * time.Millisecond)
 	if l.json {
-		return errors.Join(json.NewEncoder(p.out).Encode(map[string]any{"kind": "result", "status": result.Status, "reason": result.Reason, "took_ms": took.Milliseconds()}), exitOf(result))
+		return errors.Join(json.NewEncoder(p.out).Encode(map[string]any{"kind": "result", "status": result.Status,
+			"reason": result.Reason, "took_ms": took.Milliseconds()}), exitOf(result))
 	}
 	if result.Status != build.Succeeded {
 		fmt.Fprintf(p.err, "error: %s, after %s\n", result.Reason, took)
@@ -402,13 +406,15 @@ func attachHistory(ctx context.Context, dir, source, objects string) (string, er
 // work tree of git, all of them. Of submodules those are copied that come from where
 // the repository itself does, as on the server; notices name the others.
 func copyTree(ctx context.Context, from, to string) (notices []string, err error) {
-	cmd := exec.CommandContext(ctx, "git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	cmd := exec.CommandContext(ctx, "git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard",
+		"--deduplicate")
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
 	var failed *exec.ExitError
 	switch {
 	case err == nil:
-	case errors.Is(err, exec.ErrNotFound), errors.As(err, &failed) && strings.Contains(string(failed.Stderr), "not a git repository"):
+	case errors.Is(err, exec.ErrNotFound), errors.As(err, &failed) &&
+		strings.Contains(string(failed.Stderr), "not a git repository"):
 		return nil, os.CopyFS(to, os.DirFS(from))
 	case failed != nil: // a tree of another owner, for one: what it ignores is not known
 		return nil, fmt.Errorf("git ls-files: %s", strings.TrimSpace(string(failed.Stderr)))
@@ -457,17 +463,20 @@ func copySubmodule(ctx context.Context, from, to, name string) (notices []string
 		return nil, err
 	}
 	url := ""
-	for _, key := range strings.Fields(gitSays(ctx, from, "config", "--file", ".gitmodules", "--name-only", "--get-regexp", `^submodule\..*\.path$`)) {
+	for _, key := range strings.Fields(gitSays(ctx, from, "config", "--file", ".gitmodules", "--name-only", "--get-regexp",
+		`^submodule\..*\.path$`)) {
 		if gitSays(ctx, from, "config", "--file", ".gitmodules", key) == name {
 			url = gitSays(ctx, from, "config", "--file", ".gitmodules", strings.TrimSuffix(key, ".path")+".url")
 		}
 	}
 	origin := gitSays(ctx, from, "config", "remote.origin.url")
 	if !strings.HasPrefix(url, "../") && (url == "" || origin == "" || path.Dir(url) != path.Dir(origin)) {
-		return []string{fmt.Sprintf("submodule %s is not copied: %s is not where this repository comes from", name, cmp.Or(url, "what .gitmodules names"))}, nil
+		return []string{fmt.Sprintf("submodule %s is not copied: %s is not where this repository comes from", name,
+			cmp.Or(url, "what .gitmodules names"))}, nil
 	}
 	if _, err := os.Stat(filepath.Join(from, name, ".git")); err != nil {
-		return []string{fmt.Sprintf("submodule %s is not copied: it is not checked out here; run: git submodule update --init", name)}, nil
+		return []string{fmt.Sprintf(
+			"submodule %s is not copied: it is not checked out here; run: git submodule update --init", name)}, nil
 	}
 	notices, err = copyTree(ctx, filepath.Join(from, name), below)
 	for i := range notices {

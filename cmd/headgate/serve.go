@@ -79,7 +79,8 @@ func serve(ctx context.Context, p printer, o options, ready func(context.Context
 	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), agentTimeout)
 	defer cancel()
 	if h, err := s.LocalAgent(asking); err == nil && h.Running > 0 {
-		fmt.Fprintf(p.err, "%s on (agent, process %d); to stop them: headgate agent stop --data %s\n", goOn(h.Running), h.PID, o.Data)
+		fmt.Fprintf(p.err, "%s on (agent, process %d); to stop them: headgate agent stop --data %s\n",
+			goOn(h.Running), h.PID, o.Data)
 	}
 	return nil
 }

@@ -106,7 +106,8 @@ func statusOf(ctx context.Context, data string) (*status, error) {
 	case s.Running && errors.Is(err, agent.ErrAway) && client.Stopped():
 		s.Broken = append(s.Broken, "the agent was stopped, so nothing runs; start it: headgate agent --data "+data)
 	case s.Running && errors.Is(err, agent.ErrAway):
-		s.Broken = append(s.Broken, "no agent runs: what environments declare goes on unwatched, if it runs; why: "+filepath.Join(data, "logs", "agent.log"))
+		s.Broken = append(s.Broken, "no agent runs: what environments declare goes on unwatched, if it runs; why: "+
+			filepath.Join(data, "logs", "agent.log"))
 	case !errors.Is(err, agent.ErrAway):
 		s.Broken = append(s.Broken, fmt.Sprintf("the agent does not answer: %v", err))
 	}

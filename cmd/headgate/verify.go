@@ -129,7 +129,8 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	}
 	found.Findings = append(found.Findings, keys...)
 	if found.Tips == 0 {
-		found.Findings = append(found.Findings, "there is nothing to prove: no change log says that anything landed; clone with --mirror")
+		found.Findings = append(found.Findings,
+			"there is nothing to prove: no change log says that anything landed; clone with --mirror")
 	}
 	found.Verified = len(found.Findings) == 0
 	return found.print(p, asJSON)

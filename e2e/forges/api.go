@@ -103,7 +103,8 @@ func (f *Forge) listed(r *http.Request) (list []*Request) {
 	branch := strings.TrimPrefix(query.Get("head")+query.Get("source_branch"), "owner:")
 	target := query.Get("base") + query.Get("target_branch")
 	for i := len(f.requests); i > 0; i-- {
-		if r, err := f.request(i); err == nil && (branch == "" || r.Branch == branch) && (target == "" || r.Target == target) {
+		if r, err := f.request(i); err == nil && (branch == "" || r.Branch == branch) &&
+			(target == "" || r.Target == target) {
 			list = append(list, r)
 		}
 	}
@@ -161,7 +162,8 @@ func (f *Forge) publish(commit string, s Status) (any, error) {
 		return nil, answer(http.StatusUnprocessableEntity)
 	}
 	s.Commit = commit
-	if len(s.Description) > 140 || s.Context == "" || !slices.Contains([]string{"pending", "running", "success", "failure", "failed"}, s.State) {
+	if len(s.Description) > 140 || s.Context == "" ||
+		!slices.Contains([]string{"pending", "running", "success", "failure", "failed"}, s.State) {
 		return nil, answer(http.StatusUnprocessableEntity)
 	}
 	f.statuses = append(f.statuses, s)
@@ -279,7 +281,8 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 	})
 	handle("POST "+at+"statuses/{sha}", func(r *http.Request, in object) (any, error) {
 		return f.publish(r.PathValue("sha"), Status{
-			Context: text(in, "context"), State: text(in, "state"), Description: text(in, "description"), URL: text(in, "target_url"),
+			Context: text(in, "context"), State: text(in, "state"), Description: text(in, "description"),
+			URL: text(in, "target_url"),
 		})
 	})
 	handle("GET "+at+"issues/{n}/comments", func(r *http.Request, _ object) (any, error) {
@@ -387,7 +390,8 @@ func (f *Forge) deploying(at string, handle func(string, func(*http.Request, obj
 		if in["auto_merge"] != false || !given || len(contexts) > 0 {
 			return nil, answer(http.StatusConflict)
 		}
-		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "ref"), Description: text(in, "description")}
+		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "ref"),
+			Description: text(in, "description")}
 		f.deployments = append(f.deployments, d)
 		return object{"id": d.ID}, nil
 	})
@@ -409,7 +413,8 @@ func (f *Forge) deploying(at string, handle func(string, func(*http.Request, obj
 	})
 	handle("POST "+at+"actions/runs/{id}/deployment_protection_rule", func(r *http.Request, in object) (any, error) {
 		a := Protection{r.PathValue("id"), text(in, "environment_name"), text(in, "state"), text(in, "comment")}
-		if slices.ContainsFunc(f.answers, func(b Protection) bool { return a.Run == b.Run && a.Environment == b.Environment }) {
+		if slices.ContainsFunc(f.answers,
+			func(b Protection) bool { return a.Run == b.Run && a.Environment == b.Environment }) {
 			return nil, answer(http.StatusUnprocessableEntity)
 		}
 		f.answers = append(f.answers, a)
@@ -437,8 +442,9 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 			state = "opened"
 		}
 		o := object{
-			"iid": r.Number, "title": r.Title, "state": state, "sha": f.head(r), "source_branch": r.Branch, "target_branch": r.Target,
-			"author": user(r.Author), "source_project_id": source, "target_project_id": 1, "merge_user": nil,
+			"iid": r.Number, "title": r.Title, "state": state, "sha": f.head(r), "source_branch": r.Branch,
+			"target_branch": r.Target,
+			"author":        user(r.Author), "source_project_id": source, "target_project_id": 1, "merge_user": nil,
 		}
 		if r.Merger != "" {
 			o["merge_user"] = user(r.Merger)
@@ -446,7 +452,8 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 		return o
 	}
 	note := func(c *Comment) object {
-		return object{"id": c.ID, "author": user(c.Author), "body": c.Body, "system": false, "created_at": c.Created, "updated_at": c.Updated}
+		return object{"id": c.ID, "author": user(c.Author), "body": c.Body, "system": false, "created_at": c.Created,
+			"updated_at": c.Updated}
 	}
 	named := func(do func(*http.Request, object) (any, error)) func(*http.Request, object) (any, error) {
 		return func(r *http.Request, in object) (any, error) {
@@ -499,7 +506,8 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 			}
 		}
 		return f.publish(sha, Status{
-			Context: text(in, "name"), State: text(in, "state"), Description: text(in, "description"), URL: text(in, "target_url"),
+			Context: text(in, "name"), State: text(in, "state"), Description: text(in, "description"),
+			URL: text(in, "target_url"),
 		})
 	}))
 	handle("GET "+at+"merge_requests/{n}/notes", named(func(r *http.Request, _ object) (any, error) {
@@ -524,7 +532,8 @@ func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, err
 	}))
 	f.hooking(at, "PUT", "test/push_events", handle)
 	handle("POST "+at+"deployments", named(func(_ *http.Request, in object) (any, error) {
-		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "sha"), State: text(in, "status")}
+		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "sha"),
+			State: text(in, "status")}
 		f.deployments = append(f.deployments, d)
 		return object{"id": d.ID}, nil
 	}))

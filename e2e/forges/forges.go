@@ -188,7 +188,8 @@ func (f *Forge) git(args ...string) (string, error) {
 	cmd := exec.Command("git", args...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
-		"GIT_AUTHOR_NAME=forge", "GIT_AUTHOR_EMAIL=forge@example.com", "GIT_COMMITTER_NAME=forge", "GIT_COMMITTER_EMAIL=forge@example.com",
+		"GIT_AUTHOR_NAME=forge", "GIT_AUTHOR_EMAIL=forge@example.com", "GIT_COMMITTER_NAME=forge",
+		"GIT_COMMITTER_EMAIL=forge@example.com",
 	}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -59,7 +59,8 @@ var userForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(
 // CheckUserName says what is wrong with the name of a user or group.
 func CheckUserName(name string) error {
 	if !userForm().MatchString(name) {
-		return fmt.Errorf("%q is not a name for a user or group: use 1 to 32 small letters, digits and '-', starting with a letter", name)
+		return fmt.Errorf(
+			"%q is not a name for a user or group: use 1 to 32 small letters, digits and '-', starting with a letter", name)
 	}
 	return nil
 }

@@ -55,7 +55,8 @@ func CheckTags(tags map[string]string) error {
 	}
 	for _, key := range sorted(tags) {
 		if tag := key + "=" + tags[key]; !tagForm().MatchString(tag) {
-			return fmt.Errorf("%q is not a tag: write key=value, as in role=web, with letters, digits, '.', '_', '/' and '-'", tag)
+			return fmt.Errorf("%q is not a tag: write key=value, as in role=web, with letters, digits, '.', '_', '/' and '-'",
+				tag)
 		}
 	}
 	return nil

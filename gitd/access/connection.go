@@ -28,7 +28,8 @@ const maxURL = 500
 func (r *reader) connection(key, value, repositories *yaml.Node) {
 	name := key.Value
 	if !userForm().MatchString(name) {
-		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter", "%q is not a name for a connection", name)
+		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter",
+			"%q is not a name for a connection", name)
 	}
 	scalar := func(what, example string) (string, *yaml.Node) {
 		_, n := lookup(value, what)
@@ -42,7 +43,8 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 
 	var n *yaml.Node
 	if c.Forge, n = scalar("forge", "github"); n != nil && !slices.Contains(forges, c.Forge) {
-		r.problem(n, suggest(c.Forge, forges, "choose one of "+strings.Join(forges, ", ")), "connection %s is to the forge %q", name, c.Forge)
+		r.problem(n, suggest(c.Forge, forges, "choose one of "+strings.Join(forges, ", ")),
+			"connection %s is to the forge %q", name, c.Forge)
 	}
 	if c.Repository, n = scalar("repository", "owner/name"); n != nil {
 		if !repositoryForm().MatchString(c.Repository) || c.Forge != "gitlab" && strings.Count(c.Repository, "/") > 1 {
@@ -79,7 +81,8 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 	c.Requests = requests != nil && requests.Value == "true"
 	if _, n := lookup(value, "promotions"); n != nil && n.Value == "true" {
 		if c.Promotions = true; !c.Requests {
-			r.problem(n, "add requests: true", "connection %s proposes promotions as requests, and does not follow requests", name)
+			r.problem(n, "add requests: true",
+				"connection %s proposes promotions as requests, and does not follow requests", name)
 		}
 	}
 	if _, n := lookup(value, "deployments"); n != nil && n.Value == "true" {
@@ -87,7 +90,8 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		case !c.Requests:
 			r.problem(n, "add requests: true", "connection %s shows deployments, and does not follow requests", name)
 		case c.Forge == "gitea" || c.Forge == "forgejo":
-			r.problem(n, "leave deployments out", "connection %s shows deployments, and a forge of the kind %s has none", name, c.Forge)
+			r.problem(n, "leave deployments out",
+				"connection %s shows deployments, and a forge of the kind %s has none", name, c.Forge)
 		}
 	}
 	if n := requests; c.Requests {
@@ -96,7 +100,8 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 				"connection %s builds and lands requests, and has no token to read and answer them with", name)
 		}
 		if !strings.HasSuffix(strings.TrimSuffix(c.URL, ".git"), "/"+c.Repository) {
-			r.problem(n, "end the url in /"+c.Repository+".git", "the url of connection %s does not say where its forge's API is", name)
+			r.problem(n, "end the url in /"+c.Repository+".git",
+				"the url of connection %s does not say where its forge's API is", name)
 		}
 	}
 	r.config.connections[name] = c
@@ -109,7 +114,8 @@ func (r *reader) atForges(u *User, value *yaml.Node) {
 	_, at := lookup(value, "forge")
 	for key, n := range yamlfile.Pairs(at) {
 		if !loginForm.MatchString(n.Value) {
-			r.problem(n, "write the login, or id: and the number that the forge gives for it", "%q does not name somebody at a forge", n.Value)
+			r.problem(n, "write the login, or id: and the number that the forge gives for it",
+				"%q does not name somebody at a forge", n.Value)
 			continue
 		}
 		if u.Forge == nil {
@@ -135,7 +141,8 @@ func (r *reader) identities(users *yaml.Node) {
 		_, at := lookup(value, "forge")
 		for connection := range yamlfile.Pairs(at) {
 			if _, there := r.config.connections[connection.Value]; !there {
-				r.problem(connection, suggest(connection.Value, known, "add it under connections"), "%s is known at %q, which is not a connection", key.Value, connection.Value)
+				r.problem(connection, suggest(connection.Value, known, "add it under connections"),
+					"%s is known at %q, which is not a connection", key.Value, connection.Value)
 			}
 		}
 	}
@@ -145,7 +152,8 @@ func (r *reader) identities(users *yaml.Node) {
 func (r *reader) secretName(n *yaml.Node, of string) {
 	if (secret.ID{Name: n.Value}).Check() != nil {
 		// It is not repeated: it may be the secret.
-		r.problem(n, "set it with: ssh host secret set <name>, and write the name here", "%s has something that is not the name of a secret", of)
+		r.problem(n, "set it with: ssh host secret set <name>, and write the name here",
+			"%s has something that is not the name of a secret", of)
 	}
 }
 
@@ -157,16 +165,19 @@ func (r *reader) mirror(n *yaml.Node, c *Connection, repositories *yaml.Node) {
 		for name := range r.config.repositories {
 			known = append(known, name)
 		}
-		r.problem(n, suggest(c.Mirror, known, "add it under repositories"), "connection %s mirrors to %q, which is not a repository of this server", c.Name, c.Mirror)
+		r.problem(n, suggest(c.Mirror, known, "add it under repositories"),
+			"connection %s mirrors to %q, which is not a repository of this server", c.Name, c.Mirror)
 		return
 	}
 	if repository.Mirror != "" {
-		r.problem(n, "mirror each to a repository of its own", "%s is a mirror of connection %s already", c.Mirror, repository.Mirror)
+		r.problem(n, "mirror each to a repository of its own", "%s is a mirror of connection %s already", c.Mirror,
+			repository.Mirror)
 		return
 	}
 	_, entry := lookup(repositories, c.Mirror)
 	if _, gate := lookup(entry, "gate"); gate != nil {
-		r.problem(gate, "leave gate out", "%s is a mirror of connection %s: what lands is decided at the forge", c.Mirror, c.Name)
+		r.problem(gate, "leave gate out", "%s is a mirror of connection %s: what lands is decided at the forge",
+			c.Mirror, c.Name)
 	}
 	repository.Mirror = c.Name
 	if _, write := lookup(entry, "write"); len(items(write)) == 0 {

@@ -115,7 +115,8 @@ func AddConnection(data []byte, c Connection) ([]byte, error) {
 		}
 		data = []byte(strings.Join(text.all, "\n") + "\n")
 	}
-	mirror.Mirror, mirror.Write, mirror.Gated, mirror.UngatedBy = c.Name, []string{}, false, "the forge of connection "+c.Name
+	mirror.Mirror, mirror.Write, mirror.Gated, mirror.UngatedBy = c.Name, []string{}, false, "the forge of connection "+
+		c.Name
 	want.repositories[c.Mirror] = mirror
 	want.connections = maps.Clone(old.connections)
 	want.connections[c.Name] = c
@@ -133,7 +134,8 @@ func AddConnection(data []byte, c Connection) ([]byte, error) {
 
 // line is a connection as it is written in the file.
 func (c Connection) line() string {
-	s := fmt.Sprintf("{forge: %s, repository: %s, url: %s, mirror: %s, secrets: [%s]", c.Forge, quoted(c.Repository), quoted(c.URL), c.Mirror, strings.Join(c.Secrets, ", "))
+	s := fmt.Sprintf("{forge: %s, repository: %s, url: %s, mirror: %s, secrets: [%s]", c.Forge, quoted(c.Repository),
+		quoted(c.URL), c.Mirror, strings.Join(c.Secrets, ", "))
 	if c.Token != "" {
 		s += ", token: " + c.Token
 	}
@@ -203,7 +205,8 @@ func Set(data []byte, name string, what Switch, on bool, by string) ([]byte, err
 	return text.checked(want)
 }
 
-var errNoEdit = errors.New("the file is written in a way that only its authors can edit; clone headgate, change " + FileName + " and push")
+var errNoEdit = errors.New("the file is written in a way that only its authors can edit; clone headgate, change " +
+	FileName + " and push")
 
 func parsed(data []byte) (*Config, *yaml.Node, error) {
 	config, err := Parse(FileName, data)

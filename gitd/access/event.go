@@ -24,7 +24,8 @@ const (
 
 // EventKinds are all of them.
 func EventKinds() []EventKind {
-	return []EventKind{ChangeEvents, BuildEvents, LandingEvents, ReleaseEvents, PromotionEvents, DeploymentEvents, DriftEvents}
+	return []EventKind{ChangeEvents, BuildEvents, LandingEvents, ReleaseEvents, PromotionEvents,
+		DeploymentEvents, DriftEvents}
 }
 
 // EventEndpoint is an address that is told what happens.
@@ -72,7 +73,8 @@ const maxEndpoints = 20
 func (r *reader) endpoint(key, value *yaml.Node) {
 	name := key.Value
 	if !userForm().MatchString(name) {
-		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter", "%q is not a name for an endpoint", name)
+		r.problem(key, "use 1 to 32 small letters, digits and '-', starting with a letter",
+			"%q is not a name for an endpoint", name)
 	}
 	if len(r.config.endpoints) == maxEndpoints {
 		r.problem(key, "have one of them pass events on", "there are more than %d endpoints", maxEndpoints)

@@ -70,7 +70,8 @@ type Scope struct {
 // has it.
 func (s Scope) Allows(right Right, repository string) bool {
 	switch {
-	case repository == Own && right > Read && s.Highest != 0 && s.Highest < Administer && !slices.Contains(s.Repositories, Own):
+	case repository == Own && right > Read && s.Highest != 0 && s.Highest < Administer &&
+		!slices.Contains(s.Repositories, Own):
 		return false // who may write there can make themselves a key: only a scope that names it leaves that
 	case s.Repositories != nil && !slices.Contains(s.Repositories, repository):
 		return false

@@ -86,7 +86,8 @@ func RemoveUser(data []byte, name string) ([]byte, error) {
 		}
 	}
 	want := old.clone()
-	want.users, want.keys, want.emails, want.groups = maps.Clone(old.users), maps.Clone(old.keys), maps.Clone(old.emails), maps.Clone(old.groups)
+	want.users, want.keys, want.emails, want.groups = maps.Clone(old.users), maps.Clone(old.keys), maps.Clone(
+		old.emails), maps.Clone(old.groups)
 	delete(want.users, name)
 	for _, key := range u.Keys {
 		delete(want.keys, key.Fingerprint)

@@ -193,7 +193,8 @@ func (r *reader) user(key, value *yaml.Node) {
 	if _, name := lookup(value, "name"); name != nil && name.Value != "" {
 		u.FullName = name.Value
 		if what := badLine(name.Value, 100); what != "" || strings.ContainsAny(name.Value, "<>") {
-			r.problem(name, "write it as in a commit: Ada Lovelace", "the name of %s does not fit into a commit: %s", u.Name, cmp.Or(what, "it holds < or >"))
+			r.problem(name, "write it as in a commit: Ada Lovelace", "the name of %s does not fit into a commit: %s", u.Name,
+				cmp.Or(what, "it holds < or >"))
 		}
 	}
 	_, emails := lookup(value, "email")
@@ -219,7 +220,8 @@ func (r *reader) user(key, value *yaml.Node) {
 			continue
 		}
 		if other, taken := r.config.keys[k.Fingerprint]; taken {
-			r.problem(n, "a key says who somebody is: keep it at one of them", "the key %s of %s is already the key of %s on line %d", k.Fingerprint, u.Name, other, r.keyLines[k.Fingerprint])
+			r.problem(n, "a key says who somebody is: keep it at one of them",
+				"the key %s of %s is already the key of %s on line %d", k.Fingerprint, u.Name, other, r.keyLines[k.Fingerprint])
 			continue
 		}
 		r.config.keys[k.Fingerprint], r.keyLines[k.Fingerprint] = u.Name, n.Line
@@ -237,7 +239,8 @@ func (r *reader) quota(value *yaml.Node, name string) int64 {
 	}
 	size, ok := buildsettings.Bytes(n.Value)
 	if !ok || n.Kind != yaml.ScalarNode {
-		r.problem(n, "write a number of MiB or GiB, such as 500 MiB or 2 GiB", "the quota of %s is %q, which is no size", name, n.Value)
+		r.problem(n, "write a number of MiB or GiB, such as 500 MiB or 2 GiB",
+			"the quota of %s is %q, which is no size", name, n.Value)
 	}
 	return size
 }
@@ -253,9 +256,11 @@ func (r *reader) group(key, value *yaml.Node) {
 		case slices.Contains(r.groups, n.Value):
 			r.problem(n, "list its users", "group %q holds the group %q; groups hold users", key.Value, n.Value)
 		case n.Value == Everyone:
-			r.problem(n, "name "+Everyone+" where the group is used", "group %q holds %q; groups hold users", key.Value, Everyone)
+			r.problem(n, "name "+Everyone+" where the group is used", "group %q holds %q; groups hold users",
+				key.Value, Everyone)
 		case !slices.Contains(r.users, n.Value):
-			r.problem(n, suggest(n.Value, r.users, "add the user under users"), "group %q holds %q, which is not a user", key.Value, n.Value)
+			r.problem(n, suggest(n.Value, r.users, "add the user under users"), "group %q holds %q, which is not a user",
+				key.Value, n.Value)
 		case slices.Contains(members, n.Value):
 			r.problem(n, "keep one of them", "group %q holds %q twice", key.Value, n.Value)
 		default:
@@ -397,7 +402,8 @@ func (r *reader) list(value *yaml.Node, what, repository string) (names []string
 	known := append(append([]string{Everyone}, r.users...), r.groups...)
 	for _, n := range items(list) {
 		if !slices.Contains(known, n.Value) {
-			r.problem(n, suggest(n.Value, known, "add the user or group"), "%s of %s names %q, which is not a user or a group", what, repository, n.Value)
+			r.problem(n, suggest(n.Value, known, "add the user or group"), "%s of %s names %q, which is not a user or a group",
+				what, repository, n.Value)
 			continue
 		}
 		names = append(names, n.Value)
@@ -439,7 +445,8 @@ func ParseKey(line string) (Key, error) {
 		return Key{}, fmt.Errorf("has the option %s, and options have no meaning here", options[0])
 	}
 	switch public.Type() {
-	case ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256:
+	case ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
+		ssh.KeyAlgoSKECDSA256:
 	case ssh.KeyAlgoRSA:
 		crypto, ok := public.(ssh.CryptoPublicKey)
 		if !ok {
@@ -450,10 +457,12 @@ func ParseKey(line string) (Key, error) {
 			return Key{}, errors.New("is an unreadable RSA key")
 		}
 		if bits := pub.N.BitLen(); bits < 2048 || bits > 8192 {
-			return Key{}, fmt.Errorf("is an RSA key of %d bits, outside 2048 to 8192; make another with ssh-keygen -t ed25519", bits)
+			return Key{}, fmt.Errorf("is an RSA key of %d bits, outside 2048 to 8192; make another with ssh-keygen -t ed25519",
+				bits)
 		}
 	default:
-		return Key{}, fmt.Errorf("is of type %s, which this server does not take; make another with ssh-keygen -t ed25519", public.Type())
+		return Key{}, fmt.Errorf("is of type %s, which this server does not take; make another with ssh-keygen -t ed25519",
+			public.Type())
 	}
 	if what := badLine(comment, 200); what != "" {
 		return Key{}, fmt.Errorf("has a comment that does not fit: %s", what)

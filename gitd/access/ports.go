@@ -57,7 +57,8 @@ func (r *reader) address(n *yaml.Node) {
 	}
 	at, err := netip.ParseAddr(n.Value)
 	if err != nil || n.Kind != yaml.ScalarNode || at.Zone() != "" {
-		r.problem(n, "write an IP address of this machine, or 0.0.0.0 for all it has", "address is %q, which is not an IP address", n.Value)
+		r.problem(n, "write an IP address of this machine, or 0.0.0.0 for all it has",
+			"address is %q, which is not an IP address", n.Value)
 		return
 	}
 	r.config.address = at.Unmap()

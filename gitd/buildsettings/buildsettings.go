@@ -113,7 +113,8 @@ type reader struct {
 }
 
 func (r *reader) problem(at *yaml.Node, fix, format string, args ...any) {
-	r.problems = append(r.problems, yamlfile.Problem{File: r.file, Line: at.Line, What: fmt.Sprintf(format, args...), Fix: fix})
+	r.problems = append(r.problems,
+		yamlfile.Problem{File: r.file, Line: at.Line, What: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 // mapping reports whether n is a mapping; nothing is an empty one.
@@ -141,7 +142,8 @@ func (r *reader) variables(n *yaml.Node) map[string]string {
 			r.problem(key, "use letters, digits and '_'", "%q is not a name for a variable", name)
 		case strings.HasPrefix(name, "CODEBUILD_") && !strings.HasPrefix(name, "CODEBUILD_CONFIG_"):
 			r.problem(key, "choose another name", "%s: names beginning with CODEBUILD_ are CodeBuild's own", name)
-		case strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "BASH_") || name == "ENV" || name == "IFS" || name == "HOME":
+		case strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "BASH_") || name == "ENV" || name == "IFS" ||
+			name == "HOME":
 			r.problem(key, "set it in the commands that need it", "%s would change how every command is run", name)
 		case value.Kind != yaml.ScalarNode:
 			r.problem(value, "write its value as text", "variable %s is not text", name)
@@ -168,7 +170,8 @@ func (r *reader) limits(n *yaml.Node) (l Limits) {
 		case "memory", "disk":
 			size, ok := Bytes(value.Value)
 			if !ok || size < 16<<20 {
-				r.problem(value, "write a number of MiB or GiB, such as 500 MiB or 2 GiB", "%s.limits.%s is %q, which is not a size of at least 16 MiB", r.under, key.Value, value.Value)
+				r.problem(value, "write a number of MiB or GiB, such as 500 MiB or 2 GiB",
+					"%s.limits.%s is %q, which is not a size of at least 16 MiB", r.under, key.Value, value.Value)
 			}
 			if key.Value == "memory" {
 				l.Memory = size
@@ -178,19 +181,22 @@ func (r *reader) limits(n *yaml.Node) (l Limits) {
 		case "cpu":
 			cores, err := strconv.ParseFloat(value.Value, 64)
 			if err != nil || !(cores >= 0.1 && cores <= 1024) {
-				r.problem(value, "write a number such as 2 or 0.5", "%s.limits.cpu is %q, which is not a number of cores from 0.1 to 1024", r.under, value.Value)
+				r.problem(value, "write a number such as 2 or 0.5",
+					"%s.limits.cpu is %q, which is not a number of cores from 0.1 to 1024", r.under, value.Value)
 				continue
 			}
 			l.CPU = cores
 		case "processes":
 			count, err := strconv.Atoi(value.Value)
 			if err != nil || count < 16 || count > 1<<20 {
-				r.problem(value, "write a number such as 500", "%s.limits.processes is %q, which is not a number from 16 to %d", r.under, value.Value, 1<<20)
+				r.problem(value, "write a number such as 500", "%s.limits.processes is %q, which is not a number from 16 to %d",
+					r.under, value.Value, 1<<20)
 				continue
 			}
 			l.Processes = count
 		default:
-			r.problems = append(r.problems, yamlfile.UnknownKey(r.file, key, r.under+".limits", []string{"memory", "disk", "cpu", "processes"}))
+			r.problems = append(r.problems,
+				yamlfile.UnknownKey(r.file, key, r.under+".limits", []string{"memory", "disk", "cpu", "processes"}))
 		}
 	}
 	return l

@@ -64,7 +64,8 @@ func SaveAll(ctx context.Context, r *repo.Repository, at time.Time, recs []Recor
 
 // write makes the commit of one record, which names where the server's other
 // records were.
-func write(r *repo.Repository, at time.Time, rec Record, parent repo.Hash, number int, moved []repo.Ref) (repo.Hash, error) {
+func write(r *repo.Repository, at time.Time, rec Record, parent repo.Hash, number int,
+	moved []repo.Ref) (repo.Hash, error) {
 	body := strings.ReplaceAll(string(rec.JSON), "\n\n", "\n")
 	trailers := []repo.Trailer{
 		{Key: "Question", Value: rec.Query},

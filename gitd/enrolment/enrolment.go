@@ -96,7 +96,8 @@ func Open(dir string) (*Store, error) {
 			err = errors.New("it does not hold the token of an enrolment")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open enrolments: %s: %w\nhint: remove the file, and its token is good for nothing", path, err)
+			return nil, fmt.Errorf("open enrolments: %s: %w\nhint: remove the file, and its token is good for nothing", path,
+				err)
 		}
 		s.tokens[t.Key] = t
 	}
@@ -125,7 +126,8 @@ func (s *Store) Create(r Request) (secret string, t Token, err error) {
 		return "", t, err
 	}
 	if len(s.tokens) >= maxTokens {
-		return "", t, Refusal(fmt.Sprintf("%d machines have not used their tokens yet, and more may not be made; wait until some are over", len(s.tokens)))
+		return "", t, Refusal(fmt.Sprintf(
+			"%d machines have not used their tokens yet, and more may not be made; wait until some are over", len(s.tokens)))
 	}
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed) // never fails, says its documentation

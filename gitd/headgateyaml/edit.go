@@ -99,7 +99,8 @@ func (f *File) renamed(environment, to string) *File {
 // bare is a file without its lines.
 func bare(f *File) *File {
 	r := *f
-	r.Environments, r.Applications, r.Schedules = slices.Clone(f.Environments), slices.Clone(f.Applications), slices.Clone(f.Schedules)
+	r.Environments, r.Applications, r.Schedules = slices.Clone(f.Environments), slices.Clone(
+		f.Applications), slices.Clone(f.Schedules)
 	for i := range r.Environments {
 		r.Environments[i].Line, r.Environments[i].lines = 0, nil
 	}

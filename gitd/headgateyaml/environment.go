@@ -119,10 +119,12 @@ func (r *reader) applications(n *yaml.Node, f *File) {
 func (r *reader) application(key, value *yaml.Node, f *File) {
 	a := Application{Name: key.Value, Path: key.Value, Line: key.Line}
 	if !applicationForm().MatchString(a.Name) {
-		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid application name %q", a.Name)
+		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter",
+			"invalid application name %q", a.Name)
 	}
 	if value.Kind != yaml.MappingNode {
-		r.problem(value.Line, "write {environments: {"+a.Name+"-staging: {target: services}}}", "application %q is not a mapping", a.Name)
+		r.problem(value.Line, "write {environments: {"+a.Name+"-staging: {target: services}}}",
+			"application %q is not a mapping", a.Name)
 		return
 	}
 	var t applicationText
@@ -154,7 +156,8 @@ func (r *reader) environments(n *yaml.Node, of Application, f *File) {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		r.problem(n.Line, `write "staging: {target: services, path: deploy/staging}" below it`, "environments is not a mapping of names to environments")
+		r.problem(n.Line, `write "staging: {target: services, path: deploy/staging}" below it`,
+			"environments is not a mapping of names to environments")
 		return
 	}
 	r.problems = append(r.problems, yamlfile.DuplicateKeys(r.file, n)...)
@@ -196,7 +199,8 @@ func (r *reader) renamed(f *File) {
 			r.problem(e.LineOf("was"), "an environment that is renamed is not declared under its old name any more",
 				"environment %q was %q, which is defined on line %d", e.Name, e.Was, other.Line)
 		case first[e.Was].Name != "":
-			r.problem(e.LineOf("was"), "only one of them has its history", "environments %q and %q both were %q", first[e.Was].Name, e.Name, e.Was)
+			r.problem(e.LineOf("was"), "only one of them has its history", "environments %q and %q both were %q",
+				first[e.Was].Name, e.Name, e.Was)
 		default:
 			first[e.Was] = e
 		}
@@ -235,7 +239,8 @@ func (r *reader) order(f *File) {
 		for at := e; at.After != ""; {
 			chain = append(chain, at.After)
 			if at.After == e.Name {
-				r.problem(e.LineOf("after"), "one of them must come first", "environments wait for each other: %s", strings.Join(chain, " after "))
+				r.problem(e.LineOf("after"), "one of them must come first", "environments wait for each other: %s",
+					strings.Join(chain, " after "))
 				break
 			}
 			next, ok := f.Environment(at.After)
@@ -257,7 +262,8 @@ func (r *reader) environment(key, value *yaml.Node, of Application) Environment 
 		lines:       map[string]int{},
 	}
 	if !environmentForm().MatchString(e.Name) {
-		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid environment name %q", e.Name)
+		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter",
+			"invalid environment name %q", e.Name)
 	}
 	if value.Kind != yaml.MappingNode {
 		r.problem(value.Line, "write {target: services, path: deploy/"+e.Name+"}", "environment %q is not a mapping", e.Name)
@@ -295,7 +301,8 @@ func (r *reader) environment(key, value *yaml.Node, of Application) Environment 
 	if t.Soak != nil {
 		e.Soak = r.duration(*t.Soak, e.LineOf("soak"), "soak", 0, maxSoak)
 		if e.After == "" {
-			r.problem(e.LineOf("soak"), "say after which environment, with after:", "environment %q soaks, but comes after none", e.Name)
+			r.problem(e.LineOf("soak"), "say after which environment, with after:",
+				"environment %q soaks, but comes after none", e.Name)
 		}
 	}
 	r.approvals(&t.Approvals, &e)
@@ -315,7 +322,8 @@ func (r *reader) approvals(n *yaml.Node, e *Environment) {
 			return
 		}
 	} else if err := n.Decode(&t.Count); err != nil {
-		r.problem(n.Line, "write approvals: 1, or approvals: {count: 1, from: release}", "approvals of %q is neither a number nor a mapping", e.Name)
+		r.problem(n.Line, "write approvals: 1, or approvals: {count: 1, from: release}",
+			"approvals of %q is neither a number nor a mapping", e.Name)
 		return
 	}
 	e.Approvals = Approvals(t)

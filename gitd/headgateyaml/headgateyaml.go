@@ -111,9 +111,10 @@ var (
 	environmentForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`) })
 	applicationForm = environmentForm
 	scheduleForm    = environmentForm
-	artifactForm    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) })
-	groupForm       = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
-	branchForm      = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`) })
+	artifactForm    = sync.OnceValue(
+		func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) })
+	groupForm  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
+	branchForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`) })
 )
 
 // ValidEnvironment reports whether an environment may have this name.
@@ -156,7 +157,8 @@ func Parse(file string, data []byte) (*File, error) {
 		return nil, err
 	}
 	if top.Kind != yaml.MappingNode {
-		return nil, yamlfile.Problems{{File: file, Line: top.Line, What: "is not a mapping of keys to values", Fix: `begin with a key, such as "environments:"`}}
+		return nil, yamlfile.Problems{{File: file, Line: top.Line, What: "is not a mapping of keys to values",
+			Fix: `begin with a key, such as "environments:"`}}
 	}
 	var t text
 	if err := yamlfile.DecodeNode(file, top, &t); err != nil {
@@ -191,7 +193,8 @@ type reader struct {
 }
 
 func (r *reader) problem(line int, fix, format string, args ...any) {
-	r.problems = append(r.problems, yamlfile.Problem{File: r.file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix})
+	r.problems = append(r.problems,
+		yamlfile.Problem{File: r.file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 // line finds where a key stands, by its path from the top.
@@ -220,7 +223,8 @@ func (r *reader) build(t text, f *File) {
 		r.path(f.Build.Buildspec, r.line("build", "buildspec"), "buildspec")
 	}
 	if t.Build.Image != nil && *t.Build.Image != "host" {
-		r.problem(r.line("build", "image"), `use "host": builds run in a sandbox on the server`, "image %q is not in this version", *t.Build.Image)
+		r.problem(r.line("build", "image"), `use "host": builds run in a sandbox on the server`,
+			"image %q is not in this version", *t.Build.Image)
 	}
 	if t.Build.Timeout != nil {
 		f.Build.Timeout = r.duration(*t.Build.Timeout, r.line("build", "timeout"), "timeout", time.Second, maxTimeout)
@@ -236,7 +240,8 @@ func (r *reader) land(t text, f *File) {
 	if t.Land.Branches != nil {
 		f.Land.Branches = t.Land.Branches
 		if len(f.Land.Branches) == 0 {
-			r.problem(r.line("land", "branches"), "name at least one branch; an administrator can ungate the whole repository", "no branch would be gated")
+			r.problem(r.line("land", "branches"), "name at least one branch; an administrator can ungate the whole repository",
+				"no branch would be gated")
 		}
 		for _, b := range f.Land.Branches {
 			r.branch(b, r.line("land", "branches"))

@@ -54,8 +54,9 @@ var (
 	// imageForm is a name that registries take.
 	imageForm        = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
 	architectureForm = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
-	variableForm     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,199}$`) })
-	imageUserForm    = sync.OnceValue(func() *regexp.Regexp {
+	variableForm     = sync.OnceValue(
+		func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,199}$`) })
+	imageUserForm = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
 	})
 )
@@ -81,7 +82,8 @@ func (r *reader) images(n *yaml.Node, f *File) {
 func (r *reader) image(key, value *yaml.Node, f *File) {
 	i := Image{Name: key.Value, Line: key.Line, Artifact: "main", Directory: "/"}
 	if !imageForm.MatchString(i.Name) || len(i.Name) > 100 {
-		r.problem(key.Line, "use 1 to 100 small letters and digits, with single '.', '_' or '-' between them", "invalid image name %q", i.Name)
+		r.problem(key.Line, "use 1 to 100 small letters and digits, with single '.', '_' or '-' between them",
+			"invalid image name %q", i.Name)
 	}
 	var t imageText
 	if err := yamlfile.DecodeNode(r.file, value, &t); err != nil {
@@ -110,7 +112,8 @@ func (r *reader) image(key, value *yaml.Node, f *File) {
 		}
 	}
 	if i.Artifact == i.Name {
-		r.problem(at("artifact"), "give the image or the artifact another name", "image %q has the name of the artifact that it is made of", i.Name)
+		r.problem(at("artifact"), "give the image or the artifact another name",
+			"image %q has the name of the artifact that it is made of", i.Name)
 	}
 	if t.Directory != nil {
 		i.Directory = *t.Directory
@@ -167,7 +170,8 @@ func (r *reader) image(key, value *yaml.Node, f *File) {
 
 // absolute checks a directory of an image.
 func (r *reader) absolute(dir string, line int, key string) {
-	if !path.IsAbs(dir) || path.Clean(dir) != dir || len(dir) > 200 || strings.ContainsFunc(dir, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+	if !path.IsAbs(dir) || path.Clean(dir) != dir || len(dir) > 200 ||
+		strings.ContainsFunc(dir, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 		r.problem(line, `write it as "/app"`, "%s %q is not an absolute path", key, dir)
 	}
 }

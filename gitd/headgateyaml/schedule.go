@@ -62,7 +62,8 @@ func (r *reader) schedules(n *yaml.Node, f *File) {
 			continue
 		}
 		if other, taken := f.Schedule(s.Name); taken {
-			r.problem(s.LineOf("name"), "give it a name of its own", "schedule %q is already defined on line %d", s.Name, other.Line)
+			r.problem(s.LineOf("name"), "give it a name of its own", "schedule %q is already defined on line %d",
+				s.Name, other.Line)
 			continue
 		}
 		f.Schedules = append(f.Schedules, s)
@@ -97,10 +98,12 @@ func (r *reader) schedule(value *yaml.Node, f *File) (Schedule, bool) {
 		r.problem(s.LineOf("name"), "add name: nightly", "this schedule has no name")
 		return s, false
 	case !scheduleForm().MatchString(s.Name):
-		r.problem(s.LineOf("name"), "use 1 to 31 small letters, digits and '-', beginning with a letter", "invalid schedule name %q", s.Name)
+		r.problem(s.LineOf("name"), "use 1 to 31 small letters, digits and '-', beginning with a letter",
+			"invalid schedule name %q", s.Name)
 	}
 	if s.Cron == "" || len(s.Cron) > maxCron {
-		r.problem(s.LineOf("cron"), `say when: cron: "0 3 * * *"`, "schedule %q has no cron expression of at most %d bytes", s.Name, maxCron)
+		r.problem(s.LineOf("cron"), `say when: cron: "0 3 * * *"`, "schedule %q has no cron expression of at most %d bytes",
+			s.Name, maxCron)
 	}
 	if t.Buildspec != nil {
 		s.Buildspec = *t.Buildspec

@@ -15,7 +15,8 @@ import (
 // else that this key signs.
 func (s *Signer) SignRaw(message []byte) ([]byte, error) {
 	if s.key.PublicKey().Type() != ssh.KeyAlgoED25519 {
-		return nil, fmt.Errorf("sign: the server's key is %s, and bare signatures need ed25519; replace it with: ssh-keygen -t ed25519", s.key.PublicKey().Type())
+		return nil, fmt.Errorf(
+			"sign: the server's key is %s, and bare signatures need ed25519; replace it with: ssh-keygen -t ed25519", s.key.PublicKey().Type())
 	}
 	sig, err := s.key.Sign(rand.Reader, message)
 	if err != nil {

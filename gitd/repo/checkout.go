@@ -89,7 +89,8 @@ func (r *Repository) checkout(ctx context.Context, tree Hash, dir string) ([]Git
 func safePath(name string) error {
 	for _, part := range strings.Split(name, "/") {
 		trimmed := strings.TrimRight(part, " .\r")
-		if part == "" || part == "." || part == ".." || strings.EqualFold(trimmed, ".git") || strings.ContainsAny(part, "\x00") {
+		if part == "" || part == "." || part == ".." || strings.EqualFold(trimmed, ".git") ||
+			strings.ContainsAny(part, "\x00") {
 			return fmt.Errorf("the tree holds the path %q, which cannot be checked out", name)
 		}
 	}
@@ -211,7 +212,8 @@ func linkFiles(from, to string) error {
 		}
 		whole := true
 		for _, e := range entries {
-			if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), "tmp_") || e.Name() == "alternates" || strings.HasSuffix(e.Name(), ".lock") {
+			if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), "tmp_") || e.Name() == "alternates" ||
+				strings.HasSuffix(e.Name(), ".lock") {
 				continue
 			}
 			err := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))

@@ -49,7 +49,8 @@ func (r *Repository) CopyTo(ctx context.Context, dir string, refs []Ref) error {
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string][]byte{"HEAD": head, "config": []byte("[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n")} {
+	for name, text := range map[string][]byte{"HEAD": head,
+		"config": []byte("[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n")} {
 		if have, err := os.ReadFile(filepath.Join(dir, name)); err == nil && bytes.Equal(have, text) {
 			continue
 		}
@@ -70,7 +71,8 @@ func (r *Repository) CopyTo(ctx context.Context, dir string, refs []Ref) error {
 	if err != nil {
 		return err
 	}
-	cmd := r.Command(ctx, "pack-objects", "-q", "--threads=1", "--revs", "--non-empty", "--delta-base-offset", filepath.Join(dir, "objects", "pack", "pack"))
+	cmd := r.Command(ctx, "pack-objects", "-q", "--threads=1", "--revs", "--non-empty", "--delta-base-offset",
+		filepath.Join(dir, "objects", "pack", "pack"))
 	if _, err := runNice(cmd, input); err != nil {
 		return err
 	}

@@ -132,7 +132,8 @@ func (r *Repository) missing(refs []Ref) (what []string, err error) {
 				continue
 			}
 			if headsPrefix+branch == head { // else people have gone on elsewhere
-				what = append(what, fmt.Sprintf("%s is missing, and change %d has landed on it", head, numberAt(log.Name, changesPrefix)))
+				what = append(what, fmt.Sprintf("%s is missing, and change %d has landed on it", head,
+					numberAt(log.Name, changesPrefix)))
 			}
 			break
 		}
@@ -229,7 +230,8 @@ type packedRefs struct {
 
 // ref is what a ref is packed with, Zero if it is not.
 func (p *packedRefs) ref(name string) Hash {
-	i, ok := slices.BinarySearchFunc(p.refs, name, func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
+	i, ok := slices.BinarySearchFunc(p.refs, name,
+		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
 	if !ok {
 		return Zero
 	}
@@ -238,7 +240,8 @@ func (p *packedRefs) ref(name string) Hash {
 
 // below are the refs whose names begin with prefix.
 func (p *packedRefs) below(prefix string) []Ref {
-	i, _ := slices.BinarySearchFunc(p.refs, prefix, func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
+	i, _ := slices.BinarySearchFunc(p.refs, prefix,
+		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
 	n := 0
 	for n < len(p.refs)-i && strings.HasPrefix(p.refs[i+n].Name, prefix) {
 		n++
@@ -261,7 +264,8 @@ func (r *Repository) packedRefs() (*packedRefs, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p := r.packed.Load(); p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() && p.was.ModTime().Equal(info.ModTime()) {
+	if p := r.packed.Load(); p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() &&
+		p.was.ModTime().Equal(info.ModTime()) {
 		return p, nil
 	}
 	data, err := io.ReadAll(f)

@@ -163,7 +163,8 @@ func (e *TooLarge) Error() string {
 // stand for more than any disk holds. size is a blob's in bytes. known remembers
 // trees that were measured before; it may be shared by calls that follow one
 // another. The error is a *TooLarge for a tree over limit.
-func Measure(ctx context.Context, root Hash, limit Extent, tree func(Hash) ([]Entry, error), size func(Hash) (int64, error),
+func Measure(ctx context.Context, root Hash, limit Extent, tree func(Hash) ([]Entry, error),
+	size func(Hash) (int64, error),
 	known map[Hash]Extent,
 ) (Extent, error) {
 	sizes := map[Hash]int64{}

@@ -18,7 +18,8 @@ import (
 type DriverError struct{ Path, Driver string }
 
 func (e *DriverError) Error() string {
-	return fmt.Sprintf("%s is merged by the driver %q, which its .gitattributes names and this server does not run", e.Path, e.Driver)
+	return fmt.Sprintf("%s is merged by the driver %q, which its .gitattributes names and this server does not run",
+		e.Path, e.Driver)
 }
 
 // Merge merges theirs into ours without a work tree, as git does with ours checked
@@ -46,7 +47,8 @@ func (r *Repository) Merge(ctx context.Context, ours, theirs Hash) (tree Hash, c
 		}
 	}
 
-	out, err := run(command(ctx, "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours.String(), theirs.String()), nil)
+	out, err := run(command(ctx, "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours.String(),
+		theirs.String()), nil)
 	if err != nil && !exited(err, 1) {
 		return fail(err)
 	}
@@ -138,7 +140,8 @@ func (r *Repository) attributesOf(ctx context.Context, commit Hash) (dir string,
 
 // driven finds a file that both sides have changed, each in its way, and that a
 // driver of its own is to merge.
-func (r *Repository) driven(ctx context.Context, command func(context.Context, ...string) *exec.Cmd, ours, theirs Hash) error {
+func (r *Repository) driven(ctx context.Context, command func(context.Context, ...string) *exec.Cmd,
+	ours, theirs Hash) error {
 	out, err := r.Git(ctx, "merge-base", ours.String(), theirs.String())
 	if exited(err, 1) {
 		return nil

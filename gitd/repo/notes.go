@@ -69,7 +69,8 @@ func notePath(on Hash) string {
 // was none), as one signed commit and one Move of the notes ref. When another
 // writer was faster it reads and edits again. If edit returns the old content,
 // nothing is written.
-func (r *Repository) EditNote(ctx context.Context, ref string, on Hash, at time.Time, subject string, edit func(old []byte) ([]byte, error)) error {
+func (r *Repository) EditNote(ctx context.Context, ref string, on Hash, at time.Time, subject string,
+	edit func(old []byte) ([]byte, error)) error {
 	for {
 		tip, err := r.Ref(ref)
 		if err != nil {

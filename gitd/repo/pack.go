@@ -266,7 +266,8 @@ func (r *Repository) packObjects(ctx context.Context, input []byte, args ...stri
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := r.Command(ctx, slices.Concat([]string{"pack-objects", "-q", "--threads=1", "--local", "--non-empty", "--honor-pack-keep", "--delta-base-offset"},
+	cmd := r.Command(ctx, slices.Concat([]string{"pack-objects", "-q", "--threads=1", "--local", "--non-empty",
+		"--honor-pack-keep", "--delta-base-offset"},
 		args, []string{filepath.Join(dir, "pack")})...)
 	out, err := runNice(cmd, input)
 	if err != nil {

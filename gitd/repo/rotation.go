@@ -33,7 +33,8 @@ const refsFile = "refs"
 
 // RecordRotation writes that key takes the place of former. signer is the former
 // signer, or the new one if the former key is lost.
-func (r *Repository) RecordRotation(ctx context.Context, signer *Signer, former, key ssh.PublicKey, at time.Time) error {
+func (r *Repository) RecordRotation(ctx context.Context, signer *Signer, former, key ssh.PublicKey,
+	at time.Time) error {
 	tip, err := r.Ref(KeysRef)
 	if err != nil {
 		return err
@@ -64,7 +65,8 @@ func (r *Repository) RecordRotation(ctx context.Context, signer *Signer, former,
 	if tip != Zero {
 		parents = []Hash{tip}
 	}
-	commit, err := r.writeCommit(signer, NewCommit{Tree: tree, Parents: parents, At: at, Message: Message(subject, "", trailers...)})
+	commit, err := r.writeCommit(signer,
+		NewCommit{Tree: tree, Parents: parents, At: at, Message: Message(subject, "", trailers...)})
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,8 @@ func AllowedSigner(email string, key ssh.PublicKey) string {
 		until = ",valid-before=\"" + k.until.UTC().Format(stampForm) + "\""
 		key = k.PublicKey
 	}
-	return email + " namespaces=\"" + namespace + "\"" + until + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + "\n"
+	return email + " namespaces=\"" + namespace + "\"" + until + " " +
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + "\n"
 }
 
 // stampForm is how ssh-keygen writes a time in UTC.
@@ -197,7 +198,8 @@ func (s Signers) VerifyObject(kind string, raw []byte) error {
 			continue
 		}
 		if k, ok := key.(formerKey); ok && !madeAt(payload).Before(k.until) {
-			return fmt.Errorf("signed by %s, which does not count since %s", ssh.FingerprintSHA256(k.PublicKey), k.until.UTC().Format(time.RFC3339))
+			return fmt.Errorf("signed by %s, which does not count since %s", ssh.FingerprintSHA256(k.PublicKey),
+				k.until.UTC().Format(time.RFC3339))
 		}
 		return nil
 	}

@@ -74,7 +74,8 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 // 100 letters, digits, ".", "_", "-", not ending in ".git".
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) || strings.HasSuffix(strings.ToLower(name), ".git") || strings.Contains(name, "..") {
-		return fmt.Errorf("%q is not a repository name: use 1 to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in .git", name)
+		return fmt.Errorf(
+			"%q is not a repository name: use 1 to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in .git", name)
 	}
 	return nil
 }
@@ -262,7 +263,8 @@ func (s *Store) create(ctx context.Context, name string) error {
 // this server runs our hooks too, and the reference-transaction hook refuses its
 // writes.
 func (s *Store) config() []byte {
-	return fmt.Appendf(nil, "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\thooksPath = %q\n", s.hooks)
+	return fmt.Appendf(nil, "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\thooksPath = %q\n",
+		s.hooks)
 }
 
 // isWhole reports whether a repository has what git takes one by: a HEAD that
@@ -324,7 +326,8 @@ func (r *Repository) reopen() error {
 	if r.dir == "" { // InMemory: nothing comes
 		return nil
 	}
-	storage := filesystem.NewStorageWithOptions(osfs.New(r.dir), r.objects, filesystem.Options{MaxOpenDescriptors: maxOpenPacks})
+	storage := filesystem.NewStorageWithOptions(osfs.New(r.dir), r.objects,
+		filesystem.Options{MaxOpenDescriptors: maxOpenPacks})
 	g, err := git.Open(storage, nil)
 	if err != nil {
 		return fmt.Errorf("open repository %s: %w", r.name, err)

@@ -5,9 +5,11 @@ import "os"
 // systemDirectories are what is seen of the machine, read-only, besides /usr: nothing
 // of /etc that holds a key, since what runs inside may be root.
 var systemDirectories = []string{
-	"/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
+	"/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs",
+	"/etc/pki/tls/cert.pem",
 	"/etc/pki/ca-trust/extracted", "/etc/resolv.conf", "/etc/hosts",
-	"/etc/nsswitch.conf", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols",
+	"/etc/nsswitch.conf", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group", "/etc/services",
+	"/etc/protocols",
 	"/etc/mime.types", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/nix/store",
 }
 
@@ -26,7 +28,8 @@ func System() []string {
 		line = append(line, "--ro-bind-try", dir, dir)
 	}
 	return append(line,
-		"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp",
+		"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--dir", "/run", "--dir", "/var", "--symlink",
+		"/tmp", "/var/tmp",
 		// The kernel's settings are root's to write even without capabilities.
 		"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger",
 		"--ro-bind-try", "/proc/mtrr", "/proc/mtrr", "--ro-bind-try", "/proc/pressure", "/proc/pressure")

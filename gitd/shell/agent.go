@@ -15,7 +15,8 @@ import (
 var agentCommands = []command{
 	{
 		name: "agent enrol", args: "[--name <name>] [--tag <key=value>,...] [--repository <repo>,...] [--expires <time>]",
-		what: "a line to paste on another machine, which makes it an agent", example: "agent enrol --name web-1 --tag role=web",
+		what:    "a line to paste on another machine, which makes it an agent",
+		example: "agent enrol --name web-1 --tag role=web",
 		options: []option{
 			{"--name", "what the agent is called (without: the machine's host name)"},
 			{"--tag", "by which environments find it; may be given again"},
@@ -35,19 +36,22 @@ var agentCommands = []command{
 		run: showAgent,
 	},
 	{
-		name: "agent drain", args: "<agent>", what: "deploy nothing new to an agent, and count it no more", example: "agent drain web-1",
-		notes: "What runs there goes on, and is healed; a deployment that it is at goes to its end. To have it back: agent resume.\n" + configured,
-		run:   func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], true)) },
+		name: "agent drain", args: "<agent>", what: "deploy nothing new to an agent, and count it no more",
+		example: "agent drain web-1",
+		notes:   "What runs there goes on, and is healed; a deployment that it is at goes to its end. To have it back: agent resume.\n" + configured,
+		run:     func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], true)) },
 	},
 	{
-		name: "agent resume", args: "<agent>", what: "deploy to an agent again, first what is declared now", example: "agent resume web-1",
-		notes: configured,
-		run:   func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], false)) },
+		name: "agent resume", args: "<agent>", what: "deploy to an agent again, first what is declared now",
+		example: "agent resume web-1",
+		notes:   configured,
+		run:     func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], false)) },
 	},
 	{
-		name: "agent remove", args: "<agent>", what: "end an agent's connection, and take its key away", example: "agent remove web-1",
-		notes: "What runs there goes on running, unwatched.\n" + configured,
-		run:   func(c *call) error { return c.act(c.shell.Backend.RemoveAgent(c.ctx, c.actor, c.args["agent"])) },
+		name: "agent remove", args: "<agent>", what: "end an agent's connection, and take its key away",
+		example: "agent remove web-1",
+		notes:   "What runs there goes on running, unwatched.\n" + configured,
+		run:     func(c *call) error { return c.act(c.shell.Backend.RemoveAgent(c.ctx, c.actor, c.args["agent"])) },
 	},
 }
 
@@ -59,7 +63,8 @@ func enrolAgent(c *call) error {
 		}
 		key, value, ok := strings.Cut(tag, "=")
 		if _, twice := r.Tags[key]; twice || !ok {
-			return usageError("for example: "+c.ssh("agent enrol --tag role=web --tag zone=a"), "%q is not a tag of its own: write key=value", tag)
+			return usageError("for example: "+c.ssh("agent enrol --tag role=web --tag zone=a"),
+				"%q is not a tag of its own: write key=value", tag)
 		}
 		if r.Tags == nil {
 			r.Tags = map[string]string{}
@@ -80,7 +85,8 @@ func enrolAgent(c *call) error {
 	if expires := c.options["--expires"]; expires != "" {
 		var ok bool
 		if r.Life, ok = life(expires); !ok {
-			return usageError("for example: "+c.ssh("agent enrol --expires 12h"), "%q is not a time: write minutes or hours, such as 15m or 12h", expires)
+			return usageError("for example: "+c.ssh("agent enrol --expires 12h"),
+				"%q is not a time: write minutes or hours, such as 15m or 12h", expires)
 		}
 	}
 	e, err := c.shell.Backend.EnrolAgent(c.ctx, c.actor, r)
@@ -92,9 +98,11 @@ func enrolAgent(c *call) error {
 	}
 	c.out.line("%s", e.Command)
 	if e.Download == "" {
-		c.out.wrapped("copy headgate there first (SHA-256 %s): the machine cannot get it from this server over HTTP", e.Program)
+		c.out.wrapped("copy headgate there first (SHA-256 %s): the machine cannot get it from this server over HTTP",
+			e.Program)
 	}
-	c.out.wrapped("paste it on the machine (%s), within its directory for programs; it is good once, until %s, and is not shown again", e.Platform, c.out.at(e.Expires, true))
+	c.out.wrapped(
+		"paste it on the machine (%s), within its directory for programs; it is good once, until %s, and is not shown again", e.Platform, c.out.at(e.Expires, true))
 	return nil
 }
 

@@ -20,7 +20,8 @@ import (
 // Commands about changes.
 var changeCommands = []command{
 	{
-		name: "change list", args: "[repo] [--state <state>] [--author <name>] [--path <path>] [--before <change>] [--all]", what: "the queue, and what became of the last changes", example: "change list hello",
+		name: "change list", args: "[repo] [--state <state>] [--author <name>] [--path <path>] [--before <change>] [--all]",
+		what: "the queue, and what became of the last changes", example: "change list hello",
 		options: []option{
 			{"--state", "only these: " + strings.Join(changeStates(), ", ")},
 			{"--author", "pushed by them, or naming them as its author"},
@@ -37,7 +38,8 @@ var changeCommands = []command{
 		run:   changeShow,
 	},
 	{
-		name: "change log", args: "[-f] [repo] <change> [--line <n>]", what: "the log of a change's newest build", example: "change log -f 412",
+		name: "change log", args: "[-f] [repo] <change> [--line <n>]", what: "the log of a change's newest build",
+		example: "change log -f 412",
 		options: []option{
 			{"-f", "follow it to its end, and end with 0 if it is green"},
 			{"--line", "the lines around line n"},
@@ -56,8 +58,9 @@ var changeCommands = []command{
 		},
 	},
 	{
-		name: "change retry", args: "[repo] <change>", what: "propose a change that did not land once more", example: "change retry 412",
-		notes: "It is the same commit, under a number of its own.",
+		name: "change retry", args: "[repo] <change>", what: "propose a change that did not land once more",
+		example: "change retry 412",
+		notes:   "It is the same commit, under a number of its own.",
 		run: func(c *call) error {
 			name, number, err := c.change()
 			if err != nil {
@@ -67,14 +70,16 @@ var changeCommands = []command{
 		},
 	},
 	{
-		name: "change tests", args: "[repo] <change> [--all]", what: "what the tests of a change's build have said, the failed ones first", example: "change tests 412",
+		name: "change tests", args: "[repo] <change> [--all]",
+		what: "what the tests of a change's build have said, the failed ones first", example: "change tests 412",
 		options: []option{{"--all", fmt.Sprintf("not only the failed ones and the first %d", newestTests)}},
 		notes:   "It ends with 0 when none failed, 1 when some did.",
 		run:     changeTests,
 	},
 	{
-		name: "change replace", args: "[repo] <change> <by>", what: "let one open change of yours take the place of another", example: "change replace 412 418",
-		notes: "Change <by> becomes the next revision of <change>, in its place in the queue.",
+		name: "change replace", args: "[repo] <change> <by>", what: "let one open change of yours take the place of another",
+		example: "change replace 412 418",
+		notes:   "Change <by> becomes the next revision of <change>, in its place in the queue.",
 		run: func(c *call) error {
 			by, err := strconv.Atoi(c.args["by"])
 			if err != nil || by < 1 {
@@ -106,7 +111,8 @@ func changeList(c *call) error {
 	if before := c.options["--before"]; before != "" {
 		var err error
 		if filter.Before, err = strconv.Atoi(before); err != nil || filter.Before < 1 {
-			return usageError("for example: "+c.ssh("change list hello --before 362"), "%q is not the number of a change", before)
+			return usageError("for example: "+c.ssh("change list hello --before 362"),
+				"%q is not the number of a change", before)
 		}
 	}
 	names, err := c.repositories()
@@ -114,7 +120,8 @@ func changeList(c *call) error {
 		return err
 	}
 	if filter.Before > 0 && len(names) > 1 {
-		return usageError("for example: "+c.ssh(fmt.Sprintf("change list %s --before %d", names[0], filter.Before)), "--before takes a repository: each has numbers of its own")
+		return usageError("for example: "+c.ssh(fmt.Sprintf("change list %s --before %d", names[0], filter.Before)),
+			"--before takes a repository: each has numbers of its own")
 	}
 	var changes []show.Change
 	total := 0
@@ -272,11 +279,13 @@ func changeShow(c *call) error {
 	c.out.line("%s", c.changeAnswer(ch))
 	rows := [][]cell{
 		{plain("subject"), {s: ch.Subject, cut: true}},
-		{plain("pushed"), plain(fmt.Sprintf("by %s at %s, revision %d, for %s of %s", ch.By, c.out.at(ch.PushedAt, true), ch.Revision, ch.Branch, ch.Repository))},
+		{plain("pushed"), plain(fmt.Sprintf("by %s at %s, revision %d, for %s of %s", ch.By, c.out.at(ch.PushedAt, true),
+			ch.Revision, ch.Branch, ch.Repository))},
 		{plain("commit"), plain(show.Short(ch.Commit) + orNothing(", written by ", ch.Author))},
 	}
 	if ch.TestedWith != "" || ch.Tree != "" {
-		rows = append(rows, []cell{plain("tested"), plain(strings.TrimPrefix(ch.TestedWith+orNothing(", tree ", show.Short(ch.Tree)), ", "))})
+		rows = append(rows, []cell{plain("tested"),
+			plain(strings.TrimPrefix(ch.TestedWith+orNothing(", tree ", show.Short(ch.Tree)), ", "))})
 	}
 	if b := ch.Build; b != nil {
 		rows = append(rows, []cell{plain("build"), c.out.state(b.State), plain(c.build(b))})
@@ -401,7 +410,8 @@ func changeLog(c *call) error {
 		return err
 	}
 	if around > 0 && shown == 0 {
-		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("the log has no line %d: it has %s", around, show.Plural(last, "line"))}
+		return &show.Error{Kind: show.NotFound,
+			What: fmt.Sprintf("the log has no line %d: it has %s", around, show.Plural(last, "line"))}
 	}
 	if !follow {
 		return nil

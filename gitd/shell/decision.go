@@ -12,8 +12,9 @@ import (
 // Commands about what policies were asked, and said.
 var decisionCommands = []command{
 	{
-		name: "decision show", args: "[repo] <decision>", what: "one decision of a policy: question, input and answer", example: "decision show d-1a2b3c4",
-		notes: "The same is a commit of refs/decisions/log.",
+		name: "decision show", args: "[repo] <decision>", what: "one decision of a policy: question, input and answer",
+		example: "decision show d-1a2b3c4",
+		notes:   "The same is a commit of refs/decisions/log.",
 		run: func(c *call) error {
 			d, err := c.decision(c.args["decision"])
 			if err != nil {
@@ -37,7 +38,8 @@ var decisionCommands = []command{
 		},
 	},
 	{
-		name: "policy input", args: "[repo] <change|environment|decision>", what: "what policies were asked with last, as JSON", example: "policy input production",
+		name: "policy input", args: "[repo] <change|environment|decision>",
+		what: "what policies were asked with last, as JSON", example: "policy input production",
 		notes: "Of a change what land was asked, of an environment what promote was asked about its promotion.\n" +
 			"It is the document itself: headgate prints nothing else. In a clone of the repository:\n" +
 			"ssh <server> policy input production >input.json && opa eval -d policies -i input.json data.headgate",

@@ -13,7 +13,8 @@ import (
 // Commands that show what lies between two commits: what one reads before a yes.
 var diffCommands = []command{
 	{
-		name: "change diff", args: "[repo] <change> [--revision <n>] [--from <n>]", what: "what a change alters, file by file", example: "change diff 412",
+		name: "change diff", args: "[repo] <change> [--revision <n>] [--from <n>]",
+		what: "what a change alters, file by file", example: "change diff 412",
 		options: []option{
 			{"--revision", "what this revision alters, not the newest one"},
 			{"--from", "only what was altered since this earlier revision"},
@@ -22,9 +23,10 @@ var diffCommands = []command{
 		run:   changeDiff,
 	},
 	{
-		name: "promotion diff", args: "[repo] <environment>", what: "what the open promotion of an environment alters", example: "promotion diff production",
-		notes: diffNotes,
-		run:   promotionDiff,
+		name: "promotion diff", args: "[repo] <environment>", what: "what the open promotion of an environment alters",
+		example: "promotion diff production",
+		notes:   diffNotes,
+		run:     promotionDiff,
 	},
 }
 
@@ -74,7 +76,8 @@ func (c *call) revision(option string) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		return 0, usageError("for example: "+c.ssh("change diff 412 "+option+" 1"), "%q is not the number of a revision", text)
+		return 0, usageError("for example: "+c.ssh("change diff 412 "+option+" 1"),
+			"%q is not the number of a revision", text)
 	}
 	return n, nil
 }

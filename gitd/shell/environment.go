@@ -16,20 +16,24 @@ var envCommands = []command{
 		run: envList,
 	},
 	{
-		name: "env show", args: "[repo] <environment>", what: "declared and actual state side by side", example: "env show production",
-		notes: "It ends with 0 when the environment is healthy, 1 when it is not, 3 while it converges.",
-		run:   envShow,
+		name: "env show", args: "[repo] <environment>", what: "declared and actual state side by side",
+		example: "env show production",
+		notes:   "It ends with 0 when the environment is healthy, 1 when it is not, 3 while it converges.",
+		run:     envShow,
 	},
 	{
-		name: "env log", args: "[repo] <environment>", what: "what was deployed, when and by whom, newest first", example: "env log production",
-		run: envLog,
+		name: "env log", args: "[repo] <environment>", what: "what was deployed, when and by whom, newest first",
+		example: "env log production",
+		run:     envLog,
 	},
 	logsCommand,
 	{
-		name: "env rename", args: "<repo> <environment> <name>", what: "give an environment another name", example: "env rename hello production live",
-		notes: "It proposes the change of headgate.yaml; what runs and its history go on. By git: push\nheadgate.yaml with the environment under its new name, and was: <old name>.",
+		name: "env rename", args: "<repo> <environment> <name>", what: "give an environment another name",
+		example: "env rename hello production live",
+		notes:   "It proposes the change of headgate.yaml; what runs and its history go on. By git: push\nheadgate.yaml with the environment under its new name, and was: <old name>.",
 		run: func(c *call) error {
-			return c.act(c.shell.Backend.RenameEnvironment(c.ctx, c.actor, c.args["repo"], c.args["environment"], c.args["name"]))
+			return c.act(c.shell.Backend.RenameEnvironment(c.ctx, c.actor, c.args["repo"], c.args["environment"],
+				c.args["name"]))
 		},
 	},
 }
@@ -49,7 +53,8 @@ func envList(c *call) error {
 		}
 		repositories = all
 	}
-	head := []cell{plain("REPOSITORY"), plain("ENVIRONMENT"), plain("STATE"), plain("RELEASE"), plain("SINCE"), plain("BEHIND"), plain("WAITS")}
+	head := []cell{plain("REPOSITORY"), plain("ENVIRONMENT"), plain("STATE"), plain("RELEASE"), plain("SINCE"),
+		plain("BEHIND"), plain("WAITS")}
 	several := slices.ContainsFunc(repositories, severalApplications)
 	if several {
 		head = slices.Insert(head, 1, plain("APPLICATION"))
@@ -64,7 +69,8 @@ func envList(c *call) error {
 				continue
 			}
 			row := []cell{
-				plain(r.Name), plain(e.Name), c.out.word(e.State), count(e.Release), plain(c.out.at(e.Since, false)), count(e.Behind), {s: waiting(e), cut: true},
+				plain(r.Name), plain(e.Name), c.out.word(e.State), count(e.Release), plain(c.out.at(e.Since, false)),
+				count(e.Behind), {s: waiting(e), cut: true},
 			}
 			if several {
 				row = slices.Insert(row, 1, plain(applicationOf(r, e)))
@@ -146,7 +152,8 @@ func envShow(c *call) error {
 		rows = append(rows, []cell{plain("was"), plain(strings.Join(e.Formerly, ", "))})
 	}
 	if e.Release > 0 {
-		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(show.Short(e.Commit)), plain("env/" + e.Name + " " + show.Short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
+		rows = append(rows, []cell{plain("declared"), plain(fmt.Sprint(e.Release)), plain(show.Short(e.Commit)),
+			plain("env/" + e.Name + " " + show.Short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
 	}
 	for _, s := range e.Services {
 		if len(s.Instances) == 0 {
@@ -172,7 +179,8 @@ func envShow(c *call) error {
 		if p.Removal {
 			what = "removal"
 		}
-		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(what), plain(p.Summary + ": " + c.ssh("why "+full))})
+		rows = append(rows, []cell{plain("waits"), c.out.state(state), plain(what),
+			plain(p.Summary + ": " + c.ssh("why "+full))})
 		if p.Removal {
 			rows = append(rows, []cell{plain("means"), plain(p.Means())})
 		}
@@ -180,7 +188,8 @@ func envShow(c *call) error {
 			rows = append(rows, []cell{plain("rule"), plain(fmt.Sprintf("%s: %s -> %s", r.Rule, r.Was, r.Is))})
 		}
 		if !p.FailedAt.IsZero() {
-			rows = append(rows, []cell{plain("failed"), c.out.state(show.Failed), plain(fmt.Sprint(p.To)), plain("was here before and failed " + c.out.at(p.FailedAt, true) + orNothing(": ", p.Failure))})
+			rows = append(rows, []cell{plain("failed"), c.out.state(show.Failed), plain(fmt.Sprint(p.To)),
+				plain("was here before and failed " + c.out.at(p.FailedAt, true) + orNothing(": ", p.Failure))})
 		}
 		if p.MayApprove {
 			rows = append(rows, []cell{plain("you can"), plain(c.ssh("approve " + full))})
@@ -191,10 +200,12 @@ func envShow(c *call) error {
 		if r.Release > 0 {
 			what = fmt.Sprint(r.Release)
 		}
-		rows = append(rows, []cell{plain("no"), c.out.state(show.Refused), plain(what), plain("rejected by " + r.By + " " + c.out.at(r.At, true) + orNothing(": ", r.Reason))})
+		rows = append(rows, []cell{plain("no"), c.out.state(show.Refused), plain(what),
+			plain("rejected by " + r.By + " " + c.out.at(r.At, true) + orNothing(": ", r.Reason))})
 	}
 	if h := e.Held; h != nil {
-		rows = append(rows, []cell{plain("held"), c.out.state(show.Hold), plain("-"), plain("by " + h.By + " " + c.out.at(h.At, true) + orNothing(": ", h.Reason))})
+		rows = append(rows, []cell{plain("held"), c.out.state(show.Hold), plain("-"),
+			plain("by " + h.By + " " + c.out.at(h.At, true) + orNothing(": ", h.Reason))})
 	}
 	for _, u := range e.URLs {
 		if e.Local(u) {
@@ -291,7 +302,8 @@ func envLog(c *call) error {
 			subject = "rollback: " + subject
 		}
 		rows = append(rows, []cell{
-			plain(c.out.at(d.At, false)), count(d.Release), c.out.word(d.Outcome), plain(show.Short(d.Commit)), plain(by), {s: subject + orNothing(" - ", d.Message), cut: true},
+			plain(c.out.at(d.At, false)), count(d.Release), c.out.word(d.Outcome), plain(show.Short(d.Commit)), plain(by),
+			{s: subject + orNothing(" - ", d.Message), cut: true},
 		})
 	}
 	c.out.table(rows)

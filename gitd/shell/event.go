@@ -23,7 +23,8 @@ var eventCommands = []command{
 				c.out.line("no endpoints; they are written as events in server.yaml of the repository headgate")
 				return nil
 			}
-			rows := [][]cell{{plain("ENDPOINT"), plain("STATE"), plain("LAST DELIVERED"), plain("PENDING"), plain("PARKED"), plain("URL")}}
+			rows := [][]cell{{plain("ENDPOINT"), plain("STATE"), plain("LAST DELIVERED"), plain("PENDING"),
+				plain("PARKED"), plain("URL")}}
 			for _, e := range all {
 				rows = append(rows, []cell{
 					plain(e.Name), c.out.word(e.State), dash(c.out.at(e.LastDelivered, false)), count(e.Pending), count(e.Parked),
@@ -35,7 +36,8 @@ var eventCommands = []command{
 		},
 	},
 	{
-		name: "events show", args: "<endpoint>", what: "how an endpoint is, and its last 200 events", example: "events show ops",
+		name: "events show", args: "<endpoint>", what: "how an endpoint is, and its last 200 events",
+		example: "events show ops",
 		run: func(c *call) error {
 			e, err := c.shell.Backend.EventEndpoint(c.ctx, c.actor, c.args["endpoint"])
 			if err != nil {
@@ -69,7 +71,8 @@ var eventCommands = []command{
 			c.out.table([][]cell{
 				{plain("told"), plain(told + " of " + of)},
 				{plain("last delivered"), dash(c.out.at(e.LastDelivered, false))},
-				{plain("events"), plain(strconv.Itoa(e.Pending) + " pending, " + strconv.Itoa(e.Parked) + " parked, " + strconv.Itoa(e.Kept) + " kept")},
+				{plain("events"), plain(strconv.Itoa(e.Pending) + " pending, " + strconv.Itoa(e.Parked) + " parked, " +
+					strconv.Itoa(e.Kept) + " kept")},
 			})
 			if e.Skipped > 0 {
 				c.out.line("skipped: %s that there was no room for", show.Plural(int(e.Skipped), "event"))
@@ -90,13 +93,15 @@ var eventCommands = []command{
 		},
 	},
 	{
-		name: "events test", args: "<endpoint>", what: "deliver an event that says nothing, and show the answer", example: "events test ops",
+		name: "events test", args: "<endpoint>", what: "deliver an event that says nothing, and show the answer",
+		example: "events test ops",
 		run: func(c *call) error {
 			return c.act(c.shell.Backend.TestEvents(c.ctx, c.actor, c.args["endpoint"]))
 		},
 	},
 	{
-		name: "events replay", args: "<endpoint> [delivery]", what: "deliver an event again, or all that are parked", example: "events replay ops 7",
+		name: "events replay", args: "<endpoint> [delivery]", what: "deliver an event again, or all that are parked",
+		example: "events replay ops 7",
 		run: func(c *call) error {
 			number := int64(0)
 			if given := c.args["delivery"]; given != "" {

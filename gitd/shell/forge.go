@@ -26,7 +26,8 @@ var forgeCommands = []command{
 				c.out.line("no connections that you may see; they are written in server.yaml of the repository headgate")
 				return nil
 			}
-			rows := [][]cell{{plain("CONNECTION"), plain("STATE"), plain("FORGE"), plain("MIRROR"), plain("LAST DELIVERY"), plain("PENDING"), plain("RECOVERED")}}
+			rows := [][]cell{{plain("CONNECTION"), plain("STATE"), plain("FORGE"), plain("MIRROR"), plain("LAST DELIVERY"),
+				plain("PENDING"), plain("RECOVERED")}}
 			for _, f := range all {
 				rows = append(rows, []cell{
 					plain(f.Name), c.out.word(f.State), plain(f.Forge + " " + f.Repository), plain(f.Mirror),
@@ -38,7 +39,8 @@ var forgeCommands = []command{
 		},
 	},
 	{
-		name: "forge show", args: "<connection>", what: "how a connection is, and what to set up at the forge", example: "forge show hub",
+		name: "forge show", args: "<connection>", what: "how a connection is, and what to set up at the forge",
+		example: "forge show hub",
 		run: func(c *call) error {
 			f, err := c.shell.Backend.Connection(c.ctx, c.actor, c.args["connection"])
 			if err != nil {
@@ -64,11 +66,14 @@ var forgeCommands = []command{
 				{plain("last delivery"), plain(lastHeard(f, c.out.at(f.LastDelivery, false)))},
 				{plain("last in step"), dash(c.out.at(f.LastSync, false))},
 				{plain("next poll"), dash(c.out.at(f.NextPoll, false))},
-				{plain("deliveries"), plain(strconv.Itoa(f.Pending) + " pending, " + strconv.Itoa(f.Kept) + " kept, " + strconv.FormatInt(f.Dropped, 10) + " dropped")},
-				{plain("recovered"), plain(strconv.FormatInt(f.Recovered, 10) + " moves that no webhook told of, since the server started")},
+				{plain("deliveries"), plain(strconv.Itoa(f.Pending) + " pending, " + strconv.Itoa(f.Kept) + " kept, " +
+					strconv.FormatInt(f.Dropped, 10) + " dropped")},
+				{plain("recovered"), plain(strconv.FormatInt(f.Recovered, 10) +
+					" moves that no webhook told of, since the server started")},
 			}
 			if f.Follows {
-				rows = append(rows, []cell{plain("requests"), plain(strconv.Itoa(f.Requests) + " open; its token reads and writes the repository, statuses, requests and comments")})
+				rows = append(rows, []cell{plain("requests"), plain(strconv.Itoa(f.Requests) +
+					" open; its token reads and writes the repository, statuses, requests and comments")})
 			}
 			for _, t := range f.Tips {
 				text := fmt.Sprintf("at %.7s, past the gate: %s", t.Commit, t.State)
@@ -81,14 +86,16 @@ var forgeCommands = []command{
 				rows = append(rows, []cell{plain(t.Branch), plain(text)})
 			}
 			if f.Left > 0 {
-				rows = append(rows, []cell{plain("left out"), plain(show.Plural(f.Left, "ref") + " with names that are the server's, or that are not mirrored")})
+				rows = append(rows, []cell{plain("left out"),
+					plain(show.Plural(f.Left, "ref") + " with names that are the server's, or that are not mirrored")})
 			}
 			c.out.table(rows)
 			return nil
 		},
 	},
 	{
-		name: "forge deliveries", args: "<connection>", what: "the last 200 webhooks, and what became of each", example: "forge deliveries hub",
+		name: "forge deliveries", args: "<connection>", what: "the last 200 webhooks, and what became of each",
+		example: "forge deliveries hub",
 		run: func(c *call) error {
 			all, err := c.shell.Backend.Deliveries(c.ctx, c.actor, c.args["connection"])
 			if err != nil {
@@ -113,11 +120,13 @@ var forgeCommands = []command{
 		},
 	},
 	{
-		name: "forge log", args: "[-f] <connection> [branch]", what: "the log of the build of a branch that came past the gate", example: "forge log hub main",
+		name: "forge log", args: "[-f] <connection> [branch]",
+		what: "the log of the build of a branch that came past the gate", example: "forge log hub main",
 		options: []option{{"-f", "follow it to its end"}},
 		run: func(c *call) error {
 			follow := c.has("-f")
-			_, _, err := c.printLog(c.shell.Backend.TipLog(c.ctx, c.actor, c.args["connection"], c.args["branch"], follow), 0, follow)
+			_, _, err := c.printLog(c.shell.Backend.TipLog(c.ctx, c.actor, c.args["connection"], c.args["branch"], follow), 0,
+				follow)
 			return err
 		},
 	},
@@ -126,7 +135,8 @@ var forgeCommands = []command{
 		run: func(c *call) error {
 			number, err := strconv.ParseInt(strings.TrimPrefix(c.args["delivery"], c.args["connection"]+"/"), 10, 64)
 			if err != nil || number < 1 {
-				return usageError("see: "+c.ssh("forge deliveries "+c.args["connection"]), "%q is not the number of a delivery", c.args["delivery"])
+				return usageError("see: "+c.ssh("forge deliveries "+c.args["connection"]), "%q is not the number of a delivery",
+					c.args["delivery"])
 			}
 			return c.act(c.shell.Backend.Replay(c.ctx, c.actor, c.args["connection"], number))
 		},
@@ -172,7 +182,8 @@ var forgeCommands = []command{
 		},
 	},
 	{
-		name: "forge test", args: "<connection>", what: "prove a connection both ways: ask the forge, and have it post a webhook", example: "forge test hub",
+		name: "forge test", args: "<connection>",
+		what: "prove a connection both ways: ask the forge, and have it post a webhook", example: "forge test hub",
 		run: func(c *call) error {
 			return c.act(c.shell.Backend.TestConnection(c.ctx, c.actor, c.args["connection"]))
 		},

@@ -19,7 +19,8 @@ var logsCommand = command{
 	options: []option{
 		{"-f", "go on with what comes, until you end it or your right to read ends"},
 		{"--since", "from then on: 10m, 2h, 1d, or a time such as 2026-11-24T14:00:00Z"},
-		{"--lines", fmt.Sprintf("the newest so many (without: %d; with --since: all that is kept, at most 10,000)", defaultLogLines)},
+		{"--lines", fmt.Sprintf("the newest so many (without: %d; with --since: all that is kept, at most 10,000)",
+			defaultLogLines)},
 	},
 	notes: "Of each instance the last 1 to 2 MiB are kept, of those that are gone the newest. Headgate's own lines are\n" +
 		"marked with *: when an instance started, and how it ended.",

@@ -16,7 +16,8 @@ var memberCommands = []command{
 	},
 	{
 		name: "user add", args: "<name>", what: "make a user, by the public keys on standard input", example: "user add bob",
-		notes: "The keys are lines of .pub files: user add bob <bob.pub\nA user who is there gets them in addition.\n" + configured,
+		notes: "The keys are lines of .pub files: user add bob <bob.pub\nA user who is there gets them in addition.\n" +
+			configured,
 		run: func(c *call) error {
 			keys, err := c.publicKeys()
 			if err != nil {
@@ -26,9 +27,10 @@ var memberCommands = []command{
 		},
 	},
 	{
-		name: "user remove", args: "<name>", what: "remove a user, with keys and tokens, from all groups", example: "user remove bob",
-		notes: configured,
-		run:   func(c *call) error { return c.act(c.shell.Backend.RemoveUser(c.ctx, c.actor, c.args["name"])) },
+		name: "user remove", args: "<name>", what: "remove a user, with keys and tokens, from all groups",
+		example: "user remove bob",
+		notes:   configured,
+		run:     func(c *call) error { return c.act(c.shell.Backend.RemoveUser(c.ctx, c.actor, c.args["name"])) },
 	},
 	{
 		name: "group list", what: "the groups of this server", example: "group list",
@@ -49,8 +51,9 @@ var memberCommands = []command{
 		},
 	},
 	{
-		name: "group add", args: "<group> <user>", what: "add a user to a group; a new one is made", example: "group add release bob",
-		notes: configured,
+		name: "group add", args: "<group> <user>", what: "add a user to a group; a new one is made",
+		example: "group add release bob",
+		notes:   configured,
 		run: func(c *call) error {
 			return c.act(c.shell.Backend.AddMember(c.ctx, c.actor, c.args["group"], c.args["user"]))
 		},

@@ -8,7 +8,8 @@ import (
 // Commands that act on an environment.
 var promoteCommands = []command{
 	{
-		name: "approve", args: "[repo] <environment> [--tree <tree>] [--reason <text>...]", what: "say yes to the open promotion of an environment", example: "approve production",
+		name: "approve", args: "[repo] <environment> [--tree <tree>] [--reason <text>...]",
+		what: "say yes to the open promotion of an environment", example: "approve production",
 		options: []option{
 			{"--tree", "the content you have seen; another one is refused"},
 			{"--reason", "why; takes all words up to the next option"},
@@ -19,11 +20,13 @@ var promoteCommands = []command{
 			if err != nil {
 				return err
 			}
-			return c.act(c.shell.Backend.Approve(c.ctx, c.actor, repository, environment, c.options["--tree"], c.options["--reason"]))
+			return c.act(c.shell.Backend.Approve(c.ctx, c.actor, repository, environment, c.options["--tree"],
+				c.options["--reason"]))
 		},
 	},
 	{
-		name: "reject", args: "[repo] <environment> [--tree <tree>] [--reason <text>...]", what: "say no to the open promotion of an environment", example: "reject production",
+		name: "reject", args: "[repo] <environment> [--tree <tree>] [--reason <text>...]",
+		what: "say no to the open promotion of an environment", example: "reject production",
 		options: []option{
 			{"--tree", "the content you have seen; another one is left alone"},
 			{"--reason", "why; takes all words up to the next option"},
@@ -34,23 +37,27 @@ var promoteCommands = []command{
 			if err != nil {
 				return err
 			}
-			return c.act(c.shell.Backend.Reject(c.ctx, c.actor, repository, environment, c.options["--tree"], c.options["--reason"]))
+			return c.act(c.shell.Backend.Reject(c.ctx, c.actor, repository, environment, c.options["--tree"],
+				c.options["--reason"]))
 		},
 	},
 	{
-		name: "promote", args: "[repo] <environment> <release>", what: "propose a release that you choose for an environment", example: "promote production 185",
-		notes: "Any release newer than what is declared there, rejected ones too; \"removal\" for an\nenvironment that headgate.yaml names no more. It is judged like any other: approve says yes.",
-		run:   promote,
+		name: "promote", args: "[repo] <environment> <release>", what: "propose a release that you choose for an environment",
+		example: "promote production 185",
+		notes:   "Any release newer than what is declared there, rejected ones too; \"removal\" for an\nenvironment that headgate.yaml names no more. It is judged like any other: approve says yes.",
+		run:     promote,
 	},
 	{
-		name: "rollback", args: "[repo] <environment> <release> [--reason <text>...]", what: "promote an earlier release again, and hold", example: "rollback production 182",
+		name: "rollback", args: "[repo] <environment> <release> [--reason <text>...]",
+		what: "promote an earlier release again, and hold", example: "rollback production 182",
 		options:    []option{{"--reason", "why; takes all words up to the next option"}},
 		notes:      "It sets a hold: nothing is promoted by itself until someone promotes forward.",
 		run:        rollback,
 		incomplete: whichRelease,
 	},
 	{
-		name: "pause", args: "[repo] <environment> [--reason <text>...]", what: "have a deployment go no further", example: "pause production",
+		name: "pause", args: "[repo] <environment> [--reason <text>...]", what: "have a deployment go no further",
+		example: "pause production",
 		options: []option{{"--reason", "why; takes all words up to the next option"}},
 		notes:   "What serves goes on serving. continue lets it go on, rollback stops it.",
 		run: func(c *call) error {
@@ -62,7 +69,8 @@ var promoteCommands = []command{
 		},
 	},
 	{
-		name: "continue", args: "[repo] <environment>", what: "let a deployment go on that is paused, or waits for a person", example: "continue production",
+		name: "continue", args: "[repo] <environment>", what: "let a deployment go on that is paused, or waits for a person",
+		example: "continue production",
 		run: func(c *call) error {
 			repository, environment, err := c.environment()
 			if err != nil {
@@ -122,5 +130,6 @@ func whichRelease(c *call) error {
 		again := c.ssh(fmt.Sprintf("rollback %s %s %d", repository, environment, to))
 		return usageError(again, "choose a release; the last healthy one is %d", to)
 	}
-	return usageError("see them: "+c.ssh("env log "+repository+" "+environment), "choose a release; no earlier one was healthy")
+	return usageError("see them: "+c.ssh("env log "+repository+" "+environment),
+		"choose a release; no earlier one was healthy")
 }

@@ -23,7 +23,8 @@ var repoCommands = []command{
 				c.noRepository()
 				return nil
 			}
-			rows := [][]cell{{plain("REPOSITORY"), plain("STATE"), plain("TIP"), plain("RELEASE"), plain("QUEUE"), plain("LANDED"), plain("DESCRIPTION")}}
+			rows := [][]cell{{plain("REPOSITORY"), plain("STATE"), plain("TIP"), plain("RELEASE"), plain("QUEUE"),
+				plain("LANDED"), plain("DESCRIPTION")}}
 			for _, r := range all {
 				about := r.Description
 				if r.State == show.Damaged {
@@ -40,14 +41,16 @@ var repoCommands = []command{
 		},
 	},
 	{
-		name: "repo create", args: "<name> [--description <text>...]", what: "make a repository", example: "repo create hello --description says hello",
+		name: "repo create", args: "<name> [--description <text>...]", what: "make a repository",
+		example: "repo create hello --description says hello",
 		options: []option{{"--description", "one line about it; takes all words up to the next option"}},
 		run: func(c *call) error {
 			return c.act(c.shell.Backend.CreateRepository(c.ctx, c.actor, c.args["name"], c.options["--description"]))
 		},
 	},
 	{
-		name: "repo set", args: "<name> <setting>", what: "switch a repository's gate or policies on or off", example: "repo set hello gate=off",
+		name: "repo set", args: "<name> <setting>", what: "switch a repository's gate or policies on or off",
+		example: "repo set hello gate=off",
 		notes: "gate=on: main moves only to what has been built and tested. gate=off: it moves\n" +
 			"as it is pushed.\n" +
 			"policies=off: the repository's own policies/ do not judge, the server's do: a way\n" +
@@ -64,7 +67,8 @@ var repoCommands = []command{
 		},
 	},
 	{
-		name: "repo pause", args: "<repo> [branch] [--reason <text>...]", what: "let nothing land on a branch until it is resumed", example: "repo pause hello",
+		name: "repo pause", args: "<repo> [branch] [--reason <text>...]",
+		what: "let nothing land on a branch until it is resumed", example: "repo pause hello",
 		options: []option{{"--reason", "why; takes all words up to the next option"}},
 		notes:   "What is pushed is taken and built, and waits. By git, from any clone:\ngit push -o pause -o reason=<text> origin HEAD:refs/for/<branch>",
 		run: func(c *call) error {
@@ -72,7 +76,8 @@ var repoCommands = []command{
 		},
 	},
 	{
-		name: "repo resume", args: "<repo> [branch] [--reason <text>...]", what: "let changes land on a branch again", example: "repo resume hello",
+		name: "repo resume", args: "<repo> [branch] [--reason <text>...]", what: "let changes land on a branch again",
+		example: "repo resume hello",
 		options: []option{{"--reason", "why; takes all words up to the next option"}},
 		notes:   "By git, from any clone: git push -o resume origin HEAD:refs/for/<branch>",
 		run: func(c *call) error {

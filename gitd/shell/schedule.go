@@ -10,8 +10,9 @@ import (
 // Commands about builds that time starts.
 var scheduleCommands = []command{
 	{
-		name: "schedule list", args: "[repo]", what: "builds that time starts: when, and how the last one ended", example: "schedule list hello",
-		run: scheduleList,
+		name: "schedule list", args: "[repo]", what: "builds that time starts: when, and how the last one ended",
+		example: "schedule list hello",
+		run:     scheduleList,
 	},
 	{
 		name: "schedule show", args: "[repo] <schedule>", what: "one schedule and its runs", example: "schedule show nightly",
@@ -19,8 +20,9 @@ var scheduleCommands = []command{
 		run:   scheduleShow,
 	},
 	{
-		name: "schedule run", args: "[repo] <schedule>", what: "start a run of a schedule now", example: "schedule run nightly",
-		notes: "Its next time stays what it was.",
+		name: "schedule run", args: "[repo] <schedule>", what: "start a run of a schedule now",
+		example: "schedule run nightly",
+		notes:   "Its next time stays what it was.",
 		run: func(c *call) error {
 			repository, name, err := c.schedule()
 			if err != nil {
@@ -30,7 +32,8 @@ var scheduleCommands = []command{
 		},
 	},
 	{
-		name: "schedule log", args: "[-f] [repo] <schedule> [--run <n>]", what: "the log of a schedule's newest run", example: "schedule log -f nightly",
+		name: "schedule log", args: "[-f] [repo] <schedule> [--run <n>]", what: "the log of a schedule's newest run",
+		example: "schedule log -f nightly",
 		options: []option{
 			{"-f", "follow it to its end, and end with 0 if it is green"},
 			{"--run", "an earlier run"},
@@ -44,7 +47,8 @@ func scheduleList(c *call) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]cell{{plain("REPOSITORY"), plain("SCHEDULE"), plain("STATE"), plain("RUN"), plain("LAST"), plain("NEXT"), plain("WHEN"), plain("WHY")}}
+	rows := [][]cell{{plain("REPOSITORY"), plain("SCHEDULE"), plain("STATE"), plain("RUN"), plain("LAST"), plain("NEXT"),
+		plain("WHEN"), plain("WHY")}}
 	for _, name := range names {
 		all, err := c.shell.Backend.Schedules(c.ctx, c.actor, name)
 		if c.leaveOut(names, name, err) {
@@ -68,7 +72,8 @@ func scheduleList(c *call) error {
 				run = s.Running.Number
 			}
 			rows = append(rows, []cell{
-				plain(s.Repository), plain(s.Name), c.out.word(s.State), count(run), plain(last), plain(c.out.at(s.Next, false)), plain(when(s)), {s: why, cut: true},
+				plain(s.Repository), plain(s.Name), c.out.word(s.State), count(run), plain(last), plain(c.out.at(s.Next, false)),
+				plain(when(s)), {s: why, cut: true},
 			})
 		}
 	}
@@ -81,7 +86,8 @@ func scheduleList(c *call) error {
 		return nil
 	}
 	c.out.table(rows)
-	c.out.line("%s, times in UTC; one of them: %s", show.Plural(len(rows)-1, "schedule"), c.ssh("schedule show "+rows[1][0].s+" "+rows[1][1].s))
+	c.out.line("%s, times in UTC; one of them: %s", show.Plural(len(rows)-1, "schedule"),
+		c.ssh("schedule show "+rows[1][0].s+" "+rows[1][1].s))
 	return nil
 }
 
@@ -119,7 +125,8 @@ func scheduleShow(c *call) error {
 		if r.Late {
 			what += ", for what was missed before too"
 		}
-		rows = append(rows, []cell{count(r.Number), c.out.state(r.State), plain(show.Short(r.Commit)), plain(what), {s: c.build(&r.Build), cut: true}})
+		rows = append(rows, []cell{count(r.Number), c.out.state(r.State), plain(show.Short(r.Commit)), plain(what),
+			{s: c.build(&r.Build), cut: true}})
 	}
 	c.out.table(rows)
 	return outcomeOf(s.State)
@@ -148,7 +155,8 @@ func scheduleLog(c *call) error {
 			number = s.Runs[0].Number
 		}
 	}
-	if _, _, err := c.printLog(c.shell.Backend.ScheduleLog(c.ctx, c.actor, repository, name, number, follow), 0, follow); err != nil {
+	if _, _, err := c.printLog(c.shell.Backend.ScheduleLog(c.ctx, c.actor, repository, name, number, follow), 0,
+		follow); err != nil {
 		return err
 	}
 	if !follow {

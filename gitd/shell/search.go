@@ -33,10 +33,12 @@ var searchCommands = []command{{
 			rows = append(rows, []cell{plain("repository"), plain(r.Name), plain(""), plain(""), {s: r.Description, cut: true}})
 		}
 		for _, ch := range found.Changes {
-			rows = append(rows, []cell{plain("change"), plain(ch.Repository), count(ch.Number), c.out.word(ch.State), {s: ch.Subject, cut: true}})
+			rows = append(rows, []cell{plain("change"), plain(ch.Repository), count(ch.Number), c.out.word(ch.State),
+				{s: ch.Subject, cut: true}})
 		}
 		for _, k := range found.Commits {
-			rows = append(rows, []cell{plain("commit"), plain(k.Repository), plain(show.Short(k.ID)), plain(k.Author), {s: k.Subject, cut: true}})
+			rows = append(rows, []cell{plain("commit"), plain(k.Repository), plain(show.Short(k.ID)), plain(k.Author),
+				{s: k.Subject, cut: true}})
 		}
 		c.out.table(rows)
 		if found.Cut {

@@ -31,7 +31,8 @@ var secretCommands = []command{
 		},
 	},
 	{
-		name: "secret list", args: "[repository]", what: "the secrets that you may set, without their values", example: "secret list hello",
+		name: "secret list", args: "[repository]", what: "the secrets that you may set, without their values",
+		example: "secret list hello",
 		run: func(c *call) error {
 			all, err := c.shell.Backend.Secrets(c.ctx, c.actor, c.args["repository"])
 			if err != nil {
@@ -83,7 +84,8 @@ func secretID(s string) (secret.ID, error) {
 func (c *call) secret() (secret.Value, error) {
 	give := "for example: " + c.ssh(c.command.example) + " <secret.txt"
 	if c.in == nil {
-		return secret.Value{}, usageError(give, "a secret is not typed on a terminal, which would show it: give it on standard input")
+		return secret.Value{}, usageError(give,
+			"a secret is not typed on a terminal, which would show it: give it on standard input")
 	}
 	data, err := io.ReadAll(io.LimitReader(c.in, secret.MaxValue+2))
 	if err != nil {

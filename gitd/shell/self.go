@@ -42,13 +42,15 @@ var selfCommands = []command{
 				}{code, page, valid.Milliseconds()})
 			}
 			c.out.line("%s", page)
-			c.out.line("code %s, for one sign-in as %s, within %s", code, c.actor.User, show.Plural(int(valid.Minutes()), "minute"))
+			c.out.line("code %s, for one sign-in as %s, within %s", code, c.actor.User,
+				show.Plural(int(valid.Minutes()), "minute"))
 			return nil
 		},
 	},
 	{
-		name: "signers", what: "the allowed-signers file that verifies this server's commits", example: "signers > allowed-signers",
-		notes: "git config gpg.ssh.allowedSignersFile \"$PWD/allowed-signers\"\ngit log --show-signature origin/env/production",
+		name: "signers", what: "the allowed-signers file that verifies this server's commits",
+		example: "signers > allowed-signers",
+		notes:   "git config gpg.ssh.allowedSignersFile \"$PWD/allowed-signers\"\ngit log --show-signature origin/env/production",
 		run: func(c *call) error {
 			signers := c.shell.Backend.Server(c.ctx).Signers
 			if c.json {
@@ -83,7 +85,8 @@ func (c *call) standing() access.Standing { return c.shell.Access().Standing(c.a
 
 func introduction(c *call) string {
 	s, standing := c.actor.User, c.standing()
-	if others := slices.DeleteFunc(standing.Groups, func(g string) bool { return g == access.Administrators }); len(others) > 0 {
+	if others := slices.DeleteFunc(standing.Groups,
+		func(g string) bool { return g == access.Administrators }); len(others) > 0 {
 		s += " (" + strings.Join(others, ", ") + ")"
 	}
 	if standing.Admin {

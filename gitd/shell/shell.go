@@ -81,7 +81,8 @@ type option struct{ name, what string }
 func commands() []command {
 	return slices.Concat(
 		selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands,
-		scheduleCommands, testCommands, searchCommands, whyCommands, decisionCommands, secretCommands, memberCommands, agentCommands, forgeCommands, eventCommands,
+		scheduleCommands, testCommands, searchCommands, whyCommands, decisionCommands, secretCommands, memberCommands,
+		agentCommands, forgeCommands, eventCommands,
 	)
 }
 
@@ -159,7 +160,8 @@ func (s *Shell) Run(ctx context.Context, in Invocation) (status int) {
 		// Cause has told why.
 	case !errors.As(err, &e):
 		id := rand.Text()[:8]
-		log.Error("a command failed", "id", id, "user", in.Actor.User, "command", terminal.Line(strings.Join(in.Words, " ")), "err", err)
+		log.Error("a command failed", "id", id, "user", in.Actor.User, "command",
+			terminal.Line(strings.Join(in.Words, " ")), "err", err)
 		e = &show.Error{
 			Kind: show.Again,
 			What: "the server could not answer; it noted the cause as " + id,
@@ -247,7 +249,8 @@ func (c *call) find(all []command, words []string) (*command, []string, error) {
 		}
 		return nil, nil, usageError(hint, "there is no command %q", words[0])
 	case len(words) == 1 || strings.HasPrefix(words[1], "-"):
-		return nil, nil, usageError("for example: "+c.ssh(words[0]+" "+seconds[0]), "%s takes one of: %s", words[0], strings.Join(seconds, ", "))
+		return nil, nil, usageError("for example: "+c.ssh(words[0]+" "+seconds[0]), "%s takes one of: %s", words[0],
+			strings.Join(seconds, ", "))
 	}
 	hint := words[0] + " takes one of: " + strings.Join(seconds, ", ")
 	if near, ok := yamlfile.Nearest(words[1], seconds); ok {
@@ -324,7 +327,8 @@ func (c *call) only(what, list string, fits func(show.Repository) (bool, error))
 	if len(found) > shown {
 		names += fmt.Sprintf(" and %d more", len(found)-shown)
 	}
-	return "", usageError("for example: "+c.ssh(c.command.with("repo", found[0], c.args)), "%s have %s: choose one", names, what)
+	return "", usageError("for example: "+c.ssh(c.command.with("repo", found[0], c.args)),
+		"%s have %s: choose one", names, what)
 }
 
 // notFound reports whether err says that something is not there, for this actor.

@@ -12,7 +12,8 @@ import (
 // Commands about what tests have said.
 var testCommands = []command{
 	{
-		name: "test list", args: "[repo] [--all]", what: "tests of the newest builds: flaky ones, those that failed, the slowest", example: "test list hello",
+		name: "test list", args: "[repo] [--all]",
+		what: "tests of the newest builds: flaky ones, those that failed, the slowest", example: "test list hello",
 		options: []option{{"--all", fmt.Sprintf("not only the first %d", newestTests)}},
 		notes:   "What the builds of two weeks have said is looked at. A test is flaky that has\npassed and failed on one and the same tree.",
 		run:     testList,
@@ -50,11 +51,13 @@ func testList(c *call) error {
 		}
 		for _, t := range s.Tests {
 			rows = append(rows, []cell{
-				plain(name), c.out.word(t.State), plain(fmt.Sprintf("%d of %d", t.Failed, t.Builds)), plain(took(t.Took)), plain(c.flaky(t.FlakyAt)), {s: t.Name, cut: true},
+				plain(name), c.out.word(t.State), plain(fmt.Sprintf("%d of %d", t.Failed, t.Builds)), plain(took(t.Took)),
+				plain(c.flaky(t.FlakyAt)), {s: t.Name, cut: true},
 			})
 		}
 		if all > 0 {
-			tail := fmt.Sprintf("%d of %s in %s of %s since %s", len(s.Tests), show.Plural(all, "test"), show.Plural(s.Builds, "build"), name, c.out.at(s.Since, true))
+			tail := fmt.Sprintf("%d of %s in %s of %s since %s", len(s.Tests), show.Plural(all, "test"),
+				show.Plural(s.Builds, "build"), name, c.out.at(s.Since, true))
 			if len(s.Tests) < all {
 				tail += "; more: " + c.ssh("test list "+name+" --all")
 			}
@@ -84,7 +87,8 @@ func testShow(c *call) error {
 	if c.json {
 		return c.answer(t, outcomeOf(t.State))
 	}
-	c.out.wrapped("%s %s in the newest build; %d of %s failed", t.Name, testVerb(t.State), t.Failed, show.Plural(t.Builds, "run"))
+	c.out.wrapped("%s %s in the newest build; %d of %s failed", t.Name, testVerb(t.State), t.Failed,
+		show.Plural(t.Builds, "run"))
 	if !t.FlakyAt.IsZero() {
 		c.out.wrapped("it is flaky: until %s it passed and failed on tree %s", c.out.at(t.FlakyAt, true), show.Short(t.Tree))
 	}
@@ -96,7 +100,8 @@ func testShow(c *call) error {
 		}
 		said, _, _ := strings.Cut(r.Message, "\n")
 		rows = append(rows, []cell{
-			plain(c.out.at(r.At, false)), c.out.word(r.State), plain(took(r.Took)), plain(of), plain(show.Short(r.Tree)), {s: said, cut: true},
+			plain(c.out.at(r.At, false)), c.out.word(r.State), plain(took(r.Took)), plain(of), plain(show.Short(r.Tree)),
+			{s: said, cut: true},
 		})
 	}
 	c.out.table(rows)

@@ -43,7 +43,8 @@ func createToken(c *call) error {
 	if expires := c.options["--expires"]; expires != "" {
 		var ok bool
 		if r.Life, ok = life(expires); !ok {
-			return usageError("for example: "+c.ssh("token create --expires 30d"), "%q is not a time: write days or hours, such as 30d or 12h", expires)
+			return usageError("for example: "+c.ssh("token create --expires 30d"),
+				"%q is not a time: write days or hours, such as 30d or 12h", expires)
 		}
 	}
 	made, err := c.shell.Backend.CreateToken(c.ctx, c.actor, r)
@@ -61,7 +62,8 @@ func createToken(c *call) error {
 		return c.emit(made)
 	}
 	c.out.line("%s", made.Secret)
-	c.out.line("token %s (%s) of %s: %s, until %s; it is not shown again", made.ID, made.Name, made.User, reach(made.Token), c.out.at(made.Expires, true))
+	c.out.line("token %s (%s) of %s: %s, until %s; it is not shown again", made.ID, made.Name, made.User,
+		reach(made.Token), c.out.at(made.Expires, true))
 	c.out.line("use it as the password, under any user name: %s", made.Next)
 	return nil
 }
@@ -100,7 +102,8 @@ func listTokens(c *call) error {
 		c.out.line("no tokens; make one: %s", c.ssh("token create"))
 		return nil
 	}
-	rows := [][]cell{{plain("ID"), plain("NAME"), plain("USER"), plain("CREATED"), plain("EXPIRES"), plain("LAST USE"), plain("MAY")}}
+	rows := [][]cell{{plain("ID"), plain("NAME"), plain("USER"), plain("CREATED"), plain("EXPIRES"),
+		plain("LAST USE"), plain("MAY")}}
 	for _, t := range all {
 		expires := c.out.at(t.Expires, false)
 		if t.Expired {
@@ -111,7 +114,8 @@ func listTokens(c *call) error {
 			used = c.out.at(t.Used, false)
 		}
 		rows = append(rows, []cell{
-			plain(t.ID), plain(t.Name), plain(t.User), plain(c.out.at(t.Created, false)), plain(expires), plain(used), {s: reach(t), cut: true},
+			plain(t.ID), plain(t.Name), plain(t.User), plain(c.out.at(t.Created, false)), plain(expires), plain(used),
+			{s: reach(t), cut: true},
 		})
 	}
 	c.out.table(rows)

@@ -9,8 +9,9 @@ import (
 
 // why is one verb for every "why not".
 var whyCommands = []command{{
-	name: "why", args: "[repo] <change|environment|commit>", what: "why something has not landed, or is not live", example: "why production",
-	notes: "It ends with 0 when the answer is good, 1 when it is not, 3 while something is waited for.",
+	name: "why", args: "[repo] <change|environment|commit>", what: "why something has not landed, or is not live",
+	example: "why production",
+	notes:   "It ends with 0 when the answer is good, 1 when it is not, 3 while something is waited for.",
 	run: func(c *call) error {
 		thing, repository := c.args["change|environment|commit"], c.args["repo"]
 		if repository == "" {
@@ -43,7 +44,8 @@ var whyCommands = []command{{
 			if !check.Met && !check.Until.IsZero() {
 				detail = strings.TrimPrefix(detail+", until "+c.out.at(show.FullMinute(check.Until), true), ", ")
 			}
-			rows = append(rows, []cell{{s: c.out.shape(checkState(check)) + " " + check.Title, colour: markOf(checkState(check)).colour}, plain(detail)})
+			rows = append(rows, []cell{{s: c.out.shape(checkState(check)) + " " + check.Title,
+				colour: markOf(checkState(check)).colour}, plain(detail)})
 		}
 		c.out.table(rows)
 		rows = nil

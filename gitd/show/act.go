@@ -38,7 +38,8 @@ type Acts interface {
 	// another name; what runs there and its history go on.
 	RenameEnvironment(ctx context.Context, who access.Identity, repository, environment, to string) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.
-	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int, reason string) (Done, error)
+	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int,
+		reason string) (Done, error)
 	// Pause has the deployment of what is declared go no further, Continue lets it go on.
 	Pause(ctx context.Context, who access.Identity, repository, environment, reason string) (Done, error)
 	Continue(ctx context.Context, who access.Identity, repository, environment string) (Done, error)

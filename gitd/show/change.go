@@ -11,7 +11,8 @@ import (
 // Changes answers for changes, their builds and what came of them.
 type Changes interface {
 	// Changes lists newest first; total is the number of all changes.
-	Changes(ctx context.Context, who access.Identity, repository string, f ChangeFilter) (changes []Change, total int, err error)
+	Changes(ctx context.Context, who access.Identity, repository string, f ChangeFilter) (changes []Change,
+		total int, err error)
 	Change(ctx context.Context, who access.Identity, repository string, number int) (Change, error)
 	// Paused are the branches of a repository on which nothing lands for now.
 	Paused(ctx context.Context, who access.Identity, repository string) ([]Pause, error)

@@ -16,13 +16,15 @@ import (
 type Environments interface {
 	// InstanceLogs yields what instances printed, in the order of time. With Follow it
 	// ends with ctx, or with the right to read.
-	InstanceLogs(ctx context.Context, who access.Identity, repository, environment string, q LogQuery) iter.Seq2[InstanceLine, error]
+	InstanceLogs(ctx context.Context, who access.Identity, repository, environment string,
+		q LogQuery) iter.Seq2[InstanceLine, error]
 	// Environment includes history and the open promotion.
 	Environment(ctx context.Context, who access.Identity, repository, environment string) (Environment, error)
 	Promotion(ctx context.Context, who access.Identity, repository, environment string) (Promotion, error)
 	// Deployments are the newest commits of env/<environment>, or those from the
 	// commit from on; total counts all of them.
-	Deployments(ctx context.Context, who access.Identity, repository, environment, from string) (list []Deployed, total int, err error)
+	Deployments(ctx context.Context, who access.Identity, repository, environment, from string) (list []Deployed,
+		total int, err error)
 }
 
 // Environment is declared and actual state side by side.
@@ -121,7 +123,8 @@ func hostOf(address string) string {
 
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
-	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.Unmap().IsLoopback()
+	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil &&
+		ip.Unmap().IsLoopback()
 }
 
 // Service is one service of an environment with its instances.

@@ -15,7 +15,8 @@ type Schedules interface {
 	Schedule(ctx context.Context, who access.Identity, repository, name string) (Schedule, error)
 	// ScheduleLog yields the log of a run, the newest for 0; with follow it ends when
 	// the run has.
-	ScheduleLog(ctx context.Context, who access.Identity, repository, name string, run int, follow bool) iter.Seq2[LogEvent, error]
+	ScheduleLog(ctx context.Context, who access.Identity, repository, name string, run int,
+		follow bool) iter.Seq2[LogEvent, error]
 }
 
 // Schedule is one schedule.

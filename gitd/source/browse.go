@@ -25,7 +25,8 @@ const (
 // is none.
 func Resolve(ctx context.Context, r *repo.Repository, revision string) (repo.Hash, error) {
 	none := &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no commit %q in %s", revision, r.Name())}
-	if revision == "" || len(revision) > 256 || strings.ContainsAny(revision, "\x00\n:^~?*[\\@{ ") || strings.Contains(revision, "..") {
+	if revision == "" || len(revision) > 256 || strings.ContainsAny(revision, "\x00\n:^~?*[\\@{ ") ||
+		strings.Contains(revision, "..") {
 		return repo.Zero, none
 	}
 

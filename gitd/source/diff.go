@@ -106,7 +106,8 @@ func rebase(ctx context.Context, r *repo.Repository, env []string, base, commit,
 		}
 		sides[i] = strings.TrimSpace(side)
 	}
-	tree, err := output(ctx, r, env, "merge-tree", "--write-tree", "--allow-unrelated-histories", "--no-messages", sides[0], sides[1])
+	tree, err := output(ctx, r, env, "merge-tree", "--write-tree", "--allow-unrelated-histories", "--no-messages",
+		sides[0], sides[1])
 	return strings.TrimSpace(tree), err
 }
 
@@ -138,7 +139,8 @@ func short(h repo.Hash) string { return h.String()[:12] }
 // diffArgs are what all differences have in common: one look of a difference on
 // every server, and nothing that runs a program.
 func diffArgs(format ...string) []string {
-	args := []string{"-c", "core.quotePath=false", "-c", "diff.renameLimit=400", "diff-tree", "-r", "--no-ext-diff", "--no-textconv", "--no-color", "-M"}
+	args := []string{"-c", "core.quotePath=false", "-c", "diff.renameLimit=400", "diff-tree", "-r", "--no-ext-diff",
+		"--no-textconv", "--no-color", "-M"}
 	return append(args, format...)
 }
 
@@ -376,7 +378,8 @@ func log(ctx context.Context, r *repo.Repository, limit int, args ...string) ([]
 		}
 		return in.Err()
 	}
-	all := append([]string{"log", "-z", "--no-color", "--no-show-signature", "--format=%H%n%P%n%at%n%an%n%ae%n%s", "--max-count=" + strconv.Itoa(limit)}, args...)
+	all := append([]string{"log", "-z", "--no-color", "--no-show-signature", "--format=%H%n%P%n%at%n%an%n%ae%n%s",
+		"--max-count=" + strconv.Itoa(limit)}, args...)
 	return list, git(ctx, r, nil, read, all...)
 }
 

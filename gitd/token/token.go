@@ -181,7 +181,8 @@ func (s *Store) Create(r Request) (secret string, t Token, err error) {
 	case life < MinLife || life > MaxLife:
 		return "", t, Refusal("a token is good for 1 minute to 365 days")
 	case len(r.Name) > maxName || !nameForm.MatchString(r.Name):
-		return "", t, Refusal(fmt.Sprintf("%q is not a name for a token: use 1 to %d letters, digits, '.', '_', '@' and '-'", r.Name, maxName))
+		return "", t, Refusal(fmt.Sprintf("%q is not a name for a token: use 1 to %d letters, digits, '.', '_', '@' and '-'",
+			r.Name, maxName))
 	case len(r.Repositories) > maxRepositories:
 		return "", t, Refusal(fmt.Sprintf("a token is for at most %d repositories, or for all", maxRepositories))
 	}

@@ -75,7 +75,8 @@ func (c *child) run(parent context.Context, env []string, args ...string) (statu
 	}
 
 	// Before it has read a byte, so that whatever it starts is bound too.
-	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory}, nil); err != nil {
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory},
+		nil); err != nil {
 		c.t.Log.Warn("git's memory is not bound", "err", err)
 	}
 

@@ -31,7 +31,8 @@ var gitRefusals = []struct{ text, hint string }{
 // longestRefusal is at least the length of the longest of their texts.
 const longestRefusal = 80
 
-var memoryHint = fmt.Sprintf("what a push unpacks to may take %d MiB of memory at most; push less at once, or without the largest files", maxMemory>>20)
+var memoryHint = fmt.Sprintf(
+	"what a push unpacks to may take %d MiB of memory at most; push less at once, or without the largest files", maxMemory>>20)
 
 // hinter passes on what receive-pack says to a client, packet by packet, with hints
 // among it. What is not in packets of a side band passes as it is.

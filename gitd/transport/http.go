@@ -129,7 +129,8 @@ func routeOf(r *http.Request) (route, bool) {
 	switch rest {
 	case "info/refs":
 		to := route{repository: name, method: http.MethodGet, advertise: true}
-		if asked := r.URL.Query()["service"]; len(asked) == 1 && (asked[0] == string(UploadPack) || asked[0] == string(ReceivePack)) {
+		if asked := r.URL.Query()["service"]; len(asked) == 1 &&
+			(asked[0] == string(UploadPack) || asked[0] == string(ReceivePack)) {
 			to.service = Service(asked[0])
 		}
 		return to, true
@@ -158,7 +159,8 @@ func (h *HTTP) serve(w http.ResponseWriter, r *http.Request, to route) {
 	defer func() {
 		if p := recover(); p != nil {
 			if p != http.ErrAbortHandler {
-				h.Transport.Log.Error("contained a panic in a request", "path", r.URL.Path, "err", p, "stack", string(debug.Stack()))
+				h.Transport.Log.Error("contained a panic in a request", "path", r.URL.Path, "err", p, "stack",
+					string(debug.Stack()))
 			}
 			panic(http.ErrAbortHandler) // ends the connection without an answer that could be taken for whole
 		}
@@ -266,9 +268,11 @@ func (h *HTTP) run(w *answer, r *http.Request, to route, actor access.Identity, 
 	case err != nil:
 		w.fail(err)
 	case !w.started && in.over.Load():
-		w.refuse(http.StatusRequestEntityTooLarge, &show.Error{What: fmt.Sprintf("the request is longer than %d MiB", in.most>>20)})
+		w.refuse(http.StatusRequestEntityTooLarge,
+			&show.Error{What: fmt.Sprintf("the request is longer than %d MiB", in.most>>20)})
 	case !w.started && status != 0:
-		h.Transport.Log.Info("git refused a request", "repo", to.repository, "verb", string(to.service), "user", actor.User, "status", status)
+		h.Transport.Log.Info("git refused a request", "repo", to.repository, "verb", string(to.service), "user", actor.User,
+			"status", status)
 		w.refuse(http.StatusBadRequest, &show.Error{What: "git could not read the request", Where: []string{said.String()}})
 	case !w.started:
 		w.Write(nil)

@@ -13,7 +13,8 @@ import (
 // place before the first request that makes a pack: asking for refs is cheap and
 // queues behind nobody. name is whose place it is; requests says that the client speaks protocol version
 // 2, in which each request names its command.
-func (q *queue) admit(ctx context.Context, from io.Reader, to io.Writer, name string, requests bool) (io.Reader, func(), error) {
+func (q *queue) admit(ctx context.Context, from io.Reader, to io.Writer, name string,
+	requests bool) (io.Reader, func(), error) {
 	in := bufio.NewReaderSize(from, 64<<10)
 	for {
 		var packet bytes.Buffer // as it was sent

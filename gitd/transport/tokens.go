@@ -70,7 +70,8 @@ func RefusalOf(err error) *Refusal {
 
 // Authorise says who a request is from and that they have a right to a repository,
 // or why not. Who gives no token is nobody, who may read what is public.
-func (t *Tokens) Authorise(r *http.Request, right access.Right, repository string) (who access.Identity, key string, refusal *Refusal) {
+func (t *Tokens) Authorise(r *http.Request, right access.Right,
+	repository string) (who access.Identity, key string, refusal *Refusal) {
 	config := t.Access()
 	secret, given := credential(r)
 	if !given {

@@ -92,7 +92,8 @@ type Transport struct {
 	// environment of git-receive-pack, end is called when that has ended. client
 	// is done when the client has gone, which may be long before. Begin has unpacked
 	// called when git has unpacked the push, and asks whether it is good.
-	Begin func(client context.Context, actor access.Identity, key, repository string, unpacked func()) (env []string, end func())
+	Begin func(client context.Context, actor access.Identity, key, repository string,
+		unpacked func()) (env []string, end func())
 	// Ready says why no push can be taken now: git itself would take the objects in,
 	// and tell the pusher where what it misses should be. nil: always.
 	Ready  func() error
@@ -218,7 +219,8 @@ func (t *Transport) Open(actor access.Identity, name string) (*repo.Repository, 
 		return nil, t.notFound(actor, name)
 	}
 	if damaged := (*repo.Damaged)(nil); errors.As(err, &damaged) {
-		return nil, &show.Error{Kind: show.Again, What: damaged.Error(), Hint: "tell an administrator of this server: headgate doctor"}
+		return nil, &show.Error{Kind: show.Again, What: damaged.Error(),
+			Hint: "tell an administrator of this server: headgate doctor"}
 	}
 	if err != nil {
 		t.Log.Error("could not open a repository", "repo", name, "err", err)
@@ -253,7 +255,8 @@ func (t *Transport) notFound(actor access.Identity, name string) error {
 	return e
 }
 
-func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repository, c Client) (status int, err error) {
+func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repository,
+	c Client) (status int, err error) {
 	var extra []string
 	if r.Protocol != "" {
 		extra = append(extra, "GIT_PROTOCOL="+r.Protocol)
@@ -288,7 +291,8 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		if !t.pushes.Take(r.Actor.User) {
 			return 1, &show.Error{
 				Kind: show.Again,
-				What: fmt.Sprintf("too many pushes are under way already: %d at once, %d of them by one user", t.Limits.Pushes, t.Limits.PushesPerUser),
+				What: fmt.Sprintf("too many pushes are under way already: %d at once, %d of them by one user", t.Limits.Pushes,
+					t.Limits.PushesPerUser),
 				Hint: "try again when some have landed, or do not wait for them: git push -o nowait",
 			}
 		}

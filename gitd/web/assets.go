@@ -21,7 +21,8 @@ type asset struct {
 }
 
 func loadAssets() map[string]asset {
-	kinds := map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+	kinds := map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+		".svg": "image/svg+xml"}
 	all := map[string]asset{}
 	entries, err := files.ReadDir("assets")
 	if err != nil {

@@ -81,7 +81,8 @@ func commitPage(q *request) (*page, error) {
 		q.Log.Warn("left out where a commit is", "repo", r.Name, "commit", c.ID, "err", err)
 	}
 
-	p := q.repoPage(r, "commits", show.Short(c.ID)+" "+cut(c.Subject, 60), crumb{Text: "commits", Href: view.Base + "/commits", Keep: true}, crumb{Text: show.Short(c.ID)})
+	p := q.repoPage(r, "commits", show.Short(c.ID)+" "+cut(c.Subject, 60),
+		crumb{Text: "commits", Href: view.Base + "/commits", Keep: true}, crumb{Text: show.Short(c.ID)})
 	p.JSON = c
 	p.Template, p.Data, p.Live = "commit", view, false
 	p.Git = []command{{"Git", "git show " + c.ID}, {"Why", q.ssh("why " + r.Name + " " + show.Short(c.ID))}}
@@ -154,14 +155,16 @@ func treePage(q *request) (*page, error) {
 	if name != "" {
 		title = path.Base(name)
 	}
-	p := q.repoPage(r, "commits", title+" at "+show.Short(c.Commit), crumb{Text: show.Short(c.Commit), Href: view.Base + "/commits/" + c.Commit, Keep: true}, crumb{Text: title})
+	p := q.repoPage(r, "commits", title+" at "+show.Short(c.Commit),
+		crumb{Text: show.Short(c.Commit), Href: view.Base + "/commits/" + c.Commit, Keep: true}, crumb{Text: title})
 	p.JSON = c
 	p.Template, p.Data, p.Live = "tree", view, false
 	what := ":" + name
 	if c.Kind == show.Directory {
 		p.Git = []command{{"Git", "git ls-tree " + show.Short(c.Commit) + what}}
 	} else {
-		p.Git = []command{{"Git", fmt.Sprintf("git show '%s%s'", show.Short(c.Commit), strings.ReplaceAll(what, "'", `'\''`))}}
+		p.Git = []command{{"Git", fmt.Sprintf("git show '%s%s'", show.Short(c.Commit),
+			strings.ReplaceAll(what, "'", `'\''`))}}
 	}
 	return p, nil
 }

@@ -77,7 +77,8 @@ func changePage(q *request) (*page, error) {
 	if view.Log, err = q.buildLog(&c); err != nil {
 		// The verdict is in Git and does not need the log: the page stands without it.
 		view.LogID = newID()
-		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build", c.Build.ID, "err", err)
+		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build",
+			c.Build.ID, "err", err)
 	}
 	view.NoLog = noLog(&c)
 	if view.Tests, err = q.changeTests(&c); err != nil {
@@ -111,7 +112,8 @@ func changePage(q *request) (*page, error) {
 		view.Story = append(view.Story, k)
 	}
 	n := fmt.Sprint(c.Number)
-	p := q.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n})
+	p := q.repoPage(r, "changes", fmt.Sprintf("%s: %d %s", view.Mark.Word, c.Number, cut(c.Subject, 60)),
+		crumb{Text: "change " + n})
 	p.JSON = c
 	p.Template, p.Data = "change", view
 	p.Parts = []string{"change-head", "change-verdict", "change-tests", "change-log", "change-side", "asof"}
@@ -128,7 +130,8 @@ func changePage(q *request) (*page, error) {
 		p.Git = append(p.Git, command{"Log", q.ssh("change log " + r.Name + " " + n)})
 	}
 	if c.Build != nil || c.EndedAt.IsZero() {
-		p.Git = append(p.Git, command{"Laptop", "git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"})
+		p.Git = append(p.Git, command{"Laptop",
+			"git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"})
 	}
 	return p, nil
 }
@@ -153,7 +156,8 @@ func changeAct(q *request) error {
 		where = "/" + r.Name + "/changes"
 		d, err = q.Backend.Retry(q.r.Context(), q.actor, r.Name, c.Number)
 	default:
-		return &show.Error{Kind: show.Usage, What: "choose what to do with the change", Hint: "send act=withdraw or act=retry"}
+		return &show.Error{Kind: show.Usage, What: "choose what to do with the change",
+			Hint: "send act=withdraw or act=retry"}
 	}
 	if err != nil {
 		return err
@@ -178,15 +182,18 @@ func (q *request) change(r *show.Repository) (show.Change, error) {
 	all := link{Text: "all changes of " + r.Name, Href: "/" + r.Name + "/changes"}
 	n, ok := q.number()
 	if !ok {
-		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(q.arg("n"), 40)+" is none", ""), nearest: []link{all}}
+		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(q.arg("n"), 40)+" is none", ""),
+			nearest: []link{all}}
 	}
 	c, err := q.Backend.Change(q.r.Context(), q.actor, r.Name, n)
 	if err == nil || !isNotFound(err) {
 		return c, err
 	}
 	near := []link{all}
-	if newest, _, lerr := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{}); lerr == nil && len(newest) > 0 && n > newest[0].Number {
-		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest[0].Number), Href: changeHref(newest[0])}}, near...)
+	if newest, _, lerr := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{}); lerr == nil &&
+		len(newest) > 0 && n > newest[0].Number {
+		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest[0].Number), Href: changeHref(newest[0])}},
+			near...)
 	}
 	return c, &nearby{err: err, nearest: near}
 }
@@ -213,7 +220,8 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	case show.Landed:
 		d.Headline = "Landed as " + show.Short(c.Candidate) + " on " + c.Branch
 		if c.Release > 0 {
-			d.Facts = append(d.Facts, fact{Label: "Release", Text: fmt.Sprint(c.Release), Href: fmt.Sprintf("/%s/releases/%d", r.Name, c.Release)})
+			d.Facts = append(d.Facts, fact{Label: "Release", Text: fmt.Sprint(c.Release),
+				Href: fmt.Sprintf("/%s/releases/%d", r.Name, c.Release)})
 		}
 		if len(c.RunsIn) > 0 {
 			d.Facts = append(d.Facts, fact{Label: "Runs in", Text: names(c.RunsIn)})
@@ -224,7 +232,8 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 			d.Facts = append(d.Facts, fact{Label: "Took", Text: minutes(c.EndedAt.Sub(c.PushedAt)), More: "from the push"})
 		}
 		if b := c.Build; b != nil && b.Reused {
-			d.Facts = append(d.Facts, fact{Label: "Build", Text: "none needed", More: "tree " + show.Short(b.Tree) + " was green already"})
+			d.Facts = append(d.Facts, fact{Label: "Build", Text: "none needed",
+				More: "tree " + show.Short(b.Tree) + " was green already"})
 		}
 	case show.Refused:
 		d.Headline = because("Refused")
@@ -252,7 +261,8 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 		d.Headline = because(markOf(c.State).Word)
 	}
 	if c.Behind > 0 && c.State != show.Landed {
-		d.Facts = append(d.Facts, fact{Label: "Behind", Text: fmt.Sprintf("change %d", c.Behind), Href: fmt.Sprintf("/%s/changes/%d", r.Name, c.Behind), More: "which lands or fails first"})
+		d.Facts = append(d.Facts, fact{Label: "Behind", Text: fmt.Sprintf("change %d", c.Behind),
+			Href: fmt.Sprintf("/%s/changes/%d", r.Name, c.Behind), More: "which lands or fails first"})
 	}
 	if b := c.Build; b != nil && b.State == show.Failed {
 		if b.Command != "" {
@@ -267,7 +277,8 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 			d.Facts = append(d.Facts, f)
 		}
 		if b.LogLine > 0 {
-			d.Facts = append(d.Facts, fact{Label: "Where", Text: fmt.Sprintf("log line %d", b.LogLine), Href: fmt.Sprintf("#L%d", b.LogLine)})
+			d.Facts = append(d.Facts, fact{Label: "Where", Text: fmt.Sprintf("log line %d", b.LogLine),
+				Href: fmt.Sprintf("#L%d", b.LogLine)})
 		}
 		if b.Reason != "" && b.Reason != c.Reason {
 			d.Facts = append(d.Facts, fact{Label: "Build says", Text: b.Reason})

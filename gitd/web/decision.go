@@ -85,7 +85,8 @@ func decisionPage(q *request) (*page, error) {
 	if json.Indent(&b, []byte(d.Document), "", "  ") == nil {
 		view.Text = b.String()
 	}
-	p := q.repoPage(r, "env", "Decision "+d.ID+", "+r.Name, crumb{Text: "decisions", Href: "/" + r.Name + "/decisions", Keep: true}, crumb{Text: d.ID})
+	p := q.repoPage(r, "env", "Decision "+d.ID+", "+r.Name,
+		crumb{Text: "decisions", Href: "/" + r.Name + "/decisions", Keep: true}, crumb{Text: d.ID})
 	p.JSON = d
 	p.Template, p.Data, p.Live = "decision", view, false
 	p.Git = []command{{"Git", "git fetch origin refs/decisions/log && git show " + d.Commit}}

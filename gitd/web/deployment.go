@@ -38,10 +38,12 @@ func historyPage(q *request) (*page, error) {
 	if n := len(list); n == deploymentsShown && total > n {
 		view.Older = base + "/history?from=" + list[n-1].Commit // the last stands on both parts
 	}
-	p := q.repoPage(r, "env", "History of "+e.Name+", "+r.Name, crumb{Text: e.Name, Href: base, Keep: true}, crumb{Text: "history"})
+	p := q.repoPage(r, "env", "History of "+e.Name+", "+r.Name, crumb{Text: e.Name, Href: base, Keep: true},
+		crumb{Text: "history"})
 	p.JSON = deploymentsFacts{orEmpty(list), total}
 	p.Template, p.Data, p.Live = "deployments", view, false
-	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name}, {"SSH", q.ssh("env log " + r.Name + " " + e.Name)}}
+	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name},
+		{"SSH", q.ssh("env log " + r.Name + " " + e.Name)}}
 	return p, nil
 }
 
@@ -94,7 +96,8 @@ func deploymentPage(q *request) (*page, error) {
 		view.Diff = q.releaseDiff(r.Name, d.From, d.Release)
 	}
 	title := fmt.Sprintf("Release %d in %s, %s", d.Release, e.Name, show.Short(d.Commit))
-	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: e.Name, Href: base, Keep: true}, crumb{Text: show.Short(d.Commit)})
+	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: e.Name, Href: base, Keep: true},
+		crumb{Text: show.Short(d.Commit)})
 	p.JSON = d
 	p.Template, p.Data = "deployment", view
 	p.Parts = []string{"deployment-head", "deployment-facts", "asof"}

@@ -216,7 +216,8 @@ func changeDiffPage(q *request) (*page, error) {
 	address := func(from, revision int) string {
 		return fmt.Sprintf("%s?revision=%d&from=%d", base, revision, from)
 	}
-	view.Against = append(view.Against, link{Text: "all of revision " + strconv.Itoa(view.Shown), Href: fmt.Sprintf("%s?revision=%d", base, view.Shown)})
+	view.Against = append(view.Against,
+		link{Text: "all of revision " + strconv.Itoa(view.Shown), Href: fmt.Sprintf("%s?revision=%d", base, view.Shown)})
 	view.Now = view.Against[0].Text
 	for from := view.Shown - 1; from > 0 && len(view.Against) < 20; from-- {
 		k := link{Text: fmt.Sprintf("since revision %d", from), Href: address(from, view.Shown)}
@@ -228,7 +229,8 @@ func changeDiffPage(q *request) (*page, error) {
 	view.Diff = q.changeDiff(&c, view.From, view.Shown)
 
 	n := strconv.Itoa(c.Number)
-	p := q.repoPage(r, "changes", fmt.Sprintf("Difference: %d %s", c.Number, cut(c.Subject, 60)), crumb{Text: "change " + n, Href: changeHref(c), Keep: true}, crumb{Text: "difference"})
+	p := q.repoPage(r, "changes", fmt.Sprintf("Difference: %d %s", c.Number, cut(c.Subject, 60)),
+		crumb{Text: "change " + n, Href: changeHref(c), Keep: true}, crumb{Text: "difference"})
 	p.JSON = view.Diff.Comparison
 	p.Template, p.Data, p.Live = "change-diff", view, false
 	fetch := "git fetch origin refs/changes/" + n + "/log"
@@ -274,7 +276,8 @@ func comparePage(q *request) (*page, error) {
 	}
 	d := differenceOf(r.Name, c)
 	title := show.Short(from) + " to " + show.Short(to)
-	p := q.repoPage(r, "commits", "Difference, "+title, crumb{Text: "commits", Href: "/" + r.Name + "/commits", Keep: true}, crumb{Text: title})
+	p := q.repoPage(r, "commits", "Difference, "+title,
+		crumb{Text: "commits", Href: "/" + r.Name + "/commits", Keep: true}, crumb{Text: title})
 	p.JSON = c
 	p.Template, p.Data, p.Live = "compare", d, false
 	for _, line := range c.Git {

@@ -95,7 +95,8 @@ func environmentsPage(q *request) (*page, error) {
 	p.Say = view.Say
 	p.Git = []command{{"SSH", q.ssh("env list " + r.Name)}}
 	if n := len(r.Environments); n > 1 && r.Environments[n-1].Declared != "" && r.Environments[n-2].Declared != "" {
-		p.Git = append([]command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/env/%s", r.Environments[n-1].Name, r.Environments[n-2].Name)}}, p.Git...)
+		p.Git = append([]command{{"Git", fmt.Sprintf("git fetch origin && git diff origin/env/%s origin/env/%s",
+			r.Environments[n-1].Name, r.Environments[n-2].Name)}}, p.Git...)
 	}
 	return p, nil
 }
@@ -249,7 +250,8 @@ func environmentPage(q *request) (*page, error) {
 		return nil, err
 	}
 	if n, err := strconv.Atoi(q.r.URL.Query().Get("rollback")); err == nil && n > 0 {
-		no := &show.Error{Kind: show.Denied, What: fmt.Sprintf("release %d cannot be rolled back to in %s", n, view.Name), Hint: "choose one that the history offers"}
+		no := &show.Error{Kind: show.Denied, What: fmt.Sprintf("release %d cannot be rolled back to in %s", n, view.Name),
+			Hint: "choose one that the history offers"}
 		if !view.MayRollback {
 			no.Kind, no.Hint = show.Forbidden, "ask somebody who may roll "+view.Name+" back"
 		}
@@ -322,7 +324,8 @@ func (q *request) environment() (*page, *environmentView, error) {
 		view.Logs = logsHref(r.Name, e.Name, "")
 	}
 	for _, service := range e.Failing() {
-		for l, err := range q.Backend.InstanceLogs(q.r.Context(), q.actor, r.Name, e.Name, show.LogQuery{Service: service, Lines: lastLines}) {
+		for l, err := range q.Backend.InstanceLogs(q.r.Context(), q.actor, r.Name, e.Name,
+			show.LogQuery{Service: service, Lines: lastLines}) {
 			if err != nil {
 				return nil, nil, err
 			}
@@ -331,13 +334,15 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	p := q.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
 	p.JSON = e
-	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-last", "env-history", "asof"}
+	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-last",
+		"env-history", "asof"}
 	p.Moving = e.State == show.Converging
 	p.Say = fmt.Sprintf("%s: release %d, %s", e.Name, e.Release, e.State)
 	if e.Declared != "" { // before that there is no such branch
 		p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name}}
 	}
-	p.Git = append(p.Git, command{"SSH", q.ssh("env show " + r.Name + " " + e.Name)}, command{"Why", q.ssh("why " + r.Name + " " + e.Name)})
+	p.Git = append(p.Git, command{"SSH", q.ssh("env show " + r.Name + " " + e.Name)},
+		command{"Why", q.ssh("why " + r.Name + " " + e.Name)})
 	if view.RollTo > 0 {
 		p.Git = append(p.Git, command{"Undo", q.ssh(fmt.Sprintf("rollback %s %s %d", r.Name, e.Name, view.RollTo))})
 	}
@@ -376,7 +381,8 @@ func rollback(q *request) error {
 		if q.wantsJSON() {
 			return &show.Error{Kind: show.Usage, What: "confirm is not the name of the environment", Hint: "send confirm=" + env}
 		}
-		view.Ask = &askRollback{Release: release, Reason: cut(q.form("reason"), 2000), Back: envHref(repo, env), Problem: "This is not the environment's name. Type " + env + "; nothing was done."}
+		view.Ask = &askRollback{Release: release, Reason: cut(q.form("reason"), 2000), Back: envHref(repo, env),
+			Problem: "This is not the environment's name. Type " + env + "; nothing was done."}
 		return q.render(p, http.StatusUnprocessableEntity)
 	}
 	d, err := q.Backend.Rollback(q.r.Context(), q.actor, repo, env, release, strings.TrimSpace(q.form("reason")))

@@ -84,7 +84,8 @@ func (q *request) deploys(r *show.Repository, e show.Environment) (storedDeploys
 	q.kept.mu.Lock()
 	got := q.kept.deploys[r.Name]
 	q.kept.mu.Unlock()
-	if got.environment == want.environment && got.declared == want.declared && got.day == want.day && got.state == want.state {
+	if got.environment == want.environment && got.declared == want.declared && got.day == want.day &&
+		got.state == want.state {
 		return got, nil
 	}
 	month := q.now.AddDate(0, 0, -30)

@@ -131,7 +131,8 @@ func (l *follower) flush(q *request, s *sender) error {
 	}
 	if skipped > 0 {
 		s.have.Log.Events += skipped
-		fmt.Fprintf(&html, `<div class="cut">%s came too fast to show here; the raw log has them</div>`, show.Plural(skipped, "line"))
+		fmt.Fprintf(&html, `<div class="cut">%s came too fast to show here; the raw log has them</div>`,
+			show.Plural(skipped, "line"))
 	}
 	for i, e := range events {
 		if e.Kind == show.LogPart && i < len(events)-1 {
@@ -151,7 +152,8 @@ func (l *follower) flush(q *request, s *sender) error {
 					return err
 				}
 			}
-			if err := q.pages.ExecuteTemplate(&html, "log-line", logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note", Part: e.Kind == show.LogPart}); err != nil {
+			if err := q.pages.ExecuteTemplate(&html, "log-line",
+				logLine{N: e.Line, At: e.At, Text: e.Text, Note: e.Kind == "note", Part: e.Kind == show.LogPart}); err != nil {
 				return fmt.Errorf("render a log line: %w", err)
 			}
 		case "step":
@@ -165,7 +167,8 @@ func (l *follower) flush(q *request, s *sender) error {
 			if err := lines(); err != nil {
 				return err
 			}
-			step := &logStep{N: e.Step, Title: l.titles[e.Step], Mark: endMark(e.Exit), Took: time.Duration(e.Took), Ended: true, Exit: e.Exit}
+			step := &logStep{N: e.Step, Title: l.titles[e.Step], Mark: endMark(e.Exit), Took: time.Duration(e.Took),
+				Ended: true, Exit: e.Exit}
 			text, err := q.fragment("step-head", step)
 			if err != nil {
 				return err
@@ -186,7 +189,8 @@ func (l *follower) flush(q *request, s *sender) error {
 // open adds a step to the page, unfolded.
 func (l *follower) open(q *request, s *sender, n int, title string) error {
 	l.step, l.titles[n] = n, title
-	text, err := q.fragment("log-step", map[string]any{"S": &logStep{N: n, Title: title, Mark: markOf(show.Running), Open: true, Live: true}, "More": ""})
+	text, err := q.fragment("log-step",
+		map[string]any{"S": &logStep{N: n, Title: title, Mark: markOf(show.Running), Open: true, Live: true}, "More": ""})
 	if err != nil {
 		return err
 	}

@@ -61,8 +61,9 @@ func homePage(q *request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &page{Title: "Repositories", Crumbs: []crumb{{Text: q.server.Name}}, Live: true, JSON: homeFacts{q.server, orEmpty(all)},
-		Git: []command{{"SSH", q.ssh("repo list")}}}
+	p := &page{Title: "Repositories", Crumbs: []crumb{{Text: q.server.Name}}, Live: true,
+		JSON: homeFacts{q.server, orEmpty(all)},
+		Git:  []command{{"SSH", q.ssh("repo list")}}}
 	fresh := !slices.ContainsFunc(all, func(r show.Repository) bool { return r.Name != "headgate" })
 	if fresh || q.r.URL.Query().Has("new") {
 		return startPage(q, p, nil, fresh), nil
@@ -139,7 +140,8 @@ func homePage(q *request) (*page, error) {
 	case 0:
 		view.Summary = fmt.Sprintf("%s. %s landed today, no branch is red.", repositories, show.Plural(today, "change"))
 	default:
-		view.Summary = fmt.Sprintf("%d of %d branches not green. %s; %s landed today.", red, gated, repositories, show.Plural(today, "change"))
+		view.Summary = fmt.Sprintf("%d of %d branches not green. %s; %s landed today.", red, gated, repositories,
+			show.Plural(today, "change"))
 	}
 	p.Template, p.Data, p.Parts = "home", view, []string{"home-head", "home-needs", "home-table", "asof"}
 	p.Say = fmt.Sprintf("%s need you", show.Plural(len(view.Needs), "thing"))
@@ -185,18 +187,21 @@ func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 			all = append(all, n)
 		}
 		if (e.MayRollback || r.MayWrite) && (e.State == show.Failed || e.State == show.Drift || e.State == show.Unknown) {
-			word := map[show.State]string{show.Failed: "does not run what is declared", show.Drift: "differs from what is declared", show.Unknown: "does not answer"}[e.State]
+			word := map[show.State]string{show.Failed: "does not run what is declared",
+				show.Drift: "differs from what is declared", show.Unknown: "does not answer"}[e.State]
 			n := need{Mark: markOf(e.State), Href: envHref(r.Name, e.Name), Do: "Compare", at: e.Since,
 				Link: r.Name + " in " + e.Name, After: " " + word, More: e.Reason}
 			all = append(all, n)
 		}
 	}
 	for _, c := range recent {
-		if c.By != q.actor.User || c.State != show.Refused && c.State != show.Conflict || q.now.Sub(c.EndedAt) > refusalsShown {
+		if c.By != q.actor.User || c.State != show.Refused && c.State != show.Conflict ||
+			q.now.Sub(c.EndedAt) > refusalsShown {
 			continue
 		}
 		n := need{Mark: markOf(c.State), Href: changeHref(c), Do: "See why", at: c.EndedAt,
-			Link: fmt.Sprintf("%s: change %d, %s", r.Name, c.Number, cut(c.Subject, 80)), After: ", yours, was refused", More: c.Reason}
+			Link: fmt.Sprintf("%s: change %d, %s", r.Name, c.Number,
+				cut(c.Subject, 80)), After: ", yours, was refused", More: c.Reason}
 		if c.State == show.Conflict {
 			n.After = ", yours, is in conflict"
 		}
@@ -290,7 +295,8 @@ func (q *request) repository() (*show.Repository, error) {
 // repoPage begins a page inside a repository.
 func (q *request) repoPage(r *show.Repository, tab, title string, crumbs ...crumb) *page {
 	p := &page{Title: title, Tab: tab, Repo: r, Watch: r.Name, Live: true}
-	p.Crumbs = append([]crumb{{Text: q.server.Name, Href: "/", Keep: len(crumbs) == 0}, {Text: r.Name, Href: "/" + r.Name, Keep: len(crumbs) == 1}}, crumbs...)
+	p.Crumbs = append([]crumb{{Text: q.server.Name, Href: "/", Keep: len(crumbs) == 0},
+		{Text: r.Name, Href: "/" + r.Name, Keep: len(crumbs) == 1}}, crumbs...)
 	last := &p.Crumbs[len(p.Crumbs)-1]
 	last.Href, last.Keep = "", false
 	return p

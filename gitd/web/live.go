@@ -157,7 +157,8 @@ type (
 // request's context, the session, or the page.
 func (q *request) stream(draw func(*request) (*page, error)) error {
 	if !q.streams.begin(q.actor.User) {
-		return &show.Error{Kind: show.Again, What: "too many live pages are open", Hint: "close some; each page works without being live"}
+		return &show.Error{Kind: show.Again, What: "too many live pages are open",
+			Hint: "close some; each page works without being live"}
 	}
 	defer q.streams.end(q.actor.User)
 	p, err := draw(q)
@@ -283,7 +284,8 @@ func (q *request) redraw(p *page, s *sender) error {
 		if i < len(old) && old[i] == hashes[i] {
 			continue
 		}
-		if k.id == "change-log" && s.have.Log != nil && p.Log != nil && s.have.Log.Build == p.Log.Build && p.Log.State == show.Running {
+		if k.id == "change-log" && s.have.Log != nil && p.Log != nil && s.have.Log.Build == p.Log.Build &&
+			p.Log.State == show.Running {
 			hashes[i] = old[min(i, len(old)-1)] // it grows by its own lines
 			continue
 		}

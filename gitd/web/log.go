@@ -185,7 +185,8 @@ func (l *buildLog) add(e show.LogEvent, r *ring) {
 // want says whether a line is looked for, or stands around one that is.
 func (l *buildLog) want(line *stepLine) {
 	line.Bad = line.N > 0 && line.N == l.Build.LogLine && l.Build.State == show.Failed
-	if l.Find != "" && l.Found < maxMatches && strings.Contains(strings.ToLower(terminal.Plain(line.Text)), strings.ToLower(l.Find)) {
+	if l.Find != "" && l.Found < maxMatches &&
+		strings.Contains(strings.ToLower(terminal.Plain(line.Text)), strings.ToLower(l.Find)) {
 		line.Hit = true
 		if l.Found++; l.First == 0 {
 			l.First = line.N

@@ -68,7 +68,8 @@ func logsPage(q *request) (*page, error) {
 		view.Services = append(view.Services, serviceLink{s.Name, logsHref(r.Name, e.Name, s.Name), view.Service == s.Name})
 	}
 	lines := []show.InstanceLine{}
-	for l, err := range q.Backend.InstanceLogs(q.r.Context(), q.actor, r.Name, e.Name, show.LogQuery{Service: view.Service, Lines: instanceLines}) {
+	for l, err := range q.Backend.InstanceLogs(q.r.Context(), q.actor, r.Name, e.Name,
+		show.LogQuery{Service: view.Service, Lines: instanceLines}) {
 		if err != nil {
 			return nil, err
 		}
@@ -77,9 +78,11 @@ func logsPage(q *request) (*page, error) {
 	view.Lines = slices.Clone(lines)
 	slices.Reverse(view.Lines)
 
-	p := q.repoPage(r, "env", "Logs of "+e.Name+", "+r.Name, crumb{Text: "Environments", Href: "/" + r.Name + "/env"}, crumb{Text: e.Name, Href: view.Back}, crumb{Text: "Logs"})
+	p := q.repoPage(r, "env", "Logs of "+e.Name+", "+r.Name, crumb{Text: "Environments", Href: "/" + r.Name + "/env"},
+		crumb{Text: e.Name, Href: view.Back}, crumb{Text: "Logs"})
 	p.JSON = lines
-	p.Template, p.Width, p.Data, p.Parts = "logs", "wide", view, []string{"logs-head", "logs-services", "logs-lines", "asof"}
+	p.Template, p.Width, p.Data, p.Parts = "logs", "wide", view, []string{"logs-head", "logs-services",
+		"logs-lines", "asof"}
 	p.Printed = q.printed(r.Name, e.Name, view.Service)
 	p.Git = []command{{"SSH", q.ssh(strings.TrimSpace("env logs -f " + r.Name + " " + e.Name + " " + view.Service))}}
 	return p, nil
@@ -91,7 +94,8 @@ func (q *request) printed(repository, environment, service string) func(ctx cont
 	return func(ctx context.Context) <-chan struct{} {
 		more := make(chan struct{}, 1)
 		go func() {
-			for _, err := range q.Backend.InstanceLogs(ctx, q.actor, repository, environment, show.LogQuery{Service: service, Lines: 1, Follow: true}) {
+			for _, err := range q.Backend.InstanceLogs(ctx, q.actor, repository, environment,
+				show.LogQuery{Service: service, Lines: 1, Follow: true}) {
 				if err != nil {
 					return // the page's own news tell what became of it
 				}
@@ -140,7 +144,8 @@ func logsText(q *request) error {
 			if l.Own {
 				mark = "*"
 			}
-			_, err = fmt.Fprintf(out, "%s %s %s %s\n", l.At.UTC().Format(time.RFC3339), terminal.Line(l.Instance), mark, terminal.Plain(l.Text))
+			_, err = fmt.Fprintf(out, "%s %s %s %s\n", l.At.UTC().Format(time.RFC3339), terminal.Line(l.Instance), mark,
+				terminal.Plain(l.Text))
 		}
 		if err != nil {
 			return gone(err)

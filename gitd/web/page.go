@@ -112,14 +112,16 @@ func (q *request) wantsJSON() bool {
 
 // readForm reads a POST's fields, at most maxBody bytes of them.
 func (q *request) readForm() error {
-	if t, _, _ := mime.ParseMediaType(q.r.Header.Get("Content-Type")); t != "application/x-www-form-urlencoded" && q.r.ContentLength != 0 {
+	if t, _, _ := mime.ParseMediaType(q.r.Header.Get("Content-Type")); t != "application/x-www-form-urlencoded" &&
+		q.r.ContentLength != 0 {
 		return &show.Error{Kind: show.Usage, What: "this address reads application/x-www-form-urlencoded only"}
 	}
 	q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxBody)
 	if err := q.r.ParseForm(); err != nil {
 		var big *http.MaxBytesError
 		if errors.As(err, &big) {
-			return &show.Error{Kind: show.Usage, What: fmt.Sprintf("the form is larger than %d KiB", maxBody>>10), Hint: "shorten it"}
+			return &show.Error{Kind: show.Usage, What: fmt.Sprintf("the form is larger than %d KiB", maxBody>>10),
+				Hint: "shorten it"}
 		}
 		return &show.Error{Kind: show.Usage, What: "the form could not be read"}
 	}
@@ -156,7 +158,8 @@ func (q *request) render(p *page, status int) error {
 		if err != nil {
 			return err
 		}
-		w.LiveURL = strings.TrimSuffix(q.r.URL.Path, "/") + "/events?" + resume{Parts: hashes, Log: p.Log}.query(q.r.URL.Query())
+		w.LiveURL = strings.TrimSuffix(q.r.URL.Path, "/") + "/events?" +
+			resume{Parts: hashes, Log: p.Log}.query(q.r.URL.Query())
 	}
 	if !p.Bare {
 		w.Done = q.takeFlash()
@@ -175,7 +178,8 @@ func (q *request) render(p *page, status int) error {
 }
 
 func (q *request) viewOf(p *page) *view {
-	w := &view{page: p, D: p.Data, Request: q, Server: q.server, Actor: q.actor, Admin: q.Administers(q.actor), Now: q.now, InTabs: p.Repo != nil}
+	w := &view{page: p, D: p.Data, Request: q, Server: q.server, Actor: q.actor, Admin: q.Administers(q.actor), Now: q.now,
+		InTabs: p.Repo != nil}
 	if q.session.ID != "" {
 		w.Token = q.sessions.token(q.session)
 	}

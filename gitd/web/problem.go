@@ -106,7 +106,8 @@ func (q *request) problem(err error) *problem {
 			p.Safe = "Your session is over, so nothing was done. Sign in, and do it again."
 		}
 	case errors.As(err, &names):
-		p.Status, p.Kind, p.What, p.Where, p.Hint = status(names.Kind), names.Kind, names.What, names.Where, names.Advice(q.Backend.Server(q.r.Context()).Login())
+		p.Status, p.Kind, p.What, p.Where, p.Hint = status(names.Kind), names.Kind, names.What, names.Where, names.Advice(
+			q.Backend.Server(q.r.Context()).Login())
 	default:
 		p.Status, p.ID = http.StatusInternalServerError, newID()
 		p.What = "the server could not answer this"
@@ -115,7 +116,8 @@ func (q *request) problem(err error) *problem {
 			p.Safe = "It is not certain what became of it: look at the page before you do it again. What has landed is in Git."
 		}
 		p.Hint = "try again; if it stays, give your operator this id: it finds the line in the server's journal"
-		q.Log.Error("could not answer", "id", p.ID, "method", q.r.Method, "path", q.r.URL.Path, "user", q.actor.User, "err", err)
+		q.Log.Error("could not answer", "id", p.ID, "method", q.r.Method, "path", q.r.URL.Path, "user",
+			q.actor.User, "err", err)
 	}
 	if p.What == "" {
 		p.What = "the server refused this"
@@ -164,10 +166,13 @@ func (q *request) nowhere() error {
 		return q.noRepository(seg[0], notFound("there is nothing at "+cut(q.r.URL.Path, 120), ""))
 	}
 	base := "/" + r.Name
-	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env", "releases": base + "/releases", "tests": base + "/tests", "commits": base + "/commits", "decisions": base + "/decisions"}
+	words := map[string]string{"queue": base + "/queue", "changes": base + "/changes", "env": base + "/env",
+		"releases": base + "/releases", "tests": base + "/tests", "commits": base +
+			"/commits", "decisions": base + "/decisions"}
 	near := link{Text: r.Name, Href: base}
 	if len(seg) > 1 {
-		if w := nearest(seg[1], []string{"queue", "changes", "env", "environments", "releases", "promote", "tests", "commits", "decisions"}); w != "" {
+		if w := nearest(seg[1], []string{"queue", "changes", "env", "environments", "releases", "promote", "tests", "commits",
+			"decisions"}); w != "" {
 			switch w {
 			case "environments", "promote":
 				w = "env"

@@ -95,9 +95,11 @@ func (q *request) promotion() (*page, *promotionView, error) {
 	if m.Removal {
 		crumbText = "removal"
 	}
-	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: crumbText})
+	p := q.repoPage(r, "env", title+": "+view.Mark.Word, crumb{Text: env, Href: envHref(r.Name, env), Keep: true},
+		crumb{Text: crumbText})
 	p.JSON = m
-	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-means", "promo-gate", "promo-carries", "promo-diff", "promo-files", "promo-given", "asof"}
+	p.Template, p.Data, p.Parts = "promotion", view, []string{"promo-head", "promo-means", "promo-gate", "promo-carries",
+		"promo-diff", "promo-files", "promo-given", "asof"}
 	p.Say = title + ": " + view.Mark.Word
 	if view.Diff != nil {
 		for i, line := range view.Diff.Git {
@@ -187,12 +189,14 @@ func (q *request) nothingWaits(r *show.Repository, env string, why error) (*page
 		}
 	}
 
-	view := &waitsView{Repository: r.Name, Environment: env, Why: why.Error(), Replaced: cut(tree, 40), Rejected: e.Rejected, MayChoose: r.MayWrite}
+	view := &waitsView{Repository: r.Name, Environment: env, Why: why.Error(), Replaced: cut(tree, 40),
+		Rejected: e.Rejected, MayChoose: r.MayWrite}
 	if len(e.History) > 0 {
 		last := deployedRowOf(&e, &e.History[0])
 		view.Last = &last
 	}
-	p := q.repoPage(r, "env", "Nothing waits for "+env+", "+r.Name, crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: "promote"})
+	p := q.repoPage(r, "env", "Nothing waits for "+env+", "+r.Name,
+		crumb{Text: env, Href: envHref(r.Name, env), Keep: true}, crumb{Text: "promote"})
 	p.JSON = struct {
 		Environment string           `json:"environment"`
 		Promotion   *string          `json:"promotion"` // null: there is none
@@ -201,7 +205,8 @@ func (q *request) nothingWaits(r *show.Repository, env string, why error) (*page
 	}{Environment: env, Rejected: e.Rejected}
 	p.Template, p.Data, p.Parts = "promotion-none", view, []string{"none-all", "asof"}
 	p.Say = "nothing waits for " + env
-	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + env}, {"SSH", q.ssh("env log " + r.Name + " " + env)}}
+	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + env},
+		{"SSH", q.ssh("env log " + r.Name + " " + env)}}
 	return p, nil
 }
 
@@ -254,7 +259,8 @@ func promotionAct(q *request) error {
 		q.Log.Info("chosen from the console", "repo", repo, "env", env, "release", release, "user", q.actor.User)
 		return q.answer(d, promoteHref(repo, env))
 	default:
-		return &show.Error{Kind: show.Usage, What: "a promotion can be approved, rejected or chosen", Hint: "send act=approve, act=reject or act=choose"}
+		return &show.Error{Kind: show.Usage, What: "a promotion can be approved, rejected or chosen",
+			Hint: "send act=approve, act=reject or act=choose"}
 	}
 }
 

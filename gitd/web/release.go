@@ -63,7 +63,8 @@ func releasePage(q *request) (*page, error) {
 	list := link{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}
 	n, ok := q.number()
 	if !ok {
-		return nil, &nearby{err: notFound("a release is a number, and "+cut(q.arg("n"), 40)+" is none", ""), nearest: []link{list}}
+		return nil, &nearby{err: notFound("a release is a number, and "+cut(q.arg("n"), 40)+" is none", ""),
+			nearest: []link{list}}
 	}
 	for i, k := range all {
 		if k.Number != n {
@@ -79,7 +80,8 @@ func releasePage(q *request) (*page, error) {
 				view.Runs = append(view.Runs, releaseEnv{e, envHref(r.Name, e.Name), markOf(e.State)})
 			}
 		}
-		p := q.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name), crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
+		p := q.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name),
+			crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
 		p.JSON = k
 		p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "release-diff", "asof"}
 		for _, line := range view.Diff.Git {
@@ -87,13 +89,15 @@ func releasePage(q *request) (*page, error) {
 		}
 		p.Git = append(p.Git, []command{
 			{"Git", fmt.Sprintf("git fetch origin refs/releases/%d && git cat-file -p FETCH_HEAD", n)},
-			{"Verify", fmt.Sprintf("git fetch origin refs/releases/%d:refs/tags/release-%d && git -c gpg.ssh.allowedSignersFile=allowed-signers tag -v release-%d", n, n, n)},
+			{"Verify", fmt.Sprintf(
+				"git fetch origin refs/releases/%d:refs/tags/release-%d && git -c gpg.ssh.allowedSignersFile=allowed-signers tag -v release-%d", n, n, n)},
 		}...)
 		return p, nil
 	}
 	near := []link{list}
 	if len(all) > 0 {
-		near = append([]link{{Text: fmt.Sprintf("release %d, the newest", all[0].Number), Href: fmt.Sprintf("/%s/releases/%d", r.Name, all[0].Number)}}, near...)
+		near = append([]link{{Text: fmt.Sprintf("release %d, the newest", all[0].Number),
+			Href: fmt.Sprintf("/%s/releases/%d", r.Name, all[0].Number)}}, near...)
 	}
 	return nil, &nearby{err: notFound(fmt.Sprintf("there is no release %d in %s", n, r.Name), ""), nearest: near}
 }

@@ -69,11 +69,13 @@ func repositoryPage(q *request) (*page, error) {
 	}
 	p := q.repoPage(r, "overview", r.Name)
 	p.JSON = r
-	p.Git = []command{{"Git", "git log --first-parent " + r.Branch + "; git fetch origin 'refs/notes/*:refs/notes/*'"}, {"SSH", q.ssh("change list " + r.Name)}}
+	p.Git = []command{{"Git", "git log --first-parent " + r.Branch + "; git fetch origin 'refs/notes/*:refs/notes/*'"},
+		{"SSH", q.ssh("change list " + r.Name)}}
 	if r.Tip == "" && len(r.Queue) == 0 && total == 0 && r.Gated {
 		return startPage(q, p, r, false), nil
 	}
-	view := &repositoryView{Repo: r, Stages: stagesOf(r, q.now), Train: buildTrain(r, recent, q.now, trainEntries), Total: total}
+	view := &repositoryView{Repo: r, Stages: stagesOf(r, q.now),
+		Train: buildTrain(r, recent, q.now, trainEntries), Total: total}
 	for _, c := range recent {
 		if len(view.Recent) < 8 && !slices.ContainsFunc(r.Queue, func(k show.Change) bool { return k.Number == c.Number }) {
 			view.Recent = append(view.Recent, rowOf(c))
@@ -93,7 +95,8 @@ func repositoryPage(q *request) (*page, error) {
 	if r.Gated {
 		view.Figures = q.monthFigures(r, f)
 	}
-	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-stages", "repo-train", "repo-schedules", "repo-recent", "asof"}
+	p.Template, p.Data, p.Parts = "repository", view, []string{"repo-head", "repo-stages", "repo-train", "repo-schedules",
+		"repo-recent", "asof"}
 	p.Moving = len(r.Queue) > 0
 	p.Say = r.Branch + " is " + strings.ToLower(markOf(r.State).Word) + ", " + sayQueue(r.Queue)
 	return p, nil
@@ -127,7 +130,8 @@ func (q *request) monthFigures(r *show.Repository, f figures) []figure {
 		if d.all == 0 {
 			return all
 		}
-		all = append(all, figure{"Deploys", fmt.Sprint(d.all), last.Name}, figure{"Failed", fmt.Sprintf("%d of %d", d.failed, d.all), last.Name})
+		all = append(all, figure{"Deploys", fmt.Sprint(d.all), last.Name},
+			figure{"Failed", fmt.Sprintf("%d of %d", d.failed, d.all), last.Name})
 	}
 	return all
 }
@@ -178,7 +182,8 @@ func queuePage(q *request) (*page, error) {
 	}
 	busy := false
 	for _, c := range r.Queue {
-		row := queueRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), Lands: landsText(c.Estimate, q.now, false), Log: c.Build != nil && c.Build.Log != ""}
+		row := queueRow{Change: c, Href: changeHref(c), Mark: markOf(c.State), Lands: landsText(c.Estimate, q.now, false),
+			Log: c.Build != nil && c.Build.Log != ""}
 		if _, _, text := running(&c, q.now); text != "" {
 			busy = true
 			row.Now = text
@@ -199,7 +204,8 @@ func queuePage(q *request) (*page, error) {
 	view.Workers = fmt.Sprintf("%d of %s busy", q.server.WorkersBusy, show.Plural(q.server.Workers, "worker"))
 	p := q.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
 	p.JSON = queueFacts{r.Name, r.Branch, orEmpty(r.Queue)}
-	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-acts", "queue-news", "queue-train", "queue-list", "asof"}
+	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-acts", "queue-news", "queue-train",
+		"queue-list", "asof"}
 	p.Moving = len(r.Queue) > 0
 	p.Say = sayQueue(r.Queue)
 	if len(r.Queue) > 0 {
@@ -208,9 +214,11 @@ func queuePage(q *request) (*page, error) {
 	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", q.ssh("change list " + r.Name)}}
 	switch {
 	case view.Paused:
-		p.Git = append(p.Git, command{"Resume", "git push -o resume origin HEAD:refs/for/" + r.Branch}, command{"or", q.ssh("repo resume " + r.Name)})
+		p.Git = append(p.Git, command{"Resume", "git push -o resume origin HEAD:refs/for/" + r.Branch},
+			command{"or", q.ssh("repo resume " + r.Name)})
 	case view.MayPause:
-		p.Git = append(p.Git, command{"Pause", "git push -o pause -o reason=<text> origin HEAD:refs/for/" + r.Branch}, command{"or", q.ssh("repo pause " + r.Name)})
+		p.Git = append(p.Git, command{"Pause", "git push -o pause -o reason=<text> origin HEAD:refs/for/" + r.Branch},
+			command{"or", q.ssh("repo pause " + r.Name)})
 	}
 	return p, nil
 }
@@ -291,11 +299,13 @@ func changesPage(q *request) (*page, error) {
 	}
 	if before := query.Get("before"); before != "" {
 		if f.Before, err = strconv.Atoi(before); err != nil || f.Before < 1 {
-			return nil, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not the number of a change", cut(before, 40)), Hint: "send before=<number>"}
+			return nil, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not the number of a change", cut(before, 40)),
+				Hint: "send before=<number>"}
 		}
 	}
 	if _, ok := marks[f.State]; f.State != "" && !ok {
-		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)), Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
+		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)),
+			Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
 	}
 	list, total, err := q.Backend.Changes(q.r.Context(), q.actor, r.Name, f)
 	if err != nil {
@@ -307,14 +317,16 @@ func changesPage(q *request) (*page, error) {
 		query.Set("before", strconv.Itoa(older))
 		view.Older = base + "?" + query.Encode()
 	}
-	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running, show.Queued, show.Waits} {
+	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running,
+		show.Queued, show.Waits} {
 		k := filter{Text: "Newest", Href: base, Current: s == f.State}
 		if s != "" {
 			k.Text, k.Href = markOf(s).Word, base+"?state="+url.QueryEscape(string(s))
 		}
 		view.Filters = append(view.Filters, k)
 	}
-	if !f.All && len(list) < total && f.Author == "" && f.Path == "" && f.Before == 0 && (f.State == "" || len(list) >= 50) {
+	if !f.All && len(list) < total && f.Author == "" && f.Path == "" && f.Before == 0 &&
+		(f.State == "" || len(list) >= 50) {
 		view.All = base + "?all"
 		if f.State != "" {
 			view.All = base + "?all&state=" + url.QueryEscape(string(f.State))

@@ -77,7 +77,8 @@ func routes() []*route {
 var nowhereRoute = &route{plain: func(q *request) error { return q.nowhere() }}
 
 // ambiguousRoute answers for every address that is spelled ambiguously.
-var ambiguousRoute = &route{public: true, plain: func(*request) error { return notFound("there is no such address", "") }}
+var ambiguousRoute = &route{public: true,
+	plain: func(*request) error { return notFound("there is no such address", "") }}
 
 // endpoint is a route at work.
 type endpoint struct {

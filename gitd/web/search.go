@@ -14,7 +14,8 @@ type searchView struct {
 
 func searchPage(q *request) (*page, error) {
 	query := cut(strings.TrimSpace(q.r.URL.Query().Get("q")), 200)
-	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{}, Commits: []show.FoundCommit{}}
+	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{},
+		Commits: []show.FoundCommit{}}
 	if query != "" {
 		var err error
 		if found, err = q.Backend.Search(q.r.Context(), q.actor, query); err != nil {

@@ -97,7 +97,8 @@ func (s *Server) Handler() http.Handler {
 	if len(s.Key) != 32 {
 		panic("web: Server.Key must be 32 bytes")
 	}
-	t := &site{Server: *s, streams: newStreams(), kept: newFigureStore(), differences: &differences{}, csrf: http.NewCrossOriginProtection()}
+	t := &site{Server: *s, streams: newStreams(), kept: newFigureStore(), differences: &differences{},
+		csrf: http.NewCrossOriginProtection()}
 	if t.Log == nil {
 		t.Log = slog.Default()
 	}
@@ -181,7 +182,8 @@ func (t *site) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	}
 
 	if err := t.csrf.Check(r); err != nil {
-		q.fail(&show.Error{Kind: show.Forbidden, What: "this form was sent from another site", Hint: "open the page here and send it again"})
+		q.fail(&show.Error{Kind: show.Forbidden, What: "this form was sent from another site",
+			Hint: "open the page here and send it again"})
 		return
 	}
 	if err := q.readForm(); err != nil {
@@ -189,7 +191,8 @@ func (t *site) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if q.session.ID != "" && rt.pattern != signInPattern && !q.sessions.holds(q.session, q.form("token")) {
-		q.fail(&show.Error{Kind: show.Forbidden, What: "this form is not from a page of your session", Hint: "open the page again and send its form"})
+		q.fail(&show.Error{Kind: show.Forbidden, What: "this form is not from a page of your session",
+			Hint: "open the page again and send its form"})
 		return
 	}
 	if err := rt.act(q); err != nil {
@@ -199,8 +202,9 @@ func (t *site) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 
 // setHeaders writes what every answer carries, errors and assets included.
 func setHeaders(h http.Header) {
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "+
-		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy",
+		"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "+
+			"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Referrer-Policy", "no-referrer")

@@ -148,7 +148,8 @@ func (s *sessions) current(r *http.Request, now time.Time) (session, bool) {
 		return session{}, false
 	}
 	var got session
-	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) || got.Issued.After(now.Add(time.Minute)) || got.From != attempts.Network(r.RemoteAddr).String() {
+	if !s.open("session", c.Value, &got) || got.User == "" || !now.Before(got.Expires) ||
+		got.Issued.After(now.Add(time.Minute)) || got.From != attempts.Network(r.RemoteAddr).String() {
 		return session{}, false
 	}
 	s.mu.Lock()
@@ -196,7 +197,8 @@ func (q *request) signIn() bool {
 	if q.know() {
 		return true
 	}
-	if q.wantsJSON() || q.r.Method != http.MethodGet && q.r.Method != http.MethodHead || strings.HasSuffix(q.r.URL.Path, "/events") {
+	if q.wantsJSON() || q.r.Method != http.MethodGet && q.r.Method != http.MethodHead ||
+		strings.HasSuffix(q.r.URL.Path, "/events") {
 		q.fail(&unknownError{hint: q.ssh("login") + " prints an address that signs this browser in"})
 		return false
 	}
@@ -236,7 +238,8 @@ type flash struct {
 
 // setFlash keeps what was done for the next page of this user.
 func (q *request) setFlash(d show.Done) {
-	http.SetCookie(q.w, q.sessions.cookie("flash", q.sessions.sign("flash", flash{User: q.actor.User, At: q.now.UTC(), Done: d}), time.Minute))
+	http.SetCookie(q.w, q.sessions.cookie("flash",
+		q.sessions.sign("flash", flash{User: q.actor.User, At: q.now.UTC(), Done: d}), time.Minute))
 }
 
 // takeFlash takes what setFlash kept, once.

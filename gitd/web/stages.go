@@ -40,7 +40,8 @@ const (
 
 // stagesOf is a repository's water: its branch, then each environment in order.
 func stagesOf(r *show.Repository, now time.Time) []stage {
-	first := stage{Name: r.Branch, Href: "/" + r.Name + "/changes?state=landed", Release: r.Release, Commit: r.Tip, At: r.LandedAt, Y: stageTop, States: []mark{markOf(r.State)}, Moved: "landed"}
+	first := stage{Name: r.Branch, Href: "/" + r.Name + "/changes?state=landed", Release: r.Release, Commit: r.Tip,
+		At: r.LandedAt, Y: stageTop, States: []mark{markOf(r.State)}, Moved: "landed"}
 	if !r.Gated {
 		first.Moved = "committed"
 	}

@@ -163,7 +163,8 @@ func testPage(q *request, r *show.Repository, name string) (*page, error) {
 		}
 		view.Rows = append(view.Rows, k)
 	}
-	p := q.repoPage(r, "changes", cut(t.Name, 60)+", "+r.Name, crumb{Text: "tests", Href: testsHref(r.Name), Keep: true}, crumb{Text: cut(t.Name, 60)})
+	p := q.repoPage(r, "changes", cut(t.Name, 60)+", "+r.Name, crumb{Text: "tests", Href: testsHref(r.Name), Keep: true},
+		crumb{Text: cut(t.Name, 60)})
 	p.JSON = t
 	p.Template, p.Data, p.Parts = "test", view, []string{"test", "asof"}
 	p.Git = []command{{"SSH", q.ssh("test show " + r.Name + " " + t.Name)}}

@@ -90,7 +90,8 @@ func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit i
 		if c.State == show.Landed && c.Branch == r.Branch && (t.Last == nil || c.EndedAt.After(t.Last.EndedAt)) {
 			t.Last = &c
 		}
-		if in[c.Number] || c.Branch != r.Branch || c.State != show.Refused && c.State != show.Conflict || c.EndedAt.IsZero() || now.Sub(c.EndedAt) > shownBesideTrain {
+		if in[c.Number] || c.Branch != r.Branch || c.State != show.Refused && c.State != show.Conflict ||
+			c.EndedAt.IsZero() || now.Sub(c.EndedAt) > shownBesideTrain {
 			continue
 		}
 		place := len(t.Entries)
@@ -110,7 +111,8 @@ func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit i
 	case len(landing) == 1:
 		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s.", show.Plural(len(r.Queue), "change"), r.Branch, landing[0])
 	default:
-		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s, the last %s.", show.Plural(len(r.Queue), "change"), r.Branch, landing[0], landing[len(landing)-1])
+		t.Next = fmt.Sprintf("%s ahead of %s. Next landing %s, the last %s.", show.Plural(len(r.Queue), "change"), r.Branch,
+			landing[0], landing[len(landing)-1])
 	}
 	t.Said = sayQueue(r.Queue)
 	if limit > 0 && len(t.Entries) > limit {
@@ -124,7 +126,8 @@ func buildTrain(r *show.Repository, recent []show.Change, now time.Time, limit i
 }
 
 func entryOf(c show.Change, now time.Time) entry {
-	k := entry{Change: c, Mark: markOf(c.State), Href: changeHref(c), Waits: c.State == show.Queued || c.State == show.Waits}
+	k := entry{Change: c, Mark: markOf(c.State), Href: changeHref(c),
+		Waits: c.State == show.Queued || c.State == show.Waits}
 	switch c.State {
 	case show.Refused, show.Conflict:
 		k.Off = true

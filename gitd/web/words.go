@@ -135,7 +135,8 @@ func timeElement(t time.Time, as, text string) template.HTML {
 		return `<span class="faint">not known</span>`
 	}
 	utc := t.UTC()
-	return template.HTML(`<time datetime="` + utc.Format(time.RFC3339) + `" title="` + utc.Format("Mon 2 Jan 2006 15:04:05 MST") +
+	return template.HTML(`<time datetime="` + utc.Format(time.RFC3339) + `" title="` +
+		utc.Format("Mon 2 Jan 2006 15:04:05 MST") +
 		`" data-as="` + as + `">` + template.HTMLEscapeString(text) + `</time>`) //nolint:gosec // digits, and a zone's name, escaped
 }
 

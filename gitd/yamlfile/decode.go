@@ -200,7 +200,8 @@ func DuplicateKeys(file string, n *yaml.Node) Problems {
 	first := map[string]int{}
 	for key := range Pairs(n) {
 		if line, ok := first[key.Value]; ok {
-			ps = append(ps, Problem{File: file, Line: key.Line, What: fmt.Sprintf("%q was already set on line %d", key.Value, line), Fix: "keep one of them"})
+			ps = append(ps, Problem{File: file, Line: key.Line,
+				What: fmt.Sprintf("%q was already set on line %d", key.Value, line), Fix: "keep one of them"})
 			continue
 		}
 		first[key.Value] = key.Line

@@ -21,7 +21,8 @@ func ParseJSON(file string, data []byte) (*yaml.Node, error) {
 	}
 	switch {
 	case len(data) > MaxBytes:
-		return fail(0, "keep it small; move data to files of its own", "is %d bytes, over the limit of %d", len(data), MaxBytes)
+		return fail(0, "keep it small; move data to files of its own", "is %d bytes, over the limit of %d",
+			len(data), MaxBytes)
 	case !utf8.Valid(data):
 		return fail(0, "save it as UTF-8", "is not UTF-8 text")
 	}

@@ -40,7 +40,8 @@ func parse(file string, data []byte, aliases bool) (*yaml.Node, error) {
 		return nil, Problems{{File: file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix}}
 	}
 	if len(data) > MaxBytes {
-		return fail(0, "keep it small; move data to files of its own", "is %d bytes, over the limit of %d", len(data), MaxBytes)
+		return fail(0, "keep it small; move data to files of its own", "is %d bytes, over the limit of %d",
+			len(data), MaxBytes)
 	}
 	if !utf8.Valid(data) {
 		return fail(0, "save it as UTF-8", "is not UTF-8 text")
@@ -138,7 +139,8 @@ func deepest(data []byte) (line, depth int) {
 // are left for whoever walks it: one that holds itself meets the bound on depth.
 func resolve(file string, n *yaml.Node) *Problem {
 	if n.Alias == nil || n.Alias.Kind == yaml.AliasNode {
-		return &Problem{File: file, Line: n.Line, What: "uses the YAML alias *" + n.Value + ", which stands for nothing", Fix: "write the value out"}
+		return &Problem{File: file, Line: n.Line, What: "uses the YAML alias *" + n.Value + ", which stands for nothing",
+			Fix: "write the value out"}
 	}
 	c := *n.Alias
 	c.Anchor = ""
@@ -166,7 +168,8 @@ func merge(file string, n *yaml.Node) *Problem {
 		}
 		for _, m := range mappings {
 			if m.Kind != yaml.MappingNode {
-				return &Problem{File: file, Line: key.Line, What: `merges ("<<") what is not a mapping`, Fix: "name an anchor of a mapping, or write the keys out"}
+				return &Problem{File: file, Line: key.Line, What: `merges ("<<") what is not a mapping`,
+					Fix: "name an anchor of a mapping, or write the keys out"}
 			}
 			from = append(from, m)
 		}

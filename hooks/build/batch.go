@@ -27,7 +27,8 @@ func (r *runner) batch(ctx context.Context, ex Executor) error {
 	r.phaseNow = "batch"
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	b := &batch{r: r, done: map[string]chan struct{}{}, outcomes: map[string]*outcome{}, slots: make(chan struct{}, max(2, runtime.NumCPU()))}
+	b := &batch{r: r, done: map[string]chan struct{}{}, outcomes: map[string]*outcome{},
+		slots: make(chan struct{}, max(2, runtime.NumCPU()))}
 	for _, t := range tasks {
 		b.done[t.ID] = make(chan struct{})
 	}
@@ -193,7 +194,8 @@ func (b *batch) end(tasks []buildspec.Task) error {
 			errs = append(errs, fmt.Errorf("task %s: %w", t.ID, o.err))
 		}
 		for _, a := range o.result.Artifacts {
-			b.r.result.Artifacts = append(b.r.result.Artifacts, artifact.Artifact{Name: t.ID + "/" + a.Name, Digest: a.Digest, Size: a.Size, Files: a.Files})
+			b.r.result.Artifacts = append(b.r.result.Artifacts,
+				artifact.Artifact{Name: t.ID + "/" + a.Name, Digest: a.Digest, Size: a.Size, Files: a.Files})
 		}
 		b.r.result.Reports = append(b.r.result.Reports, o.result.Reports...)
 		if t.IgnoreFailure || o.err == nil && o.result.Status == Succeeded {
@@ -201,7 +203,8 @@ func (b *batch) end(tasks []buildspec.Task) error {
 		}
 		failed++
 		if o.result.Status == Failed || o.result.Status == TimedOut {
-			b.r.fail(o.result.Phase, o.result.Code, o.result.Command, o.result.Exit, fmt.Sprintf("task %s: %s", t.ID, o.result.Reason))
+			b.r.fail(o.result.Phase, o.result.Code, o.result.Command, o.result.Exit,
+				fmt.Sprintf("task %s: %s", t.ID, o.result.Reason))
 		}
 	}
 	if failed > 0 {

@@ -115,7 +115,8 @@ func (r *runner) save(ctx context.Context) error {
 	for _, p := range r.spec.Cache.Paths {
 		script.WriteString(listOf(p))
 	}
-	script.WriteString("} | LC_ALL=C sort -u | tar -cPf \"$to.new\" --verbatim-files-from -T - && mv \"$to.new\" \"$to\" && echo '<saved>'\nexit 0")
+	script.WriteString(
+		"} | LC_ALL=C sort -u | tar -cPf \"$to.new\" --verbatim-files-from -T - && mv \"$to.new\" \"$to\" && echo '<saved>'\nexit 0")
 	var said bytes.Buffer
 	if _, err := r.command(ctx, script.String(), "", &bounded{w: &said, left: maxValue}); err != nil {
 		return err
@@ -140,7 +141,8 @@ func listOf(pattern string) string {
 	}
 	before, _, deep := strings.Cut(p, "**")
 	if deep {
-		return fmt.Sprintf("find %s -path %s -prune -print 2>/dev/null\n", quote(path.Clean(before)), quote(strings.ReplaceAll(p, "/**", "/*")))
+		return fmt.Sprintf("find %s -path %s -prune -print 2>/dev/null\n", quote(path.Clean(before)),
+			quote(strings.ReplaceAll(p, "/**", "/*")))
 	}
 	return fmt.Sprintf("for f in %s; do [ ! -e \"$f\" ] || printf '%%s\\n' \"$f\"; done\n", globbed(p))
 }

@@ -61,13 +61,15 @@ func (w *symptoms) look(p []byte) {
 		if !w.network && slices.ContainsFunc(noNetwork, func(said []byte) bool { return bytes.Contains(w.tail, said) }) {
 			w.network = true
 		}
-		if w.write == "" && (bytes.Contains(w.tail, []byte("ead-only file system")) || bytes.Contains(w.tail, []byte("EROFS"))) {
+		if w.write == "" && (bytes.Contains(w.tail, []byte("ead-only file system")) ||
+			bytes.Contains(w.tail, []byte("EROFS"))) {
 			w.write = "?"
 			if m := readOnly.FindSubmatch(w.tail); m != nil && len(m[1]) > 0 {
 				w.write = string(m[1])
 			}
 		}
-		if !w.full && (bytes.Contains(w.tail, []byte("No space left on device")) || bytes.Contains(w.tail, []byte("ENOSPC"))) {
+		if !w.full && (bytes.Contains(w.tail, []byte("No space left on device")) ||
+			bytes.Contains(w.tail, []byte("ENOSPC"))) {
 			w.full = true
 		}
 		if bytes.Contains(w.tail, []byte("not found")) {
@@ -96,7 +98,8 @@ func (r *runner) explain(said *symptoms, command string, exit int) {
 		hint("%s cannot be written in builds on this machine: write to $CODEBUILD_SRC_DIR, $HOME or /tmp", what)
 	}
 	if said.full {
-		hint("the disk of this server is full: an administrator can make room, and build: {limits: {disk: …}} keeps builds from filling it")
+		hint(
+			"the disk of this server is full: an administrator can make room, and build: {limits: {disk: …}} keeps builds from filling it")
 	}
 	if exit == 127 && said.missing != "" {
 		where := "install it on the server, or in the phase install"
@@ -127,7 +130,8 @@ func (r *runner) onBranch() string {
 // unset are the variables that a failed command reads and nothing sets.
 func (r *runner) unset(command string) []string {
 	env := r.environment()
-	known := map[string]bool{"PWD": true, "OLDPWD": true, "IFS": true, "SHELL": true, "HOSTNAME": true, "UID": true, "RANDOM": true, "SECONDS": true, "PPID": true}
+	known := map[string]bool{"PWD": true, "OLDPWD": true, "IFS": true, "SHELL": true, "HOSTNAME": true, "UID": true,
+		"RANDOM": true, "SECONDS": true, "PPID": true}
 	for _, s := range r.spec.Secrets {
 		known[s.Variable] = true // the log says so when it is not set
 	}

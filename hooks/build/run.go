@@ -202,7 +202,8 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 	}
 	// Other users inside than root read the source and the scripts. Nobody else
 	// on this machine does: the directory around them is closed.
-	for dir, mode := range map[string]os.FileMode{s.System: 0o755, s.Source: 0o755, s.Control: 0o755, s.Home: 0o700, s.Temp: 0o777 | os.ModeSticky, s.Cache.Upper: 0o755} {
+	for dir, mode := range map[string]os.FileMode{s.System: 0o755, s.Source: 0o755, s.Control: 0o755, s.Home: 0o700,
+		s.Temp: 0o777 | os.ModeSticky, s.Cache.Upper: 0o755} {
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, mode)); err != nil {
 			return err
 		}
@@ -230,7 +231,8 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 
 // inside is all that happens in the sandbox.
 func (r *runner) inside(ctx context.Context) error {
-	for _, do := range []func(context.Context) error{r.restore, r.phases, r.export, r.reports, r.upload, r.images, r.save} {
+	for _, do := range []func(context.Context) error{r.restore, r.phases, r.export, r.reports, r.upload,
+		r.images, r.save} {
 		if err := do(ctx); err != nil {
 			return err
 		}
@@ -268,7 +270,8 @@ func copyAll(ctx context.Context, from, to string) error {
 // Read finds and parses a buildspec below source. It goes through os.Root: a buildspec that
 // is a symbolic link to somewhere else on the server is not there.
 func Read(source, name string) (*buildspec.Spec, yamlfile.Problems, error) {
-	missing := yamlfile.Problems{{File: name, What: "YAML file does not exist", Fix: "add it, or name another one with build: {buildspec: …} in headgate.yaml"}}
+	missing := yamlfile.Problems{{File: name, What: "YAML file does not exist",
+		Fix: "add it, or name another one with build: {buildspec: …} in headgate.yaml"}}
 	root, err := os.OpenRoot(source)
 	if err != nil {
 		return nil, nil, err
@@ -373,7 +376,8 @@ func (r *runner) step(ctx context.Context, p buildspec.Phase, command string) (i
 		r.log.Note("there is no %s on this machine; install it, or choose another with env.shell", r.spec.Shell)
 		exit, err = 127, nil
 	case errors.Is(err, ErrNoUser):
-		r.log.Note("run-as: commands cannot run as %s here: there is no such user, or a build on this machine has one user alone", user)
+		r.log.Note(
+			"run-as: commands cannot run as %s here: there is no such user, or a build on this machine has one user alone", user)
 		exit, err = 126, nil
 	case errors.Is(err, ErrEnded):
 		if r.session.Limit() == "" { // which is told below

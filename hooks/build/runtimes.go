@@ -82,9 +82,11 @@ func (r *runner) runtimes(ctx context.Context) error {
 		part := append(strings.Split(missing, " "), "", "")
 		switch name, version, have := part[0], part[1], part[2]; {
 		case have != "":
-			r.log.NoteAbout(buildlog.Warning, "Skipping install of runtimes. %s %s is asked for; this machine has %s, which is used", name, version, have)
+			r.log.NoteAbout(buildlog.Warning,
+				"Skipping install of runtimes. %s %s is asked for; this machine has %s, which is used", name, version, have)
 		default:
-			r.log.NoteAbout(buildlog.Warning, "Skipping install of runtimes. %s is asked for; this machine has none", strings.TrimSpace(name+" "+version))
+			r.log.NoteAbout(buildlog.Warning, "Skipping install of runtimes. %s is asked for; this machine has none",
+				strings.TrimSpace(name+" "+version))
 		}
 	}
 	return nil

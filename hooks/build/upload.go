@@ -24,7 +24,8 @@ import (
 // upload packs the artifacts. It is not reached by a build whose install or
 // pre_build failed (B18), and is by one whose build or post_build did (B20).
 func (r *runner) upload(ctx context.Context) error {
-	if r.result.Status != Succeeded && (r.result.Phase == "install" || r.result.Phase == "pre_build") || len(r.spec.Artifacts) == 0 {
+	if r.result.Status != Succeeded && (r.result.Phase == "install" || r.result.Phase == "pre_build") ||
+		len(r.spec.Artifacts) == 0 {
 		return nil
 	}
 	r.log.Note("Entering phase UPLOAD_ARTIFACTS")
@@ -74,13 +75,16 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[strin
 		name = a.ID
 	}
 	if !fs.ValidPath(name) || name == "." || strings.ContainsFunc(name, unicode.IsControl) {
-		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is not a name for an artifact", name), "write a path without '..' that does not begin with '/'"}
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("%q is not a name for an artifact", name),
+			"write a path without '..' that does not begin with '/'"}
 	}
 	if r.log.Masked(name) != name {
-		return artifact.Artifact{}, &clientError{fmt.Sprintf("the name of the artifact %s has a secret in it", a.ID), "name it by something else: a release is signed with that name, for ever"}
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("the name of the artifact %s has a secret in it", a.ID),
+			"name it by something else: a release is signed with that name, for ever"}
 	}
 	if other, twice := names[name]; twice {
-		return artifact.Artifact{}, &clientError{fmt.Sprintf("the artifacts %s and %s are both called %q", other, a.ID, name), "give each a name of its own"}
+		return artifact.Artifact{}, &clientError{fmt.Sprintf("the artifacts %s and %s are both called %q", other, a.ID, name),
+			"give each a name of its own"}
 	}
 	names[name] = a.ID
 	patterns := slices.Clone(a.Files)
@@ -128,7 +132,8 @@ func inside(p string) (rel string, ok bool) {
 // is on the host (B39): below the /tmp or the home of the build. Inside it is at
 // within, and rel is below it.
 func (r *runner) outside(p string) (dir, within, rel string, ok bool) {
-	for within, dir := range map[string]string{"/tmp": filepath.Join(r.req.Work, "temp"), HomeDir: filepath.Join(r.req.Work, "home")} {
+	for within, dir := range map[string]string{"/tmp": filepath.Join(r.req.Work, "temp"),
+		HomeDir: filepath.Join(r.req.Work, "home")} {
 		if clean := path.Clean(p); clean == within || strings.HasPrefix(clean, within+"/") {
 			return dir, within, cmp.Or(strings.TrimPrefix(strings.TrimPrefix(clean, within), "/"), "."), true
 		}
@@ -412,7 +417,8 @@ func patternsOf(texts []string) ([]string, error) {
 			return nil, tooManyChoices(text)
 		}
 		if !doublestar.ValidatePattern(patterns[i]) {
-			return nil, &clientError{what: fmt.Sprintf("%q is not a pattern", text), fix: "close its brackets, or put a '\\' before them"}
+			return nil, &clientError{what: fmt.Sprintf("%q is not a pattern", text),
+				fix: "close its brackets, or put a '\\' before them"}
 		}
 	}
 	return patterns, nil
@@ -426,11 +432,13 @@ func unreadableFolder(name string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case !utf8.ValidString(name):
-		return &clientError{what: fmt.Sprintf("the name of the directory %q is not UTF-8 text", name), fix: "rename it, or name others in files"}
+		return &clientError{what: fmt.Sprintf("the name of the directory %q is not UTF-8 text", name),
+			fix: "rename it, or name others in files"}
 	case errors.As(err, &pe):
 		err = pe.Err
 	}
-	return &clientError{what: fmt.Sprintf("the directory %s cannot be read: %v", name, err), fix: "let the build make it readable, or name others in files"}
+	return &clientError{what: fmt.Sprintf("the directory %s cannot be read: %v", name, err),
+		fix: "let the build make it readable, or name others in files"}
 }
 
 // fileOf makes the artifact's file of a path below the source; false for what is

@@ -348,12 +348,15 @@ func (st *Store) read(number int, tip repo.Hash) (Change, error) {
 	}
 	for _, k := range slices.Backward(links) {
 		s.add(k.commit, k.at, k.message)
-		if e := s.Events[len(s.Events)-1]; e.Revision < 1 || e.Revision > len(s.Revisions) || e.Kind == Pushed && e.Revision != len(s.Revisions) {
-			return Change{}, fmt.Errorf("read change %d of %s: its event %s is of revision %d, of %d", number, st.r.Name(), k.commit, e.Revision, len(s.Revisions))
+		if e := s.Events[len(s.Events)-1]; e.Revision < 1 || e.Revision > len(s.Revisions) || e.Kind == Pushed &&
+			e.Revision != len(s.Revisions) {
+			return Change{}, fmt.Errorf("read change %d of %s: its event %s is of revision %d, of %d", number, st.r.Name(),
+				k.commit, e.Revision, len(s.Revisions))
 		}
 	}
 	if len(s.Revisions) == 0 || s.Events[0].Kind != Pushed || s.Branch == "" {
-		return Change{}, fmt.Errorf("read change %d of %s: its log at %s does not begin with a push", number, st.r.Name(), tip)
+		return Change{}, fmt.Errorf("read change %d of %s: its log at %s does not begin with a push", number,
+			st.r.Name(), tip)
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -145,7 +145,8 @@ func (m Missing) What() string {
 func (m Missing) Fix() string {
 	switch {
 	case m.Near != "":
-		return fmt.Sprintf("rename %s to %s, or name it in %s with build: {buildspec: %s}", m.Near, m.File, headgateyaml.Name, m.Near)
+		return fmt.Sprintf("rename %s to %s, or name it in %s with build: {buildspec: %s}", m.Near, m.File,
+			headgateyaml.Name, m.Near)
 	case m.Is == Symlink:
 		return "put the file itself there: links are not followed"
 	}
@@ -280,7 +281,8 @@ func (r *reader) list(dir string) []fs.DirEntry {
 		return nil
 	}
 	if r.entries += len(entries); r.entries > maxEntries {
-		r.bound(dir, fmt.Sprintf("more than %d files stand beside those that are checked", maxEntries), "move them to another directory")
+		r.bound(dir, fmt.Sprintf("more than %d files stand beside those that are checked", maxEntries),
+			"move them to another directory")
 		return nil
 	}
 	r.dirs[dir] = entries
@@ -319,7 +321,8 @@ func (r *reader) read(name string) []byte {
 		return nil
 	}
 	if len(r.result.Read) == maxFiles {
-		r.bound(name, fmt.Sprintf("more than %d files are to be checked", maxFiles), "keep fewer in the directories that are checked")
+		r.bound(name, fmt.Sprintf("more than %d files are to be checked", maxFiles),
+			"keep fewer in the directories that are checked")
 		return nil
 	}
 	data, err := r.files.ReadFile(name)
@@ -332,7 +335,8 @@ func (r *reader) read(name string) []byte {
 		return nil
 	}
 	if r.total += len(data); r.total > maxTotal {
-		r.bound(name, fmt.Sprintf("the files that are checked are more than %d MiB", maxTotal>>20), "keep other files elsewhere")
+		r.bound(name, fmt.Sprintf("the files that are checked are more than %d MiB", maxTotal>>20),
+			"keep other files elsewhere")
 		return nil
 	}
 	r.result.Read = append(r.result.Read, name)
@@ -412,7 +416,8 @@ func (r *reader) parseBuildspec(name string) {
 			continue
 		}
 		if kind := r.kind(file); kind != Regular && r.err == nil {
-			r.problem(name, task.Line, fmt.Sprintf("task %s of the batch builds by %s, which is %s", task.ID, file, kind), "add it, or name another")
+			r.problem(name, task.Line, fmt.Sprintf("task %s of the batch builds by %s, which is %s", task.ID, file, kind),
+				"add it, or name another")
 			continue
 		}
 		r.parseBuildspec(file)
@@ -572,7 +577,8 @@ func (r *reader) address(a Address, environment string, on *Server) {
 			File: a.File,
 			Line: a.Line,
 			What: fmt.Sprintf("%s is reached from %s only, where Compose would listen everywhere", what, where),
-			Fix:  fmt.Sprintf(`write "0.0.0.0:%d:…" for everywhere, or "%s:%[1]d:…" to say that it is meant`, a.Port(), config.Address()),
+			Fix: fmt.Sprintf(`write "0.0.0.0:%d:…" for everywhere, or "%s:%[1]d:…" to say that it is meant`, a.Port(),
+				config.Address()),
 		})
 	}
 	if a.Port() == 0 {
@@ -586,7 +592,8 @@ func (r *reader) address(a Address, environment string, on *Server) {
 // the tree, or of the server.
 func (r *reader) addresses(on *Server) {
 	for i, a := range r.addressed {
-		if at := slices.IndexFunc(r.addressed[:i], func(b addressed) bool { return access.Overlap(a.AddrPort, b.AddrPort) }); at >= 0 {
+		if at := slices.IndexFunc(r.addressed[:i],
+			func(b addressed) bool { return access.Overlap(a.AddrPort, b.AddrPort) }); at >= 0 {
 			b := r.addressed[at]
 			if a.environment == b.environment {
 				r.problem(a.File, a.Line,
@@ -636,7 +643,8 @@ func (r *reader) names(on *Server) {
 	}
 	for _, e := range r.result.Settings.Environments {
 		unknown(e.LineOf("approvals"),
-			fmt.Sprintf("approvals of environment %q are asked of %q, which is not a group of this server", e.Name, e.Approvals.From),
+			fmt.Sprintf("approvals of environment %q are asked of %q, which is not a group of this server", e.Name,
+				e.Approvals.From),
 			e.Approvals.From, groups)
 	}
 	for _, s := range r.result.Settings.Schedules {

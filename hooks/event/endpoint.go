@@ -229,7 +229,8 @@ func (a answer) reason() string {
 }
 
 // send posts an event once.
-func (e *endpoint) send(ctx context.Context, client *http.Client, conf access.EventEndpoint, id string, body []byte) answer {
+func (e *endpoint) send(ctx context.Context, client *http.Client, conf access.EventEndpoint, id string,
+	body []byte) answer {
 	value, err := e.secrets.Get(secret.ID{Name: conf.Secret})
 	if errors.Is(err, secret.ErrNotFound) {
 		err = fmt.Errorf("the secret %s is not set: ssh host secret set %s <file", conf.Secret, conf.Secret)
@@ -245,7 +246,8 @@ func (e *endpoint) send(ctx context.Context, client *http.Client, conf access.Ev
 }
 
 // post posts a signed body and reads the answer.
-func post(ctx context.Context, client *http.Client, to string, key []byte, id string, at time.Time, body []byte) answer {
+func post(ctx context.Context, client *http.Client, to string, key []byte, id string, at time.Time,
+	body []byte) answer {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))

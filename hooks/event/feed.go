@@ -156,7 +156,8 @@ func (f *feed) load(repository string) (map[string]repo.Hash, error) {
 		hash, name, _ := strings.Cut(lines.Text(), " ")
 		h, ok := repo.ParseHash(hash)
 		if !ok || name == "" {
-			return nil, fmt.Errorf("%s does not read as a list of refs; remove it to begin again with what happens next", f.path(repository))
+			return nil, fmt.Errorf("%s does not read as a list of refs; remove it to begin again with what happens next",
+				f.path(repository))
 		}
 		refs[name] = h
 	}

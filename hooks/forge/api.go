@@ -132,7 +132,8 @@ type BusyError struct {
 }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("the forge is busy (HTTP %d) and wants to be asked again in %s", e.Status, e.After.Round(time.Second))
+	return fmt.Sprintf("the forge is busy (HTTP %d) and wants to be asked again in %s", e.Status,
+		e.After.Round(time.Second))
 }
 
 // Bounds of what a forge is asked and answers.
@@ -157,7 +158,10 @@ func openAPI(kind Kind, cloneURL, repository string, token secret.Value) (API, e
 		Timeout:   apiTimeout,
 		Transport: &apiTransport{kind: kind, host: base.Host, token: token},
 		// An address that the forge answers with is not one that administrators chose.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("the forge redirects its API elsewhere") },
+		CheckRedirect: func(*http.Request,
+			[]*http.Request) error {
+			return errors.New("the forge redirects its API elsewhere")
+		},
 	}
 	owner, name := path.Split(repository)
 	owner = strings.TrimSuffix(owner, "/")

@@ -133,14 +133,17 @@ func (p *pass) hearProtections() error {
 		}
 		k := h.Keys[0]
 		if len(p.memory.protections) >= maxProtections {
-			p.w.note(p.w.inbox.Settle(delivery.Failed, fmt.Sprintf("%d runs wait already, which is the limit", maxProtections), sequence))
+			p.w.note(p.w.inbox.Settle(delivery.Failed,
+				fmt.Sprintf("%d runs wait already, which is the limit", maxProtections), sequence))
 			continue
 		}
-		p.memory.protections[fmt.Sprintf("%d/%s", k.Run, k.Environment)] = &protection{Run: k.Run, Environment: k.Environment, Asked: time.Now().UTC()}
+		p.memory.protections[fmt.Sprintf("%d/%s", k.Run, k.Environment)] = &protection{Run: k.Run, Environment: k.Environment,
+			Asked: time.Now().UTC()}
 		if err := p.memory.save(); err != nil {
 			return err
 		}
-		p.w.note(p.w.inbox.Settle(delivery.Applied, fmt.Sprintf("run %d waits for the policy of %s", k.Run, k.Environment), sequence))
+		p.w.note(p.w.inbox.Settle(delivery.Applied,
+			fmt.Sprintf("run %d waits for the policy of %s", k.Run, k.Environment), sequence))
 	}
 	return nil
 }
@@ -160,7 +163,8 @@ func (p *pass) answerProtections(ctx context.Context, now time.Time) error {
 		}
 		if err == nil && decided {
 			if err = api.Protect(ctx, m.Run, m.Environment, approve, why); err == nil {
-				p.w.hub.Log.Info("answered for a deployment", "connection", p.w.name, "env", m.Environment, "run", m.Run, "approved", approve, "why", why)
+				p.w.hub.Log.Info("answered for a deployment", "connection", p.w.name, "env", m.Environment, "run", m.Run,
+					"approved", approve, "why", why)
 			}
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {
@@ -178,7 +182,8 @@ func (p *pass) answerProtections(ctx context.Context, now time.Time) error {
 
 // protects says whether the policies have decided about a commit for an environment. What
 // is declared there may go there; what they deny may not; what still waits, waits.
-func (p *pass) protects(ctx context.Context, environment string, commit repo.Hash) (decided, approve bool, why string, err error) {
+func (p *pass) protects(ctx context.Context, environment string,
+	commit repo.Hash) (decided, approve bool, why string, err error) {
 	e, err := p.w.hub.Promotions.Environment(ctx, p.r.Name(), environment)
 	if none := (*show.Error)(nil); errors.As(err, &none) && none.Kind == show.NotFound {
 		return true, false, "headgate.yaml declares no environment " + environment, nil

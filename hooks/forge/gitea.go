@@ -119,7 +119,8 @@ func (g *gitea) Close(ctx context.Context, number int, landed repo.Hash) error {
 	if landed != repo.Zero {
 		err = g.do(ctx, http.MethodPost, g.at("pulls/%d/merge", number), nil,
 			map[string]string{"Do": "manually-merged", "MergeCommitID": landed.String()}, nil)
-		if !statusIs(err, http.StatusMethodNotAllowed, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusForbidden) {
+		if !statusIs(err, http.StatusMethodNotAllowed, http.StatusConflict, http.StatusUnprocessableEntity,
+			http.StatusForbidden) {
 			return err
 		}
 	}
@@ -136,7 +137,8 @@ func (g *gitea) Open(ctx context.Context, branch, target, title, text string) (i
 
 // Edit implements API.
 func (g *gitea) Edit(ctx context.Context, number int, title, text string) error {
-	return g.do(ctx, http.MethodPatch, g.at("pulls/%d", number), nil, map[string]string{"title": title, "body": cut(text, maxText)}, nil)
+	return g.do(ctx, http.MethodPatch, g.at("pulls/%d", number), nil,
+		map[string]string{"title": title, "body": cut(text, maxText)}, nil)
 }
 
 // Publish implements API.
@@ -212,7 +214,8 @@ func (g *gitea) SetHook(ctx context.Context, address, secret string) error {
 	return g.do(ctx, method, path, nil, map[string]any{
 		"type":   "gitea",
 		"active": true,
-		"events": []string{"push", "create", "delete", "pull_request", "pull_request_sync", "issue_comment", "pull_request_comment"},
+		"events": []string{"push", "create", "delete", "pull_request", "pull_request_sync", "issue_comment",
+			"pull_request_comment"},
 		"config": map[string]string{"url": address, "content_type": "json", "secret": secret},
 	}, nil)
 }

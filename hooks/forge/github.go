@@ -89,7 +89,8 @@ func (g *gitHub) Requests(ctx context.Context) (list []Request, err error) {
 
 // Newest implements API.
 func (g *gitHub) Newest(ctx context.Context, branch, target string) (Request, error) {
-	options := &github.PullRequestListOptions{State: "all", Head: g.owner + ":" + branch, Base: target, Sort: "created", Direction: "desc"}
+	options := &github.PullRequestListOptions{State: "all", Head: g.owner + ":" + branch, Base: target, Sort: "created",
+		Direction: "desc"}
 	page, _, err := g.client.PullRequests.List(ctx, g.owner, g.name, options)
 	if err != nil {
 		return Request{}, gitHubError(err)
@@ -112,7 +113,8 @@ func (g *gitHub) Close(ctx context.Context, number int, _ repo.Hash) error {
 	if err != nil || r.State != Open {
 		return err
 	}
-	_, _, err = g.client.PullRequests.Edit(ctx, g.owner, g.name, number, &github.PullRequest{State: github.String(string(Closed))})
+	_, _, err = g.client.PullRequests.Edit(ctx, g.owner, g.name, number,
+		&github.PullRequest{State: github.String(string(Closed))})
 	return gitHubError(err)
 }
 
@@ -260,7 +262,8 @@ func (g *gitHub) MayWrite(ctx context.Context, who Person) (bool, error) {
 
 // Deploy implements deployer.
 func (g *gitHub) Deploy(ctx context.Context, environment string, commit repo.Hash, description string) (int64, error) {
-	list, _, err := g.client.Repositories.ListDeployments(ctx, g.owner, g.name, &github.DeploymentsListOptions{SHA: commit.String(), Environment: environment})
+	list, _, err := g.client.Repositories.ListDeployments(ctx, g.owner, g.name,
+		&github.DeploymentsListOptions{SHA: commit.String(), Environment: environment})
 	if err != nil {
 		return 0, gitHubError(err)
 	}
@@ -280,7 +283,8 @@ func (g *gitHub) Deploy(ctx context.Context, environment string, commit repo.Has
 }
 
 // Deployed implements deployer.
-func (g *gitHub) Deployed(ctx context.Context, id int64, environment string, state DeploymentState, description, url, log string) error {
+func (g *gitHub) Deployed(ctx context.Context, id int64, environment string, state DeploymentState,
+	description, url, log string) error {
 	s := &github.DeploymentStatusRequest{
 		State:       github.String(string(state)),
 		Environment: github.String(environment),
@@ -311,7 +315,8 @@ func (g *gitHub) Protect(ctx context.Context, run int64, environment string, app
 	if approve {
 		state = "approved"
 	}
-	r, err := g.client.NewRequest(http.MethodPost, fmt.Sprintf("repos/%s/%s/actions/runs/%d/deployment_protection_rule", g.owner, g.name, run),
+	r, err := g.client.NewRequest(http.MethodPost,
+		fmt.Sprintf("repos/%s/%s/actions/runs/%d/deployment_protection_rule", g.owner, g.name, run),
 		map[string]string{"environment_name": environment, "state": state, "comment": cut(why, 1000)})
 	if err != nil {
 		return err

@@ -100,7 +100,8 @@ func (g *gitLab) Requests(ctx context.Context) (list []Request, err error) {
 // Newest implements API.
 func (g *gitLab) Newest(ctx context.Context, branch, target string) (Request, error) {
 	var page []gitLabRequest
-	query := url.Values{"source_branch": {branch}, "target_branch": {target}, "state": {"all"}, "order_by": {"created_at"}, "sort": {"desc"}}
+	query := url.Values{"source_branch": {branch}, "target_branch": {target}, "state": {"all"}, "order_by": {"created_at"},
+		"sort": {"desc"}}
 	if err := g.do(ctx, http.MethodGet, g.at("merge_requests"), query, nil, &page); err != nil {
 		return Request{}, err
 	}
@@ -122,20 +123,23 @@ func (g *gitLab) Close(ctx context.Context, number int, _ repo.Hash) error {
 	if err != nil || r.State != Open {
 		return err
 	}
-	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil, map[string]string{"state_event": "close"}, nil)
+	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil,
+		map[string]string{"state_event": "close"}, nil)
 }
 
 // Open implements API.
 func (g *gitLab) Open(ctx context.Context, branch, target, title, text string) (int, error) {
 	var m gitLabRequest
 	err := g.do(ctx, http.MethodPost, g.at("merge_requests"), nil,
-		map[string]string{"source_branch": branch, "target_branch": target, "title": title, "description": cut(text, maxText)}, &m)
+		map[string]string{"source_branch": branch, "target_branch": target, "title": title,
+			"description": cut(text, maxText)}, &m)
 	return m.IID, err
 }
 
 // Edit implements API.
 func (g *gitLab) Edit(ctx context.Context, number int, title, text string) error {
-	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil, map[string]string{"title": title, "description": cut(text, maxText)}, nil)
+	return g.do(ctx, http.MethodPut, g.at("merge_requests/%d", number), nil,
+		map[string]string{"title": title, "description": cut(text, maxText)}, nil)
 }
 
 // Publish implements API.
@@ -286,8 +290,10 @@ func (g *gitLab) Deploy(ctx context.Context, environment string, commit repo.Has
 }
 
 // Deployed implements deployer. The address is the environment's.
-func (g *gitLab) Deployed(ctx context.Context, id int64, environment string, state DeploymentState, _, address, _ string) error {
-	status := map[DeploymentState]string{DeploymentRuns: "running", DeploymentSuccess: "success", DeploymentFailure: "failed"}[state]
+func (g *gitLab) Deployed(ctx context.Context, id int64, environment string, state DeploymentState,
+	_, address, _ string) error {
+	status := map[DeploymentState]string{DeploymentRuns: "running", DeploymentSuccess: "success",
+		DeploymentFailure: "failed"}[state]
 	err := g.do(ctx, http.MethodPut, g.at("deployments/%d", id), nil, map[string]string{"status": status}, nil)
 	if refusesTransition(err) {
 		err = nil // it says so already
@@ -305,5 +311,6 @@ func (g *gitLab) Deployed(ctx context.Context, id int64, environment string, sta
 	if len(found) == 0 || found[0].URL == address {
 		return nil
 	}
-	return g.do(ctx, http.MethodPut, g.at("environments/%d", found[0].ID), nil, map[string]string{"external_url": address}, nil)
+	return g.do(ctx, http.MethodPut, g.at("environments/%d", found[0].ID), nil,
+		map[string]string{"external_url": address}, nil)
 }

@@ -182,7 +182,8 @@ func (p *payload) gitHub(k Kind, event string) Hints {
 	switch event {
 	case "push", "create", "delete":
 		return one(Key{Of: OfRefs})
-	case "pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment", "pull_request_review_thread",
+	case "pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment",
+		"pull_request_review_thread",
 		"pull_request_sync", "pull_request_approved", "pull_request_rejected", "pull_request_label", "pull_request_review_request":
 		return one(Key{Of: OfRequest, Request: request})
 	case "issue_comment", "pull_request_comment":

@@ -69,7 +69,8 @@ func (m remote) command(ctx context.Context, r *repo.Repository, args ...string)
 	options := slices.Clone(fetchConfig)
 	token := m.token.Reveal()
 	if len(token) > 0 {
-		helper := `!f() { test "$1" = get || exit 0; printf 'username=%s\npassword=%s\n' ` + user + ` "$` + tokenVariable + `"; }; f`
+		helper := `!f() { test "$1" = get || exit 0; printf 'username=%s\npassword=%s\n' ` + user + ` "$` +
+			tokenVariable + `"; }; f`
 		options = append(options, "-c", "credential.helper="+helper)
 	}
 	cmd := r.Command(ctx, append(options, args...)...)
@@ -83,7 +84,8 @@ func (m remote) command(ctx context.Context, r *repo.Repository, args ...string)
 func (m remote) list(ctx context.Context, r *repo.Repository) (listing, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	out, err := repo.Run(m.command(ctx, r, "ls-remote", "--symref", "--end-of-options", m.url, "HEAD", "refs/heads/*", "refs/tags/*"), nil)
+	out, err := repo.Run(m.command(ctx, r, "ls-remote", "--symref", "--end-of-options", m.url, "HEAD", "refs/heads/*",
+		"refs/tags/*"), nil)
 	if err != nil {
 		return listing{}, gitSaid("list the refs at the forge", err)
 	}
@@ -154,7 +156,8 @@ func parseListing(out []byte) (listing, error) {
 // and names that git would read as something else, do not.
 func mirrored(name string) bool {
 	switch {
-	case len(name) > 240, strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(`"\~^:?*[`, c) }):
+	case len(name) > 240, strings.ContainsFunc(name,
+		func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(`"\~^:?*[`, c) }):
 		return false
 	case strings.HasPrefix(name, "refs/heads/env/"), strings.HasPrefix(name, "refs/heads/promote/"):
 		return false
@@ -165,7 +168,8 @@ func mirrored(name string) bool {
 // sync brings the branches and tags of r to where the forge has them: forced
 // pushes and deletions too. It looks at what is on either side and nothing else,
 // so that it may be stopped anywhere and run again. record is called before each move.
-func (m remote) sync(ctx context.Context, r *repo.Repository, record func(Move) error) (moves []Move, left int, err error) {
+func (m remote) sync(ctx context.Context, r *repo.Repository,
+	record func(Move) error) (moves []Move, left int, err error) {
 	// What is here is read first: a branch that the gate lands on meanwhile, there and
 	// here, is then not where it was, and does not go back.
 	have, err := mirroredRefs(r)
@@ -219,7 +223,8 @@ func (m remote) push(ctx context.Context, r *repo.Repository, branch string, old
 	if new == repo.Zero {
 		source = ""
 	}
-	_, refused := repo.Run(m.command(ctx, r, "push", "--quiet", "--no-verify", "--no-follow-tags", "--no-signed", "--recurse-submodules=no",
+	_, refused := repo.Run(m.command(ctx, r, "push", "--quiet", "--no-verify", "--no-follow-tags", "--no-signed",
+		"--recurse-submodules=no",
 		"--force-with-lease="+ref+":"+lease, "--end-of-options", m.url, source+":"+ref), nil)
 	if refused == nil {
 		return nil
@@ -297,7 +302,8 @@ func (m remote) fetch(ctx context.Context, r *repo.Repository, due []Move) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	cmd := m.command(ctx, r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc", "--no-recurse-submodules",
+	cmd := m.command(ctx, r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+		"--no-recurse-submodules",
 		"--stdin", "--end-of-options", m.url)
 	if _, err := repo.Run(cmd, ids.Bytes()); err != nil {
 		return gitSaid("fetch from the forge", err)

@@ -157,7 +157,8 @@ func (p *pass) put(ctx context.Context, branch string, commit repo.Hash, note *s
 	}
 	if at[ref] != commit {
 		if was := at[ref]; was != repo.Zero && *note != was.String() {
-			p.w.hub.Log.Warn("put a branch back that was moved at the forge", "connection", p.w.name, "ref", branch, "was", was.String(), "commit", commit.String())
+			p.w.hub.Log.Warn("put a branch back that was moved at the forge", "connection", p.w.name, "ref", branch, "was",
+				was.String(), "commit", commit.String())
 		}
 		if err := p.remote.push(ctx, p.r, branch, at[ref], commit); err != nil {
 			return err
@@ -276,8 +277,10 @@ func (p *pass) approve(ctx context.Context, environment string, r Request) (stri
 	}
 	who, known := p.w.hub.Access().OfForge(p.w.name, r.Merger.Login, r.Merger.ID)
 	if !known {
-		return fmt.Sprintf("The merge by %s was not counted as an approval: who that is here, nothing proves. An administrator says so in server.yaml: %s. "+
-			"What is still open is proposed again.", code(r.Merger.Login), code(fmt.Sprintf("users: <name>: {forge: {%s: %s}}", p.w.name, r.Merger.Login))), nil
+		return fmt.Sprintf(
+			"The merge by %s was not counted as an approval: who that is here, nothing proves. An administrator says so in server.yaml: %s. "+
+				"What is still open is proposed again.", code(r.Merger.Login), code(fmt.Sprintf("users: <name>: {forge: {%s: %s}}",
+				p.w.name, r.Merger.Login))), nil
 	}
 	lines, err := p.w.hub.Promotions.Approve(ctx, p.r.Name(), environment, who, r.Head)
 	var refused *show.Error
@@ -355,8 +358,9 @@ func (p *pass) wordsOf(proposal show.Promotion) (title, text string) {
 		}
 		fmt.Fprintf(&b, "- release %d: %s, by %s\n", r.Number, code(r.Subject), code(r.By))
 	}
-	b.WriteString("\n**A merge of this request is the approval** of whoever merges it, if they may approve and server.yaml says who they are here. " +
-		"It counts for exactly this content. Closing the request leaves the proposal as it is.\n")
+	b.WriteString(
+		"\n**A merge of this request is the approval** of whoever merges it, if they may approve and server.yaml says who they are here. " +
+			"It counts for exactly this content. Closing the request leaves the proposal as it is.\n")
 	if p.w.hub.Page != nil {
 		fmt.Fprintf(&b, "\n[The proposal](%s/promote/%s)\n", p.w.hub.Page(p.r.Name(), 0), proposal.Environment)
 	}

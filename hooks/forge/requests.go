@@ -252,7 +252,8 @@ func (q *requests) failing(err error, again time.Time) {
 	q.status.failing, q.status.retryAt = "", again
 	if err != nil {
 		q.status.failing = err.Error()
-		q.w.hub.Log.Warn("could not follow requests", "connection", q.w.name, "err", err, "again_at", again.UTC().Format(time.RFC3339))
+		q.w.hub.Log.Warn("could not follow requests", "connection", q.w.name, "err", err, "again_at",
+			again.UTC().Format(time.RFC3339))
 	}
 }
 
@@ -390,7 +391,8 @@ func (p *pass) one(ctx context.Context, r Request) (string, error) {
 	if !has {
 		return fmt.Sprintf("request %d: %s, without a change", r.Number, r.State), nil
 	}
-	return fmt.Sprintf("request %d: %s, change %d, revision %d: %s", r.Number, r.State, s.Number, s.Head().Number, s.State()), nil
+	return fmt.Sprintf("request %d: %s, change %d, revision %d: %s", r.Number, r.State, s.Number, s.Head().Number,
+		s.State()), nil
 }
 
 // propose proposes what a request is now, ends what it is not any more, or closes
@@ -499,7 +501,8 @@ func (p *pass) fetch(ctx context.Context, r Request) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	cmd := p.remote.command(ctx, p.r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc", "--no-recurse-submodules",
+	cmd := p.remote.command(ctx, p.r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+		"--no-recurse-submodules",
 		"--end-of-options", p.remote.url, ref)
 	if _, err := repo.Run(cmd, nil); err != nil {
 		return gitSaid("fetch request "+strconv.Itoa(r.Number), err)

@@ -64,7 +64,8 @@ func (c *rest) do(ctx context.Context, method, path string, query url.Values, in
 	case resp.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("%s %s: %w", method, path, ErrNotFound)
 	case resp.StatusCode/100 != 2:
-		return fmt.Errorf("%s %s: %w", method, path, &statusError{resp.StatusCode, strings.Join(strings.Fields(cut(string(data), 300)), " ")})
+		return fmt.Errorf("%s %s: %w", method, path,
+			&statusError{resp.StatusCode, strings.Join(strings.Fields(cut(string(data), 300)), " ")})
 	case err != nil:
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	case out == nil:

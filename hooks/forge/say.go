@@ -40,7 +40,8 @@ func (p *pass) sayAll(ctx context.Context) (again time.Time, err error) {
 		if has && s.Open() {
 			soon(now.Add(whileBusy))
 		}
-		if e, ended := endOf(s, has); m.Open && ended && e.Kind == change.Landed && s.Head().Commit.String() == m.Head && p.lookAt[n].IsZero() {
+		if e, ended := endOf(s, has); m.Open && ended && e.Kind == change.Landed && s.Head().Commit.String() == m.Head &&
+			p.lookAt[n].IsZero() {
 			p.lookAt[n] = now
 		}
 		wait, err := p.say(ctx, n, m, now)
@@ -105,7 +106,8 @@ func (p *pass) say(ctx context.Context, n int, m *remembered, now time.Time) (wa
 	}
 	c := p.desired(n, m)
 	if c != m.Published || m.PublishedOf != m.Head {
-		if at := m.PublishedAt.Add(calm); m.PublishedOf == m.Head && c.State == m.Published.State && c.State == CheckPending && now.Before(at) {
+		if at := m.PublishedAt.Add(calm); m.PublishedOf == m.Head && c.State == m.Published.State &&
+			c.State == CheckPending && now.Before(at) {
 			wait = at
 		} else {
 			if err := p.api.Publish(ctx, head, c); err != nil {
@@ -144,7 +146,8 @@ func (p *pass) say(ctx context.Context, n int, m *remembered, now time.Time) (wa
 func (p *pass) desired(n int, m *remembered) Check {
 	s, has := p.changes[n]
 	if !has || s.Head().Commit.String() != m.Head {
-		return Check{State: CheckPending, Text: "waits for somebody who may write here to comment /ok-to-test and the full id of its newest commit"}
+		return Check{State: CheckPending,
+			Text: "waits for somebody who may write here to comment /ok-to-test and the full id of its newest commit"}
 	}
 	var entry *gate.Entry
 	if s.Open() {
@@ -218,6 +221,7 @@ func (p *pass) comments(n int, m *remembered) string {
 	for _, reply := range m.Replies {
 		b.WriteString("\n\n" + reply)
 	}
-	b.WriteString("\n\n<sub>Commands, at the beginning of a line: /land, /hold, /retry, /priority high, /why, /ok-to-test with a full commit id.</sub>\n")
+	b.WriteString(
+		"\n\n<sub>Commands, at the beginning of a line: /land, /hold, /retry, /priority high, /why, /ok-to-test with a full commit id.</sub>\n")
 	return b.String()
 }

@@ -92,11 +92,13 @@ func (p *pass) mergeGroups() (list []gate.Tip, err error) {
 func (p *pass) passedOver(ctx context.Context, branch string, m *publishedTip) error {
 	commit, err := hashOf(m.Commit)
 	if err == nil && m.Check.State == CheckPending && !strings.HasPrefix(branch, queuePrefix) {
-		err = p.api.Publish(ctx, commit, Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL})
+		err = p.api.Publish(ctx, commit,
+			Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL})
 		if busy := (*BusyError)(nil); errors.As(err, &busy) {
 			return fmt.Errorf("%s at %.7s: %w", branch, m.Commit, err)
 		} else if err != nil { // a commit that was pushed over may be gone
-			p.w.hub.Log.Info("did not tell of a tip that was not built", "connection", p.w.name, "ref", branch, "commit", m.Commit, "err", err)
+			p.w.hub.Log.Info("did not tell of a tip that was not built", "connection", p.w.name, "ref", branch, "commit",
+				m.Commit, "err", err)
 		}
 	}
 	delete(p.memory.tips, branch)

@@ -307,7 +307,8 @@ func (w *worker) backOff() time.Duration {
 }
 
 func (w *worker) failing(err error, again time.Time) {
-	w.hub.Log.Warn("could not follow the forge", "connection", w.name, "err", err, "again_at", again.UTC().Format(time.RFC3339))
+	w.hub.Log.Warn("could not follow the forge", "connection", w.name, "err", err, "again_at",
+		again.UTC().Format(time.RFC3339))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.status.Failing, w.status.RetryAt = err.Error(), again

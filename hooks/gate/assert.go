@@ -50,7 +50,8 @@ func (l *loop) assert(ctx context.Context, x landing) (verdict.Verdict, []string
 func (l *loop) assertAncestor(ctx context.Context, x landing) error {
 	ok, err := l.contains(ctx, x.commit, x.tip)
 	if err == nil && !ok {
-		err = &assertion{"ancestor", fmt.Sprintf("%s at %s is no ancestor of candidate %s", x.branch, show.Short(x.tip.String()), show.Short(x.commit.String()))}
+		err = &assertion{"ancestor", fmt.Sprintf("%s at %s is no ancestor of candidate %s", x.branch,
+			show.Short(x.tip.String()), show.Short(x.commit.String()))}
 	}
 	return err
 }
@@ -85,7 +86,8 @@ func (l *loop) assertVerdict(x landing) (verdict.Verdict, error) {
 	if v := vs.Of(in.Key()); v != nil && v.Result == verdict.Green {
 		return *v, nil
 	}
-	return verdict.Verdict{}, &assertion{"verdict", fmt.Sprintf("tree %s of candidate %s has no green verdict for %s", show.Short(tree.String()), show.Short(x.commit.String()), in.Buildspec)}
+	return verdict.Verdict{}, &assertion{"verdict", fmt.Sprintf("tree %s of candidate %s has no green verdict for %s",
+		show.Short(tree.String()), show.Short(x.commit.String()), in.Buildspec)}
 }
 
 // assertContained: every change that is said to land does.
@@ -99,7 +101,8 @@ func (l *loop) assertContained(ctx context.Context, x landing) error {
 			return err
 		}
 		if !ok {
-			return &assertion{"contained", fmt.Sprintf("candidate %s does not hold %s", show.Short(x.commit.String()), show.Short(head.String()))}
+			return &assertion{"contained",
+				fmt.Sprintf("candidate %s does not hold %s", show.Short(x.commit.String()), show.Short(head.String()))}
 		}
 	}
 	return nil
@@ -134,7 +137,8 @@ func (l *loop) assertPaths(ctx context.Context, x landing) ([]string, error) {
 		}
 	}
 	if i := slices.IndexFunc(paths, func(p string) bool { return !theirs[p] }); i >= 0 {
-		return nil, &assertion{"paths", fmt.Sprintf("candidate %s would change %s, which none of its changes did", show.Short(x.commit.String()), paths[i])}
+		return nil, &assertion{"paths",
+			fmt.Sprintf("candidate %s would change %s, which none of its changes did", show.Short(x.commit.String()), paths[i])}
 	}
 	return paths, nil
 }

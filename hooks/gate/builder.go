@@ -133,7 +133,8 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		LogDigest: "sha256:" + digest,
 	}
 	for _, a := range r.Artifacts {
-		result.Artifacts = append(result.Artifacts, verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Type: a.Type})
+		result.Artifacts = append(result.Artifacts,
+			verdict.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Type: a.Type})
 	}
 	if b.Reports != nil {
 		result.Flaky, err = b.keepReports(j, r)

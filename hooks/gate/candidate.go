@@ -98,7 +98,8 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 	if err != nil {
 		return c.unreadable(err, "", "fix it, commit and push again")
 	}
-	c.outside = slices.ContainsFunc(c.Changes, func(ref plan.Ref) bool { return untrusted(l.open[ref.Change].story.Head()) })
+	c.outside = slices.ContainsFunc(c.Changes,
+		func(ref plan.Ref) bool { return untrusted(l.open[ref.Change].story.Head()) })
 	switch {
 	case c.base == repo.Zero:
 		c.Settings = own.filled() // the first push to an empty branch is judged by its own

@@ -42,7 +42,8 @@ func (l *loop) land(ctx context.Context, c *candidate) {
 	// Whoever built it now, in another life or for another change: it is reused.
 	if p, ok := l.lastShown(s.Number); !ok || p.Kind != Verdict || p.Candidate != c.commit {
 		l.progress.add(Progress{
-			At: l.g.c.Now(), Kind: Verdict, Change: s.Number, Revision: s.Head().Number, Branch: c.Branch, Candidate: c.commit, Tree: c.tree,
+			At: l.g.c.Now(), Kind: Verdict, Change: s.Number, Revision: s.Head().Number, Branch: c.Branch,
+			Candidate: c.commit, Tree: c.tree,
 			With: c.with(), Log: v.LogName(), Green: true, Reused: true, GreenSince: v.Finished, From: builtFor(v),
 		})
 	}
@@ -154,7 +155,8 @@ func (l *loop) swap(ctx context.Context, c *candidate, o *open, v verdict.Verdic
 	l.progress.add(p)
 }
 
-func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdict, record repo.Hash) (change.Change, error) {
+func (l *loop) move(ctx context.Context, c *candidate, o *open, v verdict.Verdict,
+	record repo.Hash) (change.Change, error) {
 	l.proposing.Lock()
 	defer l.proposing.Unlock()
 	s := o.story
@@ -231,8 +233,10 @@ func (l *loop) noteLanded(ctx context.Context, s change.Change) (change.Change, 
 func (l *loop) stopped(ctx context.Context, c *candidate, a *assertion) {
 	number := c.Changes[0].Change
 	id := fmt.Sprintf("gate-%s-%d-%s", l.r.Name(), number, l.g.c.Now().UTC().Format("20060102T150405"))
-	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit", c.commit.String(), "assertion", a.name, "err", a)
-	reason := fmt.Sprintf("the gate stopped it before anything moved (assertion %s, %s): a fault of the server, not of the change", a.name, id)
+	l.slog.Error("gate stopped a landing: an assertion failed", "id", id, "change", number, "ref", c.Branch, "commit",
+		c.commit.String(), "assertion", a.name, "err", a)
+	reason := fmt.Sprintf(
+		"the gate stopped it before anything moved (assertion %s, %s): a fault of the server, not of the change", a.name, id)
 	l.refuse(ctx, number, change.Event{
 		Kind:    change.Refused,
 		Subject: "stopped by the gate itself: assertion " + a.name + ", " + id,

@@ -87,7 +87,8 @@ func (l *loop) drain() {
 func (l *loop) run(ctx context.Context) {
 	defer func() {
 		l.builds.Wait()
-		l.progress.close(Progress{At: l.g.c.Now(), Kind: Restarting, Reason: "the server is restarting; the change keeps its place", Short: "restarting; still queued", Hint: "push again in a moment to come back"})
+		l.progress.close(Progress{At: l.g.c.Now(), Kind: Restarting,
+			Reason: "the server is restarting; the change keeps its place", Short: "restarting; still queued", Hint: "push again in a moment to come back"})
 	}()
 	moved, stop := l.g.c.Store.Watch(l.r.Name())
 	defer stop()
@@ -272,7 +273,8 @@ func planned(vs verdict.List, key string) plan.Verdict {
 
 func (o *open) queued() plan.Change {
 	head := o.story.Head()
-	c := plan.Change{Ref: plan.Ref{Change: o.story.Number, Revision: head.Number}, Branch: o.story.Branch, Waits: o.waiting != nil}
+	c := plan.Change{Ref: plan.Ref{Change: o.story.Number, Revision: head.Number}, Branch: o.story.Branch,
+		Waits: o.waiting != nil}
 	_, c.Rebuild = head.Option("rebuild")
 	switch p, _ := head.Option("priority"); p {
 	case "high":
@@ -337,7 +339,8 @@ func (l *loop) publish(s plan.State) {
 			e.Place, e.Behind = place, behind
 			behind = q.Change
 		}
-		if c := l.made[plan.Candidate{Branch: branch, Base: s.Tips[branch].Commit, Changes: []plan.Ref{q.Ref}}.ID()]; c != nil {
+		if c := l.made[plan.Candidate{Branch: branch, Base: s.Tips[branch].Commit,
+			Changes: []plan.Ref{q.Ref}}.ID()]; c != nil {
 			e.Candidate, e.Tree, e.With = c.commit, c.tree, c.with()
 			if b := l.building[c.key]; b != nil && !b.started.IsZero() {
 				e.State, e.Log, e.Started = show.Running, b.log, b.started
@@ -357,7 +360,8 @@ func (l *loop) publish(s plan.State) {
 			p.Waits, p.Reason, p.Hint = true, w.reason, w.hint
 		}
 		last := o.shown
-		if e.State != show.Running && (last.Kind == "" || last.Place != p.Place || last.Behind != p.Behind || last.Waits != p.Waits || last.Reason != p.Reason) {
+		if e.State != show.Running && (last.Kind == "" || last.Place != p.Place || last.Behind != p.Behind ||
+			last.Waits != p.Waits || last.Reason != p.Reason) {
 			o.shown = p
 			l.progress.add(p)
 		}

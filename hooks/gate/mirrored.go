@@ -108,7 +108,8 @@ func (g *Gate) Gates(r *repo.Repository, branch string) (bool, error) {
 // RecordMirrored records that a gated branch comes to be at new because a forge has it
 // there, before it moves: Zero when it was deleted there. What is on record already, or
 // has landed, is left alone, and so are other branches. With old Zero it was not known here.
-func (g *Gate) RecordMirrored(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash, at time.Time) error {
+func (g *Gate) RecordMirrored(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash,
+	at time.Time) error {
 	l, err := g.loop(r.Name())
 	if err != nil {
 		return err
@@ -145,7 +146,8 @@ func (g *Gate) RecordMirrored(ctx context.Context, r *repo.Repository, branch st
 		if before == repo.Zero {
 			// The chain begins with a commit of its own, so that it never leads into the
 			// branch's history.
-			if before, err = r.WriteCommit(repo.NewCommit{At: at, Message: "tips of " + r.Name() + " that came from its forge\n"}); err != nil {
+			if before, err = r.WriteCommit(repo.NewCommit{At: at,
+				Message: "tips of " + r.Name() + " that came from its forge\n"}); err != nil {
 				return err
 			}
 		}
@@ -153,7 +155,8 @@ func (g *Gate) RecordMirrored(ctx context.Context, r *repo.Repository, branch st
 		subject, facts := fmt.Sprintf("%s was deleted at the forge", branch), trailers("Branch", branch)
 		if new != repo.Zero {
 			c.Parents = append(c.Parents, new)
-			subject, facts = fmt.Sprintf("%s is at %s at the forge", branch, show.Short(new.String())), append(facts, trailers("New", new.String())...)
+			subject, facts = fmt.Sprintf("%s is at %s at the forge", branch, show.Short(new.String())), append(facts,
+				trailers("New", new.String())...)
 		}
 		if old != repo.Zero {
 			facts = append(facts, trailers("Old", old.String())...)

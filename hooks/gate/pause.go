@@ -86,7 +86,8 @@ func pauseAt(r *repo.Repository, tip repo.Ref) (*show.Pause, error) {
 // Pause lets nothing land on a branch, "" for the one that releases come from, until
 // Resume. When it returns nil that is durable, and no landing is under way. already
 // reports that it was paused before, which stays as it was.
-func (g *Gate) Pause(ctx context.Context, repository, branch string, by access.Identity, reason string) (p show.Pause, already bool, err error) {
+func (g *Gate) Pause(ctx context.Context, repository, branch string, by access.Identity,
+	reason string) (p show.Pause, already bool, err error) {
 	l, branch, err := g.pausable(ctx, repository, branch, by, "pause")
 	if err != nil {
 		return p, false, err
@@ -103,14 +104,16 @@ func (g *Gate) Pause(ctx context.Context, repository, branch string, by access.I
 	}
 	reason = strings.Join(strings.Fields(terminal.Message(reason, 1000)), " ")
 	subject := fmt.Sprintf("%s paused landing on %s", by.User, branch)
-	p = show.Pause{Branch: branch, By: by.User, At: l.g.c.Now().UTC().Truncate(time.Second), Via: string(by.Via), Reason: reason}
+	p = show.Pause{Branch: branch, By: by.User, At: l.g.c.Now().UTC().Truncate(time.Second), Via: string(by.Via),
+		Reason: reason}
 	err = l.notePause(ctx, p, landingPaused, subject)
 	return p, false, err
 }
 
 // Resume lets changes land on a branch again. It returns the pause that it ended; nil
 // when there was none.
-func (g *Gate) Resume(ctx context.Context, repository, branch string, by access.Identity, reason string) (ended *show.Pause, of string, err error) {
+func (g *Gate) Resume(ctx context.Context, repository, branch string, by access.Identity,
+	reason string) (ended *show.Pause, of string, err error) {
 	l, branch, err := g.pausable(ctx, repository, branch, by, "resume")
 	if err != nil {
 		return nil, branch, err
@@ -122,14 +125,16 @@ func (g *Gate) Resume(ctx context.Context, repository, branch string, by access.
 		return nil, branch, err
 	}
 	reason = strings.Join(strings.Fields(terminal.Message(reason, 1000)), " ")
-	p := show.Pause{Branch: branch, By: by.User, At: l.g.c.Now().UTC().Truncate(time.Second), Via: string(by.Via), Reason: reason}
+	p := show.Pause{Branch: branch, By: by.User, At: l.g.c.Now().UTC().Truncate(time.Second), Via: string(by.Via),
+		Reason: reason}
 	err = l.notePause(ctx, p, landingResumed, fmt.Sprintf("%s resumed landing on %s", by.User, branch))
 	return was, branch, err
 }
 
 // pausable is the loop of a repository and the branch that is meant, for somebody who
 // may pause and resume it.
-func (g *Gate) pausable(ctx context.Context, repository, branch string, by access.Identity, what string) (*loop, string, error) {
+func (g *Gate) pausable(ctx context.Context, repository, branch string, by access.Identity,
+	what string) (*loop, string, error) {
 	l, err := g.loop(repository)
 	if err != nil {
 		return nil, branch, err
@@ -144,7 +149,8 @@ func (g *Gate) pausable(ctx context.Context, repository, branch string, by acces
 	config := g.c.Access()
 	switch {
 	case repository == Own:
-		return nil, branch, &show.Error{Kind: show.Denied, What: "the server's own configuration cannot be paused: commands wait for it to land"}
+		return nil, branch, &show.Error{Kind: show.Denied,
+			What: "the server's own configuration cannot be paused: commands wait for it to land"}
 	case !config.May(by, access.Write, repository):
 		return nil, branch, &show.Error{
 			Kind: show.Forbidden,
@@ -152,7 +158,8 @@ func (g *Gate) pausable(ctx context.Context, repository, branch string, by acces
 			Hint: "ask somebody who may write " + repository,
 		}
 	case !config.Gated(repository):
-		return nil, branch, &show.Error{Kind: show.Denied, What: repository + " is not gated: nothing lands there that could be paused"}
+		return nil, branch, &show.Error{Kind: show.Denied,
+			What: repository + " is not gated: nothing lands there that could be paused"}
 	}
 	if branch == main {
 		return l, branch, nil
@@ -219,7 +226,8 @@ var errPaused = errors.New("landing is paused")
 
 // waitWhilePaused lets a green change wait until its branch is resumed.
 func (l *loop) waitWhilePaused(ctx context.Context, c *candidate, o *open, p *show.Pause) {
-	o.waiting = &waiting{reason: p.String(), hint: "it lands when somebody resumes: repo resume " + l.r.Name() + " " + p.Branch, paused: true}
+	o.waiting = &waiting{reason: p.String(),
+		hint: "it lands when somebody resumes: repo resume " + l.r.Name() + " " + p.Branch, paused: true}
 	l.noteWait(ctx, o, change.Facts{
 		Candidate: c.commit,
 		Tree:      c.tree,

@@ -74,5 +74,6 @@ func wayOut(repository string) string {
 	if repository == Own {
 		return why + "whoever has the server's machine can drop the rules there, on record: headgate serve --drop-own-policies"
 	}
-	return why + "an administrator can let the rules of the repository's own rest meanwhile: ssh host repo set " + repository + " policies=off"
+	return why + "an administrator can let the rules of the repository's own rest meanwhile: ssh host repo set " +
+		repository + " policies=off"
 }

@@ -174,7 +174,8 @@ func (l *loop) heldAlready(ctx context.Context, p Proposal) (*change.Change, err
 		}
 	}
 	return nil, &show.Error{
-		Kind: show.Denied, What: fmt.Sprintf("%s holds %s already: there is nothing to land", p.Branch, p.Commit.String()[:7]),
+		Kind: show.Denied, What: fmt.Sprintf("%s holds %s already: there is nothing to land", p.Branch,
+			p.Commit.String()[:7]),
 		Hint: "git pull",
 	}
 }
@@ -220,7 +221,8 @@ func (l *loop) isVersion(ctx context.Context, commit, of repo.Hash) (bool, error
 	if x, y := repo.TrailerValue(a.Message, changeID), repo.TrailerValue(b.Message, changeID); x != "" && y != "" {
 		return x == y, nil
 	}
-	if slices.Equal(a.ParentHashes, b.ParentHashes) && a.Author.Name == b.Author.Name && a.Author.Email == b.Author.Email &&
+	if slices.Equal(a.ParentHashes, b.ParentHashes) && a.Author.Name == b.Author.Name &&
+		a.Author.Email == b.Author.Email &&
 		a.Author.When.Equal(b.Author.When) && a.Committer.When.After(a.Author.When) {
 		return true, nil
 	}
@@ -247,11 +249,13 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by a
 	defer l.proposing.Unlock()
 	s, err := l.log.Read(number)
 	if err != nil {
-		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them", Command: "change list " + repository}
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository),
+			Hint: "see them", Command: "change list " + repository}
 	}
 	own := by.User == s.Revisions[0].By && by.Scope.Allows(access.Write, repository)
 	if !own && !g.c.Access().May(by, access.Administer, repository) {
-		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By + ", or an administrator"}
+		return &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", number,
+			s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By + ", or an administrator"}
 	}
 	withdrawn := by.User + " withdrew it"
 	return l.withdraw(ctx, s, by, withdrawn, change.Facts{Reason: withdrawn, Short: "withdrawn by " + by.User})
@@ -261,7 +265,8 @@ func (g *Gate) Withdraw(ctx context.Context, repository string, number int, by a
 // same user to the same branch, in the place in the queue that this has, and
 // withdraws the first. When it returns nil both are done; a kill in between leaves
 // two changes of the same commit, which land as one.
-func (g *Gate) Replace(ctx context.Context, repository string, number, with int, by access.Identity, decision repo.Hash) (Accepted, error) {
+func (g *Gate) Replace(ctx context.Context, repository string, number, with int, by access.Identity,
+	decision repo.Hash) (Accepted, error) {
 	l, err := g.loop(repository)
 	if err != nil {
 		return Accepted{}, err
@@ -293,14 +298,16 @@ func (g *Gate) Replace(ctx context.Context, repository string, number, with int,
 		Options: head.Options, Decision: decision, At: at,
 	})
 	if isMoved(err) {
-		return Accepted{}, &show.Error{Kind: show.Again, What: fmt.Sprintf("change %d went on meanwhile", number), Hint: "look at it, then do it again"}
+		return Accepted{}, &show.Error{Kind: show.Again, What: fmt.Sprintf("change %d went on meanwhile", number),
+			Hint: "look at it, then do it again"}
 	}
 	if err != nil {
 		return Accepted{}, err
 	}
 	l.accept(old, at)
 	became := fmt.Sprintf("it is revision %d of change %d now", old.Head().Number, number)
-	if err := l.withdraw(ctx, other, by, became, change.Facts{Reason: became, Short: "now change " + strconv.Itoa(number)}); err != nil {
+	if err := l.withdraw(ctx, other, by, became,
+		change.Facts{Reason: became, Short: "now change " + strconv.Itoa(number)}); err != nil {
 		return Accepted{}, err
 	}
 	return Accepted{Change: number, Revision: old.Head().Number, PushedAt: at}, nil
@@ -311,22 +318,27 @@ func (l *loop) openOf(by access.Identity, repository string, number int) (change
 	s, err := l.log.Read(number)
 	switch {
 	case err != nil:
-		return s, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository), Hint: "see them", Command: "change list " + repository}
+		return s, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", number, repository),
+			Hint: "see them", Command: "change list " + repository}
 	case s.Revisions[0].By != by.User:
-		return s, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's", number, s.Revisions[0].By), Hint: "ask " + s.Revisions[0].By}
+		return s, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's", number, s.Revisions[0].By),
+			Hint: "ask " + s.Revisions[0].By}
 	case !s.Open():
 		e, _ := s.End()
-		return s, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "see what is open", Command: "change list " + repository}
+		return s, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject),
+			Hint: "see what is open", Command: "change list " + repository}
 	}
 	return s, nil
 }
 
 // withdraw ends an open change, with l.proposing held.
-func (l *loop) withdraw(ctx context.Context, s change.Change, by access.Identity, subject string, facts change.Facts) error {
+func (l *loop) withdraw(ctx context.Context, s change.Change, by access.Identity, subject string,
+	facts change.Facts) error {
 	number := s.Number
 	for {
 		if e, ended := s.End(); ended {
-			return &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject), Hint: "nothing is left to withdraw"}
+			return &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d has ended: %s", number, e.Subject),
+				Hint: "nothing is left to withdraw"}
 		}
 		crash.Point("withdraw.asked")
 		next, err := l.log.Append(ctx, s, change.Event{

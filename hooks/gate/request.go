@@ -81,7 +81,8 @@ func (g *Gate) ProposeRequest(ctx context.Context, p Proposal, number int) (Acce
 	var s change.Change
 	if number == 0 {
 		if n := l.opened.count(); n >= maxOpen {
-			return Accepted{}, &show.Error{Kind: show.Again, What: fmt.Sprintf("%d changes are open in %s, which is the limit", n, p.Repository)}
+			return Accepted{}, &show.Error{Kind: show.Again,
+				What: fmt.Sprintf("%d changes are open in %s, which is the limit", n, p.Repository)}
 		}
 		s, err = l.log.Open(ctx, push)
 	} else {
@@ -104,7 +105,8 @@ func (g *Gate) ProposeRequest(ctx context.Context, p Proposal, number int) (Acce
 // not ask for it any more. One that has ended is left alone; so is one that is about to
 // land when its request was merged: a kill may have come between the push to the
 // forge and the note of it, and the gate finds that out.
-func (g *Gate) EndRequest(ctx context.Context, repository string, number int, by access.Identity, merged bool, why string) error {
+func (g *Gate) EndRequest(ctx context.Context, repository string, number int, by access.Identity, merged bool,
+	why string) error {
 	l, err := g.loop(repository)
 	if err != nil {
 		return err

@@ -173,7 +173,8 @@ func (g *Gate) BuildSpare(ctx context.Context, j Job, started func()) (Result, e
 	}
 	defer g.pool.giveSpare()
 	started()
-	settings := Settings{Network: j.Network, Variables: j.Variables, Limits: j.Limits, Server: g.server(j.Repository.Name())}
+	settings := Settings{Network: j.Network, Variables: j.Variables, Limits: j.Limits,
+		Server: g.server(j.Repository.Name())}
 	j.Variables, j.Network, j.Limits = settings.environment()
 	result, err := guarded(ctx, g.c.Builder, j)
 	if err == nil {

@@ -29,7 +29,8 @@ type submodules struct {
 
 // checkOut fills the directories of these submodules of a tree of r, which is
 // checked out at dir below the root.
-func (s *submodules) checkOut(ctx context.Context, r *repo.Repository, tree repo.Hash, dir string, links []repo.Gitlink) error {
+func (s *submodules) checkOut(ctx context.Context, r *repo.Repository, tree repo.Hash, dir string,
+	links []repo.Gitlink) error {
 	if len(links) == 0 {
 		return nil
 	}

@@ -70,7 +70,8 @@ func (l *loop) tips(ctx context.Context) (list []tip, err error) {
 			}
 			continue
 		}
-		t := tip{Tip: Tip{Branch: branch, Commit: at, State: show.Queued, Seen: m.at}, old: m.old, released: l.g.c.Releases(l.r.Name())}
+		t := tip{Tip: Tip{Branch: branch, Commit: at, State: show.Queued, Seen: m.at}, old: m.old,
+			released: l.g.c.Releases(l.r.Name())}
 		if err := l.judgeTip(ctx, &t); err != nil {
 			return nil, err
 		}
@@ -94,7 +95,8 @@ func (l *loop) judgeTip(ctx context.Context, t *tip) (err error) {
 	} else if err != nil {
 		return err
 	}
-	c.Settings, err = tipSettings(l.r, func(tree repo.Hash) (Settings, error) { return l.g.c.Settings(l.r, tree) }, t.old, t.Commit)
+	c.Settings, err = tipSettings(l.r, func(tree repo.Hash) (Settings, error) { return l.g.c.Settings(l.r, tree) },
+		t.old, t.Commit)
 	if problems, ok := yamlfile.ProblemsIn(err); ok && len(problems) > 0 {
 		t.State, t.Reason = show.Waits, problems[0].Error()
 		return nil
@@ -135,7 +137,8 @@ func (l *loop) judgeTip(ctx context.Context, t *tip) (err error) {
 
 // tipSettings is how a tip that came from a forge is built: as it says itself, with
 // what the tip before it lets a build reach.
-func tipSettings(r *repo.Repository, settings func(tree repo.Hash) (Settings, error), old, new repo.Hash) (Settings, error) {
+func tipSettings(r *repo.Repository, settings func(tree repo.Hash) (Settings, error),
+	old, new repo.Hash) (Settings, error) {
 	of := func(commit repo.Hash) (Settings, error) {
 		tree, err := r.TreeOf(commit)
 		if err != nil {
@@ -278,7 +281,8 @@ func (l *loop) beginTip(ctx context.Context, t tip) {
 				if v.Result == verdict.Green {
 					l.durations.add(v.Finished.Sub(v.Started))
 				}
-				l.slog.Info("built a tip that came from the forge", "ref", job.Branch, "commit", job.Candidate.String(), "result", v.Result)
+				l.slog.Info("built a tip that came from the forge", "ref", job.Branch, "commit", job.Candidate.String(),
+					"result", v.Result)
 			case !stopped:
 				l.tipNotBuilt(b, err)
 			}
@@ -296,7 +300,8 @@ func (l *loop) tipNotBuilt(b *building, err error) {
 		f.why = "its build could not run, and is tried again: " + known.ForPeople()
 	}
 	l.tipFailures[b.key] = f
-	l.slog.Error("build could not run", "ref", b.candidate.Branch, "commit", b.candidate.commit.String(), "build", b.log, "err", err)
+	l.slog.Error("build could not run", "ref", b.candidate.Branch, "commit", b.candidate.commit.String(), "build",
+		b.log, "err", err)
 }
 
 // maxTipBackOff is how often the time between two tries is doubled.

@@ -198,7 +198,8 @@ func (rep *Report) changeLog(s change.Change) (string, error) {
 	if head, err := rep.r.Ref(change.HeadRef(s.Number)); err != nil {
 		return "", err
 	} else if want := s.Head().Commit; head != want {
-		rep.found(change.HeadRef(s.Number), "is at %s, and the newest revision is %s", show.Short(head.String()), show.Short(want.String()))
+		rep.found(change.HeadRef(s.Number), "is at %s, and the newest revision is %s", show.Short(head.String()),
+			show.Short(want.String()))
 	}
 	root, err := rep.signed(change.Ref(s.Number), s.Tip)
 	if i := slices.IndexFunc(s.Events, func(e change.Event) bool { return e.Of != s.Number }); i >= 0 {
@@ -218,7 +219,8 @@ func (rep *Report) unlanded() error {
 	}
 	for _, ref := range refs {
 		branch := strings.TrimPrefix(ref.Name, prefix)
-		if slices.Contains(rep.Branches, branch) || strings.HasPrefix(branch, "env/") || strings.HasPrefix(branch, "promote/") {
+		if slices.Contains(rep.Branches, branch) || strings.HasPrefix(branch, "env/") ||
+			strings.HasPrefix(branch, "promote/") {
 			continue
 		}
 		tree, err := rep.r.TreeOf(ref.Hash)
@@ -336,7 +338,8 @@ func (rep *Report) mirroredTip(name string, m mirroredTip) error {
 	if err != nil {
 		return err
 	}
-	settings, err := tipSettings(rep.r, func(tree repo.Hash) (Settings, error) { return settingsIn(rep.r, name, tree) }, m.old, m.new)
+	settings, err := tipSettings(rep.r,
+		func(tree repo.Hash) (Settings, error) { return settingsIn(rep.r, name, tree) }, m.old, m.new)
 	if _, wrong := yamlfile.ProblemsIn(err); wrong {
 		return nil // it could not be built
 	}
@@ -363,13 +366,15 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 	if grows, err := rep.r.Contains(ctx, new, old); err != nil {
 		return err
 	} else if !grows {
-		rep.found(where, "moved %s from %s to %s, which does not hold it", l.story.Branch, show.Short(old.String()), show.Short(new.String()))
+		rep.found(where, "moved %s from %s to %s, which does not hold it", l.story.Branch, show.Short(old.String()),
+			show.Short(new.String()))
 	}
 	pushed := l.story.Revisions[l.event.Revision-1].Commit
 	if holds, err := rep.r.Contains(ctx, new, pushed); err != nil {
 		return err
 	} else if !holds {
-		rep.found(where, "landed as %s, which does not hold the pushed commit %s", show.Short(new.String()), show.Short(pushed.String()))
+		rep.found(where, "landed as %s, which does not hold the pushed commit %s", show.Short(new.String()),
+			show.Short(pushed.String()))
 	}
 	tree, err := rep.r.TreeOf(new)
 	if err != nil {

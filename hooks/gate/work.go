@@ -61,7 +61,8 @@ func (l *loop) begin(ctx context.Context, c *candidate) {
 	o := l.open[c.Changes[0].Change]
 	head := o.story.Head()
 	b := &building{key: c.key, candidate: c}
-	b.log = fmt.Sprintf("%s-%d.%d-%s", l.r.Name(), o.story.Number, head.Number, strconv.FormatInt(l.g.c.Now().UnixNano(), 36))
+	b.log = fmt.Sprintf("%s-%d.%d-%s", l.r.Name(), o.story.Number, head.Number,
+		strconv.FormatInt(l.g.c.Now().UnixNano(), 36))
 	job := l.job(b)
 	job.Change, job.Revision, job.By, job.Base = o.story.Number, head.Number, head.By, c.base
 	if job.Outside = c.outside; c.outside {
@@ -97,9 +98,11 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 	crash.Point("build.ended")
 	in := b.candidate.inputs
 	v = verdict.Verdict{
-		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(), Network: in.Network, Server: in.Server,
+		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(),
+		Network: in.Network, Server: in.Server,
 		Log: job.Log, LogDigest: result.LogDigest, Artifacts: result.Artifacts,
-		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine, Flaky: result.Flaky,
+		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine,
+		Flaky:   result.Flaky,
 		Started: started.UTC(), Finished: l.g.c.Now().UTC(),
 		Change: job.Change, Revision: job.Revision, Candidate: job.Candidate.String(),
 	}
@@ -159,7 +162,8 @@ func (l *loop) again(b *building, why string) {
 	for _, c := range l.waitingFor(b.key) {
 		for i, ref := range c.Changes {
 			l.progress.add(Progress{
-				At: l.g.c.Now(), Kind: Queued, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch, Place: l.place(ref.Change, i+1), Reason: why,
+				At: l.g.c.Now(), Kind: Queued, Change: ref.Change, Revision: ref.Revision, Branch: c.Branch,
+				Place: l.place(ref.Change, i+1), Reason: why,
 			})
 		}
 	}

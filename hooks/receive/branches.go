@@ -22,7 +22,8 @@ type branches struct {
 }
 
 func readBranches(r *repo.Repository, a *access.Config) (*branches, error) {
-	b := &branches{r: r, on: a.Gated(r.Name()), empty: true, tips: map[string]repo.Hash{}, own: map[string]*headgateyaml.File{}}
+	b := &branches{r: r, on: a.Gated(r.Name()), empty: true, tips: map[string]repo.Hash{},
+		own: map[string]*headgateyaml.File{}}
 	refs, err := r.Refs(headsPrefix)
 	if err != nil {
 		return nil, err

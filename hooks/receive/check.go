@@ -93,13 +93,16 @@ func (v *validation) checkEnvironments(file *headgateyaml.File) (*rejection, err
 	}
 	for _, e := range renamed {
 		v.notices = append(v.notices,
-			fmt.Sprintf("the environment %s will be called %s: what runs there and its history go on under that name", e.Was, e.Name))
+			fmt.Sprintf("the environment %s will be called %s: what runs there and its history go on under that name",
+				e.Was, e.Name))
 	}
 	for _, name := range leaving {
 		v.notices = append(v.notices,
-			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved", headgateyaml.Name, name),
+			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved",
+				headgateyaml.Name, name),
 			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name),
-			fmt.Sprintf("  to give it another name instead: %s env rename %s %s <new>", "ssh "+v.l.Server().Login(), v.r.Name(), name))
+			fmt.Sprintf("  to give it another name instead: %s env rename %s %s <new>", "ssh "+v.l.Server().Login(),
+				v.r.Name(), name))
 	}
 	return nil, nil
 }
@@ -130,9 +133,11 @@ func (x *extents) check(ctx context.Context, objects *reader, tree repo.Hash) (*
 	var large *repo.TooLarge
 	switch {
 	case errors.As(err, &large):
-		return reject("the tree is larger than this server takes", "leave out what belongs elsewhere, then push again", large.Error()), nil
+		return reject("the tree is larger than this server takes", "leave out what belongs elsewhere, then push again",
+			large.Error()), nil
 	case errors.Is(err, errTooBig), errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-		return reject("the tree is larger than this server can check", "put fewer files into one directory, then push again"), nil
+		return reject("the tree is larger than this server can check", "put fewer files into one directory, then push again"),
+			nil
 	}
 	return nil, err
 }

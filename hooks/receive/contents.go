@@ -63,7 +63,8 @@ func (v *validation) checkSubmodules(ctx context.Context, base, tree repo.Hash) 
 				Hint: "push that one first, to a branch or a tag: git -C " + at + " push origin HEAD:<branch>",
 			}
 		}
-		r.Where = append(r.Where, fmt.Sprintf("%s: no branch and no tag of %s holds %s", at, of.Name(), show.Short(link.String())))
+		r.Where = append(r.Where, fmt.Sprintf("%s: no branch and no tag of %s holds %s", at, of.Name(),
+			show.Short(link.String())))
 	}
 	return r, nil
 }
@@ -74,7 +75,8 @@ func (v *validation) gitlinks(ctx context.Context, tree repo.Hash, paths []strin
 	if tree == repo.Zero {
 		return links, nil
 	}
-	out, err := v.r.GitIn(ctx, v.quarantine, nil, append([]string{"ls-tree", "-z", "--full-tree", tree.String(), "--"}, paths...)...)
+	out, err := v.r.GitIn(ctx, v.quarantine, nil,
+		append([]string{"ls-tree", "-z", "--full-tree", tree.String(), "--"}, paths...)...)
 	if err != nil {
 		return nil, err
 	}

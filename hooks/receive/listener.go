@@ -38,8 +38,10 @@ import (
 // RejectPush rejects it. An error for the pusher is a *show.Error.
 type Environments interface {
 	Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error)
-	ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (landed repo.Hash, lines []string, err error)
-	RejectPush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (lines []string, err error)
+	ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash,
+		reason string) (landed repo.Hash, lines []string, err error)
+	RejectPush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash,
+		reason string) (lines []string, err error)
 	// Holder names who, outside a repository, has an address of the server's machine, in
 	// words that tell somebody nothing that they may not read; "" is nobody.
 	Holder(repository string, a netip.AddrPort, to access.Identity) (string, error)
@@ -48,7 +50,8 @@ type Environments interface {
 	Next(ctx context.Context, repository string, release int) ([]show.Next, error)
 	// Against says what landing file would mean for the environments of a repository:
 	// which go on without being named in it, which get another name, and what cannot be.
-	Against(repository string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error)
+	Against(repository string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment,
+		problems yamlfile.Problems, err error)
 }
 
 // Logs yields a build's log from its beginning until the build has ended or ctx
@@ -67,8 +70,10 @@ type Gate interface {
 	Estimate(repository string, change int) show.Estimate
 	Withdraw(ctx context.Context, repository string, change int, by access.Identity) error
 	// Pause lets nothing land on a branch until Resume.
-	Pause(ctx context.Context, repository, branch string, by access.Identity, reason string) (p show.Pause, already bool, err error)
-	Resume(ctx context.Context, repository, branch string, by access.Identity, reason string) (ended *show.Pause, of string, err error)
+	Pause(ctx context.Context, repository, branch string, by access.Identity, reason string) (p show.Pause,
+		already bool, err error)
+	Resume(ctx context.Context, repository, branch string, by access.Identity, reason string) (ended *show.Pause,
+		of string, err error)
 }
 
 // Listener is the daemon's side of the hook program. Set its fields, then Open

@@ -50,7 +50,8 @@ func (r *rejection) Error() string { return r.What }
 // Environments are not among these: pushing to one may be an approval.
 func checkName(ref string) *rejection {
 	if len(ref) > maxRefName {
-		return reject(fmt.Sprintf("a ref name of %d bytes is too long", len(ref)), fmt.Sprintf("use a name of at most %d bytes", maxRefName), quote(ref))
+		return reject(fmt.Sprintf("a ref name of %d bytes is too long", len(ref)),
+			fmt.Sprintf("use a name of at most %d bytes", maxRefName), quote(ref))
 	}
 	var name string
 	for _, prefix := range []string{headsPrefix, tagsPrefix, forPrefix} {
@@ -63,7 +64,8 @@ func checkName(ref string) *rejection {
 	}
 	if err := plumbing.ReferenceName(ref).Validate(); err != nil || name[0] == '-' || name == "HEAD" ||
 		!utf8.ValidString(ref) || strings.ContainsFunc(ref, terminal.Unsafe) {
-		return reject(quote(ref)+" is not a valid ref name", "git help check-ref-format has the rules; a name may not begin with '-'")
+		return reject(quote(ref)+" is not a valid ref name",
+			"git help check-ref-format has the rules; a name may not begin with '-'")
 	}
 	if serverBranch(name) || strings.HasPrefix(ref, forPrefix) {
 		if !nameForm.MatchString(name) {
@@ -76,7 +78,8 @@ func checkName(ref string) *rejection {
 			"propose for a gated branch; a promotion is approved with: git push origin origin/promote/<environment>:env/<environment>", ref)
 	}
 	if strings.HasPrefix(ref, promotePrefix) || ref == strings.TrimSuffix(promotePrefix, "/") {
-		return reject(ref+" belongs to the server", "to approve a promotion: git push origin origin/promote/<environment>:env/<environment>; to reject it: git push origin :promote/<environment>")
+		return reject(ref+" belongs to the server",
+			"to approve a promotion: git push origin origin/promote/<environment>:env/<environment>; to reject it: git push origin :promote/<environment>")
 	}
 	if ref == strings.TrimSuffix(environmentPrefix, "/") {
 		return reject(ref+" belongs to the server", "environments are branches below it")

@@ -60,7 +60,8 @@ func (v *validation) decide(ctx context.Context, commands []acceptedCommand) err
 			return fmt.Errorf("read the policies of %s: %w", v.r.Name(), err)
 		}
 		if err != nil {
-			v.l.Log.Warn("policies are broken and deny everything", "repo", v.r.Name(), "commit", c.policiesAt.String(), "err", err)
+			v.l.Log.Warn("policies are broken and deny everything", "repo", v.r.Name(), "commit",
+				c.policiesAt.String(), "err", err)
 		}
 		answer, record := engine.Push(ctx, v.input(c))
 		results[i] = &answer

@@ -50,7 +50,8 @@ func (l *Listener) act(ctx context.Context, h *hook, p *push, a request) []resul
 	// silence: nothing may move then.
 	if p.accepted == nil {
 		log.Error("push was not checked; is the pre-receive hook there?")
-		h.lines("error: this push was not checked, so nothing was changed", "hint: tell an administrator: the hook pre-receive did not run")
+		h.lines("error: this push was not checked, so nothing was changed",
+			"hint: tell an administrator: the hook pre-receive did not run")
 		return all("not checked")
 	}
 	commands := make([]acceptedCommand, len(a.commands))
@@ -68,7 +69,8 @@ func (l *Listener) act(ctx context.Context, h *hook, p *push, a request) []resul
 	}
 	if err != nil {
 		log.Error("push could not be taken", "err", err)
-		h.lines("error: headgate could not keep what was pushed; nothing was changed", "hint: push again; if it stays, tell an administrator")
+		h.lines("error: headgate could not keep what was pushed; nothing was changed",
+			"hint: push again; if it stays, tell an administrator")
 		return all("not kept")
 	}
 	crash.Point("push.objects-kept")
@@ -137,7 +139,8 @@ func (l *Listener) carryOut(
 
 // movePlaces moves the commands at places and fills in their results.
 func (l *Listener) movePlaces(
-	ctx context.Context, h *hook, r *repo.Repository, commands []acceptedCommand, results []result, places []int, atomic bool,
+	ctx context.Context, h *hook, r *repo.Repository, commands []acceptedCommand, results []result,
+	places []int, atomic bool,
 ) {
 	if len(places) == 0 {
 		return
@@ -152,7 +155,8 @@ func (l *Listener) movePlaces(
 }
 
 // move moves plain refs, each from where it was advertised.
-func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, commands []acceptedCommand, atomic bool) []result {
+func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, commands []acceptedCommand,
+	atomic bool) []result {
 	// A pusher who leaves now must not leave half a push behind.
 	ctx = context.WithoutCancel(ctx)
 	results := make([]result, len(commands))
@@ -202,7 +206,8 @@ func (l *Listener) move(ctx context.Context, h *hook, r *repo.Repository, comman
 
 // moveBack undoes moves of an atomic push that could not be finished. A ref that
 // somebody moved on meanwhile stays, and is reported as moved.
-func (l *Listener) moveBack(ctx context.Context, h *hook, r *repo.Repository, moved []acceptedCommand, results []result) {
+func (l *Listener) moveBack(ctx context.Context, h *hook, r *repo.Repository, moved []acceptedCommand,
+	results []result) {
 	for i, c := range moved {
 		crash.Point("push.moving-back")
 		if err := r.Move(ctx, c.ref, c.new, c.old); err != nil {
@@ -221,7 +226,8 @@ func (l *Listener) whyNot(h *hook, r *repo.Repository, c acceptedCommand, err er
 		if readErr == nil && now != repo.Zero {
 			at = "it is at " + show.Short(now.String())
 		}
-		h.lines(reject(c.ref+" moved while you pushed", "git fetch, look, and push again", at+"; your push began when it was at "+show.Short(c.old.String())).lines()...)
+		h.lines(reject(c.ref+" moved while you pushed", "git fetch, look, and push again",
+			at+"; your push began when it was at "+show.Short(c.old.String())).lines()...)
 		return "moved meanwhile; fetch first"
 	}
 	l.Log.Error("ref could not be moved", "repo", r.Name(), "ref", c.ref, "err", err)
@@ -303,7 +309,8 @@ func (l *Listener) tip(repository, ref string) (repo.Hash, error) {
 // approve makes the pusher's approval of a promotion.
 func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
 	crash.Point("push.approving")
-	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.new, p.accepted.options.reason)
+	landed, lines, err := l.Environments.ApprovePush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor,
+		c.new, p.accepted.options.reason)
 	for i, line := range lines {
 		if i == 0 && err == nil {
 			line = "success: " + line
@@ -313,7 +320,8 @@ func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedComm
 	if err != nil {
 		return l.failed(h, p, c, "could not be approved", err)
 	}
-	l.Log.Info("promotion approved", "repo", p.repository, "env", c.environment, "user", p.actor.User, "commit", landed.String())
+	l.Log.Info("promotion approved", "repo", p.repository, "env", c.environment, "user", p.actor.User, "commit",
+		landed.String())
 	if landed == repo.Zero {
 		// Kept, but something else is missing: the environment has not moved.
 		return result{ref: c.ref, as: "refs/approved/env/" + c.environment, old: c.new, new: c.new}
@@ -324,7 +332,8 @@ func (l *Listener) approve(ctx context.Context, h *hook, p *push, c acceptedComm
 // turnDown makes the pusher's rejection of a promotion.
 func (l *Listener) turnDown(ctx context.Context, h *hook, p *push, c acceptedCommand) result {
 	crash.Point("push.rejecting")
-	lines, err := l.Environments.RejectPush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.old, p.accepted.options.reason)
+	lines, err := l.Environments.RejectPush(context.WithoutCancel(ctx), p.repository, c.environment, p.actor, c.old,
+		p.accepted.options.reason)
 	if err != nil {
 		return l.failed(h, p, c, "could not be rejected", err)
 	}
@@ -362,7 +371,8 @@ func (l *Listener) pause(ctx context.Context, h *hook, p *push, c acceptedComman
 		text = "nothing to do: " + paused.String()
 	}
 	h.lines(append(oneLine("", text),
-		"hint: to resume: git push -o resume origin HEAD:refs/for/"+c.branch+"; or ssh "+l.Server().Login()+" repo resume "+p.repository+" "+c.branch)...)
+		"hint: to resume: git push -o resume origin HEAD:refs/for/"+c.branch+"; or ssh "+l.Server().Login()+" repo resume "+
+			p.repository+" "+c.branch)...)
 	return l.atBranch(p.repository, c)
 }
 
@@ -409,6 +419,7 @@ func (l *Listener) failed(h *hook, p *push, c acceptedCommand, what string, err 
 		return refused(c.ref, terminal.Cut(terminal.Plain(shown.What), 200))
 	}
 	l.Log.Error("push "+what, "repo", p.repository, "ref", c.ref, "err", err)
-	h.lines(reject(c.ref+" "+what, "push again; if it stays, tell an administrator: the server's log has more at "+l.Now().UTC().Format(time.RFC3339)).lines()...)
+	h.lines(reject(c.ref+" "+what, "push again; if it stays, tell an administrator: the server's log has more at "+
+		l.Now().UTC().Format(time.RFC3339)).lines()...)
 	return refused(c.ref, what)
 }

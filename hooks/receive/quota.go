@@ -81,7 +81,8 @@ func (v *validation) overQuota() (*rejection, error) {
 			return nil, err
 		}
 		if name := v.r.Name(); holds > declared.Quota {
-			return reject(fmt.Sprintf("%s would hold %s of objects, and its quota is %s", name, show.Bytes(holds), show.Bytes(declared.Quota)),
+			return reject(fmt.Sprintf("%s would hold %s of objects, and its quota is %s", name, show.Bytes(holds),
+				show.Bytes(declared.Quota)),
 				fmt.Sprintf("push less, or ask an administrator for another quota of %s in server.yaml", name)), nil
 		}
 	}
@@ -98,7 +99,8 @@ func (v *validation) overQuota() (*rejection, error) {
 	if !full.IsZero() {
 		when = "push again after " + full.UTC().Format("2006-01-02 15:04 UTC")
 	}
-	return reject(fmt.Sprintf("%s has brought %s in the last 24 hours, this push brings %s, and the quota of %s is %s a day",
-		user.Name, show.Bytes(has), show.Bytes(brings), user.Name, show.Bytes(user.Quota)),
+	return reject(
+		fmt.Sprintf("%s has brought %s in the last 24 hours, this push brings %s, and the quota of %s is %s a day",
+			user.Name, show.Bytes(has), show.Bytes(brings), user.Name, show.Bytes(user.Quota)),
 		fmt.Sprintf("%s, or ask an administrator for another quota of %s in server.yaml", when, user.Name)), nil
 }

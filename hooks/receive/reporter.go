@@ -64,7 +64,8 @@ type stepLines struct {
 func (n *reporter) greeting(now time.Time) []string {
 	n.came = now
 	if n.attached {
-		line := fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision, show.Elapsed(now.Sub(n.pushed)))
+		line := fmt.Sprintf("change %d, revision %d, pushed %s ago: attached again", n.change, n.revision,
+			show.Elapsed(now.Sub(n.pushed)))
 		return append([]string{line}, n.related()...)
 	}
 	took := ""
@@ -82,7 +83,8 @@ const maxOthers = 3
 // this one may have been meant to take the place of one of them.
 func (n *reporter) related() (lines []string) {
 	if n.paused != nil {
-		lines = append(oneLine("", n.paused.String()), "  it is built, and lands when somebody resumes: "+n.command("repo resume"))
+		lines = append(oneLine("", n.paused.String()),
+			"  it is built, and lands when somebody resumes: "+n.command("repo resume"))
 	}
 	if len(n.others) == 0 {
 		return lines
@@ -110,7 +112,8 @@ func (n *reporter) nowait(p gate.Progress) []string {
 		text += fmt.Sprintf(": revision %d, in place of revision %d", n.revision, n.revision-1)
 	}
 	return append(oneLine("", text),
-		"hint: to follow it: "+n.command("change log -f", n.change), "hint: to withdraw it: "+n.command("change cancel", n.change))
+		"hint: to follow it: "+n.command("change log -f", n.change), "hint: to withdraw it: "+
+			n.command("change cancel", n.change))
 }
 
 // progress tells one change of state.
@@ -247,7 +250,8 @@ func (n *reporter) queued(p gate.Progress, first bool) (lines []string) {
 }
 
 func (n *reporter) landed(p gate.Progress) []string {
-	lines := oneLine("success: ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch, show.Short(p.Landed.String()), after(p.Took)))
+	lines := oneLine("success: ", fmt.Sprintf("%d landed on %s as %s, %s after your push", n.change, n.branch,
+		show.Short(p.Landed.String()), after(p.Took)))
 	if len(p.Details) > 0 { // which say more than we know of tree and release
 		return append(append(lines, details(p.Details)...), n.hint(p.Hint)...)
 	}
@@ -343,7 +347,8 @@ func (n *reporter) log(e show.LogEvent) []string {
 	s := &n.step
 	switch e.Kind {
 	case "step":
-		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, failed: s.failed, began: time.Duration(e.At)}
+		*s = stepLines{number: e.Step, phase: e.Phase, command: e.Command, line: s.line, failed: s.failed,
+			began: time.Duration(e.At)}
 	case show.LogPart:
 		if s.shown >= maxStepLines || e.Text == s.part {
 			return nil

@@ -56,7 +56,8 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 		if ordered[i], err = v.classify(ctx, c, branches); err != nil {
 			return nil, err
 		}
-		if m, _ := v.access.Repository(v.r.Name()); m.Mirror != "" && (ordered[i].action == plainRef || ordered[i].action == propose) {
+		if m, _ := v.access.Repository(v.r.Name()); m.Mirror != "" &&
+			(ordered[i].action == plainRef || ordered[i].action == propose) {
 			return []*rejection{reject(fmt.Sprintf("%s is a mirror: only its forge moves its branches and tags", v.r.Name()),
 				fmt.Sprintf("push there; connection %s says where: forge show %s", m.Mirror, m.Mirror))}, nil
 		}
@@ -113,7 +114,8 @@ func (v *validation) keep(ordered []acceptedCommand, special int) (rejections []
 	fit := false
 	for _, c := range ordered {
 		if c.afterwards && ordered[special].unfit != nil {
-			c.unfit = reject(c.ref+" was not made: "+ordered[special].branch+" was refused", "push it again with a commit that lands")
+			c.unfit = reject(c.ref+" was not made: "+ordered[special].branch+" was refused",
+				"push it again with a commit that lands")
 		}
 		if c.unfit != nil {
 			rejections = append(rejections, c.unfit)
@@ -131,7 +133,8 @@ func (v *validation) keep(ordered []acceptedCommand, special int) (rejections []
 // notTogether refuses a push of two refs of which each would have to wait for
 // the other.
 func notTogether(a, b command) []*rejection {
-	return []*rejection{reject("a push of "+quote(a.ref)+" cannot hold "+quote(b.ref)+" too", "push them one after the other",
+	return []*rejection{reject("a push of "+quote(a.ref)+" cannot hold "+quote(b.ref)+" too",
+		"push them one after the other",
 		"one gated branch may come with tags and branches that are not gated;",
 		"an approval must be alone; none was moved")}
 }
@@ -144,7 +147,8 @@ func (v *validation) markAfterwards(ctx context.Context, ordered []acceptedComma
 		if i == special || c.unfit != nil || c.deletes() || !strings.HasPrefix(c.ref, tagsPrefix) {
 			continue
 		}
-		_, err := v.r.GitIn(ctx, v.quarantine, nil, "merge-base", "--is-ancestor", c.new.String(), ordered[special].new.String())
+		_, err := v.r.GitIn(ctx, v.quarantine, nil, "merge-base", "--is-ancestor", c.new.String(),
+			ordered[special].new.String())
 		var ge *repo.GitError
 		switch {
 		case err == nil:
@@ -200,10 +204,12 @@ func (v *validation) one(ctx context.Context, c *acceptedCommand, b *branches) (
 		return v.turnedDown(ctx, c)
 	case propose:
 		if c.deletes() {
-			return reject(c.branch+" is gated and cannot be deleted", "an administrator can take it out of land.branches in headgate.yaml"), nil
+			return reject(c.branch+" is gated and cannot be deleted",
+				"an administrator can take it out of land.branches in headgate.yaml"), nil
 		}
 		if !c.gated {
-			return reject(c.branch+" is not gated, so nothing can be proposed for it", "push to "+headsPrefix+c.branch, c.ref), nil
+			return reject(c.branch+" is not gated, so nothing can be proposed for it", "push to "+headsPrefix+c.branch, c.ref),
+				nil
 		}
 		switch {
 		case v.options.pause:
@@ -225,7 +231,8 @@ func (v *validation) one(ctx context.Context, c *acceptedCommand, b *branches) (
 // promotion checks a push to an environment: only its open promotion may be
 // pushed, which approves it.
 func (v *validation) promotion(ctx context.Context, c *acceptedCommand) (*rejection, error) {
-	hint := fmt.Sprintf("to approve what is proposed: git fetch, then git push origin origin/promote/%s:env/%s", c.environment, c.environment)
+	hint := fmt.Sprintf("to approve what is proposed: git fetch, then git push origin origin/promote/%s:env/%s",
+		c.environment, c.environment)
 	if c.deletes() {
 		return reject(c.ref+" belongs to the server and cannot be deleted", "remove the environment from headgate.yaml"), nil
 	}
@@ -263,7 +270,8 @@ func (v *validation) turnedDown(ctx context.Context, c *acceptedCommand) (*rejec
 	if c.isPromotion, err = v.l.Environments.Proposed(ctx, v.r.Name(), c.environment, c.old); c.isPromotion || err != nil {
 		return nil, err
 	}
-	return reject("what you would reject is not what is proposed for "+c.environment+" any more", "git fetch, look at it, and push again",
+	return reject("what you would reject is not what is proposed for "+c.environment+" any more",
+		"git fetch, look at it, and push again",
 		fmt.Sprintf("the open promotion is %s; you deleted %s", show.Short(open.String()), show.Short(c.old.String()))), nil
 }
 
@@ -382,8 +390,11 @@ func (v *validation) proposal(ctx context.Context, c *acceptedCommand, b *branch
 			return nil, err
 		}
 		if c.force = !forward; c.force {
-			return reject(c.branch+" is gated and cannot be forced", fmt.Sprintf("git pull --rebase origin %s, then push; or propose it from any base: git push origin HEAD:refs/for/%s", c.branch, c.branch),
-				fmt.Sprintf("%s does not contain %s, which %s was at", show.Short(c.new.String()), show.Short(c.old.String()), c.branch)), nil
+			return reject(c.branch+" is gated and cannot be forced",
+				fmt.Sprintf("git pull --rebase origin %s, then push; or propose it from any base: git push origin HEAD:refs/for/%s",
+					c.branch, c.branch),
+				fmt.Sprintf("%s does not contain %s, which %s was at", show.Short(c.new.String()), show.Short(c.old.String()),
+					c.branch)), nil
 		}
 	}
 	if c.old == repo.Zero && b.tips[c.branch] == repo.Zero {

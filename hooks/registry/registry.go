@@ -83,7 +83,8 @@ var addressForm = regexp.MustCompile(`^/v2/([^/]+)/(.+)/(manifests|blobs|tags|re
 func (g *Registry) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		refuse(w, r, http.StatusMethodNotAllowed, unsupported, "nothing is pushed here: a release is made when a change lands")
+		refuse(w, r, http.StatusMethodNotAllowed, unsupported,
+			"nothing is pushed here: a release is made when a change lands")
 		return
 	}
 	if path := strings.TrimSuffix(r.URL.Path, "/"); path == "/v2" {
@@ -194,7 +195,8 @@ func (g *Registry) manifest(w http.ResponseWriter, r *http.Request, to address, 
 	}
 	m, err := g.Artifacts.Manifest(digest)
 	if errors.Is(err, artifact.ErrNone) {
-		refuse(w, r, http.StatusNotFound, manifestUnknown, "its bytes are not kept any more; the release has to be built again")
+		refuse(w, r, http.StatusNotFound, manifestUnknown,
+			"its bytes are not kept any more; the release has to be built again")
 		return nil
 	}
 	if err != nil {
@@ -308,7 +310,8 @@ func (g *Registry) tags(w http.ResponseWriter, r *http.Request, to address, of [
 	if len(all) > most {
 		all = all[:most]
 		if most > 0 {
-			w.Header().Set("Link", "</v2/"+to.repository+"/"+to.artifact+"/tags/list?n="+strconv.Itoa(most)+"&last="+all[most-1]+`>; rel="next"`)
+			w.Header().Set("Link", "</v2/"+to.repository+"/"+to.artifact+"/tags/list?n="+strconv.Itoa(most)+"&last="+all[most-1]+
+				`>; rel="next"`)
 		}
 	}
 	return writeJSON(w, r, "application/json", struct {

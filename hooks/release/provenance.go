@@ -87,12 +87,14 @@ func provenance(signer *repo.Signer, m Manifest, v verdict.Verdict) (*Envelope, 
 	d := &s.Predicate.BuildDefinition
 	d.BuildType = buildType
 	d.ExternalParameters = map[string]any{
-		"repository": m.Repository, "branch": m.Branch, "buildspec": v.Buildspec, "image": v.Image, "network": v.Network, "key": v.Key,
+		"repository": m.Repository, "branch": m.Branch, "buildspec": v.Buildspec, "image": v.Image,
+		"network": v.Network, "key": v.Key,
 	}
 	// A build sees the commit that it builds. When another commit lands with the tree
 	// of one that was built before, it is that one which is named here.
 	built := cmp.Or(v.Candidate, m.Commit)
-	d.ResolvedDependencies = []Subject{{URI: "git:" + m.Repository, Digest: map[string]string{"gitCommit": built, "gitTree": m.Tree}}}
+	d.ResolvedDependencies = []Subject{{URI: "git:" + m.Repository,
+		Digest: map[string]string{"gitCommit": built, "gitTree": m.Tree}}}
 	r := &s.Predicate.RunDetails
 	r.Builder.ID = "ssh:" + ssh.FingerprintSHA256(signer.PublicKey())
 	r.Metadata.InvocationID, r.Metadata.StartedOn, r.Metadata.FinishedOn = v.Log, v.Started, v.Finished

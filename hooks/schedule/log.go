@@ -177,7 +177,8 @@ func (hs *histories) keep(h History) {
 // append adds one event to a history as the caller knows it. It returns
 // repo.ErrMoved, and adds nothing, when that has gone on since. h has Cron, Zone
 // and Since as they are after the event, b is the build it is about.
-func (hs *histories) append(ctx context.Context, h History, e event, subject string, at time.Time, b Build) (History, error) {
+func (hs *histories) append(ctx context.Context, h History, e event, subject string, at time.Time,
+	b Build) (History, error) {
 	trailers := trailersOf(h, e, b)
 	parents := []repo.Hash{}
 	if h.Tip != repo.Zero {

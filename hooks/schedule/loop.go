@@ -198,7 +198,8 @@ func (l *loop) declare(ctx context.Context, h History, d headgateyaml.Schedule) 
 	now := l.c.Now()
 	h.Name, h.Cron, h.Zone, h.Since = d.Name, d.Cron, d.Zone, now
 	crash.Point("schedule.declaring")
-	h, err := l.histories.append(ctx, h, declared, fmt.Sprintf("schedule %s of %s is declared: %s", d.Name, l.r.Name(), d.Cron), now, Build{})
+	h, err := l.histories.append(ctx, h, declared,
+		fmt.Sprintf("schedule %s of %s is declared: %s", d.Name, l.r.Name(), d.Cron), now, Build{})
 	if err == nil {
 		crash.Point("schedule.declared")
 	}
@@ -225,7 +226,8 @@ func (l *loop) remove(ctx context.Context, h History) error {
 		return nil
 	}
 	h.Cron, h.Zone = "", ""
-	_, err := l.histories.append(ctx, h, removed, fmt.Sprintf("schedule %s of %s is removed", h.Name, l.r.Name()), l.c.Now(), Build{})
+	_, err := l.histories.append(ctx, h, removed, fmt.Sprintf("schedule %s of %s is removed", h.Name, l.r.Name()),
+		l.c.Now(), Build{})
 	return err
 }
 
@@ -246,7 +248,8 @@ func (l *loop) begin(ctx context.Context, h History, d headgateyaml.Schedule, b 
 	subject := fmt.Sprintf("run %d of %s is due since %s: %s at %s",
 		b.Number, d.Name, b.At.UTC().Format(time.RFC3339), d.On, show.Short(b.Commit.String()))
 	if b.By != "" {
-		subject = fmt.Sprintf("%s asked for run %d of %s: %s at %s", b.By, b.Number, d.Name, d.On, show.Short(b.Commit.String()))
+		subject = fmt.Sprintf("%s asked for run %d of %s: %s at %s", b.By, b.Number, d.Name, d.On,
+			show.Short(b.Commit.String()))
 	}
 	crash.Point("schedule.starting")
 	h, err = l.histories.append(ctx, h, due, subject, l.c.Now(), b)
@@ -266,7 +269,8 @@ func (l *loop) build(ctx context.Context, f *headgateyaml.File, d headgateyaml.S
 	}
 	mine := &building{
 		number: b.Number,
-		log:    fmt.Sprintf("%s-schedule-%s-%d-%s", l.r.Name(), d.Name, b.Number, strconv.FormatInt(l.c.Now().UnixNano(), 36)),
+		log: fmt.Sprintf("%s-schedule-%s-%d-%s", l.r.Name(), d.Name, b.Number,
+			strconv.FormatInt(l.c.Now().UnixNano(), 36)),
 	}
 	ctx, mine.cancel = context.WithCancel(ctx)
 	l.building[d.Name] = mine
@@ -306,7 +310,8 @@ func (l *loop) build(ctx context.Context, f *headgateyaml.File, d headgateyaml.S
 
 // built: a build has ended, with a result or without one. An error leaves all as
 // it was.
-func (l *loop) built(ctx context.Context, name string, mine *building, result gate.Result, failure error, stopped bool) error {
+func (l *loop) built(ctx context.Context, name string, mine *building, result gate.Result, failure error,
+	stopped bool) error {
 	h, err := l.histories.of(name)
 	if err != nil {
 		return err
@@ -364,7 +369,8 @@ func (l *loop) end(ctx context.Context, h History, b Build) (History, error) {
 	h, err := l.histories.append(ctx, h, ended, subject, l.c.Now(), b)
 	if err == nil {
 		crash.Point("schedule.ended")
-		l.log.Info("a scheduled build ended", "schedule", h.Name, "run", b.Number, "by", by, "state", string(b.State), "reason", b.Reason)
+		l.log.Info("a scheduled build ended", "schedule", h.Name, "run", b.Number, "by", by, "state", string(b.State),
+			"reason", b.Reason)
 	}
 	return h, err
 }

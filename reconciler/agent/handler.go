@@ -70,7 +70,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			done(w, h.Control(r.Context(), r.URL.Path[len(pathControl):], q.Argument))
 		}
 	default:
-		http.Error(w, "there is nothing at "+r.Method+" "+r.URL.Path+" in version 1 of the agent's protocol", http.StatusNotFound)
+		http.Error(w, "there is nothing at "+r.Method+" "+r.URL.Path+" in version 1 of the agent's protocol",
+			http.StatusNotFound)
 	}
 }
 
@@ -154,7 +155,8 @@ func streamTo(w http.ResponseWriter) *stream {
 
 func (s *stream) say(v any) error {
 	// Who does not read is away, and must not hold anything here.
-	if err := s.flush.SetWriteDeadline(time.Now().Add(silentTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := s.flush.SetWriteDeadline(time.Now().Add(silentTimeout)); err != nil &&
+		!errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if err := s.lines.Encode(v); err != nil {

@@ -204,7 +204,8 @@ func (c Client) Start(ctx context.Context, log string, arguments ...string) (Hel
 func environment() (env []string) {
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
-		if slices.Contains([]string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "GORACE", "GOCOVERDIR",
+		if slices.Contains([]string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR",
+			"GORACE", "GOCOVERDIR",
 			"DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION", "XDG_RUNTIME_DIR"}, name) ||
 			strings.HasPrefix(name, "HEADGATE_CRASH_") {
 			env = append(env, kv)

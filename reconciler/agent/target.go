@@ -214,8 +214,9 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	case last != nil && last.refused > 0 && last.declared != nil:
 		o.Commit, o.Sequence = last.declared.Commit, last.sequence
 		o.State = target.Failed
-		o.Message = fmt.Sprintf("the agent of the machine has acted on a newer commit of this environment (place %d, this is %d) and takes nothing older, "+
-			"also from another server; promote forward until it is newer", last.refused, last.sequence)
+		o.Message = fmt.Sprintf(
+			"the agent of the machine has acted on a newer commit of this environment (place %d, this is %d) and takes nothing older, "+
+				"also from another server; promote forward until it is newer", last.refused, last.sequence)
 	case last != nil && last.unproven != "" && last.declared != nil:
 		o.Commit, o.Sequence = last.declared.Commit, last.sequence
 		o.State, o.Message = target.Failed, "the machine refuses it, and what runs there goes on: "+last.unproven
@@ -487,7 +488,8 @@ func (t *Target) sendAll(ctx context.Context) error {
 			t.reports.Notify(i.key)
 		}
 		if refused > 0 {
-			t.log().Error("the agent refuses what is older than what it has acted on", "env", i.key.Environment, "app", i.key.Application, "place", i.sequence, "newest", refused)
+			t.log().Error("the agent refuses what is older than what it has acted on", "env", i.key.Environment, "app",
+				i.key.Application, "place", i.sequence, "newest", refused)
 			t.reports.Notify(i.key)
 		}
 	}
@@ -524,7 +526,8 @@ func (t *Target) request(ctx context.Context, method, path string, body any) (*h
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusUnprocessableEntity {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusConflict ||
+		resp.StatusCode == http.StatusUnprocessableEntity {
 		return resp, nil
 	}
 	defer resp.Body.Close()

@@ -165,7 +165,8 @@ func (u *Uplink) Run(ctx context.Context) {
 		}
 		wait := pause/2 + rand.N(pause/2)
 		pause = min(2*pause, maxRetry)
-		u.Log.Warn("no connection to the server; what runs here goes on", "server", u.Server, "err", err, "again_in", wait.Round(time.Millisecond))
+		u.Log.Warn("no connection to the server; what runs here goes on", "server", u.Server, "err", err, "again_in",
+			wait.Round(time.Millisecond))
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -188,7 +189,8 @@ func (u *Uplink) dial(ctx context.Context, key ssh.Signer) (*ssh.Client, error) 
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
 		HostKeyCallback: func(_ string, _ net.Addr, offered ssh.PublicKey) error {
 			if got := ssh.FingerprintSHA256(offered); got != u.HostKey {
-				return fmt.Errorf("the host key of %s is %s, and not the pinned %s: it is another server, or somebody in between", u.Server, got, u.HostKey)
+				return fmt.Errorf("the host key of %s is %s, and not the pinned %s: it is another server, or somebody in between",
+					u.Server, got, u.HostKey)
 			}
 			return nil
 		},
@@ -233,7 +235,8 @@ func (u *Uplink) serve(ctx context.Context) error {
 
 	streams, end := context.WithCancel(ctx)
 	defer end()
-	line := &conversationListener{conversations: conversations, closed: make(chan struct{}), all: &all, address: client.LocalAddr()}
+	line := &conversationListener{conversations: conversations, closed: make(chan struct{}), all: &all,
+		address: client.LocalAddr()}
 	server := &http.Server{
 		BaseContext:       func(net.Listener) context.Context { return streams },
 		Handler:           u.Handler,

@@ -24,7 +24,8 @@ type Approval struct {
 }
 
 var approvalForm = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) <([^<>\s]*)> tree=([0-9a-f]{40}) at=(\S{1,40}) via=([a-z]{1,20})(?: why=(".*"))?$`)
+	return regexp.MustCompile(
+		`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}) <([^<>\s]*)> tree=([0-9a-f]{40}) at=(\S{1,40}) via=([a-z]{1,20})(?: why=(".*"))?$`)
 })
 
 // maxWhy bounds the reason that is kept with an approval, in bytes.

@@ -85,7 +85,8 @@ func read(r *repo.Repository, application string, at repo.Hash) (Commit, error) 
 
 	ok := false
 	if c.Promotion, ok = ParsePromotion(object.Message, object.TreeHash); !ok {
-		return c, fmt.Errorf("commit %s of an environment of %s does not read as a promotion", show.Short(at.String()), r.Name())
+		return c, fmt.Errorf("commit %s of an environment of %s does not read as a promotion",
+			show.Short(at.String()), r.Name())
 	}
 	if c.Held, err = holdOf(r, object.TreeHash, application); err != nil {
 		return c, err

@@ -62,7 +62,8 @@ func needsOf(r *repo.Repository, tree repo.Hash, needed map[string]bool) error {
 		if err != nil {
 			return err
 		}
-		for _, digest := range slices.Concat(slices.Collect(maps.Values(m.Artifacts)), slices.Collect(maps.Values(m.Images))) {
+		for _, digest := range slices.Concat(slices.Collect(maps.Values(m.Artifacts)),
+			slices.Collect(maps.Values(m.Images))) {
 			needed[digest] = true
 		}
 	}

@@ -108,7 +108,8 @@ func (o Outcome) Next(commit repo.Hash, report Report, now time.Time) (next Outc
 	default:
 		return o, false, again
 	}
-	n.State, n.Since, n.Message, n.Services = report.State, since, terminal.Message(report.Message, maxMessage), report.Serving
+	n.State, n.Since, n.Message, n.Services = report.State, since, terminal.Message(report.Message,
+		maxMessage), report.Serving
 	return n, true, again
 }
 

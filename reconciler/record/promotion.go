@@ -124,7 +124,8 @@ func (p Promotion) Message(application, environment string) string {
 		}
 	}
 
-	head := fmt.Sprintf("promote %s to %s: release %d (%s)", application, environment, p.Release, show.Short(p.Source.String()))
+	head := fmt.Sprintf("promote %s to %s: release %d (%s)", application, environment, p.Release,
+		show.Short(p.Source.String()))
 	body := terminal.Message(p.Subject, 200) + "\n\n" + p.Carries.String()
 	if b := p.Rollback; b != nil {
 		head = fmt.Sprintf("rollback %s in %s to release %d", application, environment, p.Release)
@@ -319,7 +320,8 @@ func parseDecision(value string) Decision {
 		}
 		fields = fields[:3]
 	}
-	if len(fields) != 3 || !slices.Contains([]policies.Decision{policies.Auto, policies.Manual, policies.Deny}, policies.Decision(fields[0])) {
+	if len(fields) != 3 || !slices.Contains([]policies.Decision{policies.Auto, policies.Manual, policies.Deny},
+		policies.Decision(fields[0])) {
 		return Decision{}
 	}
 	h, ok := repo.ParseHash(fields[2])

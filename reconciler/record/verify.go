@@ -292,12 +292,14 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 	}
 	for i, at := range line {
 		if says, is := places[at], len(line)-i; says > 0 && says != is {
-			v.Findings = append(v.Findings, Finding{ref.Name, at, fmt.Sprintf("says that its place is %d, and it is %d", says, is)})
+			v.Findings = append(v.Findings,
+				Finding{ref.Name, at, fmt.Sprintf("says that its place is %d, and it is %d", says, is)})
 		}
 	}
 	for _, c := range claims {
 		if apps, ok := trees[c.restores]; !ok || apps != c.apps {
-			v.Findings = append(v.Findings, Finding{ref.Name, c.by, fmt.Sprintf("restores %s, but its content is another", show.Short(c.restores.String()))})
+			v.Findings = append(v.Findings,
+				Finding{ref.Name, c.by, fmt.Sprintf("restores %s, but its content is another", show.Short(c.restores.String()))})
 		}
 	}
 	return nil
@@ -305,7 +307,8 @@ func (v *verification) branch(ctx context.Context, ref repo.Ref) error {
 
 // renamed checks that a commit which renames an environment declares what was declared
 // before. It is for branch in the place of content.
-func (v *verification) renamed(parents []repo.Hash) func(func(string, ...any), Promotion, repo.Hash) (repo.Hash, error) {
+func (v *verification) renamed(
+	parents []repo.Hash) func(func(string, ...any), Promotion, repo.Hash) (repo.Hash, error) {
 	return func(found func(string, ...any), p Promotion, tree repo.Hash) (repo.Hash, error) {
 		was := repo.Zero
 		if len(parents) > 0 {
@@ -377,7 +380,8 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 		found("names release %d, which does not verify: %s", p.Release, rel.Verifies)
 		return appsEntry.Hash, nil
 	case rel.Commit != p.Source:
-		found("names release %d of %s, but that release is of %s", p.Release, show.Short(p.Source.String()), show.Short(rel.Commit.String()))
+		found("names release %d of %s, but that release is of %s", p.Release, show.Short(p.Source.String()),
+			show.Short(rel.Commit.String()))
 		return appsEntry.Hash, nil
 	}
 	own, unknown := rel.only(p.Artifacts)

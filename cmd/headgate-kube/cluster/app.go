@@ -430,7 +430,8 @@ func newer(got *unstructured.Unstructured, version string) bool {
 }
 
 // unitOf is an object, for people.
-func unitOf(d *target.Declared, o *applied, live *unstructured.Unstructured, health kubernetes.Health, why string) target.Unit {
+func unitOf(d *target.Declared, o *applied, live *unstructured.Unstructured, health kubernetes.Health,
+	why string) target.Unit {
 	in := target.Instance{ID: o.String(), Release: d.Release.Number, Message: why}
 	u := target.Unit{Name: strings.ToLower(o.Kind) + "/" + o.Name, Release: d.Release.Number}
 	if live != nil {

@@ -85,7 +85,8 @@ func (t *Target) resourceOf(gvk schema.GroupVersionKind, own map[schema.GroupKin
 		m, err = t.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	}
 	if meta.IsNoMatchError(err) {
-		return resource{}, permanent("the cluster has no kind %s of %s; declare its CustomResourceDefinition, or have whoever runs the cluster install it", gvk.Kind, gvk.GroupVersion())
+		return resource{}, permanent(
+			"the cluster has no kind %s of %s; declare its CustomResourceDefinition, or have whoever runs the cluster install it", gvk.Kind, gvk.GroupVersion())
 	}
 	if err != nil {
 		return resource{}, fmt.Errorf("ask the cluster for its kinds: %w", err)
@@ -112,12 +113,14 @@ func (a *app) prepare(k target.Key, d *target.Declared) ([]*applied, kubernetes.
 		case r.namespaced && o.GetNamespace() == "":
 			o.SetNamespace(settings.Namespace)
 		case !r.namespaced && !kubernetes.MayDeclare(gvk.Group, gvk.Kind):
-			return nil, settings, permanent("%s %s is an object of the whole cluster, which an application may not declare", gvk.Kind, o.GetName())
+			return nil, settings, permanent("%s %s is an object of the whole cluster, which an application may not declare",
+				gvk.Kind, o.GetName())
 		case !r.namespaced:
 			o.SetNamespace("")
 		}
 		if o.GetNamespace() == a.t.Namespace {
-			return nil, settings, permanent("%s %s would be in the namespace %s, which is the agent's own", gvk.Kind, o.GetName(), a.t.Namespace)
+			return nil, settings, permanent("%s %s would be in the namespace %s, which is the agent's own", gvk.Kind,
+				o.GetName(), a.t.Namespace)
 		}
 		labels, annotations := o.GetLabels(), o.GetAnnotations()
 		o.SetLabels(with(labels, ownerLabel, idOf(k)))
@@ -166,7 +169,8 @@ func mayChange(live *unstructured.Unstructured, owners []string, sequence int) e
 	if owner := live.GetLabels()[ownerLabel]; owner != "" && !slices.Contains(owners, owner) {
 		return permanent("it is of another application (%s); give it another name, or take it out there first", owner)
 	}
-	if at, err := strconv.Atoi(live.GetAnnotations()[sequenceAnnotation]); err == nil && at > sequence && live.GetLabels()[ownerLabel] == owners[0] {
+	if at, err := strconv.Atoi(live.GetAnnotations()[sequenceAnnotation]); err == nil && at > sequence &&
+		live.GetLabels()[ownerLabel] == owners[0] {
 		return &fencedError{at}
 	}
 	return nil
@@ -205,7 +209,8 @@ func (t *Target) apply(ctx context.Context, o *applied, owners []string, sequenc
 	}
 }
 
-func (t *Target) patch(ctx context.Context, e entry, want *unstructured.Unstructured, force, dry bool) (*unstructured.Unstructured, error) {
+func (t *Target) patch(ctx context.Context, e entry, want *unstructured.Unstructured,
+	force, dry bool) (*unstructured.Unstructured, error) {
 	data, err := json.Marshal(want)
 	if err != nil {
 		return nil, err
@@ -238,7 +243,8 @@ func explain(e entry, err error) error {
 		return fenced
 	}
 	if c := conflicts(err); c != "" {
-		return permanent("%s: others have its fields %s; the policy converge says that drift is only reported, so they keep them", e, c)
+		return permanent(
+			"%s: others have its fields %s; the policy converge says that drift is only reported, so they keep them", e, c)
 	}
 	if apierrors.HasStatusCause(err, "NamespaceTerminating") {
 		return fmt.Errorf("%s: its namespace is being deleted", e)
@@ -246,7 +252,8 @@ func explain(e entry, err error) error {
 	if apierrors.IsNotFound(err) {
 		var status apierrors.APIStatus
 		if errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Kind == "namespaces" {
-			return permanent("%s: there is no namespace %s; declare it, or have whoever runs the cluster make it", e, e.Namespace)
+			return permanent("%s: there is no namespace %s; declare it, or have whoever runs the cluster make it",
+				e, e.Namespace)
 		}
 		return fmt.Errorf("%s: %w", e, err) // of a kind that was just defined
 	}
@@ -265,7 +272,8 @@ func explain(e entry, err error) error {
 const definitionPause = 100 * time.Millisecond
 
 // applyAll applies all in order. What others need has to be there before they are applied.
-func (a *app) applyAll(ctx context.Context, k target.Key, d *target.Declared, all []*applied, settings kubernetes.Settings) error {
+func (a *app) applyAll(ctx context.Context, k target.Key, d *target.Declared, all []*applied,
+	settings kubernetes.Settings) error {
 	ctx, cancel := context.WithTimeout(ctx, settings.Timeout)
 	defer cancel()
 	own := owners(k, d)

@@ -99,7 +99,8 @@ func (t *Target) readInventory(ctx context.Context, k target.Key) (*inventory, e
 
 func parseInventory(u *unstructured.Unstructured) (*inventory, error) {
 	fail := func(err error) (*inventory, error) {
-		return nil, fmt.Errorf("the inventory ConfigMap %s/%s cannot be read: %w; whoever repairs or removes it answers for what older state may do",
+		return nil, fmt.Errorf(
+			"the inventory ConfigMap %s/%s cannot be read: %w; whoever repairs or removes it answers for what older state may do",
 			u.GetNamespace(), u.GetName(), err)
 	}
 	text, _, _ := unstructured.NestedString(u.Object, "data", inventoryFile)
@@ -154,7 +155,8 @@ func (t *Target) writeInventory(ctx context.Context, inv *inventory) error {
 			return err
 		}
 		if packed.Len() > maxKept {
-			return permanent("what is declared is %d bytes when compressed, and a ConfigMap holds %d; give it to several applications", packed.Len(), maxKept)
+			return permanent(
+				"what is declared is %d bytes when compressed, and a ConfigMap holds %d; give it to several applications", packed.Len(), maxKept)
 		}
 		u.Object["binaryData"] = map[string]any{declaredFile: base64.StdEncoding.EncodeToString(packed.Bytes())}
 	}
@@ -178,7 +180,8 @@ func (t *Target) writeInventory(ctx context.Context, inv *inventory) error {
 
 // Load takes up what was declared last, as the cluster has it. It is called before Run.
 func (t *Target) Load(ctx context.Context) error {
-	list, err := t.Client.Resource(configMaps).Namespace(t.Namespace).List(ctx, metav1.ListOptions{LabelSelector: inventoryLabel})
+	list, err := t.Client.Resource(configMaps).Namespace(t.Namespace).List(ctx,
+		metav1.ListOptions{LabelSelector: inventoryLabel})
 	if err != nil {
 		return fmt.Errorf("read inventories in namespace %s: %w", t.Namespace, err)
 	}
@@ -201,7 +204,8 @@ func (t *Target) Load(ctx context.Context) error {
 }
 
 // claim writes down what is about to be: from here on nothing older acts. what there was is in it, too.
-func (a *app) claim(ctx context.Context, k target.Key, sequence int, d *target.Declared, objects []entry) (*inventory, error) {
+func (a *app) claim(ctx context.Context, k target.Key, sequence int, d *target.Declared,
+	objects []entry) (*inventory, error) {
 	t := a.t
 	inv, err := t.readInventory(ctx, k)
 	if err != nil {
@@ -230,7 +234,8 @@ func (a *app) claim(ctx context.Context, k target.Key, sequence int, d *target.D
 		inv.Objects = merge(inv.Objects, was.Objects)
 	}
 	inv.Objects = merge(inv.Objects, objects)
-	same := before.version != "" && before.Sequence == sequence && before.Commit == inv.Commit && len(inv.Objects) == known &&
+	same := before.version != "" && before.Sequence == sequence && before.Commit == inv.Commit &&
+		len(inv.Objects) == known &&
 		(before.declared == nil) == (d == nil) && (d == nil || before.declared.Drift == d.Drift)
 	if !same {
 		if err := t.writeInventory(ctx, inv); err != nil {

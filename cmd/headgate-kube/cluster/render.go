@@ -21,7 +21,8 @@ const extensions = "apiextensions.k8s.io"
 const maxObjects = 1000
 
 // render makes the objects of what is declared, in the order in which they are applied.
-func render(d *target.Declared, registry string) (objects []*unstructured.Unstructured, settings kubernetes.Settings, err error) {
+func render(d *target.Declared,
+	registry string) (objects []*unstructured.Unstructured, settings kubernetes.Settings, err error) {
 	settings, problems := kubernetes.ReadSettings("", d.Files)
 	if err := problems.Err(); err != nil {
 		return nil, settings, err
@@ -73,7 +74,8 @@ func kustomize(files target.Files) (objects []kubernetes.Object, err error) {
 		return nil, errors.New("kustomize: " + strings.ReplaceAll(err.Error(), top+"/", ""))
 	}
 	if made.Size() > maxObjects {
-		return nil, fmt.Errorf("kustomize makes %d objects of it, and %d are the most that one application may have", made.Size(), maxObjects)
+		return nil, fmt.Errorf("kustomize makes %d objects of it, and %d are the most that one application may have",
+			made.Size(), maxObjects)
 	}
 	for _, r := range made.Resources() {
 		content, err := r.Map()

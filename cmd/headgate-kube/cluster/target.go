@@ -244,6 +244,7 @@ func (t *Target) Fence(k target.Key) int {
 // Logs implements target.Logger: what Pods print is not read yet.
 func (t *Target) Logs(_ context.Context, k target.Key, _ target.LogQuery) iter.Seq2[target.LogLine, error] {
 	return func(yield func(target.LogLine, error) bool) {
-		yield(target.LogLine{}, fmt.Errorf("the agent of a cluster does not read what Pods of %s print\nhint: use kubectl logs", k))
+		yield(target.LogLine{}, fmt.Errorf(
+			"the agent of a cluster does not read what Pods of %s print\nhint: use kubectl logs", k))
 	}
 }

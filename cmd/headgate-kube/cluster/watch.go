@@ -37,7 +37,8 @@ func (t *Target) watchOf(e entry) *watch {
 		return nil
 	}
 	w := &watch{gone: map[string]string{}}
-	w.informer = dynamicinformer.NewFilteredDynamicInformer(t.Client, k.GroupVersionResource, k.namespace, 0, cache.Indexers{},
+	w.informer = dynamicinformer.NewFilteredDynamicInformer(t.Client, k.GroupVersionResource, k.namespace, 0,
+		cache.Indexers{},
 		func(o *metav1.ListOptions) { o.LabelSelector = ownerLabel }).Informer()
 	ctx := t.ctx
 	_ = w.informer.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}) // Ping says whether it answers

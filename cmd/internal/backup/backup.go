@@ -84,7 +84,8 @@ type Options struct {
 // Write brings the copy in dir, which is made if absent, up to date. A repository
 // that cannot be copied does not keep the others from it.
 func Write(ctx context.Context, o Options, dir string) (About, error) {
-	about := About{Format: format, At: o.Now.UTC().Truncate(time.Second), Version: o.Version, Repositories: map[string]int{}}
+	about := About{Format: format, At: o.Now.UTC().Truncate(time.Second), Version: o.Version,
+		Repositories: map[string]int{}}
 	if err := check(dir); err != nil {
 		return about, err
 	}
@@ -146,7 +147,8 @@ func check(dir string) error {
 	}
 	for _, e := range entries {
 		if !slices.Contains(parts, e.Name()) && !strings.HasPrefix(e.Name(), ".tmp-") {
-			return fmt.Errorf("%s holds %s, which is no part of a backup\nhint: give an empty directory, or one with a backup", dir, e.Name())
+			return fmt.Errorf("%s holds %s, which is no part of a backup\nhint: give an empty directory, or one with a backup",
+				dir, e.Name())
 		}
 	}
 	return nil

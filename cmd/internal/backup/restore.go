@@ -66,7 +66,8 @@ func Restore(ctx context.Context, dir, data string, identities []age.Identity, w
 		return about, err
 	}
 	for _, part := range []string{"artifacts", functionsDir, "logs"} {
-		if err := copyTree(filepath.Join(dir, part), filepath.Join(temp, part)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := copyTree(filepath.Join(dir, part), filepath.Join(temp, part)); err != nil &&
+			!errors.Is(err, fs.ErrNotExist) {
 			return about, fmt.Errorf("restore %s: %w", part, err)
 		}
 	}

@@ -48,7 +48,8 @@ func ReleaseOf(rel release.Release, verifies error) record.Release {
 		to.Change = rel.Changes[0]
 	}
 	for _, a := range rel.Artifacts {
-		to.Artifacts = append(to.Artifacts, record.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Image: a.Type == artifact.Image})
+		to.Artifacts = append(to.Artifacts,
+			record.Artifact{Name: a.Name, Digest: a.Digest, Size: a.Size, Image: a.Type == artifact.Image})
 	}
 	return to
 }
@@ -401,7 +402,8 @@ func (v *verification) content(d *target.Declared, tree repo.Hash) error {
 		return err
 	}
 	is := d.Release
-	if is.Number != m.Release || is.Commit != m.Commit || !maps.Equal(is.Artifacts, m.Artifacts) || !maps.Equal(is.Images, m.Images) {
+	if is.Number != m.Release || is.Commit != m.Commit || !maps.Equal(is.Artifacts, m.Artifacts) ||
+		!maps.Equal(is.Images, m.Images) {
 		return fmt.Errorf("the server says release %d with %s, and the commit declares release %d with %s",
 			is.Number, artifacts(is.Artifacts), m.Release, artifacts(m.Artifacts))
 	}

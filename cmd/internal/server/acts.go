@@ -23,20 +23,22 @@ func (s *Server) CreateRepository(ctx context.Context, a access.Identity, name, 
 	if err := access.CheckRepositoryName(name); err != nil {
 		return show.Done{}, &show.Error{Kind: show.Usage, What: err.Error()}
 	}
-	err := s.reconfigure(ctx, a, fmt.Sprintf("Make the repository %s", name), func(c *access.Config, data []byte) ([]byte, error) {
-		if _, there := c.Repository(name); there {
-			return nil, &show.Error{Kind: show.Denied, What: fmt.Sprintf("there is a repository %s already", name)}
-		}
-		if _, err := s.store.Repository(name); !errors.Is(err, repo.ErrNoRepository) {
-			return nil, &show.Error{ // whose content may be for fewer people than a new one's
-				Kind: show.Denied,
-				What: fmt.Sprintf("there was a repository %s before, and all of it is kept", name),
-				Hint: fmt.Sprintf("to have it back as it was, write it into %s again, with the rights that it is to have; for an empty one choose another name",
-					access.FileName),
+	err := s.reconfigure(ctx, a, fmt.Sprintf("Make the repository %s", name),
+		func(c *access.Config, data []byte) ([]byte, error) {
+			if _, there := c.Repository(name); there {
+				return nil, &show.Error{Kind: show.Denied, What: fmt.Sprintf("there is a repository %s already", name)}
 			}
-		}
-		return access.AddRepository(data, name, description)
-	})
+			if _, err := s.store.Repository(name); !errors.Is(err, repo.ErrNoRepository) {
+				return nil, &show.Error{ // whose content may be for fewer people than a new one's
+					Kind: show.Denied,
+					What: fmt.Sprintf("there was a repository %s before, and all of it is kept", name),
+					Hint: fmt.Sprintf(
+						"to have it back as it was, write it into %s again, with the rights that it is to have; for an empty one choose another name",
+						access.FileName),
+				}
+			}
+			return access.AddRepository(data, name, description)
+		})
 	if err != nil {
 		return show.Done{}, err
 	}
@@ -44,7 +46,8 @@ func (s *Server) CreateRepository(ctx context.Context, a access.Identity, name, 
 }
 
 // Set implements show.Backend.
-func (s *Server) Set(ctx context.Context, a access.Identity, name string, what access.Switch, on bool) (show.Done, error) {
+func (s *Server) Set(ctx context.Context, a access.Identity, name string, what access.Switch,
+	on bool) (show.Done, error) {
 	if err := s.administrator(a, "set the "+string(what)+" of repositories"); err != nil {
 		return show.Done{}, err
 	}
@@ -52,7 +55,8 @@ func (s *Server) Set(ctx context.Context, a access.Identity, name string, what a
 		return show.Done{}, err
 	}
 	if name == access.Own {
-		return show.Done{}, &show.Error{Kind: show.Denied, What: "the " + string(what) + " of the server's own configuration is always on"}
+		return show.Done{}, &show.Error{Kind: show.Denied,
+			What: "the " + string(what) + " of the server's own configuration is always on"}
 	}
 	if r, _ := s.access.Load().Repository(name); what == access.Gate && r.Mirror != "" {
 		return show.Done{}, &show.Error{
@@ -63,16 +67,17 @@ func (s *Server) Set(ctx context.Context, a access.Identity, name string, what a
 	}
 	state := map[bool]string{true: "on", false: "off"}[on]
 	unchanged := false
-	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the %s of %s %s", what, name, state), func(c *access.Config, data []byte) ([]byte, error) {
-		is := c.Gated(name)
-		if what == access.OwnPolicies {
-			is = c.Policies(name)
-		}
-		if unchanged = is == on; unchanged {
-			return data, nil
-		}
-		return access.Set(data, name, what, on, a.User+" on "+time.Now().UTC().Format(time.DateOnly))
-	})
+	err := s.reconfigure(ctx, a, fmt.Sprintf("Set the %s of %s %s", what, name, state),
+		func(c *access.Config, data []byte) ([]byte, error) {
+			is := c.Gated(name)
+			if what == access.OwnPolicies {
+				is = c.Policies(name)
+			}
+			if unchanged = is == on; unchanged {
+				return data, nil
+			}
+			return access.Set(data, name, what, on, a.User+" on "+time.Now().UTC().Format(time.DateOnly))
+		})
 	if err != nil {
 		return show.Done{}, err
 	}
@@ -96,7 +101,8 @@ func (s *Server) administrator(a access.Identity, what string) error {
 // reconfigure lands a change of server.yaml that an edit makes of the newest
 // one, and returns when it is in force. When somebody else's change lands in
 // between it edits again.
-func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject string, edit func(c *access.Config, data []byte) ([]byte, error)) error {
+func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject string,
+	edit func(c *access.Config, data []byte) ([]byte, error)) error {
 	for try := 0; ; try++ {
 		was, err := s.landedConfiguration()
 		if err != nil {
@@ -135,7 +141,8 @@ func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject str
 }
 
 // PauseLanding implements show.Backend.
-func (s *Server) PauseLanding(ctx context.Context, a access.Identity, repository, branch, reason string) (show.Done, error) {
+func (s *Server) PauseLanding(ctx context.Context, a access.Identity,
+	repository, branch, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -143,7 +150,9 @@ func (s *Server) PauseLanding(ctx context.Context, a access.Identity, repository
 	if err != nil {
 		return show.Done{}, err
 	}
-	d := show.Done{What: p.String(), Next: fmt.Sprintf("what is pushed is built and waits; to resume: ssh %s repo resume %s %s", s.about.Login(), repository, p.Branch)}
+	d := show.Done{What: p.String(),
+		Next: fmt.Sprintf("what is pushed is built and waits; to resume: ssh %s repo resume %s %s", s.about.Login(),
+			repository, p.Branch)}
 	if already {
 		d.What = "already so: " + p.String()
 	}
@@ -151,7 +160,8 @@ func (s *Server) PauseLanding(ctx context.Context, a access.Identity, repository
 }
 
 // ResumeLanding implements show.Backend.
-func (s *Server) ResumeLanding(ctx context.Context, a access.Identity, repository, branch, reason string) (show.Done, error) {
+func (s *Server) ResumeLanding(ctx context.Context, a access.Identity,
+	repository, branch, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -185,7 +195,8 @@ func (s *Server) Withdraw(ctx context.Context, a access.Identity, repository str
 	if err := s.gate.Withdraw(ctx, repository, number, a); err != nil {
 		return show.Done{}, err
 	}
-	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository), Next: fmt.Sprintf("propose it once more: change retry %s %d", repository, number)}, nil
+	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository),
+		Next: fmt.Sprintf("propose it once more: change retry %s %d", repository, number)}, nil
 }
 
 // Retry implements show.Backend: the same commit, proposed like a push of it.
@@ -196,9 +207,11 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 	}
 	switch {
 	case !s.access.Load().May(a, access.Write, repository):
-		return show.Done{}, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("you may not write to %s", repository), Hint: "ask " + c.By + " to retry it"}
+		return show.Done{}, &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("you may not write to %s", repository),
+			Hint: "ask " + c.By + " to retry it"}
 	case !c.MayRetry:
-		return show.Done{}, &show.Error{Kind: show.Denied, What: fmt.Sprintf("change %d is %s: there is nothing to retry", number, c.State)}
+		return show.Done{}, &show.Error{Kind: show.Denied,
+			What: fmt.Sprintf("change %d is %s: there is nothing to retry", number, c.State)}
 	}
 
 	commit, _ := repo.ParseHash(c.Commit)
@@ -206,11 +219,13 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 	if err != nil {
 		return show.Done{}, err
 	}
-	accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: repository, Branch: c.Branch, Commit: commit, By: a, Decision: decided})
+	accepted, err := s.gate.Propose(ctx,
+		gate.Proposal{Repository: repository, Branch: c.Branch, Commit: commit, By: a, Decision: decided})
 	if err != nil {
 		return show.Done{}, err
 	}
-	d := show.Done{What: fmt.Sprintf("change %d of %s is proposed again as change %d", number, repository, accepted.Change), State: show.Queued}
+	d := show.Done{What: fmt.Sprintf("change %d of %s is proposed again as change %d", number, repository,
+		accepted.Change), State: show.Queued}
 	if accepted.Attached {
 		d.What = fmt.Sprintf("the commit of change %d is open already, as change %d", number, accepted.Change)
 	}
@@ -220,7 +235,8 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 // mayPropose asks the policies what a push of a commit for a gated branch is asked:
 // what they allowed when it was pushed they need not allow now, nor to somebody
 // else. It returns the decision, which is kept before anything follows from it.
-func (s *Server) mayPropose(ctx context.Context, a access.Identity, repository, branch string, commit repo.Hash) (repo.Hash, error) {
+func (s *Server) mayPropose(ctx context.Context, a access.Identity, repository, branch string,
+	commit repo.Hash) (repo.Hash, error) {
 	r, err := s.store.Repository(repository)
 	if err != nil {
 		return repo.Zero, err
@@ -295,7 +311,8 @@ func (s *Server) Replace(ctx context.Context, a access.Identity, repository stri
 }
 
 // Approve implements show.Backend.
-func (s *Server) Approve(ctx context.Context, a access.Identity, repository, environment, tree, reason string) (show.Done, error) {
+func (s *Server) Approve(ctx context.Context, a access.Identity,
+	repository, environment, tree, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -313,7 +330,8 @@ func (s *Server) Approve(ctx context.Context, a access.Identity, repository, env
 }
 
 // Reject implements show.Backend.
-func (s *Server) Reject(ctx context.Context, a access.Identity, repository, environment, tree, reason string) (show.Done, error) {
+func (s *Server) Reject(ctx context.Context, a access.Identity,
+	repository, environment, tree, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -325,7 +343,8 @@ func (s *Server) Reject(ctx context.Context, a access.Identity, repository, envi
 }
 
 // Choose implements show.Backend.
-func (s *Server) Choose(ctx context.Context, a access.Identity, repository, environment string, release int) (show.Done, error) {
+func (s *Server) Choose(ctx context.Context, a access.Identity, repository, environment string,
+	release int) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -333,7 +352,8 @@ func (s *Server) Choose(ctx context.Context, a access.Identity, repository, envi
 	if err != nil {
 		return show.Done{}, err
 	}
-	d := show.Done{What: fmt.Sprintf("proposed release %d for %s, tree %.7s, as %s", release, environment, done.Tree, a.User), State: show.Open}
+	d := show.Done{What: fmt.Sprintf("proposed release %d for %s, tree %.7s, as %s", release, environment, done.Tree,
+		a.User), State: show.Open}
 	if release == 0 {
 		d.What = fmt.Sprintf("proposed the removal of %s, as %s", environment, a.User)
 	}
@@ -346,7 +366,8 @@ func (s *Server) Choose(ctx context.Context, a access.Identity, repository, envi
 }
 
 // Pause implements show.Backend.
-func (s *Server) Pause(ctx context.Context, a access.Identity, repository, environment, reason string) (show.Done, error) {
+func (s *Server) Pause(ctx context.Context, a access.Identity,
+	repository, environment, reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -373,7 +394,8 @@ func (s *Server) Continue(ctx context.Context, a access.Identity, repository, en
 }
 
 // Rollback implements show.Backend.
-func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, environment string, release int, reason string) (show.Done, error) {
+func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, environment string, release int,
+	reason string) (show.Done, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
@@ -382,7 +404,8 @@ func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, en
 		return show.Done{}, err
 	}
 	return show.Done{
-		What: fmt.Sprintf("rolled back %s %d -> %d in Git: env/%s %.7s", environment, done.From, done.To, environment, done.Commit),
+		What: fmt.Sprintf("rolled back %s %d -> %d in Git: env/%s %.7s", environment, done.From, done.To,
+			environment, done.Commit),
 		Next: "hold set: no automatic promotion until someone promotes forward",
 	}, nil
 }

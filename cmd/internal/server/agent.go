@@ -69,7 +69,8 @@ func (s *Server) dialAgent(ctx context.Context) (net.Conn, error) {
 	case err == nil:
 		return conn, nil
 	case client.Stopped():
-		return nil, errors.New("it was stopped by `headgate agent stop`; `headgate agent` starts it, and so does the next start of the server")
+		return nil, errors.New(
+			"it was stopped by `headgate agent stop`; `headgate agent` starts it, and so does the next start of the server")
 	case s.opts.NoAgent:
 		return nil, err
 	}

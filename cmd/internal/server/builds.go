@@ -50,7 +50,8 @@ func (s *Server) buildSecret(repository string, of buildspec.Secret) (string, er
 	if of.Key != "" {
 		var object map[string]any
 		if err := json.Unmarshal(value.Reveal(), &object); err != nil {
-			return "", build.Problem(of, fmt.Sprintf("the secret %s is not a JSON object, and %s is asked of it", id, of.Key), set)
+			return "", build.Problem(of,
+				fmt.Sprintf("the secret %s is not a JSON object, and %s is asked of it", id, of.Key), set)
 		}
 		part, ok := object[of.Key]
 		if !ok {

@@ -20,7 +20,8 @@ import (
 const newest = 50
 
 // Changes implements show.Backend.
-func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
+	f show.ChangeFilter) ([]show.Change, int, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return nil, 0, err
@@ -33,7 +34,8 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f 
 	list := []show.Change{}
 	for _, story := range slices.Backward(stories) {
 		entry := entryOf(queue, story.Number)
-		if f.State != "" && f.State != stateOf(story, entry) || f.Before > 0 && story.Number >= f.Before || !byAuthor(story, f.Author) {
+		if f.State != "" && f.State != stateOf(story, entry) || f.Before > 0 && story.Number >= f.Before ||
+			!byAuthor(story, f.Author) {
 			continue
 		}
 		if story.Number < f.Oldest(len(stories)) {
@@ -62,7 +64,8 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string, f 
 // byAuthor reports whether somebody pushed a change, or is named by its commit.
 func byAuthor(story change.Change, author string) bool {
 	head := story.Head()
-	return author == "" || strings.EqualFold(head.By, author) || strings.Contains(strings.ToLower(head.Author), strings.ToLower(author))
+	return author == "" || strings.EqualFold(head.By, author) ||
+		strings.Contains(strings.ToLower(head.Author), strings.ToLower(author))
 }
 
 // changesPath reports whether the newest revision of a change differs in a file or

@@ -78,7 +78,8 @@ func secretsIn(dir string, files map[string][]byte) (all []check.Secret) {
 }
 
 // targets are what makes environments so, by the same names that Checker knows.
-func targets(supervised target.Target, machines, clustered *fleet.Target, functions *function.Target) map[string]target.Target {
+func targets(supervised target.Target, machines, clustered *fleet.Target,
+	functions *function.Target) map[string]target.Target {
 	return map[string]target.Target{
 		headgateyaml.Services:   supervised,
 		headgateyaml.Hosts:      machines,
@@ -101,7 +102,8 @@ func (s *Server) refusesTarget(repository, target string) (what, fix string) {
 		if has(true) {
 			return "", ""
 		}
-		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol: ssh " + s.about.Login() + " agent enrol --tag " + kubernetes.Tag + "=" + kubernetes.TagValue
+		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol: ssh " + s.about.Login() +
+			" agent enrol --tag " + kubernetes.Tag + "=" + kubernetes.TagValue
 	case headgateyaml.Hosts:
 		if s.opts.mayDeployHere(repository) || has(false) {
 			return "", ""

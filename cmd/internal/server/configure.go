@@ -66,7 +66,8 @@ func (s *Server) dropOwnPolicies(ctx context.Context, own *repo.Repository) erro
 	}
 	by, ok := s.startedBy()
 	if !ok {
-		return errors.New("--drop-own-policies: none of your SSH keys is an administrator's; name the public key of one with --admin-key")
+		return errors.New(
+			"--drop-own-policies: none of your SSH keys is an administrator's; name the public key of one with --admin-key")
 	}
 
 	s.ownPoliciesOff.Store(true)
@@ -125,7 +126,8 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 		}
 	}
 	if number == 0 {
-		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{}, "Make "+s.opts.Admin+" the first administrator")
+		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{},
+			"Make "+s.opts.Admin+" the first administrator")
 		if err != nil {
 			return err
 		}
@@ -152,7 +154,8 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 }
 
 // commitFile makes a commit on tip in which one file at the top is replaced.
-func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data []byte, author repo.Person, subject string) (repo.Hash, error) {
+func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data []byte, author repo.Person,
+	subject string) (repo.Hash, error) {
 	blob := repo.Blob(data)
 	if err := r.Write(blob); err != nil {
 		return repo.Zero, err
@@ -161,7 +164,8 @@ func (s *Server) commitFile(r *repo.Repository, tip repo.Hash, name string, data
 	return s.commitEdits(r, tip, edits, author, subject)
 }
 
-func (s *Server) commitEdits(r *repo.Repository, tip repo.Hash, edits map[string]repo.Edit, author repo.Person, subject string) (repo.Hash, error) {
+func (s *Server) commitEdits(r *repo.Repository, tip repo.Hash, edits map[string]repo.Edit, author repo.Person,
+	subject string) (repo.Hash, error) {
 	tree := repo.Zero
 	var parents []repo.Hash
 	if tip != repo.Zero {

@@ -14,7 +14,8 @@ import (
 )
 
 // Environment implements show.Backend.
-func (s *Server) Environment(ctx context.Context, a access.Identity, repository, environment string) (show.Environment, error) {
+func (s *Server) Environment(ctx context.Context, a access.Identity,
+	repository, environment string) (show.Environment, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Environment{}, err
 	}
@@ -24,7 +25,8 @@ func (s *Server) Environment(ctx context.Context, a access.Identity, repository,
 }
 
 // Deployments implements show.Backend.
-func (s *Server) Deployments(ctx context.Context, a access.Identity, repository, environment, from string) ([]show.Deployed, int, error) {
+func (s *Server) Deployments(ctx context.Context, a access.Identity,
+	repository, environment, from string) ([]show.Deployed, int, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return nil, 0, err
 	}
@@ -32,7 +34,8 @@ func (s *Server) Deployments(ctx context.Context, a access.Identity, repository,
 }
 
 // Promotion implements show.Backend.
-func (s *Server) Promotion(ctx context.Context, a access.Identity, repository, environment string) (show.Promotion, error) {
+func (s *Server) Promotion(ctx context.Context, a access.Identity,
+	repository, environment string) (show.Promotion, error) {
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Promotion{}, err
 	}
@@ -48,7 +51,8 @@ func (e environments) Proposed(ctx context.Context, repository, environment stri
 }
 
 // ApprovePush implements receive.Environments.
-func (e environments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) (repo.Hash, []string, error) {
+func (e environments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity,
+	commit repo.Hash, reason string) (repo.Hash, []string, error) {
 	if _, err := e.readable(by, repository); err != nil {
 		return repo.Zero, nil, err
 	}
@@ -56,7 +60,8 @@ func (e environments) ApprovePush(ctx context.Context, repository, environment s
 }
 
 // RejectPush implements receive.Environments.
-func (e environments) RejectPush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, reason string) ([]string, error) {
+func (e environments) RejectPush(ctx context.Context, repository, environment string, by access.Identity,
+	commit repo.Hash, reason string) ([]string, error) {
 	if _, err := e.readable(by, repository); err != nil {
 		return nil, err
 	}
@@ -96,6 +101,7 @@ func (e environments) Next(ctx context.Context, repository string, release int) 
 }
 
 // Against implements receive.Environments.
-func (e environments) Against(repository string, file *headgateyaml.File) ([]string, []headgateyaml.Environment, yamlfile.Problems, error) {
+func (e environments) Against(repository string,
+	file *headgateyaml.File) ([]string, []headgateyaml.Environment, yamlfile.Problems, error) {
 	return e.reconciler.Against(repository, file)
 }

@@ -348,5 +348,6 @@ func (s *Server) ReplayEvents(_ context.Context, a access.Identity, name string,
 	if n == 0 {
 		return show.Done{What: "no event is parked for " + name}, nil
 	}
-	return show.Done{What: fmt.Sprintf("%s for %s: on the way again", show.Plural(n, "event"), name), State: show.Queued}, nil
+	return show.Done{What: fmt.Sprintf("%s for %s: on the way again", show.Plural(n, "event"), name), State: show.Queued},
+		nil
 }

@@ -214,7 +214,8 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 		d.Next = "no webhook has come yet: send a test from the forge's settings to " + f.Webhook
 	case conf.Token == "":
 	case proof.Hook != nil:
-		d.Next = fmt.Sprintf("the forge could not be asked for a webhook (%v): send a test from its settings to %s", proof.Hook, f.Webhook)
+		d.Next = fmt.Sprintf("the forge could not be asked for a webhook (%v): send a test from its settings to %s",
+			proof.Hook, f.Webhook)
 	case !proof.Arrived:
 		return d, &show.Error{
 			Kind: show.Denied,
@@ -244,7 +245,8 @@ func rightsAt(forge string) string {
 var clouds = map[string]string{"github": "https://github.com/", "gitlab": "https://gitlab.com/"}
 
 // Connect implements show.Backend.
-func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConnection, token secret.Value) (show.Connecting, error) {
+func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConnection,
+	token secret.Value) (show.Connecting, error) {
 	if err := s.administrator(a, "connect forges"); err != nil {
 		return show.Connecting{}, err
 	}
@@ -276,7 +278,8 @@ func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConne
 		return done, err
 	}
 	present, there := was.config.Connection(c.Name)
-	if there && (present.Forge != conf.Forge || present.Repository != conf.Repository || present.URL != conf.URL || present.Mirror != conf.Mirror) {
+	if there && (present.Forge != conf.Forge || present.Repository != conf.Repository || present.URL != conf.URL ||
+		present.Mirror != conf.Mirror) {
 		return done, &show.Error{
 			Kind: show.Denied,
 			What: fmt.Sprintf("connection %s is to %s of %s already", c.Name, present.Repository, present.Forge),
@@ -292,7 +295,8 @@ func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConne
 		done.Steps = []string{
 			"make a token at the forge. It needs " + rightsAt(c.Forge),
 			fmt.Sprintf("connect with it: %s forge connect %s %s --token <token-file", s.about.Login(), c.Forge, c.Repository),
-			"this makes the webhook to " + done.Webhook + ", its secret, the mirror " + c.Mirror + " and the connection " + c.Name + " in " + access.FileName,
+			"this makes the webhook to " + done.Webhook + ", its secret, the mirror " + c.Mirror + " and the connection " +
+				c.Name + " in " + access.FileName,
 		}
 		return done, nil
 	}
@@ -327,12 +331,13 @@ func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConne
 	if err := s.secrets.Set(secret.ID{Name: conf.Token}, token, a.User, time.Now()); err != nil {
 		return done, err
 	}
-	err = s.reconfigure(ctx, a, fmt.Sprintf("Connect %s of %s", c.Repository, c.Forge), func(now *access.Config, data []byte) ([]byte, error) {
-		if _, there := now.Connection(c.Name); there {
-			return data, nil
-		}
-		return access.AddConnection(data, conf)
-	})
+	err = s.reconfigure(ctx, a, fmt.Sprintf("Connect %s of %s", c.Repository, c.Forge),
+		func(now *access.Config, data []byte) ([]byte, error) {
+			if _, there := now.Connection(c.Name); there {
+				return data, nil
+			}
+			return access.AddConnection(data, conf)
+		})
 	if err != nil {
 		return done, err
 	}
@@ -340,15 +345,18 @@ func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConne
 	s.forges.Retry()
 	s.log.Info("connected a forge", "connection", c.Name, "forge", c.Forge, "at", c.Repository, "user", a.User)
 	if err := setup.SetHook(ctx, done.Webhook, signed); err != nil {
-		done.Steps = append(done.Steps, fmt.Sprintf("the forge did not take the webhook (%v): give the token the right to administer webhooks and repeat this, or make it by hand: "+
-			"POST %s, application/json, signed with a secret of yours that you set with: secret set %s", err, done.Webhook, hook.Name))
+		done.Steps = append(done.Steps,
+			fmt.Sprintf(
+				"the forge did not take the webhook (%v): give the token the right to administer webhooks and repeat this, or make it by hand: "+
+					"POST %s, application/json, signed with a secret of yours that you set with: secret set %s", err, done.Webhook, hook.Name))
 	}
 	done.Steps = append(done.Steps, "prove it: forge test "+c.Name)
 	return done, nil
 }
 
 // TipLog implements show.Backend.
-func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch string, follow bool) iter.Seq2[show.LogEvent, error] {
+func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch string,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		f, err := s.Connection(ctx, a, name)
 		if err != nil {
@@ -363,7 +371,8 @@ func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch str
 				Hint: "see those that are", Command: "forge show " + name,
 			}
 			if i >= 0 {
-				e.What = fmt.Sprintf("%s at %.7s has no build yet: %s", f.Tips[i].Branch, f.Tips[i].Commit, cmp.Or(f.Tips[i].Reason, string(f.Tips[i].State)))
+				e.What = fmt.Sprintf("%s at %.7s has no build yet: %s", f.Tips[i].Branch, f.Tips[i].Commit,
+					cmp.Or(f.Tips[i].Reason, string(f.Tips[i].State)))
 			}
 			yield(show.LogEvent{}, e)
 			return
@@ -405,7 +414,8 @@ func (p promotions) Promotion(ctx context.Context, repository, environment strin
 }
 
 // Approve implements forge.Promotions.
-func (p promotions) Approve(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash) ([]string, error) {
+func (p promotions) Approve(ctx context.Context, repository, environment string, by access.Identity,
+	commit repo.Hash) ([]string, error) {
 	if _, err := p.readable(by, repository); err != nil {
 		return nil, err
 	}

@@ -34,7 +34,8 @@ func CheckHistory(data string) error {
 		if len(logs) > 0 {
 			return fmt.Errorf("%s holds no repository, but logs of their builds\n"+
 				"hint: if repositories/ is on a file system of its own, mount it; else restore it from a backup or from mirrors\n"+
-				"hint: to begin anew give another --data, or remove %s", filepath.Join(data, "repositories"), filepath.Join(data, "logs"))
+				"hint: to begin anew give another --data, or remove %s", filepath.Join(data,
+				"repositories"), filepath.Join(data, "logs"))
 		}
 		return nil
 	}
@@ -48,9 +49,11 @@ func CheckHistory(data string) error {
 	}
 	for _, key := range []struct{ name, what, way string }{
 		{"host", "the SSH host key, by which every client knows this server",
-			"if it is lost, make another on purpose: headgate key rotate --data " + data + " host (every client is warned of the new one)"},
+			"if it is lost, make another on purpose: headgate key rotate --data " + data +
+				" host (every client is warned of the new one)"},
 		{"server", "the signing key: with another one no release, promotion or verdict that is there verifies",
-			"if it is lost, make another on purpose: headgate key rotate --data " + data + " server (what it signed stays valid)"},
+			"if it is lost, make another on purpose: headgate key rotate --data " + data +
+				" server (what it signed stays valid)"},
 	} {
 		path := filepath.Join(data, "keys", key.name)
 		info, err := os.Stat(path)
@@ -92,7 +95,8 @@ func checkSigner(store *repo.Store, path string) error {
 		return err
 	}
 	if len(changes) > 0 && bytes.Equal(changes[0].Former.Marshal(), mine.Marshal()) {
-		return fmt.Errorf("%s was to be replaced by %s, and that was cut off\nhint: headgate key rotate --data %s server", path,
+		return fmt.Errorf("%s was to be replaced by %s, and that was cut off\nhint: headgate key rotate --data %s server",
+			path,
 			gossh.FingerprintSHA256(key), filepath.Dir(filepath.Dir(path)))
 	}
 	return fmt.Errorf("%s is not the key that signed the history (it is %s): that of %s is %s\n"+

@@ -9,7 +9,8 @@ import (
 )
 
 // InstanceLogs implements show.Backend.
-func (s *Server) InstanceLogs(ctx context.Context, a access.Identity, repository, environment string, q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
+func (s *Server) InstanceLogs(ctx context.Context, a access.Identity, repository, environment string,
+	q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
 	return func(yield func(show.InstanceLine, error) bool) {
 		ctx, stop := s.reading(ctx, a, repository)
 		defer stop()

@@ -13,13 +13,15 @@ import (
 )
 
 // Log implements show.Backend.
-func (s *Server) Log(ctx context.Context, a access.Identity, name string, number int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (s *Server) Log(ctx context.Context, a access.Identity, name string, number int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return s.followed(ctx, a, name, func(ctx context.Context) iter.Seq2[show.LogEvent, error] {
 		return s.changeLog(ctx, a, name, number, follow)
 	})
 }
 
-func (s *Server) changeLog(ctx context.Context, a access.Identity, name string, number int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (s *Server) changeLog(ctx context.Context, a access.Identity, name string, number int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		c, err := s.Change(ctx, a, name, number)
 		if err == nil && follow && c.Build == nil && (c.State == show.Queued || c.State == show.Running) {

@@ -55,34 +55,41 @@ func (s *Server) AddUser(ctx context.Context, a access.Identity, name string, ke
 	_, there := s.access.Load().User(name)
 	theirs := s.about
 	theirs.Key = "" // which is the administrator's
-	subject, done := "Add the user "+name, show.Done{What: "added the user " + name, Next: "with their key they get in: ssh " + theirs.Login() + " whoami"}
+	subject, done := "Add the user "+name, show.Done{What: "added the user " + name,
+		Next: "with their key they get in: ssh " + theirs.Login() + " whoami"}
 	if there {
-		subject, done = "Add a key of "+name, show.Done{What: fmt.Sprintf("%s has %s more", name, show.Plural(len(keys), "key"))}
+		subject, done = "Add a key of "+
+			name, show.Done{What: fmt.Sprintf("%s has %s more", name, show.Plural(len(keys), "key"))}
 	}
-	return s.member(ctx, a, "add users", subject, done, func(data []byte) ([]byte, error) { return access.AddUser(data, name, keys) })
+	return s.member(ctx, a, "add users", subject, done,
+		func(data []byte) ([]byte, error) { return access.AddUser(data, name, keys) })
 }
 
 // RemoveUser implements show.Backend.
 func (s *Server) RemoveUser(ctx context.Context, a access.Identity, name string) (show.Done, error) {
-	return s.member(ctx, a, "remove users", "Remove the user "+name, show.Done{What: "removed the user " + name + ", their keys and tokens"},
+	return s.member(ctx, a, "remove users", "Remove the user "+name,
+		show.Done{What: "removed the user " + name + ", their keys and tokens"},
 		func(data []byte) ([]byte, error) { return access.RemoveUser(data, name) })
 }
 
 // AddMember implements show.Backend.
 func (s *Server) AddMember(ctx context.Context, a access.Identity, group, user string) (show.Done, error) {
-	return s.member(ctx, a, "change groups", fmt.Sprintf("Add %s to the group %s", user, group), show.Done{What: fmt.Sprintf("%s is in the group %s", user, group)},
+	return s.member(ctx, a, "change groups", fmt.Sprintf("Add %s to the group %s", user, group),
+		show.Done{What: fmt.Sprintf("%s is in the group %s", user, group)},
 		func(data []byte) ([]byte, error) { return access.AddMember(data, group, user) })
 }
 
 // RemoveMember implements show.Backend.
 func (s *Server) RemoveMember(ctx context.Context, a access.Identity, group, user string) (show.Done, error) {
-	return s.member(ctx, a, "change groups", fmt.Sprintf("Take %s out of the group %s", user, group), show.Done{What: fmt.Sprintf("%s is not in the group %s any more", user, group)},
+	return s.member(ctx, a, "change groups", fmt.Sprintf("Take %s out of the group %s", user, group),
+		show.Done{What: fmt.Sprintf("%s is not in the group %s any more", user, group)},
 		func(data []byte) ([]byte, error) { return access.RemoveMember(data, group, user) })
 }
 
 // member lands an edit of users and groups. What the edit objects to is for the
 // person who wanted it.
-func (s *Server) member(ctx context.Context, a access.Identity, what, subject string, done show.Done, edit func([]byte) ([]byte, error)) (show.Done, error) {
+func (s *Server) member(ctx context.Context, a access.Identity, what, subject string, done show.Done,
+	edit func([]byte) ([]byte, error)) (show.Done, error) {
 	if err := s.administrator(a, what); err != nil {
 		return show.Done{}, err
 	}

@@ -128,7 +128,8 @@ func (r *remotes) Enrols(fingerprint string) bool {
 
 // Enrol implements gitd.Agents. What it does is the doing of whoever made the token, who
 // must be an administrator still.
-func (r *remotes) Enrol(ctx context.Context, token string, key gossh.PublicKey, e agentline.Enrolment) (agentline.Enrolled, error) {
+func (r *remotes) Enrol(ctx context.Context, token string, key gossh.PublicKey,
+	e agentline.Enrolment) (agentline.Enrolled, error) {
 	refused := func(what, hint string) (agentline.Enrolled, error) {
 		return agentline.Enrolled{}, &show.Error{Kind: show.Denied, What: what, Hint: hint}
 	}
@@ -151,10 +152,12 @@ func (r *remotes) Enrol(ctx context.Context, token string, key gossh.PublicKey, 
 	}
 	config := r.access.Load()
 	if there, ok := config.Agent(name); ok && there.Key.Fingerprint != own {
-		return refused(fmt.Sprintf("there is an agent %q already", name), "give another name with --name, or have an administrator remove it: ssh host agent remove "+name)
+		return refused(fmt.Sprintf("there is an agent %q already", name),
+			"give another name with --name, or have an administrator remove it: ssh host agent remove "+name)
 	}
 	if there, ok := config.AgentByKey(own); ok && there.Name != name {
-		return refused("this machine's key is that of the agent "+there.Name, "remove its directory, and it makes another key")
+		return refused("this machine's key is that of the agent "+there.Name,
+			"remove its directory, and it makes another key")
 	}
 	if _, ok := config.ByKey(own, access.ViaSSH); ok {
 		return refused("this machine's key is a user's", "remove its directory, and it makes another key")
@@ -443,7 +446,8 @@ func (s *Server) RemoveAgent(ctx context.Context, a access.Identity, name string
 		What: "removed the agent " + name + ": its key lets in no more",
 		Next: "what runs there goes on; to stop it, on that machine: headgate agent stop",
 	}
-	return s.member(ctx, a, "remove agents", "Remove the agent "+name, done, func(data []byte) ([]byte, error) { return access.RemoveAgent(data, name) })
+	return s.member(ctx, a, "remove agents", "Remove the agent "+name, done,
+		func(data []byte) ([]byte, error) { return access.RemoveAgent(data, name) })
 }
 
 // DrainAgent implements show.Backend.
@@ -467,7 +471,8 @@ func (s *Server) DrainAgent(ctx context.Context, a access.Identity, name string,
 		done.What = name + " is so already: " + done.What
 		return done, nil
 	}
-	return s.member(ctx, a, "drain agents", subject, done, func(data []byte) ([]byte, error) { return access.DrainAgent(data, name, drained) })
+	return s.member(ctx, a, "drain agents", subject, done,
+		func(data []byte) ([]byte, error) { return access.DrainAgent(data, name, drained) })
 }
 
 // EnrolAgent implements show.Backend.
@@ -508,7 +513,8 @@ func (s *Server) EnrolAgent(_ context.Context, a access.Identity, q show.AgentRe
 	e.Name, e.Tags, e.Expires, e.Platform = t.Name, t.Tags, t.Expires, runtime.GOOS+"/"+runtime.GOARCH
 	if s.remotes.downloads() {
 		e.Download = s.about.GitHTTP + programPath + e.Program
-		e.Command = fmt.Sprintf("curl -fsSo headgate %s && echo '%s  headgate' | sha256sum -c --quiet && chmod +x headgate && ", e.Download, e.Program)
+		e.Command = fmt.Sprintf(
+			"curl -fsSo headgate %s && echo '%s  headgate' | sha256sum -c --quiet && chmod +x headgate && ", e.Download, e.Program)
 	}
 	e.Command += fmt.Sprintf("echo %s | ./headgate agent join --server %s --host-key %s --signing-key %s",
 		secret, s.about.SSH, s.about.HostKey, keysOf(s.store.Signer()))
@@ -576,7 +582,8 @@ func (r *remotes) serveProgram() http.Handler {
 			http.Error(w, q.Method+" is not answered here", http.StatusMethodNotAllowed)
 			return
 		case err != nil || q.URL.Path != programPath+digest:
-			http.Error(w, "there is no such program; the line that asks for it is another server's, or of before an upgrade", http.StatusNotFound)
+			http.Error(w, "there is no such program; the line that asks for it is another server's, or of before an upgrade",
+				http.StatusNotFound)
 			return
 		}
 		select {

@@ -16,7 +16,8 @@ import (
 
 // RenameEnvironment implements show.Backend: a change of headgate.yaml, through the
 // gate like any other.
-func (s *Server) RenameEnvironment(ctx context.Context, a access.Identity, repository, environment, to string) (show.Done, error) {
+func (s *Server) RenameEnvironment(ctx context.Context, a access.Identity,
+	repository, environment, to string) (show.Done, error) {
 	r, err := s.readable(a, repository)
 	if err != nil {
 		return show.Done{}, err
@@ -30,9 +31,11 @@ func (s *Server) RenameEnvironment(ctx context.Context, a access.Identity, repos
 		}
 	}
 	branch := s.gate.Branch(repository)
-	byHand := fmt.Sprintf("in %s, put %s under its new name, add was: %s there, and push that", headgateyaml.Name, environment, environment)
+	byHand := fmt.Sprintf("in %s, put %s under its new name, add was: %s there, and push that", headgateyaml.Name,
+		environment, environment)
 	if !config.Gated(repository) {
-		return show.Done{}, &show.Error{Kind: show.Denied, What: repository + " is not gated, so nothing can be proposed to it", Hint: byHand}
+		return show.Done{}, &show.Error{Kind: show.Denied,
+			What: repository + " is not gated, so nothing can be proposed to it", Hint: byHand}
 	}
 	tip, err := r.Ref("refs/heads/" + branch)
 	if err != nil {
@@ -42,7 +45,8 @@ func (s *Server) RenameEnvironment(ctx context.Context, a access.Identity, repos
 	if err != nil {
 		return show.Done{}, err
 	}
-	commit, err := s.commitFile(r, tip, headgateyaml.Name, edited, s.author(config, a), fmt.Sprintf("Rename the environment %s to %s", environment, to))
+	commit, err := s.commitFile(r, tip, headgateyaml.Name, edited, s.author(config, a),
+		fmt.Sprintf("Rename the environment %s to %s", environment, to))
 	if err != nil {
 		return show.Done{}, err
 	}
@@ -50,12 +54,14 @@ func (s *Server) RenameEnvironment(ctx context.Context, a access.Identity, repos
 	if err != nil {
 		return show.Done{}, err
 	}
-	accepted, err := s.gate.Propose(ctx, gate.Proposal{Repository: repository, Branch: branch, Commit: commit, By: a, Decision: decided})
+	accepted, err := s.gate.Propose(ctx,
+		gate.Proposal{Repository: repository, Branch: branch, Commit: commit, By: a, Decision: decided})
 	if err != nil {
 		return show.Done{}, err
 	}
 	return show.Done{
-		What:  fmt.Sprintf("proposed as change %d: environment %s of %s is called %s", accepted.Change, environment, repository, to),
+		What: fmt.Sprintf("proposed as change %d: environment %s of %s is called %s", accepted.Change, environment,
+			repository, to),
 		Next:  fmt.Sprintf("it is renamed when that lands; follow it: change log -f %s %d", repository, accepted.Change),
 		State: show.Queued,
 	}, nil
@@ -70,7 +76,8 @@ func (s *Server) renamedIn(r *repo.Repository, tip repo.Hash, environment, to, b
 	}
 	data, err := r.File(tree, headgateyaml.Name)
 	if errors.Is(err, repo.ErrNoFile) {
-		return nil, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("%s has no %s, and so no environment", r.Name(), headgateyaml.Name)}
+		return nil, &show.Error{Kind: show.NotFound,
+			What: fmt.Sprintf("%s has no %s, and so no environment", r.Name(), headgateyaml.Name)}
 	}
 	if err != nil {
 		return nil, err
@@ -105,7 +112,8 @@ func (s *Server) renamedIn(r *repo.Repository, tip repo.Hash, environment, to, b
 	case errors.As(err, &problems): // of the new name
 		return nil, &show.Error{Kind: show.Usage, What: problems[0].What, Hint: problems[0].Fix}
 	case errors.Is(err, headgateyaml.ErrNoEdit):
-		return nil, &show.Error{Kind: show.Denied, What: fmt.Sprintf("%s of %s cannot be edited by a program", headgateyaml.Name, r.Name()), Hint: byHand}
+		return nil, &show.Error{Kind: show.Denied,
+			What: fmt.Sprintf("%s of %s cannot be edited by a program", headgateyaml.Name, r.Name()), Hint: byHand}
 	default:
 		return nil, err
 	}

@@ -204,11 +204,13 @@ func (s *Server) run(ctx context.Context, a access.Identity, repository, name st
 	if number == 0 {
 		what = fmt.Sprintf("schedule %s has not run yet", name)
 	}
-	return show.Run{}, &show.Error{Kind: show.NotFound, What: what, Hint: "start one", Command: "schedule run " + repository + " " + name}
+	return show.Run{}, &show.Error{Kind: show.NotFound, What: what, Hint: "start one",
+		Command: "schedule run " + repository + " " + name}
 }
 
 // untilRunChanges waits until a run is in another state.
-func (s *Server) untilRunChanges(ctx context.Context, a access.Identity, repository, name string, was show.Run) (show.Run, error) {
+func (s *Server) untilRunChanges(ctx context.Context, a access.Identity, repository, name string,
+	was show.Run) (show.Run, error) {
 	changed, stop := s.schedules.Watch(repository)
 	defer stop()
 	for {

@@ -139,7 +139,8 @@ func (s *Server) RemoveSecret(_ context.Context, a access.Identity, id secret.ID
 	s.log.Info("removed a secret", "secret", id.String(), "user", a.User)
 	done := show.Done{What: "forgot the secret " + id.String()}
 	if used := s.services.SecretSet(id.Repository, id.Name); len(used) > 0 {
-		done.Next = environmentsOf(used) + " names it still: what runs there goes on, and nothing new is deployed until it is set again or not named"
+		done.Next = environmentsOf(used) +
+			" names it still: what runs there goes on, and nothing new is deployed until it is set again or not named"
 	}
 	return done, nil
 }

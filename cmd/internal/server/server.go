@@ -649,7 +649,8 @@ func hookProgram() (string, error) {
 	}
 	program := filepath.Join(filepath.Dir(self), "headgate-hook")
 	if _, err := os.Stat(program); err != nil {
-		return "", fmt.Errorf("headgate-hook is not beside headgate in %s\nhint: make build puts both into bin", filepath.Dir(self))
+		return "", fmt.Errorf("headgate-hook is not beside headgate in %s\nhint: make build puts both into bin",
+			filepath.Dir(self))
 	}
 	return program, nil
 }

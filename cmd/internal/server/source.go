@@ -80,7 +80,8 @@ func (s *Server) Compare(ctx context.Context, a access.Identity, name, from, to 
 }
 
 // ChangeDiff implements show.Backend.
-func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string, number, from, revision int) (show.Comparison, error) {
+func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string,
+	number, from, revision int) (show.Comparison, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Comparison{}, err
@@ -132,7 +133,8 @@ func (s *Server) ChangeDiff(ctx context.Context, a access.Identity, name string,
 // baseOf is the commit of the branch that a revision of a change stands on. Once
 // it has landed the branch holds the revision itself: then it is what the branch
 // was before.
-func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.Change, head repo.Hash) (repo.Hash, error) {
+func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.Change,
+	head repo.Hash) (repo.Hash, error) {
 	if landing, ok := story.Landing(); ok && landing.New != repo.Zero {
 		return source.Base(ctx, r, landing.Old, head)
 	}
@@ -153,7 +155,8 @@ func (s *Server) baseOf(ctx context.Context, r *repo.Repository, story change.Ch
 }
 
 // ReleaseDiff implements show.Backend.
-func (s *Server) ReleaseDiff(ctx context.Context, a access.Identity, name string, from, to int) (show.Comparison, error) {
+func (s *Server) ReleaseDiff(ctx context.Context, a access.Identity, name string,
+	from, to int) (show.Comparison, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
 		return show.Comparison{}, err
@@ -383,7 +386,8 @@ func (s *Server) Search(ctx context.Context, a access.Identity, query string) (s
 }
 
 // searchIn looks through one repository.
-func (s *Server) searchIn(ctx context.Context, a access.Identity, view show.Repository, query string, found *show.Found) error {
+func (s *Server) searchIn(ctx context.Context, a access.Identity, view show.Repository, query string,
+	found *show.Found) error {
 	r, err := s.readable(a, view.Name)
 	if err != nil {
 		return err
@@ -396,7 +400,8 @@ func (s *Server) searchIn(ctx context.Context, a access.Identity, view show.Repo
 	number, matches := strings.TrimPrefix(query, "#"), 0
 	for _, story := range slices.Backward(stories) {
 		head := story.Head()
-		if number != fmt.Sprint(story.Number) && !has(query, head.Subject, head.By, head.Author) && !strings.HasPrefix(head.Commit.String(), query) {
+		if number != fmt.Sprint(story.Number) && !has(query, head.Subject, head.By, head.Author) &&
+			!strings.HasPrefix(head.Commit.String(), query) {
 			continue
 		}
 		c, err := s.summary(r, story, entryOf(queue, story.Number))

@@ -47,7 +47,8 @@ func (s *Server) CreateToken(_ context.Context, a access.Identity, r show.TokenR
 	if err != nil {
 		return show.NewToken{}, err
 	}
-	s.log.Info("made a token", "token", t.ID, "user", a.User, "write", t.Write, "repositories", t.Repositories, "expires", t.Expires)
+	s.log.Info("made a token", "token", t.ID, "user", a.User, "write", t.Write, "repositories", t.Repositories,
+		"expires", t.Expires)
 	return show.NewToken{Secret: secret, Token: shownToken(t)}, nil
 }
 
@@ -75,7 +76,8 @@ func (s *Server) RevokeToken(_ context.Context, a access.Identity, id string) (s
 	}
 	t, err := s.tokens.Revoke(of, id)
 	if errors.Is(err, token.ErrNone) {
-		return show.Done{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("you have no token %q", id), Hint: "see yours, with their ids", Command: "token list"}
+		return show.Done{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("you have no token %q", id),
+			Hint: "see yours, with their ids", Command: "token list"}
 	}
 	if err != nil {
 		return show.Done{}, err

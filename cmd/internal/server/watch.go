@@ -19,7 +19,8 @@ var errReadsNoMore = &show.Error{
 
 // reading is ctx for as long as somebody may read a repository: it is done, with
 // errReadsNoMore, when a configuration comes into force by which they may not.
-func (s *Server) reading(ctx context.Context, a access.Identity, repository string) (context.Context, context.CancelFunc) {
+func (s *Server) reading(ctx context.Context, a access.Identity,
+	repository string) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	changed, stop := s.moved.Watch(access.Own)
 	look := func() {
@@ -41,7 +42,8 @@ func (s *Server) reading(ctx context.Context, a access.Identity, repository stri
 
 // followed are events that end, and say so, when their reader may read no more.
 func (s *Server) followed(
-	ctx context.Context, a access.Identity, repository string, events func(context.Context) iter.Seq2[show.LogEvent, error],
+	ctx context.Context, a access.Identity, repository string,
+	events func(context.Context) iter.Seq2[show.LogEvent, error],
 ) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		ctx, stop := s.reading(ctx, a, repository)

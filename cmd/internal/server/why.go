@@ -71,7 +71,8 @@ func (s *Server) whyChange(ctx context.Context, a access.Identity, name string, 
 		}
 		fact("runs in", strings.Join(c.RunsIn, ", "))
 	case show.Refused, show.Conflict, show.Withdrawn:
-		w.Answer = fmt.Sprintf("%d was %s: %s.", number, map[show.State]string{show.Refused: "refused", show.Conflict: "refused, it conflicts", show.Withdrawn: "withdrawn"}[c.State], c.Reason)
+		w.Answer = fmt.Sprintf("%d was %s: %s.", number, map[show.State]string{show.Refused: "refused",
+			show.Conflict: "refused, it conflicts", show.Withdrawn: "withdrawn"}[c.State], c.Reason)
 		for _, d := range c.Details {
 			fact("", d)
 		}
@@ -198,7 +199,8 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 		w.State = show.Landed
 		w.Answer = fmt.Sprintf("%s is on %s and in %s.", id, branch, strings.Join(in, " and "))
 	case len(meant) > 0:
-		w.Answer = fmt.Sprintf("%s is on %s and runs nowhere: it is declared for %s.", id, branch, strings.Join(meant, ", and for "))
+		w.Answer = fmt.Sprintf("%s is on %s and runs nowhere: it is declared for %s.", id, branch,
+			strings.Join(meant, ", and for "))
 	}
 	return w, nil
 }

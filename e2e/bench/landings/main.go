@@ -46,7 +46,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	signer, err := repo.OpenSigner(filepath.Join(args[0], "keys", "server"), repo.Person{Name: "Headgate", Email: "headgate@127.0.0.1"})
+	signer, err := repo.OpenSigner(filepath.Join(args[0], "keys", "server"),
+		repo.Person{Name: "Headgate", Email: "headgate@127.0.0.1"})
 	if err != nil {
 		return err
 	}
@@ -179,8 +180,9 @@ func (m *maker) land(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.last, err = m.changes.Open(ctx, change.Push{Branch: m.last.Branch, Commit: m.tip, By: m.last.Head().By, Key: m.last.Head().Key,
-		Decision: pushed, At: now})
+	m.last, err = m.changes.Open(ctx,
+		change.Push{Branch: m.last.Branch, Commit: m.tip, By: m.last.Head().By, Key: m.last.Head().Key,
+			Decision: pushed, At: now})
 	if err != nil {
 		return err
 	}
@@ -199,7 +201,8 @@ func (m *maker) land(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tested := change.Facts{Candidate: m.tip, Base: base, Tree: m.tree, Verdict: v.Key, Decision: decided, Log: v.LogName(), Took: time.Second}
+	tested := change.Facts{Candidate: m.tip, Base: base, Tree: m.tree, Verdict: v.Key, Decision: decided, Log: v.LogName(),
+		Took: time.Second}
 	m.last, err = m.changes.Append(ctx, m.last, change.Event{Kind: change.Tested, At: now,
 		Subject: fmt.Sprintf("tested %s + %d: green", m.last.Branch, number), Facts: tested})
 	if err != nil {
@@ -214,7 +217,8 @@ func (m *maker) land(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.releases.Make(ctx, release.Landing{Branch: m.last.Branch, Commit: m.tip, Previous: base, Subject: "Say it another way",
-		Changes: []int{number}, By: m.last.Head().By, At: now, Verdict: v})
+	_, err = m.releases.Make(ctx,
+		release.Landing{Branch: m.last.Branch, Commit: m.tip, Previous: base, Subject: "Say it another way",
+			Changes: []int{number}, By: m.last.Head().By, At: now, Verdict: v})
 	return err
 }

@@ -349,7 +349,8 @@ func writeTar(ctx context.Context, w io.Writer, roots map[string]*os.Root, files
 			if !safeLink(f.Path, f.Link) {
 				return wrong("%s links to %q, outside of the artifact", f.Path, f.Link)
 			}
-			if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: f.Path, Linkname: f.Link, Mode: 0o777, Format: tar.FormatPAX}); err != nil {
+			if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: f.Path, Linkname: f.Link, Mode: 0o777,
+				Format: tar.FormatPAX}); err != nil {
 				return err
 			}
 			continue
@@ -393,7 +394,8 @@ func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max in
 	if info.Mode().Perm()&0o111 != 0 {
 		mode = 0o755
 	}
-	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: info.Size(), Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: info.Size(), Mode: mode,
+		ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
 		return 0, err
 	}
 	n, err := io.Copy(t, io.LimitReader(&contextReader{ctx, f.Source, in}, info.Size()))

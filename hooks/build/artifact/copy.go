@@ -41,7 +41,8 @@ func (s *Store) CopyTo(ctx context.Context, to *Store, digest string) error {
 	if _, err := to.PutBlob(data); err != nil {
 		return fmt.Errorf("copy artifact %s: %w", digest, err)
 	}
-	return to.list(descriptor{MediaType: manifestType, ArtifactType: m.ArtifactType, Digest: digest, Size: int64(len(data))})
+	return to.list(descriptor{MediaType: manifestType, ArtifactType: m.ArtifactType, Digest: digest,
+		Size: int64(len(data))})
 }
 
 func (s *Store) copyBlob(ctx context.Context, to *Store, digest string) error {

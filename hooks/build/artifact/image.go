@@ -139,7 +139,8 @@ func (s *Store) moved(ctx context.Context, w io.Writer, layer, directory string)
 		if r != '/' || i == 0 {
 			continue
 		}
-		if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: prefix[:i] + "/", Mode: 0o755, Format: tar.FormatPAX}); err != nil {
+		if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: prefix[:i] + "/", Mode: 0o755,
+			Format: tar.FormatPAX}); err != nil {
 			return 0, err
 		}
 	}
@@ -381,7 +382,8 @@ func (a *archive) document(name string, into any) ([]byte, error) {
 
 // blobPath is where an image layout keeps a blob; "" for an odd digest.
 func blobPath(digest string) string {
-	if hexes, ok := strings.CutPrefix(digest, "sha256:"); ok && len(hexes) == 64 && strings.Trim(hexes, "0123456789abcdef") == "" {
+	if hexes, ok := strings.CutPrefix(digest, "sha256:"); ok && len(hexes) == 64 &&
+		strings.Trim(hexes, "0123456789abcdef") == "" {
 		return "blobs/sha256/" + hexes
 	}
 	return ""
@@ -417,7 +419,8 @@ func (s *Store) importLayout(ctx context.Context, a *archive, name string) (Arti
 			return Artifact{}, err
 		}
 		// What describes an image (its provenance) is not for any machine.
-		top.Manifests = slices.DeleteFunc(top.Manifests, func(d descriptor) bool { return d.Platform != nil && d.Platform.OS == "unknown" })
+		top.Manifests = slices.DeleteFunc(top.Manifests,
+			func(d descriptor) bool { return d.Platform != nil && d.Platform.OS == "unknown" })
 	}
 	return Artifact{}, wrong("%s nests indexes too deep", a.source)
 }
@@ -485,7 +488,8 @@ func (s *Store) importSaved(ctx context.Context, a *archive, name string) (Artif
 		return Artifact{}, err
 	}
 	if len(config.RootFS.DiffIDs) != len(of.Layers) {
-		return Artifact{}, wrong("the image in %s has %d layers, and its configuration names %d", a.source, len(of.Layers), len(config.RootFS.DiffIDs))
+		return Artifact{}, wrong("the image in %s has %d layers, and its configuration names %d", a.source, len(of.Layers),
+			len(config.RootFS.DiffIDs))
 	}
 
 	var layers []descriptor

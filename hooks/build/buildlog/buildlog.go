@@ -106,7 +106,8 @@ func OpenDir(root string) (*Dir, error) {
 	if err := os.MkdirAll(running, 0o755); err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
-	return &Dir{root: root, bound: MaxBytes, running: map[string]*Writer{}, finished: map[string]string{}, created: make(chan struct{})}, nil
+	return &Dir{root: root, bound: MaxBytes, running: map[string]*Writer{}, finished: map[string]string{},
+		created: make(chan struct{})}, nil
 }
 
 // Create begins the log called id. Secrets are the values to be masked.
@@ -378,7 +379,8 @@ func (w *Writer) line(step int, text string) {
 	if w.size >= w.dir.bound {
 		if !w.cut {
 			w.cut = true
-			w.write(Event{Kind: Note, Step: step, Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", w.dir.bound>>20)})
+			w.write(Event{Kind: Note, Step: step,
+				Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", w.dir.bound>>20)})
 		}
 		return
 	}

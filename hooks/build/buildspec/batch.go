@@ -65,7 +65,8 @@ func (r *reader) batch(key, n *yaml.Node) {
 			first = k
 			kinds[k.Value](k, value, b)
 			if len(b.Tasks) > maxTasks {
-				r.refuse(k, "make it smaller", "batch.%s comes to %d builds: a batch has at most %d", k.Value, len(b.Tasks), maxTasks)
+				r.refuse(k, "make it smaller", "batch.%s comes to %d builds: a batch has at most %d", k.Value,
+					len(b.Tasks), maxTasks)
 			}
 		})
 	})
@@ -113,7 +114,8 @@ func (r *reader) graph(key *yaml.Node, b *Batch) {
 		}
 	}
 	if len(stuck) > 0 && len(r.problems) == 0 {
-		r.refuse(at(known[stuck[0]]), "remove one of their depend-on", "the tasks %s wait for one another", strings.Join(stuck, ", "))
+		r.refuse(at(known[stuck[0]]), "remove one of their depend-on", "the tasks %s wait for one another",
+			strings.Join(stuck, ", "))
 	}
 }
 
@@ -198,7 +200,8 @@ func (r *reader) buildMatrix(key, n *yaml.Node, b *Batch) {
 			return
 		}
 		if len(all)*len(values) > maxTasks {
-			r.refuse(at, "make it smaller", "batch.build-matrix comes to %d builds and more: a batch has at most %d", len(all)*len(values), maxTasks)
+			r.refuse(at, "make it smaller", "batch.build-matrix comes to %d builds and more: a batch has at most %d",
+				len(all)*len(values), maxTasks)
 			many = true
 			return
 		}
@@ -276,7 +279,8 @@ func (r *reader) buildFanout(key, n *yaml.Node, b *Batch) {
 			text := r.text(value, "parallelism")
 			var err error
 			if count, err = strconv.Atoi(text); err != nil || count < 2 || count > maxTasks {
-				r.refuse(value, fmt.Sprintf("write a number from 2 to %d", maxTasks), "parallelism %q is not a number of builds", text)
+				r.refuse(value, fmt.Sprintf("write a number from 2 to %d", maxTasks),
+					"parallelism %q is not a number of builds", text)
 				count = 0
 			}
 		})
@@ -285,6 +289,7 @@ func (r *reader) buildFanout(key, n *yaml.Node, b *Batch) {
 		r.refuse(key, "add parallelism: 2", "batch.build-fanout has no parallelism")
 	}
 	for i := range count {
-		b.Tasks = append(b.Tasks, Task{ID: fmt.Sprintf("build%d", i), Shard: i, Shards: count, IgnoreFailure: ignore, Line: key.Line})
+		b.Tasks = append(b.Tasks, Task{ID: fmt.Sprintf("build%d", i), Shard: i, Shards: count, IgnoreFailure: ignore,
+			Line: key.Line})
 	}
 }

@@ -114,7 +114,8 @@ var places = map[string]string{
 	"phases": "the top of the file", "env": "the top of the file", "reports": "the top of the file",
 	"artifacts": "the top of the file", "cache": "the top of the file", "batch": "the top of the file",
 	"variables": "env", "parameter-store": "env", "secrets-manager": "env", "exported-variables": "env", "shell": "env",
-	"secondary-artifacts": "artifacts", "exclude-paths": "artifacts", "enable-symlinks": "artifacts", "s3-prefix": "artifacts",
+	"secondary-artifacts": "artifacts", "exclude-paths": "artifacts", "enable-symlinks": "artifacts",
+	"s3-prefix":     "artifacts",
 	"fallback-keys": "cache", "paths": "cache",
 	"build-list": "batch", "build-matrix": "batch", "build-graph": "batch", "build-fanout": "batch", "fast-fail": "batch",
 }
@@ -224,7 +225,8 @@ func (r *reader) oneOf(n *yaml.Node, what string, words []string) string {
 	fix := "use " + strings.Join(words, ", ")
 	if near, ok := yamlfile.Nearest(text, words); ok {
 		fix = fmt.Sprintf("did you mean %q?", near)
-	} else if i := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(w, strings.ToUpper(text)) }); i >= 0 {
+	} else if i := slices.IndexFunc(
+		words, func(w string) bool { return strings.HasPrefix(w, strings.ToUpper(text)) }); i >= 0 {
 		fix = fmt.Sprintf("did you mean %q?", words[i])
 	}
 	r.refuse(n, fix, "%s %q is unknown", what, text)
@@ -235,7 +237,8 @@ func (r *reader) mapping(n *yaml.Node, what string, then func()) {
 	switch {
 	case null(n):
 	case n.Kind != yaml.MappingNode:
-		r.refuse(n, "write 'key: value' below it, a line for each, without '- '", "%s is not a mapping of keys to values", what)
+		r.refuse(n, "write 'key: value' below it, a line for each, without '- '",
+			"%s is not a mapping of keys to values", what)
 	default:
 		then()
 	}

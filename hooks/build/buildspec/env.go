@@ -69,7 +69,8 @@ func (r *reader) name(n *yaml.Node) {
 	switch name := n.Value; {
 	case n.Kind != yaml.ScalarNode || !variableForm.MatchString(name):
 		r.refuse(n, "use letters, digits and '_'", "%q is not a name for a variable", name)
-	case strings.HasPrefix(name, "CODEBUILD_") && name != "CODEBUILD_CONFIG_AUTO_DISCOVER" && name != "CODEBUILD_CONFIG_AUTO_DISCOVER_DIR":
+	case strings.HasPrefix(name, "CODEBUILD_") && name != "CODEBUILD_CONFIG_AUTO_DISCOVER" &&
+		name != "CODEBUILD_CONFIG_AUTO_DISCOVER_DIR":
 		r.refuse(n, "choose another name", "%s: names beginning with CODEBUILD_ are CodeBuild's own", name)
 	}
 }
@@ -139,7 +140,8 @@ func (r *reader) secretID(at *yaml.Node, text string, s *Secret) {
 	case len(parts) > 5:
 		r.refuse(at, "write secret-id:json-key:version-stage:version-id", "%q has too many parts", text)
 	case id != "" || stage != "" && stage != "AWSCURRENT":
-		r.refuse(at, "leave the version out", "%q asks for another version than the current one, and no other is kept here", text)
+		r.refuse(at, "leave the version out",
+			"%q asks for another version than the current one, and no other is kept here", text)
 	}
 }
 

@@ -56,9 +56,11 @@ const (
 	maxFallback = 5
 )
 
-var artifactKeys = []string{"files", "name", "discard-paths", "base-directory", "exclude-paths", "enable-symlinks", "s3-prefix"}
+var artifactKeys = []string{"files", "name", "discard-paths", "base-directory", "exclude-paths",
+	"enable-symlinks", "s3-prefix"}
 
-var identifierForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`) })
+var identifierForm = sync.OnceValue(
+	func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`) })
 
 func (r *reader) artifacts(key, n *yaml.Node) {
 	r.mapping(n, "artifacts", func() {

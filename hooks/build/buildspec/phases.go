@@ -94,7 +94,8 @@ func (r *reader) phases(key, n *yaml.Node) {
 func (r *reader) phase(key, n *yaml.Node) Phase {
 	p := Phase{Name: key.Value}
 	if n.Kind == yaml.SequenceNode || n.Kind == yaml.ScalarNode && !null(n) {
-		r.refuse(n, `write "commands:" below it, and the commands below that`, "phase %s is not a mapping of keys to values", key.Value)
+		r.refuse(n, `write "commands:" below it, and the commands below that`,
+			"phase %s is not a mapping of keys to values", key.Value)
 		return p
 	}
 	known := []string{"run-as", "on-failure", "commands", "finally"}
@@ -148,8 +149,9 @@ func (r *reader) onFailure(n *yaml.Node) OnFailure {
 	case "":
 		return OnFailure{}
 	case Continue:
-		r.warnings = append(r.warnings, r.problem(n, "on-failure is CONTINUE: what fails in this phase does not keep the tree from landing",
-			"leave it out where the failure should count"))
+		r.warnings = append(r.warnings,
+			r.problem(n, "on-failure is CONTINUE: what fails in this phase does not keep the tree from landing",
+				"leave it out where the failure should count"))
 		return OnFailure{Do: text}
 	case Abort:
 		return OnFailure{Do: text}
@@ -169,7 +171,8 @@ func (r *reader) onFailure(n *yaml.Node) OnFailure {
 	if times, err := strconv.Atoi(number); err == nil {
 		do.Times, pattern = times, behind
 		if times < 0 || times > maxRetries || more && behind == "" {
-			r.refuse(n, "write RETRY-3, or RETRY-3-<regular expression>", "on-failure %q: a build is tried again 0 to %d times", text, maxRetries)
+			r.refuse(n, "write RETRY-3, or RETRY-3-<regular expression>", "on-failure %q: a build is tried again 0 to %d times",
+				text, maxRetries)
 		}
 	}
 	if pattern == "" {
@@ -177,7 +180,8 @@ func (r *reader) onFailure(n *yaml.Node) OnFailure {
 	}
 	match, err := regexp.Compile(pattern)
 	if err != nil {
-		r.refuse(n, "write RETRY-3, or RETRY-3-<regular expression>", "on-failure %q: %q is not a regular expression", text, pattern)
+		r.refuse(n, "write RETRY-3, or RETRY-3-<regular expression>",
+			"on-failure %q: %q is not a regular expression", text, pattern)
 	}
 	do.Match = match
 	return do

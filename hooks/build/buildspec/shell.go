@@ -139,7 +139,8 @@ func Variables(command string) (reads, sets []string, open bool) {
 		case *syntax.WordIter:
 			sets = append(sets, n.Name.Value)
 		case *syntax.ParamExp:
-			if n.Param == nil || n.Exp != nil && n.Exp.Op != syntax.ErrorUnset && n.Exp.Op != syntax.ErrorUnsetOrNull && strings.ContainsAny(n.Exp.Op.String(), "-=+") {
+			if n.Param == nil || n.Exp != nil && n.Exp.Op != syntax.ErrorUnset && n.Exp.Op != syntax.ErrorUnsetOrNull &&
+				strings.ContainsAny(n.Exp.Op.String(), "-=+") {
 				return true
 			}
 			if variableForm.MatchString(n.Param.Value) {

@@ -52,7 +52,8 @@ type Store struct {
 // Open opens a directory of caches, making it if absent. What an earlier process was
 // at is removed.
 func Open(dir string, log *slog.Logger) (*Store, error) {
-	s := &Store{dir: dir, log: log, users: map[string]int{}, kept: map[string][]*Use{}, bytes: maxBytes, entries: maxEntries}
+	s := &Store{dir: dir, log: log, users: map[string]int{}, kept: map[string][]*Use{}, bytes: maxBytes,
+		entries: maxEntries}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open caches: %w", err)
 	}
@@ -88,7 +89,8 @@ type Use struct {
 	store *Store
 }
 
-var plainName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`) })
+var plainName = sync.OnceValue(
+	func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`) })
 
 // Use lets a build use the cache of a repository. One of Keep and Drop must follow.
 func (s *Store) Use(repository, build string) (*Use, error) {

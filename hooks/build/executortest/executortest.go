@@ -50,7 +50,8 @@ func (s Suite) start(t *testing.T) *sandbox {
 		Cache:   build.Cache{Upper: filepath.Join(dir, "cache")},
 	}}
 	for path, mode := range map[string]os.FileMode{
-		b.dirs.Source: 0o755, b.dirs.Control: 0o755, b.dirs.Home: 0o700, b.dirs.Temp: 0o777 | os.ModeSticky, b.dirs.System: 0o755, b.dirs.Cache.Upper: 0o755,
+		b.dirs.Source: 0o755, b.dirs.Control: 0o755, b.dirs.Home: 0o700, b.dirs.Temp: 0o777 | os.ModeSticky,
+		b.dirs.System: 0o755, b.dirs.Cache.Upper: 0o755,
 	} {
 		if err := errors.Join(os.Mkdir(path, 0o700), os.Chmod(path, mode)); err != nil {
 			t.Fatal(err)
@@ -112,10 +113,12 @@ func (s Suite) Test(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(b.dirs.Source, "given"), []byte("of the source\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		b.wants(0, build.SourceDir+"\nof the source", "pwd; cat given; echo made >made; echo x >"+build.HomeDir+"/x; echo x >/tmp/x; echo x >"+build.CacheDir+"/x; echo x >"+build.StateDir+"/x")
+		b.wants(0, build.SourceDir+"\nof the source", "pwd; cat given; echo made >made; echo x >"+build.HomeDir+
+			"/x; echo x >/tmp/x; echo x >"+build.CacheDir+"/x; echo x >"+build.StateDir+"/x")
 		b.wants(0, "x", "cat "+build.StateDir+"/x")
 		b.wants(0, "held", "{ echo x >"+build.ControlDir+"/x; } 2>/dev/null || echo held")
-		for _, file := range []string{b.dirs.Source + "/made", b.dirs.Home + "/x", b.dirs.Temp + "/x", b.dirs.Cache.Upper + "/x"} {
+		for _, file := range []string{b.dirs.Source + "/made", b.dirs.Home + "/x", b.dirs.Temp + "/x",
+			b.dirs.Cache.Upper + "/x"} {
 			if _, err := os.Stat(file); err != nil {
 				t.Error(err)
 			}
@@ -168,7 +171,8 @@ func (s Suite) Test(t *testing.T) {
 				time.Sleep(5 * time.Millisecond)
 			}
 		}()
-		if _, err := b.session.Run(ctx, b.script("touch began; sleep 100000"), &strings.Builder{}); !errors.Is(err, context.Canceled) {
+		if _, err := b.session.Run(ctx, b.script("touch began; sleep 100000"), &strings.Builder{}); !errors.Is(err,
+			context.Canceled) {
 			t.Errorf("%v", err)
 		}
 	})

@@ -71,7 +71,8 @@ func newGroup(root, name string, l Limits) (*group, error) {
 			plan[filepath.Join(root, "pids", name)] = []setting{{file: "pids.max", value: processes}}
 		}
 		if _, err := os.Stat(filepath.Join(root, "memory")); err == nil && l.Memory > 0 {
-			plan[filepath.Join(root, "memory", name)] = []setting{{file: "memory.limit_in_bytes", value: memory}, {file: "memory.memsw.limit_in_bytes", value: memory, optional: true}}
+			plan[filepath.Join(root, "memory", name)] = []setting{{file: "memory.limit_in_bytes", value: memory},
+				{file: "memory.memsw.limit_in_bytes", value: memory, optional: true}}
 		}
 	}
 	if _, err := os.Stat(filepath.Join(root, "cpu")); err == nil && l.CPU > 0 && len(plan) > 0 { // v1

@@ -27,7 +27,8 @@ func newDisk(s build.Sandbox, limit int64) *disk {
 	}
 	dirs := []string{s.Source, s.Home, s.Temp, s.Cache.Upper}
 	if s.System != "" {
-		dirs = append(dirs, filepath.Join(s.System, "layers"), filepath.Join(s.System, "var"), filepath.Join(s.System, "home"), filepath.Join(s.System, "etc"))
+		dirs = append(dirs, filepath.Join(s.System, "layers"), filepath.Join(s.System, "var"),
+			filepath.Join(s.System, "home"), filepath.Join(s.System, "etc"))
 	}
 	return &disk{dirs: dirs, limit: limit}
 }

@@ -69,13 +69,15 @@ func (n *session) Enter(ctx context.Context, shell string, in io.Reader, out, er
 	}
 	const program = `cd @source; set -a; if [ -e @state/env.sh ]; then . @state/env.sh; cd "$PWD"; else . @control/first.sh; fi; set +a
 PS1='(build) $PWD # ' exec "$0" -i`
-	text := strings.NewReplacer("@source", build.SourceDir, "@state", build.StateDir, "@control", build.ControlDir).Replace(program)
+	text := strings.NewReplacer("@source", build.SourceDir, "@state", build.StateDir, "@control",
+		build.ControlDir).Replace(program)
 	users, err := n.usersOf(child)
 	if err != nil {
 		return fmt.Errorf("find the users of the sandbox: %w", err)
 	}
 	defer users.Close()
-	cmd := exec.CommandContext(ctx, "nsenter", "--target", child, "--user=/proc/self/fd/3", "--mount", "--pid", "--ipc", "--uts", "--net", "--root",
+	cmd := exec.CommandContext(ctx, "nsenter", "--target", child, "--user=/proc/self/fd/3", "--mount", "--pid", "--ipc",
+		"--uts", "--net", "--root",
 		"--preserve-credentials", "/bin/sh", "-c", text, shell)
 	cmd.ExtraFiles = []*os.File{users}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs

@@ -77,7 +77,8 @@ func (h *Host) bubblewrap() (string, error) {
 	}
 	bwrap, err := exec.LookPath("bwrap")
 	if err != nil {
-		return "", build.UnableError("bubblewrap is not installed, and builds run in it; install it on the server: apt-get install bubblewrap")
+		return "", build.UnableError(
+			"bubblewrap is not installed, and builds run in it; install it on the server: apt-get install bubblewrap")
 	}
 	return bwrap, nil
 }
@@ -96,7 +97,8 @@ func (h *Host) Probe(ctx context.Context) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
-		return build.UnableError(fmt.Sprintf("bubblewrap does not work here, and builds run in it: %s (%v)", strings.TrimSpace(string(out)), err))
+		return build.UnableError(fmt.Sprintf("bubblewrap does not work here, and builds run in it: %s (%v)",
+			strings.TrimSpace(string(out)), err))
 	}
 	return nil
 }
@@ -143,7 +145,8 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 		n.notes = append(n.notes, "no limits on memory and processes: "+err.Error())
 	}
 	if !sealed {
-		n.notes = append(n.notes, "builds can make user namespaces, and as root's lift their limits: bubblewrap is older than 0.8")
+		n.notes = append(
+			n.notes, "builds can make user namespaces, and as root's lift their limits: bubblewrap is older than 0.8")
 	}
 	if n.sandbox, err = h.Records.New("build "+s.ID, n.group.directories()...); err != nil {
 		return nil, errors.Join(err, n.group.remove())
@@ -189,7 +192,8 @@ const loopShell = "/codebuild/loop/sh"
 
 // Small files of /etc that are not the machine's.
 const (
-	passwd    = "root:x:0:0:root:" + build.HomeDir + ":/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+	passwd = "root:x:0:0:root:" + build.HomeDir +
+		":/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 	groups    = "root:x:0:\nnogroup:x:65534:\n"
 	loopbacks = "127.0.0.1 localhost headgate-build\n::1 localhost\n"
 )
@@ -221,14 +225,16 @@ func (h *Host) arguments(s build.Sandbox, m *machine, sealed bool) []string {
 	}
 	if m != nil {
 		args = append(args, m.arguments()...)
-		args = append(args, "--userns", strconv.Itoa(usersFD), "--as-pid-1", "--die-with-parent", "--ro-bind", m.dir+"/loop", loopShell)
+		args = append(args, "--userns", strconv.Itoa(usersFD), "--as-pid-1", "--die-with-parent", "--ro-bind",
+			m.dir+"/loop", loopShell)
 	} else {
 		args = append(args, h.ownSystem(s, sealed)...)
 	}
 	// The kernel's settings are root's to write even without privilege, and
 	// bubblewrap does not cover them for a root in a user namespace.
 	args = append(args, "--ro-bind", "/proc/sys", "/proc/sys")
-	for _, file := range []string{"sysrq-trigger", "mtrr", "pressure", "fs", "acpi", "scsi", "irq", "bus", "driver", "tty", "asound", "slabinfo", "latency_stats", "lock_stat"} {
+	for _, file := range []string{"sysrq-trigger", "mtrr", "pressure", "fs", "acpi", "scsi", "irq", "bus", "driver", "tty",
+		"asound", "slabinfo", "latency_stats", "lock_stat"} {
 		args = append(args, "--ro-bind-try", "/proc/"+file, "/proc/"+file)
 	}
 	for _, dir := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
@@ -266,7 +272,9 @@ func (h *Host) ownSystem(s build.Sandbox, sealed bool) []string {
 		args = append(args, "--unshare-user", "--disable-userns")
 	}
 	// Of /etc only what holds no secrets: root's build could read root's keys.
-	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/ca-trust/extracted", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf",
+	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf",
+		"pki/tls/certs", "pki/tls/cert.pem", "pki/ca-trust/extracted", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
+		"localtime", "nsswitch.conf",
 		"perl", "python3", "os-release", "mime.types", "services", "protocols"}
 	if s.Network {
 		etc = append(etc, "resolv.conf", "hosts")
@@ -406,7 +414,8 @@ func setting(path string) string {
 // advice is what to do about a refusal to make namespaces, from what bubblewrap
 // said and the machine's settings; "" when it is about something else.
 func advice(said string, setting func(path string) string) string {
-	refused := slices.ContainsFunc([]string{"namespace", "uid map", "RTM_NEWADDR", "Failed to mount"}, func(s string) bool { return strings.Contains(said, s) })
+	refused := slices.ContainsFunc([]string{"namespace", "uid map", "RTM_NEWADDR", "Failed to mount"},
+		func(s string) bool { return strings.Contains(said, s) })
 	switch {
 	case !refused:
 		return ""
@@ -520,7 +529,8 @@ func (n *session) rest(out io.Writer) error {
 	}
 	var capacity int
 	var cerr error
-	if err := raw.Control(func(fd uintptr) { capacity, cerr = unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0) }); err != nil || cerr != nil {
+	if err := raw.Control(func(fd uintptr) { capacity, cerr = unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0) }); err != nil ||
+		cerr != nil {
 		return errors.Join(err, cerr)
 	}
 	buf := make([]byte, 64<<10)

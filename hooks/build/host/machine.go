@@ -34,20 +34,25 @@ type layer struct{ lower, upper, work, merged string }
 
 // Directories of the machine that a build may write to, each below a layer; those
 // that are not there are left out. Of /etc and /var only what holds no secrets.
-var layered = []string{"/usr", "/opt", "/etc/alternatives", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki/tls/certs",
+var layered = []string{"/usr", "/opt", "/etc/alternatives", "/etc/ssl/certs", "/etc/ca-certificates",
+	"/etc/pki/tls/certs",
 	"/etc/pki/ca-trust/extracted", "/etc/ld.so.conf.d", "/etc/perl", "/etc/python3", "/etc/dpkg", "/var/lib/dpkg", "/var/lib/apt"}
 
 // Files of /etc that a build has copies of.
-var copied = []string{"ca-certificates.conf", "ssl/openssl.cnf", "pki/tls/cert.pem", "ld.so.cache", "ld.so.conf", "localtime", "nsswitch.conf",
-	"os-release", "debian_version", "mime.types", "services", "protocols", "shells", "login.defs", "adduser.conf", "deluser.conf", "debconf.conf",
+var copied = []string{"ca-certificates.conf", "ssl/openssl.cnf", "pki/tls/cert.pem", "ld.so.cache", "ld.so.conf",
+	"localtime", "nsswitch.conf",
+	"os-release", "debian_version", "mime.types", "services", "protocols", "shells", "login.defs", "adduser.conf",
+	"deluser.conf", "debconf.conf",
 	"apt/sources.list", "apt/preferences"}
 
 // Directories of /etc of whose files a build has copies, of those that everybody may
 // read: others hold passwords of mirrors.
-var copiedDirs = []string{"apt/sources.list.d", "apt/apt.conf.d", "apt/preferences.d", "apt/trusted.gpg.d", "apt/keyrings"}
+var copiedDirs = []string{"apt/sources.list.d", "apt/apt.conf.d", "apt/preferences.d", "apt/trusted.gpg.d",
+	"apt/keyrings"}
 
 // own are directories that are empty at first.
-var own = []string{"/var/log/apt", "/var/tmp", "/var/cache/apt/archives/partial", "/var/cache/debconf", "/var/lib/apt/lists/partial", "/home/codebuild-user", "/etc/pam.d"}
+var own = []string{"/var/log/apt", "/var/tmp", "/var/cache/apt/archives/partial", "/var/cache/debconf",
+	"/var/lib/apt/lists/partial", "/home/codebuild-user", "/etc/pam.d"}
 
 // newMachine makes the machine of a build.
 func (h *Host) newMachine(s build.Sandbox) (*machine, error) {
@@ -181,7 +186,8 @@ func systemUsers() (users, groups string) {
 
 // What root inside may do: what root of a container may, but for devices and raw
 // packets. It may do so to what is inside alone.
-var capabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
+var capabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+	"CAP_SETUID", "CAP_SETPCAP",
 	"CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT"}
 
 // arguments are bubblewrap's for the system of the machine.

@@ -27,7 +27,8 @@ func mounts(layers []layer) ([]string, error) {
 	}
 	var table strings.Builder
 	for _, l := range layers {
-		fields := []string{"overlay", l.merged, "overlay", more + "lowerdir=" + l.lower + ",upperdir=" + l.upper + ",workdir=" + l.work, "0", "0"}
+		fields := []string{"overlay", l.merged, "overlay",
+			more + "lowerdir=" + l.lower + ",upperdir=" + l.upper + ",workdir=" + l.work, "0", "0"}
 		for i, f := range fields {
 			fields[i] = strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`, "#", `\043`).Replace(f)
 		}

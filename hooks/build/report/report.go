@@ -122,7 +122,8 @@ func Detect(name string, head []byte) string {
 		for element, format := range map[string]string{
 			"<testsuite": "JUNITXML", "<test-results": "NUNITXML", "<test-run": "NUNIT3XML", "<testng-results": "TESTNGXML",
 		} {
-			if i := strings.Index(text, element); i >= 0 && strings.ContainsAny(text[i+len(element):min(len(text), i+len(element)+2)], " >s\n\t") {
+			if i := strings.Index(text, element); i >= 0 &&
+				strings.ContainsAny(text[i+len(element):min(len(text), i+len(element)+2)], " >s\n\t") {
 				return format
 			}
 		}
@@ -209,7 +210,8 @@ var dialects = map[string]dialect{
 		seconds: "time",
 		status:  "result",
 		outcomes: map[string]Status{
-			"Success": Succeeded, "Failure": Failed, "Error": Error, "Ignored": Skipped, "NotRunnable": Error, "Skipped": Skipped,
+			"Success": Succeeded, "Failure": Failed, "Error": Error, "Ignored": Skipped, "NotRunnable": Error,
+			"Skipped": Skipped,
 		},
 		message: []string{"message"},
 	},
@@ -240,7 +242,8 @@ var dialects = map[string]dialect{
 		seconds: "duration",
 		status:  "outcome",
 		outcomes: map[string]Status{
-			"Passed": Succeeded, "Failed": Failed, "Error": Error, "Timeout": Failed, "Aborted": Error, "NotExecuted": Skipped, "Disconnected": Error,
+			"Passed": Succeeded, "Failed": Failed, "Error": Error, "Timeout": Failed, "Aborted": Error, "NotExecuted": Skipped,
+			"Disconnected": Error,
 		},
 		message: []string{"Message"},
 	},
@@ -289,7 +292,8 @@ func parseXML(format string, in io.Reader) (cases []Case, coverage *Coverage, er
 				coverage = c
 			}
 			switch {
-			case t.Name.Local == d.element && d.element != "" && (d.ignoredIf[0] == "" || attr(t, d.ignoredIf[0]) != d.ignoredIf[1]):
+			case t.Name.Local == d.element && d.element != "" &&
+				(d.ignoredIf[0] == "" || attr(t, d.ignoredIf[0]) != d.ignoredIf[1]):
 				cases = append(cases, d.begin(t, stack))
 				now = &cases[len(cases)-1]
 				if len(cases) > maxAll {
@@ -472,7 +476,8 @@ func goTest(in io.Reader) ([]Case, error) {
 		if status == "" {
 			continue
 		}
-		c := Case{Suite: e.Package, Name: e.Test, Status: status, Took: took(strconv.FormatFloat(e.Elapsed, 'f', -1, 64), false)}
+		c := Case{Suite: e.Package, Name: e.Test, Status: status,
+			Took: took(strconv.FormatFloat(e.Elapsed, 'f', -1, 64), false)}
 		if b := said[key]; status == Failed && b != nil {
 			c.Message = b.String()
 		}

@@ -283,7 +283,8 @@ func (a *app) look(d *target.Declared) {
 		})
 		return
 	}
-	message := fmt.Sprintf("drift: the alias %s of %s points to %s, not to %s", a.settings.Spec.Alias, a.settings.Spec.Name, at, declared)
+	message := fmt.Sprintf("drift: the alias %s of %s points to %s, not to %s", a.settings.Spec.Alias,
+		a.settings.Spec.Name, at, declared)
 	drifted := func() {
 		a.report(d, func(o *target.Observed) {
 			o.State, o.Message, o.Unhealed = target.Degraded, message, policy == target.Report
@@ -345,7 +346,8 @@ func (a *app) observe() target.Observed {
 		for number, p := range pools {
 			u.Instances = append(u.Instances, p.instances(v.releases[name][number])...)
 		}
-		slices.SortFunc(u.Instances, func(a, b target.Instance) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
+		slices.SortFunc(u.Instances,
+			func(a, b target.Instance) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 		o.Units = append(o.Units, u)
 	}
 	return o

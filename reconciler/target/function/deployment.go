@@ -156,14 +156,16 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 	}
 	goal, at := published[settings.Spec.Name], a.state.Aliases[settings.aliasKey()]
 	if wanted := settings.Spec.Target; wanted > 0 && wanted != goal {
-		return &refused{why: fmt.Sprintf("TargetVersion is %d, and release %d is version %d of %s; leave TargetVersion out, or write %d",
+		return &refused{why: fmt.Sprintf(
+			"TargetVersion is %d, and release %d is version %d of %s; leave TargetVersion out, or write %d",
 			wanted, d.Release.Number, goal, settings.Spec.Name, goal)}
 	}
 	if at == (rollout.Alias{Version: goal}) || a.state.Deployment != nil {
 		return nil // it is there, or on its way
 	}
 	if given := settings.Spec.Current; given > 0 && given != at.Version {
-		return &refused{why: fmt.Sprintf("CurrentVersion is %d, and the alias %s of %s points to %s; leave CurrentVersion out, or write the version that it points to",
+		return &refused{why: fmt.Sprintf(
+			"CurrentVersion is %d, and the alias %s of %s points to %s; leave CurrentVersion out, or write the version that it points to",
 			given, settings.Spec.Alias, settings.Spec.Name, at)}
 	}
 	if err := a.prove(ctx, goal); err != nil {
@@ -250,7 +252,8 @@ func (a *app) progress(after rollout.Progress) error {
 		return err
 	}
 	if before.Aliases[key] != at {
-		a.t.Log.Info("alias moved", "app", a.name(), "function", a.settings.Spec.Name, "alias", a.settings.Spec.Alias, "to", at.String())
+		a.t.Log.Info("alias moved", "app", a.name(), "function", a.settings.Spec.Name, "alias", a.settings.Spec.Alias,
+			"to", at.String())
 	}
 	if after.Stage == rollout.Failed {
 		a.t.Log.Warn("deployment given up", "app", a.name(), "deployment", after.ID, "why", after.Why)
@@ -271,7 +274,8 @@ func (a *app) call(deployment string, c rollout.Call) {
 	f.mu.Unlock()
 	a.asking.Go(func() {
 		payload := fmt.Sprintf(`{"DeploymentId":%q,"LifecycleEventHookExecutionId":%q}`, deployment, c.Execution)
-		e, err := f.invoke(a.life, exactly(latest), invocationOf{payload: []byte(payload), arn: a.arn(c.Function, strconv.Itoa(latest))})
+		e, err := f.invoke(a.life, exactly(latest),
+			invocationOf{payload: []byte(payload), arn: a.arn(c.Function, strconv.Itoa(latest))})
 		switch {
 		case a.life.Err() != nil:
 			return // it is called again
@@ -311,7 +315,8 @@ const queryTimeout = 30 * time.Second
 // query asks about an alarm.
 func (a *app) query(d *target.Declared, p rollout.Progress, q rollout.Query) {
 	query := a.settings.Deployment.Queries[q.Alarm]
-	above := slices.ContainsFunc(p.Shift.Alarms, func(alarm shift.Alarm) bool { return alarm.Name == q.Alarm && alarm.Above })
+	above := slices.ContainsFunc(p.Shift.Alarms,
+		func(alarm shift.Alarm) bool { return alarm.Name == q.Alarm && alarm.Above })
 	vars := map[string]string{
 		"HEADGATE_ENVIRONMENT": d.Environment,
 		"HEADGATE_APPLICATION": d.Application,

@@ -350,8 +350,9 @@ func (in *instance) initialized(ctx context.Context) *functionError {
 		in.kill("initialization timed out")
 		<-in.dead
 		return &functionError{
-			Type:    "Sandbox.Timedout",
-			Message: fmt.Sprintf("initialization timed out after %.2f seconds: it never asked for an event", in.of.owner.initTimeout.Seconds()),
+			Type: "Sandbox.Timedout",
+			Message: fmt.Sprintf("initialization timed out after %.2f seconds: it never asked for an event",
+				in.of.owner.initTimeout.Seconds()),
 		}
 	}
 	in.mu.Lock()
@@ -616,7 +617,8 @@ func requestID() string {
 func traceID() string {
 	var b [20]byte
 	_, _ = rand.Read(b[:])
-	return fmt.Sprintf("Root=1-%08x-%s;Parent=%s;Sampled=0", time.Now().Unix(), hex.EncodeToString(b[:12]), hex.EncodeToString(b[12:]))
+	return fmt.Sprintf("Root=1-%08x-%s;Parent=%s;Sampled=0", time.Now().Unix(), hex.EncodeToString(b[:12]),
+		hex.EncodeToString(b[12:]))
 }
 
 func oneLine(s string) string {

@@ -168,7 +168,8 @@ func (a *app) invokeAPI() http.Handler {
 	mux.HandleFunc("POST /{$}", a.serveReport)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-			refuseCall(w, http.StatusForbidden, "AccessDeniedException", "pages of browsers may not invoke functions here; use the function's URL")
+			refuseCall(w, http.StatusForbidden, "AccessDeniedException",
+				"pages of browsers may not invoke functions here; use the function's URL")
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -246,7 +247,8 @@ func (a *app) serveInvoke(w http.ResponseWriter, r *http.Request) {
 		limit = maxEventPayload
 	case "RequestResponse", "DryRun":
 	default:
-		refuseCall(w, http.StatusBadRequest, "InvalidParameterValueException", "X-Amz-Invocation-Type is RequestResponse, Event or DryRun")
+		refuseCall(w, http.StatusBadRequest, "InvalidParameterValueException",
+			"X-Amz-Invocation-Type is RequestResponse, Event or DryRun")
 		return
 	}
 	payload, done, err := a.t.readBody(w, r, limit)
@@ -254,7 +256,8 @@ func (a *app) serveInvoke(w http.ResponseWriter, r *http.Request) {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		refuseCall(w, http.StatusRequestEntityTooLarge, "RequestTooLargeException", fmt.Sprintf("%d bytes is the most that an event may have", limit))
+		refuseCall(w, http.StatusRequestEntityTooLarge, "RequestTooLargeException",
+			fmt.Sprintf("%d bytes is the most that an event may have", limit))
 		return
 	case errors.Is(err, errThrottled):
 		refuseFailure(w, err)
@@ -339,7 +342,8 @@ func (a *app) later(f *function, choose chooser, what invocationOf) bool {
 			err = e.err
 		}
 		if err != nil {
-			a.t.Log.Warn("an event failed", "app", a.name(), "function", f.name, "version", e.version, "request", e.id, "err", err)
+			a.t.Log.Warn("an event failed", "app", a.name(), "function", f.name, "version", e.version, "request",
+				e.id, "err", err)
 		}
 	})
 	return true

@@ -207,7 +207,8 @@ func (p *pool) try(ctx context.Context, e *executed, what invocationOf) (in *ins
 			return in, keep, nil
 		}
 	}
-	return nil, false, &functionError{Type: "Runtime.ExitError", Message: fmt.Sprintf("RequestId: %s Error: %s", e.id, in.outcome)}
+	return nil, false, &functionError{Type: "Runtime.ExitError",
+		Message: fmt.Sprintf("RequestId: %s Error: %s", e.id, in.outcome)}
 }
 
 // acquire takes an idle instance, or starts one.

@@ -21,7 +21,8 @@ func refuseRuntime(name string) (why, fix string) {
 		return "", ""
 	case name == "go1.x":
 		return "is not there any more", instead + " (build with -tags lambda.norpc -o bootstrap)"
-	case strings.HasPrefix(name, "java"), strings.HasPrefix(name, "dotnet"), strings.HasPrefix(name, "ruby"), strings.HasPrefix(name, "python"):
+	case strings.HasPrefix(name, "java"), strings.HasPrefix(name, "dotnet"), strings.HasPrefix(name, "ruby"),
+		strings.HasPrefix(name, "python"):
 		return "is not one that runs here", instead
 	}
 	return "is not a runtime of Lambda", "write " + provided + ", nodejs22.x or python3.13"
@@ -45,7 +46,8 @@ func (c *Config) command(code string) ([]string, error) {
 	info, err := os.Stat(filepath.Join(code, "bootstrap"))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the code has no file bootstrap at its top; build the program under that name, or say with code: in %s where it is", settingsFile)
+		return nil, fmt.Errorf(
+			"the code has no file bootstrap at its top; build the program under that name, or say with code: in %s where it is", settingsFile)
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("bootstrap is not a file; build the program under that name")
 	case info.Mode()&0o111 == 0:
@@ -71,7 +73,8 @@ func nodeCommand(code, handler string) ([]string, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("there is no runtime client of Node; add aws-lambda-ric to the dependencies in package.json, and node_modules to the artifact")
+	return nil, fmt.Errorf(
+		"there is no runtime client of Node; add aws-lambda-ric to the dependencies in package.json, and node_modules to the artifact")
 }
 
 func pythonCommand(code, runtime, handler string) ([]string, error) {
@@ -90,7 +93,8 @@ func pythonCommand(code, runtime, handler string) ([]string, error) {
 			return run, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no runtime client of Python; put awslambdaric into the artifact with pip install --target . awslambdaric")
+	return nil, fmt.Errorf(
+		"there is no runtime client of Python; put awslambdaric into the artifact with pip install --target . awslambdaric")
 }
 
 // interpreter finds a program below /usr, which is all that an instance sees.
@@ -100,5 +104,6 @@ func interpreter(name string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not installed below /usr on this machine; install it, or build a bootstrap and write runtime: %s", name, provided)
+	return "", fmt.Errorf(
+		"%s is not installed below /usr on this machine; install it, or build a bootstrap and write runtime: %s", name, provided)
 }

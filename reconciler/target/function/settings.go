@@ -147,7 +147,8 @@ type parser struct {
 }
 
 func (p *parser) problem(n *yaml.Node, fix, format string, args ...any) {
-	p.problems = append(p.problems, yamlfile.Problem{File: p.file, Line: n.Line, What: fmt.Sprintf(format, args...), Fix: fix})
+	p.problems = append(p.problems,
+		yamlfile.Problem{File: p.file, Line: n.Line, What: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 // fileText and functionText are the file as it is written.
@@ -239,7 +240,8 @@ func (p *parser) function(name string, at *yaml.Node, text functionText) *Functi
 	case given(text.Handler) && handlerForm().MatchString(text.Handler.Value):
 		f.Config.Handler = text.Handler.Value
 	case given(text.Handler):
-		p.problem(&text.Handler, "write the handler's name, such as index.handler", "%shandler is %s", under, yamlfile.Describe(&text.Handler))
+		p.problem(&text.Handler, "write the handler's name, such as index.handler", "%shandler is %s", under,
+			yamlfile.Describe(&text.Handler))
 	case managed:
 		p.problem(at, "add handler: index.handler", "%sruntime %s needs a handler", under, f.Config.Runtime)
 	}
@@ -248,8 +250,10 @@ func (p *parser) function(name string, at *yaml.Node, text functionText) *Functi
 	}
 	if given(text.Code) {
 		clean := path.Clean(text.Code.Value)
-		if text.Code.Kind != yaml.ScalarNode || path.IsAbs(clean) || clean == ".." || strings.HasPrefix(clean, "../") || strings.ContainsAny(clean, "\x00\n") {
-			p.problem(&text.Code, "write a directory or a zip file of the artifact, such as dist/hello.zip", "%scode is %s", under, yamlfile.Describe(&text.Code))
+		if text.Code.Kind != yaml.ScalarNode || path.IsAbs(clean) || clean == ".." || strings.HasPrefix(clean, "../") ||
+			strings.ContainsAny(clean, "\x00\n") {
+			p.problem(&text.Code, "write a directory or a zip file of the artifact, such as dist/hello.zip", "%scode is %s",
+				under, yamlfile.Describe(&text.Code))
 		}
 		f.Config.Code = strings.TrimPrefix(clean, ".")
 	}
@@ -283,7 +287,8 @@ var (
 
 // reservedVariables are those that the runtime is told things by.
 var reservedVariables = []string{
-	"_HANDLER", "_X_AMZN_TRACE_ID", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID",
+	"_HANDLER", "_X_AMZN_TRACE_ID", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_ACCESS_KEY",
+	"AWS_ACCESS_KEY_ID",
 	"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
 }
 
@@ -301,7 +306,8 @@ func (p *parser) environment(at *yaml.Node, under string, all map[string]string)
 		}
 	}
 	if size > maxEnvironment {
-		p.problem(at, "put some of it into a file of the artifact", "%senvironment takes %d bytes, of %d at most", under, size, maxEnvironment)
+		p.problem(at, "put some of it into a file of the artifact", "%senvironment takes %d bytes, of %d at most", under,
+			size, maxEnvironment)
 	}
 	return all
 }
@@ -342,7 +348,8 @@ func (p *parser) duration(n *yaml.Node, what string, low, high time.Duration) ti
 	}
 	d, err := time.ParseDuration(text)
 	if n.Kind != yaml.ScalarNode || err != nil || d < low || d > high {
-		p.problem(n, fmt.Sprintf("write a duration from %s to %s, such as 10s", low, high), "%s is %s", what, yamlfile.Describe(n))
+		p.problem(n, fmt.Sprintf("write a duration from %s to %s, such as 10s", low, high), "%s is %s", what,
+			yamlfile.Describe(n))
 		return low
 	}
 	return d

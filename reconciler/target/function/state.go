@@ -162,7 +162,8 @@ func (t *Target) readAll() (map[target.Key]string, error) {
 // newDirectory is one for an application that has none. An application keeps it when its
 // environment gets another name.
 func (t *Target) newDirectory(k target.Key) string {
-	sum := sha256.Sum256([]byte(k.Repository + "\x00" + k.Environment + "\x00" + k.Application + "\x00" + time.Now().String()))
+	sum := sha256.Sum256([]byte(k.Repository + "\x00" + k.Environment + "\x00" + k.Application + "\x00" +
+		time.Now().String()))
 	return filepath.Join(t.Dir, "apps", hex.EncodeToString(sum[:8]))
 }
 
@@ -189,7 +190,8 @@ func (t *Target) lay(ctx context.Context, v version, dir string) error {
 	}
 	from, err := filepath.EvalSymlinks(filepath.Join(whole, v.Config.Code))
 	if err != nil || !strings.HasPrefix(from, whole+string(filepath.Separator)) {
-		return &missingCode{fmt.Sprintf("the artifact has no %s; say with code: in %s where the function is", v.Config.Code, settingsFile)}
+		return &missingCode{fmt.Sprintf("the artifact has no %s; say with code: in %s where the function is",
+			v.Config.Code, settingsFile)}
 	}
 	form, err := bundle.TypeOf(from)
 	if err != nil {

@@ -55,18 +55,21 @@ func artifactOf(d *target.Declared, f *Function) (string, error) {
 		if digest, ok := all[f.Artifact]; ok {
 			return digest, nil
 		}
-		return "", fmt.Errorf("release %d has no artifact %s; it has %s", d.Release.Number, f.Artifact, cmp.Or(strings.Join(names, ", "), "none"))
+		return "", fmt.Errorf("release %d has no artifact %s; it has %s", d.Release.Number, f.Artifact,
+			cmp.Or(strings.Join(names, ", "), "none"))
 	}
 	if digest, ok := all[f.Name]; ok {
 		return digest, nil
 	}
 	switch len(names) {
 	case 0:
-		return "", fmt.Errorf("release %d has no artifact to run; let the buildspec name files under artifacts", d.Release.Number)
+		return "", fmt.Errorf("release %d has no artifact to run; let the buildspec name files under artifacts",
+			d.Release.Number)
 	case 1:
 		return all[names[0]], nil
 	}
-	return "", fmt.Errorf("release %d has the artifacts %s, and none is named %s like the function; say with artifact: in %s which it is",
+	return "", fmt.Errorf(
+		"release %d has the artifacts %s, and none is named %s like the function; say with artifact: in %s which it is",
 		d.Release.Number, strings.Join(names, ", "), f.Name, settingsFile)
 }
 

@@ -46,7 +46,8 @@ func (a *app) declare(d *target.Declared) {
 	if d.Sequence < a.remover || a.declared != nil && d.Sequence < a.declared.Sequence {
 		return
 	}
-	if a.declared != nil && a.declared.Sequence == d.Sequence && a.declared.Commit == d.Commit && a.declared.Drift == d.Drift {
+	if a.declared != nil && a.declared.Sequence == d.Sequence && a.declared.Commit == d.Commit &&
+		a.declared.Drift == d.Drift {
 		return
 	}
 	newer := a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit
@@ -252,7 +253,8 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		a.report(d, func(o *target.Observed) { o.State, o.Message = target.Failed, message })
 	}
 	if a.t.Allowed != nil && !a.t.Allowed(d.Repository) {
-		fail(fmt.Sprintf("%s may not deploy on this machine; start the server with --deploy-here %s", d.Repository, d.Repository))
+		fail(fmt.Sprintf("%s may not deploy on this machine; start the server with --deploy-here %s",
+			d.Repository, d.Repository))
 		return nil
 	}
 	spec, problems, _ := read("", d.Files)
@@ -297,7 +299,8 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 	case err != nil:
 		return err
 	}
-	a.t.Log.Info("deployed", "app", a.key().String(), "release", d.Release.Number, "status", result.Status, "restored", result.Restored)
+	a.t.Log.Info("deployed", "app", a.key().String(), "release", d.Release.Number, "status", result.Status, "restored",
+		result.Restored)
 	a.report(d, func(o *target.Observed) { a.ended(o, d, result) })
 	if result.Restored == deploy.Emptied && d.Fallback != nil {
 		return a.fallBack(ctx, running, d, group)
@@ -349,7 +352,8 @@ func contentOf(d *target.Declared, digest string) string {
 }
 
 // request fills in what the declared state says.
-func (a *app) request(r deploy.Request, d *target.Declared, group string, spec *appspec.Spec, digest string) deploy.Request {
+func (a *app) request(r deploy.Request, d *target.Declared, group string, spec *appspec.Spec,
+	digest string) deploy.Request {
 	r.Group, r.Application, r.GroupName = group, d.Application, d.Environment
 	r.Content = contentOf(d, digest)
 	r.Env = map[string]string{"BUNDLE_COMMIT": d.Release.Commit, "HEADGATE_RELEASE": fmt.Sprint(d.Release.Number)}
@@ -375,7 +379,8 @@ func (a *app) fallBack(ctx, running context.Context, d *target.Declared, group s
 	a.report(d, func(o *target.Observed) {
 		message := o.Message
 		a.ended(o, f, result)
-		o.State, o.Message = target.Failed, message+fmt.Sprintf("\nrelease %d, which was good, is deployed instead", f.Release.Number)
+		o.State, o.Message = target.Failed, message+
+			fmt.Sprintf("\nrelease %d, which was good, is deployed instead", f.Release.Number)
 	})
 	return nil
 }

@@ -82,7 +82,8 @@ func (t *Target) Load() error {
 			err = fmt.Errorf("it is of version %d, or of another application", k.Version)
 		}
 		if err != nil {
-			return fmt.Errorf("read what is declared: %s: %w\nhint: remove the file, and the server declares it again; what is older could be deployed then", path, err)
+			return fmt.Errorf(
+				"read what is declared: %s: %w\nhint: remove the file, and the server declares it again; what is older could be deployed then", path, err)
 		}
 		t.mu.Lock()
 		t.fences[k.Key] = max(t.fences[k.Key], k.Fence)

@@ -106,7 +106,8 @@ func read(dir string, files map[string][]byte) (spec *appspec.Spec, problems, wa
 			return nil, problems, warnings
 		}
 		if spec.OS != appspec.Linux {
-			problems = yamlfile.Problems{{File: file, Line: 1, What: "is for " + spec.OS + ", which no host here runs", Fix: "write os: linux"}}
+			problems = yamlfile.Problems{{File: file, Line: 1, What: "is for " + spec.OS + ", which no host here runs",
+				Fix: "write os: linux"}}
 		}
 		return spec, problems, warnings
 	}
@@ -237,9 +238,11 @@ func artifactOf(d *target.Declared) (string, error) {
 		return d.Release.Artifacts[names[0]], nil
 	}
 	if len(names) == 0 {
-		return "", fmt.Errorf("release %d has no artifact to deploy; let the buildspec name files under artifacts", d.Release.Number)
+		return "", fmt.Errorf("release %d has no artifact to deploy; let the buildspec name files under artifacts",
+			d.Release.Number)
 	}
-	return "", fmt.Errorf("release %d has the artifacts %s, and none is named %s like the application; rename one in the buildspec",
+	return "", fmt.Errorf(
+		"release %d has the artifacts %s, and none is named %s like the application; rename one in the buildspec",
 		d.Release.Number, strings.Join(names, ", "), d.Application)
 }
 

@@ -120,7 +120,8 @@ func general(object map[string]any) (Health, string) {
 }
 
 func deployment(object map[string]any) (Health, string) {
-	if status, reason, message := condition(object, "Progressing"); status == "False" && reason == "ProgressDeadlineExceeded" {
+	if status, reason, message := condition(object, "Progressing"); status == "False" &&
+		reason == "ProgressDeadlineExceeded" {
 		return Failed, said(reason, message)
 	}
 	if status, _, message := condition(object, "ReplicaFailure"); status == "True" {
@@ -179,7 +180,8 @@ func daemonSet(object map[string]any) (Health, string) {
 	if _, observed := number(object, "status", "observedGeneration"); !told || !observed {
 		return InProgress, "its controller has not seen it yet"
 	}
-	updated, available := numberOr(object, 0, "status", "updatedNumberScheduled"), numberOr(object, 0, "status", "numberAvailable")
+	updated, available := numberOr(object, 0, "status", "updatedNumberScheduled"), numberOr(object, 0, "status",
+		"numberAvailable")
 	current, ready := numberOr(object, 0, "status", "currentNumberScheduled"), numberOr(object, 0, "status", "numberReady")
 	switch {
 	case current < want:
@@ -220,7 +222,8 @@ func job(object map[string]any) (Health, string) {
 	if text(object, "status", "startTime") == "" {
 		return InProgress, "it has not started"
 	}
-	return InProgress, fmt.Sprintf("it runs, with %d succeeded and %d failed", numberOr(object, 0, "status", "succeeded"), numberOr(object, 0, "status", "failed"))
+	return InProgress, fmt.Sprintf("it runs, with %d succeeded and %d failed", numberOr(object, 0, "status", "succeeded"),
+		numberOr(object, 0, "status", "failed"))
 }
 
 func pod(object map[string]any) (Health, string) {

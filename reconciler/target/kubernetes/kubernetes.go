@@ -49,7 +49,8 @@ const (
 	maxTimeout     = 24 * time.Hour
 )
 
-var namespaceForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) })
+var namespaceForm = sync.OnceValue(
+	func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) })
 
 // ValidNamespace reports whether a namespace may have this name.
 func ValidNamespace(name string) bool { return namespaceForm().MatchString(name) }
@@ -79,12 +80,14 @@ func ReadSettings(dir string, files map[string][]byte) (Settings, yamlfile.Probl
 		switch key.Value {
 		case "namespace":
 			if s.Namespace = value.Value; value.Kind != yaml.ScalarNode || !ValidNamespace(s.Namespace) {
-				problem(value, fmt.Sprintf("%q is no name of a namespace", value.Value), "use 1 to 63 small letters, digits and '-'")
+				problem(value, fmt.Sprintf("%q is no name of a namespace", value.Value),
+					"use 1 to 63 small letters, digits and '-'")
 			}
 		case "timeout":
 			s.Timeout, err = time.ParseDuration(value.Value)
 			if value.Kind != yaml.ScalarNode || err != nil || s.Timeout < minTimeout || s.Timeout > maxTimeout {
-				problem(value, fmt.Sprintf("%q is no time in which all becomes healthy", value.Value), "write 10s to 24h, such as 10m")
+				problem(value, fmt.Sprintf("%q is no time in which all becomes healthy", value.Value),
+					"write 10s to 24h, such as 10m")
 			}
 		}
 	}

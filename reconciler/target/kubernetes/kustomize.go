@@ -59,7 +59,8 @@ var known = []string{
 // kustomization reads one, and all that it names. above are those that name it.
 func (r *reader) kustomization(name string, above []string) {
 	if slices.Contains(above, name) {
-		r.problem(above[len(above)-1], 0, "comes back to itself: "+strings.Join(append(above[slices.Index(above, name):], name), " → "), "let it not")
+		r.problem(above[len(above)-1], 0,
+			"comes back to itself: "+strings.Join(append(above[slices.Index(above, name):], name), " → "), "let it not")
 		return
 	}
 	if len(above) == maxNesting {

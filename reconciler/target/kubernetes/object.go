@@ -82,12 +82,14 @@ func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys
 func (r *reader) manifest(name string) {
 	file := path.Join(r.dir, name)
 	if len(r.files[name]) > yamlfile.MaxBytes {
-		r.problem(name, 0, fmt.Sprintf("is %d bytes, over the limit of %d", len(r.files[name]), yamlfile.MaxBytes), "give each object a file of its own")
+		r.problem(name, 0, fmt.Sprintf("is %d bytes, over the limit of %d", len(r.files[name]), yamlfile.MaxBytes),
+			"give each object a file of its own")
 		return
 	}
 	for _, doc := range documents(r.files[name]) {
 		if len(r.objects) > maxObjects {
-			r.problem(name, 1+doc.line, fmt.Sprintf("declares more than %d objects in one application", maxObjects), "give what it declares to several applications")
+			r.problem(name, 1+doc.line, fmt.Sprintf("declares more than %d objects in one application", maxObjects),
+				"give what it declares to several applications")
 			return
 		}
 		top, err := yamlfile.ParseAliased(file, doc.text)
@@ -214,7 +216,8 @@ func lines(top *yaml.Node) func(keys ...string) int {
 // asBool are words that YAML 1.1, which kubectl reads, takes for true and false.
 var asBool = map[string]string{
 	"y": "true", "Y": "true", "yes": "true", "Yes": "true", "YES": "true", "on": "true", "On": "true", "ON": "true",
-	"n": "false", "N": "false", "no": "false", "No": "false", "NO": "false", "off": "false", "Off": "false", "OFF": "false",
+	"n": "false", "N": "false", "no": "false", "No": "false", "NO": "false", "off": "false", "Off": "false",
+	"OFF": "false",
 }
 
 // value is what a node says, as JSON has it.
@@ -239,7 +242,8 @@ func (r *reader) value(name string, n *yaml.Node) any {
 	}
 	var v any
 	if means, ambiguous := asBool[n.Value]; ambiguous && n.Style == 0 && n.Tag != "!!bool" && len(n.Value) > 1 {
-		r.problem(name, n.Line, fmt.Sprintf("%s means %s to kubectl and %q to others", n.Value, means, n.Value), fmt.Sprintf("write %s, or %q", means, n.Value))
+		r.problem(name, n.Line, fmt.Sprintf("%s means %s to kubectl and %q to others", n.Value, means, n.Value),
+			fmt.Sprintf("write %s, or %q", means, n.Value))
 		return nil
 	}
 	if n.Tag == "!!timestamp" || n.Tag == "!!binary" || n.Tag == "!!str" {
@@ -275,7 +279,8 @@ func (o Object) judge(line func(keys ...string) int) (problems yamlfile.Problems
 	group, version := groupVersion(apiVersion)
 	switch {
 	case apiVersion == "":
-		problem("has no apiVersion", "write it, such as apiVersion: apps/v1; what is no manifest belongs elsewhere", "apiVersion")
+		problem("has no apiVersion",
+			"write it, such as apiVersion: apps/v1; what is no manifest belongs elsewhere", "apiVersion")
 		return problems
 	case version == "" || strings.Count(apiVersion, "/") > 1 || strings.ContainsAny(apiVersion, " \t\n"):
 		problem(fmt.Sprintf("%q is no apiVersion", apiVersion), "write group/version, such as apps/v1, or v1", "apiVersion")
@@ -301,7 +306,8 @@ func (o Object) judge(line func(keys ...string) int) (problems yamlfile.Problems
 	}
 	namespace := at(o.Content, "metadata", "namespace")
 	if s, ok := namespace.(string); namespace != nil && (!ok || !ValidNamespace(s)) {
-		problem(fmt.Sprintf("%q is no name of a namespace", fmt.Sprint(namespace)), "use 1 to 63 small letters, digits and '-'", "metadata", "namespace")
+		problem(fmt.Sprintf("%q is no name of a namespace", fmt.Sprint(namespace)),
+			"use 1 to 63 small letters, digits and '-'", "metadata", "namespace")
 	}
 	if IsClusterScoped(group, kind) {
 		if !MayDeclare(group, kind) {
@@ -318,8 +324,10 @@ func (o Object) judge(line func(keys ...string) int) (problems yamlfile.Problems
 			}
 		}
 	}
-	if v, ok := mapAt(o.Content, "metadata", "annotations")[PruneAnnotation]; ok && v != PruneDisabled && v != PruneEnabled {
-		problem(fmt.Sprintf("%s is %q", PruneAnnotation, fmt.Sprint(v)), "write disabled, or enabled", "metadata", "annotations", PruneAnnotation)
+	if v, ok := mapAt(o.Content, "metadata", "annotations")[PruneAnnotation]; ok && v != PruneDisabled &&
+		v != PruneEnabled {
+		problem(fmt.Sprintf("%s is %q", PruneAnnotation, fmt.Sprint(v)), "write disabled, or enabled", "metadata",
+			"annotations", PruneAnnotation)
 	}
 	return problems
 }
@@ -331,7 +339,8 @@ func mapAt(content map[string]any, keys ...string) map[string]any {
 
 // warnings are what may well be meant, and often is not.
 func (o Object) warnings() (warnings yamlfile.Problems) {
-	if id := o.ID(); id.Group == "" && id.Kind == "Secret" && (at(o.Content, "data") != nil || at(o.Content, "stringData") != nil) {
+	if id := o.ID(); id.Group == "" && id.Kind == "Secret" &&
+		(at(o.Content, "data") != nil || at(o.Content, "stringData") != nil) {
 		warnings = append(warnings, yamlfile.Problem{
 			File: o.File,
 			Line: o.Line,

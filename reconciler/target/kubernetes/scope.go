@@ -7,8 +7,10 @@ const extensions = "apiextensions.k8s.io"
 // clusterScoped are the kinds of Kubernetes itself whose objects are in no namespace, by group. What others add is known
 // to the cluster alone, and judged there.
 var clusterScoped = map[string][]string{
-	"":                             {"ComponentStatus", "Namespace", "Node", "PersistentVolume"},
-	"admissionregistration.k8s.io": {"MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"},
+	"": {"ComponentStatus", "Namespace", "Node", "PersistentVolume"},
+	"admissionregistration.k8s.io": {"MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding",
+		"MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+		"ValidatingWebhookConfiguration"},
 	extensions:                     {"CustomResourceDefinition"},
 	"apiregistration.k8s.io":       {"APIService"},
 	"authentication.k8s.io":        {"SelfSubjectReview", "TokenReview"},
@@ -45,7 +47,8 @@ const (
 )
 
 var needed = map[string][]string{
-	"":                          {"ConfigMap", "LimitRange", "PersistentVolumeClaim", "ResourceQuota", "Secret", "Service", "ServiceAccount"},
+	"": {"ConfigMap", "LimitRange", "PersistentVolumeClaim", "ResourceQuota", "Secret", "Service",
+		"ServiceAccount"},
 	"networking.k8s.io":         {"NetworkPolicy"},
 	"rbac.authorization.k8s.io": {"Role", "RoleBinding"},
 }

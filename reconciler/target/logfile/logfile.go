@@ -71,7 +71,8 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &File{Path: func() string { return path }, RateLines: maxLogRateLines, RateBytes: maxLogRateBytes, file: f, size: info.Size()}, nil
+	return &File{Path: func() string { return path }, RateLines: maxLogRateLines, RateBytes: maxLogRateBytes, file: f,
+		size: info.Size()}, nil
 }
 
 // Write implements io.Writer. It slows down who writes too much.

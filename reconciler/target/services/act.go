@@ -126,7 +126,8 @@ func (a *app) listen(service string, keys []string) (bound []string, err error) 
 			a.listeners[i].successor = service
 		case a.shares(k): // by routes
 		default:
-			err = errors.Join(err, fmt.Errorf("port %s of service %s is still served by service %s", k, service, a.listeners[i].service))
+			err = errors.Join(err, fmt.Errorf("port %s of service %s is still served by service %s", k, service,
+				a.listeners[i].service))
 			continue
 		}
 		if e := a.secure(a.listeners[i], service); e != nil {
@@ -160,7 +161,8 @@ func (a *app) closeInTheWay(service, key string, keys []string) {
 		return
 	}
 	a.closeListeners(func(l *listening) bool {
-		if l.service != service || l.successor != "" || slices.Contains(keys, l.key) || strconv.Itoa(l.Address().Port) != port {
+		if l.service != service || l.successor != "" || slices.Contains(keys, l.key) ||
+			strconv.Itoa(l.Address().Port) != port {
 			return false
 		}
 		l.Stop()
@@ -337,7 +339,8 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 			}
 		}
 		t.mu.Unlock()
-		return fmt.Errorf("%s is taken by %s; stop that, or give one of them another port in compose.yaml (0 is any free one)", what, by)
+		return fmt.Errorf(
+			"%s is taken by %s; stop that, or give one of them another port in compose.yaml (0 is any free one)", what, by)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%s may not be used by the server's user; choose one above 1023 in compose.yaml", what)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -350,7 +353,8 @@ func (t *Target) conflict(k target.Key, service, at, number string, err error) e
 func (a *app) start(act rollout.Action) {
 	v := a.versions[act.Version]
 	if v == nil { // a fault of ours: what is planned is what is known
-		a.owner.Log.Error("cannot start what is not known", "env", a.key().Environment, "instance", act.Instance, "version", act.Version)
+		a.owner.Log.Error("cannot start what is not known", "env", a.key().Environment, "instance", act.Instance,
+			"version", act.Version)
 		a.post(func() {
 			a.observed.Saw(rollout.Exited{ID: act.Instance, How: "could not start: what it is to run is not known"}, time.Now())
 		})

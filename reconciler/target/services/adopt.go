@@ -69,7 +69,8 @@ func (t *Target) renamedFrom(was target.Key) *app {
 		a.mu.Lock()
 		d := a.pending
 		a.mu.Unlock()
-		if key.Repository == was.Repository && key.Application == was.Application && d != nil && slices.Contains(d.Was, was.Environment) {
+		if key.Repository == was.Repository && key.Application == was.Application && d != nil &&
+			slices.Contains(d.Was, was.Environment) {
 			a.home = was
 			return a
 		}

@@ -271,7 +271,8 @@ func (a *app) keep(pending *target.Declared, remove bool, fence int) error {
 		err = a.keepDeclared(k)
 	}
 	if err != nil {
-		a.owner.Log.Error("what is declared is not acted upon", "env", a.key().Environment, "app", a.key().Application, "err", err)
+		a.owner.Log.Error("what is declared is not acted upon", "env", a.key().Environment, "app",
+			a.key().Application, "err", err)
 		return fmt.Errorf("what is declared could not be written down, and what runs stays as it is: %w", err)
 	}
 	both.current = told.current // the rest goes with what uses it
@@ -314,7 +315,8 @@ func (a *app) accept(d *target.Declared) {
 	plan, versions, err := a.parse(d)
 	if err != nil {
 		a.fault, a.reason = err.Error(), engine.ReasonOf(err)
-		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key().Environment, "app", a.key().Application, "commit", d.Commit, "err", err)
+		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key().Environment, "app", a.key().Application,
+			"commit", d.Commit, "err", err)
 		return
 	}
 	if d.Fallback != nil {
@@ -335,7 +337,8 @@ func (a *app) accept(d *target.Declared) {
 	} else if a.rotated != d.Commit {
 		a.rotated = ""
 	}
-	if last := a.declared; last != nil && last.Commit == d.Commit && !maps.Equal(last.Secrets.Revisions(), d.Secrets.Revisions()) {
+	if last := a.declared; last != nil && last.Commit == d.Commit &&
+		!maps.Equal(last.Secrets.Revisions(), d.Secrets.Revisions()) {
 		a.observed.TryAgain(plan) // it may be what was wrong
 	}
 	a.declared, a.plan, a.planned = d, plan, true
@@ -363,7 +366,8 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 	}
 	for _, name := range []string{d.Repository, d.Environment, d.Application} {
 		if !plainName().MatchString(name) {
-			return plan, nil, fmt.Errorf("%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
+			return plan, nil, fmt.Errorf(
+				"%q cannot be the name of a repository, environment or application; use letters, digits, '.', '_' and '-'", name)
 		}
 	}
 	if !declares(d.Files) {
@@ -476,7 +480,8 @@ func (a *app) replaceChanged(generations map[string]int64) {
 			continue
 		}
 		changed = true
-		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key().Environment, "app", a.key().Application, "commit", a.commit, "artifact", v.Digest)
+		a.owner.Log.Warn("unpacked release had changed, unpacking it again", "env", a.key().Environment, "app",
+			a.key().Application, "commit", a.commit, "artifact", v.Digest)
 		a.versions[id] = v
 		a.plan.Services[i].Version = id
 	}
@@ -506,7 +511,8 @@ func (a *app) prune() {
 
 // publish copies what observe needs, and tells watchers if it differs.
 func (a *app) publish(taken *target.Declared) {
-	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, reason: a.reason, unkept: a.unkept, rotated: a.rotated == a.commit,
+	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, reason: a.reason, unkept: a.unkept,
+		rotated: a.rotated == a.commit,
 		drained: a.drained, plan: a.plan, facts: a.observed.Clone(),
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)

@@ -118,7 +118,8 @@ const (
 // composeFile is what an application's directory must hold.
 const composeFile = "compose.yaml"
 
-var errNoCompose = errors.New("there is no " + composeFile + ", and no " + taskFile + "; add one to the environment's path, and promote a release that has it")
+var errNoCompose = errors.New("there is no " + composeFile + ", and no " + taskFile +
+	"; add one to the environment's path, and promote a release that has it")
 
 // Reads are the names of files that Check looks at: those that count, and others that
 // people take for them. What they name themselves is what Wants says.
@@ -213,7 +214,8 @@ func (p *parser) application() *Compose {
 		}
 	}
 	if len(p.problems) == 0 && len(c.Services) == 0 {
-		p.problem(top, `write one under "services:", such as "web: {command: ./web, ports: [\"8000:80\"]}"`, "declares no service")
+		p.problem(top, `write one under "services:", such as "web: {command: ./web, ports: [\"8000:80\"]}"`,
+			"declares no service")
 	}
 	slices.SortFunc(c.Services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
 	return c

@@ -14,7 +14,8 @@ import (
 )
 
 var containerKeys = []string{
-	"image", "entrypoint", "user", "group_add", "hostname", "init", "read_only", "tmpfs", "shm_size", "cap_add", "cap_drop", "security_opt",
+	"image", "entrypoint", "user", "group_add", "hostname", "init", "read_only", "tmpfs", "shm_size", "cap_add",
+	"cap_drop", "security_opt",
 	"sysctls", "labels", "extra_hosts", "dns", "networks", "volumes", "configs", "pull_policy", "platform",
 	"mem_limit", "mem_reservation", "cpus", "cpu_shares", "pids_limit", "ulimits",
 }
@@ -41,23 +42,27 @@ const (
 
 var (
 	// imageReference is a name with a registry, a tag and a digest, or with less of that.
-	imageReference = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
-	imageName      = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
-	containerUser  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
-	oneHostName    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	volumeName     = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
-	sysctlName     = regexp.MustCompile(`^(net\.[a-z0-9_.-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.[a-z_]+)$`)
-	octalMode      = regexp.MustCompile(`^0?o?[0-7]{3,4}$`)
+	imageReference = regexp.MustCompile(
+		`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	imageName     = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
+	containerUser = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+	oneHostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	volumeName    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
+	sysctlName    = regexp.MustCompile(
+		`^(net\.[a-z0-9_.-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.[a-z_]+)$`)
+	octalMode = regexp.MustCompile(`^0?o?[0-7]{3,4}$`)
 )
 
 // capabilities are those that let nobody out of a container.
 var capabilities = []string{
-	"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "IPC_LOCK", "KILL", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW",
+	"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "IPC_LOCK", "KILL", "MKNOD", "NET_ADMIN",
+	"NET_BIND_SERVICE", "NET_RAW",
 	"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_NICE", "SYS_PTRACE",
 }
 
 var ulimitNames = []string{
-	"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
+	"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
+	"sigpending", "stack",
 }
 
 // container reads a key that only a container has.
@@ -179,7 +184,8 @@ func (p *parser) whole(s *Service, n *yaml.Node, what string) {
 		}
 	}
 	if total > maxMounted {
-		p.problem(n, "put them into the image", "%s: the files that are mounted are %d bytes, over the limit of %d", what, total, maxMounted)
+		p.problem(n, "put them into the image", "%s: the files that are mounted are %d bytes, over the limit of %d", what,
+			total, maxMounted)
 	}
 	for _, t := range c.Tmpfs {
 		if seen[t.Target] {
@@ -188,7 +194,8 @@ func (p *parser) whole(s *Service, n *yaml.Node, what string) {
 		seen[t.Target] = true
 	}
 	if l := c.Limits; l.Memory > 0 && l.MemoryReservation > l.Memory {
-		p.problem(n, "reserve less, or raise the limit", "%s: %d bytes of memory are reserved, over the limit of %d", what, l.MemoryReservation, l.Memory)
+		p.problem(n, "reserve less, or raise the limit", "%s: %d bytes of memory are reserved, over the limit of %d", what,
+			l.MemoryReservation, l.Memory)
 	}
 }
 
@@ -209,12 +216,14 @@ func (p *parser) image(c *Container, n *yaml.Node, what string) {
 	}
 	plain, err := interpolate(text, sampleVariables)
 	if err != nil || !imageReference.MatchString(plain) {
-		p.problem(n, `write it like "postgres:17" or "ghcr.io/acme/web@sha256:…", in small letters; a name alone is an image of the release`,
+		p.problem(
+			n, `write it like "postgres:17" or "ghcr.io/acme/web@sha256:…", in small letters; a name alone is an image of the release`,
 			"%s: %q is not the name of an image", what, text)
 		return
 	}
 	if strings.Contains(text, "$PORT") || strings.Contains(text, "${PORT") || strings.Contains(text, "HEADGATE_INSTANCE") {
-		p.problem(n, "use $HEADGATE_RELEASE, $HEADGATE_COMMIT or $HEADGATE_ENVIRONMENT", "%s: all instances have one image", what)
+		p.problem(n, "use $HEADGATE_RELEASE, $HEADGATE_COMMIT or $HEADGATE_ENVIRONMENT",
+			"%s: all instances have one image", what)
 	}
 	c.Image = text
 }
@@ -297,7 +306,8 @@ func (p *parser) capabilities(n *yaml.Node, what string, drop bool) []string {
 	all := p.texts(n, what, func(text string) string {
 		name := strings.TrimPrefix(strings.ToUpper(text), "CAP_")
 		switch {
-		case drop && (name == "ALL" || regexp.MustCompile(`^[A-Z_]{2,40}$`).MatchString(name)), slices.Contains(capabilities, name):
+		case drop && (name == "ALL" || regexp.MustCompile(`^[A-Z_]{2,40}$`).MatchString(name)),
+			slices.Contains(capabilities, name):
 			return ""
 		case drop:
 			return "the name of a capability, or ALL"
@@ -314,7 +324,8 @@ func (p *parser) extraHosts(c *Container, n *yaml.Node, what string) {
 	add := func(at *yaml.Node, name, address string) {
 		address = strings.Trim(address, "[]")
 		_, err := netip.ParseAddr(address)
-		if !hostName.MatchString(strings.ToLower(name)) || strings.HasPrefix(name, "*") || err != nil && address != "host-gateway" {
+		if !hostName.MatchString(strings.ToLower(name)) || strings.HasPrefix(name, "*") || err != nil &&
+			address != "host-gateway" {
 			p.problem(at, `write "name: address", such as "db.internal: 10.0.0.5"`, "%s: %q is %q", what, name, address)
 			return
 		}
@@ -405,7 +416,8 @@ func (p *parser) pullPolicy(c *Container, n *yaml.Node, what string) {
 	case "build":
 		p.problem(n, noBuild, "%s is %q", what, text)
 	default:
-		p.problem(n, "write always, missing or never; without it, a tag is looked up once for each deployment", "%s is %q", what, text)
+		p.problem(n, "write always, missing or never; without it, a tag is looked up once for each deployment",
+			"%s is %q", what, text)
 	}
 }
 

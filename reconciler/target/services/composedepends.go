@@ -54,7 +54,8 @@ func (p *parser) idle(n *yaml.Node) map[string]bool {
 		}
 		if !wanted {
 			all[key.Value] = true
-			p.warning(list, "set COMPOSE_PROFILES in .env beside compose.yaml to have it run", "service %s is not of an active profile, and does not run", key.Value)
+			p.warning(list, "set COMPOSE_PROFILES in .env beside compose.yaml to have it run",
+				"service %s is not of an active profile, and does not run", key.Value)
 		}
 	}
 	for _, name := range active {
@@ -95,7 +96,8 @@ func (p *parser) needs(n *yaml.Node, what string) (all []need) {
 		n = p.byName(n, "depends_on")
 	}
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, "write a list of services, or {db: {condition: service_healthy}}", "%s is %s", what, yamlfile.Describe(n))
+		p.problem(n, "write a list of services, or {db: {condition: service_healthy}}", "%s is %s", what,
+			yamlfile.Describe(n))
 		return nil
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.fileOf(n), n)...)
@@ -111,7 +113,8 @@ func (p *parser) needs(n *yaml.Node, what string) (all []need) {
 			if c := value(v, "condition"); c != nil {
 				text, ok := p.scalar(c, of+".condition")
 				if one.Until = conditions[text]; ok && one.Until == "" {
-					p.problem(c, "write service_started, service_healthy or service_completed_successfully", "%s.condition is %q", of, text)
+					p.problem(c, "write service_started, service_healthy or service_completed_successfully",
+						"%s.condition is %q", of, text)
 				}
 			}
 			if r := value(v, "required"); r != nil {
@@ -159,9 +162,12 @@ func (p *parser) dependencies(all []Service, needs map[string][]need, idle map[s
 				// Compose has it for everything.
 				other.Restart = rollout.Restart{Never: true}
 			case ends && !other.Restart.Never && !other.Restart.OnFailure:
-				p.problem(n.at, `give it restart: on-failure, or "no"`, "%s: service %s never ends, as it is always started again", what, n.Service)
-			case n.Until == rollout.UntilHealthy && other.Restart.Never && len(other.Ports) == 0 && other.Health.Test == nil && !other.restarts:
-				p.problem(n.at, "write condition: service_completed_successfully", "%s: service %s is a task, which ends", what, n.Service)
+				p.problem(n.at, `give it restart: on-failure, or "no"`, "%s: service %s never ends, as it is always started again",
+					what, n.Service)
+			case n.Until == rollout.UntilHealthy && other.Restart.Never && len(other.Ports) == 0 && other.Health.Test == nil &&
+				!other.restarts:
+				p.problem(n.at, "write condition: service_completed_successfully", "%s: service %s is a task, which ends",
+					what, n.Service)
 			}
 			s.Needs = append(s.Needs, n.Need)
 		}

@@ -201,7 +201,8 @@ func (p *parser) strategy(d *Deployment, n *yaml.Node, what string) {
 	}
 	s, ok := strategies[strings.ReplaceAll(strings.ToLower(text), "_", "-")]
 	if p.function && (!ok || s == rollout.Rolling) {
-		p.problem(n, "write all-at-once, canary, linear, or a name such as CodeDeployDefault.LambdaCanary10Percent5Minutes", "%s is %q", what, text)
+		p.problem(n, "write all-at-once, canary, linear, or a name such as CodeDeployDefault.LambdaCanary10Percent5Minutes",
+			"%s is %q", what, text)
 	} else if !ok {
 		p.problem(n, strategyForm, "%s is %q", what, text)
 	}
@@ -218,7 +219,8 @@ func (p *parser) complete(d Deployment, n *yaml.Node, what string, set map[strin
 	}
 	for _, key := range deploymentKeys {
 		if of := belongs[key]; set[key] != nil && of != nil && !slices.Contains(of, d.Strategy) {
-			p.problem(set[key], fmt.Sprintf("leave it out, or write strategy: %s", of[0]), "%s.%s has no meaning for this strategy", what, key)
+			p.problem(set[key], fmt.Sprintf("leave it out, or write strategy: %s", of[0]),
+				"%s.%s has no meaning for this strategy", what, key)
 		}
 	}
 	steps := 2
@@ -233,10 +235,13 @@ func (p *parser) complete(d Deployment, n *yaml.Node, what string, set map[strin
 		steps = (100 + d.Percent - 1) / d.Percent
 	}
 	if all := time.Duration(steps-1) * d.Interval; all > p.longest() {
-		p.problem(n, fmt.Sprintf("make the steps fewer or shorter, %s altogether", p.longest()), "%s: the traffic would take %s to shift", what, all)
+		p.problem(n, fmt.Sprintf("make the steps fewer or shorter, %s altogether", p.longest()),
+			"%s: the traffic would take %s to shift", what, all)
 	}
 	for _, h := range d.Hooks {
-		if d.Strategy == rollout.Rolling && slices.Contains([]rollout.Stage{rollout.TestTrafficShift, rollout.PostTestTrafficShift, rollout.PreProductionShift}, h.Stage) {
+		if d.Strategy == rollout.Rolling &&
+			slices.Contains([]rollout.Stage{rollout.TestTrafficShift, rollout.PostTestTrafficShift, rollout.PreProductionShift},
+				h.Stage) {
 			p.problem(set["hooks"], "use pre-scale-up or post-production-traffic-shift, or another strategy",
 				"%s: hook %s has a say before the traffic shifts, but a rolling deployment shifts it with each instance", what, h.Name)
 		}
@@ -278,7 +283,8 @@ func (p *parser) breaker(n *yaml.Node, what string) (b rollout.Breaker) {
 }
 
 // each calls f for each mapping of a list, with known keys by name.
-func (p *parser) each(n *yaml.Node, what string, most int, known []string, f func(at *yaml.Node, of string, set map[string]*yaml.Node)) {
+func (p *parser) each(n *yaml.Node, what string, most int, known []string,
+	f func(at *yaml.Node, of string, set map[string]*yaml.Node)) {
 	if n.Kind != yaml.SequenceNode {
 		p.problem(n, "write a list", "%s is %s", what, yamlfile.Describe(n))
 		return
@@ -302,45 +308,47 @@ func (p *parser) each(n *yaml.Node, what string, most int, known []string, f fun
 
 func (p *parser) hooks(d *Deployment, n *yaml.Node, what string) {
 	d.Calls = map[string]HookCall{}
-	p.each(n, what, maxHooks, []string{"name", "stage", "url", "pause", "timeout"}, func(at *yaml.Node, of string, set map[string]*yaml.Node) {
-		h := rollout.Hook{Timeout: defaultHookTimeout}
-		var call HookCall
-		var stages []string
-		for _, s := range rollout.HookStages {
-			stages = append(stages, strings.ToLower(strings.ReplaceAll(string(s), "_", "-")))
-		}
-		if v := set["stage"]; v == nil {
-			p.problem(at, "write stage: post-test-traffic-shift", "%s has no stage", of)
-		} else if text, ok := p.scalar(v, of+".stage"); ok {
-			h.Stage = rollout.Stage(strings.ToUpper(strings.ReplaceAll(text, "-", "_")))
-			if !slices.Contains(rollout.HookStages, h.Stage) {
-				p.problem(v, "write one of "+strings.Join(stages, ", "), "%s.stage is %q", of, text)
+	p.each(n, what, maxHooks, []string{"name", "stage", "url", "pause", "timeout"},
+		func(at *yaml.Node, of string, set map[string]*yaml.Node) {
+			h := rollout.Hook{Timeout: defaultHookTimeout}
+			var call HookCall
+			var stages []string
+			for _, s := range rollout.HookStages {
+				stages = append(stages, strings.ToLower(strings.ReplaceAll(string(s), "_", "-")))
 			}
-		}
-		if v := set["pause"]; v != nil {
-			h.Pause, h.Timeout = true, defaultPauseTimeout
-			if v.Value != "true" {
-				h.Timeout = p.duration(v, of+".pause", time.Second, maxStageTime)
+			if v := set["stage"]; v == nil {
+				p.problem(at, "write stage: post-test-traffic-shift", "%s has no stage", of)
+			} else if text, ok := p.scalar(v, of+".stage"); ok {
+				h.Stage = rollout.Stage(strings.ToUpper(strings.ReplaceAll(text, "-", "_")))
+				if !slices.Contains(rollout.HookStages, h.Stage) {
+					p.problem(v, "write one of "+strings.Join(stages, ", "), "%s.stage is %q", of, text)
+				}
 			}
-		}
-		if v := set["url"]; v != nil {
-			call.URL = p.address(v, of+".url")
-		}
-		if h.Pause == (set["url"] != nil) {
-			p.problem(at, "write url: https://…, or pause: 24h for a person who lets it go on", "%s: a hook has either a url or a pause", of)
-		}
-		if v := set["timeout"]; v != nil && h.Pause {
-			p.problem(v, "write pause: 24h", "%s.timeout: how long a pause may take is its value", of)
-		} else if v != nil {
-			h.Timeout = p.duration(v, of+".timeout", time.Second, maxStageTime)
-		}
-		h.Name = strings.ToLower(strings.ReplaceAll(string(h.Stage), "_", "-"))
-		p.name(at, set["name"], of, &h.Name, func(name string) bool {
-			return slices.ContainsFunc(d.Hooks, func(o rollout.Hook) bool { return o.Name == name })
+			if v := set["pause"]; v != nil {
+				h.Pause, h.Timeout = true, defaultPauseTimeout
+				if v.Value != "true" {
+					h.Timeout = p.duration(v, of+".pause", time.Second, maxStageTime)
+				}
+			}
+			if v := set["url"]; v != nil {
+				call.URL = p.address(v, of+".url")
+			}
+			if h.Pause == (set["url"] != nil) {
+				p.problem(at, "write url: https://…, or pause: 24h for a person who lets it go on",
+					"%s: a hook has either a url or a pause", of)
+			}
+			if v := set["timeout"]; v != nil && h.Pause {
+				p.problem(v, "write pause: 24h", "%s.timeout: how long a pause may take is its value", of)
+			} else if v != nil {
+				h.Timeout = p.duration(v, of+".timeout", time.Second, maxStageTime)
+			}
+			h.Name = strings.ToLower(strings.ReplaceAll(string(h.Stage), "_", "-"))
+			p.name(at, set["name"], of, &h.Name, func(name string) bool {
+				return slices.ContainsFunc(d.Hooks, func(o rollout.Hook) bool { return o.Name == name })
+			})
+			d.Hooks = append(d.Hooks, h)
+			d.Calls[h.Name] = call
 		})
-		d.Hooks = append(d.Hooks, h)
-		d.Calls[h.Name] = call
-	})
 }
 
 // name reads a name that nothing else has.
@@ -378,7 +386,8 @@ func (p *parser) alarms(d *Deployment, n *yaml.Node, what string) {
 		var q AlarmQuery
 		for _, key := range []string{"name", "prometheus", "query"} {
 			if set[key] == nil {
-				p.problem(at, "write {name: errors, prometheus: http://127.0.0.1:9090, query: …, above: 0.05, for: 1m}", "%s has no %s", of, key)
+				p.problem(at, "write {name: errors, prometheus: http://127.0.0.1:9090, query: …, above: 0.05, for: 1m}",
+					"%s has no %s", of, key)
 			}
 		}
 		bound := set["above"]

@@ -104,15 +104,18 @@ func (p *parser) content(name string) ([]byte, bool) {
 func (p *parser) path(at *yaml.Node, text, what string) (name string, ok bool) {
 	switch {
 	case strings.Contains(text, "://") || strings.HasPrefix(text, "git@") || strings.HasPrefix(text, "oci:"):
-		p.problem(at, "put the file beside compose.yaml, so that it is promoted with it", "%s: %q is not in Git, and nothing is fetched from elsewhere", what, text)
+		p.problem(at, "put the file beside compose.yaml, so that it is promoted with it",
+			"%s: %q is not in Git, and nothing is fetched from elsewhere", what, text)
 		return "", false
 	case path.IsAbs(text), strings.HasPrefix(text, "~"):
-		p.problem(at, "put the file beside compose.yaml, and name it from there", "%s: %q is outside the environment's directory", what, text)
+		p.problem(at, "put the file beside compose.yaml, and name it from there",
+			"%s: %q is outside the environment's directory", what, text)
 		return "", false
 	}
 	name = path.Join(p.of(at).dir, text)
 	if name == ".." || strings.HasPrefix(name, "../") {
-		p.problem(at, "put it below the environment's directory, which is what a promotion carries", "%s: %q is outside the environment's directory", what, text)
+		p.problem(at, "put it below the environment's directory, which is what a promotion carries",
+			"%s: %q is outside the environment's directory", what, text)
 		return "", false
 	}
 	return name, true
@@ -146,7 +149,8 @@ func (p *parser) load(at *yaml.Node, s *origin, what string) *yaml.Node {
 // notThere says that a file or directory is not there.
 func (p *parser) notThere(at *yaml.Node, name, what string) {
 	p.absent++
-	p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what, path.Join(p.dir, name))
+	p.problem(at, "add it, or name one that is there; links are not followed", "%s: there is no %s", what,
+		path.Join(p.dir, name))
 }
 
 // tooLarge reports whether reading a file once more is more than is allowed.
@@ -247,7 +251,8 @@ func (p *parser) settle(n *yaml.Node) {
 	n.Content = content
 }
 
-var topKeys = []string{"services", "name", "version", "include", "volumes", "networks", "secrets", "configs", "x-headgate"}
+var topKeys = []string{"services", "name", "version", "include", "volumes", "networks", "secrets",
+	"configs", "x-headgate"}
 
 var unsupportedTop = map[string]string{
 	"models": "have the service reach the model by an address in its environment",
@@ -277,7 +282,8 @@ func (p *parser) include(top *yaml.Node, chain []string) *yaml.Node {
 	of := p.of(list)
 	what := "include"
 	if list.Kind != yaml.SequenceNode {
-		p.problem(list, "write a list: [db.yaml, {path: queue/compose.yaml, env_file: queue.env}]", "%s is %s", what, yamlfile.Describe(list))
+		p.problem(list, "write a list: [db.yaml, {path: queue/compose.yaml, env_file: queue.env}]", "%s is %s", what,
+			yamlfile.Describe(list))
 		return nil
 	}
 	if len(chain) == maxIncludes {
@@ -332,7 +338,8 @@ func (p *parser) included(item *yaml.Node, what string, chain []string) *yaml.No
 			return nil
 		}
 		if slices.Contains(chain, name) {
-			p.problem(n, "remove one of them", "%s: %s includes itself, by %s", what, name, strings.Join(append(chain, name), " → "))
+			p.problem(n, "remove one of them", "%s: %s includes itself, by %s", what, name,
+				strings.Join(append(chain, name), " → "))
 			return nil
 		}
 		s := &origin{name: name, dir: dirOf(name)}
@@ -368,7 +375,8 @@ func (p *parser) included(item *yaml.Node, what string, chain []string) *yaml.No
 			return nil
 		}
 		if x := value(top, "x-headgate"); x != nil {
-			p.problem(x, "write it into "+composeFile, "x-headgate: there is one deployment for all services, and an included file does not say how it goes")
+			p.problem(x, "write it into "+composeFile,
+				"x-headgate: there is one deployment for all services, and an included file does not say how it goes")
 			return nil
 		}
 		if all == nil {
@@ -400,7 +408,8 @@ func (p *parser) named(n *yaml.Node, what string) (string, bool) {
 func (p *parser) add(top, more *yaml.Node) *yaml.Node {
 	out := p.with(top, "", nil)
 	for key, v := range yamlfile.Pairs(more) {
-		if !slices.Contains([]string{"services", "volumes", "networks", "secrets", "configs"}, key.Value) || v.Kind != yaml.MappingNode {
+		if !slices.Contains([]string{"services", "volumes", "networks", "secrets", "configs"}, key.Value) ||
+			v.Kind != yaml.MappingNode {
 			continue // name, version and what is somebody else's
 		}
 		own := value(out, key.Value)

@@ -95,6 +95,7 @@ func (p *parser) test(n *yaml.Node, what string) (argv []string, none bool) {
 	case len(argv) == 2 && argv[0] == "CMD-SHELL":
 		return []string{"/bin/sh", "-c", argv[1]}, false
 	}
-	p.problem(n, `write ["CMD", program, arguments…], ["CMD-SHELL", "command line"] or ["NONE"]`, "%s begins with none of CMD, CMD-SHELL, NONE", what)
+	p.problem(n, `write ["CMD", program, arguments…], ["CMD-SHELL", "command line"] or ["NONE"]`,
+		"%s begins with none of CMD, CMD-SHELL, NONE", what)
 	return nil, false
 }

@@ -95,7 +95,8 @@ func (e *extending) service(at *yaml.Node, name string, chain []string) *yaml.No
 // How the lists of a service are put together: texts "NAME=value" and mappings by
 // name, some by what they are for, and some not at all. All others one after the other.
 var (
-	byName   = []string{"environment", "labels", "annotations", "sysctls", "extra_hosts", "depends_on", "networks", "args", "ulimits"}
+	byName = []string{"environment", "labels", "annotations", "sysctls", "extra_hosts", "depends_on", "networks",
+		"args", "ulimits"}
 	byTarget = map[string]string{"volumes": "target", "secrets": "target", "configs": "target"}
 	replaced = []string{"command", "entrypoint", "test"}
 )
@@ -108,7 +109,8 @@ func (p *parser) merge(base, over *yaml.Node, at string) *yaml.Node {
 	switch {
 	case over.Tag == "!override":
 		over = p.clone(over)
-		over.Tag = map[yaml.Kind]string{yaml.MappingNode: "!!map", yaml.SequenceNode: "!!seq", yaml.ScalarNode: "!!str"}[over.Kind]
+		over.Tag = map[yaml.Kind]string{yaml.MappingNode: "!!map", yaml.SequenceNode: "!!seq",
+			yaml.ScalarNode: "!!str"}[over.Kind]
 		return over
 	case base.Tag == "!!null", over.Tag == "!!null" && over.Kind == yaml.ScalarNode && base.Kind != yaml.ScalarNode:
 		if over.Tag == "!!null" {
@@ -145,7 +147,8 @@ func (p *parser) merge(base, over *yaml.Node, at string) *yaml.Node {
 	case base.Kind == yaml.SequenceNode && over.Kind == yaml.SequenceNode && !(service && slices.Contains(replaced, key)):
 		out := p.new(over, yaml.SequenceNode, "!!seq", "")
 		for _, item := range base.Content {
-			if !slices.ContainsFunc(over.Content, func(o *yaml.Node) bool { return same(item, o) || p.forSame(item, o, key, service) }) {
+			if !slices.ContainsFunc(over.Content,
+				func(o *yaml.Node) bool { return same(item, o) || p.forSame(item, o, key, service) }) {
 				out.Content = append(out.Content, item)
 			}
 		}

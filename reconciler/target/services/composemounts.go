@@ -37,14 +37,16 @@ var secretForm = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]{0,99}$`)
 
 func (p *parser) secretName(at *yaml.Node, name, what string) {
 	if !secretForm.MatchString(name) {
-		p.problem(at, "name one as in: ssh host secret set <repository>:<name>", "%s: %q is not the name of a secret", what, name)
+		p.problem(at, "name one as in: ssh host secret set <repository>:<name>",
+			"%s: %q is not the name of a secret", what, name)
 	}
 }
 
 // volumes reads what a container has mounted.
 func (p *parser) volumes(c *Container, n *yaml.Node, what string) {
 	if n.Kind != yaml.SequenceNode {
-		p.problem(n, `write a list: ["data:/var/lib/data", "./nginx.conf:/etc/nginx/nginx.conf:ro"]`, "%s is %s", what, yamlfile.Describe(n))
+		p.problem(n, `write a list: ["data:/var/lib/data", "./nginx.conf:/etc/nginx/nginx.conf:ro"]`, "%s is %s", what,
+			yamlfile.Describe(n))
 		return
 	}
 	for i, item := range n.Content {
@@ -98,7 +100,8 @@ func (p *parser) mount(c *Container, at *yaml.Node, from string, m Mount, what s
 	m.Target = strings.TrimSuffix(m.Target, "/")
 	if volumeName.MatchString(from) {
 		if p.resources["volumes"][from] == nil {
-			p.problem(at, `declare it under "volumes:"; a file is named with ./ before it`, "%s: there is no volume %q", what, from)
+			p.problem(at, `declare it under "volumes:"; a file is named with ./ before it`,
+				"%s: there is no volume %q", what, from)
 			return
 		}
 		m.Volume = from
@@ -114,7 +117,8 @@ func (p *parser) mount(c *Container, at *yaml.Node, from string, m Mount, what s
 		return
 	}
 	if !m.ReadOnly {
-		p.warning(at, `write :ro after it to say that it is meant; keep what is written in a named volume`, "%s: %s is read-only here, as all of Git", what, from)
+		p.warning(at, `write :ro after it to say that it is meant; keep what is written in a named volume`,
+			"%s: %s is read-only here, as all of Git", what, from)
 	}
 	m.ReadOnly = true
 	m.File, m.Directory, ok = p.contents(at, name, what)
@@ -152,7 +156,8 @@ func (p *parser) contents(at *yaml.Node, name, what string) (file []byte, direct
 }
 
 func (p *parser) longVolume(c *Container, n *yaml.Node, what string) {
-	if !p.mapping(n, what, []string{"type", "source", "target", "read_only", "volume", "tmpfs", "bind"}, nil, map[string]string{"consistency": ""}) {
+	if !p.mapping(n, what, []string{"type", "source", "target", "read_only", "volume", "tmpfs", "bind"}, nil,
+		map[string]string{"consistency": ""}) {
 		return
 	}
 	get := func(key string) string {
@@ -167,7 +172,8 @@ func (p *parser) longVolume(c *Container, n *yaml.Node, what string) {
 	if v := value(n, "read_only"); v != nil {
 		m.ReadOnly = p.boolean(v, what+".read_only")
 	}
-	if v := value(n, "volume"); v != nil && p.mapping(v, what+".volume", []string{"nocopy", "subpath"}, nil, map[string]string{"labels": ""}) {
+	if v := value(n, "volume"); v != nil &&
+		p.mapping(v, what+".volume", []string{"nocopy", "subpath"}, nil, map[string]string{"labels": ""}) {
 		if nocopy := value(v, "nocopy"); nocopy != nil {
 			m.NoCopy = p.boolean(nocopy, what+".volume.nocopy")
 		}
@@ -188,12 +194,14 @@ func (p *parser) longVolume(c *Container, n *yaml.Node, what string) {
 		}
 	}
 	if v := value(n, "bind"); v != nil {
-		p.mapping(v, what+".bind", nil, nil, map[string]string{"create_host_path": "the file has to be in Git", "propagation": "", "selinux": "", "recursive": ""})
+		p.mapping(v, what+".bind", nil, nil, map[string]string{"create_host_path": "the file has to be in Git",
+			"propagation": "", "selinux": "", "recursive": ""})
 	}
 	switch kind {
 	case "volume":
 		if source == "" || !volumeName.MatchString(source) {
-			p.problem(n, "write source: the name of one under volumes", "%s: a volume without a name would be lost with its instance", what)
+			p.problem(n, "write source: the name of one under volumes",
+				"%s: a volume without a name would be lost with its instance", what)
 			return
 		}
 		p.mount(c, n, source, m, what)
@@ -257,7 +265,8 @@ func (p *parser) grants(n *yaml.Node, what, kind string, each func(at *yaml.Node
 			}
 		}
 		if p.resources[kind][g.source] == nil {
-			p.problem(item, `declare it under "`+kind+`:"`, "%s: there is no %s %q", what, strings.TrimSuffix(kind, "s"), g.source)
+			p.problem(item, `declare it under "`+kind+`:"`, "%s: there is no %s %q", what,
+				strings.TrimSuffix(kind, "s"), g.source)
 			continue
 		}
 		each(item, g)
@@ -372,7 +381,8 @@ func (p *parser) resource(key, n *yaml.Node) {
 		ok := false
 		switch key.Value {
 		case "volumes":
-			ok = p.mapping(v, what, []string{"driver"}, map[string]string{"external": outside, "driver_opts": "the machine's own driver keeps it; leave it out"},
+			ok = p.mapping(v, what, []string{"driver"},
+				map[string]string{"external": outside, "driver_opts": "the machine's own driver keeps it; leave it out"},
 				map[string]string{"labels": "", "name": outside})
 			if d := value(v, "driver"); ok && d != nil {
 				if text, _ := p.scalar(d, what+".driver"); text != "local" {
@@ -385,8 +395,9 @@ func (p *parser) resource(key, n *yaml.Node) {
 				unsupported = nil
 			}
 			ok = p.mapping(v, what, []string{"external"}, unsupported, map[string]string{
-				"driver": oneNetwork, "driver_opts": oneNetwork, "internal": oneNetwork, "ipam": oneNetwork, "attachable": oneNetwork,
-				"labels": "", "name": oneNetwork, "enable_ipv4": oneNetwork, "enable_ipv6": oneNetwork,
+				"driver": oneNetwork, "driver_opts": oneNetwork, "internal": oneNetwork, "ipam": oneNetwork,
+				"attachable": oneNetwork,
+				"labels":     "", "name": oneNetwork, "enable_ipv4": oneNetwork, "enable_ipv6": oneNetwork,
 			})
 			if e := value(v, "external"); ok && e != nil && unsupported != nil {
 				p.problem(e, unsupported["external"], "%s is not the application's", what)

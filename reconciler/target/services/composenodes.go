@@ -33,7 +33,8 @@ func (p *parser) clone(n *yaml.Node) *yaml.Node {
 // tooMuch reports whether more was taken over from elsewhere than is allowed.
 func (p *parser) tooMuch(at *yaml.Node) bool {
 	if p.copied > maxCopied {
-		p.problem(at, "write less into what is extended and included", "takes over more than %d values from elsewhere", maxCopied)
+		p.problem(at, "write less into what is extended and included",
+			"takes over more than %d values from elsewhere", maxCopied)
 	}
 	return p.copied > maxCopied
 }
@@ -108,7 +109,8 @@ func (p *parser) replaced(n *yaml.Node, v variables, what string) (string, bool)
 	}
 	text, err := v.replace(n.Value)
 	if err != nil {
-		p.problem(n, `write "$$" for a dollar sign that is meant for the program, or set the variable in .env beside compose.yaml`, "%s: %v", what, err)
+		p.problem(
+			n, `write "$$" for a dollar sign that is meant for the program, or set the variable in .env beside compose.yaml`, "%s: %v", what, err)
 		return "", false
 	}
 	return text, true

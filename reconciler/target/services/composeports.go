@@ -69,10 +69,12 @@ func (p *parser) ports(s *Service, n *yaml.Node, what string) (ports []Port) {
 		case err != nil:
 			p.problem(c, portForm, "%s: %q: %v", what, text, err)
 		case inside != "" && inside != container && s.Container != nil:
-			p.problem(c, "keep the one that requests are for: others of the application reach every port of the service by its name",
+			p.problem(
+				c, "keep the one that requests are for: others of the application reach every port of the service by its name",
 				"%s: requests are carried to one port of a container, but %s and %s are named", what, inside, container)
 		case inside != "" && inside != container:
-			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what, inside, container)
+			p.problem(c, "split the service", "%s: an instance has one port, $PORT, but %s and %s are named", what,
+				inside, container)
 		case port.Host != 0 && slices.ContainsFunc(ports, func(o Port) bool { return o.String() == port.String() }):
 			p.problem(c, "keep one of them", "%s: %s is given twice", what, port)
 		case len(ports) == maxPorts:
@@ -91,7 +93,8 @@ func (p *parser) ports(s *Service, n *yaml.Node, what string) (ports []Port) {
 // longPort is the long form of a port as the short one.
 func (p *parser) longPort(n *yaml.Node, what string) (text string, ok bool) {
 	if !p.mapping(n, what, []string{"target", "published", "host_ip", "protocol"}, nil, map[string]string{
-		"mode": "the proxy listens on the machine", "name": "", "app_protocol": "write x-headgate: {protocol: h2c} for HTTP/2 in clear",
+		"mode": "the proxy listens on the machine", "name": "",
+		"app_protocol": "write x-headgate: {protocol: h2c} for HTTP/2 in clear",
 	}) {
 		return "", false
 	}

@@ -97,7 +97,8 @@ func (p *parser) proxyWord(s *Service, key, text string, n *yaml.Node, what stri
 		s.HTTP2 = text == "h2c"
 	case key == "protocol":
 		p.problem(n, "write http1, or h2c for instances that speak HTTP/2 in clear", "%s is %q", what, text)
-	case key == "page" && path.IsAbs(text), key == "page" && path.Clean(text) != text, key == "page" && strings.HasPrefix(text, ".."):
+	case key == "page" && path.IsAbs(text), key == "page" && path.Clean(text) != text, key == "page" &&
+		strings.HasPrefix(text, ".."):
 		p.problem(n, "write the name of a file beside compose.yaml", "%s is %q", what, text)
 	case key == "page":
 		x.Page = text
@@ -125,7 +126,8 @@ func (p *parser) routes(s *Service, n *yaml.Node, what string) {
 		if at != "" {
 			r.Path = "/" + at
 		}
-		if text == "" || host != "" && !hostName.MatchString(r.Host) || r.Path != "" && path.Clean(r.Path) != strings.TrimSuffix(r.Path, "/") ||
+		if text == "" || host != "" && !hostName.MatchString(r.Host) || r.Path != "" &&
+			path.Clean(r.Path) != strings.TrimSuffix(r.Path, "/") ||
 			strings.ContainsAny(r.Path, "?# ") {
 			p.problem(item, `write a host, a path, or both, such as "shop.example.org/api"`, "%s: %q is not a route", what, text)
 			continue

@@ -22,7 +22,8 @@ var serviceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompi
 
 func (p *parser) services(n *yaml.Node) (all []Service) {
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, `write a service below it, such as "web: {command: ./web, ports: [\"8000:80\"]}"`, `"services" is %s, where a mapping belongs`, yamlfile.Describe(n))
+		p.problem(n, `write a service below it, such as "web: {command: ./web, ports: [\"8000:80\"]}"`,
+			`"services" is %s, where a mapping belongs`, yamlfile.Describe(n))
 		return nil
 	}
 	p.problems = append(p.problems, yamlfile.DuplicateKeys(p.fileOf(n), n)...)
@@ -71,7 +72,8 @@ const (
 )
 
 var serviceKeys = []string{
-	"command", "environment", "env_file", "ports", "deploy", "scale", "healthcheck", "stop_grace_period", "stop_signal", "working_dir",
+	"command", "environment", "env_file", "ports", "deploy", "scale", "healthcheck", "stop_grace_period",
+	"stop_signal", "working_dir",
 	"restart", "depends_on", "profiles", "secrets", "x-headgate",
 }
 
@@ -166,7 +168,8 @@ var harmlessService = map[string]string{
 }
 
 func (p *parser) service(key, n *yaml.Node) Service {
-	s := Service{Name: key.Value, Replicas: 1, Drain: defaultDrain, StopGrace: defaultGrace, StopSignal: syscall.SIGTERM, Environment: map[string]string{}}
+	s := Service{Name: key.Value, Replicas: 1, Drain: defaultDrain, StopGrace: defaultGrace, StopSignal: syscall.SIGTERM,
+		Environment: map[string]string{}}
 	where := "services." + s.Name
 	image := cmp.Or(value(n, "image"), value(value(n, "x-headgate"), "image"), value(n, "build"))
 	if image != nil {
@@ -220,7 +223,8 @@ func (p *parser) service(key, n *yaml.Node) Service {
 		}
 	}
 	if s.Command == nil && s.Container == nil && len(p.problems) == faults {
-		p.problem(key, `write the program to run and its arguments, such as "command: ./web", or the image to run`, "%s has no command", where)
+		p.problem(key, `write the program to run and its arguments, such as "command: ./web", or the image to run`,
+			"%s has no command", where)
 	}
 	p.extension(&s, extension, where+".x-headgate")
 	p.health(&s, health, where+".healthcheck")
@@ -258,7 +262,8 @@ func (p *parser) deploy(s *Service, n *yaml.Node, what string) {
 			switch text, ok := p.scalar(v, of); {
 			case !ok:
 			case strings.HasSuffix(text, "-job"):
-				p.problem(v, `write restart: on-failure, and depends_on: {…: {condition: service_completed_successfully}} where it is waited for`, "%s is %q", of, text)
+				p.problem(
+					v, `write restart: on-failure, and depends_on: {…: {condition: service_completed_successfully}} where it is waited for`, "%s is %q", of, text)
 			default:
 				p.warning(v, "", "%s has no effect here", of)
 			}
@@ -439,7 +444,8 @@ func (p *parser) signal(n *yaml.Node, what string) syscall.Signal {
 	}
 	sig, ok := signals[name]
 	if !ok {
-		p.problem(n, "use one of SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH", "%s: %q is not a signal to stop with", what, text)
+		p.problem(n, "use one of SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH",
+			"%s: %q is not a signal to stop with", what, text)
 		return syscall.SIGTERM
 	}
 	return sig

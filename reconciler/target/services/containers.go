@@ -276,7 +276,8 @@ func (in *instance) spec(from image, port int, vars map[string]string) (s engine
 			})
 			continue
 		}
-		s.Binds = append(s.Binds, engine.Bind{Source: filepath.Join(in.app.file(in.id, ".files"), strconv.Itoa(i)), Target: m.Target})
+		s.Binds = append(s.Binds, engine.Bind{Source: filepath.Join(in.app.file(in.id, ".files"), strconv.Itoa(i)),
+			Target: m.Target})
 	}
 	return s, nil
 }
@@ -294,7 +295,8 @@ func (a *app) labels() map[string]string {
 // network is the name of the network that the containers of the application share, in
 // which they find each other by the names of services.
 func (a *app) network() string {
-	return fmt.Sprintf("headgate-%s-%s.%s.%s", a.owner.agentName(), a.home.Repository, a.home.Environment, a.home.Application)
+	return fmt.Sprintf("headgate-%s-%s.%s.%s", a.owner.agentName(), a.home.Repository, a.home.Environment,
+		a.home.Application)
 }
 
 // writeFiles writes the files of the environment's directory that a container sees.
@@ -360,7 +362,8 @@ func (c *containers) start(ctx context.Context, cmd command, record func(started
 	if _, err := rand.Read(suffix[:]); err != nil {
 		return nil, err
 	}
-	s.Name = fmt.Sprintf("%s-%s-%s-%s", s.Labels[labelApplication], s.Labels[labelEnvironment], s.Labels[labelInstance], hex.EncodeToString(suffix[:]))
+	s.Name = fmt.Sprintf("%s-%s-%s-%s", s.Labels[labelApplication], s.Labels[labelEnvironment], s.Labels[labelInstance],
+		hex.EncodeToString(suffix[:]))
 	c.know(s.Name)
 	c.networks.Lock()
 	err = e.Network(answer, s.Network, cmd.labels)
@@ -448,7 +451,8 @@ func (c *containers) endStraysNow(ctx context.Context) {
 		}
 		// The one that is being made is known before it is there, and all that are on record
 		// were when they were listed.
-		c.owner.Log.Warn("removing a container that is on no record", "container", f.Name, "instance", f.Labels[labelInstance],
+		c.owner.Log.Warn("removing a container that is on no record", "container", f.Name, "instance",
+			f.Labels[labelInstance],
 			"env", f.Labels[labelEnvironment], "app", f.Labels[labelApplication])
 		if err := e.Remove(ctx, f.ID); err != nil && ctx.Err() == nil {
 			c.owner.Log.Warn("cannot remove a container", "container", f.Name, "err", err)

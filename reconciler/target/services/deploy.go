@@ -177,7 +177,8 @@ func callHook(ctx context.Context, address string, about hookRequest) rollout.Ho
 
 // Value is what Prometheus answers: of several series the value that is furthest
 // beyond. vars are what the query may name. none says that there is no series.
-func (q AlarmQuery) Value(ctx context.Context, vars map[string]string, above bool) (value float64, none bool, err error) {
+func (q AlarmQuery) Value(ctx context.Context, vars map[string]string,
+	above bool) (value float64, none bool, err error) {
 	query, err := interpolate(q.Query, vars)
 	if err != nil {
 		return 0, false, err
@@ -221,7 +222,8 @@ func (q AlarmQuery) Value(ctx context.Context, vars map[string]string, above boo
 			samples = append(samples, s.Value)
 		}
 	default:
-		return 0, false, fmt.Errorf("the query gives a %s; an alarm needs a vector or a scalar", terminal.Plain(answer.Data.Type))
+		return 0, false, fmt.Errorf("the query gives a %s; an alarm needs a vector or a scalar",
+			terminal.Plain(answer.Data.Type))
 	}
 	if err != nil {
 		return 0, false, err
@@ -309,7 +311,8 @@ func (a *app) settings(s Service) proxy.Settings {
 	case log == nil:
 		var err error
 		if log, err = logfile.Open(a.logPath(s.Name + "-access")); err != nil {
-			a.owner.Log.Warn("no access log", "env", a.key().Environment, "app", a.key().Application, "service", s.Name, "err", err)
+			a.owner.Log.Warn("no access log", "env", a.key().Environment, "app", a.key().Application, "service",
+				s.Name, "err", err)
 			return settings
 		}
 		a.access[s.Name] = log

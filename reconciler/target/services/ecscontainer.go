@@ -23,18 +23,25 @@ var containerNameForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
 func (t *ecsTask) container(n *yaml.Node, what string) (one ecsContainer, ok bool) {
 	p := t.parser
 	set, ok := p.record(n, what, []string{
-		"name", "image", "essential", "cpu", "memory", "memoryReservation", "portMappings", "command", "entryPoint", "workingDirectory",
-		"environment", "environmentFiles", "secrets", "mountPoints", "dependsOn", "healthCheck", "stopTimeout", "user", "ulimits",
-		"linuxParameters", "readonlyRootFilesystem", "dockerLabels", "hostname", "dnsServers", "extraHosts", "systemControls", "dockerSecurityOptions",
+		"name", "image", "essential", "cpu", "memory", "memoryReservation", "portMappings", "command", "entryPoint",
+		"workingDirectory",
+		"environment", "environmentFiles", "secrets", "mountPoints", "dependsOn", "healthCheck", "stopTimeout",
+		"user", "ulimits",
+		"linuxParameters", "readonlyRootFilesystem", "dockerLabels", "hostname", "dnsServers", "extraHosts", "systemControls",
+		"dockerSecurityOptions",
 		"repositoryCredentials",
 	}, map[string]string{
-		"links": oneNetwork, "volumesFrom": "name the volume under mountPoints of both containers", "privileged": "containers run without privileges",
+		"links": oneNetwork, "volumesFrom": "name the volume under mountPoints of both containers",
+		"privileged":        "containers run without privileges",
 		"disableNetworking": "leave it out", "dnsSearchDomains": "write names out", "resourceRequirements": noDevices,
-		"firelensConfiguration": "the output of every instance is kept already; leave the log router out", "credentialSpecs": "only Windows has it",
+		"firelensConfiguration": "the output of every instance is kept already; leave the log router out",
+		"credentialSpecs":       "only Windows has it",
 	}, map[string]string{
-		"logConfiguration": "the output of every instance is kept here: env logs", "startTimeout": "deployments have a circuit breaker",
-		"restartPolicy": "an instance that ends is started again", "interactive": "an instance's input is empty",
-		"pseudoTerminal": "an instance's output goes to its log", "versionConsistency": "a tag is resolved once for every deployment",
+		"logConfiguration": "the output of every instance is kept here: env logs",
+		"startTimeout":     "deployments have a circuit breaker",
+		"restartPolicy":    "an instance that ends is started again", "interactive": "an instance's input is empty",
+		"pseudoTerminal":     "an instance's output goes to its log",
+		"versionConsistency": "a tag is resolved once for every deployment",
 	})
 	name := p.said(set, "name", what)
 	if n.Kind != yaml.MappingNode || name == "" && !ok {
@@ -246,7 +253,8 @@ func (p *parser) valueFrom(at *yaml.Node, text, what string) (s Secret, ok bool)
 	parts := append(strings.Split(rest, ":"), "", "")
 	s.JSON = parts[0]
 	if parts[2] != "" || parts[1] != "" && parts[1] != "AWSCURRENT" {
-		p.problem(at, "leave the version out", "%s: %q asks for another version than the current one, and no other is kept here", what, text)
+		p.problem(at, "leave the version out",
+			"%s: %q asks for another version than the current one, and no other is kept here", what, text)
 		return s, false
 	}
 	faults := len(p.problems)
@@ -293,21 +301,24 @@ func (t *ecsTask) dependsOn(one *ecsContainer, n *yaml.Node, what string) {
 		condition := t.said(set, "condition", of)
 		until := taskConditions[condition]
 		if until == "" {
-			t.problem(cmp.Or(set["condition"], item), "write START, COMPLETE, SUCCESS or HEALTHY", "%s.condition is %q", of, condition)
+			t.problem(cmp.Or(set["condition"], item), "write START, COMPLETE, SUCCESS or HEALTHY",
+				"%s.condition is %q", of, condition)
 			return
 		}
 		if condition == "COMPLETE" {
 			t.warning(set["condition"], "write SUCCESS", "%s: it has to end well here", of)
 		}
 		name := strings.ToLower(t.said(set, "containerName", of))
-		one.needs = append(one.needs, need{Need: rollout.Need{Service: name, Until: until}, at: cmp.Or(set["containerName"], item)})
+		one.needs = append(one.needs,
+			need{Need: rollout.Need{Service: name, Until: until}, at: cmp.Or(set["containerName"], item)})
 	})
 }
 
 func (t *ecsTask) linuxParameters(c *Container, n *yaml.Node, what string) {
-	set, ok := t.record(n, what, []string{"capabilities", "initProcessEnabled", "sharedMemorySize", "tmpfs"}, map[string]string{
-		"devices": noDevices, "maxSwap": "nothing is swapped", "swappiness": "nothing is swapped",
-	}, nil)
+	set, ok := t.record(n, what, []string{"capabilities", "initProcessEnabled", "sharedMemorySize", "tmpfs"},
+		map[string]string{
+			"devices": noDevices, "maxSwap": "nothing is swapped", "swappiness": "nothing is swapped",
+		}, nil)
 	if !ok {
 		return
 	}
@@ -393,7 +404,8 @@ func (t *ecsTask) ports(one *ecsContainer, n *yaml.Node, what string) {
 			return
 		}
 		if protocol := t.said(set, "protocol", of); protocol != "" && protocol != "tcp" {
-			t.problem(set["protocol"], "leave the mapping out: others of the application reach every port of the container", "%s: only TCP is served", of)
+			t.problem(set["protocol"], "leave the mapping out: others of the application reach every port of the container",
+				"%s: only TCP is served", of)
 			return
 		}
 		port := t.integer(set["containerPort"], of+".containerPort", 1, 65535)
@@ -446,7 +458,8 @@ func (t *ecsTask) healthCheck(one *ecsContainer, n *yaml.Node, what string) {
 	case len(argv) >= 1 && argv[0] != "CMD" && argv[0] != "CMD-SHELL" && argv[0] != "NONE":
 		h.Test = argv
 	default:
-		t.problem(set["command"], `write ["CMD", program, arguments…] or ["CMD-SHELL", "command line"]`, "%s.command is not a check", what)
+		t.problem(set["command"], `write ["CMD", program, arguments…] or ["CMD-SHELL", "command line"]`,
+			"%s.command is not a check", what)
 	}
 	seconds := func(key string, low, high int, into *time.Duration) {
 		if set[key] != nil {

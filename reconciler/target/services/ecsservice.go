@@ -38,7 +38,8 @@ func (t *ecsTask) definitions() {
 	}
 	if top := t.document(detailFile); top != nil {
 		set, _ := t.record(top, detailFile, []string{"ImageURI"}, nil, map[string]string{
-			"ImageSizeInBytes": noDetail, "ImageDigest": noDetail, "Version": noDetail, "ImagePushedAt": noDetail, "RegistryId": noDetail,
+			"ImageSizeInBytes": noDetail, "ImageDigest": noDetail, "Version": noDetail, "ImagePushedAt": noDetail,
+			"RegistryId":     noDetail,
 			"RepositoryName": noDetail, "ImageTags": noDetail,
 		})
 		if n := set["ImageURI"]; n == nil {
@@ -62,7 +63,8 @@ func (t *ecsTask) image(c *Container, container string, n *yaml.Node, what strin
 	case placeholder.MatchString(text):
 		c.Image = cmp.Or(t.detail, text)
 	case !imageReference.MatchString(text):
-		t.problem(n, `write it like "postgres:17", a name alone for an image of the release, or "<IMAGE1_NAME>" for its only one`,
+		t.problem(
+			n, `write it like "postgres:17", a name alone for an image of the release, or "<IMAGE1_NAME>" for its only one`,
 			"%s: %q is not the name of an image", what, text)
 	default:
 		c.Image = text
@@ -92,9 +94,11 @@ func (c *Container) filled(service string, r target.Release) (*Container, error)
 	case at < 0 && len(names) == 1:
 		at = 0
 	case at < 0 && len(names) == 0:
-		return nil, fmt.Errorf("release %d has no image for %s in %s; have headgate.yaml make one: images: {%s: …}", r.Number, m[0], taskFile, service)
+		return nil, fmt.Errorf("release %d has no image for %s in %s; have headgate.yaml make one: images: {%s: …}", r.Number,
+			m[0], taskFile, service)
 	case at < 0:
-		return nil, fmt.Errorf("release %d has images %s, and %s in %s does not say which; name the container %s like one of them",
+		return nil, fmt.Errorf(
+			"release %d has images %s, and %s in %s does not say which; name the container %s like one of them",
 			r.Number, list(names), m[0], taskFile, service)
 	}
 	filled := *c
@@ -169,20 +173,25 @@ func (t *ecsTask) serviceKeys(top *yaml.Node, c *Compose, s *Service, spec, bala
 		}
 	}
 	harmless := map[string]string{
-		"cluster": noPlacement, "launchType": noPlacement, "capacityProviderStrategy": noPlacement, "platformVersion": noPlacement,
-		"platformFamily": noPlacement, "placementConstraints": noPlacement, "placementStrategy": noPlacement,
+		"cluster": noPlacement, "launchType": noPlacement, "capacityProviderStrategy": noPlacement,
+		"platformVersion": noPlacement,
+		"platformFamily":  noPlacement, "placementConstraints": noPlacement, "placementStrategy": noPlacement,
 		"availabilityZoneRebalancing": noPlacement, "networkConfiguration": noNetworks, "role": noRoles, "roleArn": noRoles,
-		"serviceRegistries": oneNetwork, "serviceConnectConfiguration": oneNetwork, "tags": noPrinted, "propagateTags": noPrinted,
-		"enableECSManagedTags": noPrinted, "enableExecuteCommand": noRoles, "clientToken": noPrinted, "monitoring": "console and env show say how it is",
+		"serviceRegistries": oneNetwork, "serviceConnectConfiguration": oneNetwork, "tags": noPrinted,
+		"propagateTags":        noPrinted,
+		"enableECSManagedTags": noPrinted, "enableExecuteCommand": noRoles, "clientToken": noPrinted,
+		"monitoring": "console and env show say how it is",
 	}
 	for _, key := range []string{
-		"serviceArn", "clusterArn", "status", "runningCount", "pendingCount", "taskSets", "deployments", "events", "createdAt", "createdBy",
+		"serviceArn", "clusterArn", "status", "runningCount", "pendingCount", "taskSets", "deployments", "events",
+		"createdAt", "createdBy",
 		"updatedAt", "currentServiceDeployment", "currentServiceRevisions", "resourceManagementType",
 	} {
 		harmless[key] = noPrinted
 	}
 	set, ok := t.record(top, serviceFile, []string{
-		"serviceName", "taskDefinition", "desiredCount", "schedulingStrategy", "deploymentController", "deploymentConfiguration",
+		"serviceName", "taskDefinition", "desiredCount", "schedulingStrategy", "deploymentController",
+		"deploymentConfiguration",
 		"loadBalancers", "healthCheckGracePeriodSeconds", "x-headgate",
 	}, map[string]string{
 		"volumeConfigurations":     "a volume is kept on this machine; declare it in " + taskFile,
@@ -198,7 +207,8 @@ func (t *ecsTask) serviceKeys(top *yaml.Node, c *Compose, s *Service, spec, bala
 		family := text[strings.LastIndex(text, "/")+1:]
 		family, _, _ = strings.Cut(family, ":")
 		if text != "<TASK_DEFINITION>" && t.family != "" && family != t.family {
-			t.problem(n, fmt.Sprintf("write %q, or leave it out", t.family), "taskDefinition is %q, but %s is of the family %q", text, taskFile, t.family)
+			t.problem(n, fmt.Sprintf("write %q, or leave it out", t.family), "taskDefinition is %q, but %s is of the family %q",
+				text, taskFile, t.family)
 		}
 	}
 	daemon := t.said(set, "schedulingStrategy", serviceFile) == "DAEMON"
@@ -226,7 +236,8 @@ func (t *ecsTask) serviceKeys(top *yaml.Node, c *Compose, s *Service, spec, bala
 	if n := set["healthCheckGracePeriodSeconds"]; n != nil {
 		grace := time.Duration(t.integer(n, "healthCheckGracePeriodSeconds", 0, 86400)) * time.Second
 		if !balanced && grace > 0 {
-			t.problem(n, "leave it out, or write loadBalancers", "healthCheckGracePeriodSeconds has no meaning without a load balancer")
+			t.problem(n, "leave it out, or write loadBalancers",
+				"healthCheckGracePeriodSeconds has no meaning without a load balancer")
 		}
 		s.Health.StartPeriod = max(s.Health.StartPeriod, grace)
 	}
@@ -236,7 +247,8 @@ func (t *ecsTask) serviceKeys(top *yaml.Node, c *Compose, s *Service, spec, bala
 		switch text := t.said(kind, "type", "deploymentController"); text {
 		case "ECS":
 			if spec {
-				t.problem(n, "remove "+appspecFile+", or write CODE_DEPLOY", "deploymentController is ECS, but there is an %s", appspecFile)
+				t.problem(n, "remove "+appspecFile+", or write CODE_DEPLOY",
+					"deploymentController is ECS, but there is an %s", appspecFile)
 			}
 		case "CODE_DEPLOY":
 			deploys, d.Strategy = true, rollout.AllAtOnce
@@ -340,7 +352,8 @@ func (t *ecsTask) deploymentConfiguration(d *Deployment, n *yaml.Node, deploys, 
 	case d.Strategy == rollout.Canary && d.Percent == 0:
 		d.Percent, d.Interval = 5, 10*time.Minute
 	case set["canaryConfiguration"] != nil:
-		t.problem(set["canaryConfiguration"], "leave it out, or write strategy: CANARY", "%s has no meaning for this strategy", of)
+		t.problem(set["canaryConfiguration"], "leave it out, or write strategy: CANARY",
+			"%s has no meaning for this strategy", of)
 	}
 	switch of := what + ".linearConfiguration"; {
 	case d.Strategy == rollout.Linear && set["linearConfiguration"] != nil:
@@ -359,7 +372,8 @@ func (t *ecsTask) deploymentConfiguration(d *Deployment, n *yaml.Node, deploys, 
 	case d.Strategy == rollout.Linear && d.Percent == 0:
 		d.Percent, d.Interval = 10, 6*time.Minute
 	case set["linearConfiguration"] != nil:
-		t.problem(set["linearConfiguration"], "leave it out, or write strategy: LINEAR", "%s has no meaning for this strategy", of)
+		t.problem(set["linearConfiguration"], "leave it out, or write strategy: LINEAR",
+			"%s has no meaning for this strategy", of)
 	}
 	if v := set["bakeTimeInMinutes"]; v != nil {
 		d.Bake = minutes(v, what+".bakeTimeInMinutes")
@@ -437,7 +451,8 @@ func (t *ecsTask) deploymentAlarms(d *Deployment, n *yaml.Node, what string) {
 			d.Alarms[i].Keeps = !rolls
 			alarms = append(alarms, d.Alarms[i])
 		case enabled:
-			t.problem(item, `write "x-headgate": {"deployment": {"alarms": [{"name": "`+name+`", "prometheus": "http://127.0.0.1:9090", "query": "…", "above": 0.05}]}}`,
+			t.problem(item, `write "x-headgate": {"deployment": {"alarms": [{"name": "`+name+
+				`", "prometheus": "http://127.0.0.1:9090", "query": "…", "above": 0.05}]}}`,
 				"%s: what %q measures is known to CloudWatch alone", of, name)
 		}
 	})
@@ -474,12 +489,14 @@ func (t *ecsTask) appspec(s *Service) bool {
 		t.problem(cmp.Or(set["version"], top), "write version: 0.0", "%s: version %q", name, v)
 	}
 	if hooks := cmp.Or(set["Hooks"], set["hooks"]); hooks != nil && len(hooks.Content) > 0 {
-		t.problem(hooks, `write into service.json "x-headgate": {"deployment": {"hooks": [{"stage": "post-test-traffic-shift", "url": "https://…"}]}}`,
+		t.problem(
+			hooks, `write into service.json "x-headgate": {"deployment": {"hooks": [{"stage": "post-test-traffic-shift", "url": "https://…"}]}}`,
 			"%s: hooks are functions of Lambda", name)
 	}
 	resources := cmp.Or(set["Resources"], set["resources"])
 	if resources == nil {
-		t.problem(top, "write Resources: [{TargetService: {Type: AWS::ECS::Service, Properties: {TaskDefinition: <TASK_DEFINITION>}}}]", "%s has no Resources", name)
+		t.problem(
+			top, "write Resources: [{TargetService: {Type: AWS::ECS::Service, Properties: {TaskDefinition: <TASK_DEFINITION>}}}]", "%s has no Resources", name)
 		return true
 	}
 	t.items(resources, "Resources", 1, func(item *yaml.Node, _ string) {
@@ -509,7 +526,8 @@ func (t *ecsTask) appspec(s *Service) bool {
 				family := text[strings.LastIndex(text, "/")+1:]
 				family, _, _ = strings.Cut(family, ":")
 				if text != "<TASK_DEFINITION>" && family != t.family {
-					t.problem(n, `write "<TASK_DEFINITION>"`, "%s.TaskDefinition is %q, but %s is of the family %q", of, text, taskFile, t.family)
+					t.problem(n, `write "<TASK_DEFINITION>"`, "%s.TaskDefinition is %q, but %s is of the family %q", of, text,
+						taskFile, t.family)
 				}
 			}
 			if n := props["LoadBalancerInfo"]; n != nil {

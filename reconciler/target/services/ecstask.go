@@ -46,7 +46,8 @@ const (
 
 // record checks the keys of a JSON object, of which those that say nothing are passed
 // over: what AWS prints is full of them.
-func (p *parser) record(n *yaml.Node, what string, known []string, unsupported, harmless map[string]string) (map[string]*yaml.Node, bool) {
+func (p *parser) record(n *yaml.Node, what string, known []string,
+	unsupported, harmless map[string]string) (map[string]*yaml.Node, bool) {
 	if n.Kind != yaml.MappingNode {
 		p.problem(n, "write {…}", "%s is %s, where an object belongs", what, yamlfile.Describe(n))
 		return nil, false
@@ -62,7 +63,8 @@ func (p *parser) record(n *yaml.Node, what string, known []string, unsupported, 
 			first = cmp.Or(first, key)
 			continue
 		}
-		empty := v.Tag == "!!null" || v.Kind != yaml.ScalarNode && len(v.Content) == 0 || v.Value == "false" && v.Tag == "!!bool"
+		empty := v.Tag == "!!null" || v.Kind != yaml.ScalarNode && len(v.Content) == 0 || v.Value == "false" &&
+			v.Tag == "!!bool"
 		if slices.Contains(known, key.Value) && v.Tag != "!!null" {
 			set[key.Value] = v
 		} else if empty && (slices.Contains(known, key.Value) || unsupported[key.Value] != "" || harmless[key.Value] != "") {
@@ -164,9 +166,12 @@ func (p *parser) task() *Compose {
 		"inferenceAccelerators": noDevices,
 		"enableFaultInjection":  "leave it out",
 	}, map[string]string{
-		"taskRoleArn": noRoles, "executionRoleArn": noRoles, "requiresCompatibilities": "it runs on this machine's container engine",
-		"placementConstraints": noPlacement, "ephemeralStorage": "it is the machine's", "tags": noTask, "taskDefinitionArn": noTask,
-		"revision": noTask, "status": noTask, "requiresAttributes": noTask, "compatibilities": noTask, "registeredAt": noTask,
+		"taskRoleArn": noRoles, "executionRoleArn": noRoles,
+		"requiresCompatibilities": "it runs on this machine's container engine",
+		"placementConstraints":    noPlacement, "ephemeralStorage": "it is the machine's", "tags": noTask,
+		"taskDefinitionArn": noTask,
+		"revision":          noTask, "status": noTask, "requiresAttributes": noTask, "compatibilities": noTask,
+		"registeredAt": noTask,
 		"registeredBy": noTask, "deregisteredAt": noTask,
 	})
 	if !ok {
@@ -206,7 +211,8 @@ func (t *ecsTask) whole(set map[string]*yaml.Node) {
 	}
 	if n := set["runtimePlatform"]; n != nil {
 		platform, _ := p.record(n, "runtimePlatform", []string{"operatingSystemFamily", "cpuArchitecture"}, nil, nil)
-		if family := platform["operatingSystemFamily"]; family != nil && p.said(platform, "operatingSystemFamily", "") != "LINUX" {
+		if family := platform["operatingSystemFamily"]; family != nil &&
+			p.said(platform, "operatingSystemFamily", "") != "LINUX" {
 			p.problem(family, "build an image for Linux", "runtimePlatform: this machine runs Linux")
 		}
 	}
@@ -219,8 +225,9 @@ func (t *ecsTask) whole(set map[string]*yaml.Node) {
 	p.items(set["volumes"], "volumes", maxListed, func(item *yaml.Node, what string) {
 		const here = "a volume is kept on this machine"
 		v, ok := p.record(item, what, []string{"name", "host", "dockerVolumeConfiguration"}, map[string]string{
-			"efsVolumeConfiguration": here + "; leave efsVolumeConfiguration out", "fsxWindowsFileServerVolumeConfiguration": here,
-			"s3filesVolumeConfiguration": here, "configuredAtLaunch": here + "; leave it out",
+			"efsVolumeConfiguration":                  here + "; leave efsVolumeConfiguration out",
+			"fsxWindowsFileServerVolumeConfiguration": here,
+			"s3filesVolumeConfiguration":              here, "configuredAtLaunch": here + "; leave it out",
 		}, nil)
 		name := p.said(v, "name", what)
 		if !ok {
@@ -233,12 +240,15 @@ func (t *ecsTask) whole(set map[string]*yaml.Node) {
 		if host := v["host"]; host != nil && len(host.Content) > 0 {
 			h, _ := p.record(host, what+".host", []string{"sourcePath"}, nil, nil)
 			if source := p.said(h, "sourcePath", what+".host"); source != "" {
-				p.problem(h["sourcePath"], "leave sourcePath out for a volume that survives every deployment", "%s: %s is the machine's, and not the release's", what, source)
+				p.problem(h["sourcePath"], "leave sourcePath out for a volume that survives every deployment",
+					"%s: %s is the machine's, and not the release's", what, source)
 			}
 		}
 		if d := v["dockerVolumeConfiguration"]; d != nil {
-			config, _ := p.record(d, what+".dockerVolumeConfiguration", []string{"driver"}, map[string]string{"driverOpts": here + "; leave it out"},
-				map[string]string{"scope": "it survives every deployment", "autoprovision": "it is made when it is needed", "labels": "it has the application's"})
+			config, _ := p.record(d, what+".dockerVolumeConfiguration", []string{"driver"},
+				map[string]string{"driverOpts": here + "; leave it out"},
+				map[string]string{"scope": "it survives every deployment", "autoprovision": "it is made when it is needed",
+					"labels": "it has the application's"})
 			if driver := config["driver"]; driver != nil && p.said(config, "driver", "") != "local" {
 				p.problem(driver, "leave it out", "%s: %s", what, here)
 			}
@@ -298,8 +308,9 @@ func (t *ecsTask) together(all []ecsContainer, top *yaml.Node) (services []Servi
 			continue
 		}
 		if main != nil {
-			t.problem(c.at, "give each essential container an environment, or compose.yaml, of its own; beside it may stand containers with "+
-				`"essential": false that it waits for with SUCCESS`,
+			t.problem(
+				c.at, "give each essential container an environment, or compose.yaml, of its own; beside it may stand containers with "+
+					`"essential": false that it waits for with SUCCESS`,
 				"containers %s and %s are both essential and share the task's addresses, which instances here do not", main.Name, c.Name)
 			continue
 		}
@@ -319,7 +330,8 @@ func (t *ecsTask) together(all []ecsContainer, top *yaml.Node) (services []Servi
 			continue
 		}
 		ends := slices.ContainsFunc(all, func(o ecsContainer) bool {
-			return slices.ContainsFunc(o.needs, func(n need) bool { return n.Service == c.Name && n.Until == rollout.UntilSucceeded })
+			return slices.ContainsFunc(o.needs,
+				func(n need) bool { return n.Service == c.Name && n.Until == rollout.UntilSucceeded })
 		})
 		if !ends || len(c.Ports) > 0 {
 			t.problem(c.at, "leave it out, or have another container wait for its end with dependsOn: SUCCESS",

@@ -73,7 +73,8 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 		return namespaces, nil, errNoSandbox
 	}
 
-	line = append(line, "--", "/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs",
+	line = append(line, "--", "/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all",
+		"--no-new-privs",
 		"/usr/bin/env", "-i", "-C", path.Join(inside, c.workingDir))
 	return namespaces, slices.Concat(line, c.env, c.argv), nil
 }

@@ -117,7 +117,8 @@ func (f *envReader) next(outer map[string]string) (what, fix string) {
 			return fmt.Sprintf("the quote of %s is not closed", name), fmt.Sprintf("write a %c at its end", quote)
 		}
 		if behind := strings.TrimSpace(f.take()); behind != "" && !strings.HasPrefix(behind, "#") {
-			return fmt.Sprintf("something follows the quoted value of %s", name), "put all of it in quotes, or a # before a comment"
+			return fmt.Sprintf("something follows the quoted value of %s", name),
+				"put all of it in quotes, or a # before a comment"
 		}
 		value = inside
 	}

@@ -203,7 +203,8 @@ func checkContainer(s Service, r target.Release) error {
 		return nil
 	}
 	return fmt.Errorf("service %s wants image %q, but release %d has %s; correct x-headgate.image in compose.yaml, "+
-		"or name the image so under images in headgate.yaml", s.Name, c.Image, r.Number, list(slices.Sorted(maps.Keys(r.Images))))
+		"or name the image so under images in headgate.yaml", s.Name, c.Image, r.Number, list(
+		slices.Sorted(maps.Keys(r.Images))))
 }
 
 func pullOf(p PullPolicy) engine.Pull {

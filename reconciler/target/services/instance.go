@@ -184,7 +184,8 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	w.clear()
 	in.app.forget(in.id)
 	crash.Point("services.instance-forgotten")
-	return rollout.Exited{ID: in.id, Well: how.exitCode == 0 && how.reason == "", How: how.outcome, Reason: how.reason}, nil
+	return rollout.Exited{ID: in.id, Well: how.exitCode == 0 && how.reason == "", How: how.outcome, Reason: how.reason},
+		nil
 }
 
 // notStarted is the end of an instance that did not begin.

@@ -108,7 +108,8 @@ func closingBrace(text string) int {
 }
 
 func nameLength(text string) (n int) {
-	for n < len(text) && (text[n] == '_' || text[n] >= 'a' && text[n] <= 'z' || text[n] >= 'A' && text[n] <= 'Z' || n > 0 && text[n] >= '0' && text[n] <= '9') {
+	for n < len(text) && (text[n] == '_' || text[n] >= 'a' && text[n] <= 'z' || text[n] >= 'A' && text[n] <= 'Z' ||
+		n > 0 && text[n] >= '0' && text[n] <= '9') {
 		n++
 	}
 	return n

@@ -85,7 +85,8 @@ func (t *Target) appDir(k target.Key) (dir string, ok bool) {
 }
 
 // errNewer is that a file was written by a program whose files this one cannot read.
-var errNewer = errors.New("was written by a newer headgate: start that one, or stop it with `headgate agent stop` before you go back")
+var errNewer = errors.New(
+	"was written by a newer headgate: start that one, or stop it with `headgate agent stop` before you go back")
 
 // readRecord reads a file into v. The error matches fs.ErrNotExist or errNewer, or
 // says what is damaged.
@@ -180,7 +181,8 @@ func (a *app) keepState() {
 	}
 	if err := writeRecord(filepath.Join(dir, "state.json"), json.RawMessage(data)); err != nil {
 		// The rollout goes on; an agent that is started meanwhile begins further back.
-		a.owner.Log.Warn("cannot write down where a rollout is", "env", a.key().Environment, "app", a.key().Application, "err", err)
+		a.owner.Log.Warn("cannot write down where a rollout is", "env", a.key().Environment, "app",
+			a.key().Application, "err", err)
 		return
 	}
 	a.keptState = string(data)

@@ -136,7 +136,9 @@ func (g *grants) of(s Service, repository string) (map[string]string, error) {
 		id := secret.ID{Repository: repository, Name: strings.TrimPrefix(name, "/")}
 		return &engine.Error{
 			Reason: target.ReasonSecretMissing,
-			What:   fmt.Sprintf("service %s wants the secret %s, which is not set; set it: ssh <this server> secret set %s <value.txt", s.Name, name, id),
+			What: fmt.Sprintf(
+				"service %s wants the secret %s, which is not set; set it: ssh <this server> secret set %s <value.txt",
+				s.Name, name, id),
 		}
 	}
 	for _, each := range s.Secrets {
@@ -169,7 +171,8 @@ func (g *grants) value(s Secret, revision string) ([]byte, error) {
 	}
 	data := v.Reveal()
 	invalid := func(what string) error {
-		return &engine.Error{Reason: target.ReasonSecretInvalid, What: fmt.Sprintf("the secret %s %s; set another value", s.Name, what)}
+		return &engine.Error{Reason: target.ReasonSecretInvalid,
+			What: fmt.Sprintf("the secret %s %s; set another value", s.Name, what)}
 	}
 	if s.JSON != "" {
 		var object map[string]json.RawMessage
@@ -209,7 +212,8 @@ func (g *grants) login(c *Container) (engine.Login, error) {
 	if !ok || user == "" || password == "" || strings.ContainsAny(user, "{\n") {
 		return engine.Login{}, &engine.Error{
 			Reason: target.ReasonSecretInvalid,
-			What:   fmt.Sprintf(`the secret %s is no login of a registry; set one like user:password, or {"username": …, "password": …}`, c.Login),
+			What: fmt.Sprintf(
+				`the secret %s is no login of a registry; set one like user:password, or {"username": …, "password": …}`, c.Login),
 		}
 	}
 	return engine.Login{User: user, Password: password}, nil
@@ -329,7 +333,8 @@ func (a *app) pruneSecrets() {
 		return
 	}
 	if err := a.keepSecrets(less); err != nil {
-		a.owner.Log.Warn("cannot forget what a secret was", "env", a.key().Environment, "app", a.key().Application, "err", err)
+		a.owner.Log.Warn("cannot forget what a secret was", "env", a.key().Environment, "app",
+			a.key().Application, "err", err)
 		return // the next step tries again
 	}
 	a.grants.Store(less)
@@ -479,7 +484,8 @@ func (a *app) makeMemory(instance string) (string, error) {
 	t := a.owner
 	t.secretsMu.Lock()
 	defer t.secretsMu.Unlock()
-	err := errors.New("neither " + strings.Join(memories, " nor ") + " is a file system in memory that the agent may write to")
+	err := errors.New("neither " + strings.Join(memories, " nor ") +
+		" is a file system in memory that the agent may write to")
 	for _, memory := range memories {
 		top := filepath.Join(memory, t.memoryName())
 		if !inMemory(memory) {
@@ -494,7 +500,8 @@ func (a *app) makeMemory(instance string) (string, error) {
 			err = e
 			continue
 		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || info.Mode().Perm() != 0o700 || int(stat.Uid) != os.Geteuid() {
+		if stat, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || info.Mode().Perm() != 0o700 ||
+			int(stat.Uid) != os.Geteuid() {
 			err = fmt.Errorf("%s is somebody else's; remove it", top)
 			continue
 		}

@@ -51,7 +51,8 @@ func (t *Target) endStrays(all []kept) {
 		if err != nil {
 			continue
 		}
-		if again, err := os.Readlink(filepath.Join(dir, "fd", "1")); err == nil && strings.TrimSuffix(again, " (deleted)") == to && !h.Ended() {
+		if again, err := os.Readlink(filepath.Join(dir, "fd", "1")); err == nil &&
+			strings.TrimSuffix(again, " (deleted)") == to && !h.Ended() {
 			t.Log.Warn("end what runs without a record", "pid", pid, "output", to)
 			h.Signal(unix.SIGKILL)
 		}

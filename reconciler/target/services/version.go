@@ -39,7 +39,8 @@ func artifactOf(s Service, r target.Release) (string, error) {
 		if d, ok := r.Artifacts[s.Artifact]; ok {
 			return d, nil
 		}
-		return "", fmt.Errorf("service %s wants artifact %q, but release %d has %s; correct x-headgate.artifact in compose.yaml, or name the artifact so in buildspec.yml",
+		return "", fmt.Errorf(
+			"service %s wants artifact %q, but release %d has %s; correct x-headgate.artifact in compose.yaml, or name the artifact so in buildspec.yml",
 			s.Name, s.Artifact, r.Number, list(names))
 	}
 	if len(names) == 1 {
@@ -49,9 +50,11 @@ func artifactOf(s Service, r target.Release) (string, error) {
 		return d, nil
 	}
 	if len(names) == 0 {
-		return "", fmt.Errorf("release %d has no artifact for service %s to run from; list files under artifacts in buildspec.yml", r.Number, s.Name)
+		return "", fmt.Errorf(
+			"release %d has no artifact for service %s to run from; list files under artifacts in buildspec.yml", r.Number, s.Name)
 	}
-	return "", fmt.Errorf("release %d has artifacts %s, and service %s does not say which; add x-headgate: {artifact: %s} in compose.yaml", r.Number, list(names), s.Name, names[0])
+	return "", fmt.Errorf(
+		"release %d has artifacts %s, and service %s does not say which; add x-headgate: {artifact: %s} in compose.yaml", r.Number, list(names), s.Name, names[0])
 }
 
 func list(names []string) string {
@@ -113,7 +116,8 @@ func withoutZeros(v any) any {
 	}
 	for name, member := range m {
 		member = withoutZeros(member)
-		if m[name] = member; member == nil || member == "" || member == false || member == 0.0 || reflect.DeepEqual(member, map[string]any{}) {
+		if m[name] = member; member == nil || member == "" || member == false || member == 0.0 ||
+			reflect.DeepEqual(member, map[string]any{}) {
 			delete(m, name)
 		}
 	}

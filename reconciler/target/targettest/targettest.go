@@ -137,7 +137,8 @@ func (s *suite) healthy(k target.Key, sequence int) target.Observed {
 func running(o target.Observed) (all []string) {
 	for _, u := range o.Units {
 		for _, in := range u.Instances {
-			all = append(all, fmt.Sprintf("%s %s release %d, %d restarts, %s since %s", u.Name, in.ID, in.Release, in.Restarts, in.Phase, in.Since))
+			all = append(all, fmt.Sprintf("%s %s release %d, %d restarts, %s since %s", u.Name, in.ID, in.Release, in.Restarts,
+				in.Phase, in.Since))
 		}
 	}
 	return all
@@ -168,7 +169,8 @@ func quiet(s *suite) {
 		s.Errorf("before Run it is %s", o.State)
 	}
 	end := s.start()
-	if o := s.healthy(k, 1); o.Commit != "commit-1" || o.Key != k || o.Since.IsZero() || o.Message != "" || len(o.Units) == 0 {
+	if o := s.healthy(k, 1); o.Commit != "commit-1" || o.Key != k || o.Since.IsZero() || o.Message != "" ||
+		len(o.Units) == 0 {
 		s.Errorf("healthy: %+v", o)
 	}
 	end()
@@ -308,7 +310,8 @@ func mended(s *suite) {
 	broken := s.declared(k, 1, 1)
 	broken.Files = s.Broken
 	s.Target.Converge(broken)
-	if o := s.await(k, "failed", func(o target.Observed) bool { return o.State == target.Failed }); o.Message == "" || o.Commit != "commit-1" {
+	if o := s.await(k, "failed", func(o target.Observed) bool { return o.State == target.Failed }); o.Message == "" ||
+		o.Commit != "commit-1" {
 		s.Errorf("it failed and does not say why: %+v", o)
 	}
 	s.Target.Converge(s.declared(k, 2, 2))

@@ -118,7 +118,8 @@ type (
 // Step takes a deployment as far as it may go now, and says what is to be done and when
 // to look again (zero: when something has happened). execution makes a new name for the
 // execution of a hook. It changes nothing of p.
-func Step(p Progress, paused bool, now time.Time, execution func() string) (next Progress, calls []Call, queries []Query, wake time.Time) {
+func Step(p Progress, paused bool, now time.Time,
+	execution func() string) (next Progress, calls []Call, queries []Query, wake time.Time) {
 	s := &stepper{
 		Progress:  p,
 		now:       now,
@@ -298,7 +299,8 @@ var (
 
 // Reported is Progress after a hook's report, which counts once, and for the execution
 // that it names only.
-func (p Progress) Reported(deployment, execution string, status HookStatus, message string, now time.Time) (Progress, error) {
+func (p Progress) Reported(deployment, execution string, status HookStatus, message string,
+	now time.Time) (Progress, error) {
 	switch {
 	case deployment != p.ID || execution == "" || execution != p.Hook.Execution || p.Stage.Over():
 		return p, ErrNoExecution
@@ -334,7 +336,8 @@ func (p *Progress) Waiting() string {
 		}
 	case AllowTraffic:
 		if p.Weight > 0 && p.Weight < 100 {
-			return fmt.Sprintf("version %d gets %d %% of the requests, more at %s", p.Target, p.Weight, p.Shifted.Add(p.Shift.Interval).UTC().Format("15:04:05Z"))
+			return fmt.Sprintf("version %d gets %d %% of the requests, more at %s", p.Target, p.Weight,
+				p.Shifted.Add(p.Shift.Interval).UTC().Format("15:04:05Z"))
 		}
 	}
 	return ""

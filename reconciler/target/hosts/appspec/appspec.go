@@ -206,7 +206,8 @@ func (p *parser) document(data []byte) *yaml.Node {
 		return nil
 	}
 	if top.Kind != yaml.MappingNode {
-		p.problem(top, "write version: 0.0, os: linux, files: and hooks:, each on a line of its own", "is %s, not a mapping", kind(top))
+		p.problem(top, "write version: 0.0, os: linux, files: and hooks:, each on a line of its own",
+			"is %s, not a mapping", kind(top))
 		return nil
 	}
 	return top
@@ -335,7 +336,8 @@ func (p *parser) fileExists(n *yaml.Node) FileExists {
 		}
 	}
 	fix := "write DISALLOW, OVERWRITE or RETAIN, in capitals"
-	if upper := strings.ToUpper(n.Value); upper != n.Value && slices.Contains([]FileExists{Disallow, Overwrite, Retain}, FileExists(upper)) {
+	if upper := strings.ToUpper(n.Value); upper != n.Value &&
+		slices.Contains([]FileExists{Disallow, Overwrite, Retain}, FileExists(upper)) {
 		fix = "write " + upper
 	}
 	p.problem(n, fix, "file_exists_behavior is %s, not one of DISALLOW, OVERWRITE and RETAIN", kind(n))
@@ -367,7 +369,8 @@ func (p *parser) hooks(s *Spec, n *yaml.Node) {
 			continue
 		}
 		if value.Kind != yaml.SequenceNode {
-			p.problem(value, "write - location: scripts/after.sh below it", "hook %s is %s, not a list of scripts", event, kind(value))
+			p.problem(value, "write - location: scripts/after.sh below it", "hook %s is %s, not a list of scripts",
+				event, kind(value))
 			continue
 		}
 		for _, entry := range value.Content {
@@ -396,7 +399,8 @@ func (p *parser) unknownHooks(keys []*yaml.Node) {
 		for i, k := range keys {
 			names[i] = k.Value
 		}
-		p.problem(keys[0], "name one of "+join(p.options.Events), "contains unknown lifecycle events: [%s]", strings.Join(names, ", "))
+		p.problem(keys[0], "name one of "+join(p.options.Events), "contains unknown lifecycle events: [%s]",
+			strings.Join(names, ", "))
 		return
 	}
 	for _, k := range keys {
@@ -451,8 +455,10 @@ func (p *parser) script(event Event, n *yaml.Node) (Script, bool) {
 		s.Timeout = p.timeout(event, t)
 	}
 	if u := fields["runas"]; !isNull(u) {
-		if u.Kind != yaml.ScalarNode || strings.TrimSpace(u.Value) == "" || strings.HasPrefix(u.Value, "-") || strings.ContainsAny(u.Value, " \t\n:/") {
-			p.problem(u, "write the name of a user of the host, such as deploy", "runas of a script of hook %s is %s, not a user", event, kind(u))
+		if u.Kind != yaml.ScalarNode || strings.TrimSpace(u.Value) == "" || strings.HasPrefix(u.Value, "-") ||
+			strings.ContainsAny(u.Value, " \t\n:/") {
+			p.problem(u, "write the name of a user of the host, such as deploy",
+				"runas of a script of hook %s is %s, not a user", event, kind(u))
 		}
 		s.RunAs = u.Value
 	}
@@ -472,14 +478,17 @@ func (p *parser) timeout(event Event, n *yaml.Node) time.Duration {
 	seconds, err := strconv.Atoi(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil || seconds <= 0 || seconds > maxTimeout || strings.HasPrefix(n.Value, "+") {
 		fix := "write whole seconds, such as timeout: 300"
-		if d, err := time.ParseDuration(n.Value); n.Kind == yaml.ScalarNode && err == nil && d >= time.Second && d.Seconds() <= maxTimeout {
+		if d, err := time.ParseDuration(n.Value); n.Kind == yaml.ScalarNode && err == nil && d >= time.Second &&
+			d.Seconds() <= maxTimeout {
 			fix = fmt.Sprintf("write timeout: %d", int(d.Seconds()))
 		}
-		p.problem(n, fix, "the timeout of a script of hook %s is %s, not a number of seconds from 1 to %d", event, kind(n), maxTimeout)
+		p.problem(n, fix, "the timeout of a script of hook %s is %s, not a number of seconds from 1 to %d", event,
+			kind(n), maxTimeout)
 		return DefaultTimeout
 	}
 	if seconds > 3600 {
-		p.warnings = append(p.warnings, p.at(n, "", "CodeDeploy gives a lifecycle event at most 3600 seconds; %d are given here", seconds))
+		p.warnings = append(p.warnings,
+			p.at(n, "", "CodeDeploy gives a lifecycle event at most 3600 seconds; %d are given here", seconds))
 	}
 	return time.Duration(seconds) * time.Second
 }
@@ -513,7 +522,8 @@ func (p *parser) files(s *Spec, n *yaml.Node) {
 		fields := p.fields(entry, "an entry of files", []string{"source", "destination"})
 		f := File{At: Position{entry.Line, entry.Column}}
 		if source := fields["source"]; !isText(source) || source.Value == "" {
-			p.problem(cmp.Or(source, entry), `add source: with a path in the revision; "/" is all of it`, "an entry of files has no source")
+			p.problem(cmp.Or(source, entry), `add source: with a path in the revision; "/" is all of it`,
+				"an entry of files has no source")
 		} else if name, ok := inside(source.Value); !ok {
 			p.problem(source, `write a path in the revision, such as build/; "/" is all of it`,
 				"the source %q of an entry of files is not in the revision", source.Value)
@@ -521,7 +531,8 @@ func (p *parser) files(s *Spec, n *yaml.Node) {
 			f.Source = name
 		}
 		if to := fields["destination"]; !isText(to) || to.Value == "" {
-			p.problem(cmp.Or(to, entry), "add destination: with the directory to copy to, such as /srv/app", "an entry of files has no destination")
+			p.problem(cmp.Or(to, entry), "add destination: with the directory to copy to, such as /srv/app",
+				"an entry of files has no destination")
 		} else {
 			f.Destination = p.absolute(s, to, "the destination of an entry of files")
 		}

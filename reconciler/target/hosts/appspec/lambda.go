@@ -32,7 +32,8 @@ type LambdaSpec struct {
 var (
 	FunctionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_-]{1,64}$`) })
 	functionARN  = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^arn:[a-z-]+:lambda:[a-z0-9-]+:[0-9]{12}:function:([a-zA-Z0-9_-]{1,64})(:[a-zA-Z0-9$_-]+)?$`)
+		return regexp.MustCompile(
+			`^arn:[a-z-]+:lambda:[a-z0-9-]+:[0-9]{12}:function:([a-zA-Z0-9_-]{1,64})(:[a-zA-Z0-9$_-]+)?$`)
 	})
 )
 
@@ -48,7 +49,8 @@ func ParseLambda(file string, data []byte) (*LambdaSpec, yamlfile.Problems, erro
 		return nil, p.warnings, p.problems.Err()
 	}
 	if platform := platformOf(top); platform != Lambda && field(top, "resources") == nil {
-		p.problem(top, "declare the environment with target: hosts; for a function "+lambdaExample, "is for %s, not for AWS Lambda", platform)
+		p.problem(top, "declare the environment with target: hosts; for a function "+lambdaExample,
+			"is for %s, not for AWS Lambda", platform)
 		return nil, p.warnings, p.problems.Err()
 	} else if platform == ECS {
 		p.problem(platform.at(top), platform.advice(), "is for %s, not for AWS Lambda", platform)
@@ -112,12 +114,14 @@ func (p *parser) resource(s *LambdaSpec, top, n *yaml.Node) {
 		p.problem(n, lambdaExample, "Resources is %s, not a list with one function", kind(n))
 		return
 	case len(n.Content) > 1:
-		p.problem(n.Content[1], "keep one; another function needs an application of its own, with its own directory", "Resources has more than one function")
+		p.problem(n.Content[1], "keep one; another function needs an application of its own, with its own directory",
+			"Resources has more than one function")
 		return
 	}
 	key, value := single(n.Content[0])
 	if key == nil || value.Kind != yaml.MappingNode {
-		p.problem(n.Content[0], lambdaExample, "an entry of Resources is %s, not one name with Type and Properties below it", kind(n.Content[0]))
+		p.problem(n.Content[0], lambdaExample, "an entry of Resources is %s, not one name with Type and Properties below it",
+			kind(n.Content[0]))
 		return
 	}
 	s.At = Position{key.Line, key.Column}
@@ -140,7 +144,8 @@ func (p *parser) resource(s *LambdaSpec, top, n *yaml.Node) {
 	case !isText(alias) || !FunctionName().MatchString(alias.Value):
 		p.problem(alias, "use letters, digits, _ and -", "Alias of %s is %s", what, kind(alias))
 	case allDigits(alias.Value):
-		p.problem(alias, "name it otherwise, such as live", "Alias of %s is %s, which looks like a version", what, kind(alias))
+		p.problem(alias, "name it otherwise, such as live", "Alias of %s is %s, which looks like a version",
+			what, kind(alias))
 	default:
 		s.Alias = alias.Value
 	}
@@ -214,7 +219,8 @@ func (p *parser) lambdaHooks(s *LambdaSpec, n *yaml.Node) {
 			to := map[string]*string{"beforeallowtraffic": &s.Before, "afterallowtraffic": &s.After}[strings.ToLower(key.Value)]
 			switch {
 			case to == nil:
-				p.problem(key, "name one of BeforeAllowTraffic, AfterAllowTraffic", "functions have no lifecycle event %q", key.Value)
+				p.problem(key, "name one of BeforeAllowTraffic, AfterAllowTraffic",
+					"functions have no lifecycle event %q", key.Value)
 			case seen[strings.ToLower(key.Value)]:
 				p.problem(key, "keep one of them", "hook %s is given twice", key.Value)
 			case !isNull(value):

@@ -73,13 +73,15 @@ func (p *parser) permission(s *Spec, n *yaml.Node) (Permission, bool) {
 	before := len(p.problems)
 	got := Permission{Pattern: Everything, Files: true, Dirs: true, At: Position{n.Line, n.Column}}
 	if n.Kind != yaml.MappingNode {
-		p.problem(n, "write - object: /srv/app and below it mode: 0755", "an entry of permissions is %s, not a mapping", kind(n))
+		p.problem(n, "write - object: /srv/app and below it mode: 0755",
+			"an entry of permissions is %s, not a mapping", kind(n))
 		return got, false
 	}
 	p.duplicates(n)
 	fields := p.fields(n, "an entry of permissions", permissionKeys)
 	if object := fields["object"]; !isText(object) || object.Value == "" {
-		p.problem(cmp.Or(object, n), "add object: with a file or directory of the host, such as /srv/app", "an entry of permissions has no object")
+		p.problem(cmp.Or(object, n), "add object: with a file or directory of the host, such as /srv/app",
+			"an entry of permissions has no object")
 	} else {
 		got.Object = p.absolute(s, object, "the object of an entry of permissions")
 	}
@@ -158,7 +160,8 @@ func (p *parser) account(n *yaml.Node, what string) string {
 		return ""
 	}
 	if n.Kind != yaml.ScalarNode || n.Value == "" || strings.ContainsAny(n.Value, " \t\n:/") {
-		p.problem(n, "write the name of a "+map[string]string{"owner": "user", "group": "group"}[what]+" of the host", "%s is %s", what, kind(n))
+		p.problem(n, "write the name of a "+map[string]string{"owner": "user", "group": "group"}[what]+" of the host",
+			"%s is %s", what, kind(n))
 		return ""
 	}
 	return n.Value
@@ -290,7 +293,8 @@ func (p *parser) context(n *yaml.Node) *Context {
 	}
 	if c.Range != "" {
 		if why := checkRange(c.Range); why != "" {
-			p.problem(fields["range"], "write it as semanage does, such as s0 or s0-s3:c0.c5,c7", "the range %q of context %s", c.Range, why)
+			p.problem(fields["range"], "write it as semanage does, such as s0 or s0-s3:c0.c5,c7",
+				"the range %q of context %s", c.Range, why)
 		}
 	}
 	return c

@@ -82,7 +82,8 @@ func (d *deployment) check(ctx context.Context) (*plan, *Failure) {
 		return nil, failure("", err)
 	}
 	if spec.OS != appspec.Linux {
-		return nil, &Failure{What: "the revision is for " + spec.OS + ", and this host runs linux", Fix: "write os: linux in " + spec.File}
+		return nil, &Failure{What: "the revision is for " + spec.OS + ", and this host runs linux",
+			Fix: "write os: linux in " + spec.File}
 	}
 	plan, err := d.plan(spec)
 	if err != nil {
@@ -290,8 +291,9 @@ func (d *deployment) space(p *plan) *Failure {
 		}
 		if free := int64(fs.Bavail) * int64(fs.Bsize); free < bytes {
 			return &Failure{
-				What: fmt.Sprintf("the file system of %s has %d MiB free, and %d MiB are needed", at[device], free>>20, bytes>>20+1),
-				Fix:  "make room; old revisions are below " + filepath.Join(d.Root, d.journal.Group),
+				What: fmt.Sprintf("the file system of %s has %d MiB free, and %d MiB are needed", at[device],
+					free>>20, bytes>>20+1),
+				Fix: "make room; old revisions are below " + filepath.Join(d.Root, d.journal.Group),
 			}
 		}
 	}
@@ -413,7 +415,8 @@ func (d *deployment) traffic(ctx context.Context, e appspec.Event) *Failure {
 
 // runAll runs scripts of an event in turn, each once: one that was begun and whose
 // end nobody saw has failed.
-func (d *deployment) runAll(ctx context.Context, p *progress, e appspec.Event, archive string, all []appspec.Script) *Failure {
+func (d *deployment) runAll(ctx context.Context, p *progress, e appspec.Event, archive string,
+	all []appspec.Script) *Failure {
 	for p.Script < len(all) {
 		s := all[p.Script]
 		r := &run{
@@ -427,7 +430,8 @@ func (d *deployment) runAll(ctx context.Context, p *progress, e appspec.Event, a
 		}
 		if p.Running {
 			ended := endMarked(r.identity)
-			f := r.failed(CodeInterrupted, "", "", "failed after a restart: whoever ran it was ended meanwhile (%d of its processes were ended)", ended)
+			f := r.failed(CodeInterrupted, "", "",
+				"failed after a restart: whoever ran it was ended meanwhile (%d of its processes were ended)", ended)
 			d.log.warn(e, f.What)
 			p.Running, p.Script = false, p.Script+1
 			return f

@@ -50,7 +50,8 @@ func (d *deployment) saveBefore(p *plan) error {
 	}
 	// A script could write into a file that is there. Where none comes before Install, which
 	// replaces files and writes into none, a second name for the file will do.
-	link := !d.hasScripts(appspec.BeforeInstall) && !d.hasScripts(appspec.ApplicationStop) && !d.hasScripts(appspec.BeforeBlockTraffic)
+	link := !d.hasScripts(appspec.BeforeInstall) && !d.hasScripts(appspec.ApplicationStop) &&
+		!d.hasScripts(appspec.BeforeBlockTraffic)
 	var paths []string
 	paths = append(paths, d.journal.Cleanup...)
 	paths = append(paths, p.Dirs...)
@@ -205,7 +206,8 @@ func (d *deployment) planStaging(spec *appspec.Spec) error {
 	}
 	p := stagedPlan{Dirs: plan.Dirs, Puts: plan.Puts, Drops: plan.Drops, Kept: plan.Kept, Grants: map[string]int{}}
 	for path, grant := range plan.Grants {
-		p.Grants[path] = slices.IndexFunc(spec.Permissions, func(other appspec.Permission) bool { return other.At == grant.At })
+		p.Grants[path] = slices.IndexFunc(spec.Permissions,
+			func(other appspec.Permission) bool { return other.At == grant.At })
 	}
 	byDevice := map[uint64]int{}
 	for _, put := range p.Puts {

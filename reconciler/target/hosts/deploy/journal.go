@@ -151,7 +151,8 @@ func (h *Host) Run(ctx context.Context, r Request, suspend <-chan struct{}) (Res
 		}
 	}
 	var earlier Result
-	if ended, err := h.readJSON(filepath.Join(h.deploymentDir(r.Group, r.ID), "result.json"), &earlier); err != nil || ended {
+	if ended, err := h.readJSON(filepath.Join(h.deploymentDir(r.Group, r.ID), "result.json"), &earlier); err != nil ||
+		ended {
 		return earlier, err
 	}
 	if exists(archiveIn(h.deploymentDir(r.Group, r.ID))) {

@@ -183,7 +183,8 @@ func entriesOf(acls []appspec.ACL, isDefault bool, mode uint32) ([]aclEntry, err
 	if entries == nil {
 		return nil, nil
 	}
-	for tag, bits := range map[uint16]uint32{aclUserObject: mode >> 6 & 7, aclGroupObject: mode >> 3 & 7, aclOther: mode & 7} {
+	for tag, bits := range map[uint16]uint32{aclUserObject: mode >> 6 & 7, aclGroupObject: mode >> 3 & 7,
+		aclOther: mode & 7} {
 		if !has(tag) {
 			entries = append(entries, aclEntry{tag, uint16(bits), aclNoID})
 		}

@@ -67,7 +67,8 @@ type planner struct {
 }
 
 // planInstall plans the install of what an archive holds. It changes nothing.
-func planInstall(spec *appspec.Spec, archive string, exists appspec.FileExists, owned []string, others map[string]string) (*plan, error) {
+func planInstall(spec *appspec.Spec, archive string, exists appspec.FileExists, owned []string,
+	others map[string]string) (*plan, error) {
 	real, err := filepath.EvalSymlinks(archive)
 	if err != nil {
 		return nil, err
@@ -129,7 +130,8 @@ func (p *planner) source(name, what string) (real string, info fs.FileInfo, ok b
 		if l, lerr := os.Lstat(name); lerr == nil && l.Mode()&fs.ModeSymlink != 0 {
 			return name, l, p.inside(name) // a link to nothing stays one
 		}
-		p.problem(false, "add it to the revision's artifact, or correct the source", "%s%q is not in the revision", what, shown)
+		p.problem(false, "add it to the revision's artifact, or correct the source",
+			"%s%q is not in the revision", what, shown)
 		return "", nil, false
 	}
 	if err != nil {
@@ -176,7 +178,8 @@ func (p *planner) inside(link string) bool {
 // followed, one to a file copied as a link.
 func (p *planner) directory(from, to string, depth int) {
 	if depth > maxDepth {
-		p.problem(false, "look for a link that leads to its own parent", "%q nests deeper than %d directories", p.shown(from), maxDepth)
+		p.problem(false, "look for a link that leads to its own parent", "%q nests deeper than %d directories",
+			p.shown(from), maxDepth)
 		return
 	}
 	if !p.needDir(to) {
@@ -221,11 +224,13 @@ func (p *planner) put(from, to string) {
 		return
 	}
 	if other, twice := p.wanted[to]; twice {
-		p.problem(false, "remove one of them from files", "two sources, %q and %q, have the same destination %s", p.shown(other), p.shown(from), to)
+		p.problem(false, "remove one of them from files", "two sources, %q and %q, have the same destination %s",
+			p.shown(other), p.shown(from), to)
 		return
 	}
 	if p.dirs[to] {
-		p.problem(false, "remove one of them from files", "the file %q is to be where a directory is made: %s", p.shown(from), to)
+		p.problem(false, "remove one of them from files", "the file %q is to be where a directory is made: %s",
+			p.shown(from), to)
 		return
 	}
 	if group := p.others[to]; group != "" {
@@ -298,7 +303,8 @@ func (p *planner) needDir(dir string) bool {
 		return true
 	}
 	if from, clash := p.wanted[dir]; clash {
-		p.problem(false, "remove one of them from files", "the file %q is to be where a directory is made: %s", p.shown(from), dir)
+		p.problem(false, "remove one of them from files", "the file %q is to be where a directory is made: %s",
+			p.shown(from), dir)
 		return false
 	}
 	p.dirs[dir] = true
@@ -390,7 +396,8 @@ func (p *planner) obstacles() {
 			return nil
 		})
 		if foreign != "" {
-			p.problem(true, "remove it, or deploy elsewhere", "%s is a directory, where the file %q is to be", put.To, p.shown(put.From))
+			p.problem(true, "remove it, or deploy elsewhere", "%s is a directory, where the file %q is to be", put.To,
+				p.shown(put.From))
 		}
 	}
 }
@@ -410,7 +417,8 @@ func (p *planner) permissions() {
 		_, file := p.wanted[object]
 		if file && grant.Files {
 			if grant.Patterned && (grant.Pattern != appspec.Everything || len(grant.Except) > 0) {
-				p.problem(false, "remove pattern and except, or name the directory", "%s: object %s is a file, to which no pattern applies", where, grant.Object)
+				p.problem(false, "remove pattern and except, or name the directory",
+					"%s: object %s is a file, to which no pattern applies", where, grant.Object)
 				continue
 			}
 			if !p.retain[object] {
@@ -437,8 +445,10 @@ func (p *planner) permissions() {
 			}
 		}
 		if matched == 0 {
-			p.warnings = append(p.warnings, fmt.Sprintf("%s: nothing that this deployment installs is at %s with the pattern %q, so the permission has no effect",
-				where, grant.Object, grant.Pattern))
+			p.warnings = append(p.warnings,
+				fmt.Sprintf(
+					"%s: nothing that this deployment installs is at %s with the pattern %q, so the permission has no effect",
+					where, grant.Object, grant.Pattern))
 		}
 	}
 }
@@ -455,7 +465,8 @@ func (p *planner) grant(path string, grant *appspec.Permission, where string, di
 		return
 	}
 	if slices.ContainsFunc(grant.ACLs, func(a appspec.ACL) bool { return a.Default }) {
-		p.problem(false, "write type: [directory], or leave out the acls with d:", "%s: a default acl is for a file, %s", where, path)
+		p.problem(false, "write type: [directory], or leave out the acls with d:",
+			"%s: a default acl is for a file, %s", where, path)
 	}
 }
 
@@ -469,7 +480,8 @@ func (p *planner) accounts(grant *appspec.Permission, where string) {
 			continue
 		}
 		if os.Getuid() != 0 && need.given && !need.ours(id) {
-			p.problem(false, "deploy as root, or leave it out", "%s: only root can give files to the %s %q", where, need.what, need.name)
+			p.problem(false, "deploy as root, or leave it out", "%s: only root can give files to the %s %q", where,
+				need.what, need.name)
 		}
 	}
 }

@@ -65,7 +65,8 @@ type step struct {
 // one had begun.
 func (d *deployment) steps() (all []step) {
 	j := d.journal
-	if d.hasStarted(appspec.ApplicationStart, appspec.ValidateService, appspec.BeforeAllowTraffic, appspec.AllowTraffic, appspec.AfterAllowTraffic) && d.hasRevision() {
+	if d.hasStarted(appspec.ApplicationStart, appspec.ValidateService, appspec.BeforeAllowTraffic, appspec.AllowTraffic,
+		appspec.AfterAllowTraffic) && d.hasRevision() {
 		all = append(all, step{event: appspec.ApplicationStop, id: j.ID})
 	}
 	all = append(all, step{do: func(context.Context) error { endMarked(d.identity()); return nil }})
@@ -81,10 +82,12 @@ func (d *deployment) steps() (all []step) {
 			all = append(all, step{event: appspec.AfterInstall, id: j.Previous})
 		}
 		if !onlyTraffic(j.Begun) {
-			all = append(all, step{event: appspec.ApplicationStart, id: j.Previous}, step{event: appspec.ValidateService, id: j.Previous})
+			all = append(all, step{event: appspec.ApplicationStart, id: j.Previous},
+				step{event: appspec.ValidateService, id: j.Previous})
 		}
 	}
-	if d.hasStarted(appspec.BeforeBlockTraffic, appspec.BlockTraffic, appspec.AfterBlockTraffic) && j.Kind != RollbackReplacement {
+	if d.hasStarted(appspec.BeforeBlockTraffic, appspec.BlockTraffic, appspec.AfterBlockTraffic) &&
+		j.Kind != RollbackReplacement {
 		all = append(all, step{event: appspec.BeforeAllowTraffic, id: j.Previous})
 		if d.request.Traffic != nil {
 			all = append(all, step{do: func(ctx context.Context) error { return d.request.Traffic(ctx, true) }})
@@ -95,7 +98,8 @@ func (d *deployment) steps() (all []step) {
 }
 
 func onlyTraffic(started []appspec.Event) bool {
-	return !slices.ContainsFunc(started, func(e appspec.Event) bool { return !strings.HasSuffix(string(e), "BlockTraffic") })
+	return !slices.ContainsFunc(started,
+		func(e appspec.Event) bool { return !strings.HasSuffix(string(e), "BlockTraffic") })
 }
 
 // restore goes through the steps, or on with them. What fails in one is told and does

@@ -110,7 +110,8 @@ func (r *run) exited(ctx context.Context, p *process, timeout <-chan time.Time, 
 			p.flush(r)
 			return nil
 		case <-told.C:
-			r.log.warn(r.event, "the script has ended, but something that it started holds its output open; redirect that: command >/dev/null 2>&1 </dev/null &")
+			r.log.warn(
+				r.event, "the script has ended, but something that it started holds its output open; redirect that: command >/dev/null 2>&1 </dev/null &")
 		case <-timeout:
 			tail := r.end(p)
 			return r.failed(CodeOutputsOpen, tail, "redirect what it leaves running: command >/dev/null 2>&1 </dev/null &",
@@ -126,11 +127,13 @@ func (r *run) exited(ctx context.Context, p *process, timeout <-chan time.Time, 
 func (r *run) find() (string, *Failure) {
 	root, err := filepath.EvalSymlinks(r.archive)
 	if err != nil {
-		return "", r.failed(CodeMissing, "", "the revision it belongs to is gone; deploy with --ignore-application-stop-failures", "does not exist: its revision is not there any more")
+		return "", r.failed(CodeMissing, "",
+			"the revision it belongs to is gone; deploy with --ignore-application-stop-failures", "does not exist: its revision is not there any more")
 	}
 	name, err := filepath.EvalSymlinks(filepath.Join(root, filepath.FromSlash(r.script.Location)))
 	if err != nil {
-		return "", r.failed(CodeMissing, "", "add it to the revision, or correct the location", "does not exist at the specified location")
+		return "", r.failed(CodeMissing, "", "add it to the revision, or correct the location",
+			"does not exist at the specified location")
 	}
 	if !strings.HasPrefix(name, root+"/") {
 		return "", r.failed(CodeMissing, "", "put it into the revision itself", "is a link that leads out of the revision")
@@ -295,7 +298,8 @@ func (p *process) flush(r *run) (tail string) {
 			s.end()
 		}
 		if _, dropped := p.shared.end(); dropped > 0 {
-			r.log.warn(r.event, fmt.Sprintf("%s printed more than %d MiB; %d lines were dropped", r.script.Location, maxScriptLog>>20, dropped))
+			r.log.warn(r.event, fmt.Sprintf("%s printed more than %d MiB; %d lines were dropped", r.script.Location,
+				maxScriptLog>>20, dropped))
 		}
 	})
 	tail, _ = p.shared.end()
@@ -409,7 +413,8 @@ func prepared(archive string, event appspec.Event, s appspec.Script) (problems [
 	var f *Failure
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		f = r.failed(CodeMissing, "", "add it to the revision's artifact, or correct the location", "does not exist at the specified location")
+		f = r.failed(CodeMissing, "", "add it to the revision's artifact, or correct the location",
+			"does not exist at the specified location")
 	case err != nil:
 		f = r.failed(CodeMissing, "", "", "cannot be read: %v", err)
 	case !strings.HasPrefix(name, root+"/"):
@@ -422,21 +427,27 @@ func prepared(archive string, event appspec.Event, s appspec.Script) (problems [
 	}
 	if u, err := user.Lookup(s.RunAs); f == nil && err == nil && os.Getuid() == 0 && u.Uid != "0" {
 		if dir := unreachable(name, u); dir != "" {
-			problems = append(problems, problem{*r.failed(CodeUnknown, "", "keep deployments elsewhere (--root, or --deploy-root of a server), or chmod o+x "+dir,
-				"cannot be run: that user may not enter %s", dir), false})
+			problems = append(problems,
+				problem{*r.failed(CodeUnknown, "",
+					"keep deployments elsewhere (--root, or --deploy-root of a server), or chmod o+x "+dir,
+					"cannot be run: that user may not enter %s", dir), false})
 		}
 	}
 	if s.RunAs != "" {
 		if _, err := (account{what: "user", name: s.RunAs}).lookup(); err != nil {
-			problems = append(problems, problem{*r.failed(CodeUnknown, "", "make the user, or correct runas:", "cannot be run: %v", err), true})
-		} else if u, err := user.Lookup(s.RunAs); err == nil && os.Getuid() != 0 && u.Uid != strconv.Itoa(os.Getuid()) && !s.Sudo {
+			problems = append(problems,
+				problem{*r.failed(CodeUnknown, "", "make the user, or correct runas:", "cannot be run: %v", err), true})
+		} else if u, err := user.Lookup(s.RunAs); err == nil && os.Getuid() != 0 && u.Uid != strconv.Itoa(
+			os.Getuid()) && !s.Sudo {
 			problems = append(problems, problem{*r.failed(CodeUnknown, "", "deploy as root, or write sudo: true",
 				"cannot be run: only root can run scripts as another user"), false})
 		}
 	}
 	if s.Sudo && os.Getuid() != 0 {
 		if _, err := exec.LookPath("sudo"); err != nil {
-			problems = append(problems, problem{*r.failed(CodeUnknown, "", "install sudo, or deploy as root", "cannot be run: there is no sudo on this host"), false})
+			problems = append(problems,
+				problem{*r.failed(CodeUnknown, "", "install sudo, or deploy as root",
+					"cannot be run: there is no sudo on this host"), false})
 		}
 	}
 	return problems

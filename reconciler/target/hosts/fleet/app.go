@@ -282,7 +282,8 @@ func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]
 		}
 		a.state, a.about = rollout.Begin(c.rollout, members), d
 	}
-	a.state.Hosts = slices.DeleteFunc(a.state.Hosts, func(h rollout.Host) bool { _, there := looked[h.Name]; return !there })
+	a.state.Hosts = slices.DeleteFunc(a.state.Hosts,
+		func(h rollout.Host) bool { _, there := looked[h.Name]; return !there })
 	for _, h := range all {
 		if !slices.ContainsFunc(a.state.Hosts, func(at rollout.Host) bool { return at.Name == h.Name }) {
 			a.state.Seen(h.Name, h.Tags[zoneTag], rollout.Healthy)
@@ -328,7 +329,8 @@ func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
 }
 
 // sum makes one state of all hosts.
-func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan, looked map[string]target.Observed) (o target.Observed) {
+func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan,
+	looked map[string]target.Observed) (o target.Observed) {
 	var away, failed, drifted, working []string
 	live, good, gaveUp := 0, 0, false
 	for _, at := range a.state.Hosts {
@@ -418,7 +420,8 @@ func withDrained(o target.Observed, d *target.Declared, drained []Host) target.O
 		}
 		unit := unitOf(at, h.Agent.Observe(d.Key))
 		unit.Instances[0].Drained = true
-		unit.Instances[0].Message = strings.TrimSuffix("drained: nothing new is deployed to it; "+unit.Instances[0].Message, "; ")
+		unit.Instances[0].Message = strings.TrimSuffix("drained: nothing new is deployed to it; "+
+			unit.Instances[0].Message, "; ")
 		o.Units = append(o.Units, unit)
 	}
 	slices.SortFunc(o.Units, func(x, y target.Unit) int { return strings.Compare(x.Name, y.Name) })

@@ -46,7 +46,8 @@ func (f File) of() string   { return cmp.Or(f.Of, "host") }
 func (f File) Check(dir string, files map[string][]byte) yamlfile.Problems {
 	_, problems := f.read(dir, files)
 	if _, ok := files[f.name()]; !ok {
-		problems = yamlfile.Problems{{File: path.Join(dir, f.name()), What: "is not there", Fix: "add it: tags: {" + f.of() + ": staging}"}}
+		problems = yamlfile.Problems{{File: path.Join(dir, f.name()), What: "is not there",
+			Fix: "add it: tags: {" + f.of() + ": staging}"}}
 	}
 	return problems
 }

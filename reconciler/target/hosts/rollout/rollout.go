@@ -77,13 +77,15 @@ func ParseConfig(text string) (Config, error) {
 	case kind == "HOST_COUNT" && err == nil && value >= 0:
 		return Config{Name: text, Minimum: Minimum{Value: value}}, nil
 	case kind == "HOST_COUNT":
-		return Config{}, fmt.Errorf("HOST_COUNT takes a number of hosts that stay healthy, such as HOST_COUNT 2, not %q", number)
+		return Config{}, fmt.Errorf("HOST_COUNT takes a number of hosts that stay healthy, such as HOST_COUNT 2, not %q",
+			number)
 	case kind == "FLEET_PERCENT" && err == nil && value >= 0 && value <= 99:
 		return Config{Name: text, Minimum: Minimum{Percent: true, Value: value}}, nil
 	case kind == "FLEET_PERCENT":
 		return Config{}, fmt.Errorf("FLEET_PERCENT takes 0 to 99, such as FLEET_PERCENT 75, not %q", number)
 	}
-	return Config{}, fmt.Errorf("there is no deployment configuration %q; write OneAtATime, HalfAtATime, AllAtOnce, HOST_COUNT n or FLEET_PERCENT n", text)
+	return Config{}, fmt.Errorf(
+		"there is no deployment configuration %q; write OneAtATime, HalfAtATime, AllAtOnce, HOST_COUNT n or FLEET_PERCENT n", text)
 }
 
 // Health is whether a host does its work.
@@ -291,7 +293,10 @@ func (s *State) choose(members, next []*Host, running int, p *Plan) {
 		}
 		return 1 + slices.Index([]Revision{Unknown, Old, Current}, h.Revision)
 	}
-	slices.SortStableFunc(next, func(a, b *Host) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name, b.Name)) })
+	slices.SortStableFunc(next, func(a,
+		b *Host) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name, b.Name))
+	})
 
 	// Who is unhealthy cannot make it worse.
 	unhealthyRuns := false
@@ -427,7 +432,8 @@ func (s *State) Started(name string) {
 // Seen tells what is known of a host's health. What a deployment makes of it is told
 // by Report; a host that is not known yet joins.
 func (s *State) Seen(name, zone string, health Health) {
-	i, found := slices.BinarySearchFunc(s.Hosts, name, func(h Host, name string) int { return strings.Compare(h.Name, name) })
+	i, found := slices.BinarySearchFunc(s.Hosts, name,
+		func(h Host, name string) int { return strings.Compare(h.Name, name) })
 	if !found {
 		s.Hosts = slices.Insert(s.Hosts, i, Host{Name: name, Zone: zone, Health: health, Revision: Unknown, Joined: true})
 		return

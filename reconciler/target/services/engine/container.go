@@ -209,7 +209,8 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 		})
 	}
 	for _, b := range s.Binds {
-		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: b.Source, Target: b.Target, ReadOnly: true})
+		host.Mounts = append(host.Mounts,
+			mount.Mount{Type: mount.TypeBind, Source: b.Source, Target: b.Target, ReadOnly: true})
 	}
 	return config, host, nil
 }
@@ -220,7 +221,8 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	switch {
 	case err == nil:
 		return nil
-	case strings.Contains(err.Error(), "port is already allocated"), strings.Contains(err.Error(), "address already in use"):
+	case strings.Contains(err.Error(), "port is already allocated"),
+		strings.Contains(err.Error(), "address already in use"):
 		return &Error{
 			Reason: target.ReasonPortTaken,
 			What:   "the port by which the container is reached was taken by another program meanwhile; another one is tried",

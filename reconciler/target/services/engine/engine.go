@@ -111,8 +111,9 @@ func Open(host string) (*Engine, error) {
 	if err != nil {
 		return nil, &Error{
 			Reason: target.ReasonEngineMissing,
-			What:   fmt.Sprintf("the container engine at %q cannot be used; correct DOCKER_HOST, such as unix:///run/docker.sock", host),
-			Err:    err,
+			What: fmt.Sprintf(
+				"the container engine at %q cannot be used; correct DOCKER_HOST, such as unix:///run/docker.sock", host),
+			Err: err,
 		}
 	}
 	return &Engine{Host: host, api: api}, nil
@@ -172,13 +173,16 @@ func (e *Engine) failure(ctx context.Context, doing string, err error) error {
 	case errors.Is(err, syscall.EACCES):
 		return &Error{
 			Reason: target.ReasonEngineDenied,
-			What: fmt.Sprintf("cannot %s: the agent's user may not use %s; add it to the group of that file, such as with usermod -aG docker USER, "+
-				"and start the agent anew", doing, e.Host),
+			What: fmt.Sprintf(
+				"cannot %s: the agent's user may not use %s; add it to the group of that file, such as with usermod -aG docker USER, "+
+					"and start the agent anew", doing, e.Host),
 		}
 	case away(err):
 		return &Error{
 			Reason: target.ReasonEngineUnavailable,
-			What:   fmt.Sprintf("cannot %s: the container engine at %s does not answer; start it, such as with systemctl start docker", doing, e.Host),
+			What: fmt.Sprintf(
+				"cannot %s: the container engine at %s does not answer; start it, such as with systemctl start docker",
+				doing, e.Host),
 		}
 	}
 	return &Error{Reason: target.ReasonRefused, What: "the container engine cannot " + doing, Err: err}

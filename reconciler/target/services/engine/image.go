@@ -88,14 +88,16 @@ func (e *Engine) Resolve(ctx context.Context, ref string, pull Pull, login Login
 	case pull == PullNever && missing:
 		return Image{}, &Error{
 			Reason: target.ReasonImageNotFound,
-			What:   fmt.Sprintf("image %s is not on this machine, and pull_policy is never; put it there, or leave pull_policy out", ref),
+			What: fmt.Sprintf(
+				"image %s is not on this machine, and pull_policy is never; put it there, or leave pull_policy out", ref),
 		}
 	case pull == PullNever, pull == PullMissing && !missing:
 		return here, nil
 	}
 
 	asking, cancel := context.WithTimeoutCause(ctx, registryTimeout, fmt.Errorf("no answer within %s", registryTimeout))
-	found, err := e.api.DistributionInspect(asking, name.String(), client.DistributionInspectOptions{EncodedRegistryAuth: login.header()})
+	found, err := e.api.DistributionInspect(asking, name.String(),
+		client.DistributionInspectOptions{EncodedRegistryAuth: login.header()})
 	if cause := context.Cause(asking); err != nil && cause != nil && ctx.Err() == nil {
 		err = cause
 	}
@@ -131,7 +133,8 @@ func (e *Engine) Have(ctx context.Context, image Image, login Login) (Image, err
 	case image.Digest == "":
 		return Image{}, &Error{
 			Reason: target.ReasonImageNotFound,
-			What:   fmt.Sprintf("image %s, which came from no registry, is not on this machine any more; put it there, or promote again", ref),
+			What: fmt.Sprintf(
+				"image %s, which came from no registry, is not on this machine any more; put it there, or promote again", ref),
 		}
 	}
 	if err := e.pull(ctx, ref, login); err != nil {
@@ -225,17 +228,21 @@ func (e *Engine) pullFailure(ctx context.Context, ref string, err error) error {
 		return false
 	}
 	switch {
-	case has("unexpected digest", "verification failed", "digest mismatch", "does not match", "filesystem layer verification"):
+	case has("unexpected digest", "verification failed", "digest mismatch", "does not match",
+		"filesystem layer verification"):
 		return &Error{
 			Reason: target.ReasonDigestMismatch,
-			What:   fmt.Sprintf("what the registry gave as image %s is something else; find out who changed it there, or name what is meant", ref),
-			Err:    err,
+			What: fmt.Sprintf(
+				"what the registry gave as image %s is something else; find out who changed it there, or name what is meant", ref),
+			Err: err,
 		}
-	case cerrdefs.IsUnauthorized(err), cerrdefs.IsPermissionDenied(err), has("denied", "unauthorized", "authentication required", "no basic auth"):
+	case cerrdefs.IsUnauthorized(err), cerrdefs.IsPermissionDenied(err),
+		has("denied", "unauthorized", "authentication required", "no basic auth"):
 		return &Error{
 			Reason: target.ReasonImageDenied,
-			What:   fmt.Sprintf("the registry does not give image %s to this machine, or has none; correct its name, or name the secret with a login for its registry (x-headgate: {registries: …} in compose.yaml)", ref),
-			Err:    err,
+			What: fmt.Sprintf(
+				"the registry does not give image %s to this machine, or has none; correct its name, or name the secret with a login for its registry (x-headgate: {registries: …} in compose.yaml)", ref),
+			Err: err,
 		}
 	case cerrdefs.IsNotFound(err), has("manifest unknown", "not found", "name unknown", "no matching manifest"):
 		return &Error{

@@ -114,10 +114,13 @@ func WriteMetrics(w io.Writer, pools []Measured) error {
 		name, kind, help string
 		write            func(out *strings.Builder, name, labels string, m *metrics)
 	}{
-		{"headgate_proxy_requests_total", "counter", "Requests answered, by the release that answered and the status.", writeRequests},
-		{"headgate_proxy_request_duration_seconds", "histogram", "From the first byte of a request to the last of its answer.", writeDurations},
+		{"headgate_proxy_requests_total", "counter", "Requests answered, by the release that answered and the status.",
+			writeRequests},
+		{"headgate_proxy_request_duration_seconds", "histogram",
+			"From the first byte of a request to the last of its answer.", writeDurations},
 		{"headgate_proxy_response_bytes_total", "counter", "Bytes of bodies of answers.", writeBytes},
-		{"headgate_proxy_retries_total", "counter", "Requests that were sent to another instance after one took no connection.", writeRetries},
+		{"headgate_proxy_retries_total", "counter",
+			"Requests that were sent to another instance after one took no connection.", writeRetries},
 		{"headgate_proxy_requests_in_flight", "gauge", "Requests that are being answered.", writeFlights},
 	}
 	var out strings.Builder
@@ -153,7 +156,8 @@ func writeDurations(out *strings.Builder, name, labels string, m *metrics) {
 			}
 			fmt.Fprintf(out, "%s_bucket{%s,release=%q,le=%q} %d\n", name, labels, release, le, sum)
 		}
-		fmt.Fprintf(out, "%s_sum{%s,release=%q} %g\n%s_count{%s,release=%q} %d\n", name, labels, release, c.seconds, name, labels, release, sum)
+		fmt.Fprintf(out, "%s_sum{%s,release=%q} %g\n%s_count{%s,release=%q} %d\n", name, labels, release, c.seconds, name,
+			labels, release, sum)
 	}
 }
 

@@ -144,7 +144,8 @@ func (l *Listener) Secure(config *tls.Config) { l.tls.Store(config) }
 // ServeHTTP carries one request.
 func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if reserved(r.Host) {
-		say(w, r, nil, http.StatusMisdirectedRequest, "a service is here, and "+show.ConsoleHost+" is the console's name: call it by another")
+		say(w, r, nil, http.StatusMisdirectedRequest,
+			"a service is here, and "+show.ConsoleHost+" is the console's name: call it by another")
 		return
 	}
 	pool := l.routes.Load().find(r)
@@ -347,7 +348,8 @@ func mayRepeat(r *http.Request, err error, body *heldBody) bool {
 	if errors.As(err, &op) && op.Op == "dial" {
 		return true
 	}
-	idempotent := slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete}, r.Method)
+	idempotent := slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace,
+		http.MethodPut, http.MethodDelete}, r.Method)
 	return idempotent && body == nil
 }
 
@@ -373,7 +375,8 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(context.Cause(r.Context()), errTooLong):
 		status, text = http.StatusGatewayTimeout, f.pool.Name+": "+f.instance+" took too long"
 	case errors.Is(err, errPaused):
-		status, text, page = http.StatusGatewayTimeout, f.pool.Name+": requests are held, and this one was for too long", f.pool.Settings().Page
+		status, text, page = http.StatusGatewayTimeout, f.pool.Name+
+			": requests are held, and this one was for too long", f.pool.Settings().Page
 	case errors.Is(err, errNoInstance):
 		status, text, page = http.StatusServiceUnavailable, f.pool.Name+": no healthy instance", f.pool.Settings().Page
 		if why := f.pool.reason(); why != "" {

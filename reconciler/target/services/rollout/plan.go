@@ -423,7 +423,8 @@ func (p *planner) route(f *ServiceState, serving string) {
 
 // share divides the traffic between the version that serves and the next one.
 func (p *planner) share(f *ServiceState, serving string, fit []string, next string, ones []string, weight int) {
-	if serving == f.Serving && slices.Equal(fit, f.Routed) && next == f.Canary && slices.Equal(ones, f.Canaries) && weight == f.Weight {
+	if serving == f.Serving && slices.Equal(fit, f.Routed) && next == f.Canary && slices.Equal(ones, f.Canaries) &&
+		weight == f.Weight {
 		return
 	}
 	p.do(Action{
@@ -522,7 +523,8 @@ func (f *ServiceState) meets(c Condition, s *Service) bool {
 // start starts what is wanted of a version and its pause is over.
 func (p *planner) start(f *ServiceState, version string, want int) {
 	exclusive := slices.ContainsFunc(p.d.Services, func(s Service) bool { return s.Name == f.Name && s.Exclusive })
-	if exclusive && slices.ContainsFunc(f.Instances, func(in *Instance) bool { return in.Version != version && in.runs() }) {
+	if exclusive && slices.ContainsFunc(f.Instances,
+		func(in *Instance) bool { return in.Version != version && in.runs() }) {
 		return // until they have ended
 	}
 	for _, in := range slices.Clone(f.Instances) {

@@ -207,12 +207,14 @@ func (f *ServiceState) status(s Service, report bool, now time.Time) (target.Sta
 	}
 	switch {
 	case t.Tripped() && !t.Over && !switched && f.Versions[f.Serving].ever():
-		return target.Failed, fmt.Sprintf("%s: %s was given up after %d failed starts and gets no traffic, %s goes on serving: %s",
+		return target.Failed, fmt.Sprintf(
+			"%s: %s was given up after %d failed starts and gets no traffic, %s goes on serving: %s",
 			f.Name, s.Label, t.Failures, f.Versions[f.Serving].Label, t.Reason)
 	case t.Over:
 		return target.Failed, fmt.Sprintf("%s: %s ended and is not to be started again: %s", f.Name, s.Label, t.Reason)
 	case t.Tripped() && fit == 0:
-		return target.Failed, fmt.Sprintf("%s: %s failed to start %d times and nothing serves: %s", f.Name, s.Label, t.Failures, t.Reason)
+		return target.Failed, fmt.Sprintf("%s: %s failed to start %d times and nothing serves: %s", f.Name, s.Label,
+			t.Failures, t.Reason)
 	case f.ListenError != "" && f.ListenFails >= 3:
 		return target.Failed, f.Name + ": " + f.ListenError
 	case f.ListenError != "":
@@ -229,7 +231,8 @@ func (f *ServiceState) status(s Service, report bool, now time.Time) (target.Sta
 			if in.Checked.IsZero() {
 				return target.Unknown, fmt.Sprintf("%s: %s was found again and not checked yet", f.Name, in.ID)
 			}
-			return target.Unknown, fmt.Sprintf("%s: nothing was heard of %s for %s", f.Name, in.ID, now.Sub(in.Checked).Round(time.Second))
+			return target.Unknown, fmt.Sprintf("%s: nothing was heard of %s for %s", f.Name, in.ID,
+				now.Sub(in.Checked).Round(time.Second))
 		}
 	}
 	switch {

@@ -42,7 +42,8 @@ const Image = "headgate.test/busybox:1"
 
 // needed are the programs of the Debian packages docker.io, docker-registry, iptables
 // and busybox-static.
-var needed = []string{"dockerd", "docker-registry", "containerd", "runc", "iptables", "docker-init", "busybox", "unshare"}
+var needed = []string{"dockerd", "docker-registry", "containerd", "runc", "iptables", "docker-init",
+	"busybox", "unshare"}
 
 // Run runs test with an engine, as the whole of t, which is a test of the package and
 // no part of one: it is started once more in namespaces of its own. Where an engine
@@ -55,7 +56,8 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 	}
 	for _, program := range needed {
 		if _, err := exec.LookPath(program); err != nil {
-			missing(t, fmt.Sprintf("%s is not installed: apt-get install docker.io docker-registry iptables busybox-static", program))
+			missing(
+				t, fmt.Sprintf("%s is not installed: apt-get install docker.io docker-registry iptables busybox-static", program))
 		}
 	}
 	if os.Geteuid() != 0 {
@@ -79,7 +81,8 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 	args := []string{
 		"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
 		// Engines that are killed leave processes, and look whether they are there still.
-		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0", "-test.parallel", "6",
+		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0",
+		"-test.parallel", "6",
 	}
 	if deadline, ok := t.Deadline(); ok {
 		// It ends first, so that what it leaves is removed here.
@@ -180,7 +183,8 @@ func (d *Daemon) Start() {
 	defer log.Close()
 	_ = os.Remove("/run/docker.pid") // of one that was killed
 	d.process = exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "root"), "--exec-root", "/run/docker",
-		"--pidfile", "/run/docker.pid", "-H", d.Host, "--containerd", containerdSocket, "--bip", "172.30.0.1/24", "--storage-driver", "overlay2",
+		"--pidfile", "/run/docker.pid", "-H", d.Host, "--containerd", containerdSocket, "--bip", "172.30.0.1/24",
+		"--storage-driver", "overlay2",
 		"--cgroup-parent", d.cgroup, "--live-restore", "--group", "root")
 	d.process.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	d.process.Stdout, d.process.Stderr = log, log
@@ -249,7 +253,8 @@ func (d *Daemon) Import(ref string, changes []string) {
 			add(tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
 		}
 	}
-	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"))
+	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644},
+		[]byte("root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"))
 	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nweb:x:1000:\n"))
 	if err := w.Close(); err != nil {
 		d.t.Fatal(err)
