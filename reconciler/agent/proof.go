@@ -40,7 +40,7 @@ func ParseKeys(text string) (Keys, error) {
 	all := strings.Split(text, ",")
 	for _, one := range all {
 		if !strings.HasPrefix(one, fingerprintPrefix) {
-			return Keys{}, fmt.Errorf("%.60q is not the fingerprint of a key, %s...", one, fingerprintPrefix)
+			return Keys{}, fmt.Errorf("%.60q is not the fingerprint of a key, which begins with %s", one, fingerprintPrefix)
 		}
 	}
 	return Keys{all[0], all[1:]}, nil

@@ -120,8 +120,7 @@ func (t *Target) Run(ctx context.Context) error {
 	}
 	t.mu.Unlock()
 	<-ctx.Done()
-	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
-	t.mu.Unlock()
+	target.AwaitHolder(&t.mu) // who begins another loop has begun it by now, or finds ctx done
 	t.running.Wait()
 	return nil
 }

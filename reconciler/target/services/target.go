@@ -241,8 +241,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 	strays.Go(func() { t.containers.endStrays(ctx) })
 	close(t.adopted)
 	<-ctx.Done()
-	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
-	t.mu.Unlock()
+	target.AwaitHolder(&t.mu) // who begins another loop has begun it by now, or finds ctx done
 	t.leaving.Wait()
 	strays.Wait()
 	close(t.left)

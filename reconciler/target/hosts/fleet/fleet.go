@@ -107,8 +107,7 @@ func (t *Target) Run(ctx context.Context) error {
 	} else {
 		<-ctx.Done()
 	}
-	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
-	t.mu.Unlock()
+	target.AwaitHolder(&t.mu) // who begins another loop has begun it by now, or finds ctx done
 	t.running.Wait()
 	return err
 }
