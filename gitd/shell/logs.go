@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
@@ -61,6 +62,9 @@ func envLogs(c *call) error {
 		if q.Follow {
 			c.flush()
 		}
+	}
+	if q.Follow && c.ctx.Err() != nil {
+		return context.Cause(c.ctx) // it has no end of its own
 	}
 	if printed == 0 && !q.Follow && !c.json {
 		c.out.line("nothing was printed%s", orNothing(" by ", service))

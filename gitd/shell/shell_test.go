@@ -2,6 +2,7 @@ package shell
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
@@ -245,4 +247,24 @@ func FuzzShell(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestFollowingEndsAsItWasEnded: what is followed has no end of its own. Whoever ended it
+// says why, however quietly it ends.
+func TestFollowingEndsAsItWasEnded(t *testing.T) {
+	shell := newShell()
+	for _, command := range []string{"env logs -f checkout production", "change log -f checkout 411"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(&show.Error{Kind: show.Forbidden, What: "your key is not known here any more"})
+		var out, errs strings.Builder
+		status := shell.Run(ctx, Invocation{
+			Actor: access.Identity{User: "ada", Via: access.ViaSSH},
+			Words: strings.Fields(command),
+			Out:   &out,
+			Err:   &errs,
+		})
+		if status != 1 || !strings.Contains(errs.String(), "your key is not known here any more") {
+			t.Errorf("%s ends with %d and says %q", command, status, errs.String())
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -131,6 +132,38 @@ func TestTrust(t *testing.T) {
 	for text, want := range map[string]bool{"SHA256:a": true, "SHA256:a,SHA256:b": true, "": false, "SHA256:a,": false, "a": false} {
 		if k, err := ParseKeys(text); (err == nil) != want || want && k.String() != text {
 			t.Errorf("%q: %+v %v", text, k, err)
+		}
+	}
+}
+
+// TestKilledAsKeysAreFollowed: an agent that is killed once the new key is noted believes it
+// when it is back, and what the former one signed.
+func TestKilledAsKeysAreFollowed(t *testing.T) {
+	const dirVariable = "HEADGATE_TEST_FOLLOWING"
+	next := Keys{"SHA256:t", []string{"SHA256:s"}}
+	if dir := os.Getenv(dirVariable); dir != "" {
+		u, err := OpenUplink(dir)
+		if err == nil {
+			err = u.follow(dir, next)
+		}
+		t.Fatalf("it was not killed: %v", err)
+	}
+	for _, point := range []string{"join.noted", "agent.keys-followed"} {
+		dir := t.TempDir()
+		if err := (&Uplink{Server: "a:1", HostKey: "SHA256:h", Keys: Keys{Signing: "SHA256:s"}}).keep(dir); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("/proc/self/exe", "-test.run", "^TestKilledAsKeysAreFollowed$")
+		cmd.Env = append(os.Environ(), dirVariable+"="+dir, "HEADGATE_CRASH_AT="+point)
+		if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.Exited() {
+			t.Fatalf("%s: it was not killed: %v %s", point, err, out)
+		}
+		u, err := OpenUplink(dir)
+		if err != nil || u.Keys.String() != next.String() {
+			t.Fatalf("%s: %+v %v", point, u, err)
+		}
+		if err := u.follow(dir, next); err != nil {
+			t.Errorf("%s: again: %v", point, err)
 		}
 	}
 }
