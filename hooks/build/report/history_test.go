@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 var noon = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
@@ -123,5 +125,46 @@ func TestStore(t *testing.T) {
 	}
 	if err := s.Keep("hello", Build{Log: "../x", Reports: late.Reports}); err == nil {
 		t.Error("a log id that leads out is taken")
+	}
+}
+
+// TestStoreIsBounded: a batch that says as much as it may costs those who look at it little,
+// and what failed in its last report is there.
+func TestStoreIsBounded(t *testing.T) {
+	s := &Store{Dir: filepath.Join(t.TempDir(), "reports")}
+	b := built(1, "a")
+	b.Reports = nil
+	for task := range 100 {
+		var cases []Case
+		for n := range MaxCases {
+			cases = append(cases, passes(strings.Repeat("x", MaxName-10)+fmt.Sprint(n), 1))
+		}
+		if task == 99 {
+			last := fails("last")
+			last.Message = strings.Repeat("é", MaxMessage)
+			cases = append(cases, last)
+		}
+		rep := Report{Name: fmt.Sprint("task-", task)}
+		rep.Add(cases, nil)
+		b.Reports = append(b.Reports, rep)
+	}
+	if err := s.Keep("hello", b); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := s.Of("hello", b.Log)
+	if err != nil || kept.Reports[99].Total != MaxCases+1 || len(kept.Reports[99].Cases) != 1 || len(b.Reports[99].Cases) != MaxCases {
+		t.Fatalf("%d cases of %d: %v", len(kept.Reports[99].Cases), kept.Reports[99].Total, err)
+	}
+	if m := kept.Reports[99].Cases[0].Message; len(m) > maxMessage || !utf8.ValidString(m) {
+		t.Errorf("its message has %d bytes", len(m))
+	}
+	size := 0
+	for _, rep := range kept.Reports {
+		for _, c := range rep.Cases {
+			size += len(c.Name)
+		}
+	}
+	if size == 0 || size > maxStored {
+		t.Errorf("names of %d bytes are kept", size)
 	}
 }

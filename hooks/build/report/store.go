@@ -37,9 +37,13 @@ const (
 	MaxBuilds = 200
 )
 
-// maxStored bounds one stored build, unpacked. What builds write is less: MaxCases in
-// each of a few reports.
-const maxStored = 64 << 20
+// What builds write is bounded, so that whoever looks at all that is kept reads no more than
+// maxRead at once, unpacked: the oldest are left out then.
+const (
+	maxStored  = 1 << 20 // bytes of the cases of one build
+	maxMessage = 1000    // bytes of one that is kept
+	maxRead    = 64 << 20
+)
 
 // Store keeps the reports of builds, for as long as they tell something about the next
 // ones: a directory for each repository, a file for each build. It is safe for
@@ -60,6 +64,7 @@ func (s *Store) Keep(repository string, b Build) error {
 	if !fs.ValidPath(b.Log) || strings.ContainsRune(b.Log, '/') {
 		return fmt.Errorf("keep test reports: %q is not a log id", b.Log)
 	}
+	b.Reports = bounded(b.Reports)
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
 	if err := errors.Join(json.NewEncoder(z).Encode(b), z.Close()); err != nil {
@@ -74,6 +79,31 @@ func (s *Store) Keep(repository string, b Build) error {
 		return fmt.Errorf("keep test reports of %s: %w", b.Log, err)
 	}
 	return s.drop(repository, b.Ended)
+}
+
+// bounded are reports as they are kept: what failed before what did not, as long as there is
+// room. A batch may have hundreds of them.
+func bounded(all []Report) []Report {
+	kept := slices.Clone(all)
+	for i := range kept {
+		kept[i].Cases = nil
+	}
+	room := maxStored
+	for _, failed := range []bool{true, false} {
+		for i, rep := range all {
+			for _, c := range rep.Cases {
+				if c.failed() != failed {
+					continue
+				}
+				c.Message = strings.ToValidUTF8(c.Message[:min(len(c.Message), maxMessage)], "")
+				if room -= len(c.Suite) + len(c.Name) + len(c.Message) + 100; room < 0 {
+					return kept
+				}
+				kept[i].Cases = append(kept[i].Cases, c)
+			}
+		}
+	}
+	return kept
 }
 
 // drop removes what is too old or too much.
@@ -101,8 +131,13 @@ func (s *Store) Newest(repository string, n int) ([]Build, error) {
 		return nil, err
 	}
 	var builds []Build
+	left := int64(maxRead)
 	for _, f := range files[:min(n, len(files))] {
-		if b, err := read(f.path); err == nil {
+		b, size, err := read(f.path, left)
+		if left -= size; left <= 0 {
+			break
+		}
+		if err == nil {
 			builds = append(builds, b)
 		}
 	}
@@ -117,7 +152,8 @@ func (s *Store) Of(repository, log string) (Build, error) {
 	}
 	for _, f := range files {
 		if f.log == log {
-			return read(f.path)
+			b, _, err := read(f.path, maxRead)
+			return b, err
 		}
 	}
 	return Build{}, ErrNone
@@ -148,21 +184,23 @@ func (s *Store) files(repository string) ([]file, error) {
 	return files, nil
 }
 
-func read(path string) (b Build, err error) {
+// read reads a build, and says how many bytes it is, unpacked: at most limit.
+func read(path string, limit int64) (b Build, size int64, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return b, ErrNone // dropped meanwhile
+		return b, 0, ErrNone // dropped meanwhile
 	}
 	if err != nil {
-		return b, err
+		return b, 0, err
 	}
 	defer f.Close()
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		return b, fmt.Errorf("%s: %w", path, err)
+		return b, 0, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := json.NewDecoder(io.LimitReader(z, maxStored)).Decode(&b); err != nil {
-		return b, fmt.Errorf("%s: %w", path, err)
+	in := &io.LimitedReader{R: z, N: limit}
+	if err = json.NewDecoder(in).Decode(&b); err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return b, nil
+	return b, limit - in.N, err
 }
