@@ -121,16 +121,11 @@ func (s *Server) reconfigure(ctx context.Context, a access.Identity, subject str
 			return err
 		}
 		// A change of its own, whatever else its author has open there.
-		accepted, err := s.gate.Propose(ctx, gate.Proposal{
-			Repository: access.Own,
-			Branch:     configBranch,
-			Commit:     commit,
-			By:         a,
-		})
+		change, err := s.proposeOwn(ctx, commit, a)
 		if err != nil {
 			return err
 		}
-		if _, err := s.landed(ctx, access.Own, accepted.Change); err != nil {
+		if _, err := s.landed(ctx, access.Own, change); err != nil {
 			if moved, rerr := own.Ref("refs/heads/" + configBranch); rerr == nil && moved != tip && try < 3 {
 				continue // it conflicted with what has landed since
 			}

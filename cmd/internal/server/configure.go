@@ -77,20 +77,26 @@ func (s *Server) dropOwnPolicies(ctx context.Context, own *repo.Repository) erro
 	if err != nil {
 		return err
 	}
+	change, err := s.proposeOwn(ctx, commit, by)
+	if err != nil {
+		return err
+	}
+	if _, err := s.landed(ctx, access.Own, change); err != nil {
+		return fmt.Errorf("drop the policies of %s: %w", access.Own, err)
+	}
+	s.log.Warn("dropped the policies of the server's own configuration", "change", change, "by", by.User)
+	return s.loadAccess(ctx)
+}
+
+// proposeOwn proposes a commit for the server's own configuration.
+func (s *Server) proposeOwn(ctx context.Context, commit repo.Hash, by access.Identity) (change int, err error) {
 	accepted, err := s.gate.Propose(ctx, gate.Proposal{
 		Repository: access.Own,
 		Branch:     configBranch,
 		Commit:     commit,
 		By:         by,
 	})
-	if err != nil {
-		return err
-	}
-	if _, err := s.landed(ctx, access.Own, accepted.Change); err != nil {
-		return fmt.Errorf("drop the policies of %s: %w", access.Own, err)
-	}
-	s.log.Warn("dropped the policies of the server's own configuration", "change", accepted.Change, "by", by.User)
-	return s.loadAccess(ctx)
+	return accepted.Change, err
 }
 
 // startedBy is the administrator who starts the server, by one of the keys it was given.

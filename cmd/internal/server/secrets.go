@@ -116,7 +116,8 @@ func (s *Server) secretMissing(repository, name string) (what, fix string, err e
 	if errors.Is(err, secret.ErrNotFound) {
 		return fmt.Sprintf("there is no secret %s", id), set, nil
 	}
-	return err.Error(), set, nil
+	s.log.Error("a secret cannot be read", "secret", id.String(), "err", err) // with its path
+	return fmt.Sprintf("the secret %s cannot be read", id), set, nil
 }
 
 // RemoveSecret implements show.Backend. Administrators can remove what is left of
