@@ -33,31 +33,25 @@ func (r *Repository) Checkout(ctx context.Context, tree Hash, dir string) ([]Git
 }
 
 func (r *Repository) checkout(ctx context.Context, tree Hash, dir string) ([]Gitlink, error) {
-	list, err := r.Git(ctx, "ls-tree", "-r", "-z", "--full-tree", tree.String())
-	if err != nil {
-		return nil, err
-	}
 	var links []Gitlink
 	names := map[string]bool{}
-	for _, line := range strings.Split(strings.TrimRight(string(list), "\x00"), "\x00") {
-		meta, name, ok := strings.Cut(line, "\t")
-		f := strings.Fields(meta)
-		if !ok || len(f) != 3 {
-			continue
+	err := r.listTree(ctx, tree, func(e listed) error {
+		if err := safePath(e.path); err != nil {
+			return err
 		}
-		if err := safePath(name); err != nil {
-			return nil, err
+		if e.kind == "commit" {
+			links = append(links, Gitlink{e.path, e.hash})
 		}
-		if f[1] == "commit" {
-			commit, _ := ParseHash(f[2]) // it is one
-			links = append(links, Gitlink{name, commit})
-		}
-		names[name] = true
+		names[e.path] = true
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	for name := range names {
 		for above := path.Dir(name); above != "."; above = path.Dir(above) {
 			if names[above] {
-				return nil, fmt.Errorf("the tree holds %q, and %q below it", above, name)
+				return nil, &TreeFault{fmt.Sprintf("the tree holds %q, and %q below it", above, name)}
 			}
 		}
 	}
@@ -91,7 +85,7 @@ func safePath(name string) error {
 		trimmed := strings.TrimRight(part, " .\r")
 		if part == "" || part == "." || part == ".." || strings.EqualFold(trimmed, ".git") ||
 			strings.ContainsAny(part, "\x00") {
-			return fmt.Errorf("the tree holds the path %q, which cannot be checked out", name)
+			return &TreeFault{fmt.Sprintf("the tree holds the path %q, which cannot be checked out", name)}
 		}
 	}
 	return nil

@@ -142,12 +142,14 @@ type Extent struct {
 	Entries int64
 	Bytes   int64
 	Depth   int
+	Files   int64 // entries that are no directories
+	Paths   int64 // bytes of the whole paths of Files, each with its end: what git lists them in
 }
 
 // TooLarge is the error for a tree over a limit.
 type TooLarge struct {
 	Path  string // of the smallest directory that is over it by itself, or of an entry; "" is the root
-	What  string // "entries", "bytes", "levels"
+	What  string // "entries", "bytes", "levels", "bytes of paths"
 	Limit int64
 }
 
@@ -197,6 +199,8 @@ func Measure(ctx context.Context, root Hash, limit Extent, tree func(Hash) ([]En
 				x.Entries += sub.Entries
 				x.Bytes += sub.Bytes
 				x.Depth = max(x.Depth, sub.Depth+1)
+				x.Files += sub.Files
+				x.Paths += sub.Paths + sub.Files*int64(len(e.Name)+1)
 			case e.Mode.IsFile():
 				n, ok := sizes[e.Hash]
 				if !ok {
@@ -210,12 +214,19 @@ func Measure(ctx context.Context, root Hash, limit Extent, tree func(Hash) ([]En
 					return x, &TooLarge{below, "bytes", limit.Bytes}
 				}
 			}
+			if e.Mode != filemode.Dir {
+				x.Files++
+				x.Paths += int64(len(e.Name) + 1)
+			}
 			// Sums stay far from overflowing: no part is over its limit.
 			if x.Entries > limit.Entries {
 				return x, &TooLarge{at, "entries", limit.Entries}
 			}
 			if x.Bytes > limit.Bytes {
 				return x, &TooLarge{at, "bytes", limit.Bytes}
+			}
+			if x.Paths > limit.Paths {
+				return x, &TooLarge{at, "bytes of paths", limit.Paths}
 			}
 		}
 		known[h] = x
@@ -224,9 +235,25 @@ func Measure(ctx context.Context, root Hash, limit Extent, tree func(Hash) ([]En
 	return walk(root, "", 0)
 }
 
-// MaxTree is how much a tree that is built may hold. Linux is at 100,000 entries
-// and 1.5 GB; a tree over it is a mistake, or made to fill a disk at checkout.
-var MaxTree = Extent{Entries: 1_000_000, Bytes: 32 << 30, Depth: 200}
+// MaxTree is how much a tree that is built may hold. Linux is at 100,000 entries,
+// 4 MB of paths and 1.5 GB; a tree over it is a mistake, or made to fill a disk at
+// checkout. Every list of its paths is held in memory by git and by us.
+var MaxTree = Extent{
+	Entries: 1_000_000,
+	Bytes:   32 << 30,
+	Depth:   200,
+	Files:   1_000_000,
+	Paths:   64 << 20,
+}
+
+// TreeFault is the error for a tree that cannot be used, by whoever tries and how
+// often they do.
+type TreeFault struct{ What string }
+
+func (e *TreeFault) Error() string { return e.What }
+
+// ForPeople is what whoever made the tree is told.
+func (e *TreeFault) ForPeople() string { return e.What }
 
 const (
 	measureTimeout = time.Minute

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -172,9 +173,20 @@ func run(cmd *exec.Cmd, input []byte) ([]byte, error) { return runStarted(cmd, i
 
 // runStarted is run, which tells the process id once there is one.
 func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, error) {
-	var stdout, stderr bounded
-	stdout.max, stdout.end, stderr.max = maxOutput, true, 64<<10
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	stdout := bounded{max: maxOutput, end: true}
+	err := runInto(cmd, input, &stdout, started)
+	var ge *GitError
+	if stdout.cut && errors.As(err, &ge) {
+		ge.Stderr, ge.Exit, ge.Err = "", -1, fmt.Errorf("answered more than %d bytes", maxOutput)
+	}
+	return stdout.Bytes(), err
+}
+
+// runInto runs a child that answers to stdout, which ends it by an error. Its own
+// error is a *GitError.
+func runInto(cmd *exec.Cmd, input []byte, stdout io.Writer, started func(pid int)) error {
+	stderr := bounded{max: 64 << 10}
+	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	if input != nil {
 		cmd.Stdin = bytes.NewReader(input)
 	}
@@ -184,9 +196,6 @@ func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, err
 			started(cmd.Process.Pid)
 		}
 		err = cmd.Wait()
-	}
-	if stdout.cut {
-		err = fmt.Errorf("answered more than %d bytes", maxOutput)
 	}
 	if err != nil {
 		said := strings.TrimSpace(stderr.String())
@@ -202,9 +211,9 @@ func runStarted(cmd *exec.Cmd, input []byte, started func(pid int)) ([]byte, err
 		} else if errors.Is(err, exec.ErrNotFound) {
 			line = "git is not installed; install it: apt-get install git"
 		}
-		return stdout.Bytes(), &GitError{Args: cmd.Args[2:], Stderr: line, Exit: exit, Err: err}
+		return &GitError{Args: cmd.Args[2:], Stderr: line, Exit: exit, Err: err}
 	}
-	return stdout.Bytes(), nil
+	return nil
 }
 
 // bounded keeps the first max bytes and swallows the rest.

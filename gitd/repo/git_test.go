@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-git/go-git/v5/plumbing/filemode"
 )
 
 // Every line of the fixed configuration counts for a git child, whatever stands
@@ -104,5 +107,49 @@ func TestAnswersAreBounded(t *testing.T) {
 	_, err := Run(exec.CommandContext(ctx, "yes", "and so on"), nil)
 	if err == nil || !strings.Contains(err.Error(), "answered more than") || ctx.Err() != nil {
 		t.Errorf("%v, %v", err, ctx.Err())
+	}
+}
+
+// TestLargeTreesAreListed: what ls-tree says of a tree that is as large as a tree may be
+// is longer than what other children may answer.
+func TestLargeTreesAreListed(t *testing.T) {
+	_, r := testStore(t)
+	file := Blob(nil)
+	at, mode := file.Hash(), filemode.Regular
+	objects := []Object{file}
+	for range 3 {
+		var entries []Entry
+		for i := range 84 {
+			entries = append(entries, Entry{Name: fmt.Sprintf("an-entry-of-a-tree-%02d", i), Mode: mode, Hash: at})
+		}
+		tree := TreeObject(entries)
+		objects = append(objects, tree)
+		at, mode = tree.Hash(), filemode.Dir
+	}
+	if err := r.Write(objects...); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CheckExtent(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	var files, bytes int
+	err := r.listTree(t.Context(), at, func(e listed) error {
+		files++
+		bytes += len("100644 blob ") + 2*len(e.hash) + len("\t") + len(e.path) + len("\x00")
+		return nil
+	})
+	if err != nil || files != 84*84*84 || bytes <= maxOutput {
+		t.Errorf("%d files in %d bytes, %v", files, bytes, err)
+	}
+
+	// The first error ends the child; what lists without end is ended, too.
+	stop := errors.New("stop")
+	if err := r.listTree(t.Context(), at, func(listed) error { return stop }); err != stop {
+		t.Error(err)
+	}
+	var fault *TreeFault
+	w := recordWriter{each: func(string) error { return nil }, left: 3}
+	if _, err := w.Write([]byte("a\x00bc")); !errors.As(err, &fault) {
+		t.Error(err)
 	}
 }

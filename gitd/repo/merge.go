@@ -47,18 +47,23 @@ func (r *Repository) Merge(ctx context.Context, ours, theirs Hash) (tree Hash, c
 		}
 	}
 
-	out, err := run(command(ctx, "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours.String(),
-		theirs.String()), nil)
+	first, ok := "", false
+	err = recordsOf(command(ctx, "merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours.String(),
+		theirs.String()), func(record string) error {
+		switch {
+		case first == "":
+			first = record
+			tree, ok = ParseHash(first)
+		case len(conflicts) < maxConflicts:
+			conflicts = append(conflicts, conflicting(record, ours, theirs))
+		}
+		return nil
+	})
 	if err != nil && !exited(err, 1) {
 		return fail(err)
 	}
-	fields := bytes.Split(bytes.TrimRight(out, "\x00"), []byte{0})
-	tree, ok := ParseHash(string(fields[0]))
 	if !ok {
-		return fail(fmt.Errorf("git answered %q", fields[0]))
-	}
-	for _, f := range fields[1:] {
-		conflicts = append(conflicts, conflicting(string(f), ours, theirs))
+		return fail(fmt.Errorf("git answered %q", first))
 	}
 	slices.Sort(conflicts)
 	conflicts = slices.Compact(conflicts)
@@ -80,6 +85,9 @@ func conflicting(path string, sides ...Hash) string {
 	return path
 }
 
+// maxConflicts are told of one merge at most.
+const maxConflicts = 10_000
+
 // maxAttributes bounds the .gitattributes of one tree, and the bytes of each.
 const (
 	maxAttributes     = 1000
@@ -89,27 +97,20 @@ const (
 // attributesOf makes a directory with the .gitattributes of a commit, and nothing
 // else of it, for the caller to remove; "" when there are none.
 func (r *Repository) attributesOf(ctx context.Context, commit Hash) (dir string, err error) {
-	list, err := r.Git(ctx, "ls-tree", "-r", "-z", "--full-tree", commit.String())
-	if err != nil {
-		return "", err
-	}
 	files := map[string]Hash{}
-	for _, line := range strings.Split(strings.TrimRight(string(list), "\x00"), "\x00") {
-		meta, name, _ := strings.Cut(line, "\t")
-		f := strings.Fields(meta)
-		if path.Base(name) != ".gitattributes" || len(f) != 3 || !strings.HasPrefix(f[0], "100") {
-			continue
+	err = r.listTree(ctx, commit, func(e listed) error {
+		if path.Base(e.path) != ".gitattributes" || !strings.HasPrefix(e.mode, "100") {
+			return nil
 		}
-		if err := safePath(name); err != nil {
-			return "", err
+		files[e.path] = e.hash
+		if len(files) > maxAttributes {
+			return &TreeFault{fmt.Sprintf("it holds more than %d files .gitattributes, and no more are read",
+				maxAttributes)}
 		}
-		files[name], _ = ParseHash(f[2])
-	}
-	if len(files) == 0 {
-		return "", nil
-	}
-	if len(files) > maxAttributes {
-		return "", fmt.Errorf("%d files .gitattributes, and at most %d are read", len(files), maxAttributes)
+		return safePath(e.path)
+	})
+	if err != nil || len(files) == 0 {
+		return "", err
 	}
 
 	if dir, err = os.MkdirTemp("", "headgate-merge-"); err != nil {
@@ -196,15 +197,10 @@ func (r *Repository) ChangedPaths(ctx context.Context, from, to Hash) ([]string,
 			return nil, err
 		}
 	}
-	out, err := r.Git(ctx, "diff-tree", "-r", "-z", "--name-only", "--no-renames", from.String(), to.String())
-	if err != nil {
-		return nil, err
-	}
 	var paths []string
-	for _, p := range bytes.Split(bytes.TrimRight(out, "\x00"), []byte{0}) {
-		if len(p) > 0 {
-			paths = append(paths, string(p))
-		}
-	}
-	return paths, nil
+	err := r.records(ctx, func(p string) error {
+		paths = append(paths, p)
+		return nil
+	}, "diff-tree", "-r", "-z", "--name-only", "--no-renames", from.String(), to.String())
+	return paths, err
 }

@@ -362,10 +362,11 @@ func TestTreeBounds(t *testing.T) {
 // Measure agrees with counting one by one, and does not expand what is shared.
 func TestMeasure(t *testing.T) {
 	t.Parallel()
-	limit := repo.Extent{Entries: 1 << 40, Bytes: 1 << 40, Depth: 100}
+	limit := repo.Extent{Entries: 1 << 40, Bytes: 1 << 40, Depth: 100, Paths: 1 << 40}
 	rapid.Check(t, func(t *rapid.T) {
 		trees := map[repo.Hash][]repo.Entry{}
 		naive := map[repo.Hash]repo.Extent{}
+		paths := map[repo.Hash][]string{} // of files
 		sizes := map[repo.Hash]int64{}
 		hash := func(n int) (h repo.Hash) { h[0], h[1] = byte(n), byte(n>>8)+1; return h }
 		for i := range rapid.IntRange(1, 12).Draw(t, "trees") {
@@ -380,11 +381,19 @@ func TestMeasure(t *testing.T) {
 					x.Entries += sub.Entries
 					x.Bytes += sub.Bytes
 					x.Depth = max(x.Depth, sub.Depth+1)
+					for _, below := range paths[e.Hash] {
+						paths[hash(i)] = append(paths[hash(i)], e.Name+"/"+below)
+					}
 				} else {
 					x.Bytes += int64(j * 10)
+					paths[hash(i)] = append(paths[hash(i)], e.Name)
 				}
 				x.Entries++
 				entries = append(entries, e)
+			}
+			x.Files = int64(len(paths[hash(i)]))
+			for _, p := range paths[hash(i)] {
+				x.Paths += int64(len(p) + 1)
 			}
 			trees[hash(i)], naive[hash(i)] = entries, x
 		}
@@ -412,12 +421,14 @@ func TestMeasureLimits(t *testing.T) {
 		limit repo.Extent
 		want  string
 	}{
-		{repo.Extent{Entries: 8, Bytes: 400, Depth: 3}, ""},
-		{repo.Extent{Entries: 7, Bytes: 400, Depth: 3}, "the tree holds more than 7 entries"},
-		{repo.Extent{Entries: 5, Bytes: 400, Depth: 3}, "p holds more than 5 entries"},
-		{repo.Extent{Entries: 8, Bytes: 399, Depth: 3}, "p holds more than 399 bytes"},
-		{repo.Extent{Entries: 8, Bytes: 99, Depth: 3}, "p/x/a holds more than 99 bytes"},
-		{repo.Extent{Entries: 8, Bytes: 400, Depth: 2}, "p/x holds more than 2 levels"},
+		{repo.Extent{Entries: 8, Bytes: 400, Depth: 3, Paths: 30}, ""}, // p/x/a, p/x/b, p/y/a, p/y/b, q
+		{repo.Extent{Entries: 7, Bytes: 400, Depth: 3, Paths: 30}, "the tree holds more than 7 entries"},
+		{repo.Extent{Entries: 5, Bytes: 400, Depth: 3, Paths: 30}, "p holds more than 5 entries"},
+		{repo.Extent{Entries: 8, Bytes: 399, Depth: 3, Paths: 30}, "p holds more than 399 bytes"},
+		{repo.Extent{Entries: 8, Bytes: 99, Depth: 3, Paths: 30}, "p/x/a holds more than 99 bytes"},
+		{repo.Extent{Entries: 8, Bytes: 400, Depth: 2, Paths: 30}, "p/x holds more than 2 levels"},
+		{repo.Extent{Entries: 8, Bytes: 400, Depth: 3, Paths: 25}, "the tree holds more than 25 bytes of paths"},
+		{repo.Extent{Entries: 8, Bytes: 400, Depth: 3, Paths: 15}, "p holds more than 15 bytes of paths"},
 	} {
 		_, err := repo.Measure(t.Context(), top, tt.limit, func(h repo.Hash) ([]repo.Entry, error) { return trees[h], nil },
 			func(repo.Hash) (int64, error) { return 100, nil }, map[repo.Hash]repo.Extent{})

@@ -129,8 +129,14 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 // apply puts one change on a commit.
 func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.Change) (repo.Hash, error) {
 	head := s.Head()
-	if err := l.measure(ctx, c, head); err != nil || c.problem != nil {
-		return repo.Zero, err
+	if fromForge(head) { // what was pushed has been measured in its quarantine
+		pushed, err := l.r.TreeOf(head.Commit)
+		if err == nil {
+			err = l.measure(ctx, c, pushed, "leave out what belongs elsewhere, then push again")
+		}
+		if err != nil || c.problem != nil {
+			return repo.Zero, err
+		}
 	}
 	if on == repo.Zero {
 		return head.Commit, nil
@@ -184,11 +190,27 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.C
 		}}
 		return repo.Zero, nil
 	}
+	var fault *repo.TreeFault
+	if errors.As(err, &fault) {
+		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+			Cause:  change.InvalidFile,
+			Reason: fmt.Sprintf("it cannot be merged into %s: %s", c.Branch, fault.What),
+			Short:  "cannot be merged",
+			Hint:   fmt.Sprintf("git pull --rebase origin %s, git push origin %s", c.Branch, c.Branch),
+		}}
+		return repo.Zero, nil
+	}
 	if err != nil {
 		return repo.Zero, err
 	}
 	if len(conflicts) > 0 {
 		c.problem, err = l.conflict(ctx, c.Branch, on, base, conflicts)
+		return repo.Zero, err
+	}
+	// Two trees that each hold what one may can hold more together.
+	err = l.measure(ctx, c, tree, fmt.Sprintf("leave out what belongs elsewhere, or take some out of %s, then push again",
+		c.Branch))
+	if err != nil || c.problem != nil {
 		return repo.Zero, err
 	}
 	commit, err := l.r.WriteCommit(repo.NewCommit{
@@ -200,23 +222,16 @@ func (l *loop) apply(ctx context.Context, c *candidate, on repo.Hash, s change.C
 	return commit, err
 }
 
-// measure refuses a revision whose tree nothing may walk. What was pushed has been
-// measured in its quarantine; what a forge had been pushed has not.
-func (l *loop) measure(ctx context.Context, c *candidate, head change.Revision) error {
-	if !fromForge(head) {
-		return nil
-	}
-	tree, err := l.r.TreeOf(head.Commit)
-	if err == nil {
-		err = l.r.CheckExtent(ctx, tree)
-	}
+// measure refuses a tree that nothing may walk.
+func (l *loop) measure(ctx context.Context, c *candidate, tree repo.Hash, hint string) error {
+	err := l.r.CheckExtent(ctx, tree)
 	var large *repo.TooLarge
 	if errors.As(err, &large) {
 		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
 			Cause:  change.InvalidFile,
 			Reason: "the tree is larger than this server takes: " + large.Error(),
 			Short:  "the tree is too large",
-			Hint:   "leave out what belongs elsewhere, then push again",
+			Hint:   hint,
 		}}
 		return nil
 	}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -622,6 +624,76 @@ func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
 			t.Fatal("it left a verdict")
 		}
 	}
+}
+
+// A tree that nobody can check out is refused at the first try.
+func TestFaultOfTheTreeIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t)
+	what := `the tree holds the path ".git\r", which cannot be checked out`
+	w.build.suffer(fmt.Errorf("check out: %w", &repo.TreeFault{What: what}))
+	p := w.end(w.propose(ada, w.commit("begin", files("a", "1"))).Change)
+	if p.Kind != Refused || !strings.Contains(p.Reason, what) || w.build.runs() != 1 {
+		t.Errorf("%+v after %d tries", p, w.build.runs())
+	}
+}
+
+// Two trees that each hold what one may can hold more together, and one that only
+// attributes can merge may hold too many of them: both are refused with the bound, and
+// hold up nobody.
+func TestMergesAreMeasured(t *testing.T) {
+	t.Parallel()
+	w := newHarness(t)
+	large := func(parent repo.Hash, dir string) repo.Hash {
+		t.Helper()
+		blob := repo.Blob(nil)
+		at, mode := blob.Hash(), filemode.Regular
+		if err := w.r.Write(blob); err != nil {
+			t.Fatal(err)
+		}
+		for _, width := range []int{1000, 501} {
+			var entries []repo.Entry
+			for i := range width {
+				entries = append(entries, repo.Entry{Name: fmt.Sprintf("%03d", i), Mode: mode, Hash: at})
+			}
+			o := repo.TreeObject(entries)
+			if err := w.r.Write(o); err != nil {
+				t.Fatal(err)
+			}
+			at, mode = o.Hash(), filemode.Dir
+		}
+		tree, err := w.r.TreeOf(parent)
+		if err == nil {
+			tree, err = w.r.TreeWith(tree, map[string]repo.Edit{dir: {Mode: mode, Hash: at}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := w.r.WriteCommit(repo.NewCommit{Tree: tree, Parents: []repo.Hash{parent}, Message: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := w.commit("first", files("a", "1\n"))
+	w.land(ada, first)
+	left, right := large(first, "left"), large(first, "right")
+	w.land(ada, left)
+	p := w.end(w.propose(jun, right).Change)
+	if want := "the tree holds more than 1000000 entries"; p.Kind != Refused || !strings.Contains(p.Reason, want) {
+		t.Errorf("%+v, want %q", p, want)
+	}
+
+	many := map[string]string{}
+	for i := range 1001 {
+		many[fmt.Sprintf("%d/.gitattributes", i)] = "* text\n"
+	}
+	w.land(ada, w.commit("attributes", many, w.main()))
+	p = w.end(w.propose(jun, w.commit("late", files("b", "1\n"), first)).Change)
+	if want := "it holds more than 1000 files .gitattributes"; p.Kind != Refused || !strings.Contains(p.Reason, want) {
+		t.Errorf("%+v, want %q", p, want)
+	}
+	w.land(ada, w.commit("on it", files("c", "1\n"), w.main()))
 }
 
 // What is wrong with the server refuses nobody's change, however long it lasts.

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -143,6 +144,26 @@ func TestRealBuildsSeeTheirCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// What is pushed past the gate nobody has measured.
+	bomb := inner
+	for range 40 {
+		var entries []repo.Entry
+		for i := range 16 {
+			entries = append(entries, repo.Entry{Name: fmt.Sprintf("%02d", i), Mode: filemode.Dir, Hash: bomb.Hash()})
+		}
+		bomb = repo.TreeObject(entries)
+		if err := lib.Write(bomb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bombed, err := lib.WriteCommit(repo.NewCommit{Tree: bomb.Hash(), Parents: []repo.Hash{held}, At: at, Message: "bomb"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lib.Move(t.Context(), "refs/heads/main", held, bombed); err != nil {
+		t.Fatal(err)
+	}
+
 	base := w.commit("begin", map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\n", ".gitattributes": "*.bat eol=crlf\nlog merge=union\n", "log": "1\n"})
 	w.land(ada, base)
 	<-b.started
@@ -155,7 +176,8 @@ func TestRealBuildsSeeTheirCommit(t *testing.T) {
 
 	// A candidate that the gate has merged itself.
 	c := w.commit("work", map[string]string{"log": "1\n3\n", "a.bat": "x\n",
-		".gitmodules": "[submodule \"a\"]\n\tpath = a\n\turl = ../lib\n[submodule \"b\"]\n\tpath = b\n\turl = https://example.com/b\n[submodule \"c\"]\n\tpath = c\n\turl = ../lib\n",
+		".gitmodules": "[submodule \"a\"]\n\tpath = a\n\turl = ../lib\n[submodule \"b\"]\n\tpath = b\n\turl = https://example.com/b\n[submodule \"c\"]\n\tpath = c\n\turl = ../lib\n" +
+			"[submodule \"d\"]\n\tpath = d\n\turl = ../lib\n",
 		"buildspec.yml": `version: 0.2
 phases:
   build:
@@ -172,7 +194,7 @@ artifacts: {files: ['**/*']}
 		t.Fatal(err)
 	}
 	links := map[string]repo.Edit{}
-	for name, commit := range map[string]repo.Hash{"a": held, "b": held, "c": base} {
+	for name, commit := range map[string]repo.Hash{"a": held, "b": held, "c": base, "d": bombed} {
 		links[name] = repo.Edit{Mode: filemode.Submodule, Hash: commit}
 	}
 	if tree, err = w.r.TreeWith(tree, links); err != nil {
@@ -201,6 +223,8 @@ artifacts: {files: ['**/*']}
 		"\nsubmodule a: lib at " + held.String()[:7],
 		"\nsubmodule b is not checked out: https://example.com/b is not of this server\n",
 		"\nsubmodule c is not checked out: no branch and no tag of lib holds " + base.String()[:7] + "\n",
+		"\nsubmodule d is not checked out: ",
+		" holds more than 1000000 entries\n",
 		"artifact main: 6 files",
 	} {
 		if !strings.Contains("\n"+log.String(), want) {

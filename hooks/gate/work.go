@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/hooks/gate/plan"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
@@ -230,6 +231,9 @@ func (l *loop) notBuilt(b *building, err error) {
 	}
 
 	l.failures[b.key]++
+	if fault := (*repo.TreeFault)(nil); errors.As(err, &fault) {
+		l.failures[b.key] = plan.MaxFailures // the same tree has it the next time, too
+	}
 	b.candidate.failure = "the server's log says why under " + b.log
 	if known != nil {
 		b.candidate.failure = known.ForPeople()

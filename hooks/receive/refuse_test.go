@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -310,6 +311,26 @@ func TestTreeBombIsRefused(t *testing.T) {
 			t.Errorf("%s: the commit %s of a refused push is kept", where, commit)
 		}
 	}
+}
+
+// A tree of a legal number of files whose paths are longer than anybody lists is
+// refused where it can still be mended.
+func TestLongPathsAreRefused(t *testing.T) {
+	h := newHarness(t)
+	c := h.landed()
+	entry := "100644 blob " + c.pipe("", "hash-object", "-w", "--stdin") + "\t%s\n"
+	for _, width := range []int{1000, 400, 1} {
+		var level strings.Builder
+		for i := range width {
+			fmt.Fprintf(&level, entry, strings.Repeat("n", 80)+strconv.Itoa(i))
+		}
+		entry = "040000 tree " + c.pipe(level.String(), "mktree") + "\t%s\n"
+	}
+	blob := c.pipe(buildspec["buildspec.yml"], "hash-object", "-w", "--stdin")
+	top := c.pipe("100644 blob "+blob+"\tbuildspec.yml\n"+fmt.Sprintf(entry, "long"), "mktree")
+	commit := c.git("commit-tree", "-p", "HEAD", "-m", "long", top)
+	h.push(c, "ada", "origin", commit+":refs/for/main").refused(t, "the tree is larger than this server takes",
+		"long holds more than 67108864 bytes of paths")
 }
 
 // What is odd and no reason to refuse is told to the pusher, whose change lands.
