@@ -100,6 +100,9 @@ func doctor(ctx context.Context, p printer, data string, repair, asJSON bool) er
 	if err := server.CheckHistory(data); err != nil {
 		found = append(found, finding{What: err.Error()})
 	}
+	for _, err := range server.Unreadable(data) {
+		found = append(found, finding{What: err.Error()})
+	}
 	if err := agentEngine(data, slog.New(slog.DiscardHandler)).Damaged(); err != nil {
 		for what := range strings.Lines(err.Error()) {
 			found = append(found, finding{What: "agent: " + strings.TrimSpace(what)})

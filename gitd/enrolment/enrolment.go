@@ -87,21 +87,45 @@ func Open(dir string) (*Store, error) {
 			}
 			continue
 		}
-		data, err := os.ReadFile(path)
-		var t Token
-		if err == nil {
-			err = json.Unmarshal(data, &t)
-		}
-		if err == nil && (t.ID+".json" != f.Name() || t.Key == "" || t.By == "") {
-			err = errors.New("it does not hold the token of an enrolment")
-		}
+		t, err := read(path)
 		if err != nil {
-			return nil, fmt.Errorf("open enrolments: %s: %w\nhint: remove the file, and its token is good for nothing", path,
-				err)
+			return nil, err
 		}
 		s.tokens[t.Key] = t
 	}
 	return s, nil
+}
+
+// Damaged says which files of a store's directory do not hold the token that they are
+// to hold. The store may be in use.
+func Damaged(dir string) (found []error) {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return []error{fmt.Errorf("read enrolments: %w", err)}
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), ".tmp-") {
+			continue
+		}
+		if _, err := read(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			found = append(found, err)
+		}
+	}
+	return found
+}
+
+func read(path string) (t Token, err error) {
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, &t)
+	}
+	if err == nil && (t.ID+".json" != filepath.Base(path) || t.Key == "" || t.By == "") {
+		err = errors.New("it does not hold the token of an enrolment")
+	}
+	if err != nil {
+		err = fmt.Errorf("open enrolments: %s: %w\nhint: remove the file, and its token is good for nothing", path, err)
+	}
+	return t, err
 }
 
 // Request is what a machine is to be that a token is made for.

@@ -39,6 +39,14 @@ func OpenSigner(path string, person Person) (*Signer, error) {
 	if err != nil {
 		return nil, err
 	}
+	former, err := readFormer(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{person, key, former}, nil
+}
+
+func readFormer(path string) (Signers, error) {
 	data, err := os.ReadFile(FormerKeys(path))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read the former signing keys: %w", err)
@@ -47,7 +55,13 @@ func OpenSigner(path string, person Person) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", FormerKeys(path), err)
 	}
-	return &Signer{person, key, former}, nil
+	return former, nil
+}
+
+// CheckSigner says why OpenSigner would not read a key that is there.
+func CheckSigner(path string) error {
+	_, err := readFormer(path)
+	return errors.Join(CheckKey(path), err)
 }
 
 // OpenKey reads an SSH private key, making an ed25519 one, readable by its owner
@@ -62,6 +76,20 @@ func OpenKey(path string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
+	return parseKey(path, data)
+}
+
+// CheckKey says why OpenKey would not read a key that is there. The error matches
+// os.ErrNotExist when there is none.
+func CheckKey(path string) error {
+	data, err := os.ReadFile(path)
+	if err == nil {
+		_, err = parseKey(path, data)
+	}
+	return err
+}
+
+func parseKey(path string, data []byte) (ssh.Signer, error) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("key %s may be read by others (mode %o); run: chmod 600 %s", path, info.Mode().Perm(), path)
 	}

@@ -25,6 +25,13 @@ func OpenKey(path string) (*Key, error) {
 	return key, err
 }
 
+// CheckKey says why a key that is there cannot be read. The error matches
+// os.ErrNotExist when there is none.
+func CheckKey(path string) error {
+	_, err := readKey(path)
+	return err
+}
+
 // readKey reads a key. The error matches os.ErrNotExist when there is none.
 func readKey(path string) (*Key, error) {
 	text, err := os.ReadFile(path)

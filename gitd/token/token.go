@@ -119,7 +119,7 @@ func Open(dir string) (*Store, error) {
 		case f.Name() != usedFile:
 			t, err := read(path)
 			if err != nil {
-				return nil, fmt.Errorf("%w\nhint: remove the file, and its token is revoked", err)
+				return nil, err
 			}
 			s.tokens[t.Digest] = t
 		}
@@ -127,17 +127,36 @@ func Open(dir string) (*Store, error) {
 	return s, s.readUsed()
 }
 
+// Damaged says which files of a store's directory do not hold the token that they are
+// to hold. The store may be in use.
+func Damaged(dir string) (found []error) {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return []error{fmt.Errorf("read tokens: %w", err)}
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), ".tmp-") || f.Name() == usedFile {
+			continue
+		}
+		if _, err := read(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			found = append(found, err)
+		}
+	}
+	return found
+}
+
 func read(path string) (t Token, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return t, err
 	}
-	if err := json.Unmarshal(data, &t); err != nil {
-		return t, fmt.Errorf("%s does not hold a token: %w", path, err)
+	err = json.Unmarshal(data, &t)
+	if digest, bad := hex.DecodeString(t.Digest); err == nil && (bad != nil || len(digest) != sha256.Size ||
+		filepath.Base(path) != t.ID+".json" || !strings.HasPrefix(t.Digest, t.ID) || t.User == "") {
+		err = errors.New("a part is missing, or another's")
 	}
-	if digest, err := hex.DecodeString(t.Digest); err != nil || len(digest) != sha256.Size ||
-		filepath.Base(path) != t.ID+".json" || !strings.HasPrefix(t.Digest, t.ID) || t.User == "" {
-		return t, fmt.Errorf("%s does not hold a token", path)
+	if err != nil {
+		return t, fmt.Errorf("%s does not hold a token: %w\nhint: remove the file, and its token is revoked", path, err)
 	}
 	return t, nil
 }

@@ -25,12 +25,12 @@ const configBranch = "main"
 func (s *Server) configure(ctx context.Context) error {
 	own, err := s.store.Create(ctx, access.Own)
 	if err != nil {
-		return err
+		return unreadable(s.opts.Data, err)
 	}
 	crash.Point("configure.own-repository")
 	tip, err := own.Ref("refs/heads/" + configBranch)
 	if err != nil {
-		return err
+		return unreadable(s.opts.Data, err)
 	}
 	if tip == repo.Zero {
 		if err := s.firstConfiguration(ctx, own); err != nil {
@@ -38,7 +38,7 @@ func (s *Server) configure(ctx context.Context) error {
 		}
 	}
 	if err := s.loadAccess(ctx); err != nil {
-		return err
+		return unreadable(s.opts.Data, err)
 	}
 	if s.opts.DropOwnPolicies {
 		return s.dropOwnPolicies(ctx, own)
@@ -290,15 +290,23 @@ func (s *Server) landedConfiguration() (c configuration, err error) {
 	if c.tip, err = c.own.Ref("refs/heads/" + configBranch); err != nil {
 		return fail(err)
 	}
-	tree, err := c.own.TreeOf(c.tip)
-	if err != nil {
-		return fail(err)
-	}
-	if c.data, err = c.own.File(tree, access.FileName); err != nil {
-		return fail(err)
-	}
-	c.config, err = access.Parse(access.FileName, c.data)
+	c.data, c.config, err = configurationAt(c.own, c.tip)
 	return c, err
+}
+
+// configurationAt reads server.yaml of a commit.
+func configurationAt(own *repo.Repository, tip repo.Hash) (data []byte, config *access.Config, err error) {
+	tree, err := own.TreeOf(tip)
+	if err == nil {
+		data, err = own.File(tree, access.FileName)
+	}
+	if err == nil {
+		config, err = access.Parse(access.FileName, data)
+	}
+	if err != nil {
+		err = fmt.Errorf("read %s of %s at %s: %w", access.FileName, access.Own, show.Short(tip.String()), err)
+	}
+	return data, config, err
 }
 
 // changed brings a configuration into force as it lands: whoever pushed it reads

@@ -172,14 +172,14 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	hostKey, err := repo.OpenKey(path("keys", "host"))
 	if err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	cookieKey, err := openSecret(path("keys", "console"))
 	if err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	if s.secrets, err = secret.Open(path("secrets"), path("keys", "secrets")); err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	if err := s.listen(hostKey); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Email: "headgate@" + s.about.Name,
 	})
 	if err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	s.about.Signers = signer.AllowedSigners()
 	program, err := hookProgram()
@@ -201,16 +201,16 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	var swept []string
 	if s.store, swept, err = repo.OpenStore(path("repositories"), path("hooks"), signer); err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	for _, what := range swept {
 		log.Info("removed or completed what an earlier process left", "file", what)
 	}
 	if err := checkSigner(s.store, path("keys", "server")); err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	if s.tokens, err = token.Open(path("tokens")); err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	logDir, err := buildlog.OpenDir(path("logs", "builds"))
 	if err != nil {
@@ -218,10 +218,10 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 	}
 	s.logs = Logs{Dir: logDir}
 	if s.artifacts, err = artifact.Open(path("artifacts")); err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	if s.remotes, err = openRemotes(s); err != nil {
-		return nil, err
+		return nil, unreadable(o.Data, err)
 	}
 	if s.policies, err = Policies(log); err != nil {
 		return nil, err
@@ -441,7 +441,7 @@ func hookProgram() (string, error) {
 
 // openSecret reads 32 random bytes, making them first.
 func openSecret(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
+	data, err := readSecret(path)
 	if errors.Is(err, os.ErrNotExist) {
 		data = make([]byte, 32)
 		if _, err := rand.Read(data); err != nil {
@@ -449,6 +449,11 @@ func openSecret(path string) ([]byte, error) {
 		}
 		return data, repo.WriteFile(path, data, 0o600)
 	}
+	return data, err
+}
+
+func readSecret(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
 	if err == nil && len(data) != 32 {
 		err = fmt.Errorf("%s holds %d bytes, not 32; remove it, and everybody signs in again", path, len(data))
 	}
