@@ -44,7 +44,8 @@ var chapters = []chapter{
 	{name: "run a schedule", do: (*journey).runSchedule, staging: 3, production: 1},
 	{name: "pack anew", args: packAlways, do: (*journey).packed, staging: 3, production: 1},
 	{name: "rotate the signing key", do: (*journey).rotateKey, staging: 3, production: 1},
-	{name: "rename an environment", do: (*journey).rename, staging: 4, production: 1, called: "live"},
+	{name: "remove a schedule", do: (*journey).removeSchedule, staging: 4, production: 1},
+	{name: "rename an environment", do: (*journey).rename, staging: 5, production: 1, called: "live"},
 }
 
 // packAlways has a server pack its repositories whenever it starts.
@@ -600,7 +601,7 @@ func (j *journey) rollBack() {
 
 // rename gives production another name, and what was proposed there goes with it.
 func (j *journey) rename() {
-	j.change(6, "landed", func() error {
+	j.change(7, "landed", func() error {
 		_, err := j.hg("env", "rename", "hello", "production", "live")
 		return err
 	})
@@ -630,5 +631,29 @@ func (j *journey) runSchedule() {
 			_, err = j.hg("schedule", "run", "hello", "rarely")
 		}
 		return fmt.Errorf("the schedule is %s: %v", s.State, err)
+	})
+}
+
+// removeSchedule lands a headgate.yaml without it, and waits until that is on record.
+func (j *journey) removeSchedule() {
+	j.step("fetch", func() error { return j.git("fetch", "-q", "origin") })
+	j.must(j.git("reset", "-q", "--hard", "origin/main"))
+	text, err := os.ReadFile(filepath.Join(j.work, "headgate.yaml"))
+	j.must(err)
+	without := regexp.MustCompile(`schedules:\n.*\n`).ReplaceAllString(string(text), "")
+	j.write("headgate.yaml", without)
+	j.must(j.git("commit", "-qam", "Run nothing at night"))
+	j.change(6, "landed", func() error { return j.git("push", "-q", "origin", "HEAD:main") })
+	j.step("its end", func() error {
+		at, err := refsIn(filepath.Join(j.data(), "repositories", "hello.git"))
+		if err != nil {
+			return err
+		}
+		out, errs, err := within(waitTimeout, j.dir, j.env(), "git", "--git-dir",
+			filepath.Join(j.data(), "repositories", "hello.git"), "log", "-1", "--format=%s", at["refs/schedules/rarely"])
+		if err != nil || !strings.HasSuffix(strings.TrimSpace(out), " is removed") {
+			return fmt.Errorf("%w: %s%s", err, out, errs)
+		}
+		return nil
 	})
 }

@@ -226,8 +226,12 @@ func (l *loop) remove(ctx context.Context, h History) error {
 		return nil
 	}
 	h.Cron, h.Zone = "", ""
+	crash.Point("schedule.removing")
 	_, err := l.histories.append(ctx, h, removed, fmt.Sprintf("schedule %s of %s is removed", h.Name, l.r.Name()),
 		l.c.Now(), Build{})
+	if err == nil {
+		crash.Point("schedule.removed")
+	}
 	return err
 }
 
