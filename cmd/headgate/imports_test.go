@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"cmd/internal/server": {"cmd/internal/proof", "gitd", "hooks", "policies", "reconciler"},
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
 	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/proof", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
-	"e2e":                 {"e2e/forges", "reconciler/target/services/engine/enginetest"}, // which knows nobody
+	"e2e":                 {"e2e/forges", "e2e/power", "reconciler/target/services/engine/enginetest"}, // which knows nobody
 	"e2e/bench/landings":  {"gitd", "hooks"},
 }
 
