@@ -53,10 +53,10 @@ func recordsOf(cmd *exec.Cmd, each func(string) error) error {
 // recordWriter gives what is written to it to each, record by record. A record without
 // its end is none: whoever wrote it has failed, and says so.
 type recordWriter struct {
-	each   func(string) error
-	begun  []byte
-	left   int64
-	failed error
+	each    func(string) error
+	partial []byte
+	left    int64
+	failed  error
 }
 
 func (w *recordWriter) Write(p []byte) (int, error) {
@@ -67,11 +67,11 @@ func (w *recordWriter) Write(p []byte) (int, error) {
 	for w.failed == nil {
 		end := bytes.IndexByte(p, 0)
 		if end < 0 {
-			w.begun = append(w.begun, p...)
+			w.partial = append(w.partial, p...)
 			break
 		}
-		w.failed = w.each(string(append(w.begun, p[:end]...)))
-		w.begun, p = w.begun[:0], p[end+1:]
+		w.failed = w.each(string(append(w.partial, p[:end]...)))
+		w.partial, p = w.partial[:0], p[end+1:]
 	}
 	return n, w.failed
 }
