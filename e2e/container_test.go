@@ -15,7 +15,7 @@ import (
 
 	"github.com/moby/moby/client"
 
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine/enginetest"
+	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
 )
 
 // containerCompose runs a web server of an image, which says what release it is of.

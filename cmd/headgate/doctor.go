@@ -17,7 +17,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
+	"github.com/headgate-cd/headgate/gitd/engine"
 )
 
 func doctorCommand() command {

@@ -17,7 +17,7 @@ var allowed = map[string][]string{
 	"policies":            {},
 	"gitd":                {"gitd"},
 	"hooks":               {"gitd", "hooks", "policies"},
-	"hooks/build":         {"gitd/buildsettings", "gitd/crash", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
+	"hooks/build":         {"gitd/buildsettings", "gitd/crash", "gitd/engine", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
 	"hooks/build/report":  {"gitd/repo"},
 	"hooks/receive/wire":  {},
 	"reconciler":          {"gitd", "policies", "reconciler"},
@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"cmd/internal/server": {"cmd/internal/proof", "gitd", "hooks", "policies", "reconciler"},
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
 	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/proof", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
-	"e2e":                 {"e2e/forges", "e2e/power", "reconciler/target/services/engine/enginetest"}, // which knows nobody
+	"e2e":                 {"e2e/forges", "e2e/power", "gitd/engine/enginetest"}, // which knows nobody
 	"e2e/bench/landings":  {"gitd", "hooks"},
 }
 

@@ -12,10 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -311,7 +311,7 @@ func (a *app) accept(d *target.Declared) {
 	a.commit, a.sequence, a.fault, a.reason = d.Commit, d.Sequence, "", ""
 	plan, versions, err := a.parse(d)
 	if err != nil {
-		a.fault, a.reason = err.Error(), engine.ReasonOf(err)
+		a.fault, a.reason = err.Error(), target.Reason(engine.ReasonOf(err))
 		a.owner.Log.Warn("declared state cannot be carried out", "env", a.key().Environment, "app", a.key().Application,
 			"commit", d.Commit, "err", err)
 		return

@@ -14,9 +14,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 // contained is a container as a workload.
@@ -92,7 +92,7 @@ func (c *contained) theEngine() (*engine.Engine, bool) {
 }
 
 func (c *contained) endingOf(end engine.End) ending {
-	how := ending{outcome: "exited " + strconv.Itoa(end.Code), exitCode: end.Code, reason: end.Reason}
+	how := ending{outcome: "exited " + strconv.Itoa(end.Code), exitCode: end.Code, reason: target.Reason(end.Reason)}
 	if end.Code > 128 && end.Code < 128+32 {
 		how.outcome = "was ended by " + signalName(syscall.Signal(end.Code-128))
 	}
@@ -101,11 +101,11 @@ func (c *contained) endingOf(end engine.End) ending {
 		return how
 	}
 	switch end.Reason {
-	case target.ReasonRemoved:
+	case engine.ReasonRemoved:
 		how.outcome = "was removed from the container engine by somebody else"
-	case target.ReasonStoppedByHand:
+	case engine.ReasonStoppedByHand:
 		how.outcome += ", as somebody else had the container engine do"
-	case target.ReasonOutOfMemory:
+	case engine.ReasonOutOfMemory:
 		how.outcome = "needed more than its memory limit and was ended"
 	}
 	if end.Message != "" {

@@ -14,8 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
+	"github.com/headgate-cd/headgate/gitd/engine"
 )
 
 // Labels of containers, by which they are found by people and by the agent.
@@ -106,7 +105,7 @@ func (c *containers) answering(ctx context.Context, in *instance) (*engine.Engin
 		if err == nil {
 			return e, nil
 		}
-		if engine.ReasonOf(err) != target.ReasonEngineUnavailable {
+		if engine.ReasonOf(err) != engine.ReasonEngineUnavailable {
 			if _, resolved := in.app.images.known(in.what); !resolved {
 				return nil, hopeless{err}
 			}

@@ -14,8 +14,9 @@ import (
 	moby "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
 	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine/enginetest"
 	"github.com/headgate-cd/headgate/reconciler/target/targettest"
 )
 
@@ -161,7 +162,7 @@ func testImageMissing(t *testing.T, d *enginetest.Daemon, h *harness) {
 	h.await(target.Healthy)
 	h.converge(2, strings.Replace(page, "image: headgate.test/busybox:1", "image: 127.0.0.1:1/no/such:1", 1))
 	o := h.await(target.Failed)
-	if o.Reason != target.ReasonRegistryUnavailable || !strings.Contains(o.Message, "the registry of image 127.0.0.1:1/no/such:1 does not give it") {
+	if o.Reason != target.Reason(engine.ReasonRegistryUnavailable) || !strings.Contains(o.Message, "the registry of image 127.0.0.1:1/no/such:1 does not give it") {
 		t.Errorf("%s: %s", o.Reason, o.Message)
 	}
 	h.get("/", "release 1 of web-")
@@ -362,7 +363,7 @@ func testEngineMissing(t *testing.T, _ *enginetest.Daemon, _ *harness) {
 	h := openIn(t, t.TempDir(), t.TempDir(), func(*Target) {})
 	h.converge(1, page)
 	o := h.await(target.Failed)
-	if o.Reason != target.ReasonEngineMissing || !strings.Contains(o.Message, "apt-get install docker.io") {
+	if o.Reason != target.Reason(engine.ReasonEngineMissing) || !strings.Contains(o.Message, "apt-get install docker.io") {
 		t.Errorf("%s: %s", o.Reason, o.Message)
 	}
 }
@@ -375,7 +376,7 @@ func testEngineAway(t *testing.T, d *enginetest.Daemon, h *harness) {
 	h.converge(2, page)
 	eventually(t, "it waits for the engine", func() (string, bool) {
 		o := h.Observe(h.key())
-		return fmt.Sprintf("%s %s: %s", o.State, o.Reason, o.Message), o.Reason == target.ReasonEngineUnavailable
+		return fmt.Sprintf("%s %s: %s", o.State, o.Reason, o.Message), o.Reason == target.Reason(engine.ReasonEngineUnavailable)
 	})
 	d.Start()
 	h.await(target.Healthy)

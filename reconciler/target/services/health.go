@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/terminal"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 // Checks of an instance that was never healthy come quickly, so that a rollout

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 // image is what the image of a version was resolved to.
@@ -141,9 +141,9 @@ func (i *images) resolve(ctx context.Context, e *engine.Engine, in *instance, re
 			return r.image, nil
 		}
 		switch reason := engine.ReasonOf(err); {
-		case ctx.Err() != nil, reason == target.ReasonEngineUnavailable:
+		case ctx.Err() != nil, reason == engine.ReasonEngineUnavailable:
 			return image{}, err
-		case try == resolveTries, reason == target.ReasonImageInvalid:
+		case try == resolveTries, reason == engine.ReasonImageInvalid:
 			return image{}, hopeless{err}
 		}
 		in.wait(err)
@@ -163,7 +163,7 @@ func (i *images) load(ctx context.Context, e *engine.Engine, in *instance, diges
 		switch {
 		case err == nil:
 			return image{Image: found, At: r.At, Own: digest}, nil
-		case engine.ReasonOf(err) != target.ReasonImageNotFound:
+		case engine.ReasonOf(err) != engine.ReasonImageNotFound:
 			return image{}, err
 		}
 	}
@@ -182,7 +182,7 @@ func (i *images) load(ctx context.Context, e *engine.Engine, in *instance, diges
 	}
 	if r.known && found.ID != r.ID {
 		return image{}, &engine.Error{
-			Reason: target.ReasonDigestMismatch,
+			Reason: engine.ReasonDigestMismatch,
 			What:   fmt.Sprintf("image %s of release %d is %s, and was %s", digest, in.version.Release.Number, found.ID, r.ID),
 		}
 	}

@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
+	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
@@ -193,7 +194,7 @@ func (in *instance) notStarted(err error) rollout.Exited {
 	return rollout.Exited{
 		ID:       in.id,
 		How:      "could not start: " + err.Error(),
-		Reason:   engine.ReasonOf(err),
+		Reason:   target.Reason(engine.ReasonOf(err)),
 		Hopeless: errors.As(err, new(hopeless)),
 	}
 }
@@ -201,7 +202,7 @@ func (in *instance) notStarted(err error) rollout.Exited {
 // wait tells why the instance does not start yet.
 func (in *instance) wait(why error) {
 	in.tell(func() {
-		in.app.observed.Saw(rollout.Delayed{ID: in.id, Why: why.Error(), Reason: engine.ReasonOf(why)}, time.Now())
+		in.app.observed.Saw(rollout.Delayed{ID: in.id, Why: why.Error(), Reason: target.Reason(engine.ReasonOf(why))}, time.Now())
 	})
 }
 

@@ -18,8 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 )
 
 // process is the command of an instance with all that it has started. It outlives

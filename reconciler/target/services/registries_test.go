@@ -16,8 +16,9 @@ import (
 	"github.com/moby/moby/client"
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
 	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine/enginetest"
 )
 
 // startRegistry runs Docker's registry for one user, and says where.
@@ -100,7 +101,7 @@ func testPrivateRegistry(t *testing.T, d *enginetest.Daemon, h *harness) {
 		want  target.Reason
 	}{
 		{"only-a-password", target.ReasonSecretInvalid},
-		{"ada:curiouser", target.ReasonImageDenied},
+		{"ada:curiouser", target.Reason(engine.ReasonImageDenied)},
 	} {
 		declare(secretsOf("registry/team", c.value))
 		eventually(t, "it says what is wrong with the login", func() (string, bool) {

@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -135,7 +135,7 @@ func (g *grants) of(s Service, repository string) (map[string]string, error) {
 	missing := func(name string) error {
 		id := secret.ID{Repository: repository, Name: strings.TrimPrefix(name, "/")}
 		return &engine.Error{
-			Reason: target.ReasonSecretMissing,
+			Reason: engine.Reason(target.ReasonSecretMissing),
 			What: fmt.Sprintf(
 				"service %s wants the secret %s, which is not set; set it: ssh <this server> secret set %s <value.txt",
 				s.Name, name, id),
@@ -165,13 +165,13 @@ func (g *grants) value(s Secret, revision string) ([]byte, error) {
 	}
 	if !known {
 		return nil, &engine.Error{
-			Reason: target.ReasonSecretMissing,
+			Reason: engine.Reason(target.ReasonSecretMissing),
 			What:   fmt.Sprintf("the secret %s is not there as it was; set it again", s.Name),
 		}
 	}
 	data := v.Reveal()
 	invalid := func(what string) error {
-		return &engine.Error{Reason: target.ReasonSecretInvalid,
+		return &engine.Error{Reason: engine.Reason(target.ReasonSecretInvalid),
 			What: fmt.Sprintf("the secret %s %s; set another value", s.Name, what)}
 	}
 	if s.JSON != "" {
@@ -211,7 +211,7 @@ func (g *grants) login(c *Container) (engine.Login, error) {
 	user, password, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
 	if !ok || user == "" || password == "" || strings.ContainsAny(user, "{\n") {
 		return engine.Login{}, &engine.Error{
-			Reason: target.ReasonSecretInvalid,
+			Reason: engine.Reason(target.ReasonSecretInvalid),
 			What: fmt.Sprintf(
 				`the secret %s is no login of a registry; set one like user:password, or {"username": …, "password": …}`, c.Login),
 		}

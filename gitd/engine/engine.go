@@ -23,8 +23,6 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
-
-	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Engine is a container engine. Its methods may be called by several goroutines.
@@ -36,7 +34,7 @@ type Engine struct {
 
 // Error is what an engine, or a registry that it asked, could not do.
 type Error struct {
-	Reason target.Reason
+	Reason Reason
 	What   string // for people, with what to do
 	Err    error  // nil: there is nothing to add
 }
@@ -51,7 +49,7 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // ReasonOf is the reason of an error, "" when it has none.
-func ReasonOf(err error) target.Reason {
+func ReasonOf(err error) Reason {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Reason
@@ -92,7 +90,7 @@ func Find() (*Engine, error) {
 		}
 	}
 	return nil, &Error{
-		Reason: target.ReasonEngineMissing,
+		Reason: ReasonEngineMissing,
 		What: "there is no container engine on this machine (no DOCKER_HOST, and no socket of Docker or Podman); " +
 			"install one, such as with apt-get install docker.io, and have the agent's user in the group docker",
 	}
@@ -110,7 +108,7 @@ func Open(host string) (*Engine, error) {
 	}
 	if err != nil {
 		return nil, &Error{
-			Reason: target.ReasonEngineMissing,
+			Reason: ReasonEngineMissing,
 			What: fmt.Sprintf(
 				"the container engine at %q cannot be used; correct DOCKER_HOST, such as unix:///run/docker.sock", host),
 			Err: err,
@@ -169,23 +167,23 @@ const (
 func (e *Engine) failure(ctx context.Context, doing string, err error) error {
 	switch {
 	case ctx.Err() != nil && context.Cause(ctx) != nil && !errors.Is(context.Cause(ctx), context.Canceled):
-		return &Error{Reason: target.ReasonEngineUnavailable, What: "cannot " + doing, Err: context.Cause(ctx)}
+		return &Error{Reason: ReasonEngineUnavailable, What: "cannot " + doing, Err: context.Cause(ctx)}
 	case errors.Is(err, syscall.EACCES):
 		return &Error{
-			Reason: target.ReasonEngineDenied,
+			Reason: ReasonEngineDenied,
 			What: fmt.Sprintf(
 				"cannot %s: the agent's user may not use %s; add it to the group of that file, such as with usermod -aG docker USER, "+
 					"and start the agent anew", doing, e.Host),
 		}
 	case away(err):
 		return &Error{
-			Reason: target.ReasonEngineUnavailable,
+			Reason: ReasonEngineUnavailable,
 			What: fmt.Sprintf(
 				"cannot %s: the container engine at %s does not answer; start it, such as with systemctl start docker",
 				doing, e.Host),
 		}
 	}
-	return &Error{Reason: target.ReasonRefused, What: "the container engine cannot " + doing, Err: err}
+	return &Error{Reason: ReasonRefused, What: "the container engine cannot " + doing, Err: err}
 }
 
 // away says whether an error is that the engine does not answer.

@@ -22,7 +22,6 @@ import (
 	"github.com/moby/moby/client/pkg/versions"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
-	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Spec is a container to be made.
@@ -86,14 +85,14 @@ func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
 	for _, v := range s.Volumes {
 		if v.Within != "" && versions.LessThan(e.api.ClientVersion(), "1.45") {
 			return "", &Error{
-				Reason: target.ReasonRefused,
+				Reason: ReasonRefused,
 				What:   "this container engine cannot mount a directory of a volume (subpath), Docker 26 can; mount the whole volume, or upgrade it",
 			}
 		}
 	}
 	config, host, err := s.configs()
 	if err != nil {
-		return "", &Error{Reason: target.ReasonRefused, What: "the container cannot be made", Err: err}
+		return "", &Error{Reason: ReasonRefused, What: "the container cannot be made", Err: err}
 	}
 	options := client.ContainerCreateOptions{Name: s.Name, Config: config, HostConfig: host}
 	if s.Network != "" {
@@ -224,7 +223,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	case strings.Contains(err.Error(), "port is already allocated"),
 		strings.Contains(err.Error(), "address already in use"):
 		return &Error{
-			Reason: target.ReasonPortTaken,
+			Reason: ReasonPortTaken,
 			What:   "the port by which the container is reached was taken by another program meanwhile; another one is tried",
 			Err:    err,
 		}
@@ -265,9 +264,9 @@ func (e *Engine) Inspect(ctx context.Context, id string) (r Running, running boo
 
 // End is how a container ended.
 type End struct {
-	Code    int           // its exit status, above 128 after a signal
-	Reason  target.Reason // "" for one that ended by itself
-	Message string        // of the engine, why it did not run at all
+	Code    int    // its exit status, above 128 after a signal
+	Reason  Reason // "" for one that ended by itself
+	Message string // of the engine, why it did not run at all
 }
 
 // Wait waits until a container has ended, also while the engine is away and back.
@@ -289,7 +288,7 @@ func (e *Engine) Wait(ctx context.Context, id string) (End, error) {
 		case ctx.Err() != nil:
 			return End{}, ctx.Err()
 		case cerrdefs.IsNotFound(err):
-			return End{Code: -1, Reason: target.ReasonRemoved}, nil
+			return End{Code: -1, Reason: ReasonRemoved}, nil
 		}
 		if end, ended := e.ended(ctx, id, code); ended {
 			return end, nil
@@ -304,7 +303,7 @@ func (e *Engine) Wait(ctx context.Context, id string) (End, error) {
 func (e *Engine) ended(ctx context.Context, id string, code int) (End, bool) {
 	found, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if cerrdefs.IsNotFound(err) {
-		return End{Code: code, Reason: target.ReasonRemoved}, true
+		return End{Code: code, Reason: ReasonRemoved}, true
 	}
 	if err != nil || found.Container.State == nil {
 		return End{}, false
@@ -316,15 +315,15 @@ func (e *Engine) ended(ctx context.Context, id string, code int) (End, bool) {
 	end := End{Code: s.ExitCode, Message: s.Error}
 	switch {
 	case s.Status == container.StateRemoving:
-		end.Reason = target.ReasonRemoved
+		end.Reason = ReasonRemoved
 	case s.OOMKilled:
-		end.Reason = target.ReasonOutOfMemory
+		end.Reason = ReasonOutOfMemory
 	case e.killed(ctx, id):
-		end.Reason = target.ReasonStoppedByHand
+		end.Reason = ReasonStoppedByHand
 		// Who removes a container that runs has it ended first.
 		sleep(ctx, removalPause)
 		if _, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); cerrdefs.IsNotFound(err) {
-			end.Reason = target.ReasonRemoved
+			end.Reason = ReasonRemoved
 		}
 	}
 	return end, true

@@ -16,8 +16,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
-
-	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Image is an image that the engine has.
@@ -72,7 +70,7 @@ func (e *Engine) Resolve(ctx context.Context, ref string, pull Pull, login Login
 	name, err := reference.ParseDockerRef(ref)
 	if err != nil {
 		return Image{}, &Error{
-			Reason: target.ReasonImageInvalid,
+			Reason: ReasonImageInvalid,
 			What:   fmt.Sprintf("image %q is not a reference; write it like ghcr.io/acme/web:4", ref),
 			Err:    err,
 		}
@@ -87,7 +85,7 @@ func (e *Engine) Resolve(ctx context.Context, ref string, pull Pull, login Login
 		return Image{}, e.failure(ctx, "look for image "+ref, err)
 	case pull == PullNever && missing:
 		return Image{}, &Error{
-			Reason: target.ReasonImageNotFound,
+			Reason: ReasonImageNotFound,
 			What: fmt.Sprintf(
 				"image %s is not on this machine, and pull_policy is never; put it there, or leave pull_policy out", ref),
 		}
@@ -132,7 +130,7 @@ func (e *Engine) Have(ctx context.Context, image Image, login Login) (Image, err
 		return Image{}, e.failure(ctx, "look for image "+ref, err)
 	case image.Digest == "":
 		return Image{}, &Error{
-			Reason: target.ReasonImageNotFound,
+			Reason: ReasonImageNotFound,
 			What: fmt.Sprintf(
 				"image %s, which came from no registry, is not on this machine any more; put it there, or promote again", ref),
 		}
@@ -231,7 +229,7 @@ func (e *Engine) pullFailure(ctx context.Context, ref string, err error) error {
 	case has("unexpected digest", "verification failed", "digest mismatch", "does not match",
 		"filesystem layer verification"):
 		return &Error{
-			Reason: target.ReasonDigestMismatch,
+			Reason: ReasonDigestMismatch,
 			What: fmt.Sprintf(
 				"what the registry gave as image %s is something else; find out who changed it there, or name what is meant", ref),
 			Err: err,
@@ -239,20 +237,20 @@ func (e *Engine) pullFailure(ctx context.Context, ref string, err error) error {
 	case cerrdefs.IsUnauthorized(err), cerrdefs.IsPermissionDenied(err),
 		has("denied", "unauthorized", "authentication required", "no basic auth"):
 		return &Error{
-			Reason: target.ReasonImageDenied,
+			Reason: ReasonImageDenied,
 			What: fmt.Sprintf(
 				"the registry does not give image %s to this machine, or has none; correct its name, or name the secret with a login for its registry (x-headgate: {registries: …} in compose.yaml)", ref),
 			Err: err,
 		}
 	case cerrdefs.IsNotFound(err), has("manifest unknown", "not found", "name unknown", "no matching manifest"):
 		return &Error{
-			Reason: target.ReasonImageNotFound,
+			Reason: ReasonImageNotFound,
 			What:   fmt.Sprintf("there is no image %s; correct its name, or push it", ref),
 			Err:    err,
 		}
 	}
 	return &Error{
-		Reason: target.ReasonRegistryUnavailable,
+		Reason: ReasonRegistryUnavailable,
 		What:   fmt.Sprintf("the registry of image %s does not give it", ref),
 		Err:    err,
 	}

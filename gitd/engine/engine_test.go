@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine"
-	"github.com/headgate-cd/headgate/reconciler/target/services/engine/enginetest"
+	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
 )
 
 // registry is one that gives nothing as it should, each name in its own way.
@@ -145,7 +144,7 @@ func TestEngine(t *testing.T) {
 				name   string
 				spec   engine.Spec
 				do     func(id string) error
-				reason target.Reason
+				reason engine.Reason
 				code   int
 				tries  int // 0: one
 			}{
@@ -157,20 +156,20 @@ func TestEngine(t *testing.T) {
 						_, err := e.Signal(ctx, id, "SIGKILL")
 						return err
 					},
-					reason: target.ReasonStoppedByHand,
+					reason: engine.ReasonStoppedByHand,
 					code:   137,
 				},
 				{
 					name:   "removed by hand",
 					spec:   engine.Spec{Command: sh("sleep 1000")},
 					do:     func(id string) error { return e.Remove(ctx, id) },
-					reason: target.ReasonRemoved,
+					reason: engine.ReasonRemoved,
 					code:   -2,
 				},
 				{
 					name:   "out of memory",
 					spec:   engine.Spec{Command: sh("x=0123456789; while :; do x=$x$x; done"), Memory: 8 << 20},
-					reason: target.ReasonOutOfMemory,
+					reason: engine.ReasonOutOfMemory,
 					code:   -2,
 					tries:  10, // an engine that hears of the end before the reason never tells it
 				},
@@ -196,32 +195,32 @@ func TestEngine(t *testing.T) {
 		})
 
 		t.Run("images that cannot be had", func(t *testing.T) {
-			for ref, want := range map[string]target.Reason{
-				"Not A Reference":                   target.ReasonImageInvalid,
-				"127.0.0.1:1/nobody/listens:1":      target.ReasonRegistryUnavailable,
-				"registry.invalid/nobody/answers:1": target.ReasonRegistryUnavailable,
+			for ref, want := range map[string]engine.Reason{
+				"Not A Reference":                   engine.ReasonImageInvalid,
+				"127.0.0.1:1/nobody/listens:1":      engine.ReasonRegistryUnavailable,
+				"registry.invalid/nobody/answers:1": engine.ReasonRegistryUnavailable,
 			} {
 				_, err := e.Resolve(ctx, ref, engine.PullOnce, engine.Login{})
 				if engine.ReasonOf(err) != want || err.Error() == "" {
 					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
 				}
 			}
-			if _, err := e.Resolve(ctx, enginetest.Image, engine.PullAlways, engine.Login{}); engine.ReasonOf(err) != target.ReasonRegistryUnavailable {
+			if _, err := e.Resolve(ctx, enginetest.Image, engine.PullAlways, engine.Login{}); engine.ReasonOf(err) != engine.ReasonRegistryUnavailable {
 				t.Errorf("what is there was taken for what the registry has: %v", err)
 			}
 			host := registry(t)
-			for ref, want := range map[string]target.Reason{
-				host + "/denied:1":  target.ReasonImageDenied,
-				host + "/missing:1": target.ReasonImageNotFound,
-				host + "/broken:1":  target.ReasonRegistryUnavailable,
-				host + "/other@sha256:" + strings.Repeat("ab", 32): target.ReasonDigestMismatch,
+			for ref, want := range map[string]engine.Reason{
+				host + "/denied:1":  engine.ReasonImageDenied,
+				host + "/missing:1": engine.ReasonImageNotFound,
+				host + "/broken:1":  engine.ReasonRegistryUnavailable,
+				host + "/other@sha256:" + strings.Repeat("ab", 32): engine.ReasonDigestMismatch,
 			} {
 				_, err := e.Resolve(ctx, ref, engine.PullOnce, engine.Login{})
 				if engine.ReasonOf(err) != want {
 					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
 				}
 			}
-			if _, err := e.Resolve(ctx, "nobody/has:this", engine.PullNever, engine.Login{}); engine.ReasonOf(err) != target.ReasonImageNotFound {
+			if _, err := e.Resolve(ctx, "nobody/has:this", engine.PullNever, engine.Login{}); engine.ReasonOf(err) != engine.ReasonImageNotFound {
 				t.Error(err)
 			}
 		})
@@ -249,7 +248,7 @@ func TestEngine(t *testing.T) {
 				ended <- end
 			}()
 			d.Kill()
-			if err := e.Ping(ctx); engine.ReasonOf(err) != target.ReasonEngineUnavailable {
+			if err := e.Ping(ctx); engine.ReasonOf(err) != engine.ReasonEngineUnavailable {
 				t.Errorf("without an engine: %v", err)
 			}
 			d.Start()
