@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
-	"github.com/headgate-cd/headgate/gitd/engine"
 )
 
 func doctorCommand() command {

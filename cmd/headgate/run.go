@@ -30,6 +30,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
+	"github.com/headgate-cd/headgate/hooks/build/container"
 	"github.com/headgate-cd/headgate/hooks/build/host"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
@@ -43,6 +44,7 @@ func runCommand() command {
 headgate run
 headgate run -b ci/nightly.yml --artifacts ./out
 headgate run -e STAGE=test -e TOKEN=… --network --shell
+headgate run --image golang:1.26
 
 Runs the buildspec on a copy of the work tree's files (those git tracks and
 those it does not ignore), with the same code and in the same sandbox as the
@@ -59,6 +61,8 @@ must be empty or absent. Exit code 1 when the build fails.`,
 			flags.StringVar(&l.buildspec, "b", "", "the same `path`, as --buildspec")
 			flags.Func("e", "a variable, as `NAME=value`; may be given again", l.variable)
 			flags.StringVar(&l.envFile, "env-file", "", "`file` of variables, a NAME=value each line; # begins a comment")
+			flags.StringVar(&l.image, "image", "",
+				"run it in a container of this `image`, by Docker or Podman; host: on this machine (default: as headgate.yaml says)")
 			flags.BoolVar(&l.network, "network", false, "let commands reach the network, whatever headgate.yaml says")
 			flags.BoolVar(&l.shell, "shell", false, "open a shell in the sandbox when the build has failed")
 			flags.StringVar(&l.artifacts, "artifacts", "", "`directory` to put the artifacts into, unpacked")
@@ -81,6 +85,7 @@ must be empty or absent. Exit code 1 when the build fails.`,
 // localBuild is one `headgate run`.
 type localBuild struct {
 	dir, buildspec, artifacts string
+	image                     string
 	envFile                   string
 	variables                 map[string]string
 	timeout                   time.Duration
@@ -191,8 +196,19 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if err != nil {
 		return fmt.Errorf("attach the history: %w", err)
 	}
-	executor := &host.Host{}
-	use, keep := localCache(ctx, executor, dir)
+	here := &host.Host{}
+	var executor build.Executor = here
+	use, keep := build.Cache{}, func(bool) {}
+	if l.image = cmp.Or(l.image, settings.Build.Image); l.image == headgateyaml.HostImage {
+		l.image = ""
+		use, keep = localCache(ctx, here, dir)
+	} else {
+		containers := &container.Executor{}
+		if l.image, err = containers.Resolve(ctx, l.image); err != nil {
+			return err
+		}
+		executor = containers
+	}
 	defer func() { keep(false) }()
 	const id = "run"
 	log, err := logDir.Create(id, nil)
@@ -208,6 +224,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Buildspec:  settings.Build.Buildspec,
 		Timeout:    settings.Build.Timeout,
 		Network:    settings.Build.Network || l.network,
+		Image:      l.image,
 		Limits:     settings.Build.Limits,
 		Variables:  buildsettings.Merge(settings.Build.Variables, l.variables),
 		Secrets:    l.secrets,

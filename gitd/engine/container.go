@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -64,8 +65,11 @@ type Spec struct {
 	Binds   []Bind
 }
 
-// Bind is a file or directory of the machine, which a container sees read-only.
-type Bind struct{ Source, Target string }
+// Bind is a file or directory of the machine that a container sees.
+type Bind struct {
+	Source, Target string
+	Writable       bool
+}
 
 // Volume is a volume of the engine, mounted in a container.
 type Volume struct {
@@ -209,7 +213,7 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 	}
 	for _, b := range s.Binds {
 		host.Mounts = append(host.Mounts,
-			mount.Mount{Type: mount.TypeBind, Source: b.Source, Target: b.Target, ReadOnly: true})
+			mount.Mount{Type: mount.TypeBind, Source: b.Source, Target: b.Target, ReadOnly: !b.Writable})
 	}
 	return config, host, nil
 }
@@ -405,12 +409,25 @@ func (e *Engine) List(ctx context.Context, label, value string) (all []Found, er
 // Exec runs a command in a container to its end, with what it prints in out. Where
 // the engine is this machine's the command ends with ctx.
 func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writer) (code int, err error) {
-	made, err := e.api.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: argv, AttachStdout: true, AttachStderr: true})
+	return e.ExecAs(ctx, id, "", argv, out)
+}
+
+// ErrNoUser is that a container has no such user.
+var ErrNoUser = errors.New("there is no such user in the container")
+
+// ExecAs is Exec as a user of the container's; "" is that of the container. The error
+// is ErrNoUser when there is none.
+func (e *Engine) ExecAs(ctx context.Context, id, user string, argv []string, out io.Writer) (code int, err error) {
+	made, err := e.api.ExecCreate(ctx, id,
+		client.ExecCreateOptions{User: user, Cmd: argv, AttachStdout: true, AttachStderr: true})
 	if err != nil {
 		return 0, e.failure(ctx, "run a command in the container", err)
 	}
 	attached, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
 	if err != nil {
+		if user != "" && unknownUser.MatchString(err.Error()) {
+			return 0, ErrNoUser
+		}
 		if ctx.Err() != nil {
 			e.endExec(made.ID)
 		}
@@ -441,6 +458,25 @@ func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writ
 			return 0, ctx.Err()
 		}
 	}
+}
+
+// SaysNoUser reports whether what an engine printed instead of running a command, whose
+// status is 126 then, is that there is no such user.
+func SaysNoUser(text string) bool { return unknownUser.MatchString(text) }
+
+// unknownUser is what Docker and Podman say.
+var unknownUser = regexp.MustCompile(`unable to find user|no matching entries in passwd|no users found`)
+
+// Written is how many bytes a container has written that are in none of its mounts.
+func (e *Engine) Written(ctx context.Context, id string) (int64, error) {
+	found, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{Size: true})
+	if err != nil {
+		return 0, e.failure(ctx, "measure the container", err)
+	}
+	if found.Container.SizeRw == nil {
+		return 0, nil
+	}
+	return *found.Container.SizeRw, nil
 }
 
 // endExec ends a command, for which the API has no word. It may be about to start.

@@ -48,7 +48,7 @@ type File struct {
 // Build says how a change is built and tested.
 type Build struct {
 	Buildspec string        // path in the tree
-	Image     string        // "host"
+	Image     string        // that it runs in a container of; HostImage: on the machine itself
 	Timeout   time.Duration // of one build
 	Network   bool          // whether commands may reach the network
 	Variables map[string]string
@@ -60,6 +60,9 @@ type Land struct {
 	Branches []string
 	Strategy string // FastForward or Merge
 }
+
+// HostImage is the image of a build that runs on the machine itself.
+const HostImage = "host"
 
 // The strategies. Merge lands the pushed commit itself when the branch has not
 // moved, and a merge commit otherwise.
@@ -79,7 +82,7 @@ const (
 // Default is what holds for a repository without headgate.yaml.
 func Default() *File {
 	return &File{
-		Build: Build{Buildspec: "buildspec.yml", Image: "host", Timeout: 20 * time.Minute},
+		Build: Build{Buildspec: "buildspec.yml", Image: HostImage, Timeout: 20 * time.Minute},
 		Land:  Land{Branches: []string{"main", "master"}, Strategy: Merge},
 	}
 }
@@ -113,6 +116,11 @@ var (
 	scheduleForm    = environmentForm
 	artifactForm    = sync.OnceValue(
 		func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) })
+	// What an engine takes: a registry, a path, a tag, a digest.
+	buildImageForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*` +
+			`(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	})
 	groupForm  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
 	branchForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`) })
 )
@@ -222,9 +230,12 @@ func (r *reader) build(t text, f *File) {
 		f.Build.Buildspec = *t.Build.Buildspec
 		r.path(f.Build.Buildspec, r.line("build", "buildspec"), "buildspec")
 	}
-	if t.Build.Image != nil && *t.Build.Image != "host" {
-		r.problem(r.line("build", "image"), `use "host": builds run in a sandbox on the server`,
-			"image %q is not in this version", *t.Build.Image)
+	if t.Build.Image != nil {
+		f.Build.Image = *t.Build.Image
+		if !buildImageForm().MatchString(f.Build.Image) {
+			r.problem(r.line("build", "image"), `write a name such as golang:1.26, or host: on the server itself`,
+				"%q is not the name of an image", f.Build.Image)
+		}
 	}
 	if t.Build.Timeout != nil {
 		f.Build.Timeout = r.duration(*t.Build.Timeout, r.line("build", "timeout"), "timeout", time.Second, maxTimeout)

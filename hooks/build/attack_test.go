@@ -234,9 +234,16 @@ func TestB5NothingOutlivesTheBuild(t *testing.T) {
 }
 
 // shellless is a sandbox that lacks the shell a buildspec asks for.
-type shellless struct{ stuck }
+type shellless struct {
+	stuck
+	source string
+}
 
-func (s shellless) Start(context.Context, build.Sandbox) (build.Session, error) { return s, nil }
+func (shellless) Start(_ context.Context, s build.Sandbox) (build.Session, error) {
+	return shellless{source: s.Source}, nil
+}
+
+func (s shellless) Files(context.Context, string) (string, error) { return s.source, nil }
 
 func (shellless) Run(context.Context, build.Script, io.Writer) (int, error) {
 	return 0, build.ErrNoShell
@@ -259,6 +266,9 @@ func (stuck) Run(ctx context.Context, _ build.Script, _ io.Writer) (int, error) 
 	<-ctx.Done()
 	return 0, ctx.Err()
 }
+
+func (stuck) Put(context.Context, string, []byte) error     { return nil }
+func (stuck) Files(context.Context, string) (string, error) { return "", nil }
 
 func (stuck) Notes() []string { return nil }
 func (stuck) Limit() string   { return "" }

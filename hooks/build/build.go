@@ -3,7 +3,8 @@
 //
 //   - Run does it (run.go): phases, their order and what their failure means,
 //     as CodeBuild does it (doc/codebuild.md, whose rows comments name).
-//   - Executor is where commands run; package host is the one there is.
+//   - Executor is where commands run: on the machine (host), or in containers
+//     (container). executortest is the contract of both.
 //   - The formats have packages of their own: buildspec, buildlog, artifact.
 //
 // What is built, when, and what a result means for a change is for the gate.
@@ -35,6 +36,7 @@ type Request struct {
 	Secrets   Secrets           // what env.secrets-manager and env.parameter-store name; nil: there is nobody to ask
 	Timeout   time.Duration     // 0 is DefaultTimeout
 	Network   bool              // whether commands reach the network
+	Image     string            // of the container that it runs in; "": it runs on the machine itself
 	Limits    buildsettings.Limits
 	Objects   string   // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
 	Cache     Cache    // what CacheDir is made of; zero: an empty one that nobody else sees
@@ -130,8 +132,9 @@ func (e UnableError) ForPeople() string { return string(e) }
 // Sandbox is what a session is made of.
 type Sandbox struct {
 	ID      string
+	Image   string // to make it of, for an executor that does
 	Source  string // host directory that is SourceDir inside
-	Control string // host directory that is ControlDir inside, for scripts; nothing inside may write there
+	Control string // host directory that is ControlDir inside; nothing inside may write there
 	Home    string // host directory that is the home inside
 	Temp    string // host directory that is /tmp inside
 	System  string // empty host directory for what the executor makes for the build; "" is none
@@ -174,6 +177,12 @@ type Session interface {
 	// for Close alone. ErrNoShell says that there is no such shell, ErrNoUser that
 	// there is no such user, ErrEnded that the build ended its own sandbox.
 	Run(ctx context.Context, s Script, out io.Writer) (exit int, err error)
+	// Put writes a file of ControlDir, for the scripts to come.
+	Put(ctx context.Context, name string, data []byte) error
+	// Files has what is in a directory inside be on the server's disk, and says where:
+	// of SourceDir, HomeDir and /tmp. It is the executor's, and gone after Close or
+	// the Run that follows.
+	Files(ctx context.Context, inside string) (dir string, err error)
 	// Notes are things that people who read the log should know of the sandbox.
 	Notes() []string
 	// Limit names the limits that the build has run into, "" if none.

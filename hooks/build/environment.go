@@ -31,6 +31,9 @@ func (r *runner) environment() map[string]string {
 		"MAVEN_ARGS":       "-Dmaven.repo.local=" + CacheDir + "/maven", // Maven 3.9 and later
 	}
 	maps.Copy(env, r.codebuild())
+	if r.req.Image != "" { // whose own it keeps
+		delete(env, "PATH")
+	}
 	for _, v := range r.spec.Variables {
 		env[v.Name] = v.Value
 	}
@@ -51,7 +54,7 @@ func (r *runner) codebuild() map[string]string {
 	project := projectName(r.req)
 	env := map[string]string{
 		"CODEBUILD_BUILD_ID":                project + ":" + r.req.ID,
-		"CODEBUILD_BUILD_IMAGE":             "host",
+		"CODEBUILD_BUILD_IMAGE":             cmp.Or(r.req.Image, "host"),
 		"CODEBUILD_BUILD_NUMBER":            strconv.Itoa(r.req.Number),
 		"CODEBUILD_BUILD_SUCCEEDING":        "1",
 		"CODEBUILD_BUILD_URL":               r.req.URL,
@@ -106,6 +109,9 @@ func (r *runner) saveEnvironment(secrets map[string]string) error {
 	env := r.environment()
 	maps.Copy(env, secrets)
 	var b strings.Builder
+	if _, given := env["PATH"]; !given {
+		fmt.Fprintf(&b, "export PATH=\"$PATH:%s\"\n", toolsDir)
+	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		fmt.Fprintf(&b, "export %s=%s\n", name, quote(env[name]))
 	}

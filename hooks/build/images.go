@@ -52,7 +52,11 @@ func (r *runner) image(ctx context.Context, i Image, files []artifact.Artifact) 
 	}
 
 	if i.Archive != "" {
-		made, err := r.store.Import(ctx, r.req.Source, i.Archive, i.Name)
+		source, err := r.session.Files(ctx, SourceDir)
+		if err != nil {
+			return artifact.Artifact{}, err
+		}
+		made, err := r.store.Import(ctx, source, i.Archive, i.Name)
 		var fault *artifact.FileError
 		if errors.As(err, &fault) {
 			return made, &clientError{

@@ -43,7 +43,11 @@ func (r *runner) reports(ctx context.Context) error {
 		all = append(all, rep)
 	}
 	if len(r.spec.Reports) == 0 && r.environment()["CODEBUILD_CONFIG_AUTO_DISCOVER"] != "false" {
-		if rep := r.discover(ctx); rep.Total > 0 {
+		source, err := r.session.Files(ctx, SourceDir)
+		if err != nil {
+			return err
+		}
+		if rep := r.discover(ctx, source); rep.Total > 0 {
 			all = append(all, rep)
 		}
 	}
@@ -131,12 +135,19 @@ func (r *runner) report(ctx context.Context, one buildspec.Report) (report.Repor
 	for _, p := range found.unmatched {
 		incomplete("nothing matches %s", p)
 	}
+	source, err := r.session.Files(ctx, SourceDir)
+	if err != nil {
+		return rep, err
+	}
 	for i, f := range found.files {
 		if i == maxReportFiles {
 			incomplete("only the first %d files are read", maxReportFiles)
 			break
 		}
-		if err := r.readReport(&rep, f, one.Format); err != nil {
+		if f.Root == "" {
+			f.Root = source
+		}
+		if err := readReport(&rep, f, one.Format); err != nil {
 			incomplete("%s: %v", f.Source, err)
 		}
 	}
@@ -153,12 +164,9 @@ func projectName(req Request) string {
 	return req.Repository
 }
 
-func (r *runner) readReport(rep *report.Report, f artifact.File, format string) error {
-	dir := f.Root
-	if dir == "" {
-		dir = r.req.Source
-	}
-	root, err := os.OpenRoot(dir)
+// readReport reads a file below its Root.
+func readReport(rep *report.Report, f artifact.File, format string) error {
+	root, err := os.OpenRoot(f.Root)
 	if err != nil {
 		return err
 	}
@@ -197,9 +205,9 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 
 // discover looks for results of tests that this build has written, when the
 // buildspec names none (B53).
-func (r *runner) discover(ctx context.Context) report.Report {
+func (r *runner) discover(ctx context.Context, source string) report.Report {
 	rep := report.Report{Name: projectName(r.req) + "-discovered", Status: report.Succeeded}
-	root, err := os.OpenRoot(r.req.Source)
+	root, err := os.OpenRoot(source)
 	if err != nil {
 		return rep
 	}
@@ -238,7 +246,7 @@ func (r *runner) discover(ctx context.Context) report.Report {
 		in.Close()
 		if format := report.Detect(p, head[:n]); format != "" {
 			files++
-			if r.readReport(&rep, artifact.File{Source: p}, format) != nil {
+			if readReport(&rep, artifact.File{Root: source, Source: p}, format) != nil {
 				return nil // it only looked like one
 			}
 		}

@@ -92,7 +92,7 @@ type runner struct {
 	log     *buildlog.Writer
 	store   *artifact.Store
 	session Session
-	control string // host directory that is ControlDir; commands cannot write there
+	control string // what ControlDir begins with
 
 	succeeding bool                // CODEBUILD_BUILD_SUCCEEDING (B21)
 	phaseNow   string              // what a timeout will have ended
@@ -187,6 +187,7 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]string) error {
 	s := Sandbox{
 		ID:      r.req.ID,
+		Image:   r.req.Image,
 		Source:  r.req.Source,
 		Control: filepath.Join(r.req.Work, "control"),
 		Home:    filepath.Join(r.req.Work, "home"),

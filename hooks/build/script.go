@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -72,7 +70,7 @@ func (r *runner) command(ctx context.Context, command, user string, out io.Write
 	if user == "root" {
 		user = ""
 	}
-	if err := os.WriteFile(filepath.Join(r.control, "script.sh"), []byte(r.script(command, user)), 0o644); err != nil {
+	if err := r.session.Put(ctx, "script.sh", []byte(r.script(command, user))); err != nil {
 		return 0, err
 	}
 	return r.session.Run(ctx, Script{Shell: r.spec.Shell, User: user, Path: ControlDir + "/script.sh"}, out)

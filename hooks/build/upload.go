@@ -107,7 +107,11 @@ func (r *runner) pack(ctx context.Context, a buildspec.Artifact, names map[strin
 		}
 		r.log.Note("Skipping link %s: it leads to a directory, to nothing or out of the source", link)
 	}
-	packed, err := r.store.Pack(ctx, r.req.Source, name, found.files)
+	source, err := r.session.Files(ctx, SourceDir)
+	if err != nil {
+		return artifact.Artifact{}, err
+	}
+	packed, err := r.store.Pack(ctx, source, name, found.files)
 	var fault *artifact.FileError
 	if errors.As(err, &fault) {
 		return packed, &clientError{what: fault.Error()}
@@ -128,24 +132,26 @@ func inside(p string) (rel string, ok bool) {
 	return rel, !path.IsAbs(rel) && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
-// outside finds where an absolute path or pattern that does not lead into the source
-// is on the host (B39): below the /tmp or the home of the build. Inside it is at
-// within, and rel is below it.
-func (r *runner) outside(p string) (dir, within, rel string, ok bool) {
-	for within, dir := range map[string]string{"/tmp": filepath.Join(r.req.Work, "temp"),
-		HomeDir: filepath.Join(r.req.Work, "home")} {
+// outside takes an absolute path or pattern that does not lead into the source apart
+// (B39): it is below the /tmp or the home of the build, within, and there at rel.
+func outside(p string) (within, rel string, ok bool) {
+	for _, within := range []string{"/tmp", HomeDir} {
 		if clean := path.Clean(p); clean == within || strings.HasPrefix(clean, within+"/") {
-			return dir, within, cmp.Or(strings.TrimPrefix(strings.TrimPrefix(clean, within), "/"), "."), true
+			return within, cmp.Or(strings.TrimPrefix(strings.TrimPrefix(clean, within), "/"), "."), true
 		}
 	}
-	return "", "", "", false
+	return "", "", false
 }
 
 // find finds the files of an artifact, wherever its patterns lead. In an artifact
 // a file from elsewhere than the source is called by its path there, without the
 // slash it begins with, unless base-directory leads there.
 func (r *runner) find(ctx context.Context, base string, files []string, a buildspec.Artifact) (m matched, err error) {
-	if dir, _, rel, ok := r.outside(base); ok {
+	if within, rel, ok := outside(base); ok {
+		dir, err := r.session.Files(ctx, within)
+		if err != nil {
+			return m, err
+		}
 		m, err = match(ctx, dir, rel, files, a)
 		for i := range m.files {
 			m.files[i].Root = dir
@@ -155,10 +161,14 @@ func (r *runner) find(ctx context.Context, base string, files []string, a builds
 	var here []string
 	var there matched
 	for _, p := range files {
-		dir, within, rel, ok := r.outside(p)
+		within, rel, ok := outside(p)
 		if !ok {
 			here = append(here, p)
 			continue
+		}
+		dir, err := r.session.Files(ctx, within)
+		if err != nil {
+			return m, err
 		}
 		one, err := match(ctx, dir, ".", []string{rel}, a)
 		var none *clientError
@@ -179,7 +189,11 @@ func (r *runner) find(ctx context.Context, base string, files []string, a builds
 		there.links = append(there.links, one.links...)
 	}
 	if len(here) > 0 {
-		m, err = match(ctx, r.req.Source, base, here, a)
+		var source string
+		if source, err = r.session.Files(ctx, SourceDir); err != nil {
+			return m, err
+		}
+		m, err = match(ctx, source, base, here, a)
 	} else if len(there.files) == 0 {
 		err = &clientError{what: nothingFound, fix: fmt.Sprintf("the build left nothing that matches %q", files[0])}
 	}

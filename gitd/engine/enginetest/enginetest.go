@@ -254,8 +254,8 @@ func (d *Daemon) Import(ref string, changes []string) {
 		}
 	}
 	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644},
-		[]byte("root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"))
-	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nweb:x:1000:\n"))
+		[]byte("root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"))
+	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nweb:x:1000:\nnogroup:x:65534:\n"))
 	if err := w.Close(); err != nil {
 		d.t.Fatal(err)
 	}

@@ -10,40 +10,21 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
+	"github.com/headgate-cd/headgate/hooks/build/bounds"
 )
 
 // Limits bound one build.
 type Limits = buildsettings.Limits
 
-// DefaultLimits are generous: they keep a runaway build from taking the machine
-// with it. Memory is three quarters of the machine's.
-func DefaultLimits() Limits {
-	return Limits{Processes: 4096, Memory: totalMemory() / 4 * 3}
-}
-
-func totalMemory() int64 {
-	data, _ := os.ReadFile("/proc/meminfo") // without it there is no limit
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemTotal:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
-			return kib << 10
-		}
-	}
-	return 0
-}
-
 // group is the cgroup of one build: one directory on a machine with cgroup
 // v2, one for each controller on one with v1. The nil group limits nothing.
 type group struct {
 	dirs   []string
-	events []event
+	limits Limits
 }
 
 // period is that in which the limit of the processor is kept, in microseconds.
 const period = 100_000
-
-// event is a counter of how often a limit was met.
-type event struct{ file, key, limit string }
 
 // newGroup makes the group called name below root, where the cgroup file
 // systems are mounted. On an error there is no group.
@@ -87,15 +68,7 @@ func newGroup(root, name string, l Limits) (*group, error) {
 	if _, err := os.Stat(filepath.Join(root, "freezer")); err == nil { // v1: what is to be killed is frozen first
 		plan[filepath.Join(root, "freezer", name)] = nil
 	}
-	g := &group{}
-	defer func() {
-		for _, dir := range g.dirs { // those that are not there count nothing
-			g.events = append(g.events,
-				event{filepath.Join(dir, "memory.events"), "oom_kill", fmt.Sprintf("%d MiB of memory", l.Memory>>20)},
-				event{filepath.Join(dir, "memory.oom_control"), "oom_kill", fmt.Sprintf("%d MiB of memory", l.Memory>>20)},
-				event{filepath.Join(dir, "pids.events"), "max", fmt.Sprintf("%d processes", l.Processes)})
-		}
-	}()
+	g := &group{limits: l}
 	for dir, settings := range plan {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, errors.Join(plain(err), g.remove())
@@ -136,16 +109,7 @@ func (g *group) limit() string {
 	if g == nil {
 		return ""
 	}
-	var met []string
-	for _, e := range g.events {
-		data, _ := os.ReadFile(e.file) // a file of another version of cgroups
-		for line := range strings.Lines(string(data)) {
-			if f := strings.Fields(line); len(f) == 2 && f[0] == e.key && f[1] != "0" {
-				met = append(met, e.limit)
-			}
-		}
-	}
-	return strings.Join(met, ", ")
+	return bounds.Met(g.dirs, g.limits)
 }
 
 // directories are what a sandbox in the group is recorded and ended with.

@@ -10,5 +10,5 @@ import (
 
 func TestContract(t *testing.T) {
 	root := os.Geteuid() == 0
-	executortest.Suite{Executor: &host.Host{}, Users: root, Writable: root}.Test(t)
+	executortest.Suite{Executor: &host.Host{}, Limits: root, Users: root, Writable: root}.Test(t)
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -36,7 +35,7 @@ func (n *session) usersOf(pid string) (*os.File, error) {
 func (n *session) Enter(ctx context.Context, shell string, in io.Reader, out, errs io.Writer) error {
 	// Nobody may look at the first process. A command of its own is a way in.
 	const waiter = "enter.sh"
-	if err := os.WriteFile(filepath.Join(n.control, waiter), []byte("exec sleep 1000000\n"), 0o644); err != nil {
+	if err := n.Put(ctx, waiter, []byte("exec sleep 1000000\n")); err != nil {
 		return err
 	}
 	waiting, stop := context.WithCancel(ctx)

@@ -33,16 +33,16 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/bounds"
+	"github.com/headgate-cd/headgate/hooks/build/pipe"
 )
 
 // Host is the executor. Its zero value works.
 type Host struct {
 	Bwrap  string   // path of bubblewrap; "" looks it up in PATH
-	Limits Limits   // zero: DefaultLimits
+	Limits Limits   // zero: bounds.DefaultLimits
 	Hidden []string // directories that no build may see, wherever they lie: the server's data
 
 	Records sandbox.Records // of running sandboxes, for the next start of the server
@@ -135,10 +135,15 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	n := &session{control: s.Control, sealed: sealed, done: make(chan struct{})}
+	n := &session{sealed: sealed, done: make(chan struct{}), dirs: map[string]string{
+		build.SourceDir:  s.Source,
+		build.ControlDir: s.Control,
+		build.HomeDir:    s.Home,
+		"/tmp":           s.Temp,
+	}}
 	limits := h.Limits
 	if limits == (Limits{}) {
-		limits = DefaultLimits()
+		limits = bounds.DefaultLimits()
 	}
 	limits = s.Limits.Within(limits)
 	if n.group, err = newGroup(cgroupRoot, groupName(s.ID), limits); err != nil {
@@ -156,7 +161,13 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if s.Cache.Lower != "" && (ambiguous || !h.Overlays(ctx)) {
 		s.Cache.Lower = ""
 	}
-	n.disk = newDisk(s, limits.Disk)
+	written := []string{s.Source, s.Home, s.Temp, s.Cache.Upper}
+	if s.System != "" {
+		for _, part := range []string{"layers", "var", "home", "etc"} {
+			written = append(written, filepath.Join(s.System, part))
+		}
+	}
+	n.disk = bounds.NewDisk(limits.Disk, written...)
 	layers := cacheLayer(s.Cache)
 	if s.System != "" && !ambiguous && h.writable(ctx, s.System) {
 		if n.machine, err = h.newMachine(s); err != nil {
@@ -300,10 +311,10 @@ type session struct {
 	sandbox *sandbox.Sandbox
 	group   *group
 	machine *machine
-	disk    *disk
-	control string // on the host
-	sealed  bool   // no user namespaces can be made inside
-	first   int    // the number of the first process inside
+	disk    *bounds.Disk
+	dirs    map[string]string // on the host, by where they are inside
+	sealed  bool              // no user namespaces can be made inside
+	first   int               // the number of the first process inside
 	notes   []string
 	done    chan struct{} // closed when bubblewrap has been waited for
 }
@@ -439,6 +450,14 @@ func given(text string, pipe func() (r, w *os.File)) *os.File {
 	return r
 }
 
+// Put implements build.Session.
+func (n *session) Put(_ context.Context, name string, data []byte) error {
+	return os.WriteFile(filepath.Join(n.dirs[build.ControlDir], name), data, 0o644)
+}
+
+// Files implements build.Session: they are here.
+func (n *session) Files(_ context.Context, inside string) (string, error) { return n.dirs[inside], nil }
+
 // Notes implements build.Session.
 func (n *session) Notes() []string { return n.notes }
 
@@ -453,39 +472,26 @@ func (n *session) Limit() string {
 
 // Run implements build.Session.
 func (n *session) Run(ctx context.Context, s build.Script, out io.Writer) (int, error) {
-	if err := n.out.SetReadDeadline(time.Time{}); err != nil {
-		return 0, err
-	}
 	if _, err := fmt.Fprintf(n.ask, "%s %s %s\n", s.Shell, cmp.Or(s.User, "root"), s.Path); err != nil {
 		return n.gone(ctx)
 	}
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(out, n.out)
-		copied <- err
-	}()
+	copying, err := pipe.Copy(out, n.out)
+	if err != nil {
+		return 0, err
+	}
 	stop := context.AfterFunc(ctx, n.kill)
 	watching, rest := context.WithCancel(ctx)
-	go n.disk.watch(watching, n.kill)
+	go n.disk.Watch(watching, n.kill)
 	line, err := n.status.ReadString('\n')
 	rest()
 	stop()
-	// The script has ended; what it printed is in the pipe. Stop the copying
-	// and take the rest without waiting, because a child that stayed behind may
-	// hold the pipe open.
-	if derr := n.out.SetReadDeadline(time.Unix(1, 0)); derr != nil {
-		return 0, derr
-	}
-	if cerr := <-copied; cerr != nil && !errors.Is(cerr, os.ErrDeadlineExceeded) {
+	if cerr := copying.End(); cerr != nil {
 		return 0, cerr
-	}
-	if derr := n.rest(out); derr != nil {
-		return 0, derr
 	}
 	if err != nil || ctx.Err() != nil {
 		return n.gone(ctx)
 	}
-	if n.disk.over() {
+	if n.disk.Over() {
 		n.kill()
 		return n.gone(ctx)
 	}
@@ -515,48 +521,6 @@ func (n *session) gone(ctx context.Context) (int, error) {
 		return 0, errors.New("the sandbox neither answers nor ends")
 	}
 	return 0, build.ErrEnded
-}
-
-// rest takes what a script that has ended left in the pipe: no more than fits in,
-// because what came later is of a child that stayed behind.
-func (n *session) rest(out io.Writer) error {
-	if err := n.out.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	raw, err := n.out.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var capacity int
-	var cerr error
-	if err := raw.Control(func(fd uintptr) { capacity, cerr = unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0) }); err != nil ||
-		cerr != nil {
-		return errors.Join(err, cerr)
-	}
-	buf := make([]byte, 64<<10)
-	for total := 0; total < capacity; {
-		var got int
-		var rerr error
-		if err := raw.Read(func(fd uintptr) bool {
-			got, rerr = unix.Read(int(fd), buf)
-			return true // never wait
-		}); err != nil {
-			return err
-		}
-		switch {
-		case rerr == unix.EINTR:
-			continue
-		case rerr == unix.EAGAIN || got == 0:
-			return nil
-		case rerr != nil:
-			return rerr
-		}
-		total += got
-		if _, err := out.Write(buf[:got]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // kill ends the sandbox at once.

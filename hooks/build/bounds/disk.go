@@ -1,4 +1,4 @@
-package host
+package bounds
 
 import (
 	"context"
@@ -8,33 +8,29 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/headgate-cd/headgate/hooks/build"
 )
 
-// disk counts what a build has written.
-type disk struct {
+// Disk counts what a build has written. The nil Disk has no limit.
+type Disk struct {
 	dirs  []string
 	limit int64
 	met   atomic.Bool
+
+	// Elsewhere is what it has written where nobody can look from here; nil: nothing.
+	Elsewhere func() int64
 }
 
-// newDisk is nil without a limit. What was there at first counts as well: the source
-// is the build's own.
-func newDisk(s build.Sandbox, limit int64) *disk {
+// NewDisk is nil without a limit. What is in the directories at first counts as well:
+// the source is the build's own.
+func NewDisk(limit int64, dirs ...string) *Disk {
 	if limit <= 0 {
 		return nil
 	}
-	dirs := []string{s.Source, s.Home, s.Temp, s.Cache.Upper}
-	if s.System != "" {
-		dirs = append(dirs, filepath.Join(s.System, "layers"), filepath.Join(s.System, "var"),
-			filepath.Join(s.System, "home"), filepath.Join(s.System, "etc"))
-	}
-	return &disk{dirs: dirs, limit: limit}
+	return &Disk{dirs: dirs, limit: limit}
 }
 
-// over reports whether the limit is met, now or before.
-func (d *disk) over() bool {
+// Over reports whether the limit is met, now or before.
+func (d *Disk) Over() bool {
 	if d == nil || d.met.Load() {
 		return d != nil
 	}
@@ -60,22 +56,25 @@ func (d *disk) over() bool {
 			return nil
 		})
 	}
+	if sum <= d.limit && d.Elsewhere != nil {
+		sum += d.Elsewhere()
+	}
 	if sum > d.limit {
 		d.met.Store(true)
 	}
 	return d.met.Load()
 }
 
-func (d *disk) String() string {
+func (d *Disk) String() string {
 	if d == nil || !d.met.Load() {
 		return ""
 	}
 	return fmt.Sprintf("%d MiB of disk", d.limit>>20)
 }
 
-// watch ends a build that goes over its limit while a command runs. Looking takes
+// Watch ends a build that goes over its limit while a command runs. Looking takes
 // as long as there are files; in between it rests much longer.
-func (d *disk) watch(ctx context.Context, kill func()) {
+func (d *Disk) Watch(ctx context.Context, kill func()) {
 	if d == nil {
 		return
 	}
@@ -87,7 +86,7 @@ func (d *disk) watch(ctx context.Context, kill func()) {
 		case <-time.After(rest):
 		}
 		at := time.Now()
-		if d.over() {
+		if d.Over() {
 			kill()
 			return
 		}

@@ -1,0 +1,168 @@
+package container
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
+	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/executortest"
+)
+
+func TestContainers(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
+		e, err := engine.Open(d.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		open := func() (*engine.Engine, error) { return engine.Open(d.Host) }
+		executor := &Executor{Open: open}
+
+		t.Run("contract", func(t *testing.T) {
+			executortest.Suite{Executor: executor, Image: enginetest.Image, Limits: true, Users: true, Writable: true}.Test(t)
+		})
+
+		start := func(t *testing.T, x *Executor, image string) (*session, error) {
+			t.Helper()
+			dir := t.TempDir()
+			s := build.Sandbox{ID: t.Name(), Image: image}
+			for name, at := range map[string]*string{"source": &s.Source, "control": &s.Control, "home": &s.Home,
+				"temp": &s.Temp, "cache": &s.Cache.Upper} {
+				*at = filepath.Join(dir, name)
+				if err := os.Mkdir(*at, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n, err := x.Start(t.Context(), s)
+			if err != nil {
+				return nil, err
+			}
+			return n.(*session), nil
+		}
+		must := func(t *testing.T, x *Executor) *session {
+			t.Helper()
+			n, err := start(t, x, enginetest.Image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+
+		t.Run("it ends with the server", func(t *testing.T) {
+			n := must(t, executor)
+			n.alive.Close() // as the kernel does
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if _, err := e.Wait(ctx, n.id); err != nil {
+				t.Errorf("it goes on: %v", err)
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+
+		t.Run("what is left is removed", func(t *testing.T) {
+			left, other := must(t, &Executor{Open: open, Name: "mine"}), must(t, &Executor{Open: open, Name: "theirs"})
+			if err := (&Executor{Open: open, Name: "mine"}).Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			all, err := e.List(t.Context(), label, "mine")
+			if err != nil || len(all) != 0 {
+				t.Errorf("there are %+v, %v", all, err)
+			}
+			if _, running, err := e.Inspect(t.Context(), other.id); err != nil || !running {
+				t.Errorf("another's was ended, too: %v", err)
+			}
+			if err := errors.Join(left.Close(), other.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+
+		t.Run("what it leaves is the server's", func(t *testing.T) {
+			owner := 12345
+			n := must(t, &Executor{Open: open, Owner: &owner})
+			if err := n.Put(t.Context(), "s.sh", []byte("mkdir d; touch d/made; ln -s /etc/passwd link; chmod 0 d")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"", "d", "d/made", "link"} {
+				var st syscall.Stat_t
+				if err := syscall.Lstat(filepath.Join(n.dirs[build.SourceDir], name), &st); err != nil || st.Uid != 12345 {
+					t.Errorf("%q is of %d, %v", name, st.Uid, err)
+				}
+			}
+		})
+
+		t.Run("a name stands for its content", func(t *testing.T) {
+			pinned, err := executor.Resolve(t.Context(), enginetest.Image)
+			if err != nil || !strings.HasPrefix(pinned, enginetest.Image+"@sha256:") {
+				t.Fatalf("%s, %v", pinned, err)
+			}
+			n, err := start(t, executor, pinned)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+
+		t.Run("images that cannot be", func(t *testing.T) {
+			empty(t, d, "headgate.test/empty:1")
+			for image, want := range map[string]string{
+				"headgate.test/empty:1": "the image has no sh",
+				"127.0.0.1:1/no/such:1": "the registry of image 127.0.0.1:1/no/such:1 does not give it",
+				"Not A Reference":       "is not a reference",
+			} {
+				_, err := start(t, executor, image)
+				var unable build.UnableError
+				if !errors.As(err, &unable) || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s: %v", image, err)
+				}
+			}
+		})
+
+		all, err := e.List(t.Context(), label, "")
+		if err != nil || len(all) != 0 {
+			t.Errorf("left behind: %+v, %v", all, err)
+		}
+	})
+}
+
+// empty makes an image with one file that is no program.
+func empty(t *testing.T, d *enginetest.Daemon, name string) {
+	t.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	err := errors.Join(w.WriteHeader(&tar.Header{Name: "x", Typeflag: tar.TypeReg, Mode: 0o644}), w.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := d.API.ImageImport(t.Context(), client.ImageImportSource{Source: &archive, SourceName: "-"}, name,
+		client.ImageImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Close()
+	if _, err := io.Copy(io.Discard, resp); err != nil {
+		t.Fatal(err)
+	}
+}
