@@ -53,6 +53,13 @@ type Build struct {
 	Network   bool          // whether commands may reach the network
 	Variables map[string]string
 	Limits    buildsettings.Limits
+	Forks     Forks
+}
+
+// Forks is what a branch lets builds of requests from forks have, before somebody who
+// may write has asked for them to land.
+type Forks struct {
+	Network bool `yaml:"network"`
 }
 
 // Land says which branches are gated and how a change lands on one.
@@ -99,6 +106,7 @@ type text struct {
 		Network   yaml.Node `yaml:"network"`
 		Variables yaml.Node `yaml:"variables"`
 		Limits    yaml.Node `yaml:"limits"`
+		Forks     Forks     `yaml:"forks"`
 	} `yaml:"build"`
 	Land struct {
 		Branches []string `yaml:"branches"`
@@ -245,6 +253,7 @@ func (r *reader) build(t text, f *File) {
 	r.problems = append(r.problems, problems...)
 	f.Build.Variables, f.Build.Limits = more.Variables, more.Limits
 	f.Build.Network = more.Network != nil && *more.Network
+	f.Build.Forks = t.Build.Forks
 }
 
 func (r *reader) land(t text, f *File) {

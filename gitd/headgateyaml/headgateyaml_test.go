@@ -15,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-const full = `build: {buildspec: ci/build.yml, image: host, timeout: 90s, network: true, variables: {GREETING: 3.10}, limits: {cpu: 2}}
+const full = `build: {buildspec: ci/build.yml, image: host, timeout: 90s, network: true, forks: {network: true}, variables: {GREETING: 3.10}, limits: {cpu: 2}}
 land: {branches: [main, release/1], strategy: fast-forward}
 environments:
   staging: {target: services}
@@ -36,6 +36,7 @@ func TestParseKeepsEverything(t *testing.T) {
 			Network:   true,
 			Variables: map[string]string{"GREETING": "3.10"},
 			Limits:    buildsettings.Limits{CPU: 2},
+			Forks:     Forks{Network: true},
 		},
 		Land: Land{[]string{"main", "release/1"}, FastForward},
 		Environments: []Environment{
@@ -89,6 +90,9 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "itself", in: "environments:\n  a: {target: services, after: a}\n", want: "a after a", schemaBlind: true},
 		{name: "soak after none", in: "environments:\n  a: {target: services, soak: 1h}\n", want: "comes after none"},
 		{name: "soak", in: "environments:\n  s: {target: services}\n  a: {target: services, after: s, soak: soon}\n", want: `invalid soak "soon"`},
+		{name: "forks slip", in: "build: {forks: {nework: true}}", want: `did you mean "network"?`},
+		{name: "forks type", in: "build: {forks: {network: 7}}", want: "network"},
+		{name: "no forks", in: "build: {forks: }\n"},
 		{name: "timeout", in: "build: {timeout: 100h}", want: "out of bounds", schemaBlind: true},
 		{name: "strategy", in: "land: {strategy: marge}", want: `did you mean "merge"?`},
 		{name: "no branch", in: "land: {branches: []}", want: "no branch would be gated"},

@@ -103,14 +103,14 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 	switch {
 	case c.base == repo.Zero:
 		c.Settings = own.filled() // the first push to an empty branch is judged by its own
-	case c.outside: // what the branch says, and it reaches nothing
-		c.Network = false
+	case c.outside: // what the branch says, and nothing of its own
+		c.Network = c.Forks.Network
 	default:
 		c.Settings = c.Settings.building(own)
 	}
 	c.Server = l.server()
-	if c.outside {
-		c.Server.Network = nil
+	if given := c.Server.Network; c.outside && given != nil && *given {
+		c.Server.Network = nil // it is for those who may write
 	}
 	if l.g.c.Check != nil {
 		if err := l.g.c.Check(ctx, l.r, c.tree); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/decision"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
@@ -59,6 +60,7 @@ type Settings struct {
 
 	Strategy  Strategy // empty: Merge
 	Network   bool
+	Forks     headgateyaml.Forks // instead, for what nobody who may write has vouched for
 	Variables map[string]string
 	Limits    buildsettings.Limits
 
