@@ -38,6 +38,61 @@ func TestForgeKillsPromotion(t *testing.T) {
 	}
 }
 
+// TestForgeKillsPublication: what is here comes to be at the forge, by force where this
+// server has put it there, and is known for its own, when the server is killed while it
+// puts it there. Nobody who pushes waits for the forge.
+func TestForgeKillsPublication(t *testing.T) {
+	t.Parallel()
+	for _, point := range []string{"publish.noted:2", "publish.pushed:2"} {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			killPublication(t, point)
+		})
+	}
+}
+
+func killPublication(t *testing.T, point string) {
+	h, f, sh := forgeHarness(t)
+	j := &journey{harness: h, t: t}
+	j.must(h.start([]string{"HEADGATE_CRASH_AT=" + point}))
+	j.must(j.configure(func(yaml string) string {
+		return strings.Replace(yaml, "repositories: {}\n", "", 1) + "\nrepositories:\n  pub: {read: [everyone], gate: off}\n" +
+			"publish:\n  away: {forge: github, repository: pub, url: " + f.URL + ", token: away-token}\n"
+	}))
+	sh(`git init -q -b main ours; cd ours; git commit -q --allow-empty -m first; git push -q $SERVER/pub main`)
+	out, err := h.ask("ada", "forge", "show", "away")
+	j.must(err)
+	if !strings.Contains(out, "not set: ssh ") {
+		t.Errorf("it does not say what is missing:\n%s", out)
+	}
+	j.must(j.tell("fetch-with-this", "secret", "set", "away-token"))
+	same := func() bool {
+		return sh(`git ls-remote $FORGE_DIR 'refs/heads/*' 'refs/tags/*'`) == sh(`cd ours; git show-ref | sed 's/ /\t/'`)
+	}
+	j.until("the first is there", same)
+	sh(`cd ours; git commit -q --amend --allow-empty -m other; git tag v1; git push -q -f $SERVER/pub main v1`)
+	j.until("the kill", func() bool { return j.killed > 0 })
+	j.until("the rest is there", same)
+	j.until("it is in step", func() bool {
+		out, _ := h.ask("ada", "forge", "show", "away")
+		return strings.Contains(out, "pushed to github: healthy") && strings.Contains(out, "2 refs")
+	})
+	if out, err = h.ask("ada", "forge", "list"); err != nil || !strings.Contains(out, "away") || j.killed != 1 {
+		t.Errorf("killed %d times; %v\n%s", j.killed, err, out)
+	}
+
+	// Nobody waits for a forge that is away.
+	f.Close()
+	sh(`cd ours; git commit -q --allow-empty -m more; git push -q $SERVER/pub main`)
+	j.until("it says so", func() bool {
+		out, _ := h.ask("ada", "forge", "show", "away")
+		return strings.Contains(out, "failing: ") && strings.Contains(out, "next try ")
+	})
+	if text := sh(`cat server.log; grep -rl fetch-with-this "$DATA" || true`); strings.Contains(text, "fetch-with-this") {
+		t.Errorf("the token is where it can be read:\n%s", text)
+	}
+}
+
 // forgeHarness is a server that is not started, a forge, and how to run scripts beside it.
 func forgeHarness(t *testing.T) (h *harness, f *forges.Forge, sh func(script string) string) {
 	h, err := newHarness(t.TempDir(), plain)

@@ -55,6 +55,7 @@ func crashPoints(t *testing.T) []string {
 var elsewhere = map[string]bool{
 	"push.moving-back": true, // undoing an atomic push that lost a race: hooks/receive
 
+	"publish.noted": true, "publish.pushed": true, // TestForgeKillsPublication
 	"forge.promotion-opened": true, "forge.promotion-approved": true, // TestForgeKillsPromotion
 
 	// A machine enrols: gitd/enrolment, reconciler/agent and TestAgents.

@@ -119,6 +119,8 @@ type Connection struct {
 	Mirror      string   // repository here that follows it
 	Secrets     []string // names of secrets of the server that sign its webhook, 1 to 3
 	Token       string   // name of a secret of the server to fetch with; "" for none
+	Key         string   // name of one that is a private key, over ssh
+	HostKeys    []string // that the forge may have, over ssh
 	Requests    bool     // its pull or merge requests are built and landed, and its forge is told so
 	Deployments bool     // what environments declare is shown there as deployments
 	Promotions  bool     // promotions that wait for people are proposed there, as requests
@@ -134,6 +136,7 @@ type Config struct {
 	groups       map[string][]string
 	repositories map[string]Repository
 	connections  map[string]Connection
+	publications map[string]Publication
 	endpoints    map[string]EventEndpoint
 	agents       map[string]Agent
 	agentKeys    map[string]string // fingerprint → agent

@@ -73,10 +73,7 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		}
 		c.Secrets = append(c.Secrets, n.Value)
 	}
-	if _, n := lookup(value, "token"); n != nil {
-		r.secretName(n, "connection "+name)
-		c.Token = n.Value
-	}
+	c.Token, c.Key, c.HostKeys = r.credentials(key, value, "connection "+name, c.URL)
 	_, requests := lookup(value, "requests")
 	c.Requests = requests != nil && requests.Value == "true"
 	if _, n := lookup(value, "promotions"); n != nil && n.Value == "true" {
@@ -98,6 +95,9 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		if c.Token == "" {
 			r.problem(n, "set a secret, and name it: token: "+name+"-token",
 				"connection %s builds and lands requests, and has no token to read and answer them with", name)
+		}
+		if strings.HasPrefix(c.URL, "ssh://") {
+			r.problem(n, "write the https url, with a token", "connection %s follows requests, which ssh does not show", name)
 		}
 		if !strings.HasSuffix(strings.TrimSuffix(c.URL, ".git"), "/"+c.Repository) {
 			r.problem(n, "end the url in /"+c.Repository+".git",
@@ -197,6 +197,8 @@ func badURL(s string) (what, fix string) {
 	switch {
 	case err != nil || u.Host == "" || u.Hostname() == "" || strings.ContainsAny(s, " \\"):
 		return "is not an address", write
+	case u.Scheme == "ssh" && u.RawQuery == "" && !strings.ContainsAny(s, "?#"):
+		return sshURL(u)
 	case u.User != nil:
 		return "holds a user or password", "leave them out, and name a secret as token"
 	case u.RawQuery != "" || u.Fragment != "" || strings.ContainsAny(s, "?#"):
@@ -209,5 +211,5 @@ func badURL(s string) (what, fix string) {
 		}
 		return "would send everything in the clear", "use https"
 	}
-	return "is of a scheme that is not fetched from", "use https"
+	return "is of a scheme that is not fetched from", "use https, or ssh with a key"
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 )
 
+const anyKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX"
+
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	const good = "{forge: github, repository: o/n, url: 'https://github.com/o/n.git', mirror: copy, secrets: [hook]}"
@@ -16,7 +18,16 @@ func TestConnections(t *testing.T) {
 		{"in the clear", "https://", "http://", "in the clear"},
 		{"password", "https://", "https://u:p@", "holds a user or password"},
 		{"query", "n.git'", "n.git?token=x'", "holds a query"},
-		{"ssh", "https://", "ssh://", "not fetched from"},
+		{"git", "https://", "git://", "not fetched from"},
+		{"ssh without a user", "https://", "ssh://", "who logs in"},
+		{"ssh without a key", "https://", "ssh://git@", "no key to log in with"},
+		{"ssh to any host", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', key: k", "no host_keys"},
+		{"ssh with a token", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', token: t, key: k, host_keys: [HOST]", "a token, which ssh does not take"},
+		{"ssh with requests", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', key: k, host_keys: [HOST], requests: true", "which ssh does not show"},
+		{"ssh with no host's key", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', key: k, host_keys: [ssh-ed25519]", "a host key that is none"},
+		{"ssh with a password", "https://", "ssh://git:x@", "holds a password"},
+		{"ssh", "https://github.com/o/n.git'", "ssh://git@github.com:2222/o/n.git', key: k, host_keys: [HOST]", ""},
+		{"a key over https", "n.git'", "n.git', key: k", "its url is not of ssh"},
 		{"file", "https://github.com/", "file:///", "is not an address"},
 		{"forge", "github,", "githup,", "did you mean \"github\""},
 		{"repository", "o/n,", "o/n/x,", "not the name of a repository at a forge"},
@@ -35,7 +46,7 @@ func TestConnections(t *testing.T) {
 	} {
 		file := "users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}\n" +
 			"groups: {administrators: [ada]}\nrepositories: {copy: {}, written: {write: [ada]}, gated: {gate: on}}\n" +
-			"connections: {hub: " + strings.Replace(good, tt.from, tt.to, 1) + "}\n"
+			"connections: {hub: " + strings.ReplaceAll(strings.Replace(good, tt.from, tt.to, 1), "HOST", anyKey) + "}\n"
 		c, err := access.Parse("server.yaml", []byte(file))
 		switch {
 		case tt.want == "" && err != nil, tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):

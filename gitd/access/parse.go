@@ -50,10 +50,21 @@ type document struct {
 		Mirror      string   `yaml:"mirror"`
 		Secrets     []string `yaml:"secrets"`
 		Token       string   `yaml:"token"`
+		Key         string   `yaml:"key"`
+		HostKeys    []string `yaml:"host_keys"`
 		Requests    bool     `yaml:"requests"`
 		Promotions  bool     `yaml:"promotions"`
 		Deployments bool     `yaml:"deployments"`
 	} `yaml:"connections"`
+	Publish map[string]struct {
+		Forge      string   `yaml:"forge"`
+		Repository string   `yaml:"repository"`
+		URL        string   `yaml:"url"`
+		Token      string   `yaml:"token"`
+		Key        string   `yaml:"key"`
+		HostKeys   []string `yaml:"host_keys"`
+		Branches   []string `yaml:"branches"`
+	} `yaml:"publish"`
 	Events map[string]struct {
 		URL          string   `yaml:"url"`
 		Secret       string   `yaml:"secret"`
@@ -88,6 +99,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		groups:       map[string][]string{},
 		repositories: map[string]Repository{},
 		connections:  map[string]Connection{},
+		publications: map[string]Publication{},
 		endpoints:    map[string]EventEndpoint{},
 		agents:       map[string]Agent{},
 		agentKeys:    map[string]string{},
@@ -109,6 +121,9 @@ func Parse(file string, data []byte) (*Config, error) {
 		r.connection(key, value, repositories)
 	}
 	r.identities(section("users"))
+	for key, value := range yamlfile.Pairs(section("publish")) {
+		r.publication(key, value)
+	}
 	for key, value := range yamlfile.Pairs(section("events")) {
 		r.endpoint(key, value)
 	}

@@ -203,7 +203,7 @@ func runInto(cmd *exec.Cmd, input []byte, stdout io.Writer, started func(pid int
 			said = said[i+1:] // what the far end says comes first, and explains nothing
 		}
 		line, _, _ := strings.Cut(said, "\n")
-		line = strings.TrimPrefix(line, "fatal: ")
+		line = strings.TrimSpace(strings.TrimPrefix(line, "fatal: ")) // ssh ends lines as terminals do
 		exit := -1
 		var ee *exec.ExitError
 		if errors.As(err, &ee) {

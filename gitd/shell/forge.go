@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -19,8 +20,16 @@ var forgeCommands = []command{
 			if err != nil {
 				return err
 			}
+			published, err := c.shell.Backend.Publications(c.ctx, c.actor)
+			if err != nil {
+				return err
+			}
 			if c.json {
-				return emitAll(c, all)
+				return errors.Join(emitAll(c, all), emitAll(c, published))
+			}
+			if len(all) == 0 && len(published) > 0 {
+				listPublications(c, published)
+				return nil
 			}
 			if len(all) == 0 {
 				c.out.line("no connections that you may see; they are written in server.yaml of the repository headgate")
@@ -35,6 +44,10 @@ var forgeCommands = []command{
 				})
 			}
 			c.out.table(rows)
+			if len(published) > 0 {
+				c.out.line("")
+				listPublications(c, published)
+			}
 			return nil
 		},
 	},
@@ -42,6 +55,15 @@ var forgeCommands = []command{
 		name: "forge show", args: "<connection>", what: "how a connection is, and what to set up at the forge",
 		example: "forge show hub",
 		run: func(c *call) error {
+			published, err := c.shell.Backend.Publications(c.ctx, c.actor)
+			if err != nil {
+				return err
+			}
+			for _, p := range published {
+				if p.Name == c.args["connection"] {
+					return showPublication(c, p)
+				}
+			}
 			f, err := c.shell.Backend.Connection(c.ctx, c.actor, c.args["connection"])
 			if err != nil {
 				return err
@@ -183,11 +205,49 @@ var forgeCommands = []command{
 	},
 	{
 		name: "forge test", args: "<connection>",
-		what: "prove a connection both ways: ask the forge, and have it post a webhook", example: "forge test hub",
+		what: "prove a connection both ways: ask the forge, and have it post a webhook; or push a publication now", example: "forge test hub",
 		run: func(c *call) error {
 			return c.act(c.shell.Backend.TestConnection(c.ctx, c.actor, c.args["connection"]))
 		},
 	},
+}
+
+func listPublications(c *call, list []show.Publication) {
+	rows := [][]cell{{plain("PUBLICATION"), plain("STATE"), plain("OF"), plain("TO"), plain("LAST IN STEP"), plain("MOVED")}}
+	for _, p := range list {
+		rows = append(rows, []cell{plain(p.Name), c.out.word(p.State), plain(p.Repository), plain(p.URL),
+			dash(c.out.at(p.LastStep, false)), count(int(p.Moved))})
+	}
+	c.out.table(rows)
+}
+
+func showPublication(c *call, p show.Publication) error {
+	if c.json {
+		return c.emit(p)
+	}
+	c.out.wrapped("%s: %s, pushed to %s: %s", p.Name, p.Repository, p.Forge, p.State)
+	if p.Failing != "" {
+		c.out.wrapped("failing: %s; next try %s", p.Failing, c.out.at(p.RetryAt, false))
+	}
+	for _, name := range p.Unset {
+		c.out.line("not set: %s", c.ssh("secret set "+name+" <file"))
+	}
+	for _, ref := range p.Diverged {
+		c.out.wrapped("left alone: somebody has moved %s there to what is not here; take it away there, and it is put back",
+			strings.TrimPrefix(strings.TrimPrefix(ref, "refs/heads/"), "refs/"))
+	}
+	rows := [][]cell{
+		{plain("pushed to"), plain(p.URL)},
+		{plain("last in step"), dash(c.out.at(p.LastStep, false))},
+		{plain("next look"), dash(c.out.at(p.NextLook, false))},
+		{plain("published"), plain(show.Plural(p.Refs, "ref") + "; " +
+			strconv.FormatInt(p.Moved, 10) + " moves since the server started")},
+	}
+	if p.Left > 0 {
+		rows = append(rows, []cell{plain("left out"), plain(show.Plural(p.Left, "ref") + " with names that no forge is given")})
+	}
+	c.out.table(rows)
+	return nil
 }
 
 // lastHeard says when a connection was last heard of.

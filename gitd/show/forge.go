@@ -14,6 +14,9 @@ import (
 type Forges interface {
 	Connections(ctx context.Context, who access.Identity) ([]Connection, error)
 	Connection(ctx context.Context, who access.Identity, name string) (Connection, error)
+	// Publications are the repositories that are pushed to forges, of those whose
+	// repository somebody may read.
+	Publications(ctx context.Context, who access.Identity) ([]Publication, error)
 	// Deliveries are the newest that a connection's webhook brought, newest first.
 	Deliveries(ctx context.Context, who access.Identity, name string) ([]Delivery, error)
 	// Replay processes a delivery again.
@@ -21,7 +24,8 @@ type Forges interface {
 	// Connect says what to create at a forge, and with which rights; or with a token it
 	// connects the repository there: secrets, server.yaml and webhook. Doing it again goes on.
 	Connect(ctx context.Context, who access.Identity, c NewConnection, token secret.Value) (Connecting, error)
-	// TestConnection asks the forge, as a poll does, and has it post a webhook.
+	// TestConnection asks the forge, as a poll does, and has it post a webhook. A
+	// publication it has look at its forge.
 	TestConnection(ctx context.Context, who access.Identity, name string) (Done, error)
 	// TipLog is the log of the build of a gated branch that the forge has moved past
 	// the gate; of the first one with branch "".
@@ -53,6 +57,24 @@ type Connection struct {
 	Tips         []Tip     `json:"tips,omitempty"` // gated branches that are where the forge has moved them, past the gate
 	Failing      string    `json:"failing,omitempty"`
 	RetryAt      time.Time `json:"retry_at,omitzero"`
+}
+
+// Publication is a repository of this server that is pushed to a forge, and how that is.
+type Publication struct {
+	Name       string    `json:"publication"`
+	Forge      string    `json:"forge"`
+	Repository string    `json:"repository"`
+	URL        string    `json:"url"`
+	State      State     `json:"state"` // healthy, failed, drift: somebody has moved something there; unknown at first
+	Unset      []string  `json:"unset_secrets,omitempty"`
+	Refs       int       `json:"refs"` // branches and tags that are to be there
+	LastStep   time.Time `json:"last_in_step,omitzero"`
+	NextLook   time.Time `json:"next_look,omitzero"`
+	Moved      int64     `json:"moved"`              // refs there, since the start
+	Diverged   []string  `json:"diverged,omitempty"` // refs there that somebody has moved, and that are left alone
+	Left       int       `json:"refs_left_out,omitempty"`
+	Failing    string    `json:"failing,omitempty"`
+	RetryAt    time.Time `json:"retry_at,omitzero"`
 }
 
 // NewConnection is what somebody wants to connect. What is empty has a default.

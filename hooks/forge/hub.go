@@ -19,12 +19,12 @@ import (
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
 
-// Hub is all connections of a server: it takes their webhooks and keeps their
-// mirrors where the forges are. Its fields are set before its first use; it is
+// Hub is all connections and publications of a server: it takes their webhooks, keeps
+// mirrors where the forges are, and forges where repositories are here. Its fields are set before its first use; it is
 // safe for concurrent use.
 //
-// Goroutines: two for each connection (worker.go, requests.go), which Run starts and ends as
-// server.yaml says, and waits for.
+// Goroutines: two for each connection (worker.go, requests.go) and one for each publication
+// (publish.go), which Run starts and ends as server.yaml says, and waits for.
 type Hub struct {
 	Dir     string // of the inboxes, one directory a connection
 	Store   *repo.Store
@@ -44,13 +44,14 @@ type Hub struct {
 	receiver *Receiver
 	changed  signal.Mailbox[struct{}]
 
-	mu      sync.Mutex // guards workers
-	workers map[string]*worker
+	mu         sync.Mutex // guards what follows
+	workers    map[string]*worker
+	publishers map[string]*publisher
 }
 
 func (h *Hub) start() {
 	h.once.Do(func() {
-		h.workers = map[string]*worker{}
+		h.workers, h.publishers = map[string]*worker{}, map[string]*publisher{}
 		h.receiver = &Receiver{
 			Connection: h.connection,
 			Inbox: func(name string) (*delivery.Log, error) {
@@ -87,6 +88,9 @@ func (h *Hub) Retry() {
 	defer h.mu.Unlock()
 	for _, w := range h.workers {
 		w.askNow()
+	}
+	for _, p := range h.publishers {
+		p.askNow()
 	}
 }
 
@@ -137,7 +141,7 @@ func (h *Hub) worker(name string) (*worker, error) {
 	return w, nil
 }
 
-// Run serves all connections until ctx is done.
+// Run serves all connections and publications until ctx is done.
 func (h *Hub) Run(ctx context.Context) error {
 	h.start()
 	running := map[string]func(){} // ends a worker, and waits for that: one that comes back is alone
@@ -147,33 +151,52 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 		h.close()
 	}()
+	begin := func(key string, runs ...func(context.Context)) {
+		inner, stop := context.WithCancel(ctx)
+		var work sync.WaitGroup
+		running[key] = func() {
+			stop()
+			work.Wait()
+		}
+		for _, run := range runs {
+			work.Go(func() { run(inner) })
+		}
+	}
 
 	for {
+		conf := h.Access()
 		current := map[string]bool{}
-		for _, c := range h.Access().Connections() {
-			current[c.Name] = true
-			w, err := h.worker(c.Name)
-			if err != nil {
-				h.Log.Error("opened no inbox", "connection", c.Name, "err", err)
-				continue
-			}
-			if running[c.Name] == nil {
-				inner, stop := context.WithCancel(ctx)
-				var work sync.WaitGroup
-				running[c.Name] = func() {
-					stop()
-					work.Wait()
-				}
-				work.Go(func() { w.run(inner) })
-				work.Go(func() { w.requests.run(inner) })
-				continue
-			}
-			w.reconfigured()
+		for _, p := range conf.Publications() {
+			current[fmt.Sprint(p)] = true
 		}
-		for name, end := range running {
-			if !current[name] {
-				end() // its inbox stays open, and on disk: the connection may come back
-				delete(running, name)
+		for _, c := range conf.Connections() {
+			current[c.Name] = true
+		}
+		for key, end := range running {
+			if !current[key] {
+				end() // an inbox stays open, and on disk: the connection may come back
+				delete(running, key)
+			}
+		}
+		for _, c := range conf.Connections() {
+			w, err := h.worker(c.Name)
+			switch {
+			case err != nil:
+				h.Log.Error("opened no inbox", "connection", c.Name, "err", err)
+			case running[c.Name] == nil:
+				begin(c.Name, w.run, w.requests.run)
+			default:
+				w.reconfigured()
+			}
+		}
+		for _, p := range conf.Publications() {
+			if running[fmt.Sprint(p)] != nil {
+				continue
+			}
+			if one, err := h.publisher(p); err != nil {
+				h.Log.Error("cannot publish", "publication", p.Name, "err", err)
+			} else {
+				begin(fmt.Sprint(p), one.run)
 			}
 		}
 		select {
@@ -182,6 +205,44 @@ func (h *Hub) Run(ctx context.Context) error {
 		case <-h.changed.C():
 		case <-time.After(time.Minute): // an inbox that could not be opened
 		}
+	}
+}
+
+// publisher is a new one for a publication, in the place of the one that it had.
+func (h *Hub) publisher(conf access.Publication) (*publisher, error) {
+	if err := os.MkdirAll(h.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	put, err := openPublished(filepath.Join(h.Dir, conf.Name+".published.json"), conf.URL)
+	if err != nil {
+		return nil, err
+	}
+	p := &publisher{hub: h, conf: conf, put: put}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.publishers[conf.Name] = p
+	return p, nil
+}
+
+// Publishing says how a publication is. One that has just been made says nothing yet.
+func (h *Hub) Publishing(name string) Publishing {
+	h.start()
+	h.mu.Lock()
+	p := h.publishers[name]
+	h.mu.Unlock()
+	if p == nil {
+		return Publishing{}
+	}
+	return p.Status()
+}
+
+// Publish has a publication look at its forge now.
+func (h *Hub) Publish(name string) {
+	h.start()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.publishers[name]; p != nil {
+		p.askNow()
 	}
 }
 

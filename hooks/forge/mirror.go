@@ -19,7 +19,30 @@ import (
 type remote struct {
 	kind  Kind
 	url   string
-	token secret.Value // empty: none
+	token secret.Value // over https; empty: none
+
+	key      secret.Value // over ssh
+	hostKeys []string
+}
+
+// remoteOf is a remote whose token and private key are secrets of these names.
+func (h *Hub) remoteOf(forge, url, token, key string, hostKeys []string) (m remote, err error) {
+	if m.kind, err = ParseKind(forge); err != nil {
+		return m, err
+	}
+	m.url, m.hostKeys = url, hostKeys
+	if token != "" {
+		if m.token, err = h.Secrets.Get(secret.ID{Name: token}); err != nil {
+			return m, err
+		}
+		if strings.ContainsAny(string(m.token.Reveal()), "\r\n\x00") {
+			return m, fmt.Errorf("secret %s: a token is one line", token)
+		}
+	}
+	if key != "" {
+		m.key, err = h.Secrets.Get(secret.ID{Name: key})
+	}
+	return m, err
 }
 
 // Move is a ref of a mirror that was moved to where the forge has it.
@@ -48,6 +71,7 @@ var fetchConfig = []string{
 	"-c", "protocol.allow=never",
 	"-c", "protocol.https.allow=always",
 	"-c", "protocol.http.allow=always", // server.yaml takes it for this machine only
+	"-c", "protocol.ssh.allow=always",
 	"-c", "http.followRedirects=false", // the address is the administrators', not the forge's
 	"-c", "http.lowSpeedLimit=1000",
 	"-c", "http.lowSpeedTime=60",
@@ -61,9 +85,29 @@ var fetchConfig = []string{
 // who reads that can read the token's file.
 const tokenVariable = "HEADGATE_FORGE_TOKEN"
 
-// command prepares a git child that talks to the forge. A token is in neither
-// its words nor the address: git asks its credential helper, which is a built-in
-// of the shell.
+// git runs a git child that talks to the forge. A token is in neither its words nor the
+// address: git asks its credential helper, which is a built-in of the shell. A private
+// key stays in this process (keyAgent).
+func (m remote) git(ctx context.Context, r *repo.Repository, input []byte, args ...string) ([]byte, error) {
+	cmd := m.command(ctx, r, args...)
+	if !strings.HasPrefix(m.url, "ssh://") {
+		return repo.Run(cmd, input)
+	}
+	a, err := openKeyAgent(m.url, m.key, m.hostKeys)
+	if err != nil {
+		return nil, err
+	}
+	defer a.close()
+	cmd.Env = append(cmd.Env, "GIT_SSH_COMMAND="+a.command(), "GIT_SSH_VARIANT=ssh")
+	out, err := repo.Run(cmd, input)
+	var failed *repo.GitError
+	if errors.As(err, &failed) && (strings.HasPrefix(failed.Stderr, "@@@") ||
+		strings.Contains(failed.Stderr, "host key is known for")) {
+		return nil, errors.New("the host has another key than host_keys of server.yaml name: nothing was shown to it")
+	}
+	return out, err
+}
+
 func (m remote) command(ctx context.Context, r *repo.Repository, args ...string) *exec.Cmd {
 	user := map[Kind]string{GitHub: "x-access-token", GitLab: "oauth2", Gitea: "oauth2"}[m.kind]
 	options := slices.Clone(fetchConfig)
@@ -84,8 +128,8 @@ func (m remote) command(ctx context.Context, r *repo.Repository, args ...string)
 func (m remote) list(ctx context.Context, r *repo.Repository) (listing, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	out, err := repo.Run(m.command(ctx, r, "ls-remote", "--symref", "--end-of-options", m.url, "HEAD", "refs/heads/*",
-		"refs/tags/*"), nil)
+	out, err := m.git(ctx, r, nil, "ls-remote", "--symref", "--end-of-options", m.url, "HEAD", "refs/heads/*",
+		"refs/tags/*")
 	if err != nil {
 		return listing{}, gitSaid("list the refs at the forge", err)
 	}
@@ -96,7 +140,7 @@ func (m remote) list(ctx context.Context, r *repo.Repository) (listing, error) {
 func (m remote) refsAt(ctx context.Context, r *repo.Repository, names ...string) (map[string]repo.Hash, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	out, err := repo.Run(m.command(ctx, r, append([]string{"ls-remote", "--end-of-options", m.url}, names...)...), nil)
+	out, err := m.git(ctx, r, nil, append([]string{"ls-remote", "--end-of-options", m.url}, names...)...)
 	if err != nil {
 		return nil, gitSaid("list the refs at the forge", err)
 	}
@@ -223,9 +267,9 @@ func (m remote) push(ctx context.Context, r *repo.Repository, branch string, old
 	if new == repo.Zero {
 		source = ""
 	}
-	_, refused := repo.Run(m.command(ctx, r, "push", "--quiet", "--no-verify", "--no-follow-tags", "--no-signed",
+	_, refused := m.git(ctx, r, nil, "push", "--quiet", "--no-verify", "--no-follow-tags", "--no-signed",
 		"--recurse-submodules=no",
-		"--force-with-lease="+ref+":"+lease, "--end-of-options", m.url, source+":"+ref), nil)
+		"--force-with-lease="+ref+":"+lease, "--end-of-options", m.url, source+":"+ref)
 	if refused == nil {
 		return nil
 	}
@@ -302,10 +346,8 @@ func (m remote) fetch(ctx context.Context, r *repo.Repository, due []Move) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	cmd := m.command(ctx, r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-		"--no-recurse-submodules",
-		"--stdin", "--end-of-options", m.url)
-	if _, err := repo.Run(cmd, ids.Bytes()); err != nil {
+	if _, err := m.git(ctx, r, ids.Bytes(), "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+		"--no-recurse-submodules", "--stdin", "--end-of-options", m.url); err != nil {
 		return gitSaid("fetch from the forge", err)
 	}
 	return nil

@@ -501,10 +501,8 @@ func (p *pass) fetch(ctx context.Context, r Request) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	cmd := p.remote.command(ctx, p.r, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-		"--no-recurse-submodules",
-		"--end-of-options", p.remote.url, ref)
-	if _, err := repo.Run(cmd, nil); err != nil {
+	if _, err := p.remote.git(ctx, p.r, nil, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+		"--no-recurse-submodules", "--end-of-options", p.remote.url, ref); err != nil {
 		return gitSaid("fetch request "+strconv.Itoa(r.Number), err)
 	}
 	if !p.r.Has(r.Head) {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/gate"
@@ -252,18 +251,9 @@ func (w *worker) remote() (remote, *repo.Repository, error) {
 	if !ok {
 		return remote{}, nil, fmt.Errorf("there is no connection %s", w.name)
 	}
-	kind, err := ParseKind(conf.Forge)
+	m, err := w.hub.remoteOf(conf.Forge, conf.URL, conf.Token, conf.Key, conf.HostKeys)
 	if err != nil {
 		return remote{}, nil, err
-	}
-	m := remote{kind: kind, url: conf.URL}
-	if conf.Token != "" {
-		if m.token, err = w.hub.Secrets.Get(secret.ID{Name: conf.Token}); err != nil {
-			return remote{}, nil, err
-		}
-		if strings.ContainsAny(string(m.token.Reveal()), "\r\n\x00") {
-			return remote{}, nil, fmt.Errorf("secret %s: a token is one line", conf.Token)
-		}
 	}
 	r, err := w.hub.Store.Repository(conf.Mirror)
 	return m, r, err

@@ -116,15 +116,58 @@ func (s *Server) Connection(_ context.Context, a access.Identity, name string) (
 	if !f.LastDelivery.IsZero() {
 		f.Silent = show.Duration(time.Since(f.LastDelivery))
 	}
-	for _, of := range append(slices.Clone(conf.Secrets), conf.Token) {
-		if of == "" {
+	f.Unset = s.unset(append(slices.Clone(conf.Secrets), conf.Token, conf.Key)...)
+	return f, nil
+}
+
+// Publications implements show.Backend.
+func (s *Server) Publications(_ context.Context, a access.Identity) (list []show.Publication, err error) {
+	c := s.access.Load()
+	for _, conf := range c.Publications() {
+		if !c.May(a, access.Read, conf.Repository) {
 			continue
 		}
-		if _, err := s.secrets.Get(secret.ID{Name: of}); errors.Is(err, secret.ErrNotFound) {
-			f.Unset = append(f.Unset, of)
+		status := s.forges.Publishing(conf.Name)
+		p := show.Publication{
+			Name:       conf.Name,
+			Forge:      conf.Forge,
+			Repository: conf.Repository,
+			URL:        conf.URL,
+			State:      show.Healthy,
+			Unset:      s.unset(conf.Token, conf.Key),
+			Refs:       status.Refs,
+			LastStep:   status.LastStep,
+			NextLook:   status.NextLook,
+			Moved:      status.Moved,
+			Diverged:   status.Diverged,
+			Left:       status.Left,
+			Failing:    status.Failing,
+			RetryAt:    status.RetryAt,
+		}
+		switch {
+		case p.Failing != "":
+			p.State = show.Failed
+		case len(p.Diverged) > 0:
+			p.State = show.Drift
+		case p.LastStep.IsZero():
+			p.State = show.Unknown
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// unset are the secrets of these names that nobody has set.
+func (s *Server) unset(names ...string) (list []string) {
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		if _, err := s.secrets.Get(secret.ID{Name: name}); errors.Is(err, secret.ErrNotFound) {
+			list = append(list, name)
 		}
 	}
-	return f, nil
+	return list
 }
 
 // Deliveries implements show.Backend.
@@ -186,6 +229,16 @@ func (s *Server) Replay(_ context.Context, a access.Identity, name string, deliv
 
 // TestConnection implements show.Backend.
 func (s *Server) TestConnection(ctx context.Context, a access.Identity, name string) (show.Done, error) {
+	if conf, ok := s.access.Load().Publication(name); ok && s.access.Load().May(a, access.Read, conf.Repository) {
+		if err := s.administrator(a, "act on connections"); err != nil {
+			return show.Done{}, err
+		}
+		s.forges.Publish(name)
+		return show.Done{
+			What: fmt.Sprintf("%s is looked at, and gets what it lacks", conf.URL),
+			Next: "see what came of it: forge show " + name,
+		}, nil
+	}
 	if err := s.operates(a, name); err != nil {
 		return show.Done{}, err
 	}
