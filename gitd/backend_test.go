@@ -2,6 +2,8 @@ package gitd
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"iter"
 	"time"
 
@@ -48,5 +50,37 @@ func (b *backend) Log(ctx context.Context, _ access.Identity, _ string, _ int, f
 		case <-ctx.Done():
 		case <-b.follow:
 		}
+	}
+}
+
+// Environment is of a repository that is there.
+func (b *backend) Environment(_ context.Context, _ access.Identity, repository, environment string) (show.Environment, error) {
+	if repository != "checkout" {
+		return show.Environment{}, &show.Error{Kind: show.NotFound, What: "no such repository"}
+	}
+	return show.Environment{Repository: repository, Name: environment}, nil
+}
+
+// Exec says the keys that are typed, up to a q, and every size of the terminal.
+func (b *backend) Exec(ctx context.Context, _ access.Identity, repository, environment string, x show.Exec) (int, error) {
+	fmt.Fprintf(x.Out, "%s %s %s %q\n", repository, environment, x.Service, x.Command)
+	if x.Terminal == nil {
+		data, err := io.ReadAll(x.In)
+		fmt.Fprintf(x.Err, "read %d bytes", len(data))
+		return 5, err
+	}
+	fmt.Fprintf(x.Out, "%s %d by %d\n", x.Terminal.Name, x.Terminal.Size.Columns, x.Terminal.Size.Rows)
+	size := <-x.Terminal.Resize
+	fmt.Fprintf(x.Out, "%d by %d\n", size.Columns, size.Rows)
+	key := make([]byte, 1)
+	for {
+		if _, err := x.In.Read(key); err != nil {
+			<-ctx.Done() // as the keyboard ends with it
+			return 0, context.Cause(ctx)
+		}
+		if key[0] == 'q' {
+			return 7, nil
+		}
+		fmt.Fprintf(x.Out, "key %d\n", key[0])
 	}
 }

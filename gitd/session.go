@@ -8,7 +8,6 @@ import (
 	"io"
 	"regexp"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/transport"
+	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
 // Bounds of what a client may ask of one session before its program runs.
@@ -48,10 +48,24 @@ type session struct {
 	pty *pty
 }
 
-// pty is what a pty-req said.
+// pty is what a pty-req said, and window-change since.
 type pty struct {
-	name  string // TERM
-	width int    // columns
+	name    string // TERM
+	size    tty.Size
+	resized chan tty.Size // holds the newest size until it is read
+}
+
+// width is one that text can be laid out in.
+func (p *pty) width() int {
+	if p.size.Columns == 0 {
+		return 80
+	}
+	return int(min(max(p.size.Columns, 40), 500))
+}
+
+// cells is a size as it can be told on.
+func cells(columns, rows uint32) tty.Size {
+	return tty.Size{Columns: uint16(min(columns, 1000)), Rows: uint16(min(rows, 1000))}
 }
 
 // errHungUp is why a session's context is done when its client has gone.
@@ -189,7 +203,10 @@ func (s *session) flooded(what string) {
 	s.conn.Close()
 }
 
-var localeForm = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
+var (
+	localeForm   = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
+	terminalForm = regexp.MustCompile(`^[A-Za-z0-9._+-]{1,64}$`)
+)
 
 // setEnv takes GIT_PROTOCOL, which a git child will see if it is well-formed,
 // and what says how the client wants its text. The rest is refused.
@@ -228,7 +245,7 @@ func (s *session) setTerminal(payload []byte) bool {
 	if s.pty != nil {
 		return false
 	}
-	s.pty = &pty{name: p.Term, width: columns(p.Columns)}
+	s.pty = &pty{name: p.Term, size: cells(p.Columns, p.Rows), resized: make(chan tty.Size, 1)}
 	return true
 }
 
@@ -242,16 +259,13 @@ func (s *session) resize(payload []byte) bool {
 	if s.pty == nil {
 		return false
 	}
-	s.pty.width = columns(p.Columns)
-	return true
-}
-
-// columns is a width that text can be laid out in.
-func columns(n uint32) int {
-	if n == 0 {
-		return 80
+	s.pty.size = cells(p.Columns, p.Rows)
+	select {
+	case <-s.pty.resized: // which nobody has read, and is another now
+	default:
 	}
-	return int(min(max(n, 40), 500))
+	s.pty.resized <- s.pty.size
+	return true
 }
 
 func (s *session) tty() *pty {
@@ -338,15 +352,24 @@ func (s *session) command(actor access.Identity, words []string) int {
 	ctx, cancel := context.WithCancelCause(s.d.commands)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })()
-	tty := s.tty()
+	screen := s.tty()
 
 	in := shell.Invocation{Actor: actor, Words: words, Out: s, Err: s.Stderr()}
-	if tty == nil {
+	if screen == nil {
 		in.In = s.input(ctx)
 	} else {
-		s.work.Go(func() { s.listen(cancel) })
+		keys := newKeyboard()
+		s.work.Go(func() { keys.listen(s, func() { cancel(errHungUp) }) })
+		defer context.AfterFunc(ctx, func() { keys.close(context.Cause(ctx)) })()
 		in.Out, in.Err = returns{s}, returns{s} // one screen, in order
-		in.Terminal = s.style(tty)
+		in.Console = func() (io.Reader, io.Writer, tty.Terminal) {
+			now := s.tty()
+			if !terminalForm.MatchString(now.name) {
+				now.name = "dumb"
+			}
+			return keys.take(), s, tty.Terminal{Name: now.name, Size: now.size, Resize: now.resized}
+		}
+		in.Terminal = s.style(screen)
 	}
 	return s.d.shell.Run(ctx, in)
 }
@@ -363,27 +386,12 @@ func (s *session) input(ctx context.Context) io.Reader {
 	return read
 }
 
-// listen reads what is typed on a terminal while a command runs, which is nothing
-// but Ctrl-C: no signal is sent there.
-func (s *session) listen(cancel context.CancelCauseFunc) {
-	buffer := make([]byte, 512)
-	for {
-		n, err := s.Read(buffer)
-		if slices.ContainsFunc(buffer[:n], func(b byte) bool { return b == 3 || b == 4 }) {
-			cancel(errHungUp)
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
 // style is how the client's terminal can be written to.
 func (s *session) style(tty *pty) shell.Terminal {
 	locale := strings.ToLower(cmp.Or(s.env["LC_ALL"], s.env["LC_CTYPE"], s.env["LANG"]))
 	usable := tty.name != "dumb" && tty.name != ""
 	return shell.Terminal{
-		Width:   tty.width,
+		Width:   tty.width(),
 		Colour:  usable && s.env["NO_COLOR"] == "", // empty means not set, by its convention
 		Unicode: usable && (strings.HasSuffix(locale, "utf-8") || strings.HasSuffix(locale, "utf8")),
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/shell"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/transport"
+	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
 // impostor claims one key and signs with another's.
@@ -158,7 +159,7 @@ func TestTerminal(t *testing.T) {
 		{map[string]string{"LANG": "en_GB.UTF-8"}, "dumb", shell.Terminal{Width: 80}},
 	} {
 		s := &session{env: c.env}
-		if got := s.style(&pty{name: c.pty, width: 80}); got != c.want {
+		if got := s.style(&pty{name: c.pty, size: tty.Size{Columns: 80}}); got != c.want {
 			t.Errorf("%v on %s: %+v", c.env, c.pty, got)
 		}
 	}

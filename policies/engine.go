@@ -147,6 +147,11 @@ func (e *Engine) Converge(ctx context.Context, in ConvergeInput) (Answer, Record
 	return e.query(ctx, "converge", in.Now, in)
 }
 
+// Exec answers whether a person may run a command where a service runs.
+func (e *Engine) Exec(ctx context.Context, in ExecInput) (Answer, Record) {
+	return e.query(ctx, "exec", in.Now, in)
+}
+
 func (e *Engine) query(ctx context.Context, query string, now time.Time, input any) (Answer, Record) {
 	raw, err := json.Marshal(document(reflect.ValueOf(input)))
 	if err != nil {

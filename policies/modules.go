@@ -15,7 +15,7 @@ import (
 )
 
 // queries are the packages that are evaluated, below root: headgate.push.
-var queries = []string{"push", "land", "promote", "rollback", "converge"}
+var queries = []string{"push", "land", "promote", "rollback", "converge", "exec"}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
@@ -81,7 +81,7 @@ func build(files map[string][]byte) (policy, Problems) {
 				File: m.path,
 				Line: m.parsed.Package.Location.Row,
 				What: fmt.Sprintf("package %s is never evaluated", m.name),
-				Fix: "name it headgate.push, headgate.land, headgate.promote, headgate.rollback or headgate.converge, " +
+				Fix: "name it headgate.push, headgate.land, headgate.promote, headgate.rollback, headgate.converge or headgate.exec, " +
 					"or refer to it from one of those",
 			})
 		}

@@ -1,5 +1,5 @@
 // Package policies answers whether something may happen: a push, a landing, a
-// promotion, a healing. It embeds Open Policy Agent and the default Rego, which
+// promotion, a healing, a command. It embeds Open Policy Agent and the default Rego, which
 // most teams never look at: it reads the facts that headgate.yaml and server.yaml
 // gave. A repository's own Rego in policies/ is evaluated as well, and the
 // stricter answer wins.
@@ -7,12 +7,12 @@
 //   - Pool compiles, tests and evaluates policies in processes of their own, which call
 //     Work. A repository's are trusted with nothing else.
 //   - Engine is a set of compiled policies; its methods Push, Land, Promote,
-//     Rollback and Converge take one documented input each and return an Answer.
+//     Rollback, Converge and Exec take one documented input each and return an Answer.
 //   - Record is all that is needed to evaluate the same query again.
 //   - Schema is the JSON Schema of a query's input.
 //
 // A repository answers a query in the package headgate.push, headgate.land,
-// headgate.promote, headgate.rollback or headgate.converge, with sets of objects:
+// headgate.promote, headgate.rollback, headgate.converge or headgate.exec, with sets of objects:
 // deny (rule, msg, until) ends it, need (rule, msg, at, group, count, who) leaves it open, met and
 // warn are for people. What these refer to counts with them: other packages below
 // policies/, and the members of the JSON and YAML objects in policies/ itself, as
@@ -262,4 +262,19 @@ type ConvergeInput struct {
 	Repository  string    `json:"repository"`
 	Environment string    `json:"environment"`
 	Release     int       `json:"release"`
+}
+
+// ExecInput is about: may this person run this command where a service runs?
+type ExecInput struct {
+	Now         time.Time   `json:"now"`
+	Repository  string      `json:"repository"`
+	Application string      `json:"application"`
+	Environment Environment `json:"environment"`
+	Release     int         `json:"release"`
+	Service     string      `json:"service"`
+	Instance    string      `json:"instance"` // empty: any of the service
+	Command     []string    `json:"command"`  // empty: a shell
+	Terminal    bool        `json:"terminal"` // whether it has one
+	Session     string      `json:"session"`  // names this run, so that each one is on record
+	User        User        `json:"user"`     // who asks
 }

@@ -18,6 +18,7 @@ var inputs = map[string]reflect.Type{
 	"promote":  reflect.TypeFor[PromoteInput](),
 	"rollback": reflect.TypeFor[RollbackInput](),
 	"converge": reflect.TypeFor[ConvergeInput](),
+	"exec":     reflect.TypeFor[ExecInput](),
 }
 
 // Schema is the JSON Schema of a query's input, by which a repository's Rego

@@ -14,10 +14,11 @@ const module = "github.com/headgate-cd/headgate/"
 // allowed says which packages those below a path may import, by the longest path
 // that fits. ARCHITECTURE.md has the same as a picture.
 var allowed = map[string][]string{
-	"policies":            {},
-	"gitd":                {"gitd"},
-	"hooks":               {"gitd", "hooks", "policies"},
-	"hooks/build":         {"gitd/buildsettings", "gitd/crash", "gitd/engine", "gitd/sandbox", "gitd/terminal", "gitd/yamlfile", "hooks/build"},
+	"policies": {},
+	"gitd":     {"gitd"},
+	"hooks":    {"gitd", "hooks", "policies"},
+	"hooks/build": {"gitd/buildsettings", "gitd/crash", "gitd/engine", "gitd/sandbox", "gitd/terminal", "gitd/tty",
+		"gitd/yamlfile", "hooks/build"},
 	"hooks/build/report":  {"gitd/repo"},
 	"hooks/receive/wire":  {},
 	"reconciler":          {"gitd", "policies", "reconciler"},

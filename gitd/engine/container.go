@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/moby/moby/client/pkg/versions"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
 // Spec is a container to be made.
@@ -406,56 +408,85 @@ func (e *Engine) List(ctx context.Context, label, value string) (all []Found, er
 	return all, nil
 }
 
-// Exec runs a command in a container to its end, with what it prints in out. Where
-// the engine is this machine's the command ends with ctx.
-func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writer) (code int, err error) {
-	return e.ExecAs(ctx, id, "", argv, out)
-}
-
 // ErrNoUser is that a container has no such user.
 var ErrNoUser = errors.New("there is no such user in the container")
 
-// ExecAs is Exec as a user of the container's; "" is that of the container. The error
-// is ErrNoUser when there is none.
-func (e *Engine) ExecAs(ctx context.Context, id, user string, argv []string, out io.Writer) (code int, err error) {
-	made, err := e.api.ExecCreate(ctx, id,
-		client.ExecCreateOptions{User: user, Cmd: argv, AttachStdout: true, AttachStderr: true})
-	if err != nil {
-		return 0, e.failure(ctx, "run a command in the container", err)
+// Command is one to be run in a container.
+type Command struct {
+	Argv []string
+	Env  []string // besides the container's
+	User string   // of the container's; "" is that of the container
+	tty.Streams
+}
+
+// Exec runs a command in a container, to its end or that of ctx where the engine is this
+// machine's, and returns its exit code. The error is ErrNoUser when its user is none.
+func (e *Engine) Exec(ctx context.Context, id string, c Command) (code int, err error) {
+	const doing = "run a command in the container"
+	options := client.ExecCreateOptions{
+		User:         c.User,
+		Cmd:          c.Argv,
+		Env:          c.Env,
+		AttachStdin:  c.In != nil,
+		AttachStdout: true,
+		AttachStderr: true,
+		TTY:          c.Terminal != nil,
 	}
-	attached, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
+	if c.Terminal != nil {
+		options.Env = append(options.Env, "TERM="+c.Terminal.Name)
+	}
+	made, err := e.api.ExecCreate(ctx, id, options)
 	if err != nil {
-		if user != "" && unknownUser.MatchString(err.Error()) {
+		return 0, e.failure(ctx, doing, err)
+	}
+	attached, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{TTY: c.Terminal != nil})
+	if err != nil {
+		if c.User != "" && unknownUser.MatchString(err.Error()) {
 			return 0, ErrNoUser
 		}
 		if ctx.Err() != nil {
 			e.endExec(made.ID)
 		}
-		return 0, e.failure(ctx, "run a command in the container", err)
+		return 0, e.failure(ctx, doing, err)
 	}
 	defer attached.Close()
 	late := context.AfterFunc(ctx, func() {
 		e.endExec(made.ID)
 		attached.Close()
 	})
-	_, err = stdcopy.StdCopy(out, out, attached.Reader)
+	if c.In != nil {
+		go func() { // ends with what is read
+			_, _ = io.Copy(attached.Conn, c.In) // the command may have read enough
+			_ = attached.CloseWrite()
+		}()
+	}
+	if c.Terminal != nil {
+		done := make(chan struct{})
+		var resizing sync.WaitGroup
+		resizing.Go(func() { e.resizeExec(ctx, made.ID, *c.Terminal, done) })
+		_, err = io.Copy(c.Out, attached.Reader)
+		close(done)
+		resizing.Wait()
+	} else {
+		_, err = stdcopy.StdCopy(c.Out, c.Err, attached.Reader)
+	}
 	if !late() || ctx.Err() != nil {
-		return 0, ctx.Err()
+		return 0, context.Cause(ctx)
 	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
-		return 0, e.failure(ctx, "run a command in the container", err)
+		return 0, e.failure(ctx, doing, err)
 	}
 	for {
 		found, err := e.api.ExecInspect(ctx, made.ID, client.ExecInspectOptions{})
 		if err != nil {
-			return 0, e.failure(ctx, "run a command in the container", err)
+			return 0, e.failure(ctx, doing, err)
 		}
 		if !found.Running { // it has closed what it prints to, and may end a little later
 			return found.ExitCode, nil
 		}
 		if !sleep(ctx, 10*time.Millisecond) {
 			e.endExec(made.ID)
-			return 0, ctx.Err()
+			return 0, context.Cause(ctx)
 		}
 	}
 }
@@ -478,6 +509,27 @@ func (e *Engine) Written(ctx context.Context, id string) (int64, error) {
 	}
 	return *found.Container.SizeRw, nil
 }
+
+// resizeExec tells a command the size of its terminal, now and whenever that changes.
+func (e *Engine) resizeExec(ctx context.Context, id string, of tty.Terminal, done <-chan struct{}) {
+	for size, ok := of.Size, true; ok; {
+		for range resizeTries { // the command may be about to start
+			_, err := e.api.ExecResize(ctx, id, client.ExecResizeOptions{Height: uint(size.Rows), Width: uint(size.Columns)})
+			if err == nil || !sleep(ctx, 20*time.Millisecond) {
+				break
+			}
+		}
+		select {
+		case size, ok = <-of.Resize:
+		case <-done:
+			return
+		}
+	}
+}
+
+// resizeTries is how often a terminal is told its size until it takes it: without it a
+// command goes on all the same.
+const resizeTries = 50
 
 // endExec ends a command, for which the API has no word. It may be about to start.
 func (e *Engine) endExec(id string) {
@@ -515,5 +567,9 @@ func (e *Engine) endProcess(ctx context.Context, exec string, pid int) (ended bo
 	defer held.Close()
 	// It still runs, so that the number that is held was its own.
 	again, err := e.api.ExecInspect(ctx, exec, client.ExecInspectOptions{})
-	return err == nil && again.Running && held.Signal(syscall.SIGKILL)
+	if err != nil || !again.Running {
+		return false
+	}
+	sandbox.EndSession(pid) // with what it has started
+	return held.Signal(syscall.SIGKILL) || held.Ended()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
+	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
 // registry is one that gives nothing as it should, each name in its own way.
@@ -112,14 +113,14 @@ func TestEngine(t *testing.T) {
 		t.Run("a command in it", func(t *testing.T) {
 			id := run(t, engine.Spec{Command: sh("sleep 1000")})
 			var out bytes.Buffer
-			code, err := e.Exec(ctx, id, sh("echo sick; exit 3"), &out)
+			code, err := e.Exec(ctx, id, printing(sh("echo sick; exit 3"), &out))
 			if err != nil || code != 3 || out.String() != "sick\n" {
 				t.Errorf("%d %q %v", code, out.String(), err)
 			}
 			// Given up before it has started, while it does, and after that.
 			for _, d := range []time.Duration{5 * time.Millisecond, 60 * time.Millisecond, 200 * time.Millisecond} {
 				short, stop := context.WithTimeout(ctx, d)
-				if _, err := e.Exec(short, id, sh("sleep 999"), &out); err == nil {
+				if _, err := e.Exec(short, id, printing(sh("sleep 999"), &out)); err == nil {
 					t.Error("what hangs is not given up")
 				}
 				stop()
@@ -127,7 +128,7 @@ func TestEngine(t *testing.T) {
 			out.Reset()
 			for late := time.Now().Add(time.Minute); ; {
 				out.Reset()
-				if _, err := e.Exec(ctx, id, sh("ps"), &out); err != nil {
+				if _, err := e.Exec(ctx, id, printing(sh("ps"), &out)); err != nil {
 					t.Fatal(err)
 				}
 				if !strings.Contains(out.String(), "sleep 999") {
@@ -252,7 +253,7 @@ func TestEngine(t *testing.T) {
 				t.Errorf("without an engine: %v", err)
 			}
 			d.Start()
-			if _, err := e.Exec(ctx, id, sh("touch /end"), &bytes.Buffer{}); err != nil {
+			if _, err := e.Exec(ctx, id, printing(sh("touch /end"), &bytes.Buffer{})); err != nil {
 				t.Fatal(err)
 			}
 			if end := <-ended; end.Code != 5 || end.Reason != "" {
@@ -260,4 +261,9 @@ func TestEngine(t *testing.T) {
 			}
 		})
 	})
+}
+
+// printing is a command whose output goes to out.
+func printing(argv []string, out *bytes.Buffer) engine.Command {
+	return engine.Command{Argv: argv, Streams: tty.Streams{Out: out, Err: out}}
 }

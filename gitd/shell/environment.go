@@ -27,6 +27,7 @@ var envCommands = []command{
 		run:     envLog,
 	},
 	logsCommand,
+	execCommand,
 	{
 		name: "env rename", args: "<repo> <environment> <name>", what: "give an environment another name",
 		example: "env rename hello production live",

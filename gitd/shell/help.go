@@ -61,7 +61,11 @@ func list(c *call, commands []command) error {
 			}
 			continue
 		}
-		args, _, _ := strings.Cut(cmd.args, " [--") // its help has the options
+		args := cmd.args // its help has the options
+		for strings.HasPrefix(args, "[--") {
+			_, args, _ = strings.Cut(args, "] ")
+		}
+		args, _, _ = strings.Cut(args, " [--")
 		rows = append(rows, []cell{
 			plain("  " + strings.TrimSpace(cmd.name+" "+args)),
 			{s: cmd.what, colour: second, wrap: true},

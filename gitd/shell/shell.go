@@ -26,6 +26,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -49,6 +50,9 @@ type Invocation struct {
 	In       io.Reader // what the client sends to the command; nil: nothing
 	Out, Err io.Writer
 	Terminal Terminal
+	// Console gives a command the client's terminal as it is: what is typed, and where to
+	// print. nil: the client has none.
+	Console func() (in io.Reader, out io.Writer, of tty.Terminal)
 }
 
 // Terminal is what the far end can show. The zero Terminal is none: plain ASCII,
@@ -68,7 +72,10 @@ type command struct {
 	example string   // shown first in its help
 	options []option // what is said of the options in args
 	notes   string   // further help
-	run     func(c *call) error
+	// verbatim is a command whose words, from the first that is no option on, are its own
+	// to read.
+	verbatim bool
+	run      func(c *call) error
 	// incomplete says what to do about an argument that must be given and was
 	// not; nil: the usage.
 	incomplete func(c *call) error
@@ -96,8 +103,12 @@ type call struct {
 	command *command
 	args    map[string]string // by the names in the command's usage
 	options map[string]string // by name with dashes
+	words   []string          // of a verbatim command
 	json    bool
-	flush   func() // makes what is written so far visible to a client that follows
+	stdout  io.Writer // for what is not the shell's, as is stderr
+	stderr  io.Writer
+	console func() (in io.Reader, out io.Writer, of tty.Terminal) // nil: there is no terminal
+	flush   func()                                                // makes what is written so far visible to a client that follows
 }
 
 // outcome ends a command whose answer is written with a state's exit code.
@@ -141,6 +152,9 @@ func (s *Shell) Run(ctx context.Context, in Invocation) (status int) {
 		out:     &text{w: buffer, Terminal: in.Terminal, now: now().UTC()},
 		options: map[string]string{},
 		args:    map[string]string{},
+		stdout:  in.Out,
+		stderr:  in.Err,
+		console: in.Console,
 		flush:   func() { buffer.Flush() },
 	}
 	err := c.dispatch(in.Words)
@@ -201,7 +215,14 @@ func (c *call) dispatch(words []string) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(rest, asksHelp) {
+	own := rest // words that are the shell's to read
+	if cmd.verbatim {
+		if i := slices.IndexFunc(rest, func(w string) bool { return !strings.HasPrefix(w, "-") }); i >= 0 {
+			own = rest[:i]
+		}
+		c.json = slices.Contains(own, "--json")
+	}
+	if slices.ContainsFunc(own, asksHelp) {
 		return help(c, cmd)
 	}
 	c.command = cmd

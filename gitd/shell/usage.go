@@ -101,6 +101,10 @@ func (c *call) parse(words []string) error {
 		word := words[0]
 		words = words[1:]
 		if !strings.HasPrefix(word, "-") || word == "-" {
+			if c.command.verbatim {
+				c.words = append([]string{word}, words...)
+				return nil
+			}
 			given = append(given, word)
 			continue
 		}

@@ -46,6 +46,7 @@ type Backend interface {
 	Repositories
 	Changes
 	Environments
+	Execs
 	Schedules
 	Tests
 	Source

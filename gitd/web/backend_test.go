@@ -26,6 +26,7 @@ func at(clock string) time.Time {
 
 // unasked is what no page shows.
 type unasked interface {
+	show.Execs
 	show.Members
 	show.Agents
 	show.Secrets

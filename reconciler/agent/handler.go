@@ -61,6 +61,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.watch(w, r)
 	case "POST " + pathLogs:
 		h.logs(w, r)
+	case "POST " + pathExec:
+		h.exec(w, r)
 	case "POST " + pathControl + "stop", "POST " + pathControl + "drain",
 		"POST " + pathControl + "resume", "POST " + pathControl + "upgrade":
 		var q struct {

@@ -20,6 +20,7 @@ const (
 	pathSettings = "/v1/settings" // PUT Settings
 	pathWatch    = "/v1/watch"    // GET: a stream of events, all that there is first
 	pathLogs     = "/v1/logs"     // POST a logQuery: a stream of logLines
+	pathExec     = "/v1/exec"     // POST an execQuery, upgraded to execProtocol
 	pathControl  = "/v1/control/" // POST to control/stop, drain, resume, upgrade
 )
 

@@ -403,6 +403,7 @@ func TestHostileTalk(t *testing.T) {
 		{"POST", pathRemove, `{"repository":"../..","application":"x","environment":"y","sequence":2}`, 204},
 		{"PUT", pathSettings, `[]`, 400},
 		{"POST", pathControl + "explode", `{}`, 404},
+		{"POST", pathExec, `{`, 400},
 		{"POST", pathControl + "stop", `{}`, 500},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://agent"+c.path, strings.NewReader(c.body))

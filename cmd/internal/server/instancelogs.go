@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"iter"
 
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -31,4 +32,35 @@ func (s *Server) InstanceLogs(ctx context.Context, a access.Identity, repository
 			yield(show.InstanceLine{}, errReadsNoMore)
 		}
 	}
+}
+
+// Exec implements show.Backend.
+func (s *Server) Exec(ctx context.Context, a access.Identity, repository, environment string,
+	x show.Exec) (status int, err error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Rights, groups and policies may change meanwhile.
+	members, ignoreMembers := s.moved.Watch(access.Own)
+	defer ignoreMembers()
+	rules, ignoreRules := s.store.Watch(repository)
+	defer ignoreRules()
+	go func() {
+		for there := true; there; {
+			select {
+			case _, there = <-members: // closed when nobody watches any more
+			case _, there = <-rules:
+			}
+			_, err := s.readable(a, repository)
+			if err == nil {
+				err = s.reconciler.MayExec(ctx, repository, environment, a, x)
+			}
+			if why := (*show.Error)(nil); errors.As(err, &why) { // else nobody could say
+				cancel(why)
+			}
+		}
+	}()
+	return s.reconciler.Exec(ctx, repository, environment, a, x)
 }

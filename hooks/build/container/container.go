@@ -29,6 +29,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/bounds"
 	"github.com/headgate-cd/headgate/hooks/build/pipe"
@@ -322,7 +323,11 @@ func (n *session) Run(ctx context.Context, s build.Script, out io.Writer) (int, 
 	watching, rest := context.WithCancel(ctx)
 	go n.disk.Watch(watching, n.kill)
 	var said bytes.Buffer
-	exit, err := n.engine.ExecAs(ctx, n.id, s.User, []string{"sh", "-c", step, "sh", s.Shell, s.Path}, &said)
+	exit, err := n.engine.Exec(ctx, n.id, engine.Command{
+		Argv:    []string{"sh", "-c", step, "sh", s.Shell, s.Path},
+		User:    s.User,
+		Streams: tty.Streams{Out: &said, Err: &said},
+	})
 	rest()
 	stop()
 	if cerr := copying.End(); cerr != nil {

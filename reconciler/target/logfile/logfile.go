@@ -126,6 +126,13 @@ func (l *File) flush() {
 	l.append(ofOutput + l.readable(part))
 }
 
+// Readable is a line as it stands in the log: printable, and without secrets.
+func (l *File) Readable(line string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.readable([]byte(line[:min(len(line), maxLogLine)]))
+}
+
 func (l *File) readable(line []byte) string {
 	return strings.TrimRight(terminal.Plain(l.Mask.Apply(string(line))), " ")
 }

@@ -30,6 +30,7 @@ type app struct {
 
 	onLeft  func()        // to be called when the loop does nothing any more
 	stepped chan struct{} // closed when the loop has looked at what there is
+	ended   chan struct{} // closed when the loop does not run any more
 
 	mu         sync.Mutex
 	fence      int               // newest sequence told
@@ -100,6 +101,7 @@ func newApp(t *Target, k target.Key) *app {
 	a := &app{
 		fence:     -1,
 		stepped:   make(chan struct{}),
+		ended:     make(chan struct{}),
 		owner:     t,
 		published: published{facts: &rollout.Observed{}},
 		versions:  map[string]*version{},
@@ -151,6 +153,7 @@ func (a *app) run() {
 	defer timer.Stop()
 	stepped := sync.OnceFunc(func() { close(a.stepped) })
 	defer stepped()
+	defer close(a.ended)
 	for {
 		select {
 		case <-ctx.Done():

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
@@ -92,10 +92,7 @@ func (c *contained) theEngine() (*engine.Engine, bool) {
 }
 
 func (c *contained) endingOf(end engine.End) ending {
-	how := ending{outcome: "exited " + strconv.Itoa(end.Code), exitCode: end.Code, reason: target.Reason(end.Reason)}
-	if end.Code > 128 && end.Code < 128+32 {
-		how.outcome = "was ended by " + signalName(syscall.Signal(end.Code-128))
-	}
+	how := ending{outcome: outcomeOf(end.Code), exitCode: end.Code, reason: target.Reason(end.Reason)}
 	if c.stopping.Load() {
 		how.reason = ""
 		return how
@@ -157,16 +154,12 @@ const (
 	lastLines = 10 * time.Second
 )
 
-func (c *contained) exec(ctx context.Context, cmd command, out io.Writer) (outcome string, err error) {
+func (c *contained) exec(ctx context.Context, cmd command, with tty.Streams) (int, error) {
 	e, err := c.owner.open()
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	code, err := e.Exec(ctx, c.started.Container, cmd.argv, out)
-	if err != nil || code == 0 {
-		return "", err
-	}
-	return "exited " + strconv.Itoa(code), nil
+	return e.Exec(ctx, c.started.Container, engine.Command{Argv: cmd.argv, Env: cmd.env, Streams: with})
 }
 
 func (c *contained) alive(ctx context.Context) error {

@@ -76,7 +76,7 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 	line = append(line, "--", "/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all",
 		"--no-new-privs",
 		"/usr/bin/env", "-i", "-C", path.Join(inside, c.workingDir))
-	return namespaces, slices.Concat(line, c.env, c.argv), nil
+	return namespaces, slices.Concat(line, c.env, noVariable(c.argv)), nil
 }
 
 // isOwnUsers reports whether a user namespace is this process's own.

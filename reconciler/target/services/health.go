@@ -16,6 +16,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
 // Checks of an instance that was never healthy come quickly, so that a rollout
@@ -138,12 +139,12 @@ func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Ito
 func runs(c command, w workload, mask *terminal.Mask) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var out lastBytes
-		outcome, err := w.exec(ctx, c, &out)
-		if err != nil || outcome == "" {
+		code, err := w.exec(ctx, c, tty.Streams{Out: &out, Err: &out})
+		if err != nil || code == 0 {
 			return err
 		}
 		lines := strings.Split(strings.TrimSpace(string(out.tail)), "\n")
-		text := "healthcheck " + outcome
+		text := "healthcheck " + outcomeOf(code)
 		if last := mask.Apply(terminal.Plain(lines[len(lines)-1])); last != "" {
 			text += ": " + last
 		}

@@ -41,7 +41,9 @@ type instance struct {
 	left     chan struct{} // closed when it is to go on without this program
 	gone     chan struct{} // closed when run has returned
 
-	port, pid int // owned by the app's loop
+	// Owned by the app's loop.
+	port, pid int
+	running   *running // nil: nothing runs
 }
 
 // stop has run end the process. It returns at once, and may be called twice.
@@ -126,6 +128,7 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	in.tell(func() {
 		in.app.resolved(in.what)
 		in.port, in.pid = port, pid
+		in.running = &running{w, c, log}
 		if in.found == nil {
 			in.app.observed.Saw(rollout.Ran{ID: in.id}, time.Now())
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
 // process is the command of an instance with all that it has started. It outlives
@@ -71,14 +72,14 @@ type command struct {
 // starter starts processes: those of instances, and those of their health checks.
 type starter struct {
 	bwrap string // path of bubblewrap; empty runs without
-	// What a check starts asks the kernel to kill it when the thread that started it
+	// What is run by run asks the kernel to kill it when the thread that started it
 	// ends, and a thread ends when a goroutine that locked it ends: work is done by one
 	// that lives as long as the target.
 	work chan func()
 }
 
-// run serves check until ctx ends.
-func (s *starter) run(ctx context.Context) {
+// serve does the work of run until ctx ends.
+func (s *starter) serve(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for {
@@ -247,10 +248,16 @@ func (p *process) ending() (outcome string, exitCode int) {
 		return "was ended by SIGKILL", -1
 	case !noted:
 		return "has ended, and nobody saw how", -1
-	case code > 128 && code < 128+32: // as a shell says it
-		return "was ended by " + signalName(syscall.Signal(code-128)), code
 	}
-	return "exited " + strconv.Itoa(code), code
+	return outcomeOf(code), code
+}
+
+// outcomeOf puts an exit code into words, for people.
+func outcomeOf(code int) string {
+	if code > 128 && code < 128+32 { // as a shell says it
+		return "was ended by " + signalName(syscall.Signal(code-128))
+	}
+	return "exited " + strconv.Itoa(code)
 }
 
 // notedStatus reads how a process ended from the file in which bubblewrap, or the
@@ -369,14 +376,14 @@ func (p *process) kill() {
 	}
 }
 
-// check runs a command to its end where an instance runs, with what it prints in
-// out. It ends with ctx, and with this program.
-func (s *starter) check(ctx context.Context, c command, in *process, out io.Writer) (outcome string, err error) {
+// run runs a command to its end where an instance runs, and returns its exit code, or 128
+// and the signal that ended it. It ends with ctx, and with this program.
+func (s *starter) run(ctx context.Context, c command, in *process, with tty.Streams) (code int, err error) {
 	var cmd *exec.Cmd
 	if in.started.Confined {
 		namespaces, line, err := in.entered(c)
 		if err != nil {
-			return "", err
+			return 0, err
 		}
 		defer closeAll(namespaces)
 		cmd = exec.Command(line[0], line[1:]...)
@@ -388,31 +395,66 @@ func (s *starter) check(ctx context.Context, c command, in *process, out io.Writ
 		cmd.Dir = filepath.Join(c.release, c.workingDir)
 		cmd.Env = c.env
 	}
-	cmd.Stdout, cmd.Stderr = out, out
-	// A process that handed its output to something that outlives it does not hold us.
-	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := s.do(ctx, cmd.Start); err != nil {
-		return "", err
+	// A process that handed its output to something that outlives it does not hold us.
+	cmd.WaitDelay = lastOutput
+	var screen *pty
+	started := func() {}
+	switch {
+	case with.Terminal != nil:
+		if screen, err = openTerminal(*with.Terminal); err != nil {
+			return 0, err
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = screen.theirs, screen.theirs, screen.theirs
+		cmd.SysProcAttr.Setctty = true
+		started = func() { screen.carry(with.In, with.Out) }
+	case with.In != nil:
+		// What is not read would hold us, were the copying the command's.
+		typed, err := cmd.StdinPipe()
+		if err != nil {
+			return 0, err
+		}
+		started = func() {
+			go func() { // ends with what is read
+				_, _ = io.Copy(typed, with.In) // the command may have read enough
+				typed.Close()
+			}()
+		}
 	}
-	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // it may have ended
+	if screen == nil {
+		cmd.Stdout, cmd.Stderr = with.Out, with.Err
+	}
+	if err := s.do(ctx, cmd.Start); err != nil {
+		if screen != nil {
+			screen.theirs.Close()
+			screen.finish()
+		}
+		return 0, err
+	}
+	started()
+	kill := func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended
+		if screen != nil {
+			sandbox.EndSession(cmd.Process.Pid) // with job control it has groups of its own
+		}
+	}
 	late := context.AfterFunc(ctx, kill)
 	err = cmd.Wait()
 	late()
 	kill() // what it left behind
+	if screen != nil {
+		screen.finish()
+	}
 	if ctx.Err() != nil {
-		return "", ctx.Err()
+		return 0, context.Cause(ctx)
 	}
 	if cmd.ProcessState == nil {
-		return "", err
+		return 0, err
 	}
 	if ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
-		return "was ended by " + signalName(ws.Signal()), nil
+		return 128 + int(ws.Signal()), nil
 	}
-	if code := cmd.ProcessState.ExitCode(); code != 0 {
-		return "exited " + strconv.Itoa(code), nil
-	}
-	return "", nil
+	return cmd.ProcessState.ExitCode(), nil
 }
 
 // do has f run on the starter's thread.

@@ -2,10 +2,10 @@ package services
 
 import (
 	"context"
-	"io"
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
 )
@@ -41,9 +41,9 @@ type workload interface {
 	// follow carries what it prints into the log until it is over and finish is called,
 	// or it is left; what was not read by then is there for the next.
 	follow(log *logfile.File) (finish func(), err error)
-	// exec runs a command where it runs, to its end or that of ctx. A nil error with an
-	// outcome is a command that failed.
-	exec(ctx context.Context, c command, out io.Writer) (outcome string, err error)
+	// exec runs a command where it runs, to its end or that of ctx, and returns its exit
+	// code.
+	exec(ctx context.Context, c command, with tty.Streams) (code int, err error)
 	// reach says whether it takes connections on its port.
 	reach(ctx context.Context) error
 	// alive says whether it runs, where nothing else is asked.
@@ -130,8 +130,8 @@ func (s *supervised) alive(context.Context) error { return nil }
 
 func (s *supervised) reach(ctx context.Context) error { return connects(ctx, s.command.port) }
 
-func (s *supervised) exec(ctx context.Context, c command, out io.Writer) (string, error) {
-	return s.owner.starter.check(ctx, c, s.process, out)
+func (s *supervised) exec(ctx context.Context, c command, with tty.Streams) (int, error) {
+	return s.owner.starter.run(ctx, c, s.process, with)
 }
 
 func (s *supervised) follow(log *logfile.File) (finish func(), err error) {

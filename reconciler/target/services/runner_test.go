@@ -127,6 +127,13 @@ func testRunner(t *testing.T, r runsAs) {
 		testSecrets(t, r)
 	})
 
+	t.Run("people run commands in it", func(t *testing.T) {
+		h := open(t)
+		testExec(t, h, r)
+		gone(t, h)
+		logged(t, h, "job-1", "ada runs in job-1: sh -c cat", "what ada ran in job-1 exited 3")
+	})
+
 	t.Run("it goes on without an agent, and is found again", func(t *testing.T) {
 		t.Parallel()
 		dir, logs := t.TempDir(), t.TempDir()

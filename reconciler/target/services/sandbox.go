@@ -51,11 +51,15 @@ func sandboxed(bwrap string, c command) []string {
 		line = append(line, "--ro-bind", b.Source, b.Target)
 	}
 	line = append(line, "--", firstShell, "-c", first, "sh", "/usr/bin/env", "-i", "--")
-	argv := c.argv
-	if strings.Contains(argv[0], "=") { // env would take it for a variable
-		argv = append([]string{"/bin/sh", "-c", `exec "$@"`, "sh"}, argv...)
+	return slices.Concat(line, c.env, noVariable(c.argv))
+}
+
+// noVariable is a command that env does not take for a variable.
+func noVariable(argv []string) []string {
+	if strings.Contains(argv[0], "=") {
+		return append([]string{"/bin/sh", "-c", `exec "$@"`, "sh"}, argv...)
 	}
-	return slices.Concat(line, c.env, argv)
+	return argv
 }
 
 // firstAlone is what the first process does where there is no bubblewrap. It handles
@@ -74,10 +78,7 @@ func alone(c command) []string {
 	// The status is bubblewrap's to note otherwise.
 	line := []string{"/bin/sh", "-c", "exec 3>&6 6>&-\n" + firstAlone, "sh", "/usr/bin/env", "-i", "--"}
 	argv := slices.Concat([]string{programIn(c)}, c.argv[1:])
-	if strings.Contains(argv[0], "=") { // env would take it for a variable
-		argv = append([]string{"/bin/sh", "-c", `exec "$@"`, "sh"}, argv...)
-	}
-	return slices.Concat(line, c.env, argv)
+	return slices.Concat(line, c.env, noVariable(argv))
 }
 
 // programIn is the program of a command as it is found outside a sandbox.

@@ -214,7 +214,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 	// Health checks start processes until the last instance has stopped.
 	stopping, stopped := context.WithCancel(context.WithoutCancel(ctx))
 	var helpers sync.WaitGroup
-	helpers.Go(func() { t.starter.run(stopping) })
+	helpers.Go(func() { t.starter.serve(stopping) })
 	helpers.Go(t.outputs.run)
 	defer func() {
 		stopped()
