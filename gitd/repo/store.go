@@ -68,12 +68,14 @@ type Repository struct {
 	damage   *Damaged   // as it was seen last; nil: nothing
 }
 
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+var nameForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+})
 
 // CheckName says what is wrong with a repository's name: as with CodeCommit, 1 to
 // 100 letters, digits, ".", "_", "-", not ending in ".git".
 func CheckName(name string) error {
-	if !nameForm.MatchString(name) || strings.HasSuffix(strings.ToLower(name), ".git") || strings.Contains(name, "..") {
+	if !nameForm().MatchString(name) || strings.HasSuffix(strings.ToLower(name), ".git") || strings.Contains(name, "..") {
 		return fmt.Errorf(
 			"%q is not a repository name: use 1 to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in .git", name)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -42,15 +43,29 @@ const (
 
 var (
 	// imageReference is a name with a registry, a tag and a digest, or with less of that.
-	imageReference = regexp.MustCompile(
-		`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
-	imageName     = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
-	containerUser = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
-	oneHostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	volumeName    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
-	sysctlName    = regexp.MustCompile(
-		`^(net\.[a-z0-9_.-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.[a-z_]+)$`)
-	octalMode = regexp.MustCompile(`^0?o?[0-7]{3,4}$`)
+	imageReference = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(
+			`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	})
+	imageName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
+	})
+	containerUser = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+	})
+	oneHostName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	})
+	volumeName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
+	})
+	sysctlName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(
+			`^(net\.[a-z0-9_.-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.[a-z_]+)$`)
+	})
+	octalMode = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^0?o?[0-7]{3,4}$`)
+	})
 )
 
 // capabilities are those that let nobody out of a container.
@@ -76,13 +91,13 @@ func (p *parser) container(s *Service, key, n *yaml.Node, what string) {
 	case "user":
 		if text, ok := p.scalar(n, what); ok {
 			c.User = text
-			if !containerUser.MatchString(text) {
+			if !containerUser().MatchString(text) {
 				p.problem(n, `write a name or a number, such as "65532:65532"`, "%s is %q", what, text)
 			}
 		}
 	case "group_add":
 		c.Groups = p.texts(n, what, func(text string) string {
-			if containerUser.MatchString(text) && !strings.Contains(text, ":") {
+			if containerUser().MatchString(text) && !strings.Contains(text, ":") {
 				return ""
 			}
 			return "a name or a number of a group"
@@ -90,7 +105,7 @@ func (p *parser) container(s *Service, key, n *yaml.Node, what string) {
 	case "hostname":
 		if text, ok := p.scalar(n, what); ok {
 			c.Hostname = text
-			if !oneHostName.MatchString(text) {
+			if !oneHostName().MatchString(text) {
 				p.problem(n, "use letters, digits and -, at most 63", "%s is %q", what, text)
 			}
 		}
@@ -119,7 +134,7 @@ func (p *parser) container(s *Service, key, n *yaml.Node, what string) {
 		})
 	case "sysctls":
 		c.Sysctls = p.pairs(n, what, func(at *yaml.Node, name, value string) {
-			if !sysctlName.MatchString(name) {
+			if !sysctlName().MatchString(name) {
 				p.problem(at, "leave it out; the machine's administrator sets it", "%s: %s is the whole machine's", what, name)
 			}
 		})
@@ -215,7 +230,7 @@ func (p *parser) image(c *Container, n *yaml.Node, what string) {
 		return
 	}
 	plain, err := interpolate(text, sampleVariables)
-	if err != nil || !imageReference.MatchString(plain) {
+	if err != nil || !imageReference().MatchString(plain) {
 		p.problem(
 			n, `write it like "postgres:17" or "ghcr.io/acme/web@sha256:…", in small letters; a name alone is an image of the release`,
 			"%s: %q is not the name of an image", what, text)
@@ -235,7 +250,7 @@ func (p *parser) ownImage(s *Service, n *yaml.Node, what string) {
 	case !ok:
 	case s.Container.Image != "":
 		p.problem(n, "keep one of them", "%s: the service has an image already", what)
-	case !imageName.MatchString(text):
+	case !imageName().MatchString(text):
 		p.problem(n, "write the name of one under images in headgate.yaml", "%s is %q", what, text)
 	default:
 		s.Container.Image, s.Container.OwnImage = text, true
@@ -324,7 +339,7 @@ func (p *parser) extraHosts(c *Container, n *yaml.Node, what string) {
 	add := func(at *yaml.Node, name, address string) {
 		address = strings.Trim(address, "[]")
 		_, err := netip.ParseAddr(address)
-		if !hostName.MatchString(strings.ToLower(name)) || strings.HasPrefix(name, "*") || err != nil &&
+		if !hostName().MatchString(strings.ToLower(name)) || strings.HasPrefix(name, "*") || err != nil &&
 			address != "host-gateway" {
 			p.problem(at, `write "name: address", such as "db.internal: 10.0.0.5"`, "%s: %q is %q", what, name, address)
 			return
@@ -386,7 +401,7 @@ func (p *parser) networks(s *Service, n *yaml.Node, what string) {
 			}
 			if aliases := value(v, "aliases"); aliases != nil {
 				s.Container.Aliases = append(s.Container.Aliases, p.texts(aliases, of+".aliases", func(text string) string {
-					if hostName.MatchString(text) {
+					if hostName().MatchString(text) {
 						return ""
 					}
 					return "a host name in small letters"
@@ -470,7 +485,7 @@ func (p *parser) mode(n *yaml.Node, what string) uint32 {
 	if !ok {
 		return 0
 	}
-	if !octalMode.MatchString(text) {
+	if !octalMode().MatchString(text) {
 		p.problem(n, `write octal digits in quotes, such as "0440"`, "%s is %q", what, text)
 		return 0
 	}

@@ -46,7 +46,7 @@ func (p *parser) idle(n *yaml.Node) map[string]bool {
 		wanted := len(list.Content) == 0
 		for _, item := range list.Content {
 			text, ok := p.scalar(item, what)
-			if ok && !volumeName.MatchString(text) {
+			if ok && !volumeName().MatchString(text) {
 				p.problem(item, "use letters, digits, '_', '.' and '-'", "%s: %q is not the name of a profile", what, text)
 			}
 			known[text] = true

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -20,7 +21,7 @@ func (p *parser) secretVariables(s *Service, n *yaml.Node, what string) {
 	}
 	for variable, name := range p.pairs(n, what, nil) {
 		at := value(n, variable)
-		if !variableName.MatchString(variable) || variable == "PORT" || strings.HasPrefix(variable, "HEADGATE_") {
+		if !variableName().MatchString(variable) || variable == "PORT" || strings.HasPrefix(variable, "HEADGATE_") {
 			p.problem(at, "use letters, digits and _, and no name that is headgate's", "%s: variable name %q", what, variable)
 		}
 		if _, twice := s.Environment[variable]; twice {
@@ -33,10 +34,12 @@ func (p *parser) secretVariables(s *Service, n *yaml.Node, what string) {
 	slices.SortFunc(s.Secrets, func(a, b Secret) int { return strings.Compare(a.Variable+a.File, b.Variable+b.File) })
 }
 
-var secretForm = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]{0,99}$`)
+var secretForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]{0,99}$`)
+})
 
 func (p *parser) secretName(at *yaml.Node, name, what string) {
-	if !secretForm.MatchString(name) {
+	if !secretForm().MatchString(name) {
 		p.problem(at, "name one as in: ssh host secret set <repository>:<name>",
 			"%s: %q is not the name of a secret", what, name)
 	}
@@ -98,7 +101,7 @@ func (p *parser) mount(c *Container, at *yaml.Node, from string, m Mount, what s
 		return
 	}
 	m.Target = strings.TrimSuffix(m.Target, "/")
-	if volumeName.MatchString(from) {
+	if volumeName().MatchString(from) {
 		if p.resources["volumes"][from] == nil {
 			p.problem(at, `declare it under "volumes:"; a file is named with ./ before it`,
 				"%s: there is no volume %q", what, from)
@@ -199,7 +202,7 @@ func (p *parser) longVolume(c *Container, n *yaml.Node, what string) {
 	}
 	switch kind {
 	case "volume":
-		if source == "" || !volumeName.MatchString(source) {
+		if source == "" || !volumeName().MatchString(source) {
 			p.problem(n, "write source: the name of one under volumes",
 				"%s: a volume without a name would be lost with its instance", what)
 			return
@@ -365,7 +368,7 @@ func (p *parser) resource(key, n *yaml.Node) {
 	p.resources[key.Value] = all
 	for name, v := range yamlfile.Pairs(n) {
 		what := key.Value + "." + name.Value
-		if !volumeName.MatchString(name.Value) {
+		if !volumeName().MatchString(name.Value) {
 			p.problem(name, "use letters, digits, '_', '.' and '-', at most 64", "%s: invalid name %q", key.Value, name.Value)
 			continue
 		}

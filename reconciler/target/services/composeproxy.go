@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -38,9 +39,15 @@ var proxyKeys = []string{
 const maxRoutes = 50
 
 var (
-	headerName = regexp.MustCompile(`^[A-Za-z0-9!#$%&'*+.^_|~-]{1,100}$`)
-	hostName   = regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-	byteSize   = regexp.MustCompile(`^([0-9]{1,12})\s*([kKmMgG])?i?[bB]?$`)
+	headerName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9!#$%&'*+.^_|~-]{1,100}$`)
+	})
+	hostName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+	})
+	byteSize = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([0-9]{1,12})\s*([kKmMgG])?i?[bB]?$`)
+	})
 )
 
 func (p *parser) proxy(s *Service, key string, n *yaml.Node, what string) {
@@ -79,11 +86,11 @@ func (p *parser) proxyWord(s *Service, key, text string, n *yaml.Node, what stri
 	case key == "sticky" && text == "true":
 		x.Sticky = proxy.OwnCookie
 	case key == "sticky" && text == "false":
-	case key == "sticky" && headerName.MatchString(text):
+	case key == "sticky" && headerName().MatchString(text):
 		x.Sticky = text
 	case key == "sticky":
 		p.problem(n, "write true, or the name of the application's own cookie", "%s is %q", what, text)
-	case key == "test_header" && headerName.MatchString(text):
+	case key == "test_header" && headerName().MatchString(text):
 		x.TestHeader = text
 	case key == "test_header":
 		p.problem(n, "write the name of a header, such as X-Canary", "%s is %q", what, text)
@@ -126,7 +133,7 @@ func (p *parser) routes(s *Service, n *yaml.Node, what string) {
 		if at != "" {
 			r.Path = "/" + at
 		}
-		if text == "" || host != "" && !hostName.MatchString(r.Host) || r.Path != "" &&
+		if text == "" || host != "" && !hostName().MatchString(r.Host) || r.Path != "" &&
 			path.Clean(r.Path) != strings.TrimSuffix(r.Path, "/") ||
 			strings.ContainsAny(r.Path, "?# ") {
 			p.problem(item, `write a host, a path, or both, such as "shop.example.org/api"`, "%s: %q is not a route", what, text)
@@ -153,7 +160,7 @@ func (p *parser) bytes(n *yaml.Node, what string, low, high int64) int64 {
 	if !ok {
 		return low
 	}
-	m := byteSize.FindStringSubmatch(text)
+	m := byteSize().FindStringSubmatch(text)
 	if m == nil {
 		p.problem(n, `write it like "10m" or "64k"`, "%s is %q, which is not a size", what, text)
 		return low

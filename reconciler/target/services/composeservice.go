@@ -298,16 +298,20 @@ func (p *parser) command(n *yaml.Node, what string) (argv []string) {
 }
 
 var (
-	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	variableName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	})
 	// containerVariable is one that no shell needs to know: images take settings by them.
-	containerVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,199}$`)
+	containerVariable = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,199}$`)
+	})
 )
 
 // environment reads variables into env, instead of what is there.
 func (p *parser) environment(n *yaml.Node, what string, container bool, env map[string]string) {
 	set := func(at *yaml.Node, name string, value *yaml.Node) {
 		switch {
-		case !variableName.MatchString(name) && !(container && containerVariable.MatchString(name)):
+		case !variableName().MatchString(name) && !(container && containerVariable().MatchString(name)):
 			p.problem(at, "use letters, digits and _", "%s: variable name %q", what, name)
 		case name == "PORT" && !container || strings.HasPrefix(name, "HEADGATE_"):
 			p.problem(at, "leave it out, or give yours another name", "%s: %s is set by headgate", what, name)
@@ -318,7 +322,7 @@ func (p *parser) environment(n *yaml.Node, what string, container bool, env map[
 		}
 	}
 	passOn := func(at *yaml.Node, name, fix string) {
-		if value, ok := p.of(at).vars[name]; ok && variableName.MatchString(name) {
+		if value, ok := p.of(at).vars[name]; ok && variableName().MatchString(name) {
 			env[name] = literal(value)
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
-var containerNameForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
+var containerNameForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
+})
 
 // container reads one element of containerDefinitions.
 func (t *ecsTask) container(n *yaml.Node, what string) (one ecsContainer, ok bool) {
@@ -47,7 +50,7 @@ func (t *ecsTask) container(n *yaml.Node, what string) (one ecsContainer, ok boo
 	if n.Kind != yaml.MappingNode || name == "" && !ok {
 		return one, false
 	}
-	if !containerNameForm.MatchString(name) || !serviceName().MatchString(strings.ToLower(name)) {
+	if !containerNameForm().MatchString(name) || !serviceName().MatchString(strings.ToLower(name)) {
 		p.problem(cmp.Or(set["name"], n), "use letters, digits, _ and -, at most 40", "%s.name is %q", what, name)
 		return one, false
 	}
@@ -107,7 +110,7 @@ func (t *ecsTask) containerKey(one *ecsContainer, name, key string, n *yaml.Node
 		t.pairs(n, what, "name", "valueFrom", func(at *yaml.Node, name, from string) {
 			if s, ok := p.valueFrom(at, from, what); ok {
 				s.Variable = name
-				if !containerVariable.MatchString(name) || strings.HasPrefix(name, "HEADGATE_") {
+				if !containerVariable().MatchString(name) || strings.HasPrefix(name, "HEADGATE_") {
 					p.problem(at, "use letters, digits and _, and no name that is headgate's", "%s: variable name %q", what, name)
 				}
 				one.Secrets = append(one.Secrets, s)
@@ -143,7 +146,7 @@ func (t *ecsTask) containerKey(one *ecsContainer, name, key string, n *yaml.Node
 	case "systemControls":
 		c.Sysctls = map[string]string{}
 		t.pairs(n, what, "namespace", "value", func(at *yaml.Node, name, value string) {
-			if c.Sysctls[name] = value; !sysctlName.MatchString(name) {
+			if c.Sysctls[name] = value; !sysctlName().MatchString(name) {
 				p.problem(at, "leave it out; the machine's administrator sets it", "%s: %s is the whole machine's", what, name)
 			}
 		})
@@ -186,7 +189,7 @@ func (t *ecsTask) pairs(n *yaml.Node, what, name, value string, each func(at *ya
 
 func (t *ecsTask) variable(one *ecsContainer, at *yaml.Node, name, value, what string) {
 	switch {
-	case !containerVariable.MatchString(name):
+	case !containerVariable().MatchString(name):
 		t.problem(at, "use letters, digits and _", "%s: variable name %q", what, name)
 	case strings.HasPrefix(name, "HEADGATE_"):
 		t.problem(at, "leave it out, or give yours another name", "%s: %s is set by headgate", what, name)
@@ -231,8 +234,12 @@ func (t *ecsTask) environmentFiles(one *ecsContainer, n *yaml.Node, what string)
 }
 
 var (
-	secretsManagerARN = regexp.MustCompile(`^arn:[^:]*:secretsmanager:[^:]*:[^:]*:secret:([^:]+)(?::(.*))?$`)
-	parameterARN      = regexp.MustCompile(`^arn:[^:]*:ssm:[^:]*:[^:]*:parameter/(.+)$`)
+	secretsManagerARN = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^arn:[^:]*:secretsmanager:[^:]*:[^:]*:secret:([^:]+)(?::(.*))?$`)
+	})
+	parameterARN = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^arn:[^:]*:ssm:[^:]*:[^:]*:parameter/(.+)$`)
+	})
 )
 
 // valueFrom reads where a secret is, in Secrets Manager or the Parameter Store, as the
@@ -240,12 +247,12 @@ var (
 func (p *parser) valueFrom(at *yaml.Node, text, what string) (s Secret, ok bool) {
 	s.Name, s.at = text, p.place(at)
 	rest := ""
-	if m := secretsManagerARN.FindStringSubmatch(text); m != nil {
+	if m := secretsManagerARN().FindStringSubmatch(text); m != nil {
 		s.Name, rest = m[1], m[2]
 		if i := len(s.Name) - 7; i > 0 && s.Name[i] == '-' { // six random characters
 			s.Name = s.Name[:i]
 		}
-	} else if m := parameterARN.FindStringSubmatch(text); m != nil {
+	} else if m := parameterARN().FindStringSubmatch(text); m != nil {
 		if s.Name = m[1]; strings.Contains(s.Name, "/") {
 			s.Name = "/" + s.Name // as the parameter itself is called
 		}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -17,13 +18,15 @@ import (
 )
 
 // placeholder is an image that CodePipeline fills in.
-var placeholder = regexp.MustCompile(`^<([A-Za-z0-9_]{1,100})>$`)
+var placeholder = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^<([A-Za-z0-9_]{1,100})>$`)
+})
 
 // definitions reads imagedefinitions.json, which names the images of containers, and
 // imageDetail.json, which names that of a placeholder.
 func (t *ecsTask) definitions() {
 	reference := func(at *yaml.Node, file, uri string) bool {
-		if imageReference.MatchString(uri) || placeholder.MatchString(uri) {
+		if imageReference().MatchString(uri) || placeholder().MatchString(uri) {
 			return true
 		}
 		t.problem(at, `write it like "ghcr.io/acme/web:4"`, "%s: %q is not the name of an image", file, uri)
@@ -60,9 +63,9 @@ func (t *ecsTask) image(c *Container, container string, n *yaml.Node, what strin
 	}
 	switch {
 	case !ok:
-	case placeholder.MatchString(text):
+	case placeholder().MatchString(text):
 		c.Image = cmp.Or(t.detail, text)
-	case !imageReference.MatchString(text):
+	case !imageReference().MatchString(text):
 		t.problem(
 			n, `write it like "postgres:17", a name alone for an image of the release, or "<IMAGE1_NAME>" for its only one`,
 			"%s: %q is not the name of an image", what, text)
@@ -75,7 +78,7 @@ func (t *ecsTask) image(c *Container, container string, n *yaml.Node, what strin
 // of the release: that with the container's name, that with the placeholder's, or the
 // only one.
 func (c *Container) filled(service string, r target.Release) (*Container, error) {
-	m := placeholder.FindStringSubmatch(c.Image)
+	m := placeholder().FindStringSubmatch(c.Image)
 	if m == nil {
 		return c, nil
 	}

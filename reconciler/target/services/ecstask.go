@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -233,7 +234,7 @@ func (t *ecsTask) whole(set map[string]*yaml.Node) {
 		if !ok {
 			return
 		}
-		if !volumeName.MatchString(name) || len(name) > 64 {
+		if !volumeName().MatchString(name) || len(name) > 64 {
 			p.problem(cmp.Or(v["name"], item), "use letters, digits, '_', '.' and '-', at most 64", "%s.name is %q", what, name)
 			return
 		}
@@ -261,14 +262,18 @@ func (t *ecsTask) whole(set map[string]*yaml.Node) {
 }
 
 var (
-	vcpuForm   = regexp.MustCompile(`^([0-9]*\.?[0-9]+) *(?i:vcpu)s?$`)
-	memoryForm = regexp.MustCompile(`^([0-9]*\.?[0-9]+) *(?i:gb)$`)
+	vcpuForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([0-9]*\.?[0-9]+) *(?i:vcpu)s?$`)
+	})
+	memoryForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([0-9]*\.?[0-9]+) *(?i:gb)$`)
+	})
 )
 
 // vcpus reads CPU units, of which a processor has 1024, or "0.5 vCPU".
 func (p *parser) vcpus(n *yaml.Node, what string) float64 {
 	text, ok := p.scalar(n, what)
-	if m := vcpuForm.FindStringSubmatch(text); ok && m != nil {
+	if m := vcpuForm().FindStringSubmatch(text); ok && m != nil {
 		if v, err := strconv.ParseFloat(m[1], 64); err == nil && v >= 0.01 && v <= 4096 {
 			return v
 		}
@@ -283,7 +288,7 @@ func (p *parser) vcpus(n *yaml.Node, what string) float64 {
 func (p *parser) mebibytes(n *yaml.Node, what string) int64 {
 	text, ok := p.scalar(n, what)
 	v, err := strconv.ParseFloat(text, 64)
-	if m := memoryForm.FindStringSubmatch(text); m != nil {
+	if m := memoryForm().FindStringSubmatch(text); m != nil {
 		v, err = strconv.ParseFloat(m[1], 64)
 		v *= 1024
 	}

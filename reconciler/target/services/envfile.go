@@ -79,7 +79,7 @@ func (f *envReader) next(outer map[string]string) (what, fix string) {
 	}
 	name, _, ok := strings.Cut(text, "=")
 	if !ok && !f.raw {
-		if before, _, colon := strings.Cut(text, ":"); colon && variableName.MatchString(strings.TrimSpace(before)) {
+		if before, _, colon := strings.Cut(text, ":"); colon && variableName().MatchString(strings.TrimSpace(before)) {
 			name, ok = before, true // YAML's form, which Compose takes too
 		}
 	}
@@ -91,7 +91,7 @@ func (f *envReader) next(outer map[string]string) (what, fix string) {
 	switch {
 	case !ok:
 		return fmt.Sprintf("%s has no value, and nothing is taken from the server's environment", name), `write "NAME=value"`
-	case !variableName.MatchString(name):
+	case !variableName().MatchString(name):
 		return fmt.Sprintf("variable name %q", name), "use letters, digits and _"
 	}
 	f.rest = f.rest[at:]

@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/appspec"
@@ -244,11 +245,13 @@ var ErrFenced = errors.New("a newer deployment of the group was begun")
 // another process.
 var ErrBusy = errors.New("another deployment of the group is in progress")
 
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+var plainName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+})
 
 func (r *Request) validate() error {
 	for what, name := range map[string]string{"deployment id": r.ID, "deployment group id": r.Group} {
-		if !plainName.MatchString(name) {
+		if !plainName().MatchString(name) {
 			return fmt.Errorf("invalid %s %q: use letters, digits, '.', '_' and '-'", what, name)
 		}
 	}

@@ -60,7 +60,7 @@ func (h *Host) pointed(group, pointer string) (id string, err error) {
 		return "", err
 	}
 	id = filepath.Base(strings.TrimSpace(string(data)))
-	if !plainName.MatchString(id) {
+	if !plainName().MatchString(id) {
 		return "", fmt.Errorf("%s names no deployment", h.instruction(group+pointer))
 	}
 	return id, nil
