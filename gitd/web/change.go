@@ -205,11 +205,8 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 		d.Details = append(slices.Clip(d.Details), show.Plural(c.MoreFiles, "more file"))
 	}
 	because := func(head string) string {
-		switch {
-		case c.Reason == "":
+		if c.Reason == "" {
 			return head
-		case saysAlready(c.Reason, head):
-			return sentence(c.Reason)
 		}
 		return head + ": " + c.Reason
 	}
@@ -239,7 +236,7 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 		d.Headline = because("Refused")
 		d.Next = strings.TrimSpace(d.Next)
 	case show.Conflict:
-		d.Headline = because("Conflict")
+		d.Headline = conflictText(c)
 		if c.EndedAt.IsZero() {
 			d.Colour = "amber"
 		}
@@ -295,9 +292,12 @@ func (q *request) verdict(r *show.Repository, c *show.Change) verdict {
 	return d
 }
 
-// saysAlready tells whether a reason begins with the word of its state.
-func saysAlready(reason, word string) bool {
-	return len(reason) >= len(word) && strings.EqualFold(reason[:len(word)], word)
+// conflictText says that a change conflicts, and with what where that is known.
+func conflictText(c *show.Change) string {
+	if c.Reason == "" {
+		return "Conflict"
+	}
+	return sentence(c.Reason)
 }
 
 // storyMark chooses the shape beside an entry of the story. What it does not

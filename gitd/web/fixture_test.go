@@ -67,7 +67,7 @@ func fullBackend() *backend {
 	running(1, at("14:03:35"), "main + 410 + 412", "install")
 	running(3, at("14:01:00"), "main + 410 + 412 + 413 + 414", "build")
 	queue[2].TestedWith, queue[2].Build = "main + 410 + 412 + 413", &show.Build{ID: "b413", Tree: commit("aaa"), State: show.Green, Log: "b413"}
-	queue[4].Reason, queue[4].Behind = "waits for 1 approval from owners of i18n/ (jun)", 414
+	queue[4].Reason, queue[4].Behind = "1 approval from owners of i18n/ (jun)", 414
 	queue[5].Reason, queue[5].Expected = "for a worker, all 4 are busy", show.Duration(4*time.Minute)
 	queue[6].Reason, queue[6].TestedWith = "conflicts with 412 in db/schema.sql as it is now", "main + 410 + 412 + 417"
 	for i, lands := range []string{"14:05:09", "14:08:05", "14:08:05", "14:08:05", "", "14:12:05", ""} {

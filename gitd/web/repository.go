@@ -190,8 +190,8 @@ func queuePage(q *request) (*page, error) {
 			if c.Build.Phase != "" {
 				row.Now = c.Build.Phase + ", " + text
 			}
-		} else if saysAlready(c.Reason, row.Mark.Word) {
-			row.Mark.Word = sentence(c.Reason)
+		} else if c.State == show.Conflict {
+			row.Mark.Word = conflictText(&c)
 		} else {
 			row.Now = waitsFor(&c)
 		}

@@ -148,7 +148,7 @@ func (l *loop) nextTurn() (next time.Time) {
 func (l *loop) wait(ctx context.Context, c *candidate, o *open, a Answer, asked time.Time, record repo.Hash) {
 	reason := strings.Join(append(slices.Clone(a.Reasons), a.Missing...), "; ")
 	if reason == "" {
-		reason = "its policy waits"
+		reason = "its policy lets it wait"
 	}
 	used, err := rulesAt(l.r, c.base)
 	if err != nil {
