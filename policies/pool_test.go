@@ -204,6 +204,7 @@ func TestPoliciesThatNeverEnd(t *testing.T) {
 						}
 					}
 					n++
+					time.Sleep(50 * time.Millisecond) // so that looking leaves the machine to what is looked at
 				}
 			}()
 			start := time.Now()
