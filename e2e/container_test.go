@@ -31,6 +31,15 @@ const containerCompose = `services:
     x-headgate: {health: /}
 `
 
+// imageBuildspec is for a build in the image, which has a busybox and nothing else.
+const imageBuildspec = `version: 0.2
+phases:
+  build:
+    commands:
+      - test ! -e /usr/bin/perl && echo "in $CODEBUILD_BUILD_IMAGE" && chown nobody words.txt
+artifacts: {files: ['**/*']}
+`
+
 // TestContainersArePromoted: a compose.yaml with an image is promoted and answers
 // through the proxy, a second release takes its place without a failed request, the
 // agent's worker is killed and the same container goes on.
@@ -112,7 +121,12 @@ func TestContainersArePromoted(t *testing.T) {
 				}
 			}
 		})
-		must(os.WriteFile(filepath.Join(work, "words.txt"), []byte("hello again\n"), 0o644))
+		// It is built in a container of an image, whose digest the verdict names.
+		settings := filepath.Join(work, "headgate.yaml")
+		text, err := os.ReadFile(settings)
+		must(err)
+		must(os.WriteFile(settings, append([]byte("build: {image: 'headgate.test/busybox:1'}\n"), text...), 0o644))
+		must(os.WriteFile(filepath.Join(work, "buildspec.yml"), []byte(imageBuildspec), 0o644))
 		git("commit", "-qam", "Again")
 		git("push", "-q", "origin", "main")
 		for deadline := time.Now().Add(waitTimeout); page() != "release 2"; time.Sleep(20 * time.Millisecond) {
@@ -121,6 +135,11 @@ func TestContainersArePromoted(t *testing.T) {
 			}
 		}
 		shown(healthy)
+		verdict, errs, err := within(waitTimeout, work, h.env(), "sh", "-c",
+			"git fetch -q origin refs/notes/verdicts && git log -p -1 --format= FETCH_HEAD")
+		if err != nil || !strings.Contains(verdict, `"image":"headgate.test/busybox:1@sha256:`) {
+			t.Errorf("the verdict is %s, %v %s", verdict, err, errs)
+		}
 		containers := func() (all []string) {
 			list, err := d.API.ContainerList(t.Context(), client.ContainerListOptions{All: true})
 			must(err)

@@ -49,6 +49,8 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.Admin, "admin", ownName(), "user `name` of the first administrator; used at the first start only")
 	flags.Var(&o.keyFile, "admin-key",
 		"`file` with SSH public keys of the first administrator; may be given again (default: your own)")
+	flags.IntVar(&o.Containers, "container-workers", 0,
+		"`number` of builds that may run in containers besides (default: as many as --workers)")
 	flags.IntVar(&o.Workers, "workers", runtime.NumCPU(), "`number` of builds that may run at the same time")
 	flags.BoolVar(&o.DropOwnPolicies, "drop-own-policies", false,
 		"land a change that removes policies/ from the repository headgate: the way out when its rules deny every change")

@@ -196,6 +196,9 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if err != nil {
 		return fmt.Errorf("attach the history: %w", err)
 	}
+	if l.shell && cmp.Or(l.image, settings.Build.Image) != headgateyaml.HostImage {
+		return usageError{"--shell opens a sandbox of this machine, and no container: give --image host with it"}
+	}
 	here := &host.Host{}
 	var executor build.Executor = here
 	use, keep := build.Cache{}, func(bool) {}

@@ -81,7 +81,12 @@ type Volume struct {
 	ReadOnly bool
 	NoCopy   bool
 	Within   string
+	Overlay  Overlay // what it is made of; zero: it is empty
 }
+
+// Overlay are directories of the machine: Upper takes what is written over Lower, and
+// Work is the kernel's. Their paths have no commas or colons.
+type Overlay struct{ Lower, Upper, Work string }
 
 // Bounds of what the engine keeps of what a container prints, until it is read.
 var logging = container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "8m", "max-file": "2"}}
@@ -201,16 +206,24 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 		}}}
 	}
 	for _, v := range s.Volumes {
+		options := &mount.VolumeOptions{
+			NoCopy:  v.NoCopy,
+			Labels:  v.Labels,
+			Subpath: v.Within,
+		}
+		if o := v.Overlay; o != (Overlay{}) {
+			options.DriverConfig = &mount.Driver{Name: "local", Options: map[string]string{
+				"type":   "overlay",
+				"device": "overlay",
+				"o":      "lowerdir=" + o.Lower + ",upperdir=" + o.Upper + ",workdir=" + o.Work,
+			}}
+		}
 		host.Mounts = append(host.Mounts, mount.Mount{
-			Type:     mount.TypeVolume,
-			Source:   v.Name,
-			Target:   v.Target,
-			ReadOnly: v.ReadOnly,
-			VolumeOptions: &mount.VolumeOptions{
-				NoCopy:  v.NoCopy,
-				Labels:  v.Labels,
-				Subpath: v.Within,
-			},
+			Type:          mount.TypeVolume,
+			Source:        v.Name,
+			Target:        v.Target,
+			ReadOnly:      v.ReadOnly,
+			VolumeOptions: options,
 		})
 	}
 	for _, b := range s.Binds {

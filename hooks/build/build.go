@@ -129,6 +129,15 @@ func (e UnableError) Error() string { return string(e) }
 // ForPeople is the error's text for those whose change is concerned.
 func (e UnableError) ForPeople() string { return string(e) }
 
+// ImageError is that there is no image of a name to make a sandbox of, which whoever
+// wrote it can correct.
+type ImageError struct{ What string }
+
+func (e *ImageError) Error() string { return e.What }
+
+// ForPeople is the error's text for those whose change is concerned.
+func (e *ImageError) ForPeople() string { return e.What }
+
 // Sandbox is what a session is made of.
 type Sandbox struct {
 	ID      string

@@ -102,18 +102,21 @@ func (r *runner) explain(said *symptoms, command string, exit int) {
 			"the disk of this server is full: an administrator can make room, and build: {limits: {disk: …}} keeps builds from filling it")
 	}
 	if exit == 127 && said.missing != "" {
-		where := "install it on the server, or in the phase install"
+		lacking, where := "on this machine", "install it on the server, or in the phase install"
+		if r.req.Image != "" {
+			lacking, where = "in the image", "name another in build: {image: …}, or install it in the phase install"
+		}
 		if !r.req.Network {
 			where += ", which needs build: {network: true}"
 		}
-		hint("%s is not on this machine: %s", said.missing, where)
+		hint("%s is not %s: %s", said.missing, lacking, where)
 	}
 	if r.spec.Shell == "sh" {
 		if b, _ := buildspec.Bashism(command); b != "" {
 			hint("%s is Bash, and this command ran in sh: write env: {shell: bash} in %s", b, r.file)
 		}
 	}
-	if names := r.unset(command); len(names) > 0 {
+	if names := r.unset(command); len(names) > 0 && r.req.Image == "" { // which may set any
 		hint("%s is not set here: a line such as \"build: {variables: {%s: …}}\" in headgate.yaml%s sets it",
 			strings.Join(names, ", "), names[0], r.onBranch())
 	}

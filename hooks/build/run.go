@@ -374,7 +374,11 @@ func (r *runner) step(ctx context.Context, p buildspec.Phase, command string) (i
 	out.Close()
 	switch {
 	case errors.Is(err, ErrNoShell):
-		r.log.Note("there is no %s on this machine; install it, or choose another with env.shell", r.spec.Shell)
+		where, do := "on this machine", "install it"
+		if r.req.Image != "" {
+			where, do = "in the image", "name another image"
+		}
+		r.log.Note("there is no %s %s; %s, or choose another with env.shell", r.spec.Shell, where, do)
 		exit, err = 127, nil
 	case errors.Is(err, ErrNoUser):
 		r.log.Note(

@@ -83,8 +83,10 @@ func (l *loop) assertVerdict(x landing) (verdict.Verdict, error) {
 	if err != nil {
 		return verdict.Verdict{}, err
 	}
-	if v := vs.Of(in.Key()); v != nil && v.Result == verdict.Green {
-		return *v, nil
+	for in := range pinned(in, vs) {
+		if v := vs.Of(in.Key()); v != nil && v.Result == verdict.Green {
+			return *v, nil
+		}
 	}
 	return verdict.Verdict{}, &assertion{"verdict", fmt.Sprintf("tree %s of candidate %s has no green verdict for %s",
 		show.Short(tree.String()), show.Short(x.commit.String()), in.Buildspec)}

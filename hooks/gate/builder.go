@@ -25,8 +25,9 @@ import (
 type TreeBuilder struct {
 	Logs      *buildlog.Dir
 	Artifacts *artifact.Store
-	Executor  build.Executor
-	Work      string // directory for checkouts; what is in it at the start is nobody's
+	Executor  build.Executor // on the machine itself
+	Images    build.Executor // in containers; nil: there is none
+	Work      string         // directory for checkouts; what is in it at the start is nobody's
 
 	// Cache keeps what tools of builds leave for the next ones; nil keeps nothing.
 	Cache *cache.Store
@@ -72,8 +73,14 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		return Result{}, err
 	}
 
+	executor, image := b.Executor, ""
+	if j.Image != "" && j.Image != headgateyaml.HostImage {
+		if executor, image = b.Images, j.Image; executor == nil {
+			return Result{}, build.UnableError("this server runs no builds in containers")
+		}
+	}
 	var use *cache.Use
-	sharing, ok := b.Executor.(interface{ Overlays(context.Context) bool })
+	sharing, ok := executor.(interface{ Overlays(context.Context) bool })
 	if ok && b.Cache != nil && j.Cache != NoCache && sharing.Overlays(ctx) {
 		if use, err = b.Cache.Use(j.Repository.Name(), j.Log); err != nil {
 			return Result{}, err
@@ -98,6 +105,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Variables:  j.Variables,
 		Timeout:    j.Timeout,
 		Network:    j.Network,
+		Image:      image,
 		Limits:     j.Limits,
 		Secrets:    b.secrets(j),
 		Objects:    objects,
@@ -111,7 +119,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Previous:   previous(j.Base),
 		Tree:       j.Tree.String(),
 		Initiator:  j.By,
-	}, b.Executor, log, b.Artifacts)
+	}, executor, log, b.Artifacts)
 	if err != nil {
 		return Result{}, err
 	}

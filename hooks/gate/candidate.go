@@ -10,9 +10,11 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/gate/plan"
 	"github.com/headgate-cd/headgate/hooks/verdict"
@@ -62,6 +64,10 @@ func (l *loop) prepare(ctx context.Context, pc plan.Candidate) {
 	err := l.merge(ctx, c)
 	if err == nil && c.problem == nil {
 		c.known, err = verdict.On(l.r, c.tree)
+	}
+	if errors.Is(err, errAsking) {
+		l.open[pc.Changes[0].Change].waiting = &waiting{reason: "it is asked which image " + c.Image + " is", image: true}
+		return
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -116,6 +122,19 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 		if err := l.g.c.Check(ctx, l.r, c.tree); err != nil {
 			return c.unreadable(err, "", "fix it, commit and push again")
 		}
+	}
+	var wrong *build.ImageError
+	if c.Image, err = l.image(ctx, c.Image); errors.As(err, &wrong) {
+		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
+			Cause:  change.InvalidFile,
+			Reason: wrong.Error(),
+			Short:  "no image to build it in",
+			Hint:   "correct build.image in headgate.yaml, commit and push again",
+		}}
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	c.inputs, err = inputs(l.r, c.tree, c.Settings)
 	if errors.Is(err, repo.ErrNoFile) {
@@ -323,7 +342,7 @@ func (s Settings) filled() Settings {
 		s.Buildspec = "buildspec.yml"
 	}
 	if s.Image == "" {
-		s.Image = "host"
+		s.Image = headgateyaml.HostImage
 	}
 	return s
 }

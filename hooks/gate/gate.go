@@ -44,10 +44,16 @@ type Config struct {
 	// kill. repo.ErrMoved: the branch is elsewhere now, and has been followed. Nil:
 	// all branches live here.
 	Forward func(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error
-	Workers int           // builds at once over all repositories; 0: one for each core
-	Retry   time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
-	Log     *slog.Logger  // nil: slog.Default
-	Now     func() time.Time
+	// Image finds out which image a name stands for now: the name with the digest of its
+	// content. An error that is a build.ImageError is the change's own. Nil: builds run on
+	// the machine itself alone.
+	Image func(ctx context.Context, name string) (pinned string, err error)
+
+	Workers    int           // builds at once over all repositories; 0: one for each core
+	Containers int           // of those in containers, besides; 0: as many
+	Retry      time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
+	Log        *slog.Logger  // nil: slog.Default
+	Now        func() time.Time
 }
 
 // Settings is what a tree says about how it is built and landed. A change brings
@@ -55,7 +61,7 @@ type Config struct {
 // the target branch. The first push to an empty branch is judged by its own.
 type Settings struct {
 	Buildspec string        // path in the tree; empty: buildspec.yml. A path that begins with "builtin:" needs no file
-	Image     string        // empty: host
+	Image     string        // empty: headgateyaml.HostImage
 	Timeout   time.Duration // 0: the Builder's default
 
 	Strategy  Strategy // empty: Merge

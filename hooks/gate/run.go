@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/change"
@@ -22,7 +23,9 @@ const Own = "headgate"
 // Gate is the gate of all repositories. It is safe for concurrent use.
 type Gate struct {
 	c    Config
-	pool *pool
+	pool *pool // of workers on the machine itself
+
+	containers *pool
 
 	mu      sync.Mutex
 	loops   map[string]*loop
@@ -42,6 +45,9 @@ func New(c Config) *Gate {
 	if c.Workers <= 0 {
 		c.Workers = runtime.NumCPU()
 	}
+	if c.Containers <= 0 {
+		c.Containers = c.Workers
+	}
 	if c.Retry <= 0 {
 		c.Retry = 30 * time.Second
 	}
@@ -51,7 +57,7 @@ func New(c Config) *Gate {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Gate{c: c, pool: newPool(c.Workers), loops: map[string]*loop{}}
+	return &Gate{c: c, pool: newPool(c.Workers), containers: newPool(c.Containers), loops: map[string]*loop{}}
 }
 
 // Run runs the gate until ctx is done: it reads the queues back from the
@@ -163,15 +169,30 @@ func (g *Gate) Change(repository string, number int) (change.Change, *Entry, err
 }
 
 // Busy is how many builds run, of how many that may.
-func (g *Gate) Busy() (running, workers int) { return g.pool.busy(), g.c.Workers }
+func (g *Gate) Busy() (running, workers int) {
+	running, workers = g.pool.busy(), g.c.Workers
+	if g.c.Image != nil {
+		running, workers = running+g.containers.busy(), workers+g.c.Containers
+	}
+	return running, workers
+}
+
+// workers are those that builds of an image have.
+func (g *Gate) workers(image string) *pool {
+	if image == "" || image == headgateyaml.HostImage {
+		return g.pool
+	}
+	return g.containers
+}
 
 // BuildSpare runs a build that is no change's, when a worker is free that no change
 // waits for. It gives no verdict. started is called when it has a worker.
 func (g *Gate) BuildSpare(ctx context.Context, j Job, started func()) (Result, error) {
-	if err := g.pool.takeSpare(ctx); err != nil {
+	workers := g.workers(j.Image)
+	if err := workers.takeSpare(ctx); err != nil {
 		return Result{}, err
 	}
-	defer g.pool.giveSpare()
+	defer workers.giveSpare()
 	started()
 	settings := Settings{Network: j.Network, Variables: j.Variables, Limits: j.Limits,
 		Server: g.server(j.Repository.Name())}

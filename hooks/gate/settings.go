@@ -30,7 +30,7 @@ func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, erro
 		Forks: f.Build.Forks,
 	}
 	if name == Own {
-		s.Buildspec, s.Image, s.Network, s.Variables = builtin+ServerFile, "host", false, nil
+		s.Buildspec, s.Image, s.Network, s.Variables = builtin+ServerFile, headgateyaml.HostImage, false, nil
 		s.Forks = headgateyaml.Forks{}
 	}
 	return s, nil

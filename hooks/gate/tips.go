@@ -15,6 +15,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
@@ -105,6 +106,15 @@ func (l *loop) judgeTip(ctx context.Context, t *tip) (err error) {
 		return err
 	}
 	c.Server = l.server()
+	var wrong *build.ImageError
+	name := c.Image
+	if c.Image, err = l.image(ctx, name); errors.As(err, &wrong) || errors.Is(err, errAsking) {
+		t.State, t.Reason = show.Waits, err.Error()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	c.inputs, err = inputs(l.r, c.tree, c.Settings)
 	if errors.Is(err, repo.ErrNoFile) {
 		t.State, t.Reason = show.Waits, noBuildspec(c.Buildspec).Reason

@@ -354,8 +354,10 @@ func (rep *Report) mirroredTip(name string, m mirroredTip) error {
 		return err
 	}
 	vs, err := verdict.On(rep.r, tree)
-	if v := vs.Of(in.Key()); err == nil && v != nil && v.Result == verdict.Green {
-		rep.built[m.new] = true
+	for in := range pinned(in, vs) {
+		if v := vs.Of(in.Key()); v != nil && v.Result == verdict.Green {
+			rep.built[m.new] = true
+		}
 	}
 	return err
 }
@@ -437,7 +439,16 @@ func (rep *Report) landing(ctx context.Context, name string, old, new repo.Hash,
 
 // tested says what is missing for a landing to have been built with inputs, and
 // green, before; "" for nothing.
-func tested(vs verdict.List, in verdict.Inputs, new repo.Hash, before []change.Event) string {
+func tested(vs verdict.List, in verdict.Inputs, new repo.Hash, before []change.Event) (missing string) {
+	for in := range pinned(in, vs) {
+		if missing = testedIn(vs, in, new, before); missing == "" {
+			break
+		}
+	}
+	return missing
+}
+
+func testedIn(vs verdict.List, in verdict.Inputs, new repo.Hash, before []change.Event) string {
 	if v := vs.Of(in.Key()); v == nil || v.Result != verdict.Green {
 		return fmt.Sprintf("landed, and its tree %s has no green verdict for %s", show.Short(in.Tree.String()), in.Buildspec)
 	}

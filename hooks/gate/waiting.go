@@ -27,6 +27,7 @@ type waiting struct {
 	rules  rules
 
 	paused bool // the branch is, which ends with that
+	image  bool // its image is asked for, which ends with the answer
 }
 
 // over reports whether time ends it.

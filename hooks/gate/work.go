@@ -82,10 +82,11 @@ func (l *loop) begin(ctx context.Context, c *candidate) {
 // work runs one build and notes its verdict. It runs in a goroutine of its own
 // and touches nothing that run owns.
 func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdict, err error) {
-	if err := l.g.pool.take(ctx, l.r.Name()); err != nil {
+	workers := l.g.workers(job.Image)
+	if err := workers.take(ctx, l.r.Name()); err != nil {
 		return v, err
 	}
-	defer l.g.pool.give()
+	defer workers.give()
 	started := l.g.c.Now()
 	l.mailbox.Post(func() { l.began(b, started) })
 	crash.Point("build.starting")

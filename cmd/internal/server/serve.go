@@ -106,6 +106,12 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	start(&back, "functions", func() error { return s.functions.Run(base) })
 	start(&back, "agent", func() error { return s.runAgent(base) })
 	start(&back, "agent", func() error { return s.tellAgent(base) })
+	start(&middle, "containers", func() error {
+		if err := s.containers.Sweep(inner); err != nil { // most machines have no engine; the next build tries again
+			s.log.Debug("did not look for containers of builds that an earlier process left", "err", err)
+		}
+		return nil
+	})
 	start(&middle, "gate", func() error { return s.gate.Run(inner) })
 	start(&middle, "schedules", func() error { return s.schedules.Run(inner) })
 	start(&middle, "reconciler", func() error { return s.reconciler.Run(inner) })

@@ -43,6 +43,7 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
+	"github.com/headgate-cd/headgate/hooks/build/container"
 	"github.com/headgate-cd/headgate/hooks/build/host"
 	"github.com/headgate-cd/headgate/hooks/build/report"
 	"github.com/headgate-cd/headgate/hooks/event"
@@ -74,6 +75,7 @@ type Options struct {
 	ACME            string
 	ACMEDirectory   string
 	Workers         int            // builds that may run at the same time
+	Containers      int            // builds that may run in containers besides; 0: as many
 	Pack            int            // loose objects after which a repository is packed; 0 is never
 	Proxies         []netip.Prefix // that stand before services and console, and are believed about where a request came from
 	DropOwnPolicies bool           // land, at the start, a change that removes policies/ from the server's own configuration
@@ -113,6 +115,7 @@ type Server struct {
 	cache          *cache.Store
 	reports        *report.Store
 	gate           *gate.Gate
+	containers     *container.Executor
 	schedules      *schedule.Scheduler
 	reconciler     *reconciler.Reconciler
 	fleet          *fleet.Target
@@ -231,6 +234,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		return nil, err
 	}
 	s.reports = &report.Store{Dir: path("reports")}
+	s.containers = &container.Executor{Name: o.Data}
 	s.gate = gate.New(gate.Config{
 		Store:    s.store,
 		Access:   s.access.Load,
@@ -242,13 +246,16 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Forward: func(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
 			return s.forges.Forward(ctx, r, branch, old, new)
 		},
-		Workers: o.Workers,
-		Log:     log,
+		Image:      s.containers.Resolve,
+		Workers:    o.Workers,
+		Containers: o.Containers,
+		Log:        log,
 		Builder: gate.Builtin{
 			Validate: func(file string, data []byte) error { _, err := access.Parse(file, data); return err },
 			Next: &gate.TreeBuilder{
 				Logs:      logDir,
 				Artifacts: s.artifacts,
+				Images:    s.containers,
 				Executor:  &host.Host{Hidden: []string{o.Data}, Records: sandboxes},
 				Work:      path("work", "builds"),
 				Cache:     s.cache,

@@ -111,6 +111,9 @@ func (x *Executor) Sweep(ctx context.Context) error {
 func unable(err error) error {
 	var e *engine.Error
 	if errors.As(err, &e) {
+		if e.Reason == engine.ReasonImageInvalid || e.Reason == engine.ReasonImageNotFound {
+			return &build.ImageError{What: "headgate.yaml: " + e.Error()}
+		}
 		return build.UnableError("builds run in containers here: " + e.Error())
 	}
 	return err
@@ -228,11 +231,22 @@ func (x *Executor) spec(s build.Sandbox, image engine.Image, limits buildsetting
 	if s.Objects != "" {
 		spec.Binds = append(spec.Binds, engine.Bind{Source: s.Objects, Target: build.ObjectsDir})
 	}
-	if s.Cache.Upper != "" {
+	switch c := s.Cache; {
+	case c.Lower != "" && !strings.ContainsAny(c.Lower+c.Upper+c.Work, `,:\`):
+		spec.Volumes = []engine.Volume{{
+			Target:  build.CacheDir,
+			NoCopy:  true,
+			Overlay: engine.Overlay{Lower: c.Lower, Upper: c.Upper, Work: c.Work},
+		}}
+	case c.Upper != "":
 		spec.Binds = append(spec.Binds, engine.Bind{Source: s.Cache.Upper, Target: build.CacheDir, Writable: true})
 	}
 	return spec
 }
+
+// Overlays reports whether a build can be given a cache to read that it cannot write to:
+// what it leaves belongs to root.
+func (x *Executor) Overlays(context.Context) bool { return os.Geteuid() == 0 }
 
 // makePipe makes a named pipe that this process holds open at both ends.
 func makePipe(path string, mode fs.FileMode) (*os.File, error) {
@@ -263,7 +277,7 @@ func (n *session) start(ctx context.Context, spec engine.Spec) error {
 	}
 	if err := n.engine.Start(ctx, n.id); err != nil {
 		if strings.Contains(err.Error(), `"sh"`) {
-			return build.UnableError("the image has no sh, and commands are run by it; choose another in build.image")
+			return &build.ImageError{What: "headgate.yaml: the image has no sh, and commands are run by it"}
 		}
 		return unable(err)
 	}

@@ -111,6 +111,43 @@ func TestContainers(t *testing.T) {
 			}
 		})
 
+		t.Run("a cache is read and not written to", func(t *testing.T) {
+			dir := t.TempDir()
+			s := build.Sandbox{ID: t.Name(), Image: enginetest.Image}
+			for name, at := range map[string]*string{"source": &s.Source, "control": &s.Control, "home": &s.Home,
+				"temp": &s.Temp, "lower": &s.Cache.Lower, "upper": &s.Cache.Upper, "work": &s.Cache.Work} {
+				*at = filepath.Join(dir, name)
+				if err := os.Mkdir(*at, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(s.Cache.Lower+"/kept", []byte("kept\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			n, err := executor.Start(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var said bytes.Buffer
+			script := "cd " + build.CacheDir + "; cat kept; echo more >>kept; echo new >new"
+			if err := n.Put(t.Context(), "s.sh", []byte(script)); err != nil {
+				t.Fatal(err)
+			}
+			exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, &said)
+			if err != nil || exit != 0 || said.String() != "kept\n" {
+				t.Errorf("exit %d, %v: %s", exit, err, said.String())
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+			for file, want := range map[string]string{s.Cache.Lower + "/kept": "kept\n", s.Cache.Upper + "/kept": "kept\nmore\n",
+				s.Cache.Upper + "/new": "new\n"} {
+				if got, err := os.ReadFile(file); err != nil || string(got) != want {
+					t.Errorf("%s: %q, %v", file, got, err)
+				}
+			}
+		})
+
 		t.Run("a name stands for its content", func(t *testing.T) {
 			pinned, err := executor.Resolve(t.Context(), enginetest.Image)
 			if err != nil || !strings.HasPrefix(pinned, enginetest.Image+"@sha256:") {
@@ -133,8 +170,8 @@ func TestContainers(t *testing.T) {
 				"Not A Reference":       "is not a reference",
 			} {
 				_, err := start(t, executor, image)
-				var unable build.UnableError
-				if !errors.As(err, &unable) || !strings.Contains(err.Error(), want) {
+				var people interface{ ForPeople() string }
+				if !errors.As(err, &people) || !strings.Contains(people.ForPeople(), want) {
 					t.Errorf("%s: %v", image, err)
 				}
 			}

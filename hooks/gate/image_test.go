@@ -1,0 +1,62 @@
+package gate
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/verdict"
+)
+
+// A tag is asked for once. What it stood for is what a build gets, what the verdict is
+// for, and what verifies from a mirror when it stands for another by then.
+func TestImageIsResolvedOnce(t *testing.T) {
+	var asked atomic.Int32
+	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	w := newHarness(t, func(c *Config) {
+		c.Image = func(_ context.Context, name string) (string, error) {
+			if name == "nobody/has:this" {
+				return "", &build.ImageError{What: "there is no image " + name}
+			}
+			asked.Add(1)
+			return name + digest, nil
+		}
+	})
+	base := w.commit("begin", files("headgate.yaml", "build: {image: golang:1}\n"))
+	w.land(ada, base)
+	second := w.commit("more", files("headgate.yaml", "build: {image: golang:1}\n", "more", "1\n"), base)
+	w.land(ada, second)
+	w.build.mu.Lock()
+	for _, j := range w.build.jobs {
+		if j.Image != "golang:1"+digest {
+			t.Errorf("built in %s", j.Image)
+		}
+	}
+	w.build.mu.Unlock()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	vs, err := verdict.On(w.r, mustTree(t, w.r, second))
+	if err != nil || len(vs) != 1 || vs[0].Image != "golang:1"+digest {
+		t.Errorf("%+v, %v", vs, err)
+	}
+	if rep := w.verify(); len(rep.Findings) != 0 || rep.Verdicts != 2 {
+		t.Errorf("%+v", rep)
+	}
+
+	wrong := w.commit("wrong", files("headgate.yaml", "build: {image: 'nobody/has:this'}\n", "more", "1\n"), second)
+	if p := w.end(w.propose(ada, wrong).Change); p.Kind != Refused || !strings.Contains(p.Reason, "there is no image nobody/has:this") {
+		t.Errorf("%+v", p)
+	}
+	// Without the word of a build in that image there is no verdict for it.
+	pinnedBy := verdict.List{{Image: "golang:10" + digest}, {Image: "other" + digest}, {Image: "golang:1" + digest}}
+	var all []string
+	for in := range pinned(verdict.Inputs{Image: "golang:1"}, pinnedBy) {
+		all = append(all, in.Image)
+	}
+	if got := strings.Join(all, " "); got != "golang:1 golang:1"+digest {
+		t.Errorf("may be verified as %s", got)
+	}
+}
