@@ -324,13 +324,19 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 func (f *Forge) hooking(at, edit, test string, handle func(string, func(*http.Request, object) (any, error))) {
 	read := func(in object) hook {
 		if config, ok := in["config"].(map[string]any); ok {
-			return hook{text(config, "url"), text(config, "secret")}
+			return hook{address: text(config, "url"), secret: text(config, "secret")}
 		}
-		return hook{text(in, "url"), text(in, "token")}
+		return hook{address: text(in, "url"), secret: text(in, "token")}
 	}
 	shown := func(i int) object {
-		address := f.hooks[i].address
-		return object{"id": i + 1, "url": address, "config": object{"url": address, "content_type": "json"}, "active": true}
+		address, alert := f.hooks[i].address, "executable"
+		if f.hooks[i].off {
+			alert = "disabled"
+		}
+		return object{
+			"id": i + 1, "url": address, "config": object{"url": address, "content_type": "json"},
+			"active": !f.hooks[i].off, "alert_status": alert,
+		}
 	}
 	place := func(r *http.Request) (int, error) {
 		if i := number(r, "id") - 1; i >= 0 && i < len(f.hooks) {

@@ -54,7 +54,21 @@ type Forge struct {
 }
 
 // hook is a webhook that was made by the API.
-type hook struct{ address, secret string }
+type hook struct {
+	address, secret string
+	off             bool
+}
+
+// SwitchOff switches a webhook off, as forges do after failures.
+func (f *Forge) SwitchOff(address string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.hooks {
+		if f.hooks[i].address == address {
+			f.hooks[i].off = true
+		}
+	}
+}
 
 // Hooks are the addresses of the webhooks that were made by the API, with their secrets.
 func (f *Forge) Hooks() map[string]string {

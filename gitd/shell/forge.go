@@ -90,8 +90,10 @@ var forgeCommands = []command{
 				{plain("next poll"), dash(c.out.at(f.NextPoll, false))},
 				{plain("deliveries"), plain(strconv.Itoa(f.Pending) + " pending, " + strconv.Itoa(f.Kept) + " kept, " +
 					strconv.FormatInt(f.Dropped, 10) + " dropped")},
-				{plain("recovered"), plain(strconv.FormatInt(f.Recovered, 10) +
-					" moves that no webhook told of, since the server started")},
+				{plain("recovered"), plain(recovered(f, c.out.at(f.LastLost, false)))},
+			}
+			if at := f.HookWords(); at != "" {
+				rows = append(rows, []cell{plain("at the forge"), plain("the webhook is " + at)})
 			}
 			if f.Follows {
 				rows = append(rows, []cell{plain("requests"), plain(strconv.Itoa(f.Requests) +
@@ -248,6 +250,14 @@ func showPublication(c *call, p show.Publication) error {
 	}
 	c.out.table(rows)
 	return nil
+}
+
+// recovered says how many webhooks were lost.
+func recovered(f show.Connection, last string) string {
+	if f.Recovered == 0 {
+		return "nothing that no webhook told of"
+	}
+	return show.Plural(int(f.Recovered), "move") + " that no webhook told of, the last seen at " + last
 }
 
 // lastHeard says when a connection was last heard of.

@@ -50,13 +50,29 @@ type Connection struct {
 	Pending      int       `json:"pending"`
 	Kept         int       `json:"kept"`
 	Dropped      int64     `json:"dropped"`   // old deliveries that made room, since the start
-	Recovered    int64     `json:"recovered"` // moves that no webhook told of, since the start: lost webhooks
+	Recovered    int64     `json:"recovered"` // what a poll found, and no webhook told of: lost webhooks
+	LastLost     time.Time `json:"last_lost,omitzero"`
+	Hook         string    `json:"webhook_at_forge,omitempty"` // on, off, none; empty when the forge does not say
+	MayAct       bool      `json:"may_act"`                    // whoever asks may replay and test
 	Left         int       `json:"refs_left_out,omitempty"`
 	Follows      bool      `json:"follows_requests,omitempty"` // its pull or merge requests are built and landed
 	Requests     int       `json:"open_requests,omitempty"`
 	Tips         []Tip     `json:"tips,omitempty"` // gated branches that are where the forge has moved them, past the gate
 	Failing      string    `json:"failing,omitempty"`
 	RetryAt      time.Time `json:"retry_at,omitzero"`
+}
+
+// HookWords says how the forge has the webhook, "" when it does not say.
+func (c Connection) HookWords() string {
+	switch c.Hook {
+	case "on":
+		return "switched on"
+	case "off":
+		return "switched off: switch it on there, or connect again with forge connect"
+	case "none":
+		return "not there: forge connect makes it"
+	}
+	return ""
 }
 
 // Publication is a repository of this server that is pushed to a forge, and how that is.

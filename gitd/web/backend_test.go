@@ -502,6 +502,88 @@ func (h *backend) Test(_ context.Context, _ access.Identity, repository, name st
 	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q", repository, name), Hint: "see them", Command: "test list " + repository}
 }
 
+// Connections are one that is well and one that fails.
+func (h *backend) Connections(_ context.Context, a access.Identity) ([]show.Connection, error) {
+	if len(h.promos) == 0 || a.User == "outsider" {
+		return nil, nil
+	}
+	return []show.Connection{
+		{
+			Name:         "hub",
+			Forge:        "github",
+			Repository:   "tarn/catalogue",
+			URL:          "https://github.com/tarn/catalogue.git",
+			Mirror:       "catalogue",
+			Webhook:      "https://git.tarn.example/webhooks/hub",
+			State:        show.Healthy,
+			LastDelivery: at("13:51:20"),
+			Silent:       show.Duration(12*time.Minute + 31*time.Second),
+			LastSync:     at("13:51:21"),
+			NextPoll:     at("14:11:21"),
+			Pending:      1,
+			Kept:         4,
+			Recovered:    3,
+			LastLost:     at("09:14:00"),
+			Hook:         "off",
+			MayAct:       a.User == "ada",
+			Follows:      true,
+			Requests:     2,
+		},
+		{
+			Name:       "lab",
+			Forge:      "gitlab",
+			Repository: "tarn/ledger",
+			URL:        "https://gitlab.com/tarn/ledger.git",
+			Mirror:     "ledger",
+			Webhook:    "https://git.tarn.example/webhooks/lab",
+			State:      show.Failed,
+			Unset:      []string{"lab-hook"},
+			Failing:    "list the refs at the forge: unable to access 'https://gitlab.com/tarn/ledger.git/': The requested URL returned error: 503",
+			RetryAt:    at("14:04:40"),
+			MayAct:     a.User == "ada",
+		},
+	}, nil
+}
+
+// Publications are one that is well, but for what somebody has moved.
+func (h *backend) Publications(_ context.Context, a access.Identity) ([]show.Publication, error) {
+	if len(h.promos) == 0 || a.User == "outsider" {
+		return nil, nil
+	}
+	return []show.Publication{{
+		Name:       "away",
+		Forge:      "gitea",
+		Repository: "catalogue",
+		URL:        "ssh://git@codeberg.org/tarn/catalogue.git",
+		State:      show.Drift,
+		Refs:       12,
+		LastStep:   at("13:51:23"),
+		Diverged:   []string{"refs/heads/docs"},
+	}}, nil
+}
+
+// Deliveries are one of each outcome.
+func (h *backend) Deliveries(_ context.Context, _ access.Identity, name string) ([]show.Delivery, error) {
+	if name != "hub" {
+		return nil, nil
+	}
+	return []show.Delivery{
+		{Connection: name, Number: 4, ID: "d4", Event: "pull_request", At: at("13:51:20"), Secret: "hub-hook", Outcome: "pending", Detail: "tried again, for it failed: the forge is busy (HTTP 429) and wants to be asked again in 40s"},
+		{Connection: name, Number: 3, ID: "d3", Event: "push", At: at("13:50:02"), Secret: "hub-hook", Outcome: "applied", Detail: "main at 9f1c2ab", Duplicates: 2},
+		{Connection: name, Number: 2, ID: "d2", Event: "star", At: at("11:00:00"), Secret: "hub-hook", Outcome: "ignored", Detail: `event "star" is not used`},
+		{Connection: name, Number: 1, ID: "d1", Event: "pull_request", At: at("10:59:00"), Secret: "hub-hook", Outcome: "failed", Detail: "it names no request"},
+	}, nil
+}
+
+// TestConnection and Replay note that they were asked for.
+func (h *backend) TestConnection(_ context.Context, a access.Identity, name string) (show.Done, error) {
+	return h.end("test", a, name, 0)
+}
+
+func (h *backend) Replay(_ context.Context, a access.Identity, name string, delivery int64) (show.Done, error) {
+	return h.end("replay", a, name, int(delivery))
+}
+
 // Agents are three machines: one well, one that has drifted and is drained, one away.
 func (h *backend) Agents(context.Context, access.Identity) ([]show.Agent, error) {
 	if len(h.promos) == 0 {

@@ -22,7 +22,7 @@ var pagesOf = []string{
 	"/checkout/tree/9f1c2ab", "/checkout/tree/9f1c2ab?path=basket/tax.go", "/checkout/tree/9f1c2ab?path=logo.png",
 	"/checkout/env/production/77e03b1", "/checkout/env/production/8c3d0fa", "/checkout/env/production/history", "/checkout/decisions", "/checkout/decisions/d-5aa10e3",
 	"/search", "/search?q=tax", "/search?q=nothing",
-	"/scratch", "/scratch/queue", "/scratch/changes", "/scratch/env", "/scratch/releases", "/ledger/env/production", "/ledger/promote/production", "/catalogue/promote/production", "/web/env", "/web/env/production", "/web/promote/production", "/hello", "/terminal-agent", "/catalogue", "/headgate", "/headgate/agents",
+	"/scratch", "/scratch/queue", "/scratch/changes", "/scratch/env", "/scratch/releases", "/ledger/env/production", "/ledger/promote/production", "/catalogue/promote/production", "/web/env", "/web/env/production", "/web/promote/production", "/hello", "/terminal-agent", "/catalogue", "/headgate", "/headgate/agents", "/headgate/forge", "/catalogue/forge", "/ledger/forge",
 }
 
 var (
@@ -73,8 +73,8 @@ func TestPages(t *testing.T) {
 		pages      []string
 	}{
 		{"full", "ada", fullBackend(), pagesOf},
-		{"fresh", "ada", emptyBackend(), []string{"/", "/headgate", "/headgate/agents"}},
-		{"mirek", "mirek", fullBackend(), []string{"/", "/checkout/promote/production"}},
+		{"fresh", "ada", emptyBackend(), []string{"/", "/headgate", "/headgate/agents", "/headgate/forge"}},
+		{"mirek", "mirek", fullBackend(), []string{"/", "/checkout/promote/production", "/catalogue/forge"}},
 		{"nobody", "", emptyBackend(), []string{"/sign-in?code=ABCDE-12345&to=/checkout"}},
 	} {
 		b := signedIn(t, console(c.backend), c.user)

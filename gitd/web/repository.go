@@ -22,6 +22,7 @@ type repositoryView struct {
 	Figures []figure
 
 	Schedules []scheduleRow
+	Forge     string // address of the page of what connects it to forges, if anything does
 }
 
 // figure is one number of the last 30 days, of what.
@@ -87,6 +88,13 @@ func repositoryPage(q *request) (*page, error) {
 	}
 	for _, s := range schedules {
 		view.Schedules = append(view.Schedules, scheduleRowOf(s))
+	}
+	connections, publications, err := q.forges(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(connections)+len(publications) > 0 && r.Name != access.Own {
+		view.Forge = forgeHref(r.Name)
 	}
 	f, err := q.figures(ctx, r, recent, total)
 	if err != nil {

@@ -49,6 +49,7 @@ func routes() []*route {
 		{pattern: "/{repo}/schedules/{schedule}", page: schedulePage, act: runSchedule},
 		{pattern: "/{repo}/tests", page: testsPage},
 		{pattern: "/{repo}/agents", page: agentsPage},
+		{pattern: "/{repo}/forge", page: forgePage, act: forgeAct},
 		{pattern: "/{repo}/releases", page: releasesPage},
 		{pattern: "/{repo}/releases/{n}", page: releasePage},
 	}

@@ -266,7 +266,7 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
 	b := signedIn(t, s, "ada")
-	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"), "/checkout/env/production": "release=182&confirm=production", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
+	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"), "/checkout/env/production": "release=182&confirm=production", "/catalogue/forge": "connection=hub&act=test", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
 	for path, form := range acts {
 		for _, foreign := range [][]string{
 			{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}, {"Origin", "null"}, {"Origin", b.url + ".evil.example"},
@@ -322,6 +322,40 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 		if a := b.do(http.MethodPost, "/checkout/promote/production", form, same...); a.StatusCode != want {
 			t.Fatalf("%s: %s", form, a.Status)
 		}
+	}
+}
+
+// TestForgeActs: a connection is tested, and a webhook processed again, of the repository
+// whose page it is on and of no other.
+func TestForgeActs(t *testing.T) {
+	h := fullBackend()
+	b := signedIn(t, console(h), "ada")
+	same := []string{"Sec-Fetch-Site", "same-origin", "Origin", b.url}
+	for _, c := range []struct {
+		path, form string
+		status     int
+		did        string
+	}{
+		{"/catalogue/forge", "connection=hub&act=test", 303, "test hub 0 as ada via console"},
+		{"/catalogue/forge", "connection=hub&act=replay&delivery=3", 303, "replay hub 3 as ada via console"},
+		{"/headgate/forge", "connection=lab&act=test", 303, "test lab 0 as ada via console"},
+		{"/catalogue/forge", "connection=lab&act=test", 404, ""},
+		{"/checkout/forge", "connection=hub&act=test", 404, ""},
+		{"/catalogue/forge", "connection=hub&act=replay&delivery=x", 400, ""},
+		{"/catalogue/forge", "connection=hub&act=throw", 400, ""},
+	} {
+		before := len(h.did())
+		a := b.do(http.MethodPost, c.path, c.form, same...)
+		did := h.did()[before:]
+		if a.StatusCode != c.status || (c.did == "") != (len(did) == 0) || c.did != "" && did[0] != c.did {
+			t.Errorf("%s %s: %s, did %v", c.path, c.form, a.Status, did)
+		}
+	}
+	if a := signedIn(t, console(h), "mirek").get("/catalogue/forge"); strings.Contains(a.body, "Replay") || strings.Contains(a.body, "Test both") {
+		t.Error("whoever may not act is shown buttons")
+	}
+	if a := b.get("/checkout/forge"); a.StatusCode != 404 || !strings.Contains(a.body, "othing connects checkout to a forge") {
+		t.Errorf("a repository without a forge: %s", a.Status)
 	}
 }
 

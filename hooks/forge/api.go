@@ -50,8 +50,28 @@ type API interface {
 	SetHook(ctx context.Context, address, secret string) error
 	PingHook(ctx context.Context, address string) error
 
+	// Hook is how the webhook for an address is, there.
+	Hook(ctx context.Context, address string) (HookState, error)
+
 	// MayWrite reports whether somebody may push to the repository, now.
 	MayWrite(ctx context.Context, who Person) (bool, error)
+}
+
+// HookState is how a forge has a webhook.
+type HookState string
+
+const (
+	HookOn   HookState = "on"
+	HookOff  HookState = "off" // by somebody there, or by the forge after failures
+	HookNone HookState = "none"
+)
+
+// hookState is on or off.
+func hookState(on bool) HookState {
+	if on {
+		return HookOn
+	}
+	return HookOff
 }
 
 // Request is a pull or merge request.

@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"strings"
@@ -137,6 +138,19 @@ func TestAPI(t *testing.T) {
 				t.Errorf("%v", all)
 			}
 			must(api.PingHook(t.Context(), "http://127.0.0.1:1/here"))
+			for _, address := range []string{"http://127.0.0.1:1/b", "http://127.0.0.1:1/here", "http://127.0.0.1:1/other"} {
+				want := map[string]HookState{"http://127.0.0.1:1/b": HookOff, "http://127.0.0.1:1/here": HookOn}[address]
+				if want == HookOff {
+					f.SwitchOff(address)
+				}
+				if state, err := api.Hook(t.Context(), address); err != nil || state != cmp.Or(want, HookNone) {
+					t.Errorf("%s is %s, %v", address, state, err)
+				}
+			}
+			must(api.SetHook(t.Context(), "http://127.0.0.1:1/b", "first"))
+			if state, err := api.Hook(t.Context(), "http://127.0.0.1:1/b"); err != nil || state == HookOff && kind != GitLab {
+				t.Errorf("made again it is %s, %v", state, err)
+			}
 
 			// A check, again the same, and another; and other words for what it says.
 			for _, c := range []Check{

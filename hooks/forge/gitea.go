@@ -188,28 +188,29 @@ func (g *gitea) Write(ctx context.Context, request int, id int64, text string) (
 type giteaHook struct {
 	ID     int64             `json:"id"`
 	Config map[string]string `json:"config"`
+	Active bool              `json:"active"`
 }
 
-// hook finds the webhook for an address, 0 if there is none.
-func (g *gitea) hook(ctx context.Context, address string) (id int64, err error) {
+// hook finds the webhook for an address, without a number if there is none.
+func (g *gitea) hook(ctx context.Context, address string) (found giteaHook, err error) {
 	err = pages(ctx, &g.rest, g.at("hooks"), nil, maxHooks, func(h giteaHook) error {
 		if h.Config["url"] == address {
-			id = h.ID
+			found = h
 		}
 		return nil
 	})
-	return id, err
+	return found, err
 }
 
 // SetHook implements API.
 func (g *gitea) SetHook(ctx context.Context, address, secret string) error {
-	id, err := g.hook(ctx, address)
+	h, err := g.hook(ctx, address)
 	if err != nil {
 		return err
 	}
 	method, path := http.MethodPost, g.at("hooks")
-	if id != 0 {
-		method, path = http.MethodPatch, g.at("hooks/%d", id)
+	if h.ID != 0 {
+		method, path = http.MethodPatch, g.at("hooks/%d", h.ID)
 	}
 	return g.do(ctx, method, path, nil, map[string]any{
 		"type":   "gitea",
@@ -220,16 +221,25 @@ func (g *gitea) SetHook(ctx context.Context, address, secret string) error {
 	}, nil)
 }
 
+// Hook implements API.
+func (g *gitea) Hook(ctx context.Context, address string) (HookState, error) {
+	h, err := g.hook(ctx, address)
+	if err != nil || h.ID == 0 {
+		return HookNone, err
+	}
+	return hookState(h.Active), nil
+}
+
 // PingHook implements API.
 func (g *gitea) PingHook(ctx context.Context, address string) error {
-	id, err := g.hook(ctx, address)
+	h, err := g.hook(ctx, address)
 	if err != nil {
 		return err
 	}
-	if id == 0 {
+	if h.ID == 0 {
 		return ErrNotFound
 	}
-	return g.do(ctx, http.MethodPost, g.at("hooks/%d/tests", id), nil, nil, nil)
+	return g.do(ctx, http.MethodPost, g.at("hooks/%d/tests", h.ID), nil, nil, nil)
 }
 
 // MayWrite implements API.

@@ -238,6 +238,15 @@ func (g *gitHub) SetHook(ctx context.Context, address, secret string) error {
 	return gitHubError(err)
 }
 
+// Hook implements API.
+func (g *gitHub) Hook(ctx context.Context, address string) (HookState, error) {
+	h, err := g.hook(ctx, address)
+	if err != nil || h == nil {
+		return HookNone, err
+	}
+	return hookState(h.GetActive()), nil
+}
+
 // PingHook implements API.
 func (g *gitHub) PingHook(ctx context.Context, address string) error {
 	h, err := g.hook(ctx, address)

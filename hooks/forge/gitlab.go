@@ -213,30 +213,31 @@ func (g *gitLab) Write(ctx context.Context, request int, id int64, text string) 
 }
 
 type gitLabHook struct {
-	ID  int64  `json:"id"`
-	URL string `json:"url"`
+	ID    int64  `json:"id"`
+	URL   string `json:"url"`
+	Alert string `json:"alert_status"` // older GitLab says nothing
 }
 
-// hook finds the webhook for an address, 0 if there is none.
-func (g *gitLab) hook(ctx context.Context, address string) (id int64, err error) {
+// hook finds the webhook for an address, without a number if there is none.
+func (g *gitLab) hook(ctx context.Context, address string) (found gitLabHook, err error) {
 	err = pages(ctx, &g.rest, g.at("hooks"), nil, maxHooks, func(h gitLabHook) error {
 		if h.URL == address {
-			id = h.ID
+			found = h
 		}
 		return nil
 	})
-	return id, err
+	return found, err
 }
 
 // SetHook implements API.
 func (g *gitLab) SetHook(ctx context.Context, address, secret string) error {
-	id, err := g.hook(ctx, address)
+	h, err := g.hook(ctx, address)
 	if err != nil {
 		return err
 	}
 	method, path := http.MethodPost, g.at("hooks")
-	if id != 0 {
-		method, path = http.MethodPut, g.at("hooks/%d", id)
+	if h.ID != 0 {
+		method, path = http.MethodPut, g.at("hooks/%d", h.ID)
 	}
 	return g.do(ctx, method, path, nil, map[string]any{
 		"url":                     address,
@@ -249,16 +250,25 @@ func (g *gitLab) SetHook(ctx context.Context, address, secret string) error {
 	}, nil)
 }
 
+// Hook implements API. GitLab switches one off that fails often, for a while or for good.
+func (g *gitLab) Hook(ctx context.Context, address string) (HookState, error) {
+	h, err := g.hook(ctx, address)
+	if err != nil || h.ID == 0 {
+		return HookNone, err
+	}
+	return hookState(h.Alert == "" || h.Alert == "executable"), nil
+}
+
 // PingHook implements API.
 func (g *gitLab) PingHook(ctx context.Context, address string) error {
-	id, err := g.hook(ctx, address)
+	h, err := g.hook(ctx, address)
 	if err != nil {
 		return err
 	}
-	if id == 0 {
+	if h.ID == 0 {
 		return ErrNotFound
 	}
-	return g.do(ctx, http.MethodPost, g.at("hooks/%d/test/push_events", id), nil, nil, nil)
+	return g.do(ctx, http.MethodPost, g.at("hooks/%d/test/push_events", h.ID), nil, nil, nil)
 }
 
 // MayWrite implements API.

@@ -135,8 +135,12 @@ func (h *Hub) worker(name string) (*worker, error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	w := &worker{hub: h, name: name, inbox: inbox, interval: shortestPoll}
-	w.requests = &requests{w: w, memory: remembers, lookAt: map[int]time.Time{}}
+	never, err := openLost(filepath.Join(h.Dir, name+".lost.json"))
+	if err != nil {
+		return nil, errors.Join(err, inbox.Close())
+	}
+	w := &worker{hub: h, name: name, inbox: inbox, lost: never, interval: shortestPoll}
+	w.requests = &requests{w: w, memory: remembers, lookAt: map[int]time.Time{}, found: map[int]time.Time{}}
 	h.workers[name] = w
 	return w, nil
 }

@@ -395,30 +395,46 @@ func TestHubAnyOrder(t *testing.T) {
 // after all does not.
 func TestWorkerCountsLost(t *testing.T) {
 	t.Parallel()
-	w := &worker{hub: &Hub{Log: slog.New(slog.DiscardHandler)}, interval: shortestPoll}
+	path := filepath.Join(t.TempDir(), "lost.json")
+	never, err := openLost(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{hub: &Hub{Log: slog.New(slog.DiscardHandler)}, lost: never, interval: shortestPoll}
 	now := time.Unix(1_790_000_000, 0)
 	changed := []Move{{Ref: "refs/heads/main", Old: repo.Hash{1}, New: repo.Hash{2}}}
 
 	w.synced([]Move{{Ref: "refs/heads/main", New: repo.Hash{1}}}, false, now) // the first fill
 	w.countLost(now.Add(time.Hour), false)
-	if w.status.Recovered != 0 {
+	if w.lost.read().Count != 0 {
 		t.Fatal("the first fill counts as lost")
 	}
 	w.synced(changed, false, now)
 	w.countLost(now.Add(time.Second), true) // its webhook was on its way
 	w.countLost(now.Add(time.Hour), false)
-	if w.status.Recovered != 0 {
+	if w.lost.read().Count != 0 {
 		t.Fatal("a webhook that came a little later counts as lost")
 	}
 	w.synced(changed, false, now)
 	w.countLost(now.Add(webhookGrace-1), false)
-	if w.status.Recovered != 0 {
+	if w.lost.read().Count != 0 {
 		t.Fatal("counted too early")
 	}
 	w.countLost(now.Add(webhookGrace), false)
 	w.countLost(now.Add(2*webhookGrace), false)
-	if w.status.Recovered != 1 {
-		t.Fatalf("recovered %d, want 1", w.status.Recovered)
+	if w.lost.read().Count != 1 {
+		t.Fatalf("recovered %d, want 1", w.lost.read().Count)
+	}
+
+	// The same of requests: told of in time, or not; and it is known after a restart.
+	q := &requests{w: w, found: map[int]time.Time{7: now, 8: now, 9: now.Add(time.Second)}}
+	q.countLost(now.Add(time.Second), map[int][]int64{7: {1}})
+	q.countLost(now.Add(webhookGrace), nil)
+	if len(q.found) != 1 || q.found[9].IsZero() {
+		t.Errorf("found %v", q.found)
+	}
+	if never, err = openLost(path); err != nil || never.kept.Count != 2 || !never.kept.Last.Equal(now.Add(webhookGrace)) {
+		t.Errorf("kept %+v, %v", never.kept, err)
 	}
 
 	for i, want := range []time.Duration{10, 20, 40, 60, 60} {

@@ -38,6 +38,7 @@ func (p *pass) obey(ctx context.Context, r Request, m *remembered) (again bool, 
 			continue
 		}
 		if c.ID != m.Comment && !strings.Contains(c.Text, marker) {
+			p.heard = true
 			now, err := p.comment(ctx, r, m, c)
 			if err != nil {
 				return again, err

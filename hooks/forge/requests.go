@@ -45,6 +45,8 @@ type requests struct {
 	memory  *memory
 	lookAt  map[int]time.Time // requests to look at again without being told
 	publish backOff
+	found   map[int]time.Time // requests that a poll found changed, and a webhook may still tell of
+	heard   bool              // a comment was read that was not read before
 
 	mu     sync.Mutex
 	status requestStatus
@@ -163,6 +165,7 @@ func (q *requests) run(ctx context.Context) {
 				q.w.hub.Log.Warn("kept no question about a deployment", "connection", q.w.name, "err", err)
 			}
 			told := p.told()
+			q.countLost(now, told)
 			if q.w.askedAll() {
 				poll, look = now, backOff{}
 			}
@@ -195,6 +198,9 @@ func (q *requests) run(ctx context.Context) {
 			next = poll
 			if look.tries > 0 {
 				next = look.until
+			}
+			for _, at := range q.found {
+				next = sooner(next, at.Add(webhookGrace))
 			}
 			for _, at := range q.lookAt {
 				next = sooner(next, later(at, look.until))
@@ -319,7 +325,14 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 		}
 		outcome, detail := delivery.Applied, ""
 		if err == nil {
+			was, had := p.memory.all[n]
+			missed := r.State == Open && (!had || was.Head != r.Head.String() || !was.Open) ||
+				r.State != Open && had && was.Open && !p.landed(n)
+			p.heard = false
 			detail, err = p.one(ctx, r)
+			if all && len(told[n]) == 0 && (missed || p.heard) && p.w.lost.read().Seen {
+				p.found[n] = now
+			}
 		}
 		switch busy := (*BusyError)(nil); {
 		case errors.As(err, &busy) || ctx.Err() != nil:
@@ -337,7 +350,33 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 			delete(told, n)
 		}
 	}
+	if all && first == nil {
+		if err := p.w.lost.change(func(k *keptLost) { k.Seen = true }); err != nil {
+			p.w.hub.Log.Warn("kept no count of lost webhooks", "connection", p.w.name, "err", err)
+		}
+	}
 	return first
+}
+
+// landed reports whether the change of a request has: then it was this server that ended it.
+func (p *pass) landed(request int) bool {
+	s, has := p.changes[request]
+	e, ended := endOf(s, has)
+	return ended && e.Kind == change.Landed
+}
+
+// countLost counts what a poll found as lost webhooks, unless one has come since.
+func (q *requests) countLost(now time.Time, told map[int][]int64) {
+	for n, at := range q.found {
+		if len(told[n]) == 0 && now.Before(at.Add(webhookGrace)) {
+			continue
+		}
+		delete(q.found, n)
+		if len(told[n]) == 0 {
+			q.w.hub.Log.Warn("a poll found what no webhook told of", "connection", q.w.name, "request", n)
+			q.w.noteLost(1, now)
+		}
+	}
 }
 
 // pending notes why what was told of is still not done.

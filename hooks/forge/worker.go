@@ -29,7 +29,9 @@ type Status struct {
 	LastDelivery time.Time  `json:"last_delivery,omitzero"`
 	LastSync     time.Time  `json:"last_sync,omitzero"` // that the mirror was where the forge was
 	NextPoll     time.Time  `json:"next_poll,omitzero"`
-	Recovered    int64      `json:"recovered"`         // moves that a poll found and no webhook told of, since the start
+	Recovered    int64      `json:"recovered"` // what a poll found, and no webhook told of: lost webhooks
+	LastLost     time.Time  `json:"last_lost,omitzero"`
+	Hook         HookState  `json:"hook"`              // as the forge has it; empty: it was not asked, or does not say
 	Requests     int        `json:"requests"`          // that are open
 	Tips         []gate.Tip `json:"-"`                 // of gated branches, that came past the gate
 	Left         int        `json:"left,omitempty"`    // refs at the forge whose names are not mirrored
@@ -46,6 +48,7 @@ type worker struct {
 	mail  signal.Mailbox[struct{}] // something arrived, or server.yaml is another
 
 	requests *requests
+	lost     *lost
 
 	interval time.Duration // until the next poll, if nothing moves
 	tries    int           // failed, in a row
@@ -67,6 +70,8 @@ func (w *worker) Status() Status {
 	s.NextPoll = w.pollAt
 	w.mu.Unlock()
 	s.Stats = w.inbox.Stats()
+	kept := w.lost.read()
+	s.Recovered, s.LastLost = kept.Count, kept.Last
 	w.requests.add(&s)
 	if c, ok := w.hub.Access().Connection(w.name); ok && w.hub.Gate != nil {
 		s.Tips, _ = w.hub.Gate.Tips(c.Mirror) // who cannot read it now is told so elsewhere
@@ -133,6 +138,9 @@ func (w *worker) run(ctx context.Context) {
 				return // what is pending stays so
 			}
 			w.settle(told, moves, err)
+			if due && err == nil {
+				w.lookAtHook(ctx)
+			}
 			now = time.Now()
 			if err != nil {
 				retryAt = now.Add(w.backOff())
@@ -324,6 +332,41 @@ func (w *worker) synced(moves []Move, told bool, now time.Time) time.Duration {
 	return w.interval
 }
 
+// noteLost counts webhooks that never came.
+func (w *worker) noteLost(n int64, now time.Time) {
+	if err := w.lost.add(n, now); err != nil {
+		w.hub.Log.Warn("kept no count of lost webhooks", "connection", w.name, "err", err)
+	}
+}
+
+// lookAtHook asks the forge about its end of the webhook: one that it has switched off
+// tells of nothing, and only the forge knows.
+func (w *worker) lookAtHook(ctx context.Context) {
+	conf, ok := w.hub.Access().Connection(w.name)
+	if !ok || conf.Token == "" || w.hub.Webhook == nil {
+		return
+	}
+	var state HookState
+	m, _, err := w.remote()
+	if err == nil {
+		var api API
+		if api, err = openAPI(m.kind, conf.URL, conf.Repository, m.token); err == nil {
+			state, err = api.Hook(ctx, w.hub.Webhook(w.name))
+		}
+	}
+	if err != nil {
+		state = "" // a token need not have the right to see it
+		w.hub.Log.Debug("did not see the webhook at the forge", "connection", w.name, "err", err)
+	}
+	w.mu.Lock()
+	before := w.status.Hook
+	w.status.Hook = state
+	w.mu.Unlock()
+	if state == HookOff && before != HookOff {
+		w.hub.Log.Warn("the forge has switched the webhook off", "connection", w.name)
+	}
+}
+
 // countLost counts what a poll found as lost webhooks, unless one has come since.
 func (w *worker) countLost(now time.Time, told bool) {
 	if w.found == 0 {
@@ -337,8 +380,6 @@ func (w *worker) countLost(now time.Time, told bool) {
 		return
 	}
 	w.hub.Log.Warn("a poll found what no webhook told of", "connection", w.name, "moves", w.found)
-	w.mu.Lock()
-	w.status.Recovered += w.found
-	w.mu.Unlock()
+	w.noteLost(w.found, now)
 	w.found = 0
 }

@@ -91,6 +91,9 @@ func (s *Server) Connection(_ context.Context, a access.Identity, name string) (
 		Kept:         status.Kept,
 		Dropped:      status.Dropped,
 		Recovered:    status.Recovered,
+		LastLost:     status.LastLost,
+		Hook:         string(status.Hook),
+		MayAct:       s.administrator(a, "act on connections") == nil,
 		Left:         status.Left,
 		Follows:      conf.Requests,
 		Requests:     status.Requests,
@@ -403,6 +406,7 @@ func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConne
 				"the forge did not take the webhook (%v): give the token the right to administer webhooks and repeat this, or make it by hand: "+
 					"POST %s, application/json, signed with a secret of yours that you set with: secret set %s", err, done.Webhook, hook.Name))
 	}
+	s.forges.Retry() // which sees the webhook there
 	done.Steps = append(done.Steps, "prove it: forge test "+c.Name)
 	return done, nil
 }
