@@ -113,7 +113,8 @@ func readRecord(path string, v any) error {
 	return nil
 }
 
-// writeRecord writes a file whole, without syncing it.
+// writeRecord writes a file whole: it is the old one or the new one, also after a power
+// cut. Which of them does not matter then, for nothing runs that it could be about.
 func writeRecord(path string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -123,7 +124,12 @@ func writeRecord(path string, v any) error {
 		return err
 	}
 	half := path + ".half"
-	if err := os.WriteFile(half, data, 0o600); err != nil {
+	f, err := os.OpenFile(half, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(half))
 	}
 	return os.Rename(half, path)
