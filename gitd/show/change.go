@@ -48,6 +48,9 @@ func (f ChangeFilter) Oldest(total int) int {
 	return max(1, from-MaxByPath)
 }
 
+// RefusalsShown is how long somebody is reminded of their change that was refused.
+const RefusalsShown = 7 * 24 * time.Hour
+
 // Change is one change. The lists (Story, Steps) are filled on its own page only.
 type Change struct {
 	Repository string    `json:"repository"`
@@ -81,6 +84,7 @@ type Change struct {
 	With       int       `json:"conflict_with,omitempty"` // the landed change that touched the same files
 	Tip        string    `json:"tip,omitempty"`           // refused, in conflict: where the branch stayed
 	WaitsUntil time.Time `json:"waits_until,omitzero"`    // waits: when it is its turn again, if nothing else happens
+	Mended     bool      `json:"mended,omitempty"`        // refused, yours: what it wanted is on its branch all the same
 	Expected   Duration  `json:"expected_ms,omitempty"`   // that a build usually takes here
 	Estimate             // open: when it probably lands
 

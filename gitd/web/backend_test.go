@@ -79,6 +79,14 @@ func (h *backend) Repository(_ context.Context, a access.Identity, name string) 
 	}
 	for _, r := range h.repos {
 		if r.Name == name && a.User != "outsider" {
+			if r.State == show.Damaged {
+				return show.Repository{}, &show.Error{
+					Kind:  show.Again,
+					What:  r.Reason,
+					Where: []string{"refs/heads/main is empty"},
+					Hint:  "an administrator of this server can look at it with: headgate doctor",
+				}
+			}
 			return r, nil
 		}
 	}

@@ -269,6 +269,21 @@ func fullBackend() *backend {
 	return h
 }
 
+// damagedBackend is the full one with a repository that cannot be read.
+func damagedBackend() *backend {
+	h := fullBackend()
+	h.repos = append(h.repos, show.Repository{
+		Name:        "archive",
+		Description: "What was sold until 2019",
+		Clone:       "ssh://git.tarn.example:22/archive",
+		Gated:       true,
+		Branch:      "main",
+		State:       show.Damaged,
+		Reason:      "the repository archive is damaged: refs/heads/main is empty; it is read-only until that is repaired",
+	})
+	return h
+}
+
 func failingLog() []show.LogEvent {
 	var l []show.LogEvent
 	line, t := 0, time.Duration(0)

@@ -52,9 +52,6 @@ type homeEnv struct {
 	Marks []mark
 }
 
-// refusalsShown is how long my refused change stays under Needs you.
-const refusalsShown = 7 * 24 * time.Hour
-
 func homePage(q *request) (*page, error) {
 	ctx := q.r.Context()
 	all, err := q.Backend.Repositories(ctx, q.actor)
@@ -196,7 +193,7 @@ func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 	}
 	for _, c := range recent {
 		if c.By != q.actor.User || c.State != show.Refused && c.State != show.Conflict ||
-			q.now.Sub(c.EndedAt) > refusalsShown {
+			q.now.Sub(c.EndedAt) > show.RefusalsShown || c.Mended {
 			continue
 		}
 		n := need{Mark: markOf(c.State), Href: changeHref(c), Do: "See why", at: c.EndedAt,

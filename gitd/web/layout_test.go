@@ -45,6 +45,17 @@ const accessible = `(() => {
   return wrong.join("\n");
 })()`
 
+// faintBars names what stands between stages or on the way of a change and can hardly be
+// told from what is behind it.
+const faintBars = `(() => {
+  const light = c => { const [r, g, b] = c.match(/[\d.]+/g).slice(0, 3).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b };
+  const clear = c => c === "transparent" || /, 0\)$/.test(c);
+  const behind = e => { for (let p = e.parentElement; p; p = p.parentElement) { const c = getComputedStyle(p).backgroundColor; if (!clear(c)) return c; } return "rgb(255, 255, 255)" };
+  const bars = [...document.querySelectorAll(".stage-gate")].filter(e => e.getBoundingClientRect().width > 0);
+  if (!bars.length) return "there is no bar";
+  return bars.map(e => { const a = light(getComputedStyle(e).backgroundColor), b = light(behind(e)); const k = (Math.max(a, b) + .05) / (Math.min(a, b) + .05); return k < 3 ? "a bar has a contrast of " + k.toFixed(1) : "" }).join("");
+})()`
+
 func TestPagesInABrowser(t *testing.T) {
 	browser := launch(t)
 	for _, c := range []struct {
@@ -72,6 +83,15 @@ func TestPagesInABrowser(t *testing.T) {
 					b.do(chromedp.EmulateViewport(width, 900))
 					if out := eval[string](b, overflowing); out != "" {
 						t.Errorf("%s at %d: %s", path, width, out)
+					}
+				}
+			}
+			if c.name == "full" {
+				for _, scheme := range []string{"light", "dark"} {
+					b.scheme(scheme)
+					b.do(chromedp.EmulateViewport(390, 900), chromedp.Navigate(b.url+"/checkout"))
+					if wrong := eval[string](b, faintBars); wrong != "" {
+						t.Errorf("on a phone, %s: %s", scheme, wrong)
 					}
 				}
 			}

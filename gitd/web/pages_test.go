@@ -75,12 +75,17 @@ func TestPages(t *testing.T) {
 		{"full", "ada", fullBackend(), pagesOf},
 		{"fresh", "ada", emptyBackend(), []string{"/", "/headgate", "/headgate/agents", "/headgate/forge"}},
 		{"mirek", "mirek", fullBackend(), []string{"/", "/checkout/promote/production", "/catalogue/forge"}},
+		{"damaged", "ada", damagedBackend(), []string{"/", "/archive"}},
 		{"nobody", "", emptyBackend(), []string{"/sign-in?code=ABCDE-12345&to=/checkout"}},
 	} {
 		b := signedIn(t, console(c.backend), c.user)
 		for _, path := range c.pages {
 			a := b.get(path)
-			if a.StatusCode != http.StatusOK {
+			want := http.StatusOK
+			if path == "/archive" {
+				want = http.StatusServiceUnavailable
+			}
+			if a.StatusCode != want {
 				t.Errorf("%s: %s\n%s", path, a.Status, a.body)
 				continue
 			}
@@ -96,11 +101,11 @@ func TestPages(t *testing.T) {
 				}
 				continue
 			}
-			want, err := os.ReadFile(file)
+			golden, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got != string(want) {
+			if got != string(golden) {
 				t.Errorf("%s differs from %s\ngot:\n%s", path, file, got)
 			}
 		}

@@ -200,3 +200,32 @@ func TestDeploymentsAreAllCounted(t *testing.T) {
 		}
 	}
 }
+
+// A refusal of mine that a later push has mended waits for nobody.
+func TestMendedRefusalsNeedNobody(t *testing.T) {
+	h := fullBackend()
+	shown := func() bool {
+		t.Helper()
+		return strings.Contains(textOf(signedIn(t, console(h), "ada").get("/").body), ", yours, ")
+	}
+	mine := 0
+	for _, changes := range h.changes {
+		for i := range changes {
+			if c := &changes[i]; c.By == "ada" && (c.State == show.Refused || c.State == show.Conflict) {
+				c.EndedAt = noon
+				mine++
+			}
+		}
+	}
+	if mine == 0 || !shown() {
+		t.Fatalf("of %d refusals none is shown", mine)
+	}
+	for _, changes := range h.changes {
+		for i := range changes {
+			changes[i].Mended = true
+		}
+	}
+	if shown() {
+		t.Error("what was mended is still shown")
+	}
+}

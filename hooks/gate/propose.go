@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing/object"
+
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -218,13 +220,8 @@ func (l *loop) isVersion(ctx context.Context, commit, of repo.Hash) (bool, error
 	if err != nil {
 		return false, err
 	}
-	if x, y := repo.TrailerValue(a.Message, changeID), repo.TrailerValue(b.Message, changeID); x != "" && y != "" {
-		return x == y, nil
-	}
-	if slices.Equal(a.ParentHashes, b.ParentHashes) && a.Author.Name == b.Author.Name &&
-		a.Author.Email == b.Author.Email &&
-		a.Author.When.Equal(b.Author.When) && a.Committer.When.After(a.Author.When) {
-		return true, nil
+	if known, same := SaysVersion(a, b); known {
+		return same, nil
 	}
 	for _, pair := range [][2]repo.Hash{{commit, of}, {of, commit}} {
 		if descends, err := l.contains(ctx, pair[0], pair[1]); descends || err != nil {
@@ -232,6 +229,18 @@ func (l *loop) isVersion(ctx context.Context, commit, of repo.Hash) (bool, error
 		}
 	}
 	return false, nil
+}
+
+// SaysVersion reports what two commits themselves say of whether one is a new version of
+// the other; known is false when that is nothing.
+func SaysVersion(a, of *object.Commit) (known, same bool) {
+	if x, y := repo.TrailerValue(a.Message, changeID), repo.TrailerValue(of.Message, changeID); x != "" && y != "" {
+		return true, x == y
+	}
+	amended := slices.Equal(a.ParentHashes, of.ParentHashes) && a.Author.Name == of.Author.Name &&
+		a.Author.Email == of.Author.Email && a.Author.When.Equal(of.Author.When) &&
+		a.Committer.When.After(a.Author.When)
+	return amended, amended
 }
 
 // Withdraw takes an open change out of the queue. The one who pushed it may, and

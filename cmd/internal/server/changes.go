@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -54,11 +55,53 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
 		if err != nil {
 			return nil, 0, err
 		}
+		if c.By == a.User && (c.State == show.Refused || c.State == show.Conflict) &&
+			time.Since(c.EndedAt) < show.RefusalsShown {
+			if c.Mended, err = s.mended(ctx, r, stories, story); err != nil {
+				return nil, 0, err
+			}
+		}
 		if list = append(list, c); len(list) == newest && !f.All {
 			break
 		}
 	}
 	return list, len(stories), nil
+}
+
+// mended reports whether what a refused change wanted is on its branch all the same: the
+// branch holds its commit, below another perhaps that makes it good, or a later change
+// landed that is a new version of it.
+func (s *Server) mended(ctx context.Context, r *repo.Repository, stories []change.Change,
+	refused change.Change) (bool, error) {
+	head := refused.Head().Commit
+	tip, err := r.Ref("refs/heads/" + refused.Branch)
+	if err != nil || tip == repo.Zero {
+		return false, err
+	}
+	if held, err := r.Contains(ctx, tip, head); held || err != nil {
+		return held, err
+	}
+	mine, err := r.Commit(head)
+	if err != nil {
+		return false, err
+	}
+	for _, later := range slices.Backward(stories) {
+		if later.Number <= refused.Number {
+			break
+		}
+		if _, landed := later.Landing(); !landed || later.Branch != refused.Branch ||
+			later.Head().By != refused.Head().By {
+			continue
+		}
+		c, err := r.Commit(later.Head().Commit)
+		if err != nil {
+			return false, err
+		}
+		if _, same := gate.SaysVersion(c, mine); same {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // byAuthor reports whether somebody pushed a change, or is named by its commit.

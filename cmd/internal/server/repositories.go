@@ -31,7 +31,7 @@ func (s *Server) readable(a access.Identity, name string) (*repo.Repository, err
 		if damaged := (*repo.Damaged)(nil); errors.As(err, &damaged) {
 			return nil, &show.Error{
 				Kind:  show.Again,
-				What:  damaged.Error() + "; it is read-only until that is repaired",
+				What:  "the repository " + damaged.Error() + "; it is read-only until that is repaired",
 				Where: damaged.What,
 				Hint:  "an administrator of this server can look at it with: headgate doctor",
 			}
