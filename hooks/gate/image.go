@@ -54,6 +54,11 @@ func (l *loop) image(ctx context.Context, name string) (pinned string, err error
 			a.until = l.g.c.Now().Add(l.g.c.Retry / 8)
 		}
 		l.mailbox.Post(func() {
+			for name, a := range l.images { // anybody may push any name
+				if !a.until.IsZero() && l.g.c.Now().After(a.until) {
+					delete(l.images, name)
+				}
+			}
 			l.images[name] = a
 			for _, o := range l.open {
 				if o.waiting != nil && o.waiting.image {
