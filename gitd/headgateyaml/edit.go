@@ -1,14 +1,12 @@
 package headgateyaml
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"path"
 	"reflect"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -41,18 +39,18 @@ func Rename(data []byte, environment, to string) ([]byte, error) {
 		if k.Value == environment {
 			key, value = k, v
 		}
-		if n := valueOf(v, "after"); n != nil && n.Value == environment {
+		if n := yamlfile.ValueOf(v, "after"); n != nil && n.Value == environment {
 			afters = append(afters, n)
 		}
 	}
 
-	var edits edits
+	var edits yamlfile.Edits
 	add := []string{"was: " + environment}
-	if was := valueOf(value, "was"); was != nil {
-		edits.scalar(was, environment)
+	if was := yamlfile.ValueOf(value, "was"); was != nil {
+		edits.Scalar(was, environment)
 		add = nil
 	}
-	if valueOf(value, "path") == nil {
+	if yamlfile.ValueOf(value, "path") == nil {
 		of, _ := file.Application(e.Application)
 		own := e.Path
 		if of.Path != "" {
@@ -60,12 +58,12 @@ func Rename(data []byte, environment, to string) ([]byte, error) {
 		}
 		add = append(add, "path: "+own)
 	}
-	edits.scalar(key, to)
+	edits.Scalar(key, to)
 	for _, n := range afters {
-		edits.scalar(n, to)
+		edits.Scalar(n, to)
 	}
-	edits.entries(key, value, add)
-	edited, ok := edits.apply(data)
+	edits.Entries(key, value, add)
+	edited, ok := edits.Apply(data)
 	if !ok {
 		return nil, ErrNoEdit
 	}
@@ -116,10 +114,10 @@ func bare(f *File) *File {
 // environmentNodes yields the keys and values of all environments.
 func environmentNodes(top *yaml.Node) func(yield func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
-		lists := []*yaml.Node{valueOf(top, "environments")}
-		if apps := valueOf(top, "applications"); apps != nil {
+		lists := []*yaml.Node{yamlfile.ValueOf(top, "environments")}
+		if apps := yamlfile.ValueOf(top, "applications"); apps != nil {
 			for _, app := range yamlfile.Pairs(apps) {
-				lists = append(lists, valueOf(app, "environments"))
+				lists = append(lists, yamlfile.ValueOf(app, "environments"))
 			}
 		}
 		for _, list := range lists {
@@ -133,86 +131,4 @@ func environmentNodes(top *yaml.Node) func(yield func(key, value *yaml.Node) boo
 			}
 		}
 	}
-}
-
-// valueOf is the value of a mapping's key, nil without one.
-func valueOf(n *yaml.Node, name string) *yaml.Node {
-	if n == nil || n.Kind != yaml.MappingNode {
-		return nil
-	}
-	for key, value := range yamlfile.Pairs(n) {
-		if key.Value == name {
-			return value
-		}
-	}
-	return nil
-}
-
-// edits are replacements in a text, at places that its nodes name.
-type edits struct {
-	at     []edit
-	cannot bool
-}
-
-type edit struct {
-	line, column int // from 1; column 0: whole lines before it
-	old, new     string
-}
-
-// scalar replaces a scalar.
-func (e *edits) scalar(n *yaml.Node, with string) {
-	old := n.Value
-	switch n.Style {
-	case yaml.DoubleQuotedStyle:
-		old = `"` + old + `"`
-	case yaml.SingleQuotedStyle:
-		old = "'" + old + "'"
-	}
-	e.at = append(e.at, edit{n.Line, n.Column, old, with})
-}
-
-// entries adds some to the mapping that a key has.
-func (e *edits) entries(key, value *yaml.Node, add []string) {
-	switch {
-	case len(add) == 0:
-	case value == nil || value.Kind != yaml.MappingNode || len(value.Content) == 0:
-		e.cannot = true
-	case value.Style&yaml.FlowStyle != 0:
-		e.at = append(e.at, edit{value.Line, value.Column, "{", "{" + strings.Join(add, ", ") + ", "})
-	default:
-		indent := strings.Repeat(" ", value.Content[0].Column-1)
-		text := ""
-		for _, a := range add {
-			text += indent + a + "\n"
-		}
-		e.at = append(e.at, edit{line: key.Line + 1, new: text})
-	}
-}
-
-// apply makes them, the last first, so that the places of the others stay.
-func (e *edits) apply(data []byte) ([]byte, bool) {
-	mark := []byte("\ufeff")
-	text := bytes.TrimPrefix(data, mark)
-	lines := strings.SplitAfter(string(text), "\n")
-	slices.SortFunc(e.at, func(a, b edit) int {
-		if a.line != b.line {
-			return b.line - a.line
-		}
-		return b.column - a.column
-	})
-	for _, one := range e.at {
-		if e.cannot || one.line < 1 || one.line > len(lines) {
-			return nil, false
-		}
-		line, at := lines[one.line-1], 0
-		for range one.column - 1 { // columns count characters
-			_, size := utf8.DecodeRuneInString(line[at:])
-			at += size
-		}
-		if !strings.HasPrefix(line[at:], one.old) {
-			return nil, false
-		}
-		lines[one.line-1] = line[:at] + one.new + line[at+len(one.old):]
-	}
-	return []byte(strings.Join(lines, "")), true
 }

@@ -263,6 +263,10 @@ func (b *backend) RenameEnvironment(_ context.Context, _ access.Identity, reposi
 	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to, State: show.Queued}, nil
 }
 
+func (b *backend) Scale(_ context.Context, _ access.Identity, repository, environment, service string, count int) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("proposed as change 31: %s in %s of %s: %d", service, environment, repository, count), State: show.Queued}, nil
+}
+
 func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
 }

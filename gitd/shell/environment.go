@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -29,6 +30,12 @@ var envCommands = []command{
 	logsCommand,
 	execCommand,
 	{
+		name: "scale", args: "[repo] <environment> <service> <count>", what: "have a service run as another count of instances",
+		example: "scale hello production web 3",
+		notes:   "It proposes the change of the environment's files; when that has landed and is promoted there it is so.",
+		run:     scale,
+	},
+	{
 		name: "env rename", args: "<repo> <environment> <name>", what: "give an environment another name",
 		example: "env rename hello production live",
 		notes:   "It proposes the change of headgate.yaml; what runs and its history go on. By git: push\nheadgate.yaml with the environment under its new name, and was: <old name>.",
@@ -37,6 +44,18 @@ var envCommands = []command{
 				c.args["name"]))
 		},
 	},
+}
+
+func scale(c *call) error {
+	count, err := strconv.Atoi(c.args["count"])
+	if err != nil || count < 0 {
+		return usageError("for example: "+c.ssh(c.command.example), "%q is not a count of instances", c.args["count"])
+	}
+	repository, environment, err := c.environment()
+	if err != nil {
+		return err
+	}
+	return c.act(c.shell.Backend.Scale(c.ctx, c.actor, repository, environment, c.args["service"], count))
 }
 
 func envList(c *call) error {

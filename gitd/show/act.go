@@ -37,6 +37,9 @@ type Acts interface {
 	// RenameEnvironment proposes a change of headgate.yaml that gives an environment
 	// another name; what runs there and its history go on.
 	RenameEnvironment(ctx context.Context, who access.Identity, repository, environment, to string) (Done, error)
+	// Scale proposes a change of the files that declare an environment, by which a service
+	// has another count of instances.
+	Scale(ctx context.Context, who access.Identity, repository, environment, service string, count int) (Done, error)
 	// Rollback promotes the tree of an earlier release and sets a hold.
 	Rollback(ctx context.Context, who access.Identity, repository, environment string, release int,
 		reason string) (Done, error)

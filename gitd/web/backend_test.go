@@ -342,6 +342,10 @@ func (h *backend) RenameEnvironment(_ context.Context, _ access.Identity, reposi
 	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to, State: show.Queued}, nil
 }
 
+func (h *backend) Scale(_ context.Context, _ access.Identity, repository, environment, service string, count int) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("proposed as change 31: %s in %s of %s: %d", service, environment, repository, count), State: show.Queued}, nil
+}
+
 func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
