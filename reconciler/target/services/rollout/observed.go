@@ -241,6 +241,10 @@ func (o *Observed) Saw(e Event, now time.Time) {
 	}
 }
 
+// quietStart is how long it is nobody's business why an instance that starts is not
+// healthy yet.
+const quietStart = 5 * time.Second
+
 func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 	in.Checked = now
 	t := f.Versions[in.Version]
@@ -264,6 +268,11 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 		return
 	}
 	in.Message = e.Message
+	if in.Phase == target.PhaseStarting { // which is no fault of it yet
+		if in.Message = "starting"; now.Sub(in.Started) >= quietStart {
+			in.Message += ", not healthy yet: " + e.Message
+		}
+	}
 	if in.Passes < t.Check.Passes {
 		in.Passes = 0
 	}
