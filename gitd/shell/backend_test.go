@@ -152,6 +152,10 @@ func (b *backend) Log(ctx context.Context, a access.Identity, name string, n int
 	}
 }
 
+func (b *backend) SBOM(context.Context, access.Identity, string, int) ([]byte, error) {
+	return nil, nil
+}
+
 func (b *backend) Releases(context.Context, access.Identity, string) ([]show.Release, error) {
 	return nil, nil
 }

@@ -20,6 +20,8 @@ type Changes interface {
 	// has ended and what followed from it is known: the change has ended, or waits.
 	Log(ctx context.Context, who access.Identity, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
 	Releases(ctx context.Context, who access.Identity, repository string) ([]Release, error)
+	// SBOM is what the bill of materials of a release says, in CycloneDX.
+	SBOM(ctx context.Context, who access.Identity, repository string, release int) ([]byte, error)
 }
 
 // ChangeFilter narrows Backend.Changes. The zero filter means the newest 50.

@@ -14,6 +14,7 @@ type Release struct {
 	By         string     `json:"by,omitempty"`
 	At         time.Time  `json:"at"`
 	Artifacts  []Artifact `json:"artifacts"`
+	SBOM       *Artifact  `json:"sbom,omitempty"` // at its own address /sbom.json; nil: there is none
 	RunsIn     []string   `json:"runs_in,omitempty"`
 }
 

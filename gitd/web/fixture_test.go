@@ -127,9 +127,10 @@ func fullBackend() *backend {
 	h.logs["checkout/410"] = runningLog()
 	h.logs["checkout/409"] = []show.LogEvent{{Kind: "step", Step: 1, Phase: "build", Command: "go test ./..."}, {Kind: "out", Step: 1, Line: 1, Text: "ok"}, {Kind: "end", Step: 1, Took: show.Duration(3 * time.Second), At: show.Duration(3 * time.Second)}, {Kind: "done"}}
 
+	bill := &show.Artifact{Name: "sbom.cdx.json", Digest: "sha256:1b", Size: 48_000}
 	artifact := []show.Artifact{{Name: "app", Digest: "sha256:8c41b0d2f5a97e3c1b6a4d8e0f2c5b7a9d1e3f5c7b9a0d2e4f6c8b0a2d4ea2d7", Size: 8_412_300}}
 	for i, c := range past[1:4] {
-		h.releases["checkout"] = append(h.releases["checkout"], show.Release{Repository: "checkout", Number: 186 - i, Commit: c.Candidate, Subject: c.Subject, Change: c.Number, By: c.By, At: c.EndedAt, Artifacts: artifact})
+		h.releases["checkout"] = append(h.releases["checkout"], show.Release{Repository: "checkout", Number: 186 - i, Commit: c.Candidate, Subject: c.Subject, Change: c.Number, By: c.By, At: c.EndedAt, Artifacts: artifact, SBOM: bill})
 	}
 	for i := range 4 {
 		h.releases["checkout"] = append(h.releases["checkout"], show.Release{Repository: "checkout", Number: 183 - i, Commit: commit(fmt.Sprintf("51aa0d%d", i)), Subject: fmt.Sprintf("Older change %d", 404-i), Change: 404 - i, By: "jun", At: noon.AddDate(0, 0, -1-i), Artifacts: artifact})

@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 )
@@ -49,6 +50,32 @@ type releaseEnv struct {
 	show.Environment
 	Href string
 	Mark mark
+}
+
+// billOfMaterials answers with what a release is made of.
+func billOfMaterials(q *request) error {
+	r, err := q.repository()
+	if err != nil {
+		return err
+	}
+	all, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
+	if err != nil {
+		return err
+	}
+	n, _ := q.number() // 0 is none
+	i := slices.IndexFunc(all, func(k show.Release) bool { return k.Number == n })
+	if i < 0 || all[i].SBOM == nil {
+		return &nearby{err: notFound("there is no such release here, or nothing in its tree says what it is made of", ""),
+			nearest: []link{{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}}}
+	}
+	data, err := q.Backend.SBOM(q.r.Context(), q.actor, r.Name, n)
+	if err != nil {
+		return err
+	}
+	q.w.Header().Set("Content-Type", "application/vnd.cyclonedx+json; version=1.6")
+	q.w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%d.cdx.json"`, r.Name, n))
+	_, err = q.w.Write(data)
+	return gone(err)
 }
 
 func releasePage(q *request) (*page, error) {

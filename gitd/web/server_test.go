@@ -635,6 +635,13 @@ func TestProblems(t *testing.T) {
 			t.Errorf("%s as JSON: %s %s", path, j.Status, j.body)
 		}
 	}
+	if a := b.get("/checkout/releases/186/sbom.json"); a.StatusCode != 200 || !strings.Contains(a.body, "CycloneDX") ||
+		a.Header.Get("Content-Type") != "application/vnd.cyclonedx+json; version=1.6" {
+		t.Errorf("a bill of materials: %s %v %s", a.Status, a.Header, a.body)
+	}
+	if a := b.get("/checkout/releases/183/sbom.json"); a.StatusCode != 404 {
+		t.Errorf("one that is not there: %s", a.Status)
+	}
 	if a := b.do(http.MethodDelete, "/checkout/env/production", ""); a.StatusCode != 405 || a.Header.Get("Allow") != "GET, HEAD, POST" {
 		t.Errorf("DELETE: %s, Allow %q", a.Status, a.Header.Get("Allow"))
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -17,6 +18,8 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/report"
+	"github.com/headgate-cd/headgate/hooks/build/sbom"
+	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
@@ -126,6 +129,12 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 	if r.Status == build.Stopped {
 		return Result{}, context.Cause(ctx)
 	}
+	var bill *verdict.Artifact
+	if r.Status == build.Succeeded {
+		if bill, err = b.bill(j, log); err != nil {
+			return Result{}, err
+		}
+	}
 	digest, err := log.Finish(string(r.Status))
 	if err != nil {
 		return Result{}, err
@@ -139,6 +148,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Exit:      r.Exit,
 		LogLine:   r.LogLine,
 		LogDigest: "sha256:" + digest,
+		SBOM:      bill,
 	}
 	for _, a := range r.Artifacts {
 		result.Artifacts = append(result.Artifacts,
@@ -148,6 +158,29 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		result.Flaky, err = b.keepReports(j, r)
 	}
 	return result, err
+}
+
+// bill makes the bill of materials of a tree and keeps it; nil when no file says what it
+// is made of.
+func (b *TreeBuilder) bill(j Job, log *buildlog.Writer) (*verdict.Artifact, error) {
+	files, err := j.Repository.Files(j.Tree, sbom.Wanted)
+	if err != nil {
+		log.NoteAbout(buildlog.Warning, "sbom: there is none: %v", err)
+		return nil, nil
+	}
+	c := sbom.Of(j.Repository.Name(), j.Tree.String(), files)
+	if c.JSON == nil {
+		return nil, nil
+	}
+	digest, err := b.Artifacts.PutBlob(c.JSON)
+	if err != nil {
+		return nil, fmt.Errorf("keep the bill of materials: %w", err)
+	}
+	log.Note("sbom: %d components of %s", c.Components, strings.Join(c.Files[:min(len(c.Files), 5)], ", "))
+	if c.Cut {
+		log.NoteAbout(buildlog.Warning, "sbom: there are more components than fit in, which it lacks")
+	}
+	return &verdict.Artifact{Name: release.SBOM, Digest: digest, Size: int64(len(c.JSON))}, nil
 }
 
 // keepReports keeps what the tests of a build have said. Where all that failed is known to

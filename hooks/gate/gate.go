@@ -155,7 +155,8 @@ type Result struct {
 	LogLine   int // where the failure shows, from 1
 	LogDigest string
 	Artifacts []verdict.Artifact
-	Flaky     []string // red: the tests that failed, where all of them are known to be flaky
+	SBOM      *verdict.Artifact // nil: the tree says of nothing that it is made of
+	Flaky     []string          // red: the tests that failed, where all of them are known to be flaky
 }
 
 // Question is what the land policy is asked: may this candidate land?

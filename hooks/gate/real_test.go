@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -63,7 +64,7 @@ func TestRealBuilds(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	<-b.started
-	good := w.commit("check with sh", map[string]string{"buildspec.yml": strings.Replace(spec, "./check", "sh ./check", 1)}, base)
+	good := w.commit("check with sh", map[string]string{"requirements.txt": "flask==3.0\n", "buildspec.yml": strings.Replace(spec, "./check", "sh ./check", 1)}, base)
 	p = w.land(ada, good)
 	<-b.started
 	rel, err := release.Of(w.r).Read(p.Release)
@@ -75,6 +76,23 @@ func TestRealBuilds(t *testing.T) {
 	}
 	if err := rel.Verify(w.r, repo.Signers{w.store.Signer().PublicKey()}); err != nil {
 		t.Fatal(err)
+	}
+	// What the tree is made of is kept, and signed with the rest.
+	if rel.SBOM == nil || rel.SBOM.Name != release.SBOM {
+		t.Fatalf("%+v", rel.SBOM)
+	}
+	f, err := b.Artifacts.OpenBlob(rel.SBOM.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if bill, err := io.ReadAll(f); err != nil || !strings.Contains(string(bill), `"pkg:pypi/flask@3.0"`) {
+		t.Errorf("%v %s", err, bill)
+	}
+	another := rel
+	another.SBOM = &verdict.Artifact{Name: release.SBOM, Digest: "sha256:" + strings.Repeat("ab", 32)}
+	if err := another.Verify(w.r, repo.Signers{w.store.Signer().PublicKey()}); err == nil {
+		t.Error("a release verifies with another bill of materials")
 	}
 	said := false
 	for e, err := range b.Logs.Follow(t.Context(), rel.Manifest.Verdict.LogDigest, false) {

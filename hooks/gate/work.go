@@ -105,6 +105,7 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 		Log: job.Log, LogDigest: result.LogDigest, Artifacts: result.Artifacts,
 		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine,
 		Flaky:   result.Flaky,
+		SBOM:    result.SBOM,
 		Started: started.UTC(), Finished: l.g.c.Now().UTC(),
 		Change: job.Change, Revision: job.Revision, Candidate: job.Candidate.String(),
 	}

@@ -68,6 +68,7 @@ type Predicate struct {
 			StartedOn    time.Time `json:"startedOn"`
 			FinishedOn   time.Time `json:"finishedOn"`
 		} `json:"metadata"`
+		Byproducts []Subject `json:"byproducts,omitempty"` // the bill of materials
 	} `json:"runDetails"`
 }
 
@@ -79,6 +80,15 @@ func subjects(m Manifest) []Subject {
 		list = append(list, Subject{Name: a.Name, Digest: map[string]string{algorithm: digest}})
 	}
 	return list
+}
+
+// byproducts are what besides its artifacts a release names by digest.
+func byproducts(m Manifest) []Subject {
+	if m.SBOM == nil {
+		return nil
+	}
+	algorithm, digest, _ := strings.Cut(m.SBOM.Digest, ":")
+	return []Subject{{Name: m.SBOM.Name, Digest: map[string]string{algorithm: digest}}}
 }
 
 // provenance is the signed statement of how a release was built.
@@ -98,6 +108,7 @@ func provenance(signer *repo.Signer, m Manifest, v verdict.Verdict) (*Envelope, 
 	r := &s.Predicate.RunDetails
 	r.Builder.ID = "ssh:" + ssh.FingerprintSHA256(signer.PublicKey())
 	r.Metadata.InvocationID, r.Metadata.StartedOn, r.Metadata.FinishedOn = v.Log, v.Started, v.Finished
+	r.Byproducts = byproducts(m)
 	payload, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("encode provenance: %w", err)
@@ -167,6 +178,10 @@ func (s Statement) about(m Manifest) error {
 	}
 	if got, want := name(s.Subject), name(subjects(m)); !slices.Equal(got, want) {
 		return fmt.Errorf("it is about %s, and the release holds %s", strings.Join(got, ", "), strings.Join(want, ", "))
+	}
+	got, want := name(s.Predicate.RunDetails.Byproducts), name(byproducts(m))
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("it names the bill of materials %s, and the release %s", strings.Join(got, ", "), strings.Join(want, ", "))
 	}
 	for _, dep := range s.Predicate.BuildDefinition.ResolvedDependencies {
 		if dep.URI == "git:"+m.Repository && dep.Digest["gitTree"] == m.Tree {

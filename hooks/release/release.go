@@ -32,6 +32,9 @@ var ErrNone = errors.New("no such release")
 
 const prefix = "refs/releases/"
 
+// SBOM is the name of a bill of materials.
+const SBOM = "sbom.cdx.json"
+
 // Ref is the ref of a release.
 func Ref(number int) string { return prefix + strconv.Itoa(number) }
 
@@ -50,6 +53,7 @@ type Manifest struct {
 	At         time.Time          `json:"at"`
 	Verdict    Proof              `json:"verdict"`
 	Artifacts  []verdict.Artifact `json:"artifacts"`
+	SBOM       *verdict.Artifact  `json:"sbom,omitempty"` // what it is made of, by the files of its tree; nil: they do not say
 	Provenance *Envelope          `json:"provenance"`
 }
 
@@ -141,6 +145,7 @@ func (b *Store) write(number int, l Landing) (repo.Hash, error) {
 		Release: number, Repository: b.r.Name(), Branch: l.Branch, Commit: l.Commit.String(), Tree: tree.String(),
 		Subject: l.Subject, Changes: l.Changes, By: l.By, AlsoBy: l.AlsoBy, At: l.At.UTC().Truncate(time.Second),
 		Verdict: Proof{l.Verdict.Key, l.Verdict.Log, l.Verdict.LogDigest}, Artifacts: l.Verdict.Artifacts,
+		SBOM: l.Verdict.SBOM,
 	}
 	if m.Artifacts == nil {
 		m.Artifacts = []verdict.Artifact{}

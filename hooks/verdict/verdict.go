@@ -97,6 +97,7 @@ type Verdict struct {
 	Log       string     `json:"log,omitempty"`        // id, for whoever keeps the logs
 	LogDigest string     `json:"log_digest,omitempty"` // sha256:… of the closed log
 	Artifacts []Artifact `json:"artifacts,omitempty"`
+	SBOM      *Artifact  `json:"sbom,omitempty"`   // the bill of materials, a blob in the artifact store; nil: none
 	Reason    string     `json:"reason,omitempty"` // red: one line
 	Phase     string     `json:"phase,omitempty"`
 	Command   string     `json:"command,omitempty"`

@@ -2,12 +2,16 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"slices"
 
 	"github.com/headgate-cd/headgate/cmd/internal/proof"
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/release"
 	"github.com/headgate-cd/headgate/reconciler/record"
 )
 
@@ -41,6 +45,10 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 		for _, a := range rel.Artifacts {
 			v.Artifacts = append(v.Artifacts, show.Artifact(a))
 		}
+		if rel.SBOM != nil {
+			bill := show.Artifact(*rel.SBOM)
+			v.SBOM = &bill
+		}
 		for _, e := range environments {
 			if slices.Contains(e.Runs(), rel.Number) {
 				v.RunsIn = append(v.RunsIn, e.Name)
@@ -49,6 +57,30 @@ func (s *Server) Releases(ctx context.Context, a access.Identity, name string) (
 		shown = append(shown, v)
 	}
 	return shown, nil
+}
+
+// SBOM implements show.Backend.
+func (s *Server) SBOM(_ context.Context, a access.Identity, name string, number int) ([]byte, error) {
+	if _, err := s.readable(a, name); err != nil {
+		return nil, err
+	}
+	rel, err := s.gate.ReleasesOf(name).Read(number)
+	if err != nil {
+		return nil, err
+	}
+	if rel.SBOM == nil {
+		return nil, release.ErrNone
+	}
+	f, err := s.artifacts.OpenBlob(rel.SBOM.Digest)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err == nil && fmt.Sprintf("sha256:%x", sha256.Sum256(data)) != rel.SBOM.Digest {
+		err = fmt.Errorf("the bill of materials of release %d of %s is damaged in the artifact store", number, name)
+	}
+	return data, err
 }
 
 // releasesOf is what the reconciler knows of releases, each verified.
