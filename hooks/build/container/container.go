@@ -183,10 +183,14 @@ func (x *Executor) Start(ctx context.Context, s build.Sandbox) (_ build.Session,
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	if n.alive, err = makePipe(filepath.Join(s.Control, alivePipe), 0o600); err != nil {
+	if err := makePipe(filepath.Join(s.Control, alivePipe), 0o600); err != nil {
 		return nil, err
 	}
-	if n.output, err = makePipe(filepath.Join(s.Control, outputPipe), 0o666); err != nil {
+	output := filepath.Join(s.Control, outputPipe)
+	if err := makePipe(output, 0o666); err != nil {
+		return nil, err
+	}
+	if n.output, err = os.OpenFile(output, os.O_RDWR|syscall.O_NONBLOCK, 0); err != nil {
 		return nil, err
 	}
 	n.disk = bounds.NewDisk(limits.Disk, s.Source, s.Home, s.Temp, s.Cache.Upper)
@@ -248,12 +252,37 @@ func (x *Executor) spec(s build.Sandbox, image engine.Image, limits buildsetting
 // what it leaves belongs to root.
 func (x *Executor) Overlays(context.Context) bool { return os.Geteuid() == 0 }
 
-// makePipe makes a named pipe that this process holds open at both ends.
-func makePipe(path string, mode fs.FileMode) (*os.File, error) {
+// makePipe makes a named pipe.
+func makePipe(path string, mode fs.FileMode) error {
 	if err := errors.Join(syscall.Mkfifo(path, 0o600), os.Chmod(path, mode)); err != nil {
-		return nil, fmt.Errorf("make a pipe of the sandbox: %w", err)
+		return fmt.Errorf("make a pipe of the sandbox: %w", err)
 	}
-	return os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	return nil
+}
+
+// hold takes the other end of the pipe that the first process waits on, as soon as it
+// does: an end that is let go of before that would never be missed.
+func (n *session) hold(ctx context.Context) error {
+	path := filepath.Join(n.dirs[build.ControlDir], alivePipe)
+	pause := time.NewTicker(2 * time.Millisecond)
+	defer pause.Stop()
+	for tries := 1; ; tries++ {
+		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil || !errors.Is(err, syscall.ENXIO) { // nobody reads it yet
+			n.alive = f
+			return err
+		}
+		if tries%50 == 0 {
+			if _, running, err := n.engine.Inspect(ctx, n.id); err != nil || !running {
+				return errors.Join(unable(err), errors.New("the container has ended at once"))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-pause.C:
+		}
+	}
 }
 
 type session struct {
@@ -289,7 +318,7 @@ func (n *session) start(ctx context.Context, spec engine.Spec) error {
 		return errors.New("the container has ended at once")
 	}
 	n.cgroups = cgroupsOf(running.PID)
-	return nil
+	return n.hold(ctx)
 }
 
 // cgroupsOf are the directories of the cgroups that a process of this machine is in.
@@ -433,8 +462,10 @@ func (n *session) Close() error {
 	for _, f := range []*os.File{n.alive, n.output} {
 		if f != nil {
 			f.Close()
-			os.Remove(f.Name())
 		}
+	}
+	for _, name := range []string{alivePipe, outputPipe} {
+		os.Remove(filepath.Join(n.dirs[build.ControlDir], name)) // it may never have been made
 	}
 	return err
 }

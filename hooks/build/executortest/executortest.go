@@ -258,6 +258,10 @@ func (s Suite) Test(t *testing.T) {
 		ended := func(l buildsettings.Limits, text, limit string) {
 			t.Helper()
 			b := s.start(t, l, nil)
+			if notes := b.session.Notes(); slices.ContainsFunc(notes, func(n string) bool { return strings.HasPrefix(n, "no limits") }) {
+				t.Logf("this machine lets nobody set them: %v", notes)
+				return
+			}
 			exit, err := b.session.Run(b.ctx, b.script(text), &strings.Builder{})
 			if exit == 0 && err == nil || err != nil && !errors.Is(err, build.ErrEnded) || b.session.Limit() != limit {
 				t.Errorf("%s: exit %d, %v, limit %q", text, exit, err, b.session.Limit())
