@@ -61,6 +61,28 @@ func TestContainers(t *testing.T) {
 			return n
 		}
 
+		t.Run("it has no privileges", func(t *testing.T) {
+			n := must(t, executor)
+			const text = `grep -e CapEff -e NoNewPrivs /proc/self/status
+mount -t tmpfs x /www 2>/dev/null || echo no mounts
+mknod /tmp/disk b 8 0 2>/dev/null || echo no devices
+test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
+`
+			if err := n.Put(t.Context(), "s.sh", []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			var said bytes.Buffer
+			_, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, &said)
+			// Of capabilities it has those of the executor alone.
+			const want = "CapEff:\t00000000000405fb\nNoNewPrivs:\t1\nno mounts\nno devices\nno engine\n"
+			if err != nil || said.String() != want {
+				t.Errorf("%v: %s", err, said.String())
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+
 		t.Run("it ends with the server", func(t *testing.T) {
 			n := must(t, executor)
 			n.alive.Close() // as the kernel does
