@@ -75,7 +75,7 @@ func TestDemo(t *testing.T) {
 		"you have no SSH key, so one was made", "remote: success: 1 landed on main", "main is at", "release 1",
 		fmt.Sprintf("staging runs release 1: http://127.0.0.1:%d", port+1), "Hello from Headgate", "production waits for your approval of release 1",
 		"approve production", "git push origin origin/promote/production:env/production", "/hello/promote/production",
-		"by push:     ssh -i ", "by HTTP:     ssh -i ", "by webhook:  git clone ", "\nready",
+		"by push:     ssh -i ", "by HTTP:     ssh -i ", "by webhook:  ssh -i ", "\nready",
 	} {
 		if !strings.Contains(said, want) {
 			t.Fatalf("the demo did not say %q; it said\n%s", want, said)

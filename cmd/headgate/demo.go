@@ -342,8 +342,8 @@ func (d *demonstration) invite(about show.Server, environments []show.Environmen
 	d.say("  by push:     %s repo create shop && git push %s HEAD:main", ssh, about.CloneURL("shop"))
 	d.say("  by HTTP:     %s token create laptop --write, which is the password of: git push %s/shop HEAD:main",
 		ssh, about.GitHTTP)
-	d.say("  by webhook:  git clone %s, name it in server.yaml under connections:, push, and: %s forge show <connection>",
-		about.CloneURL(access.Own), ssh)
+	d.say("  by webhook:  %s forge connect github owner/name (or gitlab, gitea, forgejo) says which token it takes, and then makes it",
+		ssh)
 	d.say("\nready: console %s, Ctrl-C stops the server and not what runs, your data is in %s", about.HTTP, d.data)
 }
 

@@ -286,3 +286,18 @@ func TestAPIBase(t *testing.T) {
 		}
 	}
 }
+
+// FuzzRetryAfter: whatever a busy forge says, it is asked again, in the end.
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range []string{"", "0", "7", "-3", "99999999999999999999", "Sat, 28 Nov 2026 12:02:00 GMT", "Sat, 28 Nov 9999 12:02:00 GMT", "1e9"} {
+		f.Add(429, seed, seed)
+	}
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, status int, after, reset string) {
+		r := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {after}, "X-Ratelimit-Reset": {reset}}}
+		busy := busyOf(r, now)
+		if status == 429 && busy == nil || busy != nil && (busy.After < time.Second || busy.After > maxBusy) {
+			t.Errorf("%d, %q, %q: %+v", status, after, reset, busy)
+		}
+	})
+}

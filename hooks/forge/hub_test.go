@@ -461,3 +461,23 @@ func TestParseListing(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseListing: whatever a forge lists, no ref comes of it that is not mirrored.
+func FuzzParseListing(f *testing.F) {
+	id := strings.Repeat("ab", 20)
+	for _, seed := range []string{"", "ref: refs/heads/main\tHEAD\n" + id + "\tHEAD\n" + id + "\trefs/heads/main\n", id + "\trefs/tags/v1^{}\n",
+		id + "\trefs/heads/env/x\n", id + "\trefs/heads/a\tb\n", "ref: x\n", id + " refs/heads/main"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, out []byte) {
+		l, err := parseListing(out)
+		if err != nil {
+			return
+		}
+		for name, hash := range l.refs {
+			if !mirrored(name) || hash == repo.Zero && !strings.Contains(string(out), hash.String()) || strings.ContainsAny(name, "\t\n ") {
+				t.Errorf("%q at %s", name, hash)
+			}
+		}
+	})
+}
