@@ -271,20 +271,27 @@ func stateOf(s target.State) show.State {
 func serving(o target.Observed, declared *Declared) []show.Service {
 	var all []show.Service
 	for _, u := range o.Units {
-		one := show.Service{Name: u.Name, URL: u.URL, State: show.Healthy}
+		one := show.Service{
+			Name:    u.Name,
+			URL:     u.URL,
+			State:   show.Healthy,
+			Release: coveredBy(u.Release, declared),
+			Canary:  coveredBy(u.Canary, declared),
+			Weight:  u.Weight,
+		}
 		staying := 0
 		for _, in := range u.Instances {
 			i := show.Instance{
 				ID:       in.ID,
-				Release:  in.Release,
+				Release:  coveredBy(in.Release, declared),
 				Message:  in.Message,
 				Reason:   string(in.Reason),
 				Since:    in.Since.UTC(),
 				Restarts: in.Restarts,
+				LastExit: in.LastExit,
+				Serving:  in.Serving,
+				PID:      in.PID,
 				Drained:  in.Drained,
-			}
-			if declared != nil && i.Release == declared.Release {
-				i.Release = declared.Covers()
 			}
 			switch in.Phase {
 			case target.PhaseHealthy:
@@ -324,6 +331,14 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 		all = append(all, one)
 	}
 	return all
+}
+
+// coveredBy is the newest release of the same content, where one is declared.
+func coveredBy(release int, declared *Declared) int {
+	if declared != nil && release > 0 && release == declared.Release {
+		return declared.Covers()
+	}
+	return release
 }
 
 // deployed is one line of the history.

@@ -42,7 +42,7 @@ func newBackend() *backend {
 		Behind: 3, Promotion: promotion, MayRollback: true, URLs: []string{"http://127.0.0.1:8081"},
 		Services: []show.Service{{Name: "web", State: show.Drift, Instances: []show.Instance{
 			{ID: "prod-a", Release: 183, State: show.Healthy, Message: "200 in 11 ms"},
-			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1},
+			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1, LastExit: "was ended by SIGKILL: " + evil},
 			{ID: "prod-c", Release: 183, State: show.Drift, Message: "config/limits.yaml differs since 11:42 UTC"},
 		}}},
 		History: []show.Deployed{

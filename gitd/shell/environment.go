@@ -180,11 +180,10 @@ func envShow(c *call) error {
 			rows = append(rows, []cell{plain(s.Name), c.out.state(s.State), plain("-"), plain(s.URL)})
 		}
 		for _, i := range s.Instances {
-			what := i.Message
-			if i.Restarts > 0 {
-				what = strings.TrimPrefix(what+", "+show.Plural(i.Restarts, "restart"), ", ")
-			}
-			rows = append(rows, []cell{plain(i.ID), c.out.state(i.State), count(i.Release), plain(what)})
+			rows = append(rows, []cell{plain(i.ID), c.out.state(i.State), count(i.Release), plain(i.Says())})
+		}
+		if traffic := s.Traffic(); traffic != "" {
+			rows = append(rows, []cell{plain(s.Name), plain(traffic)})
 		}
 	}
 	if e.Unhealed {

@@ -2,6 +2,7 @@ package show
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"net/netip"
 	"net/url"
@@ -133,7 +134,18 @@ type Service struct {
 	URL       string     `json:"url,omitempty"`
 	Local     bool       `json:"local,omitempty"` // URL is for programs on the server's machine only
 	State     State      `json:"state"`
+	Release   int        `json:"release,omitempty"` // that gets the traffic; 0: none, or nobody can say
+	Canary    int        `json:"canary,omitempty"`  // that gets Weight percent of it; 0: none
+	Weight    int        `json:"weight,omitempty"`
 	Instances []Instance `json:"instances"`
+}
+
+// Traffic is how requests are shared by two releases, "" when one gets all.
+func (s Service) Traffic() string {
+	if s.Canary == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d%% of the traffic to release %d, %d%% to release %d", 100-s.Weight, s.Release, s.Weight, s.Canary)
 }
 
 // Instance is one supervised process.
@@ -145,7 +157,25 @@ type Instance struct {
 	Reason   string    `json:"reason,omitempty"` // the same in one word, where there is one
 	Since    time.Time `json:"since,omitzero"`
 	Restarts int       `json:"restarts"`
-	Drained  bool      `json:"drained,omitempty"` // it gets nothing new, and is not counted
+	LastExit string    `json:"last_exit,omitempty"` // how it ended the last time
+	Serving  bool      `json:"serving,omitempty"`   // it gets traffic
+	PID      int       `json:"pid,omitempty"`       // on the machine that it runs on
+	Drained  bool      `json:"drained,omitempty"`   // it gets nothing new, and is not counted
+}
+
+// Says is what there is to say of it besides its state.
+func (i Instance) Says() string {
+	var all []string
+	if i.Message != "" {
+		all = append(all, i.Message)
+	}
+	if i.Restarts > 0 {
+		all = append(all, Plural(i.Restarts, "restart"))
+		if i.LastExit != "" && !strings.Contains(i.Message, i.LastExit) {
+			all = append(all, "the last time it "+i.LastExit)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // LogQuery says which lines of instances are wanted.

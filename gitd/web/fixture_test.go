@@ -217,9 +217,9 @@ func fullBackend() *backend {
 	catalogue.Queue, catalogue.Environments = []show.Change{one}, []show.Environment{level(staging, "catalogue", 92, 0), level(production, "catalogue", 92, 0)}
 	broken := &catalogue.Environments[1]
 	broken.State, broken.Reason, broken.Since = show.Failed, "web: exited 7 again and again; the release before it serves", at("13:59:40")
-	broken.Services = []show.Service{{Name: "web", State: show.Failed, Instances: []show.Instance{
+	broken.Services = []show.Service{{Name: "web", State: show.Failed, Release: 91, Canary: 92, Weight: 10, Instances: []show.Instance{
 		{ID: "web-4", Release: 92, State: show.Failed, Message: "exited with 7: cannot read limits.yaml", Since: at("14:03:20"), Restarts: 5},
-		{ID: "web-2", Release: 91, State: show.Healthy, Since: at("13:59:40")},
+		{ID: "web-2", Release: 91, State: show.Healthy, Since: at("13:59:40"), Restarts: 1, LastExit: "was ended by SIGKILL"},
 	}}, {Name: "worker", State: show.Healthy, Instances: []show.Instance{{ID: "worker-1", Release: 91, State: show.Healthy, Since: at("13:10:00")}}}}
 	h.printed = map[string][]show.InstanceLine{"catalogue/production": {
 		{At: at("13:10:00"), Service: "worker", Instance: "worker-1", Own: true, Text: "started worker-1 of release 91 on port 40002 (restart 0)"},
