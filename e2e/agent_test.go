@@ -126,7 +126,8 @@ func answers(client *http.Client, url string) error {
 // instances are what runs, by the agent's account: processes and restarts.
 func instances(t *testing.T, h *harness) (all string) {
 	t.Helper()
-	out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json", "--data", h.data())
+	out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json",
+		"--data", h.data())
 	if err != nil {
 		t.Fatalf("%v: %s", err, errs)
 	}

@@ -30,8 +30,10 @@ func openBrowser(t *testing.T) *browser {
 	if _, err := os.Stat(chromium); err != nil {
 		t.Fatalf("%v\nthe story of the console needs Chromium: apt-get install -y --no-install-recommends chromium", err)
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()))
-	for _, flag := range []string{"disable-quic", "disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage"} {
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox,
+		chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()))
+	for _, flag := range []string{"disable-quic", "disable-background-networking", "disable-component-update",
+		"disable-sync", "disable-dev-shm-usage"} {
 		options = append(options, chromedp.Flag(flag, true))
 	}
 	limited, stop := context.WithTimeout(context.Background(), 4*waitTimeout)
@@ -118,7 +120,8 @@ func TestConsole(t *testing.T) {
 	if err := h.sample(work, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	buildspec := "version: 0.2\nphases:\n  build:\n    commands:\n      - echo before; " + h.held() + " || true; sh test.sh\nartifacts:\n  files: [serve.pl, words.txt]\n"
+	buildspec := "version: 0.2\nphases:\n  build:\n    commands:\n      - echo before; " + h.held() +
+		" || true; sh test.sh\nartifacts:\n  files: [serve.pl, words.txt]\n"
 	if err := os.WriteFile(filepath.Join(work, "buildspec.yml"), []byte(buildspec), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +154,8 @@ func TestConsole(t *testing.T) {
 	b.sees(`document.querySelector("main a[href='/hello/promote/production']")`)
 	b.do(chromedp.Click("main a[href='/hello/promote/production']"))
 	b.sees(`document.querySelector("h1").textContent.includes("Promote release 1 to production")`)
-	b.sees(`document.querySelector("#promo-diff").innerText.includes("compose.yaml") && document.querySelector("#promo-gate li.open")`)
+	b.sees(
+		`document.querySelector("#promo-diff").innerText.includes("compose.yaml") && document.querySelector("#promo-gate li.open")`)
 	b.do(chromedp.SendKeys("#why", "seen in staging"), chromedp.Click("#decide button"))
 	b.sees(`document.querySelector(".done")?.textContent.includes("approved")`)
 	b.do(chromedp.Navigate(h.console() + "/hello/env/production"))
@@ -172,7 +176,8 @@ func TestConsole(t *testing.T) {
 		t.Errorf("production answers %q (%v)", answer, err)
 	}
 	must(work, "git", "fetch", "-q", "origin")
-	if message := must(work, "git", "log", "-1", "--format=%B", "origin/env/production"); !strings.Contains(message, "Approved-by: jun") || !strings.Contains(message, "seen in staging") {
+	if message := must(work, "git", "log", "-1", "--format=%B", "origin/env/production"); !strings.Contains(message,
+		"Approved-by: jun") || !strings.Contains(message, "seen in staging") {
 		t.Errorf("the promotion says\n%s", message)
 	}
 
@@ -196,10 +201,13 @@ func TestConsole(t *testing.T) {
 
 	// Every page holds on a phone, and the browser has nothing to complain of.
 	b.do(chromedp.EmulateViewport(360, 740))
-	for _, page := range []string{"/", "/hello", "/hello/queue", "/hello/changes/1", "/hello/env", "/hello/env/production", "/hello/releases/1"} {
+	for _, page := range []string{"/", "/hello", "/hello/queue", "/hello/changes/1", "/hello/env", "/hello/env/production",
+		"/hello/releases/1"} {
 		b.do(chromedp.Navigate(h.console() + page))
-		b.sees(fmt.Sprintf("location.pathname === %q && performance.getEntriesByType('navigation')[0].responseStatus === 200", page))
-		if wide, err := chromedp.Run(b.ctx, chromedp.Evaluate[int]("document.documentElement.scrollWidth")); err != nil || wide > 360 {
+		b.sees(fmt.Sprintf("location.pathname === %q && performance.getEntriesByType('navigation')[0].responseStatus === 200",
+			page))
+		if wide, err := chromedp.Run(b.ctx, chromedp.Evaluate[int]("document.documentElement.scrollWidth")); err != nil ||
+			wide > 360 {
 			t.Errorf("%s is %d wide on a phone of 360 (%v)", page, wide, err)
 		}
 	}

@@ -157,7 +157,8 @@ func TestContainersArePromoted(t *testing.T) {
 		close(done)
 		asking.Wait()
 
-		out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json", "--data", h.data())
+		out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json",
+			"--data", h.data())
 		if err != nil {
 			t.Fatalf("%v: %s", err, errs)
 		}
@@ -165,7 +166,8 @@ func TestContainersArePromoted(t *testing.T) {
 		must(json.Unmarshal([]byte(out), &status))
 		must(syscall.Kill(status.Agent.Worker, syscall.SIGKILL))
 		for deadline := time.Now().Add(waitTimeout); ; time.Sleep(20 * time.Millisecond) {
-			out, _, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json", "--data", h.data())
+			out, _, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json",
+				"--data", h.data())
 			if err == nil && !strings.Contains(out, `"worker":`+strconv.Itoa(status.Agent.Worker)+`,`) {
 				break
 			}

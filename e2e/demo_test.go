@@ -28,7 +28,8 @@ func TestDemo(t *testing.T) {
 	h.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
 	demo := func() (said string, stop func()) {
 		t.Helper()
-		cmd := exec.Command(filepath.Join(h.bin, "headgate"), "demo", "--data", h.data(), "--ssh", "127.0.0.1:0", "--http", fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
+		cmd := exec.Command(filepath.Join(h.bin, "headgate"), "demo", "--data", h.data(), "--ssh", "127.0.0.1:0", "--http",
+			fmt.Sprintf("127.0.0.1:%d", port), "--admin", "newcomer")
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(h.dir, "home")}
 		cmd.Dir = h.dir
 		out, err := cmd.StdoutPipe()
@@ -73,7 +74,8 @@ func TestDemo(t *testing.T) {
 	said, stop := demo()
 	for _, want := range []string{
 		"you have no SSH key, so one was made", "remote: success: 1 landed on main", "main is at", "release 1",
-		fmt.Sprintf("staging runs release 1: http://127.0.0.1:%d", port+1), "Hello from Headgate", "production waits for your approval of release 1",
+		fmt.Sprintf("staging runs release 1: http://127.0.0.1:%d", port+1), "Hello from Headgate",
+		"production waits for your approval of release 1",
 		"approve production", "git push origin origin/promote/production:env/production", "/hello/promote/production",
 		"by push:     ssh -i ", "by HTTP:     ssh -i ", "by webhook:  ssh -i ", "\nready",
 	} {
@@ -93,7 +95,8 @@ func TestDemo(t *testing.T) {
 			clone, _, _ = strings.Cut(line, " &&")
 		}
 	}
-	easy := "-o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" + filepath.Join(h.dir, "known_hosts") + " "
+	easy := "-o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" +
+		filepath.Join(h.dir, "known_hosts") + " "
 	shell := func(script string) string {
 		t.Helper()
 		env := append(h.env(), "GIT_SSH_COMMAND=ssh "+easy+"-i "+filepath.Join(h.data(), "keys", "you"))
@@ -115,12 +118,15 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("port %d answers %q, not %q", port, last, want)
 	}
 	answers(port+2, "this is production, release 1")
-	shell(clone + " clone && cd clone && sed -i 's/Hello from Headgate/Hello from a newcomer/' lib/Greeting.pm && git commit -qam 'Say who' && git push origin main")
+	shell(
+		clone + " clone && cd clone && sed -i 's/Hello from Headgate/Hello from a newcomer/' lib/Greeting.pm && git commit -qam 'Say who' && git push origin main")
 	answers(port+1, "Hello from a newcomer\nthis is staging, release 2")
 
 	// A change that breaks the test is refused, and main stays.
-	refused := shell("cd clone && sed -i 's/200 OK/500 Oops/' lib/Greeting.pm && git commit -qam 'Break it' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
-	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`, "log: " + h.console() + "/hello/changes/3"} {
+	refused := shell(
+		"cd clone && sed -i 's/200 OK/500 Oops/' lib/Greeting.pm && git commit -qam 'Break it' && ! git push origin main; git ls-remote origin refs/heads/main; git rev-parse HEAD~1")
+	for _, want := range []string{`error: 3 refused: build: "prove -v t/" exited 1`,
+		"log: " + h.console() + "/hello/changes/3"} {
 		if !strings.Contains(refused, want) {
 			t.Errorf("the push did not say %q:\n%s", want, refused)
 		}
@@ -133,7 +139,8 @@ func TestDemo(t *testing.T) {
 	stop()
 	answers(port+2, "this is production, release 1")
 	said, stop = demo()
-	for _, want := range []string{"the repository hello is there already", "release 2", "Hello from a newcomer", "production runs release 1", "production waits for your approval of release 2", "\nready"} {
+	for _, want := range []string{"the repository hello is there already", "release 2", "Hello from a newcomer",
+		"production runs release 1", "production waits for your approval of release 2", "\nready"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the demo, started again, did not say %q; it said\n%s", want, said)
 		}

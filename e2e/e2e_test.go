@@ -45,7 +45,8 @@ func build(name, env string, args ...string) (string, error) {
 		{"headgate", env, args},
 		{"headgate-hook", "CGO_ENABLED=0", nil},
 	} {
-		cmd := exec.Command("go", append(append([]string{"build", "-ldflags", "-s -w", "-o", dir + "/"}, program.args...), "../cmd/"+program.name)...)
+		cmd := exec.Command("go", append(append([]string{"build", "-ldflags", "-s -w", "-o", dir + "/"}, program.args...),
+			"../cmd/"+program.name)...)
 		cmd.Env = append(os.Environ(), program.env)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build the programs: %w\n%s", err, out)
@@ -174,7 +175,8 @@ func (h *harness) processes() []string {
 		}
 		cwd, _ := os.Readlink(filepath.Join(d, "cwd"))
 		line := strings.ReplaceAll(string(cmdline), "\x00", " ")
-		if d != fmt.Sprintf("/proc/%d", os.Getpid()) && (strings.Contains(line, h.dir+"/") || cwd == h.dir || strings.HasPrefix(cwd, h.dir+"/")) {
+		if d != fmt.Sprintf("/proc/%d", os.Getpid()) &&
+			(strings.Contains(line, h.dir+"/") || cwd == h.dir || strings.HasPrefix(cwd, h.dir+"/")) {
 			left = append(left, filepath.Base(d)+" "+line)
 		}
 	}

@@ -56,7 +56,8 @@ func killPublication(t *testing.T, point string) {
 	j := &journey{harness: h, t: t}
 	j.must(h.start([]string{"HEADGATE_CRASH_AT=" + point}))
 	j.must(j.configure(func(yaml string) string {
-		return strings.Replace(yaml, "repositories: {}\n", "", 1) + "\nrepositories:\n  pub: {read: [everyone], gate: off}\n" +
+		return strings.Replace(yaml, "repositories: {}\n", "", 1) +
+			"\nrepositories:\n  pub: {read: [everyone], gate: off}\n" +
 			"publish:\n  away: {forge: github, repository: pub, url: " + f.URL + ", token: away-token}\n"
 	}))
 	sh(`git init -q -b main ours; cd ours; git commit -q --allow-empty -m first; git push -q $SERVER/pub main`)
@@ -120,7 +121,8 @@ func (j *journey) connect(f *forges.Forge, more string) {
 	j.t.Helper()
 	j.must(j.configure(func(yaml string) string {
 		yaml = strings.Replace(yaml, "  jun:\n", "  jun:\n    forge: {hub: jun-gh}\n", 1)
-		return strings.Replace(yaml, "repositories: {}\n", "", 1) + "\nrepositories:\n  copy: {read: [everyone]}\nconnections:\n  hub: {forge: github, repository: owner/name, url: " +
+		return strings.Replace(yaml, "repositories: {}\n", "", 1) +
+			"\nrepositories:\n  copy: {read: [everyone]}\nconnections:\n  hub: {forge: github, repository: owner/name, url: " +
 			f.URL + ", mirror: copy, secrets: [hub-hook], token: hub-token, requests: true" + more + "}\n"
 	}))
 	j.must(j.tell("sign-with-this", "secret", "set", "hub-hook"))
@@ -149,7 +151,8 @@ func killPromotion(t *testing.T, point string) {
 	})
 	j.until("the kill", func() bool { return j.killed > 0 })
 	j.until("the forge has it", func() bool {
-		out, _, err := within(waitTimeout, h.dir, h.env(), "git", "--git-dir="+f.Dir, "for-each-ref", "--format=%(refname)", "refs/heads/promote", "refs/heads/env")
+		out, _, err := within(waitTimeout, h.dir, h.env(), "git", "--git-dir="+f.Dir, "for-each-ref", "--format=%(refname)",
+			"refs/heads/promote", "refs/heads/env")
 		return err == nil && out == "refs/heads/env/production\n"
 	})
 	if _, err := f.Request(2); err == nil || j.killed != 1 {
@@ -179,7 +182,8 @@ func killLanding(t *testing.T, point string) {
 	}
 
 	// main moves, so that landing takes a merge.
-	head := sh(`cd there; git switch -qc feature; echo 1 >one; git add .; git commit -qm feature; git push -q $FORGE_DIR HEAD:refs/heads/feature; git rev-parse HEAD`)
+	head := sh(
+		`cd there; git switch -qc feature; echo 1 >one; git add .; git commit -qm feature; git push -q $FORGE_DIR HEAD:refs/heads/feature; git rev-parse HEAD`)
 	sh(`cd there; git switch -q main; echo 2 >two; git add .; git commit -qm other; git push -q $FORGE_DIR main`)
 	if _, err := f.Propose("ann", "feature", false); err != nil {
 		t.Fatal(err)

@@ -37,8 +37,9 @@ var journeyForge = sync.OnceValues(func() (*forges.Forge, error) {
 	if err != nil {
 		return nil, err
 	}
-	env := append(os.Environ(), append([]string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=f", "GIT_AUTHOR_EMAIL=f@example.com",
-		"GIT_COMMITTER_NAME=f", "GIT_COMMITTER_EMAIL=f@example.com"}, sameCommits...)...)
+	env := append(
+		os.Environ(), append([]string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=f", "GIT_AUTHOR_EMAIL=f@example.com",
+			"GIT_COMMITTER_NAME=f", "GIT_COMMITTER_EMAIL=f@example.com"}, sameCommits...)...)
 	_, errs, err := within(waitTimeout, root, env, "sh", "-ec", `
 		git init -q -b main clone
 		cd clone
@@ -146,7 +147,8 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if h.forgeSecret == "" {
 		return
 	}
-	status, answer, err := h.forge.Hook(h.HTTP+"/webhooks/hub", fmt.Sprint("id-", time.Now().UnixNano()), h.forgeSecret, request, comment)
+	status, answer, err := h.forge.Hook(h.HTTP+"/webhooks/hub", fmt.Sprint("id-", time.Now().UnixNano()), h.forgeSecret,
+		request, comment)
 	ts.Check(err)
 	if status/100 != 2 {
 		ts.Fatalf("at-forge %v: %d %s", args, status, answer)

@@ -80,7 +80,8 @@ func (h *harness) stopAgent() error {
 	if _, err := os.Stat(h.data()); err != nil {
 		return nil
 	}
-	out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "stop", "--data", h.data())
+	out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "stop",
+		"--data", h.data())
 	if err != nil {
 		return fmt.Errorf("%w: %s%s", err, out, errs)
 	}
@@ -148,7 +149,8 @@ func (h *harness) addKey(user string) error {
 		return nil
 	}
 	if _, err := os.Stat(h.key(user)); err != nil {
-		_, errs, err := within(waitTimeout, h.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", h.key(user))
+		_, errs, err := within(waitTimeout, h.dir, os.Environ(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user,
+			"-f", h.key(user))
 		if err != nil {
 			return fmt.Errorf("ssh-keygen: %w: %s", err, errs)
 		}
@@ -163,8 +165,10 @@ func (h *harness) addKey(user string) error {
 // sshArgs reach the server as user.
 func (h *harness) sshArgs(user string) []string {
 	_, port, _ := strings.Cut(h.SSH, ":")
-	return []string{"-F", "/dev/null", "-i", h.key(user), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
-		"-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=" + filepath.Join(h.dir, "known_hosts"), "-p", port}
+	return []string{"-F", "/dev/null", "-i", h.key(user), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o",
+		"BatchMode=yes",
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=" +
+			filepath.Join(h.dir, "known_hosts"), "-p", port}
 }
 
 func (h *harness) env() []string {
@@ -197,7 +201,8 @@ func (h *harness) start(extraEnv []string, args ...string) error {
 	ready := filepath.Join(h.data(), "run", "server.json")
 	os.Remove(ready)
 	var err error
-	if h.log, err = os.OpenFile(filepath.Join(h.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if h.log, err = os.OpenFile(filepath.Join(h.dir, "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY,
+		0o600); err != nil {
 		return err
 	}
 	// The ports are chosen once: a server that comes back is where it was.
@@ -208,8 +213,9 @@ func (h *harness) start(extraEnv []string, args ...string) error {
 		}
 		h.SSH, h.HTTP = fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("http://127.0.0.1:%d", port+1)
 	}
-	h.cmd = exec.Command(filepath.Join(h.bin, "headgate"), append([]string{"serve", "--data", h.data(), "--ssh", h.SSH, "--http", strings.TrimPrefix(h.HTTP, "http://"),
-		"--admin", "ada", "--admin-key", h.key("ada") + ".pub"}, slices.Concat(h.args, args)...)...)
+	h.cmd = exec.Command(filepath.Join(h.bin, "headgate"),
+		append([]string{"serve", "--data", h.data(), "--ssh", h.SSH, "--http", strings.TrimPrefix(h.HTTP, "http://"),
+			"--admin", "ada", "--admin-key", h.key("ada") + ".pub"}, slices.Concat(h.args, args)...)...)
 	h.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + filepath.Join(h.dir, "home"),
@@ -359,7 +365,8 @@ func (h *harness) addUser(name string, groups ...string) error {
 		return err
 	}
 	return h.configure(func(yaml string) string {
-		yaml = strings.Replace(yaml, "users:\n", fmt.Sprintf("users:\n  %s:\n    email: [%s@example.com]\n    keys: [%q]\n", name, name, strings.TrimSpace(string(key))), 1)
+		yaml = strings.Replace(yaml, "users:\n", fmt.Sprintf("users:\n  %s:\n    email: [%s@example.com]\n    keys: [%q]\n",
+			name, name, strings.TrimSpace(string(key))), 1)
 		for _, g := range groups {
 			if line := regexp.MustCompile(`(?m)^  ` + g + `: \[(.*)\]`); line.MatchString(yaml) {
 				yaml = line.ReplaceAllString(yaml, "  "+g+": [$1, "+name+"]")

@@ -57,7 +57,8 @@ func TestHostileClient(t *testing.T) {
 	// run runs a command with these keys, offered in this order, under the name of ada.
 	run := func(command string, keys ...ssh.Signer) (string, error) {
 		client, err := ssh.Dial("tcp", h.SSH, &ssh.ClientConfig{
-			User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: waitTimeout,
+			User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			Timeout: waitTimeout,
 		})
 		if err != nil {
 			return "", err

@@ -103,7 +103,8 @@ func TestHTTPAccess(t *testing.T) {
 					if got != r.want[i] {
 						t.Errorf("%s %s with %s %s: %d, want %d\n%s", method, url, scheme, who, got, r.want[i], text)
 					}
-					if challenge := header.Get("WWW-Authenticate"); (got == 401) != strings.HasPrefix(challenge, `Basic realm="headgate"`) {
+					if challenge := header.Get("WWW-Authenticate"); (got == 401) != strings.HasPrefix(challenge,
+						`Basic realm="headgate"`) {
 						t.Errorf("%s %s with %s %s: %d, and the challenge %q", method, url, scheme, who, got, challenge)
 					}
 				}
@@ -130,11 +131,13 @@ func TestHTTPAccess(t *testing.T) {
 		{"POST", "/hello/git-upload-pack", "", 415, "type"},
 		{"GET", "/hello" + refs, "", 200, "# service"}, // with a body, which nobody reads
 	} {
-		if got, _, text := ask(r.method, r.path, good, r.kind, strings.NewReader("0000")); got != r.want || !strings.Contains(text, r.says) {
+		if got, _, text := ask(r.method, r.path, good, r.kind, strings.NewReader("0000")); got != r.want ||
+			!strings.Contains(text, r.says) {
 			t.Errorf("%s %s as %q: %d %s", r.method, r.path, r.kind, got, text)
 		}
 	}
-	if got, _, text := ask("POST", "/hello/git-upload-pack", good, kind, strings.NewReader("zzzz"), "Content-Encoding", "br"); got != 415 || !strings.Contains(text, "gzip") {
+	if got, _, text := ask("POST", "/hello/git-upload-pack", good, kind, strings.NewReader("zzzz"), "Content-Encoding",
+		"br"); got != 415 || !strings.Contains(text, "gzip") {
 		t.Errorf("brotli: %d %s", got, text)
 	}
 	if got, _, text := ask("POST", "/hello/git-upload-pack", good, kind, strings.NewReader("not packets")); got != 400 {
@@ -142,7 +145,8 @@ func TestHTTPAccess(t *testing.T) {
 	}
 
 	// A small body that becomes a large one is cut off.
-	out, errs, err := within(waitTimeout, h.dir, h.env(), "git", "ls-remote", "ssh://"+h.SSH+"/headgate", "refs/heads/main")
+	out, errs, err := within(waitTimeout, h.dir, h.env(), "git", "ls-remote", "ssh://"+h.SSH+"/headgate",
+		"refs/heads/main")
 	if err != nil {
 		t.Fatal(err, errs)
 	}
@@ -155,7 +159,8 @@ func TestHTTPAccess(t *testing.T) {
 		}
 	}
 	must(zip.Close())
-	if got, _, text := ask("POST", "/headgate/git-upload-pack", good, kind, &bomb, "Content-Encoding", "gzip"); got != 413 || !strings.Contains(text, "32 MiB") {
+	if got, _, text := ask("POST", "/headgate/git-upload-pack", good, kind, &bomb, "Content-Encoding",
+		"gzip"); got != 413 || !strings.Contains(text, "32 MiB") {
 		t.Errorf("%d packed bytes: %d %s", bomb.Len(), got, text)
 	}
 

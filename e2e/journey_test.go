@@ -28,7 +28,8 @@ var chapters = []chapter{
 	{name: "make tokens", settingUp: true, do: (*journey).makeTokens},
 	{name: "make a repository", settingUp: true, do: (*journey).makeRepository},
 	{name: "keep a secret", settingUp: true, do: (*journey).keepSecret},
-	{name: "follow a forge", settingUp: true, do: (*journey).followForge, byChance: []string{"event.read", "event.queued", "event.passed"}},
+	{name: "follow a forge", settingUp: true, do: (*journey).followForge,
+		byChance: []string{"event.read", "event.queued", "event.passed"}},
 	{name: "push", do: (*journey).firstPush, staging: 1},
 	{name: "pack", args: packAlways, do: (*journey).packed, staging: 1, byChance: []string{"pack.replaced"}},
 	{name: "approve", do: (*journey).approve, staging: 1, production: 1},
@@ -161,7 +162,8 @@ func (j *journey) eventsDelivered() error {
 		return err
 	}
 	releases := strings.Count(refs(j.t, j.harness), " refs/releases/")
-	if got := strings.Count(told, "headgate-release.created.0.1.0 delivered"); got != releases || strings.Contains(told, " pending") {
+	if got := strings.Count(told, "headgate-release.created.0.1.0 delivered"); got != releases ||
+		strings.Contains(told, " pending") {
 		return fmt.Errorf("of %d releases it was told\n%s", releases, told)
 	}
 	return nil
@@ -231,7 +233,8 @@ func (j *journey) hg(args ...string) (string, error) { return j.ask("ada", args.
 
 // tell is hg with something on standard input.
 func (j *journey) tell(input string, args ...string) error {
-	ssh := append(append([]string{"-c", `printf %s "$0" | "$@"`, input, "ssh"}, append(j.sshArgs("ada"), "127.0.0.1")...), args...)
+	ssh := append(append([]string{"-c", `printf %s "$0" | "$@"`, input, "ssh"}, append(j.sshArgs("ada"), "127.0.0.1")...),
+		args...)
 	_, errs, err := within(waitTimeout, j.dir, j.env(), "sh", ssh...)
 	if err != nil {
 		err = fmt.Errorf("%v: %w: %s", args, err, errs)
@@ -414,8 +417,10 @@ func (j *journey) followForge() {
 		}
 		return j.configure(func(yaml string) string {
 			return strings.Replace(yaml, "repositories:\n", "repositories:\n  copy: {read: [everyone]}\n", 1) +
-				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.URL + ", mirror: copy, secrets: [hub-hook]}\n" +
-				"events:\n  ops: {url: \"" + endpoint.url + "\", secret: sign-events, repositories: [hello], only: [landing, release], allow: [127.0.0.0/8]}\n"
+				"connections:\n  hub: {forge: github, repository: owner/name, url: " + f.URL +
+				", mirror: copy, secrets: [hub-hook]}\n" +
+				"events:\n  ops: {url: \"" + endpoint.url +
+				"\", secret: sign-events, repositories: [hello], only: [landing, release], allow: [127.0.0.0/8]}\n"
 		})
 	})
 	j.step("webhook", func() error {
@@ -441,7 +446,8 @@ func (j *journey) followForge() {
 
 func (j *journey) firstPush() {
 	j.must(j.sample(j.work, "hello"))
-	j.write("headgate.yaml", strings.Replace(sampleFiles["headgate.yaml"], "approvals: 1", "approvals: {count: 1, own: true}", 1)+
+	j.write("headgate.yaml", strings.Replace(sampleFiles["headgate.yaml"], "approvals: 1",
+		"approvals: {count: 1, own: true}", 1)+
 		"schedules:\n  - {name: rarely, cron: \"0 0 29 2 *\"}\nimages:\n  web: {entrypoint: [/serve.pl]}\n")
 	j.must(j.git("commit", "-qam", "Approve my own"))
 	j.step("push", j.push)
@@ -452,7 +458,8 @@ func (j *journey) firstPush() {
 func (j *journey) rotateKey() {
 	j.must(j.stop(false))
 	for {
-		_, errs, err := within(waitTimeout, j.dir, append(j.env(), j.crash...), filepath.Join(j.bin, "headgate"), "key", "rotate", "--data", j.data(), "server")
+		_, errs, err := within(waitTimeout, j.dir, append(j.env(), j.crash...), filepath.Join(j.bin, "headgate"), "key",
+			"rotate", "--data", j.data(), "server")
 		if err == nil {
 			break
 		}
@@ -577,7 +584,8 @@ func (j *journey) pushFromBehind() {
 
 // withdraw takes a change back while it is built, and has started what wants to stay.
 func (j *journey) withdraw() {
-	j.write("test.sh", "setsid nohup sh -c 'trap \"\" TERM HUP INT; while :; do sleep 600; done; : "+j.dir+"/' >/dev/null 2>&1 &\nsleep 600\n")
+	j.write("test.sh", "setsid nohup sh -c 'trap \"\" TERM HUP INT; while :; do sleep 600; done; : "+j.dir+
+		"/' >/dev/null 2>&1 &\nsleep 600\n")
 	j.must(j.git("commit", "-q", "-a", "-m", "Take for ever"))
 	j.change(5, "running", func() error { return j.propose("-o", "nowait") })
 	j.step("withdraw", func() error {

@@ -111,7 +111,8 @@ func TestKill(t *testing.T) {
 	for _, point := range points {
 		// A host's deployments have a kill story of their own, in reconciler/target/hosts/deploy,
 		// and so has a function's alias, in reconciler/target/function.
-		if !passed[point] && !elsewhere[point] && !strings.HasPrefix(point, "deploy.") && !strings.HasPrefix(point, "function.") {
+		if !passed[point] && !elsewhere[point] && !strings.HasPrefix(point, "deploy.") &&
+			!strings.HasPrefix(point, "function.") {
 			t.Errorf("no chapter passes %s", point)
 		}
 	}
@@ -186,7 +187,8 @@ func killAt(t *testing.T, r *recording, point string) {
 			return fmt.Errorf("it never passed %s", point)
 		}
 		if names := refNames(t, h); !slices.Equal(names, r.refs) {
-			return fmt.Errorf("there are the refs\n%s\nunkilled there are\n%s", strings.Join(names, "\n"), strings.Join(r.refs, "\n"))
+			return fmt.Errorf("there are the refs\n%s\nunkilled there are\n%s", strings.Join(names, "\n"),
+				strings.Join(r.refs, "\n"))
 		}
 		return nil
 	})
@@ -332,7 +334,8 @@ func endState(t *testing.T, h *harness) string {
 			fmt.Fprintln(&b, name, "refs/keys/log")
 		case mirrored: // when is another each time
 			path := filepath.Join(h.data(), "repositories", name[:strings.Index(name, " ")]+".git")
-			fmt.Fprintln(&b, "refs/mirror/log:", run("git", "--git-dir="+path, "log", "--first-parent", "--format=%s", strings.TrimSpace(tips)))
+			fmt.Fprintln(&b, "refs/mirror/log:",
+				run("git", "--git-dir="+path, "log", "--first-parent", "--format=%s", strings.TrimSpace(tips)))
 		case strings.HasPrefix(line, "copy "):
 			b.WriteString(line)
 		}
@@ -367,14 +370,17 @@ func endState(t *testing.T, h *harness) string {
 		if !has("refs/heads/env/" + e) {
 			continue
 		}
-		fmt.Fprintln(&b, e+":", git("log", "--format=%s", "env/"+e), git("ls-tree", "env/"+e, "apps/"), git("ls-tree", "--name-only", "env/"+e, "holds/"))
+		fmt.Fprintln(&b, e+":", git("log", "--format=%s", "env/"+e), git("ls-tree", "env/"+e, "apps/"),
+			git("ls-tree", "--name-only", "env/"+e, "holds/"))
 	}
 	fmt.Fprintln(&b, "refs:", names)
 	// The story of each change and schedule: which events it has, in order, once
 	// each. A build that was cut off may be told of; nothing else may differ.
 	for _, ref := range strings.Fields(names) {
-		if strings.HasPrefix(ref, "refs/changes/") && strings.HasSuffix(ref, "/log") || strings.HasPrefix(ref, "refs/schedules/") {
-			fmt.Fprintln(&b, ref, git("log", "--first-parent", "--reverse", "--format=%(trailers:key=Event,valueonly,separator=%x20)", ref))
+		if strings.HasPrefix(ref, "refs/changes/") && strings.HasSuffix(ref, "/log") ||
+			strings.HasPrefix(ref, "refs/schedules/") {
+			fmt.Fprintln(&b, ref, git("log", "--first-parent", "--reverse",
+				"--format=%(trailers:key=Event,valueonly,separator=%x20)", ref))
 		}
 	}
 	told, err := toldEvents(h)

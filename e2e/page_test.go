@@ -46,7 +46,8 @@ func (h *harness) page(path string, fields []string) (status int, text string, e
 	here := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, strings.TrimPrefix(h.HTTP, "http://"))
 	}
-	client := http.Client{Jar: jar, Timeout: time.Minute, Transport: &http.Transport{DialContext: here, DisableKeepAlives: true}}
+	client := http.Client{Jar: jar, Timeout: time.Minute,
+		Transport: &http.Transport{DialContext: here, DisableKeepAlives: true}}
 	code, err := h.ask(h.user, "login", "--json")
 	if err != nil {
 		return 0, "", err

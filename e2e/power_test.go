@@ -277,7 +277,8 @@ func (m *powered) remembers() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	out, errs, err := within(waitTimeout, m.dir, m.env(), filepath.Join(m.bin, "headgate"), "verify", "--signers", signers, mirror)
+	out, errs, err := within(waitTimeout, m.dir, m.env(), filepath.Join(m.bin, "headgate"), "verify", "--signers",
+		signers, mirror)
 	if err != nil {
 		m.t.Errorf("verify: %v\n%s%s", err, out, errs)
 	}

@@ -51,7 +51,8 @@ func (m *otherMachine) paste(line string, env ...string) (string, error) {
 func (m *otherMachine) start(env ...string) {
 	m.t.Helper()
 	var err error
-	if m.log, err = os.OpenFile(filepath.Join(m.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if m.log, err = os.OpenFile(filepath.Join(m.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY,
+		0o600); err != nil {
 		m.t.Fatal(err)
 	}
 	m.cmd = exec.Command(filepath.Join(m.dir, "headgate"), "agent", "--data", m.data())
@@ -170,13 +171,15 @@ func TestAgents(t *testing.T) {
 			t.Fatalf("it was not killed at %s: %v: %s", point, err, out)
 		}
 	}
-	if out, err := first.paste(line); err == nil || !strings.Contains(out, "has enrolled already: it is an agent of "+h.SSH) {
+	if out, err := first.paste(line); err == nil ||
+		!strings.Contains(out, "has enrolled already: it is an agent of "+h.SSH) {
 		t.Errorf("killed when all was done: %v: %s", err, out)
 	}
 	if out, err := second.paste(line); err == nil || !strings.Contains(out, "unable to authenticate") {
 		t.Errorf("the line is good a second time: %v: %s", err, out)
 	}
-	if out, err := first.paste(enrol("--name", "web-9")); err == nil || !strings.Contains(out, "this machine has enrolled already: it is an agent of ") {
+	if out, err := first.paste(enrol("--name", "web-9")); err == nil ||
+		!strings.Contains(out, "this machine has enrolled already: it is an agent of ") {
 		t.Errorf("%v: %s", err, out)
 	}
 	first.start("HEADGATE_CRASH_AT=hosts.declared-kept") // its worker dies of the first deployment, and goes on
@@ -219,7 +222,8 @@ func TestAgents(t *testing.T) {
 			args[i] = key
 		}
 	}
-	if out, errs, err := within(waitTimeout, h.dir, h.env(), "ssh", args...); err == nil || err.Error() != "exit status 255" || out != "" {
+	if out, errs, err := within(waitTimeout, h.dir, h.env(), "ssh", args...); err == nil ||
+		err.Error() != "exit status 255" || out != "" {
 		t.Errorf("ssh with a machine's key: %v: %s%s", err, out, errs)
 	}
 	if out, err := h.ask("ada", "agent", "show", "web-1"); err != nil || !strings.Contains(out, "role=web zone=a") {
@@ -320,10 +324,12 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	if !strings.Contains(first.told(), "signal: killed") {
 		t.Errorf("the worker of web-1 was not killed:\n%s", first.told())
 	}
-	if out, err := h.ask("ada", "env", "logs", "shop", "production"); err != nil || strings.Count(out, "starting one") != 2 {
+	if out, err := h.ask("ada", "env", "logs", "shop", "production"); err != nil ||
+		strings.Count(out, "starting one") != 2 {
 		t.Errorf("logs: %v: %s", err, out)
 	}
-	if out, err := h.ask("ada", "agent", "list"); err != nil || strings.Count(out, "shop in production: release 1, healthy") != 2 {
+	if out, err := h.ask("ada", "agent", "list"); err != nil ||
+		strings.Count(out, "shop in production: release 1, healthy") != 2 {
 		t.Errorf("%v: %s", err, out)
 	}
 
@@ -348,7 +354,8 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	if out, err := h.ask("ada", "agent", "drain", "web-2"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if out, err := h.ask("ada", "agent", "list"); err != nil || !regexp.MustCompile(`web-2 +now, since .*, drained `).MatchString(out) {
+	if out, err := h.ask("ada", "agent", "list"); err != nil ||
+		!regexp.MustCompile(`web-2 +now, since .*, drained `).MatchString(out) {
 		t.Errorf("%v: %s", err, out)
 	}
 	release("two-and-a-half")

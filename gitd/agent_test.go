@@ -28,7 +28,8 @@ type fakeAgents struct {
 
 func (f *fakeAgents) Enrols(fingerprint string) bool { return fingerprint == f.token }
 
-func (f *fakeAgents) Enrol(_ context.Context, token string, key gossh.PublicKey, e agentline.Enrolment) (agentline.Enrolled, error) {
+func (f *fakeAgents) Enrol(_ context.Context, token string, key gossh.PublicKey,
+	e agentline.Enrolment) (agentline.Enrolled, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if token != f.token {
@@ -153,7 +154,8 @@ func TestUnknownMachines(t *testing.T) {
 	}
 	client := h.dialled(own)
 	h.configure(h.text) // the agent is removed after it was let in
-	if _, _, err := client.OpenChannel(agentline.Presence, nil); err == nil || !strings.Contains(err.Error(), "not an agent's any more") {
+	if _, _, err := client.OpenChannel(agentline.Presence, nil); err == nil ||
+		!strings.Contains(err.Error(), "not an agent's any more") {
 		t.Errorf("a removed agent is present: %v", err)
 	}
 	if client, err := h.dial(own); err == nil {
@@ -283,7 +285,8 @@ func TestEnrolmentIsProven(t *testing.T) {
 		t.Errorf("%+v %v", answer, err)
 	}
 	answer, err = enrol(func(session []byte) []byte { return sign("web-2", mine, session) })
-	if err != nil || answer.Name != "web-2" || len(f.enrolled) != 1 || f.enrolled[0] != gossh.FingerprintSHA256(mine.PublicKey()) {
+	if err != nil || answer.Name != "web-2" || len(f.enrolled) != 1 ||
+		f.enrolled[0] != gossh.FingerprintSHA256(mine.PublicKey()) {
 		t.Errorf("%+v %v, enrolled %q", answer, err, f.enrolled)
 	}
 }

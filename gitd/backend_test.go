@@ -40,7 +40,8 @@ func (b *backend) Change(_ context.Context, _ access.Identity, repository string
 	return show.Change{Repository: repository, Number: n, State: show.Refused}, nil
 }
 
-func (b *backend) Log(ctx context.Context, _ access.Identity, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (b *backend) Log(ctx context.Context, _ access.Identity, _ string, _ int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		if !yield(show.LogEvent{Kind: "out", Line: 1, Text: "voucher_test.go:88: no relation"}, nil) || !follow {
 			return
@@ -54,7 +55,8 @@ func (b *backend) Log(ctx context.Context, _ access.Identity, _ string, _ int, f
 }
 
 // Environment is of a repository that is there.
-func (b *backend) Environment(_ context.Context, _ access.Identity, repository, environment string) (show.Environment, error) {
+func (b *backend) Environment(_ context.Context, _ access.Identity,
+	repository, environment string) (show.Environment, error) {
 	if repository != "checkout" {
 		return show.Environment{}, &show.Error{Kind: show.NotFound, What: "no such repository"}
 	}
@@ -62,7 +64,8 @@ func (b *backend) Environment(_ context.Context, _ access.Identity, repository, 
 }
 
 // Exec says the keys that are typed, up to a q, and every size of the terminal.
-func (b *backend) Exec(ctx context.Context, _ access.Identity, repository, environment string, x show.Exec) (int, error) {
+func (b *backend) Exec(ctx context.Context, _ access.Identity, repository, environment string,
+	x show.Exec) (int, error) {
 	fmt.Fprintf(x.Out, "%s %s %s %q\n", repository, environment, x.Service, x.Command)
 	if x.Terminal == nil {
 		data, err := io.ReadAll(x.In)

@@ -36,7 +36,8 @@ func (h *harness) seed() string {
 }
 
 func (h *harness) tip(repository, ref string) string {
-	out, err := exec.Command("git", "--git-dir="+filepath.Join(h.dir, "repositories", repository+".git"), "rev-parse", "--verify", "--quiet", ref).Output()
+	out, err := exec.Command("git", "--git-dir="+filepath.Join(h.dir, "repositories", repository+".git"), "rev-parse",
+		"--verify", "--quiet", ref).Output()
 	if err != nil {
 		return ""
 	}
@@ -83,7 +84,8 @@ func TestCloneAndPush(t *testing.T) {
 	if out := h.git("ada", work, "push", h.url("hello.git"), "HEAD:main"); !strings.Contains(out, "remote: token t0k") {
 		t.Errorf("the hook did not get its token:\n%s", out)
 	}
-	for i, form := range []string{"ssh://git@" + h.addr + "/hello", "ssh://git@" + h.addr + "/hello.git", "git@127.0.0.1:hello", "git@127.0.0.1:/hello.git"} {
+	for i, form := range []string{"ssh://git@" + h.addr + "/hello", "ssh://git@" + h.addr + "/hello.git",
+		"git@127.0.0.1:hello", "git@127.0.0.1:/hello.git"} {
 		to := filepath.Join(h.dir, fmt.Sprint("clone", i))
 		for _, protocol := range []string{"0", "2"} {
 			h.git("jun", h.dir, "-c", "protocol.version="+protocol, "clone", "--quiet", form, to+protocol)
@@ -100,7 +102,8 @@ func TestCloneAndPush(t *testing.T) {
 		t.Errorf("ls-remote: %s", out)
 	}
 	// git's own exit status comes through.
-	if r := h.run(h.login("jun"), "git-upload-archive 'hello'", func(s *gossh.Session) { s.Stdin = strings.NewReader("0000") }); r.status == 0 {
+	if r := h.run(h.login("jun"), "git-upload-archive 'hello'",
+		func(s *gossh.Session) { s.Stdin = strings.NewReader("0000") }); r.status == 0 {
 		t.Errorf("a bad archive request ended well: %+v", r)
 	}
 }
@@ -124,7 +127,8 @@ func TestNoSuchRepository(t *testing.T) {
 			}
 		}
 	}
-	for name, hint := range map[string]string{"helo": "did you mean \"hello\"?", "nowhere": "see yours: ssh git.tarn.example repo list"} {
+	for name, hint := range map[string]string{"helo": "did you mean \"hello\"?",
+		"nowhere": "see yours: ssh git.tarn.example repo list"} {
 		if r := h.run(jun, "git-upload-pack '"+name+"'"); !strings.Contains(r.stderr, "hint: "+hint+"\n") {
 			t.Errorf("%s: %q", name, r.stderr)
 		}
@@ -251,12 +255,15 @@ func TestFetchesQueue(t *testing.T) {
 		io.WriteString(in, request)
 		go io.Copy(io.Discard, out)
 		clone := func(protocol string) (string, error) {
-			out, err := h.gitAs("jun", h.dir, "-c", "protocol.version="+protocol, "clone", "--quiet", h.url("hello"), filepath.Join(t.TempDir(), "c")).CombinedOutput()
+			out, err := h.gitAs("jun", h.dir, "-c", "protocol.version="+protocol, "clone", "--quiet", h.url("hello"),
+				filepath.Join(t.TempDir(), "c")).CombinedOutput()
 			return string(out), err
 		}
 		until(t, "the place is taken", func() bool {
 			out, err := clone("2")
-			return err != nil && strings.Contains(out, "error: the server is busy with other clones: it makes packs for 1 at once") && strings.Contains(out, "hint: try again in a minute")
+			return err != nil && strings.Contains(out,
+				"error: the server is busy with other clones: it makes packs for 1 at once") && strings.Contains(
+				out, "hint: try again in a minute")
 		})
 		if out, err := clone("0"); err == nil || !strings.Contains(out, "busy") {
 			t.Errorf("a second clone: %v\n%s", err, out)
@@ -411,11 +418,13 @@ func TestGitsRefusalsHaveHints(t *testing.T) {
 	h.git("jun", work, "push", "--quiet", h.url("hello"), "HEAD:main")
 	shallow := filepath.Join(h.dir, "shallow")
 	h.git("jun", h.dir, "clone", "--quiet", "--depth=1", h.url("hello"), shallow)
-	refused(shallow, h.url("vault"), "shallow update not allowed", "your clone lacks a part of the history: git fetch --unshallow, then push again")
+	refused(shallow, h.url("vault"), "shallow update not allowed",
+		"your clone lacks a part of the history: git fetch --unshallow, then push again")
 
 	tree := strings.TrimSpace(h.git("jun", work, "rev-parse", "HEAD^{tree}"))
 	bad := filepath.Join(h.dir, "bad")
-	if err := os.WriteFile(bad, []byte("tree "+tree+"\nauthor nobody 1 +0000\ncommitter nobody 1 +0000\n\nbad\n"), 0o644); err != nil {
+	if err := os.WriteFile(bad, []byte("tree "+tree+"\nauthor nobody 1 +0000\ncommitter nobody 1 +0000\n\nbad\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	commit := strings.TrimSpace(h.git("jun", work, "hash-object", "-t", "commit", "-w", "--literally", bad))

@@ -108,7 +108,8 @@ func start(t *testing.T, change func(*Server)) *harness {
 		"repositories:\n  hello:\n  vault: {read: [ada], write: [ada]}\n  missing:\n")
 	h.configure(h.text)
 
-	signer, err := repo.OpenSigner(filepath.Join(h.dir, "signing"), repo.Person{Name: "Headgate", Email: "headgate@tarn.example"})
+	signer, err := repo.OpenSigner(filepath.Join(h.dir, "signing"),
+		repo.Person{Name: "Headgate", Email: "headgate@tarn.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +267,8 @@ func (h *harness) gitAs(user, dir string, args ...string) *exec.Cmd {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "LC_ALL=C.UTF-8", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
 		"GIT_SSH_COMMAND=" + strings.Join(h.ssh(user), " "),
-		"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@tarn.example", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@tarn.example",
+		"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@tarn.example", "GIT_COMMITTER_NAME=Ada",
+		"GIT_COMMITTER_EMAIL=ada@tarn.example",
 	}
 	return cmd
 }

@@ -103,7 +103,8 @@ func TestStockClientOffersForeignKey(t *testing.T) {
 	if !strings.Contains(string(out), "Server accepts key: "+foreign) {
 		t.Errorf("the foreign key was not even offered:\n%s", out)
 	}
-	if !strings.Contains(string(out), "Authentications that can continue: publickey\n") && !strings.Contains(string(out), "Authentications that can continue: publickey\r\n") {
+	if !strings.Contains(string(out), "Authentications that can continue: publickey\n") &&
+		!strings.Contains(string(out), "Authentications that can continue: publickey\r\n") {
 		t.Errorf("more than public keys is advertised:\n%s", out)
 	}
 }
@@ -129,7 +130,8 @@ func TestUnknownKeyIsTold(t *testing.T) {
 	want := "git.tarn.example: no user here has the key " + gossh.FingerprintSHA256(eve.PublicKey()) + "; to be let in, "
 
 	args := h.ssh("eve", "git@127.0.0.1", "whoami")
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err == nil || !strings.Contains(string(out), want) {
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), want) {
 		t.Errorf("the stock client shows %s, %v", out, err)
 	}
 	for range 2 {
@@ -168,10 +170,14 @@ func TestTerminal(t *testing.T) {
 func TestOnlyPublicKeys(t *testing.T) {
 	h := start(t, nil)
 	for name, auth := range map[string]gossh.AuthMethod{
-		"password":    gossh.Password("x"),
-		"interactive": gossh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil }),
+		"password": gossh.Password("x"),
+		"interactive": gossh.KeyboardInteractive(func(string, string, []string, []bool) ([]string,
+			error) {
+			return nil, nil
+		}),
 	} {
-		_, err := gossh.Dial("tcp", h.addr, &gossh.ClientConfig{User: "ada", Auth: []gossh.AuthMethod{auth}, HostKeyCallback: gossh.InsecureIgnoreHostKey(), Timeout: within})
+		_, err := gossh.Dial("tcp", h.addr, &gossh.ClientConfig{User: "ada", Auth: []gossh.AuthMethod{auth},
+			HostKeyCallback: gossh.InsecureIgnoreHostKey(), Timeout: within})
 		if err == nil || !strings.Contains(err.Error(), "attempted methods [none]") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -260,7 +266,8 @@ func TestStalledHandshakes(t *testing.T) {
 // What is no SSH ends its own connection and nothing else.
 func TestGarbage(t *testing.T) {
 	h := start(t, nil)
-	for _, first := range []string{"GET / HTTP/1.1\r\n\r\n", "SSH-2.0-x\r\n", "SSH-1.5-x\r\n", "SSH-2.0-x\r\n\xff\xff\xff\xff", "\n\n\n"} {
+	for _, first := range []string{"GET / HTTP/1.1\r\n\r\n", "SSH-2.0-x\r\n", "SSH-1.5-x\r\n",
+		"SSH-2.0-x\r\n\xff\xff\xff\xff", "\n\n\n"} {
 		c, err := net.Dial("tcp", h.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -352,7 +359,8 @@ func TestEnvironment(t *testing.T) {
 	// A flood ends the connection.
 	n := 0
 	for ; n < 1000; n++ {
-		if _, err := s.SendRequest("env", true, gossh.Marshal(struct{ K, V string }{"GIT_PROTOCOL", strings.Repeat("x", 30_000)})); err != nil {
+		if _, err := s.SendRequest("env", true,
+			gossh.Marshal(struct{ K, V string }{"GIT_PROTOCOL", strings.Repeat("x", 30_000)})); err != nil {
 			break
 		}
 	}
@@ -366,7 +374,8 @@ func TestPanicIsContained(t *testing.T) {
 	h := start(t, func(s *Server) { s.Backend = backend })
 	client := h.login("jun")
 	backend.panics = true
-	if r := h.run(client, "repo list"); r.status != 75 || !strings.Contains(r.stderr, "error: the server made a mistake") || strings.Contains(r.stderr, "planted") {
+	if r := h.run(client, "repo list"); r.status != 75 ||
+		!strings.Contains(r.stderr, "error: the server made a mistake") || strings.Contains(r.stderr, "planted") {
 		t.Errorf("a panic shows as %+v", r)
 	}
 	backend.panics = false
@@ -470,7 +479,8 @@ func TestStopEndsFollowers(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-got; r.status != 75 || !strings.Contains(r.stderr, "the server is restarting") || !strings.Contains(r.stdout, "no relation") {
+	if r := <-got; r.status != 75 || !strings.Contains(r.stderr, "the server is restarting") ||
+		!strings.Contains(r.stdout, "no relation") {
 		t.Errorf("a follower saw %+v", r)
 	}
 	if err := idle.Wait(); err == nil {
@@ -544,31 +554,39 @@ func TestExecLine(t *testing.T) {
 		"echo $HOME `id` *":                   {"", "", []string{"echo", "$HOME", "`id`", "*"}},
 	} {
 		got, err := parseExec(line)
-		if err != nil || got.service != w.service || got.repository != w.repository || strings.Join(got.words, "|") != strings.Join(w.words, "|") {
+		if err != nil || got.service != w.service || got.repository != w.repository ||
+			strings.Join(got.words, "|") != strings.Join(w.words, "|") {
 			t.Errorf("%q: %+v, %v", line, got, err)
 		}
 	}
 	for _, line := range []string{
-		"git-upload-pack", "git-upload-pack ", "git-upload-pack 'a b'", "git-upload-pack 'a", "git-upload-pack a'", "git-upload-pack 'a' 'b'", "git-upload-pack  'a'",
-		"git-upload-pack --help", "git-upload-pack --upload-pack=x r", "git-upload-pack '-x'", "git-upload-packs 'a'", "git-upload-pack\t'a'",
-		"git-upload-pack '../hello'", "git-upload-pack '/../hello'", "git-upload-pack '//hello'", "git-upload-pack 'a/b'", "git-upload-pack '/hello.git.git'", "git-upload-pack '/hello//'",
-		"git-upload-pack '/~/hello'", "git-upload-pack '$(id)'", "git-upload-pack 'a;id'", "git-upload-pack 'a\"b'", "git-upload-pack 'h\u0435llo'", "git-upload-pack ''", "git-upload-pack '/'",
+		"git-upload-pack", "git-upload-pack ", "git-upload-pack 'a b'", "git-upload-pack 'a", "git-upload-pack a'",
+		"git-upload-pack 'a' 'b'", "git-upload-pack  'a'",
+		"git-upload-pack --help", "git-upload-pack --upload-pack=x r", "git-upload-pack '-x'", "git-upload-packs 'a'",
+		"git-upload-pack\t'a'",
+		"git-upload-pack '../hello'", "git-upload-pack '/../hello'", "git-upload-pack '//hello'", "git-upload-pack 'a/b'",
+		"git-upload-pack '/hello.git.git'", "git-upload-pack '/hello//'",
+		"git-upload-pack '/~/hello'", "git-upload-pack '$(id)'", "git-upload-pack 'a;id'", "git-upload-pack 'a\"b'",
+		"git-upload-pack 'h\u0435llo'", "git-upload-pack ''", "git-upload-pack '/'",
 		"git-upload-pack '" + strings.Repeat("a", 101) + "'", "git-upload-pack '..'", "git-upload-pack '.git'",
 		"git upload-pack 'a'", "git", "git-shell", "git-lfs-authenticate a download",
-		"whoami\x00", "who\nami", "\x1b[2J", strings.Repeat("x", 5000), strings.Repeat("x", 256<<10), "a\xffb", "say 'it", `say "it`, `say \`,
+		"whoami\x00", "who\nami", "\x1b[2J", strings.Repeat("x", 5000), strings.Repeat("x", 256<<10), "a\xffb", "say 'it",
+		`say "it`, `say \`,
 	} {
 		if got, err := parseExec(line); err == nil {
 			t.Errorf("%.60q was taken as %+v", line, got)
 		}
 	}
 	for _, line := range []string{"git-lfs-authenticate hello.git download", "git-lfs-transfer hello upload"} {
-		if _, err := parseExec(line); err == nil || !strings.Contains(err.Error(), "does not keep files of Git LFS: keep them in Git (git lfs migrate export)") {
+		if _, err := parseExec(line); err == nil ||
+			!strings.Contains(err.Error(), "does not keep files of Git LFS: keep them in Git (git lfs migrate export)") {
 			t.Errorf("%s: %v", line, err)
 		}
 	}
 	h := start(t, nil)
 	client := h.login("jun")
-	for _, line := range []string{"git-lfs-authenticate hello.git download", "git-upload-pack '../hello'", strings.Repeat("x", 100<<10), "scp -t .", "git upload-pack hello"} {
+	for _, line := range []string{"git-lfs-authenticate hello.git download", "git-upload-pack '../hello'",
+		strings.Repeat("x", 100<<10), "scp -t .", "git upload-pack hello"} {
 		if r := h.run(client, line); r.status != 2 || !strings.HasPrefix(r.stderr, "error: ") || r.stdout != "" {
 			t.Errorf("%.60q: %+v", line, r)
 		}
@@ -576,7 +594,8 @@ func TestExecLine(t *testing.T) {
 }
 
 func FuzzExecLine(f *testing.F) {
-	for _, line := range []string{"git-upload-pack '/hello.git'", `approve x --reason "a b"`, "git-receive-pack 'a'b'", `\`, "'"} {
+	for _, line := range []string{"git-upload-pack '/hello.git'", `approve x --reason "a b"`,
+		"git-receive-pack 'a'b'", `\`, "'"} {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
@@ -584,7 +603,8 @@ func FuzzExecLine(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got.service != "" && (strings.ContainsAny(got.repository, "/'\" \\$`") || got.repository == "" || got.words != nil || filepath.Base(got.repository) != got.repository) {
+		if got.service != "" && (strings.ContainsAny(got.repository, "/'\" \\$`") || got.repository == "" ||
+			got.words != nil || filepath.Base(got.repository) != got.repository) {
 			t.Fatalf("%q: %+v", line, got)
 		}
 		for _, w := range got.words {

@@ -12,7 +12,9 @@ import (
 )
 
 func TestPrintsAreKept(t *testing.T) {
-	e := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\nneed := set()\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if {\n\tprint(\"looks at\", input.ref)\n\tinput.force\n}\n")})
+	e := engine(
+		t, map[string][]byte{"policies/a.rego": []byte(
+			"package headgate.push\n\nneed := set()\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if {\n\tprint(\"looks at\", input.ref)\n\tinput.force\n}\n")})
 	_, rec := e.Push(t.Context(), push())
 	if rec.Printed != "policies/a.rego:6: looks at refs/heads/side\n" {
 		t.Errorf("%q", rec.Printed)
@@ -20,16 +22,22 @@ func TestPrintsAreKept(t *testing.T) {
 	if !strings.HasPrefix(rec.Engine, "opa ") || rec.Took <= 0 {
 		t.Errorf("%+v", rec)
 	}
-	loud := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\nneed := set()\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if {\n\tsome c in split(\"" +
-		strings.Repeat("é", 500) + "\", \"\")\n\tprint(c, \"" + strings.Repeat("é", 50) + "\")\n\tinput.force\n}\n")})
-	if a, rec := loud.Push(t.Context(), push()); a.Decision != Auto || len(rec.Printed) > maxPrinted || len(rec.Printed) < maxPrinted-2 {
+	loud := engine(
+		t, map[string][]byte{"policies/a.rego": []byte(
+			"package headgate.push\n\nneed := set()\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if {\n\tsome c in split(\"" +
+				strings.Repeat("é", 500) + "\", \"\")\n\tprint(c, \"" + strings.Repeat("é", 50) + "\")\n\tinput.force\n}\n")})
+	if a, rec := loud.Push(t.Context(), push()); a.Decision != Auto || len(rec.Printed) > maxPrinted ||
+		len(rec.Printed) < maxPrinted-2 {
 		t.Errorf("%s, %d bytes", a.Why(), len(rec.Printed))
 	}
 }
 
 // One engine serves many at once and answers each their own.
 func TestEvaluatedByMany(t *testing.T) {
-	e := pooled(t, newPool(t), map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": sprintf(\"not %s\", [input.user.name])} if endswith(input.user.name, \"7\")\n")})
+	e := pooled(
+		t, newPool(
+			t), map[string][]byte{"policies/a.rego": []byte(
+			"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": sprintf(\"not %s\", [input.user.name])} if endswith(input.user.name, \"7\")\n")})
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
@@ -65,8 +73,11 @@ func TestDeniedUntil(t *testing.T) {
 }
 
 func TestWarningsStopNothing(t *testing.T) {
-	e := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny := set()\n\nwarn contains {\"rule\": \"late\", \"msg\": \"it is late\"}\n")})
-	if a, _ := e.Push(t.Context(), push()); a.Decision != Auto || !slices.Equal(a.Warnings, []Reason{{"late", "it is late", Place{"policies/a.rego", 5}}}) {
+	e := engine(
+		t, map[string][]byte{"policies/a.rego": []byte(
+			"package headgate.push\n\ndeny := set()\n\nwarn contains {\"rule\": \"late\", \"msg\": \"it is late\"}\n")})
+	if a, _ := e.Push(t.Context(), push()); a.Decision != Auto ||
+		!slices.Equal(a.Warnings, []Reason{{"late", "it is late", Place{"policies/a.rego", 5}}}) {
 		t.Errorf("%+v", a)
 	}
 }
@@ -74,10 +85,15 @@ func TestWarningsStopNothing(t *testing.T) {
 // The engine of the target branch judges a change, whatever policy the change
 // brings along; which one did is in the answer.
 func TestJudgedByTheOldPolicy(t *testing.T) {
-	old := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.land\n\ndeny contains {\"rule\": \"closed\", \"msg\": \"closed\"} if input.branch == \"main\"\n")})
-	changed := engine(t, map[string][]byte{"policies/a.rego": []byte("package headgate.land\n\ndeny contains {\"rule\": \"closed\", \"msg\": \"closed\"} if input.branch == \"other\"\n")})
+	old := engine(
+		t, map[string][]byte{"policies/a.rego": []byte(
+			"package headgate.land\n\ndeny contains {\"rule\": \"closed\", \"msg\": \"closed\"} if input.branch == \"main\"\n")})
+	changed := engine(
+		t, map[string][]byte{"policies/a.rego": []byte(
+			"package headgate.land\n\ndeny contains {\"rule\": \"closed\", \"msg\": \"closed\"} if input.branch == \"other\"\n")})
 	none := engine(t, nil)
-	in := LandInput{Now: noon, Branch: "main", Tree: "t", Verdict: Verdict{Result: "green", Tree: "t"}, User: User{Name: "ada", MayWrite: true}}
+	in := LandInput{Now: noon, Branch: "main", Tree: "t", Verdict: Verdict{Result: "green", Tree: "t"},
+		User: User{Name: "ada", MayWrite: true}}
 	var policies []string
 	for e, want := range map[*Engine]Decision{old: Deny, changed: Auto, none: Auto} {
 		a, rec := e.Land(t.Context(), in)
@@ -107,7 +123,8 @@ func BenchmarkPromote(b *testing.B) {
 }
 
 func BenchmarkNew(b *testing.B) {
-	files := map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if input.force\n")}
+	files := map[string][]byte{"policies/a.rego": []byte(
+		"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if input.force\n")}
 	for b.Loop() {
 		if _, err := New(files); err != nil {
 			b.Fatal(err)

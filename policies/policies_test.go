@@ -32,7 +32,8 @@ func TestDefaultRego(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if modules[p], err = ast.ParseModuleWithOpts(p, string(data), ast.ParserOptions{RegoVersion: ast.RegoV1}); err != nil {
+		if modules[p], err = ast.ParseModuleWithOpts(p, string(data),
+			ast.ParserOptions{RegoVersion: ast.RegoV1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,7 +70,8 @@ func engine(t *testing.T, files map[string][]byte) *Engine {
 }
 
 func push() PushInput {
-	return PushInput{Now: noon, Repository: "hello", Ref: "refs/heads/side", Class: ClassPlain, User: User{Name: "ada", MayRead: true, MayWrite: true}}
+	return PushInput{Now: noon, Repository: "hello", Ref: "refs/heads/side", Class: ClassPlain,
+		User: User{Name: "ada", MayRead: true, MayWrite: true}}
 }
 
 func promote() PromoteInput {
@@ -92,7 +94,8 @@ func TestAnswers(t *testing.T) {
 	}
 	in := promote()
 	a, _ = e.Promote(t.Context(), in)
-	if a.Decision != Manual || len(a.Missing) != 1 || !slices.Equal(a.Missing[0].Who, []string{"jun"}) || !slices.Equal(a.Missing[0].Cannot, []string{"ada"}) {
+	if a.Decision != Manual || len(a.Missing) != 1 || !slices.Equal(a.Missing[0].Who, []string{"jun"}) ||
+		!slices.Equal(a.Missing[0].Cannot, []string{"ada"}) {
 		t.Fatalf("%+v", a)
 	}
 	if want := noon.Add(30 * time.Minute); !a.NotBefore.Equal(want) {
@@ -140,17 +143,22 @@ func TestRepositoryPolicies(t *testing.T) {
 		{"stricter wins", "package headgate.push\ndeny contains {\"rule\": \"friday\", \"msg\": \"not on Fridays\"} if true\n", "not on Fridays"},
 		{"looser does not", "package headgate.push\ndeny := set()\nneed := set()\n", ""},
 		{"other query", "package headgate.promote\ndeny contains {\"rule\": \"x\", \"msg\": \"no\"} if true\n", ""},
-		{"need waits", "package headgate.push\nneed contains {\"rule\": \"x\", \"msg\": \"wait for it\"} if true\n", "wait for it"},
-		{"a misspelt field that cannot be seen before", "package headgate.push\nneed contains object.union(m, {lower(\"Cuont\"): 2}) if true\nm := {\"rule\": \"x\", \"msg\": \"m\"}\n", "invalid member of a set"},
+		{"need waits", "package headgate.push\nneed contains {\"rule\": \"x\", \"msg\": \"wait for it\"} if true\n",
+			"wait for it"},
+		{"a misspelt field that cannot be seen before",
+			"package headgate.push\nneed contains object.union(m, {lower(\"Cuont\"): 2}) if true\nm := {\"rule\": \"x\", \"msg\": \"m\"}\n", "invalid member of a set"},
 		{"no message", "package headgate.push\ndeny contains {\"rule\": \"x\"} if true\n", "has no rule or no msg"},
-		{"negative count", "package headgate.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"count\": -1} if true\n", "negative count"},
+		{"negative count", "package headgate.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"count\": -1} if true\n",
+			"negative count"},
 		{"text for a number", "package headgate.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"count\": \"2\"} if true\n", "invalid member of a set"},
 		{"time that is none", "package headgate.push\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"at\": \"soon\"} if true\n", "invalid member of a set"},
 		{"two values", "package headgate.push\nneed := set()\ndeny := {{\"rule\": \"a\", \"msg\": \"a\"}} if input.ref\ndeny := {{\"rule\": \"b\", \"msg\": \"b\"}} if input.ref\n", "gave no answer"},
-		{"undefined", "package headgate.push\nneed := set()\ndeny := set() if input.ref == \"never\"\n", "gave no answer: the result is undefined"},
+		{"undefined", "package headgate.push\nneed := set()\ndeny := set() if input.ref == \"never\"\n",
+			"gave no answer: the result is undefined"},
 		{"a helper that fails unused", "package headgate.push\nneed := set()\nhelper := to_number(\"x\")\n", ""},
 		{"warning", "package headgate.push\nneed := set()\nwarn contains {\"rule\": \"w\", \"msg\": \"careful\"}\n", ""},
-		{"built-in error", "package headgate.push\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if to_number(\"x\") > 1\n", "gave no answer"},
+		{"built-in error", "package headgate.push\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if to_number(\"x\") > 1\n",
+			"gave no answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := engine(t, map[string][]byte{"policies/a.rego": []byte(c.file)})
@@ -191,11 +199,15 @@ func TestBrokenPolicyDeniesEverything(t *testing.T) {
 
 func TestForbiddenBuiltins(t *testing.T) {
 	for _, call := range []string{
-		`http.send({"url": "x", "method": "get"})`, `opa.runtime()`, `net.lookup_ip_addr("x")`, `rand.intn("x", 2)`, `uuid.rfc4122("x")`,
-		`rego.parse_module("a", "b")`, `bits.lsh(1, 8589934592)`, `graph.reachable_paths({}, {})`, `numbers.range(0, 9)`, `strings.render_template("a", {})`,
+		`http.send({"url": "x", "method": "get"})`, `opa.runtime()`, `net.lookup_ip_addr("x")`, `rand.intn("x", 2)`,
+		`uuid.rfc4122("x")`,
+		`rego.parse_module("a", "b")`, `bits.lsh(1, 8589934592)`, `graph.reachable_paths({}, {})`, `numbers.range(0, 9)`,
+		`strings.render_template("a", {})`,
 		`io.jwt.decode("x")`, `trace("x")`,
 	} {
-		ps := checkIn(t, map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if x == 1\n\nx := " + call + "\n")})
+		ps := checkIn(
+			t, map[string][]byte{"policies/a.rego": []byte(
+				"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if x == 1\n\nx := " + call + "\n")})
 		if len(ps) == 0 || !strings.Contains(ps[0].Error(), "policies/a.rego:5") {
 			t.Errorf("%s: %v", call, ps)
 		}
@@ -211,26 +223,46 @@ func TestCheck(t *testing.T) {
 	}{
 		{"nothing", nil, ""},
 		{"good", map[string]string{"policies/a.rego": good}, ""},
-		{"green test", map[string]string{"policies/a.rego": good, "policies/a_test.rego": "package headgate.push_test\ntest_x if count(data.headgate.push.deny) == 1 with input as {\"ref\": \"refs/heads/x\"}\n"}, ""},
-		{"red test", map[string]string{"policies/a.rego": good, "policies/a_test.rego": "package headgate.push_test\n\ntest_x if count(data.headgate.push.deny) == 2 with input as {\"ref\": \"refs/heads/x\"}\n"}, "policies/a_test.rego:3: test test_x fails"},
-		{"never evaluated", map[string]string{"policies/a.rego": "package headgate.pusch\n"}, "policies/a.rego:1: package headgate.pusch is never evaluated; name it headgate.push"},
+		{"green test", map[string]string{"policies/a.rego": good,
+			"policies/a_test.rego": "package headgate.push_test\ntest_x if count(data.headgate.push.deny) == 1 with input as {\"ref\": \"refs/heads/x\"}\n"}, ""},
+		{"red test", map[string]string{"policies/a.rego": good,
+			"policies/a_test.rego": "package headgate.push_test\n\ntest_x if count(data.headgate.push.deny) == 2 with input as {\"ref\": \"refs/heads/x\"}\n"}, "policies/a_test.rego:3: test test_x fails"},
+		{"never evaluated", map[string]string{"policies/a.rego": "package headgate.pusch\n"},
+			"policies/a.rego:1: package headgate.pusch is never evaluated; name it headgate.push"},
 		{"syntax", map[string]string{"policies/a.rego": "package headgate.push\n\nwhat is this\n"}, "policies/a.rego:3: "},
 		{"undefined", map[string]string{"policies/a.rego": good + "\nx := nothing\n"}, "policies/a.rego:5: "},
-		{"no word", map[string]string{"policies/a.rego": "package headgate.push\n\nallow if true\n"}, "policies/a.rego:1: package headgate.push has neither deny nor need, so it would never object; write: deny contains"},
-		{"below", map[string]string{"policies/a.rego": "package headgate.push.friday\n\ndeny := set()\n"}, "policies/a.rego:1: package headgate.push.friday is never evaluated"},
-		{"truth", map[string]string{"policies/a.rego": "package headgate.push\n\ndeny := true\n"}, "policies/a.rego:3: deny is not a set; write: deny contains"},
-		{"truth or set", map[string]string{"policies/a.rego": "package headgate.push\n\ndeny := set()\n\nneed := false\n"}, "policies/a.rego:5: need is not a set"},
-		{"texts", map[string]string{"policies/a.rego": "package headgate.push\n\ndeny contains \"no\" if true\n"}, "policies/a.rego:3: deny contains string, not an object"},
-		{"misspelt field of an answer", map[string]string{"policies/a.rego": "package headgate.push\n\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"cuont\": 2} if true\n"}, `policies/a.rego:3: need contains an object with the unknown field "cuont"; fields: rule, msg, title, group, count`},
-		{"misspelt field of the input", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref", "input.user.nmae", 1)}, "policies/a.rego:3: undefined ref: input.user.nmae; have: \"nmae\", want (one of): [\"administrator\""},
-		{"field of another query", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref", "input.environment.name", 1)}, "policies/a.rego:3: undefined ref: input.environment.name"},
-		{"wrong type of the input", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==", "input.force ==", 1)}, "policies/a.rego:3: match error"},
-		{"library asks wrongly", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==", "data.lib.a.ref ==", 1), "policies/l.rego": "package lib.a\n\nref := input.reff\n"}, "policies/l.rego:3: undefined ref: input.reff"},
-		{"a broken library", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==", "data.lib.a.x ==", 1), "policies/l.rego": "package lib.a\n\nx := y\n"}, "policies/l.rego:3: "},
+		{"no word", map[string]string{"policies/a.rego": "package headgate.push\n\nallow if true\n"},
+			"policies/a.rego:1: package headgate.push has neither deny nor need, so it would never object; write: deny contains"},
+		{"below", map[string]string{"policies/a.rego": "package headgate.push.friday\n\ndeny := set()\n"},
+			"policies/a.rego:1: package headgate.push.friday is never evaluated"},
+		{"truth", map[string]string{"policies/a.rego": "package headgate.push\n\ndeny := true\n"},
+			"policies/a.rego:3: deny is not a set; write: deny contains"},
+		{"truth or set", map[string]string{"policies/a.rego": "package headgate.push\n\ndeny := set()\n\nneed := false\n"},
+			"policies/a.rego:5: need is not a set"},
+		{"texts", map[string]string{"policies/a.rego": "package headgate.push\n\ndeny contains \"no\" if true\n"},
+			"policies/a.rego:3: deny contains string, not an object"},
+		{"misspelt field of an answer",
+			map[string]string{"policies/a.rego": "package headgate.push\n\nneed contains {\"rule\": \"x\", \"msg\": \"m\", \"cuont\": 2} if true\n"}, `policies/a.rego:3: need contains an object with the unknown field "cuont"; fields: rule, msg, title, group, count`},
+		{"misspelt field of the input",
+			map[string]string{"policies/a.rego": strings.Replace(good, "input.ref", "input.user.nmae", 1)},
+			"policies/a.rego:3: undefined ref: input.user.nmae; have: \"nmae\", want (one of): [\"administrator\""},
+		{"field of another query", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref",
+			"input.environment.name", 1)}, "policies/a.rego:3: undefined ref: input.environment.name"},
+		{"wrong type of the input", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==",
+			"input.force ==", 1)}, "policies/a.rego:3: match error"},
+		{"library asks wrongly", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==",
+			"data.lib.a.ref ==", 1), "policies/l.rego": "package lib.a\n\nref := input.reff\n"}, "policies/l.rego:3: undefined ref: input.reff"},
+		{"a broken library", map[string]string{"policies/a.rego": strings.Replace(good, "input.ref ==", "data.lib.a.x ==", 1),
+			"policies/l.rego": "package lib.a\n\nx := y\n"}, "policies/l.rego:3: "},
 		{"empty", map[string]string{"policies/a.rego": ""}, "policies/a.rego: "},
-		{"not strict", map[string]string{"policies/a.rego": "package headgate.push\n\nimport data.lib.a\n\ndeny := set()\n", "policies/l.rego": "package lib.a\n\nx := 1\n"}, "policies/a.rego:3: import data.lib.a unused"},
-		{"denied built-in as a mock", map[string]string{"policies/a.rego": good, "policies/a_test.rego": "package headgate.push_test\n\nimport data.headgate.push\n\ntest_x if count(push.deny) == 0 with count as http.send\n"}, "policies/a_test.rego:5: "},
-		{"test without end", map[string]string{"policies/a.rego": good, "policies/a_test.rego": "package headgate.push_test\n\ntest_x if {\n\tl := split(\"" + strings.Repeat("a", 3000) + "\", \"\")\n\tsome a in l\n\tsome b in l\n\tsome c in l\n\ta != b\n\tb != c\n}\n"}, "policies/a_test.rego:3: test test_x fails"},
+		{"not strict", map[string]string{"policies/a.rego": "package headgate.push\n\nimport data.lib.a\n\ndeny := set()\n",
+			"policies/l.rego": "package lib.a\n\nx := 1\n"}, "policies/a.rego:3: import data.lib.a unused"},
+		{"denied built-in as a mock",
+			map[string]string{"policies/a.rego": good,
+				"policies/a_test.rego": "package headgate.push_test\n\nimport data.headgate.push\n\ntest_x if count(push.deny) == 0 with count as http.send\n"}, "policies/a_test.rego:5: "},
+		{"test without end", map[string]string{"policies/a.rego": good,
+			"policies/a_test.rego": "package headgate.push_test\n\ntest_x if {\n\tl := split(\"" + strings.Repeat("a", 3000) +
+				"\", \"\")\n\tsome a in l\n\tsome b in l\n\tsome c in l\n\ta != b\n\tb != c\n}\n"}, "policies/a_test.rego:3: test test_x fails"},
 		{"library", map[string]string{"policies/l.rego": "package lib.days\n\nworkday if time.weekday(time.now_ns()) != \"Sunday\"\n"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -251,14 +283,23 @@ func TestOthersPoliciesAreLeftAlone(t *testing.T) {
 		{"Gatekeeper", map[string]string{"policies/k8s/labels.rego": "package k8srequiredlabels\n\nviolation[{\"msg\": msg}] {\n  not input.review.object.metadata.labels.app\n  msg := \"no label\"\n}\n"}, ""},
 		{"conftest", map[string]string{"policies/main.rego": "# METADATA\n# title: images\npackage main\n\ndeny[msg] { input.image == \"latest\"; msg := http.send({}) }\n"}, ""},
 		{"its broken tests", map[string]string{"policies/main_test.rego": "package main\n\ntest_x { false }\n"}, ""},
-		{"its manifests", map[string]string{"policies/constraint.yaml": "a: 1\n---\na: 2\n", "policies/b.json": "[1]", "policies/c.yml": "a: *b\n"}, ""},
-		{"beside ours", map[string]string{"policies/a.rego": good, "policies/b.rego": "package main\n\ndeny[msg] { x }\n"}, ""},
-		{"a package in brackets is ours", map[string]string{"policies/a.rego": "package headgate[\"push\"]\n\nallow if true\n"}, "policies/a.rego:1: package headgate.push has neither deny nor need"},
-		{"nobody's", map[string]string{"policies/a.rego": "# ours\n\npackge headgate.push\n"}, "policies/a.rego:3: does not begin with a package"},
-		{"misspelt", map[string]string{"policies/a.rego": "package haedgate.push\n"}, "policies/a.rego:1: package haedgate.push is never evaluated; name it headgate.push"},
-		{"a letter short", map[string]string{"policies/a.rego": "package headgat.land\n"}, "package headgat.land is never evaluated; name it headgate.land"},
-		{"upper case", map[string]string{"policies/a.rego": "package Headgate.land\n"}, "package Headgate.land is never evaluated; name it headgate.land"},
-		{"the former name", map[string]string{"policies/a.rego": "package policy.push\n\ndeny := set()\n"}, "policies/a.rego:1: package policy.push is never evaluated; name it headgate.push"},
+		{"its manifests", map[string]string{"policies/constraint.yaml": "a: 1\n---\na: 2\n", "policies/b.json": "[1]",
+			"policies/c.yml": "a: *b\n"}, ""},
+		{"beside ours", map[string]string{"policies/a.rego": good, "policies/b.rego": "package main\n\ndeny[msg] { x }\n"},
+			""},
+		{"a package in brackets is ours",
+			map[string]string{"policies/a.rego": "package headgate[\"push\"]\n\nallow if true\n"},
+			"policies/a.rego:1: package headgate.push has neither deny nor need"},
+		{"nobody's", map[string]string{"policies/a.rego": "# ours\n\npackge headgate.push\n"},
+			"policies/a.rego:3: does not begin with a package"},
+		{"misspelt", map[string]string{"policies/a.rego": "package haedgate.push\n"},
+			"policies/a.rego:1: package haedgate.push is never evaluated; name it headgate.push"},
+		{"a letter short", map[string]string{"policies/a.rego": "package headgat.land\n"},
+			"package headgat.land is never evaluated; name it headgate.land"},
+		{"upper case", map[string]string{"policies/a.rego": "package Headgate.land\n"},
+			"package Headgate.land is never evaluated; name it headgate.land"},
+		{"the former name", map[string]string{"policies/a.rego": "package policy.push\n\ndeny := set()\n"},
+			"policies/a.rego:1: package policy.push is never evaluated; name it headgate.push"},
 	} {
 		t.Run(c.name, func(t *testing.T) { checks(t, c.files, c.want) })
 	}
@@ -277,32 +318,52 @@ func TestData(t *testing.T) {
 		want  string
 	}{
 		{"JSON", map[string]string{"policies/a.rego": frozen, "policies/data.json": `{"windows": {"frozen": true}}`}, ""},
-		{"YAML", map[string]string{"policies/a.rego": frozen, "policies/windows.yaml": "windows:\n  frozen: true\n  since: 2026-01-02\n"}, ""},
+		{"YAML", map[string]string{"policies/a.rego": frozen,
+			"policies/windows.yaml": "windows:\n  frozen: true\n  since: 2026-01-02\n"}, ""},
 		{"by import", map[string]string{"policies/a.rego": "package headgate.push\n\nimport data.windows\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if windows.frozen\n", "policies/data.yml": "windows: {frozen: false}"}, ""},
-		{"any member", map[string]string{"policies/a.rego": rule("some day in data.windows.days\n\tday == input.ref"), "policies/data.json": `{"windows": {"days": ["Friday"]}}`}, ""},
-		{"of a list", map[string]string{"policies/a.rego": rule("data.days[0] == input.ref"), "policies/data.json": `{"days": ["Friday"]}`}, ""},
+		{"any member", map[string]string{"policies/a.rego": rule("some day in data.windows.days\n\tday == input.ref"),
+			"policies/data.json": `{"windows": {"days": ["Friday"]}}`}, ""},
+		{"of a list", map[string]string{"policies/a.rego": rule("data.days[0] == input.ref"),
+			"policies/data.json": `{"days": ["Friday"]}`}, ""},
 		{"in its tests", map[string]string{"policies/a.rego": frozen, "policies/data.json": `{"windows": {"frozen": true}}`,
 			"policies/a_test.rego": "package headgate.push_test\n\ntest_frozen if count(data.headgate.push.deny) == 1\n\ntest_open if count(data.headgate.push.deny) == 0 with data.windows.frozen as false\n"}, ""},
-		{"not there", map[string]string{"policies/a.rego": frozen}, "policies/a.rego:4: data.windows.frozen is not defined; write it into policies/data.json"},
-		{"not there in it", map[string]string{"policies/a.rego": frozen, "policies/data.json": `{"windows": {"frozn": true}}`}, "policies/a.rego:4: data.windows.frozen is not defined; add it to policies/data.json"},
-		{"beyond the list", map[string]string{"policies/a.rego": rule("data.days[1] == input.ref"), "policies/data.json": `{"days": ["Friday"]}`}, "policies/a.rego:4: data.days[1] is not defined"},
-		{"below a number", map[string]string{"policies/a.rego": frozen, "policies/data.json": `{"windows": 1}`}, "data.windows.frozen is not defined"},
-		{"in a directory below", map[string]string{"policies/a.rego": frozen, "policies/k8s/data.json": `{"windows": {"frozen": true}}`}, "data.windows.frozen is not defined"},
-		{"given twice", map[string]string{"policies/a.rego": frozen, "policies/a.json": `{"windows": {"frozen": true}}`, "policies/b.yaml": "windows: {frozen: false}"}, "data.windows is given twice, in policies/a.json and policies/b.yaml"},
-		{"given twice in one", map[string]string{"policies/a.rego": frozen, "policies/b.yaml": "windows: {frozen: false}\nwindows: {}\n"}, `policies/b.yaml:2: key "windows" is given twice`},
-		{"not JSON", map[string]string{"policies/a.rego": frozen, "policies/data.json": "{\n\"windows\": {\n"}, "policies/data.json:2: is not a JSON object"},
-		{"an alias", map[string]string{"policies/a.rego": frozen, "policies/b.yaml": "a: &a {frozen: true}\nwindows: *a\n"}, "policies/b.yaml:2: aliases are not supported"},
-		{"deep", map[string]string{"policies/a.rego": frozen, "policies/data.json": strings.Repeat(`{"windows":`, 40) + "1" + strings.Repeat("}", 40)}, "nests deeper than 32 levels"},
-		{"large", map[string]string{"policies/a.rego": frozen, "policies/data.json": `{"windows": "` + strings.Repeat("x", maxFileSize) + `"}`}, "over the limit"},
-		{"a rule that is not there", map[string]string{"policies/a.rego": rule("data.lib.a.frozn"), "policies/l.rego": "package lib.a\n\nfrozen := true\n"}, "policies/a.rego:4: data.lib.a.frozn is not defined; define the rule"},
-		{"a package that is not there", map[string]string{"policies/a.rego": rule("data.lib.b.frozen"), "policies/l.rego": "package lib.a\n\nfrozen := true\n"}, "data.lib.b.frozen is not defined"},
-		{"in a library", map[string]string{"policies/a.rego": rule("data.lib.a.frozen"), "policies/l.rego": "package lib.a\n\nfrozen if data.windows.frozen\n"}, "policies/l.rego:3: data.windows.frozen is not defined"},
-		{"any name", map[string]string{"policies/a.rego": rule("data[input.ref]")}, "policies/a.rego:3: rule data.headgate.push.deny may be recursive"},
+		{"not there", map[string]string{"policies/a.rego": frozen},
+			"policies/a.rego:4: data.windows.frozen is not defined; write it into policies/data.json"},
+		{"not there in it", map[string]string{"policies/a.rego": frozen,
+			"policies/data.json": `{"windows": {"frozn": true}}`}, "policies/a.rego:4: data.windows.frozen is not defined; add it to policies/data.json"},
+		{"beyond the list", map[string]string{"policies/a.rego": rule("data.days[1] == input.ref"),
+			"policies/data.json": `{"days": ["Friday"]}`}, "policies/a.rego:4: data.days[1] is not defined"},
+		{"below a number", map[string]string{"policies/a.rego": frozen, "policies/data.json": `{"windows": 1}`},
+			"data.windows.frozen is not defined"},
+		{"in a directory below", map[string]string{"policies/a.rego": frozen,
+			"policies/k8s/data.json": `{"windows": {"frozen": true}}`}, "data.windows.frozen is not defined"},
+		{"given twice", map[string]string{"policies/a.rego": frozen, "policies/a.json": `{"windows": {"frozen": true}}`,
+			"policies/b.yaml": "windows: {frozen: false}"}, "data.windows is given twice, in policies/a.json and policies/b.yaml"},
+		{"given twice in one", map[string]string{"policies/a.rego": frozen,
+			"policies/b.yaml": "windows: {frozen: false}\nwindows: {}\n"}, `policies/b.yaml:2: key "windows" is given twice`},
+		{"not JSON", map[string]string{"policies/a.rego": frozen, "policies/data.json": "{\n\"windows\": {\n"},
+			"policies/data.json:2: is not a JSON object"},
+		{"an alias", map[string]string{"policies/a.rego": frozen, "policies/b.yaml": "a: &a {frozen: true}\nwindows: *a\n"},
+			"policies/b.yaml:2: aliases are not supported"},
+		{"deep", map[string]string{"policies/a.rego": frozen, "policies/data.json": strings.Repeat(`{"windows":`, 40) + "1" +
+			strings.Repeat("}", 40)}, "nests deeper than 32 levels"},
+		{"large", map[string]string{"policies/a.rego": frozen,
+			"policies/data.json": `{"windows": "` + strings.Repeat("x", maxFileSize) + `"}`}, "over the limit"},
+		{"a rule that is not there",
+			map[string]string{"policies/a.rego": rule("data.lib.a.frozn"),
+				"policies/l.rego": "package lib.a\n\nfrozen := true\n"}, "policies/a.rego:4: data.lib.a.frozn is not defined; define the rule"},
+		{"a package that is not there", map[string]string{"policies/a.rego": rule("data.lib.b.frozen"),
+			"policies/l.rego": "package lib.a\n\nfrozen := true\n"}, "data.lib.b.frozen is not defined"},
+		{"in a library", map[string]string{"policies/a.rego": rule("data.lib.a.frozen"),
+			"policies/l.rego": "package lib.a\n\nfrozen if data.windows.frozen\n"}, "policies/l.rego:3: data.windows.frozen is not defined"},
+		{"any name", map[string]string{"policies/a.rego": rule("data[input.ref]")},
+			"policies/a.rego:3: rule data.headgate.push.deny may be recursive"},
 	} {
 		t.Run(c.name, func(t *testing.T) { checks(t, c.files, c.want) })
 	}
 
-	files := map[string][]byte{"policies/a.rego": []byte(frozen), "policies/data.yaml": []byte("windows: {frozen: true}"), "policies/other.yaml": []byte("kind: Deployment")}
+	files := map[string][]byte{"policies/a.rego": []byte(frozen), "policies/data.yaml": []byte("windows: {frozen: true}"),
+		"policies/other.yaml": []byte("kind: Deployment")}
 	closed := engine(t, files)
 	if a, _ := closed.Push(t.Context(), push()); a.Decision != Deny || a.Why() != "m" {
 		t.Errorf("frozen: %+v", a)
@@ -347,8 +408,11 @@ func checks(t *testing.T, texts map[string]string, want string) {
 // A repository may say that drift is reported only.
 func TestDriftIsHealedUnlessPolicyObjects(t *testing.T) {
 	in := ConvergeInput{Now: noon, Repository: "hello", Environment: "production", Release: 3}
-	e := engine(t, map[string][]byte{"policies/drift.rego": []byte("package headgate.converge\n\nneed contains {\"rule\": \"report\", \"msg\": \"drift is looked into first\"} if input.environment == \"production\"\n")})
-	if a, rec := e.Converge(t.Context(), in); a.Decision != Manual || a.Why() != "drift is looked into first" || rec.Query != "converge" {
+	e := engine(
+		t, map[string][]byte{"policies/drift.rego": []byte(
+			"package headgate.converge\n\nneed contains {\"rule\": \"report\", \"msg\": \"drift is looked into first\"} if input.environment == \"production\"\n")})
+	if a, rec := e.Converge(t.Context(), in); a.Decision != Manual || a.Why() != "drift is looked into first" ||
+		rec.Query != "converge" {
 		t.Errorf("production: %+v", a)
 	}
 	in.Environment = "staging"
@@ -454,7 +518,8 @@ func TestNeverAutoWithoutEnoughApprovals(t *testing.T) {
 			enough = enough && given >= want.Count
 		}
 		if (answer.Decision == Auto) != enough {
-			t.Fatalf("%v approved changes of %v, %d asked for each, and the answer is %s: %s", counts, wrote, want.Count, answer.Decision, answer.Why())
+			t.Fatalf("%v approved changes of %v, %d asked for each, and the answer is %s: %s", counts, wrote, want.Count,
+				answer.Decision, answer.Why())
 		}
 		if answer.Decision == Manual && len(answer.Missing) != 1 {
 			t.Fatalf("nothing is said to be missing: %+v", answer)

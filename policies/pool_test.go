@@ -76,7 +76,8 @@ func pooled(t testing.TB, p *Pool, files map[string][]byte) *Engine {
 // the condition refers to.
 func one(when, rest string) map[string][]byte {
 	return map[string][]byte{
-		"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if " + when + "\n\n" + rest),
+		"policies/a.rego": []byte("package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": \"m\"} if " + when +
+			"\n\n" + rest),
 	}
 }
 
@@ -94,7 +95,8 @@ func chain(name, first, step string, n int) string {
 // A process gives the answers that this one would, and knows them by the same name.
 func TestPoolAnswersAlike(t *testing.T) {
 	p := newPool(t)
-	for _, files := range []map[string][]byte{nil, one(`input.ref == "refs/heads/x"`, ""), one("input.force", "need := set()\n")} {
+	for _, files := range []map[string][]byte{nil, one(`input.ref == "refs/heads/x"`, ""),
+		one("input.force", "need := set()\n")} {
 		here, there := engine(t, files), pooled(t, p, files)
 		if here.Digest() != there.Digest() {
 			t.Errorf("%s and %s", here.Digest(), there.Digest())
@@ -133,35 +135,48 @@ var hostile = []struct {
 	refused string // by Check; "" passes
 	denied  string // by Push
 }{
-	{"5,000 nested every", one("x", "x if {\n"+strings.Repeat("every a in [1] {\n", 5000)+"true\n"+strings.Repeat("}\n", 5000)+"}\n"),
+	{"5,000 nested every", one("x",
+		"x if {\n"+strings.Repeat("every a in [1] {\n", 5000)+"true\n"+strings.Repeat("}\n", 5000)+"}\n"),
 		"the policies ", "the policies "},
-	{"a chain of 8,000 rules", one("x8000 == 1", chain("x", "input.ref", `[PREV, 1]`, 8000)), "the policies ", "the policies "},
+	{"a chain of 8,000 rules", one("x8000 == 1", chain("x", "input.ref", `[PREV, 1]`, 8000)), "the policies ",
+		"the policies "},
 	{"values that double", one("x40 == y40", chain("x", "[1]", "[PREV, PREV]", 40)+chain("y", "[1]", "[PREV, PREV]", 40)),
 		"the policies ", "the policies "},
 	{"functions that double", one("x40(1) == 1", "x0(_) := [1]\n"+functions(40)), "the policies ", "the policies "},
 	{"a loop", one("{\n\tsome a in l\n\tsome b in l\n\tsome c in l\n\ta + b + c < 0\n}",
 		"l := [i | some i, _ in split(\""+strings.Repeat("a", 4000)+"\", \"\")]\n"), "", "policy timed out"},
-	{"trim, which does not listen", one("{\n\tsome i, _ in l\n\ttrim(concat(\"\", array.slice(l, 0, count(l) - i % 2)), concat(\"\", [concat(\"\", l2), \"a\"])) == \"b\"\n}",
-		"l := split(\""+strings.Repeat("a", 100_000)+"\", \"\")\nl2 := split(\""+strings.Repeat("b", 100_000)+"\", \"\")\n"), "", "policy timed out"},
-	{"a text that doubles", one(`x40 == ""`, chain("x", `"aaaaaaaaaaaaaaaa"`, `concat("", [PREV, PREV])`, 40)), "", "need more than 256 MiB of memory"},
+	{"trim, which does not listen",
+		one(
+			"{\n\tsome i, _ in l\n\ttrim(concat(\"\", array.slice(l, 0, count(l) - i % 2)), concat(\"\", [concat(\"\", l2), \"a\"])) == \"b\"\n}",
+			"l := split(\""+strings.Repeat("a", 100_000)+"\", \"\")\nl2 := split(\""+strings.Repeat("b", 100_000)+
+				"\", \"\")\n"), "", "policy timed out"},
+	{"a text that doubles", one(`x40 == ""`, chain("x", `"aaaaaaaaaaaaaaaa"`, `concat("", [PREV, PREV])`, 40)), "",
+		"need more than 256 MiB of memory"},
 	{"an array that doubles", one("count(x40) == 1", chain("x", "[1, 2]", "array.concat(PREV, PREV)", 40)), "", "p"},
-	{"wide numbers", one("sprintf(\""+strings.Repeat("%0999999[1]d", 2000)+"\", [1]) == \"\"", ""), "", "need more than 256 MiB of memory"},
-	{"shared parts, written", one(`json.marshal(x40) == ""`, chain("x", "[1]", "array.concat([PREV], [PREV])", 40)), "", "p"},
+	{"wide numbers", one("sprintf(\""+strings.Repeat("%0999999[1]d", 2000)+"\", [1]) == \"\"", ""), "",
+		"need more than 256 MiB of memory"},
+	{"shared parts, written", one(`json.marshal(x40) == ""`, chain("x", "[1]", "array.concat([PREV], [PREV])", 40)), "",
+		"p"},
 	{"shared parts, answered", map[string][]byte{"policies/a.rego": []byte(
-		"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": x40}\n\n" + chain("x", "[1]", "array.concat([PREV], [PREV])", 40))}, "", "p"},
+		"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": x40}\n\n" +
+			chain("x", "[1]", "array.concat([PREV], [PREV])", 40))}, "", "p"},
 	{"a large number", one("x20 > 0", chain("x", "1e300", "PREV * PREV", 20)), "", "p"},
 	{"an answer without end", one("true", "") /* below */, "", "the answer is "},
-	{"prints", one("{\n\tsome c in split(\""+strings.Repeat("a", 2000)+"\", \"\")\n\tprint(c)\n\tc == \"b\"\n}", ""), "", "prints more than"},
-	{"the network", one(`http.send({"url": "http://127.0.0.1", "method": "get"})`, ""), "undefined function http.send", "the policy is broken"},
+	{"prints", one("{\n\tsome c in split(\""+strings.Repeat("a", 2000)+"\", \"\")\n\tprint(c)\n\tc == \"b\"\n}", ""), "",
+		"prints more than"},
+	{"the network", one(`http.send({"url": "http://127.0.0.1", "method": "get"})`, ""), "undefined function http.send",
+		"the policy is broken"},
 	{"the environment", one("opa.runtime()", ""), "undefined function opa.runtime", "the policy is broken"},
-	{"names", one(`net.lookup_ip_addr("example.com")`, ""), "undefined function net.lookup_ip_addr", "the policy is broken"},
+	{"names", one(`net.lookup_ip_addr("example.com")`, ""), "undefined function net.lookup_ip_addr",
+		"the policy is broken"},
 }
 
 func init() {
 	for i := range hostile {
 		if hostile[i].name == "an answer without end" {
 			hostile[i].files = map[string][]byte{"policies/a.rego": []byte(
-				"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": x18}\n\n" + chain("x", `"aaaaaaaaaaaaaaaa"`, `concat("", [PREV, PREV])`, 18))}
+				"package headgate.push\n\ndeny contains {\"rule\": \"x\", \"msg\": x18}\n\n" +
+					chain("x", `"aaaaaaaaaaaaaaaa"`, `concat("", [PREV, PREV])`, 18))}
 		}
 	}
 }
@@ -231,7 +246,8 @@ func TestPoliciesThatNeverEnd(t *testing.T) {
 			if n == 0 {
 				t.Error("nobody else had an answer meanwhile")
 			}
-			t.Logf("checked in %s, denied after %s: %s; others had %d answers", checked.Round(time.Millisecond), took.Round(time.Millisecond), a.Why(), n)
+			t.Logf("checked in %s, denied after %s: %s; others had %d answers", checked.Round(time.Millisecond),
+				took.Round(time.Millisecond), a.Why(), n)
 		})
 	}
 }
@@ -259,7 +275,8 @@ func TestProcessEndsInTheMiddle(t *testing.T) {
 
 	p.Program = []string{"/bin/false"}
 	kill()
-	if a, _ := e.Push(t.Context(), push()); a.Decision != Deny || !a.Unanswered() || !strings.Contains(a.Why(), "the process that evaluates policies ended") {
+	if a, _ := e.Push(t.Context(), push()); a.Decision != Deny || !a.Unanswered() ||
+		!strings.Contains(a.Why(), "the process that evaluates policies ended") {
 		t.Errorf("%+v", a)
 	}
 	p.Program = []string{"/proc/self/exe", "work"}
@@ -339,7 +356,8 @@ func TestProcessIsConfined(t *testing.T) {
 		}
 	}
 	limits, err := os.ReadFile(filepath.Join(proc, "limits"))
-	if err != nil || byKernel && !strings.Contains(string(limits), fmt.Sprintf("Max data size             %d ", maxMemory)) {
+	if err != nil || byKernel && !strings.Contains(string(limits),
+		fmt.Sprintf("Max data size             %d ", maxMemory)) {
 		t.Errorf("%s, %v", limits, err)
 	}
 }
@@ -400,7 +418,8 @@ func TestCompiledOnce(t *testing.T) {
 	}
 
 	unread := errors.New("cannot be read")
-	if e, err := p.Engine("bad", func() (map[string][]byte, error) { return nil, unread }); e != nil || !errors.Is(err, unread) {
+	if e, err := p.Engine("bad", func() (map[string][]byte, error) { return nil, unread }); e != nil ||
+		!errors.Is(err, unread) {
 		t.Error(e, err)
 	}
 	broken := map[string][]byte{"policies/a.rego": []byte("package headgate.push\n\ndeny contains if")}

@@ -45,7 +45,8 @@ func TestInputsMatchTheirSchemas(t *testing.T) {
 			}
 			if name == "full" {
 				back := reflect.New(typ)
-				if err := json.Unmarshal(raw, back.Interface()); err != nil || !reflect.DeepEqual(back.Elem().Interface(), v.Interface()) {
+				if err := json.Unmarshal(raw, back.Interface()); err != nil ||
+					!reflect.DeepEqual(back.Elem().Interface(), v.Interface()) {
 					t.Errorf("%s: comes back as %+v, %v", query, back.Elem(), err)
 				}
 			}

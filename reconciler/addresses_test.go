@@ -81,7 +81,8 @@ func TestAnAddressBelongsToItsEnvironment(t *testing.T) {
 	}
 	_, err = h.rc.Rollback(t.Context(), "hello", "live", 1, actor("ada"), "it was nicer")
 	var denied *show.Error
-	if !errors.As(err, &denied) || !strings.Contains(denied.What, "127.0.0.1:8000 is held by an environment of another repository") {
+	if !errors.As(err, &denied) ||
+		!strings.Contains(denied.What, "127.0.0.1:8000 is held by an environment of another repository") {
 		t.Fatalf("rolled back: %v", err)
 	}
 

@@ -33,7 +33,8 @@ func TestTwoAuthorsApproveTogether(t *testing.T) {
 		h.healthy(t, "staging", n)
 	}
 	p := h.proposed(t, "production", 4)
-	if len(p.Cover) != 3 || p.Cover[1].What() != "change 3 by jun" || p.Cover[1].Answer() != "1 approval missing, from ada or sam" || p.Stuck {
+	if len(p.Cover) != 3 || p.Cover[1].What() != "change 3 by jun" ||
+		p.Cover[1].Answer() != "1 approval missing, from ada or sam" || p.Stuck {
 		t.Fatalf("cover: %+v", p.Cover)
 	}
 
@@ -42,7 +43,8 @@ func TestTwoAuthorsApproveTogether(t *testing.T) {
 		t.Fatalf("ada approves: %+v, %v", done, err)
 	}
 	w, err := h.rc.Why(t.Context(), actor("jun"), "hello", "production")
-	if err != nil || !slices.Contains(w.Facts, show.Fact{Label: "approval", Text: "change 2 by ada: 1 approval missing, from jun or sam"}) ||
+	if err != nil || !slices.Contains(w.Facts,
+		show.Fact{Label: "approval", Text: "change 2 by ada: 1 approval missing, from jun or sam"}) ||
 		!slices.Contains(w.Facts, show.Fact{Label: "approval", Text: "change 3 by jun: yes from ada"}) {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
@@ -69,7 +71,8 @@ func TestTwoAuthorsApproveTogether(t *testing.T) {
 	h.approve(t, "jun")
 	var refused *show.Error
 	_, err = h.rc.Approve(t.Context(), "hello", "canary", actor("sam"), "", "")
-	if !errors.As(err, &refused) || !strings.Contains(refused.Where[0], "carries a change of sam, and nobody approves their own") {
+	if !errors.As(err, &refused) ||
+		!strings.Contains(refused.Where[0], "carries a change of sam, and nobody approves their own") {
 		t.Fatalf("sam approves what is theirs: %v", err)
 	}
 	h.approve(t, "sam")
@@ -102,7 +105,8 @@ func TestCoverIsWhatPoliciesSay(t *testing.T) {
 		a := approvers{rc: h.rc, s: s, own: want.Count == 0 || want.Own}
 		r := rules{settings: headgateyaml.Environment{Name: "production", Approvals: want}}
 		a.rules = []rules{r}
-		for i, authors := range rapid.SliceOfN(rapid.SliceOfNDistinct(rapid.SampledFrom(names), 1, 3, rapid.ID), 1, 4).Draw(t, "changes") {
+		for i, authors := range rapid.SliceOfN(rapid.SliceOfNDistinct(rapid.SampledFrom(names), 1, 3, rapid.ID), 1,
+			4).Draw(t, "changes") {
 			a.carries = append(a.carries, policies.Carried{Changes: []int{i + 1}, Authors: authors})
 		}
 

@@ -31,19 +31,23 @@ func TestRejected(t *testing.T) {
 
 	var refused *show.Error
 	for who, kind := range map[string]show.Kind{"eve": show.Forbidden, "": show.Forbidden} {
-		if _, err := h.rc.Reject(t.Context(), "hello", "production", actor(who), "", ""); !errors.As(err, &refused) || refused.Kind != kind {
+		if _, err := h.rc.Reject(t.Context(), "hello", "production", actor(who), "", ""); !errors.As(err, &refused) ||
+			refused.Kind != kind {
 			t.Fatalf("%q rejects: %v", who, err)
 		}
 	}
 	narrow := access.Identity{User: "jun", Via: access.ViaToken, Scope: access.Scope{Highest: access.Write}}
-	if _, err := h.rc.Reject(t.Context(), "hello", "production", narrow, "", ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+	if _, err := h.rc.Reject(t.Context(), "hello", "production", narrow, "", ""); !errors.As(err, &refused) ||
+		refused.Kind != show.Forbidden {
 		t.Fatalf("a token to write rejects: %v", err)
 	}
-	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", narrow, repoHash(t, p.Proposal), ""); !errors.As(err, &refused) ||
+	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", narrow, repoHash(t, p.Proposal),
+		""); !errors.As(err, &refused) ||
 		refused.Kind != show.Forbidden || !strings.Contains(refused.Where[0], "a token made with --approve") {
 		t.Fatalf("a token to write approves: %v", err)
 	}
-	if _, err := h.rc.Reject(t.Context(), "hello", "production", actor("jun"), strings.Repeat("0", 40), ""); !errors.As(err, &refused) || refused.Kind != show.Denied {
+	if _, err := h.rc.Reject(t.Context(), "hello", "production", actor("jun"), strings.Repeat("0", 40),
+		""); !errors.As(err, &refused) || refused.Kind != show.Denied {
 		t.Fatalf("another tree: %v", err)
 	}
 	done, err := h.rc.Reject(t.Context(), "hello", "production", actor("jun"), p.Tree[:10], "the fee\nis wrong")
@@ -53,14 +57,17 @@ func TestRejected(t *testing.T) {
 
 	gone := func() show.Environment {
 		t.Helper()
-		return h.eventually(t, "production", "without a proposal", func(e show.Environment) bool { return e.Promotion == nil })
+		return h.eventually(t, "production", "without a proposal",
+			func(e show.Environment) bool { return e.Promotion == nil })
 	}
 	e := gone()
-	if len(e.Rejected) != 1 || e.Rejected[0].By != "jun" || e.Rejected[0].Reason != "the fee is wrong" || e.Rejected[0].Release != 2 {
+	if len(e.Rejected) != 1 || e.Rejected[0].By != "jun" || e.Rejected[0].Reason != "the fee is wrong" ||
+		e.Rejected[0].Release != 2 {
 		t.Fatalf("rejections: %+v", e.Rejected)
 	}
 	out, err := h.hello.Git(t.Context(), "log", "-1", "--format=%s%n%b", e.Rejected[0].Commit)
-	if err != nil || !strings.Contains(string(out), "reject release 2 of hello for production") || !strings.Contains(string(out), "Rejected-by: jun") {
+	if err != nil || !strings.Contains(string(out), "reject release 2 of hello for production") ||
+		!strings.Contains(string(out), "Rejected-by: jun") {
 		t.Fatalf("the record is %s, %v", out, err)
 	}
 	kind, raw, err := h.hello.Raw(done.Commit)
@@ -71,7 +78,8 @@ func TestRejected(t *testing.T) {
 		t.Fatalf("the record: %v", err)
 	}
 	again, err := h.rc.Reject(t.Context(), "hello", "production", actor("jun"), "", "")
-	if err != nil || !again.Repeated || again.Sentence("production", "jun") != "already rejected release 2 for production, as jun" {
+	if err != nil || !again.Repeated ||
+		again.Sentence("production", "jun") != "already rejected release 2 for production, as jun" {
 		t.Fatalf("once more: %+v, %v", again, err)
 	}
 
@@ -83,10 +91,12 @@ func TestRejected(t *testing.T) {
 	}
 	gone()
 	w, err := h.rc.Why(t.Context(), actor("jun"), "hello", "production")
-	if err != nil || !strings.Contains(w.Answer, "release 2 was rejected by jun") || !strings.Contains(w.Next[0], "promote hello production 2") {
+	if err != nil || !strings.Contains(w.Answer, "release 2 was rejected by jun") ||
+		!strings.Contains(w.Next[0], "promote hello production 2") {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
-	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) || !strings.Contains(refused.Where[0], "the fee is wrong") {
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) ||
+		!strings.Contains(refused.Where[0], "the fee is wrong") {
 		t.Fatalf("approved: %v", err)
 	}
 
@@ -95,7 +105,8 @@ func TestRejected(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = h.proposed(t, "production", 2)
-	if _, err := h.rc.RejectPush(t.Context(), "hello", "production", actor("jun"), done.Commit, ""); !errors.As(err, &refused) || refused.Kind != show.Denied {
+	if _, err := h.rc.RejectPush(t.Context(), "hello", "production", actor("jun"), done.Commit, ""); !errors.As(err,
+		&refused) || refused.Kind != show.Denied {
 		t.Fatalf("a push of another commit: %v", err)
 	}
 	lines, err := h.rc.RejectPush(t.Context(), "hello", "production", actor("ada"), repoHash(t, p.Proposal), "still")
@@ -110,7 +121,8 @@ func TestRejected(t *testing.T) {
 	h.approve(t, "jun")
 	h.healthy(t, "production", 3)
 	all, err := record.Rejections(h.hello, "production")
-	if err != nil || len(all) != 2 || all[0].Reason != "still" || all[0].Via != "push" || all[1].Reason != "the fee is wrong" {
+	if err != nil || len(all) != 2 || all[0].Reason != "still" || all[0].Via != "push" ||
+		all[1].Reason != "the fee is wrong" {
 		t.Fatalf("rejections: %+v, %v", all, err)
 	}
 	h.checkVerifies(t, 5, 0, 2)
@@ -129,7 +141,8 @@ func TestChosen(t *testing.T) {
 	}
 	h.proposed(t, "production", 3)
 	var refused *show.Error
-	if _, err := h.rc.Choose(t.Context(), "hello", "production", 9, actor("jun")); !errors.As(err, &refused) || refused.Kind != show.NotFound {
+	if _, err := h.rc.Choose(t.Context(), "hello", "production", 9, actor("jun")); !errors.As(err, &refused) ||
+		refused.Kind != show.NotFound {
 		t.Fatalf("a release that is not there: %v", err)
 	}
 	if _, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("jun")); err != nil {

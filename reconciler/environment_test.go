@@ -19,8 +19,10 @@ func TestInstancesSayWhatIsWrongOnce(t *testing.T) {
 		state show.State
 		want  string
 	}{
-		{target.Instance{Phase: "waiting", LastExit: "exited 3", Message: "exited 3"}, show.Converging, "exited 3, waiting for its next start"},
-		{target.Instance{Phase: "waiting", LastExit: "was ended by SIGTERM", Message: "was not healthy 16s after its start"}, show.Converging,
+		{target.Instance{Phase: "waiting", LastExit: "exited 3", Message: "exited 3"}, show.Converging,
+			"exited 3, waiting for its next start"},
+		{target.Instance{Phase: "waiting", LastExit: "was ended by SIGTERM", Message: "was not healthy 16s after its start"},
+			show.Converging,
 			"was not healthy 16s after its start, waiting for its next start"},
 		{target.Instance{Phase: "waiting", LastExit: "exited 0"}, show.Converging, "exited 0, waiting for its next start"},
 		{target.Instance{Phase: "waiting"}, show.Converging, "waiting for its next start"},

@@ -57,7 +57,8 @@ func TestExec(t *testing.T) {
 		}
 	}
 
-	if out, status, err := run("staging", "sam", "web", "ls", "-l"); err != nil || status != 3 || out != "hello in staging: ls -l" {
+	if out, status, err := run("staging", "sam", "web", "ls", "-l"); err != nil || status != 3 ||
+		out != "hello in staging: ls -l" {
 		t.Errorf("%q %d %v", out, status, err)
 	}
 	if _, _, err := run("staging", "sam", "web", "ls", "-l"); err != nil {
@@ -67,7 +68,8 @@ func TestExec(t *testing.T) {
 	denied := func(err error, want string) {
 		t.Helper()
 		var e *show.Error
-		if !errors.As(err, &e) || !slices.ContainsFunc(append(e.Where, e.What), func(s string) bool { return strings.Contains(s, want) }) {
+		if !errors.As(err, &e) || !slices.ContainsFunc(append(e.Where, e.What),
+			func(s string) bool { return strings.Contains(s, want) }) {
 			t.Errorf("%+v does not say %q", err, want)
 		}
 	}

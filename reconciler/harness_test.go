@@ -79,7 +79,8 @@ func openHarness(ctx context.Context, dir string) (*harness, error) {
 		return nil, err
 	}
 	h := &harness{target: newFakeTarget(), clock: &fakeClock{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}}
-	if h.store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), signer); err != nil {
+	if h.store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"),
+		signer); err != nil {
 		return nil, err
 	}
 	if h.hello, err = h.store.Create(ctx, "hello"); err != nil {
@@ -178,7 +179,8 @@ func taggedReleases(r *repo.Repository) ([]record.Release, error) {
 		if err := json.Unmarshal([]byte(text), &says); err != nil {
 			return nil, err
 		}
-		rel := record.Release{Number: n, Commit: t.Target, Change: n, By: says.By, Subject: says.Subject, At: t.Tagger.When, Artifacts: says.Artifacts}
+		rel := record.Release{Number: n, Commit: t.Target, Change: n, By: says.By, Subject: says.Subject, At: t.Tagger.When,
+			Artifacts: says.Artifacts}
 		if says.Unverified != "" {
 			rel.Verifies = errors.New(says.Unverified)
 		}
@@ -221,7 +223,8 @@ func (h *harness) landIn(ctx context.Context, r *repo.Repository, says tagged, f
 	if says.Author != "" {
 		author = repo.Person{Name: says.Author, Email: says.Author + "@example.com"}
 	}
-	commit, err := r.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(tip), Author: author, At: h.clock.Now(), Message: says.Subject})
+	commit, err := r.WriteCommit(repo.NewCommit{Tree: tree, Parents: record.Parents(tip), Author: author,
+		At: h.clock.Now(), Message: says.Subject})
 	if err != nil {
 		return 0, err
 	}
@@ -256,7 +259,8 @@ func (h *harness) release(t *testing.T, by, version string) int {
 }
 
 func version1(by, version string) tagged {
-	return tagged{By: by, Subject: "Say " + version, Artifacts: []record.Artifact{{Name: "hello", Digest: "sha256:" + strings.Repeat("a", 60) + version, Size: 10}}}
+	return tagged{By: by, Subject: "Say " + version,
+		Artifacts: []record.Artifact{{Name: "hello", Digest: "sha256:" + strings.Repeat("a", 60) + version, Size: 10}}}
 }
 
 const helloYAML = `environments:
@@ -266,10 +270,11 @@ const helloYAML = `environments:
 
 func helloFiles(version string) map[string]string {
 	return map[string]string{
-		"headgate.yaml":                              helloYAML,
-		"main.go":                                    "package main // " + version + "\n",
-		"deploy/staging/compose.yaml":                "services: {web: {command: hello " + version + "}}\n",
-		"deploy/production/compose.yaml":             "services: {web: {command: hello " + version + ", deploy: {replicas: 2}}}\n",
+		"headgate.yaml":               helloYAML,
+		"main.go":                     "package main // " + version + "\n",
+		"deploy/staging/compose.yaml": "services: {web: {command: hello " + version + "}}\n",
+		"deploy/production/compose.yaml": "services: {web: {command: hello " + version +
+			", deploy: {replicas: 2}}}\n",
 		"deploy/production/old-" + version + ".conf": version + "\n",
 	}
 }
@@ -415,7 +420,8 @@ func (h *harness) eventually(t *testing.T, environment, what string, ok func(sho
 }
 
 // eventuallyIn is eventually in any repository.
-func (h *harness) eventuallyIn(t *testing.T, repository, environment, what string, ok func(show.Environment) bool) show.Environment {
+func (h *harness) eventuallyIn(t *testing.T, repository, environment, what string,
+	ok func(show.Environment) bool) show.Environment {
 	t.Helper()
 	deadline := time.Now().Add(lastResort)
 	for {

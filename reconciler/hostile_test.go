@@ -176,7 +176,8 @@ func TestSilenceIsNotHealthy(t *testing.T) {
 	if e.Promotion != nil || !strings.Contains(e.Reason, "has not reported") {
 		t.Fatalf("staging: %+v", e)
 	}
-	if p, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", "production"); err != nil || p.Promotion != nil || p.State != show.Empty {
+	if p, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", "production"); err != nil ||
+		p.Promotion != nil || p.State != show.Empty {
 		t.Fatalf("production: %+v, %v", p, err)
 	}
 	h.target.report("staging", target.Healthy, "")
@@ -191,7 +192,8 @@ func TestRightsAreThoseOfNow(t *testing.T) {
 	h.target.obedient = true
 	h.start(t)
 	files := helloFiles("one")
-	files["headgate.yaml"] = strings.Replace(helloYAML, "approvals: 1", "approvals: {count: 2, own: true, from: release}", 1)
+	files["headgate.yaml"] = strings.Replace(helloYAML, "approvals: 1",
+		"approvals: {count: 2, own: true, from: release}", 1)
 	if _, err := h.land(t.Context(), version1("ada", "one"), files); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +208,8 @@ func TestRightsAreThoseOfNow(t *testing.T) {
 	if err != nil || done.Promoted != repo.Zero || done.Waits != "1 approval" {
 		t.Fatalf("jun left the group, and ada approved: %+v, %v", done, err)
 	}
-	if done, err = h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); err != nil || done.Promoted == repo.Zero {
+	if done, err = h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); err != nil ||
+		done.Promoted == repo.Zero {
 		t.Fatalf("sam approved: %+v, %v", done, err)
 	}
 }
@@ -221,13 +224,15 @@ func TestVerifyFromClones(t *testing.T) {
 	h.healthy(t, "staging", 1)
 	h.eventually(t, "production", "decided about", func(show.Environment) bool { // after which nothing is written
 		all, _, err := decision.List(t.Context(), h.hello, repo.Zero, 10)
-		return err == nil && slices.ContainsFunc(all, func(d decision.Saved) bool { return strings.Contains(d.About, "production") })
+		return err == nil && slices.ContainsFunc(all,
+			func(d decision.Saved) bool { return strings.Contains(d.About, "production") })
 	})
 	stop()
 	var releases []record.Release
 	for i, kind := range []string{"--mirror", "--no-checkout"} {
 		dir := filepath.Join(t.TempDir(), "copy")
-		if _, err := h.hello.Git(t.Context(), "clone", "--quiet", "--no-local", kind, "--end-of-options", h.hello.Dir(), dir); err != nil {
+		if _, err := h.hello.Git(t.Context(), "clone", "--quiet", "--no-local", kind, "--end-of-options", h.hello.Dir(),
+			dir); err != nil {
 			t.Fatal(err)
 		}
 		c, err := repo.OpenClone(dir)
@@ -239,7 +244,8 @@ func TestVerifyFromClones(t *testing.T) {
 			if err != nil || len(v.Findings) == 0 || !strings.Contains(v.Findings[0].What, "refs/decisions/log is not there") {
 				t.Fatalf("without the records: %+v, %v", v, err)
 			}
-			if _, err := c.Git(t.Context(), "fetch", "--quiet", "origin", "refs/notes/*:refs/notes/*", "refs/decisions/*:refs/decisions/*"); err != nil {
+			if _, err := c.Git(t.Context(), "fetch", "--quiet", "origin", "refs/notes/*:refs/notes/*",
+				"refs/decisions/*:refs/decisions/*"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -299,7 +305,8 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 	if !strings.Contains(c.Message, "\nSequence: 2\n") { // the first is the empty one
 		t.Errorf("it does not say its place:\n%s", c.Message)
 	}
-	again := repo.NewCommit{Tree: c.TreeHash, At: h.clock.Now(), Message: strings.Replace(c.Message, "Sequence: 2", "Sequence: 1", 1)}
+	again := repo.NewCommit{Tree: c.TreeHash, At: h.clock.Now(),
+		Message: strings.Replace(c.Message, "Sequence: 2", "Sequence: 1", 1)}
 	with := func(change func(*repo.NewCommit)) repo.NewCommit {
 		n := again
 		change(&n)
@@ -314,27 +321,37 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 		releases []record.Release
 		want     string
 	}{
-		"nothing":         {commit: again},
-		"unsigned":        {commit: again, unsigned: true, want: "carries no signature"},
-		"two parents":     {commit: with(func(n *repo.NewCommit) { n.Parents = []repo.Hash{good, good} }), want: "2 parents"},
-		"other bytes":     {commit: with(func(n *repo.NewCommit) { n.Tree = edited("apps/hello/compose.yaml") }), want: "are not release 1"},
-		"more bytes":      {commit: with(func(n *repo.NewCommit) { n.Tree = edited("apps/hello/more") }), want: "are not release 1"},
-		"another app":     {commit: with(func(n *repo.NewCommit) { n.Tree = edited("apps/more/more") }), want: "holds 2 applications"},
-		"beside":          {commit: with(func(n *repo.NewCommit) { n.Tree = edited("more") }), want: "belongs to no application"},
-		"a hold":          {commit: with(func(n *repo.NewCommit) { n.Tree = edited("holds/hello.json") }), want: "a rollback sets a hold"},
-		"no such release": {commit: with(func(n *repo.NewCommit) { n.Message = replace("Release: 1", "Release: 7").Replace(n.Message) }), want: "no tag"},
-		"no release":      {commit: with(func(n *repo.NewCommit) { n.Message = "hello" }), want: "does not read as a promotion"},
+		"nothing":     {commit: again},
+		"unsigned":    {commit: again, unsigned: true, want: "carries no signature"},
+		"two parents": {commit: with(func(n *repo.NewCommit) { n.Parents = []repo.Hash{good, good} }), want: "2 parents"},
+		"other bytes": {commit: with(func(n *repo.NewCommit) { n.Tree = edited("apps/hello/compose.yaml") }),
+			want: "are not release 1"},
+		"more bytes": {commit: with(func(n *repo.NewCommit) { n.Tree = edited("apps/hello/more") }),
+			want: "are not release 1"},
+		"another app": {commit: with(func(n *repo.NewCommit) { n.Tree = edited("apps/more/more") }),
+			want: "holds 2 applications"},
+		"beside": {commit: with(func(n *repo.NewCommit) { n.Tree = edited("more") }),
+			want: "belongs to no application"},
+		"a hold": {commit: with(func(n *repo.NewCommit) { n.Tree = edited("holds/hello.json") }),
+			want: "a rollback sets a hold"},
+		"no such release": {commit: with(
+			func(n *repo.NewCommit) { n.Message = replace("Release: 1", "Release: 7").Replace(n.Message) }), want: "no tag"},
+		"no release": {commit: with(func(n *repo.NewCommit) { n.Message = "hello" }), want: "does not read as a promotion"},
 		"other commit": {commit: with(func(n *repo.NewCommit) {
 			n.Message = strings.ReplaceAll(n.Message, releases[0].Commit.String(), good.String())
 		}), want: "that release is of"},
 		"stale approval": {commit: with(func(n *repo.NewCommit) {
 			n.Message = replace("tree="+c.TreeHash.String(), "tree="+good.String()).Replace(n.Message)
 		}), want: "1 approvals, of which 0"},
-		"no decision": {commit: with(func(n *repo.NewCommit) { n.Message = replace("Decision: auto", "Decision: manual").Replace(n.Message) }), want: "no decision"},
+		"no decision": {commit: with(func(n *repo.NewCommit) {
+			n.Message = replace("Decision: auto",
+				"Decision: manual").Replace(n.Message)
+		}), want: "no decision"},
 		"no such folder": {commit: with(func(n *repo.NewCommit) {
 			n.Message = replace("Path: deploy/production", "Path: deploy/none").Replace(n.Message)
 		}), want: "does not have"},
-		"another place":    {commit: with(func(n *repo.NewCommit) { n.Message = c.Message }), want: "says that its place is 2, and it is 1"},
+		"another place": {commit: with(func(n *repo.NewCommit) { n.Message = c.Message }),
+			want: "says that its place is 2, and it is 1"},
 		"release unproven": {commit: again, releases: unproven, want: "does not verify: signed by somebody else"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -202,7 +202,8 @@ func story(dir string) error {
 		steps = nil // staging has another name by now
 	}
 	for _, step := range append(steps, func() error {
-		renamed := strings.NewReplacer("staging: {", "stage: {was: staging, ", "after: staging", "after: stage").Replace(helloYAML)
+		renamed := strings.NewReplacer("staging: {", "stage: {was: staging, ", "after: staging",
+			"after: stage").Replace(helloYAML)
 		if err := landed(5, version1("ada", "two"), map[string]string{"headgate.yaml": renamed}); err != nil {
 			return err
 		}
@@ -212,7 +213,8 @@ func story(dir string) error {
 			if err == nil {
 				old, err = h.hello.Ref(record.ProposalRef("staging"))
 			}
-			if err == nil && old == repo.Zero && stage.Held != nil && noted(stage, 1) && stage.Promotion != nil && stage.Promotion.To == 5 && len(stage.Rejected) == 1 {
+			if err == nil && old == repo.Zero && stage.Held != nil && noted(stage, 1) && stage.Promotion != nil &&
+				stage.Promotion.To == 5 && len(stage.Rejected) == 1 {
 				return nil
 			}
 			select {
@@ -245,7 +247,8 @@ func ending(t *testing.T, dir string) string {
 			t.Fatal(err)
 		}
 		for _, d := range all {
-			fmt.Fprintf(&s, "%s %d covers %d %s rollback %q by %s hold %t\n", env, d.Release, d.Covers(), d.Outcome.State, triggeredBy(d), users(d.Approvals), d.Held != nil)
+			fmt.Fprintf(&s, "%s %d covers %d %s rollback %q by %s hold %t\n", env, d.Release, d.Covers(), d.Outcome.State,
+				triggeredBy(d), users(d.Approvals), d.Held != nil)
 		}
 		look, err := h.rc.load(t.Context(), h.hello, env)
 		if err != nil {

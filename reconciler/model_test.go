@@ -229,7 +229,8 @@ func (m *model) act(p *place, a Action) {
 				m.forbid("%s: approval of another tree counted for release %d", p.name, q.Release)
 			}
 		}
-		p.branch = append(p.branch, &record.Commit{Promotion: q.Promotion, Hash: m.newCommit(), Parent: parent, Tree: q.Tree, At: m.now})
+		p.branch = append(p.branch, &record.Commit{Promotion: q.Promotion, Hash: m.newCommit(), Parent: parent,
+			Tree: q.Tree, At: m.now})
 	}
 }
 
@@ -303,7 +304,8 @@ func (m *model) reject(p *place) string {
 	if p.proposal == nil {
 		return "no open proposal"
 	}
-	r := record.Rejection{Hash: m.newCommit(), Release: p.proposal.Release, Proposal: p.proposal.Commit, By: "kim", At: m.now}
+	r := record.Rejection{Hash: m.newCommit(), Release: p.proposal.Release, Proposal: p.proposal.Commit,
+		By: "kim", At: m.now}
 	p.rejected = append([]record.Rejection{r}, p.rejected...)
 	return ""
 }

@@ -150,21 +150,24 @@ func (m *model) say(out *bytes.Buffer, words []string) {
 
 func demoModel() *model {
 	m := newModel()
-	m.envs = []*place{{name: "staging"}, {name: "production", after: "staging", approvals: 1, soak: time.Minute}, {name: "attic", after: "production"}}
+	m.envs = []*place{{name: "staging"}, {name: "production", after: "staging", approvals: 1, soak: time.Minute},
+		{name: "attic", after: "production"}}
 	return m
 }
 
 // happens lets one random thing happen in a model.
 func (m *model) happens(t *rapid.T) {
 	p := rapid.SampledFrom(m.envs).Draw(t, "env")
-	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "choose", "reject", "tick", "restart", "drift", "act", "act"}).Draw(t, "event") {
+	switch rapid.SampledFrom([]string{"release", "report", "report", "report", "approve", "rollback", "choose", "reject",
+		"tick", "restart", "drift", "act", "act"}).Draw(t, "event") {
 	case "release":
 		n := len(m.releases) + 1
 		m.content[n] = fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "content"))
 		m.unproven[n] = rapid.IntRange(0, 9).Draw(t, "unproven") == 0
 		m.releases = append(m.releases, n)
 	case "report":
-		m.report(p, rapid.SampledFrom([]target.State{target.Healthy, target.Healthy, target.Converging, target.Degraded, target.Failed, target.Unknown}).Draw(t, "state"))
+		m.report(p, rapid.SampledFrom([]target.State{target.Healthy, target.Healthy, target.Converging, target.Degraded,
+			target.Failed, target.Unknown}).Draw(t, "state"))
 	case "approve":
 		m.approve(p, rapid.SampledFrom([]string{"ada", "jun"}).Draw(t, "user"))
 	case "rollback":
@@ -241,7 +244,8 @@ func TestNothingStarves(t *testing.T) {
 		m := newModel()
 		soak := 10 * time.Minute
 		staging := &place{name: "staging"}
-		production := &place{name: "production", after: "staging", soak: soak, approvals: rapid.IntRange(0, 2).Draw(t, "approvals")}
+		production := &place{name: "production", after: "staging", soak: soak,
+			approvals: rapid.IntRange(0, 2).Draw(t, "approvals")}
 		m.envs = []*place{staging, production}
 
 		var well time.Duration // in which staging was healthy since production moved last
@@ -293,12 +297,14 @@ func TestNothingStarves(t *testing.T) {
 					t.Fatalf("release %d stood staging for %s, and production is at %d", r, s.After(m.now), production.covers())
 				}
 			}
-			if q := production.proposal; q != nil && q.Release > production.covers() && len(q.Approvals) >= production.approvals &&
+			if q := production.proposal; q != nil && q.Release > production.covers() &&
+				len(q.Approvals) >= production.approvals &&
 				v.Upstream.Standing(q.Release).After(m.now) >= soak && !m.unproven[q.Release] {
 				t.Fatalf("release %d has everything, and production is at %d", q.Release, production.covers())
 			}
 			if production.approvals == 0 && well > 2*soak && len(Wants(v)) > 0 {
-				t.Fatalf("staging was healthy for %s, production stays at %d and could take %v", well, production.covers(), Wants(v))
+				t.Fatalf("staging was healthy for %s, production stays at %d and could take %v", well,
+					production.covers(), Wants(v))
 			}
 		}
 	})

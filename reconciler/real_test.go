@@ -32,9 +32,10 @@ func web() error {
 	if says == "broken" {
 		return fmt.Errorf("cannot open the database")
 	}
-	return http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, "says %s", says)
-	}))
+	return http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"),
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, "says %s", says)
+		}))
 }
 
 // unpackSelf is an artifact store whose every artifact is the test binary: a copy,
@@ -104,7 +105,8 @@ func TestWithRealProcesses(t *testing.T) {
 	land("one")
 	says(h.healthy(t, "staging", 1), "one")
 	h.proposed(t, "production", 1)
-	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil || done.Promoted == repo.Zero {
+	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil ||
+		done.Promoted == repo.Zero {
 		t.Fatalf("approve: %+v, %v", done, err)
 	}
 	says(h.healthy(t, "production", 1), "one to all")
@@ -119,7 +121,8 @@ func TestWithRealProcesses(t *testing.T) {
 	if back.History[1].Release != 2 || back.History[1].Outcome != show.Failed || back.History[2].MayRollback {
 		t.Fatalf("after the rollback: %+v", back)
 	}
-	if e, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", "production"); err != nil || e.Promotion != nil || e.Release != 1 {
+	if e, err := h.rc.Environment(t.Context(), access.Identity{}, "hello", "production"); err != nil ||
+		e.Promotion != nil || e.Release != 1 {
 		t.Fatalf("production: %+v, %v", e, err)
 	}
 
@@ -205,11 +208,13 @@ need contains {"rule": "hands-off", "msg": "somebody is looking at it"}
 	if err := h.settled(t); err != nil {
 		t.Fatal(err)
 	}
-	if now := h.rc.Targets["services"].Observe(key).Units[0].Instances; len(now) != 1 || now[0].Phase != target.PhaseWaiting {
+	if now := h.rc.Targets["services"].Observe(key).Units[0].Instances; len(now) != 1 ||
+		now[0].Phase != target.PhaseWaiting {
 		t.Fatalf("something was healed: %+v", now)
 	}
 	list, _, err := decision.List(t.Context(), h.hello, repo.Zero, 100)
-	if err != nil || !slices.ContainsFunc(list, func(d decision.Saved) bool { return d.Query == "converge" && d.Answer == "manual" }) {
+	if err != nil || !slices.ContainsFunc(list,
+		func(d decision.Saved) bool { return d.Query == "converge" && d.Answer == "manual" }) {
 		t.Fatalf("no decision about drift among %+v, %v", list, err)
 	}
 

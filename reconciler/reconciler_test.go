@@ -32,7 +32,8 @@ func TestFromReleaseToProduction(t *testing.T) {
 		t.Fatalf("staging: %+v", staging)
 	}
 	given := h.target.last("staging")
-	if given.Sequence != 2 || string(given.Files["compose.yaml"]) != helloFiles("one")["deploy/staging/compose.yaml"] || given.Release.Artifacts["hello"] == "" {
+	if given.Sequence != 2 || string(given.Files["compose.yaml"]) != helloFiles("one")["deploy/staging/compose.yaml"] ||
+		given.Release.Artifacts["hello"] == "" {
 		t.Fatalf("the target was given %+v", given)
 	}
 
@@ -40,20 +41,24 @@ func TestFromReleaseToProduction(t *testing.T) {
 	if p.Decision != "manual" || !p.MayApprove || p.Checks[0].Met || !strings.Contains(p.Summary, "1 approval") {
 		t.Fatalf("promotion: %+v", p)
 	}
-	if len(p.Files) != 3 || p.Files[0].Path != "apps/hello/compose.yaml" || p.Files[0].State != "added" || len(p.Carries) != 1 {
+	if len(p.Files) != 3 || p.Files[0].Path != "apps/hello/compose.yaml" || p.Files[0].State != "added" ||
+		len(p.Carries) != 1 {
 		t.Fatalf("files %+v, carries %+v", p.Files, p.Carries)
 	}
 	var refused *show.Error
-	for who, why := range map[string]string{"ada": "nobody approves their own", "eve": "may not write hello", "": "not signed in"} {
+	for who, why := range map[string]string{"ada": "nobody approves their own", "eve": "may not write hello",
+		"": "not signed in"} {
 		_, err := h.rc.Approve(t.Context(), "hello", "production", actor(who), "", "")
-		if !errors.As(err, &refused) || refused.Kind != show.Forbidden || !strings.Contains(refused.What+refused.Where[0], why) {
+		if !errors.As(err, &refused) || refused.Kind != show.Forbidden ||
+			!strings.Contains(refused.What+refused.Where[0], why) {
 			t.Fatalf("%q approves: %v", who, err)
 		}
 		if refused.Hint != "ask one of: jun, sam" {
 			t.Fatalf("who may approve: %q", refused.Hint)
 		}
 	}
-	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), strings.Repeat("0", 40), ""); !errors.As(err, &refused) || !strings.Contains(refused.Where[0], p.Tree[:7]) {
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), strings.Repeat("0", 40),
+		""); !errors.As(err, &refused) || !strings.Contains(refused.Where[0], p.Tree[:7]) {
 		t.Fatalf("another tree: %v", err)
 	}
 	done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), p.Tree[:12], "looks good")
@@ -64,7 +69,8 @@ func TestFromReleaseToProduction(t *testing.T) {
 	if by := production.History[0].By; by != "policy" {
 		t.Fatalf("decided by %q; jun only approved", by)
 	}
-	if a := production.History[0].Approvals; len(a) != 1 || a[0].By != "jun" || a[0].Why != "looks good" || a[0].Tree != p.Tree {
+	if a := production.History[0].Approvals; len(a) != 1 || a[0].By != "jun" || a[0].Why != "looks good" ||
+		a[0].Tree != p.Tree {
 		t.Fatalf("approvals: %+v", a)
 	}
 	h.eventually(t, "production", "without a proposal", func(e show.Environment) bool { return e.Promotion == nil })
@@ -76,7 +82,8 @@ func TestFromReleaseToProduction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"promote hello to production: release 1", "\nRelease: 1\n", "Decision: auto d-", "Approved-by: jun <jun@example.com> tree=" + p.Tree, "Promoted-From: env/staging@" + staging.Declared} {
+	for _, want := range []string{"promote hello to production: release 1", "\nRelease: 1\n", "Decision: auto d-",
+		"Approved-by: jun <jun@example.com> tree=" + p.Tree, "Promoted-From: env/staging@" + staging.Declared} {
 		if !strings.Contains(string(log), want) {
 			t.Fatalf("log has no %q:\n%s", want, log)
 		}
@@ -111,7 +118,8 @@ func (h *harness) checkVerifies(t *testing.T, promotions, rollbacks, approvals i
 	for _, f := range v.Findings {
 		t.Error(f)
 	}
-	if v.Promotions != promotions || v.Rollbacks != rollbacks || v.Approvals != approvals || v.Decisions != promotions+rollbacks {
+	if v.Promotions != promotions || v.Rollbacks != rollbacks || v.Approvals != approvals ||
+		v.Decisions != promotions+rollbacks {
 		t.Fatalf("verified %+v, want %d promotions, %d rollbacks, %d approvals", v, promotions, rollbacks, approvals)
 	}
 }
@@ -131,24 +139,29 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	h.eventually(t, "staging", "failed", func(e show.Environment) bool { return e.State == show.Failed })
 	h.release(t, "ada", "three")
 	before := h.healthy(t, "staging", 3)
-	if h := before.History; !h[2].MayRollback || h[1].MayRollback || !strings.Contains(h[1].WhyNot, "failed at") || h[0].MayRollback {
+	if h := before.History; !h[2].MayRollback || h[1].MayRollback || !strings.Contains(h[1].WhyNot, "failed at") ||
+		h[0].MayRollback {
 		t.Fatalf("history: %+v", h)
 	}
 
 	var refused *show.Error
-	for release, want := range map[int]string{0: "say which release; the last healthy one is 1", 2: "it failed at", 3: "what is declared now", 9: "never ran"} {
+	for release, want := range map[int]string{0: "say which release; the last healthy one is 1", 2: "it failed at",
+		3: "what is declared now", 9: "never ran"} {
 		_, err := h.rc.Rollback(t.Context(), "hello", "staging", release, actor("jun"), "")
-		if !errors.As(err, &refused) || !strings.Contains(refused.What, want) || refused.Command != "rollback hello staging 1" {
+		if !errors.As(err, &refused) || !strings.Contains(refused.What, want) ||
+			refused.Command != "rollback hello staging 1" {
 			t.Fatalf("rollback to %d: %v, %+v", release, err, refused)
 		}
 	}
-	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("eve"), ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("eve"), ""); !errors.As(err, &refused) ||
+		refused.Kind != show.Forbidden {
 		t.Fatalf("eve rolls back: %v", err)
 	}
 	// What is declared and fails runs nowhere, and whoever is asked to take it again
 	// hears of that.
 	h.target.report("staging", target.Failed, "web gives up")
-	failed := h.eventually(t, "staging", "failed with release 3", func(e show.Environment) bool { return e.Release == 3 && e.State == show.Failed })
+	failed := h.eventually(t, "staging", "failed with release 3",
+		func(e show.Environment) bool { return e.Release == 3 && e.State == show.Failed })
 	live, err := h.rc.LiveIn(t.Context(), "hello", repoHash(t, failed.Commit))
 	if err != nil || len(live) != 1 || live[0].Serves || live[0].State != show.Failed || live[0].Reason != "web gives up" {
 		t.Fatalf("live in %+v, %v", live, err)
@@ -158,10 +171,12 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := h.healthy(t, "staging", 1)
-	if e.Held == nil || e.Held.By != "jun" || !e.History[0].Rollback || e.History[0].By != "jun" || len(e.History[0].Approvals) != 0 {
+	if e.Held == nil || e.Held.By != "jun" || !e.History[0].Rollback || e.History[0].By != "jun" ||
+		len(e.History[0].Approvals) != 0 {
 		t.Fatalf("after the rollback: %+v", e)
 	}
-	was, err := h.hello.Git(t.Context(), "rev-parse", done.Restores.String()+":apps/hello", done.Commit.String()+":apps/hello")
+	was, err := h.hello.Git(t.Context(), "rev-parse", done.Restores.String()+":apps/hello",
+		done.Commit.String()+":apps/hello")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +226,8 @@ func TestApprovingByPush(t *testing.T) {
 	first := repoHash(t, p.Proposal)
 
 	tree := repoHash(t, p.Tree)
-	forged, err := h.hello.WriteCommit(repo.NewCommit{Tree: tree, At: h.clock.Now(), Message: "promote hello to production"})
+	forged, err := h.hello.WriteCommit(repo.NewCommit{Tree: tree, At: h.clock.Now(),
+		Message: "promote hello to production"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +238,8 @@ func TestApprovingByPush(t *testing.T) {
 		}
 		_, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), commit, "")
 		var refused *show.Error
-		if !errors.As(err, &refused) || refused.Kind != show.Denied || !strings.Contains(strings.Join(refused.Where, "\n"), p.Proposal[:7]) {
+		if !errors.As(err, &refused) || refused.Kind != show.Denied ||
+			!strings.Contains(strings.Join(refused.Where, "\n"), p.Proposal[:7]) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
@@ -232,7 +249,8 @@ func TestApprovingByPush(t *testing.T) {
 	}
 	// Again, by the same person: nothing changes.
 	before, _ := h.hello.Ref(record.ProposalRef("production"))
-	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first, ""); err != nil || !strings.HasPrefix(lines[0], "already approved") {
+	if _, lines, err = h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), first, ""); err != nil ||
+		!strings.HasPrefix(lines[0], "already approved") {
 		t.Fatalf("second time: %q, %v", lines, err)
 	}
 	if now, _ := h.hello.Ref(record.ProposalRef("production")); now != before {
@@ -258,7 +276,8 @@ func TestApprovingByPush(t *testing.T) {
 	}
 	// The answer got lost, and sam pushes again.
 	proposed()
-	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first, ""); err != nil || again != landed || !strings.Contains(lines[0], "already") {
+	if again, lines, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("sam"), first, ""); err != nil ||
+		again != landed || !strings.Contains(lines[0], "already") {
 		t.Fatalf("pushed again: %s, %q, %v", again, lines, err)
 	}
 	h.checkVerifies(t, 2, 0, 2)
@@ -292,7 +311,8 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	h.start(t)
 	two := func(version string) map[string]string {
 		files := helloFiles(version)
-		files["headgate.yaml"] = strings.Replace(helloYAML, "approvals: 1", "approvals: {count: 2, own: true, from: release}", 1)
+		files["headgate.yaml"] = strings.Replace(helloYAML, "approvals: 1",
+			"approvals: {count: 2, own: true, from: release}", 1)
 		return files
 	}
 	if _, err := h.land(t.Context(), version1("ada", "one"), two("one")); err != nil {
@@ -301,7 +321,8 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	old := h.proposed(t, "production", 1)
 	h.clock.add(time.Minute)
 	var refused *show.Error
-	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) || !strings.Contains(refused.Where[0], "not in the group release") {
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) ||
+		!strings.Contains(refused.Where[0], "not in the group release") {
 		t.Fatalf("sam is not in release: %v", err)
 	}
 	done, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", "")
@@ -319,27 +340,33 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.proposed(t, "production", 1)
-	if _, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("eve")); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+	if _, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("eve")); !errors.As(err, &refused) ||
+		refused.Kind != show.Forbidden {
 		t.Fatalf("eve chooses: %v", err)
 	}
-	if chosen, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("sam")); err != nil || chosen.Release != 2 || chosen.Promoted != repo.Zero || chosen.Waits != "2 approvals" {
+	if chosen, err := h.rc.Choose(t.Context(), "hello", "production", 2, actor("sam")); err != nil ||
+		chosen.Release != 2 || chosen.Promoted != repo.Zero || chosen.Waits != "2 approvals" {
 		t.Fatalf("chosen %+v, %v", chosen, err)
 	}
 	p := h.proposed(t, "production", 2)
-	if p.Chosen == nil || p.Chosen.By != "sam" || len(p.Approvals) != 1 || !p.Approvals[0].Stale || p.Approvals[0].Tree != old.Tree {
+	if p.Chosen == nil || p.Chosen.By != "sam" || len(p.Approvals) != 1 || !p.Approvals[0].Stale ||
+		p.Approvals[0].Tree != old.Tree {
 		t.Fatalf("approvals: %+v", p.Approvals)
 	}
-	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), repoHash(t, old.Proposal), ""); !errors.As(err, &refused) || refused.Kind != show.Denied {
+	if _, _, err := h.rc.ApprovePush(t.Context(), "hello", "production", actor("jun"), repoHash(t, old.Proposal),
+		""); !errors.As(err, &refused) || refused.Kind != show.Denied {
 		t.Fatalf("the superseded proposal was taken: %v", err)
 	}
-	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil || done.Promoted != repo.Zero {
+	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); err != nil ||
+		done.Promoted != repo.Zero {
 		t.Fatalf("one of two: %+v, %v", done, err)
 	}
 	w, err := h.rc.Why(t.Context(), actor("ada"), "hello", "production")
 	if err != nil || !strings.Contains(w.Answer, "release 2 is not in production: it waits for ") || len(w.Next) != 2 {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
-	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); err != nil || done.Promoted == repo.Zero {
+	if done, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); err != nil ||
+		done.Promoted == repo.Zero {
 		t.Fatalf("two of two: %+v, %v", done, err)
 	}
 
@@ -348,10 +375,12 @@ func TestStaleApprovalsAreShownAndDoNotCount(t *testing.T) {
 	if err != nil || !again.Repeated || !strings.HasPrefix(again.Sentence, "already approved release 2 for production") {
 		t.Fatalf("approved again: %+v, %v", again, err)
 	}
-	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) || refused.Kind != show.NotFound {
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("sam"), "", ""); !errors.As(err, &refused) ||
+		refused.Kind != show.NotFound {
 		t.Fatalf("sam approves what is promoted: %v", err)
 	}
-	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), strings.Repeat("0", 40), ""); !errors.As(err, &refused) {
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), strings.Repeat("0", 40),
+		""); !errors.As(err, &refused) {
 		t.Fatalf("ada approves another content: %v", err)
 	}
 	h.healthy(t, "production", 2)
@@ -374,7 +403,8 @@ func TestCoAuthorsAreAuthors(t *testing.T) {
 	}
 	for _, who := range []string{"ada", "jun", "sam"} {
 		var refused *show.Error
-		if _, err := h.rc.Approve(t.Context(), "hello", "production", actor(who), "", ""); !errors.As(err, &refused) || !strings.Contains(refused.Hint, "own: true") {
+		if _, err := h.rc.Approve(t.Context(), "hello", "production", actor(who), "", ""); !errors.As(err, &refused) ||
+			!strings.Contains(refused.Hint, "own: true") {
 			t.Fatalf("%s approves: %v", who, err)
 		}
 	}
@@ -428,7 +458,8 @@ func TestProblemsAreSaid(t *testing.T) {
 	if p := h.proposed(t, "staging", 2); p.Decision != "deny" || !strings.Contains(p.Summary, "provenance") {
 		t.Fatalf("promotion: %+v", p)
 	}
-	if _, err := h.rc.Approve(t.Context(), "hello", "nowhere", actor("jun"), "", ""); err == nil || !strings.Contains(hint(err), "staging, production") {
+	if _, err := h.rc.Approve(t.Context(), "hello", "nowhere", actor("jun"), "", ""); err == nil ||
+		!strings.Contains(hint(err), "staging, production") {
 		t.Fatalf("no such environment: %v", err)
 	}
 	h.release(t, "ada", "three")
@@ -546,11 +577,13 @@ func TestTwoApplications(t *testing.T) {
 		t.Fatalf("staging of web: %+v", web)
 	}
 	given := h.target.last("web-staging")
-	if given.Application != "web" || len(given.Release.Artifacts) != 1 || given.Release.Artifacts["hello"] == "" || len(given.Files) != 1 {
+	if given.Application != "web" || len(given.Release.Artifacts) != 1 || given.Release.Artifacts["hello"] == "" ||
+		len(given.Files) != 1 {
 		t.Fatalf("the target was given %+v", given)
 	}
 	p := h.proposed(t, "web-production", 1)
-	if len(p.Files) != 2 || p.Files[0].Path != "apps/web/compose.yaml" || p.Commands[0] != "ssh -p 2222 127.0.0.1 approve hello web-production" {
+	if len(p.Files) != 2 || p.Files[0].Path != "apps/web/compose.yaml" ||
+		p.Commands[0] != "ssh -p 2222 127.0.0.1 approve hello web-production" {
 		t.Fatalf("promotion: %+v", p)
 	}
 	if _, err := h.rc.Approve(t.Context(), "hello", "web-production", actor("jun"), "", ""); err != nil {

@@ -29,7 +29,8 @@ func TestRemovalIsAPromotionOfNothing(t *testing.T) {
 	if _, err := h.land(t.Context(), version1("ada", "one"), map[string]string{"headgate.yaml": stagingOnly}); err != nil {
 		t.Fatal(err)
 	}
-	e := h.eventually(t, "production", "about to leave", func(e show.Environment) bool { return e.Promotion != nil && e.Promotion.Removal })
+	e := h.eventually(t, "production", "about to leave",
+		func(e show.Environment) bool { return e.Promotion != nil && e.Promotion.Removal })
 	if err := h.settled(t); err != nil {
 		t.Fatal(err)
 	}
@@ -44,19 +45,23 @@ func TestRemovalIsAPromotionOfNothing(t *testing.T) {
 		t.Fatalf("why: %+v, %v", w, err)
 	}
 	var refused *show.Error
-	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); !errors.As(err, &refused) || !strings.Contains(refused.Where[0], "the removal carries a change of ada") {
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); !errors.As(err, &refused) ||
+		!strings.Contains(refused.Where[0], "the removal carries a change of ada") {
 		t.Fatalf("ada approves: %v", err)
 	}
 
 	done, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", "")
-	if err != nil || done.Promoted == repo.Zero || !strings.Contains(done.Sentence, "approved the removal for production") {
+	if err != nil || done.Promoted == repo.Zero ||
+		!strings.Contains(done.Sentence, "approved the removal for production") {
 		t.Fatalf("approve: %+v, %v", done, err)
 	}
-	gone := h.eventually(t, "production", "empty", func(e show.Environment) bool { return e.State == show.Empty && e.Promotion == nil })
+	gone := h.eventually(t, "production", "empty",
+		func(e show.Environment) bool { return e.State == show.Empty && e.Promotion == nil })
 	if h.target.last("production").Commit != "" {
 		t.Fatal("it still runs")
 	}
-	if len(gone.History) != 2 || gone.History[0].Subject != "removed" || gone.History[1].Release != 1 || gone.History[1].MayRollback {
+	if len(gone.History) != 2 || gone.History[0].Subject != "removed" || gone.History[1].Release != 1 ||
+		gone.History[1].MayRollback {
 		t.Fatalf("history: %+v", gone.History)
 	}
 	all, err := h.rc.Environments(t.Context(), access.Identity{}, "hello")

@@ -43,21 +43,26 @@ func TestRenameKeepsWhatRunsAndItsHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := h.proposed(t, "live", 4)
-	if p.Decision != "manual" || !slices.ContainsFunc(p.Rules, func(c show.RuleChange) bool { return c.Rule == "approvals" && c.Was == "1" && c.Is == "0" }) {
+	if p.Decision != "manual" || !slices.ContainsFunc(p.Rules,
+		func(c show.RuleChange) bool { return c.Rule == "approvals" && c.Was == "1" && c.Is == "0" }) {
 		t.Errorf("renaming loosened the rules: %+v", p)
 	}
 	live := h.healthy(t, "live", 1)
-	if live.Declared == before.Declared || len(live.History) != 2 || live.History[0].Subject != "renamed from production" ||
-		live.History[1].Commit != before.Declared || live.History[0].Tree != live.History[1].Tree || !slices.Equal(live.Formerly, []string{"production"}) {
+	if live.Declared == before.Declared || len(live.History) != 2 ||
+		live.History[0].Subject != "renamed from production" ||
+		live.History[1].Commit != before.Declared || live.History[0].Tree != live.History[1].Tree ||
+		!slices.Equal(live.Formerly, []string{"production"}) {
 		t.Errorf("live: %+v", live)
 	}
-	if got := h.target.last("live"); got.Release.Number != 1 || !slices.Equal(got.Was, []string{"production"}) || len(h.target.removed) > 0 {
+	if got := h.target.last("live"); got.Release.Number != 1 || !slices.Equal(got.Was, []string{"production"}) ||
+		len(h.target.removed) > 0 {
 		t.Errorf("the target was given %+v, and removed %v", got, h.target.removed)
 	}
 
 	// The old name leads to the new one, and nothing is open under it.
 	var none *show.Error
-	if _, err := h.rc.Environment(t.Context(), actor("jun"), "hello", "production"); !errors.As(err, &none) || none.Kind != show.NotFound ||
+	if _, err := h.rc.Environment(t.Context(), actor("jun"), "hello", "production"); !errors.As(err, &none) ||
+		none.Kind != show.NotFound ||
 		none.What != "environment production of hello is called live now" {
 		t.Errorf("production: %v", err)
 	}
@@ -103,12 +108,14 @@ func TestRenameKeepsWhatRunsAndItsHistory(t *testing.T) {
 	h.checkVerifies(t, 6, 1, 2)
 
 	// Nothing else may take its other name, as long as it goes on.
-	file, err := headgateyaml.Parse(headgateyaml.Name, []byte(helloYAML+"  live: {target: services, path: deploy/staging}\n"))
+	file, err := headgateyaml.Parse(headgateyaml.Name,
+		[]byte(helloYAML+"  live: {target: services, path: deploy/staging}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, _, problems, err := h.rc.Against("hello", file)
-	if err != nil || len(problems) != 1 || problems[0].Line != 4 || problems[0].What != `environment "live" is called "production" now, and goes on under that name` {
+	if err != nil || len(problems) != 1 || problems[0].Line != 4 ||
+		problems[0].What != `environment "live" is called "production" now, and goes on under that name` {
 		t.Errorf("%v, %v", problems, err)
 	}
 }
@@ -128,7 +135,8 @@ func TestAfterWhatWasRenamed(t *testing.T) {
 	}
 	h.healthy(t, "production", 1)
 	files = helloFiles("two")
-	files["headgate.yaml"] = strings.NewReplacer("staging: {", "stage: {was: staging, ", "after: staging", "after: stage").Replace(auto)
+	files["headgate.yaml"] = strings.NewReplacer("staging: {", "stage: {was: staging, ", "after: staging",
+		"after: stage").Replace(auto)
 	if _, err := h.land(t.Context(), version1("jun", "two"), files); err != nil {
 		t.Fatal(err)
 	}

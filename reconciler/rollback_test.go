@@ -49,7 +49,8 @@ func TestRollbackNeverGoesForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := h.healthy(t, "staging", 2)
-	if e.History[1].Release != 3 || e.History[1].MayRollback || !strings.Contains(e.History[1].WhyNot, "newer than what is declared") {
+	if e.History[1].Release != 3 || e.History[1].MayRollback ||
+		!strings.Contains(e.History[1].WhyNot, "newer than what is declared") {
 		t.Fatalf("history: %+v", e.History)
 	}
 	h.refused(t, 3, "it is newer than what is declared now", "approve hello staging")
@@ -117,7 +118,8 @@ func TestRollbackIsAQueryOfItsOwn(t *testing.T) {
 			if c.byDefault {
 				about += ", by the default policy"
 			}
-			if !slices.ContainsFunc(list, func(d decision.Saved) bool { return d.Query == "rollback" && d.Answer == "auto" && d.About == about }) {
+			if !slices.ContainsFunc(list,
+				func(d decision.Saved) bool { return d.Query == "rollback" && d.Answer == "auto" && d.About == about }) {
 				t.Fatalf("no decision about %s among %+v", about, list)
 			}
 		})
@@ -153,7 +155,8 @@ func TestNothingMovesToBytesThatAreGone(t *testing.T) {
 	h.release(t, "ada", "six")
 	e := h.eventually(t, "staging", "explained", func(e show.Environment) bool { return e.Behind == 1 })
 	w, err := h.rc.Why(t.Context(), actor("jun"), "hello", "staging")
-	if err != nil || e.Release != 2 || e.Promotion != nil || !strings.Contains(w.Answer, "the bytes of an artifact of release 3 are not on this server") {
+	if err != nil || e.Release != 2 || e.Promotion != nil ||
+		!strings.Contains(w.Answer, "the bytes of an artifact of release 3 are not on this server") {
 		t.Fatalf("staging: %+v, why: %+v, %v", e, w, err)
 	}
 }
@@ -174,9 +177,11 @@ func TestItRollsBackByItself(t *testing.T) {
 	h.target.mu.Unlock()
 
 	h.release(t, "ada", "two")
-	h.eventually(t, "staging", "given", func(show.Environment) bool { return h.target.last("staging").Release.Number == 2 })
+	h.eventually(t, "staging", "given",
+		func(show.Environment) bool { return h.target.last("staging").Release.Number == 2 })
 	h.target.giveUp("staging", why)
-	e := h.eventually(t, "staging", "rolled back", func(e show.Environment) bool { return e.Release == 1 && len(e.History) == 3 })
+	e := h.eventually(t, "staging", "rolled back",
+		func(e show.Environment) bool { return e.Release == 1 && len(e.History) == 3 })
 	if e.Held == nil || e.Held.By != record.Automatic || !strings.Contains(e.Held.Reason, "exited 1") {
 		t.Errorf("held: %+v", e.Held)
 	}
@@ -187,7 +192,8 @@ func TestItRollsBackByItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"rollback hello in staging to release 1", `Reason: "` + why + `"`, "Trigger: (deployment)", "Hold: hello until promoted forward", "Decision: auto"} {
+	for _, want := range []string{"rollback hello in staging to release 1", `Reason: "` + why + `"`,
+		"Trigger: (deployment)", "Hold: hello until promoted forward", "Decision: auto"} {
 		if !strings.Contains(string(message), want) {
 			t.Errorf("the commit says\n%s\nand not %q", message, want)
 		}
@@ -200,7 +206,8 @@ func TestItRollsBackByItself(t *testing.T) {
 	}
 
 	// What was rolled back to fails as well: that is for people.
-	h.eventually(t, "staging", "given", func(show.Environment) bool { return h.target.last("staging").Release.Number == 1 })
+	h.eventually(t, "staging", "given",
+		func(show.Environment) bool { return h.target.last("staging").Release.Number == 1 })
 	h.target.giveUp("staging", "web: release 1 failed 3 times: web-4 exited 1")
 	e = h.eventually(t, "staging", "failed", func(e show.Environment) bool { return e.State == show.Failed })
 	if len(e.History) != 3 {
@@ -218,10 +225,12 @@ func TestPauseReachesTheTarget(t *testing.T) {
 	h.release(t, "ada", "one")
 	h.healthy(t, "staging", 1)
 	var refused *show.Error
-	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("eve"), ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("eve"), ""); !errors.As(err, &refused) ||
+		refused.Kind != show.Forbidden {
 		t.Errorf("%v", err)
 	}
-	if _, err := h.rc.Continue(t.Context(), "hello", "staging", actor("jun")); !errors.As(err, &refused) || refused.Kind != show.Denied {
+	if _, err := h.rc.Continue(t.Context(), "hello", "staging", actor("jun")); !errors.As(err, &refused) ||
+		refused.Kind != show.Denied {
 		t.Errorf("%v", err)
 	}
 	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("jun"), "let us look"); err != nil {
@@ -234,7 +243,8 @@ func TestPauseReachesTheTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o, err := record.OutcomeOf(h.hello, tip); err != nil || o.Paused == nil || o.Paused.By != "jun" || o.Paused.Reason != "let us look" {
+	if o, err := record.OutcomeOf(h.hello, tip); err != nil || o.Paused == nil || o.Paused.By != "jun" ||
+		o.Paused.Reason != "let us look" {
 		t.Errorf("noted: %+v %v", o, err)
 	}
 
@@ -273,7 +283,8 @@ func TestWhatPolicyDeniesStaysFailed(t *testing.T) {
 			return d.Query == "rollback" && d.Answer == "deny"
 		})
 	})
-	if e := h.eventually(t, "staging", "there", func(show.Environment) bool { return true }); e.Release != 2 || e.Held != nil {
+	if e := h.eventually(t, "staging", "there", func(show.Environment) bool { return true }); e.Release != 2 ||
+		e.Held != nil {
 		t.Errorf("%+v", e)
 	}
 	if _, err := h.rc.Rollback(t.Context(), "hello", "staging", 1, actor("jun"), "I have looked at it"); err != nil {

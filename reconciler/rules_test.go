@@ -48,11 +48,15 @@ func TestRulesHoldUntilTheirChangeWasPromoted(t *testing.T) {
 		files map[string]string
 		want  show.RuleChange
 	}{
-		"own approval":  {map[string]string{"headgate.yaml": withApprovals("approvals: {count: 1, own: true}")}, show.RuleChange{Rule: "approval of one's own change", Was: "not allowed", Is: "allowed"}},
-		"no approval":   {map[string]string{"headgate.yaml": withApprovals("approvals: 0")}, show.RuleChange{Rule: "approvals", Was: "1", Is: "0"}},
-		"another group": {map[string]string{"headgate.yaml": withApprovals("approvals: {count: 1, from: release}")}, show.RuleChange{Rule: "approvals from", Was: "who may write", Is: "release"}},
-		"no order":      {map[string]string{"headgate.yaml": strings.Replace(helloYAML, ", after: staging, approvals: 1", "", 1)}, show.RuleChange{Rule: "after", Was: "staging", Is: "none"}},
-		"no policy":     {map[string]string{"policies/own.rego": ""}, show.RuleChange{Rule: "policies/"}},
+		"own approval": {map[string]string{"headgate.yaml": withApprovals("approvals: {count: 1, own: true}")},
+			show.RuleChange{Rule: "approval of one's own change", Was: "not allowed", Is: "allowed"}},
+		"no approval": {map[string]string{"headgate.yaml": withApprovals("approvals: 0")},
+			show.RuleChange{Rule: "approvals", Was: "1", Is: "0"}},
+		"another group": {map[string]string{"headgate.yaml": withApprovals("approvals: {count: 1, from: release}")},
+			show.RuleChange{Rule: "approvals from", Was: "who may write", Is: "release"}},
+		"no order": {map[string]string{"headgate.yaml": strings.Replace(helloYAML, ", after: staging, approvals: 1", "", 1)},
+			show.RuleChange{Rule: "after", Was: "staging", Is: "none"}},
+		"no policy": {map[string]string{"policies/own.rego": ""}, show.RuleChange{Rule: "policies/"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t)
@@ -85,11 +89,13 @@ func TestRulesHoldUntilTheirChangeWasPromoted(t *testing.T) {
 				t.Fatal(err)
 			}
 			if p.Decision != "manual" || len(p.Rules) == 0 || p.Rules[0].Rule != change.want.Rule ||
-				change.want.Is != "" && p.Rules[0] != change.want || !strings.Contains(fmt.Sprint(p.Checks), "it changes "+change.want.Rule) {
+				change.want.Is != "" && p.Rules[0] != change.want ||
+				!strings.Contains(fmt.Sprint(p.Checks), "it changes "+change.want.Rule) {
 				t.Fatalf("promotion: %+v", p)
 			}
 			var refused *show.Error
-			if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+			if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("ada"), "", ""); !errors.As(err, &refused) ||
+				refused.Kind != show.Forbidden {
 				t.Fatalf("ada approves her own change of rules: %v", err)
 			}
 			h.approve(t, "jun")
@@ -140,7 +146,8 @@ func TestCoveredReleaseChangesNoRules(t *testing.T) {
 	h.healthy(t, "production", 1)
 
 	loosened := map[string]string{"headgate.yaml": withApprovals("approvals: {count: 1, own: true}")}
-	if _, err := h.land(t.Context(), tagged{By: "ada", Subject: "Rules", Artifacts: version1("", "one").Artifacts}, loosened); err != nil {
+	if _, err := h.land(t.Context(), tagged{By: "ada", Subject: "Rules", Artifacts: version1("", "one").Artifacts},
+		loosened); err != nil {
 		t.Fatal(err)
 	}
 	h.eventually(t, "production", "covering release 2", func(e show.Environment) bool { return e.Release == 2 })
@@ -157,7 +164,8 @@ func TestCoveredReleaseChangesNoRules(t *testing.T) {
 		t.Fatalf("ada approves her own rules: %+v, %v", done, err)
 	}
 	p, err := h.rc.Promotion(t.Context(), actor("jun"), "hello", "production")
-	if err != nil || len(p.Cover) != 2 || p.Cover[0].Missing != 1 || p.Cover[0].Authors[0] != "ada" || p.Cover[1].Missing != 0 {
+	if err != nil || len(p.Cover) != 2 || p.Cover[0].Missing != 1 || p.Cover[0].Authors[0] != "ada" ||
+		p.Cover[1].Missing != 0 {
 		t.Fatalf("cover: %+v, %v", p.Cover, err)
 	}
 	h.approve(t, "sam")

@@ -27,7 +27,8 @@ func TestReferenceTransaction(t *testing.T) {
 	} {
 		var said strings.Builder
 		messages := newDropWriter(&said)
-		status := run(append([]string{"/hooks/reference-transaction"}, test.args...), nil, strings.NewReader(test.stdin), io.Discard, messages)
+		status := run(append([]string{"/hooks/reference-transaction"}, test.args...), nil, strings.NewReader(test.stdin),
+			io.Discard, messages)
 		messages.drain()
 		if status != test.status || (status == 1) != strings.Contains(said.String(), "error: only headgate moves the refs") {
 			t.Errorf("%v %q: %d %q", test.args, test.stdin, status, said.String())
@@ -69,7 +70,8 @@ func TestOptions(t *testing.T) {
 
 // The hook starts several times in a push: it carries nothing it does not need.
 func TestImportsAreFew(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").CombinedOutput()
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}",
+		".").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v %s", err, out)
 	}

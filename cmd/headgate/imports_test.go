@@ -26,9 +26,10 @@ var allowed = map[string][]string{
 	"cmd/internal/proof":  {"gitd", "hooks", "reconciler"},
 	"cmd/internal/server": {"cmd/internal/proof", "gitd", "hooks", "policies", "reconciler"},
 	"cmd/headgate-hook":   {"hooks/receive/wire"},
-	"cmd/headgate":        {"cmd/internal/backup", "cmd/internal/proof", "cmd/internal/server", "gitd", "hooks", "policies", "reconciler"},
-	"e2e":                 {"e2e/forges", "e2e/power", "gitd/engine/enginetest"}, // which knows nobody
-	"e2e/bench/landings":  {"gitd", "hooks"},
+	"cmd/headgate": {"cmd/internal/backup", "cmd/internal/proof", "cmd/internal/server", "gitd", "hooks",
+		"policies", "reconciler"},
+	"e2e":                {"e2e/forges", "e2e/power", "gitd/engine/enginetest"}, // which knows nobody
+	"e2e/bench/landings": {"gitd", "hooks"},
 }
 
 // serving are the SSH daemon and the console. What else is below gitd is for

@@ -120,7 +120,8 @@ func TestInitOverwritesNothing(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "headgate.yaml"), []byte(own), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if code, said := headgate(t, "init", dir); code != 0 || !strings.Contains(said, "kept  headgate.yaml: it is there") || read(t, dir, "headgate.yaml") != own {
+	if code, said := headgate(t, "init", dir); code != 0 || !strings.Contains(said, "kept  headgate.yaml: it is there") ||
+		read(t, dir, "headgate.yaml") != own {
 		t.Errorf("exit %d, %q:\n%s", code, read(t, dir, "headgate.yaml"), said)
 	}
 	// A link that stands in its place leads nowhere that is written to.
@@ -139,7 +140,8 @@ func TestInitOverwritesNothing(t *testing.T) {
 	if err := os.Remove(compose); err != nil {
 		t.Fatal(err)
 	}
-	if code, said := headgate(t, "init", "--force", dir); code != 0 || !strings.Contains(read(t, dir, "headgate.yaml"), "environments:\n") {
+	if code, said := headgate(t, "init", "--force", dir); code != 0 ||
+		!strings.Contains(read(t, dir, "headgate.yaml"), "environments:\n") {
 		t.Errorf("exit %d:\n%s", code, said)
 	}
 }
@@ -182,7 +184,8 @@ func TestInitNextIsWhatGitTakes(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	_, said := headgate(t, "init", "--server", "git.example.org:22", "--name", "pages", dir)
-	for _, want := range []string{"  ssh git.example.org repo create pages\n", "  git push ssh://git.example.org:22/pages HEAD:trunk\n"} {
+	for _, want := range []string{"  ssh git.example.org repo create pages\n",
+		"  git push ssh://git.example.org:22/pages HEAD:trunk\n"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("did not say %q:\n%s", want, said)
 		}

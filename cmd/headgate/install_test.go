@@ -23,7 +23,8 @@ func TestInstall(t *testing.T) {
 	flags := []string{"--data", data, "--", "--ssh", ":22", "--name", `a"b%h$x`}
 
 	said, code := installIn(t, dir, append([]string{"--dry-run"}, flags...)...)
-	if left, _ := os.ReadDir(dir); code != 0 || len(left) > 0 || !strings.Contains(said, "would have written "+filepath.Join(dir, agentUnit)) {
+	if left, _ := os.ReadDir(dir); code != 0 || len(left) > 0 ||
+		!strings.Contains(said, "would have written "+filepath.Join(dir, agentUnit)) {
 		t.Errorf("%d %v\n%s", code, left, said)
 	}
 	if _, err := os.Stat(data); err == nil {
@@ -63,7 +64,8 @@ func TestInstall(t *testing.T) {
 	}
 	if verify, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Log("NOT verified by systemd itself, which is not installed")
-	} else if out, err := exec.Command(verify, "verify", "--recursive-errors=no", filepath.Join(dir, agentUnit), filepath.Join(dir, serverUnit)).CombinedOutput(); err != nil {
+	} else if out, err := exec.Command(verify, "verify", "--recursive-errors=no", filepath.Join(dir,
+		agentUnit), filepath.Join(dir, serverUnit)).CombinedOutput(); err != nil {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 
@@ -103,14 +105,16 @@ func TestInstallLeavesOthersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"--data", t.TempDir()}, {"--uninstall"}} {
-		if said, code := installIn(t, dir, args...); code != 1 || !strings.Contains(said, "was not written by headgate install") {
+		if said, code := installIn(t, dir, args...); code != 1 ||
+			!strings.Contains(said, "was not written by headgate install") {
 			t.Errorf("%v: %d\n%s", args, code, said)
 		}
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("%v", left)
 	}
-	if said, code := installIn(t, dir, "--user", "nobody-knows"); code != 1 || !strings.Contains(said, "useradd --system") {
+	if said, code := installIn(t, dir, "--user", "nobody-knows"); code != 1 ||
+		!strings.Contains(said, "useradd --system") {
 		t.Errorf("%d\n%s", code, said)
 	}
 	if said, code := installIn(t, t.TempDir(), "--data", t.TempDir(), "--", "--name", "a\nb"); code != 2 {

@@ -64,7 +64,8 @@ func TestHelpPrintsFlagsAsTheyAreWritten(t *testing.T) {
 			t.Errorf("serve -h does not say %q:\n%s", want, said)
 		}
 	}
-	if _, said := headgate(t, "check", "--jason"); !strings.Contains(said, "error: flag provided but not defined: --jason\n") {
+	if _, said := headgate(t, "check", "--jason"); !strings.Contains(said,
+		"error: flag provided but not defined: --jason\n") {
 		t.Errorf("said %q", said)
 	}
 }

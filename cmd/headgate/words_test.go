@@ -16,7 +16,8 @@ import (
 var replaced = map[string]string{
 	"House": "Backend", "house": "backend or harness", "newHouse": "newHarness", "world": "harness", "tarn": "harness",
 	"talker": "dropWriter", "lastWords": "drainTimeout", "narrator": "reporter",
-	"door": "admission", "knock": "register", "Knocking": "Limits.Unauthenticated", "turnstile": "queue", "proven": "authenticated",
+	"door": "admission", "knock": "register", "Knocking": "Limits.Unauthenticated", "turnstile": "queue",
+	"proven":  "authenticated",
 	"judging": "validation", "judged": "accepted", "sight": "snapshot", "begun": "started", "beginning": "initial",
 	"hear": "drain", "poke": "wake", "bell": "wake", "asks": "mailbox",
 	"board": "progress", "track": "subscribers", "Book": "Store", "mend": "repair", "owing": "pending",
@@ -92,8 +93,9 @@ func TestWordsAreTheTrades(t *testing.T) {
 // which whoever shows it makes "ssh … change list hello".
 func TestHintsAreWholeCommands(t *testing.T) {
 	t.Parallel()
-	bare := regexp.MustCompile(`(^|[ :])((change|env|repo|release|token|forge|events|secret|schedule|user|group|decision) ` +
-		`(list|show|log|create|set|cancel|retry|run|deliveries|revoke)|(approve|promote|rollback|why) ($|%))`)
+	bare := regexp.MustCompile(
+		`(^|[ :])((change|env|repo|release|token|forge|events|secret|schedule|user|group|decision) ` +
+			`(list|show|log|create|set|cancel|retry|run|deliveries|revoke)|(approve|promote|rollback|why) ($|%))`)
 	hints := 0
 	look := func(files *token.FileSet, e ast.Expr) {
 		ast.Inspect(e, func(n ast.Node) bool {

@@ -86,7 +86,8 @@ func BenchmarkPush(b *testing.B) {
 	w.serve(b, buildspec("true"))
 	w.sshd(b)
 	durability := []string{"core.fsync=objects,derived-metadata,reference", "core.fsyncMethod=fsync"}
-	clones := []*clone{w.headgate(b, "ours"), w.bare(b, "plain", "127.0.0.1"), w.bare(b, "durable", "127.0.0.1", durability...),
+	clones := []*clone{w.headgate(b, "ours"), w.bare(b, "plain", "127.0.0.1"),
+		w.bare(b, "durable", "127.0.0.1", durability...),
 		w.bare(b, "usual", asClientsCome, durability...)}
 	const ours, plain, durable, usual = 0, 1, 2, 3
 	for _, c := range clones {

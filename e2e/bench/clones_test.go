@@ -83,7 +83,8 @@ func BenchmarkClones(b *testing.B) {
 	t.row("one clone", s.of(0))
 	t.row(fmt.Sprintf("%d clones, the last of them", atOnce), s.of(1))
 	t.print()
-	fmt.Printf("  memory of the server and its git: %.0f MiB with one, %.0f MiB with %d: %.0f MiB more (goal: at most 64 MiB): %s\n",
+	fmt.Printf(
+		"  memory of the server and its git: %.0f MiB with one, %.0f MiB with %d: %.0f MiB more (goal: at most 64 MiB): %s\n",
 		one, many, atOnce, many-one, met(many-one <= 64))
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(many-one, "more-MiB")

@@ -50,9 +50,11 @@ func newHarness(b *testing.B) *harness {
 	// The key exchange is one that both servers have: OpenSSH's clients prefer
 	// sntrup761 with its own, which costs more than all that is compared here.
 	// asClientsCome is a name for the same host with that preference left alone.
-	config := fmt.Sprintf("Host 127.0.0.1\nKexAlgorithms curve25519-sha256\nHost "+asClientsCome+"\nHostName 127.0.0.1\nHost *\n"+
+	config := fmt.Sprintf("Host 127.0.0.1\nKexAlgorithms curve25519-sha256\nHost "+asClientsCome+
+		"\nHostName 127.0.0.1\nHost *\n"+
 		"IdentityFile %s\nIdentitiesOnly yes\nIdentityAgent none\nBatchMode yes\nControlMaster no\nControlPath none\n"+
-		"StrictHostKeyChecking accept-new\nUserKnownHostsFile %s\nLogLevel ERROR\n", path(w.dir, "key"), path(w.dir, "known_hosts"))
+		"StrictHostKeyChecking accept-new\nUserKnownHostsFile %s\nLogLevel ERROR\n", path(w.dir, "key"), path(w.dir,
+		"known_hosts"))
 	if err := os.WriteFile(path(w.dir, "ssh_config"), []byte(config), 0o600); err != nil {
 		b.Fatal(err)
 	}
@@ -68,7 +70,8 @@ func (w *harness) env() []string {
 	return []string{
 		"HOME=" + path(w.dir, "home"), "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "TERM=dumb",
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
-		"GIT_AUTHOR_NAME=ada", "GIT_AUTHOR_EMAIL=ada@example.com", "GIT_COMMITTER_NAME=ada", "GIT_COMMITTER_EMAIL=ada@example.com",
+		"GIT_AUTHOR_NAME=ada", "GIT_AUTHOR_EMAIL=ada@example.com", "GIT_COMMITTER_NAME=ada",
+		"GIT_COMMITTER_EMAIL=ada@example.com",
 		"GIT_SSH_COMMAND=ssh -F " + path(w.dir, "ssh_config"),
 	}
 }
@@ -170,7 +173,8 @@ func (w *harness) launch(b *testing.B) (took time.Duration) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { // it does not end with the server, which is stopped before
-		if out, err := exec.Command(path(built(b), "headgate"), "agent", "stop", "--data", data).CombinedOutput(); err != nil {
+		if out, err := exec.Command(path(built(b), "headgate"), "agent", "stop", "--data",
+			data).CombinedOutput(); err != nil {
 			b.Errorf("stop the agent: %v\n%s", err, out)
 		}
 	})
@@ -226,7 +230,8 @@ func (w *harness) sshd(b *testing.B) {
 	program, err := exec.LookPath("sshd")
 	if err != nil {
 		if program, err = exec.LookPath("/usr/sbin/sshd"); err != nil {
-			b.Fatal("sshd, the baseline, is not installed; install it: apt-get install -y --no-install-recommends openssh-server")
+			b.Fatal(
+				"sshd, the baseline, is not installed; install it: apt-get install -y --no-install-recommends openssh-server")
 		}
 	}
 	if os.Geteuid() == 0 { // where it wants to separate its privileges, as its service does
@@ -246,9 +251,11 @@ func (w *harness) sshd(b *testing.B) {
 	_, port, _ := net.SplitHostPort(w.sshdAddress)
 	// A home without files: bash reads ~/.bashrc under sshd, and what the user
 	// keeps there may take longer than the push.
-	config := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s\nPidFile none\nAuthorizedKeysFile %s\nUsePAM no\nStrictModes no\n"+
-		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nPrintMotd no\nPrintLastLog no\n"+
-		"UseDNS no\nLogLevel ERROR\nSetEnv HOME=%s GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1\n", port, path(dir, "host"), path(w.dir, "key.pub"), path(w.dir, "home"))
+	config := fmt.Sprintf(
+		"Port %s\nListenAddress 127.0.0.1\nHostKey %s\nPidFile none\nAuthorizedKeysFile %s\nUsePAM no\nStrictModes no\n"+
+			"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nPrintMotd no\nPrintLastLog no\n"+
+			"UseDNS no\nLogLevel ERROR\nSetEnv HOME=%s GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1\n", port, path(dir,
+			"host"), path(w.dir, "key.pub"), path(w.dir, "home"))
 	if err := os.WriteFile(path(dir, "config"), []byte(config), 0o600); err != nil {
 		b.Fatal(err)
 	}

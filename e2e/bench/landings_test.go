@@ -31,7 +31,8 @@ func BenchmarkLandings(b *testing.B) {
 	// that has much else to do.
 	const starting, first, pushing, landing, listing, pushingCPU, landingCPU, listingCPU = 0, 1, 2, 3, 4, 5, 6, 7
 	names := []string{
-		"start, until it answers", "first landing after a start", "push to an ungated branch", "push, built and landed", "change list",
+		"start, until it answers", "first landing after a start", "push to an ungated branch",
+		"push, built and landed", "change list",
 		"processor time of the push", "processor time of the landing", "processor time of the listing",
 	}
 	count := max(2, min(15, *runs))

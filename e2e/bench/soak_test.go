@@ -87,7 +87,8 @@ func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) 
 		w.try(b, c.dir, "git", "push", "-q", "origin", "HEAD:main")
 		c.git(b, "reset", "-q", "--hard", "HEAD^")
 	}
-	for _, command := range []string{"change list hello", "release list hello", "env show hello staging", "why hello staging", "whoami"} {
+	for _, command := range []string{"change list hello", "release list hello", "env show hello staging",
+		"why hello staging", "whoami"} {
 		w.try(b, w.dir, "ssh", w.login(w.SSH, strings.Fields(command)...)...)
 	}
 	// Somebody follows a log and goes away.
@@ -96,7 +97,8 @@ func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) 
 	if err := following.Start(); err != nil {
 		b.Fatal(err)
 	}
-	for _, page := range []string{"/", "/hello", fmt.Sprintf("/hello/changes/%d", round), "/hello/env/staging", "/healthz", "/nothing/here"} {
+	for _, page := range []string{"/", "/hello", fmt.Sprintf("/hello/changes/%d", round), "/hello/env/staging", "/healthz",
+		"/nothing/here"} {
 		resp, err := browser.Get(w.HTTP + page)
 		if err != nil {
 			b.Fatal(err)
@@ -148,8 +150,10 @@ type figures struct {
 }
 
 func (s figures) String() string {
-	return fmt.Sprintf("%8s  %5d rounds  heap %.0f MiB  resident %.0f MiB  %.0f goroutines  %.0f descriptors  %.0f threads  %.0f children  %.0f files  %.0f loose objects",
-		s.at.Round(time.Second), s.rounds, s.heap, s.resident, s.goroutines, s.descriptors, s.threads, s.children, s.files, s.loose)
+	return fmt.Sprintf(
+		"%8s  %5d rounds  heap %.0f MiB  resident %.0f MiB  %.0f goroutines  %.0f descriptors  %.0f threads  %.0f children  %.0f files  %.0f loose objects",
+		s.at.Round(
+			time.Second), s.rounds, s.heap, s.resident, s.goroutines, s.descriptors, s.threads, s.children, s.files, s.loose)
 }
 
 var collected = regexp.MustCompile(`^gc \d+ @.* (\d+)->(\d+)->(\d+) MB`)

@@ -130,7 +130,8 @@ func TestRights(t *testing.T) {
 		t.Errorf("repositories: %v", names)
 	}
 	ada, _ := c.User("ada")
-	if who, ok := c.ByKey(ada.Keys[0].Fingerprint, access.ViaSSH); !ok || who.User != "ada" || ada.Keys[0].Comment != "ada@laptop" {
+	if who, ok := c.ByKey(ada.Keys[0].Fingerprint, access.ViaSSH); !ok || who.User != "ada" ||
+		ada.Keys[0].Comment != "ada@laptop" {
 		t.Errorf("the key of ada finds %v %v", who, ok)
 	}
 	if who, ok := c.ByKey("", access.ViaSSH); ok || who.User != "" {
@@ -149,7 +150,8 @@ func TestRights(t *testing.T) {
 	}
 	var none *access.Config
 	_, known := none.ByKey(ada.Keys[0].Fingerprint, access.ViaSSH)
-	if known || none.May(access.Recorded("ada"), access.Read, "hello") || none.Who(access.Read, "hello") != nil || !none.Gated("hello") {
+	if known || none.May(access.Recorded("ada"), access.Read, "hello") || none.Who(access.Read, "hello") != nil ||
+		!none.Gated("hello") {
 		t.Error("no configuration allows something")
 	}
 }
@@ -172,7 +174,8 @@ func TestPorts(t *testing.T) {
 		"  x: {ports: [1-99999]}\n":                   `hold "1-99999"`,
 		"  x: {ports: [[80]]}\n":                      "which is neither a port nor a range",
 	} {
-		if _, err := access.Parse("server.yaml", withKeys(t, head+given)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := access.Parse("server.yaml", withKeys(t, head+given)); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", given, err, want)
 		}
 	}
@@ -207,7 +210,8 @@ func TestRightsLeftOut(t *testing.T) {
 		}
 		jun := access.Recorded("jun")
 		reads := strings.Contains(want, "read: everyone") || strings.Contains(want, "jun")
-		if c.May(jun, access.Read, "x") != reads || c.May(jun, access.Write, "x") != strings.Contains(want, "write: everyone") {
+		if c.May(jun, access.Read, "x") != reads ||
+			c.May(jun, access.Write, "x") != strings.Contains(want, "write: everyone") {
 			t.Errorf("%s: jun reads %v, writes %v", given, c.May(jun, access.Read, "x"), c.May(jun, access.Write, "x"))
 		}
 	}
@@ -222,7 +226,8 @@ func TestRightsSince(t *testing.T) {
 		}
 		return c
 	}
-	before, after := parse("  a: {read: [ada]}\n  b:\n  c:\n"), parse("  a: {write: [ada]}\n  b: {read: [ada]}\n  d: {write: []}\n")
+	before, after := parse("  a: {read: [ada]}\n  b:\n  c:\n"), parse(
+		"  a: {write: [ada]}\n  b: {read: [ada]}\n  d: {write: []}\n")
 	want := []string{"b: read: ada; write: ada (was read: everyone; write: everyone)", "d: read: nobody; write: nobody"}
 	if got := after.RightsSince(before); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
@@ -240,40 +245,54 @@ func TestParseRefuses(t *testing.T) {
 	}
 	const head = "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"
 	for name, row := range map[string]struct{ file, want string }{
-		"key of two":          {"users:\n  ada: {keys: [KEY1]}\n  jun:\n    keys: [KEY1]\ngroups: {administrators: [ada]}\n", "server.yaml:4: the key SHA256:"},
-		"same user twice":     {"users:\n  ada: {keys: [KEY1]}\n  ada: {keys: [KEY2]}\ngroups: {administrators: [ada]}\n", `server.yaml:3: "ada" was already set on line 2`},
-		"unknown member":      {"users:\n  ada: {keys: [KEY1]}\ngroups:\n  administrators: [ada]\n  release: [adda]\n", `server.yaml:5: group "release" holds "adda", which is not a user; did you mean "ada"?`},
-		"unknown reader":      {head + "repositories:\n  hello: {read: [administratrs]}\n", `server.yaml:6: read of hello names "administratrs", which is not a user or a group; did you mean "administrators"?`},
-		"no size of a user":   {strings.Replace(head, "keys: ", "quota: much, keys: ", 1), `the quota of ada is "much", which is no size`},
-		"no size":             {head + "repositories:\n  hello: {quota: 5 GB}\n", `server.yaml:6: the quota of hello is "5 GB", which is no size`},
-		"group in group":      {head + "  release: [administrators]\n", `server.yaml:5: group "release" holds the group`},
-		"group like user":     {head + "  ada: [ada]\n", `server.yaml:5: "ada" is a group here and a user on line 2`},
-		"group everyone":      {head + "  everyone: [ada]\n", `server.yaml:5: "everyone" is always`},
-		"user everyone":       {"users:\n  everyone: {keys: [KEY1]}\ngroups: {administrators: [everyone]}\n", `server.yaml:2: "everyone" means`},
-		"no administrators":   {"users: {ada: {keys: [KEY1]}}\n", "server.yaml:1: there is no administrator"},
-		"keyless admin":       {"users: {ada: {}}\ngroups:\n  administrators: [ada]\n", "server.yaml:3: there is no administrator with a key"},
-		"no key":              {"users:\n  ada:\n    keys:\n      - ssh-ed25519 AAAA\ngroups: {administrators: [ada]}\n", "server.yaml:4: a key of ada is not an SSH public key"},
-		"private key":         {"users:\n  ada:\n    keys:\n      - -----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"},
-		"weak":                {"users:\n  ada: {keys: [\"" + line(t, &weak.PublicKey) + "\"]}\n", "server.yaml:2: a key of ada is an RSA key of 1024 bits"},
-		"dsa":                 {"users:\n  ada: {keys: [ssh-dss AAAAB3NzaC1kc3M=]}\n", "is a DSA key"},
-		"options":             {"users:\n  ada: {keys: ['command=\"x\" KEY1']}\n", "has the option command="},
-		"two keys in one":     {"users:\n  ada: {keys: [\"KEY1\\nKEY2\"]}\n", "has more than one line"},
-		"user name":           {"users:\n  Ada: {keys: [KEY1]}\n", `server.yaml:2: "Ada" is not a name`},
-		"user name long":      {"users:\n  a" + strings.Repeat("b", 32) + ":\n", "server.yaml:2: "},
-		"user name option":    {"users:\n  -a:\n", "is not a name"},
-		"full name":           {"users:\n  ada: {name: \"Ada <root@x>\", keys: [KEY1]}\n", "does not fit into a commit"},
-		"full name control":   {"users:\n  ada: {name: \"Ada\\e[2J\", keys: [KEY1]}\n", "U+001B"},
-		"mail":                {"users:\n  ada: {email: [ada], keys: [KEY1]}\n", `"ada" is not an e-mail address`},
-		"mail of two":         {"users:\n  ada: {email: [a@x.example]}\n  jun: {email: [A@x.example]}\n", "server.yaml:3: A@x.example is already the address of ada"},
-		"unknown key":         {head + "repositories:\n  hello: {writ: []}\n", `did you mean "write"?`},
-		"reserved":            {head + "repositories:\n  Assets: {}\n", `server.yaml:6: "Assets" is the server's own`},
-		"own":                 {head + "repositories:\n  headgate: {}\n", `server.yaml:6: "headgate" is the server's own`},
-		"repository name":     {head + "repositories:\n  ../x: {}\n", "server.yaml:6: "},
-		"repository .git":     {head + "repositories:\n  x.git: {}\n", "server.yaml:6: "},
-		"gate":                {head + "repositories:\n  x: {gate: maybe}\n", "server.yaml:6: the gate of x"},
-		"gate list":           {head + "repositories:\n  x: {gate: [on]}\n", "server.yaml:6: the gate of x"},
-		"gate forged":         {head + "repositories:\n  x: {gate: \"off by a\\u001b[2J\"}\n", "server.yaml:6: the gate of x"},
-		"description":         {head + "repositories:\n  x: {description: \"a\\nb\"}\n", "server.yaml:6: the description of x"},
+		"key of two": {"users:\n  ada: {keys: [KEY1]}\n  jun:\n    keys: [KEY1]\ngroups: {administrators: [ada]}\n",
+			"server.yaml:4: the key SHA256:"},
+		"same user twice": {"users:\n  ada: {keys: [KEY1]}\n  ada: {keys: [KEY2]}\ngroups: {administrators: [ada]}\n",
+			`server.yaml:3: "ada" was already set on line 2`},
+		"unknown member": {"users:\n  ada: {keys: [KEY1]}\ngroups:\n  administrators: [ada]\n  release: [adda]\n",
+			`server.yaml:5: group "release" holds "adda", which is not a user; did you mean "ada"?`},
+		"unknown reader": {head + "repositories:\n  hello: {read: [administratrs]}\n",
+			`server.yaml:6: read of hello names "administratrs", which is not a user or a group; did you mean "administrators"?`},
+		"no size of a user": {strings.Replace(head, "keys: ", "quota: much, keys: ", 1),
+			`the quota of ada is "much", which is no size`},
+		"no size": {head + "repositories:\n  hello: {quota: 5 GB}\n",
+			`server.yaml:6: the quota of hello is "5 GB", which is no size`},
+		"group in group":  {head + "  release: [administrators]\n", `server.yaml:5: group "release" holds the group`},
+		"group like user": {head + "  ada: [ada]\n", `server.yaml:5: "ada" is a group here and a user on line 2`},
+		"group everyone":  {head + "  everyone: [ada]\n", `server.yaml:5: "everyone" is always`},
+		"user everyone": {"users:\n  everyone: {keys: [KEY1]}\ngroups: {administrators: [everyone]}\n",
+			`server.yaml:2: "everyone" means`},
+		"no administrators": {"users: {ada: {keys: [KEY1]}}\n", "server.yaml:1: there is no administrator"},
+		"keyless admin": {"users: {ada: {}}\ngroups:\n  administrators: [ada]\n",
+			"server.yaml:3: there is no administrator with a key"},
+		"no key": {"users:\n  ada:\n    keys:\n      - ssh-ed25519 AAAA\ngroups: {administrators: [ada]}\n",
+			"server.yaml:4: a key of ada is not an SSH public key"},
+		"private key": {"users:\n  ada:\n    keys:\n      - -----BEGIN OPENSSH PRIVATE KEY-----\n",
+			"is a private key"},
+		"weak": {"users:\n  ada: {keys: [\"" + line(t, &weak.PublicKey) + "\"]}\n",
+			"server.yaml:2: a key of ada is an RSA key of 1024 bits"},
+		"dsa":               {"users:\n  ada: {keys: [ssh-dss AAAAB3NzaC1kc3M=]}\n", "is a DSA key"},
+		"options":           {"users:\n  ada: {keys: ['command=\"x\" KEY1']}\n", "has the option command="},
+		"two keys in one":   {"users:\n  ada: {keys: [\"KEY1\\nKEY2\"]}\n", "has more than one line"},
+		"user name":         {"users:\n  Ada: {keys: [KEY1]}\n", `server.yaml:2: "Ada" is not a name`},
+		"user name long":    {"users:\n  a" + strings.Repeat("b", 32) + ":\n", "server.yaml:2: "},
+		"user name option":  {"users:\n  -a:\n", "is not a name"},
+		"full name":         {"users:\n  ada: {name: \"Ada <root@x>\", keys: [KEY1]}\n", "does not fit into a commit"},
+		"full name control": {"users:\n  ada: {name: \"Ada\\e[2J\", keys: [KEY1]}\n", "U+001B"},
+		"mail":              {"users:\n  ada: {email: [ada], keys: [KEY1]}\n", `"ada" is not an e-mail address`},
+		"mail of two": {"users:\n  ada: {email: [a@x.example]}\n  jun: {email: [A@x.example]}\n",
+			"server.yaml:3: A@x.example is already the address of ada"},
+		"unknown key":     {head + "repositories:\n  hello: {writ: []}\n", `did you mean "write"?`},
+		"reserved":        {head + "repositories:\n  Assets: {}\n", `server.yaml:6: "Assets" is the server's own`},
+		"own":             {head + "repositories:\n  headgate: {}\n", `server.yaml:6: "headgate" is the server's own`},
+		"repository name": {head + "repositories:\n  ../x: {}\n", "server.yaml:6: "},
+		"repository .git": {head + "repositories:\n  x.git: {}\n", "server.yaml:6: "},
+		"gate":            {head + "repositories:\n  x: {gate: maybe}\n", "server.yaml:6: the gate of x"},
+		"gate list":       {head + "repositories:\n  x: {gate: [on]}\n", "server.yaml:6: the gate of x"},
+		"gate forged": {head + "repositories:\n  x: {gate: \"off by a\\u001b[2J\"}\n",
+			"server.yaml:6: the gate of x"},
+		"description": {head + "repositories:\n  x: {description: \"a\\nb\"}\n",
+			"server.yaml:6: the description of x"},
 		"list is text":        {head + "repositories:\n  x: {read: everyone}\n", "where a list belongs"},
 		"not a mapping":       {"- users\n", "server.yaml"},
 		"empty":               {"", "is empty"},
@@ -318,7 +337,8 @@ func TestKeyTypes(t *testing.T) {
 }
 
 func TestInitial(t *testing.T) {
-	data, err := access.Initial("ada", "Ada \"the first\" Lovelace", "ada@tarn.example", []string{newKey(t) + " ada@laptop\n", newKey(t)})
+	data, err := access.Initial("ada", "Ada \"the first\" Lovelace", "ada@tarn.example",
+		[]string{newKey(t) + " ada@laptop\n", newKey(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +347,8 @@ func TestInitial(t *testing.T) {
 		t.Fatal(err)
 	}
 	ada, _ := c.User("ada")
-	if !c.May(access.Recorded("ada"), access.Administer, access.Own) || len(ada.Keys) != 2 || ada.FullName != `Ada "the first" Lovelace` {
+	if !c.May(access.Recorded("ada"), access.Administer, access.Own) || len(ada.Keys) != 2 ||
+		ada.FullName != `Ada "the first" Lovelace` {
 		t.Errorf("ada is %+v", ada)
 	}
 	if data, err = access.AddRepository(data, "hello", `says "hello": to all #1`); err != nil {
@@ -340,7 +361,8 @@ func TestInitial(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, _ = access.Parse(access.FileName, data)
-	if r, _ := c.Repository("hello"); r.Gated || r.UngatedBy != "ada on 2026-11-24" || r.Description != `says "hello": to all #1` {
+	if r, _ := c.Repository("hello"); r.Gated || r.UngatedBy != "ada on 2026-11-24" ||
+		r.Description != `says "hello": to all #1` {
 		t.Errorf("hello is %+v", r)
 	}
 	if !bytes.Contains(data, []byte("# Groups hold users")) {
@@ -368,20 +390,34 @@ func TestEdits(t *testing.T) {
 		edit          func([]byte) ([]byte, error)
 		before, after string
 	}{
-		"add to none":              {add, "", "\nrepositories:\n  new: {description: \"x\", gate: on}\n"},
-		"add to empty flow":        {add, "repositories: {} # none yet\n", "repositories: # none yet\n  new: {description: \"x\", gate: on}\n"},
-		"add to null":              {add, "repositories:\n# end\n", "repositories:\n  new: {description: \"x\", gate: on}\n# end\n"},
-		"add behind":               {add, "repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n\n# the end\n", "repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n    new: {description: \"x\", gate: on}\n\n# the end\n"},
-		"add to flow":              {add, "repositories: {hello: {}}\n", "repositories: {new: {description: \"x\", gate: on}, hello: {}}\n"},
-		"policies off":             {rest, "repositories:\n  hello: {gate: on} # c\n", "repositories:\n  hello: {policies: off by ada, gate: on} # c\n"},
-		"policies on":              {judge, "repositories:\n  hello:\n    policies: off by ada # c\n", "repositories:\n  hello:\n    policies: on # c\n"},
-		"off in empty flow":        {off, "repositories:\n  hello: {} # c\n", "repositories:\n  hello: {gate: off by ada on 2026-11-24} # c\n"},
-		"off in flow":              {off, "repositories:\n  hello: {read: [ada]} # c\n", "repositories:\n  hello: {gate: off by ada on 2026-11-24, read: [ada]} # c\n"},
-		"off for on in flow":       {off, "repositories: {hello: {description: \"öö, x\", gate: on, read: [ada]}}\n", "repositories: {hello: {description: \"öö, x\", gate: off by ada on 2026-11-24, read: [ada]}}\n"},
-		"off in block":             {off, "repositories:\n  hello: # c\n      # d\n      read: [ada]\n", "repositories:\n  hello: # c\n      gate: off by ada on 2026-11-24\n      # d\n      read: [ada]\n"},
-		"off for null":             {off, "repositories:\n  hello:\n  b:\n", "repositories:\n  hello:\n    gate: off by ada on 2026-11-24\n  b:\n"},
-		"off for tilde":            {off, "repositories:\n  hello: ~\n  b:\n", "repositories:\n  hello:\n    gate: off by ada on 2026-11-24\n  b:\n"},
-		"on again":                 {on, "repositories:\n  hello:\n    gate: off by ada on 2026-11-24   # c\n", "repositories:\n  hello:\n    gate: on   # c\n"},
+		"add to none": {add, "", "\nrepositories:\n  new: {description: \"x\", gate: on}\n"},
+		"add to empty flow": {add, "repositories: {} # none yet\n",
+			"repositories: # none yet\n  new: {description: \"x\", gate: on}\n"},
+		"add to null": {add, "repositories:\n# end\n",
+			"repositories:\n  new: {description: \"x\", gate: on}\n# end\n"},
+		"add behind": {add,
+			"repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n\n# the end\n",
+			"repositories:\n    # about hello\n    hello: {} # c\n    # about b\n    b:\n      read: []\n    new: {description: \"x\", gate: on}\n\n# the end\n"},
+		"add to flow": {add, "repositories: {hello: {}}\n",
+			"repositories: {new: {description: \"x\", gate: on}, hello: {}}\n"},
+		"policies off": {rest, "repositories:\n  hello: {gate: on} # c\n",
+			"repositories:\n  hello: {policies: off by ada, gate: on} # c\n"},
+		"policies on": {judge, "repositories:\n  hello:\n    policies: off by ada # c\n",
+			"repositories:\n  hello:\n    policies: on # c\n"},
+		"off in empty flow": {off, "repositories:\n  hello: {} # c\n",
+			"repositories:\n  hello: {gate: off by ada on 2026-11-24} # c\n"},
+		"off in flow": {off, "repositories:\n  hello: {read: [ada]} # c\n",
+			"repositories:\n  hello: {gate: off by ada on 2026-11-24, read: [ada]} # c\n"},
+		"off for on in flow": {off, "repositories: {hello: {description: \"öö, x\", gate: on, read: [ada]}}\n",
+			"repositories: {hello: {description: \"öö, x\", gate: off by ada on 2026-11-24, read: [ada]}}\n"},
+		"off in block": {off, "repositories:\n  hello: # c\n      # d\n      read: [ada]\n",
+			"repositories:\n  hello: # c\n      gate: off by ada on 2026-11-24\n      # d\n      read: [ada]\n"},
+		"off for null": {off, "repositories:\n  hello:\n  b:\n",
+			"repositories:\n  hello:\n    gate: off by ada on 2026-11-24\n  b:\n"},
+		"off for tilde": {off, "repositories:\n  hello: ~\n  b:\n",
+			"repositories:\n  hello:\n    gate: off by ada on 2026-11-24\n  b:\n"},
+		"on again": {on, "repositories:\n  hello:\n    gate: off by ada on 2026-11-24   # c\n",
+			"repositories:\n  hello:\n    gate: on   # c\n"},
 		"on for quoted":            {on, "repositories:\n  hello: {gate: 'off'}\n", "repositories:\n  hello: {gate: on}\n"},
 		"no line break at the end": {on, "repositories:\n  hello: {gate: off}", "repositories:\n  hello: {gate: on}\n"},
 	} {

@@ -31,8 +31,10 @@ func TestAddress(t *testing.T) {
 			t.Errorf("%q: %s became %s", text, named, got)
 		}
 	}
-	for _, text := range []string{"address: everywhere\n", "address: [0.0.0.0]\n", "address: 0.0.0.0:80\n", "address: fe80::1%eth0\n"} {
-		if _, err := Parse(FileName, []byte(text+rest)); err == nil || !strings.Contains(err.Error(), "is not an IP address") {
+	for _, text := range []string{"address: everywhere\n", "address: [0.0.0.0]\n", "address: 0.0.0.0:80\n",
+		"address: fe80::1%eth0\n"} {
+		if _, err := Parse(FileName, []byte(text+rest)); err == nil ||
+			!strings.Contains(err.Error(), "is not an IP address") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

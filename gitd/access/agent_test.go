@@ -74,7 +74,8 @@ func TestDrainAgent(t *testing.T) {
 			t.Errorf("%v\n%s", err, again)
 		}
 		back, err := DrainAgent(drained, "web-1", false)
-		if err != nil || strings.Replace(strings.Replace(string(back), "drained: false, ", "", 1), "    drained: false\n", "", 1) != string(data) &&
+		if err != nil || strings.Replace(strings.Replace(string(back), "drained: false, ", "", 1), "    drained: false\n", "",
+			1) != string(data) &&
 			string(back) != string(data) {
 			t.Errorf("%v\n%s", err, back)
 		}

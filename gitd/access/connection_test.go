@@ -22,9 +22,12 @@ func TestConnections(t *testing.T) {
 		{"ssh without a user", "https://", "ssh://", "who logs in"},
 		{"ssh without a key", "https://", "ssh://git@", "no key to log in with"},
 		{"ssh to any host", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', key: k", "no host_keys"},
-		{"ssh with a token", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', token: t, key: k, host_keys: [HOST]", "a token, which ssh does not take"},
-		{"ssh with requests", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', key: k, host_keys: [HOST], requests: true", "which ssh does not show"},
-		{"ssh with no host's key", "https://github.com/o/n.git'", "ssh://git@github.com/o/n.git', key: k, host_keys: [ssh-ed25519]", "a host key that is none"},
+		{"ssh with a token", "https://github.com/o/n.git'",
+			"ssh://git@github.com/o/n.git', token: t, key: k, host_keys: [HOST]", "a token, which ssh does not take"},
+		{"ssh with requests", "https://github.com/o/n.git'",
+			"ssh://git@github.com/o/n.git', key: k, host_keys: [HOST], requests: true", "which ssh does not show"},
+		{"ssh with no host's key", "https://github.com/o/n.git'",
+			"ssh://git@github.com/o/n.git', key: k, host_keys: [ssh-ed25519]", "a host key that is none"},
 		{"ssh with a password", "https://", "ssh://git:x@", "holds a password"},
 		{"ssh", "https://github.com/o/n.git'", "ssh://git@github.com:2222/o/n.git', key: k, host_keys: [HOST]", ""},
 		{"a key over https", "n.git'", "n.git', key: k", "its url is not of ssh"},
@@ -63,9 +66,11 @@ func TestConnections(t *testing.T) {
 func TestUsersAtForges(t *testing.T) {
 	t.Parallel()
 	parse := func(ann, bob string) (*access.Config, error) {
-		return access.Parse("server.yaml", []byte("users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}, "+
-			"ann: {forge: "+ann+"}, bob: {forge: "+bob+"}}\ngroups: {administrators: [ada]}\nrepositories: {copy: {write: [ann]}, hello: {write: [ann]}}\n"+
-			"connections: {hub: {forge: github, repository: o/n, url: 'https://github.com/o/n.git', mirror: copy, secrets: [hook]}}\n"))
+		return access.Parse("server.yaml",
+			[]byte("users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}, "+
+				"ann: {forge: "+ann+"}, bob: {forge: "+bob+
+				"}}\ngroups: {administrators: [ada]}\nrepositories: {copy: {write: [ann]}, hello: {write: [ann]}}\n"+
+				"connections: {hub: {forge: github, repository: o/n, url: 'https://github.com/o/n.git', mirror: copy, secrets: [hook]}}\n"))
 	}
 	c, err := parse("{hub: Ann-GH}", "{hub: 'id:7'}")
 	if err != nil {
@@ -82,7 +87,8 @@ func TestUsersAtForges(t *testing.T) {
 		}
 	}
 	ann, _ := c.OfForge("hub", "ann-gh", 1)
-	if !c.May(ann, access.Approve, "copy") || c.May(ann, access.Approve, "hello") || c.May(ann, access.Administer, "copy") {
+	if !c.May(ann, access.Approve, "copy") || c.May(ann, access.Approve, "hello") ||
+		c.May(ann, access.Administer, "copy") {
 		t.Error("the rights of somebody at a forge are not those to say yes in its mirror")
 	}
 	if u, ok := c.UserOfForge("ann-gh@hub"); !ok || u.Name != "ann" {

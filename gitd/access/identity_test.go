@@ -24,32 +24,37 @@ func TestScopes(t *testing.T) {
 		scope            access.Scope
 		want             rights
 	}{
-		"none":             {"ada", "hello", access.Scope{}, rights{true, true, true}},
-		"none, of jun":     {"jun", "hello", access.Scope{}, rights{true, true, false}},
-		"read":             {"ada", "hello", access.Scope{Highest: access.Read}, rights{true, false, false}},
-		"write":            {"ada", "hello", access.Scope{Highest: access.Write}, rights{true, true, false}},
-		"administer":       {"ada", "hello", access.Scope{Highest: access.Administer}, rights{true, true, true}},
-		"adds nothing":     {"jun", "vault", access.Scope{Repositories: []string{"vault"}, Highest: access.Administer}, rights{read: true}},
-		"this one":         {"jun", "hello", access.Scope{Repositories: []string{"vault", "hello"}}, rights{true, true, false}},
-		"another":          {"jun", "hello", access.Scope{Repositories: []string{"vault"}}, rights{}},
-		"no repository":    {"ada", "hello", access.Scope{Repositories: []string{}}, rights{}},
-		"not the server":   {"ada", access.Own, access.Scope{Repositories: []string{"hello"}}, rights{}},
-		"not expired":      {"ada", "hello", access.Scope{Until: in(time.Hour)}, rights{true, true, true}},
-		"the server":       {"ada", access.Own, access.Scope{}, rights{true, true, true}},
-		"to write all":     {"ada", access.Own, access.Scope{Highest: access.Write}, rights{read: true}},
-		"to write it":      {"ada", access.Own, access.Scope{Repositories: []string{access.Own}, Highest: access.Write}, rights{true, true, false}},
+		"none":         {"ada", "hello", access.Scope{}, rights{true, true, true}},
+		"none, of jun": {"jun", "hello", access.Scope{}, rights{true, true, false}},
+		"read":         {"ada", "hello", access.Scope{Highest: access.Read}, rights{true, false, false}},
+		"write":        {"ada", "hello", access.Scope{Highest: access.Write}, rights{true, true, false}},
+		"administer":   {"ada", "hello", access.Scope{Highest: access.Administer}, rights{true, true, true}},
+		"adds nothing": {"jun", "vault", access.Scope{Repositories: []string{"vault"}, Highest: access.Administer},
+			rights{read: true}},
+		"this one": {"jun", "hello", access.Scope{Repositories: []string{"vault", "hello"}},
+			rights{true, true, false}},
+		"another":        {"jun", "hello", access.Scope{Repositories: []string{"vault"}}, rights{}},
+		"no repository":  {"ada", "hello", access.Scope{Repositories: []string{}}, rights{}},
+		"not the server": {"ada", access.Own, access.Scope{Repositories: []string{"hello"}}, rights{}},
+		"not expired":    {"ada", "hello", access.Scope{Until: in(time.Hour)}, rights{true, true, true}},
+		"the server":     {"ada", access.Own, access.Scope{}, rights{true, true, true}},
+		"to write all":   {"ada", access.Own, access.Scope{Highest: access.Write}, rights{read: true}},
+		"to write it": {"ada", access.Own, access.Scope{Repositories: []string{access.Own}, Highest: access.Write},
+			rights{true, true, false}},
 		"expired":          {"ada", "hello", access.Scope{Until: in(-time.Millisecond)}, rights{}},
 		"expired long ago": {"ada", "hello", access.Scope{Highest: access.Read, Until: in(-time.Hour)}, rights{}},
 		"of nobody":        {"", "open", access.Scope{Repositories: []string{"open"}, Highest: access.Administer}, rights{}},
 		"of a former user": {"gone", "open", access.Scope{Repositories: []string{"open"}}, rights{}},
 	} {
 		who := access.Identity{User: r.user, Via: "token", Scope: r.scope}
-		got := rights{c.May(who, access.Read, r.repository), c.May(who, access.Write, r.repository), c.May(who, access.Administer, r.repository)}
+		got := rights{c.May(who, access.Read, r.repository), c.May(who, access.Write, r.repository),
+			c.May(who, access.Administer, r.repository)}
 		if got != r.want {
 			t.Errorf("%s: %+v, want %+v", name, got, r.want)
 		}
 		s := c.Standing(who, r.repository)
-		if (rights{s.MayRead, s.MayWrite, s.Admin}) != r.want || slices.Contains(s.Groups, access.Administrators) != r.want.administer {
+		if (rights{s.MayRead, s.MayWrite, s.Admin}) != r.want ||
+			slices.Contains(s.Groups, access.Administrators) != r.want.administer {
 			t.Errorf("%s: policies are told %+v", name, s)
 		}
 	}
@@ -112,16 +117,20 @@ func TestApprovingTakesMoreThanWriting(t *testing.T) {
 		repository string
 		want       bool
 	}{
-		"a key":                      {access.Identity{User: "ada", Via: access.ViaSSH}, "hello", true},
-		"a session":                  {access.Identity{User: "jun", Via: access.ViaConsole}, "hello", true},
-		"who may only read":          {access.Identity{User: "jun", Via: access.ViaSSH}, "vault", true},
-		"a token to read":            {access.Identity{User: "ada", Via: access.ViaToken, Scope: access.Scope{Highest: access.Read}}, "hello", false},
-		"a token to write":           {access.Identity{User: "ada", Via: access.ViaToken, Scope: access.Scope{Highest: access.Write}}, "hello", false},
-		"a token to approve":         {access.Identity{User: "ada", Via: access.ViaToken, Scope: access.Scope{Highest: access.Approve}}, "hello", true},
-		"one for another repository": {access.Identity{User: "ada", Scope: access.Scope{Repositories: []string{"vault"}, Highest: access.Approve}}, "hello", false},
-		"without a name":             {access.Anonymous(), "shown", false},
-		"nobody":                     {access.Identity{}, "shown", false},
-		"a former user":              {access.Recorded("gone"), "shown", false},
+		"a key":             {access.Identity{User: "ada", Via: access.ViaSSH}, "hello", true},
+		"a session":         {access.Identity{User: "jun", Via: access.ViaConsole}, "hello", true},
+		"who may only read": {access.Identity{User: "jun", Via: access.ViaSSH}, "vault", true},
+		"a token to read": {access.Identity{User: "ada", Via: access.ViaToken,
+			Scope: access.Scope{Highest: access.Read}}, "hello", false},
+		"a token to write": {access.Identity{User: "ada", Via: access.ViaToken,
+			Scope: access.Scope{Highest: access.Write}}, "hello", false},
+		"a token to approve": {access.Identity{User: "ada", Via: access.ViaToken,
+			Scope: access.Scope{Highest: access.Approve}}, "hello", true},
+		"one for another repository": {access.Identity{User: "ada",
+			Scope: access.Scope{Repositories: []string{"vault"}, Highest: access.Approve}}, "hello", false},
+		"without a name": {access.Anonymous(), "shown", false},
+		"nobody":         {access.Identity{}, "shown", false},
+		"a former user":  {access.Recorded("gone"), "shown", false},
 	} {
 		if got := c.May(r.who, access.Approve, r.repository); got != r.want {
 			t.Errorf("%s: %v", name, got)
@@ -148,8 +157,9 @@ func TestPublic(t *testing.T) {
 		"a user":                   {access.Recorded("jun"), access.Read, "shown", true},
 		"a user, to write":         {access.Recorded("jun"), access.Write, "shown", false},
 		"a former user":            {access.Recorded("gone"), access.Read, "shown", false},
-		"a token for another":      {access.Identity{User: "jun", Scope: access.Scope{Repositories: []string{"open"}}}, access.Read, "shown", false},
-		"nobody":                   {access.Identity{}, access.Read, "shown", false},
+		"a token for another": {access.Identity{User: "jun", Scope: access.Scope{Repositories: []string{"open"}}},
+			access.Read, "shown", false},
+		"nobody": {access.Identity{}, access.Read, "shown", false},
 	} {
 		if got := c.May(r.who, r.right, r.repository); got != r.want {
 			t.Errorf("%s: %v", name, got)

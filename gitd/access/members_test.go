@@ -60,16 +60,21 @@ func TestMembers(t *testing.T) {
 			reason: "is already a key of ada",
 		},
 		{name: "no key", edit: func(d []byte) ([]byte, error) { return AddUser(d, "dan", nil) }, reason: "none was given"},
-		{name: "no key either", edit: func(d []byte) ([]byte, error) { return AddUser(d, "dan", []string{"hello"}) }, reason: "a key of dan "},
-		{name: "a group", edit: func(d []byte) ([]byte, error) { return AddUser(d, "night", []string{newKey}) }, reason: `"night" is a group`},
+		{name: "no key either", edit: func(d []byte) ([]byte, error) { return AddUser(d, "dan", []string{"hello"}) },
+			reason: "a key of dan "},
+		{name: "a group", edit: func(d []byte) ([]byte, error) { return AddUser(d, "night", []string{newKey}) },
+			reason: `"night" is a group`},
 		{
-			name:  "remove a user, of all groups",
-			edit:  func(d []byte) ([]byte, error) { return RemoveUser(d, "bob") },
-			minus: []string{"  bob:", "    name: Bob B.", "    email: [bob@example.org]", "    keys: [", "  release: [ada, bob, cyr]", "    - bob"},
-			plus:  []string{"  release: [ada, cyr]"},
+			name: "remove a user, of all groups",
+			edit: func(d []byte) ([]byte, error) { return RemoveUser(d, "bob") },
+			minus: []string{"  bob:", "    name: Bob B.", "    email: [bob@example.org]", "    keys: [",
+				"  release: [ada, bob, cyr]", "    - bob"},
+			plus: []string{"  release: [ada, cyr]"},
 		},
-		{name: "one whom rights name", edit: func(d []byte) ([]byte, error) { return RemoveUser(d, "cyr") }, reason: "the rights of the repository secret name cyr"},
-		{name: "nobody", edit: func(d []byte) ([]byte, error) { return RemoveUser(d, "eve") }, reason: `there is no user "eve"`},
+		{name: "one whom rights name", edit: func(d []byte) ([]byte, error) { return RemoveUser(d, "cyr") },
+			reason: "the rights of the repository secret name cyr"},
+		{name: "nobody", edit: func(d []byte) ([]byte, error) { return RemoveUser(d, "eve") },
+			reason: `there is no user "eve"`},
 		{
 			name:  "add to a list on one line",
 			edit:  func(d []byte) ([]byte, error) { return AddMember(d, "administrators", "cyr") },
@@ -86,7 +91,8 @@ func TestMembers(t *testing.T) {
 			plus: []string{"  day: [ada]"},
 		},
 		{name: "one who is there", edit: func(d []byte) ([]byte, error) { return AddMember(d, "night", "bob") }},
-		{name: "everyone", edit: func(d []byte) ([]byte, error) { return AddMember(d, Everyone, "bob") }, reason: "every user"},
+		{name: "everyone", edit: func(d []byte) ([]byte, error) { return AddMember(d, Everyone, "bob") },
+			reason: "every user"},
 		{
 			name:  "take out the last of a line",
 			edit:  func(d []byte) ([]byte, error) { return RemoveMember(d, "release", "cyr") },
@@ -102,13 +108,18 @@ func TestMembers(t *testing.T) {
 			edit:  func(d []byte) ([]byte, error) { return RemoveMember(d, "night", "bob") },
 			minus: []string{"    - bob"},
 		},
-		{name: "the last administrator", edit: func(d []byte) ([]byte, error) { return RemoveMember(d, "administrators", "ada") }, reason: "the last administrator"},
+		{name: "the last administrator", edit: func(d []byte) ([]byte,
+			error) {
+			return RemoveMember(d, "administrators", "ada")
+		}, reason: "the last administrator"},
 		{
 			name: "add an agent",
 			edit: func(d []byte) ([]byte, error) {
-				return AddAgent(d, Agent{Name: "web-1", Tags: map[string]string{"role": "web", "zone": "eu-1/a"}, Repositories: []string{"secret"}}, newKey+"\n")
+				return AddAgent(d, Agent{Name: "web-1", Tags: map[string]string{"role": "web", "zone": "eu-1/a"},
+					Repositories: []string{"secret"}}, newKey+"\n")
 			},
-			plus: []string{"", "agents:", "  web-1:", `    key: "` + newKey + `"`, `    tags: {"role": "web", "zone": "eu-1/a"}`, "    repositories: [secret]"},
+			plus: []string{"", "agents:", "  web-1:", `    key: "` + newKey + `"`, `    tags: {"role": "web", "zone": "eu-1/a"}`,
+				"    repositories: [secret]"},
 		},
 		{
 			name: "an agent with a key that is somebody's",
@@ -124,8 +135,10 @@ func TestMembers(t *testing.T) {
 			},
 			reason: `"role=a b" is not a tag`,
 		},
-		{name: "no agent's name", edit: func(d []byte) ([]byte, error) { return AddAgent(d, Agent{Name: "-rf"}, newKey) }, reason: "is not a name for an agent"},
-		{name: "no such agent", edit: func(d []byte) ([]byte, error) { return RemoveAgent(d, "web-1") }, reason: `there is no agent "web-1"`},
+		{name: "no agent's name", edit: func(d []byte) ([]byte, error) { return AddAgent(d, Agent{Name: "-rf"}, newKey) },
+			reason: "is not a name for an agent"},
+		{name: "no such agent", edit: func(d []byte) ([]byte, error) { return RemoveAgent(d, "web-1") },
+			reason: `there is no agent "web-1"`},
 		{
 			name: "add and remove agents",
 			edit: func(d []byte) ([]byte, error) {
@@ -143,7 +156,8 @@ func TestMembers(t *testing.T) {
 			},
 			plus: []string{"", "agents:"},
 		},
-		{name: "not a member", edit: func(d []byte) ([]byte, error) { return RemoveMember(d, "night", "ada") }, reason: "ada is not in the group night"},
+		{name: "not a member", edit: func(d []byte) ([]byte, error) { return RemoveMember(d, "night", "ada") },
+			reason: "ada is not in the group night"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := c.edit([]byte(members))

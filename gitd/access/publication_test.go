@@ -38,22 +38,25 @@ func TestPublications(t *testing.T) {
 		{name: "branches", of: good, from: "token: t", to: "branches: [main, 'release/*']"},
 		{name: "all branches", of: good, from: "token: t", to: "branches: "},
 		{name: "no repository", of: good, from: "hello", to: "helo", want: `did you mean "hello"`},
-		{name: "the server's", of: good, from: "hello", to: "headgate", want: "the server's own configuration", schemaSees: true},
+		{name: "the server's", of: good, from: "hello", to: "headgate", want: "the server's own configuration",
+			schemaSees: true},
 		{name: "a mirror of it", of: good, from: "o/n", to: "o/followed", want: "what connection hub follows"},
 		{name: "the same place", of: good, from: "github.com/o/n", to: "GitHub.com/o/taken", want: "to where other does"},
 		{name: "forge", of: good, from: "github,", to: "githup,", want: `did you mean "github"`, schemaSees: true},
 		{name: "in the clear", of: good, from: "https:", to: "http:", want: "in the clear"},
-		{name: "password", of: good, from: "https://", to: "https://u:p@", want: "holds a user or password", schemaSees: true},
+		{name: "password", of: good, from: "https://", to: "https://u:p@", want: "holds a user or password",
+			schemaSees: true},
 		{name: "any host", of: overSSH, from: ", host_keys: [HOST]", to: "", want: "no host_keys"},
 		{name: "host's key", of: overSSH, from: "[HOST]", to: "[x]", want: "a host key that is none", schemaSees: true},
 		{name: "option", of: overSSH, from: "example.org", to: "-oProxyCommand=x", want: "host", schemaSees: true},
 		{name: "pattern", of: good, from: "token: t", to: "branches: ['[']", want: "not a pattern"},
 		{name: "name", of: good, from: "token: t", to: "tokn: t", want: "tokn", schemaSees: true},
 	} {
-		file := strings.ReplaceAll("users: {ada: {keys: [HOST]}}\ngroups: {administrators: [ada]}\nrepositories: {hello: {}, copy: {}}\n"+
-			"connections: {hub: {forge: github, repository: o/followed, url: 'https://github.com/o/followed.git', mirror: copy, secrets: [s]}}\n"+
-			"publish:\n  other: {forge: github, repository: copy, url: 'https://github.com/o/taken', token: t}\n"+
-			"  away: "+strings.Replace(tt.of, tt.from, tt.to, 1)+"\n", "HOST", anyKey)
+		file := strings.ReplaceAll(
+			"users: {ada: {keys: [HOST]}}\ngroups: {administrators: [ada]}\nrepositories: {hello: {}, copy: {}}\n"+
+				"connections: {hub: {forge: github, repository: o/followed, url: 'https://github.com/o/followed.git', mirror: copy, secrets: [s]}}\n"+
+				"publish:\n  other: {forge: github, repository: copy, url: 'https://github.com/o/taken', token: t}\n"+
+				"  away: "+strings.Replace(tt.of, tt.from, tt.to, 1)+"\n", "HOST", anyKey)
 		c, err := access.Parse("server.yaml", []byte(file))
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
@@ -80,7 +83,8 @@ func TestPublications(t *testing.T) {
 
 func TestPublishes(t *testing.T) {
 	t.Parallel()
-	all, some, none := access.Publication{}, access.Publication{Branches: []string{"main", "release/*"}}, access.Publication{Branches: []string{}}
+	all, some, none := access.Publication{}, access.Publication{Branches: []string{"main",
+		"release/*"}}, access.Publication{Branches: []string{}}
 	for _, tt := range []struct {
 		ref             string
 		all, some, none bool
@@ -95,7 +99,8 @@ func TestPublishes(t *testing.T) {
 		{"refs/changes/1/log", false, false, false},
 		{"refs/notes/verdicts", false, false, false},
 	} {
-		if a, b, c := all.Publishes(tt.ref), some.Publishes(tt.ref), none.Publishes(tt.ref); a != tt.all || b != tt.some || c != tt.none {
+		if a, b, c := all.Publishes(tt.ref), some.Publishes(tt.ref), none.Publishes(tt.ref); a != tt.all ||
+			b != tt.some || c != tt.none {
 			t.Errorf("%s: %v, %v, %v", tt.ref, a, b, c)
 		}
 	}

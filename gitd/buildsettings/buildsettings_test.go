@@ -9,7 +9,9 @@ import (
 )
 
 func TestRead(t *testing.T) {
-	top, err := yamlfile.Parse("f", []byte("variables: {A: 3.10, B: NO, C: , D: $A}\nnetwork: false\nlimits: {memory: 2 GiB, disk: 500 MiB, cpu: 0.5, processes: 100}\n"))
+	top, err := yamlfile.Parse("f",
+		[]byte(
+			"variables: {A: 3.10, B: NO, C: , D: $A}\nnetwork: false\nlimits: {memory: 2 GiB, disk: 500 MiB, cpu: 0.5, processes: 100}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -18,7 +20,8 @@ func TestRead(t *testing.T) {
 		s.Network == nil || *s.Network || s.Limits != (Limits{Memory: 2 << 30, Disk: 500 << 20, CPU: 0.5, Processes: 100}) {
 		t.Errorf("%+v %v", s, ps)
 	}
-	if got := s.Limits.Within(Limits{Memory: 1 << 30, CPU: 2}); got != (Limits{Memory: 1 << 30, Disk: 500 << 20, CPU: 0.5, Processes: 100}) {
+	if got := s.Limits.Within(Limits{Memory: 1 << 30, CPU: 2}); got != (Limits{Memory: 1 << 30, Disk: 500 << 20, CPU: 0.5,
+		Processes: 100}) {
 		t.Errorf("%+v", got)
 	}
 	for in, want := range map[string]string{

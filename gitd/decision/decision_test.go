@@ -25,7 +25,8 @@ func TestSaveChainsAndDoesNotRepeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Unix(0, 0)
-	rec := Record{Query: "promote", About: "release 3 to production", Answer: "manual", Policy: "sha256:p", Digest: "sha256:1", JSON: []byte(`{"a":1}`)}
+	rec := Record{Query: "promote", About: "release 3 to production", Answer: "manual", Policy: "sha256:p",
+		Digest: "sha256:1", JSON: []byte(`{"a":1}`)}
 	first, err := Save(t.Context(), r, at, rec)
 	if err != nil {
 		t.Fatal(err)
@@ -87,14 +88,16 @@ func TestSaveAllIsOneMoveInOrder(t *testing.T) {
 	}
 
 	list, more, err := List(t.Context(), r, repo.Zero, 2)
-	if err != nil || !more || len(list) != 2 || list[0].Commit != saved[2] || list[0].About != "refs/heads/c" || string(list[0].JSON) != "{}" {
+	if err != nil || !more || len(list) != 2 || list[0].Commit != saved[2] || list[0].About != "refs/heads/c" ||
+		string(list[0].JSON) != "{}" {
 		t.Errorf("the newest are %+v, more %v, %v", list, more, err)
 	}
 	list, more, err = List(t.Context(), r, saved[1], 2)
 	if err != nil || more || len(list) != 1 || list[0].Commit != saved[0] {
 		t.Errorf("older ones are %+v, more %v, %v", list, more, err)
 	}
-	if one, err := Find(t.Context(), r, ID(saved[1])); err != nil || one.Commit != saved[1] || one.Digest != "sha256:b" || one.Answer != "auto" {
+	if one, err := Find(t.Context(), r, ID(saved[1])); err != nil || one.Commit != saved[1] || one.Digest != "sha256:b" ||
+		one.Answer != "auto" {
 		t.Errorf("found %+v, %v", one, err)
 	}
 	other, err := r.WriteCommit(repo.NewCommit{Tree: repo.Zero, At: at, Message: "other\n\nQuestion: push\n"})

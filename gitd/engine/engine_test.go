@@ -78,7 +78,8 @@ func TestEngine(t *testing.T) {
 
 		t.Run("served, logged, ended", func(t *testing.T) {
 			id := run(t, engine.Spec{
-				Command:  sh("echo hello > /www/index.html; httpd -p 80 -h /www; echo out; echo err >&2; trap 'exit 7' TERM; sleep 1000 & wait"),
+				Command: sh(
+					"echo hello > /www/index.html; httpd -p 80 -h /www; echo out; echo err >&2; trap 'exit 7' TERM; sleep 1000 & wait"),
 				Port:     80,
 				HostPort: 18080,
 				Labels:   map[string]string{"of": "this test"},
@@ -206,7 +207,8 @@ func TestEngine(t *testing.T) {
 					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
 				}
 			}
-			if _, err := e.Resolve(ctx, enginetest.Image, engine.PullAlways, engine.Login{}); engine.ReasonOf(err) != engine.ReasonRegistryUnavailable {
+			if _, err := e.Resolve(ctx, enginetest.Image, engine.PullAlways,
+				engine.Login{}); engine.ReasonOf(err) != engine.ReasonRegistryUnavailable {
 				t.Errorf("what is there was taken for what the registry has: %v", err)
 			}
 			host := registry(t)
@@ -221,7 +223,8 @@ func TestEngine(t *testing.T) {
 					t.Errorf("%s: %s: %v", ref, engine.ReasonOf(err), err)
 				}
 			}
-			if _, err := e.Resolve(ctx, "nobody/has:this", engine.PullNever, engine.Login{}); engine.ReasonOf(err) != engine.ReasonImageNotFound {
+			if _, err := e.Resolve(ctx, "nobody/has:this", engine.PullNever,
+				engine.Login{}); engine.ReasonOf(err) != engine.ReasonImageNotFound {
 				t.Error(err)
 			}
 		})

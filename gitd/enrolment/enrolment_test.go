@@ -173,7 +173,8 @@ func TestKilled(t *testing.T) {
 				}
 			}
 			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), "ENROLMENT_TEST_DIR="+dir, "ENROLMENT_TEST_SECRET="+secret, "HEADGATE_CRASH_AT="+c.point)
+			cmd.Env = append(os.Environ(), "ENROLMENT_TEST_DIR="+dir, "ENROLMENT_TEST_SECRET="+secret,
+				"HEADGATE_CRASH_AT="+c.point)
 			if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.Exited() {
 				t.Fatalf("it was not killed: %v %s", err, out)
 			}
@@ -193,7 +194,8 @@ func TestKilled(t *testing.T) {
 }
 
 func TestSecretsThatAreNone(t *testing.T) {
-	for _, secret := range []string{"", Prefix, "hg_abc", Prefix + strings.Repeat("A", 42), Prefix + strings.Repeat("!", 43), strings.Repeat("A", 43)} {
+	for _, secret := range []string{"", Prefix, "hg_abc", Prefix + strings.Repeat("A", 42),
+		Prefix + strings.Repeat("!", 43), strings.Repeat("A", 43)} {
 		if _, err := Key(secret); err == nil || len(secret) > len(Prefix) && strings.Contains(err.Error(), secret) {
 			t.Errorf("%q: %v", secret, err)
 		}

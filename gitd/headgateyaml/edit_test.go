@@ -33,7 +33,8 @@ func TestRename(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, got)
 		}
 	}
-	if got, err := Rename([]byte("environments: {production: {target: services},\n live: {target: services}}\n"), "production", "live"); !errors.Is(err, ErrNoEdit) {
+	if got, err := Rename([]byte("environments: {production: {target: services},\n live: {target: services}}\n"),
+		"production", "live"); !errors.Is(err, ErrNoEdit) {
 		t.Errorf("to a name that is taken: %s, %v", got, err)
 	}
 	if got, err := Rename([]byte("environments:\n  staging: {target: services}\n"), "production", "live"); err == nil {

@@ -41,7 +41,8 @@ func TestParseKeepsEverything(t *testing.T) {
 		Land: Land{[]string{"main", "release/1"}, FastForward},
 		Environments: []Environment{
 			{Name: "staging", Target: "services", Path: "deploy/staging", Line: 4},
-			{Name: "production", Target: "services", Path: "ops", After: "staging", Soak: 10 * time.Minute, Approvals: Approvals{2, "release", true}, Line: 5},
+			{Name: "production", Target: "services", Path: "ops", After: "staging", Soak: 10 * time.Minute,
+				Approvals: Approvals{2, "release", true}, Line: 5},
 			{Name: "extra", Target: "services", Path: "deploy/extra", After: "staging", Approvals: Approvals{Count: 1}, Line: 6},
 		},
 	}
@@ -79,17 +80,24 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "land alone", in: "land: {branches: [main]}"},
 		{name: "no environments", in: "environments:\n"},
 		{name: "a list", in: "[a]", want: "headgate.yaml:1: is not a mapping"},
-		{name: "slip", in: "environments:\n  staging:\n    taget: services\n", want: `headgate.yaml:3: unknown key "taget" here; did you mean "target"?`},
+		{name: "slip", in: "environments:\n  staging:\n    taget: services\n",
+			want: `headgate.yaml:3: unknown key "taget" here; did you mean "target"?`},
 		{name: "later key", in: "pipelines: []", want: `headgate.yaml:1: unknown key "pipelines"`},
-		{name: "no target", in: "environments:\n  staging: {}\n", want: `headgate.yaml:2: environment "staging" has no target; add target: services`},
+		{name: "no target", in: "environments:\n  staging: {}\n",
+			want: `headgate.yaml:2: environment "staging" has no target; add target: services`},
 		{name: "image", in: "build: {image: golang:1.26}"},
 		{name: "not an image", in: "build: {image: Go Lang}", want: `"Go Lang" is not the name of an image`},
-		{name: "environment name", in: "environments:\n  Staging: {target: services}\n", want: `invalid environment name "Staging"`},
-		{name: "after nothing", in: "environments:\n  a: {target: services, after: stagin}\n  staging: {target: services}\n", want: `headgate.yaml:2: environment "a" comes after "stagin", which is not defined; did you mean "staging"?`, schemaBlind: true},
-		{name: "circle", in: "environments:\n  a: {target: services, after: b}\n  b: {target: services, after: a}\n", want: "environments wait for each other: a after b after a", schemaBlind: true},
+		{name: "environment name", in: "environments:\n  Staging: {target: services}\n",
+			want: `invalid environment name "Staging"`},
+		{name: "after nothing", in: "environments:\n  a: {target: services, after: stagin}\n  staging: {target: services}\n",
+			want:        `headgate.yaml:2: environment "a" comes after "stagin", which is not defined; did you mean "staging"?`,
+			schemaBlind: true},
+		{name: "circle", in: "environments:\n  a: {target: services, after: b}\n  b: {target: services, after: a}\n",
+			want: "environments wait for each other: a after b after a", schemaBlind: true},
 		{name: "itself", in: "environments:\n  a: {target: services, after: a}\n", want: "a after a", schemaBlind: true},
 		{name: "soak after none", in: "environments:\n  a: {target: services, soak: 1h}\n", want: "comes after none"},
-		{name: "soak", in: "environments:\n  s: {target: services}\n  a: {target: services, after: s, soak: soon}\n", want: `invalid soak "soon"`},
+		{name: "soak", in: "environments:\n  s: {target: services}\n  a: {target: services, after: s, soak: soon}\n",
+			want: `invalid soak "soon"`},
 		{name: "forks slip", in: "build: {forks: {nework: true}}", want: `did you mean "network"?`},
 		{name: "forks type", in: "build: {forks: {network: 7}}", want: "network"},
 		{name: "no forks", in: "build: {forks: }\n"},
@@ -97,57 +105,79 @@ func TestParseAndSchemaAgree(t *testing.T) {
 		{name: "strategy", in: "land: {strategy: marge}", want: `did you mean "merge"?`},
 		{name: "no branch", in: "land: {branches: []}", want: "no branch would be gated"},
 		{name: "branch name", in: "land: {branches: ['-x']}", want: `invalid branch name "-x"`},
-		{name: "branch with a hidden part", in: "land: {branches: [a/.b]}", want: `invalid branch name "a/.b"`, schemaBlind: true},
-		{name: "branch with a lock", in: "land: {branches: [a.lock/b]}", want: `invalid branch name "a.lock/b"`, schemaBlind: true},
+		{name: "branch with a hidden part", in: "land: {branches: [a/.b]}", want: `invalid branch name "a/.b"`,
+			schemaBlind: true},
+		{name: "branch with a lock", in: "land: {branches: [a.lock/b]}", want: `invalid branch name "a.lock/b"`,
+			schemaBlind: true},
 		{name: "server's branch", in: "land: {branches: [env/staging]}", want: "belongs to the server", schemaBlind: true},
 		{name: "path out", in: "environments:\n  a: {target: services, path: ../x}\n", want: `invalid path "../x"`},
 		{name: "path absolute", in: "build: {buildspec: /etc/passwd}", want: `invalid buildspec "/etc/passwd"`},
-		{name: "approvals text", in: "environments:\n  a: {target: services, approvals: many}\n", want: "neither a number nor a mapping"},
-		{name: "approvals negative", in: "environments:\n  a: {target: services, approvals: -1}\n", want: "cannot be asked for"},
-		{name: "approvals slip", in: "environments:\n  a: {target: services, approvals: {form: release}}\n", want: `did you mean "from"?`},
-		{name: "duplicate", in: "environments:\n  a: {target: services}\n  a: {target: services}\n", want: "was already set on line 2", schemaBlind: true},
+		{name: "approvals text", in: "environments:\n  a: {target: services, approvals: many}\n",
+			want: "neither a number nor a mapping"},
+		{name: "approvals negative", in: "environments:\n  a: {target: services, approvals: -1}\n",
+			want: "cannot be asked for"},
+		{name: "approvals slip", in: "environments:\n  a: {target: services, approvals: {form: release}}\n",
+			want: `did you mean "from"?`},
+		{name: "duplicate", in: "environments:\n  a: {target: services}\n  a: {target: services}\n",
+			want: "was already set on line 2", schemaBlind: true},
 		{name: "applications", in: monorepo},
 		{name: "no applications", in: "applications:\n"},
 		{name: "applications list", in: "applications: [web]\n", want: "headgate.yaml:1: applications is not a mapping"},
-		{name: "application slip", in: "applications:\n  web:\n    enviroments: {}\n", want: `headgate.yaml:3: unknown key "enviroments" here; did you mean "environments"?`},
+		{name: "application slip", in: "applications:\n  web:\n    enviroments: {}\n",
+			want: `headgate.yaml:3: unknown key "enviroments" here; did you mean "environments"?`},
 		{name: "application name", in: "applications: {Web: {}}\n", want: `invalid application name "Web"`},
 		{name: "application path", in: "applications: {web: {path: /web}}\n", want: `invalid path "/web"`},
 		{name: "application artifact", in: "applications: {web: {artifacts: [a/b]}}\n", want: `invalid artifact name "a/b"`},
-		{name: "application without artifacts", in: "applications: {web: {artifacts: []}}\n", want: `application "web" has 0 artifacts`},
-		{name: "environment of two", in: "applications:\n  web:\n    environments: {staging: {target: services}}\n  api:\n    environments: {staging: {target: services}}\n",
+		{name: "application without artifacts", in: "applications: {web: {artifacts: []}}\n",
+			want: `application "web" has 0 artifacts`},
+		{name: "environment of two",
+			in:   "applications:\n  web:\n    environments: {staging: {target: services}}\n  api:\n    environments: {staging: {target: services}}\n",
 			want: `headgate.yaml:5: environment "staging" is already defined on line 3; give it a name of its own, such as "api-staging"`, schemaBlind: true},
 		{name: "after another's", in: "applications:\n  web:\n    environments: {web-test: {target: services}}\n  api:\n    environments: {api-test: {target: services, after: web-test}}\n",
-			want: `headgate.yaml:5: environment "api-test" comes after "web-test", which is of application web`, schemaBlind: true},
+			want:        `headgate.yaml:5: environment "api-test" comes after "web-test", which is of application web`,
+			schemaBlind: true},
 		{name: "schedules", in: schedules},
 		{name: "no schedules", in: "schedules:\n"},
 		{name: "schedules mapping", in: "schedules: {nightly: {}}\n", want: "headgate.yaml:1: schedules is not a list"},
 		{name: "schedule text", in: "schedules: [nightly]\n", want: "headgate.yaml:1: this schedule is not a mapping"},
-		{name: "schedule slip", in: "schedules:\n- name: n\n  corn: '@daily'\n", want: `headgate.yaml:3: unknown key "corn" here; did you mean "cron"?`},
-		{name: "schedule without a name", in: "schedules:\n- cron: '@daily'\n", want: "headgate.yaml:2: this schedule has no name"},
-		{name: "schedule name", in: "schedules:\n- cron: '@daily'\n  name: ../x\n", want: `headgate.yaml:3: invalid schedule name "../x"`},
+		{name: "schedule slip", in: "schedules:\n- name: n\n  corn: '@daily'\n",
+			want: `headgate.yaml:3: unknown key "corn" here; did you mean "cron"?`},
+		{name: "schedule without a name", in: "schedules:\n- cron: '@daily'\n",
+			want: "headgate.yaml:2: this schedule has no name"},
+		{name: "schedule name", in: "schedules:\n- cron: '@daily'\n  name: ../x\n",
+			want: `headgate.yaml:3: invalid schedule name "../x"`},
 		{name: "schedule never", in: "schedules:\n- name: n\n", want: `headgate.yaml:2: schedule "n" has no cron expression`},
 		{name: "schedule twice", in: "schedules:\n- {name: n, cron: '@daily'}\n- {name: n, cron: '@hourly'}\n",
 			want: `headgate.yaml:3: schedule "n" is already defined on line 2`, schemaBlind: true},
-		{name: "schedule's buildspec", in: "schedules:\n- {name: n, cron: '@daily', buildspec: /x}\n", want: `headgate.yaml:2: invalid buildspec "/x"`},
+		{name: "schedule's buildspec", in: "schedules:\n- {name: n, cron: '@daily', buildspec: /x}\n",
+			want: `headgate.yaml:2: invalid buildspec "/x"`},
 		{name: "schedule on the server's branch", in: "schedules:\n- {name: n, cron: '@daily', on: env/staging}\n",
 			want: `headgate.yaml:2: branch "env/staging" belongs to the server`, schemaBlind: true},
-		{name: "schedule tells nobody", in: "schedules:\n- {name: n, cron: '@daily', notify: 'a b'}\n", want: `headgate.yaml:2: invalid user or group name "a b"`},
+		{name: "schedule tells nobody", in: "schedules:\n- {name: n, cron: '@daily', notify: 'a b'}\n",
+			want: `headgate.yaml:2: invalid user or group name "a b"`},
 		{name: "type", in: "build: {network: 7}", want: `headgate.yaml:1: build.network is "7"; write true or false`},
-		{name: "variables", in: "build: {variables: {CODEBUILD_X: 1}}", want: "headgate.yaml:1: CODEBUILD_X: names beginning with CODEBUILD_"},
+		{name: "variables", in: "build: {variables: {CODEBUILD_X: 1}}",
+			want: "headgate.yaml:1: CODEBUILD_X: names beginning with CODEBUILD_"},
 		{name: "limits", in: "build: {limits: {memory: 3}}", want: `headgate.yaml:1: build.limits.memory is "3"`},
 		{name: "images", in: images},
 		{name: "no images", in: "images:\n"},
 		{name: "images list", in: "images: [web]\n", want: "headgate.yaml:1: images is not a mapping"},
 		{name: "image name", in: "images: {Web: {command: [/x]}}\n", want: `headgate.yaml:1: invalid image name "Web"`},
-		{name: "image that starts nothing", in: "images: {web: {user: '1'}}\n", want: `image "web" does not say what it starts`},
+		{name: "image that starts nothing", in: "images: {web: {user: '1'}}\n",
+			want: `image "web" does not say what it starts`},
 		{name: "image slip", in: "images: {web: {comand: [/x]}}\n", want: `did you mean "command"?`},
-		{name: "image like its artifact", in: "images: {main: {command: [/x]}}\n", want: `image "main" has the name of the artifact`, schemaBlind: true},
-		{name: "image's directory", in: "images: {web: {command: [/x], directory: app}}\n", want: `directory "app" is not an absolute path`},
-		{name: "image's dots", in: "images: {web: {command: [/x], directory: /a/../b}}\n", want: "is not an absolute path", schemaBlind: true},
+		{name: "image like its artifact", in: "images: {main: {command: [/x]}}\n",
+			want: `image "main" has the name of the artifact`, schemaBlind: true},
+		{name: "image's directory", in: "images: {web: {command: [/x], directory: app}}\n",
+			want: `directory "app" is not an absolute path`},
+		{name: "image's dots", in: "images: {web: {command: [/x], directory: /a/../b}}\n", want: "is not an absolute path",
+			schemaBlind: true},
 		{name: "image's user", in: "images: {web: {command: [/x], user: 'a b'}}\n", want: `invalid user "a b"`},
-		{name: "image's variable", in: "images: {web: {command: [/x], environment: {a-b: 1}}}\n", want: `invalid variable "a-b"`},
+		{name: "image's variable", in: "images: {web: {command: [/x], environment: {a-b: 1}}}\n",
+			want: `invalid variable "a-b"`},
 		{name: "image's port", in: "images: {web: {command: [/x], ports: [0]}}\n", want: "invalid port 0"},
-		{name: "image's archive and more", in: "images: {web: {archive: a.tar, user: '1'}}\n", want: `has "user" beside archive`},
+		{name: "image's archive and more", in: "images: {web: {archive: a.tar, user: '1'}}\n",
+			want: `has "user" beside archive`},
 		{name: "image's archive outside", in: "images: {web: {archive: ../a.tar}}\n", want: `invalid archive "../a.tar"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -194,14 +224,16 @@ func TestApplicationsHaveTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Application{{"web", "site", []string{"web", "assets"}, 2}, {"api", "api", nil, 8}}; !reflect.DeepEqual(f.Applications, want) {
+	if want := []Application{{"web", "site", []string{"web", "assets"}, 2},
+		{"api", "api", nil, 8}}; !reflect.DeepEqual(f.Applications, want) {
 		t.Errorf("%+v", f.Applications)
 	}
 	var got []string
 	for _, e := range f.Environments {
 		got = append(got, e.Application+" "+e.Name+" "+e.Path)
 	}
-	want := []string{"web web-staging site/staging", "web web-production site/deploy/web-production", "api api api/deploy/api"}
+	want := []string{"web web-staging site/staging", "web web-production site/deploy/web-production",
+		"api api api/deploy/api"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%q", got)
 	}
@@ -252,7 +284,8 @@ func TestSchedules(t *testing.T) {
 	for i := range maxSchedules + 1 {
 		fmt.Fprintf(&many, "- {name: n%d, cron: '@daily'}\n", i)
 	}
-	if _, err := Parse(Name, []byte(many.String())); err == nil || !strings.Contains(err.Error(), "headgate.yaml:52: holds more than 50 schedules") {
+	if _, err := Parse(Name, []byte(many.String())); err == nil ||
+		!strings.Contains(err.Error(), "headgate.yaml:52: holds more than 50 schedules") {
 		t.Errorf("%v", err)
 	}
 }

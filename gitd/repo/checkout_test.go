@@ -18,7 +18,8 @@ import (
 // clone is what stock git checks out, and how to ask it.
 func clone(t *testing.T, r *Repository, commit Hash) (dir string, git func(args ...string) string) {
 	t.Helper()
-	if err := r.Move(t.Context(), "refs/heads/clone-"+commit.String()[:8], Zero, commit); err != nil && !errors.Is(err, ErrMoved) {
+	if err := r.Move(t.Context(), "refs/heads/clone-"+commit.String()[:8], Zero, commit); err != nil &&
+		!errors.Is(err, ErrMoved) {
 		t.Fatal(err)
 	}
 	dir = t.TempDir()
@@ -26,7 +27,8 @@ func clone(t *testing.T, r *Repository, commit Hash) (dir string, git func(args 
 		t.Helper()
 		cmd := exec.Command("git", args...)
 		cmd.Dir = dir
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_ATTR_NOSYSTEM=1", "LC_ALL=C"}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1",
+			"GIT_ATTR_NOSYSTEM=1", "LC_ALL=C"}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("git %s: %v\n%s", args, err, out)
@@ -82,21 +84,29 @@ func TestCheckoutIsGits(t *testing.T) {
 		path  string
 		want  string // of path, if not ""
 	}{
-		"no attributes":    {map[string]string{"a": "x\r\ny\n"}, "a", "x\r\ny\n"},
-		"eol=crlf":         {map[string]string{".gitattributes": "*.bat eol=crlf\n", "a.bat": "x\ny\n"}, "a.bat", "x\r\ny\r\n"},
-		"eol=lf":           {map[string]string{".gitattributes": "* eol=lf\n", "a": "x\ny\n"}, "a", "x\ny\n"},
-		"text=auto crlf":   {map[string]string{".gitattributes": "* text=auto eol=crlf\n", "a": "x\n", "b": "\x00x\n"}, "a", "x\r\n"},
-		"-text":            {map[string]string{".gitattributes": "* eol=crlf\nb -text\n", "b": "x\n"}, "b", "x\n"},
-		"binary":           {map[string]string{".gitattributes": "* eol=crlf\nb binary\n", "b": "x\n"}, "b", "x\n"},
-		"ident":            {map[string]string{".gitattributes": "a ident\n", "a": "$Id$\n"}, "a", "$Id: 055c8729cdcc372500a08db659c045e16c4409fb $\n"},
-		"encoding":         {map[string]string{".gitattributes": "a working-tree-encoding=UTF-16LE\n", "a": "hi\n"}, "a", utf16},
-		"unknown encoding": {map[string]string{".gitattributes": "a working-tree-encoding=NO-SUCH\n", "a": "hi\n"}, "a", "hi\n"},
-		"export-ignore":    {map[string]string{".gitattributes": "a export-ignore\n", "a": "hi\n"}, "a", "hi\n"},
-		"export-subst":     {map[string]string{".gitattributes": "a export-subst\n", "a": "$Format:%H$\n"}, "a", "$Format:%H$\n"},
-		"a filter":         {map[string]string{".gitattributes": "a filter=lfs diff=lfs merge=lfs -text\n", "a": "version x\n"}, "a", "version x\n"},
-		"below":            {map[string]string{".gitattributes": "* eol=crlf\n", "d/.gitattributes": "* eol=lf\n", "d/a": "x\n", "e/a": "x\n"}, "e/a", "x\r\n"},
-		"before its file":  {map[string]string{"d/!a": "x\n", "d/.gitattributes": "* eol=crlf\n"}, "d/!a", "x\r\n"},
-		"a macro":          {map[string]string{".gitattributes": "[attr]dos eol=crlf\na dos\n", "a": "x\n"}, "a", "x\r\n"},
+		"no attributes": {map[string]string{"a": "x\r\ny\n"}, "a", "x\r\ny\n"},
+		"eol=crlf": {map[string]string{".gitattributes": "*.bat eol=crlf\n", "a.bat": "x\ny\n"},
+			"a.bat", "x\r\ny\r\n"},
+		"eol=lf": {map[string]string{".gitattributes": "* eol=lf\n", "a": "x\ny\n"}, "a", "x\ny\n"},
+		"text=auto crlf": {map[string]string{".gitattributes": "* text=auto eol=crlf\n", "a": "x\n", "b": "\x00x\n"}, "a",
+			"x\r\n"},
+		"-text":  {map[string]string{".gitattributes": "* eol=crlf\nb -text\n", "b": "x\n"}, "b", "x\n"},
+		"binary": {map[string]string{".gitattributes": "* eol=crlf\nb binary\n", "b": "x\n"}, "b", "x\n"},
+		"ident": {map[string]string{".gitattributes": "a ident\n", "a": "$Id$\n"}, "a",
+			"$Id: 055c8729cdcc372500a08db659c045e16c4409fb $\n"},
+		"encoding": {map[string]string{".gitattributes": "a working-tree-encoding=UTF-16LE\n", "a": "hi\n"}, "a",
+			utf16},
+		"unknown encoding": {map[string]string{".gitattributes": "a working-tree-encoding=NO-SUCH\n", "a": "hi\n"}, "a",
+			"hi\n"},
+		"export-ignore": {map[string]string{".gitattributes": "a export-ignore\n", "a": "hi\n"}, "a", "hi\n"},
+		"export-subst": {map[string]string{".gitattributes": "a export-subst\n", "a": "$Format:%H$\n"}, "a",
+			"$Format:%H$\n"},
+		"a filter": {map[string]string{".gitattributes": "a filter=lfs diff=lfs merge=lfs -text\n",
+			"a": "version x\n"}, "a", "version x\n"},
+		"below": {map[string]string{".gitattributes": "* eol=crlf\n", "d/.gitattributes": "* eol=lf\n",
+			"d/a": "x\n", "e/a": "x\n"}, "e/a", "x\r\n"},
+		"before its file": {map[string]string{"d/!a": "x\n", "d/.gitattributes": "* eol=crlf\n"}, "d/!a", "x\r\n"},
+		"a macro":         {map[string]string{".gitattributes": "[attr]dos eol=crlf\na dos\n", "a": "x\n"}, "a", "x\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, r := testStore(t)
@@ -109,7 +119,8 @@ func TestCheckoutIsGits(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tree, err = r.TreeWith(tree, map[string]Edit{"zlink": {Mode: filemode.Symlink, Hash: link.Hash()}, "zrun": {Mode: filemode.Executable, Hash: script.Hash()}})
+			tree, err = r.TreeWith(tree, map[string]Edit{"zlink": {Mode: filemode.Symlink, Hash: link.Hash()},
+				"zrun": {Mode: filemode.Executable, Hash: script.Hash()}})
 			if err != nil {
 				t.Fatal(err)
 			}

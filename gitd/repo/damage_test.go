@@ -300,7 +300,8 @@ func TestMissingRefIsDamage(t *testing.T) {
 	move("refs/changes/1/log", pushed, landed)
 	move(head, Zero, first)
 	move("refs/heads/env/live", Zero, first)
-	move("refs/decisions/log", Zero, write("promote\n\nQuestion: promote\nMoved: refs/heads/env/live "+first.String()+"\n"))
+	move("refs/decisions/log", Zero,
+		write("promote\n\nQuestion: promote\nMoved: refs/heads/env/live "+first.String()+"\n"))
 	if d := r.Inspect(); d != nil {
 		t.Fatalf("a repository in which all is there: %v", d)
 	}

@@ -84,7 +84,8 @@ func TestUnpackingTakesLittleMemory(t *testing.T) {
 		_, to := testStore(t)
 		cmd := to.Command(t.Context(), args...)
 		// How much it has taken the kernel does not say: that is at least what this process had.
-		cmd.Args = append([]string{"sh", "-c", `ulimit -d "$0" && exec "$@"`, strconv.Itoa(size / 4 >> 10), cmd.Path}, cmd.Args[1:]...)
+		cmd.Args = append([]string{"sh", "-c", `ulimit -d "$0" && exec "$@"`, strconv.Itoa(size / 4 >> 10), cmd.Path},
+			cmd.Args[1:]...)
 		cmd.Path = "/bin/sh"
 		if _, err := Run(cmd, pack); err != nil {
 			t.Errorf("git %s with %d MiB: %v", args[0], size/4>>20, err)

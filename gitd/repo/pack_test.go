@@ -229,7 +229,8 @@ func TestStartCompletesPacks(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, packs[0].name+".idx")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "pack-"+strings.Repeat("ab", 20)+".pack"), []byte("PACK"), 0o444); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "pack-"+strings.Repeat("ab", 20)+".pack"), []byte("PACK"),
+		0o444); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
@@ -264,12 +265,15 @@ func TestPacksStayFew(t *testing.T) {
 		{name: "nothing", whole: true},
 		{name: "the first", loose: 9, whole: true},
 		{name: "little was added", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}}, loose: 10},
-		{name: "a quarter was added", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}}, loose: 17, whole: true, become1: 0},
+		{name: "a quarter was added", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}}, loose: 17,
+			whole: true, become1: 0},
 		{name: "a push is under way", packs: []pack{{objects: 100, bitmap: true}, {objects: 80, kept: true}}, loose: 17},
 		{name: "in order", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}, {objects: 4}, {objects: 2}}},
 		{name: "two alike", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}, {objects: 2}, {objects: 2}}},
-		{name: "three alike", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}, {objects: 2}, {objects: 2}, {objects: 2}}, become1: 3},
-		{name: "all of them", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}, {objects: 5}, {objects: 5}}, become1: 3},
+		{name: "three alike", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}, {objects: 2}, {objects: 2},
+			{objects: 2}}, become1: 3},
+		{name: "all of them", packs: []pack{{objects: 100, bitmap: true}, {objects: 8}, {objects: 5}, {objects: 5}},
+			become1: 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := wantsWhole(c.packs, c.loose); got != c.whole {
@@ -383,7 +387,8 @@ func TestOpenPacksAreFew(t *testing.T) {
 				at = c.ParentHashes[0]
 			}
 		}
-		if packs := open(); len(packs) == 0 || len(packs) > maxOpenPacks || strings.Contains(strings.Join(packs, " "), "deleted") {
+		if packs := open(); len(packs) == 0 || len(packs) > maxOpenPacks ||
+			strings.Contains(strings.Join(packs, " "), "deleted") {
 			t.Errorf("open are %q", packs)
 		}
 	}

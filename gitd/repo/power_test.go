@@ -120,7 +120,8 @@ func TestPowerCut(t *testing.T) {
 				if err != nil {
 					return
 				}
-				next, err := r.WriteCommit(NewCommit{Tree: tree, Parents: parents(tip), At: noon, Message: fmt.Sprint("commit ", n)})
+				next, err := r.WriteCommit(NewCommit{Tree: tree, Parents: parents(tip), At: noon,
+					Message: fmt.Sprint("commit ", n)})
 				if err != nil || r.Move(t.Context(), "refs/heads/main", tip, next) != nil {
 					return
 				}

@@ -164,8 +164,10 @@ func TestGitVerifiesWhatTheServerSigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"verify-commit", "-v", c.String()}, {"verify-tag", "-v", tag.String()}} {
-		cmd := r.Command(t.Context(), append([]string{"-c", "gpg.format=ssh", "-c", "gpg.ssh.allowedSignersFile=" + signers}, args...)...)
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Good \"git\" signature for headgate@test") {
+		cmd := r.Command(t.Context(),
+			append([]string{"-c", "gpg.format=ssh", "-c", "gpg.ssh.allowedSignersFile=" + signers}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil ||
+			!strings.Contains(string(out), "Good \"git\" signature for headgate@test") {
 			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
 	}
@@ -202,7 +204,8 @@ func TestNotesAreReadByGit(t *testing.T) {
 	tree, _ := r.TreeOf(c)
 	const ref = "refs/notes/verdicts"
 	for _, line := range []string{"one\n", "two\n"} {
-		err := r.EditNote(t.Context(), ref, tree, noon, "note", func(old []byte) ([]byte, error) { return append(old, line...), nil })
+		err := r.EditNote(t.Context(), ref, tree, noon, "note",
+			func(old []byte) ([]byte, error) { return append(old, line...), nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +242,8 @@ func TestMergeNamesConflicts(t *testing.T) {
 	file := commit(t, r, "file", map[string]string{"x": "1\n"}, base)
 	directory := commit(t, r, "directory", map[string]string{"x/y": "1\n", "x/z": "1\n"}, base)
 	for _, sides := range [][2]Hash{{file, directory}, {directory, file}} {
-		if _, conflicts, err = r.Merge(t.Context(), sides[0], sides[1]); err != nil || !slices.Equal(conflicts, []string{"x"}) {
+		if _, conflicts, err = r.Merge(t.Context(), sides[0], sides[1]); err != nil ||
+			!slices.Equal(conflicts, []string{"x"}) {
 			t.Errorf("a file here, a directory there: conflicts in %q, %v", conflicts, err)
 		}
 	}
@@ -306,7 +310,8 @@ func TestOpenSweeps(t *testing.T) {
 	if err := r.Move(t.Context(), "refs/heads/tmp_kept.keep", Zero, c); err != nil {
 		t.Fatal(err)
 	}
-	for _, stale := range []string{"refs/heads/main.lock", "packed-refs.lock", "objects/tmp_objdir-incoming-x/y", "objects/pack/pack-1.keep", "objects/aa/tmp_obj_1"} {
+	for _, stale := range []string{"refs/heads/main.lock", "packed-refs.lock", "objects/tmp_objdir-incoming-x/y",
+		"objects/pack/pack-1.keep", "objects/aa/tmp_obj_1"} {
 		path := filepath.Join(r.Dir(), stale)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -342,11 +347,13 @@ func TestForeignWriterMeetsTheHook(t *testing.T) {
 	if err := os.MkdirAll(s.hooks, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.hooks, "reference-transaction"), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(s.hooks, "reference-transaction"), []byte("#!/bin/sh\nexit 1\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(context.Background(), "git", "-C", r.Dir(), "update-ref", "refs/heads/main", c.String())
-	cmd.Env = []string{"PATH=" + Path, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
+	cmd.Env = []string{"PATH=" + Path, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_COUNT=1",
+		"GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
 	if out, err := cmd.CombinedOutput(); err == nil {
 		t.Fatalf("a foreign git wrote main: %s", out)
 	}
@@ -367,7 +374,8 @@ func TestTrailers(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, bad := range []string{"", "-x", ".x", "a/b", "a b", "x.git", "x.GIT", "a..b", "$(id)", strings.Repeat("a", 101), "é", "x\n"} {
+	for _, bad := range []string{"", "-x", ".x", "a/b", "a b", "x.git", "x.GIT", "a..b", "$(id)",
+		strings.Repeat("a", 101), "é", "x\n"} {
 		if CheckName(bad) == nil {
 			t.Errorf("%q passed", bad)
 		}
@@ -386,7 +394,8 @@ func TestFsckAfterEverything(t *testing.T) {
 	if err := r.Write(Blob(nil), Object{plumbing.BlobObject, []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
-	tree, err = r.TreeWith(tree, map[string]Edit{"a/b/c": {Remove: true}, "d": {Mode: filemode.Regular, Hash: Blob(nil).Hash()}})
+	tree, err = r.TreeWith(tree, map[string]Edit{"a/b/c": {Remove: true},
+		"d": {Mode: filemode.Regular, Hash: Blob(nil).Hash()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,8 @@ func start(t *testing.T, records sandbox.Records, own bool) started {
 	t.Helper()
 	dir := t.TempDir()
 	sandboxtest.Copy(t, dir, "hostile")
-	s := started{mark: fmt.Sprintf("hostile-%d-%s", os.Getpid(), filepath.Base(t.TempDir())+strings.ReplaceAll(t.Name(), "/", "-"))}
+	s := started{mark: fmt.Sprintf("hostile-%d-%s", os.Getpid(),
+		filepath.Base(t.TempDir())+strings.ReplaceAll(t.Name(), "/", "-"))}
 	args := []string{
 		"--unshare-all", "--new-session", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
 		"--ro-bind", dir, dir, // which may be in /dev/shm
@@ -206,7 +207,8 @@ func TestCgroupIsEnded(t *testing.T) {
 	}
 	defer os.Remove(group)
 	mark := filepath.Base(group) + "-stray"
-	stray := exec.Command("sh", "-c", "echo $$ >"+group+"/cgroup.procs; trap '' TERM; while :; do setsid sleep 1000 "+mark+" & sleep 0.05; done")
+	stray := exec.Command("sh", "-c",
+		"echo $$ >"+group+"/cgroup.procs; trap '' TERM; while :; do setsid sleep 1000 "+mark+" & sleep 0.05; done")
 	stray.Args[0] = mark
 	if err := stray.Start(); err != nil {
 		t.Fatal(err)

@@ -45,7 +45,8 @@ func TestStore(t *testing.T) {
 		}
 	}
 	list, err := s.List()
-	if err != nil || len(list) != 3 || list[0].ID != path || list[1].By != "ben" || list[2].ID != server || !list[2].At.Equal(at) {
+	if err != nil || len(list) != 3 || list[0].ID != path || list[1].By != "ben" || list[2].ID != server ||
+		!list[2].At.Equal(at) {
 		t.Errorf("List = %+v, %v", list, err)
 	}
 
@@ -112,7 +113,8 @@ func TestStoreKeyMissing(t *testing.T) {
 	if err := os.Remove(key); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(filepath.Join(data, "secrets"), key); err == nil || !strings.Contains(err.Error(), "restore the key") {
+	if _, err := Open(filepath.Join(data, "secrets"), key); err == nil ||
+		!strings.Contains(err.Error(), "restore the key") {
 		t.Errorf("secrets without their key: %v", err)
 	}
 	if _, err := os.Stat(key); err == nil {
@@ -154,7 +156,8 @@ func TestStoreDamage(t *testing.T) {
 func TestValueIsNotPrinted(t *testing.T) {
 	t.Parallel()
 	v := NewValue([]byte("hunter2"))
-	printed := fmt.Sprintf("%v %+v %#v %s %q %x %d", v, v, v, v, v, v, v) + fmt.Sprintf("%v %x", struct{ V Value }{v}, []Value{v})
+	printed := fmt.Sprintf("%v %+v %#v %s %q %x %d", v, v, v, v, v, v, v) +
+		fmt.Sprintf("%v %x", struct{ V Value }{v}, []Value{v})
 	for _, leak := range []string{"hunter2", "68756e", "104"} {
 		if strings.Contains(printed, leak) {
 			t.Errorf("printed as %s", printed)

@@ -37,45 +37,64 @@ func newBackend() *backend {
 		Rules: []show.RuleChange{{Rule: "approvals", Was: "1", Is: "none"}},
 	}
 	production := show.Environment{
-		Repository: "checkout", Name: "production", After: "staging", Target: "services", State: show.Drift, Reason: "prod-c differs",
-		Since: today(11, 42), Release: 183, Commit: "51aa0d3ffff", Declared: "2aa9c07ffff", DeclaredAt: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC),
-		Behind: 3, Promotion: promotion, MayRollback: true, URLs: []string{"http://127.0.0.1:8081"},
+		Repository: "checkout", Name: "production", After: "staging", Target: "services", State: show.Drift,
+		Reason: "prod-c differs",
+		Since:  today(11, 42), Release: 183, Commit: "51aa0d3ffff", Declared: "2aa9c07ffff",
+		DeclaredAt: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC),
+		Behind:     3, Promotion: promotion, MayRollback: true, URLs: []string{"http://127.0.0.1:8081"},
 		Services: []show.Service{{Name: "web", State: show.Drift, Instances: []show.Instance{
 			{ID: "prod-a", Release: 183, State: show.Healthy, Message: "200 in 11 ms"},
-			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1, LastExit: "was ended by SIGKILL: " + evil},
+			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1,
+				LastExit: "was ended by SIGKILL: " + evil},
 			{ID: "prod-c", Release: 183, State: show.Drift, Message: "config/limits.yaml differs since 11:42 UTC"},
 		}}},
 		History: []show.Deployed{
-			{Commit: "2aa9c07ffff", Release: 183, Subject: "Round tax per line", At: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC), By: "policy", Outcome: show.Healthy,
+			{Commit: "2aa9c07ffff", Release: 183, Subject: "Round tax per line",
+				At: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC), By: "policy", Outcome: show.Healthy,
 				Approvals: []show.Approval{{By: "jun"}, {By: "ada"}}},
-			{Commit: "77e0c1fffff", Release: 182, Subject: "Log the key", At: time.Date(2025, 11, 20, 9, 0, 0, 0, time.UTC), By: "ada", Outcome: show.Healthy, MayRollback: true},
+			{Commit: "77e0c1fffff", Release: 182, Subject: "Log the key", At: time.Date(2025, 11, 20, 9, 0, 0, 0, time.UTC),
+				By: "ada", Outcome: show.Healthy, MayRollback: true},
 		},
 	}
-	staging := show.Environment{Repository: "checkout", Name: "staging", State: show.Healthy, Release: 186, Since: today(14, 0)}
+	staging := show.Environment{Repository: "checkout", Name: "staging", State: show.Healthy, Release: 186,
+		Since: today(14, 0)}
 	other := show.Environment{Repository: "catalogue", Name: "staging", State: show.Empty}
 	return &backend{
 		environment: production,
 		repositories: []show.Repository{
 			{
-				Name: "catalogue", Clone: "ssh://git.tarn.example/catalogue", State: show.Empty, Environments: []show.Environment{other},
-				Paused: []show.Pause{{Branch: "main", By: "sam", At: today(13, 59), Via: "ssh", Reason: "we move the shelves"}},
+				Name: "catalogue", Clone: "ssh://git.tarn.example/catalogue", State: show.Empty,
+				Environments: []show.Environment{other},
+				Paused: []show.Pause{{Branch: "main", By: "sam", At: today(13, 59), Via: "ssh",
+					Reason: "we move the shelves"}},
 			},
-			{Name: "checkout", Clone: "ssh://git.tarn.example/checkout", Description: "the till " + evil, Gated: true, Branch: "main", Tip: "9f1c2abffff", State: show.Green, Release: 186,
+			{Name: "checkout", Clone: "ssh://git.tarn.example/checkout", Description: "the till " + evil, Gated: true,
+				Branch: "main", Tip: "9f1c2abffff", State: show.Green, Release: 186,
 				LandedAt: today(13, 58), Queue: make([]show.Change, 4), Environments: []show.Environment{staging, production}},
 			{Name: "headgate", Clone: "ssh://git.tarn.example/headgate", State: show.Green},
 		},
 		changes: []show.Change{
-			{Repository: "checkout", Number: 417, State: show.Conflict, Place: 7, By: "sam", Subject: "Move vouchers to their own schema", Branch: "main", Commit: "417aaaaffff",
-				Revision: 2, PushedAt: today(14, 1), Author: "Sam", Files: []string{"voucher/load.go:12"}, Reason: "conflicts with 412", Hint: "git pull --rebase origin main, resolve, git push origin main"},
-			{Repository: "checkout", Number: 412, State: show.Running, Place: 2, By: "ines", Subject: "Show fees before the last step " + evil, Branch: "main", Commit: "0c51e9dffff",
-				Revision: 1, PushedAt: today(14, 2), Author: "Ines", Tree: "71d0c3effff", TestedWith: "main + 410 + 412", Behind: 410, Expected: show.Duration(5 * time.Minute), Estimate: show.Estimate{LandsAt: today(14, 8)},
+			{Repository: "checkout", Number: 417, State: show.Conflict, Place: 7, By: "sam",
+				Subject: "Move vouchers to their own schema", Branch: "main", Commit: "417aaaaffff",
+				Revision: 2, PushedAt: today(14, 1), Author: "Sam", Files: []string{"voucher/load.go:12"},
+				Reason: "conflicts with 412", Hint: "git pull --rebase origin main, resolve, git push origin main"},
+			{Repository: "checkout", Number: 412, State: show.Running, Place: 2, By: "ines",
+				Subject: "Show fees before the last step " + evil, Branch: "main", Commit: "0c51e9dffff",
+				Revision: 1, PushedAt: today(14, 2), Author: "Ines", Tree: "71d0c3effff", TestedWith: "main + 410 + 412",
+				Behind: 410, Expected: show.Duration(5 * time.Minute), Estimate: show.Estimate{LandsAt: today(14, 8)},
 				Build: &show.Build{ID: "b1", State: show.Running, Started: today(14, 3), Phase: "build", Command: "go test ./..."},
-				Story: []show.Event{{At: today(14, 2), What: "proposed", By: "ines"}, {At: today(14, 3), What: "building", More: "main + 410 + 412"}}},
-			{Repository: "checkout", Number: 411, State: show.Refused, By: "ada", Subject: "Drop the legacy voucher table", Branch: "main", Commit: "411aaaaffff", PushedAt: today(13, 1),
-				Revision: 1, Reason: "1 test fails with it and passes without it", Details: []string{"TestVoucherRoundTrip, voucher_test.go:88"},
-				Build: &show.Build{State: show.Failed, Started: today(13, 1), Finished: today(13, 3), Phase: "build", Command: "go test ./...", Exit: 1, LogLine: 1086}},
-			{Repository: "checkout", Number: 409, State: show.Landed, By: "jun", Subject: "Round tax per line, not per basket", Branch: "main", Commit: "9f1c2abffff", Candidate: "9f1c2abffff",
-				Revision: 1, PushedAt: today(13, 50), EndedAt: today(13, 58), Release: 186, Build: &show.Build{State: show.Green, Reused: true, Finished: today(13, 32)}, RunsIn: []string{"staging"}},
+				Story: []show.Event{{At: today(14, 2), What: "proposed", By: "ines"},
+					{At: today(14, 3), What: "building", More: "main + 410 + 412"}}},
+			{Repository: "checkout", Number: 411, State: show.Refused, By: "ada", Subject: "Drop the legacy voucher table",
+				Branch: "main", Commit: "411aaaaffff", PushedAt: today(13, 1),
+				Revision: 1, Reason: "1 test fails with it and passes without it",
+				Details: []string{"TestVoucherRoundTrip, voucher_test.go:88"},
+				Build: &show.Build{State: show.Failed, Started: today(13, 1), Finished: today(13, 3), Phase: "build",
+					Command: "go test ./...", Exit: 1, LogLine: 1086}},
+			{Repository: "checkout", Number: 409, State: show.Landed, By: "jun", Subject: "Round tax per line, not per basket",
+				Branch: "main", Commit: "9f1c2abffff", Candidate: "9f1c2abffff",
+				Revision: 1, PushedAt: today(13, 50), EndedAt: today(13, 58), Release: 186,
+				Build: &show.Build{State: show.Green, Reused: true, Finished: today(13, 32)}, RunsIn: []string{"staging"}},
 		},
 	}
 }
@@ -85,7 +104,8 @@ func missing(format string, args ...any) error {
 }
 
 func (b *backend) Server(context.Context) show.Server {
-	return show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example", Signers: "headgate@tarn.example namespaces=\"git\" ssh-ed25519 AAAA\n"}
+	return show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "https://git.tarn.example",
+		Signers: "headgate@tarn.example namespaces=\"git\" ssh-ed25519 AAAA\n"}
 }
 
 func (b *backend) Repositories(_ context.Context, a access.Identity) ([]show.Repository, error) {
@@ -107,7 +127,8 @@ func (b *backend) Repository(_ context.Context, _ access.Identity, name string) 
 	return show.Repository{}, missing("no such repository: %q", name)
 }
 
-func (b *backend) Changes(ctx context.Context, a access.Identity, name string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (b *backend) Changes(ctx context.Context, a access.Identity, name string,
+	f show.ChangeFilter) ([]show.Change, int, error) {
 	if _, err := b.Repository(ctx, a, name); err != nil {
 		return nil, 0, err
 	}
@@ -132,7 +153,8 @@ func (b *backend) Change(_ context.Context, _ access.Identity, name string, n in
 	return show.Change{}, missing("%s has no change %d", name, n)
 }
 
-func (b *backend) Log(ctx context.Context, a access.Identity, name string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (b *backend) Log(ctx context.Context, a access.Identity, name string, n int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		if _, err := b.Change(ctx, a, name, n); err != nil {
 			yield(show.LogEvent{}, err)
@@ -160,7 +182,8 @@ func (b *backend) Releases(context.Context, access.Identity, string) ([]show.Rel
 	return nil, nil
 }
 
-func (b *backend) Environment(_ context.Context, _ access.Identity, name, environment string) (show.Environment, error) {
+func (b *backend) Environment(_ context.Context, _ access.Identity,
+	name, environment string) (show.Environment, error) {
 	if name == "checkout" && environment == "production" {
 		return b.environment, nil
 	}
@@ -170,19 +193,23 @@ func (b *backend) Environment(_ context.Context, _ access.Identity, name, enviro
 	return show.Environment{}, missing("%s has no environment %q", name, environment)
 }
 
-func (b *backend) InstanceLogs(ctx context.Context, a access.Identity, repository, environment string, q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
+func (b *backend) InstanceLogs(ctx context.Context, a access.Identity, repository, environment string,
+	q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
 	return func(yield func(show.InstanceLine, error) bool) {
 		if _, err := b.Environment(ctx, a, repository, environment); err != nil {
 			yield(show.InstanceLine{}, err)
 			return
 		}
 		for _, l := range []show.InstanceLine{
-			{At: today(11, 40), Service: "web", Instance: "web-1", Own: true, Text: "started web-1 of release 183 on port 40001"},
+			{At: today(11, 40), Service: "web", Instance: "web-1", Own: true,
+				Text: "started web-1 of release 183 on port 40001"},
 			{At: today(11, 42), Service: "web", Instance: "web-1", Text: "\x1b[31mcannot\x1b[0m read limits " + evil},
 			{At: today(11, 43), Service: "web", Instance: "web-1", Text: "* headgate: exited with 0"},
-			{At: time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC), Service: "worker", Instance: "worker-2", Own: true, Text: "worker-2 exited with 7"},
+			{At: time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC), Service: "worker", Instance: "worker-2", Own: true,
+				Text: "worker-2 exited with 7"},
 		} {
-			if environment == "production" && (q.Service == "" || q.Service == l.Service) && !l.At.Before(q.Since) && !yield(l, nil) {
+			if environment == "production" && (q.Service == "" || q.Service == l.Service) && !l.At.Before(q.Since) &&
+				!yield(l, nil) {
 				return
 			}
 		}
@@ -199,7 +226,8 @@ func (b *backend) Promotion(_ context.Context, _ access.Identity, name, environm
 		}}
 		return p, nil
 	case "checkout staging":
-		return show.Promotion{Repository: name, Environment: environment, From: 186, Removal: true, Stops: []string{"web"}}, nil
+		return show.Promotion{Repository: name, Environment: environment, From: 186, Removal: true, Stops: []string{"web"}},
+			nil
 	}
 	return show.Promotion{}, missing("nothing waits for %s", environment)
 }
@@ -226,28 +254,37 @@ func (b *backend) Why(ctx context.Context, a access.Identity, name, thing string
 
 func (b *backend) CreateRepository(_ context.Context, a access.Identity, name, description string) (show.Done, error) {
 	if a.User != "ada" {
-		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "only administrators create repositories", Hint: "ask one of ada"}
+		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "only administrators create repositories",
+			Hint: "ask one of ada"}
 	}
-	return show.Done{What: fmt.Sprintf("created %s: %s", name, description), Next: "git clone ssh://git.tarn.example/" + name}, nil
+	return show.Done{What: fmt.Sprintf("created %s: %s", name, description),
+		Next: "git clone ssh://git.tarn.example/" + name}, nil
 }
 
-func (b *backend) Set(_ context.Context, _ access.Identity, name string, what access.Switch, on bool) (show.Done, error) {
+func (b *backend) Set(_ context.Context, _ access.Identity, name string, what access.Switch,
+	on bool) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("%s of %s: %v", what, name, on)}, nil
 }
 
-func (b *backend) Approve(_ context.Context, a access.Identity, name, environment, tree, reason string) (show.Done, error) {
+func (b *backend) Approve(_ context.Context, a access.Identity,
+	name, environment, tree, reason string) (show.Done, error) {
 	if a.User == "jun" {
-		return show.Done{}, &show.Error{Kind: show.Denied, What: "you cannot approve your own change", Where: []string{"headgate.yaml:12: approvals: 1", "change 412 is by jun"}, Hint: "ask one of ada, sam"}
+		return show.Done{}, &show.Error{Kind: show.Denied, What: "you cannot approve your own change",
+			Where: []string{"headgate.yaml:12: approvals: 1", "change 412 is by jun"}, Hint: "ask one of ada, sam"}
 	}
-	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2", a.User, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
+	return show.Done{What: fmt.Sprintf("approved 183 -> 186 for %s of %s, tree %s, as %s%s", environment, name, "6f0a1e2",
+		a.User, reason), Next: "now waits for  soak until 15:00 UTC", State: show.Waits}, nil
 }
 
-func (b *backend) Reject(_ context.Context, a access.Identity, name, environment, tree, reason string) (show.Done, error) {
+func (b *backend) Reject(_ context.Context, a access.Identity,
+	name, environment, tree, reason string) (show.Done, error) {
 	return show.Done{What: fmt.Sprintf("rejected 186 for %s of %s, as %s: %s", environment, name, a.User, reason)}, nil
 }
 
-func (b *backend) Choose(_ context.Context, a access.Identity, name, environment string, release int) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("proposed release %d for %s of %s, as %s", release, environment, name, a.User), Next: "now waits for 1 approval"}, nil
+func (b *backend) Choose(_ context.Context, a access.Identity, name, environment string,
+	release int) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("proposed release %d for %s of %s, as %s", release, environment, name, a.User),
+		Next: "now waits for 1 approval"}, nil
 }
 
 func (b *backend) Paused(ctx context.Context, a access.Identity, repository string) ([]show.Pause, error) {
@@ -263,16 +300,22 @@ func (b *backend) ResumeLanding(_ context.Context, a access.Identity, _, branch,
 	return show.Done{What: "landing on " + branch + " is resumed, as " + a.User}, nil
 }
 
-func (b *backend) RenameEnvironment(_ context.Context, _ access.Identity, repository, environment, to string) (show.Done, error) {
-	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to, State: show.Queued}, nil
+func (b *backend) RenameEnvironment(_ context.Context, _ access.Identity,
+	repository, environment, to string) (show.Done, error) {
+	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to,
+		State: show.Queued}, nil
 }
 
-func (b *backend) Scale(_ context.Context, _ access.Identity, repository, environment, service string, count int) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("proposed as change 31: %s in %s of %s: %d", service, environment, repository, count), State: show.Queued}, nil
+func (b *backend) Scale(_ context.Context, _ access.Identity, repository, environment, service string,
+	count int) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("proposed as change 31: %s in %s of %s: %d", service, environment, repository,
+		count), State: show.Queued}, nil
 }
 
-func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int, reason string) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason), More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
+func (b *backend) Rollback(_ context.Context, _ access.Identity, name, environment string, release int,
+	reason string) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("rolled back %s of %s 183 -> %d: %s", environment, name, release, reason),
+		More: []string{"hold set: no automatic promotion until someone promotes forward"}}, nil
 }
 
 // testDiff has what others wrote, a rule, and all that is left out of a difference.
@@ -307,7 +350,8 @@ func testDiff() show.Comparison {
 		Removed: 1,
 		Artifacts: []show.ArtifactDiff{
 			{Name: "same", State: show.FileSame},
-			{Name: "app", State: show.FileChanged, Files: []show.ArtifactFile{{Path: "bin/app", State: show.FileChanged}}, Cut: true},
+			{Name: "app", State: show.FileChanged,
+				Files: []show.ArtifactFile{{Path: "bin/app", State: show.FileChanged}}, Cut: true},
 			{Name: "docs", State: show.FileAdded},
 			{Name: "old", State: show.FileChanged, Why: "it has been cleared away"},
 		},
@@ -315,7 +359,8 @@ func testDiff() show.Comparison {
 	}
 }
 
-func (b *backend) ChangeDiff(ctx context.Context, a access.Identity, name string, number, from, revision int) (show.Comparison, error) {
+func (b *backend) ChangeDiff(ctx context.Context, a access.Identity, name string,
+	number, from, revision int) (show.Comparison, error) {
 	ch, err := b.Change(ctx, a, name, number)
 	if err != nil {
 		return show.Comparison{}, err
@@ -330,7 +375,8 @@ func (b *backend) ChangeDiff(ctx context.Context, a access.Identity, name string
 	return d, nil
 }
 
-func (b *backend) ReleaseDiff(_ context.Context, _ access.Identity, name string, from, to int) (show.Comparison, error) {
+func (b *backend) ReleaseDiff(_ context.Context, _ access.Identity, name string,
+	from, to int) (show.Comparison, error) {
 	if to == 0 {
 		return show.Comparison{}, missing("there is no release %d in %s", to, name)
 	}
@@ -340,7 +386,8 @@ func (b *backend) ReleaseDiff(_ context.Context, _ access.Identity, name string,
 }
 
 func (b *backend) Search(_ context.Context, _ access.Identity, query string) (show.Found, error) {
-	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{}, Commits: []show.FoundCommit{}}
+	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{},
+		Commits: []show.FoundCommit{}}
 	if query == "before the last" || query == "fees" {
 		found.Repositories = b.repositories[1:2]
 		found.Changes = b.changes[1:2]
@@ -404,19 +451,23 @@ func (b *backend) RevokeToken(_ context.Context, a access.Identity, id string) (
 func (b *backend) Withdraw(ctx context.Context, a access.Identity, name string, n int) (show.Done, error) {
 	c, err := b.Change(ctx, a, name, n)
 	if err == nil && c.By != a.User && a.User != "ada" {
-		err = &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", n, c.By), Hint: "ask " + c.By + ", or an administrator"}
+		err = &show.Error{Kind: show.Forbidden, What: fmt.Sprintf("change %d is %s's to withdraw", n, c.By),
+			Hint: "ask " + c.By + ", or an administrator"}
 	}
-	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", n, name), Next: fmt.Sprintf("propose it once more: change retry %s %d", name, n)}, err
+	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", n, name),
+		Next: fmt.Sprintf("propose it once more: change retry %s %d", name, n)}, err
 }
 
 func (b *backend) Retry(ctx context.Context, a access.Identity, name string, n int) (show.Done, error) {
 	_, err := b.Change(ctx, a, name, n)
-	return show.Done{What: fmt.Sprintf("change %d of %s is proposed again as change 418", n, name), State: show.Queued}, err
+	return show.Done{What: fmt.Sprintf("change %d of %s is proposed again as change 418", n, name), State: show.Queued},
+		err
 }
 
 func (b *backend) Replace(ctx context.Context, a access.Identity, name string, n, by int) (show.Done, error) {
 	_, err := b.Change(ctx, a, name, n)
-	return show.Done{What: fmt.Sprintf("change %d of %s is revision 2 of change %d now", by, name, n), State: show.Queued}, err
+	return show.Done{What: fmt.Sprintf("change %d of %s is revision 2 of change %d now", by, name, n), State: show.Queued},
+		err
 }
 
 func (b *backend) Schedules(_ context.Context, _ access.Identity, repository string) ([]show.Schedule, error) {
@@ -464,15 +515,18 @@ func (b *backend) Schedule(ctx context.Context, a access.Identity, repository, n
 	return show.Schedule{}, missing("%s has no schedule %q", repository, name)
 }
 
-func (b *backend) ScheduleLog(ctx context.Context, a access.Identity, _, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (b *backend) ScheduleLog(ctx context.Context, a access.Identity, _, _ string, _ int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return b.Log(ctx, a, "checkout", 411, follow)
 }
 
 func (b *backend) RunSchedule(_ context.Context, a access.Identity, repository, name string) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("run 8 of %s is on its way: main at 9f1c2ab", name), Next: "schedule log -f " + repository + " " + name, State: show.Queued}, nil
+	return show.Done{What: fmt.Sprintf("run 8 of %s is on its way: main at 9f1c2ab", name),
+		Next: "schedule log -f " + repository + " " + name, State: show.Queued}, nil
 }
 
-func (b *backend) Decisions(_ context.Context, who access.Identity, repository, before string) ([]show.Decision, bool, error) {
+func (b *backend) Decisions(_ context.Context, who access.Identity,
+	repository, before string) ([]show.Decision, bool, error) {
 	all := []show.Decision{}
 	for _, d := range exampleDecisions {
 		if d.Repository == repository {
@@ -489,14 +543,16 @@ func (b *backend) Decision(_ context.Context, who access.Identity, repository, i
 			return d, nil
 		}
 	}
-	return show.Decision{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no decision %q in %s", id, repository)}
+	return show.Decision{}, &show.Error{Kind: show.NotFound,
+		What: fmt.Sprintf("there is no decision %q in %s", id, repository)}
 }
 
 // exampleDecisions are the newest first.
 var exampleDecisions = []show.Decision{
 	{
 		Repository: "checkout", ID: "d-3333333", Commit: strings.Repeat("3", 40), At: today(14, 6),
-		Question: "promote", About: "release 186 to production by the rules of what is declared", Answer: "manual", Policy: "sha256:aa",
+		Question: "promote", About: "release 186 to production by the rules of what is declared", Answer: "manual",
+		Policy:   "sha256:aa",
 		Document: "{\n \"question\": \"promote\",\n \"input\": {\n  \"environment\": {\"name\": \"production\"}\n },\n \"engine\": \"opa\"\n}",
 	},
 	{
@@ -523,11 +579,15 @@ func exampleTests() []show.Test {
 	at := time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC)
 	return []show.Test{
 		{
-			Name: "basket.TestVoucher", State: show.Failed, Builds: 3, Failed: 2, Took: show.Duration(40 * time.Millisecond), FlakyAt: at, Tree: "51aa0d3ffff",
+			Name: "basket.TestVoucher", State: show.Failed, Builds: 3, Failed: 2, Took: show.Duration(40 * time.Millisecond),
+			FlakyAt: at, Tree: "51aa0d3ffff",
 			Runs: []show.TestRun{
-				{At: at, State: show.Failed, Change: 411, Commit: "9f1c2abffff", Tree: "77e03b1ffff", Log: "c-411", Message: "no relation <b>\u202etxt\nvoucher_test.go:88"},
-				{At: at.Add(-time.Hour), State: show.Green, Change: 410, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "c-410", Took: show.Duration(40 * time.Millisecond)},
-				{At: at.Add(-2 * time.Hour), State: show.Failed, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "nightly-7", Message: "timed out"},
+				{At: at, State: show.Failed, Change: 411, Commit: "9f1c2abffff", Tree: "77e03b1ffff", Log: "c-411",
+					Message: "no relation <b>\u202etxt\nvoucher_test.go:88"},
+				{At: at.Add(-time.Hour), State: show.Green, Change: 410, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "c-410",
+					Took: show.Duration(40 * time.Millisecond)},
+				{At: at.Add(-2 * time.Hour), State: show.Failed, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "nightly-7",
+					Message: "timed out"},
 			},
 		},
 		{Name: "basket.TestRound", State: show.Failed, Builds: 3, Failed: 1, Took: show.Duration(2 * time.Second)},
@@ -536,9 +596,11 @@ func exampleTests() []show.Test {
 	}
 }
 
-func (b *backend) ChangeTests(_ context.Context, _ access.Identity, repository string, number int) (show.TestReport, error) {
+func (b *backend) ChangeTests(_ context.Context, _ access.Identity, repository string,
+	number int) (show.TestReport, error) {
 	if repository != "checkout" || number != 409 {
-		return show.TestReport{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no test reports are kept of change %d of %s", number, repository)}
+		return show.TestReport{}, &show.Error{Kind: show.NotFound,
+			What: fmt.Sprintf("no test reports are kept of change %d of %s", number, repository)}
 	}
 	before := 80.25
 	r := show.TestReport{
@@ -559,7 +621,8 @@ func (b *backend) Tests(_ context.Context, _ access.Identity, repository string)
 	if repository != "checkout" {
 		return show.TestSummary{Repository: repository}, nil
 	}
-	s := show.TestSummary{Repository: repository, Builds: 3, Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1}
+	s := show.TestSummary{Repository: repository, Builds: 3,
+		Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1}
 	for _, t := range exampleTests() {
 		t.Runs = nil
 		s.Tests = append(s.Tests, t)
@@ -573,5 +636,6 @@ func (b *backend) Test(_ context.Context, _ access.Identity, repository, name st
 			return t, nil
 		}
 	}
-	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q", repository, name), Hint: "see them", Command: "test list " + repository}
+	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q",
+		repository, name), Hint: "see them", Command: "test list " + repository}
 }

@@ -135,7 +135,8 @@ func jsonText(v any) string {
 func TestOutputIsClean(t *testing.T) {
 	shell := newShell()
 	for _, line := range []string{
-		"repo list", "repo list --json", "change list checkout", "change list checkout --json", "change show 412", "change log 412", "change log 412 --json",
+		"repo list", "repo list --json", "change list checkout", "change list checkout --json", "change show 412",
+		"change log 412", "change log 412 --json",
 		"change diff 412", "change diff 412 --json", "promotion diff production", "search fees", "search fees --json",
 		"env list", "why checkout \u202eproduction", "nonsense\u200b", "repo create hello --description a\u2066b",
 	} {
@@ -205,7 +206,8 @@ func TestUsage(t *testing.T) {
 	u := usageOf("[-f] [repo] <change> <more...> [--line <n>] [--reason <text>...] [--to <who>,...]")
 	want := usage{
 		arguments: []argument{{"repo", true, false}, {"change", false, false}, {"more", false, true}},
-		options:   []optionUsage{{name: "-f"}, {name: "--line", value: "n"}, {name: "--reason", value: "text", rest: true}, {name: "--to", value: "who", many: true}},
+		options: []optionUsage{{name: "-f"}, {name: "--line", value: "n"}, {name: "--reason", value: "text", rest: true},
+			{name: "--to", value: "who", many: true}},
 	}
 	if !reflect.DeepEqual(u, want) {
 		t.Errorf("usage is %+v, want %+v", u, want)
@@ -216,7 +218,8 @@ func TestUsage(t *testing.T) {
 func TestHelpIsWrapped(t *testing.T) {
 	var narrow, wide strings.Builder
 	for width, out := range map[int]*strings.Builder{60: &narrow, 0: &wide} {
-		in := Invocation{Actor: access.Identity{User: "ada"}, Words: []string{"help"}, Out: out, Err: out, Terminal: Terminal{Width: width, Unicode: true}}
+		in := Invocation{Actor: access.Identity{User: "ada"}, Words: []string{"help"}, Out: out, Err: out,
+			Terminal: Terminal{Width: width, Unicode: true}}
 		if status := newShell().Run(t.Context(), in); status != 0 {
 			t.Fatalf("exit %d", status)
 		}
@@ -230,7 +233,8 @@ func TestHelpIsWrapped(t *testing.T) {
 }
 
 func FuzzShell(f *testing.F) {
-	for _, line := range []string{"change log -f checkout 412 --line 3", "approve production --reason a b --tree c", "help change log", "rollback", "--version --json", "search a --json b", "change diff 412 --from 1"} {
+	for _, line := range []string{"change log -f checkout 412 --line 3", "approve production --reason a b --tree c",
+		"help change log", "rollback", "--version --json", "search a --json b", "change diff 412 --from 1"} {
 		f.Add(line)
 	}
 	shell := newShell()

@@ -16,7 +16,8 @@ func TestHolder(t *testing.T) {
 			continue
 		}
 		port := l.Addr().(*net.TCPAddr).Port
-		if got := Holder(port); !strings.HasSuffix(got, fmt.Sprintf(" (process %d)", os.Getpid())) || strings.HasPrefix(got, " ") {
+		if got := Holder(port); !strings.HasSuffix(got, fmt.Sprintf(" (process %d)", os.Getpid())) ||
+			strings.HasPrefix(got, " ") {
 			t.Errorf("%s is held by %q", l.Addr(), got)
 		}
 		l.Close()

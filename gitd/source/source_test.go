@@ -48,7 +48,8 @@ func (c *clone) git(args ...string) string {
 	c.t.Helper()
 	cmd := exec.Command("git", args...)
 	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@tarn.example",
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada",
+		"GIT_AUTHOR_EMAIL=ada@tarn.example",
 		"GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@tarn.example")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -102,7 +103,8 @@ func TestCompare(t *testing.T) {
 	}
 	var got []string
 	for _, f := range d.Files {
-		got = append(got, fmt.Sprintf("%s %s%s +%d -%d %d lines rule=%v binary=%v cut=%v", f.State, f.Path, strings.TrimSuffix(" from "+f.From, " from "), f.Added, f.Removed, len(f.Lines), f.Rule, f.Binary, f.Cut))
+		got = append(got, fmt.Sprintf("%s %s%s +%d -%d %d lines rule=%v binary=%v cut=%v", f.State, f.Path,
+			strings.TrimSuffix(" from "+f.From, " from "), f.Added, f.Removed, len(f.Lines), f.Rule, f.Binary, f.Cut))
 	}
 	want := []string{
 		"changed headgate.yaml +1 -1 3 lines rule=true binary=false cut=false",
@@ -115,7 +117,8 @@ func TestCompare(t *testing.T) {
 	if a, b := strings.Join(got, "\n"), strings.Join(want, "\n"); a != b {
 		t.Errorf("got:\n%s\nwant:\n%s", a, b)
 	}
-	if d.Changed != 6 || d.Cut || len(d.Commits) != 1 || d.Commits[0].Subject != "Change much" || d.Commits[0].Author != "Ada" {
+	if d.Changed != 6 || d.Cut || len(d.Commits) != 1 || d.Commits[0].Subject != "Change much" ||
+		d.Commits[0].Author != "Ada" {
 		t.Errorf("%d changed, cut %v, commits %v", d.Changed, d.Cut, d.Commits)
 	}
 	if width := len(d.Files[3].Lines[1].Text); width != maxWidth-1 {
@@ -259,7 +262,8 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	tree := c.git("rev-parse", "HEAD^{tree}")
-	for _, revision := range []string{"", "nothing", "--help", "main^", "main:file", "HEAD@{1}", "../../x", "0000000", tree, strings.Repeat("a", 300)} {
+	for _, revision := range []string{"", "nothing", "--help", "main^", "main:file", "HEAD@{1}", "../../x", "0000000",
+		tree, strings.Repeat("a", 300)} {
 		var e *show.Error
 		if got, err := Resolve(t.Context(), c.r, revision); !errors.As(err, &e) || e.Kind != show.NotFound {
 			t.Errorf("%q is %v, %v", revision, got, err)
@@ -311,7 +315,8 @@ func TestCommitPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Subject != "Subject" || p.Message != "Why it is so.\n\nSigned-off-by: Ada" || p.Difference.Changed != 1 || len(p.Parents) != 0 {
+	if p.Subject != "Subject" || p.Message != "Why it is so.\n\nSigned-off-by: Ada" || p.Difference.Changed != 1 ||
+		len(p.Parents) != 0 {
 		t.Errorf("%+v", p)
 	}
 }

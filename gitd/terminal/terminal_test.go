@@ -82,7 +82,8 @@ func TestLog(t *testing.T) {
 		{"save cursor", "\x1b7a\x1b8", "a", "a"},
 		{"unfinished", "a\x1b[31", "a^[[31", "a^[[31"},
 		{"alone", "a\x1b", "a^[", "a^["},
-		{"long colour", "\x1b[" + strings.Repeat("1", 80) + "m", "^[[" + strings.Repeat("1", 80) + "m", "^[[" + strings.Repeat("1", 80) + "m"},
+		{"long colour", "\x1b[" + strings.Repeat("1", 80) + "m", "^[[" + strings.Repeat("1", 80) + "m",
+			"^[[" + strings.Repeat("1", 80) + "m"},
 		{"printed again", "10%\r20%\r30%", "30%", "30%"},
 		{"erased and printed again", "10%\x1b[2K\x1b[1G20%", "20%", "20%"},
 		{"dos", "dos\r", "dos", "dos"},
@@ -156,7 +157,8 @@ func TestJSON(t *testing.T) {
 }
 
 func FuzzTerminal(f *testing.F) {
-	for _, s := range []string{"plain", "\x1b[31mred\x1b[0m\r\n\xff\u202e", "a\x1b]8;;x\x07b\bc\x1b[2Kd", "\u009b\u2028\U000e0041\t"} {
+	for _, s := range []string{"plain", "\x1b[31mred\x1b[0m\r\n\xff\u202e", "a\x1b]8;;x\x07b\bc\x1b[2Kd",
+		"\u009b\u2028\U000e0041\t"} {
 		f.Add(s, 20)
 	}
 	f.Fuzz(func(t *testing.T, s string, max int) {

@@ -34,7 +34,8 @@ func TestHinter(t *testing.T) {
 			packets("\x02fatal: pack exceeds maxi", "\x02mum allowed size\n"),
 			packets("\x02fatal: pack exceeds maxi", "\x02mum allowed size\n") + sideband(gitRefusals[0].hint),
 		},
-		"in the report":        {head + packets(report) + "0000", head + sideband(gitRefusals[1].hint) + packets(report) + "0000"},
+		"in the report": {head + packets(report) + "0000",
+			head + sideband(gitRefusals[1].hint) + packets(report) + "0000"},
 		"no packets":           {"fatal: no git here, Out of memory", "fatal: no git here, Out of memory"},
 		"a ref of such a name": {packets("1 refs/heads/Out of memory"), packets("1 refs/heads/Out of memory")},
 	}

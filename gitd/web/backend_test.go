@@ -93,7 +93,8 @@ func (h *backend) Repository(_ context.Context, a access.Identity, name string) 
 	return show.Repository{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no repository %q", name)}
 }
 
-func (h *backend) Changes(_ context.Context, _ access.Identity, repo string, f show.ChangeFilter) ([]show.Change, int, error) {
+func (h *backend) Changes(_ context.Context, _ access.Identity, repo string,
+	f show.ChangeFilter) ([]show.Change, int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := h.changes[repo]
@@ -122,7 +123,8 @@ func (h *backend) Change(_ context.Context, _ access.Identity, repo string, n in
 	return show.Change{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d in %s", n, repo)}
 }
 
-func (h *backend) Log(ctx context.Context, _ access.Identity, repo string, n int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (h *backend) Log(ctx context.Context, _ access.Identity, repo string, n int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return func(yield func(show.LogEvent, error) bool) {
 		for i := 0; ; {
 			h.mu.Lock()
@@ -210,11 +212,13 @@ func (h *backend) Environment(ctx context.Context, a access.Identity, repo, env 
 			return e, nil
 		}
 	}
-	return show.Environment{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
+	return show.Environment{}, &show.Error{Kind: show.NotFound,
+		What: fmt.Sprintf("there is no environment %q in %s", env, repo)}
 }
 
 // InstanceLogs yields what there is, and with Follow what a test adds.
-func (h *backend) InstanceLogs(ctx context.Context, a access.Identity, repo, env string, q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
+func (h *backend) InstanceLogs(ctx context.Context, a access.Identity, repo, env string,
+	q show.LogQuery) iter.Seq2[show.InstanceLine, error] {
 	return func(yield func(show.InstanceLine, error) bool) {
 		if _, err := h.Environment(ctx, a, repo, env); err != nil {
 			yield(show.InstanceLine{}, err)
@@ -257,10 +261,12 @@ func (h *backend) Promotion(_ context.Context, a access.Identity, repo, env stri
 
 func (h *backend) Why(_ context.Context, _ access.Identity, repo, thing string) (show.Why, error) {
 	if thing == "411" {
-		return show.Why{Answer: "411 was refused", State: show.Refused, Next: []string{"git push origin main"}, Checks: []show.Check{
-			{Rule: "owner", Title: "Owner of db/** approves", Met: true, Detail: "jun, for revision 3, 13:59:40"},
-			{Rule: "verdict", Title: "Green verdict for the tree", Detail: "refused, see the verdict", UntilPerson: true, Who: []string{"ada"}},
-		}}, nil
+		return show.Why{Answer: "411 was refused", State: show.Refused, Next: []string{"git push origin main"},
+			Checks: []show.Check{
+				{Rule: "owner", Title: "Owner of db/** approves", Met: true, Detail: "jun, for revision 3, 13:59:40"},
+				{Rule: "verdict", Title: "Green verdict for the tree", Detail: "refused, see the verdict", UntilPerson: true,
+					Who: []string{"ada"}},
+			}}, nil
 	}
 	return show.Why{}, &show.Error{Kind: show.NotFound, What: "nothing is known about " + thing}
 }
@@ -284,13 +290,16 @@ func (h *backend) Approve(_ context.Context, a access.Identity, repo, env, tree,
 		return show.Done{}, &show.Error{Kind: show.Forbidden, What: "nobody approves their own change"}
 	}
 	if tree != "" && tree != p.Tree {
-		return show.Done{}, &show.Error{Kind: show.Denied, What: "the proposal has changed since you read it", Hint: "read it again"}
+		return show.Done{}, &show.Error{Kind: show.Denied, What: "the proposal has changed since you read it",
+			Hint: "read it again"}
 	}
 	h.acts = append(h.acts, fmt.Sprintf("approve %s %s %s %q as %s via %s", repo, env, tree, reason, a.User, a.Via))
-	p.Approvals = append(slices.Clone(p.Approvals), show.Approval{By: a.User, At: noon, Via: string(a.Via), Tree: p.Tree, Why: reason})
+	p.Approvals = append(slices.Clone(p.Approvals),
+		show.Approval{By: a.User, At: noon, Via: string(a.Via), Tree: p.Tree, Why: reason})
 	p.MayApprove, p.WhyNot = false, "you have approved it already"
 	h.promos[repo+"/"+env] = p
-	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.User, Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
+	return show.Done{What: "approved 183 -> 186 for production, tree 6f0a1e2, as " + a.User,
+		Next: "now waits for soak until 15:00 UTC", State: show.Waits}, nil
 }
 
 func (h *backend) Withdraw(_ context.Context, a access.Identity, repo string, number int) (show.Done, error) {
@@ -342,15 +351,20 @@ func (h *backend) ResumeLanding(_ context.Context, a access.Identity, _, branch,
 	return show.Done{What: "landing on " + branch + " is resumed, as " + a.User}, nil
 }
 
-func (h *backend) RenameEnvironment(_ context.Context, _ access.Identity, repository, environment, to string) (show.Done, error) {
-	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to, State: show.Queued}, nil
+func (h *backend) RenameEnvironment(_ context.Context, _ access.Identity,
+	repository, environment, to string) (show.Done, error) {
+	return show.Done{What: "proposed as change 31: " + environment + " of " + repository + " is called " + to,
+		State: show.Queued}, nil
 }
 
-func (h *backend) Scale(_ context.Context, _ access.Identity, repository, environment, service string, count int) (show.Done, error) {
-	return show.Done{What: fmt.Sprintf("proposed as change 31: %s in %s of %s: %d", service, environment, repository, count), State: show.Queued}, nil
+func (h *backend) Scale(_ context.Context, _ access.Identity, repository, environment, service string,
+	count int) (show.Done, error) {
+	return show.Done{What: fmt.Sprintf("proposed as change 31: %s in %s of %s: %d", service, environment, repository,
+		count), State: show.Queued}, nil
 }
 
-func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int, reason string) (show.Done, error) {
+func (h *backend) Rollback(_ context.Context, a access.Identity, repo, env string, release int,
+	reason string) (show.Done, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.acts = append(h.acts, fmt.Sprintf("rollback %s %s %d %q as %s via %s", repo, env, release, reason, a.User, a.Via))
@@ -441,7 +455,8 @@ func (h *backend) Schedule(ctx context.Context, a access.Identity, repo, name st
 	return show.Schedule{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no schedule %q", name)}
 }
 
-func (h *backend) ScheduleLog(ctx context.Context, a access.Identity, repo, _ string, _ int, follow bool) iter.Seq2[show.LogEvent, error] {
+func (h *backend) ScheduleLog(ctx context.Context, a access.Identity, repo, _ string, _ int,
+	follow bool) iter.Seq2[show.LogEvent, error] {
 	return h.Log(ctx, a, repo, 411, follow)
 }
 
@@ -465,11 +480,15 @@ func exampleTests() []show.Test {
 	at := time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC)
 	return []show.Test{
 		{
-			Name: "basket.TestVoucher", State: show.Failed, Builds: 3, Failed: 2, Took: show.Duration(40 * time.Millisecond), FlakyAt: at, Tree: "51aa0d3ffff",
+			Name: "basket.TestVoucher", State: show.Failed, Builds: 3, Failed: 2, Took: show.Duration(40 * time.Millisecond),
+			FlakyAt: at, Tree: "51aa0d3ffff",
 			Runs: []show.TestRun{
-				{At: at, State: show.Failed, Change: 411, Commit: "9f1c2abffff", Tree: "77e03b1ffff", Log: "c-411", Message: "no relation <b>\u202etxt\nvoucher_test.go:88"},
-				{At: at.Add(-time.Hour), State: show.Green, Change: 410, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "c-410", Took: show.Duration(40 * time.Millisecond)},
-				{At: at.Add(-2 * time.Hour), State: show.Failed, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "nightly-7", Message: "timed out"},
+				{At: at, State: show.Failed, Change: 411, Commit: "9f1c2abffff", Tree: "77e03b1ffff", Log: "c-411",
+					Message: "no relation <b>\u202etxt\nvoucher_test.go:88"},
+				{At: at.Add(-time.Hour), State: show.Green, Change: 410, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "c-410",
+					Took: show.Duration(40 * time.Millisecond)},
+				{At: at.Add(-2 * time.Hour), State: show.Failed, Commit: "51aa0d3ffff", Tree: "51aa0d3ffff", Log: "nightly-7",
+					Message: "timed out"},
 			},
 		},
 		{Name: "basket.TestRound", State: show.Failed, Builds: 3, Failed: 1, Took: show.Duration(2 * time.Second)},
@@ -478,9 +497,11 @@ func exampleTests() []show.Test {
 	}
 }
 
-func (h *backend) ChangeTests(_ context.Context, _ access.Identity, repository string, number int) (show.TestReport, error) {
+func (h *backend) ChangeTests(_ context.Context, _ access.Identity, repository string,
+	number int) (show.TestReport, error) {
 	if repository != "checkout" || number != 409 {
-		return show.TestReport{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no test reports are kept of change %d of %s", number, repository)}
+		return show.TestReport{}, &show.Error{Kind: show.NotFound,
+			What: fmt.Sprintf("no test reports are kept of change %d of %s", number, repository)}
 	}
 	before := 80.25
 	r := show.TestReport{
@@ -501,7 +522,8 @@ func (h *backend) Tests(_ context.Context, _ access.Identity, repository string)
 	if repository != "checkout" {
 		return show.TestSummary{Repository: repository}, nil
 	}
-	s := show.TestSummary{Repository: repository, Builds: 3, Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1}
+	s := show.TestSummary{Repository: repository, Builds: 3,
+		Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1}
 	for _, t := range exampleTests() {
 		t.Runs = nil
 		s.Tests = append(s.Tests, t)
@@ -515,7 +537,8 @@ func (h *backend) Test(_ context.Context, _ access.Identity, repository, name st
 			return t, nil
 		}
 	}
-	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q", repository, name), Hint: "see them", Command: "test list " + repository}
+	return show.Test{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("no build of %s that is kept has run a test %q",
+		repository, name), Hint: "see them", Command: "test list " + repository}
 }
 
 // Connections are one that is well and one that fails.
@@ -584,10 +607,14 @@ func (h *backend) Deliveries(_ context.Context, _ access.Identity, name string) 
 		return nil, nil
 	}
 	return []show.Delivery{
-		{Connection: name, Number: 4, ID: "d4", Event: "pull_request", At: at("13:51:20"), Secret: "hub-hook", Outcome: "pending", Detail: "tried again, for it failed: the forge is busy (HTTP 429) and wants to be asked again in 40s"},
-		{Connection: name, Number: 3, ID: "d3", Event: "push", At: at("13:50:02"), Secret: "hub-hook", Outcome: "applied", Detail: "main at 9f1c2ab", Duplicates: 2},
-		{Connection: name, Number: 2, ID: "d2", Event: "star", At: at("11:00:00"), Secret: "hub-hook", Outcome: "ignored", Detail: `event "star" is not used`},
-		{Connection: name, Number: 1, ID: "d1", Event: "pull_request", At: at("10:59:00"), Secret: "hub-hook", Outcome: "failed", Detail: "it names no request"},
+		{Connection: name, Number: 4, ID: "d4", Event: "pull_request", At: at("13:51:20"), Secret: "hub-hook",
+			Outcome: "pending", Detail: "tried again, for it failed: the forge is busy (HTTP 429) and wants to be asked again in 40s"},
+		{Connection: name, Number: 3, ID: "d3", Event: "push", At: at("13:50:02"), Secret: "hub-hook", Outcome: "applied",
+			Detail: "main at 9f1c2ab", Duplicates: 2},
+		{Connection: name, Number: 2, ID: "d2", Event: "star", At: at("11:00:00"), Secret: "hub-hook", Outcome: "ignored",
+			Detail: `event "star" is not used`},
+		{Connection: name, Number: 1, ID: "d1", Event: "pull_request", At: at("10:59:00"), Secret: "hub-hook",
+			Outcome: "failed", Detail: "it names no request"},
 	}, nil
 }
 
@@ -636,11 +663,13 @@ func (h *backend) Agents(context.Context, access.Identity) ([]show.Agent, error)
 				Message:     "drift: /srv/checkout/app.conf has other content",
 			}},
 		},
-		{Name: "db-1", Since: at("03:05:00").AddDate(0, 0, -2), From: "2001:db8::7", Version: "v1.4.0", Runs: []show.AgentRuns{}},
+		{Name: "db-1", Since: at("03:05:00").AddDate(0, 0, -2), From: "2001:db8::7", Version: "v1.4.0",
+			Runs: []show.AgentRuns{}},
 		{Name: "new-1", Runs: []show.AgentRuns{}},
 	}, nil
 }
 
 func (h *backend) EnrolAgent(context.Context, access.Identity, show.AgentRequest) (show.Enrolment, error) {
-	return show.Enrolment{Command: "headgate agent join", Program: "0123", Platform: "linux/amd64", Expires: at("15:03:51")}, nil
+	return show.Enrolment{Command: "headgate agent join", Program: "0123", Platform: "linux/amd64",
+		Expires: at("15:03:51")}, nil
 }

@@ -64,16 +64,20 @@ func launch(t *testing.T) context.Context {
 
 func startChromium() (_ context.Context, stop func(), err error) {
 	if _, err := os.Stat(chromium); err != nil {
-		return nil, nil, fmt.Errorf("%w\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
+		return nil, nil, fmt.Errorf(
+			"%w\nthe browser tests need Chromium: apt-get install -y --no-install-recommends chromium", err)
 	}
 	profile, err := os.MkdirTemp("", "headgate-chromium-")
 	if err != nil {
 		return nil, nil, err
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(profile),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true))
+		chromedp.WSURLReadTimeout(waitTimeout), chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.UserDataDir(profile),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true),
+		chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync",
+			true), chromedp.Flag("disable-dev-shm-usage", true))
 	alloc, kill := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, cancel := chromedp.NewContext(alloc)
 	stop = func() {
@@ -122,7 +126,8 @@ func open(t *testing.T, browser context.Context, s *Server, user string) *tab {
 	}
 	if user != "" {
 		c := cookieFor(s, user)
-		if _, err := chromedp.Call(ctx, network.SetCookie, network.SetCookieParams{Name: c.Name, Value: c.Value, URL: srv.URL}); err != nil {
+		if _, err := chromedp.Call(ctx, network.SetCookie,
+			network.SetCookieParams{Name: c.Name, Value: c.Value, URL: srv.URL}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -177,8 +182,10 @@ func (b *tab) until(js string) {
 // scheme chooses light or dark, and asks for no motion.
 func (b *tab) scheme(name string) {
 	b.t.Helper()
-	features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}
-	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features}); err != nil {
+	features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name},
+		{Name: "prefers-reduced-motion", Value: "reduce"}}
+	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia,
+		emulation.SetEmulatedMediaParams{Features: features}); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -207,7 +214,8 @@ func TestShots(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s.%s.%d.png", name, scheme, width)), png, 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s.%s.%d.png", name, scheme, width)), png,
+					0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -38,7 +38,8 @@ var users = []string{"ada", "mirek", "outsider", longUser}
 // console is a Server on a Backend of fixtures, with its clock at noon.
 func console(h *backend) *Server {
 	return &Server{
-		Backend: h, Login: &codes{used: map[string]bool{}}, Key: []byte("0123456789abcdef0123456789abcdef"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Backend: h, Login: &codes{used: map[string]bool{}}, Key: []byte("0123456789abcdef0123456789abcdef"),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now: func() time.Time { return noon },
 		Actor: func(_ context.Context, name string) (access.Identity, bool) {
 			return access.Identity{User: name, Via: access.ViaConsole}, slices.Contains(users, name)
@@ -108,7 +109,8 @@ func (b *browser) do(method, path, body string, header ...string) answer {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := &http.Client{Timeout: waitTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Timeout: waitTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(req)
 	if err != nil {
 		b.t.Fatal(err)

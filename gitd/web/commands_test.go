@@ -24,7 +24,9 @@ var (
 
 // Every SSH command that a page prints is one that the server takes as it is.
 func TestPrintedCommandsExist(t *testing.T) {
-	config, err := access.Parse("server.yaml", []byte("users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}\ngroups: {administrators: [ada]}\nrepositories: {checkout: {}}\n"))
+	config, err := access.Parse("server.yaml",
+		[]byte(
+			"users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}\ngroups: {administrators: [ada]}\nrepositories: {checkout: {}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,8 +48,10 @@ func TestPrintedCommandsExist(t *testing.T) {
 			seen[line] = true
 			var said strings.Builder
 			words := sent(t, line)
-			in := shell.Invocation{Actor: access.Identity{User: "ada", Via: access.ViaSSH}, Words: words, Out: io.Discard, Err: &said}
-			if strings.Contains(line, " search ") && strings.Contains(line, "5") && !slices.Equal(words, []string{"search", "it's $5 tax"}) {
+			in := shell.Invocation{Actor: access.Identity{User: "ada", Via: access.ViaSSH}, Words: words,
+				Out: io.Discard, Err: &said}
+			if strings.Contains(line, " search ") && strings.Contains(line, "5") &&
+				!slices.Equal(words, []string{"search", "it's $5 tax"}) {
 				t.Errorf("%s prints %s, which arrives as %q", path, line, words)
 			}
 			ctx, stop := context.WithCancel(t.Context())

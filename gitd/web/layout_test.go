@@ -64,7 +64,8 @@ func TestPagesInABrowser(t *testing.T) {
 		pages      []string
 	}{
 		{"full", "ada", fullBackend(), append([]string{"/nowhere-at-all", "/sign-in?code=ABCD-1234"}, pagesOf...)},
-		{"fresh", "ada", emptyBackend(), []string{"/", "/headgate", "/headgate/queue", "/headgate/env", "/headgate/releases", "/headgate/changes"}},
+		{"fresh", "ada", emptyBackend(),
+			[]string{"/", "/headgate", "/headgate/queue", "/headgate/env", "/headgate/releases", "/headgate/changes"}},
 		{"nobody", "", emptyBackend(), []string{"/sign-in"}},
 		{"may not approve", "mirek", fullBackend(), []string{"/checkout/promote/production"}},
 		{"long names", "ada", longBackend(), longPages},

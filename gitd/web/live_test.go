@@ -141,7 +141,8 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 	if !strings.Contains(sent["tabs"], ">6<span") {
 		t.Errorf("the tabs still count %q", sent["tabs"])
 	}
-	if !strings.Contains(sent["repo-stages"], ">187</a>") || sent["repo-train"] == "" || strings.Contains(sent["repo-train"], ">410<") || sent["repo-head"] != "" {
+	if !strings.Contains(sent["repo-stages"], ">187</a>") || sent["repo-train"] == "" ||
+		strings.Contains(sent["repo-train"], ">410<") || sent["repo-head"] != "" {
 		t.Errorf("sent %v, want the stages with 187, the train without 410, and no head", sent)
 	}
 }
@@ -197,11 +198,15 @@ func TestStreamFollowsTheLog(t *testing.T) {
 	await(t, events, "the title", func(e event) bool { return e.name == "page" })
 	h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Line: 23, Text: "\x1b[31mnewest <b>"})
 	line := await(t, events, "the new line", func(e event) bool { return e.name == "line" })
-	if html := line.data["html"].(string); line.data["id"] != "s2-lines" || !strings.Contains(html, `<span class="c-r">newest &lt;b&gt;</span>`) || strings.Contains(html, "package") {
+	if html := line.data["html"].(string); line.data["id"] != "s2-lines" ||
+		!strings.Contains(html, `<span class="c-r">newest &lt;b&gt;</span>`) || strings.Contains(html, "package") {
 		t.Errorf("the new line is %v", line.data)
 	}
-	h.say("checkout", 410, show.LogEvent{Kind: "end", Step: 2, Took: show.Duration(3 * time.Minute)}, show.LogEvent{Kind: "step", Step: 3, Phase: "post_build", Command: "./report.sh"}, show.LogEvent{Kind: "out", Step: 3, Line: 24, Text: "written"})
-	if e := await(t, events, "the end of step 2", named("part", "s2-head", "3:00")); !strings.Contains(e.data["html"].(string), "build: go test ./...") {
+	h.say("checkout", 410, show.LogEvent{Kind: "end", Step: 2, Took: show.Duration(3 * time.Minute)},
+		show.LogEvent{Kind: "step", Step: 3, Phase: "post_build", Command: "./report.sh"}, show.LogEvent{Kind: "out", Step: 3,
+			Line: 24, Text: "written"})
+	if e := await(t, events, "the end of step 2",
+		named("part", "s2-head", "3:00")); !strings.Contains(e.data["html"].(string), "build: go test ./...") {
 		t.Errorf("the ended step lost its title: %v", e.data)
 	}
 	await(t, events, "the fold of step 2", func(e event) bool { return e.name == "fold" && e.data["id"] == "s2" })
@@ -221,7 +226,8 @@ func TestStreamFollowsTheLog(t *testing.T) {
 	await(t, events, "the whole log, at rest", func(e event) bool {
 		return named("part", "change-log", "written")(e) && !strings.Contains(e.data["html"].(string), "livebar")
 	})
-	await(t, events, "what is said aloud", func(e event) bool { return e.name == "page" && e.data["say"] == "change 410: landed" })
+	await(t, events, "what is said aloud",
+		func(e event) bool { return e.name == "page" && e.data["say"] == "change 410: landed" })
 }
 
 func TestStreamGoesOnWhereTheReaderIs(t *testing.T) {
@@ -233,7 +239,8 @@ func TestStreamGoesOnWhereTheReaderIs(t *testing.T) {
 	defer cancel()
 	events := b.listen(ctx, address)
 	e := await(t, events, "the line between", func(e event) bool { return e.name == "line" })
-	if html := e.data["html"].(string); !strings.Contains(html, "between page and stream") || strings.Count(html, `class="ln`) != 1 {
+	if html := e.data["html"].(string); !strings.Contains(html, "between page and stream") ||
+		strings.Count(html, `class="ln`) != 1 {
 		t.Errorf("sent %s", html)
 	}
 }
@@ -245,7 +252,8 @@ func TestABurstIsCut(t *testing.T) {
 		l.take(show.LogEvent{Kind: "out", Step: 1, Line: i + 1})
 	}
 	l.take(show.LogEvent{Kind: "end", Step: 1})
-	if len(l.pending) > 4*burstLines || l.pending[0].Kind != "step" || l.pending[len(l.pending)-1].Kind != "end" || l.skipped+len(l.pending) != 100_002 {
+	if len(l.pending) > 4*burstLines || l.pending[0].Kind != "step" || l.pending[len(l.pending)-1].Kind != "end" ||
+		l.skipped+len(l.pending) != 100_002 {
 		t.Errorf("kept %d, skipped %d", len(l.pending), l.skipped)
 	}
 }
@@ -368,7 +376,8 @@ func TestTheRawLogGrows(t *testing.T) {
 	read("gateway answers 502, attempt 1 of 2")
 	h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Line: 23, Text: "while you read"})
 	read("while you read")
-	h.say("checkout", 410, show.LogEvent{Kind: "end", Step: 2, Exit: 3, Took: show.Duration(time.Minute)}, show.LogEvent{Kind: "done"})
+	h.say("checkout", 410, show.LogEvent{Kind: "end", Step: 2, Exit: 3, Took: show.Duration(time.Minute)},
+		show.LogEvent{Kind: "done"})
 	read("exit status 3 after 1:00")
 	if lines.Scan() {
 		t.Errorf("more after the end: %q", lines.Text())
@@ -391,7 +400,8 @@ func TestLiveInABrowser(t *testing.T) {
 	b.until(`document.querySelector("#s2-lines .ln:last-child").textContent.includes("attempt 1 of 2")`)
 	h.say("checkout", 410, show.LogEvent{Kind: "out", Step: 2, Line: 23, Text: "retry_test.go:47: gateway answers 200"})
 	b.until(`document.querySelector("#L23")?.textContent.includes("gateway answers 200")`)
-	h.say("checkout", 410, show.LogEvent{Kind: "end", Step: 2}, show.LogEvent{Kind: "step", Step: 3, Phase: "post_build", Command: "./report.sh"})
+	h.say("checkout", 410, show.LogEvent{Kind: "end", Step: 2},
+		show.LogEvent{Kind: "step", Step: 3, Phase: "post_build", Command: "./report.sh"})
 	b.until(`!document.querySelector("#s2").open && document.querySelector("#s3").open`)
 	h.change("checkout", func() {
 		for i := range h.changes["checkout"] {
@@ -404,15 +414,18 @@ func TestLiveInABrowser(t *testing.T) {
 	})
 	b.until(`document.querySelector("#change-verdict h2").textContent === "Landed as abc4100 on main"`)
 	b.until(`!document.querySelector(".livebar") && !document.querySelector("details[open]")`)
-	b.until(`document.title.startsWith("Landed: 410") && document.querySelector("p[aria-live]").textContent === "change 410: landed"`)
+	b.until(
+		`document.title.startsWith("Landed: 410") && document.querySelector("p[aria-live]").textContent === "change 410: landed"`)
 
-	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.Focus("#why"), chromedp.SendKeys("#why", "templates good"))
+	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.Focus("#why"),
+		chromedp.SendKeys("#why", "templates good"))
 	h.change("checkout", func() {
 		p := h.promos["checkout/production"]
 		p.Summary = "waits for 1 approval"
 		h.promos["checkout/production"] = p
 	})
-	b.until(`document.querySelector("#promo-head").textContent.includes("Waits for 1 approval") && !document.querySelector("#promo-head").textContent.includes("soak")`)
+	b.until(
+		`document.querySelector("#promo-head").textContent.includes("Waits for 1 approval") && !document.querySelector("#promo-head").textContent.includes("soak")`)
 	if got := eval[string](b, `document.querySelector("#why").value`); got != "templates good" {
 		t.Errorf("what was typed is %q after an update", got)
 	}
@@ -441,7 +454,8 @@ func TestLiveLeavesWhatIsInUseInABrowser(t *testing.T) {
 		})
 		b.until(fmt.Sprintf(`document.querySelector("#repo-stages").textContent.includes("%d")`, 187+n))
 	}
-	if !eval[bool](b, `document.activeElement === window.used && document.querySelector("#repo-train").textContent.includes("7 changes ahead")`) {
+	if !eval[bool](
+		b, `document.activeElement === window.used && document.querySelector("#repo-train").textContent.includes("7 changes ahead")`) {
 		t.Error("the part in use was replaced")
 	}
 	eval[bool](b, `window.used.blur() === undefined`)
@@ -468,7 +482,8 @@ func TestLiveAfterARestartInABrowser(t *testing.T) {
 	b.until(`document.querySelector(".lost:not([hidden])")?.textContent.startsWith("Live updates are interrupted")`)
 	h.change("checkout", func() { h.repos[1].Description = "Changed while nobody watched" })
 	front.up(console(h).Handler()) // another process, with the same key
-	b.until(`document.querySelector(".lost").hidden && document.querySelector("#repo-head").textContent.includes("Changed while nobody watched")`)
+	b.until(
+		`document.querySelector(".lost").hidden && document.querySelector("#repo-head").textContent.includes("Changed while nobody watched")`)
 }
 
 // restarts is a server that can be away.
@@ -508,7 +523,8 @@ func TestLastApprovalInABrowser(t *testing.T) {
 	b.do(chromedp.Navigate(b.url + "/checkout/promote/production"))
 	h.watched(t, 1)
 	b.do(chromedp.Click("#decide button"))
-	b.until(`location.pathname === "/checkout/env/production" && document.querySelector(".done")?.textContent.includes("approved 183 -> 186")`)
+	b.until(
+		`location.pathname === "/checkout/env/production" && document.querySelector(".done")?.textContent.includes("approved 183 -> 186")`)
 	if said := b.console(); said != "" {
 		t.Errorf("console: %s", said)
 	}
@@ -543,7 +559,8 @@ func TestLinksFromElsewhereInABrowser(t *testing.T) {
 	const follow = `setTimeout(() => document.querySelector("a").click()) > 0`
 	b.do(chromedp.Navigate(strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)))
 	eval[bool](b, follow)
-	b.until(`location.pathname === "/checkout/changes/411" && document.querySelector("h1").textContent.includes("Drop the legacy voucher table")`)
+	b.until(
+		`location.pathname === "/checkout/changes/411" && document.querySelector("h1").textContent.includes("Drop the legacy voucher table")`)
 	// Away from the page before its cookie goes: its stream would ask without one.
 	b.do(chromedp.Navigate(strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)))
 	if _, err := chromedp.Call(b.ctx, network.ClearBrowserCookies, cdp.Empty{}); err != nil {
@@ -559,12 +576,14 @@ func TestLinksFromElsewhereInABrowser(t *testing.T) {
 // TestWithoutScript approves with script switched off.
 func TestTimesAreTheViewersInABrowser(t *testing.T) {
 	b := open(t, launch(t), console(fullBackend()), "ada")
-	if _, err := chromedp.Call(b.ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kolkata"}); err != nil {
+	if _, err := chromedp.Call(b.ctx, emulation.SetTimezoneOverride,
+		emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kolkata"}); err != nil {
 		t.Fatal(err)
 	}
 	b.do(chromedp.Navigate(b.url + "/checkout/changes/411"))
 	b.until(`document.querySelector("#change-head time").textContent.endsWith("19:29 GMT+5:30")`)
-	if title := eval[string](b, `document.querySelector("#change-head time").title`); title != "Tue 24 Nov 2026 13:59:12 UTC" {
+	if title := eval[string](
+		b, `document.querySelector("#change-head time").title`); title != "Tue 24 Nov 2026 13:59:12 UTC" {
 		t.Errorf("on hover: %s", title)
 	}
 	b.do(chromedp.Navigate(b.url + "/checkout/changes/411#L40"))
@@ -574,10 +593,12 @@ func TestTimesAreTheViewersInABrowser(t *testing.T) {
 func TestWithoutScriptInABrowser(t *testing.T) {
 	h := fullBackend()
 	b := open(t, launch(t), console(h), "ada")
-	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled,
+		emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
 		t.Fatal(err)
 	}
-	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.SendKeys("#why", "by hand"), chromedp.Click("#decide button"))
+	b.do(chromedp.Navigate(b.url+"/checkout/promote/production"), chromedp.SendKeys("#why", "by hand"),
+		chromedp.Click("#decide button"))
 	b.do(chromedp.WaitVisible(".done"))
 	if did := h.did(); len(did) != 1 || !strings.Contains(did[0], `"by hand"`) {
 		t.Errorf("did %v", did)
@@ -594,7 +615,8 @@ func TestALogThatCannotBeRead(t *testing.T) {
 	s := console(fullBackend())
 	s.Backend, s.Log = torn{fullBackend()}, logTo(&journal)
 	a := signedIn(t, s, "ada").get("/checkout/changes/411")
-	if a.StatusCode != 200 || !strings.Contains(a.body, "Refused: 1 command failed") || !strings.Contains(a.body, "The log could not be read.") || strings.Contains(a.body, "input/output") {
+	if a.StatusCode != 200 || !strings.Contains(a.body, "Refused: 1 command failed") ||
+		!strings.Contains(a.body, "The log could not be read.") || strings.Contains(a.body, "input/output") {
 		t.Errorf("%s: the verdict must stand without its log\n%s", a.Status, a.body)
 	}
 	_, id, _ := strings.Cut(a.body, "by the id <code>")

@@ -15,21 +15,32 @@ var update = flag.Bool("update", false, "write the golden files of pages anew")
 
 // pagesOf are the addresses of every page the full backend has.
 var pagesOf = []string{
-	"/", "/?new", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes?state=refused", "/checkout/changes/411", "/checkout/changes/410", "/checkout/changes/409", "/checkout/changes/406", "/checkout/changes/415",
-	"/checkout/env", "/checkout/env/production", "/checkout/env/production?rollback=182", "/checkout/env/staging", "/checkout/env/staging/logs", "/catalogue/env/production", "/catalogue/env/production/logs", "/catalogue/env/production/logs?service=worker", "/checkout/promote/production", "/checkout/releases", "/checkout/releases/186", "/checkout/schedules/nightly", "/checkout/schedules/soak",
+	"/", "/?new", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes?state=refused",
+	"/checkout/changes/411", "/checkout/changes/410", "/checkout/changes/409", "/checkout/changes/406",
+	"/checkout/changes/415",
+	"/checkout/env", "/checkout/env/production", "/checkout/env/production?rollback=182", "/checkout/env/staging",
+	"/checkout/env/staging/logs", "/catalogue/env/production", "/catalogue/env/production/logs",
+	"/catalogue/env/production/logs?service=worker", "/checkout/promote/production", "/checkout/releases",
+	"/checkout/releases/186", "/checkout/schedules/nightly", "/checkout/schedules/soak",
 	"/checkout/tests", "/checkout/tests?test=basket.TestVoucher", "/scratch/tests",
-	"/checkout/changes/411/diff", "/checkout/changes/411/diff?from=2", "/checkout/commits", "/checkout/commits/9f1c2ab", "/checkout/compare/51aa0d3/9f1c2ab",
+	"/checkout/changes/411/diff", "/checkout/changes/411/diff?from=2", "/checkout/commits", "/checkout/commits/9f1c2ab",
+	"/checkout/compare/51aa0d3/9f1c2ab",
 	"/checkout/tree/9f1c2ab", "/checkout/tree/9f1c2ab?path=basket/tax.go", "/checkout/tree/9f1c2ab?path=logo.png",
-	"/checkout/env/production/77e03b1", "/checkout/env/production/8c3d0fa", "/checkout/env/production/history", "/checkout/decisions", "/checkout/decisions/d-5aa10e3",
+	"/checkout/env/production/77e03b1", "/checkout/env/production/8c3d0fa", "/checkout/env/production/history",
+	"/checkout/decisions", "/checkout/decisions/d-5aa10e3",
 	"/search", "/search?q=tax", "/search?q=nothing",
-	"/scratch", "/scratch/queue", "/scratch/changes", "/scratch/env", "/scratch/releases", "/ledger/env/production", "/ledger/promote/production", "/catalogue/promote/production", "/web/env", "/web/env/production", "/web/promote/production", "/hello", "/terminal-agent", "/catalogue", "/headgate", "/headgate/agents", "/headgate/forge", "/catalogue/forge", "/ledger/forge",
+	"/scratch", "/scratch/queue", "/scratch/changes", "/scratch/env", "/scratch/releases", "/ledger/env/production",
+	"/ledger/promote/production", "/catalogue/promote/production", "/web/env", "/web/env/production",
+	"/web/promote/production", "/hello", "/terminal-agent", "/catalogue", "/headgate", "/headgate/agents",
+	"/headgate/forge", "/catalogue/forge", "/ledger/forge",
 }
 
 var (
-	tokens  = regexp.MustCompile(`<input type="hidden" name="token"[^>]*>`)
-	shapes  = regexp.MustCompile(`<use href="#([a-z]+)"/>`)
-	cells   = regexp.MustCompile(`</t[dh]>\s*<t[dh][^>]*>`)
-	blocks  = regexp.MustCompile(`</?(div|p|li|ol|ul|tr|h[1-4]|dt|dl|summary|details|section|article|pre|aside|nav|form|table|label|textarea)\b[^>]*>`)
+	tokens = regexp.MustCompile(`<input type="hidden" name="token"[^>]*>`)
+	shapes = regexp.MustCompile(`<use href="#([a-z]+)"/>`)
+	cells  = regexp.MustCompile(`</t[dh]>\s*<t[dh][^>]*>`)
+	blocks = regexp.MustCompile(
+		`</?(div|p|li|ol|ul|tr|h[1-4]|dt|dl|summary|details|section|article|pre|aside|nav|form|table|label|textarea)\b[^>]*>`)
 	inputs  = regexp.MustCompile(`<(input|button|textarea)([^>]*)>`)
 	links   = regexp.MustCompile(`<a [^>]*href="([^"]*)"[^>]*>`)
 	anyTag  = regexp.MustCompile(`<[^>]*>`)

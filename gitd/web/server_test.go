@@ -27,7 +27,9 @@ func fill(pattern string) string {
 	if strings.Contains(pattern, "releases") {
 		n = "186"
 	}
-	return strings.NewReplacer("{repo}", "checkout", "{n}", n, "{env}", "production", "{commit}", "77e03b1", "{revision}", "9f1c2ab", "{from}", "51aa0d3", "{to}", "9f1c2ab", "{id}", "d-5aa10e3", "{$}", "", "{asset}", "console.css").Replace(pattern)
+	return strings.NewReplacer("{repo}", "checkout", "{n}", n, "{env}", "production", "{commit}", "77e03b1", "{revision}",
+		"9f1c2ab", "{from}", "51aa0d3", "{to}", "9f1c2ab", "{id}", "d-5aa10e3", "{$}", "", "{asset}", "console.css").Replace(
+		pattern)
 }
 
 func TestEveryAnswerCarriesTheHeaders(t *testing.T) {
@@ -43,7 +45,8 @@ func TestEveryAnswerCarriesTheHeaders(t *testing.T) {
 		}
 	}
 	for _, path := range paths {
-		for _, a := range []answer{b.get(path), b.json(path), b.do(http.MethodPost, path, "a=b"), b.do(http.MethodDelete, path, "")} {
+		for _, a := range []answer{b.get(path), b.json(path), b.do(http.MethodPost, path, "a=b"),
+			b.do(http.MethodDelete, path, "")} {
 			for k, v := range want {
 				if got := a.Header.Get(k); got != v {
 					t.Errorf("%s %s: %s is %q, want %q", a.Request.Method, path, k, got, v)
@@ -127,7 +130,8 @@ func TestAnotherUserFindsNothing(t *testing.T) {
 		if rt.page == nil || rt.events || !strings.Contains(rt.pattern, "{repo}") {
 			continue
 		}
-		if a := b.get(fill(rt.pattern)); a.StatusCode != 404 || strings.Contains(a.body, "voucher") || strings.Contains(a.body, "catalogue") {
+		if a := b.get(fill(rt.pattern)); a.StatusCode != 404 || strings.Contains(a.body, "voucher") ||
+			strings.Contains(a.body, "catalogue") {
 			t.Errorf("%s: %s", rt.pattern, a.Status)
 		}
 	}
@@ -136,14 +140,17 @@ func TestAnotherUserFindsNothing(t *testing.T) {
 func TestSigningIn(t *testing.T) {
 	s := console(fullBackend())
 	b := signedIn(t, s, "")
-	if a := b.get("/checkout/changes?state=refused"); a.Header.Get("Location") != "/sign-in?to=%2Fcheckout%2Fchanges%3Fstate%3Drefused" {
+	if a := b.get("/checkout/changes?state=refused"); a.Header.Get(
+		"Location") != "/sign-in?to=%2Fcheckout%2Fchanges%3Fstate%3Drefused" {
 		t.Errorf("sent to %q", a.Header.Get("Location"))
 	}
 	form := b.get("/sign-in?code=CODE-ada&to=%2Fcheckout%2Fqueue")
-	if !strings.Contains(form.body, `value="CODE-ada"`) || !strings.Contains(form.body, `value="/checkout/queue"`) || !strings.Contains(form.body, "ssh git.tarn.example login") {
+	if !strings.Contains(form.body, `value="CODE-ada"`) || !strings.Contains(form.body, `value="/checkout/queue"`) ||
+		!strings.Contains(form.body, "ssh git.tarn.example login") {
 		t.Errorf("the form does not hold the code, the way back, and the command:\n%s", form.body)
 	}
-	if a := b.do(http.MethodPost, "/sign-in", "code=wrong"); a.StatusCode != 403 || !strings.Contains(a.body, "used already") || len(a.Cookies()) != 0 {
+	if a := b.do(http.MethodPost, "/sign-in", "code=wrong"); a.StatusCode != 403 ||
+		!strings.Contains(a.body, "used already") || len(a.Cookies()) != 0 {
 		t.Errorf("a wrong code: %s, %v", a.Status, a.Cookies())
 	}
 	in := b.do(http.MethodPost, "/sign-in", url.Values{"code": {" CODE-ada "}, "to": {"/checkout/queue"}}.Encode())
@@ -181,8 +188,10 @@ func TestSigningIn(t *testing.T) {
 func TestTheWayBackStaysHere(t *testing.T) {
 	q := &request{site: console(emptyBackend()).Handler().(*site)}
 	for to, want := range map[string]string{
-		"/checkout": "/checkout", "/checkout/changes?all": "/checkout/changes?all", "": "/", "//evil.example": "/", "https://evil.example/": "/", `/\evil.example`: "/", "/%2fevil.example": "/",
-		"javascript:alert(1)": "/", "/sign-out": "/", "/checkout/../..": "/", "/checkout/events": "/", "evil.example": "/", "/healthz": "/healthz", "/a/b/c/d": "/",
+		"/checkout": "/checkout", "/checkout/changes?all": "/checkout/changes?all", "": "/", "//evil.example": "/",
+		"https://evil.example/": "/", `/\evil.example`: "/", "/%2fevil.example": "/",
+		"javascript:alert(1)": "/", "/sign-out": "/", "/checkout/../..": "/", "/checkout/events": "/", "evil.example": "/",
+		"/healthz": "/healthz", "/a/b/c/d": "/",
 	} {
 		if got := q.localAddress(to); got != want {
 			t.Errorf("%q leads to %q, want %q", to, got, want)
@@ -209,11 +218,13 @@ func TestConsoleHasANameOfItsOwn(t *testing.T) {
 	}
 	for _, host := range []string{"127.0.0.1:8080", "localhost:8080", "[::1]:8080"} {
 		for _, path := range []string{"/", "/sign-in?code=CODE-ada", "/checkout/changes/1"} {
-			if a := do(http.MethodGet, "http://"+host+path, ""); a.StatusCode != 307 || a.Header.Get("Location") != "http://console.localhost:8080"+path {
+			if a := do(http.MethodGet, "http://"+host+path, ""); a.StatusCode != 307 ||
+				a.Header.Get("Location") != "http://console.localhost:8080"+path {
 				t.Errorf("%s%s: %s to %q", host, path, a.Status, a.Header.Get("Location"))
 			}
 		}
-		if a := do(http.MethodPost, "http://"+host+"/sign-in", "code=CODE-ada"); a.StatusCode != 403 || len(a.Cookies()) != 0 {
+		if a := do(http.MethodPost, "http://"+host+"/sign-in", "code=CODE-ada"); a.StatusCode != 403 ||
+			len(a.Cookies()) != 0 {
 			t.Errorf("a session at %s: %s %v", host, a.Status, a.Cookies())
 		}
 	}
@@ -266,23 +277,27 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	h := fullBackend()
 	s := console(h)
 	b := signedIn(t, s, "ada")
-	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"), "/checkout/env/production": "release=182&confirm=production", "/catalogue/forge": "connection=hub&act=test", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
+	acts := map[string]string{"/checkout/promote/production": "tree=" + commit("6f0a1e2"),
+		"/checkout/env/production": "release=182&confirm=production", "/catalogue/forge": "connection=hub&act=test", "/sign-out": "x=y", "/sign-in": "code=CODE-mirek"}
 	for path, form := range acts {
 		for _, foreign := range [][]string{
-			{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}, {"Origin", "null"}, {"Origin", b.url + ".evil.example"},
+			{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"},
+			{"Origin", "null"}, {"Origin", b.url + ".evil.example"},
 		} {
 			if a := b.do(http.MethodPost, path, form, foreign...); a.StatusCode != 403 || len(a.Cookies()) != 0 {
 				t.Errorf("POST %s with %v: %s", path, foreign, a.Status)
 			}
 		}
-		if a := b.do(http.MethodPost, path, strings.Repeat("x", maxBody+1), "Sec-Fetch-Site", "same-origin"); a.StatusCode != 400 {
+		if a := b.do(http.MethodPost, path, strings.Repeat("x", maxBody+1), "Sec-Fetch-Site",
+			"same-origin"); a.StatusCode != 400 {
 			t.Errorf("POST %s of more than %d bytes: %s", path, maxBody, a.Status)
 		}
 		if a := b.do(http.MethodPost, path, form, "Content-Type", "text/plain"); a.StatusCode != 400 {
 			t.Errorf("POST %s as text/plain: %s", path, a.Status)
 		}
 	}
-	for _, path := range []string{"/checkout/promote/production?tree=x", "/checkout/env/production?release=182&confirm=production&rollback=182", "/checkout/env/production?_method=POST"} {
+	for _, path := range []string{"/checkout/promote/production?tree=x",
+		"/checkout/env/production?release=182&confirm=production&rollback=182", "/checkout/env/production?_method=POST"} {
 		b.get(path)
 		b.get(path, "X-HTTP-Method-Override", "POST")
 	}
@@ -300,7 +315,8 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 	req.AddCookie(a.Cookies()[0])
 	rec := httptest.NewRecorder()
 	s.Handler().ServeHTTP(rec, req)
-	if got := rec.Body.String(); !strings.Contains(got, "Done: approved 183 -&gt; 186") || !strings.Contains(got, "; now waits for soak") || !strings.Contains(got, "you have approved it already") {
+	if got := rec.Body.String(); !strings.Contains(got, "Done: approved 183 -&gt; 186") ||
+		!strings.Contains(got, "; now waits for soak") || !strings.Contains(got, "you have approved it already") {
 		t.Errorf("the page does not say what was done:\n%s", got)
 	}
 	want := []string{`approve checkout production ` + commit("6f0a1e2") + ` "templates good" as ada via console`}
@@ -308,8 +324,9 @@ func TestActsComeFromOurOwnPages(t *testing.T) {
 		t.Errorf("did %v, want %v", did, want)
 	}
 	for form, want := range map[string]string{
-		"act=reject&reason=too+slow&tree=" + commit("6f0a1e2"): `reject checkout production ` + commit("6f0a1e2") + ` "too slow"`,
-		"act=choose&release=184":                               "choose checkout production 184",
+		"act=reject&reason=too+slow&tree=" + commit("6f0a1e2"): `reject checkout production ` +
+			commit("6f0a1e2") + ` "too slow"`,
+		"act=choose&release=184": "choose checkout production 184",
 	} {
 		if a := b.do(http.MethodPost, "/checkout/promote/production", form, same...); a.StatusCode != 303 {
 			t.Fatalf("%s: %s\n%s", form, a.Status, a.body)
@@ -351,10 +368,12 @@ func TestForgeActs(t *testing.T) {
 			t.Errorf("%s %s: %s, did %v", c.path, c.form, a.Status, did)
 		}
 	}
-	if a := signedIn(t, console(h), "mirek").get("/catalogue/forge"); strings.Contains(a.body, "Replay") || strings.Contains(a.body, "Test both") {
+	if a := signedIn(t, console(h), "mirek").get("/catalogue/forge"); strings.Contains(a.body, "Replay") ||
+		strings.Contains(a.body, "Test both") {
 		t.Error("whoever may not act is shown buttons")
 	}
-	if a := b.get("/checkout/forge"); a.StatusCode != 404 || !strings.Contains(a.body, "othing connects checkout to a forge") {
+	if a := b.get("/checkout/forge"); a.StatusCode != 404 ||
+		!strings.Contains(a.body, "othing connects checkout to a forge") {
 		t.Errorf("a repository without a forge: %s", a.Status)
 	}
 }
@@ -386,7 +405,8 @@ func TestASessionIsNoUseToOthers(t *testing.T) {
 	b := signedIn(t, s, "ada")
 	for _, token := range []string{"", "x", tokenFor(s, cookieFor(s, "ada")), tokenFor(s, cookieFor(s, "mirek"))} {
 		b.token = ""
-		a := b.do(http.MethodPost, "/checkout/promote/production", "tree="+commit("6f0a1e2")+"&token="+token, "Sec-Fetch-Site", "same-origin")
+		a := b.do(http.MethodPost, "/checkout/promote/production", "tree="+commit("6f0a1e2")+"&token="+token,
+			"Sec-Fetch-Site", "same-origin")
 		if a.StatusCode != http.StatusForbidden || !strings.Contains(a.body, "not from a page of your session") {
 			t.Errorf("with the token %q: %s", token, a.Status)
 		}
@@ -403,8 +423,10 @@ func TestActsAfterTheSessionIsOver(t *testing.T) {
 	b := signedIn(t, s, "ada")
 	s.Now = func() time.Time { return noon.Add(sessionLife + time.Minute) }
 	b = &browser{t: t, url: signedIn(t, s, "").url, cookie: b.cookie}
-	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=late&tree="+commit("6f0a1e2"), "Sec-Fetch-Site", "same-origin")
-	if a.StatusCode != 401 || !strings.Contains(a.body, "nothing was done") || !strings.Contains(a.body, `href="/sign-in?to=%2Fcheckout%2Fpromote%2Fproduction"`) {
+	a := b.do(http.MethodPost, "/checkout/promote/production", "reason=late&tree="+commit("6f0a1e2"),
+		"Sec-Fetch-Site", "same-origin")
+	if a.StatusCode != 401 || !strings.Contains(a.body, "nothing was done") ||
+		!strings.Contains(a.body, `href="/sign-in?to=%2Fcheckout%2Fpromote%2Fproduction"`) {
 		t.Errorf("%s\n%s", a.Status, a.body)
 	}
 	if did := h.did(); len(did) != 0 {
@@ -415,21 +437,25 @@ func TestActsAfterTheSessionIsOver(t *testing.T) {
 func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 	h := fullBackend()
 	b := signedIn(t, console(h), "ada")
-	if page := b.get("/checkout/promote/production"); !strings.Contains(page.body, `name="tree" value="`+commit("6f0a1e2")+`"`) {
+	if page := b.get("/checkout/promote/production"); !strings.Contains(page.body,
+		`name="tree" value="`+commit("6f0a1e2")+`"`) {
 		t.Error("the form does not carry the tree")
 	}
 	a := b.do(http.MethodPost, "/checkout/promote/production", "tree="+commit("older")+"&reason=why+not")
-	if a.StatusCode != 409 || !strings.Contains(a.body, "The proposal has changed since you read it; read it again") || !strings.Contains(a.body, "why not</textarea>") {
+	if a.StatusCode != 409 || !strings.Contains(a.body, "The proposal has changed since you read it; read it again") ||
+		!strings.Contains(a.body, "why not</textarea>") {
 		t.Errorf("approving what was changed meanwhile: %s\n%s", a.Status, a.body)
 	}
 	if did := h.did(); len(did) != 0 {
 		t.Errorf("did %v", did)
 	}
 	mirek := signedIn(t, console(h), "mirek")
-	if page := mirek.get("/checkout/promote/production"); strings.Contains(page.body, "Approve 186") || !strings.Contains(page.body, "nobody approves their own change") {
+	if page := mirek.get("/checkout/promote/production"); strings.Contains(page.body, "Approve 186") ||
+		!strings.Contains(page.body, "nobody approves their own change") {
 		t.Error("who may not approve is shown a button, or not why")
 	}
-	if a := mirek.do(http.MethodPost, "/checkout/promote/production", "", "Accept", "application/json"); a.StatusCode != 403 {
+	if a := mirek.do(http.MethodPost, "/checkout/promote/production", "", "Accept",
+		"application/json"); a.StatusCode != 403 {
 		t.Errorf("approving one's own change: %s", a.Status)
 	}
 }
@@ -438,10 +464,13 @@ func TestRollbackAsksForTheName(t *testing.T) {
 	h := fullBackend()
 	b := signedIn(t, console(h), "ada")
 	ask := b.get("/checkout/env/production?rollback=182")
-	if !strings.Contains(ask.body, "Roll production back to release 182?") || !strings.Contains(ask.body, "Type <code>production</code>") {
+	if !strings.Contains(ask.body, "Roll production back to release 182?") ||
+		!strings.Contains(ask.body, "Type <code>production</code>") {
 		t.Error("the page does not ask")
 	}
-	if a := b.do(http.MethodPost, "/checkout/env/production", "release=182&confirm=prod&reason=5xx"); a.StatusCode != 422 || !strings.Contains(a.body, "Type production; nothing was done.") || !strings.Contains(a.body, "5xx</textarea>") {
+	if a := b.do(http.MethodPost, "/checkout/env/production",
+		"release=182&confirm=prod&reason=5xx"); a.StatusCode != 422 || !strings.Contains(
+		a.body, "Type production; nothing was done.") || !strings.Contains(a.body, "5xx</textarea>") {
 		t.Errorf("without the name: %s\n%s", a.Status, a.body)
 	}
 	for _, form := range []string{"confirm=production", "release=0&confirm=production", "release=x&confirm=production"} {
@@ -449,14 +478,19 @@ func TestRollbackAsksForTheName(t *testing.T) {
 			t.Errorf("%s: %s", form, a.Status)
 		}
 	}
-	if a := b.do(http.MethodPost, "/checkout/env/production", "release=182&confirm=production&reason=5xx"); a.StatusCode != 303 || a.Header.Get("Location") != "/checkout/env/production" {
+	if a := b.do(http.MethodPost, "/checkout/env/production",
+		"release=182&confirm=production&reason=5xx"); a.StatusCode != 303 || a.Header.Get(
+		"Location") != "/checkout/env/production" {
 		t.Errorf("roll back: %s to %q", a.Status, a.Header.Get("Location"))
 	}
-	if did, want := h.did(), []string{`rollback checkout production 182 "5xx" as ada via console`}; !reflect.DeepEqual(did, want) {
+	if did, want := h.did(), []string{`rollback checkout production 182 "5xx" as ada via console`}; !reflect.DeepEqual(did,
+		want) {
 		t.Errorf("did %v, want %v", did, want)
 	}
-	for n, why := range map[int]string{181: "never healthy", 183: "declared now", 99: "choose one that the history offers"} {
-		if a := b.get(fmt.Sprintf("/checkout/env/production?rollback=%d", n)); a.StatusCode != 409 || !strings.Contains(a.body, why) {
+	for n, why := range map[int]string{181: "never healthy", 183: "declared now",
+		99: "choose one that the history offers"} {
+		if a := b.get(fmt.Sprintf("/checkout/env/production?rollback=%d", n)); a.StatusCode != 409 ||
+			!strings.Contains(a.body, why) {
 			t.Errorf("asking to roll back to %d: %s, want 409 with %q", n, a.Status, why)
 		}
 	}
@@ -562,7 +596,8 @@ func TestChangesAreWithdrawnAndRetried(t *testing.T) {
 			t.Errorf("%s %s: %s, want %s", c.path, c.form, got, c.want)
 		}
 	}
-	if a := signedIn(t, s, "mirek").do(http.MethodPost, "/checkout/changes/410", "act=withdraw"); a.StatusCode != 403 || !strings.Contains(a.body, "not yours") {
+	if a := signedIn(t, s, "mirek").do(http.MethodPost, "/checkout/changes/410", "act=withdraw"); a.StatusCode != 403 ||
+		!strings.Contains(a.body, "not yours") {
 		t.Errorf("another user's change: %s", a.Status)
 	}
 	want := []string{"withdraw checkout 410 as ada via console", "retry checkout 411 as ada via console"}
@@ -582,7 +617,8 @@ func TestLinesOfALongLogAreFound(t *testing.T) {
 		has, hasn []string
 	}{
 		{"", []string{`id="L1086"`, "1,059 lines before these"}, []string{`id="L40"`}},
-		{"?line=40", []string{`id="L40"`, `id="L15"`, `id="L65"`, `id="L1086"`, "lines between these"}, []string{`id="L14"`, `id="L66"`}},
+		{"?line=40", []string{`id="L40"`, `id="L15"`, `id="L65"`, `id="L1086"`, "lines between these"},
+			[]string{`id="L14"`, `id="L66"`}},
 		{"?find=Package77x", []string{"No line has “Package77x”"}, nil},
 		{"?find=PACKAGE77 ", []string{`hit" id="L78"`, `<a href="#L78">`, `id="L1086"`}, []string{`id="L80"`}},
 		{"?find=legacy_code", []string{`<a href="#L1082">2 lines</a> have`, `hit" id="L1082"`, `hit" id="L1088"`}, nil},
@@ -642,7 +678,8 @@ func TestProblems(t *testing.T) {
 	if a := b.get("/checkout/releases/183/sbom.json"); a.StatusCode != 404 {
 		t.Errorf("one that is not there: %s", a.Status)
 	}
-	if a := b.do(http.MethodDelete, "/checkout/env/production", ""); a.StatusCode != 405 || a.Header.Get("Allow") != "GET, HEAD, POST" {
+	if a := b.do(http.MethodDelete, "/checkout/env/production", ""); a.StatusCode != 405 ||
+		a.Header.Get("Allow") != "GET, HEAD, POST" {
 		t.Errorf("DELETE: %s, Allow %q", a.Status, a.Header.Get("Allow"))
 	}
 	if a := b.do(http.MethodPost, "/checkout", "a=b"); a.StatusCode != 405 {
@@ -654,7 +691,8 @@ func TestProblems(t *testing.T) {
 	if a := b.get("/checkout/queue/"); a.StatusCode != 308 || a.Header.Get("Location") != "/checkout/queue" {
 		t.Errorf("a slash too many: %s to %q", a.Status, a.Header.Get("Location"))
 	}
-	for _, path := range []string{"//checkout", "/checkout//queue", "/checkout/./queue", "/checkout/../checkout", "/checkout%2fqueue", "/checkout;x/queue", "/checkout/..;/queue", "/%2e%2e/checkout", `/checkout%5cqueue`, "/checkout/queue%00", "/checkout/%71ueue%25"} {
+	for _, path := range []string{"//checkout", "/checkout//queue", "/checkout/./queue", "/checkout/../checkout",
+		"/checkout%2fqueue", "/checkout;x/queue", "/checkout/..;/queue", "/%2e%2e/checkout", `/checkout%5cqueue`, "/checkout/queue%00", "/checkout/%71ueue%25"} {
 		if a := b.get(path); a.StatusCode != 404 {
 			t.Errorf("%s: %s, want 404", path, a.Status)
 		}
@@ -674,13 +712,16 @@ func TestFaultsAreOurOwnAndHaveAnID(t *testing.T) {
 		t.Fatalf("%s\n%s", a.Status, a.body)
 	}
 	var p problem
-	if err := json.Unmarshal([]byte(j.body), &p); err != nil || p.ID == "" || !strings.Contains(journal.String(), "id="+p.ID) || !strings.Contains(journal.String(), "on fire") {
+	if err := json.Unmarshal([]byte(j.body), &p); err != nil || p.ID == "" ||
+		!strings.Contains(journal.String(), "id="+p.ID) || !strings.Contains(journal.String(), "on fire") {
 		t.Errorf("%v: the id %q does not find the line in %s", err, p.ID, journal.String())
 	}
 	for kind, status := range map[show.Kind]int{show.Forbidden: 403, show.Again: 503, show.Waiting: 409} {
-		h.broken = &show.Error{Kind: kind, What: "it is so", Where: []string{"server.yaml:3: said so"}, Hint: "group release may"}
+		h.broken = &show.Error{Kind: kind, What: "it is so", Where: []string{"server.yaml:3: said so"},
+			Hint: "group release may"}
 		a := b.get("/checkout")
-		if a.StatusCode != status || !strings.Contains(a.body, "It is so") || !strings.Contains(a.body, "group release may") || !strings.Contains(a.body, "server.yaml:3") {
+		if a.StatusCode != status || !strings.Contains(a.body, "It is so") ||
+			!strings.Contains(a.body, "group release may") || !strings.Contains(a.body, "server.yaml:3") {
 			t.Errorf("%s: %s\n%s", kind, a.Status, a.body)
 		}
 		if status == 503 && a.Header.Get("Retry-After") == "" {
@@ -719,7 +760,8 @@ func TestPlainAddresses(t *testing.T) {
 	if again := b.get("/assets/console.css", "If-None-Match", a.Header.Get("ETag")); again.StatusCode != 304 {
 		t.Errorf("console.css again: %s", again.Status)
 	}
-	if kept := b.get("/assets/console.css?v=" + strings.Trim(a.Header.Get("ETag"), `"`)); !strings.Contains(kept.Header.Get("Cache-Control"), "immutable") {
+	if kept := b.get("/assets/console.css?v=" +
+		strings.Trim(a.Header.Get("ETag"), `"`)); !strings.Contains(kept.Header.Get("Cache-Control"), "immutable") {
 		t.Errorf("console.css by its hash: %v", kept.Header)
 	}
 	if a := b.get("/assets/../web.go"); a.StatusCode == 200 {

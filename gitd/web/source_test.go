@@ -44,13 +44,15 @@ func (s *sources) comparison(repo string) show.Comparison {
 		From:       commit("51aa0d3"),
 		To:         commit("9f1c2ab"),
 		Commits: []show.Commit{
-			{ID: commit("9f1c2ab"), Parents: []string{commit("51aa0d3")}, Subject: s.said("Round tax per line"), Author: s.said("jun"), At: at("13:48:00")},
+			{ID: commit("9f1c2ab"), Parents: []string{commit("51aa0d3")}, Subject: s.said("Round tax per line"),
+				Author: s.said("jun"), At: at("13:48:00")},
 			{ID: commit("aa01"), Subject: s.said("Prepare rounding"), Author: s.said("jun"), At: at("13:40:00")},
 		},
 		Files: []show.FileDiff{
 			{Path: s.said("headgate.yaml"), State: show.FileChanged, Added: 1, Removed: 1, Rule: true, Lines: lines(3)},
 			{Path: s.said("basket/tax.go"), State: show.FileChanged, Added: 30, Removed: 30, Lines: lines(90), Cut: true},
-			{Path: s.said("basket/round.go"), From: s.said("basket/rounding.go"), State: show.FileRenamed, OldMode: "100644", Mode: "100755"},
+			{Path: s.said("basket/round.go"), From: s.said("basket/rounding.go"), State: show.FileRenamed, OldMode: "100644",
+				Mode: "100755"},
 			{Path: s.said("logo.png"), State: show.FileAdded, Binary: true},
 		},
 		Changed: 9,
@@ -61,7 +63,8 @@ func (s *sources) comparison(repo string) show.Comparison {
 		Artifacts: []show.ArtifactDiff{
 			{Name: s.said("app"), State: show.FileChanged, From: "sha256:02fe61", To: "sha256:8c41b0", Size: 8_412_300,
 				Files: []show.ArtifactFile{{Path: s.said("bin/shop"), State: show.FileChanged, From: 8_000_000, To: 8_100_000}}},
-			{Name: s.said("docs"), State: show.FileChanged, From: "sha256:1", To: "sha256:2", Why: s.said("the store does not hold it")},
+			{Name: s.said("docs"), State: show.FileChanged, From: "sha256:1", To: "sha256:2",
+				Why: s.said("the store does not hold it")},
 			{Name: s.said("assets"), State: show.FileSame, From: "sha256:3", To: "sha256:3"},
 		},
 	}
@@ -109,14 +112,16 @@ func (s *sources) Compare(_ context.Context, _ access.Identity, repo, _, _ strin
 	return s.comparison(repo), s.fails
 }
 
-func (s *sources) ChangeDiff(_ context.Context, _ access.Identity, repo string, _, from, _ int) (show.Comparison, error) {
+func (s *sources) ChangeDiff(_ context.Context, _ access.Identity, repo string,
+	_, from, _ int) (show.Comparison, error) {
 	s.asked++
 	c := s.comparison(repo)
 	c.Artifacts, c.Rebased = nil, from > 0
 	return c, s.fails
 }
 
-func (s *sources) ReleaseDiff(_ context.Context, _ access.Identity, repo string, from, to int) (show.Comparison, error) {
+func (s *sources) ReleaseDiff(_ context.Context, _ access.Identity, repo string,
+	from, to int) (show.Comparison, error) {
 	s.asked++
 	c := s.comparison(repo)
 	c.FromRelease, c.ToRelease = from, to
@@ -157,7 +162,8 @@ func (s *sources) Search(_ context.Context, a access.Identity, query string) (sh
 		return found, nil
 	}
 	found.Repositories = []show.Repository{{Name: "checkout", Description: s.said("Baskets, payment, receipts")}}
-	found.Changes = []show.Change{changeOf("checkout", 409, s.said("Round tax per line, not per basket"), "jun", show.Landed, at("13:49:00"), at("13:58:02"))}
+	found.Changes = []show.Change{changeOf("checkout", 409, s.said("Round tax per line, not per basket"), "jun",
+		show.Landed, at("13:49:00"), at("13:58:02"))}
 	found.Commits = []show.FoundCommit{{Repository: "checkout", Commit: s.comparison("checkout").Commits[0]}}
 	found.Cut = true
 	return found, nil
@@ -188,9 +194,11 @@ func TestPagesStandWithoutTheirDifference(t *testing.T) {
 		h := fullBackend()
 		h.fails = c.fails
 		b := signedIn(t, console(h), "ada")
-		for _, path := range []string{"/checkout/promote/production", "/checkout/changes/411", "/checkout/releases/186", "/checkout/changes/411/diff"} {
+		for _, path := range []string{"/checkout/promote/production", "/checkout/changes/411", "/checkout/releases/186",
+			"/checkout/changes/411/diff"} {
 			a := b.get(path)
-			if a.StatusCode != http.StatusOK || !strings.Contains(strings.ToLower(a.body), strings.ToLower(c.want)) || strings.Contains(a.body, "/srv/secret") {
+			if a.StatusCode != http.StatusOK || !strings.Contains(strings.ToLower(a.body), strings.ToLower(c.want)) ||
+				strings.Contains(a.body, "/srv/secret") {
 				t.Errorf("%s with %v: %s", path, c.fails, a.Status)
 			}
 		}
@@ -201,7 +209,8 @@ func TestPagesStandWithoutTheirDifference(t *testing.T) {
 func TestWhatIsNotThere(t *testing.T) {
 	b := signedIn(t, console(fullBackend()), "ada")
 	for _, path := range []string{
-		"/checkout/commits/0000000", "/checkout/tree/9f1c2ab?path=nothing", "/checkout/decisions/d-1234567", "/checkout/env/production/1234567",
+		"/checkout/commits/0000000", "/checkout/tree/9f1c2ab?path=nothing", "/checkout/decisions/d-1234567",
+		"/checkout/env/production/1234567",
 		"/checkout/changes/411/diff?revision=9", "/checkout/changes/411/diff?from=3", "/checkout/changes/411/diff?from=x",
 	} {
 		if a := b.get(path); a.StatusCode != http.StatusNotFound {
@@ -211,7 +220,8 @@ func TestWhatIsNotThere(t *testing.T) {
 }
 
 // Deployments are the history of the environment, from a commit on.
-func (h *backend) Deployments(ctx context.Context, a access.Identity, repo, env, from string) ([]show.Deployed, int, error) {
+func (h *backend) Deployments(ctx context.Context, a access.Identity,
+	repo, env, from string) ([]show.Deployed, int, error) {
 	e, err := h.Environment(ctx, a, repo, env)
 	if err != nil {
 		return nil, 0, err

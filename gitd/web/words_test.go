@@ -16,7 +16,8 @@ func TestANSI(t *testing.T) {
 		{"text", "a < b & c", "a &lt; b &amp; c", "a < b & c"},
 		{"colour", "\x1b[31mred\x1b[0m", `<span class="c-r">red</span>`, "red"},
 		{"bright", "\x1b[92mok", `<span class="c-g">ok</span>`, "ok"},
-		{"bold and colour", "\x1b[1;33mhm\x1b[22m.\x1b[39m.", `<span class="c-y b">hm</span><span class="c-y">.</span>.`, "hm.."},
+		{"bold and colour", "\x1b[1;33mhm\x1b[22m.\x1b[39m.",
+			`<span class="c-y b">hm</span><span class="c-y">.</span>.`, "hm.."},
 		{"empty is reset", "\x1b[34ma\x1b[mb", `<span class="c-b">a</span>b`, "ab"},
 		{"black and white are ink", "\x1b[30mk\x1b[37mw", "kw", "kw"},
 		{"palette", "\x1b[38;5;31mx\x1b[48;2;31;32;33my", "xy", "xy"},
@@ -56,7 +57,9 @@ func FuzzANSI(f *testing.F) {
 }
 
 func TestWords(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0:00", -time.Second: "0:00", 9*time.Second + 900*time.Millisecond: "0:09", 3*time.Minute + 12*time.Second: "3:12", 59*time.Minute + 59*time.Second: "59:59", 4*time.Hour + 2*time.Minute: "4 h 02 m", 76 * time.Hour: "3 d 4 h"} {
+	for d, want := range map[time.Duration]string{0: "0:00", -time.Second: "0:00",
+		9*time.Second + 900*time.Millisecond: "0:09", 3*time.Minute + 12*time.Second: "3:12", 59*time.Minute +
+			59*time.Second: "59:59", 4*time.Hour + 2*time.Minute: "4 h 02 m", 76 * time.Hour: "3 d 4 h"} {
 		if got := show.Elapsed(d); got != want {
 			t.Errorf("%v is %q, want %q", d, got, want)
 		}
@@ -67,27 +70,32 @@ func TestWords(t *testing.T) {
 		at   time.Time
 		want string
 	}{
-		{noon.Add(-time.Minute), "15:02:51 CET"}, {noon.AddDate(0, 0, -1), "Mon 23 Nov 15:03 CET"}, {noon.AddDate(-1, 0, 0), "24 Nov 2025 15:03 CET"},
+		{noon.Add(-time.Minute), "15:02:51 CET"}, {noon.AddDate(0, 0, -1), "Mon 23 Nov 15:03 CET"},
+		{noon.AddDate(-1, 0, 0), "24 Nov 2025 15:03 CET"},
 		{time.Date(2026, 11, 23, 23, 30, 0, 0, time.UTC), "00:30:00 CET"},
 	} {
 		if got := clock(c.at, now, true, true); got != c.want {
 			t.Errorf("%v is %q, want %q", c.at, got, c.want)
 		}
 	}
-	if got := string(timeElement(noon, "at", "x<y")); got != `<time datetime="2026-11-24T14:03:51Z" title="Tue 24 Nov 2026 14:03:51 UTC" data-as="at">x&lt;y</time>` {
+	if got := string(timeElement(noon, "at",
+		"x<y")); got != `<time datetime="2026-11-24T14:03:51Z" title="Tue 24 Nov 2026 14:03:51 UTC" data-as="at">x&lt;y</time>` {
 		t.Errorf("time element %s", got)
 	}
-	for in, want := range map[string]string{"": "", "9f1c2ab000000000": "9f1c2ab", "env/production": "env/production", "sha256:8c41b0d2f5a97e3c1b6aa2d7": "sha256:8c41b0…a2d7", "sha256:12": "sha256:12"} {
+	for in, want := range map[string]string{"": "", "9f1c2ab000000000": "9f1c2ab", "env/production": "env/production",
+		"sha256:8c41b0d2f5a97e3c1b6aa2d7": "sha256:8c41b0…a2d7", "sha256:12": "sha256:12"} {
 		if got := show.Short(in); got != want {
 			t.Errorf("%q is %q, want %q", in, got, want)
 		}
 	}
-	for n, want := range map[int]string{0: "0", 999: "999", 1061: "1,061", 1234567: "1,234,567", -1234: "-1,234", -123: "-123"} {
+	for n, want := range map[int]string{0: "0", 999: "999", 1061: "1,061", 1234567: "1,234,567", -1234: "-1,234",
+		-123: "-123"} {
 		if got := show.Thousands(n); got != want {
 			t.Errorf("%d is %q, want %q", n, got, want)
 		}
 	}
-	for _, s := range []show.State{show.Queued, show.Running, show.Green, show.Healthy, show.Landed, show.Refused, show.Failed, show.Conflict, show.Withdrawn, show.NotGated, show.Waits, show.Open, show.Drift, show.Hold, show.Unknown, show.Converging, show.Empty} {
+	for _, s := range []show.State{show.Queued, show.Running, show.Green, show.Healthy, show.Landed, show.Refused,
+		show.Failed, show.Conflict, show.Withdrawn, show.NotGated, show.Waits, show.Open, show.Drift, show.Hold, show.Unknown, show.Converging, show.Empty} {
 		if m := markOf(s); m.Word == "" || m.Shape == "" {
 			t.Errorf("%s has no mark", s)
 		}
@@ -101,7 +109,8 @@ func TestWords(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	names := []string{"checkout", "catalogue", "ledger", "web"}
-	for in, want := range map[string]string{"chekout": "checkout", "Checkout": "checkout", "catalog": "catalogue", "legder": "ledger", "wob": "web", "zzzzzzzz": "", strings.Repeat("x", 5000): ""} {
+	for in, want := range map[string]string{"chekout": "checkout", "Checkout": "checkout", "catalog": "catalogue",
+		"legder": "ledger", "wob": "web", "zzzzzzzz": "", strings.Repeat("x", 5000): ""} {
 		if got := nearest(in, names); got != want {
 			t.Errorf("%.20q is nearest to %q, want %q", in, got, want)
 		}
@@ -119,7 +128,8 @@ func TestTrainSaysWhenItLands(t *testing.T) {
 	}{
 		"unknown": {[]show.Change{queued(show.Estimate{})}, "1 change ahead of main; when the next one lands is not known."},
 		"one":     {[]show.Change{queued(later)}, "1 change ahead of main. Next landing ~14:15 UTC."},
-		"late":    {[]show.Change{queued(soon), queued(later)}, "2 changes ahead of main. Next landing any moment, the last ~14:15 UTC."},
+		"late": {[]show.Change{queued(soon), queued(later)},
+			"2 changes ahead of main. Next landing any moment, the last ~14:15 UTC."},
 		"first waits": {
 			[]show.Change{{State: show.Waits}, queued(soon)}, "2 changes ahead of main. Next landing any moment.",
 		},
@@ -136,7 +146,8 @@ func TestQueuedSaysWhatFor(t *testing.T) {
 	first := changeOf("checkout", 5, "first", "ada", show.Running, noon, time.Time{})
 	second := changeOf("checkout", 6, "second", "ada", show.Queued, noon, time.Time{})
 	second.Behind = 5
-	k := buildTrain(&show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: []show.Change{first, second}}, nil, noon, 0).Entries[1]
+	k := buildTrain(&show.Repository{Name: "checkout", Branch: "main", Gated: true, Queue: []show.Change{first, second}},
+		nil, noon, 0).Entries[1]
 	if k.Reason != "behind 5" || k.Lands != "end not known" {
 		t.Errorf("a queued entry says %q, %q", k.Reason, k.Lands)
 	}
@@ -150,11 +161,15 @@ func TestFigures(t *testing.T) {
 		return show.Change{State: show.Landed, PushedAt: pushed, EndedAt: ended, Build: &show.Build{Reused: reused}}
 	}
 	f := figuresOf([]show.Change{
-		landed(at("13:00:00"), at("13:10:00"), false), landed(at("00:00:00"), at("00:00:30"), true), landed(at("13:00:00"), at("13:20:00"), false),
-		landed(noon.AddDate(0, 0, -13), noon.AddDate(0, 0, -13), false), landed(noon.AddDate(0, 0, -14), noon.AddDate(0, 0, -14), false), landed(noon.AddDate(0, 0, -31), noon.AddDate(0, 0, -31), false),
-		{State: show.Refused, EndedAt: at("12:00:00")}, {State: show.Running, PushedAt: at("14:00:00")}, {State: show.Withdrawn, EndedAt: at("12:00:00")},
+		landed(at("13:00:00"), at("13:10:00"), false), landed(at("00:00:00"), at("00:00:30"), true),
+		landed(at("13:00:00"), at("13:20:00"), false),
+		landed(noon.AddDate(0, 0, -13), noon.AddDate(0, 0, -13), false), landed(noon.AddDate(0, 0, -14),
+			noon.AddDate(0, 0, -14), false), landed(noon.AddDate(0, 0, -31), noon.AddDate(0, 0, -31), false),
+		{State: show.Refused, EndedAt: at("12:00:00")}, {State: show.Running, PushedAt: at("14:00:00")},
+		{State: show.Withdrawn, EndedAt: at("12:00:00")},
 	}, noon)
-	if f.Today != 3 || f.Days[0] != 1 || f.Landed != 5 || f.Ended != 6 || f.Failed != 1 || f.Saved != 1 || f.Median != 30*time.Second || f.P95 != 20*time.Minute {
+	if f.Today != 3 || f.Days[0] != 1 || f.Landed != 5 || f.Ended != 6 || f.Failed != 1 || f.Saved != 1 ||
+		f.Median != 30*time.Second || f.P95 != 20*time.Minute {
 		t.Errorf("%+v", f)
 	}
 }
@@ -186,13 +201,15 @@ func TestDeploymentsAreAllCounted(t *testing.T) {
 	last := &h.repos[i].Environments[len(h.repos[i].Environments)-1]
 	last.History = nil
 	for n := range 203 {
-		d := show.Deployed{Commit: commit(fmt.Sprintf("%07x", n)), Release: n + 1, At: noon.Add(-time.Duration(n) * time.Hour), Outcome: show.Healthy}
+		d := show.Deployed{Commit: commit(fmt.Sprintf("%07x", n)), Release: n + 1,
+			At: noon.Add(-time.Duration(n) * time.Hour), Outcome: show.Healthy}
 		if n%100 == 0 {
 			d.Outcome = show.Failed
 		}
 		last.History = append(last.History, d)
 	}
-	last.History = append(last.History, show.Deployed{Commit: commit("f00"), At: noon.AddDate(0, 0, -31), Outcome: show.Failed})
+	last.History = append(last.History,
+		show.Deployed{Commit: commit("f00"), At: noon.AddDate(0, 0, -31), Outcome: show.Failed})
 	text := textOf(signedIn(t, console(h), "ada").get("/checkout").body)
 	for _, want := range []string{"Deploys\n203", "Failed\n3 of 203"} {
 		if !strings.Contains(text, want) {

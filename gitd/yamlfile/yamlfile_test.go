@@ -33,13 +33,16 @@ func TestDecodeSaysWhereAndWhat(t *testing.T) {
 		{"comment only", "# nothing\n", "f.yaml: is empty; write it, or remove it"},
 		{"unknown key", "build:\n  imagge: host\n", `f.yaml:2: unknown key "imagge" in "build"; did you mean "image"?`},
 		{"unknown key far", "zebra: 1\n", `f.yaml:1: unknown key "zebra" here; known keys: build, environments, names, raw`},
-		{"unknown key in map", "environments:\n  prod:\n    taget: x\n", `f.yaml:3: unknown key "taget" in "environments.prod"; did you mean "target"?`},
+		{"unknown key in map", "environments:\n  prod:\n    taget: x\n",
+			`f.yaml:3: unknown key "taget" in "environments.prod"; did you mean "target"?`},
 		{"duplicate", "names: [a]\nnames: [b]\n", `f.yaml:2: "names" was already set on line 1; keep one of them`},
 		{"wrong type", "build:\n  timeout: soon\n", `f.yaml:2: "build.timeout" is text (soon), where a number belongs`},
-		{"wrong type among others", "environments: {prod: {target: [x]}, test: {target: y}}\n", `f.yaml:1: "environments.prod.target" is a list, where text belongs`},
+		{"wrong type among others", "environments: {prod: {target: [x]}, test: {target: y}}\n",
+			`f.yaml:1: "environments.prod.target" is a list, where text belongs`},
 		{"one of several", "build: {timeout: {}}\n", `f.yaml:1: "build.timeout" is a mapping, where a number belongs`},
 		{"wrong type in a list", "names: [a, [b]]\n", `f.yaml:1: "names" is a list, where text belongs`},
-		{"wrong type, long", "build: {timeout: quarter of an hour}\n", `f.yaml:1: "build.timeout" is text (quarter of an hour), where a number belongs`},
+		{"wrong type, long", "build: {timeout: quarter of an hour}\n",
+			`f.yaml:1: "build.timeout" is text (quarter of an hour), where a number belongs`},
 		{"scalar for list", "names: x\n", `f.yaml:1: "names" is text (x), where a list belongs`},
 		{"syntax", "build: [\n", "f.yaml:1: is not YAML"},
 		{"syntax on the first line", "\t:::\nnames: []\n", "f.yaml:1: is not YAML"},
@@ -86,12 +89,15 @@ func FuzzDecode(f *testing.F) {
 func TestAliasesAreBounded(t *testing.T) {
 	bomb := "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
 	for i := 1; i < 9; i++ {
-		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 10), ", "))
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i,
+			strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 10), ", "))
 	}
-	if _, err := ParseAliased("f.yaml", []byte(bomb)); err == nil || !strings.Contains(err.Error(), "holds more than 100000 values") {
+	if _, err := ParseAliased("f.yaml", []byte(bomb)); err == nil ||
+		!strings.Contains(err.Error(), "holds more than 100000 values") {
 		t.Errorf("a bomb: %v", err)
 	}
-	top, err := ParseAliased("f.yaml", []byte("base: &b {x: 1, y: 2}\nother: &o {y: 3, z: 4}\nall: {<<: [*b, *o], x: 5}\n"))
+	top, err := ParseAliased("f.yaml",
+		[]byte("base: &b {x: 1, y: 2}\nother: &o {y: 3, z: 4}\nall: {<<: [*b, *o], x: 5}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +148,8 @@ func FuzzParseJSON(f *testing.F) {
 	f.Add([]byte(`{"a": [1, "x", null, {"b": false}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		n, err := ParseJSON("f", data)
-		if (err == nil) != json.Valid(bytes.TrimPrefix(data, []byte("\ufeff"))) && utf8.Valid(data) && !strings.Contains(fmt.Sprint(err), "nests deeper") {
+		if (err == nil) != json.Valid(bytes.TrimPrefix(data, []byte("\ufeff"))) && utf8.Valid(data) &&
+			!strings.Contains(fmt.Sprint(err), "nests deeper") {
 			t.Fatalf("%q: %v", data, err)
 		}
 		if _, ok := ProblemsIn(err); err != nil && !ok {

@@ -54,7 +54,8 @@ func TestB3ControlFilesLeadNowhere(t *testing.T) {
 		"remount":   "mount -o remount,rw,bind $D; rm -f $D/script.sh; ln -s " + victim + " $D/script.sh",
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := prepare(t, map[string]string{"buildspec.yml": steps("D=/codebuild/output/tmp; { "+trick+"; } 2>/dev/null; true", "echo 'on we go'")})
+			b := prepare(t, map[string]string{"buildspec.yml": steps("D=/codebuild/output/tmp; { "+trick+"; } 2>/dev/null; true",
+				"echo 'on we go'")})
 			b.req.Timeout = 5 * time.Minute // none needs it
 			b.run(t.Context()).wants(build.Succeeded, "\non we go\n")
 			if got, err := os.ReadFile(victim); err != nil || string(got) != "untouched" {
@@ -72,7 +73,8 @@ done; done
 wait
 for i in 3 4 5 6 7 8 9 10; do (eval "echo 0 >&$i") 2>/dev/null; done
 exit 5`)).wants(build.Failed, "exit status 5")
-	spec(t, steps(`(: <>/proc/1/mem) 2>/dev/null && echo 'memory is open'; true`)).wants(build.Succeeded, "!memory is open")
+	spec(t, steps(`(: <>/proc/1/mem) 2>/dev/null && echo 'memory is open'; true`)).wants(build.Succeeded,
+		"!memory is open")
 }
 
 // Inside there is no privilege left with which the sandbox could be undone.
@@ -95,7 +97,8 @@ func TestB3SandboxCannotBeUndone(t *testing.T) {
 	if os.Geteuid() == 0 { // over files and users of the build's own machine
 		privileges = "CapEff:\t00000000000405fb"
 	}
-	b.wants(build.Succeeded, privileges, "\nroot\n", "localhost has an address", "!saw private keys", "!remounted /", "!remounted /usr", "!remounted /proc", "!remounted /proc/sys", "!remounted /etc/ssl",
+	b.wants(build.Succeeded, privileges, "\nroot\n", "localhost has an address", "!saw private keys", "!remounted /",
+		"!remounted /usr", "!remounted /proc", "!remounted /proc/sys", "!remounted /etc/ssl",
 		"!bared /proc/sys", "!core_pattern is open", "!sysrq is open", "!saw the machine", "!raw socket", "!read memory")
 	if strings.Contains(b.log, "\nwritable: ") {
 		t.Errorf("kernel files are writable:\n%s", b.log)
@@ -108,12 +111,14 @@ func TestB3SandboxCannotBeUndone(t *testing.T) {
 // A process that makes a user namespace is privileged in it. With that, one of
 // root's could mount the cgroups and lift its limits.
 func TestB3NoNamespacesInside(t *testing.T) {
-	if help, err := exec.Command("bwrap", "--help").Output(); err != nil || !strings.Contains(string(help), "--disable-userns") {
+	if help, err := exec.Command("bwrap", "--help").Output(); err != nil ||
+		!strings.Contains(string(help), "--disable-userns") {
 		spec(t, steps("true")).wants(build.Succeeded, "bubblewrap is older than 0.8")
 		return
 	}
 	const newUser, newMounts = 0x10000000, 0x20000
-	spec(t, steps(fmt.Sprintf(`perl -e 'syscall(%d, %d) == 0 and print "a namespace\n"'; true`, unix.SYS_UNSHARE, newUser|newMounts),
+	spec(t, steps(fmt.Sprintf(`perl -e 'syscall(%d, %d) == 0 and print "a namespace\n"'; true`, unix.SYS_UNSHARE,
+		newUser|newMounts),
 		`unshare -U true 2>/dev/null && echo "a namespace"; true`)).wants(build.Succeeded, "!a namespace")
 }
 
@@ -122,13 +127,17 @@ func TestB3NoNamespacesInside(t *testing.T) {
 func TestB3NoKeysOfTheServer(t *testing.T) {
 	runtime.LockOSThread() // a session's keyring is a thread's
 	defer runtime.UnlockOSThread()
-	id, err := unix.AddKey("user", fmt.Sprintf("headgate-test-%d", os.Getpid()), []byte("of the server"), unix.KEY_SPEC_SESSION_KEYRING)
+	id, err := unix.AddKey("user", fmt.Sprintf("headgate-test-%d", os.Getpid()), []byte("of the server"),
+		unix.KEY_SPEC_SESSION_KEYRING)
 	if err != nil {
 		t.Logf("there are no keyrings here: %v", err)
 		return
 	}
 	defer unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
-	spec(t, steps(fmt.Sprintf(`perl -e '$b = "\0" x 100; $n = syscall(%d, %d, %d, $b, 100); print "read ", $n, " ", substr($b, 0, 13), "\n"'`, unix.SYS_KEYCTL, unix.KEYCTL_READ, id))).
+	spec(
+		t, steps(
+			fmt.Sprintf(
+				`perl -e '$b = "\0" x 100; $n = syscall(%d, %d, %d, $b, 100); print "read ", $n, " ", substr($b, 0, 13), "\n"'`, unix.SYS_KEYCTL, unix.KEYCTL_READ, id))).
 		wants(build.Succeeded, "read -1 ", "!read 13 of the server")
 }
 
@@ -154,7 +163,8 @@ func TestSetUpTroubleIsNoVerdict(t *testing.T) {
 // bash has variables that cannot be set; they must not get in the way of saving
 // and restoring the others.
 func TestB07BashOptionsDoNotCross(t *testing.T) {
-	b := spec(t, "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['set -e; set -o pipefail; readonly R=1; X=2', 'false; echo on [$X]', 'false | true']}}")
+	b := spec(
+		t, "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['set -e; set -o pipefail; readonly R=1; X=2', 'false; echo on [$X]', 'false | true']}}")
 	b.wants(build.Succeeded, "\non [2]\n")
 	if strings.Contains(b.log, "readonly variable") {
 		t.Errorf("noise:\n%s", b.log)
@@ -164,7 +174,8 @@ func TestB07BashOptionsDoNotCross(t *testing.T) {
 // An artifact's name is what the buildspec says, whatever a process that stayed
 // behind prints meanwhile.
 func TestB46NameIsNotWhatAnOrphanPrints(t *testing.T) {
-	b := spec(t, "version: 0.2\nphases: {build: {commands: ['V=7; yes noise & true']}}\nartifacts: {files: buildspec.yml, name: 'app-$V'}")
+	b := spec(
+		t, "version: 0.2\nphases: {build: {commands: ['V=7; yes noise & true']}}\nartifacts: {files: buildspec.yml, name: 'app-$V'}")
 	b.wants(build.Succeeded)
 	if len(b.result.Artifacts) != 1 || b.result.Artifacts[0].Name != "app-7" {
 		t.Errorf("%+v", b.result.Artifacts)
@@ -172,7 +183,8 @@ func TestB46NameIsNotWhatAnOrphanPrints(t *testing.T) {
 }
 
 func TestB46NameWithQuotes(t *testing.T) {
-	b := spec(t, "version: 0.2\nphases: {build: {commands: ['V=7']}}\nartifacts: {files: buildspec.yml, name: 'app-$(printf \"%s\" \"$V\")-$V'}")
+	b := spec(
+		t, "version: 0.2\nphases: {build: {commands: ['V=7']}}\nartifacts: {files: buildspec.yml, name: 'app-$(printf \"%s\" \"$V\")-$V'}")
 	b.wants(build.Succeeded)
 	if len(b.result.Artifacts) != 1 || b.result.Artifacts[0].Name != "app-7-7" {
 		t.Errorf("%+v", b.result.Artifacts)
@@ -198,7 +210,8 @@ func TestB5NothingOutlivesTheBuild(t *testing.T) {
 		t.Run(test.end, func(t *testing.T) {
 			mark := fmt.Sprintf("headgate-mark-%d-%d", os.Getpid(), i)
 			b := prepare(t, map[string]string{"buildspec.yml": steps(
-				sandboxtest.Command("./hostile", mark)+" >said 2>&1 &\nuntil grep '"+sandboxtest.Ready+"' said; do sleep 0.01; done; cat said",
+				sandboxtest.Command("./hostile", mark)+" >said 2>&1 &\nuntil grep '"+sandboxtest.Ready+
+					"' said; do sleep 0.01; done; cat said",
 				"for i in 1 2 3; do setsid nohup sh -c 'sleep 300; : "+mark+"' >/dev/null 2>&1 & done",
 				"trap '' TERM INT HUP; "+test.end)})
 			sandboxtest.Copy(t, b.req.Source, "hostile")
@@ -251,9 +264,11 @@ func (shellless) Run(context.Context, build.Script, io.Writer) (int, error) {
 func (shellless) Close() error { return nil }
 
 func TestB10NoShell(t *testing.T) {
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: [make]}}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: [make]}}"})
 	b.executor = shellless{}
-	b.run(t.Context()).wants(build.Failed, "there is no bash on this machine; install it, or choose another with env.shell", "exit status 127")
+	b.run(t.Context()).wants(build.Failed,
+		"there is no bash on this machine; install it, or choose another with env.shell", "exit status 127")
 }
 
 // stuck is a sandbox whose commands run until they are stopped and that cannot be
@@ -283,7 +298,8 @@ func TestB5WhatCannotBeEndedIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Discard()
-	if r, err := build.Run(t.Context(), b.req, stuck{}, w, b.store); err == nil || !strings.Contains(err.Error(), "processes are left") {
+	if r, err := build.Run(t.Context(), b.req, stuck{}, w, b.store); err == nil ||
+		!strings.Contains(err.Error(), "processes are left") {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -28,7 +28,8 @@ phases:
       - echo "$CODEBUILD_BATCH_BUILD_IDENTIFIER has $A $B $ALL, $C" >out
 artifacts: {files: out}
 `)
-	b.wants(build.Succeeded, "Entering phase BATCH: 6 builds", "task build5: SUCCEEDED", "Phase complete: BATCH State: SUCCEEDED")
+	b.wants(build.Succeeded, "Entering phase BATCH: 6 builds", "task build5: SUCCEEDED",
+		"Phase complete: BATCH State: SUCCEEDED")
 	var got []string
 	for _, a := range b.result.Artifacts {
 		dir := filepath.Join(t.TempDir(), "out")
@@ -88,7 +89,8 @@ phases: {build: {commands: ['echo "$CODEBUILD_BATCH_BUILD_IDENTIFIER ran ${WHERE
 		}
 	}
 	b := prepare(t, files(false)).run(t.Context())
-	b.wants(build.Failed, "a fault in line 3", "task unit: SUCCEEDED", "task image: not run, it depends on lint", "task deploy: not run, it depends on image")
+	b.wants(build.Failed, "a fault in line 3", "task unit: SUCCEEDED", "task image: not run, it depends on lint",
+		"task deploy: not run, it depends on image")
 	if b.result.Reason != `task lint: build: "exit 3" exited 3; 3 of 4 tasks are not green` || b.result.Exit != 3 {
 		t.Errorf("%+v", b.result)
 	}
@@ -160,7 +162,8 @@ artifacts: {files: out}
 
 // A batch that is stopped ends all of its builds, and says nothing about the tree.
 func TestB60StoppedBatch(t *testing.T) {
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nbatch: {build-list: [{identifier: a}, {identifier: b}]}\nphases: {build: {commands: ['touch began; sleep 100000']}}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nbatch: {build-list: [{identifier: a}, {identifier: b}]}\nphases: {build: {commands: ['touch began; sleep 100000']}}"})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer cancel()
@@ -187,8 +190,10 @@ reports:
   "arn:aws:codebuild:eu-west-1:1:report-group/named": {files: [buildspec.yml, 'nothing/*']}
 `}
 	b := prepare(t, files).run(t.Context())
-	b.wants(build.Failed, "report hello-unit: FAILED, 1 of 2 tests failed, 0 skipped", "  FAILED s.bad: want 1, got 2", "report named: INCOMPLETE", "nothing matches nothing/*")
-	if b.result.Reason != `build: "exit 1" exited 1; failed: s.bad, s.bad` || len(b.result.Reports) != 3 || b.result.Reports[0].Cases[0].Status != report.Failed {
+	b.wants(build.Failed, "report hello-unit: FAILED, 1 of 2 tests failed, 0 skipped", "  FAILED s.bad: want 1, got 2",
+		"report named: INCOMPLETE", "nothing matches nothing/*")
+	if b.result.Reason != `build: "exit 1" exited 1; failed: s.bad, s.bad` || len(b.result.Reports) != 3 ||
+		b.result.Reports[0].Cases[0].Status != report.Failed {
 		t.Errorf("%+v", b.result)
 	}
 
@@ -200,9 +205,11 @@ reports:
 // B53: results are found that no buildspec names, but for those that were there
 // before.
 func TestB53ReportsAreDiscovered(t *testing.T) {
-	files := map[string]string{"junit.xml": junit, "buildspec.yml": "version: 0.2\nphases: {build: {commands: ['mkdir -p target/reports node_modules; sed s/bad/worse/ junit.xml >target/reports/TEST-a.xml; cp junit.xml node_modules/n.xml; echo \"<project/>\" >target/pom.xml; mkfifo target/f.xml', exit 2]}}"}
+	files := map[string]string{"junit.xml": junit,
+		"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['mkdir -p target/reports node_modules; sed s/bad/worse/ junit.xml >target/reports/TEST-a.xml; cp junit.xml node_modules/n.xml; echo \"<project/>\" >target/pom.xml; mkfifo target/f.xml', exit 2]}}"}
 	b := prepare(t, files)
-	b.run(t.Context()).wants(build.Failed, "report hello-discovered: FAILED, 1 of 2 tests failed", "FAILED s.worse: want 1, got 2")
+	b.run(t.Context()).wants(build.Failed, "report hello-discovered: FAILED, 1 of 2 tests failed",
+		"FAILED s.worse: want 1, got 2")
 	if !strings.HasSuffix(b.result.Reason, "; failed: s.worse") {
 		t.Errorf("%+v", b.result)
 	}

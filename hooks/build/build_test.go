@@ -38,7 +38,8 @@ func prepare(t *testing.T, files map[string]string) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	id := fmt.Sprintf("t-%d-%d", os.Getpid(), builds.Add(1))
-	b := &bench{t: t, executor: &host.Host{}, req: build.Request{ID: id, Source: filepath.Join(dir, "src"), Work: filepath.Join(dir, "work"), Timeout: 10 * time.Minute, Commit: "c0ffee", Branch: "main", Repository: "hello"}}
+	b := &bench{t: t, executor: &host.Host{}, req: build.Request{ID: id, Source: filepath.Join(dir, "src"),
+		Work: filepath.Join(dir, "work"), Timeout: 10 * time.Minute, Commit: "c0ffee", Branch: "main", Repository: "hello"}}
 	for name, content := range files {
 		p := filepath.Join(b.req.Source, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -117,56 +118,88 @@ func TestBehaviours(t *testing.T) {
 	}{
 		{"B05 variables cross", "version: 0.2\nphases: {install: {commands: [FOO=bar]}, build: {commands: ['echo [$FOO]', 'X=$(echo two; echo lines)', 'echo \"$X\" | wc -l']}}", build.Succeeded, []string{"[bar]", "\n2\n"}},
 		{"B06 cd holds", "version: 0.2\nphases: {build: {commands: [mkdir d, cd d, 'basename $PWD']}, post_build: {commands: ['echo in $(basename $PWD)']}}", build.Succeeded, []string{"in d"}},
-		{"B07 functions do not cross", "version: 0.2\nphases: {build: {commands: ['f() { echo called; }', 'f || echo gone', 'set -e', 'false; echo on', 'true; echo $?']}}", build.Succeeded, []string{"gone", "on", "!called"}},
+		{"B07 functions do not cross",
+			"version: 0.2\nphases: {build: {commands: ['f() { echo called; }', 'f || echo gone', 'set -e', 'false; echo on', 'true; echo $?']}}", build.Succeeded, []string{"gone", "on", "!called"}},
 		{"B05 PATH crosses", "version: 0.2\nphases: {install: {commands: ['mkdir b; echo echo mine >b/tool; chmod +x b/tool', 'PATH=$PWD/b:$PATH']}, build: {commands: [tool]}}", build.Succeeded, []string{"\nmine\n"}},
-		{"B07 aliases and umask do not cross", "version: 0.2\nphases: {build: {commands: [\"umask 077; alias tool='echo called'\", 'umask; tool 2>/dev/null || echo gone']}}", build.Succeeded, []string{"\n0022\n", "\ngone\n"}},
-		{"B07 line 4", "version: 0.2\nphases: {build: {commands: ['nosuchcommand || true']}}", build.Succeeded, []string{"/codebuild/output/tmp/script.sh: 4: nosuchcommand: not found"}},
+		{"B07 aliases and umask do not cross",
+			"version: 0.2\nphases: {build: {commands: [\"umask 077; alias tool='echo called'\", 'umask; tool 2>/dev/null || echo gone']}}", build.Succeeded, []string{"\n0022\n", "\ngone\n"}},
+		{"B07 line 4", "version: 0.2\nphases: {build: {commands: ['nosuchcommand || true']}}", build.Succeeded,
+			[]string{"/codebuild/output/tmp/script.sh: 4: nosuchcommand: not found"}},
 		{"B08 0.1 crosses nothing", "version: 0.1\nphases: {build: {commands: ['FOO=bar; mkdir d; cd d', 'echo [$FOO] $(basename $PWD)']}}", build.Succeeded, []string{"[] src"}},
-		{"B09 sh is the default", "version: 0.2\nphases: {build: {commands: ['echo [${BASH_VERSION:-none}]']}}", build.Succeeded, []string{"[none]"}},
+		{"B09 sh is the default", "version: 0.2\nphases: {build: {commands: ['echo [${BASH_VERSION:-none}]']}}",
+			build.Succeeded, []string{"[none]"}},
 		{"B09 bash", "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['A=(1 2); echo ${#A[@]}', 'echo v$BASH_VERSION']}}", build.Succeeded, []string{"\n2\n", "\nv5"}},
-		{"B11 first failure ends the phase", "version: 0.2\nphases: {build: {commands: [echo one, exit 3, echo two]}}", build.Failed, []string{"\none\n", "!two"}},
-		{"B12 words", "version: 0.2\nphases: {build: {commands: [exit 3]}}", build.Failed, []string{"Running command exit 3\n", "Command did not exit successfully exit 3 exit status 3", "Phase complete: BUILD State: FAILED", "Phase context status code: COMMAND_EXECUTION_ERROR Message: Error while executing command: exit 3. Reason: exit status 3"}},
+		{"B11 first failure ends the phase", "version: 0.2\nphases: {build: {commands: [echo one, exit 3, echo two]}}",
+			build.Failed, []string{"\none\n", "!two"}},
+		{"B12 words", "version: 0.2\nphases: {build: {commands: [exit 3]}}", build.Failed,
+			[]string{"Running command exit 3\n", "Command did not exit successfully exit 3 exit status 3",
+				"Phase complete: BUILD State: FAILED",
+				"Phase context status code: COMMAND_EXECUTION_ERROR Message: Error while executing command: exit 3. Reason: exit status 3"}},
 		{"B13 last line counts", "version: 0.2\nphases:\n  build:\n    commands:\n      - |\n        false\n        echo after\n", build.Succeeded, []string{"\nafter\n"}},
 		{"B14 no pipefail", "version: 0.2\nphases: {build: {commands: ['false | true']}}", build.Succeeded, nil},
 		{"B15 substitution fails", "version: 0.2\nphases: {build: {commands: ['x=$(false)']}}", build.Failed, nil},
-		{"B13 incomplete with &&", "version: 0.2\nphases: {build: {commands: ['true', 'false &&']}}", build.Failed, []string{"the command before this line is not complete"}},
+		{"B13 incomplete with &&", "version: 0.2\nphases: {build: {commands: ['true', 'false &&']}}", build.Failed,
+			[]string{"the command before this line is not complete"}},
 		{"B13 incomplete with a pipe", "version: 0.2\nphases: {build: {commands: ['true', 'false |']}}", build.Failed, nil},
-		{"B13 backslash at the end", "version: 0.2\nphases: {build: {commands: ['true', 'false \\']}}", build.Failed, []string{"exit status 1"}},
-		{"B13 incomplete in bash", "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['true', 'false &&']}}", build.Failed, nil},
-		{"B13 exit status and IFS", "version: 0.2\nphases: {build: {commands: ['IFS=01', 'exit 0', 'false']}}", build.Failed, []string{"exit status 1"}},
-		{"B13 its own parameters", "version: 0.2\nphases: {build: {commands: ['set -- 7; true', 'echo [$#]']}}", build.Succeeded, []string{"[0]"}},
-		{"B16 exit 0 ends the command only", "version: 0.2\nphases: {build: {commands: ['exit 0; echo never', echo next]}}", build.Succeeded, []string{"\nnext\n", "!never"}},
+		{"B13 backslash at the end", "version: 0.2\nphases: {build: {commands: ['true', 'false \\']}}", build.Failed,
+			[]string{"exit status 1"}},
+		{"B13 incomplete in bash", "version: 0.2\nenv: {shell: bash}\nphases: {build: {commands: ['true', 'false &&']}}",
+			build.Failed, nil},
+		{"B13 exit status and IFS", "version: 0.2\nphases: {build: {commands: ['IFS=01', 'exit 0', 'false']}}", build.Failed,
+			[]string{"exit status 1"}},
+		{"B13 its own parameters", "version: 0.2\nphases: {build: {commands: ['set -- 7; true', 'echo [$#]']}}",
+			build.Succeeded, []string{"[0]"}},
+		{"B16 exit 0 ends the command only", "version: 0.2\nphases: {build: {commands: ['exit 0; echo never', echo next]}}",
+			build.Succeeded, []string{"\nnext\n", "!never"}},
 		{"B17 install fails", "version: 0.2\nphases: {install: {commands: ['false']}, pre_build: {commands: [echo pre]}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}", build.Failed, []string{"!pre", "!build", "!post"}},
 		{"B18 pre_build fails", "version: 0.2\nphases: {pre_build: {commands: ['false']}, build: {commands: [echo build]}, post_build: {commands: [echo post]}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"!build", "!post", "!Entering phase UPLOAD_ARTIFACTS"}},
-		{"B19 build fails, post_build runs", "version: 0.2\nphases: {build: {commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"\npost\n"}},
-		{"B20 upload after a failed build", "version: 0.2\nphases: {build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
-		{"B20 upload after a failed post_build", "version: 0.2\nphases: {build: {commands: ['true']}, post_build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
+		{"B19 build fails, post_build runs",
+			"version: 0.2\nphases: {build: {commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed,
+			[]string{"\npost\n"}},
+		{"B20 upload after a failed build",
+			"version: 0.2\nphases: {build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed,
+			[]string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
+		{"B20 upload after a failed post_build",
+			"version: 0.2\nphases: {build: {commands: ['true']}, post_build: {commands: ['false']}}\nartifacts: {files: buildspec.yml}", build.Failed, []string{"Phase complete: UPLOAD_ARTIFACTS State: SUCCEEDED"}},
 		{"B21 succeeding", "version: 0.2\nphases: {pre_build: {commands: ['echo pre $CODEBUILD_BUILD_SUCCEEDING']}, build: {commands: ['false'], finally: ['echo fin $CODEBUILD_BUILD_SUCCEEDING']}, post_build: {commands: ['echo post $CODEBUILD_BUILD_SUCCEEDING']}}", build.Failed, []string{"pre 1", "fin 0", "post 0"}},
-		{"B22 finally runs", "version: 0.2\nphases: {build: {commands: ['false', echo skipped], finally: [echo fin]}}", build.Failed, []string{"\nfin\n", "!skipped"}},
+		{"B22 finally runs", "version: 0.2\nphases: {build: {commands: ['false', echo skipped], finally: [echo fin]}}",
+			build.Failed, []string{"\nfin\n", "!skipped"}},
 		{"B23 finally fails", "version: 0.2\nphases: {build: {commands: ['true'], finally: [exit 4]}}", build.Failed, nil},
 		{"B24 finally alone", "version: 0.2\nphases: {build: {finally: [echo fin]}}", build.Succeeded, []string{"\nfin\n"}},
 		{"B25 abort", "version: 0.2\nphases: {build: {on-failure: ABORT, commands: ['false']}, post_build: {commands: [echo post]}}", build.Failed, []string{"!post"}},
 		{"B26 B27 continue", "version: 0.2\nphases: {pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: [echo build]}}", build.Succeeded, []string{"\nbuild\n", "the failure of pre_build does not count"}},
 		{"B27 continue twice", "version: 0.2\nphases: {install: {on-failure: CONTINUE, commands: ['false']}, pre_build: {on-failure: CONTINUE, commands: ['false']}, build: {commands: ['echo build $CODEBUILD_BUILD_SUCCEEDING']}}", build.Succeeded, []string{"\nbuild 0\n"}},
-		{"B27 continue does not forgive others", "version: 0.2\nphases: {build: {commands: [exit 7]}, post_build: {on-failure: CONTINUE, commands: ['false']}}", build.Failed, []string{"the failure of post_build does not count"}},
+		{"B27 continue does not forgive others",
+			"version: 0.2\nphases: {build: {commands: [exit 7]}, post_build: {on-failure: CONTINUE, commands: ['false']}}",
+			build.Failed, []string{"the failure of post_build does not count"}},
 		{"B32 B33 literal values", "version: 0.2\nenv: {variables: {A: \"$HOME:x\", B: NO, C: 3.10, D: \"it's\"}}\nphases: {build: {commands: ['echo \"$A $B $C $D\"']}}", build.Succeeded, []string{"$HOME:x NO 3.10 it's"}},
-		{"B44 nothing matched", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: nothing/**}", build.Failed, []string{"CLIENT_ERROR Message: no matching artifact paths found"}},
+		{"B44 nothing matched", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: nothing/**}",
+			build.Failed, []string{"CLIENT_ERROR Message: no matching artifact paths found"}},
 		{"B44 no base", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: '**/*', base-directory: nowhere}", build.Failed, []string{"no matching base directory path found for nowhere"}},
 		{"B45 one of several", "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: [nothing.txt, buildspec.yml]}", build.Succeeded, []string{"Skipping invalid file path nothing.txt"}},
-		{"B03 bad phase", "version: 0.2\nphases: {pre-build: {commands: [echo ran]}}", build.Failed, []string{"Invalid buildspec phase name: pre-build", "YAML_FILE_ERROR", "!ran"}},
+		{"B03 bad phase", "version: 0.2\nphases: {pre-build: {commands: [echo ran]}}", build.Failed,
+			[]string{"Invalid buildspec phase name: pre-build", "YAML_FILE_ERROR", "!ran"}},
 		{"B38 another version", "version: 0.2\nphases: {install: {runtime-versions: {golang: 1.20}}, build: {commands: ['true']}}", build.Succeeded, []string{"Skipping install of runtimes. golang 1.20 is asked for; this machine has 1."}},
 		{"B38 what is there", "version: 0.2\nenv: {variables: {V: 1.x}}\nphases: {install: {runtime-versions: {golang: $V, python: latest}}, build: {commands: ['echo [$found$want]']}}", build.Succeeded, []string{"runtime golang 1.", "runtime python 3.", "\n[]\n"}},
-		{"B38 unknown", "version: 0.2\nphases: {install: {runtime-versions: {docker: 18}}, build: {commands: [echo ran]}}", build.Failed, []string{"Unknown runtime named 'docker'", "!ran"}},
-		{"B01 breakpoints go on", "version: 0.2\nphases: {build: {commands: [codebuild-breakpoint, echo on]}}", build.Succeeded, []string{"\non\n"}},
+		{"B38 unknown", "version: 0.2\nphases: {install: {runtime-versions: {docker: 18}}, build: {commands: [echo ran]}}",
+			build.Failed, []string{"Unknown runtime named 'docker'", "!ran"}},
+		{"B01 breakpoints go on", "version: 0.2\nphases: {build: {commands: [codebuild-breakpoint, echo on]}}",
+			build.Succeeded, []string{"\non\n"}},
 		{"B02 no version", "phases: {build: {commands: [echo ran]}}", build.Failed, []string{"has no version", "!ran"}},
-		{"B04 syntax", "version: 0.2\nphases: {build: {commands: [echo ran}}", build.Failed, []string{"YAML_FILE_ERROR", "buildspec.yml:2: is not YAML", "!ran"}},
-		{"B12 the first line that says something", "version: 0.2\nphases:\n  build:\n    commands:\n      - |\n        # say it\n\n        exit 3\n", build.Failed, []string{"Running command exit 3\n"}},
+		{"B04 syntax", "version: 0.2\nphases: {build: {commands: [echo ran}}", build.Failed,
+			[]string{"YAML_FILE_ERROR", "buildspec.yml:2: is not YAML", "!ran"}},
+		{"B12 the first line that says something",
+			"version: 0.2\nphases:\n  build:\n    commands:\n      - |\n        # say it\n\n        exit 3\n", build.Failed,
+			[]string{"Running command exit 3\n"}},
 		{"B29 without on-failure", "version: 0.2\nphases: {install: {on-failure: , commands: ['false']}, build: {commands: [echo ran]}}", build.Failed, []string{"!ran"}},
-		{"B34 its own names", "version: 0.2\nenv: {variables: {CODEBUILD_X: 1}}\nphases: {build: {commands: [echo ran]}}", build.Failed, []string{"names beginning with CODEBUILD_", "!ran"}},
+		{"B34 its own names", "version: 0.2\nenv: {variables: {CODEBUILD_X: 1}}\nphases: {build: {commands: [echo ran]}}",
+			build.Failed, []string{"names beginning with CODEBUILD_", "!ran"}},
 		{"B46 names", "version: 0.2\nphases: {build: {commands: [V=7]}}\nartifacts: {files: buildspec.yml, name: 'rel/$V-$(date +%Y)'}", build.Succeeded, []string{"artifact rel/7-2"}},
 		{"B47 secondary alone", "version: 0.2\nphases: {build: {commands: [mkdir d; touch d/x]}}\nartifacts: {secondary-artifacts: {one: {files: x, base-directory: $CODEBUILD_SRC_DIR/d}, two: {files: 'd/**', discard-paths: yes, name: second}}}", build.Succeeded, []string{"artifact one: 1 files", "artifact second: 1 files"}},
-		{"B61 nothing for commands", "version: 0.2\nphases: {install: {commands: }, build: {commands: [echo ran]}}", build.Succeeded, []string{"\nran\n"}},
-		{"killed by signal", "version: 0.2\nphases: {build: {commands: ['kill -TERM $$']}}", build.Failed, []string{"exit status 143"}},
+		{"B61 nothing for commands", "version: 0.2\nphases: {install: {commands: }, build: {commands: [echo ran]}}",
+			build.Succeeded, []string{"\nran\n"}},
+		{"killed by signal", "version: 0.2\nphases: {build: {commands: ['kill -TERM $$']}}", build.Failed,
+			[]string{"exit status 143"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -178,10 +211,12 @@ func TestBehaviours(t *testing.T) {
 func TestResultNamesTheFailure(t *testing.T) {
 	b := spec(t, "version: 0.2\nphases: {build: {commands: [echo fine, 'echo broken; exit 3']}}")
 	r := b.result
-	if r.Phase != "build" || r.Command != "echo broken; exit 3" || r.Exit != 3 || r.Reason != `build: "echo broken; exit 3" exited 3` || r.Code != "COMMAND_EXECUTION_ERROR" {
+	if r.Phase != "build" || r.Command != "echo broken; exit 3" || r.Exit != 3 ||
+		r.Reason != `build: "echo broken; exit 3" exited 3` || r.Code != "COMMAND_EXECUTION_ERROR" {
 		t.Errorf("%+v", r)
 	}
-	if lines := strings.Split(b.log, "\n"); !strings.Contains(strings.Join(lines[max(0, r.LogLine-3):r.LogLine], "\n"), "broken") {
+	if lines := strings.Split(b.log,
+		"\n"); !strings.Contains(strings.Join(lines[max(0, r.LogLine-3):r.LogLine], "\n"), "broken") {
 		t.Errorf("line %d of the log is not at the failure:\n%s", r.LogLine, b.log)
 	}
 }
@@ -199,13 +234,16 @@ func TestB01AnotherFileAndMissing(t *testing.T) {
 }
 
 func TestB31VariablesOfTheProjectWin(t *testing.T) {
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {variables: {A: file, B: file}}\nphases: {build: {commands: ['echo $A $B; env']}}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {variables: {A: file, B: file}}\nphases: {build: {commands: ['echo $A $B; env']}}"})
 	b.req.Variables = map[string]string{"A": "call", "AWS_REGION": "eu-north-1"}
 	t.Setenv("SECRET_OF_THE_SERVER", "leaked")
 	t.Setenv("GIT_DIR", "/somewhere")
 	b.run(t.Context()).wants(build.Succeeded, "call file", "CODEBUILD_RESOLVED_SOURCE_VERSION=c0ffee", "HOME=/root",
-		"AWS_DEFAULT_REGION=eu-north-1", "CODEBUILD_BUILD_ARN=arn:aws:codebuild:eu-north-1:000000000000:build/hello:"+b.req.ID,
-		"CODEBUILD_BUILD_ID=hello:"+b.req.ID, "CODEBUILD_WEBHOOK_TRIGGER=branch/main", "CODEBUILD_WEBHOOK_HEAD_REF=refs/heads/main",
+		"AWS_DEFAULT_REGION=eu-north-1",
+		"CODEBUILD_BUILD_ARN=arn:aws:codebuild:eu-north-1:000000000000:build/hello:"+b.req.ID,
+		"CODEBUILD_BUILD_ID=hello:"+b.req.ID, "CODEBUILD_WEBHOOK_TRIGGER=branch/main",
+		"CODEBUILD_WEBHOOK_HEAD_REF=refs/heads/main",
 		"CODEBUILD_PROJECT_UUID=2cf24dba-5fb0-a30e-26e8-3b2ac5b9e29e", "CODEBUILD_SRC_DIR=/codebuild/output/src/src")
 	for _, leak := range []string{"leaked", "GIT_"} {
 		if strings.Contains(b.log, leak) {
@@ -227,7 +265,8 @@ func TestB35B36Secrets(t *testing.T) {
 		return map[string]string{"TOKEN": "hunter22-of-the-house", "PLACE": "a/b c"}[s.Variable], nil
 	}
 	b.run(t.Context()).wants(build.Succeeded, "\n***\n***\n", "***")
-	if len(asked) != 2 || asked[0].Name != "app" || asked[0].Key != "token" || asked[1].Name != "/prod/place" || asked[1].Store != buildspec.ParameterStore {
+	if len(asked) != 2 || asked[0].Name != "app" || asked[0].Key != "token" || asked[1].Name != "/prod/place" ||
+		asked[1].Store != buildspec.ParameterStore {
 		t.Errorf("%+v", asked)
 	}
 	for _, leak := range []string{"hunter22", "ter22", "dW50ZXIyMi1vZi10aGUtaG91c", "68756e746572", "a/b c"} {
@@ -244,7 +283,8 @@ func TestB35B36Secrets(t *testing.T) {
 	})
 	b.req.Secrets = func(context.Context, buildspec.Secret) (string, error) { return "hunter22-of-the-house", nil }
 	b.run(t.Context()).wants(build.Failed, "door ***")
-	if told := fmt.Sprintf("%+v", b.result); !strings.Contains(b.result.Reason, "door ***") || strings.Contains(told, "hunter22") {
+	if told := fmt.Sprintf("%+v", b.result); !strings.Contains(b.result.Reason, "door ***") ||
+		strings.Contains(told, "hunter22") {
 		t.Errorf("the result is %s", told)
 	}
 	b = prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: 'app:token'}}\n" +
@@ -256,15 +296,18 @@ func TestB35B36Secrets(t *testing.T) {
 	b.req.Secrets = func(_ context.Context, s buildspec.Secret) (string, error) {
 		return "", build.Problem(s, "there is no secret app", "set it: secret set hello:app")
 	}
-	b.run(t.Context()).wants(build.Failed, "buildspec.yml:3:28: there is no secret app; set it: secret set hello:app", "!Entering phase BUILD")
+	b.run(t.Context()).wants(build.Failed, "buildspec.yml:3:28: there is no secret app; set it: secret set hello:app",
+		"!Entering phase BUILD")
 
-	b = prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: app}}\nphases: {build: {commands: ['test -z \"$TOKEN\"']}}"})
+	b = prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: app}}\nphases: {build: {commands: ['test -z \"$TOKEN\"']}}"})
 	b.req.Secrets = func(context.Context, buildspec.Secret) (string, error) {
 		return "", fmt.Errorf("%w: it is from outside", build.ErrNoSecrets)
 	}
 	b.run(t.Context()).wants(build.Succeeded, "TOKEN is not set: this build gets no secrets: it is from outside")
 
-	b = prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: app}}\nphases: {build: {commands: ['test $TOKEN = given']}}"})
+	b = prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nenv: {secrets-manager: {TOKEN: app}}\nphases: {build: {commands: ['test $TOKEN = given']}}"})
 	b.req.Variables = map[string]string{"TOKEN": "given"}
 	b.run(t.Context()).wants(build.Succeeded) // B31: nobody is asked
 }
@@ -285,7 +328,8 @@ func TestB28Retry(t *testing.T) {
 }
 
 func TestB37ExportedVariables(t *testing.T) {
-	b := spec(t, "version: 0.2\nenv: {exported-variables: [A, B, C]}\nphases: {install: {commands: [A=one]}, post_build: {commands: ['A=\"two  words\"; B=3']}}")
+	b := spec(
+		t, "version: 0.2\nenv: {exported-variables: [A, B, C]}\nphases: {install: {commands: [A=one]}, post_build: {commands: ['A=\"two  words\"; B=3']}}")
 	b.wants(build.Succeeded, "exported variable A=two  words", "exported variable B=3")
 	if want := map[string]string{"A": "two  words", "B": "3", "C": ""}; !maps.Equal(b.result.Exported, want) {
 		t.Errorf("%q", b.result.Exported)
@@ -305,12 +349,16 @@ func TestB54B55B56B57Cache(t *testing.T) {
 	}
 	const ok = build.Succeeded
 	paths := "paths: ['/root/.m2/**/*', 'node_modules/**/*', absent]"
-	cached("{"+paths+"}", map[string]string{}, "test ! -e node_modules; mkdir -p ~/.m2/a node_modules; echo jar >~/.m2/a/b; echo js >node_modules/x").
+	cached("{"+paths+"}", map[string]string{},
+		"test ! -e node_modules; mkdir -p ~/.m2/a node_modules; echo jar >~/.m2/a/b; echo js >node_modules/x").
 		wants(ok, "cache: nothing is kept yet", "cache: saved")
-	cached("{"+paths+"}", map[string]string{"node_modules/x": "the source's"}, "cat ~/.m2/a/b node_modules/x; echo newer >node_modules/x").
+	cached("{"+paths+"}", map[string]string{"node_modules/x": "the source's"},
+		"cat ~/.m2/a/b node_modules/x; echo newer >node_modules/x").
 		wants(ok, "cache: restored", "\njar\njs\n", "cache: saved")
-	cached("{"+paths+", action: restore}", map[string]string{}, "cat node_modules/x; echo never >node_modules/x").wants(ok, "\nnewer\n", "!cache: saved")
-	cached("{"+paths+", action: save}", map[string]string{}, "test ! -e node_modules; mkdir node_modules; echo third >node_modules/x").wants(ok, "!cache: restored")
+	cached("{"+paths+", action: restore}", map[string]string{}, "cat node_modules/x; echo never >node_modules/x").wants(ok,
+		"\nnewer\n", "!cache: saved")
+	cached("{"+paths+", action: save}", map[string]string{},
+		"test ! -e node_modules; mkdir node_modules; echo third >node_modules/x").wants(ok, "!cache: restored")
 	cached("{"+paths+"}", map[string]string{}, "cat node_modules/x").wants(ok, "\nthird\n")
 	cached("{paths: ['other/**/*']}", map[string]string{}, "true").wants(ok, "cache: nothing is kept yet")
 
@@ -318,28 +366,34 @@ func TestB54B55B56B57Cache(t *testing.T) {
 	one := map[string]string{"a/lock.json": "1"}
 	first := cached(key, one, "mkdir d; echo one >d/x")
 	first.wants(ok, "cache: saved for the key \"deps-")
-	cached(key, maps.Clone(one), "cat d/x; echo changed >d/x").wants(ok, "cache: restored for the key", "\none\n", "!cache: saved")
+	cached(key, maps.Clone(one), "cat d/x; echo changed >d/x").wants(ok, "cache: restored for the key", "\none\n",
+		"!cache: saved")
 	cached(key, maps.Clone(one), "cat d/x").wants(ok, "\none\n")
-	cached(key, map[string]string{"a/lock.json": "2"}, "cat d/x; echo two >d/x").wants(ok, "restored from one that a fallback key names", "\none\n", "cache: saved")
+	cached(key, map[string]string{"a/lock.json": "2"}, "cat d/x; echo two >d/x").wants(ok,
+		"restored from one that a fallback key names", "\none\n", "cache: saved")
 	cached(key, map[string]string{"a/lock.json": "2"}, "cat d/x").wants(ok, "\ntwo\n")
 	cached(key, map[string]string{"lock.json": "3"}, "cat d/x; exit 3").wants("FAILED", "fallback", "!cache: saved")
 }
 
 func TestArtifacts(t *testing.T) {
-	files := map[string]string{"my-build1/a.txt": "1", "my-build1/sub/b.txt": "2", "my-build2/c.txt": "3", "top.txt": "4", ".dot/x": "5", "d/e/f": "6"}
+	files := map[string]string{"my-build1/a.txt": "1", "my-build1/sub/b.txt": "2", "my-build2/c.txt": "3", "top.txt": "4",
+		".dot/x": "5", "d/e/f": "6"}
 	for _, c := range []struct {
 		name, artifacts string
 		want            []string
 	}{
-		{"B40 everything", "{files: '**/*'}", []string{".dot/x", "buildspec.yml", "d/e/f", "my-build1/a.txt", "my-build1/sub/b.txt", "my-build2/c.txt", "top.txt"}},
+		{"B40 everything", "{files: '**/*'}", []string{".dot/x", "buildspec.yml", "d/e/f", "my-build1/a.txt",
+			"my-build1/sub/b.txt", "my-build2/c.txt", "top.txt"}},
 		{"B40 one level", "{files: my-build1/*}", []string{"my-build1/a.txt"}},
 		{"B40 below", "{files: 'my-build1/**/*'}", []string{"my-build1/a.txt", "my-build1/sub/b.txt"}},
 		{"B39 dot slash and absolute", "{files: [./top.txt, $CODEBUILD_SRC_DIR/d/e/f]}", []string{"d/e/f", "top.txt"}},
 		{"B41 several bases", "{files: '**/*', base-directory: my-build*}", []string{"a.txt", "c.txt", "sub/b.txt"}},
 		{"B42 flat", "{files: 'my-build1/**/*', discard-paths: yes}", []string{"a.txt", "b.txt"}},
-		{"B43 exclude", "{files: '**/*', exclude-paths: ['**/.*/**/*', 'my-build*/**', buildspec.yml]}", []string{"d/e/f", "top.txt"}},
+		{"B43 exclude", "{files: '**/*', exclude-paths: ['**/.*/**/*', 'my-build*/**', buildspec.yml]}",
+			[]string{"d/e/f", "top.txt"}},
 		{"B48 base from a variable", "{files: '*', base-directory: $WHERE}", []string{"a.txt"}},
-		{"B39 elsewhere", "{files: [/tmp/out/*, '/root/**/*.jar', top.txt]}", []string{"root/r/y.jar", "tmp/out/x", "top.txt"}},
+		{"B39 elsewhere", "{files: [/tmp/out/*, '/root/**/*.jar', top.txt]}",
+			[]string{"root/r/y.jar", "tmp/out/x", "top.txt"}},
 		{"B39 base elsewhere", "{files: '**/*', base-directory: /tmp/out}", []string{"x"}},
 		{"B39 elsewhere alone and flat", "{files: /tmp/out/x, discard-paths: yes}", []string{"x"}},
 		{"B49 links are followed", "{files: ['l', 'out']}", []string{"l"}},
@@ -348,7 +402,8 @@ func TestArtifacts(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			files := map[string]string{"buildspec.yml": "version: 0.2\nenv: {variables: {WHERE: my-build1}}\nphases: {build: {commands: ['mkdir -p /tmp/out ~/r; echo 1 >/tmp/out/x; echo 2 >~/r/y.jar; if test -e linked; then ln -s top.txt l; ln -s /etc/passwd out; rm linked; fi']}}\nartifacts: " + c.artifacts}
-			for k, v := range map[string]string{"my-build1/a.txt": "1", "my-build1/sub/b.txt": "2", "my-build2/c.txt": "3", "top.txt": "4", ".dot/x": "5", "d/e/f": "6"} {
+			for k, v := range map[string]string{"my-build1/a.txt": "1", "my-build1/sub/b.txt": "2", "my-build2/c.txt": "3",
+				"top.txt": "4", ".dot/x": "5", "d/e/f": "6"} {
 				files[k] = v
 			}
 			if strings.HasPrefix(c.name, "B49") {
@@ -373,19 +428,24 @@ func TestArtifacts(t *testing.T) {
 // behind is, and is said with its line and what to do.
 func TestArtifactsAtFault(t *testing.T) {
 	for _, c := range []struct{ name, command, artifacts, reason string }{
-		{"nothing there", "true", "{files: nothing/**}", `buildspec.yml:3: no matching artifact paths found; the build left nothing that matches "nothing/**"`},
+		{"nothing there", "true", "{files: nothing/**}",
+			`buildspec.yml:3: no matching artifact paths found; the build left nothing that matches "nothing/**"`},
 		{"a directory", "mkdir dist; touch dist/x", "{files: dist/}", `"dist/" is a directory: write "dist/**/*"`},
-		{"a directory below the base", "mkdir -p a/dist; touch a/dist/x", "{files: dist, base-directory: a}", `"dist" is a directory: write "dist/**/*"`},
+		{"a directory below the base", "mkdir -p a/dist; touch a/dist/x", "{files: dist, base-directory: a}",
+			`"dist" is a directory: write "dist/**/*"`},
 		{"outside", "true", "{files: /etc/passwd}", `"/etc/passwd" is outside of the source`},
 		{"not in /tmp", "true", "{files: /tmp/out}", `the build left nothing that matches "/tmp/out"`},
 		{"parent", "true", "{files: ../x}", `"../x" is outside of the source`},
-		{"base outside", "true", "{files: x, base-directory: /usr}", "no matching base directory path found for /usr; it is outside of the source"},
-		{"base outside by a variable", "B=../..", "{files: x, base-directory: $B}", "no matching base directory path found for ../..; it is outside"},
+		{"base outside", "true", "{files: x, base-directory: /usr}",
+			"no matching base directory path found for /usr; it is outside of the source"},
+		{"base outside by a variable", "B=../..", "{files: x, base-directory: $B}",
+			"no matching base directory path found for ../..; it is outside"},
 		{"all excluded", "touch x", "{files: x, exclude-paths: '*'}", "all that files names is in exclude-paths"},
 		{"exclude is not a pattern", "touch x", "{files: x, exclude-paths: '[a'}", `"[a" is not a pattern`},
 		{"files is not a pattern", "touch x", "{files: '[a'}", `"[a" is not a pattern`},
 		{"a link out", "ln -s /etc/passwd x", "{files: x}", "x is a link to a directory, to nothing or out of the source"},
-		{"directory's name is not text", `touch "$(printf 'a\\377')"; mkdir "$(printf 'd\\377')"`, "{files: 'd*/**'}", `the name of the directory "d\xff" is not UTF-8 text`},
+		{"directory's name is not text", `touch "$(printf 'a\\377')"; mkdir "$(printf 'd\\377')"`, "{files: 'd*/**'}",
+			`the name of the directory "d\xff" is not UTF-8 text`},
 		{"file's name is not text", `touch "$(printf 'a\\377')"`, "{files: '**/*'}", `"a\xff" is not a path`},
 		{"too large", "truncate -s 4T holes", "{files: holes}", "with holes it would be over 8 GiB"},
 		{"two of a name", "true", "{files: buildspec.yml, secondary-artifacts: {a: {files: buildspec.yml, name: x}, b: {files: buildspec.yml, name: $(echo x)}}}", `the artifacts a and b are both called "x"`},
@@ -394,9 +454,11 @@ func TestArtifactsAtFault(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b := spec(t, "version: 0.2\nphases: {build: {commands: [\""+strings.ReplaceAll(c.command, `"`, `\"`)+"\"]}}\nartifacts: "+c.artifacts)
+			b := spec(t, "version: 0.2\nphases: {build: {commands: [\""+strings.ReplaceAll(c.command, `"`, `\"`)+
+				"\"]}}\nartifacts: "+c.artifacts)
 			b.wants(build.Failed, "Phase complete: BUILD State: SUCCEEDED", "Phase context status code: CLIENT_ERROR Message: ")
-			if !strings.Contains(b.result.Reason, c.reason) || b.result.Code != "CLIENT_ERROR" || b.result.Phase != "upload_artifacts" {
+			if !strings.Contains(b.result.Reason, c.reason) || b.result.Code != "CLIENT_ERROR" ||
+				b.result.Phase != "upload_artifacts" {
 				t.Errorf("%+v", b.result)
 			}
 		})
@@ -408,7 +470,8 @@ func TestArtifactsElsewhere(t *testing.T) {
 	b := spec(t, `version: 0.2
 phases: {build: {commands: ["mkdir -p dist/a $(printf 'd\\377'); touch dist/a/x dist/y", "ln -s a dist/l; ln -s nowhere dist/n"]}}
 artifacts: {files: ['dist/**/*', '/tmp/x', 'none']}`)
-	b.wants(build.Succeeded, "Skipping invalid file path /tmp/x\n", "Skipping invalid file path none\n", "Skipping link dist/l: it leads to a directory", "Skipping link dist/n:")
+	b.wants(build.Succeeded, "Skipping invalid file path /tmp/x\n", "Skipping invalid file path none\n",
+		"Skipping link dist/l: it leads to a directory", "Skipping link dist/n:")
 	if len(b.result.Artifacts) != 1 {
 		t.Fatalf("%+v", b.result)
 	}
@@ -418,7 +481,8 @@ artifacts: {files: ['dist/**/*', '/tmp/x', 'none']}`)
 }
 
 func TestB46B47NamesAndSecondary(t *testing.T) {
-	b := spec(t, "version: 0.2\nphases: {build: {commands: [V=7]}}\nartifacts:\n  files: buildspec.yml\n  name: app/$V-$(echo x)\n  secondary-artifacts:\n    docs: {files: buildspec.yml}\n")
+	b := spec(
+		t, "version: 0.2\nphases: {build: {commands: [V=7]}}\nartifacts:\n  files: buildspec.yml\n  name: app/$V-$(echo x)\n  secondary-artifacts:\n    docs: {files: buildspec.yml}\n")
 	b.wants(build.Succeeded)
 	if len(b.result.Artifacts) != 2 || b.result.Artifacts[0].Name != "app/7-x" || b.result.Artifacts[1].Name != "docs" {
 		t.Errorf("%+v", b.result.Artifacts)
@@ -426,7 +490,8 @@ func TestB46B47NamesAndSecondary(t *testing.T) {
 	if b.result.Artifacts[0].Digest != b.result.Artifacts[1].Digest {
 		t.Error("the same files have two digests")
 	}
-	b = spec(t, "version: 0.2\nphases: {build: {commands: ['mkdir -p d/e; touch d/e/x d/y']}}\nartifacts:\n  secondary-artifacts:\n    flat: {files: ['**/*'], base-directory: $CODEBUILD_SRC_DIR/d, discard-paths: yes}\n    deep: {files: 'd/**/*'}\n")
+	b = spec(
+		t, "version: 0.2\nphases: {build: {commands: ['mkdir -p d/e; touch d/e/x d/y']}}\nartifacts:\n  secondary-artifacts:\n    flat: {files: ['**/*'], base-directory: $CODEBUILD_SRC_DIR/d, discard-paths: yes}\n    deep: {files: 'd/**/*'}\n")
 	b.wants(build.Succeeded)
 	for i, want := range [][]string{{"x", "y"}, {"d/e/x", "d/y"}} {
 		if got := unpacked(t, b, b.result.Artifacts[i].Digest); !slices.Equal(got, want) {
@@ -437,7 +502,8 @@ func TestB46B47NamesAndSecondary(t *testing.T) {
 
 func TestB49Links(t *testing.T) {
 	for _, symlinks := range []string{"yes", "no"} {
-		b := spec(t, "version: 0.2\nphases: {build: {commands: ['echo x >a; ln -s a l; ln -s /etc/passwd out; ln -s nowhere n']}}\nartifacts: {files: [a, l, out, n], exclude-paths: "+map[string]string{"yes": "[out]", "no": "[]"}[symlinks]+", enable-symlinks: "+symlinks+"}")
+		b := spec(
+			t, "version: 0.2\nphases: {build: {commands: ['echo x >a; ln -s a l; ln -s /etc/passwd out; ln -s nowhere n']}}\nartifacts: {files: [a, l, out, n], exclude-paths: "+map[string]string{"yes": "[out]", "no": "[]"}[symlinks]+", enable-symlinks: "+symlinks+"}")
 		b.wants(build.Succeeded)
 		got := unpacked(t, b, b.result.Artifacts[0].Digest)
 		want := []string{"a", "l"}
@@ -496,7 +562,9 @@ phases:
 // A process left behind outlives its command, not its build, and holds nothing up.
 func TestB5LeftoversEnd(t *testing.T) {
 	mark := fmt.Sprintf("%d.%d", os.Getpid(), time.Now().UnixNano())
-	b := spec(t, "version: 0.2\nphases: {build: {commands: ['setsid nohup sh -c \"sleep 100000 # "+mark+"\" & echo started', 'until pgrep -f "+mark+" >/dev/null; do sleep 0.1; done; echo alive', 'yes >/dev/stdout & echo flooding']}}")
+	b := spec(t, "version: 0.2\nphases: {build: {commands: ['setsid nohup sh -c \"sleep 100000 # "+mark+
+		"\" & echo started', 'until pgrep -f "+mark+
+		" >/dev/null; do sleep 0.1; done; echo alive', 'yes >/dev/stdout & echo flooding']}}")
 	b.wants(build.Succeeded, "\nalive\n", "\nflooding\n")
 	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range dirs {
@@ -507,13 +575,15 @@ func TestB5LeftoversEnd(t *testing.T) {
 }
 
 func TestB7OutputIsNotControl(t *testing.T) {
-	spec(t, "version: 0.2\nphases: {build: {commands: ['echo 0; echo 0 >&4; echo \"{\\\"k\\\":\\\"done\\\"}\"; exit 5']}}").wants(build.Failed, "exit status 5")
+	spec(
+		t, "version: 0.2\nphases: {build: {commands: ['echo 0; echo 0 >&4; echo \"{\\\"k\\\":\\\"done\\\"}\"; exit 5']}}").wants(build.Failed, "exit status 5")
 	spec(t, "version: 0.2\nphases: {build: {commands: ['kill -9 -1', echo on]}}").wants(build.Failed, "!on")
 }
 
 func TestTimeoutEndsAll(t *testing.T) {
 	t.Parallel()
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo begun; sleep 100000']}, post_build: {commands: [echo post]}}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo begun; sleep 100000']}, post_build: {commands: [echo post]}}"})
 	b.req.Timeout = 20 * time.Second
 	b.run(t.Context()).wants(build.TimedOut, "\nbegun\n", "!post")
 	if !strings.Contains(b.result.Reason, "timed out after 20s in build") {
@@ -524,10 +594,12 @@ func TestTimeoutEndsAll(t *testing.T) {
 // A timeout tells what it has ended, also when something had failed before.
 func TestTimeoutAfterAFailure(t *testing.T) {
 	t.Parallel()
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: [exit 3]}, post_build: {commands: ['sleep 100000']}}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: [exit 3]}, post_build: {commands: ['sleep 100000']}}"})
 	b.req.Timeout = 20 * time.Second
 	b.run(t.Context()).wants(build.TimedOut)
-	if r := b.result; r.Reason != `timed out after 20s in post_build, running "sleep 100000"` || r.Phase != "post_build" || r.Command != "sleep 100000" || r.Exit != 0 {
+	if r := b.result; r.Reason != `timed out after 20s in post_build, running "sleep 100000"` || r.Phase != "post_build" ||
+		r.Command != "sleep 100000" || r.Exit != 0 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -540,7 +612,8 @@ func TestGreenNamesNothing(t *testing.T) {
 }
 
 func TestCancelIsNoVerdict(t *testing.T) {
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo x >began; sleep 300']}}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['echo x >began; sleep 300']}}"})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer cancel()
@@ -564,10 +637,13 @@ func TestB1LimitsHold(t *testing.T) {
 		limits        host.Limits
 		met           string
 	}{
-		{"processes", "i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo all", host.Limits{Processes: 40}, "limit: 40 processes"},
-		{"memory", `perl -e '$x = "a" x 300_000_000; print length $x'`, host.Limits{Memory: 64 << 20}, "limit: 64 MiB of memory"},
+		{"processes", "i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo all", host.Limits{Processes: 40},
+			"limit: 40 processes"},
+		{"memory", `perl -e '$x = "a" x 300_000_000; print length $x'`, host.Limits{Memory: 64 << 20},
+			"limit: 64 MiB of memory"},
 		{"disk", "head -c 100000000 /dev/zero >big; echo all", host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
-		{"disk in the system", "mkdir -p /opt/x; head -c 100000000 /dev/zero >/opt/x/big; sleep 100000", host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
+		{"disk in the system", "mkdir -p /opt/x; head -c 100000000 /dev/zero >/opt/x/big; sleep 100000",
+			host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := prepare(t, map[string]string{"buildspec.yml": steps(c.command)})
@@ -592,7 +668,9 @@ func TestB1LimitsHold(t *testing.T) {
 // A bomb of processes, with children that have left their session, ends with the
 // build, and leaves nothing.
 func TestB1ForkBombEnds(t *testing.T) {
-	b := prepare(t, map[string]string{"buildspec.yml": steps("bomb() { setsid sh -c 'sleep 100000' & bomb | bomb & }; bomb; sleep 100000")})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": steps(
+			"bomb() { setsid sh -c 'sleep 100000' & bomb | bomb & }; bomb; sleep 100000")})
 	b.req.Timeout = 3 * time.Second
 	b.executor = &host.Host{Limits: host.Limits{Processes: 60}}
 	b.run(t.Context()).wants(build.TimedOut)
@@ -602,7 +680,8 @@ func TestB1ForkBombEnds(t *testing.T) {
 }
 
 func TestA2FifoIsRefused(t *testing.T) {
-	b := prepare(t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: fifo}"})
+	b := prepare(
+		t, map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\nartifacts: {files: fifo}"})
 	if err := syscall.Mkfifo(filepath.Join(b.req.Source, "fifo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -612,7 +691,8 @@ func TestA2FifoIsRefused(t *testing.T) {
 // A build that fails because it reaches no network says which line allows it.
 func TestWantOfNetworkIsExplained(t *testing.T) {
 	const hint = `this build reaches no network: the line "build: {network: true}" in headgate.yaml on main allows it`
-	spec(t, "version: 0.2\nphases: {build: {commands: ['getent hosts example.com || { printf \"curl: (6) Could not res\"; sleep 0.1; echo \"olve host: example.com\"; exit 6; }']}}").wants(build.Failed, hint)
+	spec(
+		t, "version: 0.2\nphases: {build: {commands: ['getent hosts example.com || { printf \"curl: (6) Could not res\"; sleep 0.1; echo \"olve host: example.com\"; exit 6; }']}}").wants(build.Failed, hint)
 	spec(t, "version: 0.2\nphases: {build: {commands: ['echo Could not resolve host']}}").wants(build.Succeeded, "!"+hint)
 	spec(t, "version: 0.2\nphases: {build: {commands: ['exit 1']}}").wants(build.Failed, "!"+hint)
 }

@@ -12,7 +12,8 @@ import (
 // for nobody else, not for the machine and not for the next build.
 func TestTheSystemIsWrittenToAndThrownAway(t *testing.T) {
 	if os.Geteuid() != 0 {
-		spec(t, steps("touch /usr/local/bin/mine")).wants(build.Failed, "/usr/local/bin/mine cannot be written in builds on this machine")
+		spec(t, steps("touch /usr/local/bin/mine")).wants(build.Failed,
+			"/usr/local/bin/mine cannot be written in builds on this machine")
 		return
 	}
 	const name = "headgate-test-of-the-system"
@@ -20,7 +21,8 @@ func TestTheSystemIsWrittenToAndThrownAway(t *testing.T) {
 		"printf '#!/bin/sh\\necho it is mine\\n' >/usr/local/bin/"+name+" && chmod +x /usr/local/bin/"+name,
 		name,
 		"rm -f /usr/bin/yes && ! command -v yes && echo gone",
-		"ln -s /bin/true /etc/alternatives/"+name+" && echo x >>/etc/hosts && echo 'nobody lives here' >/etc/motd && mkdir /srv/www /opt/x && echo all of it",
+		"ln -s /bin/true /etc/alternatives/"+name+
+			" && echo x >>/etc/hosts && echo 'nobody lives here' >/etc/motd && mkdir /srv/www /opt/x && echo all of it",
 		"! mount -t tmpfs x /mnt 2>/dev/null && ! mount -o remount,rw /proc/sys 2>/dev/null && echo no mounts",
 		"! unshare -U true 2>/dev/null && echo no namespaces",
 		"! mknod /tmp/null c 1 3 2>/dev/null && echo no devices",
@@ -55,7 +57,8 @@ func TestAPackageIsInstalled(t *testing.T) {
 			"apt-get remove -y headgate-hello && ! command -v headgate-hello && echo removed",
 		),
 	})
-	b.run(t.Context()).wants(build.Succeeded, "\nhello from a package\nconf\nowned by hello\nVersion: 1.2\n", "\nremoved\n")
+	b.run(t.Context()).wants(build.Succeeded,
+		"\nhello from a package\nconf\nowned by hello\nVersion: 1.2\n", "\nremoved\n")
 	if _, err := os.Stat("/etc/headgate-hello"); err == nil {
 		t.Error("it is on the machine")
 	}
@@ -65,7 +68,8 @@ func TestAPackageIsInstalled(t *testing.T) {
 // next ones have.
 func TestB30RunAs(t *testing.T) {
 	if os.Geteuid() != 0 {
-		spec(t, "version: 0.2\nrun-as: nobody\nphases: {build: {commands: [id -un]}}").wants(build.Failed, "commands cannot run as nobody here")
+		spec(t, "version: 0.2\nrun-as: nobody\nphases: {build: {commands: [id -un]}}").wants(build.Failed,
+			"commands cannot run as nobody here")
 		return
 	}
 	spec(t, "version: 0.2\nrun-as: codebuild-user\nenv: {variables: {A: 1}}\nphases:\n"+
@@ -73,10 +77,13 @@ func TestB30RunAs(t *testing.T) {
 		"  build: {commands: ['echo i am $(id -un) in $HOME with $A $B at $PWD', 'echo x >$CODEBUILD_SRC_DIR/made; C=3', 'stat -c \"made by %U\" $CODEBUILD_SRC_DIR/made']}\n"+
 		"  post_build: {run-as: nobody, commands: ['echo i am $(id -un) with $C', 'echo y 2>/dev/null >>$CODEBUILD_SRC_DIR/made || echo refused'], finally: ['D=4']}\n"+
 		"artifacts: {files: made}").
-		wants(build.Succeeded, "\ni am root in /root\n", "\ni am codebuild-user in /home/codebuild-user with 1 2 at /tmp\n", "\nmade by codebuild-user\n",
+		wants(build.Succeeded, "\ni am root in /root\n", "\ni am codebuild-user in /home/codebuild-user with 1 2 at /tmp\n",
+			"\nmade by codebuild-user\n",
 			"\ni am nobody with 3\n", "\nrefused\n", "artifact main: 1 files")
-	spec(t, "version: 0.2\nrun-as: stranger\nphases: {build: {commands: [echo ran]}}").wants(build.Failed, "commands cannot run as stranger here", "!ran")
-	spec(t, steps("echo 'id -un; echo in $HOME' >x && su - codebuild-user -c 'sh $0' -- $PWD/x", "runuser -u daemon -- id -un",
+	spec(t, "version: 0.2\nrun-as: stranger\nphases: {build: {commands: [echo ran]}}").wants(build.Failed,
+		"commands cannot run as stranger here", "!ran")
+	spec(t, steps("echo 'id -un; echo in $HOME' >x && su - codebuild-user -c 'sh $0' -- $PWD/x",
+		"runuser -u daemon -- id -un",
 		"chown 1234:4321 x && stat -c %u:%g x && echo more >>x && echo written")).
 		wants(build.Succeeded, "\ncodebuild-user\nin /home/codebuild-user\n", "\ndaemon\n", "\n1234:4321\n", "\nwritten\n")
 }
@@ -84,11 +91,15 @@ func TestB30RunAs(t *testing.T) {
 // What a step that fails lacked is said in a line.
 func TestWhatAFailedStepLacked(t *testing.T) {
 	for name, c := range map[string]struct{ command, want string }{
-		"network":  {"echo 'curl: (6) Could not resolve host: x'; exit 6", "this build reaches no network: "},
-		"command":  {"nosuchprogram --all", "nosuchprogram is not on this machine: install it on the server, or in the phase install, which needs build: {network: true}"},
-		"variable": {"test -n \"$ACCOUNT_ID\" && echo $REGION", `ACCOUNT_ID, REGION is not set here: a line such as "build: {variables: {ACCOUNT_ID: …}}" in headgate.yaml on main sets it`},
-		"bash":     {"a=1; [[ $a == 1 ]]", "[[ … ]] is Bash, and this command ran in sh: write env: {shell: bash} in buildspec.yml"},
-		"path":     {"touch /proc/sys/kernel/mine 2>&1; echo x >/codebuild/output/tmp/x", "/codebuild/output/tmp/x cannot be written in builds on this machine"},
+		"network": {"echo 'curl: (6) Could not resolve host: x'; exit 6", "this build reaches no network: "},
+		"command": {"nosuchprogram --all",
+			"nosuchprogram is not on this machine: install it on the server, or in the phase install, which needs build: {network: true}"},
+		"variable": {"test -n \"$ACCOUNT_ID\" && echo $REGION",
+			`ACCOUNT_ID, REGION is not set here: a line such as "build: {variables: {ACCOUNT_ID: …}}" in headgate.yaml on main sets it`},
+		"bash": {"a=1; [[ $a == 1 ]]",
+			"[[ … ]] is Bash, and this command ran in sh: write env: {shell: bash} in buildspec.yml"},
+		"path": {"touch /proc/sys/kernel/mine 2>&1; echo x >/codebuild/output/tmp/x",
+			"/codebuild/output/tmp/x cannot be written in builds on this machine"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

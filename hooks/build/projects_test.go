@@ -74,7 +74,8 @@ func project(t *testing.T, file string) {
 	}
 	b.req.Variables = map[string]string{}
 	if stubs {
-		b.req.Variables["PATH"] = build.SourceDir + "/stubs:/usr/local/sbin:/usr/local/bin:/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + build.ControlDir + "/bin"
+		b.req.Variables["PATH"] = build.SourceDir +
+			"/stubs:/usr/local/sbin:/usr/local/bin:/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + build.ControlDir + "/bin"
 	}
 	secrets := map[string]string{}
 	b.req.Secrets = func(_ context.Context, s build.Secret) (string, error) {
@@ -166,7 +167,8 @@ func history(t *testing.T, dir string) {
 	} {
 		cmd := exec.CommandContext(t.Context(), "git", args...)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "HOME="+t.TempDir(), "GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@b",
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "HOME="+t.TempDir(), "GIT_AUTHOR_NAME=A",
+			"GIT_AUTHOR_EMAIL=a@b",
 			"GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@b")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %v: %v: %s", args, err, out)

@@ -31,7 +31,8 @@ func TestEveryRowOfTheTableIsTested(t *testing.T) {
 			tests.Write(data)
 		}
 	}
-	named := regexp.MustCompile(`B\d\d`).FindAllString(strings.Join(regexp.MustCompile(`"B\d\d[^"]*"|func Test\w+`).FindAllString(tests.String(), -1), "\n"), -1)
+	named := regexp.MustCompile(`B\d\d`).FindAllString(
+		strings.Join(regexp.MustCompile(`"B\d\d[^"]*"|func Test\w+`).FindAllString(tests.String(), -1), "\n"), -1)
 	for _, row := range rows {
 		if !slices.Contains(named, row[1]) {
 			t.Errorf("%s has no test", row[1])

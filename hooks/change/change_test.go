@@ -81,10 +81,12 @@ func TestLog(t *testing.T) {
 			t.Fatalf("%+v", s)
 		}
 		e := s.Events[1]
-		if e.Kind != Refused || e.Revision != 1 || !slices.Equal(e.Details, []string{"first", "second"}) || e.Reason != "it is red" || e.Took != 90*time.Second || !e.At.Equal(noon.Add(time.Minute)) {
+		if e.Kind != Refused || e.Revision != 1 || !slices.Equal(e.Details, []string{"first", "second"}) ||
+			e.Reason != "it is red" || e.Took != 90*time.Second || !e.At.Equal(noon.Add(time.Minute)) {
 			t.Fatalf("%+v", e)
 		}
-		if rev := s.Revisions[0]; rev.Commit != p.Commit || rev.Key != "SHA256:abc" || rev.Via != "push" || len(rev.Options) != 2 {
+		if rev := s.Revisions[0]; rev.Commit != p.Commit || rev.Key != "SHA256:abc" || rev.Via != "push" ||
+			len(rev.Options) != 2 {
 			t.Fatalf("%+v", rev)
 		}
 	}
@@ -171,7 +173,8 @@ func TestHostileText(t *testing.T) {
 		if len(s.Events) != 1 || !s.Open() || strings.ContainsAny(s.Events[0].Subject, "\x1b\x07\n") {
 			t.Fatalf("%+v", s.Events)
 		}
-		if o := s.Head().Options; len(o) != 2 || o[0] != "a=b  Event: landed Revision: 1" && o[0] != "a=b Event: landed Revision: 1" || len(o[1]) > 1100 {
+		if o := s.Head().Options; len(o) != 2 || o[0] != "a=b  Event: landed Revision: 1" &&
+			o[0] != "a=b Event: landed Revision: 1" || len(o[1]) > 1100 {
 			t.Fatalf("%q", o)
 		}
 	}

@@ -61,7 +61,8 @@ func TestLogKeepsWhatItTook(t *testing.T) {
 		}
 	}
 	list := b.List(10)
-	if len(list) != 2 || list[0].ID != "b" || list[1].Outcome != Applied || list[1].Detail != "main moved" || list[1].Duplicates != 1 {
+	if len(list) != 2 || list[0].ID != "b" || list[1].Outcome != Applied || list[1].Detail != "main moved" ||
+		list[1].Duplicates != 1 {
 		t.Errorf("List = %+v", list)
 	}
 

@@ -110,7 +110,8 @@ func (h *harness) receive(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	now := h.now
 	h.mu.Unlock()
-	if _, err := forge.Verify(forge.GitLab, []secret.Value{secret.NewValue([]byte(signingKey))}, r.Header, body, now); err != nil {
+	if _, err := forge.Verify(forge.GitLab, []secret.Value{secret.NewValue([]byte(signingKey))}, r.Header, body,
+		now); err != nil {
 		h.t.Errorf("a delivery that is not signed: %v: %s", r.Header, body)
 	}
 	if r.Method != http.MethodPost || r.URL.RawQuery != "a=b" || r.Header.Get("Content-Type") != "application/json" {
@@ -241,7 +242,8 @@ func (h *harness) push(subject string) change.Change {
 	h.t.Helper()
 	commit, err := h.hello.WriteCommit(repo.NewCommit{At: noon, Message: subject})
 	h.must(err)
-	c, err := change.Of(h.hello).Open(h.t.Context(), change.Push{Branch: "main", Commit: commit, By: "ada", Key: "SHA256:abc", At: noon})
+	c, err := change.Of(h.hello).Open(h.t.Context(),
+		change.Push{Branch: "main", Commit: commit, By: "ada", Key: "SHA256:abc", At: noon})
 	h.must(err)
 	return c
 }
@@ -265,7 +267,8 @@ func TestEvents(t *testing.T) {
 	c := h.push("Say hello")
 	tree, err := h.hello.TreeWith(repo.Zero, nil)
 	h.must(err)
-	c = h.note(c, change.Event{Kind: change.Tested, Facts: change.Facts{Tree: tree, Verdict: "v", Log: "l", Candidate: c.Head().Commit}})
+	c = h.note(c, change.Event{Kind: change.Tested,
+		Facts: change.Facts{Tree: tree, Verdict: "v", Log: "l", Candidate: c.Head().Commit}})
 	c = h.note(c, change.Event{Kind: change.Landed, Facts: change.Facts{New: c.Head().Commit}})
 	made, err := release.Of(h.hello).Make(t.Context(), release.Landing{
 		Branch:  "main",
@@ -278,7 +281,8 @@ func TestEvents(t *testing.T) {
 	})
 	h.must(err)
 	red := h.push("Break it")
-	h.note(red, change.Event{Kind: change.Refused, Facts: change.Facts{Cause: change.BuildFailed, Reason: "the build failed", Tree: tree}})
+	h.note(red, change.Event{Kind: change.Refused,
+		Facts: change.Facts{Cause: change.BuildFailed, Reason: "the build failed", Tree: tree}})
 
 	want := []string{
 		"artifact.published", "build.finished", "build.finished", "change.created", "change.created",
@@ -288,7 +292,8 @@ func TestEvents(t *testing.T) {
 	h.settled(delivery.Delivered, len(want))
 	got := types(came)
 	order := func(a, b string) bool { return slices.Index(got, a) < slices.Index(got, b) }
-	if !order("change.created", "build.finished") || !order("build.finished", "change.merged") || !order("change.merged", "release.created") {
+	if !order("change.created", "build.finished") || !order("build.finished", "change.merged") ||
+		!order("change.merged", "release.created") {
 		t.Errorf("the order is %v", got)
 	}
 	slices.Sort(got)
@@ -297,11 +302,13 @@ func TestEvents(t *testing.T) {
 	}
 	for _, d := range came {
 		data := d.Body.Data
-		if d.Body.Context.Source != "https://headgate.example" || d.Body.Context.SpecVersion != "0.5.1" || data.Repository != "hello" ||
+		if d.Body.Context.Source != "https://headgate.example" || d.Body.Context.SpecVersion != "0.5.1" ||
+			data.Repository != "hello" ||
 			!strings.HasPrefix(data.URL, "https://headgate.example/hello/") {
 			t.Errorf("%+v", d.Body)
 		}
-		if d.Type == string(ReleaseCreated) && (d.ID != made.Tag.String() || data.Release != 1 || data.Artifacts[0].Digest != "sha256:aa") {
+		if d.Type == string(ReleaseCreated) &&
+			(d.ID != made.Tag.String() || data.Release != 1 || data.Artifacts[0].Digest != "sha256:aa") {
 			t.Errorf("a release is told of as %+v", d.Body)
 		}
 	}
@@ -351,7 +358,8 @@ func TestOutboxThatCannotBeOpened(t *testing.T) {
 	h.must(os.Remove(outbox))
 	h.must(os.Rename(outbox+".aside", outbox))
 	h.run()
-	h.until("what happened meanwhile", func(came []received) bool { return slices.Equal(types(came), []string{"change.created"}) })
+	h.until("what happened meanwhile",
+		func(came []received) bool { return slices.Equal(types(came), []string{"change.created"}) })
 }
 
 // TestRetries: an endpoint that does not answer is left alone for a while, one
@@ -370,7 +378,8 @@ func TestRetries(t *testing.T) {
 	h.push("second")
 
 	status := h.failing()
-	if wait := status.RetryAt.Sub(noon); !strings.Contains(status.Failing, "503") || wait < 10*time.Minute || wait > longestRetry {
+	if wait := status.RetryAt.Sub(noon); !strings.Contains(status.Failing, "503") || wait < 10*time.Minute ||
+		wait > longestRetry {
 		t.Errorf("%+v", status)
 	}
 	h.mu.Lock()
@@ -442,7 +451,8 @@ func TestAnswers(t *testing.T) {
 		t.Errorf("asked for %s", a.after)
 	}
 	header.Set("Retry-After", "99999999999")
-	if a := read(&http.Response{StatusCode: 429, Header: header}, noon); (try{}).next(noon, a).at.Sub(noon) > longestRetry {
+	if a := read(&http.Response{StatusCode: 429, Header: header}, noon); (try{}).next(noon,
+		a).at.Sub(noon) > longestRetry {
 		t.Errorf("asked for %s", a.after)
 	}
 }
@@ -452,8 +462,9 @@ func TestAnswers(t *testing.T) {
 func TestEndpointsInside(t *testing.T) {
 	t.Parallel()
 	for address, want := range map[string]bool{
-		"127.0.0.1": true, "127.8.8.8": true, "10.1.2.3": true, "172.16.0.1": true, "192.168.1.1": true, "169.254.169.254": true,
-		"0.0.0.0": true, "100.100.100.200": true, "224.0.0.1": true, "255.255.255.255": true, "198.18.0.1": true,
+		"127.0.0.1": true, "127.8.8.8": true, "10.1.2.3": true, "172.16.0.1": true, "192.168.1.1": true,
+		"169.254.169.254": true,
+		"0.0.0.0":         true, "100.100.100.200": true, "224.0.0.1": true, "255.255.255.255": true, "198.18.0.1": true,
 		"::1": true, "::": true, "fe80::1": true, "fd00:ec2::254": true, "ff02::1": true, "::ffff:127.0.0.1": true,
 		"64:ff9b::7f00:1": true, "2002:a9fe:a9fe::1": true, "::127.0.0.1": true,
 		"8.8.8.8": false, "172.32.0.1": false, "2606:4700::1111": false, "64:ff9b::808:808": false, "2002:808:808::1": false,
@@ -478,7 +489,8 @@ func TestEndpointsInside(t *testing.T) {
 	}
 	named := strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
 	for _, url := range []string{server.URL, named} {
-		if a := send(url); a.class != unavailable || !strings.Contains(a.reason(), "inside") || reached || strings.Contains(a.reason(), "http://") {
+		if a := send(url); a.class != unavailable || !strings.Contains(a.reason(), "inside") || reached ||
+			strings.Contains(a.reason(), "http://") {
 			t.Errorf("%s: %q, reached: %v", url, a, reached)
 		}
 	}
@@ -486,7 +498,8 @@ func TestEndpointsInside(t *testing.T) {
 	if a := send(named, loopback...); a.class != accepted || !reached {
 		t.Errorf("%q, reached: %v", a, reached)
 	}
-	if a := send(server.URL+"/redirect", loopback...); a.class != unavailable || !strings.Contains(a.reason(), "redirect") {
+	if a := send(server.URL+"/redirect", loopback...); a.class != unavailable ||
+		!strings.Contains(a.reason(), "redirect") {
 		t.Errorf("a redirect: %q", a)
 	}
 }
@@ -513,7 +526,8 @@ func TestTest(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	h.must(h.secret.Remove(secret.ID{Name: "sign"}))
-	if _, err := h.sender.Test(t.Context(), "ops", "ada"); err == nil || !strings.Contains(err.Error(), "secret set sign") {
+	if _, err := h.sender.Test(t.Context(), "ops", "ada"); err == nil ||
+		!strings.Contains(err.Error(), "secret set sign") {
 		t.Errorf("without its secret: %v", err)
 	}
 }

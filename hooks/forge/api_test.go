@@ -85,7 +85,8 @@ func TestAPI(t *testing.T) {
 				if n == 5 {
 					author = "eve"
 				}
-				if r.Number != n || r.Head != heads[n] || r.State != Open || r.Target != "main" || r.Author.Login != author || r.Fork != (n == 5) {
+				if r.Number != n || r.Head != heads[n] || r.State != Open || r.Target != "main" || r.Author.Login != author ||
+					r.Fork != (n == 5) {
 					t.Errorf("request %d: %+v", n, r)
 				}
 				one, err := api.Request(t.Context(), n)
@@ -116,13 +117,15 @@ func TestAPI(t *testing.T) {
 				t.Errorf("%+v", at)
 			}
 			must(api.Close(t.Context(), ours, repo.Zero))
-			if found, err := api.Newest(t.Context(), "promote/x", "env/x"); err != nil || found.Number != ours || found.State != Closed {
+			if found, err := api.Newest(t.Context(), "promote/x", "env/x"); err != nil || found.Number != ours ||
+				found.State != Closed {
 				t.Errorf("%+v, %v", found, err)
 			}
 			next, err := api.Open(t.Context(), "promote/x", "env/x", "Promote", "words")
 			must(err)
 			must(f.Merge("kim", next, false))
-			if merged, err := api.Request(t.Context(), next); err != nil || merged.State != Merged || merged.Merger.Login != "kim" || merged.Merger.ID == 0 || merged.Branch != "promote/x" {
+			if merged, err := api.Request(t.Context(), next); err != nil || merged.State != Merged ||
+				merged.Merger.Login != "kim" || merged.Merger.ID == 0 || merged.Branch != "promote/x" {
 				t.Errorf("%+v, %v", merged, err)
 			}
 
@@ -130,11 +133,13 @@ func TestAPI(t *testing.T) {
 			if err := api.PingHook(t.Context(), "http://127.0.0.1:1/here"); !errors.Is(err, ErrNotFound) {
 				t.Errorf("a webhook that is not there: %v", err)
 			}
-			for _, address := range []string{"http://127.0.0.1:1/a", "http://127.0.0.1:1/b", "http://127.0.0.1:1/c", "http://127.0.0.1:1/here"} {
+			for _, address := range []string{"http://127.0.0.1:1/a", "http://127.0.0.1:1/b", "http://127.0.0.1:1/c",
+				"http://127.0.0.1:1/here"} {
 				must(api.SetHook(t.Context(), address, "first"))
 			}
 			must(api.SetHook(t.Context(), "http://127.0.0.1:1/here", "second"))
-			if all := f.Hooks(); len(all) != 4 || all["http://127.0.0.1:1/here"] != "second" || all["http://127.0.0.1:1/a"] != "first" {
+			if all := f.Hooks(); len(all) != 4 || all["http://127.0.0.1:1/here"] != "second" ||
+				all["http://127.0.0.1:1/a"] != "first" {
 				t.Errorf("%v", all)
 			}
 			must(api.PingHook(t.Context(), "http://127.0.0.1:1/here"))
@@ -156,7 +161,8 @@ func TestAPI(t *testing.T) {
 			for _, c := range []Check{
 				{CheckPending, "queued", "http://x/1"}, {CheckPending, "queued", "http://x/1"},
 				{CheckSuccess, strings.Repeat("é", 300), "http://x/1"}, {CheckFailure, "red", "http://x/1"},
-				{CheckSuccess, "green", "http://x/1"}, {CheckSuccess, "landed", "http://x/1"}, {CheckFailure, "no", "http://x/1"}, {CheckFailure, "red", "http://x/1"},
+				{CheckSuccess, "green", "http://x/1"}, {CheckSuccess, "landed", "http://x/1"}, {CheckFailure, "no", "http://x/1"},
+				{CheckFailure, "red", "http://x/1"},
 			} {
 				must(api.Publish(t.Context(), heads[1], c))
 				if all := f.Statuses(heads[1].String()); all[len(all)-1].Description != c.Text && len(c.Text) < 140 {
@@ -164,7 +170,8 @@ func TestAPI(t *testing.T) {
 				}
 			}
 			said := f.Statuses(heads[1].String())
-			if len(said) < 3 || said[0].Context != "headgate" || said[0].State != "pending" || said[len(said)-1].Description != "red" ||
+			if len(said) < 3 || said[0].Context != "headgate" || said[0].State != "pending" ||
+				said[len(said)-1].Description != "red" ||
 				!strings.HasPrefix(said[len(said)-1].State, "fail") {
 				t.Errorf("statuses %+v", said)
 			}
@@ -181,7 +188,8 @@ func TestAPI(t *testing.T) {
 			f.Say("ann", 2, "elsewhere")
 			comments, err := api.Comments(t.Context(), 1, time.Time{})
 			must(err)
-			if len(comments) != 6 || comments[0].Text != "x" || comments[0].Author.Login != "ann" || comments[5].ID != id || comments[5].Text != "ours, edited" {
+			if len(comments) != 6 || comments[0].Text != "x" || comments[0].Author.Login != "ann" || comments[5].ID != id ||
+				comments[5].Text != "ours, edited" {
 				t.Errorf("comments %+v", comments)
 			}
 			if none, err := api.Comments(t.Context(), 1, time.Now().Add(time.Hour)); err != nil || len(none) != 0 {
@@ -219,11 +227,13 @@ func TestAPI(t *testing.T) {
 				t.Errorf("429: %v", err)
 			}
 			f.Break(forges.Fault{Status: 403, RetryAfter: "9"})
-			if err := api.Publish(t.Context(), heads[1], Check{State: CheckPending}); !errors.As(err, &busy) || busy.After != 9*time.Second {
+			if err := api.Publish(t.Context(), heads[1], Check{State: CheckPending}); !errors.As(err, &busy) ||
+				busy.After != 9*time.Second {
 				t.Errorf("403 with Retry-After: %v", err)
 			}
 			f.Break(forges.Fault{Status: 502})
-			if _, err := api.Request(t.Context(), 1); err == nil || errors.As(err, new(*BusyError)) || errors.Is(err, ErrNotFound) {
+			if _, err := api.Request(t.Context(), 1); err == nil || errors.As(err, new(*BusyError)) ||
+				errors.Is(err, ErrNotFound) {
 				t.Errorf("502: %v", err)
 			}
 
@@ -289,7 +299,8 @@ func TestAPIBase(t *testing.T) {
 
 // FuzzRetryAfter: whatever a busy forge says, it is asked again, in the end.
 func FuzzRetryAfter(f *testing.F) {
-	for _, seed := range []string{"", "0", "7", "-3", "99999999999999999999", "Sat, 28 Nov 2026 12:02:00 GMT", "Sat, 28 Nov 9999 12:02:00 GMT", "1e9"} {
+	for _, seed := range []string{"", "0", "7", "-3", "99999999999999999999", "Sat, 28 Nov 2026 12:02:00 GMT",
+		"Sat, 28 Nov 9999 12:02:00 GMT", "1e9"} {
 		f.Add(429, seed, seed)
 	}
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)

@@ -111,7 +111,8 @@ func TestDeploymentsAreShown(t *testing.T) {
 			}
 			e := show.Environment{Declared: strings.Repeat("a", 40), Commit: main.String(), Release: 1, State: show.Converging}
 			all := say(e)
-			if len(all) != 1 || all[0].Environment != "staging" || all[0].Commit != main.String() || !strings.HasSuffix(all[0].State, map[Kind]string{GitHub: "in_progress", GitLab: "running"}[kind]) {
+			if len(all) != 1 || all[0].Environment != "staging" || all[0].Commit != main.String() ||
+				!strings.HasSuffix(all[0].State, map[Kind]string{GitHub: "in_progress", GitLab: "running"}[kind]) {
 				t.Fatalf("%+v", all)
 			}
 			delete(p.memory.deployments, "staging")
@@ -140,15 +141,17 @@ func TestProtectionRules(t *testing.T) {
 	environments := environmentsAre{}
 	p, f, main := newPass(t, GitHub, environments)
 	for key, one := range map[string]protection{
-		"1/promoted": {Run: 1, Environment: "promoted"}, "2/waits": {Run: 2, Environment: "waits"}, "3/denied": {Run: 3, Environment: "denied"},
-		"4/none": {Run: 4, Environment: "none"}, "4040/promoted": {Run: 4040, Environment: "promoted"},
+		"1/promoted": {Run: 1, Environment: "promoted"}, "2/waits": {Run: 2, Environment: "waits"},
+		"3/denied": {Run: 3, Environment: "denied"},
+		"4/none":   {Run: 4, Environment: "none"}, "4040/promoted": {Run: 4040, Environment: "promoted"},
 	} {
 		one.Asked = time.Now()
 		p.memory.protections[key] = &one
 	}
 	environments["promoted"] = show.Environment{Commit: main.String(), Release: 1}
 	environments["waits"] = show.Environment{Promotion: &show.Promotion{Source: main.String(), Decision: "manual"}}
-	environments["denied"] = show.Environment{Promotion: &show.Promotion{Source: main.String(), Decision: "deny", Summary: "is frozen"}}
+	environments["denied"] = show.Environment{Promotion: &show.Promotion{Source: main.String(), Decision: "deny",
+		Summary: "is frozen"}}
 	answer := func() string {
 		t.Helper()
 		if err := p.answerProtections(t.Context(), time.Now()); err != nil {

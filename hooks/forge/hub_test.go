@@ -83,7 +83,8 @@ func (f *standIn) git(dir string, args ...string) string {
 	f.t.Helper()
 	cmd := exec.Command("git", args...)
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=/dev/null",
 		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -254,7 +255,8 @@ func TestHubMirrors(t *testing.T) {
 			h.git(h.clone, "push", "-q", "origin", "HEAD:refs/heads/side/by/side", ":refs/tags/v1")
 		},
 		func() { // what is the server's stays out
-			h.git(h.clone, "push", "-q", "origin", "HEAD:refs/heads/env/production", "HEAD:refs/heads/promote/x", "HEAD:refs/notes/verdicts")
+			h.git(h.clone, "push", "-q", "origin", "HEAD:refs/heads/env/production", "HEAD:refs/heads/promote/x",
+				"HEAD:refs/notes/verdicts")
 			h.git(h.clone, "push", "-q", "origin", "HEAD:refs/heads/last")
 			h.git(h.dir, "symbolic-ref", "HEAD", "refs/heads/last")
 		},
@@ -265,7 +267,8 @@ func TestHubMirrors(t *testing.T) {
 		}
 		h.inStep()
 	}
-	h.eventually("the default branch follows", func() bool { head, err := h.mirror.Head(); return err == nil && head == "refs/heads/last" })
+	h.eventually("the default branch follows",
+		func() bool { head, err := h.mirror.Head(); return err == nil && head == "refs/heads/last" })
 	h.eventually("all are applied", func() bool { return h.status().Pending == 0 })
 	if s := h.status(); s.Left != 2 || s.Failing != "" || s.Recovered != 0 {
 		t.Errorf("status %+v", s)
@@ -450,8 +453,10 @@ func TestWorkerCountsLost(t *testing.T) {
 func TestParseListing(t *testing.T) {
 	t.Parallel()
 	id := strings.Repeat("ab", 20)
-	l, err := parseListing([]byte("ref: refs/heads/main\tHEAD\n" + id + "\tHEAD\n" + id + "\trefs/heads/main\n" + id + "\trefs/tags/v1\n" +
-		id + "\trefs/tags/v1^{}\n" + id + "\trefs/heads/env/production\n" + id + "\trefs/heads/a\"b\n" + id + "\trefs/changes/1/log\n"))
+	l, err := parseListing([]byte("ref: refs/heads/main\tHEAD\n" + id + "\tHEAD\n" + id + "\trefs/heads/main\n" + id +
+		"\trefs/tags/v1\n" +
+		id + "\trefs/tags/v1^{}\n" + id + "\trefs/heads/env/production\n" + id + "\trefs/heads/a\"b\n" + id +
+		"\trefs/changes/1/log\n"))
 	if err != nil || l.head != "refs/heads/main" || len(l.refs) != 2 || l.left != 3 {
 		t.Errorf("%+v, %v", l, err)
 	}
@@ -465,7 +470,8 @@ func TestParseListing(t *testing.T) {
 // FuzzParseListing: whatever a forge lists, no ref comes of it that is not mirrored.
 func FuzzParseListing(f *testing.F) {
 	id := strings.Repeat("ab", 20)
-	for _, seed := range []string{"", "ref: refs/heads/main\tHEAD\n" + id + "\tHEAD\n" + id + "\trefs/heads/main\n", id + "\trefs/tags/v1^{}\n",
+	for _, seed := range []string{"", "ref: refs/heads/main\tHEAD\n" + id + "\tHEAD\n" + id + "\trefs/heads/main\n",
+		id + "\trefs/tags/v1^{}\n",
 		id + "\trefs/heads/env/x\n", id + "\trefs/heads/a\tb\n", "ref: x\n", id + " refs/heads/main"} {
 		f.Add([]byte(seed))
 	}
@@ -475,7 +481,8 @@ func FuzzParseListing(f *testing.F) {
 			return
 		}
 		for name, hash := range l.refs {
-			if !mirrored(name) || hash == repo.Zero && !strings.Contains(string(out), hash.String()) || strings.ContainsAny(name, "\t\n ") {
+			if !mirrored(name) || hash == repo.Zero && !strings.Contains(string(out), hash.String()) ||
+				strings.ContainsAny(name, "\t\n ") {
 				t.Errorf("%q at %s", name, hash)
 			}
 		}

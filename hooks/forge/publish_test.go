@@ -145,7 +145,8 @@ func TestPublishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = []byte(strings.Replace(string(data), `"at":"`+work.String()+`"`, `"at":"`+work.String()+`","next":"`+half.String()+`"`, 1))
+	data = []byte(strings.Replace(string(data), `"at":"`+work.String()+`"`,
+		`"at":"`+work.String()+`","next":"`+half.String()+`"`, 1))
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +170,8 @@ func TestPublishingFails(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(hook), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(hook, []byte("#!/bin/sh\ntest $1 != refs/heads/main || { echo it is protected >&2; exit 1; }\n"), 0o755); err != nil {
+	if err := os.WriteFile(hook, []byte(
+		"#!/bin/sh\ntest $1 != refs/heads/main || { echo it is protected >&2; exit 1; }\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	main := h.here("refs/heads/main", "first")
@@ -189,7 +191,8 @@ func TestPublishingFails(t *testing.T) {
 	}
 	h.hub.Retry()
 	h.has(map[string]repo.Hash{"refs/heads/release/1": main, "refs/heads/main": main})
-	h.eventually("it says that all is there", func() bool { s := h.publishing(); return s.Failing == "" && !s.LastStep.IsZero() })
+	h.eventually("it says that all is there",
+		func() bool { s := h.publishing(); return s.Failing == "" && !s.LastStep.IsZero() })
 }
 
 // sshForge has a stand-in's repositories served over ssh, to who has a key.
@@ -224,7 +227,8 @@ func sshForge(t *testing.T, root string, allowed ssh.PublicKey) (address, hostKe
 			go serveGit(line, conf, root)
 		}
 	}()
-	return "ssh://git@" + listener.Addr().String() + "/owner/name.git", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(host.PublicKey())))
+	return "ssh://git@" + listener.Addr().String() + "/owner/name.git",
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(host.PublicKey())))
 }
 
 // serveGit has one connection run git's own commands.
@@ -306,10 +310,12 @@ func TestOverSSH(t *testing.T) {
 	const other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX"
 	h.publish(entry("deploy", other))
 	stop := h.run()
-	h.eventually("another host is not believed", func() bool { return strings.Contains(h.publishing().Failing, "the host has another key") })
+	h.eventually("another host is not believed",
+		func() bool { return strings.Contains(h.publishing().Failing, "the host has another key") })
 	h.publish(entry("garbled", hostKey))
 	h.hub.Wake()
-	h.eventually("what is no key is named", func() bool { return strings.Contains(h.publishing().Failing, "not a private key") })
+	h.eventually("what is no key is named",
+		func() bool { return strings.Contains(h.publishing().Failing, "not a private key") })
 	h.publish(entry("deploy", hostKey))
 	h.hub.Wake()
 	h.has(map[string]repo.Hash{"refs/heads/main": main})
@@ -325,10 +331,12 @@ func TestOverSSH(t *testing.T) {
 	}
 	h.commit("theirs")
 	h.git(h.clone, "push", "-q", "-f", "origin", "HEAD:main")
-	h.hub = &Hub{Dir: h.hub.Dir, Store: h.hub.Store, Access: func() *access.Config { return config }, Secrets: h.hub.Secrets, Log: h.hub.Log}
+	h.hub = &Hub{Dir: h.hub.Dir, Store: h.hub.Store, Access: func() *access.Config { return config },
+		Secrets: h.hub.Secrets, Log: h.hub.Log}
 	defer h.run()()
 	h.inStep()
-	if logged := h.log.String(); strings.Contains(logged, strings.Split(key, "\n")[2]) || strings.Contains(logged, "canary") {
+	if logged := h.log.String(); strings.Contains(logged, strings.Split(key, "\n")[2]) ||
+		strings.Contains(logged, "canary") {
 		t.Errorf("the log holds a key:\n%s", logged)
 	}
 }

@@ -63,7 +63,8 @@ func newReceiver(t *testing.T, bodyTimeout time.Duration) *receiverTest {
 	r := &Receiver{
 		Connection: func(name string) (Connection, bool) {
 			k, ok := kinds[name]
-			return Connection{Name: name, Kind: k, Repository: "owner/name", Secrets: []secret.Value{secret.NewValue([]byte("new")), secret.NewValue([]byte("old"))}}, ok
+			return Connection{Name: name, Kind: k, Repository: "owner/name",
+				Secrets: []secret.Value{secret.NewValue([]byte("new")), secret.NewValue([]byte("old"))}}, ok
 		},
 		Inbox:   func(string) (*delivery.Log, error) { return rt.inbox, nil },
 		Arrived: func(string) { rt.arrived.Add(1) },
@@ -126,11 +127,14 @@ func TestReceiver(t *testing.T) {
 		{"with the older secret", "hub", pushBody, []string{signed("old", pushBody), "X-GitHub-Delivery: 2"}, 202},
 		{"unsigned", "hub", pushBody, nil, 401},
 		{"with another secret", "hub", pushBody, []string{signed("hunter2", pushBody)}, 401},
-		{"of no interest", "hub", `{"action":"created"}`, []string{signed("new", `{"action":"created"}`), "X-GitHub-Event: star", "X-GitHub-Delivery: 3"}, 202},
-		{"of an event that nobody knows", "hub", `{}`, []string{signed("new", `{}`), "X-GitHub-Event: brand_new", "X-GitHub-Delivery: 4"}, 202},
+		{"of no interest", "hub", `{"action":"created"}`,
+			[]string{signed("new", `{"action":"created"}`), "X-GitHub-Event: star", "X-GitHub-Delivery: 3"}, 202},
+		{"of an event that nobody knows", "hub", `{}`,
+			[]string{signed("new", `{}`), "X-GitHub-Event: brand_new", "X-GitHub-Delivery: 4"}, 202},
 		{"of another repository", "hub", elsewhere, []string{signed("new", elsewhere)}, 403},
 		{"no JSON", "hub", `ref=main`, []string{signed("new", `ref=main`)}, 400},
-		{"a form", "hub", pushBody, []string{signed("new", pushBody), "Content-Type: application/x-www-form-urlencoded"}, 415},
+		{"a form", "hub", pushBody, []string{signed("new", pushBody), "Content-Type: application/x-www-form-urlencoded"},
+			415},
 		{"compressed", "hub", pushBody, []string{signed("new", pushBody), "Content-Encoding: gzip"}, 415},
 		{"no connection", "nowhere", pushBody, []string{signed("new", pushBody)}, 404},
 		{"a long name", strings.Repeat("x", 5000), pushBody, nil, 404},
@@ -206,7 +210,8 @@ func TestReceiverSlowSender(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST /webhooks/hub HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+	fmt.Fprintf(
+		conn, "POST /webhooks/hub HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
 	if code, _ := rt.post(t, "hub", pushBody, signed("new", pushBody)); code != 202 {
 		t.Errorf("beside a slow sender: %d", code)
 	}
@@ -223,7 +228,8 @@ func TestReceiverRate(t *testing.T) {
 	now := time.Unix(1_790_000_000, 0)
 	r := &Receiver{
 		Connection: func(name string) (Connection, bool) {
-			return Connection{Name: name, Kind: GitLab, Repository: "o/n", Secrets: []secret.Value{secret.NewValue([]byte("s"))}}, true
+			return Connection{Name: name, Kind: GitLab, Repository: "o/n",
+				Secrets: []secret.Value{secret.NewValue([]byte("s"))}}, true
 		},
 		Inbox:   func(string) (*delivery.Log, error) { return inbox, nil },
 		Arrived: func(string) {},

@@ -120,7 +120,8 @@ func killAt(t *testing.T, point string, nth int) {
 	ctx, cancel := context.WithTimeout(t.Context(), lastResort)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self, "-test.run=^TestVictim$", "-test.count=1")
-	cmd.Env = append(os.Environ(), "HEADGATE_TEST_VICTIM="+w.dir, "HEADGATE_TEST_PUSHES="+string(story), fmt.Sprintf("HEADGATE_CRASH_AT=%s:%d", point, nth))
+	cmd.Env = append(os.Environ(), "HEADGATE_TEST_VICTIM="+w.dir, "HEADGATE_TEST_PUSHES="+string(story),
+		fmt.Sprintf("HEADGATE_CRASH_AT=%s:%d", point, nth))
 	out := new(lockedBuffer)
 	cmd.Stderr = out
 	stdout, err := cmd.StdoutPipe()
@@ -138,7 +139,8 @@ func killAt(t *testing.T, point string, nth int) {
 		fmt.Fprintln(out, in.Text())
 	}
 	_ = cmd.Wait() // how it ended is in its state
-	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() ||
+		status.Signal() != syscall.SIGKILL {
 		t.Fatalf("the process was not killed at %s: %v\n%s", point, cmd.ProcessState, out.String())
 	}
 

@@ -171,7 +171,8 @@ phases:
 	w.waitsForLand(a.Change)
 	read()
 	wants("found , token of 0, lo")
-	if !strings.Contains(log, "TOKEN is not set: this build gets no secrets: nobody who may write here has vouched for it") {
+	if !strings.Contains(
+		log, "TOKEN is not set: this build gets no secrets: nobody who may write here has vouched for it") {
 		t.Errorf("it does not say why:\n%s", log)
 	}
 	w.request(theirs, a.Change, OptionLand)

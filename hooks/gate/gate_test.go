@@ -49,7 +49,8 @@ func TestGreenLands(t *testing.T) {
 		t.Fatalf("story: %s", got)
 	}
 	log := w.git("log", "--first-parent", "--format=%s", "refs/changes/2/log")
-	want := "landed on main as " + show.Short(second.String()) + "\ntested main + 2: green\nada pushed revision 1 to main: Show fees\nchanges of hello, to main\n"
+	want := "landed on main as " + show.Short(second.String()) +
+		"\ntested main + 2: green\nada pushed revision 1 to main: Show fees\nchanges of hello, to main\n"
 	if log != want {
 		t.Fatalf("the log reads\n%s, want\n%s", log, want)
 	}
@@ -91,7 +92,8 @@ func TestObjectsOfALanding(t *testing.T) {
 // objects are all objects of the repository and what they are.
 func (w *harness) objects() map[string]string {
 	all := map[string]string{}
-	for line := range strings.Lines(w.git("cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)")) {
+	for line := range strings.Lines(w.git("cat-file", "--batch-all-objects",
+		"--batch-check=%(objectname) %(objecttype)")) {
 		hash, kind, _ := strings.Cut(strings.TrimSpace(line), " ")
 		all[hash] = kind
 	}
@@ -147,7 +149,8 @@ func TestRedIsRefused(t *testing.T) {
 	a := w.propose(ada, bad)
 	ps := w.follow(a.Change)
 	p := ps[len(ps)-1]
-	if p.Kind != Refused || p.Reason != `build: "go test ./..." exited 1` || p.Log == "" || p.Cause != change.BuildFailed || p.Tip != first || p.Hint == "" {
+	if p.Kind != Refused || p.Reason != `build: "go test ./..." exited 1` || p.Log == "" ||
+		p.Cause != change.BuildFailed || p.Tip != first || p.Hint == "" {
 		t.Fatalf("%+v", p)
 	}
 	if w.main() != first {
@@ -197,7 +200,8 @@ func TestIdenticalTreeIsNotBuiltTwice(t *testing.T) {
 	if p := ps[len(ps)-1]; p.Kind != Landed || w.build.runs() != runs {
 		t.Fatalf("%+v after %d builds", p, w.build.runs()-runs)
 	}
-	if e := w.story(a.Change).Events[1]; e.Kind != change.Tested || !strings.Contains(e.Subject, "green since") || !strings.Contains(e.Subject, "change 1") {
+	if e := w.story(a.Change).Events[1]; e.Kind != change.Tested || !strings.Contains(e.Subject, "green since") ||
+		!strings.Contains(e.Subject, "change 1") {
 		t.Fatalf("%+v", e)
 	}
 }
@@ -213,7 +217,8 @@ func TestMergeLandsWhenMainHasMoved(t *testing.T) {
 	two := w.propose(jun, theirs)
 	w.until("change 3 is queued behind change 2", func() bool {
 		q := w.gate.Queue("hello")
-		return len(q) == 2 && q[0].Change == one.Change && q[0].State == show.Running && q[1].Change == two.Change && q[1].Behind == one.Change && q[1].Place == 2
+		return len(q) == 2 && q[0].Change == one.Change && q[0].State == show.Running && q[1].Change == two.Change &&
+			q[1].Behind == one.Change && q[1].Place == 2
 	})
 	release()
 	if p := w.end(one.Change); p.Kind != Landed || !p.FastForward {
@@ -245,8 +250,10 @@ func TestConflictNamesFilesAndChange(t *testing.T) {
 	tip := w.main()
 	a := w.propose(jun, w.commit("mine", map[string]string{"a": "3\n", "b": "2\n"}, base))
 	p := w.end(a.Change)
-	if p.Kind != Conflict || !strings.HasPrefix(p.Reason, "conflicts with 2, which landed at ") || p.Short != "conflict with 2 in 1 file" ||
-		!slices.Equal(p.Files, []string{"a"}) || p.MoreFiles != 0 || p.Tip != tip || !strings.Contains(p.Hint, "git pull --rebase origin main") {
+	if p.Kind != Conflict || !strings.HasPrefix(p.Reason, "conflicts with 2, which landed at ") ||
+		p.Short != "conflict with 2 in 1 file" ||
+		!slices.Equal(p.Files, []string{"a"}) || p.MoreFiles != 0 || p.Tip != tip ||
+		!strings.Contains(p.Hint, "git pull --rebase origin main") {
 		t.Fatalf("%+v", p)
 	}
 	if w.main() != tip {
@@ -263,7 +270,8 @@ func TestMergeDriverIsRefused(t *testing.T) {
 	w.land(ada, theirs)
 	p := w.end(w.propose(jun, w.commit("mine", map[string]string{"a": "3\n"}, base)).Change)
 	if p.Kind != Refused || p.Cause != change.MergeDriver || !slices.Equal(p.Files, []string{"a"}) ||
-		!strings.Contains(p.Reason, `a is merged by the driver "ours"`) || !strings.Contains(p.Hint, "git pull --rebase origin main") {
+		!strings.Contains(p.Reason, `a is merged by the driver "ours"`) ||
+		!strings.Contains(p.Hint, "git pull --rebase origin main") {
 		t.Fatalf("%+v", p)
 	}
 	w.land(jun, w.commit("rebased", map[string]string{"a": "3\n"}, theirs))
@@ -290,7 +298,8 @@ func TestWhatTheServerAddsToABuild(t *testing.T) {
 	j := w.build.jobs[len(w.build.jobs)-1]
 	w.build.mu.Unlock()
 	want := map[string]string{"AWS_REGION": "eu-north-1", "A": "project", "B": "server", "C": "repository"}
-	if !maps.Equal(j.Variables, want) || j.Network || j.Limits != (buildsettings.Limits{Memory: 1 << 30, CPU: 1}) || j.Outside {
+	if !maps.Equal(j.Variables, want) || j.Network ||
+		j.Limits != (buildsettings.Limits{Memory: 1 << 30, CPU: 1}) || j.Outside {
 		t.Errorf("%+v", j)
 	}
 	tree, err := w.r.TreeOf(base)
@@ -313,7 +322,8 @@ func TestFastForwardOnly(t *testing.T) {
 	w.land(ada, base)
 	w.land(ada, w.commit("theirs", files("a", "2"), base))
 	p := w.end(w.propose(jun, w.commit("mine", files("b", "2"), base)).Change)
-	if p.Kind != Refused || !strings.Contains(p.Reason, "only fast-forwards") || !strings.Contains(p.Hint, "pull --rebase") {
+	if p.Kind != Refused || !strings.Contains(p.Reason, "only fast-forwards") ||
+		!strings.Contains(p.Hint, "pull --rebase") {
 		t.Fatalf("%+v", p)
 	}
 }
@@ -413,7 +423,8 @@ func TestAttachAndRevise(t *testing.T) {
 	if a := w.propose(ada, amended, "change=2"); a.Change != first.Change || a.Revision != 3 {
 		t.Fatalf("option change: %+v", a)
 	}
-	_, err := w.gate.Propose(t.Context(), Proposal{Repository: "hello", Branch: "main", Commit: w.commit("x", files("x", "1"), base), By: jun, Options: []string{"change=2"}})
+	_, err := w.gate.Propose(t.Context(), Proposal{Repository: "hello", Branch: "main",
+		Commit: w.commit("x", files("x", "1"), base), By: jun, Options: []string{"change=2"}})
 	if se := (*show.Error)(nil); !errors.As(err, &se) || se.Kind != show.Denied {
 		t.Fatalf("somebody else's change: %v", err)
 	}
@@ -462,7 +473,8 @@ func TestWithdraw(t *testing.T) {
 
 func TestPolicyWaitsDeniesAndIsWoken(t *testing.T) {
 	w := newHarness(t)
-	w.policy.say(Answer{Decision: "manual", Reasons: []string{"waits for 1 approval"}, Missing: []string{"1 approval from owners"}}, nil)
+	w.policy.say(Answer{Decision: "manual", Reasons: []string{"waits for 1 approval"},
+		Missing: []string{"1 approval from owners"}}, nil)
 	base := w.commit("begin", files())
 	a := w.propose(ada, base)
 	w.until("it waits", func() bool {
@@ -589,7 +601,8 @@ func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
 	w := newHarness(t)
 	w.policy.say(Answer{}, errors.New("no policy"))
 	a := w.propose(ada, w.commit("begin", files()))
-	w.until("it was asked again", func() bool { w.policy.mu.Lock(); defer w.policy.mu.Unlock(); return len(w.policy.asked) > 2 })
+	w.until("it was asked again",
+		func() bool { w.policy.mu.Lock(); defer w.policy.mu.Unlock(); return len(w.policy.asked) > 2 })
 	if w.main() != repo.Zero {
 		t.Fatal("it landed")
 	}
@@ -600,7 +613,8 @@ func TestPolicyThatCannotAnswerMovesNothing(t *testing.T) {
 }
 
 func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
-	for how, why := range map[string]string{"panic": "the server's log says why under ", "unable": "bubblewrap is not installed"} {
+	for how, why := range map[string]string{"panic": "the server's log says why under ",
+		"unable": "bubblewrap is not installed"} {
 		w := newHarness(t)
 		release := w.build.holdBuilds()
 		var p Progress
@@ -617,7 +631,8 @@ func TestBuildThatCannotRunIsNotGreen(t *testing.T) {
 		if !slices.Equal(tries, []string{"the build could not run, try 1 of 3", "the build could not run, try 2 of 3"}) {
 			t.Errorf("told of %q", tries)
 		}
-		if p.Kind != Refused || !strings.Contains(p.Reason, "its build could not run, so it is not green; "+why) || strings.Contains(p.Reason, "/path") || w.build.runs() != 3 {
+		if p.Kind != Refused || !strings.Contains(p.Reason, "its build could not run, so it is not green; "+why) ||
+			strings.Contains(p.Reason, "/path") || w.build.runs() != 3 {
 			t.Fatalf("%+v after %d tries", p, w.build.runs())
 		}
 		if note, _ := w.r.Ref(verdict.Ref); note != repo.Zero {
@@ -702,9 +717,12 @@ func TestTroubleOfTheServerRefusesNothing(t *testing.T) {
 		err error
 		why string
 	}{
-		"disk":    {fmt.Errorf("write log: %w", syscall.ENOSPC), "the server's disk is full; its build could not run, and is tried again"},
-		"git":     {errors.New("fatal: write error: No space left on device"), "the server's disk is full; its build could not run, and is tried again"},
-		"files":   {fmt.Errorf("open: %w", syscall.EMFILE), "the server has too many open files; its build could not run, and is tried again"},
+		"disk": {fmt.Errorf("write log: %w", syscall.ENOSPC),
+			"the server's disk is full; its build could not run, and is tried again"},
+		"git": {errors.New("fatal: write error: No space left on device"),
+			"the server's disk is full; its build could not run, and is tried again"},
+		"files": {fmt.Errorf("open: %w", syscall.EMFILE),
+			"the server has too many open files; its build could not run, and is tried again"},
 		"unknown": {errors.New("git checkout-index: exit 128"), "its build could not run, and is tried again"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -712,7 +730,8 @@ func TestTroubleOfTheServerRefusesNothing(t *testing.T) {
 			w.build.suffer(c.err)
 			commit := w.commit("begin", files())
 			a := w.propose(ada, commit)
-			w.until("it was tried more often than a fault of its own would be", func() bool { return w.build.runs() > plan.MaxFailures+1 })
+			w.until("it was tried more often than a fault of its own would be",
+				func() bool { return w.build.runs() > plan.MaxFailures+1 })
 			w.until("it waits and says why", func() bool {
 				queue := w.gate.Queue("hello")
 				return len(queue) == 1 && queue[0].State == show.Waits && queue[0].Reason == c.why && !queue[0].Until.IsZero()
@@ -747,7 +766,8 @@ func TestStopKeepsThePlace(t *testing.T) {
 	if p := <-ended; p.Kind != Restarting {
 		t.Fatalf("%+v", p)
 	}
-	if _, err := w.gate.Propose(t.Context(), Proposal{Repository: "hello", Branch: "main", Commit: base, By: ada}); err == nil {
+	if _, err := w.gate.Propose(t.Context(),
+		Proposal{Repository: "hello", Branch: "main", Commit: base, By: ada}); err == nil {
 		t.Fatal("a stopped gate takes pushes")
 	}
 	if got := events(w.story(1)); got != "pushed" {

@@ -53,7 +53,8 @@ func showActor(name string) access.Identity { return access.Identity{User: name,
 
 func newHarness(t testing.TB, options ...func(*Config)) *harness {
 	t.Helper()
-	w := &harness{t: t, dir: t.TempDir(), build: newFakeBuilder(), policy: &fakePolicy{answer: auto}, logged: new(lockedBuffer)}
+	w := &harness{t: t, dir: t.TempDir(), build: newFakeBuilder(), policy: &fakePolicy{answer: auto},
+		logged: new(lockedBuffer)}
 	w.config = Config{
 		Builder: w.build, Settings: FileSettings, Ask: w.policy.ask, Workers: 2, Retry: 20 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(w.logged, nil)),
@@ -78,7 +79,8 @@ func (w *harness) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.store, _, err = repo.OpenStore(filepath.Join(w.dir, "repositories"), filepath.Join(w.dir, "hooks"), signer); err != nil {
+	if w.store, _, err = repo.OpenStore(filepath.Join(w.dir, "repositories"), filepath.Join(w.dir, "hooks"),
+		signer); err != nil {
 		w.t.Fatal(err)
 	}
 	if w.r, err = w.store.Create(w.t.Context(), "hello"); err != nil {
@@ -134,7 +136,8 @@ func (w *harness) commit(message string, files map[string]string, parents ...rep
 	for _, p := range parents {
 		fmt.Fprintf(&b, "parent %s\n", p)
 	}
-	fmt.Fprintf(&b, "author Ada <ada@example.com> 1764000000 +0000\ncommitter Ada <ada@example.com> 1764000000 +0000\n\n%s\n", message)
+	fmt.Fprintf(
+		&b, "author Ada <ada@example.com> 1764000000 +0000\ncommitter Ada <ada@example.com> 1764000000 +0000\n\n%s\n", message)
 	o := repo.Object{Kind: plumbing.CommitObject, Content: b.Bytes()}
 	if err := w.r.Write(o); err != nil {
 		w.t.Fatal(err)
@@ -397,7 +400,8 @@ var _ io.Writer = (*lockedBuffer)(nil)
 // verdict notes one, as a build would.
 func (w *harness) verdict(in verdict.Inputs, result verdict.Result) {
 	w.t.Helper()
-	v := verdict.Verdict{Result: result, Key: in.Key(), Buildspec: in.Buildspec, Blob: in.Blob.String(), Image: in.Image, Finished: time.Now()}
+	v := verdict.Verdict{Result: result, Key: in.Key(), Buildspec: in.Buildspec, Blob: in.Blob.String(), Image: in.Image,
+		Finished: time.Now()}
 	if err := verdict.Note(w.t.Context(), w.r, in.Tree, v); err != nil {
 		w.t.Fatal(err)
 	}

@@ -47,7 +47,8 @@ func TestImageIsResolvedOnce(t *testing.T) {
 	}
 
 	wrong := w.commit("wrong", files("headgate.yaml", "build: {image: 'nobody/has:this'}\n", "more", "1\n"), second)
-	if p := w.end(w.propose(ada, wrong).Change); p.Kind != Refused || !strings.Contains(p.Reason, "there is no image nobody/has:this") {
+	if p := w.end(w.propose(ada, wrong).Change); p.Kind != Refused ||
+		!strings.Contains(p.Reason, "there is no image nobody/has:this") {
 		t.Errorf("%+v", p)
 	}
 	// Without the word of a build in that image there is no verdict for it.

@@ -57,7 +57,8 @@ func TestTipsOfAForgeAreBuilt(t *testing.T) {
 		t.Errorf("%+v", tip)
 	}
 	rel, err := release.Of(w.r).Read(1)
-	if err != nil || rel.Commit != first || rel.Subject != "first" || len(rel.Changes) != 0 || rel.Manifest.By != "@" || rel.Previous != "" {
+	if err != nil || rel.Commit != first || rel.Subject != "first" || len(rel.Changes) != 0 || rel.Manifest.By != "@" ||
+		rel.Previous != "" {
 		t.Errorf("%+v, %v", rel.Manifest, err)
 	}
 
@@ -121,11 +122,13 @@ func TestTipsOfAForgeAreBuilt(t *testing.T) {
 
 	// A release of a tip that was red is a finding, whoever signed it.
 	v := rel.Manifest
-	_, err = release.Of(w.r).Make(t.Context(), release.Landing{Branch: "main", Commit: red, Subject: "red", By: "@", At: v.At})
+	_, err = release.Of(w.r).Make(t.Context(),
+		release.Landing{Branch: "main", Commit: red, Subject: "red", By: "@", At: v.At})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rep, err = Verify(t.Context(), w.r, signers); err != nil || len(rep.Findings) != 1 || !strings.Contains(rep.Findings[0].What, "nor came from the forge") {
+	if rep, err = Verify(t.Context(), w.r, signers); err != nil || len(rep.Findings) != 1 ||
+		!strings.Contains(rep.Findings[0].What, "nor came from the forge") {
 		t.Errorf("%v, %v", rep.Findings, err)
 	}
 }
@@ -301,7 +304,8 @@ func TestFetchedTreeBombs(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.end(a.Change)
-	if p.Kind == Landed || !strings.Contains(p.Reason, "bomb") || !strings.Contains(p.Reason, "holds more than 1000000 entries") {
+	if p.Kind == Landed || !strings.Contains(p.Reason, "bomb") ||
+		!strings.Contains(p.Reason, "holds more than 1000000 entries") {
 		t.Errorf("%+v", p)
 	}
 	w.land(ada, w.commit("third", files("a", "3\n"), second))

@@ -23,7 +23,8 @@ func writers() (*access.Config, error) {
 		if err != nil {
 			return nil, err
 		}
-		text += fmt.Sprintf("  %s: {name: %s, keys: [%q]}\n", name, name, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
+		text += fmt.Sprintf("  %s: {name: %s, keys: [%q]}\n", name, name,
+			strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
 	}
 	text += "groups:\n  administrators: [ada]\nrepositories:\n  hello: {read: [everyone], write: [ada, jun]}\n"
 	return access.Parse(access.FileName, []byte(text))
@@ -44,17 +45,20 @@ func TestPauseLetsNothingLand(t *testing.T) {
 	w.land(ada, base)
 
 	var refused *show.Error
-	if _, _, err := w.gate.Pause(t.Context(), "hello", "", showActor("eve"), ""); !errors.As(err, &refused) || refused.Kind != show.Forbidden {
+	if _, _, err := w.gate.Pause(t.Context(), "hello", "", showActor("eve"), ""); !errors.As(err, &refused) ||
+		refused.Kind != show.Forbidden {
 		t.Errorf("eve pauses: %v", err)
 	}
-	if _, _, err := w.gate.Pause(t.Context(), "hello", "topic", ada, ""); !errors.As(err, &refused) || refused.Kind != show.NotFound {
+	if _, _, err := w.gate.Pause(t.Context(), "hello", "topic", ada, ""); !errors.As(err, &refused) ||
+		refused.Kind != show.NotFound {
 		t.Errorf("a branch that is not gated is paused: %v", err)
 	}
 	p, already, err := w.gate.Pause(t.Context(), "hello", "", ada, "the database\nmoves")
 	if err != nil || already || p.Branch != "main" || p.By != "ada" || p.Reason != "the database moves" {
 		t.Fatalf("pause: %+v %v %v", p, already, err)
 	}
-	if again, already, err := w.gate.Pause(t.Context(), "hello", "main", showActor("jun"), "me too"); err != nil || !already || again != p {
+	if again, already, err := w.gate.Pause(t.Context(), "hello", "main", showActor("jun"), "me too"); err != nil ||
+		!already || again != p {
 		t.Errorf("paused again: %+v %v %v", again, already, err)
 	}
 

@@ -64,7 +64,8 @@ func TestRealBuilds(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	<-b.started
-	good := w.commit("check with sh", map[string]string{"requirements.txt": "flask==3.0\n", "buildspec.yml": strings.Replace(spec, "./check", "sh ./check", 1)}, base)
+	good := w.commit("check with sh", map[string]string{"requirements.txt": "flask==3.0\n",
+		"buildspec.yml": strings.Replace(spec, "./check", "sh ./check", 1)}, base)
 	p = w.land(ada, good)
 	<-b.started
 	rel, err := release.Of(w.r).Read(p.Release)
@@ -182,7 +183,8 @@ func TestRealBuildsSeeTheirCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	base := w.commit("begin", map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\n", ".gitattributes": "*.bat eol=crlf\nlog merge=union\n", "log": "1\n"})
+	base := w.commit("begin", map[string]string{"buildspec.yml": "version: 0.2\nphases: {build: {commands: ['true']}}\n",
+		".gitattributes": "*.bat eol=crlf\nlog merge=union\n", "log": "1\n"})
 	w.land(ada, base)
 	<-b.started
 	if err := w.r.Move(t.Context(), "refs/tags/v1", repo.Zero, base); err != nil {

@@ -32,7 +32,8 @@ func TestReplace(t *testing.T) {
 		{1, old.Change, show.Denied}, // it has landed
 	} {
 		var e *show.Error
-		if _, err := w.gate.Replace(t.Context(), "hello", c.number, c.with, ada, repo.Zero); !errors.As(err, &e) || e.Kind != c.kind || e.Hint == "" {
+		if _, err := w.gate.Replace(t.Context(), "hello", c.number, c.with, ada, repo.Zero); !errors.As(err, &e) ||
+			e.Kind != c.kind || e.Hint == "" {
 			t.Errorf("%d by %d: %v", c.number, c.with, err)
 		}
 	}
@@ -41,7 +42,8 @@ func TestReplace(t *testing.T) {
 	if err != nil || a.Change != old.Change || a.Revision != 2 {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	if s := w.story(next.Change); s.State() != show.Withdrawn || !strings.Contains(s.Last().Reason, "revision 2 of change 2") {
+	if s := w.story(next.Change); s.State() != show.Withdrawn ||
+		!strings.Contains(s.Last().Reason, "revision 2 of change 2") {
 		t.Fatalf("%+v", s.Last())
 	}
 	letGo()
@@ -67,7 +69,8 @@ func TestReplaceCutShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := change.Of(w.r).Revise(t.Context(), s, change.Push{Branch: "main", Commit: better, By: "ada", At: noon}); err != nil {
+	if _, err := change.Of(w.r).Revise(t.Context(), s,
+		change.Push{Branch: "main", Commit: better, By: "ada", At: noon}); err != nil {
 		t.Fatal(err)
 	}
 	w.store.Close() // it has started git again

@@ -32,7 +32,8 @@ func (w *harness) clone(mirror bool) *repo.Repository {
 		run("clone", "--quiet", "--mirror", w.r.Dir(), dir)
 	} else {
 		run("clone", "--quiet", w.r.Dir(), dir)
-		run("-C", dir, "fetch", "--quiet", "origin", "refs/changes/*:refs/changes/*", "refs/notes/*:refs/notes/*", "refs/releases/*:refs/releases/*", "refs/decisions/*:refs/decisions/*")
+		run("-C", dir, "fetch", "--quiet", "origin", "refs/changes/*:refs/changes/*", "refs/notes/*:refs/notes/*",
+			"refs/releases/*:refs/releases/*", "refs/decisions/*:refs/decisions/*")
 	}
 	r, err := repo.OpenClone(dir)
 	if err != nil {
@@ -63,7 +64,8 @@ func TestVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(rep.Findings) > 0 || rep.Tips != 3 || rep.Verdicts != 3 || rep.Releases != 3 || rep.Signed < 15 || !slices.Equal(rep.Branches, []string{"main"}) {
+		if len(rep.Findings) > 0 || rep.Tips != 3 || rep.Verdicts != 3 || rep.Releases != 3 || rep.Signed < 15 ||
+			!slices.Equal(rep.Branches, []string{"main"}) {
 			t.Fatalf("mirror %v: %+v", mirror, rep)
 		}
 	}
@@ -139,9 +141,11 @@ func TestVerify(t *testing.T) {
 	})
 	t.Run("a log that names a revision it has not", func(t *testing.T) {
 		s := w.story(2)
-		undo := move(change.Ref(2), w.commit("forged\n\nEvent: landed\nChange: 2\nRevision: 99\nNew: "+w.main().String(), nil, s.Tip))
+		undo := move(change.Ref(2), w.commit("forged\n\nEvent: landed\nChange: 2\nRevision: 99\nNew: "+
+			w.main().String(), nil, s.Tip))
 		defer undo()
-		if _, err := Verify(t.Context(), w.clone(true), signers); err == nil || !strings.Contains(err.Error(), "is of revision 99, of 1") {
+		if _, err := Verify(t.Context(), w.clone(true), signers); err == nil ||
+			!strings.Contains(err.Error(), "is of revision 99, of 1") {
 			t.Fatal(err)
 		}
 	})
@@ -165,12 +169,14 @@ func TestVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := l.log.Open(t.Context(), change.Push{Branch: "main", Commit: w.commit("x", files("x", "1"), p.Landed), By: "ada", At: time.Now()})
+		s, err := l.log.Open(t.Context(),
+			change.Push{Branch: "main", Commit: w.commit("x", files("x", "1"), p.Landed), By: "ada", At: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		x := s.Head().Commit
-		if _, err := l.log.Append(t.Context(), s, change.Event{Kind: change.Landed, At: time.Now(), Subject: "landed", Facts: change.Facts{Old: p.Landed, New: x}}); err != nil {
+		if _, err := l.log.Append(t.Context(), s, change.Event{Kind: change.Landed, At: time.Now(), Subject: "landed",
+			Facts: change.Facts{Old: p.Landed, New: x}}); err != nil {
 			t.Fatal(err)
 		}
 		undo := move("refs/heads/main", x)

@@ -48,7 +48,8 @@ func TestPointersAreTold(t *testing.T) {
 	c := h.landed()
 	pointer := lfsPointer + "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 	c.commit("logo", map[string]string{"img/logo.png": pointer, "img/text": "version 1\n"})
-	h.push(c, "ada", "origin", "HEAD:main").ok(t, "warning: Git LFS is not kept here: clones and builds get the pointers in img/logo.png ")
+	h.push(c, "ada", "origin", "HEAD:main").ok(t,
+		"warning: Git LFS is not kept here: clones and builds get the pointers in img/logo.png ")
 	c.commit("other", map[string]string{"other": "1"})
 	if p := h.push(c, "ada", "origin", "HEAD:main"); strings.Contains(p.out, "LFS") {
 		t.Errorf("told again:\n%s", p.out)

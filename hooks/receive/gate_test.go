@@ -43,7 +43,8 @@ func (h *harness) withGate() *quickBuilder {
 	g := gate.New(gate.Config{
 		Store: h.store, Builder: b, Settings: gate.FileSettings, Workers: 2,
 		Ask: func(ctx context.Context, q gate.Question) (gate.Answer, error) {
-			return gate.Answer{Decision: "auto", Record: decision.Record{Query: "land", About: q.Candidate.String(), Answer: "auto", Digest: q.Candidate.String(), JSON: []byte("{}")}}, nil
+			return gate.Answer{Decision: "auto", Record: decision.Record{Query: "land", About: q.Candidate.String(),
+				Answer: "auto", Digest: q.Candidate.String(), JSON: []byte("{}")}}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -65,7 +66,8 @@ func TestPushesThroughTheGate(t *testing.T) {
 	b := h.withGate()
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
-	h.push(c, "ada", "origin", "main").ok(t, "remote: change 1, revision 1: first", "success: 1 landed on main", "release 1, now going to staging: http://127.0.0.1:8000")
+	h.push(c, "ada", "origin", "main").ok(t, "remote: change 1, revision 1: first", "success: 1 landed on main",
+		"release 1, now going to staging: http://127.0.0.1:8000")
 	first := c.head()
 	if h.ref(h.r, "refs/heads/main") != first {
 		t.Fatal("main is not at what was pushed")
@@ -87,7 +89,8 @@ func TestPushesThroughTheGate(t *testing.T) {
 	other.commit("two", map[string]string{"two": "2"})
 	h.push(c, "ada", "origin", "main").ok(t, "success: 3 landed")
 	p = h.push(other, "ada", "origin", "HEAD:refs/for/main")
-	p.ok(t, "success: 4 landed", "hint: main had moved, so a merge landed; git pull fast-forwards", "HEAD -> refs/landed/main")
+	p.ok(t, "success: 4 landed", "hint: main had moved, so a merge landed; git pull fast-forwards",
+		"HEAD -> refs/landed/main")
 	if n := strings.Count(p.out, "a merge landed"); n != 1 {
 		t.Errorf("told %d times:\n%s", n, p.out)
 	}

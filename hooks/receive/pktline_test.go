@@ -37,19 +37,24 @@ func TestReadAsked(t *testing.T) {
 		commands              int
 		options               string
 	}{
-		{name: "as git sends it", in: pkts("version=1\x00atomic push-options\n", "", main, "", "a=b c", "", ""), answer: pkts("version=1\x00push-options\n", ""), atomic: true, commands: 1, options: "[a=b c]"},
-		{name: "no options", in: pkts("version=1\n", "", main, main, ""), answer: pkts("version=1\n", ""), commands: 2, options: "[]"},
+		{name: "as git sends it", in: pkts("version=1\x00atomic push-options\n", "", main, "", "a=b c", "", ""),
+			answer: pkts("version=1\x00push-options\n", ""), atomic: true, commands: 1, options: "[a=b c]"},
+		{name: "no options", in: pkts("version=1\n", "", main, main, ""), answer: pkts("version=1\n", ""), commands: 2,
+			options: "[]"},
 		{name: "another version", in: pkts("version=2\n", "", main, ""), err: "not version=1"},
 		{name: "no version", in: pkts(""), err: "not version=1"},
 		{name: "no flush", in: pkts("version=1", main), err: "no flush"},
 		{name: "cut short", in: pkts("version=1", "", main), answer: pkts("version=1\n", ""), err: "EOF"},
-		{name: "cut inside", in: pkts("version=1", "") + "0044" + one, answer: pkts("version=1\n", ""), err: "unexpected EOF"},
+		{name: "cut inside", in: pkts("version=1", "") + "0044" + one, answer: pkts("version=1\n", ""),
+			err: "unexpected EOF"},
 		{name: "bad length", in: "00zz", err: "length"},
 		{name: "signed length", in: "+004", err: "length"},
 		{name: "reserved length", in: "0001", err: "length 1"},
 		{name: "too long", in: "ffff" + strings.Repeat("x", 70000), err: "length 65535"},
-		{name: "bad command", in: pkts("version=1", "", "refs/heads/main", ""), answer: pkts("version=1\n", ""), err: "words"},
-		{name: "too many options", in: pkts(append([]string{"version=1\x00push-options", "", main, ""}, strings.Split(strings.Repeat("o,", wire.MaxOptions)+"o", ",")...)...) + flushPacket,
+		{name: "bad command", in: pkts("version=1", "", "refs/heads/main", ""),
+			answer: pkts("version=1\n", ""), err: "words"},
+		{name: "too many options", in: pkts(append([]string{"version=1\x00push-options", "", main, ""},
+			strings.Split(strings.Repeat("o,", wire.MaxOptions)+"o", ",")...)...) + flushPacket,
 			answer: pkts("version=1\x00push-options\n", ""), err: "at most 32 push options"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -59,7 +64,8 @@ func TestReadAsked(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
 					t.Fatalf("%v", err)
 				}
-			} else if err != nil || len(a.commands) != test.commands || fmt.Sprint(a.options) != test.options || a.atomic != test.atomic {
+			} else if err != nil || len(a.commands) != test.commands || fmt.Sprint(
+				a.options) != test.options || a.atomic != test.atomic {
 				t.Fatalf("%+v, %v", a, err)
 			}
 			if answer.String() != test.answer {
@@ -149,10 +155,15 @@ func FuzzFrames(f *testing.F) {
 
 func TestNames(t *testing.T) {
 	for ref, ok := range map[string]bool{
-		"refs/heads/main": true, "refs/heads/feature/x-1.2_3": true, "refs/tags/v1.0": true, "refs/for/main": true, "refs/heads/env/staging": true,
-		"refs/heads/a.lock": false, "refs/heads/a.lock/b": false, "refs/heads/a..b": false, "refs/heads/a/": false, "refs/heads/a//b": false,
-		"refs/heads/.a": false, "refs/heads/a/.b": false, "refs/heads/a.": false, "refs/heads/": false, "refs/heads": false, "HEAD": false,
-		"refs/heads/@{u}": false, "refs/heads/env": false, "refs/heads/promote": false, "refs/heads/promote/x": false, "refs/heads/emoji\U0001f600": true, "refs/for/emoji\U0001f600": false, "refs/heads/a b": false, "refs/heads/a\x07": false, "refs/heads/\xff": false,
+		"refs/heads/main": true, "refs/heads/feature/x-1.2_3": true, "refs/tags/v1.0": true, "refs/for/main": true,
+		"refs/heads/env/staging": true,
+		"refs/heads/a.lock":      false, "refs/heads/a.lock/b": false, "refs/heads/a..b": false, "refs/heads/a/": false,
+		"refs/heads/a//b": false,
+		"refs/heads/.a":   false, "refs/heads/a/.b": false, "refs/heads/a.": false, "refs/heads/": false,
+		"refs/heads": false, "HEAD": false,
+		"refs/heads/@{u}": false, "refs/heads/env": false, "refs/heads/promote": false, "refs/heads/promote/x": false,
+		"refs/heads/emoji\U0001f600": true, "refs/for/emoji\U0001f600": false, "refs/heads/a b": false,
+		"refs/heads/a\x07": false, "refs/heads/\xff": false,
 		"refs/changes/1/head": false, "refs/stash": false, "refs/landed/main": false, "refs/heads/HEAD": false,
 		"refs/for/env/staging": false, "refs/for/promote/staging": false, "refs/for/env": false, "refs/for/environment": true,
 		"refs/heads/" + strings.Repeat("x", 300): false,

@@ -63,9 +63,11 @@ func TestFirstPushToGatedRepository(t *testing.T) {
 		`remote:         commands: ["make test"]`,
 		"remote: hint: an administrator can ungate it")
 	// its own headgate.yaml says which branch is gated, and by which buildspec
-	c.commit("settings", map[string]string{"headgate.yaml": "build: {buildspec: ci/spec.yml}\nland: {branches: [trunk]}\n", "ci/spec.yml": buildspec["buildspec.yml"]})
+	c.commit("settings", map[string]string{"headgate.yaml": "build: {buildspec: ci/spec.yml}\nland: {branches: [trunk]}\n",
+		"ci/spec.yml": buildspec["buildspec.yml"]})
 	h.push(c, "ada", "origin", "main:trunk").ok(t, "success: 1 landed on trunk", "[new branch]      main -> trunk")
-	if p := h.gate.proposals[0]; p.Branch != "trunk" || p.By.User != "ada" || p.Key != "SHA256:key-of-ada" || p.Decision == repo.Zero {
+	if p := h.gate.proposals[0]; p.Branch != "trunk" || p.By.User != "ada" || p.Key != "SHA256:key-of-ada" ||
+		p.Decision == repo.Zero {
 		t.Fatalf("%+v", p)
 	}
 }
@@ -77,7 +79,8 @@ func TestFirstPushByRefsFor(t *testing.T) {
 	c := h.clone(h.r)
 	c.commit("first", buildspec)
 	h.push(c, "ada", "origin", "main:refs/for/env/staging").refused(t, "refs/heads/env/staging belongs to the server")
-	h.push(c, "ada", "origin", "main:refs/for/promote/staging").refused(t, "refs/heads/promote/staging belongs to the server")
+	h.push(c, "ada", "origin", "main:refs/for/promote/staging").refused(t,
+		"refs/heads/promote/staging belongs to the server")
 	h.push(c, "ada", "origin", "main:refs/for/topic").refused(t, "topic is not gated")
 	if n := len(h.gate.proposals); n != 0 {
 		t.Fatalf("%d proposals", n)
@@ -90,7 +93,8 @@ func TestGatedPushLandsAsPushed(t *testing.T) {
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
 	p := h.push(c, "ada", "origin", "main")
-	p.ok(t, "remote: change 2, revision 1: second", "remote: success: 2 landed on main as "+second.String()[:7], "main -> main")
+	p.ok(t, "remote: change 2, revision 1: second", "remote: success: 2 landed on main as "+second.String()[:7],
+		"main -> main")
 	if strings.Contains(p.out, "refs/landed") || c.git("rev-parse", "origin/main") != second.String() {
 		t.Fatalf("origin/main is at %s\n%s", c.git("rev-parse", "origin/main"), p.out)
 	}
@@ -107,10 +111,12 @@ func TestGatedPushShowsBuild(t *testing.T) {
 		gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1},
 		gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 2", Tree: hash("71d0c3e"), Log: "b7"},
 		gate.Progress{Kind: gate.Queued, At: at("14:03:50"), Reason: "red; running 1 failed test again"},
-		gate.Progress{Kind: gate.Refused, At: at("14:03:51"), Reason: "1 test fails with it and passes without it", Short: "1 test failed", Tip: hash("9f1c2ab")},
+		gate.Progress{Kind: gate.Refused, At: at("14:03:51"), Reason: "1 test fails with it and passes without it",
+			Short: "1 test failed", Tip: hash("9f1c2ab")},
 	)
 	h.push(c, "ada", "origin", "main").refused(t,
-		"remote: queued at 1", "remote: 14:03:44 building main + 2, tree 71d0c3e", "remote:   > build: make test", "remote:   | ok all  of b7",
+		"remote: queued at 1", "remote: 14:03:44 building main + 2, tree 71d0c3e", "remote:   > build: make test",
+		"remote:   | ok all  of b7",
 		"remote:   + build: make test", "0:09", "remote: error: 2 refused: 1 test fails", "remote:   main stays at 9f1c2ab",
 		"[remote rejected] main -> main (refused: 1 test failed, change 2)")
 	if got := h.ref(h.r, "refs/heads/main"); got == second {
@@ -123,10 +129,12 @@ func TestGatedPushLandsAsMerge(t *testing.T) {
 	c := h.landed()
 	before := c.git("rev-parse", "origin/main")
 	c.commit("second", map[string]string{"f": "2"})
-	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:03:51"), Old: hash("9f1c2ab"), Landed: hash("45f8aed"), Took: 1e9,
+	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:03:51"), Old: hash("9f1c2ab"),
+		Landed: hash("45f8aed"), Took: 1e9,
 		Hint: "main had moved, so a merge landed; git pull fast-forwards"})
 	p := h.push(c, "ada", "origin", "main")
-	p.ok(t, "main -> refs/landed/main", "9f1c2ab..45f8aed", "remote: hint: main had moved, so a merge landed; git pull fast-forwards")
+	p.ok(t, "main -> refs/landed/main", "9f1c2ab..45f8aed",
+		"remote: hint: main had moved, so a merge landed; git pull fast-forwards")
 	if strings.Contains(p.out, "update_ref failed") || c.git("rev-parse", "origin/main") != before {
 		t.Fatal(p.out)
 	}
@@ -148,18 +156,23 @@ func TestNowaitReattachAndCancel(t *testing.T) {
 	h := newHarness(t)
 	c := h.landed()
 	second := c.commit("second", map[string]string{"f": "2"})
-	queued := gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 2, Estimate: show.Estimate{LandsAt: at("14:08:00")}}
+	queued := gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 2,
+		Estimate: show.Estimate{LandsAt: at("14:08:00")}}
 	h.gate.script = says(queued)
 	p := h.push(c, "ada", "-o", "nowait", "-o", "title=a; b=c", "origin", "main")
-	p.ok(t, "[new reference]   main -> refs/changes/2/head", "remote: queued at 2 as change 2, lands ~14:08 UTC", "change log -f hello 2")
+	p.ok(t, "[new reference]   main -> refs/changes/2/head", "remote: queued at 2 as change 2, lands ~14:08 UTC",
+		"change log -f hello 2")
 	if got := fmt.Sprint(h.gate.proposals[1].Options); got != "[nowait title=a; b=c]" {
 		t.Fatal(got)
 	}
-	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:05:00"), Landed: second, FastForward: true, Took: 1e9})
-	h.push(c, "ada", "origin", "main").ok(t, "remote: change 2, revision 1, pushed 2:10 ago: attached again", "success: 2 landed")
+	h.gate.script = says(gate.Progress{Kind: gate.Landed, At: at("14:05:00"), Landed: second,
+		FastForward: true, Took: 1e9})
+	h.push(c, "ada", "origin", "main").ok(t, "remote: change 2, revision 1, pushed 2:10 ago: attached again",
+		"success: 2 landed")
 
 	third := c.commit("third", map[string]string{"f": "3"})
-	h.push(c, "ada", "-o", "cancel=2", "origin", "main").ok(t, "success: change 2 was withdrawn; nothing was proposed", "refs/changes/2/head")
+	h.push(c, "ada", "-o", "cancel=2", "origin", "main").ok(t, "success: change 2 was withdrawn; nothing was proposed",
+		"refs/changes/2/head")
 	if len(h.gate.withdrawn) != 1 || len(h.gate.proposals) != 2 || h.ref(h.r, "refs/heads/main") == third {
 		t.Fatalf("%v %v", h.gate.withdrawn, h.gate.proposals)
 	}
@@ -177,22 +190,26 @@ func TestPushToEnvironmentApproves(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := c.commit("by hand", map[string]string{"release.json": "{3}"})
-	h.push(c, "ada", "origin", "HEAD:env/production").refused(t, "belongs to the server, and no promotion to it is open", "hint: to approve what is proposed")
+	h.push(c, "ada", "origin", "HEAD:env/production").refused(t, "belongs to the server, and no promotion to it is open",
+		"hint: to approve what is proposed")
 	h.push(c, "ada", "origin", proposed.String()+":refs/heads/topic").ok(t)
 	if err := h.r.Move(t.Context(), "refs/heads/promote/production", repo.Zero, proposed); err != nil {
 		t.Fatal(err)
 	}
 	h.envs.open = []repo.Hash{proposed}
-	h.push(c, "ada", "origin", "HEAD:env/production").refused(t, "the open promotion is "+proposed.String()[:7]+"; you pushed "+other.String()[:7])
+	h.push(c, "ada", "origin", "HEAD:env/production").refused(t,
+		"the open promotion is "+proposed.String()[:7]+"; you pushed "+other.String()[:7])
 	c.git("fetch", "--quiet", "origin")
 	h.envs.waits = true
-	h.push(c, "ada", "origin", "origin/promote/production:env/production").ok(t, "remote: now waits for soak until 15:00 UTC", "refs/approved/env/production")
+	h.push(c, "ada", "origin", "origin/promote/production:env/production").ok(t,
+		"remote: now waits for soak until 15:00 UTC", "refs/approved/env/production")
 	h.envs.waits = false
 	signed := hash("abc1234")
 	h.envs.move = func(repo.Hash) repo.Hash { return signed }
 	p := h.push(c, "ada", "origin", "origin/promote/production:env/production")
 	p.ok(t, "refs/landed/env/production", base.String()[:7]+"..abc1234")
-	if strings.Contains(p.out, "update_ref failed") || len(h.envs.by) != 2 || h.envs.by[0].User != "ada" || h.envs.by[0].Via != "push" {
+	if strings.Contains(p.out, "update_ref failed") || len(h.envs.by) != 2 || h.envs.by[0].User != "ada" ||
+		h.envs.by[0].Via != "push" {
 		t.Fatalf("%v %s", h.envs.by, p.out)
 	}
 	// Somebody else's approval has replaced the proposal since it was fetched.
@@ -201,7 +218,8 @@ func TestPushToEnvironmentApproves(t *testing.T) {
 	h.push(c, "ada", "origin", ":env/production").refused(t, "cannot be deleted")
 	h.push(c, "ada", "origin", "HEAD:promote/production").refused(t, "belongs to the server")
 	// To delete it there rejects it, as it was seen; nothing else can be deleted.
-	h.push(c, "ada", "-o", "reason=too slow", "origin", ":promote/production").ok(t, "remote: success: rejected release 186 for production, as ada: too slow")
+	h.push(c, "ada", "-o", "reason=too slow", "origin", ":promote/production").ok(t,
+		"remote: success: rejected release 186 for production, as ada: too slow")
 	h.push(c, "ada", "origin", ":promote/staging").refused(t, "promote/staging")
 	h.envs.open = nil
 	h.push(c, "ada", "origin", ":promote/production").refused(t, "not what is proposed for production any more")

@@ -228,7 +228,8 @@ func (h *harness) pushing(ctx context.Context, c *clone, user string, args ...st
 	if client == nil {
 		client = context.Background()
 	}
-	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name(), func() { h.unpacked.Add(1) })
+	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name(),
+		func() { h.unpacked.Add(1) })
 	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.receivePack(env)}, args...)...), end
 }
 
@@ -420,22 +421,26 @@ func (g *fakeGate) Withdraw(ctx context.Context, repository string, change int, 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if change > len(g.proposals) {
-		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d", change), Hint: "list them: change list hello"}
+		return &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no change %d", change),
+			Hint: "list them: change list hello"}
 	}
 	g.withdrawn = append(g.withdrawn, change)
 	return nil
 }
 
-func (g *fakeGate) Pause(_ context.Context, _, branch string, by access.Identity, reason string) (p show.Pause, already bool, err error) {
+func (g *fakeGate) Pause(_ context.Context, _, branch string, by access.Identity,
+	reason string) (p show.Pause, already bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if already = g.paused != nil; !already {
-		g.paused = &show.Pause{Branch: branch, By: by.User, Via: string(by.Via), Reason: reason, At: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
+		g.paused = &show.Pause{Branch: branch, By: by.User, Via: string(by.Via), Reason: reason,
+			At: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
 	}
 	return *g.paused, already, nil
 }
 
-func (g *fakeGate) Resume(_ context.Context, _, branch string, _ access.Identity, _ string) (ended *show.Pause, of string, err error) {
+func (g *fakeGate) Resume(_ context.Context, _, branch string, _ access.Identity,
+	_ string) (ended *show.Pause, of string, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ended, g.paused = g.paused, nil
@@ -457,7 +462,8 @@ func landsAtOnce(g *fakeGate, p gate.Proposal, change int) iter.Seq[gate.Progres
 			yield(gate.Progress{Kind: gate.Refused, At: time.Now(), Reason: err.Error()})
 			return
 		}
-		yield(gate.Progress{Kind: gate.Landed, At: time.Now(), Landed: p.Commit, Old: old, FastForward: true, Took: time.Second, Tree: p.Commit})
+		yield(gate.Progress{Kind: gate.Landed, At: time.Now(), Landed: p.Commit, Old: old, FastForward: true,
+			Took: time.Second, Tree: p.Commit})
 	}
 }
 
@@ -509,7 +515,8 @@ type fakeEnvironments struct {
 	named []string    // environments to which something is promoted
 }
 
-func (e *fakeEnvironments) Proposed(ctx context.Context, repository, environment string, commit repo.Hash) (bool, error) {
+func (e *fakeEnvironments) Proposed(ctx context.Context, repository, environment string,
+	commit repo.Hash) (bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return environment == "production" && slices.Contains(e.open, commit), nil
@@ -522,7 +529,8 @@ func (e *fakeEnvironments) Holder(_ string, a netip.AddrPort, to access.Identity
 	return "live of another repository, as " + to.User + " may know", nil
 }
 
-func (e *fakeEnvironments) Against(_ string, file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error) {
+func (e *fakeEnvironments) Against(_ string,
+	file *headgateyaml.File) (leaving []string, renamed []headgateyaml.Environment, problems yamlfile.Problems, err error) {
 	for _, name := range e.named {
 		if now, ok := file.RenamedTo(name); ok {
 			renamed = append(renamed, now)
@@ -537,7 +545,8 @@ func (e *fakeEnvironments) Next(context.Context, string, int) ([]show.Next, erro
 	return []show.Next{{Environment: "staging", Going: true, URLs: []string{"http://127.0.0.1:8000"}}}, nil
 }
 
-func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity, commit repo.Hash, _ string) (repo.Hash, []string, error) {
+func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environment string, by access.Identity,
+	commit repo.Hash, _ string) (repo.Hash, []string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil {
@@ -545,12 +554,14 @@ func (e *fakeEnvironments) ApprovePush(ctx context.Context, repository, environm
 	}
 	e.by = append(e.by, by)
 	if e.waits {
-		return repo.Zero, []string{"approved 183 -> 186 for production, as " + by.User, "now waits for soak until 15:00 UTC"}, nil
+		return repo.Zero, []string{"approved 183 -> 186 for production, as " + by.User, "now waits for soak until 15:00 UTC"},
+			nil
 	}
 	return e.move(commit), []string{"approved for " + environment}, nil
 }
 
-func (e *fakeEnvironments) RejectPush(_ context.Context, _, environment string, by access.Identity, commit repo.Hash, reason string) ([]string, error) {
+func (e *fakeEnvironments) RejectPush(_ context.Context, _, environment string, by access.Identity, commit repo.Hash,
+	reason string) ([]string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil {

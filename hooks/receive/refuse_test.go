@@ -37,17 +37,22 @@ func TestRefusals(t *testing.T) {
 		push  []string
 		says  []string
 	}{
-		{"stranger", "jun", files(), []string{"HEAD:refs/heads/x"}, []string{"jun may not write hello", "name the decision: d-"}},
+		{"stranger", "jun", files(), []string{"HEAD:refs/heads/x"},
+			[]string{"jun may not write hello", "name the decision: d-"}},
 		{"stranger to gated", "jun", files(), []string{"HEAD:main"}, []string{"jun may not write hello"}},
 		{"delete gated", "ada", files(), []string{":main"}, []string{"main is gated and cannot be deleted"}},
 		{"delete by refs/for", "ada", files(), []string{":refs/for/main"}, nil},
-		{"below a branch", "ada", files(), []string{"HEAD:refs/heads/main/sub"}, []string{"refs/heads/main/sub cannot be made: refs/heads/main exists"}},
-		{"above a branch", "ada", files(), []string{"HEAD:refs/heads/topic"}, []string{"refs/heads/topic cannot be made: refs/heads/topic/one exists"}},
+		{"below a branch", "ada", files(), []string{"HEAD:refs/heads/main/sub"},
+			[]string{"refs/heads/main/sub cannot be made: refs/heads/main exists"}},
+		{"above a branch", "ada", files(), []string{"HEAD:refs/heads/topic"},
+			[]string{"refs/heads/topic cannot be made: refs/heads/topic/one exists"}},
 		{"a tree as a branch", "ada", files(), []string{"HEAD^{tree}:refs/heads/tree"}, nil},
 		{"a blob as a tag", "ada", files(), []string{"HEAD:buildspec.yml:refs/tags/blob"}, nil},
-		{"option for a program", "ada", files(), []string{"HEAD:refs/heads/--exec=touch"}, []string{"is not a valid ref name"}},
+		{"option for a program", "ada", files(), []string{"HEAD:refs/heads/--exec=touch"},
+			[]string{"is not a valid ref name"}},
 		{"dash", "ada", files(), []string{"HEAD:refs/heads/-x"}, []string{"is not a valid ref name"}},
-		{"right to left", "ada", files(), []string{"HEAD:refs/heads/\u202egpj"}, []string{`"refs/heads/<U+202E>gpj" is not a valid ref name`}},
+		{"right to left", "ada", files(), []string{"HEAD:refs/heads/\u202egpj"},
+			[]string{`"refs/heads/<U+202E>gpj" is not a valid ref name`}},
 		{"HEAD", "ada", files(), []string{"HEAD:refs/heads/HEAD"}, nil},
 		{"long", "ada", files(), []string{"HEAD:refs/heads/" + strings.Repeat("x/y", 90)}, []string{"is too long"}},
 		{"other namespace", "ada", files(), []string{"HEAD:refs/ci/x"}, []string{`"refs/ci/x" belongs to the server`}},
@@ -57,27 +62,44 @@ func TestRefusals(t *testing.T) {
 		{"notes", "ada", files(), []string{"HEAD:refs/notes/verdicts"}, nil},
 		{"releases", "ada", files(), []string{"HEAD:refs/releases/1"}, nil},
 		{"decisions", "ada", files(), []string{"HEAD:refs/decisions/log"}, nil},
-		{"environment", "ada", files(), []string{"HEAD:refs/heads/env/staging"}, []string{"refs/heads/env/staging belongs to the server"}},
-		{"promotion", "ada", files(), []string{"HEAD:refs/heads/promote/staging"}, []string{"refs/heads/promote/staging belongs to the server"}},
+		{"environment", "ada", files(), []string{"HEAD:refs/heads/env/staging"},
+			[]string{"refs/heads/env/staging belongs to the server"}},
+		{"promotion", "ada", files(), []string{"HEAD:refs/heads/promote/staging"},
+			[]string{"refs/heads/promote/staging belongs to the server"}},
 		{"two gated", "ada", files(), []string{"HEAD:main", "HEAD:refs/for/main"}, []string{`cannot hold`, "none was moved"}},
-		{"all of two forbidden", "ada", files(), []string{"HEAD:refs/ci/x", "HEAD:refs/heads/-y"}, []string{"belongs to the server", "is not a valid ref name"}},
-		{"a misspelt option", "ada", files(), []string{"-o", "cancle=18", "HEAD:main"}, []string{`unknown push option "cancle=18"; nothing was done`, "did you mean -o cancel=<change>?"}},
+		{"all of two forbidden", "ada", files(), []string{"HEAD:refs/ci/x", "HEAD:refs/heads/-y"},
+			[]string{"belongs to the server", "is not a valid ref name"}},
+		{"a misspelt option", "ada", files(), []string{"-o", "cancle=18", "HEAD:main"},
+			[]string{`unknown push option "cancle=18"; nothing was done`, "did you mean -o cancel=<change>?"}},
 		{"nowait with a value", "ada", files(), []string{"-o", "nowait=1", "HEAD:main"}, []string{"did you mean -o nowait?"}},
-		{"no buildspec", "ada", files("buildspec.yml", none), []string{"HEAD:main"}, []string{"no buildspec.yml: nothing says how to test this tree"}},
-		{"broken buildspec", "ada", files("buildspec.yml", "version: 0.2\nphases:\n  biuld: # broken\n"), []string{"HEAD:main"},
-			[]string{"error: buildspec.yml is not right", "remote:   buildspec.yml:3:3: Invalid buildspec phase name: biuld", `remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
-		{"misspelt key", "ada", files("headgate.yaml", "land: {branches: [main]}\nenviroments: {}\n"), []string{"HEAD:main"}, []string{"headgate.yaml:2:", "enviroments"}},
-		{"another buildspec that is not there", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n"), []string{"HEAD:main"}, []string{"no ci.yml"}},
-		{"broken policy", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n"), []string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
-		{"broken compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/compose.yaml", "broken\n"), []string{"HEAD:refs/for/main"},
+		{"no buildspec", "ada", files("buildspec.yml", none), []string{"HEAD:main"},
+			[]string{"no buildspec.yml: nothing says how to test this tree"}},
+		{"broken buildspec", "ada", files("buildspec.yml", "version: 0.2\nphases:\n  biuld: # broken\n"),
+			[]string{"HEAD:main"},
+			[]string{"error: buildspec.yml is not right", "remote:   buildspec.yml:3:3: Invalid buildspec phase name: biuld",
+				`remote:     fix: did you mean "build"?`, "hint: fix it, look with: headgate check, then push again"}},
+		{"misspelt key", "ada", files("headgate.yaml", "land: {branches: [main]}\nenviroments: {}\n"), []string{"HEAD:main"},
+			[]string{"headgate.yaml:2:", "enviroments"}},
+		{"another buildspec that is not there", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n"),
+			[]string{"HEAD:main"}, []string{"no ci.yml"}},
+		{"broken policy", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n"),
+			[]string{"HEAD:main"}, []string{"policies/push.rego:3:"}},
+		{"broken compose file", "ada",
+			files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n",
+				"deploy/staging/compose.yaml", "broken\n"), []string{"HEAD:refs/for/main"},
 			[]string{"deploy/staging/compose.yaml:1: is broken"}},
-		{"no compose file", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/other", "1"), []string{"HEAD:main"},
+		{"no compose file", "ada", files("headgate.yaml",
+			"environments: {staging: {target: services, path: deploy/staging}}\n", "deploy/staging/other",
+			"1"), []string{"HEAD:main"},
 			[]string{"deploy/staging/compose.yaml: is not there"}},
-		{"no directory of an environment", "ada", files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n"), []string{"HEAD:main"},
+		{"no directory of an environment", "ada",
+			files("headgate.yaml", "environments: {staging: {target: services, path: deploy/staging}}\n"), []string{"HEAD:main"},
 			[]string{"headgate.yaml:1: environment \"staging\" is declared in deploy/staging, which is not there"}},
-		{"broken buildspec under another name", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n", "ci.yml", "version: 0.2\nphases:\n  biuld: {}\n"), []string{"HEAD:main"},
+		{"broken buildspec under another name", "ada", files("headgate.yaml", "build: {buildspec: ci.yml}\n", "ci.yml",
+			"version: 0.2\nphases:\n  biuld: {}\n"), []string{"HEAD:main"},
 			[]string{"ci.yml:3:3: Invalid buildspec phase name"}},
-		{"two faults", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n", "buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
+		{"two faults", "ada", files("policies/push.rego", "package headgate.push\n\ndeny contains x if http.send({})\n",
+			"buildspec.yml", "broken"), []string{"HEAD:main"}, []string{"error: 2 things are not right in what you pushed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.git("checkout", "--quiet", "--detach", base.String())
@@ -166,7 +188,8 @@ func TestPolicyOfTheTargetJudges(t *testing.T) {
 func TestGatedBranchesAreThoseThatLanded(t *testing.T) {
 	h := newHarness(t)
 	c := h.clone(h.r)
-	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"], "headgate.yaml": "land: {branches: [main, stable]}\n"})
+	c.commit("first", map[string]string{"buildspec.yml": buildspec["buildspec.yml"],
+		"headgate.yaml": "land: {branches: [main, stable]}\n"})
 	h.push(c, "ada", "origin", "main").ok(t)
 	h.push(c, "ada", "origin", "main:stable").ok(t, "success: 2 landed on stable")
 	c.commit("free", map[string]string{"headgate.yaml": "land: {branches: [main]}\n"})
@@ -199,8 +222,10 @@ func TestEnvironmentsOfAPush(t *testing.T) {
 	h.push(c, "ada", "origin", "main").ok(t,
 		"remote: headgate.yaml no longer names the environment production: what runs there goes on until its removal is approved",
 		"approve hello production", "success: 2 landed")
-	c.commit("nobody", map[string]string{"headgate.yaml": "environments: {staging: {target: services, approvals: {from: releese}}}\n"})
-	h.push(c, "ada", "origin", "main").refused(t, `headgate.yaml:1: approvals of environment "staging" are asked of "releese"`)
+	c.commit(
+		"nobody", map[string]string{"headgate.yaml": "environments: {staging: {target: services, approvals: {from: releese}}}\n"})
+	h.push(c, "ada", "origin", "main").refused(t,
+		`headgate.yaml:1: approvals of environment "staging" are asked of "releese"`)
 }
 
 func TestServerConfigurationIsChecked(t *testing.T) {
@@ -210,13 +235,16 @@ func TestServerConfigurationIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := h.clone(r)
-	c.commit("first", map[string]string{"server.yaml": strings.Replace(serverYAML, "administrators: [ada]", "administrators: [adda]", 1)})
+	c.commit("first", map[string]string{"server.yaml": strings.Replace(serverYAML, "administrators: [ada]",
+		"administrators: [adda]", 1)})
 	h.push(c, "ada", "origin", "main").refused(t, "server.yaml:7:", `did you mean "ada"?`)
 	c.commit("right", map[string]string{"server.yaml": serverYAML})
 	h.push(c, "jun", "origin", "main").refused(t, "no such repository") // administrators only
 	h.push(c, "ada", "origin", "main").ok(t, "success: 1 landed on main")
-	c.commit("narrower", map[string]string{"server.yaml": strings.Replace(serverYAML, "loose: {", "loose: {read: [jun], ", 1)})
-	h.push(c, "ada", "origin", "main").ok(t, "remote: rights of loose: read: jun; write: jun (was read: everyone; write: everyone)", "success: 2 landed")
+	c.commit(
+		"narrower", map[string]string{"server.yaml": strings.Replace(serverYAML, "loose: {", "loose: {read: [jun], ", 1)})
+	h.push(c, "ada", "origin", "main").ok(t,
+		"remote: rights of loose: read: jun; write: jun (was read: everyone; write: everyone)", "success: 2 landed")
 	c.git("rm", "--quiet", "server.yaml")
 	c.commit("gone", map[string]string{"f": "1"})
 	h.push(c, "ada", "origin", "main").refused(t, "server.yaml: is not there")
@@ -235,7 +263,8 @@ func TestPushOptionsAreBounded(t *testing.T) {
 	if h.has(h.loose, commit) {
 		t.Fatal("the refused commit is in the repository")
 	}
-	h.push(c, "ada", "-o", "a;b=c\x1b[31m'$(id)'", "-o", "\xff\xfe", "-o", strings.Repeat("x", 1024), "origin", "main").ok(t)
+	h.push(c, "ada", "-o", "a;b=c\x1b[31m'$(id)'", "-o", "\xff\xfe", "-o", strings.Repeat("x", 1024),
+		"origin", "main").ok(t)
 }
 
 func TestManyRefs(t *testing.T) {
@@ -306,7 +335,8 @@ func TestTreeBombIsRefused(t *testing.T) {
 			top = c.pipe("100644 blob "+blob+"\tbuildspec.yml\n040000 tree "+top+"\t"+where+"\n", "mktree")
 		}
 		commit := c.git("commit-tree", "-p", "HEAD", "-m", "bomb", top)
-		h.push(c, "ada", "origin", commit+":refs/for/main").refused(t, "the tree is larger than this server takes", "holds more than 1000000 entries")
+		h.push(c, "ada", "origin", commit+":refs/for/main").refused(t, "the tree is larger than this server takes",
+			"holds more than 1000000 entries")
 		if h, ok := repo.ParseHash(commit); !ok || c.r.Has(h) {
 			t.Errorf("%s: the commit %s of a refused push is kept", where, commit)
 		}
@@ -351,7 +381,8 @@ func TestQuota(t *testing.T) {
 	}
 	large := c.commit("does not fit", map[string]string{"b": string(noise)})
 	p := h.push(c, "ada", "origin", "HEAD:refs/heads/x")
-	p.refused(t, "small would hold 8", "its quota is 64.0 KiB", "ask an administrator for another quota of small in server.yaml")
+	p.refused(t, "small would hold 8", "its quota is 64.0 KiB",
+		"ask an administrator for another quota of small in server.yaml")
 	if h.has(small, large) {
 		t.Error("it left objects")
 	}
@@ -380,7 +411,8 @@ func TestPlainNames(t *testing.T) {
 			}
 		}
 	}
-	h.push(c, "ada", "-o", "ci.skip", "origin", "HEAD:refs/heads/later").ok(t, `warning: push option "ci.skip" means nothing to headgate`)
+	h.push(c, "ada", "-o", "ci.skip", "origin", "HEAD:refs/heads/later").ok(t,
+		`warning: push option "ci.skip" means nothing to headgate`)
 }
 
 func TestMixedPushes(t *testing.T) {
@@ -406,19 +438,23 @@ func TestMixedPushes(t *testing.T) {
 	h.gate.script = says(gate.Progress{Kind: gate.Refused, At: time.Now(), Reason: "1 test failed"})
 	refused := c.commit("bad", map[string]string{"version": "2"})
 	c.git("tag", "v2")
-	h.push(c, "ada", "origin", "HEAD:main", "v2", before.String()+":refs/heads/elsewhere").refused(t, "main has not landed; push it again when it has")
+	h.push(c, "ada", "origin", "HEAD:main", "v2", before.String()+":refs/heads/elsewhere").refused(t,
+		"main has not landed; push it again when it has")
 	must("refs/heads/main", released)
 	must("refs/tags/v2", repo.Zero)
 	must("refs/heads/elsewhere", before)
-	h.push(c, "ada", "--atomic", "origin", "HEAD:main", refused.String()+":refs/heads/other").refused(t, "main has not landed")
+	h.push(c, "ada", "--atomic", "origin", "HEAD:main", refused.String()+":refs/heads/other").refused(t,
+		"main has not landed")
 	must("refs/heads/other", repo.Zero)
 	h.gate.script = nil
 
 	// One ref that is refused by itself does not refuse the others, unless the push
 	// is atomic.
-	h.push(c, "ada", "origin", before.String()+":refs/heads/fine", before.String()+":refs/heads/-x").refused(t, "is not a valid ref name")
+	h.push(c, "ada", "origin", before.String()+":refs/heads/fine", before.String()+":refs/heads/-x").refused(t,
+		"is not a valid ref name")
 	must("refs/heads/fine", before)
-	h.push(c, "ada", "--atomic", "origin", before.String()+":refs/heads/fine2", before.String()+":refs/heads/-x").refused(t, "atomic push:")
+	h.push(c, "ada", "--atomic", "origin", before.String()+":refs/heads/fine2",
+		before.String()+":refs/heads/-x").refused(t, "atomic push:")
 	must("refs/heads/fine2", repo.Zero)
 
 	// A tag elsewhere has nothing to do with the branch.
@@ -499,7 +535,8 @@ func TestQuotaOfAUser(t *testing.T) {
 	now = now.Add(time.Hour)
 	commit(40 << 10)
 	for range 2 {
-		h.push(c, "sam", "origin", "HEAD:refs/heads/x").refused(t, "sam has brought 4", "this push brings 4", "the quota of sam is 64.0 KiB a day",
+		h.push(c, "sam", "origin", "HEAD:refs/heads/x").refused(t, "sam has brought 4", "this push brings 4",
+			"the quota of sam is 64.0 KiB a day",
 			"push again after 2026-11-25 12:00 UTC, or ask an administrator for another quota of sam in server.yaml")
 	}
 	h.push(c, "jun", "origin", "HEAD:refs/heads/y").ok(t)
@@ -509,5 +546,6 @@ func TestQuotaOfAUser(t *testing.T) {
 	h.push(c, "sam", "origin", "HEAD:refs/heads/x").ok(t)
 	now = now.Add(24 * time.Hour)
 	commit(80 << 10)
-	h.push(c, "sam", "origin", "HEAD:refs/heads/x").refused(t, "sam has brought 0 B in the last 24 hours", "hint: push less, or ask")
+	h.push(c, "sam", "origin", "HEAD:refs/heads/x").refused(t, "sam has brought 0 B in the last 24 hours",
+		"hint: push less, or ask")
 }

@@ -38,11 +38,14 @@ func hash(short string) repo.Hash {
 // own refusal, before it asks us.
 var cases = map[string]func() []string{
 	"01-landed": func() (lines []string) {
-		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, revision: 1, subject: "Show fees before the last step"}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, revision: 1,
+			subject: "Show fees before the last step"}
 		add := func(l []string) { lines = append(lines, l...) }
 		add(n.greeting(at("14:03:41")))
-		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1, Estimate: show.Estimate{LandsAt: at("14:08:02"), LandsBy: at("14:11:00")}}))
-		add(n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 412", Tree: hash("71d0c3e"), Log: "b1"}))
+		add(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:41"), Place: 1,
+			Estimate: show.Estimate{LandsAt: at("14:08:02"), LandsBy: at("14:11:00")}}))
+		add(n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:44"), With: "main + 412",
+			Tree: hash("71d0c3e"), Log: "b1"}))
 		for _, e := range []show.LogEvent{
 			{Kind: "step", Step: 1, Phase: "install", Command: "go mod download"},
 			{Kind: "end", Step: 1, Took: show.Duration(9 * time.Second)},
@@ -57,50 +60,69 @@ var cases = map[string]func() []string{
 			add(n.log(e))
 		}
 		add(n.progress(gate.Progress{Kind: gate.Verdict, At: at("14:07:50"), Tree: hash("71d0c3e")}))
-		add(n.progress(gate.Progress{Kind: gate.Landed, At: at("14:07:53"), Landed: hash("0c51e9d"), FastForward: true, Took: 252 * time.Second, Tree: hash("71d0c3e"),
+		add(n.progress(gate.Progress{Kind: gate.Landed, At: at("14:07:53"), Landed: hash("0c51e9d"), FastForward: true,
+			Took: 252 * time.Second, Tree: hash("71d0c3e"),
 			Release: 188, Details: []string{"green: tree 71d0c3e, 1,851 tests, 1 flaky (TestWebhookRetry)"}}))
-		add(n.released(188, []show.Next{{Environment: "staging", Going: true, URLs: []string{"http://git.tarn.example:8001"}}}))
+		add(
+			n.released(188, []show.Next{{Environment: "staging", Going: true, URLs: []string{"http://git.tarn.example:8001"}}}))
 		return lines
 	},
 	"02-merged": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, greeted: true}
-		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
-			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"), Details: []string{"green: tree 8d11f02, 1,851 tests"},
-				Hint: "main had moved, so a merge landed; git pull fast-forwards"})...)
+		return append(
+			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:05:51"), Place: 1, Reason: "410 landed; 412 is next"}),
+			n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("45f8aed"), Took: 262 * time.Second, Tree: hash("8d11f02"),
+				Details: []string{"green: tree 8d11f02, 1,851 tests"},
+				Hint:    "main had moved, so a merge landed; git pull fast-forwards"})...)
 	},
 	"03-identical-tree": func() []string {
-		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 408, revision: 1, subject: "Cache exchange rates for a minute"}
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 408, revision: 1,
+			subject: "Cache exchange rates for a minute"}
 		lines := n.greeting(at("13:40:00"))
-		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, Reused: true, GreenSince: at("13:32:10"), From: "branch rates", Tree: hash("1")})...)
-		return append(lines, n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("b3c7712"), FastForward: true, Took: 400 * time.Millisecond, Tree: hash("1")})...)
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Verdict, Reused: true, GreenSince: at("13:32:10"),
+			From: "branch rates", Tree: hash("1")})...)
+		return append(lines, n.progress(gate.Progress{Kind: gate.Landed, Landed: hash("b3c7712"), FastForward: true,
+			Took: 400 * time.Millisecond, Tree: hash("1")})...)
 	},
 	"04-refused": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 411, greeted: true}
 		n.log(show.LogEvent{Kind: "step", Step: 3, Phase: "build", Command: "go test ./..."})
 		n.step.opened = true
-		lines := n.log(show.LogEvent{Kind: "out", Line: 1086, Text: `voucher_test.go:88: load "SUMMER-19": pq: relation "voucher_legacy" does not exist`})
+		lines := n.log(show.LogEvent{Kind: "out", Line: 1086,
+			Text: `voucher_test.go:88: load "SUMMER-19": pq: relation "voucher_legacy" does not exist`})
 		lines = append(lines, n.log(show.LogEvent{Kind: "end", Exit: 1, Took: show.Duration(146 * time.Second)})...)
-		lines = append(lines, n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"), Reason: "red; running 1 failed test again, with 411 and without it"})...)
+		lines = append(lines, n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"),
+			Reason: "red; running 1 failed test again, with 411 and without it"})...)
 		p := gate.Progress{Kind: gate.Refused, At: at("14:03:30"), Tip: hash("9f1c2ab"), Log: "b2",
 			Reason: "1 test fails with it and passes without it", Short: "1 test failed",
-			Details: []string{"TestVoucherRoundTrip/legacy_code, voucher/voucher_test.go:88", "with 411: failed 2 of 2; on main + 410 without it: passed"},
-			Hint:    "see it here with: headgate run --failed 411"}
+			Details: []string{"TestVoucherRoundTrip/legacy_code, voucher/voucher_test.go:88",
+				"with 411: failed 2 of 2; on main + 410 without it: passed"},
+			Hint: "see it here with: headgate run --failed 411"}
 		return append(append(lines, n.progress(p)...), "! ("+n.reason(p)+")")
 	},
 	"05-not-yours": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, greeted: true}
-		return append(n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"), Reason: "red; TestClockSkew fails without 412 too: not yours", Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
-			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:40"), Place: 2, Reason: "412 stays at 2 and is tested again behind 410"})...)
+		return append(
+			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:22"),
+				Reason:  "red; TestClockSkew fails without 412 too: not yours",
+				Details: []string{"recorded as broken on main since 9f1c2ab, owner jun"}}),
+			n.progress(gate.Progress{Kind: gate.Queued, At: at("14:03:40"), Place: 2,
+				Reason: "412 stays at 2 and is tested again behind 410"})...)
 	},
 	"06-conflict": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 406, greeted: true}
-		p := gate.Progress{Kind: gate.Conflict, Tip: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC", Short: "conflict with 407 in 7 files",
-			Files: []string{"basket/cart.go", "basket/cart_test.go"}, MoreFiles: 5, Hint: "git pull --rebase origin main, resolve, git push origin main"}
+		p := gate.Progress{Kind: gate.Conflict, Tip: hash("b3c7712"), Reason: "conflicts with 407, which landed at 13:29 UTC",
+			Short: "conflict with 407 in 7 files",
+			Files: []string{"basket/cart.go",
+				"basket/cart_test.go"}, MoreFiles: 5, Hint: "git pull --rebase origin main, resolve, git push origin main"}
 		return append(n.progress(p), "! ("+n.reason(p)+")")
 	},
 	"08-attached": func() []string {
-		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, revision: 1, attached: true, pushed: at("14:03:41")}
-		return append(n.greeting(at("14:05:51")), n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412", Estimate: show.Estimate{LandsAt: at("14:08:00")}})...)
+		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412, revision: 1,
+			attached: true, pushed: at("14:03:41")}
+		return append(n.greeting(at("14:05:51")),
+			n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:51"), With: "main + 410 + 412",
+				Estimate: show.Estimate{LandsAt: at("14:08:00")}})...)
 	},
 	"09-nowait": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 412}
@@ -108,12 +130,14 @@ var cases = map[string]func() []string{
 	},
 	"10-waits-for-a-person": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 415}
-		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true, Reason: "1 approval from owners of db/ (ines, jun)",
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 2, Waits: true,
+			Reason:  "1 approval from owners of db/ (ines, jun)",
 			Details: []string{"builds now, lands once approved; nothing to do for you"}, Hint: "they can: ssh git.tarn.example approve change 415"})
 	},
 	"10-waits-for-the-server": func() []string {
 		n := &reporter{server: exampleServer, repository: "checkout", branch: "main", change: 415, greeted: true}
-		return n.progress(gate.Progress{Kind: gate.Queued, Place: 1, Waits: true, Reason: "the server could not land it, and tries again"})
+		return n.progress(gate.Progress{Kind: gate.Queued, Place: 1, Waits: true,
+			Reason: "the server could not land it, and tries again"})
 	},
 	"11-no-buildspec": func() []string {
 		return noBuildspec(check.Missing{File: "buildspec.yml"}, "hello", exampleServer).lines()
@@ -154,7 +178,8 @@ func TestStepOutputIsBounded(t *testing.T) {
 		t.Fatalf("%q", got)
 	}
 	end := n.log(show.LogEvent{Kind: "end", Step: 1, Exit: 2, Took: show.Duration(time.Second)})
-	if end[0] != "  | ... 780 lines left out" || end[1] != "  | line 981" || end[20] != "  | line 1000" || !strings.HasPrefix(end[21], "  x build: make ...") {
+	if end[0] != "  | ... 780 lines left out" || end[1] != "  | line 981" || end[20] != "  | line 1000" ||
+		!strings.HasPrefix(end[21], "  x build: make ...") {
 		t.Fatalf("%q", end)
 	}
 }
@@ -210,13 +235,15 @@ func TestRedVerdictIsToldOnce(t *testing.T) {
 	if lines := n.progress(red); len(lines) > 0 {
 		t.Fatalf("%q", lines)
 	}
-	lines := n.progress(gate.Progress{Kind: gate.Refused, Reason: red.Reason, Short: red.Reason, Tip: hash("9f1c2ab"), Hint: "fix it"})
+	lines := n.progress(gate.Progress{Kind: gate.Refused, Reason: red.Reason, Short: red.Reason, Tip: hash("9f1c2ab"),
+		Hint: "fix it"})
 	want := []string{`error: 9 refused: build: "make test" exited 2`, "  main stays at 9f1c2ab", "hint: fix it"}
 	if !slices.Equal(lines, want) {
 		t.Fatalf("%q", lines)
 	}
 	n.progress(red)
-	lines = n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:30"), With: "main + 9", Tree: hash("1234567"), Log: "b"})
+	lines = n.progress(gate.Progress{Kind: gate.Building, At: at("14:03:30"), With: "main + 9",
+		Tree: hash("1234567"), Log: "b"})
 	want = []string{`14:03:22 red: build: "make test" exited 2`, "14:03:30 building main + 9, tree 1234567"}
 	if !slices.Equal(lines, want) {
 		t.Fatalf("%q", lines)
@@ -237,7 +264,8 @@ func TestSilentStepIsNamedOnce(t *testing.T) {
 	lines = append(lines, n.log(show.LogEvent{Kind: "out", Step: 1, Line: 2, Text: "done"})...)
 	lines = append(lines, n.log(show.LogEvent{Kind: "end", Step: 1, Took: show.Duration(9 * time.Second)})...)
 	lines = append(lines, n.open()...)
-	want := []string{"  > install: go mod download", "  | done", "  + install: go mod download" + strings.Repeat(" ", 32) + "0:09"}
+	want := []string{"  > install: go mod download", "  | done",
+		"  + install: go mod download" + strings.Repeat(" ", 32) + "0:09"}
 	if !slices.Equal(lines, want) {
 		t.Errorf("%q, want %q", lines, want)
 	}

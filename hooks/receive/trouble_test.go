@@ -80,7 +80,8 @@ func TestInstallHooksLeavesOnlyOurs(t *testing.T) {
 	if err != nil || len(entries) != 3 {
 		t.Fatalf("%v, %v", entries, err)
 	}
-	if err := InstallHooks(dir, filepath.Join(dir, "nothing")); err == nil || !strings.Contains(err.Error(), "pre-receive") {
+	if err := InstallHooks(dir, filepath.Join(dir, "nothing")); err == nil ||
+		!strings.Contains(err.Error(), "pre-receive") {
 		t.Fatal(err)
 	}
 }
@@ -131,8 +132,10 @@ func TestAtomicPushIsAllOrNothing(t *testing.T) {
 		})
 		return time.Now()
 	}
-	out, err := c.command(t.Context(), "push", "--receive-pack="+h.receivePack(env), "--atomic", "origin", second.String()+":refs/heads/a", second.String()+":refs/heads/b").CombinedOutput()
-	pushed{string(out), err}.refused(t, "refs/heads/b moved while you pushed", "(moved meanwhile; fetch first)", "(atomic push: refs/heads/b was refused)")
+	out, err := c.command(t.Context(), "push", "--receive-pack="+h.receivePack(env), "--atomic", "origin",
+		second.String()+":refs/heads/a", second.String()+":refs/heads/b").CombinedOutput()
+	pushed{string(out), err}.refused(t, "refs/heads/b moved while you pushed", "(moved meanwhile; fetch first)",
+		"(atomic push: refs/heads/b was refused)")
 	if h.ref(h.loose, "refs/heads/a") != first || h.ref(h.loose, "refs/heads/b") != other {
 		t.Fatal("a half of the push is there")
 	}
@@ -170,7 +173,8 @@ func TestAtomicPushMovesBack(t *testing.T) {
 			t.Errorf("%s is reported as moved", r.ref)
 		}
 	}
-	for ref, want := range map[string]repo.Hash{"refs/heads/a": first, "refs/heads/x/y": repo.Zero, "refs/heads/x": repo.Zero, "refs/heads/z": repo.Zero} {
+	for ref, want := range map[string]repo.Hash{"refs/heads/a": first, "refs/heads/x/y": repo.Zero,
+		"refs/heads/x": repo.Zero, "refs/heads/z": repo.Zero} {
 		if got := h.ref(h.loose, ref); got != want {
 			t.Errorf("%s is at %s", ref, got)
 		}
@@ -312,7 +316,8 @@ func TestStoppingServerTellsAndKeeps(t *testing.T) {
 	eventually(t, "a still line", func() bool { return strings.Contains(out.String(), "still queued at 1") })
 	h.stop()
 	pushed{out.String(), cmd.Wait()}.refused(t)
-	pushed{out.String(), nil}.says(t, "server restarting; 2 is safe and keeps its place", "hint: to come back in a moment: ", "[remote rejected] main -> main (restarting; 2 still queued)")
+	pushed{out.String(), nil}.says(t, "server restarting; 2 is safe and keeps its place",
+		"hint: to come back in a moment: ", "[remote rejected] main -> main (restarting; 2 still queued)")
 }
 
 type panickingGate struct{ *fakeGate }
@@ -377,7 +382,8 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	end()
-	if answer, exit := h.dialHook(wire.Header{Hook: wire.PreReceive, Token: token(env)}); exit != 1 || !strings.Contains(answer, "not known") {
+	if answer, exit := h.dialHook(wire.Header{Hook: wire.PreReceive, Token: token(env)}); exit != 1 ||
+		!strings.Contains(answer, "not known") {
 		t.Errorf("after the end: exit %d, %q", exit, answer)
 	}
 	info, err := os.Stat(h.listener.path)
@@ -388,7 +394,8 @@ func TestTokens(t *testing.T) {
 
 func TestStrangeQuarantineIsNotEntered(t *testing.T) {
 	h := newHarness(t)
-	for _, path := range []string{h.dir, h.loose.Dir(), filepath.Join(h.loose.Dir(), "objects"), filepath.Join(h.r.Dir(), "objects", "tmp_objdir-x"), "relative"} {
+	for _, path := range []string{h.dir, h.loose.Dir(), filepath.Join(h.loose.Dir(), "objects"),
+		filepath.Join(h.r.Dir(), "objects", "tmp_objdir-x"), "relative"} {
 		if err := os.MkdirAll(filepath.Join(h.r.Dir(), "objects", "tmp_objdir-x"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -461,7 +468,8 @@ func TestProgressEndsWithTheRight(t *testing.T) {
 	w := waiting{make(chan struct{}), make(chan struct{}, 10)}
 	h.listener.Gate = patientGate{h.gate, w}
 	take := make(chan context.CancelCauseFunc, 1)
-	h.listener.Reading = func(ctx context.Context, who access.Identity, repository string) (context.Context, context.CancelFunc) {
+	h.listener.Reading = func(ctx context.Context, who access.Identity, repository string) (context.Context,
+		context.CancelFunc) {
 		if who.User != "ada" || repository != "hello" {
 			t.Errorf("asked for %s, %s", who.User, repository)
 		}
@@ -480,5 +488,6 @@ func TestProgressEndsWithTheRight(t *testing.T) {
 	<-h.gate.events
 	(<-take)(&show.Error{Kind: show.Forbidden, What: "you may not read this any more", Hint: "ask"})
 	pushed{out.String(), cmd.Wait()}.refused(t)
-	pushed{out.String(), nil}.says(t, "error: you may not read this any more", "hint: ask", "[remote rejected] main -> main (you may not read this any more)")
+	pushed{out.String(), nil}.says(t, "error: you may not read this any more", "hint: ask",
+		"[remote rejected] main -> main (you may not read this any more)")
 }

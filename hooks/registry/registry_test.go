@@ -70,7 +70,8 @@ func newHarness(t *testing.T) *harness {
 		h.books[name] = release.Of(r)
 	}
 
-	git := &transport.Transport{Store: repos, Access: func() *access.Config { return config }, Log: slog.New(slog.DiscardHandler)}
+	git := &transport.Transport{Store: repos, Access: func() *access.Config { return config },
+		Log: slog.New(slog.DiscardHandler)}
 	g := &Registry{
 		Tokens: &transport.Tokens{
 			Access: git.Access,
@@ -91,7 +92,8 @@ func newHarness(t *testing.T) *harness {
 		},
 		Log: git.Log,
 	}
-	h.Server = httptest.NewServer(g.Before(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "next") })))
+	h.Server = httptest.NewServer(
+		g.Before(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "next") })))
 	t.Cleanup(h.Close)
 	return h
 }
@@ -169,7 +171,8 @@ func TestPull(t *testing.T) {
 	h := newHarness(t)
 	first, second := h.release("hello", "one"), h.release("hello", "two")
 
-	for tag, want := range map[string]string{"1": first, "2": second, "latest": second, "production": first, first: first} {
+	for tag, want := range map[string]string{"1": first, "2": second, "latest": second, "production": first,
+		first: first} {
 		resp, body := h.ask("ada", "GET", "/v2/hello/web/manifests/"+tag)
 		if resp.StatusCode != 200 || resp.Header.Get("Docker-Content-Digest") != want ||
 			resp.Header.Get("Content-Type") != "application/vnd.oci.image.manifest.v1+json" {
@@ -183,7 +186,8 @@ func TestPull(t *testing.T) {
 		if head.StatusCode != 200 || empty != "" || head.ContentLength != int64(len(body)) {
 			t.Errorf("HEAD of %s: %s, %d bytes", tag, head.Status, head.ContentLength)
 		}
-		if again, _ := h.ask("ada", "GET", "/v2/hello/web/manifests/"+tag, "If-None-Match", resp.Header.Get("ETag")); again.StatusCode != 304 {
+		if again, _ := h.ask("ada", "GET", "/v2/hello/web/manifests/"+tag, "If-None-Match",
+			resp.Header.Get("ETag")); again.StatusCode != 304 {
 			t.Errorf("%s again: %s", tag, again.Status)
 		}
 	}
@@ -197,7 +201,8 @@ func TestPull(t *testing.T) {
 	if resp.StatusCode != 200 || int64(len(whole)) != layer.Size {
 		t.Fatalf("%s, %d bytes of %d", resp.Status, len(whole), layer.Size)
 	}
-	if resp, rest := h.ask("ada", "GET", "/v2/hello/web/blobs/"+layer.Digest, "Range", "bytes=10-"); resp.StatusCode != 206 || rest != whole[10:] {
+	if resp, rest := h.ask("ada", "GET", "/v2/hello/web/blobs/"+layer.Digest, "Range",
+		"bytes=10-"); resp.StatusCode != 206 || rest != whole[10:] {
 		t.Errorf("a range: %s", resp.Status)
 	}
 

@@ -48,7 +48,8 @@ func landing(t *testing.T, r *repo.Repository, message string) Landing {
 		Branch: "main", Commit: c, Subject: message, Changes: []int{7}, By: "ada", AlsoBy: []string{"jun"}, At: noon,
 		Verdict: verdict.Verdict{
 			Result: verdict.Green, Key: "sha256:k", Buildspec: "buildspec.yml", Image: "host", Log: "l", LogDigest: "d",
-			Artifacts: []verdict.Artifact{{Name: "app", Digest: "sha256:" + strings.Repeat("a", 64), Size: 3}}, Started: noon, Finished: noon,
+			Artifacts: []verdict.Artifact{{Name: "app", Digest: "sha256:" + strings.Repeat("a", 64), Size: 3}}, Started: noon,
+			Finished: noon,
 		},
 	}
 }
@@ -75,7 +76,8 @@ func TestReleasesAreNumberedAndVerify(t *testing.T) {
 		t.Fatalf("%d, %v", len(list), err)
 	}
 	rel := list[1]
-	if rel.Branch != "main" || rel.By != "ada" || rel.AlsoBy[0] != "jun" || rel.Changes[0] != 7 || rel.Artifacts[0].Name != "app" || rel.Verdict.Key != "sha256:k" || !rel.Manifest.At.Equal(noon) {
+	if rel.Branch != "main" || rel.By != "ada" || rel.AlsoBy[0] != "jun" || rel.Changes[0] != 7 ||
+		rel.Artifacts[0].Name != "app" || rel.Verdict.Key != "sha256:k" || !rel.Manifest.At.Equal(noon) {
 		t.Fatalf("%+v", rel)
 	}
 	if err := rel.Verify(r, signers); err != nil {
@@ -149,7 +151,8 @@ func TestGitReadsTheTag(t *testing.T) {
 	if err := os.WriteFile(signers, []byte(r.Signer().AllowedSigners()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("git", "--git-dir="+r.Dir(), "-c", "gpg.format=ssh", "-c", "gpg.ssh.allowedSignersFile="+signers, "verify-tag", rel.Tag.String())
+	cmd := exec.Command("git", "--git-dir="+r.Dir(), "-c", "gpg.format=ssh", "-c", "gpg.ssh.allowedSignersFile="+signers,
+		"verify-tag", rel.Tag.String())
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Good") {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -181,10 +184,15 @@ func TestForgeriesDoNotVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &Envelope{payloadType, base64.StdEncoding.EncodeToString(payload), []Signature{{"", base64.StdEncoding.EncodeToString(sig)}}}
+		return &Envelope{payloadType, base64.StdEncoding.EncodeToString(payload),
+			[]Signature{{"", base64.StdEncoding.EncodeToString(sig)}}}
 	}
 	for name, forge := range map[string]func(m *Manifest) (tagName string){
-		"another artifact":      func(m *Manifest) string { m.Artifacts[0].Digest = "sha256:" + strings.Repeat("b", 64); return "" },
+		"another artifact": func(m *Manifest) string {
+			m.Artifacts[0].Digest = "sha256:" +
+				strings.Repeat("b", 64)
+			return ""
+		},
 		"one artifact more":     func(m *Manifest) string { m.Artifacts = append(m.Artifacts, m.Artifacts[0]); return "" },
 		"no artifact":           func(m *Manifest) string { m.Artifacts = nil; return "" },
 		"another tree":          func(m *Manifest) string { m.Tree = strings.Repeat("1", 40); return "" },

@@ -62,7 +62,8 @@ func TestNext(t *testing.T) {
 		{"behind the jump", "*/30 * * * *", "Europe/Prague", "2026-03-29T01:00:00Z", "2026-03-29T01:30:00Z"},
 		{"twice: the first", "30 2 * * *", "Europe/Prague", "2026-10-24T12:00:00Z", "2026-10-25T00:30:00Z"},
 		{"twice: not the second", "30 2 * * *", "Europe/Prague", "2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"},
-		{"twice: not the second, asked in between", "30 2 * * *", "Europe/Prague", "2026-10-25T01:10:00Z", "2026-10-26T01:30:00Z"},
+		{"twice: not the second, asked in between", "30 2 * * *", "Europe/Prague", "2026-10-25T01:10:00Z",
+			"2026-10-26T01:30:00Z"},
 		{"hourly in autumn", "30 * * * *", "Europe/Prague", "2026-10-25T00:30:00Z", "2026-10-25T02:30:00Z"},
 
 		// Lord Howe's clock moves by half an hour: 02:00 to 02:30 is skipped on 2026-10-04.
@@ -78,7 +79,8 @@ func TestNext(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := s.Next(at(t, tt.after)); !got.Equal(at(t, tt.want)) {
-			t.Errorf("%s: %q in %q after %s is %s, want %s", tt.name, tt.expression, tt.zone, tt.after, got.UTC().Format(time.RFC3339), tt.want)
+			t.Errorf("%s: %q in %q after %s is %s, want %s", tt.name, tt.expression, tt.zone, tt.after,
+				got.UTC().Format(time.RFC3339), tt.want)
 		}
 	}
 }
@@ -105,17 +107,26 @@ func TestDue(t *testing.T) {
 		next    string // "" for never
 	}{
 		{"nothing declared", nil, "2026-11-28T03:00:00Z", "", ""},
-		{"not yet", []Entry{{"n", nightly, at(t, "2026-11-27T12:00:00Z")}}, "2026-11-28T02:59:59Z", "", "2026-11-28T03:00:00Z"},
-		{"now", []Entry{{"n", nightly, at(t, "2026-11-27T12:00:00Z")}}, "2026-11-28T03:00:00Z", "n 2026-11-28T03:00:00Z", "2026-11-29T03:00:00Z"},
-		{"it ran", []Entry{{"n", nightly, at(t, "2026-11-28T03:00:00Z")}}, "2026-11-28T03:00:00Z", "", "2026-11-29T03:00:00Z"},
-		{"missed once", []Entry{{"n", nightly, at(t, "2026-11-27T03:00:00Z")}}, "2026-11-28T09:12:00Z", "n 2026-11-28T03:00:00Z", "2026-11-29T03:00:00Z"},
-		{"missed for a month: once", []Entry{{"n", nightly, at(t, "2026-10-27T03:00:00Z")}}, "2026-11-28T09:12:00Z", "n 2026-11-28T03:00:00Z late", "2026-11-29T03:00:00Z"},
-		{"missed for years: once", []Entry{{"m", minutely, at(t, "2016-10-27T03:00:00Z")}}, "2026-11-28T09:12:30Z", "m 2026-11-28T09:12:00Z late", "2026-11-28T09:13:00Z"},
-		{"an interval", []Entry{{"e", every, at(t, "2026-11-28T03:10:00Z")}}, "2026-11-28T06:20:00Z", "e 2026-11-28T06:10:00Z late", "2026-11-28T07:20:00Z"},
-		{"the clock was set back", []Entry{{"n", nightly, at(t, "2026-11-28T03:00:00Z")}}, "2026-11-26T12:00:00Z", "", "2026-11-29T03:00:00Z"},
+		{"not yet", []Entry{{"n", nightly, at(t, "2026-11-27T12:00:00Z")}}, "2026-11-28T02:59:59Z", "",
+			"2026-11-28T03:00:00Z"},
+		{"now", []Entry{{"n", nightly, at(t, "2026-11-27T12:00:00Z")}}, "2026-11-28T03:00:00Z", "n 2026-11-28T03:00:00Z",
+			"2026-11-29T03:00:00Z"},
+		{"it ran", []Entry{{"n", nightly, at(t, "2026-11-28T03:00:00Z")}}, "2026-11-28T03:00:00Z", "",
+			"2026-11-29T03:00:00Z"},
+		{"missed once", []Entry{{"n", nightly, at(t, "2026-11-27T03:00:00Z")}}, "2026-11-28T09:12:00Z",
+			"n 2026-11-28T03:00:00Z", "2026-11-29T03:00:00Z"},
+		{"missed for a month: once", []Entry{{"n", nightly, at(t, "2026-10-27T03:00:00Z")}}, "2026-11-28T09:12:00Z",
+			"n 2026-11-28T03:00:00Z late", "2026-11-29T03:00:00Z"},
+		{"missed for years: once", []Entry{{"m", minutely, at(t, "2016-10-27T03:00:00Z")}}, "2026-11-28T09:12:30Z",
+			"m 2026-11-28T09:12:00Z late", "2026-11-28T09:13:00Z"},
+		{"an interval", []Entry{{"e", every, at(t, "2026-11-28T03:10:00Z")}}, "2026-11-28T06:20:00Z",
+			"e 2026-11-28T06:10:00Z late", "2026-11-28T07:20:00Z"},
+		{"the clock was set back", []Entry{{"n", nightly, at(t, "2026-11-28T03:00:00Z")}}, "2026-11-26T12:00:00Z", "",
+			"2026-11-29T03:00:00Z"},
 		{
 			"in order of time",
-			[]Entry{{"n", nightly, at(t, "2026-11-27T12:00:00Z")}, {"m", minutely, at(t, "2026-11-28T04:00:00Z")}, {"a", nightly, at(t, "2026-11-27T12:00:00Z")}},
+			[]Entry{{"n", nightly, at(t, "2026-11-27T12:00:00Z")}, {"m", minutely, at(t, "2026-11-28T04:00:00Z")},
+				{"a", nightly, at(t, "2026-11-27T12:00:00Z")}},
 			"2026-11-28T04:01:00Z",
 			"a 2026-11-28T03:00:00Z, n 2026-11-28T03:00:00Z, m 2026-11-28T04:01:00Z",
 			"2026-11-28T04:02:00Z",
@@ -155,7 +166,8 @@ func TestDueProperties(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		start := time.Date(2026, time.Month(rapid.IntRange(1, 12).Draw(t, "month")), rapid.IntRange(1, 31).Draw(t, "day"), 0, 0, 0, 0, time.UTC)
+		start := time.Date(2026, time.Month(rapid.IntRange(1, 12).Draw(t, "month")), rapid.IntRange(1, 31).Draw(t, "day"), 0,
+			0, 0, 0, time.UTC)
 		now, since := start, start
 		var ran []time.Time
 		for range rapid.IntRange(1, 60).Draw(t, "looks") {

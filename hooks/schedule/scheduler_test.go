@@ -99,7 +99,8 @@ func (b *builder) build(ctx context.Context, j gate.Job, started func()) (gate.R
 		}
 	}
 	if red {
-		return gate.Result{Reason: `build: "make soak" exited 2`, Phase: "build", Command: "make soak", Exit: 2, LogLine: 9, LogDigest: "sha256:0"}, nil
+		return gate.Result{Reason: `build: "make soak" exited 2`, Phase: "build", Command: "make soak", Exit: 2, LogLine: 9,
+			LogDigest: "sha256:0"}, nil
 	}
 	return gate.Result{Green: true, LogDigest: "sha256:1"}, nil
 }
@@ -136,7 +137,8 @@ func (w *harness) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.store, _, err = repo.OpenStore(filepath.Join(w.dir, "repositories"), filepath.Join(w.dir, "hooks"), signer); err != nil {
+	if w.store, _, err = repo.OpenStore(filepath.Join(w.dir, "repositories"), filepath.Join(w.dir, "hooks"),
+		signer); err != nil {
 		w.t.Fatal(err)
 	}
 	if w.r, err = w.store.Create(w.t.Context(), "hello"); err != nil {
@@ -290,7 +292,8 @@ func TestRunsWhenDue(t *testing.T) {
 	w.until("nightly", "declared, due 2026-11-29T03:00:00Z, ended green")
 
 	j := w.build.jobs[0]
-	if tree, _ := w.r.TreeOf(tip); j.Candidate != tip || j.Tree != tree || j.Buildspec != "buildspec.yml" || j.By != "schedule/nightly" || j.Network {
+	if tree, _ := w.r.TreeOf(tip); j.Candidate != tip || j.Tree != tree || j.Buildspec != "buildspec.yml" ||
+		j.By != "schedule/nightly" || j.Network {
 		t.Errorf("%+v", j)
 	}
 	// The history is signed, and holds what was built.
@@ -358,7 +361,8 @@ func TestCutOffRunsAgain(t *testing.T) {
 	w.clock.set(at(t, "2026-11-29T05:00:00Z"))
 	w.start()
 	w.until("nightly", "declared, due 2026-11-29T03:00:00Z, ended green")
-	if w.build.ran() != 2 || w.build.jobs[0].Candidate != w.build.jobs[1].Candidate || w.build.jobs[0].Log == w.build.jobs[1].Log {
+	if w.build.ran() != 2 || w.build.jobs[0].Candidate != w.build.jobs[1].Candidate ||
+		w.build.jobs[0].Log == w.build.jobs[1].Log {
 		t.Errorf("%+v", w.build.jobs)
 	}
 }
@@ -448,7 +452,8 @@ func TestDeclaredOtherwise(t *testing.T) {
 func TestFailures(t *testing.T) {
 	w := newHarness(t)
 	w.build.red = true
-	w.declare("- {name: red, cron: '@yearly'}\n- {name: nowhere, cron: '@yearly', on: next}\n- {name: broken, cron: '@yearly'}\n")
+	w.declare(
+		"- {name: red, cron: '@yearly'}\n- {name: nowhere, cron: '@yearly', on: next}\n- {name: broken, cron: '@yearly'}\n")
 	for _, name := range []string{"red", "nowhere"} {
 		if _, err := w.s.Start(t.Context(), "hello", name, "ada"); err != nil {
 			t.Fatal(err)
@@ -456,7 +461,8 @@ func TestFailures(t *testing.T) {
 		w.until(name, "declared, due 2026-11-28T12:00:00Z, ended failed")
 	}
 	st, err := w.s.Status("hello", "red")
-	if b := st.Builds[0]; err != nil || b.Reason != `build: "make soak" exited 2` || b.Command != "make soak" || b.Exit != 2 || b.LogLine != 9 || b.Log != "sha256:0" {
+	if b := st.Builds[0]; err != nil || b.Reason != `build: "make soak" exited 2` || b.Command != "make soak" ||
+		b.Exit != 2 || b.LogLine != 9 || b.Log != "sha256:0" {
 		t.Errorf("%+v %v", b, err)
 	}
 	if st, err = w.s.Status("hello", "nowhere"); err != nil || st.Builds[0].Reason != "there is no branch next" {
@@ -480,7 +486,8 @@ func TestFailures(t *testing.T) {
 		}
 	}
 	w.until("broken", "declared, due "+w.dueOf("broken")+", ended failed")
-	if st, err = w.s.Status("hello", "broken"); err != nil || !strings.HasPrefix(st.Builds[0].Reason, "the build could not run: the server's log says why under hello-schedule-broken-1-") {
+	if st, err = w.s.Status("hello", "broken"); err != nil || !strings.HasPrefix(st.Builds[0].Reason,
+		"the build could not run: the server's log says why under hello-schedule-broken-1-") {
 		t.Errorf("%+v %v", st, err)
 	}
 }

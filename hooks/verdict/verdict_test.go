@@ -32,7 +32,8 @@ func testRepository(t *testing.T) *repo.Repository {
 var at = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func TestKeyIsOfEverythingThatMatters(t *testing.T) {
-	in := Inputs{Tree: repo.Blob([]byte("t")).Hash(), Buildspec: "buildspec.yml", Blob: repo.Blob([]byte("b")).Hash(), Image: "host"}
+	in := Inputs{Tree: repo.Blob([]byte("t")).Hash(), Buildspec: "buildspec.yml",
+		Blob: repo.Blob([]byte("b")).Hash(), Image: "host"}
 	seen := map[string]string{in.Key(): "itself"}
 	for name, change := range map[string]func(in *Inputs){
 		"tree":      func(in *Inputs) { in.Tree = in.Blob },
@@ -62,7 +63,8 @@ func TestGreenIsFinal(t *testing.T) {
 	tree := repo.Blob([]byte("t")).Hash()
 	note := func(result Result, key string, change int) {
 		t.Helper()
-		if err := Note(t.Context(), r, tree, Verdict{Result: result, Key: key, Change: change, Revision: 1, Finished: at}); err != nil {
+		if err := Note(t.Context(), r, tree,
+			Verdict{Result: result, Key: key, Change: change, Revision: 1, Finished: at}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +73,8 @@ func TestGreenIsFinal(t *testing.T) {
 	note(Red, "k", 2)
 	note(Green, "other", 2)
 	vs, err := On(r, tree)
-	if err != nil || len(vs) != 3 || vs.Of("k").Change != 2 || vs.RedFor("k", 1, 1) == nil || vs.RedFor("k", 3, 1) != nil || vs.Of("none") != nil {
+	if err != nil || len(vs) != 3 || vs.Of("k").Change != 2 || vs.RedFor("k", 1, 1) == nil ||
+		vs.RedFor("k", 3, 1) != nil || vs.Of("none") != nil {
 		t.Fatalf("%+v, %v", vs, err)
 	}
 	note(Green, "k", 3)

@@ -65,10 +65,12 @@ func TestExec(t *testing.T) {
 	// It ends with whoever wants it, and says why it is not run.
 	taken := errors.New("the right was taken")
 	ctx, take := context.WithCancelCause(t.Context())
-	if _, err := run(ctx, "echo; sleep 4321", tty.Streams{Out: takes{take, taken}, Err: io.Discard}); !errors.Is(err, taken) {
+	if _, err := run(ctx, "echo; sleep 4321",
+		tty.Streams{Out: takes{take, taken}, Err: io.Discard}); !errors.Is(err, taken) {
 		t.Errorf("it ended with %v", err)
 	}
-	_, err = l.Target.Exec(t.Context(), hello, target.Exec{Unit: "wob", Streams: tty.Streams{Out: io.Discard, Err: io.Discard}})
+	_, err = l.Target.Exec(t.Context(), hello,
+		target.Exec{Unit: "wob", Streams: tty.Streams{Out: io.Discard, Err: io.Discard}})
 	var refused target.Refusal
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "there is web") {
 		t.Errorf("another service: %v", err)
@@ -105,7 +107,8 @@ func TestHostileFrames(t *testing.T) {
 		}
 		body := `{"repository": "hello", "environment": "staging", "application": "hello", "unit": "web", "input": true, ` +
 			`"terminal": "dumb", "command": ["sleep", "4321"], "by": "ada"}`
-		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: %d\r\n\r\n%s",
+		fmt.Fprintf(
+			conn, "POST %s HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: %d\r\n\r\n%s",
 			pathExec, execProtocol, len(body), body)
 		if _, err := conn.Write(said); err != nil {
 			t.Fatal(err)

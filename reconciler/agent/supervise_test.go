@@ -259,7 +259,8 @@ func TestKilledAll(t *testing.T) {
 	p.start()
 	p.await("as declared again", func(o target.Observed) bool {
 		now := pids(o)
-		return o.State == target.Healthy && len(now) == 2 && slices.Contains(now, pids(before)[1]) && !slices.Contains(now, pids(before)[0])
+		return o.State == target.Healthy && len(now) == 2 && slices.Contains(now, pids(before)[1]) &&
+			!slices.Contains(now, pids(before)[0])
 	})
 }
 
@@ -267,7 +268,8 @@ func TestKilledAll(t *testing.T) {
 func TestTwoAgents(t *testing.T) {
 	p := newProcess(t)
 	s := &Supervisor{Dir: p.client.Dir, Log: slog.New(slog.DiscardHandler)}
-	if err := s.Run(t.Context()); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), fmt.Sprint(p.cmd.Process.Pid)) {
+	if err := s.Run(t.Context()); !errors.Is(err, ErrHeld) ||
+		!strings.Contains(err.Error(), fmt.Sprint(p.cmd.Process.Pid)) {
 		t.Errorf("%v", err)
 	}
 	if _, err := p.client.Hello(t.Context()); err != nil {

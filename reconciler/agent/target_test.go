@@ -245,7 +245,8 @@ func TestSilentAgentIsUnknown(t *testing.T) {
 	before := l.healthy(1)
 	l.cut()
 	o := l.await("unknown", func(o target.Observed) bool { return o.State == target.Unknown })
-	if !strings.Contains(o.Message, "nothing is heard of the agent") || o.Commit != "c1" || o.Units[0].URL != before.Units[0].URL {
+	if !strings.Contains(o.Message, "nothing is heard of the agent") || o.Commit != "c1" ||
+		o.Units[0].URL != before.Units[0].URL {
 		t.Errorf("%+v", o)
 	}
 	l.Target.Converge(declared(2, 1))
@@ -287,7 +288,8 @@ func TestSecretsAreTold(t *testing.T) {
 	}
 	l.run()
 	d := declared(1, 1)
-	d.Files = target.Files{"compose.yaml": []byte(strings.Replace(web, "x-headgate: {", "x-headgate: {secrets: {TOKEN: token, LATE: late}, ", 1))}
+	d.Files = target.Files{"compose.yaml": []byte(strings.Replace(web, "x-headgate: {",
+		"x-headgate: {secrets: {TOKEN: token, LATE: late}, ", 1))}
 	l.Target.Converge(d)
 	o := l.await("failed", func(o target.Observed) bool { return o.State == target.Failed })
 	if o.Reason != target.ReasonSecretMissing || !strings.Contains(o.Message, "secret set hello:late") {
@@ -388,9 +390,10 @@ func TestLogs(t *testing.T) {
 // TestHostileTalk: nothing that is said to an agent ends it.
 func TestHostileTalk(t *testing.T) {
 	l := newLine(t)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return l.Target.Dial(ctx)
-	}}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return l.Target.Dial(ctx)
+		}}}
 	for _, c := range []struct {
 		method, path, body string
 		status             int

@@ -59,7 +59,8 @@ func TestUnknownHostKeyIsToldNothing(t *testing.T) {
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed)
 	dir := filepath.Join(t.TempDir(), "agent")
-	_, err = Join(context.Background(), dir, l.Addr().String(), "SHA256:of-the-true-server", Keys{Signing: "SHA256:x"}, "web-1", enrolment.Prefix+base64.RawURLEncoding.EncodeToString(seed))
+	_, err = Join(context.Background(), dir, l.Addr().String(), "SHA256:of-the-true-server", Keys{Signing: "SHA256:x"},
+		"web-1", enrolment.Prefix+base64.RawURLEncoding.EncodeToString(seed))
 	if err == nil || !strings.Contains(err.Error(), "and not the pinned SHA256:of-the-true-server") {
 		t.Error(err)
 	}
@@ -80,7 +81,8 @@ func TestUnknownHostKeyIsToldNothing(t *testing.T) {
 
 func TestOpenUplink(t *testing.T) {
 	dir := t.TempDir()
-	for _, text := range []string{"", "{", `{"version":2,"server":"a:1","host_key":"SHA256:x"}`, `{"version":1,"server":"a:1"}`} {
+	for _, text := range []string{"", "{", `{"version":2,"server":"a:1","host_key":"SHA256:x"}`,
+		`{"version":1,"server":"a:1"}`} {
 		if err := os.WriteFile(filepath.Join(dir, uplinkName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -93,10 +95,12 @@ func TestOpenUplink(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := OpenUplink(dir)
-	if err != nil || again.Server != u.Server || again.HostKey != u.HostKey || again.Name != u.Name || again.Key == nil || !again.Keys.Equal(u.Keys) {
+	if err != nil || again.Server != u.Server || again.HostKey != u.HostKey || again.Name != u.Name || again.Key == nil ||
+		!again.Keys.Equal(u.Keys) {
 		t.Errorf("%+v %v", again, err)
 	}
-	if _, err := Join(context.Background(), dir, "b:1", "SHA256:y", Keys{Signing: "SHA256:x"}, "web-2", enrolment.Prefix+strings.Repeat("A", 43)); !errors.Is(err, ErrJoined) {
+	if _, err := Join(context.Background(), dir, "b:1", "SHA256:y", Keys{Signing: "SHA256:x"}, "web-2",
+		enrolment.Prefix+strings.Repeat("A", 43)); !errors.Is(err, ErrJoined) {
 		t.Errorf("it joins a second server: %v", err)
 	}
 }
@@ -129,7 +133,8 @@ func TestTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds("SHA256:i", "SHA256:v")
-	for text, want := range map[string]bool{"SHA256:a": true, "SHA256:a,SHA256:b": true, "": false, "SHA256:a,": false, "a": false} {
+	for text, want := range map[string]bool{"SHA256:a": true, "SHA256:a,SHA256:b": true, "": false,
+		"SHA256:a,": false, "a": false} {
 		if k, err := ParseKeys(text); (err == nil) != want || want && k.String() != text {
 			t.Errorf("%q: %+v %v", text, k, err)
 		}
@@ -194,7 +199,8 @@ func TestUnprovenIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	served := make(chan struct{})
-	s := &http.Server{Handler: &Handler{Engine: engine, Hello: func() Hello { return Hello{Unproven: w.Refused()} }, Prove: w.Verify, Log: w.Log}}
+	s := &http.Server{Handler: &Handler{Engine: engine, Hello: func() Hello { return Hello{Unproven: w.Refused()} },
+		Prove: w.Verify, Log: w.Log}}
 	go func() {
 		_ = s.Serve(l) // until it is closed
 		close(served)
@@ -263,7 +269,8 @@ func TestUnprovenIsRefused(t *testing.T) {
 	bare := &Target{Dial: link.Dial}
 	bare.init()
 	defer bare.client.CloseIdleConnections()
-	if _, err := bare.call(ctx, http.MethodPut, pathDeclared, target.Declared{Key: k, Commit: "bare", Sequence: 9}); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := bare.call(ctx, http.MethodPut, pathDeclared,
+		target.Declared{Key: k, Commit: "bare", Sequence: 9}); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("a bare declaration: %v", err)
 	}
 	if len(engine.took) > 0 {

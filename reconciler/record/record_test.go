@@ -65,7 +65,8 @@ func drawn(t *rapid.T, tree repo.Hash) Promotion {
 		p.Replaces = hashOf("before")
 	}
 	for i := range rapid.IntRange(0, 3).Draw(t, "approvals") {
-		a := Approval{User: fmt.Sprintf("ada%d", i), Email: "ada@example.com", Tree: tree, At: moment("at"), Via: "ssh", Why: oneLine("why")}
+		a := Approval{User: fmt.Sprintf("ada%d", i), Email: "ada@example.com", Tree: tree, At: moment("at"), Via: "ssh",
+			Why: oneLine("why")}
 		if !a.Written() {
 			t.Fatalf("cannot be written: %+v", a)
 		}
@@ -115,7 +116,8 @@ func TestMessage(t *testing.T) {
 	}
 	replacer := strings.NewReplacer(
 		hashOf("source").String(), "SOURCE", hashOf("source").String()[:7], "SOURCE7", hashOf("up").String(), "UP",
-		hashOf("before").String(), "BEFORE", hashOf("d").String(), "DECISION", hashOf("d").String()[:7], "DECISION7", tree.String(), "TREE")
+		hashOf("before").String(), "BEFORE", hashOf("d").String(), "DECISION", hashOf(
+			"d").String()[:7], "DECISION7", tree.String(), "TREE")
 	want := `promote web to production: release 3 (SOURCE7)
 
 Say it louder
@@ -292,7 +294,8 @@ func TestOutcomeReadsBack(t *testing.T) {
 // TestCoversTheNewest: a note names newer releases, and slips in it name none.
 func TestCoversTheNewest(t *testing.T) {
 	source := hashOf("source")
-	o := Outcome{}.WithCover(Covered{5, hashOf("five").String()}).WithCover(Covered{4, hashOf("four").String()}).WithCover(Covered{9, "nine"})
+	o := Outcome{}.WithCover(Covered{5, hashOf("five").String()}).WithCover(Covered{4,
+		hashOf("four").String()}).WithCover(Covered{9, "nine"})
 	if n, h := o.Newest(3, source); n != 5 || h != hashOf("five") {
 		t.Errorf("covers %d, %s", n, h)
 	}
@@ -306,7 +309,8 @@ func TestCoversTheNewest(t *testing.T) {
 // that it reads the same.
 func FuzzPromotion(f *testing.F) {
 	tree := hashOf("tree")
-	p := Promotion{ID: "p-1", Release: 1, Source: hashOf("s"), Approvals: []Approval{{User: "ada", Tree: tree, At: noon, Via: "ssh"}}}
+	p := Promotion{ID: "p-1", Release: 1, Source: hashOf("s"),
+		Approvals: []Approval{{User: "ada", Tree: tree, At: noon, Via: "ssh"}}}
 	f.Add(p.Message("hello", "staging"))
 	p.Approvals, p.Rollback = nil, &Rollback{Of: hashOf("of"), Restores: hashOf("r"), By: "jun", Reason: "slow"}
 	f.Add(p.Message("hello", "staging"))
@@ -399,7 +403,8 @@ func TestTreesReadBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, err := ManifestOf(r, tree, "web")
-	want := Manifest{Release: 1, Commit: commit.String(), Tree: source.String(), Change: 4, Artifacts: map[string]string{"web": "sha256:aa"}}
+	want := Manifest{Release: 1, Commit: commit.String(), Tree: source.String(), Change: 4,
+		Artifacts: map[string]string{"web": "sha256:aa"}}
 	if err != nil || !reflect.DeepEqual(m, want) {
 		t.Fatalf("manifest %+v, %v", m, err)
 	}
@@ -410,7 +415,8 @@ func TestTreesReadBack(t *testing.T) {
 		t.Fatalf("the other application: %q, %v", other, err)
 	}
 
-	if same, err := SameContent(r, tree, "web", Release{Number: 2, Commit: commit, Artifacts: rel.Artifacts}, "deploy"); !same || err != nil {
+	if same, err := SameContent(r, tree, "web", Release{Number: 2, Commit: commit, Artifacts: rel.Artifacts},
+		"deploy"); !same || err != nil {
 		t.Fatalf("same: %t, %v", same, err)
 	}
 	if same, err := SameContent(r, tree, "web", Release{Number: 2, Commit: commit}, "deploy"); same || err != nil {

@@ -95,7 +95,8 @@ func (p *plane) start() error {
 		return err
 	}
 	sa, tokens := filepath.Join(p.dir, "sa.key"), filepath.Join(p.dir, "tokens.csv")
-	if err := os.WriteFile(sa, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}), 0o600); err != nil {
+	if err := os.WriteFile(sa, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+		Bytes: x509.MarshalPKCS1PrivateKey(key)}), 0o600); err != nil {
 		return err
 	}
 	if err := os.WriteFile(tokens, []byte("admin,admin,admin,\"system:masters\"\n"), 0o600); err != nil {
@@ -108,12 +109,15 @@ func (p *plane) start() error {
 		}
 	}
 	client, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-	p.etcd, err = p.run(etcd, "--data-dir", filepath.Join(p.dir, "etcd"), "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync")
+	p.etcd, err = p.run(etcd, "--data-dir", filepath.Join(p.dir, "etcd"), "--listen-client-urls", client,
+		"--advertise-client-urls", client,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+
+			peer, "--unsafe-no-fsync")
 	if err != nil {
 		return err
 	}
-	p.api, err = p.run(api, "--etcd-servers="+client, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[2]),
+	p.api, err = p.run(api, "--etcd-servers="+client, "--bind-address=127.0.0.1",
+		fmt.Sprintf("--secure-port=%d", ports[2]),
 		"--cert-dir="+filepath.Join(p.dir, "certs"), "--service-cluster-ip-range=10.0.0.0/24",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-signing-key-file="+sa,
 		"--service-account-key-file="+sa, "--authorization-mode=RBAC", "--token-auth-file="+tokens,
@@ -182,7 +186,8 @@ func (p *plane) client(t *testing.T) dynamic.Interface {
 func (p *plane) namespace(t *testing.T, what string) string {
 	t.Helper()
 	name := fmt.Sprintf("%s-%d", what, made.Add(1))
-	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name}}}
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace",
+		"metadata": map[string]any{"name": name}}}
 	gvr := schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 	if _, err := p.client(t).Resource(gvr).Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -178,7 +178,8 @@ func (s *subject) there(resource, name string) bool {
 // change changes an object as a person would, by hand.
 func (s *subject) change(resource, name, merge string, sub ...string) {
 	s.Helper()
-	_, err := s.Client.Resource(gvrOf(resource)).Namespace(s.shop).Patch(s.Context(), name, types.MergePatchType, []byte(merge),
+	_, err := s.Client.Resource(gvrOf(resource)).Namespace(s.shop).Patch(s.Context(), name,
+		types.MergePatchType, []byte(merge),
 		metav1.PatchOptions{FieldManager: "somebody"}, sub...)
 	if err != nil {
 		s.Fatal(err)
@@ -223,7 +224,8 @@ func TestDeployment(t *testing.T) {
 	}
 	got := s.get("apps/v1/deployments", "web")
 	containers, _, _ := unstructured.NestedSlice(got.Object, "spec", "template", "spec", "containers")
-	if image := containers[0].(map[string]any)["image"]; image != "git.example.org/hello/web@sha256:"+strings.Repeat("0", 64) {
+	if image := containers[0].(map[string]any)["image"]; image != "git.example.org/hello/web@sha256:"+
+		strings.Repeat("0", 64) {
 		t.Errorf("its image is %v", image)
 	}
 	s.change("apps/v1/deployments", "web", fmt.Sprintf(ready, got.GetGeneration()), "status")
@@ -251,7 +253,8 @@ func TestDeployment(t *testing.T) {
 	got = s.get("apps/v1/deployments", "web")
 	s.change("apps/v1/deployments", "web", fmt.Sprintf(`{"status": {"observedGeneration": %d, "conditions": [
 		{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "late"}]}}`, got.GetGeneration()), "status")
-	if o := s.await("failed", is(2, target.Failed)); !o.RollBack || !strings.Contains(o.Message, "ProgressDeadlineExceeded") {
+	if o := s.await("failed", is(2, target.Failed)); !o.RollBack ||
+		!strings.Contains(o.Message, "ProgressDeadlineExceeded") {
 		t.Errorf("%s, rolled back %v", o.Message, o.RollBack)
 	}
 }
@@ -264,7 +267,8 @@ func TestDriftIsReported(t *testing.T) {
 	s.await("healthy", is(1, target.Healthy))
 	s.change("v1/configmaps", "web", `{"data": {"says": "mine", "more": "x"}}`)
 	o := s.await("degraded", is(1, target.Degraded))
-	if !o.Unhealed || !strings.Contains(o.Message, "data.says is mine, and not one") || strings.Contains(o.Message, "more") {
+	if !o.Unhealed || !strings.Contains(o.Message, "data.says is mine, and not one") ||
+		strings.Contains(o.Message, "more") {
 		t.Errorf("%+v", o)
 	}
 	// The next commit finds a field that somebody else has, and does not take it.
@@ -278,11 +282,13 @@ func TestDriftIsReported(t *testing.T) {
 	d.Drift = target.Heal
 	s.Converge(d)
 	s.await("healthy", is(2, target.Healthy))
-	if data, _, _ := unstructured.NestedStringMap(s.get("v1/configmaps", "web").Object, "data"); !reflect.DeepEqual(data, map[string]string{"says": "two", "more": "x"}) {
+	if data, _, _ := unstructured.NestedStringMap(s.get("v1/configmaps", "web").Object, "data"); !reflect.DeepEqual(data,
+		map[string]string{"says": "two", "more": "x"}) {
 		t.Errorf("it has %v", data)
 	}
 	// What is deleted comes back.
-	if err := s.Client.Resource(configMaps).Namespace(s.shop).Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+	if err := s.Client.Resource(configMaps).Namespace(s.shop).Delete(t.Context(), "web",
+		metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for late := time.Now().Add(time.Minute); !s.there("v1/configmaps", "web"); time.Sleep(20 * time.Millisecond) {
@@ -295,7 +301,8 @@ func TestDriftIsReported(t *testing.T) {
 func TestPrune(t *testing.T) {
 	s := fresh(t)
 	protected := strings.Replace(configMap, "name: %s", "name: %s, annotations: {headgate.dev/prune: disabled}", 1)
-	s.Converge(s.declare(1, fmt.Sprintf(configMap, "a", "x"), fmt.Sprintf(configMap, "b", "x"), fmt.Sprintf(protected, "c", "x")))
+	s.Converge(s.declare(1, fmt.Sprintf(configMap, "a", "x"), fmt.Sprintf(configMap, "b", "x"),
+		fmt.Sprintf(protected, "c", "x")))
 	s.await("healthy", is(1, target.Healthy))
 	s.Converge(s.declare(2, fmt.Sprintf(configMap, "a", "x")))
 	s.await("healthy", is(2, target.Healthy))
@@ -387,7 +394,8 @@ spec:
 func TestDefinitionAndObject(t *testing.T) {
 	s := fresh(t)
 	kind := fmt.Sprintf("thing%d", made.Add(1))
-	d := s.declare(1, "apiVersion: example.org/v1\nkind: Thing"+kind+"\nmetadata: {name: x}\nspec: {a: 1}\n", fmt.Sprintf(definition, kind))
+	d := s.declare(1, "apiVersion: example.org/v1\nkind: Thing"+kind+"\nmetadata: {name: x}\nspec: {a: 1}\n",
+		fmt.Sprintf(definition, kind))
 	s.Converge(d)
 	s.await("healthy", is(1, target.Healthy))
 	if !s.there("example.org/v1/"+kind+"s", "x") {
@@ -395,7 +403,8 @@ func TestDefinitionAndObject(t *testing.T) {
 	}
 	s.Remove(s.key, 1)
 	s.await("gone", func(o target.Observed) bool { return o.Commit == "" })
-	if _, err := s.Client.Resource(gvrOf("apiextensions.k8s.io/v1/customresourcedefinitions")).Get(t.Context(), kind+"s.example.org", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+	if _, err := s.Client.Resource(gvrOf("apiextensions.k8s.io/v1/customresourcedefinitions")).Get(t.Context(),
+		kind+"s.example.org", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the definition is still there: %v", err)
 	}
 }
@@ -404,9 +413,12 @@ func TestDefinitionAndObject(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	s := fresh(t)
 	for i, c := range []struct{ manifest, want string }{
-		{strings.Replace(deployment, "app: web}}\n  template", "app: other}}\n  template", 1), "Deployment " + s.shop + "/web: "},
-		{strings.Replace(fmt.Sprintf(configMap, "x", "x"), "name: x", "name: x, namespace: nowhere", 1), "there is no namespace nowhere"},
-		{strings.Replace(fmt.Sprintf(configMap, "x", "x"), "name: x", "name: x, namespace: "+s.own, 1), "which is the agent's own"},
+		{strings.Replace(deployment, "app: web}}\n  template", "app: other}}\n  template", 1),
+			"Deployment " + s.shop + "/web: "},
+		{strings.Replace(fmt.Sprintf(configMap, "x", "x"), "name: x", "name: x, namespace: nowhere", 1),
+			"there is no namespace nowhere"},
+		{strings.Replace(fmt.Sprintf(configMap, "x", "x"), "name: x", "name: x, namespace: "+s.own, 1),
+			"which is the agent's own"},
 		{"apiVersion: apps/v7\nkind: Deployment\nmetadata: {name: x}\n", "no kind Deployment of apps/v7"},
 	} {
 		s.Converge(s.declare(i+1, c.manifest))
@@ -433,12 +445,13 @@ func TestPhantomsAreNoDrift(t *testing.T) {
 // TestKept: a Pod that is another one is the same agent, and its token is spent once it has enrolled.
 func TestKept(t *testing.T) {
 	s := fresh(t)
-	_, err := s.Client.Resource(secrets).Namespace(s.own).Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1",
-		"kind":       "Secret",
-		"metadata":   map[string]any{"name": "agent"},
-		"stringData": map[string]any{"token": "once"},
-	}}, metav1.CreateOptions{})
+	_, err := s.Client.Resource(secrets).Namespace(s.own).Create(t.Context(),
+		&unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1",
+			"kind":       "Secret",
+			"metadata":   map[string]any{"name": "agent"},
+			"stringData": map[string]any{"token": "once"},
+		}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -448,7 +461,8 @@ func TestKept(t *testing.T) {
 	}
 	write := func(k *Kept, name, text string) {
 		t.Helper()
-		if err := errors.Join(os.WriteFile(filepath.Join(k.Dir, name), []byte(text), 0o600), k.Save(t.Context())); err != nil {
+		if err := errors.Join(os.WriteFile(filepath.Join(k.Dir, name), []byte(text), 0o600),
+			k.Save(t.Context())); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -28,7 +28,8 @@ func TestFunctions(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(data, "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := repo.OpenSigner(filepath.Join(data, "keys", "server"), repo.Person{Name: "Headgate", Email: "headgate@test"})
+	signer, err := repo.OpenSigner(filepath.Join(data, "keys", "server"),
+		repo.Person{Name: "Headgate", Email: "headgate@test"})
 	if err != nil {
 		t.Fatal(err)
 	}

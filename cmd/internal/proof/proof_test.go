@@ -39,10 +39,12 @@ func newServer(t *testing.T, dir, key string) *server {
 	t.Helper()
 	s := &server{t: t, dir: dir, key: key}
 	var err error
-	if s.signer, err = repo.OpenSigner(filepath.Join(dir, key), repo.Person{Name: "Headgate", Email: "headgate@test"}); err != nil {
+	if s.signer, err = repo.OpenSigner(filepath.Join(dir, key),
+		repo.Person{Name: "Headgate", Email: "headgate@test"}); err != nil {
 		t.Fatal(err)
 	}
-	if s.Store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), s.signer); err != nil {
+	if s.Store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"),
+		s.signer); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Store.Close)
@@ -244,32 +246,52 @@ func TestRefused(t *testing.T) {
 		"wrong digest": {good, func(d *target.Declared, _ *agent.Proof) {
 			d.Release.Artifacts["shop"] = "sha256:" + strings.Repeat("b", 64)
 		}, "the commit declares release 2 with shop@" + digest},
-		"another artifact": {good, func(d *target.Declared, _ *agent.Proof) { d.Release.Artifacts["more"] = digest }, "the commit declares release 2"},
-		"an image":         {good, func(d *target.Declared, _ *agent.Proof) { d.Release.Images = map[string]string{"x": digest} }, "the commit declares"},
-		"another number":   {good, func(d *target.Declared, _ *agent.Proof) { d.Release.Number = 7 }, "the server says release 7"},
+		"another artifact": {good, func(d *target.Declared, _ *agent.Proof) { d.Release.Artifacts["more"] = digest },
+			"the commit declares release 2"},
+		"an image": {good, func(d *target.Declared,
+			_ *agent.Proof) {
+			d.Release.Images = map[string]string{"x": digest}
+		}, "the commit declares"},
+		"another number": {good, func(d *target.Declared, _ *agent.Proof) { d.Release.Number = 7 },
+			"the server says release 7"},
 		"another file": {good, func(d *target.Declared, _ *agent.Proof) {
 			d.Files["appspec.yml"] = []byte("version: 0.0\nos: linux\nhooks: {}\n")
 		}, "files of the commit were not sent as they are"},
-		"a file more": {good, func(d *target.Declared, _ *agent.Proof) { d.Files["run.sh"] = []byte("rm -rf /\n") }, "the file run.sh is not one of the commit"},
+		"a file more": {good, func(d *target.Declared, _ *agent.Proof) { d.Files["run.sh"] = []byte("rm -rf /\n") },
+			"the file run.sh is not one of the commit"},
 		"files changed about": {good, func(d *target.Declared, _ *agent.Proof) {
 			d.Files["appspec.yml"], d.Files["extra/motd"] = d.Files["extra/motd"], d.Files["appspec.yml"]
 		}, "is not what the commit declares"},
-		"a file less": {good, func(d *target.Declared, _ *agent.Proof) { delete(d.Files, "extra/motd") }, "were not sent as they are"},
+		"a file less": {good, func(d *target.Declared, _ *agent.Proof) { delete(d.Files, "extra/motd") },
+			"were not sent as they are"},
 
-		"other environment": {elsewhere, func(d *target.Declared, _ *agent.Proof) { d.Environment = "production" }, "is not one of the environment production"},
-		"other application": {good, func(d *target.Declared, _ *agent.Proof) { d.Application = "web" }, "is not one of the environment production of web"},
-		"other repository":  {foreign, func(d *target.Declared, _ *agent.Proof) { d.Repository = "shop" }, "it is one of other"},
-		"newer than it is":  {older, func(d *target.Declared, _ *agent.Proof) { d.Sequence = 9 }, "place is 1, and the server says 9"},
+		"other environment": {elsewhere, func(d *target.Declared, _ *agent.Proof) { d.Environment = "production" },
+			"is not one of the environment production"},
+		"other application": {good, func(d *target.Declared, _ *agent.Proof) { d.Application = "web" },
+			"is not one of the environment production of web"},
+		"other repository": {foreign, func(d *target.Declared, _ *agent.Proof) { d.Repository = "shop" },
+			"it is one of other"},
+		"newer than it is": {older, func(d *target.Declared, _ *agent.Proof) { d.Sequence = 9 },
+			"place is 1, and the server says 9"},
 
-		"no proof":           {good, func(_ *target.Declared, p *agent.Proof) { *p = agent.Proof{} }, "was not sent"},
-		"no release":         {good, func(_ *target.Declared, p *agent.Proof) { p.Release = "" }, "release 2: its tag was not sent"},
-		"release of another": {good, func(_ *target.Declared, p *agent.Proof) { swapTag(p, "tag releases/2\n", "tag releases/9\n") }, "release 2: its tag signed by"},
+		"no proof": {good, func(_ *target.Declared, p *agent.Proof) { *p = agent.Proof{} }, "was not sent"},
+		"no release": {good, func(_ *target.Declared, p *agent.Proof) { p.Release = "" },
+			"release 2: its tag was not sent"},
+		"release of another": {good, func(_ *target.Declared,
+			p *agent.Proof) {
+			swapTag(p, "tag releases/2\n", "tag releases/9\n")
+		}, "release 2: its tag signed by"},
 		"unsigned release": {good, func(_ *target.Declared, p *agent.Proof) {
 			swapTag(p, "-----BEGIN SSH SIGNATURE", "-----BEGIN NO SIGNATURE")
 		}, "release 2: its tag carries no signature"},
-		"changed release":     {good, func(_ *target.Declared, p *agent.Proof) { swapTag(p, strings.Repeat("a", 64), strings.Repeat("b", 64)) }, "release 2: its tag signed by"},
-		"wrong key":           {forged, func(*target.Declared, *agent.Proof) {}, "and the key of the server is " + s.keys().Signing},
-		"no such kind":        {good, func(_ *target.Declared, p *agent.Proof) { p.Objects[0].Kind = "exe" }, "an object of the kind"},
+		"changed release": {good, func(_ *target.Declared,
+			p *agent.Proof) {
+			swapTag(p, strings.Repeat("a", 64), strings.Repeat("b", 64))
+		}, "release 2: its tag signed by"},
+		"wrong key": {forged, func(*target.Declared, *agent.Proof) {},
+			"and the key of the server is " + s.keys().Signing},
+		"no such kind": {good, func(_ *target.Declared, p *agent.Proof) { p.Objects[0].Kind = "exe" },
+			"an object of the kind"},
 		"a tree less":         {good, func(_ *target.Declared, p *agent.Proof) { drop(p, "tree") }, "not found"},
 		"a commit for a tag":  {good, func(d *target.Declared, p *agent.Proof) { p.Release = d.Commit }, "release 2: "},
 		"a commit of no kind": {good, func(d *target.Declared, _ *agent.Proof) { d.Commit = "main" }, "is no commit"},
@@ -372,7 +394,8 @@ func TestRotatedKeys(t *testing.T) {
 	rotate := func(by *repo.Signer, next *server) {
 		t.Helper()
 		for _, name := range []string{access.Own, "shop", "other"} {
-			if err := s.repository(name).RecordRotation(t.Context(), by, s.signer.PublicKey(), next.signer.PublicKey(), noon); err != nil {
+			if err := s.repository(name).RecordRotation(t.Context(), by, s.signer.PublicKey(), next.signer.PublicKey(),
+				noon); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -428,7 +451,8 @@ func TestRotatedKeys(t *testing.T) {
 	declared := lost.declare("shop", "production", "one")
 	finder := newServer(t, lost.dir, "found")
 	for _, name := range []string{access.Own, "shop"} {
-		if err := lost.repository(name).RecordRotation(t.Context(), finder.signer, lost.signer.PublicKey(), finder.signer.PublicKey(), noon); err != nil {
+		if err := lost.repository(name).RecordRotation(t.Context(), finder.signer, lost.signer.PublicKey(),
+			finder.signer.PublicKey(), noon); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -88,7 +88,8 @@ func (c *certifier) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	order := func() map[string]any {
 		return map[string]any{
-			"status": c.status, "authorizations": []string{at("/authz")}, "finalize": at("/finalize"), "certificate": at("/cert"),
+			"status": c.status, "authorizations": []string{at("/authz")}, "finalize": at("/finalize"),
+			"certificate": at("/cert"),
 			"identifiers": []map[string]string{{"type": "dns", "value": c.name}},
 		}
 	}
@@ -174,7 +175,8 @@ func (c *certifier) prove() error {
 		return err
 	}
 	defer conn.Close()
-	client := tls.Client(conn, &tls.Config{ServerName: c.name, NextProtos: []string{"acme-tls/1"}, InsecureSkipVerify: true})
+	client := tls.Client(conn, &tls.Config{ServerName: c.name, NextProtos: []string{"acme-tls/1"},
+		InsecureSkipVerify: true})
 	if err := client.Handshake(); err != nil {
 		return err
 	}
@@ -232,7 +234,8 @@ func TestACME(t *testing.T) {
 
 	serve := func() (*authority, string, func()) {
 		t.Helper()
-		a := newAuthority("headgate.example", c.server.URL+"/", filepath.Join(dir, "acme"), nil, slog.New(slog.DiscardHandler))
+		a := newAuthority("headgate.example", c.server.URL+"/", filepath.Join(dir, "acme"), nil,
+			slog.New(slog.DiscardHandler))
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -306,7 +309,8 @@ func TestACMERefused(t *testing.T) {
 	c := newCertifier(t)
 	c.refuse = true
 	said := make(chan struct{}, 8)
-	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) { said <- struct{}{}; return len(p), nil }), nil))
+	log := slog.New(
+		slog.NewTextHandler(writerFunc(func(p []byte) (int, error) { said <- struct{}{}; return len(p), nil }), nil))
 	a := newAuthority("headgate.example", c.server.URL+"/", t.TempDir(), nil, log)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

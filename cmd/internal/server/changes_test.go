@@ -21,13 +21,19 @@ func TestLandingNeeds(t *testing.T) {
 			{Rule: "queue", Title: "First in the queue for main", Detail: "behind 6, which lands or fails first"},
 			{Rule: "verdict", Title: "Green verdict for its tree", Detail: "nothing is built for it yet"},
 		}},
-		"running": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123", Estimate: show.Estimate{LandsAt: now.Add(3 * time.Minute)}, Build: &show.Build{State: show.Running, Started: now.Add(-time.Minute)}}, []show.Check{
-			first, {Rule: "verdict", Title: "Green verdict for its tree", Detail: "tree abcdef0, building since 14:02 UTC", Until: now.Add(3 * time.Minute), Progress: 0.25},
+		"running": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123",
+			Estimate: show.Estimate{LandsAt: now.Add(3 * time.Minute)}, Build: &show.Build{State: show.Running,
+				Started: now.Add(-time.Minute)}}, []show.Check{
+			first, {Rule: "verdict", Title: "Green verdict for its tree", Detail: "tree abcdef0, building since 14:02 UTC",
+				Until: now.Add(3 * time.Minute), Progress: 0.25},
 		}},
-		"running late": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123", Estimate: show.Estimate{LandsSoon: true}, Build: &show.Build{State: show.Running, Started: now.Add(-time.Minute)}}, []show.Check{
+		"running late": {show.Change{Branch: "main", State: show.Running, Tree: "abcdef0123",
+			Estimate: show.Estimate{LandsSoon: true}, Build: &show.Build{State: show.Running,
+				Started: now.Add(-time.Minute)}}, []show.Check{
 			first, {Rule: "verdict", Title: "Green verdict for its tree", Detail: "tree abcdef0, building since 14:02 UTC"},
 		}},
-		"waits": {show.Change{Branch: "main", State: show.Waits, Reason: "1 approval of ada", WaitsUntil: now.Add(time.Hour), Tree: "abcdef0123", Build: &show.Build{State: show.Green}}, []show.Check{
+		"waits": {show.Change{Branch: "main", State: show.Waits, Reason: "1 approval of ada", WaitsUntil: now.Add(time.Hour),
+			Tree: "abcdef0123", Build: &show.Build{State: show.Green}}, []show.Check{
 			{Rule: "verdict", Title: "Green verdict for its tree", Met: true, Detail: "tree abcdef0"},
 			{Rule: "policy", Title: "Policy lets it land", Detail: "1 approval of ada", Until: now.Add(time.Hour)},
 		}},

@@ -39,9 +39,12 @@ func TestManifestsAreChecked(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ settings, manifest, want string }{
 		{"tags: {cluster: a}\nnamespace: shop\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", ""},
-		{"tags: {cluster: a}\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "deploy/kubernetes.yaml:1: does not say in which namespace"},
-		{"namespace: shop\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "deploy/kubernetes.yaml:1: tags does not say which clusters"},
-		{"tags: {cluster: a}\nnamespace: shop\nnamspace: x\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "deploy/kubernetes.yaml:3: "},
+		{"tags: {cluster: a}\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
+			"deploy/kubernetes.yaml:1: does not say in which namespace"},
+		{"namespace: shop\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
+			"deploy/kubernetes.yaml:1: tags does not say which clusters"},
+		{"tags: {cluster: a}\nnamespace: shop\nnamspace: x\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
+			"deploy/kubernetes.yaml:3: "},
 		{"tags: {cluster: a}\nnamespace: shop\n", "kind: ConfigMap\n", "deploy/sub/a.yaml:1: has no apiVersion"},
 	} {
 		tree := fstest.MapFS{

@@ -37,7 +37,8 @@ func TestAddressBehindProxies(t *testing.T) {
 			r.Header.Add("X-Forwarded-For", f)
 		}
 		got := ""
-		proxied(trusted, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.RemoteAddr })).ServeHTTP(nil, r)
+		proxied(trusted, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.RemoteAddr })).ServeHTTP(nil,
+			r)
 		if got != c.want {
 			t.Errorf("%s by %q: %s, not %s", c.peer, c.forwarded, got, c.want)
 		}
@@ -52,9 +53,10 @@ func TestAttemptsBehindAProxy(t *testing.T) {
 		r := httptest.NewRequest(http.MethodPost, "/signin", nil)
 		r.RemoteAddr = "10.0.0.1:1000"
 		r.Header.Set("X-Forwarded-For", from)
-		proxied([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			wait = limit.Take(r.RemoteAddr, now)
-		})).ServeHTTP(nil, r)
+		proxied([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+			http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				wait = limit.Take(r.RemoteAddr, now)
+			})).ServeHTTP(nil, r)
 		return wait
 	}
 	for range attempts.Each {

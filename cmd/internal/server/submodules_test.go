@@ -19,8 +19,10 @@ func TestSubmodulesOfThisServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{log: slog.New(slog.DiscardHandler), about: show.Server{SSH: "git.example.com:22", HTTP: "https://git.example.com"}}
-	if s.store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"), signer); err != nil {
+	s := &Server{log: slog.New(slog.DiscardHandler),
+		about: show.Server{SSH: "git.example.com:22", HTTP: "https://git.example.com"}}
+	if s.store, _, err = repo.OpenStore(filepath.Join(dir, "repositories"), filepath.Join(dir, "hooks"),
+		signer); err != nil {
 		t.Fatal(err)
 	}
 	defer s.store.Close()

@@ -153,7 +153,8 @@ func TestPackOfWhatMayNotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, top, map[string]string{"src/locked": "x", "src/d/x": "y"})
-	for path, mode := range map[string]os.FileMode{filepath.Dir(top): 0o755, top: 0o755, filepath.Join(store.dir, "blobs", "sha256"): 0o777, filepath.Join(top, "src/locked"): 0, filepath.Join(top, "src/d"): 0} {
+	for path, mode := range map[string]os.FileMode{filepath.Dir(top): 0o755, top: 0o755, filepath.Join(store.dir, "blobs",
+		"sha256"): 0o777, filepath.Join(top, "src/locked"): 0, filepath.Join(top, "src/d"): 0} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +170,8 @@ func TestPackOfWhatMayNotBeRead(t *testing.T) {
 	}
 	for _, name := range []string{"locked", "d/x"} {
 		var fault *FileError
-		if _, err := store.Pack(t.Context(), filepath.Join(top, "src"), "x", files(name)); !errors.As(err, &fault) || fault.Error() != name+" cannot be read: permission denied" {
+		if _, err := store.Pack(t.Context(), filepath.Join(top, "src"), "x", files(name)); !errors.As(err, &fault) ||
+			fault.Error() != name+" cannot be read: permission denied" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -206,7 +208,8 @@ func TestPackEndsWithItsContext(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 	write(t, src, map[string]string{"a": "x"}) // one byte too much, together
-	if _, err := store.Pack(&countdown{t.Context(), 5}, src, "x", files("a", "holes")); err == nil || !strings.Contains(err.Error(), "with holes it would be over 8 GiB") {
+	if _, err := store.Pack(&countdown{t.Context(), 5}, src, "x", files("a", "holes")); err == nil ||
+		!strings.Contains(err.Error(), "with holes it would be over 8 GiB") {
 		t.Errorf("%v", err)
 	}
 }
@@ -237,7 +240,8 @@ func TestUnpackChecksEveryByte(t *testing.T) {
 		if err := os.Chmod(blob, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, bad := range [][]byte{append([]byte{whole[0] ^ 1}, whole[1:]...), append(append([]byte{}, whole...), 'x'), whole[:len(whole)-1], {}} {
+		for _, bad := range [][]byte{append([]byte{whole[0] ^ 1}, whole[1:]...), append(append([]byte{}, whole...), 'x'),
+			whole[:len(whole)-1], {}} {
 			if err := os.WriteFile(blob, bad, 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -36,7 +36,8 @@ func crafted(t *testing.T, s *Store, entries ...tar.Header) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: Type, Layers: []descriptor{{MediaType: layerType, Digest: digest, Size: int64(layer.Len())}}})
+	data, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: Type,
+		Layers: []descriptor{{MediaType: layerType, Digest: digest, Size: int64(layer.Len())}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,8 @@ func TestUnpackRefusesHostileArtifacts(t *testing.T) {
 		})
 	}
 	dir := filepath.Join(t.TempDir(), "out")
-	if err := store.Unpack(t.Context(), crafted(t, store, file("d/x"), link("d/l", "../d/x"), link("m", "d/x")), dir); err != nil {
+	if err := store.Unpack(t.Context(), crafted(t, store, file("d/x"), link("d/l", "../d/x"), link("m", "d/x")),
+		dir); err != nil {
 		t.Fatalf("a harmless one was refused: %v", err)
 	}
 	info, err := os.Stat(filepath.Join(dir, "m"))
@@ -120,7 +122,8 @@ func TestUnpackIsBounded(t *testing.T) {
 	if digest, err = store.PutBlob(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Unpack(t.Context(), digest, filepath.Join(t.TempDir(), "out")); err == nil || !strings.Contains(err.Error(), "over") {
+	if err := store.Unpack(t.Context(), digest, filepath.Join(t.TempDir(), "out")); err == nil ||
+		!strings.Contains(err.Error(), "over") {
 		t.Errorf("%v", err)
 	}
 }

@@ -84,7 +84,8 @@ func open(t *testing.T) *Store {
 func TestAssemble(t *testing.T) {
 	s, src := open(t), t.TempDir()
 	write(t, src, map[string]string{"bin/web.sh": "#!/bin/sh\n", "index": "hello"})
-	packed, err := s.Pack(t.Context(), src, "main", append(files("bin/web.sh", "index"), File{Path: "latest", Link: "index"}))
+	packed, err := s.Pack(t.Context(), src, "main",
+		append(files("bin/web.sh", "index"), File{Path: "latest", Link: "index"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +117,8 @@ func TestAssemble(t *testing.T) {
 		t.Errorf("the layer holds %q, want %q", entries, want)
 	}
 	text, _ := json.Marshal(got.Config)
-	if string(text) != `{"User":"65532","ExposedPorts":{"80/tcp":{},"8080/tcp":{}},"Env":["A=1"],"Entrypoint":["/srv/app/bin/web.sh"],"WorkingDir":"/srv/app"}` {
+	if string(
+		text) != `{"User":"65532","ExposedPorts":{"80/tcp":{},"8080/tcp":{}},"Env":["A=1"],"Entrypoint":["/srv/app/bin/web.sh"],"WorkingDir":"/srv/app"}` {
 		t.Errorf("the configuration is %s", text)
 	}
 
@@ -124,7 +126,8 @@ func TestAssemble(t *testing.T) {
 	if err := s.CopyTo(t.Context(), other, packed.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := other.Assemble(t.Context(), "web", packed.Digest, "/srv/app", config); err != nil || again.Digest != a.Digest {
+	if again, err := other.Assemble(t.Context(), "web", packed.Digest, "/srv/app", config); err != nil ||
+		again.Digest != a.Digest {
 		t.Errorf("elsewhere it is %s, %v, here %s", again.Digest, err, a.Digest)
 	}
 	if _, err := s.Assemble(t.Context(), "web2", a.Digest, "/", config); err == nil {
@@ -175,7 +178,8 @@ func digestOf(content string) string {
 
 func TestImportSaved(t *testing.T) {
 	layer := string(tarOf(t, part{name: "etc/hello", content: "hi"}))
-	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","config":{"Cmd":["/x"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s","sha256:%[1]s"]}}`, digestOf(layer))
+	config := fmt.Sprintf(
+		`{"architecture":"amd64","os":"linux","config":{"Cmd":["/x"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s","sha256:%[1]s"]}}`, digestOf(layer))
 	good := []part{
 		{name: "c.json", content: config},
 		{name: "a/layer.tar", content: layer},
@@ -213,11 +217,14 @@ func TestImportSaved(t *testing.T) {
 		parts []part
 		want  string
 	}{
-		"two images":      {append(slices.Clone(good[:3]), part{name: "manifest.json", content: `[{},{}]`}), "holds 2 images"},
-		"missing layer":   {append(slices.Clone(good[:2]), good[3]), "has no file b/layer.tar"},
-		"another layer":   {append([]part{good[0], {name: "a/layer.tar", content: "other"}}, good[2:]...), "does not match its digest"},
-		"fewer names":     {append([]part{{name: "c.json", content: "{}"}}, good[1:]...), "names 0"},
-		"config outside":  {[]part{{name: "manifest.json", content: `[{"Config":"../../etc/passwd","Layers":[]}]`}}, "has no file"},
+		"two images": {append(slices.Clone(good[:3]), part{name: "manifest.json", content: `[{},{}]`}),
+			"holds 2 images"},
+		"missing layer": {append(slices.Clone(good[:2]), good[3]), "has no file b/layer.tar"},
+		"another layer": {append([]part{good[0], {name: "a/layer.tar", content: "other"}}, good[2:]...),
+			"does not match its digest"},
+		"fewer names": {append([]part{{name: "c.json", content: "{}"}}, good[1:]...), "names 0"},
+		"config outside": {[]part{{name: "manifest.json", content: `[{"Config":"../../etc/passwd","Layers":[]}]`}},
+			"has no file"},
 		"no image at all": {[]part{{name: "readme", content: "x"}}, "neither index.json nor manifest.json"},
 	} {
 		src := t.TempDir()
@@ -271,9 +278,11 @@ func TestImportLayout(t *testing.T) {
 		return part{name: blobPath(digest), content: string(data)}
 	}
 	entry := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, m.MediaType, a.Digest, len(m.Bytes))
-	attested := fmt.Sprintf(`{"mediaType":%q,"digest":"sha256:%s","size":2,"platform":{"architecture":"unknown","os":"unknown"}}`, m.MediaType, digestOf("{}"))
+	attested := fmt.Sprintf(
+		`{"mediaType":%q,"digest":"sha256:%s","size":2,"platform":{"architecture":"unknown","os":"unknown"}}`, m.MediaType, digestOf("{}"))
 	nested := `{"manifests":[` + entry + "," + attested + `]}`
-	parts := []part{blob(a.Digest), blob(m.Blobs[0].Digest), blob(m.Blobs[1].Digest), {name: blobPath("sha256:" + digestOf(nested)), content: nested}}
+	parts := []part{blob(a.Digest), blob(m.Blobs[0].Digest), blob(m.Blobs[1].Digest),
+		{name: blobPath("sha256:" + digestOf(nested)), content: nested}}
 	top := func(entries string) part { return part{name: "index.json", content: `{"manifests":[` + entries + `]}`} }
 	byIndex := fmt.Sprintf(`{"mediaType":%q,"digest":"sha256:%s","size":%d}`, indexType, digestOf(nested), len(nested))
 
@@ -286,9 +295,11 @@ func TestImportLayout(t *testing.T) {
 		"two":          {append(slices.Clone(parts), top(entry+","+entry)), "holds 2 images"},
 		"none":         {append(slices.Clone(parts), top("")), "holds 0 images"},
 		"missing part": {append(slices.Clone(parts[:2]), top(entry)), "has no file blobs/sha256/"},
-		"other bytes":  {append([]part{parts[0], parts[1], {name: parts[2].name, content: "x"}}, top(entry)), "does not match its digest"},
-		"odd digest":   {[]part{top(`{"mediaType":"` + manifestType + `","digest":"../x"}`)}, `by the digest "../x"`},
-		"no image":     {[]part{top(`{"mediaType":"text/plain","digest":"sha256:` + digestOf("") + `"}`)}, `"text/plain", where an image belongs`},
+		"other bytes": {append([]part{parts[0], parts[1], {name: parts[2].name, content: "x"}}, top(entry)),
+			"does not match its digest"},
+		"odd digest": {[]part{top(`{"mediaType":"` + manifestType + `","digest":"../x"}`)}, `by the digest "../x"`},
+		"no image": {[]part{top(`{"mediaType":"text/plain","digest":"sha256:` + digestOf("") + `"}`)},
+			`"text/plain", where an image belongs`},
 	} {
 		other, src := open(t), t.TempDir()
 		write(t, src, map[string]string{"image.tar": string(tarOf(t, c.parts...))})

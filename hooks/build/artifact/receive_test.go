@@ -109,14 +109,16 @@ func TestReceiveBelievesNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := &source{from: from, lie: true}
-	if err := to.Receive(context.Background(), a.Digest, src.open); err == nil || !strings.Contains(err.Error(), "manifest do not match") {
+	if err := to.Receive(context.Background(), a.Digest, src.open); err == nil ||
+		!strings.Contains(err.Error(), "manifest do not match") {
 		t.Error(err)
 	}
 	layers := func(ctx context.Context, digest string, offset int64) (io.ReadCloser, error) {
 		src.lie = digest != a.Digest
 		return src.open(ctx, digest, offset)
 	}
-	if err := to.Receive(context.Background(), a.Digest, layers); err == nil || !strings.Contains(err.Error(), "do not match its digest") || to.Has(a.Digest) {
+	if err := to.Receive(context.Background(), a.Digest, layers); err == nil ||
+		!strings.Contains(err.Error(), "do not match its digest") || to.Has(a.Digest) {
 		t.Error(err)
 	}
 	// A liar in the middle spoils what follows, and that goes too.

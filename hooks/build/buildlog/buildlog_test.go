@@ -86,7 +86,8 @@ func TestLateAndEarlyReadersSeeTheSame(t *testing.T) {
 	}
 	wg.Wait()
 	want := "> 1 build: make test …\n1 one\n2 two\n3 three\n< 1 exit 2\n4 Phase complete: BUILD\ndone FAILED\n"
-	for name, events := range map[string][]Event{"early": early, "by digest": collect(t, d, digest, true), "by id": collect(t, d, "hello-1", true)} {
+	for name, events := range map[string][]Event{"early": early, "by digest": collect(t, d, digest, true),
+		"by id": collect(t, d, "hello-1", true)} {
 		if got := texts(events); got != want {
 			t.Errorf("%s reader:\n%s", name, got)
 		}
@@ -454,7 +455,8 @@ func TestUnfinishedLineIsShown(t *testing.T) {
 		}
 		lines = append(lines, string(e.Kind)+" "+e.Text)
 	}
-	if want := []string{"step ", "out first", "out sure? *** yes", "out last", "done SUCCEEDED"}; !slices.Equal(lines, want) {
+	if want := []string{"step ", "out first", "out sure? *** yes", "out last",
+		"done SUCCEEDED"}; !slices.Equal(lines, want) {
 		t.Errorf("the log has %q", lines)
 	}
 }

@@ -116,10 +116,12 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 		t.Run("what it leaves is the server's", func(t *testing.T) {
 			owner := 12345
 			n := must(t, &Executor{Open: open, Owner: &owner})
-			if err := n.Put(t.Context(), "s.sh", []byte("mkdir d; touch d/made; ln -s /etc/passwd link; chmod 0 d")); err != nil {
+			if err := n.Put(t.Context(), "s.sh",
+				[]byte("mkdir d; touch d/made; ln -s /etc/passwd link; chmod 0 d")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, io.Discard); err != nil {
+			if _, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"},
+				io.Discard); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.Close(); err != nil {

@@ -16,7 +16,8 @@ func TestEnter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &strings.Builder{}); exit != 3 || err != nil {
+	if exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"},
+		&strings.Builder{}); exit != 3 || err != nil {
 		t.Fatal(exit, err)
 	}
 	var out strings.Builder
@@ -24,7 +25,8 @@ func TestEnter(t *testing.T) {
 	if err := n.(build.Enterer).Enter(t.Context(), "sh", in, &out, &out); err != nil {
 		t.Fatal(err)
 	}
-	if s := out.String(); !strings.Contains(s, "found it in /tmp") || !strings.Contains(s, "/codebuild") || strings.Contains(s, "root:") {
+	if s := out.String(); !strings.Contains(s, "found it in /tmp") || !strings.Contains(s, "/codebuild") ||
+		strings.Contains(s, "root:") {
 		t.Errorf("%s", s)
 	}
 }

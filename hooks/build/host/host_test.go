@@ -18,7 +18,8 @@ import (
 func sandboxOf(t testing.TB, script string) build.Sandbox {
 	t.Helper()
 	dir := t.TempDir()
-	s := build.Sandbox{ID: filepath.Base(dir) + strings.ReplaceAll(t.Name(), "/", "-"), Source: filepath.Join(dir, "src"), Control: filepath.Join(dir, "control"), Home: filepath.Join(dir, "home"), Temp: filepath.Join(dir, "temp")}
+	s := build.Sandbox{ID: filepath.Base(dir) + strings.ReplaceAll(t.Name(), "/", "-"), Source: filepath.Join(dir, "src"),
+		Control: filepath.Join(dir, "control"), Home: filepath.Join(dir, "home"), Temp: filepath.Join(dir, "temp")}
 	for _, d := range []string{s.Source, s.Control, s.Home, s.Temp} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			t.Fatal(err)
@@ -55,10 +56,12 @@ func TestMaskIsNotTheServers(t *testing.T) {
 	}
 	defer n.Close()
 	var out strings.Builder
-	if exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &out); err != nil || exit != 0 || out.String() != "0022\n" {
+	if exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"},
+		&out); err != nil || exit != 0 || out.String() != "0022\n" {
 		t.Errorf("exit %d, %v: %q", exit, err, out.String())
 	}
-	if _, err := n.Run(t.Context(), build.Script{Shell: "nosuchsh", Path: build.ControlDir + "/script.sh"}, &out); !errors.Is(err, build.ErrNoShell) {
+	if _, err := n.Run(t.Context(), build.Script{Shell: "nosuchsh", Path: build.ControlDir + "/script.sh"},
+		&out); !errors.Is(err, build.ErrNoShell) {
 		t.Errorf("a shell that is not there: %v", err)
 	}
 }
@@ -75,7 +78,8 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	// A bubblewrap that says it is there and then nothing more.
 	dir := t.TempDir()
 	slow, began := filepath.Join(dir, "bwrap"), filepath.Join(dir, "began")
-	if err := os.WriteFile(slow, []byte("#!/bin/sh\n[ $1 != --help ] || exit 0\necho \"{\\\"child-pid\\\": $$}\" >&5\n: >"+began+"\nexec sleep 300\n"), 0o700); err != nil {
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\n[ $1 != --help ] || exit 0\necho \"{\\\"child-pid\\\": $$}\" >&5\n: >"+
+		began+"\nexec sleep 300\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,8 +100,10 @@ func TestStartEndsWithItsContext(t *testing.T) {
 
 func TestLimitsThatWereMet(t *testing.T) {
 	for version, files := range map[string]map[string]string{
-		"v1": {"pids/b/pids.events": "max 3\n", "memory/b/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"},
-		"v2": {"cgroup.controllers": "", "b/pids.events": "max 3\n", "b/memory.events": "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n"},
+		"v1": {"pids/b/pids.events": "max 3\n",
+			"memory/b/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"},
+		"v2": {"cgroup.controllers": "", "b/pids.events": "max 3\n",
+			"b/memory.events": "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n"},
 		"no": {"pids/b/pids.events": "max 0\n", "memory/b/memory.oom_control": "oom_kill 0\n"},
 	} {
 		root := t.TempDir()
@@ -148,19 +154,25 @@ func TestSealsWhoeverAsks(t *testing.T) {
 // A refusal to make namespaces comes with what to do about it.
 func TestRefusedByTheMachine(t *testing.T) {
 	refuses := filepath.Join(t.TempDir(), "bwrap")
-	if err := os.WriteFile(refuses, []byte("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"), 0o700); err != nil {
+	if err := os.WriteFile(refuses, []byte("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"),
+		0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, err := (&Host{Bwrap: refuses}).Start(t.Context(), sandboxOf(t, ""))
-	if err == nil || !strings.HasPrefix(err.Error(), "bubblewrap could not make a sandbox: bwrap: setting up uid map: Permission denied; ") {
+	if err == nil || !strings.HasPrefix(err.Error(),
+		"bubblewrap could not make a sandbox: bwrap: setting up uid map: Permission denied; ") {
 		t.Errorf("%v", err)
 	}
 	for name, c := range map[string]struct{ said, path, value, want string }{
-		"Ubuntu":        {"bwrap: setting up uid map: Permission denied", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "apparmor_restrict_unprivileged_userns=0"},
-		"its loopback":  {"bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "run headgate as root"},
-		"Debian before": {"bwrap: No permissions to create new namespace", "/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
-		"turned off":    {"bwrap: Creating new namespace failed", "/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces"},
-		"container":     {"bwrap: Creating new namespace failed", "", "", "in a container"},
+		"Ubuntu": {"bwrap: setting up uid map: Permission denied",
+			"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "apparmor_restrict_unprivileged_userns=0"},
+		"its loopback": {"bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted",
+			"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "run headgate as root"},
+		"Debian before": {"bwrap: No permissions to create new namespace", "/proc/sys/kernel/unprivileged_userns_clone", "0",
+			"sysctl -w kernel.unprivileged_userns_clone=1"},
+		"turned off": {"bwrap: Creating new namespace failed", "/proc/sys/user/max_user_namespaces", "0",
+			"sysctl -w user.max_user_namespaces"},
+		"container": {"bwrap: Creating new namespace failed", "", "", "in a container"},
 	} {
 		got := advice(c.said, func(path string) string { return map[string]string{c.path: c.value}[path] })
 		if !strings.Contains(got, c.want) {
@@ -180,7 +192,8 @@ func BenchmarkStartAndFirstCommand(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &strings.Builder{}); exit != 0 || err != nil {
+		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"},
+			&strings.Builder{}); exit != 0 || err != nil {
 			b.Fatal(exit, err)
 		}
 		b.StopTimer()
@@ -198,7 +211,8 @@ func BenchmarkCommand(b *testing.B) {
 	}
 	defer n.Close()
 	for b.Loop() {
-		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"}, &strings.Builder{}); exit != 0 || err != nil {
+		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"},
+			&strings.Builder{}); exit != 0 || err != nil {
 			b.Fatal(exit, err)
 		}
 	}
@@ -210,10 +224,12 @@ func TestProbe(t *testing.T) {
 		t.Errorf("on the machine that runs these tests: %v", err)
 	}
 	broken := filepath.Join(t.TempDir(), "bwrap")
-	if err := os.WriteFile(broken, []byte("#!/bin/sh\necho 'No permissions to create new namespace' >&2; exit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(broken, []byte("#!/bin/sh\necho 'No permissions to create new namespace' >&2; exit 1\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Host{Bwrap: broken}).Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "No permissions to create new namespace") {
+	if err := (&Host{Bwrap: broken}).Probe(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "No permissions to create new namespace") {
 		t.Errorf("%v", err)
 	}
 	t.Setenv("PATH", t.TempDir())

@@ -87,7 +87,8 @@ func TestStore(t *testing.T) {
 	if all, err := s.Newest("hello", 10); err != nil || len(all) != 0 {
 		t.Errorf("of nothing: %v, %v", all, err)
 	}
-	if err := s.Keep("hello", Build{Log: "b-0", Ended: noon, Reports: []Report{{Name: "none", Status: Incomplete}}}); err != nil {
+	if err := s.Keep("hello", Build{Log: "b-0", Ended: noon,
+		Reports: []Report{{Name: "none", Status: Incomplete}}}); err != nil {
 		t.Error(err)
 	}
 	if _, err := s.Of("hello", "b-0"); !errors.Is(err, ErrNone) {
@@ -99,7 +100,8 @@ func TestStore(t *testing.T) {
 		}
 	}
 	all, err := s.Newest("hello", MaxBuilds+10)
-	if err != nil || len(all) != MaxBuilds || all[0].Log != fmt.Sprintf("b-%d", MaxBuilds+2) || all[0].Reports[0].Cases[0].Name != "x" {
+	if err != nil || len(all) != MaxBuilds || all[0].Log != fmt.Sprintf("b-%d", MaxBuilds+2) ||
+		all[0].Reports[0].Cases[0].Name != "x" {
 		t.Errorf("%d builds, the newest %+v: %v", len(all), all[0], err)
 	}
 	if _, err := s.Of("hello", "b-2"); !errors.Is(err, ErrNone) {
@@ -152,7 +154,8 @@ func TestStoreIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept, err := s.Of("hello", b.Log)
-	if err != nil || kept.Reports[99].Total != MaxCases+1 || len(kept.Reports[99].Cases) != 1 || len(b.Reports[99].Cases) != MaxCases {
+	if err != nil || kept.Reports[99].Total != MaxCases+1 || len(kept.Reports[99].Cases) != 1 ||
+		len(b.Reports[99].Cases) != MaxCases {
 		t.Fatalf("%d cases of %d: %v", len(kept.Reports[99].Cases), kept.Reports[99].Total, err)
 	}
 	if m := kept.Reports[99].Cases[0].Message; len(m) > maxMessage || !utf8.ValidString(m) {

@@ -29,7 +29,8 @@ func TestParse(t *testing.T) {
 		cases, _, err := Parse(c.format, strings.NewReader(c.in))
 		var got []string
 		for _, one := range cases {
-			got = append(got, one.String()+" "+string(one.Status)+" "+one.Took.String()+" "+strings.Join(strings.Fields(one.Message), " "))
+			got = append(got, one.String()+" "+string(one.Status)+" "+one.Took.String()+" "+
+				strings.Join(strings.Fields(one.Message), " "))
 		}
 		if s := strings.Join(got, "|"); err != nil || s != c.want {
 			t.Errorf("%s: %v\n%s\n%s", c.format, err, s, c.want)
@@ -42,7 +43,8 @@ func TestCoverage(t *testing.T) {
 		format, in string
 		want       Coverage
 	}{
-		{"COBERTURAXML", `<coverage line-rate="0.5" lines-covered="3" lines-valid="6"><packages/></coverage>`, Coverage{3, 6}},
+		{"COBERTURAXML", `<coverage line-rate="0.5" lines-covered="3" lines-valid="6"><packages/></coverage>`,
+			Coverage{3, 6}},
 		{"COBERTURAXML", `<coverage line-rate="0.25"></coverage>`, Coverage{2500, 10000}},
 		{"JACOCOXML", `<report name="x"><package><counter type="LINE" missed="9" covered="9"/></package><counter type="LINE" missed="1" covered="3"/></report>`, Coverage{3, 4}},
 		{"CLOVERXML", `<coverage><project><metrics statements="8" coveredstatements="2"/><file><metrics statements="1" coveredstatements="1"/></file></project></coverage>`, Coverage{2, 8}},
@@ -81,16 +83,19 @@ func TestFailedOnesAreKept(t *testing.T) {
 		}
 		r.Add([]Case{c}, nil)
 	}
-	if r.Total != 600 || r.Failed != 9 || len(r.Cases) != MaxCases || r.Cases[8].Status != Failed || r.Cases[9].Status != Succeeded {
+	if r.Total != 600 || r.Failed != 9 || len(r.Cases) != MaxCases || r.Cases[8].Status != Failed ||
+		r.Cases[9].Status != Succeeded {
 		t.Errorf("%d of %d failed, %d kept", r.Failed, r.Total, len(r.Cases))
 	}
 }
 
 func TestDetect(t *testing.T) {
 	for name, head := range map[string]string{
-		"JUNITXML a.xml": "<?xml?>\n<testsuites>", "JUNITXML b.xml": "<testsuite name='x'>", "NUNITXML c.xml": "<test-results ", "NUNIT3XML d.xml": "<test-run id=2",
-		"TESTNGXML e.xml": "<testng-results skipped", "VISUALSTUDIOTRX f.trx": "<TestRun id", "CUCUMBERJSON g.json": `[{"keyword":"F","elements":[`,
-		"GOTESTJSON h.json": `{"Time":"2026","Action":"start"`, " pom.xml": "<project>", " x.json": "{}",
+		"JUNITXML a.xml": "<?xml?>\n<testsuites>", "JUNITXML b.xml": "<testsuite name='x'>",
+		"NUNITXML c.xml": "<test-results ", "NUNIT3XML d.xml": "<test-run id=2",
+		"TESTNGXML e.xml": "<testng-results skipped", "VISUALSTUDIOTRX f.trx": "<TestRun id",
+		"CUCUMBERJSON g.json": `[{"keyword":"F","elements":[`,
+		"GOTESTJSON h.json":   `{"Time":"2026","Action":"start"`, " pom.xml": "<project>", " x.json": "{}",
 	} {
 		want, file, _ := strings.Cut(name, " ")
 		if got := Detect(file, []byte(head)); got != want {

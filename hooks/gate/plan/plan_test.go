@@ -43,7 +43,8 @@ func TestConversations(t *testing.T) {
 
 // converse returns the conversation with the planner's part as it is today.
 func converse(t *testing.T, data []byte) []byte {
-	s := State{Tips: map[string]Tip{}, Made: map[string]Made{}, Verdicts: map[string]Verdict{}, Failures: map[string]int{}, Workers: 2}
+	s := State{Tips: map[string]Tip{}, Made: map[string]Made{}, Verdicts: map[string]Verdict{},
+		Failures: map[string]int{}, Workers: 2}
 	var out bytes.Buffer
 	saying := false
 	in := bufio.NewScanner(bytes.NewReader(data))
@@ -116,7 +117,8 @@ func happen(t *testing.T, s *State, f []string) {
 	case "running": // running key 30 main@a+1.1
 		branch, rest, _ := strings.Cut(f[3], "@")
 		parts := strings.Split(rest, "+")
-		b := Build{Key: f[1], Elapsed: time.Duration(number(t, f[2])) * time.Second, Candidate: Candidate{Branch: branch, Base: parts[0]}}
+		b := Build{Key: f[1], Elapsed: time.Duration(number(t, f[2])) * time.Second,
+			Candidate: Candidate{Branch: branch, Base: parts[0]}}
 		for _, p := range parts[1:] {
 			b.Candidate.Changes = append(b.Candidate.Changes, reference(t, p))
 		}

@@ -43,14 +43,16 @@ type simulated struct {
 
 func newSimulation(t *rapid.T) *harness {
 	return &harness{
-		t: t, tips: map[string]string{}, verdicts: map[string]Verdict{}, made: map[string]Made{}, content: map[string]string{},
+		t: t, tips: map[string]string{}, verdicts: map[string]Verdict{}, made: map[string]Made{},
+		content: map[string]string{},
 		running: map[string]Build{}, failures: map[string]int{}, builds: map[string]int{},
 		workers: rapid.IntRange(1, 3).Draw(t, "workers"),
 	}
 }
 
 func (w *harness) state() State {
-	s := State{Tips: map[string]Tip{}, Made: w.made, Verdicts: w.verdicts, Failures: w.failures, Workers: w.workers, Expected: time.Minute}
+	s := State{Tips: map[string]Tip{}, Made: w.made, Verdicts: w.verdicts, Failures: w.failures, Workers: w.workers,
+		Expected: time.Minute}
 	for _, c := range w.changes {
 		if c.end == "" {
 			s.Queue = append(s.Queue, c.Change)
@@ -159,7 +161,8 @@ func (w *harness) land(c Candidate) {
 // ready as well.
 func (w *harness) finish(x *simulated) {
 	for _, y := range w.changes {
-		if y.end == "" && y.Branch == x.Branch && y.Change.Change < x.Change.Change && y.Priority >= x.Priority && !y.Waits && !y.asked && !x.asked {
+		if y.end == "" && y.Branch == x.Branch && y.Change.Change < x.Change.Change && y.Priority >= x.Priority && !y.Waits &&
+			!y.asked && !x.asked {
 			w.t.Fatalf("%v ended before %v, which came earlier", x.Ref, y.Ref)
 		}
 	}

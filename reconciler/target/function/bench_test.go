@@ -15,7 +15,8 @@ import (
 // BenchmarkWarm is an invocation of an instance that is warm, beside the same handler asked
 // over HTTP without Lambda's APIs: the difference is what they cost.
 func BenchmarkWarm(b *testing.B) {
-	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"text":"ann"}`) }))
+	plain := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"text":"ann"}`) }))
 	defer plain.Close()
 	h := newHarness(b)
 	h.declare(1, 1, files("functions: {hello: {timeout: 5m}}\n"))

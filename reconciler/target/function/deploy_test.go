@@ -70,7 +70,8 @@ func (h *harness) alias() string {
 // weight waits until the second version has a share of the requests.
 func (h *harness) weight(percent int) {
 	h.Helper()
-	h.await(fmt.Sprint(percent, " %"), func(o target.Observed) bool { return len(o.Units) > 0 && o.Units[0].Weight == percent })
+	h.await(fmt.Sprint(percent, " %"),
+		func(o target.Observed) bool { return len(o.Units) > 0 && o.Units[0].Weight == percent })
 }
 
 // hooked declares hooks with their reports, and a version that nothing else is.
@@ -82,8 +83,10 @@ func hooked(version int, before, after string) target.Files {
 	if after != "" {
 		text += "  - AfterAllowTraffic: after\n"
 	}
-	f := files(fmt.Sprintf("functions:\n  hello: {timeout: 5m, environment: {GREETING: %q}}\n  before: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n  after: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n",
-		fmt.Sprint(version), before, after))
+	f := files(
+		fmt.Sprintf(
+			"functions:\n  hello: {timeout: 5m, environment: {GREETING: %q}}\n  before: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n  after: {timeout: 5m, environment: {DO: hook, REPORT: %q}}\n",
+			fmt.Sprint(version), before, after))
 	f["appspec.yml"] = []byte(text)
 	return f
 }
@@ -130,7 +133,8 @@ func newClock(h *harness) *clock {
 
 // held is a harness whose time only the test moves.
 func held(t *testing.T) (*harness, *clock) {
-	h := &harness{TB: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
+	h := &harness{TB: t, target: newTarget(t),
+		key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
 	c := newClock(h)
 	h.start()
 	return h, c
@@ -144,7 +148,8 @@ func TestSilentHook(t *testing.T) {
 	h.declare(1, 1, files("functions: {hello: {timeout: 5m}}\n"))
 	h.healthy(1)
 	h.declare(2, 1, hooked(2, "none", ""))
-	h.await("waiting for its hook", func(o target.Observed) bool { return o.Message == "BeforeAllowTraffic: waits for the report of before" })
+	h.await("waiting for its hook",
+		func(o target.Observed) bool { return o.Message == "BeforeAllowTraffic: waits for the report of before" })
 	a := h.app()
 	a.stateMu.Lock()
 	execution, deployment := a.state.Deployment.Hook.Execution, a.state.Deployment.ID
@@ -154,9 +159,11 @@ func TestSilentHook(t *testing.T) {
 	if o := h.failed(2); o.Message != "hook before did not report within 1h0m0s" || !o.RollBack {
 		t.Errorf("it is %+v", o)
 	}
-	report := fmt.Sprintf(`{"deploymentId":%q,"lifecycleEventHookExecutionId":%q,"status":"Succeeded"}`, deployment, execution)
+	report := fmt.Sprintf(`{"deploymentId":%q,"lifecycleEventHookExecutionId":%q,"status":"Succeeded"}`,
+		deployment, execution)
 	resp, said := h.post(a.invokeURL(), report, "X-Amz-Target", "CodeDeploy_20141006.PutLifecycleEventHookExecutionStatus")
-	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(said, "InvalidLifecycleEventHookExecutionIdException") {
+	if resp.StatusCode != http.StatusBadRequest ||
+		!strings.Contains(said, "InvalidLifecycleEventHookExecutionIdException") {
 		t.Errorf("a late report: %s: %s", resp.Status, said)
 	}
 	if got := h.alias(); got != "1" {
@@ -217,7 +224,8 @@ func TestCanary(t *testing.T) {
 		t.Errorf("the alias is at %s", got)
 	}
 	o := h.target.Observe(h.key)
-	if u := o.Units[0]; u.Release != 1 || u.Canary != 2 || o.State != target.Converging || !strings.Contains(o.Message, "version 2 gets 10 % of the requests") {
+	if u := o.Units[0]; u.Release != 1 || u.Canary != 2 || o.State != target.Converging ||
+		!strings.Contains(o.Message, "version 2 gets 10 % of the requests") {
 		t.Errorf("it is %+v", o)
 	}
 	const requests, workers = 1000, 4
@@ -277,7 +285,10 @@ func TestSupersede(t *testing.T) {
 	h.declare(4, 2, files(canary))
 	h.weight(10)
 	h.declare(5, 4, files(canary))
-	h.await("at version 4", func(o target.Observed) bool { return o.Sequence == 5 && len(o.Units) > 0 && o.Units[0].Canary == 4 })
+	h.await("at version 4", func(o target.Observed) bool {
+		return o.Sequence == 5 && len(o.Units) > 0 &&
+			o.Units[0].Canary == 4
+	})
 	if got := h.alias(); got != "1, 4: 0.1" {
 		t.Errorf("the alias is at %s", got)
 	}
@@ -343,7 +354,8 @@ func TestRestart(t *testing.T) {
 func TestFallback(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
-	good := target.Declared{Key: h.key, Commit: "commit-1", Sequence: 1, Files: files("functions: {hello: {timeout: 5m}}\n"), Release: release(1)}
+	good := target.Declared{Key: h.key, Commit: "commit-1", Sequence: 1,
+		Files: files("functions: {hello: {timeout: 5m}}\n"), Release: release(1)}
 	h.target.Converge(target.Declared{
 		Key:      h.key,
 		Commit:   "commit-2",
@@ -399,13 +411,15 @@ func TestVersionsThatAreGiven(t *testing.T) {
 		return f
 	}
 	h.declare(1, 1, with("1", ""))
-	if o := h.failed(1); !strings.Contains(o.Message, "CurrentVersion is 1, and the alias live of hello points to nothing") {
+	if o := h.failed(1); !strings.Contains(o.Message,
+		"CurrentVersion is 1, and the alias live of hello points to nothing") {
 		t.Errorf("an absent alias: %s", o.Message)
 	}
 	h.declare(2, 1, with("", "1"))
 	h.healthy(2)
 	h.declare(3, 2, with("7", "2"))
-	if o := h.failed(3); !strings.Contains(o.Message, "CurrentVersion is 7, and the alias live of hello points to version 1") || o.RollBack {
+	if o := h.failed(3); !strings.Contains(o.Message,
+		"CurrentVersion is 7, and the alias live of hello points to version 1") || o.RollBack {
 		t.Errorf("another current version: %+v", o)
 	}
 	h.declare(4, 2, with("1", "9"))
@@ -456,7 +470,8 @@ func TestAliasMovedByHand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		moved := strings.Replace(string(data), "\"hello:live\": {\n      \"version\": 2", "\"hello:live\": {\n      \"version\": 1", 1)
+		moved := strings.Replace(string(data), "\"hello:live\": {\n      \"version\": 2",
+			"\"hello:live\": {\n      \"version\": 1", 1)
 		if moved == string(data) {
 			t.Fatalf("the alias is not in %s", data)
 		}

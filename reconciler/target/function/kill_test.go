@@ -62,7 +62,8 @@ func journey(where string) int {
 		}
 	}
 	second := hooked(2, "Succeeded", report)
-	second[settingsFile] = append([]byte("deployment: {strategy: linear, percent: 40, interval: 20ms}\n"), second[settingsFile]...)
+	second[settingsFile] = append([]byte("deployment: {strategy: linear, percent: 40, interval: 20ms}\n"),
+		second[settingsFile]...)
 
 	// A server that is started again declares what is declared last, and nothing older.
 	if _, err := os.Stat(filepath.Join(dir, "second")); err != nil {
@@ -84,7 +85,8 @@ func journey(where string) int {
 		return 1
 	}
 	a.alias.mu.Lock()
-	fmt.Printf("%s at %s, kept at %s, %d versions\n", state, a.alias.alias, kept.Aliases["hello:live"], len(kept.Functions["hello"]))
+	fmt.Printf("%s at %s, kept at %s, %d versions\n", state, a.alias.alias, kept.Aliases["hello:live"],
+		len(kept.Functions["hello"]))
 	a.alias.mu.Unlock()
 	cancel()
 	if err := <-done; err != nil {

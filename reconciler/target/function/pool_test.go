@@ -15,7 +15,8 @@ import (
 // go of at once. Every request finds one that is there, and it stays as long as the request.
 func TestAliasMovesUnderRequests(t *testing.T) {
 	t.Parallel()
-	a := newApp(New(t.TempDir(), t.TempDir(), nil), target.Key{Repository: "shop", Application: "shop", Environment: "production"})
+	a := newApp(New(t.TempDir(), t.TempDir(), nil),
+		target.Key{Repository: "shop", Application: "shop", Environment: "production"})
 	f := newFunction(a, "hello")
 	version := func(number int) *pool {
 		p := &pool{function: f, all: map[*instance]time.Time{}}
@@ -89,7 +90,8 @@ func TestEndedWithAnEventOnItsWay(t *testing.T) {
 // once the application has ended, and one that has started is waited for.
 func TestNobodyAsksAfterTheEnd(t *testing.T) {
 	t.Parallel()
-	a := newApp(New(t.TempDir(), t.TempDir(), nil), target.Key{Repository: "shop", Application: "shop", Environment: "production"})
+	a := newApp(New(t.TempDir(), t.TempDir(), nil),
+		target.Key{Repository: "shop", Application: "shop", Environment: "production"})
 	started, goOn := make(chan struct{}), make(chan struct{})
 	answered := false
 	asked := a.counted(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {

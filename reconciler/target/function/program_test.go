@@ -162,8 +162,9 @@ func request2(r events.LambdaFunctionURLRequest) (any, error) {
 		return nil, errors.New("it does not work")
 	case "/whole":
 		return events.LambdaFunctionURLResponse{
-			StatusCode:      http.StatusTeapot,
-			Headers:         map[string]string{"Content-Type": "image/png", "X-Own": "yes", "content-length": "70", "Transfer-Encoding": "odd"},
+			StatusCode: http.StatusTeapot,
+			Headers: map[string]string{"Content-Type": "image/png", "X-Own": "yes", "content-length": "70",
+				"Transfer-Encoding": "odd"},
 			Cookies:         []string{"a=1", "b=2; Secure"},
 			Body:            base64.StdEncoding.EncodeToString([]byte{0, 1, 254}),
 			IsBase64Encoded: true,
@@ -175,7 +176,8 @@ func request2(r events.LambdaFunctionURLRequest) (any, error) {
 }
 
 // streamed2 answers requests of a function URL in two parts.
-func streamed2(_ context.Context, r events.LambdaFunctionURLRequest) (*events.LambdaFunctionURLStreamingResponse, error) {
+func streamed2(_ context.Context,
+	r events.LambdaFunctionURLRequest) (*events.LambdaFunctionURLStreamingResponse, error) {
 	reader, w := io.Pipe()
 	go func() {
 		_, _ = io.WriteString(w, "first")

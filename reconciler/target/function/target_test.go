@@ -105,7 +105,8 @@ type harness struct {
 }
 
 func newHarness(t testing.TB) *harness {
-	h := &harness{TB: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
+	h := &harness{TB: t, target: newTarget(t),
+		key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
 	h.start()
 	return h
 }
@@ -210,7 +211,8 @@ func TestInvoke(t *testing.T) {
 	}
 	resp, said := h.invoke("hello:live", `{"Text": "ann"}`)
 	var got map[string]any
-	if err := json.Unmarshal([]byte(said), &got); err != nil || resp.StatusCode != 200 || resp.Header.Get("X-Amz-Function-Error") != "" {
+	if err := json.Unmarshal([]byte(said), &got); err != nil || resp.StatusCode != 200 ||
+		resp.Header.Get("X-Amz-Function-Error") != "" {
 		t.Fatalf("%s: %s", resp.Status, said)
 	}
 	if got["request"] != resp.Header.Get("X-Amzn-Requestid") || resp.Header.Get("X-Amz-Executed-Version") != "1" {
@@ -227,7 +229,8 @@ func TestInvoke(t *testing.T) {
 	}
 
 	// One that is warm is used again; also by other ways to say its name.
-	for _, name := range []string{"hello", "hello:$LATEST", "hello:1", "hello%3Alive", "hello?Qualifier=live", "arn:aws:lambda:eu-north-1:123456789012:function:hello:live", "arn:aws:lambda:eu-north-1:123456789012:function:hello"} {
+	for _, name := range []string{"hello", "hello:$LATEST", "hello:1", "hello%3Alive", "hello?Qualifier=live",
+		"arn:aws:lambda:eu-north-1:123456789012:function:hello:live", "arn:aws:lambda:eu-north-1:123456789012:function:hello"} {
 		resp, said := h.invoke(name, `{}`)
 		var again map[string]any
 		if err := json.Unmarshal([]byte(said), &again); err != nil || again["started"] != got["started"] {
@@ -252,22 +255,26 @@ func TestInvoke(t *testing.T) {
 		{"too much", "hello:live", `"` + strings.Repeat("x", maxPayload) + `"`, nil, 413, "RequestTooLargeException", ""},
 		{"from a page", "hello:live", `{}`, []string{"Origin", "http://evil.example"}, 403, "AccessDeniedException", ""},
 		{"dry run", "hello:live", `{"Do":"exit"}`, []string{"X-Amz-Invocation-Type", "DryRun"}, 204, "", ""},
-		{"odd type", "hello:live", `{}`, []string{"X-Amz-Invocation-Type", "Later"}, 400, "InvalidParameterValueException", ""},
-		{"handler error", "hello:live", `{"Do":"fail"}`, nil, 200, `{"errorMessage":"it does not work","errorType":"errorString"}`, "Unhandled"},
+		{"odd type", "hello:live", `{}`, []string{"X-Amz-Invocation-Type", "Later"}, 400,
+			"InvalidParameterValueException", ""},
+		{"handler error", "hello:live", `{"Do":"fail"}`, nil, 200,
+			`{"errorMessage":"it does not work","errorType":"errorString"}`, "Unhandled"},
 		{"panic", "hello:live", `{"Do":"panic"}`, nil, 200, `"errorMessage":"it is broken"`, "Unhandled"},
 		{"exit", "hello:live", `{"Do":"exit"}`, nil, 200, "Runtime exited with error: exit status 7", "Unhandled"},
 		{"large answer", "hello:live", `{"Do":"large"}`, nil, 200, "Function.ResponseSizeTooLarge", "Unhandled"},
 		{"and well again", "hello:live", `{"Text":"bob"}`, nil, 200, `"text":"bob"`, ""},
 	} {
 		resp, said := h.invoke(c.function, c.event, c.header...)
-		if resp.StatusCode != c.status || !strings.Contains(said, c.says) || resp.Header.Get("X-Amz-Function-Error") != c.functionError {
+		if resp.StatusCode != c.status || !strings.Contains(said, c.says) ||
+			resp.Header.Get("X-Amz-Function-Error") != c.functionError {
 			t.Errorf("%s: %s %q %.300s", c.name, resp.Status, resp.Header.Get("X-Amz-Function-Error"), said)
 		}
 	}
 
 	// What it printed last is told to whoever asks: the end of it.
 	resp, _ = h.invoke("hello:live", `{"Do": "print", "Text": "one line"}`, "X-Amz-Log-Type", "Tail")
-	if log, err := base64.StdEncoding.DecodeString(resp.Header.Get("X-Amz-Log-Result")); err != nil || string(log) != "one line\n" {
+	if log, err := base64.StdEncoding.DecodeString(resp.Header.Get("X-Amz-Log-Result")); err != nil ||
+		string(log) != "one line\n" {
 		t.Errorf("the log is %q, %v", log, err)
 	}
 	var printed []string
@@ -281,7 +288,8 @@ func TestInvoke(t *testing.T) {
 		t.Errorf("the logs are %q", printed)
 	}
 	resp, _ = h.invoke("hello:live", `{"Do": "flood"}`, "X-Amz-Log-Type", "Tail")
-	if log, err := base64.StdEncoding.DecodeString(resp.Header.Get("X-Amz-Log-Result")); err != nil || len(log) != logTail || resp.StatusCode != 200 {
+	if log, err := base64.StdEncoding.DecodeString(resp.Header.Get("X-Amz-Log-Result")); err != nil ||
+		len(log) != logTail || resp.StatusCode != 200 {
 		t.Errorf("after a flood the log has %d bytes, %v, %s", len(log), err, resp.Status)
 	}
 }
@@ -294,7 +302,8 @@ func TestTimeout(t *testing.T) {
 	h.declare(1, 1, files("functions: {hello: {timeout: 1s, environment: {DO: ignores SIGTERM}}}\n"))
 	h.healthy(1)
 	resp, said := h.invoke("hello:live", `{"Do": "hang"}`)
-	if resp.Header.Get("X-Amz-Function-Error") != "Unhandled" || !strings.Contains(said, `"errorType":"Sandbox.Timedout"`) ||
+	if resp.Header.Get("X-Amz-Function-Error") != "Unhandled" ||
+		!strings.Contains(said, `"errorType":"Sandbox.Timedout"`) ||
 		!strings.Contains(said, "Task timed out after 1.00 seconds") {
 		t.Errorf("%s: %s", resp.Status, said)
 	}
@@ -337,7 +346,8 @@ func TestConcurrency(t *testing.T) {
 		t.Errorf("a third gets %s: %s", resp.Status, said)
 	}
 	// An event that nobody waits for waits itself.
-	if resp, said := h.invoke("hello:live", `{"Do": "print", "Text": "later"}`, "X-Amz-Invocation-Type", "Event"); resp.StatusCode != 202 {
+	if resp, said := h.invoke("hello:live", `{"Do": "print", "Text": "later"}`, "X-Amz-Invocation-Type",
+		"Event"); resp.StatusCode != 202 {
 		t.Errorf("an event gets %s: %s", resp.Status, said)
 	}
 	close(letGo)
@@ -375,7 +385,9 @@ func TestRuntimeAPI(t *testing.T) {
 	if _, said := h.invoke("hello:live", `"next"`); said != `{"next": 403}` {
 		t.Errorf("asked without an answer: %s", said)
 	}
-	if resp, said := h.invoke("hello:live", `"?"`); said != `{"errorType":"Odd","errorMessage":"what is that","stackTrace":[]}` || resp.Header.Get("X-Amz-Function-Error") != "Unhandled" {
+	if resp, said := h.invoke("hello:live",
+		`"?"`); said != `{"errorType":"Odd","errorMessage":"what is that","stackTrace":[]}` || resp.Header.Get(
+		"X-Amz-Function-Error") != "Unhandled" {
 		t.Errorf("an error: %s", said)
 	}
 }
@@ -411,7 +423,8 @@ func TestNeverStarts(t *testing.T) {
 
 func TestNeverAsks(t *testing.T) {
 	t.Parallel()
-	h := &harness{TB: t, target: newTarget(t), key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
+	h := &harness{TB: t, target: newTarget(t),
+		key: target.Key{Repository: "shop", Application: "shop", Environment: "production"}}
 	h.target.initTimeout = 500 * time.Millisecond
 	h.start()
 	h.declare(1, 1, files("functions: {hello: {environment: {DO: never asks}}}\n"))

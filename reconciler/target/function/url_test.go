@@ -67,13 +67,16 @@ func TestURL(t *testing.T) {
 	resp, said := h.request("PUT", address+"/a%20b/c?x=1&x=2&y=", `{"n": 1}`, "Content-Type", "application/json",
 		"X-More", "one", "X-More", "two", "Cookie", "a=1; b=2", "User-Agent", "test")
 	var got events.LambdaFunctionURLRequest
-	if err := json.Unmarshal([]byte(said), &got); err != nil || resp.StatusCode != 200 || resp.Header.Get("X-Amz-Executed-Version") != "1" {
+	if err := json.Unmarshal([]byte(said), &got); err != nil || resp.StatusCode != 200 ||
+		resp.Header.Get("X-Amz-Executed-Version") != "1" {
 		t.Fatalf("%s %v: %s", resp.Status, resp.Header, said)
 	}
 	host := fmt.Sprintf("127.0.0.1:%d", port)
 	about := got.RequestContext
-	if about.HTTP.Method != "PUT" || about.HTTP.Path != "/a b/c" || about.HTTP.SourceIP != "127.0.0.1" || about.HTTP.UserAgent != "test" ||
-		about.HTTP.Protocol != "HTTP/1.1" || about.DomainName != host || about.TimeEpoch == 0 || about.RequestID == "" || about.AccountID != "anonymous" {
+	if about.HTTP.Method != "PUT" || about.HTTP.Path != "/a b/c" || about.HTTP.SourceIP != "127.0.0.1" ||
+		about.HTTP.UserAgent != "test" ||
+		about.HTTP.Protocol != "HTTP/1.1" || about.DomainName != host || about.TimeEpoch == 0 || about.RequestID == "" ||
+		about.AccountID != "anonymous" {
 		t.Errorf("the context is %+v", about)
 	}
 	got.RequestContext = events.LambdaFunctionURLRequestContext{}
@@ -113,11 +116,13 @@ func TestURL(t *testing.T) {
 		if resp.StatusCode != want.status || resp.Header.Get("Content-Type") != want.kind || said != want.said {
 			t.Errorf("%s: %s %s %q", path, resp.Status, resp.Header.Get("Content-Type"), said)
 		}
-		if path == "/whole" && (resp.Header.Get("X-Own") != "yes" || !reflect.DeepEqual(resp.Header["Set-Cookie"], []string{"a=1", "b=2; Secure"})) {
+		if path == "/whole" && (resp.Header.Get("X-Own") != "yes" ||
+			!reflect.DeepEqual(resp.Header["Set-Cookie"], []string{"a=1", "b=2; Secure"})) {
 			t.Errorf("%s: %v", path, resp.Header)
 		}
 	}
-	if resp, _ := h.request("POST", address+"/", strings.Repeat("x", maxPayload)); resp.StatusCode != http.StatusRequestEntityTooLarge {
+	if resp, _ := h.request("POST", address+"/",
+		strings.Repeat("x", maxPayload)); resp.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Errorf("too much gets %s", resp.Status)
 	}
 	// The address goes with its declaration.
@@ -134,7 +139,8 @@ func TestStreaming(t *testing.T) {
 	h := newHarness(t)
 	port := freePort(t)
 	address := fmt.Sprintf("http://127.0.0.1:%d", port)
-	settings := fmt.Sprintf("functions: {hello: {timeout: 5m, url: %d, stream: STREAM, environment: {DO: stream}}}\n", port)
+	settings := fmt.Sprintf("functions: {hello: {timeout: 5m, url: %d, stream: STREAM, environment: {DO: stream}}}\n",
+		port)
 	h.declare(1, 1, files(strings.Replace(settings, "STREAM", "true", 1)))
 	h.healthy(1)
 
@@ -146,7 +152,8 @@ func TestStreaming(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusTeapot || resp.Header.Get("X-Own") != "yes" || resp.Header.Get("Content-Type") != "text/plain" || len(resp.Cookies()) != 2 {
+	if resp.StatusCode != http.StatusTeapot || resp.Header.Get("X-Own") != "yes" ||
+		resp.Header.Get("Content-Type") != "text/plain" || len(resp.Cookies()) != 2 {
 		t.Errorf("%s %v", resp.Status, resp.Header)
 	}
 	first := make([]byte, 5)
@@ -178,7 +185,8 @@ func TestStreaming(t *testing.T) {
 	if resp, said := h.request("GET", address+"/breaks", ""); resp.StatusCode != http.StatusBadGateway {
 		t.Errorf("%s: %q", resp.Status, said)
 	}
-	if resp, said := h.invoke("hello:live", `{"rawPath": "/"}`); !bytes.HasSuffix([]byte(said), []byte("first second")) || resp.StatusCode != 200 {
+	if resp, said := h.invoke("hello:live", `{"rawPath": "/"}`); !bytes.HasSuffix([]byte(said), []byte("first second")) ||
+		resp.StatusCode != 200 {
 		t.Errorf("invoked: %s: %q", resp.Status, said)
 	}
 }

@@ -157,10 +157,12 @@ func TestDrift(t *testing.T) {
 	// A new revision that fails leaves the old one, which is looked after on.
 	bad := d
 	bad.Commit, bad.Sequence, bad.Release = "c2", 2, release(2)
-	bad.Files = target.Files{"appspec.yml": []byte(strings.ReplaceAll(good+"  ValidateService: [{location: bad.sh}]\n", "DST", dst))}
+	bad.Files = target.Files{"appspec.yml": []byte(strings.ReplaceAll(good+
+		"  ValidateService: [{location: bad.sh}]\n", "DST", dst))}
 	h.Converge(bad)
 	o := await(t, h, k, func(o target.Observed) bool { return o.State == target.Failed })
-	if !strings.Contains(o.Message, "script bad.sh failed with exit code 3") || !strings.Contains(o.Message, "is put back") || o.Units[0].Release != 1 {
+	if !strings.Contains(o.Message, "script bad.sh failed with exit code 3") ||
+		!strings.Contains(o.Message, "is put back") || o.Units[0].Release != 1 {
 		t.Errorf("%+v", o)
 	}
 	if data, err := os.ReadFile(filepath.Join(dst, "version")); err != nil || string(data) != "release 1" {
@@ -254,7 +256,8 @@ func TestLogs(t *testing.T) {
 		}
 	}()
 	text := "version: 0.0\nos: linux\nhooks:\n  ValidateService: [{location: bad.sh}]\n"
-	h.Converge(target.Declared{Key: k, Commit: "c1", Sequence: 1, Files: target.Files{"appspec.yml": []byte(text)}, Release: release(1)})
+	h.Converge(target.Declared{Key: k, Commit: "c1", Sequence: 1, Files: target.Files{"appspec.yml": []byte(text)},
+		Release: release(1)})
 	for l := range followed {
 		if l.Text == "it is broken" {
 			if l.Own || l.Unit != h.Name || l.Instance != "d-1-c1" || l.At.IsZero() {
@@ -318,7 +321,8 @@ func TestNotAllowed(t *testing.T) {
 	h.Allowed = func(repository string) bool { return repository == "shop" }
 	running(t, h)
 	k := target.Key{Repository: "other", Application: "other", Environment: "production"}
-	h.Converge(target.Declared{Key: k, Commit: "c", Sequence: 1, Files: target.Files{"appspec.yml": []byte("version: 0.0\nos: linux\n")}, Release: release(1)})
+	h.Converge(target.Declared{Key: k, Commit: "c", Sequence: 1,
+		Files: target.Files{"appspec.yml": []byte("version: 0.0\nos: linux\n")}, Release: release(1)})
 	o := await(t, h, k, func(o target.Observed) bool { return o.State == target.Failed })
 	if !strings.Contains(o.Message, "start the server with --deploy-here other") {
 		t.Error(o.Message)
@@ -332,7 +336,8 @@ func TestArtifactOf(t *testing.T) {
 		"has the artifacts a, b, and none": {"a", "b"},
 		"release 3 has no artifact":        {},
 	} {
-		d := target.Declared{Key: target.Key{Application: "shop"}, Release: target.Release{Number: 3, Artifacts: map[string]string{}}}
+		d := target.Declared{Key: target.Key{Application: "shop"},
+			Release: target.Release{Number: 3, Artifacts: map[string]string{}}}
 		for _, n := range names {
 			d.Release.Artifacts[n] = "of " + n
 		}
@@ -392,7 +397,8 @@ func TestRenamedIsFoundAgain(t *testing.T) {
 	if _, err := os.Stat(dst); err == nil {
 		t.Error("what was removed is still there")
 	}
-	if id, err := h.groups.of(declared("stage", 6).Key); err != nil || id != groupID(declared("stage", 6).Key) || len(h.groups.kept) > 0 {
+	if id, err := h.groups.of(declared("stage", 6).Key); err != nil || id != groupID(declared("stage", 6).Key) ||
+		len(h.groups.kept) > 0 {
 		t.Errorf("a new one would be in %s of %v, %v", id, h.groups.kept, err)
 	}
 }

@@ -20,31 +20,46 @@ func TestCheck(t *testing.T) {
 		files map[string]string
 		want  []string // each begins a problem; none: there is none
 	}{
-		{"manifests", map[string]string{"a.yaml": one + "---\n# nothing\n---\n" + fmt.Sprintf(configMap, "two"), "README.md": "words"}, nil},
+		{"manifests", map[string]string{"a.yaml": one + "---\n# nothing\n---\n" + fmt.Sprintf(configMap, "two"),
+			"README.md": "words"}, nil},
 		{"JSON", map[string]string{"a.json": `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}`}, nil},
 		{"nothing", map[string]string{}, []string{"deploy: has no manifests"}},
-		{"no settings", map[string]string{"kubernetes.yaml": "", "a.yaml": one}, []string{"deploy/kubernetes.yaml: is empty"}},
-		{"no namespace", map[string]string{"kubernetes.yaml": "tags: {a: b}\n", "a.yaml": one}, []string{"deploy/kubernetes.yaml:1: does not say in which namespace"}},
+		{"no settings", map[string]string{"kubernetes.yaml": "", "a.yaml": one},
+			[]string{"deploy/kubernetes.yaml: is empty"}},
+		{"no namespace", map[string]string{"kubernetes.yaml": "tags: {a: b}\n", "a.yaml": one},
+			[]string{"deploy/kubernetes.yaml:1: does not say in which namespace"}},
 		{"settings", map[string]string{"kubernetes.yaml": "namespace: A_b\ntimeout: soon\n", "a.yaml": one}, []string{
 			`deploy/kubernetes.yaml:1: "A_b" is no name of a namespace`, `deploy/kubernetes.yaml:2: "soon" is no time`}},
-		{"not YAML, in the second document", map[string]string{"a.yaml": one + "---\nkind: [\n"}, []string{"deploy/a.yaml:6: is not YAML"}},
-		{"no kind", map[string]string{"a.yaml": one + "---\napiVersion: v1\nmetadata: {name: x}\n"}, []string{"deploy/a.yaml:6: has no kind"}},
-		{"no apiVersion", map[string]string{"a.yaml": "\n\nkind: ConfigMap\n"}, []string{"deploy/a.yaml:3: has no apiVersion"}},
-		{"bad apiVersion", map[string]string{"a.yaml": "kind: X\napiVersion: a/b/c\n"}, []string{`deploy/a.yaml:2: "a/b/c" is no apiVersion`}},
-		{"no name", map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: x-\n"}, []string{"deploy/a.yaml:3: has a metadata.generateName and no name"}},
-		{"a name that is a path", map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: ../x\n"}, []string{`deploy/a.yaml:4: "../x" is no name`}},
-		{"a list", map[string]string{"a.yaml": "apiVersion: v1\nkind: List\nitems: []\n"}, []string{"deploy/a.yaml:2: is a list of objects"}},
-		{"twice", map[string]string{"a.yaml": one, "b.yaml": one}, []string{"deploy/b.yaml:1: ConfigMap one is declared in deploy/a.yaml:1, too"}},
+		{"not YAML, in the second document", map[string]string{"a.yaml": one + "---\nkind: [\n"},
+			[]string{"deploy/a.yaml:6: is not YAML"}},
+		{"no kind", map[string]string{"a.yaml": one + "---\napiVersion: v1\nmetadata: {name: x}\n"},
+			[]string{"deploy/a.yaml:6: has no kind"}},
+		{"no apiVersion", map[string]string{"a.yaml": "\n\nkind: ConfigMap\n"},
+			[]string{"deploy/a.yaml:3: has no apiVersion"}},
+		{"bad apiVersion", map[string]string{"a.yaml": "kind: X\napiVersion: a/b/c\n"},
+			[]string{`deploy/a.yaml:2: "a/b/c" is no apiVersion`}},
+		{"no name", map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: x-\n"},
+			[]string{"deploy/a.yaml:3: has a metadata.generateName and no name"}},
+		{"a name that is a path", map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: ../x\n"},
+			[]string{`deploy/a.yaml:4: "../x" is no name`}},
+		{"a list", map[string]string{"a.yaml": "apiVersion: v1\nkind: List\nitems: []\n"},
+			[]string{"deploy/a.yaml:2: is a list of objects"}},
+		{"twice", map[string]string{"a.yaml": one, "b.yaml": one},
+			[]string{"deploy/b.yaml:1: ConfigMap one is declared in deploy/a.yaml:1, too"}},
 		{"a key twice", map[string]string{"a.yaml": one + "data: {a: b}\ndata: {a: c}\n"}, []string{"deploy/a.yaml:6: "}},
-		{"a word that means true", map[string]string{"a.yaml": one + "data:\n  a: yes\n"}, []string{`deploy/a.yaml:6: yes means true to kubectl`}},
+		{"a word that means true", map[string]string{"a.yaml": one + "data:\n  a: yes\n"},
+			[]string{`deploy/a.yaml:6: yes means true to kubectl`}},
 		{"a word in quotes", map[string]string{"a.yaml": one + "data:\n  a: \"yes\"\n  b: 2020-01-01\n"}, nil},
 		{"of the whole cluster", map[string]string{"a.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: x}\n"},
 			[]string{"deploy/a.yaml:2: ClusterRole is an object of the whole cluster"}},
 		{"a namespace", map[string]string{"a.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n"}, nil},
-		{"a namespace in a namespace", map[string]string{"a.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, namespace: y}\n"},
+		{"a namespace in a namespace",
+			map[string]string{"a.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, namespace: y}\n"},
 			[]string{"deploy/a.yaml:3: Namespace is in no namespace"}},
-		{"our annotation", map[string]string{"a.yaml": one + "  annotations:\n    headgate.dev/owner: me\n"}, []string{"deploy/a.yaml:6: headgate.dev/owner is written by Headgate"}},
-		{"prune", map[string]string{"a.yaml": one + "  annotations:\n    headgate.dev/prune: never\n"}, []string{`deploy/a.yaml:6: headgate.dev/prune is "never"`}},
+		{"our annotation", map[string]string{"a.yaml": one + "  annotations:\n    headgate.dev/owner: me\n"},
+			[]string{"deploy/a.yaml:6: headgate.dev/owner is written by Headgate"}},
+		{"prune", map[string]string{"a.yaml": one + "  annotations:\n    headgate.dev/prune: never\n"},
+			[]string{`deploy/a.yaml:6: headgate.dev/prune is "never"`}},
 		{"status", map[string]string{"a.yaml": one + "status: {}\n"}, []string{"deploy/a.yaml:5: has a status"}},
 		{"an alias bomb", map[string]string{"a.yaml": bomb()}, []string{"deploy/a.yaml:"}},
 		{"too many", map[string]string{"a.yaml": many(maxObjects + 2)}, []string{"deploy/a.yaml:"}},
@@ -52,22 +67,30 @@ func TestCheck(t *testing.T) {
 
 		{"kustomization", map[string]string{
 			"kustomization.yaml":      "resources: [base, a.yaml]\nnamePrefix: x-\npatches:\n- path: patch.yaml\nconfigMapGenerator:\n- name: c\n  files: [k=c.txt]\n",
-			"base/kustomization.yaml": "resources: [../a2.yaml]\n", "a.yaml": one, "a2.yaml": one, "patch.yaml": "not: checked\n", "c.txt": "x",
+			"base/kustomization.yaml": "resources: [../a2.yaml]\n", "a.yaml": one, "a2.yaml": one,
+			"patch.yaml": "not: checked\n", "c.txt": "x",
 		}, nil},
 		{"out of the directory", map[string]string{"kustomization.yaml": "resources:\n- ../base\n- /etc\n"},
 			[]string{`deploy/kustomization.yaml:2: "../base" leads out`, `deploy/kustomization.yaml:3: "/etc" leads out`}},
 		{"elsewhere", map[string]string{"kustomization.yaml": "resources:\n- https://example.org/x.yaml\n- github.com/a/b?ref=c\n- git@github.com:a/b\n"},
-			[]string{"deploy/kustomization.yaml:2: \"https", "deploy/kustomization.yaml:3: \"github", "deploy/kustomization.yaml:4: \"git@"}},
-		{"a circle", map[string]string{"kustomization.yaml": "resources: [a]\n", "a/kustomization.yaml": "resources: [../b]\n", "b/kustomization.yaml": "resources: [../a]\n"},
+			[]string{"deploy/kustomization.yaml:2: \"https", "deploy/kustomization.yaml:3: \"github",
+				"deploy/kustomization.yaml:4: \"git@"}},
+		{"a circle", map[string]string{"kustomization.yaml": "resources: [a]\n",
+			"a/kustomization.yaml": "resources: [../b]\n", "b/kustomization.yaml": "resources: [../a]\n"},
 			[]string{"deploy/b/kustomization.yaml: comes back to itself: a/kustomization.yaml → b/kustomization.yaml → a/kustomization.yaml"}},
-		{"itself", map[string]string{"kustomization.yaml": "resources: [.]\n"}, []string{"deploy/kustomization.yaml: comes back to itself"}},
+		{"itself", map[string]string{"kustomization.yaml": "resources: [.]\n"},
+			[]string{"deploy/kustomization.yaml: comes back to itself"}},
 		{"each twice", nested(20), []string{"deploy/"}},
 		{"not there", map[string]string{"kustomization.yaml": "resources: [x.yaml]\npatches:\n- path: y.yaml\n"},
-			[]string{`deploy/kustomization.yaml:1: "x.yaml" is not there`, `deploy/kustomization.yaml:3: "y.yaml" is not there`}},
-		{"no kustomization", map[string]string{"kustomization.yaml": "resources: [x]\n", "x/a.yaml": one}, []string{`deploy/kustomization.yaml:1: "x" has no kustomization.yaml`}},
+			[]string{`deploy/kustomization.yaml:1: "x.yaml" is not there`,
+				`deploy/kustomization.yaml:3: "y.yaml" is not there`}},
+		{"no kustomization", map[string]string{"kustomization.yaml": "resources: [x]\n", "x/a.yaml": one},
+			[]string{`deploy/kustomization.yaml:1: "x" has no kustomization.yaml`}},
 		{"a chart", map[string]string{"kustomization.yaml": "helmCharts: []\nresorces: []\n"},
-			[]string{"deploy/kustomization.yaml:1: helmCharts is not taken", `deploy/kustomization.yaml:2: unknown field "resorces"; did you mean "resources"`}},
-		{"a file of a kustomization", map[string]string{"kustomization.yaml": "resources: [a.yaml]\n", "a.yaml": "kind: X\n"}, []string{"deploy/a.yaml:1: has no apiVersion"}},
+			[]string{"deploy/kustomization.yaml:1: helmCharts is not taken",
+				`deploy/kustomization.yaml:2: unknown field "resorces"; did you mean "resources"`}},
+		{"a file of a kustomization", map[string]string{"kustomization.yaml": "resources: [a.yaml]\n", "a.yaml": "kind: X\n"},
+			[]string{"deploy/a.yaml:1: has no apiVersion"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			files := map[string][]byte{FileName: []byte(settings)}
@@ -84,7 +107,8 @@ func TestCheck(t *testing.T) {
 				}
 			}
 			for _, p := range problems {
-				if p.Fix == "" && !strings.Contains(p.What, "YAML") && !strings.Contains(p.What, "twice") && !strings.Contains(p.What, "more than") {
+				if p.Fix == "" && !strings.Contains(p.What, "YAML") && !strings.Contains(p.What, "twice") &&
+					!strings.Contains(p.What, "more than") {
 					t.Errorf("does not say what to do: %s", p)
 				}
 			}
@@ -146,7 +170,8 @@ spec: {replicas: 3, weight: 1.5, when: 2020-01-01, none: null, big: 184467440737
 }
 
 func TestSecretsAreWarnedOf(t *testing.T) {
-	_, warnings := Check("deploy", map[string][]byte{FileName: []byte(settings), "a.yaml": []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {a: b}\n")})
+	_, warnings := Check("deploy", map[string][]byte{FileName: []byte(settings),
+		"a.yaml": []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {a: b}\n")})
 	if len(warnings) != 1 || warnings[0].Place() != "deploy/a.yaml:1" {
 		t.Errorf("%v", warnings)
 	}
@@ -170,17 +195,20 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := string(data); strings.Count(s, `"git.example.org/hello/web@sha256:1"`) != 2 || !strings.Contains(s, `"nginx:1"`) || strings.Contains(s, "sha256:2") {
+	if s := string(data); strings.Count(s, `"git.example.org/hello/web@sha256:1"`) != 2 ||
+		!strings.Contains(s, `"nginx:1"`) || strings.Contains(s, "sha256:2") {
 		t.Errorf("%s", s)
 	}
 }
 
 func TestOrderAndPrune(t *testing.T) {
-	kinds := []string{"apps/Deployment", "/Service", "example.org/Thing", extensions + "/CustomResourceDefinition", "/Namespace", "/ConfigMap"}
+	kinds := []string{"apps/Deployment", "/Service", "example.org/Thing", extensions + "/CustomResourceDefinition",
+		"/Namespace", "/ConfigMap"}
 	var objects []Object
 	for _, k := range kinds {
 		group, kind, _ := strings.Cut(k, "/")
-		objects = append(objects, Object{Content: map[string]any{"apiVersion": strings.TrimPrefix(group+"/v1", "/"), "kind": kind}})
+		objects = append(
+			objects, Object{Content: map[string]any{"apiVersion": strings.TrimPrefix(group+"/v1", "/"), "kind": kind}})
 	}
 	Order(objects)
 	var got []string

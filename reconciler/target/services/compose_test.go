@@ -45,11 +45,15 @@ services:
 		{"command", fmt.Sprintf("%q", web.Command), `["./web" "--name" "a b" "c\"d" "e f" "-p" "${PORT}"]`},
 		{"environment", fmt.Sprint(web.Environment), "map[COST:$$5 N:1 YES:true]"},
 		{"ports", fmt.Sprint(web.Ports), "[8000 [::1]:8001 0.0.0.0:0 0]"},
-		{"health", fmt.Sprintf("%+v", web.Health), "{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5 Passes:2 HealthyFor:0s}}"},
-		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace), "3s main 1 terminated 10s"},
+		{"health", fmt.Sprintf("%+v", web.Health),
+			"{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5 Passes:2 HealthyFor:0s}}"},
+		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace),
+			"3s main 1 terminated 10s"},
 		{"list", fmt.Sprint(worker.Command, worker.Environment), "[./worker --queue $HEADGATE_ENVIRONMENT] map[A:1=2 B:]"},
-		{"stop", fmt.Sprintf("%v %v %v %v", worker.Replicas, worker.StopSignal, worker.StopGrace, worker.WorkingDir), "0 interrupt 1m30s sub/dir"},
-		{"alive", fmt.Sprint(worker.Health.Connect, worker.Health.StartPeriod, worker.Health.HealthyFor, worker.Health.Passes), "false 1s 10s 1"},
+		{"stop", fmt.Sprintf("%v %v %v %v", worker.Replicas, worker.StopSignal, worker.StopGrace, worker.WorkingDir),
+			"0 interrupt 1m30s sub/dir"},
+		{"alive", fmt.Sprint(worker.Health.Connect, worker.Health.StartPeriod, worker.Health.HealthyFor,
+			worker.Health.Passes), "false 1s 10s 1"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, c.got, c.want)
@@ -123,24 +127,35 @@ func TestProblems(t *testing.T) {
 		return "services: {web: {command: x, ports: ['80'], deploy: {replicas: 3}}}\nx-headgate:\n  " + how + "\n"
 	}
 	for _, c := range []struct{ name, in, want string }{
-		{"build", "services:\n  web:\n    build: .\n    command: x\n", `compose.yaml:3: services.web: "build" is not supported; the release's build makes images: write images: {web: …} in headgate.yaml, and image: web here`},
-		{"image", "services:\n  web:\n    image: Web\n", `compose.yaml:3: services.web.image: "Web" is not the name of an image`},
-		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n", `compose.yaml:2: services.web.depends_on: there is no service "db"; name one that is declared`},
-		{"unknown", "services:\n  web:\n    comand: x\n", `compose.yaml:3: unknown key "comand" in "services.web"; did you mean "command"?`},
+		{"build", "services:\n  web:\n    build: .\n    command: x\n",
+			`compose.yaml:3: services.web: "build" is not supported; the release's build makes images: write images: {web: …} in headgate.yaml, and image: web here`},
+		{"image", "services:\n  web:\n    image: Web\n",
+			`compose.yaml:3: services.web.image: "Web" is not the name of an image`},
+		{"depends_on", "services:\n  web: {command: x, depends_on: [db]}\n",
+			`compose.yaml:2: services.web.depends_on: there is no service "db"; name one that is declared`},
+		{"unknown", "services:\n  web:\n    comand: x\n",
+			`compose.yaml:3: unknown key "comand" in "services.web"; did you mean "command"?`},
 		{"top", "servces: {}\n", `did you mean "services"?`},
 		{"misspelt extension", "services: {web: {command: x, x-headgat: {}}}\n", `did you mean "x-headgate"?`},
 		{"none", "services: {}\n", "declares no service"},
 		{"no services", "name: x\n", "compose.yaml:1: declares no service"},
-		{"secret nowhere", "services: {web: {command: x, secrets: [db]}}\n", `services.web.secrets: there is no secret "db"; declare it under "secrets:"`},
-		{"secret in Git", "services: {web: {command: x, secrets: [db]}}\nsecrets:\n  db: {file: ./db}\n", `compose.yaml:3: secrets.db: "file" is not supported; a secret in Git is none`},
+		{"secret nowhere", "services: {web: {command: x, secrets: [db]}}\n",
+			`services.web.secrets: there is no secret "db"; declare it under "secrets:"`},
+		{"secret in Git", "services: {web: {command: x, secrets: [db]}}\nsecrets:\n  db: {file: ./db}\n",
+			`compose.yaml:3: secrets.db: "file" is not supported; a secret in Git is none`},
 		{"secret elsewhere", "services: {web: {command: x, secrets: [{source: db, target: /etc/db}]}}\nsecrets: {db: {external: true}}\n", "/etc/db is not below /run/secrets"},
-		{"secret twice", "services: {web: {command: x, secrets: [db, db]}}\nsecrets: {db: {external: true}}\n", "two secrets are at /run/secrets/db"},
+		{"secret twice", "services: {web: {command: x, secrets: [db, db]}}\nsecrets: {db: {external: true}}\n",
+			"two secrets are at /run/secrets/db"},
 		{"secret of another", "services: {web: {command: x, secrets: [{source: db, uid: '1000'}]}}\nsecrets: {db: {external: true}}\n", "a process is of the agent's user"},
-		{"secret variable", "services: {web: {command: x, environment: {A: b}, x-headgate: {secrets: {A: a}}}}\n", "A is set in environment too"},
-		{"registry", "services: {web: {image: 'ghcr.io/a/b:1'}}\nx-headgate:\n  registries: {quay.io: login}\n", "compose.yaml:3: x-headgate.registries: no service has an image of quay.io; correct its name"},
-		{"no command", "services:\n  web:\n    ports: ['80:80']\n", "compose.yaml:2: services.web has no command; write the program"},
+		{"secret variable", "services: {web: {command: x, environment: {A: b}, x-headgate: {secrets: {A: a}}}}\n",
+			"A is set in environment too"},
+		{"registry", "services: {web: {image: 'ghcr.io/a/b:1'}}\nx-headgate:\n  registries: {quay.io: login}\n",
+			"compose.yaml:3: x-headgate.registries: no service has an image of quay.io; correct its name"},
+		{"no command", "services:\n  web:\n    ports: ['80:80']\n",
+			"compose.yaml:2: services.web has no command; write the program"},
 		{"quote", "services: {web: {command: \"a 'b\"}}\n", "services.web.command: a single quote is not closed"},
-		{"variable", "services: {web: {command: 'x $HOME'}}\n", `services.web.command: $HOME is not set; an instance has $PORT, $HEADGATE_ENVIRONMENT`},
+		{"variable", "services: {web: {command: 'x $HOME'}}\n",
+			`services.web.command: $HOME is not set; an instance has $PORT, $HEADGATE_ENVIRONMENT`},
 		{"variable fix", "services: {web: {command: 'x $HOME'}}\n", `write "$$"`},
 		{"PORT", "services: {web: {command: x, environment: {PORT: 1}}}\n", "PORT is set by headgate"},
 		{"taken from the shell", "services: {web: {command: x, environment: [TOKEN]}}\n", "TOKEN has no value"},
@@ -149,17 +164,23 @@ func TestProblems(t *testing.T) {
 		{"range", "services: {web: {command: x, ports: ['8000-8010:80']}}\n", `"8000-8010" is not a port number`},
 		{"udp", "services: {web: {command: x, ports: ['53:53/udp']}}\n", "only TCP"},
 		{"two inside", "services: {web: {command: x, ports: ['1000:80', '1001:81']}}\n", "an instance has one port"},
-		{"same port", "services: {a: {command: x, ports: ['1000:80']}, b: {command: x, ports: ['1000:80']}}\n", `services "a" and "b" both want port 1000`},
-		{"long ports", "services: {web: {command: x, ports: [{published: 80}]}}\n", "services.web.ports has no target; write {target: 80, published: 8000}"},
-		{"long ports of many", "services: {web: {command: x, ports: [{target: 80, published: 8000-8010}]}}\n", `"8000-8010" is not a port number`},
-		{"replicas", "services: {web: {command: x, deploy: {replicas: many}}}\n", `services.web.deploy.replicas is "many"; write a number from 0 to 100`},
+		{"same port", "services: {a: {command: x, ports: ['1000:80']}, b: {command: x, ports: ['1000:80']}}\n",
+			`services "a" and "b" both want port 1000`},
+		{"long ports", "services: {web: {command: x, ports: [{published: 80}]}}\n",
+			"services.web.ports has no target; write {target: 80, published: 8000}"},
+		{"long ports of many", "services: {web: {command: x, ports: [{target: 80, published: 8000-8010}]}}\n",
+			`"8000-8010" is not a port number`},
+		{"replicas", "services: {web: {command: x, deploy: {replicas: many}}}\n",
+			`services.web.deploy.replicas is "many"; write a number from 0 to 100`},
 		{"too many replicas", "services: {web: {command: x, deploy: {replicas: 101}}}\n", "from 0 to 100"},
 		{"health without ports", "services: {web: {command: x, x-headgate: {health: /}}}\n", "the service has no ports"},
-		{"two checks", "services: {web: {command: x, ports: ['80'], healthcheck: {test: y}, x-headgate: {health: /}}}\n", "has x-headgate.health already"},
+		{"two checks", "services: {web: {command: x, ports: ['80'], healthcheck: {test: y}, x-headgate: {health: /}}}\n",
+			"has x-headgate.health already"},
 		{"test", "services: {web: {command: x, healthcheck: {test: [y]}}}\n", "begins with none of CMD, CMD-SHELL, NONE"},
 		{"duration", "services: {web: {command: x, x-headgate: {drain: soon}}}\n", `"soon", which is not a duration`},
 		{"negative", "services: {web: {command: x, x-headgate: {drain: -1s}}}\n", "from 0s to 1h0m0s"},
-		{"restart", "services: {web: {command: x, restart: sometimes}}\n", `services.web.restart is "sometimes"; write always, on-failure, on-failure:3 or "no"`},
+		{"restart", "services: {web: {command: x, restart: sometimes}}\n",
+			`services.web.restart is "sometimes"; write always, on-failure, on-failure:3 or "no"`},
 		{"restarts", "services: {web: {command: x, restart: on-failure:0}}\n", `services.web.restart is "on-failure:0"`},
 		{"passes", "services: {web: {command: x, x-headgate: {passes: 0}}}\n", "write a number from 1 to 100"},
 		{"alias of itself", "services: {web: &a {command: x, environment: *a}}\n", "nests deeper than"},
@@ -167,8 +188,10 @@ func TestProblems(t *testing.T) {
 		{"signal", "services: {web: {command: x, stop_signal: SIGSTOP}}\n", "not a signal to stop with"},
 		{"outside", "services: {web: {command: x, working_dir: ../..}}\n", "outside the artifact"},
 		{"name", "services: {'We b': {command: x}}\n", `service name "We b"`},
-		{"duplicate", "services:\n  web: {command: x}\n  web: {command: y}\n", `compose.yaml:3: "web" was already set on line 2`},
-		{"update_config", "services: {web: {command: x, deploy: {update_config: {parallelism: 2}}}}\n", "write x-headgate: {deployment: {strategy: rolling"},
+		{"duplicate", "services:\n  web: {command: x}\n  web: {command: y}\n",
+			`compose.yaml:3: "web" was already set on line 2`},
+		{"update_config", "services: {web: {command: x, deploy: {update_config: {parallelism: 2}}}}\n",
+			"write x-headgate: {deployment: {strategy: rolling"},
 		{"route", web + "{routes: [/a?b]}}}\n", `"/a?b" is not a route`},
 		{"route twice", "services: {a: {command: x, ports: ['1:80'], x-headgate: {routes: [/a]}}, b: {command: x, ports: ['1:80'], x-headgate: {routes: [/a]}}}\n",
 			`services "a" and "b" both want /a at port 1`},
@@ -177,23 +200,33 @@ func TestProblems(t *testing.T) {
 		{"size", web + "{max_body: big}}}\n", `"big", which is not a size`},
 		{"header", web + "{max_header: 1g}}}\n", "from 1024 to 262144 bytes"},
 		{"page", web + "{page: ../x.html}}}\n", "the name of a file beside compose.yaml"},
-		{"strategy", deploy("deployment: fast"), `compose.yaml:3: x-headgate.deployment is "fast"; write all-at-once, rolling, canary, linear`},
+		{"strategy", deploy("deployment: fast"),
+			`compose.yaml:3: x-headgate.deployment is "fast"; write all-at-once, rolling, canary, linear`},
 		{"predefined", deploy("deployment: CodeDeployDefault.ECSCanary20Percent5Minutes"), "ECSCanary20Percent5Minutes"},
 		{"stalls", deploy("deployment: {strategy: rolling, maximum: 125}"),
 			"compose.yaml:3: service web could never be replaced: of 3 instances at least 3 are to be healthy and at most 3 to run"},
-		{"rolls with percent", deploy("deployment: {strategy: rolling, percent: 10}"), "x-headgate.deployment.percent has no meaning for this strategy"},
+		{"rolls with percent", deploy("deployment: {strategy: rolling, percent: 10}"),
+			"x-headgate.deployment.percent has no meaning for this strategy"},
 		{"no percent", deploy("deployment: {strategy: canary, interval: 5m}"), "a canary gets from 1 to 99 percent"},
 		{"linear too small", deploy("deployment: {strategy: linear, percent: 2, interval: 5m}"), "from 3 to 100 percent"},
-		{"too long", deploy("deployment: {strategy: linear, percent: 10, interval: 3h}"), "the traffic would take 27h0m0s to shift"},
+		{"too long", deploy("deployment: {strategy: linear, percent: 10, interval: 3h}"),
+			"the traffic would take 27h0m0s to shift"},
 		{"breaker", deploy("deployment: {breaker: {percent: 50, count: 3}}"), "exclude each other"},
-		{"hook stage", deploy("deployment: {hooks: [{stage: clean-up, url: 'http://h/'}]}"), "write one of reconcile-service, pre-scale-up"},
+		{"hook stage", deploy("deployment: {hooks: [{stage: clean-up, url: 'http://h/'}]}"),
+			"write one of reconcile-service, pre-scale-up"},
 		{"hook of nothing", deploy("deployment: {hooks: [{stage: pre-scale-up}]}"), "a hook has either a url or a pause"},
-		{"hook twice", deploy("deployment: {hooks: [{stage: pre-scale-up, url: 'http://h/'}, {stage: pre-scale-up, url: 'http://h/'}]}"), `"pre-scale-up" is given twice`},
-		{"hook and rolling", deploy("deployment: {strategy: rolling, hooks: [{stage: post-test-traffic-shift, url: 'http://h/'}]}"), "a rolling deployment shifts it with each instance"},
-		{"hook with a password", deploy("deployment: {hooks: [{stage: pre-scale-up, url: 'http://a:b@h/'}]}"), "without a password"},
-		{"alarm", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x}]}"), "either above or below"},
-		{"alarm without a query", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', above: 1}]}"), "has no query"},
-		{"alarm of infinity", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x, above: inf}]}"), `the bound is "inf"`},
+		{"hook twice", deploy(
+			"deployment: {hooks: [{stage: pre-scale-up, url: 'http://h/'}, {stage: pre-scale-up, url: 'http://h/'}]}"), `"pre-scale-up" is given twice`},
+		{"hook and rolling", deploy(
+			"deployment: {strategy: rolling, hooks: [{stage: post-test-traffic-shift, url: 'http://h/'}]}"), "a rolling deployment shifts it with each instance"},
+		{"hook with a password", deploy("deployment: {hooks: [{stage: pre-scale-up, url: 'http://a:b@h/'}]}"),
+			"without a password"},
+		{"alarm", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x}]}"),
+			"either above or below"},
+		{"alarm without a query", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', above: 1}]}"),
+			"has no query"},
+		{"alarm of infinity", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x, above: inf}]}"),
+			`the bound is "inf"`},
 		{"null", "services: {web: }\n", "services.web is nothing, where a mapping belongs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -222,7 +255,8 @@ func TestBounds(t *testing.T) {
 		{
 			"services that take much over",
 			target.Files{
-				composeFile: []byte("services:\n" + many(49, "  s%d: {extends: base}\n") + "  base:\n    command: x\n    environment:\n" + many(5000, "      A%d: x\n")),
+				composeFile: []byte("services:\n" + many(49, "  s%d: {extends: base}\n") +
+					"  base:\n    command: x\n    environment:\n" + many(5000, "      A%d: x\n")),
 			},
 			"takes over more than 200000 values",
 		},
@@ -245,7 +279,8 @@ func TestBounds(t *testing.T) {
 		{
 			"more files than one reads",
 			func() target.Files {
-				files := target.Files{composeFile: []byte("include: [" + many(60, "f%d.yaml, ") + "]\nservices: {a: {command: x}}\n")}
+				files := target.Files{composeFile: []byte("include: [" + many(60, "f%d.yaml, ") +
+					"]\nservices: {a: {command: x}}\n")}
 				for i := range 60 {
 					files[fmt.Sprintf("f%d.yaml", i)] = []byte("services: {}\n")
 				}
@@ -265,10 +300,14 @@ func TestBounds(t *testing.T) {
 func TestInterpolate(t *testing.T) {
 	vars := map[string]string{"PORT": "80", "HEADGATE_RELEASE": "4"}
 	for in, want := range map[string]string{
-		"": "", "a$PORT.b": "a80.b", "${PORT}x": "80x", "$$PORT": "$PORT", "$PORTX": "!", "${PORT": "!", "$": "!", "${X:-y}": "y", "${X-}": "",
-		"${PORT:-1}": "80", "${HEADGATE_COMMIT:-none}": "none", "$HEADGATE_RELEASE$PORT": "480", "${}": "!", "cost $$5": "cost $5",
-		"${A:-${B:-x}}": "x", "${A:-<${PORT}>}z": "<80>z", "${A:-${B}}": "!", "${A:-${B:-x}": "!", "${PORT:-${B}}": "!", "${A:-a-b:c}": "a-b:c",
-		"${PORT:+yes}": "yes", "${A+yes}": "", "${HEADGATE_COMMIT:+yes}": "", "${HEADGATE_COMMIT+yes}": "yes", "${PORT:?no}": "80", "${A:?no}": "!",
+		"": "", "a$PORT.b": "a80.b", "${PORT}x": "80x", "$$PORT": "$PORT", "$PORTX": "!", "${PORT": "!", "$": "!",
+		"${X:-y}": "y", "${X-}": "",
+		"${PORT:-1}": "80", "${HEADGATE_COMMIT:-none}": "none", "$HEADGATE_RELEASE$PORT": "480", "${}": "!",
+		"cost $$5":      "cost $5",
+		"${A:-${B:-x}}": "x", "${A:-<${PORT}>}z": "<80>z", "${A:-${B}}": "!", "${A:-${B:-x}": "!", "${PORT:-${B}}": "!",
+		"${A:-a-b:c}":  "a-b:c",
+		"${PORT:+yes}": "yes", "${A+yes}": "", "${HEADGATE_COMMIT:+yes}": "", "${HEADGATE_COMMIT+yes}": "yes",
+		"${PORT:?no}": "80", "${A:?no}": "!",
 		"${PORT!x}": "!", "${PORT:}": "!", "${A:-$$x}": "$x", "${A:-{}}": "{}",
 	} {
 		got, err := interpolate(in, vars)
@@ -291,12 +330,14 @@ func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 	}
 	base := "command: x, ports: ['80']"
 	id := read(base).id(1)
-	for _, same := range []string{base, base + ", deploy: {replicas: 3}", base + ", x-headgate: {drain: 1s}", "command: x, ports: ['80', '81:80']"} {
+	for _, same := range []string{base, base + ", deploy: {replicas: 3}", base + ", x-headgate: {drain: 1s}",
+		"command: x, ports: ['80', '81:80']"} {
 		if read(same).id(1) != id {
 			t.Errorf("%s needs new instances", same)
 		}
 	}
-	for _, other := range []string{"command: y, ports: ['80']", base + ", environment: {A: b}", base + ", healthcheck: {retries: 9}", base + ", working_dir: x"} {
+	for _, other := range []string{"command: y, ports: ['80']", base + ", environment: {A: b}",
+		base + ", healthcheck: {retries: 9}", base + ", working_dir: x"} {
 		if read(other).id(1) == id {
 			t.Errorf("%s needs no new instances", other)
 		}
@@ -315,7 +356,8 @@ func TestVersionOfContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 		images := map[string]string{"own": "sha256:1"}
-		v := &version{Service: c.Services[0], Release: target.Release{Number: release, Commit: fmt.Sprint("c", release), Images: images}}
+		v := &version{Service: c.Services[0],
+			Release: target.Release{Number: release, Commit: fmt.Sprint("c", release), Images: images}}
 		return v.id(0)
 	}
 	for text, same := range map[string]bool{
@@ -342,7 +384,8 @@ func TestVersionIsNotTheLogin(t *testing.T) {
 		return target.Files{composeFile: []byte("services: {web: {image: 'ghcr.io/a/b:1'}}\n" + text)}
 	}
 	ids := map[string]bool{}
-	for _, text := range []string{"", "x-headgate: {registries: {ghcr.io: one}}\n", "x-headgate: {registries: {ghcr.io: other}}\n"} {
+	for _, text := range []string{"", "x-headgate: {registries: {ghcr.io: one}}\n",
+		"x-headgate: {registries: {ghcr.io: other}}\n"} {
 		c, _, err := Read("", files(text))
 		if err != nil {
 			t.Fatal(err)
@@ -414,10 +457,12 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, s := range c.Services {
-			if s.Container == nil && len(s.Command) == 0 || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 || s.Drain < 0 || s.Drain > time.Hour {
+			if s.Container == nil && len(s.Command) == 0 || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 ||
+				s.Drain < 0 || s.Drain > time.Hour {
 				t.Fatalf("%+v", s)
 			}
-			if _, err := interpolateAll(s.Command, map[string]string{"HEADGATE_COMMIT": "c"}); err != nil && !strings.Contains(err.Error(), "is not set") {
+			if _, err := interpolateAll(s.Command, map[string]string{"HEADGATE_COMMIT": "c"}); err != nil &&
+				!strings.Contains(err.Error(), "is not set") {
 				t.Fatal(err)
 			}
 		}
@@ -438,14 +483,16 @@ func TestParseDeployment(t *testing.T) {
 		{"BLUE_GREEN", "{}"},
 		{"{strategy: CANARY, percent: 25, interval: 1m, bake: 10m}", "{canary 25 1m0s bake 10m0s}"},
 		{"{strategy: rolling, minimum_healthy: 50, maximum: 150}", "{rolling 50 150}"},
-		{"{breaker: {count: 7, cumulative: true, rollback: false}}", "{breaker {Off:false Kind:count Value:7 Cumulative:true Keeps:true}}"},
+		{"{breaker: {count: 7, cumulative: true, rollback: false}}",
+			"{breaker {Off:false Kind:count Value:7 Cumulative:true Keeps:true}}"},
 		{"{breaker: false}", "{breaker {Off:true Kind: Value:0 Cumulative:false Keeps:false}}"},
 		{"{hooks: [{stage: pre-scale-up, url: 'http://h/x', timeout: 1m}, {stage: POST_SCALE_UP, name: ok, pause: 2h}]}",
 			"{hook pre-scale-up PRE_SCALE_UP 1m0s false http://h/x hook ok POST_SCALE_UP 2h0m0s true }"},
 		{"{alarms: [{name: e, prometheus: 'http://p', query: up, below: 1, for: 30s, rollback: false}]}",
 			"{alarm e false 1 30s 10s true {http://p up}}"},
 	} {
-		got, _, err := Read("", composed("services: {web: {command: x, deploy: {replicas: 4}}}\nx-headgate: {deployment: "+c.in+"}\n"))
+		got, _, err := Read(
+			"", composed("services: {web: {command: x, deploy: {replicas: 4}}}\nx-headgate: {deployment: "+c.in+"}\n"))
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -489,7 +536,8 @@ services:
 		t.Fatal(err)
 	}
 	api, web := c.Services[0], c.Services[1]
-	if got, want := fmt.Sprintf("%+v", web.Proxy), "{Routes:[] Sticky:headgate-slot TestHeader: Hold:10s Traffic:maintenance Page:down.html MaxBody:10485760 "+
+	if got, want := fmt.Sprintf("%+v",
+		web.Proxy), "{Routes:[] Sticky:headgate-slot TestHeader: Hold:10s Traffic:maintenance Page:down.html MaxBody:10485760 "+
 		"MaxHeader:8192 Timeout:1m0s TLS:true AccessLog:false}"; got != want || !web.HTTP2 {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -497,10 +545,12 @@ services:
 	for _, r := range api.Proxy.Routes {
 		routes = append(routes, r.Host+"|"+r.Path)
 	}
-	if got := strings.Join(routes, " "); got != "|/api *.example.org|/v1/ api.example.org|" || api.Proxy.Sticky != "session" {
+	if got := strings.Join(routes, " "); got != "|/api *.example.org|/v1/ api.example.org|" ||
+		api.Proxy.Sticky != "session" {
 		t.Errorf("%s, %+v", got, api.Proxy)
 	}
-	problems, _ := Check("deploy", target.Files{"compose.yaml": []byte("services: {web: {command: x, ports: ['80'], x-headgate: {page: down.html}}}")})
+	problems, _ := Check("deploy",
+		target.Files{"compose.yaml": []byte("services: {web: {command: x, ports: ['80'], x-headgate: {page: down.html}}}")})
 	if len(problems) != 1 || problems[0].File != "deploy/down.html" {
 		t.Errorf("%v", problems)
 	}

@@ -162,7 +162,8 @@ func testImageMissing(t *testing.T, d *enginetest.Daemon, h *harness) {
 	h.await(target.Healthy)
 	h.converge(2, strings.Replace(page, "image: headgate.test/busybox:1", "image: 127.0.0.1:1/no/such:1", 1))
 	o := h.await(target.Failed)
-	if o.Reason != target.Reason(engine.ReasonRegistryUnavailable) || !strings.Contains(o.Message, "the registry of image 127.0.0.1:1/no/such:1 does not give it") {
+	if o.Reason != target.Reason(engine.ReasonRegistryUnavailable) ||
+		!strings.Contains(o.Message, "the registry of image 127.0.0.1:1/no/such:1 does not give it") {
 		t.Errorf("%s: %s", o.Reason, o.Message)
 	}
 	h.get("/", "release 1 of web-")
@@ -208,7 +209,8 @@ func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 			o = h.Observe(h.key())
 			lines, err := h.InstanceLog(h.key(), "web-1", 1000)
 			text := fmt.Sprintf("%+v %v\n%s", o.Units[0].Instances, err, strings.Join(lines, "\n"))
-			return text, o.State == target.Healthy && o.Units[0].Instances[0].Restarts > before.Restarts && strings.Contains(text, c.says)
+			return text, o.State == target.Healthy && o.Units[0].Instances[0].Restarts > before.Restarts &&
+				strings.Contains(text, c.says)
 		})
 		h.get("/", "release 1 of web-1")
 	}
@@ -321,7 +323,8 @@ volumes: {data: {}}
 // testOwnImage: an image of the release needs no registry, and its own check counts.
 func testOwnImage(t *testing.T, d *enginetest.Daemon, h *harness) {
 	const ref = "headgate.test/own:1"
-	d.Import(ref, []string{"HEALTHCHECK --interval=100ms --retries=1000 CMD test -e /tmp/ready", `CMD ["/bin/sh", "-c", "sleep 0.5; touch /tmp/ready; sleep 1000"]`})
+	d.Import(ref, []string{"HEALTHCHECK --interval=100ms --retries=1000 CMD test -e /tmp/ready",
+		`CMD ["/bin/sh", "-c", "sleep 0.5; touch /tmp/ready; sleep 1000"]`})
 	saved, err := d.API.ImageSave(t.Context(), []string{ref})
 	if err != nil {
 		t.Fatal(err)
@@ -376,7 +379,8 @@ func testEngineAway(t *testing.T, d *enginetest.Daemon, h *harness) {
 	h.converge(2, page)
 	eventually(t, "it waits for the engine", func() (string, bool) {
 		o := h.Observe(h.key())
-		return fmt.Sprintf("%s %s: %s", o.State, o.Reason, o.Message), o.Reason == target.Reason(engine.ReasonEngineUnavailable)
+		return fmt.Sprintf("%s %s: %s", o.State, o.Reason, o.Message),
+			o.Reason == target.Reason(engine.ReasonEngineUnavailable)
 	})
 	d.Start()
 	h.await(target.Healthy)

@@ -51,7 +51,8 @@ func TestPrometheusAnswers(t *testing.T) {
 		{"nothing by nothing", vector("NaN"), "none", true},
 		{"endless", vector("+Inf"), "+Inf", true},
 		{"scalar", `{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`, "7", true},
-		{"matrix", `{"status":"success","data":{"resultType":"matrix","result":[]}}`, "the query gives a matrix; an alarm needs a vector or a scalar", true},
+		{"matrix", `{"status":"success","data":{"resultType":"matrix","result":[]}}`,
+			"the query gives a matrix; an alarm needs a vector or a scalar", true},
 		{"error", `{"status":"error","errorType":"bad_data","error":"parse error"}`, "parse error", true},
 		{"something else", `<html>`, "answered 200, and not as Prometheus does", true},
 	} {
@@ -87,8 +88,10 @@ func TestHookAnswers(t *testing.T) {
 		{"text", 200, "all is well\nmore", rollout.Hooked{Result: rollout.Succeeded, Message: "all is well"}},
 		{"done", 200, `{"hookStatus":"SUCCEEDED"}`, rollout.Hooked{Result: rollout.Succeeded}},
 		{"not yet", 200, `{"hookStatus":"IN_PROGRESS"}`, rollout.Hooked{Result: rollout.InProgress, Again: 30 * time.Second}},
-		{"later", 200, `{"hookStatus":"IN_PROGRESS","callBackDelay":5,"message":"half"}`, rollout.Hooked{Result: rollout.InProgress, Again: 5 * time.Second, Message: "half"}},
-		{"no", 200, `{"hookStatus":"FAILED","message":"3 tests"}`, rollout.Hooked{Result: rollout.Failed, Message: "3 tests"}},
+		{"later", 200, `{"hookStatus":"IN_PROGRESS","callBackDelay":5,"message":"half"}`,
+			rollout.Hooked{Result: rollout.InProgress, Again: 5 * time.Second, Message: "half"}},
+		{"no", 200, `{"hookStatus":"FAILED","message":"3 tests"}`,
+			rollout.Hooked{Result: rollout.Failed, Message: "3 tests"}},
 		{"refused", 403, "no", rollout.Hooked{Result: rollout.Failed, Message: "answered 403: no"}},
 		{"elsewhere", 302, "", rollout.Hooked{Result: rollout.Failed, Message: "answered 302"}},
 		{"broken", 502, "", rollout.Hooked{Result: rollout.InProgress, Again: 5 * time.Second, Message: "answered 502"}},
@@ -147,7 +150,8 @@ services:
 		h.converge(2, compose)
 		eventually(t, "a fifth goes to the canary", func() (string, bool) {
 			o := h.Observe(h.key())
-			return fmt.Sprintf("%+v", o), len(o.Units) == 1 && o.Units[0].Weight == 20 && o.Units[0].Canary == 2 && o.Units[0].Release == 1
+			return fmt.Sprintf("%+v", o), len(o.Units) == 1 && o.Units[0].Weight == 20 && o.Units[0].Canary == 2 &&
+				o.Units[0].Release == 1
 		})
 		n := 0
 		for range 100 {
@@ -175,7 +179,8 @@ services:
 
 		errors.Store("0.9")
 		o = h.await(target.Failed)
-		if !o.RollBack || !strings.Contains(o.Message, "alarm errors: 0.9 is above 0.5") || !strings.Contains(o.Message, "release 1 goes on serving") {
+		if !o.RollBack || !strings.Contains(o.Message, "alarm errors: 0.9 is above 0.5") ||
+			!strings.Contains(o.Message, "release 1 goes on serving") {
 			t.Errorf("%+v", o)
 		}
 		for range 20 {

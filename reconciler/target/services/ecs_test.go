@@ -19,8 +19,10 @@ func TestFilled(t *testing.T) {
 		{"its only one", "<IMAGE1_NAME>", "web", []string{"shop"}, "shop"},
 		{"that of the container", "<IMAGE1_NAME>", "web", []string{"shop", "web"}, "web"},
 		{"that of the placeholder", "<SHOP_API>", "web", []string{"shop-api", "other"}, "shop-api"},
-		{"none", "<IMAGE1_NAME>", "web", nil, "release 7 has no image for <IMAGE1_NAME> in taskdef.json; have headgate.yaml make one: images: {web: …}"},
-		{"some", "<IMAGE1_NAME>", "web", []string{"b", "a"}, "release 7 has images a, b, and <IMAGE1_NAME> in taskdef.json does not say which"},
+		{"none", "<IMAGE1_NAME>", "web", nil,
+			"release 7 has no image for <IMAGE1_NAME> in taskdef.json; have headgate.yaml make one: images: {web: …}"},
+		{"some", "<IMAGE1_NAME>", "web", []string{"b", "a"},
+			"release 7 has images a, b, and <IMAGE1_NAME> in taskdef.json does not say which"},
 		{"a name", "postgres:17", "web", []string{"a"}, "postgres:17"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -51,18 +53,30 @@ func TestTaskFiles(t *testing.T) {
 		files target.Files
 		want  string
 	}{
-		{"both", target.Files{taskFile: []byte(task), composeFile: []byte("services: {web: {command: x}}")}, "d/taskdef.json: is beside a compose.yaml; keep the one that is to run"},
+		{"both", target.Files{taskFile: []byte(task), composeFile: []byte("services: {web: {command: x}}")},
+			"d/taskdef.json: is beside a compose.yaml; keep the one that is to run"},
 		{"no JSON", target.Files{taskFile: []byte("{\n\"family\": x}")}, "d/taskdef.json:2: is not JSON"},
-		{"no object", target.Files{taskFile: []byte("[]")}, "d/taskdef.json:1: taskdef.json is a list, where an object belongs"},
-		{"no containers", target.Files{taskFile: []byte(`{"family": "x"}`)}, "d/taskdef.json:1: taskdef.json has no containers"},
-		{"service without a task", target.Files{serviceFile: []byte("{}")}, "d/compose.yaml: is not there; add it, or a taskdef.json of ECS"},
-		{"not essential", target.Files{taskFile: []byte(strings.Replace(task, `"name"`, `"essential": false, "name"`, 1))}, "no container of the task is essential"},
-		{"service", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"desiredcount": 2}`)}, `d/service.json:1: unknown key "desiredcount" in "service.json"; did you mean "desiredCount"?`},
-		{"grace", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"healthCheckGracePeriodSeconds": 2}`)}, "has no meaning without a load balancer"},
-		{"several ports", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"x-headgate": {"ports": ["8000:81"]}}`)}, `the container's port is 80; write "8000:80"`},
-		{"steps", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"deploymentConfiguration": {"strategy": "LINEAR", "linearConfiguration": {"stepPercent": 2}}}`)}, "write a number from 3 to 100"},
-		{"detail", target.Files{taskFile: []byte(task), detailFile: []byte(`{"ImageURI": "Not One"}`)}, `d/imageDetail.json:1: imageDetail.json: "Not One" is not the name of an image`},
-		{"definitions", target.Files{taskFile: []byte(task), definitionsFile: []byte(`[{"name": "w"}]`)}, "d/imagedefinitions.json:1: imagedefinitions.json[0] needs both name and imageUri"},
+		{"no object", target.Files{taskFile: []byte("[]")},
+			"d/taskdef.json:1: taskdef.json is a list, where an object belongs"},
+		{"no containers", target.Files{taskFile: []byte(`{"family": "x"}`)},
+			"d/taskdef.json:1: taskdef.json has no containers"},
+		{"service without a task", target.Files{serviceFile: []byte("{}")},
+			"d/compose.yaml: is not there; add it, or a taskdef.json of ECS"},
+		{"not essential", target.Files{taskFile: []byte(strings.Replace(task, `"name"`, `"essential": false, "name"`, 1))},
+			"no container of the task is essential"},
+		{"service", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"desiredcount": 2}`)},
+			`d/service.json:1: unknown key "desiredcount" in "service.json"; did you mean "desiredCount"?`},
+		{"grace", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"healthCheckGracePeriodSeconds": 2}`)},
+			"has no meaning without a load balancer"},
+		{"several ports", target.Files{taskFile: []byte(task), serviceFile: []byte(`{"x-headgate": {"ports": ["8000:81"]}}`)},
+			`the container's port is 80; write "8000:80"`},
+		{"steps", target.Files{taskFile: []byte(task),
+			serviceFile: []byte(
+				`{"deploymentConfiguration": {"strategy": "LINEAR", "linearConfiguration": {"stepPercent": 2}}}`)}, "write a number from 3 to 100"},
+		{"detail", target.Files{taskFile: []byte(task), detailFile: []byte(`{"ImageURI": "Not One"}`)},
+			`d/imageDetail.json:1: imageDetail.json: "Not One" is not the name of an image`},
+		{"definitions", target.Files{taskFile: []byte(task), definitionsFile: []byte(`[{"name": "w"}]`)},
+			"d/imagedefinitions.json:1: imagedefinitions.json[0] needs both name and imageUri"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ps, _ := Check("d", c.files)
@@ -72,16 +86,19 @@ func TestTaskFiles(t *testing.T) {
 		})
 	}
 
-	secrets := Secrets(target.Files{taskFile: []byte(strings.Replace(task, `"name"`, "\n"+`"secrets": [{"name": "A", "valueFrom": "a/b"}], "name"`, 1))})
+	secrets := Secrets(target.Files{taskFile: []byte(strings.Replace(task, `"name"`,
+		"\n"+`"secrets": [{"name": "A", "valueFrom": "a/b"}], "name"`, 1))})
 	if len(secrets) != 1 || secrets[0] != (target.SecretUse{Name: "a/b", Unit: "w", File: taskFile, Line: 2}) {
 		t.Errorf("asks for %+v", secrets)
 	}
-	secrets = Secrets(target.Files{taskFile: []byte(strings.Replace(task, `"name"`, `"repositoryCredentials": {"credentialsParameter": "login"}, "name"`, 1))})
+	secrets = Secrets(target.Files{taskFile: []byte(strings.Replace(task, `"name"`,
+		`"repositoryCredentials": {"credentialsParameter": "login"}, "name"`, 1))})
 	if len(secrets) != 1 || secrets[0] != (target.SecretUse{Name: "login", Unit: "w", File: taskFile, Line: 1}) {
 		t.Errorf("asks for %+v", secrets)
 	}
 	all := Addresses(target.Files{taskFile: []byte(task)})
-	if len(all) != 1 || all[0].Address.Port() != 8080 || all[0].File != taskFile || all[0].Line != 1 || all[0].Unit != "w" {
+	if len(all) != 1 || all[0].Address.Port() != 8080 || all[0].File != taskFile || all[0].Line != 1 ||
+		all[0].Unit != "w" {
 		t.Errorf("asks for %+v", all)
 	}
 }
@@ -93,7 +110,8 @@ func TestAddressesOfSomeFiles(t *testing.T) {
 		want          int
 	}{
 		{"good", "services: {web: {image: x, ports: ['$AT:80']}}", 1},
-		{"a mount that is not read", "services: {web: {image: x, ports: ['$AT:80'], volumes: ['./x.conf:/x:ro'], env_file: [a, b]}}", 1},
+		{"a mount that is not read",
+			"services: {web: {image: x, ports: ['$AT:80'], volumes: ['./x.conf:/x:ro'], env_file: [a, b]}}", 1},
 		{"faulty", "services: {web: {image: x, ports: ['$AT:80'], volumes: ['./x.conf:/x:ro'], imgae: y}}", 0},
 	} {
 		all := Addresses(target.Files{composeFile: []byte(c.compose), ".env": []byte("AT=8000\n")})
@@ -104,7 +122,8 @@ func TestAddressesOfSomeFiles(t *testing.T) {
 }
 
 func FuzzTask(f *testing.F) {
-	f.Add([]byte(`{"containerDefinitions": [{"name": "w", "image": "<I>", "healthCheck": {"command": ["CMD", "x"]}}]}`), []byte(`{"desiredCount": 2}`))
+	f.Add([]byte(`{"containerDefinitions": [{"name": "w", "image": "<I>", "healthCheck": {"command": ["CMD", "x"]}}]}`),
+		[]byte(`{"desiredCount": 2}`))
 	f.Fuzz(func(t *testing.T, task, service []byte) {
 		c, _, err := Read("", target.Files{taskFile: task, serviceFile: service})
 		if err != nil {
@@ -123,7 +142,8 @@ func FuzzTask(f *testing.F) {
 			t.Fatal("nothing is declared, and nothing is wrong")
 		}
 		for _, s := range c.Services {
-			if s.Container == nil || s.Container.Image == "" || s.Replicas < 0 || s.Health.Interval <= 0 || s.Health.Timeout <= 0 {
+			if s.Container == nil || s.Container.Image == "" || s.Replicas < 0 || s.Health.Interval <= 0 ||
+				s.Health.Timeout <= 0 {
 				t.Fatalf("%+v", s)
 			}
 			if _, err := interpolateAll(s.Command, nil); err != nil {

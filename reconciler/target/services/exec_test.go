@@ -33,7 +33,8 @@ func (s *screen) String() string {
 
 func (s *screen) await(t *testing.T, want string) {
 	t.Helper()
-	eventually(t, "the screen shows "+want, func() (string, bool) { return s.String(), strings.Contains(s.String(), want) })
+	eventually(t, "the screen shows "+want,
+		func() (string, bool) { return s.String(), strings.Contains(s.String(), want) })
 }
 
 // testExec runs commands of people in instances, which end afterwards.

@@ -62,7 +62,8 @@ func TestLogs(t *testing.T) {
 		q    target.LogQuery
 		want []string
 	}{
-		{target.LogQuery{Lines: 10}, []string{"web-1 headgate: started", "web-1 | one", "web-1 | ! headgate: exited", "web-1 | two", "worker-a-2 | three"}},
+		{target.LogQuery{Lines: 10}, []string{"web-1 headgate: started", "web-1 | one", "web-1 | ! headgate: exited",
+			"web-1 | two", "worker-a-2 | three"}},
 		{target.LogQuery{Lines: 2}, []string{"web-1 | two", "worker-a-2 | three"}},
 		{target.LogQuery{Lines: 10, Unit: "worker-a"}, []string{"worker-a-2 | three"}},
 		{target.LogQuery{Lines: 10, Since: after.Truncate(time.Millisecond)}, []string{"worker-a-2 | three"}},
@@ -76,7 +77,8 @@ func TestLogs(t *testing.T) {
 	if err := os.WriteFile(owner.logPath(logged, "evil-1"), []byte("no time\n2026\n\xff\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for line := range owner.Logs(t.Context(), target.Key{Repository: "..", Environment: "..", Application: ".."}, target.LogQuery{Lines: 1}) {
+	for line := range owner.Logs(t.Context(), target.Key{Repository: "..", Environment: "..", Application: ".."},
+		target.LogQuery{Lines: 1}) {
 		t.Errorf("outside: %+v", line)
 	}
 	if got := texts(t, owner, target.LogQuery{Lines: 1}); !slices.Equal(got, []string{"worker-a-2 | three"}) {

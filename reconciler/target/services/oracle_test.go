@@ -94,7 +94,8 @@ func composeProject(t *testing.T, files target.Files, vars map[string]string) *t
 	if _, ok := files["compose.override.yaml"]; ok {
 		paths = append(paths, filepath.Join(dir, "compose.override.yaml"))
 	}
-	options, err := cli.NewProjectOptions(paths, cli.WithWorkingDirectory(dir), cli.WithEnv(env), cli.WithEnvFiles(), cli.WithDotEnv)
+	options, err := cli.NewProjectOptions(paths, cli.WithWorkingDirectory(dir), cli.WithEnv(env), cli.WithEnvFiles(),
+		cli.WithDotEnv)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,8 @@ func TestEndedMeansGone(t *testing.T) {
 	s := &starter{bwrap: bwrap}
 
 	const times = 20
-	hostile := sandboxtest.Command("./hostile", "$HEADGATE_ENVIRONMENT") + " >/tmp/said & until grep '" + sandboxtest.Ready + "' /tmp/said; do sleep 0.01; done; cat /tmp/said"
+	hostile := sandboxtest.Command("./hostile", "$HEADGATE_ENVIRONMENT") + " >/tmp/said & until grep '" +
+		sandboxtest.Ready + "' /tmp/said; do sleep 0.01; done; cat /tmp/said"
 	for name, test := range map[string]struct {
 		script string
 		end    func(*process)

@@ -73,7 +73,8 @@ func testPrivateRegistry(t *testing.T, d *enginetest.Daemon, h *harness) {
 	if _, err := d.API.ImageTag(t.Context(), client.ImageTagOptions{Source: enginetest.Image, Target: ref}); err != nil {
 		t.Fatal(err)
 	}
-	pushed, err := d.API.ImagePush(t.Context(), ref, client.ImagePushOptions{RegistryAuth: base64.URLEncoding.EncodeToString(auth)})
+	pushed, err := d.API.ImagePush(t.Context(), ref,
+		client.ImagePushOptions{RegistryAuth: base64.URLEncoding.EncodeToString(auth)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,8 @@ func testPrivateRegistry(t *testing.T, d *enginetest.Daemon, h *harness) {
 	}
 	h.seq = 1
 	declare(nil)
-	if o := h.await(target.Failed); o.Reason != target.ReasonSecretMissing || !strings.Contains(o.Message, "secret set hello:registry/team") {
+	if o := h.await(target.Failed); o.Reason != target.ReasonSecretMissing ||
+		!strings.Contains(o.Message, "secret set hello:registry/team") {
 		t.Errorf("without a login: %s %s", o.Reason, o.Message)
 	}
 	for _, c := range []struct {

@@ -23,7 +23,8 @@ type runsAs struct {
 
 // compose declares a service that runs a shell script.
 func (r runsAs) compose(script string, more ...string) string {
-	return "services:\n  job:\n" + r.of + fmt.Sprintf("    command: [/bin/sh, -c, %q]\n    %s\n", script, strings.Join(more, "\n    "))
+	return "services:\n  job:\n" + r.of +
+		fmt.Sprintf("    command: [/bin/sh, -c, %q]\n    %s\n", script, strings.Join(more, "\n    "))
 }
 
 // ready has an instance without a port say when it is ready.
@@ -116,7 +117,8 @@ func testRunner(t *testing.T, r runsAs) {
 
 	t.Run("it does not end, and is ended", func(t *testing.T) {
 		h := open(t)
-		h.converge(1, r.compose("trap '' TERM; touch /tmp/ready; while :; do sleep 0.05; done", "stop_grace_period: 100ms", ready))
+		h.converge(1, r.compose("trap '' TERM; touch /tmp/ready; while :; do sleep 0.05; done",
+			"stop_grace_period: 100ms", ready))
 		h.await(target.Healthy)
 		gone(t, h)
 		logged(t, h, "job-1", "job-1 was ended by SIGKILL")

@@ -33,9 +33,11 @@ func TestScale(t *testing.T) {
 			"more.yaml":  []byte(web + "    deploy:\n      replicas: 2\n"),
 			"other.yaml": []byte(web + "    scale: 7\n"),
 		}, "more.yaml", "replicas: 2", "replicas: 3"},
-		"a number of two services": {target.Files{composeFile: []byte("services:\n  web: {command: ./web, deploy: &d {replicas: 2}}\n" +
-			"  job: {command: ./job, deploy: *d}\n")}, "", "", ""},
-		"an ECS service": {target.Files{taskFile: []byte(task), serviceFile: []byte("{\n  \"desiredCount\": 2\n}\n")}, serviceFile,
+		"a number of two services": {target.Files{composeFile: []byte(
+			"services:\n  web: {command: ./web, deploy: &d {replicas: 2}}\n" +
+				"  job: {command: ./job, deploy: *d}\n")}, "", "", ""},
+		"an ECS service": {target.Files{taskFile: []byte(task), serviceFile: []byte("{\n  \"desiredCount\": 2\n}\n")},
+			serviceFile,
 			`"desiredCount": 2`, `"desiredCount": 3`},
 		"an ECS service that does not say": {target.Files{taskFile: []byte(task)}, "", "", ""},
 	} {
@@ -52,7 +54,8 @@ func TestScale(t *testing.T) {
 		}
 	}
 
-	if file, edited, err := Scale(target.Files{composeFile: []byte(web)}, "web", 1); file != "" || edited != nil || err != nil {
+	if file, edited, err := Scale(target.Files{composeFile: []byte(web)}, "web", 1); file != "" ||
+		edited != nil || err != nil {
 		t.Errorf("as many as there are: %s %q %v", file, edited, err)
 	}
 	var names NoService

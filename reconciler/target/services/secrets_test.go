@@ -103,7 +103,8 @@ func testSecrets(t *testing.T, r runsAs) {
 	declare(h, secrets(other))
 	eventually(t, "another one is given the other value", func() (string, bool) {
 		o := h.Observe(h.key())
-		return fmt.Sprintf("%+v", o), o.State == target.Healthy && len(o.Units[0].Instances) == 1 && o.Units[0].Instances[0].ID != first
+		return fmt.Sprintf("%+v", o), o.State == target.Healthy && len(o.Units[0].Instances) == 1 &&
+			o.Units[0].Instances[0].ID != first
 	})
 	o = h.Observe(h.key())
 	printed(h, o.Units[0].Instances[0].ID, summed(token), summed(other))
@@ -121,7 +122,8 @@ func testSecrets(t *testing.T, r runsAs) {
 			return err.Error(), false
 		}
 		text, err := key.Open(sealed, maxKeptSecrets)
-		return string(text), err == nil && bytes.Count(text, []byte(`"login"`)) == 2 && bytes.Count(text, []byte(":\"ey")) == 1
+		return string(text), err == nil && bytes.Count(text, []byte(`"login"`)) == 2 &&
+			bytes.Count(text, []byte(":\"ey")) == 1
 	})
 
 	// A value that the service cannot live with leaves what was, and rolls nothing back.

@@ -65,7 +65,8 @@ func beServer() {
 	finishOnce := sync.OnceFunc(func() { close(finish) })
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "release %s instance %s says %s", os.Getenv("HEADGATE_RELEASE"), os.Getenv("HEADGATE_INSTANCE"), os.Getenv("SAYS"))
+		fmt.Fprintf(w, "release %s instance %s says %s", os.Getenv("HEADGATE_RELEASE"), os.Getenv("HEADGATE_INSTANCE"),
+			os.Getenv("SAYS"))
 	})
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
 		if sick.Load() || os.Getenv("SICK") != "" {
@@ -439,7 +440,8 @@ func TestBadReleaseKeepsTheOld(t *testing.T) {
 	h.await(target.Healthy)
 	h.converge(2, strings.Replace(web, "SAYS", "BROKEN: yes, SAYS", 1))
 	o := h.await(target.Failed)
-	for _, want := range []string{"release 2 was given up", "release 1 goes on serving", "exited 3: cannot open the database"} {
+	for _, want := range []string{"release 2 was given up", "release 1 goes on serving",
+		"exited 3: cannot open the database"} {
 		if !strings.Contains(o.Message, want) {
 			t.Errorf("%q does not say %q", o.Message, want)
 		}
@@ -548,7 +550,8 @@ func TestRemoveAndPorts(t *testing.T) {
 	h.converge(1, strings.Replace(web, "0:80", port+":80", 1))
 	eventually(t, "the conflict is told", func() (string, bool) {
 		o := h.Observe(h.key())
-		return o.Message, strings.Contains(o.Message, "port 127.0.0.1:"+port+" of service web of hello in "+h.env+" is taken by ") &&
+		return o.Message, strings.Contains(o.Message,
+			"port 127.0.0.1:"+port+" of service web of hello in "+h.env+" is taken by ") &&
 			strings.Contains(o.Message, " (process ")
 	})
 	taken.Close()
@@ -593,7 +596,8 @@ func TestServicesListenWhereTheServerSays(t *testing.T) {
 		eventually(t, "it listens on "+told, func() (string, bool) {
 			o := h.Observe(h.key())
 			_, body, err := get("http://" + net.JoinHostPort(host, port))
-			return fmt.Sprint(o, body, err), err == nil && len(o.Units) == 1 && o.Units[0].URL == "http://"+net.JoinHostPort(told, port)
+			return fmt.Sprint(o, body, err), err == nil && len(o.Units) == 1 && o.Units[0].URL == "http://"+
+				net.JoinHostPort(told, port)
 		})
 	}
 	answers("127.0.0.1", "127.0.0.1")
@@ -699,7 +703,8 @@ func TestStopIsAskedForFirst(t *testing.T) {
 			o := h.Observe(h.key())
 			return fmt.Sprint(o), o.Commit == ""
 		})
-		for id, want := range map[string]string{"web-1": "web-1 exited 0: listening on", "script-1": "script-1 exited 7: bye", "stubborn-1": "stubborn-1 was ended by SIGKILL"} {
+		for id, want := range map[string]string{"web-1": "web-1 exited 0: listening on", "script-1": "script-1 exited 7: bye",
+			"stubborn-1": "stubborn-1 was ended by SIGKILL"} {
 			lines, err := h.InstanceLog(h.key(), id, 1)
 			if err != nil || !strings.Contains(lines[0], "headgate: "+want) {
 				t.Errorf("%s: %q %v", id, lines, err)
@@ -742,7 +747,8 @@ func TestSilenceIsNotHealth(t *testing.T) {
 	if o := a.observe(time.Now()); o.State != target.Healthy {
 		t.Errorf("%+v", o)
 	}
-	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != target.Unknown || !strings.Contains(o.Message, "nothing was heard of web-1") {
+	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != target.Unknown ||
+		!strings.Contains(o.Message, "nothing was heard of web-1") {
 		t.Errorf("%+v", o)
 	}
 	close(free)

@@ -272,7 +272,8 @@ func TestEndsAtOneVersion(t *testing.T) {
 				c.p = c.p.Answered(shift.Measured{Name: "errors"}, c.now)
 			}
 			c.sleep()
-			if at := c.p.Alias(); at.Canary > 0 && (at.Canary != 3 || at.Version != d.Current || at.Weight < 1 || at.Weight > 99) {
+			if at := c.p.Alias(); at.Canary > 0 &&
+				(at.Canary != 3 || at.Version != d.Current || at.Weight < 1 || at.Weight > 99) {
 				t.Fatalf("the alias is at %s", at)
 			}
 			if c.p.Weight < weight {

@@ -118,7 +118,8 @@ func TestUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	dirs := []string{fromTar, copied}
-	for name, data := range map[string][]byte{"b.zip": zipped, "b.tgz": compressed.Bytes(), "B.TAR.GZ": compressed.Bytes()} {
+	for name, data := range map[string][]byte{"b.zip": zipped, "b.tgz": compressed.Bytes(),
+		"B.TAR.GZ": compressed.Bytes()} {
 		dir, err := unpack(t, name, data)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -147,22 +148,30 @@ func TestHostile(t *testing.T) {
 		zip     bool
 		want    string
 	}{
-		"parent":               {entries: []entry{{name: "../evil", text: "x"}}, want: `"../evil"`},
-		"parent within":        {entries: []entry{{name: "a/../../evil", text: "x"}}, want: `"a/../../evil"`},
-		"parent, zip":          {entries: []entry{{name: "../evil", text: "x", mode: 0o644}}, zip: true, want: `"../evil"`},
-		"absolute":             {entries: []entry{{name: "/etc/evil", text: "x"}}, want: `"/etc/evil"`},
-		"absolute, zip":        {entries: []entry{{name: "/etc/evil", text: "x", mode: 0o644}}, zip: true, want: `"/etc/evil"`},
-		"backslash":            {entries: []entry{{name: `..\evil`, text: "x", mode: 0o644}}, zip: true, want: `evil`},
-		"newline":              {entries: []entry{{name: "a\nb", text: "x"}}, want: `"a\nb"`},
-		"link out":             {entries: []entry{{name: "l", text: "../..", kind: tar.TypeSymlink}}, want: `its link "l" leads out of it`},
-		"absolute link":        {entries: []entry{{name: "l", text: "/etc", kind: tar.TypeSymlink}}, want: `its link "l" leads out of it, to "/etc"`},
-		"link out, zip":        {entries: []entry{{name: "l", text: "/etc", mode: fs.ModeSymlink | 0o777}}, zip: true, want: `leads out of it`},
-		"behind a link":        {entries: []entry{{name: "d/", kind: tar.TypeDir}, {name: "l", text: "d", kind: tar.TypeSymlink}, {name: "l/x", text: "x"}}, want: "lies behind a link"},
-		"hard link out":        {entries: []entry{{name: "h", text: "../../etc/passwd", kind: tar.TypeLink}}, want: "etc/passwd"},
-		"device":               {entries: []entry{{name: "dev", kind: tar.TypeChar}}, want: `its entry "dev" is neither a file`},
-		"fifo":                 {entries: []entry{{name: "pipe", kind: tar.TypeFifo}}, want: "is neither a file"},
-		"twice":                {entries: []entry{{name: "a", text: "x"}, {name: "a", text: "y"}}, want: "exists"},
-		"replaces a link":      {entries: []entry{{name: "a", text: "b", kind: tar.TypeSymlink}, {name: "a", text: "y"}}, want: "exists"},
+		"parent":        {entries: []entry{{name: "../evil", text: "x"}}, want: `"../evil"`},
+		"parent within": {entries: []entry{{name: "a/../../evil", text: "x"}}, want: `"a/../../evil"`},
+		"parent, zip":   {entries: []entry{{name: "../evil", text: "x", mode: 0o644}}, zip: true, want: `"../evil"`},
+		"absolute":      {entries: []entry{{name: "/etc/evil", text: "x"}}, want: `"/etc/evil"`},
+		"absolute, zip": {entries: []entry{{name: "/etc/evil", text: "x", mode: 0o644}}, zip: true,
+			want: `"/etc/evil"`},
+		"backslash": {entries: []entry{{name: `..\evil`, text: "x", mode: 0o644}}, zip: true, want: `evil`},
+		"newline":   {entries: []entry{{name: "a\nb", text: "x"}}, want: `"a\nb"`},
+		"link out": {entries: []entry{{name: "l", text: "../..", kind: tar.TypeSymlink}},
+			want: `its link "l" leads out of it`},
+		"absolute link": {entries: []entry{{name: "l", text: "/etc", kind: tar.TypeSymlink}},
+			want: `its link "l" leads out of it, to "/etc"`},
+		"link out, zip": {entries: []entry{{name: "l", text: "/etc", mode: fs.ModeSymlink | 0o777}}, zip: true,
+			want: `leads out of it`},
+		"behind a link": {entries: []entry{{name: "d/", kind: tar.TypeDir},
+			{name: "l", text: "d", kind: tar.TypeSymlink}, {name: "l/x", text: "x"}}, want: "lies behind a link"},
+		"hard link out": {entries: []entry{{name: "h", text: "../../etc/passwd", kind: tar.TypeLink}},
+			want: "etc/passwd"},
+		"device": {entries: []entry{{name: "dev", kind: tar.TypeChar}},
+			want: `its entry "dev" is neither a file`},
+		"fifo":  {entries: []entry{{name: "pipe", kind: tar.TypeFifo}}, want: "is neither a file"},
+		"twice": {entries: []entry{{name: "a", text: "x"}, {name: "a", text: "y"}}, want: "exists"},
+		"replaces a link": {entries: []entry{{name: "a", text: "b", kind: tar.TypeSymlink}, {name: "a", text: "y"}},
+			want: "exists"},
 		"a file for directory": {entries: []entry{{name: "a", text: "x"}, {name: "a/b", text: "y"}}, want: "a"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -105,7 +105,8 @@ func Test14Likeness(t *testing.T) {
 	if st := info.Sys().(*syscall.Stat_t); os.Getuid() == 0 && (st.Uid != 1234 || st.Gid != 1235) {
 		t.Errorf("owner %d:%d", st.Uid, st.Gid)
 	}
-	h.has(files{"app/link": "-> run.sh", "app/current/f": "two", "app/nowhere": "-> not-there", "app/v2/above": "-> ../run.sh"})
+	h.has(files{"app/link": "-> run.sh", "app/current/f": "two", "app/nowhere": "-> not-there",
+		"app/v2/above": "-> ../run.sh"})
 	if info, err := os.Lstat(filepath.Join(h.dst, "app", "current")); err != nil || !info.IsDir() {
 		t.Errorf("a link to a directory is not followed: %v, %v", info, err)
 	}
@@ -113,8 +114,10 @@ func Test14Likeness(t *testing.T) {
 
 func Test15Twice(t *testing.T) {
 	for want, text := range map[string]string{
-		"two sources, \"a/f\" and \"b/f\", have the same destination DST/f": os0 + "files:\n  - {source: a, destination: DST}\n  - {source: b, destination: DST}\n",
-		`the file "b/f" is to be where a directory is made: DST/f`:          os0 + "files:\n  - {source: a, destination: DST/f}\n  - {source: b, destination: DST}\n",
+		"two sources, \"a/f\" and \"b/f\", have the same destination DST/f": os0 +
+			"files:\n  - {source: a, destination: DST}\n  - {source: b, destination: DST}\n",
+		`the file "b/f" is to be where a directory is made: DST/f`: os0 +
+			"files:\n  - {source: a, destination: DST/f}\n  - {source: b, destination: DST}\n",
 		"the permissions of DST/f are given twice": os0 + `files: [{source: a, destination: DST}]
 permissions:
   - {object: DST, mode: 644}
@@ -151,7 +154,8 @@ func Test16Cleanup(t *testing.T) {
 	if err := os.Chmod(record, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.host.Run(t.Context(), h.request(files{"appspec.yml": spec}), nil); err == nil || !strings.Contains(err.Error(), "so it is not followed") {
+	if _, err := h.host.Run(t.Context(), h.request(files{"appspec.yml": spec}), nil); err == nil ||
+		!strings.Contains(err.Error(), "so it is not followed") {
 		t.Errorf("a record that anybody may write: %v", err)
 	}
 }
@@ -254,7 +258,8 @@ func Test21OwnerBeforeMode(t *testing.T) {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	before := h.tree(h.dst)
-	h.refuse(h.request(files{"appspec.yml": spec + "permissions:\n  - {object: DST/app, owner: nobody-there}\n", "app/tool": "2"}),
+	h.refuse(h.request(files{"appspec.yml": spec + "permissions:\n  - {object: DST/app, owner: nobody-there}\n",
+		"app/tool": "2"}),
 		`there is no user "nobody-there" on this host`)
 	if h.tree(h.dst) != before {
 		t.Error("it was touched")
@@ -293,12 +298,14 @@ func Test22ACL(t *testing.T) {
 		acls = append(acls, a)
 	}
 	access, err := entriesOf(acls, false, 0o754)
-	want := []aclEntry{{aclUserObject, 7, aclNoID}, {aclUser, 6, 0}, {aclGroupObject, 5, aclNoID}, {aclGroup, 4, 0}, {aclMask, 5, aclNoID}, {aclOther, 4, aclNoID}}
+	want := []aclEntry{{aclUserObject, 7, aclNoID}, {aclUser, 6, 0}, {aclGroupObject, 5, aclNoID}, {aclGroup, 4, 0},
+		{aclMask, 5, aclNoID}, {aclOther, 4, aclNoID}}
 	if err != nil || !slices.Equal(access, want) {
 		t.Errorf("access: %v, %v", access, err)
 	}
 	byDefault, err := entriesOf(acls, true, 0o754)
-	want = []aclEntry{{aclUserObject, 7, aclNoID}, {aclUser, 7, 0}, {aclGroupObject, 5, aclNoID}, {aclMask, 7, aclNoID}, {aclOther, 4, aclNoID}}
+	want = []aclEntry{{aclUserObject, 7, aclNoID}, {aclUser, 7, 0}, {aclGroupObject, 5, aclNoID}, {aclMask, 7, aclNoID},
+		{aclOther, 4, aclNoID}}
 	if err != nil || !slices.Equal(byDefault, want) {
 		t.Errorf("default: %v, %v", byDefault, err)
 	}
@@ -307,7 +314,8 @@ func Test22ACL(t *testing.T) {
 	if err := setACL(dir, acls); err != nil && !strings.Contains(err.Error(), "no access control lists") {
 		t.Error(err)
 	}
-	if got := contextOf("system_u:object_r:tmp_t:s0", &appspec.Context{User: "user_u", Type: "web_t"}); got != "user_u:object_r:web_t:s0" {
+	if got := contextOf("system_u:object_r:tmp_t:s0",
+		&appspec.Context{User: "user_u", Type: "web_t"}); got != "user_u:object_r:web_t:s0" {
 		t.Error(got)
 	}
 }
@@ -316,7 +324,8 @@ const stopSpec = "hooks:\n  ApplicationStop:\n    - location: stop.sh\n"
 
 func Test23PreviousStops(t *testing.T) {
 	h := newHarness(t)
-	h.deploy(files{"appspec.yml": spec + stopSpec, "app/f": "1", "stop.sh": "echo one $DEPLOYMENT_ID >>DST/stopped; echo from one"})
+	h.deploy(files{"appspec.yml": spec + stopSpec, "app/f": "1",
+		"stop.sh": "echo one $DEPLOYMENT_ID >>DST/stopped; echo from one"})
 	h.has(files{"stopped": ""})
 	second := h.deploy(files{"appspec.yml": spec + stopSpec, "app/f": "2", "stop.sh": "echo two >>DST/stopped"})
 	h.has(files{"stopped": "one d-2\n"})
@@ -348,46 +357,57 @@ func Test25ScriptsInOrder(t *testing.T) {
 	hooks := "hooks:\n  AfterInstall: [{location: a.sh}, {location: plain}, {location: c.sh}, {location: d.sh}]\n"
 	r := h.request(files{
 		"appspec.yml": spec + hooks,
-		"app/f":       "1", "a.sh": "echo a >>DST/ran", "plain": "echo b >>DST/ran\n", "c.sh": "echo c >>DST/ran; echo out; echo err >&2; exit 3", "d.sh": "echo d >>DST/ran",
+		"app/f":       "1", "a.sh": "echo a >>DST/ran", "plain": "echo b >>DST/ran\n",
+		"c.sh": "echo c >>DST/ran; echo out; echo err >&2; exit 3", "d.sh": "echo d >>DST/ran",
 	})
 	result := h.refuse(r, "AfterInstall: script c.sh failed with exit code 3")
-	if f := result.Failure; f.Code != CodeFailed || !strings.Contains(f.Output, "[stdout]out") || !strings.Contains(f.Output, "[stderr]err") {
+	if f := result.Failure; f.Code != CodeFailed || !strings.Contains(f.Output, "[stdout]out") ||
+		!strings.Contains(f.Output, "[stderr]err") {
 		t.Errorf("%+v", f)
 	}
 	h.has(files{"ran": "a\nb\nc\n"})
 
 	// A missing one is found before anything is touched.
 	before := h.tree(h.dst)
-	result = h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: not-there.sh}]\n", "app/f": "2"}),
+	result = h.refuse(
+		h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: not-there.sh}]\n", "app/f": "2"}),
 		"script not-there.sh does not exist at the specified location")
 	if result.Failure.Code != CodeMissing || result.Restored != NotTouched || h.tree(h.dst) != before {
 		t.Errorf("%+v", result)
 	}
-	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh one}]\n", "app/f": "2", "a.sh": ""}),
+	h.refuse(
+		h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh one}]\n", "app/f": "2", "a.sh": ""}),
 		"script a.sh one does not exist") // no arguments can be given
-	h.deploy(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: 'a b.sh'}]\n", "app/f": "2", "a b.sh": "echo ab >>DST/ran"})
-	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh}]\n", "app/f": "2", "a.sh": "kill -9 $$"}),
+	h.deploy(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: 'a b.sh'}]\n", "app/f": "2",
+		"a b.sh": "echo ab >>DST/ran"})
+	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh}]\n", "app/f": "2",
+		"a.sh": "kill -9 $$"}),
 		"was killed by signal 9 (killed)")
-	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh}]\n", "app/f": "2", "a.sh": "#!/bin/sh\r\ntrue\r\n"}),
+	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh}]\n", "app/f": "2",
+		"a.sh": "#!/bin/sh\r\ntrue\r\n"}),
 		"its first line ends with a carriage return")
-	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: l.sh}]\n", "app/f": "2", "l.sh": "-> /bin/true"}),
+	h.refuse(h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: l.sh}]\n", "app/f": "2",
+		"l.sh": "-> /bin/true"}),
 		"is a link that leads out of the revision")
 }
 
 func Test26Timeouts(t *testing.T) {
 	h := newHarness(t)
 	script := func(text string) files {
-		return files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh, timeout: 1}]\n", "app/f": "1", "a.sh": text}
+		return files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh, timeout: 1}]\n",
+			"app/f": "1", "a.sh": text}
 	}
 	// Its children are ended with it, those in a session of their own too.
-	result := h.refuse(h.request(script("setsid sleep 1000 & sleep 1000 & echo $! >DST/pid; echo waiting; sleep 1000")), "was still running after its timeout of 1s")
+	result := h.refuse(h.request(script("setsid sleep 1000 & sleep 1000 & echo $! >DST/pid; echo waiting; sleep 1000")),
+		"was still running after its timeout of 1s")
 	if result.Failure.Code != CodeTimeout || !strings.Contains(result.Failure.Output, "waiting") {
 		t.Errorf("%+v", result.Failure)
 	}
 	if left := marked(h.host.Root); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
 	}
-	result = h.refuse(h.request(script("trap '' TERM; while :; do sleep 0.1; done")), "was still running after its timeout")
+	result = h.refuse(h.request(script("trap '' TERM; while :; do sleep 0.1; done")),
+		"was still running after its timeout")
 	if left := marked(h.host.Root); len(left) > 0 {
 		t.Errorf("one that ignores SIGTERM is left: %v", left)
 	}
@@ -480,7 +500,8 @@ func Test28Log(t *testing.T) {
 		if at, err := time.Parse("2006-01-02 15:04:05", line[:19]); err != nil || at.IsZero() {
 			t.Errorf("%q: %v", line, err)
 		}
-		if text := strings.TrimSpace(line[20:]); !strings.HasPrefix(text, "[headgate]") && !strings.HasPrefix(text, "LifecycleEvent - A") || text == "LifecycleEvent - AfterInstall" {
+		if text := strings.TrimSpace(line[20:]); !strings.HasPrefix(text, "[headgate]") &&
+			!strings.HasPrefix(text, "LifecycleEvent - A") || text == "LifecycleEvent - AfterInstall" {
 			got = append(got, text)
 		}
 	}
@@ -497,7 +518,8 @@ func Test28Log(t *testing.T) {
 
 func Test28Lookup(t *testing.T) {
 	h := newHarness(t)
-	one, two := strings.Replace(spec, "source: /app", "source: one", 1), strings.Replace(spec, "source: /app", "source: two", 1)
+	one, two := strings.Replace(spec, "source: /app", "source: one", 1), strings.Replace(spec, "source: /app",
+		"source: two", 1)
 	all := files{"appspec.yaml": one, "other.yml": two, "one/f": "1", "two/f": "2"}
 	h.deploy(all)
 	h.has(files{"app/f": "1"})

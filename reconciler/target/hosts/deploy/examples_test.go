@@ -33,7 +33,8 @@ for word; do
 done
 `
 
-var stubs = []string{"curl", "npm", "composer", "bundle", "python3", "pm2", "systemctl", "service", "supervisorctl", "docker", "nginx"}
+var stubs = []string{"curl", "npm", "composer", "bundle", "python3", "pm2", "systemctl", "service", "supervisorctl",
+	"docker", "nginx"}
 
 // TestExamples deploys whole appspecs in the manner of real projects: a first release,
 // a second, one that is not healthy, and another good one.

@@ -67,7 +67,8 @@ func (h *harness) deployIn(k killed, env ...string) (r Result, dead bool) {
 	out, err := cmd.Output()
 	if err != nil {
 		exit, ok := err.(*exec.ExitError)
-		if status, isWait := exit.Sys().(syscall.WaitStatus); ok && isWait && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		if status, isWait := exit.Sys().(syscall.WaitStatus); ok && isWait && status.Signaled() &&
+			status.Signal() == syscall.SIGKILL {
 			return r, true
 		}
 		h.Fatalf("%v: %s", err, exit.Stderr)
@@ -177,7 +178,8 @@ func (h *harness) ended(r Result, whole map[string]string, newer bool) {
 			h.Errorf("the newer one: %+v %v", r, r.Failure)
 		}
 		h.has(files{"app/both": "version 3", "app/v1": "", "app/v2": ""})
-	case r.Status == Succeeded && r.Installed != "d-2", r.Status == Failed && r.Installed != "d-1", r.Restored == NotRestored && !strings.Contains(r.Failure.What, "failed after a restart"):
+	case r.Status == Succeeded && r.Installed != "d-2", r.Status == Failed && r.Installed != "d-1",
+		r.Restored == NotRestored && !strings.Contains(r.Failure.What, "failed after a restart"):
 		h.Errorf("%+v %v", r, r.Failure)
 	case h.whole() != whole[r.Installed]:
 		h.Errorf("%s is installed, and there is\n%s\nnot\n%s", r.Installed, h.whole(), whole[r.Installed])

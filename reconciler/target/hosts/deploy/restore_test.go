@@ -71,7 +71,8 @@ func TestRestore(t *testing.T) {
 		at   appspec.Event
 		want string
 	}{
-		{appspec.BeforeInstall, "v1 ApplicationStop d-2\nv2 BeforeInstall d-2\nv1 BeforeInstall d-2\nv1 AfterInstall d-2\n" + started},
+		{appspec.BeforeInstall, "v1 ApplicationStop d-2\nv2 BeforeInstall d-2\nv1 BeforeInstall d-2\nv1 AfterInstall d-2\n" +
+			started},
 		{appspec.AfterInstall, "v1 ApplicationStop d-2\nv2 BeforeInstall d-2\nv2 AfterInstall d-2\nv1 BeforeInstall d-2\nv1 AfterInstall d-2\n" + started},
 		{appspec.ApplicationStart, "v1 ApplicationStop d-2\nv2 BeforeInstall d-2\nv2 AfterInstall d-2\nv2 ApplicationStart d-2\n" +
 			"v2 ApplicationStop d-2\nv1 BeforeInstall d-2\nv1 AfterInstall d-2\n" + started},
@@ -130,8 +131,9 @@ func TestFirstFails(t *testing.T) {
 	}
 	// What a script of it had started is ended.
 	h.refuse(h.request(files{
-		"appspec.yml": spec + "hooks:\n  ApplicationStart: [{location: a.sh}]\n  ValidateService: [{location: b.sh}]\n", "app/f": "2",
-		"a.sh": "setsid sleep 1000 >/dev/null 2>&1 </dev/null &", "b.sh": "exit 1",
+		"appspec.yml": spec + "hooks:\n  ApplicationStart: [{location: a.sh}]\n  ValidateService: [{location: b.sh}]\n",
+		"app/f":       "2",
+		"a.sh":        "setsid sleep 1000 >/dev/null 2>&1 </dev/null &", "b.sh": "exit 1",
 	}), "failed with exit code 1")
 	if left := marked(h.host.Root); len(left) > 0 {
 		t.Errorf("left running: %v", left)
@@ -142,9 +144,11 @@ func TestFirstFails(t *testing.T) {
 // over.
 func TestStuckStop(t *testing.T) {
 	h := newHarness(t)
-	stuck := files{"appspec.yml": spec + stopSpec + "  ApplicationStart: [{location: start.sh}]\n", "app/f": "1", "stop.sh": "exit 5", "start.sh": "echo start >>DST/ran"}
+	stuck := files{"appspec.yml": spec + stopSpec + "  ApplicationStart: [{location: start.sh}]\n", "app/f": "1",
+		"stop.sh": "exit 5", "start.sh": "echo start >>DST/ran"}
 	h.deploy(stuck)
-	result := h.refuse(h.request(files{"appspec.yml": spec, "app/f": "2"}), "ApplicationStop: script stop.sh failed with exit code 5")
+	result := h.refuse(h.request(files{"appspec.yml": spec, "app/f": "2"}),
+		"ApplicationStop: script stop.sh failed with exit code 5")
 	if result.Restored != PutBack || len(h.lines("ran")) != 2 {
 		t.Errorf("%+v, %q", result, h.lines("ran"))
 	}
@@ -189,16 +193,19 @@ func TestTraffic(t *testing.T) {
 	}
 	h.run(request(1, "", InPlace))
 	// The first has no previous revision, whose scripts would run.
-	expect(0, "v1 BeforeInstall d-1\nv1 AfterInstall d-1\nv1 ApplicationStart d-1\nv1 ValidateService d-1\nv1 BeforeAllowTraffic d-1\nv1 AfterAllowTraffic d-1",
+	expect(
+		0, "v1 BeforeInstall d-1\nv1 AfterInstall d-1\nv1 ApplicationStart d-1\nv1 ValidateService d-1\nv1 BeforeAllowTraffic d-1\nv1 AfterAllowTraffic d-1",
 		"allow=false after 0, allow=true after 5")
 	n := len(h.lines("ran"))
 	h.run(request(2, "", InPlace))
-	expect(n, "v1 BeforeBlockTraffic d-2\nv1 AfterBlockTraffic d-2\nv1 ApplicationStop d-2\nv2 BeforeInstall d-2\nv2 AfterInstall d-2\nv2 ApplicationStart d-2\n"+
-		"v2 ValidateService d-2\nv2 BeforeAllowTraffic d-2\nv2 AfterAllowTraffic d-2", "allow=false after 7, allow=true after 14")
+	expect(
+		n, "v1 BeforeBlockTraffic d-2\nv1 AfterBlockTraffic d-2\nv1 ApplicationStop d-2\nv2 BeforeInstall d-2\nv2 AfterInstall d-2\nv2 ApplicationStart d-2\n"+
+			"v2 ValidateService d-2\nv2 BeforeAllowTraffic d-2\nv2 AfterAllowTraffic d-2", "allow=false after 7, allow=true after 14")
 	n = len(h.lines("ran"))
 	h.run(request(1, appspec.AfterInstall, InPlace))
-	expect(n, "v2 BeforeBlockTraffic d-3\nv2 AfterBlockTraffic d-3\nv2 ApplicationStop d-3\nv1 BeforeInstall d-3\nv1 AfterInstall d-3\n"+
-		"v2 BeforeInstall d-3\nv2 AfterInstall d-3\nv2 ApplicationStart d-3\nv2 ValidateService d-3\nv2 BeforeAllowTraffic d-3\nv2 AfterAllowTraffic d-3",
+	expect(
+		n, "v2 BeforeBlockTraffic d-3\nv2 AfterBlockTraffic d-3\nv2 ApplicationStop d-3\nv1 BeforeInstall d-3\nv1 AfterInstall d-3\n"+
+			"v2 BeforeInstall d-3\nv2 AfterInstall d-3\nv2 ApplicationStart d-3\nv2 ValidateService d-3\nv2 BeforeAllowTraffic d-3\nv2 AfterAllowTraffic d-3",
 		"allow=false after 16, allow=true after 25")
 	n = len(h.lines("ran"))
 	h.run(request(3, "", Original))
@@ -213,17 +220,25 @@ func TestChecksFirst(t *testing.T) {
 	h := newHarness(t)
 	h.deploy(files{"appspec.yml": spec, "app/f": "1"})
 	h.mkdirs(filepath.Join(h.dst, "real"), filepath.Join(h.dst, "full", "f"))
-	h.lay(h.dst, files{"file": "x", "app/in": "-> ../real", "dangling": "-> nowhere", "full/f/x": "1", "linked": "-> real"})
+	h.lay(h.dst, files{"file": "x", "app/in": "-> ../real", "dangling": "-> nowhere", "full/f/x": "1",
+		"linked": "-> real"})
 	before := h.tree(h.dst)
 	for want, text := range map[string]files{
-		`source "not-there" is not in the revision`:                         {"appspec.yml": os0 + "files: [{source: not-there, destination: DST/x}]\n"},
-		"DST/file is a file, where a directory is needed":                   {"appspec.yml": os0 + "files: [{source: app, destination: DST/file}]\n", "app/f": "2"},
-		"DST/dangling is a link to nothing":                                 {"appspec.yml": os0 + "files: [{source: app, destination: DST/dangling}]\n", "app/f": "2"},
-		"DST/app/in is a link, where the revision has a directory":          {"appspec.yml": spec, "app/in/f": "2"},
-		`DST/full/f is a directory, where the file "app/f" is to be`:        {"appspec.yml": os0 + "files: [{source: app, destination: DST/full}]\n", "app/f": "2"},
-		`"app/out" is a link that leads out of the revision`:                {"appspec.yml": spec, "app/out": "-> ../../../out"},
-		`"app/etc" is a link that leads out of the revision`:                {"appspec.yml": spec, "app/etc": "-> /etc/hostname"},
-		`leads out of the revision, to "/not/there"`:                        {"appspec.yml": spec, "app/gone": "-> /not/there"},
+		`source "not-there" is not in the revision`: {"appspec.yml": os0 +
+			"files: [{source: not-there, destination: DST/x}]\n"},
+		"DST/file is a file, where a directory is needed": {"appspec.yml": os0 +
+			"files: [{source: app, destination: DST/file}]\n", "app/f": "2"},
+		"DST/dangling is a link to nothing": {"appspec.yml": os0 +
+			"files: [{source: app, destination: DST/dangling}]\n", "app/f": "2"},
+		"DST/app/in is a link, where the revision has a directory": {"appspec.yml": spec, "app/in/f": "2"},
+		`DST/full/f is a directory, where the file "app/f" is to be`: {"appspec.yml": os0 +
+			"files: [{source: app, destination: DST/full}]\n", "app/f": "2"},
+		`"app/out" is a link that leads out of the revision`: {"appspec.yml": spec,
+			"app/out": "-> ../../../out"},
+		`"app/etc" is a link that leads out of the revision`: {"appspec.yml": spec,
+			"app/etc": "-> /etc/hostname"},
+		`leads out of the revision, to "/not/there"`: {"appspec.yml": spec,
+			"app/gone": "-> /not/there"},
 		`nests deeper than 100 directories`:                                 {"appspec.yml": spec, "app/loop": "-> ."},
 		"unsupported operating system":                                      {"appspec.yml": "version: 0.0\nos: beos\n"},
 		"the revision is for windows, and this host runs linux":             {"appspec.yml": "version: 0.0\nos: windows\n"},
@@ -240,7 +255,8 @@ func TestChecksFirst(t *testing.T) {
 	h.has(files{"real/f": "2"})
 	// What BeforeInstall may mend is asked again only then.
 	h.deploy(files{
-		"appspec.yml": os0 + "files: [{source: app, destination: DST/file}]\nhooks:\n  BeforeInstall: [{location: a.sh}]\n", "app/f": "3", "a.sh": "rm DST/file",
+		"appspec.yml": os0 + "files: [{source: app, destination: DST/file}]\nhooks:\n  BeforeInstall: [{location: a.sh}]\n",
+		"app/f":       "3", "a.sh": "rm DST/file",
 	})
 	h.has(files{"file/f": "3"})
 	h.says("a script may mend that before Install")
@@ -274,7 +290,8 @@ func TestFence(t *testing.T) {
 	newest := request(7)
 	first := h.run(newest)
 	ran := len(h.lines("ran"))
-	if again := h.run(newest); again != first && again.Finished.Equal(first.Finished) == false || len(h.lines("ran")) != ran {
+	if again := h.run(newest); again != first && again.Finished.Equal(first.Finished) == false ||
+		len(h.lines("ran")) != ran {
 		t.Errorf("it was done twice: %+v, %+v", first, again)
 	}
 	if _, err := h.host.Run(t.Context(), request(6), nil); !errors.Is(err, ErrFenced) {
@@ -296,7 +313,8 @@ func TestFence(t *testing.T) {
 		}
 		unlock()
 	}
-	for _, bad := range []Request{{ID: "../x", Group: "g"}, {ID: "x", Group: "a/b"}, {ID: "x", Group: instructions}, {ID: "x", Group: "g", FileExists: "MERGE"}, {ID: "", Group: "group"}} {
+	for _, bad := range []Request{{ID: "../x", Group: "g"}, {ID: "x", Group: "a/b"}, {ID: "x", Group: instructions},
+		{ID: "x", Group: "g", FileExists: "MERGE"}, {ID: "", Group: "group"}} {
 		if _, err := h.host.Run(t.Context(), bad, nil); err == nil {
 			t.Errorf("taken: %+v", bad)
 		}
@@ -309,7 +327,8 @@ func TestKeptRevisions(t *testing.T) {
 	h.host.MaxRevisions = 2
 	h.deploy(files{"appspec.yml": spec, "app/f": "1"})
 	for range 4 {
-		r := h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh}]\n", "app/f": "2", "a.sh": "exit 1"})
+		r := h.request(files{"appspec.yml": spec + "hooks:\n  AfterInstall: [{location: a.sh}]\n", "app/f": "2",
+			"a.sh": "exit 1"})
 		if result := h.run(r); result.Restored != PutBack {
 			t.Fatalf("%+v", result)
 		}
@@ -428,7 +447,11 @@ func TestDiskFull(t *testing.T) {
 			running := h.lines("ran")
 			slices.Reverse(running)
 			wanted := map[Status]string{Succeeded: "v2", Failed: "v1"}[result.Status]
-			if last := running[slices.IndexFunc(running, func(s string) bool { return strings.Contains(s, "ApplicationSt") })]; !strings.HasPrefix(last, wanted+" ApplicationStart") {
+			if last := running[slices.IndexFunc(running,
+				func(s string) bool {
+					return strings.Contains(s,
+						"ApplicationSt")
+				})]; !strings.HasPrefix(last, wanted+" ApplicationStart") {
 				t.Errorf("%d, %s, for good %t: %s, and last there was %s", n, what, forGood, result.Status, last)
 			}
 		})

@@ -131,8 +131,9 @@ func (m *machine) come() {
 // hold a file with its name.
 func revision(_ context.Context, digest, dir string) error {
 	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "start.sh"), []byte("#!/bin/sh\nroot=${0%/*}/../../..\necho '"+digest+"' >>$root/ran\n"+
-			"[ ! -e \"$root/fails-"+digest+"\" ] || { echo it is broken; exit 3; }\n"), 0o755),
+		os.WriteFile(filepath.Join(dir, "start.sh"),
+			[]byte("#!/bin/sh\nroot=${0%/*}/../../..\necho '"+digest+"' >>$root/ran\n"+
+				"[ ! -e \"$root/fails-"+digest+"\" ] || { echo it is broken; exit 3; }\n"), 0o755),
 		os.WriteFile(filepath.Join(dir, "bad.sh"), []byte("#!/bin/sh\nexit 3\n"), 0o755))
 }
 
@@ -235,7 +236,8 @@ func TestFailureStopsIt(t *testing.T) {
 	}
 	f.Converge(declared(2, "OneAtATime"))
 	o = await(t, f, "failed", is(2, target.Failed))
-	if !o.RollBack || !strings.Contains(o.Message, "a: ApplicationStart") || !strings.Contains(o.Message, "2 of 3 hosts are healthy, and 2 must stay so") {
+	if !o.RollBack || !strings.Contains(o.Message, "a: ApplicationStart") ||
+		!strings.Contains(o.Message, "2 of 3 hosts are healthy, and 2 must stay so") {
 		t.Errorf("%+v", o)
 	}
 	if m["b"].ran(t) != "r1" || m["c"].ran(t) != "r1" {
@@ -253,10 +255,12 @@ func TestServerGoesOn(t *testing.T) {
 	f.Converge(declared(1, "OneAtATime"))
 	await(t, f, "healthy", is(1, target.Healthy))
 	m["b"].leave()
-	await(t, f, "known to be without b", func(o target.Observed) bool { return strings.Contains(o.Message, "b cannot be reached") })
+	await(t, f, "known to be without b",
+		func(o target.Observed) bool { return strings.Contains(o.Message, "b cannot be reached") })
 	f.Converge(declared(2, "AllAtOnce"))
 	o := await(t, f, "healthy on a", is(2, target.Healthy))
-	if !strings.Contains(o.Message, "1 of 2 hosts have it; b cannot be reached, and gets what is declared when it is back") ||
+	if !strings.Contains(o.Message,
+		"1 of 2 hosts have it; b cannot be reached, and gets what is declared when it is back") ||
 		o.Units[1].State != target.Unknown || o.Units[1].Instances[0].Phase != target.PhaseAway {
 		t.Errorf("%+v", o)
 	}
@@ -335,12 +339,14 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%q: %v, want %q", c.text, problems, c.want)
 		}
 	}
-	c, _ := File{}.read("", map[string][]byte{FileName: []byte("tags: {role: [web, api], zone: \"*\"}\ndeployment: HalfAtATime\n")})
+	c, _ := File{}.read(
+		"", map[string][]byte{FileName: []byte("tags: {role: [web, api], zone: \"*\"}\ndeployment: HalfAtATime\n")})
 	if !c.rollBack || c.rollout.Name != rollout.HalfAtATime.Name {
 		t.Errorf("%+v", c)
 	}
 	var matched []int
-	for i, tags := range []map[string]string{{"role": "web"}, {"role": "api", "zone": "a"}, {"role": "db", "zone": "a"}, {"zone": "b"}} {
+	for i, tags := range []map[string]string{{"role": "web"}, {"role": "api", "zone": "a"}, {"role": "db", "zone": "a"},
+		{"zone": "b"}} {
 		if c.groups.Matches(tags) {
 			matched = append(matched, i)
 		}

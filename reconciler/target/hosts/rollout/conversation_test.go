@@ -112,7 +112,8 @@ func (c *conversation) answer() string {
 	for _, more := range []struct {
 		n    int
 		what string
-	}{{n.Failed, "failed"}, {n.Running, "running"}, {n.Pending, "to come"}, {n.Offline, "offline"}, {n.Skipped, "skipped"}} {
+	}{{n.Failed, "failed"}, {n.Running, "running"}, {n.Pending, "to come"}, {n.Offline,
+		"offline"}, {n.Skipped, "skipped"}} {
 		if more.n > 0 {
 			fmt.Fprintf(&out, ", %d %s", more.n, more.what)
 		}

@@ -157,7 +157,8 @@ func TestPredefined(t *testing.T) {
 			t.Errorf("%s of %d: %d, %v", c.config, c.hosts, got.Minimum.Of(c.hosts), err)
 		}
 	}
-	for _, bad := range []string{"TwoAtATime", "HOST_COUNT", "HOST_COUNT -1", "FLEET_PERCENT 100", "FLEET_PERCENT x", "PERCENT 3"} {
+	for _, bad := range []string{"TwoAtATime", "HOST_COUNT", "HOST_COUNT -1", "FLEET_PERCENT 100",
+		"FLEET_PERCENT x", "PERCENT 3"} {
 		if c, err := ParseConfig(bad); err == nil {
 			t.Errorf("%q is %+v", bad, c)
 		}

@@ -236,7 +236,8 @@ func TestHeld(t *testing.T) {
 	}
 	pool.Configure(Settings{Hold: time.Millisecond, Page: []byte("<p>sorry")})
 	pool.Set(nil)
-	if got := send(t, c, request(t, "GET", "http://"+at, nil, "Accept", "text/html,*/*")); got.status != 503 || got.body != "<p>sorry" {
+	if got := send(t, c, request(t, "GET", "http://"+at, nil, "Accept", "text/html,*/*")); got.status != 503 ||
+		got.body != "<p>sorry" {
 		t.Errorf("%v", got)
 	}
 }
@@ -257,7 +258,8 @@ func TestMaintenance(t *testing.T) {
 	c := client(t, nil)
 	pool.Set([]Backend{back(t, "web-1", says("hi"))})
 	pool.Configure(Settings{Traffic: Maintenance, Page: []byte("<h1>Back soon</h1>")})
-	for accept, want := range map[string]string{"text/html": "<h1>Back soon</h1>", "application/json": "503 web: down for maintenance"} {
+	for accept, want := range map[string]string{"text/html": "<h1>Back soon</h1>",
+		"application/json": "503 web: down for maintenance"} {
 		got := send(t, c, request(t, "GET", "http://"+at, nil, "Accept", accept))
 		if got.status != 503 || got.body != want || got.header.Get("Retry-After") == "" {
 			t.Errorf("%s: %v", accept, got)
@@ -428,7 +430,8 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}{
 		{"1 to 1", nil, back(t, "one", echo), Settings{}, "HTTP/1.1"},
 		{"2 to 1", h2c, back(t, "one", echo), Settings{}, "HTTP/1.1"},
-		{"2 to 2", h2c, Backend{ID: "two", Address: two.Listener.Addr().String(), HTTP2: true}, Settings{HTTP2: transport}, "HTTP/2.0"},
+		{"2 to 2", h2c, Backend{ID: "two", Address: two.Listener.Addr().String(), HTTP2: true},
+			Settings{HTTP2: transport}, "HTTP/2.0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pool := &Pool{Name: "web"}
@@ -463,10 +466,12 @@ func TestBothWaysAtOnce(t *testing.T) {
 func TestRoutes(t *testing.T) {
 	pools := map[string]*Pool{}
 	var all []Route
-	for i, r := range []Route{{}, {Path: "/api"}, {Path: "/api/v2/"}, {Host: "shop.example"}, {Host: "*.example"}, {Host: "shop.example", Path: "/api"}} {
+	for i, r := range []Route{{}, {Path: "/api"}, {Path: "/api/v2/"}, {Host: "shop.example"}, {Host: "*.example"},
+		{Host: "shop.example", Path: "/api"}} {
 		name := fmt.Sprintf("%s|%s", r.Host, r.Path)
 		pools[name] = &Pool{Name: name}
-		pools[name].Set([]Backend{back(t, fmt.Sprint(i), func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, name) })})
+		pools[name].Set(
+			[]Backend{back(t, fmt.Sprint(i), func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, name) })})
 		r.Pool = pools[name]
 		all = append(all, r)
 	}
@@ -521,7 +526,8 @@ func certificate(t *testing.T, dir, file string, serial int64, names ...string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: private}} {
+	for name, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der},
+		".key": {Type: "PRIVATE KEY", Bytes: private}} {
 		if err := os.WriteFile(filepath.Join(dir, file+name), pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -536,7 +542,8 @@ func TestTLS(t *testing.T) {
 	certificate(t, dir, "b", 2, "b.example")
 	pool := &Pool{Name: "web"}
 	l, at := listener(t, pool)
-	pool.Set([]Backend{back(t, "web-1", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get("X-Forwarded-Proto")) })})
+	pool.Set([]Backend{back(t, "web-1",
+		func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get("X-Forwarded-Proto")) })})
 	certificates := &Certificates{Dir: dir}
 	if err := certificates.Check(); err != nil {
 		t.Fatal(err)
@@ -603,7 +610,8 @@ func TestLogAndMetrics(t *testing.T) {
 	}
 	send(t, c, request(t, "GET", "http://"+at+"/bad", nil))
 	until(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(lines) == 5 })
-	if !strings.Contains(lines[0], `"GET /x?y=1 HTTP/1.1" 200 5 "-" "a \"b\"" `) || !strings.HasSuffix(lines[0], " web-1") {
+	if !strings.Contains(lines[0], `"GET /x?y=1 HTTP/1.1" 200 5 "-" "a \"b\"" `) ||
+		!strings.HasSuffix(lines[0], " web-1") {
 		t.Errorf("%s", lines[0])
 	}
 	var out strings.Builder

@@ -277,9 +277,10 @@ func TestForwarding(t *testing.T) {
 		trusted Trusted
 		want    string
 	}{
-		"nobody":      {nil, "127.0.0.1|http|hello.example|||"},
-		"others":      {Trusted{netip.MustParsePrefix("10.0.0.0/8")}, "127.0.0.1|http|hello.example|||"},
-		"who sent it": {Trusted{netip.MustParsePrefix("127.0.0.0/8")}, "10.9.8.7, 127.0.0.1|https|shop.example|/shop|10.9.8.7|for=10.9.8.7"},
+		"nobody": {nil, "127.0.0.1|http|hello.example|||"},
+		"others": {Trusted{netip.MustParsePrefix("10.0.0.0/8")}, "127.0.0.1|http|hello.example|||"},
+		"who sent it": {Trusted{netip.MustParsePrefix("127.0.0.0/8")},
+			"10.9.8.7, 127.0.0.1|https|shop.example|/shop|10.9.8.7|for=10.9.8.7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool, url := front(t, c.trusted)

@@ -234,7 +234,8 @@ func service(w string) Service {
 	w, listen, _ := strings.Cut(w, "@")
 	name, version, _ := strings.Cut(w, "=")
 	version, times, counted := strings.Cut(version, "*")
-	s := Service{Name: name, Version: version, Label: "release " + strings.TrimPrefix(version, "v"), Replicas: 1, Check: declaredCheck, Restart: declaredRestart, Drain: 5 * time.Second}
+	s := Service{Name: name, Version: version, Label: "release " + strings.TrimPrefix(version, "v"), Replicas: 1,
+		Check: declaredCheck, Restart: declaredRestart, Drain: 5 * time.Second}
 	if counted {
 		s.Replicas, _ = strconv.Atoi(times)
 	}

@@ -184,7 +184,8 @@ func TestBreakerCounts(t *testing.T) {
 	if got := run("breaker cumulative", once); got != target.Failed {
 		t.Errorf("cumulative: %s", got)
 	}
-	if got := run("breaker off", once, "wait 4s", once, "wait 8s", once, "wait 16s", once, "ok web-1 web-2 web-4"); got != target.Converging {
+	if got := run("breaker off", once, "wait 4s", once, "wait 8s", once, "wait 16s", once,
+		"ok web-1 web-2 web-4"); got != target.Converging {
 		t.Errorf("off: %s", got)
 	}
 }
@@ -192,8 +193,10 @@ func TestBreakerCounts(t *testing.T) {
 // TestStopWorksWithoutRollback is rule 14: a person can always go back, by declaring
 // what was before, whatever stage it is in, and in one step.
 func TestStopWorksWithoutRollback(t *testing.T) {
-	out := play(t, "breaker keeps\nstrategy canary 10 5m\nbake 1h\ndeclare 1 web=v1\nok web-1\ndeclare 2 web=v2\nok web-2\nwait 5m\nok web-1 web-2\n\ndeclare 3 web=v1\n")
-	if last := out[strings.LastIndex(out, "declare 3"):]; !strings.Contains(last, "retire web-2\nroute web v1 to web-1\ndrain web-2 within 5s\n= healthy") {
+	out := play(
+		t, "breaker keeps\nstrategy canary 10 5m\nbake 1h\ndeclare 1 web=v1\nok web-1\ndeclare 2 web=v2\nok web-2\nwait 5m\nok web-1 web-2\n\ndeclare 3 web=v1\n")
+	if last := out[strings.LastIndex(out, "declare 3"):]; !strings.Contains(last,
+		"retire web-2\nroute web v1 to web-1\ndrain web-2 within 5s\n= healthy") {
 		t.Errorf("%s", last)
 	}
 }

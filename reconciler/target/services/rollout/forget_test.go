@@ -31,7 +31,8 @@ func TestForgottenVersionsAreNotStarted(t *testing.T) {
 	o.Forget(func(v string) bool { return v == "new" || v == "kept" })
 	o.Declare(declared)
 	web := o.Services["web"]
-	if web.Serving != "" || web.Canary != "" || web.Weight != 0 || len(web.Instances) != 1 || web.Instances[0].ID != "web-3" {
+	if web.Serving != "" || web.Canary != "" || web.Weight != 0 || len(web.Instances) != 1 ||
+		web.Instances[0].ID != "web-3" {
 		t.Errorf("%+v", web)
 	}
 	started := 0

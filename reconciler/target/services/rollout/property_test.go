@@ -61,8 +61,9 @@ func (w *model) answer(result HookResult, value float64) {
 }
 
 func newWorld(t *rapid.T) *model {
-	return &model{t: t, now: epoch, running: map[string]string{}, healthy: map[string]bool{}, fails: map[string]int{}, leaving: map[string]bool{},
-		routed: map[string][]string{}, bound: map[string][]string{}, broken: map[string]bool{}, minimum: map[string]int{},
+	return &model{t: t, now: epoch, running: map[string]string{}, healthy: map[string]bool{}, fails: map[string]int{},
+		leaving: map[string]bool{},
+		routed:  map[string][]string{}, bound: map[string][]string{}, broken: map[string]bool{}, minimum: map[string]int{},
 		called: map[string]bool{}, asked: map[string]bool{}}
 }
 
@@ -251,7 +252,8 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 					continue
 				}
 				version++
-				s := service(fmt.Sprintf("%s=v%d*%d", name, rapid.IntRange(max(1, version-2), version).Draw(t, "version"), rapid.IntRange(0, 4).Draw(t, "replicas")))
+				s := service(fmt.Sprintf("%s=v%d*%d", name, rapid.IntRange(max(1, version-2), version).Draw(t, "version"),
+					rapid.IntRange(0, 4).Draw(t, "replicas")))
 				s.Version = name + s.Version
 				if rapid.Bool().Draw(t, "listens") {
 					s.Listen = []string{fmt.Sprint("127.0.0.1:8", rapid.IntRange(0, 1).Draw(t, "port"), name)}
@@ -285,7 +287,8 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 			return rapid.SampledFrom(ids).Draw(t, "instance")
 		}
 		deployments := func() {
-			w.deployment = Deployment{Strategy: rapid.SampledFrom([]Strategy{AllAtOnce, AllAtOnce, Rolling, Canary, Linear}).Draw(t, "strategy")}
+			w.deployment = Deployment{Strategy: rapid.SampledFrom([]Strategy{AllAtOnce, AllAtOnce, Rolling, Canary,
+				Linear}).Draw(t, "strategy")}
 			w.deployment.Percent, w.deployment.Interval = rapid.IntRange(20, 100).Draw(t, "percent"), time.Minute
 			if rapid.Bool().Draw(t, "bakes") {
 				w.deployment.Bake = time.Minute
@@ -322,7 +325,8 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 			case 6:
 				w.settle(1)
 			case 8:
-				w.answer(rapid.SampledFrom([]HookResult{Succeeded, InProgress, Failed}).Draw(t, "result"), rapid.Float64Range(0, 2).Draw(t, "value"))
+				w.answer(rapid.SampledFrom([]HookResult{Succeeded, InProgress, Failed}).Draw(t, "result"),
+					rapid.Float64Range(0, 2).Draw(t, "value"))
 			case 9:
 				w.d.Paused = rapid.Bool().Draw(t, "paused")
 				w.plan()
