@@ -291,6 +291,7 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 				LastExit: in.LastExit,
 				Serving:  in.Serving,
 				PID:      in.PID,
+				Usage:    (*show.Used)(in.Usage),
 				Drained:  in.Drained,
 			}
 			switch in.Phase {

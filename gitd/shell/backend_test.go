@@ -43,7 +43,8 @@ func newBackend() *backend {
 		DeclaredAt: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC),
 		Behind:     3, Promotion: promotion, MayRollback: true, URLs: []string{"http://127.0.0.1:8081"},
 		Services: []show.Service{{Name: "web", State: show.Drift, Instances: []show.Instance{
-			{ID: "prod-a", Release: 183, State: show.Healthy, Message: "200 in 11 ms"},
+			{ID: "prod-a", Release: 183, State: show.Healthy, Message: "200 in 11 ms",
+				PID: 4100, Usage: &show.Used{CPU: 0.034, Memory: 67 << 20, MemoryLimit: 512 << 20}},
 			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1,
 				LastExit: "was ended by SIGKILL: " + evil},
 			{ID: "prod-c", Release: 183, State: show.Drift, Message: "config/limits.yaml differs since 11:42 UTC"},

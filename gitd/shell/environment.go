@@ -180,7 +180,11 @@ func envShow(c *call) error {
 			rows = append(rows, []cell{plain(s.Name), c.out.state(s.State), plain("-"), plain(s.URL)})
 		}
 		for _, i := range s.Instances {
-			rows = append(rows, []cell{plain(i.ID), c.out.state(i.State), count(i.Release), plain(i.Says())})
+			row := []cell{plain(i.ID), c.out.state(i.State), count(i.Release)}
+			if e.Measured() {
+				row = append(row, plain("cpu "+i.CPU()), plain("memory "+i.Memory()))
+			}
+			rows = append(rows, append(row, plain(i.Says())))
 		}
 		if traffic := s.Traffic(); traffic != "" {
 			rows = append(rows, []cell{plain(s.Name), plain(traffic)})

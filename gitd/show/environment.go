@@ -160,7 +160,42 @@ type Instance struct {
 	LastExit string    `json:"last_exit,omitempty"` // how it ended the last time
 	Serving  bool      `json:"serving,omitempty"`   // it gets traffic
 	PID      int       `json:"pid,omitempty"`       // on the machine that it runs on
+	Usage    *Used     `json:"usage,omitempty"`     // nil: nobody knows
 	Drained  bool      `json:"drained,omitempty"`   // it gets nothing new, and is not counted
+}
+
+// Used is what an instance uses of its machine.
+type Used struct {
+	CPU         float64 `json:"cpu"`                    // share of one core, in the seconds before
+	Memory      int64   `json:"memory"`                 // in bytes
+	MemoryLimit int64   `json:"memory_limit,omitempty"` // in bytes; 0 for none
+}
+
+// Measured reports whether it can be known what instances use: where they are processes or
+// containers of a machine.
+func (e *Environment) Measured() bool {
+	return slices.ContainsFunc(e.Services, func(s Service) bool {
+		return slices.ContainsFunc(s.Instances, func(i Instance) bool { return i.PID > 0 || i.Usage != nil })
+	})
+}
+
+// CPU is the part of one core that it uses, for people.
+func (i Instance) CPU() string {
+	if i.Usage == nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%.0f%%", 100*i.Usage.CPU)
+}
+
+// Memory is how much it uses of what it may, for people.
+func (i Instance) Memory() string {
+	switch {
+	case i.Usage == nil:
+		return "unknown"
+	case i.Usage.MemoryLimit > 0:
+		return Bytes(i.Usage.Memory) + " of " + Bytes(i.Usage.MemoryLimit)
+	}
+	return Bytes(i.Usage.Memory)
 }
 
 // Says is what there is to say of it besides its state.

@@ -280,9 +280,10 @@ func fullBackend() *backend {
 			{ID: "web-4", Release: 92, State: show.Failed, Message: "exited with 7: cannot read limits.yaml",
 				Since: at("14:03:20"), Restarts: 5},
 			{ID: "web-2", Release: 91, State: show.Healthy, Since: at("13:59:40"), Restarts: 1,
-				LastExit: "was ended by SIGKILL"},
+				LastExit: "was ended by SIGKILL", PID: 4102,
+				Usage: &show.Used{CPU: 1.254, Memory: 67 << 20, MemoryLimit: 512 << 20}},
 		}}, {Name: "worker", State: show.Healthy, Instances: []show.Instance{{ID: "worker-1", Release: 91,
-		State: show.Healthy, Since: at("13:10:00")}}}}
+		State: show.Healthy, Since: at("13:10:00"), PID: 4103, Usage: &show.Used{Memory: 3 << 20}}}}}
 	h.printed = map[string][]show.InstanceLine{"catalogue/production": {
 		{At: at("13:10:00"), Service: "worker", Instance: "worker-1", Own: true,
 			Text: "started worker-1 of release 91 on port 40002 (restart 0)"},

@@ -308,6 +308,14 @@ type Instance struct {
 	Reason   Reason    `json:"reason,omitempty"`    // the same in one word, where there is one
 	Port     int       `json:"port,omitempty"`      // on the machine it runs on; 0 for none
 	PID      int       `json:"pid,omitempty"`       // on the machine it runs on; 0 for none
+	Usage    *Usage    `json:"usage,omitempty"`     // nil: nobody knows
+}
+
+// Usage is what an instance uses of its machine.
+type Usage struct {
+	CPU         float64 `json:"cpu"`                    // share of one core, in the seconds before
+	Memory      int64   `json:"memory"`                 // in bytes
+	MemoryLimit int64   `json:"memory_limit,omitempty"` // in bytes; 0 for none
 }
 
 // Phase is where an instance is in its life.

@@ -95,7 +95,10 @@ type published struct {
 	releases map[string]int // version → release number
 }
 
-type liveInstance struct{ port, pid int }
+type liveInstance struct {
+	port, pid int
+	usage     *target.Usage
+}
 
 func newApp(t *Target, k target.Key) *app {
 	a := &app{
@@ -458,7 +461,7 @@ func (a *app) publish(taken *target.Declared) {
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
-		p.live[id] = liveInstance{in.port, in.pid}
+		p.live[id] = liveInstance{in.port, in.pid, in.usage}
 	}
 	for id, v := range a.versions {
 		p.releases[id] = v.Release.Number

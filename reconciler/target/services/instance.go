@@ -43,7 +43,8 @@ type instance struct {
 
 	// Owned by the app's loop.
 	port, pid int
-	running   *running // nil: nothing runs
+	usage     *target.Usage // nil: nobody knows
+	running   *running      // nil: nothing runs
 }
 
 // stop has run end the process. It returns at once, and may be called twice.
@@ -134,6 +135,7 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		}
 	})
 
+	defer t.meter.add(in, w)()
 	carried, err := w.follow(log)
 	if err != nil {
 		log.Note("what it prints cannot be read: %v", err)

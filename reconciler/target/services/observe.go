@@ -61,6 +61,7 @@ func (a *app) observe(now time.Time) target.Observed {
 				Reason:   in.Reason,
 				Port:     p.live[in.ID].port,
 				PID:      p.live[in.ID].pid,
+				Usage:    p.live[in.ID].usage,
 			})
 		}
 		o.Units = append(o.Units, u)

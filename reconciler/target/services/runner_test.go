@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -45,6 +46,7 @@ func openIn(t *testing.T, dir, logs string, prepare func(*Target)) *harness {
 	t.Helper()
 	h := &harness{t: t, env: fmt.Sprintf("in-%d-%x", os.Getpid(), crc32.ChecksumIEEE([]byte(dir)))}
 	h.Target = New(dir, logs, unpackSelf)
+	h.meter.every = 100 * time.Millisecond
 	prepare(h.Target)
 	h.run(func() {
 		if err := unpacked.RemoveTree(dir); err != nil {
@@ -122,6 +124,30 @@ func testRunner(t *testing.T, r runsAs) {
 		h.await(target.Healthy)
 		gone(t, h)
 		logged(t, h, "job-1", "job-1 was ended by SIGKILL")
+	})
+
+	t.Run("it is seen what it uses", func(t *testing.T) {
+		h := open(t)
+		// dd has read 64 MiB and waits for somebody to take them.
+		h.converge(1, r.compose("dd if=/dev/zero bs=64M | { touch /tmp/ready; while :; do :; done; }",
+			"stop_grace_period: 100ms", ready))
+		changed, end := h.Watch(h.key())
+		defer end()
+		var u *target.Usage
+		for late := time.After(waitTimeout); u == nil || u.CPU == 0 || u.Memory < 64<<20; {
+			select {
+			case <-changed:
+			case <-late:
+				t.Fatalf("of an instance that is busy and has 64 MiB is seen: %+v", u)
+			}
+			if o := h.Observe(h.key()); len(o.Units) > 0 && len(o.Units[0].Instances) > 0 {
+				u = o.Units[0].Instances[0].Usage
+			}
+		}
+		if u.CPU > float64(2*runtime.NumCPU()) || u.Memory > 256<<20 || u.MemoryLimit != 0 {
+			t.Errorf("it uses %+v", u)
+		}
+		gone(t, h)
 	})
 
 	t.Run("it is given secrets", func(t *testing.T) {

@@ -108,6 +108,7 @@ type Target struct {
 	stopOnly   bool // nothing is started, whatever is declared
 	found      int  // instances that an earlier run had left
 	outputs    *outputWatch
+	meter      *meter
 	reports    target.Topic
 	printed    signal.Topic // by printedTopic
 
@@ -149,6 +150,7 @@ func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string
 		transport: proxy.Transport(),
 
 		transport2: proxy.HTTP2Transport(),
+		meter:      &meter{every: usageEvery, of: map[*instance]*metered{}},
 		adopted:    make(chan struct{}),
 		left:       make(chan struct{}),
 		apps:       map[target.Key]*app{},
@@ -216,6 +218,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 	var helpers sync.WaitGroup
 	helpers.Go(func() { t.starter.serve(stopping) })
 	helpers.Go(t.outputs.run)
+	helpers.Go(func() { t.meter.run(stopping) })
 	defer func() {
 		stopped()
 		t.outputs.close()
