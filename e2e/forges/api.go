@@ -263,6 +263,7 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		return request(p), nil
 	})
 	if f.Kind == "github" {
+		f.apps(handle)
 		f.deploying(at, handle)
 		f.hooking(at, "PATCH", "pings", handle)
 	} else {

@@ -51,6 +51,9 @@ type Forge struct {
 	hooks       []hook
 	deployments []Deployment
 	answers     []Protection
+
+	app   *App
+	given map[string]given // tokens of its installation
 }
 
 // hook is a webhook that was made by the API.
@@ -154,6 +157,7 @@ func New(kind, root, token string) (*Forge, error) {
 		levels: map[string]string{},
 		calls:  map[string]int{},
 		ids:    1000,
+		given:  map[string]given{},
 	}
 	if f.root == "" {
 		return nil, fmt.Errorf("there is no stand-in for %q", kind)
@@ -184,9 +188,9 @@ func New(kind, root, token string) (*Forge, error) {
 			f.called(w, r, api)
 			return
 		}
-		if _, password, _ := r.BasicAuth(); password != f.Token {
+		if err, wrong := f.mayGit(r).(said); wrong {
 			w.Header().Set("WWW-Authenticate", `Basic realm="forge"`)
-			http.Error(w, "who are you?", http.StatusUnauthorized)
+			http.Error(w, err.text, err.status)
 			return
 		}
 		backend.ServeHTTP(w, r)
@@ -242,8 +246,13 @@ func (f *Forge) called(w http.ResponseWriter, r *http.Request, api http.Handler)
 		"gitea":  strings.TrimPrefix(r.Header.Get("Authorization"), "token "),
 		"gitlab": r.Header.Get("PRIVATE-TOKEN"),
 	}[f.Kind]
-	if shown != f.Token {
-		http.Error(w, `{"message":"Bad credentials"}`, http.StatusUnauthorized)
+	refused := f.authentic
+	if !ofApps(path) {
+		permission, level := permissionOf(r.Method, path)
+		refused = func(token string) error { return f.may(token, permission, level) }
+	}
+	if err, wrong := refused(shown).(said); wrong {
+		http.Error(w, fmt.Sprintf(`{"message":%q}`, err.text), err.status)
 		return
 	}
 	api.ServeHTTP(w, r)
