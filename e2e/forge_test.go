@@ -1,6 +1,10 @@
 package e2e
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -105,6 +109,7 @@ func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 //	at-forge merge AUTHOR REQUEST [squash]  by the forge's button
 //	at-forge permit LOGIN LEVEL
 //	at-forge break STATUS [RETRY-AFTER]     the next call of the API
+//	at-forge install FILE                   a GitHub App, 4711, whose private key is in FILE
 //	at-forge quiet                          no webhook comes any more
 //
 // "@name" is what is in the file called so.
@@ -138,6 +143,22 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 		status, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		h.forge.Break(forges.Fault{Status: status, RetryAfter: args[2]})
+		return
+	case "install":
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{
+			Type:  "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(key),
+		}), 0o600))
+		h.forge.Install(forges.App{
+			ID:           4711,
+			Installation: 99,
+			Key:          &key.PublicKey,
+			Permissions: map[string]string{"metadata": "read", "contents": "write", "pull_requests": "write",
+				"statuses": "write", "repository_hooks": "write"},
+			Now: time.Now,
+		})
 		return
 	case "quiet":
 		h.forgeSecret = ""

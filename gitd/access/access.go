@@ -118,9 +118,7 @@ type Connection struct {
 	URL         string   // to fetch it from, without credentials
 	Mirror      string   // repository here that follows it
 	Secrets     []string // names of secrets of the server that sign its webhook, 1 to 3
-	Token       string   // name of a secret of the server to fetch with; "" for none
-	Key         string   // name of one that is a private key, over ssh
-	HostKeys    []string // that the forge may have, over ssh
+	Credentials          // to fetch with, and to ask its API
 	Requests    bool     // its pull or merge requests are built and landed, and its forge is told so
 	Deployments bool     // what environments declare is shown there as deployments
 	Promotions  bool     // promotions that wait for people are proposed there, as requests

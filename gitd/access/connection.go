@@ -73,7 +73,7 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		}
 		c.Secrets = append(c.Secrets, n.Value)
 	}
-	c.Token, c.Key, c.HostKeys = r.credentials(key, value, "connection "+name, c.URL)
+	c.Credentials = r.credentials(key, value, "connection "+name, c.Forge, c.URL)
 	_, requests := lookup(value, "requests")
 	c.Requests = requests != nil && requests.Value == "true"
 	if _, n := lookup(value, "promotions"); n != nil && n.Value == "true" {
@@ -92,8 +92,8 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 		}
 	}
 	if n := requests; c.Requests {
-		if c.Token == "" {
-			r.problem(n, "set a secret, and name it: token: "+name+"-token",
+		if !c.HasAPI() {
+			r.problem(n, "set a secret, and name it: token: "+name+"-token; or with GitHub an app: {id: …, key: …}",
 				"connection %s builds and lands requests, and has no token to read and answer them with", name)
 		}
 		if strings.HasPrefix(c.URL, "ssh://") {

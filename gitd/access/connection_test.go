@@ -31,6 +31,17 @@ func TestConnections(t *testing.T) {
 		{"ssh with a password", "https://", "ssh://git:x@", "holds a password"},
 		{"ssh", "https://github.com/o/n.git'", "ssh://git@github.com:2222/o/n.git', key: k, host_keys: [HOST]", ""},
 		{"a key over https", "n.git'", "n.git', key: k", "its url is not of ssh"},
+		{"app", "n.git'", "n.git', app: {id: 12, key: k}, requests: true", ""},
+		{"app and installation", "n.git'", "n.git', app: {id: 12, installation: 7, key: k}", ""},
+		{"app without an id", "n.git'", "n.git', app: {key: k}", "server.yaml:4: "},
+		{"app without a key", "n.git'", "n.git', app: {id: 12}", "server.yaml:4: "},
+		{"app with no number", "n.git'", "n.git', app: {id: my-app, key: k}", "server.yaml:4: "},
+		{"app with a key in the file", "n.git'", "n.git', app: {id: 12, key: -----BEGIN}", "server.yaml:4: "},
+		{"app and token", "n.git'", "n.git', token: t, app: {id: 12, key: k}", "a token and an app"},
+		{"app of GitLab", "github, repository: o/n, url: 'https://github.com/o/n.git'",
+			"gitlab, repository: o/n, url: 'https://gitlab.com/o/n.git', app: {id: 12, key: k}", "only the forge github has"},
+		{"app over ssh", "https://github.com/o/n.git'",
+			"ssh://git@github.com/o/n.git', key: k, host_keys: [HOST], app: {id: 12, key: k}", "an app, which ssh does not take"},
 		{"file", "https://github.com/", "file:///", "is not an address"},
 		{"forge", "github,", "githup,", "did you mean \"github\""},
 		{"repository", "o/n,", "o/n/x,", "not the name of a repository at a forge"},
@@ -118,7 +129,13 @@ func TestAddConnection(t *testing.T) {
 	const head = "users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}\ngroups: {administrators: [ada]}\n"
 	conn := access.Connection{
 		Name: "hub", Forge: "github", Repository: "o/n", URL: "https://github.com/o/n.git", Mirror: "n",
-		Secrets: []string{"hub-hook"}, Token: "hub-token", Requests: true,
+		Secrets: []string{"hub-hook"}, Credentials: access.Credentials{Token: "hub-token"}, Requests: true,
+	}
+	byApp := conn
+	byApp.Credentials = access.Credentials{App: access.App{ID: 12, Key: "hub-app-key"}}
+	if got, err := access.AddConnection([]byte(head), byApp); err != nil ||
+		!strings.Contains(string(got), "app: {id: 12, key: hub-app-key}") {
+		t.Errorf("by an App: %v\n%s", err, got)
 	}
 	for _, tt := range []struct{ name, rest, want string }{
 		{"empty", "repositories: {}\n", ""},

@@ -139,6 +139,9 @@ func (c Connection) line() string {
 	if c.Token != "" {
 		s += ", token: " + c.Token
 	}
+	if c.App.Key != "" {
+		s += fmt.Sprintf(", app: {id: %d, key: %s}", c.App.ID, c.App.Key)
+	}
 	if c.Requests {
 		s += ", requests: true"
 	}

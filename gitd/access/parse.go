@@ -50,6 +50,7 @@ type document struct {
 		Mirror      string   `yaml:"mirror"`
 		Secrets     []string `yaml:"secrets"`
 		Token       string   `yaml:"token"`
+		App         appShape `yaml:"app"`
 		Key         string   `yaml:"key"`
 		HostKeys    []string `yaml:"host_keys"`
 		Requests    bool     `yaml:"requests"`
@@ -61,6 +62,7 @@ type document struct {
 		Repository string   `yaml:"repository"`
 		URL        string   `yaml:"url"`
 		Token      string   `yaml:"token"`
+		App        appShape `yaml:"app"`
 		Key        string   `yaml:"key"`
 		HostKeys   []string `yaml:"host_keys"`
 		Branches   []string `yaml:"branches"`
@@ -78,6 +80,12 @@ type document struct {
 		Repositories []string          `yaml:"repositories"`
 		Drained      bool              `yaml:"drained"`
 	} `yaml:"agents"`
+}
+
+type appShape struct {
+	ID           int64  `yaml:"id"`
+	Installation int64  `yaml:"installation"`
+	Key          string `yaml:"key"`
 }
 
 // Parse checks a server.yaml. file is what its problems call it. The error is

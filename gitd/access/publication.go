@@ -8,19 +8,16 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
-	"golang.org/x/crypto/ssh"
 )
 
 // Publication is a repository of this server that is pushed to a forge.
 type Publication struct {
-	Name       string
-	Forge      string   // github, gitlab, gitea or forgejo
-	Repository string   // here
-	URL        string   // to push to, without credentials
-	Token      string   // name of a secret of the server to push with, over https
-	Key        string   // name of one that is a private key, over ssh
-	HostKeys   []string // that the forge may have, over ssh
-	Branches   []string // patterns of those that are pushed; nil: all but the server's own
+	Name        string
+	Forge       string   // github, gitlab, gitea or forgejo
+	Repository  string   // here
+	URL         string   // to push to, without credentials
+	Credentials          // to push with
+	Branches    []string // patterns of those that are pushed; nil: all but the server's own
 }
 
 // Publishes reports whether a ref of the repository is pushed: tags, and branches.
@@ -101,7 +98,7 @@ func (r *reader) publication(key, value *yaml.Node) {
 			}
 		}
 	}
-	p.Token, p.Key, p.HostKeys = r.credentials(key, value, what, p.URL)
+	p.Credentials = r.credentials(key, value, what, p.Forge, p.URL)
 	if _, n := lookup(value, "branches"); n != nil && n.Tag != "!!null" {
 		p.Branches = []string{}
 		for _, n := range items(n) {
@@ -124,48 +121,6 @@ func (r *reader) published(n *yaml.Node, what, name string) {
 		r.problem(n, suggest(name, sorted(r.config.repositories), "add it under repositories"),
 			"%s publishes %q, which is not a repository of this server", what, name)
 	}
-}
-
-// maxHostKeys is how many keys a forge's host may have.
-const maxHostKeys = 10
-
-// credentials reads what a forge is shown: over https a token, over ssh a private key,
-// to a host that has one of the keys that are pinned.
-func (r *reader) credentials(key, value *yaml.Node, what, address string) (token, private string, hosts []string) {
-	_, tokenAt := lookup(value, "token")
-	_, keyAt := lookup(value, "key")
-	_, hostsAt := lookup(value, "host_keys")
-	overSSH := strings.HasPrefix(address, "ssh://")
-	if tokenAt != nil {
-		r.secretName(tokenAt, what)
-		if token = tokenAt.Value; overSSH {
-			r.problem(tokenAt, "name a private key instead: key: "+key.Value+"-key", "%s has a token, which ssh does not take", what)
-		}
-	}
-	if keyAt != nil {
-		r.secretName(keyAt, what)
-		private = keyAt.Value
-	}
-	for _, n := range items(hostsAt) {
-		if _, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(n.Value)); err != nil || len(rest) > 0 {
-			r.problem(n, "write a line of: ssh-keyscan <host>, without the host's name, once you know that it is right",
-				"%s has a host key that is none", what)
-		}
-		hosts = append(hosts, strings.TrimSpace(n.Value))
-	}
-	switch {
-	case !overSSH && (keyAt != nil || hostsAt != nil):
-		r.problem(key, "write the url like ssh://git@example.org/owner/name.git, or leave key and host_keys out",
-			"%s has a key, and its url is not of ssh", what)
-	case overSSH && private == "":
-		r.problem(key, "set the private key, and name it: key: "+key.Value+"-key", "%s has no key to log in with", what)
-	case overSSH && len(hosts) == 0:
-		r.problem(key, "for example: host_keys: [\"ssh-ed25519 AAAA…\"]",
-			"%s has no host_keys: nothing says that the host is the one that is meant", what)
-	case len(hosts) > maxHostKeys:
-		r.problem(hostsAt, "leave out those that are not in use", "%s has over %d host keys", what, maxHostKeys)
-	}
-	return token, private, hosts
 }
 
 // sameURL compares where two addresses lead.

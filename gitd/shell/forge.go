@@ -97,7 +97,7 @@ var forgeCommands = []command{
 			}
 			if f.Follows {
 				rows = append(rows, []cell{plain("requests"), plain(strconv.Itoa(f.Requests) +
-					" open; its token reads and writes the repository, statuses, requests and comments")})
+					" open; its token or App reads and writes the repository, statuses, requests and comments")})
 			}
 			for _, t := range f.Tips {
 				text := fmt.Sprintf("at %.7s, past the gate: %s", t.Commit, t.State)
@@ -166,7 +166,8 @@ var forgeCommands = []command{
 		},
 	},
 	{
-		name: "forge connect", args: "<forge> <repository> [--name <connection>] [--mirror <repo>] [--url <url>] [--token]",
+		name:    "forge connect",
+		args:    "<forge> <repository> [--name <connection>] [--mirror <repo>] [--url <url>] [--token] [--app <id>]",
 		what:    "connect a repository of github, gitlab, gitea or forgejo, or say what that takes",
 		example: "forge connect github owner/name --token",
 		options: []option{
@@ -174,10 +175,21 @@ var forgeCommands = []command{
 			{"--mirror", "the repository here; called as there else"},
 			{"--url", "where to clone it from; needed for a forge of your own"},
 			{"--token", "a token is on standard input: make the webhook and all that is wanted here"},
+			{"--app", "the same by a GitHub App of this App ID, whose private key is on standard input"},
 		},
 		run: func(c *call) error {
 			var token secret.Value
-			if c.has("--token") {
+			var app int64
+			if id := c.options["--app"]; id != "" {
+				var err error
+				if app, err = strconv.ParseInt(id, 10, 64); err != nil || app < 1 {
+					return usageError("GitHub shows it in the App's settings", "%q is not an App ID", id)
+				}
+				if c.has("--token") {
+					return usageError("leave one of them out", "a token and an App are two ways to connect")
+				}
+			}
+			if c.has("--token") || app != 0 {
 				var err error
 				if token, err = c.secret(); err != nil {
 					return err
@@ -189,6 +201,7 @@ var forgeCommands = []command{
 				Repository: c.args["repository"],
 				URL:        c.options["--url"],
 				Mirror:     c.options["--mirror"],
+				App:        app,
 			}, token)
 			if err != nil {
 				return err

@@ -100,6 +100,7 @@ type NewConnection struct {
 	Repository string `json:"at_forge"`
 	URL        string `json:"url"`
 	Mirror     string `json:"repository"`
+	App        int64  `json:"app,omitempty"` // a GitHub App's, whose private key is shown in the place of a token
 }
 
 // Connecting is what became of it, or is to be done.

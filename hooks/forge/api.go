@@ -168,21 +168,14 @@ const (
 	maxHooks    = 500 // webhooks of a repository that are looked at
 )
 
-// openAPI is the API of a repository whose address git knows as cloneURL.
-func openAPI(kind Kind, cloneURL, repository string, token secret.Value) (API, error) {
+// openAPI is the API of a repository whose address git knows as cloneURL, for who shows
+// a credential.
+func openAPI(kind Kind, cloneURL, repository string, shown credential) (API, error) {
 	base, err := apiBase(kind, cloneURL, repository)
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{
-		Timeout:   apiTimeout,
-		Transport: &apiTransport{kind: kind, host: base.Host, token: token},
-		// An address that the forge answers with is not one that administrators chose.
-		CheckRedirect: func(*http.Request,
-			[]*http.Request) error {
-			return errors.New("the forge redirects its API elsewhere")
-		},
-	}
+	client := apiClient(kind, base.Host, shown)
 	owner, name := path.Split(repository)
 	owner = strings.TrimSuffix(owner, "/")
 	switch kind {
@@ -194,6 +187,18 @@ func openAPI(kind Kind, cloneURL, repository string, token secret.Value) (API, e
 		return &gitLab{rest: rest{client: client, base: base}, project: url.PathEscape(repository)}, nil
 	}
 	return nil, fmt.Errorf("there is no API for a forge of the kind %q", kind)
+}
+
+// apiClient calls the API at a host.
+func apiClient(kind Kind, host string, shown credential) *http.Client {
+	return &http.Client{
+		Timeout:   apiTimeout,
+		Transport: &apiTransport{kind: kind, host: host, credential: shown},
+		// An address that the forge answers with is not one that administrators chose.
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("the forge redirects its API elsewhere")
+		},
+	}
 }
 
 // apiBase is where a forge's API is, with a slash at its end.
@@ -216,17 +221,44 @@ func apiBase(kind Kind, cloneURL, repository string) (*url.URL, error) {
 // apiTransport shows the token, to the forge and nobody else, and turns what a busy
 // forge says into an error.
 type apiTransport struct {
-	kind  Kind
-	host  string
-	token secret.Value
+	kind       Kind
+	host       string
+	credential credential
 }
 
 func (t *apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Host != t.host {
 		return nil, fmt.Errorf("the forge's API is at %s, not at %s", t.host, r.URL.Host)
 	}
+	token, err := t.credential.token(r.Context())
+	if err != nil {
+		if r.Body != nil {
+			r.Body.Close()
+		}
+		return nil, err
+	}
+	resp, err := t.show(r, token)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || r.Body != nil && r.GetBody == nil ||
+		!t.credential.refused(token) {
+		return resp, err
+	}
+	resp.Body.Close()
+	if token, err = t.credential.token(r.Context()); err != nil {
+		return nil, err
+	}
+	again := r.Clone(r.Context())
+	if r.GetBody != nil {
+		if again.Body, err = r.GetBody(); err != nil {
+			return nil, err
+		}
+	}
+	return t.show(again, token)
+}
+
+// show calls with a token.
+func (t *apiTransport) show(r *http.Request, shown secret.Value) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	token := string(t.token.Reveal())
+	token := string(shown.Reveal())
 	switch {
 	case token == "":
 	case t.kind == GitLab:

@@ -54,7 +54,7 @@ func TestAPI(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			f := newForged(t, kind)
-			api, err := openAPI(kind, f.URL, forges.Name, secret.NewValue([]byte(fetchToken)))
+			api, err := openAPI(kind, f.URL, forges.Name, fixed{secret.NewValue([]byte(fetchToken))})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,7 +238,7 @@ func TestAPI(t *testing.T) {
 			}
 
 			// The token is in no error, and a wrong one is not taken.
-			wrong, err := openAPI(kind, f.URL, forges.Name, secret.NewValue([]byte("not-the-token")))
+			wrong, err := openAPI(kind, f.URL, forges.Name, fixed{secret.NewValue([]byte("not-the-token"))})
 			must(err)
 			if _, err := wrong.Requests(t.Context()); err == nil || strings.Contains(err.Error(), "not-the-token") {
 				t.Errorf("a wrong token: %v", err)

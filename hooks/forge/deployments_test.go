@@ -60,7 +60,7 @@ func newPass(t *testing.T, kind Kind, environments environmentsAre) (*pass, forg
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := remote{kind: kind, url: f.URL, token: secret.NewValue([]byte(fetchToken))}
+	m := remote{kind: kind, url: f.URL, credential: fixed{secret.NewValue([]byte(fetchToken))}}
 	if _, _, err := m.sync(t.Context(), r, func(Move) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func newPass(t *testing.T, kind Kind, environments environmentsAre) (*pass, forg
 		t.Fatal(err)
 	}
 	p := &pass{requests: q, conf: access.Connection{Name: "hub", Mirror: "hello", Deployments: true}, remote: m, r: r}
-	if p.api, err = openAPI(kind, f.URL, forges.Name, m.token); err != nil {
+	if p.api, err = openAPI(kind, f.URL, forges.Name, m.credential); err != nil {
 		t.Fatal(err)
 	}
 	return p, f, main

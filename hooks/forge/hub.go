@@ -40,6 +40,7 @@ type Hub struct {
 	Page func(repository string, change int) string
 	Log  *slog.Logger
 
+	apps     apps
 	once     sync.Once
 	receiver *Receiver
 	changed  signal.Mailbox[struct{}]
@@ -343,12 +344,15 @@ func (h *Hub) Test(ctx context.Context, name string) (p Proof, err error) {
 	if err != nil {
 		return p, err
 	}
+	conf, _ := h.Access().Connection(name)
+	if app, ok := m.credential.(*installation); ok {
+		app.forget() // what it may do now is what is proven
+	}
 	l, err := m.list(ctx, r)
-	if p.Refs = len(l.refs); err != nil || len(m.token.Reveal()) == 0 {
+	if p.Refs = len(l.refs); err != nil || !conf.HasAPI() {
 		return p, err
 	}
-	conf, _ := h.Access().Connection(name)
-	api, err := openAPI(m.kind, conf.URL, conf.Repository, m.token)
+	api, err := openAPI(m.kind, conf.URL, conf.Repository, m.credential)
 	if err != nil {
 		p.API = err
 		return p, nil
@@ -388,13 +392,27 @@ type Setup struct {
 	Kind       Kind
 	URL        string
 	Repository string
-	Token      secret.Value
+	Shown      secret.Value // a token, or the private key of App
+	App        access.App
 }
 
-// Check reports whether a token does for a connection, before there is one: its forge
+func (s Setup) api() (API, error) {
+	if s.App.ID == 0 {
+		return openAPI(s.Kind, s.URL, s.Repository, fixed{s.Shown})
+	}
+	var own apps
+	use := appUse{follows: true, writes: true, requests: true}
+	c, err := own.of(s.App, s.Shown, s.URL, s.Repository, use)
+	if err != nil {
+		return nil, err
+	}
+	return openAPI(s.Kind, s.URL, s.Repository, c)
+}
+
+// Check reports whether a token or an App does for a connection, before there is one: its forge
 // answers, and lets it read.
 func (s Setup) Check(ctx context.Context) error {
-	api, err := openAPI(s.Kind, s.URL, s.Repository, s.Token)
+	api, err := s.api()
 	if err == nil {
 		_, err = api.Requests(ctx)
 	}
@@ -403,7 +421,7 @@ func (s Setup) Check(ctx context.Context) error {
 
 // SetHook has the webhook for an address be there.
 func (s Setup) SetHook(ctx context.Context, address string, signed secret.Value) error {
-	api, err := openAPI(s.Kind, s.URL, s.Repository, s.Token)
+	api, err := s.api()
 	if err != nil {
 		return err
 	}

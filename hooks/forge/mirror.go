@@ -17,32 +17,12 @@ import (
 
 // remote is a repository at a forge, as git reaches it.
 type remote struct {
-	kind  Kind
-	url   string
-	token secret.Value // over https; empty: none
+	kind       Kind
+	url        string
+	credential credential // over https
 
 	key      secret.Value // over ssh
 	hostKeys []string
-}
-
-// remoteOf is a remote whose token and private key are secrets of these names.
-func (h *Hub) remoteOf(forge, url, token, key string, hostKeys []string) (m remote, err error) {
-	if m.kind, err = ParseKind(forge); err != nil {
-		return m, err
-	}
-	m.url, m.hostKeys = url, hostKeys
-	if token != "" {
-		if m.token, err = h.Secrets.Get(secret.ID{Name: token}); err != nil {
-			return m, err
-		}
-		if strings.ContainsAny(string(m.token.Reveal()), "\r\n\x00") {
-			return m, fmt.Errorf("secret %s: a token is one line", token)
-		}
-	}
-	if key != "" {
-		m.key, err = h.Secrets.Get(secret.ID{Name: key})
-	}
-	return m, err
 }
 
 // Move is a ref of a mirror that was moved to where the forge has it.
@@ -89,10 +69,22 @@ const tokenVariable = "HEADGATE_FORGE_TOKEN"
 // address: git asks its credential helper, which is a built-in of the shell. A private
 // key stays in this process (keyAgent).
 func (m remote) git(ctx context.Context, r *repo.Repository, input []byte, args ...string) ([]byte, error) {
-	cmd := m.command(ctx, r, args...)
 	if !strings.HasPrefix(m.url, "ssh://") {
-		return repo.Run(cmd, input)
+		token, err := m.credential.token(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out, err := repo.Run(m.command(ctx, r, token, args...), input)
+		// Who is not let in has changed nothing.
+		if !notLetIn(err) || !m.credential.refused(token) {
+			return out, err
+		}
+		if token, err = m.credential.token(ctx); err != nil {
+			return nil, err
+		}
+		return repo.Run(m.command(ctx, r, token, args...), input)
 	}
+	cmd := m.command(ctx, r, secret.Value{}, args...)
 	a, err := openKeyAgent(m.url, m.key, m.hostKeys)
 	if err != nil {
 		return nil, err
@@ -108,10 +100,16 @@ func (m remote) git(ctx context.Context, r *repo.Repository, input []byte, args 
 	return out, err
 }
 
-func (m remote) command(ctx context.Context, r *repo.Repository, args ...string) *exec.Cmd {
+// notLetIn reports whether git has been told that its credentials are not taken.
+func notLetIn(err error) bool {
+	var failed *repo.GitError
+	return errors.As(err, &failed) && strings.Contains(failed.Stderr, "Authentication failed for")
+}
+
+func (m remote) command(ctx context.Context, r *repo.Repository, shown secret.Value, args ...string) *exec.Cmd {
 	user := map[Kind]string{GitHub: "x-access-token", GitLab: "oauth2", Gitea: "oauth2"}[m.kind]
 	options := slices.Clone(fetchConfig)
-	token := m.token.Reveal()
+	token := shown.Reveal()
 	if len(token) > 0 {
 		helper := `!f() { test "$1" = get || exit 0; printf 'username=%s\npassword=%s\n' ` + user + ` "$` +
 			tokenVariable + `"; }; f`

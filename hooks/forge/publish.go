@@ -202,7 +202,8 @@ func (p *publisher) pass(ctx context.Context, look bool) error {
 	if !look && maps.Equal(want, p.inStep) {
 		return nil
 	}
-	m, err := p.hub.remoteOf(p.conf.Forge, p.conf.URL, p.conf.Token, p.conf.Key, p.conf.HostKeys)
+	m, err := p.hub.remoteOf(p.conf.Forge, p.conf.URL, repositoryAt(p.conf.URL), p.conf.Credentials,
+		appUse{writes: true})
 	if err != nil {
 		return err
 	}

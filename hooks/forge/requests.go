@@ -97,7 +97,7 @@ func (q *requests) prepare() (*pass, error) {
 		return nil, err
 	}
 	p := &pass{requests: q, conf: conf, remote: m, r: r}
-	if p.api, err = openAPI(m.kind, conf.URL, conf.Repository, m.token); err != nil {
+	if p.api, err = openAPI(m.kind, conf.URL, conf.Repository, m.credential); err != nil {
 		return nil, err
 	}
 	return p, p.readChanges()

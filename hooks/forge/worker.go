@@ -259,7 +259,12 @@ func (w *worker) remote() (remote, *repo.Repository, error) {
 	if !ok {
 		return remote{}, nil, fmt.Errorf("there is no connection %s", w.name)
 	}
-	m, err := w.hub.remoteOf(conf.Forge, conf.URL, conf.Token, conf.Key, conf.HostKeys)
+	m, err := w.hub.remoteOf(conf.Forge, conf.URL, conf.Repository, conf.Credentials, appUse{
+		follows:     true,
+		writes:      conf.Requests,
+		requests:    conf.Requests,
+		deployments: conf.Deployments,
+	})
 	if err != nil {
 		return remote{}, nil, err
 	}
@@ -343,14 +348,14 @@ func (w *worker) noteLost(n int64, now time.Time) {
 // tells of nothing, and only the forge knows.
 func (w *worker) lookAtHook(ctx context.Context) {
 	conf, ok := w.hub.Access().Connection(w.name)
-	if !ok || conf.Token == "" || w.hub.Webhook == nil {
+	if !ok || !conf.HasAPI() || w.hub.Webhook == nil {
 		return
 	}
 	var state HookState
 	m, _, err := w.remote()
 	if err == nil {
 		var api API
-		if api, err = openAPI(m.kind, conf.URL, conf.Repository, m.token); err == nil {
+		if api, err = openAPI(m.kind, conf.URL, conf.Repository, m.credential); err == nil {
 			state, err = api.Hook(ctx, w.hub.Webhook(w.name))
 		}
 	}

@@ -3,13 +3,10 @@ package server
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +16,6 @@ import (
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
-	"github.com/headgate-cd/headgate/hooks/forge"
 )
 
 // shownDeliveries is how many deliveries of a connection are shown.
@@ -119,7 +115,7 @@ func (s *Server) Connection(_ context.Context, a access.Identity, name string) (
 	if !f.LastDelivery.IsZero() {
 		f.Silent = show.Duration(time.Since(f.LastDelivery))
 	}
-	f.Unset = s.unset(append(slices.Clone(conf.Secrets), conf.Token, conf.Key)...)
+	f.Unset = s.unset(slices.Concat(conf.Secrets, conf.Names())...)
 	return f, nil
 }
 
@@ -137,7 +133,7 @@ func (s *Server) Publications(_ context.Context, a access.Identity) (list []show
 			Repository: conf.Repository,
 			URL:        conf.URL,
 			State:      show.Healthy,
-			Unset:      s.unset(conf.Token, conf.Key),
+			Unset:      s.unset(conf.Names()...),
 			Refs:       status.Refs,
 			LastStep:   status.LastStep,
 			NextLook:   status.NextLook,
@@ -163,9 +159,6 @@ func (s *Server) Publications(_ context.Context, a access.Identity) (list []show
 // unset are the secrets of these names that nobody has set.
 func (s *Server) unset(names ...string) (list []string) {
 	for _, name := range names {
-		if name == "" {
-			continue
-		}
 		if _, err := s.secrets.Get(secret.ID{Name: name}); errors.Is(err, secret.ErrNotFound) {
 			list = append(list, name)
 		}
@@ -257,18 +250,21 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 	if err != nil {
 		return show.Done{}, err
 	}
-	d := show.Done{What: fmt.Sprintf("%s answers: %s", f.URL, show.Plural(proof.Refs, "ref"))}
 	conf, _ := s.access.Load().Connection(name)
+	d := show.Done{What: fmt.Sprintf("%s answers: %s", f.URL, show.Plural(proof.Refs, "ref"))}
+	if conf.App.ID != 0 {
+		d.What = fmt.Sprintf("%s answers GitHub App %d: %s", f.URL, conf.App.ID, show.Plural(proof.Refs, "ref"))
+	}
 	switch {
 	case proof.API != nil:
 		return d, &show.Error{
 			Kind: show.Denied,
 			What: fmt.Sprintf("git answers for connection %s, and its API does not: %v", name, proof.API),
-			Hint: "the token needs " + rightsAt(conf.Forge),
+			Hint: needs(conf),
 		}
-	case conf.Token == "" && f.LastDelivery.IsZero():
+	case !conf.HasAPI() && f.LastDelivery.IsZero():
 		d.Next = "no webhook has come yet: send a test from the forge's settings to " + f.Webhook
-	case conf.Token == "":
+	case !conf.HasAPI():
 	case proof.Hook != nil:
 		d.Next = fmt.Sprintf("the forge could not be asked for a webhook (%v): send a test from its settings to %s",
 			proof.Hook, f.Webhook)
@@ -285,131 +281,6 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 }
 
 func (s *Server) webhook(name string) string { return s.about.GitHTTP + "/webhooks/" + name }
-
-// rightsAt are the rights that a connection's token needs at a forge.
-func rightsAt(forge string) string {
-	switch forge {
-	case "github":
-		return "as a fine-grained token: Contents, Pull requests, Commit statuses, Issues, Webhooks: read and write; Metadata: read " +
-			"(and Deployments: read and write, for deployments: true)"
-	case "gitlab":
-		return "the scope api and the role Maintainer, as a project access token"
-	}
-	return "write:repository, write:issue, and the right to administer the repository's webhooks"
-}
-
-var clouds = map[string]string{"github": "https://github.com/", "gitlab": "https://gitlab.com/"}
-
-// Connect implements show.Backend.
-func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConnection,
-	token secret.Value) (show.Connecting, error) {
-	if err := s.administrator(a, "connect forges"); err != nil {
-		return show.Connecting{}, err
-	}
-	c.Name = cmp.Or(c.Name, c.Forge)
-	c.Mirror = cmp.Or(c.Mirror, path.Base(c.Repository))
-	if c.URL == "" && clouds[c.Forge] != "" {
-		c.URL = clouds[c.Forge] + c.Repository + ".git"
-	}
-	if c.URL == "" {
-		return show.Connecting{}, &show.Error{
-			Kind: show.Usage,
-			What: "nothing says where the repository " + c.Repository + " is",
-			Hint: "for example: --url https://git.example.org/" + c.Repository + ".git",
-		}
-	}
-	conf := access.Connection{
-		Name:       c.Name,
-		Forge:      c.Forge,
-		Repository: c.Repository,
-		URL:        c.URL,
-		Mirror:     c.Mirror,
-		Secrets:    []string{c.Name + "-hook"},
-		Token:      c.Name + "-token",
-		Requests:   true,
-	}
-	done := show.Connecting{NewConnection: c, Webhook: s.webhook(c.Name)}
-	was, err := s.landedConfiguration()
-	if err != nil {
-		return done, err
-	}
-	present, there := was.config.Connection(c.Name)
-	if there && (present.Forge != conf.Forge || present.Repository != conf.Repository || present.URL != conf.URL ||
-		present.Mirror != conf.Mirror) {
-		return done, &show.Error{
-			Kind: show.Denied,
-			What: fmt.Sprintf("connection %s is to %s of %s already", c.Name, present.Repository, present.Forge),
-			Hint: "give another name: --name <connection>",
-		}
-	}
-	if !there { // whatever is wrong with it is said before anything is done
-		if _, err := access.AddConnection(was.data, conf); err != nil {
-			return done, &show.Error{Kind: show.Usage, What: err.Error()}
-		}
-	}
-	if len(token.Reveal()) == 0 {
-		done.Steps = []string{
-			"make a token at the forge. It needs " + rightsAt(c.Forge),
-			fmt.Sprintf("connect with it: %s forge connect %s %s --token <token-file", s.about.Login(), c.Forge, c.Repository),
-			"this makes the webhook to " + done.Webhook + ", its secret, the mirror " + c.Mirror + " and the connection " +
-				c.Name + " in " + access.FileName,
-		}
-		return done, nil
-	}
-
-	kind, err := forge.ParseKind(c.Forge)
-	if err != nil {
-		return done, &show.Error{Kind: show.Usage, What: err.Error()}
-	}
-	setup := forge.Setup{Kind: kind, URL: c.URL, Repository: c.Repository, Token: token}
-	if err := setup.Check(ctx); err != nil {
-		return done, &show.Error{
-			Kind: show.Denied,
-			What: fmt.Sprintf("the forge does not let that token read %s: %v", c.Repository, err),
-			Hint: "it needs " + rightsAt(c.Forge),
-		}
-	}
-	hook := secret.ID{Name: conf.Secrets[0]}
-	if there && len(present.Secrets) > 0 {
-		hook.Name = present.Secrets[0]
-		conf.Token = cmp.Or(present.Token, conf.Token)
-	}
-	signed, err := s.secrets.Get(hook)
-	if errors.Is(err, secret.ErrNotFound) {
-		var random [32]byte
-		_, _ = rand.Read(random[:]) // never fails
-		signed = secret.NewValue([]byte(hex.EncodeToString(random[:])))
-		err = s.secrets.Set(hook, signed, a.User, time.Now())
-	}
-	if err != nil {
-		return done, err
-	}
-	if err := s.secrets.Set(secret.ID{Name: conf.Token}, token, a.User, time.Now()); err != nil {
-		return done, err
-	}
-	err = s.reconfigure(ctx, a, fmt.Sprintf("Connect %s of %s", c.Repository, c.Forge),
-		func(now *access.Config, data []byte) ([]byte, error) {
-			if _, there := now.Connection(c.Name); there {
-				return data, nil
-			}
-			return access.AddConnection(data, conf)
-		})
-	if err != nil {
-		return done, err
-	}
-	done.Connected = true
-	s.forges.Retry()
-	s.log.Info("connected a forge", "connection", c.Name, "forge", c.Forge, "at", c.Repository, "user", a.User)
-	if err := setup.SetHook(ctx, done.Webhook, signed); err != nil {
-		done.Steps = append(done.Steps,
-			fmt.Sprintf(
-				"the forge did not take the webhook (%v): give the token the right to administer webhooks and repeat this, or make it by hand: "+
-					"POST %s, application/json, signed with a secret of yours that you set with: secret set %s", err, done.Webhook, hook.Name))
-	}
-	s.forges.Retry() // which sees the webhook there
-	done.Steps = append(done.Steps, "prove it: forge test "+c.Name)
-	return done, nil
-}
 
 // TipLog implements show.Backend.
 func (s *Server) TipLog(ctx context.Context, a access.Identity, name, branch string,
