@@ -40,13 +40,16 @@ type Reconciler struct {
 	// together with an error denies and says why.
 	Engine   func(r *repo.Repository, tip repo.Hash) (*policies.Engine, error)
 	Releases func(r *repo.Repository) ([]record.Release, error)
-	Artifact func(digest string) bool       // whether its bytes are there; nil: they always are
-	Targets  map[string]target.Target       // by the name that headgate.yaml gives as target:
-	Branch   func(repository string) string // full ref name of the gated branch that releases come from
-	Now      func() time.Time               // nil: time.Now
-	Log      *slog.Logger                   // nil: slog.Default
-	Host     string                         // name or address by which people reach this machine
-	Login    string                         // what stands behind "ssh" to reach the server, for commands to paste
+	Artifact func(digest string) bool // whether its bytes are there; nil: they always are
+	// Definitions are the files of a release's artifacts that what is declared in these files
+	// asks for, by artifact; nil: it never asks for any.
+	Definitions func(ctx context.Context, kind string, files target.Files, rel target.Release) (map[string][]byte, error)
+	Targets     map[string]target.Target       // by the name that headgate.yaml gives as target:
+	Branch      func(repository string) string // full ref name of the gated branch that releases come from
+	Now         func() time.Time               // nil: time.Now
+	Log         *slog.Logger                   // nil: slog.Default
+	Host        string                         // name or address by which people reach this machine
+	Login       string                         // what stands behind "ssh" to reach the server, for commands to paste
 
 	sequences cache[int]
 	released  cache[known]

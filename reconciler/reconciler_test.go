@@ -3,8 +3,11 @@ package reconciler
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +124,39 @@ func (h *harness) checkVerifies(t *testing.T, promotions, rollbacks, approvals i
 	if v.Promotions != promotions || v.Rollbacks != rollbacks || v.Approvals != approvals ||
 		v.Decisions != promotions+rollbacks {
 		t.Fatalf("verified %+v, want %d promotions, %d rollbacks, %d approvals", v, promotions, rollbacks, approvals)
+	}
+}
+
+// TestDefinitionsAreGiven: the target is given what artifacts say of images, and no
+// fallback to a release whose artifacts are gone.
+func TestDefinitionsAreGiven(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.target.obedient = true
+	var gone atomic.Int64 // a release
+	h.rc.Definitions = func(_ context.Context, kind string, files target.Files, r target.Release) (
+		map[string][]byte, error,
+	) {
+		if kind != "services" || files["compose.yaml"] == nil || r.Artifacts["hello"] == "" {
+			t.Errorf("asked about %s, %v, %+v", kind, files, r)
+		}
+		if int64(r.Number) == gone.Load() {
+			return nil, fs.ErrNotExist
+		}
+		return map[string][]byte{"hello": fmt.Append(nil, "of ", r.Number)}, nil
+	}
+	h.start(t)
+	h.release(t, "ada", "one")
+	h.healthy(t, "staging", 1)
+	h.release(t, "ada", "two")
+	h.healthy(t, "staging", 2)
+	gone.Store(2)
+	h.release(t, "ada", "three")
+	h.healthy(t, "staging", 3)
+	given := h.target.last("staging")
+	if string(given.Release.Definitions["hello"]) != "of 3" || given.Fallback == nil ||
+		string(given.Fallback.Release.Definitions["hello"]) != "of 1" {
+		t.Errorf("the target was given %+v", given)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"strings"
@@ -236,7 +237,7 @@ func (f *watch) end() {
 func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	switch a.Kind {
 	case Converge:
-		return w.converge(s, a.Drift)
+		return w.converge(ctx, s, a.Drift)
 	case Remove:
 		w.takeBack(s)
 		return nil
@@ -260,19 +261,19 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 
 // converge gives the declared state to the target. It is not durable, and need
 // not be: a new process begins by doing it.
-func (w *worker) converge(s *snapshot, drift target.Drift) error {
+func (w *worker) converge(ctx context.Context, s *snapshot, drift target.Drift) error {
 	t := w.rc.Targets[s.settings.Target]
 	if t == nil {
 		return fmt.Errorf("there is no target %q on this server", s.settings.Target)
 	}
-	declared, err := w.rc.declaredState(s, s.Declared.Commit)
+	declared, err := w.rc.declaredState(ctx, s, s.Declared.Commit)
 	if err != nil {
 		return err
 	}
 	declared.Sequence, declared.Drift, declared.Steer = s.Declared.Sequence, drift, s.Declared.Outcome.Steer()
 	declared.Was = s.was
 	if !s.Declared.Outcome.Good() {
-		if declared.Fallback, err = w.rc.fallback(s); err != nil {
+		if declared.Fallback, err = w.rc.fallback(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -549,7 +550,7 @@ func (s *snapshot) promotion(release int) record.Promotion {
 }
 
 // declaredState is what the target is given for a commit of the environment.
-func (rc *Reconciler) declaredState(s *snapshot, d record.Commit) (target.Declared, error) {
+func (rc *Reconciler) declaredState(ctx context.Context, s *snapshot, d record.Commit) (target.Declared, error) {
 	m, err := record.ManifestOf(s.repo, d.Tree, s.application)
 	if err != nil {
 		return target.Declared{}, err
@@ -558,19 +559,20 @@ func (rc *Reconciler) declaredState(s *snapshot, d record.Commit) (target.Declar
 	if err != nil {
 		return target.Declared{}, err
 	}
-	return target.Declared{
-		Key:     s.key(),
-		Commit:  d.Hash.String(),
-		Files:   files,
-		Release: target.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts, Images: m.Images},
-	}, nil
+	release := target.Release{Number: m.Release, Commit: m.Commit, Artifacts: m.Artifacts, Images: m.Images}
+	if rc.Definitions != nil {
+		if release.Definitions, err = rc.Definitions(ctx, s.settings.Target, files, release); err != nil {
+			return target.Declared{}, err
+		}
+	}
+	return target.Declared{Key: s.key(), Commit: d.Hash.String(), Files: files, Release: release}, nil
 }
 
 // maxHistory bounds how far back a fallback or a rollback is looked for.
 const maxHistory = 500
 
 // fallback is the last declared state that was healthy to the end, nil for none.
-func (rc *Reconciler) fallback(s *snapshot) (*target.Declared, error) {
+func (rc *Reconciler) fallback(ctx context.Context, s *snapshot) (*target.Declared, error) {
 	all, err := record.History(s.repo, s.application, s.environment, maxHistory)
 	if err != nil {
 		return nil, err
@@ -579,7 +581,10 @@ func (rc *Reconciler) fallback(s *snapshot) (*target.Declared, error) {
 		if i == 0 || !d.Outcome.Good() {
 			continue
 		}
-		f, err := rc.declaredState(s, d)
+		f, err := rc.declaredState(ctx, s, d)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // what it ran from is gone
+		}
 		f.Sequence = s.Declared.Sequence - i
 		return &f, err
 	}

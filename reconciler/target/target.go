@@ -242,6 +242,10 @@ type Release struct {
 	Commit    string            `json:"commit"`           // landed commit that it was made from
 	Artifacts map[string]string `json:"artifacts"`        // name → digest, of files
 	Images    map[string]string `json:"images,omitempty"` // name → digest
+
+	// Definitions are files that name images, by the artifact that they are in, where the
+	// target asks for such.
+	Definitions map[string][]byte `json:"definitions,omitempty"`
 }
 
 // State is the state of an application, or of a unit of it, in one word.

@@ -287,16 +287,17 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Log:      log,
 	}
 	s.reconciler = &reconciler.Reconciler{
-		Store:    s.store,
-		Access:   s.access.Load,
-		Engine:   s.engine,
-		Releases: s.releasesOf,
-		Artifact: s.artifacts.Has,
-		Targets:  targets(s.services, s.fleet, s.clusters, s.functions),
-		Branch:   func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
-		Log:      log,
-		Host:     s.about.Name,
-		Login:    s.about.Login(),
+		Store:       s.store,
+		Access:      s.access.Load,
+		Engine:      s.engine,
+		Releases:    s.releasesOf,
+		Artifact:    s.artifacts.Has,
+		Definitions: (&definitions{store: s.artifacts}).of,
+		Targets:     targets(s.services, s.fleet, s.clusters, s.functions),
+		Branch:      func(name string) string { return "refs/heads/" + s.gate.Branch(name) },
+		Log:         log,
+		Host:        s.about.Name,
+		Login:       s.about.Login(),
 	}
 	s.receive = &receive.Listener{
 		Dir:          path("run"),

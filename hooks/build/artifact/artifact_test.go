@@ -294,10 +294,26 @@ func TestList(t *testing.T) {
 		t.Errorf("got %v\nwant %v", list, want)
 	}
 
+	if data, err := store.ReadFile(t.Context(), a.Digest, "b/x", 100); err != nil || string(data) != "content" {
+		t.Errorf("b/x is %q, %v", data, err)
+	}
+	if data, err := store.ReadFile(t.Context(), a.Digest, "b/x", 3); err != nil || string(data) != "con" {
+		t.Errorf("3 bytes of b/x are %q, %v", data, err)
+	}
+	for _, name := range []string{"x", "b", "c/link"} {
+		if _, err := store.ReadFile(t.Context(), a.Digest, name, 100); !errors.Is(err, ErrNoFile) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	none := "sha256:" + strings.Repeat("0", 64)
+	if _, err := store.ReadFile(t.Context(), none, "b/x", 100); err == nil || errors.Is(err, ErrNoFile) {
+		t.Errorf("of what the store does not hold: %v", err)
+	}
+
 	if _, err := store.List(t.Context(), a.Digest, 16); err == nil {
 		t.Error("17 bytes are read where 16 are the bound")
 	}
-	if _, err := store.List(t.Context(), "sha256:"+strings.Repeat("0", 64), 1000); err == nil {
+	if _, err := store.List(t.Context(), none, 1000); err == nil {
 		t.Error("what the store does not hold is listed")
 	}
 }

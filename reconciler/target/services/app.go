@@ -345,7 +345,7 @@ func (a *app) accept(d *target.Declared) {
 		a.observed.TryAgain(plan) // it may be what was wrong
 	}
 	a.declared, a.plan, a.planned = d, plan, true
-	a.compose, _, _ = Read("", d.Files) // it has been parsed just now
+	a.compose, _ = readWith(d.Files, d.Release) // it has been parsed just now
 	maps.Copy(a.versions, versions)
 	a.observed.Forget(func(v string) bool { return a.versions[v] != nil })
 	a.observed.Declare(plan)
@@ -376,10 +376,12 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 	if !declares(d.Files) {
 		return plan, nil, errNoCompose
 	}
-	compose, _, err := Read("", d.Files)
+	compose, err := readWith(d.Files, d.Release)
 	if err != nil {
 		return plan, nil, err
 	}
+	release := d.Release
+	release.Definitions = nil // they are read
 	address := a.owner.serviceAddress()
 	plan.Deployment = compose.Deployment.Deployment
 	versions := map[string]*version{}
@@ -396,7 +398,7 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		if err != nil {
 			return plan, nil, err
 		}
-		v := &version{Service: s, Environment: d.Environment, Release: d.Release, Digest: digest}
+		v := &version{Service: s, Environment: d.Environment, Release: release, Digest: digest}
 		if v.Secrets, err = a.grants.Load().of(s, d.Repository); err != nil {
 			return plan, nil, err
 		}

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -43,6 +44,52 @@ func TestFilled(t *testing.T) {
 				t.Error("what is declared has changed")
 			}
 		})
+	}
+}
+
+// What CodePipeline's build step names in the release's artifact counts as beside the task
+// definition, which has its own before.
+func TestDefinitionsOfRelease(t *testing.T) {
+	t.Parallel()
+	const task = `{"containerDefinitions": [
+		{"name": "web", "image": "<IMAGE1_NAME>", "portMappings": [{"containerPort": 80}]}]}`
+	names := func(uri string) []byte { return []byte(`[{"name": "web", "imageUri": "` + uri + `"}]`) }
+	both := map[string][]byte{"a": names("ghcr.io/acme/web:4"), "b": names("ghcr.io/acme/web:5")}
+	for _, c := range []struct {
+		name string
+		more target.Files
+		of   map[string][]byte
+		want string
+	}{
+		{"nothing", nil, nil, "<IMAGE1_NAME>"},
+		{"of an artifact", nil, map[string][]byte{"main": names("ghcr.io/acme/web:4")}, "ghcr.io/acme/web:4"},
+		{"of two that agree", nil, map[string][]byte{"a": both["a"], "b": both["a"]}, "ghcr.io/acme/web:4"},
+		{"its own", target.Files{definitionsFile: names("ghcr.io/acme/web:1")}, both, "ghcr.io/acme/web:1"},
+		{"of two that differ", nil, both, "imagedefinitions.json differs in artifacts a and b of release 7; " +
+			"have one of them hold it, or keep it beside taskdef.json"},
+		{"no name", nil, map[string][]byte{"main": names("Not One")}, "imagedefinitions.json:1: imagedefinitions.json: " +
+			`"Not One" is not the name of an image (the file is in artifact main of release 7); write it like`},
+		{"no JSON", nil, map[string][]byte{"main": []byte("\n[")}, "imagedefinitions.json:2: "},
+		{"empty", nil, map[string][]byte{"main": {}},
+			"imagedefinitions.json: is empty (the file is in artifact main of release 7)"},
+		{"too large", nil, map[string][]byte{"main": make([]byte, yamlfile.MaxBytes+1)},
+			"imagedefinitions.json: is 1048577 bytes, over the limit of 1048576"},
+	} {
+		files := target.Files{taskFile: []byte(task)}
+		maps.Copy(files, c.more)
+		before := len(files)
+		got, err := readWith(files, target.Release{Number: 7, Definitions: c.of})
+		switch {
+		case err != nil && !strings.HasPrefix(err.Error(), c.want):
+			t.Errorf("%s: %v", c.name, err)
+		case err == nil && got.Services[0].Container.Image != c.want:
+			t.Errorf("%s: %s", c.name, got.Services[0].Container.Image)
+		case len(files) != before:
+			t.Errorf("%s: what is declared has changed", c.name)
+		}
+	}
+	if name := DefinitionsFile(target.Files{composeFile: nil}); name != "" {
+		t.Errorf("a compose.yaml takes %s", name)
 	}
 }
 
