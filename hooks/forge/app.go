@@ -287,14 +287,16 @@ func (i *installation) said(err error) error {
 		return fmt.Errorf("ask for a token of GitHub App %d: %w", i.app.ID, err)
 	}
 
-	switch failed.Response.StatusCode {
-	case http.StatusUnauthorized:
+	switch status := failed.Response.StatusCode; {
+	case status == http.StatusUnauthorized:
 		return i.problem(AppRefused, "GitHub does not take the key in secret %s for App %d (%s): compare the App ID, see "+
 			"whether the App's settings still have this key, and whether this machine's clock is right", i.app.Key, i.app.ID,
 			cut(failed.Message, 200))
-	case http.StatusForbidden:
+	case status == http.StatusForbidden && strings.Contains(failed.Message, "suspended"):
 		return i.suspended()
-	case http.StatusNotFound, http.StatusUnprocessableEntity:
+	case status == http.StatusUnprocessableEntity && strings.Contains(failed.Message, "permissions"):
+		// One was taken away between two questions: the next time it is named.
+	case status == http.StatusNotFound, status == http.StatusUnprocessableEntity:
 		where := "where the repository is"
 		if i.app.Installation != 0 {
 			where = fmt.Sprintf("as %d for that repository", i.app.Installation)

@@ -10,11 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-github/v60/github"
 
 	"github.com/headgate-cd/headgate/e2e/forges"
 	"github.com/headgate-cd/headgate/gitd/access"
@@ -368,6 +371,40 @@ func TestAppProblems(t *testing.T) {
 	a.must(a.hub.Secrets.Remove(secret.ID{Name: "app-key"}))
 	if _, err := a.hub.Test(t.Context(), "hub"); err == nil || !strings.Contains(err.Error(), "app-key") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAppAnswers: what GitHub says to an App is a problem of somebody's only if they can
+// do something about it; all else is tried again, and says what GitHub said.
+func TestAppAnswers(t *testing.T) {
+	t.Parallel()
+	i := &installation{appUse: appUse{app: access.App{ID: appID, Key: "app-key"}, owner: "owner", name: "name"}}
+	for _, tt := range []struct {
+		status int
+		says   string
+		want   AppProblem // empty: it is tried again
+	}{
+		{401, "A JSON web token could not be decoded", AppRefused},
+		{403, "This installation has been suspended", AppSuspended},
+		{403, "the organization has an IP allow list enabled", ""},
+		{404, "Not Found", AppAbsent},
+		{422, "There is at least one repository that does not exist or is not accessible", AppAbsent},
+		{422, "The permissions requested are not granted to this installation.", ""},
+		{502, "Server Error", ""},
+	} {
+		asked, err := http.NewRequest(http.MethodPost, "https://api.github.com/app", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := i.said(&github.ErrorResponse{
+			Response: &http.Response{StatusCode: tt.status, Request: asked},
+			Message:  tt.says,
+		})
+		var problem *AppError
+		if errors.As(said, &problem) != (tt.want != "") || problem != nil && problem.Problem != tt.want ||
+			problem == nil && !strings.Contains(said.Error(), tt.says) {
+			t.Errorf("%d %s: %v", tt.status, tt.says, said)
+		}
 	}
 }
 
