@@ -72,7 +72,8 @@ func withDefinitions(files target.Files, r target.Release) (all target.Files, fr
 	for _, other := range names[1:] {
 		if !bytes.Equal(r.Definitions[names[0]], r.Definitions[other]) {
 			return nil, "", fmt.Errorf(
-				"%s differs in artifacts %s and %s of release %d; have one of them hold it, or keep it beside %s", definitionsFile, names[0], other, r.Number, taskFile)
+				"%s differs in artifacts %s and %s of release %d; have one of them hold it, or keep it beside %s",
+				definitionsFile, names[0], other, r.Number, taskFile)
 		}
 	}
 	all = maps.Clone(files)
