@@ -399,7 +399,7 @@ func (s *session) style(tty *pty) shell.Terminal {
 
 // ssh is a command as it is typed, to be pasted.
 func (s *session) ssh(command string) string {
-	return "ssh " + s.d.Backend.Server(s.ended).Login() + " " + command
+	return s.d.Backend.Server(s.ended).Command(command)
 }
 
 // fail writes an error for people.

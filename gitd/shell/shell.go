@@ -360,7 +360,7 @@ func notFound(err error) bool {
 
 // ssh is a command as it is typed, to be pasted.
 func (c *call) ssh(command string) string {
-	return "ssh " + c.shell.Backend.Server(c.ctx).Login() + " " + command
+	return c.shell.Backend.Server(c.ctx).Command(command)
 }
 
 // version says which server this is.

@@ -28,6 +28,9 @@ type Server struct {
 	Key string `json:"-"`
 }
 
+// Command is a command of the server as it is typed, to be pasted.
+func (s Server) Command(words string) string { return "ssh " + s.Login() + " " + words }
+
 // Login is what stands behind "ssh" to reach the server: "-p 2222 host".
 func (s Server) Login() string {
 	login := ""

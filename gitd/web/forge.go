@@ -74,7 +74,7 @@ func forgePage(q *request) (*page, error) {
 	}
 	if len(connections)+len(publications) == 0 && r.Name != access.Own {
 		return nil, notFound("nothing connects "+r.Name+" to a forge",
-			"ssh "+q.server.Login()+" forge connect github owner/"+r.Name+" says how")
+			q.ssh("forge connect github owner/"+r.Name)+" says how")
 	}
 	failing := 0
 	for _, c := range connections {

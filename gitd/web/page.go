@@ -92,7 +92,7 @@ func (q *request) number() (int, bool) {
 }
 
 // ssh spells a command for the visitor's terminal.
-func (q *request) ssh(command string) string { return "ssh " + q.server.Login() + " " + command }
+func (q *request) ssh(command string) string { return q.server.Command(command) }
 
 // SSH is ssh for templates.
 func (q *request) SSH(command string) string { return q.ssh(command) }

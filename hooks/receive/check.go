@@ -100,9 +100,9 @@ func (v *validation) checkEnvironments(file *headgateyaml.File) (*rejection, err
 		v.notices = append(v.notices,
 			fmt.Sprintf("%s no longer names the environment %s: what runs there goes on until its removal is approved",
 				headgateyaml.Name, name),
-			fmt.Sprintf("  to stop it then: %s approve %s %s", "ssh "+v.l.Server().Login(), v.r.Name(), name),
-			fmt.Sprintf("  to give it another name instead: %s env rename %s %s <new>", "ssh "+v.l.Server().Login(),
-				v.r.Name(), name))
+			"  to stop it then: "+v.l.Server().Command(fmt.Sprintf("approve %s %s", v.r.Name(), name)),
+			"  to give it another name instead: "+
+				v.l.Server().Command(fmt.Sprintf("env rename %s %s <new>", v.r.Name(), name)))
 	}
 	return nil, nil
 }
@@ -180,7 +180,7 @@ func noBuildspec(m check.Missing, repository string, server show.Server) *reject
 		"    build:",
 		`      commands: ["make test"]`,
 	}
-	r.Hint = fmt.Sprintf("an administrator can ungate it: ssh %s repo set %s gate=off", server.Login(), repository)
+	r.Hint = "an administrator can ungate it: " + server.Command("repo set "+repository+" gate=off")
 	return r
 }
 

@@ -371,8 +371,8 @@ func (l *Listener) pause(ctx context.Context, h *hook, p *push, c acceptedComman
 		text = "nothing to do: " + paused.String()
 	}
 	h.lines(append(oneLine("", text),
-		"hint: to resume: git push -o resume origin HEAD:refs/for/"+c.branch+"; or ssh "+l.Server().Login()+" repo resume "+
-			p.repository+" "+c.branch)...)
+		"hint: to resume: git push -o resume origin HEAD:refs/for/"+c.branch+"; or "+
+			l.Server().Command("repo resume "+p.repository+" "+c.branch))...)
 	return l.atBranch(p.repository, c)
 }
 

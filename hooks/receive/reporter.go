@@ -209,7 +209,7 @@ func (n *reporter) detach() []string {
 
 // command is an SSH command about changes of the repository.
 func (n *reporter) command(name string, changes ...int) string {
-	s := "ssh " + n.server.Login() + " " + name + " " + n.repository
+	s := n.server.Command(name + " " + n.repository)
 	for _, c := range changes {
 		s += " " + strconv.Itoa(c)
 	}
@@ -279,7 +279,7 @@ func (n *reporter) released(release int, next []show.Next) (lines []string) {
 			lines = append(lines, fmt.Sprintf("  %s, now going to %s", name, to.Environment))
 		case to.Waits != "":
 			lines = append(lines, oneLine("  ", fmt.Sprintf("%s waits before %s: %s", name, to.Environment, to.Waits))...)
-			lines = append(lines, hint("ssh "+n.server.Login()+" why "+n.repository+" "+to.Environment)...)
+			lines = append(lines, hint(n.server.Command("why "+n.repository+" "+to.Environment))...)
 		default:
 			lines = append(lines, fmt.Sprintf("  %s waits before %s", name, to.Environment))
 		}

@@ -146,8 +146,8 @@ func (s *Server) PauseLanding(ctx context.Context, a access.Identity,
 		return show.Done{}, err
 	}
 	d := show.Done{What: p.String(),
-		Next: fmt.Sprintf("what is pushed is built and waits; to resume: ssh %s repo resume %s %s", s.about.Login(),
-			repository, p.Branch)}
+		Next: "what is pushed is built and waits; to resume: " +
+			s.about.Command("repo resume "+repository+" "+p.Branch)}
 	if already {
 		d.What = "already so: " + p.String()
 	}

@@ -102,14 +102,14 @@ func (s *Server) Connect(ctx context.Context, a access.Identity, c show.NewConne
 	if len(token.Reveal()) == 0 {
 		done.Steps = []string{
 			"make a token at the forge. It needs " + rightsAt(c.Forge),
-			fmt.Sprintf("connect with it: %s forge connect %s %s --token <token-file", s.about.Login(), c.Forge, c.Repository),
+			"connect with it: " + s.about.Command(fmt.Sprintf("forge connect %s %s --token <token-file", c.Forge, c.Repository)),
 			"this makes the webhook to " + done.Webhook + ", its secret, the mirror " + c.Mirror + " and the connection " +
 				c.Name + " in " + access.FileName,
 		}
 		if c.Forge == "github" {
 			done.Steps = append(done.Steps, fmt.Sprintf("or, instead of a token, make a GitHub App without a webhook of its "+
-				"own, install it for %s, and connect with its private key: %s forge connect github %s --app <App ID> <app.pem. "+
-				"It needs %s", c.Repository, s.about.Login(), c.Repository, appRights))
+				"own, install it for %s, and connect with its private key: %s. It needs %s", c.Repository,
+				s.about.Command("forge connect github "+c.Repository+" --app <App ID> <app.pem"), appRights))
 		}
 		return done, nil
 	}

@@ -56,7 +56,7 @@ func (s *Server) AddUser(ctx context.Context, a access.Identity, name string, ke
 	theirs := s.about
 	theirs.Key = "" // which is the administrator's
 	subject, done := "Add the user "+name, show.Done{What: "added the user " + name,
-		Next: "with their key they get in: ssh " + theirs.Login() + " whoami"}
+		Next: "with their key they get in: " + theirs.Command("whoami")}
 	if there {
 		subject, done = "Add a key of "+
 			name, show.Done{What: fmt.Sprintf("%s has %s more", name, show.Plural(len(keys), "key"))}

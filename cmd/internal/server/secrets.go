@@ -69,7 +69,7 @@ func (s *Server) SetSecret(_ context.Context, a access.Identity, id secret.ID, v
 	done := show.Done{What: "keeps the secret " + id.String()}
 	if used := s.services.SecretSet(id.Repository, id.Name); len(used) > 0 {
 		done.Next = "if it is another one, its instances are replaced in " + environmentsOf(used) +
-			fmt.Sprintf("; see: ssh %s env show %s %s", s.about.Login(), id.Repository, used[0].Environment)
+			"; see: " + s.about.Command("env show "+id.Repository+" "+used[0].Environment)
 	}
 	return done, nil
 }
@@ -112,7 +112,7 @@ func (s *Server) secretMissing(repository, name string) (what, fix string, err e
 	if _, err = s.secrets.Get(id); err == nil {
 		return "", "", nil
 	}
-	set := fmt.Sprintf("set it: ssh %s secret set %s <value.txt", s.about.Login(), id)
+	set := "set it: " + s.about.Command(fmt.Sprintf("secret set %s <value.txt", id))
 	if errors.Is(err, secret.ErrNotFound) {
 		return fmt.Sprintf("there is no secret %s", id), set, nil
 	}

@@ -354,7 +354,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Access:   s.access.Load,
 		Open:     git.Open,
 		Identify: s.identify,
-		Obtain:   func() string { return "ssh " + s.about.Login() + " token create" },
+		Obtain:   func() string { return s.about.Command("token create") },
 		Log:      log,
 	}
 	s.git = &transport.HTTP{Transport: git, Tokens: tokens}
