@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
@@ -24,7 +26,38 @@ const imageFor = 10 * time.Minute
 type imageAnswer struct {
 	pinned string
 	err    error
-	until  time.Time // zero: it is being asked
+	asking bool      // there is no answer yet
+	heard  bool      // by somebody, if it is an error
+	again  time.Time // when it may be asked anew
+	until  time.Time // when it is forgotten
+}
+
+// imageBoard is which images names stand for. The loop asks; whoever only looks at what
+// is built reads it, too.
+type imageBoard struct {
+	mu sync.Mutex
+	of map[string]*imageAnswer // by name
+}
+
+// known is the last answer that there was for a name.
+func (b *imageBoard) known(name string) (a imageAnswer, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if known := b.of[name]; known != nil {
+		return *known, true
+	}
+	return a, false
+}
+
+// keep takes an answer. Anybody may push any name: old ones are forgotten.
+func (b *imageBoard) keep(name string, a imageAnswer, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.of, func(_ string, old *imageAnswer) bool { return !old.asking && !now.Before(old.until) })
+	if b.of == nil {
+		b.of = map[string]*imageAnswer{}
+	}
+	b.of[name] = &a
 }
 
 // image is the image that a name stands for, with the digest of its content. It waits for
@@ -38,36 +71,48 @@ func (l *loop) image(ctx context.Context, name string) (pinned string, err error
 		return "", &build.ImageError{
 			What: fmt.Sprintf("headgate.yaml: build.image is %q, and this server runs no builds in containers", name)}
 	}
-	a := l.images[name]
-	if a != nil && (a.until.IsZero() || l.g.c.Now().Before(a.until)) {
-		if a.until.IsZero() {
-			return name, errAsking
+	now := l.g.c.Now()
+	a, ok := l.images.known(name)
+	switch {
+	case a.asking:
+		return name, errAsking
+	case ok && now.Before(a.again):
+		if a.err != nil && !a.heard {
+			// From now on, and not since it came: whoever waited for it may be late.
+			a.heard, a.again = true, now.Add(l.g.c.Retry/8)
+			l.images.keep(name, a, now)
 		}
 		return a.pinned, a.err
 	}
-	l.images[name] = &imageAnswer{}
+	l.images.keep(name, imageAnswer{asking: true}, now)
 	l.builds.Go(func() {
-		a := &imageAnswer{}
-		a.pinned, a.err = l.g.c.Image(ctx, name)
-		a.until = l.g.c.Now().Add(imageFor)
-		if a.err != nil {
-			a.until = l.g.c.Now().Add(l.g.c.Retry / 8)
-		}
-		l.mailbox.Post(func() {
-			for name, a := range l.images { // anybody may push any name
-				if !a.until.IsZero() && l.g.c.Now().After(a.until) {
-					delete(l.images, name)
-				}
-			}
-			l.images[name] = a
-			for _, o := range l.open {
-				if o.waiting != nil && o.waiting.image {
-					o.waiting = nil
-				}
-			}
-		})
+		pinned, err := l.g.c.Image(ctx, name)
+		l.mailbox.Post(func() { l.answered(name, pinned, err) })
 	})
 	return name, errAsking
+}
+
+// knownImage is image for whoever only looks: it asks nobody.
+func (l *loop) knownImage(_ context.Context, name string) (pinned string, err error) {
+	if name == headgateyaml.HostImage || strings.Contains(name, "@") || l.g.c.Image == nil {
+		return name, nil
+	}
+	a, ok := l.images.known(name)
+	if !ok || a.asking {
+		return name, errAsking
+	}
+	return a.pinned, a.err
+}
+
+// answered keeps which image a name stands for, and lets go on who waited for it.
+func (l *loop) answered(name, pinned string, err error) {
+	now := l.g.c.Now()
+	l.images.keep(name, imageAnswer{pinned: pinned, err: err, again: now.Add(imageFor), until: now.Add(imageFor)}, now)
+	for _, o := range l.open {
+		if o.waiting != nil && o.waiting.image {
+			o.waiting = nil
+		}
+	}
 }
 
 // pinned are the inputs of builds in the image that in names, as verdicts say which one

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
@@ -59,5 +61,47 @@ func TestImageIsResolvedOnce(t *testing.T) {
 	}
 	if got := strings.Join(all, " "); got != "golang:1 golang:1"+digest {
 		t.Errorf("may be verified as %s", got)
+	}
+}
+
+// What a forge brings is built in the image that it names, too, whoever looks on; one that
+// there is not is said.
+func TestImagesOfTips(t *testing.T) {
+	const digest = "@sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	answer := make(chan struct{})
+	w := newHarness(t, func(c *Config) {
+		c.Image = func(_ context.Context, name string) (string, error) {
+			if name == "nobody/has:this" {
+				return "", &build.ImageError{What: "there is no image " + name}
+			}
+			<-answer
+			return name + digest, nil
+		}
+	})
+	base := w.commit("begin", files("headgate.yaml", "build: {image: golang:1}\n"))
+	w.came(repo.Zero, base)
+	w.tip(base, show.Queued)
+	next := w.commit("next", files("headgate.yaml", "build: {image: golang:1}\n", "more", "1\n"), base)
+	if tip, err := w.gate.Judge("hello", "main", next); err != nil || tip.State != show.Queued {
+		t.Errorf("%+v, %v", tip, err)
+	}
+	close(answer)
+	w.tip(base, show.Green)
+	w.until("judged", func() bool {
+		tip, err := w.gate.Judge("hello", "main", next)
+		return err == nil && tip.State == show.Green
+	})
+	w.build.mu.Lock()
+	for _, j := range w.build.jobs {
+		if j.Image != "golang:1"+digest {
+			t.Errorf("built in %s", j.Image)
+		}
+	}
+	w.build.mu.Unlock()
+
+	wrong := w.commit("wrong", files("headgate.yaml", "build: {image: 'nobody/has:this'}\n"), base)
+	w.came(base, wrong)
+	if tip := w.tip(wrong, show.Waits); !strings.Contains(tip.Reason, "there is no image nobody/has:this") {
+		t.Errorf("%+v", tip)
 	}
 }

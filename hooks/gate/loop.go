@@ -51,7 +51,7 @@ type loop struct {
 	releasePending bool                 // a release may be missing
 	tipBuilds      map[string]*building // of tips that came from a forge, by key
 	tipFailures    map[string]tipFailure
-	images         map[string]*imageAnswer // by name
+	images         imageBoard
 	builds         sync.WaitGroup
 }
 
@@ -70,7 +70,6 @@ func newLoop(g *Gate, r *repo.Repository) *loop {
 		slog: g.c.Log.With("repo", r.Name()),
 		open: map[int]*open{}, made: map[string]*candidate{}, building: map[string]*building{}, failures: map[string]int{},
 		greenTip: map[string]repo.Hash{}, tipBuilds: map[string]*building{}, tipFailures: map[string]tipFailure{},
-		images: map[string]*imageAnswer{},
 	}
 	l.progress.open = map[int]*revisionProgress{}
 	l.opened.set = map[int]bool{}

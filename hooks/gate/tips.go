@@ -39,6 +39,7 @@ type tip struct {
 	candidate
 	verdict  *verdict.Verdict
 	released bool // it becomes a release when it is green
+	asking   bool // it is not known yet in which image it is built
 }
 
 // requested is a commit that somebody wants a verdict on: a merge that a forge has made
@@ -52,7 +53,7 @@ type requested struct {
 const requestedFor = 5 * time.Minute
 
 // tips are the gated branches that a forge has moved to where they are now.
-func (l *loop) tips(ctx context.Context) (list []tip, err error) {
+func (l *loop) tips(ctx context.Context, image imageOf) (list []tip, err error) {
 	newest, _, err := l.mirror.read(l.r)
 	if err != nil {
 		return nil, err
@@ -73,7 +74,7 @@ func (l *loop) tips(ctx context.Context) (list []tip, err error) {
 		}
 		t := tip{Tip: Tip{Branch: branch, Commit: at, State: show.Queued, Seen: m.at}, old: m.old,
 			released: l.g.c.Releases(l.r.Name())}
-		if err := l.judgeTip(ctx, &t); err != nil {
+		if err := l.judgeTip(ctx, &t, image); err != nil {
 			return nil, err
 		}
 		list = append(list, t)
@@ -82,8 +83,11 @@ func (l *loop) tips(ctx context.Context) (list []tip, err error) {
 	return list, nil
 }
 
+// imageOf is loop.image, or loop.knownImage for others than the loop.
+type imageOf func(ctx context.Context, name string) (pinned string, err error)
+
 // judgeTip finds out how a tip is built, and what is known of it.
-func (l *loop) judgeTip(ctx context.Context, t *tip) (err error) {
+func (l *loop) judgeTip(ctx context.Context, t *tip, image imageOf) (err error) {
 	c := &t.candidate
 	c.Branch, c.base, c.commit = t.Branch, t.old, t.Commit
 	if c.tree, err = l.r.TreeOf(t.Commit); err != nil {
@@ -107,9 +111,12 @@ func (l *loop) judgeTip(ctx context.Context, t *tip) (err error) {
 	}
 	c.Server = l.server()
 	var wrong *build.ImageError
-	name := c.Image
-	if c.Image, err = l.image(ctx, name); errors.As(err, &wrong) || errors.Is(err, errAsking) {
+	if c.Image, err = image(ctx, c.Image); errors.As(err, &wrong) {
 		t.State, t.Reason = show.Waits, err.Error()
+		return nil
+	}
+	if errors.Is(err, errAsking) {
+		t.asking = true
 		return nil
 	}
 	if err != nil {
@@ -170,12 +177,12 @@ func tipSettings(r *repo.Repository, settings func(tree repo.Hash) (Settings, er
 // syncTips has tips built that have no verdict, and released that are green. It
 // returns when to come back, zero for not before something happens.
 func (l *loop) syncTips(ctx context.Context) (again time.Time, err error) {
-	list, err := l.tips(ctx)
+	list, err := l.tips(ctx, l.image)
 	if err != nil {
 		return time.Time{}, err
 	}
 	for commit, j := range l.shown.wanted(l.g.c.Now()) {
-		t, err := l.judge(j.branch, commit)
+		t, err := l.judge(j.branch, commit, l.image)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -188,7 +195,7 @@ func (l *loop) syncTips(ctx context.Context) (again time.Time, err error) {
 			if err := l.releaseTip(ctx, t); err != nil {
 				return time.Time{}, err
 			}
-		case t.State != show.Queued:
+		case t.State != show.Queued || t.asking:
 		case l.building[t.key] != nil:
 			// The same tree is built for a change: its end wakes this loop.
 		default:
@@ -358,7 +365,7 @@ func (g *Gate) Tips(repository string) ([]Tip, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := l.tips(context.Background()) // it bounds itself
+	list, err := l.tips(context.Background(), l.knownImage) // it bounds itself
 	if err != nil {
 		return nil, err
 	}
@@ -376,12 +383,12 @@ func (g *Gate) Tips(repository string) ([]Tip, error) {
 }
 
 // judge is how a commit is built that would become the tip of a branch, and what is known of it.
-func (l *loop) judge(branch string, commit repo.Hash) (t tip, err error) {
+func (l *loop) judge(branch string, commit repo.Hash, image imageOf) (t tip, err error) {
 	t.Tip = Tip{Branch: branch, Commit: commit, State: show.Queued}
 	if t.old, err = l.r.Ref("refs/heads/" + branch); err != nil {
 		return t, err
 	}
-	return t, l.judgeTip(context.Background(), &t) // it bounds itself
+	return t, l.judgeTip(context.Background(), &t, image) // it bounds itself
 }
 
 // Judge says how a commit is that a forge would have as the next tip of a branch, and
@@ -392,7 +399,7 @@ func (g *Gate) Judge(repository, branch string, commit repo.Hash) (Tip, error) {
 	if err != nil {
 		return Tip{}, err
 	}
-	t, err := l.judge(branch, commit)
+	t, err := l.judge(branch, commit, l.knownImage)
 	if err != nil || t.State != show.Queued {
 		return t.Tip, err
 	}
