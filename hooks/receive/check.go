@@ -180,7 +180,7 @@ func noBuildspec(m check.Missing, repository string, server show.Server) *reject
 		"    build:",
 		`      commands: ["make test"]`,
 	}
-	r.Hint = "an administrator can ungate it: " + server.Command("repo set "+repository+" gate=off")
+	r.Hint = fmt.Sprintf("an administrator can ungate it: ssh %s repo set %s gate=off", server.Login(), repository)
 	return r
 }
 
