@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sync"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -40,6 +41,8 @@ func (s *Server) Exec(ctx context.Context, a access.Identity, repository, enviro
 	if _, err := s.readable(a, repository); err != nil {
 		return 0, err
 	}
+	var looking sync.WaitGroup
+	defer looking.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Rights, groups and policies may change meanwhile.
@@ -47,7 +50,7 @@ func (s *Server) Exec(ctx context.Context, a access.Identity, repository, enviro
 	defer ignoreMembers()
 	rules, ignoreRules := s.store.Watch(repository)
 	defer ignoreRules()
-	go func() {
+	looking.Go(func() {
 		for there := true; there; {
 			select {
 			case _, there = <-members: // closed when nobody watches any more
@@ -61,6 +64,6 @@ func (s *Server) Exec(ctx context.Context, a access.Identity, repository, enviro
 				cancel(why)
 			}
 		}
-	}()
+	})
 	return s.reconciler.Exec(ctx, repository, environment, a, x)
 }
