@@ -457,8 +457,8 @@ func staticProject(s sources) (p project, ok bool) {
 	return p, true
 }
 
-// dockerProject takes what a Dockerfile says for how the project is built and run:
-// there are no containers here.
+// dockerProject takes what a Dockerfile says for how the project is built and run,
+// on the machine itself: that takes no container engine.
 func dockerProject(s sources) (p project, ok bool) {
 	text := s.read("Dockerfile")
 	if text == "" {
