@@ -24,6 +24,7 @@ import (
 	"github.com/moby/moby/client/pkg/versions"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
@@ -312,7 +313,7 @@ func (e *Engine) Wait(ctx context.Context, id string) (End, error) {
 		if end, ended := e.ended(ctx, id, code); ended {
 			return end, nil
 		}
-		if !sleep(ctx, awayPause) {
+		if !signal.Sleep(ctx, awayPause) {
 			return End{}, ctx.Err()
 		}
 	}
@@ -340,7 +341,7 @@ func (e *Engine) ended(ctx context.Context, id string, code int) (End, bool) {
 	case e.killed(ctx, id):
 		end.Reason = ReasonStoppedByHand
 		// Who removes a container that runs has it ended first.
-		sleep(ctx, removalPause)
+		signal.Sleep(ctx, removalPause)
 		if _, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); cerrdefs.IsNotFound(err) {
 			end.Reason = ReasonRemoved
 		}
@@ -497,7 +498,7 @@ func (e *Engine) Exec(ctx context.Context, id string, c Command) (code int, err 
 		if !found.Running { // it has closed what it prints to, and may end a little later
 			return found.ExitCode, nil
 		}
-		if !sleep(ctx, 10*time.Millisecond) {
+		if !signal.Sleep(ctx, 10*time.Millisecond) {
 			e.endExec(made.ID)
 			return 0, context.Cause(ctx)
 		}
@@ -528,7 +529,7 @@ func (e *Engine) resizeExec(ctx context.Context, id string, of tty.Terminal, don
 	for size, ok := of.Size, true; ok; {
 		for range resizeTries { // the command may be about to start
 			_, err := e.api.ExecResize(ctx, id, client.ExecResizeOptions{Height: uint(size.Rows), Width: uint(size.Columns)})
-			if err == nil || !sleep(ctx, 20*time.Millisecond) {
+			if err == nil || !signal.Sleep(ctx, 20*time.Millisecond) {
 				break
 			}
 		}
@@ -559,7 +560,7 @@ func (e *Engine) endExec(id string) {
 		if found.Running && found.PID > 0 && e.endProcess(ctx, id, found.PID) {
 			return
 		}
-		if !sleep(ctx, 20*time.Millisecond) {
+		if !signal.Sleep(ctx, 20*time.Millisecond) {
 			return
 		}
 	}

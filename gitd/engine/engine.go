@@ -193,16 +193,4 @@ func away(err error) bool {
 		strings.HasSuffix(err.Error(), "EOF") || cerrdefs.IsUnavailable(err)
 }
 
-// sleep waits, and says whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
-
 func port(n int) string { return strconv.Itoa(n) + "/tcp" }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
 )
@@ -33,7 +34,7 @@ func (e *Engine) Logs(ctx context.Context, id string, since time.Time, take func
 		if _, running, lookErr := e.Inspect(ctx, id); err == nil && lookErr == nil && !running {
 			return
 		}
-		if !sleep(ctx, awayPause) {
+		if !signal.Sleep(ctx, awayPause) {
 			return
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
@@ -85,7 +86,7 @@ func (c *contained) theEngine() (*engine.Engine, bool) {
 		if err == nil {
 			return e, true
 		}
-		if !pause(c.ctx, time.Second) {
+		if !signal.Sleep(c.ctx, time.Second) {
 			return nil, false
 		}
 	}
@@ -221,7 +222,7 @@ func notListening(port int) error {
 	return fmt.Errorf("port %d ($PORT): nothing in the container listens there, on all of its addresses", port)
 }
 
-func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan struct{}) {
+func (c *contained) stop(sig syscall.Signal, grace time.Duration, left <-chan struct{}) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	go func() {
@@ -234,8 +235,8 @@ func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan
 		}
 	}()
 	name := c.command.image.StopSignal
-	if signal != 0 {
-		name = strconv.Itoa(int(signal))
+	if sig != 0 {
+		name = strconv.Itoa(int(sig))
 	}
 	if name == "" {
 		name = strconv.Itoa(int(syscall.SIGTERM))
@@ -263,7 +264,7 @@ func (c *contained) stop(signal syscall.Signal, grace time.Duration, left <-chan
 	}
 	for ctx.Err() == nil {
 		_ = signalled("SIGKILL") // tried again, until it is over
-		if !pause(ctx, time.Second) {
+		if !signal.Sleep(ctx, time.Second) {
 			return
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/signal"
 )
 
 // Labels of containers, by which they are found by people and by the agent.
@@ -115,7 +116,7 @@ func (c *containers) answering(ctx context.Context, in *instance) (*engine.Engin
 			return nil, err
 		}
 		in.wait(err)
-		if !pause(ctx, time.Second) {
+		if !signal.Sleep(ctx, time.Second) {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -147,7 +148,7 @@ func (i *images) resolve(ctx context.Context, e *engine.Engine, in *instance, re
 			return image{}, hopeless{err}
 		}
 		in.wait(err)
-		if !pause(ctx, time.Duration(try)*resolvePause) {
+		if !signal.Sleep(ctx, time.Duration(try)*resolvePause) {
 			return image{}, err
 		}
 	}
@@ -217,16 +218,4 @@ func pullOf(p PullPolicy) engine.Pull {
 		return engine.PullNever
 	}
 	return engine.PullOnce
-}
-
-// pause waits, and says whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
+	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -87,7 +88,7 @@ func (m *meter) add(in *instance, w workload) (remove func()) {
 
 // run looks until ctx ends.
 func (m *meter) run(ctx context.Context) {
-	for wait := m.every; pause(ctx, wait); {
+	for wait := m.every; signal.Sleep(ctx, wait); {
 		wait = max(m.every, m.processes()*usageCost)
 		m.containers(ctx)
 	}
@@ -140,7 +141,7 @@ func (m *meter) containers(ctx context.Context) {
 		if !away {
 			now, err = c.used(ctx)
 			away = err != nil && engine.ReasonOf(err) != engine.ReasonRefused
-			pause(ctx, m.every/2/time.Duration(len(all)))
+			signal.Sleep(ctx, m.every/2/time.Duration(len(all)))
 		}
 		news.look(in, of, now, !away && err == nil, c.command.container.Memory)
 	}
