@@ -3,6 +3,7 @@ package shell
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -175,12 +176,63 @@ func (b *backend) Log(ctx context.Context, a access.Identity, name string, n int
 	}
 }
 
-func (b *backend) SBOM(context.Context, access.Identity, string, int) ([]byte, error) {
-	return nil, nil
+func (b *backend) SBOM(ctx context.Context, a access.Identity, name string, n int) ([]byte, error) {
+	r, err := b.Release(ctx, a, name, n)
+	if err == nil && r.SBOM == nil {
+		err = missing("release %d of %s has no bill of materials", n, name)
+	}
+	return []byte("{\n \"bomFormat\": \"CycloneDX\"\n}\n"), err
 }
 
-func (b *backend) Releases(context.Context, access.Identity, string) ([]show.Release, error) {
-	return nil, nil
+// Releases are three of checkout; the oldest one's tag is not what it was.
+func (b *backend) Releases(_ context.Context, _ access.Identity, name string) ([]show.Release, error) {
+	if name != "checkout" {
+		return nil, nil
+	}
+	app := show.Artifact{Name: "app", Digest: "sha256:" + strings.Repeat("a", 64), Size: 3 << 20}
+	bill := &show.Artifact{Name: "sbom.cdx.json", Digest: "sha256:" + strings.Repeat("b", 64), Size: 4200}
+	return []show.Release{
+		{
+			Repository: name, Number: 186, Commit: "0c51e9dffff", Change: 411, By: "ines", At: today(13, 58), SBOM: bill,
+			Subject: "Show fees before the last step " + evil, Artifacts: []show.Artifact{app}, RunsIn: []string{"staging"},
+		},
+		{
+			Repository: name, Number: 185, Commit: "77e0c1fffff", At: today(9, 0), Subject: "Log the key",
+			Artifacts: []show.Artifact{app},
+		},
+		{
+			Repository: name, Number: 183, Commit: "51aa0d3ffff", Change: 402, By: "ada", Subject: "Round tax per line",
+			At:        time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC),
+			Artifacts: []show.Artifact{}, RunsIn: []string{"production"},
+		},
+	}, nil
+}
+
+func (b *backend) Release(ctx context.Context, a access.Identity, name string, n int) (show.Release, error) {
+	all, err := b.Releases(ctx, a, name)
+	for i, r := range all {
+		if r.Number != n {
+			continue
+		}
+		r.Branch, r.Tree = "main", "6f0a1e2aaaa"
+		if i+1 == len(all) {
+			r.Invalid = "its tag: is signed by a key that this server does not know"
+			return r, nil
+		}
+		r.Before = all[i+1].Number
+		r.Provenance = &show.Provenance{
+			Buildspec: "buildspec.yml",
+			Image:     "host",
+			Key:       "sha256:" + strings.Repeat("c", 64),
+			Built:     all[0].Commit,
+			Builder:   "ssh:SHA256:abc",
+			Started:   today(13, 50),
+			Finished:  today(13, 57),
+			Envelope:  json.RawMessage(`{"payloadType":"application/vnd.in-toto+json"}`),
+		}
+		return r, nil
+	}
+	return show.Release{}, cmp.Or(err, missing("there is no release %d in %s", n, name))
 }
 
 func (b *backend) Environment(_ context.Context, _ access.Identity,

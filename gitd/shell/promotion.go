@@ -87,7 +87,7 @@ func promote(c *call) error {
 	if text == "removal" {
 		release, err = 0, nil
 	} else if err != nil || release < 1 {
-		return usageError("see them: "+c.ssh("release list"), "%q is not the number of a release", text)
+		return notARelease(c, text)
 	}
 	repository, environment, err := c.environment()
 	if err != nil {

@@ -87,8 +87,8 @@ type option struct{ name, what string }
 // commands is the table of all of them, in the order of the overview.
 func commands() []command {
 	return slices.Concat(
-		selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, envCommands, promoteCommands,
-		scheduleCommands, testCommands, searchCommands, whyCommands, decisionCommands, secretCommands, memberCommands,
+		selfCommands, tokenCommands, repoCommands, changeCommands, diffCommands, releaseCommands, envCommands,
+		promoteCommands, scheduleCommands, testCommands, searchCommands, whyCommands, decisionCommands, secretCommands, memberCommands,
 		agentCommands, forgeCommands, eventCommands,
 	)
 }

@@ -202,6 +202,16 @@ func (h *backend) Releases(_ context.Context, _ access.Identity, repo string) ([
 	return h.releases[repo], nil
 }
 
+func (h *backend) Release(ctx context.Context, a access.Identity, repo string, n int) (show.Release, error) {
+	all, _ := h.Releases(ctx, a, repo)
+	for _, r := range all {
+		if r.Number == n {
+			return r, nil
+		}
+	}
+	return show.Release{}, &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no release %d in %s", n, repo)}
+}
+
 func (h *backend) Environment(ctx context.Context, a access.Identity, repo, env string) (show.Environment, error) {
 	r, err := h.Repository(ctx, a, repo)
 	if err != nil {

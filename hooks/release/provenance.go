@@ -129,6 +129,19 @@ func encoded(kind string, payload []byte) []byte {
 	return fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(payload), payload)
 }
 
+// Statement is what a release's provenance says, unproven: Verify proves it.
+func (m Manifest) Statement() (Statement, error) {
+	var s Statement
+	if m.Provenance == nil {
+		return s, errors.New("there is none")
+	}
+	payload, err := base64.StdEncoding.DecodeString(m.Provenance.Payload)
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(payload, &s)
+}
+
 // open checks an envelope's signature and returns the statement in it.
 func (e *Envelope) open(signers repo.Signers) (Statement, error) {
 	var s Statement

@@ -164,7 +164,7 @@ func (s *Server) ReleaseDiff(ctx context.Context, a access.Identity, name string
 	read := func(number int) (release.Release, error) {
 		rel, err := s.gate.ReleasesOf(name).Read(number)
 		if errors.Is(err, release.ErrNone) {
-			err = &show.Error{Kind: show.NotFound, What: fmt.Sprintf("there is no release %d in %s", number, name)}
+			err = noRelease(name, number)
 		}
 		return rel, err
 	}
