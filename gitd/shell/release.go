@@ -177,12 +177,12 @@ func releaseShow(c *call) error {
 		return err
 	}
 
-	var proven error
+	var damaged error
 	if r.Invalid != "" {
-		proven = outcome(1)
+		damaged = outcome(1)
 	}
 	if c.json {
-		return c.answer(releaseAnswer{r, append([]show.Release{}, carries...), difference}, proven)
+		return c.answer(releaseAnswer{r, append([]show.Release{}, carries...), difference}, damaged)
 	}
 	c.releaseFacts(r)
 	c.out.line("")
@@ -193,7 +193,7 @@ func releaseShow(c *call) error {
 	}
 	c.carried(carries)
 	c.difference(difference)
-	return proven
+	return damaged
 }
 
 // releaseFacts writes what a release is.
