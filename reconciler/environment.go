@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +18,7 @@ import (
 )
 
 // maxShown bounds the history on an environment's page.
-const maxShown = 100
+const maxShown = show.Deployments
 
 // Environments tells what every environment of a repository is, in the order of
 // headgate.yaml, without history, as actor sees it.
@@ -94,67 +93,6 @@ func history(e show.Environment, all, part []record.Commit) []show.Deployed {
 		shown = append(shown, h)
 	}
 	return shown
-}
-
-// Deployments is a part of an environment's history: the newest, or from one of
-// its commits on. total counts all of it.
-func (rc *Reconciler) Deployments(ctx context.Context,
-	repository, name, from string) (list []show.Deployed, total int, err error) {
-	e, err := rc.Environment(ctx, access.Identity{}, repository, name)
-	if err != nil || len(e.History) == 0 {
-		return nil, 0, err
-	}
-	r, err := rc.repository(repository)
-	if err != nil {
-		return nil, 0, err
-	}
-	s, err := rc.load(ctx, r, name)
-	if err != nil {
-		return nil, 0, err
-	}
-	tip, err := r.Ref(record.EnvironmentRef(name))
-	if err != nil {
-		return nil, 0, err
-	}
-	out, err := r.Git(ctx, "rev-list", "--count", "--min-parents=1", "--end-of-options", tip.String())
-	if err != nil {
-		return nil, 0, err
-	}
-	if total, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
-		return nil, 0, fmt.Errorf("count the deployments of %s: git answered %q", name, out)
-	}
-
-	at := tip
-	if from != "" {
-		none := &show.Error{
-			Kind:    show.NotFound,
-			What:    fmt.Sprintf("there is no deployment %q in %s", from, name),
-			Hint:    "see what there was",
-			Command: "env log " + repository + " " + name,
-		}
-		if at, err = resolve(ctx, r, from); err != nil {
-			return nil, 0, err
-		}
-		if at == repo.Zero {
-			return nil, 0, none
-		}
-		switch in, err := r.Contains(ctx, tip, at); {
-		case err != nil:
-			return nil, 0, err
-		case !in:
-			return nil, 0, none
-		}
-	}
-	newest, err := record.HistoryFrom(r, s.application, tip, 1)
-	if err != nil {
-		return nil, 0, err
-	}
-	part, err := record.HistoryFrom(r, s.application, at, maxShown+1) // one more, for what the last replaced
-	if err != nil {
-		return nil, 0, err
-	}
-	list = history(e, newest, part)
-	return list[:min(len(list), maxShown)], total, nil
 }
 
 // resolve finds a commit by its id or the first digits of it, Zero if there is
@@ -358,6 +296,9 @@ func deployed(d record.Commit) show.Deployed {
 	}
 	if d.Decision.Commit != repo.Zero {
 		h.Decision = decision.ID(d.Decision.Commit)
+	}
+	if d.Chosen != nil {
+		h.Chosen = d.Chosen.User
 	}
 	if d.Removal {
 		h.Subject = "removed"

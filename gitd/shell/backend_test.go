@@ -130,20 +130,26 @@ func (b *backend) Repository(_ context.Context, _ access.Identity, name string) 
 }
 
 func (b *backend) Changes(ctx context.Context, a access.Identity, name string,
-	f show.ChangeFilter) ([]show.Change, int, error) {
+	f show.ChangeFilter) (show.ChangePage, error) {
 	if _, err := b.Repository(ctx, a, name); err != nil {
-		return nil, 0, err
+		return show.ChangePage{}, err
 	}
-	var list []show.Change
+	var found show.ChangePage
 	for _, c := range b.changes {
-		if c.Repository == name && (f.State == "" || f.State == c.State) {
-			list = append(list, c)
+		if c.Repository == name && (f.State == "" || f.State == c.State) && (f.Before == 0 || c.Number < f.Before) {
+			found.Changes = append(found.Changes, c)
 		}
 	}
-	if name != "checkout" {
-		return list, 0, nil
+	if name == "checkout" {
+		found.Total = 417
+		if !f.All && f.Author != "" {
+			found.Older = 362
+		}
 	}
-	return list, 417, nil
+	if f.Before > 0 {
+		found.Newer = f.Before - 1
+	}
+	return found, nil
 }
 
 func (b *backend) Change(_ context.Context, _ access.Identity, name string, n int) (show.Change, error) {
@@ -244,6 +250,24 @@ func (b *backend) Environment(_ context.Context, _ access.Identity,
 		return b.repositories[0].Environments[0], nil
 	}
 	return show.Environment{}, missing("%s has no environment %q", name, environment)
+}
+
+// Deployments are the history of the environment.
+func (b *backend) Deployments(ctx context.Context, a access.Identity, name, environment string,
+	f show.DeploymentFilter) (show.DeploymentPage, error) {
+	e, err := b.Environment(ctx, a, name, environment)
+	found := show.DeploymentPage{Total: len(e.History)}
+	for i, d := range e.History {
+		if f.From != "" && strings.HasPrefix(d.Commit, f.From) {
+			found.Deployments, found.Newer = nil, e.History[0].Commit
+		}
+		if f.By == "" || d.By == f.By {
+			found.Deployments = append(found.Deployments, d)
+		} else if i+1 == len(e.History) {
+			found.Older = d.Commit
+		}
+	}
+	return found, err
 }
 
 func (b *backend) InstanceLogs(ctx context.Context, a access.Identity, repository, environment string,

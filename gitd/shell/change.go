@@ -14,20 +14,20 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
-	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
 // Commands about changes.
 var changeCommands = []command{
 	{
-		name: "change list", args: "[repo] [--state <state>] [--author <name>] [--path <path>] [--before <change>] [--all]",
+		name: "change list", args: "[repo] [--state <state>] [--author <name>] [--path <path>] [--before <change>] [--after <change>] [--all]",
 		what: "the queue, and what became of the last changes", example: "change list hello",
 		options: []option{
-			{"--state", "only these: " + strings.Join(changeStates(), ", ")},
+			{"--state", "only these: " + show.Words(changeStates)},
 			{"--author", "pushed by them, or naming them as its author"},
-			{"--path", fmt.Sprintf("that change a file or directory, of the newest %d", show.MaxByPath)},
+			{"--path", fmt.Sprintf("that change a file or directory; %d are looked at at once", show.MaxLooked)},
 			{"--before", "older than this one"},
-			{"--all", "not only the newest 50"},
+			{"--after", "newer than this one"},
+			{"--all", fmt.Sprintf("not only %d", show.Newest)},
 		},
 		notes: "Without a repository it lists the changes of all that you may read.",
 		run:   changeList,
@@ -94,54 +94,49 @@ var changeCommands = []command{
 	},
 }
 
-func changeStates() []string {
-	return []string{"queued", "running", "green", "waits", "landed", "refused", "conflict", "withdrawn"}
-}
+var changeStates = []show.State{show.Queued, show.Running, show.Green, show.Waits, show.Landed, show.Refused,
+	show.Conflict, show.Withdrawn}
 
 func changeList(c *call) error {
-	filter := show.ChangeFilter{State: show.State(c.options["--state"]), All: c.has("--all")}
-	if filter.State != "" && !slices.Contains(changeStates(), string(filter.State)) {
-		hint := "states: " + strings.Join(changeStates(), ", ")
-		if near, ok := yamlfile.Nearest(string(filter.State), changeStates()); ok {
-			hint = fmt.Sprintf("did you mean %q?", near)
-		}
-		return usageError(hint, "no change is ever %q", filter.State)
-	}
-	filter.Author, filter.Path = c.options["--author"], strings.Trim(c.options["--path"], "/")
-	if before := c.options["--before"]; before != "" {
-		var err error
-		if filter.Before, err = strconv.Atoi(before); err != nil || filter.Before < 1 {
-			return usageError("for example: "+c.ssh("change list hello --before 362"),
-				"%q is not the number of a change", before)
-		}
+	state, err := c.state("--state", "change", changeStates)
+	if err != nil {
+		return err
 	}
 	names, err := c.repositories()
 	if err != nil {
 		return err
 	}
-	if filter.Before > 0 && len(names) > 1 {
-		return usageError("for example: "+c.ssh(fmt.Sprintf("change list %s --before %d", names[0], filter.Before)),
-			"--before takes a repository: each has numbers of its own")
+	filter := show.ChangeFilter{
+		State:  state,
+		Author: c.options["--author"],
+		Path:   strings.Trim(c.options["--path"], "/"),
+		All:    c.has("--all"),
+	}
+	if filter.Part, err = c.part("change", names); err != nil {
+		return err
 	}
 	var changes []show.Change
+	var beside show.Beside
 	total := 0
 	for _, name := range names {
-		some, all, err := c.shell.Backend.Changes(c.ctx, c.actor, name, filter)
+		found, err := c.shell.Backend.Changes(c.ctx, c.actor, name, filter)
 		if c.leaveOut(names, name, err) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		changes = append(changes, some...)
-		total += all
+		changes = append(changes, found.Changes...)
+		total += found.Total
+		beside = found.Beside
 	}
 	if len(names) > 1 {
 		slices.SortStableFunc(changes, func(a, b show.Change) int { return b.PushedAt.Compare(a.PushedAt) })
 		if !filter.All {
-			changes = changes[:min(len(changes), newest)]
+			changes = changes[:min(len(changes), show.Newest)]
 		}
 	}
+	more := c.more(names, beside, len(changes) < total && !filter.All)
 	if c.json {
 		return emitAll(c, changes)
 	}
@@ -150,8 +145,8 @@ func changeList(c *call) error {
 	}
 	if len(changes) == 0 {
 		c.noChange(names, filter, total)
-		if more := c.more(names, filter, nil, total); more != "" {
-			c.out.line("older: %s", c.ssh(more))
+		if more != "" {
+			c.out.line("%s", more)
 		}
 		return nil
 	}
@@ -175,36 +170,11 @@ func changeList(c *call) error {
 	}
 	c.out.table(rows)
 	tail := fmt.Sprintf("%d of %s, times in UTC", len(changes), show.Thousands(total))
-	if more := c.more(names, filter, changes, total); more != "" {
-		tail += "; more: " + c.ssh(more)
+	if more != "" {
+		tail += "; " + more
 	}
 	c.out.line("%s", tail)
 	return nil
-}
-
-// more is the command that lists what comes after what was listed, "" when that is
-// all.
-func (c *call) more(names []string, filter show.ChangeFilter, listed []show.Change, total int) string {
-	if len(names) > 1 && !filter.All && len(listed) < total {
-		return "change list --all"
-	}
-	if len(names) != 1 || filter.All {
-		return ""
-	}
-	last := filter.Oldest(total)
-	if len(listed) >= newest {
-		last = listed[len(listed)-1].Number
-	}
-	if last <= 1 {
-		return ""
-	}
-	command := "change list " + names[0]
-	for _, option := range []string{"--state", "--author", "--path"} {
-		if value := c.options[option]; value != "" {
-			command += " " + option + " " + value
-		}
-	}
-	return fmt.Sprintf("%s --before %d", command, last)
 }
 
 // sayPaused says on which branches of repositories nothing lands.
@@ -227,9 +197,6 @@ func (c *call) sayPaused(names []string) error {
 	}
 	return nil
 }
-
-// newest is how many changes are listed unless all are asked for.
-const newest = 50
 
 // noChange says what there is instead of changes, and how to have one.
 func (c *call) noChange(names []string, filter show.ChangeFilter, total int) {

@@ -23,9 +23,17 @@ var envCommands = []command{
 		run:     envShow,
 	},
 	{
-		name: "env log", args: "[repo] <environment>", what: "what was deployed, when and by whom, newest first",
-		example: "env log production",
-		run:     envLog,
+		name: "env log", args: "[repo] <environment> [--outcome <state>] [--by <user>] [--author <name>] [--path <path>] " +
+			"[--from <commit>]",
+		what: "what was deployed, when and by whom, newest first", example: "env log production",
+		options: []option{
+			{"--outcome", "only these: " + show.Words(show.Outcomes)},
+			{"--by", "that this user approved, chose or rolled back; or policy, alone"},
+			{"--author", "that brought what they pushed, or what names them as its author"},
+			{"--path", fmt.Sprintf("that change a file or directory; %d are looked at at once", show.MaxLooked)},
+			{"--from", "not from the newest on, but from this one"},
+		},
+		run: envLog,
 	},
 	logsCommand,
 	execCommand,
@@ -299,37 +307,66 @@ func lastHealthy(e show.Environment) int {
 }
 
 func envLog(c *call) error {
+	outcome, err := c.state("--outcome", "deployment", show.Outcomes)
+	if err != nil {
+		return err
+	}
 	repository, environment, err := c.environment()
 	if err != nil {
 		return err
 	}
-	e, err := c.shell.Backend.Environment(c.ctx, c.actor, repository, environment)
+	f := show.DeploymentFilter{
+		From:    c.options["--from"],
+		Outcome: outcome,
+		By:      c.options["--by"],
+		Author:  c.options["--author"],
+		Path:    strings.Trim(c.options["--path"], "/"),
+	}
+	found, err := c.shell.Backend.Deployments(c.ctx, c.actor, repository, environment, f)
 	if err != nil {
 		return err
 	}
 	if c.json {
-		return emitAll(c, e.History)
+		return emitAll(c, found.Deployments)
 	}
-	if len(e.History) == 0 {
-		c.out.line("nothing has been promoted to %s yet", environment)
+	var beside []string
+	newer := "newer"
+	if f.Narrows() {
+		newer = "newest"
+	}
+	for _, b := range []struct{ word, from string }{{"older", found.Older}, {newer, found.Newer}} {
+		if b.from != "" {
+			beside = append(beside, b.word+": "+c.ssh(c.again(repository, environment, "--from", show.Short(b.from))))
+		}
+	}
+	if len(found.Deployments) == 0 {
+		if found.Total == 0 {
+			c.out.line("nothing has been promoted to %s yet", environment)
+		} else {
+			c.out.line("no deployment of %s %s is like that", repository, environment)
+		}
+		for _, b := range beside {
+			c.out.line("%s", b)
+		}
 		return nil
 	}
 	rows := [][]cell{{plain("AT"), plain("RELEASE"), plain("OUTCOME"), plain("DECLARED"), plain("BY"), plain("SUBJECT")}}
-	for _, d := range e.History {
-		by := d.By
+	for _, d := range found.Deployments {
+		by := d.By + orNothing(", chosen by ", d.Chosen)
 		for i, a := range d.Approvals {
 			by += []string{", approved by ", ", "}[min(i, 1)] + a.By
 		}
-		subject := d.Subject
-		if d.Rollback {
-			subject = "rollback: " + subject
-		}
 		rows = append(rows, []cell{
 			plain(c.out.at(d.At, false)), count(d.Release), c.out.word(d.Outcome), plain(show.Short(d.Commit)), plain(by),
-			{s: subject + orNothing(" - ", d.Message), cut: true},
+			{s: d.Subject + orNothing(" - ", d.Message), cut: true},
 		})
 	}
 	c.out.table(rows)
-	c.out.line("%s of %s %s, times in UTC", show.Plural(len(e.History), "deployment"), repository, environment)
+	tail := show.Plural(len(found.Deployments), "deployment")
+	if len(found.Deployments) < found.Total {
+		tail = fmt.Sprintf("%d of %s", len(found.Deployments), show.Plural(found.Total, "deployment"))
+	}
+	tail += " of " + repository + " " + environment + ", times in UTC"
+	c.out.line("%s", strings.Join(append([]string{tail}, beside...), "; "))
 	return nil
 }

@@ -8,6 +8,16 @@ import (
 // ErrQuote is a command line with a quote that is not closed.
 var ErrQuote = errors.New("a quote is not closed")
 
+// quote writes a value as it is pasted into the shell at which ssh is called: once that has
+// taken its quotes away, Split reads value.
+func quote(value string) string {
+	if strings.Trim(strings.ToLower(value), "abcdefghijklmnopqrstuvwxyz0123456789-_./@+:") == "" && value != "" {
+		return value
+	}
+	inner := strings.NewReplacer("\\", "\\\\", "\"", "\\\"").Replace(value)
+	return "'\"" + strings.ReplaceAll(inner, "'", `'\''`) + "\"'"
+}
+
 // Split cuts a line into words at spaces; single and double quotes keep spaces,
 // a backslash keeps the next character. It expands nothing.
 func Split(line string) ([]string, error) {

@@ -10,9 +10,7 @@ import (
 
 // Changes answers for changes, their builds and what came of them.
 type Changes interface {
-	// Changes lists newest first; total is the number of all changes.
-	Changes(ctx context.Context, who access.Identity, repository string, f ChangeFilter) (changes []Change,
-		total int, err error)
+	Changes(ctx context.Context, who access.Identity, repository string, f ChangeFilter) (ChangePage, error)
 	Change(ctx context.Context, who access.Identity, repository string, number int) (Change, error)
 	// Paused are the branches of a repository on which nothing lands for now.
 	Paused(ctx context.Context, who access.Identity, repository string) ([]Pause, error)
@@ -26,30 +24,13 @@ type Changes interface {
 	SBOM(ctx context.Context, who access.Identity, repository string, release int) ([]byte, error)
 }
 
-// ChangeFilter narrows Backend.Changes. The zero filter means the newest 50.
+// ChangeFilter narrows Backend.Changes. The zero filter means the newest.
 type ChangeFilter struct {
+	Part
 	State  State
 	Author string // who pushed it, or whom its commit names
 	Path   string // file or directory that it changes
-	Before int    // only changes with lower numbers; 0 for all
-	All    bool
-}
-
-// MaxByPath changes are looked at for one that changes a path: the newest, or those
-// before Before.
-const MaxByPath = 500
-
-// Oldest is the lowest number that a list of changes by path has looked at, of
-// total changes. 1 is all of them.
-func (f ChangeFilter) Oldest(total int) int {
-	if f.Path == "" {
-		return 1
-	}
-	from := total + 1
-	if f.Before > 0 {
-		from = min(from, f.Before)
-	}
-	return max(1, from-MaxByPath)
+	All    bool   // not a part
 }
 
 // RefusalsShown is how long somebody is reminded of their change that was refused.

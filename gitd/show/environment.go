@@ -22,10 +22,9 @@ type Environments interface {
 	// Environment includes history and the open promotion.
 	Environment(ctx context.Context, who access.Identity, repository, environment string) (Environment, error)
 	Promotion(ctx context.Context, who access.Identity, repository, environment string) (Promotion, error)
-	// Deployments are the newest commits of env/<environment>, or those from the
-	// commit from on; total counts all of them.
-	Deployments(ctx context.Context, who access.Identity, repository, environment, from string) (list []Deployed,
-		total int, err error)
+	// Deployments are commits of env/<environment>.
+	Deployments(ctx context.Context, who access.Identity, repository, environment string,
+		f DeploymentFilter) (DeploymentPage, error)
 }
 
 // Environment is declared and actual state side by side.
@@ -248,6 +247,7 @@ type Deployed struct {
 	At          time.Time  `json:"at"`
 	By          string     `json:"by"`                 // who or what decided: "policy", a user
 	Decision    string     `json:"decision,omitempty"` // of the policy: d-1a2b3c4
+	Chosen      string     `json:"chosen_by,omitempty"` // who proposed just this release
 	Approvals   []Approval `json:"approvals,omitempty"`
 	Outcome     State      `json:"outcome"` // healthy, failed, converging, unknown
 	Message     string     `json:"message,omitempty"`

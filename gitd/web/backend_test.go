@@ -94,20 +94,27 @@ func (h *backend) Repository(_ context.Context, a access.Identity, name string) 
 }
 
 func (h *backend) Changes(_ context.Context, _ access.Identity, repo string,
-	f show.ChangeFilter) ([]show.Change, int, error) {
+	f show.ChangeFilter) (show.ChangePage, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := h.changes[repo]
-	var got []show.Change
+	found := show.ChangePage{Total: len(all)}
 	for _, c := range all {
-		if f.State == "" || c.State == f.State {
-			got = append(got, c)
+		switch {
+		case f.State != "" && c.State != f.State, f.Author != "" && c.By != f.Author,
+			f.Before > 0 && c.Number >= f.Before, f.After > 0 && c.Number <= f.After:
+			continue
 		}
+		found.Changes = append(found.Changes, c)
 	}
-	if !f.All && len(got) > 50 {
-		got = got[:50]
+	if n := len(found.Changes); !f.All && n > show.Newest {
+		found.Changes = found.Changes[:show.Newest]
+		found.Older = found.Changes[show.Newest-1].Number
 	}
-	return got, len(all), nil
+	if f.Before > 0 {
+		found.Newer = f.Before - 1
+	}
+	return found, nil
 }
 
 func (h *backend) Change(_ context.Context, _ access.Identity, repo string, n int) (show.Change, error) {

@@ -190,10 +190,10 @@ func (q *request) change(r *show.Repository) (show.Change, error) {
 		return c, err
 	}
 	near := []link{all}
-	if newest, _, lerr := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{}); lerr == nil &&
-		len(newest) > 0 && n > newest[0].Number {
-		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest[0].Number), Href: changeHref(newest[0])}},
-			near...)
+	if found, lerr := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{}); lerr == nil &&
+		len(found.Changes) > 0 && n > found.Changes[0].Number {
+		newest := found.Changes[0]
+		near = append([]link{{Text: fmt.Sprintf("change %d, the newest", newest.Number), Href: changeHref(newest)}}, near...)
 	}
 	return c, &nearby{err: err, nearest: near}
 }

@@ -2,21 +2,20 @@ package web
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// deploymentsFacts is the JSON of an environment's history.
-type deploymentsFacts struct {
-	Deployments []show.Deployed `json:"deployments"`
-	Total       int             `json:"total"`
-}
-
 type deploymentsView struct {
 	show.Environment
-	Rows  []deployedRow
-	Total int
-	Older string
+	Rows    []deployedRow
+	Total   int
+	Filters []filter
+	Outcome show.State
+	Seek    *seek
+	Beside  *beside
 }
 
 // historyPage is all that was ever promoted to an environment, a part at a time.
@@ -25,30 +24,64 @@ func historyPage(q *request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, total, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name, q.r.URL.Query().Get("from"))
+	base := envHref(r.Name, e.Name)
+	query := q.r.URL.Query()
+	view := &deploymentsView{
+		Environment: *e,
+		Outcome:     show.State(query.Get("outcome")),
+		Seek: q.narrowed(base+"/history", []string{"outcome"},
+			field{Name: "by", Label: "Approved, chosen or rolled back by", Hint: "approved by"},
+			authorField("Brings what was pushed or written by"), pathField()),
+	}
+	f := show.DeploymentFilter{
+		From:    cut(query.Get("from"), 100),
+		Outcome: view.Outcome,
+		By:      view.Seek.Fields[0].Value,
+		Author:  view.Seek.Fields[1].Value,
+		Path:    strings.Trim(view.Seek.Fields[2].Value, "/"),
+	}
+	if f.Outcome != "" && !slices.Contains(show.Outcomes, f.Outcome) {
+		return nil, &show.Error{
+			Kind: show.Usage,
+			What: fmt.Sprintf("no deployment is ever %q", cut(string(f.Outcome), 40)),
+			Hint: "choose one of: " + show.Words(show.Outcomes),
+		}
+	}
+	found, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name, f)
 	if err != nil {
 		return nil, err
 	}
 
-	base := envHref(r.Name, e.Name)
-	view := &deploymentsView{Environment: *e, Total: total}
-	for i := range list {
-		view.Rows = append(view.Rows, deployedRowOf(e, &list[i]))
+	found.Deployments = orEmpty(found.Deployments)
+	view.Total, view.Beside = found.Total, &beside{}
+	for i := range found.Deployments {
+		view.Rows = append(view.Rows, deployedRowOf(e, &found.Deployments[i]))
 	}
-	if n := len(list); n == deploymentsShown && total > n {
-		view.Older = base + "/history?from=" + list[n-1].Commit // the last stands on both parts
+	if found.Older != "" {
+		view.Beside.Older = q.cursor("from", found.Older)
+	}
+	switch {
+	case found.Newer == "":
+	case f.Narrows():
+		view.Beside.Newest = q.cursor("from", "")
+	default:
+		view.Beside.Newer = q.cursor("from", found.Newer)
+	}
+	for _, s := range append([]show.State{""}, show.Outcomes...) {
+		k := filter{Text: "All", Href: base + "/history", Current: s == f.Outcome}
+		if s != "" {
+			k.Text, k.Href = markOf(s).Word, base+"/history?outcome="+string(s)
+		}
+		view.Filters = append(view.Filters, k)
 	}
 	p := q.repoPage(r, "env", "History of "+e.Name+", "+r.Name, crumb{Text: e.Name, Href: base, Keep: true},
 		crumb{Text: "history"})
-	p.JSON = deploymentsFacts{orEmpty(list), total}
+	p.JSON = found
 	p.Template, p.Data, p.Live = "deployments", view, false
 	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name},
 		{"SSH", q.ssh("env log " + r.Name + " " + e.Name)}}
 	return p, nil
 }
-
-// deploymentsShown is how many deployments the backend tells at once.
-const deploymentsShown = 100
 
 // environmentOf is the repository and the environment of the address.
 func (q *request) environmentOf() (*show.Repository, *show.Environment, error) {
@@ -79,8 +112,9 @@ func deploymentPage(q *request) (*page, error) {
 		return nil, err
 	}
 	base := envHref(r.Name, e.Name)
-	list, _, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name, q.arg("commit"))
-	if err != nil || len(list) == 0 {
+	found, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name,
+		show.DeploymentFilter{From: q.arg("commit")})
+	if err != nil || len(found.Deployments) == 0 {
 		if err == nil || isNotFound(err) {
 			err = &nearby{
 				err:     notFound(fmt.Sprintf("there is no deployment %s in %s", cut(q.arg("commit"), 40), e.Name), ""),
@@ -90,7 +124,7 @@ func deploymentPage(q *request) (*page, error) {
 		return nil, err
 	}
 
-	d := list[0]
+	d := found.Deployments[0]
 	view := &deploymentView{deployedRow: deployedRowOf(e, &d), Repository: r.Name, Environment: e.Name}
 	if d.Release != d.From {
 		view.Diff = q.releaseDiff(r.Name, d.From, d.Release)

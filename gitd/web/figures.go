@@ -89,16 +89,13 @@ func (q *request) deploys(r *show.Repository, e show.Environment) (storedDeploys
 		return got, nil
 	}
 	month := q.now.AddDate(0, 0, -30)
-	for from := ""; ; {
-		part, _, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name, from)
+	for f, old := (show.DeploymentFilter{}), false; !old; {
+		part, err := q.Backend.Deployments(q.r.Context(), q.actor, r.Name, e.Name, f)
 		if err != nil {
 			return want, err
 		}
-		if from != "" && len(part) > 0 {
-			part = part[1:] // it was the last of the part before
-		}
-		for _, d := range part {
-			if !d.At.After(month) {
+		for _, d := range part.Deployments {
+			if old = !d.At.After(month); old {
 				break
 			}
 			want.all++
@@ -106,10 +103,8 @@ func (q *request) deploys(r *show.Repository, e show.Environment) (storedDeploys
 				want.failed++
 			}
 		}
-		if len(part) < deploymentsShown-1 || !part[len(part)-1].At.After(month) {
-			break
-		}
-		from = part[len(part)-1].Commit
+		f.From = part.Older
+		old = old || f.From == ""
 	}
 	q.kept.mu.Lock()
 	if len(q.kept.deploys) >= maxFigures {
@@ -154,10 +149,11 @@ func (q *request) figures(ctx context.Context, r *show.Repository, recent []show
 	if len(recent) < total {
 		last := recent[len(recent)-1]
 		if last.PushedAt.After(q.now.AddDate(0, 0, -31)) {
-			var err error
-			if all, _, err = q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{All: true}); err != nil {
+			found, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{All: true})
+			if err != nil {
 				return figures{}, fmt.Errorf("count the changes of %s: %w", r.Name, err)
 			}
+			all = found.Changes
 		}
 	}
 	f := figuresOf(all, q.now)

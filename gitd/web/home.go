@@ -160,11 +160,12 @@ func (q *request) readForHome(ctx context.Context, r *show.Repository) (read rea
 	if r.State == show.Damaged {
 		return read, nil
 	}
-	var total int
-	if read.recent, total, err = q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{}); err != nil {
+	found, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
+	if err != nil {
 		return read, fmt.Errorf("read the changes of %s: %w", r.Name, err)
 	}
-	if read.figures, err = q.figures(ctx, r, read.recent, total); err != nil {
+	read.recent = found.Changes
+	if read.figures, err = q.figures(ctx, r, read.recent, found.Total); err != nil {
 		return read, err
 	}
 	if read.schedules, err = q.Backend.Schedules(ctx, q.actor, r.Name); err != nil {

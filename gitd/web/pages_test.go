@@ -16,6 +16,8 @@ var update = flag.Bool("update", false, "write the golden files of pages anew")
 // pagesOf are the addresses of every page the full backend has.
 var pagesOf = []string{
 	"/", "/?new", "/checkout", "/checkout/queue", "/checkout/changes", "/checkout/changes?state=refused",
+	"/checkout/changes?author=jun&before=390", "/checkout/env/production/history?outcome=failed",
+	"/checkout/env/production/history?from=77e03b1",
 	"/checkout/changes/411", "/checkout/changes/410", "/checkout/changes/409", "/checkout/changes/406",
 	"/checkout/changes/415",
 	"/checkout/env", "/checkout/env/production", "/checkout/env/production?rollback=182", "/checkout/env/staging",

@@ -2,9 +2,7 @@ package web
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -64,10 +62,11 @@ func repositoryPage(q *request) (*page, error) {
 		return nil, err
 	}
 	ctx := q.r.Context()
-	recent, total, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
+	found, err := q.Backend.Changes(ctx, q.actor, r.Name, show.ChangeFilter{})
 	if err != nil {
 		return nil, err
 	}
+	recent, total := found.Changes, found.Total
 	p := q.repoPage(r, "overview", r.Name)
 	p.JSON = r
 	p.Git = []command{{"Git", "git log --first-parent " + r.Branch + "; git fetch origin 'refs/notes/*:refs/notes/*'"},
@@ -178,11 +177,11 @@ func queuePage(q *request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	recent, _, err := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{})
+	recent, err := q.Backend.Changes(q.r.Context(), q.actor, r.Name, show.ChangeFilter{})
 	if err != nil {
 		return nil, err
 	}
-	view := &queueView{Repo: r, Train: buildTrain(r, recent, q.now, 0)}
+	view := &queueView{Repo: r, Train: buildTrain(r, recent.Changes, q.now, 0)}
 	for _, k := range view.Train.Entries {
 		if k.Off {
 			view.Off = append(view.Off, k)
@@ -254,102 +253,3 @@ func queueAct(q *request) error {
 	return q.answer(d, "/"+r.Name+"/queue")
 }
 
-// changesFacts is the JSON of the list of changes.
-type changesFacts struct {
-	Changes []show.Change `json:"changes"`
-	Total   int           `json:"total"`
-}
-
-type changesView struct {
-	Repo    *show.Repository
-	Rows    []changeRow
-	Total   int
-	Filters []filter
-	State   show.State
-	Author  string
-	Path    string
-	Before  int
-	Older   string // where the list goes on
-	All     string // where all of them are, if not here
-	Cut     bool   // even "all" is more than a page holds
-}
-
-type filter struct {
-	Text, Href string
-	Current    bool
-}
-
-// maxRows is the longest table a page holds.
-const maxRows = 2000
-
-// olderThan is the change below which a list goes on, 1 or less when it is whole.
-func olderThan(f show.ChangeFilter, list []show.Change, total int) int {
-	switch {
-	case f.All:
-		return 0
-	case len(list) >= 50:
-		return list[len(list)-1].Number
-	}
-	return f.Oldest(total)
-}
-
-func changesPage(q *request) (*page, error) {
-	r, err := q.repository()
-	if err != nil {
-		return nil, err
-	}
-	query := q.r.URL.Query()
-	f := show.ChangeFilter{
-		State:  show.State(query.Get("state")),
-		Author: cut(strings.TrimSpace(query.Get("author")), 100),
-		Path:   strings.Trim(cut(query.Get("path"), 1000), "/"),
-		All:    query.Has("all"),
-	}
-	if before := query.Get("before"); before != "" {
-		if f.Before, err = strconv.Atoi(before); err != nil || f.Before < 1 {
-			return nil, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not the number of a change", cut(before, 40)),
-				Hint: "send before=<number>"}
-		}
-	}
-	if _, ok := marks[f.State]; f.State != "" && !ok {
-		return nil, &show.Error{Kind: show.Usage, What: "there is no state " + fmt.Sprintf("%q", cut(string(f.State), 40)),
-			Hint: "choose one of: landed, refused, conflict, withdrawn, running, queued, waits"}
-	}
-	list, total, err := q.Backend.Changes(q.r.Context(), q.actor, r.Name, f)
-	if err != nil {
-		return nil, err
-	}
-	view := &changesView{Repo: r, Total: total, State: f.State, Author: f.Author, Path: f.Path, Before: f.Before}
-	base := "/" + r.Name + "/changes"
-	if older := olderThan(f, list, total); older > 1 {
-		query.Set("before", strconv.Itoa(older))
-		view.Older = base + "?" + query.Encode()
-	}
-	for _, s := range []show.State{"", show.Landed, show.Refused, show.Conflict, show.Withdrawn, show.Running,
-		show.Queued, show.Waits} {
-		k := filter{Text: "Newest", Href: base, Current: s == f.State}
-		if s != "" {
-			k.Text, k.Href = markOf(s).Word, base+"?state="+url.QueryEscape(string(s))
-		}
-		view.Filters = append(view.Filters, k)
-	}
-	if !f.All && len(list) < total && f.Author == "" && f.Path == "" && f.Before == 0 &&
-		(f.State == "" || len(list) >= 50) {
-		view.All = base + "?all"
-		if f.State != "" {
-			view.All = base + "?all&state=" + url.QueryEscape(string(f.State))
-		}
-	}
-	facts := changesFacts{Changes: orEmpty(list), Total: total}
-	if len(list) > maxRows {
-		list, view.Cut = list[:maxRows], true
-	}
-	for _, c := range list {
-		view.Rows = append(view.Rows, rowOf(c))
-	}
-	p := q.repoPage(r, "changes", "Changes, "+r.Name, crumb{Text: "changes"})
-	p.JSON = facts
-	p.Template, p.Data, p.Parts = "changes", view, []string{"changes-list", "asof"}
-	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", q.ssh("change list " + r.Name)}}
-	return p, nil
-}

@@ -514,19 +514,21 @@ func TestJSONSaysTheSame(t *testing.T) {
 	env, _ := h.Environment(ctx, a, "checkout", "production")
 	promotion, _ := h.Promotion(ctx, a, "checkout", "production")
 	change, _ := h.Change(ctx, a, "checkout", 411)
-	refused, total, _ := h.Changes(ctx, a, "checkout", show.ChangeFilter{State: show.Refused})
+	refused, _ := h.Changes(ctx, a, "checkout", show.ChangeFilter{State: show.Refused})
+	history, _ := h.Deployments(ctx, a, "checkout", "production", show.DeploymentFilter{})
 	releases, _ := h.Releases(ctx, a, "checkout")
 	for path, facts := range map[string]any{
-		"/":                               homeFacts{h.server, h.repos},
-		"/checkout":                       repo,
-		"/checkout/queue":                 queueFacts{"checkout", "main", repo.Queue},
-		"/checkout/changes?state=refused": changesFacts{refused, total},
-		"/checkout/changes/411":           change,
-		"/checkout/env":                   environmentsFacts{repo.Environments},
-		"/checkout/env/production":        env,
-		"/checkout/promote/production":    promotion,
-		"/checkout/releases":              releasesFacts{releases},
-		"/checkout/releases/186":          releases[0],
+		"/":                                homeFacts{h.server, h.repos},
+		"/checkout":                        repo,
+		"/checkout/queue":                  queueFacts{"checkout", "main", repo.Queue},
+		"/checkout/changes?state=refused":  refused,
+		"/checkout/env/production/history": history,
+		"/checkout/changes/411":            change,
+		"/checkout/env":                    environmentsFacts{repo.Environments},
+		"/checkout/env/production":         env,
+		"/checkout/promote/production":     promotion,
+		"/checkout/releases":               releasesFacts{releases},
+		"/checkout/releases/186":           releases[0],
 	} {
 		got := b.json(path)
 		if got.StatusCode != 200 || got.Header.Get("Content-Type") != "application/json" {

@@ -221,21 +221,27 @@ func TestWhatIsNotThere(t *testing.T) {
 
 // Deployments are the history of the environment, from a commit on.
 func (h *backend) Deployments(ctx context.Context, a access.Identity,
-	repo, env, from string) ([]show.Deployed, int, error) {
+	repo, env string, f show.DeploymentFilter) (show.DeploymentPage, error) {
 	e, err := h.Environment(ctx, a, repo, env)
-	if err != nil {
-		return nil, 0, err
+	found := show.DeploymentPage{Total: len(e.History)}
+	if err != nil || found.Total == 0 {
+		return found, err
 	}
-	if len(e.History) == 0 {
-		return nil, 0, nil
-	}
-	i := slices.IndexFunc(e.History, func(d show.Deployed) bool { return strings.HasPrefix(d.Commit, from) })
+	i := slices.IndexFunc(e.History, func(d show.Deployed) bool { return strings.HasPrefix(d.Commit, f.From) })
 	if i < 0 {
-		return nil, len(e.History), &show.Error{Kind: show.NotFound, What: "there is no such deployment"}
+		return found, &show.Error{Kind: show.NotFound, What: "there is no such deployment"}
 	}
 	list := slices.Clone(e.History[i:])
 	for i := range list[:len(list)-1] {
 		list[i].From = list[i+1].Release
 	}
-	return list[:min(len(list), deploymentsShown)], len(e.History), nil
+	if i > 0 {
+		found.Newer = e.History[max(0, i-show.Deployments)].Commit
+	}
+	list = slices.DeleteFunc(list, func(d show.Deployed) bool { return f.Outcome != "" && d.Outcome != f.Outcome })
+	if len(list) > show.Deployments {
+		found.Older, list = list[show.Deployments].Commit, list[:show.Deployments]
+	}
+	found.Deployments = list
+	return found, nil
 }

@@ -175,27 +175,51 @@ func (b *Store) load() error {
 	return err
 }
 
-// List returns all releases by number. A ref below refs/releases/ that is no
-// release of this form is an error.
-func (b *Store) List() ([]Release, error) {
+// Tag is where a release is, before it is read.
+type Tag struct {
+	Number int
+	Hash   repo.Hash
+}
+
+// Tags are the tags of all releases by number, none of which is read. A ref below
+// refs/releases/ that is not a release's is an error.
+func (b *Store) Tags() ([]Tag, error) {
 	refs, err := b.r.Refs(prefix)
 	if err != nil {
 		return nil, err
 	}
-	b.recall()
-	var list []Release
+	var tags []Tag
 	for _, ref := range refs {
 		number, err := strconv.Atoi(strings.TrimPrefix(ref.Name, prefix))
 		if err != nil || Ref(number) != ref.Name {
-			return nil, fmt.Errorf("list releases of %s: %s is no release", b.r.Name(), ref.Name)
+			return nil, fmt.Errorf("list releases of %s: %s is not a release", b.r.Name(), ref.Name)
 		}
-		rel, err := b.read(number, ref.Hash)
+		tags = append(tags, Tag{number, ref.Hash})
+	}
+	slices.SortFunc(tags, func(x, y Tag) int { return x.Number - y.Number })
+	return tags, nil
+}
+
+// ReadTag reads the release of a tag.
+func (b *Store) ReadTag(t Tag) (Release, error) {
+	b.recall()
+	return b.read(t.Number, t.Hash)
+}
+
+// List returns all releases by number.
+func (b *Store) List() ([]Release, error) {
+	tags, err := b.Tags()
+	if err != nil {
+		return nil, err
+	}
+	var list []Release
+	for _, t := range tags {
+		rel, err := b.ReadTag(t)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, rel)
 	}
-	slices.SortFunc(list, func(x, y Release) int { return x.Number - y.Number })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.loaded = true

@@ -17,55 +17,56 @@ import (
 	"github.com/headgate-cd/headgate/hooks/verdict"
 )
 
-// newest is how many changes a list shows unless all are asked for.
-const newest = 50
-
 // Changes implements show.Backend.
 func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
-	f show.ChangeFilter) ([]show.Change, int, error) {
+	f show.ChangeFilter) (show.ChangePage, error) {
 	r, err := s.readable(a, name)
 	if err != nil {
-		return nil, 0, err
+		return show.ChangePage{}, err
 	}
 	stories, err := s.gate.Changes(name).List()
 	if err != nil {
-		return nil, 0, err
+		return show.ChangePage{}, err
+	}
+	numbers := make([]int, len(stories))
+	for i, story := range stories {
+		numbers[i] = story.Number
 	}
 	queue := s.gate.Queue(name)
-	list := []show.Change{}
-	for _, story := range slices.Backward(stories) {
-		entry := entryOf(queue, story.Number)
-		if f.State != "" && f.State != stateOf(story, entry) || f.Before > 0 && story.Number >= f.Before ||
-			!byAuthor(story, f.Author) {
-			continue
-		}
-		if story.Number < f.Oldest(len(stories)) {
-			break
+	b := bounds{most: show.Newest, looked: len(stories)}
+	if f.Path != "" {
+		b.looked = show.MaxLooked
+	}
+	if f.All {
+		f.Part, b = show.Part{}, bounds{most: len(stories), looked: len(stories)}
+	}
+
+	found := show.ChangePage{Total: len(stories)}
+	found.Changes, found.Beside, err = page(numbers, f.Part, b, func(at int) (c show.Change, wanted bool, err error) {
+		story := stories[at]
+		entry, head := entryOf(queue, story.Number), story.Head()
+		if f.State != "" && f.State != stateOf(story, entry) || !named(f.Author, head.Author, head.By) {
+			return c, false, nil
 		}
 		if f.Path != "" {
-			changes, err := s.changesPath(ctx, r, story, f.Path)
+			base, err := s.baseOf(ctx, r, story, head.Commit)
 			if err != nil {
-				return nil, 0, err
+				return c, false, err
 			}
-			if !changes {
-				continue
+			if wanted, err := differs(ctx, r, base, head.Commit, f.Path); !wanted {
+				return c, false, err
 			}
 		}
-		c, err := s.summary(r, story, entry)
-		if err != nil {
-			return nil, 0, err
+		if c, err = s.summary(r, story, entry); err != nil {
+			return c, false, err
 		}
 		if c.By == a.User && (c.State == show.Refused || c.State == show.Conflict) &&
 			time.Since(c.EndedAt) < show.RefusalsShown {
-			if c.Mended, err = s.mended(ctx, r, stories, story); err != nil {
-				return nil, 0, err
-			}
+			c.Mended, err = s.mended(ctx, r, stories, story)
 		}
-		if list = append(list, c); len(list) == newest && !f.All {
-			break
-		}
-	}
-	return list, len(stories), nil
+		return c, true, err
+	})
+	return found, err
 }
 
 // mended reports whether what a refused change wanted is on its branch all the same: the
@@ -103,36 +104,6 @@ func (s *Server) mended(ctx context.Context, r *repo.Repository, stories []chang
 	}
 	return false, nil
 }
-
-// byAuthor reports whether somebody pushed a change, or is named by its commit.
-func byAuthor(story change.Change, author string) bool {
-	head := story.Head()
-	return author == "" || strings.EqualFold(head.By, author) ||
-		strings.Contains(strings.ToLower(head.Author), strings.ToLower(author))
-}
-
-// changesPath reports whether the newest revision of a change differs in a file or
-// directory from what it stands on.
-func (s *Server) changesPath(ctx context.Context, r *repo.Repository, story change.Change, path string) (bool, error) {
-	head := story.Head().Commit
-	base, err := s.baseOf(ctx, r, story, head)
-	if err != nil {
-		return false, err
-	}
-	from := base.String()
-	if base == repo.Zero {
-		from = emptyTree
-	}
-	_, err = r.Git(ctx, "--literal-pathspecs", "diff-tree", "-r", "--quiet", from, head.String(), "--", path)
-	var differs *repo.GitError
-	if errors.As(err, &differs) && differs.Exit == 1 {
-		return true, nil
-	}
-	return false, err
-}
-
-// emptyTree is what the first commit of a repository stands on.
-const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 // stateOf is a change's state: its place in the queue knows better than its log
 // what is going on just now.

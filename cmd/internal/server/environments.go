@@ -2,15 +2,20 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/release"
+	"github.com/headgate-cd/headgate/reconciler"
 )
 
 // Environment implements show.Backend.
@@ -26,11 +31,68 @@ func (s *Server) Environment(ctx context.Context, a access.Identity,
 
 // Deployments implements show.Backend.
 func (s *Server) Deployments(ctx context.Context, a access.Identity,
-	repository, environment, from string) ([]show.Deployed, int, error) {
-	if _, err := s.readable(a, repository); err != nil {
-		return nil, 0, err
+	repository, environment string, f show.DeploymentFilter) (show.DeploymentPage, error) {
+	r, err := s.readable(a, repository)
+	if err != nil {
+		return show.DeploymentPage{}, err
 	}
-	return s.reconciler.Deployments(ctx, repository, environment, from)
+	if !f.Narrows() {
+		return s.reconciler.Deployments(ctx, repository, environment, f.From, nil)
+	}
+	return s.reconciler.Deployments(ctx, repository, environment, f.From, s.wanted(ctx, r, f))
+}
+
+// wanted says which deployments a filter leaves.
+func (s *Server) wanted(ctx context.Context, r *repo.Repository, f show.DeploymentFilter) reconciler.Wanted {
+	writes := map[int]bool{} // releases, whether the author had part in it
+	by := func(n int) (bool, error) {
+		if known, ok := writes[n]; ok {
+			return known, nil
+		}
+		rel, err := s.gate.ReleasesOf(r.Name()).Read(n)
+		if errors.Is(err, release.ErrNone) {
+			return false, nil
+		}
+		if err == nil {
+			writes[n], err = wrote(r, rel, f.Author)
+		}
+		return writes[n], err
+	}
+	return func(d, before *show.Deployed) (bool, error) {
+		if f.Outcome != "" && d.Outcome != f.Outcome || f.By != "" && !decidedBy(d, f.By) {
+			return false, nil
+		}
+		if f.Author != "" {
+			fits := false
+			for n := max(min(d.From+1, d.Release), d.Release-show.MaxLooked, 1); n <= d.Release && !fits; n++ {
+				var err error
+				if fits, err = by(n); err != nil {
+					return false, err
+				}
+			}
+			if !fits {
+				return false, nil
+			}
+		}
+		if f.Path == "" {
+			return true, nil
+		}
+		from := repo.Zero
+		if before != nil && before.Release > 0 { // it was no removal
+			from, _ = repo.ParseHash(before.Source)
+		}
+		to, ok := repo.ParseHash(d.Source)
+		if !ok || d.Release == 0 {
+			return false, nil
+		}
+		return differs(ctx, r, from, to, f.Path)
+	}
+}
+
+// decidedBy reports whether somebody, or the policy alone, let a deployment happen.
+func decidedBy(d *show.Deployed, who string) bool {
+	return strings.EqualFold(d.By, who) && (d.Rollback || len(d.Approvals) == 0) || strings.EqualFold(d.Chosen, who) ||
+		slices.ContainsFunc(d.Approvals, func(a show.Approval) bool { return strings.EqualFold(a.By, who) })
 }
 
 // Promotion implements show.Backend.

@@ -301,7 +301,7 @@ func (s *Server) Decisions(ctx context.Context, a access.Identity, name, before 
 	if before != "" && !ok {
 		return nil, false, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not a commit", before)}
 	}
-	saved, more, err := decision.List(ctx, r, at, newest)
+	saved, more, err := decision.List(ctx, r, at, show.Newest)
 	if errors.Is(err, decision.ErrNone) {
 		return nil, false, &show.Error{
 			Kind: show.NotFound,
