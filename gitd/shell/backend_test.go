@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -191,13 +192,14 @@ func (b *backend) SBOM(ctx context.Context, a access.Identity, name string, n in
 }
 
 // Releases are three of checkout; the oldest one's tag is not what it was.
-func (b *backend) Releases(_ context.Context, _ access.Identity, name string) ([]show.Release, error) {
+func (b *backend) Releases(_ context.Context, _ access.Identity, name string,
+	f show.ReleaseFilter) (show.ReleasePage, error) {
 	if name != "checkout" {
-		return nil, nil
+		return show.ReleasePage{}, nil
 	}
 	app := show.Artifact{Name: "app", Digest: "sha256:" + strings.Repeat("a", 64), Size: 3 << 20}
 	bill := &show.Artifact{Name: "sbom.cdx.json", Digest: "sha256:" + strings.Repeat("b", 64), Size: 4200}
-	return []show.Release{
+	all := []show.Release{
 		{
 			Repository: name, Number: 186, Commit: "0c51e9dffff", Change: 411, By: "ines", At: today(13, 58), SBOM: bill,
 			Subject: "Show fees before the last step " + evil, Artifacts: []show.Artifact{app}, RunsIn: []string{"staging"},
@@ -211,11 +213,20 @@ func (b *backend) Releases(_ context.Context, _ access.Identity, name string) ([
 			At:        time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC),
 			Artifacts: []show.Artifact{}, RunsIn: []string{"production"},
 		},
-	}, nil
+	}
+	found := show.ReleasePage{Total: len(all)}
+	found.Releases = slices.DeleteFunc(all, func(r show.Release) bool {
+		return f.Before > 0 && r.Number >= f.Before || r.Number <= f.After || f.Author != "" && r.By != f.Author
+	})
+	if f.Before > 0 {
+		found.Newer = f.Before - 1
+	}
+	return found, nil
 }
 
 func (b *backend) Release(ctx context.Context, a access.Identity, name string, n int) (show.Release, error) {
-	all, err := b.Releases(ctx, a, name)
+	found, err := b.Releases(ctx, a, name, show.ReleaseFilter{})
+	all := found.Releases
 	for i, r := range all {
 		if r.Number != n {
 			continue

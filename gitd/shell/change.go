@@ -208,11 +208,11 @@ func (c *call) noChange(names []string, filter show.ChangeFilter, total int) {
 	if filter.State != "" {
 		what += " is " + string(filter.State)
 	}
-	where := names[0]
-	if len(names) > 1 {
-		where = show.Plural(len(names), "repository")
+	if filter.State == "" && total > 0 {
+		c.out.line("no change in %s is like that", severalOr(names))
+		return
 	}
-	c.out.line("%s in %s", what, where)
+	c.out.line("%s in %s", what, severalOr(names))
 	if total == 0 {
 		c.out.line("propose one: git push origin main")
 	}

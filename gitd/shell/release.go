@@ -14,11 +14,14 @@ import (
 // Commands about releases.
 var releaseCommands = []command{
 	{
-		name: "release list", args: "[repo] [--before <release>] [--all]", what: "releases, and where they run",
-		example: "release list hello",
+		name: "release list", args: "[repo] [--author <name>] [--path <path>] [--before <release>] [--after <release>] [--all]",
+		what: "releases, and where they run", example: "release list hello",
 		options: []option{
+			{"--author", "of what was pushed by them, or names them as its author"},
+			{"--path", fmt.Sprintf("that change a file or directory; %d are looked at at once", show.MaxLooked)},
 			{"--before", "older than this one"},
-			{"--all", "not only the newest 50"},
+			{"--after", "newer than this one"},
+			{"--all", fmt.Sprintf("not only %d", show.Newest)},
 		},
 		notes: "Without a repository it lists the releases of all that you may read.",
 		run:   releaseList,
@@ -51,53 +54,49 @@ var releaseCommands = []command{
 }
 
 func releaseList(c *call) error {
-	before := 0
-	if text := c.options["--before"]; text != "" {
-		var err error
-		if before, err = strconv.Atoi(text); err != nil || before < 1 {
-			return notARelease(c, text)
-		}
-	}
 	names, err := c.repositories()
 	if err != nil {
 		return err
 	}
-	if before > 0 && len(names) > 1 {
-		return usageError("for example: "+c.ssh(fmt.Sprintf("release list %s --before %d", names[0], before)),
-			"--before takes a repository: each has numbers of its own")
+	f := show.ReleaseFilter{
+		Author: c.options["--author"],
+		Path:   strings.Trim(c.options["--path"], "/"),
+		All:    c.has("--all"),
+	}
+	if f.Part, err = c.part("release", names); err != nil {
+		return err
 	}
 
 	var releases []show.Release // newest first
+	var beside show.Beside
+	total := 0
 	for _, name := range names {
-		all, err := c.shell.Backend.Releases(c.ctx, c.actor, name)
+		found, err := c.shell.Backend.Releases(c.ctx, c.actor, name, f)
 		if c.leaveOut(names, name, err) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		releases = append(releases, all...)
-	}
-	total := len(releases)
-	if before > 0 {
-		releases = slices.DeleteFunc(slices.Clone(releases), func(r show.Release) bool { return r.Number >= before })
+		releases = append(releases, found.Releases...)
+		total += found.Total
+		beside = found.Beside
 	}
 	if len(names) > 1 {
 		slices.SortStableFunc(releases, func(a, b show.Release) int { return b.At.Compare(a.At) })
-	}
-	more := ""
-	if len(releases) > newest && !c.has("--all") {
-		releases = releases[:newest]
-		more = "release list --all"
-		if len(names) == 1 {
-			more = fmt.Sprintf("release list %s --before %d", names[0], releases[newest-1].Number)
+		if !f.All {
+			releases = releases[:min(len(releases), show.Newest)]
 		}
 	}
 	if c.json {
 		return emitAll(c, releases)
 	}
+	more := c.more(names, beside, len(releases) < total && !f.All)
 	if len(releases) == 0 {
 		c.noRelease(names, total)
+		if more != "" {
+			c.out.line("%s", more)
+		}
 		return nil
 	}
 
@@ -121,7 +120,7 @@ func releaseList(c *call) error {
 	c.out.table(rows)
 	tail := fmt.Sprintf("%d of %s, times in UTC", len(releases), show.Thousands(total))
 	if more != "" {
-		tail += "; more: " + c.ssh(more)
+		tail += "; " + more
 	}
 	c.out.line("%s", tail)
 	return nil
@@ -132,19 +131,25 @@ func (c *call) noRelease(names []string, total int) {
 	switch {
 	case len(names) == 0:
 		c.noRepository()
-	case total > 0: // --before
-		c.out.line("no older release in %s", names[0])
-	case len(names) > 1:
-		c.out.line("no release in %s; the first landing makes release 1", show.Plural(len(names), "repository"))
+	case total > 0:
+		c.out.line("no release in %s is like that", severalOr(names))
 	default:
-		c.out.line("no release in %s; the first landing makes release 1", names[0])
+		c.out.line("no release in %s; the first landing makes release 1", severalOr(names))
 	}
+}
+
+// severalOr counts repositories, or names the only one.
+func severalOr(names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	return show.Plural(len(names), "repository")
 }
 
 // releaseAnswer is the JSON of one release.
 type releaseAnswer struct {
 	show.Release
-	Carries    []show.Release  `json:"carries"` // it, and those after what it is compared with, newest first
+	Carries    []show.Release  `json:"carries"` // it, and those after what it is compared with: the newest of them
 	Difference show.Comparison `json:"difference"`
 }
 
@@ -167,11 +172,11 @@ func releaseShow(c *call) error {
 				"release %d is not older than release %d", from, number)
 		}
 	}
-	all, err := c.shell.Backend.Releases(c.ctx, c.actor, repository)
+	carried := show.ReleaseFilter{Part: show.Part{Before: number + 1, After: from}}
+	carries, err := c.shell.Backend.Releases(c.ctx, c.actor, repository, carried)
 	if err != nil {
 		return err
 	}
-	carries := slices.DeleteFunc(slices.Clone(all), func(r show.Release) bool { return r.Number <= from || r.Number > number })
 	difference, err := c.shell.Backend.ReleaseDiff(c.ctx, c.actor, repository, from, number)
 	if err != nil {
 		return err
@@ -182,7 +187,7 @@ func releaseShow(c *call) error {
 		damaged = outcome(1)
 	}
 	if c.json {
-		return c.answer(releaseAnswer{r, append([]show.Release{}, carries...), difference}, damaged)
+		return c.answer(releaseAnswer{r, carries.Releases, difference}, damaged)
 	}
 	c.releaseFacts(r)
 	c.out.line("")
@@ -191,7 +196,7 @@ func releaseShow(c *call) error {
 	} else {
 		c.out.line("what it holds, being the first:")
 	}
-	c.carried(carries)
+	c.carried(carries.Releases, max(0, carries.Older-from-1))
 	c.difference(difference)
 	return damaged
 }
@@ -249,8 +254,8 @@ func nameOf(a show.Artifact) string {
 	return name + orNothing(", ", a.Type)
 }
 
-// carried lists releases by what each of them brought.
-func (c *call) carried(releases []show.Release) {
+// carried lists releases by what each of them brought; left are older ones.
+func (c *call) carried(releases []show.Release, left int) {
 	var rows [][]cell
 	for _, r := range releases {
 		change := "-"
@@ -264,9 +269,8 @@ func (c *call) carried(releases []show.Release) {
 			{s: r.Subject, cut: true},
 		})
 	}
-	if len(rows) > newest {
-		left := len(rows) - newest
-		rows = append(rows[:newest], []cell{plain("and " + show.Plural(left, "older release"))})
+	if left > 0 {
+		rows = append(rows, []cell{plain("and " + show.Plural(left, "older release"))})
 	}
 	c.out.table(rows)
 }

@@ -17,8 +17,7 @@ type Changes interface {
 	// Log yields a change's newest build log; with follow it ends when the build
 	// has ended and what followed from it is known: the change has ended, or waits.
 	Log(ctx context.Context, who access.Identity, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
-	// Releases lists newest first.
-	Releases(ctx context.Context, who access.Identity, repository string) ([]Release, error)
+	Releases(ctx context.Context, who access.Identity, repository string, f ReleaseFilter) (ReleasePage, error)
 	Release(ctx context.Context, who access.Identity, repository string, number int) (Release, error)
 	// SBOM is what the bill of materials of a release says, in CycloneDX.
 	SBOM(ctx context.Context, who access.Identity, repository string, release int) ([]byte, error)

@@ -245,8 +245,8 @@ type Deployed struct {
 	Source      string     `json:"commit"`
 	Subject     string     `json:"subject"`
 	At          time.Time  `json:"at"`
-	By          string     `json:"by"`                 // who or what decided: "policy", a user
-	Decision    string     `json:"decision,omitempty"` // of the policy: d-1a2b3c4
+	By          string     `json:"by"`                  // who or what decided: "policy", a user
+	Decision    string     `json:"decision,omitempty"`  // of the policy: d-1a2b3c4
 	Chosen      string     `json:"chosen_by,omitempty"` // who proposed just this release
 	Approvals   []Approval `json:"approvals,omitempty"`
 	Outcome     State      `json:"outcome"` // healthy, failed, converging, unknown

@@ -42,6 +42,7 @@ type ReleaseFilter struct {
 	Part
 	Author string // who pushed a revision of what landed, or whom its commit names
 	Path   string // file or directory that the landing changed
+	All    bool   // not a part
 }
 
 // DeploymentPage is a part of an environment's history, newest first.

@@ -203,16 +203,34 @@ func (h *backend) SBOM(context.Context, access.Identity, string, int) ([]byte, e
 	return []byte(`{"bomFormat": "CycloneDX"}`), nil
 }
 
-func (h *backend) Releases(_ context.Context, _ access.Identity, repo string) ([]show.Release, error) {
+func (h *backend) Releases(_ context.Context, _ access.Identity, repo string,
+	f show.ReleaseFilter) (show.ReleasePage, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.releases[repo], nil
+	found := show.ReleasePage{Total: len(h.releases[repo])}
+	for _, r := range h.releases[repo] {
+		switch {
+		case f.Author != "" && r.By != f.Author, f.Before > 0 && r.Number >= f.Before, r.Number <= f.After:
+			continue
+		case len(found.Releases) == show.Newest && !f.All:
+			found.Older = r.Number + 1
+			return found, nil
+		}
+		found.Releases = append(found.Releases, r)
+	}
+	if f.Before > 0 {
+		found.Newer = f.Before - 1
+	}
+	return found, nil
 }
 
 func (h *backend) Release(ctx context.Context, a access.Identity, repo string, n int) (show.Release, error) {
-	all, _ := h.Releases(ctx, a, repo)
-	for _, r := range all {
+	found, _ := h.Releases(ctx, a, repo, show.ReleaseFilter{})
+	for i, r := range found.Releases {
 		if r.Number == n {
+			if i+1 < len(found.Releases) {
+				r.Before = found.Releases[i+1].Number
+			}
 			return r, nil
 		}
 	}

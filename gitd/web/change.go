@@ -182,7 +182,7 @@ func (q *request) change(r *show.Repository) (show.Change, error) {
 	all := link{Text: "all changes of " + r.Name, Href: "/" + r.Name + "/changes"}
 	n, ok := q.number()
 	if !ok {
-		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(q.arg("n"), 40)+" is none", ""),
+		return show.Change{}, &nearby{err: notFound("a change is a number, and "+cut(q.arg("n"), 40)+" is not one", ""),
 			nearest: []link{all}}
 	}
 	c, err := q.Backend.Change(q.r.Context(), q.actor, r.Name, n)

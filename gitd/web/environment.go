@@ -77,16 +77,12 @@ func environmentsPage(q *request) (*page, error) {
 			}
 		}
 		if newest > last.Release {
-			releases, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
+			missing := show.Part{Before: newest + 1, After: last.Release}
+			found, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name, show.ReleaseFilter{Part: missing})
 			if err != nil {
 				return nil, err
 			}
-			for _, k := range releases {
-				if k.Number > last.Release && k.Number <= newest && len(view.Missing) < 50 {
-					view.Missing = append(view.Missing, k)
-				}
-			}
-			view.From, view.To = from, last.Name
+			view.Missing, view.From, view.To = found.Releases, from, last.Name
 		}
 	}
 	p := q.repoPage(r, "env", "Environments, "+r.Name, crumb{Text: "environments"})

@@ -23,6 +23,7 @@ var pagesOf = []string{
 	"/checkout/env", "/checkout/env/production", "/checkout/env/production?rollback=182", "/checkout/env/staging",
 	"/checkout/env/staging/logs", "/catalogue/env/production", "/catalogue/env/production/logs",
 	"/catalogue/env/production/logs?service=worker", "/checkout/promote/production", "/checkout/releases",
+	"/checkout/releases?author=jun&before=184",
 	"/checkout/releases/186", "/checkout/schedules/nightly", "/checkout/schedules/soak",
 	"/checkout/tests", "/checkout/tests?test=basket.TestVoucher", "/scratch/tests",
 	"/checkout/changes/411/diff", "/checkout/changes/411/diff?from=2", "/checkout/commits", "/checkout/commits/9f1c2ab",

@@ -2,20 +2,18 @@ package web
 
 import (
 	"fmt"
-	"slices"
+	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// releasesFacts is the JSON of the list of releases.
-type releasesFacts struct {
-	Releases []show.Release `json:"releases"`
-}
-
 type releasesView struct {
-	Repo *show.Repository
-	Rows []show.Release
-	Cut  int // older ones that the page leaves out
+	Repo   *show.Repository
+	Rows   []show.Release
+	Total  int
+	Seek   *seek
+	Beside *beside
+	Cut    bool // "all" is more than a page holds
 }
 
 func releasesPage(q *request) (*page, error) {
@@ -23,26 +21,39 @@ func releasesPage(q *request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
+	view := &releasesView{
+		Repo: r,
+		Seek: q.narrowed("/"+r.Name+"/releases", nil, authorField("Pushed or written by"), pathField()),
+	}
+	f := show.ReleaseFilter{
+		Author: view.Seek.Fields[0].Value,
+		Path:   strings.Trim(view.Seek.Fields[1].Value, "/"),
+		All:    q.r.URL.Query().Has("all"),
+	}
+	if f.Part, err = q.part("release"); err != nil {
+		return nil, err
+	}
+	found, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name, f)
 	if err != nil {
 		return nil, err
 	}
-	view := &releasesView{Repo: r, Rows: all}
-	if len(all) > maxRows {
-		view.Rows, view.Cut = all[:maxRows], len(all)-maxRows
+	found.Releases = orEmpty(found.Releases)
+	view.Total, view.Rows, view.Beside = found.Total, found.Releases, q.besideOf(found.Beside)
+	if len(view.Rows) > maxRows {
+		view.Rows, view.Cut = view.Rows[:maxRows], true
 	}
 	p := q.repoPage(r, "releases", "Releases, "+r.Name, crumb{Text: "releases"})
-	p.JSON = releasesFacts{orEmpty(all)}
+	p.JSON = found
 	p.Template, p.Data, p.Parts = "releases", view, []string{"releases-list", "asof"}
-	p.Git = []command{{"Git", "git fetch origin 'refs/releases/*:refs/releases/*' && git for-each-ref refs/releases"}}
+	p.Git = []command{{"Git", "git fetch origin 'refs/releases/*:refs/releases/*' && git for-each-ref refs/releases"},
+		{"SSH", q.ssh("release list " + r.Name)}}
 	return p, nil
 }
 
 type releaseView struct {
 	show.Release
-	Runs   []releaseEnv
-	Before int // the release it is compared with, 0: none
-	Diff   *difference
+	Runs []releaseEnv
+	Diff *difference
 }
 
 // releaseEnv is an environment that runs the release now.
@@ -58,19 +69,13 @@ func billOfMaterials(q *request) error {
 	if err != nil {
 		return err
 	}
-	all, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
+	n, err := q.release(r)
 	if err != nil {
 		return err
-	}
-	n, _ := q.number() // 0 is none
-	i := slices.IndexFunc(all, func(k show.Release) bool { return k.Number == n })
-	if i < 0 || all[i].SBOM == nil {
-		return &nearby{err: notFound("there is no such release here, or nothing in its tree says what it is made of", ""),
-			nearest: []link{{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}}}
 	}
 	data, err := q.Backend.SBOM(q.r.Context(), q.actor, r.Name, n)
 	if err != nil {
-		return err
+		return q.nearRelease(r, n, err)
 	}
 	q.w.Header().Set("Content-Type", "application/vnd.cyclonedx+json; version=1.6")
 	q.w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%d.cdx.json"`, r.Name, n))
@@ -78,53 +83,66 @@ func billOfMaterials(q *request) error {
 	return gone(err)
 }
 
+// release is the number of the release of the address.
+func (q *request) release(r *show.Repository) (int, error) {
+	n, ok := q.number()
+	if !ok {
+		return 0, &nearby{
+			err:     notFound("a release is a number, and "+cut(q.arg("n"), 40)+" is not one", ""),
+			nearest: []link{releasesOf(r)},
+		}
+	}
+	return n, nil
+}
+
+// nearRelease adds to an error that a release is not there which ones are.
+func (q *request) nearRelease(r *show.Repository, n int, err error) error {
+	if !isNotFound(err) {
+		return err
+	}
+	near := []link{releasesOf(r)}
+	if r.Release > 0 && n > r.Release {
+		near = append([]link{{Text: fmt.Sprintf("release %d, the newest", r.Release),
+			Href: fmt.Sprintf("/%s/releases/%d", r.Name, r.Release)}}, near...)
+	}
+	return &nearby{err: err, nearest: near}
+}
+
+func releasesOf(r *show.Repository) link {
+	return link{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}
+}
+
 func releasePage(q *request) (*page, error) {
 	r, err := q.repository()
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.Backend.Releases(q.r.Context(), q.actor, r.Name)
+	n, err := q.release(r)
 	if err != nil {
 		return nil, err
 	}
-	list := link{Text: "all releases of " + r.Name, Href: "/" + r.Name + "/releases"}
-	n, ok := q.number()
-	if !ok {
-		return nil, &nearby{err: notFound("a release is a number, and "+cut(q.arg("n"), 40)+" is none", ""),
-			nearest: []link{list}}
+	k, err := q.Backend.Release(q.r.Context(), q.actor, r.Name, n)
+	if err != nil {
+		return nil, q.nearRelease(r, n, err)
 	}
-	for i, k := range all {
-		if k.Number != n {
-			continue
+	view := &releaseView{Release: k}
+	view.Diff = q.releaseDiff(r.Name, k.Before, n)
+	for _, e := range r.Environments {
+		if e.Release == n {
+			view.Runs = append(view.Runs, releaseEnv{e, envHref(r.Name, e.Name), markOf(e.State)})
 		}
-		view := &releaseView{Release: k}
-		if i+1 < len(all) { // newest first
-			view.Before = all[i+1].Number
-		}
-		view.Diff = q.releaseDiff(r.Name, view.Before, n)
-		for _, e := range r.Environments {
-			if e.Release == n {
-				view.Runs = append(view.Runs, releaseEnv{e, envHref(r.Name, e.Name), markOf(e.State)})
-			}
-		}
-		p := q.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name),
-			crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
-		p.JSON = k
-		p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "release-diff", "asof"}
-		for _, line := range view.Diff.Git {
-			p.Git = append(p.Git, command{"Source", line})
-		}
-		p.Git = append(p.Git, []command{
-			{"Git", fmt.Sprintf("git fetch origin refs/releases/%d && git cat-file -p FETCH_HEAD", n)},
-			{"Verify", fmt.Sprintf(
-				"git fetch origin refs/releases/%d:refs/tags/release-%d && git -c gpg.ssh.allowedSignersFile=allowed-signers tag -v release-%d", n, n, n)},
-		}...)
-		return p, nil
 	}
-	near := []link{list}
-	if len(all) > 0 {
-		near = append([]link{{Text: fmt.Sprintf("release %d, the newest", all[0].Number),
-			Href: fmt.Sprintf("/%s/releases/%d", r.Name, all[0].Number)}}, near...)
+	p := q.repoPage(r, "releases", fmt.Sprintf("Release %d, %s", n, r.Name),
+		crumb{Text: "releases", Href: "/" + r.Name + "/releases", Keep: true}, crumb{Text: fmt.Sprintf("release %d", n)})
+	p.JSON = k
+	p.Template, p.Data, p.Parts = "release", view, []string{"release-all", "release-diff", "asof"}
+	for _, line := range view.Diff.Git {
+		p.Git = append(p.Git, command{"Source", line})
 	}
-	return nil, &nearby{err: notFound(fmt.Sprintf("there is no release %d in %s", n, r.Name), ""), nearest: near}
+	p.Git = append(p.Git, []command{
+		{"Git", fmt.Sprintf("git fetch origin refs/releases/%d && git cat-file -p FETCH_HEAD", n)},
+		{"Verify", fmt.Sprintf(
+			"git fetch origin refs/releases/%d:refs/tags/release-%d && git -c gpg.ssh.allowedSignersFile=allowed-signers tag -v release-%d", n, n, n)},
+	}...)
+	return p, nil
 }

@@ -252,4 +252,3 @@ func queueAct(q *request) error {
 	q.Log.Info("acted from the console", "act", act, "repo", r.Name, "ref", branch, "user", q.actor.User)
 	return q.answer(d, "/"+r.Name+"/queue")
 }
-

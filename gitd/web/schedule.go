@@ -103,7 +103,7 @@ func runLogText(q *request) error {
 	}
 	n, ok := q.number()
 	if !ok {
-		return notFound("a run is a number, and "+cut(q.arg("n"), 40)+" is none", "")
+		return notFound("a run is a number, and "+cut(q.arg("n"), 40)+" is not one", "")
 	}
 	name := q.arg("schedule")
 	s, err := q.Backend.Schedule(q.r.Context(), q.actor, r.Name, name)

@@ -516,7 +516,8 @@ func TestJSONSaysTheSame(t *testing.T) {
 	change, _ := h.Change(ctx, a, "checkout", 411)
 	refused, _ := h.Changes(ctx, a, "checkout", show.ChangeFilter{State: show.Refused})
 	history, _ := h.Deployments(ctx, a, "checkout", "production", show.DeploymentFilter{})
-	releases, _ := h.Releases(ctx, a, "checkout")
+	releases, _ := h.Releases(ctx, a, "checkout", show.ReleaseFilter{})
+	release, _ := h.Release(ctx, a, "checkout", 186)
 	for path, facts := range map[string]any{
 		"/":                                homeFacts{h.server, h.repos},
 		"/checkout":                        repo,
@@ -527,8 +528,8 @@ func TestJSONSaysTheSame(t *testing.T) {
 		"/checkout/env":                    environmentsFacts{repo.Environments},
 		"/checkout/env/production":         env,
 		"/checkout/promote/production":     promotion,
-		"/checkout/releases":               releasesFacts{releases},
-		"/checkout/releases/186":           releases[0],
+		"/checkout/releases":               releases,
+		"/checkout/releases/186":           release,
 	} {
 		got := b.json(path)
 		if got.StatusCode != 200 || got.Header.Get("Content-Type") != "application/json" {

@@ -19,23 +19,57 @@ import (
 )
 
 // Releases implements show.Backend.
-func (s *Server) Releases(ctx context.Context, a access.Identity, name string) ([]show.Release, error) {
-	if _, err := s.readable(a, name); err != nil {
-		return nil, err
-	}
-	list, err := s.gate.ReleasesOf(name).List()
+func (s *Server) Releases(ctx context.Context, a access.Identity, name string,
+	f show.ReleaseFilter) (show.ReleasePage, error) {
+	r, err := s.readable(a, name)
 	if err != nil {
-		return nil, err
+		return show.ReleasePage{}, err
 	}
 	environments, err := s.reconciler.Environments(ctx, a, name)
 	if err != nil {
-		return nil, err
+		return show.ReleasePage{}, err
 	}
-	shown := []show.Release{}
-	for _, rel := range slices.Backward(list) {
-		shown = append(shown, releaseShown(name, rel, environments))
+	list, total, beside, err := releasePage(ctx, r, s.gate.ReleasesOf(name), f)
+	found := show.ReleasePage{Releases: []show.Release{}, Total: total, Beside: beside}
+	for _, rel := range list {
+		found.Releases = append(found.Releases, releaseShown(name, rel, environments))
 	}
-	return shown, nil
+	return found, err
+}
+
+// releasePage reads the part of the releases that a filter means, of total.
+func releasePage(ctx context.Context, r *repo.Repository, releases *release.Store,
+	f show.ReleaseFilter) (list []release.Release, total int, beside show.Beside, err error) {
+	tags, err := releases.Tags()
+	if err != nil {
+		return nil, 0, beside, err
+	}
+	numbers := make([]int, len(tags))
+	for i, t := range tags {
+		numbers[i] = t.Number
+	}
+	b := bounds{most: show.Newest, looked: show.MaxLooked}
+	if f.All {
+		f.Part, b = show.Part{}, bounds{most: len(tags), looked: len(tags)}
+	}
+	list, beside, err = page(numbers, f.Part, b, func(at int) (rel release.Release, wanted bool, err error) {
+		if rel, err = releases.ReadTag(tags[at]); err != nil {
+			return rel, false, err
+		}
+		if f.Author != "" {
+			if by, err := wrote(r, rel, f.Author); !by {
+				return rel, false, err
+			}
+		}
+		if f.Path != "" {
+			before, _ := repo.ParseHash(rel.Previous) // Zero: the branch began with it
+			if differ, err := differs(ctx, r, before, rel.Commit, f.Path); !differ {
+				return rel, false, err
+			}
+		}
+		return rel, true, nil
+	})
+	return list, len(tags), beside, err
 }
 
 // releaseShown is what lists show of a release.

@@ -151,14 +151,19 @@ func (s *Server) Repository(ctx context.Context, a access.Identity, name string)
 	} else if !v.Gated {
 		v.State = show.NotGated
 	}
-	releases, err := s.gate.ReleasesOf(name).List()
+	releases := s.gate.ReleasesOf(name)
+	tags, err := releases.Tags()
 	if err != nil {
 		return v, err
 	}
-	if n := len(releases); n > 0 {
-		v.Release = releases[n-1].Number
-		if releases[n-1].Commit == tip {
-			v.LandedAt = releases[n-1].Manifest.At.UTC()
+	if n := len(tags); n > 0 {
+		newest, err := releases.ReadTag(tags[n-1])
+		if err != nil {
+			return v, err
+		}
+		v.Release = newest.Number
+		if newest.Commit == tip {
+			v.LandedAt = newest.Manifest.At.UTC()
 		}
 	}
 	if v.Paused, err = s.gate.Paused(name); err != nil {
