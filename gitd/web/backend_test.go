@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -199,7 +200,10 @@ func (h *backend) change(repo string, act func()) {
 	}
 }
 
-func (h *backend) SBOM(context.Context, access.Identity, string, int) ([]byte, error) {
+func (h *backend) SBOM(ctx context.Context, a access.Identity, repo string, n int) ([]byte, error) {
+	if r, err := h.Release(ctx, a, repo, n); err != nil || r.SBOM == nil {
+		return nil, cmp.Or(err, error(&show.Error{Kind: show.NotFound, What: "there is no bill of materials"}))
+	}
 	return []byte(`{"bomFormat": "CycloneDX"}`), nil
 }
 
