@@ -202,6 +202,10 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	here := &host.Host{}
 	var executor build.Executor = here
 	use, keep := build.Cache{}, func(bool) {}
+	var services []build.Service
+	if l.image == headgateyaml.HostImage && len(settings.Build.Services) > 0 {
+		return usageError{"--image host leaves no place for the services of headgate.yaml, which run beside a container: leave it out"}
+	}
 	if l.image = cmp.Or(l.image, settings.Build.Image); l.image == headgateyaml.HostImage {
 		l.image = ""
 		use, keep = localCache(ctx, here, dir)
@@ -209,6 +213,12 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		containers := &container.Executor{}
 		if l.image, err = containers.Resolve(ctx, l.image); err != nil {
 			return err
+		}
+		services = settings.Build.Services
+		for i := range services {
+			if services[i].Image, err = containers.Resolve(ctx, services[i].Image); err != nil {
+				return err
+			}
 		}
 		executor = containers
 	}
@@ -228,6 +238,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Timeout:    settings.Build.Timeout,
 		Network:    settings.Build.Network || l.network,
 		Image:      l.image,
+		Services:   services,
 		Limits:     settings.Build.Limits,
 		Variables:  buildsettings.Merge(settings.Build.Variables, l.variables),
 		Secrets:    l.secrets,

@@ -48,6 +48,7 @@ type Spec struct {
 
 	Network string   // it is in, by name; "" is the engine's usual one
 	Aliases []string // by which others in it find the container
+	Beside  string   // ID of a container whose network and processes it shares instead, and with which it ends
 
 	Memory, MemoryReservation int64 // bytes; 0 is no limit, as below
 	NanoCPUs                  int64
@@ -112,6 +113,10 @@ func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
 		options.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
 			s.Network: {Aliases: s.Aliases},
 		}}
+	}
+	if s.Beside != "" {
+		host.NetworkMode = container.NetworkMode("container:" + s.Beside)
+		host.PidMode = container.PidMode("container:" + s.Beside)
 	}
 	created, err := e.api.ContainerCreate(ctx, options)
 	if err != nil {

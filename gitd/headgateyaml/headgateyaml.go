@@ -53,6 +53,7 @@ type Build struct {
 	Network   bool          // whether commands may reach the network
 	Variables map[string]string
 	Limits    buildsettings.Limits
+	Services  []buildsettings.Service // in the order of the file
 	Forks     Forks
 }
 
@@ -106,6 +107,7 @@ type text struct {
 		Network   yaml.Node `yaml:"network"`
 		Variables yaml.Node `yaml:"variables"`
 		Limits    yaml.Node `yaml:"limits"`
+		Services  yaml.Node `yaml:"services"`
 		Forks     Forks     `yaml:"forks"`
 	} `yaml:"build"`
 	Land struct {
@@ -124,11 +126,6 @@ var (
 	scheduleForm    = environmentForm
 	artifactForm    = sync.OnceValue(
 		func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) })
-	// What an engine takes: a registry, a path, a tag, a digest.
-	buildImageForm = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*` +
-			`(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
-	})
 	groupForm  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`) })
 	branchForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`) })
 )
@@ -240,7 +237,7 @@ func (r *reader) build(t text, f *File) {
 	}
 	if t.Build.Image != nil {
 		f.Build.Image = *t.Build.Image
-		if !buildImageForm().MatchString(f.Build.Image) {
+		if !buildsettings.ValidImage(f.Build.Image) {
 			r.problem(r.line("build", "image"), `write a name such as golang:1.26, or host: on the server itself`,
 				"%q is not the name of an image", f.Build.Image)
 		}
@@ -254,6 +251,13 @@ func (r *reader) build(t text, f *File) {
 	f.Build.Variables, f.Build.Limits = more.Variables, more.Limits
 	f.Build.Network = more.Network != nil && *more.Network
 	f.Build.Forks = t.Build.Forks
+
+	f.Build.Services, problems = buildsettings.ReadServices(r.file, &t.Build.Services, "build")
+	r.problems = append(r.problems, problems...)
+	if len(f.Build.Services) > 0 && f.Build.Image == HostImage {
+		r.problem(r.line("build", "services"), "name the image that the build itself runs in: build: {image: golang:1.26}",
+			"services run beside a build in a container, and this one runs on the server itself")
+	}
 }
 
 func (r *reader) land(t text, f *File) {

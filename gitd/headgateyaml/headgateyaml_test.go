@@ -87,6 +87,25 @@ func TestParseAndSchemaAgree(t *testing.T) {
 			want: `headgate.yaml:2: environment "staging" has no target; add target: services`},
 		{name: "image", in: "build: {image: golang:1.26}"},
 		{name: "not an image", in: "build: {image: Go Lang}", want: `"Go Lang" is not the name of an image`},
+		{name: "services", in: services},
+		{name: "no services", in: "build: {image: a, services: }"},
+		{name: "services on the machine", in: "build:\n  services:\n    db: {image: postgres:17}\n",
+			want: "headgate.yaml:2: services run beside a build in a container, and this one runs on the server itself; " +
+				"name the image that the build itself runs in: build: {image: golang:1.26}"},
+		{name: "service without an image", in: "build: {image: a, services: {db: {environment: {A: b}}}}",
+			want: "build.services.db names no image"},
+		{name: "service's ports", in: "build: {image: a, services: {db: {image: b, ports: ['5432:5432']}}}",
+			want: "remove it: the build reaches every port, at the service's name"},
+		{name: "service slip", in: "build: {image: a, services: {db: {imgae: b}}}", want: `did you mean "image"?`},
+		{name: "service's command line", in: "build: {image: a, services: {db: {image: b, command: postgres -N 9}}}",
+			want: "write [program, argument]"},
+		{name: "service name", in: "build: {image: a, services: {localhost: {image: b}}}", want: "not a name for a host"},
+		{name: "service's environment", in: "build: {image: a, services: {db: {image: b, environment: [A]}}}",
+			want: "write NAME=value"},
+		{name: "service's test", in: "build: {image: a, services: {db: {image: b, healthcheck: {test: [pg_isready]}}}}",
+			want: "begins with none of CMD, CMD-SHELL, NONE"},
+		{name: "service's patience", in: "build: {image: a, services: {db: {image: b, healthcheck: {retries: 0}}}}",
+			want: "not a number from 1 to 1000"},
 		{name: "environment name", in: "environments:\n  Staging: {target: services}\n",
 			want: `invalid environment name "Staging"`},
 		{name: "after nothing", in: "environments:\n  a: {target: services, after: stagin}\n  staging: {target: services}\n",
@@ -204,6 +223,55 @@ func TestParseAndSchemaAgree(t *testing.T) {
 				t.Errorf("the schema says %v", err)
 			}
 		})
+	}
+}
+
+const services = `build:
+  image: golang:1.26
+  services:
+    postgres:
+      image: postgres:17
+      environment: {POSTGRES_PASSWORD: test, POSTGRES_DB: 7}
+      healthcheck: {test: [CMD, pg_isready, -U, postgres], interval: 500ms, retries: 120}
+    redis:
+      image: redis:8@sha256:` + "0000000000000000000000000000000000000000000000000000000000000000" + `
+      command: [redis-server, --save, ""]
+      environment: [A=b=c]
+      healthcheck: {test: redis-cli ping, start_period: 5s, timeout: 1s}
+    mail: {image: mailpit, entrypoint: [/mailpit], healthcheck: {disable: true}}
+`
+
+// What services say is all there, with what holds for those that do not say it.
+func TestServices(t *testing.T) {
+	f, err := Parse(Name, []byte(services))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := buildsettings.Health{Interval: time.Second, Timeout: 10 * time.Second, Retries: 60}
+	postgres, redis, mail := defaults, defaults, defaults
+	postgres.Test, postgres.Interval, postgres.Retries = []string{"pg_isready", "-U", "postgres"}, time.Second/2, 120
+	redis.Test, redis.StartPeriod, redis.Timeout = []string{"/bin/sh", "-c", "redis-cli ping"}, 5*time.Second, time.Second
+	mail.None = true
+	want := []buildsettings.Service{
+		{
+			Name:        "postgres",
+			Line:        4,
+			Image:       "postgres:17",
+			Environment: map[string]string{"POSTGRES_PASSWORD": "test", "POSTGRES_DB": "7"},
+			Health:      postgres,
+		},
+		{
+			Name:        "redis",
+			Line:        8,
+			Image:       "redis:8@sha256:" + strings.Repeat("0", 64),
+			Command:     []string{"redis-server", "--save", ""},
+			Environment: map[string]string{"A": "b=c"},
+			Health:      redis,
+		},
+		{Name: "mail", Line: 13, Image: "mailpit", Entrypoint: []string{"/mailpit"}, Health: mail},
+	}
+	if !reflect.DeepEqual(f.Build.Services, want) {
+		t.Errorf("%+v\nwant %+v", f.Build.Services, want)
 	}
 }
 

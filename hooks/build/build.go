@@ -37,6 +37,7 @@ type Request struct {
 	Timeout   time.Duration     // 0 is DefaultTimeout
 	Network   bool              // whether commands reach the network
 	Image     string            // of the container that it runs in; "": it runs on the machine itself
+	Services  []Service         // beside that container
 	Limits    buildsettings.Limits
 	Objects   string   // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
 	Cache     Cache    // what CacheDir is made of; zero: an empty one that nobody else sees
@@ -140,17 +141,18 @@ func (e *ImageError) ForPeople() string { return e.What }
 
 // Sandbox is what a session is made of.
 type Sandbox struct {
-	ID      string
-	Image   string // to make it of, for an executor that does
-	Source  string // host directory that is SourceDir inside
-	Control string // host directory that is ControlDir inside; nothing inside may write there
-	Home    string // host directory that is the home inside
-	Temp    string // host directory that is /tmp inside
-	System  string // empty host directory for what the executor makes for the build; "" is none
-	Objects string // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
-	Cache   Cache  // what is CacheDir inside
-	Network bool
-	Limits  buildsettings.Limits // within what the machine allows
+	ID       string
+	Image    string    // to make it of, for an executor that does
+	Services []Service // beside it; an executor that has none refuses them
+	Source   string    // host directory that is SourceDir inside
+	Control  string    // host directory that is ControlDir inside; nothing inside may write there
+	Home     string    // host directory that is the home inside
+	Temp     string    // host directory that is /tmp inside
+	System   string    // empty host directory for what the executor makes for the build; "" is none
+	Objects  string    // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
+	Cache    Cache     // what is CacheDir inside
+	Network  bool
+	Limits   buildsettings.Limits // within what the machine allows
 }
 
 // Where things stand inside every sandbox, whatever the executor: equal paths
@@ -163,6 +165,27 @@ const (
 	ObjectsDir = "/codebuild/output/objects"
 	CacheDir   = "/codebuild/cache"
 )
+
+// Service is a container beside that of a build.
+type Service = buildsettings.Service
+
+// Attended is what a Session can be that has services beside it.
+type Attended interface {
+	// Await waits until all services are healthy. The error is a *ServiceError of one that
+	// never will be.
+	Await(ctx context.Context) error
+	// Fallen are the services that have ended since.
+	Fallen(ctx context.Context) []*ServiceError
+}
+
+// ServiceError is a service that does not serve.
+type ServiceError struct {
+	Name    string
+	What    string   // such as "exited with 1"
+	Printed []string // by it, the last lines
+}
+
+func (e *ServiceError) Error() string { return "service " + e.Name + " " + e.What }
 
 // Enterer is what a Session can be that lets people in.
 type Enterer interface {

@@ -186,17 +186,18 @@ func (r *runner) run(ctx context.Context, ex Executor) error {
 // attempt runs the build once, in a sandbox of its own.
 func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]string) error {
 	s := Sandbox{
-		ID:      r.req.ID,
-		Image:   r.req.Image,
-		Source:  r.req.Source,
-		Control: filepath.Join(r.req.Work, "control"),
-		Home:    filepath.Join(r.req.Work, "home"),
-		Temp:    filepath.Join(r.req.Work, "temp"),
-		System:  filepath.Join(r.req.Work, "system"),
-		Objects: r.req.Objects,
-		Cache:   r.req.Cache,
-		Network: r.req.Network,
-		Limits:  r.req.Limits,
+		ID:       r.req.ID,
+		Image:    r.req.Image,
+		Services: r.req.Services,
+		Source:   r.req.Source,
+		Control:  filepath.Join(r.req.Work, "control"),
+		Home:     filepath.Join(r.req.Work, "home"),
+		Temp:     filepath.Join(r.req.Work, "temp"),
+		System:   filepath.Join(r.req.Work, "system"),
+		Objects:  r.req.Objects,
+		Cache:    r.req.Cache,
+		Network:  r.req.Network,
+		Limits:   r.req.Limits,
 	}
 	if s.Cache.Upper == "" {
 		s.Cache.Upper = filepath.Join(r.req.Work, "cache")
@@ -220,7 +221,10 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 	for _, note := range r.session.Notes() {
 		r.log.Note("%s", note)
 	}
-	err = r.inside(ctx)
+	if err = r.await(ctx); err == nil && r.result.Status == Succeeded {
+		err = r.inside(ctx)
+		r.fallen(ctx)
+	}
 	if err == nil && r.result.Status == Failed && r.req.Failed != nil {
 		err = r.req.Failed(ctx, r.session)
 	}

@@ -109,6 +109,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Timeout:    j.Timeout,
 		Network:    j.Network,
 		Image:      image,
+		Services:   j.Services,
 		Limits:     j.Limits,
 		Secrets:    b.secrets(j),
 		Objects:    objects,

@@ -66,7 +66,7 @@ func (l *loop) prepare(ctx context.Context, pc plan.Candidate) {
 		c.known, err = verdict.On(l.r, c.tree)
 	}
 	if errors.Is(err, errAsking) {
-		l.open[pc.Changes[0].Change].waiting = &waiting{reason: "it is asked which image " + c.Image + " is", image: true}
+		l.open[pc.Changes[0].Change].waiting = &waiting{reason: err.Error(), image: true}
 		return
 	}
 	if err != nil {
@@ -124,12 +124,12 @@ func (l *loop) merge(ctx context.Context, c *candidate) (err error) {
 		}
 	}
 	var wrong *build.ImageError
-	if c.Image, err = l.image(ctx, c.Image); errors.As(err, &wrong) {
+	if err = c.pin(ctx, l.image); errors.As(err, &wrong) {
 		c.problem = &problem{kind: change.Refused, Facts: change.Facts{
 			Cause:  change.InvalidFile,
 			Reason: wrong.Error(),
 			Short:  "no image to build it in",
-			Hint:   "correct build.image in headgate.yaml, commit and push again",
+			Hint:   "correct the image in headgate.yaml, commit and push again",
 		}}
 		return nil
 	}
@@ -327,10 +327,11 @@ func (l *loop) settings(commit repo.Hash) (Settings, error) {
 }
 
 // building is how a tree is built and landed on a branch with these settings. How
-// it is built is the tree's own matter: buildspec, image, timeout. What the build
+// it is built is the tree's own matter: buildspec, image, services, timeout. What the build
 // may reach, and how it lands, is the branch's.
 func (s Settings) building(tree Settings) Settings {
 	s.Buildspec, s.Image, s.Timeout, s.Variables = tree.Buildspec, tree.Image, tree.Timeout, tree.Variables
+	s.Services = tree.Services
 	return s.filled()
 }
 
@@ -366,6 +367,9 @@ func inputs(r *repo.Repository, tree repo.Hash, s Settings) (verdict.Inputs, err
 	in := verdict.Inputs{Tree: tree, Buildspec: s.Buildspec, Image: s.Image, Variables: s.Variables}
 	_, in.Network, _ = s.environment()
 	in.Server = s.Server.digest()
+	for _, of := range s.Services {
+		in.Services = append(in.Services, verdict.Service{Name: of.Name, Image: of.Image, Settings: of.Settings()})
+	}
 	if strings.HasPrefix(s.Buildspec, builtin) {
 		return in, nil
 	}

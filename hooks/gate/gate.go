@@ -69,6 +69,7 @@ type Settings struct {
 	Forks     headgateyaml.Forks // instead, for what nobody who may write has vouched for
 	Variables map[string]string
 	Limits    buildsettings.Limits
+	Services  []buildsettings.Service
 
 	Server ServerSettings
 }
@@ -131,6 +132,7 @@ type Job struct {
 	Network    bool
 	Variables  map[string]string
 	Limits     buildsettings.Limits
+	Services   []buildsettings.Service
 	Outside    bool   // nobody who may write has vouched for it: it gets no secrets
 	Log        string // id of the log to write; unique for each run
 	Cache      CacheUse

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +17,33 @@ import (
 )
 
 // errAsking is that it is not known yet which image a name stands for.
-var errAsking = errors.New("it is asked which image that is")
+var errAsking = errors.New("it is asked which image this is")
+
+// pin has the image of a build, and those of its services, be known by their content. All
+// that are not known yet are asked for at once.
+func (s *Settings) pin(ctx context.Context, image imageOf) error {
+	services := slices.Clone(s.Services)
+	names := []*string{&s.Image}
+	for i := range services {
+		names = append(names, &services[i].Image)
+	}
+	var asking error
+	for _, name := range names {
+		pinned, err := image(ctx, *name)
+		switch {
+		case errors.Is(err, errAsking):
+			if asking == nil {
+				asking = fmt.Errorf("%w: %s", err, *name)
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		*name = pinned
+	}
+	s.Services = services
+	return asking
+}
 
 // imageFor is how long a name stands for one image: for every candidate that is made
 // meanwhile. One that is made keeps it.
@@ -115,8 +142,8 @@ func (l *loop) answered(name, pinned string, err error) {
 	}
 }
 
-// pinned are the inputs of builds in the image that in names, as verdicts say which one
-// that was when it was built.
+// pinned are the inputs of builds in the images that in names, as verdicts say which ones
+// these were when it was built.
 func pinned(in verdict.Inputs, vs verdict.List) iter.Seq[verdict.Inputs] {
 	return func(yield func(verdict.Inputs) bool) {
 		if !yield(in) || in.Image == headgateyaml.HostImage {
@@ -124,10 +151,19 @@ func pinned(in verdict.Inputs, vs verdict.List) iter.Seq[verdict.Inputs] {
 		}
 		for _, v := range vs {
 			with := in
-			with.Image = v.Image
-			if strings.HasPrefix(v.Image, in.Image+"@sha256:") && !yield(with) {
+			with.Image, with.Services = v.Image, v.Services
+			if isPinned(in.Image, v.Image) && slices.EqualFunc(in.Services, v.Services, isPinnedService) && !yield(with) {
 				return
 			}
 		}
 	}
+}
+
+// isPinned reports whether an image is what a name stood for.
+func isPinned(name, image string) bool {
+	return image == name || strings.HasPrefix(image, name+"@sha256:")
+}
+
+func isPinnedService(named, was verdict.Service) bool {
+	return was.Name == named.Name && was.Settings == named.Settings && isPinned(named.Image, was.Image)
 }

@@ -44,7 +44,30 @@ func TestImageIsResolvedOnce(t *testing.T) {
 	if err != nil || len(vs) != 1 || vs[0].Image != "golang:1"+digest {
 		t.Errorf("%+v, %v", vs, err)
 	}
-	if rep := w.verify(); len(rep.Findings) != 0 || rep.Verdicts != 2 {
+	// Services beside it are held to the same, and to what else they are made of.
+	beside := w.commit("services", files("headgate.yaml", "build: {image: golang:1, services: {db: {image: postgres:17}}}\n"),
+		second)
+	w.land(ada, beside)
+	again := w.commit("another", files("headgate.yaml",
+		"build: {image: golang:1, services: {db: {image: postgres:17, environment: {A: b}}}}\n"), beside)
+	w.land(ada, again)
+	if n := asked.Load(); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
+	for _, commit := range []repo.Hash{beside, again} {
+		vs, err = verdict.On(w.r, mustTree(t, w.r, commit))
+		if err != nil || len(vs) != 1 || len(vs[0].Services) != 1 || vs[0].Services[0].Image != "postgres:17"+digest {
+			t.Errorf("%+v, %v", vs, err)
+		}
+	}
+	w.build.mu.Lock()
+	last := w.build.jobs[len(w.build.jobs)-1].Services
+	w.build.mu.Unlock()
+	if len(last) != 1 || last[0].Image != "postgres:17"+digest || last[0].Environment["A"] != "b" {
+		t.Errorf("beside it runs %+v", last)
+	}
+	second = again
+	if rep := w.verify(); len(rep.Findings) != 0 || rep.Verdicts != 4 {
 		t.Errorf("%+v", rep)
 	}
 
@@ -61,6 +84,21 @@ func TestImageIsResolvedOnce(t *testing.T) {
 	}
 	if got := strings.Join(all, " "); got != "golang:1 golang:1"+digest {
 		t.Errorf("may be verified as %s", got)
+	}
+	was := func(name, image, settings string) verdict.Verdict {
+		return verdict.Verdict{Image: "golang:1" + digest,
+			Services: []verdict.Service{{Name: name, Image: image, Settings: settings}}}
+	}
+	named := verdict.Inputs{Image: "golang:1", Services: []verdict.Service{{Name: "db", Image: "postgres:17", Settings: "a"}}}
+	count := 0
+	for in := range pinned(named, verdict.List{was("db", "postgres:17"+digest, "b"), was("d", "postgres:17"+digest, "a"),
+		was("db", "postgres:170"+digest, "a"), {Image: "golang:1" + digest}, was("db", "postgres:17"+digest, "a")}) {
+		if count++; count == 2 && in.Services[0].Image != "postgres:17"+digest {
+			t.Errorf("may be verified as %+v", in)
+		}
+	}
+	if count != 2 {
+		t.Errorf("may be verified in %d ways", count)
 	}
 }
 

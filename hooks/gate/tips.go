@@ -111,7 +111,7 @@ func (l *loop) judgeTip(ctx context.Context, t *tip, image imageOf) (err error) 
 	}
 	c.Server = l.server()
 	var wrong *build.ImageError
-	if c.Image, err = image(ctx, c.Image); errors.As(err, &wrong) {
+	if err = c.pin(ctx, image); errors.As(err, &wrong) {
 		t.State, t.Reason = show.Waits, err.Error()
 		return nil
 	}

@@ -49,6 +49,7 @@ func (l *loop) job(b *building) Job {
 		Tree:       c.tree,
 		Buildspec:  c.Buildspec,
 		Image:      c.Image,
+		Services:   c.Services,
 		Timeout:    c.Timeout,
 		Log:        b.log,
 		Cache:      KeepsCache,
@@ -101,7 +102,7 @@ func (l *loop) work(ctx context.Context, b *building, job Job) (v verdict.Verdic
 	in := b.candidate.inputs
 	v = verdict.Verdict{
 		Result: verdict.Red, Key: b.key, Buildspec: in.Buildspec, Image: in.Image, Variables: in.VariablesDigest(),
-		Network: in.Network, Server: in.Server,
+		Network: in.Network, Server: in.Server, Services: in.Services,
 		Log: job.Log, LogDigest: result.LogDigest, Artifacts: result.Artifacts,
 		Reason: result.Reason, Phase: result.Phase, Command: result.Command, Exit: result.Exit, LogLine: result.LogLine,
 		Flaky:   result.Flaky,

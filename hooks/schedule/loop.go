@@ -286,6 +286,7 @@ func (l *loop) build(ctx context.Context, f *headgateyaml.File, d headgateyaml.S
 		Tree:       b.Tree,
 		Buildspec:  b.Buildspec,
 		Image:      f.Build.Image,
+		Services:   f.Build.Services,
 		Timeout:    f.Build.Timeout,
 		Network:    f.Build.Network,
 		Variables:  f.Build.Variables,

@@ -45,6 +45,14 @@ type Inputs struct {
 	Variables map[string]string // without those that name the run itself
 	Network   bool
 	Server    string // digest of what the server's own settings add; "" for nothing
+	Services  []Service
+}
+
+// Service is a container beside that of a build.
+type Service struct {
+	Name     string `json:"name"`
+	Image    string `json:"image"`
+	Settings string `json:"settings"` // digest of what else it is made of
 }
 
 // Key is the digest of inputs, "sha256:…".
@@ -60,6 +68,14 @@ func (in Inputs) Key() string {
 	field(fmt.Sprint(in.Network))
 	if in.Server != "" {
 		field(in.Server)
+	}
+	if len(in.Services) > 0 {
+		field("services")
+		for _, s := range in.Services {
+			field(s.Name)
+			field(s.Image)
+			field(s.Settings)
+		}
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
@@ -94,6 +110,7 @@ type Verdict struct {
 	Variables string     `json:"variables,omitempty"` // their digest
 	Network   bool       `json:"network,omitempty"`
 	Server    string     `json:"server,omitempty"`     // digest of what the server's settings added
+	Services  []Service  `json:"services,omitempty"`   // beside the build
 	Log       string     `json:"log,omitempty"`        // id, for whoever keeps the logs
 	LogDigest string     `json:"log_digest,omitempty"` // sha256:… of the closed log
 	Artifacts []Artifact `json:"artifacts,omitempty"`

@@ -45,6 +45,9 @@ func TestKeyIsOfEverythingThatMatters(t *testing.T) {
 		"two":       func(in *Inputs) { in.Variables = map[string]string{"A": "1", "B": "2"} },
 		"network":   func(in *Inputs) { in.Network = true },
 		"server":    func(in *Inputs) { in.Server = "sha256:1" },
+		"services":  func(in *Inputs) { in.Services = []Service{{"db", "postgres:17", "sha256:1"}} },
+		"an image":  func(in *Inputs) { in.Services = []Service{{"db", "postgres:18", "sha256:1"}} },
+		"setting":   func(in *Inputs) { in.Services = []Service{{"db", "postgres:17", "sha256:2"}} },
 	} {
 		other := in
 		change(&other)

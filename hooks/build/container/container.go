@@ -200,6 +200,11 @@ func (x *Executor) Start(ctx context.Context, s build.Sandbox) (_ build.Session,
 	if err := n.start(ctx, x.spec(s, image, limits)); err != nil {
 		return nil, err
 	}
+	for _, of := range s.Services {
+		if err := n.serve(ctx, x, s.ID, of); err != nil {
+			return nil, err
+		}
+	}
 	n.notes = append(n.notes, fmt.Sprintf("in a container of image %s", Pinned(s.Image, image)))
 	return n, nil
 }
@@ -208,7 +213,7 @@ func (x *Executor) Start(ctx context.Context, s build.Sandbox) (_ build.Session,
 func (x *Executor) spec(s build.Sandbox, image engine.Image, limits buildsettings.Limits) engine.Spec {
 	spec := engine.Spec{
 		Image:      image.ID,
-		Labels:     map[string]string{label: x.Name, label + ".id": s.ID},
+		Labels:     x.labels(s.ID),
 		Entrypoint: []string{"sh", "-c", first},
 		User:       "0:0",
 		WorkingDir: build.SourceDir,
@@ -232,6 +237,9 @@ func (x *Executor) spec(s build.Sandbox, image engine.Image, limits buildsetting
 	if s.Network {
 		spec.Network = ""
 	}
+	for _, of := range s.Services {
+		spec.ExtraHosts = append(spec.ExtraHosts, of.Name+":127.0.0.1")
+	}
 	if s.Objects != "" {
 		spec.Binds = append(spec.Binds, engine.Bind{Source: s.Objects, Target: build.ObjectsDir})
 	}
@@ -246,6 +254,10 @@ func (x *Executor) spec(s build.Sandbox, image engine.Image, limits buildsetting
 		spec.Binds = append(spec.Binds, engine.Bind{Source: s.Cache.Upper, Target: build.CacheDir, Writable: true})
 	}
 	return spec
+}
+
+func (x *Executor) labels(id string) map[string]string {
+	return map[string]string{label: x.Name, label + ".id": id}
 }
 
 // Overlays reports whether a build can be given a cache to read that it cannot write to:
@@ -286,17 +298,18 @@ func (n *session) hold(ctx context.Context) error {
 }
 
 type session struct {
-	engine  *engine.Engine
-	image   engine.Image
-	id      string
-	cgroups []string
-	limits  buildsettings.Limits
-	dirs    map[string]string // on this machine, by where they are inside
-	owner   int
-	alive   *os.File // closed, it ends the container
-	output  *os.File // what scripts print
-	disk    *bounds.Disk
-	notes   []string
+	engine   *engine.Engine
+	image    engine.Image
+	id       string
+	services []*service // beside it
+	cgroups  []string
+	limits   buildsettings.Limits
+	dirs     map[string]string // on this machine, by where they are inside
+	owner    int
+	alive    *os.File // closed, it ends the container
+	output   *os.File // what scripts print
+	disk     *bounds.Disk
+	notes    []string
 }
 
 func (n *session) start(ctx context.Context, spec engine.Spec) error {
@@ -406,11 +419,15 @@ func (n *session) kill() {
 	_, _ = n.engine.Signal(ctx, n.id, "SIGKILL") // Close removes it, or says why it cannot
 }
 
-// written is what the container has written elsewhere than into the directories.
+// written is what the containers have written elsewhere than into the directories.
 func (n *session) written() int64 {
 	ctx, cancel := context.WithTimeout(context.Background(), background)
 	defer cancel()
 	size, _ := n.engine.Written(ctx, n.id) // the directories are counted all the same
+	for _, s := range n.services {
+		more, _ := n.engine.Written(ctx, s.id)
+		size += more
+	}
 	return size
 }
 
@@ -456,7 +473,10 @@ func (n *session) Close() error {
 	defer cancel()
 	var err error
 	if n.id != "" {
-		err = n.engine.Remove(ctx, n.id)
+		err = n.engine.Remove(ctx, n.id) // with which the services end
+		for _, s := range n.services {
+			err = errors.Join(err, n.engine.Remove(ctx, s.id))
+		}
 		err = errors.Join(err, n.reclaim(ctx, build.SourceDir, build.HomeDir, "/tmp", build.CacheDir))
 	}
 	for _, f := range []*os.File{n.alive, n.output} {

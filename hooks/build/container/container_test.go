@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,13 +33,20 @@ func TestContainers(t *testing.T) {
 		executor := &Executor{Open: open}
 
 		t.Run("contract", func(t *testing.T) {
-			executortest.Suite{Executor: executor, Image: enginetest.Image, Limits: true, Users: true, Writable: true}.Test(t)
+			executortest.Suite{
+				Executor: executor,
+				Image:    enginetest.Image,
+				Limits:   true,
+				Users:    true,
+				Writable: true,
+				Services: true,
+			}.Test(t)
 		})
 
-		start := func(t *testing.T, x *Executor, image string) (*session, error) {
+		start := func(t *testing.T, x *Executor, image string, services ...build.Service) (*session, error) {
 			t.Helper()
 			dir := t.TempDir()
-			s := build.Sandbox{ID: t.Name(), Image: image}
+			s := build.Sandbox{ID: t.Name(), Image: image, Services: services}
 			for name, at := range map[string]*string{"source": &s.Source, "control": &s.Control, "home": &s.Home,
 				"temp": &s.Temp, "cache": &s.Cache.Upper} {
 				*at = filepath.Join(dir, name)
@@ -83,13 +91,50 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 			}
 		})
 
+		t.Run("no container has privileges", func(t *testing.T) {
+			n, err := start(t, executor, enginetest.Image, build.Service{Name: "db", Image: enginetest.Image,
+				Entrypoint: []string{"sleep", "100000"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{n.id, n.services[0].id} {
+				found, err := d.API.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				h := found.Container.HostConfig
+				more := slices.DeleteFunc(slices.Clone(h.CapAdd), func(c string) bool {
+					return slices.Contains(capabilities, strings.TrimPrefix(c, "CAP_"))
+				})
+				if h.Privileged || len(more) > 0 || !slices.Equal(h.CapDrop, []string{"ALL"}) || h.UsernsMode != "" ||
+					!slices.Equal(h.SecurityOpt, []string{"no-new-privileges:true"}) || len(h.Devices) > 0 ||
+					h.NetworkMode.IsHost() || h.PidMode.IsHost() || h.IpcMode.IsHost() || h.Memory == 0 || h.PidsLimit == nil {
+					t.Errorf("the engine says of a container: %+v", h)
+				}
+				for _, m := range found.Container.Mounts {
+					if strings.Contains(m.Source, "docker.sock") || m.Source == "/" {
+						t.Errorf("it sees %s", m.Source)
+					}
+				}
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+
 		t.Run("it ends with the server", func(t *testing.T) {
-			n := must(t, executor)
+			n, err := start(t, executor, enginetest.Image, build.Service{Name: "db", Image: enginetest.Image,
+				Entrypoint: []string{"sleep", "100000"}})
+			if err != nil {
+				t.Fatal(err)
+			}
 			n.alive.Close() // as the kernel does
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			if _, err := e.Wait(ctx, n.id); err != nil {
-				t.Errorf("it goes on: %v", err)
+			for _, id := range []string{n.id, n.services[0].id} {
+				if _, err := e.Wait(ctx, id); err != nil {
+					t.Errorf("it goes on: %v", err)
+				}
 			}
 			if err := n.Close(); err != nil {
 				t.Error(err)

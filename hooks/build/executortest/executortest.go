@@ -26,6 +26,7 @@ type Suite struct {
 	Limits   bool   // sandboxes are held to the limits on memory and processes
 	Users    bool   // scripts can be run as others than root
 	Writable bool   // the system can be written to
+	Services bool   // there can be services beside a build
 }
 
 // deadline is for what hangs; nothing waits for it that works.
@@ -44,7 +45,22 @@ type sandbox struct {
 }
 
 // start makes a sandbox with these files in its source.
-func (s Suite) start(t *testing.T, limits buildsettings.Limits, files map[string]string) *sandbox {
+func (s Suite) start(t *testing.T, limits buildsettings.Limits, files map[string]string,
+	services ...build.Service) *sandbox {
+	t.Helper()
+	b := s.sandbox(t, limits, files)
+	b.dirs.Services = services
+	session, err := s.Executor.Start(b.ctx, b.dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.session = session
+	t.Cleanup(b.close)
+	return b
+}
+
+// sandbox is one that is not started.
+func (s Suite) sandbox(t *testing.T, limits buildsettings.Limits, files map[string]string) *sandbox {
 	t.Helper()
 	dir := t.TempDir()
 	b := &sandbox{t: t, dirs: build.Sandbox{
@@ -73,16 +89,7 @@ func (s Suite) start(t *testing.T, limits buildsettings.Limits, files map[string
 	}
 	var cancel context.CancelFunc
 	b.ctx, cancel = context.WithTimeout(t.Context(), deadline)
-	session, err := s.Executor.Start(b.ctx, b.dirs)
-	if err != nil {
-		cancel()
-		t.Fatal(err)
-	}
-	b.session = session
-	t.Cleanup(func() {
-		cancel()
-		b.close()
-	})
+	t.Cleanup(cancel)
 	return b
 }
 
@@ -278,6 +285,8 @@ func (s Suite) Test(t *testing.T) {
 		b := s.start(t, buildsettings.Limits{}, nil)
 		b.wants(0, "", "cat /etc/shadow 2>/dev/null; grep -v lo: /proc/net/dev | grep :; true")
 	})
+
+	t.Run("services", s.services)
 
 	t.Run("users", func(t *testing.T) {
 		t.Parallel()

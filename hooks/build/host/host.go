@@ -127,6 +127,9 @@ done`
 
 // Start implements build.Executor.
 func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error) {
+	if len(s.Services) > 0 {
+		return nil, build.UnableError("a build on the server itself has no services: name an image for it")
+	}
 	bwrap, err := h.bubblewrap()
 	if err != nil {
 		return nil, err
