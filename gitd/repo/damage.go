@@ -3,15 +3,12 @@ package repo
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
-
-	"github.com/go-git/go-git/v5/plumbing"
 )
 
 // Damaged is a repository in which something that was there before cannot be
@@ -108,18 +105,16 @@ const (
 
 // missing finds refs that were there, by what the server's records say, and are
 // not: the branch on which the newest landing was, when HEAD names it, and what
-// decisions have seen. A repository without them is not an empty one.
+// decisions have seen. A repository without them is not an empty one. Refs are all there
+// are, by name.
 func (r *Repository) missing(refs []Ref) (what []string, err error) {
-	at := map[string]Hash{}
-	var logs []Ref
-	for _, ref := range refs {
-		at[ref.Name] = ref.Hash
-		if strings.HasPrefix(ref.Name, changesPrefix) && strings.HasSuffix(ref.Name, "/log") {
-			logs = append(logs, ref)
+	if _, head, err := readRef(filepath.Join(r.dir, "HEAD")); err == nil && head != "" && find(refs, head) == Zero {
+		var logs []Ref
+		for _, ref := range refs {
+			if strings.HasPrefix(ref.Name, changesPrefix) && strings.HasSuffix(ref.Name, "/log") {
+				logs = append(logs, ref)
+			}
 		}
-	}
-
-	if _, head, err := readRef(filepath.Join(r.dir, "HEAD")); err == nil && head != "" && at[head] == Zero {
 		slices.SortFunc(logs, func(a, b Ref) int {
 			return numberAt(b.Name, changesPrefix) - numberAt(a.Name, changesPrefix)
 		})
@@ -139,7 +134,7 @@ func (r *Repository) missing(refs []Ref) (what []string, err error) {
 		}
 	}
 
-	commit := at["refs/decisions/log"]
+	commit := find(refs, "refs/decisions/log")
 	for range newestDecisions {
 		if commit == Zero {
 			break
@@ -150,7 +145,7 @@ func (r *Repository) missing(refs []Ref) (what []string, err error) {
 		}
 		for _, t := range Trailers(c.Message) {
 			name, _, ok := strings.Cut(t.Value, " ")
-			if t.Key != MovedTrailer || !ok || !witnessed(name) || at[name] != Zero {
+			if t.Key != MovedTrailer || !ok || !witnessed(name) || find(refs, name) != Zero {
 				continue
 			}
 			if line := name + " is missing, and a decision has seen it"; !slices.Contains(what, line) {
@@ -220,166 +215,4 @@ func (u unreadable) Error() string { return string(u) }
 // of that name, or a file where the name has a directory, is none either.
 func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
-}
-
-// packedRefs is the file packed-refs, in memory for as long as it is the same file.
-type packedRefs struct {
-	was  os.FileInfo
-	refs []Ref // by name
-}
-
-// ref is what a ref is packed with, Zero if it is not.
-func (p *packedRefs) ref(name string) Hash {
-	i, ok := slices.BinarySearchFunc(p.refs, name,
-		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
-	if !ok {
-		return Zero
-	}
-	return p.refs[i].Hash
-}
-
-// below are the refs whose names begin with prefix.
-func (p *packedRefs) below(prefix string) []Ref {
-	i, _ := slices.BinarySearchFunc(p.refs, prefix,
-		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
-	n := 0
-	for n < len(p.refs)-i && strings.HasPrefix(p.refs[i+n].Name, prefix) {
-		n++
-	}
-	return p.refs[i : i+n]
-}
-
-// packedRefs reads the file packed-refs. It is replaced and never changed.
-func (r *Repository) packedRefs() (*packedRefs, error) {
-	path := filepath.Join(r.dir, "packed-refs")
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &packedRefs{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if p := r.packed.Load(); p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() &&
-		p.was.ModTime().Equal(info.ModTime()) {
-		return p, nil
-	}
-	data, err := io.ReadAll(f)
-	if err != nil {
-		return nil, err
-	}
-	p, err := parsePackedRefs(data)
-	if err == nil {
-		p.was = info
-		r.packed.Store(p)
-	}
-	return p, err
-}
-
-func parsePackedRefs(data []byte) (*packedRefs, error) {
-	p := &packedRefs{}
-	if len(data) == 0 {
-		return p, unreadable("packed-refs is empty")
-	}
-	number := 0
-	for line := range strings.Lines(string(data)) {
-		number++
-		text, whole := strings.CutSuffix(line, "\n")
-		hash, name, _ := strings.Cut(text, " ")
-		peeled, isPeeled := strings.CutPrefix(text, "^")
-		h, ok := ParseHash(hash)
-		var problem error
-		switch {
-		case strings.HasPrefix(text, "#") && whole:
-		case isPeeled && whole:
-			if _, ok := ParseHash(peeled); !ok {
-				problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
-			}
-		case ok && whole && plumbing.ReferenceName(name).Validate() == nil:
-			p.refs = append(p.refs, Ref{name, h})
-		default:
-			problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
-		}
-		if problem != nil {
-			p.sort()
-			return p, problem
-		}
-	}
-	p.sort()
-	return p, nil
-}
-
-// sort is for files of other writers than git.
-func (p *packedRefs) sort() {
-	byName := func(a, b Ref) int { return strings.Compare(a.Name, b.Name) }
-	if !slices.IsSortedFunc(p.refs, byName) {
-		slices.SortStableFunc(p.refs, byName)
-	}
-}
-
-// ReadableRefs lists the refs whose name begins with prefix, and says which cannot be
-// read. It reads the files itself: go-git takes the lock files of moves under way
-// for refs, and a torn file for none.
-func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string, err error) {
-	// Loose refs first: one that is packed meanwhile is found in the second place.
-	found := map[string]Hash{}
-	root := filepath.Join(r.dir, "refs")
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // moved or deleted while we looked
-		}
-		if err != nil {
-			return err
-		}
-		name := "refs" + filepath.ToSlash(strings.TrimPrefix(path, root))
-		if d.IsDir() {
-			if dir := name + "/"; !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") {
-			return nil
-		}
-		h, symbolic, err := readRef(path)
-		var why unreadable
-		switch {
-		case absent(err) || symbolic != "":
-		case errors.As(err, &why):
-			problems = append(problems, name+" "+why.Error())
-			found[name] = Zero // what is packed under that name is older
-		case err != nil:
-			return err
-		default:
-			found[name] = h
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, problems, err
-	}
-	packed, err := r.packedRefs()
-	var why unreadable
-	if errors.As(err, &why) {
-		problems = append(problems, why.Error())
-	} else if err != nil {
-		return nil, problems, err
-	}
-	for _, ref := range packed.below(prefix) {
-		if _, loose := found[ref.Name]; !loose {
-			found[ref.Name] = ref.Hash
-		}
-	}
-	for name, h := range found {
-		if h != Zero {
-			refs = append(refs, Ref{name, h})
-		}
-	}
-	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
-	slices.Sort(problems)
-	return refs, problems, nil
 }

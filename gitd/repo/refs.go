@@ -22,11 +22,29 @@ type Hash = plumbing.Hash
 var Zero = plumbing.ZeroHash
 
 // ParseHash reads 40 lower-case hexadecimal digits.
-func ParseHash(s string) (Hash, bool) {
-	if len(s) != 40 || strings.Trim(s, "0123456789abcdef") != "" {
+func ParseHash(s string) (h Hash, ok bool) {
+	if len(s) != 2*len(h) {
 		return Zero, false
 	}
-	return plumbing.NewHash(s), true
+	for i := range h {
+		high, low := digit(s[2*i]), digit(s[2*i+1])
+		if high|low > 15 {
+			return Zero, false
+		}
+		h[i] = high<<4 | low
+	}
+	return h, true
+}
+
+// digit is what a hexadecimal digit stands for, and more than 15 for what is none.
+func digit(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 0xff
 }
 
 // ErrMoved is returned by Move when the ref was not where the caller said.

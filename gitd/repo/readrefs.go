@@ -1,0 +1,207 @@
+package repo
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// ReadableRefs lists the refs whose name begins with prefix, and says which cannot be
+// read. It reads the files itself: go-git takes the lock files of moves under way
+// for refs, and a torn file for none.
+func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string, err error) {
+	// Loose refs first: one that is packed meanwhile is found in the second place.
+	var loose []Ref // Zero: what cannot be read
+	root := filepath.Join(r.dir, "refs")
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // moved or deleted while we looked
+		}
+		if err != nil {
+			return err
+		}
+		name := "refs" + filepath.ToSlash(strings.TrimPrefix(path, root))
+		if d.IsDir() {
+			if dir := name + "/"; !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") {
+			return nil
+		}
+		h, symbolic, err := readRef(path)
+		var why unreadable
+		switch {
+		case absent(err) || symbolic != "":
+		case errors.As(err, &why):
+			problems = append(problems, name+" "+why.Error())
+			loose = append(loose, Ref{name, Zero}) // what is packed under that name is older
+		case err != nil:
+			return err
+		default:
+			loose = append(loose, Ref{name, h})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, problems, err
+	}
+	packed, err := r.packedRefs()
+	var why unreadable
+	if errors.As(err, &why) {
+		problems = append(problems, why.Error())
+	} else if err != nil {
+		return nil, problems, err
+	}
+	// Directories were walked by their names, which is not the order of whole names.
+	slices.SortFunc(loose, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(problems)
+	return merge(loose, packed.below(prefix)), problems, nil
+}
+
+// merge is loose and packed refs, both by name. What is loose is newer.
+func merge(loose, packed []Ref) []Ref {
+	all := make([]Ref, 0, len(loose)+len(packed))
+	for _, ref := range loose {
+		i := 0
+		for i < len(packed) && packed[i].Name < ref.Name {
+			i++
+		}
+		all, packed = append(all, packed[:i]...), packed[i:]
+		if len(packed) > 0 && packed[0].Name == ref.Name {
+			packed = packed[1:]
+		}
+		if ref.Hash != Zero {
+			all = append(all, ref)
+		}
+	}
+	return append(all, packed...)
+}
+
+// packedRefs is the file packed-refs, in memory for as long as it is the same file.
+type packedRefs struct {
+	was  os.FileInfo
+	refs []Ref // by name
+}
+
+// ref is what a ref is packed with, Zero if it is not.
+func (p *packedRefs) ref(name string) Hash { return find(p.refs, name) }
+
+// find is where a ref among those that are sorted by name is, Zero if it is none of them.
+func find(refs []Ref, name string) Hash {
+	i, ok := slices.BinarySearchFunc(refs, name,
+		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
+	if !ok {
+		return Zero
+	}
+	return refs[i].Hash
+}
+
+// below are the refs whose names begin with prefix.
+func (p *packedRefs) below(prefix string) []Ref {
+	i, _ := slices.BinarySearchFunc(p.refs, prefix,
+		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
+	n := 0
+	for n < len(p.refs)-i && strings.HasPrefix(p.refs[i+n].Name, prefix) {
+		n++
+	}
+	return p.refs[i : i+n]
+}
+
+// packedRefs reads the file packed-refs. It is replaced and never changed.
+func (r *Repository) packedRefs() (*packedRefs, error) {
+	path := filepath.Join(r.dir, "packed-refs")
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &packedRefs{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if p := r.packed.Load(); p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() &&
+		p.was.ModTime().Equal(info.ModTime()) {
+		return p, nil
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parsePackedRefs(data)
+	if err == nil {
+		p.was = info
+		r.packed.Store(p)
+	}
+	return p, err
+}
+
+func parsePackedRefs(data []byte) (*packedRefs, error) {
+	p := &packedRefs{}
+	if len(data) == 0 {
+		return p, unreadable("packed-refs is empty")
+	}
+	p.refs = make([]Ref, 0, bytes.Count(data, []byte{'\n'}))
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		text, whole := strings.CutSuffix(line, "\n")
+		hash, name, _ := strings.Cut(text, " ")
+		peeled, isPeeled := strings.CutPrefix(text, "^")
+		h, ok := ParseHash(hash)
+		var problem error
+		switch {
+		case strings.HasPrefix(text, "#") && whole:
+		case isPeeled && whole:
+			if _, ok := ParseHash(peeled); !ok {
+				problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+			}
+		case ok && h != Zero && whole && isRefName(name):
+			p.refs = append(p.refs, Ref{name, h})
+		default:
+			problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+		}
+		if problem != nil {
+			p.sort()
+			return p, problem
+		}
+	}
+	p.sort()
+	return p, nil
+}
+
+// isRefName reports whether git takes a name for a ref's. Of most names, and there may
+// be tens of thousands in one file, it is plain at once.
+func isRefName(name string) bool {
+	plain, begins := strings.Contains(name, "/"), true
+	for i := range len(name) {
+		c := name[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (begins || c != '/' && c != '-' && c != '_') {
+			plain = false
+			break
+		}
+		begins = c == '/'
+	}
+	return plain && !begins || plumbing.ReferenceName(name).Validate() == nil
+}
+
+// sort is for files of other writers than git.
+func (p *packedRefs) sort() {
+	byName := func(a, b Ref) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(p.refs, byName) {
+		slices.SortStableFunc(p.refs, byName)
+	}
+}
