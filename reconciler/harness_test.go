@@ -180,9 +180,9 @@ func taggedReleases(r *repo.Repository) ([]record.Release, error) {
 			return nil, err
 		}
 		rel := record.Release{Number: n, Commit: t.Target, Change: n, By: says.By, Subject: says.Subject, At: t.Tagger.When,
-			Artifacts: says.Artifacts}
+			Artifacts: says.Artifacts, Verify: func() error { return nil }}
 		if says.Unverified != "" {
-			rel.Verifies = errors.New(says.Unverified)
+			rel.Verify = func() error { return errors.New(says.Unverified) }
 		}
 		all = append(all, rel)
 	}

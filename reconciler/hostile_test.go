@@ -313,7 +313,7 @@ func TestVerifyFindsPlantedFaults(t *testing.T) {
 		return n
 	}
 	unproven := append([]record.Release(nil), releases...)
-	unproven[0].Verifies = errors.New("signed by somebody else")
+	unproven[0].Verify = func() error { return errors.New("signed by somebody else") }
 	replace := strings.NewReplacer
 	for name, fault := range map[string]struct {
 		commit   repo.NewCommit

@@ -79,11 +79,11 @@ func (rc *Reconciler) rollbackInput(s *snapshot, to record.Commit, by policies.U
 // verifies says whether a release may go anywhere, and else why not.
 func (s *snapshot) verifies(release int) (bool, string) {
 	rel, ok := s.release(release)
-	switch {
-	case !ok:
+	if !ok {
 		return false, "there is no such release"
-	case rel.Verifies != nil:
-		return false, rel.Verifies.Error()
+	}
+	if err := rel.Verifies(); err != nil {
+		return false, err.Error()
 	}
 	return true, ""
 }

@@ -265,7 +265,7 @@ func (s *snapshot) loadWanted(rc *Reconciler) error {
 // render is what declaring a release would mean.
 func (s *snapshot) render(rc *Reconciler, release int) (*Rendered, error) {
 	rel, _ := s.release(release)
-	wanted := &Rendered{Release: release, Unproven: rel.Verifies != nil}
+	wanted := &Rendered{Release: release, Unproven: rel.Verifies() != nil}
 	if p := s.settings.Path; p != strings.Join(strings.Fields(p), " ") {
 		wanted.Problem = OddPath
 		return wanted, nil
@@ -303,7 +303,7 @@ func (s *snapshot) render(rc *Reconciler, release int) (*Rendered, error) {
 		wanted.Problem, s.taken = Taken, &addressTaken{s.repo.Name(), a, by}
 		return wanted, nil
 	}
-	if s.Declared != nil && s.Declared.Held == nil && rel.Verifies == nil {
+	if s.Declared != nil && s.Declared.Held == nil && rel.Verifies() == nil {
 		wanted.Same, err = record.SameContent(s.repo, base, s.application, rel, s.settings.Path)
 	}
 	return wanted, err

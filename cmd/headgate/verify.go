@@ -99,7 +99,8 @@ func verify(ctx context.Context, p printer, dir, signersFile string, asJSON bool
 	}
 	var releases []record.Release
 	for _, rel := range list {
-		releases = append(releases, proof.ReleaseOf(rel, rel.Verify(r, signers)))
+		verify := func(rel release.Release) error { return rel.Verify(r, signers) }
+		releases = append(releases, proof.ReleaseOf(rel, verify))
 	}
 	delivery, err := record.Verify(ctx, r, signers, releases)
 	if err != nil {

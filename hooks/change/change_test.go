@@ -3,6 +3,7 @@ package change
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -211,45 +212,54 @@ func TestListReadsOnlyWhatIsNew(t *testing.T) {
 	}
 }
 
-// TestListRemembers: another process reads what is remembered instead of the logs; of a
-// log that went on it reads the rest, and a file that is damaged, or of another
-// history, changes nothing.
-func TestListRemembers(t *testing.T) {
+// TestSummariesAreRemembered: another process reads what is remembered instead of the
+// logs; the log of a change that went on is read, and a file that is damaged, or of
+// another history, changes nothing.
+func TestSummariesAreRemembered(t *testing.T) {
 	r := testRepository(t)
 	l := Of(r)
-	l.after = 2
-	for i := range 3 {
-		if _, err := l.Open(t.Context(), push(t, r, fmt.Sprint(i), "title=x")); err != nil {
+	l.after = 3
+	if _, err := l.Summaries(); err != nil { // what begins with nothing learns of the first landing on
+		t.Fatal(err)
+	}
+	var all []Change
+	for i := range 4 {
+		s, err := l.Open(t.Context(), push(t, r, fmt.Sprint(i), "title=x"))
+		if err == nil && i > 0 {
+			s, err = l.Append(t.Context(), s, Event{Kind: Landed, At: noon, Subject: "landed",
+				Facts: Facts{Old: s.Head().Commit, New: s.Tip}})
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if _, err := l.List(); err != nil {
-		t.Fatal(err)
+		all = append(all, s)
 	}
 	file := filepath.Join(r.Dir(), "headgate", "changes")
 	old, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	third, err := l.Read(3)
-	if err != nil {
+	if all[3], err = l.Revise(t.Context(), all[3], push(t, r, "again")); err != nil {
 		t.Fatal(err)
 	}
-	if third, err = l.Append(t.Context(), third, Event{Kind: Withdrawn, At: noon, Subject: "withdrawn"}); err != nil {
-		t.Fatal(err)
-	}
+
 	recalled := Of(r)
 	recalled.recall()
-	if len(recalled.changes) != 3 || len(recalled.changes[3].Events) != 1 {
-		t.Fatalf("recalled are %+v", recalled.changes)
+	if len(recalled.summaries) != 3 || recalled.summaries[2] != all[1].Summary() {
+		t.Fatalf("recalled are %+v", recalled.summaries)
 	}
 	for name, content := range map[string][]byte{"": old, "damaged": old[:len(old)/2], "empty": {}} {
 		if err := os.WriteFile(file, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got, err := Of(r).List()
-		if err != nil || len(got) != 3 || !reflect.DeepEqual(got[2], third) {
-			t.Errorf("%s: %+v, %v, want at last\n%+v", name, got, err, third)
+		fresh := Of(r)
+		got, err := fresh.Summaries()
+		want := []Summary{all[0].Summary(), all[1].Summary(), all[2].Summary(), all[3].Summary()}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %+v, %v, want\n%+v", name, got, err, want)
+		}
+		if read := slices.Sorted(maps.Keys(fresh.changes)); name == "" && !slices.Equal(read, []int{1, 4}) {
+			t.Errorf("the logs of %d were read, and those of 2 and 3 are as they were", read)
 		}
 	}
 
@@ -257,18 +267,70 @@ func TestListRemembers(t *testing.T) {
 	if err := os.WriteFile(file, old, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Move(t.Context(), Ref(3), third.Tip, repo.Zero); err != nil {
+	if err := r.Move(t.Context(), Ref(3), all[2].Tip, repo.Zero); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.open(t.Context(), 3, push(t, r, "anew")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Of(r).List(); err != nil || got[2].Head().Subject != "anew" || len(got[2].Revisions) != 1 {
+	got, found, err := Of(r).First(func(of Summary) bool { return of.Number == 3 })
+	if err != nil || !found || got.Head().Subject != "anew" || len(got.Revisions) != 1 {
+		t.Errorf("%+v, %v, %v", got, found, err)
+	}
+}
+
+// TestFind: what matches is read, newest first, and no more of it than is taken.
+func TestFind(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	for i := range 12 {
+		if _, err := l.Open(t.Context(), push(t, r, fmt.Sprint("number ", i+1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh := Of(r)
+	if _, err := fresh.Summaries(); err != nil {
+		t.Fatal(err)
+	}
+	clear(fresh.changes)
+	var got []int
+	for s, err := range fresh.Find(func(of Summary) bool { return of.Number%2 == 0 }) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, s.Number); len(got) == 3 {
+			break
+		}
+	}
+	read := slices.Sorted(maps.Keys(fresh.changes))
+	if !slices.Equal(got, []int{12, 10, 8}) || !slices.Equal(read, []int{8, 10, 12}) {
+		t.Errorf("found %d, read %d", got, read)
+	}
+	if s, found, err := fresh.First(func(of Summary) bool { return of.Subject == "no such" }); found || err != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestHeadsBehind: a head that a kill left behind its log is found among all.
+func TestHeadsBehind(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	for i := range 3 {
+		s, err := l.Open(t.Context(), push(t, r, fmt.Sprint(i)))
+		if err == nil && i != 1 {
+			err = l.RepairHead(t.Context(), s)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Of(r).HeadsBehind()
+	if err != nil || len(got) != 1 || got[0].Number != 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
 
-func BenchmarkList1000(b *testing.B) {
+func BenchmarkSummaries1000(b *testing.B) {
 	r := testRepository(b)
 	l := Of(r)
 	p := push(b, r, "one")
@@ -279,7 +341,7 @@ func BenchmarkList1000(b *testing.B) {
 	}
 	b.ResetTimer()
 	for b.Loop() {
-		if _, err := l.List(); err != nil {
+		if _, err := l.Summaries(); err != nil {
 			b.Fatal(err)
 		}
 	}

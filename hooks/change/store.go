@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,17 +31,18 @@ func Ref(number int) string { return prefix + strconv.Itoa(number) + "/log" }
 func HeadRef(number int) string { return prefix + strconv.Itoa(number) + "/head" }
 
 // Store is the changes of one repository. It is safe for concurrent
-// use. What it has read it keeps, by the log's tip, so that listing reads only
-// what is new.
+// use. What it has read it keeps, by the log's tip: a summary of each change, and the
+// newest of the changes themselves.
 type Store struct {
 	r *repo.Repository
 
-	mu      sync.Mutex
-	changes map[int]Change
-	newest  int                  // highest number known to be taken
-	known   map[int]repo.Hash    // tips of the changes that are remembered on disk; nil: not looked at
-	after   int                  // that many are new: rememberAfter
-	roots   map[string]time.Time // by branch, see root
+	mu        sync.Mutex
+	changes   map[int]Change       // those that were read last: keep
+	newest    int                  // highest number known to be taken
+	roots     map[string]time.Time // by branch, see root
+	summaries map[int]Summary      // of all, as their logs were; nil: not looked at
+	unwritten int                  // of those that are not on disk
+	after     int                  // that many are not: rememberAfter
 }
 
 // Of is the Store of a repository.
@@ -183,7 +184,10 @@ func (st *Store) append(
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.newest = max(st.newest, s.Number)
-	st.changes[s.Number] = s
+	st.keep(s)
+	if st.summaries != nil && e.Kind.ends() {
+		st.learn(s.Summary())
+	}
 	return s, nil
 }
 
@@ -204,6 +208,34 @@ func (st *Store) RepairHead(ctx context.Context, s Change) error {
 	}
 }
 
+// HeadsBehind are the changes, by number, whose head is not at their newest revision.
+func (st *Store) HeadsBehind() ([]Change, error) {
+	all, err := st.Summaries()
+	if err != nil {
+		return nil, err
+	}
+	refs, err := st.r.Refs(prefix)
+	if err != nil {
+		return nil, err
+	}
+	heads := make(map[string]repo.Hash, len(refs)/2)
+	for _, ref := range refs {
+		heads[ref.Name] = ref.Hash
+	}
+	var behind []Change
+	for _, of := range all {
+		if heads[HeadRef(of.Number)] == of.Head {
+			continue
+		}
+		s, err := st.read(of.Number, of.Tip)
+		if err != nil {
+			return nil, err
+		}
+		behind = append(behind, s)
+	}
+	return behind, nil
+}
+
 // Read returns the story of one change, or ErrNone.
 func (st *Store) Read(number int) (Change, error) {
 	tip, err := st.r.Ref(Ref(number))
@@ -216,84 +248,22 @@ func (st *Store) Read(number int) (Change, error) {
 	return st.read(number, tip)
 }
 
-// List returns all changes by number.
+// List returns all changes by number. It reads every log: what needs some of them finds
+// those.
 func (st *Store) List() ([]Change, error) {
-	refs, err := st.r.Refs(prefix)
+	logs, err := st.logs()
 	if err != nil {
 		return nil, err
 	}
-	st.recall()
 	var changes []Change
-	for _, ref := range refs {
-		number, ok := numberOf(ref.Name)
-		if !ok {
-			continue
-		}
-		s, err := st.read(number, ref.Hash)
+	for _, log := range logs {
+		s, err := st.read(log.number, log.tip)
 		if err != nil {
 			return nil, err
 		}
 		changes = append(changes, s)
 	}
-	slices.SortFunc(changes, func(a, b Change) int { return a.Number - b.Number })
-	st.remember(changes)
 	return changes, nil
-}
-
-// remembered is the file with what many logs say; it is written again when so many
-// of them are new.
-const (
-	remembered    = "changes"
-	rememberAfter = 500
-)
-
-// recall reads what is remembered, once. A log of which the tip is another is read.
-func (st *Store) recall() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.known != nil {
-		return
-	}
-	st.known = map[int]repo.Hash{}
-	var all []Change
-	if !st.r.Recall(remembered, &all) {
-		return
-	}
-	for _, s := range all {
-		st.known[s.Number] = s.Tip
-		if st.changes[s.Number].Tip == repo.Zero {
-			st.changes[s.Number] = s
-		}
-	}
-}
-
-// remember writes all changes for the next start, when many are new.
-func (st *Store) remember(all []Change) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	fresh := 0
-	for _, s := range all {
-		if st.known[s.Number] != s.Tip {
-			fresh++
-		}
-	}
-	if fresh < st.after {
-		return
-	}
-	_ = st.r.Remember(remembered, all) // the next start reads the logs, then
-	for _, s := range all {
-		st.known[s.Number] = s.Tip
-	}
-}
-
-// numberOf reads "refs/changes/7/log".
-func numberOf(ref string) (int, bool) {
-	middle, ok := strings.CutSuffix(strings.TrimPrefix(ref, prefix), "/log")
-	if !ok {
-		return 0, false
-	}
-	n, err := strconv.Atoi(middle)
-	return n, err == nil && n > 0 && strconv.Itoa(n) == middle
 }
 
 // next is a number that is probably free; Open finds out by creating its ref.
@@ -302,14 +272,12 @@ func (st *Store) next(look bool) (int, error) {
 	newest := st.newest
 	st.mu.Unlock()
 	if newest == 0 || look {
-		refs, err := st.r.Refs(prefix)
+		logs, err := st.logs()
 		if err != nil {
 			return 0, err
 		}
-		for _, ref := range refs {
-			if n, ok := numberOf(ref.Name); ok {
-				newest = max(newest, n)
-			}
+		if n := len(logs); n > 0 {
+			newest = max(newest, logs[n-1].number)
 		}
 	}
 	return newest + 1, nil
@@ -360,8 +328,24 @@ func (st *Store) read(number int, tip repo.Hash) (Change, error) {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.changes[number] = s
+	st.keep(s)
 	return s, nil
+}
+
+// kept bounds how many changes are kept in memory whole, at some kilobytes each.
+const kept = 1000
+
+// keep keeps a change for the next who reads it, and forgets old ones when there are too
+// many. The caller holds mu.
+func (st *Store) keep(s Change) {
+	st.changes[s.Number] = s
+	if len(st.changes) <= kept {
+		return
+	}
+	numbers := slices.Sorted(maps.Keys(st.changes))
+	for _, number := range numbers[:kept/4] {
+		delete(st.changes, number)
+	}
 }
 
 // add puts an event at the end, leaving changes that share the slices alone.

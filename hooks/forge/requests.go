@@ -45,8 +45,9 @@ type requests struct {
 	memory  *memory
 	lookAt  map[int]time.Time // requests to look at again without being told
 	publish backOff
-	found   map[int]time.Time // requests that a poll found changed, and a webhook may still tell of
-	heard   bool              // a comment was read that was not read before
+	found   map[int]time.Time     // requests that a poll found changed, and a webhook may still tell of
+	heard   bool                  // a comment was read that was not read before
+	known   map[int]change.Change // that came from forges, as they were when they were last looked at
 
 	mu     sync.Mutex
 	status requestStatus
@@ -108,16 +109,28 @@ func (p *pass) readChanges() error {
 	if store == nil {
 		return fmt.Errorf("repository %s is not there", p.r.Name())
 	}
-	all, err := store.List()
+	all, err := store.Summaries()
 	if err != nil {
 		return err
 	}
 	p.changes = map[int]change.Change{}
-	for _, s := range all {
+	known := map[int]change.Change{}
+	for _, of := range all {
+		if of.Via != string(access.ViaForge) {
+			continue
+		}
+		s := p.known[of.Number]
+		if s.Tip != of.Tip {
+			if s, err = store.Read(of.Number); err != nil {
+				return err
+			}
+		}
+		known[of.Number] = s
 		if n := requestOf(s, p.w.name); n > 0 {
 			p.changes[n] = s
 		}
 	}
+	p.known = known
 	return nil
 }
 

@@ -285,20 +285,24 @@ func (l *loop) conflict(ctx context.Context, branch string, tip, base repo.Hash,
 		Short:     "conflict in " + many(len(files), "file"),
 		Hint:      fmt.Sprintf("git pull --rebase origin %s, resolve, git push origin %s", branch, branch),
 	}}
-	stories, err := l.log.List()
+	all, err := l.log.Summaries()
 	if err != nil {
 		return nil, err
 	}
-	landed := map[repo.Hash]change.Change{}
-	for _, s := range stories {
-		if e, ok := s.Landing(); ok && s.Branch == branch {
-			landed[e.New] = s
+	landed := map[repo.Hash]int{}
+	for _, of := range all {
+		if of.Branch == branch && of.New != repo.Zero {
+			landed[of.New] = of.Number
 		}
 	}
 	for at := tip; at != base && at != repo.Zero; {
-		s, known := landed[at]
+		number, known := landed[at]
 		if !known {
 			break // it came before the gate, or past it
+		}
+		s, err := l.log.Read(number)
+		if err != nil {
+			return nil, err
 		}
 		e, _ := s.Landing()
 		touched, err := l.r.ChangedPaths(ctx, e.Old, at)

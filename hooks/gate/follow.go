@@ -228,9 +228,7 @@ func (l *loop) ending(s change.Change, e change.Event) Progress {
 		p.Candidate = p.Landed
 		p.FastForward = p.Landed == s.Revisions[e.Revision-1].Commit
 		p.Took = e.At.Sub(s.Revisions[e.Revision-1].At)
-		if rel, err := l.releases.At(p.Landed); err == nil {
-			p.Release = rel.Number
-		}
+		p.Release, _ = l.releases.NumberAt(p.Landed) // 0: it has none, or not yet
 	case change.Conflict:
 		p.Kind = Conflict
 	case change.Withdrawn:

@@ -48,6 +48,7 @@ type loop struct {
 	durations      durations
 	greenTip       map[string]repo.Hash // by branch: the tip whose tree is known to be green
 	heads          []change.Change      // whose head ref may have to be repaired
+	headsPending   bool                 // those of all changes have to be looked at
 	releasePending bool                 // a release may be missing
 	tipBuilds      map[string]*building // of tips that came from a forge, by key
 	tipFailures    map[string]tipFailure

@@ -176,13 +176,12 @@ func (g *Gate) RecordMirrored(ctx context.Context, r *repo.Repository, branch st
 // landedAs reports whether a change has moved a branch from old, or from wherever with
 // Zero, to new, or is about to: whoever follows the forge may see it there first.
 func (l *loop) landedAs(branch string, old, new repo.Hash) (bool, error) {
-	all, err := l.log.List()
-	if err != nil {
-		return false, err
+	mayBe := func(of change.Summary) bool {
+		return of.Branch == branch && (!of.Ended || of.New == new && (old == repo.Zero || of.Old == old))
 	}
-	for _, s := range all {
-		if s.Branch != branch {
-			continue
+	for s, err := range l.log.Find(mayBe) {
+		if err != nil {
+			return false, err
 		}
 		if e, landed := s.Landing(); landed && e.New == new && (old == repo.Zero || e.Old == old) {
 			return true, nil

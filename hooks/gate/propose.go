@@ -166,12 +166,14 @@ func (l *loop) heldAlready(ctx context.Context, p Proposal) (*change.Change, err
 	if err != nil || !held {
 		return nil, err
 	}
-	stories, err := l.log.List()
-	if err != nil {
-		return nil, err
+	landed := func(of change.Summary) bool {
+		return of.Ended && of.Landed && of.Branch == p.Branch && of.Head == p.Commit
 	}
-	for _, s := range slices.Backward(stories) {
-		if e, ok := s.End(); ok && e.Kind == change.Landed && s.Branch == p.Branch && s.Head().Commit == p.Commit {
+	for s, err := range l.log.Find(landed) {
+		if err != nil {
+			return nil, err
+		}
+		if e, _ := s.End(); e.Kind == change.Landed {
 			return &s, nil
 		}
 	}

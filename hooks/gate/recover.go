@@ -17,27 +17,23 @@ func (l *loop) load(ctx context.Context) error {
 	if l.loaded {
 		return nil
 	}
-	stories, err := l.log.List()
+	took, err := l.usualDurations()
 	if err != nil {
 		return err
 	}
-	var took durations
 	var waiting []change.Change
-	for _, s := range stories {
-		if s.Open() {
-			if s, err = l.repairLanded(ctx, s); err != nil {
-				return err
-			}
+	for s, err := range l.log.Find(func(of change.Summary) bool { return !of.Ended }) {
+		if err == nil {
+			s, err = l.repairLanded(ctx, s)
+		}
+		if err != nil {
+			return err
 		}
 		if s.Open() {
 			waiting = append(waiting, s)
 		}
-		for _, e := range s.Events {
-			if e.Kind == change.Tested { // green
-				took.add(e.Took)
-			}
-		}
 	}
+	slices.Reverse(waiting)
 	for _, s := range waiting { // by number: the order they came in
 		l.opened.add(s.Number)
 		l.progress.begin(s.Number)
@@ -50,10 +46,30 @@ func (l *loop) load(ctx context.Context) error {
 				l.enqueue(s, s.Head().At)
 			}
 		}
-		l.heads = append(l.heads, stories...)
-		l.releasePending = true
+		l.headsPending, l.releasePending = true, true
 	})
 	return nil
+}
+
+// usualDurations are how long the newest green builds took.
+func (l *loop) usualDurations() (took durations, err error) {
+	looked := 0
+	for s, err := range l.log.Find(func(of change.Summary) bool { return of.New != repo.Zero }) {
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range slices.Backward(s.Events) {
+			if e.Kind == change.Tested && e.Took > 0 { // green
+				took = append(took, e.Took)
+			}
+		}
+		if looked++; len(took) >= recent || looked == 2*recent { // the others were built before
+			break
+		}
+	}
+	took = took[:min(len(took), recent)]
+	slices.Reverse(took)
+	return took, nil
 }
 
 // repairLanded notes that a change has landed if its branch holds the candidate
@@ -72,21 +88,27 @@ func (l *loop) repairLanded(ctx context.Context, s change.Change) (change.Change
 	if err != nil || !landed {
 		return s, err
 	}
-	stories, err := l.log.List()
-	if err != nil {
-		return s, err
-	}
-	for _, other := range stories {
-		if o, ok := other.Landing(); ok && other.Branch == s.Branch && o.Old == e.Base {
-			return s, nil // the branch left that base with another change, which holds this one
-		}
+	_, other, err := l.log.First(func(of change.Summary) bool {
+		return of.New != repo.Zero && of.Branch == s.Branch && of.Old == e.Base
+	})
+	if err != nil || other {
+		return s, err // the branch left that base with another change, which holds this one
 	}
 	l.slog.Info("noted a landing that was cut short", "change", s.Number, "ref", s.Branch, "commit", candidate.String())
 	return l.noteLanded(ctx, s)
 }
 
-// repairHeads makes refs/changes/<n>/head what the logs say.
+// repairHeads makes refs/changes/<n>/head what the logs say: of all changes at the start,
+// and of those that were pushed since.
 func (l *loop) repairHeads(ctx context.Context) {
+	if l.headsPending {
+		behind, err := l.log.HeadsBehind()
+		if err != nil {
+			l.slog.Error("cannot look at the heads of changes, and tries again", "err", err)
+			return
+		}
+		l.heads, l.headsPending = append(behind, l.heads...), false
+	}
 	heads := l.heads
 	l.heads = nil
 	for _, s := range heads {
@@ -109,26 +131,20 @@ func (l *loop) repairReleases(ctx context.Context) {
 			l.slog.Error("releases could not be made; they are tried again", "err", err)
 		}
 	}
-	stories, err := l.log.List()
+	made, err := l.releases.Commits()
 	if err != nil {
 		fail(err)
 		return
-	}
-	made, err := l.releases.List()
-	if err != nil {
-		fail(err)
-		return
-	}
-	has := map[repo.Hash]bool{}
-	for _, rel := range made {
-		has[rel.Commit] = true
 	}
 	var landed []change.Change
-	for _, s := range stories {
-		if e, ok := s.Landing(); ok && e.New != repo.Zero && !has[e.New] {
-			landed = append(landed, s)
+	for s, err := range l.log.Find(func(of change.Summary) bool { return of.New != repo.Zero && made[of.New] == 0 }) {
+		if err != nil {
+			fail(err)
+			return
 		}
+		landed = append(landed, s)
 	}
+	slices.Reverse(landed)
 	slices.SortStableFunc(landed, func(a, b change.Change) int {
 		x, _ := a.Landing()
 		y, _ := b.Landing()

@@ -90,26 +90,24 @@ type Landing struct {
 type Store struct {
 	r *repo.Repository
 
-	mu       sync.Mutex
-	byHash   map[repo.Hash]Release // by tag object, which never changes
-	verified map[repo.Hash]bool    // tag objects that have verified: a signature over bytes named by their digest stays good
-	newest   int
-	loaded   bool
-	known    map[repo.Hash]bool // tag objects that are remembered on disk; nil: not looked at
-	after    int                // that many are new: rememberAfter
+	mu        sync.Mutex
+	byTag     map[repo.Hash]Release // by tag object, which never changes; without provenance; nil: not looked at
+	numbers   map[repo.Hash]int     // by the commit that they are of
+	verified  map[repo.Hash]bool    // tag objects that have verified: a signature over bytes named by their digest stays good
+	newest    int
+	loaded    bool // all that there were have been read
+	unwritten int  // of byTag that are not on disk
+	after     int  // that many are not: rememberAfter
 }
 
-// Of is the Book of a repository.
+// Of is the Store of a repository.
 func Of(r *repo.Repository) *Store {
-	return &Store{r: r, byHash: map[repo.Hash]Release{}, verified: map[repo.Hash]bool{}, after: rememberAfter}
+	return &Store{r: r, numbers: map[repo.Hash]int{}, verified: map[repo.Hash]bool{}, after: rememberAfter}
 }
 
 // Make makes the release of a landing, durably. A commit that has one keeps it:
 // making it again returns it and changes nothing.
 func (b *Store) Make(ctx context.Context, l Landing) (Release, error) {
-	if err := b.load(); err != nil {
-		return Release{}, err
-	}
 	for {
 		if rel, err := b.At(l.Commit); !errors.Is(err, ErrNone) {
 			return rel, err
@@ -132,7 +130,13 @@ func (b *Store) Make(ctx context.Context, l Landing) (Release, error) {
 			return Release{}, fmt.Errorf("make release %d of %s: %w", number, b.r.Name(), err)
 		}
 		crash.Point("release.made")
-		return b.read(number, tag)
+		if _, err := b.read(number, tag); err != nil {
+			return Release{}, err
+		}
+		b.mu.Lock()
+		b.remember()
+		b.mu.Unlock()
+		return b.Read(number)
 	}
 }
 
@@ -164,17 +168,6 @@ func (b *Store) write(number int, l Landing) (repo.Hash, error) {
 	return b.r.WriteTag(name, l.Commit, l.At, fmt.Sprintf("release %d\n\n%s", number, text))
 }
 
-func (b *Store) load() error {
-	b.mu.Lock()
-	loaded := b.loaded
-	b.mu.Unlock()
-	if loaded {
-		return nil
-	}
-	_, err := b.List()
-	return err
-}
-
 // Tag is where a release is, before it is read.
 type Tag struct {
 	Number int
@@ -188,7 +181,7 @@ func (b *Store) Tags() ([]Tag, error) {
 	if err != nil {
 		return nil, err
 	}
-	var tags []Tag
+	tags := make([]Tag, 0, len(refs))
 	for _, ref := range refs {
 		number, err := strconv.Atoi(strings.TrimPrefix(ref.Name, prefix))
 		if err != nil || Ref(number) != ref.Name {
@@ -200,19 +193,21 @@ func (b *Store) Tags() ([]Tag, error) {
 	return tags, nil
 }
 
-// ReadTag reads the release of a tag.
+// ReadTag reads the release of a tag, without its provenance, which Read has.
 func (b *Store) ReadTag(t Tag) (Release, error) {
+	b.mu.Lock()
 	b.recall()
+	b.mu.Unlock()
 	return b.read(t.Number, t.Hash)
 }
 
-// List returns all releases by number.
+// List returns all releases by number, without their provenance, which Read has.
 func (b *Store) List() ([]Release, error) {
 	tags, err := b.Tags()
 	if err != nil {
 		return nil, err
 	}
-	var list []Release
+	list := make([]Release, 0, len(tags))
 	for _, t := range tags {
 		rel, err := b.ReadTag(t)
 		if err != nil {
@@ -223,54 +218,68 @@ func (b *Store) List() ([]Release, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.loaded = true
-	b.remember(list)
+	b.remember()
 	return list, nil
 }
 
-// remembered is the file with what many tags say; it is written again when so many
-// of them are new.
+// Commits are the numbers of all releases by the commits that they are of.
+func (b *Store) Commits() (map[repo.Hash]int, error) {
+	list, err := b.List()
+	if err != nil {
+		return nil, err
+	}
+	numbers := make(map[repo.Hash]int, len(list))
+	for _, rel := range list {
+		numbers[rel.Commit] = rel.Number
+	}
+	return numbers, nil
+}
+
+// The file with what many tags say is written again when so many of them are new.
 const (
 	remembered    = "releases"
-	rememberAfter = 500
+	rememberAfter = 200
 )
 
-// recall reads what is remembered, once.
+// row is a Release as the file has it.
+type row struct {
+	Tag string // the bytes of its hash
+	Manifest
+}
+
+// recall reads what is remembered, once. The caller holds mu.
 func (b *Store) recall() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.known != nil {
+	if b.byTag != nil {
 		return
 	}
-	b.known = map[repo.Hash]bool{}
-	var all []Release
-	if !b.r.Recall(remembered, &all) {
+	b.byTag = map[repo.Hash]Release{}
+	var rows []row
+	if !b.r.Recall(remembered, &rows) {
 		return
 	}
-	for _, rel := range all {
+	for _, of := range rows {
+		rel := Release{Number: of.Release, Manifest: of.Manifest}
+		copy(rel.Tag[:], of.Tag)
+		rel.Commit, _ = repo.ParseHash(of.Manifest.Commit)
 		if rel.Artifacts == nil {
 			rel.Artifacts = []verdict.Artifact{} // as the manifest has it
 		}
-		b.known[rel.Tag], b.byHash[rel.Tag] = true, rel
+		b.byTag[rel.Tag] = rel
 	}
 }
 
 // remember writes all releases for the next start, when many are new. The caller
 // holds mu.
-func (b *Store) remember(all []Release) {
-	fresh := 0
-	for _, rel := range all {
-		b.newest = max(b.newest, rel.Number)
-		if !b.known[rel.Tag] {
-			fresh++
-		}
-	}
-	if fresh < b.after {
+func (b *Store) remember() {
+	if b.unwritten < b.after {
 		return
 	}
-	_ = b.r.Remember(remembered, all) // the next start reads the tags, then
-	for _, rel := range all {
-		b.known[rel.Tag] = true
+	rows := make([]row, 0, len(b.byTag))
+	for _, rel := range b.byTag {
+		rows = append(rows, row{Tag: string(rel.Tag[:]), Manifest: rel.Manifest})
 	}
+	_ = b.r.Remember(remembered, rows) // the next start reads the tags, then
+	b.unwritten = 0
 }
 
 // Read returns a release by number, or ErrNone.
@@ -282,39 +291,68 @@ func (b *Store) Read(number int) (Release, error) {
 	if tag == repo.Zero {
 		return Release{}, ErrNone
 	}
-	return b.read(number, tag)
-}
-
-// At returns the release of a commit, or ErrNone.
-func (b *Store) At(commit repo.Hash) (Release, error) {
-	if err := b.load(); err != nil {
-		return Release{}, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, rel := range b.byHash {
-		if rel.Commit == commit {
-			return rel, nil
-		}
-	}
-	return Release{}, ErrNone
-}
-
-func (b *Store) read(number int, tag repo.Hash) (Release, error) {
-	b.mu.Lock()
-	rel, ok := b.byHash[tag]
-	b.mu.Unlock()
-	if ok && rel.Number == number {
-		return rel, nil
-	}
 	rel, err := FromTag(b.r, number, tag)
 	if err != nil {
 		return Release{}, fmt.Errorf("read release %d of %s: %w", number, b.r.Name(), err)
 	}
+	return rel, nil
+}
+
+// At returns the release of a commit, or ErrNone.
+func (b *Store) At(commit repo.Hash) (Release, error) {
+	number, err := b.NumberAt(commit)
+	if err != nil {
+		return Release{}, err
+	}
+	return b.Read(number)
+}
+
+// NumberAt is the number of the release of a commit, or ErrNone.
+func (b *Store) NumberAt(commit repo.Hash) (int, error) {
+	if err := b.load(); err != nil {
+		return 0, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.byHash[tag] = rel
-	b.newest = max(b.newest, number)
+	number, ok := b.numbers[commit]
+	if !ok {
+		return 0, ErrNone
+	}
+	return number, nil
+}
+
+// load reads, once, which releases there are.
+func (b *Store) load() error {
+	b.mu.Lock()
+	loaded := b.loaded
+	b.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	_, err := b.List()
+	return err
+}
+
+// read reads a release once, and keeps it without its provenance.
+func (b *Store) read(number int, tag repo.Hash) (Release, error) {
+	b.mu.Lock()
+	rel, ok := b.byTag[tag]
+	b.mu.Unlock()
+	fresh := !ok || rel.Number != number
+	if fresh {
+		var err error
+		if rel, err = FromTag(b.r, number, tag); err != nil {
+			return Release{}, fmt.Errorf("read release %d of %s: %w", number, b.r.Name(), err)
+		}
+		rel.Provenance = nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if fresh {
+		b.unwritten++
+	}
+	b.recall()
+	b.byTag[tag], b.numbers[rel.Commit], b.newest = rel, number, max(b.newest, number)
 	return rel, nil
 }
 
@@ -388,7 +426,11 @@ func (rel Release) Verify(r *repo.Repository, signers repo.Signers) error {
 	if err != nil {
 		return fail("its tag", err)
 	}
-	if !reflect.DeepEqual(rel.Manifest, signed.Manifest) {
+	said := signed.Manifest
+	if rel.Provenance == nil { // from a list
+		said.Provenance = nil
+	}
+	if !reflect.DeepEqual(rel.Manifest, said) {
 		return fail("its manifest", errors.New("is not what its tag says"))
 	}
 	if t.Name != strings.TrimPrefix(Ref(rel.Number), "refs/") {

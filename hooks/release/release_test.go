@@ -100,11 +100,11 @@ func TestReleasesAreNumberedAndVerify(t *testing.T) {
 }
 
 // TestListRemembers: another process reads what is remembered instead of the tags, and
-// it is the same to the last byte: releases are verified against their tags.
+// it is the same: releases are verified against their tags.
 func TestListRemembers(t *testing.T) {
 	r := testRepository(t)
 	b := Of(r)
-	b.after = 2
+	b.after = 3
 	for n := range 3 {
 		l := landing(t, r, fmt.Sprint("landing ", n))
 		if n == 1 {
@@ -120,8 +120,8 @@ func TestListRemembers(t *testing.T) {
 	}
 	again := Of(r)
 	again.recall()
-	if len(again.byHash) != 3 {
-		t.Fatalf("recalled are %+v", again.byHash)
+	if len(again.byTag) != 3 {
+		t.Fatalf("recalled are %+v", again.byTag)
 	}
 	got, err := again.List()
 	if err != nil || !reflect.DeepEqual(got, want) {

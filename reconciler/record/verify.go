@@ -40,7 +40,7 @@ func (f Finding) String() string {
 // count, that every environment's branch is one line of signed commits, and
 // that each gave the environment exactly a release's bytes: the release exists,
 // verifies, and its directory with its manifest is what the commit holds. releases
-// are those of the clone, checked by the caller (Release.Verifies); a plain clone
+// are those of the clone, checked by the caller (Release.Verify); a plain clone
 // has none of their tags, a mirror has. It reads branches of the clone and, where
 // there are none, those of its remotes. It writes nothing. The error is for what
 // keeps it from reading; what it finds wrong are findings. What one record says of
@@ -372,13 +372,15 @@ func (v *verification) content(found func(string, ...any), p Promotion, tree rep
 		return appsEntry.Hash, nil
 	}
 	rel, ok := v.releases[p.Release]
-	switch {
-	case !ok:
+	if !ok {
 		found("names release %d, of which there is no tag", p.Release)
 		return appsEntry.Hash, nil
-	case rel.Verifies != nil:
-		found("names release %d, which does not verify: %s", p.Release, rel.Verifies)
+	}
+	if err := rel.Verifies(); err != nil {
+		found("names release %d, which does not verify: %s", p.Release, err)
 		return appsEntry.Hash, nil
+	}
+	switch {
 	case rel.Commit != p.Source:
 		found("names release %d of %s, but that release is of %s", p.Release, show.Short(p.Source.String()),
 			show.Short(rel.Commit.String()))

@@ -33,8 +33,11 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
-// ReleaseOf is a release as the reconciler knows it.
-func ReleaseOf(rel release.Release, verifies error) record.Release {
+// verified is for releases that have been.
+func verified(release.Release) error { return nil }
+
+// ReleaseOf is a release as the reconciler knows it, and how it is verified.
+func ReleaseOf(rel release.Release, verify func(release.Release) error) record.Release {
 	to := record.Release{
 		Number:   rel.Number,
 		Commit:   rel.Commit,
@@ -42,7 +45,7 @@ func ReleaseOf(rel release.Release, verifies error) record.Release {
 		Authors:  rel.AlsoBy,
 		Subject:  rel.Subject,
 		At:       rel.Manifest.At,
-		Verifies: verifies,
+		Verify:   func() error { return verify(rel) },
 	}
 	if len(rel.Changes) > 0 {
 		to.Change = rel.Changes[0]
@@ -392,7 +395,7 @@ func (v *verification) release(repository string, number int, tag string) (recor
 	if err != nil {
 		return fail(err)
 	}
-	return ReleaseOf(rel, nil), nil
+	return ReleaseOf(rel, verified), nil
 }
 
 // content compares what the server says with what the commit declares.

@@ -117,7 +117,7 @@ func (s *server) declare(repository, environment, word string) target.Declared {
 		},
 	})
 	fatal(err)
-	return s.promote(repository, environment, ReleaseOf(rel, rel.Verify(r, s.signer.Signers())))
+	return s.promote(repository, environment, ReleaseOf(rel, func(rel release.Release) error { return rel.Verify(r, s.signer.Signers()) }))
 }
 
 // promote makes a commit of the environment that declares a release.
@@ -441,7 +441,7 @@ func TestRotatedKeys(t *testing.T) {
 	if err := r.Move(t.Context(), record.EnvironmentRef("production"), was, at); err != nil {
 		t.Fatal(err)
 	}
-	sent, p = next.sent(next.promote("shop", "production", ReleaseOf(back, nil)))
+	sent, p = next.sent(next.promote("shop", "production", ReleaseOf(back, verified)))
 	if keys, err := Verify(s.keys(), &sent, p, 2); err != nil || !keys.Equal(want) {
 		t.Errorf("%+v, %v", keys, err)
 	}

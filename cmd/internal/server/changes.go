@@ -24,28 +24,36 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
 	if err != nil {
 		return show.ChangePage{}, err
 	}
-	stories, err := s.gate.Changes(name).List()
+	store := s.gate.Changes(name)
+	all, err := store.Summaries()
 	if err != nil {
 		return show.ChangePage{}, err
 	}
-	numbers := make([]int, len(stories))
-	for i, story := range stories {
-		numbers[i] = story.Number
+	numbers := make([]int, len(all))
+	for i, of := range all {
+		numbers[i] = of.Number
 	}
 	queue := s.gate.Queue(name)
-	b := bounds{most: show.Newest, looked: len(stories)}
+	b := bounds{most: show.Newest, looked: len(all)}
 	if f.Path != "" {
 		b.looked = show.MaxLooked
 	}
 	if f.All {
-		f.Part, b = show.Part{}, bounds{most: len(stories), looked: len(stories)}
+		f.Part, b = show.Part{}, bounds{most: len(all), looked: len(all)}
 	}
 
-	found := show.ChangePage{Total: len(stories)}
+	found := show.ChangePage{Total: len(all)}
 	found.Changes, found.Beside, err = page(numbers, f.Part, b, func(at int) (c show.Change, wanted bool, err error) {
-		story := stories[at]
+		of := all[at]
+		if !named(f.Author, of.Author, of.By) {
+			return c, false, nil
+		}
+		story, err := store.Read(of.Number)
+		if err != nil {
+			return c, false, err
+		}
 		entry, head := entryOf(queue, story.Number), story.Head()
-		if f.State != "" && f.State != stateOf(story, entry) || !named(f.Author, head.Author, head.By) {
+		if f.State != "" && f.State != stateOf(story, entry) {
 			return c, false, nil
 		}
 		if f.Path != "" {
@@ -62,7 +70,7 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
 		}
 		if c.By == a.User && (c.State == show.Refused || c.State == show.Conflict) &&
 			time.Since(c.EndedAt) < show.RefusalsShown {
-			c.Mended, err = s.mended(ctx, r, stories, story)
+			c.Mended, err = s.mended(ctx, r, store, story)
 		}
 		return c, true, err
 	})
@@ -72,7 +80,7 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
 // mended reports whether what a refused change wanted is on its branch all the same: the
 // branch holds its commit, below another perhaps that makes it good, or a later change
 // landed that is a new version of it.
-func (s *Server) mended(ctx context.Context, r *repo.Repository, stories []change.Change,
+func (s *Server) mended(ctx context.Context, r *repo.Repository, store *change.Store,
 	refused change.Change) (bool, error) {
 	head := refused.Head().Commit
 	tip, err := r.Ref("refs/heads/" + refused.Branch)
@@ -86,15 +94,18 @@ func (s *Server) mended(ctx context.Context, r *repo.Repository, stories []chang
 	if err != nil {
 		return false, err
 	}
-	for _, later := range slices.Backward(stories) {
+	all, err := store.Summaries()
+	if err != nil {
+		return false, err
+	}
+	for _, later := range slices.Backward(all) {
 		if later.Number <= refused.Number {
 			break
 		}
-		if _, landed := later.Landing(); !landed || later.Branch != refused.Branch ||
-			later.Head().By != refused.Head().By {
+		if !later.Landed || later.Branch != refused.Branch || later.By != refused.Head().By {
 			continue
 		}
-		c, err := r.Commit(later.Head().Commit)
+		c, err := r.Commit(later.Head)
 		if err != nil {
 			return false, err
 		}
@@ -161,11 +172,9 @@ func (s *Server) summary(r *repo.Repository, story change.Change, entry *gate.En
 		if candidate = end.New; candidate == repo.Zero {
 			candidate = end.In
 		}
-		rel, err := s.gate.ReleasesOf(story.Repository).At(candidate)
-		switch {
-		case err == nil:
-			c.Release = rel.Number
-		case !errors.Is(err, release.ErrNone):
+		var err error
+		c.Release, err = s.gate.ReleasesOf(story.Repository).NumberAt(candidate)
+		if err != nil && !errors.Is(err, release.ErrNone) {
 			return c, err
 		}
 	}

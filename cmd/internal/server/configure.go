@@ -13,6 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/hooks/gate"
 	"github.com/headgate-cd/headgate/policies"
 )
@@ -121,17 +122,12 @@ func (s *Server) firstConfiguration(ctx context.Context, own *repo.Repository) e
 		return fmt.Errorf("make the first %s: %w", access.FileName, err)
 	}
 	s.access.Store(config) // the pusher must be somebody for the policy
-	stories, err := s.gate.Changes(access.Own).List()
+	story, found, err := s.gate.Changes(access.Own).First(func(of change.Summary) bool { return !of.Ended })
 	if err != nil {
 		return err
 	}
-	number := 0
-	for _, story := range stories {
-		if story.Open() {
-			number = story.Number
-		}
-	}
-	if number == 0 {
+	number := story.Number
+	if !found {
 		commit, err := s.commitFile(own, repo.Zero, access.FileName, data, repo.Person{},
 			"Make "+s.opts.Admin+" the first administrator")
 		if err != nil {

@@ -218,7 +218,7 @@ func (s *Server) releasesOf(r *repo.Repository) ([]record.Release, error) {
 	}
 	var all []record.Release
 	for _, rel := range list {
-		all = append(all, proof.ReleaseOf(rel, book.Verify(rel)))
+		all = append(all, proof.ReleaseOf(rel, book.Verify))
 	}
 	return all, nil
 }

@@ -74,7 +74,7 @@ func (s *Server) Repositories(ctx context.Context, a access.Identity) ([]show.Re
 		}
 		r, err := s.Repository(ctx, a, name)
 		if err == nil { // whoever lists the changes of all reads these next, and leaves out what is damaged
-			_, err = s.gate.Changes(name).List()
+			_, err = s.gate.Changes(name).Summaries()
 		}
 		if ctx.Err() != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -392,17 +393,15 @@ func (s *Server) searchIn(ctx context.Context, a access.Identity, view show.Repo
 	if err != nil {
 		return err
 	}
-	stories, err := s.gate.Changes(view.Name).List()
-	if err != nil {
-		return err
-	}
 	queue := s.gate.Queue(view.Name)
 	number, matches := strings.TrimPrefix(query, "#"), 0
-	for _, story := range slices.Backward(stories) {
-		head := story.Head()
-		if number != fmt.Sprint(story.Number) && !has(query, head.Subject, head.By, head.Author) &&
-			!strings.HasPrefix(head.Commit.String(), query) {
-			continue
+	sought := func(of change.Summary) bool {
+		return number == strconv.Itoa(of.Number) || has(query, of.Subject, of.By, of.Author) ||
+			strings.HasPrefix(of.Head.String(), query)
+	}
+	for story, err := range s.gate.Changes(view.Name).Find(sought) {
+		if err != nil {
+			return err
 		}
 		c, err := s.summary(r, story, entryOf(queue, story.Number))
 		if err != nil {
