@@ -16,17 +16,18 @@ import (
 func TestTargetsAreOneList(t *testing.T) {
 	t.Parallel()
 	var schema struct {
-		Defs map[string]struct {
-			Properties           map[string]struct{ Enum []string }
-			AdditionalProperties struct {
-				Properties map[string]struct{ Enum []string }
+		Defs struct {
+			Environments struct {
+				AdditionalProperties struct {
+					Properties map[string]struct{ Enum []string }
+				}
 			}
 		} `json:"$defs"`
 	}
 	if err := json.Unmarshal(headgateyaml.Schema(), &schema); err != nil {
 		t.Fatal(err)
 	}
-	published := schema.Defs["environments"].AdditionalProperties.Properties["target"].Enum
+	published := schema.Defs.Environments.AdditionalProperties.Properties["target"].Enum
 	checked := slices.Sorted(maps.Keys(Checker(nil).Targets))
 	served := slices.Sorted(maps.Keys(targets(nil, nil, nil, nil)))
 	if !slices.Equal(published, checked) || !slices.Equal(checked, served) {
