@@ -39,13 +39,13 @@ func verified(release.Release) error { return nil }
 // ReleaseOf is a release as the reconciler knows it, and how it is verified.
 func ReleaseOf(rel release.Release, verify func(release.Release) error) record.Release {
 	to := record.Release{
-		Number:   rel.Number,
-		Commit:   rel.Commit,
-		By:       rel.Manifest.By,
-		Authors:  rel.AlsoBy,
-		Subject:  rel.Subject,
-		At:       rel.Manifest.At,
-		Verify:   func() error { return verify(rel) },
+		Number:  rel.Number,
+		Commit:  rel.Commit,
+		By:      rel.Manifest.By,
+		Authors: rel.AlsoBy,
+		Subject: rel.Subject,
+		At:      rel.Manifest.At,
+		Verify:  func() error { return verify(rel) },
 	}
 	if len(rel.Changes) > 0 {
 		to.Change = rel.Changes[0]
