@@ -211,12 +211,12 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		use, keep = localCache(ctx, here, dir)
 	} else {
 		containers := &container.Executor{}
-		if l.image, err = containers.Resolve(ctx, l.image); err != nil {
+		if l.image, err = containers.Resolve(ctx, l.image, build.Login{}); err != nil {
 			return err
 		}
 		services = settings.Build.Services
 		for i := range services {
-			if services[i].Image, err = containers.Resolve(ctx, services[i].Image); err != nil {
+			if services[i].Image, err = containers.Resolve(ctx, services[i].Image, build.Login{}); err != nil {
 				return err
 			}
 		}

@@ -60,6 +60,7 @@ var (
 		return regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*` +
 			`(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 	})
+	secretForm  = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]*$`)
 	serviceKeys = []string{"image", "entrypoint", "command", "environment", "healthcheck"}
 	healthKeys  = []string{"test", "interval", "timeout", "retries", "start_period", "disable"}
 
@@ -79,6 +80,35 @@ var (
 
 // ValidImage reports whether an engine can take this for the name of an image.
 func ValidImage(name string) bool { return imageForm().MatchString(name) }
+
+// RegistryOf is the host, and port, of the registry of an image.
+func RegistryOf(image string) string {
+	host, _, ok := strings.Cut(image, "/")
+	if !ok || host != "localhost" && !strings.ContainsAny(host, ".:") {
+		return "docker.io"
+	}
+	return host
+}
+
+// ReadRegistries reads by which secret each registry is entered, of which images are.
+func ReadRegistries(file string, n *yaml.Node, under string, images []string) (map[string]string, yamlfile.Problems) {
+	r := reader{file: file, under: under}
+	if n.Kind == 0 || !r.mapping(n, "registries", "registries: {ghcr.io: registry-login}") {
+		return nil, r.problems
+	}
+	all := map[string]string{}
+	for key, value := range yamlfile.Pairs(n) {
+		host, name := key.Value, value.Value
+		if value.Kind != yaml.ScalarNode || !secretForm.MatchString(name) || len(name) > 100 {
+			r.problem(value, "use letters, digits, and . _ / -", "%s.registries: %q is not the name of a secret", under, name)
+		}
+		if !slices.ContainsFunc(images, func(i string) bool { return RegistryOf(i) == host }) {
+			r.problem(key, "correct its name, or leave it out", "%s.registries: no image of the build is of %s", under, host)
+		}
+		all[host] = name
+	}
+	return all, r.problems
+}
 
 // ReadServices reads services, at the dotted path under.
 func ReadServices(file string, n *yaml.Node, under string) (all []Service, ps yamlfile.Problems) {

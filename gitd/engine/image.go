@@ -49,6 +49,19 @@ const (
 // Login is how a registry is entered. The zero value is anonymous.
 type Login struct{ User, Password string }
 
+// ParseLogin reads a login: user:password, or {"username": …, "password": …}.
+func ParseLogin(data []byte) (l Login, ok bool) {
+	var object struct{ Username, Password string }
+	if json.Unmarshal(data, &object) == nil && object.Username != "" {
+		return Login{User: object.Username, Password: object.Password}, true
+	}
+	user, password, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
+	if !ok || user == "" || password == "" || strings.ContainsAny(user, "{\n") {
+		return Login{}, false
+	}
+	return Login{User: user, Password: password}, true
+}
+
 func (l Login) header() string {
 	if l == (Login{}) {
 		return ""
@@ -239,7 +252,7 @@ func (e *Engine) pullFailure(ctx context.Context, ref string, err error) error {
 		return &Error{
 			Reason: ReasonImageDenied,
 			What: fmt.Sprintf(
-				"the registry does not give image %s to this machine, or has none; correct its name, or name the secret with a login for its registry (x-headgate: {registries: …} in compose.yaml)", ref),
+				"the registry does not give image %s to this machine, or has none; correct its name, or name the secret with a login for its registry (registries, below x-headgate in compose.yaml or below build in headgate.yaml)", ref),
 			Err: err,
 		}
 	case cerrdefs.IsNotFound(err), has("manifest unknown", "not found", "name unknown", "no matching manifest"):

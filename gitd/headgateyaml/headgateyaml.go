@@ -47,14 +47,26 @@ type File struct {
 
 // Build says how a change is built and tested.
 type Build struct {
-	Buildspec string        // path in the tree
-	Image     string        // that it runs in a container of; HostImage: on the machine itself
-	Timeout   time.Duration // of one build
-	Network   bool          // whether commands may reach the network
-	Variables map[string]string
-	Limits    buildsettings.Limits
-	Services  []buildsettings.Service // in the order of the file
-	Forks     Forks
+	Buildspec  string        // path in the tree
+	Image      string        // that it runs in a container of; HostImage: on the machine itself
+	Timeout    time.Duration // of one build
+	Network    bool          // whether commands may reach the network
+	Variables  map[string]string
+	Limits     buildsettings.Limits
+	Services   []buildsettings.Service // in the order of the file
+	Registries map[string]string       // names of the secrets by which they are entered
+	Forks      Forks
+}
+
+// images are those that a build is run in and beside.
+func (b Build) images() (all []string) {
+	if b.Image != HostImage {
+		all = append(all, b.Image)
+	}
+	for _, s := range b.Services {
+		all = append(all, s.Image)
+	}
+	return all
 }
 
 // Forks is what a branch lets builds of requests from forks have, before somebody who
@@ -101,14 +113,15 @@ func (f *File) Gates(branch string) bool { return slices.Contains(f.Land.Branche
 // text is the file as it is written.
 type text struct {
 	Build struct {
-		Buildspec *string   `yaml:"buildspec"`
-		Image     *string   `yaml:"image"`
-		Timeout   *string   `yaml:"timeout"`
-		Network   yaml.Node `yaml:"network"`
-		Variables yaml.Node `yaml:"variables"`
-		Limits    yaml.Node `yaml:"limits"`
-		Services  yaml.Node `yaml:"services"`
-		Forks     Forks     `yaml:"forks"`
+		Buildspec  *string   `yaml:"buildspec"`
+		Image      *string   `yaml:"image"`
+		Timeout    *string   `yaml:"timeout"`
+		Network    yaml.Node `yaml:"network"`
+		Variables  yaml.Node `yaml:"variables"`
+		Limits     yaml.Node `yaml:"limits"`
+		Services   yaml.Node `yaml:"services"`
+		Registries yaml.Node `yaml:"registries"`
+		Forks      Forks     `yaml:"forks"`
 	} `yaml:"build"`
 	Land struct {
 		Branches []string `yaml:"branches"`
@@ -258,6 +271,8 @@ func (r *reader) build(t text, f *File) {
 		r.problem(r.line("build", "services"), "name the image that the build itself runs in: build: {image: golang:1.26}",
 			"services run beside a build in a container, and this one runs on the server itself")
 	}
+	f.Build.Registries, problems = buildsettings.ReadRegistries(r.file, &t.Build.Registries, "build", f.Build.images())
+	r.problems = append(r.problems, problems...)
 }
 
 func (r *reader) land(t text, f *File) {

@@ -106,6 +106,12 @@ func TestParseAndSchemaAgree(t *testing.T) {
 			want: "begins with none of CMD, CMD-SHELL, NONE"},
 		{name: "service's patience", in: "build: {image: a, services: {db: {image: b, healthcheck: {retries: 0}}}}",
 			want: "not a number from 1 to 1000"},
+		{name: "registries", in: "build: {image: ghcr.io/a/b, registries: {ghcr.io: login/team, docker.io: hub}, " +
+			"services: {db: {image: postgres}}}"},
+		{name: "registry of nothing", in: "build: {image: a, registries: {ghcr.io: login}}",
+			want: "headgate.yaml:1: build.registries: no image of the build is of ghcr.io", schemaBlind: true},
+		{name: "registry's secret", in: "build: {image: a, registries: {docker.io: 'a b'}}",
+			want: `"a b" is not the name of a secret`},
 		{name: "environment name", in: "environments:\n  Staging: {target: services}\n",
 			want: `invalid environment name "Staging"`},
 		{name: "after nothing", in: "environments:\n  a: {target: services, after: stagin}\n  staging: {target: services}\n",

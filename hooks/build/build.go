@@ -38,6 +38,7 @@ type Request struct {
 	Network   bool              // whether commands reach the network
 	Image     string            // of the container that it runs in; "": it runs on the machine itself
 	Services  []Service         // beside that container
+	Logins    map[string]Login  // of registries, by host, that these images are of
 	Limits    buildsettings.Limits
 	Objects   string   // directory with the objects of Git that Source/.git refers to at ObjectsDir; "" is none
 	Cache     Cache    // what CacheDir is made of; zero: an empty one that nobody else sees
@@ -142,15 +143,16 @@ func (e *ImageError) ForPeople() string { return e.What }
 // Sandbox is what a session is made of.
 type Sandbox struct {
 	ID       string
-	Image    string    // to make it of, for an executor that does
-	Services []Service // beside it; an executor that has none refuses them
-	Source   string    // host directory that is SourceDir inside
-	Control  string    // host directory that is ControlDir inside; nothing inside may write there
-	Home     string    // host directory that is the home inside
-	Temp     string    // host directory that is /tmp inside
-	System   string    // empty host directory for what the executor makes for the build; "" is none
-	Objects  string    // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
-	Cache    Cache     // what is CacheDir inside
+	Image    string           // to make it of, for an executor that does
+	Services []Service        // beside it; an executor that has none refuses them
+	Logins   map[string]Login // of registries, by host
+	Source   string           // host directory that is SourceDir inside
+	Control  string           // host directory that is ControlDir inside; nothing inside may write there
+	Home     string           // host directory that is the home inside
+	Temp     string           // host directory that is /tmp inside
+	System   string           // empty host directory for what the executor makes for the build; "" is none
+	Objects  string           // host directory that is ObjectsDir inside; nothing inside may write there; "" is none
+	Cache    Cache            // what is CacheDir inside
 	Network  bool
 	Limits   buildsettings.Limits // within what the machine allows
 }
@@ -168,6 +170,9 @@ const (
 
 // Service is a container beside that of a build.
 type Service = buildsettings.Service
+
+// Login is how a registry is entered.
+type Login struct{ User, Password string }
 
 // Attended is what a Session can be that has services beside it.
 type Attended interface {

@@ -189,6 +189,7 @@ func (r *runner) attempt(ctx context.Context, ex Executor, secrets map[string]st
 		ID:       r.req.ID,
 		Image:    r.req.Image,
 		Services: r.req.Services,
+		Logins:   r.req.Logins,
 		Source:   r.req.Source,
 		Control:  filepath.Join(r.req.Work, "control"),
 		Home:     filepath.Join(r.req.Work, "home"),

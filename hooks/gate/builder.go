@@ -41,6 +41,9 @@ type TreeBuilder struct {
 	// Secrets are those of a repository, for its builds; nil: there are none.
 	Secrets func(repository string) build.Secrets
 
+	// Login is how a registry is entered by what a secret of a repository says; nil: none is.
+	Login func(repository, secret string) (build.Login, error)
+
 	// Submodule finds the repository of this server that a URL in .gitmodules names,
 	// when everybody who may read of may read it too; else why there is none to
 	// check out. nil checks out none.
@@ -96,6 +99,10 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 			}
 		}()
 	}
+	logins, err := b.logins(j)
+	if err != nil {
+		return Result{}, err
+	}
 	images, err := imagesOf(j)
 	if err != nil {
 		return Result{}, err
@@ -110,6 +117,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		Network:    j.Network,
 		Image:      image,
 		Services:   j.Services,
+		Logins:     logins,
 		Limits:     j.Limits,
 		Secrets:    b.secrets(j),
 		Objects:    objects,
@@ -223,6 +231,22 @@ func (b *TreeBuilder) secrets(j Job) build.Secrets {
 		}
 	}
 	return b.Secrets(j.Repository.Name())
+}
+
+// logins are those of a job, of registries: none for what comes from outside.
+func (b *TreeBuilder) logins(j Job) (map[string]build.Login, error) {
+	if b.Login == nil || j.Outside {
+		return nil, nil
+	}
+	all := map[string]build.Login{}
+	for host, secret := range j.Registries {
+		login, err := b.Login(j.Repository.Name(), secret)
+		if err != nil {
+			return nil, err
+		}
+		all[host] = login
+	}
+	return all, nil
 }
 
 func previous(base repo.Hash) string {

@@ -335,7 +335,7 @@ func (l *loop) settings(commit repo.Hash) (Settings, error) {
 // may reach, and how it lands, is the branch's.
 func (s Settings) building(tree Settings) Settings {
 	s.Buildspec, s.Image, s.Timeout, s.Variables = tree.Buildspec, tree.Image, tree.Timeout, tree.Variables
-	s.Services = tree.Services
+	s.Services, s.Registries = tree.Services, tree.Registries
 	return s.filled()
 }
 

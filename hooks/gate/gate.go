@@ -47,13 +47,20 @@ type Config struct {
 	// Image finds out which image a name stands for now: the name with the digest of its
 	// content. An error that is a build.ImageError is the change's own. Nil: builds run on
 	// the machine itself alone.
-	Image func(ctx context.Context, name string) (pinned string, err error)
+	Image func(ctx context.Context, q ImageQuery) (pinned string, err error)
 
 	Workers    int           // builds at once over all repositories; 0: one for each core
 	Containers int           // of those in containers, besides; 0: as many
 	Retry      time.Duration // before a policy or a repository that could not be read is asked again; 0: 30 s
 	Log        *slog.Logger  // nil: slog.Default
 	Now        func() time.Time
+}
+
+// ImageQuery asks which image a name stands for.
+type ImageQuery struct {
+	Repository string
+	Name       string
+	Login      string // name of the repository's secret by which the registry is entered; "": it is not
 }
 
 // Settings is what a tree says about how it is built and landed. A change brings
@@ -64,12 +71,13 @@ type Settings struct {
 	Image     string        // empty: headgateyaml.HostImage
 	Timeout   time.Duration // 0: the Builder's default
 
-	Strategy  Strategy // empty: Merge
-	Network   bool
-	Forks     headgateyaml.Forks // instead, for what nobody who may write has vouched for
-	Variables map[string]string
-	Limits    buildsettings.Limits
-	Services  []buildsettings.Service
+	Strategy   Strategy // empty: Merge
+	Network    bool
+	Forks      headgateyaml.Forks // instead, for what nobody who may write has vouched for
+	Variables  map[string]string
+	Limits     buildsettings.Limits
+	Services   []buildsettings.Service
+	Registries map[string]string // by host, the secrets by which they are entered
 
 	Server ServerSettings
 }
@@ -133,6 +141,7 @@ type Job struct {
 	Variables  map[string]string
 	Limits     buildsettings.Limits
 	Services   []buildsettings.Service
+	Registries map[string]string
 	Outside    bool   // nobody who may write has vouched for it: it gets no secrets
 	Log        string // id of the log to write; unique for each run
 	Cache      CacheUse

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/verdict"
@@ -19,17 +20,26 @@ import (
 // errAsking is that it is not known yet which image a name stands for.
 var errAsking = errors.New("it is asked which image this is")
 
+// imageName is what an image is called, and by which secret its registry is entered.
+type imageName struct{ name, login string }
+
 // pin has the image of a build, and those of its services, be known by their content. All
 // that are not known yet are asked for at once.
-func (s *Settings) pin(ctx context.Context, image imageOf) error {
-	services := slices.Clone(s.Services)
-	names := []*string{&s.Image}
+func (c *candidate) pin(ctx context.Context, image imageOf) error {
+	services := slices.Clone(c.Services)
+	names := []*string{&c.Image}
 	for i := range services {
 		names = append(names, &services[i].Image)
 	}
 	var asking error
 	for _, name := range names {
-		pinned, err := image(ctx, *name)
+		registry := buildsettings.RegistryOf(*name)
+		login := c.Registries[registry]
+		if login != "" && c.outside {
+			return &build.ImageError{What: fmt.Sprintf("headgate.yaml: image %s is behind a login of %s, which is for changes "+
+				"that somebody who may write here has vouched for", *name, registry)}
+		}
+		pinned, err := image(ctx, imageName{*name, login})
 		switch {
 		case errors.Is(err, errAsking):
 			if asking == nil {
@@ -41,7 +51,7 @@ func (s *Settings) pin(ctx context.Context, image imageOf) error {
 		}
 		*name = pinned
 	}
-	s.Services = services
+	c.Services = services
 	return asking
 }
 
@@ -63,11 +73,11 @@ type imageAnswer struct {
 // is built reads it, too.
 type imageBoard struct {
 	mu sync.Mutex
-	of map[string]*imageAnswer // by name
+	of map[imageName]*imageAnswer
 }
 
 // known is the last answer that there was for a name.
-func (b *imageBoard) known(name string) (a imageAnswer, ok bool) {
+func (b *imageBoard) known(name imageName) (a imageAnswer, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if known := b.of[name]; known != nil {
@@ -77,32 +87,37 @@ func (b *imageBoard) known(name string) (a imageAnswer, ok bool) {
 }
 
 // keep takes an answer. Anybody may push any name: old ones are forgotten.
-func (b *imageBoard) keep(name string, a imageAnswer, now time.Time) {
+func (b *imageBoard) keep(name imageName, a imageAnswer, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	maps.DeleteFunc(b.of, func(_ string, old *imageAnswer) bool { return !old.asking && !now.Before(old.until) })
+	maps.DeleteFunc(b.of, func(_ imageName, old *imageAnswer) bool { return !old.asking && !now.Before(old.until) })
 	if b.of == nil {
-		b.of = map[string]*imageAnswer{}
+		b.of = map[imageName]*imageAnswer{}
 	}
 	b.of[name] = &a
+}
+
+// isOne reports whether it can stand for one image alone.
+func (n imageName) isOne() bool {
+	return n.name == headgateyaml.HostImage || strings.Contains(n.name, "@")
 }
 
 // image is the image that a name stands for, with the digest of its content. It waits for
 // nobody: while the engine or a registry is asked the error is errAsking, and the loop
 // goes on when they have answered.
-func (l *loop) image(ctx context.Context, name string) (pinned string, err error) {
-	if name == headgateyaml.HostImage || strings.Contains(name, "@") {
-		return name, nil
+func (l *loop) image(ctx context.Context, name imageName) (pinned string, err error) {
+	if name.isOne() {
+		return name.name, nil
 	}
 	if l.g.c.Image == nil {
 		return "", &build.ImageError{
-			What: fmt.Sprintf("headgate.yaml: build.image is %q, and this server runs no builds in containers", name)}
+			What: fmt.Sprintf("headgate.yaml: build.image is %q, and this server runs no builds in containers", name.name)}
 	}
 	now := l.g.c.Now()
 	a, ok := l.images.known(name)
 	switch {
 	case a.asking:
-		return name, errAsking
+		return name.name, errAsking
 	case ok && now.Before(a.again):
 		if a.err != nil && !a.heard {
 			// From now on, and not since it came: whoever waited for it may be late.
@@ -113,26 +128,26 @@ func (l *loop) image(ctx context.Context, name string) (pinned string, err error
 	}
 	l.images.keep(name, imageAnswer{asking: true}, now)
 	l.builds.Go(func() {
-		pinned, err := l.g.c.Image(ctx, name)
+		pinned, err := l.g.c.Image(ctx, ImageQuery{Repository: l.r.Name(), Name: name.name, Login: name.login})
 		l.mailbox.Post(func() { l.answered(name, pinned, err) })
 	})
-	return name, errAsking
+	return name.name, errAsking
 }
 
 // knownImage is image for whoever only looks: it asks nobody.
-func (l *loop) knownImage(_ context.Context, name string) (pinned string, err error) {
-	if name == headgateyaml.HostImage || strings.Contains(name, "@") || l.g.c.Image == nil {
-		return name, nil
+func (l *loop) knownImage(_ context.Context, name imageName) (pinned string, err error) {
+	if name.isOne() || l.g.c.Image == nil {
+		return name.name, nil
 	}
 	a, ok := l.images.known(name)
 	if !ok || a.asking {
-		return name, errAsking
+		return name.name, errAsking
 	}
 	return a.pinned, a.err
 }
 
 // answered keeps which image a name stands for, and lets go on who waited for it.
-func (l *loop) answered(name, pinned string, err error) {
+func (l *loop) answered(name imageName, pinned string, err error) {
 	now := l.g.c.Now()
 	l.images.keep(name, imageAnswer{pinned: pinned, err: err, again: now.Add(imageFor), until: now.Add(imageFor)}, now)
 	for _, o := range l.open {

@@ -18,7 +18,8 @@ func TestImageIsResolvedOnce(t *testing.T) {
 	var asked atomic.Int32
 	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 	w := newHarness(t, func(c *Config) {
-		c.Image = func(_ context.Context, name string) (string, error) {
+		c.Image = func(_ context.Context, q ImageQuery) (string, error) {
+			name := q.Name
 			if name == "nobody/has:this" {
 				return "", &build.ImageError{What: "there is no image " + name}
 			}
@@ -45,8 +46,8 @@ func TestImageIsResolvedOnce(t *testing.T) {
 		t.Errorf("%+v, %v", vs, err)
 	}
 	// Services beside it are held to the same, and to what else they are made of.
-	beside := w.commit("services", files("headgate.yaml", "build: {image: golang:1, services: {db: {image: postgres:17}}}\n"),
-		second)
+	beside := w.commit("services", files("headgate.yaml",
+		"build: {image: golang:1, services: {db: {image: postgres:17}}}\n"), second)
 	w.land(ada, beside)
 	again := w.commit("another", files("headgate.yaml",
 		"build: {image: golang:1, services: {db: {image: postgres:17, environment: {A: b}}}}\n"), beside)
@@ -89,7 +90,10 @@ func TestImageIsResolvedOnce(t *testing.T) {
 		return verdict.Verdict{Image: "golang:1" + digest,
 			Services: []verdict.Service{{Name: name, Image: image, Settings: settings}}}
 	}
-	named := verdict.Inputs{Image: "golang:1", Services: []verdict.Service{{Name: "db", Image: "postgres:17", Settings: "a"}}}
+	named := verdict.Inputs{
+		Image:    "golang:1",
+		Services: []verdict.Service{{Name: "db", Image: "postgres:17", Settings: "a"}},
+	}
 	count := 0
 	for in := range pinned(named, verdict.List{was("db", "postgres:17"+digest, "b"), was("d", "postgres:17"+digest, "a"),
 		was("db", "postgres:170"+digest, "a"), {Image: "golang:1" + digest}, was("db", "postgres:17"+digest, "a")}) {
@@ -102,13 +106,57 @@ func TestImageIsResolvedOnce(t *testing.T) {
 	}
 }
 
+// An image behind a login is fetched by it, for changes that somebody has vouched for.
+func TestImagesBehindALogin(t *testing.T) {
+	asked := make(chan ImageQuery, 10)
+	w := newHarness(t, func(c *Config) {
+		c.Image = func(_ context.Context, q ImageQuery) (string, error) {
+			asked <- q
+			return q.Name + "@sha256:" + strings.Repeat("c", 64), nil
+		}
+	})
+	const file = "build: {image: ghcr.io/team/go:1, registries: {ghcr.io: ghcr/login}, " +
+		"services: {db: {image: postgres:17}}}\n"
+	base := w.commit("begin", files("headgate.yaml", file))
+	w.land(ada, base)
+	logins := map[string]string{}
+	for range 2 {
+		q := <-asked
+		logins[q.Repository+" "+q.Name] = q.Login
+	}
+	if logins["hello ghcr.io/team/go:1"] != "ghcr/login" || logins["hello postgres:17"] != "" {
+		t.Errorf("entered by %q", logins)
+	}
+	w.build.mu.Lock()
+	for _, j := range w.build.jobs {
+		if j.Registries["ghcr.io"] != "ghcr/login" {
+			t.Errorf("built with %q", j.Registries)
+		}
+	}
+	w.build.mu.Unlock()
+
+	fork := w.commit("from a fork", files("headgate.yaml", file, "more", "1\n"), base)
+	if p := w.end(w.request(fork, 1).Change); p.Kind != Refused ||
+		!strings.Contains(p.Reason, "image ghcr.io/team/go:1 is behind a login of ghcr.io") {
+		t.Errorf("%+v", p)
+	}
+	b := &TreeBuilder{Login: func(string, string) (build.Login, error) { return build.Login{User: "u"}, nil }}
+	for _, outside := range []bool{true, false} {
+		logins, err := b.logins(Job{Repository: w.r, Outside: outside, Registries: map[string]string{"ghcr.io": "l"}})
+		if err != nil || (len(logins) == 0) != outside {
+			t.Errorf("outside %v: %d logins, %v", outside, len(logins), err)
+		}
+	}
+}
+
 // What a forge brings is built in the image that it names, too, whoever looks on; one that
 // there is not is said.
 func TestImagesOfTips(t *testing.T) {
 	const digest = "@sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 	answer := make(chan struct{})
 	w := newHarness(t, func(c *Config) {
-		c.Image = func(_ context.Context, name string) (string, error) {
+		c.Image = func(_ context.Context, q ImageQuery) (string, error) {
+			name := q.Name
 			if name == "nobody/has:this" {
 				return "", &build.ImageError{What: "there is no image " + name}
 			}

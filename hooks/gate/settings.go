@@ -27,11 +27,11 @@ func settingsIn(r *repo.Repository, name string, tree repo.Hash) (Settings, erro
 	s := Settings{
 		Strategy: Strategy(f.Land.Strategy), Buildspec: f.Build.Buildspec, Image: f.Build.Image,
 		Timeout: f.Build.Timeout, Network: f.Build.Network, Variables: f.Build.Variables, Limits: f.Build.Limits,
-		Services: f.Build.Services, Forks: f.Build.Forks,
+		Services: f.Build.Services, Registries: f.Build.Registries, Forks: f.Build.Forks,
 	}
 	if name == Own {
 		s.Buildspec, s.Image, s.Network, s.Variables = builtin+ServerFile, headgateyaml.HostImage, false, nil
-		s.Services, s.Forks = nil, headgateyaml.Forks{}
+		s.Services, s.Registries, s.Forks = nil, nil, headgateyaml.Forks{}
 	}
 	return s, nil
 }

@@ -84,7 +84,7 @@ func (l *loop) tips(ctx context.Context, image imageOf) (list []tip, err error) 
 }
 
 // imageOf is loop.image, or loop.knownImage for others than the loop.
-type imageOf func(ctx context.Context, name string) (pinned string, err error)
+type imageOf func(ctx context.Context, name imageName) (pinned string, err error)
 
 // judgeTip finds out how a tip is built, and what is known of it.
 func (l *loop) judgeTip(ctx context.Context, t *tip, image imageOf) (err error) {

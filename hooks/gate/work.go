@@ -50,6 +50,7 @@ func (l *loop) job(b *building) Job {
 		Buildspec:  c.Buildspec,
 		Image:      c.Image,
 		Services:   c.Services,
+		Registries: c.Registries,
 		Timeout:    c.Timeout,
 		Log:        b.log,
 		Cache:      KeepsCache,

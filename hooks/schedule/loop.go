@@ -287,6 +287,7 @@ func (l *loop) build(ctx context.Context, f *headgateyaml.File, d headgateyaml.S
 		Buildspec:  b.Buildspec,
 		Image:      f.Build.Image,
 		Services:   f.Build.Services,
+		Registries: f.Build.Registries,
 		Timeout:    f.Build.Timeout,
 		Network:    f.Build.Network,
 		Variables:  f.Build.Variables,

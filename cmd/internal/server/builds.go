@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
@@ -66,4 +67,38 @@ func (s *Server) buildSecret(repository string, of buildspec.Secret) (string, er
 		return "", build.Problem(of, fmt.Sprintf("the secret %s holds a zero byte, which no variable can", id), set)
 	}
 	return text, nil
+}
+
+// buildImage is which image a name stands for.
+func (s *Server) buildImage(ctx context.Context, q gate.ImageQuery) (string, error) {
+	var login build.Login
+	if q.Login != "" {
+		var err error
+		if login, err = s.registryLogin(q.Repository, q.Login); err != nil {
+			return "", err
+		}
+	}
+	return s.containers.Resolve(ctx, q.Name, login)
+}
+
+// registryLogin is how a registry is entered by what a secret of a repository says.
+func (s *Server) registryLogin(repository, name string) (build.Login, error) {
+	id := secretOf(repository, name)
+	what, fix, err := s.secretMissing(repository, name)
+	if err != nil {
+		return build.Login{}, err
+	}
+	if what != "" {
+		return build.Login{}, &build.ImageError{What: fmt.Sprintf("headgate.yaml: build.registries: %s; %s", what, fix)}
+	}
+	value, err := s.secrets.Get(id)
+	if err != nil {
+		return build.Login{}, err
+	}
+	login, ok := engine.ParseLogin(value.Reveal())
+	if !ok {
+		return build.Login{}, &build.ImageError{What: fmt.Sprintf("headgate.yaml: build.registries: the secret %s is not a login "+
+			"of a registry; set one like user:password, or {\"username\": …, \"password\": …}", id)}
+	}
+	return build.Login(login), nil
 }

@@ -246,7 +246,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Forward: func(ctx context.Context, r *repo.Repository, branch string, old, new repo.Hash) error {
 			return s.forges.Forward(ctx, r, branch, old, new)
 		},
-		Image:      s.containers.Resolve,
+		Image:      s.buildImage,
 		Workers:    o.Workers,
 		Containers: o.Containers,
 		Log:        log,
@@ -261,6 +261,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 				Cache:     s.cache,
 				Reports:   s.reports,
 				Secrets:   s.buildSecrets,
+				Login:     s.registryLogin,
 				Submodule: s.submodule,
 			},
 		},

@@ -111,7 +111,8 @@ func (x *Executor) Sweep(ctx context.Context) error {
 func unable(err error) error {
 	var e *engine.Error
 	if errors.As(err, &e) {
-		if e.Reason == engine.ReasonImageInvalid || e.Reason == engine.ReasonImageNotFound {
+		if e.Reason == engine.ReasonImageInvalid || e.Reason == engine.ReasonImageNotFound ||
+			e.Reason == engine.ReasonImageDenied {
 			return &build.ImageError{What: "headgate.yaml: " + e.Error()}
 		}
 		return build.UnableError("builds run in containers here: " + e.Error())
@@ -121,12 +122,12 @@ func unable(err error) error {
 
 // Resolve finds out which image a name stands for now, and has it be there: the name
 // with the digest of its content.
-func (x *Executor) Resolve(ctx context.Context, name string) (string, error) {
+func (x *Executor) Resolve(ctx context.Context, name string, login build.Login) (string, error) {
 	e, err := x.find(ctx)
 	if err != nil {
 		return "", err
 	}
-	image, err := e.Resolve(ctx, name, engine.PullOnce, engine.Login{})
+	image, err := e.Resolve(ctx, name, engine.PullOnce, engine.Login(login))
 	if err != nil {
 		return "", unable(err)
 	}
@@ -144,13 +145,15 @@ func Pinned(name string, image engine.Image) string {
 }
 
 // image is one that Resolve has named, or any other.
-func (x *Executor) image(ctx context.Context, e *engine.Engine, name string) (engine.Image, error) {
+func (x *Executor) image(ctx context.Context, e *engine.Engine, name string,
+	logins map[string]build.Login) (engine.Image, error) {
+	login := engine.Login(logins[buildsettings.RegistryOf(name)])
 	if _, digest, ok := strings.Cut(name, "@"); ok {
 		if image, err := e.Have(ctx, engine.Image{ID: digest}, engine.Login{}); err == nil {
 			return image, nil // it came from no registry
 		}
 	}
-	return e.Resolve(ctx, name, engine.PullOnce, engine.Login{})
+	return e.Resolve(ctx, name, engine.PullOnce, login)
 }
 
 // Start implements build.Executor.
@@ -159,7 +162,7 @@ func (x *Executor) Start(ctx context.Context, s build.Sandbox) (_ build.Session,
 	if err != nil {
 		return nil, err
 	}
-	image, err := x.image(ctx, e, s.Image)
+	image, err := x.image(ctx, e, s.Image, s.Logins)
 	if err != nil {
 		return nil, unable(err)
 	}
@@ -201,7 +204,7 @@ func (x *Executor) Start(ctx context.Context, s build.Sandbox) (_ build.Session,
 		return nil, err
 	}
 	for _, of := range s.Services {
-		if err := n.serve(ctx, x, s.ID, of); err != nil {
+		if err := n.serve(ctx, x, s, of); err != nil {
 			return nil, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -45,15 +46,8 @@ func TestContainers(t *testing.T) {
 
 		start := func(t *testing.T, x *Executor, image string, services ...build.Service) (*session, error) {
 			t.Helper()
-			dir := t.TempDir()
-			s := build.Sandbox{ID: t.Name(), Image: image, Services: services}
-			for name, at := range map[string]*string{"source": &s.Source, "control": &s.Control, "home": &s.Home,
-				"temp": &s.Temp, "cache": &s.Cache.Upper} {
-				*at = filepath.Join(dir, name)
-				if err := os.Mkdir(*at, 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
+			s := sandbox(t, image)
+			s.Services = services
 			n, err := x.Start(t.Context(), s)
 			if err != nil {
 				return nil, err
@@ -181,14 +175,10 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 		})
 
 		t.Run("a cache is read and not written to", func(t *testing.T) {
-			dir := t.TempDir()
-			s := build.Sandbox{ID: t.Name(), Image: enginetest.Image}
-			for name, at := range map[string]*string{"source": &s.Source, "control": &s.Control, "home": &s.Home,
-				"temp": &s.Temp, "lower": &s.Cache.Lower, "upper": &s.Cache.Upper, "work": &s.Cache.Work} {
-				*at = filepath.Join(dir, name)
-				if err := os.Mkdir(*at, 0o755); err != nil {
-					t.Fatal(err)
-				}
+			s := sandbox(t, enginetest.Image)
+			s.Cache.Lower, s.Cache.Work = t.TempDir(), filepath.Join(filepath.Dir(s.Cache.Upper), "work")
+			if err := os.Mkdir(s.Cache.Work, 0o755); err != nil {
+				t.Fatal(err)
 			}
 			if err := os.WriteFile(s.Cache.Lower+"/kept", []byte("kept\n"), 0o644); err != nil {
 				t.Fatal(err)
@@ -218,13 +208,50 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 		})
 
 		t.Run("a name stands for its content", func(t *testing.T) {
-			pinned, err := executor.Resolve(t.Context(), enginetest.Image)
+			pinned, err := executor.Resolve(t.Context(), enginetest.Image, build.Login{})
 			if err != nil || !strings.HasPrefix(pinned, enginetest.Image+"@sha256:") {
 				t.Fatalf("%s, %v", pinned, err)
 			}
 			n, err := start(t, executor, pinned)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+
+		t.Run("a registry is entered by its login", func(t *testing.T) {
+			host := d.Registry(t, "ada", "down the rabbit hole", "team/go:1", "team/db:1")
+			login := build.Login{User: "ada", Password: "down the rabbit hole"}
+			for _, wrong := range []build.Login{{}, {User: "ada", Password: "curiouser"}} {
+				_, err := executor.Resolve(t.Context(), host+"/team/go:1", wrong)
+				var no *build.ImageError
+				if !errors.As(err, &no) || !strings.Contains(no.What, "build in headgate.yaml") ||
+					strings.Contains(err.Error(), "curiouser") {
+					t.Errorf("%v", err)
+				}
+			}
+			pinned, err := executor.Resolve(t.Context(), host+"/team/go:1", login)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The one of the service is not there before.
+			s := sandbox(t, pinned)
+			s.Logins = map[string]build.Login{host: login}
+			s.Services = []build.Service{{Name: "db", Image: host + "/team/db:1", Entrypoint: []string{"sleep", "100000"}}}
+			n, err := executor.Start(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{n.(*session).id, n.(*session).services[0].id} {
+				found, err := d.API.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if said, _ := json.Marshal(found.Container); bytes.Contains(said, []byte("rabbit")) {
+					t.Errorf("the container tells the password: %s", said)
+				}
 			}
 			if err := n.Close(); err != nil {
 				t.Error(err)
@@ -251,6 +278,21 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 			t.Errorf("left behind: %+v, %v", all, err)
 		}
 	})
+}
+
+// sandbox is one of an image, with its directories.
+func sandbox(t *testing.T, image string) build.Sandbox {
+	t.Helper()
+	dir := t.TempDir()
+	s := build.Sandbox{ID: t.Name(), Image: image}
+	for name, at := range map[string]*string{"source": &s.Source, "control": &s.Control, "home": &s.Home,
+		"temp": &s.Temp, "cache": &s.Cache.Upper} {
+		*at = filepath.Join(dir, name)
+		if err := os.Mkdir(*at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
 }
 
 // empty makes an image with one file that is no program.

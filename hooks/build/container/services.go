@@ -28,14 +28,14 @@ type service struct {
 }
 
 // serve starts a service. Its first process is not ready yet.
-func (n *session) serve(ctx context.Context, x *Executor, id string, of build.Service) error {
-	image, err := x.image(ctx, n.engine, of.Image)
+func (n *session) serve(ctx context.Context, x *Executor, b build.Sandbox, of build.Service) error {
+	image, err := x.image(ctx, n.engine, of.Image, b.Logins)
 	if err != nil {
 		return unable(err)
 	}
 	spec := engine.Spec{
 		Image:      image.ID,
-		Labels:     x.labels(id),
+		Labels:     x.labels(b.ID),
 		Entrypoint: of.Entrypoint,
 		Command:    of.Command,
 		Beside:     n.id,

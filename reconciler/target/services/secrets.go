@@ -204,19 +204,15 @@ func (g *grants) login(c *Container) (engine.Login, error) {
 	if err != nil {
 		return engine.Login{}, err
 	}
-	var object struct{ Username, Password string }
-	if json.Unmarshal(data, &object) == nil && object.Username != "" {
-		return engine.Login{User: object.Username, Password: object.Password}, nil
-	}
-	user, password, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
-	if !ok || user == "" || password == "" || strings.ContainsAny(user, "{\n") {
+	login, ok := engine.ParseLogin(data)
+	if !ok {
 		return engine.Login{}, &engine.Error{
 			Reason: engine.Reason(target.ReasonSecretInvalid),
 			What: fmt.Sprintf(
 				`the secret %s is no login of a registry; set one like user:password, or {"username": …, "password": …}`, c.Login),
 		}
 	}
-	return engine.Login{User: user, Password: password}, nil
+	return login, nil
 }
 
 // secretKey is what secrets are kept by on this machine.
