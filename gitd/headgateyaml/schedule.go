@@ -11,7 +11,7 @@ import (
 // Schedule is a build that time starts.
 type Schedule struct {
 	Name      string // no two of a repository have the same
-	Cron      string // an expression that package schedule reads
+	Cron      string // an expression that package cron reads
 	Zone      string // of the IANA database; "" is UTC
 	Buildspec string // path in the tree; Build's by default
 	On        string // branch whose tip is built; "" is the one whose landings become releases

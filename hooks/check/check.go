@@ -19,10 +19,10 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/cron"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
-	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/policies"
 )
 
@@ -315,9 +315,9 @@ func (r *reader) parseBuildspec(name string) {
 // schedules checks when they are due, and what they build.
 func (r *reader) schedules() {
 	for _, s := range r.result.Settings.Schedules {
-		if _, err := schedule.Parse(s.Cron, s.Zone); err != nil {
+		if _, err := cron.Parse(s.Cron, s.Zone); err != nil {
 			key := "cron"
-			if errors.Is(err, schedule.ErrZone) {
+			if errors.Is(err, cron.ErrZone) {
 				key = "zone"
 			}
 			r.problem(headgateyaml.Name, s.LineOf(key), fmt.Sprintf("schedule %q: %v", s.Name, err), "")

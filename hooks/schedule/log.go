@@ -71,7 +71,7 @@ type History struct {
 	Tip   repo.Hash
 	Cron  string // as it was declared last; "" when it was removed
 	Zone  string
-	Since time.Time // see Entry
+	Since time.Time // see cron.Entry
 	// Builds has the newest ones, newest first. No build that is open is missing.
 	Builds []Build
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/cron"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -137,11 +138,11 @@ func (l *loop) step(ctx context.Context) (next time.Time, err error) {
 		}
 	}
 
-	var entries []Entry
+	var entries []cron.Entry
 	for _, d := range f.Schedules {
 		h := all[d.Name]
 		h.Name = d.Name
-		spec, err := Parse(d.Cron, d.Zone)
+		spec, err := cron.Parse(d.Cron, d.Zone)
 		if err != nil { // a file that landed before this server checked it
 			l.log.Error("a schedule is never due", "schedule", d.Name, "err", err)
 			continue
@@ -151,7 +152,7 @@ func (l *loop) step(ctx context.Context) (next time.Time, err error) {
 		}
 		all[d.Name] = h
 		if _, going := h.Open(); !going { // else what is due meanwhile runs when it has ended
-			entries = append(entries, Entry{Name: d.Name, Spec: spec, Since: h.Since})
+			entries = append(entries, cron.Entry{Name: d.Name, Spec: spec, Since: h.Since})
 		}
 	}
 	for name, h := range all {
@@ -163,7 +164,7 @@ func (l *loop) step(ctx context.Context) (next time.Time, err error) {
 		}
 	}
 
-	runs, at := Due(entries, l.c.Now())
+	runs, at := cron.Due(entries, l.c.Now())
 	sooner(at)
 	for _, run := range runs {
 		d, _ := f.Schedule(run.Name)

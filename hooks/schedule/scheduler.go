@@ -1,3 +1,13 @@
+// Package schedule runs builds when they are due: of the tip of a branch, on a
+// worker that no change waits for, and never as a verdict for the gate.
+//
+// Scheduler is one loop a repository. It keeps what is due (package cron), and what
+// became of it, as a chain of signed commits on refs/schedules/<name>; History is what
+// they say. That a build is due is on record before it starts: one that was missed or
+// cut off by a kill runs when the server is back, once.
+//
+// What is declared is read from headgate.yaml on the branch whose landings become
+// releases. Package check has checked it there.
 package schedule
 
 import (
@@ -10,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/cron"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -150,9 +161,9 @@ func (s *Scheduler) List(repository string) ([]Status, error) {
 func (l *loop) status(d headgateyaml.Schedule, h History) Status {
 	now := l.c.Now()
 	st := Status{Schedule: d, Builds: slices.Clone(h.Builds)}
-	spec, err := Parse(d.Cron, d.Zone)
+	spec, err := cron.Parse(d.Cron, d.Zone)
 	if err == nil {
-		_, st.Next = Due([]Entry{{Name: d.Name, Spec: spec, Since: l.since(d, h, now)}}, now)
+		_, _, st.Next = spec.Due(l.since(d, h, now), now)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -123,6 +123,15 @@ type harness struct {
 	stop  func()
 }
 
+func at(t *testing.T, s string) time.Time {
+	t.Helper()
+	v, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 func newHarness(t *testing.T) *harness {
 	t.Helper()
 	w := &harness{t: t, dir: t.TempDir(), clock: &clock{now: at(t, "2026-11-28T12:00:00Z")}, build: &builder{}}

@@ -1,4 +1,4 @@
-package schedule
+package cron
 
 import (
 	"slices"
@@ -30,14 +30,12 @@ type Run struct {
 // been.
 func Due(entries []Entry, now time.Time) (runs []Run, next time.Time) {
 	for _, e := range entries {
-		first := e.Spec.Next(e.Since)
-		if !first.IsZero() && !first.After(now) {
-			at := e.Spec.latest(first, now)
-			runs = append(runs, Run{Name: e.Name, At: at, Late: !at.Equal(first)})
-			first = e.Spec.Next(now)
+		at, late, again := e.Spec.Due(e.Since, now)
+		if !at.IsZero() {
+			runs = append(runs, Run{Name: e.Name, At: at, Late: late})
 		}
-		if !first.IsZero() && (next.IsZero() || first.Before(next)) {
-			next = first
+		if !again.IsZero() && (next.IsZero() || again.Before(next)) {
+			next = again
 		}
 	}
 	slices.SortFunc(runs, func(a, b Run) int {
@@ -47,6 +45,18 @@ func Due(entries []Entry, now time.Time) (runs []Run, next time.Time) {
 		return strings.Compare(a.Name, b.Name)
 	})
 	return runs, next
+}
+
+// Due is the latest time after since, and not after now, at which s is due, the zero
+// time when there is none. late says that there were others before it. next is its
+// next time.
+func (s Spec) Due(since, now time.Time) (at time.Time, late bool, next time.Time) {
+	first := s.Next(since)
+	if first.IsZero() || first.After(now) {
+		return time.Time{}, false, first
+	}
+	at = s.latest(first, now)
+	return at, !at.Equal(first), s.Next(now)
 }
 
 // latest is the last due time in [first, now]; first is one.

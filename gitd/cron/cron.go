@@ -1,17 +1,7 @@
-// Package schedule runs builds when they are due: of the tip of a branch, on a
-// worker that no change waits for, and never as a verdict for the gate.
-//
-//   - Parse reads a cron expression, Spec.Next is its next time on clocks that
-//     jump twice a year.
-//   - Due is the pure core of what is to run: from what ran last, and now.
-//   - Scheduler is one loop a repository. It keeps what is due, and what became of
-//     it, as a chain of signed commits on refs/schedules/<name>; History is what
-//     they say. That a build is due is on record before it starts: one that was
-//     missed or cut off by a kill runs when the server is back, once.
-//
-// What is declared is read from headgate.yaml on the branch whose landings become
-// releases. Package check has checked it there.
-package schedule
+// Package cron says when what is declared by a cron expression is due: Parse reads an
+// expression, Spec.Next is its next time on clocks that jump twice a year, and Due is
+// what is to run, from what ran last and now. It is pure.
+package cron
 
 import (
 	"errors"
@@ -20,7 +10,7 @@ import (
 	"time"
 	_ "time/tzdata" // a zone's name means the same on every machine
 
-	"github.com/robfig/cron/v3"
+	robfig "github.com/robfig/cron/v3"
 )
 
 // Spec is when something is due, in a time zone.
@@ -28,8 +18,8 @@ type Spec struct {
 	Expression string
 	Zone       *time.Location
 
-	wall  *cron.SpecSchedule          // times on the clock on the wall
-	every *cron.ConstantDelaySchedule // or an interval
+	wall  *robfig.SpecSchedule          // times on the clock on the wall
+	every *robfig.ConstantDelaySchedule // or an interval
 }
 
 // ErrZone is in what Parse returns for a zone that is not known.
@@ -38,7 +28,7 @@ var ErrZone = errors.New("unknown time zone")
 // MinInterval is the shortest "@every".
 const MinInterval = time.Minute
 
-var parser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+var parser = robfig.NewParser(robfig.Minute | robfig.Hour | robfig.Dom | robfig.Month | robfig.Dow | robfig.Descriptor)
 
 // Parse reads five fields (minute, hour, day of month, month, day of week), a
 // descriptor such as @daily, or "@every 2h". zone is a name of the IANA
@@ -61,13 +51,13 @@ func Parse(expression, zone string) (Spec, error) {
 
 	s := Spec{Expression: expression, Zone: loc}
 	switch p := parsed.(type) {
-	case *cron.SpecSchedule:
+	case *robfig.SpecSchedule:
 		p.Location = time.UTC // see Next
 		s.wall = p
 		if p.Next(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
 			return Spec{}, fmt.Errorf("invalid schedule %q: no such day ever comes", expression)
 		}
-	case cron.ConstantDelaySchedule:
+	case robfig.ConstantDelaySchedule:
 		if p.Delay < MinInterval {
 			return Spec{}, fmt.Errorf("invalid schedule %q: the shortest interval is %v", expression, MinInterval)
 		}
