@@ -216,6 +216,7 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 			Release: coveredBy(u.Release, declared),
 			Canary:  coveredBy(u.Canary, declared),
 			Weight:  u.Weight,
+			Times:   timesOf(u.Schedule, declared),
 		}
 		staying := 0
 		for _, in := range u.Instances {
@@ -264,12 +265,49 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 			}
 			one.Instances = append(one.Instances, i)
 		}
-		if staying == 0 && one.State == show.Healthy {
+		switch {
+		case staying == 0 && one.Times != nil: // between two runs
+			one.State = stateOf(u.State)
+		case staying == 0 && one.State == show.Healthy:
 			one.State = show.Unknown
 		}
 		all = append(all, one)
 	}
 	return all
+}
+
+// timesOf are those at which a unit runs, nil when it does not run at times.
+func timesOf(s *target.Schedule, declared *Declared) *show.Times {
+	if s == nil {
+		return nil
+	}
+	t := &show.Times{Cron: s.Cron, Zone: s.Zone, Next: s.Next.UTC()}
+	for _, r := range s.Runs {
+		one := show.TimesRun{
+			At:      r.At.UTC(),
+			Late:    r.Late,
+			Skipped: r.Skipped,
+			State:   show.Green,
+			Release: coveredBy(r.Release, declared),
+			Began:   r.Began.UTC(),
+			Ended:   r.Ended.UTC(),
+			Exit:    r.Exit,
+			Message: r.Message,
+		}
+		switch {
+		case r.Skipped > 0:
+			one.State = show.Skipped
+		case r.Ended.IsZero():
+			one.State = show.Running
+		case r.Failed:
+			one.State = show.Failed
+		}
+		if !r.Ended.IsZero() && r.Skipped == 0 {
+			one.Took = show.Duration(r.Ended.Sub(r.Began))
+		}
+		t.Runs = append(t.Runs, one)
+	}
+	return t
 }
 
 // coveredBy is the newest release of the same content, where one is declared.

@@ -50,7 +50,14 @@ func newBackend() *backend {
 			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1,
 				LastExit: "was ended by SIGKILL: " + evil},
 			{ID: "prod-c", Release: 183, State: show.Drift, Message: "config/limits.yaml differs since 11:42 UTC"},
-		}}},
+		}}, {Name: "backup", State: show.Healthy, Release: 183, Times: &show.Times{Cron: "30 2 * * *", Next: today(2, 30),
+			Runs: []show.TimesRun{
+				{At: today(2, 30), State: show.Running, Release: 183, Late: true},
+				{At: today(1, 30), State: show.Skipped, Skipped: 2, Release: 183},
+				{At: today(0, 30), State: show.Failed, Release: 182, Took: show.Duration(1500 * time.Millisecond),
+					Message: "exited 3: " + evil},
+				{At: today(0, 30), State: show.Green, Release: 182},
+			}}}},
 		History: []show.Deployed{
 			{Commit: "2aa9c07ffff", Release: 183, Subject: "Round tax per line",
 				At: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC), By: "policy", Outcome: show.Healthy,

@@ -184,7 +184,9 @@ func envShow(c *call) error {
 			plain("env/" + e.Name + " " + show.Short(e.Declared) + "  " + c.out.at(e.DeclaredAt, true))})
 	}
 	for _, s := range e.Services {
-		if len(s.Instances) == 0 {
+		if s.Times != nil {
+			rows = append(rows, c.timesRows(s)...)
+		} else if len(s.Instances) == 0 {
 			rows = append(rows, []cell{plain(s.Name), c.out.state(s.State), plain("-"), plain(s.URL)})
 		}
 		for _, i := range s.Instances {
@@ -252,6 +254,23 @@ func envShow(c *call) error {
 		return err
 	}
 	return outcomeOf(e.State)
+}
+
+// maxTimesRuns is how many runs of a service are shown; --json has all that are remembered.
+const maxTimesRuns = 3
+
+// timesRows are those about a service that runs at times.
+func (c *call) timesRows(s show.Service) [][]cell {
+	when := "runs at " + s.Times.When()
+	if !s.Times.Next.IsZero() {
+		when += ", next " + c.out.at(s.Times.Next, true)
+	}
+	rows := [][]cell{{plain(s.Name), c.out.state(s.State), count(s.Release), plain(when)}}
+	for _, r := range s.Times.Runs[:min(len(s.Times.Runs), maxTimesRuns)] {
+		rows = append(rows, []cell{plain(s.Name), c.out.state(r.State), count(r.Release),
+			plain("for " + c.out.at(r.At, true) + orNothing(": ", r.Says()))})
+	}
+	return rows
 }
 
 // envAnswer is an environment in one sentence.

@@ -137,6 +137,7 @@ type Service struct {
 	Canary    int        `json:"canary,omitempty"`  // that gets Weight percent of it; 0: none
 	Weight    int        `json:"weight,omitempty"`
 	Instances []Instance `json:"instances"`
+	Times     *Times     `json:"times,omitempty"` // nil: its instances run on
 }
 
 // Traffic is how requests are shared by two releases, "" when one gets all.

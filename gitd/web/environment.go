@@ -330,7 +330,7 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	p := q.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
 	p.JSON = e
-	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-last",
+	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-times", "env-last",
 		"env-history", "asof"}
 	p.Moving = e.State == show.Converging
 	p.Say = fmt.Sprintf("%s: release %d, %s", e.Name, e.Release, e.State)

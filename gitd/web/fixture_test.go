@@ -283,7 +283,19 @@ func fullBackend() *backend {
 				LastExit: "was ended by SIGKILL", PID: 4102,
 				Usage: &show.Used{CPU: 1.254, Memory: 67 << 20, MemoryLimit: 512 << 20}},
 		}}, {Name: "worker", State: show.Healthy, Instances: []show.Instance{{ID: "worker-1", Release: 91,
-		State: show.Healthy, Since: at("13:10:00"), PID: 4103, Usage: &show.Used{Memory: 3 << 20}}}}}
+		State: show.Healthy, Since: at("13:10:00"), PID: 4103, Usage: &show.Used{Memory: 3 << 20}}}}, {
+		Name: "reindex", State: show.Healthy, Release: 91, Times: &show.Times{
+			Cron: "30 * * * *",
+			Zone: "Europe/Prague",
+			Next: at("14:30:00"),
+			Runs: []show.TimesRun{
+				{At: at("13:30:00"), State: show.Failed, Release: 91, Late: true, Took: show.Duration(12 * time.Second), Exit: new(3),
+					Message: "exited 3: no space left"},
+				{At: at("12:30:00"), State: show.Skipped, Skipped: 2, Release: 91},
+				{At: at("10:30:00"), State: show.Green, Release: 90, Took: show.Duration(2 * time.Hour), Exit: new(0),
+					Message: "exited 0"},
+			},
+		}}}
 	h.printed = map[string][]show.InstanceLine{"catalogue/production": {
 		{At: at("13:10:00"), Service: "worker", Instance: "worker-1", Own: true,
 			Text: "started worker-1 of release 91 on port 40002 (restart 0)"},

@@ -226,10 +226,11 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	return o
 }
 
-// silenced is what is left of units of which nothing is heard: where they were.
+// silenced is what is left of units of which nothing is heard: where they were, and what
+// had come of their times.
 func silenced(units []target.Unit) (all []target.Unit) {
 	for _, u := range units {
-		all = append(all, target.Unit{Name: u.Name, URL: u.URL, Release: u.Release})
+		all = append(all, target.Unit{Name: u.Name, URL: u.URL, Release: u.Release, Schedule: u.Schedule})
 	}
 	return all
 }

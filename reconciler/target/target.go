@@ -295,6 +295,28 @@ type Unit struct {
 	Canary    int        `json:"canary,omitempty"`    // that gets a part of it; 0 for none
 	Weight    int        `json:"weight,omitempty"`    // percent of the traffic that Canary gets
 	Instances []Instance `json:"instances,omitempty"` // oldest first
+	Schedule  *Schedule  `json:"schedule,omitempty"`  // nil: its instances run on
+}
+
+// Schedule is when a unit runs that does so at times, and what came of it.
+type Schedule struct {
+	Cron string    `json:"cron"`
+	Zone string    `json:"zone,omitempty"`
+	Next time.Time `json:"next,omitzero"`  // zero: nobody can say
+	Runs []Run     `json:"runs,omitempty"` // newest first
+}
+
+// Run is what came of one time of a Schedule.
+type Run struct {
+	At      time.Time `json:"at"`                // for which it was due
+	Late    bool      `json:"late,omitempty"`    // it began after that, as when nobody was there
+	Skipped int       `json:"skipped,omitempty"` // so many times up to At did not begin: the run before went on
+	Release int       `json:"release"`
+	Began   time.Time `json:"began,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"` // zero: it runs
+	Failed  bool      `json:"failed,omitempty"`
+	Exit    *int      `json:"exit,omitempty"`    // exit code; nil: it has none
+	Message string    `json:"message,omitempty"` // how it ended, for people
 }
 
 // Instance is one process, pod or copy of a unit, or the pause before its next

@@ -43,6 +43,12 @@ func (a *app) act(act rollout.Action) {
 		a.observed.Saw(e, time.Now())
 	case rollout.Start:
 		a.start(act)
+	case rollout.Begin:
+		a.begin(act)
+	case rollout.Skip:
+		a.skip(act)
+	case rollout.Prepare:
+		a.prepare(act)
 	case rollout.Route:
 		a.route(act)
 		log.Info("traffic switched", "service", act.Service, "version", act.Version, "instances", act.Routed)

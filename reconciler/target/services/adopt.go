@@ -101,7 +101,7 @@ func (a *app) adopt(k kept) (found int) {
 	a.grants.Store(k.secrets)
 	a.observed, a.rotated = k.state.Observed, k.state.Rotated
 	if k.state.Boot != a.owner.boot {
-		a.observed.Ended()
+		a.observed.Ended(now)
 	}
 	a.images.recall(k.state.Images)
 	for listen, port := range k.state.Ports {

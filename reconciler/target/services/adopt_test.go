@@ -25,6 +25,7 @@ type abandoned struct {
 	confined  bool
 	dir, logs string
 	key       target.Key
+	environ   []string
 }
 
 func abandon(t *testing.T, confined bool, compose string) *abandoned {
@@ -45,12 +46,7 @@ func abandon(t *testing.T, confined bool, compose string) *abandoned {
 		}
 	})
 	how := map[bool]string{true: "confined", false: "unconfined"}[confined]
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = []string{
+	a.environ = []string{
 		"BE_TARGET=" + how,
 		"PATH=" + os.Getenv("PATH"),
 		"WORK=" + a.dir,
@@ -59,7 +55,7 @@ func abandon(t *testing.T, confined bool, compose string) *abandoned {
 		"COMPOSE=" + compose,
 		"GORACE=atexit_sleep_ms=0",
 	}
-	cmd.Stderr = os.Stderr
+	cmd := a.command()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +70,18 @@ func abandon(t *testing.T, confined bool, compose string) *abandoned {
 	cmd.Process.Kill()
 	cmd.Wait()
 	return a
+}
+
+// command is another run of the program, as one of its own.
+func (a *abandoned) command(more ...string) *exec.Cmd {
+	a.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env, cmd.Stderr = append(slices.Clone(a.environ), more...), os.Stderr
+	return cmd
 }
 
 // next is the next run of the program, to which nothing has been told.

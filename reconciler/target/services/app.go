@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/cron"
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -223,7 +224,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	a.checkDrift()
 	a.prune()
 	a.pruneSecrets()
-	a.keepState()
+	_ = a.keepState(false) // it has said so
 	a.publish(pending)
 	if remove && len(a.observed.Services) == 0 && a.end() {
 		return true
@@ -408,10 +409,11 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 		if s.exclusive() {
 			minimum, maximum = 0, s.Replicas
 		}
-		plan.Services = append(plan.Services, rollout.Service{
+		one := rollout.Service{
 			Name:     s.Name,
 			Version:  id,
 			Label:    fmt.Sprintf("release %d", d.Release.Number),
+			Release:  d.Release.Number,
 			Replicas: s.Replicas,
 			Listen:   listenKeys(s, address),
 			Check:    a.health(id, s).Check,
@@ -422,7 +424,15 @@ func (a *app) parse(d *target.Declared) (rollout.Declared, map[string]*version, 
 
 			Needs:     s.Needs,
 			Exclusive: s.exclusive(),
-		})
+		}
+		if s.Cron != "" {
+			spec, err := cron.Parse(s.Cron, s.Zone)
+			if err != nil { // which was read when the file was
+				return plan, nil, err
+			}
+			one.Schedule, one.Replicas, one.Exclusive = &spec, 0, false
+		}
+		plan.Services = append(plan.Services, one)
 	}
 	return plan, versions, nil
 }
@@ -521,7 +531,7 @@ func (a *app) leave() {
 	for _, in := range a.instances {
 		<-in.gone
 	}
-	a.keepState()
+	_ = a.keepState(false) // it has said so
 	a.onLeft()
 	closing.Wait()
 	a.wait.Wait()
@@ -555,6 +565,6 @@ func (a *app) shutdown() {
 	closing.Wait()
 	cancel()
 	a.wait.Wait()
-	a.observed.Ended()
-	a.keepState()
+	a.observed.Ended(time.Now())
+	_ = a.keepState(false) // it has said so
 }

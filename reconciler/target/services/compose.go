@@ -45,6 +45,9 @@ type Service struct {
 	Secrets     []Secret      `json:",omitempty"`
 	Artifact    string        // empty: the release's only one, or the one named like the service
 
+	Cron string `json:",omitempty"` // when it runs, one instance at a time; empty: always
+	Zone string `json:",omitempty"` // of Cron; empty is UTC
+
 	HTTP2 bool // instances speak HTTP/2 in clear
 
 	// Proxy is no part of what an instance is made of, nor of what is on record of it.
@@ -55,8 +58,9 @@ type Service struct {
 
 	passes     *int // as x-headgate says, if it does
 	healthyFor *time.Duration
-	restarts   bool // what becomes of an instance that ends is said
-	overlaps   bool // instances of two versions may share its volumes
+	cronAt     *yaml.Node // of Cron
+	restarts   bool       // what becomes of an instance that ends is said
+	overlaps   bool       // instances of two versions may share its volumes
 }
 
 // place is where something is said, for messages.

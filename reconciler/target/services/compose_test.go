@@ -227,6 +227,24 @@ func TestProblems(t *testing.T) {
 			"has no query"},
 		{"alarm of infinity", deploy("deployment: {alarms: [{name: e, prometheus: 'http://p:9090', query: x, above: inf}]}"),
 			`the bound is "inf"`},
+		{"cron of four fields", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: 30 2 * *\n",
+			`compose.yaml:5: services.job.x-headgate.cron: invalid schedule "30 2 * *": expected exactly 5 fields, found 4`},
+		{"cron of no day", "services:\n  job:\n    command: x\n    x-headgate: {cron: 0 0 30 2 *}\n",
+			"compose.yaml:4: services.job.x-headgate.cron: invalid schedule \"0 0 30 2 *\": no such day ever comes"},
+		{"zone that is none", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: 0 3 * * *\n      zone: Prague\n",
+			`compose.yaml:6: services.job.x-headgate.zone: unknown time zone "Prague": use a name such as Europe/Prague`},
+		{"zone of nothing", "services: {job: {command: x, x-headgate: {zone: Europe/Prague}}}\n",
+			"nothing says when the service runs"},
+		{"cron that is reached", "services:\n  job:\n    command: x\n    ports: ['80']\n    x-headgate: {cron: '@daily'}\n",
+			"compose.yaml:4: services.job runs at times, and nothing else reaches it; leave out ports, or x-headgate.cron"},
+		{"cron that is checked", "services: {job: {command: x, healthcheck: {retries: 2}, x-headgate: {cron: '@daily'}}}\n",
+			"leave out healthcheck, or x-headgate.cron"},
+		{"cron that restarts", "services: {job: {command: x, restart: on-failure, x-headgate: {cron: '@daily'}}}\n",
+			"leave out restart, or x-headgate.cron"},
+		{"cron of several", "services: {job: {command: x, scale: 2, x-headgate: {cron: '@daily'}}}\n",
+			"services.job runs at times, one run after the other"},
+		{"cron that is waited for", "services: {web: {command: x, depends_on: [job]}, job: {command: x, x-headgate: {cron: '@daily'}}}\n",
+			"services.web.depends_on: service job runs at times, which nothing waits for"},
 		{"null", "services: {web: }\n", "services.web is nothing, where a mapping belongs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -337,7 +355,7 @@ func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 		}
 	}
 	for _, other := range []string{"command: y, ports: ['80']", base + ", environment: {A: b}",
-		base + ", healthcheck: {retries: 9}", base + ", working_dir: x"} {
+		base + ", healthcheck: {retries: 9}", "command: x, x-headgate: {cron: '@daily'}", base + ", working_dir: x"} {
 		if read(other).id(1) == id {
 			t.Errorf("%s needs no new instances", other)
 		}

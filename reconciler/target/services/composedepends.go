@@ -155,6 +155,8 @@ func (p *parser) dependencies(all []Service, needs map[string][]need, idle map[s
 			other := &all[j]
 			ends := n.Until == rollout.UntilSucceeded
 			switch {
+			case other.Cron != "":
+				p.problem(n.at, "leave it out", "%s: service %s runs at times, which nothing waits for", what, n.Service)
 			case other.Replicas == 0:
 				p.problem(n.at, "declare replicas, or leave it out", "%s: service %s has no instances", what, n.Service)
 			case ends && !other.restarts:

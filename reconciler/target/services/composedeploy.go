@@ -105,7 +105,7 @@ func (p *parser) deployments(c *Compose, n *yaml.Node) {
 // bounds refuses a rolling deployment that could go nowhere.
 func (p *parser) bounds(n *yaml.Node, c *Compose) {
 	for _, s := range c.Services {
-		if s.exclusive() {
+		if s.exclusive() || s.Cron != "" {
 			continue
 		}
 		low, high := rollout.Bounds(s.Replicas, c.Deployment.MinimumHealthy, c.Deployment.Maximum)

@@ -228,10 +228,12 @@ func (p *parser) service(key, n *yaml.Node) Service {
 	}
 	p.extension(&s, extension, where+".x-headgate")
 	p.health(&s, health, where+".healthcheck")
+	p.schedule(&s, extension, where+".x-headgate")
 	if c := s.Container; c != nil {
 		c.ImageHealth = health == nil && s.Health.Path == ""
 		p.whole(&s, n, where)
 	}
+	p.runs(&s, n, where)
 	return s
 }
 
@@ -470,7 +472,8 @@ func (p *parser) workingDir(n *yaml.Node, what string, container bool) string {
 	return ""
 }
 
-var extensionKeys = []string{"health", "drain", "artifact", "image", "secrets", "passes", "healthy_for", "overlap"}
+var extensionKeys = []string{"health", "drain", "artifact", "image", "secrets", "passes", "healthy_for", "overlap",
+	"cron", "zone"}
 
 func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 	if n == nil || !p.mapping(n, what, slices.Concat(extensionKeys, proxyKeys), nil, nil) {
@@ -497,6 +500,7 @@ func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 		case "healthy_for":
 			d := p.duration(v, what+".healthy_for", 0, time.Hour)
 			s.healthyFor = &d
+		case "cron", "zone": // schedule
 		case "artifact":
 			s.Artifact, _ = p.scalar(v, what+".artifact")
 			if s.Container != nil {

@@ -58,6 +58,11 @@ func (t *ecsTask) service(c *Compose, all []ecsContainer) {
 	if s.healthyFor != nil {
 		s.Health.HealthyFor = *s.healthyFor
 	}
+	if s.cronAt != nil && all[i].checked {
+		t.problem(s.cronAt, "leave out the container's healthCheck, or cron", "container %s runs at times, and is judged by how it ends",
+			s.Name)
+	}
+	t.runs(&s, nil, "container "+s.Name)
 	c.Services[j] = s
 	if d.Strategy == rollout.Rolling && len(t.problems) == 0 {
 		if at == nil {
@@ -192,6 +197,7 @@ func (t *ecsTask) extended(c *Compose, s *Service, n *yaml.Node) {
 		c.Deployment = t.deployment(deployment, what+".deployment")
 	}
 	t.extension(s, t.without(t.without(n, "ports"), "deployment"), what)
+	t.schedule(s, n, what)
 }
 
 // balanced checks that a load balancer reaches a container at the port that it has.

@@ -33,6 +33,7 @@ type instance struct {
 	commit   string // of the environment
 	sequence int    // its place
 	restarts int
+	due      string        // for which time it runs, of one that runs at times
 	found    *keptInstance // nil: it is to be started
 
 	cancel   context.CancelFunc // of what comes before the process
@@ -45,6 +46,7 @@ type instance struct {
 	port, pid int
 	usage     *target.Usage // nil: nobody knows
 	running   *running      // nil: nothing runs
+	notes     []string      // for its log, once that is there
 }
 
 // stop has run end the process. It returns at once, and may be called twice.
@@ -102,7 +104,7 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		if ctx.Err() != nil {
 			return in.notStarted(errStopped), nil
 		}
-		log.Note("started %s of release %d%s (restart %d)", in.id, v.Release.Number, onPort(port), in.restarts)
+		log.Note("%s", in.startedNote(port))
 		if err := os.MkdirAll(filepath.Dir(c.output), 0o700); err != nil {
 			return in.notStarted(err), nil
 		}
@@ -130,6 +132,9 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		in.app.resolved(in.what)
 		in.port, in.pid = port, pid
 		in.running = &running{w, c, log}
+		for _, note := range in.notes {
+			log.Note("%s", note)
+		}
 		if in.found == nil {
 			in.app.observed.Saw(rollout.Ran{ID: in.id}, time.Now())
 		}
@@ -190,14 +195,20 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	w.clear()
 	in.app.forget(in.id)
 	crash.Point("services.instance-forgotten")
-	return rollout.Exited{ID: in.id, Well: how.exitCode == 0 && how.reason == "", How: how.outcome, Reason: how.reason},
-		nil
+	return rollout.Exited{
+		ID:     in.id,
+		Well:   how.exitCode == 0 && how.reason == "",
+		Code:   how.exitCode,
+		How:    how.outcome,
+		Reason: how.reason,
+	}, nil
 }
 
 // notStarted is the end of an instance that did not begin.
 func (in *instance) notStarted(err error) rollout.Exited {
 	return rollout.Exited{
 		ID:       in.id,
+		Code:     -1,
 		How:      "could not start: " + err.Error(),
 		Reason:   target.Reason(engine.ReasonOf(err)),
 		Hopeless: errors.As(err, new(hopeless)),

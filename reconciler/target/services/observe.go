@@ -42,6 +42,7 @@ func (a *app) observe(now time.Time) target.Observed {
 	for _, name := range p.facts.Names() {
 		f := p.facts.Services[name]
 		u := target.Unit{Name: name, URL: p.urls[name], State: rollout.StatusOf(p.plan, p.facts, name, now)}
+		u.Schedule = scheduleOf(f, now)
 		if len(f.Routed) > 0 {
 			u.Release = p.releases[f.Serving]
 		}

@@ -25,7 +25,8 @@ import (
 //	instances/<instance>.json  what runs as an instance, from before it begins to its end
 //	instances/<instance>.out, .pos, .status  what it prints, how far that was read, how it ended
 //
-// Only the first two are synced. The rest is about processes, and after a loss of
+// Only the first two are synced, and state.json where a run at a time begins, which is
+// not to begin again. The rest is about processes, and after a loss of
 // power there are none: it is written to another file and renamed, which a kill
 // leaves whole.
 
@@ -157,11 +158,12 @@ func (a *app) keepDeclared(k keptDeclared) error {
 	return nil
 }
 
-// keepState writes down where the rollout is, if that is another place.
-func (a *app) keepState() {
+// keepState writes down where the rollout is, if that is another place; durably where
+// that matters after a power cut, too.
+func (a *app) keepState(durably bool) error {
 	dir, ok := a.owner.appDir(a.home)
 	if !ok {
-		return
+		return nil
 	}
 	s := keptState{
 		Version:  recordVersion,
@@ -183,15 +185,22 @@ func (a *app) keepState() {
 	}
 	data, err := json.Marshal(s)
 	if err != nil || string(data) == a.keptState {
-		return
+		return err
 	}
-	if err := writeRecord(filepath.Join(dir, "state.json"), json.RawMessage(data)); err != nil {
+	path := filepath.Join(dir, "state.json")
+	if durably {
+		err = repo.WriteFile(path, data, 0o600)
+	} else {
+		err = writeRecord(path, json.RawMessage(data))
+	}
+	if err != nil {
 		// The rollout goes on; an agent that is started meanwhile begins further back.
 		a.owner.Log.Warn("cannot write down where a rollout is", "env", a.key().Environment, "app",
 			a.key().Application, "err", err)
-		return
+		return err
 	}
 	a.keptState = string(data)
+	return nil
 }
 
 // files are those of an instance.

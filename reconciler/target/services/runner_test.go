@@ -162,6 +162,11 @@ func testRunner(t *testing.T, r runsAs) {
 		logged(t, h, "job-1", "ada runs in job-1: sh -c cat", "what ada ran in job-1 exited 3")
 	})
 
+	t.Run("it runs at times", func(t *testing.T) {
+		t.Parallel()
+		testRunsAtTimes(t, r, gone, logged)
+	})
+
 	t.Run("it goes on without an agent, and is found again", func(t *testing.T) {
 		t.Parallel()
 		dir, logs := t.TempDir(), t.TempDir()

@@ -21,6 +21,9 @@ type Action struct {
 	Listen   []string      // Listen: exactly what the proxy shall listen on
 	Timeout  time.Duration // Drain
 
+	At   time.Time // Begin, Skip: for which the run is due
+	Late bool      // Begin: that was a while ago
+
 	Canary   string   // Route: the version that gets a part of the traffic; "" for none
 	Canaries []string // Route: its instances
 	Weight   int      // Route, Shift: the percent that it gets; 0: only requests with the test header
@@ -43,6 +46,10 @@ const (
 	Drain  Kind = "drain"  // let the requests in flight finish; answered by Drained
 	Stop   Kind = "stop"   // stop the process; answered by Exited
 	Close  Kind = "close"  // listen no longer and forget the service
+
+	Prepare Kind = "prepare" // have what a version runs from be there; answered by Prepared
+	Begin   Kind = "begin"   // start a run that is due, once that is written down; answered as Start is
+	Skip    Kind = "skip"    // a run is due and does not begin; nothing to do, nothing answers
 
 	Enter  Kind = "enter"   // a stage of a deployment begins; nothing to do, nothing answers
 	Shift  Kind = "shift"   // so much of the traffic is for what is declared; Route follows
@@ -69,6 +76,13 @@ func (a Action) String() string {
 		s += a.Instance
 	case Close:
 		s += a.Service
+	case Prepare:
+		s += a.Service + " " + a.Version
+	case Begin, Skip:
+		s += a.Instance + " " + a.Version + " for " + a.At.UTC().Format("01-02 15:04")
+		if a.Late {
+			s += ", late"
+		}
 	case Enter:
 		s += string(a.Stage)
 	case Shift:
@@ -131,8 +145,11 @@ func (f *ServiceState) declare(s Service, b Breaker) {
 		t = &Tally{}
 		f.Versions[s.Version] = t
 	}
-	t.Label, t.Replicas, t.Check, t.Restart, t.Drain = s.Label, s.Replicas, s.Check, s.Restart, s.Drain
+	t.Label, t.Release, t.Replicas, t.Check, t.Restart, t.Drain = s.Label, s.Release, s.Replicas, s.Check, s.Restart, s.Drain
 	t.Breaker = b
+	if s.Schedule != nil {
+		t.Cron, t.Zone = s.Schedule.Expression, s.Schedule.Zone.String()
+	}
 }
 
 // Did records that an action was begun.
@@ -159,12 +176,21 @@ func (o *Observed) Did(a Action, now time.Time) {
 	case Route:
 		f.Serving, f.Routed = a.Version, a.Routed
 		f.Canary, f.Canaries, f.Weight = a.Canary, a.Canaries, a.Weight
+		if t := f.Versions[a.Version]; t.scheduled() {
+			f.follow(t, now)
+		} else {
+			f.Schedule = nil
+		}
 		f.reach()
 		for _, id := range slices.Concat(a.Routed, a.Canaries) {
 			if _, in := o.Find(id); in != nil {
 				in.Served = true
 			}
 		}
+	case Prepare:
+		f.Versions[a.Version].Preparing = true
+	case Begin, Skip:
+		f.began(a, now)
 	case Drain:
 		if in != nil {
 			in.Phase, in.Since = target.PhaseDraining, now

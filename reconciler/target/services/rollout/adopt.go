@@ -46,6 +46,9 @@ func (o *Observed) Adopt(all []Found, now time.Time) {
 		if f.Versions == nil {
 			f.Versions = map[string]*Tally{}
 		}
+		for _, t := range f.Versions {
+			t.Preparing = false
+		}
 		for _, in := range slices.Clone(f.Instances) {
 			in.Checked, in.Fails = time.Time{}, 0
 			// The clock may have been set back since, and is nobody's proof of health.
@@ -62,7 +65,7 @@ func (o *Observed) Adopt(all []Found, now time.Time) {
 				if f.Versions[in.Version] == nil {
 					f.Versions[in.Version] = &Tally{}
 				}
-				f.exited(in, Exited{ID: in.ID, How: "ended while no agent watched it"}, now)
+				f.exited(in, Exited{ID: in.ID, Code: -1, How: "ended while no agent watched it"}, now)
 			case !in.runs() && found[in.ID]:
 				in.Phase, in.Since, in.Started, in.Checked = target.PhaseStarting, now, now, now
 			case in.Phase == target.PhaseStarting:
@@ -77,8 +80,9 @@ func (o *Observed) Adopt(all []Found, now time.Time) {
 // Ended brings what was known up to nothing running any more, as after a reboot.
 // Nothing of it was anybody's fault: everything is tried afresh, and what had the
 // traffic gets it first.
-func (o *Observed) Ended() {
+func (o *Observed) Ended(now time.Time) {
 	for _, f := range o.Services {
+		f.end(func(r *Run) { r.Ended, r.How = now, "ended with its agent or machine" })
 		f.Instances, f.Routed, f.Canaries, f.Reached = nil, nil, nil, false
 		f.Bound, f.ListenError, f.ListenFails, f.ListenRetry = nil, "", 0, time.Time{}
 		for _, t := range f.Versions {

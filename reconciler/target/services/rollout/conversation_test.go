@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/headgate-cd/headgate/gitd/cron"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden conversations")
@@ -22,6 +24,9 @@ var update = flag.Bool("update", false, "rewrite the golden conversations")
 //	wait 2s                                                      time passes
 //	exclusive                                                    services named db… have a volume of their own
 //	needs web db healthy                                         what web declared from here on waits for
+//	cron job */5 * * * *                                         what job declared from here on runs at; cron job: no more
+//	prepared job v1 [! why]                                      what v1 of job runs from is there, or not
+//	found job-run=v1 …                                           the agent was away, and these run
 //	passes 2 / lasts 10s / restart no / restart on-failure 2      what is declared from here on must show
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -60,6 +65,7 @@ func play(t *testing.T, text string) string {
 	o, d, now := &Observed{}, Declared{}, epoch
 	declaredCheck, declaredRestart, declaredDeployment = testCheck, Restart{}, Deployment{}
 	declaredPercent, declaredNeeds, declaredExclusive = [2]int{100, 200}, map[string][]Need{}, false
+	declaredCron = map[string]*cron.Spec{}
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		input, _, _ := strings.Cut(block, "\n----")
 		out.WriteString(input + "\n")
@@ -118,6 +124,7 @@ var (
 	declaredPercent    = [2]int{100, 200} // minimum and maximum of rolling ones
 	declaredNeeds      map[string][]Need
 	declaredExclusive  bool // of services whose names begin with "db"
+	declaredCron       map[string]*cron.Spec
 )
 
 var testCheck = Check{StartPeriod: 10 * time.Second, Interval: 2 * time.Second, Timeout: time.Second, Retries: 3}
@@ -153,6 +160,25 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 		o.Declare(*d)
 	case "exclusive":
 		declaredExclusive = true
+	case "cron":
+		if declaredCron[arg(1)] = nil; len(words) > 2 {
+			spec, err := cron.Parse(rest(2), "")
+			if err != nil {
+				return err
+			}
+			declaredCron[arg(1)] = &spec
+		}
+	case "prepared":
+		_, why, _ := strings.Cut(rest(3), "! ")
+		o.Saw(Prepared{Service: arg(1), Version: arg(2), Err: why}, *now)
+	case "found":
+		var all []Found
+		for _, w := range words[1:] {
+			id, version, _ := strings.Cut(w, "=")
+			all = append(all, Found{ID: id, Version: version, Service: id[:strings.LastIndex(id, "-")]})
+		}
+		o.Adopt(all, *now)
+		o.Declare(*d)
 	case "needs":
 		declaredNeeds[arg(1)] = append(declaredNeeds[arg(1)], Need{arg(2), Condition(arg(3))})
 	case "strategy", "bake", "breaker", "hook", "alarm":
@@ -240,6 +266,9 @@ func service(w string) Service {
 		s.Replicas, _ = strconv.Atoi(times)
 	}
 	s.Needs = declaredNeeds[name]
+	if s.Schedule = declaredCron[name]; s.Schedule != nil {
+		s.Replicas = 0
+	}
 	if listen != "" {
 		s.Listen = strings.Split(listen, ",")
 	}

@@ -43,6 +43,7 @@ type Instance struct {
 // Tally is what is known about a version of a service.
 type Tally struct {
 	Label    string
+	Release  int `json:",omitempty"`
 	Replicas int // as last declared
 	Check    Check
 	Restart  Restart
@@ -55,6 +56,12 @@ type Tally struct {
 	Complete bool          // all replicas lasted at one time, once
 	Reason   string        // the last failure, for people
 	Cause    target.Reason `json:",omitempty"` // the same in one word, where there is one
+
+	// Of one that runs at times:
+	Cron, Zone string    `json:",omitempty"` // when
+	Prepared   bool      `json:",omitempty"` // what it runs from is, or was, there
+	Preparing  bool      `json:",omitempty"`
+	NotBefore  time.Time `json:",omitzero"` // when it may be prepared again
 }
 
 // Tripped says whether the version is given up: its instances failed
@@ -78,6 +85,7 @@ type ServiceState struct {
 	Declared  []string    // versions that are declared now: the wanted one and its fallback
 	Instances []*Instance // oldest first
 	Next      int         // number of the last instance made
+	Schedule  *Schedule   `json:",omitempty"` // nil: what serves does not run at times
 
 	Bound       []string // what is listened on
 	ListenError string
@@ -105,6 +113,11 @@ func (o *Observed) Clone() *Observed {
 		g := *f
 		g.Routed, g.Bound, g.Declared = slices.Clone(f.Routed), slices.Clone(f.Bound), slices.Clone(f.Declared)
 		g.Canaries = slices.Clone(f.Canaries)
+		if f.Schedule != nil {
+			times := *f.Schedule
+			times.Runs = slices.Clone(times.Runs)
+			g.Schedule = &times
+		}
 		g.Versions = make(map[string]*Tally, len(f.Versions))
 		for v, t := range f.Versions {
 			u := *t
@@ -180,6 +193,7 @@ type (
 	Exited struct {
 		ID       string
 		Well     bool   // with status 0
+		Code     int    // of exit, -1 where there is none
 		How      string // such as "exited 1: cannot open database"
 		Reason   target.Reason
 		Hopeless bool // it was tried often enough already: it counts for all that a breaker takes
@@ -201,6 +215,10 @@ func (o *Observed) Saw(e Event, now time.Time) {
 		o.hooked(e, now)
 	case Measured:
 		o.answered(e, o.alarms, now)
+	case Prepared:
+		if f, ok := o.Services[e.Service]; ok {
+			f.prepared(e, now)
+		}
 	case Listened:
 		f, ok := o.Services[e.Service]
 		if !ok {
@@ -248,6 +266,12 @@ const quietStart = 5 * time.Second
 func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 	in.Checked = now
 	t := f.Versions[in.Version]
+	if t.scheduled() { // it is to end, and nobody has it end sooner
+		if e.OK && in.Phase == target.PhaseStarting {
+			in.Phase, in.Since, in.Message, in.Reason = target.PhaseHealthy, now, "", ""
+		}
+		return
+	}
 	if e.OK {
 		in.Fails, in.Message, in.Reason = 0, "", ""
 		in.Passes++
@@ -290,6 +314,10 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 
 func (f *ServiceState) exited(in *Instance, e Exited, now time.Time) {
 	in.LastExit, in.Reason = e.How, e.Reason
+	if f.Versions[in.Version].scheduled() {
+		f.ended(in, e, now)
+		return
+	}
 	if in.Retired {
 		f.remove(in.ID)
 		return

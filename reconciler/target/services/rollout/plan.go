@@ -15,13 +15,15 @@ import (
 func Plan(d Declared, o *Observed, now time.Time) (actions []Action, wake time.Time) {
 	p := &planner{d: d, o: o.Clone(), now: now}
 	declared := map[string]bool{}
-	allTookOver := true
+	p.tookOver = true
 	p.advance()
 	serving := p.serving()
-	for _, s := range d.Services {
-		declared[s.Name] = true
-		if !p.service(s, serving[s.Name]) {
-			allTookOver = false
+	for _, scheduled := range []bool{false, true} { // the times of the one begin when the others serve
+		for _, s := range d.Services {
+			if declared[s.Name] = true; (s.Schedule != nil) == scheduled {
+				tookOver := p.service(s, serving[s.Name])
+				p.tookOver = p.tookOver && tookOver
+			}
 		}
 	}
 	for _, name := range p.o.Names() {
@@ -30,7 +32,7 @@ func Plan(d Declared, o *Observed, now time.Time) (actions []Action, wake time.T
 		}
 		// What is not declared any more goes on serving until all that is declared
 		// has taken over, so that renaming a service is a rollout like any other.
-		if f := p.o.Services[name]; allTookOver {
+		if f := p.o.Services[name]; p.tookOver {
 			p.remove(f)
 		} else {
 			p.keep(f)
@@ -48,6 +50,8 @@ type planner struct {
 
 	back    bool // the application returns to what was known to be good
 	givenUp bool // what is declared does not take over, nothing of it is tried on
+
+	tookOver bool // all that was looked at so far has taken over
 }
 
 func (p *planner) do(a Action) {
@@ -111,7 +115,9 @@ func (d Declared) switchesIn() Stage {
 }
 
 // rolls reports whether instances of a service go before what replaces them is there.
-func (d Declared) rolls(s Service) bool { return d.Deployment.Strategy == Rolling || s.Exclusive }
+func (d Declared) rolls(s Service) bool {
+	return s.Schedule == nil && (d.Deployment.Strategy == Rolling || s.Exclusive)
+}
 
 func (s Service) hasFallback() bool { return s.Fallback != nil && s.Fallback.Version != s.Version }
 
@@ -126,7 +132,7 @@ func (p *planner) ready(f *ServiceState, s Service, serving string) bool {
 
 // ready reports whether the declared version can take over from what serves.
 func (f *ServiceState) ready(s Service, serving string, now time.Time) bool {
-	if !f.listensOn(s.Listen) {
+	if !f.listensOn(s.Listen) || !f.Versions[s.Version].goes() {
 		return false
 	}
 	if len(f.lasting(s.Version, now)) >= s.Replicas {
@@ -166,9 +172,15 @@ func (p *planner) service(s Service, serving string) (tookOver bool) {
 	if returns {
 		want[s.Fallback.Version] = s.Fallback.Replicas
 	}
+	if !switched || s.Schedule != nil {
+		f.live(want)
+	}
+	p.prepare(f, s.Version)
+	p.prepare(f, serving)
 	p.retire(f, want)
 	p.listen(f, s, switched)
 	p.routeTo(f, s, serving, rolls)
+	p.run(f)
 	p.stop(f)
 	if p.d.Report && f.Reached && !returns {
 		return switched
@@ -213,12 +225,16 @@ func (p *planner) routeTo(f *ServiceState, s Service, serving string, rolls bool
 	pr := p.o.under(p.d)
 	switched := serving == s.Version
 	switch {
+	case s.Schedule != nil && f.Serving == "" && !(f.Versions[serving].goes() && (p.tookOver || !switched)):
+		// Its times have not begun.
+	case f.Versions[serving].scheduled() && (pr == nil || f.Serving != "" || !pr.Stage.before(ProductionTrafficShift)):
+		p.share(f, serving, nil, "", nil, 0)
 	case rolls:
 		fit := f.rollingFit(s.Version, p.now)
 		p.share(f, serving, fit, "", nil, 0)
 	case pr != nil && switched && f.Serving == "" && pr.Stage.before(ProductionTrafficShift):
 		// The first of all waits for its hooks, too.
-	case pr != nil && !switched && !pr.Over && !pr.Stage.before(TestTrafficShift):
+	case s.Schedule == nil && pr != nil && !switched && !pr.Over && !pr.Stage.before(TestTrafficShift):
 		p.share(f, serving, f.healthy(serving), s.Version, f.healthy(s.Version), pr.Weight)
 	default:
 		p.route(f, serving)
@@ -237,8 +253,12 @@ func (p *planner) untilLasting(f *ServiceState, s Service) {
 // keep plans a service that is not declared any more but goes on for now.
 func (p *planner) keep(f *ServiceState) {
 	want := map[string]int{f.Serving: f.Versions[f.Serving].replicas()}
+	f.live(want)
 	p.retire(f, want)
-	p.route(f, f.Serving)
+	if !f.Versions[f.Serving].scheduled() {
+		p.route(f, f.Serving)
+	}
+	p.run(f)
 	p.stop(f)
 	p.start(f, f.Serving, want[f.Serving])
 }
@@ -280,7 +300,7 @@ func (f *ServiceState) serving(s Service, back bool) string {
 // reach notes that what is declared was reached: it has the traffic and lasted.
 func (f *ServiceState) reach() {
 	t := f.Versions[f.wanted()]
-	if f.Serving == f.wanted() && t.complete() && len(f.Routed) >= t.Replicas {
+	if f.Serving == f.wanted() && (t.complete() || t.replicas() == 0) && len(f.Routed) >= t.Replicas {
 		f.Reached = true
 	}
 }

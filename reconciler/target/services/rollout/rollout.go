@@ -11,7 +11,11 @@
 // It leaves to others what an instance is, how it is started, probed and drained.
 package rollout
 
-import "time"
+import (
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/cron"
+)
 
 // Declared is what should be.
 type Declared struct {
@@ -30,6 +34,7 @@ type Service struct {
 	Name     string
 	Version  string // instances of equal versions are interchangeable
 	Label    string // the version in words for people, such as "release 4"
+	Release  int    // the same as a number
 	Replicas int
 	Listen   []string // what the proxy listens on for it; nil without ports
 	Check    Check
@@ -40,6 +45,10 @@ type Service struct {
 	// have a volume that one of them may write to. Minimum and Maximum count for it under
 	// every strategy.
 	Exclusive bool
+
+	// Schedule says when instances of it run, one at a time; nil: always. Of what runs at
+	// times there are no Replicas.
+	Schedule *cron.Spec
 
 	// Needs are what the first start of each instance waits for.
 	Needs []Need

@@ -181,6 +181,9 @@ func StatusOf(d Declared, o *Observed, name string, now time.Time) target.State 
 var severity = []target.State{target.Healthy, target.Converging, target.Degraded, target.Unknown, target.Failed}
 
 func (f *ServiceState) status(s Service, report bool, now time.Time) (target.State, string) {
+	if s.Schedule != nil {
+		return f.scheduledStatus(s)
+	}
 	t := f.Versions[s.Version]
 	fit := len(f.healthy(s.Version))
 	for _, in := range f.Instances {
