@@ -13,6 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
 // Whole projects, each with the buildspec that it would have for CodeBuild. What
@@ -39,7 +40,7 @@ func TestProjects(t *testing.T) {
 	for _, file := range archives {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			project(t, file)
+			project(t, file, &host.Host{}, "")
 		})
 	}
 }
@@ -50,7 +51,8 @@ case "$*" in *--password-stdin*) password=$(cat) ;; esac # so that it comes afte
 echo "${0##*/} $*" >>"$CODEBUILD_SRC_DIR/.calls"
 `
 
-func project(t *testing.T, file string) {
+// project runs one, in a container of an image unless that is "".
+func project(t *testing.T, file string, executor build.Executor, image string) {
 	archive, err := txtar.ParseFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +67,7 @@ func project(t *testing.T, file string) {
 		}
 	}
 	b := prepare(t, files)
+	b.executor, b.req.Image = executor, image
 	for name := range files {
 		if strings.HasPrefix(name, "stubs/") || strings.HasSuffix(name, ".sh") {
 			if err := os.Chmod(filepath.Join(b.req.Source, name), 0o755); err != nil {

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -259,15 +258,7 @@ func (d *Daemon) Import(ref string, changes []string) {
 	if err := w.Close(); err != nil {
 		d.t.Fatal(err)
 	}
-	resp, err := d.API.ImageImport(context.Background(), client.ImageImportSource{Source: &archive, SourceName: "-"},
-		ref, client.ImageImportOptions{Changes: changes})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer resp.Close()
-	if _, err := io.Copy(io.Discard, resp); err != nil {
-		d.t.Fatal(err)
-	}
+	d.load(d.t, ref, &archive, changes)
 }
 
 // removeCgroups removes the cgroups of an engine that has ended with all it ran.
