@@ -125,6 +125,9 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 		e.Declared, e.DeclaredAt = d.Hash.String(), d.At
 		e.State, e.Reason, e.Since = actual(s.actual, d.Commit)
 		e.Unhealed = s.actual.Unhealed && e.State == show.Drift
+		for _, stray := range s.actual.Strays {
+			e.Strays = append(e.Strays, show.Stray{Service: stray.Unit, Container: stray.Container, PID: stray.PID})
+		}
 		e.LastApproved = approvals(d.Approvals, false)
 		if d.Held != nil {
 			e.Held = &show.HoldNote{By: d.Held.By, At: d.Held.At.UTC(), Reason: d.Held.Reason}

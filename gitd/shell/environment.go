@@ -200,6 +200,10 @@ func envShow(c *call) error {
 			rows = append(rows, []cell{plain(s.Name), plain(traffic)})
 		}
 	}
+	for _, s := range e.Strays {
+		rows = append(rows, []cell{plain("stray"), c.out.state(show.Drift), plain("-"),
+			plain(s.What() + orNothing(" of ", s.Service) + " runs and is on no record")})
+	}
 	if e.Unhealed {
 		rows = append(rows, []cell{plain("drift"), plain("policy says to report it, not to heal it")})
 	}

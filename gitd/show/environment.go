@@ -46,6 +46,7 @@ type Environment struct {
 	Removed      time.Time   `json:"removed_at,omitzero"` // when its removal was promoted, and nothing has been since
 	Behind       int         `json:"behind"`              // releases behind the environment (or branch) before it
 	Services     []Service   `json:"services,omitempty"`
+	Strays       []Stray     `json:"strays,omitempty"` // what runs besides, and is reported only
 	Held         *HoldNote   `json:"hold,omitempty"`
 	Promotion    *Promotion  `json:"promotion,omitempty"` // the open proposal, if any
 	History      []Deployed  `json:"history,omitempty"`   // newest first; its own page only
@@ -162,6 +163,21 @@ type Instance struct {
 	PID      int       `json:"pid,omitempty"`       // on the machine that it runs on
 	Usage    *Used     `json:"usage,omitempty"`     // nil: nobody knows
 	Drained  bool      `json:"drained,omitempty"`   // it gets nothing new, and is not counted
+}
+
+// Stray is something that runs for an environment and that nobody has on record.
+type Stray struct {
+	Service   string `json:"service,omitempty"`   // that it seems to be of
+	Container string `json:"container,omitempty"` // its name, of a container
+	PID       int    `json:"pid,omitempty"`       // of a process
+}
+
+// What names it for people.
+func (s Stray) What() string {
+	if s.Container != "" {
+		return "container " + s.Container
+	}
+	return fmt.Sprintf("process %d", s.PID)
 }
 
 // Used is what an instance uses of its machine.

@@ -226,6 +226,7 @@ func fullBackend() *backend {
 		Services: []show.Service{{Name: "web", URL: "https://shop.tarn.example", State: show.Drift,
 			Instances: instances(183, 4, show.Healthy)}},
 	}
+	production.Strays = []show.Stray{{Service: "web", Container: "extra"}, {PID: 4711}}
 	production.Services[0].Instances[2].State, production.Services[0].Instances[2].Release, production.Services[0].Instances[2].Message, production.Services[0].Instances[2].Restarts = show.Drift, 182, "runs release 182 since 11:42:07 UTC", 3
 	for i, d := range []show.Deployed{
 		{Commit: commit("2aa9c07"), Release: 183, By: "policy", Outcome: show.Healthy, Message: "4 of 4 in 6:12",

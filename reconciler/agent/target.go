@@ -208,7 +208,7 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	switch {
 	case !t.live:
 		o.State, o.Message, o.Unhealed = target.Unknown, t.why, false
-		o.Units = silenced(o.Units)
+		o.Units, o.Strays = silenced(o.Units), nil
 	case last != nil && last.refused > 0 && last.declared != nil:
 		o.Commit, o.Sequence = last.declared.Commit, last.sequence
 		o.State = target.Failed

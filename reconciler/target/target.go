@@ -34,6 +34,7 @@ package target
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -283,6 +284,26 @@ type Observed struct {
 	RollBack bool      `json:"rollBack,omitempty"` // what is Failed is so for good, and its deployment wants it to be rolled back
 	Waits    string    `json:"waits,omitempty"`    // that a person lets what is so named go on; "": nothing does
 	Units    []Unit    `json:"units,omitempty"`    // by name
+	Strays   []Stray   `json:"strays,omitempty"`   // what runs besides, and is reported only
+}
+
+// Stray is something that runs for an application and that its target has not on record:
+// somebody started it, or what was on record of it is lost.
+type Stray struct {
+	Unit      string `json:"unit,omitempty"`      // that it seems to be of
+	Container string `json:"container,omitempty"` // its name, of a container
+	PID       int    `json:"pid,omitempty"`       // of a process
+}
+
+func (s Stray) String() string {
+	text := fmt.Sprintf("process %d", s.PID)
+	if s.Container != "" {
+		text = "container " + s.Container
+	}
+	if s.Unit != "" {
+		text += " of " + s.Unit
+	}
+	return text
 }
 
 // Unit is a part of an application that is judged and reached on its own: a

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +29,7 @@ type abandoned struct {
 	environ   []string
 }
 
-func abandon(t *testing.T, confined bool, compose string) *abandoned {
+func abandon(t *testing.T, confined bool, compose string, more ...string) *abandoned {
 	t.Helper()
 	a := &abandoned{t: t, confined: confined, dir: t.TempDir(), logs: t.TempDir()}
 	a.key = target.Key{
@@ -55,6 +56,7 @@ func abandon(t *testing.T, confined bool, compose string) *abandoned {
 		"COMPOSE=" + compose,
 		"GORACE=atexit_sleep_ms=0",
 	}
+	a.environ = append(a.environ, more...)
 	cmd := a.command()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -440,6 +442,53 @@ func TestDamagedRecords(t *testing.T) {
 
 // TestNewerRecordsAreNotTouched: who goes back to an older program is told so, and
 // nothing that runs is ended by one that does not understand it.
+// TestStraysAreReported: where drift is only reported, what runs without a record is told of
+// and goes on, and ends once drift is to be healed.
+func TestStraysAreReported(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, confined bool) {
+		a := abandon(t, confined, web, "DRIFT=report")
+		processes := map[int]bool{}
+		for f, k := range a.records() {
+			processes[k.First.PID] = true
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := a.next()
+		changed, end := h.Watch(h.key())
+		defer end()
+		told := func(what string, is func([]target.Stray) bool) {
+			t.Helper()
+			for late := time.After(waitTimeout); ; {
+				o := h.Observe(h.key())
+				if is(o.Strays) {
+					return
+				}
+				select {
+				case <-changed:
+				case <-late:
+					t.Fatalf("%s: not so: %+v", what, o)
+				}
+			}
+		}
+		told("all that runs is told of", func(all []target.Stray) bool { // with what started it
+			left := maps.Clone(processes)
+			for _, s := range all {
+				delete(left, s.PID)
+				if s.Unit != "web" || s.Container != "" {
+					t.Errorf("%+v", s)
+				}
+			}
+			return len(left) == 0
+		})
+		h.Converge(h.declared(1, 1, web))
+		told("all of it has ended", func(all []target.Stray) bool { return len(all) == 0 })
+		h.await(target.Healthy)
+		h.end()
+	})
+}
+
 func TestNewerRecordsAreNotTouched(t *testing.T) {
 	t.Parallel()
 	a := abandon(t, false, web)

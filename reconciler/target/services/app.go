@@ -45,6 +45,7 @@ type app struct {
 	lastState  target.State      // as last seen by observe
 	lastCommit string
 	lastWhat   target.Observed // as last told to watchers
+	toldStrays []target.Stray  // as last told to the loop
 
 	lastKept  time.Time // when it was tried last to write down what is declared
 	keptWhat  string    // what of it is written down
@@ -70,6 +71,7 @@ type app struct {
 	versions   map[string]*version // what instances of a version are
 	images     images              // what those of containers run from
 	grants     atomic.Pointer[grants]
+	strays     []target.Stray       // that run besides, and are only told of
 	networked  bool                 // there may be a network of its containers
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
@@ -94,6 +96,7 @@ type published struct {
 	live     map[string]liveInstance
 	urls     map[string]string
 	releases map[string]int // version → release number
+	strays   []target.Stray
 }
 
 type liveInstance struct {
@@ -470,7 +473,7 @@ func (a *app) publish(taken *target.Declared) {
 	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, reason: a.reason, unkept: a.unkept,
 		rotated: a.rotated == a.commit,
 		drained: a.drained, plan: a.plan, facts: a.observed.Clone(),
-		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}}
+		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}, strays: a.strays}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
 		p.live[id] = liveInstance{in.port, in.pid, in.usage}

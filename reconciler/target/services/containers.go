@@ -16,6 +16,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Labels of containers, by which they are found by people and by the agent.
@@ -45,13 +46,9 @@ type containers struct {
 	networks sync.Mutex // held while one is made: an engine makes two of one name
 }
 
-const (
-	// engineTimeout is how long an engine that does not answer is waited for by what is
-	// to be started.
-	engineTimeout = time.Minute
-	// strayEvery is how often it is looked for containers that nobody knows.
-	strayEvery = 4 * time.Second
-)
+// engineTimeout is how long an engine that does not answer is waited for by what is
+// to be started.
+const engineTimeout = time.Minute
 
 // open finds the engine, once there is one.
 func (c *containers) open() (*engine.Engine, error) {
@@ -421,22 +418,9 @@ func (c *containers) knows(name string) bool {
 	return c.own[name]
 }
 
-// endStrays removes, until ctx ends, containers that bear this agent's labels and are
-// on no record: what a kill has left between two steps, and what somebody made.
-func (c *containers) endStrays(ctx context.Context) {
-	tick := time.NewTicker(strayEvery)
-	defer tick.Stop()
-	for {
-		c.endStraysNow(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (c *containers) endStraysNow(ctx context.Context) {
+// strays removes containers that bear this agent's labels and are on no record, or adds
+// to found those that run and are reported only.
+func (c *containers) strays(ctx context.Context, found map[target.Key][]target.Stray) {
 	e, err := c.open()
 	if err != nil {
 		return // there are no containers
@@ -446,14 +430,22 @@ func (c *containers) endStraysNow(ctx context.Context) {
 		return // the next look finds them
 	}
 	for _, f := range all {
+		// The one that is being made is known before it is there, and all that are on record
+		// were when they were listed.
 		if c.knows(f.Name) {
 			continue
 		}
-		// The one that is being made is known before it is there, and all that are on record
-		// were when they were listed.
+		of := target.Key{
+			Repository:  f.Labels[labelRepository],
+			Environment: f.Labels[labelEnvironment],
+			Application: f.Labels[labelApplication],
+		}
+		if f.Running && c.owner.reportsDrift(of) {
+			found[of] = append(found[of], target.Stray{Unit: f.Labels[labelService], Container: f.Name})
+			continue
+		}
 		c.owner.Log.Warn("removing a container that is on no record", "container", f.Name, "instance",
-			f.Labels[labelInstance],
-			"env", f.Labels[labelEnvironment], "app", f.Labels[labelApplication])
+			f.Labels[labelInstance], "env", of.Environment, "app", of.Application)
 		if err := e.Remove(ctx, f.ID); err != nil && ctx.Err() == nil {
 			c.owner.Log.Warn("cannot remove a container", "container", f.Name, "err", err)
 		}

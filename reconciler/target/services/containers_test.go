@@ -221,6 +221,10 @@ func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// It is left where drift is to be reported.
+	reported := h.declared(1, 1, one)
+	reported.Drift = target.Report
+	h.Converge(reported)
 	extra, err := d.API.ContainerCreate(t.Context(), client.ContainerCreateOptions{
 		Name:   "extra-" + h.env,
 		Config: &moby.Config{Image: enginetest.Image, Cmd: []string{"sleep", "1000"}, Labels: found.Container.Config.Labels},
@@ -231,6 +235,12 @@ func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o = h.await(target.Degraded)
+	if want := []target.Stray{{Unit: "web", Container: "extra-" + h.env}}; !slices.Equal(o.Strays, want) || !o.Unhealed {
+		t.Errorf("%+v", o)
+	}
+	h.Converge(h.declared(1, 1, one))
+	h.await(target.Healthy)
 	eventually(t, "the extra container is gone, and no other", func() (string, bool) {
 		all := containersOf(t, d, h.env)
 		return fmt.Sprint(all), slices.Equal(all, []string{name})

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -32,6 +33,14 @@ func (a *app) observe(now time.Time) target.Observed {
 		o.State, o.Message = rollout.Status(p.plan, p.facts, now)
 		o.Unhealed = p.plan.Report && o.State == target.Degraded
 		o.RollBack = o.State == target.Failed && rollout.RollBack(p.plan, p.facts) && !p.rotated
+		o.Strays = p.strays
+		if len(o.Strays) > 0 && o.State == target.Healthy {
+			o.State, o.Unhealed = target.Degraded, true
+			o.Message = fmt.Sprintf("%s runs and is on no record; left as it is: policy has drift reported, not healed", o.Strays[0])
+			if more := len(o.Strays) - 1; more > 0 {
+				o.Message += fmt.Sprintf("; and %d more", more)
+			}
+		}
 		o.Waits = rollout.Waits(p.plan, p.facts)
 		o.Reason = rollout.ReasonOf(p.plan, p.facts)
 	}

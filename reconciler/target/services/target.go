@@ -107,6 +107,7 @@ type Target struct {
 	drained    atomic.Bool
 	stopOnly   bool // nothing is started, whatever is declared
 	found      int  // instances that an earlier run had left
+	strays     strays
 	outputs    *outputWatch
 	meter      *meter
 	reports    target.Topic
@@ -241,7 +242,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 	// What is on record is known by now. Another run of the program, to which this one
 	// leaves all, makes containers that this one knows nothing of.
 	var strays sync.WaitGroup
-	strays.Go(func() { t.containers.endStrays(ctx) })
+	strays.Go(func() { t.lookForStrays(ctx) })
 	close(t.adopted)
 	<-ctx.Done()
 	target.AwaitHolder(&t.mu) // who begins another loop has begun it by now, or finds ctx done

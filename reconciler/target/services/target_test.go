@@ -789,6 +789,7 @@ func beTarget() {
 	k := target.Key{Repository: "hello", Application: "hello", Environment: os.Getenv("ENVIRONMENT")}
 	changed, _ := t.Watch(k)
 	d := declared(k, 1, 1, os.Getenv("COMPOSE"))
+	d.Drift = target.Drift(os.Getenv("DRIFT"))
 	if value := os.Getenv("SECRET"); value != "" {
 		d.Secrets = secretsOf("token", value)
 	}
