@@ -57,6 +57,12 @@ func (rc *Reconciler) Approve(ctx context.Context, repository, environment strin
 // sameTree refuses another content than the one that a user saw, if they say which.
 func sameTree(s *snapshot, tree string) error {
 	switch {
+	case strings.Trim(tree, "0123456789abcdef") != "":
+		return &show.Error{
+			Kind: show.Usage,
+			What: fmt.Sprintf("%q is not a tree", terminal.Message(tree, 40)),
+			Hint: "give its id, or at least 7 digits of it: " + show.Short(s.Proposal.Tree.String()),
+		}
 	case tree != "" && len(tree) < 7:
 		return &show.Error{
 			Kind: show.Usage,
@@ -66,10 +72,10 @@ func sameTree(s *snapshot, tree string) error {
 	case !strings.HasPrefix(s.Proposal.Tree.String(), tree):
 		return &show.Error{
 			Kind:    show.Denied,
-			What:    fmt.Sprintf("the proposal for %s is not tree %s any more", s.environment, terminal.Message(tree, 40)),
+			What:    fmt.Sprintf("the proposal for %s is not tree %s", s.environment, tree),
 			Where:   []string{current(s)},
-			Hint:    "look at it, then approve",
-			Command: "approve " + s.repo.Name() + " " + s.environment,
+			Hint:    "look at it first",
+			Command: "promotion diff " + s.repo.Name() + " " + s.environment,
 		}
 	}
 	return nil
@@ -83,6 +89,9 @@ func (w *worker) approvedAlready(ctx context.Context, by access.Identity, tree s
 		return Approved{}, false // the first answer stands
 	}
 	d := s.Declared
+	if tree == "" && s.lastRejection() != nil {
+		return Approved{}, false // what they say yes to is what was rejected
+	}
 	if !record.ApprovedBy(d.Approvals, by.User) || !strings.HasPrefix(d.Tree.String(), tree) {
 		return Approved{}, false
 	}

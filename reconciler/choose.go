@@ -123,7 +123,10 @@ func (w *worker) choosable(s *snapshot, release int) (repo.Hash, error) {
 			Command: "release list " + s.repo.Name(),
 		}
 	}
-	if release <= s.covers() {
+	switch {
+	case release == s.covers():
+		return repo.Zero, no("", "release %d is what %s declares already", release, s.environment)
+	case release < s.covers():
 		return repo.Zero, no(fmt.Sprintf("rollback %s %d", where, release),
 			"release %d is not newer than release %d, which %s declares: going back is a rollback", release, s.covers(), s.environment)
 	}
@@ -168,7 +171,7 @@ func (rc *Reconciler) RejectPush(ctx context.Context, repository, environment st
 	if err != nil {
 		return nil, err
 	}
-	return []string{done.Sentence(environment, by.User), done.Then(repository, environment)}, nil
+	return []string{done.Sentence(environment, by.User), done.Then(rc.ssh(), repository, environment)}, nil
 }
 
 func (rc *Reconciler) reject(ctx context.Context, repository, environment string, by access.Identity, reason string,
@@ -270,14 +273,14 @@ func (r Rejected) Sentence(environment, user string) string {
 }
 
 // Then says what comes of it.
-func (r Rejected) Then(repository, environment string) string {
+func (r Rejected) Then(ssh, repository, environment string) string {
 	what := fmt.Sprintf("%s %s", repository, environment)
 	if r.Release == 0 {
 		what += " removal"
 	} else {
 		what += fmt.Sprintf(" %d", r.Release)
 	}
-	text := "it is not proposed again until somebody says so: promote " + what
+	text := "it is not proposed again until somebody says so: " + ssh + " promote " + what
 	if r.Next > 0 {
 		text += fmt.Sprintf("; release %d is proposed now", r.Next)
 	}

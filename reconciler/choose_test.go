@@ -50,6 +50,20 @@ func TestRejected(t *testing.T) {
 		""); !errors.As(err, &refused) || refused.Kind != show.Denied {
 		t.Fatalf("another tree: %v", err)
 	}
+	if what := "the proposal for production is not tree " + strings.Repeat("0", 40); refused.What != what ||
+		refused.Command != "promotion diff hello production" {
+		t.Errorf("another tree: %+v", refused)
+	}
+	for tree, what := range map[string]string{"main": `"main" is not a tree`, "123": `tree "123" is too short to tell contents apart`} {
+		if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), tree, ""); !errors.As(err, &refused) ||
+			refused.Kind != show.Usage || refused.What != what {
+			t.Errorf("approve --tree %s: %v", tree, err)
+		}
+	}
+	if _, err := h.rc.Choose(t.Context(), "hello", "production", 1, actor("jun")); !errors.As(err, &refused) ||
+		refused.What != "release 1 is what production declares already" || refused.Command != "" {
+		t.Errorf("what is declared is chosen: %v", err)
+	}
 	done, err := h.rc.Reject(t.Context(), "hello", "production", actor("jun"), p.Tree[:10], "the fee\nis wrong")
 	if err != nil || done.Release != 2 || done.Next != 0 {
 		t.Fatalf("rejected %+v, %v", done, err)
@@ -61,6 +75,15 @@ func TestRejected(t *testing.T) {
 			func(e show.Environment) bool { return e.Promotion == nil })
 	}
 	e := gone()
+	if then := done.Then("ssh host", "hello", "production"); then !=
+		"it is not proposed again until somebody says so: ssh host promote hello production 2" {
+		t.Errorf("then: %s", then)
+	}
+	// Jun approved release 1 once; a yes now is to what was rejected, and there is nothing to say yes to.
+	if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), "", ""); !errors.As(err, &refused) ||
+		refused.Kind != show.NotFound || !strings.Contains(refused.Where[0], "release 2 was rejected by jun") {
+		t.Errorf("approved after it was rejected: %v", err)
+	}
 	if len(e.Rejected) != 1 || e.Rejected[0].By != "jun" || e.Rejected[0].Reason != "the fee is wrong" ||
 		e.Rejected[0].Release != 2 {
 		t.Fatalf("rejections: %+v", e.Rejected)

@@ -259,8 +259,11 @@ func rollbackTo(s *snapshot, all []record.Commit, release int) (record.Commit, e
 		if why == "" {
 			why = bar.explain(d)
 		}
-		if bar == newer {
-			e.Hint, e.Command = "go forward", fmt.Sprintf("approve %s %s", repository, environment)
+	}
+	if _, released := s.release(release); released && release > all[0].Covers() {
+		e.Hint, e.Command = "go forward", fmt.Sprintf("promote %s %s %d", repository, environment, release)
+		if s.Proposal != nil && s.Proposal.Release == release {
+			e.Command = fmt.Sprintf("approve %s %s", repository, environment)
 		}
 	}
 	if why == "" {

@@ -53,7 +53,12 @@ func TestRollbackNeverGoesForward(t *testing.T) {
 		!strings.Contains(e.History[1].WhyNot, "newer than what is declared") {
 		t.Fatalf("history: %+v", e.History)
 	}
+	h.proposed(t, "staging", 3)
 	h.refused(t, 3, "it is newer than what is declared now", "approve hello staging")
+	if _, err := h.rc.Reject(t.Context(), "hello", "staging", actor("jun"), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	h.refused(t, 3, "it is newer than what is declared now", "promote hello staging 3")
 	h.refused(t, 0, "the last healthy one is 1")
 
 	// Forward again, by approval; what was rolled back once is not advised then.

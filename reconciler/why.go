@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -47,7 +48,7 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity,
 	if !s.openProposal() {
 		w.Answer = rc.whyNothing(s, runs)
 		if r := s.lastRejection(); r != nil && s.Wanted == nil {
-			w.Next = []string{fmt.Sprintf("%s promote %s %s %s", rc.ssh(), repository, environment, proposable(r))}
+			w.Next = []string{strings.Join([]string{rc.ssh(), "promote", repository, environment, proposable(r)}, " ")}
 		}
 		return w, nil
 	}

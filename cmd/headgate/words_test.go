@@ -95,12 +95,12 @@ func TestHintsAreWholeCommands(t *testing.T) {
 	t.Parallel()
 	bare := regexp.MustCompile(
 		`(^|[ :])((change|env|repo|release|token|forge|events|secret|schedule|user|group|decision) ` +
-			`(list|show|log|create|set|cancel|retry|run|deliveries|revoke)|(approve|promote|rollback|why) ($|%))`)
+			`(list|show|log|create|set|cancel|retry|run|deliveries|revoke|diff|sbom)|(approve|promote|rollback|why) ($|%))`)
 	hints := 0
 	look := func(files *token.FileSet, e ast.Expr) {
 		ast.Inspect(e, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
-				if made, ok := call.Fun.(*ast.SelectorExpr); ok && made.Sel.Name == "ssh" {
+				if made, ok := call.Fun.(*ast.SelectorExpr); ok && (made.Sel.Name == "ssh" || made.Sel.Name == "Command") {
 					return false
 				}
 			}
@@ -110,7 +110,7 @@ func TestHintsAreWholeCommands(t *testing.T) {
 			}
 			hints++
 			if text, err := strconv.Unquote(lit.Value); err == nil && bare.MatchString(text) && !strings.Contains(text, "ssh ") {
-				t.Errorf("%s: the hint %q names a command without ssh: give it as Command", files.Position(lit.Pos()), text)
+				t.Errorf("%s: the hint %q names a command without ssh: give it as Command, or by Server.Command", files.Position(lit.Pos()), text)
 			}
 			return true
 		})
@@ -128,12 +128,12 @@ func TestHintsAreWholeCommands(t *testing.T) {
 			ast.Inspect(f, func(n ast.Node) bool {
 				switch n := n.(type) {
 				case *ast.KeyValueExpr:
-					if id, ok := n.Key.(*ast.Ident); ok && id.Name == "Hint" {
+					if id, ok := n.Key.(*ast.Ident); ok && (id.Name == "Hint" || id.Name == "Next") {
 						look(files, n.Value)
 					}
 				case *ast.AssignStmt:
 					for i, l := range n.Lhs {
-						if s, ok := l.(*ast.SelectorExpr); ok && s.Sel.Name == "Hint" && i < len(n.Rhs) {
+						if s, ok := l.(*ast.SelectorExpr); ok && (s.Sel.Name == "Hint" || s.Sel.Name == "Next") && i < len(n.Rhs) {
 							look(files, n.Rhs[i])
 						}
 					}

@@ -255,7 +255,7 @@ func changeShow(c *call) error {
 			plain(strings.TrimPrefix(ch.TestedWith+orNothing(", tree ", show.Short(ch.Tree)), ", "))})
 	}
 	if b := ch.Build; b != nil {
-		rows = append(rows, []cell{plain("build"), c.out.state(b.State), plain(c.build(b))})
+		rows = append(rows, []cell{plain("build"), c.out.state(b.State), plain(c.build(b, ch.Reason))})
 	}
 	for _, f := range ch.Files {
 		rows = append(rows, []cell{plain("conflict"), plain(f)})
@@ -332,7 +332,8 @@ func stateVerb(s show.State) string {
 	return "is " + string(s)
 }
 
-func (c *call) build(b *show.Build) string {
+// build is a build in one line; reason is what is said of it already.
+func (c *call) build(b *show.Build, reason string) string {
 	var parts []string
 	switch {
 	case b.Reused:
@@ -349,7 +350,7 @@ func (c *call) build(b *show.Build) string {
 		}
 		parts = append(parts, what)
 	}
-	if b.Reason != "" {
+	if b.Reason != "" && b.Reason != reason {
 		parts = append(parts, b.Reason)
 	}
 	if b.LogLine > 0 {

@@ -126,7 +126,7 @@ func scheduleShow(c *call) error {
 			what += ", for what was missed before too"
 		}
 		rows = append(rows, []cell{count(r.Number), c.out.state(r.State), plain(show.Short(r.Commit)), plain(what),
-			{s: c.build(&r.Build), cut: true}})
+			{s: c.build(&r.Build, ""), cut: true}})
 	}
 	c.out.table(rows)
 	return outcomeOf(s.State)

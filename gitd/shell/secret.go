@@ -31,10 +31,10 @@ var secretCommands = []command{
 		},
 	},
 	{
-		name: "secret list", args: "[repository]", what: "the secrets that you may set, without their values",
+		name: "secret list", args: "[repo]", what: "the secrets that you may set, without their values",
 		example: "secret list hello",
 		run: func(c *call) error {
-			all, err := c.shell.Backend.Secrets(c.ctx, c.actor, c.args["repository"])
+			all, err := c.shell.Backend.Secrets(c.ctx, c.actor, c.args["repo"])
 			if err != nil {
 				return err
 			}

@@ -65,7 +65,7 @@ var selfCommands = []command{
 		},
 	},
 	{
-		name: "version", what: "which server this is; also --version", example: "version",
+		name: "version", what: "which server this is", example: "version",
 		run: func(c *call) error {
 			server := c.shell.Backend.Server(c.ctx)
 			if c.json {

@@ -39,7 +39,7 @@ var whyCommands = []command{{
 		for _, check := range why.Checks {
 			detail := check.Detail
 			if !check.Met && len(check.Who) > 0 && !strings.Contains(detail, strings.Join(check.Who, ", ")) {
-				detail = strings.TrimPrefix(detail+"; missing "+strings.Join(check.Who, ", "), "; ")
+				detail = strings.TrimPrefix(detail+"; who can: "+strings.Join(check.Who, ", "), "; ")
 			}
 			if !check.Met && !check.Until.IsZero() {
 				detail = strings.TrimPrefix(detail+", until "+c.out.at(show.FullMinute(check.Until), true), ", ")

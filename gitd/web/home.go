@@ -182,6 +182,9 @@ func (q *request) needs(r *show.Repository, recent []show.Change) []need {
 			n := need{Mark: markOf(show.Waits), Href: promoteHref(r.Name, e.Name), Do: "Review", at: p.ProposedAt,
 				Link: r.Name + ": " + promotionTitle(p), After: " waits for your approval"}
 			n.More = p.Summary
+			if !p.FailedAt.IsZero() {
+				n.More = "it was there before and failed; " + n.More
+			}
 			all = append(all, n)
 		}
 		if (e.MayRollback || r.MayWrite) && (e.State == show.Failed || e.State == show.Drift || e.State == show.Unknown) {

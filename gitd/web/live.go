@@ -82,12 +82,13 @@ func (r resume) String() string {
 	return s
 }
 
-// query is the query of a stream's address: the page's own filters and have.
+// query is the query of a stream's address: the page's own, so that a stream never
+// widens what the page was narrowed to, and have.
 func (r resume) query(page url.Values) string {
 	q := url.Values{}
-	for _, k := range []string{"state", "by", "path", "before", "more", "line", "find", "tree", "new"} {
-		if page.Has(k) {
-			q.Set(k, page.Get(k))
+	for k, v := range page {
+		if k != "" && len(k) <= 20 && len(v[0]) <= maxField && len(q) < 20 {
+			q.Set(k, v[0])
 		}
 	}
 	q.Set("have", r.String())

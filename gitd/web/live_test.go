@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -387,6 +390,27 @@ func TestTheRawLogGrows(t *testing.T) {
 		var e show.LogEvent
 		if err := json.Unmarshal([]byte(line), &struct{ Kind *show.LogKind }{&e.Kind}); err != nil || e.Kind == "" {
 			t.Errorf("no event: %s", line)
+		}
+	}
+}
+
+// TestStreamIsNarrowedAsItsPage: what a page is narrowed to its stream is too, or the
+// first event would put back what was filtered out.
+func TestStreamIsNarrowedAsItsPage(t *testing.T) {
+	b := signedIn(t, console(fullBackend()), "ada")
+	for _, path := range []string{"/checkout/changes?author=jun&after=300", "/checkout/releases?author=jun&path=a%2Fb"} {
+		page := b.get(path).body
+		_, live, _ := strings.Cut(page, ` data-live="`)
+		live, _, _ = strings.Cut(live, `"`)
+		u, err := url.Parse(html.UnescapeString(live))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, narrowed, _ := strings.Cut(path, "?")
+		want, _ := url.ParseQuery(narrowed)
+		got := u.Query()
+		if got.Del("have"); !strings.HasSuffix(u.Path, "/events") || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s has the stream %s", path, live)
 		}
 	}
 }

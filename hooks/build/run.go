@@ -346,13 +346,17 @@ func (r *runner) phase(ctx context.Context, p buildspec.Phase) (message string, 
 			if exit == 0 {
 				continue
 			}
+			said := r.log.Lines() // the last line of the command itself: a push leads there too
 			r.log.Note("Command did not exit successfully %s exit status %d", short(command), exit)
 			reason := fmt.Sprintf("%s: %q exited %d", p.Name, short(command), exit)
 			if limit := r.session.Limit(); limit != "" {
 				reason += ", limit: " + limit
 				r.log.Note("the build ran into its limit: %s", limit)
 			}
-			r.fail(p.Name, "COMMAND_EXECUTION_ERROR", command, exit, reason)
+			first := r.result.Status == Succeeded
+			if r.fail(p.Name, "COMMAND_EXECUTION_ERROR", command, exit, reason); first {
+				r.result.LogLine = said
+			}
 			if message == "" {
 				message = fmt.Sprintf("Error while executing command: %s. Reason: exit status %d", short(command), exit)
 			}

@@ -191,7 +191,15 @@ func (s *Server) Withdraw(ctx context.Context, a access.Identity, repository str
 		return show.Done{}, err
 	}
 	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository),
-		Next: fmt.Sprintf("propose it once more: change retry %s %d", repository, number)}, nil
+		Next: fmt.Sprintf("propose it once more: %s", s.about.Command(fmt.Sprintf("change retry %s %d", repository, number)))}, nil
+}
+
+// notRetried is why a change cannot be retried.
+func notRetried(s show.State) string {
+	if s == show.Landed {
+		return "has landed"
+	}
+	return "has not ended, it is " + string(s)
 }
 
 // Retry implements show.Backend: the same commit, proposed like a push of it.
@@ -206,7 +214,7 @@ func (s *Server) Retry(ctx context.Context, a access.Identity, repository string
 			Hint: "ask " + c.By + " to retry it"}
 	case !c.MayRetry:
 		return show.Done{}, &show.Error{Kind: show.Denied,
-			What: fmt.Sprintf("change %d is %s: there is nothing to retry", number, c.State)}
+			What: fmt.Sprintf("change %d %s: there is nothing to retry", number, notRetried(c.State))}
 	}
 
 	commit, _ := repo.ParseHash(c.Commit)
@@ -300,7 +308,7 @@ func (s *Server) Replace(ctx context.Context, a access.Identity, repository stri
 	}
 	return show.Done{
 		What:  fmt.Sprintf("change %d of %s is revision %d of change %d now", by, repository, accepted.Revision, number),
-		Next:  fmt.Sprintf("follow it: change log -f %s %d", repository, number),
+		Next:  "follow it: " + s.about.Command(fmt.Sprintf("change log -f %s %d", repository, number)),
 		State: show.Queued,
 	}, nil
 }
@@ -334,7 +342,7 @@ func (s *Server) Reject(ctx context.Context, a access.Identity,
 	if err != nil {
 		return show.Done{}, err
 	}
-	return show.Done{What: done.Sentence(environment, a.User), Next: done.Then(repository, environment)}, nil
+	return show.Done{What: done.Sentence(environment, a.User), Next: done.Then("ssh "+s.about.Login(), repository, environment)}, nil
 }
 
 // Choose implements show.Backend.

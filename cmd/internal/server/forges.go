@@ -232,7 +232,7 @@ func (s *Server) TestConnection(ctx context.Context, a access.Identity, name str
 		s.forges.Publish(name)
 		return show.Done{
 			What: fmt.Sprintf("%s is looked at, and gets what it lacks", conf.URL),
-			Next: "see what came of it: forge show " + name,
+			Next: "see what came of it: " + s.about.Command("forge show "+name),
 		}, nil
 	}
 	if err := s.operates(a, name); err != nil {

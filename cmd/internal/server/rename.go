@@ -45,7 +45,8 @@ func (s *Server) RenameEnvironment(ctx context.Context, a access.Identity,
 	return show.Done{
 		What: fmt.Sprintf("proposed as change %d: environment %s of %s is called %s", change, environment,
 			repository, to),
-		Next:  fmt.Sprintf("it is renamed when that lands; follow it: change log -f %s %d", repository, change),
+		Next: "it is renamed when that lands; follow it: " +
+			s.about.Command(fmt.Sprintf("change log -f %s %d", repository, change)),
 		State: show.Queued,
 	}, nil
 }

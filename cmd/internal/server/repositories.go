@@ -185,6 +185,9 @@ func (s *Server) Repository(ctx context.Context, a access.Identity, name string)
 		if err != nil {
 			return v, err
 		}
+		for i := range environments {
+			environments[i].MayRollback = v.MayWrite // as on its own page
+		}
 		v.Environments = append(v.Environments, environments...)
 	}
 	return v, nil

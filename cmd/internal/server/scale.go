@@ -46,8 +46,8 @@ func (s *Server) Scale(ctx context.Context, a access.Identity, repository, envir
 	}
 	return show.Done{
 		What: fmt.Sprintf("proposed as change %d: %s", change, what),
-		Next: fmt.Sprintf("it is scaled when that is promoted there; follow it: change log -f %s %d", repository,
-			change),
+		Next: "it is scaled when that is promoted there; follow it: " +
+			s.about.Command(fmt.Sprintf("change log -f %s %d", repository, change)),
 		State: show.Queued,
 	}, nil
 }

@@ -140,7 +140,7 @@ func (s *Server) RunSchedule(ctx context.Context, a access.Identity, repository,
 	}
 	return show.Done{
 		What:  fmt.Sprintf("run %d of %s is on its way: %s at %s", b.Number, name, b.Branch, show.Short(b.Commit.String())),
-		Next:  fmt.Sprintf("schedule log -f %s %s", repository, name),
+		Next:  "follow it: " + s.about.Command(fmt.Sprintf("schedule log -f %s %s", repository, name)),
 		State: show.Queued,
 	}, nil
 }

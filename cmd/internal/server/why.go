@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/change"
 	"github.com/headgate-cd/headgate/reconciler"
 )
 
@@ -93,9 +95,9 @@ func (s *Server) whyChange(ctx context.Context, a access.Identity, name string, 
 	if c.Build != nil {
 		where := "change log " + name + " " + strconv.Itoa(number)
 		if c.Build.LogLine > 0 {
-			where += ", line " + strconv.Itoa(c.Build.LogLine)
+			where += " --line " + strconv.Itoa(c.Build.LogLine)
 		}
-		fact("log", where)
+		fact("log", s.about.Command(where))
 	}
 	fact("page", fmt.Sprintf("%s/%s/changes/%d", s.about.HTTP, name, number))
 	return w, nil
@@ -170,10 +172,16 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 	}
 	id := commit.String()[:7]
 	if !on {
+		if number, err := s.changeOf(name, commit); number > 0 || err != nil {
+			if err != nil {
+				return show.Why{}, err
+			}
+			return s.whyChange(ctx, a, name, number)
+		}
 		return show.Why{
 			State:  show.Unknown,
-			Answer: fmt.Sprintf("%s has not landed on %s.", id, branch),
-			Next:   []string{"change list " + name},
+			Answer: fmt.Sprintf("%s has not landed on %s, and no change proposes it.", id, branch),
+			Next:   []string{s.about.Command("change list " + name)},
 		}, nil
 	}
 	live, err := s.reconciler.LiveIn(ctx, name, commit)
@@ -201,8 +209,28 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 	case len(meant) > 0:
 		w.Answer = fmt.Sprintf("%s is on %s and runs nowhere: it is declared for %s.", id, branch,
 			strings.Join(meant, ", and for "))
+	default:
+		environments, err := s.reconciler.Environments(ctx, a, name)
+		if err != nil {
+			return show.Why{}, err
+		}
+		for _, e := range environments { // the first is where a release goes first
+			w.Next = append(w.Next, s.about.Command("why "+name+" "+e.Name))
+			break
+		}
 	}
 	return w, nil
+}
+
+// changeOf is the newest change with a commit among its revisions, 0 if there is none.
+func (s *Server) changeOf(name string, commit repo.Hash) (int, error) {
+	stories, err := s.gate.Changes(name).List()
+	for _, story := range slices.Backward(stories) {
+		if slices.ContainsFunc(story.Revisions, func(r change.Revision) bool { return r.Commit == commit }) {
+			return story.Number, err
+		}
+	}
+	return 0, err
 }
 
 // liveText is what an environment that declares a commit is.
