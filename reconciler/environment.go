@@ -71,6 +71,9 @@ func (rc *Reconciler) Environment(ctx context.Context, actor access.Identity,
 	for _, d := range e.History {
 		e.MayRollback = e.MayRollback || d.MayRollback
 	}
+	if good, ok := lastGood(all); ok {
+		e.RollbackTo = good.Release
+	}
 	return e, nil
 }
 

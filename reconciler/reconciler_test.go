@@ -226,6 +226,12 @@ func TestRollbackHoldsUntilPromotedForward(t *testing.T) {
 	if p := h.proposed(t, "staging", 3); p.FailedAt.IsZero() || p.Failure != "web gives up" {
 		t.Fatalf("it failed here, and the proposal says %v: %q", p.FailedAt, p.Failure)
 	}
+	why, err := h.rc.Why(t.Context(), actor("jun"), "hello", "staging")
+	if err != nil || !slices.ContainsFunc(why.Facts, func(f show.Fact) bool {
+		return f.Label == "before" && strings.HasPrefix(f.Text, "release 3 was here before and failed at ")
+	}) {
+		t.Errorf("why: %+v, %v", why, err)
+	}
 	h.release(t, "ada", "four")
 	p := h.proposed(t, "staging", 4)
 	if !p.FailedAt.IsZero() {

@@ -67,7 +67,9 @@ func TestRollbackNeverGoesForward(t *testing.T) {
 	if _, err := h.rc.Approve(t.Context(), "hello", "staging", actor("jun"), "", ""); err != nil {
 		t.Fatal(err)
 	}
-	h.healthy(t, "staging", 4)
+	if e := h.healthy(t, "staging", 4); e.RollbackTo != 2 {
+		t.Errorf("its page offers release %d to go back to", e.RollbackTo)
+	}
 	h.refused(t, 0, "the last healthy one is 2")
 }
 

@@ -150,3 +150,70 @@ func TestHintsAreWholeCommands(t *testing.T) {
 		t.Errorf("only %d hints were seen", hints)
 	}
 }
+
+// The words of JSON that programs compare are single words: every constant of a named
+// type of package show, and of the reports of targets.
+func TestWordsOfJSONAreSingle(t *testing.T) {
+	t.Parallel()
+	word := regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
+	words := 0
+	for _, dir := range []string{"gitd/show", "hooks/change", "hooks/verdict", "reconciler/target"} {
+		paths, err := filepath.Glob(filepath.Join("..", "..", dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			files := token.NewFileSet()
+			f, err := parser.ParseFile(files, path, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range f.Decls {
+				decl, ok := d.(*ast.GenDecl)
+				if !ok || decl.Tok != token.CONST || strings.HasSuffix(path, "_test.go") {
+					continue
+				}
+				for _, spec := range decl.Specs {
+					s := spec.(*ast.ValueSpec)
+					for _, v := range s.Values {
+						lit, ok := v.(*ast.BasicLit)
+						if !ok || lit.Kind != token.STRING || s.Type == nil {
+							continue
+						}
+						words++
+						if text, _ := strconv.Unquote(lit.Value); text != "" && !word.MatchString(text) {
+							t.Errorf("%s: %q is not one word", files.Position(lit.Pos()), text)
+						}
+					}
+				}
+			}
+		}
+	}
+	if words < 40 {
+		t.Errorf("only %d words were seen", words)
+	}
+}
+
+// The sample says "change this line" of one that its own test leaves free.
+func TestSampleMayBeChanged(t *testing.T) {
+	t.Parallel()
+	source, err := sample.ReadFile("sample/lib/Greeting.pm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, free, found := strings.Cut(string(source), "# Change this line")
+	_, free, _ = strings.Cut(free, "'")
+	free, _, ended := strings.Cut(free, "'")
+	if !found || !ended || free == "" {
+		t.Fatalf("no line of the sample is to be changed:\n%s", source)
+	}
+	tests, err := sample.ReadFile("sample/t/greeting.t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range strings.Fields(free) {
+		if strings.Contains(string(tests), w) {
+			t.Errorf("the sample's test wants %q, of the line that people are told to change", w)
+		}
+	}
+}

@@ -44,7 +44,7 @@ func newBackend() *backend {
 		Since:  today(11, 42), Release: 183, Commit: "51aa0d3ffff", Declared: "2aa9c07ffff",
 		DeclaredAt: time.Date(2026, 11, 23, 10, 2, 0, 0, time.UTC),
 		Strays:     []show.Stray{{Service: "web", Container: "extra"}, {PID: 4711}},
-		Behind:     3, Promotion: promotion, MayRollback: true, URLs: []string{"http://127.0.0.1:8081"},
+		Behind:     3, Promotion: promotion, MayRollback: true, RollbackTo: 182, URLs: []string{"http://127.0.0.1:8081"},
 		Services: []show.Service{{Name: "web", State: show.Drift, Instances: []show.Instance{
 			{ID: "prod-a", Release: 183, State: show.Healthy, Message: "200 in 11 ms",
 				PID: 4100, Usage: &show.Used{CPU: 0.034, Memory: 67 << 20, MemoryLimit: 512 << 20}},

@@ -250,7 +250,7 @@ func envShow(c *call) error {
 		}
 		rows = append(rows, []cell{plain("at"), plain(u)})
 	}
-	if to := lastHealthy(e); to > 0 && e.MayRollback {
+	if to := e.RollbackTo; to > 0 && e.MayRollback {
 		rows = append(rows, []cell{plain("undo"), plain(c.ssh(fmt.Sprintf("rollback %s %d", full, to)))})
 	}
 	c.out.table(rows)
@@ -317,16 +317,6 @@ func envAnswer(c *call, e show.Environment) string {
 		s += orNothing(": ", e.Reason)
 	}
 	return s
-}
-
-// lastHealthy is the newest earlier release that ran well, 0 if none did.
-func lastHealthy(e show.Environment) int {
-	for _, d := range e.History {
-		if d.Release != e.Release && d.Outcome == show.Healthy && d.MayRollback {
-			return d.Release
-		}
-	}
-	return 0
 }
 
 func envLog(c *call) error {

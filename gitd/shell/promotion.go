@@ -126,7 +126,7 @@ func whichRelease(c *call) error {
 	if err != nil {
 		return err
 	}
-	if to := lastHealthy(e); to > 0 {
+	if to := e.RollbackTo; to > 0 {
 		again := c.ssh(fmt.Sprintf("rollback %s %s %d", repository, environment, to))
 		return usageError(again, "choose a release; the last healthy one is %d", to)
 	}

@@ -52,6 +52,7 @@ type Environment struct {
 	History      []Deployed  `json:"history,omitempty"`   // newest first; its own page only
 	Rejected     []Rejection `json:"rejected,omitempty"`  // releases newer than what is declared that are not proposed, newest first
 	MayRollback  bool        `json:"may_rollback"`
+	RollbackTo   int         `json:"rollback_to,omitempty"` // the last that was healthy to its end and not rolled back; its own page only
 	URLs         []string    `json:"urls,omitempty"`
 	LastApproved []Approval  `json:"-"`
 }

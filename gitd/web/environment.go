@@ -299,15 +299,14 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	slices.Sort(view.Releases)
 	slices.Reverse(view.Releases) // newest first
+	if e.MayRollback {
+		view.RollTo = e.RollbackTo
+	}
 	for i := range e.History {
 		d := &e.History[i]
 		row := deployedRowOf(&e, d)
 		if row.Current {
 			view.Deciding = d
-		}
-		// The top offers what is older than what runs: back, never forward.
-		if row.Ask != "" && view.RollTo == 0 && d.Release < e.Release {
-			view.RollTo = d.Release
 		}
 		if len(view.History) < historyShown {
 			view.History = append(view.History, row)

@@ -221,7 +221,7 @@ func fullBackend() *backend {
 	production := show.Environment{
 		Repository: "checkout", Name: "production", After: "staging", Target: "services", State: show.Drift,
 		Reason: "1 of 4 instances runs something else", Since: at("11:42:07"), Release: 183, Commit: commit("51aa0d3"),
-		Declared: commit("2aa9c07"), DeclaredAt: noon.AddDate(0, 0, -1).Add(-4 * time.Hour), Behind: 3, MayRollback: true,
+		Declared: commit("2aa9c07"), DeclaredAt: noon.AddDate(0, 0, -1).Add(-4 * time.Hour), Behind: 3, MayRollback: true, RollbackTo: 182,
 		URLs: []string{"https://shop.tarn.example"}, Promotion: &promotion,
 		Services: []show.Service{{Name: "web", URL: "https://shop.tarn.example", State: show.Drift,
 			Instances: instances(183, 4, show.Healthy)}},
@@ -258,6 +258,7 @@ func fullBackend() *backend {
 	}
 	level := func(e show.Environment, repo string, release, behind int) show.Environment {
 		e.Repository, e.Release, e.Behind, e.Promotion, e.State, e.Reason, e.History = repo, release, behind, nil, show.Healthy, "", nil
+		e.RollbackTo = 0
 		return e
 	}
 	repo := func(name, about, tip string, release int, landed time.Time) show.Repository {

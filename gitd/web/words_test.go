@@ -246,3 +246,23 @@ func TestMendedRefusalsNeedNobody(t *testing.T) {
 		t.Error("what was mended is still shown")
 	}
 }
+
+// Who is asked for a yes is told on the first page that the release failed there before.
+func TestApprovalsOfWhatFailedSaySo(t *testing.T) {
+	h := fullBackend()
+	const said = "it was there before and failed; waits for 1 approval"
+	home := func() string { return textOf(signedIn(t, console(h), "ada").get("/").body) }
+	if strings.Contains(home(), said) {
+		t.Fatal("it is said of what never failed")
+	}
+	for i := range h.repos {
+		for _, e := range h.repos[i].Environments {
+			if e.Promotion != nil && h.repos[i].Name == "checkout" {
+				e.Promotion.FailedAt = noon
+			}
+		}
+	}
+	if text := home(); !strings.Contains(text, said) {
+		t.Errorf("the page does not say %q:\n%s", said, text)
+	}
+}
