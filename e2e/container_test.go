@@ -37,7 +37,18 @@ phases:
   build:
     commands:
       - test ! -e /usr/bin/perl && echo "in $CODEBUILD_BUILD_IMAGE" && chown nobody words.txt
+      - wget -q -O - http://db:8081/greeting
 artifacts: {files: ['**/*']}
+`
+
+// imageSettings are of a build in the image, with a service beside it.
+const imageSettings = `build:
+  image: headgate.test/busybox:1
+  services:
+    db:
+      image: headgate.test/busybox:1
+      entrypoint: [sh, -c, 'echo good morning >/www/greeting; exec httpd -f -p 8081 -h /www']
+      healthcheck: {test: wget -q -O /dev/null http://127.0.0.1:8081/greeting, interval: 100ms}
 `
 
 // TestContainersArePromoted: a compose.yaml with an image is promoted and answers
@@ -121,11 +132,12 @@ func TestContainersArePromoted(t *testing.T) {
 				}
 			}
 		})
-		// It is built in a container of an image, whose digest the verdict names.
+		// It is built in a container of an image, with another one beside it; the verdict names
+		// the digests of both.
 		settings := filepath.Join(work, "headgate.yaml")
 		text, err := os.ReadFile(settings)
 		must(err)
-		must(os.WriteFile(settings, append([]byte("build: {image: 'headgate.test/busybox:1'}\n"), text...), 0o644))
+		must(os.WriteFile(settings, append([]byte(imageSettings), text...), 0o644))
 		must(os.WriteFile(filepath.Join(work, "buildspec.yml"), []byte(imageBuildspec), 0o644))
 		git("commit", "-qam", "Again")
 		git("push", "-q", "origin", "main")
@@ -137,7 +149,8 @@ func TestContainersArePromoted(t *testing.T) {
 		shown(healthy)
 		verdict, errs, err := within(waitTimeout, work, h.env(), "sh", "-c",
 			"git fetch -q origin refs/notes/verdicts && git log -p -1 --format= FETCH_HEAD")
-		if err != nil || !strings.Contains(verdict, `"image":"headgate.test/busybox:1@sha256:`) {
+		if err != nil || !strings.Contains(verdict, `"image":"headgate.test/busybox:1@sha256:`) ||
+			!strings.Contains(verdict, `"services":[{"name":"db","image":"headgate.test/busybox:1@sha256:`) {
 			t.Errorf("the verdict is %s, %v %s", verdict, err, errs)
 		}
 		containers := func() (all []string) {
@@ -156,6 +169,18 @@ func TestContainersArePromoted(t *testing.T) {
 		}
 		close(done)
 		asking.Wait()
+
+		// The same build on somebody's own machine.
+		said, errs, err := within(waitTimeout, work, append(h.env(), "DOCKER_HOST="+d.Host),
+			filepath.Join(h.bin, "headgate"), "run", "--image", "headgate.test/busybox:1")
+		if err != nil || !strings.Contains(said, "\nin headgate.test/busybox:1@sha256:") ||
+			!strings.Contains(said, "\ngood morning\n") {
+			t.Errorf("headgate run: %v %s\n%s", err, errs, said)
+		}
+		if _, errs, err = within(waitTimeout, work, h.env(), filepath.Join(h.bin, "headgate"), "run", "--shell"); err == nil ||
+			!strings.Contains(errs, "--shell opens a sandbox of this machine, and no container: give --image host") {
+			t.Errorf("headgate run --shell: %v %s", err, errs)
+		}
 
 		out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json",
 			"--data", h.data())

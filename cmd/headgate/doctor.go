@@ -33,7 +33,8 @@ or cannot be read.
 With --repair, for which the server must be stopped, it writes again what follows
 from something else: the head of a change, and a gated branch, from the logs of
 changes. Anything else is restored from a backup or a mirror.
-The first line says by which engine services with an image run on this machine.
+The first line says by which engine services with an image run on this machine, and
+builds whose headgate.yaml names one, or why there is none that answers.
 
 Exit code 1 when something is damaged that was not repaired.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -56,7 +57,11 @@ Exit code 1 when something is damaged that was not repaired.`,
 					defer lock.Close()
 				}
 				if !*asJSON {
-					fmt.Fprintln(p.out, "containers: "+engineOfMachine(ctx))
+					found, err := engineOfMachine(ctx)
+					if err != nil {
+						found = "none: " + err.Error()
+					}
+					fmt.Fprintln(p.out, "containers of services and builds: "+found)
 				}
 				return doctor(ctx, p, dir, *repair, *asJSON)
 			}
@@ -64,20 +69,16 @@ Exit code 1 when something is damaged that was not repaired.`,
 	}
 }
 
-// engineOfMachine is by what containers run here, or why they do not.
-func engineOfMachine(ctx context.Context) string {
+// engineOfMachine is by what containers run here. Its error is why they do not.
+func engineOfMachine(ctx context.Context) (string, error) {
 	e, err := engine.Find()
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
 	defer e.Close()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	version, err := e.Version(ctx)
-	if err != nil {
-		return err.Error()
-	}
-	return version
+	return e.Version(ctx)
 }
 
 // finding is one thing that doctor found, as --json prints it.

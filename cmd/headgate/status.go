@@ -32,8 +32,9 @@ headgate status --json
 
 Asks the server that runs in a data directory, at the address that it has written
 to run/server.json, what does not work: the disk, the repositories, the socket of
-the hooks; names the agent that runs what environments declare; and looks itself
-at repositories that are damaged. "headgate doctor" says more about those.
+the hooks; names the agent that runs what environments declare; says how many
+builds may run at once, and which container engine answers; and looks itself at
+repositories that are damaged. "headgate doctor" says more about those.
 
 Exit code 1 when the server does not run, or something does not work.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -65,6 +66,11 @@ type status struct {
 	PID      int      `json:"pid,omitempty"`
 	Broken   []string `json:"broken"`    // what does not work
 	FreeDisk uint64   `json:"free_disk"` // bytes, where the data directory is
+
+	Workers    int    `json:"workers,omitempty"`           // builds at once, on the machine itself
+	Containers int    `json:"container_workers,omitempty"` // and in containers, besides
+	Engine     string `json:"engine,omitempty"`            // of those
+	NoEngine   string `json:"no_engine,omitempty"`         // why there is none
 
 	Agent *agent.Hello `json:"agent,omitempty"` // that runs what environments declare here; none: none runs
 }
@@ -98,6 +104,9 @@ func statusOf(ctx context.Context, data string) (*status, error) {
 	}
 	if s.Running {
 		s.Broken = append(s.Broken, ask(ctx, at.SSHLocal, at.HTTPLocal)...)
+		if s.Engine, err = engineOfMachine(ctx); err != nil {
+			s.NoEngine, s.Containers = err.Error(), 0
+		}
 	}
 	client := agent.Client{Dir: agentDir(data)}
 	switch h, err := client.Hello(ctx); {
@@ -169,6 +178,12 @@ func (s *status) print(p printer, asJSON bool) error {
 			fmt.Fprintf(p.out, "well: ssh %s, console %s, %d MiB of disk are free\n", s.SSH, s.HTTP, s.FreeDisk>>20)
 		default:
 			fmt.Fprintf(p.out, "running, but not well: ssh %s, console %s\n", s.SSH, s.HTTP)
+		}
+		switch {
+		case s.Running && s.NoEngine != "":
+			fmt.Fprintf(p.out, "builds: %d at once, and none in containers: %s\n", s.Workers, s.NoEngine)
+		case s.Running:
+			fmt.Fprintf(p.out, "builds: %d at once, and %d in containers, by %s\n", s.Workers, s.Containers, s.Engine)
 		}
 		if s.Agent != nil {
 			fmt.Fprintf(p.out, "agent: process %d runs %s\n", s.Agent.PID, show.Plural(s.Agent.Running, "instance"))

@@ -13,16 +13,18 @@ const ConsoleHost = "console.localhost"
 
 // Server is what the server says of itself.
 type Server struct {
-	Name        string    `json:"name"`     // host name people know it by
-	SSH         string    `json:"ssh"`      // host:port as a client reaches it
-	HTTP        string    `json:"http"`     // base URL of the console, no slash at the end
-	GitHTTP     string    `json:"git_http"` // base URL of git over HTTP, and of webhooks
-	HostKey     string    `json:"host_key"` // SHA256:… fingerprint
-	Signers     string    `json:"-"`        // allowed-signers file for git log --show-signature
-	Version     string    `json:"version"`
-	Workers     int       `json:"workers"`
-	WorkersBusy int       `json:"workers_busy"`
-	Started     time.Time `json:"started"`
+	Name           string    `json:"name"`     // host name people know it by
+	SSH            string    `json:"ssh"`      // host:port as a client reaches it
+	HTTP           string    `json:"http"`     // base URL of the console, no slash at the end
+	GitHTTP        string    `json:"git_http"` // base URL of git over HTTP, and of webhooks
+	HostKey        string    `json:"host_key"` // SHA256:… fingerprint
+	Signers        string    `json:"-"`        // allowed-signers file for git log --show-signature
+	Version        string    `json:"version"`
+	Workers        int       `json:"workers"` // for builds on the machine itself
+	WorkersBusy    int       `json:"workers_busy"`
+	Containers     int       `json:"container_workers,omitempty"` // for builds in containers; 0: there is no engine
+	ContainersBusy int       `json:"container_workers_busy,omitempty"`
+	Started        time.Time `json:"started"`
 	// Key is the file of the private key that was made for its only user, who has none
 	// of their own that ssh finds by itself. Empty: everybody knows their key.
 	Key string `json:"-"`

@@ -18,7 +18,8 @@ func emptyBackend() *backend {
 			Branch: "main", Tip: commit("5aa10e3"), State: show.Green, LandedAt: noon.AddDate(0, 0, -4)}},
 		server: show.Server{Name: "git.tarn.example", SSH: "git.tarn.example:22", HTTP: "http://127.0.0.1",
 			HostKey: "SHA256:uZk9Qx0b6gJm1yXo5V1T3WqL0cJd2aY7rN8hS4eP3Q0",
-			Signers: "headgate ssh-ed25519 AAAA\n", Workers: 4, WorkersBusy: 4, Started: noon.Add(-time.Hour)},
+			Signers: "headgate ssh-ed25519 AAAA\n", Workers: 4, WorkersBusy: 4, Containers: 2, ContainersBusy: 1,
+			Started: noon.Add(-time.Hour)},
 	}
 }
 

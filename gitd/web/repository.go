@@ -209,6 +209,9 @@ func queuePage(q *request) (*page, error) {
 	view.Paused = slices.ContainsFunc(r.Paused, func(p show.Pause) bool { return p.Branch == r.Branch })
 	view.Idle = len(r.Queue) > 0 && !busy && q.server.Workers == 0
 	view.Workers = fmt.Sprintf("%d of %s busy", q.server.WorkersBusy, show.Plural(q.server.Workers, "worker"))
+	if n := q.server.Containers; n > 0 {
+		view.Workers += fmt.Sprintf(", and %d of %d for containers", q.server.ContainersBusy, n)
+	}
 	p := q.repoPage(r, "queue", "Queue, "+r.Name, crumb{Text: "queue"})
 	p.JSON = queueFacts{r.Name, r.Branch, orEmpty(r.Queue)}
 	p.Width, p.Template, p.Data, p.Parts = "wide", "queue", view, []string{"queue-acts", "queue-news", "queue-train",

@@ -80,7 +80,7 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 	}
 
 	executor, image := b.Executor, ""
-	if j.Image != "" && j.Image != headgateyaml.HostImage {
+	if inContainer(j.Image) {
 		if executor, image = b.Images, j.Image; executor == nil {
 			return Result{}, build.UnableError("this server runs no builds in containers")
 		}

@@ -462,7 +462,7 @@ func TestWithdraw(t *testing.T) {
 	if p := w.end(a.Change); p.Kind != Withdrawn {
 		t.Fatalf("%+v", p)
 	}
-	w.until("its build is stopped", func() bool { running, _ := w.gate.Busy(); return running == 0 })
+	w.until("its build is stopped", func() bool { machine, _ := w.gate.Load(); return machine.Busy == 0 })
 	if w.main() != repo.Zero || len(w.gate.Queue("hello")) != 0 {
 		t.Fatal("it landed")
 	}

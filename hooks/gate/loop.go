@@ -182,7 +182,7 @@ func (l *loop) state() (plan.State, error) {
 	now := l.g.c.Now()
 	s := plan.State{
 		Tips: map[string]plan.Tip{}, Made: map[string]plan.Made{}, Verdicts: map[string]plan.Verdict{},
-		Failures: l.failures, Workers: l.g.c.Workers, Expected: l.durations.median(),
+		Failures: l.failures, Workers: l.g.c.Workers, Containers: l.g.c.Containers, Expected: l.durations.median(),
 	}
 	for _, o := range l.open {
 		branch := o.story.Branch
@@ -204,7 +204,7 @@ func (l *loop) state() (plan.State, error) {
 			delete(l.made, id)
 			continue
 		}
-		m := plan.Made{Key: c.key}
+		m := plan.Made{Key: c.key, Contained: inContainer(c.Image)}
 		if c.problem != nil {
 			m.Problem = c.problem.Reason
 		}

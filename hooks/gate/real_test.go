@@ -131,7 +131,7 @@ func TestStoppedRealBuildSaysNothing(t *testing.T) {
 	if p := w.end(a.Change); p.Kind != Withdrawn {
 		t.Fatalf("%+v", p)
 	}
-	w.until("its sandbox is gone", func() bool { running, _ := w.gate.Busy(); return running == 0 })
+	w.until("its sandbox is gone", func() bool { machine, _ := w.gate.Load(); return machine.Busy == 0 })
 }
 
 // TestRealBuildsSeeTheirCommit: a build has the files that git would check out, its

@@ -168,22 +168,23 @@ func (g *Gate) Change(repository string, number int) (change.Change, *Entry, err
 	return s, nil, nil
 }
 
-// Busy is how many builds run, of how many that may.
-func (g *Gate) Busy() (running, workers int) {
-	running, workers = g.pool.busy(), g.c.Workers
-	if g.c.Image != nil {
-		running, workers = running+g.containers.busy(), workers+g.c.Containers
-	}
-	return running, workers
+// Load is how many of an executor's workers have a build.
+type Load struct{ Busy, Workers int }
+
+// Load is that of builds on the machine itself, and in containers.
+func (g *Gate) Load() (machine, containers Load) {
+	return Load{g.pool.busy(), g.c.Workers}, Load{g.containers.busy(), g.c.Containers}
 }
 
 // workers are those that builds of an image have.
 func (g *Gate) workers(image string) *pool {
-	if image == "" || image == headgateyaml.HostImage {
-		return g.pool
+	if inContainer(image) {
+		return g.containers
 	}
-	return g.containers
+	return g.pool
 }
+
+func inContainer(image string) bool { return image != "" && image != headgateyaml.HostImage }
 
 // BuildSpare runs a build that is no change's, when a worker is free that no change
 // waits for. It gives no verdict. started is called when it has a worker.

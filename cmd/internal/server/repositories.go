@@ -16,7 +16,11 @@ import (
 // Server implements show.Backend.
 func (s *Server) Server(context.Context) show.Server {
 	about := s.about
-	about.WorkersBusy, about.Workers = s.gate.Busy()
+	machine, containers := s.gate.Load()
+	about.Workers, about.WorkersBusy = machine.Workers, machine.Busy
+	if s.containers.Present() {
+		about.Containers, about.ContainersBusy = containers.Workers, containers.Busy
+	}
 	return about
 }
 

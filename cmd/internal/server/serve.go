@@ -218,11 +218,15 @@ const drain = 10 * time.Second
 
 // announce tells other programs, in run/server.json, where the server answers.
 func (s *Server) announce() error {
+	machine, containers := s.gate.Load()
 	data, err := json.Marshal(map[string]any{
 		"ssh":      s.about.SSH,
 		"http":     s.about.HTTP,
 		"pid":      os.Getpid(),
 		"host_key": s.about.HostKey,
+		// Builds at once:
+		"workers":           machine.Workers,
+		"container_workers": containers.Workers,
 		// For programs of this machine, whatever names and proxies there are:
 		"ssh_local":  s.sshOn.Addr().String(),
 		"http_local": s.opts.scheme() + "://" + s.webOn.Addr().String(),

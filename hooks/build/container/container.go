@@ -77,16 +77,8 @@ var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL",
 func (x *Executor) find(ctx context.Context) (*engine.Engine, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.engine == nil {
-		open := x.Open
-		if open == nil {
-			open = engine.Find
-		}
-		e, err := open()
-		if err != nil {
-			return nil, unable(err)
-		}
-		x.engine = e
+	if err := x.open(); err != nil {
+		return nil, unable(err)
 	}
 	if x.Name != "" && !x.swept {
 		left, err := x.engine.List(ctx, label, x.Name)
@@ -99,6 +91,29 @@ func (x *Executor) find(ctx context.Context) (*engine.Engine, error) {
 		x.swept = true
 	}
 	return x.engine, nil
+}
+
+// open has an engine that need not answer yet. The caller holds mu.
+func (x *Executor) open() error {
+	if x.engine != nil {
+		return nil
+	}
+	open := x.Open
+	if open == nil {
+		open = engine.Find
+	}
+	e, err := open()
+	if err == nil {
+		x.engine = e
+	}
+	return err
+}
+
+// Present reports whether there is an engine, which may not answer.
+func (x *Executor) Present() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.open() == nil
 }
 
 // Sweep removes what an earlier process of the same name has left.

@@ -64,6 +64,8 @@ func (c Candidate) ID() string {
 type Made struct {
 	Key     string
 	Problem string // empty: none. Opaque to the planner, repeated in the Refusal
+
+	Contained bool // it is built in a container, by workers of their own
 }
 
 // Verdict is what is known of a build key.
@@ -81,14 +83,15 @@ type Build struct {
 
 // State is everything that Plan looks at.
 type State struct {
-	Queue    []Change // in any order
-	Tips     map[string]Tip
-	Made     map[string]Made    // by Candidate.ID
-	Verdicts map[string]Verdict // by key
-	Running  []Build
-	Failures map[string]int // by key: builds that could not run, in a row
-	Workers  int            // builds at once
-	Expected time.Duration  // that a build takes; 0 if unknown
+	Queue      []Change // in any order
+	Tips       map[string]Tip
+	Made       map[string]Made    // by Candidate.ID
+	Verdicts   map[string]Verdict // by key
+	Running    []Build
+	Failures   map[string]int // by key: builds that could not run, in a row
+	Workers    int            // builds at once, on the machine itself
+	Containers int            // and in containers, besides
+	Expected   time.Duration  // that a build takes; 0 if unknown
 }
 
 // MaxFailures is after how many builds that could not run a change is refused:
@@ -138,6 +141,7 @@ func Plan(s State) Decisions {
 	var d Decisions
 	wanted := map[string]bool{}
 	pending := map[string]bool{} // branches whose wishes are not known yet
+	free := map[bool]int{false: s.Workers, true: s.Containers}
 	for _, queue := range s.branches() {
 		branch := queue[0].Branch
 		tip := s.Tips[branch]
@@ -174,7 +178,8 @@ func Plan(s State) Decisions {
 			refusal.Why = Broken
 			d.Refuse = append(d.Refuse, refusal)
 		case wanted[made.Key]: // another branch wants the same answer
-		case len(d.Build) < s.Workers:
+		case free[made.Contained] > 0:
+			free[made.Contained]--
 			wanted[made.Key] = true
 			d.Build = append(d.Build, Build{Key: made.Key, Candidate: c, Elapsed: s.elapsed(made.Key)})
 		}

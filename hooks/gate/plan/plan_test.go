@@ -41,6 +41,31 @@ func TestConversations(t *testing.T) {
 	}
 }
 
+// TestContainersHaveWorkersOfTheirOwn: builds on the machine keep none in containers from
+// being built, nor the other way round.
+func TestContainersHaveWorkersOfTheirOwn(t *testing.T) {
+	s := State{
+		Tips:       map[string]Tip{},
+		Made:       map[string]Made{},
+		Verdicts:   map[string]Verdict{},
+		Failures:   map[string]int{},
+		Workers:    1,
+		Containers: 2,
+	}
+	for i, contained := range []bool{false, false, true, true, true} {
+		c := Change{Ref: Ref{Change: i + 1, Revision: 1}, Branch: fmt.Sprint("b", i+1)}
+		s.Queue = append(s.Queue, c)
+		s.Made[s.alone(c).ID()] = Made{Key: fmt.Sprint(i + 1), Contained: contained}
+	}
+	var keys []string
+	for _, b := range Plan(s).Build {
+		keys = append(keys, b.Key)
+	}
+	if got := strings.Join(keys, " "); got != "1 3 4" {
+		t.Errorf("builds %s, not 1, 3 and 4", got)
+	}
+}
+
 // converse returns the conversation with the planner's part as it is today.
 func converse(t *testing.T, data []byte) []byte {
 	s := State{Tips: map[string]Tip{}, Made: map[string]Made{}, Verdicts: map[string]Verdict{},
