@@ -126,7 +126,7 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 	if d := s.Declared; d != nil && !d.Removal {
 		e.Release, e.Commit = d.Covers(), d.CoveredSource().String()
 		e.Declared, e.DeclaredAt = d.Hash.String(), d.At
-		e.State, e.Reason, e.Since = actual(s.actual, d.Commit)
+		e.State, e.Reason, e.Since = rc.actual(s.repo.Name(), s.environment, s.actual, d.Commit)
 		e.Unhealed = s.actual.Unhealed && e.State == show.Drift
 		for _, stray := range s.actual.Strays {
 			e.Strays = append(e.Strays, show.Stray{Service: stray.Unit, Container: stray.Container, PID: stray.PID})
@@ -180,8 +180,14 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 }
 
 // actual is the state of what is declared, as far as the target has told.
-func actual(o target.Observed, declared record.Commit) (state show.State, reason string, since time.Time) {
+func (rc *Reconciler) actual(repository, environment string, o target.Observed, declared record.Commit) (
+	state show.State, reason string, since time.Time,
+) {
 	if o.Commit != declared.Hash.String() {
+		if w, _ := rc.withheld.get(workerKey(repository, environment)); w.commit == declared.Hash {
+			return show.Failed, fmt.Sprintf("what release %d runs from cannot be read, and what ran before goes on: %s; restore it "+
+				"from a backup, or promote another release", declared.Release, w.why), since
+		}
 		return show.Unknown, "the target has not reported on " + show.Short(declared.Hash.String()) + " yet", since
 	}
 	return stateSince(o.State, declared), o.Message, o.Since.UTC()
@@ -416,7 +422,7 @@ func (rc *Reconciler) LiveIn(ctx context.Context, repository string, commit repo
 
 		o := rc.observed(e, target.Key{Repository: r.Name(), Application: application, Environment: e.Name})
 		l := Live{Environment: e.Name, Release: d.Covers()}
-		l.State, l.Reason, l.Since = actual(o, *d)
+		l.State, l.Reason, l.Since = rc.actual(r.Name(), e.Name, o, *d)
 		now := show.Environment{Release: l.Release, State: l.State, Services: serving(o, &Declared{Commit: *d})}
 		for _, number := range now.Runs() {
 			source, ok := d.CoveredSource(), number == l.Release

@@ -62,6 +62,8 @@ type Reconciler struct {
 
 	mu      sync.Mutex
 	workers map[string]*worker // by workerKey
+
+	withheld cache[withheld] // by workerKey
 }
 
 func (rc *Reconciler) now() time.Time {

@@ -158,6 +158,20 @@ func TestDefinitionsAreGiven(t *testing.T) {
 		string(given.Fallback.Release.Definitions["hello"]) != "of 1" {
 		t.Errorf("the target was given %+v", given)
 	}
+
+	// What is declared cannot be read: that is said, and what ran goes on.
+	gone.Store(4)
+	h.release(t, "ada", "four")
+	h.eventually(t, "staging", "failed with the reason", func(e show.Environment) bool {
+		return e.State == show.Failed && strings.Contains(e.Reason,
+			"what release 4 runs from cannot be read, and what ran before goes on: file does not exist; restore it from a backup")
+	})
+	if given := h.target.last("staging"); given.Release.Number != 3 {
+		t.Errorf("the target was given %+v", given)
+	}
+	gone.Store(0)
+	h.release(t, "ada", "five")
+	h.healthy(t, "staging", 5)
 }
 
 // TestRollbackHoldsUntilPromotedForward rolls back to a release that was

@@ -259,6 +259,12 @@ func (w *worker) act(ctx context.Context, s *snapshot, a Action) error {
 	return fmt.Errorf("no such action: %s", a.Kind)
 }
 
+// withheld is what is declared and cannot be given to a target, and why; tried again.
+type withheld struct {
+	commit repo.Hash
+	why    string
+}
+
 // converge gives the declared state to the target. It is not durable, and need
 // not be: a new process begins by doing it.
 func (w *worker) converge(ctx context.Context, s *snapshot, drift target.Drift) error {
@@ -267,9 +273,14 @@ func (w *worker) converge(ctx context.Context, s *snapshot, drift target.Drift) 
 		return fmt.Errorf("there is no target %q on this server", s.settings.Target)
 	}
 	declared, err := w.rc.declaredState(ctx, s, s.Declared.Commit)
+	key := workerKey(w.repo.Name(), w.environment)
 	if err != nil {
+		if ctx.Err() == nil {
+			w.rc.withheld.put(key, withheld{s.Declared.Hash, err.Error()})
+		}
 		return err
 	}
+	w.rc.withheld.put(key, withheld{})
 	declared.Sequence, declared.Drift, declared.Steer = s.Declared.Sequence, drift, s.Declared.Outcome.Steer()
 	declared.Was = s.was
 	if !s.Declared.Outcome.Good() {
