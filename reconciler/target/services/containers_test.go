@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -73,6 +74,7 @@ func testContainers(t *testing.T, d *enginetest.Daemon) {
 		{"as declared", testAsDeclared},
 		{"the release's own image", testOwnImage},
 		{"no engine", testEngineMissing},
+		{"full of zombies", testZombies},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -160,7 +162,30 @@ func testContainersReplaced(t *testing.T, d *enginetest.Daemon, h *harness) {
 func testImageMissing(t *testing.T, d *enginetest.Daemon, h *harness) {
 	h.converge(1, page)
 	h.await(target.Healthy)
-	h.converge(2, strings.Replace(page, "image: headgate.test/busybox:1", "image: 127.0.0.1:1/no/such:1", 1))
+	// A tag is looked for three times, and then its release is failed.
+	var asked atomic.Int64
+	registry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		if r.URL.Path != "/v2/" {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
+				asked.Add(1)
+			}
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "said by a test"}]}`)
+		}
+	}))
+	defer registry.Close()
+	h.converge(2, strings.NewReplacer("replicas: 2", "replicas: 1", "headgate.test/busybox:1",
+		strings.TrimPrefix(registry.URL, "http://")+"/gone:1").Replace(page))
+	if o := h.await(target.Failed); o.Reason != target.Reason(engine.ReasonImageNotFound) {
+		t.Errorf("%s: %s", o.Reason, o.Message)
+	}
+	if n := asked.Load(); n != 3 {
+		t.Errorf("the registry was asked %d times", n)
+	}
+	h.get("/", "release 1 of web-")
+
+	h.converge(3, strings.Replace(page, "image: headgate.test/busybox:1", "image: 127.0.0.1:1/no/such:1", 1))
 	o := h.await(target.Failed)
 	if o.Reason != target.Reason(engine.ReasonRegistryUnavailable) ||
 		!strings.Contains(o.Message, "the registry of image 127.0.0.1:1/no/such:1 does not give it") {
@@ -170,6 +195,34 @@ func testImageMissing(t *testing.T, d *enginetest.Daemon, h *harness) {
 }
 
 // testSeenAndHealed: what somebody does to containers is seen, said, and put right.
+// testZombies: a container whose first process reaps nobody and that has no init is full of
+// what has ended, until nothing can be begun in it: it does not take over, and goes.
+func testZombies(t *testing.T, d *enginetest.Daemon, h *harness) {
+	h.converge(1, page)
+	h.await(target.Healthy)
+	h.converge(2, `services:
+  web:
+    image: headgate.test/busybox:1
+    init: false
+    pids_limit: 30
+    command: [/bin/sh, -c, "i=0; while [ $$i -lt 28 ]; do (sleep 0.1 &); i=$$((i+1)); done; exec sleep 1000"]
+    stop_grace_period: 0s
+    ports: ["0:8080"]
+    healthcheck: {test: "ls / && ls /", interval: 200ms, timeout: 10s, retries: 2, start_period: 1s}
+x-headgate: {deployment: {breaker: {count: 1}}}
+`)
+	o := h.await(target.Failed)
+	if !strings.Contains(o.Message, "release 2 was given up after 1 failed starts") ||
+		!strings.Contains(o.Message, "can't fork") {
+		t.Errorf("%s", o.Message)
+	}
+	h.get("/", "release 1 of web-")
+	eventually(t, "it is gone", func() (string, bool) {
+		all := containersOf(t, d, h.env)
+		return fmt.Sprint(all), len(all) == 2
+	})
+}
+
 func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 	one := strings.Replace(page, "replicas: 2", "replicas: 1", 1)
 	h.converge(1, one)

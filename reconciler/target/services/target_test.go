@@ -84,6 +84,25 @@ func beServer() {
 		<-finish
 		fmt.Fprint(w, "done")
 	})
+	printed := make(chan struct{})
+	mux.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) {
+		line := bytes.Repeat(append(bytes.Repeat([]byte("x"), 99), '\n'), 10_000)
+		go func() {
+			second := time.NewTicker(100 * time.Millisecond)
+			for n := 1; ; n++ {
+				os.Stdout.Write(line)
+				if n == 10 {
+					close(printed)
+				}
+				<-second.C
+			}
+		}()
+		fmt.Fprint(w, "begun")
+	})
+	mux.HandleFunc("/flooded", func(w http.ResponseWriter, r *http.Request) {
+		<-printed
+		fmt.Fprint(w, "ten million bytes")
+	})
 	mux.HandleFunc("/finish", func(http.ResponseWriter, *http.Request) { finishOnce() })
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, strings.Join(os.Environ(), "\n"))

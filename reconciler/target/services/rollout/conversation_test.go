@@ -21,6 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden conversations")
 //
 //	declare 3 web=v2*2 db=v1@127.0.0.1:5432 fallback=web=v1*2   a commit, its services
 //	ok web-1 web-2 / fail web-1 why / exit web-1 why / drained web-1 / listened web 127.0.0.1:80 [! why]
+//	hopeless web-1 why                                           it could not be started, and was tried often enough
 //	wait 2s                                                      time passes
 //	exclusive                                                    services named db… have a volume of their own
 //	needs web db healthy                                         what web declared from here on waits for
@@ -215,6 +216,8 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 		o.Saw(Checked{ID: arg(1), Message: rest(2)}, *now)
 	case "exit":
 		o.Saw(Exited{ID: arg(1), Well: rest(2) == "exited 0", How: rest(2)}, *now)
+	case "hopeless":
+		o.Saw(Exited{ID: arg(1), Code: -1, How: rest(2), Hopeless: true}, *now)
 	case "restart":
 		switch arg(1) {
 		case "no":

@@ -10,8 +10,9 @@ import (
 )
 
 // TestRulesOfECS has what ECS does by its documentation, by the number of the rule. Not
-// here: 11 (what runs is named by digest before it comes here) and 12 (there is one
-// machine, and nothing to place).
+// here: 12 (there is one machine, and nothing to place). That a tag is looked for three
+// times, and once for all instances of a version, testImageMissing and testAsDeclared of
+// package services hold with a registry and an engine.
 func TestRulesOfECS(t *testing.T) {
 	for _, c := range []struct {
 		rule int
@@ -89,6 +90,18 @@ func TestRulesOfECS(t *testing.T) {
 			what: "what ends after it has run well is started again at once",
 			play: "declare 1 web=v1\nok web-1\nwait 20s\nok web-1\n\nexit web-1 killed\n",
 			want: "route web v1 to\nstart web-1 v1",
+		},
+		{
+			rule: 11,
+			what: "an image that could not be resolved three times fails the deployment, however many failures the breaker takes",
+			play: "breaker 10\ndeclare 1 web=v1\nok web-1\nwait 20s\nok web-1\n\ndeclare 2 web=v2\nhopeless web-2 no such image\nwait 1h\nok web-1\n",
+			want: "start web-2 v2\nretire web-2",
+		},
+		{
+			rule: 11,
+			what: "without a breaker it is tried for ever",
+			play: "breaker off\ndeclare 1 web=v1\nok web-1\nwait 20s\nok web-1\n\ndeclare 2 web=v2\nhopeless web-2 no such image\nwait 1h\nok web-1\n",
+			want: "start web-2 v2\nstart web-2 v2",
 		},
 		{
 			rule: 13,
