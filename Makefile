@@ -72,7 +72,9 @@ check: race-packages
 	@.ci/govulncheck
 
 bench: bench-packages build
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function \
+		./reconciler/target/services ./reconciler/target/services/proxy
+	go test -run '^$$' -bench Decision -benchtime 2s ./policies
 
 # Everything that people do, for hours: what must not grow, and by how much it does.
 SOAK ?= 2h

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,6 +107,9 @@ func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) 
 		}
 		_, _ = io.Copy(io.Discard, resp.Body) // what it says is others' matter
 		resp.Body.Close()
+		if asked := resp.Request.URL.Path; asked != page {
+			b.Fatalf("asked for %s, and was sent to %s", page, asked)
+		}
 	}
 	_ = following.Process.Kill()
 	_ = following.Wait() // it was killed
@@ -130,14 +135,35 @@ func (w *harness) browser(b *testing.B) *http.Client {
 	if err != nil {
 		b.Fatal(err)
 	}
-	client := &http.Client{Jar: jar, Timeout: waitTimeout}
+	// Browsers know that *.localhost is this machine; Go asks its resolver.
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	}}
+	client := &http.Client{Jar: jar, Timeout: waitTimeout, Transport: transport}
 	said := w.run(b, w.dir, "ssh", w.login(w.SSH, "login")...)
-	url := regexp.MustCompile(`https?://\S+`).FindString(said)
-	resp, err := client.Get(url)
+	code := regexp.MustCompile(`code=(\S+)`).FindStringSubmatch(said)
+	if code == nil {
+		b.Fatalf("login printed no code: %q", said)
+	}
+	sent := url.Values{"code": {code[1]}, "to": {"/"}}
+	req, err := http.NewRequest(http.MethodPost, w.HTTP+"/sign-in", strings.NewReader(sent.Encode()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Origin", w.HTTP) // acts come from the console's own pages
+	resp, err := client.Do(req)
 	if err != nil {
 		b.Fatalf("sign in with %q: %v", said, err)
 	}
 	resp.Body.Close()
+	if at := resp.Request.URL.Path; at != "/" {
+		b.Fatalf("sign in with %q: sent to %s", said, at)
+	}
 	return client
 }
 

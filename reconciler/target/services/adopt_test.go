@@ -22,14 +22,14 @@ import (
 
 // abandoned is what a killed run of the program has left: two instances of web.
 type abandoned struct {
-	t         *testing.T
+	t         testing.TB
 	confined  bool
 	dir, logs string
 	key       target.Key
 	environ   []string
 }
 
-func abandon(t *testing.T, confined bool, compose string, more ...string) *abandoned {
+func abandon(t testing.TB, confined bool, compose string, more ...string) *abandoned {
 	t.Helper()
 	a := &abandoned{t: t, confined: confined, dir: t.TempDir(), logs: t.TempDir()}
 	a.key = target.Key{

@@ -153,7 +153,7 @@ func digest(n int) string {
 // harness is a running target with one environment of its own.
 type harness struct {
 	*Target
-	t   *testing.T
+	t   testing.TB
 	env string
 	seq int
 	end func() // of everything
@@ -165,7 +165,7 @@ type harness struct {
 
 var harnesses atomic.Int64
 
-func open(t *testing.T, confined bool) *harness {
+func open(t testing.TB, confined bool) *harness {
 	t.Helper()
 	if _, err := exec.LookPath("bwrap"); confined && err != nil {
 		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
@@ -226,7 +226,7 @@ func (h *harness) run(away func()) {
 }
 
 // census fails the test if a process of the environment lives.
-func census(t *testing.T, env string) {
+func census(t testing.TB, env string) {
 	t.Helper()
 	eventually(t, "no process is left", func() (string, bool) {
 		left := processesOf(env)
@@ -250,7 +250,7 @@ func processesOf(env string) (pids []string) {
 const waitTimeout = 5 * time.Minute
 
 // eventually waits until ok, and fails with the last answer when it takes too long.
-func eventually(t *testing.T, what string, ok func() (string, bool)) {
+func eventually(t testing.TB, what string, ok func() (string, bool)) {
 	t.Helper()
 	deadline := time.Now().Add(waitTimeout)
 	for {

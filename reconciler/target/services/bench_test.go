@@ -1,0 +1,181 @@
+package services
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
+)
+
+// small is a web service of which hundreds have place on one machine.
+const small = `services:
+  web:
+    command: sh -c 'exec busybox httpd -f -p 127.0.0.1:$$PORT -h /etc'
+    ports: ["0:80"]
+    x-headgate: {health: /hosts}
+    healthcheck: {interval: 5s, start_period: 10m}
+    deploy: {replicas: %d}
+`
+
+// BenchmarkReplace replaces 20 instances, a few at a time, under 2,000 requests a
+// second. Goal: none fails.
+func BenchmarkReplace(b *testing.B) {
+	const perSecond, connections = 2000, 32
+	replicas := strings.Replace(web, "replicas: 2", "replicas: 20", 1) +
+		"\nx-headgate: {deployment: {strategy: rolling, minimum_healthy: 100, maximum: 120}}\n"
+	h := open(b, true)
+	h.converge(1, replicas)
+	url := h.await(target.Healthy).Units[0].URL
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}, Timeout: time.Minute}
+
+	var sent, failed atomic.Int64
+	ctx, stop := context.WithCancel(context.Background())
+	var asking sync.WaitGroup
+	began := time.Now()
+	for range connections {
+		asking.Go(func() {
+			for ctx.Err() == nil {
+				// Nobody asks earlier than their turn; on a slow machine all ask later.
+				due := began.Add(time.Duration(sent.Add(1)) * time.Second / perSecond)
+				time.Sleep(time.Until(due))
+				resp, err := client.Get(url)
+				if err != nil {
+					failed.Add(1)
+					continue
+				}
+				if resp.StatusCode != http.StatusOK {
+					failed.Add(1)
+				}
+				resp.Body.Close()
+			}
+		})
+	}
+	for b.Loop() {
+		h.converge(h.seq+1, strings.Replace(replicas, "hello", "bye", 1))
+		o := h.await(target.Healthy)
+		eventually(b, "all instances are new", func() (string, bool) {
+			o = h.Observe(h.key())
+			return fmt.Sprint(o.Units), len(o.Units[0].Instances) == 20 &&
+				!slices.ContainsFunc(o.Units[0].Instances, func(in target.Instance) bool { return in.Release != h.seq })
+		})
+	}
+	stop()
+	asking.Wait()
+	took := time.Since(began)
+	client.CloseIdleConnections()
+	h.end()
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(sent.Load())/took.Seconds(), "requests/s")
+	b.ReportMetric(float64(failed.Load()), "failed,goal-0")
+	if failed.Load() > 0 {
+		b.Errorf("%d of %d requests failed", failed.Load(), sent.Load())
+	}
+}
+
+// BenchmarkAdopt is the start of another process, after a kill, until it has taken over
+// the 100 instances that went on running. Goal: 1 s.
+func BenchmarkAdopt(b *testing.B) {
+	const instances = 100
+	for b.Loop() {
+		a := abandon(b, true, fmt.Sprintf(small, instances))
+		began := time.Now()
+		h := a.next()
+		eventually(b, "all are taken over", func() (string, bool) {
+			n := len(pids(h.Observe(a.key)))
+			return strconv.Itoa(n), n == instances
+		})
+		took := time.Since(began)
+		h.end()
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(took.Seconds()*1000, "ms,goal-1000")
+	}
+}
+
+// BenchmarkIdle is what a process costs that keeps 500 healthy instances, while
+// nothing happens but their health checks. Goals: 2 % of a processor, 100 MB.
+func BenchmarkIdle(b *testing.B) {
+	const instances, watched = 500, 20 * time.Second
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir, logs := b.TempDir(), b.TempDir()
+	environment := fmt.Sprintf("idle-%d", os.Getpid())
+	cmd := exec.Command(self)
+	cmd.Env = []string{
+		"BE_TARGET=confined",
+		"PATH=" + os.Getenv("PATH"),
+		"WORK=" + dir,
+		"LOGS=" + logs,
+		"ENVIRONMENT=" + environment,
+		"COMPOSE=" + fmt.Sprintf(small, instances),
+	}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		for _, process := range processesOf(environment) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(process)))
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	said := make([]byte, 1000)
+	if n, err := out.Read(said); err != nil || string(said[:n]) != "healthy\n" {
+		b.Fatalf("%q %v", said[:n], err)
+	}
+	for b.Loop() {
+		before := processorTime(b, cmd.Process.Pid)
+		time.Sleep(watched)
+		share := (processorTime(b, cmd.Process.Pid) - before).Seconds() / watched.Seconds()
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(100*share, "%-of-a-core,goal-2")
+		b.ReportMetric(residentMB(b, cmd.Process.Pid), "MB,goal-100")
+	}
+}
+
+// processorTime is what a process itself has taken.
+func processorTime(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.Atoi(fields[11]) // the kernel wrote it
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * time.Second / 100
+}
+
+func residentMB(b *testing.B, pid int) float64 {
+	b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return kb / 1000
+}
