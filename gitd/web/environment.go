@@ -65,7 +65,7 @@ func environmentsPage(q *request) (*page, error) {
 	case len(said) == 0:
 		view.Say = "Every environment is level with the one before it."
 	default:
-		view.Say = sentence(names(said)) + "."
+		view.Say = names(said) + "." // the names of environments are written as they are
 	}
 	view.compare(r)
 	if n := len(r.Environments); n > 0 {

@@ -77,7 +77,7 @@ func (q *request) fail(err error) {
 		}
 		return
 	}
-	pg := &page{Title: sentence(p.What), Template: "problem", Data: p, Bare: q.actor.User == ""}
+	pg := &page{Title: q.Sentence(p.What), Template: "problem", Data: p, Bare: q.actor.User == ""}
 	pg.Crumbs = []crumb{{Text: q.server.Name, Href: "/", Keep: true}, {Text: strings.ToLower(http.StatusText(p.Status))}}
 	if err := q.render(pg, p.Status); err != nil {
 		q.Log.Error("could not render the error page", "path", q.r.URL.Path, "err", err)

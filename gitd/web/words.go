@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -54,6 +55,16 @@ func marked(s show.State, word string) mark {
 	m := markOf(s)
 	m.Word = word
 	return m
+}
+
+// Sentence is sentence for a text that may start with what the page is about: names are
+// written as they are.
+func (q *request) Sentence(s string) string {
+	first, _, _ := strings.Cut(s, " ")
+	if first == q.actor.User || slices.Contains(strings.Split(q.r.URL.Path, "/"), first) {
+		return s
+	}
+	return sentence(s)
 }
 
 // sentence starts s with a capital, unless it starts with what is written as it
