@@ -38,7 +38,8 @@ type standIn struct {
 	url   string
 	dir   string // bare
 	clone string
-	down  atomic.Bool // answers 503
+	down  atomic.Bool   // answers 503
+	hooks chan struct{} // not nil: takes notice of who asks for webhooks, and does not answer them
 	v2    atomic.Int64
 	calls atomic.Int64
 }
@@ -58,6 +59,11 @@ func newStandIn(t *testing.T) *standIn {
 		f.calls.Add(1)
 		if f.down.Load() {
 			http.Error(w, "maintenance", http.StatusServiceUnavailable)
+			return
+		}
+		if f.hooks != nil && strings.HasSuffix(r.URL.Path, "/hooks") {
+			f.hooks <- struct{}{}
+			<-r.Context().Done()
 			return
 		}
 		if _, password, _ := r.BasicAuth(); password != fetchToken {
@@ -300,6 +306,24 @@ func TestHubMirrors(t *testing.T) {
 
 // The forge is away while webhooks come, and the server goes meanwhile: they stay
 // pending, say why, and are applied once.
+// TestSlowAPIHoldsNoMirrorUp: a forge that does not say how the webhook is keeps nobody
+// from following its branches.
+func TestSlowAPIHoldsNoMirrorUp(t *testing.T) {
+	t.Parallel()
+	h := newHubTest(t)
+	h.hooks = make(chan struct{})
+	h.hub.Webhook = func(connection string) string { return "http://headgate.example/webhooks/" + connection }
+	stop := h.run()
+	<-h.hooks
+	h.commit("second")
+	h.git(h.clone, "push", "-q", "origin", "HEAD:main")
+	if status := h.hook("id"); status != http.StatusAccepted {
+		t.Fatalf("webhook: %d", status)
+	}
+	h.inStep()
+	stop() // which ends the question, too
+}
+
 func TestHubForgeAway(t *testing.T) {
 	t.Parallel()
 	h := newHubTest(t)

@@ -119,6 +119,10 @@ func (w *worker) askedAll() bool {
 // is pending the next time.
 func (w *worker) run(ctx context.Context) {
 	w.reconfigured()
+	var looking sync.WaitGroup // beside the loop: a forge may take its time over what is only shown
+	defer looking.Wait()
+	free := make(chan struct{}, 1)
+	free <- struct{}{}
 	var retryAt time.Time
 	poll := time.Now() // what was missed while the server was down
 	for {
@@ -139,7 +143,14 @@ func (w *worker) run(ctx context.Context) {
 			}
 			w.settle(told, moves, err)
 			if due && err == nil {
-				w.lookAtHook(ctx)
+				select {
+				case <-free:
+					looking.Go(func() {
+						w.lookAtHook(ctx)
+						free <- struct{}{}
+					})
+				default: // it still looks
+				}
 			}
 			now = time.Now()
 			if err != nil {

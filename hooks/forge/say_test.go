@@ -1,0 +1,59 @@
+package forge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/change"
+	"github.com/headgate-cd/headgate/hooks/gate"
+)
+
+// TestCheckOf: what a check says while its change waits, is built and has ended.
+func TestCheckOf(t *testing.T) {
+	at := time.Date(2026, time.November, 28, 12, 4, 0, 0, time.UTC)
+	of := func(events ...change.Event) change.Change {
+		s := change.Change{Number: 7, Branch: "main", Revisions: []change.Revision{{Number: 1}},
+			Events: []change.Event{{Kind: change.Pushed, Revision: 1}}}
+		for _, e := range events {
+			e.Revision = 1
+			s.Events = append(s.Events, e)
+		}
+		return s
+	}
+	lands := show.Estimate{LandsAt: at}
+	for name, c := range map[string]struct {
+		change change.Change
+		entry  *gate.Entry
+		want   Check
+	}{
+		"accepted a moment ago": {of(), nil, Check{State: CheckPending, Text: "queued"}},
+		"first in line": {of(), &gate.Entry{State: show.Queued, Place: 1, Estimate: lands},
+			Check{State: CheckPending, Text: "queued, ready ~12:04 UTC"}},
+		"third in line": {of(), &gate.Entry{State: show.Queued, Place: 3, Estimate: lands},
+			Check{State: CheckPending, Text: "queued, number 3 in line, ready ~12:04 UTC"}},
+		"nothing known of builds": {of(), &gate.Entry{State: show.Queued, Place: 2},
+			Check{State: CheckPending, Text: "queued, number 2 in line"}},
+		"building": {of(), &gate.Entry{State: show.Running, With: "main + 6 + 7", Estimate: lands},
+			Check{State: CheckPending, Text: "building main + 6 + 7, ready ~12:04 UTC"}},
+		"about to land": {of(), &gate.Entry{State: show.Running, With: "main + 7", Estimate: show.Estimate{LandsSoon: true}},
+			Check{State: CheckPending, Text: "building main + 7, ready any moment"}},
+		"waits for people": {
+			of(change.Event{Kind: change.Waits, Facts: change.Facts{Reason: "an approval is missing"}}),
+			&gate.Entry{State: show.Waits, Reason: "an approval is missing"},
+			Check{State: CheckPending, Text: "waits: an approval is missing"}},
+		"landed": {of(change.Event{Kind: change.Landed}), nil, Check{State: CheckSuccess, Text: "landed on main"}},
+		"refused, in short": {
+			of(change.Event{Kind: change.Refused, Facts: change.Facts{Reason: "build failed: go test ./... exited 1",
+				Short: "build failed"}}), nil,
+			Check{State: CheckFailure, Text: "refused: build failed"}},
+		"conflict": {of(change.Event{Kind: change.Conflict, Facts: change.Facts{Reason: "conflicts in 1 file"}}), nil,
+			Check{State: CheckFailure, Text: "conflict: conflicts in 1 file"}},
+		"withdrawn": {of(change.Event{Kind: change.Withdrawn, Facts: change.Facts{Reason: "closed at the forge"}}), nil,
+			Check{State: CheckFailure, Text: "withdrawn: closed at the forge"}},
+	} {
+		if got := checkOf(c.change, c.entry); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
