@@ -72,6 +72,8 @@ type app struct {
 	images     images              // what those of containers run from
 	grants     atomic.Pointer[grants]
 	strays     []target.Stray       // that run besides, and are only told of
+	asked      context.Context      // of what is asked for the deployment of commit; nil: nothing was
+	endAsked   context.CancelFunc   // of asked
 	networked  bool                 // there may be a network of its containers
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
@@ -318,6 +320,9 @@ func (a *app) end() bool {
 // accept makes a plan of a declaration. When it cannot be understood, what runs
 // goes on running, and the state says why.
 func (a *app) accept(d *target.Declared) {
+	if a.commit != d.Commit {
+		a.stopAsking()
+	}
 	a.commit, a.sequence, a.fault, a.reason = d.Commit, d.Sequence, "", ""
 	plan, versions, err := a.parse(d)
 	if err != nil {

@@ -214,7 +214,15 @@ func TestProblems(t *testing.T) {
 		{"breaker", deploy("deployment: {breaker: {percent: 50, count: 3}}"), "exclude each other"},
 		{"hook stage", deploy("deployment: {hooks: [{stage: clean-up, url: 'http://h/'}]}"),
 			"write one of reconcile-service, pre-scale-up"},
-		{"hook of nothing", deploy("deployment: {hooks: [{stage: pre-scale-up}]}"), "a hook has either a url or a pause"},
+		{"hook of nothing", deploy("deployment: {hooks: [{stage: pre-scale-up}]}"), "a hook has either a url or a command or a pause"},
+		{"hook of several ways", deploy("deployment: {hooks: [{stage: post-scale-up, url: 'http://h/', command: x}]}"),
+			"compose.yaml:3: x-headgate.deployment.hooks[0]: a hook has either a url or a command or a pause"},
+		{"hook in no service", deploy("deployment: {hooks: [{stage: post-scale-up, command: x, service: db}]}"),
+			`compose.yaml:3: hook post-scale-up runs in service "db", which has no instances; name one of web`},
+		{"hook too early", deploy("deployment: {hooks: [{stage: pre-scale-up, command: x}]}"),
+			"compose.yaml:3: hook pre-scale-up runs where no instance of the release does yet"},
+		{"hook of a service", deploy("deployment: {hooks: [{stage: post-scale-up, url: 'http://h/', service: web}]}"),
+			"only a command runs in one"},
 		{"hook twice", deploy(
 			"deployment: {hooks: [{stage: pre-scale-up, url: 'http://h/'}, {stage: pre-scale-up, url: 'http://h/'}]}"), `"pre-scale-up" is given twice`},
 		{"hook and rolling", deploy(
@@ -506,6 +514,8 @@ func TestParseDeployment(t *testing.T) {
 		{"{breaker: false}", "{breaker {Off:true Kind: Value:0 Cumulative:false Keeps:false}}"},
 		{"{hooks: [{stage: pre-scale-up, url: 'http://h/x', timeout: 1m}, {stage: POST_SCALE_UP, name: ok, pause: 2h}]}",
 			"{hook pre-scale-up PRE_SCALE_UP 1m0s false http://h/x hook ok POST_SCALE_UP 2h0m0s true }"},
+		{"{hooks: [{stage: post-scale-up, command: './smoke -q $HEADGATE_INSTANCE'}]}",
+			`{hook post-scale-up POST_SCALE_UP 10m0s false  ["./smoke" "-q" "$HEADGATE_INSTANCE"] in web}`},
 		{"{alarms: [{name: e, prometheus: 'http://p', query: up, below: 1, for: 30s, rollback: false}]}",
 			"{alarm e false 1 30s 10s true {http://p up}}"},
 	} {
@@ -527,7 +537,9 @@ func TestParseDeployment(t *testing.T) {
 		add(d.Bake > 0, "bake %s", d.Bake)
 		add(d.Breaker != (rollout.Breaker{}), "breaker %+v", d.Breaker)
 		for _, h := range d.Hooks {
-			add(true, "hook %s %s %s %t %s", h.Name, h.Stage, h.Timeout, h.Pause, d.Calls[h.Name].URL)
+			call := d.Calls[h.Name]
+			add(true, "hook %s %s %s %t %s", h.Name, h.Stage, h.Timeout, h.Pause, call.URL)
+			add(call.Command != nil, "%q in %s", call.Command, call.Service)
 		}
 		for _, a := range d.Alarms {
 			add(true, "alarm %s %t %g %s %s %t %v", a.Name, a.Above, a.Bound, a.For, a.Interval, a.Keeps, d.Queries[a.Name])

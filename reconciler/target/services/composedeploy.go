@@ -25,9 +25,14 @@ type Deployment struct {
 	Queries                 map[string]AlarmQuery
 }
 
-// HookCall is what a hook does: URL, or nothing where a person lets it go on.
+// HookCall is what a hook does: it calls URL, or runs Command in an instance of Service, or
+// neither where a person lets it go on.
 type HookCall struct {
-	URL string
+	URL     string
+	Command []string `json:",omitempty"` // variables not yet replaced
+	Service string   `json:",omitempty"`
+
+	at *yaml.Node
 }
 
 // AlarmQuery is what an alarm asks, and whom.
@@ -96,6 +101,7 @@ func (p *parser) deployments(c *Compose, n *yaml.Node) {
 	p.registries(c, value(n, "registries"), "x-headgate.registries")
 	if v := value(n, "deployment"); v != nil {
 		c.Deployment = p.deployment(v, "x-headgate.deployment")
+		p.hookCommands(c)
 		if c.Deployment.Strategy == rollout.Rolling && len(p.problems) == 0 {
 			p.bounds(v, c)
 		}
@@ -308,7 +314,7 @@ func (p *parser) each(n *yaml.Node, what string, most int, known []string,
 
 func (p *parser) hooks(d *Deployment, n *yaml.Node, what string) {
 	d.Calls = map[string]HookCall{}
-	p.each(n, what, maxHooks, []string{"name", "stage", "url", "pause", "timeout"},
+	p.each(n, what, maxHooks, []string{"name", "stage", "url", "command", "service", "pause", "timeout"},
 		func(at *yaml.Node, of string, set map[string]*yaml.Node) {
 			h := rollout.Hook{Timeout: defaultHookTimeout}
 			var call HookCall
@@ -333,9 +339,24 @@ func (p *parser) hooks(d *Deployment, n *yaml.Node, what string) {
 			if v := set["url"]; v != nil {
 				call.URL = p.address(v, of+".url")
 			}
-			if h.Pause == (set["url"] != nil) {
-				p.problem(at, "write url: https://…, or pause: 24h for a person who lets it go on",
-					"%s: a hook has either a url or a pause", of)
+			if v := set["command"]; v != nil {
+				call.Command = p.command(v, of+".command")
+			}
+			if v := set["service"]; v != nil {
+				if call.Service, _ = p.scalar(v, of+".service"); set["command"] == nil {
+					p.problem(v, "leave it out", "%s.service: only a command runs in one", of)
+				}
+			}
+			call.at = at
+			ways := 0
+			for _, key := range []string{"url", "command", "pause"} {
+				if set[key] != nil {
+					ways++
+				}
+			}
+			if ways != 1 {
+				p.problem(at, "write url: https://…, or command: ./smoke, or pause: 24h for a person who lets it go on",
+					"%s: a hook has either a url or a command or a pause", of)
 			}
 			if v := set["timeout"]; v != nil && h.Pause {
 				p.problem(v, "write pause: 24h", "%s.timeout: how long a pause may take is its value", of)

@@ -32,9 +32,13 @@ func (a *app) deploy(act rollout.Action) {
 		log.Info("traffic shifts", "percent", act.Weight)
 	case rollout.GiveUp:
 		log.Warn("deployment given up", "why", act.Why)
+		a.stopAsking()
 	case rollout.Call:
-		if call := a.compose.Deployment.Calls[act.Name]; call.URL != "" {
+		switch call := a.compose.Deployment.Calls[act.Name]; {
+		case call.URL != "":
 			a.ask(func(ctx context.Context) rollout.Event { return callHook(ctx, call.URL, a.hookRequest(act)) })
+		case call.Command != nil:
+			a.runHook(act, call)
 		}
 	case rollout.Query:
 		query := a.compose.Deployment.Queries[act.Name]
@@ -59,15 +63,29 @@ func (a *app) deploy(act rollout.Action) {
 	}
 }
 
+// stopAsking ends what is asked still: nobody waits for its answer.
+func (a *app) stopAsking() {
+	if a.endAsked != nil {
+		a.endAsked()
+		a.asked, a.endAsked = nil, nil
+	}
+}
+
 // askTimeout bounds one call of a hook, and one question to Prometheus.
 const askTimeout = 30 * time.Second
 
 // ask has a question answered beside the loop. An answer that comes when another
 // commit is declared says nothing.
-func (a *app) ask(question func(context.Context) rollout.Event) {
+func (a *app) ask(question func(context.Context) rollout.Event) { a.askWithin(askTimeout, question) }
+
+func (a *app) askWithin(timeout time.Duration, question func(context.Context) rollout.Event) {
 	commit := a.commit
+	if a.endAsked == nil {
+		a.asked, a.endAsked = context.WithCancel(a.owner.ctx)
+	}
+	asked := a.asked
 	a.wait.Go(func() {
-		ctx, cancel := context.WithTimeout(a.owner.ctx, askTimeout)
+		ctx, cancel := context.WithTimeout(asked, timeout)
 		defer cancel()
 		e := question(ctx)
 		a.post(func() {

@@ -198,6 +198,7 @@ func (t *ecsTask) extended(c *Compose, s *Service, n *yaml.Node) {
 	}
 	t.extension(s, t.without(t.without(n, "ports"), "deployment"), what)
 	t.schedule(s, n, what)
+	t.hookCommands(&Compose{Services: []Service{*s}, Deployment: c.Deployment})
 }
 
 // balanced checks that a load balancer reaches a container at the port that it has.

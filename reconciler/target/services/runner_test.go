@@ -162,6 +162,12 @@ func testRunner(t *testing.T, r runsAs) {
 		logged(t, h, "job-1", "ada runs in job-1: sh -c cat", "what ada ran in job-1 exited 3")
 	})
 
+	t.Run("hooks run commands in it", func(t *testing.T) {
+		h := open(t)
+		testHooks(t, r, h, logged)
+		gone(t, h)
+	})
+
 	t.Run("it runs at times", func(t *testing.T) {
 		t.Parallel()
 		testRunsAtTimes(t, r, gone, logged)
