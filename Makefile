@@ -73,7 +73,7 @@ check: race-packages
 
 bench: bench-packages build
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function \
-		./reconciler/target/services ./reconciler/target/services/proxy
+		./reconciler/target/services ./reconciler/target/services/proxy ./hooks/build/... ./gitd/repo
 	go test -run '^$$' -bench Decision -benchtime 2s ./policies
 
 # Everything that people do, for hours: what must not grow, and by how much it does.

@@ -22,7 +22,7 @@ import (
 
 // bench is one build with its surroundings.
 type bench struct {
-	t        *testing.T
+	t        testing.TB
 	req      build.Request
 	executor build.Executor
 	logs     *buildlog.Dir
@@ -34,7 +34,7 @@ type bench struct {
 // builds counts, so that no two have the same name at the same time.
 var builds atomic.Int64
 
-func prepare(t *testing.T, files map[string]string) *bench {
+func prepare(t testing.TB, files map[string]string) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	id := fmt.Sprintf("t-%d-%d", os.Getpid(), builds.Add(1))

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -204,18 +206,78 @@ func BenchmarkStartAndFirstCommand(b *testing.B) {
 	}
 }
 
+// BenchmarkCommand is what a command costs in processor time, here and inside, and how many
+// times that of a bare sh -c, which the same process starts.
 func BenchmarkCommand(b *testing.B) {
-	n, err := (&Host{}).Start(b.Context(), sandboxOf(b, "exit 0"))
+	began, _ := spent(b, 0)
+	const bares = 300
+	for range bares {
+		if err := exec.Command("sh", "-c", "exit 0").Run(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	ended, _ := spent(b, 0)
+	bare := (ended - began) / bares
+
+	s, err := (&Host{}).Start(b.Context(), sandboxOf(b, "exit 0"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer n.Close()
+	defer s.Close()
+	of := s.(*session).cmd.Process.Pid
+	own, inside := spent(b, of)
+	const commands = 300 // so that they can be counted in ticks
 	for b.Loop() {
-		if exit, err := n.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"},
-			&strings.Builder{}); exit != 0 || err != nil {
-			b.Fatal(exit, err)
+		for range commands {
+			if exit, err := s.Run(b.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/script.sh"},
+				&strings.Builder{}); exit != 0 || err != nil {
+				b.Fatal(exit, err)
+			}
 		}
 	}
+	ownNow, insideNow := spent(b, of)
+	each := (ownNow - own + insideNow - inside) / time.Duration(b.N*commands)
+	b.ReportMetric(float64(bare.Microseconds()), "cpu-us/bare")
+	b.ReportMetric(float64(each.Microseconds()), "cpu-us/command")
+	b.ReportMetric(float64(each)/float64(bare), "x-bare")
+}
+
+// spent is the processor time of this process with the children that it has waited for, and
+// that of another one with all its descendants.
+func spent(b *testing.B, of int) (own, others time.Duration) {
+	b.Helper()
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var used syscall.Rusage
+		if err := syscall.Getrusage(who, &used); err != nil {
+			b.Fatal(err)
+		}
+		own += time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	}
+	const tick = 10 * time.Millisecond // USER_HZ
+	parents, ticks := map[int]int{}, map[int]int{}
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		parents[pid], _ = strconv.Atoi(f[1])
+		for _, field := range f[11:15] { // utime, stime, and those of children that were waited for
+			n, _ := strconv.Atoi(field)
+			ticks[pid] += n
+		}
+	}
+	for pid, n := range ticks {
+		for at := pid; of != 0 && at > 1; at = parents[at] {
+			if at == of {
+				others += time.Duration(n) * tick
+				break
+			}
+		}
+	}
+	return own, others
 }
 
 // TestProbe: that builds cannot run is known before the first of them.
