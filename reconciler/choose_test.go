@@ -54,9 +54,12 @@ func TestRejected(t *testing.T) {
 		refused.Command != "promotion diff hello production" {
 		t.Errorf("another tree: %+v", refused)
 	}
-	for tree, what := range map[string]string{"main": `"main" is not a tree`, "123": `tree "123" is too short to tell contents apart`} {
-		if _, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), tree, ""); !errors.As(err, &refused) ||
-			refused.Kind != show.Usage || refused.What != what {
+	for tree, what := range map[string]string{
+		"main": `"main" is not a tree`,
+		"123":  `tree "123" is too short to tell contents apart`,
+	} {
+		_, err := h.rc.Approve(t.Context(), "hello", "production", actor("jun"), tree, "")
+		if !errors.As(err, &refused) || refused.Kind != show.Usage || refused.What != what {
 			t.Errorf("approve --tree %s: %v", tree, err)
 		}
 	}

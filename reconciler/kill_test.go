@@ -137,7 +137,7 @@ func story(dir string) error {
 	}
 
 	fails = append(fails, func() error {
-		if _, err := h.rc.Pause(ctx, "hello", "staging", actor("jun"), "look"); err != nil {
+		if _, _, err := h.rc.Pause(ctx, "hello", "staging", actor("jun"), "look"); err != nil {
 			return err
 		}
 		_, err := h.rc.Continue(ctx, "hello", "staging", actor("jun"))

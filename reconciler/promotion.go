@@ -75,7 +75,8 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		Checks:      openFirst(s.evaluated.checks),
 		Cover:       may.cover(),
 		Rules:       s.evaluated.changes,
-		Approvals:   slices.Concat([]show.Approval{}, approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)),
+		Approvals: slices.Concat([]show.Approval{},
+			approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)),
 	}
 	p.Summary, p.Stuck = s.waits().String(), s.evaluated.stuck()
 	if p.FailedAt, p.Failure, err = rc.failedHere(s); err != nil {

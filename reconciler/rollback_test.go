@@ -232,7 +232,7 @@ func TestPauseReachesTheTarget(t *testing.T) {
 	h.release(t, "ada", "one")
 	h.healthy(t, "staging", 1)
 	var refused *show.Error
-	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("eve"), ""); !errors.As(err, &refused) ||
+	if _, _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("eve"), ""); !errors.As(err, &refused) ||
 		refused.Kind != show.Forbidden {
 		t.Errorf("%v", err)
 	}
@@ -240,8 +240,8 @@ func TestPauseReachesTheTarget(t *testing.T) {
 		refused.Kind != show.Denied {
 		t.Errorf("%v", err)
 	}
-	if _, err := h.rc.Pause(t.Context(), "hello", "staging", actor("jun"), "let us look"); err != nil {
-		t.Fatal(err)
+	if _, over, err := h.rc.Pause(t.Context(), "hello", "staging", actor("jun"), "let us look"); err != nil || !over {
+		t.Fatalf("paused a deployment that was over: %t, %v", over, err)
 	}
 	if !h.target.last("staging").Paused {
 		t.Error("the target was not told of the pause")

@@ -11,20 +11,25 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/reconciler/record"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // Pause has the deployment of what is declared in an environment go no further, until
 // somebody says Continue. What serves goes on serving. To stop a deployment is to roll
-// back. Errors for the person are *show.Error.
+// back. over reports that there was nothing left to pause: it is healthy there. Errors
+// for the person are *show.Error.
 func (rc *Reconciler) Pause(ctx context.Context, repository, environment string, by access.Identity,
-	reason string) (release int, err error) {
+	reason string) (release int, over bool, err error) {
 	reason = terminal.Message(strings.Join(strings.Fields(reason), " "), maxReason)
-	return rc.steer(ctx, repository, environment, by, "pause the deployment", func(s *snapshot, o *record.Outcome) error {
+	pause := func(s *snapshot, o *record.Outcome) error {
+		over = s.actual.Commit == s.Declared.Hash.String() && s.actual.State == target.Healthy
 		if o.Paused == nil {
 			o.Paused = &record.Pause{By: by.User, At: s.Now.UTC(), Reason: reason}
 		}
 		return nil
-	})
+	}
+	release, err = rc.steer(ctx, repository, environment, by, "pause the deployment", pause)
+	return release, over, err
 }
 
 // Continue lets a deployment go on that was paused, or that waits for a person.

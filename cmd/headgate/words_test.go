@@ -110,7 +110,8 @@ func TestHintsAreWholeCommands(t *testing.T) {
 			}
 			hints++
 			if text, err := strconv.Unquote(lit.Value); err == nil && bare.MatchString(text) && !strings.Contains(text, "ssh ") {
-				t.Errorf("%s: the hint %q names a command without ssh: give it as Command, or by Server.Command", files.Position(lit.Pos()), text)
+				t.Errorf("%s: the hint %q names a command without ssh: give it as Command, or by Server.Command",
+					files.Position(lit.Pos()), text)
 			}
 			return true
 		})

@@ -26,7 +26,8 @@ func (c *call) part(what string, names []string) (p show.Part, err error) {
 				"%q is not the number of a %s", text, what)
 		}
 		if len(names) > 1 {
-			return p, usageError("for example: "+c.ssh(fmt.Sprintf("%s %s %s %d", c.command.name, names[0], o.option, *o.number)),
+			example := fmt.Sprintf("%s %s %s %d", c.command.name, names[0], o.option, *o.number)
+			return p, usageError("for example: "+c.ssh(example),
 				"%s takes a repository: each has numbers of its own", o.option)
 		}
 	}

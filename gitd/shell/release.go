@@ -14,7 +14,8 @@ import (
 // Commands about releases.
 var releaseCommands = []command{
 	{
-		name: "release list", args: "[repo] [--author <name>] [--path <path>] [--before <release>] [--after <release>] [--all]",
+		name: "release list", args: "[repo] [--author <name>] [--path <path>] [--before <release>] " +
+			"[--after <release>] [--all]",
 		what: "releases, and where they run", example: "release list hello",
 		options: []option{
 			{"--author", "of what was pushed by them, or names them as its author"},

@@ -29,32 +29,34 @@ type Environments interface {
 
 // Environment is declared and actual state side by side.
 type Environment struct {
-	Repository   string      `json:"repository"`
-	Application  string      `json:"application,omitempty"` // empty: the one that bears the repository's name
-	Name         string      `json:"environment"`
-	Formerly     []string    `json:"formerly,omitempty"` // names that it had, newest first
-	After        string      `json:"after,omitempty"`
-	Target       string      `json:"target"`
-	State        State       `json:"state"` // of the actual side: healthy, converging, failed, unknown, empty
-	Reason       string      `json:"reason,omitempty"`
-	Unhealed     bool        `json:"unhealed,omitempty"` // drift that policy has reported, not healed
-	Since        time.Time   `json:"since,omitzero"`
-	Release      int         `json:"release,omitempty"`  // declared
-	Commit       string      `json:"commit,omitempty"`   // source commit of that release
-	Declared     string      `json:"declared,omitempty"` // commit of env/<name>
-	DeclaredAt   time.Time   `json:"declared_at,omitzero"`
-	Removed      time.Time   `json:"removed_at,omitzero"` // when its removal was promoted, and nothing has been since
-	Behind       int         `json:"behind"`              // releases behind the environment (or branch) before it
-	Services     []Service   `json:"services,omitempty"`
-	Strays       []Stray     `json:"strays,omitempty"` // what runs besides, and is reported only
-	Held         *HoldNote   `json:"hold,omitempty"`
-	Promotion    *Promotion  `json:"promotion,omitempty"` // the open proposal, if any
-	History      []Deployed  `json:"history,omitempty"`   // newest first; its own page only
-	Rejected     []Rejection `json:"rejected,omitempty"`  // releases newer than what is declared that are not proposed, newest first
-	MayRollback  bool        `json:"may_rollback"`
-	RollbackTo   int         `json:"rollback_to,omitempty"` // the last that was healthy to its end and not rolled back; its own page only
-	URLs         []string    `json:"urls,omitempty"`
-	LastApproved []Approval  `json:"-"`
+	Repository  string      `json:"repository"`
+	Application string      `json:"application,omitempty"` // empty: the one that bears the repository's name
+	Name        string      `json:"environment"`
+	Formerly    []string    `json:"formerly,omitempty"` // names that it had, newest first
+	After       string      `json:"after,omitempty"`
+	Target      string      `json:"target"`
+	State       State       `json:"state"` // of the actual side: healthy, converging, failed, unknown, empty
+	Reason      string      `json:"reason,omitempty"`
+	Unhealed    bool        `json:"unhealed,omitempty"` // drift that policy has reported, not healed
+	Since       time.Time   `json:"since,omitzero"`
+	Release     int         `json:"release,omitempty"`  // declared
+	Commit      string      `json:"commit,omitempty"`   // source commit of that release
+	Declared    string      `json:"declared,omitempty"` // commit of env/<name>
+	DeclaredAt  time.Time   `json:"declared_at,omitzero"`
+	Removed     time.Time   `json:"removed_at,omitzero"` // when its removal was promoted, and nothing has been since
+	Behind      int         `json:"behind"`              // releases behind the environment (or branch) before it
+	Services    []Service   `json:"services,omitempty"`
+	Strays      []Stray     `json:"strays,omitempty"` // what runs besides, and is reported only
+	Held        *HoldNote   `json:"hold,omitempty"`
+	Promotion   *Promotion  `json:"promotion,omitempty"` // the open proposal, if any
+	History     []Deployed  `json:"history,omitempty"`   // newest first; its own page only
+	Rejected    []Rejection `json:"rejected,omitempty"`  // releases newer than what is declared that are not proposed, newest first
+	MayRollback bool        `json:"may_rollback"`
+	// RollbackTo is the last release that was healthy to its end, and was not rolled
+	// back; on its own page only.
+	RollbackTo   int        `json:"rollback_to,omitempty"`
+	URLs         []string   `json:"urls,omitempty"`
+	LastApproved []Approval `json:"-"`
 }
 
 // Runs are the releases that its instances run and are well with, newest first:

@@ -190,8 +190,10 @@ func (s *Server) Withdraw(ctx context.Context, a access.Identity, repository str
 	if err := s.gate.Withdraw(ctx, repository, number, a); err != nil {
 		return show.Done{}, err
 	}
-	return show.Done{What: fmt.Sprintf("withdrew change %d of %s", number, repository),
-		Next: fmt.Sprintf("propose it once more: %s", s.about.Command(fmt.Sprintf("change retry %s %d", repository, number)))}, nil
+	return show.Done{
+		What: fmt.Sprintf("withdrew change %d of %s", number, repository),
+		Next: "propose it once more: " + s.about.Command(fmt.Sprintf("change retry %s %d", repository, number)),
+	}, nil
 }
 
 // notRetried is why a change cannot be retried.
@@ -342,7 +344,10 @@ func (s *Server) Reject(ctx context.Context, a access.Identity,
 	if err != nil {
 		return show.Done{}, err
 	}
-	return show.Done{What: done.Sentence(environment, a.User), Next: done.Then("ssh "+s.about.Login(), repository, environment)}, nil
+	return show.Done{
+		What: done.Sentence(environment, a.User),
+		Next: done.Then("ssh "+s.about.Login(), repository, environment),
+	}, nil
 }
 
 // Choose implements show.Backend.
@@ -374,9 +379,15 @@ func (s *Server) Pause(ctx context.Context, a access.Identity,
 	if _, err := s.readable(a, repository); err != nil {
 		return show.Done{}, err
 	}
-	release, err := s.reconciler.Pause(ctx, repository, environment, a, reason)
+	release, over, err := s.reconciler.Pause(ctx, repository, environment, a, reason)
 	if err != nil {
 		return show.Done{}, err
+	}
+	if over {
+		return show.Done{
+			What: fmt.Sprintf("release %d is healthy in %s: of its deployment nothing was left to pause", release, environment),
+			Next: "what is promoted next goes its way; to let nothing land: " + s.about.Command("repo pause "+repository),
+		}, nil
 	}
 	return show.Done{
 		What: fmt.Sprintf("paused the deployment of release %d to %s", release, environment),

@@ -132,7 +132,8 @@ func TestReleasePage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tree, err := r.TreeWith(base, map[string]repo.Edit{fmt.Sprintf("d%d/f", n%10): {Mode: filemode.Regular, Hash: blob.Hash()}})
+		path := fmt.Sprintf("d%d/f", n%10)
+		tree, err := r.TreeWith(base, map[string]repo.Edit{path: {Mode: filemode.Regular, Hash: blob.Hash()}})
 		if err != nil {
 			t.Fatal(err)
 		}
