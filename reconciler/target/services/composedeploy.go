@@ -95,7 +95,7 @@ const strategyForm = "write all-at-once, rolling, canary, linear, or a name such
 
 // deployments reads x-headgate beside services.
 func (p *parser) deployments(c *Compose, n *yaml.Node) {
-	if !p.mapping(n, "x-headgate", []string{"deployment", "registries"}, nil, nil) {
+	if !p.mapping(n, "x-headgate", applicationKeys, nil, nil) {
 		return
 	}
 	p.registries(c, value(n, "registries"), "x-headgate.registries")
@@ -127,9 +127,17 @@ func (p *parser) bounds(n *yaml.Node, c *Compose) {
 	}
 }
 
-var deploymentKeys = []string{
-	"strategy", "percent", "interval", "bake", "minimum_healthy", "maximum", "breaker", "hooks", "alarms",
-}
+// Keys of what x-headgate says beside services, and below that; x-headgate.schema.json has
+// the same.
+var (
+	applicationKeys = []string{"deployment", "registries"}
+	deploymentKeys  = []string{
+		"strategy", "percent", "interval", "bake", "minimum_healthy", "maximum", "breaker", "hooks", "alarms",
+	}
+	breakerKeys = []string{"percent", "unbounded_percent", "count", "cumulative", "rollback"}
+	hookKeys    = []string{"name", "stage", "url", "command", "service", "pause", "timeout"}
+	alarmKeys   = []string{"name", "prometheus", "query", "above", "below", "for", "interval", "rollback"}
+)
 
 // functionKeys are those that mean something for a function's alias. Its hooks are in
 // the appspec.yml.
@@ -260,7 +268,7 @@ func (p *parser) breaker(n *yaml.Node, what string) (b rollout.Breaker) {
 		b.Off = true
 		return b
 	}
-	if !p.mapping(n, what, []string{"percent", "unbounded_percent", "count", "cumulative", "rollback"}, nil, nil) {
+	if !p.mapping(n, what, breakerKeys, nil, nil) {
 		return b
 	}
 	given := 0
@@ -314,7 +322,7 @@ func (p *parser) each(n *yaml.Node, what string, most int, known []string,
 
 func (p *parser) hooks(d *Deployment, n *yaml.Node, what string) {
 	d.Calls = map[string]HookCall{}
-	p.each(n, what, maxHooks, []string{"name", "stage", "url", "command", "service", "pause", "timeout"},
+	p.each(n, what, maxHooks, hookKeys,
 		func(at *yaml.Node, of string, set map[string]*yaml.Node) {
 			h := rollout.Hook{Timeout: defaultHookTimeout}
 			var call HookCall
@@ -401,8 +409,7 @@ func (p *parser) address(n *yaml.Node, what string) string {
 
 func (p *parser) alarms(d *Deployment, n *yaml.Node, what string) {
 	d.Queries = map[string]AlarmQuery{}
-	keys := []string{"name", "prometheus", "query", "above", "below", "for", "interval", "rollback"}
-	p.each(n, what, maxAlarms, keys, func(at *yaml.Node, of string, set map[string]*yaml.Node) {
+	p.each(n, what, maxAlarms, alarmKeys, func(at *yaml.Node, of string, set map[string]*yaml.Node) {
 		a := rollout.Alarm{Interval: defaultAlarmInterval, Above: set["above"] != nil}
 		var q AlarmQuery
 		for _, key := range []string{"name", "prometheus", "query"} {

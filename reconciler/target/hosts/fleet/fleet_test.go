@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +18,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target"
@@ -317,7 +322,31 @@ func TestTags(t *testing.T) {
 	}
 }
 
+// hostsSchema is the schema of hosts.yaml for editors.
+func hostsSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	data, err := os.ReadFile("hosts.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("hosts.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := compiler.Compile("hosts.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return schema
+}
+
+// TestConfig: each file is judged by the reader and by the published schema.
 func TestConfig(t *testing.T) {
+	schema := hostsSchema(t)
 	for _, c := range []struct{ text, want string }{
 		{"tags: {role: web}", ""},
 		{"tags: {role: [web, api], zone: \"*\"}\ndeployment: HOST_COUNT 2\nrollback: false", ""},
@@ -337,6 +366,21 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%q: %v", c.text, problems)
 		case c.want != "" && (len(problems) == 0 || !strings.Contains(problems[0].Error(), c.want)):
 			t.Errorf("%q: %v, want %q", c.text, problems, c.want)
+		}
+		var v any
+		if err := yaml.Unmarshal([]byte(c.text), &v); err != nil {
+			continue // no YAML, of which a schema says nothing
+		}
+		asJSON, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate(instance); (err == nil) != (c.want == "") {
+			t.Errorf("%q: the schema says %v", c.text, err)
 		}
 	}
 	c, _ := File{}.read(
