@@ -12,26 +12,21 @@
 package buildlog
 
 import (
-	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
-	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/terminal"
@@ -90,6 +85,8 @@ type Dir struct {
 	running  map[string]*Writer
 	finished map[string]string // id → digest, of logs finished by this process
 	created  chan struct{}     // closed and replaced when a log begins
+
+	reading chan struct{} // holds one of each who reads now, of as many as may
 }
 
 var digestForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
@@ -107,7 +104,7 @@ func OpenDir(root string) (*Dir, error) {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
 	return &Dir{root: root, bound: MaxBytes, running: map[string]*Writer{}, finished: map[string]string{},
-		created: make(chan struct{})}, nil
+		created: make(chan struct{}), reading: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}, nil
 }
 
 // Create begins the log called id. Secrets are the values to be masked.
@@ -130,116 +127,6 @@ func (d *Dir) Create(id string, secrets []string) (*Writer, error) {
 	return w, nil
 }
 
-// await opens a log that may not have begun yet: whoever is told that a build
-// runs may come before its log.
-func (d *Dir) await(ctx context.Context, name string, wait bool) (*os.File, *Writer, error) {
-	for {
-		d.mu.Lock()
-		created := d.created
-		d.mu.Unlock()
-		f, w, err := d.open(name)
-		if !wait || !errors.Is(err, ErrNoLog) || digestForm().MatchString(name) || !idForm().MatchString(name) {
-			return f, w, err
-		}
-		select {
-		case <-created:
-		case <-ctx.Done():
-			return nil, nil, err
-		}
-	}
-}
-
-// open finds a log by id or digest; w is nil when it is finished.
-func (d *Dir) open(name string) (f *os.File, w *Writer, err error) {
-	if !idForm().MatchString(name) {
-		return nil, nil, ErrNoLog
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock() // so that Finish renames before or after, not between
-	if w = d.running[name]; w != nil {
-		f, err = os.Open(w.path)
-		return f, w, err
-	}
-	if digest, ok := d.finished[name]; ok {
-		name = digest
-	}
-	f, err = os.Open(filepath.Join(d.root, name+".log"))
-	if errors.Is(err, os.ErrNotExist) {
-		err = ErrNoLog
-	}
-	return f, nil, err
-}
-
-// Follow yields the events of a log, by id or digest (with or without the
-// "sha256:" of verdicts), from its beginning. With wait it waits for a log that
-// is not there yet, and goes on until the log is
-// done or ctx is; without, it ends at what is there now. An error is the last
-// thing it yields.
-func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
-		f, w, err := d.await(ctx, strings.TrimPrefix(name, "sha256:"), wait)
-		if err != nil {
-			yield(Event{}, err)
-			return
-		}
-		defer f.Close()
-		in := bufio.NewReaderSize(f, 64<<10)
-		var partial []byte
-		var part string // as it was yielded last
-		lines, events := 0, 0
-		for {
-			// Whatever is written after this moment closes more.
-			var more <-chan struct{}
-			ended := true
-			var standing *unfinished
-			if w != nil {
-				more, standing, ended = w.waiting()
-			}
-			for {
-				chunk, err := in.ReadBytes('\n')
-				partial = append(partial, chunk...)
-				if err != nil {
-					if err == io.EOF {
-						break
-					}
-					yield(Event{}, fmt.Errorf("read log %s: %w", name, err))
-					return
-				}
-				var e Event
-				if err := json.Unmarshal(partial, &e); err != nil {
-					yield(Event{}, fmt.Errorf("read log %s: %w", name, err))
-					return
-				}
-				partial, part = partial[:0], ""
-				events++
-				if e.Kind == Out || e.Kind == Note {
-					lines++
-					e.Line = lines
-				}
-				if !yield(e, nil) {
-					return
-				}
-			}
-			if ended || !wait {
-				return
-			}
-			// What came since belongs before it.
-			if standing != nil && standing.after == events && standing.Text != part {
-				part = standing.Text
-				if !yield(standing.Event, nil) {
-					return
-				}
-			}
-			select {
-			case <-more:
-			case <-ctx.Done():
-				yield(Event{}, ctx.Err())
-				return
-			}
-		}
-	}
-}
-
 // Writer writes one log. It is safe for concurrent use.
 type Writer struct {
 	dir   *Dir
@@ -258,7 +145,8 @@ type Writer struct {
 	steps int
 	step  time.Time // when the running step began
 	ended bool
-	more  chan struct{} // closed and replaced at each event
+	more  chan struct{} // closed and replaced at each flush
+	ready []byte        // events that are not in the file yet; empty while nobody holds mu
 
 	events   int         // in the file
 	standing *unfinished // replaced, not altered
@@ -309,31 +197,46 @@ func (w *Writer) stand(step int, text string) {
 	w.more = make(chan struct{})
 }
 
-// write appends an event and returns how many bytes that took in the file. The
-// caller holds w.mu.
-func (w *Writer) write(e Event) (size int64) {
+// write appends an event. The caller holds w.mu.
+func (w *Writer) write(e Event) {
+	w.add(e)
+	w.flush()
+}
+
+// add makes an event ready for flush, and returns how many bytes it takes in the file.
+// The caller holds w.mu.
+func (w *Writer) add(e Event) (size int64) {
 	if w.ended || w.err != nil {
 		return 0
 	}
 	e.At = time.Since(w.began).Milliseconds()
 	data, err := json.Marshal(e)
-	if err == nil {
-		data = append(data, '\n')
-		w.hash.Write(data)
-		_, err = w.file.Write(data)
-	}
 	if err != nil {
 		w.err = fmt.Errorf("write log: %w", err)
 		return 0
 	}
+	w.ready = append(append(w.ready, data...), '\n')
 	if e.Kind == Out || e.Kind == Note {
 		w.lines++
 	}
 	w.events++
+	return int64(len(data)) + 1
+}
+
+// flush writes what add has made ready, and wakes those who follow. The caller holds w.mu,
+// and has done so since it was added.
+func (w *Writer) flush() {
+	if len(w.ready) == 0 {
+		return
+	}
+	w.hash.Write(w.ready)
+	if _, err := w.file.Write(w.ready); err != nil && w.err == nil {
+		w.err = fmt.Errorf("write log: %w", err)
+	}
+	w.ready = w.ready[:0]
 	w.standing = nil
 	close(w.more)
 	w.more = make(chan struct{})
-	return int64(len(data))
 }
 
 // Begin tells that a command begins and returns the number of its step.
@@ -373,18 +276,28 @@ func (w *Writer) NoteAbout(about About, format string, args ...any) {
 	w.write(Event{Kind: Note, About: about, Text: text})
 }
 
-func (w *Writer) line(step int, text string) {
+// output writes lines of a step. They reach the file together: with a call of the kernel and
+// a wake for each line, whoever prints much would wait for that.
+func (w *Writer) output(step int, lines []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for _, text := range lines {
+		w.line(step, text)
+	}
+	w.flush()
+}
+
+// line adds a line of a step. The caller holds w.mu.
+func (w *Writer) line(step int, text string) {
 	if w.size >= w.dir.bound {
 		if !w.cut {
 			w.cut = true
-			w.write(Event{Kind: Note, Step: step,
+			w.add(Event{Kind: Note, Step: step,
 				Text: fmt.Sprintf("the log is cut here: the output is over %d MiB; the build goes on", w.dir.bound>>20)})
 		}
 		return
 	}
-	w.size += w.write(Event{Kind: Out, Step: step, Text: text}) // in the file: a million empty lines are not nothing
+	w.size += w.add(Event{Kind: Out, Step: step, Text: text}) // in the file: a million empty lines are not nothing
 }
 
 // Lines is how many lines the log has by now.
@@ -392,110 +305,6 @@ func (w *Writer) Lines() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.lines
-}
-
-// Output returns where the output of a step is written. Close it to have a last
-// line without a newline counted.
-func (w *Writer) Output(step int) io.WriteCloser { return &output{w: w, step: step} }
-
-// standTime is how long a line may go without its end before it is shown.
-const standTime = time.Second
-
-// output cuts a stream into lines.
-type output struct {
-	w    *Writer
-	step int
-
-	mu    sync.Mutex // guards the rest
-	buf   []byte
-	began time.Time   // when what is in buf did
-	timer *time.Timer // running while there is something in buf
-}
-
-// look shows what stands without its end for long enough, and looks again.
-func (o *output) look() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.timer = nil
-	if len(o.buf) == 0 {
-		return
-	}
-	wait := standTime - time.Since(o.began)
-	if wait <= 0 {
-		// The beginning of a secret is no secret yet to the mask.
-		text := o.w.mask.Load().Apply(string(o.buf))
-		o.w.stand(o.step, o.w.mask.Load().Apply(terminal.Log(text[:len(text)-o.w.mask.Load().Incomplete(text)])))
-		wait = standTime
-	}
-	o.timer = time.AfterFunc(wait, o.look)
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.buf) == 0 || bytes.IndexByte(p, '\n') >= 0 {
-		o.began = time.Now()
-	}
-	o.buf = append(o.buf, p...)
-	for {
-		i := bytes.IndexByte(o.buf, '\n')
-		if i < 0 {
-			break
-		}
-		o.emit(o.buf[:i])
-		o.buf = o.buf[i+1:]
-	}
-	// A line without end is broken up; what is held back is as long as a secret
-	// may be, so that none is broken in two and missed.
-	if hold := o.w.mask.Load().Longest(); len(o.buf) > MaxLine+hold {
-		rest := []byte(o.w.mask.Load().Apply(string(o.buf)))
-		for len(rest) > MaxLine+hold {
-			n := breakAt(rest)
-			o.emit(rest[:n])
-			rest = rest[n:]
-		}
-		o.buf = rest
-	}
-	if len(o.buf) == 0 {
-		o.buf = nil // let a large buffer go
-	} else if o.timer == nil {
-		o.timer = time.AfterFunc(standTime, o.look)
-	}
-	return len(p), nil
-}
-
-func (o *output) Close() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.timer != nil {
-		o.timer.Stop()
-	}
-	if len(o.buf) > 0 {
-		o.emit(o.buf)
-		o.buf = nil
-	}
-	return nil
-}
-
-func (o *output) emit(line []byte) {
-	// Once more afterwards: what was printed over may have been in the middle of one.
-	text := o.w.mask.Load().Apply(terminal.Log(o.w.mask.Load().Apply(string(line))))
-	for len(text) > MaxLine {
-		n := breakAt(text)
-		o.w.line(o.step, text[:n])
-		text = text[n:]
-	}
-	o.w.line(o.step, text)
-}
-
-// breakAt is where a line of over MaxLine bytes is broken: not inside a character.
-func breakAt[T string | []byte](line T) int {
-	for n := MaxLine; n > MaxLine-utf8.UTFMax; n-- {
-		if utf8.RuneStart(line[n]) {
-			return n
-		}
-	}
-	return MaxLine // it is not text
 }
 
 // Finish ends the log with how the build ended, makes it durable and returns its
