@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/show"
 )
 
 // Summary is the part of a change by which one is found among many: of all of them it
@@ -17,6 +18,7 @@ type Summary struct {
 	Branch  string    // short name: main
 	Via     string    // what the first revision came by: Revision.Via
 	Ended   bool      // the newest revision has come to its end
+	State   show.State
 	Head    repo.Hash // commit of the newest revision
 	By      string    // the user who pushed that
 	Author  string    // what the commit says, unproven
@@ -35,6 +37,7 @@ func (s Change) Summary() Summary {
 		Branch:  s.Branch,
 		Via:     s.Revisions[0].Via,
 		Ended:   !s.Open(),
+		State:   s.State(),
 		Head:    head.Commit,
 		By:      head.By,
 		Author:  head.Author,
@@ -62,7 +65,7 @@ func (st *Store) Summaries() ([]Summary, error) {
 
 	var fresh []Summary
 	for i, log := range logs {
-		if known[i].Tip == log.tip {
+		if known[i].Tip == log.tip && known[i].State != "" { // without, an earlier version wrote it down
 			continue
 		}
 		s, err := st.read(log.number, log.tip)
@@ -136,10 +139,11 @@ const (
 // row is a Summary as the file has it. Hashes are strings of bytes, which are read in
 // a tenth of the time of arrays.
 type row struct {
-	Number                           int
-	Ended, Landed                    bool
-	Tip, Head, Old, New              string
-	Branch, Via, By, Author, Subject string
+	Number                   int
+	Ended, Landed            bool
+	Tip, Head, Old, New      string
+	State, Branch            string
+	Via, By, Author, Subject string
 }
 
 // recall reads what is remembered, once. The caller holds mu.
@@ -159,6 +163,7 @@ func (st *Store) recall() {
 			Branch:  of.Branch,
 			Via:     of.Via,
 			Ended:   of.Ended,
+			State:   show.State(of.State),
 			Landed:  of.Landed,
 			Head:    hashOf(of.Head),
 			By:      of.By,
@@ -187,6 +192,7 @@ func (st *Store) learn(list ...Summary) {
 			Branch:  sum.Branch,
 			Via:     sum.Via,
 			Ended:   sum.Ended,
+			State:   string(sum.State),
 			Landed:  sum.Landed,
 			Head:    string(sum.Head[:]),
 			By:      sum.By,

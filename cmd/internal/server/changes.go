@@ -45,14 +45,15 @@ func (s *Server) Changes(ctx context.Context, a access.Identity, name string,
 	found := show.ChangePage{Total: len(all)}
 	found.Changes, found.Beside, err = page(numbers, f.Part, b, func(at int) (c show.Change, wanted bool, err error) {
 		of := all[at]
-		if !named(f.Author, of.Author, of.By) {
+		entry := entryOf(queue, of.Number)
+		if !named(f.Author, of.Author, of.By) || f.State != "" && entry == nil && f.State != of.State {
 			return c, false, nil
 		}
 		story, err := store.Read(of.Number)
 		if err != nil {
 			return c, false, err
 		}
-		entry, head := entryOf(queue, story.Number), story.Head()
+		head := story.Head()
 		if f.State != "" && f.State != stateOf(story, entry) {
 			return c, false, nil
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -172,15 +171,16 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 	}
 	id := commit.String()[:7]
 	if !on {
-		if number, err := s.changeOf(name, commit); number > 0 || err != nil {
-			if err != nil {
-				return show.Why{}, err
-			}
-			return s.whyChange(ctx, a, name, number)
+		of, found, err := s.gate.Changes(name).First(func(of change.Summary) bool { return of.Head == commit })
+		if err != nil {
+			return show.Why{}, err
+		}
+		if found {
+			return s.whyChange(ctx, a, name, of.Number)
 		}
 		return show.Why{
 			State:  show.Unknown,
-			Answer: fmt.Sprintf("%s has not landed on %s, and no change proposes it.", id, branch),
+			Answer: fmt.Sprintf("%s has not landed on %s, and is not the newest revision of any change.", id, branch),
 			Next:   []string{s.about.Command("change list " + name)},
 		}, nil
 	}
@@ -220,17 +220,6 @@ func (s *Server) whyCommit(ctx context.Context, a access.Identity, name string, 
 		}
 	}
 	return w, nil
-}
-
-// changeOf is the newest change with a commit among its revisions, 0 if there is none.
-func (s *Server) changeOf(name string, commit repo.Hash) (int, error) {
-	stories, err := s.gate.Changes(name).List()
-	for _, story := range slices.Backward(stories) {
-		if slices.ContainsFunc(story.Revisions, func(r change.Revision) bool { return r.Commit == commit }) {
-			return story.Number, err
-		}
-	}
-	return 0, err
 }
 
 // liveText is what an environment that declares a commit is.
