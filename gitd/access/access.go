@@ -106,6 +106,9 @@ type Repository struct {
 	Mirror string
 	Quota  int64                  // bytes of objects that it may hold, 0 for any number
 	Build  buildsettings.Settings // of its builds; they win over its headgate.yaml
+
+	BuildSecrets []string // of the server, that its builds may name besides
+
 	// Ports of this machine are for this repository's environments alone.
 	Ports []Ports
 }
@@ -140,6 +143,13 @@ type Config struct {
 	agentKeys    map[string]string // fingerprint → agent
 	address      netip.Addr
 	builds       buildsettings.Settings // of all repositories; their headgate.yaml wins over it
+	buildSecrets []string               // of the server, that builds of all repositories may name
+}
+
+// SharesSecret reports whether builds of a repository may name a secret of the server.
+func (c *Config) SharesSecret(repository, name string) bool {
+	return c != nil && repository != "" &&
+		(slices.Contains(c.buildSecrets, name) || slices.Contains(c.repositories[repository].BuildSecrets, name))
 }
 
 // Builds is what the server says of the builds of a repository: of all, which the

@@ -453,6 +453,25 @@ func TestEdits(t *testing.T) {
 }
 
 // What the decoder takes, the schema takes; what has the wrong shape, both refuse.
+// A secret of the server is for builds of those repositories alone that server.yaml names.
+func TestSharedSecrets(t *testing.T) {
+	c, err := access.Parse("server.yaml", withKeys(t, "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"+
+		"builds: {secrets: [nexus]}\nrepositories: {a: {build: {secrets: [/npm/token]}}, b: {}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"a nexus": true, "b nexus": true, "a npm/token": true, "b npm/token": false,
+		"a hub": false, "c npm/token": false, " nexus": false} {
+		repository, secret, _ := strings.Cut(name, " ")
+		if got := c.SharesSecret(repository, secret); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+	if (*access.Config)(nil).SharesSecret("a", "nexus") {
+		t.Error("without a configuration everything is shared")
+	}
+}
+
 func TestSchema(t *testing.T) {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(access.Schema))
 	if err != nil {
@@ -475,22 +494,25 @@ func TestSchema(t *testing.T) {
 		example:       true,
 		string(first): true,
 		head:          true,
-		head + "repositories: {a: {gate: true}, b: {gate: off}}\n":                true,
-		head + "repositories: {a: {gate: maybe}}\n":                               false,
-		head + "repositories: {a: {read: everyone}}\n":                            false,
-		head + "repositories: {headgate: {}}\n":                                   false,
-		head + "repositories: {a.git: {}}\n":                                      false,
-		head + "repositories: {a: {wirte: []}}\n":                                 false,
-		head + "  everyone: []\n":                                                 false,
-		head + "more: 1\n":                                                        false,
-		head + "repositories: {a: {ports: [80, \"9000-9010\"]}, b: {ports: }}\n":  true,
-		head + "repositories: {a: {ports: [web]}}\n":                              false,
-		head + "repositories: {a: {ports: [0]}}\n":                                false,
-		head + "repositories: {a: {ports: [65536]}}\n":                            false,
-		head + "repositories: {a: {ports: 80}}\n":                                 false,
-		"users: {Ada: {}}\n" + head[strings.Index(head, "groups"):]:               false,
-		"users: {ada: {keys: [KEY1]}}\n":                                          false,
-		"users: {ada: {keys: [ssh-dss AAAA]}}\ngroups: {administrators: [ada]}\n": false,
+		head + "repositories: {a: {gate: true}, b: {gate: off}}\n":                              true,
+		head + "repositories: {a: {gate: maybe}}\n":                                             false,
+		head + "repositories: {a: {read: everyone}}\n":                                          false,
+		head + "repositories: {headgate: {}}\n":                                                 false,
+		head + "repositories: {a.git: {}}\n":                                                    false,
+		head + "repositories: {a: {wirte: []}}\n":                                               false,
+		head + "  everyone: []\n":                                                               false,
+		head + "more: 1\n":                                                                      false,
+		head + "repositories: {a: {ports: [80, \"9000-9010\"]}, b: {ports: }}\n":                true,
+		head + "builds: {secrets: [nexus/token]}\nrepositories: {a: {build: {secrets: [b]}}}\n": true,
+		head + "builds: {secrets: nexus}\n":                                                     false,
+		head + "repositories: {a: {build: {secrets: ['a b']}}}\n":                               false,
+		head + "repositories: {a: {ports: [web]}}\n":                                            false,
+		head + "repositories: {a: {ports: [0]}}\n":                                              false,
+		head + "repositories: {a: {ports: [65536]}}\n":                                          false,
+		head + "repositories: {a: {ports: 80}}\n":                                               false,
+		"users: {Ada: {}}\n" + head[strings.Index(head, "groups"):]:                             false,
+		"users: {ada: {keys: [KEY1]}}\n":                                                        false,
+		"users: {ada: {keys: [ssh-dss AAAA]}}\ngroups: {administrators: [ada]}\n":               false,
 	}
 	for _, name := range access.Reserved() {
 		files[head+"repositories: {"+name+": {}}\n"] = false

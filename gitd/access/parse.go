@@ -17,6 +17,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
 	"github.com/headgate-cd/headgate/gitd/repo"
+	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 )
 
@@ -138,7 +139,8 @@ func Parse(file string, data []byte) (*Config, error) {
 	for key, value := range yamlfile.Pairs(section("agents")) {
 		r.agent(key, value)
 	}
-	r.config.builds = r.builds(section("builds"), "builds", "variables", "limits")
+	r.config.builds = r.builds(section("builds"), "builds", "variables", "limits", "secrets")
+	r.config.buildSecrets = r.buildSecrets(section("builds"), "builds")
 	r.config.repositories[Own] = Repository{
 		Name:        Own,
 		Description: "users, keys, groups and repositories of this server",
@@ -353,7 +355,9 @@ func (r *reader) repository(key, value *yaml.Node) {
 	}
 	repository.Quota = r.quota(value, name)
 	if _, n := lookup(value, "build"); n != nil {
-		repository.Build = r.builds(n, "repositories."+name+".build", buildsettings.Keys...)
+		under := "repositories." + name + ".build"
+		repository.Build = r.builds(n, under, append(slices.Clone(buildsettings.Keys), "secrets")...)
+		repository.BuildSecrets = r.buildSecrets(n, under)
 	}
 	r.config.repositories[name] = repository
 }
@@ -376,6 +380,31 @@ func (r *reader) builds(n *yaml.Node, under string, known ...string) buildsettin
 	r.problems = append(r.problems, problems...)
 	return s
 }
+
+// buildSecrets reads which secrets of the server builds may name.
+func (r *reader) buildSecrets(n *yaml.Node, under string) (names []string) {
+	_, list := lookup(n, "secrets")
+	if list == nil || list.Tag == "!!null" {
+		return nil
+	}
+	if list.Kind != yaml.SequenceNode || len(list.Content) > maxBuildSecrets {
+		r.problem(list, "write a list of names, such as [nexus-token]", "%s.secrets is not a list of at most %d names", under,
+			maxBuildSecrets)
+		return nil
+	}
+	for _, name := range list.Content {
+		if err := (secret.ID{Name: name.Value}).Check(); err != nil || name.Kind != yaml.ScalarNode {
+			r.problem(name, "name a secret of the server, as secret list shows it",
+				"%s.secrets has %q, which is not the name of a secret", under, name.Value)
+			continue
+		}
+		names = append(names, strings.TrimPrefix(name.Value, "/"))
+	}
+	return names
+}
+
+// maxBuildSecrets bounds how many secrets of the server builds may name.
+const maxBuildSecrets = 100
 
 var offForm = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^off by ([A-Za-z0-9][A-Za-z0-9 ._@+-]{0,98}[A-Za-z0-9]|[A-Za-z0-9])$`)

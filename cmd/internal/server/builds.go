@@ -30,17 +30,30 @@ func (s *Server) buildSecrets(repository string) build.Secrets {
 	return func(_ context.Context, of buildspec.Secret) (string, error) { return s.buildSecret(repository, of) }
 }
 
-// buildSecret is the value of a secret that a buildspec names: one of the repository's
-// own, as those of the server are not for whoever may write to one of its
-// repositories. A parameter's name may begin with a slash, which is no part of it
-// here.
+// valueFor is a secret that files of a repository name for its builds: one of its own, or
+// one of the server's that server.yaml lets it name, as others of the server are not for
+// whoever may write to one of its repositories. A parameter's name may begin with a slash,
+// which is no part of it here.
+func (s *Server) valueFor(repository, name string) (secret.ID, secret.Value, error) {
+	id := secretOf(repository, name)
+	value, err := s.secrets.Get(id)
+	if errors.Is(err, secret.ErrNotFound) && s.access.Load().SharesSecret(repository, id.Name) {
+		shared := secret.ID{Name: id.Name}
+		if value, serr := s.secrets.Get(shared); !errors.Is(serr, secret.ErrNotFound) {
+			return shared, value, serr
+		}
+	}
+	return id, value, err
+}
+
+// buildSecret is the value of a secret that a buildspec names.
 func (s *Server) buildSecret(repository string, of buildspec.Secret) (string, error) {
 	id := secretOf(repository, of.Name)
 	set := fmt.Sprintf("set it: ssh <this server> secret set %s <value.txt", id)
 	if err := id.Check(); err != nil {
 		return "", build.Problem(of, err.Error(), "name another")
 	}
-	value, err := s.secrets.Get(id)
+	id, value, err := s.valueFor(repository, of.Name)
 	if errors.Is(err, secret.ErrNotFound) {
 		return "", build.Problem(of, fmt.Sprintf("there is no secret %s for the variable %s", id, of.Variable), set)
 	}
@@ -83,16 +96,11 @@ func (s *Server) buildImage(ctx context.Context, q gate.ImageQuery) (string, err
 
 // registryLogin is how a registry is entered by what a secret of a repository says.
 func (s *Server) registryLogin(repository, name string) (build.Login, error) {
-	id := secretOf(repository, name)
-	what, fix, err := s.secretMissing(repository, name)
+	id, value, err := s.valueFor(repository, name)
 	if err != nil {
-		return build.Login{}, err
-	}
-	if what != "" {
-		return build.Login{}, &build.ImageError{What: fmt.Sprintf("headgate.yaml: build.registries: %s; %s", what, fix)}
-	}
-	value, err := s.secrets.Get(id)
-	if err != nil {
+		if what, fix, _ := s.secretMissing(repository, name); what != "" {
+			err = &build.ImageError{What: fmt.Sprintf("headgate.yaml: build.registries: %s; %s", what, fix)}
+		}
 		return build.Login{}, err
 	}
 	login, ok := engine.ParseLogin(value.Reveal())

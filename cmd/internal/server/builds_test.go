@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
 
 // withSecrets is a server that keeps these, by the names of their ids.
@@ -60,3 +62,42 @@ func TestRegistryLogin(t *testing.T) {
 		}
 	}
 }
+
+// Of the server's secrets builds get those that server.yaml lets their repository name, and
+// a repository's own ones before them.
+func TestSharedBuildSecrets(t *testing.T) {
+	s := withSecrets(t, map[string]string{
+		"nexus":      "of the server",
+		"hub":        "a webhook's",
+		"npm":        "ada:of the server",
+		"hello:npm":  "ada:of hello",
+		"other:more": "of other",
+	})
+	c, err := access.Parse("server.yaml", []byte("users: {ada: {keys: ["+testKey+"]}}\ngroups: {administrators: [ada]}\n"+
+		"builds: {secrets: [nexus, never-set]}\nrepositories: {hello: {build: {secrets: [npm]}}, other: {}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.access.Store(c)
+	for of, want := range map[string]string{
+		"hello nexus": "of the server", "other nexus": "of the server", "hello npm": "ada:of hello", "other more": "of other",
+		"hello hub": "", "other npm": "", "hello never-set": "", "hello more": "",
+	} {
+		repository, name, _ := strings.Cut(of, " ")
+		got, err := s.buildSecret(repository, buildspec.Secret{Name: name, Variable: "V"})
+		if got != want || (err != nil) != (want == "") {
+			t.Errorf("%s: %q, %v", of, got, err)
+		}
+		if want == "" && !strings.Contains(err.Error(), "there is no secret "+repository+":"+name) {
+			t.Errorf("%s: %v", of, err)
+		}
+	}
+	if login, err := s.registryLogin("hello", "npm"); err != nil || login.Password != "of hello" {
+		t.Errorf("%+v, %v", login, err)
+	}
+	if _, err := s.registryLogin("other", "npm"); err == nil {
+		t.Error("another repository's builds have it, too")
+	}
+}
+
+const testKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX"
