@@ -53,6 +53,41 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 		t.Run("engine", func(t *testing.T) { test(t, d) })
 		return
 	}
+	args := []string{"-test.run", "^" + t.Name() + "$", "-test.v", "-test.parallel", "6"}
+	if deadline, ok := t.Deadline(); ok {
+		// It ends first, so that what it leaves is removed here.
+		args = append(args, "-test.timeout", (time.Until(deadline) * 9 / 10).String())
+	}
+	said, err := again(t, args...)
+	if err != nil || testing.Verbose() {
+		t.Logf("in namespaces of its own:\n%s", said)
+	}
+	if err != nil {
+		t.Errorf("it failed in namespaces of its own: %v", err)
+	} else if !strings.Contains(string(said), "--- PASS: "+t.Name()+"/engine ") {
+		t.Errorf("nothing was tested in namespaces of its own:\n%s", said)
+	}
+}
+
+// Benchmark is Run for benchmarks: what one says in the namespaces is printed.
+func Benchmark(b *testing.B, bench func(b *testing.B, d *Daemon)) {
+	if dir := os.Getenv(inside); dir != "" {
+		bench(b, start(b, dir))
+		return
+	}
+	said, err := again(b, "-test.run", "^$", "-test.bench", "^"+b.Name()+"$", "-test.benchtime", "1x")
+	if err != nil {
+		b.Fatalf("it failed in namespaces of its own: %v\n%s", err, said)
+	}
+	for line := range strings.Lines(string(said)) {
+		if strings.HasPrefix(line, b.Name()) {
+			fmt.Print(line)
+		}
+	}
+}
+
+// again runs this test binary once more, in namespaces of its own.
+func again(t testing.TB, args ...string) (said []byte, err error) {
 	for _, program := range needed {
 		if _, err := exec.LookPath(program); err != nil {
 			missing(
@@ -77,33 +112,21 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 			t.Errorf("the engine left something behind: %v", err)
 		}
 	}()
-	args := []string{
+	args = append([]string{
 		"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
 		// Engines that are killed leave processes, and look whether they are there still.
-		"--", "docker-init", "--", self, "-test.run", "^" + t.Name() + "$", "-test.v", "-test.paniconexit0",
-		"-test.parallel", "6",
-	}
-	if deadline, ok := t.Deadline(); ok {
-		// It ends first, so that what it leaves is removed here.
-		args = append(args, "-test.timeout", (time.Until(deadline) * 9 / 10).String())
-	}
+		"--", "docker-init", "--", self, "-test.paniconexit0",
+	}, args...)
 	cmd := exec.Command("unshare", args...)
 	cmd.Env = append(os.Environ(), inside+"="+dir, client.EnvOverrideHost+"=")
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = cmd.Run()
-	if err != nil || testing.Verbose() {
-		t.Logf("in namespaces of its own:\n%s", said.Bytes())
-	}
-	if err != nil {
-		t.Errorf("it failed in namespaces of its own: %v", err)
-	} else if !strings.Contains(said.String(), "--- PASS: "+t.Name()+"/engine ") {
-		t.Errorf("nothing was tested in namespaces of its own:\n%s", said.Bytes())
-	}
+	return out.Bytes(), err
 }
 
-func missing(t *testing.T, why string) {
+func missing(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatalf("containers cannot be tested: %s", why)
@@ -113,7 +136,7 @@ func missing(t *testing.T, why string) {
 }
 
 // start starts an engine in the namespaces that this process is in.
-func start(t *testing.T, dir string) *Daemon {
+func start(t testing.TB, dir string) *Daemon {
 	t.Helper()
 	for _, line := range []string{
 		"ip link set lo up",

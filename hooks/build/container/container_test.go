@@ -280,8 +280,42 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 	})
 }
 
+// BenchmarkStart is how long it takes from nothing to the end of the first command, of an
+// image that is there.
+func BenchmarkStart(b *testing.B) {
+	enginetest.Benchmark(b, func(b *testing.B, d *enginetest.Daemon) {
+		x := &Executor{Open: func() (*engine.Engine, error) { return engine.Open(d.Host) }}
+		const starts = 10
+		var took []time.Duration
+		for b.Loop() {
+			for range starts {
+				s := sandbox(b, enginetest.Image)
+				began := time.Now()
+				n, err := x.Start(b.Context(), s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := n.Put(b.Context(), "s.sh", []byte("exit 0")); err != nil {
+					b.Fatal(err)
+				}
+				script := build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}
+				if exit, err := n.Run(b.Context(), script, io.Discard); exit != 0 || err != nil {
+					b.Fatal(exit, err)
+				}
+				took = append(took, time.Since(began))
+				if err := n.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-p50/start")
+		b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max/start")
+	})
+}
+
 // sandbox is one of an image, with its directories.
-func sandbox(t *testing.T, image string) build.Sandbox {
+func sandbox(t testing.TB, image string) build.Sandbox {
 	t.Helper()
 	dir := t.TempDir()
 	s := build.Sandbox{ID: t.Name(), Image: image}
