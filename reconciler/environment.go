@@ -230,6 +230,13 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 			Weight:  u.Weight,
 			Times:   timesOf(u.Schedule, declared),
 		}
+		for _, e := range u.Events {
+			event := show.ServiceEvent{At: e.At.UTC(), What: e.What}
+			if e.Times > 1 {
+				event.Times = e.Times
+			}
+			one.Events = append(one.Events, event)
+		}
 		staying := 0
 		for _, in := range u.Instances {
 			i := show.Instance{

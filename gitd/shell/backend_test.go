@@ -51,6 +51,9 @@ func newBackend() *backend {
 			{ID: "prod-b", Release: 183, State: show.Healthy, Message: "200 in 9 ms", Restarts: 1,
 				LastExit: "was ended by SIGKILL: " + evil},
 			{ID: "prod-c", Release: 183, State: show.Drift, Message: "config/limits.yaml differs since 11:42 UTC"},
+		}, Events: []show.ServiceEvent{
+			{At: today(11, 42), What: "prod-b was ended by SIGKILL: " + evil, Times: 2},
+			{At: today(11, 41), What: "release 183 gets the traffic"},
 		}}, {Name: "backup", State: show.Healthy, Release: 183, Times: &show.Times{Cron: "30 2 * * *", Next: today(2, 30),
 			Runs: []show.TimesRun{
 				{At: today(2, 30), State: show.Running, Release: 183, Late: true},

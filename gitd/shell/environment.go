@@ -254,6 +254,7 @@ func envShow(c *call) error {
 		rows = append(rows, []cell{plain("undo"), plain(c.ssh(fmt.Sprintf("rollback %s %d", full, to)))})
 	}
 	c.out.table(rows)
+	c.lastEvents(e)
 	if err := c.lastLines(e); err != nil {
 		return err
 	}
@@ -275,6 +276,23 @@ func (c *call) timesRows(s show.Service) [][]cell {
 			plain("for " + c.out.at(r.At, true) + orNothing(": ", r.Says()))})
 	}
 	return rows
+}
+
+// maxEvents is how many of the last events of each service are shown; --json has all that
+// are remembered.
+const maxEvents = 3
+
+// lastEvents are what happened to services lately.
+func (c *call) lastEvents(e show.Environment) {
+	var rows [][]cell
+	for _, s := range e.Services {
+		for _, event := range s.Events[:min(len(s.Events), maxEvents)] {
+			rows = append(rows, []cell{plain("event"), plain(c.out.at(event.At, true)), plain(s.Name), plain(event.Says())})
+		}
+	}
+	if len(rows) > 0 {
+		c.out.table(rows)
+	}
 }
 
 // envAnswer is an environment in one sentence.

@@ -142,6 +142,23 @@ type Service struct {
 	Weight    int        `json:"weight,omitempty"`
 	Instances []Instance `json:"instances"`
 	Times     *Times     `json:"times,omitempty"` // nil: its instances run on
+
+	Events []ServiceEvent `json:"events,omitempty"` // what happened to it lately, newest first
+}
+
+// ServiceEvent is something that happened to a service.
+type ServiceEvent struct {
+	At    time.Time `json:"at"` // the last time
+	What  string    `json:"what"`
+	Times int       `json:"times,omitempty"` // in a row, if more than one
+}
+
+// Says is what happened, and how often.
+func (e ServiceEvent) Says() string {
+	if e.Times > 1 {
+		return fmt.Sprintf("%s (%d times)", e.What, e.Times)
+	}
+	return e.What
 }
 
 // Traffic is how requests are shared by two releases, "" when one gets all.

@@ -215,6 +215,7 @@ type environmentView struct {
 	Ask       *askRollback
 	Logs      string              // the page of what its instances print; "" while there is nothing that could
 	Last      []show.InstanceLine // what those that fail printed last
+	Happened  bool                // something is known of what happened to services
 }
 
 // historyShown is how much of its history an environment's page shows.
@@ -283,6 +284,7 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	runs := map[int]int{}
 	for _, s := range e.Services {
+		view.Happened = view.Happened || len(s.Events) > 0
 		for _, i := range s.Instances {
 			if i.Drained {
 				continue
@@ -329,8 +331,10 @@ func (q *request) environment() (*page, *environmentView, error) {
 	}
 	p := q.repoPage(r, "env", fmt.Sprintf("%s, %s: %s", e.Name, r.Name, e.State), crumb{Text: e.Name})
 	p.JSON = e
-	p.Template, p.Data, p.Parts = "environment", view, []string{"env-head", "env-sides", "env-instances", "env-times", "env-last",
-		"env-history", "asof"}
+	p.Template, p.Data = "environment", view
+	p.Parts = []string{
+		"env-head", "env-sides", "env-instances", "env-times", "env-last", "env-events", "env-history",
+	}
 	p.Moving = e.State == show.Converging
 	p.Say = fmt.Sprintf("%s: release %d, %s", e.Name, e.Release, e.State)
 	if e.Declared != "" { // before that there is no such branch

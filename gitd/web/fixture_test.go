@@ -285,6 +285,9 @@ func fullBackend() *backend {
 			{ID: "web-2", Release: 91, State: show.Healthy, Since: at("13:59:40"), Restarts: 1,
 				LastExit: "was ended by SIGKILL", PID: 4102,
 				Usage: &show.Used{CPU: 1.254, Memory: 67 << 20, MemoryLimit: 512 << 20}},
+		}, Events: []show.ServiceEvent{
+			{At: at("14:03:21"), What: "web-4 exited 7: cannot read <limits.yaml>", Times: 5},
+			{At: at("13:59:40"), What: "release 92 gets 10% of the traffic"},
 		}}, {Name: "worker", State: show.Healthy, Instances: []show.Instance{{ID: "worker-1", Release: 91,
 		State: show.Healthy, Since: at("13:10:00"), PID: 4103, Usage: &show.Used{Memory: 3 << 20}}}}, {
 		Name: "reindex", State: show.Healthy, Release: 91, Times: &show.Times{

@@ -227,10 +227,10 @@ func (t *Target) Observe(k target.Key) target.Observed {
 }
 
 // silenced is what is left of units of which nothing is heard: where they were, and what
-// had come of their times.
+// had happened to them.
 func silenced(units []target.Unit) (all []target.Unit) {
 	for _, u := range units {
-		all = append(all, target.Unit{Name: u.Name, URL: u.URL, Release: u.Release, Schedule: u.Schedule})
+		all = append(all, target.Unit{Name: u.Name, URL: u.URL, Release: u.Release, Schedule: u.Schedule, Events: u.Events})
 	}
 	return all
 }

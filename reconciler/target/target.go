@@ -317,6 +317,14 @@ type Unit struct {
 	Weight    int        `json:"weight,omitempty"`    // percent of the traffic that Canary gets
 	Instances []Instance `json:"instances,omitempty"` // oldest first
 	Schedule  *Schedule  `json:"schedule,omitempty"`  // nil: its instances run on
+	Events    []Event    `json:"events,omitempty"`    // what happened to it lately, newest first
+}
+
+// Event is something that happened to a unit, for people.
+type Event struct {
+	At    time.Time `json:"at"` // the last time
+	What  string    `json:"what"`
+	Times int       `json:"times"` // in a row
 }
 
 // Schedule is when a unit runs that does so at times, and what came of it.

@@ -156,6 +156,11 @@ func (f *ServiceState) declare(s Service, b Breaker) {
 func (o *Observed) Did(a Action, now time.Time) {
 	if a.Service == "" {
 		o.Progress.did(a, now)
+		if a.Kind == GiveUp {
+			for _, f := range o.Services {
+				f.happened(now, "the deployment is given up: %s", a.Why)
+			}
+		}
 		return
 	}
 	f := o.service(a.Service)
@@ -168,12 +173,15 @@ func (o *Observed) Did(a Action, now time.Time) {
 			f.Next++
 			in = &Instance{ID: a.Instance, Version: a.Version}
 			f.Instances = append(f.Instances, in)
+			f.happened(now, "%s of %s starts", in.ID, f.label(in.Version))
 		} else {
 			in.Restarts++
+			f.happened(now, "%s starts again", in.ID)
 		}
 		in.Phase, in.Since, in.Started, in.Checked = target.PhaseStarting, now, now, now
 		in.Healthy, in.Fails, in.Passes, in.Served, in.Proven = time.Time{}, 0, 0, false, false
 	case Route:
+		f.routed(a, now)
 		f.Serving, f.Routed = a.Version, a.Routed
 		f.Canary, f.Canaries, f.Weight = a.Canary, a.Canaries, a.Weight
 		if t := f.Versions[a.Version]; t.scheduled() {

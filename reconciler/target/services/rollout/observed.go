@@ -86,6 +86,7 @@ type ServiceState struct {
 	Instances []*Instance // oldest first
 	Next      int         // number of the last instance made
 	Schedule  *Schedule   `json:",omitempty"` // nil: what serves does not run at times
+	Happened  []Happening `json:",omitempty"` // oldest first, at most maxHappenings
 
 	Bound       []string // what is listened on
 	ListenError string
@@ -112,7 +113,7 @@ func (o *Observed) Clone() *Observed {
 	for name, f := range o.Services {
 		g := *f
 		g.Routed, g.Bound, g.Declared = slices.Clone(f.Routed), slices.Clone(f.Bound), slices.Clone(f.Declared)
-		g.Canaries = slices.Clone(f.Canaries)
+		g.Canaries, g.Happened = slices.Clone(f.Canaries), slices.Clone(f.Happened)
 		if f.Schedule != nil {
 			times := *f.Schedule
 			times.Runs = slices.Clone(times.Runs)
@@ -229,6 +230,7 @@ func (o *Observed) Saw(e Event, now time.Time) {
 		if e.Err == "" {
 			f.ListenFails, f.ListenRetry = 0, time.Time{}
 		} else {
+			f.happened(now, "%s", e.Err)
 			f.ListenFails++
 			f.ListenRetry = now.Add(delay(f.ListenFails))
 		}
@@ -278,6 +280,7 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 		if in.Phase == target.PhaseStarting {
 			in.Phase, in.Since, in.Healthy = target.PhaseHealthy, now, now
 			t.Ever = true
+			f.happened(now, "%s is healthy", in.ID)
 		}
 		if !in.Proven && now.Sub(in.Healthy) >= stableAfter {
 			in.Proven = true
@@ -302,10 +305,12 @@ func (f *ServiceState) checked(in *Instance, e Checked, now time.Time) {
 	}
 	switch {
 	case in.Phase == target.PhaseStarting && now.Sub(in.Started) >= t.Check.Deadline():
+		f.happened(now, "%s was not healthy %s after its start: %s", in.ID, t.Check.Deadline(), e.Message)
 		f.failed(in, fmt.Sprintf("was not healthy %s after its start: %s", t.Check.Deadline(), e.Message), now)
 		in.Phase, in.Since = target.PhaseUnhealthy, now
 	case in.Phase == target.PhaseHealthy:
 		if in.Fails++; in.Fails >= max(1, t.Check.Retries) {
+			f.happened(now, "%s became unhealthy: %s", in.ID, e.Message)
 			f.failed(in, "became unhealthy: "+e.Message, now)
 			in.Phase, in.Since = target.PhaseUnhealthy, now
 		}
@@ -318,6 +323,7 @@ func (f *ServiceState) exited(in *Instance, e Exited, now time.Time) {
 		f.ended(in, e, now)
 		return
 	}
+	f.happened(now, "%s %s", in.ID, e.How)
 	if in.Retired {
 		f.remove(in.ID)
 		return
@@ -380,7 +386,10 @@ func (f *ServiceState) failed(in *Instance, why string, now time.Time) {
 		}
 		return
 	}
-	t.Failures++
+	tripped := t.Tripped()
+	if t.Failures++; !tripped && t.Tripped() {
+		f.happened(now, "%s is given up after %d failures", f.label(in.Version), t.Failures)
+	}
 	in.NotBefore = now.Add(delay(t.Failures))
 }
 

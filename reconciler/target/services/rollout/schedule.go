@@ -195,6 +195,7 @@ func (f *ServiceState) prepared(e Prepared, now time.Time) {
 		return
 	}
 	t.Reason, t.Cause = "what it runs from cannot be had: "+e.Err, e.Reason
+	f.happened(now, "%s: %s", f.label(e.Version), t.Reason)
 	if t.Failures++; e.Hopeless {
 		t.Failures = max(t.Failures, t.Breaker.Threshold(t.Replicas))
 	}
