@@ -23,8 +23,9 @@ import (
 // services lead to the loopback, and among its processes, with which it is ended whole.
 type service struct {
 	build.Service
-	id    string
-	image engine.Image
+	id     string
+	image  engine.Image
+	failed error // why the engine did not start it; nil: it did
 }
 
 // serve starts a service. Its first process is not ready yet.
@@ -56,13 +57,19 @@ func (n *session) serve(ctx context.Context, x *Executor, b build.Sandbox, of bu
 	n.services = append(n.services, s)
 	err = n.engine.Start(ctx, s.id)
 	if engine.ReasonOf(err) == engine.ReasonRefused { // its program is not there, most likely
-		return &build.ImageError{What: fmt.Sprintf("headgate.yaml:%d: service %s: %v", of.Line, of.Name, err)}
+		s.failed = err
+		return nil // Await says so
 	}
 	return unable(err)
 }
 
 // Await implements build.Attended.
 func (n *session) Await(ctx context.Context) error {
+	for _, s := range n.services {
+		if s.failed != nil {
+			return &build.ServiceError{Name: s.Name, What: fmt.Sprintf("does not start: %v", s.failed)}
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range n.services {
 		group.Go(func() error { return n.healthy(ctx, s) })
@@ -162,6 +169,9 @@ func (t *tail) String() string {
 // Fallen implements build.Attended.
 func (n *session) Fallen(ctx context.Context) (all []*build.ServiceError) {
 	for _, s := range n.services {
+		if s.failed != nil {
+			continue // there is nothing that it printed
+		}
 		if _, running, err := n.engine.Inspect(ctx, s.id); err == nil && !running {
 			all = append(all, n.fallen(ctx, s))
 		}

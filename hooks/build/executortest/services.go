@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +75,22 @@ func (s Suite) services(t *testing.T) {
 				t.Errorf("%v (%+v), not %q", err, no, want)
 			}
 			b.close()
+		}
+	})
+
+	t.Run("one whose program is not there says so", func(t *testing.T) {
+		t.Parallel()
+		of := s.service("none", "", "true")
+		of.Entrypoint = []string{"/no/such/program"}
+		services := s.start(t, buildsettings.Limits{}, nil, of).session.(build.Attended)
+		err := services.Await(t.Context())
+		var no *build.ServiceError
+		if !errors.As(err, &no) || !strings.HasPrefix(err.Error(), "service none does not start: ") ||
+			!strings.Contains(err.Error(), "/no/such/program") {
+			t.Errorf("%v", err)
+		}
+		if fallen := services.Fallen(t.Context()); len(fallen) != 0 {
+			t.Errorf("fallen: %+v", fallen)
 		}
 	})
 
