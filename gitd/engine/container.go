@@ -517,6 +517,20 @@ func SaysNoUser(text string) bool { return unknownUser.MatchString(text) }
 // unknownUser is what Docker and Podman say.
 var unknownUser = regexp.MustCompile(`unable to find user|no matching entries in passwd|no users found`)
 
+// VolumeDirs are where the engine has the volumes of a container on its machine.
+func (e *Engine) VolumeDirs(ctx context.Context, id string) (dirs []string, err error) {
+	found, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return nil, e.failure(ctx, "look at the container", err)
+	}
+	for _, m := range found.Container.Mounts {
+		if m.Type == mount.TypeVolume && m.Source != "" {
+			dirs = append(dirs, m.Source)
+		}
+	}
+	return dirs, nil
+}
+
 // Written is how many bytes a container has written that are in none of its mounts.
 func (e *Engine) Written(ctx context.Context, id string) (int64, error) {
 	found, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{Size: true})

@@ -29,6 +29,13 @@ func NewDisk(limit int64, dirs ...string) *Disk {
 	return &Disk{dirs: dirs, limit: limit}
 }
 
+// Add has more directories counted, before Watch.
+func (d *Disk) Add(dirs ...string) {
+	if d != nil {
+		d.dirs = append(d.dirs, dirs...)
+	}
+}
+
 // Over reports whether the limit is met, now or before.
 func (d *Disk) Over() bool {
 	if d == nil || d.met.Load() {

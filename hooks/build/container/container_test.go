@@ -221,6 +221,31 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 			}
 		})
 
+		t.Run("what a service writes to its volumes counts", func(t *testing.T) {
+			const image = "headgate.test/volume:1"
+			d.Import(image, []string{"VOLUME /data"})
+			s := sandbox(t, enginetest.Image)
+			s.Limits.Disk = 20 << 20
+			s.Services = []build.Service{{Name: "db", Image: image, Entrypoint: []string{"sh", "-c",
+				"dd if=/dev/zero of=/data/big bs=1M count=30; exec sleep 100000"}}}
+			n, err := executor.Start(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Put(t.Context(), "s.sh", []byte("sleep 100000")); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err = n.Run(ctx, build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, io.Discard)
+			if !errors.Is(err, build.ErrEnded) || n.Limit() != "20 MiB of disk" {
+				t.Errorf("%v, limit %q", err, n.Limit())
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+
 		t.Run("a registry is entered by its login", func(t *testing.T) {
 			host := d.Registry(t, "ada", "down the rabbit hole", "team/go:1", "team/db:1")
 			login := build.Login{User: "ada", Password: "down the rabbit hole"}

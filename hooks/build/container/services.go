@@ -60,6 +60,12 @@ func (n *session) serve(ctx context.Context, x *Executor, b build.Sandbox, of bu
 		s.failed = err
 		return nil // Await says so
 	}
+	if err != nil {
+		return unable(err)
+	}
+	// What its image declares as volumes is nowhere that the engine counts.
+	volumes, err := n.engine.VolumeDirs(ctx, s.id)
+	n.disk.Add(volumes...)
 	return unable(err)
 }
 
