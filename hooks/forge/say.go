@@ -145,7 +145,7 @@ func (p *pass) say(ctx context.Context, n int, m *remembered, now time.Time) (wa
 // desired is what should be said of a request's head.
 func (p *pass) desired(n int, m *remembered) Check {
 	s, has := p.changes[n]
-	if !has || s.Head().Commit.String() != m.Head {
+	if !has || m.Open && s.Head().Commit.String() != m.Head {
 		return Check{State: CheckPending,
 			Text: "waits for somebody who may write here to comment /ok-to-test and the full id of its newest commit"}
 	}

@@ -57,3 +57,21 @@ func TestCheckOf(t *testing.T) {
 		}
 	}
 }
+
+// TestDesiredOfClosedRequest: a request that was closed with a newer commit than its change
+// ever had waits for nobody.
+func TestDesiredOfClosedRequest(t *testing.T) {
+	s := change.Change{Number: 7, Branch: "main", Revisions: []change.Revision{{Number: 1}}, Events: []change.Event{
+		{Kind: change.Pushed, Revision: 1},
+		{Kind: change.Withdrawn, Revision: 1, Facts: change.Facts{Reason: "the request was closed at the forge"}},
+	}}
+	p := &pass{requests: &requests{w: &worker{hub: &Hub{}}}, changes: map[int]change.Change{3: s}}
+	newer := "1111111111111111111111111111111111111111"
+	got := p.desired(3, &remembered{Head: newer})
+	if want := "withdrawn: the request was closed at the forge"; got.State != CheckFailure || got.Text != want {
+		t.Errorf("%+v, want %q", got, want)
+	}
+	if got := p.desired(3, &remembered{Head: newer, Open: true}); got.State != CheckPending {
+		t.Errorf("an open one: %+v", got)
+	}
+}
