@@ -62,6 +62,8 @@ var elsewhere = map[string]bool{
 	"enrolment.making": true, "enrolment.made": true, "enrolment.claiming": true, "enrolment.claimed": true,
 	"enrolment.spending": true, "enrolment.spent": true, "join.key-made": true, "join.accepted": true, "join.noted": true,
 	"services.secrets-kept": true, // reconciler/target/services: TestKilledBesideSecrets
+	// The same: TestKilledWhereARunBegins.
+	"services.before-run-kept": true, "services.run-kept": true,
 
 	"hosts.declared-kept": true, // by an agent on another machine
 	"agent.keys-followed": true, // reconciler/agent: TestKilledAsKeysAreFollowed

@@ -418,8 +418,8 @@ func (c *containers) knows(name string) bool {
 	return c.own[name]
 }
 
-// strays removes containers that bear this agent's labels and are on no record, or adds
-// to found those that run and are reported only.
+// strays removes containers that bear this agent's labels and are on no record. Where
+// drift is only reported it removes none, and adds to found those that run.
 func (c *containers) strays(ctx context.Context, found map[target.Key][]target.Stray) {
 	e, err := c.open()
 	if err != nil {
@@ -440,8 +440,10 @@ func (c *containers) strays(ctx context.Context, found map[target.Key][]target.S
 			Environment: f.Labels[labelEnvironment],
 			Application: f.Labels[labelApplication],
 		}
-		if f.Running && c.owner.reportsDrift(of) {
-			found[of] = append(found[of], target.Stray{Unit: f.Labels[labelService], Container: f.Name})
+		if c.owner.reportsDrift(of) {
+			if f.Running { // else it may be about to
+				found[of] = append(found[of], target.Stray{Unit: f.Labels[labelService], Container: f.Name})
+			}
 			continue
 		}
 		c.owner.Log.Warn("removing a container that is on no record", "container", f.Name, "instance",
