@@ -74,7 +74,6 @@ func testContainers(t *testing.T, d *enginetest.Daemon) {
 		{"as declared", testAsDeclared},
 		{"the release's own image", testOwnImage},
 		{"no engine", testEngineMissing},
-		{"full of zombies", testZombies},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -195,34 +194,6 @@ func testImageMissing(t *testing.T, d *enginetest.Daemon, h *harness) {
 }
 
 // testSeenAndHealed: what somebody does to containers is seen, said, and put right.
-// testZombies: a container whose first process reaps nobody and that has no init is full of
-// what has ended, until nothing can be begun in it: it does not take over, and goes.
-func testZombies(t *testing.T, d *enginetest.Daemon, h *harness) {
-	h.converge(1, page)
-	h.await(target.Healthy)
-	h.converge(2, `services:
-  web:
-    image: headgate.test/busybox:1
-    init: false
-    pids_limit: 30
-    command: [/bin/sh, -c, "i=0; while [ $$i -lt 28 ]; do (sleep 0.1 &); i=$$((i+1)); done; exec sleep 1000"]
-    stop_grace_period: 0s
-    ports: ["0:8080"]
-    healthcheck: {test: "ls / && ls /", interval: 200ms, timeout: 10s, retries: 2, start_period: 1s}
-x-headgate: {deployment: {breaker: {count: 1}}}
-`)
-	o := h.await(target.Failed)
-	if !strings.Contains(o.Message, "release 2 was given up after 1 failed starts") ||
-		!strings.Contains(o.Message, "can't fork") {
-		t.Errorf("%s", o.Message)
-	}
-	h.get("/", "release 1 of web-")
-	eventually(t, "it is gone", func() (string, bool) {
-		all := containersOf(t, d, h.env)
-		return fmt.Sprint(all), len(all) == 2
-	})
-}
-
 func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 	one := strings.Replace(page, "replicas: 2", "replicas: 1", 1)
 	h.converge(1, one)
