@@ -348,7 +348,9 @@ func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {
 			}
 		}
 		switch busy := (*BusyError)(nil); {
-		case errors.As(err, &busy) || ctx.Err() != nil:
+		case ctx.Err() != nil: // though this one may be done
+			return ctx.Err()
+		case errors.As(err, &busy):
 			return p.pending(told, err)
 		case errors.Is(err, ErrNotFound):
 			outcome, detail = delivery.Failed, fmt.Sprintf("request %d: %v", n, err)

@@ -1,6 +1,9 @@
 package forge
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -73,5 +76,29 @@ func TestDesiredOfClosedRequest(t *testing.T) {
 	}
 	if got := p.desired(3, &remembered{Head: newer, Open: true}); got.State != CheckPending {
 		t.Errorf("an open one: %+v", got)
+	}
+}
+
+// endsMeanwhile is a forge that answers as the server stops.
+type endsMeanwhile struct {
+	API
+	stop func()
+}
+
+func (e endsMeanwhile) Request(context.Context, int) (Request, error) {
+	e.stop()
+	return Request{Number: 3, State: Closed}, nil
+}
+
+// TestLookEndsWithTheServer: what a request came to as the server stopped is no failure.
+func TestLookEndsWithTheServer(t *testing.T) {
+	kept, err := openMemory(filepath.Join(t.TempDir(), "memory.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	p := &pass{requests: &requests{w: &worker{}, memory: kept}, api: endsMeanwhile{stop: stop}}
+	if err := p.look(ctx, map[int][]int64{3: {1}}, false); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }
