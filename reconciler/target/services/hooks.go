@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,14 +32,10 @@ func (p *parser) hookCommands(c *Compose) {
 			call.Service = running[0]
 			c.Deployment.Calls[h.Name] = call
 		}
-		fits := false
-		for _, name := range running {
-			fits = fits || name == call.Service
-		}
 		switch {
 		case call.Service == "":
 			p.problem(call.at, "add service: with one of "+list(running), "hook %s does not say in which service it runs", h.Name)
-		case !fits:
+		case !slices.Contains(running, call.Service):
 			p.problem(call.at, "name one of "+list(running), "hook %s runs in service %q, which has no instances", h.Name,
 				call.Service)
 		case h.Stage == rollout.ReconcileService || h.Stage == rollout.PreScaleUp:
