@@ -136,8 +136,8 @@ func (r *Repository) packedRefs() (*packedRefs, error) {
 		p.was.ModTime().Equal(info.ModTime()) {
 		return p, nil
 	}
-	data, err := io.ReadAll(f)
-	if err != nil {
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, err
 	}
 	p, err := parsePackedRefs(data)
@@ -158,24 +158,25 @@ func parsePackedRefs(data []byte) (*packedRefs, error) {
 	for line := range strings.Lines(string(data)) {
 		number++
 		text, whole := strings.CutSuffix(line, "\n")
-		hash, name, _ := strings.Cut(text, " ")
-		peeled, isPeeled := strings.CutPrefix(text, "^")
-		h, ok := ParseHash(hash)
-		var problem error
+		ok := false
 		switch {
-		case strings.HasPrefix(text, "#") && whole:
-		case isPeeled && whole:
-			if _, ok := ParseHash(peeled); !ok {
-				problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
-			}
-		case ok && h != Zero && whole && isRefName(name):
-			p.refs = append(p.refs, Ref{name, h})
+		case strings.HasPrefix(text, "#"):
+			ok = true
+		case strings.HasPrefix(text, "^"): // what the tag above it is on
+			_, ok = ParseHash(text[1:])
 		default:
-			problem = unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
+			hash, name, _ := strings.Cut(text, " ")
+			var h Hash
+			if h, ok = ParseHash(hash); ok {
+				ok = h != Zero && isRefName(name)
+			}
+			if ok && whole {
+				p.refs = append(p.refs, Ref{name, h})
+			}
 		}
-		if problem != nil {
+		if !ok || !whole {
 			p.sort()
-			return p, problem
+			return p, unreadable(fmt.Sprintf("packed-refs:%d holds %.80q", number, text))
 		}
 	}
 	p.sort()
