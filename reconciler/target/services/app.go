@@ -46,6 +46,7 @@ type app struct {
 	lastCommit string
 	lastWhat   target.Observed // as last told to watchers
 	toldStrays []target.Stray  // as last told to the loop
+	steady     []func()        // posted by steadily
 
 	lastKept  time.Time // when it was tried last to write down what is declared
 	keptWhat  string    // what of it is written down
@@ -154,6 +155,20 @@ func (a *app) removeUpTo(sequence int) {
 // post has the loop run f.
 func (a *app) post(f func()) { a.inbox.Post(f) }
 
+// steadyDelay is how long the loop waits for further events that nobody waits for. It is
+// short beside the age from which a check says nothing any more.
+const steadyDelay = time.Second
+
+// steadily has the loop run f before whatever it runs next, and soon: hundreds of
+// instances that go on being healthy are looked at together.
+func (a *app) steadily(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.steady = append(a.steady, f); len(a.steady) == 1 {
+		time.AfterFunc(steadyDelay, a.inbox.Wake)
+	}
+}
+
 // run converges until the application is removed or the target's context ends,
 // and then until all of it has ended, unless it is to be left.
 func (a *app) run() {
@@ -189,6 +204,8 @@ func (a *app) run() {
 func (a *app) step(timer *time.Timer) (gone bool) {
 	a.mu.Lock()
 	pending, remove, fence := a.pending, a.remove, a.fence
+	steady := a.steady
+	a.steady = nil
 	a.mu.Unlock()
 	var wake time.Time
 	switch err := a.keep(pending, remove, fence); {
@@ -202,7 +219,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 		a.plan = rollout.Declared{Commit: a.commit, Sequence: a.sequence}
 		a.declared, a.fault, a.planned = nil, "", true
 	}
-	for _, f := range a.inbox.Drain() {
+	for _, f := range append(steady, a.inbox.Drain()...) {
 		f()
 	}
 	plan := a.wanted()
@@ -502,6 +519,19 @@ func (a *app) publish(taken *target.Declared) {
 	a.mu.Unlock()
 	if changed {
 		a.owner.reports.Notify(a.key())
+	}
+	a.markSteady(now.State == target.Healthy)
+}
+
+// markSteady notes of each instance whether nobody waits for another good check of it: all
+// is healthy, and so is it.
+func (a *app) markSteady(healthy bool) {
+	for _, f := range a.observed.Services {
+		for _, i := range f.Instances {
+			if in := a.instances[i.ID]; in != nil {
+				in.steady.Store(healthy && i.Phase == target.PhaseHealthy && i.Fails == 0 && !i.Retired)
+			}
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
@@ -41,6 +42,8 @@ type instance struct {
 	stopping chan struct{}
 	left     chan struct{} // closed when it is to go on without this program
 	gone     chan struct{} // closed when run has returned
+
+	steady atomic.Bool // nobody waits for another good check
 
 	// Owned by the app's loop.
 	port, pid int
@@ -244,12 +247,15 @@ func (in *instance) takePort() (int, error) {
 }
 
 // tell has the loop run f if this is still the run of the instance it knows.
-func (in *instance) tell(f func()) {
-	in.app.post(func() {
+func (in *instance) tell(f func()) { in.app.post(in.known(f)) }
+
+// known is f if this is still the run of the instance that the loop knows.
+func (in *instance) known(f func()) func() {
+	return func() {
 		if in.app.instances[in.id] == in {
 			f()
 		}
-	})
+	}
 }
 
 // variables are those that an instance is given, but for $PORT.
@@ -324,11 +330,18 @@ func (in *instance) checked(w workload) func(error) {
 			pid, _ = w.pid()
 			first = pid == 0
 		}
-		in.tell(func() {
+		at := time.Now()
+		post := in.app.post
+		if !e.OK {
+			in.steady.Store(false) // what is good again comes after it
+		} else if in.steady.Load() && pid == 0 {
+			post = in.app.steadily
+		}
+		post(in.known(func() {
 			if pid != 0 {
 				in.pid = pid
 			}
-			in.app.observed.Saw(e, time.Now())
-		})
+			in.app.observed.Saw(e, at)
+		}))
 	}
 }
