@@ -24,6 +24,7 @@ import (
 const (
 	firstCheck  = 10 * time.Millisecond
 	slowestWait = time.Second
+	secondLook  = 500 * time.Millisecond // after a first success: what fails at once has failed by then
 )
 
 // watch checks an instance until ctx ends, and says every result. The pauses
@@ -55,7 +56,7 @@ func watch(ctx context.Context, h Health, early time.Duration, check func(contex
 			if passes++; passes >= h.Passes {
 				pause = h.Interval
 			} else {
-				pause = min(h.Interval, slowestWait)
+				pause = min(h.Interval, secondLook)
 			}
 		default:
 			passes = 0

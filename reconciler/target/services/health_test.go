@@ -18,8 +18,8 @@ func TestPausesBetweenChecks(t *testing.T) {
 		early time.Duration
 		want  string
 	}{
-		{0, "[10ms 30ms 70ms 1.07s 6.07s]"},
-		{3 * time.Second, "[3s 6s 9s 10s 15s]"},
+		{0, "[10ms 30ms 70ms 570ms 5.57s]"},
+		{3 * time.Second, "[3s 6s 9s 9.5s 14.5s]"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
