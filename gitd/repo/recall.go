@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -26,11 +27,18 @@ func (r *Repository) Recall(name string, v any) bool {
 		return false
 	}
 	data, err := os.ReadFile(filepath.Join(r.dir, recallDir, name))
-	return err == nil && gob.NewDecoder(bytes.NewReader(data)).Decode(v) == nil
+	if err != nil || len(data) < sha256.Size {
+		return false
+	}
+	sum, data := data[:sha256.Size], data[sha256.Size:]
+	if is := sha256.Sum256(data); !bytes.Equal(sum, is[:]) { // torn: some of it may still read as something
+		return false
+	}
+	return gob.NewDecoder(bytes.NewReader(data)).Decode(v) == nil
 }
 
-// Remember writes v under a name. It is not synced: what a power cut leaves of it is
-// not read, or true.
+// Remember writes v under a name, behind its digest. It is not synced: what a power cut
+// leaves of it is not read, or true.
 func (r *Repository) Remember(name string, v any) error {
 	if r.store.root == "" {
 		return nil
@@ -48,7 +56,8 @@ func (r *Repository) Remember(name string, v any) error {
 		return fmt.Errorf("remember %s of %s: %w", name, r.name, err)
 	}
 	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(data.Bytes())
+	sum := sha256.Sum256(data.Bytes())
+	_, err = f.Write(append(sum[:], data.Bytes()...))
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}

@@ -1,6 +1,7 @@
 package change
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -248,7 +249,10 @@ func TestSummariesAreRemembered(t *testing.T) {
 	if len(recalled.summaries) != 3 || recalled.summaries[2] != all[1].Summary() {
 		t.Fatalf("recalled are %+v", recalled.summaries)
 	}
-	for name, content := range map[string][]byte{"": old, "damaged": old[:len(old)/2], "empty": {}} {
+	torn := slices.Clone(old) // a page of it was never written
+	at := bytes.Index(torn, []byte("push"))
+	clear(torn[at : at+4])
+	for name, content := range map[string][]byte{"": old, "damaged": old[:len(old)/2], "torn": torn, "empty": {}} {
 		if err := os.WriteFile(file, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
