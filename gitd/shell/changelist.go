@@ -28,20 +28,12 @@ func changeList(c *call) error {
 	if filter.Part, err = c.part("change", names); err != nil {
 		return err
 	}
-	var changes []show.Change
-	var beside show.Beside
-	total := 0
-	for _, name := range names {
+	changes, total, beside, err := gather(c, names, func(name string) ([]show.Change, int, show.Beside, error) {
 		found, err := c.shell.Backend.Changes(c.ctx, c.actor, name, filter)
-		if c.leaveOut(names, name, err) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		changes = append(changes, found.Changes...)
-		total += found.Total
-		beside = found.Beside
+		return found.Changes, found.Total, found.Beside, err
+	})
+	if err != nil {
+		return err
 	}
 	if len(names) > 1 {
 		slices.SortStableFunc(changes, func(a, b show.Change) int { return b.PushedAt.Compare(a.PushedAt) })

@@ -81,3 +81,21 @@ func (c *call) state(option, what string, states []show.State) (show.State, erro
 	}
 	return "", usageError(hint, "no %s is ever %q", what, s)
 }
+
+// gather reads a part of each repository's list and puts them together, without what
+// leaveOut leaves out. With one repository, beside is what is beside its part.
+func gather[T any](c *call, names []string,
+	read func(name string) (part []T, total int, beside show.Beside, err error)) (
+	all []T, total int, beside show.Beside, err error) {
+	for _, name := range names {
+		part, n, next, err := read(name)
+		if c.leaveOut(names, name, err) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, beside, err
+		}
+		all, total, beside = append(all, part...), total+n, next
+	}
+	return all, total, beside, nil
+}

@@ -68,20 +68,12 @@ func releaseList(c *call) error {
 		return err
 	}
 
-	var releases []show.Release // newest first
-	var beside show.Beside
-	total := 0
-	for _, name := range names {
+	releases, total, beside, err := gather(c, names, func(name string) ([]show.Release, int, show.Beside, error) {
 		found, err := c.shell.Backend.Releases(c.ctx, c.actor, name, f)
-		if c.leaveOut(names, name, err) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		releases = append(releases, found.Releases...)
-		total += found.Total
-		beside = found.Beside
+		return found.Releases, found.Total, found.Beside, err
+	})
+	if err != nil {
+		return err
 	}
 	if len(names) > 1 {
 		slices.SortStableFunc(releases, func(a, b show.Release) int { return b.At.Compare(a.At) })
