@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/yamlfile/schematest"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
@@ -14,18 +15,7 @@ import (
 // null, and an unknown field is none.
 func TestInputsMatchTheirSchemas(t *testing.T) {
 	for query, typ := range inputs {
-		compiler := jsonschema.NewCompiler()
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema(query)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := compiler.AddResource("schema.json", doc); err != nil {
-			t.Fatal(err)
-		}
-		schema, err := compiler.Compile("schema.json")
-		if err != nil {
-			t.Fatal(err)
-		}
+		schema := schematest.Compile(t, Schema(query))
 		full := reflect.New(typ).Elem()
 		fill(full)
 		for name, v := range map[string]reflect.Value{"empty": reflect.New(typ).Elem(), "full": full} {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/gitd/yamlfile/schematest"
 )
 
 func line(t testing.TB, public any) string {
@@ -473,18 +474,7 @@ func TestSharedSecrets(t *testing.T) {
 }
 
 func TestSchema(t *testing.T) {
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(access.Schema))
-	if err != nil {
-		t.Fatal(err)
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("server.schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	schema, err := compiler.Compile("server.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	schema := schematest.Compile(t, access.Schema)
 	first, err := access.Initial("ada", "", "", []string{newKey(t)})
 	if err != nil {
 		t.Fatal(err)

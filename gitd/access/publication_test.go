@@ -10,23 +10,13 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/access"
+	"github.com/headgate-cd/headgate/gitd/yamlfile/schematest"
 )
 
 // TestPublications: what cannot be meant is refused, by the schema too where it can see it.
 func TestPublications(t *testing.T) {
 	t.Parallel()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(access.Schema))
-	if err != nil {
-		t.Fatal(err)
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("server.schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	schema, err := compiler.Compile("server.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	schema := schematest.Compile(t, access.Schema)
 	const good = "{forge: github, repository: hello, url: 'https://github.com/o/n.git', token: t}"
 	const overSSH = "{forge: gitea, repository: hello, url: 'ssh://git@example.org:2222/o/n.git', key: k, host_keys: [HOST]}"
 	for _, tt := range []struct {

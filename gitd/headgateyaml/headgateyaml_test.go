@@ -12,6 +12,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
+	"github.com/headgate-cd/headgate/gitd/yamlfile/schematest"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -60,18 +61,7 @@ func TestParseKeepsEverything(t *testing.T) {
 // Each file is judged by the decoder and by the published schema. schemaBlind
 // marks faults that a JSON Schema cannot see.
 func TestParseAndSchemaAgree(t *testing.T) {
-	compiler := jsonschema.NewCompiler()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := compiler.AddResource("schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	published, err := compiler.Compile("schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	published := schematest.Compile(t, Schema())
 	for _, c := range []struct {
 		name, in, want string
 		schemaBlind    bool

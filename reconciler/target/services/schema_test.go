@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/headgate-cd/headgate/gitd/yamlfile/schematest"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
 )
@@ -20,18 +21,7 @@ func TestSchemaAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("x.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	published, err := compiler.Compile("x.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	published := schematest.Compile(t, data)
 
 	type object struct{ Properties map[string]json.RawMessage }
 	var schema struct {

@@ -22,6 +22,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/headgate-cd/headgate/gitd/yamlfile/schematest"
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
@@ -329,19 +330,7 @@ func hostsSchema(t *testing.T) *jsonschema.Schema {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("hosts.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	schema, err := compiler.Compile("hosts.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return schema
+	return schematest.Compile(t, data)
 }
 
 // TestConfig: each file is judged by the reader and by the published schema.
