@@ -116,6 +116,19 @@ func forgeHarness(t *testing.T) (h *harness, f *forges.Forge, sh func(script str
 	}
 }
 
+// forgeConnected is a started server that follows a forge with one green commit on its main.
+func forgeConnected(t *testing.T) (j *journey, f *forges.Forge, sh func(script string) string) {
+	t.Helper()
+	h, f, sh := forgeHarness(t)
+	sh(`git init -q -b main there; cd there
+		printf 'version: 0.2\nphases: {build: {commands: ["true"]}}\n' >buildspec.yml
+		git add .; git commit -qm first; git push -q $FORGE_DIR main`)
+	j = &journey{harness: h, t: t}
+	j.must(h.start(nil))
+	j.connect(f, "")
+	return j, f, sh
+}
+
 // connect connects the server to a forge, and says what else its connection does.
 func (j *journey) connect(f *forges.Forge, more string) {
 	j.t.Helper()
@@ -164,15 +177,8 @@ func killPromotion(t *testing.T, point string) {
 }
 
 func killLanding(t *testing.T, point string) {
-	h, f, sh := forgeHarness(t)
-	sh(`git init -q -b main there; cd there
-		printf 'version: 0.2\nphases: {build: {commands: ["true"]}}\n' >buildspec.yml
-		git add .; git commit -qm first; git push -q $FORGE_DIR main`)
-	if err := h.start(nil); err != nil {
-		t.Fatal(err)
-	}
-	j := &journey{harness: h, t: t}
-	j.connect(f, "")
+	j, f, sh := forgeConnected(t)
+	h := j.harness
 	j.until("the mirror", func() bool {
 		out, _ := h.ask("ada", "forge", "list")
 		return strings.Contains(out, "healthy")

@@ -11,15 +11,8 @@ import (
 // and the server is started again meanwhile, the end is what the forge has.
 func TestForgeAnyOrder(t *testing.T) {
 	t.Parallel()
-	h, f, sh := forgeHarness(t)
-	sh(`git init -q -b main there; cd there
-		printf 'version: 0.2\nphases: {build: {commands: ["true"]}}\n' >buildspec.yml
-		git add .; git commit -qm first; git push -q $FORGE_DIR main`)
-	if err := h.start(nil); err != nil {
-		t.Fatal(err)
-	}
-	j := &journey{harness: h, t: t}
-	j.connect(f, "")
+	j, f, sh := forgeConnected(t)
+	h := j.harness
 
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 1))
