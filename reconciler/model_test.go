@@ -134,7 +134,15 @@ func (m *model) view(p *place) View {
 			break
 		}
 	}
-	if v.Proposal != nil && v.Wanted != nil {
+	switch {
+	case v.unproposed():
+		v.Proposal = &record.Proposal{Parent: v.tip(), Tree: v.Wanted.Tree}
+		v.Proposal.Release = v.Wanted.Release
+		v.Proposal.ID = record.PromotionID("hello", p.name, v.tip(), v.Wanted.Tree)
+		if v.Decision = m.decide(p, v); !v.promotable() {
+			v.Proposal, v.Decision = nil, nil
+		}
+	case v.Proposal != nil && v.Wanted != nil:
 		v.Decision = m.decide(p, v)
 	}
 	return v
@@ -205,7 +213,7 @@ func (m *model) act(p *place, a Action) {
 	case Drop:
 		p.proposal = nil
 	case Promote:
-		q := p.proposal
+		q := m.view(p).Proposal
 		if q.Parent != parent {
 			m.forbid("%s: env branch would not be a line", p.name)
 		}

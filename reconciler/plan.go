@@ -28,7 +28,7 @@ type View struct {
 	Good     repo.Hash          // what is to be rolled back to by itself, should Declared have failed; Zero: nothing
 	Given    Given              // what the target was given last
 	Drift    target.Drift       // what policy says is to be done about drift
-	Proposal *record.Proposal   // nil: none is open
+	Proposal *record.Proposal   // nil: none is open; without a Commit: it may be promoted before anybody sees one
 	Wanted   *Rendered          // what one of Wants(v) would declare; nil when there is none
 	Decision *Decision          // what policy says about Proposal; nil: it was not asked
 }
@@ -373,7 +373,7 @@ func Plan(v View) []Action {
 	if v.Decision == nil || v.Decision.Proposal != p.Commit {
 		return do
 	}
-	if v.Decision.Result == policies.Auto && mayMove(v) {
+	if v.promotable() {
 		return append(do, Action{Kind: Promote, Release: p.Release})
 	}
 	if v.Decision.NotBefore.After(v.Now) {
@@ -433,6 +433,15 @@ func kept(v View) []record.Approval {
 	}
 	return v.Proposal.Approvals
 }
+
+// unproposed reports whether the wanted release would be proposed. Policy is asked about
+// it first: what may be promoted at once needs no proposal, which nobody would see.
+func (v View) unproposed() bool {
+	return v.Proposal == nil && v.Wanted != nil && v.Wanted.Problem == "" && !v.Wanted.Same
+}
+
+// promotable reports whether nothing is missing for the promotion of Proposal.
+func (v View) promotable() bool { return v.Decision.Result == policies.Auto && mayMove(v) }
 
 // mayMove is what no policy can allow: a release that does not verify, past a
 // hold without a person, or one that did not stand the environment before.

@@ -85,8 +85,8 @@ func (w *worker) drop(ctx context.Context, s *snapshot, a Action) error {
 }
 
 // promote makes the proposal's content the declared state: one commit that
-// says everything, one move. The proposal goes after that; if this process does
-// not live to do it, the next one finds that the branch has it already.
+// says everything, one move. The proposal, if there was one, goes after that; if this
+// process does not live to do it, the next one finds that the branch has it already.
 func (w *worker) promote(ctx context.Context, s *snapshot) error {
 	saved, err := w.save(ctx, s.evaluated)
 	if err != nil {
@@ -99,7 +99,12 @@ func (w *worker) promote(ctx context.Context, s *snapshot) error {
 	p := s.promotion(s.Proposal.Release)
 	p.Approvals = s.Proposal.Approvals
 	p.Policy, p.Decision = s.evaluated.Policy, record.Decision{Decision: s.evaluated.Decision, Commit: saved, Place: place}
-	p.ID = s.Proposal.ID
+	if s.tip() == repo.Zero {
+		if err := w.makeInitial(ctx, s); err != nil {
+			return err
+		}
+	}
+	p.ID = record.PromotionID(s.application, s.environment, s.tip(), s.Proposal.Tree)
 	if p.Sequence, err = w.rc.nextSequence(ctx, w.repo, s.tip()); err != nil {
 		return err
 	}

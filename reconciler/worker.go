@@ -349,6 +349,9 @@ func (w *worker) decide(ctx context.Context, s *snapshot) error {
 	if err := w.decideDrift(ctx, s); err != nil {
 		return err
 	}
+	if s.unproposed() {
+		return w.decideUnproposed(ctx, s)
+	}
 	if s.Proposal == nil || s.Wanted == nil || s.Proposal.Release != s.Wanted.Release ||
 		s.Proposal.Tree != s.Wanted.Tree || s.Proposal.Parent != s.tip() {
 		return nil // not the final word; Plan will replace it first
@@ -365,6 +368,24 @@ func (w *worker) decide(ctx context.Context, s *snapshot) error {
 		}
 	}
 	w.saved = s.evaluated.digest()
+	return nil
+}
+
+// decideUnproposed asks policy about what would be proposed, and leaves it in s if it may
+// be promoted at once. Otherwise it is proposed, and decided about as that.
+func (w *worker) decideUnproposed(ctx context.Context, s *snapshot) error {
+	s.Proposal = &record.Proposal{
+		Promotion: s.promotion(s.Wanted.Release),
+		Parent:    s.tip(),
+		Tree:      s.Wanted.Tree,
+		At:        s.Now,
+	}
+	if err := w.rc.evaluate(ctx, s); err != nil {
+		return err
+	}
+	if !s.promotable() {
+		s.Proposal, s.Decision, s.evaluated = nil, nil, nil
+	}
 	return nil
 }
 
