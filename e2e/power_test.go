@@ -7,16 +7,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/e2e/power"
 )
@@ -42,14 +38,8 @@ func TestPowerCutOfAServer(t *testing.T) {
 	disk, err := power.New(t, dir)
 	power.Needs(t, err)
 	for n := range boots {
-		machine := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-		machine.Env = append(os.Environ(), machineVariable+"="+strconv.Itoa(n), "HEADGATE_DISK="+disk.Device(),
+		out, err := inMachine(t, 0, machineVariable+"="+strconv.Itoa(n), "HEADGATE_DISK="+disk.Device(),
 			"HEADGATE_DIR="+dir, "HEADGATE_BIN="+h.bin)
-		machine.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID,
-			Pdeathsig:  syscall.SIGKILL,
-		}
-		out, err := machine.CombinedOutput()
 		t.Logf("%s", out)
 		if err != nil && len(out) == 0 {
 			power.Needs(t, err)
@@ -72,8 +62,7 @@ func boot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-		unix.Mount("proc", "/proc", "proc", 0, "")); err != nil {
+	if err := ownMounts(); err != nil {
 		t.Fatal(err)
 	}
 	dir := os.Getenv("HEADGATE_DIR")

@@ -24,6 +24,7 @@ type otherMachine struct {
 	t    *testing.T
 	h    *harness
 	dir  string
+	wrap []string // command that has others run there; nil: none
 	cmd  *exec.Cmd
 	log  *os.File
 	done chan error
@@ -35,15 +36,32 @@ func newMachine(t *testing.T, h *harness, name string) *otherMachine {
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.stop() })
+	t.Cleanup(func() {
+		m.stop()
+		if t.Failed() {
+			told := m.told()
+			t.Logf("the agent of %s:\n%s", name, told[max(0, len(told)-3000):])
+		}
+	})
 	return m
 }
 
 func (m *otherMachine) data() string { return filepath.Join(m.dir, "data") }
 
+// there is the command that runs another one on the machine.
+func (m *otherMachine) there(words ...string) (name string, args []string) {
+	words = slices.Concat(m.wrap, words)
+	return words[0], words[1:]
+}
+
+func (m *otherMachine) env(env ...string) []string {
+	return append(m.h.env(), append([]string{"HOME=" + m.dir}, env...)...)
+}
+
 // paste runs the line that `agent enrol` has printed.
 func (m *otherMachine) paste(line string, env ...string) (string, error) {
-	out, errs, err := within(waitTimeout, m.dir, append(m.h.env(), env...), "sh", "-c", line+" --data "+m.data())
+	name, args := m.there("sh", "-c", line+" --data "+m.data())
+	out, errs, err := within(waitTimeout, m.dir, m.env(env...), name, args...)
 	return out + errs, err
 }
 
@@ -55,8 +73,9 @@ func (m *otherMachine) start(env ...string) {
 		0o600); err != nil {
 		m.t.Fatal(err)
 	}
-	m.cmd = exec.Command(filepath.Join(m.dir, "headgate"), "agent", "--data", m.data())
-	m.cmd.Dir, m.cmd.Env = m.dir, append(m.h.env(), env...)
+	name, args := m.there(filepath.Join(m.dir, "headgate"), "agent", "--data", m.data())
+	m.cmd = exec.Command(name, args...)
+	m.cmd.Dir, m.cmd.Env = m.dir, m.env(env...)
 	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
@@ -247,6 +266,21 @@ func TestAgents(t *testing.T) {
 	noSecrets(t, h, line)
 }
 
+// shows waits until production of the shop says all of that.
+func shows(t *testing.T, h *harness, what ...string) {
+	t.Helper()
+	var out string
+	for deadline := time.Now().Add(waitTimeout); ; time.Sleep(20 * time.Millisecond) {
+		out, _ = h.ask("ada", "env", "show", "shop", "production")
+		if !slices.ContainsFunc(what, func(w string) bool { return !strings.Contains(out, w) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("production is not %q:\n%s\n%s", what, out, h.tail())
+		}
+	}
+}
+
 // shop is what is deployed to other machines. Its scripts note what they did beside the
 // data directory of the machine that runs them.
 var shop = map[string]string{
@@ -301,23 +335,9 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 		}
 		return strings.Join(strings.Fields(string(data)), " ")
 	}
-	shows := func(what ...string) {
-		t.Helper()
-		var out string
-		for deadline := time.Now().Add(waitTimeout); ; time.Sleep(20 * time.Millisecond) {
-			out, _ = h.ask("ada", "env", "show", "shop", "production")
-			if !slices.ContainsFunc(what, func(w string) bool { return !strings.Contains(out, w) }) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("production is not %q:\n%s\n%s", what, out, h.tail())
-			}
-		}
-	}
-
 	// Both get it, by their tags.
 	release("one")
-	shows("release 1, healthy", "web-1", "web-2")
+	shows(t, h, "release 1, healthy", "web-1", "web-2")
 	if ran(first) != "one" || ran(second) != "one" {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
@@ -337,12 +357,12 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	second.kill()
 	await(t, h, "web-2 is away", func() bool { return connected(t, h) == "web-1" })
 	release("two")
-	shows("waiting for web-2, which cannot be reached")
+	shows(t, h, "waiting for web-2, which cannot be reached")
 	if ran(first) != "one" {
 		t.Errorf("web-1 ran %q while web-2 was away", ran(first))
 	}
 	second.start()
-	shows("release 2, healthy")
+	shows(t, h, "release 2, healthy")
 	if ran(first) != "one two" || ran(second) != "one two" {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
@@ -359,7 +379,7 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 		t.Errorf("%v: %s", err, out)
 	}
 	release("two-and-a-half")
-	shows("release 3, healthy on 1 of 1 ", "drained: nothing new is deployed to it")
+	shows(t, h, "release 3, healthy on 1 of 1 ", "drained: nothing new is deployed to it")
 	if ran(first) != "one two two-and-a-half" || ran(second) != "one two" {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
@@ -378,7 +398,7 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	first.kill()
 	await(t, h, "web-1 is away", func() bool { return connected(t, h) == "web-2" })
 	first.start()
-	shows("release 3, healthy", "hold")
+	shows(t, h, "release 3, healthy", "hold")
 	if strings.Count(ran(first), "three") != 1 || strings.Contains(ran(second), "three") {
 		t.Errorf("there ran %q and %q", ran(first), ran(second))
 	}
@@ -395,7 +415,7 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 	if err := h.start(nil); err != nil {
 		t.Fatal(err)
 	}
-	shows("release 3, healthy", "hold")
+	shows(t, h, "release 3, healthy", "hold")
 	if after := ran(first) + ", " + ran(second); after != before {
 		t.Errorf("there had run %q, and now %q", before, after)
 	}

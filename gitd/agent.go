@@ -46,7 +46,7 @@ func (l AgentLine) Dial(context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	go gossh.DiscardRequests(requests)
-	return agentline.Conn{Channel: channel, Local: l.conn.LocalAddr(), Remote: l.conn.RemoteAddr()}, nil
+	return agentline.NewConn(channel, l.conn.LocalAddr(), l.conn.RemoteAddr()), nil
 }
 
 // From is where it comes from.

@@ -180,8 +180,10 @@ func remoteHosts(data string, uplink *agent.Uplink, log *slog.Logger) (*hosts.Ta
 	h := hosts.New(filepath.Join(data, "hosts"), func(ctx context.Context, digest, dir string) error {
 		receiving.Lock()
 		defer receiving.Unlock()
-		err := store.Receive(ctx, digest, func(ctx context.Context, part string, offset int64) (io.ReadCloser, error) {
-			return uplink.Blob(ctx, digest, part, offset)
+		err := uplink.Fetch(ctx, func(ctx context.Context) error {
+			return store.Receive(ctx, digest, func(ctx context.Context, part string, offset int64) (io.ReadCloser, error) {
+				return uplink.Blob(ctx, digest, part, offset)
+			})
 		})
 		if err != nil {
 			return err

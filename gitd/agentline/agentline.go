@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -101,23 +102,49 @@ func (e *Enrolment) Verify(session []byte) (ssh.PublicKey, error) {
 }
 
 // Conn is a channel as a connection. It knows no deadlines: who waits for the other end
-// closes it.
+// closes it, and need not hear from it then.
 type Conn struct {
-	ssh.Channel
-	Local, Remote net.Addr
+	channel       ssh.Channel
+	read          *io.PipeReader
+	local, remote net.Addr
+}
+
+// readBuffer bounds what has come and was not read yet. There may be thousands of them.
+const readBuffer = 4 << 10
+
+// NewConn makes a connection of a channel, between two addresses.
+func NewConn(channel ssh.Channel, local, remote net.Addr) *Conn {
+	r, w := io.Pipe()
+	go func() { // ends with the channel
+		_, err := io.CopyBuffer(w, struct{ io.Reader }{channel}, make([]byte, readBuffer))
+		w.CloseWithError(err)
+	}()
+	return &Conn{channel, r, local, remote}
+}
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) { return c.read.Read(p) }
+
+// Write implements net.Conn.
+func (c *Conn) Write(p []byte) (int, error) { return c.channel.Write(p) }
+
+// Close implements net.Conn. A channel's own lets nobody go before the other end has
+// answered, which it may never do.
+func (c *Conn) Close() error {
+	return errors.Join(c.read.CloseWithError(net.ErrClosed), c.channel.Close())
 }
 
 // LocalAddr implements net.Conn.
-func (c Conn) LocalAddr() net.Addr { return c.Local }
+func (c *Conn) LocalAddr() net.Addr { return c.local }
 
 // RemoteAddr implements net.Conn.
-func (c Conn) RemoteAddr() net.Addr { return c.Remote }
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
 // SetDeadline implements net.Conn.
-func (c Conn) SetDeadline(time.Time) error { return nil }
+func (c *Conn) SetDeadline(time.Time) error { return nil }
 
 // SetReadDeadline implements net.Conn.
-func (c Conn) SetReadDeadline(time.Time) error { return nil }
+func (c *Conn) SetReadDeadline(time.Time) error { return nil }
 
 // SetWriteDeadline implements net.Conn.
-func (c Conn) SetWriteDeadline(time.Time) error { return nil }
+func (c *Conn) SetWriteDeadline(time.Time) error { return nil }

@@ -48,7 +48,8 @@ type Uplink struct {
 	another chan struct{} // closed when there is one
 }
 
-// Blob reads a part of an artifact, from an offset on. It waits for the server until ctx ends.
+// Blob reads a part of an artifact, from an offset on, within Fetch. It waits for the server
+// until ctx ends.
 func (u *Uplink) Blob(ctx context.Context, artifact, digest string, offset int64) (io.ReadCloser, error) {
 	client, err := u.connection(ctx)
 	if err != nil {
@@ -59,6 +60,9 @@ func (u *Uplink) Blob(ctx context.Context, artifact, digest string, offset int64
 		return nil, err
 	}
 	channel, requests, err := client.OpenChannel(agentline.Artifact, data)
+	if no := new(ssh.OpenChannelError); err != nil && !errors.As(err, &no) {
+		err = &cut{err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -155,12 +159,11 @@ const (
 func (u *Uplink) Run(ctx context.Context) {
 	pause := firstRetry
 	for ctx.Err() == nil {
-		began := time.Now()
-		err := u.serve(ctx)
+		lasted, err := u.serve(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		if time.Since(began) > steadyLine {
+		if lasted > steadyLine {
 			pause = firstRetry
 		}
 		wait := pause/2 + rand.N(pause/2)
@@ -206,18 +209,19 @@ func (u *Uplink) dial(ctx context.Context, key ssh.Signer) (*ssh.Client, error) 
 	return ssh.NewClient(c, channels, requests), nil
 }
 
-// serve answers the server for as long as a connection lasts.
-func (u *Uplink) serve(ctx context.Context) error {
+// serve answers the server for as long as a connection lasts, and says how long that was.
+func (u *Uplink) serve(ctx context.Context) (lasted time.Duration, err error) {
 	client, err := u.dial(ctx, u.Key)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	began := time.Now()
 	defer client.Close()
 	defer context.AfterFunc(ctx, func() { client.Close() })()
 	conversations := client.HandleChannelOpen(agentline.Conversation)
 	present, requests, err := client.OpenChannel(agentline.Presence, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer present.Close()
 	var all sync.WaitGroup
@@ -251,7 +255,7 @@ func (u *Uplink) serve(ctx context.Context) error {
 		server.Close()
 	})
 	_ = server.Serve(line) // until it is closed
-	return errors.New("the server has hung up")
+	return time.Since(began), errors.New("the server has hung up")
 }
 
 // keepAlive ends a connection whose other end says nothing any more.

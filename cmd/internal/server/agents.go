@@ -65,11 +65,14 @@ func (r *remotes) shown(a access.Agent) show.Agent {
 	if last, ok := r.seen[a.Name]; ok && last.Key == s.Key {
 		s.Since, s.From, s.Version = last.At, last.From, last.Version
 	}
-	if line := r.lines[a.Name]; line != nil && line.hello.Version != 0 {
-		s.Connected, s.Since = true, line.since
+	l := r.links[a.Name]
+	if l == nil {
+		return s
 	}
-	if l := r.links[a.Name]; l != nil {
-		s.Runs = runsOf(l.target.Known())
+	s.Runs = runsOf(l.target.Known())
+	// A connection that says nothing any more lasts until somebody has waited for it in vain.
+	if line := r.lines[a.Name]; line != nil && line.hello.Version != 0 && l.target.Live() {
+		s.Connected, s.Since = true, line.since
 	}
 	return s
 }

@@ -273,7 +273,7 @@ func (r *remotes) sync() {
 		ctx, stop := context.WithCancel(r.ctx)
 		l := &link{key: a.Key.Fingerprint, stop: stop, target: &agent.Target{
 			Dial:  func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, a.Name) },
-			Heard: r.changed,
+			Heard: func() { r.heard(a.Name) },
 			Prove: func(d target.Declared) (agent.Proof, error) { return proof.Collect(r.store, d) },
 			Log:   r.log.With("agent", a.Name),
 		}}
@@ -284,6 +284,19 @@ func (r *remotes) sync() {
 		})
 	}
 	r.mu.Unlock()
+	r.changed()
+}
+
+// heard notes that an agent is heard again, or not any more, although its connection may
+// seem to last.
+func (r *remotes) heard(name string) {
+	r.mu.Lock()
+	if l, last := r.links[name], r.seen[name]; l != nil && r.lines[name] != nil && last.Key == l.key && !l.target.Live() {
+		last.At = time.Now().UTC()
+		r.seen[name] = last
+	}
+	r.mu.Unlock()
+	r.moved.Notify(access.Own)
 	r.changed()
 }
 

@@ -20,8 +20,8 @@ type Source func(ctx context.Context, digest string, offset int64) (io.ReadClose
 const maxManifest = 1 << 20
 
 // Receive gets the artifact with this digest from elsewhere, checking every digest. What
-// had come when it was cut off, in an earlier process too, does not come again. Only one
-// may receive the same artifact at a time.
+// had come when it was cut off, in an earlier process too, does not come again; the error
+// matches io.ErrUnexpectedEOF then. Only one may receive the same artifact at a time.
 func (s *Store) Receive(ctx context.Context, digest string, from Source) error {
 	if err := s.receive(ctx, digest, from); err != nil {
 		return fmt.Errorf("receive artifact %s: %w", digest, err)
@@ -44,6 +44,9 @@ func (s *Store) receive(ctx context.Context, digest string, from Source) error {
 	in.Close()
 	if err != nil {
 		return err
+	}
+	if len(data) <= maxManifest && !json.Valid(data) { // the beginning of an object is none
+		return fmt.Errorf("%d bytes of its manifest have come: %w", len(data), io.ErrUnexpectedEOF)
 	}
 	if sum := sha256.Sum256(data); digest != "sha256:"+hex.EncodeToString(sum[:]) {
 		return errors.New("the bytes of its manifest do not match its digest")
