@@ -105,7 +105,9 @@ func forgeHarness(t *testing.T) (h *harness, f *forges.Forge, sh func(script str
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	f.Permit("ann", "write")
+	if err := f.Permit("ann", "write"); err != nil {
+		t.Fatal(err)
+	}
 	return h, f, func(script string) string {
 		t.Helper()
 		out, errs, err := within(waitTimeout, h.dir, append(h.env(), "FORGE_DIR="+f.Dir), "sh", "-ec", script)
@@ -204,7 +206,8 @@ func killLanding(t *testing.T, point string) {
 		}
 	}
 	j.until("it is green", status("green"))
-	comment := f.Say("ann", 1, "/land")
+	comment, err := f.Say("ann", 1, "/land")
+	j.must(err)
 	// The webhook may be lost with the server: the next start finds the comment.
 	_, _, _ = f.Hook(h.HTTP+"/webhooks/hub", "land", "sign-with-this", 1, comment)
 	j.until("it has landed", status("landed on main"))

@@ -43,7 +43,7 @@ func TestForgeAnyOrder(t *testing.T) {
 	for i := range 12 {
 		branch := fmt.Sprint("b", random.IntN(3))
 		if number := requests[branch]; number > 0 && random.IntN(3) == 0 {
-			f.CloseRequest(number)
+			j.must(f.CloseRequest(number))
 			delete(requests, branch)
 			tell(webhook{request: number})
 			continue
@@ -55,7 +55,9 @@ func TestForgeAnyOrder(t *testing.T) {
 		requests[branch], heads[r.Number] = r.Number, head
 		tell(webhook{request: r.Number})
 		if random.IntN(4) == 0 {
-			tell(webhook{request: r.Number, comment: f.Say("ann", r.Number, "/why")})
+			comment, err := f.Say("ann", r.Number, "/why")
+			j.must(err)
+			tell(webhook{request: r.Number, comment: comment})
 		}
 		if i == 5 {
 			j.must(h.stop(false))

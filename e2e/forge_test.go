@@ -22,14 +22,23 @@ import (
 	"github.com/headgate-cd/headgate/e2e/forges"
 )
 
-// TestForges tells the stories of testdata/forges for each forge, with a stand-in.
+// TestForges tells the stories of testdata/forges for each forge, with a stand-in; and
+// with the Gitea or Forgejo that GITEA_BIN names, if it does.
 func TestForges(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"github", "gitea", "gitlab"} {
-		t.Run(kind, func(t *testing.T) {
+	tell := func(name string, vars ...string) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tellStories(t, filepath.Join("testdata", "forges"), "FORGE_KIND="+kind)
+			tellStories(t, filepath.Join("testdata", "forges"), vars...)
 		})
+	}
+	for _, kind := range []string{"github", "gitea", "gitlab"} {
+		tell(kind, "FORGE_KIND="+kind)
+	}
+	if program := os.Getenv("GITEA_BIN"); program != "" {
+		tell("real-gitea", "FORGE_KIND=gitea", "FORGE_PROGRAM="+program)
+	} else {
+		t.Log("GITEA_BIN names no Gitea or Forgejo: these stories ran against stand-ins alone")
 	}
 }
 
@@ -57,8 +66,9 @@ var journeyForge = sync.OnceValues(func() (*forges.Forge, error) {
 })
 
 // forgeCmd: forge TOKEN [KIND [SECRET]] starts a forge, whose repository is empty:
-// $FORGE is its address, $FORGE_DIR where a story pushes to. With a secret it posts
-// webhooks of what happens to requests, to the connection hub.
+// $FORGE is its address, $FORGE_PUSH where a story pushes to, and $FORGE_DIR where it looks
+// at what is there. With a secret it posts webhooks of what happens to requests, to the
+// connection hub. A real one makes its own token: it is in the file token.
 func forgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 || len(args) > 3 || neg {
 		ts.Fatalf("usage: forge TOKEN [KIND [SECRET]]")
@@ -67,16 +77,27 @@ func forgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 1 {
 		kind = args[1]
 	}
-	f, err := forges.New(kind, ts.MkAbs("forge"), args[0])
-	ts.Check(err)
-	ts.Defer(f.Close)
 	h := harnessOf(ts)
-	h.forge = f
-	if len(args) > 2 {
-		h.forgeSecret = args[2]
+	secret := append(args, "", "")[2]
+	if program := ts.Getenv("FORGE_PROGRAM"); program != "" {
+		g, err := forges.OpenGitea(program, ts.MkAbs("forge"))
+		ts.Check(err)
+		ts.Defer(g.Close)
+		if secret != "" {
+			ts.Check(g.Watch(h.HTTP+"/webhooks/hub", secret))
+		}
+		h.forge = g
+	} else {
+		f, err := forges.New(kind, ts.MkAbs("forge"), args[0])
+		ts.Check(err)
+		ts.Defer(f.Close)
+		h.forge, h.forgeSecret = f, secret
 	}
-	ts.Setenv("FORGE", f.URL)
-	ts.Setenv("FORGE_DIR", f.Dir)
+	at := h.forge.Where()
+	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(at.Token+"\n"), 0o600))
+	ts.Setenv("FORGE", at.URL)
+	ts.Setenv("FORGE_DIR", at.Dir)
+	ts.Setenv("FORGE_PUSH", at.Push)
 }
 
 // hookCmd: hook CONNECTION ID [SECRET] posts a webhook of a push; its status and
@@ -90,7 +111,12 @@ func hookCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 3 {
 		secret = args[2]
 	}
-	status, answer, err := h.forge.Hook(h.HTTP+"/webhooks/"+args[0], args[1], secret, 0, 0)
+	address := h.HTTP + "/webhooks/" + args[0]
+	if g, ok := h.forge.(*forges.Gitea); ok { // which says what became of it to nobody
+		ts.Check(g.Post(address, secret))
+		return
+	}
+	status, answer, err := h.forge.(*forges.Forge).Hook(address, args[1], secret, 0, 0)
 	ts.Check(err)
 	fmt.Fprintf(ts.Stdout(), "%d %s", status, answer)
 	if status/100 != 2 {
@@ -119,6 +145,7 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: forge TOKEN, and then at-forge WHAT …")
 	}
 	args = append(readIn(ts, args), "", "", "")
+	standIn, _ := h.forge.(*forges.Forge)
 	request, _ := strconv.Atoi(args[2])
 	if args[0] == "close" {
 		request, _ = strconv.Atoi(args[1])
@@ -131,18 +158,23 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 		request = r.Number
 		fmt.Fprintln(ts.Stdout(), r.Number)
 	case "say":
-		comment = h.forge.Say(args[1], request, strings.ReplaceAll(args[3], `\n`, "\n"))
+		var err error
+		comment, err = h.forge.Say(args[1], request, strings.ReplaceAll(args[3], `\n`, "\n"))
+		ts.Check(err)
 	case "close":
-		h.forge.CloseRequest(request)
+		ts.Check(h.forge.CloseRequest(request))
 	case "merge":
 		ts.Check(h.forge.Merge(args[1], request, args[3] == "squash"))
 	case "permit":
-		h.forge.Permit(args[1], args[2])
+		ts.Check(h.forge.Permit(args[1], args[2]))
 		return
 	case "break":
 		status, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		h.forge.Break(forges.Fault{Status: status, RetryAfter: args[2]})
+		if standIn == nil { // it goes wrong when it does
+			return
+		}
+		standIn.Break(forges.Fault{Status: status, RetryAfter: args[2]})
 		return
 	case "install":
 		key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -151,7 +183,7 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 			Type:  "RSA PRIVATE KEY",
 			Bytes: x509.MarshalPKCS1PrivateKey(key),
 		}), 0o600))
-		h.forge.Install(forges.App{
+		standIn.Install(forges.App{
 			ID:           4711,
 			Installation: 99,
 			Key:          &key.PublicKey,
@@ -162,13 +194,16 @@ func atForgeCmd(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	case "quiet":
 		h.forgeSecret = ""
+		if g, ok := h.forge.(*forges.Gitea); ok {
+			ts.Check(g.Watch(h.HTTP+"/webhooks/hub", ""))
+		}
 	default:
 		ts.Fatalf("at-forge: unknown word %q", args[0])
 	}
-	if h.forgeSecret == "" {
+	if h.forgeSecret == "" || standIn == nil {
 		return
 	}
-	status, answer, err := h.forge.Hook(h.HTTP+"/webhooks/hub", fmt.Sprint("id-", time.Now().UnixNano()), h.forgeSecret,
+	status, answer, err := standIn.Hook(h.HTTP+"/webhooks/hub", fmt.Sprint("id-", time.Now().UnixNano()), h.forgeSecret,
 		request, comment)
 	ts.Check(err)
 	if status/100 != 2 {
@@ -214,7 +249,14 @@ func forgeShowsCmd(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("forge-shows %v: it never did; last:\n%s\nall: %+v\nserver:\n%s", args, last, h.forge.Statuses(""), h.tail())
+	all := ""
+	switch f := h.forge.(type) {
+	case *forges.Forge:
+		all = fmt.Sprintf("%+v", f.Statuses(""))
+	case *forges.Gitea:
+		all = f.Log()
+	}
+	ts.Fatalf("forge-shows %v: it never did; last:\n%s\nall: %s\nserver:\n%s", args, last, all, h.tail())
 }
 
 // readIn puts the contents of files where words name them: "/land @tip".

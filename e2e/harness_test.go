@@ -38,7 +38,7 @@ type harness struct {
 	extraEnv    []string
 	line        *ssh.Client   // what ask keeps open
 	lineOf      string        // whose it is
-	forge       *forges.Forge // started by the command forge
+	forge       forges.People // started by the command forge
 	forgeSecret string        // that it signs its webhooks with
 	args        []string      // of the server, at each start
 }

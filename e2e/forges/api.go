@@ -1,6 +1,8 @@
 package forges
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -44,7 +46,7 @@ func (f *Forge) api() http.Handler {
 				w.WriteHeader(http.StatusNotFound)
 				out = object{"message": e.Error()}
 			}
-			_ = json.NewEncoder(w).Encode(out)
+			f.write(w, r, out)
 		})
 	}
 	if f.Kind == "gitlab" {
@@ -53,6 +55,36 @@ func (f *Forge) api() http.Handler {
 		f.gitHub(handle)
 	}
 	return mux
+}
+
+// write writes an answer; or that it is as it was, to who asks so. Gitea does not do that.
+func (f *Forge) write(w http.ResponseWriter, r *http.Request, out any) {
+	data, err := json.Marshal(out)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if r.Method == http.MethodGet && f.Kind != "gitea" {
+		sum := sha256.Sum256(append(data, w.Header().Get("Link")...))
+		tag := fmt.Sprintf("W/%q", hex.EncodeToString(sum[:]))
+		if r.Header.Get("If-None-Match") == tag {
+			f.mu.Lock()
+			f.unchanged++
+			f.mu.Unlock()
+			w.Header().Del("Link")
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		w.Header().Set("ETag", tag)
+	}
+	_, _ = w.Write(data)
+}
+
+// Unchanged is how many calls were answered that all is as it was.
+func (f *Forge) Unchanged() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unchanged
 }
 
 // answer is a status that a call gets.
@@ -72,12 +104,15 @@ func (s said) Error() string { return s.text }
 const mostPerPage = 3
 
 func paged(w http.ResponseWriter, r *http.Request, list []object) []object {
-	query := r.URL.Query()
-	page, _ := strconv.Atoi(query.Get("page"))
+	query, by := r.URL.Query(), "page"
+	if strings.HasSuffix(r.URL.Path, "/deliveries") {
+		by = "cursor"
+	}
+	page, _ := strconv.Atoi(query.Get(by))
 	page = max(page, 1)
 	from, to := min((page-1)*mostPerPage, len(list)), min(page*mostPerPage, len(list))
 	if to < len(list) {
-		query.Set("page", strconv.Itoa(page+1))
+		query.Set(by, strconv.Itoa(page+1))
 		w.Header().Set("Link", fmt.Sprintf(`<http://%s%s?%s>; rel="next"`, r.Host, r.URL.Path, query.Encode()))
 	}
 	return append([]object{}, list[from:to]...)
@@ -122,7 +157,7 @@ func (f *Forge) open() (list []*Request) {
 }
 
 func (f *Forge) head(r *Request) string {
-	commit, err := f.git("-C", f.Dir, "rev-parse", r.ref)
+	commit, err := git("-C", f.Dir, "rev-parse", r.ref)
 	if err != nil {
 		return ""
 	}
@@ -158,7 +193,7 @@ func (f *Forge) edit(id int64, body string) (*Comment, error) {
 }
 
 func (f *Forge) publish(commit string, s Status) (any, error) {
-	if _, err := f.git("-C", f.Dir, "cat-file", "-e", commit+"^{commit}"); err != nil {
+	if _, err := git("-C", f.Dir, "cat-file", "-e", commit+"^{commit}"); err != nil {
 		return nil, answer(http.StatusUnprocessableEntity)
 	}
 	s.Commit = commit
@@ -177,7 +212,7 @@ func (f *Forge) created(branch, target, title, body string) (*Request, error) {
 		return nil, answer(http.StatusUnprocessableEntity)
 	}
 	for _, name := range []string{branch, target} {
-		if _, err := f.git("-C", f.Dir, "rev-parse", "--verify", "-q", "refs/heads/"+name); err != nil {
+		if _, err := git("-C", f.Dir, "rev-parse", "--verify", "-q", "refs/heads/"+name); err != nil {
 			return nil, answer(http.StatusUnprocessableEntity)
 		}
 	}
@@ -230,7 +265,17 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 	comment := func(c *Comment) object {
 		return object{"id": c.ID, "user": user(c.Author), "body": c.Body, "created_at": c.Created, "updated_at": c.Updated}
 	}
+	empty := func() bool {
+		heads, err := git("-C", f.Dir, "for-each-ref", "--count=1", "refs/heads")
+		return err == nil && heads == ""
+	}
+	handle("GET repos/"+Name, func(*http.Request, object) (any, error) {
+		return object{"id": 1, "full_name": Name, "empty": empty(), "has_pull_requests": true}, nil
+	})
 	handle("GET "+at+"pulls", func(r *http.Request, _ object) (any, error) {
+		if f.Kind == "gitea" && empty() { // it has no list then
+			return nil, answer(http.StatusNotFound)
+		}
 		list := []object{}
 		for _, r := range f.listed(r) {
 			list = append(list, request(r))
@@ -266,6 +311,7 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		f.apps(handle)
 		f.deploying(at, handle)
 		f.hooking(at, "PATCH", "pings", handle)
+		f.logging(at, handle)
 	} else {
 		f.hooking(at, "PATCH", "tests", handle)
 	}
@@ -274,8 +320,12 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		if err != nil {
 			return nil, err
 		}
-		if f.Kind != "gitea" || text(in, "Do") != "manually-merged" || !f.holds(p) {
+		if f.Kind != "gitea" || text(in, "Do") != "manually-merged" {
 			return nil, answer(http.StatusMethodNotAllowed)
+		}
+		// Whether it is the request's own it does not ask.
+		if _, err := git("-C", f.Dir, "merge-base", "--is-ancestor", text(in, "MergeCommitID"), "refs/heads/"+p.Target); err != nil {
+			return nil, answer(http.StatusConflict)
 		}
 		p.State = "merged"
 		return object{}, nil
@@ -380,6 +430,32 @@ func (f *Forge) hooking(at, edit, test string, handle func(string, func(*http.Re
 	})
 }
 
+// logging is GitHub's log of what it has posted to webhooks, newest first.
+func (f *Forge) logging(at string, handle func(string, func(*http.Request, object) (any, error))) {
+	shown := func(i int) object {
+		p := f.posted[i]
+		return object{"id": 1<<60 + i, "guid": p.id, "delivered_at": p.at, "event": p.event, "status_code": p.status}
+	}
+	handle("GET "+at+"hooks/{id}/deliveries", func(r *http.Request, _ object) (any, error) {
+		list := []object{}
+		for i := range slices.Backward(f.posted) {
+			if f.posted[i].hook == number(r, "id")-1 {
+				list = append(list, shown(i))
+			}
+		}
+		return list, nil
+	})
+	handle("GET "+at+"hooks/{id}/deliveries/{delivery}", func(r *http.Request, _ object) (any, error) {
+		i := number(r, "delivery") - 1<<60
+		if i < 0 || i >= len(f.posted) || f.posted[i].hook != number(r, "id")-1 {
+			return nil, answer(http.StatusNotFound)
+		}
+		one := shown(i)
+		one["request"] = object{"headers": object{}, "payload": json.RawMessage(f.posted[i].body)}
+		return one, nil
+	})
+}
+
 // deploying is what GitHub has of deployments and of workflows' runs. The run 4040 is not
 // there; every other one is of the commit of main.
 func (f *Forge) deploying(at string, handle func(string, func(*http.Request, object) (any, error))) {
@@ -415,7 +491,7 @@ func (f *Forge) deploying(at string, handle func(string, func(*http.Request, obj
 		if r.PathValue("id") == "4040" {
 			return nil, answer(http.StatusNotFound)
 		}
-		commit, err := f.git("-C", f.Dir, "rev-parse", "main")
+		commit, err := git("-C", f.Dir, "rev-parse", "main")
 		return object{"id": number(r, "id"), "head_sha": commit}, err
 	})
 	handle("POST "+at+"actions/runs/{id}/deployment_protection_rule", func(r *http.Request, in object) (any, error) {

@@ -29,12 +29,53 @@ import (
 // Name of the one repository that a stand-in has.
 const Name = "owner/name"
 
-// Forge is a stand-in. It is safe for concurrent use.
-type Forge struct {
+// Place is where a forge is.
+type Place struct {
 	Kind  string // github, gitea, gitlab
 	URL   string // of the repository
 	Dir   string // of the repository, bare
+	Push  string // where people push to
 	Token string // that whoever asks must have; empty: nobody must
+}
+
+// Where is the place itself.
+func (p Place) Where() Place { return p }
+
+// People is what people do at a forge, and see there: a stand-in, or a real one.
+type People interface {
+	Where() Place
+	Close()
+
+	// Propose opens a request of a branch of the repository, or with fork one whose head
+	// is a branch of another repository: what is at a ref below refs/forks, where people
+	// push it to. Proposing a branch that is proposed brings its newest commit.
+	Propose(author, branch string, fork bool) (*Request, error)
+	// Merge merges a request by the forge's button: with a merge commit on its target, or
+	// with squash as one commit on it.
+	Merge(author string, number int, squash bool) error
+	// CloseRequest closes a request by its author's wish.
+	CloseRequest(number int) error
+	// Say writes a comment on a request.
+	Say(author string, request int, body string) (int64, error)
+	// Permit gives somebody a level: read, write or admin; empty takes it away.
+	Permit(login, level string) error
+	// SwitchOff switches a webhook off, as forges do after failures.
+	SwitchOff(address string) error
+
+	// Request is a request as it is now.
+	Request(number int) (Request, error)
+	// Statuses are those published of a commit, oldest first.
+	Statuses(commit string) []Status
+	// Comments are those on a request, oldest first.
+	Comments(request int) []Comment
+	// Hooks are the addresses of the webhooks that were made by the API, with their
+	// secrets where the forge shows them.
+	Hooks() map[string]string
+}
+
+// Forge is a stand-in. It is safe for concurrent use.
+type Forge struct {
+	Place
 
 	server *http.Server
 	root   string // of the API
@@ -48,7 +89,10 @@ type Forge struct {
 	calls    map[string]int // by method and path
 	ids      int64
 
+	unchanged int // answers that all is as it was
+
 	hooks       []hook
+	posted      []posted
 	deployments []Deployment
 	answers     []Protection
 
@@ -62,8 +106,29 @@ type hook struct {
 	off             bool
 }
 
-// SwitchOff switches a webhook off, as forges do after failures.
-func (f *Forge) SwitchOff(address string) {
+// posted is one attempt to post to such a webhook.
+type posted struct {
+	hook   int
+	id     string
+	event  string
+	body   []byte
+	at     time.Time
+	status int
+}
+
+// note keeps what became of an attempt.
+func (f *Forge) note(address string, p posted) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p.hook = slices.IndexFunc(f.hooks, func(h hook) bool { return h.address == address })
+	if p.hook >= 0 {
+		p.at = time.Now().UTC()
+		f.posted = append(f.posted, p)
+	}
+}
+
+// SwitchOff implements People.
+func (f *Forge) SwitchOff(address string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i := range f.hooks {
@@ -71,9 +136,10 @@ func (f *Forge) SwitchOff(address string) {
 			f.hooks[i].off = true
 		}
 	}
+	return nil
 }
 
-// Hooks are the addresses of the webhooks that were made by the API, with their secrets.
+// Hooks implements People.
 func (f *Forge) Hooks() map[string]string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,14 +211,13 @@ type Fault struct {
 
 // New starts a stand-in whose repository is empty. git must be in the PATH.
 func New(kind, root, token string) (*Forge, error) {
-	git, err := exec.LookPath("git")
+	program, err := exec.LookPath("git")
 	if err != nil {
 		return nil, err
 	}
+	dir := filepath.Join(root, filepath.FromSlash(Name)+".git")
 	f := &Forge{
-		Kind:   kind,
-		Dir:    filepath.Join(root, filepath.FromSlash(Name)+".git"),
-		Token:  token,
+		Place:  Place{Kind: kind, Dir: dir, Push: dir, Token: token},
 		root:   map[string]string{"github": "/api/v3/", "gitea": "/api/v1/", "gitlab": "/api/v4/"}[kind],
 		levels: map[string]string{},
 		calls:  map[string]int{},
@@ -175,11 +240,11 @@ func New(kind, root, token string) (*Forge, error) {
 		{"-C", f.Dir, "config", "http.receivepack", "true"},
 		{"-C", f.Dir, "config", "receive.denyNonFastForwards", "false"},
 	} {
-		if _, err := f.git(args...); err != nil {
+		if _, err := git(args...); err != nil {
 			return nil, err
 		}
 	}
-	backend := &cgi.Handler{Path: git, Args: []string{"http-backend"}, Env: []string{
+	backend := &cgi.Handler{Path: program, Args: []string{"http-backend"}, Env: []string{
 		"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
 	}}
 	api := f.api()
@@ -199,10 +264,10 @@ func New(kind, root, token string) (*Forge, error) {
 	return f, nil
 }
 
-// Close stops the stand-in.
+// Close implements People.
 func (f *Forge) Close() { f.server.Close() }
 
-func (f *Forge) git(args ...string) (string, error) {
+func git(args ...string) (string, error) {
 	cmd := exec.Command("git", args...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
@@ -272,16 +337,15 @@ func (f *Forge) Calls(method string) int {
 	return f.calls[method]
 }
 
-// Permit gives somebody a level: read, write or admin; empty takes it away.
-func (f *Forge) Permit(login, level string) {
+// Permit implements People.
+func (f *Forge) Permit(login, level string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.levels[login] = level
+	return nil
 }
 
-// Propose opens a request of a branch of the repository, or with fork one whose head
-// is a branch of another repository: what is at a ref of the bare repository that
-// people do not see. Proposing a branch that is proposed brings its newest commit.
+// Propose implements People.
 func (f *Forge) Propose(author, branch string, fork bool) (*Request, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -306,8 +370,7 @@ func (f *Forge) propose(r Request) (*Request, error) {
 	return &r, nil
 }
 
-// Merge merges a request by the forge's button: with a merge commit on its target, or
-// with squash as one commit on it.
+// Merge implements People.
 func (f *Forge) Merge(author string, number int, squash bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -316,7 +379,7 @@ func (f *Forge) Merge(author string, number int, squash bool) error {
 		return errors.Join(err, fmt.Errorf("request %d is %v", number, r))
 	}
 	target := "refs/heads/" + r.Target
-	tree, err := f.git("-C", f.Dir, "merge-tree", "--write-tree", target, r.ref)
+	tree, err := git("-C", f.Dir, "merge-tree", "--write-tree", target, r.ref)
 	if err != nil {
 		return err
 	}
@@ -324,12 +387,12 @@ func (f *Forge) Merge(author string, number int, squash bool) error {
 	if !squash {
 		args = append(args, "-p", r.ref)
 	}
-	commit, err := f.git(args...)
+	commit, err := git(args...)
 	if err != nil {
 		return err
 	}
 	r.State, r.Merger = "merged", author
-	_, err = f.git("-C", f.Dir, "update-ref", target, commit)
+	_, err = git("-C", f.Dir, "update-ref", target, commit)
 	return err
 }
 
@@ -340,26 +403,30 @@ func (f *Forge) follow(r *Request) error {
 	if r.Fork {
 		from = "refs/forks/" + r.Branch
 	}
-	commit, err := f.git("-C", f.Dir, "rev-parse", "--verify", "-q", from)
+	commit, err := git("-C", f.Dir, "rev-parse", "--verify", "-q", from)
 	if err != nil {
 		return err
 	}
-	_, err = f.git("-C", f.Dir, "update-ref", r.ref, commit)
+	_, err = git("-C", f.Dir, "update-ref", r.ref, commit)
 	return err
 }
 
-// CloseRequest closes a request by its author's wish.
-func (f *Forge) CloseRequest(number int) {
+// CloseRequest implements People.
+func (f *Forge) CloseRequest(number int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.requests[number-1].State = "closed"
+	r, err := f.request(number)
+	if err == nil {
+		r.State = "closed"
+	}
+	return err
 }
 
-// Say writes a comment on a request.
-func (f *Forge) Say(author string, request int, body string) int64 {
+// Say implements People.
+func (f *Forge) Say(author string, request int, body string) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.say(author, request, body).ID
+	return f.say(author, request, body).ID, nil
 }
 
 func (f *Forge) say(author string, request int, body string) *Comment {
@@ -370,7 +437,7 @@ func (f *Forge) say(author string, request int, body string) *Comment {
 	return c
 }
 
-// Request is a request as it is now.
+// Request implements People.
 func (f *Forge) Request(number int) (Request, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -405,11 +472,11 @@ func (f *Forge) request(number int) (*Request, error) {
 }
 
 func (f *Forge) holds(r *Request) bool {
-	_, err := f.git("-C", f.Dir, "merge-base", "--is-ancestor", r.ref, "refs/heads/"+r.Target)
+	_, err := git("-C", f.Dir, "merge-base", "--is-ancestor", r.ref, "refs/heads/"+r.Target)
 	return err == nil
 }
 
-// Statuses are those published of a commit, oldest first; of all with "".
+// Statuses implements People; with "" they are those of all commits.
 func (f *Forge) Statuses(commit string) (list []Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -421,7 +488,7 @@ func (f *Forge) Statuses(commit string) (list []Status) {
 	return list
 }
 
-// Comments are those on a request, oldest first.
+// Comments implements People.
 func (f *Forge) Comments(request int) (list []Comment) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -437,6 +504,8 @@ func (f *Forge) Comments(request int) (list []Comment) {
 // both; and a test of itself with request -1. It is signed with secret, and not when that is empty.
 func (f *Forge) Hook(address, id, secret string, request int, comment int64) (status int, answer string, err error) {
 	event := "push"
+	var data []byte
+	defer func() { f.note(address, posted{id: id, event: event, body: data, status: status}) }()
 	body := map[string]any{"ref": "refs/heads/main", "repository": map[string]any{"full_name": Name}}
 	kind, attributes := "push", map[string]any{}
 	switch {
@@ -469,8 +538,7 @@ func (f *Forge) Hook(address, id, secret string, request int, comment int64) (st
 			"merge_request":     map[string]any{"iid": request},
 		}
 	}
-	data, err := json.Marshal(body)
-	if err != nil {
+	if data, err = json.Marshal(body); err != nil {
 		return 0, "", err
 	}
 	r, err := http.NewRequest(http.MethodPost, address, bytes.NewReader(data))

@@ -135,7 +135,7 @@ var forgeCommands = []command{
 			rows := [][]cell{{plain("DELIVERY"), plain("EVENT"), plain("AT"), plain("AGAIN"), plain("OUTCOME"), plain("WHY")}}
 			for _, d := range all {
 				rows = append(rows, []cell{
-					plain(strconv.FormatInt(d.Number, 10)), plain(d.Event), plain(c.out.at(d.At, false)), count(d.Duplicates),
+					plain(strconv.FormatInt(d.Number, 10)), plain(d.EventText()), plain(c.out.at(d.At, false)), count(d.Duplicates),
 					plain(d.Outcome), {s: d.Detail, cut: true},
 				})
 			}
@@ -270,7 +270,7 @@ func recovered(f show.Connection, last string) string {
 	if f.Recovered == 0 {
 		return "nothing that no webhook told of"
 	}
-	return show.Plural(int(f.Recovered), "move") + " that no webhook told of, the last seen at " + last
+	return show.Plural(int(f.Recovered), "event") + " that no webhook told of, the last seen at " + last
 }
 
 // lastHeard says when a connection was last heard of.

@@ -129,8 +129,17 @@ type Delivery struct {
 	ID         string    `json:"id"` // the forge's
 	Event      string    `json:"event"`
 	At         time.Time `json:"at"`
-	Secret     string    `json:"secret,omitempty"` // the name of the one that it was signed with
-	Outcome    string    `json:"outcome"`          // pending, applied, ignored, failed
+	Secret     string    `json:"secret,omitempty"`   // the name of the one that it was signed with
+	FromLog    bool      `json:"from_log,omitempty"` // it never came: the forge's own log has it
+	Outcome    string    `json:"outcome"`            // pending, applied, ignored, failed
 	Detail     string    `json:"detail,omitempty"`
 	Duplicates int       `json:"duplicates,omitempty"` // how often it came again, since the start
+}
+
+// EventText is what it tells of, and how that is known if it never came.
+func (d Delivery) EventText() string {
+	if d.FromLog {
+		return d.Event + " (lost, from the forge's log)"
+	}
+	return d.Event
 }

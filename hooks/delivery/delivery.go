@@ -18,9 +18,12 @@ type Delivery struct {
 	ID     string    `json:"id"`    // its sender's; equal IDs are one delivery
 	Event  string    `json:"event"` // its sender's name for it: "push", "Merge Request Hook"
 	At     time.Time `json:"at"`
-	Secret int       `json:"secret"` // index of the secret that proved what came in
+	Secret int       `json:"secret"` // index of the secret that proved what came in, or FromLog
 	Body   []byte    `json:"-"`
 }
+
+// FromLog is the Secret of what did not come by itself: it was read in its sender's log.
+const FromLog = -1
 
 // Outcome is what a delivery led to.
 type Outcome string

@@ -169,13 +169,13 @@ const (
 )
 
 // openAPI is the API of a repository whose address git knows as cloneURL, for who shows
-// a credential.
-func openAPI(kind Kind, cloneURL, repository string, shown credential) (API, error) {
+// a credential. kept is what was answered before; nil: nothing is kept.
+func openAPI(kind Kind, cloneURL, repository string, shown credential, kept *answers) (API, error) {
 	base, err := apiBase(kind, cloneURL, repository)
 	if err != nil {
 		return nil, err
 	}
-	client := apiClient(kind, base.Host, shown)
+	client := apiClient(kind, base.Host, shown, kept)
 	owner, name := path.Split(repository)
 	owner = strings.TrimSuffix(owner, "/")
 	switch kind {
@@ -190,10 +190,10 @@ func openAPI(kind Kind, cloneURL, repository string, shown credential) (API, err
 }
 
 // apiClient calls the API at a host.
-func apiClient(kind Kind, host string, shown credential) *http.Client {
+func apiClient(kind Kind, host string, shown credential, kept *answers) *http.Client {
 	return &http.Client{
 		Timeout:   apiTimeout,
-		Transport: &apiTransport{kind: kind, host: host, credential: shown},
+		Transport: &apiTransport{kind: kind, host: host, credential: shown, kept: kept},
 		// An address that the forge answers with is not one that administrators chose.
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("the forge redirects its API elsewhere")
@@ -224,6 +224,7 @@ type apiTransport struct {
 	kind       Kind
 	host       string
 	credential credential
+	kept       *answers
 }
 
 func (t *apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -268,6 +269,10 @@ func (t *apiTransport) show(r *http.Request, shown secret.Value) (*http.Response
 	default:
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
+	keeps := t.kept.keeps(r)
+	if keeps {
+		t.kept.ask(r)
+	}
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
 		return nil, err
@@ -280,6 +285,9 @@ func (t *apiTransport) show(r *http.Request, shown secret.Value) (*http.Response
 		io.Reader
 		io.Closer
 	}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	if keeps {
+		return t.kept.answered(r, resp)
+	}
 	return resp, nil
 }
 

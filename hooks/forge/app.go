@@ -239,7 +239,7 @@ func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.
 	if err != nil {
 		return token, ends, err
 	}
-	client := github.NewClient(apiClient(GitHub, base.Host, &appSigner{id: i.app.ID, key: private, now: i.now}))
+	client := github.NewClient(apiClient(GitHub, base.Host, &appSigner{id: i.app.ID, key: private, now: i.now}, nil))
 	client.BaseURL = base
 
 	var at *github.Installation

@@ -137,7 +137,7 @@ func (a *appTest) api() (API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openAPI(m.kind, a.URL, forges.Name, m.credential)
+	return openAPI(m.kind, a.URL, forges.Name, m.credential, nil)
 }
 
 func (a *appTest) must(err error) {
@@ -202,7 +202,7 @@ func TestAppTokens(t *testing.T) {
 
 	// The stand-in refuses one that has ended.
 	for token := range a.Given() {
-		late, err := openAPI(GitHub, a.URL, forges.Name, fixed{secret.NewValue([]byte(token))})
+		late, err := openAPI(GitHub, a.URL, forges.Name, fixed{secret.NewValue([]byte(token))}, nil)
 		a.must(err)
 		if _, err := late.Requests(t.Context()); err != nil {
 			t.Fatal(err)

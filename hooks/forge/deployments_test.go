@@ -80,7 +80,7 @@ func newPass(t *testing.T, kind Kind, environments environmentsAre) (*pass, forg
 		t.Fatal(err)
 	}
 	p := &pass{requests: q, conf: access.Connection{Name: "hub", Mirror: "hello", Deployments: true}, remote: m, r: r}
-	if p.api, err = openAPI(kind, f.URL, forges.Name, m.credential); err != nil {
+	if p.api, err = openAPI(kind, f.URL, forges.Name, m.credential, nil); err != nil {
 		t.Fatal(err)
 	}
 	return p, f, main

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -90,7 +91,29 @@ func (g *gitea) Requests(ctx context.Context) (list []Request, err error) {
 		list = append(list, r)
 		return err
 	})
+	if errors.Is(err, ErrNotFound) {
+		return nil, g.noRequests(ctx)
+	}
 	return list, err
+}
+
+// noRequests says why Gitea has no list of requests, nil if that is because nothing was
+// ever pushed.
+func (g *gitea) noRequests(ctx context.Context) error {
+	var is struct {
+		Empty    bool `json:"empty"`
+		Requests bool `json:"has_pull_requests"`
+	}
+	err := g.do(ctx, http.MethodGet, strings.TrimSuffix(g.at(""), "/"), nil, nil, &is)
+	switch {
+	case err != nil:
+		return err
+	case !is.Requests && !is.Empty:
+		return fmt.Errorf("%s/%s has no pull requests: switch them on in its settings at the forge", g.owner, g.name)
+	case !is.Empty:
+		return ErrNotFound
+	}
+	return nil
 }
 
 // Newest implements API. Gitea lists the newest first, and does not filter by branch.

@@ -352,7 +352,7 @@ func (h *Hub) Test(ctx context.Context, name string) (p Proof, err error) {
 	if p.Refs = len(l.refs); err != nil || !conf.HasAPI() {
 		return p, err
 	}
-	api, err := openAPI(m.kind, conf.URL, conf.Repository, m.credential)
+	api, err := openAPI(m.kind, conf.URL, conf.Repository, m.credential, nil)
 	if err != nil {
 		p.API = err
 		return p, nil
@@ -398,7 +398,7 @@ type Setup struct {
 
 func (s Setup) api() (API, error) {
 	if s.App.ID == 0 {
-		return openAPI(s.Kind, s.URL, s.Repository, fixed{s.Shown})
+		return openAPI(s.Kind, s.URL, s.Repository, fixed{s.Shown}, nil)
 	}
 	var own apps
 	use := appUse{follows: true, writes: true, requests: true}
@@ -406,7 +406,7 @@ func (s Setup) api() (API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openAPI(s.Kind, s.URL, s.Repository, c)
+	return openAPI(s.Kind, s.URL, s.Repository, c, nil)
 }
 
 // Check reports whether a token or an App does for a connection, before there is one: its forge

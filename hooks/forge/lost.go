@@ -26,6 +26,8 @@ type keptLost struct {
 	// Seen is set once all requests have been looked at: what fills an empty memory was
 	// not lost.
 	Seen bool `json:"seen,omitempty"`
+	// Until is how far the forge's own log of deliveries has been read.
+	Until time.Time `json:"until,omitzero"`
 }
 
 // openLost reads what was kept. What cannot be read is counted anew.

@@ -48,6 +48,7 @@ type requests struct {
 	found   map[int]time.Time     // requests that a poll found changed, and a webhook may still tell of
 	heard   bool                  // a comment was read that was not read before
 	known   map[int]change.Change // that came from forges, as they were when they were last looked at
+	answers answers
 
 	mu     sync.Mutex
 	status requestStatus
@@ -98,7 +99,7 @@ func (q *requests) prepare() (*pass, error) {
 		return nil, err
 	}
 	p := &pass{requests: q, conf: conf, remote: m, r: r}
-	if p.api, err = openAPI(m.kind, conf.URL, conf.Repository, m.credential); err != nil {
+	if p.api, err = openAPI(m.kind, conf.URL, conf.Repository, m.credential, &q.answers); err != nil {
 		return nil, err
 	}
 	return p, p.readChanges()

@@ -356,18 +356,25 @@ func (w *worker) noteLost(n int64, now time.Time) {
 }
 
 // lookAtHook asks the forge about its end of the webhook: one that it has switched off
-// tells of nothing, and only the forge knows.
+// tells of nothing, and what it could not deliver it does not send again; only the forge
+// knows.
 func (w *worker) lookAtHook(ctx context.Context) {
 	conf, ok := w.hub.Access().Connection(w.name)
 	if !ok || !conf.HasAPI() || w.hub.Webhook == nil {
 		return
 	}
 	var state HookState
+	address := w.hub.Webhook(w.name)
 	m, _, err := w.remote()
 	if err == nil {
 		var api API
-		if api, err = openAPI(m.kind, conf.URL, conf.Repository, m.credential); err == nil {
-			state, err = api.Hook(ctx, w.hub.Webhook(w.name))
+		if api, err = openAPI(m.kind, conf.URL, conf.Repository, m.credential, nil); err == nil {
+			state, err = api.Hook(ctx, address)
+			if err == nil && state != HookNone {
+				if err := w.recover(ctx, api, address); err != nil && ctx.Err() == nil {
+					w.hub.Log.Warn("recovered no webhooks", "connection", w.name, "err", err)
+				}
+			}
 		}
 	}
 	if err != nil {

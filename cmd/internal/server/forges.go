@@ -16,6 +16,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/hooks/delivery"
 )
 
 // shownDeliveries is how many deliveries of a connection are shown.
@@ -188,7 +189,7 @@ func (s *Server) Deliveries(_ context.Context, a access.Identity, name string) (
 			Detail:     e.Detail,
 			Duplicates: e.Duplicates,
 		}
-		if e.Secret < len(conf.Secrets) { // as they are named now
+		if d.FromLog = e.Secret == delivery.FromLog; !d.FromLog && e.Secret < len(conf.Secrets) { // as they are named now
 			d.Secret = conf.Secrets[e.Secret]
 		}
 		list = append(list, d)
