@@ -57,6 +57,16 @@ func (r *Repository) Inspect() *Damaged {
 	return r.damage
 }
 
+// inspectAside is Inspect for whoever need not know yet: a start does not wait for it,
+// but who asks for damage does, and nothing moves before.
+func (r *Repository) inspectAside() {
+	r.damageMu.Lock()
+	r.store.inspections.Go(func() {
+		defer r.damageMu.Unlock()
+		r.damage = r.inspect()
+	})
+}
+
 func (r *Repository) inspect() *Damaged {
 	var what []string
 	for _, dir := range []string{"refs", "objects"} {

@@ -60,6 +60,10 @@ func TestTornRefIsDamageAndNotAbsence(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// It looks aside, and nothing moves before it has.
+			if err := found.Move(t.Context(), "refs/heads/other", first, other); !errors.As(err, &damaged) {
+				t.Errorf("a ref moved right after the start: %v", err)
+			}
 			if d := found.Damage(); d == nil || !strings.HasPrefix(d.What[0], "refs/heads/main ") {
 				t.Errorf("the next start finds %v", d)
 			}

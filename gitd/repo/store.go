@@ -39,6 +39,8 @@ type Store struct {
 
 	objects *objectCache // of all repositories
 
+	inspections sync.WaitGroup // of repositories that were opened
+
 	mu   sync.Mutex
 	open map[string]*Repository
 	made map[string]bool // see Made
@@ -101,6 +103,7 @@ func OpenStore(root, hooks string, signer *Signer) (*Store, []string, error) {
 
 // Close ends the store's git children. Repositories must not be used after.
 func (s *Store) Close() {
+	s.inspections.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.open {
@@ -171,7 +174,7 @@ func (s *Store) Repository(name string) (*Repository, error) {
 		}
 		return nil, &Damaged{Repository: name, What: []string{err.Error()}}
 	}
-	r.Inspect()
+	r.inspectAside()
 	s.open[name] = r
 	return r, nil
 }
