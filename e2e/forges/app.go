@@ -143,6 +143,8 @@ func permissionOf(method, path string) (permission, level string) {
 		area = "deployments"
 	case area == "pulls", area == "issues": // comments on requests
 		area = "pull_requests"
+	case area == "check-runs", strings.HasSuffix(path, "/check-runs"):
+		area = "checks"
 	case area == "hooks":
 		area = "repository_hooks"
 	case area == "collaborators":

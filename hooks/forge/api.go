@@ -108,8 +108,8 @@ const (
 
 // Person is somebody at the forge.
 type Person struct {
-	Login string
-	ID    int64
+	Login string `json:"login"`
+	ID    int64  `json:"id"`
 }
 
 // Comment is one on a request.
@@ -126,6 +126,8 @@ type Check struct {
 	State CheckState `json:"state"`
 	Text  string     `json:"text"` // one line
 	URL   string     `json:"url"`  // of the change here
+	// Running says of one that is pending that its build runs.
+	Running bool `json:"running,omitempty"`
 }
 
 // CheckState is one of four, which every forge has in some words.
@@ -180,7 +182,8 @@ func openAPI(kind Kind, cloneURL, repository string, shown credential, kept *ans
 	owner = strings.TrimSuffix(owner, "/")
 	switch kind {
 	case GitHub:
-		return newGitHub(client, base, owner, name), nil
+		app, _ := shown.(*installation)
+		return newGitHub(client, base, owner, name, app), nil
 	case Gitea:
 		return &gitea{rest: rest{client: client, base: base}, owner: owner, name: name}, nil
 	case GitLab:

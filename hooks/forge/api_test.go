@@ -230,11 +230,12 @@ func testAPI(t *testing.T, kind Kind, people forges.People, clone cloned) {
 
 	// A check, again the same, and another; and other words for what it says.
 	for _, c := range []Check{
-		{CheckPending, "queued", "http://x/1"}, {CheckPending, "queued", "http://x/1"},
-		{CheckSuccess, strings.Repeat("é", 300), "http://x/1"}, {CheckFailure, "red", "http://x/1"},
-		{CheckSuccess, "green", "http://x/1"}, {CheckSuccess, "landed", "http://x/1"}, {CheckFailure, "no", "http://x/1"},
-		{CheckFailure, "red", "http://x/1"},
+		{State: CheckPending, Text: "queued"}, {State: CheckPending, Text: "queued"},
+		{State: CheckSuccess, Text: strings.Repeat("é", 300)}, {State: CheckFailure, Text: "red"},
+		{State: CheckSuccess, Text: "green"}, {State: CheckSuccess, Text: "landed"}, {State: CheckFailure, Text: "no"},
+		{State: CheckFailure, Text: "red"},
 	} {
+		c.URL = "http://x/1"
 		must(api.Publish(t.Context(), heads[1], c))
 		if all := people.Statuses(heads[1].String()); all[len(all)-1].Description != c.Text && len(c.Text) < 140 {
 			t.Errorf("it says %+v, not %+v", all[len(all)-1], c)

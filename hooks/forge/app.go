@@ -92,6 +92,7 @@ func (u appUse) permissions() []permission {
 		list = append(list,
 			permission{"pull_requests", "Pull requests", "write", true},
 			permission{"statuses", "Commit statuses", "write", true},
+			permission{"checks", "Checks", "write", false},
 			permission{"deployments", "Deployments", "write", u.deployments},
 			permission{"actions", "Actions", "read", false})
 	case u.follows:
@@ -174,7 +175,8 @@ type installation struct {
 	mu   sync.Mutex // guards what follows
 	key  secret.Value
 	held secret.Value
-	ends time.Time // of held
+	ends time.Time         // of held
+	has  map[string]string // the permissions of held
 }
 
 func (i *installation) over(now time.Time) bool {
@@ -198,7 +200,7 @@ func (i *installation) token(ctx context.Context) (secret.Value, error) {
 	if now.Before(ends.Add(-renewBefore)) {
 		return held, nil
 	}
-	next, until, err := i.ask(ctx, key)
+	next, until, has, err := i.ask(ctx, key)
 	if err != nil {
 		if !errors.As(err, new(*AppError)) && now.Before(ends.Add(-stillGood)) {
 			return held, nil // the next who wants one asks again
@@ -207,8 +209,18 @@ func (i *installation) token(ctx context.Context) (secret.Value, error) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.held, i.ends = next, until
+	i.held, i.ends, i.has = next, until, has
 	return next, nil
+}
+
+// may reports whether the token that is shown now has a permission.
+func (i *installation) may(ctx context.Context, permission, level string) (bool, error) {
+	if _, err := i.token(ctx); err != nil {
+		return false, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.has[permission] == level, nil
 }
 
 // refused implements credential: a token may have been revoked.
@@ -229,15 +241,16 @@ func (i *installation) forget() {
 }
 
 // ask has GitHub give a token for the one repository, with no more rights than are of use.
-func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.Value, ends time.Time, err error) {
+func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.Value, ends time.Time,
+	has map[string]string, err error) {
 	private, err := appKey(key)
 	if err != nil {
-		return token, ends, i.problem(AppKeyBad, "secret %s is not the private key of a GitHub App (%v): generate one in "+
+		return token, ends, nil, i.problem(AppKeyBad, "secret %s is not the private key of a GitHub App (%v): generate one in "+
 			"the App's settings, and set the file as it is: secret set %s <app.pem", i.app.Key, err, i.app.Key)
 	}
 	base, err := url.Parse(i.base)
 	if err != nil {
-		return token, ends, err
+		return token, ends, nil, err
 	}
 	client := github.NewClient(apiClient(GitHub, base.Host, &appSigner{id: i.app.ID, key: private, now: i.now}, nil))
 	client.BaseURL = base
@@ -249,18 +262,18 @@ func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.
 		at, _, err = client.Apps.FindRepositoryInstallation(ctx, i.owner, i.name)
 	}
 	if err != nil {
-		return token, ends, i.said(err)
+		return token, ends, nil, i.said(err)
 	}
 	if at.SuspendedAt != nil {
-		return token, ends, i.suspended()
+		return token, ends, nil, i.suspended()
 	}
 	var given map[string]string
 	if err := sameJSON(at.GetPermissions(), &given); err != nil {
-		return token, ends, err
+		return token, ends, nil, err
 	}
 	wanted, missing := i.of(given)
 	if len(missing) > 0 {
-		return token, ends, i.problem(AppPermission, "GitHub App %d lacks a permission that this takes: give it %s in its "+
+		return token, ends, nil, i.problem(AppPermission, "GitHub App %d lacks a permission that this takes: give it %s in its "+
 			"settings, Permissions & events, and accept that where it is installed", i.app.ID, strings.Join(missing, "; "))
 	}
 	options := &github.InstallationTokenOptions{
@@ -268,16 +281,16 @@ func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.
 		Permissions:  &github.InstallationPermissions{},
 	}
 	if err := sameJSON(wanted, options.Permissions); err != nil {
-		return token, ends, err
+		return token, ends, nil, err
 	}
 	got, _, err := client.Apps.CreateInstallationToken(ctx, at.GetID(), options)
 	switch {
 	case err != nil:
-		return token, ends, i.said(err)
+		return token, ends, nil, i.said(err)
 	case got.GetToken() == "" || strings.ContainsAny(got.GetToken(), "\r\n\x00"):
-		return token, ends, errors.New("GitHub has given an App a token that is none")
+		return token, ends, nil, errors.New("GitHub has given an App a token that is none")
 	}
-	return secret.NewValue([]byte(got.GetToken())), got.GetExpiresAt().Time, nil
+	return secret.NewValue([]byte(got.GetToken())), got.GetExpiresAt().Time, wanted, nil
 }
 
 // said is an answer of GitHub to an App as one that says what to do, if anybody can.

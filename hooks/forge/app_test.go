@@ -190,7 +190,7 @@ func TestAppTokens(t *testing.T) {
 	api, err := a.api()
 	a.must(err)
 	a.Revoke()
-	a.must(api.Publish(t.Context(), head, Check{CheckPending, "queued", "http://x/1"}))
+	a.must(api.Publish(t.Context(), head, Check{State: CheckPending, Text: "queued"}))
 	if all := a.Statuses(head.String()); len(all) != 1 || all[0].Description != "queued" {
 		t.Fatalf("%+v", all)
 	}

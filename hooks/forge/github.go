@@ -17,12 +17,13 @@ import (
 type gitHub struct {
 	client      *github.Client
 	owner, name string
+	app         *installation // that it is called by, nil for a token
 }
 
-func newGitHub(client *http.Client, base *url.URL, owner, name string) *gitHub {
+func newGitHub(client *http.Client, base *url.URL, owner, name string, app *installation) *gitHub {
 	c := github.NewClient(client)
 	c.BaseURL = base
-	return &gitHub{client: c, owner: owner, name: name}
+	return &gitHub{client: c, owner: owner, name: name, app: app}
 }
 
 // gitHubError is an error as API has it.
@@ -138,8 +139,7 @@ func (g *gitHub) Edit(ctx context.Context, number int, title, text string) error
 	return gitHubError(err)
 }
 
-// Publish implements API: a commit status, which any token may write. A check run
-// of the same name would be a second thing to require.
+// Publish implements API: a commit status, which any token may write.
 func (g *gitHub) Publish(ctx context.Context, commit repo.Hash, c Check) error {
 	_, _, err := g.client.Repositories.CreateStatus(ctx, g.owner, g.name, commit.String(), &github.RepoStatus{
 		State:       github.String(string(c.State)),

@@ -13,6 +13,7 @@ type Key struct {
 	Request int     `json:"request,omitempty"` // pull or merge request
 	Comment int64   `json:"comment,omitempty"` // the forge's id, re-read before it counts
 	Commit  string  `json:"commit,omitempty"`  // full id
+	By      Person  `json:"by,omitzero"`       // who asks, of a rerun
 	// Environment and Run name a deployment that GitHub asks our policies about.
 	Environment string `json:"environment,omitempty"`
 	Run         int64  `json:"run,omitempty"`
@@ -52,6 +53,7 @@ type payload struct {
 	MergeGroup  *head           `json:"merge_group"`
 	CheckRun    *head           `json:"check_run"`
 	CheckSuite  *head           `json:"check_suite"`
+	Sender      *Person         `json:"sender"`
 	Environment json.RawMessage `json:"environment"` // a name, or an object in other events
 	Callback    string          `json:"deployment_callback_url"`
 
@@ -212,7 +214,11 @@ func (p *payload) gitHub(k Kind, event string) Hints {
 		if of == nil {
 			of = &head{}
 		}
-		return one(Key{Of: OfRerun, Commit: of.SHA})
+		key := Key{Of: OfRerun, Commit: of.SHA}
+		if p.Sender != nil {
+			key.By = *p.Sender
+		}
+		return one(key)
 	case "deployment_protection_rule":
 		key := Key{Of: OfProtection, Run: runOf(p.Callback)}
 		_ = json.Unmarshal(p.Environment, &key.Environment) // check says when it is no name

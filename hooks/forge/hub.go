@@ -15,6 +15,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/gitd/signal"
+	"github.com/headgate-cd/headgate/hooks/build/report"
 	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/gate"
 )
@@ -34,6 +35,8 @@ type Hub struct {
 	// Promotions are what environments have open, for who may approve them by a merge at
 	// the forge. Nil: none.
 	Promotions Promotions
+	// Reports are what tests have said, for check runs. Nil: nothing is known of them.
+	Reports *report.Store
 	// Webhook is the address of a connection's webhook.
 	Webhook func(name string) string
 	// Page is where people see a change, or the repository for 0. Nil: nowhere.

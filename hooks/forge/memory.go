@@ -39,6 +39,7 @@ type memoryFile struct {
 type publishedTip struct {
 	Commit string    `json:"commit"`
 	Check  Check     `json:"check"`
+	As     CheckKind `json:"as,omitempty"`
 	At     time.Time `json:"at"`
 }
 
@@ -56,6 +57,7 @@ type remembered struct {
 
 	Published   Check     `json:"published"` // of the commit PublishedOf
 	PublishedOf string    `json:"published_of,omitempty"`
+	PublishedAs CheckKind `json:"published_as,omitempty"`
 	PublishedAt time.Time `json:"published_at,omitzero"`
 	Comment     int64     `json:"comment,omitempty"` // ours
 	Said        string    `json:"said,omitempty"`    // in it

@@ -178,6 +178,13 @@ func (q *requests) run(ctx context.Context) {
 			if err := p.hearProtections(); err != nil {
 				q.w.hub.Log.Warn("kept no question about a deployment", "connection", q.w.name, "err", err)
 			}
+			if !look.until.After(now) {
+				if err := p.rerun(ctx); ctx.Err() != nil {
+					return
+				} else if err != nil {
+					q.failing(err, look.failed(err, now))
+				}
+			}
 			told := p.told()
 			q.countLost(now, told)
 			if q.w.askedAll() {

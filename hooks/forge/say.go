@@ -110,10 +110,19 @@ func (p *pass) say(ctx context.Context, n int, m *remembered, now time.Time) (wa
 			c.State == CheckPending && now.Before(at) {
 			wait = at
 		} else {
-			if err := p.api.Publish(ctx, head, c); err != nil {
+			as := m.PublishedAs
+			if m.PublishedOf != m.Head {
+				as = ""
+			} else if as == "" {
+				as = ByStatus // by a server that knew no other
+			}
+			as, err := p.check(ctx, head, as, c, func() Failed {
+				return p.failed(p.changes[n].Last().Log, head)
+			})
+			if err != nil {
 				return wait, err
 			}
-			m.Published, m.PublishedOf, m.PublishedAt = c, m.Head, now
+			m.Published, m.PublishedOf, m.PublishedAs, m.PublishedAt = c, m.Head, as, now
 			if err := p.memory.save(); err != nil {
 				return wait, err
 			}
@@ -199,7 +208,7 @@ func checkOf(s change.Change, e *gate.Entry) Check {
 	if ready := e.Estimate.Text(func(at time.Time) string { return at.UTC().Format("15:04 UTC") }); ready != "" {
 		text += ", ready " + ready
 	}
-	return Check{State: CheckPending, Text: text}
+	return Check{State: CheckPending, Text: text, Running: e.State == show.Running}
 }
 
 // comments is our one comment on a request: what it came to, and answers.

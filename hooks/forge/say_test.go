@@ -38,9 +38,9 @@ func TestCheckOf(t *testing.T) {
 		"nothing known of builds": {of(), &gate.Entry{State: show.Queued, Place: 2},
 			Check{State: CheckPending, Text: "queued, number 2 in line"}},
 		"building": {of(), &gate.Entry{State: show.Running, With: "main + 6 + 7", Estimate: lands},
-			Check{State: CheckPending, Text: "building main + 6 + 7, ready ~12:04 UTC"}},
+			Check{State: CheckPending, Running: true, Text: "building main + 6 + 7, ready ~12:04 UTC"}},
 		"about to land": {of(), &gate.Entry{State: show.Running, With: "main + 7", Estimate: show.Estimate{LandsSoon: true}},
-			Check{State: CheckPending, Text: "building main + 7, ready any moment"}},
+			Check{State: CheckPending, Running: true, Text: "building main + 7, ready any moment"}},
 		"waits for people": {
 			of(change.Event{Kind: change.Waits, Facts: change.Facts{Reason: "an approval is missing"}}),
 			&gate.Entry{State: show.Waits, Reason: "an approval is missing"},

@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ func (p *pass) sayTips(ctx context.Context, now time.Time) (again time.Time, err
 		if c.State == CheckPending {
 			again = now.Add(whileBusy) // that a build begins moves no ref
 		}
+		as := CheckKind("")
 		if m := p.memory.tips[t.Branch]; m != nil {
 			if m.Commit != t.Commit.String() {
 				if err := p.passedOver(ctx, t.Branch, m); err != nil {
@@ -37,12 +39,15 @@ func (p *pass) sayTips(ctx context.Context, now time.Time) (again time.Time, err
 				}
 			} else if m.Check == c || m.Check.State == c.State && c.State == CheckPending && now.Before(m.At.Add(calm)) {
 				continue
+			} else {
+				as = cmp.Or(m.As, ByStatus)
 			}
 		}
-		if err := p.api.Publish(ctx, t.Commit, c); err != nil {
+		as, err := p.check(ctx, t.Commit, as, c, func() Failed { return p.failed(t.Log, t.Commit) })
+		if err != nil {
 			return again, fmt.Errorf("%s at %.7s: %w", t.Branch, t.Commit, err)
 		}
-		p.memory.tips[t.Branch] = &publishedTip{Commit: t.Commit.String(), Check: c, At: now}
+		p.memory.tips[t.Branch] = &publishedTip{Commit: t.Commit.String(), Check: c, As: as, At: now}
 		if err := p.memory.save(); err != nil {
 			return again, err
 		}
@@ -92,8 +97,8 @@ func (p *pass) mergeGroups() (list []gate.Tip, err error) {
 func (p *pass) passedOver(ctx context.Context, branch string, m *publishedTip) error {
 	commit, err := hashOf(m.Commit)
 	if err == nil && m.Check.State == CheckPending && !strings.HasPrefix(branch, queuePrefix) {
-		err = p.api.Publish(ctx, commit,
-			Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL})
+		_, err = p.check(ctx, commit, cmp.Or(m.As, ByStatus),
+			Check{State: CheckPending, Text: "not built: " + branch + " moved on before it was", URL: m.Check.URL}, nil)
 		if busy := (*BusyError)(nil); errors.As(err, &busy) {
 			return fmt.Errorf("%s at %.7s: %w", branch, m.Commit, err)
 		} else if err != nil { // a commit that was pushed over may be gone
@@ -121,7 +126,7 @@ func (p *pass) checkOfTip(t gate.Tip) Check {
 	case show.Failed:
 		c = Check{State: CheckFailure, Text: red + t.Reason}
 	case show.Running:
-		c.Text = "building " + t.Branch
+		c.Text, c.Running = "building "+t.Branch, true
 	case show.Waits:
 		c = Check{State: CheckFailure, Text: "not built: " + t.Reason}
 	}

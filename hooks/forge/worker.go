@@ -206,13 +206,10 @@ func (w *worker) reduce() (told []int64) {
 			dull[delivery.Ignored][h.Reason] = append(dull[delivery.Ignored][h.Reason], sequence)
 		case h.Keys[0].Of == OfRefs, h.Keys[0].Of == OfMergeGroup: // which is a branch, too
 			told = append(told, sequence)
-		case (ofRequest(h.Keys[0]) || h.Keys[0].Of == OfProtection) && follows:
+		case follows:
 			// requests.go
 		default:
-			reason := fmt.Sprintf("nothing is done about a %s by this connection", h.Keys[0].Of)
-			if ofRequest(h.Keys[0]) || h.Keys[0].Of == OfProtection {
-				reason = "requests are left alone: the connection does not say requests: true"
-			}
+			reason := "requests are left alone: the connection does not say requests: true"
 			dull[delivery.Ignored][reason] = append(dull[delivery.Ignored][reason], sequence)
 		}
 	}

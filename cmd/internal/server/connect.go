@@ -26,7 +26,7 @@ func needs(c access.Connection) string {
 
 // appRights are the permissions that a GitHub App needs for all that a connection does.
 const appRights = "Contents, Pull requests, Commit statuses, Webhooks: read and write; for what else is to work, " +
-	"Workflows (requests that change .github/workflows) and Deployments: read and write; Actions: read"
+	"Workflows (requests that change .github/workflows), Checks and Deployments: read and write; Actions: read"
 
 // rightsAt are the rights that a connection's token needs at a forge.
 func rightsAt(forge string) string {

@@ -326,6 +326,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Access:     s.access.Load,
 		Secrets:    s.secrets,
 		Gate:       s.gate,
+		Reports:    s.reports,
 		Page: func(repository string, change int) string {
 			if change == 0 {
 				return s.about.HTTP + "/" + repository
