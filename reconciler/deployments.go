@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,9 +17,10 @@ import (
 // the place of, nil if there was none.
 type Wanted func(d, before *show.Deployed) (bool, error)
 
-// Deployments is a part of an environment's history: the newest, or from one of its
-// commits on. With wanted it is those that are, of the first show.MaxLooked.
-func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from string,
+// Deployments is a part of an environment's history: the newest, from one of its
+// commits on, or what came after one. With wanted it is those that are, of the first
+// show.MaxLooked.
+func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from, after string,
 	wanted Wanted) (page show.DeploymentPage, err error) {
 	page.Deployments = []show.Deployed{}
 	e, err := rc.Environment(ctx, access.Identity{}, repository, name)
@@ -33,44 +35,83 @@ func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from st
 	if err != nil {
 		return page, err
 	}
-	tip, err := r.Ref(record.EnvironmentRef(name))
-	if err != nil {
+	l := deployments{s: s, e: e, wanted: wanted}
+	if l.tip, err = r.Ref(record.EnvironmentRef(name)); err != nil {
 		return page, err
 	}
-	if page.Total, err = countDeployments(ctx, r, tip); err != nil {
+	if page.Total, err = countDeployments(ctx, r, l.tip); err != nil {
+		return page, err
+	}
+	if l.newest, err = record.HistoryFrom(r, s.application, l.tip, 1); err != nil {
 		return page, err
 	}
 
-	at := tip
-	if from != "" {
-		if at, err = deploymentAt(ctx, r, tip, name, from); err != nil {
-			return page, err
-		}
-		switch {
-		case at == tip:
-		case wanted != nil:
-			page.Newer = tip.String()
-		default:
-			if page.Newer, err = newerThan(ctx, r, tip, at, page.Total); err != nil {
-				return page, err
-			}
-		}
-	}
-	newest, err := record.HistoryFrom(r, s.application, tip, 1)
-	if err != nil {
-		return page, err
-	}
-	for looked := 0; at != repo.Zero; looked += maxShown {
-		if looked >= show.MaxLooked {
-			page.Older = at.String()
-			return page, nil
-		}
-		part, err := record.HistoryFrom(r, s.application, at, maxShown+1) // one more, for what the last replaced
+	switch {
+	case after != "":
+		at, err := deploymentAt(ctx, r, l.tip, name, after)
 		if err != nil {
 			return page, err
 		}
+		if whole, err := l.behind(ctx, at, &page); whole || err != nil {
+			return page, err
+		}
+		page.Deployments = []show.Deployed{} // of the newest part, which is whole
+		return page, l.before(l.tip, &page)
+	case from != "":
+		at, err := deploymentAt(ctx, r, l.tip, name, from)
+		if err != nil {
+			return page, err
+		}
+		if at != l.tip {
+			page.Newer = at.String()
+		}
+		return page, l.before(at, &page)
+	}
+	return page, l.before(l.tip, &page)
+}
+
+// deployments is the history of an environment as it is listed.
+type deployments struct {
+	s      *snapshot
+	e      show.Environment
+	tip    repo.Hash
+	newest []record.Commit // the one at tip
+	wanted Wanted
+}
+
+// read reads so many from one on, and what the last of them replaced.
+func (l *deployments) read(at repo.Hash, n int) ([]show.Deployed, []record.Commit, error) {
+	part, err := record.HistoryFrom(l.s.repo, l.s.application, at, n+1)
+	if err != nil {
+		return nil, nil, err
+	}
+	return history(l.e, l.newest, part), part, nil
+}
+
+// fits says whether one of what was read belongs to the list.
+func (l *deployments) fits(list []show.Deployed, i int) (bool, error) {
+	if l.wanted == nil {
+		return true, nil
+	}
+	var before *show.Deployed
+	if i+1 < len(list) {
+		before = &list[i+1]
+	}
+	return l.wanted(&list[i], before)
+}
+
+// before fills a page with what comes before at, which is the first.
+func (l *deployments) before(at repo.Hash, page *show.DeploymentPage) error {
+	for looked := 0; at != repo.Zero; looked += maxShown {
+		if looked >= show.MaxLooked {
+			page.Older = at.String()
+			return nil
+		}
+		list, part, err := l.read(at, maxShown)
+		if err != nil {
+			return err
+		}
 		at = repo.Zero
-		list := history(e, newest, part)
 		for i := range list {
 			if i == maxShown {
 				at = part[i].Hash
@@ -78,28 +119,76 @@ func (rc *Reconciler) Deployments(ctx context.Context, repository, name, from st
 			}
 			if len(page.Deployments) == maxShown {
 				page.Older = list[i].Commit
-				return page, nil
+				return nil
 			}
-			if wanted != nil {
-				var before *show.Deployed
-				if i+1 < len(list) {
-					before = &list[i+1]
-				}
-				switch fits, err := wanted(&list[i], before); {
-				case err != nil:
-					return page, err
-				case !fits:
-					continue
-				}
+			switch fits, err := l.fits(list, i); {
+			case err != nil:
+				return err
+			case fits:
+				page.Deployments = append(page.Deployments, list[i])
 			}
-			page.Deployments = append(page.Deployments, list[i])
 		}
 		if len(page.Deployments) == maxShown && at != repo.Zero {
 			page.Older = at.String()
-			return page, nil
+			return nil
 		}
 	}
-	return page, nil
+	return nil
+}
+
+// behind fills a page with what came after at, the nearest of it. It is not whole when
+// there is no more than the newest part has.
+func (l *deployments) behind(ctx context.Context, at repo.Hash, page *show.DeploymentPage) (whole bool, err error) {
+	page.Older = at.String()
+	defer func() {
+		slices.Reverse(page.Deployments)
+		if !whole {
+			page.Older = ""
+		}
+	}()
+	left, err := countDeployments(ctx, l.s.repo, at)
+	if err != nil {
+		return false, err
+	}
+	looked := min(page.Total-left, show.MaxLooked)
+	if looked <= 0 {
+		return false, nil
+	}
+	out, err := l.s.repo.Git(ctx, "rev-list", "--first-parent", fmt.Sprint("--max-count=", looked),
+		fmt.Sprint("--skip=", page.Total-left-looked), "--end-of-options", l.tip.String())
+	if err != nil {
+		return false, err
+	}
+	commits := strings.Fields(string(out)) // the newest first
+	if len(commits) != looked {
+		return false, fmt.Errorf("list the deployments of %s: git named %d of %d", l.s.repo.Name(), len(commits), looked)
+	}
+	for end := looked; end > 0; {
+		begin := max(0, end-maxShown)
+		first, _ := repo.ParseHash(commits[begin])
+		list, _, err := l.read(first, end-begin)
+		if err != nil {
+			return false, err
+		}
+		for i := min(end-begin, len(list)) - 1; i >= 0; i-- {
+			if n := len(page.Deployments); n == maxShown {
+				page.Newer = page.Deployments[n-1].Commit
+				return true, nil
+			}
+			switch fits, err := l.fits(list, i); {
+			case err != nil:
+				return false, err
+			case fits:
+				page.Deployments = append(page.Deployments, list[i])
+			}
+		}
+		end = begin
+	}
+	if looked == page.Total-left {
+		return false, nil
+	}
+	page.Newer = commits[0]
+	return true, nil
 }
 
 // countDeployments counts the commits of an environment from one on, but for the
@@ -137,17 +226,4 @@ func deploymentAt(ctx context.Context, r *repo.Repository, tip repo.Hash, name, 
 		}
 	}
 	return at, nil
-}
-
-// newerThan is the commit with which the part begins that ends before at, "" when at
-// is the newest of total.
-func newerThan(ctx context.Context, r *repo.Repository, tip, at repo.Hash, total int) (string, error) {
-	left, err := countDeployments(ctx, r, at)
-	if err != nil || left >= total {
-		return "", err
-	}
-	skip := max(0, total-left-maxShown)
-	out, err := r.Git(ctx, "rev-list", "--first-parent", "--max-count=1", fmt.Sprint("--skip=", skip),
-		"--end-of-options", tip.String())
-	return strings.TrimSpace(string(out)), err
 }

@@ -48,13 +48,17 @@ func TestDeployments(t *testing.T) {
 	}
 	slices.Reverse(want)
 
-	part := func(from string, wanted Wanted) show.DeploymentPage {
+	read := func(from, after string, wanted Wanted) show.DeploymentPage {
 		t.Helper()
-		p, err := h.rc.Deployments(t.Context(), "hello", "staging", from, wanted)
+		p, err := h.rc.Deployments(t.Context(), "hello", "staging", from, after, wanted)
 		if err != nil || p.Total != all || len(p.Deployments) > show.Deployments {
-			t.Fatalf("from %q: %d of %d, %v", from, len(p.Deployments), p.Total, err)
+			t.Fatalf("from %q, after %q: %d of %d, %v", from, after, len(p.Deployments), p.Total, err)
 		}
 		return p
+	}
+	part := func(from string, wanted Wanted) show.DeploymentPage {
+		t.Helper()
+		return read(from, "", wanted)
 	}
 	commits := func(p show.DeploymentPage) (list []string) {
 		for _, d := range p.Deployments {
@@ -73,7 +77,7 @@ func TestDeployments(t *testing.T) {
 	}
 	up := commits(p)
 	for p.Newer != "" {
-		p = part(p.Newer, nil)
+		p = read("", p.Newer, nil)
 		up = append(commits(p), up...)
 	}
 	if up = slices.Compact(up); !slices.Equal(up, want) { // the newest part is a whole one
@@ -91,11 +95,39 @@ func TestDeployments(t *testing.T) {
 	p = part(p.Older, func(d, before *show.Deployed) (bool, error) {
 		return d.Commit == want[600] || before == nil, nil
 	})
-	if got := commits(p); !slices.Equal(got, []string{want[600], want[all-1]}) || p.Older != "" || p.Newer != want[0] {
+	if got := commits(p); !slices.Equal(got, []string{want[600], want[all-1]}) || p.Older != "" ||
+		p.Newer != want[show.MaxLooked] {
 		t.Errorf("of the older ones there are %v; it goes on at %q and %q", got, p.Older, p.Newer)
 	}
 
-	if _, err := h.rc.Deployments(t.Context(), "hello", "staging", one.TreeHash.String(), nil); err == nil ||
+	// Of a narrowed list the part behind one is the one that was looked at before it.
+	third := func(d, before *show.Deployed) (bool, error) { return slices.Index(want, d.Commit)%3 == 0, nil }
+	var parts [][]string
+	p = part("", third)
+	for ; p.Older != ""; p = part(p.Older, third) {
+		parts = append(parts, commits(p))
+	}
+	if len(parts) != 2 || len(parts[1]) != show.Deployments {
+		t.Errorf("a third of all are %d parts before the last", len(parts))
+	}
+	for ; p.Newer != ""; parts = parts[:len(parts)-1] {
+		if p = read("", p.Newer, third); len(parts) == 0 || !slices.Equal(commits(p), parts[len(parts)-1]) {
+			t.Fatalf("behind it are %d, and %d parts are left", len(p.Deployments), len(parts))
+		}
+	}
+	if len(parts) > 0 {
+		t.Errorf("%d parts are left", len(parts))
+	}
+	none := func(d, before *show.Deployed) (bool, error) { return false, nil }
+	if p = read("", want[all-1], none); len(p.Deployments) > 0 || p.Older != want[all-1] ||
+		p.Newer != want[all-1-show.MaxLooked] {
+		t.Errorf("behind the first it goes on at %q and %q", p.Older, p.Newer)
+	}
+	if p = read("", p.Newer, none); p.Newer != "" || p.Older != want[show.MaxLooked] {
+		t.Errorf("the newest go on at %q and %q", p.Older, p.Newer)
+	}
+
+	if _, err := h.rc.Deployments(t.Context(), "hello", "staging", one.TreeHash.String(), "", nil); err == nil ||
 		!strings.Contains(err.Error(), "there is no deployment") {
 		t.Error(err)
 	}

@@ -281,7 +281,7 @@ func (b *backend) Deployments(ctx context.Context, a access.Identity, name, envi
 	found := show.DeploymentPage{Total: len(e.History)}
 	for i, d := range e.History {
 		if f.From != "" && strings.HasPrefix(d.Commit, f.From) {
-			found.Deployments, found.Newer = nil, e.History[0].Commit
+			found.Deployments, found.Newer = nil, d.Commit
 		}
 		if f.By == "" || d.By == f.By {
 			found.Deployments = append(found.Deployments, d)

@@ -24,7 +24,7 @@ var envCommands = []command{
 	},
 	{
 		name: "env log", args: "[repo] <environment> [--outcome <state>] [--by <user>] [--author <name>] [--path <path>] " +
-			"[--from <commit>]",
+			"[--from <commit>] [--after <commit>]",
 		what: "what was deployed, when and by whom, newest first", example: "env log production",
 		options: []option{
 			{"--outcome", "only these: " + show.Words(show.Outcomes)},
@@ -32,6 +32,7 @@ var envCommands = []command{
 			{"--author", "that brought what they pushed, or what names them as its author"},
 			{"--path", fmt.Sprintf("that change a file or directory; %d are looked at at once", show.MaxLooked)},
 			{"--from", "not from the newest on, but from this one"},
+			{"--after", "what came after this one"},
 		},
 		run: envLog,
 	},
@@ -348,6 +349,7 @@ func envLog(c *call) error {
 	}
 	f := show.DeploymentFilter{
 		From:    c.options["--from"],
+		After:   c.options["--after"],
 		Outcome: outcome,
 		By:      c.options["--by"],
 		Author:  c.options["--author"],
@@ -361,13 +363,11 @@ func envLog(c *call) error {
 		return emitAll(c, found.Deployments)
 	}
 	var beside []string
-	newer := "newer"
-	if f.Narrows() {
-		newer = "newest"
-	}
-	for _, b := range []struct{ word, from string }{{"older", found.Older}, {newer, found.Newer}} {
-		if b.from != "" {
-			beside = append(beside, b.word+": "+c.ssh(c.again(repository, environment, "--from", show.Short(b.from))))
+	for _, b := range []struct{ word, cursor, at string }{
+		{"older", "--from", found.Older}, {"newer", "--after", found.Newer},
+	} {
+		if b.at != "" {
+			beside = append(beside, b.word+": "+c.ssh(c.again(repository, environment, b.cursor, show.Short(b.at))))
 		}
 	}
 	if len(found.Deployments) == 0 {

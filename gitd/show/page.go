@@ -49,13 +49,14 @@ type ReleaseFilter struct {
 type DeploymentPage struct {
 	Deployments []Deployed `json:"deployments"`
 	Total       int        `json:"total"`           // of all deployments
-	Older       string     `json:"older,omitempty"` // the commit with which the part before begins
-	Newer       string     `json:"newer,omitempty"` // the same of the part behind; of a narrowed list, the newest of all
+	Older       string     `json:"older,omitempty"` // the From of the part before
+	Newer       string     `json:"newer,omitempty"` // the After of the part behind
 }
 
 // DeploymentFilter narrows Backend.Deployments. The zero filter means the newest.
 type DeploymentFilter struct {
 	From    string // a commit of the environment, with which the part begins
+	After   string // another, and the part is what came after it, the nearest; From is nothing then
 	Outcome State
 	By      string // who approved, or rolled back; or policy
 	Author  string // of a release that it brought, as in ReleaseFilter
@@ -63,7 +64,7 @@ type DeploymentFilter struct {
 }
 
 // Narrows reports whether it leaves out any.
-func (f DeploymentFilter) Narrows() bool { return f != DeploymentFilter{From: f.From} }
+func (f DeploymentFilter) Narrows() bool { return f != DeploymentFilter{From: f.From, After: f.After} }
 
 // Outcomes are what may have come of a deployment.
 var Outcomes = []State{Healthy, Failed, Converging, Drift, Unknown}

@@ -71,7 +71,7 @@ func pathField() field {
 }
 
 // beside is where the parts of a list beside the one that is shown are.
-type beside struct{ Older, Newer, Newest string }
+type beside struct{ Older, Newer string }
 
 // besideOf are the addresses of the parts beside one of a numbered list.
 func (q *request) besideOf(b show.Beside) *beside {

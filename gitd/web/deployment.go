@@ -35,6 +35,7 @@ func historyPage(q *request) (*page, error) {
 	}
 	f := show.DeploymentFilter{
 		From:    cut(query.Get("from"), 100),
+		After:   cut(query.Get("after"), 100),
 		Outcome: view.Outcome,
 		By:      view.Seek.Fields[0].Value,
 		Author:  view.Seek.Fields[1].Value,
@@ -60,12 +61,8 @@ func historyPage(q *request) (*page, error) {
 	if found.Older != "" {
 		view.Beside.Older = q.cursor("from", found.Older)
 	}
-	switch {
-	case found.Newer == "":
-	case f.Narrows():
-		view.Beside.Newest = q.cursor("from", "")
-	default:
-		view.Beside.Newer = q.cursor("from", found.Newer)
+	if found.Newer != "" {
+		view.Beside.Newer = q.cursor("after", found.Newer)
 	}
 	for _, s := range append([]show.State{""}, show.Outcomes...) {
 		k := filter{Text: "All", Href: base + "/history", Current: s == f.Outcome}

@@ -227,16 +227,19 @@ func (h *backend) Deployments(ctx context.Context, a access.Identity,
 	if err != nil || found.Total == 0 {
 		return found, err
 	}
-	i := slices.IndexFunc(e.History, func(d show.Deployed) bool { return strings.HasPrefix(d.Commit, f.From) })
+	i := slices.IndexFunc(e.History, func(d show.Deployed) bool { return strings.HasPrefix(d.Commit, f.From+f.After) })
 	if i < 0 {
 		return found, &show.Error{Kind: show.NotFound, What: "there is no such deployment"}
+	}
+	if f.After != "" {
+		i = max(0, i-show.Deployments)
 	}
 	list := slices.Clone(e.History[i:])
 	for i := range list[:len(list)-1] {
 		list[i].From = list[i+1].Release
 	}
 	if i > 0 {
-		found.Newer = e.History[max(0, i-show.Deployments)].Commit
+		found.Newer = e.History[i].Commit
 	}
 	list = slices.DeleteFunc(list, func(d show.Deployed) bool { return f.Outcome != "" && d.Outcome != f.Outcome })
 	if len(list) > show.Deployments {

@@ -37,9 +37,9 @@ func (s *Server) Deployments(ctx context.Context, a access.Identity,
 		return show.DeploymentPage{}, err
 	}
 	if !f.Narrows() {
-		return s.reconciler.Deployments(ctx, repository, environment, f.From, nil)
+		return s.reconciler.Deployments(ctx, repository, environment, f.From, f.After, nil)
 	}
-	return s.reconciler.Deployments(ctx, repository, environment, f.From, s.wanted(ctx, r, f))
+	return s.reconciler.Deployments(ctx, repository, environment, f.From, f.After, s.wanted(ctx, r, f))
 }
 
 // wanted says which deployments a filter leaves.
