@@ -2,8 +2,7 @@
 // server over SSH, and has the cluster be what environments of target: kubernetes declare. The server holds no
 // credentials of clusters.
 //
-// doc/kubernetes.md has the manifest that installs it, with the token that `ssh host agent enrol --tag
-// target=kubernetes` prints.
+// The manifest that installs it is what `ssh host agent enrol --kubernetes` prints.
 package main
 
 import (
@@ -66,7 +65,7 @@ func (o options) check() error {
 	for _, need := range []struct{ flag, value string }{{"server", o.server}, {"host-key", o.hostKey},
 		{"signing-key", o.signingKey}} {
 		if need.value == "" {
-			return fmt.Errorf("--%s is missing\nhint: doc/kubernetes.md says where it comes from", need.flag)
+			return fmt.Errorf("--%s is missing\nhint: it stands in what ssh host agent enrol --kubernetes prints", need.flag)
 		}
 	}
 	return nil
@@ -176,7 +175,7 @@ func join(ctx context.Context, o options, keys agent.Keys, kept *cluster.Kept) (
 	}
 	if token == "" {
 		return nil, errors.New(
-			"the Secret has no token, and the agent has not enrolled yet\nhint: make another: ssh host agent enrol --tag target=kubernetes")
+			"the Secret has no token, and the agent has not enrolled yet\nhint: apply another manifest: ssh host agent enrol --kubernetes")
 	}
 	if _, err := repo.OpenKey(filepath.Join(kept.Dir, cluster.KeyName)); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package shell
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -14,14 +15,19 @@ import (
 // Commands about the agents of other machines.
 var agentCommands = []command{
 	{
-		name: "agent enrol", args: "[--name <name>] [--tag <key=value>,...] [--repository <repo>,...] [--expires <time>]",
-		what:    "a line to paste on another machine, which makes it an agent",
+		name: "agent enrol", args: "[--name <name>] [--tag <key=value>,...] [--repository <repo>,...] [--expires <time>] " +
+			"[--kubernetes] [--namespace <namespace>,...] [--image <image>]",
+		what:    "a line to paste on another machine, or a manifest for a cluster, which makes it an agent",
 		example: "agent enrol --name web-1 --tag role=web",
 		options: []option{
 			{"--name", "what the agent is called (without: the machine's host name)"},
 			{"--tag", "by which environments find it; may be given again"},
 			{"--repository", "this one alone may deploy there; may be given again (without: all)"},
 			{"--expires", "when the line is good no more: 15m, 12h (without: 1h; at most 24h)"},
+			{"--kubernetes", "print a manifest instead, which installs the agent of a cluster (tag target=kubernetes): " +
+				"kubectl apply -f -"},
+			{"--namespace", "that applications have in the cluster: the agent may change this one alone; may be given again"},
+			{"--image", "of the agent of a cluster, where the cluster pulls it (doc/kubernetes.md says how to make it)"},
 		},
 		notes: "The line is good for one machine, once; whoever has it may become that agent.\n" +
 			"The machine connects to this server, whose host key the line pins, with a key of its own: nothing has to be open there.\n" + configured,
@@ -89,12 +95,19 @@ func enrolAgent(c *call) error {
 				"%q is not a time: write minutes or hours, such as 15m or 12h", expires)
 		}
 	}
+	if err := clusterOf(c, &r); err != nil {
+		return err
+	}
 	e, err := c.shell.Backend.EnrolAgent(c.ctx, c.actor, r)
 	if err != nil {
 		return err
 	}
 	if c.json {
 		return c.emit(e)
+	}
+	if r.Cluster != nil {
+		_, err := io.WriteString(c.out.w, e.Manifest)
+		return err
 	}
 	c.out.line("%s", e.Command)
 	if e.Download == "" {
@@ -103,6 +116,30 @@ func enrolAgent(c *call) error {
 	}
 	c.out.wrapped(
 		"paste it on the machine (%s), within its directory for programs; it is good once, until %s, and is not shown again", e.Platform, c.out.at(e.Expires, true))
+	return nil
+}
+
+// clusterOf reads what is said of a cluster's agent.
+func clusterOf(c *call, r *show.AgentRequest) error {
+	const example = "agent enrol --kubernetes --name staging --tag cluster=staging --namespace shop " +
+		"--image registry.example.org/headgate-kube:1"
+	if !c.has("--kubernetes") {
+		for _, option := range []string{"--namespace", "--image"} {
+			if c.has(option) {
+				return usageError("for example: "+c.ssh(example), "%s is for the agent of a cluster; add --kubernetes", option)
+			}
+		}
+		return nil
+	}
+	r.Cluster = &show.ClusterRequest{Image: c.options["--image"]}
+	if r.Cluster.Image == "" {
+		return usageError("for example: "+c.ssh(example),
+			"say where the cluster pulls the agent's image, with --image; doc/kubernetes.md says how to make it")
+	}
+	if c.options["--namespace"] == "" {
+		return usageError("for example: "+c.ssh(example), "say in which namespaces applications may be, with --namespace")
+	}
+	r.Cluster.Namespaces = strings.Split(c.options["--namespace"], ",")
 	return nil
 }
 

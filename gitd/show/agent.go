@@ -27,17 +27,25 @@ type AgentRequest struct {
 	Tags         map[string]string // by which environments find it
 	Repositories []string          // that may deploy there; nil: all
 	Life         time.Duration     // of the token; 0: an hour
+	Cluster      *ClusterRequest   // nil: it is a machine's
+}
+
+// ClusterRequest is what a cluster's agent is to be.
+type ClusterRequest struct {
+	Namespaces []string // that applications have there: it may change nothing elsewhere
+	Image      string   // of the agent, where the cluster pulls it
 }
 
 // Enrolment is what a machine enrols with.
 type Enrolment struct {
-	Command  string            `json:"command"`            // to be pasted there; it holds the token
+	Command  string            `json:"command,omitempty"`  // to be pasted there; it holds the token
 	Download string            `json:"download,omitempty"` // where it gets the program; "": it has to be copied there
 	Program  string            `json:"program"`            // SHA-256 of the program
 	Platform string            `json:"platform"`           // that it is for
 	Name     string            `json:"agent,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`
 	Expires  time.Time         `json:"expires"`
+	Manifest string            `json:"manifest,omitempty"` // of a cluster's agent, to be applied there instead; it holds the token
 }
 
 // Agent is the agent of another machine.

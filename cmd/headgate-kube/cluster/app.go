@@ -343,7 +343,7 @@ func (a *app) look(ctx context.Context, d *target.Declared) time.Duration {
 			waits = append(waits, one.String()+": "+why)
 		}
 		if workloads == 0 || kubernetes.StageOf(one.Group, one.Kind) == kubernetes.Rest || health != kubernetes.Current {
-			o.Units = append(o.Units, unitOf(d, one, live, health, why))
+			o.Units = append(o.Units, a.unitOf(d, one, live, health, why))
 		}
 	}
 	if a.unheard++; unheard == 0 {
@@ -429,13 +429,16 @@ func newer(got *unstructured.Unstructured, version string) bool {
 	return err1 == nil && err2 == nil && x > y
 }
 
-// unitOf is an object, for people.
-func unitOf(d *target.Declared, o *applied, live *unstructured.Unstructured, health kubernetes.Health,
+// unitOf is an object, for people: called as kubectl calls it, with its namespace where that is another than most.
+func (a *app) unitOf(d *target.Declared, o *applied, live *unstructured.Unstructured, health kubernetes.Health,
 	why string) target.Unit {
-	in := target.Instance{ID: o.String(), Release: d.Release.Number, Message: why}
 	u := target.Unit{Name: strings.ToLower(o.Kind) + "/" + o.Name, Release: d.Release.Number}
+	if o.Namespace != "" && o.Namespace != a.settings.Namespace {
+		u.Name = o.Namespace + "/" + u.Name
+	}
+	in := target.Instance{ID: u.Name, Release: d.Release.Number, Message: why}
 	if live != nil {
-		in.ID, in.Since = string(live.GetUID()), live.GetCreationTimestamp().UTC()
+		in.Since = live.GetCreationTimestamp().UTC()
 	}
 	switch health {
 	case kubernetes.Current:

@@ -401,7 +401,7 @@ func differences(want, live any, path string, secret bool) (all []string) {
 	if secret || live == nil {
 		return []string{path + " is not as declared"}
 	}
-	return []string{fmt.Sprintf("%s is %.40v, and not %.40v", path, live, want)}
+	return []string{fmt.Sprintf("%s is %.40s, and not %.40s", path, fmt.Sprint(live), fmt.Sprint(want))}
 }
 
 // drifted says what of an object is not as declared, and that somebody has changed. A field may be written otherwise than

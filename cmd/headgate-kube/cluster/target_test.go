@@ -20,9 +20,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/headgate-cd/headgate/cmd/headgate-kube/cluster/planetest"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/targettest"
 )
+
+func TestMain(m *testing.M) { os.Exit(planetest.Main(m)) }
 
 func settingsOf(namespace string) []byte {
 	return []byte("tags: {cluster: test}\nnamespace: " + namespace + "\ntimeout: 2m\n")
@@ -32,9 +35,9 @@ func filesOf(namespace string, manifests ...string) target.Files {
 	return target.Files{"kubernetes.yaml": settingsOf(namespace), "all.yaml": []byte(strings.Join(manifests, "---\n"))}
 }
 
-func newTarget(t *testing.T, p *plane, own string) *Target {
+func newTarget(t *testing.T, p *planetest.Plane, own string) *Target {
 	t.Helper()
-	target, err := Connect(p.config)
+	target, err := Connect(p.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,9 +48,9 @@ func newTarget(t *testing.T, p *plane, own string) *Target {
 const configMap = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {says: %s}\n"
 
 func TestContract(t *testing.T) {
-	p := controlPlane(t)
+	p := planetest.Get(t)
 	targettest.Run(t, func(t *testing.T) targettest.Subject {
-		own, shop := p.namespace(t, "agent"), p.namespace(t, "shop")
+		own, shop := p.Namespace(t, "agent"), p.Namespace(t, "shop")
 		// The suite's applications share their files: each makes what has its own name.
 		good := target.Files{
 			"kubernetes.yaml":    settingsOf(shop),
@@ -88,13 +91,13 @@ func (n *named) Converge(d target.Declared) {
 type subject struct {
 	*testing.T
 	*Target
-	plane     *plane
+	plane     *planetest.Plane
 	own, shop string
 	key       target.Key
 	end       func()
 }
 
-func start(t *testing.T, p *plane, own, shop string) *subject {
+func start(t *testing.T, p *planetest.Plane, own, shop string) *subject {
 	t.Helper()
 	s := &subject{
 		T:      t,
@@ -121,8 +124,8 @@ func start(t *testing.T, p *plane, own, shop string) *subject {
 }
 
 func fresh(t *testing.T) *subject {
-	p := controlPlane(t)
-	return start(t, p, p.namespace(t, "agent"), p.namespace(t, "shop"))
+	p := planetest.Get(t)
+	return start(t, p, p.Namespace(t, "agent"), p.Namespace(t, "shop"))
 }
 
 func (s *subject) declare(sequence int, manifests ...string) target.Declared {
@@ -393,7 +396,7 @@ spec:
 // TestDefinitionAndObject: both in one promotion, in whatever order they are written.
 func TestDefinitionAndObject(t *testing.T) {
 	s := fresh(t)
-	kind := fmt.Sprintf("thing%d", made.Add(1))
+	kind := "thing" + strings.ReplaceAll(s.shop, "-", "")
 	d := s.declare(1, "apiVersion: example.org/v1\nkind: Thing"+kind+"\nmetadata: {name: x}\nspec: {a: 1}\n",
 		fmt.Sprintf(definition, kind))
 	s.Converge(d)

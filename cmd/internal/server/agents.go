@@ -158,6 +158,11 @@ func (s *Server) EnrolAgent(_ context.Context, a access.Identity, q show.AgentRe
 			return e, err
 		}
 	}
+	if q.Cluster != nil {
+		if q.Tags, err = checkCluster(q); err != nil {
+			return e, err
+		}
+	}
 	if e.Program, err = s.remotes.program(); err != nil {
 		return e, err
 	}
@@ -177,6 +182,11 @@ func (s *Server) EnrolAgent(_ context.Context, a access.Identity, q show.AgentRe
 	}
 	s.log.Info("a machine may enrol", "enrolment", t.ID, "agent", t.Name, "by", a.User, "expires", t.Expires)
 	e.Name, e.Tags, e.Expires, e.Platform = t.Name, t.Tags, t.Expires, runtime.GOOS+"/"+runtime.GOARCH
+	if q.Cluster != nil {
+		e.Platform, e.Program = "", "" // it is another program
+		e.Manifest, err = s.installation(q.Cluster, t, secret).Manifest()
+		return e, err
+	}
 	if s.remotes.downloads() {
 		e.Download = s.about.GitHTTP + programPath + e.Program
 		e.Command = fmt.Sprintf(

@@ -102,8 +102,8 @@ func (s *Server) refusesTarget(repository, target string) (what, fix string) {
 		if has(true) {
 			return "", ""
 		}
-		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol: " +
-			s.about.Command("agent enrol --tag "+kubernetes.Tag+"="+kubernetes.TagValue)
+		return "no cluster has an agent to which " + repository + " may deploy", "have one enrol, with a manifest: " +
+			s.about.Command("agent enrol --help")
 	case headgateyaml.Hosts:
 		if s.opts.mayDeployHere(repository) || has(false) {
 			return "", ""

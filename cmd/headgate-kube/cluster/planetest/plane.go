@@ -1,4 +1,6 @@
-package cluster
+// Package planetest starts a real control plane for tests: an API server and its etcd, without controllers, scheduler
+// and nodes. What those would do about Deployments and Jobs, Controllers does.
+package planetest
 
 import (
 	"bytes"
@@ -28,29 +30,30 @@ import (
 // programs says where the control plane's programs are: what .ci/kube/build prints.
 const programs = "HEADGATE_KUBE_PROGRAMS"
 
-// plane is a real control plane: an API server and its etcd, one for all tests.
-type plane struct {
-	dir    string
-	config *rest.Config
-	etcd   *exec.Cmd
-	api    *exec.Cmd
+// Plane is a real control plane, one for all tests of a package.
+type Plane struct {
+	Config *rest.Config // of its administrator
+
+	dir  string
+	etcd *exec.Cmd
+	api  *exec.Cmd
 }
 
 var (
-	onePlane  plane
+	onePlane  Plane
 	startOnce sync.Once
 	startErr  error
 	made      atomic.Int64 // namespaces
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	onePlane.stop()
-	os.Exit(code)
+// Main runs a package's tests, and ends what they have started.
+func Main(m *testing.M) int {
+	defer onePlane.stop()
+	return m.Run()
 }
 
-// controlPlane is the plane, started by whoever needs it first.
-func controlPlane(t *testing.T) *plane {
+// Get is the plane, started by whoever needs it first.
+func Get(t *testing.T) *Plane {
 	t.Helper()
 	startOnce.Do(func() { startErr = onePlane.start() })
 	if startErr != nil {
@@ -78,7 +81,7 @@ func find(name string) (string, error) {
 	return "", fmt.Errorf("there is no %s in %s=%q: run make test-kubernetes", name, programs, os.Getenv(programs))
 }
 
-func (p *plane) start() error {
+func (p *Plane) start() error {
 	etcd, err := find("etcd")
 	if err != nil {
 		return err
@@ -125,14 +128,14 @@ func (p *plane) start() error {
 	if err != nil {
 		return err
 	}
-	p.config = &rest.Config{
+	p.Config = &rest.Config{
 		Host:            fmt.Sprintf("https://127.0.0.1:%d", ports[2]),
 		BearerToken:     "admin",
 		QPS:             200,
 		Burst:           400,
 		TLSClientConfig: rest.TLSClientConfig{Insecure: true},
 	}
-	asking, err := discovery.NewDiscoveryClientForConfig(p.config)
+	asking, err := discovery.NewDiscoveryClientForConfig(p.Config)
 	if err != nil {
 		return err
 	}
@@ -149,7 +152,7 @@ func (p *plane) start() error {
 }
 
 // run starts a program whose output goes to a file.
-func (p *plane) run(program string, args ...string) (*exec.Cmd, error) {
+func (p *Plane) run(program string, args ...string) (*exec.Cmd, error) {
 	log, err := os.Create(filepath.Join(p.dir, filepath.Base(program)+".log"))
 	if err != nil {
 		return nil, err
@@ -157,11 +160,10 @@ func (p *plane) run(program string, args ...string) (*exec.Cmd, error) {
 	defer log.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
-
 	return cmd, cmd.Start()
 }
 
-func (p *plane) stop() {
+func (p *Plane) stop() {
 	for _, cmd := range []*exec.Cmd{p.api, p.etcd} {
 		if cmd != nil && cmd.Process != nil {
 			_ = cmd.Process.Kill()
@@ -173,23 +175,24 @@ func (p *plane) stop() {
 	}
 }
 
-func (p *plane) client(t *testing.T) dynamic.Interface {
+// Client is a client of its administrator.
+func (p *Plane) Client(t *testing.T) dynamic.Interface {
 	t.Helper()
-	c, err := dynamic.NewForConfig(p.config)
+	c, err := dynamic.NewForConfig(p.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-// namespace makes a namespace of the test's own.
-func (p *plane) namespace(t *testing.T, what string) string {
+// Namespace makes a namespace of the test's own.
+func (p *Plane) Namespace(t *testing.T, what string) string {
 	t.Helper()
 	name := fmt.Sprintf("%s-%d", what, made.Add(1))
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace",
 		"metadata": map[string]any{"name": name}}}
 	gvr := schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
-	if _, err := p.client(t).Resource(gvr).Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
+	if _, err := p.Client(t).Resource(gvr).Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	return name
