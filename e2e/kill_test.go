@@ -67,6 +67,8 @@ var elsewhere = map[string]bool{
 
 	"hosts.declared-kept": true, // by an agent on another machine
 	"agent.keys-followed": true, // reconciler/agent: TestKilledAsKeysAreFollowed
+	// TestUpgrades; reconciler/agent: TestTrial.
+	"agent.program-received": true, "agent.program-reporting": true, "agent.program-noted": true,
 
 	// A release that fails, and what people say to a deployment: the kill test of reconciler.
 	"rollback.decided-by-itself": true, "steer.before-noted": true, "steer.noted": true,

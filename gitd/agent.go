@@ -49,6 +49,9 @@ func (l AgentLine) Dial(context.Context) (net.Conn, error) {
 	return agentline.NewConn(channel, l.conn.LocalAddr(), l.conn.RemoteAddr()), nil
 }
 
+// Session names the connection, as both ends of it know it and nobody else.
+func (l AgentLine) Session() []byte { return l.conn.SessionID() }
+
 // From is where it comes from.
 func (l AgentLine) From() string {
 	host, _, err := net.SplitHostPort(l.conn.RemoteAddr().String())

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/cmd/internal/proof"
+	"github.com/headgate-cd/headgate/gitd/agentline"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -165,6 +166,9 @@ func workAsAgent(data string) error {
 		if w.Hosts, err = remoteHosts(data, uplink, log); err != nil {
 			return err
 		}
+		w.Receive = func(ctx context.Context, digest string, size int64) (string, error) {
+			return receiveProgram(ctx, data, uplink, digest, size)
+		}
 	}
 	return w.Run()
 }
@@ -197,6 +201,25 @@ func remoteHosts(data string, uplink *agent.Uplink, log *slog.Logger) (*hosts.Ta
 	h.Name = cmp.Or(uplink.Name, h.Name)
 	h.Log = log
 	return h, h.Load()
+}
+
+// receiveProgram gets a program of a server elsewhere.
+func receiveProgram(ctx context.Context, data string, uplink *agent.Uplink, digest string, size int64) (path string, err error) {
+	store, err := artifact.Open(filepath.Join(agentDir(data), "programs"))
+	if err != nil {
+		return "", err
+	}
+	err = uplink.Fetch(ctx, func(ctx context.Context) error {
+		path, err = store.ReceiveBlob(ctx, digest, size,
+			func(ctx context.Context, part string, offset int64) (io.ReadCloser, error) {
+				return uplink.Blob(ctx, agentline.Program, part, offset)
+			})
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return path, os.Chmod(path, 0o500)
 }
 
 // joining is one run of `agent join`.

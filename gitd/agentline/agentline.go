@@ -27,6 +27,9 @@ const (
 	Enrol        = "enrol@headgate"        // of a machine that has a token, with an Enrolment; answered with Enrolled
 )
 
+// Program is what a Blob is a part of that is the server's program.
+const Program = "program"
+
 // Blob is what an agent wants to have of the artifact store.
 type Blob struct {
 	Artifact string `json:"artifact"` // digest of the artifact that it is a part of

@@ -54,6 +54,14 @@ var agentCommands = []command{
 		run:     func(c *call) error { return c.act(c.shell.Backend.DrainAgent(c.ctx, c.actor, c.args["agent"], false)) },
 	},
 	{
+		name: "agent upgrade", args: "[agent]", what: "have an agent, or all, go on with this server's program",
+		example: "agent upgrade web-1",
+		notes: "After an upgrade of the server they do so by themselves, one by one, each once nothing is deployed there;\n" +
+			"one that the server does not hear from within two minutes goes back to the program before, and the others wait for this command.\n" +
+			"What is deployed there goes on.",
+		run: func(c *call) error { return c.act(c.shell.Backend.UpgradeAgents(c.ctx, c.actor, c.args["agent"])) },
+	},
+	{
 		name: "agent remove", args: "<agent>", what: "end an agent's connection, and take its key away",
 		example: "agent remove web-1",
 		notes:   "What runs there goes on running, unwatched.\n" + configured,
@@ -166,6 +174,14 @@ func seen(c *call, a show.Agent) cell {
 	return plain(text)
 }
 
+// versionOf says by which program an agent works.
+func versionOf(a show.Agent) cell {
+	if a.Upgrade == nil {
+		return dash(a.Version)
+	}
+	return plain(cmp.Or(a.Version, "-") + ", " + a.Upgrade.Text())
+}
+
 func listAgents(c *call) error {
 	all, err := c.shell.Backend.Agents(c.ctx, c.actor)
 	if err != nil {
@@ -185,7 +201,7 @@ func listAgents(c *call) error {
 			runs = append(runs, fmt.Sprintf("%s in %s: release %d, %s", r.Application, r.Environment, r.Release, r.State))
 		}
 		rows = append(rows, []cell{
-			plain(a.Name), seen(c, a), dash(tagsOf(a.Tags)), dash(a.Version), {s: strings.Join(runs, "; "), wrap: true},
+			plain(a.Name), seen(c, a), dash(tagsOf(a.Tags)), versionOf(a), {s: strings.Join(runs, "; "), wrap: true},
 		})
 	}
 	c.out.table(rows)
@@ -205,11 +221,15 @@ func showAgent(c *call) error {
 		{plain("agent"), plain(a.Name)},
 		{plain("last seen"), seen(c, a)},
 		{plain("from"), dash(a.From)},
-		{plain("version"), dash(a.Version)},
+		{plain("version"), versionOf(a)},
 		{plain("tags"), dash(tagsOf(a.Tags))},
 		{plain("deployed to by"), plain(cmp.Or(strings.Join(a.Repositories, ", "), "all repositories"))},
 		{plain("key"), plain(a.Key)},
 	})
+	if a.Upgrade != nil && a.Upgrade.Message != "" {
+		c.out.wrapped("%s: %s", a.Upgrade.Text(), a.Upgrade.Message)
+		c.out.wrapped("to have it tried again: %s", c.ssh("agent upgrade "+a.Name))
+	}
 	for _, r := range a.Runs {
 		c.out.wrapped("%s of %s in %s: release %d, %s", r.Application, r.Repository, r.Environment, r.Release, r.State)
 		for line := range strings.Lines(r.Message) {

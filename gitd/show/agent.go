@@ -16,6 +16,9 @@ type Agents interface {
 	// DrainAgent has nothing new be deployed to an agent, which is not counted then; not
 	// drained, it gets what is declared.
 	DrainAgent(ctx context.Context, who access.Identity, name string, drained bool) (Done, error)
+	// UpgradeAgents has an agent, "" for all, go on with the server's program, also when it did
+	// not come about before.
+	UpgradeAgents(ctx context.Context, who access.Identity, name string) (Done, error)
 	// RemoveAgent takes an agent's key away and ends its connection. What runs there goes
 	// on running.
 	RemoveAgent(ctx context.Context, who access.Identity, name string) (Done, error)
@@ -59,7 +62,27 @@ type Agent struct {
 	Since        time.Time         `json:"since,omitzero"`    // it is connected, or was last seen then; zero: never
 	From         string            `json:"from,omitempty"`    // address that it came from
 	Version      string            `json:"version,omitempty"`
-	Runs         []AgentRuns       `json:"runs"` // what is deployed there, as it said last
+	Upgrade      *AgentUpgrade     `json:"upgrade,omitempty"` // to the server's program; left out: there is none
+	Runs         []AgentRuns       `json:"runs"`              // what is deployed there, as it said last
+}
+
+// AgentUpgrade is how far an agent is on its way to the server's program.
+type AgentUpgrade struct {
+	State   State  `json:"state"` // Queued, Running or Failed
+	Message string `json:"message,omitempty"`
+}
+
+// Text is what people read of it.
+func (u *AgentUpgrade) Text() string {
+	switch {
+	case u == nil:
+		return ""
+	case u.State == Running:
+		return "being upgraded"
+	case u.State == Failed:
+		return "not upgraded"
+	}
+	return "to be upgraded"
 }
 
 // AgentRuns is what an agent has of one environment.

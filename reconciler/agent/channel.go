@@ -19,6 +19,7 @@ type message struct {
 	ID      int           `json:"id,omitempty"` // of a question, and of its answer
 	Address string        `json:"address,omitempty"`
 	Program string        `json:"program,omitempty"`
+	Trial   bool          `json:"trial,omitempty"` // it is to be heard by the server, or the one before works again
 	Error   string        `json:"error,omitempty"`
 	Errno   syscall.Errno `json:"errno,omitempty"`
 
@@ -38,6 +39,8 @@ const (
 	opClose   = "close"   // worker: close an address; answered
 	opUpgrade = "upgrade" // worker: somebody wants another program to work; answered when it is ready
 	opAnswer  = "answer"
+
+	opReported = "reported" // worker: the server elsewhere has heard it
 )
 
 const maxPacket = 64 << 10

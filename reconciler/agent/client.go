@@ -202,8 +202,14 @@ func (t *Target) request(ctx context.Context, method, path string, body any) (*h
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what could be read of it
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		return nil, fmt.Errorf("%w: %s", errUnavailable, bytes.TrimSpace(text))
+	}
 	return nil, fmt.Errorf("the agent answered %s: %s", resp.Status, bytes.TrimSpace(text))
 }
+
+// errUnavailable is that an agent does not do just now what it is asked for.
+var errUnavailable = errors.New("the agent cannot do it now")
 
 // call makes a request, and says by which fence it was refused, 0 for none. An error is
 // errUnproven when it was refused for another reason.

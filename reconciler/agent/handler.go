@@ -36,7 +36,9 @@ type Handler struct {
 	// Prove refuses what is not proven, and may take a fallback out of what is. nil: whoever
 	// reaches this is believed.
 	Prove func(d *target.Declared, p Proof) error
-	Log   *slog.Logger
+	// Program has another program work. nil: nobody offers any.
+	Program func(ctx context.Context, o Offer) error
+	Log     *slog.Logger
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -56,6 +58,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var s Settings
 		if read(w, r, &s) {
 			done(w, h.Settings(s))
+		}
+	case "POST " + pathProgram:
+		var o Offer
+		if h.Program == nil {
+			http.NotFound(w, r)
+		} else if read(w, r, &o) {
+			done(w, h.Program(r.Context(), o))
 		}
 	case "GET " + pathWatch:
 		h.watch(w, r)
@@ -84,6 +93,10 @@ func answer(w http.ResponseWriter, status int, v any) {
 }
 
 func done(w http.ResponseWriter, err error) {
+	if errors.Is(err, ErrDeploying) {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -36,15 +36,22 @@ const (
 
 // Hello is who answers.
 type Hello struct {
-	Version int       `json:"version"`           // of the protocol
-	Program string    `json:"program"`           // version of headgate, for people
-	Digest  string    `json:"digest"`            // of the program that works
-	PID     int       `json:"pid"`               // of the process that holds the lock
-	Worker  int       `json:"worker"`            // of the process that works
-	Since   time.Time `json:"since"`             // when the worker began
-	Drained bool      `json:"drained"`           // nothing is started here until it is told to resume
-	Running int       `json:"running"`           // instances
-	Refused string    `json:"refused,omitempty"` // why the last upgrade did not come about
+	Version int       `json:"version"` // of the protocol
+	Program string    `json:"program"` // version of headgate, for people
+	Digest  string    `json:"digest"`  // of the program that works
+	PID     int       `json:"pid"`     // of the process that holds the lock
+	Worker  int       `json:"worker"`  // of the process that works
+	Since   time.Time `json:"since"`   // when the worker began
+	Drained bool      `json:"drained"` // nothing is started here until it is told to resume
+	Running int       `json:"running"` // instances
+
+	// Platform is what programs have to be for, of one that takes them from a server
+	// elsewhere; "": it takes none.
+	Platform string `json:"platform,omitempty"`
+	// Refused is the program that did not work when it was on trial, and WhyRefused.
+	Refused    string `json:"refused,omitempty"`
+	WhyRefused string `json:"why_refused,omitempty"`
+
 	// Unproven is what a server elsewhere declared last and was not deployed.
 	Unproven []Refusal `json:"unproven,omitempty"`
 }

@@ -44,8 +44,14 @@ type Supervisor struct {
 	Arguments []string // with which a program becomes a worker
 	Program   string   // what SIGHUP has work: a name, at which there may be another by then
 	Log       *slog.Logger
+	// Trial is how long a program that a server elsewhere has sent may take until that server
+	// has heard it; 0: trialTimeout.
+	Trial time.Duration
 
-	own    *os.File // this process's program
+	own    *os.File    // this process's program
+	build  string      // of own
+	kept   keptProgram // which program is to work
+	trial  *trial      // of the program that works; nil: it is known to
 	socket *os.File
 	ended  sync.WaitGroup // of workers
 
@@ -71,6 +77,7 @@ const (
 	leaveTimeout = 20 * time.Second // until it has let go
 	claimTimeout = time.Minute      // after which an address that nobody asked for again is closed
 	steadyAfter  = 20 * time.Second // after which a program is known to work
+	trialTimeout = 2 * time.Minute  // within which one that a server has sent must have been heard by it
 )
 
 // ErrHeld is that another agent has the directory.
@@ -102,6 +109,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	defer s.own.Close()
+	if s.build, err = DigestOf("/proc/self/exe"); err != nil {
+		return err
+	}
+	if s.kept = readProgram(s.Dir); s.kept.Own != s.build {
+		s.kept = keptProgram{}
+	}
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -120,15 +133,32 @@ func (s *Supervisor) Run(ctx context.Context) error {
 // first starts the first worker. One that cannot begin ends the agent: whoever has
 // started it is there to read why.
 func (s *Supervisor) first(ctx context.Context) (*worker, error) {
-	w, err := s.start(s.own, os.Environ())
+	if program := s.openKept(); program != nil {
+		w, err := s.ready(ctx, program)
+		if err == nil {
+			s.begin(w, false)
+			return w, nil
+		}
+		program.Close()
+		s.kept.Path = ""
+		build, _ := DigestOf(program.Name()) // for people
+		s.refuse(build, err)
+	}
+	w, err := s.ready(ctx, s.own)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.untilReady(ctx, w); err != nil {
+	s.begin(w, false)
+	return w, nil
+}
+
+// ready starts a worker, and waits until it is ready to begin.
+func (s *Supervisor) ready(ctx context.Context, program *os.File) (*worker, error) {
+	w, err := s.start(program, os.Environ())
+	if err != nil {
 		return nil, err
 	}
-	s.begin(w)
-	return w, nil
+	return w, s.untilReady(ctx, w)
 }
 
 // open opens the socket on which workers answer.
@@ -160,11 +190,25 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	var late <-chan time.Time // of the trial
 	upgrade := func(m message) {
+		before := working.program
 		next, err := s.upgrade(ctx, working, m)
 		if err != nil {
 			s.Log.Error("another program does not work, the one before goes on", "program", m.Program, "err", err)
 			_ = working.channel.say(message{Op: opAnswer, ID: m.ID, Error: err.Error()}) // it may be gone
+		}
+		build, _ := DigestOf(m.Program) // for people
+		switch {
+		case next == nil && m.Trial:
+			s.refuse(build, err)
+		case next == nil:
+		case m.Trial:
+			s.trial = &trial{before, m.Program, build}
+			late = time.After(cmp.Or(s.Trial, trialTimeout))
+		default:
+			s.trial = nil
+			s.keepProgram(keptProgram{}) // somebody on this machine has said so
 		}
 		if next != nil {
 			working, fails = next, 0
@@ -189,8 +233,29 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 					stop()
 				}
 			case opUpgrade:
-				upgrade(m)
+				if !stopping {
+					upgrade(m)
+				}
+			case opReported:
+				if s.trial != nil {
+					s.passed(s.trial)
+					s.trial = nil
+				}
 			}
+		case <-late:
+			if late = nil; s.trial == nil || stopping {
+				continue
+			}
+			t := s.trial
+			s.trial = nil
+			s.refuse(t.build, fmt.Errorf("the server has not heard it within %s", cmp.Or(s.Trial, trialTimeout)))
+			next, err := s.replace(ctx, working, t.before, false, nil)
+			if err != nil {
+				s.Log.Error("the program before does not work either", "err", err)
+				continue
+			}
+			working, fails = next, 0
+			claims.Reset(claimTimeout)
 		case <-hangup:
 			if !stopping && s.Program != "" {
 				upgrade(message{Program: s.Program})
@@ -206,8 +271,17 @@ func (s *Supervisor) supervise(ctx context.Context, working *worker) error {
 				fails = 1
 			}
 			program := working.program
+			if t := s.trial; t != nil {
+				s.trial = nil
+				s.refuse(t.build, fmt.Errorf("it ended before the server had heard it: %w",
+					cmp.Or(working.err, errors.New("without a word"))))
+				program, fails = t.before, 1
+			}
 			if fails >= 3 && program != s.own {
 				s.Log.Error("the program does not work, going back to the one before")
+				build, _ := DigestOf(program.Name()) // for people
+				s.kept.Path = ""
+				s.refuse(build, cmp.Or(working.err, errors.New("it ends again and again")))
 				program, fails = s.own, 1
 			}
 			next, err := s.again(ctx, program, fails, working.err)
@@ -241,7 +315,7 @@ func (s *Supervisor) again(ctx context.Context, program *os.File, fails int, why
 			err = s.untilReady(ctx, w)
 		}
 		if err == nil {
-			s.begin(w)
+			s.begin(w, false)
 			return w, nil
 		}
 		why = err
@@ -255,14 +329,26 @@ func (s *Supervisor) upgrade(ctx context.Context, working *worker, asked message
 	if err != nil {
 		return nil, err
 	}
-	next, err := s.start(program, os.Environ())
+	next, err := s.replace(ctx, working, program, asked.Trial, func() {
+		_ = working.channel.say(message{Op: opAnswer, ID: asked.ID}) // it may be gone: then there is nothing to wait for
+	})
 	if err != nil {
 		return nil, errors.Join(err, program.Close())
 	}
-	if err := s.untilReady(ctx, next); err != nil {
-		return nil, errors.Join(err, program.Close())
+	s.Log.Info("another program works now", "program", asked.Program)
+	return next, nil
+}
+
+// replace has a worker of a program take over, once it is ready, of which tell tells.
+func (s *Supervisor) replace(ctx context.Context, working *worker, program *os.File, trial bool,
+	tell func()) (*worker, error) {
+	next, err := s.ready(ctx, program)
+	if err != nil {
+		return nil, err
 	}
-	_ = working.channel.say(message{Op: opAnswer, ID: asked.ID}) // it may be gone: then there is nothing to wait for
+	if tell != nil {
+		tell()
+	}
 	_ = working.channel.say(message{Op: opLeave})
 	late := time.NewTimer(leaveTimeout)
 	defer late.Stop()
@@ -276,8 +362,7 @@ func (s *Supervisor) upgrade(ctx context.Context, working *worker, asked message
 			_ = working.cmd.Process.Kill() // its end is heard
 		}
 	}
-	s.begin(next)
-	s.Log.Info("another program works now", "program", asked.Program)
+	s.begin(next, trial)
 	return next, nil
 }
 
@@ -317,13 +402,13 @@ func (s *Supervisor) untilReady(ctx context.Context, w *worker) error {
 	}
 }
 
-// begin has a worker take over.
-func (s *Supervisor) begin(w *worker) {
+// begin has a worker take over, on trial or for good.
+func (s *Supervisor) begin(w *worker, trial bool) {
 	w.began = time.Now()
 	s.mu.Lock()
 	s.claimed = map[string]bool{}
 	s.mu.Unlock()
-	_ = w.channel.say(message{Op: opGo}) // its end is heard
+	_ = w.channel.say(message{Op: opGo, Trial: trial}) // its end is heard
 }
 
 // start starts a worker, which waits to be told to begin.

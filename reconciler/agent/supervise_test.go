@@ -26,6 +26,13 @@ import (
 // directory.
 func beAgent(what, dir string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if what == "supervise-stub" {
+		s := &Supervisor{Dir: filepath.Join(dir, "agent"), Arguments: []string{"stub", dir}, Log: log, Trial: stubTrial}
+		return s.Run(context.Background())
+	}
+	if what == "stub" {
+		return beStub(dir)
+	}
 	if what == "supervise" {
 		s := &Supervisor{Dir: filepath.Join(dir, "agent"), Arguments: []string{"work", dir}, Log: log}
 		return s.Run(context.Background())

@@ -103,6 +103,17 @@ func (u *Uplink) connection(ctx context.Context) (*ssh.Client, error) {
 	}
 }
 
+// session names the present connection, as both ends of it know it and nobody else; nil
+// without one.
+func (u *Uplink) session() []byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.client == nil {
+		return nil
+	}
+	return u.client.SessionID()
+}
+
 // connected notes the connection that there is, nil for none.
 func (u *Uplink) connected(client *ssh.Client) {
 	u.mu.Lock()

@@ -35,11 +35,14 @@ type Worker struct {
 	// Prove verifies what that server declares by the keys that count, and returns those that
 	// count from then on.
 	Prove func(keys Keys, d *target.Declared, p Proof, fence int) (Keys, error)
-	Log   *slog.Logger
+	// Receive gets a program of that server by its digest and its size, and says where it is.
+	Receive func(ctx context.Context, digest string, size int64) (path string, err error)
+	Log     *slog.Logger
 
 	channel  *channel
 	began    time.Time
 	digest   string
+	trial    bool // it has to be heard by the server, or gives way to the program before
 	settings atomic.Pointer[Settings]
 
 	proving  sync.Mutex // guards the rest, and Uplink.Keys
@@ -82,7 +85,7 @@ func (w *Worker) Run() error {
 	if err != nil || m.Op != opGo {
 		return nil // it is not wanted
 	}
-	w.began = time.Now()
+	w.began, w.trial = time.Now(), m.Trial
 	return w.work(on)
 }
 
@@ -156,9 +159,13 @@ func (w *Worker) work(on net.Listener) error {
 	if w.Uplink != nil {
 		w.Uplink.Log = w.Log
 		w.Uplink.Handler = &Handler{
-			Engine:   w.Hosts,
-			Prove:    w.Verify,
-			Hello:    w.hello,
+			Engine:  w.Hosts,
+			Prove:   w.Verify,
+			Program: w.takeProgram,
+			Hello: func() Hello {
+				w.reported()
+				return w.hello()
+			},
 			Settings: w.keepSettings,
 			Control:  w.remoteControl,
 			Log:      w.Log,
@@ -202,7 +209,7 @@ func (w *Worker) work(on net.Listener) error {
 const answerTimeout = time.Second
 
 func (w *Worker) hello() Hello {
-	return Hello{
+	h := Hello{
 		Version:  Version,
 		Program:  w.Program,
 		Digest:   w.digest,
@@ -213,6 +220,11 @@ func (w *Worker) hello() Hello {
 		Drained:  w.Engine.Drained(),
 		Unproven: w.Refused(),
 	}
+	if w.Uplink != nil {
+		kept := readProgram(w.Dir)
+		h.Platform, h.Refused, h.WhyRefused = Platform, kept.Refused, kept.Why
+	}
+	return h
 }
 
 // listen has the supervisor open an address.

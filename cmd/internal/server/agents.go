@@ -74,6 +74,7 @@ func (r *remotes) shown(a access.Agent) show.Agent {
 	if line := r.lines[a.Name]; line != nil && line.hello.Version != 0 && l.target.Live() {
 		s.Connected, s.Since = true, line.since
 	}
+	s.Upgrade = r.shownUpgrade(a)
 	return s
 }
 

@@ -38,14 +38,20 @@ type remotes struct {
 	file       string // where it is kept when each was last seen, for people
 
 	program func() (digest string, err error) // of this program, once
+	build   string                            // what it was built of
+
+	upgradeWake chan struct{} // somebody has asked for an upgrade, or an agent has come
 
 	mu      sync.Mutex // guards the rest
 	lines   map[string]*remote
 	seen    map[string]lastSeen
 	links   map[string]*link
-	arrived chan struct{}   // closed when an agent has come
-	ctx     context.Context // of run; nil before
-	running sync.WaitGroup  // links
+	arrived chan struct{} // closed when an agent has come
+	greeted chan struct{} // closed when one has said who it is
+
+	upgrades upgrading
+	ctx      context.Context // of run; nil before
+	running  sync.WaitGroup  // links
 }
 
 // link is how an agent is spoken to, whether it is there or not.
@@ -60,6 +66,7 @@ type remote struct {
 	key   string
 	line  gitd.AgentLine
 	since time.Time
+	ended chan struct{} // closed when it has
 	hello agent.Hello
 }
 
@@ -80,8 +87,15 @@ func openRemotes(s *Server) (*remotes, error) {
 		seen:    map[string]lastSeen{},
 		links:   map[string]*link{},
 		arrived: make(chan struct{}),
+		greeted: make(chan struct{}),
+
+		upgradeWake: make(chan struct{}, 1),
+		upgrades:    upgrading{failed: map[string]string{}, asked: map[string]bool{}, cuts: map[string]int{}},
 	}
 	var err error
+	if r.build, err = agent.DigestOf("/proc/self/exe"); err != nil {
+		return nil, err
+	}
 	if r.enrolments, err = enrolment.Open(filepath.Join(s.opts.Data, "enrolments")); err != nil {
 		return nil, err
 	}
@@ -185,7 +199,8 @@ func (r *remotes) Enrol(ctx context.Context, token string, key gossh.PublicKey,
 
 // Serve implements gitd.Agents.
 func (r *remotes) Serve(ctx context.Context, a access.Agent, line gitd.AgentLine) {
-	me := &remote{key: a.Key.Fingerprint, line: line, since: time.Now().UTC()}
+	me := &remote{key: a.Key.Fingerprint, line: line, since: time.Now().UTC(), ended: make(chan struct{})}
+	defer close(me.ended)
 	r.mu.Lock()
 	if before := r.lines[a.Name]; before != nil {
 		before.line.Close() // it is of the same key, and newer is truer: that one is dead, or was replaced
@@ -207,7 +222,10 @@ func (r *remotes) Serve(ctx context.Context, a access.Agent, line gitd.AgentLine
 	me.hello = hello
 	r.seen[a.Name] = lastSeen{Key: me.key, At: me.since, From: line.From(), Version: short(hello.Program)}
 	r.keepSeen()
+	close(r.greeted)
+	r.greeted = make(chan struct{})
 	r.mu.Unlock()
+	r.wakeUpgrades()
 	r.log.Info("an agent is connected", "agent", a.Name, "from", line.From(), "program", short(hello.Program))
 	r.moved.Notify(access.Own)
 	<-ctx.Done()
@@ -238,7 +256,7 @@ func (r *remotes) run(ctx context.Context) error {
 	r.ctx = ctx
 	r.mu.Unlock()
 	r.sync()
-	<-ctx.Done()
+	r.keepCurrent(ctx)
 	r.mu.Lock()
 	r.links = map[string]*link{}
 	r.mu.Unlock()
@@ -346,6 +364,9 @@ func (r *remotes) agents(repository string, cluster bool) (all []fleet.Host) {
 
 // Blob implements gitd.Agents: an agent may have what is declared for it, and nothing else.
 func (r *remotes) Blob(_ context.Context, a access.Agent, b agentline.Blob) (io.ReadSeekCloser, error) {
+	if b.Artifact == agentline.Program {
+		return r.openProgram(b.Digest)
+	}
 	refused := &show.Error{Kind: show.Forbidden, What: "this is not an artifact that is declared for " + a.Name}
 	if !r.fleet.Wants(a.Name, b.Artifact) {
 		return nil, refused

@@ -64,6 +64,18 @@ func (s *Store) receive(ctx context.Context, digest string, from Source) error {
 	return err
 }
 
+// ReceiveBlob gets bytes with a digest from elsewhere, as Receive does, and says where they
+// are.
+func (s *Store) ReceiveBlob(ctx context.Context, digest string, size int64, from Source) (path string, err error) {
+	if path, err = s.blob(digest); err == nil {
+		err = s.receiveBlob(ctx, descriptor{Digest: digest, Size: size}, from)
+	}
+	if err != nil {
+		return "", fmt.Errorf("receive %s: %w", digest, err)
+	}
+	return path, nil
+}
+
 // receiveBlob gets one blob, the rest of it when a part has come before.
 func (s *Store) receiveBlob(ctx context.Context, d descriptor, from Source) error {
 	path, err := s.blob(d.Digest)
