@@ -42,8 +42,8 @@ func TestObjectsOfAPromotion(t *testing.T) {
 		}
 		slices.Sort(kinds)
 		// Commits: the policy's decision, the promotion, the note's. Trees: of the
-		// application, of all applications, of the environment; two of notes.
-		want := "blob blob commit commit commit tree tree tree tree tree"
+		// application, of all applications, of the environment; of the notes.
+		want := "blob blob commit commit commit tree tree tree tree"
 		if got := strings.Join(kinds, " "); got != want {
 			t.Errorf("promotion of release %d writes %s, want %s", n, got, want)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -20,11 +21,17 @@ func (r *Repository) Note(ref string, on Hash) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := r.File(tree, notePath(on))
-	if errors.Is(err, ErrNoFile) {
-		return nil, nil
+	return r.noteIn(tree, on)
+}
+
+// noteIn reads the note on an object in a tree of notes.
+func (r *Repository) noteIn(tree, on Hash) ([]byte, error) {
+	for _, path := range []string{fannedOut(on), on.String()} {
+		if content, err := r.File(tree, path); !errors.Is(err, ErrNoFile) {
+			return content, err
+		}
 	}
-	return content, err
+	return nil, nil
 }
 
 // Noted lists the objects that have a note under a notes ref.
@@ -43,6 +50,9 @@ func (r *Repository) Noted(ref string) (all []Hash, err error) {
 	}
 	for _, dir := range dirs {
 		if dir.Mode != filemode.Dir {
+			if h, ok := ParseHash(dir.Name); ok {
+				all = append(all, h)
+			}
 			continue
 		}
 		entries, err := r.Tree(dir.Hash)
@@ -58,11 +68,36 @@ func (r *Repository) Noted(ref string) (all []Hash, err error) {
 	return all, nil
 }
 
-// notePath is where this server keeps a note: always one level of directories,
-// which git reads as it reads any fan-out.
-func notePath(on Hash) string {
+// maxFlat is how many notes are kept without directories, which saves an object a note:
+// with more of them the one tree, which each note writes anew, is the larger cost.
+const maxFlat = 128
+
+// fannedOut is where a note is kept among many: one level of directories. Git reads
+// notes wherever they are.
+func fannedOut(on Hash) string {
 	h := on.String()
 	return h[:2] + "/" + h[2:]
+}
+
+// notePlace is where a note goes in a tree of notes, and what has to move for that: all
+// that were kept flat, once there are many.
+func (r *Repository) notePlace(tree, on Hash) (path string, moves map[string]Edit, err error) {
+	entries, err := r.Tree(tree)
+	if err != nil {
+		return "", nil, err
+	}
+	isDir := func(e Entry) bool { return e.Mode == filemode.Dir }
+	if len(entries) < maxFlat && !slices.ContainsFunc(entries, isDir) {
+		return on.String(), map[string]Edit{}, nil
+	}
+	moves = map[string]Edit{}
+	for _, e := range entries {
+		if h, ok := ParseHash(e.Name); ok && !isDir(e) {
+			moves[e.Name] = Edit{Remove: true}
+			moves[fannedOut(h)] = Edit{Mode: e.Mode, Hash: e.Hash}
+		}
+	}
+	return fannedOut(on), moves, nil
 }
 
 // EditNote replaces the note on an object by what edit makes of it (nil: there
@@ -84,8 +119,8 @@ func (r *Repository) EditNote(ctx context.Context, ref string, on Hash, at time.
 				return err
 			}
 		}
-		old, err := r.File(tree, notePath(on))
-		if err != nil && !errors.Is(err, ErrNoFile) {
+		old, err := r.noteIn(tree, on)
+		if err != nil {
 			return err
 		}
 		content, err := edit(old)
@@ -99,8 +134,12 @@ func (r *Repository) EditNote(ctx context.Context, ref string, on Hash, at time.
 		if err := r.Write(blob); err != nil {
 			return err
 		}
-		tree, err = r.TreeWith(tree, map[string]Edit{notePath(on): {Mode: filemode.Regular, Hash: blob.Hash()}})
+		path, edits, err := r.notePlace(tree, on)
 		if err != nil {
+			return err
+		}
+		edits[path] = Edit{Mode: filemode.Regular, Hash: blob.Hash()}
+		if tree, err = r.TreeWith(tree, edits); err != nil {
 			return err
 		}
 		commit, err := r.WriteCommit(NewCommit{Tree: tree, Parents: parents, At: at, Message: Message(subject, "")})

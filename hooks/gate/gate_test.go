@@ -82,7 +82,7 @@ func TestObjectsOfALanding(t *testing.T) {
 		}
 		slices.Sort(kinds)
 		// Commits: pushed, tested, landed; the policy's decision; the note's.
-		want := "blob commit commit commit commit commit tag tree tree"
+		want := "blob commit commit commit commit commit tag tree"
 		if got := strings.Join(kinds, " "); got != want {
 			t.Errorf("a landing writes %s, want %s", got, want)
 		}
