@@ -8,7 +8,7 @@ DATA ?= ./data
 # needs to be built (a C compiler), and the tests besides; and the daemon that the benchmarks compare with.
 RUN_PACKAGES   = bubblewrap perl
 RACE_PACKAGES  = gcc libc6-dev
-TEST_PACKAGES  = $(RUN_PACKAGES) $(RACE_PACKAGES) chromium fonts-liberation fonts-dejavu-core git openssh-client procps skopeo e2fsprogs docker.io docker-registry iptables busybox-static curl iproute2
+TEST_PACKAGES  = $(RUN_PACKAGES) $(RACE_PACKAGES) chromium fonts-liberation fonts-dejavu-core git openssh-client procps skopeo e2fsprogs docker.io docker-registry iptables busybox-static podman netavark aardvark-dns catatonit curl iproute2
 BENCH_PACKAGES = $(TEST_PACKAGES) openssh-server
 
 # One set of flags for everything, so that nothing is compiled twice.

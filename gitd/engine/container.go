@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -102,6 +103,8 @@ func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
 	options := client.ContainerCreateOptions{Name: s.Name, Config: config, HostConfig: host}
 	if s.Network != "" {
 		host.NetworkMode = container.NetworkMode(s.Network)
+	}
+	if s.Network != "" && s.Network != "none" { // of which Podman takes no more
 		options.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
 			s.Network: {Aliases: s.Aliases},
 		}}
@@ -350,14 +353,23 @@ func (e *Engine) ended(ctx context.Context, id string, code int) (End, bool) {
 // it is gone, on a machine that has nothing else to do.
 const removalPause = 300 * time.Millisecond
 
+// killedPause is how long Podman is given to say that it was asked to end a container.
+const killedPause = 300 * time.Millisecond
+
 // killed says whether the engine was asked to end a container, as far as it remembers.
 func (e *Engine) killed(ctx context.Context, id string) bool {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	now := time.Now()
+	until := now
+	if podman, err := e.Podman(ctx); err == nil && podman {
+		// It says what it was asked to do a little after it did that, and stops reading what it has written down
+		// when this time comes, wherever it is.
+		until = now.Add(killedPause)
+	}
 	asked := e.api.Events(ctx, client.EventsListOptions{
-		Since:   strconv.FormatInt(now.Add(-time.Hour).Unix(), 10),
-		Until:   strconv.FormatInt(now.Unix(), 10) + "." + strconv.Itoa(now.Nanosecond()),
+		Since: strconv.FormatInt(now.Add(-time.Hour).Unix(), 10),
+		Until: fmt.Sprintf("%d.%09d", until.Unix(), until.Nanosecond()),
 		Filters: make(client.Filters).Add("container", id).Add("event", string(events.ActionKill)),
 	})
 	for {

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,7 +30,8 @@ import (
 type Engine struct {
 	Host string // such as "unix:///run/docker.sock"
 
-	api *client.Client
+	api    *client.Client
+	podman atomic.Pointer[bool] // whether it is Podman; nil: it was not asked yet
 }
 
 // Error is what an engine, or a registry that it asked, could not do.
@@ -133,17 +135,38 @@ func (e *Engine) local() bool { return strings.HasPrefix(e.Host, "unix:") }
 
 // Version is which engine it is, for people, once it answers.
 func (e *Engine) Version(ctx context.Context) (string, error) {
+	name, version, err := e.version(ctx)
+	if err != nil {
+		return "", err
+	}
+	return name + " " + version + " at " + e.Host, nil
+}
+
+func (e *Engine) version(ctx context.Context) (name, version string, err error) {
 	v, err := e.api.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
-		return "", e.failure(ctx, "ask the container engine for its version", err)
+		return "", "", e.failure(ctx, "ask the container engine for its version", err)
 	}
-	name := "Docker"
 	for _, c := range v.Components {
 		if strings.Contains(c.Name, "Podman") {
-			name = "Podman"
+			return "Podman", v.Version, nil
 		}
 	}
-	return name + " " + v.Version + " at " + e.Host, nil
+	return "Docker", v.Version, nil
+}
+
+// Podman says whether the engine is Podman, which lacks some of what Docker's has.
+func (e *Engine) Podman(ctx context.Context) (bool, error) {
+	if known := e.podman.Load(); known != nil {
+		return *known, nil
+	}
+	name, _, err := e.version(ctx)
+	if err != nil {
+		return false, err
+	}
+	is := name == "Podman"
+	e.podman.Store(&is)
+	return is, nil
 }
 
 // Ping says whether the engine answers.

@@ -46,7 +46,11 @@ func (e *Engine) Exec(ctx context.Context, id string, c Command) (code int, err 
 	if err != nil {
 		return 0, e.failure(ctx, doing, err)
 	}
-	attached, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{TTY: c.Terminal != nil})
+	// Given up in the middle of its start it would go on, and Podman would not know of it any more.
+	starting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(execTimeout, cancel) })()
+	attached, err := e.api.ExecAttach(starting, made.ID, client.ExecAttachOptions{TTY: c.Terminal != nil})
 	if err != nil {
 		if c.User != "" && unknownUser.MatchString(err.Error()) {
 			return 0, ErrNoUser

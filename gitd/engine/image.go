@@ -106,24 +106,54 @@ func (e *Engine) Resolve(ctx context.Context, ref string, pull Pull, login Login
 		return here, nil
 	}
 
+	pinned, err := e.pin(ctx, name, login)
+	switch {
+	case err == nil:
+		return e.Have(ctx, Image{Digest: pinned}, login)
+	case missing, pull == PullAlways:
+		return Image{}, e.pullFailure(ctx, ref, err)
+	}
+	return here, nil
+}
+
+// pin is name@digest of what a registry has under a tag now. The error is the client's.
+func (e *Engine) pin(ctx context.Context, name reference.Named, login Login) (string, error) {
+	podman, err := e.Podman(ctx)
+	if err != nil {
+		return "", err
+	}
+	if podman {
+		// It cannot ask a registry without fetching what that has.
+		if err := e.pull(ctx, name.String(), login); err != nil {
+			return "", err
+		}
+		found, err := e.api.ImageInspect(ctx, name.String())
+		if err != nil {
+			return "", err
+		}
+		for _, pinned := range found.RepoDigests {
+			if strings.HasPrefix(pinned, reference.TrimNamed(name).String()+"@") {
+				return pinned, nil
+			}
+		}
+		return "", fmt.Errorf("%s has no digest after it was fetched", name)
+	}
+
 	asking, cancel := context.WithTimeoutCause(ctx, registryTimeout, fmt.Errorf("no answer within %s", registryTimeout))
+	defer cancel()
 	found, err := e.api.DistributionInspect(asking, name.String(),
 		client.DistributionInspectOptions{EncodedRegistryAuth: login.header()})
-	if cause := context.Cause(asking); err != nil && cause != nil && ctx.Err() == nil {
-		err = cause
-	}
-	cancel()
 	if err != nil {
-		if missing || pull == PullAlways {
-			return Image{}, e.pullFailure(ctx, ref, err)
+		if cause := context.Cause(asking); cause != nil && ctx.Err() == nil {
+			return "", cause
 		}
-		return here, nil
+		return "", err
 	}
 	pinned, err := reference.WithDigest(reference.TrimNamed(name), found.Descriptor.Digest)
 	if err != nil {
-		return Image{}, e.pullFailure(ctx, ref, err)
+		return "", err
 	}
-	return e.Have(ctx, Image{Digest: pinned.String()}, login)
+	return pinned.String(), nil
 }
 
 // Have has an image be there that was resolved before, by its digest.

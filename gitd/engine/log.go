@@ -15,16 +15,25 @@ import (
 // maxLine bounds a line of a container's output; what is over is cut off.
 const maxLine = 16 << 10
 
-// Logs gives take what a container prints, line by line with its newline and the
-// time, from a time on. It returns when the container has ended and all was taken, when
-// it is gone, or when ctx ends; and goes on when the engine was away meanwhile.
-func (e *Engine) Logs(ctx context.Context, id string, since time.Time, take func(at time.Time, line []byte)) {
-	last := since
+// Position is how far what a container prints was taken.
+type Position struct {
+	At    time.Time // when the last line was printed: with Podman, to the second
+	Lines int       // how many were taken of those that were printed then
+}
+
+// Logs gives take what a container prints from a position on, line by line with its
+// newline and the position after it. It returns when the container has ended and all was
+// taken, when it is gone, or when ctx ends; and goes on when the engine was away meanwhile.
+func (e *Engine) Logs(ctx context.Context, id string, from Position, take func(after Position, line []byte)) {
+	last := from
 	remember := func(at time.Time, line []byte) {
-		if at.After(last) {
-			last = at
+		switch {
+		case at.Equal(last.At):
+			last.Lines++
+		case at.After(last.At):
+			last = Position{At: at, Lines: 1}
 		}
-		take(at, line)
+		take(last, line)
 	}
 	for ctx.Err() == nil {
 		err := e.follow(ctx, id, last, remember)
@@ -40,17 +49,27 @@ func (e *Engine) Logs(ctx context.Context, id string, since time.Time, take func
 	}
 }
 
-func (e *Engine) follow(ctx context.Context, id string, since time.Time, take func(time.Time, []byte)) error {
+func (e *Engine) follow(ctx context.Context, id string, from Position, take func(time.Time, []byte)) error {
 	options := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: true}
-	if !since.IsZero() {
-		options.Since = since.Add(time.Nanosecond).UTC().Format(time.RFC3339Nano)
+	if !from.At.IsZero() {
+		options.Since = from.At.UTC().Format(time.RFC3339Nano)
 	}
 	printed, err := e.api.ContainerLogs(ctx, id, options)
 	if err != nil {
 		return err
 	}
 	defer printed.Close()
-	out, errs := &lines{take: take}, &lines{take: take}
+	taken := from.Lines
+	untaken := func(at time.Time, line []byte) {
+		switch {
+		case at.Before(from.At):
+		case at.Equal(from.At) && taken > 0:
+			taken--
+		default:
+			take(at, line)
+		}
+	}
+	out, errs := &lines{take: untaken}, &lines{take: untaken}
 	_, err = stdcopy.StdCopy(out, errs, printed)
 	out.end()
 	errs.end()

@@ -1,6 +1,6 @@
-// Package enginetest gives tests a real Docker engine, in namespaces of its own: of
-// what it does to addresses, mounts and processes the machine sees nothing, and when
-// the test ends, however it ends, nothing of it is left.
+// Package enginetest gives tests a real container engine, Docker's or Podman, in
+// namespaces of its own: of what it does to addresses, mounts and processes the machine
+// sees nothing, and when the test ends, however it ends, nothing of it is left.
 package enginetest
 
 import (
@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 )
 
@@ -25,10 +26,11 @@ import (
 // directory that is removed when it has ended.
 const inside = "HEADGATE_TEST_ENGINE"
 
-// Daemon is a Docker engine that a test runs.
+// Daemon is an engine that a test runs.
 type Daemon struct {
-	Host string // by which it is reached
-	API  *client.Client
+	Host   string // by which it is reached
+	API    *client.Client
+	Podman bool // and not Docker
 
 	t       testing.TB
 	dir     string
@@ -39,17 +41,31 @@ type Daemon struct {
 // Image is one that every engine has: busybox.
 const Image = "headgate.test/busybox:1"
 
-// needed are the programs of the Debian packages docker.io, docker-registry, iptables
-// and busybox-static.
-var needed = []string{"dockerd", "docker-registry", "containerd", "runc", "iptables", "docker-init",
-	"busybox", "unshare"}
+// needed are programs, by the Debian package that has them.
+var needed = map[string]string{
+	"dockerd":                  "docker.io",
+	"docker-init":              "docker.io",
+	"docker-registry":          "docker-registry",
+	"containerd":               "containerd",
+	"runc":                     "runc",
+	"podman":                   "podman",
+	"/usr/lib/podman/netavark": "netavark",
+	"iptables":                 "iptables",
+	"busybox":                  "busybox-static",
+	"unshare":                  "util-linux",
+}
 
-// Run runs test with an engine, as the whole of t, which is a test of the package and
-// no part of one: it is started once more in namespaces of its own. Where an engine
+// Run runs test with Docker's engine, as the whole of t, which is a test of the package
+// and no part of one: it is started once more in namespaces of its own. Where an engine
 // cannot be run the test is skipped on a developer's machine, and fails with CI set.
-func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
+func Run(t *testing.T, test func(t *testing.T, d *Daemon)) { run(t, false, test) }
+
+// RunPodman is Run with Podman.
+func RunPodman(t *testing.T, test func(t *testing.T, d *Daemon)) { run(t, true, test) }
+
+func run(t *testing.T, podman bool, test func(t *testing.T, d *Daemon)) {
 	if dir := os.Getenv(inside); dir != "" {
-		d := start(t, dir)
+		d := start(t, dir, podman)
 		t.Run("engine", func(t *testing.T) { test(t, d) })
 		return
 	}
@@ -72,7 +88,7 @@ func Run(t *testing.T, test func(t *testing.T, d *Daemon)) {
 // Benchmark is Run for benchmarks: what one says in the namespaces is printed.
 func Benchmark(b *testing.B, bench func(b *testing.B, d *Daemon)) {
 	if dir := os.Getenv(inside); dir != "" {
-		bench(b, start(b, dir))
+		bench(b, start(b, dir, false))
 		return
 	}
 	said, err := again(b, "-test.run", "^$", "-test.bench", "^"+b.Name()+"$", "-test.benchtime", "1x")
@@ -88,10 +104,9 @@ func Benchmark(b *testing.B, bench func(b *testing.B, d *Daemon)) {
 
 // again runs this test binary once more, in namespaces of its own.
 func again(t testing.TB, args ...string) (said []byte, err error) {
-	for _, program := range needed {
+	for program, in := range needed {
 		if _, err := exec.LookPath(program); err != nil {
-			missing(
-				t, fmt.Sprintf("%s is not installed: apt-get install docker.io docker-registry iptables busybox-static", program))
+			missing(t, fmt.Sprintf("%s is not installed: apt-get install %s", program, in))
 		}
 	}
 	if os.Geteuid() != 0 {
@@ -136,7 +151,7 @@ func missing(t testing.TB, why string) {
 }
 
 // start starts an engine in the namespaces that this process is in.
-func start(t testing.TB, dir string) *Daemon {
+func start(t testing.TB, dir string, podman bool) *Daemon {
 	t.Helper()
 	for _, line := range []string{
 		"ip link set lo up",
@@ -148,12 +163,21 @@ func start(t testing.TB, dir string) *Daemon {
 			t.Fatalf("%s: %v\n%s", line, err, out)
 		}
 	}
-	d := &Daemon{t: t, dir: dir, Host: "unix://" + dir + "/docker.sock", cgroup: "/" + filepath.Base(dir)}
+	d := &Daemon{
+		Host:   "unix://" + dir + "/engine.sock",
+		Podman: podman,
+		t:      t,
+		dir:    dir,
+		cgroup: "/" + filepath.Base(dir),
+	}
 	var err error
 	if d.API, err = client.New(client.WithHost(d.Host)); err != nil {
 		t.Fatal(err)
 	}
-	stopRuntime := d.startContainerd()
+	stopRuntime := func() {}
+	if !podman {
+		stopRuntime = d.startContainerd()
+	}
 	d.Start()
 	t.Cleanup(func() {
 		d.Stop()
@@ -162,7 +186,7 @@ func start(t testing.TB, dir string) *Daemon {
 			t.Error(err)
 		}
 	})
-	d.Import(Image, nil)
+	d.Import(Image, container.Config{})
 	return d
 }
 
@@ -198,17 +222,16 @@ func (d *Daemon) startContainerd() (stop func()) {
 // Start starts the engine, again after Stop or Kill, and returns when it answers.
 func (d *Daemon) Start() {
 	d.t.Helper()
-	log, err := os.OpenFile(filepath.Join(d.dir, "dockerd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(d.dir, "engine.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
-	_ = os.Remove("/run/docker.pid") // of one that was killed
-	d.process = exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "root"), "--exec-root", "/run/docker",
-		"--pidfile", "/run/docker.pid", "-H", d.Host, "--containerd", containerdSocket, "--bip", "172.30.0.1/24",
-		"--storage-driver", "overlay2",
-		"--cgroup-parent", d.cgroup, "--live-restore", "--group", "root")
-	d.process.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if d.Podman {
+		d.process = d.podman()
+	} else {
+		d.process = d.docker()
+	}
 	d.process.Stdout, d.process.Stderr = log, log
 	if err := d.process.Start(); err != nil {
 		d.t.Fatal(err)
@@ -222,6 +245,17 @@ func (d *Daemon) Start() {
 			d.t.Fatalf("the engine does not answer: %v\n%s", err, said)
 		}
 	}
+}
+
+// docker is the command of Docker's engine.
+func (d *Daemon) docker() *exec.Cmd {
+	_ = os.Remove("/run/docker.pid") // of one that was killed
+	cmd := exec.Command("dockerd", "--data-root", filepath.Join(d.dir, "root"), "--exec-root", "/run/docker",
+		"--pidfile", "/run/docker.pid", "-H", d.Host, "--containerd", containerdSocket, "--bip", "172.30.0.1/24",
+		"--storage-driver", "overlay2",
+		"--cgroup-parent", d.cgroup, "--live-restore", "--group", "root")
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	return cmd
 }
 
 // Kill ends the engine at once. What runs goes on.
@@ -239,9 +273,8 @@ func (d *Daemon) end(sig syscall.Signal) {
 	d.process = nil
 }
 
-// Import makes an image of busybox, with changes as a Dockerfile has them, such as
-// `CMD ["sh"]`.
-func (d *Daemon) Import(ref string, changes []string) {
+// Import makes an image of busybox.
+func (d *Daemon) Import(ref string, config container.Config) {
 	d.t.Helper()
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -257,15 +290,7 @@ func (d *Daemon) Import(ref string, changes []string) {
 	}
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
-	add := func(h tar.Header, content []byte) {
-		h.Size = int64(len(content))
-		if err := w.WriteHeader(&h); err != nil {
-			d.t.Fatal(err)
-		}
-		if _, err := w.Write(content); err != nil {
-			d.t.Fatal(err)
-		}
-	}
+	add := func(h tar.Header, content []byte) { addTo(d.t, w, h, content) }
 	for dir, mode := range map[string]int64{"bin/": 0o755, "etc/": 0o755, "www/": 0o755, "data/": 0o1777, "tmp/": 0o1777} {
 		add(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: mode}, nil)
 	}
@@ -281,7 +306,7 @@ func (d *Daemon) Import(ref string, changes []string) {
 	if err := w.Close(); err != nil {
 		d.t.Fatal(err)
 	}
-	d.load(d.t, ref, &archive, changes)
+	d.load(d.t, ref, archive.Bytes(), config)
 }
 
 // removeCgroups removes the cgroups of an engine that has ended with all it ran.

@@ -73,12 +73,25 @@ exec "$1" "$2" >` + build.ControlDir + `/` + outputPipe + ` 2>&1 </dev/null`
 var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
 	"NET_BIND_SERVICE", "SYS_CHROOT"}
 
+// errPodman is why builds do not run in Podman's containers: version 4 joins no second
+// container to the network and processes of one that it then removes, and does not mount
+// a cache over what is only read.
+var errPodman = build.UnableError("builds run in containers here, for which the engine has to be Docker's and is Podman's; " +
+	"install Docker, or leave image out below build in headgate.yaml")
+
 // find is the engine, from which what an earlier process has left was removed.
 func (x *Executor) find(ctx context.Context) (*engine.Engine, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.open(); err != nil {
 		return nil, unable(err)
+	}
+	podman, err := x.engine.Podman(ctx)
+	switch {
+	case err != nil:
+		return nil, unable(err)
+	case podman:
+		return nil, errPodman
 	}
 	if x.Name != "" && !x.swept {
 		left, err := x.engine.List(ctx, label, x.Name)
@@ -118,8 +131,10 @@ func (x *Executor) Present() bool {
 
 // Sweep removes what an earlier process of the same name has left.
 func (x *Executor) Sweep(ctx context.Context) error {
-	_, err := x.find(ctx)
-	return err
+	if _, err := x.find(ctx); !errors.Is(err, errPodman) { // which has none of ours
+		return err
+	}
+	return nil
 }
 
 // unable is an error of an engine, in its words, which are for people.

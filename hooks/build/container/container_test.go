@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	moby "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
@@ -23,286 +24,300 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build/executortest"
 )
 
-func TestContainers(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
-		e, err := engine.Open(d.Host)
+func TestContainers(t *testing.T) { enginetest.Run(t, testEngine) }
+
+// TestPodmanIsRefused: not one of a sandbox's promises is kept half.
+func TestPodmanIsRefused(t *testing.T) {
+	enginetest.RunPodman(t, func(t *testing.T, d *enginetest.Daemon) {
+		e := &Executor{Open: func() (*engine.Engine, error) { return engine.Open(d.Host) }}
+		_, err := e.Start(t.Context(), sandbox(t, enginetest.Image))
+		if !errors.Is(err, errPodman) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := e.Resolve(t.Context(), enginetest.Image, build.Login{}); !errors.Is(err, errPodman) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func testEngine(t *testing.T, d *enginetest.Daemon) {
+	e, err := engine.Open(d.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	open := func() (*engine.Engine, error) { return engine.Open(d.Host) }
+	executor := &Executor{Open: open}
+
+	t.Run("contract", func(t *testing.T) {
+		executortest.Suite{
+			Executor: executor,
+			Image:    enginetest.Image,
+			Limits:   true,
+			Users:    true,
+			Writable: true,
+			Services: true,
+		}.Test(t)
+	})
+
+	start := func(t *testing.T, x *Executor, image string, services ...build.Service) (*session, error) {
+		t.Helper()
+		s := sandbox(t, image)
+		s.Services = services
+		n, err := x.Start(t.Context(), s)
+		if err != nil {
+			return nil, err
+		}
+		return n.(*session), nil
+	}
+	must := func(t *testing.T, x *Executor) *session {
+		t.Helper()
+		n, err := start(t, x, enginetest.Image)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { e.Close() })
-		open := func() (*engine.Engine, error) { return engine.Open(d.Host) }
-		executor := &Executor{Open: open}
+		return n
+	}
 
-		t.Run("contract", func(t *testing.T) {
-			executortest.Suite{
-				Executor: executor,
-				Image:    enginetest.Image,
-				Limits:   true,
-				Users:    true,
-				Writable: true,
-				Services: true,
-			}.Test(t)
-		})
-
-		start := func(t *testing.T, x *Executor, image string, services ...build.Service) (*session, error) {
-			t.Helper()
-			s := sandbox(t, image)
-			s.Services = services
-			n, err := x.Start(t.Context(), s)
-			if err != nil {
-				return nil, err
-			}
-			return n.(*session), nil
-		}
-		must := func(t *testing.T, x *Executor) *session {
-			t.Helper()
-			n, err := start(t, x, enginetest.Image)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-
-		t.Run("it has no privileges", func(t *testing.T) {
-			n := must(t, executor)
-			const text = `grep -e CapEff -e NoNewPrivs /proc/self/status
+	t.Run("it has no privileges", func(t *testing.T) {
+		n := must(t, executor)
+		const text = `grep -e CapEff -e NoNewPrivs /proc/self/status
 mount -t tmpfs x /www 2>/dev/null || echo no mounts
 mknod /tmp/disk b 8 0 2>/dev/null || echo no devices
 test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 `
-			if err := n.Put(t.Context(), "s.sh", []byte(text)); err != nil {
-				t.Fatal(err)
-			}
-			var said bytes.Buffer
-			_, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, &said)
-			// Of capabilities it has those of the executor alone.
-			const want = "CapEff:\t00000000000405fb\nNoNewPrivs:\t1\nno mounts\nno devices\nno engine\n"
-			if err != nil || said.String() != want {
-				t.Errorf("%v: %s", err, said.String())
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("no container has privileges", func(t *testing.T) {
-			n, err := start(t, executor, enginetest.Image, build.Service{Name: "db", Image: enginetest.Image,
-				Entrypoint: []string{"sleep", "100000"}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, id := range []string{n.id, n.services[0].id} {
-				found, err := d.API.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				h := found.Container.HostConfig
-				more := slices.DeleteFunc(slices.Clone(h.CapAdd), func(c string) bool {
-					return slices.Contains(capabilities, strings.TrimPrefix(c, "CAP_"))
-				})
-				if h.Privileged || len(more) > 0 || !slices.Equal(h.CapDrop, []string{"ALL"}) || h.UsernsMode != "" ||
-					!slices.Equal(h.SecurityOpt, []string{"no-new-privileges:true"}) || len(h.Devices) > 0 ||
-					h.NetworkMode.IsHost() || h.PidMode.IsHost() || h.IpcMode.IsHost() || h.Memory == 0 || h.PidsLimit == nil {
-					t.Errorf("the engine says of a container: %+v", h)
-				}
-				for _, m := range found.Container.Mounts {
-					if strings.Contains(m.Source, "docker.sock") || m.Source == "/" {
-						t.Errorf("it sees %s", m.Source)
-					}
-				}
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("it ends with the server", func(t *testing.T) {
-			n, err := start(t, executor, enginetest.Image, build.Service{Name: "db", Image: enginetest.Image,
-				Entrypoint: []string{"sleep", "100000"}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			n.alive.Close() // as the kernel does
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			for _, id := range []string{n.id, n.services[0].id} {
-				if _, err := e.Wait(ctx, id); err != nil {
-					t.Errorf("it goes on: %v", err)
-				}
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("what is left is removed", func(t *testing.T) {
-			left, other := must(t, &Executor{Open: open, Name: "mine"}), must(t, &Executor{Open: open, Name: "theirs"})
-			if err := (&Executor{Open: open, Name: "mine"}).Sweep(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			all, err := e.List(t.Context(), label, "mine")
-			if err != nil || len(all) != 0 {
-				t.Errorf("there are %+v, %v", all, err)
-			}
-			if _, running, err := e.Inspect(t.Context(), other.id); err != nil || !running {
-				t.Errorf("another's was ended, too: %v", err)
-			}
-			if err := errors.Join(left.Close(), other.Close()); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("what it leaves is the server's", func(t *testing.T) {
-			owner := 12345
-			n := must(t, &Executor{Open: open, Owner: &owner})
-			if err := n.Put(t.Context(), "s.sh",
-				[]byte("mkdir d; touch d/made; ln -s /etc/passwd link; chmod 0 d")); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"},
-				io.Discard); err != nil {
-				t.Fatal(err)
-			}
-			if err := n.Close(); err != nil {
-				t.Fatal(err)
-			}
-			for _, name := range []string{"", "d", "d/made", "link"} {
-				var st syscall.Stat_t
-				if err := syscall.Lstat(filepath.Join(n.dirs[build.SourceDir], name), &st); err != nil || st.Uid != 12345 {
-					t.Errorf("%q is of %d, %v", name, st.Uid, err)
-				}
-			}
-		})
-
-		t.Run("a cache is read and not written to", func(t *testing.T) {
-			s := sandbox(t, enginetest.Image)
-			s.Cache.Lower, s.Cache.Work = t.TempDir(), filepath.Join(filepath.Dir(s.Cache.Upper), "work")
-			if err := os.Mkdir(s.Cache.Work, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(s.Cache.Lower+"/kept", []byte("kept\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			n, err := executor.Start(t.Context(), s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var said bytes.Buffer
-			script := "cd " + build.CacheDir + "; cat kept; echo more >>kept; echo new >new"
-			if err := n.Put(t.Context(), "s.sh", []byte(script)); err != nil {
-				t.Fatal(err)
-			}
-			exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, &said)
-			if err != nil || exit != 0 || said.String() != "kept\n" {
-				t.Errorf("exit %d, %v: %s", exit, err, said.String())
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-			for file, want := range map[string]string{s.Cache.Lower + "/kept": "kept\n", s.Cache.Upper + "/kept": "kept\nmore\n",
-				s.Cache.Upper + "/new": "new\n"} {
-				if got, err := os.ReadFile(file); err != nil || string(got) != want {
-					t.Errorf("%s: %q, %v", file, got, err)
-				}
-			}
-		})
-
-		t.Run("a name stands for its content", func(t *testing.T) {
-			pinned, err := executor.Resolve(t.Context(), enginetest.Image, build.Login{})
-			if err != nil || !strings.HasPrefix(pinned, enginetest.Image+"@sha256:") {
-				t.Fatalf("%s, %v", pinned, err)
-			}
-			n, err := start(t, executor, pinned)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("what a service writes to its volumes counts", func(t *testing.T) {
-			const image = "headgate.test/volume:1"
-			d.Import(image, []string{"VOLUME /data"})
-			s := sandbox(t, enginetest.Image)
-			s.Limits.Disk = 20 << 20
-			s.Services = []build.Service{{Name: "db", Image: image, Entrypoint: []string{"sh", "-c",
-				"dd if=/dev/zero of=/data/big bs=1M count=30; exec sleep 100000"}}}
-			n, err := executor.Start(t.Context(), s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := n.Put(t.Context(), "s.sh", []byte("sleep 100000")); err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			_, err = n.Run(ctx, build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, io.Discard)
-			if !errors.Is(err, build.ErrEnded) || n.Limit() != "20 MiB of disk" {
-				t.Errorf("%v, limit %q", err, n.Limit())
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("a registry is entered by its login", func(t *testing.T) {
-			host := d.Registry(t, "ada", "down the rabbit hole", "team/go:1", "team/db:1")
-			login := build.Login{User: "ada", Password: "down the rabbit hole"}
-			for _, wrong := range []build.Login{{}, {User: "ada", Password: "curiouser"}} {
-				_, err := executor.Resolve(t.Context(), host+"/team/go:1", wrong)
-				var no *build.ImageError
-				if !errors.As(err, &no) || !strings.Contains(no.What, "build in headgate.yaml") ||
-					strings.Contains(err.Error(), "curiouser") {
-					t.Errorf("%v", err)
-				}
-			}
-			pinned, err := executor.Resolve(t.Context(), host+"/team/go:1", login)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The one of the service is not there before.
-			s := sandbox(t, pinned)
-			s.Logins = map[string]build.Login{host: login}
-			s.Services = []build.Service{{Name: "db", Image: host + "/team/db:1", Entrypoint: []string{"sleep", "100000"}}}
-			n, err := executor.Start(t.Context(), s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, id := range []string{n.(*session).id, n.(*session).services[0].id} {
-				found, err := d.API.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if said, _ := json.Marshal(found.Container); bytes.Contains(said, []byte("rabbit")) {
-					t.Errorf("the container tells the password: %s", said)
-				}
-			}
-			if err := n.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-
-		t.Run("images that cannot be", func(t *testing.T) {
-			empty(t, d, "headgate.test/empty:1")
-			for image, want := range map[string]string{
-				"headgate.test/empty:1": "the image has no sh",
-				"127.0.0.1:1/no/such:1": "the registry of image 127.0.0.1:1/no/such:1 does not give it",
-				"Not A Reference":       "is not a reference",
-			} {
-				_, err := start(t, executor, image)
-				var people interface{ ForPeople() string }
-				if !errors.As(err, &people) || !strings.Contains(people.ForPeople(), want) {
-					t.Errorf("%s: %v", image, err)
-				}
-			}
-		})
-
-		all, err := e.List(t.Context(), label, "")
-		if err != nil || len(all) != 0 {
-			t.Errorf("left behind: %+v, %v", all, err)
+		if err := n.Put(t.Context(), "s.sh", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		_, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, &said)
+		// Of capabilities it has those of the executor alone.
+		const want = "CapEff:\t00000000000405fb\nNoNewPrivs:\t1\nno mounts\nno devices\nno engine\n"
+		if err != nil || said.String() != want {
+			t.Errorf("%v: %s", err, said.String())
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
 		}
 	})
+
+	t.Run("no container has privileges", func(t *testing.T) {
+		n, err := start(t, executor, enginetest.Image, build.Service{Name: "db", Image: enginetest.Image,
+			Entrypoint: []string{"sleep", "100000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{n.id, n.services[0].id} {
+			found, err := d.API.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := found.Container.HostConfig
+			more := slices.DeleteFunc(slices.Clone(h.CapAdd), func(c string) bool {
+				return slices.Contains(capabilities, strings.TrimPrefix(c, "CAP_"))
+			})
+			if h.Privileged || len(more) > 0 || !slices.Equal(h.CapDrop, []string{"ALL"}) || h.UsernsMode != "" ||
+				!slices.Equal(h.SecurityOpt, []string{"no-new-privileges:true"}) || len(h.Devices) > 0 ||
+				h.NetworkMode.IsHost() || h.PidMode.IsHost() || h.IpcMode.IsHost() || h.Memory == 0 || h.PidsLimit == nil {
+				t.Errorf("the engine says of a container: %+v", h)
+			}
+			for _, m := range found.Container.Mounts {
+				if strings.Contains(m.Source, "docker.sock") || m.Source == "/" {
+					t.Errorf("it sees %s", m.Source)
+				}
+			}
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("it ends with the server", func(t *testing.T) {
+		n, err := start(t, executor, enginetest.Image, build.Service{Name: "db", Image: enginetest.Image,
+			Entrypoint: []string{"sleep", "100000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.alive.Close() // as the kernel does
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for _, id := range []string{n.id, n.services[0].id} {
+			if _, err := e.Wait(ctx, id); err != nil {
+				t.Errorf("it goes on: %v", err)
+			}
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("what is left is removed", func(t *testing.T) {
+		left, other := must(t, &Executor{Open: open, Name: "mine"}), must(t, &Executor{Open: open, Name: "theirs"})
+		if err := (&Executor{Open: open, Name: "mine"}).Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all, err := e.List(t.Context(), label, "mine")
+		if err != nil || len(all) != 0 {
+			t.Errorf("there are %+v, %v", all, err)
+		}
+		if _, running, err := e.Inspect(t.Context(), other.id); err != nil || !running {
+			t.Errorf("another's was ended, too: %v", err)
+		}
+		if err := errors.Join(left.Close(), other.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("what it leaves is the server's", func(t *testing.T) {
+		owner := 12345
+		n := must(t, &Executor{Open: open, Owner: &owner})
+		if err := n.Put(t.Context(), "s.sh",
+			[]byte("mkdir d; touch d/made; ln -s /etc/passwd link; chmod 0 d")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"},
+			io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"", "d", "d/made", "link"} {
+			var st syscall.Stat_t
+			if err := syscall.Lstat(filepath.Join(n.dirs[build.SourceDir], name), &st); err != nil || st.Uid != 12345 {
+				t.Errorf("%q is of %d, %v", name, st.Uid, err)
+			}
+		}
+	})
+
+	t.Run("a cache is read and not written to", func(t *testing.T) {
+		s := sandbox(t, enginetest.Image)
+		s.Cache.Lower, s.Cache.Work = t.TempDir(), filepath.Join(filepath.Dir(s.Cache.Upper), "work")
+		if err := os.Mkdir(s.Cache.Work, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.Cache.Lower+"/kept", []byte("kept\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n, err := executor.Start(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		script := "cd " + build.CacheDir + "; cat kept; echo more >>kept; echo new >new"
+		if err := n.Put(t.Context(), "s.sh", []byte(script)); err != nil {
+			t.Fatal(err)
+		}
+		exit, err := n.Run(t.Context(), build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, &said)
+		if err != nil || exit != 0 || said.String() != "kept\n" {
+			t.Errorf("exit %d, %v: %s", exit, err, said.String())
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		for file, want := range map[string]string{s.Cache.Lower + "/kept": "kept\n", s.Cache.Upper + "/kept": "kept\nmore\n",
+			s.Cache.Upper + "/new": "new\n"} {
+			if got, err := os.ReadFile(file); err != nil || string(got) != want {
+				t.Errorf("%s: %q, %v", file, got, err)
+			}
+		}
+	})
+
+	t.Run("a name stands for its content", func(t *testing.T) {
+		pinned, err := executor.Resolve(t.Context(), enginetest.Image, build.Login{})
+		if err != nil || !strings.HasPrefix(pinned, enginetest.Image+"@sha256:") {
+			t.Fatalf("%s, %v", pinned, err)
+		}
+		n, err := start(t, executor, pinned)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("what a service writes to its volumes counts", func(t *testing.T) {
+		const image = "headgate.test/volume:1"
+		d.Import(image, moby.Config{Volumes: map[string]struct{}{"/data": {}}})
+		s := sandbox(t, enginetest.Image)
+		s.Limits.Disk = 20 << 20
+		s.Services = []build.Service{{Name: "db", Image: image, Entrypoint: []string{"sh", "-c",
+			"dd if=/dev/zero of=/data/big bs=1M count=30; exec sleep 100000"}}}
+		n, err := executor.Start(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Put(t.Context(), "s.sh", []byte("sleep 100000")); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = n.Run(ctx, build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}, io.Discard)
+		if !errors.Is(err, build.ErrEnded) || n.Limit() != "20 MiB of disk" {
+			t.Errorf("%v, limit %q", err, n.Limit())
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("a registry is entered by its login", func(t *testing.T) {
+		host := d.Registry(t, "ada", "down the rabbit hole", "team/go:1", "team/db:1")
+		login := build.Login{User: "ada", Password: "down the rabbit hole"}
+		for _, wrong := range []build.Login{{}, {User: "ada", Password: "curiouser"}} {
+			_, err := executor.Resolve(t.Context(), host+"/team/go:1", wrong)
+			var no *build.ImageError
+			if !errors.As(err, &no) || !strings.Contains(no.What, "build in headgate.yaml") ||
+				strings.Contains(err.Error(), "curiouser") {
+				t.Errorf("%v", err)
+			}
+		}
+		pinned, err := executor.Resolve(t.Context(), host+"/team/go:1", login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The one of the service is not there before.
+		s := sandbox(t, pinned)
+		s.Logins = map[string]build.Login{host: login}
+		s.Services = []build.Service{{Name: "db", Image: host + "/team/db:1", Entrypoint: []string{"sleep", "100000"}}}
+		n, err := executor.Start(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{n.(*session).id, n.(*session).services[0].id} {
+			found, err := d.API.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said, _ := json.Marshal(found.Container); bytes.Contains(said, []byte("rabbit")) {
+				t.Errorf("the container tells the password: %s", said)
+			}
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("images that cannot be", func(t *testing.T) {
+		empty(t, d, "headgate.test/empty:1")
+		for image, want := range map[string]string{
+			"headgate.test/empty:1": "the image has no sh",
+			"127.0.0.1:1/no/such:1": "the registry of image 127.0.0.1:1/no/such:1 does not give it",
+			"Not A Reference":       "is not a reference",
+		} {
+			_, err := start(t, executor, image)
+			var people interface{ ForPeople() string }
+			if !errors.As(err, &people) || !strings.Contains(people.ForPeople(), want) {
+				t.Errorf("%s: %v", image, err)
+			}
+		}
+	})
+
+	all, err := e.List(t.Context(), label, "")
+	if err != nil || len(all) != 0 {
+		t.Errorf("left behind: %+v, %v", all, err)
+	}
 }
 
 // BenchmarkStart is how long it takes from nothing to the end of the first command, of an

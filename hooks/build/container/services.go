@@ -200,7 +200,7 @@ func (n *session) fallen(ctx context.Context, s *service) *build.ServiceError {
 	case end.Code >= 0:
 		no.What = fmt.Sprintf("exited with %d", end.Code)
 	}
-	n.engine.Logs(ctx, s.id, time.Time{}, func(_ time.Time, line []byte) {
+	n.engine.Logs(ctx, s.id, engine.Position{}, func(_ engine.Position, line []byte) {
 		no.Printed = append(no.Printed, strings.TrimRight(string(line), "\r\n"))
 		if over := len(no.Printed) - maxPrinted; over > 0 {
 			no.Printed = slices.Delete(no.Printed, 0, over)

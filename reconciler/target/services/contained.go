@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -117,10 +118,15 @@ func (c *contained) follow(log *logfile.File) (finish func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	var since time.Time
-	at := make([]byte, len(positionTime))
-	if n, _ := position.ReadAt(at, 0); n == len(at) { // else it begins at the beginning
-		since, _ = time.Parse(positionTime, string(at))
+	var from engine.Position // unless something else was written down, the beginning
+	text := make([]byte, len(positionTime)+positionLines)
+	n, _ := position.ReadAt(text, 0) // what is not there was not written down
+	if n >= len(positionTime) {
+		from.At, _ = time.Parse(positionTime, string(text[:len(positionTime)]))
+		from.Lines, err = strconv.Atoi(strings.TrimSpace(string(text[len(positionTime):n])))
+		if err != nil {
+			from.Lines = 1 // by an agent that counted none
+		}
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	carried := make(chan struct{})
@@ -130,10 +136,11 @@ func (c *contained) follow(log *logfile.File) (finish func(), err error) {
 		if !ok {
 			return
 		}
-		e.Logs(ctx, c.started.Container, since, func(at time.Time, line []byte) {
+		e.Logs(ctx, c.started.Container, from, func(after engine.Position, line []byte) {
 			_, _ = log.Write(line) // a log never fails
 			// Without it the next agent reads again what this one has.
-			_, _ = position.WriteAt([]byte(at.UTC().Format(positionTime)), 0)
+			text := after.At.UTC().Format(positionTime) + fmt.Sprintf("%*d", positionLines, after.Lines)
+			_, _ = position.WriteAt([]byte(text), 0)
 		})
 	}()
 	return func() {
@@ -149,8 +156,10 @@ func (c *contained) follow(log *logfile.File) (finish func(), err error) {
 }
 
 const (
-	// positionTime is how far the output of a container was read, of one length.
-	positionTime = "2006-01-02T15:04:05.000000000Z"
+	// positionTime is how far the output of a container was read, of one length; behind it are
+	// the lines that were printed then, in positionLines characters.
+	positionTime  = "2006-01-02T15:04:05.000000000Z"
+	positionLines = 10
 	// lastLines is how long the engine may take to give the last lines of a container.
 	lastLines = 10 * time.Second
 )

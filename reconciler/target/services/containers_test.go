@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	moby "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -40,11 +41,14 @@ const page = `services:
 `
 
 // TestContainers holds containers to what processes are held to, with a real engine.
-func TestContainers(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
-		t.Run("beside each other", func(t *testing.T) { testContainers(t, d) })
-		t.Run("the engine is away", func(t *testing.T) { testEngineAway(t, d, openWith(t, d, t.TempDir(), t.TempDir())) })
-	})
+func TestContainers(t *testing.T) { enginetest.Run(t, testEngine) }
+
+// TestPodman is TestContainers with Podman.
+func TestPodman(t *testing.T) { enginetest.RunPodman(t, testEngine) }
+
+func testEngine(t *testing.T, d *enginetest.Daemon) {
+	t.Run("beside each other", func(t *testing.T) { testContainers(t, d) })
+	t.Run("the engine is away", func(t *testing.T) { testEngineAway(t, d, openWith(t, d, t.TempDir(), t.TempDir())) })
 }
 
 // openWith runs a target that uses an engine and keeps to directories.
@@ -220,6 +224,10 @@ func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 		{
 			says: "as somebody else had the container engine do",
 			do: func(name string) error {
+				if d.Podman { // version 4 does not say that it was told to stop one
+					_, err := d.API.ContainerKill(t.Context(), name, client.ContainerKillOptions{Signal: "SIGKILL"})
+					return err
+				}
 				_, err := d.API.ContainerStop(t.Context(), name, client.ContainerStopOptions{})
 				return err
 			},
@@ -300,7 +308,7 @@ func testAsDeclared(t *testing.T, d *enginetest.Daemon, h *harness) {
     mem_limit: 64m
     cpus: 0.5
     pids_limit: 50
-    ulimits: {nofile: {soft: 1000, hard: 2000}}
+    ulimits: {nofile: {soft: 1000, hard: 2000}, nproc: 20000}
     environment: {SAYS: "$HEADGATE_INSTANCE's"}
     command:
       - /bin/sh
@@ -357,8 +365,14 @@ volumes: {data: {}}
 // testOwnImage: an image of the release needs no registry, and its own check counts.
 func testOwnImage(t *testing.T, d *enginetest.Daemon, h *harness) {
 	const ref = "headgate.test/own:1"
-	d.Import(ref, []string{"HEALTHCHECK --interval=100ms --retries=1000 CMD test -e /tmp/ready",
-		`CMD ["/bin/sh", "-c", "sleep 0.5; touch /tmp/ready; sleep 1000"]`})
+	d.Import(ref, moby.Config{
+		Cmd: []string{"/bin/sh", "-c", "sleep 0.5; touch /tmp/ready; sleep 1000"},
+		Healthcheck: &moby.HealthConfig{
+			Test:     []string{"CMD-SHELL", "test -e /tmp/ready"},
+			Interval: 100 * time.Millisecond,
+			Retries:  1000,
+		},
+	})
 	saved, err := d.API.ImageSave(t.Context(), []string{ref})
 	if err != nil {
 		t.Fatal(err)
