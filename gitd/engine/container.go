@@ -368,8 +368,8 @@ func (e *Engine) killed(ctx context.Context, id string) bool {
 		until = now.Add(killedPause)
 	}
 	asked := e.api.Events(ctx, client.EventsListOptions{
-		Since: strconv.FormatInt(now.Add(-time.Hour).Unix(), 10),
-		Until: fmt.Sprintf("%d.%09d", until.Unix(), until.Nanosecond()),
+		Since:   strconv.FormatInt(now.Add(-time.Hour).Unix(), 10),
+		Until:   fmt.Sprintf("%d.%09d", until.Unix(), until.Nanosecond()),
 		Filters: make(client.Filters).Add("container", id).Add("event", string(events.ActionKill)),
 	})
 	for {

@@ -41,14 +41,44 @@ const page = `services:
 `
 
 // TestContainers holds containers to what processes are held to, with a real engine.
-func TestContainers(t *testing.T) { enginetest.Run(t, testEngine) }
+func TestContainers(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
+		t.Run("beside each other", func(t *testing.T) { testContainers(t, d) })
+		t.Run("the engine is away", func(t *testing.T) { testEngineAway(t, d, openWith(t, d, t.TempDir(), t.TempDir())) })
+	})
+}
 
-// TestPodman is TestContainers with Podman.
-func TestPodman(t *testing.T) { enginetest.RunPodman(t, testEngine) }
+// TestPodman is what of TestContainers asks most of an engine.
+func TestPodman(t *testing.T) {
+	enginetest.RunPodman(t, func(t *testing.T, d *enginetest.Daemon) {
+		t.Run("it goes on without an agent, and is found again", func(t *testing.T) {
+			t.Parallel()
+			testFoundAgain(t, inContainers(d))
+		})
+		testEach(t, d, map[string]engineTest{
+			"seen and healed": testSeenAndHealed,
+			"as declared":     testAsDeclared,
+		})
+	})
+}
 
-func testEngine(t *testing.T, d *enginetest.Daemon) {
-	t.Run("beside each other", func(t *testing.T) { testContainers(t, d) })
-	t.Run("the engine is away", func(t *testing.T) { testEngineAway(t, d, openWith(t, d, t.TempDir(), t.TempDir())) })
+// engineTest is a test with a target of its own.
+type engineTest func(t *testing.T, d *enginetest.Daemon, h *harness)
+
+func testEach(t *testing.T, d *enginetest.Daemon, tests map[string]engineTest) {
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, d, openWith(t, d, t.TempDir(), t.TempDir()))
+		})
+	}
+}
+
+func inContainers(d *enginetest.Daemon) runsAs {
+	return runsAs{
+		of:   "    image: " + enginetest.Image + "\n",
+		open: func(t *testing.T, dir, logs string) *harness { return openWith(t, d, dir, logs) },
+	}
 }
 
 // openWith runs a target that uses an engine and keeps to directories.
@@ -58,32 +88,23 @@ func openWith(t *testing.T, d *enginetest.Daemon, dir, logs string) *harness {
 }
 
 func testContainers(t *testing.T, d *enginetest.Daemon) {
-	open := func(t *testing.T, dir, logs string) *harness { return openWith(t, d, dir, logs) }
 	t.Run("runner", func(t *testing.T) {
 		t.Parallel()
-		testRunner(t, runsAs{of: "    image: " + enginetest.Image + "\n", open: open})
+		testRunner(t, inContainers(d))
 	})
 	t.Run("contract", func(t *testing.T) {
 		t.Parallel()
 		testContainersContract(t, d)
 	})
-	for _, c := range []struct {
-		name string
-		test func(t *testing.T, d *enginetest.Daemon, h *harness)
-	}{
-		{"replaced without a failed request, and found again", testContainersReplaced},
-		{"an image that cannot be had", testImageMissing},
-		{"a registry with a password", testPrivateRegistry},
-		{"seen and healed", testSeenAndHealed},
-		{"as declared", testAsDeclared},
-		{"the release's own image", testOwnImage},
-		{"no engine", testEngineMissing},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			c.test(t, d, open(t, t.TempDir(), t.TempDir()))
-		})
-	}
+	testEach(t, d, map[string]engineTest{
+		"replaced without a failed request, and found again": testContainersReplaced,
+		"an image that cannot be had":                        testImageMissing,
+		"a registry with a password":                         testPrivateRegistry,
+		"seen and healed":                                    testSeenAndHealed,
+		"as declared":                                        testAsDeclared,
+		"the release's own image":                            testOwnImage,
+		"no engine":                                          testEngineMissing,
+	})
 }
 
 func testContainersContract(t *testing.T, d *enginetest.Daemon) {

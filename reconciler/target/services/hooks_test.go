@@ -9,7 +9,7 @@ import (
 
 // testHooks holds commands of hooks to have their say: what runs is an instance of the
 // release, and one that fails or takes too long has the deployment go back.
-func testHooks(t *testing.T, r runsAs, h *harness, logged func(*testing.T, *harness, string, ...string) string) {
+func testHooks(t *testing.T, r runsAs, h *harness) {
 	with := func(script, more string) string {
 		return r.compose("touch /tmp/ready; trap 'exit 0' TERM; while :; do sleep 0.05; done", ready,
 			`environment: {DATABASE: "of $HEADGATE_RELEASE"}`) +
@@ -17,7 +17,7 @@ func testHooks(t *testing.T, r runsAs, h *harness, logged func(*testing.T, *harn
 	}
 	h.converge(1, with("test -e /tmp/ready && echo asked $$DATABASE as $HEADGATE_INSTANCE", ""))
 	h.await(target.Healthy)
-	logged(t, h, "job-1", "! headgate: hook post-scale-up runs in job-1: /bin/sh -c test -e /tmp/ready",
+	h.logged(t, "job-1", "! headgate: hook post-scale-up runs in job-1: /bin/sh -c test -e /tmp/ready",
 		"! headgate: hook post-scale-up in job-1 exited 0: asked of 1 as job-1")
 
 	h.converge(2, with("echo one; echo 3 tests failed; exit 4", ""))

@@ -75,21 +75,6 @@ func testRunner(t *testing.T, r runsAs) {
 			}
 		}
 	}
-	logged := func(t *testing.T, h *harness, instance string, wants ...string) string {
-		t.Helper()
-		lines, err := h.InstanceLog(h.key(), instance, 1000)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text := strings.Join(lines, "\n")
-		for _, want := range wants {
-			if !strings.Contains(text, want) {
-				t.Errorf("the log does not hold %q:\n%s", want, text)
-			}
-		}
-		return text
-	}
-
 	t.Run("it prints, and ends badly", func(t *testing.T) {
 		h := open(t)
 		h.converge(4, r.compose("echo \"$$GREETING from $HEADGATE_RELEASE\"; echo oops >&2; exit 3",
@@ -102,7 +87,7 @@ func testRunner(t *testing.T, r runsAs) {
 		if in.Phase != target.PhaseFailed || !strings.HasPrefix(in.LastExit, "exited 3") || in.Reason != "" {
 			t.Errorf("it ended: %+v", in)
 		}
-		logged(t, h, "job-1", " hello job-1 from 4\n", " oops", "started job-1 of release 4", "job-1 exited 3")
+		h.logged(t, "job-1", " hello job-1 from 4\n", " oops", "started job-1 of release 4", "job-1 exited 3")
 	})
 
 	t.Run("it is checked where it runs, and stopped by its signal", func(t *testing.T) {
@@ -114,7 +99,7 @@ func testRunner(t *testing.T, r runsAs) {
 			t.Errorf("it has no process: %+v", in)
 		}
 		gone(t, h)
-		logged(t, h, "job-1", " bye\n", "job-1 exited 0")
+		h.logged(t, "job-1", " bye\n", "job-1 exited 0")
 	})
 
 	t.Run("it does not end, and is ended", func(t *testing.T) {
@@ -123,7 +108,7 @@ func testRunner(t *testing.T, r runsAs) {
 			"stop_grace_period: 100ms", ready))
 		h.await(target.Healthy)
 		gone(t, h)
-		logged(t, h, "job-1", "job-1 was ended by SIGKILL")
+		h.logged(t, "job-1", "job-1 was ended by SIGKILL")
 	})
 
 	t.Run("it is seen what it uses", func(t *testing.T) {
@@ -159,64 +144,85 @@ func testRunner(t *testing.T, r runsAs) {
 		h := open(t)
 		testExec(t, h, r)
 		gone(t, h)
-		logged(t, h, "job-1", "ada runs in job-1: sh -c cat", "what ada ran in job-1 exited 3")
+		h.logged(t, "job-1", "ada runs in job-1: sh -c cat", "what ada ran in job-1 exited 3")
 	})
 
 	t.Run("hooks run commands in it", func(t *testing.T) {
 		h := open(t)
-		testHooks(t, r, h, logged)
+		testHooks(t, r, h)
 		gone(t, h)
 	})
 
 	t.Run("it runs at times", func(t *testing.T) {
 		t.Parallel()
-		testRunsAtTimes(t, r, gone, logged)
+		testRunsAtTimes(t, r, gone)
 	})
 
 	t.Run("it goes on without an agent, and is found again", func(t *testing.T) {
 		t.Parallel()
-		dir, logs := t.TempDir(), t.TempDir()
-		h := r.open(t, dir, logs)
-		h.converge(1, r.compose("touch /tmp/ready; i=0; while :; do i=$$((i+1)); echo line $$i; sleep 0.02; done",
-			"stop_grace_period: 100ms", ready))
-		before := h.await(target.Healthy)
-		h.leave()
-
-		h2 := r.open(t, dir, logs)
-		h2.seq = h.seq
-		after := h2.await(target.Healthy)
-		if !slices.Equal(pids(before), pids(after)) || len(pids(after)) != 1 {
-			t.Errorf("it was found as %v and had been %v", pids(after), pids(before))
-		}
-		text := logged(t, h2, "job-1", "found job-1 of release 1")
-		want := 1
-		for line := range strings.Lines(text) {
-			if _, n, ok := strings.Cut(line, " line "); ok {
-				if n = strings.TrimSpace(n); n != fmt.Sprint(want) {
-					t.Fatalf("after line %d came line %s:\n%s", want-1, n, text)
-				}
-				want++
-			}
-		}
-		h2.leave()
-
-		// It ends while nobody looks.
-		pid := pids(after)[0]
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "it has ended", func() (string, bool) { return "", syscall.Kill(pid, 0) != nil })
-		h3 := r.open(t, dir, logs)
-		h3.seq = h.seq
-		eventually(t, "how it ended is known", func() (string, bool) {
-			o := h3.Observe(h3.key())
-			for _, u := range o.Units {
-				for _, in := range u.Instances {
-					return in.LastExit, strings.HasPrefix(in.LastExit, "was ended by SIGKILL")
-				}
-			}
-			return fmt.Sprintf("%+v", o), false
-		})
-		h3.await(target.Healthy)
+		testFoundAgain(t, r)
 	})
+}
+
+// testFoundAgain: what runs goes on without an agent, and the next one has its whole log.
+func testFoundAgain(t *testing.T, r runsAs) {
+	dir, logs := t.TempDir(), t.TempDir()
+	h := r.open(t, dir, logs)
+	h.converge(1, r.compose("touch /tmp/ready; i=0; while :; do i=$$((i+1)); echo line $$i; sleep 0.02; done",
+		"stop_grace_period: 100ms", ready))
+	before := h.await(target.Healthy)
+	h.leave()
+
+	h2 := r.open(t, dir, logs)
+	h2.seq = h.seq
+	after := h2.await(target.Healthy)
+	if !slices.Equal(pids(before), pids(after)) || len(pids(after)) != 1 {
+		t.Errorf("it was found as %v and had been %v", pids(after), pids(before))
+	}
+	text := h2.logged(t, "job-1", "found job-1 of release 1")
+	want := 1
+	for line := range strings.Lines(text) {
+		if _, n, ok := strings.Cut(line, " line "); ok {
+			if n = strings.TrimSpace(n); n != fmt.Sprint(want) {
+				t.Fatalf("after line %d came line %s:\n%s", want-1, n, text)
+			}
+			want++
+		}
+	}
+	h2.leave()
+
+	// It ends while nobody looks.
+	pid := pids(after)[0]
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has ended", func() (string, bool) { return "", syscall.Kill(pid, 0) != nil })
+	h3 := r.open(t, dir, logs)
+	h3.seq = h.seq
+	eventually(t, "how it ended is known", func() (string, bool) {
+		o := h3.Observe(h3.key())
+		for _, u := range o.Units {
+			for _, in := range u.Instances {
+				return in.LastExit, strings.HasPrefix(in.LastExit, "was ended by SIGKILL")
+			}
+		}
+		return fmt.Sprintf("%+v", o), false
+	})
+	h3.await(target.Healthy)
+}
+
+// logged is the log of an instance, which holds what is wanted.
+func (h *harness) logged(t *testing.T, instance string, wants ...string) string {
+	t.Helper()
+	lines, err := h.InstanceLog(h.key(), instance, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(lines, "\n")
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log does not hold %q:\n%s", want, text)
+		}
+	}
+	return text
 }

@@ -55,8 +55,7 @@ func ended(n int) func([]target.Run) bool {
 }
 
 // testRunsAtTimes holds what runs at times to that, however it runs.
-func testRunsAtTimes(t *testing.T, r runsAs, gone func(*testing.T, *harness),
-	logged func(*testing.T, *harness, string, ...string) string) {
+func testRunsAtTimes(t *testing.T, r runsAs, gone func(*testing.T, *harness)) {
 	dir, logs := t.TempDir(), t.TempDir()
 	at := `x-headgate: {cron: "0 3 29 2 *", zone: Europe/Prague}`
 	h := r.open(t, dir, logs)
@@ -75,7 +74,7 @@ func testRunsAtTimes(t *testing.T, r runsAs, gone func(*testing.T, *harness),
 	if !run.Late || !run.Failed || run.Exit == nil || *run.Exit != 3 || run.Release != 1 || run.Message != "exited 3: done" {
 		t.Errorf("%+v", run)
 	}
-	logged(t, h, "job-run", "! headgate: started job-run of release 1", " UTC, late\n", " done\n")
+	h.logged(t, "job-run", "! headgate: started job-run of release 1", " UTC, late\n", " done\n")
 
 	// The next release has the times from its switch on, and no run is cut off by it.
 	h.converge(2, r.compose("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done", at,
@@ -101,11 +100,11 @@ func testRunsAtTimes(t *testing.T, r runsAs, gone func(*testing.T, *harness),
 		t.Errorf("%+v", runs)
 	}
 	eventually(t, "the log says so", func() (string, bool) {
-		text := logged(t, h, "job-run")
+		text := h.logged(t, "job-run")
 		return text, strings.Contains(text, "is skipped: the one before goes on") && strings.Contains(text, "Z up")
 	})
 	gone(t, h)
-	logged(t, h, "job-run", " bye\n", "job-run exited 0")
+	h.logged(t, "job-run", " bye\n", "job-run exited 0")
 }
 
 // TestKilledWhereARunBegins: a time begins once at most, wherever the agent is killed, and
