@@ -1,12 +1,14 @@
 package delivery
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -294,4 +296,41 @@ func TestLogDiskFull(t *testing.T) {
 	if r, err := b.Put(delivery("b", "b")); err != nil || r.Duplicate {
 		t.Errorf("sent again once the disk is well: %+v, %v", r, err)
 	}
+}
+
+// FuzzReadRecord: what is on disk is read or called damaged, and what is read can be
+// written again.
+func FuzzReadRecord(f *testing.F) {
+	var seed bytes.Buffer
+	appendRecord(&seed, record{Kind: deliveryRecord, Sequence: 1, Delivery: &Delivery{ID: "a", Event: "push"}, Size: 2}, []byte("{}"))
+	appendRecord(&seed, record{Kind: outcomeRecord, Sequence: 1, Outcome: Applied, Detail: "done"}, nil)
+	for line := range bytes.Lines(seed.Bytes()) {
+		_, text, _ := bytes.Cut(line, []byte(" "))
+		f.Add(string(bytes.TrimSuffix(text, []byte("\n"))))
+	}
+	f.Add(`{"kind": "delivery", "sequence": 9223372036854775807, "size": 9223372036854775807}`)
+	f.Add("null")
+	f.Fuzz(func(t *testing.T, text string) {
+		line := checksum([]byte(text)) + " " + text + "\n"
+		r, n, err := readRecord(bufio.NewReaderSize(strings.NewReader(line), maxRecordLine))
+		if err != nil {
+			return
+		}
+		if r.Delivery == nil || r.Sequence < 1 || r.Size < 0 || n < 1 || n > int64(len(line)) {
+			t.Fatalf("%+v, %d bytes", r, n)
+		}
+		var again bytes.Buffer
+		appendRecord(&again, r, nil)
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "000000000001.log"), []byte(line), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -220,3 +220,19 @@ func TestRerun(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// FuzzPlaceOf: whatever a test says, what is annotated is a file and a line of it.
+func FuzzPlaceOf(f *testing.F) {
+	f.Add("example.org/m/sub/calc", "calc_test.go:7: no")
+	f.Add("", "File \"/codebuild/src/sub/test_sum.py\", line 9, in test_sum")
+	f.Add("../..", "../../etc/passwd.x:0: /..:1 a.b:99999999")
+	files := []string{"sub/calc/calc_test.go", "sub/test_sum.py"}
+	f.Fuzz(func(t *testing.T, suite, message string) {
+		name, line, ok := placeOf(report.Case{Suite: suite, Message: message}, func(name string) bool {
+			return slices.Contains(files, name)
+		})
+		if ok && (!slices.Contains(files, name) || line < 1) || !ok && (name != "" || line != 0) {
+			t.Errorf("%q:%d, %v", name, line, ok)
+		}
+	})
+}

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/headgate-cd/headgate/gitd/secret"
 	"github.com/headgate-cd/headgate/hooks/delivery"
 )
@@ -248,5 +250,39 @@ func TestReceiverRate(t *testing.T) {
 	}
 	if codes[401] != burst || codes[429] != 10 {
 		t.Errorf("answers %v, want %d 401 and 10 429", codes, burst)
+	}
+}
+
+// What is being read at once is bounded, over all senders, and given back.
+func TestReceiverBytesInFlight(t *testing.T) {
+	t.Parallel()
+	inbox := openInbox(t, t.TempDir())
+	r := &Receiver{
+		Connection: func(name string) (Connection, bool) {
+			return Connection{Name: name, Kind: GitLab, Repository: "o/n",
+				Secrets: []secret.Value{secret.NewValue([]byte("s"))}}, true
+		},
+		Inbox:   func(string) (*delivery.Log, error) { return inbox, nil },
+		Arrived: func(string) {},
+		Log:     slog.New(slog.DiscardHandler),
+	}
+	r.once.Do(func() { r.inFlight = semaphore.NewWeighted(2000) })
+	post := func(size int) *httptest.ResponseRecorder {
+		body := `{"x": "` + strings.Repeat("x", size) + `"}`
+		req := httptest.NewRequest(http.MethodPost, "/webhooks/lab", strings.NewReader(body))
+		req.SetPathValue("connection", "lab")
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("X-Gitlab-Token", "s")
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, req)
+		return w
+	}
+	for range 3 {
+		if w := post(1500); w.Code/100 != 2 {
+			t.Errorf("one that has room: %d %s", w.Code, w.Body)
+		}
+		if w := post(3000); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
+			t.Errorf("one that has none: %d %s", w.Code, w.Body)
+		}
 	}
 }
