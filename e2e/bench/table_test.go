@@ -90,7 +90,7 @@ func (t *table) line(name string, s sample, goal string) {
 func (t *table) ratio(name string, ratio, limit float64) {
 	goal := ""
 	if limit > 0 {
-		goal = fmt.Sprintf("at most %.1f times: %s", limit, met(ratio <= limit))
+		goal = fmt.Sprintf("at most %g times: %s", limit, met(ratio <= limit))
 	}
 	fmt.Fprintf(t.writer, "  %s\t\t%.2f ×\t\t%s\t\n", name, ratio, goal)
 }
