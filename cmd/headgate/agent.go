@@ -25,6 +25,7 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
+	"github.com/headgate-cd/headgate/reconciler/target/hosts/deploy"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
@@ -184,24 +185,38 @@ func remoteHosts(data string, uplink *agent.Uplink, log *slog.Logger) (*hosts.Ta
 	h := hosts.New(filepath.Join(data, "hosts"), func(ctx context.Context, digest, dir string) error {
 		receiving.Lock()
 		defer receiving.Unlock()
-		err := uplink.Fetch(ctx, func(ctx context.Context) error {
-			return store.Receive(ctx, digest, func(ctx context.Context, part string, offset int64) (io.ReadCloser, error) {
+		var known artifact.Known
+		for _, laid := range deploy.Archives(filepath.Join(data, "hosts")) {
+			if index, err := os.ReadFile(filepath.Join(filepath.Dir(laid), indexName)); err == nil {
+				_ = known.Add(index, laid) // else its files come again
+			}
+		}
+		var index []byte
+		err := uplink.Fetch(ctx, func(ctx context.Context) (err error) {
+			index, err = store.LayOut(ctx, digest, dir, func(ctx context.Context, part string, offset int64) (io.ReadCloser, error) {
 				return uplink.Blob(ctx, digest, part, offset)
-			})
+			}, &known)
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		if err := store.Unpack(ctx, digest, dir); err != nil {
-			return err
+		if index != nil {
+			if err := os.WriteFile(filepath.Join(filepath.Dir(dir), indexName), index, 0o600); err != nil {
+				return err
+			}
 		}
-		return store.Drop(digest)
+		return store.Clear()
 	})
 	h.Keep = filepath.Join(agentDir(data), "hosts")
 	h.Name = cmp.Or(uplink.Name, h.Name)
 	h.Log = log
 	return h, h.Load()
 }
+
+// indexName is the file beside an archive that says which files the artifact has that it is
+// made of.
+const indexName = "files.json"
 
 // receiveProgram gets a program of a server elsewhere.
 func receiveProgram(ctx context.Context, data string, uplink *agent.Uplink, digest string, size int64) (path string, err error) {

@@ -363,7 +363,7 @@ func (r *remotes) agents(repository string, cluster bool) (all []fleet.Host) {
 }
 
 // Blob implements gitd.Agents: an agent may have what is declared for it, and nothing else.
-func (r *remotes) Blob(_ context.Context, a access.Agent, b agentline.Blob) (io.ReadSeekCloser, error) {
+func (r *remotes) Blob(ctx context.Context, a access.Agent, b agentline.Blob) (io.ReadSeekCloser, error) {
 	if b.Artifact == agentline.Program {
 		return r.openProgram(b.Digest)
 	}
@@ -371,14 +371,22 @@ func (r *remotes) Blob(_ context.Context, a access.Agent, b agentline.Blob) (io.
 	if !r.fleet.Wants(a.Name, b.Artifact) {
 		return nil, refused
 	}
-	if b.Digest != b.Artifact {
-		m, err := r.artifacts.Manifest(b.Artifact)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.ContainsFunc(m.Blobs, func(part artifact.Blob) bool { return part.Digest == b.Digest }) {
-			return nil, refused
-		}
+	if b.Digest == b.Artifact {
+		return r.artifacts.OpenBlob(b.Digest)
 	}
-	return r.artifacts.OpenBlob(b.Digest)
+	m, err := r.artifacts.Manifest(b.Artifact)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(m.Blobs, func(part artifact.Blob) bool { return part.Digest == b.Digest }) {
+		return r.artifacts.OpenBlob(b.Digest)
+	}
+	f, err := r.artifacts.OpenFile(ctx, b.Artifact, b.Digest)
+	if errors.Is(err, artifact.ErrNoFile) {
+		return nil, refused
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }

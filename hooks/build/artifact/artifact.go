@@ -36,7 +36,6 @@ const (
 	manifestType = "application/vnd.oci.image.manifest.v1+json"
 	indexType    = "application/vnd.oci.image.index.v1+json"
 	layerType    = "application/vnd.oci.image.layer.v1.tar+gzip"
-	emptyType    = "application/vnd.oci.empty.v1+json"
 )
 
 // Bounds of one artifact.
@@ -283,17 +282,22 @@ func (s *Store) pack(ctx context.Context, root, name string, files []File) (Arti
 		roots[dir] = in
 	}
 	roots[""] = roots[root]
-	layer, err := s.put(func(w io.Writer) error { return writeTar(ctx, w, roots, files) })
+	index := fileIndex{Files: []indexed{}}
+	layer, err := s.put(func(w io.Writer) error { return writeTar(ctx, w, roots, files, &index) })
 	if err != nil {
 		return Artifact{}, err
 	}
 	layer.MediaType = layerType
-	empty, err := s.PutBlob([]byte("{}"))
+	list, err := json.Marshal(index)
 	if err != nil {
 		return Artifact{}, err
 	}
+	config := descriptor{MediaType: filesType, Size: int64(len(list))}
+	if config.Digest, err = s.PutBlob(list); err != nil {
+		return Artifact{}, err
+	}
 	data, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: Type,
-		Config: descriptor{MediaType: emptyType, Digest: empty, Size: 2}, Layers: []descriptor{layer}})
+		Config: config, Layers: []descriptor{layer}})
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -333,8 +337,8 @@ func (s *Store) list(d descriptor) error {
 }
 
 // writeTar writes files, which are sorted, so that equal files give equal bytes:
-// no times, no owners, two modes, a fixed gzip header.
-func writeTar(ctx context.Context, w io.Writer, roots map[string]*os.Root, files []File) error {
+// no times, no owners, two modes, a fixed gzip header. What it has written is in the index.
+func writeTar(ctx context.Context, w io.Writer, roots map[string]*os.Root, files []File, index *fileIndex) error {
 	z, err := gzip.NewWriterLevel(w, gzip.DefaultCompression)
 	if err != nil {
 		return err
@@ -353,42 +357,44 @@ func writeTar(ctx context.Context, w io.Writer, roots map[string]*os.Root, files
 				Format: tar.FormatPAX}); err != nil {
 				return err
 			}
+			index.Files = append(index.Files, indexed{Path: f.Path, Link: f.Link})
 			continue
 		}
-		n, err := writeFile(ctx, t, roots[f.Root], f, left)
+		written, err := writeFile(ctx, t, roots[f.Root], f, left)
 		if err != nil {
 			return err
 		}
-		left -= n
+		index.Files = append(index.Files, written)
+		left -= written.Size
 	}
 	return errors.Join(t.Close(), z.Close())
 }
 
 // writeFile writes one file of at most max bytes.
-func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max int64) (int64, error) {
+func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max int64) (written indexed, err error) {
 	// A fifo would block Open, so its kind is asked first; and again after, in
 	// case it was changed in between.
 	before, err := root.Stat(filepath.FromSlash(f.Source))
 	if err != nil {
-		return 0, unreadable(f.Source, err)
+		return written, unreadable(f.Source, err)
 	}
 	if !before.Mode().IsRegular() {
-		return 0, wrong("%s is not a regular file (%s)", f.Source, before.Mode().Type())
+		return written, wrong("%s is not a regular file (%s)", f.Source, before.Mode().Type())
 	}
 	in, err := root.OpenFile(filepath.FromSlash(f.Source), os.O_RDONLY|NonBlock, 0)
 	if err != nil {
-		return 0, unreadable(f.Source, err)
+		return written, unreadable(f.Source, err)
 	}
 	defer in.Close()
 	info, err := in.Stat()
 	if err != nil {
-		return 0, unreadable(f.Source, err)
+		return written, unreadable(f.Source, err)
 	}
 	if !info.Mode().IsRegular() {
-		return 0, wrong("%s is not a regular file (%s)", f.Source, info.Mode().Type())
+		return written, wrong("%s is not a regular file (%s)", f.Source, info.Mode().Type())
 	}
 	if info.Size() > max { // known before it is read: a file with holes has any size
-		return 0, wrong("with %s it would be over %d GiB", f.Source, int64(MaxBytes)>>30)
+		return written, wrong("with %s it would be over %d GiB", f.Source, int64(MaxBytes)>>30)
 	}
 	mode := int64(0o644)
 	if info.Mode().Perm()&0o111 != 0 {
@@ -396,13 +402,15 @@ func writeFile(ctx context.Context, t *tar.Writer, root *os.Root, f File, max in
 	}
 	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: info.Size(), Mode: mode,
 		ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
-		return 0, err
+		return written, err
 	}
-	n, err := io.Copy(t, io.LimitReader(&contextReader{ctx, f.Source, in}, info.Size()))
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(t, h), io.LimitReader(&contextReader{ctx, f.Source, in}, info.Size()))
 	if err == nil && n < info.Size() {
 		err = wrong("%s became shorter while it was read", f.Source)
 	}
-	return n, err
+	written = indexed{Path: f.Path, Size: n, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Executable: mode == 0o755}
+	return written, err
 }
 
 // contextReader reads a file until ctx is done. Its faults are the file's, in contrast

@@ -234,8 +234,8 @@ func TestUnpackChecksEveryByte(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(whole) == "{}" {
-			continue // the empty config is never read
+		if strings.HasPrefix(string(whole), `{"files"`) {
+			continue // the index is read by LayOut alone
 		}
 		if err := os.Chmod(blob, 0o600); err != nil {
 			t.Fatal(err)

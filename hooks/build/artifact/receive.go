@@ -36,24 +36,9 @@ func (s *Store) receive(ctx context.Context, digest string, from Source) error {
 	if s.Has(digest) {
 		return nil
 	}
-	in, err := from(ctx, digest, 0)
+	m, data, err := s.receiveManifest(ctx, digest, from)
 	if err != nil {
 		return err
-	}
-	data, err := io.ReadAll(io.LimitReader(in, maxManifest+1))
-	in.Close()
-	if err != nil {
-		return err
-	}
-	if len(data) <= maxManifest && !json.Valid(data) { // the beginning of an object is none
-		return fmt.Errorf("%d bytes of its manifest have come: %w", len(data), io.ErrUnexpectedEOF)
-	}
-	if sum := sha256.Sum256(data); digest != "sha256:"+hex.EncodeToString(sum[:]) {
-		return errors.New("the bytes of its manifest do not match its digest")
-	}
-	var m manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return fmt.Errorf("read its manifest: %w", err)
 	}
 	for _, d := range append(m.Layers, m.Config) {
 		if err := s.receiveBlob(ctx, d, from); err != nil {
@@ -62,6 +47,28 @@ func (s *Store) receive(ctx context.Context, digest string, from Source) error {
 	}
 	_, err = s.PutBlob(data)
 	return err
+}
+
+func (s *Store) receiveManifest(ctx context.Context, digest string, from Source) (m manifest, data []byte, err error) {
+	in, err := from(ctx, digest, 0)
+	if err != nil {
+		return m, nil, err
+	}
+	data, err = io.ReadAll(io.LimitReader(in, maxManifest+1))
+	in.Close()
+	if err != nil {
+		return m, nil, err
+	}
+	if len(data) <= maxManifest && !json.Valid(data) { // the beginning of an object is none
+		return m, nil, fmt.Errorf("%d bytes of its manifest have come: %w", len(data), io.ErrUnexpectedEOF)
+	}
+	if sum := sha256.Sum256(data); digest != "sha256:"+hex.EncodeToString(sum[:]) {
+		return m, nil, errors.New("the bytes of its manifest do not match its digest")
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, nil, fmt.Errorf("read its manifest: %w", err)
+	}
+	return m, data, nil
 }
 
 // ReceiveBlob gets bytes with a digest from elsewhere, as Receive does, and says where they
@@ -125,31 +132,15 @@ func (s *Store) receiveBlob(ctx context.Context, d descriptor, from Source) erro
 	return syncDir(filepath.Dir(path))
 }
 
-// Drop removes an artifact and its parts, which no other one may share: it is for a store
-// that holds each only until it is unpacked.
-func (s *Store) Drop(digest string) error {
-	m, err := s.Manifest(digest)
-	if errors.Is(err, ErrNone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, of := range append([]string{digest}, digests(m.Blobs)...) {
-		path, err := s.blob(of)
-		if err != nil {
-			return err
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+// Clear removes all that a store holds, and what has come of it in part: it is for one that
+// holds an artifact only until it is laid out.
+func (s *Store) Clear() error {
+	dir := filepath.Join(s.dir, "blobs", "sha256")
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if gone := os.Remove(filepath.Join(dir, e.Name())); !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
 		}
 	}
-	return nil
-}
-
-func digests(blobs []Blob) (all []string) {
-	for _, b := range blobs {
-		all = append(all, b.Digest)
-	}
-	return all
+	return err
 }

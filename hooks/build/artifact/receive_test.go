@@ -93,7 +93,7 @@ func TestReceiveGoesOn(t *testing.T) {
 	if err := to.Receive(context.Background(), a.Digest, src.open); err != nil || len(src.asked) != before {
 		t.Errorf("what is there was asked for again: %v", err)
 	}
-	if err := to.Drop(a.Digest); err != nil || to.Has(a.Digest) {
+	if err := to.Clear(); err != nil || to.Has(a.Digest) {
 		t.Error(err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "blobs", "sha256", "*")); len(left) > 0 {

@@ -132,7 +132,9 @@ func syncAll(dir string) error {
 }
 
 // read reads a small blob and checks that it is what its name says.
-func (s *Store) read(digest string) ([]byte, error) {
+func (s *Store) read(digest string) ([]byte, error) { return s.readBounded(digest, maxManifest) }
+
+func (s *Store) readBounded(digest string, max int64) ([]byte, error) {
 	path, err := s.blob(digest)
 	if err != nil {
 		return nil, err
@@ -145,7 +147,7 @@ func (s *Store) read(digest string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	data, err := io.ReadAll(io.LimitReader(f, max))
 	if err != nil {
 		return nil, err
 	}
@@ -178,9 +180,8 @@ func (s *Store) extract(ctx context.Context, digest, dir string) error {
 		return err
 	}
 	t := tar.NewReader(z)
-	var total int64
-	links := map[string]bool{}
-	for n := 0; ; n++ {
+	p := &placer{root: root}
+	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -191,16 +192,7 @@ func (s *Store) extract(ctx context.Context, digest, dir string) error {
 		if err != nil {
 			return err
 		}
-		if total += head.Size; total > MaxBytes || n >= MaxFiles {
-			return fmt.Errorf("it holds over %d files or %d bytes", MaxFiles, int64(MaxBytes))
-		}
-		for dir := path.Dir(head.Name); dir != "." && dir != "/"; dir = path.Dir(dir) {
-			if links[dir] {
-				return fmt.Errorf("its %s lies behind a link", head.Name)
-			}
-		}
-		links[head.Name] = links[head.Name] || head.Typeflag == tar.TypeSymlink
-		if err := place(root, head, t); err != nil {
+		if err := p.place(head, t); err != nil {
 			return err
 		}
 	}
@@ -216,6 +208,33 @@ func checkRest(packed io.Reader, h hash.Hash, digest string) error {
 		return errors.New("its bytes do not match its digest")
 	}
 	return nil
+}
+
+// placer lays out files below a directory, and nowhere else.
+type placer struct {
+	root  *os.Root
+	links map[string]bool
+	total int64
+	count int
+}
+
+func (p *placer) place(head *tar.Header, content io.Reader) error {
+	p.count++
+	if p.total += head.Size; head.Size < 0 || p.total > MaxBytes || p.count > MaxFiles {
+		return fmt.Errorf("it holds over %d files or %d bytes", MaxFiles, int64(MaxBytes))
+	}
+	for dir := path.Dir(head.Name); dir != "." && dir != "/"; dir = path.Dir(dir) {
+		if p.links[dir] {
+			return fmt.Errorf("its %s lies behind a link", head.Name)
+		}
+	}
+	if head.Typeflag == tar.TypeSymlink {
+		if p.links == nil {
+			p.links = map[string]bool{}
+		}
+		p.links[head.Name] = true
+	}
+	return place(p.root, head, content)
 }
 
 func place(root *os.Root, head *tar.Header, content io.Reader) error {

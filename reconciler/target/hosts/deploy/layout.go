@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,20 @@ const instructions = "deployment-instructions"
 func (h *Host) instruction(name string) string { return filepath.Join(h.Root, instructions, name) }
 
 func (h *Host) deploymentDir(group, id string) string { return filepath.Join(h.Root, group, id) }
+
+// Archives are the directories below the root of a host that hold revisions, each in that of
+// its deployment, the newest first.
+func Archives(root string) []string {
+	all, _ := filepath.Glob(archiveIn(filepath.Join(root, "*", "*"))) // the pattern is a good one
+	when := map[string]time.Time{}
+	for _, dir := range all {
+		if info, err := os.Stat(dir); err == nil {
+			when[dir] = info.ModTime()
+		}
+	}
+	slices.SortStableFunc(all, func(a, b string) int { return when[b].Compare(when[a]) })
+	return all
+}
 
 func archiveIn(deployment string) string { return filepath.Join(deployment, "deployment-archive") }
 
