@@ -98,6 +98,18 @@ func (q *request) cursor(name, value string) string {
 	return strings.TrimSuffix(q.r.URL.Path, "/events") + "?" + query.Encode()
 }
 
+// options are those of a command that narrows a list as the page's address does; they
+// have the same names.
+func (q *request) options(names ...string) string {
+	var s strings.Builder
+	for _, name := range names {
+		if value := q.r.URL.Query().Get(name); value != "" {
+			s.WriteString(" --" + name + " " + quoted(value))
+		}
+	}
+	return s.String()
+}
+
 // part is which part of a numbered list is asked for, of what.
 func (q *request) part(what string) (p show.Part, err error) {
 	for name, number := range map[string]*int{"before": &p.Before, "after": &p.After} {
@@ -174,6 +186,7 @@ func changesPage(q *request) (*page, error) {
 	p := q.repoPage(r, "changes", "Changes, "+r.Name, crumb{Text: "changes"})
 	p.JSON = found
 	p.Template, p.Data, p.Parts = "changes", view, []string{"changes-list", "asof"}
-	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`}, {"SSH", q.ssh("change list " + r.Name)}}
+	p.Git = []command{{"Git", `git ls-remote origin "refs/changes/*/head"`},
+		{"SSH", q.ssh("change list " + r.Name + q.options("state", "author", "path", "before", "after"))}}
 	return p, nil
 }

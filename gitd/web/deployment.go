@@ -76,7 +76,7 @@ func historyPage(q *request) (*page, error) {
 	p.JSON = found
 	p.Template, p.Data, p.Live = "deployments", view, false
 	p.Git = []command{{"Git", "git fetch origin && git log origin/env/" + e.Name},
-		{"SSH", q.ssh("env log " + r.Name + " " + e.Name)}}
+		{"SSH", q.ssh("env log " + r.Name + " " + e.Name + q.options("outcome", "by", "author", "path", "from", "after"))}}
 	return p, nil
 }
 
@@ -100,7 +100,20 @@ type deploymentView struct {
 	deployedRow
 	Repository  string
 	Environment string
+	Done        string
 	Diff        *difference
+}
+
+// done is what happened to an environment by a deployment; nil is one that the history
+// does not show any more.
+func done(d *show.Deployed) string {
+	switch {
+	case d != nil && d.Rollback:
+		return "Rolled back"
+	case d != nil && d.Renamed != "":
+		return "Renamed"
+	}
+	return "Promoted"
 }
 
 func deploymentPage(q *request) (*page, error) {
@@ -122,7 +135,12 @@ func deploymentPage(q *request) (*page, error) {
 	}
 
 	d := found.Deployments[0]
-	view := &deploymentView{deployedRow: deployedRowOf(e, &d), Repository: r.Name, Environment: e.Name}
+	view := &deploymentView{
+		deployedRow: deployedRowOf(e, &d),
+		Repository:  r.Name,
+		Environment: e.Name,
+		Done:        done(&d),
+	}
 	if d.Release != d.From {
 		view.Diff = q.releaseDiff(r.Name, d.From, d.Release)
 	}

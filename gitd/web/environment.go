@@ -209,6 +209,7 @@ type environmentView struct {
 	Instances int
 	Releases  []string // what the instances run, if it is not the declared release alone
 	Deciding  *show.Deployed
+	Done      string // what it was
 	History   []deployedRow
 	Whole     string // where all of the history is, if not here
 	RollTo    int    // the release that "Roll back" on top means, 0: none
@@ -314,6 +315,7 @@ func (q *request) environment() (*page, *environmentView, error) {
 			view.History = append(view.History, row)
 		}
 	}
+	view.Done = done(view.Deciding)
 	if len(e.History) > historyShown {
 		view.Whole = envHref(r.Name, e.Name) + "/history"
 	}

@@ -46,7 +46,7 @@ func releasesPage(q *request) (*page, error) {
 	p.JSON = found
 	p.Template, p.Data, p.Parts = "releases", view, []string{"releases-list", "asof"}
 	p.Git = []command{{"Git", "git fetch origin 'refs/releases/*:refs/releases/*' && git for-each-ref refs/releases"},
-		{"SSH", q.ssh("release list " + r.Name)}}
+		{"SSH", q.ssh("release list " + r.Name + q.options("author", "path", "before", "after"))}}
 	return p, nil
 }
 

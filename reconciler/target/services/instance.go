@@ -161,12 +161,13 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		early = of.StartInterval
 	}
 	watcher.Go(func() { watch(watching, health, early, check, in.checked(w)) })
-	left := false
+	left, asked := false, false
 	select {
 	case <-w.over():
 	case <-in.left:
 		left = true
 	case <-in.stopping:
+		asked = true
 		unwatch()
 		stopped := make(chan struct{})
 		go func() {
@@ -190,7 +191,8 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	}
 	carried()
 	how := w.end()
-	if last := log.LastLine(); last != "" {
+	// What it said last is why it ended, if it did not end well because it was asked to.
+	if last := log.LastLine(); last != "" && !(asked && how.exitCode == 0) {
 		how.outcome += ": " + last
 	}
 	log.Note("%s %s", in.id, how.outcome)

@@ -722,10 +722,10 @@ func TestStopIsAskedForFirst(t *testing.T) {
 			o := h.Observe(h.key())
 			return fmt.Sprint(o), o.Commit == ""
 		})
-		for id, want := range map[string]string{"web-1": "web-1 exited 0: listening on", "script-1": "script-1 exited 7: bye",
+		for id, want := range map[string]string{"web-1": "web-1 exited 0\n", "script-1": "script-1 exited 7: bye",
 			"stubborn-1": "stubborn-1 was ended by SIGKILL"} {
 			lines, err := h.InstanceLog(h.key(), id, 1)
-			if err != nil || !strings.Contains(lines[0], "headgate: "+want) {
+			if err != nil || !strings.Contains(lines[0]+"\n", "headgate: "+want) {
 				t.Errorf("%s: %q %v", id, lines, err)
 			}
 		}
