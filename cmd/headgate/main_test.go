@@ -3,10 +3,29 @@ package main
 import (
 	"flag"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
+
+// TestMain keeps what builds here leave for the next one away from the user's own. The go
+// command's cache stays where it is.
+func TestMain(m *testing.M) { os.Exit(apart(m)) }
+
+func apart(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "headgate-cache-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	if home, err := os.UserCacheDir(); err == nil && os.Getenv("GOCACHE") == "" {
+		os.Setenv("GOCACHE", filepath.Join(home, "go-build"))
+	}
+	os.Setenv("XDG_CACHE_HOME", dir)
+	return m.Run()
+}
 
 func TestParseFlagsAnywhere(t *testing.T) {
 	for _, c := range []struct {
