@@ -83,6 +83,29 @@ func billOfMaterials(q *request) error {
 	return gone(err)
 }
 
+// provenance answers with how a release was built, as the server has signed it.
+func provenance(q *request) error {
+	r, err := q.repository()
+	if err != nil {
+		return err
+	}
+	n, err := q.release(r)
+	if err != nil {
+		return err
+	}
+	k, err := q.Backend.Release(q.r.Context(), q.actor, r.Name, n)
+	if err != nil {
+		return q.nearRelease(r, n, err)
+	}
+	if k.Provenance == nil {
+		return notFound(fmt.Sprintf("the provenance of release %d cannot be read: %s", n, k.Invalid), "")
+	}
+	q.w.Header().Set("Content-Type", "application/vnd.dsse.envelope.v1+json")
+	q.w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%d.intoto.jsonl"`, r.Name, n))
+	_, err = q.w.Write(append(k.Provenance.Envelope, '\n'))
+	return gone(err)
+}
+
 // release is the number of the release of the address.
 func (q *request) release(r *show.Repository) (int, error) {
 	n, ok := q.number()

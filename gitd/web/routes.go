@@ -58,6 +58,7 @@ func routes() []*route {
 		{pattern: "/{repo}/schedules/{schedule}/{n}/log.txt", plain: runLogText},
 		{pattern: "/{repo}/env/{env}/logs.txt", plain: logsText},
 		{pattern: "/{repo}/releases/{n}/sbom.json", plain: billOfMaterials},
+		{pattern: "/{repo}/releases/{n}/provenance.json", plain: provenance},
 		{pattern: "/{repo}/changes/{n}/diff", page: changeDiffPage},
 		{pattern: "/{repo}/commits", page: commitsPage},
 		{pattern: "/{repo}/commits/{revision}", page: commitPage},

@@ -681,6 +681,14 @@ func TestProblems(t *testing.T) {
 	if a := b.get("/checkout/releases/183/sbom.json"); a.StatusCode != 404 {
 		t.Errorf("one that is not there: %s", a.Status)
 	}
+	if a := b.get("/checkout/releases/186/provenance.json"); a.StatusCode != 200 ||
+		a.body != `{"payloadType":"application/vnd.in-toto+json"}`+"\n" ||
+		a.Header.Get("Content-Type") != "application/vnd.dsse.envelope.v1+json" {
+		t.Errorf("a provenance: %s %v %s", a.Status, a.Header, a.body)
+	}
+	if a := b.get("/checkout/releases/183/provenance.json"); a.StatusCode != 404 {
+		t.Errorf("one that cannot be read: %s", a.Status)
+	}
 	if a := b.do(http.MethodDelete, "/checkout/env/production", ""); a.StatusCode != 405 ||
 		a.Header.Get("Allow") != "GET, HEAD, POST" {
 		t.Errorf("DELETE: %s, Allow %q", a.Status, a.Header.Get("Allow"))
