@@ -21,7 +21,7 @@ export HEADGATE_WEBHOOK_EXAMPLES ?= $(CURDIR)/$(WEBHOOK_EXAMPLES)
 # With the race detector. What reads the code reads it that way too, for the same reason.
 RACED = CGO_ENABLED=1 GOFLAGS="$(GOFLAGS) -race"
 
-.PHONY: demo run build test test-raced test-unraced webhook-examples check bench soak size run-packages race-packages test-packages bench-packages clean
+.PHONY: demo run build test test-raced test-unraced test-kubernetes agent-image webhook-examples check staticcheck bench soak size run-packages race-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -54,8 +54,14 @@ test-unraced:
 
 # The agent of a cluster, a module of its own, with a real control plane, which is built once and kept outside the tree:
 # that takes ten minutes and more. make test leaves it out.
-test-kubernetes: race-packages
-	programs=$$(.ci/kube/build) && cd cmd/headgate-kube && go vet ./... && HEADGATE_KUBE_PROGRAMS=$$programs go test -vet=off ./...
+test-kubernetes: test-packages staticcheck
+	cd cmd/headgate-kube && go vet ./... && ../../bin/staticcheck ./...
+	programs=$$(.ci/kube/build) && cd cmd/headgate-kube && HEADGATE_KUBE_PROGRAMS=$$programs go test -vet=off ./...
+
+# The image of that agent, of its program and nothing else.
+agent-image:
+	cd cmd/headgate-kube && go build -ldflags "-s -w -X main.version=$$(git rev-parse --short=12 HEAD)" -o ../../bin/ .
+	go run ./.ci/image bin/headgate-kube bin/headgate-kube.tar
 
 # The webhooks that GitHub publishes as examples: test data that is not committed.
 webhook-examples: test-packages
@@ -64,12 +70,15 @@ webhook-examples: test-packages
 		--prefix .ci/examples @octokit/webhooks-examples@7.6.1
 
 # Everything that reads the code without running it.
-check: race-packages
+check: race-packages staticcheck
 	@unformatted=$$(gofmt -l cmd e2e gitd hooks policies reconciler); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted; run: gofmt -w ."; exit 1; }
 	$(RACED) go vet ./...
-	go build -modfile=.ci/tools/go.mod -o bin/ honnef.co/go/tools/cmd/staticcheck
 	$(RACED) bin/staticcheck ./...
+	@cd cmd/headgate-kube && go list -deps ./... >/dev/null # its module goes with this one's
 	@.ci/govulncheck
+
+staticcheck:
+	@go build -modfile=.ci/tools/go.mod -o bin/ honnef.co/go/tools/cmd/staticcheck
 
 bench: bench-packages build
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function \

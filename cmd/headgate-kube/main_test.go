@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,8 +32,6 @@ import (
 
 	"github.com/headgate-cd/headgate/cmd/headgate-kube/cluster/planetest"
 )
-
-func TestMain(m *testing.M) { os.Exit(planetest.Main(m)) }
 
 // installed is a cluster to which the manifest of an agent was applied, and the agent's process. There is no node on
 // which its Pod could run, so it runs here, with the account and the arguments that its Deployment gives it.
@@ -449,5 +448,31 @@ func TestClusterOfAServer(t *testing.T) {
 	}
 	if out := s.shows("env show shop staging", "no cluster"); strings.Contains(out, "release 8, healthy") {
 		t.Errorf("it is shown as healthy that nobody looks at:\n%s", out)
+	}
+}
+
+// TestImage: what the manifest names is made of the program alone, and runs as nobody.
+func TestImage(t *testing.T) {
+	archive := filepath.Join(t.TempDir(), "headgate-kube.tar")
+	assemble := exec.Command("go", "run", "./.ci/image", filepath.Join(programs(t), "headgate-kube"), archive)
+	assemble.Dir = "../.."
+	if out, err := assemble.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	out, err := exec.Command("skopeo", "inspect", "--config", "docker-archive:"+archive).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var image struct {
+		Config struct {
+			User       string
+			Entrypoint []string
+		}
+	}
+	if err := json.Unmarshal(out, &image); err != nil {
+		t.Fatal(err)
+	}
+	if image.Config.User != "65532:65532" || !slices.Equal(image.Config.Entrypoint, []string{"/headgate-kube"}) {
+		t.Errorf("it is %s", out)
 	}
 }

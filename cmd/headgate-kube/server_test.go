@@ -8,31 +8,55 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/headgate-cd/headgate/cmd/headgate-kube/cluster/planetest"
 )
 
 // waitTimeout is how long something that must come is waited for.
 const waitTimeout = 3 * time.Minute
 
-// programs builds the server, and this agent, as they are released.
-func programs(t *testing.T) (dir string) {
-	t.Helper()
-	dir = t.TempDir()
-	for _, b := range []struct{ module, packages string }{
-		{"../..", "./cmd/headgate ./cmd/headgate-hook"},
-		{".", "."},
-	} {
-		args := append([]string{"build", "-ldflags", "-s -w", "-o", dir + "/"}, strings.Fields(b.packages)...)
-		cmd := exec.Command("go", args...)
-		cmd.Dir = b.module
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build the programs: %v\n%s", err, out)
+// built is where the server, and this agent, are built as they are released, once.
+var (
+	built     string
+	buildOnce = sync.OnceValue(func() error {
+		for _, b := range []struct{ module, packages string }{
+			{"../..", "./cmd/headgate ./cmd/headgate-hook"},
+			{".", "."},
+		} {
+			args := append([]string{"build", "-ldflags", "-s -w", "-o", built + "/"}, strings.Fields(b.packages)...)
+			cmd := exec.Command("go", args...)
+			cmd.Dir = b.module
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("build the programs: %w\n%s", err, out)
+			}
 		}
+		return nil
+	})
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	if built, err = os.MkdirTemp("", "headgate-kube-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	return dir
+	code := planetest.Main(m)
+	os.RemoveAll(built)
+	os.Exit(code)
+}
+
+// programs is the directory of the programs.
+func programs(t *testing.T) string {
+	t.Helper()
+	if err := buildOnce(); err != nil {
+		t.Fatal(err)
+	}
+	return built
 }
 
 // server is a Headgate server with one user, who administers it.

@@ -27,7 +27,7 @@ var agentCommands = []command{
 			{"--kubernetes", "print a manifest instead, which installs the agent of a cluster (tag target=kubernetes): " +
 				"kubectl apply -f -"},
 			{"--namespace", "that applications have in the cluster: the agent may change this one alone; may be given again"},
-			{"--image", "of the agent of a cluster, where the cluster pulls it (doc/kubernetes.md says how to make it)"},
+			{"--image", "of the agent of a cluster, where the cluster pulls it (make agent-image makes it)"},
 		},
 		notes: "The line is good for one machine, once; whoever has it may become that agent.\n" +
 			"The machine connects to this server, whose host key the line pins, with a key of its own: nothing has to be open there.\n" + configured,
@@ -142,7 +142,7 @@ func clusterOf(c *call, r *show.AgentRequest) error {
 	r.Cluster = &show.ClusterRequest{Image: c.options["--image"]}
 	if r.Cluster.Image == "" {
 		return usageError("for example: "+c.ssh(example),
-			"say where the cluster pulls the agent's image, with --image; doc/kubernetes.md says how to make it")
+			"say where the cluster pulls the agent's image, with --image; make agent-image makes it")
 	}
 	if c.options["--namespace"] == "" {
 		return usageError("for example: "+c.ssh(example), "say in which namespaces applications may be, with --namespace")
