@@ -225,6 +225,14 @@ spec:
     spec: {containers: [{name: web, image: "registry.example.org/%s"}]}
 `
 
+const migrate = `apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate, annotations: {headgate.dev/hook: before}}
+spec:
+  backoffLimit: 0
+  template: {spec: {restartPolicy: Never, containers: [{name: it, image: registry.example.org/migrate}]}}
+`
+
 func configMap(name, says, annotations string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, annotations: {%s}}\ndata: {says: %s}\n",
 		name, annotations, says)
@@ -393,7 +401,9 @@ func TestClusterOfAServer(t *testing.T) {
 
 	// Killed between two steps of applying and pruning, it goes on; what is protected stays. What it has declared before
 	// it goes through once when it starts: five objects the first time, four from then on.
-	for i, point := range []string{"kube.claimed:2", "kube.applied:5", "kube.applied:8", "kube.pruned", "kube.settled:2"} {
+	points := []string{"kube.claimed:2", "kube.applied:5", "kube.applied:8", "kube.pruned", "kube.settled:2",
+		"kube.hook-started", "kube.hook-done"}
+	for i, point := range points {
 		c.signal(syscall.SIGTERM)
 		passed := s.path(fmt.Sprintf("passed-%d", i))
 		c.start("HEADGATE_CRASH_AT="+point, "HEADGATE_CRASH_LOG="+passed)
@@ -402,11 +412,15 @@ func TestClusterOfAServer(t *testing.T) {
 			return strings.Contains(string(text), "kube.settled")
 		})
 		name := fmt.Sprintf("config-%d", i)
-		s.release("shop", point, map[string]string{
+		files := map[string]string{
 			"deploy/staging/web.yaml":    fmt.Sprintf(web, "web:"+fmt.Sprint(4+i)),
 			"deploy/staging/config.yaml": configMap(name, "hello", ""),
 			"deploy/staging/kept.yaml":   "",
-		})
+		}
+		if strings.Contains(point, "hook") {
+			files["deploy/staging/migrate.yaml"] = migrate
+		}
+		s.release("shop", point, files)
 		if i == 0 { // the hold ends by a person's word
 			s.await("the hold is lifted", func() bool {
 				out, err := s.try("approve", "shop", "staging")
@@ -431,11 +445,17 @@ func TestClusterOfAServer(t *testing.T) {
 		}
 	}
 
+	jobs, err := c.client.Resource(planetest.Jobs).Namespace("shop").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(jobs.Items) != 1 {
+		t.Errorf("there are %d Jobs of hooks, %v", len(jobs.Items), err)
+	}
+
 	// A server that comes back finds it as it was.
 	generation := c.get("apps/v1/deployments", "shop", "web").GetGeneration()
 	s.stop()
 	s.start()
-	s.shows("env show shop staging", "release 8, healthy")
+	last := fmt.Sprintf("release %d, healthy", 3+len(points))
+	s.shows("env show shop staging", last)
 	if now := c.get("apps/v1/deployments", "shop", "web").GetGeneration(); now != generation {
 		t.Errorf("it was applied again: generation %d was %d", now, generation)
 	}
@@ -446,7 +466,7 @@ func TestClusterOfAServer(t *testing.T) {
 	if c.get("apps/v1/deployments", "shop", "web") == nil {
 		t.Error("what was applied is gone")
 	}
-	if out := s.shows("env show shop staging", "no cluster"); strings.Contains(out, "release 8, healthy") {
+	if out := s.shows("env show shop staging", "no cluster"); strings.Contains(out, last) {
 		t.Errorf("it is shown as healthy that nobody looks at:\n%s", out)
 	}
 }

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
@@ -36,6 +34,7 @@ type app struct {
 	about    *target.Declared // what the rest is about; nil: nothing yet
 	all      []*applied
 	settings kubernetes.Settings
+	next     int       // of all, which is to be applied
 	applied  bool      // all of it has been
 	pruned   bool      // nothing of what there was before is left
 	reached  bool      // it has been healthy
@@ -203,7 +202,7 @@ func (a *app) takeAway(ctx context.Context, sequence int) (gone bool, err error)
 func (a *app) step(ctx context.Context, d *target.Declared) time.Duration {
 	if a.about == nil || a.about.Sequence != d.Sequence || a.about.Commit != d.Commit || a.about.Drift != d.Drift {
 		again := a.about != nil && a.about.Sequence == d.Sequence && a.about.Commit == d.Commit
-		a.all, a.applied, a.pruned = nil, false, false
+		a.all, a.next, a.applied, a.pruned = nil, 0, false, false
 		if !again {
 			a.reached, a.since, a.failures, a.healed = false, time.Now(), 0, 0
 		}
@@ -231,15 +230,15 @@ func (a *app) act(ctx context.Context, d *target.Declared) (err error) {
 			return err
 		}
 	}
-	var entries []entry
-	for _, o := range a.all {
-		entries = append(entries, o.entry)
-	}
+	entries := entriesOf(a.all)
 	inv, err := a.claim(ctx, k, d.Sequence, d, entries)
 	if err != nil {
 		return err
 	}
-	if err := a.applyAll(ctx, k, d, a.all, a.settings); err != nil {
+	if err := a.endEarlier(ctx, d, inv); err != nil {
+		return err
+	}
+	if err := a.applyAll(ctx, k, d, inv); err != nil {
 		return err
 	}
 	a.applied = true
@@ -263,6 +262,9 @@ func (a *app) act(ctx context.Context, d *target.Declared) (err error) {
 func (a *app) failed(ctx context.Context, d *target.Declared, err error) time.Duration {
 	if ctx.Err() != nil {
 		return 0
+	}
+	if w := new(waitingError); errors.As(err, &w) {
+		return a.waits(d, w)
 	}
 	a.failures++
 	o := target.Observed{State: target.Converging, Message: err.Error()}
@@ -301,12 +303,15 @@ func (a *app) look(ctx context.Context, d *target.Declared) time.Duration {
 	}
 	workloads := 0
 	for _, one := range a.all {
-		if kubernetes.StageOf(one.Group, one.Kind) == kubernetes.Rest {
+		if one.hook == kubernetes.NoHook && kubernetes.StageOf(one.Group, one.Kind) == kubernetes.Rest {
 			workloads++
 		}
 	}
 	unheard := 0
 	for _, one := range a.all {
+		if one.hook != kubernetes.NoHook {
+			continue
+		}
 		live, heard, err := a.live(ctx, one)
 		if err != nil {
 			return a.failed(ctx, d, err)
@@ -373,7 +378,7 @@ func (a *app) look(ctx context.Context, d *target.Declared) time.Duration {
 		a.healed++
 		a.healedAt = time.Now()
 		a.t.Log.Info("what drifted is healed", "app", d.Key.String(), "what", o.Message)
-		a.applied = false
+		a.next, a.applied = 0, false
 		soon(time.Millisecond)
 	case len(broken) > 0 && !wasReached:
 		o.State, o.RollBack = target.Failed, true
@@ -385,11 +390,14 @@ func (a *app) look(ctx context.Context, d *target.Declared) time.Duration {
 		left := time.Until(a.since.Add(a.settings.Timeout))
 		if left <= 0 {
 			o.State, o.RollBack = target.Failed, true
-			o.Message = fmt.Sprintf("it has not become healthy in %s: %s", a.settings.Timeout, o.Message)
+			o.Message = a.late(o.Message)
 		} else {
 			soon(left)
 		}
 	default:
+		if err := a.afterwards(ctx, d); err != nil {
+			return a.failed(ctx, d, err)
+		}
 		a.reached = true
 	}
 	if !a.pruned {
@@ -397,36 +405,6 @@ func (a *app) look(ctx context.Context, d *target.Declared) time.Duration {
 	}
 	a.report(d, o)
 	return again
-}
-
-// live is an object as it is in the cluster, nil when it is not there, and whether the watch has heard of it so.
-func (a *app) live(ctx context.Context, o *applied) (_ *unstructured.Unstructured, heard bool, err error) {
-	said := a.t.watchOf(o.entry).get(o.entry)
-	switch {
-	case said != nil && !newer(o.got, said.GetResourceVersion()):
-		return said, true, nil
-	case o.got != nil && time.Since(o.at) < lagging && !a.t.watchOf(o.entry).left(o.entry, o.got):
-		return o.got, false, nil
-	}
-	// A watch hears of what bears the label; whether it is there at all is for the cluster to say.
-	got, err := a.t.client(o.entry).Get(ctx, o.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, true, nil
-	}
-	if err != nil {
-		return nil, false, explain(o.entry, err)
-	}
-	return got, false, nil
-}
-
-// newer reports whether what the cluster answered is newer than a version that was heard of.
-func newer(got *unstructured.Unstructured, version string) bool {
-	if got == nil {
-		return false
-	}
-	x, err1 := strconv.ParseUint(got.GetResourceVersion(), 10, 64)
-	y, err2 := strconv.ParseUint(version, 10, 64)
-	return err1 == nil && err2 == nil && x > y
 }
 
 // unitOf is an object, for people: called as kubectl calls it, with its namespace where that is another than most.

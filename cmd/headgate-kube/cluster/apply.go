@@ -58,6 +58,7 @@ type resource struct {
 // applied is an object that is declared.
 type applied struct {
 	entry
+	hook kubernetes.Hook
 	want *unstructured.Unstructured
 	got  *unstructured.Unstructured // as the cluster answered the last time; nil: it has not been applied
 	at   time.Time                  // when it did
@@ -125,14 +126,26 @@ func (a *app) prepare(k target.Key, d *target.Declared) ([]*applied, kubernetes.
 		labels, annotations := o.GetLabels(), o.GetAnnotations()
 		o.SetLabels(with(labels, ownerLabel, idOf(k)))
 		o.SetAnnotations(with(annotations, sequenceAnnotation, strconv.Itoa(d.Sequence)))
-		e := entry{r.Group, gvk.Version, r.Resource, gvk.Kind, o.GetNamespace(), o.GetName()}
+		hook := kubernetes.HookOf(annotations)
+		if hook != kubernetes.NoHook {
+			o.SetName(kubernetes.HookName(o.GetName(), d.Sequence))
+		}
+		e := entry{
+			Group:     r.Group,
+			Version:   gvk.Version,
+			Resource:  r.Resource,
+			Kind:      gvk.Kind,
+			Namespace: o.GetNamespace(),
+			Name:      o.GetName(),
+			Hook:      hook != kubernetes.NoHook,
+		}
 		one := e
 		one.Version = ""
 		if seen[one] {
 			return nil, settings, permanent("%s is declared twice", e)
 		}
 		seen[one] = true
-		all = append(all, &applied{entry: e, want: o})
+		all = append(all, &applied{entry: e, hook: hook, want: o})
 	}
 	return all, settings, nil
 }
@@ -271,13 +284,23 @@ func explain(e entry, err error) error {
 // definitionPause is between two looks at a CustomResourceDefinition that is not established yet.
 const definitionPause = 100 * time.Millisecond
 
-// applyAll applies all in order. What others need has to be there before they are applied.
-func (a *app) applyAll(ctx context.Context, k target.Key, d *target.Declared, all []*applied,
-	settings kubernetes.Settings) error {
-	ctx, cancel := context.WithTimeout(ctx, settings.Timeout)
+// applyAll applies all in order, from where it had to wait. What others need has to be there before they are applied;
+// hooks that come after all are for look.
+func (a *app) applyAll(ctx context.Context, k target.Key, d *target.Declared, inv *inventory) error {
+	ctx, cancel := context.WithTimeout(ctx, a.settings.Timeout)
 	defer cancel()
 	own := owners(k, d)
-	for i, o := range all {
+	for ; a.next < len(a.all); a.next++ {
+		o := a.all[a.next]
+		if o.hook == kubernetes.HookAfter {
+			break
+		}
+		if o.hook == kubernetes.HookBefore {
+			if err := a.runHook(ctx, d, inv, o); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := a.t.apply(ctx, o, own, d.Sequence, d.Drift == target.Heal); err != nil {
 			return explain(o.entry, err)
 		}
@@ -285,10 +308,11 @@ func (a *app) applyAll(ctx context.Context, k target.Key, d *target.Declared, al
 		if kubernetes.StageOf(o.Group, o.Kind) != kubernetes.Definitions {
 			continue
 		}
-		if i+1 < len(all) && kubernetes.StageOf(all[i+1].Group, all[i+1].Kind) == kubernetes.Definitions {
+		if next := a.next + 1; next < len(a.all) &&
+			kubernetes.StageOf(a.all[next].Group, a.all[next].Kind) == kubernetes.Definitions {
 			continue
 		}
-		for _, def := range all[:i+1] {
+		for _, def := range a.all[:a.next+1] {
 			if err := a.established(ctx, def); err != nil {
 				return err
 			}
@@ -359,10 +383,13 @@ func (a *app) prune(ctx context.Context, inv *inventory, own []string, declared 
 			continue
 		}
 		uid, version := live.GetUID(), live.GetResourceVersion()
-		background := metav1.DeletePropagationBackground
+		propagation := metav1.DeletePropagationBackground
+		if e.Hook {
+			propagation = metav1.DeletePropagationForeground // when it is gone, so are its Pods
+		}
 		err = a.t.client(e).Delete(ctx, e.Name, metav1.DeleteOptions{
 			Preconditions:     &metav1.Preconditions{UID: &uid, ResourceVersion: &version},
-			PropagationPolicy: &background,
+			PropagationPolicy: &propagation,
 		})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // it has changed: it is looked at again
 			return nil, fmt.Errorf("prune %s: %w", e, err)

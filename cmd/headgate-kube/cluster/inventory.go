@@ -29,7 +29,8 @@ type inventory struct {
 	Key      target.Key `json:"key"`
 	Sequence int        `json:"sequence"` // nothing older is taken any more, for ever
 	Commit   string     `json:"commit"`
-	Objects  []entry    `json:"objects"` // that there are, or may be
+	Objects  []entry    `json:"objects"`        // that there are, or may be
+	Done     []string   `json:"done,omitempty"` // hooks of Sequence that have succeeded, by name
 
 	declared *target.Declared // nil: it was removed
 	version  string           // resource version; "" when there is none yet
@@ -43,6 +44,7 @@ type entry struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
+	Hook      bool   `json:"hook,omitempty"`
 }
 
 func (e entry) gvr() schema.GroupVersionResource {
@@ -58,7 +60,7 @@ func (e entry) String() string {
 
 // same reports whether two are the same object, whatever version it is spoken of in.
 func (e entry) same(f entry) bool {
-	e.Version, f.Version = "", ""
+	e.Version, f.Version, e.Hook, f.Hook = "", "", false, false
 	return e == f
 }
 
@@ -227,6 +229,9 @@ func (a *app) claim(ctx context.Context, k target.Key, sequence int, d *target.D
 			}
 		}
 		inv.Commit = d.Commit
+	}
+	if inv.Sequence != sequence {
+		inv.Done = nil
 	}
 	inv.Sequence, inv.declared = sequence, d
 	known := len(inv.Objects)

@@ -97,8 +97,7 @@ func (t *Target) Run(ctx context.Context) error {
 			cancel()
 		}
 	}
-	t.mu.Lock() // whoever begins another loop has begun it by now, or finds ctx done
-	t.mu.Unlock()
+	target.AwaitHolder(&t.mu) // whoever begins another loop has begun it by now, or finds ctx done
 	t.running.Wait()
 	return nil
 }

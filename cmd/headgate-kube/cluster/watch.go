@@ -2,8 +2,11 @@ package cluster
 
 import (
 	"context"
+	"strconv"
 	"sync"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -149,4 +152,34 @@ func (t *Target) nudgeAll() {
 	for _, a := range t.apps {
 		a.nudge()
 	}
+}
+
+// live is an object as it is in the cluster, nil when it is not there, and whether the watch has heard of it so.
+func (a *app) live(ctx context.Context, o *applied) (_ *unstructured.Unstructured, heard bool, err error) {
+	said := a.t.watchOf(o.entry).get(o.entry)
+	switch {
+	case said != nil && !newer(o.got, said.GetResourceVersion()):
+		return said, true, nil
+	case o.got != nil && time.Since(o.at) < lagging && !a.t.watchOf(o.entry).left(o.entry, o.got):
+		return o.got, false, nil
+	}
+	// A watch hears of what bears the label; whether it is there at all is for the cluster to say.
+	got, err := a.t.client(o.entry).Get(ctx, o.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, explain(o.entry, err)
+	}
+	return got, false, nil
+}
+
+// newer reports whether what the cluster answered is newer than a version that was heard of.
+func newer(got *unstructured.Unstructured, version string) bool {
+	if got == nil {
+		return false
+	}
+	x, err1 := strconv.ParseUint(got.GetResourceVersion(), 10, 64)
+	y, err2 := strconv.ParseUint(version, 10, 64)
+	return err1 == nil && err2 == nil && x > y
 }

@@ -60,6 +60,13 @@ func TestCheck(t *testing.T) {
 			[]string{"deploy/a.yaml:6: headgate.dev/owner is written by Headgate"}},
 		{"prune", map[string]string{"a.yaml": one + "  annotations:\n    headgate.dev/prune: never\n"},
 			[]string{`deploy/a.yaml:6: headgate.dev/prune is "never"`}},
+		{"a hook", map[string]string{"a.yaml": hook("Job", "before", "template: {}")}, nil},
+		{"a hook at no time", map[string]string{"a.yaml": hook("Job", "during", "template: {}")},
+			[]string{`deploy/a.yaml:5: headgate.dev/hook is "during"`}},
+		{"a hook that is no Job", map[string]string{"a.yaml": hook("CronJob", "after", "template: {}")},
+			[]string{"deploy/a.yaml:5: a CronJob cannot be a hook"}},
+		{"a hook that goes by itself", map[string]string{"a.yaml": hook("Job", "after", "ttlSecondsAfterFinished: 5")},
+			[]string{"deploy/a.yaml:6: a hook's Job must not go by itself"}},
 		{"status", map[string]string{"a.yaml": one + "status: {}\n"}, []string{"deploy/a.yaml:5: has a status"}},
 		{"an alias bomb", map[string]string{"a.yaml": bomb()}, []string{"deploy/a.yaml:"}},
 		{"too many", map[string]string{"a.yaml": many(maxObjects + 2)}, []string{"deploy/a.yaml:"}},
@@ -198,6 +205,32 @@ spec:
 	if s := string(data); strings.Count(s, `"git.example.org/hello/web@sha256:1"`) != 2 ||
 		!strings.Contains(s, `"nginx:1"`) || strings.Contains(s, "sha256:2") {
 		t.Errorf("%s", s)
+	}
+}
+
+func hook(kind, when, spec string) string {
+	return fmt.Sprintf("apiVersion: batch/v1\nkind: %s\nmetadata:\n  name: x\n  annotations: {headgate.dev/hook: %s}\n"+
+		"spec: {%s}\n", kind, when, spec)
+}
+
+func TestHookNames(t *testing.T) {
+	long := strings.Repeat("x", 59) + "-.y"
+	for _, c := range []struct {
+		name     string
+		sequence int
+		want     string
+	}{{"migrate", 12, "migrate-12"}, {long, 7, strings.Repeat("x", 59) + "-7"}, {long, 123, strings.Repeat("x", 59) + "-123"}} {
+		if got := HookName(c.name, c.sequence); got != c.want {
+			t.Errorf("%s at %d is %s", c.name, c.sequence, got)
+		}
+	}
+	suspended := map[string]any{
+		"apiVersion": "batch/v1",
+		"kind":       "Job",
+		"status":     map[string]any{"conditions": []any{map[string]any{"type": "Suspended", "status": "True"}}},
+	}
+	if health, _ := HookHealth(suspended); health != InProgress {
+		t.Errorf("a Job that is suspended is %s", health)
 	}
 }
 

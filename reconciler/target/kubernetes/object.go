@@ -319,7 +319,7 @@ func (o Object) judge(line func(keys ...string) int) (problems yamlfile.Problems
 	}
 	for _, key := range []string{"labels", "annotations"} {
 		for _, name := range sortedKeys(mapAt(o.Content, "metadata", key)) {
-			if strings.HasPrefix(name, "headgate.dev/") && name != PruneAnnotation {
+			if strings.HasPrefix(name, "headgate.dev/") && name != PruneAnnotation && name != HookAnnotation {
 				problem(name+" is written by Headgate", "remove it", "metadata", key, name)
 			}
 		}
@@ -329,6 +329,7 @@ func (o Object) judge(line func(keys ...string) int) (problems yamlfile.Problems
 		problem(fmt.Sprintf("%s is %q", PruneAnnotation, fmt.Sprint(v)), "write disabled, or enabled", "metadata",
 			"annotations", PruneAnnotation)
 	}
+	o.judgeHook(problem)
 	return problems
 }
 

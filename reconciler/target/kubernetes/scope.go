@@ -43,7 +43,9 @@ const (
 	Namespaces Stage = iota
 	Definitions
 	Needed // what workloads use as soon as they start
+	Before // hooks
 	Rest
+	After // hooks
 )
 
 var needed = map[string][]string{
@@ -66,10 +68,20 @@ func StageOf(group, kind string) Stage {
 	return Rest
 }
 
+// Stage is when an object is applied.
+func (o Object) Stage() Stage {
+	annotations := mapAt(o.Content, "metadata", "annotations")
+	switch annotations[HookAnnotation] {
+	case string(HookBefore):
+		return Before
+	case string(HookAfter):
+		return After
+	}
+	id := o.ID()
+	return StageOf(id.Group, id.Kind)
+}
+
 // Order sorts objects by when they are applied. They are deleted the other way round.
 func Order(objects []Object) {
-	slices.SortStableFunc(objects, func(a, b Object) int {
-		x, y := a.ID(), b.ID()
-		return int(StageOf(x.Group, x.Kind) - StageOf(y.Group, y.Kind))
-	})
+	slices.SortStableFunc(objects, func(a, b Object) int { return int(a.Stage() - b.Stage()) })
 }

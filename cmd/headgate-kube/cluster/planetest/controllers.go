@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
 )
@@ -20,12 +21,9 @@ var (
 	Jobs        = schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}
 )
 
-// broken is what an image is called of which no Pod ever becomes ready.
-const broken = "broken"
-
-// Controllers do in a namespace, until the test ends, what a cluster's would tell in the status of objects: each
-// Deployment is available as soon as it was seen, each Job completes. Where an image's name has "broken" in it, they fail
-// as they would once their time is over.
+// Controllers do in a namespace, until the test ends, what a cluster's would: each Deployment is available as soon as it
+// was seen, each Job completes, and what is deleted with all that it owns is gone. Where an image's name has "broken" in
+// it, they fail as they would once their time is over; a Job with "held" in it goes on until the test says otherwise.
 func (p *Plane) Controllers(t *testing.T, namespace string) {
 	t.Helper()
 	client := p.Client(t)
@@ -42,6 +40,11 @@ func (p *Plane) Controllers(t *testing.T, namespace string) {
 		seen := func(o any) {
 			u, ok := o.(*unstructured.Unstructured)
 			if !ok {
+				return
+			}
+			if u.GetDeletionTimestamp() != nil && len(u.GetFinalizers()) > 0 {
+				_, _ = client.Resource(gvr).Namespace(namespace).Patch(ctx, u.GetName(), types.MergePatchType,
+					[]byte(`{"metadata": {"finalizers": null}}`), metav1.PatchOptions{}) // or it is gone
 				return
 			}
 			status := judge(u)
@@ -64,10 +67,11 @@ func (p *Plane) Controllers(t *testing.T, namespace string) {
 	}
 }
 
-func isBroken(u *unstructured.Unstructured) bool {
+// has reports whether an image of an object's Pods is called so.
+func has(u *unstructured.Unstructured, name string) bool {
 	containers, _, _ := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "containers")
 	for _, c := range containers {
-		if image, _, _ := unstructured.NestedString(c.(map[string]any), "image"); strings.Contains(image, broken) {
+		if image, _, _ := unstructured.NestedString(c.(map[string]any), "image"); strings.Contains(image, name) {
 			return true
 		}
 	}
@@ -83,7 +87,7 @@ func deploymentStatus(u *unstructured.Unstructured) map[string]any {
 	replicas, _, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
 	progressing := map[string]any{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
 	ready := replicas
-	if isBroken(u) {
+	if has(u, "broken") {
 		ready = 0
 		progressing["status"], progressing["reason"] = "False", "ProgressDeadlineExceeded"
 		progressing["message"] = "no Pod of it became ready"
@@ -100,14 +104,20 @@ func deploymentStatus(u *unstructured.Unstructured) map[string]any {
 
 // jobStatus is what its controller says of a Job; nil when it has said so.
 func jobStatus(u *unstructured.Unstructured) map[string]any {
-	if conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions"); len(conditions) > 0 {
+	if conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions"); len(conditions) > 0 ||
+		has(u, "held") {
 		return nil
 	}
+	return JobStatus(has(u, "broken"))
+}
+
+// JobStatus is the status of a Job that is over.
+func JobStatus(failed bool) map[string]any {
 	now := time.Now().UTC().Format(time.RFC3339)
 	condition := func(kind, reason string) any {
 		return map[string]any{"type": kind, "status": "True", "reason": reason, "lastTransitionTime": now}
 	}
-	if isBroken(u) {
+	if failed {
 		return map[string]any{
 			"startTime": now,
 			"failed":    int64(1),
