@@ -75,18 +75,11 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open enrolments: %w", err)
 	}
-	files, err := os.ReadDir(dir)
+	paths, err := repo.Written(dir, true)
 	if err != nil {
 		return nil, fmt.Errorf("open enrolments: %w", err)
 	}
-	for _, f := range files {
-		path := filepath.Join(dir, f.Name())
-		if strings.HasPrefix(f.Name(), ".tmp-") { // of a write that was cut off
-			if err := os.Remove(path); err != nil {
-				return nil, fmt.Errorf("open enrolments: %w", err)
-			}
-			continue
-		}
+	for _, path := range paths {
 		t, err := read(path)
 		if err != nil {
 			return nil, err
@@ -99,15 +92,12 @@ func Open(dir string) (*Store, error) {
 // Damaged says which files of a store's directory do not hold the token that they are
 // to hold. The store may be in use.
 func Damaged(dir string) (found []error) {
-	files, err := os.ReadDir(dir)
+	paths, err := repo.Written(dir, false)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return []error{fmt.Errorf("read enrolments: %w", err)}
 	}
-	for _, f := range files {
-		if strings.HasPrefix(f.Name(), ".tmp-") {
-			continue
-		}
-		if _, err := read(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, path := range paths {
+		if _, err := read(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			found = append(found, err)
 		}
 	}

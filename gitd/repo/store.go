@@ -426,7 +426,7 @@ func (s *Store) sweep() (swept []string, err error) {
 // renamed, and the directory synced. Readers see the old content or the new.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".tmp-")
+	f, err := os.CreateTemp(dir, unwritten)
 	if err != nil {
 		return err
 	}
@@ -440,6 +440,25 @@ func WriteFile(path string, data []byte, perm os.FileMode) error {
 		return err
 	}
 	return syncDir(dir)
+}
+
+// unwritten begins the name of a file that WriteFile has not finished.
+const unwritten = ".tmp-"
+
+// Written lists the paths of the files that WriteFile has written to a directory.
+// sweep removes what is unfinished: nobody may be writing there.
+func Written(dir string, sweep bool) (paths []string, err error) {
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		switch {
+		case !strings.HasPrefix(f.Name(), unwritten):
+			paths = append(paths, path)
+		case sweep:
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return paths, err
 }
 
 // RemoveFile removes a file durably.

@@ -105,24 +105,19 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open tokens: %w", err)
 	}
-	files, err := os.ReadDir(dir)
+	paths, err := repo.Written(dir, true)
 	if err != nil {
 		return nil, fmt.Errorf("open tokens: %w", err)
 	}
-	for _, f := range files {
-		path := filepath.Join(dir, f.Name())
-		switch {
-		case strings.HasPrefix(f.Name(), ".tmp-"): // of a write that was cut off
-			if err := os.Remove(path); err != nil {
-				return nil, fmt.Errorf("open tokens: %w", err)
-			}
-		case f.Name() != usedFile:
-			t, err := read(path)
-			if err != nil {
-				return nil, err
-			}
-			s.tokens[t.Digest] = t
+	for _, path := range paths {
+		if filepath.Base(path) == usedFile {
+			continue
 		}
+		t, err := read(path)
+		if err != nil {
+			return nil, err
+		}
+		s.tokens[t.Digest] = t
 	}
 	return s, s.readUsed()
 }
@@ -130,15 +125,15 @@ func Open(dir string) (*Store, error) {
 // Damaged says which files of a store's directory do not hold the token that they are
 // to hold. The store may be in use.
 func Damaged(dir string) (found []error) {
-	files, err := os.ReadDir(dir)
+	paths, err := repo.Written(dir, false)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return []error{fmt.Errorf("read tokens: %w", err)}
 	}
-	for _, f := range files {
-		if strings.HasPrefix(f.Name(), ".tmp-") || f.Name() == usedFile {
+	for _, path := range paths {
+		if filepath.Base(path) == usedFile {
 			continue
 		}
-		if _, err := read(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if _, err := read(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			found = append(found, err)
 		}
 	}

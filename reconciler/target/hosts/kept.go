@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -58,27 +57,20 @@ func (t *Target) keep(k target.Key, fence int, d *target.Declared) error {
 
 // Load takes up what was declared last, as Keep has it. It is called before Run.
 func (t *Target) Load() error {
-	entries, err := os.ReadDir(t.Keep)
+	paths, err := repo.Written(t.Keep, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("read what is declared: %w", err)
 	}
-	for _, e := range entries {
-		path := filepath.Join(t.Keep, e.Name())
-		if strings.HasPrefix(e.Name(), ".tmp-") { // of a write that was cut off
-			if err := os.Remove(path); err != nil {
-				return fmt.Errorf("read what is declared: %w", err)
-			}
-			continue
-		}
+	for _, path := range paths {
 		data, err := os.ReadFile(path)
 		var k kept
 		if err == nil {
 			err = json.Unmarshal(data, &k)
 		}
-		if err == nil && (k.Version != 1 || filepath.Base(t.keptFile(k.Key)) != e.Name()) {
+		if err == nil && (k.Version != 1 || filepath.Base(t.keptFile(k.Key)) != filepath.Base(path)) {
 			err = fmt.Errorf("it is of version %d, or of another application", k.Version)
 		}
 		if err != nil {
