@@ -39,7 +39,8 @@ type standIn struct {
 	dir   string // bare
 	clone string
 	down  atomic.Bool   // answers 503
-	hooks chan struct{} // not nil: takes notice of who asks for webhooks, and does not answer them
+	slow  atomic.Bool   // does not answer who asks for webhooks
+	hooks chan struct{} // takes notice of them then
 	v2    atomic.Int64
 	calls atomic.Int64
 }
@@ -51,7 +52,8 @@ func newStandIn(t *testing.T) *standIn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &standIn{t: t, dir: filepath.Join(root, "owner", "name.git"), clone: filepath.Join(root, "clone")}
+	f := &standIn{t: t, dir: filepath.Join(root, "owner", "name.git"), clone: filepath.Join(root, "clone"),
+		hooks: make(chan struct{})}
 	backend := &cgi.Handler{Path: git, Args: []string{"http-backend"}, Env: []string{
 		"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
 	}}
@@ -61,7 +63,7 @@ func newStandIn(t *testing.T) *standIn {
 			http.Error(w, "maintenance", http.StatusServiceUnavailable)
 			return
 		}
-		if f.hooks != nil && strings.HasSuffix(r.URL.Path, "/hooks") {
+		if f.slow.Load() && strings.HasSuffix(r.URL.Path, "/hooks") {
 			f.hooks <- struct{}{}
 			<-r.Context().Done()
 			return
@@ -311,7 +313,7 @@ func TestHubMirrors(t *testing.T) {
 func TestSlowAPIHoldsNoMirrorUp(t *testing.T) {
 	t.Parallel()
 	h := newHubTest(t)
-	h.hooks = make(chan struct{})
+	h.slow.Store(true)
 	h.hub.Webhook = func(connection string) string { return "http://headgate.example/webhooks/" + connection }
 	stop := h.run()
 	<-h.hooks
