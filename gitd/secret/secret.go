@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -98,7 +99,20 @@ type Store struct {
 	key *Key
 
 	mu sync.Mutex // held while files change
+
+	// opened are secrets that were read, as long as their files are what they were: opening
+	// one takes longer than checking what it has signed.
+	openedMu sync.Mutex
+	opened   map[ID]openedSecret
 }
+
+type openedSecret struct {
+	file  fs.FileInfo
+	value Value
+}
+
+// maxOpened bounds how many are kept.
+const maxOpened = 1000
 
 // Open opens the secrets in dir with the key at keyPath. Both are made if
 // neither is there; secrets without their key are an error, not a new beginning.
@@ -171,6 +185,15 @@ func (s *Store) Set(id ID, v Value, by string, at time.Time) error {
 
 // Get reads a secret, or returns ErrNotFound.
 func (s *Store) Get(id ID) (Value, error) {
+	file, statErr := os.Stat(s.path(id)) // before it is read: what changes meanwhile is read again
+	if statErr == nil {
+		s.openedMu.Lock()
+		o, ok := s.opened[id]
+		s.openedMu.Unlock()
+		if ok && os.SameFile(o.file, file) && o.file.ModTime().Equal(file.ModTime()) && o.file.Size() == file.Size() {
+			return o.value, nil
+		}
+	}
 	kept, err := s.read(s.path(id))
 	if err == nil && kept.ID != id {
 		err = errors.New("its file holds another secret")
@@ -178,7 +201,16 @@ func (s *Store) Get(id ID) (Value, error) {
 	if err != nil {
 		return Value{}, fmt.Errorf("secret %s: %w", id, err)
 	}
-	return Value{kept.Value}, nil
+	value := Value{kept.Value}
+	if statErr == nil {
+		s.openedMu.Lock()
+		defer s.openedMu.Unlock()
+		if s.opened == nil || len(s.opened) >= maxOpened {
+			s.opened = map[ID]openedSecret{}
+		}
+		s.opened[id] = openedSecret{file, value}
+	}
+	return value, nil
 }
 
 // Revision names a value of a secret and tells nothing of it to whoever has not the

@@ -44,6 +44,20 @@ func TestStore(t *testing.T) {
 			t.Errorf("Get(%s) = %q, %v; want %q", id, v.Reveal(), err, want)
 		}
 	}
+	for range 2 { // what was read before is not what is there now
+		if err := s.Set(server, NewValue([]byte("hunter9")), "ada", at); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := s.Get(server); err != nil || string(v.Reveal()) != "hunter9" {
+			t.Errorf("Get of a secret that was set again = %q, %v", v.Reveal(), err)
+		}
+		if err := s.Set(server, NewValue([]byte("hunter8")), "ada", at); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := s.Get(server); err != nil || string(v.Reveal()) != "hunter8" {
+			t.Errorf("Get of a secret that was set again = %q, %v", v.Reveal(), err)
+		}
+	}
 	list, err := s.List()
 	if err != nil || len(list) != 3 || list[0].ID != path || list[1].By != "ben" || list[2].ID != server ||
 		!list[2].At.Equal(at) {

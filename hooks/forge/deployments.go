@@ -122,16 +122,11 @@ func (p *pass) sayDeployments(ctx context.Context) error {
 
 // hearProtections notes the runs that GitHub asks about.
 func (p *pass) hearProtections() error {
-	for _, sequence := range p.w.inbox.Pending() {
-		d, err := p.w.inbox.Read(sequence)
-		if err != nil {
-			continue // the worker says so
-		}
-		h, err := HintsOf(p.remote.kind, d.Event, d.Body)
-		if err != nil || len(h.Keys) == 0 || h.Keys[0].Of != OfProtection {
+	for _, d := range p.w.pending.list(p.remote.kind) {
+		if !d.is(OfProtection) {
 			continue
 		}
-		k := h.Keys[0]
+		k, sequence := d.hints.Keys[0], d.sequence
 		if len(p.memory.protections) >= maxProtections {
 			p.w.note(p.w.inbox.Settle(delivery.Failed,
 				fmt.Sprintf("%d runs wait already, which is the limit", maxProtections), sequence))

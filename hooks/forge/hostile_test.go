@@ -135,3 +135,28 @@ func TestManyAreOneLook(t *testing.T) {
 		t.Errorf("one of them again: %d", status)
 	}
 }
+
+// TestFloodIsFewLooks: webhooks that go on coming are looked at together, by and by, and the
+// last of them is followed, too.
+func TestFloodIsFewLooks(t *testing.T) {
+	t.Parallel()
+	h := newHubTest(t)
+	defer h.run()()
+	h.inStep()
+	began, before := time.Now(), h.calls.Load()
+	for i := range 400 {
+		if i == 399 {
+			h.commit("last")
+			h.git(h.clone, "push", "-q", "origin", "HEAD:main")
+		}
+		if status := h.hook(fmt.Sprint("flood-", i)); status != http.StatusAccepted {
+			t.Fatalf("webhook %d: %d", i, status)
+		}
+	}
+	h.inStep()
+	h.eventually("all are applied", func() bool { return h.status().Pending == 0 })
+	looks := looksAtOnce + int64(time.Since(began)/paceOfLooks) + 2
+	if n := h.calls.Load() - before; n > 4*looks { // of which each takes a few calls
+		t.Errorf("the forge was called %d times in %s", n, time.Since(began))
+	}
+}

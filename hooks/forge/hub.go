@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/secret"
@@ -143,8 +145,17 @@ func (h *Hub) worker(name string) (*worker, error) {
 	if err != nil {
 		return nil, errors.Join(err, inbox.Close())
 	}
-	w := &worker{hub: h, name: name, inbox: inbox, lost: never, interval: shortestPoll}
-	w.requests = &requests{w: w, memory: remembers, lookAt: map[int]time.Time{}, found: map[int]time.Time{}}
+	pace := func() *rate.Limiter { return rate.NewLimiter(rate.Every(paceOfLooks), looksAtOnce) }
+	w := &worker{
+		hub:      h,
+		name:     name,
+		inbox:    inbox,
+		pending:  &pending{inbox: inbox},
+		lost:     never,
+		pace:     pace(),
+		interval: shortestPoll,
+	}
+	w.requests = &requests{w: w, memory: remembers, pace: pace(), lookAt: map[int]time.Time{}, found: map[int]time.Time{}}
 	h.workers[name] = w
 	return w, nil
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -41,6 +43,7 @@ const requestOption = "request"
 type requests struct {
 	w    *worker
 	mail signal.Mailbox[struct{}] // something arrived
+	pace *rate.Limiter            // of looks that are asked for
 
 	memory  *memory
 	lookAt  map[int]time.Time // requests to look at again without being told
@@ -258,6 +261,7 @@ func (q *requests) wait(ctx context.Context, moved <-chan struct{}, until time.T
 	case <-ctx.Done():
 		return false
 	case <-q.mail.C():
+		return paced(ctx, q.pace)
 	case <-moved:
 	case <-timer.C:
 	}
@@ -287,20 +291,14 @@ func (q *requests) failing(err error, again time.Time) {
 // told are the deliveries that wait, by the request that they tell of.
 func (p *pass) told() map[int][]int64 {
 	told := map[int][]int64{}
-	for _, sequence := range p.w.inbox.Pending() {
-		d, err := p.w.inbox.Read(sequence)
-		if err != nil {
-			continue // the worker says so
-		}
-		h, err := HintsOf(p.remote.kind, d.Event, d.Body)
-		if err == nil && len(h.Keys) > 0 && ofRequest(h.Keys[0]) {
-			told[h.Keys[0].Request] = append(told[h.Keys[0].Request], sequence)
+	for _, d := range p.w.pending.list(p.remote.kind) {
+		if d.is(OfRequest) || d.is(OfComment) {
+			n := d.hints.Keys[0].Request
+			told[n] = append(told[n], d.sequence)
 		}
 	}
 	return told
 }
-
-func ofRequest(k Key) bool { return k.Of == OfRequest || k.Of == OfComment }
 
 // look looks at what was told of, at what is due, or at all that may matter.
 func (p *pass) look(ctx context.Context, told map[int][]int64, all bool) error {

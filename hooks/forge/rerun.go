@@ -19,16 +19,12 @@ const rerunOption = "rerun"
 // rerun builds again what somebody has pressed GitHub's button for, who may write there at
 // this moment: the change of the request whose head it is.
 func (p *pass) rerun(ctx context.Context) error {
-	for _, sequence := range p.w.inbox.Pending() {
-		d, err := p.w.inbox.Read(sequence)
-		if err != nil {
-			continue // the worker says so
-		}
-		h, err := HintsOf(p.remote.kind, d.Event, d.Body)
-		if err != nil || len(h.Keys) == 0 || h.Keys[0].Of != OfRerun {
+	for _, d := range p.w.pending.list(p.remote.kind) {
+		if !d.is(OfRerun) {
 			continue
 		}
-		outcome, detail, err := p.rerunOne(ctx, h.Keys[0], sequence)
+		sequence := d.sequence
+		outcome, detail, err := p.rerunOne(ctx, d.hints.Keys[0], sequence)
 		if err != nil {
 			p.w.note(p.w.inbox.Settle(delivery.Pending, "tried again, for it failed: "+err.Error(), sequence))
 			return err

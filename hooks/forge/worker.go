@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/hooks/delivery"
@@ -22,6 +24,16 @@ const (
 	longestRetry  = 5 * time.Minute
 	webhookGrace  = time.Minute // that the webhook of what a poll has found may still take
 )
+
+// Webhooks that come in a flood are looked at together: a look costs git and the forge much
+// more than a webhook does. The first ones are looked at as they come.
+const (
+	paceOfLooks = time.Second / 2
+	looksAtOnce = 20
+)
+
+// paced waits until there may be a look again. False: ctx is done.
+func paced(ctx context.Context, pace *rate.Limiter) bool { return pace.Wait(ctx) == nil }
 
 // Status says how a connection is.
 type Status struct {
@@ -48,7 +60,9 @@ type worker struct {
 	mail  signal.Mailbox[struct{}] // something arrived, or server.yaml is another
 
 	requests *requests
+	pending  *pending // of inbox
 	lost     *lost
+	pace     *rate.Limiter // of looks that are asked for
 
 	interval time.Duration // until the next poll, if nothing moves
 	tries    int           // failed, in a row
@@ -176,6 +190,10 @@ func (w *worker) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-w.mail.C():
+			if !paced(ctx, w.pace) {
+				timer.Stop()
+				return
+			}
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -185,20 +203,15 @@ func (w *worker) run(ctx context.Context) {
 // reduce reads what is pending and settles what is of no interest. What is left
 // tells of refs.
 func (w *worker) reduce() (told []int64) {
-	conf, ok := w.hub.connection(w.name)
-	if !ok {
+	conf, ok := w.hub.Access().Connection(w.name)
+	kind, err := ParseKind(conf.Forge)
+	if !ok || err != nil {
 		return nil
 	}
-	now, _ := w.hub.Access().Connection(w.name)
-	follows := now.Requests && w.hub.Gate != nil
+	follows := conf.Requests && w.hub.Gate != nil
 	dull := map[delivery.Outcome]map[string][]int64{delivery.Ignored: {}, delivery.Failed: {}}
-	for _, sequence := range w.inbox.Pending() {
-		d, err := w.inbox.Read(sequence)
-		if err != nil {
-			dull[delivery.Failed][err.Error()] = append(dull[delivery.Failed][err.Error()], sequence)
-			continue
-		}
-		h, err := HintsOf(conf.Kind, d.Event, d.Body)
+	for _, d := range w.pending.list(kind) {
+		sequence, h, err := d.sequence, d.hints, d.err
 		switch {
 		case err != nil:
 			dull[delivery.Failed][err.Error()] = append(dull[delivery.Failed][err.Error()], sequence)
