@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestTornRefIsDamageAndNotAbsence(t *testing.T) {
@@ -76,6 +78,62 @@ func TestTornRefIsDamageAndNotAbsence(t *testing.T) {
 				t.Errorf("after it was restored: %v", err)
 			}
 		})
+	}
+}
+
+// TestStartDoesNotWaitForInspection: a repository is open before it was looked at, and
+// who asks what is damaged waits for that. A ref that nobody writes holds the look up.
+func TestStartDoesNotWaitForInspection(t *testing.T) {
+	t.Parallel()
+	s, r := testStore(t)
+	if d := r.Damage(); d != nil { // it was looked at, and is not again
+		t.Fatal(d)
+	}
+	path := filepath.Join(r.Dir(), "refs/heads/main")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	next, _, err := OpenStore(s.root, s.hooks, s.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Close)
+
+	opened := make(chan *Repository, 1)
+	go func() {
+		found, err := next.Repository("hello")
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- found
+	}()
+	written, err := os.OpenFile(path, os.O_WRONLY, 0) // it is being looked at
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer written.Close()
+	var found *Repository
+	select {
+	case found = <-opened:
+	case <-time.After(time.Minute):
+		t.Fatal("it is not open while it is looked at")
+	}
+	said := make(chan *Damaged, 1)
+	go func() { said <- found.Damage() }()
+	if err := WriteFile(path, []byte("not an id\n"), 0o644); err != nil { // which who looks again reads
+		t.Fatal(err)
+	}
+	if _, err := written.WriteString("not an id\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := written.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d := <-said; d == nil || !strings.HasPrefix(d.What[0], "refs/heads/main ") {
+		t.Errorf("it said %v", d)
 	}
 }
 
