@@ -38,7 +38,7 @@ func newMachine(t *testing.T, h *harness, name string) *otherMachine {
 	}
 	t.Cleanup(func() {
 		m.stop()
-		if t.Failed() {
+		if t.Failed() && m.done != nil {
 			told := m.told()
 			t.Logf("the agent of %s:\n%s", name, told[max(0, len(told)-3000):])
 		}
@@ -251,8 +251,7 @@ func TestAgents(t *testing.T) {
 
 	deploysToMachines(t, h, first, second)
 
-	// One whose key is gone is gone at once, and for good.
-	ask("agent", "remove", "web-1")
+	// One whose key is gone, by now, is gone at once, and for good.
 	if left := connected(t, h); strings.Contains(left, "web-1") {
 		t.Errorf("there are %s", left)
 	}
@@ -420,6 +419,27 @@ func deploysToMachines(t *testing.T, h *harness, first, second *otherMachine) {
 		t.Errorf("there had run %q, and now %q", before, after)
 	}
 	await(t, h, "both are back", func() bool { return connected(t, h) == "web-1 web-2" })
+
+	// The key of one is taken away in the middle of a deployment: the others get it.
+	if err := os.WriteFile(filepath.Join(first.dir, "hold-four"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	release("four")
+	if out, err := h.ask("ada", "promote", "shop", "production", "5"); err != nil { // which ends the hold
+		t.Fatalf("%v: %s", err, out)
+	}
+	await(t, h, "ada approves", func() bool {
+		_, err := h.ask("ada", "approve", "shop", "production")
+		return err == nil
+	})
+	await(t, h, "web-1 is at it", func() bool { return strings.HasSuffix(ran(first), " four") })
+	if out, err := h.ask("ada", "agent", "remove", "web-1"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	shows(t, h, "release 5, healthy on 1 of 1 ")
+	if strings.Count(ran(first), "four") != 1 || !strings.HasSuffix(ran(second), " four") {
+		t.Errorf("there ran %q and %q", ran(first), ran(second))
+	}
 }
 
 // noSecrets wants the token of a line nowhere on the disks of server and machines.

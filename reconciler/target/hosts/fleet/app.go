@@ -282,8 +282,11 @@ func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]
 		}
 		a.state, a.about = rollout.Begin(c.rollout, members), d
 	}
-	a.state.Hosts = slices.DeleteFunc(a.state.Hosts,
-		func(h rollout.Host) bool { _, there := looked[h.Name]; return !there })
+	for _, h := range slices.Clone(a.state.Hosts) {
+		if _, there := looked[h.Name]; !there {
+			a.state.Left(h.Name)
+		}
+	}
 	for _, h := range all {
 		if !slices.ContainsFunc(a.state.Hosts, func(at rollout.Host) bool { return at.Name == h.Name }) {
 			a.state.Seen(h.Name, h.Tags[zoneTag], rollout.Healthy)

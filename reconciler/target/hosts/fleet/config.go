@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 
@@ -29,6 +30,40 @@ type config struct {
 }
 
 const anyValue = "*"
+
+// zones is how hosts.yaml says that one zone comes after the other.
+type zones struct {
+	Monitor string `yaml:"monitor"`
+	First   string `yaml:"first"`
+	Minimum string `yaml:"minimum"`
+}
+
+const maxMonitor = 48 * time.Hour
+
+func (z *zones) read() (*rollout.Zonal, error) {
+	var all rollout.Zonal
+	for _, d := range []struct {
+		key, text string
+		to        *time.Duration
+	}{{"monitor", z.Monitor, &all.Each}, {"first", cmp.Or(z.First, z.Monitor), &all.First}} {
+		if d.text == "" {
+			continue
+		}
+		var err error
+		if *d.to, err = time.ParseDuration(d.text); err != nil || *d.to < 0 || *d.to > maxMonitor {
+			return nil, fmt.Errorf("%s of zones is %q, which is no time of at most 48h; write for example %s: 10m", d.key, d.text, d.key)
+		}
+	}
+	if z.Minimum == "" {
+		return &all, nil
+	}
+	c, err := rollout.ParseConfig(z.Minimum)
+	if err != nil || !strings.HasPrefix(z.Minimum, "HOST_COUNT") && !strings.HasPrefix(z.Minimum, "FLEET_PERCENT") {
+		return nil, fmt.Errorf("minimum of zones is %q; write HOST_COUNT n or FLEET_PERCENT n", z.Minimum)
+	}
+	all.Minimum = &c.Minimum
+	return &all, nil
+}
 
 // File is the file that says which hosts are meant, and how many are deployed to at once.
 type File struct {
@@ -78,6 +113,7 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 		Tags       yaml.Node `yaml:"tags"`
 		Deployment string    `yaml:"deployment"`
 		Rollback   *bool     `yaml:"rollback"`
+		Zones      *zones    `yaml:"zones"`
 	}
 	own := *top
 	if top.Kind == yaml.MappingNode {
@@ -120,15 +156,21 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 	if err := c.groups.Check(); err != nil && len(problems) == 0 {
 		problem(shape.Tags.Line, "ask for less", "%s", err)
 	}
-	if c.rollout, err = rollout.ParseConfig(shape.Deployment); err != nil {
+	lines := map[string]int{}
+	for key, value := range yamlfile.Pairs(top) {
+		lines[key.Value] = value.Line
+	}
+	wrong := func(key string, err error) {
 		what, fix, _ := strings.Cut(err.Error(), "; ")
-		line := 1
-		for key, value := range yamlfile.Pairs(top) {
-			if key.Value == "deployment" {
-				line = value.Line
-			}
+		problem(max(1, lines[key]), fix, "%s", what)
+	}
+	if c.rollout, err = rollout.ParseConfig(shape.Deployment); err != nil {
+		wrong("deployment", err)
+	}
+	if shape.Zones != nil {
+		if c.rollout.Zonal, err = shape.Zones.read(); err != nil {
+			wrong("zones", err)
 		}
-		problem(line, fix, "%s", what)
 	}
 	if len(problems) > 0 {
 		return nil, problems

@@ -347,6 +347,12 @@ func TestConfig(t *testing.T) {
 		{"tags: {a: b}\nstrategy: x", "strategy"},
 		{"tags: {a: b}\ndeployment: FLEET_PERCENT 100", "hosts.yaml:2: FLEET_PERCENT takes 0 to 99"},
 		{"tags: {a: b, a: c}", "a"},
+		{"tags: {a: b}\nzones: {}", ""},
+		{"tags: {a: b}\nzones: {monitor: 5m, first: 1h30m, minimum: HOST_COUNT 1}", ""},
+		{"tags: {a: b}\nzones: {monitor: soon}", `hosts.yaml:2: monitor of zones is "soon"`},
+		{"tags: {a: b}\nzones: {minimum: HalfAtATime}", `hosts.yaml:2: minimum of zones is "HalfAtATime"`},
+		{"tags: {a: b}\nzones: {minimum: FLEET_PERCENT 100}", `minimum of zones is "FLEET_PERCENT 100"`},
+		{"tags: {a: b}\nzones: {watch: 5m}", "watch"},
 		{"", "hosts.yaml"},
 	} {
 		got, problems := File{}.read("", map[string][]byte{FileName: []byte(c.text)})
@@ -376,6 +382,12 @@ func TestConfig(t *testing.T) {
 		"", map[string][]byte{FileName: []byte("tags: {role: [web, api], zone: \"*\"}\ndeployment: HalfAtATime\n")})
 	if !c.rollBack || c.rollout.Name != rollout.HalfAtATime.Name {
 		t.Errorf("%+v", c)
+	}
+	zonal, _ := File{}.read("", map[string][]byte{FileName: []byte(
+		"tags: {a: b}\ndeployment: AllAtOnce\nzones: {monitor: 5m, first: 1h, minimum: FLEET_PERCENT 50}\n")})
+	if z := zonal.rollout.Zonal; z == nil || z.First != time.Hour || z.Each != 5*time.Minute ||
+		*z.Minimum != (rollout.Minimum{Percent: true, Value: 50}) {
+		t.Errorf("%+v", zonal.rollout)
 	}
 	var matched []int
 	for i, tags := range []map[string]string{{"role": "web"}, {"role": "api", "zone": "a"}, {"role": "db", "zone": "a"},
@@ -509,4 +521,26 @@ func TestDrained(t *testing.T) {
 	await(t, f, "healthy on all", func(o target.Observed) bool {
 		return is(3, target.Healthy)(o) && o.Message == "" && m["a"].ran(t) == "r1 r2 r3" && m["c"].ran(t) == "r1 r2 r3"
 	})
+}
+
+// One zone comes after the other, and the next one not while the one before is watched.
+func TestZones(t *testing.T) {
+	f, m := fleetOf(t, "a", "b", "c")
+	all := f.Hosts("")
+	for i := range all {
+		all[i].Tags = map[string]string{"role": "web", zoneTag: map[string]string{"a": "north"}[all[i].Name] + "west"}
+	}
+	f.Hosts = func(string) []Host { return all }
+	run(t, f)
+	f.Converge(declared(1, "AllAtOnce"))
+	await(t, f, "healthy", is(1, target.Healthy))
+	f.Converge(declared(2, "AllAtOnce\nzones: {monitor: 48h}"))
+	o := await(t, f, "watched", func(o target.Observed) bool {
+		return strings.Contains(o.Message, "watching zone northwest before zone west")
+	})
+	if o.State != target.Converging || m["a"].ran(t) != "r1 r2" || m["b"].ran(t) != "r1" || m["c"].ran(t) != "r1" {
+		t.Errorf("%+v; there ran %q, %q, %q", o, m["a"].ran(t), m["b"].ran(t), m["c"].ran(t))
+	}
+	f.Converge(declared(3, "AllAtOnce\nzones: {}"))
+	await(t, f, "healthy", is(3, target.Healthy))
 }

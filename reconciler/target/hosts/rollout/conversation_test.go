@@ -167,6 +167,10 @@ func (c *conversation) tell(words []string) (err error) {
 		c.state.Seen(name, zone, Health(words[2]))
 	case "skip":
 		c.state.Skip(words[1])
+	case "left":
+		for _, name := range words[1:] {
+			c.state.Left(name)
+		}
 	case "retry":
 		c.state.Retry()
 	case "wait":

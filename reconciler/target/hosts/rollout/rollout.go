@@ -134,7 +134,7 @@ type Host struct {
 // State is a deployment. Begin makes one.
 type State struct {
 	Config  Config
-	Minimum int            // of all hosts, by how many there were at the beginning
+	Minimum int            // of all hosts, by how many there were at the beginning and have not left
 	Zones   map[string]int // the same of each zone, if the configuration says so
 	Hosts   []Host         // by name
 	Stop    string         // why it is to be stopped: an alarm, or a person; "" goes on
@@ -142,19 +142,27 @@ type State struct {
 
 // Begin begins a deployment to hosts.
 func Begin(c Config, hosts []Host) *State {
-	s := &State{Config: c, Hosts: slices.Clone(hosts), Minimum: c.Minimum.Of(len(hosts)), Zones: map[string]int{}}
+	s := &State{Config: c, Hosts: slices.Clone(hosts)}
 	slices.SortFunc(s.Hosts, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
-	if c.Zonal == nil || c.Zonal.Minimum == nil {
-		return s
-	}
-	count := map[string]int{}
-	for _, h := range hosts {
-		count[h.Zone]++
-	}
-	for zone, n := range count {
-		s.Zones[zone] = c.Zonal.Minimum.Of(n)
-	}
+	s.count()
 	return s
+}
+
+// count says how many hosts stay healthy, of those that the deployment is for.
+func (s *State) count() {
+	members, zones := 0, map[string]int{}
+	for _, h := range s.Hosts {
+		if !h.Joined {
+			members++
+			zones[h.Zone]++
+		}
+	}
+	s.Minimum, s.Zones = s.Config.Minimum.Of(members), map[string]int{}
+	if z := s.Config.Zonal; z != nil && z.Minimum != nil {
+		for zone, n := range zones {
+			s.Zones[zone] = z.Minimum.Of(n)
+		}
+	}
 }
 
 // Status is how a deployment stands.
@@ -439,6 +447,18 @@ func (s *State) Seen(name, zone string, health Health) {
 		return
 	}
 	s.Hosts[i].Health = health
+}
+
+// Left takes a host out that somebody has removed or drained: it is not counted any more. Those
+// that have joined are all that the deployment is for when nobody else is left.
+func (s *State) Left(name string) {
+	s.Hosts = slices.DeleteFunc(s.Hosts, func(h Host) bool { return h.Name == name })
+	if !slices.ContainsFunc(s.Hosts, func(h Host) bool { return !h.Joined }) {
+		for i := range s.Hosts {
+			s.Hosts[i].Joined = false
+		}
+	}
+	s.count()
 }
 
 // Retry lets hosts that failed be deployed to again.
