@@ -2,10 +2,6 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -14,47 +10,29 @@ import (
 // out of a proven key or a session; and what lets people in asks for nobody by
 // what a record says.
 func TestIdentitiesAreProven(t *testing.T) {
-	files := 0
-	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
+	for _, s := range goFiles(t) {
+		if s.test || strings.HasPrefix(s.name, "gitd/access/") {
+			continue
 		}
-		name := filepath.ToSlash(strings.TrimPrefix(path, "../../"))
-		if strings.HasPrefix(name, "gitd/access/") {
-			return nil
-		}
-		files++
-		set := token.NewFileSet()
-		f, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
-		ast.Inspect(f, func(n ast.Node) bool {
+		ast.Inspect(s.file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.CompositeLit:
 				if isSelector(n.Type, "access", "Identity") && len(n.Elts) > 0 {
-					t.Errorf("%s:%d makes an identity that nothing proves", name, set.Position(n.Pos()).Line)
+					t.Errorf("%s makes an identity that nothing proves", s.at(n))
 				}
 			case *ast.AssignStmt:
 				for _, to := range n.Lhs {
-					if s, ok := to.(*ast.SelectorExpr); ok && s.Sel.Name == "Scope" {
-						t.Errorf("%s:%d changes the scope of an identity", name, set.Position(n.Pos()).Line)
+					if to, ok := to.(*ast.SelectorExpr); ok && to.Sel.Name == "Scope" {
+						t.Errorf("%s changes the scope of an identity", s.at(n))
 					}
 				}
 			case *ast.CallExpr:
-				if isSelector(n.Fun, "access", "Recorded") && strings.HasPrefix(name, "gitd/") {
-					t.Errorf("%s:%d takes a record for a proof", name, set.Position(n.Pos()).Line)
+				if isSelector(n.Fun, "access", "Recorded") && strings.HasPrefix(s.name, "gitd/") {
+					t.Errorf("%s takes a record for a proof", s.at(n))
 				}
 			}
 			return true
 		})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if files < 100 {
-		t.Errorf("saw only %d files", files)
 	}
 }
 

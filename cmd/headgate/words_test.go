@@ -2,11 +2,10 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
-	"io/fs"
-	"path/filepath"
+	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,29 +31,13 @@ var replaced = map[string]string{
 // The names in the code are the trade's: none of those above is declared.
 func TestWordsAreTheTrades(t *testing.T) {
 	t.Parallel()
-	root := filepath.Join("..", "..")
-	files := 0
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && (d.Name() == ".git" || d.Name() == "testdata"):
-			return filepath.SkipDir
-		case d.IsDir() || !strings.HasSuffix(path, ".go"):
-			return nil
-		}
-		files++
-		set := token.NewFileSet()
-		f, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
+	for _, s := range goFiles(t) {
 		declared := func(id *ast.Ident) {
 			if instead, ok := replaced[id.Name]; ok {
-				t.Errorf("%s: %s: write %s", set.Position(id.Pos()), id.Name, instead)
+				t.Errorf("%s: %s: write %s", s.at(id), id.Name, instead)
 			}
 		}
-		ast.Inspect(f, func(n ast.Node) bool {
+		ast.Inspect(s.file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.FuncDecl:
 				declared(n.Name)
@@ -79,13 +62,6 @@ func TestWordsAreTheTrades(t *testing.T) {
 			}
 			return true
 		})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if files < 300 {
-		t.Errorf("only %d files were read", files)
 	}
 }
 
@@ -97,7 +73,7 @@ func TestHintsAreWholeCommands(t *testing.T) {
 		`(^|[ :])((change|env|repo|release|token|forge|events|secret|schedule|user|group|decision) ` +
 			`(list|show|log|create|set|cancel|retry|run|deliveries|revoke|diff|sbom)|(approve|promote|rollback|why) ($|%))`)
 	hints := 0
-	look := func(files *token.FileSet, e ast.Expr) {
+	look := func(s goFile, e ast.Expr) {
 		ast.Inspect(e, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
 				if made, ok := call.Fun.(*ast.SelectorExpr); ok && (made.Sel.Name == "ssh" || made.Sel.Name == "Command") {
@@ -111,41 +87,30 @@ func TestHintsAreWholeCommands(t *testing.T) {
 			hints++
 			if text, err := strconv.Unquote(lit.Value); err == nil && bare.MatchString(text) && !strings.Contains(text, "ssh ") {
 				t.Errorf("%s: the hint %q names a command without ssh: give it as Command, or by Server.Command",
-					files.Position(lit.Pos()), text)
+					s.at(lit), text)
 			}
 			return true
 		})
 	}
-	for _, dir := range []string{"cmd", "gitd", "hooks", "reconciler", "policies"} {
-		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			files := token.NewFileSet()
-			f, err := parser.ParseFile(files, path, nil, 0)
-			if err != nil {
-				return err
-			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				switch n := n.(type) {
-				case *ast.KeyValueExpr:
-					if id, ok := n.Key.(*ast.Ident); ok && (id.Name == "Hint" || id.Name == "Next") {
-						look(files, n.Value)
-					}
-				case *ast.AssignStmt:
-					for i, l := range n.Lhs {
-						if s, ok := l.(*ast.SelectorExpr); ok && (s.Sel.Name == "Hint" || s.Sel.Name == "Next") && i < len(n.Rhs) {
-							look(files, n.Rhs[i])
-						}
+	for _, s := range goFiles(t) {
+		if s.test {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.KeyValueExpr:
+				if id, ok := n.Key.(*ast.Ident); ok && (id.Name == "Hint" || id.Name == "Next") {
+					look(s, n.Value)
+				}
+			case *ast.AssignStmt:
+				for i, l := range n.Lhs {
+					if to, ok := l.(*ast.SelectorExpr); ok && (to.Sel.Name == "Hint" || to.Sel.Name == "Next") && i < len(n.Rhs) {
+						look(s, n.Rhs[i])
 					}
 				}
-				return true
-			})
-			return nil
+			}
+			return true
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 	if hints < 100 {
 		t.Errorf("only %d hints were seen", hints)
@@ -158,33 +123,26 @@ func TestWordsOfJSONAreSingle(t *testing.T) {
 	t.Parallel()
 	word := regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
 	words := 0
-	for _, dir := range []string{"gitd/show", "hooks/change", "hooks/verdict", "reconciler/target"} {
-		paths, err := filepath.Glob(filepath.Join("..", "..", dir, "*.go"))
-		if err != nil {
-			t.Fatal(err)
+	of := []string{"gitd/show", "hooks/change", "hooks/verdict", "reconciler/target"}
+	for _, s := range goFiles(t) {
+		if s.test || !slices.Contains(of, path.Dir(s.name)) {
+			continue
 		}
-		for _, path := range paths {
-			files := token.NewFileSet()
-			f, err := parser.ParseFile(files, path, nil, 0)
-			if err != nil {
-				t.Fatal(err)
+		for _, d := range s.file.Decls {
+			decl, ok := d.(*ast.GenDecl)
+			if !ok || decl.Tok != token.CONST {
+				continue
 			}
-			for _, d := range f.Decls {
-				decl, ok := d.(*ast.GenDecl)
-				if !ok || decl.Tok != token.CONST || strings.HasSuffix(path, "_test.go") {
-					continue
-				}
-				for _, spec := range decl.Specs {
-					s := spec.(*ast.ValueSpec)
-					for _, v := range s.Values {
-						lit, ok := v.(*ast.BasicLit)
-						if !ok || lit.Kind != token.STRING || s.Type == nil {
-							continue
-						}
-						words++
-						if text, _ := strconv.Unquote(lit.Value); text != "" && !word.MatchString(text) {
-							t.Errorf("%s: %q is not one word", files.Position(lit.Pos()), text)
-						}
+			for _, spec := range decl.Specs {
+				named := spec.(*ast.ValueSpec)
+				for _, v := range named.Values {
+					lit, ok := v.(*ast.BasicLit)
+					if !ok || lit.Kind != token.STRING || named.Type == nil {
+						continue
+					}
+					words++
+					if text, _ := strconv.Unquote(lit.Value); text != "" && !word.MatchString(text) {
+						t.Errorf("%s: %q is not one word", s.at(lit), text)
 					}
 				}
 			}
