@@ -15,7 +15,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -37,41 +36,6 @@ const (
 	MaxBytes = 64 << 20 // of output as it is in the file; steps and notes are kept beyond it
 	MaxLine  = 8 << 10  // bytes; a longer line is broken up
 )
-
-// Kind is what an Event is.
-type Kind string
-
-const (
-	Step Kind = "step" // a command begins
-	Out  Kind = "out"  // a line that a command printed
-	Part Kind = "part" // what there is of a line that is not ended for a while; for those who follow, not in the log
-	End  Kind = "end"  // a command has ended
-	Note Kind = "note" // a line of Headgate's own
-	Done Kind = "done" // the build has ended; the last event
-)
-
-// About says of a Note what is to be known without reading it. Most say nothing
-// of the kind.
-type About string
-
-const (
-	Warning About = "warning" // somebody should act on it
-	Command About = "command" // it names the command whose Step follows
-)
-
-// Event is one entry of a log.
-type Event struct {
-	Kind    Kind   `json:"k"`
-	At      int64  `json:"t"`           // milliseconds since the log began
-	Step    int    `json:"n,omitempty"` // from 1; 0 outside of steps
-	Phase   string `json:"phase,omitempty"`
-	Command string `json:"cmd,omitempty"`
-	About   About  `json:"about,omitempty"`
-	Text    string `json:"s,omitempty"` // may hold SGR colour codes and tabs, no other controls
-	Exit    int    `json:"exit,omitempty"`
-	Took    int64  `json:"ms,omitempty"` // milliseconds that the step took
-	Line    int    `json:"-"`            // of Out and Note, counted from 1 by the reader
-}
 
 // ErrNoLog is returned for a log that is not there.
 var ErrNoLog = errors.New("no such log")
@@ -210,17 +174,18 @@ func (w *Writer) add(e Event) (size int64) {
 		return 0
 	}
 	e.At = time.Since(w.began).Milliseconds()
-	data, err := json.Marshal(e)
+	before := len(w.ready)
+	ready, err := encode(w.ready, e)
 	if err != nil {
 		w.err = fmt.Errorf("write log: %w", err)
 		return 0
 	}
-	w.ready = append(append(w.ready, data...), '\n')
+	w.ready = ready
 	if e.Kind == Out || e.Kind == Note {
 		w.lines++
 	}
 	w.events++
-	return int64(len(data)) + 1
+	return int64(len(w.ready) - before)
 }
 
 // flush writes what add has made ready, and wakes those who follow. The caller holds w.mu,

@@ -3,7 +3,6 @@ package buildlog
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/headgate-cd/headgate/gitd/signal"
 )
 
 // await opens a log that may not have begun yet: whoever is told that a build
@@ -69,6 +71,7 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 		in := bufio.NewReaderSize(f, 64<<10)
 		var partial []byte
 		var part string // as it was yielded last
+		var woken time.Time
 		lines, events := 0, 0
 		for {
 			// Whatever is written after this moment closes more.
@@ -116,9 +119,15 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 				yield(Event{}, ctx.Err())
 				return
 			}
+			// Who has just been here comes back for several lines together.
+			signal.Sleep(ctx, together-time.Since(woken))
+			woken = time.Now()
 		}
 	}
 }
+
+// together is how long a log that grows fast is left alone between two looks at it.
+const together = 5 * time.Millisecond
 
 // batch is how many events are read at a time.
 const batch = 256
@@ -134,13 +143,19 @@ func (d *Dir) read(ctx context.Context, in *bufio.Reader, partial *[]byte) (some
 		return nil, ctx.Err()
 	}
 	for len(some) < batch {
-		chunk, err := in.ReadBytes('\n')
-		*partial = append(*partial, chunk...)
+		line, err := in.ReadSlice('\n')
+		if err != nil || len(*partial) > 0 {
+			*partial = append(*partial, line...)
+			line = *partial
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
 		if err != nil {
 			return some, err
 		}
-		var e Event
-		if err := json.Unmarshal(*partial, &e); err != nil {
+		e, err := decode(line)
+		if err != nil {
 			return some, err
 		}
 		*partial = (*partial)[:0]
