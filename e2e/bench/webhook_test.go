@@ -26,7 +26,7 @@ import (
 const (
 	manyDeliveries = 10_000
 	comeWithin     = 20 * time.Second
-	senders        = 32
+	senders        = 64
 )
 
 // followed is a forge that a server follows, with when it was called.

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
 )
@@ -63,6 +64,8 @@ type Log struct {
 	segment     *segment   // being appended to, nil before the first write
 	segments    []*segment
 	nextSegment int64
+	synced      time.Time     // when the last sync ended
+	took        time.Duration // that one
 }
 
 type entry struct {
@@ -282,11 +285,20 @@ func (l *Log) commit(w *batch) error {
 	}
 
 	l.mu.Lock()
+	alone := len(w.entries) < 2
+	l.mu.Unlock()
+	if !alone {
+		time.Sleep(l.pause(time.Now()))
+	}
+	l.mu.Lock()
 	l.open = nil // w is what was open: batches are written in the order they were opened
 	l.mu.Unlock()
 
 	crash.Point("delivery.written")
+	began := time.Now()
 	at, err := l.append(w.records.Bytes())
+	l.synced = time.Now()
+	l.took = l.synced.Sub(began)
 	crash.Point("delivery.synced")
 
 	l.mu.Lock()
@@ -307,6 +319,15 @@ func (l *Log) commit(w *batch) error {
 	w.entries = nil
 	l.drop()
 	return nil
+}
+
+// longestPause bounds how long a delivery waits for others.
+const longestPause = 50 * time.Millisecond
+
+// pause is how long the next sync waits for more deliveries to join it; write is held. In a
+// flood the disk is left to others three quarters of the time: their syncs wait for ours.
+func (l *Log) pause(now time.Time) time.Duration {
+	return max(0, min(3*l.took, longestPause)-now.Sub(l.synced))
 }
 
 // append writes records and syncs them; write is held. After an error the

@@ -334,3 +334,23 @@ func FuzzReadRecord(f *testing.F) {
 		}
 	})
 }
+
+func TestPause(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 29, 3, 0, 0, 0, time.UTC)
+	for _, c := range []struct{ took, since, want time.Duration }{
+		{0, 0, 0},
+		{4 * time.Millisecond, 0, 12 * time.Millisecond},
+		{4 * time.Millisecond, 5 * time.Millisecond, 7 * time.Millisecond},
+		{4 * time.Millisecond, time.Second, 0},
+		{time.Second, 0, longestPause},
+	} {
+		l := &Log{took: c.took, synced: now.Add(-c.since)}
+		if got := l.pause(now); got != c.want {
+			t.Errorf("after a sync of %s, %s ago: %s, want %s", c.took, c.since, got, c.want)
+		}
+	}
+	if got := new(Log).pause(now); got != 0 {
+		t.Errorf("before the first: %s", got)
+	}
+}

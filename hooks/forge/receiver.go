@@ -32,8 +32,10 @@ type Connection struct {
 const (
 	MaxBody       = 26 << 20  // GitHub sends nothing above 25 MB
 	bodiesAtOnce  = 128 << 20 // bytes in flight, over all connections
-	perSecond     = 1000      // deliveries of one connection
+	perSecond     = 1000      // deliveries to one connection, whoever sends them
 	burst         = 2000
+	takenAtOnce   = 1000 // of those that are signed; no forge has more to say, and a poll finds what it had
+	takenASecond  = 100
 	retryAfter    = "5" // seconds
 	readChunk     = 64 << 10
 	maxConnection = 100 // bytes of a connection's name
@@ -57,7 +59,7 @@ type Receiver struct {
 	inFlight *semaphore.Weighted
 
 	mu       sync.Mutex
-	limiters map[string]*rate.Limiter // by connections that exist
+	limiters map[string]limits // by connections that exist
 }
 
 // answer is what a delivery is answered with: JSON, one sentence for people.
@@ -112,7 +114,8 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 	if !ok {
 		return answer{status: http.StatusNotFound, Message: "there is no connection of that name"}
 	}
-	if !r.limiter(name).AllowN(r.now(), 1) {
+	limits := r.limits(name)
+	if !limits.come.AllowN(r.now(), 1) {
 		return answer{status: http.StatusTooManyRequests, Message: "too many deliveries of this connection at once"}
 	}
 
@@ -125,6 +128,9 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 	if err != nil {
 		r.Log.Warn("refused a webhook", "connection", name, "err", err, "from", req.RemoteAddr)
 		return answer{status: http.StatusUnauthorized, Message: err.Error()}
+	}
+	if !limits.taken.AllowN(r.now(), 1) { // apart, so that who cannot sign takes nobody's place
+		return answer{status: http.StatusTooManyRequests, Message: "too many deliveries of this connection at once"}
 	}
 	repository, err := repositoryOf(c.Kind, body)
 	if err != nil {
@@ -168,15 +174,18 @@ func (r *Receiver) keep(c Connection, d delivery.Delivery) answer {
 	return answer{status: http.StatusAccepted, Message: "accepted", Event: event}
 }
 
-func (r *Receiver) limiter(name string) *rate.Limiter {
+// limits are those of one connection.
+type limits struct{ come, taken *rate.Limiter }
+
+func (r *Receiver) limits(name string) limits {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.limiters == nil {
-		r.limiters = map[string]*rate.Limiter{}
+		r.limiters = map[string]limits{}
 	}
-	l := r.limiters[name]
-	if l == nil {
-		l = rate.NewLimiter(perSecond, burst)
+	l, ok := r.limiters[name]
+	if !ok {
+		l = limits{rate.NewLimiter(perSecond, burst), rate.NewLimiter(takenASecond, takenAtOnce)}
 		r.limiters[name] = l
 	}
 	return l

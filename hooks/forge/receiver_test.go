@@ -238,18 +238,32 @@ func TestReceiverRate(t *testing.T) {
 		Log:     slog.New(slog.DiscardHandler),
 		Now:     func() time.Time { return now }, // stands still: only the burst is allowed
 	}
-	codes := map[int]int{}
-	for range burst + 10 {
-		req := httptest.NewRequest(http.MethodPost, "/webhooks/lab", strings.NewReader("{}"))
-		req.SetPathValue("connection", "lab")
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("X-Gitlab-Token", "wrong")
-		w := httptest.NewRecorder()
-		r.ServeHTTP(w, req)
-		codes[w.Code]++
+	post := func(n int, token string) map[int]int {
+		codes := map[int]int{}
+		for range n {
+			req := httptest.NewRequest(http.MethodPost, "/webhooks/lab", strings.NewReader("{}"))
+			req.SetPathValue("connection", "lab")
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("X-Gitlab-Token", token)
+			w := httptest.NewRecorder()
+			r.ServeHTTP(w, req)
+			codes[w.Code]++
+			if w.Code == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
+				t.Error("429 without Retry-After")
+			}
+		}
+		return codes
 	}
-	if codes[401] != burst || codes[429] != 10 {
-		t.Errorf("answers %v, want %d 401 and 10 429", codes, burst)
+	const wrong = burst - takenAtOnce - 5
+	if codes := post(wrong, "wrong"); codes[401] != wrong {
+		t.Errorf("answers %v, want %d 401", codes, wrong)
+	}
+	// Who cannot sign has taken nobody's place.
+	if codes := post(takenAtOnce+5, "s"); codes[200]+codes[202] != takenAtOnce || codes[429] != 5 {
+		t.Errorf("answers %v, want %d of 2xx and 5 429", codes, takenAtOnce)
+	}
+	if codes := post(10, "wrong"); codes[429] != 10 {
+		t.Errorf("answers %v, want 10 429", codes)
 	}
 }
 
