@@ -14,6 +14,7 @@ import (
 // TestDeployments walks a long history to both ends, part by part: nothing is left out,
 // nothing comes twice, and no part reads all.
 func TestDeployments(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t)
 	h.target.obedient = true
 	stop := h.start(t)
