@@ -90,6 +90,8 @@ type Landing struct {
 type Store struct {
 	r *repo.Repository
 
+	publishing sync.RWMutex // held from before a ref is there until it is known; before mu
+
 	mu        sync.Mutex
 	byTag     map[repo.Hash]Release // by tag object, which never changes; without provenance; nil: not looked at
 	numbers   map[repo.Hash]int     // by the commit that they are of
@@ -120,7 +122,7 @@ func (b *Store) Make(ctx context.Context, l Landing) (Release, error) {
 			return Release{}, fmt.Errorf("make release %d of %s: %w", number, b.r.Name(), err)
 		}
 		crash.Point("release.written")
-		err = b.r.Move(ctx, Ref(number), repo.Zero, tag)
+		err = b.publish(ctx, number, tag)
 		if errors.Is(err, repo.ErrMoved) { // somebody else made that number: look again
 			if _, err = b.List(); err == nil {
 				continue
@@ -129,15 +131,24 @@ func (b *Store) Make(ctx context.Context, l Landing) (Release, error) {
 		if err != nil {
 			return Release{}, fmt.Errorf("make release %d of %s: %w", number, b.r.Name(), err)
 		}
-		crash.Point("release.made")
-		if _, err := b.read(number, tag); err != nil {
-			return Release{}, err
-		}
 		b.mu.Lock()
 		b.remember()
 		b.mu.Unlock()
 		return b.Read(number)
 	}
+}
+
+// publish makes a release of a tag, and knows it: whoever hears that its ref is there, and
+// asks, is told of it.
+func (b *Store) publish(ctx context.Context, number int, tag repo.Hash) error {
+	b.publishing.Lock()
+	defer b.publishing.Unlock()
+	if err := b.r.Move(ctx, Ref(number), repo.Zero, tag); err != nil {
+		return err
+	}
+	crash.Point("release.made")
+	_, err := b.read(number, tag)
+	return err
 }
 
 func (b *Store) write(number int, l Landing) (repo.Hash, error) {
@@ -312,6 +323,8 @@ func (b *Store) NumberAt(commit repo.Hash) (int, error) {
 	if err := b.load(); err != nil {
 		return 0, err
 	}
+	b.publishing.RLock()
+	defer b.publishing.RUnlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	number, ok := b.numbers[commit]

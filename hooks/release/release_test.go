@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -253,4 +254,41 @@ func TestForgeriesDoNotVerify(t *testing.T) {
 	if altered.Verify(r, signers) == nil {
 		t.Fatal("a manifest altered in memory verifies")
 	}
+}
+
+// TestWhatIsThereIsKnown: who sees the ref of a release, and asks what release its commit
+// is, is told, however soon.
+func TestWhatIsThereIsKnown(t *testing.T) {
+	t.Parallel()
+	r := testRepository(t)
+	b := Of(r)
+	var landings []Landing
+	for n := range 30 {
+		landings = append(landings, landing(t, r, fmt.Sprint("landing ", n)))
+	}
+	done := make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for seen := 0; seen < len(landings); {
+			if at, err := r.Ref(Ref(seen + 1)); err != nil || at == repo.Zero {
+				select {
+				case <-done:
+					return
+				default:
+					continue
+				}
+			}
+			if n, err := b.NumberAt(landings[seen].Commit); err != nil || n != seen+1 {
+				t.Errorf("release %d is there, and not known: %d, %v", seen+1, n, err)
+			}
+			seen++
+		}
+	})
+	for _, l := range landings {
+		if _, err := b.Make(t.Context(), l); err != nil {
+			t.Error(err)
+		}
+	}
+	close(done)
+	asking.Wait()
 }
