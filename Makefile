@@ -21,7 +21,7 @@ export HEADGATE_WEBHOOK_EXAMPLES ?= $(CURDIR)/$(WEBHOOK_EXAMPLES)
 # With the race detector. What reads the code reads it that way too, for the same reason.
 RACED = CGO_ENABLED=1 GOFLAGS="$(GOFLAGS) -race"
 
-.PHONY: demo run build test test-raced test-unraced test-kubernetes agent-image webhook-examples check staticcheck bench soak size run-packages race-packages test-packages bench-packages clean
+.PHONY: demo run build test test-raced test-unraced test-kubernetes bench-kubernetes agent-image webhook-examples check staticcheck bench soak size run-packages race-packages test-packages bench-packages clean
 
 demo: run-packages build
 	bin/headgate demo --data $(DATA) --ssh $(SSH) --http $(HTTP)
@@ -58,6 +58,10 @@ test-kubernetes: test-packages staticcheck
 	cd cmd/headgate-kube && go vet ./... && ../../bin/staticcheck ./...
 	programs=$$(.ci/kube/build) && cd cmd/headgate-kube && HEADGATE_KUBE_PROGRAMS=$$programs go test -vet=off ./...
 
+bench-kubernetes: bench-packages
+	programs=$$(.ci/kube/build) && cd cmd/headgate-kube && HEADGATE_KUBE_PROGRAMS=$$programs \
+		go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./...
+
 # The image of that agent, of its program and nothing else.
 agent-image:
 	cd cmd/headgate-kube && go build -ldflags "-s -w -X main.version=$$(git rev-parse --short=12 HEAD)" -o ../../bin/ .
@@ -81,6 +85,7 @@ staticcheck:
 	@go build -modfile=.ci/tools/go.mod -o bin/ honnef.co/go/tools/cmd/staticcheck
 
 bench: bench-packages build
+	@echo "left out: target: kubernetes with a real control plane; make bench-kubernetes has it"
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function \
 		./reconciler/target/services ./reconciler/target/services/proxy ./hooks/build/... ./gitd/repo
 	go test -run '^$$' -bench Decision -benchtime 2s ./policies

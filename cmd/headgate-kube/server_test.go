@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 }
 
 // programs is the directory of the programs.
-func programs(t *testing.T) string {
+func programs(t testing.TB) string {
 	t.Helper()
 	if err := buildOnce(); err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func programs(t *testing.T) string {
 
 // server is a Headgate server with one user, who administers it.
 type server struct {
-	t         *testing.T
+	t         testing.TB
 	dir, bin  string
 	ssh, http string // host:port
 	cmd       *exec.Cmd
@@ -69,7 +69,7 @@ type server struct {
 	line      *ssh.Client
 }
 
-func serve(t *testing.T, bin string) *server {
+func serve(t testing.TB, bin string) *server {
 	t.Helper()
 	s := &server{t: t, dir: t.TempDir(), bin: bin}
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f",

@@ -15,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -301,10 +302,12 @@ func (a *app) applyAll(ctx context.Context, k target.Key, d *target.Declared, in
 			}
 			continue
 		}
-		if err := a.t.apply(ctx, o, own, d.Sequence, d.Drift == target.Heal); err != nil {
-			return explain(o.entry, err)
+		if !inv.known || !a.inSync(ctx, d, o) {
+			if err := a.t.apply(ctx, o, own, d.Sequence, d.Drift == target.Heal); err != nil {
+				return explain(o.entry, err)
+			}
+			crash.Point("kube.applied")
 		}
-		crash.Point("kube.applied")
 		if kubernetes.StageOf(o.Group, o.Kind) != kubernetes.Definitions {
 			continue
 		}
@@ -422,13 +425,21 @@ func differences(want, live any, path string, secret bool) (all []string) {
 		}
 		return all
 	}
-	if reflect.DeepEqual(want, live) {
+	if reflect.DeepEqual(want, live) || strings.Contains(path, ".resources.") && sameQuantity(want, live) {
 		return nil
 	}
 	if secret || live == nil {
 		return []string{path + " is not as declared"}
 	}
 	return []string{fmt.Sprintf("%s is %.40s, and not %.40s", path, fmt.Sprint(live), fmt.Sprint(want))}
+}
+
+// sameQuantity reports whether two are the same amount: the cluster writes 1000m as 1. That it is no drift is known
+// without asking.
+func sameQuantity(x, y any) bool {
+	a, err1 := quantity.ParseQuantity(fmt.Sprint(x))
+	b, err2 := quantity.ParseQuantity(fmt.Sprint(y))
+	return err1 == nil && err2 == nil && a.Cmp(b) == 0
 }
 
 // drifted says what of an object is not as declared, and that somebody has changed. A field may be written otherwise than

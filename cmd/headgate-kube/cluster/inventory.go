@@ -33,6 +33,7 @@ type inventory struct {
 	Done     []string   `json:"done,omitempty"` // hooks of Sequence that have succeeded, by name
 
 	declared *target.Declared // nil: it was removed
+	known    bool             // this place was claimed before, so that objects may have been applied
 	version  string           // resource version; "" when there is none yet
 }
 
@@ -195,6 +196,7 @@ func (t *Target) Load(ctx context.Context) error {
 		t.mu.Lock()
 		t.init()
 		t.fences[inv.Key] = max(t.fenceOf(inv.Key), inv.Sequence)
+		t.loaded[inv.Key] = inv
 		t.mu.Unlock()
 		if inv.declared != nil {
 			t.Converge(*inv.declared)
@@ -205,13 +207,29 @@ func (t *Target) Load(ctx context.Context) error {
 	return nil
 }
 
+// takeLoaded is an inventory as Load has read it, once, where nothing has to be written: if it is another by now, objects
+// say so. nil: it is to be read.
+func (t *Target) takeLoaded(k target.Key, sequence int, d *target.Declared) *inventory {
+	t.mu.Lock()
+	inv := t.loaded[k]
+	delete(t.loaded, k)
+	t.mu.Unlock()
+	if inv == nil || d == nil || inv.Sequence != sequence || inv.Commit != d.Commit {
+		return nil
+	}
+	return inv
+}
+
 // claim writes down what is about to be: from here on nothing older acts. what there was is in it, too.
 func (a *app) claim(ctx context.Context, k target.Key, sequence int, d *target.Declared,
 	objects []entry) (*inventory, error) {
 	t := a.t
-	inv, err := t.readInventory(ctx, k)
-	if err != nil {
-		return nil, err
+	inv := t.takeLoaded(k, sequence, d)
+	if inv == nil {
+		var err error
+		if inv, err = t.readInventory(ctx, k); err != nil {
+			return nil, err
+		}
 	}
 	if inv.Sequence > sequence {
 		return nil, &fencedError{inv.Sequence}
@@ -242,7 +260,7 @@ func (a *app) claim(ctx context.Context, k target.Key, sequence int, d *target.D
 	same := before.version != "" && before.Sequence == sequence && before.Commit == inv.Commit &&
 		len(inv.Objects) == known &&
 		(before.declared == nil) == (d == nil) && (d == nil || before.declared.Drift == d.Drift)
-	if !same {
+	if inv.known = same; !same {
 		if err := t.writeInventory(ctx, inv); err != nil {
 			return nil, err
 		}

@@ -43,7 +43,8 @@ type Target struct {
 	ctx     context.Context // of Run; nil before
 	apps    map[target.Key]*app
 	fences  map[target.Key]int
-	heard   bool // the cluster has answered lately
+	loaded  map[target.Key]*inventory // by Load, of applications that have not acted yet
+	heard   bool                      // the cluster has answered lately
 	watches map[watchKey]*watch
 	running sync.WaitGroup
 	mapping sync.Mutex // Mapper is reset by one at a time
@@ -53,6 +54,7 @@ type Target struct {
 func (t *Target) init() {
 	if t.apps == nil {
 		t.apps, t.fences, t.watches = map[target.Key]*app{}, map[target.Key]int{}, map[watchKey]*watch{}
+		t.loaded = map[target.Key]*inventory{}
 	}
 }
 

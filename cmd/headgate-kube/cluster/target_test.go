@@ -35,7 +35,7 @@ func filesOf(namespace string, manifests ...string) target.Files {
 	return target.Files{"kubernetes.yaml": settingsOf(namespace), "all.yaml": []byte(strings.Join(manifests, "---\n"))}
 }
 
-func newTarget(t *testing.T, p *planetest.Plane, own string) *Target {
+func newTarget(t testing.TB, p *planetest.Plane, own string) *Target {
 	t.Helper()
 	target, err := Connect(p.Config)
 	if err != nil {
@@ -89,7 +89,7 @@ func (n *named) Converge(d target.Declared) {
 
 // subject is a running target, and what a test needs of it.
 type subject struct {
-	*testing.T
+	testing.TB
 	*Target
 	plane     *planetest.Plane
 	own, shop string
@@ -97,10 +97,10 @@ type subject struct {
 	end       func()
 }
 
-func start(t *testing.T, p *planetest.Plane, own, shop string) *subject {
+func start(t testing.TB, p *planetest.Plane, own, shop string) *subject {
 	t.Helper()
 	s := &subject{
-		T:      t,
+		TB:     t,
 		Target: newTarget(t, p, own),
 		plane:  p,
 		own:    own,
@@ -123,7 +123,7 @@ func start(t *testing.T, p *planetest.Plane, own, shop string) *subject {
 	return s
 }
 
-func fresh(t *testing.T) *subject {
+func fresh(t testing.TB) *subject {
 	p := planetest.Get(t)
 	return start(t, p, p.Namespace(t, "agent"), p.Namespace(t, "shop"))
 }
@@ -434,7 +434,8 @@ func TestRefusals(t *testing.T) {
 // TestPhantomsAreNoDrift: what the cluster writes otherwise than it was declared is no drift.
 func TestPhantomsAreNoDrift(t *testing.T) {
 	s := fresh(t)
-	s.Converge(s.declare(1, deployment)) // which says 1000m where the cluster says 1
+	// The cluster says 1 where it says 1000m, which is known to be the same, and 1Gi, of which the cluster says so.
+	s.Converge(s.declare(1, deployment+"      volumes: [{name: tmp, emptyDir: {sizeLimit: 1024Mi}}]\n"))
 	s.await("waiting", func(o target.Observed) bool { return strings.Contains(o.Message, "not seen") })
 	before := s.get("apps/v1/deployments", "web")
 	s.change("apps/v1/deployments", "web", fmt.Sprintf(ready, before.GetGeneration()), "status")

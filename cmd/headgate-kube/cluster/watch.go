@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // watchKey is what one watch of the cluster hears of: in one namespace, since an agent may be let into some only.
@@ -172,6 +174,31 @@ func (a *app) live(ctx context.Context, o *applied) (_ *unstructured.Unstructure
 		return nil, false, explain(o.entry, err)
 	}
 	return got, false, nil
+}
+
+// syncTimeout bounds how long what a watch knows is waited for before the cluster is asked instead.
+const syncTimeout = 10 * time.Second
+
+// inSync reports whether an object is as it was applied at this place before, by what a watch knows. An agent that starts
+// need not ask for each object then, nor apply it.
+func (a *app) inSync(ctx context.Context, d *target.Declared, o *applied) bool {
+	w := a.t.watchOf(o.entry)
+	if w == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	if !w.informer.HasSynced() && !cache.WaitForCacheSync(ctx.Done(), w.informer.HasSynced) {
+		return false
+	}
+	live := w.get(o.entry)
+	if live == nil || newer(o.got, live.GetResourceVersion()) || live.GetDeletionTimestamp() != nil ||
+		live.GetLabels()[ownerLabel] != idOf(d.Key) ||
+		live.GetAnnotations()[sequenceAnnotation] != strconv.Itoa(d.Sequence) {
+		return false
+	}
+	differs, err := a.t.drifted(ctx, o, live)
+	return err == nil && differs == ""
 }
 
 // newer reports whether what the cluster answered is newer than a version that was heard of.

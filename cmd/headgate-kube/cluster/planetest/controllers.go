@@ -24,7 +24,7 @@ var (
 // Controllers do in a namespace, until the test ends, what a cluster's would: each Deployment is available as soon as it
 // was seen, each Job completes, and what is deleted with all that it owns is gone. Where an image's name has "broken" in
 // it, they fail as they would once their time is over; a Job with "held" in it goes on until the test says otherwise.
-func (p *Plane) Controllers(t *testing.T, namespace string) {
+func (p *Plane) Controllers(t testing.TB, namespace string) {
 	t.Helper()
 	client := p.Client(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -53,7 +53,7 @@ func Main(m *testing.M) int {
 }
 
 // Get is the plane, started by whoever needs it first.
-func Get(t *testing.T) *Plane {
+func Get(t testing.TB) *Plane {
 	t.Helper()
 	startOnce.Do(func() { startErr = onePlane.start() })
 	if startErr != nil {
@@ -176,7 +176,7 @@ func (p *Plane) stop() {
 }
 
 // Client is a client of its administrator.
-func (p *Plane) Client(t *testing.T) dynamic.Interface {
+func (p *Plane) Client(t testing.TB) dynamic.Interface {
 	t.Helper()
 	c, err := dynamic.NewForConfig(p.Config)
 	if err != nil {
@@ -186,7 +186,7 @@ func (p *Plane) Client(t *testing.T) dynamic.Interface {
 }
 
 // Namespace makes a namespace of the test's own.
-func (p *Plane) Namespace(t *testing.T, what string) string {
+func (p *Plane) Namespace(t testing.TB, what string) string {
 	t.Helper()
 	name := fmt.Sprintf("%s-%d", what, made.Add(1))
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace",
