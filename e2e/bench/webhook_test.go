@@ -74,8 +74,10 @@ func (w *harness) follow(b *testing.B) *followed {
 
 	f.clone = w.clone(b, "there", forge.Push)
 	f.clone.git(b, "push", "-q", "origin", "HEAD:main")
-	connect := exec.Command("ssh", w.login(w.SSH, "forge", "connect", "github", forges.Name, "--name", "hub", "--mirror", "copy",
-		"--url", front.URL+"/"+forges.Name+".git", "--token")...)
+	connect := exec.Command(
+		"ssh",
+		w.login(w.SSH, "forge", "connect", "github", forges.Name, "--name", "hub", "--mirror", "copy",
+			"--url", front.URL+"/"+forges.Name+".git", "--token")...)
 	connect.Env, connect.Stdin = w.env(), strings.NewReader(token)
 	if out, err := connect.CombinedOutput(); err != nil {
 		b.Fatalf("forge connect: %v\n%s", err, out)
@@ -111,8 +113,11 @@ var payload = fmt.Appendf(nil, `{"ref": "refs/heads/main", "repository": {"full_
 func (f *followed) post(id string) (status int, retryAfter string, err error) {
 	m := hmac.New(sha256.New, []byte(f.secret))
 	m.Write(payload)
-	r, err := http.NewRequest(http.MethodPost, strings.Replace(f.HTTP, "console.localhost:", "127.0.0.1:", 1)+"/webhooks/hub",
-		bytes.NewReader(payload))
+	r, err := http.NewRequest(
+		http.MethodPost,
+		strings.Replace(f.HTTP, "console.localhost:", "127.0.0.1:", 1)+"/webhooks/hub",
+		bytes.NewReader(payload),
+	)
 	if err != nil {
 		return 0, "", err
 	}
@@ -217,7 +222,10 @@ func BenchmarkWebhooks(b *testing.B) {
 		}
 		hints = append(hints, f.first(b, "/info/refs", at).Sub(at))
 		f.until(b, nil, "the mirror", func() bool {
-			return strings.Contains(w.run(b, w.dir, "git", "ls-remote", "ssh://"+w.SSH+"/copy", "refs/heads/side"), f.tip(b))
+			return strings.Contains(
+				w.run(b, w.dir, "git", "ls-remote", "ssh://"+w.SSH+"/copy", "refs/heads/side"),
+				f.tip(b),
+			)
 		})
 	}
 
@@ -253,8 +261,13 @@ func BenchmarkWebhooks(b *testing.B) {
 	t.goal("from a webhook to the forge being asked", hints, 95, 50*time.Millisecond)
 	t.goal("from a verdict to its status at the forge", told, 95, time.Second)
 	t.print()
-	fmt.Printf("  answered in %.1f s: %v; %d were neither taken nor told when to come again (goal: none): %s\n", took.Seconds(),
-		statuses, wrong, met(wrong == 0))
+	fmt.Printf(
+		"  answered in %.1f s: %v; %d were neither taken nor told when to come again (goal: none): %s\n",
+		took.Seconds(),
+		statuses,
+		wrong,
+		met(wrong == 0),
+	)
 	fmt.Printf("  taken: %d, there after a kill: %d (goal: all): %s\n", taken, kept, met(kept >= taken))
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(ratio, "push-x")

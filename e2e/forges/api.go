@@ -236,7 +236,6 @@ func (r *Request) edit(title, body string) {
 // headgate is who has the token.
 const headgate = "headgate-bot"
 
-// gitHub is what GitHub and Gitea have in common, which is nearly all.
 // hooking is what all have of webhooks, each with its words.
 func (f *Forge) hooking(at, edit, test string, handle func(string, func(*http.Request, object) (any, error))) {
 	read := func(in object) hook {
@@ -296,12 +295,6 @@ func (f *Forge) hooking(at, edit, test string, handle func(string, func(*http.Re
 	})
 }
 
-// checking is what GitHub has of check runs, which are an App's.
-// CheckRun is one that an App has made, with what was said of it last.
-// CheckRuns are those of a commit, oldest first.
-// logging is GitHub's log of what it has posted to webhooks, newest first.
-// deploying is what GitHub has of deployments and of workflows' runs. The run 4040 is not
-// there; every other one is of the commit of main.
 // whole is a list that is answered whole.
 type whole struct{ list []object }
 

@@ -96,11 +96,6 @@ type Forge struct {
 	given map[string]given // tokens of its installation
 }
 
-// hook is a webhook that was made by the API.
-// posted is one attempt to post to such a webhook.
-// note keeps what became of an attempt.
-// SwitchOff implements People.
-// Hooks implements People.
 // Deployment is one that was made, with what was said of it last.
 type Deployment struct {
 	ID                                                 int64

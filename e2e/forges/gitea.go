@@ -232,16 +232,6 @@ func (g *Gitea) as(login, method, path string, in, out any) error {
 	return json.Unmarshal(answer, out)
 }
 
-// known has somebody have an account.
-// Permit implements People.
-// Request implements People.
-// Propose implements People. A fork is the author's own repository; who has a branch in
-// this one may write to it, if nothing else was said.
-// Merge implements People, by somebody who is given the right to.
-// CloseRequest implements People.
-// Say implements People.
-// Statuses implements People.
-// Comments implements People.
 type giteaHook struct {
 	ID     int64             `json:"id"`
 	Config map[string]string `json:"config"`

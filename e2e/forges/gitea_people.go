@@ -9,6 +9,7 @@ import (
 	"time"
 )
 
+// known has somebody have an account.
 func (g *Gitea) known(login string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -38,6 +39,7 @@ func (g *Gitea) permit(login, level string) error {
 	return g.as("owner", "PUT", "repos/"+Name+"/collaborators/"+login, object{"permission": level}, nil)
 }
 
+// Permit implements People.
 func (g *Gitea) Permit(login, level string) error { return g.permit(login, level) }
 
 type giteaPull struct {
@@ -77,12 +79,15 @@ func (p giteaPull) request() Request {
 
 func pullPath(number int) string { return fmt.Sprintf("repos/%s/pulls/%d", Name, number) }
 
+// Request implements People.
 func (g *Gitea) Request(number int) (Request, error) {
 	var p giteaPull
 	err := g.as("owner", "GET", pullPath(number), nil, &p)
 	return p.request(), err
 }
 
+// Propose implements People. A fork is the author's own repository; who has a branch in
+// this one may write to it, if nothing else was said.
 func (g *Gitea) Propose(author, branch string, fork bool) (*Request, error) {
 	if err := g.known(author); err != nil {
 		return nil, err
@@ -121,7 +126,10 @@ func (g *Gitea) Propose(author, branch string, fork bool) (*Request, error) {
 	}); err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(list, func(p giteaPull) bool { return p.Head.Ref == branch && (p.Head.Repo.Name != Name) == fork })
+	i := slices.IndexFunc(
+		list,
+		func(p giteaPull) bool { return p.Head.Ref == branch && (p.Head.Repo.Name != Name) == fork },
+	)
 	var p giteaPull
 	if i >= 0 {
 		p = list[i]
@@ -143,6 +151,7 @@ func (g *Gitea) Propose(author, branch string, fork bool) (*Request, error) {
 	return &r, err
 }
 
+// Merge implements People, by somebody who is given the right to.
 func (g *Gitea) Merge(author string, number int, squash bool) error {
 	if err := g.permit(author, "write"); err != nil {
 		return err
@@ -157,19 +166,25 @@ func (g *Gitea) Merge(author string, number int, squash bool) error {
 	})
 }
 
+// CloseRequest implements People.
 func (g *Gitea) CloseRequest(number int) error {
 	return g.as("owner", "PATCH", pullPath(number), object{"state": "closed"}, nil)
 }
 
+// Say implements People.
 func (g *Gitea) Say(author string, request int, body string) (int64, error) {
 	var c struct {
 		ID int64 `json:"id"`
 	}
-	err := errors.Join(g.known(author), g.as(author, "POST", fmt.Sprintf("repos/%s/issues/%d/comments", Name, request),
-		object{"body": body}, &c))
+	err := errors.Join(
+		g.known(author),
+		g.as(author, "POST", fmt.Sprintf("repos/%s/issues/%d/comments", Name, request),
+			object{"body": body}, &c),
+	)
 	return c.ID, err
 }
 
+// Statuses implements People.
 func (g *Gitea) Statuses(commit string) (list []Status) {
 	type status struct {
 		ID          int64  `json:"id"`
@@ -189,11 +204,15 @@ func (g *Gitea) Statuses(commit string) (list []Status) {
 	}
 	slices.SortFunc(all, func(a, b status) int { return cmp.Compare(a.ID, b.ID) })
 	for _, s := range all {
-		list = append(list, Status{Commit: commit, Context: s.Context, State: s.State, Description: s.Description, URL: s.URL})
+		list = append(
+			list,
+			Status{Commit: commit, Context: s.Context, State: s.State, Description: s.Description, URL: s.URL},
+		)
 	}
 	return list
 }
 
+// Comments implements People.
 func (g *Gitea) Comments(request int) (list []Comment) {
 	var all []struct {
 		ID      int64     `json:"id"`

@@ -8,6 +8,7 @@ import (
 	"time"
 )
 
+// gitHub is what GitHub and Gitea have in common, which is nearly all.
 func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, error))) {
 	const at = "repos/owner/name/"
 	user := func(login string) object { return object{"login": login, "id": userID(login)} }
@@ -34,7 +35,13 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 		return o
 	}
 	comment := func(c *Comment) object {
-		return object{"id": c.ID, "user": user(c.Author), "body": c.Body, "created_at": c.Created, "updated_at": c.Updated}
+		return object{
+			"id":         c.ID,
+			"user":       user(c.Author),
+			"body":       c.Body,
+			"created_at": c.Created,
+			"updated_at": c.Updated,
+		}
 	}
 	empty := func() bool {
 		heads, err := git("-C", f.Dir, "for-each-ref", "--count=1", "refs/heads")
@@ -143,6 +150,7 @@ func (f *Forge) gitHub(handle func(string, func(*http.Request, object) (any, err
 	})
 }
 
+// checking is what GitHub has of check runs, which are an App's.
 func (f *Forge) checking(at string, handle func(string, func(*http.Request, object) (any, error))) {
 	shown := func(c *CheckRun) object {
 		o := object{"id": c.ID, "name": c.Name, "head_sha": c.Commit, "status": c.Status, "conclusion": nil}
@@ -158,7 +166,10 @@ func (f *Forge) checking(at string, handle func(string, func(*http.Request, obje
 		c.Title, c.Summary = text(output, "title"), text(output, "summary")
 		more, _ := output["annotations"].([]any)
 		if c.Name == "" || len(more) > 50 || (c.Status == "completed") != (c.Conclusion != "") ||
-			!slices.Contains([]string{"queued", "in_progress", "completed"}, c.Status) || c.Title == "" || c.Summary == "" {
+			!slices.Contains(
+				[]string{"queued", "in_progress", "completed"},
+				c.Status,
+			) || c.Title == "" || c.Summary == "" {
 			return answer(http.StatusUnprocessableEntity)
 		}
 		for _, one := range more {
@@ -168,7 +179,10 @@ func (f *Forge) checking(at string, handle func(string, func(*http.Request, obje
 				text(a, "annotation_level") != "failure" {
 				return answer(http.StatusUnprocessableEntity)
 			}
-			c.Annotations = append(c.Annotations, fmt.Sprintf("%s:%.0f: %s", text(a, "path"), line, text(a, "message")))
+			c.Annotations = append(
+				c.Annotations,
+				fmt.Sprintf("%s:%.0f: %s", text(a, "path"), line, text(a, "message")),
+			)
 		}
 		return nil
 	}
@@ -201,12 +215,14 @@ func (f *Forge) checking(at string, handle func(string, func(*http.Request, obje
 	})
 }
 
+// CheckRun is one that an App has made, with what was said of it last.
 type CheckRun struct {
 	ID                                                    int64
 	Name, Commit, Status, Conclusion, Title, Summary, URL string
 	Annotations                                           []string // all that were added
 }
 
+// CheckRuns are those of a commit, oldest first.
 func (f *Forge) CheckRuns(commit string) (list []CheckRun) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -218,6 +234,7 @@ func (f *Forge) CheckRuns(commit string) (list []CheckRun) {
 	return list
 }
 
+// logging is GitHub's log of what it has posted to webhooks, newest first.
 func (f *Forge) logging(at string, handle func(string, func(*http.Request, object) (any, error))) {
 	shown := func(i int) object {
 		p := f.posted[i]
@@ -243,6 +260,8 @@ func (f *Forge) logging(at string, handle func(string, func(*http.Request, objec
 	})
 }
 
+// deploying is what GitHub has of deployments and of workflows' runs. The run 4040 is not
+// there; every other one is of the commit of main.
 func (f *Forge) deploying(at string, handle func(string, func(*http.Request, object) (any, error))) {
 	handle("GET "+at+"deployments", func(r *http.Request, _ object) (any, error) {
 		list := []object{}
@@ -258,8 +277,12 @@ func (f *Forge) deploying(at string, handle func(string, func(*http.Request, obj
 		if in["auto_merge"] != false || !given || len(contexts) > 0 {
 			return nil, answer(http.StatusConflict)
 		}
-		d := Deployment{ID: int64(len(f.deployments) + 1), Environment: text(in, "environment"), Commit: text(in, "ref"),
-			Description: text(in, "description")}
+		d := Deployment{
+			ID:          int64(len(f.deployments) + 1),
+			Environment: text(in, "environment"),
+			Commit:      text(in, "ref"),
+			Description: text(in, "description"),
+		}
 		f.deployments = append(f.deployments, d)
 		return object{"id": d.ID}, nil
 	})

@@ -5,6 +5,7 @@ import (
 	"slices"
 )
 
+// gitLab is GitLab's dialect.
 func (f *Forge) gitLab(handle func(string, func(*http.Request, object) (any, error))) {
 	const at = "projects/{project}/"
 	user := func(login string) object { return object{"username": login, "id": userID(login)} }

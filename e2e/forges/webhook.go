@@ -12,11 +12,13 @@ import (
 	"time"
 )
 
+// hook is a webhook that was made by the API.
 type hook struct {
 	address, secret string
 	off             bool
 }
 
+// posted is one attempt to post to such a webhook.
 type posted struct {
 	hook   int
 	id     string
@@ -26,6 +28,7 @@ type posted struct {
 	status int
 }
 
+// note keeps what became of an attempt.
 func (f *Forge) note(address string, p posted) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -36,6 +39,7 @@ func (f *Forge) note(address string, p posted) {
 	}
 }
 
+// SwitchOff implements People.
 func (f *Forge) SwitchOff(address string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -47,6 +51,7 @@ func (f *Forge) SwitchOff(address string) error {
 	return nil
 }
 
+// Hooks implements People.
 func (f *Forge) Hooks() map[string]string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -57,6 +62,8 @@ func (f *Forge) Hooks() map[string]string {
 	return all
 }
 
+// Hook posts a webhook: of a push; of a request, with one; of a comment on it, with
+// both; and a test of itself with request -1. It is signed with secret, and not when that is empty.
 func (f *Forge) Hook(address, id, secret string, request int, comment int64) (status int, answer string, err error) {
 	event := "push"
 	var data []byte

@@ -321,15 +321,6 @@ func (l *Log) commit(w *batch) error {
 	return nil
 }
 
-// longestPause bounds how long a delivery waits for others.
-const longestPause = 50 * time.Millisecond
-
-// pause is how long the next sync waits for more deliveries to join it; write is held. In a
-// flood the disk is left to others three quarters of the time: their syncs wait for ours.
-func (l *Log) pause(now time.Time) time.Duration {
-	return max(0, min(3*l.took, longestPause)-now.Sub(l.synced))
-}
-
 // append writes records and syncs them; write is held. After an error the
 // segment is left for good: what stands at its end is not known.
 func (l *Log) append(records []byte) (at int64, err error) {

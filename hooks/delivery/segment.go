@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 type segment struct {
@@ -55,6 +56,7 @@ type record struct {
 
 type recordKind string
 
+// Limits of what a delivery says of itself.
 const (
 	deliveryRecord recordKind = "delivery"
 	outcomeRecord  recordKind = "outcome"
@@ -99,4 +101,13 @@ func appendRecord(out *bytes.Buffer, r record, body []byte) {
 		out.Write(body)
 		out.WriteByte('\n')
 	}
+}
+
+// longestPause bounds how long a delivery waits for others.
+const longestPause = 50 * time.Millisecond
+
+// pause is how long the next sync waits for more deliveries to join it; write is held. In a
+// flood the disk is left to others three quarters of the time: their syncs wait for ours.
+func (l *Log) pause(now time.Time) time.Duration {
+	return max(0, min(3*l.took, longestPause)-now.Sub(l.synced))
 }

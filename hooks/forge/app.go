@@ -245,8 +245,8 @@ func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.
 	has map[string]string, err error) {
 	private, err := appKey(key)
 	if err != nil {
-		return token, ends, nil, i.problem(AppKeyBad, "secret %s is not the private key of a GitHub App (%v): generate one in "+
-			"the App's settings, and set the file as it is: secret set %s <app.pem", i.app.Key, err, i.app.Key)
+		return token, ends, nil, i.problem(AppKeyBad, "secret %s is not the private key of a GitHub App (%v): "+
+			"generate one in the App's settings, and set the file as it is: secret set %s <app.pem", i.app.Key, err, i.app.Key)
 	}
 	base, err := url.Parse(i.base)
 	if err != nil {
@@ -273,8 +273,8 @@ func (i *installation) ask(ctx context.Context, key secret.Value) (token secret.
 	}
 	wanted, missing := i.of(given)
 	if len(missing) > 0 {
-		return token, ends, nil, i.problem(AppPermission, "GitHub App %d lacks a permission that this takes: give it %s in its "+
-			"settings, Permissions & events, and accept that where it is installed", i.app.ID, strings.Join(missing, "; "))
+		return token, ends, nil, i.problem(AppPermission, "GitHub App %d lacks a permission that this takes: give it "+
+			"%s in its settings, Permissions & events, and accept that where it is installed", i.app.ID, strings.Join(missing, "; "))
 	}
 	options := &github.InstallationTokenOptions{
 		Repositories: []string{i.name},

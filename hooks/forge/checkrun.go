@@ -79,11 +79,17 @@ func (g *gitHub) TakesRuns(ctx context.Context) (bool, error) {
 
 // Run implements runner. What has ended and begins again is another run, as GitHub has it.
 func (g *gitHub) Run(ctx context.Context, commit repo.Hash, c Check, failed func() Failed) error {
-	list, _, err := g.client.Checks.ListCheckRunsForRef(ctx, g.owner, g.name, commit.String(), &github.ListCheckRunsOptions{
-		CheckName: github.String(checkName),
-		AppID:     github.Int64(g.app.app.ID),
-		Filter:    github.String("latest"),
-	})
+	list, _, err := g.client.Checks.ListCheckRunsForRef(
+		ctx,
+		g.owner,
+		g.name,
+		commit.String(),
+		&github.ListCheckRunsOptions{
+			CheckName: github.String(checkName),
+			AppID:     github.Int64(g.app.app.ID),
+			Filter:    github.String("latest"),
+		},
+	)
 	if err != nil {
 		return gitHubError(err)
 	}
@@ -219,7 +225,10 @@ func (p *pass) failed(log string, commit repo.Hash) Failed {
 			line, _, _ := strings.Cut(c.Message, "\n")
 			f.Tests = append(f.Tests, fmt.Sprintf("%s: %s", c, line))
 			if name, number, ok := placeOf(c, is); ok {
-				f.Annotations = append(f.Annotations, Annotation{Path: name, Line: number, Title: c.String(), Text: c.Message})
+				f.Annotations = append(
+					f.Annotations,
+					Annotation{Path: name, Line: number, Title: c.String(), Text: c.Message},
+				)
 			}
 		}
 	}

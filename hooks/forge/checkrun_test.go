@@ -60,7 +60,11 @@ func TestCheckRuns(t *testing.T) {
 		r.Failed++
 	}
 	add("example.org/m/sub/calc", "TestAdd", "    calc_test.go:7: 1 + 1 is 3\n    more")
-	add("sub.test_sum", "test_sum", "Traceback\n  File \"/codebuild/src/sub/test_sum.py\", line 9, in test_sum\nAssertionError")
+	add(
+		"sub.test_sum",
+		"test_sum",
+		"Traceback\n  File \"/codebuild/src/sub/test_sum.py\", line 9, in test_sum\nAssertionError",
+	)
 	add("elsewhere", "TestNowhere", "nowhere.go:1: it is in no file of the commit; 10:20 is a time")
 	for i := range 60 {
 		add("sub/calc", fmt.Sprint("TestMany", i), fmt.Sprintf("sub/calc/calc_test.go:%d: no", i+10))
@@ -97,7 +101,8 @@ func TestCheckRuns(t *testing.T) {
 	red := Check{State: CheckFailure, Text: "refused: it is red"}
 	say(as, red)
 	said := runs("completed failure: refused: it is red")[0]
-	if list := said.Annotations; len(list) != 49 || list[0] != "sub/calc/calc_test.go:7:     calc_test.go:7: 1 + 1 is 3\n    more" ||
+	if list := said.Annotations; len(list) != 49 ||
+		list[0] != "sub/calc/calc_test.go:7:     calc_test.go:7: 1 + 1 is 3\n    more" ||
 		!strings.HasPrefix(list[1], "sub/test_sum.py:9: ") {
 		t.Errorf("%d annotations: %q", len(list), list)
 	}
@@ -107,7 +112,11 @@ func TestCheckRuns(t *testing.T) {
 	}
 	red.Text = "refused: it is still red" // which adds no second line to any file
 	say(as, red)
-	if again := runs("completed failure: refused: it is still red")[0]; len(again.Annotations) != len(said.Annotations) {
+	if again := runs("completed failure: refused: it is still red")[0]; len(
+		again.Annotations,
+	) != len(
+		said.Annotations,
+	) {
 		t.Errorf("%d annotations", len(again.Annotations))
 	}
 	say(as, Check{State: CheckPending, Text: "queued again"})
@@ -118,7 +127,8 @@ func TestCheckRuns(t *testing.T) {
 	}
 
 	// What began with a status goes on with it: GitHub would require both.
-	if as := say(ByStatus, Check{State: CheckPending, Text: "queued"}); as != ByStatus || len(a.Statuses(main.String())) != 1 {
+	if as := say(ByStatus, Check{State: CheckPending, Text: "queued"}); as != ByStatus ||
+		len(a.Statuses(main.String())) != 1 {
 		t.Errorf("as %s, statuses %+v", as, a.Statuses(main.String()))
 	}
 	// So does who may not write runs.
@@ -126,7 +136,8 @@ func TestCheckRuns(t *testing.T) {
 	a.Install(a.app)
 	a.Revoke()
 	p.api.(*gitHub).app.forget()
-	if as := say("", Check{State: CheckSuccess, Text: "green"}); as != ByStatus || len(a.Statuses(main.String())) != 2 {
+	if as := say("", Check{State: CheckSuccess, Text: "green"}); as != ByStatus ||
+		len(a.Statuses(main.String())) != 2 {
 		t.Errorf("as %s, statuses %+v", as, a.Statuses(main.String()))
 	}
 	runs("completed failure: refused: it is still red", "completed success: green")
@@ -145,9 +156,18 @@ func TestAnnotationsInCalls(t *testing.T) {
 			}
 			failed := Failed{}
 			for i := range n {
-				failed.Annotations = append(failed.Annotations, Annotation{Path: "x", Line: i + 1, Title: "t", Text: "no"})
+				failed.Annotations = append(
+					failed.Annotations,
+					Annotation{Path: "x", Line: i + 1, Title: "t", Text: "no"},
+				)
 			}
-			_, err := p.check(t.Context(), commit, "", Check{State: CheckFailure, Text: "red"}, func() Failed { return failed })
+			_, err := p.check(
+				t.Context(),
+				commit,
+				"",
+				Check{State: CheckFailure, Text: "red"},
+				func() Failed { return failed },
+			)
 			a.must(err)
 			if list := a.CheckRuns(commit.String()); len(list) != 1 || len(list[0].Annotations) != n {
 				t.Errorf("%d annotations, begun %v: %+v", n, begun, list)
@@ -170,8 +190,13 @@ func TestRerun(t *testing.T) {
 	a.must(err)
 	press := func(event, by string, commit repo.Hash) delivery.Entry {
 		t.Helper()
-		body := fmt.Sprintf(`{"action": "rerequested", "repository": {"full_name": "owner/name"}, %q: {"head_sha": %q},
-			"sender": {"login": %q, "id": 5}}`, event, commit.String(), by)
+		body := fmt.Sprintf(
+			`{"action": "rerequested", "repository": {"full_name": "owner/name"}, %q: {"head_sha": %q},
+			"sender": {"login": %q, "id": 5}}`,
+			event,
+			commit.String(),
+			by,
+		)
 		_, err := p.w.inbox.Put(delivery.Delivery{Event: event, At: time.Now(), Body: []byte(body)})
 		a.must(err)
 		p.w.reduce()
@@ -186,7 +211,8 @@ func TestRerun(t *testing.T) {
 		return all
 	}
 
-	if d := press("check_run", "eve", head); d.Outcome != delivery.Ignored || !strings.Contains(d.Detail, `"eve" may not`) {
+	if d := press("check_run", "eve", head); d.Outcome != delivery.Ignored ||
+		!strings.Contains(d.Detail, `"eve" may not`) {
 		t.Errorf("%+v", d)
 	}
 	a.must(a.Permit("ann", "write"))
@@ -209,7 +235,10 @@ func TestRerun(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	a.Break(forges.Fault{Status: http.StatusBadGateway})
-	body := fmt.Sprintf(`{"action": "rerequested", "check_run": {"head_sha": %q}, "sender": {"login": "ann"}}`, head.String())
+	body := fmt.Sprintf(
+		`{"action": "rerequested", "check_run": {"head_sha": %q}, "sender": {"login": "ann"}}`,
+		head.String(),
+	)
 	_, err = p.w.inbox.Put(delivery.Delivery{Event: "check_run", At: time.Now(), Body: []byte(body)})
 	a.must(err)
 	if err := p.rerun(t.Context()); err == nil || p.w.inbox.List(1)[0].Outcome != delivery.Pending {

@@ -34,7 +34,10 @@ func TestHostileBodies(t *testing.T) {
 			"issue": null, "comment": null, "object_attributes": null, "merge_request": null, "sender": null}`, 202},
 		"all of another type": {`{"action": {}, "repository": 7, "project": [], "number": "x", "pull_request": "x",
 			"issue": true, "comment": [], "object_kind": 1, "object_attributes": 3, "merge_request": "", "sender": 1}`, 202},
-		"numbers out of bounds":      {`{` + home + `, "number": 1e400, "comment": {"id": 99999999999999999999}}`, 202},
+		"numbers out of bounds": {
+			`{` + home + `, "number": 1e400, "comment": {"id": 99999999999999999999}}`,
+			202,
+		},
 		"a hundred thousand commits": {`{` + home + `, "object_kind": "push", "commits": [` + commits + `{}]}`, 202},
 		"no UTF-8, and NUL":          {`{` + home + ", \"action\": \"\xff\x00\\u0000\"}", 400},
 		"another repository behind the right one": {`{` + home + `, "repository": {"full_name": "owner/other"},
@@ -79,7 +82,14 @@ func TestReplay(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 125 {
-				code, _ := rt.post(t, "hub", pushBody, signed("new", pushBody), "X-GitHub-Delivery: same", "X-GitHub-Event: push")
+				code, _ := rt.post(
+					t,
+					"hub",
+					pushBody,
+					signed("new", pushBody),
+					"X-GitHub-Delivery: same",
+					"X-GitHub-Event: push",
+				)
 				mu.Lock()
 				codes[code]++
 				mu.Unlock()
@@ -107,7 +117,9 @@ func TestManyAreOneLook(t *testing.T) {
 	for of := range 64 {
 		all.Go(func() {
 			for i := of; i < many; i += 64 {
-				_, err := w.inbox.Put(delivery.Delivery{ID: fmt.Sprint(i), Event: "push", At: time.Now(), Body: []byte(pushBody)})
+				_, err := w.inbox.Put(
+					delivery.Delivery{ID: fmt.Sprint(i), Event: "push", At: time.Now(), Body: []byte(pushBody)},
+				)
 				if err != nil {
 					t.Error(err)
 				}

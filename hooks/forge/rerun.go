@@ -53,7 +53,10 @@ func (p *pass) rerunOne(ctx context.Context, k Key, sequence int64) (delivery.Ou
 		return "", "", err
 	}
 	if !may {
-		return delivery.Ignored, fmt.Sprintf("%.100q may not run it again: that takes the right to write there", k.By.Login), nil
+		return delivery.Ignored, fmt.Sprintf(
+			"%.100q may not run it again: that takes the right to write there",
+			k.By.Login,
+		), nil
 	}
 	done := strconv.FormatInt(sequence, 10)
 	if by, _ := s.Head().Option(rerunOption); by != done { // else a kill came before it was noted
