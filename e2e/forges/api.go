@@ -300,5 +300,3 @@ type whole struct{ list []object }
 
 // MarshalJSON implements json.Marshaler.
 func (o whole) MarshalJSON() ([]byte, error) { return json.Marshal(o.list) }
-
-// gitLab is GitLab's dialect.

@@ -445,6 +445,3 @@ func (f *Forge) Comments(request int) (list []Comment) {
 	}
 	return list
 }
-
-// Hook posts a webhook: of a push; of a request, with one; of a comment on it, with
-// both; and a test of itself with request -1. It is signed with secret, and not when that is empty.
