@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 		"policies", "reconciler"},
 	"e2e":                {"e2e/forges", "e2e/power", "gitd/engine/enginetest"}, // which knows nobody
 	"e2e/bench/landings": {"gitd", "hooks"},
+	"e2e/bench/agents":   {"reconciler/agent", "reconciler/target"},
 }
 
 // serving are the SSH daemon and the console. What else is below gitd is for

@@ -113,7 +113,7 @@ type Conn struct {
 }
 
 // readBuffer bounds what has come and was not read yet. There may be thousands of them.
-const readBuffer = 4 << 10
+const readBuffer = 1 << 10
 
 // NewConn makes a connection of a channel, between two addresses.
 func NewConn(channel ssh.Channel, local, remote net.Addr) *Conn {

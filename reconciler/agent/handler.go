@@ -187,7 +187,11 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request) {
 	defer end()
 	out := streamTo(w)
 	said := map[target.Key]target.Observed{}
-	beat := time.NewTicker(heartbeat)
+	every := heartbeat
+	if h.Prove != nil {
+		every = farHeartbeat
+	}
+	beat := time.NewTicker(every)
 	defer beat.Stop()
 	for first := true; ; first = false {
 		there := map[target.Key]bool{}

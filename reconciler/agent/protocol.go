@@ -30,6 +30,7 @@ const (
 	maxLine       = 8 << 20  // of a stream
 	maxAnswer     = 1 << 20
 	heartbeat     = 3 * time.Second  // of a stream that has nothing to say
+	farHeartbeat  = 5 * time.Second  // the same of an agent on another machine, of which there may be a thousand
 	silentTimeout = 15 * time.Second // after which an agent counts as away
 	callTimeout   = 30 * time.Second
 )

@@ -77,6 +77,9 @@ func (t *Target) init() {
 			DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return t.Dial(ctx) },
 			MaxIdleConnsPerHost: 4,
 			DisableCompression:  true,
+			// There may be a thousand agents, and little is said.
+			ReadBufferSize:  lineBuffer,
+			WriteBufferSize: lineBuffer,
 		}}
 	})
 }
@@ -237,6 +240,9 @@ func silenced(units []target.Unit) (all []target.Unit) {
 
 // Watch implements target.Target.
 func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) { return t.reports.Watch(k) }
+
+// lineBuffer is what a connection to an agent holds of what is said.
+const lineBuffer = 1 << 10
 
 // Pauses between tries to reach the agent.
 const (
