@@ -383,7 +383,7 @@ func TestClusterOfAServer(t *testing.T) {
 
 	// What never becomes healthy comes back by a commit.
 	s.release("shop", "Fourth", map[string]string{"deploy/staging/web.yaml": fmt.Sprintf(web, "broken:3")})
-	s.shows("env show shop staging", "release 2, healthy", "hold")
+	s.shows("env show shop staging", "release 2, healthy", "hold", "no cluster has succeeded")
 	if i := image(); i != "registry.example.org/web:2" {
 		t.Errorf("the cluster has %s", i)
 	}

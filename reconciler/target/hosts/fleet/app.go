@@ -281,6 +281,7 @@ func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]
 			members = append(members, rollout.Host{Name: h.Name, Zone: h.Tags[zoneTag], Health: rollout.Healthy})
 		}
 		a.state, a.about = rollout.Begin(c.rollout, members), d
+		a.state.Of = a.t.File.of()
 	}
 	for _, h := range slices.Clone(a.state.Hosts) {
 		if _, there := looked[h.Name]; !there {

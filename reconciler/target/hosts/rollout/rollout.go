@@ -138,7 +138,10 @@ type State struct {
 	Zones   map[string]int // the same of each zone, if the configuration says so
 	Hosts   []Host         // by name
 	Stop    string         // why it is to be stopped: an alarm, or a person; "" goes on
+	Of      string         // what people call a host here: "cluster"; "": a host
 }
+
+func (s *State) of() string { return cmp.Or(s.Of, "host") }
 
 // Begin begins a deployment to hosts.
 func Begin(c Config, hosts []Host) *State {
@@ -212,7 +215,7 @@ func (s *State) Plan(now time.Time) Plan {
 		}
 	}
 	if len(members) == 0 {
-		return Plan{Status: Broken, Reason: NoHosts, Why: "no host has the tags that are asked for"}
+		return Plan{Status: Broken, Reason: NoHosts, Why: "no " + s.of() + " has the tags that are asked for"}
 	}
 	running := count(members, func(h *Host) bool { return h.Attempt == Running })
 	if s.Stop != "" {
@@ -350,7 +353,7 @@ func (s *State) blocks(members []*Host, h *Host, chosen []string) string {
 	}
 	healthy := count(members, func(h *Host) bool { return h.Health == Healthy })
 	if room(members, s.Minimum) <= 0 {
-		return fmt.Sprintf("%d of %d hosts are healthy, and %d must stay so", healthy, len(members), s.Minimum)
+		return fmt.Sprintf("%d of %d %ss are healthy, and %d must stay so", healthy, len(members), s.of(), s.Minimum)
 	}
 	minimum, zonal := s.Zones[h.Zone]
 	if !zonal {
@@ -363,8 +366,8 @@ func (s *State) blocks(members []*Host, h *Host, chosen []string) string {
 		}
 	}
 	if room(zone, minimum) <= 0 {
-		return fmt.Sprintf("%d of %d hosts of zone %s are healthy, and %d must stay so",
-			count(zone, func(h *Host) bool { return h.Health == Healthy }), len(zone), h.Zone, minimum)
+		return fmt.Sprintf("%d of %d %ss of zone %s are healthy, and %d must stay so",
+			count(zone, func(h *Host) bool { return h.Health == Healthy }), len(zone), s.of(), h.Zone, minimum)
 	}
 	return ""
 }
@@ -393,7 +396,7 @@ func (s *State) stuck(members []*Host, why string, p *Plan) {
 	p.Status, p.Reason = Broken, Constraints
 	if count(members, func(h *Host) bool { return h.Attempt != None }) == 0 {
 		p.Reason = Invalid
-		p.Why += "; choose a lower minimum, or add hosts"
+		p.Why += "; choose a lower minimum, or add " + s.of() + "s"
 	}
 }
 
@@ -406,10 +409,10 @@ func (s *State) finish(members []*Host, p *Plan) {
 		return
 	}
 	if count(members, func(h *Host) bool { return h.Attempt == Failed }) == 0 && s.anyLeft(members) {
-		p.Status, p.Why = Waiting, "no host can be reached"
+		p.Status, p.Why = Waiting, "no "+s.of()+" can be reached"
 		return
 	}
-	p.Status, p.Reason, p.Why = Broken, NoneSucceeded, "no host has succeeded"
+	p.Status, p.Reason, p.Why = Broken, NoneSucceeded, "no "+s.of()+" has succeeded"
 }
 
 // Report tells how a host has ended; it makes the host healthy or not.
