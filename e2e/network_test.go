@@ -209,12 +209,14 @@ func TestCutLinks(t *testing.T) {
 	if err := unix.Mkfifo(web[0].in("hold-two"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	web[1].run("tc qdisc add dev " + web[1].link + " root tbf rate 16mbit burst 64k latency 400ms")
+	web[1].run("tc qdisc add dev " + web[1].link + " root tbf rate 8mbit burst 64k latency 400ms")
 	before := web[1].received()
 	s.noise(2)
 	s.release("two")
 	await(t, h, "web-1 is at it", func() bool { return web[0].holds("ran") == "one two" })
-	await(t, h, "web-2 has half of it", func() bool { return web[1].arrived() > shopSize/2 })
+	await(t, h, "web-2 has half of it", func() bool { // or all, where nobody has looked for seconds
+		return web[1].arrived() > shopSize/2 || web[1].holds("ran") == "one two"
+	})
 	for _, m := range web {
 		m.cut()
 	}
