@@ -78,11 +78,12 @@ func TestTipsOfAForgeAreBuilt(t *testing.T) {
 	if tip := w.tip(unable, show.Waits); !strings.Contains(tip.Reason, "bubblewrap is not installed") {
 		t.Errorf("%+v", tip)
 	}
-	w.build.suffer(nil)
 
-	// Killed while it is built, and what was there meanwhile is never built.
+	// Killed while it is built, and what was there meanwhile is never built: nor is what waited,
+	// which may be tried again by now.
 	letGo := w.build.holdBuilds()
 	defer letGo()
+	w.build.suffer(nil)
 	passing := w.commit("passing", files("c", "1\n"), unable)
 	w.came(unable, passing)
 	w.tip(passing, show.Running)
