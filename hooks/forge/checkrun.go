@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -113,10 +114,13 @@ func (g *gitHub) Run(ctx context.Context, commit repo.Hash, c Check, failed func
 			}
 		}
 	}
-	first := annotations[:min(len(annotations), mostAnnotations)]
-	output.Annotations = first
+	parts := slices.Collect(slices.Chunk(annotations, mostAnnotations))
+	if len(parts) == 0 {
+		parts = append(parts, nil)
+	}
 	id := known.GetID()
 	if known == nil {
+		output.Annotations, parts = parts[0], parts[1:]
 		made, _, err := g.client.Checks.CreateCheckRun(ctx, g.owner, g.name, github.CreateCheckRunOptions{
 			Name:        checkName,
 			HeadSHA:     commit.String(),
@@ -131,12 +135,8 @@ func (g *gitHub) Run(ctx context.Context, commit repo.Hash, c Check, failed func
 		}
 		id = made.GetID()
 	}
-	for rest := annotations; known != nil || len(rest) > len(first); known = nil {
-		if known == nil {
-			rest = rest[len(first):]
-			first = rest[:min(len(rest), mostAnnotations)]
-			output.Annotations = first
-		}
+	for _, part := range parts {
+		output.Annotations = part
 		if _, _, err := g.client.Checks.UpdateCheckRun(ctx, g.owner, g.name, id, github.UpdateCheckRunOptions{
 			Name:        checkName,
 			DetailsURL:  orNil(c.URL),
