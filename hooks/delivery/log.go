@@ -273,6 +273,15 @@ func (l *Log) batch() *batch {
 	return l.open
 }
 
+// longestPause bounds how long a delivery waits for others.
+const longestPause = 50 * time.Millisecond
+
+// pause is how long the next sync waits for more deliveries to join it; write is held. In a
+// flood the disk is left to others three quarters of the time: their syncs wait for ours.
+func (l *Log) pause(now time.Time) time.Duration {
+	return max(0, min(3*l.took, longestPause)-now.Sub(l.synced))
+}
+
 // commit returns when w is on disk. Whoever comes first writes for all that
 // have joined the batch by then, so that many deliveries share one sync.
 func (l *Log) commit(w *batch) error {

@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 type segment struct {
@@ -101,13 +100,4 @@ func appendRecord(out *bytes.Buffer, r record, body []byte) {
 		out.Write(body)
 		out.WriteByte('\n')
 	}
-}
-
-// longestPause bounds how long a delivery waits for others.
-const longestPause = 50 * time.Millisecond
-
-// pause is how long the next sync waits for more deliveries to join it; write is held. In a
-// flood the disk is left to others three quarters of the time: their syncs wait for ours.
-func (l *Log) pause(now time.Time) time.Duration {
-	return max(0, min(3*l.took, longestPause)-now.Sub(l.synced))
 }
