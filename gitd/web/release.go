@@ -63,47 +63,43 @@ type releaseEnv struct {
 	Mark mark
 }
 
-// billOfMaterials answers with what a release is made of.
-func billOfMaterials(q *request) error {
-	r, err := q.repository()
-	if err != nil {
-		return err
+// releaseFile answers with a file about a release, to be kept under a name with an ending.
+func releaseFile(mediaType, ending string, of func(q *request, repository string, n int) ([]byte, error)) func(*request) error {
+	return func(q *request) error {
+		r, err := q.repository()
+		if err != nil {
+			return err
+		}
+		n, err := q.release(r)
+		if err != nil {
+			return err
+		}
+		data, err := of(q, r.Name, n)
+		if err != nil {
+			return q.nearRelease(r, n, err)
+		}
+		q.w.Header().Set("Content-Type", mediaType)
+		q.w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%d.%s"`, r.Name, n, ending))
+		_, err = q.w.Write(data)
+		return gone(err)
 	}
-	n, err := q.release(r)
-	if err != nil {
-		return err
-	}
-	data, err := q.Backend.SBOM(q.r.Context(), q.actor, r.Name, n)
-	if err != nil {
-		return q.nearRelease(r, n, err)
-	}
-	q.w.Header().Set("Content-Type", "application/vnd.cyclonedx+json; version=1.6")
-	q.w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%d.cdx.json"`, r.Name, n))
-	_, err = q.w.Write(data)
-	return gone(err)
 }
 
-// provenance answers with how a release was built, as the server has signed it.
-func provenance(q *request) error {
-	r, err := q.repository()
+// billOfMaterials is what a release is made of.
+func billOfMaterials(q *request, repository string, n int) ([]byte, error) {
+	return q.Backend.SBOM(q.r.Context(), q.actor, repository, n)
+}
+
+// provenance is how a release was built, as the server has signed it, on a line of its own.
+func provenance(q *request, repository string, n int) ([]byte, error) {
+	k, err := q.Backend.Release(q.r.Context(), q.actor, repository, n)
 	if err != nil {
-		return err
-	}
-	n, err := q.release(r)
-	if err != nil {
-		return err
-	}
-	k, err := q.Backend.Release(q.r.Context(), q.actor, r.Name, n)
-	if err != nil {
-		return q.nearRelease(r, n, err)
+		return nil, err
 	}
 	if k.Provenance == nil {
-		return notFound(fmt.Sprintf("the provenance of release %d cannot be read: %s", n, k.Invalid), "")
+		return nil, notFound(fmt.Sprintf("the provenance of release %d cannot be read: %s", n, k.Invalid), "")
 	}
-	q.w.Header().Set("Content-Type", "application/vnd.dsse.envelope.v1+json")
-	q.w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%d.intoto.jsonl"`, r.Name, n))
-	_, err = q.w.Write(append(k.Provenance.Envelope, '\n'))
-	return gone(err)
+	return fmt.Appendf(nil, "%s\n", k.Provenance.Envelope), nil
 }
 
 // release is the number of the release of the address.

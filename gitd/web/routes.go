@@ -57,8 +57,10 @@ func routes() []*route {
 		{pattern: "/{repo}/changes/{n}/log.txt", plain: logText},
 		{pattern: "/{repo}/schedules/{schedule}/{n}/log.txt", plain: runLogText},
 		{pattern: "/{repo}/env/{env}/logs.txt", plain: logsText},
-		{pattern: "/{repo}/releases/{n}/sbom.json", plain: billOfMaterials},
-		{pattern: "/{repo}/releases/{n}/provenance.json", plain: provenance},
+		{pattern: "/{repo}/releases/{n}/sbom.json", plain: releaseFile(
+			"application/vnd.cyclonedx+json; version=1.6", "cdx.json", billOfMaterials)},
+		{pattern: "/{repo}/releases/{n}/provenance.json", plain: releaseFile(
+			"application/vnd.dsse.envelope.v1+json", "intoto.jsonl", provenance)},
 		{pattern: "/{repo}/changes/{n}/diff", page: changeDiffPage},
 		{pattern: "/{repo}/commits", page: commitsPage},
 		{pattern: "/{repo}/commits/{revision}", page: commitPage},
