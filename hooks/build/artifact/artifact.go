@@ -288,12 +288,8 @@ func (s *Store) pack(ctx context.Context, root, name string, files []File) (Arti
 		return Artifact{}, err
 	}
 	layer.MediaType = layerType
-	list, err := json.Marshal(index)
+	config, err := s.putConfig(index, maxIndex)
 	if err != nil {
-		return Artifact{}, err
-	}
-	config := descriptor{MediaType: filesType, Size: int64(len(list))}
-	if config.Digest, err = s.PutBlob(list); err != nil {
 		return Artifact{}, err
 	}
 	data, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: Type,

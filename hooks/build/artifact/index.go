@@ -18,6 +18,9 @@ import (
 // most of them needs to be sent the others alone.
 const filesType = "application/vnd.headgate.files.v1+json"
 
+// emptyType is that of one without an index, as the OCI image specification has it.
+const emptyType = "application/vnd.oci.empty.v1+json"
+
 // maxIndex bounds an index, with room for MaxFiles whose names are long.
 const maxIndex = 64 << 20
 
@@ -43,6 +46,22 @@ func (f indexed) header() *tar.Header {
 		head.Mode = 0o755
 	}
 	return head
+}
+
+// putConfig keeps the configuration of an artifact: its index, unless that has more than most
+// bytes, which nobody would read.
+func (s *Store) putConfig(index fileIndex, most int) (descriptor, error) {
+	config := descriptor{MediaType: filesType}
+	data, err := json.Marshal(index)
+	if err != nil {
+		return config, err
+	}
+	if len(data) > most {
+		config.MediaType, data = emptyType, []byte("{}")
+	}
+	config.Size = int64(len(data))
+	config.Digest, err = s.PutBlob(data)
+	return config, err
 }
 
 func readIndex(data []byte) (index fileIndex, err error) {

@@ -236,3 +236,21 @@ func sumOf(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
+
+// TestNoIndexIsTooLarge: an index that nobody would read is left out.
+func TestNoIndexIsTooLarge(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := fileIndex{Files: []indexed{{Path: "bin/run"}}}
+	for most, want := range map[int]string{1 << 10: filesType, 10: emptyType} {
+		config, err := s.putConfig(index, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, err := s.readBounded(config.Digest, int64(config.Size)); err != nil || config.MediaType != want {
+			t.Errorf("of %d bytes at most: %+v %q, %v", most, config, data, err)
+		}
+	}
+}
