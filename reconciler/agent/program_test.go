@@ -19,13 +19,22 @@ import (
 	"github.com/headgate-cd/headgate/gitd/repo"
 )
 
-// stubTrial is how long a program that says nothing is on trial in tests.
-const stubTrial = time.Second
+// silent is how a program behaves that works, and that the server never hears.
+const silent = "says naught"
 
-// beStub is a worker that has nothing to do. It notes in its directory's file "events" by
+// scriptedTrial is how long the program that is offered is on trial: briefly if nothing can
+// come of it, else longer than any test.
+func scriptedTrial(dir string) time.Duration {
+	if behaves, _ := os.ReadFile(filepath.Join(dir, "behaves")); string(behaves) == silent {
+		return time.Second
+	}
+	return time.Hour
+}
+
+// beScripted is a worker that has nothing to do. It notes in its directory's file "events" by
 // which program it began and that it left, has the program "offered" on trial work when there
 // is one, and behaves as the file "behaves" says: it reports to the server, dies, or neither.
-func beStub(dir string) error {
+func beScripted(dir string) error {
 	line, err := openChannel(os.NewFile(channelFD, "channel"))
 	if err != nil {
 		return err
@@ -74,16 +83,16 @@ func beStub(dir string) error {
 	}
 }
 
-// stubbed is an agent whose workers are stubs.
-type stubbed struct {
+// scripted is an agent whose workers do as they are told.
+type scripted struct {
 	t   *testing.T
 	dir string
 	cmd *exec.Cmd
 }
 
-func (s *stubbed) start(env ...string) {
+func (s *scripted) start(env ...string) {
 	s.t.Helper()
-	s.cmd = exec.Command(filepath.Join(s.dir, "own"), "supervise-stub", s.dir)
+	s.cmd = exec.Command(filepath.Join(s.dir, "own"), "supervise-scripted", s.dir)
 	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "BE_AGENT=1", "GORACE=atexit_sleep_ms=0"}, env...)
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
@@ -91,7 +100,7 @@ func (s *stubbed) start(env ...string) {
 	}
 }
 
-func (s *stubbed) stop() {
+func (s *scripted) stop() {
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill() // it may be gone; workers end with it
 		_ = s.cmd.Wait()
@@ -99,7 +108,7 @@ func (s *stubbed) stop() {
 	}
 }
 
-func (s *stubbed) write(name, text string) {
+func (s *scripted) write(name, text string) {
 	s.t.Helper()
 	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
@@ -107,7 +116,7 @@ func (s *stubbed) write(name, text string) {
 }
 
 // comes waits until events end with these, and forgets them.
-func (s *stubbed) comes(want string) {
+func (s *scripted) comes(want string) {
 	s.t.Helper()
 	var events []byte
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
@@ -121,13 +130,13 @@ func (s *stubbed) comes(want string) {
 	}
 }
 
-func (s *stubbed) kept() keptProgram { return readProgram(filepath.Join(s.dir, "agent")) }
+func (s *scripted) kept() keptProgram { return readProgram(filepath.Join(s.dir, "agent")) }
 
 // TestTrial: a program that the server has sent works from then on, also after a restart, once
 // the server has heard it; one that ends before, or says nothing in time, gives way to the one
 // before, and it is known why. Killed anywhere, the agent works by one of the two.
 func TestTrial(t *testing.T) {
-	s := &stubbed{t: t, dir: t.TempDir()}
+	s := &scripted{t: t, dir: t.TempDir()}
 	t.Cleanup(s.stop)
 	if err := os.Mkdir(filepath.Join(s.dir, "programs"), 0o700); err != nil {
 		t.Fatal(err)
@@ -143,8 +152,8 @@ func TestTrial(t *testing.T) {
 	}
 
 	for how, why := range map[string]string{
-		"dies":        "it ended before the server had heard it",
-		"says-naught": "the server has not heard it within 1s",
+		"dies": "it ended before the server had heard it",
+		silent: "the server has not heard it within 1s",
 	} {
 		s.write("behaves", how)
 		s.start()

@@ -26,12 +26,17 @@ import (
 // directory.
 func beAgent(what, dir string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if what == "supervise-stub" {
-		s := &Supervisor{Dir: filepath.Join(dir, "agent"), Arguments: []string{"stub", dir}, Log: log, Trial: stubTrial}
+	if what == "supervise-scripted" {
+		s := &Supervisor{
+			Dir:       filepath.Join(dir, "agent"),
+			Arguments: []string{"scripted", dir},
+			Log:       log,
+			Trial:     scriptedTrial(dir),
+		}
 		return s.Run(context.Background())
 	}
-	if what == "stub" {
-		return beStub(dir)
+	if what == "scripted" {
+		return beScripted(dir)
 	}
 	if what == "supervise" {
 		s := &Supervisor{Dir: filepath.Join(dir, "agent"), Arguments: []string{"work", dir}, Log: log}
