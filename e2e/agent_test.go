@@ -18,19 +18,9 @@ import (
 // stopped and started again. No request is lost, and the same processes run.
 func TestServerIsNotNoticed(t *testing.T) {
 	t.Parallel()
-	h, err := newHarness(t.TempDir(), plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.finish(t.Errorf) })
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(h.start(nil))
-	_, err = h.ask("ada", "repo", "create", "hello")
+	h := served(t, plain)
+	must := mustOf(t)
+	_, err := h.ask("ada", "repo", "create", "hello")
 	must(err)
 	work := filepath.Join(h.dir, "hello")
 	must(h.sample(work, "hello"))

@@ -99,7 +99,7 @@ func (b *browser) sees(js string) {
 // approve it for production, without loading a page again for news.
 func TestConsole(t *testing.T) {
 	t.Parallel()
-	h := served(t)
+	h := served(t, raced)
 	if err := h.addUser("jun", "release"); err != nil {
 		t.Fatal(err)
 	}

@@ -57,19 +57,10 @@ const imageSettings = `build:
 func TestContainersArePromoted(t *testing.T) {
 	t.Parallel()
 	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
-		h, err := newHarness(t.TempDir(), plain)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { h.finish(t.Errorf) })
-		must := func(err error) {
-			t.Helper()
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
+		h := prepared(t, plain)
+		must := mustOf(t)
 		must(h.start([]string{"DOCKER_HOST=" + d.Host}))
-		_, err = h.ask("ada", "repo", "create", "hello")
+		_, err := h.ask("ada", "repo", "create", "hello")
 		must(err)
 		work := filepath.Join(h.dir, "hello")
 		must(h.sample(work, "hello"))

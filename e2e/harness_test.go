@@ -61,18 +61,47 @@ func newHarness(dir string, programs func() (string, error)) (*harness, error) {
 	return h, h.addKey("ada")
 }
 
-// served is a harness whose server runs, until the test ends.
-func served(t *testing.T) *harness {
+// prepared is a harness whose server does not run yet, until the test ends.
+func prepared(t *testing.T, programs func() (string, error)) *harness {
 	t.Helper()
-	h, err := newHarness(t.TempDir(), raced)
+	h, err := newHarness(t.TempDir(), programs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.finish(t.Errorf) })
+	return h
+}
+
+// served is a harness whose server runs, until the test ends.
+func served(t *testing.T, programs func() (string, error)) *harness {
+	t.Helper()
+	h := prepared(t, programs)
 	if err := h.start(nil); err != nil {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// mustOf ends a test at its first error.
+func mustOf(t *testing.T) func(error) {
+	return func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// asker has ada run commands that succeed, and returns what they print.
+func (h *harness) asker(t *testing.T) func(args ...string) string {
+	return func(args ...string) string {
+		t.Helper()
+		out, err := h.ask("ada", args...)
+		if err != nil {
+			t.Fatalf("ssh %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return out
+	}
 }
 
 // stopAgent stops the machine's agent, if there is one, and all that it runs.

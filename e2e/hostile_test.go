@@ -36,7 +36,7 @@ func (f *face) Marshal() []byte {
 // is told in keys-foreign.txtar).
 func TestHostileClient(t *testing.T) {
 	t.Parallel()
-	h := served(t)
+	h := served(t, raced)
 	for _, err := range []error{h.addUser("jun"), h.addKey("mallory")} { // mallory has a key, and no account
 		if err != nil {
 			t.Fatal(err)

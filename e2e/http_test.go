@@ -15,13 +15,8 @@ import (
 // in to do what, whatever else the client says.
 func TestHTTPAccess(t *testing.T) {
 	t.Parallel()
-	h := served(t)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	h := served(t, raced)
+	must := mustOf(t)
 	must(h.addUser("jun"))
 	must(h.configure(func(yaml string) string {
 		yaml = strings.Replace(yaml, "repositories: {}\n", "", 1)

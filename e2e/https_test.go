@@ -20,21 +20,12 @@ import (
 // and believes the certificate that the server was given and no other.
 func TestHTTPS(t *testing.T) {
 	t.Parallel()
-	h, err := newHarness(t.TempDir(), plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.finish(t.Errorf) })
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	h := prepared(t, plain)
+	must := mustOf(t)
 	cert, key := filepath.Join(h.dir, "cert.pem"), filepath.Join(h.dir, "key.pem")
 	must(writeCertificate(cert, key))
 	must(h.start(nil, "--tls-cert", cert, "--tls-key", key))
-	_, err = h.ask("ada", "repo", "create", "hello")
+	_, err := h.ask("ada", "repo", "create", "hello")
 	must(err)
 	out, err := h.ask("ada", "token", "create", "laptop", "--write", "--json")
 	must(err)

@@ -163,22 +163,8 @@ func connected(t *testing.T, h *harness) string {
 // are there whenever the server is, can do nothing else, and are gone when their key is.
 func TestAgents(t *testing.T) {
 	t.Parallel()
-	h, err := newHarness(t.TempDir(), plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.finish(t.Errorf) })
-	if err := h.start(nil); err != nil {
-		t.Fatal(err)
-	}
-	ask := func(args ...string) string {
-		t.Helper()
-		out, err := h.ask("ada", args...)
-		if err != nil {
-			t.Fatalf("ssh %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-		return out
-	}
+	h := served(t, plain)
+	ask := h.asker(t)
 	enrol := func(args ...string) string {
 		line, _, _ := strings.Cut(ask(append([]string{"agent", "enrol"}, args...)...), "\n")
 		return line

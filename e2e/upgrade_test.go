@@ -14,26 +14,12 @@ import (
 // killed on the way comes to the same end; and what was taken works after a restart, too.
 func TestUpgrades(t *testing.T) {
 	t.Parallel()
-	h, err := newHarness(t.TempDir(), plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.finish(t.Errorf) })
-	if err := h.start(nil); err != nil {
-		t.Fatal(err)
-	}
+	h := served(t, plain)
 	another, err := raced()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := func(args ...string) string {
-		t.Helper()
-		out, err := h.ask("ada", args...)
-		if err != nil {
-			t.Fatalf("ssh %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-		return out
-	}
+	ask := h.asker(t)
 	// is says how far an agent is: "" for one with the server's program, "away" when it is.
 	is := func(name string) string {
 		var a struct {
