@@ -29,6 +29,7 @@ const containerCompose = `services:
       - mkdir -p /tmp/www; echo release $HEADGATE_RELEASE > /tmp/www/index.html; exec httpd -f -p $PORT -h /tmp/www
     ports: ["0:8080"]
     x-headgate: {health: /}
+    healthcheck: {timeout: 1m, start_period: 10m}
 `
 
 // imageBuildspec is for a build in the image, which has a busybox and nothing else.
@@ -48,7 +49,7 @@ const imageSettings = `build:
     db:
       image: headgate.test/busybox:1
       entrypoint: [sh, -c, 'echo good morning >/www/greeting; exec httpd -f -p 8081 -h /www']
-      healthcheck: {test: wget -q -O /dev/null http://127.0.0.1:8081/greeting, interval: 100ms}
+      healthcheck: {test: wget -q -O /dev/null http://127.0.0.1:8081/greeting, interval: 100ms, timeout: 1m, start_period: 10m}
 `
 
 // TestContainersArePromoted: a compose.yaml with an image is promoted and answers

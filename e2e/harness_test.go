@@ -548,7 +548,7 @@ var sampleFiles = map[string]string{
 	"deploy/production/compose.yaml": composeFile,
 }
 
-const composeFile = "services:\n  web:\n    command: perl serve.pl\n    ports: [\"127.0.0.1:0:80\"]\n    x-headgate: {health: /}\n    healthcheck: {interval: 200ms}\n"
+const composeFile = "services:\n  web:\n    command: perl serve.pl\n    ports: [\"127.0.0.1:0:80\"]\n    x-headgate: {health: /}\n    healthcheck: {interval: 200ms, timeout: 1m, start_period: 10m}\n"
 
 // serviceProgram answers every request with words.txt and where it runs.
 const serviceProgram = `use strict; use warnings; use IO::Socket::INET;

@@ -65,7 +65,7 @@ func composeOf(says string) string {
     environment: {` + beWeb + `: "` + says + `"}
     ports: ["0:80"]
     x-headgate: {health: /}
-    healthcheck: {interval: 200ms, start_period: 10m}
+    healthcheck: {interval: 200ms, timeout: 1m, start_period: 10m}
 `
 }
 

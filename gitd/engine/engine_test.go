@@ -21,6 +21,10 @@ import (
 	"github.com/headgate-cd/headgate/gitd/tty"
 )
 
+// waitTimeout is how long what must come is waited for: long enough for a machine that has
+// much else to do.
+const waitTimeout = 5 * time.Minute
+
 // registry is one that gives nothing as it should, each name in its own way.
 func registry(t *testing.T) (host string) {
 	answer := func(w http.ResponseWriter, status int, code string) {
@@ -58,7 +62,7 @@ func testEngine(t *testing.T, d *enginetest.Daemon) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	image, err := e.Resolve(ctx, enginetest.Image, engine.PullOnce, engine.Login{})
 	if err != nil {
@@ -94,7 +98,15 @@ func testEngine(t *testing.T, d *enginetest.Daemon) {
 		})
 		printed := make(chan string, 10)
 		go e.Logs(ctx, id, engine.Position{}, func(_ engine.Position, line []byte) { printed <- string(line) })
-		got := []string{<-printed, <-printed}
+		var got []string
+		for range 2 {
+			select {
+			case line := <-printed:
+				got = append(got, line)
+			case <-ctx.Done():
+				t.Fatalf("it printed %q and no more", got)
+			}
+		}
 		if s := strings.Join(got, ""); s != "out\nerr\n" && s != "err\nout\n" {
 			t.Errorf("it printed %q", got)
 		}
@@ -135,7 +147,7 @@ func testEngine(t *testing.T, d *enginetest.Daemon) {
 			stop()
 		}
 		out.Reset()
-		for late := time.Now().Add(time.Minute); ; {
+		for late := time.Now().Add(waitTimeout); ; {
 			out.Reset()
 			if _, err := e.Exec(ctx, id, printing(sh("ps"), &out)); err != nil {
 				t.Fatal(err)

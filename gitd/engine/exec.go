@@ -171,4 +171,4 @@ func (e *Engine) endProcess(ctx context.Context, exec string, pid int) (ended bo
 const resizeTries = 50
 
 // execTimeout is how long a command may take to start that is given up meanwhile.
-const execTimeout = 5 * time.Second
+const execTimeout = 20 * time.Second

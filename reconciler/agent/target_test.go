@@ -76,7 +76,7 @@ const web = `services:
     environment: {BE_WEB: "1", GORACE: atexit_sleep_ms=0}
     ports: ["0:80"]
     x-headgate: {health: /}
-    healthcheck: {interval: 200ms, start_period: 10m}
+    healthcheck: {interval: 200ms, timeout: 1m, start_period: 10m}
 `
 
 func digest(n int) string {

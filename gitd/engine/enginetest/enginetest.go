@@ -236,7 +236,7 @@ func (d *Daemon) Start() {
 	if err := d.process.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	for late := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for late := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if _, err = d.API.Ping(context.Background(), client.PingOptions{NegotiateAPIVersion: true}); err == nil {
 			return
 		}

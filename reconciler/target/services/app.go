@@ -254,6 +254,11 @@ func (a *app) accept(d *target.Declared) {
 	a.declared, a.plan, a.planned = d, plan, true
 	a.compose, _ = readWith(d.Files, d.Release) // it has been parsed just now
 	maps.Copy(a.versions, versions)
+	for _, in := range a.instances {
+		if v := versions[in.what]; v != nil {
+			in.timeout.Store(int64(a.health(in.what, v.Service).Timeout))
+		}
+	}
 	a.observed.Forget(func(v string) bool { return a.versions[v] != nil })
 	a.observed.Declare(plan)
 }

@@ -30,7 +30,7 @@ func small(services, replicas int) string {
     command: sh -c 'exec busybox httpd -f -p 127.0.0.1:$$PORT -h /etc'
     ports: ["0:80"]
     x-headgate: {health: /hosts}
-    healthcheck: {interval: 30s, start_period: 10m, start_interval: 1s}
+    healthcheck: {interval: 30s, timeout: 1m, start_period: 10m, start_interval: 1s}
     deploy: {replicas: %d}
 `, i, replicas)
 	}

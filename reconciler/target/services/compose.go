@@ -96,6 +96,8 @@ type Health struct {
 	Test    []string // a command in the instance's sandbox, exit status 0 is healthy
 	Connect bool     // a TCP connection succeeds
 	rollout.Check
+
+	unsaid bool // Timeout is a default
 }
 
 // Limits of one file.
@@ -111,7 +113,8 @@ const (
 	defaultGrace     = 10 * time.Second
 	defaultInterval  = 2 * time.Second
 	commandInterval  = 5 * time.Second // a command costs more than a request
-	defaultTimeout   = 2 * time.Second
+	defaultTimeout   = 5 * time.Second
+	commandTimeout   = 10 * time.Second // to enter a container takes seconds on a busy machine
 	defaultRetries   = 3
 	defaultStart     = 10 * time.Second
 	defaultPasses    = 2

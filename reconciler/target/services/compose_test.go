@@ -46,7 +46,7 @@ services:
 		{"environment", fmt.Sprint(web.Environment), "map[COST:$$5 N:1 YES:true]"},
 		{"ports", fmt.Sprint(web.Ports), "[8000 [::1]:8001 0.0.0.0:0 0]"},
 		{"health", fmt.Sprintf("%+v", web.Health),
-			"{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:2s Retries:5 Passes:2 HealthyFor:0s}}"},
+			"{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:5s Retries:5 Passes:2 HealthyFor:0s} unsaid:true}"},
 		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace),
 			"3s main 1 terminated 10s"},
 		{"list", fmt.Sprint(worker.Command, worker.Environment), "[./worker --queue $HEADGATE_ENVIRONMENT] map[A:1=2 B:]"},
@@ -370,6 +370,19 @@ func TestVersionIsWhatAnInstanceIsMadeOf(t *testing.T) {
 	}
 	if read(base).id(2) == id {
 		t.Error("another generation needs no new instances")
+	}
+	// What a program of some time ago has started goes on, although defaults have changed.
+	for text, want := range map[string]string{
+		"command: x":                "4-2f2038dfdc41",
+		"command: x, ports: ['80']": "4-86b6f7d71891",
+		"command: x, ports: ['80'], x-headgate: {health: /}": "4-049b857979c6",
+		"command: x, healthcheck: {test: y}":                 "4-beca54e397a8",
+		"command: x, healthcheck: {test: y, timeout: 2s}":    "4-beca54e397a8",
+		"command: x, healthcheck: {test: y, timeout: 10s}":   "4-b62da6f0e1fc",
+	} {
+		if got := read(text).id(1); got != want {
+			t.Errorf("%s: what was %s is %s", text, want, got)
+		}
 	}
 }
 

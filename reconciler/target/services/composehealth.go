@@ -43,9 +43,10 @@ func (p *parser) health(s *Service, n *yaml.Node, what string) {
 		Retries:     defaultRetries,
 		Passes:      defaultPasses,
 	}
+	h.unsaid = true
 	switch {
 	case h.Test != nil:
-		h.Interval = commandInterval
+		h.Interval, h.Timeout = commandInterval, commandTimeout
 	case h.Path == "" && !h.Connect:
 		h.StartPeriod, h.Passes, h.HealthyFor = aliveStartPeriod, 1, aliveHealthyFor
 	}
@@ -63,6 +64,7 @@ func (p *parser) health(s *Service, n *yaml.Node, what string) {
 	}
 	if v := set["timeout"]; v != nil {
 		h.Timeout = p.duration(v, what+".timeout", 10*time.Millisecond, 10*time.Minute)
+		h.unsaid = false
 	}
 	if v := set["start_interval"]; v != nil && s.Container != nil {
 		s.Container.StartInterval = p.duration(v, what+".start_interval", 100*time.Millisecond, 10*time.Minute)

@@ -79,7 +79,8 @@ func (p *parser) runs(s *Service, of *yaml.Node, what string) {
 		refuse(at, "how many there are", "one run after the other")
 	}
 	s.Restart = rollout.Restart{Never: true}
-	s.Health = Health{Check: aliveCheck(aliveHealthyFor)}
+	s.Health = Health{}
+	s.Health.alive(aliveHealthyFor)
 	if s.Container != nil {
 		s.Container.ImageHealth = false
 	}

@@ -36,7 +36,7 @@ const page = `services:
         httpd -f -p $PORT -h /tmp/www & wait
     ports: ["0:8080"]
     x-headgate: {health: /, drain: 10m, passes: 1}
-    healthcheck: {interval: 200ms, start_period: 10m}
+    healthcheck: {interval: 200ms, timeout: 1m, start_period: 10m}
     deploy: {replicas: 2}
 `
 
@@ -341,7 +341,7 @@ func testAsDeclared(t *testing.T, d *enginetest.Daemon, h *harness) {
         exec httpd -f -p $PORT -h /tmp/www
     ports: ["0:8080"]
     x-headgate: {health: /, passes: 1}
-    healthcheck: {interval: 200ms, start_period: 10m}
+    healthcheck: {interval: 200ms, timeout: 1m, start_period: 10m}
   asks:
     image: headgate.test/busybox:1
     command: [/bin/sh, -c, "trap 'exit 0' TERM; until wget -q -O /tmp/ready http://web:8080/; do sleep 0.1; done; sleep 1000 & wait"]

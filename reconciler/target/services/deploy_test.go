@@ -143,6 +143,7 @@ services:
     environment: {BE_SERVER: 1, ENV: %s}
     ports: ["0:80"]
     x-headgate: {health: /healthz, test_header: X-Canary}
+    healthcheck: {timeout: 1m, start_period: 10m}
 `, hook.URL, address, h.env)
 		h.converge(1, compose)
 		o := h.await(target.Healthy)

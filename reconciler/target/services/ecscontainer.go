@@ -444,6 +444,7 @@ func (t *ecsTask) healthCheck(one *ecsContainer, n *yaml.Node, what string) {
 			Retries:     ecsRetries,
 			Passes:      defaultPasses,
 		}
+		h.unsaid = true
 		return
 	}
 	one.checked = true
@@ -481,10 +482,11 @@ func (t *ecsTask) healthCheck(one *ecsContainer, n *yaml.Node, what string) {
 	}
 }
 
-// aliveCheck is how an instance is checked that has nothing to be asked: it has to
-// live for a while.
-func aliveCheck(healthyFor time.Duration) rollout.Check {
-	return rollout.Check{
+// alive has an instance be checked that has nothing to be asked: it has to live for a
+// while.
+func (h *Health) alive(healthyFor time.Duration) {
+	h.unsaid = true
+	h.Check = rollout.Check{
 		StartPeriod: aliveStartPeriod,
 		Interval:    defaultInterval,
 		Timeout:     defaultTimeout,

@@ -49,7 +49,7 @@ func (t *ecsTask) service(c *Compose, all []ecsContainer) {
 	if !all[i].checked && s.Health.Path == "" {
 		// Without anything to be asked, living for a while has to do.
 		if s.Health.Connect = balanced && s.Container.Port > 0; !s.Health.Connect {
-			s.Health.Check = aliveCheck(ecsHealthy)
+			s.Health.alive(ecsHealthy)
 		}
 	}
 	if s.passes != nil {

@@ -346,7 +346,7 @@ func (t *ecsTask) together(all []ecsContainer, top *yaml.Node) (services []Servi
 		t.warning(c.at, "", "container %s runs once a release, and not once for each task", c.Name)
 		c.Restart, c.restarts = rollout.Restart{Never: true}, true
 		if !c.checked {
-			c.Health.Check = aliveCheck(aliveHealthyFor)
+			c.Health.alive(aliveHealthyFor)
 		}
 	}
 	for _, c := range all {

@@ -31,10 +31,18 @@ func (s *screen) String() string {
 	return s.text.String()
 }
 
-func (s *screen) await(t *testing.T, want string) {
+// await waits until the screen shows what is wanted, and fails when the command has ended
+// before: it says then how.
+func (s *screen) await(t *testing.T, want string, ended <-chan error) {
 	t.Helper()
-	eventually(t, "the screen shows "+want,
-		func() (string, bool) { return s.String(), strings.Contains(s.String(), want) })
+	eventually(t, "the screen shows "+want, func() (string, bool) {
+		select {
+		case err := <-ended:
+			t.Fatalf("the command ended, %v, and the screen, which was to show %q, shows:\n%s", err, want, s)
+		default:
+		}
+		return s.String(), strings.Contains(s.String(), want)
+	})
 }
 
 // testExec runs commands of people in instances, which end afterwards.
@@ -92,10 +100,10 @@ func testExec(t *testing.T, h *harness, r runsAs) {
 		}
 	}
 	say(`until test "$(stty size)" = "33 91"; do sleep 0.05; done; echo "$TERM is" there`)
-	shown.await(t, "vt100 is there")
+	shown.await(t, "vt100 is there", done)
 	resize <- tty.Size{Columns: 132, Rows: 50}
 	say(`until test "$(stty size)" = "50 132"; do sleep 0.05; done; echo now "wide"`)
-	shown.await(t, "now wide")
+	shown.await(t, "now wide", done)
 	say("exit 7")
 	if err := <-done; err != nil || ended != 7 {
 		t.Errorf("the shell ended %d, %v:\n%s", ended, err, shown.String())
@@ -112,7 +120,7 @@ func testExec(t *testing.T, h *harness, r runsAs) {
 		})
 		done <- err
 	}()
-	busy.await(t, "begun")
+	busy.await(t, "begun", done)
 	take(taken)
 	if err := <-done; !errors.Is(err, taken) {
 		t.Errorf("it ended with %v", err)
@@ -143,7 +151,7 @@ func testExec(t *testing.T, h *harness, r runsAs) {
 			Streams: tty.Streams{Out: &last, Err: io.Discard}})
 		done <- err
 	}()
-	last.await(t, "begun")
+	last.await(t, "begun", done)
 	h.Remove(h.key(), h.seq+1)
 	<-done
 }

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ type instance struct {
 	left     chan struct{} // closed when it is to go on without this program
 	gone     chan struct{} // closed when run has returned
 
-	steady atomic.Bool // nobody waits for another good check
+	steady  atomic.Bool  // nobody waits for another good check
+	timeout atomic.Int64 // of a check, as declared last; 0: the version's
 
 	// Owned by the app's loop.
 	port, pid int
@@ -160,7 +162,10 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	if of := v.Service.Container; of != nil {
 		early = of.StartInterval
 	}
-	watcher.Go(func() { watch(watching, health, early, check, in.checked(w)) })
+	bound := func(ctx context.Context) error {
+		return bounded(ctx, cmp.Or(time.Duration(in.timeout.Load()), health.Timeout), check)
+	}
+	watcher.Go(func() { watch(watching, health, early, bound, in.checked(w)) })
 	left, asked := false, false
 	select {
 	case <-w.over():

@@ -28,8 +28,9 @@ func (r runsAs) compose(script string, more ...string) string {
 		fmt.Sprintf("    command: [/bin/sh, -c, %q]\n    %s\n", script, strings.Join(more, "\n    "))
 }
 
-// ready has an instance without a port say when it is ready.
-const ready = "healthcheck: {test: [CMD, test, -e, /tmp/ready], interval: 100ms, start_period: 10m}"
+// ready has an instance without a port say when it is ready. Its check may take as long as
+// it does on a machine that has much else to do, as all may here that are not about time.
+const ready = "healthcheck: {test: [CMD, test, -e, /tmp/ready], interval: 100ms, timeout: 5m, start_period: 10m}"
 
 func TestProcessesAreRunners(t *testing.T) {
 	t.Parallel()

@@ -40,7 +40,7 @@ func testSecrets(t *testing.T, r runsAs) {
 		sum "$$TOKEN"; sum "$$PASSWORD"; sum "$$(cat /run/secrets/config)"
 		stat -c 'mode %a' /run/secrets/config; touch /tmp/ready; while :; do sleep 0.05; done`,
 		"stop_grace_period: 100ms",
-		`healthcheck: {test: [CMD-SHELL, "test -e /tmp/ready && test \"$$PASSWORD\" && test -s /run/secrets/config"], interval: 100ms, start_period: 10m}`,
+		`healthcheck: {test: [CMD-SHELL, "test -e /tmp/ready && test \"$$PASSWORD\" && test -s /run/secrets/config"], interval: 100ms, timeout: 5m, start_period: 10m}`,
 		"secrets: [{source: config, mode: '0440'}]",
 		"x-headgate: {secrets: {TOKEN: team/token, PASSWORD: 'login:password'}}") +
 		"secrets: {config: {external: true, name: app-config}}\n"

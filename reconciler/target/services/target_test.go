@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -271,7 +272,7 @@ const web = `services:
     environment: {BE_SERVER: "1", GORACE: atexit_sleep_ms=0, SAYS: hello}
     ports: ["0:80"]
     x-headgate: {health: /healthz, drain: 10m}
-    healthcheck: {interval: 200ms, start_period: 10m}
+    healthcheck: {interval: 200ms, timeout: 1m, start_period: 10m}
     deploy: {replicas: 2}
 `
 
@@ -698,6 +699,7 @@ func TestStopIsAskedForFirst(t *testing.T) {
     command: ./server
     environment: {BE_SERVER: "1", GORACE: atexit_sleep_ms=0}
     ports: ["0:80"]
+    healthcheck: {timeout: 1m, start_period: 10m}
     stop_grace_period: 10m
   script:
     command: ["sh", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.01; done"]
@@ -751,6 +753,34 @@ func TestStopWhileUnpacking(t *testing.T) {
 	h.end()
 }
 
+// TestCheckMayTakeLonger: how long a check may take is what is declared now, and no
+// instance is started anew for it.
+func TestCheckMayTakeLonger(t *testing.T) {
+	t.Parallel()
+	h := open(t, true)
+	job := func(health string) string {
+		return "services:\n  job:\n    command: [/bin/sh, -c, \"while :; do touch /tmp/ready; sleep 0.05; done\"]\n" +
+			"    stop_grace_period: 100ms\n    healthcheck: {interval: 100ms, start_period: 10m, " + health + "}\n"
+	}
+	h.converge(1, job("test: [CMD, test, -e, /tmp/ready]"))
+	before := h.await(target.Healthy)
+	h.seq++
+	h.Converge(h.declared(h.seq, 1, job("test: [CMD, test, -e, /tmp/ready], timeout: 2s")))
+	after := h.await(target.Healthy)
+	if !slices.Equal(pids(before), pids(after)) {
+		t.Errorf("%v became %v", before, after)
+	}
+	h.mu.Lock()
+	a := h.apps[h.key()]
+	h.mu.Unlock()
+	got := make(chan time.Duration)
+	a.post(func() { got <- time.Duration(a.instances["job-1"].timeout.Load()) })
+	if got := <-got; got != 2*time.Second {
+		t.Errorf("a check may take %s", got)
+	}
+	h.end()
+}
+
 // A loop that is stuck must not look healthy for long.
 func TestSilenceIsNotHealth(t *testing.T) {
 	t.Parallel()
@@ -766,7 +796,7 @@ func TestSilenceIsNotHealth(t *testing.T) {
 	if o := a.observe(time.Now()); o.State != target.Healthy {
 		t.Errorf("%+v", o)
 	}
-	if o := a.observe(time.Now().Add(10 * time.Second)); o.State != target.Unknown ||
+	if o := a.observe(time.Now().Add(10 * time.Minute)); o.State != target.Unknown ||
 		!strings.Contains(o.Message, "nothing was heard of web-1") {
 		t.Errorf("%+v", o)
 	}
@@ -786,6 +816,8 @@ func TestWorkerAndCommandCheck(t *testing.T) {
     command: sh -c 'touch /tmp/ready; echo $HEADGATE_INSTANCE; sleep 1000'
     healthcheck:
       interval: 100ms
+      timeout: 5m
+      start_period: 10m
       test: |
         test -f digest && test -f /tmp/ready && test "$$HEADGATE_INSTANCE" = tock-1 || exit 1
         grep -Eqx 'CapEff:.0+' /proc/self/status && grep -Eqx 'CapBnd:.0+' /proc/self/status || exit 2

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
@@ -72,6 +73,10 @@ func (t *Target) idOf(v *version) string {
 	return v.id(t.releases.Generation(v.Digest))
 }
 
+// firstTimeout is the default of checks in the names of versions, whatever it has
+// become since: what runs under a name goes on.
+const firstTimeout = 2 * time.Second
+
 // id names a version: everything that an instance is made of. What can change
 // without a new instance (replicas, ports, draining) is left out, and so is all
 // that a service does not say: a newer program, which knows more that could be
@@ -80,6 +85,9 @@ func (v *version) id(generation int64) string {
 	s := v.Service
 	s.Replicas, s.Drain, s.StopGrace, s.Ports, s.Restart = 0, 0, 0, nil, rollout.Restart{}
 	s.Health.Passes, s.Health.HealthyFor = 0, 0
+	if s.Health.unsaid {
+		s.Health.Timeout = firstTimeout
+	}
 	if c := s.Container; c != nil && c.Login != "" {
 		without := *c
 		without.Login = ""

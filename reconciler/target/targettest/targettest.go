@@ -69,7 +69,7 @@ type suite struct {
 }
 
 // patience is only a last resort: what is waited for is reported by the target.
-const lastResort = 2 * time.Minute
+const lastResort = 5 * time.Minute
 
 // key is an application of its own for each name.
 func key(name string) target.Key {
