@@ -15,6 +15,7 @@ import (
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/function/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -317,12 +318,7 @@ func (a *app) query(d *target.Declared, p rollout.Progress, q rollout.Query) {
 	query := a.settings.Deployment.Queries[q.Alarm]
 	above := slices.ContainsFunc(p.Shift.Alarms,
 		func(alarm shift.Alarm) bool { return alarm.Name == q.Alarm && alarm.Above })
-	vars := map[string]string{
-		"HEADGATE_ENVIRONMENT": d.Environment,
-		"HEADGATE_APPLICATION": d.Application,
-		"HEADGATE_RELEASE":     strconv.Itoa(d.Release.Number),
-		"HEADGATE_COMMIT":      d.Release.Commit,
-	}
+	vars := services.Variables(d)
 	a.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(a.life, queryTimeout)
 		defer cancel()

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -49,6 +50,26 @@ func ParseFunctionDeployment(file string, n *yaml.Node, what string) (Deployment
 	p.main.name, p.function = file, true
 	d := p.deployment(n, what)
 	return d, p.problems
+}
+
+// ParseAlarms reads the alarms of a deployment of something else than services, by the same
+// keys.
+func ParseAlarms(file string, n *yaml.Node, what string) ([]rollout.Alarm, map[string]AlarmQuery, yamlfile.Problems) {
+	p := newParser("", nil)
+	p.main.name = file
+	var d Deployment
+	p.alarms(&d, n, what)
+	return d.Alarms, d.Queries, p.problems
+}
+
+// Variables are what the query of an alarm may name.
+func Variables(d *target.Declared) map[string]string {
+	return map[string]string{
+		"HEADGATE_ENVIRONMENT": d.Environment,
+		"HEADGATE_APPLICATION": d.Application,
+		"HEADGATE_RELEASE":     strconv.Itoa(d.Release.Number),
+		"HEADGATE_COMMIT":      d.Release.Commit,
+	}
 }
 
 // Defaults, and bounds of what may be declared.

@@ -42,12 +42,7 @@ func (a *app) deploy(act rollout.Action) {
 		}
 	case rollout.Query:
 		query := a.compose.Deployment.Queries[act.Name]
-		vars := map[string]string{
-			"HEADGATE_ENVIRONMENT": a.key().Environment,
-			"HEADGATE_APPLICATION": a.key().Application,
-			"HEADGATE_RELEASE":     strconv.Itoa(a.declared.Release.Number),
-			"HEADGATE_COMMIT":      a.declared.Release.Commit,
-		}
+		vars := Variables(a.declared)
 		above := false
 		for _, alarm := range a.plan.Deployment.Alarms {
 			above = above || alarm.Name == act.Name && alarm.Above

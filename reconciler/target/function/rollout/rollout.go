@@ -68,8 +68,6 @@ func (s Stage) Over() bool { return s == Succeeded || s == Failed }
 const (
 	// HookTimeout is how long a hook has for its report, as at CodeDeploy.
 	HookTimeout = time.Hour
-	// unansweredTimeout is how long an alarm may give no answer.
-	unansweredTimeout = time.Hour
 )
 
 // Progress is how far a deployment has come.
@@ -219,17 +217,11 @@ func (s *stepper) hook(function string) bool {
 
 // fault is why a deployment cannot go on, "" while it can.
 func (s *stepper) fault() string {
-	for _, a := range s.Shift.Alarms {
-		state := s.Alarms[a.Name]
-		if why, at := a.Fires(state); why != "" && s.at(at) {
-			return why
-		}
-		if state.Heard.IsZero() {
-			state.Heard = s.Since
-		}
-		if state.Trouble != "" && s.at(state.Heard.Add(unansweredTimeout)) {
-			return fmt.Sprintf("alarm %s could not be asked about for %s: %s", a.Name, unansweredTimeout, state.Trouble)
-		}
+	if why, _ := shift.Fired(s.Shift.Alarms, s.Alarms, s.at); why != "" {
+		return why
+	}
+	if why := shift.Unanswered(s.Shift.Alarms, s.Alarms, s.Since, s.at); why != "" {
+		return why
 	}
 	if !s.Hook.Called.IsZero() && !s.Hook.Done && s.at(s.Hook.Called.Add(HookTimeout)) {
 		return fmt.Sprintf("hook %s did not report within %s", s.hookFunction(), HookTimeout)
@@ -247,21 +239,20 @@ func (p *Progress) hookFunction() string {
 // ask asks about alarms that are due, and says whether all were answered lately. Without
 // an answer nothing goes on: what cannot be measured is not known to be well.
 func (s *stepper) ask() bool {
-	all := true
-	for _, a := range s.Shift.Alarms {
-		state := s.Alarms[a.Name]
-		if s.at(state.Asked.Add(a.Interval)) {
-			if s.Alarms == nil {
-				s.Alarms = map[string]shift.AlarmState{}
-			}
-			state.Asked = s.now
-			s.Alarms[a.Name] = state
-			s.queries = append(s.queries, Query{a.Name})
-			s.at(s.now.Add(a.Interval))
+	due, fresh := shift.Due(s.Shift.Alarms, s.Alarms, s.now, s.at)
+	for _, name := range due {
+		if s.Alarms == nil {
+			s.Alarms = map[string]shift.AlarmState{}
 		}
-		all = all && state.Fresh(a, s.now)
+		state := s.Alarms[name]
+		state.Asked = s.now
+		s.Alarms[name] = state
+		s.queries = append(s.queries, Query{name})
 	}
-	return all
+	for _, a := range s.Shift.Alarms {
+		s.at(s.Alarms[a.Name].Asked.Add(a.Interval))
+	}
+	return fresh
 }
 
 // Answered is Progress after an alarm was answered, or not.
@@ -324,10 +315,8 @@ func (p Progress) Reported(deployment, execution string, status HookStatus, mess
 
 // Waiting is what the deployment waits for, for people; "" when it is over.
 func (p *Progress) Waiting() string {
-	for _, a := range p.Shift.Alarms {
-		if s := p.Alarms[a.Name]; s.Trouble != "" && !p.Stage.Over() {
-			return fmt.Sprintf("alarm %s gives no answer: %s", a.Name, s.Trouble)
-		}
+	if silent := shift.Silent(p.Shift.Alarms, p.Alarms); silent != "" && !p.Stage.Over() {
+		return silent
 	}
 	switch p.Stage {
 	case BeforeAllowTraffic, AfterAllowTraffic:

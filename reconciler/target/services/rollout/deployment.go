@@ -137,16 +137,6 @@ type Hook struct {
 	Timeout time.Duration // from its first call; then the deployment is given up
 }
 
-// Alarm stops a deployment when what it asks for is beyond a bound for some time.
-type Alarm struct {
-	Name     string // unique in the deployment
-	Above    bool   // it fires above Bound; else below
-	Bound    float64
-	For      time.Duration
-	Interval time.Duration // between two questions
-	Keeps    bool          // what it stops is not rolled back
-}
-
 // Progress is how far the deployment of a commit has come.
 type Progress struct {
 	Commit   string
@@ -170,54 +160,6 @@ type HookState struct {
 	Again   time.Time // when it wants to be called again; zero: it does not
 	Done    bool
 	Message string // what it said last
-}
-
-// AlarmState is what came of an alarm.
-type AlarmState struct {
-	Asked   time.Time
-	Heard   time.Time // the last answer; zero: none yet
-	Value   float64
-	Beyond  time.Time // since when the value is beyond the bound; zero: it is not
-	Ignored bool      // it was so at the start: the deployment may be what mends it
-	Trouble string    // why there is no answer
-}
-
-// Answer notes what the alarm's question was answered.
-func (s *AlarmState) Answer(a Alarm, e Measured, now time.Time) {
-	if s.Trouble = e.Err; e.Err != "" {
-		return
-	}
-	first := s.Heard.IsZero()
-	s.Heard, s.Value = now, e.Value
-	beyond := !e.None && (a.Above && e.Value > a.Bound || !a.Above && e.Value < a.Bound)
-	switch {
-	case !beyond:
-		s.Beyond = time.Time{}
-	case s.Beyond.IsZero():
-		s.Beyond, s.Ignored = now, first
-	}
-}
-
-// Fires says since when an alarm stops a deployment, if nothing changes until then, and
-// why. "": it does not.
-func (a Alarm) Fires(s AlarmState) (why string, at time.Time) {
-	if s.Beyond.IsZero() || s.Ignored {
-		return "", at
-	}
-	side := "below"
-	if a.Above {
-		side = "above"
-	}
-	why = fmt.Sprintf("alarm %s: %g is %s %g", a.Name, s.Value, side, a.Bound)
-	if a.For > 0 {
-		why += fmt.Sprintf(" for %s", a.For)
-	}
-	return why, s.Beyond.Add(a.For)
-}
-
-// Fresh reports whether an alarm was answered lately.
-func (s AlarmState) Fresh(a Alarm, now time.Time) bool {
-	return !s.Heard.IsZero() && now.Sub(s.Heard) < 3*a.Interval
 }
 
 // Events of staged deployments.
@@ -405,12 +347,8 @@ func (p *planner) fault(pr *Progress) (why string, keeps bool) {
 			return fmt.Sprintf("%s: %s failed %d times: %s", s.Name, s.Label, t.Failures, t.Reason), p.d.Deployment.Breaker.Keeps
 		}
 	}
-	for _, a := range p.d.Deployment.Alarms {
-		why, at := a.Fires(pr.Alarms[a.Name])
-		if why == "" || !p.at(at) {
-			continue
-		}
-		return why, a.Keeps
+	if why, keeps := Fired(p.d.Deployment.Alarms, pr.Alarms, p.at); why != "" {
+		return why, keeps
 	}
 	for _, h := range p.d.Deployment.Hooks {
 		s := pr.Hooks[h.Name]
@@ -435,15 +373,11 @@ func (p *planner) fault(pr *Progress) (why string, keeps bool) {
 // ask asks alarms that are due, and says whether all were answered lately. Without an
 // answer nothing goes on: what cannot be measured is not known to be well.
 func (p *planner) ask(pr *Progress) bool {
-	all := true
-	for _, a := range p.d.Deployment.Alarms {
-		s := pr.Alarms[a.Name]
-		if p.at(s.Asked.Add(a.Interval)) {
-			p.do(Action{Kind: Query, Name: a.Name})
-		}
-		all = all && s.Fresh(a, p.now)
+	due, fresh := Due(p.d.Deployment.Alarms, pr.Alarms, p.now, p.at)
+	for _, name := range due {
+		p.do(Action{Kind: Query, Name: name})
 	}
-	return all
+	return fresh
 }
 
 // hooks calls those of the stage that are due, and says whether all have succeeded.
