@@ -131,6 +131,9 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 		for _, stray := range s.actual.Strays {
 			e.Strays = append(e.Strays, show.Stray{Service: stray.Unit, Container: stray.Container, PID: stray.PID})
 		}
+		stepper, ok := rc.Targets[s.settings.Target].(target.Stepper)
+		e.Stepwise = ok && stepper.Steps(s.key()) == nil
+		e.Paused, e.Stopped, e.Skipped = note(d.Outcome.Paused), note(d.Outcome.Stopped), d.Outcome.Skipped
 		e.LastApproved = approvals(d.Approvals, false)
 		if d.Held != nil {
 			e.Held = &show.HoldNote{By: d.Held.By, At: d.Held.At.UTC(), Reason: d.Held.Reason}
@@ -177,6 +180,13 @@ func (rc *Reconciler) environment(ctx context.Context, s *snapshot, actor access
 		e.Promotion = &p
 	}
 	return e, nil
+}
+
+func note(p *record.Pause) *show.HoldNote {
+	if p == nil {
+		return nil
+	}
+	return &show.HoldNote{By: p.By, At: p.At.UTC(), Reason: p.Reason}
 }
 
 // actual is the state of what is declared, as far as the target has told.

@@ -387,10 +387,10 @@ func Plan(v View) []Action {
 
 // steered is what people say to a deployment, to be compared; "" is nothing.
 func steered(s target.Steer) string {
-	if !s.Paused && len(s.Continued) == 0 {
+	if s.Equal(target.Steer{}) {
 		return ""
 	}
-	return fmt.Sprint(s.Paused, s.Continued)
+	return fmt.Sprint(s.Paused, s.Continued, s.Stopped, s.Skipped, s.Retried)
 }
 
 // mustGoBack reports whether what is declared has failed for good, as is noted, and

@@ -12,6 +12,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/policies"
 	"github.com/headgate-cd/headgate/reconciler/record"
+	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
 // refused rolls back and expects a refusal that says all of want.
@@ -265,6 +266,71 @@ func TestPauseReachesTheTarget(t *testing.T) {
 	}
 	if d := h.target.last("staging"); d.Paused || !slices.Equal(d.Continued, []string{"people"}) {
 		t.Errorf("the target was told %+v", d.Steer)
+	}
+}
+
+// stepwise is a target that deploys to one host after the other.
+type stepwise struct{ *fakeTarget }
+
+func (stepwise) Steps(target.Key) error { return nil }
+
+// TestStopRetrySkip: what people say to a deployment to hosts is on record with its commit and
+// given to the target, with what was noted of the try before; other targets do not know it.
+func TestStopRetrySkip(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.start(t)
+	h.release(t, "ada", "one")
+	h.eventually(t, "staging", "given", func(show.Environment) bool { return h.target.last("staging").Sequence > 0 })
+	var refused *show.Error
+	denied := func(what string, err error, kind show.Kind, why string) {
+		t.Helper()
+		if !errors.As(err, &refused) || refused.Kind != kind || !strings.Contains(refused.What, why) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	ctx, rc := t.Context(), h.rc
+	_, err := rc.Stop(ctx, "hello", "staging", actor("jun"), "")
+	denied("a target of services", err, show.Denied, "does not deploy to one host after the other")
+	h.rc.Targets["services"] = stepwise{h.target}
+	_, err = rc.Stop(ctx, "hello", "staging", actor("eve"), "")
+	denied("who may not write", err, show.Forbidden, "")
+	_, err = rc.Retry(ctx, "hello", "staging", "", actor("jun"))
+	denied("nothing failed", err, show.Denied, "nothing has failed")
+	_, err = rc.Skip(ctx, "hello", "staging", "db", actor("jun"))
+	denied("another host", err, show.Denied, "db is not one of its hosts")
+
+	if _, err := rc.Stop(ctx, "hello", "staging", actor("jun"), "it is\nslow"); err != nil {
+		t.Fatal(err)
+	}
+	if d := h.target.last("staging"); d.Stopped != "stopped by jun: it is slow" || d.GaveUp != "" {
+		t.Errorf("the target was told %+v", d.Steer)
+	}
+	_, err = rc.Continue(ctx, "hello", "staging", actor("jun"))
+	denied("continue what was stopped", err, show.Denied, "was stopped")
+
+	h.target.report("staging", target.Failed, "stopped by jun: it is slow")
+	h.eventually(t, "staging", "noted", func(e show.Environment) bool {
+		return e.History[0].Outcome == show.Failed && e.Stopped != nil && e.Stepwise
+	})
+	if _, err = rc.Skip(ctx, "hello", "staging", "web", actor("jun")); err != nil {
+		t.Fatal(err)
+	}
+	h.target.report("staging", target.Failed, "again")
+	if _, err = rc.Retry(ctx, "hello", "staging", "web", actor("jun")); err != nil {
+		t.Fatal(err)
+	}
+	d := h.target.last("staging")
+	if d.Stopped != "" || len(d.Skipped) != 0 || d.Retried["web"] != 1 || d.Retried[""] != 2 || d.GaveUp != "" {
+		t.Errorf("the target was told %+v", d)
+	}
+	tip, err := h.hello.Ref(record.EnvironmentRef("staging"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := record.OutcomeOf(h.hello, tip); err != nil || o.State != target.Failed || o.Attempt != 0 ||
+		o.Retried["web"] != 1 || o.Stopped != nil || o.GaveUp() != "" {
+		t.Errorf("noted: %+v %v", o, err)
 	}
 }
 

@@ -423,7 +423,7 @@ func (rc *Reconciler) nextSequence(ctx context.Context, r *repo.Repository, tip 
 
 // observedOf is what of a target's report matters to Plan and to notes.
 func observedOf(o target.Observed) record.Report {
-	report := record.Report{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message, RollBack: o.RollBack}
+	report := record.Report{Commit: o.Commit, State: o.State, Since: o.Since, Message: o.Message, Attempt: o.Attempt, RollBack: o.RollBack}
 	for _, u := range o.Units {
 		report.Serving = append(report.Serving, record.Served{
 			Name:      u.Name,

@@ -281,7 +281,7 @@ func (w *worker) converge(ctx context.Context, s *snapshot, drift target.Drift) 
 	}
 	w.rc.withheld.put(key, withheld{})
 	declared.Sequence, declared.Drift, declared.Steer = s.Declared.Sequence, drift, s.Declared.Outcome.Steer()
-	declared.Was = s.was
+	declared.Was, declared.GaveUp = s.was, s.Declared.Outcome.GaveUp()
 	if !s.Declared.Outcome.Good() {
 		if declared.Fallback, err = w.rc.fallback(ctx, s); err != nil {
 			return err
@@ -309,8 +309,8 @@ func (w *worker) note(ctx context.Context, s *snapshot, o record.Outcome) error 
 		func(old []byte) ([]byte, error) {
 			next := o
 			was := record.ParseOutcome(old)
-			next.Covers, next.Paused, next.Continued = was.Covers, was.Paused, was.Continued
-			return next.Encode()
+			next.Covers = was.Covers
+			return next.Steered(was).Encode()
 		})
 	if err != nil {
 		return err

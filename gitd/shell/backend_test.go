@@ -673,6 +673,18 @@ func (b *backend) Continue(context.Context, access.Identity, string, string) (sh
 	return show.Done{What: "goes on"}, nil
 }
 
+func (b *backend) StopDeployment(context.Context, access.Identity, string, string, string) (show.Done, error) {
+	return show.Done{What: "stopped"}, nil
+}
+
+func (b *backend) RetryDeployment(_ context.Context, _ access.Identity, _, _, host string) (show.Done, error) {
+	return show.Done{What: strings.TrimSpace("tried again " + host)}, nil
+}
+
+func (b *backend) SkipHost(_ context.Context, _ access.Identity, _, _, host string) (show.Done, error) {
+	return show.Done{What: "left out " + host}, nil
+}
+
 // exampleTests are what the builds of checkout have said.
 func exampleTests() []show.Test {
 	at := time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC)

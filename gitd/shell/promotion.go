@@ -79,6 +79,44 @@ var promoteCommands = []command{
 			return c.act(c.shell.Backend.Continue(c.ctx, c.actor, repository, environment))
 		},
 	},
+	{
+		name: "stop", args: "[repo] <environment> [--reason <text>...]", what: "end a deployment to hosts",
+		example: "stop production --reason checkout answers slowly",
+		options: []option{{"--reason", "why; takes all words up to the next option"}},
+		notes:   "Hosts that are at it come to an end, no other one begins. It is rolled back by itself,\nunless hosts.yaml says rollback: false; then retry lets it go on.",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.StopDeployment(c.ctx, c.actor, repository, environment, c.options["--reason"]))
+		},
+	},
+	{
+		name: "retry", args: "[repo] <environment> [--host <name>]", what: "deploy again to hosts that failed",
+		example: "retry production --host web-1",
+		options: []option{{"--host", "this one only, which may also be one that was skipped"}},
+		notes:   "What was stopped goes on.",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.RetryDeployment(c.ctx, c.actor, repository, environment, c.options["--host"]))
+		},
+	},
+	{
+		name: "skip", args: "[repo] <environment> <host>", what: "leave a host out of a deployment",
+		example: "skip production web-3",
+		notes:   "It keeps what it has and is not counted, until retry names it or something else is\ndeclared. To leave it out for longer: agent drain",
+		run: func(c *call) error {
+			repository, environment, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return c.act(c.shell.Backend.SkipHost(c.ctx, c.actor, repository, environment, c.args["host"]))
+		},
+	},
 }
 
 func promote(c *call) error {

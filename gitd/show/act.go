@@ -46,6 +46,12 @@ type Acts interface {
 	// Pause has the deployment of what is declared go no further, Continue lets it go on.
 	Pause(ctx context.Context, who access.Identity, repository, environment, reason string) (Done, error)
 	Continue(ctx context.Context, who access.Identity, repository, environment string) (Done, error)
+	// StopDeployment ends the deployment of what is declared. RetryDeployment has hosts be deployed to again that
+	// failed or were skipped, host or with "" all; SkipHost leaves one out. They are for
+	// deployments to one host after the other.
+	StopDeployment(ctx context.Context, who access.Identity, repository, environment, reason string) (Done, error)
+	RetryDeployment(ctx context.Context, who access.Identity, repository, environment, host string) (Done, error)
+	SkipHost(ctx context.Context, who access.Identity, repository, environment, host string) (Done, error)
 }
 
 // Done says what an act did.

@@ -55,6 +55,10 @@ type Environment struct {
 	// RollbackTo is the last release that was healthy to its end, and was not rolled
 	// back; on its own page only.
 	RollbackTo   int        `json:"rollback_to,omitempty"`
+	Stepwise     bool       `json:"stepwise,omitempty"` // hosts can be skipped and retried, and the deployment stopped
+	Paused       *HoldNote  `json:"paused,omitempty"`   // its deployment, by a person
+	Stopped      *HoldNote  `json:"stopped,omitempty"`  // the same, for good
+	Skipped      []string   `json:"skipped,omitempty"`  // hosts that people leave out of it
 	URLs         []string   `json:"urls,omitempty"`
 	LastApproved []Approval `json:"-"`
 }

@@ -526,6 +526,26 @@ func (h *backend) Continue(context.Context, access.Identity, string, string) (sh
 	return show.Done{What: "goes on"}, nil
 }
 
+func (h *backend) StopDeployment(_ context.Context, a access.Identity, repo, env, reason string) (show.Done, error) {
+	return h.acted("stop %s %s %s as %s", repo, env, reason, a.User)
+}
+
+func (h *backend) RetryDeployment(_ context.Context, a access.Identity, repo, env, host string) (show.Done, error) {
+	return h.acted("retry %s %s %s as %s", repo, env, host, a.User)
+}
+
+func (h *backend) SkipHost(_ context.Context, a access.Identity, repo, env, host string) (show.Done, error) {
+	return h.acted("skip %s %s %s as %s", repo, env, host, a.User)
+}
+
+// acted notes an act.
+func (h *backend) acted(format string, args ...any) (show.Done, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.acts = append(h.acts, fmt.Sprintf(format, args...))
+	return show.Done{What: "it is so"}, nil
+}
+
 // exampleTests are what the builds of checkout have said.
 func exampleTests() []show.Test {
 	at := time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC)

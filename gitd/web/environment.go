@@ -216,6 +216,7 @@ type environmentView struct {
 	Ask       *askRollback
 	Logs      string              // the page of what its instances print; "" while there is nothing that could
 	Last      []show.InstanceLine // what those that fail printed last
+	Steer     steering            // what can be said to its deployment
 	Happened  bool                // something is known of what happened to services
 }
 
@@ -316,6 +317,7 @@ func (q *request) environment() (*page, *environmentView, error) {
 		}
 	}
 	view.Done = done(view.Deciding)
+	view.Steer = steeringOf(&e)
 	if len(e.History) > historyShown {
 		view.Whole = envHref(r.Name, e.Name) + "/history"
 	}
@@ -366,7 +368,70 @@ func noEnvironment(r *show.Repository, name string, err error) error {
 	return &nearby{err: err, nearest: append(near, link{Text: "environments of " + r.Name, Href: "/" + r.Name + "/env"})}
 }
 
-// rollback is the act of the environment page. It wants the environment's name
+// environmentAct is what can be done on the environment page: a deployment is steered, or
+// rolled back.
+func environmentAct(q *request) error {
+	repo, env, act := q.arg("repo"), q.arg("env"), q.form("act")
+	host, reason := q.form("host"), strings.TrimSpace(q.form("reason"))
+	ctx := q.r.Context()
+	var d show.Done
+	var err error
+	switch act {
+	case "":
+		return rollback(q)
+	case "pause":
+		d, err = q.Backend.Pause(ctx, q.actor, repo, env, reason)
+	case "continue":
+		d, err = q.Backend.Continue(ctx, q.actor, repo, env)
+	case "stop":
+		d, err = q.Backend.StopDeployment(ctx, q.actor, repo, env, reason)
+	case "retry":
+		d, err = q.Backend.RetryDeployment(ctx, q.actor, repo, env, host)
+	case "skip":
+		d, err = q.Backend.SkipHost(ctx, q.actor, repo, env, host)
+	default:
+		err = &show.Error{Kind: show.Usage, What: "a deployment can be paused, continued, stopped or retried, and a host skipped",
+			Hint: "send act=pause, continue, stop, retry or skip"}
+	}
+	if err != nil {
+		return err
+	}
+	q.Log.Info("acted from the console", "act", act, "repo", repo, "env", env, "host", host, "user", q.actor.User)
+	return q.answer(d, envHref(repo, env))
+}
+
+// steering is what can be said to the deployment of an environment now.
+type steering struct {
+	Pause, Continue, Stop, Retry bool
+}
+
+// Any reports whether there is something.
+func (s steering) Any() bool { return s != steering{} }
+
+func steeringOf(e *show.Environment) (s steering) {
+	if !e.MayRollback || e.Declared == "" {
+		return s
+	}
+	under := e.State == show.Converging
+	s.Continue = e.Paused != nil
+	s.Pause = under && !s.Continue && e.Stopped == nil
+	s.Stop = under && e.Stepwise && e.Stopped == nil
+	s.Retry = e.Stepwise && (e.Stopped != nil || e.State == show.Failed)
+	return s
+}
+
+// CanSkip reports whether a host can be left out of the deployment.
+func (v *environmentView) CanSkip(s show.Service) bool {
+	return v.Stepwise && v.MayRollback && (v.State == show.Converging || v.State == show.Failed) &&
+		!slices.Contains(v.Skipped, s.Name) && (s.State != show.Healthy || s.Release != v.Release)
+}
+
+// CanRetry reports whether a host can be deployed to again.
+func (v *environmentView) CanRetry(s show.Service) bool {
+	return v.Stepwise && v.MayRollback && (s.State == show.Failed || slices.Contains(v.Skipped, s.Name))
+}
+
+// rollback is the other act of the environment page. It wants the environment's name
 // typed: undoing it takes another promotion.
 func rollback(q *request) error {
 	release, err := strconv.Atoi(q.form("release"))

@@ -42,7 +42,7 @@ func routes() []*route {
 		{pattern: "/{repo}/changes", page: changesPage},
 		{pattern: "/{repo}/changes/{n}", page: changePage, act: changeAct},
 		{pattern: "/{repo}/env", page: environmentsPage},
-		{pattern: "/{repo}/env/{env}", page: environmentPage, act: rollback},
+		{pattern: "/{repo}/env/{env}", page: environmentPage, act: environmentAct},
 		{pattern: "/{repo}/env/{env}/{commit}", page: deploymentPage},
 		{pattern: "/{repo}/promote/{env}", page: promotionPage, act: promotionAct},
 		{pattern: "/{repo}/env/{env}/logs", page: logsPage},

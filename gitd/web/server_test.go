@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -457,6 +458,61 @@ func TestApprovalBindsToWhatWasSeen(t *testing.T) {
 	if a := mirek.do(http.MethodPost, "/checkout/promote/production", "", "Accept",
 		"application/json"); a.StatusCode != 403 {
 		t.Errorf("approving one's own change: %s", a.Status)
+	}
+}
+
+// What can be said to a deployment is offered while it means something, to those who may.
+func TestDeploymentIsSteered(t *testing.T) {
+	h := fullBackend()
+	b := signedIn(t, console(h), "ada")
+	offered := func() (all []string) {
+		for _, m := range regexp.MustCompile(`name="act" value="([a-z]+)">`).FindAllStringSubmatch(
+			b.get("/checkout/env/production").body, -1) {
+			all = append(all, m[1])
+		}
+		return all
+	}
+	state := func(of, unit show.State, more func(e *show.Environment)) {
+		h.change("checkout", func() {
+			r := &h.repos[slices.IndexFunc(h.repos, func(r show.Repository) bool { return r.Name == "checkout" })]
+			e := &r.Environments[slices.IndexFunc(r.Environments,
+				func(e show.Environment) bool { return e.Name == "production" })]
+			e.State, e.Services[0].State, e.Services[0].Instances = of, unit, e.Services[0].Instances[:1]
+			more(e)
+		})
+	}
+	stepwise := func(e *show.Environment) { e.Stepwise = true }
+	for _, c := range []struct {
+		of, unit show.State
+		more     func(*show.Environment)
+		want     []string
+	}{
+		{show.Healthy, show.Healthy, func(*show.Environment) {}, nil},
+		{show.Converging, show.Healthy, func(*show.Environment) {}, []string{"pause"}},
+		{show.Converging, show.Converging, stepwise, []string{"pause", "stop", "skip"}},
+		{show.Converging, show.Converging, func(e *show.Environment) { e.Skipped = []string{"web"} },
+			[]string{"pause", "stop", "retry"}},
+		{show.Failed, show.Failed, func(e *show.Environment) { e.Skipped = nil }, []string{"retry", "retry", "skip"}},
+		{show.Converging, show.Converging, func(e *show.Environment) { e.Paused = &show.HoldNote{By: "jun", At: noon} },
+			[]string{"continue", "stop", "skip"}},
+		{show.Converging, show.Converging, func(e *show.Environment) { e.MayRollback = false }, nil},
+	} {
+		state(c.of, c.unit, c.more)
+		if got := offered(); !slices.Equal(got, c.want) {
+			t.Errorf("%s, host %s: %q are offered, want %q", c.of, c.unit, got, c.want)
+		}
+	}
+	for _, form := range []string{"act=stop&reason=slow", "act=retry", "act=retry&host=web", "act=skip&host=web"} {
+		if a := b.do(http.MethodPost, "/checkout/env/production", form); a.StatusCode != 303 {
+			t.Errorf("%s: %s", form, a.Status)
+		}
+	}
+	if a := b.do(http.MethodPost, "/checkout/env/production", "act=destroy"); a.StatusCode != 400 {
+		t.Errorf("another act: %s", a.Status)
+	}
+	if did, want := h.did(), []string{"stop checkout production slow as ada", "retry checkout production  as ada",
+		"retry checkout production web as ada", "skip checkout production web as ada"}; !slices.Equal(did, want) {
+		t.Errorf("did %q, want %q", did, want)
 	}
 }
 

@@ -106,7 +106,7 @@ func (t *Target) Converge(d target.Declared) {
 	last := t.told[d.Key]
 	if last != nil && (d.Sequence < last.sequence ||
 		d.Sequence == last.sequence && last.declared != nil && last.declared.Drift == d.Drift &&
-			last.declared.Steer.Equal(d.Steer)) {
+			last.declared.Steer.Equal(d.Steer) && last.declared.Attempt == d.Attempt) {
 		t.mu.Unlock()
 		return
 	}

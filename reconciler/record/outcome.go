@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -26,9 +27,14 @@ type Outcome struct {
 
 	Paused    *Pause   `json:"paused,omitempty"`    // by a person: its deployment goes no further
 	Continued []string `json:"continued,omitempty"` // what waited for a person, and was let go on
+
+	Stopped *Pause         `json:"stopped,omitempty"` // by a person, for good
+	Skipped []string       `json:"skipped,omitempty"` // hosts that people leave out
+	Retried map[string]int `json:"retried,omitempty"` // how often people have had it tried again, by host; "": in all
+	Attempt int            `json:"attempt,omitempty"` // of those that State is about
 }
 
-// Pause is who paused a deployment, and why.
+// Pause is who paused a deployment, or stopped it, and why.
 type Pause struct {
 	By     string    `json:"by"`
 	At     time.Time `json:"at"`
@@ -37,7 +43,31 @@ type Pause struct {
 
 // Steer is what people have said to the deployment of the commit.
 func (o Outcome) Steer() target.Steer {
-	return target.Steer{Paused: o.Paused != nil, Continued: o.Continued}
+	s := target.Steer{
+		Paused:    o.Paused != nil,
+		Continued: o.Continued,
+		Skipped:   o.Skipped,
+		Retried:   o.Retried,
+	}
+	if o.Stopped != nil {
+		s.Stopped = strings.TrimSuffix("stopped by "+o.Stopped.By+": "+o.Stopped.Reason, ": ")
+	}
+	return s
+}
+
+// Steered is the outcome with what people have said to another one's deployment.
+func (o Outcome) Steered(as Outcome) Outcome {
+	o.Paused, o.Continued = as.Paused, as.Continued
+	o.Stopped, o.Skipped, o.Retried = as.Stopped, as.Skipped, as.Retried
+	return o
+}
+
+// GaveUp is why the deployment was given up, unless somebody has had it tried again since.
+func (o Outcome) GaveUp() string {
+	if o.State != target.Failed || o.Attempt < o.Retried[""] {
+		return ""
+	}
+	return o.Message
 }
 
 // Served is one service when the state was reached.
@@ -60,6 +90,7 @@ type Report struct {
 	State   target.State
 	Since   time.Time
 	Message string
+	Attempt int // of Steer.Retried
 	Serving []Served
 
 	RollBack bool // what is Failed is so for good, and its deployment wants it to be rolled back
@@ -100,7 +131,7 @@ func (o Outcome) Next(commit repo.Hash, report Report, now time.Time) (next Outc
 		}
 		n.lose(since)
 	case target.Failed:
-		if o.State == target.Failed {
+		if o.State == target.Failed && report.Attempt <= o.Attempt {
 			return o, false, again
 		}
 		n.lose(since)
@@ -110,6 +141,7 @@ func (o Outcome) Next(commit repo.Hash, report Report, now time.Time) (next Outc
 	}
 	n.State, n.Since, n.Message, n.Services = report.State, since, terminal.Message(report.Message,
 		maxMessage), report.Serving
+	n.Attempt = report.Attempt
 	return n, true, again
 }
 

@@ -36,6 +36,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -185,6 +186,14 @@ type Declared struct {
 
 	Steer
 
+	// Attempt is the place of this try among those of Commit, for one host: the next one is
+	// told to a host that has failed, when somebody wants it to be retried.
+	Attempt int `json:"attempt,omitempty"`
+
+	// GaveUp is why Commit was given up before, by a process of the server that has ended
+	// since, and Steer says nothing newer; "": it was not.
+	GaveUp string `json:"-"`
+
 	// Fallback is the last declared state that was healthy to its end, nil for none or
 	// when Commit is itself known to be good. It serves where nothing does yet (the
 	// server has just started) until this state is healthy, so that a bad release does
@@ -221,11 +230,25 @@ func (s Secrets) Revisions() map[string]string {
 type Steer struct {
 	Paused    bool     `json:"paused,omitempty"`    // it goes no further
 	Continued []string `json:"continued,omitempty"` // what waited for a person, and was let go on
+
+	// What only a Stepper is told:
+	Stopped string         `json:"stopped,omitempty"` // who has stopped it, and why; "": nobody
+	Skipped []string       `json:"skipped,omitempty"` // units that are left out
+	Retried map[string]int `json:"retried,omitempty"` // how often, by unit; "": the deployment as a whole
 }
 
 // Equal reports whether two say the same.
 func (s Steer) Equal(t Steer) bool {
-	return s.Paused == t.Paused && slices.Equal(s.Continued, t.Continued)
+	return s.Paused == t.Paused && slices.Equal(s.Continued, t.Continued) && s.Stopped == t.Stopped &&
+		slices.Equal(s.Skipped, t.Skipped) && maps.Equal(s.Retried, t.Retried)
+}
+
+// Stepper is implemented by a target that deploys to one unit after the other. Its
+// deployments can be stopped, units be skipped, and those that failed be retried.
+type Stepper interface {
+	// Steps says which of the three what is declared under a key takes: an error, for
+	// people, if none.
+	Steps(k Key) error
 }
 
 // Drift is what a target does about drift.
@@ -282,6 +305,7 @@ type Observed struct {
 	Reason   Reason    `json:"reason,omitempty"`   // the same in one word, where there is one
 	Unhealed bool      `json:"unhealed,omitempty"` // what is Degraded stays so: it is reported only
 	RollBack bool      `json:"rollBack,omitempty"` // what is Failed is so for good, and its deployment wants it to be rolled back
+	Attempt  int       `json:"attempt,omitempty"`  // that State is about: of Declared, or of Steer as a whole
 	Waits    string    `json:"waits,omitempty"`    // that a person lets what is so named go on; "": nothing does
 	Units    []Unit    `json:"units,omitempty"`    // by name
 	Strays   []Stray   `json:"strays,omitempty"`   // what runs besides, and is reported only

@@ -407,6 +407,52 @@ func (s *Server) Continue(ctx context.Context, a access.Identity, repository, en
 	return show.Done{What: fmt.Sprintf("the deployment of release %d to %s goes on", release, environment)}, nil
 }
 
+// StopDeployment implements show.Backend.
+func (s *Server) StopDeployment(ctx context.Context, a access.Identity, repository, environment, reason string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	release, err := s.reconciler.Stop(ctx, repository, environment, a, reason)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{
+		What: fmt.Sprintf("stopped the deployment of release %d to %s", release, environment),
+		Next: "hosts that are at it come to an end; to see: " + s.about.Command("env show "+repository+" "+environment),
+	}, nil
+}
+
+// RetryDeployment implements show.Backend.
+func (s *Server) RetryDeployment(ctx context.Context, a access.Identity, repository, environment, host string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	release, err := s.reconciler.Retry(ctx, repository, environment, host, a)
+	if err != nil {
+		return show.Done{}, err
+	}
+	to := environment
+	if host != "" {
+		to = host + " in " + environment
+	}
+	return show.Done{What: fmt.Sprintf("release %d is deployed to %s once more, where it is not", release, to)}, nil
+}
+
+// SkipHost implements show.Backend.
+func (s *Server) SkipHost(ctx context.Context, a access.Identity, repository, environment, host string) (show.Done, error) {
+	if _, err := s.readable(a, repository); err != nil {
+		return show.Done{}, err
+	}
+	release, err := s.reconciler.Skip(ctx, repository, environment, host, a)
+	if err != nil {
+		return show.Done{}, err
+	}
+	return show.Done{
+		What: fmt.Sprintf("the deployment of release %d to %s leaves %s out", release, environment, host),
+		Next: "to take it in again: " + s.about.Command("retry "+repository+" "+environment+" --host "+host),
+	}, nil
+}
+
 // Rollback implements show.Backend.
 func (s *Server) Rollback(ctx context.Context, a access.Identity, repository, environment string, release int,
 	reason string) (show.Done, error) {

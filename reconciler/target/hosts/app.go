@@ -46,14 +46,14 @@ func (a *app) declare(d *target.Declared) {
 	if d.Sequence < a.remover || a.declared != nil && d.Sequence < a.declared.Sequence {
 		return
 	}
-	if a.declared != nil && a.declared.Sequence == d.Sequence && a.declared.Commit == d.Commit &&
-		a.declared.Drift == d.Drift {
+	same := a.declared != nil && a.declared.Sequence == d.Sequence && a.declared.Commit == d.Commit
+	if same && (d.Attempt < a.declared.Attempt || d.Attempt == a.declared.Attempt && a.declared.Drift == d.Drift) {
 		return
 	}
-	newer := a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit
+	newer := !same || a.declared.Attempt != d.Attempt
 	a.declared = d
 	if newer {
-		a.seen.Key, a.seen.Commit, a.seen.Sequence = a.key(), d.Commit, d.Sequence
+		a.seen.Key, a.seen.Commit, a.seen.Sequence, a.seen.Attempt = a.key(), d.Commit, d.Sequence, d.Attempt
 		a.seen.State, a.seen.Since, a.seen.Message, a.seen.Unhealed = target.Converging, time.Now(), "", false
 		a.supersede(fmt.Errorf("superseded by commit %s", shortCommit(d.Commit)))
 	}
@@ -218,7 +218,7 @@ func (a *app) watch(old *watcher) *watcher {
 }
 
 func sameDeployment(a, b *target.Declared) bool {
-	return a != nil && b != nil && a.Commit == b.Commit && a.Sequence == b.Sequence
+	return a != nil && b != nil && a.Commit == b.Commit && a.Sequence == b.Sequence && a.Attempt == b.Attempt
 }
 
 func (a *app) isRemoved() bool {
@@ -284,8 +284,12 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		return nil
 	}
 	defer end()
+	id := fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit))
+	if d.Attempt > 0 {
+		id += fmt.Sprintf("-r%d", d.Attempt)
+	}
 	request := deploy.Request{
-		ID:       fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit)),
+		ID:       id,
 		Sequence: d.Sequence,
 		Progress: func(p deploy.Progress) { a.progress(d, p) },
 	}
@@ -326,10 +330,10 @@ func (a *app) group(d *target.Declared) (string, error) {
 	return a.t.groups.of(d.Key)
 }
 
-// goesOn finds the deployment that an environment which has been renamed needs no other
-// one after: of the same revision, by the same appspec.yml, and it succeeded.
+// goesOn finds the deployment that an environment which has been renamed, or a retry, needs
+// no other one after: of the same revision, by the same appspec.yml, and it succeeded.
 func (a *app) goesOn(d *target.Declared, group, digest string) (result deploy.Result, ok bool, err error) {
-	if len(d.Was) == 0 {
+	if len(d.Was) == 0 && d.Attempt == 0 {
 		return deploy.Result{}, false, nil
 	}
 	_, last, err := a.t.Host.Last(group)

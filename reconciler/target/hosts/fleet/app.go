@@ -15,6 +15,8 @@ import (
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
+	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // app is one application in one environment. Its goroutine decides; what it found is read
@@ -29,8 +31,13 @@ type app struct {
 	sequence int              // newest that was told
 	seen     target.Observed
 	hosts    map[string]bool // that it is for
+	answers  []answer        // of alarms, that the goroutine has not seen
 
 	// The goroutine's own:
+	tries   int            // newest of Steer.Retried that state knows
+	asked   sync.WaitGroup // questions to Prometheus, which asking ends
+	asking  context.Context
+	unask   context.CancelFunc // ends them; nil: none was asked
 	state   *rollout.State     // of the deployment of about; nil: it has not begun
 	about   *target.Declared   // what state is about
 	watched map[string]watched // by the host's name
@@ -68,11 +75,13 @@ func (a *app) rename(k target.Key) {
 func (a *app) declare(d *target.Declared) {
 	a.mu.Lock()
 	if d.Sequence >= a.sequence {
-		if a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit {
+		if a.declared == nil || a.declared.Sequence != d.Sequence || a.declared.Commit != d.Commit ||
+			a.declared.Retried[""] != d.Retried[""] {
 			a.seen = target.Observed{
 				Key:      d.Key,
 				Commit:   d.Commit,
 				Sequence: d.Sequence,
+				Attempt:  d.Retried[""],
 				State:    target.Converging,
 				Since:    time.Now(),
 				Units:    a.seen.Units,
@@ -129,6 +138,7 @@ func (a *app) wants(host, artifact string) bool {
 func (a *app) run() {
 	ctx := a.t.ctx
 	defer func() {
+		a.stopAsking()
 		for _, w := range a.watched {
 			w.end()
 		}
@@ -143,7 +153,7 @@ func (a *app) run() {
 				return
 			}
 		} else if wake := a.step(d); !wake.IsZero() {
-			again = time.After(time.Until(wake))
+			again = time.After(max(time.Until(wake), time.Millisecond))
 		}
 		select {
 		case <-ctx.Done():
@@ -209,6 +219,7 @@ func (a *app) takeAway() bool {
 			gone = false
 		}
 	}
+	a.stopAsking()
 	a.state, a.about = nil, nil
 	return gone
 }
@@ -254,13 +265,22 @@ func (a *app) step(d *target.Declared) time.Time {
 	if !d.Paused {
 		for _, name := range slices.Concat(plan.Deploy, plan.Follow) {
 			a.t.Log.Info("a host is deployed to", "app", d.Key.String(), "host", name, "release", d.Release.Number)
-			a.state.Started(name)
+			a.state.Started(name, now)
 		}
+	}
+	for _, alarm := range plan.Ask {
+		a.state.Asked(alarm, now)
+		a.ask(d, alarm, c)
+	}
+	if plan.Status != rollout.InProgress && plan.Status != rollout.Waiting {
+		a.stopAsking()
 	}
 	for _, h := range all {
 		// Also to those that have it: what to do about drift may be another.
 		if at := a.host(h.Name); at.Attempt != rollout.None && at.Attempt != rollout.Skipped {
-			h.Agent.Converge(*d)
+			told := *d
+			told.Attempt = d.Retried[h.Name]
+			h.Agent.Converge(told)
 		}
 	}
 	a.report(d, withDrained(a.sum(d, c, plan, looked), d, drained))
@@ -276,12 +296,17 @@ func (a *app) host(name string) *rollout.Host {
 func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]target.Observed) {
 	begin := a.state == nil || len(a.state.Hosts) == 0 || a.about.Sequence != d.Sequence || a.about.Commit != d.Commit
 	if begin {
+		a.stopAsking()
 		var members []rollout.Host
 		for _, h := range all {
 			members = append(members, rollout.Host{Name: h.Name, Zone: h.Tags[zoneTag], Health: rollout.Healthy})
 		}
 		a.state, a.about = rollout.Begin(c.rollout, members), d
-		a.state.Of = a.t.File.of()
+		a.state.Of, a.state.Since, a.tries = a.t.File.of(), time.Now(), d.Retried[""]
+	}
+	if tries := d.Retried[""]; tries > a.tries {
+		a.state.Retry()
+		a.tries = tries
 	}
 	for _, h := range slices.Clone(a.state.Hosts) {
 		if _, there := looked[h.Name]; !there {
@@ -293,13 +318,82 @@ func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]
 			a.state.Seen(h.Name, h.Tags[zoneTag], rollout.Healthy)
 		}
 		a.lookAt(d, h, looked[h.Name])
+		if slices.Contains(d.Skipped, h.Name) {
+			a.state.Skip(h.Name)
+		} else {
+			a.state.Unskip(h.Name)
+		}
 	}
+	if begin {
+		a.state.Resumed = slices.ContainsFunc(a.state.Hosts, func(h rollout.Host) bool {
+			return h.Attempt != rollout.None && h.Attempt != rollout.Skipped
+		})
+		if a.state.Resumed {
+			a.state.Stop, a.state.Keeps = d.GaveUp, true
+		}
+	}
+	if d.Stopped != "" && a.state.Stop != d.Stopped {
+		a.state.Stop, a.state.Keeps = d.Stopped, false
+	}
+	a.mu.Lock()
+	answers := a.answers
+	a.answers = nil
+	a.mu.Unlock()
+	for _, told := range answers {
+		if told.state == a.state {
+			a.state.Answered(told.Measured, told.at)
+		}
+	}
+}
+
+// answer is what Prometheus has said to an alarm of a deployment.
+type answer struct {
+	shift.Measured
+	at    time.Time
+	state *rollout.State
+}
+
+// askTimeout bounds one question to Prometheus.
+const askTimeout = 30 * time.Second
+
+// ask asks an alarm beside the loop.
+func (a *app) ask(d *target.Declared, alarm string, c *config) {
+	if a.unask == nil {
+		a.asking, a.unask = context.WithCancel(a.t.ctx)
+	}
+	ctx, state := a.asking, a.state
+	query := c.queries[alarm]
+	above := slices.ContainsFunc(c.rollout.Alarms, func(of shift.Alarm) bool { return of.Name == alarm && of.Above })
+	a.asked.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		told := answer{Measured: shift.Measured{Name: alarm}, state: state}
+		var err error
+		if told.Value, told.None, err = query.Value(ctx, services.Variables(d), above); err != nil {
+			told.Err = err.Error()
+		}
+		told.at = time.Now()
+		a.mu.Lock()
+		a.answers = append(a.answers, told)
+		a.mu.Unlock()
+		a.nudge()
+	})
+}
+
+// stopAsking ends what is asked still: nobody waits for its answer.
+func (a *app) stopAsking() {
+	if a.unask == nil {
+		return
+	}
+	a.unask()
+	a.asked.Wait()
+	a.asking, a.unask = nil, nil
 }
 
 // lookAt is look for one host.
 func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
 	at := a.host(h.Name)
-	has := o.Commit == d.Commit && o.Sequence == d.Sequence
+	has := o.Commit == d.Commit && o.Sequence == d.Sequence && (a.t.File.Parts || o.Attempt >= d.Retried[h.Name])
 	was := at.Attempt
 	switch {
 	case !h.Agent.Live():
@@ -329,19 +423,25 @@ func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
 	}
 	if at.Attempt != was && (at.Attempt == rollout.Succeeded || at.Attempt == rollout.Failed) {
 		at.Ended = time.Now()
+		if at.Attempt == rollout.Succeeded && at.Began.IsZero() && len(o.Units) > 0 && len(o.Units[0].Instances) > 0 {
+			at.Ended = o.Units[0].Instances[0].Since // it had before anybody looked
+		}
 	}
 }
 
 // sum makes one state of all hosts.
 func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan,
 	looked map[string]target.Observed) (o target.Observed) {
-	var away, failed, drifted, working []string
+	var away, failed, drifted, working, skipped []string
 	live, good, gaveUp := 0, 0, false
 	for _, at := range a.state.Hosts {
 		seen := looked[at.Name]
 		o.Units = append(o.Units, a.unitsOf(at, seen)...)
 		first, _, _ := strings.Cut(seen.Message, "\n")
 		switch {
+		case at.Attempt == rollout.Skipped:
+			skipped = append(skipped, at.Name)
+			continue
 		case at.Health == rollout.Offline:
 			away = append(away, at.Name)
 			continue
@@ -366,16 +466,32 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan,
 	join := func(parts ...string) string {
 		return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 	}
-	progress := fmt.Sprintf("%d of %d %ss have it", good, len(a.state.Hosts), a.t.File.of())
+	progress := fmt.Sprintf("%d of %d %ss have it", good, len(a.state.Hosts)-len(skipped), a.t.File.of())
+	if left := a.state.ETA(a.state.Pace()).Round(time.Second); left > 0 && plan.Status == rollout.InProgress && !d.Paused {
+		progress += fmt.Sprintf(", about %s left", left)
+	}
+	leftOut := ""
+	switch len(skipped) {
+	case 0:
+	case 1:
+		leftOut = skipped[0] + " is skipped"
+	default:
+		leftOut = strings.Join(skipped, ", ") + " are skipped"
+	}
+	defer func() { o.Message = join(o.Message, leftOut) }()
+	o.Attempt = a.tries
 	switch {
 	case len(a.state.Hosts) == 0:
 		o.State, o.Message = target.Failed, fmt.Sprintf("no %s has the tags that are asked for", a.t.File.of())
-	case live == 0:
+	case live == 0 && len(skipped) < len(a.state.Hosts):
 		o.State, o.Message = target.Unknown, absent+", and what runs there goes on"
 	case plan.Status == rollout.Broken:
 		o.State, o.Message = target.Failed, join(plan.Why, strings.Join(failed, "; "))
 		o.RollBack = c.rollBack && len(failed) > 0 && (!a.t.File.Parts || gaveUp)
 		o.Unhealed = false
+	case plan.Status == rollout.Stopped:
+		o.State, o.Message = target.Failed, join(plan.Why, progress, strings.Join(failed, "; "), absent)
+		o.RollBack, o.Unhealed = c.rollBack && !a.state.Keeps, false
 	case plan.Status != rollout.Done || good == 0:
 		o.State, o.Unhealed = target.Converging, false
 		why := plan.Why
@@ -447,6 +563,9 @@ func withDrained(o target.Observed, d *target.Declared, drained []Host) target.O
 // unitOf is one host, by the name that its key has here, whatever it calls itself.
 func unitOf(at rollout.Host, o target.Observed) target.Unit {
 	unit := target.Unit{Name: at.Name, State: o.State}
+	if at.Attempt == rollout.Skipped {
+		o.Message = strings.TrimSuffix("skipped: it keeps what it has; "+o.Message, "; ")
+	}
 	in := target.Instance{ID: at.Name, Since: o.Since}
 	if len(o.Units) > 0 {
 		unit.Release = o.Units[0].Release

@@ -13,6 +13,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // FileName is the file in an environment's directory that says which hosts are deployed
@@ -27,6 +28,7 @@ type config struct {
 	groups   rollout.Groups
 	rollout  rollout.Config
 	rollBack bool
+	queries  map[string]services.AlarmQuery // by alarm
 }
 
 const anyValue = "*"
@@ -114,6 +116,8 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 		Deployment string    `yaml:"deployment"`
 		Rollback   *bool     `yaml:"rollback"`
 		Zones      *zones    `yaml:"zones"`
+		Alarms     yaml.Node `yaml:"alarms"`
+		Bake       string    `yaml:"bake"`
 	}
 	own := *top
 	if top.Kind == yaml.MappingNode {
@@ -170,6 +174,20 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 	if shape.Zones != nil {
 		if c.rollout.Zonal, err = shape.Zones.read(); err != nil {
 			wrong("zones", err)
+		}
+	}
+	if !shape.Alarms.IsZero() {
+		var more yamlfile.Problems
+		c.rollout.Alarms, c.queries, more = services.ParseAlarms(file, &shape.Alarms, "alarms")
+		problems = append(problems, more...)
+	}
+	if shape.Bake != "" {
+		c.rollout.Bake, err = time.ParseDuration(shape.Bake)
+		switch {
+		case err != nil || c.rollout.Bake < 0 || c.rollout.Bake > maxMonitor:
+			problem(lines["bake"], "write for example bake: 10m", "bake is %q, which is not a time of at most 48h", shape.Bake)
+		case len(c.rollout.Alarms) == 0 && len(problems) == 0:
+			problem(lines["bake"], "add alarms, or leave bake out", "bake is how long alarms are asked, and there is none")
 		}
 	}
 	if len(problems) > 0 {

@@ -230,6 +230,19 @@ func (t *Target) Watch(k target.Key) (changed <-chan struct{}, end func()) {
 	})
 }
 
+// Steps implements target.Stepper.
+func (t *Target) Steps(k target.Key) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.File.Parts:
+		return errors.New("an agent tries by itself what has failed in its cluster")
+	case t.apps[k] == nil:
+		return errors.New("it has no " + t.File.name() + ", and one host")
+	}
+	return nil
+}
+
 // Changed has all be looked at again: hosts are others, or are heard.
 func (t *Target) Changed() {
 	t.mu.Lock()

@@ -353,6 +353,10 @@ func TestConfig(t *testing.T) {
 		{"tags: {a: b}\nzones: {minimum: HalfAtATime}", `hosts.yaml:2: minimum of zones is "HalfAtATime"`},
 		{"tags: {a: b}\nzones: {minimum: FLEET_PERCENT 100}", `minimum of zones is "FLEET_PERCENT 100"`},
 		{"tags: {a: b}\nzones: {watch: 5m}", "watch"},
+		{"tags: {a: b}\nbake: 5m\nalarms: [{name: errors, prometheus: \"http://p:9090\", query: up, above: 0.05, for: 1m}]", ""},
+		{"tags: {a: b}\nalarms:\n- {name: errors, prometheus: \"http://p:9090\", query: up}", "hosts.yaml:3: alarms[0]: an alarm has either"},
+		{"tags: {a: b}\nbake: 5m", "hosts.yaml:2: bake is how long alarms are asked"},
+		{"tags: {a: b}\nbake: long\nalarms: [{name: a, prometheus: \"http://p\", query: up, below: 1}]", `bake is "long"`},
 		{"", "hosts.yaml"},
 	} {
 		got, problems := File{}.read("", map[string][]byte{FileName: []byte(c.text)})

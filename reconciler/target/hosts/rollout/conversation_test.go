@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden conversations")
@@ -20,7 +22,9 @@ var update = flag.Bool("update", false, "rewrite the golden conversations")
 //	zonal 5m 1m HOST_COUNT 1      before begin: zones, how long the first and each other is watched, minimum of each
 //	ok a b / fail a / stop why    how hosts have ended; a person or an alarm
 //	seen a offline                what is known of a host; one that is new joins
-//	skip a / retry / wait 1m
+//	alarm errors 5 1m 10s 5m      before begin: above 5 for a minute, asked every 10 seconds, baked for 5 minutes
+//	measured errors 7             what an alarm has answered; "trouble errors why": or not
+//	skip a / unskip a / retry / wait 1m
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -57,6 +61,8 @@ func TestConversations(t *testing.T) {
 type conversation struct {
 	state *State
 	zonal *Zonal
+	alarm *shift.Alarm
+	bake  time.Duration
 	now   time.Time
 }
 
@@ -92,7 +98,11 @@ func (c *conversation) answer() string {
 		fmt.Fprintf(&out, "deploy %s\n", strings.Join(p.Deploy, " "))
 	}
 	for _, name := range p.Deploy {
-		c.state.Started(name)
+		c.state.Started(name, c.now)
+	}
+	for _, name := range p.Ask {
+		c.state.Asked(name, c.now)
+		fmt.Fprintf(&out, "ask %s\n", name)
 	}
 	if len(p.Follow) > 0 {
 		fmt.Fprintf(&out, "follow %s\n", strings.Join(p.Follow, " "))
@@ -142,6 +152,24 @@ func (c *conversation) tell(words []string) (err error) {
 			}
 			c.zonal.Minimum = &each.Minimum
 		}
+	case "alarm":
+		c.alarm = &shift.Alarm{Name: words[1], Above: true}
+		if c.alarm.Bound, err = strconv.ParseFloat(words[2], 64); err != nil {
+			return err
+		}
+		for i, to := range []*time.Duration{&c.alarm.For, &c.alarm.Interval, &c.bake} {
+			if *to, err = time.ParseDuration(words[3+i]); err != nil {
+				return err
+			}
+		}
+	case "resumed":
+		c.state.Resumed = true
+	case "measured":
+		value, err := strconv.ParseFloat(words[2], 64)
+		c.state.Answered(shift.Measured{Name: words[1], Value: value}, c.now)
+		return err
+	case "trouble":
+		c.state.Answered(shift.Measured{Name: words[1], Err: strings.Join(words[2:], " ")}, c.now)
 	case "begin":
 		config, err := ParseConfig(words[1])
 		if err != nil {
@@ -152,7 +180,11 @@ func (c *conversation) tell(words []string) (err error) {
 		for _, w := range words[2:] {
 			hosts = append(hosts, hostsOf(w)...)
 		}
+		if c.alarm != nil {
+			config.Alarms, config.Bake = []shift.Alarm{*c.alarm}, c.bake
+		}
 		c.state = Begin(config, hosts)
+		c.state.Since = c.now
 	case "ok", "fail":
 		for _, name := range words[1:] {
 			c.state.Report(name, words[0] == "ok", c.now)
@@ -167,6 +199,8 @@ func (c *conversation) tell(words []string) (err error) {
 		c.state.Seen(name, zone, Health(words[2]))
 	case "skip":
 		c.state.Skip(words[1])
+	case "unskip":
+		c.state.Unskip(words[1])
 	case "left":
 		for _, name := range words[1:] {
 			c.state.Left(name)

@@ -44,7 +44,7 @@ func TestProperties(t *testing.T) {
 			p := s.Plan(now)
 			check(t, s, p, before, attempts)
 			for _, name := range p.Deploy {
-				s.Started(name)
+				s.Started(name, now)
 			}
 			running := runningOf(s)
 			if p.Status != InProgress {

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // Minimum is how many hosts must stay healthy.
@@ -42,6 +44,9 @@ type Config struct {
 	Name    string // for people
 	Minimum Minimum
 	Zonal   *Zonal // nil: all zones at once
+
+	Alarms []shift.Alarm // that stop it
+	Bake   time.Duration // how long alarms are asked once the last host has succeeded
 }
 
 // Zonal deploys to one zone after the other.
@@ -128,6 +133,7 @@ type Host struct {
 	Revision Revision
 	Attempt  Attempt
 	Joined   bool      // after the deployment had begun: it gets a follow-on deployment
+	Began    time.Time // Attempt; zero: nobody has seen it
 	Ended    time.Time // of Attempt
 }
 
@@ -138,7 +144,12 @@ type State struct {
 	Zones   map[string]int // the same of each zone, if the configuration says so
 	Hosts   []Host         // by name
 	Stop    string         // why it is to be stopped: an alarm, or a person; "" goes on
+	Keeps   bool           // what Stop stops is not rolled back
 	Of      string         // what people call a host here: "cluster"; "": a host
+
+	Since   time.Time // it began, or somebody has come upon it
+	Resumed bool      // it had begun before Since: what alarms say at first, it may have caused
+	Alarms  map[string]shift.AlarmState
 }
 
 func (s *State) of() string { return cmp.Or(s.Of, "host") }
@@ -155,7 +166,7 @@ func Begin(c Config, hosts []Host) *State {
 func (s *State) count() {
 	members, zones := 0, map[string]int{}
 	for _, h := range s.Hosts {
-		if !h.Joined {
+		if !h.Joined && h.Attempt != Skipped {
 			members++
 			zones[h.Zone]++
 		}
@@ -198,24 +209,110 @@ type Plan struct {
 	Reason Reason
 	Deploy []string  // hosts to begin with
 	Follow []string  // hosts that joined meanwhile, for a deployment of their own
+	Ask    []string  // alarms that are to be asked
 	Wake   time.Time // when to ask again although nothing happens; zero for never
 	Why    string    // for people, when it does not go on
 }
 
-// Plan decides. Whoever carries it out sets Attempt of what it names to Running.
+// Plan decides. Whoever carries it out tells of what it names: Started of hosts, Asked of
+// alarms. That an alarm stops the deployment is noted in Stop.
 func (s *State) Plan(now time.Time) Plan {
+	p := s.plan(now)
+	if len(s.Config.Alarms) == 0 || p.Status == Broken || p.Status == Stopped {
+		return p
+	}
+	at := func(t time.Time) bool {
+		if !now.Before(t) {
+			return true
+		}
+		if p.Wake.IsZero() || t.Before(p.Wake) {
+			p.Wake = t
+		}
+		return false
+	}
+	if p.Status == Done {
+		silent := shift.Silent(s.Config.Alarms, s.Alarms)
+		if at(s.ended().Add(s.Config.Bake)) && silent == "" {
+			return p
+		}
+		p.Status = InProgress
+		p.Why = cmp.Or(silent, "alarms are asked until "+s.ended().Add(s.Config.Bake).UTC().Format("15:04:05Z"))
+	}
+	why, keeps := shift.Fired(s.Config.Alarms, s.Alarms, at)
+	if why == "" {
+		why = shift.Unanswered(s.Config.Alarms, s.Alarms, s.Since, at)
+	}
+	if why != "" && s.Stop == "" {
+		s.Stop, s.Keeps = why, keeps
+		return s.plan(now)
+	}
+	var fresh bool
+	p.Ask, fresh = shift.Due(s.Config.Alarms, s.Alarms, now, at)
+	for _, a := range s.Config.Alarms { // those that are asked now, again then
+		if slices.Contains(p.Ask, a.Name) {
+			at(now.Add(a.Interval))
+		}
+	}
+	if !fresh && len(p.Deploy) > 0 {
+		p.Deploy = nil
+		p.Why = cmp.Or(shift.Silent(s.Config.Alarms, s.Alarms), "alarms are asked first")
+	}
+	return p
+}
+
+// ended is when the last host has ended.
+func (s *State) ended() (last time.Time) {
+	for _, h := range s.Hosts {
+		if !h.Joined && h.Ended.After(last) {
+			last = h.Ended
+		}
+	}
+	return last
+}
+
+// Asked tells that an alarm is being asked.
+func (s *State) Asked(alarm string, now time.Time) {
+	if s.Alarms == nil {
+		s.Alarms = map[string]shift.AlarmState{}
+	}
+	a := s.Alarms[alarm]
+	a.Asked = now
+	s.Alarms[alarm] = a
+}
+
+// Answered tells what an alarm has answered.
+func (s *State) Answered(e shift.Measured, now time.Time) {
+	for _, a := range s.Config.Alarms {
+		if state, asked := s.Alarms[a.Name]; asked && a.Name == e.Name {
+			state.Answer(a, e, now)
+			state.Ignored = state.Ignored && !s.Resumed
+			s.Alarms[a.Name] = state
+		}
+	}
+}
+
+// plan is Plan without alarms.
+func (s *State) plan(now time.Time) Plan {
 	var members []*Host
 	var p Plan
+	skipped := 0
 	for i := range s.Hosts {
 		h := &s.Hosts[i]
-		if !h.Joined {
+		switch {
+		case h.Attempt == Skipped:
+			skipped++
+		case !h.Joined:
 			members = append(members, h)
-		} else if h.Attempt == None && h.Health != Offline {
+		case h.Attempt == None && h.Health != Offline:
 			p.Follow = append(p.Follow, h.Name)
 		}
 	}
 	if len(members) == 0 {
-		return Plan{Status: Broken, Reason: NoHosts, Why: "no " + s.of() + " has the tags that are asked for"}
+		why := "no " + s.of() + " has the tags that are asked for"
+		if skipped > 0 {
+			why = "every " + s.of() + " is skipped"
+		}
+		return Plan{Status: Broken, Reason: NoHosts, Why: why}
 	}
 	running := count(members, func(h *Host) bool { return h.Attempt == Running })
 	if s.Stop != "" {
@@ -432,10 +529,10 @@ func (s *State) Report(name string, succeeded bool, now time.Time) {
 }
 
 // Started tells that a host is being deployed to.
-func (s *State) Started(name string) {
+func (s *State) Started(name string, now time.Time) {
 	for i := range s.Hosts {
 		if s.Hosts[i].Name == name && s.Hosts[i].Attempt == None {
-			s.Hosts[i].Attempt = Running
+			s.Hosts[i].Attempt, s.Hosts[i].Began = Running, now
 		}
 	}
 }
@@ -464,23 +561,35 @@ func (s *State) Left(name string) {
 	s.count()
 }
 
-// Retry lets hosts that failed be deployed to again.
+// Retry lets hosts that failed be deployed to again, and what was stopped go on.
 func (s *State) Retry() {
 	for i := range s.Hosts {
 		if s.Hosts[i].Attempt == Failed {
 			s.Hosts[i].Attempt = None
 		}
 	}
-	s.Stop = ""
+	s.Stop, s.Keeps, s.Alarms = "", false, nil
 }
 
-// Skip leaves a host out of the deployment.
+// Skip leaves a host out of the deployment that is not at it: it keeps what it has, and
+// is not counted.
 func (s *State) Skip(name string) {
 	for i := range s.Hosts {
-		if s.Hosts[i].Name == name && s.Hosts[i].Attempt == None {
-			s.Hosts[i].Attempt = Skipped
+		if h := &s.Hosts[i]; h.Name == name && (h.Attempt == None || h.Attempt == Failed) {
+			h.Attempt = Skipped
 		}
 	}
+	s.count()
+}
+
+// Unskip takes a host in again that was left out.
+func (s *State) Unskip(name string) {
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; h.Name == name && h.Attempt == Skipped {
+			h.Attempt = None
+		}
+	}
+	s.count()
 }
 
 // Counts are how many hosts have come how far.
@@ -513,6 +622,18 @@ func (s *State) Counts() (c Counts) {
 	return c
 }
 
+// Pace is how long a host takes, by those that have succeeded; 0 when nobody knows.
+func (s *State) Pace() time.Duration {
+	var all time.Duration
+	n := 0
+	for _, h := range s.Hosts {
+		if h.Attempt == Succeeded && !h.Began.IsZero() && h.Ended.After(h.Began) {
+			all, n = all+h.Ended.Sub(h.Began), n+1
+		}
+	}
+	return all / time.Duration(max(1, n))
+}
+
 // ETA estimates how long the rest takes when a host takes so long; 0 when nothing
 // is left. Zones are watched for as long as the configuration says.
 func (s *State) ETA(host time.Duration) time.Duration {
@@ -521,7 +642,7 @@ func (s *State) ETA(host time.Duration) time.Duration {
 	if left == 0 {
 		return 0
 	}
-	atOnce := max(1, c.Hosts-c.Failed-c.Offline-s.Minimum)
+	atOnce := max(1, c.Running, c.Hosts-c.Failed-c.Offline-c.Skipped-s.Minimum)
 	eta := time.Duration((left+atOnce-1)/atOnce) * host
 	if s.Config.Zonal != nil {
 		zones := map[string]bool{}
