@@ -87,7 +87,7 @@ staticcheck:
 bench: bench-packages build
 	@echo "left out: target: kubernetes with a real control plane; make bench-kubernetes has it"
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/bench ./reconciler/target/function \
-		./reconciler/target/services ./reconciler/target/services/proxy ./hooks/build/... ./gitd/repo
+		./reconciler/target/services ./reconciler/target/services/proxy ./hooks/build/... ./hooks/forge ./gitd/repo
 	go test -run '^$$' -bench Decision -benchtime 2s ./policies
 
 # Everything that people do, for hours: what must not grow, and by how much it does.

@@ -497,7 +497,7 @@ func eventuallyCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func get(url string) (string, error) {
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: waitTimeout}
 	resp, err := client.Get(url)
 	if err != nil {
 		return "", err
