@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
+	"github.com/headgate-cd/headgate/hooks/build/host"
 	"github.com/headgate-cd/headgate/hooks/change"
 )
 
@@ -34,7 +36,8 @@ With --repair, for which the server must be stopped, it writes again what follow
 from something else: the head of a change, and a gated branch, from the logs of
 changes. Anything else is restored from a backup or a mirror.
 The first line says by which engine services with an image run on this machine, and
-builds whose headgate.yaml names one, or why there is none that answers.
+builds whose headgate.yaml names one, or why there is none that answers; the second
+whether builds without an image can write to the system here, as the user who asks.
 
 Exit code 1 when something is damaged that was not repaired.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -62,6 +65,7 @@ Exit code 1 when something is damaged that was not repaired.`,
 						found = "none: " + err.Error()
 					}
 					fmt.Fprintln(p.out, "containers of services and builds: "+found)
+					fmt.Fprintln(p.out, "system of builds: "+systemOfBuilds(ctx))
 				}
 				return doctor(ctx, p, dir, *repair, *asJSON)
 			}
@@ -79,6 +83,22 @@ func engineOfMachine(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return e.Version(ctx)
+}
+
+// systemOfBuilds is what builds that run on this machine itself can do to it.
+func systemOfBuilds(ctx context.Context) string {
+	here := &host.Host{}
+	if err := here.Probe(ctx); err != nil {
+		return "none: " + err.Error()
+	}
+	if err := here.Writable(ctx); err != nil {
+		return "cannot be written to: " + err.Error()
+	}
+	if os.Geteuid() != 0 {
+		return "written to and thrown away, with root as its only user, who replaces files of the machine and does not " +
+			"change them in place"
+	}
+	return "written to and thrown away, with several users"
 }
 
 // finding is one thing that doctor found, as --json prints it.

@@ -37,6 +37,7 @@ var builds atomic.Int64
 func prepare(t testing.TB, files map[string]string) *bench {
 	t.Helper()
 	dir := t.TempDir()
+	t.Cleanup(func() { build.RemoveAll(dir) }) // the kernel leaves directories that nobody may enter
 	id := fmt.Sprintf("t-%d-%d", os.Getpid(), builds.Add(1))
 	b := &bench{t: t, executor: &host.Host{}, req: build.Request{ID: id, Source: filepath.Join(dir, "src"),
 		Work: filepath.Join(dir, "work"), Timeout: 10 * time.Minute, Commit: "c0ffee", Branch: "main", Repository: "hello"}}

@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type symptoms struct {
 	out     io.Writer
 	network bool
 	write   string // the path that could not be written; "?" for one that was not named
+	change  string // the path of the system that could not be changed in place
 	missing string // the program that was not found
 	full    bool
 	tail    []byte // of what was printed: a sentence may come in two pieces
@@ -42,6 +44,8 @@ var noNetwork = [][]byte{
 
 var (
 	readOnly = regexp.MustCompile(`([^\s:'"‘’]*)['"‘’]?: Read-only file system`)
+	inPlace  = regexp.MustCompile(`\.?(/(?:usr|opt|etc|var)/[^\s:'"‘’]+)['"‘’]?[^:\n]*: ` +
+		`(?:Permission denied|Operation not permitted|Value too large for defined data type)`)
 	notFound = regexp.MustCompile(`(?m)script\.sh: (?:line )?\d+: ([^\s:]+): (?:command )?not found`)
 )
 
@@ -66,6 +70,11 @@ func (w *symptoms) look(p []byte) {
 			w.write = "?"
 			if m := readOnly.FindSubmatch(w.tail); m != nil && len(m[1]) > 0 {
 				w.write = string(m[1])
+			}
+		}
+		if w.change == "" && (bytes.Contains(w.tail, []byte("ermi")) || bytes.Contains(w.tail, []byte("Value too large"))) {
+			if m := inPlace.FindSubmatch(w.tail); m != nil {
+				w.change = string(m[1])
 			}
 		}
 		if !w.full && (bytes.Contains(w.tail, []byte("No space left on device")) ||
@@ -96,6 +105,10 @@ func (r *runner) explain(said *symptoms, command string, exit int) {
 			what = "a path of the system"
 		}
 		hint("%s cannot be written in builds on this machine: write to $CODEBUILD_SRC_DIR, $HOME or /tmp", what)
+	}
+	if said.change != "" && r.req.Image == "" && os.Geteuid() != 0 {
+		hint("files of the system such as %s can be replaced and removed here, not changed in place or given away: "+
+			"this server is not root; name an image for the build, or copy the file to where it belongs", said.change)
 	}
 	if said.full {
 		hint(

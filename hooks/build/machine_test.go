@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/headgate-cd/headgate/hooks/build"
+	"github.com/headgate-cd/headgate/hooks/build/host"
 )
 
 // The system of a build is its own: what it writes is there for its own commands, and
 // for nobody else, not for the machine and not for the next build.
 func TestTheSystemIsWrittenToAndThrownAway(t *testing.T) {
-	if os.Geteuid() != 0 {
-		spec(t, steps("touch /usr/local/bin/mine")).wants(build.Failed,
+	if err := (&host.Host{}).Writable(t.Context()); err != nil {
+		spec(t, steps("touch /usr/local/bin/mine")).wants(build.Failed, "the system cannot be written to: ",
 			"/usr/local/bin/mine cannot be written in builds on this machine")
 		return
 	}

@@ -256,7 +256,11 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 				Logs:      logDir,
 				Artifacts: s.artifacts,
 				Images:    s.containers,
-				Executor:  &host.Host{Hidden: []string{o.Data}, Records: sandboxes},
+				Executor: &host.Host{
+					Hidden:  []string{o.Data},
+					Shared:  path("system"),
+					Records: sandboxes,
+				},
 				Work:      path("work", "builds"),
 				Cache:     s.cache,
 				Reports:   s.reports,

@@ -63,6 +63,7 @@ func (s Suite) start(t *testing.T, limits buildsettings.Limits, files map[string
 func (s Suite) sandbox(t *testing.T, limits buildsettings.Limits, files map[string]string) *sandbox {
 	t.Helper()
 	dir := t.TempDir()
+	t.Cleanup(func() { build.RemoveAll(dir) }) // the kernel leaves directories that nobody may enter
 	b := &sandbox{t: t, dirs: build.Sandbox{
 		Image:   s.Image,
 		Limits:  limits,

@@ -19,7 +19,7 @@ import (
 // Where bubblewrap forbids more of them it has put the process into one below it.
 func (n *session) usersOf(pid string) (*os.File, error) {
 	own, err := os.Open("/proc/" + pid + "/ns/user")
-	if err != nil || n.machine != nil || !n.sealed {
+	if err != nil || n.machine != nil && n.machine.users != nil || !n.sealed {
 		return own, err
 	}
 	defer own.Close()

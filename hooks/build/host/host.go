@@ -44,6 +44,7 @@ type Host struct {
 	Bwrap  string   // path of bubblewrap; "" looks it up in PATH
 	Limits Limits   // zero: bounds.DefaultLimits
 	Hidden []string // directories that no build may see, wherever they lie: the server's data
+	Shared string   // directory for what an ordinary user's builds share of the system; "": in the user's cache
 
 	Records sandbox.Records // of running sandboxes, for the next start of the server
 
@@ -54,8 +55,8 @@ type Host struct {
 	overlays     bool
 
 	machineProbe sync.Once
-	machines     bool     // builds can have machines of their own
-	users        *os.File // the user namespace of all of them
+	readOnly     error    // why builds cannot have machines of their own
+	users        *os.File // the user namespace of all of them; nil: an ordinary user's have one user
 }
 
 // seals reports whether user namespaces can be forbidden inside. In one of its
@@ -159,9 +160,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	if n.sandbox, err = h.Records.New("build "+s.ID, n.group.directories()...); err != nil {
 		return nil, errors.Join(err, n.group.remove())
 	}
-	// The kernel reads lists of options and directories from the paths.
-	ambiguous := strings.ContainsAny(s.Cache.Lower+s.Cache.Upper+s.System, `,:\`)
-	if s.Cache.Lower != "" && (ambiguous || !h.Overlays(ctx)) {
+	if s.Cache.Lower != "" && (ambiguous(s.Cache.Lower+s.Cache.Upper) || !h.Overlays(ctx)) {
 		s.Cache.Lower = ""
 	}
 	written := []string{s.Source, s.Home, s.Temp, s.Cache.Upper}
@@ -172,17 +171,26 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	}
 	n.disk = bounds.NewDisk(limits.Disk, written...)
 	layers := cacheLayer(s.Cache)
-	if s.System != "" && !ambiguous && h.writable(ctx, s.System) {
-		if n.machine, err = h.newMachine(s); err != nil {
-			return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())
+	if s.System != "" {
+		why := h.writable(ctx, s.System)
+		if why == nil && ambiguous(s.System) {
+			why = ambiguousError(s.System)
 		}
-		layers = append(layers, n.machine.layers...)
+		if why != nil {
+			n.notes = append(n.notes, "the system cannot be written to: "+why.Error())
+		} else if n.machine, err = h.newMachine(ctx, s); err != nil {
+			return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())
+		} else {
+			layers = append(layers, n.machine.layers...)
+		}
 	}
 	mounted, err := mounts(layers)
 	if err != nil {
+		n.machine.close()
 		return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())
 	}
 	if err := n.start(ctx, append(mounted, bwrap), h.arguments(s, n.machine, sealed)); err != nil {
+		n.machine.close()
 		return nil, errors.Join(err, n.sandbox.Close())
 	}
 	return n, nil
@@ -239,10 +247,14 @@ func (h *Host) arguments(s build.Sandbox, m *machine, sealed bool) []string {
 	}
 	if m != nil {
 		args = append(args, m.arguments()...)
+	} else {
+		args = append(args, ownSystem(s)...)
+	}
+	if m != nil && m.users != nil {
 		args = append(args, "--userns", strconv.Itoa(usersFD), "--as-pid-1", "--die-with-parent", "--ro-bind",
 			m.dir+"/loop", loopShell)
 	} else {
-		args = append(args, h.ownSystem(s, sealed)...)
+		args = append(args, oneUser(sealed)...)
 	}
 	// The kernel's settings are root's to write even without privilege, and
 	// bubblewrap does not cover them for a root in a user namespace.
@@ -269,14 +281,9 @@ func (h *Host) arguments(s build.Sandbox, m *machine, sealed bool) []string {
 	return append(args, "--", loopShell, "-c", loop)
 }
 
-// ownSystem are bubblewrap's arguments for the machine's own system, read-only, with
-// one user.
-func (h *Host) ownSystem(s build.Sandbox, sealed bool) []string {
-	args := []string{
-		"--unshare-user-try", "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt", "--dir", "/var/tmp",
-		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
-	}
-	args = append(append(args, sandbox.WithParent), sandbox.Init(shellFD, loopShell)...)
+// oneUser are bubblewrap's arguments for a sandbox with one user.
+func oneUser(sealed bool) []string {
+	args := append([]string{"--unshare-user-try", sandbox.WithParent}, sandbox.Init(shellFD, loopShell)...)
 	if os.Geteuid() != 0 { // be root inside too, so that builds see the same everywhere
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
 	} else if setting("/proc/sys/user/max_user_namespaces") == "0" { // root can do without
@@ -284,6 +291,15 @@ func (h *Host) ownSystem(s build.Sandbox, sealed bool) []string {
 	}
 	if sealed {
 		args = append(args, "--unshare-user", "--disable-userns")
+	}
+	return args
+}
+
+// ownSystem are bubblewrap's arguments for the machine's own system, read-only.
+func ownSystem(s build.Sandbox) []string {
+	args := []string{
+		"--ro-bind", "/usr", "/usr", "--ro-bind-try", "/opt", "/opt", "--dir", "/var/tmp",
+		"--ro-bind-data", strconv.Itoa(passwdFD), "/etc/passwd", "--ro-bind-data", strconv.Itoa(groupFD), "/etc/group",
 	}
 	// Of /etc only what holds no secrets: root's build could read root's keys.
 	etc := []string{"alternatives", "ca-certificates", "ca-certificates.conf", "ssl/certs", "ssl/openssl.cnf",
@@ -362,11 +378,14 @@ func (n *session) start(ctx context.Context, program, arguments []string) (err e
 	}
 	extra := []*os.File{askR, answerW, infoW, shell, seccompR, passwdR, groupR, hostsR} // from 3 on
 	if n.machine != nil {
+		extra[passwdFD-3], extra[groupFD-3], extra[hostsFD-3] = nil, nil, nil
+	}
+	if n.machine != nil && n.machine.users != nil {
 		if _, err := n.machine.loopShellFile(); err != nil {
 			files = append(files, outR, askW, answerR)
 			return fmt.Errorf("make the sandbox: %w", err)
 		}
-		extra[shellFD-3], extra[passwdFD-3], extra[groupFD-3], extra[hostsFD-3] = n.machine.users, nil, nil, nil
+		extra[shellFD-3] = n.machine.users
 	}
 	args := append(program, arguments...)
 	if n.group != nil {
@@ -544,6 +563,7 @@ func (n *session) Close() error {
 	n.kill()
 	<-n.done
 	err := n.sandbox.Close()
+	n.machine.close()
 	n.out.Close()
 	n.ask.Close()
 	n.answer.Close()

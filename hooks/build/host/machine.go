@@ -19,18 +19,19 @@ import (
 
 // machine is the system of one build as commands see it: the machine's own, below a
 // layer that takes what they write and is thrown away with the build; with many users.
-// Only root can give a build one: what belongs to other users of the machine nobody
-// else can have copied. The nil machine is the machine's own, read-only, with one
-// user.
+// What an ordinary user gives a build has one user, and what belongs to root there can
+// be replaced and removed, and not changed in place. The nil machine is the machine's
+// own, read-only, with one user.
 type machine struct {
-	dir    string   // on the host, for all that is made
-	layers []layer  // over directories of the machine
-	binds  []string // directories of dir that are the build's own, by their paths inside
-	users  *os.File // the user namespace
+	dir      string    // on the host, for all that is made
+	layers   []layer   // over directories of the machine
+	binds    []string  // directories of dir that are the build's own, by their paths inside
+	users    *os.File  // the user namespace; nil: there is one user
+	skeleton *skeleton // an ordinary user's; nil for root
 }
 
 // layer takes what is written to a directory of the machine.
-type layer struct{ lower, upper, work, merged string }
+type layer struct{ at, lower, upper, work, merged string }
 
 // Directories of the machine that a build may write to, each below a layer; those
 // that are not there are left out. Of /etc and /var only what holds no secrets.
@@ -54,8 +55,17 @@ var copiedDirs = []string{"apt/sources.list.d", "apt/apt.conf.d", "apt/preferenc
 var own = []string{"/var/log/apt", "/var/tmp", "/var/cache/apt/archives/partial", "/var/cache/debconf",
 	"/var/lib/apt/lists/partial", "/home/codebuild-user", "/etc/pam.d"}
 
+// layeredHere are those that are here.
+func layeredHere() []string {
+	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
+	return slices.DeleteFunc(append(slices.Clone(layered), java...), func(dir string) bool {
+		info, err := os.Stat(dir)
+		return err != nil || !info.IsDir()
+	})
+}
+
 // newMachine makes the machine of a build.
-func (h *Host) newMachine(s build.Sandbox) (*machine, error) {
+func (h *Host) newMachine(ctx context.Context, s build.Sandbox) (_ *machine, err error) {
 	m := &machine{dir: s.System, users: h.users, binds: []string{"/etc", "/var", "/home"}}
 	for _, dir := range own {
 		if err := os.MkdirAll(m.dir+dir, 0o755); err != nil {
@@ -65,15 +75,24 @@ func (h *Host) newMachine(s build.Sandbox) (*machine, error) {
 	if err := os.Chmod(m.dir+"/var/tmp", 0o777|os.ModeSticky); err != nil {
 		return nil, err
 	}
-	if err := os.Chown(m.dir+"/home/codebuild-user", codebuildUser, codebuildUser); err != nil {
+	dirs := layeredHere()
+	if h.users == nil {
+		if m.skeleton, err = h.skeleton(ctx, dirs); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				m.skeleton.close()
+			}
+		}()
+	} else if err := os.Chown(m.dir+"/home/codebuild-user", codebuildUser, codebuildUser); err != nil {
 		return nil, err
 	}
-	java, _ := filepath.Glob("/etc/java-*") // a pattern without fault
-	for i, lower := range append(slices.Clone(layered), java...) {
-		if info, err := os.Stat(lower); err != nil || !info.IsDir() {
-			continue
+	for i, lower := range dirs {
+		l := layer{at: lower, lower: lower}
+		if m.skeleton != nil {
+			l.lower = m.skeleton.dir + lower + ":" + lower
 		}
-		l := layer{lower: lower}
 		for part, at := range map[string]*string{"upper": &l.upper, "work": &l.work, "merged": &l.merged} {
 			*at = fmt.Sprintf("%s/layers/%d/%s", m.dir, i, part)
 			if err := os.MkdirAll(*at, 0o755); err != nil {
@@ -154,6 +173,13 @@ func (m *machine) files(network bool) error {
 	return os.WriteFile(m.dir+"/policy/policy-rc.d", []byte("#!/bin/sh\nexit 101\n"), 0o755)
 }
 
+// close lets go of what the machine shares with others.
+func (m *machine) close() {
+	if m != nil {
+		m.skeleton.close()
+	}
+}
+
 // codebuildUser is the number of codebuild-user, whom CodeBuild's images have.
 const codebuildUser = 1000
 
@@ -197,11 +223,13 @@ func (m *machine) arguments() []string {
 		args = append(args, "--bind", m.dir+inside, inside)
 	}
 	for _, l := range m.layers {
-		args = append(args, "--bind", l.merged, l.lower)
+		args = append(args, "--bind", l.merged, l.at)
 	}
 	args = append(args, "--ro-bind", m.dir+"/policy/policy-rc.d", "/usr/sbin/policy-rc.d")
 	for _, c := range capabilities {
-		args = append(args, "--cap-add", c)
+		if m.users != nil { // a lone user has no use for them
+			args = append(args, "--cap-add", c)
+		}
 	}
 	return args
 }
@@ -266,22 +294,34 @@ func (m *machine) loopShellFile() (string, error) {
 	return path, err
 }
 
-// writable reports whether builds can be given a machine of their own. dir is one
-// in which it would be made.
-func (h *Host) writable(ctx context.Context, dir string) bool {
+// writable reports why builds cannot be given a machine of their own; nil when they
+// can. dir is one in which it would be made.
+func (h *Host) writable(ctx context.Context, dir string) error {
 	h.machineProbe.Do(func() {
-		if os.Geteuid() != 0 {
-			return
-		}
 		ctx := context.WithoutCancel(ctx) // the answer is for all builds
-		h.machines = h.canOverlay(ctx, dir, "/usr")
-		if !h.machines {
+		if h.readOnly = canOverlay(ctx, dir, "/usr"); h.readOnly != nil {
 			return
 		}
-		var err error
-		if h.users, err = newUsers(ctx); err != nil {
-			h.machines = false
+		if os.Geteuid() == 0 {
+			h.users, h.readOnly = newUsers(ctx)
+			return
 		}
+		shared, err := h.skeletons()
+		if err == nil && ambiguous(shared) {
+			err = ambiguousError(shared)
+		}
+		h.readOnly = err
 	})
-	return h.machines
+	return h.readOnly
+}
+
+// Writable reports why builds cannot write to the system here; nil when they can, and all
+// that they write is thrown away with them.
+func (h *Host) Writable(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "headgate-system-")
+	if err != nil {
+		return err
+	}
+	defer build.RemoveAll(dir)
+	return h.writable(ctx, dir)
 }

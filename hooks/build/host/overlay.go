@@ -1,7 +1,9 @@
 package host
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +42,17 @@ func mounts(layers []layer) ([]string, error) {
 	return append(line, "/bin/sh", "-c", script, "sh", file), os.WriteFile(file, []byte(table.String()), 0o600)
 }
 
+// ambiguous says whether a path means something else to the kernel, which reads lists of
+// options and directories from it.
+func ambiguous(path string) bool { return strings.ContainsAny(path, `,:\`) }
+
+// ambiguousError is why nothing is mounted over a path.
+type ambiguousError string
+
+func (e ambiguousError) Error() string {
+	return "the path " + string(e) + " holds a comma, a colon or a backslash"
+}
+
 // cacheLayer is the layer of a cache that has something below it.
 func cacheLayer(c build.Cache) []layer {
 	if c.Lower == "" {
@@ -59,28 +72,35 @@ func (h *Host) Overlays(ctx context.Context) bool {
 		defer build.RemoveAll(dir)
 		lower := filepath.Join(dir, "lower")
 		if os.Mkdir(lower, 0o700) == nil {
-			h.overlays = h.canOverlay(context.WithoutCancel(ctx), dir, lower) // the answer is for all builds
+			h.overlays = canOverlay(context.WithoutCancel(ctx), dir, lower) == nil // the answer is for all builds
 		}
 	})
 	return h.overlays
 }
 
-// canOverlay tries to mount a layer below dir over lower.
-func (h *Host) canOverlay(ctx context.Context, dir, lower string) bool {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// canOverlay mounts a layer below dir over lower, and says why it could not.
+func canOverlay(ctx context.Context, dir, lower string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	at := filepath.Join(dir, "probe")
 	defer build.RemoveAll(at)
 	l := layer{lower: lower, upper: at + "/upper", work: at + "/work", merged: at + "/merged"}
 	for _, d := range []string{l.upper, l.work, l.merged} {
-		if os.MkdirAll(d, 0o700) != nil {
-			return false
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
 		}
 	}
 	line, err := mounts([]layer{l})
 	if err != nil {
-		return false
+		return err
 	}
 	line = append(line, "true")
-	return exec.CommandContext(ctx, line[0], line[1:]...).Run() == nil
+	if out, err := exec.CommandContext(ctx, line[0], line[1:]...).CombinedOutput(); err != nil {
+		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("one directory cannot be mounted over another here: %s", cmp.Or(first, err.Error()))
+	}
+	return nil
 }
+
+// probeTimeout is for a machine on which everything hangs.
+const probeTimeout = time.Minute
