@@ -29,6 +29,8 @@ type app struct {
 	stop     context.CancelCauseFunc // of the deployment that runs, nil: none does
 
 	seen target.Observed
+
+	well wellness // the goroutine's own
 }
 
 func newApp(t *Target, k target.Key) *app {
@@ -161,10 +163,14 @@ func (a *app) run() {
 			if err == nil {
 				settled = d
 			}
-			watched = a.watch(watched)
+			watched, a.well = a.watch(watched), wellness{}
 		}
 		if err == nil && d != nil {
-			err = a.look(d)
+			var soon time.Duration
+			if soon, err = a.lookAfter(ctx, d); err == nil {
+				next = min(next, soon)
+				err = a.look(d)
+			}
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -362,6 +368,9 @@ func (a *app) request(r deploy.Request, d *target.Declared, group string, spec *
 	r.Content = contentOf(d, digest)
 	r.Env = map[string]string{"BUNDLE_COMMIT": d.Release.Commit, "HEADGATE_RELEASE": fmt.Sprint(d.Release.Number)}
 	r.Declared = spec
+	if h, _ := health("", d.Files); h != nil {
+		r.Healthy = func(ctx context.Context) error { return a.becomesHealthy(ctx, h, a.probe(d, group)) }
+	}
 	r.Unpack = func(ctx context.Context, dir string) error { return a.t.Unpack(ctx, digest, dir) }
 	return r
 }
@@ -448,14 +457,9 @@ func (a *app) look(d *target.Declared) error {
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	policy := target.Heal
-	if a.declared != nil {
-		policy = a.declared.Drift
-	}
-	a.mu.Unlock()
+	policy, unwell := a.policy(), a.well.why
 	if len(drift) > 0 && policy != target.Report {
-		a.report(d, func(o *target.Observed) { drifted(o, drift, false) })
+		a.report(d, func(o *target.Observed) { drifted(o, drift, unwell, false) })
 		healed, err := a.t.Host.Heal(group)
 		for _, h := range healed {
 			a.t.Log.Warn("healed drift", "app", a.key().String(), "path", h.Path, "what", h.What)
@@ -465,15 +469,18 @@ func (a *app) look(d *target.Declared) error {
 		}
 		drift = nil
 	}
-	a.report(d, func(o *target.Observed) { drifted(o, drift, policy == target.Report) })
+	a.report(d, func(o *target.Observed) { drifted(o, drift, unwell, policy == target.Report) })
 	return nil
 }
 
-// drifted makes a state of what deviates.
-func drifted(o *target.Observed, drift []deploy.Deviation, stays bool) {
-	if len(drift) == 0 {
+// drifted makes a state of what deviates, and of why it is not well.
+func drifted(o *target.Observed, drift []deploy.Deviation, unwell string, stays bool) {
+	switch {
+	case unwell != "":
+		o.State, o.Message, o.Unhealed = target.Degraded, unwell, stays
+	case len(drift) == 0:
 		o.State, o.Message, o.Unhealed = target.Healthy, "", false
-	} else {
+	default:
 		lines := make([]string, 0, 4)
 		for _, d := range drift[:min(len(drift), 3)] {
 			lines = append(lines, d.String())

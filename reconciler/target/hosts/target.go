@@ -33,7 +33,7 @@ import (
 )
 
 // Reads are the files that Check wants of an application's directory.
-var Reads = appspec.Names
+var Reads = append([]string{FileName}, appspec.Names...)
 
 // Target deploys declared applications on this machine. Create it with New, run it
 // with Run; the other methods may be called at any time and by several goroutines.
@@ -109,7 +109,8 @@ func read(dir string, files map[string][]byte) (spec *appspec.Spec, problems, wa
 			problems = yamlfile.Problems{{File: file, Line: 1, What: "is for " + spec.OS + ", which no host here runs",
 				Fix: "write os: linux"}}
 		}
-		return spec, problems, warnings
+		_, more := health(dir, files)
+		return spec, append(problems, more...), warnings
 	}
 	return nil, yamlfile.Problems{{
 		File: path.Join(dir, appspec.Names[0]),

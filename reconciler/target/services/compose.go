@@ -95,6 +95,7 @@ type Health struct {
 	Path    string   // HTTP GET, 2xx and 3xx are healthy
 	Test    []string // a command in the instance's sandbox, exit status 0 is healthy
 	Connect bool     // a TCP connection succeeds
+	URL     string   // HTTP GET, likewise; of something else than a service
 	rollout.Check
 
 	unsaid bool // Timeout is a default

@@ -74,6 +74,39 @@ func (p *parser) health(s *Service, n *yaml.Node, what string) {
 	}
 }
 
+// ParseHealth reads the healthcheck of something else than a service: by the same keys, and url
+// for an HTTP GET instead of test.
+func ParseHealth(file string, n *yaml.Node, what string) (*Health, yamlfile.Problems) {
+	p := newParser("", nil)
+	p.main.name = file
+	rest, address := *n, (*yaml.Node)(nil)
+	rest.Content = nil
+	for key, value := range yamlfile.Pairs(n) {
+		if key.Value == "url" && n.Kind == yaml.MappingNode {
+			address = value
+			continue
+		}
+		rest.Content = append(rest.Content, key, value)
+	}
+	if n.Kind != yaml.MappingNode {
+		rest.Content = n.Content
+	}
+	var s Service
+	p.health(&s, &rest, what)
+	h := s.Health
+	h.Connect = false
+	if address != nil {
+		h.URL = p.address(address, what+".url")
+	}
+	if h.Interval < time.Second {
+		h.Interval = time.Second
+	}
+	if len(p.problems) == 0 && (h.URL == "") == (h.Test == nil) {
+		p.problem(n, `write url: http://127.0.0.1:8080/health, or test: ./check`, "%s has either a url or a test", what)
+	}
+	return &h, p.problems
+}
+
 // test reads healthcheck.test: text for a shell, or a list that begins with
 // CMD, CMD-SHELL or NONE.
 func (p *parser) test(n *yaml.Node, what string) (argv []string, none bool) {

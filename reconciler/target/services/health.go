@@ -90,29 +90,49 @@ func connects(ctx context.Context, port int) error {
 
 // answers checks that an HTTP GET gets a status from 200 to 399.
 func answers(port int, path string) func(context.Context) error {
-	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, Proxy: nil},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 	return func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address(port)+path, nil)
-		if err != nil {
-			return err
-		}
-		req.Header.Set("User-Agent", "headgate-health")
-		resp, err := client.Do(req)
+		answered, err := request(ctx, "http://"+address(port)+path)
 		if err != nil {
 			return fmt.Errorf("GET %s on port %d ($PORT): %w", path, port, cause(err))
 		}
-		defer resp.Body.Close()
-		if resp.StatusCode >= 200 && resp.StatusCode <= 399 {
-			return nil
+		if answered != "" {
+			return fmt.Errorf("GET %s %s", path, answered)
 		}
-		// The reason is a help, not a need: a body that cannot be read is left out.
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-		return fmt.Errorf("GET %s answered %d: %s", path, resp.StatusCode, terminal.Plain(line))
+		return nil
 	}
+}
+
+// Answers checks that URL, if there is one, gets a status from 200 to 399.
+func (h Health) Answers(ctx context.Context) error {
+	if h.URL == "" {
+		return nil
+	}
+	answered, err := request(ctx, h.URL)
+	if err == nil && answered != "" {
+		err = fmt.Errorf("GET %s %s", h.URL, answered)
+	}
+	return err
+}
+
+// request makes an HTTP GET; answered says what came when that was not a status from 200 to 399.
+func request(ctx context.Context, address string) (answered string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("User-Agent", "headgate-health")
+	resp, err := asking.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 200 && resp.StatusCode <= 399 {
+		return "", nil
+	}
+	// The reason is a help, not a need: a body that cannot be read is left out.
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	return fmt.Sprintf("answered %d: %s", resp.StatusCode, terminal.Plain(line)), nil
 }
 
 // errNotListening is the fault of a program that has a port of its own in mind.

@@ -60,6 +60,8 @@ const (
 	Replacement         Kind = "replacement" // of a blue/green deployment: it gets the traffic
 	RollbackOriginal    Kind = "rollback-original"
 	RollbackReplacement Kind = "rollback-replacement"
+
+	Restart Kind = "restart" // what is installed is stopped and started, which CodeDeploy does not know
 )
 
 // Events are the lifecycle events of a kind, in order. Those about traffic exist
@@ -76,6 +78,8 @@ func Events(k Kind, traffic bool) []appspec.Event {
 		return block
 	case RollbackOriginal:
 		return allow
+	case Restart:
+		return []appspec.Event{appspec.ApplicationStop, appspec.ApplicationStart, appspec.ValidateService}
 	case Replacement:
 		if traffic {
 			return append(install, allow...)
@@ -115,6 +119,10 @@ type Request struct {
 
 	// Traffic takes the host out of the traffic and back; nil where there is none.
 	Traffic func(ctx context.Context, allow bool) error
+
+	// Healthy waits, at the end of ApplicationStart, for what was started to be well; nil: it
+	// is. It may be asked again.
+	Healthy func(ctx context.Context) error
 
 	// IgnoreStopFailures goes on when ApplicationStop, BeforeBlockTraffic or
 	// AfterBlockTraffic fails.

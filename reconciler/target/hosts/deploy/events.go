@@ -376,7 +376,27 @@ func (d *deployment) event(ctx context.Context, e appspec.Event) *Failure {
 	if err != nil {
 		return failure(e, err)
 	}
-	return d.runAll(ctx, &d.journal.progress, e, archive, all)
+	if f := d.runAll(ctx, &d.journal.progress, e, archive, all); f != nil {
+		return f
+	}
+	if e == appspec.ApplicationStart && d.request.Healthy != nil {
+		return d.healthy(ctx)
+	}
+	return nil
+}
+
+// healthy waits for what was started to be well. It may be done again.
+func (d *deployment) healthy(ctx context.Context) *Failure {
+	d.mark(appspec.ApplicationStart)
+	if err := d.save(); err != nil {
+		return failure(appspec.ApplicationStart, err)
+	}
+	ctx, end := d.untilSuspended(ctx)
+	defer end()
+	if err := d.request.Healthy(ctx); err != nil {
+		return failure(appspec.ApplicationStart, err)
+	}
+	return nil
 }
 
 // stopped is why nothing more is to be done; nil when there is no reason.
@@ -465,20 +485,29 @@ func (d *deployment) runAll(ctx context.Context, p *progress, e appspec.Event, a
 
 // do runs a script until it ends, ctx does, or the process is to.
 func (d *deployment) do(ctx context.Context, r *run) *Failure {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if d.suspend != nil {
-		done := make(chan struct{})
-		defer close(done)
-		go func() { // ends with the script
-			select {
-			case <-d.suspend:
-				cancel(ErrSuspended)
-			case <-done:
-			}
-		}()
-	}
+	ctx, end := d.untilSuspended(ctx)
+	defer end()
 	return r.do(ctx)
+}
+
+// untilSuspended is a context that ends also when the process is to.
+func (d *deployment) untilSuspended(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if d.suspend == nil {
+		return ctx, func() { cancel(nil) }
+	}
+	done := make(chan struct{})
+	go func() { // ends with what the context is for
+		select {
+		case <-d.suspend:
+			cancel(ErrSuspended)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		close(done)
+		cancel(nil)
+	}
 }
 
 // env is what scripts are told.
@@ -500,6 +529,40 @@ func (d *deployment) env(e appspec.Event) []string {
 // maxLogsOnly is how many logs are kept of deployments whose revision is gone.
 const maxLogsOnly = 20
 
+// kept is a deployment of which something is kept.
+type kept struct {
+	id string
+	at time.Time
+}
+
+func oldest(a, b kept) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id)) }
+
+// pruneLogs removes the oldest logs of deployments that have no revision: those that failed
+// before they began, and those that only started something again.
+func (d *deployment) pruneLogs() error {
+	group := d.journal.Group
+	entries, err := os.ReadDir(filepath.Join(d.Root, group))
+	if err != nil {
+		return err
+	}
+	var logs []kept
+	for _, e := range entries {
+		if e.Name() == d.journal.ID || exists(archiveIn(d.deploymentDir(group, e.Name()))) {
+			continue
+		}
+		if info, err := e.Info(); err == nil {
+			logs = append(logs, kept{e.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(logs, oldest)
+	for _, l := range logs[:max(0, len(logs)-maxLogsOnly)] {
+		if err := os.RemoveAll(d.deploymentDir(group, l.id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // downloaded makes the revision the most recent one, and removes the oldest archives
 // over the bound; never the last successful one, nor the last verified.
 func (d *deployment) downloaded() *Failure {
@@ -516,18 +579,11 @@ func (d *deployment) downloaded() *Failure {
 	if err != nil {
 		return failure(appspec.DownloadBundle, err)
 	}
-	type kept struct {
-		id string
-		at time.Time
-	}
-	var old, logs []kept
+	var old []kept
 	count := 0
 	for _, e := range entries {
 		info, err := os.Stat(archiveIn(d.deploymentDir(group, e.Name())))
-		if err != nil { // of one that failed before it began
-			if info, err := e.Info(); err == nil && e.Name() != d.journal.ID {
-				logs = append(logs, kept{e.Name(), info.ModTime()})
-			}
+		if err != nil {
 			continue
 		}
 		count++
@@ -535,13 +591,9 @@ func (d *deployment) downloaded() *Failure {
 			old = append(old, kept{id, info.ModTime()})
 		}
 	}
-	oldest := func(a, b kept) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id)) }
 	slices.SortFunc(old, oldest)
-	slices.SortFunc(logs, oldest)
-	for _, l := range logs[:max(0, len(logs)-maxLogsOnly)] {
-		if err := os.RemoveAll(d.deploymentDir(group, l.id)); err != nil {
-			return failure(appspec.DownloadBundle, err)
-		}
+	if err := d.pruneLogs(); err != nil {
+		return failure(appspec.DownloadBundle, err)
 	}
 	for over := count - cmp.Or(d.MaxRevisions, DefaultRevisions); over > 0 && len(old) > 0; over-- {
 		if err := d.allow("remove", d.deploymentDir(group, old[0].id)); err != nil {

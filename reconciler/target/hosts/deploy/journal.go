@@ -328,6 +328,9 @@ func (d *deployment) succeed(ctx context.Context) (Result, error) {
 		}
 		crash.Point("deploy.verified")
 	}
+	if d.journal.Kind == Restart {
+		_ = d.pruneLogs() // they are pruned before the next revision at the latest
+	}
 	return d.end(Result{Status: Succeeded})
 }
 

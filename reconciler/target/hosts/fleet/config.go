@@ -18,10 +18,10 @@ import (
 
 // FileName is the file in an environment's directory that says which hosts are deployed
 // to, and how many at once. Without it the server's own machine is the only host.
-const FileName = "hosts.yaml"
+const FileName = hosts.FileName
 
 // Reads are the files that Check wants of an application's directory.
-var Reads = append([]string{FileName}, hosts.Reads...)
+var Reads = hosts.Reads
 
 // config is a hosts.yaml.
 type config struct {
@@ -79,6 +79,32 @@ type File struct {
 func (f File) name() string { return cmp.Or(f.Name, FileName) }
 func (f File) of() string   { return cmp.Or(f.Of, "host") }
 
+func (f File) also() []string {
+	if f.Name == "" {
+		return []string{hosts.HealthKey}
+	}
+	return f.Also
+}
+
+// here reports whether what is declared is for the server's own machine: it says nothing of
+// hosts, but at most what each host reads.
+func (f File) here(files map[string][]byte) bool {
+	data, ok := files[f.name()]
+	if !ok {
+		return true
+	}
+	top, err := yamlfile.Parse(f.name(), data)
+	if err != nil || top.Kind != yaml.MappingNode || len(top.Content) == 0 {
+		return false
+	}
+	for key := range yamlfile.Pairs(top) {
+		if !slices.Contains(f.also(), key.Value) {
+			return false
+		}
+	}
+	return true
+}
+
 // Check says what is wrong with the file, which has to be there.
 func (f File) Check(dir string, files map[string][]byte) yamlfile.Problems {
 	_, problems := f.read(dir, files)
@@ -92,6 +118,9 @@ func (f File) Check(dir string, files map[string][]byte) yamlfile.Problems {
 // Check says what is wrong with the files of an application's directory.
 func Check(dir string, files map[string][]byte) (problems, warnings yamlfile.Problems) {
 	problems, warnings = hosts.Check(dir, files)
+	if len(problems) > 0 || (File{}).here(files) {
+		return problems, warnings
+	}
 	_, more := File{}.read(dir, files)
 	return append(problems, more...), warnings
 }
@@ -123,7 +152,7 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 	if top.Kind == yaml.MappingNode {
 		own.Content = nil
 		for key, value := range yamlfile.Pairs(top) {
-			if !slices.Contains(f.Also, key.Value) {
+			if !slices.Contains(f.also(), key.Value) {
 				own.Content = append(own.Content, key, value)
 			}
 		}

@@ -120,7 +120,7 @@ func (t *Target) Converge(d target.Declared) {
 	if last, ok := t.fences[d.Key]; ok && d.Sequence < last {
 		return
 	}
-	if _, elsewhere := d.Files[t.File.name()]; !elsewhere && t.Here != nil {
+	if t.Here != nil && t.File.here(d.Files) {
 		if a := t.apps[d.Key]; a != nil && !a.remove(d.Sequence) {
 			return // it is older
 		}

@@ -291,6 +291,30 @@ func TestServerGoesOn(t *testing.T) {
 	}
 }
 
+// TestHere: without a word about hosts it is for the server's own machine, also with a healthcheck.
+func TestHere(t *testing.T) {
+	f, m := fleetOf(t, "a")
+	run(t, f)
+	for i, text := range []string{"", "healthcheck: {test: \"true\", timeout: 1m}\n"} {
+		d := declared(i+1, "AllAtOnce")
+		if delete(d.Files, FileName); text != "" {
+			d.Files[FileName] = []byte(text)
+		}
+		if problems, _ := f.Check("", d.Files); len(problems) > 0 {
+			t.Errorf("%q: %v", text, problems)
+		}
+		f.Converge(d)
+		if o := await(t, f, "healthy", is(i+1, target.Healthy)); f.Steps(key) == nil || m["a"].ran(t) != "" {
+			t.Errorf("%q: %+v, a ran %q", text, o, m["a"].ran(t))
+		}
+	}
+	d := declared(3, "AllAtOnce")
+	d.Files[FileName] = []byte("healthcheck: {url: no}\n")
+	if problems, _ := f.Check("", d.Files); len(problems) == 0 {
+		t.Error("a healthcheck that cannot be read was taken")
+	}
+}
+
 // Only hosts with the tags; none is a state that says so.
 func TestTags(t *testing.T) {
 	f, m := fleetOf(t, "a", "b")
@@ -353,6 +377,7 @@ func TestConfig(t *testing.T) {
 		{"tags: {a: b}\nzones: {minimum: HalfAtATime}", `hosts.yaml:2: minimum of zones is "HalfAtATime"`},
 		{"tags: {a: b}\nzones: {minimum: FLEET_PERCENT 100}", `minimum of zones is "FLEET_PERCENT 100"`},
 		{"tags: {a: b}\nzones: {watch: 5m}", "watch"},
+		{"tags: {a: b}\nhealthcheck: {test: ./check, interval: 10s, retries: 2}", ""},
 		{"tags: {a: b}\nbake: 5m\nalarms: [{name: errors, prometheus: \"http://p:9090\", query: up, above: 0.05, for: 1m}]", ""},
 		{"tags: {a: b}\nalarms:\n- {name: errors, prometheus: \"http://p:9090\", query: up}", "hosts.yaml:3: alarms[0]: an alarm has either"},
 		{"tags: {a: b}\nbake: 5m", "hosts.yaml:2: bake is how long alarms are asked"},
