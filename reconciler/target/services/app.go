@@ -79,6 +79,7 @@ type app struct {
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
 	listeners  []*listening
+	wake       time.Time // when there is something to do although nothing happens
 	inspect    time.Time // next look at the directories
 	inspecting bool
 

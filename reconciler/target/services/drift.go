@@ -34,7 +34,7 @@ func (a *app) checkDrift() {
 			digests[d] = a.owner.releases.Inspect(d)
 		}
 		cost := time.Since(began)
-		a.post(func() {
+		a.quietly(func() {
 			a.inspecting = false
 			a.inspect = time.Now().Add(max(inspectEvery, 50*cost))
 			if a.declared == declared {
@@ -64,5 +64,6 @@ func (a *app) replaceChanged(generations map[string]int64) {
 	if changed {
 		a.plan.Services = slices.Clone(a.plan.Services)
 		a.observed.Declare(a.plan)
+		a.wake = time.Now()
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -18,7 +17,8 @@ func (a *app) post(f func()) { a.inbox.Post(f) }
 const steadyDelay = time.Second
 
 // steadily has the loop run f before whatever it runs next, and soon: hundreds of
-// instances that go on being healthy are looked at together.
+// instances that go on being healthy are looked at together. What f changes is nothing that
+// anything has to be done about.
 func (a *app) steadily(f func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -27,17 +27,73 @@ func (a *app) steadily(f func()) {
 	}
 }
 
+// quietly is steadily, at once.
+func (a *app) quietly(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.steady = append(a.steady, f)
+	a.inbox.Wake()
+}
+
+// takeSteady is what steadily and quietly have posted.
+func (a *app) takeSteady() []func() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := a.steady
+	a.steady = nil
+	return all
+}
+
 // markSteady notes of each instance whether nobody waits for another good check of it: all
-// is healthy, and so is it.
+// is healthy, and so is it, and there is nothing left that a check could prove.
 func (a *app) markSteady(healthy bool) {
 	for _, f := range a.observed.Services {
 		for _, i := range f.Instances {
 			if in := a.instances[i.ID]; in != nil {
-				in.steady.Store(healthy && i.Phase == target.PhaseHealthy && i.Fails == 0 && !i.Retired)
+				in.steady.Store(healthy && f.Settled(i))
 			}
 		}
 	}
 }
+
+// due reports whether there is more to do than to note that all goes on as it was.
+func (a *app) due() bool {
+	a.mu.Lock()
+	told := a.pending != nil || a.remove
+	a.mu.Unlock()
+	return told || !a.inbox.Empty() || a.owner.Drained() != a.drained || !time.Now().Before(a.wake)
+}
+
+// idle notes that all goes on as it was. It costs little, whatever runs.
+func (a *app) idle(timer *time.Timer) {
+	for _, f := range a.takeSteady() {
+		f()
+	}
+	a.checkDrift()
+	a.mu.Lock()
+	for name, f := range a.observed.Services {
+		said := a.published.facts.Services[name]
+		for i, in := range f.Instances {
+			if said != nil && i < len(said.Instances) && said.Instances[i].ID == in.ID {
+				said.Instances[i].Checked = in.Checked
+			}
+		}
+	}
+	a.mu.Unlock()
+	a.sleep(timer)
+}
+
+// sleep has the timer wake the loop when it is due, or is to look at the directories.
+func (a *app) sleep(timer *time.Timer) {
+	next := a.wake
+	if !a.inspecting && a.inspect.Before(next) {
+		next = a.inspect
+	}
+	timer.Reset(max(time.Millisecond, time.Until(next)))
+}
+
+// lookAgain is how often all is looked at although nothing has happened.
+const lookAgain = 10 * time.Second
 
 // run converges until the application is removed or the target's context ends,
 // and then until all of it has ended, unless it is to be left.
@@ -60,6 +116,10 @@ func (a *app) run() {
 		case <-a.inbox.C():
 		case <-timer.C:
 		}
+		if !a.due() {
+			a.idle(timer)
+			continue
+		}
 		gone := a.step(timer)
 		stepped()
 		if gone {
@@ -74,9 +134,8 @@ func (a *app) run() {
 func (a *app) step(timer *time.Timer) (gone bool) {
 	a.mu.Lock()
 	pending, remove, fence := a.pending, a.remove, a.fence
-	steady := a.steady
-	a.steady = nil
 	a.mu.Unlock()
+	steady := a.takeSteady()
 	var wake time.Time
 	switch err := a.keep(pending, remove, fence); {
 	case err != nil:
@@ -121,11 +180,10 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	if remove && len(a.observed.Services) == 0 && a.end() {
 		return true
 	}
-	next := a.inspect
-	if !wake.IsZero() && wake.Before(next) {
-		next = wake
+	if a.wake = time.Now().Add(lookAgain); !wake.IsZero() && wake.Before(a.wake) {
+		a.wake = wake
 	}
-	timer.Reset(max(time.Millisecond, time.Until(next)))
+	a.sleep(timer)
 	return false
 }
 

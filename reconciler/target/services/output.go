@@ -59,13 +59,17 @@ func openOutput(path, position string, log *logfile.File) (*output, error) {
 // follow carries over what is printed until stop is closed, and then what is there
 // still. printed wakes it.
 func (o *output) follow(printed <-chan struct{}, stop <-chan struct{}) {
-	tick := time.NewTicker(outputTick)
+	every := outputTick
+	if printed != nil {
+		every = printedTick
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		o.carry(o.log.Write)
 		select {
 		case <-printed:
-		case <-tick.C: // where nobody is woken, and for what was missed
+		case <-tick.C:
 		case <-stop:
 			o.carry(func(p []byte) (int, error) { o.log.Take(p); return len(p), nil })
 			return
@@ -73,13 +77,25 @@ func (o *output) follow(printed <-chan struct{}, stop <-chan struct{}) {
 	}
 }
 
-// outputTick is how often an output is looked at although nobody said that it grew.
-const outputTick = 5 * time.Second
+const (
+	// outputTick is how often an output is looked at where nobody says that it grew.
+	outputTick = 5 * time.Second
+	// printedTick is the same where somebody does, who might have missed it.
+	printedTick = time.Minute
+)
+
+// blocks are what outputs are read into, *[blockSize]byte: most of hundreds print nothing.
+var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
 // carry reads what there is. A disk that cannot be read loses output, and nothing
 // else.
 func (o *output) carry(write func([]byte) (int, error)) {
-	block := make([]byte, blockSize)
+	var block *[blockSize]byte
+	defer func() {
+		if block != nil {
+			blocks.Put(block)
+		}
+	}()
 	for {
 		info, err := o.file.Stat()
 		if err != nil {
@@ -93,7 +109,13 @@ func (o *output) carry(write func([]byte) (int, error)) {
 			o.log.LeaveOut(left)
 			o.offset += left
 		}
-		n, err := o.file.ReadAt(block, o.offset)
+		if info.Size() == o.offset {
+			return
+		}
+		if block == nil {
+			block = blocks.Get().(*[blockSize]byte)
+		}
+		n, err := o.file.ReadAt(block[:], o.offset)
 		if n > 0 {
 			_, _ = write(block[:n]) // a log never fails
 			if end := bytes.LastIndexByte(block[:n], '\n'); end >= 0 {
@@ -167,14 +189,23 @@ func (w *outputWatch) run() {
 			of := int32(binary.NativeEndian.Uint32(rest))
 			named := binary.NativeEndian.Uint32(rest[12:])
 			if printed := w.all[of]; printed != nil {
-				select {
-				case printed <- struct{}{}:
-				default: // it was woken already
+				wake(printed)
+			}
+			if of < 0 { // there were too many events at once to keep them
+				for _, printed := range w.all {
+					wake(printed)
 				}
 			}
 			rest = rest[min(len(rest), unix.SizeofInotifyEvent+int(named)):]
 		}
 		w.mu.Unlock()
+	}
+}
+
+func wake(printed chan<- struct{}) {
+	select {
+	case printed <- struct{}{}:
+	default: // it was woken already
 	}
 }
 

@@ -139,6 +139,13 @@ func (o *Observed) Names() []string {
 	return slices.Sorted(maps.Keys(o.Services))
 }
 
+// Settled reports whether another good check of an instance says nothing that is not known.
+func (f *ServiceState) Settled(in *Instance) bool {
+	t := f.Versions[in.Version]
+	return in.Phase == target.PhaseHealthy && in.Fails == 0 && !in.Retired && in.Proven && in.Message == "" &&
+		t != nil && in.Passes >= t.Check.Passes && t.Complete && f.Reached
+}
+
 // Find is an instance by its ID, with its service; nil if there is none.
 func (o *Observed) Find(id string) (*ServiceState, *Instance) {
 	for _, f := range o.Services {
