@@ -23,6 +23,7 @@ import (
 
 	"github.com/headgate-cd/headgate/cmd/internal/server"
 	"github.com/headgate-cd/headgate/gitd/buildsettings"
+	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/headgateyaml"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/gitd/show"
@@ -52,8 +53,10 @@ server: with the history and the tags, and those submodules that come from besid
 the repository itself. What Go, npm, pip and Maven keep in green builds is
 there for the next. Variables given here win over the buildspec's and those of
 headgate.yaml; one that stands in for a secret is masked. --shell opens a shell in
-the sandbox of a build that failed, as it was left. The directory for artifacts
-must be empty or absent. Exit code 1 when the build fails.`,
+the sandbox or container of a build that failed, as it was left. Registries of images
+are entered as docker login or podman login has done on this machine, with their
+credential helpers too. The directory for artifacts must be empty or absent.
+Exit code 1 when the build fails.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
 			var l localBuild
 			flags.StringVar(&l.buildspec, "buildspec", "",
@@ -143,7 +146,12 @@ func (l *localBuild) enter(ctx context.Context, s build.Session) error {
 		return nil
 	}
 	fmt.Fprintln(os.Stderr, "the build has failed; this is its sandbox. exit ends it")
-	return in.Enter(context.WithoutCancel(ctx), "sh", os.Stdin, os.Stdout, os.Stderr)
+	err := in.Enter(context.WithoutCancel(ctx), "sh", os.Stdin, os.Stdout, os.Stderr)
+	if errors.Is(err, build.ErrEnded) {
+		fmt.Fprintln(os.Stderr, "the build has ended it itself, or met a limit: there is nothing to enter")
+		return nil
+	}
+	return err
 }
 
 func (l *localBuild) run(ctx context.Context, p printer) error {
@@ -196,13 +204,11 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 	if err != nil {
 		return fmt.Errorf("attach the history: %w", err)
 	}
-	if l.shell && cmp.Or(l.image, settings.Build.Image) != headgateyaml.HostImage {
-		return usageError{"--shell opens a sandbox of this machine, and no container: give --image host with it"}
-	}
 	here := &host.Host{}
 	var executor build.Executor = here
 	use, keep := build.Cache{}, func(bool) {}
 	var services []build.Service
+	logins := map[string]build.Login{}
 	if l.image == headgateyaml.HostImage && len(settings.Build.Services) > 0 {
 		return usageError{"--image host leaves no place for the services of headgate.yaml, which run beside a container: leave it out"}
 	}
@@ -211,12 +217,23 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		use, keep = localCache(ctx, here, dir)
 	} else {
 		containers := &container.Executor{}
-		if l.image, err = containers.Resolve(ctx, l.image, build.Login{}); err != nil {
+		resolve := func(image string) (string, error) {
+			registry := buildsettings.RegistryOf(image)
+			if _, known := logins[registry]; !known {
+				login, err := engine.UserLogin(ctx, registry)
+				if err != nil {
+					return "", err
+				}
+				logins[registry] = build.Login(login)
+			}
+			return containers.Resolve(ctx, image, logins[registry])
+		}
+		if l.image, err = resolve(l.image); err != nil {
 			return err
 		}
 		services = settings.Build.Services
 		for i := range services {
-			if services[i].Image, err = containers.Resolve(ctx, services[i].Image, build.Login{}); err != nil {
+			if services[i].Image, err = resolve(services[i].Image); err != nil {
 				return err
 			}
 		}
@@ -239,6 +256,7 @@ func (l *localBuild) run(ctx context.Context, p printer) error {
 		Network:    settings.Build.Network || l.network,
 		Image:      l.image,
 		Services:   services,
+		Logins:     logins,
 		Limits:     settings.Build.Limits,
 		Variables:  buildsettings.Merge(settings.Build.Variables, l.variables),
 		Secrets:    l.secrets,

@@ -47,7 +47,10 @@ const (
 )
 
 // Login is how a registry is entered. The zero value is anonymous.
-type Login struct{ User, Password string }
+type Login struct {
+	User, Password string
+	Token          string // that the registry has given for them, instead of both
+}
 
 // ParseLogin reads a login: user:password, or {"username": …, "password": …}.
 func ParseLogin(data []byte) (l Login, ok bool) {
@@ -66,9 +69,9 @@ func (l Login) header() string {
 	if l == (Login{}) {
 		return ""
 	}
-	text, err := json.Marshal(registry.AuthConfig{Username: l.User, Password: l.Password})
+	text, err := json.Marshal(registry.AuthConfig{Username: l.User, Password: l.Password, IdentityToken: l.Token})
 	if err != nil {
-		panic(err) // two strings always marshal
+		panic(err) // strings always marshal
 	}
 	return base64.URLEncoding.EncodeToString(text)
 }

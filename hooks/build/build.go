@@ -172,7 +172,10 @@ const (
 type Service = buildsettings.Service
 
 // Login is how a registry is entered.
-type Login struct{ User, Password string }
+type Login struct {
+	User, Password string
+	Token          string // that the registry has given for them, instead of both
+}
 
 // Attended is what a Session can be that has services beside it.
 type Attended interface {
@@ -198,6 +201,12 @@ type Enterer interface {
 	// session is then good for Close alone.
 	Enter(ctx context.Context, shell string, in io.Reader, out, errs io.Writer) error
 }
+
+// EnterProgram is what the shell of an Enterer begins with: it has what the last command
+// left, and becomes interactive. Its $0 is the shell.
+const EnterProgram = "cd " + SourceDir + `; set -a; if [ -e ` + StateDir + `/env.sh ]; then . ` + StateDir +
+	`/env.sh; cd "$PWD"; else . ` + ControlDir + `/first.sh; fi; set +a
+PS1='(build) $PWD # ' exec "$0" -i`
 
 // Script is something to run in a sandbox.
 type Script struct {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	moby "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/gitd/engine"
 	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
@@ -262,6 +264,40 @@ test -e /run/docker.sock -o -e /var/run/docker.sock || echo no engine
 		}
 	})
 
+	t.Run("who enters finds what the last command left", func(t *testing.T) {
+		n := must(t, executor)
+		const text = "cd /tmp; echo kept >file; export PWD FOUND=it; export -p >" + build.StateDir + "/env.sh; exit 3"
+		if err := n.Put(t.Context(), "s.sh", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		script := build.Script{Shell: "sh", Path: build.ControlDir + "/s.sh"}
+		if exit, err := n.Run(t.Context(), script, io.Discard); exit != 3 || err != nil {
+			t.Fatal(exit, err)
+		}
+		var out bytes.Buffer
+		in := strings.NewReader("echo found $FOUND in $PWD; cat file; exit 5\n")
+		if err := n.Enter(t.Context(), "sh", in, &out, &out); err != nil {
+			t.Error(err)
+		}
+		if s := out.String(); !strings.Contains(s, "found it in /tmp\nkept\n") {
+			t.Errorf("%s", s)
+		}
+		out.Reset()
+		typed := window(t, 33, 101)
+		if err := n.Enter(t.Context(), "sh", typed, &out, &out); err != nil {
+			t.Error(err)
+		}
+		if s := out.String(); !strings.Contains(s, "33 101") || !strings.Contains(s, "(build) /tmp #") {
+			t.Errorf("at a terminal: %s", s)
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := n.Enter(t.Context(), "sh", in, &out, &out); !errors.Is(err, build.ErrEnded) {
+			t.Errorf("of one that has ended: %v", err)
+		}
+	})
+
 	t.Run("a registry is entered by its login", func(t *testing.T) {
 		host := d.Registry(t, "ada", "down the rabbit hole", "team/go:1", "team/db:1")
 		login := build.Login{User: "ada", Password: "down the rabbit hole"}
@@ -387,4 +423,33 @@ func empty(t *testing.T, d *enginetest.Daemon, name string) {
 	if _, err := io.Copy(io.Discard, resp); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// window is a terminal at which somebody asks for its size.
+func window(t *testing.T, rows, columns uint16) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	if _, err := io.WriteString(master, "stty size; exit\n"); err != nil {
+		t.Fatal(err)
+	}
+	return slave
 }

@@ -66,10 +66,6 @@ func (n *session) Enter(ctx context.Context, shell string, in io.Reader, out, er
 			}
 		}
 	}
-	const program = `cd @source; set -a; if [ -e @state/env.sh ]; then . @state/env.sh; cd "$PWD"; else . @control/first.sh; fi; set +a
-PS1='(build) $PWD # ' exec "$0" -i`
-	text := strings.NewReplacer("@source", build.SourceDir, "@state", build.StateDir, "@control",
-		build.ControlDir).Replace(program)
 	users, err := n.usersOf(child)
 	if err != nil {
 		return fmt.Errorf("find the users of the sandbox: %w", err)
@@ -77,7 +73,7 @@ PS1='(build) $PWD # ' exec "$0" -i`
 	defer users.Close()
 	cmd := exec.CommandContext(ctx, "nsenter", "--target", child, "--user=/proc/self/fd/3", "--mount", "--pid", "--ipc",
 		"--uts", "--net", "--root",
-		"--preserve-credentials", "/bin/sh", "-c", text, shell)
+		"--preserve-credentials", "/bin/sh", "-c", build.EnterProgram, shell)
 	cmd.ExtraFiles = []*os.File{users}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=" + os.Getenv("TERM")}
