@@ -106,7 +106,8 @@ func (t *Target) Converge(d target.Declared) {
 	last := t.told[d.Key]
 	if last != nil && (d.Sequence < last.sequence ||
 		d.Sequence == last.sequence && last.declared != nil && last.declared.Drift == d.Drift &&
-			last.declared.Steer.Equal(d.Steer) && last.declared.Attempt == d.Attempt) {
+			last.declared.Steer.Equal(d.Steer) && last.declared.Attempt == d.Attempt &&
+			last.declared.Part == d.Part) {
 		t.mu.Unlock()
 		return
 	}
@@ -207,6 +208,7 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	}
 	if newer {
 		o.Commit, o.Sequence, o.Since, o.Unhealed = last.declared.Commit, last.sequence, time.Time{}, false
+		o.Attempt, o.Part = last.declared.Attempt, last.declared.Part
 	}
 	switch {
 	case !t.live:

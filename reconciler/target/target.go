@@ -190,6 +190,10 @@ type Declared struct {
 	// told to a host that has failed, when somebody wants it to be retried.
 	Attempt int `json:"attempt,omitempty"`
 
+	// Part is what one host has to do for Commit in a blue/green deployment. It only goes on
+	// while Commit and Attempt stay.
+	Part Part `json:"part,omitempty"`
+
 	// GaveUp is why Commit was given up before, by a process of the server that has ended
 	// since, and Steer says nothing newer; "": it was not.
 	GaveUp string `json:"-"`
@@ -251,6 +255,24 @@ type Stepper interface {
 	Steps(k Key) error
 }
 
+// Part is what a host does in a deployment.
+type Part string
+
+// The parts. A host of the replacement installs first, and is let into the traffic when all
+// have; then those that served before are taken out of it, and keep what they have.
+const (
+	InPlace     Part = ""
+	Replacement Part = "replacement"
+	Allowed     Part = "allowed"
+	Blocked     Part = "blocked"
+)
+
+// Before reports whether a part comes before another one.
+func (p Part) Before(q Part) bool {
+	order := []Part{InPlace, Replacement, Allowed, Blocked}
+	return slices.Index(order, p) < slices.Index(order, q)
+}
+
 // Drift is what a target does about drift.
 type Drift string
 
@@ -306,6 +328,7 @@ type Observed struct {
 	Unhealed bool      `json:"unhealed,omitempty"` // what is Degraded stays so: it is reported only
 	RollBack bool      `json:"rollBack,omitempty"` // what is Failed is so for good, and its deployment wants it to be rolled back
 	Attempt  int       `json:"attempt,omitempty"`  // that State is about: of Declared, or of Steer as a whole
+	Part     Part      `json:"part,omitempty"`     // that State is about, of Declared
 	Waits    string    `json:"waits,omitempty"`    // that a person lets what is so named go on; "": nothing does
 	Units    []Unit    `json:"units,omitempty"`    // by name
 	Strays   []Stray   `json:"strays,omitempty"`   // what runs besides, and is reported only

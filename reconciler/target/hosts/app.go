@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,13 +51,18 @@ func (a *app) declare(d *target.Declared) {
 		return
 	}
 	same := a.declared != nil && a.declared.Sequence == d.Sequence && a.declared.Commit == d.Commit
-	if same && (d.Attempt < a.declared.Attempt || d.Attempt == a.declared.Attempt && a.declared.Drift == d.Drift) {
+	again := same && d.Attempt == a.declared.Attempt && d.Part == a.declared.Part
+	switch {
+	case same && d.Attempt < a.declared.Attempt, again && a.declared.Drift == d.Drift:
+		return
+	case same && d.Attempt == a.declared.Attempt && d.Part.Before(a.declared.Part):
 		return
 	}
-	newer := !same || a.declared.Attempt != d.Attempt
+	newer := !again
 	a.declared = d
 	if newer {
-		a.seen.Key, a.seen.Commit, a.seen.Sequence, a.seen.Attempt = a.key(), d.Commit, d.Sequence, d.Attempt
+		a.seen.Key, a.seen.Commit, a.seen.Sequence = a.key(), d.Commit, d.Sequence
+		a.seen.Attempt, a.seen.Part = d.Attempt, d.Part
 		a.seen.State, a.seen.Since, a.seen.Message, a.seen.Unhealed = target.Converging, time.Now(), "", false
 		a.supersede(fmt.Errorf("superseded by commit %s", shortCommit(d.Commit)))
 	}
@@ -224,7 +231,8 @@ func (a *app) watch(old *watcher) *watcher {
 }
 
 func sameDeployment(a, b *target.Declared) bool {
-	return a != nil && b != nil && a.Commit == b.Commit && a.Sequence == b.Sequence && a.Attempt == b.Attempt
+	return a != nil && b != nil && a.Commit == b.Commit && a.Sequence == b.Sequence && a.Attempt == b.Attempt &&
+		a.Part == b.Part
 }
 
 func (a *app) isRemoved() bool {
@@ -277,6 +285,11 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 	if err != nil {
 		return err
 	}
+	if d.Part != target.InPlace {
+		if done, err := a.takePart(ctx, d, group, digest); err != nil || done {
+			return err
+		}
+	}
 	last, ok, err := a.goesOn(d, group, digest)
 	if err != nil {
 		return err
@@ -290,12 +303,8 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		return nil
 	}
 	defer end()
-	id := fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit))
-	if d.Attempt > 0 {
-		id += fmt.Sprintf("-r%d", d.Attempt)
-	}
 	request := deploy.Request{
-		ID:       id,
+		ID:       deploymentID(d),
 		Sequence: d.Sequence,
 		Progress: func(p deploy.Progress) { a.progress(d, p) },
 	}
@@ -309,6 +318,9 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 	case err != nil:
 		return err
 	}
+	if err := a.place(group, d, result); err != nil {
+		return err
+	}
 	a.t.Log.Info("deployed", "app", a.key().String(), "release", d.Release.Number, "status", result.Status, "restored",
 		result.Restored)
 	a.report(d, func(o *target.Observed) { a.ended(o, d, result) })
@@ -316,6 +328,15 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 		return a.fallBack(ctx, running, d, group)
 	}
 	return nil
+}
+
+// deploymentID names the deployment of what is declared.
+func deploymentID(d *target.Declared) string {
+	id := fmt.Sprintf("d-%d-%s", d.Sequence, shortCommit(d.Commit))
+	if d.Attempt > 0 {
+		id += fmt.Sprintf("-r%d", d.Attempt)
+	}
+	return id
 }
 
 // group is the id of the deployment group of what is declared.
@@ -339,7 +360,7 @@ func (a *app) group(d *target.Declared) (string, error) {
 // goesOn finds the deployment that an environment which has been renamed, or a retry, needs
 // no other one after: of the same revision, by the same appspec.yml, and it succeeded.
 func (a *app) goesOn(d *target.Declared, group, digest string) (result deploy.Result, ok bool, err error) {
-	if len(d.Was) == 0 && d.Attempt == 0 {
+	if len(d.Was) == 0 && d.Attempt == 0 && d.Part == target.InPlace {
 		return deploy.Result{}, false, nil
 	}
 	_, last, err := a.t.Host.Last(group)
@@ -428,7 +449,7 @@ func (a *app) ended(o *target.Observed, d *target.Declared, r deploy.Result) {
 			Release: d.Release.Number,
 			Phase:   target.PhaseHealthy,
 			Since:   r.Finished,
-			Serving: true,
+			Serving: d.Part == target.InPlace || d.Part == target.Allowed,
 		}}
 		o.Units = []target.Unit{unit}
 		return
@@ -530,6 +551,9 @@ func (a *app) takeAway(ctx context.Context) error {
 		}
 	}
 	if err := a.t.Host.Forget(name); err != nil {
+		return err
+	}
+	if err := os.Remove(a.t.placedFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return a.t.groups.forget(a.key())

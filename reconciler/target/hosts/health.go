@@ -190,6 +190,11 @@ func (a *app) restart(ctx context.Context, d *target.Declared, group string) err
 		IgnoreStopFailures: true, // it may have ended by itself
 		Progress:           func(deploy.Progress) { a.t.printed.Notify(a.key().String()) },
 	}, d, group, nil, digest)
+	p, err := a.t.placed(group)
+	if err != nil {
+		return err
+	}
+	request.Content = p.Content
 	result, err := a.t.Host.Run(running, request, ctx.Done())
 	switch {
 	case errors.Is(err, deploy.ErrSuspended), errors.Is(err, deploy.ErrFenced):

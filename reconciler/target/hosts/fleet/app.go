@@ -38,7 +38,9 @@ type app struct {
 	asked   sync.WaitGroup // questions to Prometheus, which asking ends
 	asking  context.Context
 	unask   context.CancelFunc // ends them; nil: none was asked
-	state   *rollout.State     // of the deployment of about; nil: it has not begun
+	stages  []*stage           // of the deployment of about, one after the other
+	state   *rollout.State     // of the stage that it is in
+	resumed bool               // it had begun before somebody came upon it
 	about   *target.Declared   // what state is about
 	watched map[string]watched // by the host's name
 	removed map[string]bool    // hosts that were told to remove it
@@ -220,7 +222,7 @@ func (a *app) takeAway() bool {
 		}
 	}
 	a.stopAsking()
-	a.state, a.about = nil, nil
+	a.state, a.stages, a.about = nil, nil, nil
 	return gone
 }
 
@@ -238,7 +240,7 @@ func (a *app) step(d *target.Declared) time.Time {
 	var members, all, drained []Host
 	names := map[string]bool{}
 	for _, h := range a.t.Hosts(d.Repository) {
-		if !c.groups.Matches(h.Tags) {
+		if !c.groups.Matches(h.Tags) && !c.other.Matches(h.Tags) {
 			continue
 		}
 		members = append(members, h)
@@ -259,9 +261,62 @@ func (a *app) step(d *target.Declared) time.Time {
 		looked[h.Name] = h.Agent.Observe(d.Key)
 	}
 	a.removed = nil
-	a.look(d, c, all, looked)
+	if why := a.begin(d, c, all, looked); why != "" {
+		a.report(d, target.Observed{State: target.Converging, Message: why, Attempt: d.Retried[""]})
+		return time.Time{}
+	}
+	a.listen()
 	now := time.Now()
-	plan := a.state.Plan(now)
+	var plan rollout.Plan
+	parts := map[string]target.Part{} // that hosts are told
+	for i, at := range a.stages {
+		hosts := at.of(a, all)
+		if i > 0 && len(hosts) == 0 {
+			continue // nothing else was there
+		}
+		a.look(d, at, hosts, looked)
+		plan = a.state.Plan(now)
+		a.carryOut(d, c, plan, now)
+		for _, h := range a.state.Hosts {
+			// Also those that have it: what to do about drift may be another.
+			if h.Attempt != rollout.None && h.Attempt != rollout.Skipped {
+				parts[h.Name] = at.part
+			}
+		}
+		if plan.Status != rollout.Done {
+			break
+		}
+	}
+	if plan.Status != rollout.InProgress && plan.Status != rollout.Waiting {
+		a.stopAsking()
+	}
+	if plan.Status == rollout.Done {
+		a.state = a.stages[0].state // that the release is there is what counts
+	}
+	for _, h := range all {
+		if part, is := parts[h.Name]; is {
+			told := *d
+			told.Attempt, told.Part = d.Retried[h.Name], part
+			h.Agent.Converge(told)
+		}
+	}
+	o := a.sum(d, c, plan, looked)
+	for _, h := range all {
+		if !slices.ContainsFunc(a.state.Hosts, func(at rollout.Host) bool { return at.Name == h.Name }) {
+			at := rollout.Host{Name: h.Name, Health: rollout.Healthy, Attempt: rollout.Succeeded}
+			if !h.Agent.Live() {
+				at.Health = rollout.Offline
+			}
+			o.Units = append(o.Units, a.unitsOf(at, looked[h.Name])...)
+		}
+	}
+	slices.SortStableFunc(o.Units, func(x, y target.Unit) int { return strings.Compare(x.Name, y.Name) })
+	a.report(d, withDrained(o, d, drained))
+	return plan.Wake
+}
+
+// carryOut begins with what a plan names.
+func (a *app) carryOut(d *target.Declared, c *config, plan rollout.Plan, now time.Time) {
 	if !d.Paused {
 		for _, name := range slices.Concat(plan.Deploy, plan.Follow) {
 			a.t.Log.Info("a host is deployed to", "app", d.Key.String(), "host", name, "release", d.Release.Number)
@@ -272,19 +327,6 @@ func (a *app) step(d *target.Declared) time.Time {
 		a.state.Asked(alarm, now)
 		a.ask(d, alarm, c)
 	}
-	if plan.Status != rollout.InProgress && plan.Status != rollout.Waiting {
-		a.stopAsking()
-	}
-	for _, h := range all {
-		// Also to those that have it: what to do about drift may be another.
-		if at := a.host(h.Name); at.Attempt != rollout.None && at.Attempt != rollout.Skipped {
-			told := *d
-			told.Attempt = d.Retried[h.Name]
-			h.Agent.Converge(told)
-		}
-	}
-	a.report(d, withDrained(a.sum(d, c, plan, looked), d, drained))
-	return plan.Wake
 }
 
 func (a *app) host(name string) *rollout.Host {
@@ -292,24 +334,55 @@ func (a *app) host(name string) *rollout.Host {
 	return &a.state.Hosts[i]
 }
 
-// look brings the state of the deployment up to what hosts report.
-func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]target.Observed) {
-	begin := a.state == nil || len(a.state.Hosts) == 0 || a.about.Sequence != d.Sequence || a.about.Commit != d.Commit
-	if begin {
-		a.stopAsking()
+// begin begins the deployment of what is declared, if that is another one. It says why it
+// cannot yet.
+func (a *app) begin(d *target.Declared, c *config, all []Host, looked map[string]target.Observed) (waits string) {
+	if len(a.stages) > 0 && len(a.stages[0].hosts()) > 0 && a.about.Sequence == d.Sequence && a.about.Commit == d.Commit {
+		return ""
+	}
+	stages := []*stage{{config: c.rollout, does: "have it"}}
+	if c.other != nil {
+		if stages, waits = blueGreen(d, c, all, looked); waits != "" {
+			return waits
+		}
+	}
+	a.stopAsking()
+	a.stages, a.about, a.tries = stages, d, d.Retried[""]
+	a.resumed = slices.ContainsFunc(all, func(h Host) bool {
+		o := looked[h.Name]
+		return h.Agent.Live() && o.Commit == d.Commit && o.Sequence == d.Sequence
+	})
+	a.state = nil
+	return ""
+}
+
+// look brings the state of a stage of the deployment up to what hosts report.
+func (a *app) look(d *target.Declared, of *stage, all []Host, looked map[string]target.Observed) {
+	if of.state == nil {
 		var members []rollout.Host
 		for _, h := range all {
 			members = append(members, rollout.Host{Name: h.Name, Zone: h.Tags[zoneTag], Health: rollout.Healthy})
 		}
-		a.state, a.about = rollout.Begin(c.rollout, members), d
-		a.state.Of, a.state.Since, a.tries = a.t.File.of(), time.Now(), d.Retried[""]
+		of.state = rollout.Begin(of.config, members)
+		of.state.Of, of.state.Since, of.state.Resumed = a.t.File.of(), time.Now(), a.resumed
+		if a.state != nil {
+			of.state.Alarms, of.state.Since = a.state.Alarms, a.state.Since
+		}
+		if a.resumed && a.tries == d.Retried[""] {
+			of.state.Stop, of.state.Keeps = d.GaveUp, true
+		}
 	}
+	a.state = of.state
 	if tries := d.Retried[""]; tries > a.tries {
-		a.state.Retry()
+		for _, s := range a.stages {
+			if s.state != nil {
+				s.state.Retry()
+			}
+		}
 		a.tries = tries
 	}
 	for _, h := range slices.Clone(a.state.Hosts) {
-		if _, there := looked[h.Name]; !there {
+		if !slices.ContainsFunc(all, func(is Host) bool { return is.Name == h.Name }) {
 			a.state.Left(h.Name)
 		}
 	}
@@ -317,31 +390,29 @@ func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]
 		if !slices.ContainsFunc(a.state.Hosts, func(at rollout.Host) bool { return at.Name == h.Name }) {
 			a.state.Seen(h.Name, h.Tags[zoneTag], rollout.Healthy)
 		}
-		a.lookAt(d, h, looked[h.Name])
+		a.lookAt(d, of.part, h, looked[h.Name])
 		if slices.Contains(d.Skipped, h.Name) {
 			a.state.Skip(h.Name)
 		} else {
 			a.state.Unskip(h.Name)
 		}
 	}
-	if begin {
-		a.state.Resumed = slices.ContainsFunc(a.state.Hosts, func(h rollout.Host) bool {
-			return h.Attempt != rollout.None && h.Attempt != rollout.Skipped
-		})
-		if a.state.Resumed {
-			a.state.Stop, a.state.Keeps = d.GaveUp, true
-		}
-	}
 	if d.Stopped != "" && a.state.Stop != d.Stopped {
 		a.state.Stop, a.state.Keeps = d.Stopped, false
 	}
+}
+
+// listen takes up what alarms have answered.
+func (a *app) listen() {
 	a.mu.Lock()
 	answers := a.answers
 	a.answers = nil
 	a.mu.Unlock()
 	for _, told := range answers {
-		if told.state == a.state {
-			a.state.Answered(told.Measured, told.at)
+		for _, s := range a.stages {
+			if told.about == a.about && s.state != nil {
+				s.state.Answered(told.Measured, told.at)
+			}
 		}
 	}
 }
@@ -350,7 +421,7 @@ func (a *app) look(d *target.Declared, c *config, all []Host, looked map[string]
 type answer struct {
 	shift.Measured
 	at    time.Time
-	state *rollout.State
+	about *target.Declared
 }
 
 // askTimeout bounds one question to Prometheus.
@@ -361,13 +432,13 @@ func (a *app) ask(d *target.Declared, alarm string, c *config) {
 	if a.unask == nil {
 		a.asking, a.unask = context.WithCancel(a.t.ctx)
 	}
-	ctx, state := a.asking, a.state
+	ctx, about := a.asking, a.about
 	query := c.queries[alarm]
 	above := slices.ContainsFunc(c.rollout.Alarms, func(of shift.Alarm) bool { return of.Name == alarm && of.Above })
 	a.asked.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
-		told := answer{Measured: shift.Measured{Name: alarm}, state: state}
+		told := answer{Measured: shift.Measured{Name: alarm}, about: about}
 		var err error
 		if told.Value, told.None, err = query.Value(ctx, services.Variables(d), above); err != nil {
 			told.Err = err.Error()
@@ -391,9 +462,10 @@ func (a *app) stopAsking() {
 }
 
 // lookAt is look for one host.
-func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
+func (a *app) lookAt(d *target.Declared, part target.Part, h Host, o target.Observed) {
 	at := a.host(h.Name)
-	has := o.Commit == d.Commit && o.Sequence == d.Sequence && (a.t.File.Parts || o.Attempt >= d.Retried[h.Name])
+	has := o.Commit == d.Commit && o.Sequence == d.Sequence && (a.t.File.Parts || o.Attempt >= d.Retried[h.Name]) &&
+		!o.Part.Before(part)
 	was := at.Attempt
 	switch {
 	case !h.Agent.Live():
@@ -401,7 +473,7 @@ func (a *app) lookAt(d *target.Declared, h Host, o target.Observed) {
 		if at.Attempt == rollout.Running {
 			at.Attempt = rollout.None // nobody knows; it is told again when it is back
 		}
-	case has && (o.State == target.Healthy || o.State == target.Degraded):
+	case has && (o.State == target.Healthy || o.State == target.Degraded || part.Before(o.Part)):
 		at.Attempt, at.Health, at.Revision = rollout.Succeeded, rollout.Healthy, rollout.Current
 	case has && o.State == target.Failed:
 		at.Attempt, at.Health = rollout.Failed, rollout.Unhealthy
@@ -466,7 +538,7 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan,
 	join := func(parts ...string) string {
 		return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 	}
-	progress := fmt.Sprintf("%d of %d %ss have it", good, len(a.state.Hosts)-len(skipped), a.t.File.of())
+	progress := fmt.Sprintf("%d of %d %ss %s", good, len(a.state.Hosts)-len(skipped), a.t.File.of(), a.does())
 	if left := a.state.ETA(a.state.Pace()).Round(time.Second); left > 0 && plan.Status == rollout.InProgress && !d.Paused {
 		progress += fmt.Sprintf(", about %s left", left)
 	}
@@ -586,7 +658,8 @@ func unitOf(at rollout.Host, o target.Observed) target.Unit {
 	case o.State == target.Degraded:
 		in.Phase = target.PhaseUnhealthy
 	case o.State == target.Healthy:
-		in.Phase, in.Serving = target.PhaseHealthy, true
+		in.Phase = target.PhaseHealthy
+		in.Serving = len(o.Units) > 0 && len(o.Units[0].Instances) > 0 && o.Units[0].Instances[0].Serving
 	default: // nothing is there yet
 		unit.State, in.Phase, in.Message = target.Converging, target.PhaseWaiting, "its turn comes"
 	}

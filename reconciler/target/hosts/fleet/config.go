@@ -27,6 +27,7 @@ var Reads = hosts.Reads
 type config struct {
 	groups   rollout.Groups
 	rollout  rollout.Config
+	other    rollout.Groups // the other half of a blue/green deployment; nil: it is in place
 	rollBack bool
 	queries  map[string]services.AlarmQuery // by alarm
 }
@@ -147,6 +148,7 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 		Zones      *zones    `yaml:"zones"`
 		Alarms     yaml.Node `yaml:"alarms"`
 		Bake       string    `yaml:"bake"`
+		BlueGreen  yaml.Node `yaml:"blue_green"`
 	}
 	own := *top
 	if top.Kind == yaml.MappingNode {
@@ -165,29 +167,16 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 	problem := func(line int, fix, format string, args ...any) {
 		problems = append(problems, yamlfile.Problem{File: file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix})
 	}
-	const form = `write "tags: {role: web}", or {role: [web, api], zone: "*"} for any of several`
-	if shape.Tags.Kind != yaml.MappingNode || len(shape.Tags.Content) == 0 {
-		problem(max(1, shape.Tags.Line), form, "tags does not say which %ss are deployed to", f.of())
+	tagsOf := func(key string, n *yaml.Node) rollout.Groups {
+		groups, more := f.tags(file, key, n)
+		problems = append(problems, more...)
+		return groups
+	}
+	if c.groups = tagsOf("tags", &shape.Tags); len(problems) > 0 && len(c.groups) == 0 {
 		return nil, problems
 	}
-	problems = append(problems, yamlfile.DuplicateKeys(file, &shape.Tags)...)
-	for key, value := range yamlfile.Pairs(&shape.Tags) {
-		values := []*yaml.Node{value}
-		if value.Kind == yaml.SequenceNode {
-			values = value.Content
-		}
-		var group []rollout.Filter
-		for _, v := range values {
-			if v.Kind != yaml.ScalarNode || v.Value == "" {
-				problem(v.Line, form, "the tag %q has no value", key.Value)
-				continue
-			}
-			group = append(group, rollout.Filter{Key: key.Value, Value: v.Value, AnyValue: v.Value == anyValue})
-		}
-		c.groups = append(c.groups, group)
-	}
-	if err := c.groups.Check(); err != nil && len(problems) == 0 {
-		problem(shape.Tags.Line, "ask for less", "%s", err)
+	if !shape.BlueGreen.IsZero() {
+		c.other = tagsOf("blue_green", &shape.BlueGreen)
 	}
 	lines := map[string]int{}
 	for key, value := range yamlfile.Pairs(top) {
@@ -199,6 +188,9 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 	}
 	if c.rollout, err = rollout.ParseConfig(shape.Deployment); err != nil {
 		wrong("deployment", err)
+	}
+	if shape.Zones != nil && c.other != nil {
+		problem(lines["zones"], "keep one of them", "zones and blue_green exclude each other")
 	}
 	if shape.Zones != nil {
 		if c.rollout.Zonal, err = shape.Zones.read(); err != nil {
@@ -223,4 +215,36 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 		return nil, problems
 	}
 	return c, nil
+}
+
+// tags reads which hosts are meant.
+func (f File) tags(file, name string, n *yaml.Node) (groups rollout.Groups, problems yamlfile.Problems) {
+	problem := func(line int, fix, format string, args ...any) {
+		problems = append(problems, yamlfile.Problem{File: file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix})
+	}
+	form := fmt.Sprintf(`write "%s: {role: web}", or {role: [web, api], zone: "*"} for any of several`, name)
+	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
+		problem(max(1, n.Line), form, "%s does not say which %ss are deployed to", name, f.of())
+		return nil, problems
+	}
+	problems = append(problems, yamlfile.DuplicateKeys(file, n)...)
+	for key, value := range yamlfile.Pairs(n) {
+		values := []*yaml.Node{value}
+		if value.Kind == yaml.SequenceNode {
+			values = value.Content
+		}
+		var group []rollout.Filter
+		for _, v := range values {
+			if v.Kind != yaml.ScalarNode || v.Value == "" {
+				problem(v.Line, form, "the tag %q has no value", key.Value)
+				continue
+			}
+			group = append(group, rollout.Filter{Key: key.Value, Value: v.Value, AnyValue: v.Value == anyValue})
+		}
+		groups = append(groups, group)
+	}
+	if err := groups.Check(); err != nil && len(problems) == 0 {
+		problem(n.Line, "ask for less", "%s", err)
+	}
+	return groups, problems
 }
