@@ -5,11 +5,11 @@ HTTP ?= 127.0.0.1:8080
 DATA ?= ./data
 
 # What running needs beyond Go, git, make and an SSH client (perl is the sample's language); what the race detector
-# needs to be built (a C compiler), and the tests besides; and the daemon that the benchmarks compare with.
+# needs to be built (a C compiler), and the tests besides; and the daemons that the benchmarks compare with.
 RUN_PACKAGES   = bubblewrap perl
 RACE_PACKAGES  = gcc libc6-dev
 TEST_PACKAGES  = $(RUN_PACKAGES) $(RACE_PACKAGES) chromium fonts-liberation fonts-dejavu-core git openssh-client procps skopeo e2fsprogs docker.io docker-registry iptables busybox-static podman netavark aardvark-dns catatonit curl iproute2
-BENCH_PACKAGES = $(TEST_PACKAGES) openssh-server
+BENCH_PACKAGES = $(TEST_PACKAGES) openssh-server nginx-light
 
 # One set of flags for everything, so that nothing is compiled twice.
 export CGO_ENABLED ?= 0

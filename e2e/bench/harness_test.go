@@ -29,9 +29,10 @@ type harness struct {
 	SSH         string `json:"ssh"`
 	HTTP        string `json:"http"`
 	sshdAddress string
-	server      int    // process of Headgate
-	stop        func() // stops it
-	godebug     string // debug switches of the runtime of Headgate
+	server      int      // process of Headgate
+	stop        func()   // stops it
+	godebug     string   // debug switches of the runtime of Headgate
+	environment []string // of Headgate, besides what every one has
 }
 
 const asClientsCome = "as-clients-come"
@@ -164,6 +165,7 @@ func (w *harness) launch(b *testing.B) (took time.Duration) {
 	cmd := exec.Command(path(built(b), "headgate"), "serve", "--data", data, "--ssh", at(w.SSH), "--http", at(w.HTTP),
 		"--admin", "ada", "--admin-key", path(w.dir, "key.pub"))
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + path(w.dir, "home")}, passed()...)
+	cmd.Env = append(cmd.Env, w.environment...)
 	if w.godebug != "" {
 		cmd.Env = append(cmd.Env, "GODEBUG="+w.godebug)
 	}

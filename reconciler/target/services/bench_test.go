@@ -3,6 +3,7 @@ package services
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,6 +18,10 @@ import (
 	"testing"
 	"time"
 
+	moby "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"github.com/headgate-cd/headgate/gitd/engine/enginetest"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -160,6 +165,116 @@ func BenchmarkIdle(b *testing.B) {
 		b.ReportMetric(residentMB(b, cmd.Process.Pid), "MB,goal-100")
 	}
 }
+
+// BenchmarkDrift is how long it takes until it is seen that an instance was killed, and that
+// a file of the release was edited. Goal: 5 s.
+func BenchmarkDrift(b *testing.B) {
+	const times = 8
+	h := open(b, true)
+	one := strings.Replace(web, "replicas: 2", "replicas: 1", 1)
+	h.converge(1, one)
+	o := h.await(target.Healthy)
+	var killed, edited []time.Duration
+	for range times {
+		before := o.Units[0].Instances[0]
+		took := seen(h, func(in target.Instance) bool { return in.PID != before.PID || in.Restarts > before.Restarts }, func() {
+			if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+				b.Fatal(err)
+			}
+		})
+		killed, o = append(killed, took), h.await(target.Healthy)
+
+		file := filepath.Join(h.releases.Directory(digest(1)), "digest")
+		before = o.Units[0].Instances[0]
+		took = seen(h, func(in target.Instance) bool { return in.ID != before.ID }, func() {
+			if err := errors.Join(os.Chmod(file, 0o644), os.WriteFile(file, []byte("edited"), 0o644)); err != nil {
+				b.Fatal(err)
+			}
+		})
+		edited = append(edited, took)
+		eventually(b, "there is one instance, of the release as it was", func() (string, bool) {
+			o = h.Observe(h.key())
+			return fmt.Sprintf("%+v", o), o.State == target.Healthy && len(o.Units[0].Instances) == 1
+		})
+	}
+	h.end()
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(slowest(killed), "ms-killed,goal-5000")
+	b.ReportMetric(slowest(edited), "ms-edited,goal-5000")
+}
+
+// BenchmarkContainerDrift is how long it takes until it is seen that somebody has removed a
+// container, and has made one more. Goal: 5 s.
+func BenchmarkContainerDrift(b *testing.B) {
+	enginetest.Benchmark(b, func(b *testing.B, d *enginetest.Daemon) {
+		const times = 5
+		dir := b.TempDir()
+		h := openIn(b, dir, b.TempDir(), func(s *Target) { s.Engine = d.Host })
+		one := strings.Replace(page, "replicas: 2", "replicas: 1", 1)
+		h.converge(1, one)
+		o := h.await(target.Healthy)
+		var removed, extra []time.Duration
+		for range times {
+			names := containersOf(b, d, h.env)
+			found, err := d.API.ContainerInspect(b.Context(), names[0], client.ContainerInspectOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			before := o.Units[0].Instances[0]
+			again := func(in target.Instance) bool { return in.Restarts > before.Restarts }
+			removed = append(removed, seen(h, again, func() {
+				if _, err := d.API.ContainerRemove(b.Context(), names[0], client.ContainerRemoveOptions{Force: true}); err != nil {
+					b.Fatal(err)
+				}
+			}))
+			o = h.await(target.Healthy)
+
+			made, err := d.API.ContainerCreate(b.Context(), client.ContainerCreateOptions{
+				Name:   "extra-" + h.env,
+				Config: &moby.Config{Image: enginetest.Image, Cmd: []string{"sleep", "1000"}, Labels: found.Container.Config.Labels},
+			})
+			if err == nil {
+				_, err = d.API.ContainerStart(b.Context(), made.ID, client.ContainerStartOptions{})
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			began := time.Now()
+			eventually(b, "the extra container is gone", func() (string, bool) {
+				all := containersOf(b, d, h.env)
+				return fmt.Sprint(all), len(all) == 1
+			})
+			extra = append(extra, time.Since(began))
+		}
+		h.end()
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(slowest(removed), "ms-removed,goal-5000")
+		b.ReportMetric(slowest(extra), "ms-extra-and-ended,goal-5000")
+	})
+}
+
+// seen is how long it takes from when something is done until an instance is reported that
+// is not as it was.
+func seen(h *harness, differs func(target.Instance) bool, do func()) time.Duration {
+	h.t.Helper()
+	changed, end := h.Watch(h.key())
+	defer end()
+	began := time.Now()
+	do()
+	for late := time.After(waitTimeout); ; {
+		o := h.Observe(h.key())
+		if o.State != target.Healthy || slices.ContainsFunc(o.Units[0].Instances, differs) {
+			return time.Since(began)
+		}
+		select {
+		case <-changed:
+		case <-late:
+			h.t.Fatalf("it is not seen: %+v", o)
+		}
+	}
+}
+
+func slowest(all []time.Duration) (ms float64) { return slices.Max(all).Seconds() * 1000 }
 
 // processorTime is what a process itself has taken.
 func processorTime(b *testing.B, pid int) time.Duration {

@@ -301,7 +301,7 @@ func testSeenAndHealed(t *testing.T, d *enginetest.Daemon, h *harness) {
 }
 
 // containersOf are the names of the containers of an environment.
-func containersOf(t *testing.T, d *enginetest.Daemon, env string) (all []string) {
+func containersOf(t testing.TB, d *enginetest.Daemon, env string) (all []string) {
 	t.Helper()
 	list, err := d.API.ContainerList(t.Context(), client.ContainerListOptions{
 		All:     true,

@@ -43,7 +43,7 @@ func TestProcessesAreRunners(t *testing.T) {
 }
 
 // openIn runs a target that keeps to directories.
-func openIn(t *testing.T, dir, logs string, prepare func(*Target)) *harness {
+func openIn(t testing.TB, dir, logs string, prepare func(*Target)) *harness {
 	t.Helper()
 	h := &harness{t: t, env: fmt.Sprintf("in-%d-%x", os.Getpid(), crc32.ChecksumIEEE([]byte(dir)))}
 	h.Target = New(dir, logs, unpackSelf)
