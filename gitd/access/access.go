@@ -108,6 +108,7 @@ type Repository struct {
 	Build  buildsettings.Settings // of its builds; they win over its headgate.yaml
 
 	BuildSecrets []string // of the server, that its builds may name besides
+	AWS          AWSStores
 
 	// Ports of this machine are for this repository's environments alone.
 	Ports []Ports
@@ -150,6 +151,14 @@ type Config struct {
 func (c *Config) SharesSecret(repository, name string) bool {
 	return c != nil && repository != "" &&
 		(slices.Contains(c.buildSecrets, name) || slices.Contains(c.repositories[repository].BuildSecrets, name))
+}
+
+// AWS is what of AWS's own stores the builds of a repository are given.
+func (c *Config) AWS(repository string) AWSStores {
+	if c == nil {
+		return AWSStores{}
+	}
+	return c.repositories[repository].AWS
 }
 
 // Builds is what the server says of the builds of a repository: of all, which the

@@ -453,6 +453,29 @@ func TestEdits(t *testing.T) {
 	}
 }
 
+// TestAWSStores: of AWS's stores builds are given what server.yaml names, and no more.
+func TestAWSStores(t *testing.T) {
+	c, err := access.Parse("server.yaml", withKeys(t, "users:\n  ada: {keys: [\"KEY1\"]}\ngroups:\n  administrators: [ada]\n"+
+		"repositories: {a: {build: {aws: {region: eu-north-1, parameters: [/a/x, '/b/*'], secrets: ['a/*', one]}}}, b: {}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.AWS("a")
+	for name, want := range map[string]bool{"/a/x": true, "/a/xy": false, "/b/y": true, "/b/": false, "/b": false, "one": false} {
+		if s.Parameter(name) != want {
+			t.Errorf("parameter %s", name)
+		}
+	}
+	for name, want := range map[string]bool{"a/x": true, "a": false, "one": true, "one/more": false, "/a/x": false, "": false} {
+		if s.Secret(name) != want {
+			t.Errorf("secret %s", name)
+		}
+	}
+	if s.Region != "eu-north-1" || c.AWS("b").Secret("a/x") || (*access.Config)(nil).AWS("a").Secret("a/x") {
+		t.Errorf("%+v", s)
+	}
+}
+
 // What the decoder takes, the schema takes; what has the wrong shape, both refuse.
 // A secret of the server is for builds of those repositories alone that server.yaml names.
 func TestSharedSecrets(t *testing.T) {
@@ -484,25 +507,32 @@ func TestSchema(t *testing.T) {
 		example:       true,
 		string(first): true,
 		head:          true,
-		head + "repositories: {a: {gate: true}, b: {gate: off}}\n":                              true,
-		head + "repositories: {a: {gate: maybe}}\n":                                             false,
-		head + "repositories: {a: {read: everyone}}\n":                                          false,
-		head + "repositories: {headgate: {}}\n":                                                 false,
-		head + "repositories: {a.git: {}}\n":                                                    false,
-		head + "repositories: {a: {wirte: []}}\n":                                               false,
-		head + "  everyone: []\n":                                                               false,
-		head + "more: 1\n":                                                                      false,
-		head + "repositories: {a: {ports: [80, \"9000-9010\"]}, b: {ports: }}\n":                true,
-		head + "builds: {secrets: [nexus/token]}\nrepositories: {a: {build: {secrets: [b]}}}\n": true,
-		head + "builds: {secrets: nexus}\n":                                                     false,
-		head + "repositories: {a: {build: {secrets: ['a b']}}}\n":                               false,
-		head + "repositories: {a: {ports: [web]}}\n":                                            false,
-		head + "repositories: {a: {ports: [0]}}\n":                                              false,
-		head + "repositories: {a: {ports: [65536]}}\n":                                          false,
-		head + "repositories: {a: {ports: 80}}\n":                                               false,
-		"users: {Ada: {}}\n" + head[strings.Index(head, "groups"):]:                             false,
-		"users: {ada: {keys: [KEY1]}}\n":                                                        false,
-		"users: {ada: {keys: [ssh-dss AAAA]}}\ngroups: {administrators: [ada]}\n":               false,
+		head + "repositories: {a: {gate: true}, b: {gate: off}}\n":                                               true,
+		head + "repositories: {a: {gate: maybe}}\n":                                                              false,
+		head + "repositories: {a: {read: everyone}}\n":                                                           false,
+		head + "repositories: {headgate: {}}\n":                                                                  false,
+		head + "repositories: {a.git: {}}\n":                                                                     false,
+		head + "repositories: {a: {wirte: []}}\n":                                                                false,
+		head + "  everyone: []\n":                                                                                false,
+		head + "more: 1\n":                                                                                       false,
+		head + "repositories: {a: {ports: [80, \"9000-9010\"]}, b: {ports: }}\n":                                 true,
+		head + "builds: {secrets: [nexus/token]}\nrepositories: {a: {build: {secrets: [b]}}}\n":                  true,
+		head + "builds: {secrets: nexus}\n":                                                                      false,
+		head + "repositories: {a: {build: {aws: {region: eu-north-1, parameters: [/a/x], secrets: ['a/*']}}}}\n": true,
+		head + "repositories: {a: {build: {aws: {}}}}\n":                                                         true,
+		head + "repositories: {a: {build: {aws: {secrets: ['a*b']}}}}\n":                                         false,
+		head + "repositories: {a: {build: {aws: {secrets: a}}}}\n":                                               false,
+		head + "repositories: {a: {build: {aws: {region: 'x y'}}}}\n":                                            false,
+		head + "repositories: {a: {build: {aws: {role: x}}}}\n":                                                  false,
+		head + "builds: {aws: {secrets: [a]}}\nrepositories: {a: {}}\n":                                          false,
+		head + "repositories: {a: {build: {secrets: ['a b']}}}\n":                                                false,
+		head + "repositories: {a: {ports: [web]}}\n":                                                             false,
+		head + "repositories: {a: {ports: [0]}}\n":                                                               false,
+		head + "repositories: {a: {ports: [65536]}}\n":                                                           false,
+		head + "repositories: {a: {ports: 80}}\n":                                                                false,
+		"users: {Ada: {}}\n" + head[strings.Index(head, "groups"):]:                                              false,
+		"users: {ada: {keys: [KEY1]}}\n":                                                                         false,
+		"users: {ada: {keys: [ssh-dss AAAA]}}\ngroups: {administrators: [ada]}\n":                                false,
 	}
 	for _, name := range access.Reserved() {
 		files[head+"repositories: {"+name+": {}}\n"] = false

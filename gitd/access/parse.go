@@ -356,8 +356,9 @@ func (r *reader) repository(key, value *yaml.Node) {
 	repository.Quota = r.quota(value, name)
 	if _, n := lookup(value, "build"); n != nil {
 		under := "repositories." + name + ".build"
-		repository.Build = r.builds(n, under, append(slices.Clone(buildsettings.Keys), "secrets")...)
+		repository.Build = r.builds(n, under, append(slices.Clone(buildsettings.Keys), "secrets", "aws")...)
 		repository.BuildSecrets = r.buildSecrets(n, under)
+		repository.AWS = r.awsStores(n, under)
 	}
 	r.config.repositories[name] = repository
 }

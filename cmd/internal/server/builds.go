@@ -25,9 +25,34 @@ func (s *Server) buildSettings(repository string) gate.ServerSettings {
 	}
 }
 
-// buildSecrets are those of a repository's builds.
+// buildSecrets are those of a repository's builds: of AWS's own stores what server.yaml
+// says, whatever is kept here under the same name.
 func (s *Server) buildSecrets(repository string) build.Secrets {
-	return func(_ context.Context, of buildspec.Secret) (string, error) { return s.buildSecret(repository, of) }
+	return func(ctx context.Context, of buildspec.Secret) (string, error) {
+		stores := s.access.Load().AWS(repository)
+		allowed := stores.Secret(of.Name)
+		if of.Store == buildspec.ParameterStore {
+			allowed = stores.Parameter(parameterName(of.Name))
+		}
+		if !allowed {
+			return s.buildSecret(repository, of)
+		}
+		value, err := s.aws.Value(ctx, stores.Region, of)
+		if err != nil {
+			return "", err
+		}
+		return part(of, of.ID, []byte(value), "correct it in AWS")
+	}
+}
+
+// parameterName is the name of a parameter that is given as an ARN, or with a version or a
+// label after it.
+func parameterName(id string) string {
+	if strings.HasPrefix(id, "arn:") {
+		_, id, _ = strings.Cut(id, ":parameter")
+	}
+	name, _, _ := strings.Cut(id, ":")
+	return name
 }
 
 // valueFor is a secret that files of a repository name for its builds: one of its own, or
@@ -53,6 +78,10 @@ func (s *Server) buildSecret(repository string, of buildspec.Secret) (string, er
 	if err := id.Check(); err != nil {
 		return "", build.Problem(of, err.Error(), "name another")
 	}
+	if of.Stage != "" || of.Version != "" {
+		return "", build.Problem(of, fmt.Sprintf("another version of the secret %s is asked for than the current one, and "+
+			"no other is kept here", id), "leave the version out")
+	}
 	id, value, err := s.valueFor(repository, of.Name)
 	if errors.Is(err, secret.ErrNotFound) {
 		return "", build.Problem(of, fmt.Sprintf("there is no secret %s for the variable %s", id, of.Variable), set)
@@ -60,24 +89,29 @@ func (s *Server) buildSecret(repository string, of buildspec.Secret) (string, er
 	if err != nil {
 		return "", err
 	}
-	text := string(value.Reveal())
+	return part(of, id.String(), value.Reveal(), set)
+}
+
+// part is what of a secret's value a buildspec names.
+func part(of buildspec.Secret, name string, value []byte, fix string) (string, error) {
+	text := string(value)
 	if of.Key != "" {
 		var object map[string]any
-		if err := json.Unmarshal(value.Reveal(), &object); err != nil {
+		if err := json.Unmarshal(value, &object); err != nil {
 			return "", build.Problem(of,
-				fmt.Sprintf("the secret %s is not a JSON object, and %s is asked of it", id, of.Key), set)
+				fmt.Sprintf("the secret %s is not a JSON object, and %s is asked of it", name, of.Key), fix)
 		}
-		part, ok := object[of.Key]
+		found, ok := object[of.Key]
 		if !ok {
-			return "", build.Problem(of, fmt.Sprintf("the secret %s has no key %q", id, of.Key), set)
+			return "", build.Problem(of, fmt.Sprintf("the secret %s has no key %q", name, of.Key), fix)
 		}
-		if text, ok = part.(string); !ok {
-			data, _ := json.Marshal(part) // it came from JSON
+		if text, ok = found.(string); !ok {
+			data, _ := json.Marshal(found) // it came from JSON
 			text = string(data)
 		}
 	}
 	if strings.ContainsRune(text, 0) {
-		return "", build.Problem(of, fmt.Sprintf("the secret %s holds a zero byte, which no variable can", id), set)
+		return "", build.Problem(of, fmt.Sprintf("the secret %s holds a zero byte, which no variable can", name), fix)
 	}
 	return text, nil
 }

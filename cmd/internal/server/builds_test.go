@@ -2,7 +2,10 @@ package server
 
 import (
 	"errors"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/secret"
+	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
@@ -101,3 +105,56 @@ func TestSharedBuildSecrets(t *testing.T) {
 }
 
 const testKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX"
+
+// TestBuildSecretsOfAWS: AWS is asked for what server.yaml says, and for nothing else, whatever
+// a tree names.
+func TestBuildSecretsOfAWS(t *testing.T) {
+	s := withSecrets(t, map[string]string{"hello:db": "kept here", "other:db": "of other"})
+	c, err := access.Parse("server.yaml", []byte("users: {ada: {keys: ["+testKey+"]}}\ngroups: {administrators: [ada]}\n"+
+		"repositories: {hello: {build: {aws: {region: eu-north-1, parameters: [/hello/x], secrets: ['team/*']}}}, other: {}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.access.Store(c)
+	var asked []string
+	stores := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		asked = append(asked, string(body))
+		_, _ = io.WriteString(w, `{"Parameter": {"Value": "parameter"}, "SecretString": "{\"user\": \"of AWS\"}"}`)
+	}))
+	defer stores.Close()
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "S", "AWS_PROFILE": "",
+		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_ENDPOINT_URL": stores.URL} {
+		t.Setenv(name, value)
+	}
+	const parameters, secrets = buildspec.ParameterStore, buildspec.SecretsManager
+	for _, row := range []struct {
+		repository string
+		of         buildspec.Secret
+		want       string
+		fromAWS    bool
+	}{
+		{"hello", buildspec.Secret{Store: secrets, Name: "team/db", Key: "user"}, "of AWS", true},
+		{"hello", buildspec.Secret{Store: secrets, Name: "team/db", Stage: "AWSPREVIOUS"}, `{"user": "of AWS"}`, true},
+		{"hello", buildspec.Secret{Store: parameters, Name: "/hello/x"}, "parameter", true},
+		{"hello", buildspec.Secret{Store: parameters, Name: "/hello/x:3"}, "parameter", true},
+		{"hello", buildspec.Secret{Store: parameters, Name: "arn:aws:ssm:eu-north-1:1:parameter/hello/x"}, "parameter", true},
+		{"hello", buildspec.Secret{Store: secrets, Name: "team/db", Key: "password"}, "", true},
+		{"hello", buildspec.Secret{Store: secrets, Name: "db"}, "kept here", false},
+		{"hello", buildspec.Secret{Store: secrets, Name: "db", Stage: "AWSPREVIOUS"}, "", false},
+		{"hello", buildspec.Secret{Store: parameters, Name: "team/db"}, "", false},
+		{"hello", buildspec.Secret{Store: secrets, Name: "/hello/x"}, "", false},
+		{"other", buildspec.Secret{Store: secrets, Name: "team/db"}, "", false},
+		{"other", buildspec.Secret{Store: secrets, Name: "db"}, "of other", false},
+	} {
+		asked = nil
+		row.of.ID, row.of.Variable = row.of.Name, "V"
+		got, err := s.buildSecrets(row.repository)(t.Context(), row.of)
+		if got != row.want || (err != nil) != (row.want == "") || (len(asked) > 0) != row.fromAWS {
+			t.Errorf("%s %+v: %q, %v, asked %q", row.repository, row.of, got, err, asked)
+		}
+		if _, known := yamlfile.ProblemsIn(err); err != nil && !known {
+			t.Errorf("%+v: the author is not told: %v", row.of, err)
+		}
+	}
+}

@@ -41,6 +41,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/web"
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
+	"github.com/headgate-cd/headgate/hooks/build/aws"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
 	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/container"
@@ -110,6 +111,7 @@ type Server struct {
 	tokens         *token.Store
 	policies       *policies.Pool
 	secrets        *secret.Store
+	aws            aws.Stores // of secrets
 	logs           Logs
 	artifacts      *artifact.Store
 	cache          *cache.Store

@@ -47,8 +47,7 @@ func TestParse(t *testing.T) {
 		{name: "B35 secrets", in: "version: 0.2\nenv: {secrets-manager: {A: b, B: 'c:d', C: 'e:f:AWSCURRENT', D: 'arn:aws:secretsmanager:eu-west-1:123456789012:secret:app/db-AbCdEf:user::'}, parameter-store: {E: /prod/x}}\n" + phases},
 		{name: "B35 stage and id", in: "version: 0.2\nenv: {secrets-manager: {A: 'b:c:AWSCURRENT:v1'}}\n" + phases,
 			refused: `b.yml:2:28: "b:c:AWSCURRENT:v1" names both a version-stage and a version-id; keep one of them`},
-		{name: "B35 another version", in: "version: 0.2\nenv: {secrets-manager: {A: 'b::AWSPREVIOUS'}}\n" + phases,
-			refused: "no other is kept here"},
+		{name: "B35 another version", in: "version: 0.2\nenv: {secrets-manager: {A: 'b::AWSPREVIOUS'}}\n" + phases},
 		{name: "B35 too many parts", in: "version: 0.2\nenv: {secrets-manager: {A: 'b:::::x'}}\n" + phases,
 			refused: "has too many parts"},
 		{name: "B35 nothing", in: "version: 0.2\nenv: {parameter-store: {A: }}\n" + phases,
@@ -259,4 +258,37 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("either a spec or an error")
 		}
 	})
+}
+
+// TestB35SecretIDs: a store is asked by what is written, and who may ask by the name alone.
+func TestB35SecretIDs(t *testing.T) {
+	const arn = "arn:aws:secretsmanager:eu-north-1:1:secret:team/db-AbCdEf"
+	for text, want := range map[string]Secret{
+		"db":                    {Name: "db", ID: "db"},
+		"db:user":               {Name: "db", ID: "db", Key: "user"},
+		"db::AWSCURRENT":        {Name: "db", ID: "db"},
+		"db::AWSPREVIOUS":       {Name: "db", ID: "db", Stage: "AWSPREVIOUS"},
+		"db:user::v-1":          {Name: "db", ID: "db", Key: "user", Version: "v-1"},
+		arn:                     {Name: "team/db", ID: arn},
+		arn + ":user":           {Name: "team/db", ID: arn, Key: "user"},
+		arn + "::AWSPREVIOUS":   {Name: "team/db", ID: arn, Stage: "AWSPREVIOUS"},
+		arn + ":user:PENDING: ": {Name: "team/db", ID: arn, Key: "user", Stage: "PENDING", Version: " "},
+	} {
+		spec, _, problems := Parse("b.yml", []byte("version: 0.2\nenv: {secrets-manager: {A: '"+text+"'}}\nphases: {build: {commands: [x]}}\n"))
+		if want.Stage != "" && want.Version != "" {
+			if problems == nil {
+				t.Errorf("%s is taken", text)
+			}
+			continue
+		}
+		if problems != nil || len(spec.Secrets) != 1 {
+			t.Errorf("%s: %v", text, problems)
+			continue
+		}
+		got := spec.Secrets[0]
+		want.Variable, want.Store, want.Line, want.Column = "A", SecretsManager, got.Line, got.Column
+		if got != want {
+			t.Errorf("%s: %+v", text, got)
+		}
+	}
 }

@@ -22,6 +22,9 @@ type Secret struct {
 	Variable string
 	Store    string // ParameterStore or SecretsManager
 	Name     string // in the store
+	ID       string // the name as it is written, which may be an ARN
+	Stage    string // of the version; "" is the current one
+	Version  string // "" is that of Stage
 	Key      string // of the JSON object that the value is; "" is the whole value
 	Line     int
 	Column   int
@@ -104,7 +107,7 @@ func (r *reader) secrets(store string, n *yaml.Node) {
 			r.name(key)
 			text := r.text(value, "env."+store+"."+key.Value)
 			s := Secret{Variable: key.Value, Store: store, Line: value.Line, Column: value.Column}
-			s.Name = text
+			s.Name, s.ID = text, text
 			if store == SecretsManager {
 				r.secretID(value, text, &s)
 			}
@@ -133,15 +136,16 @@ func (r *reader) secretID(at *yaml.Node, text string, s *Secret) {
 	}
 	parts := append(strings.Split(rest, ":"), "", "")
 	s.Key = parts[0]
+	s.ID = strings.TrimSuffix(text, ":"+rest)
 	stage, id := parts[1], parts[2]
 	switch {
 	case stage != "" && id != "":
 		r.refuse(at, "keep one of them", "%q names both a version-stage and a version-id", text)
 	case len(parts) > 5:
 		r.refuse(at, "write secret-id:json-key:version-stage:version-id", "%q has too many parts", text)
-	case id != "" || stage != "" && stage != "AWSCURRENT":
-		r.refuse(at, "leave the version out",
-			"%q asks for another version than the current one, and no other is kept here", text)
+	}
+	if s.Version = id; stage != "AWSCURRENT" {
+		s.Stage = stage
 	}
 }
 
