@@ -48,6 +48,7 @@ type app struct {
 	printed signal.Topic    // at printing
 	port    atomic.Int64    // of the invoke API
 	events  atomic.Int64    // that nobody waits for
+	remote  *remote         // the loop's; nil: it was not needed yet
 	life    context.Context // of what instances do; it ends when nobody asks for anything any more
 	over    context.CancelFunc
 }
@@ -236,7 +237,7 @@ func (a *app) turn(ctx context.Context, d *target.Declared) (next time.Duration,
 		return 0, err
 	}
 	if d == nil {
-		return 0, a.takeAway()
+		return 0, a.takeAway(ctx)
 	}
 	if d.Sequence < a.state.Fence {
 		a.fail(d, false, "a newer commit was declared on this machine before; promote again")
@@ -251,12 +252,12 @@ func (a *app) turn(ctx context.Context, d *target.Declared) (next time.Duration,
 		a.fail(d, a.back, a.rejected)
 		return a.t.DriftEvery, nil
 	}
-	return a.advance(d)
+	return a.advance(ctx, d)
 }
 
 // look compares the alias with what was declared: moved by hand, in the file that says
 // where it is, is drift.
-func (a *app) look(d *target.Declared) {
+func (a *app) look(ctx context.Context, d *target.Declared) error {
 	a.mu.Lock()
 	policy := target.Heal
 	if a.declared != nil {
@@ -270,6 +271,13 @@ func (a *app) look(d *target.Declared) {
 	} else if f := a.functions[a.settings.Spec.Name]; f != nil {
 		declared = rollout.Alias{Version: f.latest}
 	}
+	if a.state.Remote != nil {
+		r, err := a.cloud(ctx, a.state.Remote.Region)
+		if err != nil {
+			return err
+		}
+		return a.lookRemote(ctx, d, r, declared, policy == target.Report)
+	}
 	on, err := readState(a.dir)
 	at := on.Aliases[key]
 	if err != nil {
@@ -281,7 +289,7 @@ func (a *app) look(d *target.Declared) {
 		a.report(d, func(o *target.Observed) {
 			o.State, o.Message, o.Unhealed, o.RollBack = target.Healthy, "", false, false
 		})
-		return
+		return nil
 	}
 	message := fmt.Sprintf("drift: the alias %s of %s points to %s, not to %s", a.settings.Spec.Alias,
 		a.settings.Spec.Name, at, declared)
@@ -302,17 +310,18 @@ func (a *app) look(d *target.Declared) {
 		}
 		a.route()
 		drifted()
-		return
+		return nil
 	}
 	drifted()
 	a.t.Log.Warn("healed drift", "app", a.name(), "what", message)
 	a.state.Aliases[key] = declared
 	if err := a.save(); err != nil {
 		a.t.Log.Error("could not heal drift", "app", a.name(), "err", err)
-		return
+		return nil
 	}
 	a.route()
 	a.report(d, func(o *target.Observed) { o.State, o.Message = target.Healthy, "" })
+	return nil
 }
 
 // observe is what is seen.
@@ -325,6 +334,16 @@ func (a *app) observe() target.Observed {
 		return o
 	}
 	at := a.alias.at()
+	if v.settings.Engine == engineAWS {
+		o.Units = append(o.Units, target.Unit{
+			Name:    v.settings.Spec.Name,
+			State:   o.State,
+			Release: v.releases[v.settings.Spec.Name][at.Version],
+			Canary:  v.releases[v.settings.Spec.Name][at.Canary],
+			Weight:  at.Weight,
+		})
+		return o
+	}
 	for _, name := range slices.Sorted(maps.Keys(v.functions)) {
 		f := v.functions[name]
 		f.mu.Lock()
@@ -354,7 +373,10 @@ func (a *app) observe() target.Observed {
 }
 
 // takeAway ends all of it and forgets what was kept, but the fence.
-func (a *app) takeAway() error {
+func (a *app) takeAway(ctx context.Context) error {
+	if err := a.removeRemote(ctx); err != nil {
+		return err
+	}
 	shutDown(a.listeners)
 	a.listeners = map[string]*listener{}
 	a.close()

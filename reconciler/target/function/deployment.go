@@ -70,7 +70,7 @@ func (a *app) accept(ctx context.Context, d *target.Declared) error {
 		a.rejected, a.back = no.why, no.back && (a.current() > 0 || d.Fallback != nil)
 		a.state.Deployment = nil
 		// What served before goes on, also where this is the first that this run sees of it.
-		if a.settings != nil && a.t.bwrap != "" {
+		if a.settings != nil && a.settings.Engine != engineAWS && a.t.bwrap != "" {
 			if err := a.open(ctx, nil); err != nil {
 				return err
 			}
@@ -98,6 +98,7 @@ func (a *app) supersede(d *target.Declared) error {
 			if p.Current > 0 {
 				s.Aliases[p.Of] = rollout.Alias{Version: p.Current}
 			}
+			a.pending()
 		}
 		s.Deployment = nil
 	}
@@ -129,7 +130,13 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 	if len(problems) > 0 {
 		return &refused{why: problems[0].Error()}
 	}
+	if settings.Engine != engineAWS && a.state.Remote != nil {
+		return &refused{why: "what is deployed is at AWS; declare functions of this machine in another environment"}
+	}
 	a.settings = settings
+	if settings.Engine == engineAWS {
+		return a.prepareRemote(ctx, d, settings)
+	}
 	if a.t.bwrap == "" {
 		return &refused{why: "functions run in bubblewrap, which is not installed; apt-get install bubblewrap, and promote again"}
 	}
@@ -155,7 +162,13 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 	if err := a.open(ctx, published); err != nil {
 		return err
 	}
-	goal, at := published[settings.Spec.Name], a.state.Aliases[settings.aliasKey()]
+	return a.begin(ctx, d, published[settings.Spec.Name])
+}
+
+// begin begins the deployment to a version, unless the alias is there.
+func (a *app) begin(ctx context.Context, d *target.Declared, goal int) error {
+	settings := a.settings
+	at := a.state.Aliases[settings.aliasKey()]
 	if wanted := settings.Spec.Target; wanted > 0 && wanted != goal {
 		return &refused{why: fmt.Sprintf(
 			"TargetVersion is %d, and release %d is version %d of %s; leave TargetVersion out, or write %d",
@@ -169,8 +182,10 @@ func (a *app) prepare(ctx context.Context, d *target.Declared) error {
 			"CurrentVersion is %d, and the alias %s of %s points to %s; leave CurrentVersion out, or write the version that it points to",
 			given, settings.Spec.Alias, settings.Spec.Name, at)}
 	}
-	if err := a.prove(ctx, goal); err != nil {
-		return err
+	if settings.Engine != engineAWS {
+		if err := a.prove(ctx, goal); err != nil {
+			return err
+		}
 	}
 	a.state.Deployment = &rollout.Progress{Deployment: rollout.Deployment{
 		ID:      deploymentID(d),
@@ -205,7 +220,7 @@ func (a *app) fallBack(ctx context.Context, good *target.Declared) error {
 
 // advance takes the deployment as far as it may go now, looks for drift, and says when to
 // look again.
-func (a *app) advance(d *target.Declared) (time.Duration, error) {
+func (a *app) advance(ctx context.Context, d *target.Declared) (time.Duration, error) {
 	next := a.t.DriftEvery
 	p := a.state.Deployment
 	if p != nil && !p.Stage.Over() {
@@ -215,6 +230,10 @@ func (a *app) advance(d *target.Declared) (time.Duration, error) {
 		a.mu.Unlock()
 		after, calls, queries, wake := rollout.Step(*p, paused, now, func() string { return rand.Text() })
 		if err := a.progress(after); err != nil {
+			return 0, err
+		}
+		if err := a.follow(ctx); err != nil {
+			a.state.Deployment.Interrupted() // its hook is called once that is done
 			return 0, err
 		}
 		for _, c := range calls {
@@ -230,8 +249,11 @@ func (a *app) advance(d *target.Declared) (time.Duration, error) {
 	}
 	switch {
 	case p == nil || p.Stage == rollout.Succeeded:
-		a.look(d)
+		return next, a.look(ctx, d)
 	case p.Stage == rollout.Failed:
+		if err := a.follow(ctx); err != nil { // a hook's report does not move it
+			return 0, err
+		}
 		a.fail(d, p.Current > 0 || d.Fallback != nil, p.Why)
 	default:
 		a.report(d, func(o *target.Observed) { o.State, o.Message = target.Converging, p.Waiting() })
@@ -245,6 +267,9 @@ func (a *app) progress(after rollout.Progress) error {
 	a.state.Deployment = &after
 	a.state.Aliases = maps.Clone(a.state.Aliases)
 	key, at := a.settings.aliasKey(), after.Alias()
+	if a.state.Aliases[key] != at {
+		a.pending()
+	}
 	if a.state.Aliases[key] = at; at.Version == 0 {
 		delete(a.state.Aliases, key)
 	}
@@ -266,6 +291,19 @@ func (a *app) progress(after rollout.Progress) error {
 // call invokes a hook. One that ends in an error has failed; one that returns without a
 // report may still report by other ways.
 func (a *app) call(deployment string, c rollout.Call) {
+	payload := fmt.Sprintf(`{"DeploymentId":%q,"LifecycleEventHookExecutionId":%q}`, deployment, c.Execution)
+	if r := a.remote; r != nil && a.settings.Engine == engineAWS {
+		a.asking.Go(func() {
+			status, message := rollout.HookSucceeded, ""
+			if err := r.call(a.life, c.Function, []byte(payload)); err != nil {
+				status, message = rollout.HookFailed, err.Error()
+			}
+			if a.life.Err() == nil {
+				_ = a.hookReported(deployment, c.Execution, status, message) // another commit may be declared
+			}
+		})
+		return
+	}
 	f := a.functions[c.Function]
 	if f == nil {
 		return // the check does not let it happen; it fails when its time is up
@@ -274,7 +312,6 @@ func (a *app) call(deployment string, c rollout.Call) {
 	latest := f.latest
 	f.mu.Unlock()
 	a.asking.Go(func() {
-		payload := fmt.Sprintf(`{"DeploymentId":%q,"LifecycleEventHookExecutionId":%q}`, deployment, c.Execution)
 		e, err := f.invoke(a.life, exactly(latest),
 			invocationOf{payload: []byte(payload), arn: a.arn(c.Function, strconv.Itoa(latest))})
 		switch {

@@ -33,6 +33,8 @@ type Settings struct {
 	Functions  map[string]*Function // by name, the appspec's and those of its hooks among them
 	Invoke     int                  // port of the invoke API on loopback; 0: any
 	Deployment services.Deployment
+	Engine     string // "": this machine's own; or engineAWS
+	Region     string // of AWS; "": as the SDK finds it
 }
 
 // Function is what a function is like.
@@ -157,6 +159,8 @@ type (
 		Invoke     yaml.Node               `yaml:"invoke"`
 		Functions  map[string]functionText `yaml:"functions"`
 		Deployment yaml.Node               `yaml:"deployment"`
+		Engine     yaml.Node               `yaml:"engine"`
+		Region     yaml.Node               `yaml:"region"`
 	}
 	functionText struct {
 		Runtime     yaml.Node         `yaml:"runtime"`
@@ -187,6 +191,7 @@ func (p *parser) settings(s *Settings, data []byte) {
 	if given(text.Invoke) {
 		s.Invoke = p.integer(&text.Invoke, "invoke", 1, 65535)
 	}
+	p.engine(s, &text)
 	if len(text.Functions) > maxFunctions {
 		p.problem(top, "split the application", "declares more than %d functions", maxFunctions)
 		return
@@ -207,6 +212,40 @@ func (p *parser) settings(s *Settings, data []byte) {
 		var found yamlfile.Problems
 		s.Deployment, found = services.ParseFunctionDeployment(p.file, &text.Deployment, "deployment")
 		p.problems = append(p.problems, found...)
+	}
+}
+
+// engine reads where functions are, and refuses what is said at AWS itself.
+func (p *parser) engine(s *Settings, text *fileText) {
+	if given(text.Engine) && text.Engine.Value != "local" {
+		if s.Engine = text.Engine.Value; s.Engine != engineAWS {
+			p.problem(&text.Engine, "write aws, or local", "engine is %s", yamlfile.Describe(&text.Engine))
+		}
+	}
+	if given(text.Region) {
+		if s.Region = text.Region.Value; s.Engine != engineAWS || !regionForm().MatchString(s.Region) {
+			p.problem(&text.Region, "write engine: aws, and for example region: eu-central-1", "region is %q", s.Region)
+		}
+	}
+	if s.Engine != engineAWS {
+		return
+	}
+	if given(text.Invoke) {
+		p.problem(&text.Invoke, "leave it out", "invoke is about functions of this machine")
+	}
+	for name, f := range text.Functions {
+		for key, n := range map[string]yaml.Node{
+			"runtime": f.Runtime, "handler": f.Handler, "memory": f.Memory, "timeout": f.Timeout,
+			"concurrency": f.Concurrency, "idle": f.Idle, "url": f.URL,
+		} {
+			if given(n) {
+				p.problem(&n, "leave it out, and set it at AWS", "functions.%s.%s: the engine aws changes a function's code alone", name, key)
+			}
+		}
+		if len(f.Environment) > 0 || f.Stream {
+			p.problem(&text.Engine, "leave them out, and set them at AWS",
+				"functions.%s: environment and stream: the engine aws changes a function's code alone", name)
+		}
 	}
 }
 
@@ -281,6 +320,7 @@ func (p *parser) function(name string, at *yaml.Node, text functionText) *Functi
 }
 
 var (
+	regionForm   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]$`) })
 	handlerForm  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[^\s\x00-]\S{0,127}$`) })
 	variableForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
 )

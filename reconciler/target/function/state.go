@@ -41,7 +41,8 @@ type state struct {
 	Functions  map[string][]version     `json:"functions,omitempty"` // oldest first
 	Aliases    map[string]rollout.Alias `json:"aliases,omitempty"`   // by "function:alias"
 	Deployment *rollout.Progress        `json:"deployment,omitempty"`
-	Port       int                      `json:"port,omitempty"` // of the invoke API, when any will do
+	Remote     *remoteAlias             `json:"remote,omitempty"` // nil: it is on this machine
+	Port       int                      `json:"port,omitempty"`   // of the invoke API, when any will do
 }
 
 // maxVersions is how many versions of a function are kept besides those that an alias is

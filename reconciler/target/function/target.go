@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/config"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/headgate-cd/headgate/gitd/sandbox"
@@ -47,6 +48,8 @@ type Target struct {
 
 	// DriftEvery is how often it is looked at whether aliases are where they should be.
 	DriftEvery time.Duration
+
+	awsOptions []func(*config.LoadOptions) error // for tests
 
 	bwrap       string // path of bubblewrap, "" without
 	initTimeout time.Duration

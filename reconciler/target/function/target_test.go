@@ -134,6 +134,7 @@ func (h *harness) restart() {
 	h.Helper()
 	h.stop()
 	f := New(h.target.Dir, h.target.LogDir, unpackSelf)
+	f.Unpack, f.awsOptions = h.target.Unpack, h.target.awsOptions
 	f.Records, f.Log, f.now, f.initTimeout = h.target.Records, h.target.Log, h.target.now, h.target.initTimeout
 	h.target = f
 	h.start()

@@ -172,6 +172,9 @@ func (a *app) route() {
 	}
 	at := a.state.Aliases[a.settings.aliasKey()]
 	a.alias.set(at)
+	if a.settings.Engine == engineAWS {
+		return
+	}
 	f := a.functions[a.settings.Spec.Name]
 	if f == nil {
 		return
