@@ -103,7 +103,7 @@ func bare(f *File) *File {
 		r.Environments[i].Line, r.Environments[i].lines = 0, nil
 	}
 	for i := range r.Applications {
-		r.Applications[i].Line = 0
+		r.Applications[i].Line, r.Applications[i].lines = 0, nil
 	}
 	for i := range r.Schedules {
 		r.Schedules[i].Line, r.Schedules[i].lines = 0, nil

@@ -19,7 +19,13 @@ type Application struct {
 	Path      string   // directory that paths of its environments begin at
 	Artifacts []string // those of a release that are its own; nil: all
 	Line      int      // in the file, for messages
+
+	lines map[string]int // of its keys
 }
+
+// LineOf is where a key of the application stands, its own line for one that was left
+// out.
+func (a Application) LineOf(key string) int { return cmp.Or(a.lines[key], a.Line) }
 
 // Environment is somewhere releases run.
 type Environment struct {
@@ -117,7 +123,7 @@ func (r *reader) applications(n *yaml.Node, f *File) {
 }
 
 func (r *reader) application(key, value *yaml.Node, f *File) {
-	a := Application{Name: key.Value, Path: key.Value, Line: key.Line}
+	a := Application{Name: key.Value, Path: key.Value, Line: key.Line, lines: map[string]int{}}
 	if !applicationForm().MatchString(a.Name) {
 		r.problem(key.Line, "use 1 to 31 small letters, digits and '-', beginning with a letter",
 			"invalid application name %q", a.Name)
@@ -133,18 +139,21 @@ func (r *reader) application(key, value *yaml.Node, f *File) {
 		r.problems = append(r.problems, ps...)
 		return
 	}
+	for key := range yamlfile.Pairs(value) {
+		a.lines[key.Value] = key.Line
+	}
 	if t.Path != nil {
 		a.Path = *t.Path
-		r.path(a.Path, lineOf(value, "path"), "path")
+		r.path(a.Path, a.LineOf("path"), "path")
 	}
 	a.Artifacts = t.Artifacts
 	if t.Artifacts != nil && (len(a.Artifacts) == 0 || len(a.Artifacts) > maxArtifacts) {
-		r.problem(lineOf(value, "artifacts"), fmt.Sprintf("name 1 to %d, or leave it out for all", maxArtifacts),
+		r.problem(a.LineOf("artifacts"), fmt.Sprintf("name 1 to %d, or leave it out for all", maxArtifacts),
 			"application %q has %d artifacts", a.Name, len(a.Artifacts))
 	}
 	for _, name := range a.Artifacts {
 		if !artifactForm().MatchString(name) {
-			r.problem(lineOf(value, "artifacts"), "name it as buildspec.yml does", "invalid artifact name %q", name)
+			r.problem(a.LineOf("artifacts"), "name it as buildspec.yml does", "invalid artifact name %q", name)
 		}
 	}
 	f.Applications = append(f.Applications, a)

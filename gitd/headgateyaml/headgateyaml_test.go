@@ -288,8 +288,14 @@ func TestApplicationsHaveTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Application{{"web", "site", []string{"web", "assets"}, 2},
-		{"api", "api", nil, 8}}; !reflect.DeepEqual(f.Applications, want) {
+	if got := f.Applications[0].LineOf("artifacts"); got != 4 {
+		t.Errorf("artifacts is in line %d", got)
+	}
+	for i := range f.Applications {
+		f.Applications[i].lines = nil
+	}
+	if want := []Application{{Name: "web", Path: "site", Artifacts: []string{"web", "assets"}, Line: 2},
+		{Name: "api", Path: "api", Line: 8}}; !reflect.DeepEqual(f.Applications, want) {
 		t.Errorf("%+v", f.Applications)
 	}
 	var got []string

@@ -47,6 +47,17 @@ type Target struct {
 	Addresses func(dir string, files map[string][]byte) []Address
 	// Secrets are those that what they declare is given; nil: none.
 	Secrets func(dir string, files map[string][]byte) []Secret
+	// Parts are those of a release that they name; nil: none.
+	Parts func(dir string, files map[string][]byte) []Part
+}
+
+// Part is an artifact or an image of a release, named by what is made of it.
+type Part struct {
+	Name  string
+	Image bool
+	For   string // what is made of it, for people
+	File  string
+	Line  int
 }
 
 // Secret is one that an environment wants.
@@ -170,6 +181,7 @@ func (c *Checker) Tree(ctx context.Context, files Files) (Result, error) {
 	r.settings()
 	r.buildspec()
 	r.schedules()
+	r.parts()
 	r.environments(c.Targets, c.Server)
 	r.addresses(c.Server)
 	r.names(c.Server)
@@ -194,6 +206,7 @@ func (c *Checker) reader(ctx context.Context, files Files) *reader {
 		ctx:    ctx,
 		files:  files,
 		dirs:   map[string][]fs.DirEntry{},
+		specs:  map[string]*buildspec.Spec{},
 		result: Result{Settings: headgateyaml.Default()},
 	}
 }
@@ -204,6 +217,7 @@ type reader struct {
 	files  Files
 	dirs   map[string][]fs.DirEntry // that were listed; nil for one that is not there
 	result Result
+	specs  map[string]*buildspec.Spec // by file, of those that are right
 
 	addressed []addressed // of environments before
 
@@ -295,7 +309,11 @@ func (r *reader) parseBuildspec(name string) {
 	spec, warnings, err := buildspec.Parse(name, data)
 	r.fault(name, err)
 	r.result.Warnings = append(r.result.Warnings, warnings...)
-	if err != nil || spec.Batch == nil {
+	if err != nil {
+		return
+	}
+	r.specs[name] = spec
+	if spec.Batch == nil {
 		return
 	}
 	for _, task := range spec.Batch.Tasks {

@@ -64,6 +64,15 @@ var checker = &check.Checker{Policies: pool.Check, Targets: map[string]check.Tar
 		}
 		return all
 	},
+	Parts: func(dir string, files map[string][]byte) (all []check.Part) {
+		for i, line := range strings.Split(string(files["compose.yaml"]), "\n") {
+			if kind, name, ok := strings.Cut(line, " of "); ok {
+				all = append(all, check.Part{Name: name, Image: kind == "image", For: "web", File: dir + "/compose.yaml",
+					Line: i + 1})
+			}
+		}
+		return all
+	},
 }}}
 
 const good = "version: 0.2\nphases: {build: {commands: [make test]}}\n"
@@ -87,6 +96,8 @@ func TestTree(t *testing.T) {
 	t.Parallel()
 	const staging = "environments: {staging: {target: services, path: deploy/staging}}\n"
 	const two = "environments: {a: {target: services}, b: {target: services}}\n"
+	const packs = good + "artifacts: {name: v1, files: x, secondary-artifacts: {web: {files: x}}}\n"
+	const images = "images: {site: {artifact: web, entrypoint: [/x]}}\n"
 	const nightly = "schedules:\n- name: n\n  cron: '@daily'\n  buildspec: nightly.yml\n"
 	for _, tt := range []struct {
 		name  string
@@ -144,6 +155,35 @@ func TestTree(t *testing.T) {
 			map[string]string{"headgate.yaml": staging, "buildspec.yml": good, "deploy/staging/compose.yaml": "wrong odd"},
 			"buildspec.yml deploy/staging/compose.yaml headgate.yaml",
 			[]string{"compose.yaml:1: is wrong", "warning: deploy/staging/compose.yaml:1: is odd"}},
+		{"artifacts that there will be", map[string]string{"headgate.yaml": staging + images, "buildspec.yml": packs,
+			"deploy/staging/compose.yaml": "artifact of web\nimage of site\nartifact of v1"},
+			"buildspec.yml deploy/staging/compose.yaml headgate.yaml", nil},
+		{"an unknown artifact", map[string]string{"headgate.yaml": staging, "buildspec.yml": packs,
+			"deploy/staging/compose.yaml": "artifact of web\nartifact of wob\nimage of site"},
+			"buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{
+				`compose.yaml:2: web: artifact "wob", which the build does not have; did you mean "web"?`,
+				`compose.yaml:3: web: image "site", which headgate.yaml does not make`}},
+		{"no artifact at all", map[string]string{"headgate.yaml": staging + "images: {site: {entrypoint: [/x]}}\n",
+			"buildspec.yml": good, "deploy/staging/compose.yaml": "artifact of main"},
+			"buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{
+				`headgate.yaml:2: image "site" is made of artifact "main", which the build does not have; list its files`,
+				`compose.yaml:1: web: artifact "main", which the build does not have; list its files`}},
+		{"an artifact whose name the build makes", map[string]string{"headgate.yaml": staging,
+			"buildspec.yml":               strings.Replace(packs, "name: v1", "name: v$N", 1),
+			"deploy/staging/compose.yaml": "artifact of v7"},
+			"buildspec.yml deploy/staging/compose.yaml headgate.yaml", nil},
+		{"artifacts of a batch", map[string]string{"headgate.yaml": staging,
+			"buildspec.yml": packs + "batch: {build-list: [{identifier: a}, {identifier: b, buildspec: b.yml}]}\n", "b.yml": packs,
+			"deploy/staging/compose.yaml": "artifact of a/v1\nartifact of b/web\nartifact of web"},
+			"b.yml buildspec.yml deploy/staging/compose.yaml headgate.yaml", []string{
+				`compose.yaml:3: web: artifact "web", which the build does not have; `}},
+		{"artifacts of applications", map[string]string{"buildspec.yml": packs,
+			"headgate.yaml": images + "applications:\n  one:\n    artifacts: [web, site]\n    environments: {a: {target: services}}\n" +
+				"  two:\n    artifacts: [v2]\n    environments: {}\n",
+			"one/deploy/a/compose.yaml": "artifact of web\nimage of site\nartifact of v1"},
+			"buildspec.yml headgate.yaml one/deploy/a/compose.yaml", []string{
+				`headgate.yaml:7: application "two" has artifact "v2", which the build does not have; did you mean "v1"?`,
+				`compose.yaml:3: web: artifact "v1", which is none of application "one"; name one of: web, site`}},
 		{"schedule", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good, "nightly.yml": good},
 			"buildspec.yml headgate.yaml nightly.yml", nil},
 		{"schedule without its buildspec", map[string]string{"headgate.yaml": nightly, "buildspec.yml": good,

@@ -57,6 +57,11 @@ func (r *reader) environments(targets map[string]Target, on *Server) {
 				r.address(a, e.Name, on)
 			}
 		}
+		if target.Parts != nil && len(problems) == 0 {
+			for _, p := range target.Parts(dir, files) {
+				r.part(p, e)
+			}
+		}
 		if target.Secrets != nil && on != nil && on.SecretMissing != nil && len(problems) == 0 {
 			r.secrets(target.Secrets(dir, files), on.SecretMissing)
 		}

@@ -125,6 +125,15 @@ type SecretUse struct {
 	Line int    // in it, 0 when it has none
 }
 
+// PartUse is a part of a release that a unit is made of, by the name that is given to it.
+type PartUse struct {
+	Name  string
+	Image bool // one of headgate.yaml's images; else an artifact of the build
+	Unit  string
+	File  string // of Files
+	Line  int    // in it, 0 when it has none
+}
+
 // Key names what a target converges: one application in one environment.
 type Key struct {
 	Repository  string `json:"repository"`

@@ -29,6 +29,9 @@ func Checker(judge check.Policies) *check.Checker {
 			Addresses: func(dir string, files map[string][]byte) []check.Address {
 				return addressesIn(dir, function.Addresses(files))
 			},
+			Parts: func(dir string, files map[string][]byte) []check.Part {
+				return partsIn(dir, "functions.", function.Parts(files))
+			},
 		},
 		headgateyaml.Kubernetes: {Reads: kubernetes.Reads, Check: checkManifests},
 		headgateyaml.Services: {
@@ -41,6 +44,9 @@ func Checker(judge check.Policies) *check.Checker {
 				return addressesIn(dir, services.Addresses(files))
 			},
 			Secrets: secretsIn,
+			Parts: func(dir string, files map[string][]byte) []check.Part {
+				return partsIn(dir, "services.", services.Parts(files))
+			},
 		},
 	}}
 }
@@ -60,6 +66,15 @@ func checkManifests(dir string, files map[string][]byte) (problems, warnings yam
 func addressesIn(dir string, declared []target.Address) (all []check.Address) {
 	for _, a := range declared {
 		all = append(all, check.Address{AddrPort: a.Address, File: path.Join(dir, a.File), Line: a.Line})
+	}
+	return all
+}
+
+// partsIn are those of a release that files of a directory name.
+func partsIn(dir, under string, named []target.PartUse) (all []check.Part) {
+	for _, p := range named {
+		all = append(all, check.Part{Name: p.Name, Image: p.Image, For: under + p.Unit, File: path.Join(dir, p.File),
+			Line: p.Line})
 	}
 	return all
 }

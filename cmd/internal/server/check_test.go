@@ -63,3 +63,38 @@ func TestManifestsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// TestPartsOfAReleaseAreChecked: what compose.yaml and function.yaml name of a release is
+// known before anything is built.
+func TestPartsOfAReleaseAreChecked(t *testing.T) {
+	t.Parallel()
+	const buildspec = "version: 0.2\nphases: {build: {commands: [x]}}\nartifacts: {files: x}\n"
+	for _, c := range []struct{ target, file, text, want string }{
+		{"services", "compose.yaml", "services:\n  web:\n    command: x\n    x-headgate: {artifact: main}\n", ""},
+		{"services", "compose.yaml", "services:\n  web:\n    command: x\n    x-headgate: {artifact: mian}\n",
+			`deploy/compose.yaml:4: services.web: artifact "mian", which the build does not have; did you mean "main"?`},
+		{"services", "compose.yaml", "services:\n  web:\n    x-headgate: {image: site}\n", ""},
+		{"services", "compose.yaml", "services:\n  web:\n    x-headgate: {image: sito}\n",
+			`deploy/compose.yaml:3: services.web: image "sito", which headgate.yaml does not make; did you mean "site"?`},
+		{"services", "compose.yaml", "services: {web: {image: postgres}}\n", ""}, // or a registry's
+		{"function", "function.yaml", "functions:\n  hello:\n    artifact: main\n", ""},
+		{"function", "function.yaml", "functions:\n  hello:\n    artifact: hello\n",
+			`deploy/function.yaml:3: functions.hello: artifact "hello", which the build does not have; name one of: main`},
+	} {
+		tree := fstest.MapFS{
+			"headgate.yaml": {Data: []byte("environments: {staging: {target: " + c.target + ", path: deploy}}\n" +
+				"images: {site: {entrypoint: [/x]}}\n")},
+			"buildspec.yml":    {Data: []byte(buildspec)},
+			"deploy/" + c.file: {Data: []byte(c.text)},
+			"deploy/appspec.yml": {Data: []byte("version: 0.0\nResources:\n  - hello:\n      Type: AWS::Lambda::Function\n" +
+				"      Properties: {Name: hello, Alias: live, CurrentVersion: 1, TargetVersion: 2}\n")},
+		}
+		found, err := Checker(nil).Tree(t.Context(), tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := found.Problems.Error(); got != c.want && !(len(found.Problems) == 0 && c.want == "") {
+			t.Errorf("%s\nsays %q, and not %q", c.text, got, c.want)
+		}
+	}
+}

@@ -41,6 +41,7 @@ type Settings struct {
 type Function struct {
 	Name     string
 	Artifact string // of the release; "": the one named like the function, or the only one
+	artifact int    // line of Artifact
 	Config   Config
 
 	Concurrency int           // instances at most
@@ -108,6 +109,20 @@ func Addresses(files map[string][]byte) (all []target.Address) {
 				File:    settingsFile,
 				Line:    u.line,
 			})
+		}
+	}
+	return all
+}
+
+// Parts are the artifacts of a release that the files of an application's directory name.
+func Parts(files map[string][]byte) (all []target.PartUse) {
+	s, problems, _ := read("", files)
+	if len(problems) > 0 {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Functions)) {
+		if f := s.Functions[name]; f.Artifact != "" {
+			all = append(all, target.PartUse{Name: f.Artifact, Unit: name, File: settingsFile, Line: f.artifact})
 		}
 	}
 	return all
@@ -285,7 +300,7 @@ func (p *parser) function(name string, at *yaml.Node, text functionText) *Functi
 		p.problem(at, "add handler: index.handler", "%sruntime %s needs a handler", under, f.Config.Runtime)
 	}
 	if given(text.Artifact) {
-		f.Artifact = text.Artifact.Value
+		f.Artifact, f.artifact = text.Artifact.Value, text.Artifact.Line
 	}
 	if given(text.Code) {
 		clean := path.Clean(text.Code.Value)

@@ -56,6 +56,7 @@ type Service struct {
 	// Needs are those that the first instances of a version wait for.
 	Needs []rollout.Need `json:"-"`
 
+	artifactAt place
 	passes     *int // as x-headgate says, if it does
 	healthyFor *time.Duration
 	cronAt     *yaml.Node // of Cron

@@ -253,7 +253,7 @@ func (p *parser) ownImage(s *Service, n *yaml.Node, what string) {
 	case !imageName().MatchString(text):
 		p.problem(n, "write the name of one under images in headgate.yaml", "%s is %q", what, text)
 	default:
-		s.Container.Image, s.Container.OwnImage = text, true
+		s.Container.Image, s.Container.OwnImage, s.Container.imageAt = text, true, p.place(n)
 	}
 }
 

@@ -503,6 +503,7 @@ func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 		case "cron", "zone": // schedule
 		case "artifact":
 			s.Artifact, _ = p.scalar(v, what+".artifact")
+			s.artifactAt = p.place(v)
 			if s.Container != nil {
 				p.problem(v, "leave out artifact, or image", "%s.artifact: a container's files are those of its image", what)
 			}

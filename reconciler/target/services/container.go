@@ -19,6 +19,7 @@ type Container struct {
 	// (target.Release.Images), is that image; with OwnImage it is that one and no other.
 	Image    string
 	OwnImage bool
+	imageAt  place // of one that is OwnImage
 
 	Pull PullPolicy
 

@@ -40,14 +40,7 @@ const (
 // Secrets are those that the files of an application's directory have instances be
 // given, and with which images are fetched.
 func Secrets(files target.Files) (all []target.SecretUse) {
-	if !declares(files) {
-		return nil
-	}
-	c, _, err := Read("", files)
-	if err != nil {
-		return nil // which is said elsewhere
-	}
-	for _, s := range c.Services {
+	for _, s := range servicesIn(files) {
 		for _, of := range s.Secrets {
 			all = append(all, target.SecretUse{Name: of.Name, Unit: s.Name, File: of.at.file, Line: of.at.line})
 		}

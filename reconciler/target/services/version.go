@@ -58,6 +58,33 @@ func artifactOf(s Service, r target.Release) (string, error) {
 		"release %d has artifacts %s, and service %s does not say which; add x-headgate: {artifact: %s} in compose.yaml", r.Number, list(names), s.Name, names[0])
 }
 
+// Parts are those of a release that the files of an application's directory name.
+func Parts(files target.Files) (all []target.PartUse) {
+	for _, s := range servicesIn(files) {
+		switch of := s.Container; {
+		case s.Artifact != "":
+			all = append(all, target.PartUse{Name: s.Artifact, Unit: s.Name, File: s.artifactAt.file, Line: s.artifactAt.line})
+		case of != nil && of.OwnImage && of.imageAt.file != "": // else the build names it
+			all = append(all, target.PartUse{Name: of.Image, Image: true, Unit: s.Name, File: of.imageAt.file,
+				Line: of.imageAt.line})
+		}
+	}
+	return all
+}
+
+// servicesIn are those that the files of an application's directory declare; none when
+// they are wrong, which is said elsewhere.
+func servicesIn(files target.Files) []Service {
+	if !declares(files) {
+		return nil
+	}
+	c, _, err := Read("", files)
+	if err != nil {
+		return nil
+	}
+	return c.Services
+}
+
 func list(names []string) string {
 	if len(names) == 0 {
 		return "none"
