@@ -48,7 +48,8 @@ var changeCommands = []command{
 	},
 	{
 		name: "change cancel", args: "[repo] <change>", what: "withdraw an open change", example: "change cancel 412",
-		notes: "Who pushed it may, and administrators. Nothing need be pushed, and nothing moves.",
+		notes: "Who pushed it may, and administrators. Nothing moves. By git, from any clone:\n" +
+			"git push -o cancel=<change> origin HEAD:refs/for/<branch>",
 		run: func(c *call) error {
 			name, number, err := c.change()
 			if err != nil {
@@ -60,7 +61,8 @@ var changeCommands = []command{
 	{
 		name: "change retry", args: "[repo] <change>", what: "propose a change that did not land once more",
 		example: "change retry 412",
-		notes:   "It is the same commit, under a number of its own.",
+		notes: "It is the same commit, under a number of its own. By git, from any clone:\n" +
+			"git fetch origin refs/changes/<change>/head && git push -o rebuild origin FETCH_HEAD:refs/for/<branch>",
 		run: func(c *call) error {
 			name, number, err := c.change()
 			if err != nil {

@@ -133,6 +133,13 @@ func changePage(q *request) (*page, error) {
 		p.Git = append(p.Git, command{"Laptop",
 			"git fetch origin refs/changes/" + n + "/head && git switch --detach FETCH_HEAD && headgate run"})
 	}
+	if c.MayWithdraw {
+		p.Git = append(p.Git, command{"Withdraw", "git push -o cancel=" + n + " origin HEAD:refs/for/" + c.Branch})
+	}
+	if c.MayRetry {
+		p.Git = append(p.Git, command{"Retry", "git fetch origin refs/changes/" + n +
+			"/head && git push -o rebuild origin FETCH_HEAD:refs/for/" + c.Branch})
+	}
 	return p, nil
 }
 

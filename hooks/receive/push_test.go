@@ -176,9 +176,20 @@ func TestNowaitReattachAndCancel(t *testing.T) {
 	if len(h.gate.withdrawn) != 1 || len(h.gate.proposals) != 2 || h.ref(h.r, "refs/heads/main") == third {
 		t.Fatalf("%v %v", h.gate.withdrawn, h.gate.proposals)
 	}
+	// From a clone that has nothing to push, by the door for proposals.
+	c.git("reset", "--quiet", "--hard", "origin/main")
+	if p := h.push(c, "ada", "-o", "cancel=2", "origin", "main"); !strings.Contains(p.out, "Everything up-to-date") {
+		t.Fatalf("git has something to push:\n%s", p.out)
+	}
+	h.push(c, "ada", "-o", "cancel=2", "origin", "HEAD:refs/for/main").ok(t, "success: change 2 was withdrawn")
+	if len(h.gate.withdrawn) != 2 || len(h.gate.proposals) != 2 {
+		t.Fatalf("%v %v", h.gate.withdrawn, h.gate.proposals)
+	}
+	c.git("reset", "--quiet", "--hard", third.String())
 	h.push(c, "ada", "-o", "cancel=9", "origin", "main").refused(t, "error: there is no change 9", "hint: list them")
 	h.push(c, "ada", "-o", "cancel=x", "origin", "main").refused(t, "names no change")
-	h.push(c, "ada", "-o", "cancel=2", "origin", "main:topic").refused(t, "works on a push to one gated branch only")
+	h.push(c, "ada", "-o", "cancel=2", "origin", "main:topic").refused(t, "works on a push to one gated branch only",
+		"git push -o cancel=2 origin HEAD:refs/for/<gated branch>")
 }
 
 func TestPushToEnvironmentApproves(t *testing.T) {

@@ -74,7 +74,7 @@ func (v *validation) all(ctx context.Context, commands []command) ([]*rejection,
 	}
 	if v.options.cancel > 0 && (special < 0 || len(commands) > 1) {
 		return []*rejection{reject("-o cancel works on a push to one gated branch only",
-			fmt.Sprintf("git push -o cancel=%d origin <gated branch>", v.options.cancel))}, nil
+			fmt.Sprintf("git push -o cancel=%d origin HEAD:refs/for/<gated branch>", v.options.cancel))}, nil
 	}
 	if (v.options.pause || v.options.resume) && (special < 0 || len(commands) > 1 || ordered[special].action != propose) {
 		return []*rejection{reject("-o pause and -o resume work on a push to one gated branch only",
