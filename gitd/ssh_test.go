@@ -541,6 +541,8 @@ func TestExecLine(t *testing.T) {
 	for line, w := range map[string]want{
 		"git-upload-pack '/hello'":            {"git-upload-pack", "hello", nil},
 		"git-upload-pack '/hello.git'":        {"git-upload-pack", "hello", nil},
+		"git-upload-pack '/hello/'":           {"git-upload-pack", "hello", nil},
+		"git-receive-pack '/hello.git/'":      {"git-receive-pack", "hello", nil},
 		"git-receive-pack 'hello'":            {"git-receive-pack", "hello", nil},
 		"git-receive-pack hello.git":          {"git-receive-pack", "hello", nil},
 		"git-upload-archive '/a.b_c-9'":       {"git-upload-archive", "a.b_c-9", nil},

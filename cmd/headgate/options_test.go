@@ -2,6 +2,8 @@ package main
 
 import (
 	"flag"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -35,5 +37,19 @@ func TestPlainHTTP(t *testing.T) {
 		if got := err == nil; got != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", line, err)
 		}
+	}
+}
+
+// TestDemoAsksForBubblewrapFirst: what a demo cannot do without is told before there is a
+// key, or a server to push to.
+func TestDemoAsksForBubblewrapFirst(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	data := filepath.Join(t.TempDir(), "data")
+	code, said := headgate(t, "demo", "--data", data, "--ssh", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	if code == 0 || !strings.Contains(said, "apt-get install bubblewrap") {
+		t.Errorf("exit %d:\n%s", code, said)
+	}
+	if keys, err := os.ReadDir(filepath.Join(data, "keys")); err != nil || len(keys) > 0 {
+		t.Errorf("it has made %v, %v", keys, err)
 	}
 }

@@ -47,3 +47,23 @@ checkout    till         production   drift    183      11:42  3       removal: 
 		t.Errorf("env list:\n%s", listed)
 	}
 }
+
+// TestFailedPrintsItsLastLines: what a service that failed printed last stands below its
+// environment, of that service alone, and where there is more of it.
+func TestFailedPrintsItsLastLines(t *testing.T) {
+	s, b := newShell(), newBackend()
+	s.Backend = b
+	const said = "web printed last, more: ssh git.tarn.example env logs checkout production web\n" +
+		"11:40:00 web-1 * started web-1 of release 183 on port 40001\n" +
+		"11:42:00 web-1 | cannot read limits  <U+202E>txt\n" +
+		"11:43:00 web-1 | * headgate: exited with 0\n"
+	if shown := run(t, s, "ada", "env show production", false).stdout; strings.Contains(shown, "printed last") {
+		t.Errorf("nothing has failed, and it says\n%s", shown)
+	}
+	b.environment.Services[0].State = show.Failed
+	b.repositories[1].Environments[1] = b.environment
+	shown := run(t, s, "ada", "env show production", false).stdout
+	if !strings.Contains(shown, said) || strings.Contains(shown, "worker-2") {
+		t.Errorf("it says\n%s\nand not\n%s", shown, said)
+	}
+}

@@ -2,6 +2,7 @@ package receive
 
 import (
 	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -481,6 +482,16 @@ func TestAttachingDoesNotGoBack(t *testing.T) {
 	if got := c.git("rev-parse", "refs/remotes/origin/main"); got != second.String() {
 		t.Errorf("origin/main went back to %s", got)
 	}
+
+	// A mirror's own main is what it has of the server's.
+	c.git("checkout", "--quiet", "--detach")
+	c.git("config", "remote.origin.fetch", "+refs/*:refs/*")
+	c.git("update-ref", "refs/heads/main", second.String())
+	h.push(c, "ada", "origin", first.String()+":refs/for/main").ok(t, "attached again")
+	h.push(c, "ada", "-o", "cancel=2", "origin", first.String()+":refs/for/main").ok(t, "was withdrawn")
+	if got := c.git("rev-parse", "refs/heads/main"); got != second.String() {
+		t.Errorf("the mirror's main went back to %s", got)
+	}
 }
 
 // Histories that tools of their time wrote come in; what is dangerous does not.
@@ -512,6 +523,17 @@ func TestOldHistories(t *testing.T) {
 				t.Errorf("%s: %v\n%s", name, result.err, result.out)
 			}
 		}
+	}
+
+	// A directory's mode as old tools wrote it, with a zero before it; with the gate off, too.
+	for user, c := range map[string]*clone{"ada": c, "jun": h.clone(h.loose)} {
+		id, err := hex.DecodeString(c.pipe("", "hash-object", "-t", "tree", "-w", "--stdin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		padded := c.pipe("040000 below\x00"+string(id), "hash-object", "-t", "tree", "-w", "--literally", "--stdin")
+		commit := c.git("commit-tree", "-m", "padded", padded)
+		h.push(c, user, "origin", commit+":refs/heads/old-mode").ok(t, "zeroPaddedFilemode")
 	}
 }
 

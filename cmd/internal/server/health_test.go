@@ -1,11 +1,14 @@
 package server
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/hooks/receive"
 )
@@ -63,5 +66,41 @@ func TestHealthSaysWhatDoesNotWork(t *testing.T) {
 	}
 	if err := probeWrite("/dev/null"); err == nil {
 		t.Error("a probe that cannot write finds nothing")
+	}
+}
+
+// TestHealthOfAFullDisk: a disk on which nothing can be written any more is told of, and no
+// longer once there is room.
+func TestHealthOfAFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+		t.Skip("SKIPPED: only root mounts a disk to be filled")
+	}
+	data := t.TempDir()
+	if err := unix.Mount("tmpfs", data, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(data, unix.MNT_DETACH) })
+	if err := probeWrite(data); err != nil {
+		t.Fatal(err)
+	}
+	full := filepath.Join(data, "full")
+	if err := os.WriteFile(full, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	lock, err := Lock(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	s := &Server{opts: Options{Data: data}, lock: lock, receive: &receive.Listener{Dir: data}}
+	const want = "the data directory cannot be written: no space left on device"
+	if said := s.probe(); len(said) == 0 || said[0] != want {
+		t.Errorf("%q does not say %q", said, want)
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	if said := strings.Join(s.probe(), "\n"); strings.Contains(said, "cannot be written") {
+		t.Errorf("there is room, and it says %q", said)
 	}
 }
