@@ -3,21 +3,17 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 	"unicode"
 
@@ -30,7 +26,6 @@ import (
 	"github.com/headgate-cd/headgate/hooks/build"
 	"github.com/headgate-cd/headgate/hooks/build/artifact"
 	"github.com/headgate-cd/headgate/hooks/build/buildlog"
-	"github.com/headgate-cd/headgate/hooks/build/cache"
 	"github.com/headgate-cd/headgate/hooks/build/container"
 	"github.com/headgate-cd/headgate/hooks/build/host"
 	"github.com/headgate-cd/headgate/hooks/gate"
@@ -317,59 +312,6 @@ func takeOut(ctx context.Context, store *artifact.Store, a artifact.Artifact, di
 		return err
 	}
 	return store.CopyTo(ctx, layout, a.Digest)
-}
-
-// localCache is what tools of builds of a directory keep for the next one: of green
-// ones, as on a server of changes that land. Without it, or beside another build of
-// the same directory, a build does without. keep ends it, once.
-func localCache(ctx context.Context, executor *host.Host, dir string) (use build.Cache, keep func(green bool)) {
-	none := func(bool) {}
-	home, err := os.UserCacheDir()
-	if err != nil || !executor.Overlays(ctx) {
-		return build.Cache{}, none
-	}
-	of := fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:16]
-	at := filepath.Join(home, "headgate", of)
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		return build.Cache{}, none
-	}
-	lock, err := os.Open(at)
-	if err != nil {
-		return build.Cache{}, none
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		return build.Cache{}, none
-	}
-	store, err := cache.Open(filepath.Join(at, "cache"), slog.New(slog.DiscardHandler))
-	if err != nil {
-		lock.Close()
-		return build.Cache{}, none
-	}
-	const id = "run"
-	u, err := store.Use(of, id)
-	if err != nil {
-		lock.Close()
-		return build.Cache{}, none
-	}
-	var once sync.Once
-	return build.Cache{Lower: u.Lower, Upper: u.Upper, Work: u.Work, Merged: u.Merged}, func(green bool) {
-		once.Do(func() {
-			end(store, u, green)
-			lock.Close()
-		})
-	}
-}
-
-// end ends the use of a local cache.
-func end(store *cache.Store, u *cache.Use, green bool) {
-	if green {
-		u.Keep()
-		store.Landed(u.Repository, u.Build)
-	} else {
-		u.Drop()
-	}
-	store.Close()
 }
 
 func exitOf(r build.Result) error {
