@@ -73,9 +73,16 @@ exec "$1" "$2" >` + build.ControlDir + `/` + outputPipe + ` 2>&1 </dev/null`
 var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
 	"NET_BIND_SERVICE", "SYS_CHROOT"}
 
-// errPodman is why builds do not run in Podman's containers: version 4 joins no second
-// container to the network and processes of one that it then removes, and does not mount
-// a cache over what is only read.
+// errPodman is why builds do not run in Podman's containers. Of the contract version 4.3
+// fails, through the API of Docker's engine that it answers:
+//   - A cache below a layer: it takes the options of the volume and mounts none, so that a
+//     build finds an empty cache, and what it leaves there is nowhere.
+//   - Services: a container that another one shares its network and processes with cannot be
+//     removed before that one.
+//   - A user that is not in the image: starting a command fails with a plain 500, which says
+//     neither that nor anything else.
+//   - A command with a terminal: it has no size.
+//   - A directory whose path holds a comma: it is read as options of the mount.
 var errPodman = build.UnableError("builds run in containers here, for which the engine has to be Docker's and is Podman's; " +
 	"install Docker, or leave image out below build in headgate.yaml")
 
