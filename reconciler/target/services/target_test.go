@@ -839,12 +839,22 @@ func beTarget() {
 	t.Unconfined = os.Getenv("BE_TARGET") == "unconfined"
 	k := target.Key{Repository: "hello", Application: "hello", Environment: os.Getenv("ENVIRONMENT")}
 	changed, _ := t.Watch(k)
-	d := declared(k, 1, 1, os.Getenv("COMPOSE"))
+	release := 1
+	if n := os.Getenv("RELEASE"); n != "" {
+		release, _ = strconv.Atoi(n) // a test wrote it
+	}
+	d := declared(k, release, release, os.Getenv("COMPOSE"))
 	d.Drift = target.Drift(os.Getenv("DRIFT"))
 	if value := os.Getenv("SECRET"); value != "" {
 		d.Secrets = secretsOf("token", value)
 	}
 	t.Converge(d)
+	if next, err := strconv.Atoi(os.Getenv("NEXT")); err == nil {
+		go func() {
+			_, _ = os.Stdin.Read(make([]byte, 1)) // until it is told to
+			t.Converge(declared(k, next, next, os.Getenv("COMPOSE")))
+		}()
+	}
 	go func() {
 		for range changed {
 			switch o := t.Observe(k); o.State {
