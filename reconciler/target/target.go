@@ -452,6 +452,7 @@ type Reason string
 const (
 	ReasonSecretMissing Reason = "secret-missing" // a secret that it is to be given is not set
 	ReasonSecretInvalid Reason = "secret-invalid" // the secret is not what it is to be given as
+	ReasonTimedOut      Reason = "timed-out"      // it ran longer than it may
 )
 
 // Leaving reports whether an instance in this phase is on its way out.

@@ -48,6 +48,8 @@ type Service struct {
 	Cron string `json:",omitempty"` // when it runs, one instance at a time; empty: always
 	Zone string `json:",omitempty"` // of Cron; empty is UTC
 
+	MaxTime time.Duration `json:",omitempty"` // of one run of what ends; 0 is no bound
+
 	HTTP2 bool // instances speak HTTP/2 in clear
 
 	// Proxy is no part of what an instance is made of, nor of what is on record of it.
@@ -60,6 +62,7 @@ type Service struct {
 	passes     *int // as x-headgate says, if it does
 	healthyFor *time.Duration
 	cronAt     *yaml.Node // of Cron
+	maxTimeAt  *yaml.Node // of MaxTime
 	restarts   bool       // what becomes of an instance that ends is said
 	overlaps   bool       // instances of two versions may share its volumes
 }

@@ -241,6 +241,8 @@ func TestProblems(t *testing.T) {
 			"compose.yaml:4: services.job.x-headgate.cron: invalid schedule \"0 0 30 2 *\": no such day ever comes"},
 		{"zone that is none", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: 0 3 * * *\n      zone: Prague\n",
 			`compose.yaml:6: services.job.x-headgate.zone: unknown time zone "Prague": use a name such as Europe/Prague`},
+		{"longest time of what runs on", "services: {job: {command: x, x-headgate: {max_time: 1h}}}\n",
+			`services.job runs on and has no longest time; leave it out, or write restart: "no" or on-failure`},
 		{"zone of nothing", "services: {job: {command: x, x-headgate: {zone: Europe/Prague}}}\n",
 			"nothing says when the service runs"},
 		{"cron that is reached", "services:\n  job:\n    command: x\n    ports: ['80']\n    x-headgate: {cron: '@daily'}\n",

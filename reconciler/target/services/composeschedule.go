@@ -46,10 +46,14 @@ func (p *parser) schedule(s *Service, extension *yaml.Node, what string) {
 	s.cronAt = at
 }
 
-// runs refuses what has no meaning for a service that runs at times. of is what else is
-// said of it, nil where nothing of that is.
+// runs refuses what has no meaning for a service that runs at times, or that runs on. of is
+// what else is said of it, nil where nothing of that is.
 func (p *parser) runs(s *Service, of *yaml.Node, what string) {
 	if s.cronAt == nil {
+		if s.maxTimeAt != nil && !s.Restart.Never && !s.Restart.OnFailure {
+			p.problem(s.maxTimeAt, `leave it out, or write restart: "no" or on-failure for what is to end`,
+				"%s runs on and has no longest time", what)
+		}
 		return
 	}
 	refuse := func(at *yaml.Node, key, why string) {

@@ -473,7 +473,7 @@ func (p *parser) workingDir(n *yaml.Node, what string, container bool) string {
 }
 
 var extensionKeys = []string{"health", "drain", "artifact", "image", "secrets", "passes", "healthy_for", "overlap",
-	"cron", "zone"}
+	"cron", "zone", "max_time"}
 
 func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 	if n == nil || !p.mapping(n, what, slices.Concat(extensionKeys, proxyKeys), nil, nil) {
@@ -501,6 +501,8 @@ func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 			d := p.duration(v, what+".healthy_for", 0, time.Hour)
 			s.healthyFor = &d
 		case "cron", "zone": // schedule
+		case "max_time":
+			s.MaxTime, s.maxTimeAt = p.duration(v, what+".max_time", time.Second, 30*24*time.Hour), v
 		case "artifact":
 			s.Artifact, _ = p.scalar(v, what+".artifact")
 			s.artifactAt = p.place(v)

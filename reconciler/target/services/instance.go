@@ -166,13 +166,19 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		return bounded(ctx, cmp.Or(time.Duration(in.timeout.Load()), health.Timeout), check)
 	}
 	watcher.Go(func() { watch(watching, health, early, bound, in.checked(w)) })
-	left, asked := false, false
+	longest, stopTimer := in.longest()
+	defer stopTimer()
+	left, asked, tooLong := false, false, false
 	select {
 	case <-w.over():
 	case <-in.left:
 		left = true
 	case <-in.stopping:
 		asked = true
+	case <-longest:
+		tooLong = true
+	}
+	if asked || tooLong {
 		unwatch()
 		stopped := make(chan struct{})
 		go func() {
@@ -196,6 +202,10 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	}
 	carried()
 	how := w.end()
+	if tooLong {
+		how.reason = target.ReasonTimedOut
+		how.outcome = fmt.Sprintf("ran longer than %s (x-headgate.max_time) and %s", v.Service.MaxTime, how.outcome)
+	}
 	// What it said last is why it ended, if it did not end well because it was asked to.
 	if last := log.LastLine(); last != "" && !(asked && how.exitCode == 0) {
 		how.outcome += ": " + last
@@ -212,6 +222,20 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 		How:    how.outcome,
 		Reason: how.reason,
 	}, nil
+}
+
+// longest tells when the instance has run for as long as it may, never where there is no
+// bound. What was found again began when it did.
+func (in *instance) longest() (over <-chan time.Time, stop func()) {
+	most := in.version.Service.MaxTime
+	if most == 0 {
+		return nil, func() {}
+	}
+	if in.found != nil {
+		most -= time.Since(in.found.Began)
+	}
+	timer := time.NewTimer(max(0, most))
+	return timer.C, func() { timer.Stop() }
 }
 
 // notStarted is the end of an instance that did not begin.

@@ -103,6 +103,19 @@ func testRunner(t *testing.T, r runsAs) {
 		h.logged(t, "job-1", " bye\n", "job-1 exited 0")
 	})
 
+	t.Run("it takes too long, and has failed", func(t *testing.T) {
+		h := open(t)
+		h.converge(1, r.compose("trap 'exit 0' TERM; while :; do sleep 0.05; done",
+			`restart: "no"`, "stop_grace_period: 10s", "x-headgate: {max_time: 3s}"))
+		o := h.await(target.Failed)
+		in := o.Units[0].Instances[0]
+		if in.Phase != target.PhaseFailed || in.Reason != target.ReasonTimedOut ||
+			!strings.HasPrefix(in.LastExit, "ran longer than 3s (x-headgate.max_time) and ") {
+			t.Errorf("it ended: %+v", in)
+		}
+		h.logged(t, "job-1", "job-1 ran longer than 3s")
+	})
+
 	t.Run("it does not end, and is ended", func(t *testing.T) {
 		h := open(t)
 		h.converge(1, r.compose("trap '' TERM; touch /tmp/ready; while :; do sleep 0.05; done",

@@ -80,6 +80,8 @@ func TestSchemaAgrees(t *testing.T) {
 		of("tls: perhaps"):          false,
 		of("test_header: X Canary"): false,
 		of("zone: Europe/Prague"):   false,
+		"services: {job: {command: x, restart: 'no', x-headgate: {max_time: 1h30m}}}\n":                    true,
+		"services: {job: {command: x, restart: 'no', x-headgate: {max_time: long}}}\n":                     false,
 		"services: {job: {command: x, x-headgate: {cron: 30 2 * * *, zone: Europe/Prague}}}\n":             true,
 		"services: {job: {command: x, x-headgate: {cron: [30]}}}\n":                                        false,
 		beside("deployment: CodeDeployDefault.ECSCanary10Percent5Minutes"):                                 true,

@@ -111,7 +111,7 @@ const firstTimeout = 2 * time.Second
 func (v *version) id(generation int64) string {
 	s := v.Service
 	s.Replicas, s.Drain, s.StopGrace, s.Ports, s.Restart = 0, 0, 0, nil, rollout.Restart{}
-	s.Health.Passes, s.Health.HealthyFor = 0, 0
+	s.MaxTime, s.Health.Passes, s.Health.HealthyFor = 0, 0, 0
 	if s.Health.unsaid {
 		s.Health.Timeout = firstTimeout
 	}
