@@ -445,7 +445,7 @@ const (
 	PhaseAway      Phase = "away"      // its machine cannot be reached, where it may go on
 )
 
-// Reason is why an instance does not run, in one word that programs may compare.
+// Reason is what is wrong with an instance, most often why it does not run, in one word that programs may compare.
 type Reason string
 
 // The reasons that have a word, besides those of package engine.
@@ -453,6 +453,7 @@ const (
 	ReasonSecretMissing Reason = "secret-missing" // a secret that it is to be given is not set
 	ReasonSecretInvalid Reason = "secret-invalid" // the secret is not what it is to be given as
 	ReasonTimedOut      Reason = "timed-out"      // it ran longer than it may
+	ReasonLogLost       Reason = "log-lost"       // it runs, and what it prints cannot be written down
 )
 
 // Leaving reports whether an instance in this phase is on its way out.

@@ -43,12 +43,14 @@ type File struct {
 	RateLines, RateBytes int            // what is kept of a second
 	Wrote                func()         // called after each line; nil for none
 	Mask                 *terminal.Mask // of what is not to be read there; nil for none
+	Lost                 func(error)    // called when lines begin to be lost, and with nil when they are kept again
 
 	mu   sync.Mutex
 	file *os.File
 	size int64
 	part []byte // of a line whose end has not come yet
 	last []byte // last line that was not blank, as it came
+	lost bool   // the last line could not be written
 
 	second            time.Time // in which the rest was counted
 	lines, kept, read int       // lines and bytes that were kept, bytes that were read
@@ -182,8 +184,14 @@ func (l *File) append(text string) {
 	if l.size > maxLogBytes {
 		l.rotate()
 	}
-	n, _ := fmt.Fprintf(l.file, "%s%s\n", time.Now().UTC().Format(logTime), text)
+	n, err := fmt.Fprintf(l.file, "%s%s\n", time.Now().UTC().Format(logTime), text)
 	l.size += int64(n)
+	if lost := err != nil; lost != l.lost {
+		l.lost = lost
+		if l.Lost != nil {
+			l.Lost(err)
+		}
+	}
 	if l.Wrote != nil {
 		l.Wrote()
 	}

@@ -106,6 +106,7 @@ type published struct {
 type liveInstance struct {
 	port, pid int
 	usage     *target.Usage
+	lost      string
 }
 
 func newApp(t *Target, k target.Key) *app {
@@ -385,7 +386,7 @@ func (a *app) publish(taken *target.Declared) {
 		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}, strays: a.strays}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
-		p.live[id] = liveInstance{in.port, in.pid, in.usage}
+		p.live[id] = liveInstance{in.port, in.pid, in.usage, in.lost}
 	}
 	for id, v := range a.versions {
 		p.releases[id] = v.Release.Number

@@ -50,6 +50,7 @@ type instance struct {
 	// Owned by the app's loop.
 	port, pid int
 	usage     *target.Usage // nil: nobody knows
+	lost      string        // why what it prints is lost; empty: it is not
 	running   *running      // nil: nothing runs
 	notes     []string      // for its log, once that is there
 }
@@ -88,6 +89,13 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 	log.Path = func() string { return in.app.logPath(in.id) }
 	log.Wrote = func() { t.printed.Notify(printedTopic(in.app.key())) }
 	log.Mask = in.mask()
+	log.Lost = func(err error) {
+		lost := ""
+		if err != nil {
+			lost = "what it prints is lost: " + cause(err).Error()
+		}
+		in.tell(func() { in.lost = lost })
+	}
 	defer log.Close()
 	// Old logs are only in the way; they are tried again with the next start.
 	_ = logfile.Prune(filepath.Dir(in.app.logPath(in.id)))

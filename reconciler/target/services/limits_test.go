@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
@@ -91,6 +93,35 @@ func TestDiskFullAtLogs(t *testing.T) {
 		}
 	}
 	h.get("/", "release 2")
+	logged := func(what string, lost bool) {
+		t.Helper()
+		eventually(t, what, func() (string, bool) {
+			o := h.Observe(h.key())
+			for _, in := range o.Units[0].Instances {
+				if in.Release != 2 || (in.Reason == target.ReasonLogLost) != lost ||
+					lost && in.Message != "what it prints is lost: no space left on device" {
+					return fmt.Sprintf("%+v", o), false
+				}
+			}
+			return "", o.State == target.Healthy && len(o.Units[0].Instances) == 2
+		})
+	}
+	logged("it is said that what they print is lost", true)
+	if err := os.Remove(filler.Name()); err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range h.Observe(h.key()).Units[0].Instances { // which is noted in their logs
+		_, err := h.Exec(t.Context(), h.key(), target.Exec{
+			Unit:     "web",
+			Instance: in.ID,
+			Command:  []string{"true"},
+			Streams:  tty.Streams{Out: io.Discard, Err: io.Discard},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	logged("it is said no more", false)
 	h.stop()
 	away()
 }

@@ -62,6 +62,10 @@ func (a *app) observe(now time.Time) target.Observed {
 			u.Canary, u.Weight = p.releases[f.Canary], f.Weight
 		}
 		for _, in := range f.Instances {
+			message, reason := in.Message, in.Reason
+			if lost := p.live[in.ID].lost; lost != "" && message == "" {
+				message, reason = lost, target.ReasonLogLost
+			}
 			u.Instances = append(u.Instances, target.Instance{
 				ID:       in.ID,
 				Release:  p.releases[in.Version],
@@ -70,8 +74,8 @@ func (a *app) observe(now time.Time) target.Observed {
 				Serving:  slices.Contains(f.Routed, in.ID) && f.Weight < 100 || slices.Contains(f.Canaries, in.ID) && f.Weight > 0,
 				Restarts: in.Restarts,
 				LastExit: in.LastExit,
-				Message:  in.Message,
-				Reason:   in.Reason,
+				Message:  message,
+				Reason:   reason,
 				Port:     p.live[in.ID].port,
 				PID:      p.live[in.ID].pid,
 				Usage:    p.live[in.ID].usage,
