@@ -73,8 +73,10 @@ func (p *process) entered(c command) (namespaces []*os.File, line []string, err 
 		return namespaces, nil, errNoSandbox
 	}
 
+	// What enters other processes' numbers is a child of nsenter, which ends with this program
+	// and would leave it behind.
 	line = append(line, "--", "/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all",
-		"--no-new-privs",
+		"--no-new-privs", "--pdeathsig=KILL",
 		"/usr/bin/env", "-i", "-C", path.Join(inside, c.workingDir))
 	return namespaces, slices.Concat(line, c.env, noVariable(c.argv)), nil
 }
