@@ -46,7 +46,7 @@ services:
 		{"environment", fmt.Sprint(web.Environment), "map[COST:$$5 N:1 YES:true]"},
 		{"ports", fmt.Sprint(web.Ports), "[8000 [::1]:8001 0.0.0.0:0 0]"},
 		{"health", fmt.Sprintf("%+v", web.Health),
-			"{Path:/healthz?a=b Test:[] Connect:false Check:{StartPeriod:10s Interval:10s Timeout:5s Retries:5 Passes:2 HealthyFor:0s} unsaid:true}"},
+			"{Path:/healthz?a=b Test:[] Connect:false URL: Check:{StartPeriod:10s Interval:10s Timeout:5s Retries:5 Passes:2 HealthyFor:0s} unsaid:true}"},
 		{"extension", fmt.Sprintf("%v %v %v %v %v", web.Drain, web.Artifact, web.Replicas, web.StopSignal, web.StopGrace),
 			"3s main 1 terminated 10s"},
 		{"list", fmt.Sprint(worker.Command, worker.Environment), "[./worker --queue $HEADGATE_ENVIRONMENT] map[A:1=2 B:]"},
