@@ -245,7 +245,7 @@ func (a *app) accept(d *target.Declared) {
 		}
 	}
 	if a.rotation(&plan, versions) {
-		a.rotated = d.Commit
+		a.rotated, plan.Rotation = d.Commit, rotationOf(d.Secrets)
 	} else if a.rotated != d.Commit {
 		a.rotated = ""
 	}

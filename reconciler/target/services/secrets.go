@@ -1,6 +1,7 @@
 package services
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -327,6 +328,15 @@ func (a *app) pruneSecrets() {
 		return // the next step tries again
 	}
 	a.grants.Store(less)
+}
+
+// rotationOf names secrets by their revisions.
+func rotationOf(s target.Secrets) string {
+	text, err := json.Marshal(s.Revisions())
+	if err != nil {
+		panic(err) // names and revisions always marshal
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(text))[:12]
 }
 
 // rotation is whether a declaration that was reached once differs from what serves by

@@ -247,3 +247,46 @@ func TestKilledBesideSecrets(t *testing.T) {
 	tell(h, "second")
 	given(h, "second")
 }
+
+// TestRotatedByCanary: another value of a secret reaches a part of the traffic first, where
+// that is how one version follows another.
+func TestRotatedByCanary(t *testing.T) {
+	t.Parallel()
+	h := open(t, true)
+	compose := strings.Replace(web, "x-headgate: {", "x-headgate: {secrets: {TOKEN: token}, ", 1) +
+		"\nx-headgate: {deployment: {strategy: canary, percent: 20, interval: 1h}}\n"
+	h.seq = 1
+	declare := func(value string) {
+		d := h.declared(1, 1, compose)
+		d.Secrets = secretsOf("token", value)
+		h.Converge(d)
+	}
+	declare("one")
+	before := h.await(target.Healthy)
+	declare("two")
+	eventually(t, "a fifth of the traffic goes to instances with the other value", func() (string, bool) {
+		o := h.Observe(h.key())
+		return fmt.Sprintf("%+v", o), len(o.Units) == 1 && o.Units[0].Weight == 20 && o.State == target.Converging
+	})
+	asked := map[string]int{}
+	for range 100 {
+		_, body, err := get(before.Units[0].URL + "/env")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, value := range []string{"one", "two"} {
+			if strings.Contains(body, "\nTOKEN="+value+"\n") {
+				asked[value]++
+			}
+		}
+	}
+	if asked["one"] != 80 || asked["two"] != 20 {
+		t.Errorf("of 100 requests went %v", asked)
+	}
+	for _, pid := range pids(before) {
+		if err := syscall.Kill(pid, 0); err != nil {
+			t.Errorf("process %d, which serves: %v", pid, err)
+		}
+	}
+	h.end()
+}

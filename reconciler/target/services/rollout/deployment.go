@@ -140,7 +140,8 @@ type Hook struct {
 // Progress is how far the deployment of a commit has come.
 type Progress struct {
 	Commit   string
-	Replaces bool // something serves that there is to go back to
+	Rotation string `json:",omitempty"` // as declared
+	Replaces bool   // something serves that there is to go back to
 	Stage    Stage
 	Since    time.Time // of Stage
 	Weight   int       // percent of the traffic that what is declared gets
@@ -229,9 +230,9 @@ func (o *Observed) under(d Declared) *Progress {
 }
 
 // deploy begins the stages of a commit that declares another version than serves, or
-// the first.
+// the first, or other secrets.
 func (o *Observed) deploy(d Declared) {
-	if o.Progress != nil && o.Progress.Commit == d.Commit {
+	if p := o.Progress; p != nil && p.Commit == d.Commit && (d.Rotation == "" || d.Rotation == p.Rotation) {
 		return
 	}
 	o.Progress = nil
@@ -250,6 +251,7 @@ func (o *Observed) deploy(d Declared) {
 	if differs {
 		o.Progress = &Progress{
 			Commit:   d.Commit,
+			Rotation: d.Rotation,
 			Replaces: replaces,
 			Hooks:    map[string]HookState{},
 			Alarms:   map[string]AlarmState{},

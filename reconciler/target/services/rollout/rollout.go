@@ -27,6 +27,10 @@ type Declared struct {
 	Deployment Deployment
 	Paused     bool     // by a person: what is under way goes no further
 	Continued  []string // hooks that wait for a person, who had them go on
+
+	// Rotation names the secrets with which the same commit is deployed once more: in stages,
+	// where it has them. Empty: what differs is healed, and in none.
+	Rotation string
 }
 
 // Service is one declared service.
