@@ -37,7 +37,8 @@ from something else: the head of a change, and a gated branch, from the logs of
 changes. Anything else is restored from a backup or a mirror.
 The first line says by which engine services with an image run on this machine, and
 builds whose headgate.yaml names one, or why there is none that answers; the second
-whether builds without an image can write to the system here, as the user who asks.
+whether builds without an image can write to the system here, as the user who asks;
+the third their PATH, and which of the usual tools are in it.
 
 Exit code 1 when something is damaged that was not repaired.`,
 		setup: func(flags *flag.FlagSet) func(context.Context, printer, []string) error {
@@ -66,6 +67,9 @@ Exit code 1 when something is damaged that was not repaired.`,
 					}
 					fmt.Fprintln(p.out, "containers of services and builds: "+found)
 					fmt.Fprintln(p.out, "system of builds: "+systemOfBuilds(ctx))
+					there, missing := host.Tools()
+					fmt.Fprintf(p.out, "tools of builds in %s: %s; not there: %s\n", host.Path, strings.Join(there, ", "),
+						strings.Join(missing, ", "))
 				}
 				return doctor(ctx, p, dir, *repair, *asJSON)
 			}

@@ -76,7 +76,7 @@ func (n *session) Enter(ctx context.Context, shell string, in io.Reader, out, er
 		"--preserve-credentials", "/bin/sh", "-c", build.EnterProgram, shell)
 	cmd.ExtraFiles = []*os.File{users}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=" + os.Getenv("TERM")}
+	cmd.Env = []string{"PATH=" + Path, "TERM=" + os.Getenv("TERM")}
 	cmd.Dir = "/"
 	err = cmd.Run()
 	var exit *exec.ExitError

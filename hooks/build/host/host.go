@@ -224,7 +224,7 @@ const (
 func (h *Host) arguments(s build.Sandbox, m *machine, sealed bool) []string {
 	args := []string{
 		"--new-session", "--cap-drop", "ALL", "--hostname", "headgate-build", "--clearenv",
-		"--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"--setenv", "PATH", Path,
 		"--dev", "/dev", "--proc", "/proc", "--dir", "/run", "--dir", "/srv", "--dir", "/mnt",
 		"--perms", "0755", "--dir", "/codebuild", "--perms", "0755", "--dir", "/codebuild/output",
 		"--perms", "0755", "--dir", filepath.Dir(build.SourceDir),
