@@ -1,8 +1,10 @@
 package services
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
@@ -123,6 +126,25 @@ func testRunner(t *testing.T, r runsAs) {
 		h.await(target.Healthy)
 		gone(t, h)
 		h.logged(t, "job-1", "job-1 was ended by SIGKILL")
+	})
+
+	t.Run("what its command leaves behind is reaped", func(t *testing.T) {
+		h := open(t)
+		h.converge(1, r.compose("for i in 1 2 3 4 5; do (sleep 0.1 &); done; touch /tmp/ready; exec sleep 100000",
+			"init: true", "stop_grace_period: 100ms", ready))
+		h.await(target.Healthy)
+		eventually(t, "none of it is left", func() (string, bool) {
+			var stats bytes.Buffer
+			_, err := h.Exec(t.Context(), h.key(), target.Exec{
+				Unit:    "job",
+				By:      "ada",
+				Command: []string{"sh", "-c", "cat /proc/[0-9]*/stat"},
+				Streams: tty.Streams{Out: &stats, Err: io.Discard},
+			})
+			return fmt.Sprint(stats.String(), err), err == nil && strings.Contains(stats.String(), "(sleep) S") &&
+				strings.Count(stats.String(), "(sleep)") == 1
+		})
+		gone(t, h)
 	})
 
 	t.Run("it is seen what it uses", func(t *testing.T) {
