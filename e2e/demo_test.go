@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,12 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.HTTP = fmt.Sprintf("http://127.0.0.1:%d", port)
+	// Another program has staging's port at first, and lets go of it once the demo has said so.
+	other, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
 	demo := func() (said string, stop func()) {
 		t.Helper()
 		cmd := exec.Command(filepath.Join(h.bin, "headgate"), "demo", "--data", h.data(), "--ssh", "127.0.0.1:0", "--http",
@@ -53,6 +60,9 @@ func TestDemo(t *testing.T) {
 			if strings.HasPrefix(lines.Text(), "ready") {
 				break
 			}
+			if strings.Contains(lines.Text(), "is taken by") {
+				other.Close()
+			}
 		}
 		drained := make(chan struct{})
 		go func() { // the pipe must not fill
@@ -74,6 +84,7 @@ func TestDemo(t *testing.T) {
 	said, stop := demo()
 	for _, want := range []string{
 		"you have no SSH key, so one was made", "remote: success: 1 landed on main", "main is at", "release 1",
+		fmt.Sprintf("port 127.0.0.1:%d of service hello of hello in staging is taken by ", port+1),
 		fmt.Sprintf("staging runs release 1: http://127.0.0.1:%d", port+1), "Hello from Headgate",
 		"production waits for your approval of release 1",
 		"approve production", "git push origin origin/promote/production:env/production", "/hello/promote/production",
