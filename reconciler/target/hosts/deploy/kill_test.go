@@ -119,6 +119,13 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		passed := strings.Fields(string(data))
+		if ran, all := strings.Join(h.lines("ran"), " "), appspec.Scriptable; failAt == "" {
+			for _, event := range all { // what is killed below is each of them
+				if !strings.Contains(ran, string(event)) {
+					t.Errorf("no script of %s runs", event)
+				}
+			}
+		}
 		count := map[string]int{}
 		for _, p := range passed {
 			count[p]++
@@ -127,7 +134,9 @@ func TestKill(t *testing.T) {
 			// Scripts and files come many times; some of each will do: one of Install's
 			// beginning, one of the middle, and where a newer deployment comes instead.
 			newer := n == 2 && failAt != ""
-			if n != 1 && n != 9 && !newer {
+			// The script of each event is killed in its middle: what has begun is not begun again.
+			each := p == "deploy.script-begun" && failAt == ""
+			if n != 1 && n != 9 && !newer && !each {
 				continue
 			}
 			at := fmt.Sprintf("%s:%d", p, n)
