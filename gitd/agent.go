@@ -129,15 +129,11 @@ func (d *daemon) serveAgent(ctx context.Context, c *connection, conn *gossh.Serv
 		cancel(errHungUp)
 	}()
 	defer context.AfterFunc(ctx, func() { channel.Close() })()
-	alive := make(chan struct{})
-	go func() {
-		defer close(alive)
-		d.keepAlive(ctx, conn, c)
-	}()
+	endAlive := d.keepAliveIdle(conn, c)
 	d.Agents.Serve(ctx, a, AgentLine{conn, c})
 	cancel(nil)
 	c.Close() // so that nobody waits for an answer
-	<-alive
+	endAlive()
 }
 
 // serveEnrolment makes a machine an agent.

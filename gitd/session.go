@@ -144,12 +144,40 @@ func (d *daemon) keepAlive(ctx context.Context, conn *gossh.ServerConn, c *conne
 			return
 		case <-tick.C:
 		}
-		late := time.AfterFunc(3*d.limits.KeepAlive, func() { c.Close() })
-		_, _, err := conn.SendRequest("keepalive@openssh.com", true, nil)
-		late.Stop()
-		if err != nil {
+		if d.answersStill(conn, c) != nil {
 			return
 		}
+	}
+}
+
+// answersStill asks the client for one sign of life.
+func (d *daemon) answersStill(conn *gossh.ServerConn, c *connection) error {
+	late := time.AfterFunc(3*d.limits.KeepAlive, func() { c.Close() })
+	defer late.Stop()
+	_, _, err := conn.SendRequest("keepalive@openssh.com", true, nil)
+	return err
+}
+
+// keepAliveIdle is keepAlive without a goroutine between two signs of life, for connections
+// of which there may be thousands. What it returns ends it, once nobody waits for an answer.
+func (d *daemon) keepAliveIdle(conn *gossh.ServerConn, c *connection) (end func()) {
+	var mu sync.Mutex // held while an answer is waited for
+	ended := false
+	var timer *time.Timer
+	mu.Lock()
+	timer = time.AfterFunc(d.limits.KeepAlive, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended && d.answersStill(conn, c) == nil {
+			timer.Reset(d.limits.KeepAlive)
+		}
+	})
+	mu.Unlock()
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		timer.Stop()
 	}
 }
 

@@ -21,13 +21,13 @@ func (t *Target) listen(ctx context.Context) error {
 	defer cancel(nil)
 	quiet := time.AfterFunc(silentTimeout, func() { cancel(fmt.Errorf("it was silent for %s", silentTimeout)) })
 	defer quiet.Stop()
-	resp, err := t.request(ctx, http.MethodGet, pathWatch, nil)
+	said, end, err := t.watch(ctx)
 	if err != nil {
 		return cause(ctx, err)
 	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxLine)
+	defer end()
+	lines := bufio.NewScanner(said)
+	lines.Buffer(make([]byte, 0, lineBuffer), maxLine)
 	fresh := map[target.Key]target.Observed{} // until all has been said
 	ready := false
 	for lines.Scan() {
@@ -65,6 +65,38 @@ func (t *Target) listen(ctx context.Context) error {
 		}
 	}
 	return cause(ctx, lines.Err())
+}
+
+// watch asks the agent to say what is, on a connection of its own. It goes without http's
+// client, whose two goroutines for each connection are, with a thousand agents, most of
+// what one costs.
+func (t *Target) watch(ctx context.Context) (said io.Reader, end func(), err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+pathWatch, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := t.Dial(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	end = func() {
+		stop()
+		conn.Close()
+	}
+	if err := req.Write(conn); err != nil {
+		end()
+		return nil, nil, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReaderSize(conn, lineBuffer), req)
+	if err == nil {
+		resp, err = answered(resp)
+	}
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return resp.Body, end, nil // of which nothing is to be closed but the connection
 }
 
 func cause(ctx context.Context, err error) error {
@@ -196,6 +228,11 @@ func (t *Target) request(ctx context.Context, method, path string, body any) (*h
 	if err != nil {
 		return nil, err
 	}
+	return answered(resp)
+}
+
+// answered makes an error of an answer that is one.
+func answered(resp *http.Response) (*http.Response, error) {
 	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusConflict ||
 		resp.StatusCode == http.StatusUnprocessableEntity {
 		return resp, nil
