@@ -56,6 +56,11 @@ func BenchmarkSoak(b *testing.B) {
 	c.fetchMain(b, w)
 	w.run(b, w.dir, "ssh", w.login(w.SSH, "change", "list", "hello", "--all")...)
 	browser := w.browser(b)
+	for n := range soakLandings { // what is read of them all is more than the server keeps in memory
+		for _, page := range []string{"/hello/changes/%d", "/hello/changes/%d/diff", "/hello/releases/%d"} {
+			w.open(b, browser, fmt.Sprintf(page, n+1))
+		}
+	}
 
 	began := time.Now()
 	var seen []figures
@@ -110,18 +115,24 @@ func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) 
 	}
 	change := fmt.Sprintf("/hello/changes/%d", soakLandings+round)
 	for _, page := range []string{"/", "/hello", change, "/hello/env/staging", "/healthz", "/nothing/here"} {
-		resp, err := browser.Get(w.HTTP + page)
-		if err != nil {
-			b.Fatal(err)
-		}
-		_, _ = io.Copy(io.Discard, resp.Body) // what it says is others' matter
-		resp.Body.Close()
-		if asked := resp.Request.URL.Path; asked != page {
-			b.Fatalf("asked for %s, and was sent to %s", page, asked)
-		}
+		w.open(b, browser, page)
 	}
 	_ = following.Process.Kill()
 	_ = following.Wait() // it was killed
+}
+
+// open reads a page of the console, whatever it says.
+func (w *harness) open(b *testing.B, browser *http.Client, page string) {
+	b.Helper()
+	resp, err := browser.Get(w.HTTP + page)
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	if asked := resp.Request.URL.Path; asked != page {
+		b.Fatalf("asked for %s, and was sent to %s", page, asked)
+	}
 }
 
 // try runs a program that may be refused.
