@@ -48,7 +48,7 @@ func (t *Target) listen(ctx context.Context) error {
 			for k := range fresh {
 				changed[k] = true
 			}
-			t.seen, t.live, ready = fresh, true, true
+			t.seen, t.live, t.version, ready = fresh, true, e.Version, true
 			t.nudge()
 		case e.Observed != nil:
 			k := e.Observed.Key
@@ -144,7 +144,7 @@ func (t *Target) sendAll(ctx context.Context) error {
 			items = append(items, item{k, last})
 		}
 	}
-	known, life := t.settings, t.lives
+	known, life, version := t.settings, t.lives, t.version
 	t.mu.Unlock()
 
 	if t.Settings != nil {
@@ -167,13 +167,15 @@ func (t *Target) sendAll(ctx context.Context) error {
 	for _, i := range items {
 		refused, err := 0, error(nil)
 		switch {
+		case i.declared != nil && i.declared.Part != target.InPlace && version < partsVersion:
+			err = errUnproven("its agent is too old for a part of a deployment: agent upgrade")
 		case i.declared != nil && t.Prove != nil:
 			var p Proof
 			if p, err = t.Prove(*i.declared); err == nil {
-				refused, err = t.call(ctx, http.MethodPut, pathProven, provenDeclared{*i.declared, p})
+				refused, err = t.call(ctx, http.MethodPut, declaredAt(true, i.declared.Part), provenDeclared{*i.declared, p})
 			}
 		case i.declared != nil:
-			refused, err = t.call(ctx, http.MethodPut, pathDeclared, t.declaration(i.declared, i.secrets))
+			refused, err = t.call(ctx, http.MethodPut, declaredAt(false, i.declared.Part), t.declaration(i.declared, i.secrets))
 		default:
 			_, err = t.call(ctx, http.MethodPost, pathRemove, removal{i.key, i.sequence})
 		}

@@ -46,7 +46,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + pathHello:
 		answer(w, http.StatusOK, h.Hello())
-	case "PUT " + declaredAt(h.Prove != nil):
+	case "PUT " + declaredAt(h.Prove != nil, target.InPlace), "PUT " + declaredAt(h.Prove != nil, target.Replacement):
 		h.declared(w, r)
 	case "POST " + pathRemove:
 		var q removal
@@ -81,7 +81,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			done(w, h.Control(r.Context(), r.URL.Path[len(pathControl):], q.Argument))
 		}
 	default:
-		http.Error(w, "there is nothing at "+r.Method+" "+r.URL.Path+" in version 1 of the agent's protocol",
+		http.Error(w, "there is nothing at "+r.Method+" "+r.URL.Path+" in the agent's protocol",
 			http.StatusNotFound)
 	}
 }
@@ -121,11 +121,16 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 }
 
 // declaredAt is where what is declared is put: an agent that wants proof takes none without.
-func declaredAt(proof bool) string {
+// A part has a place of its own, where there is nothing at an agent that knows none.
+func declaredAt(proof bool, part target.Part) string {
+	path := pathDeclared
 	if proof {
-		return pathProven
+		path = pathProven
 	}
-	return pathDeclared
+	if part != target.InPlace {
+		path += "/part"
+	}
+	return path
 }
 
 func (h *Handler) declared(w http.ResponseWriter, r *http.Request) {
@@ -221,7 +226,11 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request) {
 			silent = false
 		}
 		if first || silent {
-			if out.say(event{Ready: first}) != nil {
+			e := event{Ready: first}
+			if first {
+				e.Version = Version
+			}
+			if out.say(e) != nil {
 				return
 			}
 		}

@@ -8,9 +8,12 @@ import (
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
-// Version is the protocol's. A server speaks to an agent of its own version only: the
-// machine's own is upgraded when they differ.
-const Version = 1
+// Version is the protocol's, which only adds to what was: agents are upgraded after the server.
+// Those since partsVersion know a part of a deployment when they are told one.
+const (
+	Version      = 2
+	partsVersion = 2
+)
 
 // Paths of the protocol.
 const (
@@ -109,7 +112,8 @@ type refusal struct {
 type event struct {
 	Observed *target.Observed `json:"observed,omitempty"`
 	Gone     *target.Key      `json:"gone,omitempty"`
-	Ready    bool             `json:"ready,omitempty"` // all that there was has been said
+	Ready    bool             `json:"ready,omitempty"`   // all that there was has been said
+	Version  int              `json:"version,omitempty"` // with Ready: of the protocol; 0: one before 2
 }
 
 // logQuery is the body of pathLogs.

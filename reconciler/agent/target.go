@@ -52,6 +52,7 @@ type Target struct {
 	live     bool   // the agent is heard
 	lives    int    // how often it was lost: what one accepted says nothing about the next
 	why      string // it is not, for people
+	version  int    // of the protocol, that it said when it was heard last
 	settings *Settings
 }
 
@@ -313,6 +314,14 @@ func (t *Target) Live() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.live
+}
+
+// TakesParts reports whether the agent, as it was heard last, knows parts of a deployment.
+func (t *Target) TakesParts() bool {
+	t.init()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.version >= partsVersion
 }
 
 func (t *Target) log() *slog.Logger {

@@ -261,6 +261,17 @@ func (a *app) step(d *target.Declared) time.Time {
 		looked[h.Name] = h.Agent.Observe(d.Key)
 	}
 	a.removed = nil
+	if c.other != nil {
+		if why := cannot(c, all); why != "" {
+			a.stopAsking()
+			o := target.Observed{State: target.Failed, Message: why, Attempt: d.Retried[""]}
+			for _, h := range all {
+				o.Units = append(o.Units, a.unitsOf(present(h), looked[h.Name])...)
+			}
+			a.report(d, withDrained(o, d, drained))
+			return time.Time{}
+		}
+	}
 	if why := a.begin(d, c, all, looked); why != "" {
 		a.report(d, target.Observed{State: target.Converging, Message: why, Attempt: d.Retried[""]})
 		return time.Time{}
@@ -303,11 +314,7 @@ func (a *app) step(d *target.Declared) time.Time {
 	o := a.sum(d, c, plan, looked)
 	for _, h := range all {
 		if !slices.ContainsFunc(a.state.Hosts, func(at rollout.Host) bool { return at.Name == h.Name }) {
-			at := rollout.Host{Name: h.Name, Health: rollout.Healthy, Attempt: rollout.Succeeded}
-			if !h.Agent.Live() {
-				at.Health = rollout.Offline
-			}
-			o.Units = append(o.Units, a.unitsOf(at, looked[h.Name])...)
+			o.Units = append(o.Units, a.unitsOf(present(h), looked[h.Name])...)
 		}
 	}
 	slices.SortStableFunc(o.Units, func(x, y target.Unit) int { return strings.Compare(x.Name, y.Name) })
@@ -596,6 +603,15 @@ func (a *app) unitsOf(at rollout.Host, o target.Observed) (all []target.Unit) {
 		all = append(all, u)
 	}
 	return all
+}
+
+// present is a host that the deployment does nothing on now.
+func present(h Host) rollout.Host {
+	at := rollout.Host{Name: h.Name, Health: rollout.Healthy, Attempt: rollout.Succeeded}
+	if !h.Agent.Live() {
+		at.Health = rollout.Offline
+	}
+	return at
 }
 
 // withDrained adds the hosts that are drained, which count for nothing.

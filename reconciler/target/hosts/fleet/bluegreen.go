@@ -52,6 +52,21 @@ func (a *app) does() string {
 	return "have it"
 }
 
+// cannot is why a blue/green deployment can neither begin nor go on; "": it can. A host in both
+// halves would be taken out of the traffic that it has just got.
+func cannot(c *config, all []Host) string {
+	for _, h := range all {
+		switch {
+		case c.groups.Matches(h.Tags) && c.other.Matches(h.Tags):
+			return h.Name + " has the tags of both halves; write tags and blue_green so that no host has both"
+		case h.Agent.Live() && !h.Agent.TakesParts():
+			return "the agent of " + h.Name + " is too old for a blue/green deployment, and would install under its visitors; " +
+				"have it go on with the server's program: agent upgrade " + h.Name
+		}
+	}
+	return ""
+}
+
 // blueGreen are the stages of a deployment to the half of the hosts that gets no traffic: it
 // is installed there, gets the traffic when all have it, and then the other half is taken out
 // of the traffic. Which half that is, the hosts say.
@@ -62,9 +77,6 @@ func blueGreen(d *target.Declared, c *config, all []Host, looked map[string]targ
 		half := 0
 		if c.other.Matches(h.Tags) {
 			half = 1
-		}
-		if half == 1 && c.groups.Matches(h.Tags) {
-			return nil, h.Name + " has the tags of both halves; write tags and blue_green so that no host has both"
 		}
 		o := looked[h.Name]
 		if !h.Agent.Live() {

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
@@ -175,12 +177,116 @@ func TestBlueGreenBegins(t *testing.T) {
 			t.Errorf("%s: %s, want %s", test.what, got, test.want)
 		}
 	}
-	both := half(1, 1)
-	both.Files[FileName] = []byte("tags: {half: blue}\nblue_green: {half: \"*\"}\n")
-	c, _ = File{}.read("", both.Files)
-	b, _ := host("b", "blue", true, serves)
-	if _, why := blueGreen(&both, c, []Host{b}, nil); !strings.Contains(why, "b has the tags of both halves") {
-		t.Errorf("%q", why)
+}
+
+// TestBlueGreenOverlaps: halves that share hosts are refused, at the push where the file alone
+// says so, and with a host that has the tags of both nothing is done, before and after.
+func TestBlueGreenOverlaps(t *testing.T) {
+	d := half(1, 1)
+	for text, meet := range map[string]bool{
+		`tags: {half: blue} blue_green: {half: green}`:                       false,
+		`tags: {half: blue} blue_green: {half: "*"}`:                         true,
+		`tags: {half: [blue, red]} blue_green: {half: [green, red]}`:         true,
+		`tags: {role: web} blue_green: {role: web}`:                          true,
+		`tags: {role: web} blue_green: {role: web, half: green}`:             true,
+		`tags: {role: web, half: blue} blue_green: {role: web, half: green}`: false,
+		`tags: {role: web, half: blue} blue_green: {role: api, half: blue}`:  false,
+		`tags: {blue: "*"} blue_green: {green: "*"}`:                         false, // no host need have both
+	} {
+		d.Files[FileName] = []byte(strings.Replace(text, " blue_green", "\nblue_green", 1) + "\n")
+		problems, _ := Check("", d.Files)
+		if said := len(problems) == 1 && strings.Contains(problems[0].Error(),
+			"hosts.yaml:2: blue_green means hosts that tags means, too"); said != meet || !meet && len(problems) > 0 {
+			t.Errorf("%s: %v", text, problems)
+		}
+	}
+
+	f, m := halves(t)
+	var list atomic.Pointer[[]Host]
+	tag := func(g1 map[string]string) {
+		all := slices.Clone(f.Hosts(""))
+		for i := range all {
+			if all[i].Name[0] == 'g' {
+				all[i].Tags = map[string]string{"standby": "yes"}
+			}
+			if all[i].Name == "g1" {
+				all[i].Tags = g1
+			}
+		}
+		list.Store(&all)
+	}
+	own, both := map[string]string{"standby": "yes"}, map[string]string{"standby": "yes", "half": "blue"}
+	tag(own)
+	f.Hosts = func(string) []Host { return *list.Load() }
+	run(t, f)
+	converge := func(n int, s target.State) target.Observed {
+		t.Helper()
+		d := half(n, n)
+		d.Files[FileName] = []byte("tags: {half: blue}\nblue_green: {standby: \"yes\"}\n")
+		f.Converge(d)
+		return await(t, f, string(s), is(n, s))
+	}
+	converge(1, target.Healthy)
+	converge(2, target.Healthy)
+	before := m["g1"].ran(t)
+	tag(both)
+	f.Changed()
+	o := await(t, f, "failed", is(2, target.Failed))
+	if !strings.Contains(o.Message, "g1 has the tags of both halves") || o.RollBack || !slices.Equal(serving(o), []string{"g1", "g2"}) {
+		t.Errorf("%+v", o)
+	}
+	o = converge(3, target.Failed)
+	if !strings.Contains(o.Message, "g1 has the tags of both halves") || o.RollBack || len(o.Units) != 4 {
+		t.Errorf("%+v", o)
+	}
+	tag(own)
+	f.Changed()
+	o = await(t, f, "healthy", is(3, target.Healthy))
+	if got := m["g1"].ran(t); got != before+" r2:BeforeBlockTraffic" || !slices.Equal(serving(o), []string{"b1", "b2"}) {
+		t.Errorf("g1 ran %s: %+v", got, o)
+	}
+}
+
+// TestBlueGreenOldAgent: an agent that knows no parts is told none, since it would install
+// under its visitors; once it is another one the deployment goes on.
+func TestBlueGreenOldAgent(t *testing.T) {
+	f, m := halves(t)
+	run(t, f)
+	g2 := m["g2"]
+	again := func(old bool) {
+		g2.leave()
+		await(t, f, "without g2", func(target.Observed) bool { return !g2.link.Live() })
+		g2.mu.Lock()
+		g2.old = old
+		g2.mu.Unlock()
+		g2.come()
+	}
+	f.Converge(half(1, 1))
+	await(t, f, "healthy", is(1, target.Healthy))
+	again(true)
+	await(t, f, "refused", is(1, target.Failed))
+	f.Converge(half(2, 2))
+	o := await(t, f, "refused", is(2, target.Failed))
+	if !strings.Contains(o.Message, "the agent of g2 is too old") || !strings.Contains(o.Message, "agent upgrade g2") ||
+		o.RollBack || len(o.Units) != 4 || !slices.Equal(serving(o), []string{"b1", "b2"}) {
+		t.Errorf("%+v", o)
+	}
+	// Also by itself: whoever tells it a part is refused.
+	d := half(2, 2)
+	d.Part = target.Replacement
+	g2.link.Converge(d)
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(g2.link.Observe(key).Message, "agent upgrade"); {
+		if time.Sleep(time.Millisecond); time.Now().After(deadline) {
+			t.Fatalf("%+v", g2.link.Observe(key))
+		}
+	}
+	if m["g1"].ran(t) != "" || g2.ran(t) != "" {
+		t.Errorf("g1 ran %s, g2 %s", m["g1"].ran(t), g2.ran(t))
+	}
+	again(false)
+	o = await(t, f, "healthy", is(2, target.Healthy))
+	if !slices.Equal(serving(o), []string{"g1", "g2"}) {
+		t.Errorf("%+v", o)
 	}
 }
 
@@ -190,4 +296,5 @@ type lone struct {
 	live bool
 }
 
-func (l lone) Live() bool { return l.live }
+func (l lone) Live() bool       { return l.live }
+func (l lone) TakesParts() bool { return true }

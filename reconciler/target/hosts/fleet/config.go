@@ -176,7 +176,10 @@ func (f File) read(dir string, files map[string][]byte) (*config, yamlfile.Probl
 		return nil, problems
 	}
 	if !shape.BlueGreen.IsZero() {
-		c.other = tagsOf("blue_green", &shape.BlueGreen)
+		if c.other = tagsOf("blue_green", &shape.BlueGreen); len(problems) == 0 && c.groups.Meets(c.other) {
+			problem(shape.BlueGreen.Line, "give each half a value of one tag: tags: {half: blue} and blue_green: {half: green}",
+				"blue_green means %ss that tags means, too", f.of())
+		}
 	}
 	lines := map[string]int{}
 	for key, value := range yamlfile.Pairs(top) {

@@ -40,6 +40,9 @@ type Agent interface {
 
 	// Live reports whether it is heard. What Observe says is of no worth else.
 	Live() bool
+	// TakesParts reports whether it knows parts of a deployment. One that does not, would
+	// take any for all of it.
+	TakesParts() bool
 }
 
 // Host is a machine that can be deployed to.

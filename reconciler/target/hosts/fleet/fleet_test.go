@@ -45,6 +45,7 @@ type machine struct {
 
 	mu   sync.Mutex
 	away bool
+	old  bool // it answers as an agent before parts of deployments
 	open []net.Conn
 	back chan struct{}
 }
@@ -74,7 +75,7 @@ func fleetOf(t *testing.T, names ...string) (*Target, map[string]*machine) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := &http.Server{Handler: handler}
+		server := &http.Server{Handler: m.answers(handler)}
 		m.link = &agent.Target{Dial: m.dial(l.Addr()), Heard: func() { f.Changed() }}
 		running.Go(func() { _ = server.Serve(l) })
 		running.Go(func() { _ = m.target.Run(ctx) })
@@ -88,6 +89,33 @@ func fleetOf(t *testing.T, names ...string) (*Target, map[string]*machine) {
 	f.Here = hosts.New(here, revision)
 	f.Hosts = func(string) []Host { return list }
 	return f, all
+}
+
+// answers is how a machine answers what its handler does.
+func (m *machine) answers(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		old := m.old
+		m.mu.Unlock()
+		switch {
+		case old && strings.HasSuffix(r.URL.Path, "/part"):
+			http.NotFound(w, r)
+			return
+		case old:
+			w = unversioned{w}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// unversioned is an answer of before versions were said.
+type unversioned struct{ http.ResponseWriter }
+
+func (u unversioned) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+func (u unversioned) Write(data []byte) (int, error) {
+	_, err := u.ResponseWriter.Write(bytes.Replace(data, fmt.Appendf(nil, `,"version":%d`, agent.Version), nil, 1))
+	return len(data), err
 }
 
 func (m *machine) dial(at net.Addr) func(context.Context) (net.Conn, error) {

@@ -35,6 +35,31 @@ func (g Groups) Matches(tags map[string]string) bool {
 	return len(g) > 0
 }
 
+// Meets reports whether a host that has no more tags than one of two asks for is among both.
+// Groups that ask for tags with different names may meet on some host, too, which only its
+// tags can tell.
+func (g Groups) Meets(other Groups) bool {
+	return g.within(other) || other.within(g)
+}
+
+// within reports whether each tag that is asked for may have a value that another group asks
+// for, too.
+func (g Groups) within(other Groups) bool {
+	for _, group := range g {
+		if !slices.ContainsFunc(other, func(theirs []Filter) bool {
+			return slices.ContainsFunc(group, func(f Filter) bool { return slices.ContainsFunc(theirs, f.meets) })
+		}) {
+			return false
+		}
+	}
+	return len(g) > 0
+}
+
+// meets reports whether one tag may be what both ask for.
+func (f Filter) meets(other Filter) bool {
+	return (f.AnyKey || other.AnyKey || f.Key == other.Key) && (f.AnyValue || other.AnyValue || f.Value == other.Value)
+}
+
 // Bounds of CodeDeploy.
 const (
 	maxGroups  = 3
