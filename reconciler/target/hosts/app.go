@@ -318,8 +318,15 @@ func (a *app) deploy(ctx context.Context, d *target.Declared) error {
 	case err != nil:
 		return err
 	}
-	if err := a.place(group, d, result); err != nil {
+	p, err := a.place(group, d, result)
+	if err != nil {
 		return err
+	}
+	if result.Status == deploy.Succeeded && d.Part == target.InPlace && (!p.Serving || p.Moving) {
+		// It was of the half that gets no traffic, and there are no halves any more.
+		if ok, err := a.moveTraffic(ctx, d, group, digest, &p, true); err != nil || !ok {
+			return err
+		}
 	}
 	a.t.Log.Info("deployed", "app", a.key().String(), "release", d.Release.Number, "status", result.Status, "restored",
 		result.Restored)
@@ -360,8 +367,11 @@ func (a *app) group(d *target.Declared) (string, error) {
 // goesOn finds the deployment that an environment which has been renamed, or a retry, needs
 // no other one after: of the same revision, by the same appspec.yml, and it succeeded.
 func (a *app) goesOn(d *target.Declared, group, digest string) (result deploy.Result, ok bool, err error) {
-	if len(d.Was) == 0 && d.Attempt == 0 && d.Part == target.InPlace {
+	if d.Part != target.InPlace || len(d.Was) == 0 && d.Attempt == 0 {
 		return deploy.Result{}, false, nil
+	}
+	if p, err := a.t.placed(group); err != nil || !p.Serving || p.Moving {
+		return deploy.Result{}, false, err
 	}
 	_, last, err := a.t.Host.Last(group)
 	if err != nil || last == nil || last.Status != deploy.Succeeded || last.Content != contentOf(d, digest) {

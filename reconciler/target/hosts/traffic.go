@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/crash"
 	"github.com/headgate-cd/headgate/gitd/repo"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/deploy"
@@ -29,10 +30,12 @@ func (t *Target) placedFile(group string) string {
 	return filepath.Join(t.Host.Root, "traffic", group+".json")
 }
 
+// placed reads it. What was installed by an agent that did not note it, gets traffic.
 func (t *Target) placed(group string) (p placed, err error) {
 	data, err := os.ReadFile(t.placedFile(group))
 	if errors.Is(err, fs.ErrNotExist) {
-		return placed{}, nil
+		installed, _, err := t.Host.Installed(group)
+		return placed{Serving: installed != ""}, err
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &p)
@@ -55,20 +58,21 @@ func (t *Target) keepPlaced(group string, p placed) error {
 }
 
 // place notes how a deployment of a revision has ended.
-func (a *app) place(group string, d *target.Declared, r deploy.Result) error {
-	p, err := a.t.placed(group)
+func (a *app) place(group string, d *target.Declared, r deploy.Result) (p placed, err error) {
+	crash.Point("hosts.deployed")
+	p, err = a.t.placed(group)
 	switch {
 	case err != nil:
-		return err
+		return p, err
 	case r.Status == deploy.Succeeded:
 		p.Release, p.Content, p.Since = d.Release.Number, r.Content, r.Finished
-		if d.Part == target.InPlace {
-			p.Serving = true
+		if d.Part == target.Replacement { // it was taken out before
+			p.Serving, p.Moving = false, false
 		}
 	case r.Restored == deploy.Emptied || r.Restored == deploy.NotRestored:
 		p.Release, p.Content = 0, ""
 	}
-	return a.t.keepPlaced(group, p)
+	return p, a.t.keepPlaced(group, p)
 }
 
 // takePart does what a blue/green deployment wants of this host besides installing. It
@@ -124,8 +128,10 @@ func (a *app) moveTraffic(ctx context.Context, d *target.Declared, group, digest
 		if err := a.t.keepPlaced(group, *p); err != nil {
 			return false, err
 		}
+		crash.Point("hosts.traffic-moving")
 		request := a.request(deploy.Request{ID: id, Sequence: d.Sequence, Kind: kind,
 			Progress: func(p deploy.Progress) { a.progress(d, p) }}, d, group, nil, digest)
+		request.Content = p.Content // what is declared is not installed by that
 		result, err := a.t.Host.Run(running, request, ctx.Done())
 		switch {
 		case errors.Is(err, deploy.ErrSuspended):
@@ -140,8 +146,13 @@ func (a *app) moveTraffic(ctx context.Context, d *target.Declared, group, digest
 			return false, nil
 		}
 	}
+	crash.Point("hosts.traffic-moved")
 	p.Serving, p.Moving = allow, false
-	return true, a.t.keepPlaced(group, *p)
+	if err := a.t.keepPlaced(group, *p); err != nil {
+		return false, err
+	}
+	crash.Point("hosts.traffic-kept")
+	return true, nil
 }
 
 // inPlaceOf makes a state of what is placed here.
