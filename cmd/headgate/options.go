@@ -62,6 +62,8 @@ func serveFlags(flags *flag.FlagSet) *options {
 		"`repository` that may deploy on this machine itself with target: hosts, with scripts that run as the server's user; may be given again")
 	flags.StringVar(&o.DeployRoot, "deploy-root", "",
 		"directory for archives and logs of what is deployed on this machine, where users that runas names may enter (default: hosts in --data)")
+	flags.StringVar(&o.Metrics, "metrics", "",
+		"`address` where Prometheus reads what the proxy of services counts, as /metrics (default: nowhere)")
 	flags.Func(
 		"trusted-proxy", "`address` or CIDR of a proxy before services and the console, whose X-Forwarded-* are believed; may be given again", func(s string) error {
 			p, err := netip.ParsePrefix(s)
@@ -84,6 +86,9 @@ func (o *options) prepare() error {
 		if _, _, err := net.SplitHostPort(a.addr); err != nil {
 			return usageError{fmt.Sprintf("--%s %q is not an address; write host:port, such as 127.0.0.1:2222", a.flag, a.addr)}
 		}
+	}
+	if _, _, err := net.SplitHostPort(o.Metrics); o.Metrics != "" && err != nil {
+		return usageError{fmt.Sprintf("--metrics %q is not an address; write host:port, such as 127.0.0.1:9464", o.Metrics)}
 	}
 	host, _, _ := net.SplitHostPort(o.HTTP) // which was well-formed
 	switch {

@@ -23,6 +23,8 @@ func TestPlainHTTP(t *testing.T) {
 		"--http 10.0.0.5:80":                                "unencrypted",
 		"--http localhost.example.org:80":                   "unencrypted",
 		"--http 10.0.0.5:80 --plain-http":                   "",
+		"--metrics 9464":                                    "write host:port",
+		"--metrics 127.0.0.1:9464":                          "",
 		"--http 10.0.0.5:443 --tls-cert c --tls-key k":      "",
 		"--http 127.0.0.1:443 --tls-cert c":                 "go together",
 		"--http 127.0.0.1:443 --tls-key k":                  "go together",

@@ -70,6 +70,8 @@ type Settings struct {
 	HeldPorts []int `json:"held_ports"`
 	// TrustedProxies are those before the machine whose X-Forwarded-* are passed on.
 	TrustedProxies []netip.Prefix `json:"trusted_proxies"`
+	// Metrics is where Prometheus reads what the proxy of services counts; "" is nowhere.
+	Metrics string `json:"metrics,omitempty"`
 }
 
 // declaration is the body of pathDeclared. Its secrets are those that the files name, of

@@ -297,6 +297,7 @@ func (w *Worker) take(s Settings) {
 	w.settings.Store(&s)
 	w.Engine.Trust(proxy.Trusted(s.TrustedProxies))
 	w.Engine.SetHost(s.Host)
+	w.Engine.SetMetrics(s.Metrics)
 	if s.Address.IsValid() {
 		w.Engine.SetAddress(s.Address)
 	}

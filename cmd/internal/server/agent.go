@@ -97,6 +97,7 @@ func (s *Server) agentSettings() (agent.Settings, bool) {
 		Address:        config.Address(),
 		HeldPorts:      slices.Compact(held),
 		TrustedProxies: s.opts.Proxies,
+		Metrics:        s.opts.Metrics,
 	}, true
 }
 

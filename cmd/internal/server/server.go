@@ -79,6 +79,7 @@ type Options struct {
 	Containers      int            // builds that may run in containers besides; 0: as many
 	Pack            int            // loose objects after which a repository is packed; 0 is never
 	Proxies         []netip.Prefix // that stand before services and console, and are believed about where a request came from
+	Metrics         string         // address where Prometheus reads what the proxy of services counts; empty: nowhere
 	DropOwnPolicies bool           // land, at the start, a change that removes policies/ from the server's own configuration
 	DeployHere      []string       // repositories that may deploy on this machine itself, by target: hosts
 	NoAgent         bool           // another starts the agent of this machine

@@ -83,6 +83,7 @@ func (a *app) pool(service string) *proxy.Pool {
 	if p == nil {
 		p = &proxy.Pool{Name: fmt.Sprintf("%s of %s in %s", service, a.key().Application, a.key().Environment)}
 		a.pools[service] = p
+		a.count()
 	}
 	return p
 }
@@ -200,6 +201,7 @@ func (a *app) closeService(service string) {
 	}
 	a.closeListeners(func(l *listening) bool { return l.service == service })
 	delete(a.pools, service)
+	a.count()
 }
 
 // urls are where services are served.
@@ -257,11 +259,7 @@ func (t *Target) listenFor(k target.Key, service, listen string, pool *proxy.Poo
 // serve has the proxy listen on an address. The error of a taken port matches
 // syscall.EADDRINUSE.
 func (t *Target) serve(at string, pool *proxy.Pool) (*proxy.Listener, error) {
-	listen := t.Listen
-	if listen == nil {
-		listen = func(at string) (net.Listener, error) { return net.Listen("tcp", at) }
-	}
-	ln, err := listen(at)
+	ln, err := t.open(at)
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +267,14 @@ func (t *Target) serve(at string, pool *proxy.Pool) (*proxy.Listener, error) {
 	trusted := t.TrustedProxies
 	t.mu.Unlock()
 	return proxy.ServeOn(ln, pool, t.transport, trusted, t.Log), nil
+}
+
+// open opens a TCP address.
+func (t *Target) open(at string) (net.Listener, error) {
+	if t.Listen != nil {
+		return t.Listen(at)
+	}
+	return net.Listen("tcp", at)
 }
 
 // unlisten says that nothing is to be served any more where l listens.

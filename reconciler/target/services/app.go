@@ -78,6 +78,7 @@ type app struct {
 	networked  bool                 // there may be a network of its containers
 	instances  map[string]*instance // by ID, those with a process
 	pools      map[string]*proxy.Pool
+	counted    atomic.Pointer[map[string]*proxy.Pool] // pools, for other goroutines
 	listeners  []*listening
 	wake       time.Time // when there is something to do although nothing happens
 	inspect    time.Time // next look at the directories

@@ -108,6 +108,7 @@ type Target struct {
 	stopOnly   bool // nothing is started, whatever is declared
 	found      int  // instances that an earlier run had left
 	strays     strays
+	scrapes    scrapes
 	outputs    *outputWatch
 	meter      *meter
 	reports    target.Topic
@@ -159,6 +160,7 @@ func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string
 		holders:    map[string]holder{},
 		ports:      map[freePort]int{},
 		address:    access.Loopback,
+		scrapes:    scrapes{moved: make(chan struct{}, 1)},
 	}
 }
 
@@ -220,6 +222,7 @@ func (t *Target) Run(ctx context.Context) (err error) {
 	helpers.Go(func() { t.starter.serve(stopping) })
 	helpers.Go(t.outputs.run)
 	helpers.Go(func() { t.meter.run(stopping) })
+	helpers.Go(func() { t.serveMetrics(stopping) })
 	defer func() {
 		stopped()
 		t.outputs.close()
