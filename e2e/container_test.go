@@ -169,9 +169,13 @@ func TestContainersArePromoted(t *testing.T) {
 			!strings.Contains(said, "\ngood morning\n") {
 			t.Errorf("headgate run: %v %s\n%s", err, errs, said)
 		}
-		if _, errs, err = within(waitTimeout, work, h.env(), filepath.Join(h.bin, "headgate"), "run", "--shell"); err == nil ||
-			!strings.Contains(errs, "--shell opens a sandbox of this machine, and no container: give --image host") {
-			t.Errorf("headgate run --shell: %v %s", err, errs)
+		// One that fails is entered where it ran; nothing is typed here.
+		must(os.WriteFile(filepath.Join(work, "broken.yml"),
+			[]byte("version: 0.2\nphases: {build: {commands: [exit 3]}}\n"), 0o644))
+		if said, errs, err = within(waitTimeout, work, append(h.env(), "DOCKER_HOST="+d.Host), filepath.Join(h.bin, "headgate"),
+			"run", "--image", "headgate.test/busybox:1", "-b", "broken.yml", "--shell"); err == nil ||
+			!strings.Contains(errs, "the build has failed; this is its sandbox") {
+			t.Errorf("headgate run --shell: %v %s\n%s", err, errs, said)
 		}
 
 		out, errs, err := within(waitTimeout, h.dir, h.env(), filepath.Join(h.bin, "headgate"), "agent", "status", "--json",

@@ -279,6 +279,7 @@ func (stepwise) Steps(target.Key) error { return nil }
 func TestStopRetrySkip(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
+	h.rc.Targets["services"] = stepwise{h.target}
 	h.start(t)
 	h.release(t, "ada", "one")
 	h.eventually(t, "staging", "given", func(show.Environment) bool { return h.target.last("staging").Sequence > 0 })
@@ -290,10 +291,9 @@ func TestStopRetrySkip(t *testing.T) {
 		}
 	}
 	ctx, rc := t.Context(), h.rc
-	_, err := rc.Stop(ctx, "hello", "staging", actor("jun"), "")
-	denied("a target of services", err, show.Denied, "does not deploy to one host after the other")
-	h.rc.Targets["services"] = stepwise{h.target}
-	_, err = rc.Stop(ctx, "hello", "staging", actor("eve"), "")
+	other := &snapshot{repo: h.hello, environment: "staging"}
+	denied("another target", rc.steps(other), show.Denied, "does not deploy to one host after the other")
+	_, err := rc.Stop(ctx, "hello", "staging", actor("eve"), "")
 	denied("who may not write", err, show.Forbidden, "")
 	_, err = rc.Retry(ctx, "hello", "staging", "", actor("jun"))
 	denied("nothing failed", err, show.Denied, "nothing has failed")
