@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/function/rollout"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
-	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // load takes over what an earlier run has kept.
@@ -352,17 +352,17 @@ const queryTimeout = 30 * time.Second
 
 // query asks about an alarm.
 func (a *app) query(d *target.Declared, p rollout.Progress, q rollout.Query) {
-	query := a.settings.Deployment.Queries[q.Alarm]
+	query, err := services.QueryOf(a.settings.Deployment.Queries[q.Alarm], d)
 	above := slices.ContainsFunc(p.Shift.Alarms,
-		func(alarm shift.Alarm) bool { return alarm.Name == q.Alarm && alarm.Above })
-	vars := services.Variables(d)
+		func(of alarm.Alarm) bool { return of.Name == q.Alarm && of.Above })
 	a.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(a.life, queryTimeout)
 		defer cancel()
-		e := shift.Measured{Name: q.Alarm}
-		value, none, err := query.Value(ctx, vars, above)
-		if e.Value, e.None = value, none; err != nil {
+		e := alarm.Measured{Name: q.Alarm}
+		if err != nil {
 			e.Err = err.Error()
+		} else {
+			e = query.Ask(ctx, q.Alarm, above)
 		}
 		a.stateMu.Lock()
 		if now := a.state.Deployment; now != nil && now.ID == p.ID {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -23,7 +24,7 @@ type Deployment struct {
 
 	MinimumHealthy, Maximum int // percent, of rolling ones
 	Calls                   map[string]HookCall
-	Queries                 map[string]AlarmQuery
+	Queries                 map[string]alarm.Query
 }
 
 // HookCall is what a hook does: it calls URL, or runs Command in an instance of Service, or
@@ -34,12 +35,6 @@ type HookCall struct {
 	Service string   `json:",omitempty"`
 
 	at *yaml.Node
-}
-
-// AlarmQuery is what an alarm asks, and whom.
-type AlarmQuery struct {
-	Prometheus string // its address
-	Query      string // PromQL; variables not yet replaced
 }
 
 // ParseFunctionDeployment reads how a function's alias gets from one version to the
@@ -54,7 +49,7 @@ func ParseFunctionDeployment(file string, n *yaml.Node, what string) (Deployment
 
 // ParseAlarms reads the alarms of a deployment of something else than services, by the same
 // keys.
-func ParseAlarms(file string, n *yaml.Node, what string) ([]rollout.Alarm, map[string]AlarmQuery, yamlfile.Problems) {
+func ParseAlarms(file string, n *yaml.Node, what string) ([]alarm.Alarm, map[string]alarm.Query, yamlfile.Problems) {
 	p := newParser("", nil)
 	p.main.name = file
 	var d Deployment
@@ -62,14 +57,16 @@ func ParseAlarms(file string, n *yaml.Node, what string) ([]rollout.Alarm, map[s
 	return d.Alarms, d.Queries, p.problems
 }
 
-// Variables are what the query of an alarm may name.
-func Variables(d *target.Declared) map[string]string {
-	return map[string]string{
+// QueryOf is what an alarm asks about what is declared: its variables are replaced.
+func QueryOf(q alarm.Query, d *target.Declared) (alarm.Query, error) {
+	var err error
+	q.Query, err = interpolate(q.Query, map[string]string{
 		"HEADGATE_ENVIRONMENT": d.Environment,
 		"HEADGATE_APPLICATION": d.Application,
 		"HEADGATE_RELEASE":     strconv.Itoa(d.Release.Number),
 		"HEADGATE_COMMIT":      d.Release.Commit,
-	}
+	})
+	return q, err
 }
 
 // Defaults, and bounds of what may be declared.
@@ -429,10 +426,10 @@ func (p *parser) address(n *yaml.Node, what string) string {
 }
 
 func (p *parser) alarms(d *Deployment, n *yaml.Node, what string) {
-	d.Queries = map[string]AlarmQuery{}
+	d.Queries = map[string]alarm.Query{}
 	p.each(n, what, maxAlarms, alarmKeys, func(at *yaml.Node, of string, set map[string]*yaml.Node) {
-		a := rollout.Alarm{Interval: defaultAlarmInterval, Above: set["above"] != nil}
-		var q AlarmQuery
+		a := alarm.Alarm{Interval: defaultAlarmInterval, Above: set["above"] != nil}
+		var q alarm.Query
 		for _, key := range []string{"name", "prometheus", "query"} {
 			if set[key] == nil {
 				p.problem(at, "write {name: errors, prometheus: http://127.0.0.1:9090, query: …, above: 0.05, for: 1m}",
@@ -468,7 +465,7 @@ func (p *parser) alarms(d *Deployment, n *yaml.Node, what string) {
 			a.Keeps = !p.boolean(v, of+".rollback")
 		}
 		p.name(at, set["name"], of, &a.Name, func(name string) bool {
-			return slices.ContainsFunc(d.Alarms, func(o rollout.Alarm) bool { return o.Name == name })
+			return slices.ContainsFunc(d.Alarms, func(o alarm.Alarm) bool { return o.Name == name })
 		})
 		d.Alarms = append(d.Alarms, a)
 		d.Queries[a.Name] = q

@@ -4,18 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
-	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/terminal"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 
@@ -42,18 +41,14 @@ func (a *app) deploy(act rollout.Action) {
 		}
 	case rollout.Query:
 		query := a.compose.Deployment.Queries[act.Name]
-		vars := Variables(a.declared)
-		above := false
-		for _, alarm := range a.plan.Deployment.Alarms {
-			above = above || alarm.Name == act.Name && alarm.Above
-		}
+		above := slices.ContainsFunc(a.plan.Deployment.Alarms,
+			func(of alarm.Alarm) bool { return of.Name == act.Name && of.Above })
+		query, err := QueryOf(query, a.declared)
 		a.ask(func(ctx context.Context) rollout.Event {
-			e := rollout.Measured{Name: act.Name}
-			value, none, err := query.Value(ctx, vars, above)
-			if e.Value, e.None = value, none; err != nil {
-				e.Err = err.Error()
+			if err != nil {
+				return rollout.Measured{Measured: alarm.Measured{Name: act.Name, Err: err.Error()}}
 			}
-			return e
+			return rollout.Measured{Measured: query.Ask(ctx, act.Name, above)}
 		})
 	}
 }
@@ -186,76 +181,6 @@ func callHook(ctx context.Context, address string, about hookRequest) rollout.Ho
 		e.Again = 0
 	}
 	return e
-}
-
-// Value is what Prometheus answers: of several series the value that is furthest
-// beyond. vars are what the query may name. none says that there is no series.
-func (q AlarmQuery) Value(ctx context.Context, vars map[string]string,
-	above bool) (value float64, none bool, err error) {
-	query, err := interpolate(q.Query, vars)
-	if err != nil {
-		return 0, false, err
-	}
-	address := strings.TrimSuffix(q.Prometheus, "/") + "/api/v1/query?" + url.Values{"query": {query}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return 0, false, err
-	}
-	resp, err := asking.Do(req)
-	if err != nil {
-		return 0, false, cause(err)
-	}
-	defer resp.Body.Close()
-	var answer struct {
-		Status string `json:"status"`
-		Error  string `json:"error"`
-		Data   struct {
-			Type   string          `json:"resultType"`
-			Result json.RawMessage `json:"result"`
-		} `json:"data"`
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 4<<20)).Decode(&answer); err != nil || answer.Status == "" {
-		return 0, false, fmt.Errorf("%s answered %d, and not as Prometheus does", q.Prometheus, resp.StatusCode)
-	}
-	if answer.Status != "success" {
-		return 0, false, errors.New(terminal.Plain(answer.Error[:min(len(answer.Error), 300)]))
-	}
-	type sample [2]any // time and value
-	var samples []sample
-	switch answer.Data.Type {
-	case "scalar":
-		samples = make([]sample, 1)
-		err = json.Unmarshal(answer.Data.Result, &samples[0])
-	case "vector":
-		var series []struct {
-			Value sample `json:"value"`
-		}
-		err = json.Unmarshal(answer.Data.Result, &series)
-		for _, s := range series {
-			samples = append(samples, s.Value)
-		}
-	default:
-		return 0, false, fmt.Errorf("the query gives a %s; an alarm needs a vector or a scalar",
-			terminal.Plain(answer.Data.Type))
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	none = true
-	for _, s := range samples {
-		text, _ := s[1].(string)
-		v, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return 0, false, fmt.Errorf("value %q", terminal.Plain(text))
-		}
-		if math.IsNaN(v) {
-			continue // nothing was divided by nothing
-		}
-		if none || above && v > value || !above && v < value {
-			value, none = v, false
-		}
-	}
-	return value, none, nil
 }
 
 // backends are the instances that get requests, as the proxy knows them.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -58,20 +59,30 @@ func TestPrometheusAnswers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var asked string
-			q := AlarmQuery{Query: `errors{release="$HEADGATE_RELEASE"}`}
+			q := alarm.Query{Query: `errors{release="$HEADGATE_RELEASE"}`}
 			q.Prometheus = prometheus(t, func(query string) string { asked = query; return c.answer })
-			value, none, err := q.Value(t.Context(), map[string]string{"HEADGATE_RELEASE": "7"}, c.above)
-			got := fmt.Sprint(value)
-			if none {
+			q, err := QueryOf(q, &target.Declared{Release: target.Release{Number: 7}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := q.Ask(t.Context(), "errors", c.above)
+			got := fmt.Sprint(m.Value)
+			if m.None {
 				got = "none"
 			}
-			if err != nil {
-				got = err.Error()
+			if m.Err != "" {
+				got = m.Err
 			}
 			if !strings.HasSuffix(got, c.want) || asked != `errors{release="7"}` {
 				t.Errorf("%s, want %s; asked %s", got, c.want, asked)
 			}
 		})
+	}
+	away := httptest.NewServer(nil)
+	away.Close()
+	if m := (alarm.Query{Prometheus: away.URL, Query: "up"}).Ask(t.Context(), "errors", true); m.Name != "errors" ||
+		!strings.HasSuffix(m.Err, "connection refused") || strings.Contains(m.Err, "query=") {
+		t.Errorf("without Prometheus: %+v", m)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -357,10 +358,10 @@ func (t *ecsTask) deploymentAlarms(d *Deployment, n *yaml.Node, what string) {
 	}
 	enabled := set["enable"] != nil && t.boolean(set["enable"], what+".enable")
 	rolls := set["rollback"] != nil && t.boolean(set["rollback"], what+".rollback")
-	var alarms []rollout.Alarm
+	var alarms []alarm.Alarm
 	t.items(set["alarmNames"], what+".alarmNames", maxAlarms, func(item *yaml.Node, of string) {
 		name, _ := t.scalar(item, of)
-		i := slices.IndexFunc(d.Alarms, func(a rollout.Alarm) bool { return a.Name == name })
+		i := slices.IndexFunc(d.Alarms, func(a alarm.Alarm) bool { return a.Name == name })
 		switch {
 		case i >= 0:
 			d.Alarms[i].Keeps = !rolls

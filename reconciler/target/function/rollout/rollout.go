@@ -13,6 +13,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -81,7 +82,7 @@ type Progress struct {
 	Hook    Hook      `json:"hook"`    // of Stage
 	Why     string    `json:"why,omitempty"`
 
-	Alarms map[string]shift.AlarmState `json:"alarms,omitempty"`
+	Alarms map[string]alarm.State `json:"alarms,omitempty"`
 }
 
 // Hook is what came of the hook of a stage.
@@ -217,10 +218,10 @@ func (s *stepper) hook(function string) bool {
 
 // fault is why a deployment cannot go on, "" while it can.
 func (s *stepper) fault() string {
-	if why, _ := shift.Fired(s.Shift.Alarms, s.Alarms, s.at); why != "" {
+	if why, _ := alarm.Fired(s.Shift.Alarms, s.Alarms, s.at); why != "" {
 		return why
 	}
-	if why := shift.Unanswered(s.Shift.Alarms, s.Alarms, s.Since, s.at); why != "" {
+	if why := alarm.Unanswered(s.Shift.Alarms, s.Alarms, s.Since, s.at); why != "" {
 		return why
 	}
 	if !s.Hook.Called.IsZero() && !s.Hook.Done && s.at(s.Hook.Called.Add(HookTimeout)) {
@@ -239,10 +240,10 @@ func (p *Progress) hookFunction() string {
 // ask asks about alarms that are due, and says whether all were answered lately. Without
 // an answer nothing goes on: what cannot be measured is not known to be well.
 func (s *stepper) ask() bool {
-	due, fresh := shift.Due(s.Shift.Alarms, s.Alarms, s.now, s.at)
+	due, fresh := alarm.Due(s.Shift.Alarms, s.Alarms, s.now, s.at)
 	for _, name := range due {
 		if s.Alarms == nil {
-			s.Alarms = map[string]shift.AlarmState{}
+			s.Alarms = map[string]alarm.State{}
 		}
 		state := s.Alarms[name]
 		state.Asked = s.now
@@ -256,7 +257,7 @@ func (s *stepper) ask() bool {
 }
 
 // Answered is Progress after an alarm was answered, or not.
-func (p Progress) Answered(e shift.Measured, now time.Time) Progress {
+func (p Progress) Answered(e alarm.Measured, now time.Time) Progress {
 	for _, a := range p.Shift.Alarms {
 		if a.Name != e.Name {
 			continue
@@ -315,7 +316,7 @@ func (p Progress) Reported(deployment, execution string, status HookStatus, mess
 
 // Waiting is what the deployment waits for, for people; "" when it is over.
 func (p *Progress) Waiting() string {
-	if silent := shift.Silent(p.Shift.Alarms, p.Alarms); silent != "" && !p.Stage.Over() {
+	if silent := alarm.Silent(p.Shift.Alarms, p.Alarms); silent != "" && !p.Stage.Over() {
 		return silent
 	}
 	switch p.Stage {

@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
@@ -73,7 +74,7 @@ func (c *conversation) report(execution string, status HookStatus) {
 }
 
 func (c *conversation) answer(value float64, err string) {
-	c.p = c.p.Answered(shift.Measured{Name: "errors", Value: value, Err: err}, c.now)
+	c.p = c.p.Answered(alarm.Measured{Name: "errors", Value: value, Err: err}, c.now)
 	c.step()
 }
 
@@ -81,7 +82,7 @@ func TestDeployments(t *testing.T) {
 	canary := shift.Deployment{Strategy: shift.Canary, Percent: 10, Interval: 5 * time.Minute}
 	linear := shift.Deployment{Strategy: shift.Linear, Percent: 40, Interval: time.Minute}
 	alarmed := canary
-	alarmed.Alarms = []shift.Alarm{{Name: "errors", Above: true, Bound: 0.1, For: time.Minute, Interval: 30 * time.Second}}
+	alarmed.Alarms = []alarm.Alarm{{Name: "errors", Above: true, Bound: 0.1, For: time.Minute, Interval: 30 * time.Second}}
 	for name, c := range map[string]struct {
 		d    Deployment
 		talk func(c *conversation)
@@ -246,7 +247,7 @@ func TestEndsAtOneVersion(t *testing.T) {
 			},
 		}
 		if rapid.Bool().Draw(t, "alarm") {
-			d.Shift.Alarms = []shift.Alarm{{Name: "errors", Above: true, Bound: 1, Interval: 10 * time.Second}}
+			d.Shift.Alarms = []alarm.Alarm{{Name: "errors", Above: true, Bound: 1, Interval: 10 * time.Second}}
 		}
 		c := &conversation{p: Progress{Deployment: d}, now: start}
 		failed, weight := false, 0
@@ -265,11 +266,11 @@ func TestEndsAtOneVersion(t *testing.T) {
 				failed = failed || err == nil && status == HookFailed
 				c.p = next
 			case 3:
-				c.p = c.p.Answered(shift.Measured{Name: "errors", Value: 2}, c.now)
+				c.p = c.p.Answered(alarm.Measured{Name: "errors", Value: 2}, c.now)
 			case 4:
 				c.paused = !c.paused
 			default:
-				c.p = c.p.Answered(shift.Measured{Name: "errors"}, c.now)
+				c.p = c.p.Answered(alarm.Measured{Name: "errors"}, c.now)
 			}
 			c.sleep()
 			if at := c.p.Alias(); at.Canary > 0 &&

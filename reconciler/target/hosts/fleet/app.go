@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
-	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // app is one application in one environment. Its goroutine decides; what it found is read
@@ -330,9 +330,9 @@ func (a *app) carryOut(d *target.Declared, c *config, plan rollout.Plan, now tim
 			a.state.Started(name, now)
 		}
 	}
-	for _, alarm := range plan.Ask {
-		a.state.Asked(alarm, now)
-		a.ask(d, alarm, c)
+	for _, name := range plan.Ask {
+		a.state.Asked(name, now)
+		a.ask(d, name, c)
 	}
 }
 
@@ -426,7 +426,7 @@ func (a *app) listen() {
 
 // answer is what Prometheus has said to an alarm of a deployment.
 type answer struct {
-	shift.Measured
+	alarm.Measured
 	at    time.Time
 	about *target.Declared
 }
@@ -435,20 +435,21 @@ type answer struct {
 const askTimeout = 30 * time.Second
 
 // ask asks an alarm beside the loop.
-func (a *app) ask(d *target.Declared, alarm string, c *config) {
+func (a *app) ask(d *target.Declared, name string, c *config) {
 	if a.unask == nil {
 		a.asking, a.unask = context.WithCancel(a.t.ctx)
 	}
 	ctx, about := a.asking, a.about
-	query := c.queries[alarm]
-	above := slices.ContainsFunc(c.rollout.Alarms, func(of shift.Alarm) bool { return of.Name == alarm && of.Above })
+	query, err := services.QueryOf(c.queries[name], d)
+	above := slices.ContainsFunc(c.rollout.Alarms, func(of alarm.Alarm) bool { return of.Name == name && of.Above })
 	a.asked.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
-		told := answer{Measured: shift.Measured{Name: alarm}, about: about}
-		var err error
-		if told.Value, told.None, err = query.Value(ctx, services.Variables(d), above); err != nil {
+		told := answer{Measured: alarm.Measured{Name: name}, about: about}
+		if err != nil {
 			told.Err = err.Error()
+		} else {
+			told.Measured = query.Ask(ctx, name, above)
 		}
 		told.at = time.Now()
 		a.mu.Lock()

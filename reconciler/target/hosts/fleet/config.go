@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
 	"github.com/headgate-cd/headgate/reconciler/target/services"
@@ -29,7 +30,7 @@ type config struct {
 	rollout  rollout.Config
 	other    rollout.Groups // the other half of a blue/green deployment; nil: it is in place
 	rollBack bool
-	queries  map[string]services.AlarmQuery // by alarm
+	queries  map[string]alarm.Query // by alarm
 }
 
 const anyValue = "*"

@@ -12,9 +12,9 @@ import (
 
 	"github.com/headgate-cd/headgate/reconciler/agent"
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
-	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
 
 // TestTwoServers: hosts follow the newest commit that any server has told them, for ever; a
@@ -65,7 +65,7 @@ func TestClockJumps(t *testing.T) {
 	for _, jump := range []time.Duration{-100 * time.Hour, -time.Second, 0, time.Hour, 1000 * time.Hour} {
 		c := rollout.OneAtATime
 		c.Zonal = &rollout.Zonal{First: time.Hour, Each: time.Hour}
-		c.Alarms = []shift.Alarm{{Name: "errors", Above: true, Bound: 5, For: time.Minute, Interval: 10 * time.Second}}
+		c.Alarms = []alarm.Alarm{{Name: "errors", Above: true, Bound: 5, For: time.Minute, Interval: 10 * time.Second}}
 		var hosts []rollout.Host
 		for _, name := range strings.Fields("a b c") {
 			hosts = append(hosts, rollout.Host{Name: name, Zone: "zone " + name, Health: rollout.Healthy})
@@ -78,9 +78,9 @@ func TestClockJumps(t *testing.T) {
 				at = at.Add(jump)
 			}
 			p := s.Plan(at)
-			for _, alarm := range p.Ask {
-				s.Asked(alarm, at)
-				s.Answered(shift.Measured{Name: alarm}, at)
+			for _, name := range p.Ask {
+				s.Asked(name, at)
+				s.Answered(alarm.Measured{Name: name}, at)
 			}
 			if len(p.Deploy) > 1 {
 				t.Fatalf("jump %s: %v at once", jump, p.Deploy)

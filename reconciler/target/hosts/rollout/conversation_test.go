@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden conversations")
@@ -61,7 +61,7 @@ func TestConversations(t *testing.T) {
 type conversation struct {
 	state *State
 	zonal *Zonal
-	alarm *shift.Alarm
+	alarm *alarm.Alarm
 	bake  time.Duration
 	now   time.Time
 }
@@ -153,7 +153,7 @@ func (c *conversation) tell(words []string) (err error) {
 			c.zonal.Minimum = &each.Minimum
 		}
 	case "alarm":
-		c.alarm = &shift.Alarm{Name: words[1], Above: true}
+		c.alarm = &alarm.Alarm{Name: words[1], Above: true}
 		if c.alarm.Bound, err = strconv.ParseFloat(words[2], 64); err != nil {
 			return err
 		}
@@ -166,10 +166,10 @@ func (c *conversation) tell(words []string) (err error) {
 		c.state.Resumed = true
 	case "measured":
 		value, err := strconv.ParseFloat(words[2], 64)
-		c.state.Answered(shift.Measured{Name: words[1], Value: value}, c.now)
+		c.state.Answered(alarm.Measured{Name: words[1], Value: value}, c.now)
 		return err
 	case "trouble":
-		c.state.Answered(shift.Measured{Name: words[1], Err: strings.Join(words[2:], " ")}, c.now)
+		c.state.Answered(alarm.Measured{Name: words[1], Err: strings.Join(words[2:], " ")}, c.now)
 	case "begin":
 		config, err := ParseConfig(words[1])
 		if err != nil {
@@ -181,7 +181,7 @@ func (c *conversation) tell(words []string) (err error) {
 			hosts = append(hosts, hostsOf(w)...)
 		}
 		if c.alarm != nil {
-			config.Alarms, config.Bake = []shift.Alarm{*c.alarm}, c.bake
+			config.Alarms, config.Bake = []alarm.Alarm{*c.alarm}, c.bake
 		}
 		c.state = Begin(config, hosts)
 		c.state.Since = c.now

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	shift "github.com/headgate-cd/headgate/reconciler/target/services/rollout"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
 
 // Minimum is how many hosts must stay healthy.
@@ -45,7 +45,7 @@ type Config struct {
 	Minimum Minimum
 	Zonal   *Zonal // nil: all zones at once
 
-	Alarms []shift.Alarm // that stop it
+	Alarms []alarm.Alarm // that stop it
 	Bake   time.Duration // how long alarms are asked once the last host has succeeded
 }
 
@@ -149,7 +149,7 @@ type State struct {
 
 	Since   time.Time // it began, or somebody has come upon it
 	Resumed bool      // it had begun before Since: what alarms say at first, it may have caused
-	Alarms  map[string]shift.AlarmState
+	Alarms  map[string]alarm.State
 }
 
 func (s *State) of() string { return cmp.Or(s.Of, "host") }
@@ -231,23 +231,23 @@ func (s *State) Plan(now time.Time) Plan {
 		return false
 	}
 	if p.Status == Done {
-		silent := shift.Silent(s.Config.Alarms, s.Alarms)
+		silent := alarm.Silent(s.Config.Alarms, s.Alarms)
 		if at(s.ended().Add(s.Config.Bake)) && silent == "" {
 			return p
 		}
 		p.Status = InProgress
 		p.Why = cmp.Or(silent, "alarms are asked until "+s.ended().Add(s.Config.Bake).UTC().Format("15:04:05Z"))
 	}
-	why, keeps := shift.Fired(s.Config.Alarms, s.Alarms, at)
+	why, keeps := alarm.Fired(s.Config.Alarms, s.Alarms, at)
 	if why == "" {
-		why = shift.Unanswered(s.Config.Alarms, s.Alarms, s.Since, at)
+		why = alarm.Unanswered(s.Config.Alarms, s.Alarms, s.Since, at)
 	}
 	if why != "" && s.Stop == "" {
 		s.Stop, s.Keeps = why, keeps
 		return s.plan(now)
 	}
 	var fresh bool
-	p.Ask, fresh = shift.Due(s.Config.Alarms, s.Alarms, now, at)
+	p.Ask, fresh = alarm.Due(s.Config.Alarms, s.Alarms, now, at)
 	for _, a := range s.Config.Alarms { // those that are asked now, again then
 		if slices.Contains(p.Ask, a.Name) {
 			at(now.Add(a.Interval))
@@ -255,7 +255,7 @@ func (s *State) Plan(now time.Time) Plan {
 	}
 	if !fresh && len(p.Deploy) > 0 {
 		p.Deploy = nil
-		p.Why = cmp.Or(shift.Silent(s.Config.Alarms, s.Alarms), "alarms are asked first")
+		p.Why = cmp.Or(alarm.Silent(s.Config.Alarms, s.Alarms), "alarms are asked first")
 	}
 	return p
 }
@@ -271,17 +271,17 @@ func (s *State) ended() (last time.Time) {
 }
 
 // Asked tells that an alarm is being asked.
-func (s *State) Asked(alarm string, now time.Time) {
+func (s *State) Asked(name string, now time.Time) {
 	if s.Alarms == nil {
-		s.Alarms = map[string]shift.AlarmState{}
+		s.Alarms = map[string]alarm.State{}
 	}
-	a := s.Alarms[alarm]
+	a := s.Alarms[name]
 	a.Asked = now
-	s.Alarms[alarm] = a
+	s.Alarms[name] = a
 }
 
 // Answered tells what an alarm has answered.
-func (s *State) Answered(e shift.Measured, now time.Time) {
+func (s *State) Answered(e alarm.Measured, now time.Time) {
 	for _, a := range s.Config.Alarms {
 		if state, asked := s.Alarms[a.Name]; asked && a.Name == e.Name {
 			state.Answer(a, e, now)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/cron"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden conversations")
@@ -200,7 +201,7 @@ func tell(o *Observed, d *Declared, now *time.Time, line string) error {
 		o.Saw(e, *now)
 	case "measured":
 		value, err := strconv.ParseFloat(arg(2), 64)
-		e := Measured{Name: arg(1), Value: value}
+		e := Measured{alarm.Measured{Name: arg(1), Value: value}}
 		switch {
 		case arg(2) == "none":
 			e.None = true
@@ -336,7 +337,7 @@ func deployment(d *Deployment, words []string) (err error) {
 		}
 		d.Hooks = append(slices.Clone(d.Hooks), h)
 	case "alarm": // name above|below bound [for]
-		a := Alarm{Name: words[1], Above: words[2] == "above", Interval: 10 * time.Second}
+		a := alarm.Alarm{Name: words[1], Above: words[2] == "above", Interval: 10 * time.Second}
 		if a.Bound, err = strconv.ParseFloat(words[3], 64); len(words) > 4 {
 			a.For = duration(words[4])
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
 
 // Deployment says how what is declared takes over from what serves. The zero value
@@ -20,7 +21,7 @@ type Deployment struct {
 
 	Breaker Breaker
 	Hooks   []Hook
-	Alarms  []Alarm
+	Alarms  []alarm.Alarm
 }
 
 // Strategy is how the traffic gets from one version to the next.
@@ -147,7 +148,7 @@ type Progress struct {
 	Weight   int       // percent of the traffic that what is declared gets
 	Shifted  time.Time // when Weight was set
 	Hooks    map[string]HookState
-	Alarms   map[string]AlarmState
+	Alarms   map[string]alarm.State
 
 	Over  bool   // it was given up
 	Why   string // for people
@@ -173,12 +174,7 @@ type (
 		Message string
 	}
 	// Measured: an alarm's question was answered, or not.
-	Measured struct {
-		Name  string
-		Value float64
-		None  bool   // there is no value, which is not beyond any bound
-		Err   string // why there is no answer
-	}
+	Measured struct{ alarm.Measured }
 )
 
 // HookResult is a hook's answer.
@@ -211,7 +207,7 @@ func (p *Progress) clone() *Progress {
 		return nil
 	}
 	c := *p
-	c.Hooks, c.Alarms = map[string]HookState{}, map[string]AlarmState{}
+	c.Hooks, c.Alarms = map[string]HookState{}, map[string]alarm.State{}
 	for name, h := range p.Hooks {
 		c.Hooks[name] = h
 	}
@@ -254,7 +250,7 @@ func (o *Observed) deploy(d Declared) {
 			Rotation: d.Rotation,
 			Replaces: replaces,
 			Hooks:    map[string]HookState{},
-			Alarms:   map[string]AlarmState{},
+			Alarms:   map[string]alarm.State{},
 		}
 	}
 }
@@ -284,12 +280,12 @@ func (p *Progress) giveUp(why string, keeps bool) {
 	}
 }
 
-func (o *Observed) answered(e Measured, alarms []Alarm, now time.Time) {
+func (o *Observed) answered(e alarm.Measured, alarms []alarm.Alarm, now time.Time) {
 	if o.Progress == nil {
 		return
 	}
 	s, ok := o.Progress.Alarms[e.Name]
-	i := slices.IndexFunc(alarms, func(a Alarm) bool { return a.Name == e.Name })
+	i := slices.IndexFunc(alarms, func(a alarm.Alarm) bool { return a.Name == e.Name })
 	if !ok || i < 0 {
 		return
 	}
@@ -349,7 +345,7 @@ func (p *planner) fault(pr *Progress) (why string, keeps bool) {
 			return fmt.Sprintf("%s: %s failed %d times: %s", s.Name, s.Label, t.Failures, t.Reason), p.d.Deployment.Breaker.Keeps
 		}
 	}
-	if why, keeps := Fired(p.d.Deployment.Alarms, pr.Alarms, p.at); why != "" {
+	if why, keeps := alarm.Fired(p.d.Deployment.Alarms, pr.Alarms, p.at); why != "" {
 		return why, keeps
 	}
 	for _, h := range p.d.Deployment.Hooks {
@@ -375,7 +371,7 @@ func (p *planner) fault(pr *Progress) (why string, keeps bool) {
 // ask asks alarms that are due, and says whether all were answered lately. Without an
 // answer nothing goes on: what cannot be measured is not known to be well.
 func (p *planner) ask(pr *Progress) bool {
-	due, fresh := Due(p.d.Deployment.Alarms, pr.Alarms, p.now, p.at)
+	due, fresh := alarm.Due(p.d.Deployment.Alarms, pr.Alarms, p.now, p.at)
 	for _, name := range due {
 		p.do(Action{Kind: Query, Name: name})
 	}

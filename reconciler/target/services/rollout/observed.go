@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
 
 // Back-off between starts of instances that fail.
@@ -99,8 +100,8 @@ type ServiceState struct {
 // copy for another.
 type Observed struct {
 	Services map[string]*ServiceState
-	Progress *Progress // of the newest staged deployment; nil: there was none
-	alarms   []Alarm   // of what is declared
+	Progress *Progress     // of the newest staged deployment; nil: there was none
+	alarms   []alarm.Alarm // of what is declared
 }
 
 // Clone is a deep copy.
@@ -222,7 +223,7 @@ func (o *Observed) Saw(e Event, now time.Time) {
 	case Hooked:
 		o.hooked(e, now)
 	case Measured:
-		o.answered(e, o.alarms, now)
+		o.answered(e.Measured, o.alarms, now)
 	case Prepared:
 		if f, ok := o.Services[e.Service]; ok {
 			f.prepared(e, now)

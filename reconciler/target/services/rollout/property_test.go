@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
+	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
 
 // model is a naive machine that carries actions out. It knows by itself what runs,
@@ -55,7 +56,7 @@ func (w *model) answer(result HookResult, value float64) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.asked)) {
 		delete(w.asked, name)
-		w.o.Saw(Measured{Name: name, Value: value}, w.now)
+		w.o.Saw(Measured{alarm.Measured{Name: name, Value: value}}, w.now)
 	}
 	w.plan()
 }
@@ -298,7 +299,7 @@ func TestWhateverHappensItEndsConverged(t *testing.T) {
 				w.deployment.Hooks = []Hook{{Name: "hook", Stage: stage, Timeout: 5 * time.Minute}}
 			}
 			if rapid.Bool().Draw(t, "alarms") {
-				w.deployment.Alarms = []Alarm{{Name: "alarm", Above: true, Bound: 1, Interval: 10 * time.Second}}
+				w.deployment.Alarms = []alarm.Alarm{{Name: "alarm", Above: true, Bound: 1, Interval: 10 * time.Second}}
 			}
 		}
 		w.declare(services(true)...)

@@ -1,4 +1,6 @@
-package rollout
+// Package alarm is what deployments have of alarms: what came of one that is asked again and
+// again, and whether it stops a deployment (a pure core), and the question to Prometheus.
+package alarm
 
 import (
 	"fmt"
@@ -15,8 +17,16 @@ type Alarm struct {
 	Keeps    bool          // what it stops is not rolled back
 }
 
-// AlarmState is what came of an alarm.
-type AlarmState struct {
+// Measured is what an alarm's question was answered, or not.
+type Measured struct {
+	Name  string
+	Value float64
+	None  bool   // there is no value, which is not beyond any bound
+	Err   string // why there is no answer
+}
+
+// State is what came of an alarm.
+type State struct {
 	Asked   time.Time
 	Heard   time.Time // the last answer; zero: none yet
 	Value   float64
@@ -26,7 +36,7 @@ type AlarmState struct {
 }
 
 // Answer notes what the alarm's question was answered.
-func (s *AlarmState) Answer(a Alarm, e Measured, now time.Time) {
+func (s *State) Answer(a Alarm, e Measured, now time.Time) {
 	if s.Trouble = e.Err; e.Err != "" {
 		return
 	}
@@ -43,7 +53,7 @@ func (s *AlarmState) Answer(a Alarm, e Measured, now time.Time) {
 
 // Fires says since when an alarm stops a deployment, if nothing changes until then, and
 // why. "": it does not.
-func (a Alarm) Fires(s AlarmState) (why string, at time.Time) {
+func (a Alarm) Fires(s State) (why string, at time.Time) {
 	if s.Beyond.IsZero() || s.Ignored {
 		return "", at
 	}
@@ -59,13 +69,13 @@ func (a Alarm) Fires(s AlarmState) (why string, at time.Time) {
 }
 
 // Fresh reports whether an alarm was answered lately.
-func (s AlarmState) Fresh(a Alarm, now time.Time) bool {
+func (s State) Fresh(a Alarm, now time.Time) bool {
 	return !s.Heard.IsZero() && now.Sub(s.Heard) < 3*a.Interval
 }
 
 // Fired is why an alarm stops a deployment now, and whether that is not rolled back; "":
 // none does. at reports whether a time has come, and is told of those that have not.
-func Fired(alarms []Alarm, states map[string]AlarmState, at func(time.Time) bool) (why string, keeps bool) {
+func Fired(alarms []Alarm, states map[string]State, at func(time.Time) bool) (why string, keeps bool) {
 	for _, a := range alarms {
 		if why, when := a.Fires(states[a.Name]); why != "" && at(when) {
 			return why, a.Keeps
@@ -76,7 +86,7 @@ func Fired(alarms []Alarm, states map[string]AlarmState, at func(time.Time) bool
 
 // Due names the alarms that are to be asked now, and says whether all were answered
 // lately. Without an answer nothing goes on: what cannot be measured is not known to be well.
-func Due(alarms []Alarm, states map[string]AlarmState, now time.Time,
+func Due(alarms []Alarm, states map[string]State, now time.Time,
 	at func(time.Time) bool) (due []string, fresh bool) {
 	fresh = true
 	for _, a := range alarms {
@@ -94,7 +104,7 @@ const unansweredTimeout = time.Hour
 
 // Unanswered is why a deployment is given up of which an alarm has not been answered for
 // too long, since its start or later; "": none is.
-func Unanswered(alarms []Alarm, states map[string]AlarmState, since time.Time, at func(time.Time) bool) string {
+func Unanswered(alarms []Alarm, states map[string]State, since time.Time, at func(time.Time) bool) string {
 	for _, a := range alarms {
 		s := states[a.Name]
 		heard := s.Heard
@@ -109,7 +119,7 @@ func Unanswered(alarms []Alarm, states map[string]AlarmState, since time.Time, a
 }
 
 // Silent says which alarm gives no answer, for people; "": none is known not to.
-func Silent(alarms []Alarm, states map[string]AlarmState) string {
+func Silent(alarms []Alarm, states map[string]State) string {
 	for _, a := range alarms {
 		if s := states[a.Name]; s.Trouble != "" {
 			return fmt.Sprintf("alarm %s gives no answer: %s", a.Name, s.Trouble)
