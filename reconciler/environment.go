@@ -238,6 +238,8 @@ func serving(o target.Observed, declared *Declared) []show.Service {
 			Release: coveredBy(u.Release, declared),
 			Canary:  coveredBy(u.Canary, declared),
 			Weight:  u.Weight,
+			Message: u.Message,
+			Reason:  string(u.Reason),
 			Times:   timesOf(u.Schedule, declared),
 		}
 		for _, e := range u.Events {

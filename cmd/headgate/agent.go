@@ -372,6 +372,9 @@ func printAgent(p printer, state agentState) {
 		}
 		fmt.Fprintln(p.out)
 		for _, u := range o.Units {
+			if u.Message != "" {
+				fmt.Fprintf(p.out, "  %s: %s\n", u.Name, u.Message)
+			}
 			for _, in := range u.Instances {
 				fmt.Fprintf(p.out, "  %-12s %-10s release %d, process %d, port %d, %s\n", in.ID, in.Phase, in.Release, in.PID,
 					in.Port, show.Plural(in.Restarts, "restart"))

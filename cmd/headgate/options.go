@@ -41,8 +41,9 @@ func serveFlags(flags *flag.FlagSet) *options {
 	flags.StringVar(&o.TLSKey, "tls-key", "", "`file` with its private key")
 	flags.StringVar(&o.ACME, "acme", "",
 		"host `name` to get and renew a certificate for, by ACME; --http must be reached as its port 443")
-	flags.StringVar(&o.ACMEDirectory, "acme-directory", server.LetsEncrypt,
-		"`address` of the certificate authority, whose terms are agreed to")
+	flags.StringVar(&o.ACMEDirectory, "acme-directory", "",
+		"`address` of the certificate authority, whose terms are agreed to, for --acme and services with tls: acme (default with --acme: "+
+			server.LetsEncrypt+")")
 	flags.StringVar(&o.Name, "name", "", "host `name` people reach the server by (default: the host of --ssh)")
 	flags.StringVar(&o.URL, "url", "",
 		"base `URL` of the console, behind a proxy (default: http:// and the address of --http)")

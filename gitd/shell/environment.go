@@ -197,6 +197,9 @@ func envShow(c *call) error {
 			}
 			rows = append(rows, append(row, plain(i.Says())))
 		}
+		if s.Message != "" {
+			rows = append(rows, []cell{plain(s.Name), plain(s.Message)})
+		}
 		if traffic := s.Traffic(); traffic != "" {
 			rows = append(rows, []cell{plain(s.Name), plain(traffic)})
 		}

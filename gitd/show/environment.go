@@ -145,7 +145,9 @@ type Service struct {
 	Canary    int        `json:"canary,omitempty"`  // that gets Weight percent of it; 0: none
 	Weight    int        `json:"weight,omitempty"`
 	Instances []Instance `json:"instances"`
-	Times     *Times     `json:"times,omitempty"` // nil: its instances run on
+	Message   string     `json:"message,omitempty"` // what is wrong with it besides
+	Reason    string     `json:"reason,omitempty"`  // the same in one word
+	Times     *Times     `json:"times,omitempty"`   // nil: its instances run on
 
 	Events []ServiceEvent `json:"events,omitempty"` // what happened to it lately, newest first
 }

@@ -72,6 +72,9 @@ type Settings struct {
 	TrustedProxies []netip.Prefix `json:"trusted_proxies"`
 	// Metrics is where Prometheus reads what the proxy of services counts; "" is nowhere.
 	Metrics string `json:"metrics,omitempty"`
+	// ACMEDirectory is of the certificate authority that is asked for the certificates of
+	// services, and whose terms are agreed to; "": nobody is asked.
+	ACMEDirectory string `json:"acme_directory,omitempty"`
 }
 
 // declaration is the body of pathDeclared. Its secrets are those that the files name, of

@@ -298,6 +298,7 @@ func (w *Worker) take(s Settings) {
 	w.Engine.Trust(proxy.Trusted(s.TrustedProxies))
 	w.Engine.SetHost(s.Host)
 	w.Engine.SetMetrics(s.Metrics)
+	w.Engine.SetAuthority(s.ACMEDirectory)
 	if s.Address.IsValid() {
 		w.Engine.SetAddress(s.Address)
 	}

@@ -372,6 +372,8 @@ type Unit struct {
 	Canary    int        `json:"canary,omitempty"`    // that gets a part of it; 0 for none
 	Weight    int        `json:"weight,omitempty"`    // percent of the traffic that Canary gets
 	Instances []Instance `json:"instances,omitempty"` // oldest first
+	Message   string     `json:"message,omitempty"`   // what is wrong with it besides, for people
+	Reason    Reason     `json:"reason,omitempty"`    // the same in one word
 	Schedule  *Schedule  `json:"schedule,omitempty"`  // nil: its instances run on
 	Events    []Event    `json:"events,omitempty"`    // what happened to it lately, newest first
 }
@@ -454,6 +456,10 @@ const (
 	ReasonSecretInvalid Reason = "secret-invalid" // the secret is not what it is to be given as
 	ReasonTimedOut      Reason = "timed-out"      // it ran longer than it may
 	ReasonLogLost       Reason = "log-lost"       // it runs, and what it prints cannot be written down
+
+	// ReasonCertificateMissing is of a unit, which an authority gave no certificate, or none
+	// anew although its time has come.
+	ReasonCertificateMissing Reason = "certificate-missing"
 )
 
 // Leaving reports whether an instance in this phase is on its way out.

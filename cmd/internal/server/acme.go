@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -22,6 +23,15 @@ const (
 	shortestACMERetry = time.Minute
 	longestACMERetry  = time.Hour
 )
+
+// authority is the directory of the authority that an administrator has agreed to, ""
+// for none: whoever names one, or has --acme ask one.
+func (o Options) authority() string {
+	if o.ACME != "" {
+		return cmp.Or(o.ACMEDirectory, LetsEncrypt)
+	}
+	return o.ACMEDirectory
+}
 
 // authority gets the certificate of one host name from a certificate authority, by
 // ACME (RFC 8555), and renews it. The proof is tls-alpn-01 (RFC 8737), over the

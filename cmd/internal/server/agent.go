@@ -98,6 +98,7 @@ func (s *Server) agentSettings() (agent.Settings, bool) {
 		HeldPorts:      slices.Compact(held),
 		TrustedProxies: s.opts.Proxies,
 		Metrics:        s.opts.Metrics,
+		ACMEDirectory:  s.opts.authority(),
 	}, true
 }
 

@@ -72,7 +72,8 @@ type Options struct {
 	TLSCert string // files of a certificate and its key, with which HTTP is HTTPS; empty: plain
 	TLSKey  string
 	// ACME is the host name whose certificate is got from the authority at
-	// ACMEDirectory, with which HTTP is HTTPS; empty: by files, or none.
+	// ACMEDirectory, or LetsEncrypt, with which HTTP is HTTPS; empty: by files, or none.
+	// Services get theirs from the authority that is named by either.
 	ACME            string
 	ACMEDirectory   string
 	Workers         int            // builds that may run at the same time
@@ -412,7 +413,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		s.web.TLSConfig = &tls.Config{GetCertificate: pair.get}
 	}
 	if o.ACME != "" {
-		s.authority = newAuthority(o.ACME, o.ACMEDirectory, path("keys", "acme"), nil, log)
+		s.authority = newAuthority(o.ACME, o.authority(), path("keys", "acme"), nil, log)
 		s.web.TLSConfig = s.authority.manager.TLSConfig()
 	}
 	return s, s.receive.Open()

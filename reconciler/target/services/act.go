@@ -27,6 +27,7 @@ type listening struct {
 	service   string // that is served there
 	successor string // declared service that takes the address over with its first instance
 	tls       bool
+	acme      bool // by an authority; without tls, the way to where that is
 }
 
 // act begins an action.
@@ -208,7 +209,7 @@ func (a *app) closeService(service string) {
 func (a *app) urls() map[string]string {
 	urls := map[string]string{}
 	for _, l := range a.listeners {
-		if _, ok := urls[l.service]; ok {
+		if _, ok := urls[l.service]; ok || l.acme && !l.tls {
 			continue
 		}
 		at := l.Address()
@@ -219,6 +220,17 @@ func (a *app) urls() map[string]string {
 		scheme := "http://"
 		if l.tls {
 			scheme = "https://"
+		}
+		if l.acme {
+			for _, s := range a.compose.Services {
+				if s.Name == l.service && len(s.Proxy.Routes) > 0 {
+					host = s.Proxy.Routes[0].Host
+				}
+			}
+			if at.Port == 443 {
+				urls[l.service] = scheme + host
+				continue
+			}
 		}
 		urls[l.service] = scheme + net.JoinHostPort(host, strconv.Itoa(at.Port))
 	}

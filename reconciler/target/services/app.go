@@ -17,6 +17,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/signal"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
+	"github.com/headgate-cd/headgate/reconciler/target/services/acme"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -84,6 +85,9 @@ type app struct {
 	inspect    time.Time // next look at the directories
 	inspecting bool
 
+	certificates *acme.Certificates // nil: none is asked for
+	uncertified  map[string]string  // service → what is wrong with them
+
 	wait sync.WaitGroup // for every goroutine it started
 }
 
@@ -102,6 +106,8 @@ type published struct {
 	urls     map[string]string
 	releases map[string]int // version → release number
 	strays   []target.Stray
+
+	uncertified map[string]string
 }
 
 type liveInstance struct {
@@ -384,7 +390,7 @@ func (a *app) publish(taken *target.Declared) {
 	p := published{commit: a.commit, sequence: a.sequence, fault: a.fault, reason: a.reason, unkept: a.unkept,
 		rotated: a.rotated == a.commit,
 		drained: a.drained, plan: a.plan, facts: a.observed.Clone(),
-		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}, strays: a.strays}
+		live: map[string]liveInstance{}, urls: a.urls(), releases: map[string]int{}, strays: a.strays, uncertified: a.uncertified}
 	p.plan.Services = slices.Clone(a.plan.Services)
 	for id, in := range a.instances {
 		p.live[id] = liveInstance{in.port, in.pid, in.usage, in.lost}

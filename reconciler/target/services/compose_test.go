@@ -583,7 +583,7 @@ services:
 	api, web := c.Services[0], c.Services[1]
 	if got, want := fmt.Sprintf("%+v",
 		web.Proxy), "{Routes:[] Sticky:headgate-slot TestHeader: Hold:10s Traffic:maintenance Page:down.html MaxBody:10485760 "+
-		"MaxHeader:8192 Timeout:1m0s TLS:true AccessLog:false}"; got != want || !web.HTTP2 {
+		"MaxHeader:8192 Timeout:1m0s TLS:true ACME:false AccessLog:false}"; got != want || !web.HTTP2 {
 		t.Errorf("%s, want %s", got, want)
 	}
 	var routes []string

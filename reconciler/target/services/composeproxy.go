@@ -2,8 +2,10 @@ package services
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +30,7 @@ type Proxy struct {
 	MaxHeader  int
 	Timeout    time.Duration
 	TLS        bool
+	ACME       bool // by certificates that an authority is asked for, for the hosts of Routes
 	AccessLog  bool
 }
 
@@ -68,7 +71,8 @@ func (p *parser) proxy(s *Service, key string, n *yaml.Node, what string) {
 	case "max_header":
 		x.MaxHeader = int(p.bytes(n, what, 1024, 256<<10))
 	case "tls":
-		x.TLS = p.boolean(n, what)
+		x.ACME = p.isACME(n)
+		x.TLS = x.ACME || p.boolean(n, what)
 	case "access_log":
 		x.AccessLog = p.boolean(n, what)
 	default:
@@ -153,6 +157,45 @@ func (p *parser) routesOf(at *yaml.Node, s Service, port string, routes map[stri
 		routes[key] = s.Name
 	}
 }
+
+// isACME reports whether a value of tls is acme, and not a boolean.
+func (p *parser) isACME(n *yaml.Node) bool {
+	text, err := interpolate(n.Value, p.of(n).vars)
+	return n.Kind == yaml.ScalarNode && err == nil && text == "acme"
+}
+
+// certified refuses a service whose certificates no authority could give.
+func (p *parser) certified(s *Service, n *yaml.Node, what string) {
+	if !s.Proxy.ACME {
+		return
+	}
+	const fix = "write the names that visitors use, such as routes: [shop.example.org], " +
+		"or tls: true with a certificate of your own"
+	if len(s.Proxy.Routes) == 0 {
+		p.problem(n, fix, "%s is acme, and the service declares no host", what)
+	}
+	for _, r := range s.Proxy.Routes {
+		_, ip := netip.ParseAddr(r.Host)
+		top := r.Host[strings.LastIndex(r.Host, ".")+1:]
+		switch {
+		case r.Host == "":
+			p.problem(n, fix, "%s is acme, and route %q has no host", what, r.Path)
+		case strings.HasPrefix(r.Host, "*"):
+			p.problem(n, fix, "%s is acme, and an authority would want a proof from the name server of %s", what, r.Host)
+		case ip == nil || top == r.Host || strings.Trim(top, "0123456789") == "" || len(r.Host) > maxHostName:
+			p.problem(n, fix, "%s is acme, and %s is not a host name that an authority can reach", what, r.Host)
+		}
+	}
+	if !slices.ContainsFunc(s.Ports, func(o Port) bool { return o.Host != plainPort }) {
+		p.problem(n, `add a port that HTTPS is served on, such as "443:80"`,
+			"%s is acme, and at port 80 nothing but the way to HTTPS is served", what)
+	}
+}
+
+const (
+	maxHostName = 253 // RFC 1035
+	plainPort   = 80  // where no HTTPS is expected
+)
 
 // bytes reads a size as Compose does: 10m, 64k, 1gb.
 func (p *parser) bytes(n *yaml.Node, what string, low, high int64) int64 {

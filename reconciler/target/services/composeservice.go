@@ -30,6 +30,7 @@ func (p *parser) services(n *yaml.Node) (all []Service) {
 	idle := p.idle(n)
 	needs := map[string][]need{}
 	taken, routes := map[string]string{}, map[string]string{}
+	first := map[string]Service{} // at a port
 	for key, v := range yamlfile.Pairs(n) {
 		if !serviceName().MatchString(key.Value) {
 			p.problem(key, "use lower-case letters, digits, _ and -, at most 40", "service name %q", key.Value)
@@ -55,6 +56,14 @@ func (p *parser) services(n *yaml.Node) (all []Service) {
 				taken[at] = s.Name
 			}
 			p.routesOf(v, s, at, routes)
+			other, shared := first[at]
+			switch {
+			case !shared:
+				first[at] = s
+			case port.Host != 0 && other.Proxy.ACME != s.Proxy.ACME:
+				p.problem(v, "say it of both, or give each its own port",
+					"services %q and %q share port %s, and one of them has tls: acme", other.Name, s.Name, at)
+			}
 		}
 		all = append(all, s)
 	}
@@ -479,6 +488,7 @@ func (p *parser) extension(s *Service, n *yaml.Node, what string) {
 	if n == nil || !p.mapping(n, what, slices.Concat(extensionKeys, proxyKeys), nil, nil) {
 		return
 	}
+	defer func() { p.certified(s, value(n, "tls"), what+".tls") }()
 	for key, v := range yamlfile.Pairs(n) {
 		switch key.Value {
 		case "health":

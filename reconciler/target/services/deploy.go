@@ -222,6 +222,7 @@ func (a *app) configure() {
 	}
 	a.routed = c
 	a.reroute()
+	a.resecure()
 }
 
 // stallTimeout is how long a visitor may take nothing and send nothing.
@@ -296,19 +297,22 @@ func (a *app) sharing(key string) (all []Service) {
 
 // secure has a listener speak TLS if its service is declared so.
 func (a *app) secure(l *listening, service string) error {
-	for _, s := range a.compose.Services {
-		if s.Name != service || !s.Proxy.TLS {
-			continue
-		}
+	i := slices.IndexFunc(a.compose.Services, func(s Service) bool { return s.Name == service })
+	switch {
+	case i < 0 || !a.compose.Services[i].Proxy.TLS:
+		l.tls, l.acme = false, false
+		l.Secure(nil)
+		l.Instead(nil)
+	case a.compose.Services[i].Proxy.ACME:
+		a.secureByACME(l)
+	default:
 		c := &proxy.Certificates{Dir: filepath.Join(a.owner.CertificateDir, a.key().Repository), Every: time.Second}
 		if err := c.Check(); err != nil {
 			return fmt.Errorf("port %s of service %s cannot have TLS: %w", l.key, service, err)
 		}
-		l.tls = true
+		l.tls, l.acme = true, false
 		l.Secure(c.Config())
-		return nil
+		l.Instead(nil)
 	}
-	l.tls = false
-	l.Secure(nil)
 	return nil
 }

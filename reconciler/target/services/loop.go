@@ -172,6 +172,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	}
 	a.settle()
 	a.configure()
+	a.certify()
 	a.checkDrift()
 	a.prune()
 	a.pruneSecrets()

@@ -52,6 +52,9 @@ func (a *app) observe(now time.Time) target.Observed {
 		f := p.facts.Services[name]
 		u := target.Unit{Name: name, URL: p.urls[name], State: rollout.StatusOf(p.plan, p.facts, name, now)}
 		u.Schedule = scheduleOf(f, now)
+		if u.Message = p.uncertified[name]; u.Message != "" {
+			u.Reason = target.ReasonCertificateMissing
+		}
 		for _, h := range slices.Backward(f.Happened) {
 			u.Events = append(u.Events, target.Event{At: h.At, What: h.What, Times: h.Times})
 		}

@@ -43,6 +43,7 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
+	"github.com/headgate-cd/headgate/reconciler/target/services/acme"
 	"github.com/headgate-cd/headgate/reconciler/target/services/proxy"
 	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
 )
@@ -97,6 +98,7 @@ type Target struct {
 
 	starter    *starter
 	containers *containers
+	authority  *acme.Authority
 	releases   *unpacked.Store
 	transport  *http.Transport
 	free       freePorts
@@ -152,6 +154,7 @@ func New(dir, logDir string, unpack func(ctx context.Context, digest, dir string
 		transport: proxy.Transport(),
 
 		transport2: proxy.HTTP2Transport(),
+		authority:  &acme.Authority{Dir: filepath.Join(dir, "acme")},
 		meter:      &meter{every: usageEvery, of: map[*instance]*metered{}},
 		adopted:    make(chan struct{}),
 		left:       make(chan struct{}),
@@ -199,6 +202,7 @@ var ErrLeave = errors.New("what runs goes on")
 // service's drain time, stops every instance, and returns. When the cause is
 // ErrLeave, instances and addresses are left as they are. It can be called once.
 func (t *Target) Run(ctx context.Context) (err error) {
+	t.authority.Log = t.Log
 	t.releases = &unpacked.Store{Dir: filepath.Join(t.Dir, "releases"), Unpack: t.Unpack}
 	if t.boot = t.Boot; t.boot == "" {
 		if t.boot, err = sandbox.BootID(); err != nil {

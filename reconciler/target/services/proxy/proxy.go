@@ -29,6 +29,7 @@ type Listener struct {
 	server   *http.Server
 	routes   atomic.Pointer[routes]
 	tls      atomic.Pointer[tls.Config] // nil: in clear
+	instead  atomic.Pointer[http.Handler]
 	proxy    *httputil.ReverseProxy
 	done     chan struct{}
 }
@@ -141,11 +142,24 @@ func (s secured) Accept() (net.Conn, error) {
 // Secure serves new connections with TLS from now on; with nil, in clear.
 func (l *Listener) Secure(config *tls.Config) { l.tls.Store(config) }
 
+// Instead has h answer requests from now on, and no pool; with nil, pools again.
+func (l *Listener) Instead(h http.Handler) {
+	if h == nil {
+		l.instead.Store(nil)
+		return
+	}
+	l.instead.Store(&h)
+}
+
 // ServeHTTP carries one request.
 func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if reserved(r.Host) {
 		say(w, r, nil, http.StatusMisdirectedRequest,
 			"a service is here, and "+show.ConsoleHost+" is the console's name: call it by another")
+		return
+	}
+	if h := l.instead.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
 		return
 	}
 	pool := l.routes.Load().find(r)
