@@ -66,6 +66,8 @@ var elsewhere = map[string]bool{
 	"services.before-run-kept": true, "services.run-kept": true,
 
 	"hosts.declared-kept": true, // by an agent on another machine
+	// reconciler/target/hosts: TestKilledInTraffic, TestKilledAsDeployed.
+	"hosts.traffic-moving": true, "hosts.traffic-moved": true, "hosts.traffic-kept": true, "hosts.deployed": true,
 	"agent.keys-followed": true, // reconciler/agent: TestKilledAsKeysAreFollowed
 	// TestUpgrades; reconciler/agent: TestTrial.
 	"agent.program-received": true, "agent.program-reporting": true, "agent.program-noted": true,

@@ -175,6 +175,25 @@ func TestKilledInTraffic(t *testing.T) {
 	}
 }
 
+// TestKilledAsDeployed: a host whose agent is killed before it has noted what was deployed
+// there deploys nothing twice, and knows whether it gets traffic.
+func TestKilledAsDeployed(t *testing.T) {
+	for of, serving := range map[target.Part]bool{target.InPlace: true, target.Replacement: false} {
+		dir := t.TempDir()
+		if _, dead := (toldTraffic{dir, []target.Declared{part(1, of)}}).process(t, "HEADGATE_CRASH_AT=hosts.deployed"); !dead {
+			t.Fatal("it was not killed")
+		}
+		o, _ := toldTraffic{Dir: dir}.process(t)
+		if len(o.Units) != 1 || len(o.Units[0].Instances) != 1 || o.State != target.Healthy ||
+			o.Units[0].Instances[0].Release != 1 || o.Units[0].Instances[0].Serving != serving {
+			t.Errorf("%s: %+v", of, o)
+		}
+		if all := words(t, filepath.Join(dir, "ran")); strings.Count(all, "release 1:ApplicationStart") != 1 {
+			t.Errorf("%s: it ran %s", of, all)
+		}
+	}
+}
+
 // TestReplacementServed: a host that serves what was installed in place, also by an agent that
 // noted nothing of traffic, is out of the traffic before it is installed on, and in it again once
 // there are no halves.
