@@ -88,18 +88,26 @@ func running(t *testing.T, h *Target) {
 // await waits until the target reports what is asked for.
 func await(t *testing.T, h *Target, k target.Key, ok func(target.Observed) bool) target.Observed {
 	t.Helper()
+	o, err := until(h, k, ok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func until(h *Target, k target.Key, ok func(target.Observed) bool) (target.Observed, error) {
 	changed, end := h.Watch(k)
 	defer end()
 	late := time.After(2 * time.Minute)
 	for {
 		o := h.Observe(k)
 		if ok(o) {
-			return o
+			return o, nil
 		}
 		select {
 		case <-changed:
 		case <-late:
-			t.Fatalf("still %+v", o)
+			return o, fmt.Errorf("still %+v", o)
 		}
 	}
 }
