@@ -1,10 +1,8 @@
 package fleet
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"maps"
 	"reflect"
 	"slices"
@@ -14,9 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
-	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 	"github.com/headgate-cd/headgate/reconciler/target/hosts/rollout"
-	"github.com/headgate-cd/headgate/reconciler/target/services"
 )
 
 // app is one application in one environment. Its goroutine decides; what it found is read
@@ -409,66 +405,6 @@ func (a *app) look(d *target.Declared, of *stage, all []Host, looked map[string]
 	}
 }
 
-// listen takes up what alarms have answered.
-func (a *app) listen() {
-	a.mu.Lock()
-	answers := a.answers
-	a.answers = nil
-	a.mu.Unlock()
-	for _, told := range answers {
-		for _, s := range a.stages {
-			if told.about == a.about && s.state != nil {
-				s.state.Answered(told.Measured, told.at)
-			}
-		}
-	}
-}
-
-// answer is what Prometheus has said to an alarm of a deployment.
-type answer struct {
-	alarm.Measured
-	at    time.Time
-	about *target.Declared
-}
-
-// askTimeout bounds one question to Prometheus.
-const askTimeout = 30 * time.Second
-
-// ask asks an alarm beside the loop.
-func (a *app) ask(d *target.Declared, name string, c *config) {
-	if a.unask == nil {
-		a.asking, a.unask = context.WithCancel(a.t.ctx)
-	}
-	ctx, about := a.asking, a.about
-	query, err := services.QueryOf(c.queries[name], d)
-	above := slices.ContainsFunc(c.rollout.Alarms, func(of alarm.Alarm) bool { return of.Name == name && of.Above })
-	a.asked.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-		told := answer{Measured: alarm.Measured{Name: name}, about: about}
-		if err != nil {
-			told.Err = err.Error()
-		} else {
-			told.Measured = query.Ask(ctx, name, above)
-		}
-		told.at = time.Now()
-		a.mu.Lock()
-		a.answers = append(a.answers, told)
-		a.mu.Unlock()
-		a.nudge()
-	})
-}
-
-// stopAsking ends what is asked still: nobody waits for its answer.
-func (a *app) stopAsking() {
-	if a.unask == nil {
-		return
-	}
-	a.unask()
-	a.asked.Wait()
-	a.asking, a.unask = nil, nil
-}
-
 // lookAt is look for one host.
 func (a *app) lookAt(d *target.Declared, part target.Part, h Host, o target.Observed) {
 	at := a.host(h.Name)
@@ -592,98 +528,6 @@ func (a *app) sum(d *target.Declared, c *config, plan rollout.Plan,
 	return o
 }
 
-// unitsOf are one host, or what it has, by its name where there are several.
-func (a *app) unitsOf(at rollout.Host, o target.Observed) (all []target.Unit) {
-	if !a.t.File.Parts || at.Health == rollout.Offline || len(o.Units) == 0 {
-		return []target.Unit{unitOf(at, o)}
-	}
-	for _, u := range o.Units {
-		if len(a.state.Hosts) > 1 {
-			u.Name = at.Name + "/" + u.Name
-		}
-		all = append(all, u)
-	}
-	return all
-}
-
-// present is a host that the deployment does nothing on now.
-func present(h Host) rollout.Host {
-	at := rollout.Host{Name: h.Name, Health: rollout.Healthy, Attempt: rollout.Succeeded}
-	if !h.Agent.Live() {
-		at.Health = rollout.Offline
-	}
-	return at
-}
-
-// withDrained adds the hosts that are drained, which count for nothing.
-func withDrained(o target.Observed, d *target.Declared, drained []Host) target.Observed {
-	if len(drained) == 0 {
-		return o
-	}
-	var names []string
-	for _, h := range drained {
-		names = append(names, h.Name)
-		at := rollout.Host{Name: h.Name, Health: rollout.Healthy}
-		if !h.Agent.Live() {
-			at.Health = rollout.Offline
-		}
-		unit := unitOf(at, h.Agent.Observe(d.Key))
-		unit.Instances[0].Drained = true
-		unit.Instances[0].Message = strings.TrimSuffix("drained: nothing new is deployed to it; "+
-			unit.Instances[0].Message, "; ")
-		o.Units = append(o.Units, unit)
-	}
-	slices.SortFunc(o.Units, func(x, y target.Unit) int { return strings.Compare(x.Name, y.Name) })
-	who := strings.Join(names, ", ") + " is drained"
-	if len(names) > 1 {
-		who = strings.Join(names, ", ") + " are drained"
-	}
-	if len(o.Units) == len(drained) { // and nobody can say how it would be
-		o.State, o.Message = target.Unknown, who+", and no other one has the tags: nothing is deployed until one is resumed"
-		return o
-	}
-	if o.Message != "" {
-		o.Message += "; "
-	}
-	o.Message += who
-	return o
-}
-
-// unitOf is one host, by the name that its key has here, whatever it calls itself.
-func unitOf(at rollout.Host, o target.Observed) target.Unit {
-	unit := target.Unit{Name: at.Name, State: o.State}
-	if at.Attempt == rollout.Skipped {
-		o.Message = strings.TrimSuffix("skipped: it keeps what it has; "+o.Message, "; ")
-	}
-	in := target.Instance{ID: at.Name, Since: o.Since}
-	if len(o.Units) > 0 {
-		unit.Release = o.Units[0].Release
-		if there := o.Units[0].Instances; len(there) > 0 {
-			in.Since = there[0].Since
-		}
-	}
-	in.Release = unit.Release
-	in.Message, _, _ = strings.Cut(o.Message, "\n")
-	switch {
-	case at.Health == rollout.Offline:
-		unit.State = target.Unknown
-		in.Phase, in.Message = target.PhaseAway, "cannot be reached"
-	case at.Attempt == rollout.Running:
-		unit.State, in.Phase = target.Converging, target.PhaseStarting
-	case o.State == target.Failed:
-		in.Phase = target.PhaseFailed
-	case o.State == target.Degraded:
-		in.Phase = target.PhaseUnhealthy
-	case o.State == target.Healthy:
-		in.Phase = target.PhaseHealthy
-		in.Serving = len(o.Units) > 0 && len(o.Units[0].Instances) > 0 && o.Units[0].Instances[0].Serving
-	default: // nothing is there yet
-		unit.State, in.Phase, in.Message = target.Converging, target.PhaseWaiting, "its turn comes"
-	}
-	unit.Instances = []target.Instance{in}
-	return unit
-}
-
 // report tells what is seen, unless something else is declared by now.
 func (a *app) report(d *target.Declared, o target.Observed) {
 	a.mu.Lock()
@@ -701,80 +545,5 @@ func (a *app) report(d *target.Declared, o target.Observed) {
 	a.mu.Unlock()
 	if !same {
 		a.t.reports.Notify(d.Key)
-	}
-}
-
-// logs are those of all hosts, each under its name here.
-func (a *app) logs(ctx context.Context, q target.LogQuery) iter.Seq2[target.LogLine, error] {
-	return func(yield func(target.LogLine, error) bool) {
-		k := a.key()
-		a.mu.Lock()
-		names := a.hosts
-		a.mu.Unlock()
-		ctx, cancel := context.WithCancel(ctx)
-		type item struct {
-			line target.LogLine
-			err  error
-		}
-		lines := make(chan item)
-		var all sync.WaitGroup
-		defer all.Wait()
-		defer cancel()
-		for _, h := range a.t.Hosts(k.Repository) {
-			if !names[h.Name] || q.Unit != "" && q.Unit != h.Name || !h.Agent.Live() {
-				continue
-			}
-			own := q
-			own.Unit = ""
-			all.Go(func() {
-				for line, err := range h.Agent.Logs(ctx, k, own) {
-					line.Unit = h.Name
-					if err != nil {
-						err = fmt.Errorf("%s: %w", h.Name, err)
-					}
-					select {
-					case lines <- item{line, err}:
-					case <-ctx.Done():
-						return
-					}
-				}
-			})
-		}
-		done := make(chan struct{})
-		go func() { // ends with those before it
-			all.Wait()
-			close(done)
-		}()
-		var past []target.LogLine // without Follow all comes in the order of time
-		for {
-			select {
-			case i := <-lines:
-				switch {
-				case i.err != nil:
-					yield(target.LogLine{}, i.err)
-					return
-				case !q.Follow:
-					past = append(past, i.line)
-				case !yield(i.line, nil):
-					return
-				}
-				continue
-			case <-done:
-			case <-ctx.Done():
-				return
-			}
-			break
-		}
-		slices.SortStableFunc(past, func(x, y target.LogLine) int {
-			return cmp.Or(x.At.Compare(y.At), strings.Compare(x.Unit, y.Unit))
-		})
-		if over := len(past) - q.Lines; q.Lines > 0 && over > 0 {
-			past = past[over:]
-		}
-		for _, line := range past {
-			if !yield(line, nil) {
-				return
-			}
-		}
 	}
 }

@@ -12,86 +12,11 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target/alarm"
 )
-
-// Minimum is how many hosts must stay healthy.
-type Minimum struct {
-	Percent bool // Value is of a hundred hosts, rounded up
-	Value   int
-	// OneLess is the rule of OneAtATime: all but one, so that one host alone is deployed
-	// to as well. As 99 percent it would round up to all, and nothing could begin.
-	OneLess bool
-}
-
-// Of is the number among so many hosts.
-func (m Minimum) Of(hosts int) int {
-	switch {
-	case m.OneLess:
-		return max(0, hosts-1)
-	case m.Percent:
-		return (hosts*m.Value + 99) / 100
-	}
-	return m.Value
-}
-
-// Config is a deployment configuration.
-type Config struct {
-	Name    string // for people
-	Minimum Minimum
-	Zonal   *Zonal // nil: all zones at once
-
-	Alarms []alarm.Alarm // that stop it
-	Bake   time.Duration // how long alarms are asked once the last host has succeeded
-}
-
-// Zonal deploys to one zone after the other.
-type Zonal struct {
-	First   time.Duration // how long the first zone is watched before the next one begins
-	Each    time.Duration // the same of the others
-	Minimum *Minimum      // of each zone; nil: of all hosts only
-}
-
-// The predefined configurations.
-var (
-	AllAtOnce   = Config{Name: "AllAtOnce"}
-	HalfAtATime = Config{Name: "HalfAtATime", Minimum: Minimum{Percent: true, Value: 50}}
-	OneAtATime  = Config{Name: "OneAtATime", Minimum: Minimum{OneLess: true}}
-)
-
-// ParseConfig reads the name of a predefined configuration, with or without
-// "CodeDeployDefault.", or a minimum: "HOST_COUNT 3", "FLEET_PERCENT 75". "" is
-// OneAtATime.
-func ParseConfig(text string) (Config, error) {
-	name := strings.TrimPrefix(text, "CodeDeployDefault.")
-	for _, c := range []Config{AllAtOnce, HalfAtATime, OneAtATime} {
-		if name == c.Name {
-			return c, nil
-		}
-	}
-	if text == "" {
-		return OneAtATime, nil
-	}
-	kind, number, _ := strings.Cut(strings.ReplaceAll(text, "=", " "), " ")
-	value, err := strconv.Atoi(strings.TrimSpace(number))
-	switch {
-	case kind == "HOST_COUNT" && err == nil && value >= 0:
-		return Config{Name: text, Minimum: Minimum{Value: value}}, nil
-	case kind == "HOST_COUNT":
-		return Config{}, fmt.Errorf("HOST_COUNT takes a number of hosts that stay healthy, such as HOST_COUNT 2, not %q",
-			number)
-	case kind == "FLEET_PERCENT" && err == nil && value >= 0 && value <= 99:
-		return Config{Name: text, Minimum: Minimum{Percent: true, Value: value}}, nil
-	case kind == "FLEET_PERCENT":
-		return Config{}, fmt.Errorf("FLEET_PERCENT takes 0 to 99, such as FLEET_PERCENT 75, not %q", number)
-	}
-	return Config{}, fmt.Errorf(
-		"there is no deployment configuration %q; write OneAtATime, HalfAtATime, AllAtOnce, HOST_COUNT n or FLEET_PERCENT n", text)
-}
 
 // Health is whether a host does its work.
 type Health string
@@ -590,68 +515,4 @@ func (s *State) Unskip(name string) {
 		}
 	}
 	s.count()
-}
-
-// Counts are how many hosts have come how far.
-type Counts struct {
-	Hosts, Succeeded, Failed, Running, Pending, Offline, Skipped int
-}
-
-// Counts counts the hosts that the deployment is for.
-func (s *State) Counts() (c Counts) {
-	for _, h := range s.Hosts {
-		if h.Joined {
-			continue
-		}
-		c.Hosts++
-		switch {
-		case h.Attempt == Succeeded:
-			c.Succeeded++
-		case h.Attempt == Failed:
-			c.Failed++
-		case h.Attempt == Running:
-			c.Running++
-		case h.Attempt == Skipped:
-			c.Skipped++
-		case h.Health == Offline:
-			c.Offline++
-		default:
-			c.Pending++
-		}
-	}
-	return c
-}
-
-// Pace is how long a host takes, by those that have succeeded; 0 when nobody knows.
-func (s *State) Pace() time.Duration {
-	var all time.Duration
-	n := 0
-	for _, h := range s.Hosts {
-		if h.Attempt == Succeeded && !h.Began.IsZero() && h.Ended.After(h.Began) {
-			all, n = all+h.Ended.Sub(h.Began), n+1
-		}
-	}
-	return all / time.Duration(max(1, n))
-}
-
-// ETA estimates how long the rest takes when a host takes so long; 0 when nothing
-// is left. Zones are watched for as long as the configuration says.
-func (s *State) ETA(host time.Duration) time.Duration {
-	c := s.Counts()
-	left := c.Running + c.Pending
-	if left == 0 {
-		return 0
-	}
-	atOnce := max(1, c.Running, c.Hosts-c.Failed-c.Offline-c.Skipped-s.Minimum)
-	eta := time.Duration((left+atOnce-1)/atOnce) * host
-	if s.Config.Zonal != nil {
-		zones := map[string]bool{}
-		for _, h := range s.Hosts {
-			if h.Attempt == None || h.Attempt == Running {
-				zones[h.Zone] = true
-			}
-		}
-		eta += time.Duration(max(0, len(zones)-1)) * s.Config.Zonal.Each
-	}
-	return eta
 }
