@@ -78,7 +78,10 @@ func (l *loop) run(ctx context.Context) {
 		}
 		var timer <-chan time.Time
 		if !next.IsZero() {
-			timer = l.c.After(min(longestSleep, max(0, next.Sub(l.c.Now()))))
+			if soon := l.c.Now().Add(longestSleep); next.After(soon) {
+				next = soon
+			}
+			timer = l.c.At(next)
 		}
 		select {
 		case <-ctx.Done():

@@ -38,8 +38,9 @@ type Config struct {
 	Retry time.Duration // before what could not be done is tried again; 0: 30 s
 	Log   *slog.Logger  // nil: slog.Default
 	Now   func() time.Time
-	// After is time.After, for clocks that are held.
-	After func(time.Duration) <-chan time.Time
+	// At returns a channel that gets the time once a time has come, for clocks that
+	// are held: time may pass between a look at Now and a call of At.
+	At func(time.Time) <-chan time.Time // nil: by time.After
 }
 
 // Scheduler runs the schedules of all repositories. It is safe for concurrent use.
@@ -69,8 +70,8 @@ func New(c Config) *Scheduler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.After == nil {
-		c.After = time.After
+	if c.At == nil {
+		c.At = func(t time.Time) <-chan time.Time { return time.After(max(0, t.Sub(c.Now()))) }
 	}
 	return &Scheduler{c: c, loops: map[string]*loop{}}
 }

@@ -44,11 +44,11 @@ func (c *clock) Now() time.Time {
 	return c.now
 }
 
-func (c *clock) After(d time.Duration) <-chan time.Time {
+func (c *clock) At(t time.Time) <-chan time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := wait{c.now.Add(d), make(chan time.Time, 1)}
-	if d <= 0 {
+	w := wait{t, make(chan time.Time, 1)}
+	if !t.After(c.now) {
 		w.c <- c.now
 	} else {
 		c.waits = append(c.waits, w)
@@ -161,7 +161,7 @@ func (w *harness) start() {
 		Retry:  time.Second,
 		Log:    slog.New(slog.NewTextHandler(&logged, nil)),
 		Now:    w.clock.Now,
-		After:  w.clock.After,
+		At:     w.clock.At,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
