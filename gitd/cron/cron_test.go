@@ -157,6 +157,23 @@ func TestDue(t *testing.T) {
 // A wheel that looks at random moments runs each schedule at most once for each
 // of its times, never late by more than a look, and the same times as one that
 // looks all the time whenever it looks often enough.
+// TestAhead: after a small correction of the clock no time comes twice; after a large one
+// none is waited for that is years away.
+func TestAhead(t *testing.T) {
+	t.Parallel()
+	now := at(t, "2026-11-28T12:00:00Z")
+	for since, want := range map[string]bool{
+		"2026-11-28T03:00:00Z": false,
+		"2026-11-28T13:00:00Z": false,
+		"2026-11-28T13:00:01Z": true,
+		"2036-11-28T12:00:00Z": true,
+	} {
+		if got := Ahead(at(t, since), now); got != want {
+			t.Errorf("%s: %t", since, got)
+		}
+	}
+}
+
 func TestDueProperties(t *testing.T) {
 	t.Parallel()
 	zones := []string{"", "Europe/Prague", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"}

@@ -22,12 +22,20 @@ type Run struct {
 	Late bool      // other times before At were missed too; they do not run
 }
 
+// maxAhead is by how much a clock may be set back without a time coming twice.
+const maxAhead = time.Hour
+
+// Ahead reports whether since, of an Entry, is so far in the future that the clock must
+// have been wrong when it was noted. Nothing would be due until it has passed, which may be
+// never: the entry is to count from now.
+func Ahead(since, now time.Time) bool { return since.Sub(now) > maxAhead }
+
 // Due is what is to run at now, in order of time and name, and when to look
 // again; the zero time when nothing will ever be due. A schedule whose times
 // were missed, however many, is due once.
 //
 // A clock that was set back makes nothing due twice: times up to Since have
-// been.
+// been. Ahead says when that is no use any more.
 func Due(entries []Entry, now time.Time) (runs []Run, next time.Time) {
 	for _, e := range entries {
 		at, late, again := e.Spec.Due(e.Since, now)

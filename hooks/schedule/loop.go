@@ -187,23 +187,29 @@ func (l *loop) step(ctx context.Context) (next time.Time, err error) {
 
 // since is a history's, or what it becomes when the schedule is declared now.
 func (l *loop) since(d headgateyaml.Schedule, h History, now time.Time) time.Time {
-	if h.Cron == d.Cron && h.Zone == d.Zone {
+	if h.Cron == d.Cron && h.Zone == d.Zone && !cron.Ahead(h.Since, now) {
 		return h.Since
 	}
 	return now
 }
 
 // declare puts on record that a schedule is declared as it is, unless that is
-// there: from then on it is due.
+// there: from then on it is due. So it is once the clock was set back too far.
 func (l *loop) declare(ctx context.Context, h History, d headgateyaml.Schedule) (History, error) {
-	if h.Tip != repo.Zero && h.Cron == d.Cron && h.Zone == d.Zone {
+	now := l.c.Now()
+	since := l.since(d, h, now)
+	if h.Tip != repo.Zero && h.Cron == d.Cron && h.Zone == d.Zone && since.Equal(h.Since) {
 		return h, nil
 	}
-	now := l.c.Now()
-	h.Name, h.Cron, h.Zone, h.Since = d.Name, d.Cron, d.Zone, now
+	subject := fmt.Sprintf("schedule %s of %s is declared: %s", d.Name, l.r.Name(), d.Cron)
+	if h.Cron == d.Cron && h.Zone == d.Zone {
+		was := h.Since.UTC().Format(time.RFC3339)
+		subject = fmt.Sprintf("schedule %s of %s counts from now: the clock was set back from %s", d.Name, l.r.Name(), was)
+		l.log.Warn("a schedule counts from now, the clock was set back", "schedule", d.Name, "was", was)
+	}
+	h.Name, h.Cron, h.Zone, h.Since = d.Name, d.Cron, d.Zone, since
 	crash.Point("schedule.declaring")
-	h, err := l.histories.append(ctx, h, declared,
-		fmt.Sprintf("schedule %s of %s is declared: %s", d.Name, l.r.Name(), d.Cron), now, Build{})
+	h, err := l.histories.append(ctx, h, declared, subject, now, Build{})
 	if err == nil {
 		crash.Point("schedule.declared")
 	}

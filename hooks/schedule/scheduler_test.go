@@ -69,6 +69,17 @@ func (c *clock) set(t time.Time) {
 	})
 }
 
+// jump sets the clock back, of which timers learn nothing: those end that run.
+func (c *clock) jump(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = t
+	for _, w := range c.waits {
+		w.c <- t
+	}
+	c.waits = nil
+}
+
 // builder stands for the pool and the sandbox.
 type builder struct {
 	mu    sync.Mutex
@@ -398,6 +409,36 @@ func TestNoTwoAtOnce(t *testing.T) {
 func isDenied(err error) bool {
 	var e *show.Error
 	return errors.As(err, &e) && e.Kind == show.Denied
+}
+
+// TestClockSetBack: a clock that was a month ahead and is set right holds up nothing, and
+// one that was a little fast has nothing run twice.
+func TestClockSetBack(t *testing.T) {
+	w := newHarness(t)
+	w.declare(daily)
+	w.until("nightly", "declared")
+	w.clock.set(at(t, "2026-12-29T03:00:00Z")) // a month ahead
+	ahead := "declared, due 2026-12-29T03:00:00Z, ended green"
+	w.until("nightly", ahead)
+	w.quiet() // it waits for the next time
+	w.clock.jump(at(t, "2026-11-28T12:01:00Z"))
+	w.until("nightly", ahead+", declared")
+	st, err := w.s.Status("hello", "nightly")
+	if want := at(t, "2026-11-29T03:00:00Z"); err != nil || !st.Next.Equal(want) {
+		t.Errorf("it is due at %s, %v, and not at %s", st.Next, err, want)
+	}
+	w.clock.set(at(t, "2026-11-29T03:00:00Z"))
+	once := ahead + ", declared, due 2026-11-29T03:00:00Z, ended green"
+	w.until("nightly", once)
+
+	w.quiet()
+	w.clock.jump(at(t, "2026-11-29T02:30:00Z")) // half an hour
+	w.quiet()
+	w.clock.set(at(t, "2026-11-29T03:00:00Z"))
+	w.quiet()
+	if got := w.story("nightly"); got != once {
+		t.Errorf("the story is\n%s\nwant\n%s", got, once)
+	}
 }
 
 func TestByHand(t *testing.T) {

@@ -61,6 +61,8 @@ func (a *app) act(act rollout.Action) {
 		}
 	case rollout.Close:
 		a.closeService(act.Service)
+	case rollout.Recount:
+		log.Warn("times are counted from now, the clock was set back", "service", act.Service, "was", act.At)
 	case rollout.Retire: // nothing to do
 	default:
 		a.deploy(act)

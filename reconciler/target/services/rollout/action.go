@@ -21,7 +21,7 @@ type Action struct {
 	Listen   []string      // Listen: exactly what the proxy shall listen on
 	Timeout  time.Duration // Drain
 
-	At   time.Time // Begin, Skip: for which the run is due
+	At   time.Time // Begin, Skip: for which the run is due; Recount: until when nothing would have been
 	Late bool      // Begin: that was a while ago
 
 	Canary   string   // Route: the version that gets a part of the traffic; "" for none
@@ -51,6 +51,9 @@ const (
 	Begin   Kind = "begin"   // start a run that is due, once that is written down; answered as Start is
 	Skip    Kind = "skip"    // a run is due and does not begin; nothing to do, nothing answers
 
+	// Recount has times be counted from now: the clock was set back; nothing to do, nothing answers.
+	Recount Kind = "recount"
+
 	Enter  Kind = "enter"   // a stage of a deployment begins; nothing to do, nothing answers
 	Shift  Kind = "shift"   // so much of the traffic is for what is declared; Route follows
 	Call   Kind = "call"    // call a hook; answered by Hooked, unless it waits for a person
@@ -74,7 +77,7 @@ func (a Action) String() string {
 		s += fmt.Sprintf("%s within %s", a.Instance, a.Timeout)
 	case Stop, Retire:
 		s += a.Instance
-	case Close:
+	case Close, Recount:
 		s += a.Service
 	case Prepare:
 		s += a.Service + " " + a.Version
@@ -199,6 +202,10 @@ func (o *Observed) Did(a Action, now time.Time) {
 		f.Versions[a.Version].Preparing = true
 	case Begin, Skip:
 		f.began(a, now)
+	case Recount:
+		f.Schedule.Since = now
+		f.happened(now, "its times are counted from now: the clock was set back from %s",
+			a.At.UTC().Format("2006-01-02 15:04 UTC"))
 	case Drain:
 		if in != nil {
 			in.Phase, in.Since = target.PhaseDraining, now

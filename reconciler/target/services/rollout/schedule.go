@@ -45,7 +45,11 @@ func (s *Schedule) Next(now time.Time) time.Time {
 	if err != nil { // it was read when it was declared, by a program that knew more
 		return time.Time{}
 	}
-	_, _, next := spec.Due(s.Since, now)
+	since := s.Since
+	if cron.Ahead(since, now) {
+		since = now // as it is once somebody has looked
+	}
+	_, _, next := spec.Due(since, now)
 	return next
 }
 
@@ -97,6 +101,10 @@ func (p *planner) run(f *ServiceState) {
 	spec, err := cron.Parse(s.Cron, s.Zone)
 	if err != nil { // as in Next
 		return
+	}
+	if cron.Ahead(s.Since, p.now) {
+		p.do(Action{Kind: Recount, Service: f.Name, At: s.Since})
+		s = f.Schedule
 	}
 	at, late, next := spec.Due(s.Since, p.now)
 	if !next.IsZero() {

@@ -12,7 +12,8 @@ import (
 
 // TestRunsProperties: whatever happens to releases, agents and clocks, of a service that
 // runs at times one run goes on at a time, no time begins twice, and what is remembered
-// of them is bounded and in order.
+// of them is bounded and in order. Only when the clock is set back by more than an hour they
+// are counted from then.
 func TestRunsProperties(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -20,11 +21,17 @@ func TestRunsProperties(t *testing.T) {
 		var d Declared
 		running := false
 		var last time.Time
+		recounts := 0
 		plan := func() {
 			actions, _ := Plan(d, o, now)
 			for _, a := range actions {
 				o.Did(a, now)
 				switch a.Kind {
+				case Recount:
+					if !a.At.After(now.Add(time.Hour)) {
+						t.Fatalf("%s at %s from %s", a, now, a.At)
+					}
+					last, recounts = now, recounts+1
 				case Begin:
 					if running || !a.At.After(last) || a.At.After(now) {
 						t.Fatalf("%s at %s: one runs: %t, the last was for %s", a, now, running, last)
@@ -59,7 +66,7 @@ func TestRunsProperties(t *testing.T) {
 			case "wait":
 				now = now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes")) * time.Minute)
 			case "back":
-				now = now.Add(-time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes")) * time.Minute)
+				now = now.Add(-time.Duration(rapid.IntRange(1, 3000).Draw(t, "minutes")) * time.Minute)
 			case "exit":
 				o.Saw(Exited{ID: RunOf("job"), How: "exited 1", Code: 1}, now)
 				running = false
@@ -83,17 +90,23 @@ func TestRunsProperties(t *testing.T) {
 			if s == nil {
 				continue
 			}
+			if next := s.Next(now); next.After(now.Add(2*time.Hour + time.Minute)) {
+				t.Fatalf("at %s it is due at %s", now, next)
+			}
 			if len(s.Runs) > maxRuns {
 				t.Fatalf("%d runs are remembered", len(s.Runs))
 			}
-			open := 0
+			open, disorders := 0, 0
 			for i, r := range s.Runs {
 				if r.Ended.IsZero() {
 					open++
 				}
 				if i > 0 && !r.At.After(s.Runs[i-1].At) {
-					t.Fatalf("%v", s.Runs)
+					disorders++
 				}
+			}
+			if disorders > recounts {
+				t.Fatalf("counted anew %d times, and yet %v", recounts, s.Runs)
 			}
 			if running != (open == 1) {
 				t.Fatalf("one runs: %t, but %v", running, s.Runs)
