@@ -18,7 +18,7 @@ type Spec struct {
 	Expression string
 	Zone       *time.Location
 
-	wall  *robfig.SpecSchedule          // times on the clock on the wall
+	wall  robfig.Schedule               // times on the clock on the wall
 	every *robfig.ConstantDelaySchedule // or an interval
 }
 
@@ -31,7 +31,8 @@ const MinInterval = time.Minute
 var parser = robfig.NewParser(robfig.Minute | robfig.Hour | robfig.Dom | robfig.Month | robfig.Dow | robfig.Descriptor)
 
 // Parse reads five fields (minute, hour, day of month, month, day of week), a
-// descriptor such as @daily, or "@every 2h". zone is a name of the IANA
+// descriptor such as @daily, or "@every 2h"; or an expression of Amazon EventBridge,
+// such as "rate(2 hours)" or "cron(0 12 * * ? *)". zone is a name of the IANA
 // database, UTC if empty. An expression that is never due is an error.
 func Parse(expression, zone string) (Spec, error) {
 	if strings.Contains(expression, "TZ=") {
@@ -44,28 +45,41 @@ func Parse(expression, zone string) (Spec, error) {
 	if err != nil {
 		return Spec{}, fmt.Errorf("%w %q: use a name such as Europe/Prague", ErrZone, zone)
 	}
-	parsed, err := parser.Parse(expression)
+	parsed, err := parse(expression)
 	if err != nil {
 		return Spec{}, fmt.Errorf("invalid schedule %q: %w", expression, err)
 	}
 
 	s := Spec{Expression: expression, Zone: loc}
 	switch p := parsed.(type) {
-	case *robfig.SpecSchedule:
-		p.Location = time.UTC // see Next
-		s.wall = p
-		if p.Next(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-			return Spec{}, fmt.Errorf("invalid schedule %q: no such day ever comes", expression)
-		}
 	case robfig.ConstantDelaySchedule:
 		if p.Delay < MinInterval {
 			return Spec{}, fmt.Errorf("invalid schedule %q: the shortest interval is %v", expression, MinInterval)
 		}
 		s.every = &p
-	default:
-		return Spec{}, fmt.Errorf("invalid schedule %q", expression)
+		return s, nil
+	case *robfig.SpecSchedule:
+		p.Location = time.UTC // see Next
+	}
+	s.wall = parsed
+	if s.wall.Next(time.Date(firstYear, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
+		return Spec{}, fmt.Errorf("invalid schedule %q: no such day ever comes", expression)
 	}
 	return s, nil
+}
+
+func parse(expression string) (robfig.Schedule, error) {
+	if inside, ok := inParentheses(expression, "rate"); ok {
+		every, err := parseRate(inside)
+		return robfig.ConstantDelaySchedule{Delay: every}, err
+	}
+	if inside, ok := inParentheses(expression, "cron"); ok {
+		return parseCalendar(inside)
+	}
+	if _, ok := inParentheses(expression, "at"); ok {
+		return nil, errors.New("at(…) comes once, and what is declared comes again")
+	}
+	return parser.Parse(expression)
 }
 
 // Next is the first time after t at which s is due.

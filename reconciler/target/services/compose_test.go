@@ -239,6 +239,8 @@ func TestProblems(t *testing.T) {
 			`compose.yaml:5: services.job.x-headgate.cron: invalid schedule "30 2 * *": expected exactly 5 fields, found 4`},
 		{"cron of no day", "services:\n  job:\n    command: x\n    x-headgate: {cron: 0 0 30 2 *}\n",
 			"compose.yaml:4: services.job.x-headgate.cron: invalid schedule \"0 0 30 2 *\": no such day ever comes"},
+		{"cron of EventBridge with five fields", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: cron(30 2 * * ?)\n",
+			"compose.yaml:5: services.job.x-headgate.cron: invalid schedule \"cron(30 2 * * ?)\": cron(…) has six fields, not 5"},
 		{"zone that is none", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: 0 3 * * *\n      zone: Prague\n",
 			`compose.yaml:6: services.job.x-headgate.zone: unknown time zone "Prague": use a name such as Europe/Prague`},
 		{"longest time of what runs on", "services: {job: {command: x, x-headgate: {max_time: 1h}}}\n",
