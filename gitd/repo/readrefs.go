@@ -18,8 +18,22 @@ import (
 // read. It reads the files itself: go-git takes the lock files of moves under way
 // for refs, and a torn file for none.
 func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string, err error) {
+	list, err := r.refsBelow([]string{prefix})
+	return list.refs, list.problems, err
+}
+
+// refList is what was read of refs.
+type refList struct {
+	refs     []Ref
+	problems []string // what of them cannot be read
+	symbolic bool     // there are some that stand for others, which are left out
+}
+
+// refsBelow lists the refs whose names begin with one of the prefixes.
+func (r *Repository) refsBelow(prefixes []string) (list refList, err error) {
 	// Loose refs first: one that is packed meanwhile is found in the second place.
 	var loose []Ref // Zero: what cannot be read
+	wanted := func(name string) bool { return hasAnyPrefix(name, prefixes) }
 	root := filepath.Join(r.dir, "refs")
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -30,20 +44,23 @@ func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string,
 		}
 		name := "refs" + filepath.ToSlash(strings.TrimPrefix(path, root))
 		if d.IsDir() {
-			if dir := name + "/"; !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
+			dir := name + "/"
+			if !wanted(dir) && !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(p, dir) }) {
 				return fs.SkipDir
 			}
 			return nil
 		}
-		if !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") {
+		if !wanted(name) || strings.HasSuffix(name, ".lock") {
 			return nil
 		}
 		h, symbolic, err := readRef(path)
 		var why unreadable
 		switch {
-		case absent(err) || symbolic != "":
+		case absent(err):
+		case symbolic != "":
+			list.symbolic = true
 		case errors.As(err, &why):
-			problems = append(problems, name+" "+why.Error())
+			list.problems = append(list.problems, name+" "+why.Error())
 			loose = append(loose, Ref{name, Zero}) // what is packed under that name is older
 		case err != nil:
 			return err
@@ -53,19 +70,24 @@ func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string,
 		return nil
 	})
 	if err != nil {
-		return nil, problems, err
+		return list, err
 	}
 	packed, err := r.packedRefs()
 	var why unreadable
 	if errors.As(err, &why) {
-		problems = append(problems, why.Error())
+		list.problems = append(list.problems, why.Error())
 	} else if err != nil {
-		return nil, problems, err
+		return list, err
 	}
 	// Directories were walked by their names, which is not the order of whole names.
 	slices.SortFunc(loose, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
-	slices.Sort(problems)
-	return merge(loose, packed.below(prefix)), problems, nil
+	slices.Sort(list.problems)
+	list.refs = merge(loose, packed.below(prefixes))
+	return list, nil
+}
+
+func hasAnyPrefix(name string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // merge is loose and packed refs, both by name. What is loose is newer.
@@ -106,8 +128,25 @@ func find(refs []Ref, name string) Hash {
 	return refs[i].Hash
 }
 
-// below are the refs whose names begin with prefix.
-func (p *packedRefs) below(prefix string) []Ref {
+// below are the refs whose names begin with one of the prefixes.
+func (p *packedRefs) below(prefixes []string) (refs []Ref) {
+	if len(prefixes) == 1 {
+		return p.under(prefixes[0])
+	}
+	sorted := slices.Sorted(slices.Values(prefixes))
+	last := ""
+	for i, prefix := range sorted {
+		if i > 0 && strings.HasPrefix(prefix, last) {
+			continue // what it has is there
+		}
+		last = prefix
+		refs = append(refs, p.under(prefix)...)
+	}
+	return refs
+}
+
+// under are the refs whose names begin with a prefix.
+func (p *packedRefs) under(prefix string) []Ref {
 	i, _ := slices.BinarySearchFunc(p.refs, prefix,
 		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
 	n := 0

@@ -59,6 +59,7 @@ type Repository struct {
 	objects   cachedObjects
 
 	packed  atomic.Pointer[packedRefs] // as it was read last
+	peeled  peeled                     // objects that refs point at
 	moves   atomic.Int64               // of refs, since the server was started
 	pushes  pushes
 	writing sync.RWMutex // held for reading while an object that is there is made young

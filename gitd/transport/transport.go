@@ -10,7 +10,8 @@
 //     (queue.go, peek.go). A place is held while git works: what a client is slow to
 //     take is kept for it within bounds (spool.go), and who sends next to nothing while
 //     others wait is let go (place.go).
-//   - HTTP speaks git's smart protocol (http.go); SSH is package gitd.
+//   - HTTP speaks git's smart protocol (http.go), in which refs are listed without git
+//     (lsrefs.go); SSH is package gitd.
 //
 // Whether a push is allowed is decided behind the hooks. This package sees that
 // the pusher may read the repository, says who they are (Begin), and moves bytes.
@@ -105,6 +106,8 @@ type Transport struct {
 	unpacks *queue
 	spools  *Quota
 	pushes  *Quota
+
+	capabilities capabilities
 }
 
 // Limits bound what clients can take. A zero field means the value named in its
@@ -262,6 +265,10 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		extra = append(extra, "GIT_PROTOCOL="+r.Protocol)
 	}
 	began := time.Now()
+	if t.serveRefs(ctx, r, repository, &c) {
+		t.served(r, repository, 0, began)
+		return 0, nil
+	}
 	child := &child{t: t, client: c, stall: t.Limits.Stall}
 	holder := cmp.Or(r.Actor.User, r.Source)
 	var flags []string
@@ -309,6 +316,14 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		child.stall = t.Limits.PushStall
 		status, err = child.run(ctx, repo.Env(t.Store.Hooks(), append(extra, env...)...), args("receive-pack")...)
 
+	case r.Service == UploadPack && r.Stateless && r.Advertise && r.Protocol == wholeV2 && repository.Plain():
+		var keep func()
+		child.client.Out, keep = t.capabilities.learn(c.Out)
+		status, err = child.run(ctx, repo.Env(os.DevNull, extra...), args("upload-pack", "--strict")...)
+		if status == 0 && err == nil && c.Gone.Err() == nil {
+			keep()
+		}
+
 	case r.Service == UploadPack:
 		child.output, child.places = t.spool(holder), t.fetches
 		requests := strings.HasPrefix(r.Protocol, "version=2") // others have no commands, whatever they are called
@@ -329,8 +344,12 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		return 1, &show.Error{Kind: show.Usage, What: fmt.Sprintf("%q is not a service of this server", r.Service)}
 	}
 
+	t.served(r, repository, status, began)
+	return status, err
+}
+
+func (t *Transport) served(r Request, repository *repo.Repository, status int, began time.Time) {
 	t.Log.Info("served git",
 		"verb", string(r.Service), "repo", repository.Name(), "user", r.Actor.User, "via", string(r.Actor.Via),
 		"status", status, "took", time.Since(began).Round(time.Millisecond))
-	return status, err
 }
