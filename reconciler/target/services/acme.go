@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
 )
@@ -51,7 +50,7 @@ func (a *app) resecure() {
 		}
 	}
 	for service, err := range failed {
-		a.observed.Saw(rollout.Listened{Service: service, Err: err.Error()}, time.Now())
+		a.observed.Saw(rollout.Listened{Service: service, Err: err.Error()}, a.owner.now())
 	}
 }
 

@@ -41,7 +41,7 @@ func (a *app) act(act rollout.Action) {
 			e.Err = err.Error()
 			log.Warn("cannot listen", "service", act.Service, "err", err)
 		}
-		a.observed.Saw(e, time.Now())
+		a.observed.Saw(e, a.owner.now())
 	case rollout.Start:
 		a.start(act)
 	case rollout.Begin:
@@ -77,7 +77,7 @@ func (a *app) drain(service, instance string, timeout time.Duration) {
 		defer cancel()
 		pool.Drain(ctx, instance)
 		crash.Point("services.instance-drained")
-		a.post(func() { a.observed.Saw(rollout.Drained{ID: instance}, time.Now()) })
+		a.post(func() { a.observed.Saw(rollout.Drained{ID: instance}, a.owner.now()) })
 	})
 }
 
@@ -382,7 +382,7 @@ func (a *app) start(act rollout.Action) {
 		a.owner.Log.Error("cannot start what is not known", "env", a.key().Environment, "instance", act.Instance,
 			"version", act.Version)
 		a.post(func() {
-			a.observed.Saw(rollout.Exited{ID: act.Instance, How: "could not start: what it is to run is not known"}, time.Now())
+			a.observed.Saw(rollout.Exited{ID: act.Instance, How: "could not start: what it is to run is not known"}, a.owner.now())
 		})
 		return
 	}
@@ -421,7 +421,7 @@ func (a *app) watchOver(in *instance) {
 		}
 		a.post(func() {
 			delete(a.instances, in.id)
-			a.observed.Saw(end, time.Now())
+			a.observed.Saw(end, a.owner.now())
 		})
 	})
 }

@@ -3,7 +3,6 @@ package services
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/services/rollout"
@@ -81,7 +80,8 @@ func (t *Target) renamedFrom(was target.Key) *app {
 // adopt takes over what an earlier run has left of the application, and says how
 // many instances.
 func (a *app) adopt(k kept) (found int) {
-	now := time.Now()
+	a.clockAt = a.owner.moment()
+	now := a.clockAt.Wall
 	if d := k.declared; d != nil {
 		a.keptWhat = keptWhat(d.Fence, d.Removed, d.Declared)
 		a.mu.Lock()
@@ -102,7 +102,9 @@ func (a *app) adopt(k kept) (found int) {
 	a.observed, a.rotated = k.state.Observed, k.state.Rotated
 	if k.state.Boot != a.owner.boot {
 		a.observed.Ended(now)
+		k.state.At = rollout.Moment{} // of a clock that began anew
 	}
+	a.observed.Restored(k.state.At, a.clockAt)
 	a.images.recall(k.state.Images)
 	for listen, port := range k.state.Ports {
 		a.owner.ports[freePort{a.key(), listen}] = port

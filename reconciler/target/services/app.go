@@ -81,8 +81,9 @@ type app struct {
 	pools      map[string]*proxy.Pool
 	counted    atomic.Pointer[map[string]*proxy.Pool] // pools, for other goroutines
 	listeners  []*listening
-	wake       time.Time // when there is something to do although nothing happens
-	inspect    time.Time // next look at the directories
+	clockAt    rollout.Moment // by whose wall clock times of observed are
+	wake       time.Time      // when there is something to do although nothing happens
+	inspect    time.Time      // next look at the directories
 	inspecting bool
 
 	certificates *acme.Certificates // nil: none is asked for
@@ -128,7 +129,7 @@ func newApp(t *Target, k target.Key) *app {
 		pools:     map[string]*proxy.Pool{},
 		access:    map[string]*logfile.File{},
 	}
-	a.home = k
+	a.home, a.clockAt = k, t.moment()
 	a.named.Store(&k)
 	return a
 }
@@ -173,10 +174,10 @@ func (a *app) keep(pending *target.Declared, remove bool, fence int) error {
 	if pending == nil && !remove || what == a.keptWhat {
 		return nil
 	}
-	if time.Since(a.lastKept) < keepAgain && a.unkept != "" {
+	if a.owner.now().Sub(a.lastKept) < keepAgain && a.unkept != "" {
 		return errors.New(a.unkept)
 	}
-	a.lastKept = time.Now()
+	a.lastKept = a.owner.now()
 	told := &grants{}
 	if pending != nil {
 		told = (*grants)(nil).with(pending.Secrets)
@@ -407,7 +408,7 @@ func (a *app) publish(taken *target.Declared) {
 		a.pending = nil
 	}
 	a.mu.Unlock()
-	now := a.observe(time.Now())
+	now := a.observe(a.owner.now())
 	a.mu.Lock()
 	changed := !reflect.DeepEqual(now, a.lastWhat)
 	a.lastWhat = now

@@ -80,7 +80,7 @@ func (a *app) askWithin(timeout time.Duration, question func(context.Context) ro
 		e := question(ctx)
 		a.post(func() {
 			if a.commit == commit {
-				a.observed.Saw(e, time.Now())
+				a.observed.Saw(e, a.owner.now())
 			}
 		})
 	})

@@ -12,7 +12,7 @@ const inspectEvery = 3 * time.Second
 // unpacked, now and then. When one differs its versions change, and with them
 // its instances are replaced as in any rollout.
 func (a *app) checkDrift() {
-	now := time.Now()
+	now := a.owner.now()
 	if a.inspecting || now.Before(a.inspect) {
 		return
 	}
@@ -29,14 +29,14 @@ func (a *app) checkDrift() {
 	a.inspecting = true
 	declared := a.declared
 	a.wait.Go(func() {
-		began := time.Now()
+		began := a.owner.now()
 		for d := range digests {
 			digests[d] = a.owner.releases.Inspect(d)
 		}
-		cost := time.Since(began)
+		cost := a.owner.now().Sub(began)
 		a.quietly(func() {
 			a.inspecting = false
-			a.inspect = time.Now().Add(max(inspectEvery, 50*cost))
+			a.inspect = a.owner.now().Add(max(inspectEvery, 50*cost))
 			if a.declared == declared {
 				a.replaceChanged(digests)
 			}
@@ -64,6 +64,6 @@ func (a *app) replaceChanged(generations map[string]int64) {
 	if changed {
 		a.plan.Services = slices.Clone(a.plan.Services)
 		a.observed.Declare(a.plan)
-		a.wake = time.Now()
+		a.wake = a.owner.now()
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/gitd/tty"
@@ -52,7 +51,7 @@ func (a *app) runHook(act rollout.Action, call HookCall) {
 	in := a.hookInstance(call.Service)
 	if in == nil {
 		e.Message = fmt.Sprintf("no instance of service %s of the release is healthy", call.Service)
-		a.observed.Saw(e, time.Now())
+		a.observed.Saw(e, a.owner.now())
 		return
 	}
 	r, timeout := *in.running, defaultHookTimeout

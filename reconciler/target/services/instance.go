@@ -149,7 +149,7 @@ func (in *instance) run(ctx context.Context) (end rollout.Exited, err error) {
 			log.Note("%s", note)
 		}
 		if in.found == nil {
-			in.app.observed.Saw(rollout.Ran{ID: in.id}, time.Now())
+			in.app.observed.Saw(rollout.Ran{ID: in.id}, in.app.owner.now())
 		}
 	})
 
@@ -240,7 +240,7 @@ func (in *instance) longest() (over <-chan time.Time, stop func()) {
 		return nil, func() {}
 	}
 	if in.found != nil {
-		most -= time.Since(in.found.Began)
+		most -= in.found.age(in.app.owner.moment())
 	}
 	timer := time.NewTimer(max(0, most))
 	return timer.C, func() { timer.Stop() }
@@ -260,7 +260,7 @@ func (in *instance) notStarted(err error) rollout.Exited {
 // wait tells why the instance does not start yet.
 func (in *instance) wait(why error) {
 	in.tell(func() {
-		in.app.observed.Saw(rollout.Delayed{ID: in.id, Why: why.Error(), Reason: target.Reason(engine.ReasonOf(why))}, time.Now())
+		in.app.observed.Saw(rollout.Delayed{ID: in.id, Why: why.Error(), Reason: target.Reason(engine.ReasonOf(why))}, in.app.owner.now())
 	})
 }
 
@@ -369,7 +369,7 @@ func (in *instance) checked(w workload) func(error) {
 			pid, _ = w.pid()
 			first = pid == 0
 		}
-		at := time.Now()
+		at := in.app.owner.now()
 		post := in.app.post
 		if !e.OK {
 			in.steady.Store(false) // what is good again comes after it

@@ -61,7 +61,7 @@ func (a *app) due() bool {
 	a.mu.Lock()
 	told := a.pending != nil || a.remove
 	a.mu.Unlock()
-	return told || !a.inbox.Empty() || a.owner.Drained() != a.drained || !time.Now().Before(a.wake)
+	return told || !a.inbox.Empty() || a.owner.Drained() != a.drained || !a.owner.now().Before(a.wake)
 }
 
 // idle notes that all goes on as it was. It costs little, whatever runs.
@@ -89,7 +89,7 @@ func (a *app) sleep(timer *time.Timer) {
 	if !a.inspecting && a.inspect.Before(next) {
 		next = a.inspect
 	}
-	timer.Reset(max(time.Millisecond, time.Until(next)))
+	timer.Reset(max(time.Millisecond, next.Sub(a.owner.now())))
 }
 
 // lookAgain is how often all is looked at although nothing has happened.
@@ -136,11 +136,12 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	pending, remove, fence := a.pending, a.remove, a.fence
 	a.mu.Unlock()
 	steady := a.takeSteady()
+	a.checkClock()
 	var wake time.Time
 	switch err := a.keep(pending, remove, fence); {
 	case err != nil:
 		a.unkept = err.Error()
-		wake = time.Now().Add(keepAgain)
+		wake = a.owner.now().Add(keepAgain)
 		pending = nil
 	case pending != nil:
 		a.accept(pending)
@@ -156,7 +157,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 		if !a.planned || a.owner.stopOnly {
 			break // what was found goes on running until somebody says what should
 		}
-		now := time.Now()
+		now := a.owner.now()
 		var actions []rollout.Action
 		var next time.Time
 		if actions, next = rollout.Plan(plan, &a.observed, now); wake.IsZero() || !next.IsZero() && next.Before(wake) {
@@ -181,9 +182,7 @@ func (a *app) step(timer *time.Timer) (gone bool) {
 	if remove && len(a.observed.Services) == 0 && a.end() {
 		return true
 	}
-	if a.wake = time.Now().Add(lookAgain); !wake.IsZero() && wake.Before(a.wake) {
-		a.wake = wake
-	}
+	a.wake = wakeAt(a.owner.now(), wake)
 	a.sleep(timer)
 	return false
 }
@@ -255,6 +254,6 @@ func (a *app) shutdown() {
 	closing.Wait()
 	cancel()
 	a.wait.Wait()
-	a.observed.Ended(time.Now())
+	a.observed.Ended(a.owner.now())
 	_ = a.keepState(false) // it has said so
 }

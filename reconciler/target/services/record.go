@@ -55,23 +55,34 @@ type keptState struct {
 	Ports    map[string]int   `json:"ports,omitempty"`  // what free ports became
 	Images   map[string]image `json:"images,omitempty"` // what images were resolved to, by version
 	Rotated  string           `json:"rotated,omitempty"`
+	At       rollout.Moment   `json:"at,omitzero"` // by whose wall clock its times are
 }
 
 // keptInstance is the record of an instance.
 type keptInstance struct {
-	Version  int        `json:"version"`
-	Boot     string     `json:"boot"`
-	Key      target.Key `json:"key"`
-	ID       string     `json:"id"`
-	Commit   string     `json:"commit"` // of the environment
-	What     string     `json:"what"`   // the version that it is an instance of
-	Of       version    `json:"of"`
-	Argv     []string   `json:"argv"`
-	Port     int        `json:"port"`
-	Restarts int        `json:"restarts"`
-	Began    time.Time  `json:"began"`
-	Image    *image     `json:"image,omitempty"` // of a container
+	Version  int           `json:"version"`
+	Boot     string        `json:"boot"`
+	Key      target.Key    `json:"key"`
+	ID       string        `json:"id"`
+	Commit   string        `json:"commit"` // of the environment
+	What     string        `json:"what"`   // the version that it is an instance of
+	Of       version       `json:"of"`
+	Argv     []string      `json:"argv"`
+	Port     int           `json:"port"`
+	Restarts int           `json:"restarts"`
+	Began    time.Time     `json:"began"`
+	Up       time.Duration `json:"up,omitzero"`     // at Began
+	Image    *image        `json:"image,omitempty"` // of a container
 	started
+}
+
+// age is how long ago the instance began. Only of what an older program has recorded the
+// wall's clock is asked.
+func (k *keptInstance) age(now rollout.Moment) time.Duration {
+	if k.Up > 0 {
+		return now.Up - k.Up
+	}
+	return max(0, now.Wall.Sub(k.Began))
 }
 
 // appDir is where the files of an application are; ok is false for names that are
@@ -173,6 +184,7 @@ func (a *app) keepState(durably bool) error {
 		Ports:    a.owner.portsOf(a.key()),
 		Images:   a.images.keep(),
 		Rotated:  a.rotated,
+		At:       a.clockAt,
 	}
 	for _, f := range s.Observed.Services {
 		for _, in := range f.Instances {
@@ -222,7 +234,8 @@ func (in *instance) record(c command, s started) error {
 		Argv:     c.argv,
 		Port:     c.port,
 		Restarts: in.restarts,
-		Began:    time.Now(),
+		Began:    in.app.owner.now(),
+		Up:       up(),
 		started:  s,
 	}
 	if s.Container != "" {

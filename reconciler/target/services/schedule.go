@@ -15,7 +15,7 @@ import (
 // killed does not begin it again.
 func (a *app) begin(act rollout.Action) {
 	failed := func(how string) {
-		a.observed.Saw(rollout.Exited{ID: act.Instance, Code: -1, How: how}, time.Now())
+		a.observed.Saw(rollout.Exited{ID: act.Instance, Code: -1, How: how}, a.owner.now())
 	}
 	crash.Point("services.before-run-kept")
 	if err := a.keepState(true); err != nil {
@@ -58,7 +58,7 @@ func (a *app) prepare(act rollout.Action) {
 	v := a.versions[act.Version]
 	if v == nil { // as in begin
 		e.Err = "what it is to run is not known"
-		a.post(func() { a.observed.Saw(e, time.Now()) })
+		a.post(func() { a.observed.Saw(e, a.owner.now()) })
 		return
 	}
 	in := a.instanceOf(rollout.RunOf(act.Service), act.Version, v) // which never runs
@@ -72,7 +72,7 @@ func (a *app) prepare(act rollout.Action) {
 			end := in.notStarted(err)
 			e.Err, e.Reason, e.Hopeless = err.Error(), target.Reason(engine.ReasonOf(err)), end.Hopeless
 		}
-		a.post(func() { a.observed.Saw(e, time.Now()) })
+		a.post(func() { a.observed.Saw(e, a.owner.now()) })
 	})
 }
 

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -377,7 +376,7 @@ func (a *app) settle() {
 	if a.rotated == "" || a.rotated != a.plan.Commit {
 		return
 	}
-	if state, _ := rollout.Status(a.plan, &a.observed, time.Now()); state != target.Healthy {
+	if state, _ := rollout.Status(a.plan, &a.observed, a.owner.now()); state != target.Healthy {
 		return
 	}
 	for i := range a.plan.Services {

@@ -96,6 +96,8 @@ type Target struct {
 	// socket of Docker or Podman.
 	Engine string
 
+	clock func() time.Time // time.Now, but for tests; nil: time.Now
+
 	starter    *starter
 	containers *containers
 	authority  *acme.Authority
@@ -451,7 +453,7 @@ func (t *Target) Observe(k target.Key) target.Observed {
 	if a == nil {
 		return target.Observed{}
 	}
-	o := a.observe(time.Now())
+	o := a.observe(t.now())
 	if !live {
 		o.State, o.Message = target.Unknown, "the agent is starting or stopping"
 	}
