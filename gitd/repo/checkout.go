@@ -94,7 +94,7 @@ func safePath(name string) error {
 // Attach makes dir/.git, by which git sees the history of head, all tags, and the
 // branch as origin's, in a directory into which head is, or is to be, checked
 // out. Nothing is copied: objects is where whoever works in dir finds those of
-// this repository, as LinkObjects has made them.
+// this repository, as a view has them.
 func (r *Repository) Attach(ctx context.Context, dir string, head Hash, branch, objects string) error {
 	if err := r.attach(ctx, filepath.Join(dir, ".git"), head, branch, objects); err != nil {
 		return fmt.Errorf("attach %s of %s: %w", head, r.name, err)
@@ -161,66 +161,4 @@ func (r *Repository) historyRefs(ctx context.Context, branch string) (string, er
 		}
 	}
 	return b.String(), nil
-}
-
-// LinkObjects makes dir a directory of all the repository's objects at this moment:
-// hard links, which stay good whatever is packed anew meanwhile. What a push has
-// brought and nobody has accepted is not among them. Whoever is shown dir must not be
-// able to write there: the files are the repository's own.
-func (r *Repository) LinkObjects(dir string) error {
-	from := filepath.Join(r.dir, "objects")
-	top, err := os.ReadDir(from)
-	if err != nil {
-		return fmt.Errorf("link the objects of %s: %w", r.name, err)
-	}
-	// What is packed meanwhile leaves its loose file when its pack is there: packs
-	// come last.
-	var dirs []string
-	for _, e := range top {
-		if name := e.Name(); len(name) == 2 && e.IsDir() && strings.Trim(name, "0123456789abcdef") == "" {
-			dirs = append(dirs, name)
-		}
-	}
-	dirs = append(dirs, "info/commit-graphs", "info", "pack")
-	for _, d := range dirs {
-		if err := linkFiles(filepath.Join(from, d), filepath.Join(dir, d)); err != nil {
-			return fmt.Errorf("link the objects of %s: %w", r.name, err)
-		}
-	}
-	return nil
-}
-
-// linkFiles links the files of one directory into another, again until none was
-// taken away in between.
-func linkFiles(from, to string) error {
-	const tries = 10
-	for range tries {
-		entries, err := os.ReadDir(from)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(to, 0o755); err != nil {
-			return err
-		}
-		whole := true
-		for _, e := range entries {
-			if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), "tmp_") || e.Name() == "alternates" ||
-				strings.HasSuffix(e.Name(), ".lock") {
-				continue
-			}
-			err := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))
-			switch {
-			case errors.Is(err, os.ErrNotExist):
-				whole = false
-			case err != nil && !errors.Is(err, os.ErrExist):
-				return err
-			}
-		}
-		if whole {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s does not stay the same", filepath.Base(from))
 }

@@ -166,10 +166,12 @@ func TestAttachedHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	dir, objects := t.TempDir(), filepath.Join(t.TempDir(), "objects")
-	if err := r.LinkObjects(objects); err != nil {
+	dir := t.TempDir()
+	objects, done, err := r.ViewObjects()
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer done()
 	if _, err := os.Stat(filepath.Join(objects, filepath.Base(half))); err == nil {
 		t.Error("what nobody has accepted is seen")
 	}
@@ -211,6 +213,12 @@ func TestAttachedHistory(t *testing.T) {
 		if got := git(strings.Fields(args)...); got != want {
 			t.Errorf("git %s: %q, and not %q", args, got, want)
 		}
+	}
+	had := viewed(t, objects)
+	git("gc", "--quiet", "--prune=now")
+	git("fsck", "--strict")
+	if got := viewed(t, objects); !maps.Equal(got, had) {
+		t.Errorf("git gc left of the objects %v, and not %v", got, had)
 	}
 }
 

@@ -129,8 +129,10 @@ func (r *Repository) Pack(ctx context.Context, now time.Time) (did Packed, err e
 		return did, err
 	}
 	crash.Point("pack.pruned")
-	did.Pruned, err = r.prune(ctx, now)
-	return did, err
+	if did.Pruned, err = r.prune(ctx, now); err != nil {
+		return did, err
+	}
+	return did, r.trimView() // which would keep the disk full
 }
 
 // pack is one pack in a repository.

@@ -16,7 +16,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 )
 
-func testStore(t *testing.T) (*Store, *Repository) {
+func testStore(t testing.TB) (*Store, *Repository) {
 	t.Helper()
 	dir := t.TempDir()
 	signer, err := OpenSigner(filepath.Join(dir, "key"), Person{"Headgate", "headgate@test"})

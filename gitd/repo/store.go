@@ -66,6 +66,7 @@ type Repository struct {
 
 	witness witness // of the server's records that have moved
 	extents extents // of trees that were measured
+	views   views   // of objects, for builds
 
 	damageMu sync.Mutex // guards damage
 	damage   *Damaged   // as it was seen last; nil: nothing
@@ -400,6 +401,9 @@ func (s *Store) sweep() (swept []string, err error) {
 		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
+			}
+			if p == filepath.Join(path, recallDir, viewsDir) { // links to what is looked at
+				return fs.SkipDir
 			}
 			base := d.Name()
 			inObjects := strings.HasPrefix(p, filepath.Join(path, "objects")+string(filepath.Separator))

@@ -63,10 +63,11 @@ func (b *TreeBuilder) Build(ctx context.Context, j Job) (result Result, err erro
 		return Result{}, fmt.Errorf("make the build's directory: %w", err)
 	}
 	defer build.RemoveAll(dir)
-	objects := filepath.Join(dir, "objects")
-	if err := j.Repository.LinkObjects(objects); err != nil {
+	objects, unview, err := j.Repository.ViewObjects()
+	if err != nil {
 		return Result{}, err
 	}
+	defer unview()
 	if err := j.Repository.Attach(ctx, source, j.Candidate, j.Branch, build.ObjectsDir); err != nil {
 		return Result{}, err
 	}

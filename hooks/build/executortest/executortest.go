@@ -50,13 +50,19 @@ func (s Suite) start(t *testing.T, limits buildsettings.Limits, files map[string
 	t.Helper()
 	b := s.sandbox(t, limits, files)
 	b.dirs.Services = services
+	s.open(b)
+	return b
+}
+
+// open starts a sandbox.
+func (s Suite) open(b *sandbox) {
+	b.t.Helper()
 	session, err := s.Executor.Start(b.ctx, b.dirs)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	b.session = session
-	t.Cleanup(b.close)
-	return b
+	b.t.Cleanup(b.close)
 }
 
 // sandbox is one that is not started.
@@ -182,6 +188,33 @@ func (s Suite) Test(t *testing.T) {
 			if got := b.file(dir, name); got != name+"\n" {
 				t.Errorf("%s/%s holds %q", dir, name, got)
 			}
+		}
+	})
+
+	t.Run("objects are seen, those too that come later, and nobody writes there", func(t *testing.T) {
+		t.Parallel()
+		b := s.sandbox(t, buildsettings.Limits{}, nil)
+		b.dirs.Objects = filepath.Join(b.dirs.Source, "..", "objects")
+		write := func(name string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(b.dirs.Objects, name), []byte("x\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Mkdir(b.dirs.Objects, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write("first")
+		s.open(b)
+		write("later")
+		b.wants(0, "x\nx", "cd "+build.ObjectsDir+" && cat first later")
+		b.wants(0, "held", "cd "+build.ObjectsDir+`; for c in "rm -f first" "mv first x" "ln first x" "mkdir x" "sh -c 'echo y >>first'" \
+	"sh -c 'echo y >x'" "chmod 777 first" "chmod 777 ." "touch first" "mount -o remount,rw ." "umount ."; do
+	eval "$c" >/dev/null 2>&1 && echo "done: $c"; done; cat first | grep -v x; echo held`)
+		b.close()
+		names, err := filepath.Glob(filepath.Join(b.dirs.Objects, "*"))
+		if err != nil || len(names) != 2 {
+			t.Errorf("%v, %v", names, err)
 		}
 	})
 
