@@ -306,8 +306,6 @@ func TestHubMirrors(t *testing.T) {
 	}
 }
 
-// The forge is away while webhooks come, and the server goes meanwhile: they stay
-// pending, say why, and are applied once.
 // TestSlowAPIHoldsNoMirrorUp: a forge that does not say how the webhook is keeps nobody
 // from following its branches.
 func TestSlowAPIHoldsNoMirrorUp(t *testing.T) {
@@ -326,6 +324,8 @@ func TestSlowAPIHoldsNoMirrorUp(t *testing.T) {
 	stop() // which ends the question, too
 }
 
+// The forge is away while webhooks come, and the server goes meanwhile: they stay
+// pending, say why, and are applied once.
 func TestHubForgeAway(t *testing.T) {
 	t.Parallel()
 	h := newHubTest(t)

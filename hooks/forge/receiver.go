@@ -114,9 +114,14 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 	if !ok {
 		return answer{status: http.StatusNotFound, Message: "there is no connection of that name"}
 	}
-	limits := r.limits(name)
-	if !limits.come.AllowN(r.now(), 1) {
-		return answer{status: http.StatusTooManyRequests, Message: "too many deliveries of this connection at once"}
+	limits, tooMany := r.limits(name), answer{
+		status:  http.StatusTooManyRequests,
+		Message: "too many deliveries of this connection at once",
+	}
+	now := r.now()
+	// What could not be taken if it were signed is not even read: in a flood that is most.
+	if !limits.come.AllowN(now, 1) || limits.taken.TokensAt(now) < 1 {
+		return tooMany
 	}
 
 	body, release, err := r.readBody(w, req)
@@ -130,7 +135,7 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 		return answer{status: http.StatusUnauthorized, Message: err.Error()}
 	}
 	if !limits.taken.AllowN(r.now(), 1) { // apart, so that who cannot sign takes nobody's place
-		return answer{status: http.StatusTooManyRequests, Message: "too many deliveries of this connection at once"}
+		return tooMany
 	}
 	repository, err := repositoryOf(c.Kind, body)
 	if err != nil {
@@ -213,6 +218,9 @@ func bodyAnswer(err error) answer {
 	return answer{status: http.StatusRequestTimeout, Message: errTimeout.Error()}
 }
 
+// chunks are what bodies are read with: most are much shorter.
+var chunks = sync.Pool{New: func() any { return new([readChunk]byte) }}
+
 // readBody reads the body within bounds of size, time and bytes in flight: what
 // is not there yet takes no part of the last. release gives its part back.
 func (r *Receiver) readBody(w http.ResponseWriter, req *http.Request) (body []byte, release func(), err error) {
@@ -230,9 +238,10 @@ func (r *Receiver) readBody(w http.ResponseWriter, req *http.Request) (body []by
 	// the handler) the body is in memory anyway.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(cmp.Or(r.BodyTimeout, 10*time.Second)))
 
-	chunk := make([]byte, readChunk)
+	chunk, _ := chunks.Get().(*[readChunk]byte)
+	defer chunks.Put(chunk)
 	for {
-		n, err := req.Body.Read(chunk)
+		n, err := req.Body.Read(chunk[:])
 		if n > 0 {
 			if len(body)+n > MaxBody {
 				return nil, release, errTooBig

@@ -265,6 +265,20 @@ func TestReceiverRate(t *testing.T) {
 	if codes := post(10, "wrong"); codes[429] != 10 {
 		t.Errorf("answers %v, want 10 429", codes)
 	}
+
+	// What could not be taken is not read.
+	now = now.Add(5 * time.Second)
+	if codes := post(takenASecond*5, "s"); codes[200]+codes[202] != takenASecond*5 {
+		t.Errorf("answers %v, want %d of 2xx", codes, takenASecond*5)
+	}
+	unread := strings.NewReader("{}")
+	req := httptest.NewRequest(http.MethodPost, "/webhooks/lab", unread)
+	req.SetPathValue("connection", "lab")
+	req.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	if r.ServeHTTP(w, req); w.Code != http.StatusTooManyRequests || unread.Len() != 2 {
+		t.Errorf("%d, and %d bytes are unread", w.Code, unread.Len())
+	}
 }
 
 // What is being read at once is bounded, over all senders, and given back.
