@@ -194,6 +194,52 @@ func (b *backend) Log(ctx context.Context, a access.Identity, name string, n int
 	}
 }
 
+func (b *backend) BuildLog(ctx context.Context, a access.Identity, name string, n int,
+	log string) iter.Seq2[show.LogEvent, error] {
+	if !show.IsLog(earlierLog, log) {
+		return func(yield func(show.LogEvent, error) bool) {
+			yield(show.LogEvent{}, missing("change %d of %s has no build with that log", n, name))
+		}
+	}
+	return b.Log(ctx, a, name, n, false)
+}
+
+// earlierLog is that of an earlier build.
+var earlierLog = "sha256:" + strings.Repeat("7", 64)
+
+// SearchLogs finds lines of two builds of checkout and of a scheduled one, and "fees" in more
+// than it looks through.
+func (b *backend) SearchLogs(_ context.Context, _ access.Identity, q show.LogSearch) iter.Seq2[show.FoundLine, error] {
+	return func(yield func(show.FoundLine, error) bool) {
+		if q.Repository != "" && q.Repository != "checkout" {
+			yield(show.FoundLine{}, missing("there is no repository %q", q.Repository))
+			return
+		}
+		if q.Text == "nothing" || q.Text == "before the last" {
+			return
+		}
+		newest := show.FoundLine{Repository: "checkout", Change: 411, Build: "sha256:" + strings.Repeat("8", 64), Newest: true,
+			BuiltAt: today(14, 0), Step: 2, Phase: "build", Command: "go test ./...", Line: 90, At: show.Duration(time.Second),
+			Text: "voucher_test.go:88: no relation " + evil}
+		second := newest
+		second.Line, second.Text = 97, "no relation, again"
+		earlier := newest
+		earlier.Build, earlier.Newest, earlier.BuiltAt, earlier.Step, earlier.Phase, earlier.Command = earlierLog, false,
+			today(13, 0), 0, "", ""
+		scheduled := newest
+		scheduled.Change, scheduled.Schedule, scheduled.Run, scheduled.Build = 0, "nightly", 7, "nightly-7"
+		for _, l := range []show.FoundLine{newest, second, earlier, scheduled} {
+			l.URL = "https://git.tarn.example" + l.Path()
+			if !yield(l, nil) {
+				return
+			}
+		}
+		if q.Text == "fees" {
+			yield(show.FoundLine{}, &show.SearchCut{Why: "time was up", Until: today(12, 0)})
+		}
+	}
+}
+
 func (b *backend) SBOM(ctx context.Context, a access.Identity, name string, n int) ([]byte, error) {
 	r, err := b.Release(ctx, a, name, n)
 	if err == nil && r.SBOM == nil {
@@ -484,14 +530,23 @@ func (b *backend) ReleaseDiff(_ context.Context, _ access.Identity, name string,
 	return d, nil
 }
 
-func (b *backend) Search(_ context.Context, _ access.Identity, query string) (show.Found, error) {
+func (b *backend) Search(ctx context.Context, a access.Identity, query string) (show.Found, error) {
 	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{},
-		Commits: []show.FoundCommit{}}
+		Commits: []show.FoundCommit{}, Lines: []show.FoundLine{}}
 	if query == "before the last" || query == "fees" {
 		found.Repositories = b.repositories[1:2]
 		found.Changes = b.changes[1:2]
 		found.Commits = []show.FoundCommit{{Repository: "checkout", Commit: testDiff().Commits[0]}}
 		found.Cut = true
+	}
+	if query == "fees" {
+		for l, err := range b.SearchLogs(ctx, a, show.LogSearch{Text: query}) {
+			if err != nil {
+				found.LinesCut = err.Error()
+				break
+			}
+			found.Lines = append(found.Lines, l)
+		}
 	}
 	return found, nil
 }

@@ -38,11 +38,12 @@ var changeCommands = []command{
 		run:   changeShow,
 	},
 	{
-		name: "change log", args: "[-f] [repo] <change> [--line <n>]", what: "the log of a change's newest build",
-		example: "change log -f 412",
+		name: "change log", args: "[-f] [repo] <change> [--line <n>] [--build <log>]",
+		what: "the log of a change's newest build", example: "change log -f 412",
 		options: []option{
 			{"-f", "follow it to its end, and end with 0 if it is green"},
 			{"--line", "the lines around line n"},
+			{"--build", "of an earlier build, or of a task of a batch, by the sha256:… that is said of it"},
 		},
 		run: changeLog,
 	},
@@ -241,7 +242,14 @@ func changeLog(c *call) error {
 	if err != nil {
 		return err
 	}
-	shown, last, err := c.printLog(c.shell.Backend.Log(c.ctx, c.actor, name, number, follow), around, follow)
+	events := c.shell.Backend.Log(c.ctx, c.actor, name, number, follow)
+	if log := c.options["--build"]; log != "" {
+		if follow {
+			return usageError("leave out -f", "the log of a build that has ended is not followed")
+		}
+		events = c.shell.Backend.BuildLog(c.ctx, c.actor, name, number, log)
+	}
+	shown, last, err := c.printLog(events, around, follow)
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,7 @@ type LogEvent struct {
 	Phase   string    `json:"phase,omitempty"`
 	Command string    `json:"command,omitempty"`
 	About   NoteAbout `json:"about,omitempty"` // kind note
+	Log     string    `json:"log,omitempty"`   // kind note: another log of the build, of a task of its batch
 	Text    string    `json:"text,omitempty"`  // may hold SGR colour codes, no other controls
 	Exit    int       `json:"exit,omitempty"`  // kind end
 	Took    Duration  `json:"took_ms,omitempty"`

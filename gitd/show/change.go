@@ -17,6 +17,12 @@ type Changes interface {
 	// Log yields a change's newest build log; with follow it ends when the build
 	// has ended and what followed from it is known: the change has ended, or waits.
 	Log(ctx context.Context, who access.Identity, repository string, number int, follow bool) iter.Seq2[LogEvent, error]
+	// BuildLog yields what there is of the log of another build of a change, or of a task of
+	// a batch, by the name that FoundLine and LogEvent have of it.
+	BuildLog(ctx context.Context, who access.Identity, repository string, number int, log string) iter.Seq2[LogEvent, error]
+	// SearchLogs yields lines of build logs as it finds them, those of the newest builds first.
+	// What it yields last is a *SearchCut when it did not look through all.
+	SearchLogs(ctx context.Context, who access.Identity, search LogSearch) iter.Seq2[FoundLine, error]
 	Releases(ctx context.Context, who access.Identity, repository string, f ReleaseFilter) (ReleasePage, error)
 	Release(ctx context.Context, who access.Identity, repository string, number int) (Release, error)
 	// SBOM is what the bill of materials of a release says, in CycloneDX.

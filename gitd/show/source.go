@@ -162,7 +162,9 @@ type Found struct {
 	Repositories []Repository  `json:"repositories"`
 	Changes      []Change      `json:"changes"`
 	Commits      []FoundCommit `json:"commits"`
-	Cut          bool          `json:"cut,omitempty"` // there is more, or time was up
+	Lines        []FoundLine   `json:"lines"`               // of logs of what was built lately
+	LinesCut     string        `json:"lines_cut,omitempty"` // why not all logs were looked through
+	Cut          bool          `json:"cut,omitempty"`       // there is more, or time was up
 }
 
 // FoundCommit is a commit and where it is.
@@ -191,6 +193,6 @@ type Source interface {
 	Decision(ctx context.Context, who access.Identity, repository, id string) (Decision, error)
 	// Decisions are the newest, below the commit before, which may be empty.
 	Decisions(ctx context.Context, who access.Identity, repository, before string) (list []Decision, more bool, err error)
-	// Search looks for text in names, subjects, authors and commits.
+	// Search looks for text in names, subjects, authors, commits, and logs of what was built lately.
 	Search(ctx context.Context, who access.Identity, query string) (Found, error)
 }

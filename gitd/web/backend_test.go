@@ -156,6 +156,32 @@ func (h *backend) Log(ctx context.Context, _ access.Identity, repo string, n int
 	}
 }
 
+// BuildLog is that of an earlier build of change 411.
+func (h *backend) BuildLog(ctx context.Context, a access.Identity, repo string, n int,
+	log string) iter.Seq2[show.LogEvent, error] {
+	return func(yield func(show.LogEvent, error) bool) {
+		if n != 411 || log != "e47110000000" {
+			yield(show.LogEvent{}, &show.Error{Kind: show.NotFound, What: "there is no such build"})
+			return
+		}
+		for _, e := range []show.LogEvent{
+			{Kind: show.LogStep, Step: 1, Phase: "build", Command: "go test ./..."},
+			{Kind: show.LogOut, Step: 1, Line: 1, Text: "legacy_code of an earlier build"},
+			{Kind: show.LogEnd, Step: 1, Exit: 1},
+			{Kind: show.LogDone},
+		} {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// SearchLogs finds nothing: pages ask Search.
+func (h *backend) SearchLogs(context.Context, access.Identity, show.LogSearch) iter.Seq2[show.FoundLine, error] {
+	return func(func(show.FoundLine, error) bool) {}
+}
+
 // say adds events to a log under the eyes of its readers.
 func (h *backend) say(repo string, n int, events ...show.LogEvent) {
 	h.mu.Lock()

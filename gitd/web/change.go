@@ -74,11 +74,13 @@ func changePage(q *request) (*page, error) {
 		view.When = c.PushedAt
 	}
 	view.Verdict = q.verdict(r, &c)
-	if view.Log, err = q.buildLog(&c); err != nil {
+	other := q.otherLog(&c) != ""
+	if view.Log, err = q.buildLog(&c); other && isNotFound(err) {
+		return nil, &nearby{err: err, nearest: []link{{Text: fmt.Sprintf("change %d", c.Number), Href: changeHref(c)}}}
+	} else if err != nil {
 		// The verdict is in Git and does not need the log: the page stands without it.
 		view.LogID = newID()
-		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "build",
-			c.Build.ID, "err", err)
+		q.Log.Error("could not read a log", "id", view.LogID, "repo", r.Name, "change", c.Number, "err", err)
 	}
 	view.NoLog = noLog(&c)
 	if view.Tests, err = q.changeTests(&c); err != nil {
@@ -118,7 +120,8 @@ func changePage(q *request) (*page, error) {
 	p.Template, p.Data = "change", view
 	p.Parts = []string{"change-head", "change-verdict", "change-tests", "change-log", "change-side", "asof"}
 	p.Moving = c.Build != nil && c.Build.State == show.Running
-	if view.Log != nil {
+	p.Live = p.Live && !other // updates are of the newest build
+	if view.Log != nil && !other {
 		p.Log = &logTail{Build: view.Log.Build.ID, State: view.Log.Build.State, Events: view.Log.events}
 	}
 	p.Say = "change " + n + ": " + strings.ToLower(view.Mark.Word)

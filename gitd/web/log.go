@@ -8,11 +8,13 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/show"
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
@@ -31,6 +33,7 @@ const (
 // last lines.
 type buildLog struct {
 	Build   *show.Build
+	Other   bool // it is not the newest of the change
 	Took    time.Duration
 	Steps   []*logStep
 	Lines   int    // of the whole log
@@ -82,9 +85,26 @@ type logLine struct {
 // beforeSteps is the title of what a build says before its first command.
 const beforeSteps = "before the first command"
 
-// buildLog reads the log of c's newest build; nil if there is none.
+// otherLog is the log of another build of c than its newest that is asked for, "" for none.
+func (q *request) otherLog(c *show.Change) string {
+	log := q.r.URL.Query().Get("build")
+	if c.Build != nil && (show.IsLog(c.Build.Log, log) || show.IsLog(c.Build.ID, log)) {
+		return ""
+	}
+	return cut(log, 200)
+}
+
+// buildLog reads the log of c's newest build, or of another that is asked for; nil if there
+// is none.
 func (q *request) buildLog(c *show.Change) (*buildLog, error) {
-	if c.Build == nil || c.Build.Log == "" {
+	build, events, query := c.Build, q.Backend.Log, ""
+	if other := q.otherLog(c); other != "" {
+		build, query = &show.Build{ID: other, Log: other, State: show.Unknown}, "build="+url.QueryEscape(other)
+		events = func(ctx context.Context, who access.Identity, repo string, n int, _ bool) iter.Seq2[show.LogEvent, error] {
+			return q.Backend.BuildLog(ctx, who, repo, n, other)
+		}
+	}
+	if build == nil || build.Log == "" {
 		return nil, nil
 	}
 	keep := logLines
@@ -92,21 +112,26 @@ func (q *request) buildLog(c *show.Change) (*buildLog, error) {
 	if more {
 		keep = logLinesMax
 	}
-	l := &buildLog{more: more, Build: c.Build, RawURL: changeHref(*c) + "/log.txt", Live: c.Build.State == show.Running}
+	l := &buildLog{
+		more:   more,
+		Build:  build,
+		Other:  build != c.Build,
+		RawURL: strings.TrimSuffix(changeHref(*c)+"/log.txt?"+query, "?"),
+		Live:   build.State == show.Running,
+	}
 	ring := &ring{keep: keep}
-	query := q.r.URL.Query()
-	l.line, _ = strconv.Atoi(query.Get("line")) // what is no number asks for no line
-	l.Find = cut(strings.TrimSpace(query.Get("find")), 200)
-	for e, err := range q.Backend.Log(q.r.Context(), q.actor, c.Repository, c.Number, false) {
+	l.line, _ = strconv.Atoi(q.r.URL.Query().Get("line")) // what is no number asks for no line
+	l.Find = cut(strings.TrimSpace(q.r.URL.Query().Get("find")), 200)
+	for e, err := range events(q.r.Context(), q.actor, c.Repository, c.Number, false) {
 		if err != nil {
-			return nil, fmt.Errorf("read the log of build %s: %w", c.Build.ID, err)
+			return nil, fmt.Errorf("read the log of build %s: %w", build.ID, err)
 		}
 		l.events++
 		l.add(e, ring)
 	}
 	l.settle(ring, q.now)
 	if !more {
-		l.MoreURL = changeHref(*c) + "?more#log"
+		l.MoreURL = changeHref(*c) + "?" + strings.TrimPrefix(query+"&more#log", "&")
 	}
 	return l, nil
 }
@@ -341,6 +366,11 @@ func logText(q *request) error {
 	c, err := q.change(r)
 	if err != nil {
 		return err
+	}
+	if other := q.otherLog(&c); other != "" {
+		return q.streamLog(false, func(ctx context.Context) iter.Seq2[show.LogEvent, error] {
+			return q.Backend.BuildLog(ctx, q.actor, r.Name, c.Number, other)
+		})
 	}
 	if c.Build == nil || c.Build.Log == "" {
 		return &nearby{err: notFound(fmt.Sprintf("change %d has no build, so there is no log", c.Number), ""),

@@ -6,16 +6,23 @@ import (
 	"github.com/headgate-cd/headgate/gitd/show"
 )
 
-// searchView is what a search found: repositories, changes, commits.
+// searchView is what a search found: repositories, changes, commits, lines of logs.
 type searchView struct {
 	show.Found
 	Changes []changeRow
+	Logs    []foundLog
+}
+
+// foundLog is what a search found in the log of one build.
+type foundLog struct {
+	show.FoundLine // the first of Lines
+	Lines          []show.FoundLine
 }
 
 func searchPage(q *request) (*page, error) {
 	query := cut(strings.TrimSpace(q.r.URL.Query().Get("q")), 200)
 	found := show.Found{Query: query, Repositories: []show.Repository{}, Changes: []show.Change{},
-		Commits: []show.FoundCommit{}}
+		Commits: []show.FoundCommit{}, Lines: []show.FoundLine{}}
 	if query != "" {
 		var err error
 		if found, err = q.Backend.Search(q.r.Context(), q.actor, query); err != nil {
@@ -26,6 +33,13 @@ func searchPage(q *request) (*page, error) {
 	view := &searchView{Found: found}
 	for _, c := range found.Changes {
 		view.Changes = append(view.Changes, rowOf(c))
+	}
+	for _, l := range found.Lines {
+		if n := len(view.Logs); n == 0 || view.Logs[n-1].Build != l.Build {
+			view.Logs = append(view.Logs, foundLog{FoundLine: l})
+		}
+		of := &view.Logs[len(view.Logs)-1]
+		of.Lines = append(of.Lines, l)
 	}
 	p := &page{
 		Title:    "Search",

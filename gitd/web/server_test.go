@@ -668,6 +668,36 @@ func TestChangesAreWithdrawnAndRetried(t *testing.T) {
 	}
 }
 
+// The log of an earlier build has an address, as text too, and is not taken for the newest.
+func TestLogOfAnEarlierBuild(t *testing.T) {
+	b := signedIn(t, console(fullBackend()), "ada")
+	a := b.get("/checkout/changes/411?build=e47110000000&line=1")
+	for _, want := range []string{`id="L1"`, "legacy_code of an earlier build", "another build of this change",
+		`/checkout/changes/411/log.txt?build=e47110000000"`, `name="build" value="e47110000000"`} {
+		if !strings.Contains(a.body, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+	for _, not := range []string{`id="L1086"`, "/events?"} {
+		if strings.Contains(a.body, not) {
+			t.Errorf("the page has %s", not)
+		}
+	}
+	if a := b.get("/checkout/changes/411/log.txt?build=e47110000000"); !strings.Contains(a.body, "| legacy_code of an earlier") {
+		t.Errorf("as text: %s\n%s", a.Status, a.body)
+	}
+	for _, path := range []string{"/checkout/changes/411?build=0123456789ab", "/checkout/changes/411/log.txt?build=x",
+		"/checkout/changes/409?build=e47110000000"} {
+		if a := b.get(path); a.StatusCode != 404 {
+			t.Errorf("%s: %s", path, a.Status)
+		}
+	}
+	if a := b.get("/search?q=tax"); !strings.Contains(a.body, `href="/checkout/changes/411?build=e47110000000&amp;line=88#L88"`) ||
+		!strings.Contains(a.body, "3 in 2 builds") || !strings.Contains(a.body, "/checkout/schedules/nightly/7/log.txt") {
+		t.Errorf("a search links no lines:\n%s", a.body)
+	}
+}
+
 // TestLinesOfALongLogAreFound: by number and by text, wherever they are.
 func TestLinesOfALongLogAreFound(t *testing.T) {
 	b := signedIn(t, console(fullBackend()), "ada")

@@ -165,6 +165,13 @@ func (s *sources) Search(_ context.Context, a access.Identity, query string) (sh
 	found.Changes = []show.Change{changeOf("checkout", 409, s.said("Round tax per line, not per basket"), "jun",
 		show.Landed, at("13:49:00"), at("13:58:02"))}
 	found.Commits = []show.FoundCommit{{Repository: "checkout", Commit: s.comparison("checkout").Commits[0]}}
+	line := show.FoundLine{Repository: "checkout", Change: 411, Build: "sha256:e47110000000aa", BuiltAt: at("13:40:00"), Step: 1,
+		Phase: "build", Command: s.said("go test ./..."), Line: 88, At: show.Duration(2e9), Text: s.said("round tax: no relation")}
+	again, nightly := line, line
+	again.Line, again.Text = 90, "tax again"
+	nightly.Change, nightly.Schedule, nightly.Run, nightly.Build = 0, "nightly", 7, "nightly-7"
+	found.Lines = []show.FoundLine{line, again, nightly}
+	found.LinesCut = "time was up"
 	found.Cut = true
 	return found, nil
 }

@@ -180,7 +180,7 @@ func (b *batch) tell(t buildspec.Task, result Result, digest string) error {
 			text += "; ignore-failure: it does not count"
 		}
 	}
-	b.r.log.NoteAbout(about, "%s", text)
+	b.r.log.NoteLog(about, digest, "%s", text)
 	return nil
 }
 

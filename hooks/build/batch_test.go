@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +67,17 @@ build5/main: build5 has two z every, of the file`
 	}
 	if !strings.Contains(said, "Phase complete: BUILD State: SUCCEEDED") {
 		t.Errorf("the log of a task:\n%s", said)
+	}
+
+	// A search finds that log by the batch's.
+	search := b.logs.Search("Entering phase BATCH", 64<<20)
+	for _, err := range search.In(t.Context(), "t-1") {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if named := search.Named(); len(named) != 6 || !slices.Contains(named, strings.TrimPrefix(id, "sha256:")) {
+		t.Errorf("%d logs are named, of tasks 6; of %s", len(named), id)
 	}
 }
 

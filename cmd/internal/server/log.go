@@ -93,6 +93,7 @@ func (l Logs) Events(ctx context.Context, name string, wait bool) iter.Seq2[show
 				Phase:   e.Phase,
 				Command: e.Command,
 				About:   show.NoteAbout(e.About),
+				Log:     e.Log,
 				Text:    e.Text,
 				Exit:    e.Exit,
 				Took:    millis(e.Took),

@@ -347,6 +347,7 @@ func (s *Server) Search(ctx context.Context, a access.Identity, query string) (s
 		Repositories: []show.Repository{},
 		Changes:      []show.Change{},
 		Commits:      []show.FoundCommit{},
+		Lines:        []show.FoundLine{},
 	}
 	query = strings.TrimSpace(query)
 	if query == "" {
@@ -355,6 +356,7 @@ func (s *Server) Search(ctx context.Context, a access.Identity, query string) (s
 	if len(query) > maxQuery {
 		return found, &show.Error{Kind: show.Usage, What: fmt.Sprintf("a search is at most %d bytes", maxQuery)}
 	}
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
 	defer cancel()
 
@@ -383,7 +385,26 @@ func (s *Server) Search(ctx context.Context, a access.Identity, query string) (s
 	found.Cut = found.Cut || len(found.Changes) > maxFound || len(found.Commits) > maxFound
 	found.Changes = found.Changes[:min(len(found.Changes), maxFound)]
 	found.Commits = found.Commits[:min(len(found.Commits), maxFound)]
+	s.glanceAtLogs(whole, a, &found)
 	return found, nil
+}
+
+// glanceAtLogs adds lines of what was built lately.
+func (s *Server) glanceAtLogs(ctx context.Context, a access.Identity, found *show.Found) {
+	ctx, cancel := context.WithTimeout(ctx, logGlanceTimeout)
+	defer cancel()
+	for l, err := range s.SearchLogs(ctx, a, show.LogSearch{Text: found.Query, Lines: maxGlancedLines}) {
+		if cut := (*show.SearchCut)(nil); errors.As(err, &cut) {
+			found.LinesCut = cut.Error()
+			return
+		}
+		if err != nil {
+			s.log.Error("logs cannot be searched", "err", err)
+			found.LinesCut = "logs cannot be searched; the server's log says why"
+			return
+		}
+		found.Lines = append(found.Lines, l)
+	}
 }
 
 // searchIn looks through one repository.

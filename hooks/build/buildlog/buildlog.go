@@ -6,6 +6,7 @@
 //   - Writer writes one log: steps, their output, notes. It bounds and cleans what
 //     commands print (clean.go) and masks secrets (terminal.Mask).
 //   - Follow reads a log from its beginning and waits for more until it is done.
+//   - Search looks for a text in many logs (search.go).
 //
 // A log is a line of JSON per Event. It is data of the build, not a record that
 // anything depends on: verdicts name it by digest.
@@ -50,7 +51,8 @@ type Dir struct {
 	finished map[string]string // id → digest, of logs finished by this process
 	created  chan struct{}     // closed and replaced when a log begins
 
-	reading chan struct{} // holds one of each who reads now, of as many as may
+	reading   chan struct{} // holds one of each who reads now, of as many as may
+	searching chan struct{} // the same of searches, which keep no reader waiting
 }
 
 var digestForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
@@ -68,7 +70,8 @@ func OpenDir(root string) (*Dir, error) {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
 	return &Dir{root: root, bound: MaxBytes, running: map[string]*Writer{}, finished: map[string]string{},
-		created: make(chan struct{}), reading: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}, nil
+		created: make(chan struct{}), reading: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		searching: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/4))}, nil
 }
 
 // Create begins the log called id. Secrets are the values to be masked.
@@ -235,10 +238,15 @@ func (w *Writer) Note(format string, args ...any) { w.NoteAbout("", format, args
 
 // NoteAbout is Note for a line that programs take up.
 func (w *Writer) NoteAbout(about About, format string, args ...any) {
+	w.NoteLog(about, "", format, args...)
+}
+
+// NoteLog is NoteAbout for a line about what another log, by its digest, has more of.
+func (w *Writer) NoteLog(about About, digest, format string, args ...any) {
 	text := w.mask.Load().Apply(terminal.Log(fmt.Sprintf(format, args...)))
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.write(Event{Kind: Note, About: about, Text: text})
+	w.write(Event{Kind: Note, About: about, Log: digest, Text: text})
 }
 
 // output writes lines of a step. They reach the file together: with a call of the kernel and

@@ -35,7 +35,8 @@ type Event struct {
 	Phase   string `json:"phase,omitempty"`
 	Command string `json:"cmd,omitempty"`
 	About   About  `json:"about,omitempty"`
-	Text    string `json:"s,omitempty"` // may hold SGR colour codes and tabs, no other controls
+	Log     string `json:"log,omitempty"` // digest of another log, of a task of a batch, that a Note is about
+	Text    string `json:"s,omitempty"`   // may hold SGR colour codes and tabs, no other controls
 	Exit    int    `json:"exit,omitempty"`
 	Took    int64  `json:"ms,omitempty"` // milliseconds that the step took
 	Line    int    `json:"-"`            // of Out and Note, counted from 1 by the reader
