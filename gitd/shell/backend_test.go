@@ -740,6 +740,27 @@ func (b *backend) SkipHost(_ context.Context, _ access.Identity, _, _, host stri
 	return show.Done{What: "left out " + host}, nil
 }
 
+// exampleCoverage is that of two reports of checkout.
+func exampleCoverage() []show.CoverageSeries {
+	var all []show.CoverageSeries
+	for name, covered := range map[string][]int{"": {1603, 1631, 1627}, "checkout-unit": {803, 806, 811}} {
+		s := show.CoverageSeries{Report: name, Branch: "main"}
+		for i, n := range covered {
+			p := show.CoveragePoint{At: time.Date(2026, 11, 24, 12+i, 0, 0, 0, time.UTC), Change: 407 + i, Commit: "9f1c2abffff",
+				Tree: "77e03b1ffff", Covered: n, Lines: 1000}
+			if name == "" {
+				p.Lines = 2000
+			}
+			p.Percent = 100 * float64(n) / float64(p.Lines)
+			s.Points = append(s.Points, p)
+		}
+		s.Points[0].Change, s.Points[0].Schedule = 0, "nightly"
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b show.CoverageSeries) int { return strings.Compare(a.Report, b.Report) })
+	return all
+}
+
 // exampleTests are what the builds of checkout have said.
 func exampleTests() []show.Test {
 	at := time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC)
@@ -788,7 +809,7 @@ func (b *backend) Tests(_ context.Context, _ access.Identity, repository string)
 		return show.TestSummary{Repository: repository}, nil
 	}
 	s := show.TestSummary{Repository: repository, Builds: 3,
-		Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1}
+		Since: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Flaky: 1, Coverage: exampleCoverage()}
 	for _, t := range exampleTests() {
 		t.Runs = nil
 		s.Tests = append(s.Tests, t)

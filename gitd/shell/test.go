@@ -3,6 +3,7 @@ package shell
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,13 @@ var testCommands = []command{
 		name: "test show", args: "<repo> <test...>", what: "one test and its runs", example: "test show hello TestGreeting",
 		notes: "It ends with 0 when it passed in the newest build, 1 when it failed there.",
 		run:   testShow,
+	},
+	{
+		name: "test coverage", args: "[repo] [--all]", what: "how much tests have covered, build by build", example: "test coverage hello",
+		options: []option{{"--all", fmt.Sprintf("not only the newest %d", newestTests)}},
+		notes: fmt.Sprintf("Of each report, in the newest %d green builds of two weeks for the gated branch; each tree counts once.",
+			show.CoverageShown),
+		run: testCoverage,
 	},
 }
 
@@ -77,6 +85,69 @@ func testList(c *call) error {
 		c.out.line("%s", tail)
 	}
 	return nil
+}
+
+func testCoverage(c *call) error {
+	names, err := c.repositories()
+	if err != nil {
+		return err
+	}
+	said := false
+	for _, name := range names {
+		s, err := c.shell.Backend.Tests(c.ctx, c.actor, name)
+		if err != nil {
+			return err
+		}
+		if c.json {
+			s.Tests = nil
+			if err := c.answer(s, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, series := range s.Coverage {
+			if said {
+				c.out.line("")
+			}
+			said = true
+			c.coverage(name, series)
+		}
+	}
+	if !said && !c.json {
+		c.out.line("no coverage yet")
+		c.out.line("a build keeps what reports: in buildspec.yml names with a file-format of coverage, such as COBERTURAXML")
+	}
+	return nil
+}
+
+// coverage writes one series, the newest build first.
+func (c *call) coverage(repository string, s show.CoverageSeries) {
+	c.out.line("%s of %s, %s: %s", s.Name(), repository, s.Branch, s)
+	rows := [][]cell{{plain("AT"), plain("COVERED"), plain("SINCE"), plain("LINES"), plain("BUILT FOR"), plain("COMMIT")}}
+	for i, p := range slices.Backward(s.Points) {
+		if len(rows) > newestTests && !c.has("--all") {
+			break
+		}
+		since := "-"
+		if i > 0 {
+			since = fmt.Sprintf("%+.1f", p.Percent-s.Points[i-1].Percent)
+		}
+		of := "-"
+		switch {
+		case p.Change > 0:
+			of = fmt.Sprintf("change %d", p.Change)
+		case p.Schedule != "":
+			of = p.Schedule
+		}
+		rows = append(rows, []cell{
+			plain(c.out.at(p.At, false)), plain(fmt.Sprintf("%.1f%%", p.Percent)), plain(since),
+			plain(fmt.Sprintf("%d of %d", p.Covered, p.Lines)), plain(of), plain(show.Short(p.Commit)),
+		})
+	}
+	c.out.table(rows)
+	if left := len(s.Points) + 1 - len(rows); left > 0 {
+		c.out.line("%d more: %s", left, c.ssh("test coverage "+repository+" --all"))
+	}
 }
 
 func testShow(c *call) error {

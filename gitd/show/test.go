@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -70,6 +71,55 @@ type TestSummary struct {
 	Since      time.Time `json:"since,omitzero"`
 	Flaky      int       `json:"flaky"`
 	Tests      []Test    `json:"tests,omitempty"`
+	// Coverage is by report, and before those of all reports together where there are several.
+	Coverage []CoverageSeries `json:"coverage,omitempty"`
+}
+
+// CoverageShown is of how many builds a series is.
+const CoverageShown = 50
+
+// CoverageSeries is what a report has covered in the newest green builds for the branch that
+// is gated.
+type CoverageSeries struct {
+	Report string          `json:"report,omitempty"` // "": all of a build
+	Branch string          `json:"branch"`
+	Points []CoveragePoint `json:"points"` // the oldest first
+}
+
+// CoveragePoint is the coverage of a build.
+type CoveragePoint struct {
+	At       time.Time `json:"at"`
+	Change   int       `json:"change,omitempty"`   // 0: a scheduled build, or what came from a forge
+	Schedule string    `json:"schedule,omitempty"` // that started it
+	Commit   string    `json:"commit"`
+	Tree     string    `json:"tree"`
+	Covered  int       `json:"covered"`
+	Lines    int       `json:"lines"`
+	Percent  float64   `json:"percent"`
+}
+
+// Name is the report's, or what it is of.
+func (s CoverageSeries) Name() string { return cmp.Or(s.Report, "all reports") }
+
+// Range is the lowest and the highest percentage; a series has at least one point.
+func (s CoverageSeries) Range() (low, high float64) {
+	low, high = s.Points[0].Percent, s.Points[0].Percent
+	for _, p := range s.Points {
+		low, high = min(low, p.Percent), max(high, p.Percent)
+	}
+	return low, high
+}
+
+// String is for people: "81.1% of lines covered in the newest build, 80.3 to 81.1 in 12".
+func (s CoverageSeries) String() string {
+	newest := s.Points[len(s.Points)-1]
+	text := fmt.Sprintf("%.1f%% of lines covered in the newest build", newest.Percent)
+	if len(s.Points) > 1 {
+		low, high := s.Range()
+		text += fmt.Sprintf(", %.1f to %.1f in the last %d, %+.1f since the first of them", low, high, len(s.Points),
+			newest.Percent-s.Points[0].Percent)
+	}
+	return text
 }
 
 // Test is one test over several builds.

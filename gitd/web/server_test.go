@@ -904,3 +904,30 @@ func TestMountedBesideOthers(t *testing.T) {
 		}
 	}
 }
+
+// A series of coverage is drawn from its lowest to its highest, and what hardly differs is
+// drawn as that.
+func TestCoverageLine(t *testing.T) {
+	series := func(percents ...float64) show.CoverageSeries {
+		s := show.CoverageSeries{Report: "unit", Branch: "main"}
+		for i, p := range percents {
+			s.Points = append(s.Points, show.CoveragePoint{Change: i + 1, Percent: p})
+		}
+		return s
+	}
+	for want, s := range map[string]show.CoverageSeries{
+		"M1.0 20.0L48.0 2.0L95.0 11.0": series(60, 80, 70),
+		"M1.0 20.0L95.0 18.2":          series(60, 60.1),
+		"M1.0 20.0":                    series(42),
+		"M1.0 2.0L95.0 20.0":           series(100, 0),
+	} {
+		if l := coverageLineOf("hello", s); l.Path != want {
+			t.Errorf("%v: %s, want %s", s.Points, l.Path, want)
+		}
+	}
+	l := coverageLineOf("hello", series(60, 80, 70))
+	if l.Since != "-10.0" || l.Low != "60.0%" || l.High != "80.0%" || l.Href != "/hello/changes/3" ||
+		l.Said != "coverage of unit: 70.0% of lines covered in the newest build, 60.0 to 80.0 in the last 3, +10.0 since the first of them" {
+		t.Errorf("%+v", l)
+	}
+}

@@ -95,8 +95,55 @@ func testWords(r show.TestReport) string {
 
 type testsView struct {
 	show.TestSummary
-	Rows []testRow
-	More int
+	Rows  []testRow
+	More  int
+	Lines []coverageLine
+}
+
+// coverageLine is a series of coverage, drawn 96 wide and 22 high.
+type coverageLine struct {
+	show.CoverageSeries
+	Path      string  // of the line
+	X, Y      float64 // of its end
+	Low, High string
+	Newest    show.CoveragePoint
+	Href      string // of the change that the newest was built for
+	Since     string // the build before
+	Said      string
+}
+
+// coverageLineOf scales from the lowest to the highest that was covered, but to no less than
+// one of a hundred: noise is no mountain.
+func coverageLineOf(repository string, s show.CoverageSeries) coverageLine {
+	const width, top, bottom = 94, 2, 20
+	low, high := s.Range()
+	l := coverageLine{
+		CoverageSeries: s,
+		Low:            fmt.Sprintf("%.1f%%", low),
+		High:           fmt.Sprintf("%.1f%%", high),
+		Newest:         s.Points[len(s.Points)-1],
+		Said:           "coverage of " + s.Name() + ": " + s.String(),
+	}
+	if n := len(s.Points); n > 1 {
+		l.Since = fmt.Sprintf("%+.1f", l.Newest.Percent-s.Points[n-2].Percent)
+	}
+	if l.Newest.Change > 0 {
+		l.Href = fmt.Sprintf("/%s/changes/%d", repository, l.Newest.Change)
+	}
+	scale := max(high-low, 1)
+	for i, p := range s.Points {
+		l.X = 1
+		if n := len(s.Points); n > 1 {
+			l.X += width * float64(i) / float64(n-1)
+		}
+		l.Y = bottom - (bottom-top)*(p.Percent-low)/scale
+		move := "L"
+		if i == 0 {
+			move = "M"
+		}
+		l.Path += fmt.Sprintf("%s%.1f %.1f", move, l.X, l.Y)
+	}
+	return l
 }
 
 type testView struct {
@@ -132,10 +179,16 @@ func testsPage(q *request) (*page, error) {
 		view.Rows = append(view.Rows, testRowOf(r.Name, t))
 	}
 	view.More = len(s.Tests) - len(view.Rows)
+	for _, series := range s.Coverage {
+		view.Lines = append(view.Lines, coverageLineOf(r.Name, series))
+	}
 	p := q.repoPage(r, "changes", "Tests, "+r.Name, crumb{Text: "tests"})
 	p.JSON = s
 	p.Template, p.Data, p.Parts = "tests", view, []string{"tests", "asof"}
 	p.Git = []command{{"SSH", q.ssh("test list " + r.Name)}}
+	if len(view.Lines) > 0 {
+		p.Git = append(p.Git, command{"Coverage", q.ssh("test coverage " + r.Name)})
+	}
 	return p, nil
 }
 

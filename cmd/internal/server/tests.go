@@ -85,7 +85,29 @@ func (s *Server) Tests(_ context.Context, a access.Identity, name string) (show.
 		}
 		v.Tests = append(v.Tests, testOf(t))
 	}
+	v.Coverage = coverageOf(builds, s.gate.Branch(name))
 	return v, nil
+}
+
+func coverageOf(builds []report.Build, branch string) []show.CoverageSeries {
+	var all []show.CoverageSeries
+	for _, of := range report.CoverageOf(builds, branch, show.CoverageShown) {
+		series := show.CoverageSeries{Report: of.Report, Branch: branch}
+		for _, p := range of.Points {
+			series.Points = append(series.Points, show.CoveragePoint{
+				At:       p.Build.Ended.UTC(),
+				Change:   p.Build.Change,
+				Schedule: p.Build.Schedule,
+				Commit:   p.Build.Commit,
+				Tree:     p.Build.Tree,
+				Covered:  p.Covered,
+				Lines:    p.Lines,
+				Percent:  show.Coverage{Covered: p.Covered, Lines: p.Lines}.Percent(),
+			})
+		}
+		all = append(all, series)
+	}
+	return all
 }
 
 // Test implements show.Backend.

@@ -138,3 +138,62 @@ func (b Build) Sum() Report {
 	slices.SortStableFunc(sum.Cases, func(a, b Case) int { return rank(a.Status) - rank(b.Status) })
 	return sum
 }
+
+// CoverageSeries is what a report has covered, build by build.
+type CoverageSeries struct {
+	Report string // its name; "" for all of a build together
+	Points []CoveragePoint
+}
+
+// CoveragePoint is the coverage of a build.
+type CoveragePoint struct {
+	Build *Build
+	Coverage
+}
+
+// CoverageOf is what the newest n green builds for a branch have covered, the oldest first: by
+// report, and all together where there are several. builds are the newest first. Of builds of
+// one tree the newest tells: that one was built again changes nothing about the code.
+func CoverageOf(builds []Build, branch string, n int) []CoverageSeries {
+	all := CoverageSeries{}
+	reports := map[string]*CoverageSeries{}
+	trees := map[string]bool{}
+	for i := range builds {
+		b := &builds[i]
+		if !b.Green || b.Branch != branch || trees[b.Tree] || len(all.Points) == n {
+			continue
+		}
+		sum := b.Sum().Coverage
+		if sum == nil || sum.Lines == 0 {
+			continue
+		}
+		trees[b.Tree] = true
+		all.Points = append(all.Points, CoveragePoint{b, *sum})
+		own := map[string]Coverage{} // the tasks of a batch may have reports of one name
+		for _, rep := range b.Reports {
+			if c := rep.Coverage; c != nil {
+				own[rep.Name] = Coverage{own[rep.Name].Covered + c.Covered, own[rep.Name].Lines + c.Lines}
+			}
+		}
+		for name, c := range own {
+			if c.Lines == 0 {
+				continue
+			}
+			if reports[name] == nil {
+				reports[name] = &CoverageSeries{Report: name}
+			}
+			reports[name].Points = append(reports[name].Points, CoveragePoint{b, c})
+		}
+	}
+	var series []CoverageSeries
+	if len(reports) > 1 {
+		series = append(series, all)
+	}
+	for _, name := range slices.Sorted(maps.Keys(reports)) {
+		series = append(series, *reports[name])
+	}
+	for _, s := range series {
+		slices.Reverse(s.Points)
+	}
+	return series
+}

@@ -171,3 +171,48 @@ func TestStoreIsBounded(t *testing.T) {
 		t.Errorf("names of %d bytes are kept", size)
 	}
 }
+
+// TestCoverageOf: a series is of green builds for one branch, each tree once, by report and,
+// where there are several, all together.
+func TestCoverageOf(t *testing.T) {
+	covered := func(n int, tree, branch string, green bool, reports ...Report) Build {
+		b := built(n, tree)
+		b.Branch, b.Green, b.Reports = branch, green, reports
+		return b
+	}
+	rep := func(name string, covered, lines int) Report {
+		return Report{Name: name, Coverage: &Coverage{Covered: covered, Lines: lines}}
+	}
+	builds := []Build{
+		covered(9, "h", "main", true, rep("unit", 9, 10)),
+		covered(8, "g", "main", true, rep("unit", 8, 10), rep("web", 10, 20), rep("web", 5, 10)),
+		covered(7, "g", "main", true, rep("unit", 1, 10)),    // the same tree
+		covered(6, "f", "main", false, rep("unit", 2, 10)),   // not green
+		covered(5, "e", "release", true, rep("unit", 3, 10)), // another branch
+		covered(4, "d", "main", true, rep("unit", 0, 0)),     // says nothing
+		covered(3, "c", "main", true, Report{Name: "unit"}),  // nor this
+		covered(2, "b", "main", true, rep("unit", 4, 10)),    // and the third
+		covered(1, "a", "main", true, rep("unit", 10, 10)),   // one too many
+	}
+	text := func(all []CoverageSeries) string {
+		var b strings.Builder
+		for _, s := range all {
+			fmt.Fprintf(&b, "%s:", s.Report)
+			for _, p := range s.Points {
+				fmt.Fprintf(&b, " %d=%d/%d", p.Build.Change, p.Covered, p.Lines)
+			}
+			b.WriteString("\n")
+		}
+		return b.String()
+	}
+	want := ": 2=4/10 8=23/40 9=9/10\nunit: 2=4/10 8=8/10 9=9/10\nweb: 8=15/30\n"
+	if got := text(CoverageOf(builds, "main", 3)); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got := text(CoverageOf(builds, "release", 3)); got != "unit: 5=3/10\n" {
+		t.Errorf("of one report: %s", got)
+	}
+	if got := CoverageOf(builds, "none", 3); got != nil {
+		t.Errorf("of no builds: %v", got)
+	}
+}
