@@ -26,6 +26,7 @@ func (s *session) git(actor access.Identity, key string, line execLine) int {
 		Service:    line.service,
 		Repository: line.repository,
 		Protocol:   s.env["GIT_PROTOCOL"],
+		ASCII:      s.ascii(),
 	}, transport.Client{
 		In:      s,
 		Out:     s,

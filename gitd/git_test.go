@@ -53,7 +53,7 @@ func TestCloneAndPush(t *testing.T) {
 	var begins []started
 	ends := 0
 	h := start(t, func(s *Server) {
-		s.Transport.Begin = func(_ context.Context, a access.Identity, key, repository string, _ func()) ([]string, func()) {
+		s.Transport.Begin = func(_ context.Context, a access.Identity, key, repository string, _ bool, _ func()) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			begins = append(begins, started{a, key, repository})
@@ -151,7 +151,7 @@ func TestClientKilledMidPush(t *testing.T) {
 	started, ended := 0, 0
 	var client context.Context
 	h := start(t, func(s *Server) {
-		s.Transport.Begin = func(ctx context.Context, _ access.Identity, _, _ string, _ func()) ([]string, func()) {
+		s.Transport.Begin = func(ctx context.Context, _ access.Identity, _, _ string, _ bool, _ func()) ([]string, func()) {
 			mu.Lock()
 			defer mu.Unlock()
 			started++

@@ -144,7 +144,7 @@ func start(t *testing.T, change func(*Server)) *harness {
 		Transport: &transport.Transport{
 			Store:  store,
 			Access: h.config.Load,
-			Begin: func(context.Context, access.Identity, string, string, func()) ([]string, func()) {
+			Begin: func(context.Context, access.Identity, string, string, bool, func()) ([]string, func()) {
 				return nil, func() {}
 			},
 			Log: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -416,13 +416,28 @@ func (s *session) input(ctx context.Context) io.Reader {
 
 // style is how the client's terminal can be written to.
 func (s *session) style(tty *pty) shell.Terminal {
-	locale := strings.ToLower(cmp.Or(s.env["LC_ALL"], s.env["LC_CTYPE"], s.env["LANG"]))
+	_, unicode := s.charset()
 	usable := tty.name != "dumb" && tty.name != ""
 	return shell.Terminal{
 		Width:   tty.width(),
 		Colour:  usable && s.env["NO_COLOR"] == "", // empty means not set, by its convention
-		Unicode: usable && (strings.HasSuffix(locale, "utf-8") || strings.HasSuffix(locale, "utf8")),
+		Unicode: usable && unicode,
 	}
+}
+
+// charset reports whether the client says in which characters it reads, and whether
+// these are Unicode's. The most specific variable that is not empty counts; a locale
+// that names no UTF-8, such as C, has another charset.
+func (s *session) charset() (said, unicode bool) {
+	locale := strings.ToLower(cmp.Or(s.env["LC_ALL"], s.env["LC_CTYPE"], s.env["LANG"]))
+	name, _, _ := strings.Cut(locale, "@")
+	return locale != "", strings.HasSuffix(name, "utf-8") || strings.HasSuffix(name, "utf8")
+}
+
+// ascii reports whether the client says that it reads something else than Unicode.
+func (s *session) ascii() bool {
+	said, unicode := s.charset()
+	return said && !unicode
 }
 
 // ssh is a command as it is typed, to be pasted.
@@ -436,7 +451,11 @@ func (s *session) fail(e *show.Error) {
 	if s.tty() != nil {
 		w = returns{w}
 	}
-	io.WriteString(w, shell.ErrorText(e, s.d.Backend.Server(s.ended).Login()))
+	text := shell.ErrorText(e, s.d.Backend.Server(s.ended).Login())
+	if s.ascii() {
+		text = terminal.ASCII(text)
+	}
+	io.WriteString(w, text)
 }
 
 // exit sends the status and ends the channel.

@@ -369,6 +369,35 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// Who says in which characters they read is believed, by the most specific of what
+// they say; who says nothing reads Unicode.
+func TestCharset(t *testing.T) {
+	for env, ascii := range map[string]bool{
+		"":                            false,
+		"LANG=":                       false,
+		"LANG=en_GB.UTF-8":            false,
+		"LANG=C.utf8":                 false,
+		"LANG=de_DE.UTF-8@euro":       false,
+		"LANG=C":                      true,
+		"LC_ALL=POSIX":                true,
+		"LC_CTYPE=de_DE.ISO-8859-1":   true,
+		"LANG=de_DE@euro":             true,
+		"LANG=en_GB.UTF-8 LC_CTYPE=C": true,
+		"LANG=C LC_CTYPE=en_GB.UTF-8": false,
+		"LC_CTYPE=C LC_ALL=C.UTF-8":   false,
+		"LC_ALL= LC_CTYPE=C":          true,
+	} {
+		s := &session{env: map[string]string{}}
+		for _, kv := range strings.Fields(env) {
+			name, value, _ := strings.Cut(kv, "=")
+			s.env[name] = value
+		}
+		if got := s.ascii(); got != ascii {
+			t.Errorf("%q: ASCII alone: %t", env, got)
+		}
+	}
+}
+
 func TestPanicIsContained(t *testing.T) {
 	backend := &backend{}
 	h := start(t, func(s *Server) { s.Backend = backend })

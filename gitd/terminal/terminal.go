@@ -10,6 +10,7 @@
 //     Spans are the ways to show that again.
 //   - Message and Cut are for one bounded line of a record.
 //   - Page is for HTML, Writer for a stream, JSON for programs.
+//   - ASCII is for whoever can show no more.
 //
 // What is unsafe is said once, by Unsafe. Every result is valid UTF-8, and
 // applying a function to its own result changes nothing more.

@@ -65,6 +65,7 @@ type Request struct {
 	Protocol   string // what git calls GIT_PROTOCOL, well-formed; may be empty
 	Stateless  bool   // one request and one answer of a protocol that keeps nothing in between
 	Advertise  bool   // say what there is, and nothing else
+	ASCII      bool   // the client's people can be shown no more than that
 }
 
 // Client is the other end, whatever protocol it speaks.
@@ -92,8 +93,9 @@ type Transport struct {
 	// Begin announces a push to whatever answers the hooks: env is added to the
 	// environment of git-receive-pack, end is called when that has ended. client
 	// is done when the client has gone, which may be long before. Begin has unpacked
-	// called when git has unpacked the push, and asks whether it is good.
-	Begin func(client context.Context, actor access.Identity, key, repository string,
+	// called when git has unpacked the push, and asks whether it is good. ascii: the
+	// pusher can be shown no more than that.
+	Begin func(client context.Context, actor access.Identity, key, repository string, ascii bool,
 		unpacked func()) (env []string, end func())
 	// Ready says why no push can be taken now: git itself would take the objects in,
 	// and tell the pusher where what it misses should be. nil: always.
@@ -305,7 +307,7 @@ func (t *Transport) serve(ctx context.Context, r Request, repository *repo.Repos
 		}
 		defer t.pushes.Give(r.Actor.User)
 
-		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name(), child.leave)
+		env, end := t.Begin(c.Gone, r.Actor, r.Key, repository.Name(), r.ASCII, child.leave)
 		defer end()
 		defer repository.BeginPush()()
 		child.places = t.unpacks

@@ -16,12 +16,13 @@ import (
 // hook is one hook program at the other end of a connection. Its methods write;
 // they are called by one goroutine. Once the hook is gone they do nothing.
 type hook struct {
-	conn net.Conn
-	in   *io.PipeReader // the hook's standard input
-	out  *io.PipeWriter // its other end
-	gone bool
-	done bool // exit has been sent
-	wg   sync.WaitGroup
+	conn  net.Conn
+	in    *io.PipeReader // the hook's standard input
+	out   *io.PipeWriter // its other end
+	ascii bool           // what the pusher can be shown; UTF-8 otherwise
+	gone  bool
+	done  bool // exit has been sent
+	wg    sync.WaitGroup
 }
 
 func newHook(conn net.Conn) *hook {
@@ -96,10 +97,19 @@ func (h *hook) lines(lines ...string) {
 	}
 	var b strings.Builder
 	for _, line := range lines {
-		b.WriteString(terminal.Plain(line))
+		b.WriteString(h.shown(line))
 		b.WriteByte('\n')
 	}
 	_ = h.write(wire.Message, []byte(b.String())) // a lost pusher changes nothing
+}
+
+// shown is a line as the pusher can be shown it.
+func (h *hook) shown(line string) string {
+	line = terminal.Plain(line)
+	if h.ascii {
+		line = terminal.ASCII(line)
+	}
+	return line
 }
 
 // output writes to the hook's standard output, which git reads.

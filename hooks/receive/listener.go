@@ -127,6 +127,7 @@ type push struct {
 	actor      access.Identity
 	key        string // fingerprint
 	repository string
+	ascii      bool // the pusher can be shown no more
 	began      time.Time
 	client     context.Context // done when the client has gone
 	ctx        context.Context // done when receive-pack has ended
@@ -194,13 +195,14 @@ func (l *Listener) Open() error {
 
 // Begin registers a push before its receive-pack starts. env belongs into the
 // environment of receive-pack, which hands it on to its hooks. key is the
-// fingerprint of the key that proved who actor is. When client is done, because
+// fingerprint of the key that proved who actor is. With ascii the pusher is told
+// everything in ASCII, and in UTF-8 without. When client is done, because
 // nobody is there any more, the push is followed no further, so that it holds
 // neither processes nor a place; what it has been promised goes on. end must be
 // called when receive-pack has ended; unpacked is called when git has unpacked what was
 // pushed, if it does.
 func (l *Listener) Begin(
-	client context.Context, actor access.Identity, key, repository string, unpacked func(),
+	client context.Context, actor access.Identity, key, repository string, ascii bool, unpacked func(),
 ) (env []string, end func()) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
@@ -212,6 +214,7 @@ func (l *Listener) Begin(
 		actor:      actor,
 		key:        key,
 		repository: repository,
+		ascii:      ascii,
 		began:      l.Now(),
 		client:     client,
 		ctx:        ctx,
@@ -305,6 +308,7 @@ func (l *Listener) serve(conn *net.UnixConn) {
 		h.exit(1)
 		return
 	}
+	h.ascii = p.ascii
 	p.unpacked() // the first hook comes after that
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/headgate-cd/headgate/gitd/repo"
-	"github.com/headgate-cd/headgate/gitd/terminal"
 	"github.com/headgate-cd/headgate/hooks/receive/wire"
 )
 
@@ -209,12 +208,12 @@ func refused(ref, reason string) result {
 }
 
 // report is what receive-pack reads last. "ok" is written only when what it
-// says has happened and is durable.
-func report(results []result) []byte {
+// says has happened and is durable. shown makes a reason fit for the pusher.
+func report(results []result, shown func(string) string) []byte {
 	var b bytes.Buffer
 	for _, r := range results {
 		if r.reason != "" {
-			packet(&b, "ng %s %s", r.ref, terminal.Plain(r.reason))
+			packet(&b, "ng %s %s", r.ref, shown(r.reason))
 			continue
 		}
 		packet(&b, "ok %s", r.ref)

@@ -81,7 +81,7 @@ func TestReport(t *testing.T) {
 		accepted("refs/heads/a"),
 		refused("refs/heads/b", "no\nok refs/heads/b"),
 		{ref: "refs/heads/c", as: "refs/landed/c", old: h1, new: h1},
-	}))
+	}, (&hook{}).shown))
 	want := pkts("ok refs/heads/a", "ng refs/heads/b no^Jok refs/heads/b", "ok refs/heads/c",
 		"option refname refs/landed/c", "option old-oid "+one, "option new-oid "+one, "")
 	if got != want {

@@ -31,7 +31,7 @@ func (l *Listener) procReceive(ctx context.Context, h *hook, p *push) {
 		return
 	}
 	results := l.act(ctx, h, p, a)
-	if h.output(report(results)) == nil {
+	if h.output(report(results, h.shown)) == nil {
 		h.exit(0)
 	}
 }

@@ -51,6 +51,28 @@ func TestPlainRefsMove(t *testing.T) {
 	}
 }
 
+// A pusher who reads ASCII only loses nothing of what others wrote in more, behind the
+// ref either, where git prints it; names of refs are git's.
+func TestPushersWhoReadASCII(t *testing.T) {
+	h := newHarness(t)
+	c := h.landed()
+	h.ascii = true
+	h.gate.script = says(gate.Progress{Kind: gate.Refused, Reason: "build: “žluť” failed…", Hint: "say → it"})
+	c.commit("žluť", map[string]string{"f": "2"})
+	p := h.push(c, "ada", "origin", "main")
+	p.refused(t,
+		"remote: change 2, revision 1: <U+017E>lu<U+0165>",
+		`remote: error: 2 refused: build: "<U+017E>lu<U+0165>" failed...`,
+		"remote: hint: say -> it",
+		`[remote rejected] main -> main (refused: build: "<U+017E>lu<U+0165>" failed..., change 2)`)
+	if i := strings.IndexFunc(p.out, func(r rune) bool { return r > 0x7f }); i >= 0 {
+		t.Errorf("%q is not ASCII", p.out[i:])
+	}
+
+	h.ascii = false
+	h.push(c, "ada", "origin", "main").refused(t, "error: 2 refused: build: “žluť” failed…")
+}
+
 func TestFirstPushToGatedRepository(t *testing.T) {
 	h := newHarness(t)
 	c := h.clone(h.r)

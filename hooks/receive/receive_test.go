@@ -92,6 +92,7 @@ type harness struct {
 	envs     *fakeEnvironments
 	stop     func()
 	client   context.Context // of the pushes; nil: one that stays
+	ascii    bool            // what pushers can be shown
 	unpacked atomic.Int32    // how often a hook said that git has unpacked
 }
 
@@ -228,7 +229,7 @@ func (h *harness) pushing(ctx context.Context, c *clone, user string, args ...st
 	if client == nil {
 		client = context.Background()
 	}
-	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name(),
+	env, end := h.listener.Begin(client, access.Identity{User: user, Via: "ssh"}, "SHA256:key-of-"+user, c.r.Name(), h.ascii,
 		func() { h.unpacked.Add(1) })
 	return c.command(ctx, append([]string{"push", "--receive-pack=" + h.receivePack(env)}, args...)...), end
 }

@@ -119,7 +119,7 @@ func TestAtomicPushIsAllOrNothing(t *testing.T) {
 	second := c.commit("second", map[string]string{"f": "2"})
 	other := c.commit("third", map[string]string{"f": "3"})
 	h.push(c, "ada", "origin", other.String()+":refs/heads/parked").ok(t) // so that it is there
-	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose", func() {})
+	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose", false, func() {})
 	defer end()
 	// The clock is asked while the push is judged: after the advertisement,
 	// before the moves. Somebody moves b then.
@@ -363,7 +363,7 @@ func (h *harness) dialHook(header wire.Header) (answer string, exit int) {
 func TestTokens(t *testing.T) {
 	h := newHarness(t)
 	token := func(env []string) string { return strings.TrimPrefix(env[1], wire.TokenVariable+"=") }
-	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose", func() {})
+	env, end := h.listener.Begin(t.Context(), access.Identity{User: "ada"}, "k", "loose", false, func() {})
 	if len(token(env)) != 64 {
 		t.Fatalf("%q", env)
 	}
