@@ -112,9 +112,6 @@ func (c *Chain) found(format string, args ...any) {
 	c.Findings = append(c.Findings, fmt.Sprintf(format, args...))
 }
 
-// Place is where a decision stands in the chain, 0 for none.
-func (c *Chain) Place(commit repo.Hash) int { return c.places[commit] }
-
 // Absent says that a decision that is named elsewhere is not in the chain; "" when
 // it is, at the place that is named (0: none is).
 func (c *Chain) Absent(commit repo.Hash, place int) string {

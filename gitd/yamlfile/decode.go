@@ -14,19 +14,10 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Decode reads a YAML mapping into a struct with yaml tags. Unknown and
+// DecodeNode decodes a YAML mapping into a struct with yaml tags. Unknown and
 // duplicate keys and wrong types are Problems with their line; an unknown key
 // comes with the nearest one that exists. The struct may hold fields of type
 // yaml.Node (not pointers to it) or types with UnmarshalYAML for what it wants to read itself.
-func Decode(file string, data []byte, into any) error {
-	top, err := Parse(file, data)
-	if err != nil {
-		return err
-	}
-	return DecodeNode(file, top, into)
-}
-
-// DecodeNode is Decode for a node that was already parsed.
 func DecodeNode(file string, node *yaml.Node, into any) error {
 	var ps Problems
 	check(file, node, reflect.TypeOf(into).Elem(), "", &ps)

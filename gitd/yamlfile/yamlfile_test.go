@@ -26,6 +26,15 @@ type sampleEnv struct {
 	Target string `yaml:"target"`
 }
 
+// decode reads data as a file is read.
+func decode(data []byte, into any) error {
+	top, err := Parse("f.yaml", data)
+	if err != nil {
+		return err
+	}
+	return DecodeNode("f.yaml", top, into)
+}
+
 func TestDecodeSaysWhereAndWhat(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"good", "build: {image: host}\nraw: {any: [1]}\n", ""},
@@ -61,7 +70,7 @@ func TestDecodeSaysWhereAndWhat(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got sample
-			err := Decode("f.yaml", []byte(c.in), &got)
+			err := decode([]byte(c.in), &got)
 			switch {
 			case c.want == "" && err != nil:
 				t.Fatalf("unexpected: %v", err)
@@ -77,7 +86,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var s sample
-		if err := Decode("f.yaml", data, &s); err != nil {
+		if err := decode(data, &s); err != nil {
 			if _, ok := ProblemsIn(err); !ok {
 				t.Fatalf("an error that is no Problem: %v", err)
 			}

@@ -322,9 +322,12 @@ func TestPlatformOf(t *testing.T) {
 		"version: 0.0\nResources:\n  - f: {Type: AWS::Lambda::Function}\n":                  Lambda,
 		`{"version": 0.0, "Resources": [{"TargetService": {"Type": "AWS::ECS::Service"}}]}`: ECS,
 		"version: 0.0\nResources: 3\n":                                                      Server,
-		"[":                                                                                 Server,
 	} {
-		if got := PlatformOf("appspec.yml", []byte(text)); got != want {
+		top, err := yamlfile.ParseAliased("appspec.yml", plainJSON([]byte(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := platformOf(top); got != want {
 			t.Errorf("%q is for %s, want %s", text, got, want)
 		}
 	}

@@ -45,17 +45,8 @@ func (Platform) at(top *yaml.Node) *yaml.Node {
 	return top
 }
 
-// PlatformOf says what a file is for, as far as it can be read: Server for all
-// that names no resource of another platform.
-func PlatformOf(file string, data []byte) Platform {
-	top, err := yamlfile.ParseAliased(file, plainJSON(data))
-	if err != nil {
-		return Server
-	}
-	return platformOf(top)
-}
-
-// platformOf looks at the types of resources, whose keys differ in case in what
+// platformOf says what a file is for: Server, if it names no resource of another
+// platform. It looks at the types of resources, whose keys differ in case in what
 // people write.
 func platformOf(top *yaml.Node) Platform {
 	for key, resources := range yamlfile.Pairs(top) {
