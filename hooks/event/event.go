@@ -74,11 +74,14 @@ type Data struct {
 	Tree        string     `json:"tree,omitempty"`
 	Release     int        `json:"release,omitempty"`
 	Environment string     `json:"environment,omitempty"`
-	By          string     `json:"by,omitempty"`      // the user it came from
-	Outcome     string     `json:"outcome,omitempty"` // of a build: success, failure
-	Log         string     `json:"log,omitempty"`     // of that build
-	Cause       string     `json:"cause,omitempty"`   // why a change was refused, for programs
-	Reason      string     `json:"reason,omitempty"`  // the same in one line, for people
+	Schedule    string     `json:"schedule,omitempty"` // that a build was started by
+	Run         int        `json:"run,omitempty"`      // its number, among those of the schedule
+	Notify      string     `json:"notify,omitempty"`   // the user or group that headgate.yaml has be told
+	By          string     `json:"by,omitempty"`       // the user it came from
+	Outcome     string     `json:"outcome,omitempty"`  // of a build: success, failure
+	Log         string     `json:"log,omitempty"`      // of that build
+	Cause       string     `json:"cause,omitempty"`    // why a change was refused, for programs
+	Reason      string     `json:"reason,omitempty"`   // the same in one line, for people
 	Until       *time.Time `json:"until,omitempty"`
 	Artifacts   []Artifact `json:"artifacts,omitempty"`
 	Approvers   []string   `json:"approvers,omitempty"`

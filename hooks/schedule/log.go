@@ -13,10 +13,11 @@ import (
 	"github.com/headgate-cd/headgate/gitd/terminal"
 )
 
-const prefix = "refs/schedules/"
+// Refs is what the refs of all histories begin with.
+const Refs = "refs/schedules/"
 
 // Ref is the ref of a schedule's history.
-func Ref(name string) string { return prefix + name }
+func Ref(name string) string { return Refs + name }
 
 // event is what a commit of a schedule's history tells.
 type event string
@@ -110,13 +111,13 @@ type histories struct {
 
 // list is the histories of all schedules that there ever were, by name.
 func (hs *histories) list() (map[string]History, error) {
-	refs, err := hs.r.Refs(prefix)
+	refs, err := hs.r.Refs(Refs)
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]History{}
 	for _, ref := range refs {
-		name := strings.TrimPrefix(ref.Name, prefix)
+		name := strings.TrimPrefix(ref.Name, Refs)
 		if all[name], err = hs.read(name, ref.Hash); err != nil {
 			return nil, err
 		}
@@ -166,6 +167,49 @@ func (hs *histories) read(name string, tip repo.Hash) (History, error) {
 	}
 	hs.keep(h)
 	return h, nil
+}
+
+// Ending is a build that has ended, and the commit that says so.
+type Ending struct {
+	Commit repo.Hash
+	Build  Build
+}
+
+// newsFor is how old an ending may be that somebody hears of who knows of none before it.
+const newsFor = 24 * time.Hour
+
+// Endings are the builds of a schedule that ended after one commit of its history and up to
+// another, oldest first; after the Zero commit, those of the last day. What is older than the
+// history that is kept is left out.
+func Endings(r *repo.Repository, name string, after, upTo repo.Hash, now time.Time) ([]Ending, error) {
+	hs := histories{r: r, known: map[string]History{}, changed: func() {}}
+	h, err := hs.read(name, upTo)
+	if err != nil {
+		return nil, err
+	}
+	var list []Ending
+	const eventsOfABuild = 3 // and that it was declared, or removed
+	for at, n := upTo, 0; at != after && n < eventsOfABuild*kept; n++ {
+		c, err := r.Commit(at)
+		if err != nil {
+			return nil, fmt.Errorf("read schedule %s of %s: %w", name, r.Name(), err)
+		}
+		if after == repo.Zero && now.Sub(c.Committer.When) > newsFor {
+			break
+		}
+		if repo.TrailerValue(c.Message, "Event") == string(ended) {
+			number, _ := strconv.Atoi(repo.TrailerValue(c.Message, "Run")) // 0 is none's
+			if i := slices.IndexFunc(h.Builds, func(b Build) bool { return b.Number == number }); i >= 0 {
+				list = append(list, Ending{at, h.Builds[i]})
+			}
+		}
+		if len(c.ParentHashes) == 0 {
+			break
+		}
+		at = c.ParentHashes[0]
+	}
+	slices.Reverse(list)
+	return list, nil
 }
 
 func (hs *histories) keep(h History) {

@@ -485,6 +485,67 @@ func TestRemovedAndBack(t *testing.T) {
 	w.until("nightly", gone+", declared, due 2026-12-06T03:00:00Z, ended green")
 }
 
+// TestEndings: what has ended is told to who knows how far they have read, each once; who has
+// read nothing is told of the last day.
+func TestEndings(t *testing.T) {
+	w := newHarness(t)
+	w.declare(daily)
+	w.until("nightly", "declared")
+	story := "declared"
+	run := func(due string, red bool) repo.Hash {
+		t.Helper()
+		w.build.mu.Lock()
+		w.build.red = red
+		w.build.mu.Unlock()
+		w.quiet()
+		w.clock.set(at(t, due))
+		how := "green"
+		if red {
+			how = "failed"
+		}
+		story += ", due " + due + ", ended " + how
+		w.until("nightly", story)
+		tip, err := w.r.Ref(Ref("nightly"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tip
+	}
+	told := func(after, upTo repo.Hash) string {
+		t.Helper()
+		list, err := Endings(w.r, "nightly", after, upTo, w.clock.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		for _, e := range list {
+			fmt.Fprintf(&b, "%d %s %s;", e.Build.Number, e.Build.State, e.Build.Reason)
+			if c, err := w.r.Commit(e.Commit); err != nil || repo.TrailerValue(c.Message, "Event") != "ended" {
+				t.Errorf("%s is no end of a build: %v", e.Commit, err)
+			}
+		}
+		return b.String()
+	}
+	first := run("2026-11-29T03:00:00Z", false)
+	second := run("2026-11-30T03:00:00Z", true)
+	third := run("2026-12-01T03:00:00Z", false)
+	const two, three = `2 failed build: "make soak" exited 2;`, "3 green ;"
+	for _, c := range []struct {
+		after, upTo repo.Hash
+		want        string
+	}{
+		{first, third, two + three},
+		{second, third, three},
+		{third, third, ""},
+		{first, second, two},
+		{repo.Zero, third, two + three}, // the first is two days old
+	} {
+		if got := told(c.after, c.upTo); got != c.want {
+			t.Errorf("after %s up to %s: %q, not %q", c.after, c.upTo, got, c.want)
+		}
+	}
+}
+
 // Another expression counts from when it landed.
 func TestDeclaredOtherwise(t *testing.T) {
 	w := newHarness(t)

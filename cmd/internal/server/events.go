@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/headgate-cd/headgate/gitd/access"
 	"github.com/headgate-cd/headgate/gitd/repo"
@@ -14,17 +15,71 @@ import (
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/delivery"
 	"github.com/headgate-cd/headgate/hooks/event"
+	"github.com/headgate-cd/headgate/hooks/schedule"
 	"github.com/headgate-cd/headgate/reconciler/record"
 	"github.com/headgate-cd/headgate/reconciler/target"
 )
 
-// environmentReaders read the events of environments, which package hooks/event
-// knows nothing of.
-func environmentReaders() map[string]event.Reader {
+// eventReaders read the events of what package hooks/event knows nothing of: environments,
+// and schedules.
+func (s *Server) eventReaders() map[string]event.Reader {
 	return map[string]event.Reader{
 		record.EnvironmentRef(""): readPromotions,
 		record.Outcomes:           readOutcomes,
+		schedule.Refs:             s.readScheduled,
 	}
+}
+
+// readScheduled reads the history of a schedule: the builds that have ended.
+func (s *Server) readScheduled(_ context.Context, r *repo.Repository, ref string, from, to repo.Hash) ([]event.Event,
+	error) {
+	name := strings.TrimPrefix(ref, schedule.Refs)
+	endings, err := schedule.Endings(r, name, from, to, time.Now())
+	if err != nil || len(endings) == 0 {
+		return nil, err
+	}
+	notify := ""
+	if st, err := s.schedules.Status(r.Name(), name); err == nil { // else it is declared no more
+		notify = st.Notify
+	}
+	var events []event.Event
+	for _, e := range endings {
+		if e.Build.State == schedule.Green || e.Build.State == schedule.Failed {
+			events = append(events, ofScheduled(r.Name(), name, notify, e))
+		}
+	}
+	return events, nil
+}
+
+// ofScheduled is what the end of a scheduled build tells others.
+func ofScheduled(repository, name, notify string, e schedule.Ending) event.Event {
+	b, page := e.Build, "/"+repository+"/schedules/"+name
+	told := event.Event{
+		ID:         e.Commit.String(),
+		Type:       event.BuildFinished,
+		Kind:       access.BuildEvents,
+		At:         b.Ended,
+		Repository: repository,
+		Subject:    fmt.Sprintf("%s/%d", strings.TrimPrefix(page, "/"), b.Number),
+		Data: event.Data{
+			Branch:   b.Branch,
+			Schedule: name,
+			Run:      b.Number,
+			Notify:   notify,
+			By:       b.By,
+			Outcome:  "success",
+			Log:      b.Log,
+			Reason:   b.Reason,
+			URL:      page,
+		},
+	}
+	if b.State == schedule.Failed {
+		told.Data.Outcome = "failure"
+	}
+	if b.Commit != repo.Zero {
+		told.Data.Commit, told.Data.Tree = b.Commit.String(), b.Tree.String()
+	}
+	return told
 }
 
 // readPromotions reads the branch of an environment.

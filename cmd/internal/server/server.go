@@ -349,7 +349,7 @@ func Open(ctx context.Context, o Options, log *slog.Logger) (_ *Server, err erro
 		Access:  s.access.Load,
 		Secrets: s.secrets,
 		Source:  s.about.HTTP,
-		Readers: environmentReaders(),
+		Readers: s.eventReaders(),
 		Log:     log,
 	}
 
