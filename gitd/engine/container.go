@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,6 +100,15 @@ func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
 	config, host, err := s.configs()
 	if err != nil {
 		return "", &Error{Reason: ReasonRefused, What: "the container cannot be made", Err: err}
+	}
+	podman, err := e.Podman(ctx)
+	if err != nil {
+		return "", err
+	}
+	if podman {
+		if err := s.podman(host); err != nil {
+			return "", err
+		}
 	}
 	options := client.ContainerCreateOptions{Name: s.Name, Config: config, HostConfig: host}
 	if s.Network != "" {
@@ -206,6 +216,11 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 			HostPort: strconv.Itoa(s.HostPort),
 		}}}
 	}
+	host.Mounts = s.mounts()
+	return config, host, nil
+}
+
+func (s Spec) mounts() (all []mount.Mount) {
 	for _, v := range s.Volumes {
 		options := &mount.VolumeOptions{
 			NoCopy:  v.NoCopy,
@@ -219,7 +234,7 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 				"o":      "lowerdir=" + o.Lower + ",upperdir=" + o.Upper + ",workdir=" + o.Work,
 			}}
 		}
-		host.Mounts = append(host.Mounts, mount.Mount{
+		all = append(all, mount.Mount{
 			Type:          mount.TypeVolume,
 			Source:        v.Name,
 			Target:        v.Target,
@@ -228,10 +243,41 @@ func (s Spec) configs() (*container.Config, *container.HostConfig, error) {
 		})
 	}
 	for _, b := range s.Binds {
-		host.Mounts = append(host.Mounts,
+		all = append(all,
 			mount.Mount{Type: mount.TypeBind, Source: b.Source, Target: b.Target, ReadOnly: !b.Writable})
 	}
-	return config, host, nil
+	return all
+}
+
+// podman says what Podman takes in other words than Docker, or in none. Of a volume it takes
+// the options of an overlay and mounts none; of a mount it reads a comma in the path as
+// options. It takes both as it takes them on its own command line.
+func (s Spec) podman(host *container.HostConfig) error {
+	host.Mounts = slices.DeleteFunc(host.Mounts, func(m mount.Mount) bool {
+		return m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil || strings.Contains(m.Source, ",")
+	})
+	for _, v := range s.Volumes {
+		if o := v.Overlay; o != (Overlay{}) {
+			host.Binds = append(host.Binds, o.Lower+":"+v.Target+":O,upperdir="+o.Upper+",workdir="+o.Work)
+		}
+	}
+	for _, b := range s.Binds {
+		switch {
+		case !strings.Contains(b.Source, ","):
+		case strings.Contains(b.Source, ":"):
+			return &Error{
+				Reason: ReasonRefused,
+				What:   fmt.Sprintf("Podman mounts no directory with a comma and a colon in its path: %q", b.Source),
+			}
+		default:
+			bind := b.Source + ":" + b.Target
+			if !b.Writable {
+				bind += ":ro"
+			}
+			host.Binds = append(host.Binds, bind)
+		}
+	}
+	return nil
 }
 
 // Start starts a container that was made.

@@ -52,7 +52,7 @@ func (e *Engine) Exec(ctx context.Context, id string, c Command) (code int, err 
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(execTimeout, cancel) })()
 	attached, err := e.api.ExecAttach(starting, made.ID, client.ExecAttachOptions{TTY: c.Terminal != nil})
 	if err != nil {
-		if c.User != "" && unknownUser.MatchString(err.Error()) {
+		if c.User != "" && (unknownUser.MatchString(err.Error()) || e.lacksUser(ctx, id, c.User)) {
 			return 0, ErrNoUser
 		}
 		if ctx.Err() != nil {
@@ -102,6 +102,19 @@ func (e *Engine) Exec(ctx context.Context, id string, c Command) (code int, err 
 	}
 }
 
+// lacksUser asks Podman, which says of a command that it was to attach to no more than that it
+// failed, whether it would run another one as a user.
+func (e *Engine) lacksUser(ctx context.Context, id, user string) bool {
+	if podman, err := e.Podman(ctx); err != nil || !podman {
+		return false
+	}
+	made, err := e.api.ExecCreate(ctx, id, client.ExecCreateOptions{User: user, Cmd: []string{"true"}})
+	if err == nil {
+		_, err = e.api.ExecStart(ctx, made.ID, client.ExecStartOptions{Detach: true})
+	}
+	return err != nil && unknownUser.MatchString(err.Error())
+}
+
 // SaysNoUser reports whether what an engine printed instead of running a command, whose
 // status is 126 then, is that there is no such user.
 func SaysNoUser(text string) bool { return unknownUser.MatchString(text) }
@@ -111,9 +124,14 @@ var unknownUser = regexp.MustCompile(`unable to find user|no matching entries in
 
 // resizeExec tells a command the size of its terminal, now and whenever that changes.
 func (e *Engine) resizeExec(ctx context.Context, id string, of tty.Terminal, done <-chan struct{}) {
+	podman, _ := e.Podman(ctx) // it has answered lately
 	for size, ok := of.Size, true; ok; {
 		for range resizeTries { // the command may be about to start
 			_, err := e.api.ExecResize(ctx, id, client.ExecResizeOptions{Height: uint(size.Rows), Width: uint(size.Columns)})
+			if err == nil && podman {
+				podman = false // what it takes at once may be lost, so it is told again, once
+				err = errNotYet
+			}
 			if err == nil || !signal.Sleep(ctx, 20*time.Millisecond) {
 				break
 			}
@@ -165,6 +183,9 @@ func (e *Engine) endProcess(ctx context.Context, exec string, pid int) (ended bo
 	sandbox.EndSession(pid) // with what it has started
 	return held.Signal(syscall.SIGKILL) || held.Ended()
 }
+
+// errNotYet is that a terminal may have no size yet.
+var errNotYet = errors.New("it may have come too early")
 
 // resizeTries is how often a terminal is told its size until it takes it: without it a
 // command goes on all the same.

@@ -53,10 +53,11 @@ type Executor struct {
 // label marks the containers of builds, with Executor.Name.
 const label = "dev.headgate.builds"
 
-// Names of pipes in ControlDir.
+// Names of pipes in ControlDir, and of a file.
 const (
 	alivePipe  = "alive"
 	outputPipe = "output"
+	hostsFile  = "hosts"
 )
 
 // first is what the first process does: it waits for the end of who started it, and
@@ -73,19 +74,6 @@ exec "$1" "$2" >` + build.ControlDir + `/` + outputPipe + ` 2>&1 </dev/null`
 var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
 	"NET_BIND_SERVICE", "SYS_CHROOT"}
 
-// errPodman is why builds do not run in Podman's containers. Of the contract version 4.3
-// fails, through the API of Docker's engine that it answers:
-//   - A cache below a layer: it takes the options of the volume and mounts none, so that a
-//     build finds an empty cache, and what it leaves there is nowhere.
-//   - Services: a container that another one shares its network and processes with cannot be
-//     removed before that one.
-//   - A user that is not in the image: starting a command fails with a plain 500, which says
-//     neither that nor anything else.
-//   - A command with a terminal: it has no size.
-//   - A directory whose path holds a comma: it is read as options of the mount.
-var errPodman = build.UnableError("builds run in containers here, for which the engine has to be Docker's and is Podman's; " +
-	"install Docker, or leave image out below build in headgate.yaml")
-
 // find is the engine, from which what an earlier process has left was removed.
 func (x *Executor) find(ctx context.Context) (*engine.Engine, error) {
 	x.mu.Lock()
@@ -93,17 +81,10 @@ func (x *Executor) find(ctx context.Context) (*engine.Engine, error) {
 	if err := x.open(); err != nil {
 		return nil, unable(err)
 	}
-	podman, err := x.engine.Podman(ctx)
-	switch {
-	case err != nil:
-		return nil, unable(err)
-	case podman:
-		return nil, errPodman
-	}
 	if x.Name != "" && !x.swept {
 		left, err := x.engine.List(ctx, label, x.Name)
-		for _, c := range left {
-			err = errors.Join(err, x.engine.Remove(ctx, c.ID))
+		if err == nil {
+			err = removeAll(ctx, x.engine, left)
 		}
 		if err != nil {
 			return nil, unable(err)
@@ -111,6 +92,24 @@ func (x *Executor) find(ctx context.Context) (*engine.Engine, error) {
 		x.swept = true
 	}
 	return x.engine, nil
+}
+
+// removeAll removes containers. Podman removes none whose network or processes another one
+// has, so that some may take another round.
+func removeAll(ctx context.Context, e *engine.Engine, all []engine.Found) error {
+	for {
+		var kept []engine.Found
+		var errs []error
+		for _, c := range all {
+			if err := e.Remove(ctx, c.ID); err != nil {
+				kept, errs = append(kept, c), append(errs, err)
+			}
+		}
+		if len(kept) == 0 || len(kept) == len(all) || ctx.Err() != nil {
+			return errors.Join(errs...)
+		}
+		all = kept
+	}
 }
 
 // open has an engine that need not answer yet. The caller holds mu.
@@ -138,10 +137,8 @@ func (x *Executor) Present() bool {
 
 // Sweep removes what an earlier process of the same name has left.
 func (x *Executor) Sweep(ctx context.Context) error {
-	if _, err := x.find(ctx); !errors.Is(err, errPodman) { // which has none of ours
-		return err
-	}
-	return nil
+	_, err := x.find(ctx)
+	return err
 }
 
 // unable is an error of an engine, in its words, which are for people.
@@ -513,10 +510,13 @@ func (n *session) Close() error {
 	defer cancel()
 	var err error
 	if n.id != "" {
-		err = n.engine.Remove(ctx, n.id) // with which the services end
+		if len(n.services) > 0 {
+			n.kill() // with it the services end, before which Podman does not remove it
+		}
 		for _, s := range n.services {
 			err = errors.Join(err, n.engine.Remove(ctx, s.id))
 		}
+		err = errors.Join(err, n.engine.Remove(ctx, n.id))
 		err = errors.Join(err, n.reclaim(ctx, build.SourceDir, build.HomeDir, "/tmp", build.CacheDir))
 	}
 	for _, f := range []*os.File{n.alive, n.output} {
@@ -524,7 +524,7 @@ func (n *session) Close() error {
 			f.Close()
 		}
 	}
-	for _, name := range []string{alivePipe, outputPipe} {
+	for _, name := range []string{alivePipe, outputPipe, hostsFile} {
 		os.Remove(filepath.Join(n.dirs[build.ControlDir], name)) // it may never have been made
 	}
 	return err

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +52,15 @@ func (n *session) serve(ctx context.Context, x *Executor, b build.Sandbox, of bu
 	for _, name := range slices.Sorted(maps.Keys(of.Environment)) {
 		spec.Env = append(spec.Env, name+"="+of.Environment[name])
 	}
+	if podman, err := n.engine.Podman(ctx); err != nil {
+		return unable(err)
+	} else if podman { // it shares no names with the network, and takes none
+		names, err := n.hostsFile(b)
+		if err != nil {
+			return err
+		}
+		spec.Binds = append(spec.Binds, engine.Bind{Source: names, Target: "/etc/hosts"})
+	}
 	s := &service{Service: of, image: image}
 	if s.id, err = n.engine.Create(ctx, spec); err != nil {
 		return unable(err)
@@ -67,6 +78,16 @@ func (n *session) serve(ctx context.Context, x *Executor, b build.Sandbox, of bu
 	volumes, err := n.engine.VolumeDirs(ctx, s.id)
 	n.disk.Add(volumes...)
 	return unable(err)
+}
+
+// hostsFile is a file of this machine that says what names of services lead to.
+func (n *session) hostsFile(b build.Sandbox) (string, error) {
+	text := "127.0.0.1 localhost\n::1 localhost\n"
+	for _, of := range b.Services {
+		text += "127.0.0.1 " + of.Name + "\n"
+	}
+	name := filepath.Join(b.Control, hostsFile)
+	return name, os.WriteFile(name, []byte(text), 0o644)
 }
 
 // Await implements build.Attended.
@@ -185,6 +206,9 @@ func (n *session) Fallen(ctx context.Context) (all []*build.ServiceError) {
 	return all
 }
 
+// killedCode is the status of a program that the kernel has ended.
+const killedCode = 128 + 9
+
 // maxPrinted bounds how many lines are shown of what a service has printed.
 const maxPrinted = 100
 
@@ -197,6 +221,9 @@ func (n *session) fallen(ctx context.Context, s *service) *build.ServiceError {
 		return no // the build is being ended
 	case end.Reason == engine.ReasonOutOfMemory:
 		no.What = fmt.Sprintf("was ended: it went over its limit of %d MiB of memory", n.limits.Memory>>20)
+	case end.Reason == "" && end.Code == killedCode && n.limits.Memory > 0:
+		// Podman begins to listen for that a little after the program has begun.
+		no.What = fmt.Sprintf("exited with %d, most likely over its limit of %d MiB of memory", end.Code, n.limits.Memory>>20)
 	case end.Code >= 0:
 		no.What = fmt.Sprintf("exited with %d", end.Code)
 	}
