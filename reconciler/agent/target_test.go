@@ -46,9 +46,14 @@ func beWeb() {
 		fmt.Println("cannot open the database")
 		os.Exit(3)
 	}
-	_ = http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "release %s pid %d", os.Getenv("HEADGATE_RELEASE"), os.Getpid())
-	}))
+	})
+	if gate := os.Getenv("GATE"); gate != "" {
+		beGated(mux, gate, os.Getenv("HEADGATE_RELEASE"))
+	}
+	_ = http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux)
 }
 
 // unpackSelf puts the test binary into a release as ./server.
