@@ -239,6 +239,10 @@ func TestProblems(t *testing.T) {
 			`compose.yaml:5: services.job.x-headgate.cron: invalid schedule "30 2 * *": expected exactly 5 fields, found 4`},
 		{"cron of no day", "services:\n  job:\n    command: x\n    x-headgate: {cron: 0 0 30 2 *}\n",
 			"compose.yaml:4: services.job.x-headgate.cron: invalid schedule \"0 0 30 2 *\": no such day ever comes"},
+		{"two counts", "services: {web: {command: x, scale: 2, deploy: {replicas: 3}}}\n",
+			"compose.yaml:1: services.web.scale is 2, and deploy.replicas is 3; keep one of them"},
+		{"two limits", "services:\n  web:\n    image: x\n    deploy: {resources: {limits: {memory: 1g}}}\n    mem_limit: 2g\n",
+			"compose.yaml:5: services.web.mem_limit is 2g, and deploy.resources.limits.memory is 1g; keep one of them"},
 		{"cron of EventBridge with five fields", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: cron(30 2 * * ?)\n",
 			"compose.yaml:5: services.job.x-headgate.cron: invalid schedule \"cron(30 2 * * ?)\": cron(…) has six fields, not 5"},
 		{"zone that is none", "services:\n  job:\n    command: x\n    x-headgate:\n      cron: 0 3 * * *\n      zone: Prague\n",
@@ -305,6 +309,14 @@ func TestBounds(t *testing.T) {
 				"e":         []byte(strings.Repeat("# "+strings.Repeat("x", 1000)+"\n", 60)),
 			},
 			"reads more than 8 MiB of files",
+		},
+		{
+			"a file of variables that names what an instance knows",
+			target.Files{
+				composeFile: []byte("services: {a: {command: x, env_file: e, environment: {A: \"${PORT:-1}\"}}}\n"),
+				"e":         []byte("# for all\nB=\"${A-2}\"\n"),
+			},
+			"e:2: B names a variable that is set in environment to what only an instance knows",
 		},
 		{
 			"more files than one reads",

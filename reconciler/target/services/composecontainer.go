@@ -293,7 +293,7 @@ func (p *parser) pairs(n *yaml.Node, what string, each func(at *yaml.Node, name,
 		text := ""
 		if v.Tag != "!!null" {
 			var ok bool
-			if text, ok = p.text(v, what+"."+key.Value); !ok {
+			if text, ok = p.text(p.plain(v, what+"."+key.Value), what+"."+key.Value); !ok {
 				continue
 			}
 		}

@@ -356,7 +356,7 @@ func (p *parser) included(item *yaml.Node, what string, chain []string) *yaml.No
 			if len(envs) > 0 {
 				for _, e := range envs {
 					if file, ok := p.named(e, what+".env_file"); ok {
-						p.variablesOf(e, file, s.vars, what+".env_file", false)
+						p.variablesOf(e, file, nil, s.vars, what+".env_file", false)
 					}
 				}
 			} else {
@@ -440,12 +440,13 @@ func (p *parser) dotenv(s *origin) {
 		s.vars = map[string]string{}
 	}
 	if _, ok := p.content(name); ok {
-		p.variablesOf(nil, name, s.vars, ".env", false)
+		p.variablesOf(nil, name, nil, s.vars, ".env", false)
 	}
 }
 
-// variablesOf reads a file of variables into vars. at names it, nil for nobody.
-func (p *parser) variablesOf(at *yaml.Node, name string, vars map[string]string, what string, raw bool) bool {
+// variablesOf reads a file of variables into vars, which it may name, and those of said. at
+// names the file, nil for nobody.
+func (p *parser) variablesOf(at *yaml.Node, name string, said, vars map[string]string, what string, raw bool) bool {
 	data, ok := p.content(name)
 	if !ok {
 		p.notThere(at, name, what)
@@ -467,7 +468,12 @@ func (p *parser) variablesOf(at *yaml.Node, name string, vars map[string]string,
 	if at != nil {
 		outer = p.of(at).vars
 	}
-	read, problems := envFile(file, data, outer, raw)
+	if len(said) > 0 {
+		said = maps.Clone(said)
+		maps.Copy(said, outer)
+		outer = said
+	}
+	read, problems := envFile(file, data, outer, vars, raw)
 	p.problems = append(p.problems, problems...)
 	maps.Copy(vars, read)
 	return len(problems) == 0

@@ -32,7 +32,7 @@ func (p *parser) health(s *Service, n *yaml.Node, what string) {
 			}
 		}
 		if v := set["disable"]; v != nil && p.boolean(v, what+".disable") {
-			none = true
+			none, h.Test = true, nil // which may have come from what is extended
 		}
 	}
 	h.Connect = len(s.Ports) > 0 && h.Path == "" && h.Test == nil && !none

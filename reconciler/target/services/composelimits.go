@@ -1,7 +1,10 @@
 package services
 
 import (
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -26,11 +29,6 @@ func (p *parser) reserved(c *Container, n *yaml.Node, what string) {
 	if !p.mapping(n, what, []string{"limits", "reservations"}, nil, nil) {
 		return
 	}
-	twice := func(at *yaml.Node, of string, set bool) {
-		if set {
-			p.problem(at, "keep this one", "%s: it is said beside deploy too", of)
-		}
-	}
 	for kind, m := range yamlfile.Pairs(n) {
 		of := what + "." + kind.Value
 		known, unsupported, harmless := []string{"cpus", "memory", "pids"}, map[string]string{}, map[string]string{}
@@ -46,19 +44,38 @@ func (p *parser) reserved(c *Container, n *yaml.Node, what string) {
 			of := of + "." + k.Value
 			switch {
 			case kind.Value == "reservations" && k.Value == "memory":
-				twice(v, of, c.Limits.MemoryReservation > 0)
 				c.Limits.MemoryReservation = p.bytes(v, of, minMemory, maxMemory)
 			case kind.Value == "reservations":
 			case k.Value == "memory":
-				twice(v, of, c.Limits.Memory > 0)
 				c.Limits.Memory = p.bytes(v, of, minMemory, maxMemory)
 			case k.Value == "cpus":
-				twice(v, of, c.Limits.CPUs > 0)
 				c.Limits.CPUs = p.cpus(v, of)
 			case k.Value == "pids":
-				twice(v, of, c.Limits.PIDs > 0)
 				c.Limits.PIDs = int64(p.integer(v, of, 1, 4194304))
 			}
+		}
+	}
+}
+
+// saidTwice are what a service and its deploy can both say, and have to say alike.
+var saidTwice = map[string][]string{
+	"scale":           {"replicas"},
+	"cpus":            {"resources", "limits", "cpus"},
+	"mem_limit":       {"resources", "limits", "memory"},
+	"pids_limit":      {"resources", "limits", "pids"},
+	"mem_reservation": {"resources", "reservations", "memory"},
+}
+
+// alike refuses what is said of a service in two ways that differ.
+func (p *parser) alike(service *yaml.Node, where string) {
+	for _, key := range slices.Sorted(maps.Keys(saidTwice)) {
+		one, other := value(service, key), value(service, "deploy")
+		for _, k := range saidTwice[key] {
+			other = value(other, k)
+		}
+		if one != nil && other != nil && p.quiet(one) != p.quiet(other) {
+			p.problem(one, "keep one of them", "%s.%s is %s, and deploy.%s is %s", where, key, p.quiet(one),
+				strings.Join(saidTwice[key], "."), p.quiet(other))
 		}
 	}
 }

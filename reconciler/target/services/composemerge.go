@@ -97,7 +97,7 @@ func (e *extending) service(at *yaml.Node, name string, chain []string) *yaml.No
 var (
 	byName = []string{"environment", "labels", "annotations", "sysctls", "extra_hosts", "depends_on", "networks",
 		"args", "ulimits"}
-	byTarget = map[string]string{"volumes": "target", "secrets": "target", "configs": "target"}
+	byTarget = []string{"volumes", "secrets", "configs", "env_file"}
 	replaced = []string{"command", "entrypoint", "test"}
 )
 
@@ -146,36 +146,46 @@ func (p *parser) merge(base, over *yaml.Node, at string) *yaml.Node {
 		return out
 	case base.Kind == yaml.SequenceNode && over.Kind == yaml.SequenceNode && !(service && slices.Contains(replaced, key)):
 		out := p.new(over, yaml.SequenceNode, "!!seq", "")
-		for _, item := range base.Content {
-			if !slices.ContainsFunc(over.Content,
-				func(o *yaml.Node) bool { return same(item, o) || p.forSame(item, o, key, service) }) {
-				out.Content = append(out.Content, item)
-			}
-		}
-		out.Content = append(out.Content, over.Content...)
+		out.Content = p.joined(base.Content, over.Content, key, service)
 		return out
 	case service && slices.Contains([]string{"env_file", "tmpfs", "dns", "dns_search", "label_file"}, key):
 		out := p.new(over, yaml.SequenceNode, "!!seq", "")
-		out.Content = slices.Concat(listed(base), listed(over))
+		out.Content = p.joined(listed(base), listed(over), key, service)
 		return out
 	}
 	return over
 }
 
+// joined are the elements of two lists, one after the other: what is for the same as one
+// before takes its place.
+func (p *parser) joined(base, over []*yaml.Node, key string, service bool) []*yaml.Node {
+	all := slices.Clone(base)
+	for _, o := range over {
+		i := slices.IndexFunc(all, func(item *yaml.Node) bool { return same(item, o) || p.forSame(item, o, key, service) })
+		if i < 0 {
+			all = append(all, o)
+		} else {
+			all[i] = o
+		}
+	}
+	return all
+}
+
 // forSame reports whether two elements of a list are for the same, so that the second
 // takes the place of the first.
 func (p *parser) forSame(a, b *yaml.Node, key string, service bool) bool {
-	if _, ok := byTarget[key]; !ok || !service {
+	if !service || !slices.Contains(byTarget, key) {
 		return false
 	}
 	x, y := p.target(a, key), p.target(b, key)
 	return x != "" && x == y
 }
 
-// target is where an element of a list of volumes, secrets or configs goes.
+// target is where an element of a list of volumes, secrets or configs goes, and the file
+// that one of env_file is.
 func (p *parser) target(n *yaml.Node, key string) string {
 	if n.Kind == yaml.MappingNode {
-		for _, k := range []string{"target", "source"} {
+		for _, k := range []string{"target", "source", "path"} {
 			if v := value(n, k); v != nil {
 				return p.quiet(v)
 			}

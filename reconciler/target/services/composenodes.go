@@ -86,6 +86,24 @@ func (p *parser) scalar(n *yaml.Node, what string) (string, bool) {
 	return p.replaced(n, v, what)
 }
 
+// plain is what Compose makes of a value without quotes that becomes text: 1.10 is 1.1.
+func (p *parser) plain(n *yaml.Node, what string) *yaml.Node {
+	kinds := []string{"!!int", "!!float", "!!bool", "!!timestamp"}
+	if n.Kind != yaml.ScalarNode || !slices.Contains(kinds, n.Tag) || p.of(n).text {
+		return n
+	}
+	var v any
+	if err := n.Decode(&v); err != nil {
+		return n // it is text then
+	}
+	text := fmt.Sprint(v)
+	if text == n.Value {
+		return n
+	}
+	p.warning(n, fmt.Sprintf("write %q if that is not meant", n.Value), "%s: %s is %s, as Compose reads it", what, n.Value, text)
+	return p.new(n, yaml.ScalarNode, "!!str", text)
+}
+
 // text is the text of a scalar that is not null; the variables of an instance are
 // not yet replaced.
 func (p *parser) text(n *yaml.Node, what string) (string, bool) {

@@ -49,7 +49,7 @@ var (
 		return regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 	})
 	byteSize = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^([0-9]{1,12})\s*([kKmMgG])?i?[bB]?$`)
+		return regexp.MustCompile(`^([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([kKmMgG])?i?[bB]?$`)
 	})
 )
 
@@ -197,7 +197,7 @@ const (
 	plainPort   = 80  // where no HTTPS is expected
 )
 
-// bytes reads a size as Compose does: 10m, 64k, 1gb.
+// bytes reads a size as Compose does: 10m, 64k, 1.5gb.
 func (p *parser) bytes(n *yaml.Node, what string, low, high int64) int64 {
 	text, ok := p.scalar(n, what)
 	if !ok {
@@ -208,8 +208,8 @@ func (p *parser) bytes(n *yaml.Node, what string, low, high int64) int64 {
 		p.problem(n, `write it like "10m" or "64k"`, "%s is %q, which is not a size", what, text)
 		return low
 	}
-	v, _ := strconv.ParseInt(m[1], 10, 64) // digits, and few of them
-	v <<= map[string]int{"": 0, "k": 10, "m": 20, "g": 30}[strings.ToLower(m[2])]
+	amount, _ := strconv.ParseFloat(m[1], 64) // digits, and few of them
+	v := int64(amount * float64(int64(1)<<map[string]int{"": 0, "k": 10, "m": 20, "g": 30}[strings.ToLower(m[2])]))
 	if v < low || v > high {
 		p.problem(n, fmt.Sprintf("write a size from %d to %d bytes", low, high), "%s is %s", what, text)
 		return low

@@ -194,9 +194,6 @@ func (p *parser) service(key, n *yaml.Node) Service {
 		}
 	}
 	faults := len(p.problems)
-	if file := value(n, "env_file"); file != nil {
-		p.envFiles(file, where+".env_file", s.Container != nil, s.Environment)
-	}
 	var health, extension *yaml.Node
 	for key, v := range yamlfile.Pairs(n) {
 		what := where + "." + key.Value
@@ -230,6 +227,10 @@ func (p *parser) service(key, n *yaml.Node) Service {
 				p.container(&s, key, v, what)
 			}
 		}
+	}
+	p.alike(n, where)
+	if file := value(n, "env_file"); file != nil {
+		p.envFiles(file, where+".env_file", s.Container != nil, s.Environment)
 	}
 	if s.Command == nil && s.Container == nil && len(p.problems) == faults {
 		p.problem(key, `write the program to run and its arguments, such as "command: ./web", or the image to run`,
@@ -327,7 +328,7 @@ func (p *parser) environment(n *yaml.Node, what string, container bool, env map[
 		case name == "PORT" && !container || strings.HasPrefix(name, "HEADGATE_"):
 			p.problem(at, "leave it out, or give yours another name", "%s: %s is set by headgate", what, name)
 		default:
-			if text, ok := p.text(value, what+"."+name); ok {
+			if text, ok := p.text(p.plain(value, what+"."+name), what+"."+name); ok {
 				env[name] = text
 			}
 		}
@@ -371,8 +372,16 @@ func (p *parser) environment(n *yaml.Node, what string, container bool, env map[
 	}
 }
 
-// envFiles reads the files of env_file into env.
+// envFiles reads the files of env_file into env, beside what environment has said there.
 func (p *parser) envFiles(n *yaml.Node, what string, container bool, env map[string]string) {
+	said := map[string]string{} // that the files may name
+	for name, text := range env {
+		said[name] = ofInstance
+		if !strings.Contains(strings.ReplaceAll(text, "$$", ""), "$") {
+			said[name] = strings.ReplaceAll(text, "$$", "$")
+		}
+	}
+	vars := map[string]string{}
 	for _, item := range listed(n) {
 		file, raw, required := item, false, true
 		if item.Kind == yaml.MappingNode {
@@ -405,12 +414,15 @@ func (p *parser) envFiles(n *yaml.Node, what string, container bool, env map[str
 		if _, there := p.content(name); !there && !required {
 			continue
 		}
-		vars := map[string]string{}
-		p.variablesOf(file, name, vars, what, raw)
-		for name, value := range vars {
+		p.variablesOf(file, name, said, vars, what, raw)
+		for name := range vars {
 			if name == "PORT" && !container || strings.HasPrefix(name, "HEADGATE_") {
 				p.problem(file, "leave it out of the file, or give yours another name", "%s: %s is set by headgate", what, name)
 			}
+		}
+	}
+	for name, value := range vars {
+		if _, ok := env[name]; !ok {
 			env[name] = literal(value)
 		}
 	}

@@ -222,7 +222,7 @@ func (t *ecsTask) environmentFiles(one *ecsContainer, n *yaml.Node, what string)
 			return
 		}
 		t.read[name] = true
-		vars, problems := envFile(path.Join(t.dir, name), data, nil, true)
+		vars, problems := envFile(path.Join(t.dir, name), data, nil, nil, true)
 		t.problems = append(t.problems, problems...)
 		for _, v := range slices.Sorted(maps.Keys(vars)) {
 			if _, set := one.Environment[v]; !set { // what environment says counts before

@@ -16,12 +16,15 @@ const (
 	maxVariables = 1000
 )
 
+// ofInstance is the value of a variable that only an instance knows. No file has a NUL byte.
+const ofInstance = "\x00"
+
 // envFile reads a file of variables as Compose does: NAME=value lines, "export" before
 // them or not, # for comments, 'single quotes' for what is meant as it is written, and
 // "double quotes" for what may go over several lines and has escapes. What is not in
-// single quotes may name variables: earlier ones of the file, and of outer, which count
-// before. A raw file has none of that but NAME=value.
-func envFile(file string, data []byte, outer map[string]string, raw bool) (map[string]string, yamlfile.Problems) {
+// single quotes may name variables: earlier ones of the file, of earlier files, and of
+// outer, which count before. A raw file has none of that but NAME=value.
+func envFile(file string, data []byte, outer, earlier map[string]string, raw bool) (map[string]string, yamlfile.Problems) {
 	f := &envReader{file: file, raw: raw, vars: map[string]string{}}
 	fail := func(line int, fix, format string, args ...any) yamlfile.Problems {
 		return yamlfile.Problems{{File: file, Line: line, What: fmt.Sprintf(format, args...), Fix: fix}}
@@ -35,10 +38,9 @@ func envFile(file string, data []byte, outer map[string]string, raw bool) (map[s
 		return nil, fail(1+bytes.Count(data[:bytes.IndexByte(data, 0)], []byte("\n")), "remove it", "holds a NUL byte")
 	}
 	f.rest = strings.ReplaceAll(strings.TrimPrefix(string(data), "\ufeff"), "\r\n", "\n")
-	f.seen = maps.Clone(outer)
-	if f.seen == nil {
-		f.seen = map[string]string{}
-	}
+	f.seen = map[string]string{}
+	maps.Copy(f.seen, earlier)
+	maps.Copy(f.seen, outer)
 	for f.line = 1; f.rest != ""; {
 		line := f.line
 		what, fix := f.next(outer)
@@ -127,6 +129,10 @@ func (f *envReader) next(outer map[string]string) (what, fix string) {
 		replaced, err := v.replace(value)
 		if err != nil {
 			return fmt.Sprintf("%s: %v", name, err), `set it before, write "$$" for a dollar sign, or use single quotes`
+		}
+		if strings.Contains(replaced, ofInstance) {
+			return name + " names a variable that is set in environment to what only an instance knows",
+				"set it in environment, too"
 		}
 		value = replaced
 	}

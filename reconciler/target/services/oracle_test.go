@@ -1,6 +1,9 @@
 package services
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -40,50 +43,93 @@ func TestAsComposeReadsIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			files, _ := filesIn(archive)
-			c, _, err := Read("", files)
-			if err != nil {
-				t.Fatal(err)
-			}
-			project := composeProject(t, files, vars)
-			ours, theirs := map[string]string{}, map[string]string{}
-			for _, s := range c.Services {
-				ours[s.Name] = ourService(t, s, vars)
-				compared++
-			}
-			for name, s := range project.Services {
-				for other := range s.DependsOn {
-					if _, active := project.Services[other]; !active {
-						delete(s.DependsOn, other)
-					}
-				}
-				theirs[name] = theirService(s)
-			}
-			for _, name := range slices.Sorted(maps.Keys(theirs)) {
-				if ours[name] != theirs[name] {
-					t.Errorf("%s is read as\n%s\nand Compose reads\n%s", name, ours[name], theirs[name])
-				}
-			}
-			if len(ours) != len(theirs) {
-				t.Errorf("%d services are read, and Compose reads %d", len(ours), len(theirs))
-			}
+			compared += sameAsCompose(t, files, vars)
 		})
 	}
-	if compared < 16 {
+	apps, err := txtar.ParseFile("testdata/apps.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	directories := map[string]target.Files{}
+	for _, f := range apps.Files {
+		app, name, _ := strings.Cut(f.Name, "/")
+		if directories[app] == nil {
+			directories[app] = target.Files{}
+		}
+		directories[app][name] = f.Data
+	}
+	for app, files := range directories {
+		t.Run(app, func(t *testing.T) { compared += sameAsCompose(t, files, vars) })
+	}
+	if compared < 32 {
 		t.Errorf("%d services were compared", compared)
 	}
 }
 
-// composeProject is what the library reads of files.
-func composeProject(t *testing.T, files target.Files, vars map[string]string) *types.Project {
+// sameAsCompose compares what is read of files, and says of how many services.
+func sameAsCompose(t *testing.T, files target.Files, vars map[string]string) (compared int) {
 	t.Helper()
-	dir := t.TempDir()
+	c, _, err := Read("", files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := composeProject(t.Context(), t.TempDir(), files, vars)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := bothRead(t, c, project, vars)
+	for _, name := range slices.Sorted(maps.Keys(theirs)) {
+		if ours[name] != theirs[name] {
+			t.Errorf("%s is read as\n%s\nand Compose reads\n%s", name, ours[name], theirs[name])
+		}
+	}
+	if len(ours) != len(theirs) {
+		t.Errorf("%d services are read, and Compose reads %d", len(ours), len(theirs))
+	}
+	return len(ours)
+}
+
+// bothRead is what is said of each service, by us and by Compose.
+func bothRead(t fataler, c *Compose, project *types.Project, vars map[string]string) (ours, theirs map[string]string) {
+	t.Helper()
+	ours, theirs = map[string]string{}, map[string]string{}
+	for _, s := range c.Services {
+		ours[s.Name] = ourService(t, s, vars)
+	}
+	for name, s := range project.Services {
+		for other := range s.DependsOn {
+			if _, active := project.Services[other]; !active {
+				delete(s.DependsOn, other)
+			}
+		}
+		theirs[name] = theirService(s)
+	}
+	return ours, theirs
+}
+
+// fataler is a *testing.T or *rapid.T.
+type fataler interface {
+	Helper()
+	Fatal(...any)
+}
+
+// errComposePanics is what it does of a date in a command.
+var errComposePanics = errors.New("the library of Compose panics")
+
+// composeProject is what the library reads of files, which it writes to a directory.
+func composeProject(ctx context.Context, dir string, files target.Files, vars map[string]string) (_ *types.Project, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errComposePanics, p)
+		}
+	}()
 	for name, data := range files {
 		path := filepath.Join(dir, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		if err := os.WriteFile(path, data, 0o644); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
 	env := []string{"COMPOSE_PROJECT_NAME=p"}
@@ -97,18 +143,14 @@ func composeProject(t *testing.T, files target.Files, vars map[string]string) *t
 	options, err := cli.NewProjectOptions(paths, cli.WithWorkingDirectory(dir), cli.WithEnv(env), cli.WithEnvFiles(),
 		cli.WithDotEnv)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if profiles := options.Environment["COMPOSE_PROFILES"]; profiles != "" {
 		if err := cli.WithProfiles(strings.Split(profiles, ","))(options); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	project, err := options.LoadProject(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return project
+	return options.LoadProject(ctx)
 }
 
 // lines says what of a service is compared.
@@ -120,7 +162,7 @@ func lines(facts map[string]any) string {
 	return out.String()
 }
 
-func ourService(t *testing.T, s Service, vars map[string]string) string {
+func ourService(t fataler, s Service, vars map[string]string) string {
 	t.Helper()
 	replaced := func(text string) string {
 		out, err := interpolate(text, vars)
@@ -161,7 +203,7 @@ func ourService(t *testing.T, s Service, vars map[string]string) string {
 		for _, m := range c.Mounts {
 			if m.Volume != "" {
 				mounts = append(mounts, fmt.Sprintf("%s at %s %v", m.Volume, m.Target, m.ReadOnly))
-			} else if m.Mode == 0 && !strings.HasPrefix(m.Target, "/nginx_conf") { // a config has no mount
+			} else {
 				mounts = append(mounts, "files at "+m.Target)
 			}
 		}
@@ -219,6 +261,9 @@ func theirService(s types.ServiceConfig) string {
 		needs[name] = conditions[d.Condition]
 	}
 	replicas := 1
+	if s.Scale != nil {
+		replicas = *s.Scale
+	}
 	if s.Deploy != nil && s.Deploy.Replicas != nil {
 		replicas = *s.Deploy.Replicas
 	}
@@ -248,6 +293,9 @@ func theirService(s types.ServiceConfig) string {
 		case types.VolumeTypeBind:
 			mounts = append(mounts, "files at "+v.Target)
 		}
+	}
+	for _, c := range s.Configs {
+		mounts = append(mounts, "files at "+cmp.Or(c.Target, "/"+c.Source))
 	}
 	slices.Sort(mounts)
 	labels := map[string]string{}

@@ -43,7 +43,7 @@ func Scale(files target.Files, service string, count int) (name string, edited [
 		return "", nil, nil
 	}
 	var faults yamlfile.Problems
-	for _, edit := range scalings(files, service, strconv.Itoa(count)) {
+	for i, edit := range scalings(files, service, strconv.Itoa(count)) {
 		changed := target.Files{}
 		for n, data := range files {
 			changed[n] = data
@@ -55,7 +55,8 @@ func Scale(files target.Files, service string, count int) (name string, edited [
 		changed[edit.file] = text
 		is, _, err := Read("", changed)
 		if err != nil {
-			if ps, ok := yamlfile.ProblemsIn(err); ok {
+			// What is said of another way than the likeliest is about what it adds.
+			if ps, ok := yamlfile.ProblemsIn(err); ok && i == 0 {
 				faults = ps
 			}
 			continue
