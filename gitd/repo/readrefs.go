@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -22,17 +23,49 @@ func (r *Repository) ReadableRefs(prefix string) (refs []Ref, problems []string,
 	return list.refs, list.problems, err
 }
 
+// RefParts lists the refs whose names begin with prefix in two parts, each by name:
+// loose ones, which are few, for they are packed, and packed ones, which may be many
+// and are the same slice for as long as they are the same. What is loose counts where
+// both have a name. Errors are those of Refs.
+func (r *Repository) RefParts(prefix string) (loose, packed []Ref, err error) {
+	list, err := r.refParts([]string{prefix})
+	if err := r.unlistable(list, err); err != nil {
+		return nil, nil, err
+	}
+	return list.loose, list.packed, nil
+}
+
+// unlistable is why refs were not all read.
+func (r *Repository) unlistable(list refList, err error) error {
+	if err != nil {
+		return fmt.Errorf("list refs of %s: %w", r.name, err)
+	}
+	if len(list.problems) > 0 {
+		return r.damaged(list.problems...)
+	}
+	return nil
+}
+
 // refList is what was read of refs.
 type refList struct {
-	refs     []Ref
+	refs     []Ref // of refsBelow
+	loose    []Ref // Zero: what cannot be read
+	packed   []Ref
 	problems []string // what of them cannot be read
 	symbolic bool     // there are some that stand for others, which are left out
 }
 
 // refsBelow lists the refs whose names begin with one of the prefixes.
 func (r *Repository) refsBelow(prefixes []string) (list refList, err error) {
+	if list, err = r.refParts(prefixes); err == nil {
+		list.refs = merge(list.loose, list.packed)
+	}
+	return list, err
+}
+
+// refParts is refsBelow with what is loose and what is packed apart.
+func (r *Repository) refParts(prefixes []string) (list refList, err error) {
 	// Loose refs first: one that is packed meanwhile is found in the second place.
-	var loose []Ref // Zero: what cannot be read
 	wanted := func(name string) bool { return hasAnyPrefix(name, prefixes) }
 	root := filepath.Join(r.dir, "refs")
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -61,11 +94,11 @@ func (r *Repository) refsBelow(prefixes []string) (list refList, err error) {
 			list.symbolic = true
 		case errors.As(err, &why):
 			list.problems = append(list.problems, name+" "+why.Error())
-			loose = append(loose, Ref{name, Zero}) // what is packed under that name is older
+			list.loose = append(list.loose, Ref{name, Zero}) // what is packed under that name is older
 		case err != nil:
 			return err
 		default:
-			loose = append(loose, Ref{name, h})
+			list.loose = append(list.loose, Ref{name, h})
 		}
 		return nil
 	})
@@ -80,9 +113,9 @@ func (r *Repository) refsBelow(prefixes []string) (list refList, err error) {
 		return list, err
 	}
 	// Directories were walked by their names, which is not the order of whole names.
-	slices.SortFunc(loose, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(list.loose, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
 	slices.Sort(list.problems)
-	list.refs = merge(loose, packed.below(prefixes))
+	list.packed = packed.below(prefixes)
 	return list, nil
 }
 
@@ -149,15 +182,14 @@ func (p *packedRefs) below(prefixes []string) (refs []Ref) {
 func (p *packedRefs) under(prefix string) []Ref {
 	i, _ := slices.BinarySearchFunc(p.refs, prefix,
 		func(ref Ref, name string) int { return strings.Compare(ref.Name, name) })
-	n := 0
-	for n < len(p.refs)-i && strings.HasPrefix(p.refs[i+n].Name, prefix) {
-		n++
-	}
-	return p.refs[i : i+n]
+	n := sort.Search(len(p.refs)-i, func(n int) bool { return !strings.HasPrefix(p.refs[i+n].Name, prefix) })
+	return p.refs[i : i+n : i+n]
 }
 
 // packedRefs reads the file packed-refs. It is replaced and never changed.
 func (r *Repository) packedRefs() (*packedRefs, error) {
+	r.packing.Lock() // whoever comes while it is read for the first time waits for that
+	defer r.packing.Unlock()
 	path := filepath.Join(r.dir, "packed-refs")
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -171,7 +203,7 @@ func (r *Repository) packedRefs() (*packedRefs, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p := r.packed.Load(); p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() &&
+	if p := r.packed; p != nil && os.SameFile(p.was, info) && p.was.Size() == info.Size() &&
 		p.was.ModTime().Equal(info.ModTime()) {
 		return p, nil
 	}
@@ -182,7 +214,7 @@ func (r *Repository) packedRefs() (*packedRefs, error) {
 	p, err := parsePackedRefs(data)
 	if err == nil {
 		p.was = info
-		r.packed.Store(p)
+		r.packed = p
 	}
 	return p, err
 }

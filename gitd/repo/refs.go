@@ -27,7 +27,7 @@ func ParseHash(s string) (h Hash, ok bool) {
 		return Zero, false
 	}
 	for i := range h {
-		high, low := digit(s[2*i]), digit(s[2*i+1])
+		high, low := digits[s[2*i]], digits[s[2*i+1]]
 		if high|low > 15 {
 			return Zero, false
 		}
@@ -36,16 +36,16 @@ func ParseHash(s string) (h Hash, ok bool) {
 	return h, true
 }
 
-// digit is what a hexadecimal digit stands for, and more than 15 for what is none.
-func digit(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
+// digits are what hexadecimal digits stand for, and more than 15 for what is none.
+var digits = func() (all [256]byte) {
+	for c := range all {
+		all[c] = 0xff
 	}
-	return 0xff
-}
+	for value, c := range []byte("0123456789abcdef") {
+		all[c] = byte(value)
+	}
+	return all
+}()
 
 // ErrMoved is returned by Move when the ref was not where the caller said.
 var ErrMoved = errors.New("the ref has moved")
@@ -97,14 +97,11 @@ func (r *Repository) ref(name string, depth int) (Hash, error) {
 // Refs lists the refs whose name begins with prefix, sorted by name. Symbolic
 // refs are left out. One among them that cannot be read is an error, *Damaged.
 func (r *Repository) Refs(prefix string) ([]Ref, error) {
-	refs, problems, err := r.ReadableRefs(prefix)
-	if err != nil {
-		return nil, fmt.Errorf("list refs of %s: %w", r.name, err)
+	list, err := r.refsBelow([]string{prefix})
+	if err := r.unlistable(list, err); err != nil {
+		return nil, err
 	}
-	if len(problems) > 0 {
-		return nil, r.damaged(problems...)
-	}
-	return refs, nil
+	return list.refs, nil
 }
 
 // Move is the one way a ref changes: from old to new, or not at all. Old Zero

@@ -58,9 +58,10 @@ type Repository struct {
 	packfiles io.Closer // that git has open
 	objects   cachedObjects
 
-	packed  atomic.Pointer[packedRefs] // as it was read last
-	peeled  peeled                     // objects that refs point at
-	moves   atomic.Int64               // of refs, since the server was started
+	packing sync.Mutex   // guards packed
+	packed  *packedRefs  // as it was read last
+	peeled  peeled       // objects that refs point at
+	moves   atomic.Int64 // of refs, since the server was started
 	pushes  pushes
 	writing sync.RWMutex // held for reading while an object that is there is made young
 

@@ -92,20 +92,24 @@ func (r *Repository) seed() error {
 	if err != nil {
 		return err
 	}
-	newest := map[string][]Ref{} // by the prefix of what is numbered
+	type numbered struct {
+		number int
+		ref    Ref
+	}
+	newest := map[string][]numbered{} // by the prefix
 	for _, ref := range refs {
-		switch prefix, numbered := numberedPrefix(ref.Name); {
+		switch prefix, ok := numberedPrefix(ref.Name); {
 		case !witnessed(ref.Name):
-		case numbered:
-			newest[prefix] = append(newest[prefix], ref)
+		case ok:
+			newest[prefix] = append(newest[prefix], numbered{numberAt(ref.Name, prefix), ref})
 		default:
 			w.keep(ref)
 		}
 	}
-	for prefix, list := range newest {
-		slices.SortFunc(list, func(a, b Ref) int { return numberAt(b.Name, prefix) - numberAt(a.Name, prefix) })
-		for _, ref := range list[:min(len(list), seedNumbered)] {
-			w.keep(ref)
+	for _, list := range newest {
+		slices.SortFunc(list, func(a, b numbered) int { return b.number - a.number })
+		for _, of := range list[:min(len(list), seedNumbered)] {
+			w.keep(of.ref)
 		}
 	}
 	w.seeded = true

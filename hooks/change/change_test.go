@@ -213,6 +213,64 @@ func TestListReadsOnlyWhatIsNew(t *testing.T) {
 	}
 }
 
+// TestSummariesFollow: whatever moves, and whether refs are packed, who has listed
+// before is told what somebody is who never did; and what was given out stays.
+func TestSummariesFollow(t *testing.T) {
+	r := testRepository(t)
+	l := Of(r)
+	pack := func() {
+		t.Helper()
+		if _, err := r.Pack(t.Context(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps := []func(open []Change) error{
+		func([]Change) error { pack(); return nil },
+		func(open []Change) error {
+			_, err := Of(r).Revise(t.Context(), open[1], push(t, r, "again"))
+			return err
+		},
+		func(open []Change) error {
+			_, err := Of(r).Append(t.Context(), open[0], Event{Kind: Withdrawn, At: noon, Subject: "withdrawn"})
+			return err
+		},
+		func([]Change) error { pack(); return nil },
+		func([]Change) error { _, err := Of(r).Open(t.Context(), push(t, r, "one more")); return err },
+		func(open []Change) error { return r.Move(t.Context(), Ref(2), open[1].Tip, repo.Zero) },
+		func([]Change) error { pack(); return nil },
+		func([]Change) error { return nil },
+	}
+	for i := range 12 {
+		if _, err := l.Open(t.Context(), push(t, r, fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var given [][]Summary // and as they were
+	for i, step := range steps {
+		open, err := Of(r).List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := step(open); err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.Summaries()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := Of(r).Summaries()
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("after step %d: %+v, %v, and not\n%+v", i, got, err, want)
+		}
+		given = append(given, got, slices.Clone(got))
+	}
+	for i := 0; i < len(given); i += 2 {
+		if !slices.Equal(given[i], given[i+1]) {
+			t.Errorf("what was given out after step %d is another now", i/2)
+		}
+	}
+}
+
 // TestSummariesAreRemembered: another process reads what is remembered instead of the
 // logs; the log of a change that went on is read, and a file that is damaged, or of
 // another history, changes nothing.
@@ -342,6 +400,9 @@ func BenchmarkSummaries1000(b *testing.B) {
 		if _, err := l.Open(b.Context(), p); err != nil {
 			b.Fatal(err)
 		}
+	}
+	if _, err := r.Pack(b.Context(), time.Now()); err != nil { // as the server does
+		b.Fatal(err)
 	}
 	b.ResetTimer()
 	for b.Loop() {

@@ -41,6 +41,8 @@ type Store struct {
 	newest    int                  // highest number known to be taken
 	roots     map[string]time.Time // by branch, see root
 	summaries map[int]Summary      // of all, as their logs were; nil: not looked at
+	listed    []Summary            // of all, as Summaries gave them last; never changed
+	packed    packedLogs           // of most changes
 	unwritten int                  // of those that are not on disk
 	after     int                  // that many are not: rememberAfter
 }

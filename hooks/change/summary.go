@@ -49,7 +49,8 @@ func (s Change) Summary() Summary {
 	return sum
 }
 
-// Summaries are those of all changes, by number. Logs are read as far as they are new.
+// Summaries are those of all changes, by number, which the caller does not change. Logs
+// are read as far as they are new.
 func (st *Store) Summaries() ([]Summary, error) {
 	logs, err := st.logs()
 	if err != nil {
@@ -57,9 +58,19 @@ func (st *Store) Summaries() ([]Summary, error) {
 	}
 	st.mu.Lock()
 	st.recall()
-	known := make([]Summary, len(logs)) // of which some are others' than their logs are now
+	known := st.listed // which others have
+	is := func(s Summary, log log) bool { return s.Number == log.number && s.Tip == log.tip }
+	if slices.EqualFunc(known, logs, is) {
+		st.mu.Unlock()
+		return known, nil
+	}
+	known = make([]Summary, len(logs)) // of which some are others' than their logs are now
 	for i, log := range logs {
-		known[i] = st.summaries[log.number]
+		if i < len(st.listed) && is(st.listed[i], log) {
+			known[i] = st.listed[i]
+		} else {
+			known[i] = st.summaries[log.number]
+		}
 	}
 	st.mu.Unlock()
 
@@ -78,6 +89,7 @@ func (st *Store) Summaries() ([]Summary, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.learn(fresh...)
+	st.listed = known
 	return known, nil
 }
 
@@ -114,20 +126,52 @@ type log struct {
 	tip    repo.Hash
 }
 
-// logs are those of all changes, by number.
+func byNumber(a, b log) int { return a.number - b.number }
+
+// packedLogs are those of refs that are packed.
+type packedLogs struct {
+	refs []repo.Ref
+	logs []log
+}
+
+// logs are those of all changes, by number, which the caller does not change.
 func (st *Store) logs() ([]log, error) {
-	refs, err := st.r.Refs(prefix)
+	loose, packed, err := st.r.RefParts(prefix)
 	if err != nil {
 		return nil, err
 	}
+	st.mu.Lock()
+	if was := st.packed.refs; len(was) != len(packed) || len(was) > 0 && &was[0] != &packed[0] {
+		st.packed = packedLogs{packed, logsOf(packed)}
+	}
+	old := st.packed.logs
+	st.mu.Unlock()
+
+	fresh := logsOf(loose)
+	if len(fresh) == 0 {
+		return old, nil
+	}
+	logs := append(make([]log, 0, len(old)+len(fresh)), old...)
+	for _, log := range fresh {
+		if i, found := slices.BinarySearchFunc(logs, log, byNumber); found {
+			logs[i] = log
+		} else {
+			logs = slices.Insert(logs, i, log)
+		}
+	}
+	return logs, nil
+}
+
+// logsOf are those among refs, by number.
+func logsOf(refs []repo.Ref) []log {
 	logs := make([]log, 0, len(refs)/2)
 	for _, ref := range refs {
 		if number, ok := numberOf(ref.Name); ok {
 			logs = append(logs, log{number, ref.Hash})
 		}
 	}
-	slices.SortFunc(logs, func(a, b log) int { return a.number - b.number })
-	return logs, nil
+	slices.SortFunc(logs, byNumber)
+	return logs
 }
 
 // The file in which all summaries are kept is written again when so many are new.
