@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -159,6 +162,18 @@ func TestHTTPAccess(t *testing.T) {
 		t.Errorf("%d packed bytes: %d %s", bomb.Len(), got, text)
 	}
 
+	hostilePushes(t, h, func(body string, kind string) (int, string) {
+		status, _, text := ask("POST", "/hello/"+kind, good, "application/x-"+kind+"-request", strings.NewReader(body),
+			"Git-Protocol", "version=2")
+		return status, text
+	}, strings.TrimSpace(strings.Fields(out)[0]))
+	for _, name := range []string{"he'llo", `he"llo`, "$(id)", "he%0allo", "-x", "hello.git.git", strings.Repeat("x", 4096),
+		"h%C3%A9llo", "..", "hello%00", "hello%2fhello", "refs", ".hello"} {
+		if got, _, text := ask("GET", "/"+name+refs, good, "", nil); got < 300 || got >= 500 {
+			t.Errorf("a repository called %.40q: %d %.200s", name, got, text)
+		}
+	}
+
 	// Wrong ones are counted; a good one is let in all the same.
 	limited := false
 	for range 30 {
@@ -192,5 +207,80 @@ func TestHTTPAccess(t *testing.T) {
 	}
 	if got, _, _ := ask("GET", "/hello"+refs, basic(tokens["jun"]), "", nil); got != 401 && got != 429 {
 		t.Errorf("the token of jun who was removed: %d", got)
+	}
+}
+
+// hostilePushes has git's addresses be sent what no client of git's sends. None of it moves a
+// ref, leaves an object, or shows one of elsewhere; a good push is taken after it.
+func hostilePushes(t *testing.T, h *harness, post func(body, service string) (int, string), elsewhere string) {
+	t.Helper()
+	out, errs, err := within(waitTimeout, h.dir, h.env(), "sh", "-ec", `
+		git init -q -b main odd; cd odd
+		printf 'version: 0.2\nphases: {build: {commands: ["true"]}}\n' >buildspec.yml
+		git add .; git commit -qm first; git rev-parse HEAD
+		git rev-list --objects HEAD | git pack-objects --stdout -q >../odd.pack`)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, errs)
+	}
+	commit := strings.TrimSpace(out)
+	data, err := os.ReadFile(filepath.Join(h.dir, "odd.pack"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack := string(data)
+	packet := func(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
+	zero := strings.Repeat("0", 40)
+	push := func(pack string, options ...string) string {
+		body := packet(zero+" "+commit+" refs/heads/odd\x00report-status push-options agent=x\n") + "0000"
+		for _, o := range options {
+			body += packet(o)
+		}
+		return body + "0000" + pack
+	}
+	flipped := pack[:len(pack)-1] + string(pack[len(pack)-1]^1)
+	huge := "PACK\x00\x00\x00\x02\x00\x00\x00\x01" + "\xbf\xff\xff\xff\x0f" + strings.Repeat("x", 1000) // a blob of 4 GiB
+	many := strings.Split(strings.Repeat("x=1,", 10_000), ",")
+	for name, body := range map[string]string{
+		"nothing":                    "",
+		"no end":                     packet(zero + " " + commit + " refs/heads/odd\x00report-status"),
+		"no packets":                 "GET / HTTP/1.1\r\n\r\n",
+		"no pack":                    push(""),
+		"a pack that is cut":         push(pack[:len(pack)/2]),
+		"a pack with a bit flipped":  push(flipped),
+		"a pack that counts wrongly": push(pack[:11] + "\x7f" + pack[12:]),
+		"a pack of a file of 4 GiB":  push(huge),
+		"ten thousand options":       push(pack, many...),
+		"an option of 60 kB":         push(pack, strings.Repeat("x", 60_000)),
+		"a ref of the server's": packet(zero+" "+commit+" refs/changes/1/log\x00report-status push-options agent=x\n") +
+			"00000000" + pack,
+		"a name that is an option": packet(zero+" "+commit+" refs/heads/--exec=x\x00report-status push-options agent=x\n") +
+			"00000000" + pack,
+	} {
+		if status, text := post(body, "git-receive-pack"); strings.Contains(text, "ok refs/") || status >= 500 {
+			t.Errorf("%s: %d %.300q", name, status, text)
+		}
+	}
+	if out, errs, err := within(waitTimeout, h.dir, h.env(), "git", "ls-remote", "ssh://"+h.SSH+"/hello"); err != nil ||
+		strings.Contains(out, "refs/") {
+		t.Errorf("after hostile pushes there are %q, %v %s", out, err, errs)
+	}
+	objects := filepath.Join(h.data(), "repositories", "hello.git", "objects")
+	if left, err := filepath.Glob(filepath.Join(objects, "tmp_*")); err != nil || len(left) > 0 {
+		t.Errorf("they left %q, %v", left, err)
+	}
+	if _, err := os.Stat(filepath.Join(objects, commit[:2], commit[2:])); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the commit that nobody has accepted is there: %v", err)
+	}
+
+	// What is another repository's is not to be had by its name.
+	want := packet("command=fetch") + "0001" + packet("want "+elsewhere+"\n") + packet("done\n") + "0000"
+	if status, text := post(want, "git-upload-pack"); strings.Contains(text, "PACK") || status >= 500 {
+		t.Errorf("an object of elsewhere: %d %.300q", status, text)
+	}
+	// Options are data, whatever is in them.
+	options := []string{"nowait", "x=\x1b[31m;y=`id`", "x\x00y", "\xff\xfe"}
+	if status, text := post(push(pack, options...), "git-receive-pack"); status != 200 ||
+		!strings.Contains(text, "ok refs/heads/odd") || strings.Contains(text+h.tail(), "\x1b") {
+		t.Errorf("a good push after them: %d %q", status, text)
 	}
 }
