@@ -120,3 +120,28 @@ func FuzzAdmit(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAdmitPack: whatever a push begins with, git gets every byte of it in order, and who
+// brings nothing takes no place.
+func FuzzAdmitPack(f *testing.F) {
+	zero, one := strings.Repeat("0", 40), strings.Repeat("1", 40)
+	f.Add([]byte("0066" + zero + " " + one + " refs/heads/x\x00 report-statusxx0000PACK"))
+	f.Add([]byte("0062" + one + " " + zero + " refs/heads/x\x00 report-stat0000"))
+	f.Add([]byte("0000"))
+	f.Add([]byte("fff0"))
+	f.Add([]byte("0003x"))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		q := newQueue(1, 1, time.Minute)
+		var passed bytes.Buffer
+		rest, done, err := q.admitPack(t.Context(), bytes.NewReader(body), &passed, "ada")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (done != nil) != (q.n == 1) || done != nil && !bytes.Contains(body, []byte("0000")) {
+			t.Errorf("%q takes a place: %v", body, done != nil)
+		}
+		if _, err := io.Copy(&passed, rest); err != nil || !bytes.Equal(passed.Bytes(), body) {
+			t.Errorf("git was sent %q of %q, %v", passed.Bytes(), body, err)
+		}
+	})
+}

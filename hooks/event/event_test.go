@@ -457,6 +457,23 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// FuzzAnswer: whatever an endpoint answers, it is tried again by and by, and not for ever in
+// between.
+func FuzzAnswer(f *testing.F) {
+	for _, after := range []string{"", "0", "-1", "7", "99999999999999999999", "Sat, 28 Nov 9999 12:02:00 GMT", "1e9"} {
+		f.Add(503, after)
+	}
+	f.Fuzz(func(t *testing.T, status int, after string) {
+		a := read(&http.Response{StatusCode: status, Header: http.Header{"Retry-After": {after}}}, noon)
+		if next := (try{}).next(noon, a).at.Sub(noon); next < shortestRetry || next > longestRetry+longestRetry/10+1 {
+			t.Errorf("%d, %q: tried again after %s", status, after, next)
+		}
+		if (a.class == accepted) != (status/100 == 2) {
+			t.Errorf("%d is %d", status, a.class)
+		}
+	})
+}
+
 // TestEndpointsInside: no address inside is spoken to, by number, by name or by
 // redirect, unless it is allowed.
 func TestEndpointsInside(t *testing.T) {

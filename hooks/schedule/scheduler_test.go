@@ -633,3 +633,31 @@ func TestLongHistory(t *testing.T) {
 		t.Errorf("%+v %v", b, err)
 	}
 }
+
+// FuzzApply: whatever a history says, no build of it is there twice or has another number than
+// its own, and there are no more than are kept.
+func FuzzApply(f *testing.F) {
+	f.Add("Event: declared\nCron: 0 3 * * *\n\nEvent: due\nRun: 1\nAt: 2026-11-29T03:00:00Z\n\nEvent: ended\nRun: 1\nState: green")
+	f.Add("Event: due\nRun: -7\n\nEvent: due\nRun: 99999999999999999999\n\nEvent: ended\nRun: x")
+	f.Fuzz(func(t *testing.T, text string) {
+		var h History
+		for commit := range strings.SplitSeq(text, "\n\n") {
+			var trailers []repo.Trailer
+			for line := range strings.Lines(commit) {
+				key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+				trailers = append(trailers, repo.Trailer{Key: key, Value: value})
+			}
+			h.apply(time.Unix(0, 0), trailers)
+		}
+		seen := map[int]bool{}
+		for _, b := range h.Builds {
+			if seen[b.Number] || b.Number < 0 {
+				t.Errorf("%d is there twice, or below zero: %q", b.Number, text)
+			}
+			seen[b.Number] = true
+		}
+		if len(h.Builds) > kept {
+			t.Errorf("%d builds are kept", len(h.Builds))
+		}
+	})
+}
