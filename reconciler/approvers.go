@@ -215,12 +215,18 @@ func (rc *Reconciler) mayApprove(ctx context.Context, s *snapshot, by access.Ide
 	if who := may.names(); len(who) > 0 {
 		e.Hint = "ask one of: " + list(who)
 	} else {
-		e.Hint = "nobody may; an administrator can add users or groups in headgate.git"
-		if s.Declared == nil { // else the rules before it hold as well
-			e.Hint += ", or set own: true under approvals in headgate.yaml"
-		}
+		e.Hint = "nobody may; " + s.wayOut()
 	}
 	return e
+}
+
+// wayOut is what lets a proposal go on whose approvals nobody is there to give.
+func (s *snapshot) wayOut() string {
+	way := "an administrator can add users or groups in headgate.git"
+	if s.Declared == nil { // else the rules before it hold as well
+		way += ", or set own: true under approvals in headgate.yaml"
+	}
+	return way
 }
 
 // maxCommits bounds whose commits are looked at for one proposal.

@@ -78,7 +78,10 @@ func (rc *Reconciler) promotion(ctx context.Context, s *snapshot, actor access.I
 		Approvals: slices.Concat([]show.Approval{},
 			approvals(s.Proposal.Approvals, false), approvals(s.Proposal.Former, true)),
 	}
-	p.Summary, p.Stuck = s.waits().String(), s.evaluated.stuck()
+	p.Summary = s.waits().String()
+	if s.evaluated.stuck() {
+		p.Stuck, p.WayOut = true, s.wayOut()
+	}
 	if p.FailedAt, p.Failure, err = rc.failedHere(s); err != nil {
 		return p, err
 	}

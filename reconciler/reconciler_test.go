@@ -454,7 +454,8 @@ func TestCoAuthorsAreAuthors(t *testing.T) {
 	if _, err := h.land(t.Context(), says, helloFiles("one")); err != nil {
 		t.Fatal(err)
 	}
-	if p := h.proposed(t, "production", 1); !p.Stuck || p.Summary != "waits for 1 approval that nobody is there to give" {
+	if p := h.proposed(t, "production", 1); !p.Stuck || p.Summary != "waits for 1 approval that nobody is there to give" ||
+		!strings.HasSuffix(p.WayOut, ", or set own: true under approvals in headgate.yaml") {
 		t.Fatalf("nobody may approve: %+v", p)
 	}
 	for _, who := range []string{"ada", "jun", "sam"} {

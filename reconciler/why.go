@@ -88,6 +88,9 @@ func (rc *Reconciler) Why(ctx context.Context, actor access.Identity,
 	if len(p.Rules) > 0 {
 		w.Facts = append(w.Facts, show.Fact{Label: "until then", Text: "the rules before it hold as well"})
 	}
+	if p.WayOut != "" {
+		w.Facts = append(w.Facts, show.Fact{Label: "way out", Text: p.WayOut})
+	}
 	w.Facts = append(w.Facts, show.Fact{Label: "now", Text: runs})
 	if !p.NotBefore.IsZero() {
 		w.Facts = append(w.Facts, show.Fact{Label: "earliest", Text: show.Clock(show.FullMinute(p.NotBefore))})

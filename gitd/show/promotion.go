@@ -21,6 +21,7 @@ type Promotion struct {
 	FailedAt    time.Time    `json:"failed_at,omitzero"` // the release was here before, and failed
 	Failure     string       `json:"failure,omitempty"`  // what was said of that
 	Stuck       bool         `json:"stuck,omitempty"`    // fewer people may approve than must
+	WayOut      string       `json:"way_out,omitempty"`  // what can be done, when it is stuck
 	Decision    string       `json:"decision"`           // auto, manual, deny
 	Summary     string       `json:"summary"`            // "waits for 1 approval and soak"
 	Checks      []Check      `json:"checks"`             // open ones first

@@ -204,6 +204,7 @@ func fullBackend() *backend {
 	// What a yes would not help, and what went wrong before.
 	stuck := promotion
 	stuck.Repository, stuck.Stuck, stuck.MayApprove, stuck.NotBefore = "ledger", true, false, time.Time{}
+	stuck.WayOut = "an administrator can add users or groups in headgate.git"
 	stuck.Summary, stuck.WhyNot = "waits for 1 approval that nobody is there to give", "ada is not in the group auditors"
 	stuck.Checks = []show.Check{{Rule: "approvals", Title: "1 approval from auditors",
 		Detail: "1 approval missing, and nobody may give it", UntilPerson: true}}
