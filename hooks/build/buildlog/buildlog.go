@@ -117,6 +117,8 @@ type Writer struct {
 
 	events   int         // in the file
 	standing *unfinished // replaced, not altered
+
+	read blocks // by those who follow
 }
 
 // unfinished is a line that stands without its end, after so many events.

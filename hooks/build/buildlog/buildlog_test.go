@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -458,5 +459,98 @@ func TestUnfinishedLineIsShown(t *testing.T) {
 	if want := []string{"step ", "out first", "out sure? *** yes", "out last",
 		"done SUCCEEDED"}; !slices.Equal(lines, want) {
 		t.Errorf("the log has %q", lines)
+	}
+}
+
+// Many who follow a log that grows fast read it together, and each of them sees all of it, in
+// order, however fast they are: those who came late, those who look at every line for a while,
+// and past lines too long to be shared.
+func TestManyFollowTogether(t *testing.T) {
+	d := open(t)
+	w, err := d.Create("hello-1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const followers, lines = 12, 20 * inBlock
+	seen := make([]string, followers)
+	started := make(chan struct{}, followers)
+	late := make(chan struct{})
+	var following sync.WaitGroup
+	for i := range followers {
+		following.Go(func() {
+			if i%4 == 3 {
+				<-late
+			}
+			h := sha256.New()
+			last := 0
+			for e, err := range d.Follow(t.Context(), "hello-1", true) {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if e.Kind == Part {
+					continue
+				}
+				if e.Kind == Out {
+					if e.Line != last+1 {
+						t.Errorf("after line %d comes %d", last, e.Line)
+						return
+					}
+					last = e.Line
+				}
+				fmt.Fprintf(h, "%+v\n", e)
+				if e.Line == 1 {
+					started <- struct{}{}
+				}
+				if i%4 == 2 && e.Line%100 == 0 {
+					runtime.Gosched()
+				}
+			}
+			seen[i] = fmt.Sprintf("%d %x", last, h.Sum(nil))
+		})
+	}
+	out := w.Output(w.Begin("build", "make"))
+	fmt.Fprintln(out, "line 1")
+	for range followers * 3 / 4 {
+		<-started
+	}
+	for n := 2; n <= lines; n++ {
+		text := fmt.Sprintf("line %d", n)
+		if n/inBlock == 7 {
+			text += strings.Repeat("x", 2000)
+		}
+		fmt.Fprintln(out, text)
+		if n == lines/2 {
+			close(late)
+		}
+	}
+	out.Close()
+	if _, err := w.Finish("SUCCEEDED"); err != nil {
+		t.Fatal(err)
+	}
+	following.Wait()
+
+	h := sha256.New()
+	for _, e := range collect(t, d, "hello-1", false) {
+		fmt.Fprintf(h, "%+v\n", e)
+	}
+	want := fmt.Sprintf("%d %x", lines, h.Sum(nil))
+	for i, got := range seen {
+		if got != want {
+			t.Errorf("follower %d saw %s, the log is %s", i, got, want)
+		}
+	}
+	// None is kept that is too long, and some were shared.
+	kept := 0
+	for _, b := range w.read.some {
+		if b.events != nil {
+			kept++
+		}
+		if b.n == 7 && b.events != nil {
+			t.Error("a block of long lines is kept")
+		}
+	}
+	if kept < 5 {
+		t.Errorf("only %d blocks were shared", kept)
 	}
 }

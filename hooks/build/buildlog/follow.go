@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/headgate-cd/headgate/gitd/signal"
@@ -68,11 +69,13 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 			return
 		}
 		defer f.Close()
-		in := bufio.NewReaderSize(f, 64<<10)
-		var partial []byte
+		r := &reader{file: f, in: bufio.NewReaderSize(f, 64<<10), reading: d.reading}
+		if w != nil {
+			r.shared = &w.read
+		}
 		var part string // as it was yielded last
 		var woken time.Time
-		lines, events := 0, 0
+		lines := 0
 		for {
 			// Whatever is written after this moment closes more.
 			var more <-chan struct{}
@@ -82,11 +85,10 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 				more, standing, ended = w.waiting()
 			}
 			for whole := true; whole; {
-				some, err := d.read(ctx, in, &partial)
+				some, err := r.next(ctx)
 				whole = err == nil
 				for _, e := range some {
 					part = ""
-					events++
 					if e.Kind == Out || e.Kind == Note {
 						lines++
 						e.Line = lines
@@ -107,7 +109,7 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 				return
 			}
 			// What came since belongs before it.
-			if standing != nil && standing.after == events && standing.Text != part {
+			if standing != nil && standing.after == r.events && standing.Text != part {
 				part = standing.Text
 				if !yield(standing.Event, nil) {
 					return
@@ -129,24 +131,105 @@ func (d *Dir) Follow(ctx context.Context, name string, wait bool) iter.Seq2[Even
 // together is how long a log that grows fast is left alone between two looks at it.
 const together = 5 * time.Millisecond
 
-// batch is how many events are read at a time.
-const batch = 256
+// reader is where somebody who follows a log is in it.
+type reader struct {
+	file    *os.File
+	in      *bufio.Reader // of file
+	partial []byte        // the beginning of an event that in has given
+	reading chan struct{} // Dir.reading
+	shared  *blocks       // nil for a log that is done
 
-// read reads the next events of a log, of which partial is the beginning. The error is io.EOF
-// at the end of what is there. A few read at a time, so that however many follow a log, who
-// writes it is not kept from doing so.
-func (d *Dir) read(ctx context.Context, in *bufio.Reader, partial *[]byte) (some []Event, err error) {
+	events int   // that were read
+	offset int64 // of the file, after the last of them
+	behind bool  // in is not there
+}
+
+// blocks are events of a log that somebody has decoded who follows it, for all who come by
+// soon after. Those who follow a log that grows fast are all behind, at nearly the same place,
+// and each of them would decode the same lines, for which the build would wait.
+type blocks struct {
+	mu   sync.Mutex
+	some [sharedBlocks]block
+}
+
+// block has as many events as there are in one, and nothing alters it.
+type block struct {
+	n      int // which one of the log, from 0
+	events []Event
+	end    int64 // where it ends in the file
+}
+
+const (
+	inBlock      = 512 // events
+	sharedBlocks = 32
+	maxBlock     = 256 << 10 // bytes in the file of one that is shared
+)
+
+func (s *blocks) find(n int) (block, bool) {
+	if s == nil {
+		return block{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.some[n%sharedBlocks]
+	return b, b.n == n && b.events != nil
+}
+
+func (s *blocks) keep(b block) {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.some[b.n%sharedBlocks] = b
+	}
+}
+
+// next gives the next events of a log, as far as they are of one block. The error is io.EOF at
+// the end of what is there.
+func (r *reader) next(ctx context.Context) (some []Event, err error) {
+	if some = r.recall(); some != nil {
+		return some, ctx.Err()
+	}
+	// A few read at a time, so that however many follow a log, who writes it is not kept from
+	// doing so.
 	select {
-	case d.reading <- struct{}{}:
-		defer func() { <-d.reading }()
+	case r.reading <- struct{}{}:
+		defer func() { <-r.reading }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	for len(some) < batch {
-		line, err := in.ReadSlice('\n')
-		if err != nil || len(*partial) > 0 {
-			*partial = append(*partial, line...)
-			line = *partial
+	if some = r.recall(); some != nil { // another one has read it meanwhile
+		return some, nil
+	}
+	return r.read()
+}
+
+// recall is what is left of a block that another one has read, nil if there is none.
+func (r *reader) recall() []Event {
+	b, ok := r.shared.find(r.events / inBlock)
+	if !ok {
+		return nil
+	}
+	some := b.events[r.events%inBlock:]
+	r.events += len(some)
+	r.offset, r.behind = b.end, true
+	return some
+}
+
+// read reads the file, to the end of a block at most.
+func (r *reader) read() (some []Event, err error) {
+	if r.behind {
+		if _, err := r.file.Seek(r.offset, io.SeekStart); err != nil {
+			return nil, err
+		}
+		r.in.Reset(r.file)
+		r.partial, r.behind = r.partial[:0], false
+	}
+	begin, from := r.events, r.offset
+	for r.events == begin || r.events%inBlock != 0 {
+		line, err := r.in.ReadSlice('\n')
+		if err != nil || len(r.partial) > 0 {
+			r.partial = append(r.partial, line...)
+			line = r.partial
 		}
 		if err == bufio.ErrBufferFull {
 			continue
@@ -158,8 +241,13 @@ func (d *Dir) read(ctx context.Context, in *bufio.Reader, partial *[]byte) (some
 		if err != nil {
 			return some, err
 		}
-		*partial = (*partial)[:0]
+		r.events++
+		r.offset += int64(len(line))
+		r.partial = r.partial[:0]
 		some = append(some, e)
+	}
+	if len(some) == inBlock && r.offset-from <= maxBlock {
+		r.shared.keep(block{begin / inBlock, some, r.offset})
 	}
 	return some, nil
 }
