@@ -207,7 +207,7 @@ func (s *Sandbox) Close() error {
 			return fmt.Errorf("end %s: %w", s.record.What, err)
 		}
 	}
-	if err := endCgroups(s.record.Cgroups); err != nil {
+	if err := EndCgroups(s.record.Cgroups); err != nil {
 		return fmt.Errorf("end %s: %w", s.record.What, err)
 	}
 	if s.path != "" {

@@ -158,7 +158,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 			n.notes, "builds can make user namespaces, and as root's lift their limits: bubblewrap is older than 0.8")
 	}
 	if n.sandbox, err = h.Records.New("build "+s.ID, n.group.directories()...); err != nil {
-		return nil, errors.Join(err, n.group.remove())
+		return nil, errors.Join(err, sandbox.EndCgroups(n.group.directories()))
 	}
 	if s.Cache.Lower != "" && (ambiguous(s.Cache.Lower+s.Cache.Upper) || !h.Overlays(ctx)) {
 		s.Cache.Lower = ""

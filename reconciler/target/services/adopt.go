@@ -30,6 +30,13 @@ func (t *Target) adopt() error {
 		return fmt.Errorf("take over %s: %w", t.releases.Dir, err)
 	}
 	t.endStrays(all)
+	var cgroups []string
+	for _, k := range all {
+		for _, in := range k.instances {
+			cgroups = append(cgroups, in.Cgroups...)
+		}
+	}
+	t.endCgroups(cgroups)
 	recorded := map[string]bool{}
 	for _, k := range all {
 		for _, in := range k.instances {

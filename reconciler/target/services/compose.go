@@ -43,6 +43,7 @@ type Service struct {
 	StopSignal  syscall.Signal
 	StopGrace   time.Duration // from StopSignal to SIGKILL
 	Secrets     []Secret      `json:",omitempty"`
+	Limits      Limits        // of processes; a container has its own
 	Artifact    string        // empty: the release's only one, or the one named like the service
 
 	Cron string `json:",omitempty"` // when it runs, one instance at a time; empty: always

@@ -18,7 +18,7 @@ var containerKeys = []string{
 	"image", "entrypoint", "user", "group_add", "hostname", "init", "read_only", "tmpfs", "shm_size", "cap_add",
 	"cap_drop", "security_opt",
 	"sysctls", "labels", "extra_hosts", "dns", "networks", "volumes", "configs", "pull_policy", "platform",
-	"mem_limit", "mem_reservation", "cpus", "cpu_shares", "pids_limit", "ulimits",
+	"mem_reservation", "cpu_shares", "ulimits",
 }
 
 // harmlessContainer are keys that say nothing about how a container has to run.
@@ -163,18 +163,10 @@ func (p *parser) container(s *Service, key, n *yaml.Node, what string) {
 		} else if ok {
 			p.warning(n, "the machine's own is used", "%s has no effect here", what)
 		}
-	case "mem_limit":
-		c.Limits.Memory = p.bytes(n, what, minMemory, maxMemory)
 	case "mem_reservation":
 		c.Limits.MemoryReservation = p.bytes(n, what, minMemory, maxMemory)
-	case "cpus":
-		c.Limits.CPUs = p.cpus(n, what)
 	case "cpu_shares":
 		c.Limits.CPUShares = int64(p.integer(n, what, 2, 262144))
-	case "pids_limit":
-		if text, _ := p.scalar(n, what); text != "-1" {
-			c.Limits.PIDs = int64(p.integer(n, what, 1, 4194304))
-		}
 	case "ulimits":
 		p.ulimits(c, n, what)
 	}

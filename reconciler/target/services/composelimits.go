@@ -24,8 +24,32 @@ func (p *parser) cpus(n *yaml.Node, what string) float64 {
 	return v
 }
 
+const limitsOfProcesses = "write deploy: {resources: {limits: {memory: 512M, cpus: \"0.5\", pids: 200}}} for what a process may use at most"
+
+// limits are where a service's own are, by what it runs as.
+func (s *Service) limits() *Limits {
+	if s.Container != nil {
+		return &s.Container.Limits
+	}
+	return &s.Limits
+}
+
+// limit reads what an instance may use at most, by its name beside deploy or in it.
+func (p *parser) limit(s *Service, n *yaml.Node, name, what string) {
+	switch l := s.limits(); name {
+	case "mem_limit", "memory":
+		l.Memory = p.bytes(n, what, minMemory, maxMemory)
+	case "cpus":
+		l.CPUs = p.cpus(n, what)
+	case "pids_limit", "pids":
+		if text, _ := p.scalar(n, what); text != "-1" {
+			l.PIDs = int64(p.integer(n, what, 1, 4194304))
+		}
+	}
+}
+
 // reserved reads deploy.resources.
-func (p *parser) reserved(c *Container, n *yaml.Node, what string) {
+func (p *parser) reserved(s *Service, n *yaml.Node, what string) {
 	if !p.mapping(n, what, []string{"limits", "reservations"}, nil, nil) {
 		return
 	}
@@ -36,6 +60,10 @@ func (p *parser) reserved(c *Container, n *yaml.Node, what string) {
 			known = []string{"memory"}
 			unsupported = map[string]string{"devices": noDevices, "generic_resources": noDevices}
 			harmless = map[string]string{"cpus": "there is one machine; write cpu_shares for a weight"}
+			if s.Container == nil {
+				known, unsupported["memory"] = nil, limitsOfProcesses
+				harmless["cpus"] = "there is one machine"
+			}
 		}
 		if m.Tag == "!!null" || !p.mapping(m, of, known, unsupported, harmless) {
 			continue
@@ -43,15 +71,10 @@ func (p *parser) reserved(c *Container, n *yaml.Node, what string) {
 		for k, v := range yamlfile.Pairs(m) {
 			of := of + "." + k.Value
 			switch {
-			case kind.Value == "reservations" && k.Value == "memory":
-				c.Limits.MemoryReservation = p.bytes(v, of, minMemory, maxMemory)
-			case kind.Value == "reservations":
-			case k.Value == "memory":
-				c.Limits.Memory = p.bytes(v, of, minMemory, maxMemory)
-			case k.Value == "cpus":
-				c.Limits.CPUs = p.cpus(v, of)
-			case k.Value == "pids":
-				c.Limits.PIDs = int64(p.integer(v, of, 1, 4194304))
+			case kind.Value == "limits":
+				p.limit(s, v, k.Value, of)
+			case k.Value == "memory" && s.Container != nil:
+				s.Container.Limits.MemoryReservation = p.bytes(v, of, minMemory, maxMemory)
 			}
 		}
 	}

@@ -82,6 +82,7 @@ const (
 
 var serviceKeys = []string{
 	"command", "environment", "env_file", "ports", "deploy", "scale", "healthcheck", "stop_grace_period",
+	"mem_limit", "cpus", "pids_limit",
 	"stop_signal", "working_dir",
 	"restart", "depends_on", "profiles", "secrets", "x-headgate",
 }
@@ -150,12 +151,9 @@ var unsupportedProcess = map[string]string{
 	"networks":        "services share the machine's network; reach each other on the ports the proxy listens on",
 	"network_mode":    "services share the machine's network",
 	"links":           "services share the machine's network",
-	"mem_limit":       "there are no limits in this version; leave it out",
-	"mem_reservation": "there are no limits in this version; leave it out",
-	"cpus":            "there are no limits in this version; leave it out",
-	"cpu_shares":      "there are no limits in this version; leave it out",
-	"pids_limit":      "there are no limits in this version; leave it out",
-	"ulimits":         "there are no limits in this version; leave it out",
+	"mem_reservation": limitsOfProcesses,
+	"cpu_shares":      limitsOfProcesses,
+	"ulimits":         limitsOfProcesses,
 }
 
 // harmlessService are keys that say nothing about how a process has to run. Files
@@ -206,6 +204,8 @@ func (p *parser) service(key, n *yaml.Node) Service {
 			s.Ports = p.ports(&s, v, what)
 		case "deploy":
 			p.deploy(&s, v, what)
+		case "mem_limit", "cpus", "pids_limit":
+			p.limit(&s, v, key.Value, what)
 		case "scale":
 			s.Replicas = p.integer(v, what, 0, maxReplicas)
 		case "restart":
@@ -249,15 +249,11 @@ func (p *parser) service(key, n *yaml.Node) Service {
 
 // deploy reads how many instances there are, and what each may use.
 func (p *parser) deploy(s *Service, n *yaml.Node, what string) {
-	known := []string{"replicas"}
+	known := []string{"replicas", "resources"}
 	unsupported := map[string]string{
-		"resources":       "there are no limits in this version; leave it out",
 		"update_config":   "write x-headgate: {deployment: {strategy: rolling, minimum_healthy: 100, maximum: 200}} beside services",
 		"rollback_config": "what a deployment gives up goes back by itself; x-headgate: {deployment: …} beside services says when",
 		"restart_policy":  "write restart: always, on-failure or \"no\" beside deploy",
-	}
-	if s.Container != nil {
-		known = append(known, "resources")
 	}
 	harmless := map[string]string{"placement": "there is one machine", "labels": "", "endpoint_mode": ""}
 	if !p.mapping(n, what, append(known, "mode"), unsupported, harmless) {
@@ -269,7 +265,7 @@ func (p *parser) deploy(s *Service, n *yaml.Node, what string) {
 		case "replicas":
 			s.Replicas = p.integer(v, of, 0, maxReplicas)
 		case "resources":
-			p.reserved(s.Container, v, of)
+			p.reserved(s, v, of)
 		case "mode":
 			switch text, ok := p.scalar(v, of); {
 			case !ok:

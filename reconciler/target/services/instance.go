@@ -331,6 +331,7 @@ func (in *instance) command(from basis, port int) (c command, err error) {
 		c.container, err = in.spec(from.image, port, c.vars)
 		return c, err
 	}
+	c.limits, c.cgroup = v.Service.Limits, in.app.owner.newCgroup()
 	c.vars["PORT"] = strconv.Itoa(port)
 	if c.env, err = environment(c.vars, v.Service.Environment); err == nil {
 		c.argv, err = interpolateAll(v.Service.Command, c.vars)

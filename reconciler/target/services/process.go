@@ -43,6 +43,7 @@ type started struct {
 	First    sandbox.Process `json:"first"`            // of its sandbox, or of its session
 	Monitor  sandbox.Process `json:"monitor,omitzero"` // bubblewrap
 	Confined bool            `json:"confined"`
+	Cgroups  []string        `json:"cgroups,omitempty"` // directories, of one with limits
 
 	Container string `json:"container,omitempty"` // its ID, of a container: then there is nothing else
 	Name      string `json:"name,omitempty"`      // of the container
@@ -59,6 +60,8 @@ type command struct {
 	position   string // file that takes how far that was read
 	status     string // file that takes how it ended
 	port       int    // of loopback by which it is reached, 0 for none
+	limits     Limits
+	cgroup     string // its name, where there are limits
 
 	vars      map[string]string // of the instance, for what is interpolated
 	container engine.Spec       // of a container, its name not yet chosen
@@ -161,12 +164,16 @@ func (s *starter) start(c command, record func(started) error) (_ *process, err 
 		p.first, err = p.started.First.Hold()
 	}
 	if err == nil {
-		if err := record(p.started); err != nil {
+		err := p.limit(c)
+		if err == nil {
+			err = record(p.started)
+		}
+		if err != nil {
 			begin.Close()
 			go p.wait()
 			p.kill()
 			<-p.done
-			return nil, err
+			return nil, errors.Join(err, sandbox.EndCgroups(p.started.Cgroups))
 		}
 		_, _ = begin.WriteString("\n") // it may have ended
 	}
@@ -394,6 +401,10 @@ func (s *starter) run(ctx context.Context, c command, in *process, with tty.Stre
 		cmd = exec.Command(programIn(c), c.argv[1:]...)
 		cmd.Dir = filepath.Join(c.release, c.workingDir)
 		cmd.Env = c.env
+	}
+	if within := in.started.Cgroups; len(within) > 0 { // what runs beside it is within its limits
+		enter := []string{"/bin/sh", "-c", sandbox.EnterCgroup(within) + `exec "$@"`, "sh", cmd.Path}
+		cmd.Path, cmd.Args = enter[0], append(enter, cmd.Args[1:]...)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	// A process that handed its output to something that outlives it does not hold us.

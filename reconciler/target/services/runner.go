@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/tty"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/logfile"
@@ -122,8 +123,16 @@ type supervised struct {
 
 func (s *supervised) identity() started     { return s.started }
 func (s *supervised) over() <-chan struct{} { return s.done }
-func (s *supervised) end() ending           { return ending{outcome: s.outcome, exitCode: s.exitCode} }
-func (s *supervised) clear()                {}
+func (s *supervised) end() ending {
+	return s.overMemory(ending{outcome: s.outcome, exitCode: s.exitCode})
+}
+
+// clear removes its cgroup. One that cannot be removed is by the next run of the program.
+func (s *supervised) clear() {
+	if err := sandbox.EndCgroups(s.started.Cgroups); err != nil {
+		s.owner.Log.Warn("cannot remove a cgroup", "instance", s.command.hostname, "err", err)
+	}
+}
 
 // alive: whoever watches stops when it ends.
 func (s *supervised) alive(context.Context) error { return nil }
