@@ -1,19 +1,26 @@
 package repo
 
 import (
+	"bytes"
 	"container/list"
+	"errors"
+	"io"
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 )
 
-// maxCachedObjects bounds the objects that a store keeps in memory, those of all
+// maxCachedObjects bounds the memory of the objects that a store keeps, those of all
 // its repositories together.
-const maxCachedObjects = 48 << 20
+const maxCachedObjects = 32 << 20
 
 // perObject is about what an object takes besides its content.
-const perObject = 512
+const perObject = 240
+
+// taken is about what an object with so much content takes: memory is given out in
+// steps, of an eighth at most.
+func taken(size int64) int64 { return size + size/16 + perObject }
 
 // objectCache keeps the objects that were used last. An object belongs to the
 // repository that it was read from: no other is told that it exists.
@@ -33,8 +40,45 @@ type objectKey struct {
 
 type cachedObject struct {
 	key    objectKey
-	object plumbing.EncodedObject
+	object keptObject
 	size   int64
+}
+
+// keptObject is an object in as much memory as it needs. What go-git has read piece by
+// piece holds room for more.
+type keptObject struct {
+	hash    plumbing.Hash
+	kind    plumbing.ObjectType
+	content []byte
+}
+
+var _ plumbing.EncodedObject = keptObject{}
+
+var errKept = errors.New("an object in the cache is not written to")
+
+// The methods of plumbing.EncodedObject.
+func (o keptObject) Hash() plumbing.Hash         { return o.hash }
+func (o keptObject) Type() plumbing.ObjectType   { return o.kind }
+func (o keptObject) SetType(plumbing.ObjectType) {}
+func (o keptObject) Size() int64                 { return int64(len(o.content)) }
+func (o keptObject) SetSize(int64)               {}
+func (o keptObject) Reader() (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(o.content)), nil
+}
+func (o keptObject) Writer() (io.WriteCloser, error) { return nil, errKept }
+
+// keep copies an object.
+func keep(o plumbing.EncodedObject) (kept keptObject, err error) {
+	r, err := o.Reader()
+	if err != nil {
+		return kept, err
+	}
+	defer r.Close()
+	content := make([]byte, o.Size())
+	if _, err := io.ReadFull(r, content); err != nil {
+		return kept, err
+	}
+	return keptObject{o.Hash(), o.Type(), content}, nil
 }
 
 func newObjectCache(most int64) *objectCache {
@@ -58,17 +102,21 @@ var _ cache.Object = cachedObjects{}
 // Put implements cache.Object.
 func (v cachedObjects) Put(o plumbing.EncodedObject) {
 	c := v.cache
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key := objectKey{v.owner, o.Hash()}
-	if e := c.at[key]; e != nil {
-		c.remove(e)
-	}
-	size := o.Size() + perObject
+	size := taken(o.Size())
 	if size > c.most/4 {
 		return // it would push out what many others use
 	}
-	c.at[key] = c.order.PushFront(cachedObject{key, o, size})
+	kept, err := keep(o)
+	if err != nil {
+		return // who reads it next says so
+	}
+	key := objectKey{v.owner, kept.hash}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.at[key]; e != nil {
+		c.remove(e)
+	}
+	c.at[key] = c.order.PushFront(cachedObject{key, kept, size})
 	for c.size += size; c.size > c.most; {
 		c.remove(c.order.Back())
 	}

@@ -3,6 +3,9 @@ package repo
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -59,5 +62,48 @@ func TestObjectsStayInTheirRepository(t *testing.T) {
 	}
 	if c, err := other.Commit(private); err == nil {
 		t.Errorf("it reads %v", c)
+	}
+}
+
+// Objects that are cached take about what they are counted for, whatever their size, and
+// however they were made: one that is read in pieces has room for more.
+func TestCacheCountsWhatItHolds(t *testing.T) {
+	live := func() int64 {
+		runtime.GC()
+		runtime.GC() // what finalizers let go of
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	const all = 4 << 20
+	for _, size := range []int{100, 1500, 5000, 17000, 70000} {
+		c := newObjectCache(2 * all)
+		of := cachedObjects{c, &Repository{}}
+		before := live()
+		for i := range all / (size + perObject) {
+			o := &plumbing.MemoryObject{}
+			o.SetType(plumbing.BlobObject)
+			content := append(fmt.Appendf(nil, "%d\n", i), bytes.Repeat([]byte("x"), size)...)
+			for piece := range slices.Chunk(content, 1000) {
+				if _, err := o.Write(piece); err != nil {
+					t.Fatal(err)
+				}
+			}
+			of.Put(o)
+			got, ok := of.Get(o.Hash())
+			if !ok || got.Hash() != o.Hash() || got.Type() != o.Type() || got.Size() != int64(len(content)) {
+				t.Fatalf("put %v, got %v, %t", o, got, ok)
+			}
+			if r, err := got.Reader(); err != nil {
+				t.Fatal(err)
+			} else if data, err := io.ReadAll(r); err != nil || !bytes.Equal(data, content) {
+				t.Fatalf("put %q, got %q, %v", content, data, err)
+			}
+		}
+		took := live() - before
+		if took > c.size*5/4 || took < c.size*3/4 {
+			t.Errorf("%d objects of %d bytes take %d bytes, and are counted as %d", c.order.Len(), size, took, c.size)
+		}
+		runtime.KeepAlive(c)
 	}
 }
