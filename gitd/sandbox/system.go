@@ -1,6 +1,14 @@
 package sandbox
 
-import "os"
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
 
 // systemDirectories are what is seen of the machine, read-only, besides /usr: nothing
 // of /etc that holds a key, since what runs inside may be root.
@@ -33,4 +41,26 @@ func System() []string {
 		// The kernel's settings are root's to write even without capabilities.
 		"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger",
 		"--ro-bind-try", "/proc/mtrr", "/proc/mtrr", "--ro-bind-try", "/proc/pressure", "/proc/pressure")
+}
+
+// sealTimeout is how long a sandbox may take in which nothing is done.
+const sealTimeout = time.Minute
+
+// Seal is what has bubblewrap forbid user namespaces inside, in which a process would be
+// privileged again. It is tried: an older one does not know it, and where the machine is
+// itself a container there may be no other /proc in a user namespace. The error says why not.
+func Seal(ctx context.Context, bwrap string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
+	seal := []string{"--unshare-user", "--disable-userns"}
+	line := append(slices.Clone(seal), "--unshare-pid", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "--",
+		"/bin/true")
+	cmd := exec.CommandContext(ctx, bwrap, line...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		said, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return nil, fmt.Errorf("%w: %s", err, said)
+	}
+	return seal, nil
 }

@@ -74,7 +74,8 @@ type command struct {
 
 // starter starts processes: those of instances, and those of their health checks.
 type starter struct {
-	bwrap string // path of bubblewrap; empty runs without
+	bwrap string   // path of bubblewrap; empty runs without
+	seal  []string // what has it forbid user namespaces inside; nil: it cannot
 	// What is run by run asks the kernel to kill it when the thread that started it
 	// ends, and a thread ends when a goroutine that locked it ends: work is done by one
 	// that lives as long as the target.
@@ -132,7 +133,7 @@ func (s *starter) start(c command, record func(started) error) (_ *process, err 
 	line := alone(c)
 	dir := filepath.Join(c.release, c.workingDir)
 	if s.bwrap != "" {
-		line, dir = sandboxed(s.bwrap, c), "/"
+		line, dir = sandboxed(s.bwrap, s.seal, c), "/"
 	}
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Dir = dir

@@ -38,12 +38,13 @@ exit "$?"`
 // shares to be reached on its port, and gone whole when its first process is gone.
 // It outlives the agent. Variables are the command's alone: the first process is not to
 // load what the application names in LD_PRELOAD.
-func sandboxed(bwrap string, c command) []string {
+func sandboxed(bwrap string, seal []string, c command) []string {
 	line := []string{
 		bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", c.hostname,
 		"--new-session", "--cap-drop", "ALL", "--info-fd", strconv.Itoa(infoFD),
 		"--json-status-fd", strconv.Itoa(statusFD), "--clearenv",
 	}
+	line = append(line, seal...)
 	line = append(line, sandbox.System()...)
 	line = append(line, "--ro-bind", c.release, inside, "--chdir", path.Join(inside, c.workingDir))
 	line = append(line, sandbox.Init(shellFD, firstShell)...)

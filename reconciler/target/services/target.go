@@ -220,6 +220,11 @@ func (t *Target) Run(ctx context.Context) (err error) {
 		t.Log.Warn("instances run without a sandbox", "fix", "install bubblewrap")
 	}
 	t.starter = &starter{bwrap: bwrap, work: make(chan func())}
+	if bwrap != "" {
+		if t.starter.seal, err = sandbox.Seal(ctx, bwrap); err != nil {
+			t.Log.Warn("instances can make user namespaces", "err", err, "fix", "install bubblewrap 0.8 or later")
+		}
+	}
 	t.containers = &containers{owner: t, host: t.Engine}
 	t.outputs = newOutputWatch()
 	// Health checks start processes until the last instance has stopped.

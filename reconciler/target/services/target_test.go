@@ -26,6 +26,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/sandbox/sandboxtest"
 	"github.com/headgate-cd/headgate/reconciler/target"
 	"github.com/headgate-cd/headgate/reconciler/target/unpacked"
@@ -396,6 +397,32 @@ func TestSandbox(t *testing.T) {
 			t.Errorf("process %d above the instance has %q, %v", pid, environ, err)
 		}
 	}
+	h.end()
+}
+
+// TestNoUserNamespaces: neither an instance nor what is run beside it can make a user
+// namespace, in which it would be privileged again.
+func TestNoUserNamespaces(t *testing.T) {
+	t.Parallel()
+	bwrap, err := exec.LookPath("bwrap")
+	if err != nil {
+		t.Fatal("bubblewrap is not installed: apt-get install bubblewrap")
+	}
+	if _, err := sandbox.Seal(t.Context(), bwrap); err != nil {
+		t.Skipf("SKIPPED: user namespaces cannot be forbidden here: %v", err)
+	}
+	h := open(t, true)
+	h.converge(1, `services:
+  job:
+    command: [/bin/sh, -c, "unshare --user true && echo made || echo refused; while :; do sleep 0.05; done"]
+    stop_grace_period: 100ms
+    healthcheck: {test: "! unshare --user true", start_period: 10m, interval: 200ms, timeout: 1m}
+`)
+	h.await(target.Healthy)
+	eventually(t, "it is refused", func() (string, bool) {
+		text := h.logged(t, "job-1")
+		return text, strings.HasSuffix(text, " refused")
+	})
 	h.end()
 }
 
