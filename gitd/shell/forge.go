@@ -92,6 +92,11 @@ var forgeCommands = []command{
 					strconv.FormatInt(f.Dropped, 10) + " dropped")},
 				{plain("recovered"), plain(recovered(f, c.out.at(f.LastLost, false)))},
 			}
+			if len(f.Secrets) > 1 { // they are being rotated
+				for _, s := range f.Secrets {
+					rows = append(rows, []cell{plain("secret"), plain(s.Name + ": " + secretUse(s, c.out.at(s.Last, false)))})
+				}
+			}
 			if at := f.HookWords(); at != "" {
 				rows = append(rows, []cell{plain("at the forge"), plain("the webhook is " + at)})
 			}
@@ -271,6 +276,14 @@ func recovered(f show.Connection, last string) string {
 		return "nothing that no webhook told of"
 	}
 	return show.Plural(int(f.Recovered), "event") + " that no webhook told of, the last seen at " + last
+}
+
+// secretUse says whether a secret signs anything still.
+func secretUse(s show.SecretUse, last string) string {
+	if s.Used == 0 {
+		return "none of the last 200 deliveries is signed with it"
+	}
+	return show.Plural(s.Used, "delivery") + " of the last 200, the newest at " + last
 }
 
 // lastHeard says when a connection was last heard of.

@@ -42,24 +42,33 @@ type Connection struct {
 	Webhook    string `json:"webhook"` // its address, for the forge
 	State      State  `json:"state"`   // healthy, failed, or unknown before the forge was first asked
 	// Unset are the secrets that it names and that nobody has set.
-	Unset        []string  `json:"unset_secrets,omitempty"`
-	LastDelivery time.Time `json:"last_delivery,omitzero"`
-	Silent       Duration  `json:"silent_for,omitempty"` // since the last delivery
-	LastSync     time.Time `json:"last_sync,omitzero"`   // that the mirror was where the forge was
-	NextPoll     time.Time `json:"next_poll,omitzero"`
-	Pending      int       `json:"pending"`
-	Kept         int       `json:"kept"`
-	Dropped      int64     `json:"dropped"`   // old deliveries that made room, since the start
-	Recovered    int64     `json:"recovered"` // what a poll found, and no webhook told of: lost webhooks
-	LastLost     time.Time `json:"last_lost,omitzero"`
-	Hook         string    `json:"webhook_at_forge,omitempty"` // on, off, none; empty when the forge does not say
-	MayAct       bool      `json:"may_act"`                    // whoever asks may replay and test
-	Left         int       `json:"refs_left_out,omitempty"`
-	Follows      bool      `json:"follows_requests,omitempty"` // its pull or merge requests are built and landed
-	Requests     int       `json:"open_requests,omitempty"`
-	Tips         []Tip     `json:"tips,omitempty"` // gated branches that are where the forge has moved them, past the gate
-	Failing      string    `json:"failing,omitempty"`
-	RetryAt      time.Time `json:"retry_at,omitzero"`
+	Unset        []string    `json:"unset_secrets,omitempty"`
+	Secrets      []SecretUse `json:"secrets"` // of its webhook
+	LastDelivery time.Time   `json:"last_delivery,omitzero"`
+	Silent       Duration    `json:"silent_for,omitempty"` // since the last delivery
+	LastSync     time.Time   `json:"last_sync,omitzero"`   // that the mirror was where the forge was
+	NextPoll     time.Time   `json:"next_poll,omitzero"`
+	Pending      int         `json:"pending"`
+	Kept         int         `json:"kept"`
+	Dropped      int64       `json:"dropped"`   // old deliveries that made room, since the start
+	Recovered    int64       `json:"recovered"` // what a poll found, and no webhook told of: lost webhooks
+	LastLost     time.Time   `json:"last_lost,omitzero"`
+	Hook         string      `json:"webhook_at_forge,omitempty"` // on, off, none; empty when the forge does not say
+	MayAct       bool        `json:"may_act"`                    // whoever asks may replay and test
+	Left         int         `json:"refs_left_out,omitempty"`
+	Follows      bool        `json:"follows_requests,omitempty"` // its pull or merge requests are built and landed
+	Requests     int         `json:"open_requests,omitempty"`
+	Tips         []Tip       `json:"tips,omitempty"` // gated branches that are where the forge has moved them, past the gate
+	Failing      string      `json:"failing,omitempty"`
+	RetryAt      time.Time   `json:"retry_at,omitzero"`
+}
+
+// SecretUse is a secret of a webhook and how many of the last deliveries were signed with it:
+// one with which none is any more can be taken away.
+type SecretUse struct {
+	Name string    `json:"secret"`
+	Used int       `json:"used"` // of the last 200
+	Last time.Time `json:"last_used,omitzero"`
 }
 
 // HookWords says how the forge has the webhook, "" when it does not say.

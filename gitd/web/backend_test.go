@@ -674,6 +674,7 @@ func (h *backend) Connections(_ context.Context, a access.Identity) ([]show.Conn
 			Mirror:       "catalogue",
 			Webhook:      "https://git.tarn.example/webhooks/hub",
 			State:        show.Healthy,
+			Secrets:      []show.SecretUse{{Name: "hub-hook-2", Used: 3, Last: at("13:51:20")}, {Name: "hub-hook"}},
 			LastDelivery: at("13:51:20"),
 			Silent:       show.Duration(12*time.Minute + 31*time.Second),
 			LastSync:     at("13:51:21"),

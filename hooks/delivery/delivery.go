@@ -19,7 +19,9 @@ type Delivery struct {
 	Event  string    `json:"event"` // its sender's name for it: "push", "Merge Request Hook"
 	At     time.Time `json:"at"`
 	Secret int       `json:"secret"` // index of the secret that proved what came in, or FromLog
-	Body   []byte    `json:"-"`
+	// SecretName is that secret's name: which index it has changes when secrets are rotated.
+	SecretName string `json:"secret_name,omitempty"`
+	Body       []byte `json:"-"`
 }
 
 // FromLog is the Secret of what did not come by itself: it was read in its sender's log.
@@ -48,7 +50,8 @@ type Entry struct {
 	Event      string    `json:"event"`
 	At         time.Time `json:"at"`
 	Secret     int       `json:"secret"`
-	Size       int       `json:"size"` // bytes of the body
+	SecretName string    `json:"secret_name,omitempty"` // "" as well of what earlier versions have kept
+	Size       int       `json:"size"`                  // bytes of the body
 	Outcome    Outcome   `json:"outcome"`
 	Detail     string    `json:"detail,omitempty"`
 	Duplicates int       `json:"duplicates,omitempty"` // how often it came again since the start

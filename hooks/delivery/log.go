@@ -147,12 +147,13 @@ func (l *Log) load(n int64) error {
 		switch r.Kind {
 		case deliveryRecord:
 			e := &entry{segment: s, offset: at, digest: r.Digest, Entry: Entry{
-				Sequence: r.Sequence,
-				ID:       r.ID,
-				Event:    r.Event,
-				At:       r.At,
-				Secret:   r.Secret,
-				Size:     r.Size,
+				Sequence:   r.Sequence,
+				ID:         r.ID,
+				Event:      r.Event,
+				At:         r.At,
+				Secret:     r.Secret,
+				SecretName: r.SecretName,
+				Size:       r.Size,
 			}}
 			if _, err := in.Discard(r.Size + 1); err != nil {
 				l.damaged += s.size - at
@@ -237,12 +238,13 @@ func (l *Log) Put(d Delivery) (Receipt, error) {
 	}
 
 	e := &entry{digest: hex.EncodeToString(digest[:]), Entry: Entry{
-		Sequence: l.next,
-		ID:       d.ID,
-		Event:    d.Event,
-		At:       d.At.UTC(),
-		Secret:   d.Secret,
-		Size:     len(d.Body),
+		Sequence:   l.next,
+		ID:         d.ID,
+		Event:      d.Event,
+		At:         d.At.UTC(),
+		Secret:     d.Secret,
+		SecretName: d.SecretName,
+		Size:       len(d.Body),
 	}}
 	l.next++
 	l.add(e)
@@ -465,7 +467,14 @@ func (l *Log) Read(sequence int64) (Delivery, error) {
 	if digest := sha256.Sum256(body); hex.EncodeToString(digest[:]) != e.digest {
 		return Delivery{}, fmt.Errorf("delivery %d: its body is damaged on disk", sequence)
 	}
-	return Delivery{ID: e.ID, Event: e.Event, At: e.At, Secret: e.Secret, Body: body}, nil
+	return Delivery{
+		ID:         e.ID,
+		Event:      e.Event,
+		At:         e.At,
+		Secret:     e.Secret,
+		SecretName: e.SecretName,
+		Body:       body,
+	}, nil
 }
 
 // List is the newest n deliveries, newest first.

@@ -110,7 +110,7 @@ func (h *Hub) connection(name string) (Connection, bool) {
 	if err != nil {
 		return Connection{}, false
 	}
-	c := Connection{Name: name, Kind: kind, Repository: conf.Repository}
+	c := Connection{Name: name, Kind: kind, Repository: conf.Repository, Names: conf.Secrets}
 	for _, of := range conf.Secrets {
 		// One that is not set has its place, and matches nothing.
 		value, err := h.Secrets.Get(secret.ID{Name: of})

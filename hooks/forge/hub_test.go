@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -190,8 +191,14 @@ func (h *hubTest) run() (stop func()) {
 // hook posts a signed webhook about a push.
 func (h *hubTest) hook(id string) int {
 	h.t.Helper()
+	return h.hookBy(id, hookSecret)
+}
+
+// hookBy is hook, signed with a secret.
+func (h *hubTest) hookBy(id, secret string) int {
+	h.t.Helper()
 	body := []byte(`{"ref":"refs/heads/main","repository":{"full_name":"owner/name"}}`)
-	m := hmac.New(sha256.New, []byte(hookSecret))
+	m := hmac.New(sha256.New, []byte(secret))
 	m.Write(body)
 	req, err := http.NewRequest(http.MethodPost, h.server.URL+"/webhooks/hub", bytes.NewReader(body))
 	if err != nil {
@@ -376,6 +383,57 @@ func TestHubForgeAway(t *testing.T) {
 	h.eventually("it is applied again", func() bool {
 		return h.status().Pending == 0 && strings.Contains(h.log.String(), "mirrored")
 	})
+}
+
+// TestRotatedSecrets: a webhook's secret is replaced and none is lost: at first the old one and
+// the new one sign, and which of them did is known when they have other places, and after a
+// restart; the old one, once it is taken away, signs nothing any more.
+func TestRotatedSecrets(t *testing.T) {
+	t.Parallel()
+	h := newHubTest(t)
+	if err := h.hub.Secrets.Set(secret.ID{Name: "hook-2"}, secret.NewValue([]byte("the-next-one")), "ada",
+		time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	signed := func(list string) {
+		t.Helper()
+		config, err := access.Parse("server.yaml", []byte(
+			`users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}
+groups: {administrators: [ada]}
+repositories: {hello: {}}
+connections: {hub: {forge: github, repository: owner/name, url: "`+h.url+`", mirror: hello, secrets: [`+list+`], token: token}}
+`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.hub = &Hub{Dir: h.hub.Dir, Store: h.hub.Store, Access: func() *access.Config { return config },
+			Secrets: h.hub.Secrets, Log: h.hub.Log}
+	}
+	post := func(id, by string, want int) {
+		t.Helper()
+		if status := h.hookBy(id, by); status != want {
+			t.Errorf("%s: %d, want %d", id, status, want)
+		}
+	}
+	signed("hook")
+	post("1", hookSecret, http.StatusAccepted)
+	signed("hook-2, hook")
+	post("2", hookSecret, http.StatusAccepted)
+	post("3", "the-next-one", http.StatusAccepted)
+	signed("hook-2")
+	post("4", hookSecret, http.StatusUnauthorized)
+	post("5", "the-next-one", http.StatusAccepted)
+	list, err := h.hub.Deliveries("hub", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var by []string
+	for _, d := range slices.Backward(list) {
+		by = append(by, d.ID+" "+d.SecretName)
+	}
+	if want := []string{"1 hook", "2 hook", "3 hook-2", "5 hook-2"}; !slices.Equal(by, want) {
+		t.Errorf("%q, not %q", by, want)
+	}
 }
 
 // However webhooks are dropped, doubled and shuffled, the end is the same.

@@ -26,6 +26,14 @@ type Connection struct {
 	Kind       Kind
 	Repository string         // at the forge: "owner/name", with GitLab "group/…/name"
 	Secrets    []secret.Value // of its webhook, one to three, so that they can be rotated without a loss
+	Names      []string       // of these secrets
+}
+
+func (c Connection) nameOf(secret int) string {
+	if secret >= len(c.Names) {
+		return ""
+	}
+	return c.Names[secret]
 }
 
 // Limits of the receiver.
@@ -148,11 +156,12 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) answer {
 		}
 	}
 	return r.keep(c, delivery.Delivery{
-		ID:     deliveryID(c.Kind, req.Header),
-		Event:  eventName(c.Kind, req.Header),
-		At:     r.now(),
-		Secret: proof,
-		Body:   body,
+		ID:         deliveryID(c.Kind, req.Header),
+		Event:      eventName(c.Kind, req.Header),
+		At:         r.now(),
+		Secret:     proof,
+		SecretName: c.nameOf(proof),
+		Body:       body,
 	})
 }
 

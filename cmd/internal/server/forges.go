@@ -117,7 +117,29 @@ func (s *Server) Connection(_ context.Context, a access.Identity, name string) (
 		f.Silent = show.Duration(time.Since(f.LastDelivery))
 	}
 	f.Unset = s.unset(slices.Concat(conf.Secrets, conf.Names())...)
+	entries, err := s.forges.Deliveries(name, shownDeliveries)
+	if err != nil {
+		return show.Connection{}, err
+	}
+	f.Secrets = secretUses(conf.Secrets, entries)
 	return f, nil
+}
+
+// secretUses says of secrets which of the deliveries, newest first, were signed with them.
+func secretUses(names []string, entries []delivery.Entry) (list []show.SecretUse) {
+	for _, name := range names {
+		use := show.SecretUse{Name: name}
+		for _, e := range entries {
+			if e.SecretName != name {
+				continue
+			}
+			if use.Used++; use.Used == 1 {
+				use.Last = e.At
+			}
+		}
+		list = append(list, use)
+	}
+	return list
 }
 
 // Publications implements show.Backend.
@@ -169,8 +191,7 @@ func (s *Server) unset(names ...string) (list []string) {
 
 // Deliveries implements show.Backend.
 func (s *Server) Deliveries(_ context.Context, a access.Identity, name string) ([]show.Delivery, error) {
-	conf, err := s.connection(a, name)
-	if err != nil {
+	if _, err := s.connection(a, name); err != nil {
 		return nil, err
 	}
 	entries, err := s.forges.Deliveries(name, shownDeliveries)
@@ -189,9 +210,7 @@ func (s *Server) Deliveries(_ context.Context, a access.Identity, name string) (
 			Detail:     e.Detail,
 			Duplicates: e.Duplicates,
 		}
-		if d.FromLog = e.Secret == delivery.FromLog; !d.FromLog && e.Secret < len(conf.Secrets) { // as they are named now
-			d.Secret = conf.Secrets[e.Secret]
-		}
+		d.FromLog, d.Secret = e.Secret == delivery.FromLog, e.SecretName
 		list = append(list, d)
 	}
 	return list, nil
