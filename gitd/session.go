@@ -232,8 +232,8 @@ func (s *session) flooded(what string) {
 }
 
 var (
-	localeForm   = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
-	terminalForm = regexp.MustCompile(`^[A-Za-z0-9._+-]{1,64}$`)
+	localeForm   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`) })
+	terminalForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._+-]{1,64}$`) })
 )
 
 // setEnv takes GIT_PROTOCOL, which a git child will see if it is well-formed,
@@ -249,7 +249,7 @@ func (s *session) setEnv(payload []byte) bool {
 			return false
 		}
 	case "LANG", "LC_ALL", "LC_CTYPE", "NO_COLOR":
-		if !localeForm.MatchString(kv.Value) {
+		if !localeForm().MatchString(kv.Value) {
 			return false
 		}
 	default:
@@ -392,7 +392,7 @@ func (s *session) command(actor access.Identity, words []string) int {
 		in.Out, in.Err = returns{s}, returns{s} // one screen, in order
 		in.Console = func() (io.Reader, io.Writer, tty.Terminal) {
 			now := s.tty()
-			if !terminalForm.MatchString(now.name) {
+			if !terminalForm().MatchString(now.name) {
 				now.name = "dumb"
 			}
 			return keys.take(), s, tty.Terminal{Name: now.name, Size: now.size, Resize: now.resized}

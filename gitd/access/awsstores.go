@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -32,8 +33,10 @@ func matches(names []string, name string) bool {
 }
 
 var (
-	awsName   = regexp.MustCompile(`^[A-Za-z0-9/_+=.@-]{1,511}\*?$`)
-	awsRegion = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]{2,12}){1,3}-[0-9]{1,2}$`)
+	awsName   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9/_+=.@-]{1,511}\*?$`) })
+	awsRegion = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z]{2,4}(-[a-z]{2,12}){1,3}-[0-9]{1,2}$`)
+	})
 )
 
 // maxAWSNames bounds each list of AWSStores.
@@ -54,7 +57,7 @@ func (r *reader) awsStores(n *yaml.Node, under string) (s AWSStores) {
 	for key, value := range yamlfile.Pairs(aws) {
 		switch key.Value {
 		case "region":
-			if value.Kind != yaml.ScalarNode || !awsRegion.MatchString(value.Value) {
+			if value.Kind != yaml.ScalarNode || !awsRegion().MatchString(value.Value) {
 				r.problem(value, "write one such as eu-north-1", "%s.region is not the name of a region", under)
 			}
 			s.Region = value.Value
@@ -76,7 +79,7 @@ func (r *reader) awsNames(list *yaml.Node, under string) (names []string) {
 		return nil
 	}
 	for _, name := range list.Content {
-		if name.Kind != yaml.ScalarNode || !awsName.MatchString(name.Value) {
+		if name.Kind != yaml.ScalarNode || !awsName().MatchString(name.Value) {
 			r.problem(name, "write its name, or how names begin and then *", "%s has %q, which is not a name", under, name.Value)
 			continue
 		}

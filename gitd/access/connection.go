@@ -107,13 +107,15 @@ func (r *reader) connection(key, value, repositories *yaml.Node) {
 	r.config.connections[name] = c
 }
 
-var loginForm = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]{0,99}|id:[1-9][0-9]{0,17})$`)
+var loginForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]{0,99}|id:[1-9][0-9]{0,17})$`)
+})
 
 // atForges reads who a user is at forges.
 func (r *reader) atForges(u *User, value *yaml.Node) {
 	_, at := lookup(value, "forge")
 	for key, n := range yamlfile.Pairs(at) {
-		if !loginForm.MatchString(n.Value) {
+		if !loginForm().MatchString(n.Value) {
 			r.problem(n, "write the login, or id: and the number that the forge gives for it",
 				"%q does not name somebody at a forge", n.Value)
 			continue

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -135,7 +136,7 @@ func sameURL(a, b string) bool {
 	return place(a) == place(b)
 }
 
-var hostForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$`)
+var hostForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$`) })
 
 // sshURL says what is wrong with an address of ssh, which names who logs in.
 func sshURL(u *url.URL) (what, fix string) {
@@ -146,9 +147,9 @@ func sshURL(u *url.URL) (what, fix string) {
 		return "does not say who logs in", write
 	case password:
 		return "holds a password", "leave it out, and name a private key as key"
-	case !loginForm.MatchString(u.User.Username()) || strings.HasPrefix(u.User.Username(), "id:"):
+	case !loginForm().MatchString(u.User.Username()) || strings.HasPrefix(u.User.Username(), "id:"):
 		return "has a user that ssh does not take", write
-	case !hostForm.MatchString(u.Hostname()):
+	case !hostForm().MatchString(u.Hostname()):
 		return "has a host that ssh does not take", write
 	case len(u.Path) < 2 || strings.HasPrefix(u.Path, "/-"):
 		return "names no repository", write

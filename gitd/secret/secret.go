@@ -68,11 +68,13 @@ func (id ID) String() string {
 	return id.Repository + ":" + id.Name
 }
 
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]{0,99}$`)
+var namePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_./-]{0,99}$`)
+})
 
 // Check says what is wrong with a name.
 func (id ID) Check() error {
-	if !namePattern.MatchString(id.Name) {
+	if !namePattern().MatchString(id.Name) {
 		return fmt.Errorf("invalid name of a secret %q: use at most 100 letters, digits, and . _ / -", id.Name)
 	}
 	return nil
