@@ -21,9 +21,9 @@ func TestInContainers(t *testing.T) {
 	t.Parallel()
 	enginetest.Run(t, func(t *testing.T, d *enginetest.Daemon) {
 		const image = "headgate.test/programs:1"
-		d.ImportPrograms(t, image, "sh", "bash", "git", "awk", "basename", "cat", "chmod", "cp", "cut", "date", "dirname",
+		d.ImportPrograms(t, image, "sh", "bash", "git", "awk", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dirname",
 			"echo", "env", "expr", "false", "find", "grep", "gzip", "head", "id", "ln", "ls", "mkdir", "mv", "nohup", "printf",
-			"pwd", "rm", "sed", "sha256sum", "sleep", "sort", "tail", "tar", "tee", "test", "touch", "tr", "true", "uname", "wc",
+			"pwd", "rm", "sed", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "test", "touch", "tr", "true", "uname", "wc",
 			"xargs")
 		executor := &container.Executor{Open: func() (*engine.Engine, error) { return engine.Open(d.Host) }}
 		archives, err := filepath.Glob("testdata/projects/*.txtar")

@@ -20,6 +20,7 @@ type symptoms struct {
 	write   string // the path that could not be written; "?" for one that was not named
 	change  string // the path of the system that could not be changed in place
 	missing string // the program that was not found
+	users   bool   // somebody could not become, or give a file to, another user
 	full    bool
 	tail    []byte // of what was printed: a sentence may come in two pieces
 }
@@ -46,6 +47,8 @@ var (
 	readOnly = regexp.MustCompile(`([^\s:'"‘’]*)['"‘’]?: Read-only file system`)
 	inPlace  = regexp.MustCompile(`\.?(/(?:usr|opt|etc|var)/[^\s:'"‘’]+)['"‘’]?[^:\n]*: ` +
 		`(?:Permission denied|Operation not permitted|Value too large for defined data type)`)
+	lone = regexp.MustCompile(`(?:changing (?:ownership|group) of |[cC]annot change ownership|failed to preserve ownership|cannot set (?:groups|user id|group id)|` +
+		`(?:setgroups|set(?:res?)?[ug]id) failed|chown)[^\n]*(?:Invalid argument|Operation not permitted|Permission denied)`)
 	notFound = regexp.MustCompile(`(?m)script\.sh: (?:line )?\d+: ([^\s:]+): (?:command )?not found`)
 )
 
@@ -76,6 +79,9 @@ func (w *symptoms) look(p []byte) {
 			if m := inPlace.FindSubmatch(w.tail); m != nil {
 				w.change = string(m[1])
 			}
+		}
+		if !w.users && (bytes.Contains(w.tail, []byte("nvalid argument")) || bytes.Contains(w.tail, []byte("ermi"))) {
+			w.users = lone.Match(w.tail)
 		}
 		if !w.full && (bytes.Contains(w.tail, []byte("No space left on device")) ||
 			bytes.Contains(w.tail, []byte("ENOSPC"))) {
@@ -109,6 +115,10 @@ func (r *runner) explain(said *symptoms, command string, exit int) {
 	if said.change != "" && r.req.Image == "" && os.Geteuid() != 0 {
 		hint("files of the system such as %s can be replaced and removed here, not changed in place or given away: "+
 			"this server is not root; name an image for the build, or copy the file to where it belongs", said.change)
+	}
+	if said.users && r.req.Image == "" && os.Geteuid() != 0 {
+		hint("a build on this machine has one user, root, for this server is not root: nobody can become another user or own a " +
+			"file; name an image for the build, or have an administrator run the server as root")
 	}
 	if said.full {
 		hint(

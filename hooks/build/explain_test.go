@@ -25,3 +25,29 @@ func TestChangedInPlace(t *testing.T) {
 		}
 	}
 }
+
+// TestLoneUser: what programs say is known that find no other user than root.
+func TestLoneUser(t *testing.T) {
+	for said, lone := range map[string]bool{
+		"chown: changing ownership of 'f': Invalid argument\n":                      true,
+		"chgrp: changing group of 'f': Invalid argument\n":                          true,
+		"tar: f: Cannot change ownership to uid 1000, gid 1000: Invalid argument\n": true,
+		"install: cannot change ownership of 'g': Invalid argument\n":               true,
+		"cp: failed to preserve ownership for '/tmp/h': Invalid argument\n":         true,
+		"su: cannot set groups: Operation not permitted\n":                          true,
+		"setpriv: setresuid failed: Invalid argument\n":                             true,
+		"Error: EINVAL: invalid argument, chown 'out'\n":                            false, // it says too little
+		"chown: invalid user: 'shop'\n":                                             false,
+		"sort: invalid argument 'x' for '--sort'\n":                                 false,
+		"chown is run\nmkdir: cannot create directory 'x': Permission denied\n":     false,
+		"head: invalid number of bytes: 'x': Invalid argument\n":                    false,
+	} {
+		w := &symptoms{out: io.Discard}
+		for _, b := range []byte(said) {
+			_, _ = w.Write([]byte{b})
+		}
+		if w.users != lone {
+			t.Errorf("%q: %t", said, w.users)
+		}
+	}
+}

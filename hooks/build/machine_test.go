@@ -71,6 +71,7 @@ func TestB30RunAs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		spec(t, "version: 0.2\nrun-as: nobody\nphases: {build: {commands: [id -un]}}").wants(build.Failed,
 			"commands cannot run as nobody here")
+		spec(t, steps("touch x; chown nobody x")).wants(build.Failed, "a build on this machine has one user, root, for this server is not root")
 		return
 	}
 	spec(t, "version: 0.2\nrun-as: codebuild-user\nenv: {variables: {A: 1}}\nphases:\n"+
