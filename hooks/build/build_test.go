@@ -642,6 +642,9 @@ func TestB1LimitsHold(t *testing.T) {
 		{"memory", `perl -e '$x = "a" x 300_000_000; print length $x'`, host.Limits{Memory: 64 << 20},
 			"limit: 64 MiB of memory"},
 		{"disk", "head -c 100000000 /dev/zero >big; echo all", host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
+		{"disk, whatever a directory is called", "mkdir -p merged layers/0/merged; head -c 40000000 /dev/zero >merged/big; " +
+			"head -c 40000000 /dev/zero >layers/0/merged/big; echo all", host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
+		{"files", "seq 3000 | xargs touch; echo all", host.Limits{Disk: 8 << 20}, "limit: 8 MiB of disk"},
 		{"disk in the system", "mkdir -p /opt/x; head -c 100000000 /dev/zero >/opt/x/big; sleep 100000",
 			host.Limits{Disk: 64 << 20}, "limit: 64 MiB of disk"},
 	} {

@@ -20,6 +20,10 @@ type Disk struct {
 	Elsewhere func() int64
 }
 
+// atLeast is what a file or directory counts that takes less: a disk has only so many of them,
+// and ten million that are empty fill it as well.
+const atLeast = 4096
+
 // NewDisk is nil without a limit. What is in the directories at first counts as well:
 // the source is the build's own.
 func NewDisk(limit int64, dirs ...string) *Disk {
@@ -47,15 +51,12 @@ func (d *Disk) Over() bool {
 			if err != nil {
 				return nil // it is gone, or never was
 			}
-			if e.IsDir() && e.Name() == "merged" {
-				return fs.SkipDir // the layer and what is below it
-			}
 			info, err := e.Info()
 			if err != nil {
 				return nil
 			}
 			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				sum += st.Blocks * 512
+				sum += max(st.Blocks*512, atLeast)
 			}
 			if sum > d.limit {
 				return fs.SkipAll
