@@ -669,11 +669,12 @@ func TestB1LimitsHold(t *testing.T) {
 }
 
 // A bomb of processes, with children that have left their session, ends with the
-// build, and leaves nothing.
+// build, and leaves nothing. The command itself makes no process that the bomb could leave
+// no room for, which would be its end.
 func TestB1ForkBombEnds(t *testing.T) {
 	b := prepare(
 		t, map[string]string{"buildspec.yml": steps(
-			"bomb() { setsid sh -c 'sleep 100000' & bomb | bomb & }; bomb; sleep 100000")})
+			"bomb() { setsid sh -c 'sleep 100000' & bomb | bomb & }\n(bomb) & exec sleep 100000")})
 	b.req.Timeout = 3 * time.Second
 	b.executor = &host.Host{Limits: host.Limits{Processes: 60}}
 	b.run(t.Context()).wants(build.TimedOut)
