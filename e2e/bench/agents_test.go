@@ -51,7 +51,7 @@ func BenchmarkAgents(b *testing.B) {
 		fmt.Fprintf(&yaml, "  m-%d: {key: %q, tags: {role: %s}}\n", i,
 			strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), role)
 	}
-	own := &clone{w, path(w.dir, "own")}
+	own := &clone{w: w, dir: path(w.dir, "own")}
 	w.run(b, w.dir, "git", "clone", "-q", "ssh://"+w.SSH+"/headgate", own.dir)
 	config, err := os.OpenFile(path(own.dir, "server.yaml"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {

@@ -274,13 +274,14 @@ func (w *harness) sshd(b *testing.B) {
 
 // clone is a working copy with its remote.
 type clone struct {
-	w   *harness
-	dir string
+	w    *harness
+	dir  string
+	body string // of its commits' messages, after the subject
 }
 
 func (w *harness) clone(b *testing.B, name, url string) *clone {
 	b.Helper()
-	c := &clone{w, path(w.dir, "clones", name)}
+	c := &clone{w: w, dir: path(w.dir, "clones", name)}
 	for file, content := range w.files {
 		file = path(c.dir, file)
 		if err := os.MkdirAll(path(file, ".."), 0o755); err != nil {
@@ -333,7 +334,7 @@ func (c *clone) commit(b *testing.B, i int) {
 	if err := os.WriteFile(path(c.dir, "words.txt"), fmt.Appendf(nil, "hello world, time %d\n", i), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	c.git(b, "commit", "-q", "-am", "Say it another way")
+	c.git(b, "commit", "-q", "-am", "Say it another way"+c.body)
 }
 
 // push is one `git push`, as its user saw it.

@@ -26,22 +26,27 @@ var (
 	soakEvery = flag.Duration("soak-every", time.Minute, "how often BenchmarkSoak looks at the server")
 )
 
-// soakLandings is how many landings there were before: what is read of them is more than
-// the server keeps of objects and changes.
-const soakLandings = 3000
+// soakLandings is how many landings there were before. What is read of each is about
+// a dozen objects, among them a commit with a message of soakMessage bytes, and of all
+// of them twice as much as the server keeps of objects.
+const (
+	soakLandings = 3000
+	soakMessage  = 16 << 10
+)
 
 // BenchmarkSoak keeps one server busy with everything that people do, for hours, and
 // prints by how much an hour grows what must not grow: memory, descriptors,
 // goroutines, processes, files that are not records. Its repository has had landings
-// enough that caches are full after everything was read once; the first third of the
-// time is not counted all the same.
+// enough that caches are full after everything was read once, which is proven: the last
+// of what is read must not grow the heap. The first third of the time is not counted all
+// the same.
 func BenchmarkSoak(b *testing.B) {
 	if *soak == 0 {
 		b.Skip("this takes hours: make soak")
 	}
 	w := newHarness(b)
 	// The runtime's own reports: what lives after each collection, and every goroutine.
-	w.godebug = fmt.Sprintf("gctrace=1,schedtrace=%d,scheddetail=1", soakEvery.Milliseconds()/2)
+	w.godebug = fmt.Sprintf("gctrace=1,schedtrace=%d,scheddetail=1", soakEvery.Milliseconds()/10)
 	files := buildspec("\"! grep red words.txt\"")
 	files["buildspec.yml"] += "artifacts:\n  files: [serve.pl, words.txt]\n"
 	files["serve.pl"] = serviceProgram
@@ -49,6 +54,8 @@ func BenchmarkSoak(b *testing.B) {
 	files["deploy/staging/compose.yaml"] = composeFile
 	w.serve(b, files)
 	c := w.headgate(b, "ours")
+	c.body = "\n\n" + strings.Repeat("It was said before, and it will be said again.\n", soakMessage/48)
+	c.commit(b, 0)
 	c.push(b, "HEAD:main")
 	w.stagingURL(b)
 	w.stop()
@@ -56,11 +63,7 @@ func BenchmarkSoak(b *testing.B) {
 	c.fetchMain(b, w)
 	w.run(b, w.dir, "ssh", w.login(w.SSH, "change", "list", "hello", "--all")...)
 	browser := w.browser(b)
-	for n := range soakLandings { // what is read of them all is more than the server keeps in memory
-		for _, page := range []string{"/hello/changes/%d", "/hello/changes/%d/diff", "/hello/releases/%d"} {
-			w.open(b, browser, fmt.Sprintf(page, n+1))
-		}
-	}
+	w.fill(b, browser)
 
 	began := time.Now()
 	var seen []figures
@@ -82,6 +85,28 @@ func BenchmarkSoak(b *testing.B) {
 	b.ReportMetric(slope(counted, func(s figures) float64 { return s.descriptors }), "descriptors/h")
 }
 
+// fill reads all that there is of every landing, until that grows the heap no more.
+func (w *harness) fill(b *testing.B, browser *http.Client) {
+	b.Helper()
+	const parts, flat = 10, 3 // MiB
+	began := time.Now()
+	var live []float64
+	for n := range soakLandings {
+		for _, page := range []string{"/hello/changes/%d", "/hello/changes/%d/diff", "/hello/releases/%d"} {
+			w.open(b, browser, fmt.Sprintf(page, n+1))
+		}
+		if (n+1)%(soakLandings/parts) == 0 {
+			s := w.look(b, time.Since(began), 0)
+			live = append(live, s.heap)
+			fmt.Printf("%8s  %d landings were read, heap %.0f MiB\n", s.at.Round(time.Second), n+1, s.heap)
+		}
+	}
+	grown := (live[parts-1] + live[parts-2] - live[parts-3] - live[parts-4]) / 2
+	if grown > flat {
+		b.Fatalf("a fifth more of the landings grew the heap by %.0f MiB: caches are not full", grown)
+	}
+}
+
 // busy is one round of what people do.
 func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) {
 	b.Helper()
@@ -99,7 +124,7 @@ func (w *harness) busy(b *testing.B, c *clone, browser *http.Client, round int) 
 		if err := os.WriteFile(path(c.dir, "words.txt"), fmt.Appendf(nil, "red %d\n", round), 0o644); err != nil {
 			b.Fatal(err)
 		}
-		c.git(b, "commit", "-q", "-am", "Say it wrong")
+		c.git(b, "commit", "-q", "-am", "Say it wrong"+c.body)
 		w.try(b, c.dir, "git", "push", "-q", "origin", "HEAD:main")
 		c.git(b, "reset", "-q", "--hard", "HEAD^")
 	}
@@ -205,7 +230,9 @@ func (s figures) String() string {
 var collected = regexp.MustCompile(`^gc \d+ @.* (\d+)->(\d+)->(\d+) MB`)
 
 // look reads what the kernel and the runtime say of the server. The runtime says it
-// in the server's log, which is emptied.
+// in the server's log, which is emptied. Of what lives, and of goroutines, the least since
+// the last look counts: what is there for a request that is being answered goes with it,
+// and what leaks does not.
 func (w *harness) look(b *testing.B, at time.Duration, rounds int) figures {
 	b.Helper()
 	s := figures{at: at, rounds: rounds}
@@ -214,16 +241,24 @@ func (w *harness) look(b *testing.B, at time.Duration, rounds int) figures {
 	if err != nil {
 		b.Fatal(err)
 	}
+	running := -1.0 // goroutines of the report that is read: a whole one, from its head to the next
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)
 		switch m := collected.FindStringSubmatch(line); {
 		case m != nil:
 			live, _ := strconv.ParseFloat(m[3], 64)
-			s.heap = max(s.heap, live) // the largest since the last look: a collection may come at any moment
+			if s.heap == 0 || live < s.heap {
+				s.heap = live
+			}
 		case strings.HasPrefix(line, "SCHED "):
-			s.goroutines = 0
+			if running > 0 && (s.goroutines == 0 || running < s.goroutines) {
+				s.goroutines = running
+			}
+			running = 0
 		case strings.HasPrefix(line, "G") && strings.Contains(line, ": status=") && !strings.Contains(line, ": status=6("): // 6: ended
-			s.goroutines++
+			if running >= 0 {
+				running++
+			}
 		}
 	}
 	if err := os.Truncate(log, 0); err != nil {

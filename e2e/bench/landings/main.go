@@ -92,6 +92,7 @@ type maker struct {
 
 	tip     repo.Hash
 	tree    repo.Hash
+	message string
 	last    change.Change
 	verdict verdict.Verdict
 	inputs  verdict.Inputs
@@ -114,6 +115,11 @@ func (m *maker) learn(ctx context.Context) error {
 		return fmt.Errorf("change %d has not landed", m.last.Number)
 	}
 	m.tip, m.tree = e.New, e.Tree
+	commit, err := m.r.Commit(m.tip)
+	if err != nil {
+		return err
+	}
+	m.message = commit.Message
 	known, err := verdict.On(m.r, e.Tree)
 	if err != nil {
 		return err
@@ -171,7 +177,7 @@ func (m *maker) land(ctx context.Context) error {
 	}
 	author := repo.Person{Name: "ada", Email: "ada@example.com"}
 	m.tip, err = m.r.WriteCommit(repo.NewCommit{Tree: m.tree, Parents: []repo.Hash{base}, Author: author, At: now,
-		Message: "Say it another way\n"})
+		Message: m.message})
 	if err != nil {
 		return err
 	}
