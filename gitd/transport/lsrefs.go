@@ -253,11 +253,15 @@ func (c *capabilities) learn(to io.Writer) (tee io.Writer, keep func()) {
 // its end.
 func isWhole(packets []byte) bool {
 	in := bytes.NewReader(packets)
-	line, special, err := readPacket(in)
-	for ok := err == nil && line == "version 2"; ok; ok = err == nil && special < 0 {
-		if line, special, err = readPacket(in); err == nil && special == 0 {
+	if line, _, err := readPacket(in); err != nil || line != "version 2" {
+		return false
+	}
+	for {
+		switch _, special, err := readPacket(in); {
+		case err != nil || special > 0:
+			return false
+		case special == 0:
 			return in.Len() == 0
 		}
 	}
-	return false
 }
