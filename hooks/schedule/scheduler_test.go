@@ -462,6 +462,21 @@ func TestByHand(t *testing.T) {
 	}
 }
 
+// TestOnAnotherBranch: a schedule is declared where releases come from, and builds the tip of
+// the branch that it names.
+func TestOnAnotherBranch(t *testing.T) {
+	w := newHarness(t)
+	next := w.land("next", map[string]string{"f": "next"})
+	w.declare("- {name: nightly, cron: '0 3 * * *', on: next}\n")
+	w.until("nightly", "declared")
+	w.quiet()
+	w.clock.set(at(t, "2026-11-29T03:00:00Z"))
+	w.until("nightly", "declared, due 2026-11-29T03:00:00Z, ended green")
+	if j := w.build.jobs[0]; j.Candidate != next {
+		t.Errorf("%+v", j)
+	}
+}
+
 // What is not declared any more is not due; when it comes back, nothing was missed.
 func TestRemovedAndBack(t *testing.T) {
 	w := newHarness(t)
