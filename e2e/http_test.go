@@ -110,6 +110,20 @@ func TestHTTPAccess(t *testing.T) {
 		}
 	}
 
+	// A token is for Git: with it, as with none, every page asks for a session.
+	for _, path := range []string{"/", "/hello", "/hello/changes", "/hello/changes/events", "/hello/tree/main",
+		"/headgate", "/headgate/agents", "/nowhere", "/search?q=x"} {
+		for _, authorization := range []string{"", basic(tokens["write"]), "Bearer " + tokens["write"],
+			"Bearer " + tokens["hello"]} {
+			for _, method := range []string{"GET", "POST"} {
+				got, _, text := ask(method, path, authorization, "", nil, "Accept", "application/json")
+				if got != 401 || strings.Contains(text, "ada") {
+					t.Errorf("%s %s: %d, want 401\n%s", method, path, got, text)
+				}
+			}
+		}
+	}
+
 	good := basic(tokens["write"])
 	const kind = "application/x-git-upload-pack-request"
 	for _, r := range []struct {

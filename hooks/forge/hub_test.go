@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -152,21 +154,13 @@ func newHubTest(t *testing.T) *hubTest {
 			t.Fatal(err)
 		}
 	}
-	config, err := access.Parse("server.yaml", []byte(`users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}
-groups: {administrators: [ada]}
-repositories: {hello: {}}
-connections: {hub: {forge: github, repository: owner/name, url: "`+f.url+`", mirror: hello, secrets: [hook], token: token}}
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := &lockedBuffer{}
-	h := &hubTest{standIn: f, mirror: mirror, log: log, hub: &Hub{
+	logged := &lockedBuffer{}
+	h := &hubTest{standIn: f, mirror: mirror, log: logged, hub: &Hub{
 		Dir:     filepath.Join(dir, "inbox"),
 		Store:   store,
-		Access:  func() *access.Config { return config },
+		Access:  connected(t, f.url),
 		Secrets: secrets,
-		Log:     slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log:     slog.New(slog.NewTextHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}}
 	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.SetPathValue("connection", strings.TrimPrefix(r.URL.Path, "/webhooks/"))
@@ -174,6 +168,20 @@ connections: {hub: {forge: github, repository: owner/name, url: "`+f.url+`", mir
 	}))
 	t.Cleanup(h.server.Close)
 	return h
+}
+
+// connected is a configuration with the one connection of a test, to a forge at an address.
+func connected(t *testing.T, url string) func() *access.Config {
+	t.Helper()
+	config, err := access.Parse("server.yaml", []byte(`users: {ada: {keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIAaU4pYEWGd/yv4FbWBRCersPHrGngbEzqibRLlmbNX]}}
+groups: {administrators: [ada]}
+repositories: {hello: {}}
+connections: {hub: {forge: github, repository: owner/name, url: "`+url+`", mirror: hello, secrets: [hook], token: token}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() *access.Config { return config }
 }
 
 func (h *hubTest) run() (stop func()) {
@@ -383,6 +391,37 @@ func TestHubForgeAway(t *testing.T) {
 	h.eventually("it is applied again", func() bool {
 		return h.status().Pending == 0 && strings.Contains(h.log.String(), "mirrored")
 	})
+}
+
+// TestHubForgeUnproven: who answers at a forge's address with a certificate that nobody vouches
+// for is asked nothing, and the webhook waits.
+func TestHubForgeUnproven(t *testing.T) {
+	t.Parallel()
+	h := newHubTest(t)
+	var asked atomic.Int64
+	impostor := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	impostor.Config.ErrorLog = log.New(io.Discard, "", 0)
+	impostor.StartTLS()
+	t.Cleanup(impostor.Close)
+	h.hub.Access = connected(t, impostor.URL)
+	defer h.run()()
+	if status := h.hook("1"); status != http.StatusAccepted {
+		t.Fatalf("the webhook: %d", status)
+	}
+	h.eventually("it says why", func() bool {
+		list, err := h.hub.Deliveries("hub", 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list) == 1 && list[0].Outcome == delivery.Pending && strings.Contains(list[0].Detail, "certificate") &&
+			strings.Contains(h.status().Failing, "certificate")
+	})
+	if n := asked.Load(); n > 0 {
+		t.Errorf("%d requests came through", n)
+	}
+	if refs, err := h.mirror.Refs("refs/heads/"); err != nil || len(refs) > 0 {
+		t.Errorf("mirrored: %v, %v", refs, err)
+	}
 }
 
 // TestRotatedSecrets: a webhook's secret is replaced and none is lost: at first the old one and
