@@ -10,6 +10,7 @@
 //   - Sandbox is one that runs.
 //   - Process names a process for a later program of the same boot, and Handle holds
 //     one, whoever started it: so instances outlive the program that started them.
+//   - WriteProgram and Runnable are for files that are run as soon as they are written.
 //
 // What a sandbox is made of, and what runs in it, is for its users: hooks/build/host
 // and reconciler/target/services.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/gitd/yamlfile"
 	"github.com/headgate-cd/headgate/hooks/build/buildspec"
 )
@@ -180,7 +181,7 @@ func (r *runner) saveTools() error {
 	all := maps.Clone(tools)
 	maps.Copy(all, shardTools)
 	for name, text := range all {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+		if err := sandbox.WriteProgram(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
 // variable makes a test binary hostile: "<role>:<mark>".
@@ -120,7 +122,7 @@ func Copy(t testing.TB, dir, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
+	if err := sandbox.WriteProgram(filepath.Join(dir, name), data, 0o755); err != nil {
 		t.Fatal(err)
 	}
 }

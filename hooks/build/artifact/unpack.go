@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headgate-cd/headgate/gitd/crash"
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
 // safeLink reports whether a link at name to target stays within the artifact,
@@ -259,7 +260,10 @@ func place(root *os.Root, head *tar.Header, content io.Reader) error {
 			return err
 		}
 		_, err = io.Copy(out, content)
-		return errors.Join(err, out.Close())
+		if err = errors.Join(err, out.Close()); err == nil && head.Mode&0o111 != 0 {
+			sandbox.RunnableIn(root, name)
+		}
+		return err
 	}
 	return fmt.Errorf("its %s is neither a file nor a link", name)
 }

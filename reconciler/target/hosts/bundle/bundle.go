@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
 // Bounds of a bundle.
@@ -167,7 +169,10 @@ func (u *unpacker) file(name string, mode fs.FileMode, content io.Reader) error 
 	if err == nil {
 		err = out.Chmod(mode.Perm() | mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) | 0o400)
 	}
-	return errors.Join(err, out.Close())
+	if err = errors.Join(err, out.Close()); err == nil && mode&0o111 != 0 {
+		sandbox.RunnableIn(u.root, name)
+	}
+	return err
 }
 
 func (u *unpacker) finish() error {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 )
 
 // The layout is CodeDeploy's:
@@ -323,7 +325,7 @@ func (h *Host) copy(from, to string) error {
 // system is faster.
 const syncEach = 100
 
-// settle makes what was copied durable.
+// settle makes what was copied durable, and what of it is a program one that can be run.
 func settle(paths []string) error {
 	var last uint64
 	for i, path := range paths {
@@ -343,6 +345,9 @@ func settle(paths []string) error {
 			err = unix.Syncfs(int(f.Fd()))
 		}
 		last = st.Dev
+		if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0 {
+			sandbox.Runnable(f)
+		}
 		if err = errors.Join(err, f.Close()); err != nil {
 			return &fs.PathError{Op: "sync", Path: path, Err: err}
 		}
