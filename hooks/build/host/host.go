@@ -172,11 +172,7 @@ func (h *Host) Start(ctx context.Context, s build.Sandbox) (build.Session, error
 	n.disk = bounds.NewDisk(limits.Disk, written...)
 	layers := cacheLayer(s.Cache)
 	if s.System != "" {
-		why := h.writable(ctx, s.System)
-		if why == nil && ambiguous(s.System) {
-			why = ambiguousError(s.System)
-		}
-		if why != nil {
+		if why := h.writable(ctx, s.System); why != nil {
 			n.notes = append(n.notes, "the system cannot be written to: "+why.Error())
 		} else if n.machine, err = h.newMachine(ctx, s); err != nil {
 			return nil, errors.Join(fmt.Errorf("make the build's machine: %w", err), n.sandbox.Close())

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/headgate-cd/headgate/gitd/sandbox"
 	"github.com/headgate-cd/headgate/hooks/build"
 )
 
@@ -170,7 +171,7 @@ func (m *machine) files(network bool) error {
 	if err := os.MkdirAll(m.dir+"/policy", 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(m.dir+"/policy/policy-rc.d", []byte("#!/bin/sh\nexit 101\n"), 0o755)
+	return sandbox.WriteProgram(m.dir+"/policy/policy-rc.d", []byte("#!/bin/sh\nexit 101\n"), 0o755)
 }
 
 // close lets go of what the machine shares with others.
@@ -283,7 +284,7 @@ func (m *machine) loopShellFile() (string, error) {
 	path := m.dir + "/loop"
 	data, err := os.ReadFile("/bin/sh")
 	if err == nil {
-		err = os.WriteFile(path, data, 0o111)
+		err = sandbox.WriteProgram(path, data, 0o111)
 	}
 	if err == nil {
 		err = os.Chown(path, users, users)
@@ -294,9 +295,12 @@ func (m *machine) loopShellFile() (string, error) {
 	return path, err
 }
 
-// writable reports why builds cannot be given a machine of their own; nil when they
+// writable reports why a build cannot be given a machine of its own; nil when it
 // can. dir is one in which it would be made.
 func (h *Host) writable(ctx context.Context, dir string) error {
+	if ambiguous(dir) {
+		return ambiguousError(dir) // which says nothing about other builds
+	}
 	h.machineProbe.Do(func() {
 		ctx := context.WithoutCancel(ctx) // the answer is for all builds
 		if h.readOnly = canOverlay(ctx, dir, "/usr"); h.readOnly != nil {
