@@ -203,7 +203,10 @@ func TestCgroupIsEnded(t *testing.T) {
 	}
 	group := filepath.Join(root, fmt.Sprintf("headgate-test-%d", os.Getpid()))
 	if err := os.Mkdir(group, 0o755); root == "" || err != nil {
-		t.Skipf("no cgroups can be made here: %v", err)
+		if os.Getenv("CI") != "" {
+			t.Fatalf("no cgroups can be made here: %v", err)
+		}
+		t.Skipf("SKIPPED: no cgroups can be made here: %v", err)
 	}
 	defer os.Remove(group)
 	mark := filepath.Base(group) + "-stray"

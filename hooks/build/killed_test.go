@@ -86,8 +86,8 @@ func small(t *testing.T, size int) string {
 	t.Helper()
 	dir := t.TempDir()
 	err := unix.Mount("small", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0755", size))
-	if errors.Is(err, syscall.EPERM) {
-		t.Skip("only root mounts a file system that is full soon")
+	if errors.Is(err, syscall.EPERM) && os.Getenv("CI") == "" {
+		t.Skip("SKIPPED: only root mounts a file system that is full soon")
 	}
 	if err != nil {
 		t.Fatal(err)
